@@ -1,0 +1,102 @@
+#include "lookup.hpp"
+
+#include "scan.hpp"
+
+#include <array>
+
+namespace laplex::detail {
+namespace {
+
+template <int P, int W, class D, class S>
+void scan_and_read_moments(const Line<D>& line, const double* position, std::int64_t n, const S* values,
+                   const std::vector<Tap<S>>& taps, int threads) {
+  constexpr int kWidth = (P + 1) * W;
+  constexpr std::int64_t kGrain = 4096;
+  const std::int64_t m = line.size;
+  const Direction<D>& direction = *line.direction;
+  std::vector<S> from_left(static_cast<std::size_t>(m) * kWidth);
+  std::vector<S> from_right(static_cast<std::size_t>(m) * kWidth);
+  Scan<false, P, W, D, S>(line, threads).run(values, from_left.data());
+  Scan<true, P, W, D, S>(line, threads).run(values, from_right.data());
+
+  const auto read = [&](S* s, const S* sums, std::int64_t k, D d, double tau) {
+    std::copy(sums + k * kWidth, sums + (k + 1) * kWidth, s);
+    advance<P, W>(s, d, tau);
+  };
+  const bool untied_tables = !direction.left.empty() || n == 0;
+  parallel_ranges(threads, n, kGrain, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; ++i) {
+      const auto at = static_cast<std::size_t>(i);
+      const std::int64_t below = direction.below[at];
+      const std::int64_t upto = direction.upto[at];
+      const bool tied = below != upto || !untied_tables;
+      const double x = position[i];
+      std::array<S, kWidth> left{};
+      std::array<S, kWidth> strict{};
+      std::array<S, kWidth> right{};
+      if (upto > 0) {
+        if (tied) {
+          const S* here = from_left.data() + (upto - 1) * kWidth;
+          std::copy(here, here + kWidth, left.begin());
+        } else {
+          read(left.data(), from_left.data(), upto - 1, direction.left[at],
+               scaled_distance(x, line.position[upto - 1], line.rate));
+        }
+      }
+      if (!tied) {
+        strict = left;
+      } else if (below > 0) {
+        read(strict.data(), from_left.data(), below - 1, direction.gap[static_cast<std::size_t>(below)],
+             scaled_distance(x, line.position[below - 1], line.rate));
+      }
+      if (upto < m) {
+        read(right.data(), from_right.data(), m - 1 - upto,
+             tied ? direction.gap[static_cast<std::size_t>(upto)] : direction.right[at],
+             scaled_distance(line.position[upto], x, line.rate));
+      }
+      for (const Tap<S>& tap : taps) {
+        const std::size_t first = static_cast<std::size_t>(tap.moment) * W;
+        S* out = tap.out + i * W;
+        for (std::size_t w = 0; w < W; ++w) {
+          const S l = left[first + w];
+          const S s = strict[first + w];
+          const S r = right[first + w];
+          switch (tap.reading) {
+            case Reading::even: out[w] = l + r; break;
+            case Reading::odd: out[w] = s - r; break;
+            case Reading::strict: out[w] = s + r; break;
+            case Reading::left: out[w] = l; break;
+            case Reading::right: out[w] = r; break;
+          }
+        }
+      }
+    }
+  });
+}
+
+}  // namespace
+
+template <int W, class D, class S>
+void scan_and_read(int largest_moment, const Line<D>& line, const double* position, std::int64_t n,
+                   const S* values, const std::vector<Tap<S>>& taps, int threads) {
+  switch (largest_moment) {
+    case 0: return scan_and_read_moments<0, W>(line, position, n, values, taps, threads);
+    case 1: return scan_and_read_moments<1, W>(line, position, n, values, taps, threads);
+    case 2: return scan_and_read_moments<2, W>(line, position, n, values, taps, threads);
+    case 3: return scan_and_read_moments<3, W>(line, position, n, values, taps, threads);
+    default: return scan_and_read_moments<kMaxMoment, W>(line, position, n, values, taps, threads);
+  }
+}
+
+#define LAPLEX_INSTANTIATE(W, D, S)                                                             \
+  template void scan_and_read<W, D, S>(int, const Line<D>&, const double*, std::int64_t, const S*, \
+                                       const std::vector<Tap<S>>&, int);
+LAPLEX_INSTANTIATE(1, double, double)
+LAPLEX_INSTANTIATE(1, double, Complex)
+LAPLEX_INSTANTIATE(1, Complex, Complex)
+LAPLEX_INSTANTIATE(8, double, double)
+LAPLEX_INSTANTIATE(8, double, Complex)
+LAPLEX_INSTANTIATE(8, Complex, Complex)
+#undef LAPLEX_INSTANTIATE
+
+}  // namespace laplex::detail

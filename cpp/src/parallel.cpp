@@ -1,0 +1,128 @@
+#include "parallel.hpp"
+
+#include <laplex/error.hpp>
+#include <laplex/interrupt.hpp>
+#include <laplex/threads.hpp>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstdlib>
+#include <exception>
+#include <mutex>
+#include <string>
+#include <system_error>
+#include <thread>
+#include <vector>
+
+namespace laplex {
+namespace {
+
+thread_local InterruptCheck interrupt_check;
+thread_local std::chrono::steady_clock::time_point last_poll;
+
+}  // namespace
+
+InterruptScope::InterruptScope(InterruptCheck check) : previous_(std::move(interrupt_check)) {
+  interrupt_check = std::move(check);
+  last_poll = std::chrono::steady_clock::now();
+}
+
+InterruptScope::~InterruptScope() { interrupt_check = std::move(previous_); }
+
+int default_num_threads() {
+  if (const char* text = std::getenv("LAPLEX_NUM_THREADS")) {
+    char* end = nullptr;
+    const long value = std::strtol(text, &end, 10);
+    if (end != text && *end == '\0' && value > 0) {
+      return static_cast<int>(std::min(value, 1024L));
+    }
+  }
+  return static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
+}
+
+namespace detail {
+
+int threads_for(std::int64_t work, int requested) {
+  constexpr std::int64_t kWorkPerThread = 1 << 16;
+  const int limit = requested > 0 ? requested : default_num_threads();
+  return static_cast<int>(std::clamp<std::int64_t>(work / kWorkPerThread, 1, limit));
+}
+
+void poll_interrupt() {
+  constexpr auto kInterval = std::chrono::milliseconds(20);
+  if (!interrupt_check) {
+    return;
+  }
+  const auto now = std::chrono::steady_clock::now();
+  if (now - last_poll < kInterval) {
+    return;
+  }
+  last_poll = now;
+  if (interrupt_check()) {
+    throw Error(ErrorCode::interrupted, "interrupted");
+  }
+}
+
+void parallel_tasks(int threads, std::int64_t count, const std::function<void(std::int64_t)>& task) {
+  if (threads <= 1 || count <= 1) {
+    for (std::int64_t k = 0; k < count; ++k) {
+      poll_interrupt();
+      task(k);
+    }
+    return;
+  }
+  std::atomic<std::int64_t> next{0};
+  std::atomic<bool> stop{false};
+  std::exception_ptr failure;
+  std::mutex failure_mutex;
+  const auto work = [&](bool is_caller) {
+    try {
+      while (!stop.load(std::memory_order_relaxed)) {
+        if (is_caller) {
+          poll_interrupt();
+        }
+        const std::int64_t k = next.fetch_add(1, std::memory_order_relaxed);
+        if (k >= count) {
+          return;
+        }
+        task(k);
+      }
+    } catch (...) {
+      const std::lock_guard<std::mutex> lock(failure_mutex);
+      if (!failure) {
+        failure = std::current_exception();
+      }
+      stop.store(true, std::memory_order_relaxed);
+    }
+  };
+  std::vector<std::thread> helpers;
+  const auto wanted = static_cast<std::size_t>(std::min<std::int64_t>(threads, count) - 1);
+  helpers.reserve(wanted);
+  for (std::size_t k = 0; k < wanted; ++k) {
+    try {
+      helpers.emplace_back(work, false);
+    } catch (const std::system_error&) {
+      break;  // the process may have no thread left to give; the others do the work
+    }
+  }
+  work(true);
+  for (std::thread& helper : helpers) {
+    helper.join();
+  }
+  if (failure) {
+    std::rethrow_exception(failure);
+  }
+}
+
+void parallel_ranges(int threads, std::int64_t count, std::int64_t grain,
+                     const std::function<void(std::int64_t, std::int64_t)>& body) {
+  const std::int64_t tasks = (count + grain - 1) / grain;
+  parallel_tasks(threads, tasks, [&](std::int64_t k) {
+    const std::int64_t begin = k * grain;
+    body(begin, std::min(count, begin + grain));
+  });
+}
+
+}  // namespace detail
+}  // namespace laplex

@@ -1,0 +1,260 @@
+#include <laplex/plan.hpp>
+
+#include "boundary.hpp"
+#include "parallel.hpp"
+#include "state.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <limits>
+#include <string>
+
+namespace laplex {
+
+using namespace detail;
+
+namespace {
+
+[[noreturn]] void invalid(const std::string& message) { throw Error(ErrorCode::invalid_argument, message); }
+
+template <class T>
+void check_finite(const char* name, const T* values, std::int64_t heads, std::int64_t count) {
+  for (std::int64_t k = 0; k < heads * count; ++k) {
+    if (!std::isfinite(values[k])) {
+      invalid(std::string(name) + " must be finite, but entry " + std::to_string(k % count) +
+              (heads > 1 ? " of head " + std::to_string(k / count) : "") + " is " +
+              (std::isnan(values[k]) ? "NaN" : values[k] > 0 ? "inf" : "-inf"));
+    }
+  }
+}
+
+void check_sizes(std::int64_t heads, std::int64_t n, std::int64_t m) {
+  if (heads < 0 || n < 0 || m < 0) {
+    invalid("heads, num_targets and num_sources must not be negative");
+  }
+  // 2^48 anchors are 2 PiB: whoever asks for more has a wrong number, and products of sizes stay in range.
+  constexpr std::int64_t kMost = std::int64_t(1) << 48;
+  if (n > kMost || m > kMost || (heads > 0 && n + m > kMost / heads)) {
+    throw Error(ErrorCode::out_of_memory, "a plan for " + std::to_string(heads) + " x (" +
+                                              std::to_string(n) + " + " + std::to_string(m) +
+                                              ") anchors is beyond any memory");
+  }
+}
+
+template <class T>
+std::vector<Complex> phase_factors(const T* phase, std::int64_t count, double sign) {
+  std::vector<Complex> factors(static_cast<std::size_t>(phase != nullptr ? count : 0));
+  for (std::size_t k = 0; k < factors.size(); ++k) {
+    const auto angle = static_cast<double>(phase[k]);
+    factors[k] = {std::cos(angle), sign * std::sin(angle)};
+  }
+  return factors;
+}
+
+template <class T>
+std::shared_ptr<const Fixed<T>> make_fixed(const Kernel<T>& kernel) {
+  auto fixed = std::make_shared<Fixed<T>>();
+  fixed->heads = kernel.heads;
+  fixed->n = kernel.num_targets;
+  fixed->m = kernel.num_sources;
+  fixed->self = kernel.sources == nullptr;
+  fixed->oscillates = kernel.frequency != nullptr;
+  fixed->real_part = kernel.real_part;
+  fixed->num_threads = kernel.num_threads;
+  for (std::int64_t h = 0; h < kernel.heads; ++h) {
+    const Rate rate{kernel.lengthscale ? kernel.lengthscale[h] : 1.0,
+                    kernel.frequency ? kernel.frequency[h] : 0.0};
+    const std::string where = kernel.heads > 1 ? " for head " + std::to_string(h) : "";
+    if (!(rate.lengthscale > 0.0) || std::isinf(rate.lengthscale)) {
+      invalid("lengthscale must be positive and finite, got " + std::to_string(rate.lengthscale) + where);
+    }
+    if (!std::isfinite(rate.frequency)) {
+      invalid("frequency must be finite, got " + std::to_string(rate.frequency) + where);
+    }
+    fixed->rate.push_back(rate);
+  }
+  if (kernel.target_phase) {
+    check_finite("target_phase", kernel.target_phase, kernel.heads, kernel.num_targets);
+  }
+  if (kernel.source_phase) {
+    check_finite("source_phase", kernel.source_phase, kernel.heads, kernel.num_sources);
+  }
+  fixed->target_factor = phase_factors(kernel.target_phase, kernel.heads * kernel.num_targets, 1.0);
+  fixed->source_factor = phase_factors(kernel.source_phase, kernel.heads * kernel.num_sources, -1.0);
+  // A phase of no entries is still a phase: the form of the kernel must not depend on the sizes.
+  if (kernel.target_phase || kernel.source_phase) {
+    fixed->phased = true;
+  }
+  return fixed;
+}
+
+/// The rank of one head from its merged order; see Plan::rank.
+std::int64_t rank_of(const std::vector<double>& x, const std::vector<double>& y) {
+  enum class Pending { none, target, source };
+  Pending pending = Pending::none;
+  std::int64_t rank = 0;
+  std::size_t i = 0;
+  std::size_t j = 0;
+  const auto skip_equal = [](const std::vector<double>& z, std::size_t k) {
+    const double here = z[k];
+    while (k < z.size() && z[k] == here) {
+      ++k;
+    }
+    return k;  // equal anchors make equal rows or columns: they count once
+  };
+  const auto take = [&](Pending mine, Pending partner) {
+    if (pending == partner) {
+      ++rank;
+      pending = Pending::none;
+    } else {
+      pending = mine;
+    }
+  };
+  while (i < x.size() || j < y.size()) {
+    if (i < x.size() && j < y.size() && x[i] == y[j]) {
+      ++rank;  // K restricted to either side of a common point splits off: K - K(.,z) K(z,.) is block diagonal
+      pending = Pending::none;
+      i = skip_equal(x, i);
+      j = skip_equal(y, j);
+    } else if (j == y.size() || (i < x.size() && x[i] < y[j])) {
+      take(Pending::target, Pending::source);
+      i = skip_equal(x, i);
+    } else {
+      take(Pending::source, Pending::target);
+      j = skip_equal(y, j);
+    }
+  }
+  return rank;
+}
+
+}  // namespace
+
+template <class T>
+Plan<T>::Plan(const Kernel<T>& kernel) {
+  Kernel<T> k = kernel;
+  check_sizes(k.heads, k.num_targets, k.num_sources);
+  if (k.sources == nullptr && k.num_sources != k.num_targets) {
+    invalid("num_sources must equal num_targets when sources are the targets");
+  }
+  check_finite("targets", k.targets, k.heads, k.num_targets);
+  if (k.sources != nullptr) {
+    check_finite("sources", k.sources, k.heads, k.num_sources);
+  }
+  guarded([&] {
+    state_ = std::make_shared<const State<T>>(make_fixed(k), k.targets, k.sources, nullptr, k.num_threads);
+  });
+}
+
+template <class T>
+void Plan<T>::update(const T* targets, const T* sources, int num_threads) {
+  const auto old = state();
+  const Fixed<T>& fixed = old->fixed();
+  if ((sources == nullptr) != fixed.self) {
+    invalid(fixed.self ? "this plan's sources are its targets: update it with targets alone"
+                       : "sources are missing: this plan has sources of its own");
+  }
+  check_finite("targets", targets, fixed.heads, fixed.n);
+  if (sources != nullptr) {
+    check_finite("sources", sources, fixed.heads, fixed.m);
+  }
+  guarded([&] {
+    auto next = std::make_shared<const State<T>>(old->shared_fixed(), targets, sources, old.get(),
+                                                 num_threads > 0 ? num_threads : fixed.num_threads);
+    std::atomic_store(&state_, std::shared_ptr<const State<T>>(std::move(next)));
+  });
+}
+
+template <class T>
+std::shared_ptr<const State<T>> Plan<T>::state() const {
+  return std::atomic_load(&state_);
+}
+
+template <class T>
+std::vector<std::int64_t> Plan<T>::rank() const {
+  const auto snapshot = state();
+  const Fixed<T>& fixed = snapshot->fixed();
+  if (fixed.real_part && fixed.complex_kernel()) {
+    invalid("rank is not known in O(n) for the cosine form (real_part with phases or a frequency)");
+  }
+  return guarded([&] {
+    std::vector<std::int64_t> ranks;
+    for (std::int64_t h = 0; h < fixed.heads; ++h) {
+      ranks.push_back(rank_of(snapshot->targets(h).position, snapshot->sources(h).position));
+    }
+    return ranks;
+  });
+}
+
+template <class T>
+void Plan<T>::to_dense_any(T* matrix, bool matrix_complex) const {
+  const auto snapshot = state();
+  const Fixed<T>& fixed = snapshot->fixed();
+  if (matrix_complex != kernel_is_complex()) {
+    invalid("the matrix must be complex exactly if the kernel is");
+  }
+  const int threads = threads_for(fixed.heads * fixed.n * fixed.m, fixed.num_threads);
+  guarded([&] {
+    parallel_tasks(threads, fixed.heads * fixed.n, [&](std::int64_t task) {
+      const std::int64_t h = task / std::max<std::int64_t>(1, fixed.n);
+      const auto k = static_cast<std::size_t>(task % std::max<std::int64_t>(1, fixed.n));
+      const SortedAnchors& targets = snapshot->targets(h);
+      const SortedAnchors& sources = snapshot->sources(h);
+      const Rate rate = fixed.rate[static_cast<std::size_t>(h)];
+      const std::int64_t i = targets.index[k];
+      const double x = targets.position[k];
+      T* row = matrix + (h * fixed.n + i) * fixed.m * (matrix_complex ? 2 : 1);
+      for (std::size_t l = 0; l < sources.index.size(); ++l) {
+        const double y = sources.position[l];
+        const std::int64_t j = sources.index[l];
+        const double far = std::max(x, y);
+        const double near = std::min(x, y);
+        Complex entry = fixed.oscillates ? decay<Complex>(far, near, rate)
+                                         : Complex{decay<double>(far, near, rate), 0.0};
+        if (!fixed.target_factor.empty()) {
+          entry = fixed.target_factor[static_cast<std::size_t>(h * fixed.n + i)] * entry;
+        }
+        if (!fixed.source_factor.empty()) {
+          entry = fixed.source_factor[static_cast<std::size_t>(h * fixed.m + j)] * entry;
+        }
+        if (matrix_complex) {
+          row[2 * j] = static_cast<T>(entry.re);
+          row[2 * j + 1] = static_cast<T>(entry.im);
+        } else {
+          row[j] = static_cast<T>(entry.re);
+        }
+      }
+    });
+  });
+}
+
+template <class T>
+std::int64_t Plan<T>::heads() const noexcept {
+  return state()->fixed().heads;
+}
+template <class T>
+std::int64_t Plan<T>::num_targets() const noexcept {
+  return state()->fixed().n;
+}
+template <class T>
+std::int64_t Plan<T>::num_sources() const noexcept {
+  return state()->fixed().m;
+}
+template <class T>
+bool Plan<T>::is_self() const noexcept {
+  return state()->fixed().self;
+}
+template <class T>
+bool Plan<T>::kernel_is_complex() const noexcept {
+  const auto snapshot = state();
+  return snapshot->fixed().complex_kernel() && !snapshot->fixed().real_part;
+}
+template <class T>
+std::int64_t Plan<T>::nbytes() const noexcept {
+  return state()->nbytes();
+}
+
+template class Plan<float>;
+template class Plan<double>;
+
+}  // namespace laplex

@@ -1,0 +1,121 @@
+/// Prefix sums with decay along the sorted anchors, by the chunk schedule.
+#pragma once
+
+#include "direction.hpp"
+#include "parallel.hpp"
+
+#include <laplex/detail/chunks.hpp>
+#include <laplex/detail/scan_element.hpp>
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+namespace laplex::detail {
+
+/// Scans `values` [m][W] (in sorted order) into `sums` [m][P + 1][W]: the element of scan_element.hpp after each
+/// anchor, from the left, or from the right (Reverse; sums[k] then belongs to anchor m - 1 - k).
+template <bool Reverse, int P, int W, class D, class S>
+class Scan {
+ public:
+  static constexpr int kWidth = (P + 1) * W;
+
+  Scan(const Line<D>& line, int threads) : line_(line), threads_(threads), sizes_(level_sizes(line.size)) {}
+
+  void run(const S* values, S* sums) {
+    const std::int64_t m = line_.size;
+    if (m == 0) {
+      return;
+    }
+    const auto load = [&](S* s, std::int64_t k) {  // adds the source at place k of the scan
+      const S* v = values + place<Reverse>(k, m) * W;
+      for (int w = 0; w < W; ++w) {
+        s[w] = s[w] + v[w];
+      }
+    };
+    const std::size_t levels = sizes_.size();
+    totals_.resize(levels);
+    std::int64_t span = 1;
+    for (std::size_t level = 1; level < levels; ++level) {
+      totals_[level].resize(static_cast<std::size_t>(sizes_[level]) * kWidth);
+      if (level == 1) {
+        sum_chunks(0, span, load);
+      } else {
+        sum_chunks(level - 1, span, [&](S* s, std::int64_t k) { add<P, W>(s, total(level - 1, k)); });
+      }
+      span *= kChunk;
+    }
+    for (std::size_t level = levels - 1; level > 0; --level) {
+      spread(
+          level, span, [&](S* s, std::int64_t k) { add<P, W>(s, total(level, k)); },
+          [&](const S* s, std::int64_t k) { std::copy(s, s + kWidth, total(level, k)); });
+      span /= kChunk;
+    }
+    spread(0, 1, load, [&](const S* s, std::int64_t k) { std::copy(s, s + kWidth, sums + k * kWidth); });
+  }
+
+ private:
+  S* total(std::size_t level, std::int64_t node) { return totals_[level].data() + node * kWidth; }
+
+  void move(S* s, std::size_t level, std::int64_t span, std::int64_t node) const {
+    double tau = 0.0;
+    if constexpr (P > 0) {
+      tau = scaled_step<Reverse>(line_.position, last_element(node - 1, span, line_.size),
+                                 last_element(node, span, line_.size), line_.size, line_.rate);
+    }
+    advance<P, W>(s, line_.template decay_into<Reverse>(level, node), tau);
+  }
+
+  /// Up: the total of every chunk of `level`, stored at the level above.
+  template <class Load>
+  void sum_chunks(std::size_t level, std::int64_t span, const Load& load) {
+    const std::int64_t nodes = sizes_[level];
+    parallel_ranges(threads_, sizes_[level + 1], kGrain, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t chunk = begin; chunk < end; ++chunk) {
+        S s[kWidth] = {};
+        const std::int64_t first = chunk * kChunk;
+        const std::int64_t last = std::min(nodes, first + kChunk);
+        for (std::int64_t node = first; node < last; ++node) {
+          if (node > first) {
+            move(s, level, span, node);
+          }
+          load(s, node);
+        }
+        std::copy(s, s + kWidth, total(level + 1, chunk));
+      }
+    });
+  }
+
+  /// Down: the sums after every node of `level`, starting each chunk from the sum after the one before.
+  template <class Load, class Store>
+  void spread(std::size_t level, std::int64_t span, const Load& load, const Store& store) {
+    const std::int64_t nodes = sizes_[level];
+    parallel_ranges(threads_, num_chunks(nodes), kGrain, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t chunk = begin; chunk < end; ++chunk) {
+        S s[kWidth] = {};
+        const std::int64_t first = chunk * kChunk;
+        const std::int64_t last = std::min(nodes, first + kChunk);
+        if (chunk > 0) {
+          const S* before = total(level + 1, chunk - 1);
+          std::copy(before, before + kWidth, s);
+        }
+        for (std::int64_t node = first; node < last; ++node) {
+          if (node > 0) {
+            move(s, level, span, node);
+          }
+          load(s, node);
+          store(s, node);
+        }
+      }
+    });
+  }
+
+  static constexpr std::int64_t kGrain = 512;  // chunks a task: long enough to hide the cost of handing it out
+
+  Line<D> line_;
+  int threads_;
+  std::vector<std::int64_t> sizes_;
+  std::vector<std::vector<S>> totals_;
+};
+
+}  // namespace laplex::detail

@@ -1,0 +1,96 @@
+/// What a plan holds: one immutable snapshot, replaced as a whole by update().
+#pragma once
+
+#include "direction.hpp"
+#include "order.hpp"
+
+#include <laplex/plan.hpp>
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+namespace laplex::detail {
+
+/// What does not change when the anchors move.
+template <class T>
+struct Fixed {
+  std::int64_t heads = 0;
+  std::int64_t n = 0;
+  std::int64_t m = 0;
+  bool self = false;
+  bool oscillates = false;
+  bool phased = false;
+  bool real_part = false;
+  int num_threads = 0;
+  std::vector<Rate> rate;                ///< [heads]
+  std::vector<Complex> target_factor;    ///< [heads, n] exp(i theta), or empty
+  std::vector<Complex> source_factor;    ///< [heads, m] exp(-i phi), or empty
+
+  [[nodiscard]] bool has_phases() const { return phased; }
+  [[nodiscard]] bool complex_kernel() const { return oscillates || has_phases(); }
+};
+
+/// The decays of one direction, made by the first call that needs them.
+template <class D>
+class LazyDirection {
+ public:
+  /// Returns the direction; `make` runs at most once to success, and may throw.
+  template <class Make>
+  const Direction<D>& get(const Make& make) const {
+    if (!ready_.load(std::memory_order_acquire)) {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      if (!ready_.load(std::memory_order_relaxed)) {
+        direction_ = make();
+        ready_.store(true, std::memory_order_release);
+      }
+    }
+    return direction_;
+  }
+
+ private:
+  mutable std::mutex mutex_;
+  mutable std::atomic<bool> ready_{false};
+  mutable Direction<D> direction_;
+};
+
+/// The orders of one head and its decays: index 0 scans sources and reads at targets, index 1 the reverse.
+struct Head {
+  SortedAnchors targets;
+  SortedAnchors sources;  ///< empty in the self case
+  LazyDirection<double> real_decays[2];      ///< used when the kernel does not oscillate
+  LazyDirection<Complex> complex_decays[2];  ///< used when it does
+};
+
+template <class T>
+class State {
+ public:
+  /// Sorts the anchors; `previous` gives hints.
+  State(std::shared_ptr<const Fixed<T>> fixed, const T* targets, const T* sources,
+        const State* previous, int num_threads);
+
+  [[nodiscard]] const Fixed<T>& fixed() const { return *fixed_; }
+  [[nodiscard]] std::shared_ptr<const Fixed<T>> shared_fixed() const { return fixed_; }
+
+  [[nodiscard]] const SortedAnchors& targets(std::int64_t head) const { return at(head).targets; }
+  [[nodiscard]] const SortedAnchors& sources(std::int64_t head) const {
+    return fixed_->self ? at(head).targets : at(head).sources;
+  }
+
+  /// The line of sources read at targets, or (transposed) of targets read at sources; made on first use.
+  template <class D>
+  [[nodiscard]] Line<D> line(std::int64_t head, bool transposed, int num_threads) const;
+
+  [[nodiscard]] std::int64_t nbytes() const { return nbytes_.load(); }
+
+ private:
+  [[nodiscard]] const Head& at(std::int64_t head) const { return *heads_[static_cast<std::size_t>(head)]; }
+
+  std::shared_ptr<const Fixed<T>> fixed_;
+  std::vector<std::unique_ptr<Head>> heads_;
+  mutable std::atomic<std::int64_t> nbytes_{0};
+};
+
+}  // namespace laplex::detail

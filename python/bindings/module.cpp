@@ -1,0 +1,266 @@
+// laplex._core: plans over raw addresses. Shapes, types and lifetimes are checked by the Python package.
+#include "any_plan.hpp"
+#include "plan_cache.hpp"
+
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <utility>
+#include <variant>
+
+#if defined(__unix__) || defined(__APPLE__)
+#include <unistd.h>
+#endif
+
+namespace py = pybind11;
+
+namespace laplex::python {
+namespace {
+
+using Address = std::uintptr_t;
+
+/// Runs library code without the GIL, letting Ctrl-C through.
+template <class F>
+auto without_gil(const F& body) -> decltype(body()) {
+  try {
+    const py::gil_scoped_release release;
+    const InterruptScope scope([] {
+      const py::gil_scoped_acquire acquire;
+      return PyErr_CheckSignals() != 0;
+    });
+    return body();
+  } catch (const Error& error) {
+    if (error.code() == ErrorCode::interrupted && PyErr_Occurred() != nullptr) {
+      throw py::error_already_set();  // KeyboardInterrupt, or what the program's handler raised
+    }
+    throw;
+  }
+}
+
+Description describe(const std::string& dtype, std::int64_t heads, std::int64_t n, std::int64_t m,
+                     Address targets, Address sources, Address lengthscale, Address frequency,
+                     Address target_phase, Address source_phase, bool real_part, int num_threads) {
+  if (dtype != "float32" && dtype != "float64") {
+    throw Error(ErrorCode::invalid_argument, "dtype must be float32 or float64, got " + dtype);
+  }
+  return {dtype == "float64", heads,        n,            m,         targets,    sources,
+          lengthscale,        frequency,    target_phase, source_phase, real_part, num_threads};
+}
+
+template <class F>
+auto visit(const AnyPlan& plan, const F& f) {
+  return std::visit(f, plan.plan);
+}
+
+template <class T>
+T scalar_of(const Plan<T>&);
+
+void sum(const AnyPlan& any, Address values, bool values_complex, std::int64_t values_head_stride,
+         std::int64_t values_row_stride, std::int64_t rows, Address out, bool out_complex,
+         std::int64_t out_head_stride, std::int64_t out_row_stride, int mode, int parity, int moment,
+         int num_threads) {
+  if (mode < 0 || mode > 2 || parity < 0 || parity > 2) {
+    throw Error(ErrorCode::invalid_argument, "mode and parity must be 0, 1 or 2");
+  }
+  without_gil([&] {
+    visit(any, [&](const auto& plan) {
+      using T = decltype(scalar_of(plan));
+      plan.apply_any(pointer<const T>(values), values_complex, rows, {values_head_stride, values_row_stride},
+                     pointer<T>(out), out_complex, {out_head_stride, out_row_stride},
+                     static_cast<Mode>(mode), {static_cast<Parity>(parity), moment}, num_threads);
+    });
+  });
+}
+
+void half_sums(const AnyPlan& any, Address values, bool values_complex, std::int64_t values_head_stride,
+               std::int64_t values_row_stride, std::int64_t rows, Address left, Address right,
+               bool out_complex, std::int64_t out_head_stride, std::int64_t out_row_stride,
+               int num_threads) {
+  without_gil([&] {
+    visit(any, [&](const auto& plan) {
+      using T = decltype(scalar_of(plan));
+      plan.half_sums_any(pointer<const T>(values), values_complex, rows,
+                         {values_head_stride, values_row_stride}, pointer<T>(left), pointer<T>(right),
+                         out_complex, {out_head_stride, out_row_stride}, num_threads);
+    });
+  });
+}
+
+void vjp(const AnyPlan& any, Address values, bool values_complex, std::int64_t values_head_stride,
+         std::int64_t values_row_stride, std::int64_t rows, Address grad, bool grad_complex,
+         std::int64_t grad_head_stride, std::int64_t grad_row_stride, Address d_values, Address d_targets,
+         Address d_sources, Address d_lengthscale, Address d_frequency, Address d_target_phase,
+         Address d_source_phase, int num_threads) {
+  without_gil([&] {
+    visit(any, [&](const auto& plan) {
+      using T = decltype(scalar_of(plan));
+      const Gradients<T, T> gradients{
+          pointer<T>(d_values),           pointer<T>(d_targets),      pointer<T>(d_sources),
+          pointer<double>(d_lengthscale), pointer<double>(d_frequency), pointer<T>(d_target_phase),
+          pointer<T>(d_source_phase)};
+      plan.vjp_any(pointer<const T>(values), values_complex, {values_head_stride, values_row_stride},
+                   pointer<const T>(grad), grad_complex, {grad_head_stride, grad_row_stride}, rows,
+                   gradients, num_threads);
+    });
+  });
+}
+
+void update(AnyPlan& any, Address targets, Address sources, int num_threads) {
+  without_gil([&] {
+    std::visit(
+        [&](auto& plan) {
+          using T = decltype(scalar_of(plan));
+          plan.update(pointer<const T>(targets), pointer<const T>(sources), num_threads);
+        },
+        any.plan);
+  });
+}
+
+void to_dense(const AnyPlan& any, Address out, bool out_complex) {
+  without_gil([&] {
+    visit(any, [&](const auto& plan) {
+      using T = decltype(scalar_of(plan));
+      plan.to_dense_any(pointer<T>(out), out_complex);
+    });
+  });
+}
+
+/// An eighth of the machine's memory.
+std::int64_t default_cache_bytes() {
+#if defined(_SC_PHYS_PAGES) && defined(_SC_PAGE_SIZE)
+  const auto pages = static_cast<std::int64_t>(sysconf(_SC_PHYS_PAGES));
+  const auto page = static_cast<std::int64_t>(sysconf(_SC_PAGE_SIZE));
+  if (pages > 0 && page > 0) {
+    return pages / 8 * page;
+  }
+#endif
+  return std::int64_t(1) << 30;
+}
+
+PlanCache& cache() {
+  static PlanCache instance(default_cache_bytes());
+  return instance;
+}
+
+py::dict info() {
+  py::dict d;
+  d["version"] = LAPLEX_VERSION;
+#if defined(__x86_64__) || defined(_M_X64)
+  d["isa"] = "x86-64 baseline (SSE2)";
+#elif defined(__aarch64__)
+  d["isa"] = "AArch64 baseline (NEON)";
+#else
+  d["isa"] = "baseline";
+#endif
+  d["threads"] = default_num_threads();
+#if defined(__clang__)
+  d["compiler"] = "clang " __clang_version__;
+#elif defined(__GNUC__)
+  d["compiler"] = "gcc " __VERSION__;
+#else
+  d["compiler"] = "unknown";
+#endif
+  d["cuda_compiled"] = false;
+  py::list features;
+  for (const char* feature : {"real", "carrier phases", "oscillating", "cosine", "float32", "float64",
+                              "half sums", "derivatives to order 4"}) {
+    features.append(feature);
+  }
+  d["features"] = features;
+  return d;
+}
+
+}  // namespace
+}  // namespace laplex::python
+
+PYBIND11_MODULE(_core, m) {
+  using namespace laplex;
+  using namespace laplex::python;
+
+  m.doc() = "The compiled core: plans over raw addresses. Use laplex.Plan or laplex.matvec instead.";
+
+  py::register_exception_translator([](std::exception_ptr p) {
+    try {
+      if (p) {
+        std::rethrow_exception(p);
+      }
+    } catch (const Error& error) {
+      PyObject* type = error.code() == ErrorCode::invalid_argument ? PyExc_ValueError
+                       : error.code() == ErrorCode::out_of_memory  ? PyExc_MemoryError
+                                                                   : PyExc_KeyboardInterrupt;
+      PyErr_SetString(type, error.what());
+    }
+  });
+
+  const auto add_plan_args = [](auto&& define) {
+    define(py::arg("dtype"), py::arg("heads"), py::arg("n"), py::arg("m"), py::arg("targets_ptr"),
+           py::arg("sources_ptr"), py::arg("lengthscale_ptr"), py::arg("frequency_ptr"),
+           py::arg("target_phase_ptr"), py::arg("source_phase_ptr"), py::arg("real_part"),
+           py::arg("num_threads"));
+  };
+
+  py::class_<AnyPlan, std::shared_ptr<AnyPlan>> plan(m, "Plan");
+  add_plan_args([&](auto... args) {
+    plan.def(py::init([](const std::string& dtype, std::int64_t heads, std::int64_t n, std::int64_t m_,
+                         Address targets, Address sources, Address lengthscale, Address frequency,
+                         Address target_phase, Address source_phase, bool real_part, int num_threads) {
+               const Description d =
+                   describe(dtype, heads, n, m_, targets, sources, lengthscale, frequency, target_phase,
+                            source_phase, real_part, num_threads);
+               return without_gil([&] { return std::make_shared<AnyPlan>(make_plan(d)); });
+             }),
+             args...);
+    m.def(
+        "cached_plan",
+        [](const std::string& dtype, std::int64_t heads, std::int64_t n, std::int64_t m_, Address targets,
+           Address sources, Address lengthscale, Address frequency, Address target_phase,
+           Address source_phase, bool real_part, int num_threads) {
+          const Description d = describe(dtype, heads, n, m_, targets, sources, lengthscale, frequency,
+                                         target_phase, source_phase, real_part, num_threads);
+          return without_gil([&] { return cache().get(d); });
+        },
+        args...);
+  });
+  plan.def("sum", &sum)
+      .def("half_sums", &half_sums)
+      .def("vjp", &vjp)
+      .def("update", &update)
+      .def("to_dense", &to_dense)
+      .def("rank",
+           [](const AnyPlan& any) {
+             return without_gil([&] { return visit(any, [](const auto& p) { return p.rank(); }); });
+           })
+      .def_property_readonly(
+          "nbytes", [](const AnyPlan& any) { return visit(any, [](const auto& p) { return p.nbytes(); }); })
+      .def_property_readonly(
+          "heads", [](const AnyPlan& any) { return visit(any, [](const auto& p) { return p.heads(); }); })
+      .def_property_readonly("targets",
+                             [](const AnyPlan& any) {
+                               return visit(any, [](const auto& p) { return p.num_targets(); });
+                             })
+      .def_property_readonly("sources",
+                             [](const AnyPlan& any) {
+                               return visit(any, [](const auto& p) { return p.num_sources(); });
+                             })
+      .def_property_readonly("is_self", [](const AnyPlan& any) {
+        return visit(any, [](const auto& p) { return p.is_self(); });
+      });
+
+  m.def("plan_cache_clear", [] { cache().clear(); });
+  m.def("plan_cache_set_max_bytes", [](std::int64_t bytes) { cache().set_max_bytes(bytes); });
+  m.def("plan_cache_info", [] {
+    const PlanCache::Info i = cache().info();
+    py::dict d;
+    d["plans"] = i.plans;
+    d["bytes"] = i.bytes;
+    d["max_bytes"] = i.max_bytes;
+    d["hits"] = i.hits;
+    d["misses"] = i.misses;
+    return d;
+  });
+  m.def("info", &info);
+  m.def("default_num_threads", &default_num_threads);
+}

@@ -1,0 +1,53 @@
+/// Plans by the content of their anchors, so that a backward pass finds the plan of its forward pass.
+#pragma once
+
+#include "any_plan.hpp"
+
+#include <cstddef>
+#include <cstdint>
+#include <list>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+namespace laplex::python {
+
+/// The least recently used plans go first. Two requests are the same if every byte that describes the
+/// kernel is the same: comparing costs a tenth of a nanosecond a byte, sorting again a thousand times that.
+class PlanCache {
+ public:
+  struct Info {
+    std::int64_t plans = 0;
+    std::int64_t bytes = 0;
+    std::int64_t max_bytes = 0;
+    std::int64_t hits = 0;
+    std::int64_t misses = 0;
+  };
+
+  explicit PlanCache(std::int64_t max_bytes) : max_bytes_(max_bytes) {}
+
+  std::shared_ptr<AnyPlan> get(const Description& description);
+  void clear();
+  void set_max_bytes(std::int64_t max_bytes);
+  [[nodiscard]] Info info() const;
+
+ private:
+  struct Entry {
+    Description description;  ///< sizes and options; addresses tell only which arrays were given
+    std::vector<std::byte> content;
+    std::shared_ptr<AnyPlan> plan;
+    [[nodiscard]] std::int64_t bytes() const;
+  };
+
+  std::shared_ptr<AnyPlan> find(const Description& description);
+  void shrink();
+  [[nodiscard]] std::int64_t bytes() const;
+
+  mutable std::mutex mutex_;
+  std::list<Entry> entries_;  ///< most recently used first
+  std::int64_t max_bytes_;
+  std::int64_t hits_ = 0;
+  std::int64_t misses_ = 0;
+};
+
+}  // namespace laplex::python

@@ -1,0 +1,152 @@
+"""Checks of what callers pass to :class:`laplex.Plan`, in one place and before any work.
+
+Every message names the argument and the remedy. Whether the *numbers* are legal (finite anchors, a positive
+lengthscale) is checked by the C++ core, which looks at them anyway.
+"""
+
+from __future__ import annotations
+
+import operator
+import os
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+#: to_dense() and other n-times-m requests stop here (in entries): 2**28 doubles are 2 GiB.
+MAX_DENSE_ENTRIES = 2**28
+
+_REAL_DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
+_COMPLEX_OF = {np.dtype(np.float32): np.dtype(np.complex64), np.dtype(np.float64): np.dtype(np.complex128)}
+
+
+def complex_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The complex type whose parts are ``dtype``."""
+    return _COMPLEX_OF[dtype]
+
+
+def as_array(name: str, value: object) -> Array:
+    """An array of numbers, without copying, or a TypeError naming the argument."""
+    if value is None:
+        raise TypeError(f"{name} is None: pass an array of floats")
+    try:
+        array = np.asarray(value)
+    except (ValueError, TypeError) as error:
+        raise TypeError(f"{name} is not array-like ({error})") from None
+    if array.dtype.kind not in "fciub":
+        raise TypeError(f"{name} has dtype {array.dtype}: pass an array of numbers")
+    return array
+
+
+def anchors(name: str, value: object, dtype: np.dtype[Any] | None = None) -> Array:
+    """Anchors or phases ``[..., count]`` in float32 or float64, native byte order, any strides."""
+    array = as_array(name, value)
+    if array.dtype.kind != "f" or array.dtype.itemsize not in (4, 8):
+        raise TypeError(
+            f"{name} must be float32 or float64, got {array.dtype}: convert with {name}.astype(numpy.float64)"
+        )
+    if array.ndim == 0:
+        raise ValueError(f"{name} must have at least one dimension [..., count], got a scalar: pass [{name}]")
+    if dtype is not None and array.dtype.newbyteorder("=") != dtype:
+        raise TypeError(
+            f"{name} is {array.dtype} but targets are {dtype}: convert one with "
+            f"{name}.astype(numpy.{dtype})"
+        )
+    return array
+
+
+def scalars(name: str, value: object) -> Array:
+    """Lengthscales or frequencies as float64, one per head; a Python float is never rounded to float32."""
+    array = as_array(name, value)
+    if array.dtype.kind not in "fiu":
+        raise TypeError(f"{name} must be real numbers, got {array.dtype}")
+    return array.astype(np.float64)
+
+
+def num_threads(value: object) -> int:
+    """A thread count; None means the default (0 for the core)."""
+    if value is None:
+        return 0
+    try:
+        count = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"num_threads must be an integer or None, got {type(value).__name__}") from None
+    if count < 1:
+        raise ValueError(f"num_threads must be at least 1, got {count}: pass None for the default")
+    return min(count, 1024)
+
+
+def broadcast_shapes(named: dict[str, tuple[int, ...]]) -> tuple[int, ...]:
+    """NumPy's broadcast of leading dimensions, with an error that names the arguments."""
+    try:
+        return np.broadcast_shapes(*named.values())
+    except ValueError:
+        listed = ", ".join(f"{name} {list(shape)}" for name, shape in named.items())
+        raise ValueError(f"leading dimensions do not broadcast: {listed}") from None
+
+
+def values(name: str, value: object, dtype: np.dtype[Any], count: int, what: str) -> Array:
+    """Values ``[..., count]`` of the plan's precision, real or complex; float16 is for float32 plans."""
+    array = as_array(name, value)
+    allowed = {dtype, complex_dtype(dtype)}
+    if dtype == np.float32:
+        allowed.add(np.dtype(np.float16))
+    if array.dtype.newbyteorder("=") not in allowed:
+        raise TypeError(
+            f"{name} has dtype {array.dtype} but the plan is {dtype}: convert with "
+            f"{name}.astype(numpy.{complex_dtype(dtype) if array.dtype.kind == 'c' else dtype})"
+        )
+    if array.ndim == 0:
+        raise ValueError(f"{name} must have shape [..., {count}], got a scalar")
+    if array.shape[-1] != count:
+        raise ValueError(
+            f"{name} has shape {list(array.shape)} but the last dimension must be {count}, the number of {what}"
+        )
+    return array
+
+
+def output(name: str, value: object, shape: tuple[int, ...], dtype: np.dtype[Any], inputs: Array) -> Array:
+    """A caller's output array, exactly as the result will be."""
+    if not isinstance(value, np.ndarray):
+        raise TypeError(f"{name} must be a NumPy array, got {type(value).__name__}")
+    if value.shape != shape or value.dtype != dtype:
+        raise ValueError(
+            f"{name} has shape {list(value.shape)} and dtype {value.dtype}, but the result has shape "
+            f"{list(shape)} and dtype {dtype}"
+        )
+    if not value.flags.writeable:
+        raise ValueError(f"{name} is read-only: pass a writeable array, or {name}.copy()")
+    if not value.flags.c_contiguous:
+        raise ValueError(f"{name} must be C-contiguous: pass numpy.empty({list(shape)}, numpy.{dtype})")
+    if np.may_share_memory(value, inputs):
+        raise ValueError(f"{name} overlaps the input: pass separate memory")
+    return value
+
+
+def enough_memory(what: str, nbytes: int) -> None:
+    """Refuses at once what cannot fit, instead of driving the machine into swap.
+
+    Raises
+    ------
+    MemoryError
+        If ``nbytes`` is more than the physical memory.
+    """
+    try:
+        physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # not a POSIX system: let the allocator decide
+        return
+    if nbytes > physical:
+        raise MemoryError(
+            f"{what} needs about {nbytes / 2**30:,.1f} GiB, more than this machine's {physical / 2**30:,.1f} GiB"
+        )
+
+
+def dense_size(batch: int, n: int, m: int) -> None:
+    """Refuses to write down a matrix whose whole point is not to be written down."""
+    if batch * n * m > MAX_DENSE_ENTRIES:
+        raise MemoryError(
+            f"to_dense would write {batch} x {n} x {m} entries; it is meant for tests and pictures, up to "
+            f"{MAX_DENSE_ENTRIES} entries: use apply()"
+        )
