@@ -51,8 +51,8 @@ std::int64_t Direction<D>::nbytes() const {
 }
 
 template <class D>
-Direction<D> make_direction(const SortedAnchors& from, const SortedAnchors& to, bool self, Rate rate,
-                            int threads) {
+Direction<D> make_direction(const SortedAnchors& from, const SortedAnchors& to, bool self,
+                            Rate rate, int threads) {
   const auto m = static_cast<std::size_t>(from.size());
   const auto n = static_cast<std::size_t>(to.size());
   const std::vector<double>& y = from.position;
@@ -60,7 +60,8 @@ Direction<D> make_direction(const SortedAnchors& from, const SortedAnchors& to, 
   Direction<D> direction;
   direction.gap.resize(m);
   parallel_ranges(threads, from.size(), kGrain, [&](std::int64_t begin, std::int64_t end) {
-    for (auto k = static_cast<std::size_t>(begin < 1 ? 1 : begin); k < static_cast<std::size_t>(end); ++k) {
+    for (auto k = static_cast<std::size_t>(begin < 1 ? 1 : begin);
+         k < static_cast<std::size_t>(end); ++k) {
       direction.gap[k] = decay<D>(y[k], y[k - 1], rate);
     }
   });
@@ -102,8 +103,9 @@ Direction<D> make_direction(const SortedAnchors& from, const SortedAnchors& to, 
 
 template struct Direction<double>;
 template struct Direction<Complex>;
-template Direction<double> make_direction<double>(const SortedAnchors&, const SortedAnchors&, bool, Rate, int);
-template Direction<Complex> make_direction<Complex>(const SortedAnchors&, const SortedAnchors&, bool, Rate,
-                                                    int);
+template Direction<double> make_direction<double>(const SortedAnchors&, const SortedAnchors&, bool,
+                                                  Rate, int);
+template Direction<Complex> make_direction<Complex>(const SortedAnchors&, const SortedAnchors&,
+                                                    bool, Rate, int);
 
 }  // namespace laplex::detail

@@ -1,4 +1,5 @@
-/// What a product in one direction (scan these anchors, read off at those) needs beside the two orders.
+/// What a product in one direction (scan these anchors, read off at those) needs beside the two
+/// orders.
 #pragma once
 
 #include "order.hpp"
@@ -12,27 +13,30 @@
 
 namespace laplex::detail {
 
-/// Decays of the scan over `from` and of the look-ups at `to`. D is double or, with a frequency, Complex.
+/// Decays of the scan over `from` and of the look-ups at `to`. D is double or, with a frequency,
+/// Complex.
 ///
-/// A read-off point at x looks up three places of the scanned line: the last anchor at or below it (left), the
-/// last strictly below (strict) and the first above (right). Where x is tied with a scanned anchor those
-/// decays are 1 and two gaps, so only untied points store their own, and the self case stores none.
+/// A read-off point at x looks up three places of the scanned line: the last anchor at or below it
+/// (left), the last strictly below (strict) and the first above (right). Where x is tied with a
+/// scanned anchor those decays are 1 and two gaps, so only untied points store their own, and the
+/// self case stores none.
 template <class D>
 struct Direction {
-  std::vector<D> gap;                          ///< [m] from anchor k - 1 to k; gap[0] unused
-  std::vector<std::vector<D>> upper_forward;   ///< per level above the elements: node K - 1 to K, left to right
-  std::vector<std::vector<D>> upper_reverse;   ///< the same for the scan from right to left
-  std::vector<std::int64_t> below;             ///< [n] number of scanned anchors < x
-  std::vector<std::int64_t> upto;              ///< [n] number of scanned anchors <= x
-  std::vector<D> left;                         ///< [n] or empty: decay from anchor upto - 1 to x
-  std::vector<D> right;                        ///< [n] or empty: decay from x to anchor upto
+  std::vector<D> gap;  ///< [m] from anchor k - 1 to k; gap[0] unused
+  std::vector<std::vector<D>>
+      upper_forward;  ///< per level above the elements: node K - 1 to K, left to right
+  std::vector<std::vector<D>> upper_reverse;  ///< the same for the scan from right to left
+  std::vector<std::int64_t> below;            ///< [n] number of scanned anchors < x
+  std::vector<std::int64_t> upto;             ///< [n] number of scanned anchors <= x
+  std::vector<D> left;                        ///< [n] or empty: decay from anchor upto - 1 to x
+  std::vector<D> right;                       ///< [n] or empty: decay from x to anchor upto
 
   [[nodiscard]] std::int64_t nbytes() const;
 };
 
 template <class D>
-Direction<D> make_direction(const SortedAnchors& from, const SortedAnchors& to, bool self, Rate rate,
-                            int threads);
+Direction<D> make_direction(const SortedAnchors& from, const SortedAnchors& to, bool self,
+                            Rate rate, int threads);
 
 /// The line that is scanned: positions [m] and the decays between them.
 template <class D>

@@ -6,7 +6,8 @@
 //   dF/dell     = Re(sum_i conj(g_i) * even_i(v; tau)) / ell       since dK/dell = (d / ell^2) K
 //   dF/domega   = -ell * Im(the same sum)                           since dK/domega = i d K
 // and, with q = K^T conj(g) read at the sources,
-//   dF/dv_j     = conj(even_j(g)),   dF/dphi_j = Re(-i v_j even_j(g)),   dF/dy_j = Re(v_j * -c * odd_j(g)).
+//   dF/dv_j     = conj(even_j(g)),   dF/dphi_j = Re(-i v_j even_j(g)),   dF/dy_j = Re(v_j * -c *
+//   odd_j(g)).
 #include "boundary.hpp"
 #include "lanes.hpp"
 #include "lookup.hpp"
@@ -47,7 +48,8 @@ struct Accumulators {
   }
 };
 
-/// Neumaier's compensated sum: the gradient of a scalar must not lose digits to the number of anchors.
+/// Neumaier's compensated sum: the gradient of a scalar must not lose digits to the number of
+/// anchors.
 class Sum {
  public:
   void add(double x) {
@@ -63,15 +65,27 @@ class Sum {
 };
 
 /// Real part of i*z and of -i*z, and z itself for real states, where there are no phases.
-double real_i(Complex z) { return -z.im; }
-double real_i(double) { return 0.0; }
+double real_i(Complex z) {
+  return -z.im;
+}
+double real_i(double) {
+  return 0.0;
+}
 
-Complex as_complex(Complex z) { return z; }
-Complex as_complex(double z) { return {z, 0.0}; }
+Complex as_complex(Complex z) {
+  return z;
+}
+Complex as_complex(double z) {
+  return {z, 0.0};
+}
 
 /// -c as the type of the decays.
-Complex minus_c(Complex, Rate rate) { return {-1.0 / rate.lengthscale, rate.frequency}; }
-double minus_c(double, Rate rate) { return -1.0 / rate.lengthscale; }
+Complex minus_c(Complex, Rate rate) {
+  return {-1.0 / rate.lengthscale, rate.frequency};
+}
+double minus_c(double, Rate rate) {
+  return -1.0 / rate.lengthscale;
+}
 
 template <class T>
 struct Call {
@@ -129,18 +143,24 @@ void add_block(const Call<T>& call, Block block, Accumulators& sums, int threads
     std::vector<S> odd(call.wanted.targets ? at_targets : 0);
     std::vector<S> far(stretch ? at_targets : 0);
     std::vector<Tap<S>> taps;
-    if (!even.empty()) taps.push_back({Reading::even, 0, even.data()});
-    if (!odd.empty()) taps.push_back({Reading::odd, 0, odd.data()});
-    if (!far.empty()) taps.push_back({Reading::even, 1, far.data()});
-    scan_and_read<W>(stretch ? 1 : 0, state.template line<D>(h, false, threads), targets.position.data(),
-                     fixed.n, v.data(), taps, threads);
+    if (!even.empty())
+      taps.push_back({Reading::even, 0, even.data()});
+    if (!odd.empty())
+      taps.push_back({Reading::odd, 0, odd.data()});
+    if (!far.empty())
+      taps.push_back({Reading::even, 1, far.data()});
+    scan_and_read<W>(stretch ? 1 : 0, state.template line<D>(h, false, threads),
+                     targets.position.data(), fixed.n, v.data(), taps, threads);
     parallel_ranges(threads, fixed.n, kGrain, [&](std::int64_t begin, std::int64_t end) {
       for (auto i = static_cast<std::size_t>(begin); i < static_cast<std::size_t>(end); ++i) {
         for (std::size_t w = 0; w < static_cast<std::size_t>(block.count); ++w) {
           const std::size_t k = i * W + w;
-          if (!odd.empty()) sums.targets[i] += real(g[k] * (factor * odd[k]));
-          if (!even.empty()) sums.target_phase[i] += real_i(g[k] * even[k]);
-          if (!far.empty()) sums.stretch[i] = sums.stretch[i] + as_complex(g[k] * far[k]);
+          if (!odd.empty())
+            sums.targets[i] += real(g[k] * (factor * odd[k]));
+          if (!even.empty())
+            sums.target_phase[i] += real_i(g[k] * even[k]);
+          if (!far.empty())
+            sums.stretch[i] = sums.stretch[i] + as_complex(g[k] * far[k]);
         }
       }
     });
@@ -151,10 +171,12 @@ void add_block(const Call<T>& call, Block block, Accumulators& sums, int threads
     std::vector<S> even(needs_even ? at_sources : 0);
     std::vector<S> odd(call.wanted.sources ? at_sources : 0);
     std::vector<Tap<S>> taps;
-    if (!even.empty()) taps.push_back({Reading::even, 0, even.data()});
-    if (!odd.empty()) taps.push_back({Reading::odd, 0, odd.data()});
+    if (!even.empty())
+      taps.push_back({Reading::even, 0, even.data()});
+    if (!odd.empty())
+      taps.push_back({Reading::odd, 0, odd.data()});
     scan_and_read<W>(0, state.template line<D>(h, true, threads), sources.position.data(), fixed.m,
-                        g.data(), taps, threads);
+                     g.data(), taps, threads);
     if (call.wanted.values) {
       store<W>(even.data(), block, sources, source_factor, true, 1.0, call.d_values, threads);
     }
@@ -162,8 +184,10 @@ void add_block(const Call<T>& call, Block block, Accumulators& sums, int threads
       for (auto j = static_cast<std::size_t>(begin); j < static_cast<std::size_t>(end); ++j) {
         for (std::size_t w = 0; w < static_cast<std::size_t>(block.count); ++w) {
           const std::size_t k = j * W + w;
-          if (!odd.empty()) sums.sources[j] += real(v[k] * (factor * odd[k]));
-          if (call.wanted.source_phase) sums.source_phase[j] -= real_i(v[k] * even[k]);
+          if (!odd.empty())
+            sums.sources[j] += real(v[k] * (factor * odd[k]));
+          if (call.wanted.source_phase)
+            sums.source_phase[j] -= real_i(v[k] * even[k]);
         }
       }
     });
@@ -183,10 +207,14 @@ void finish(const Call<T>& call, std::int64_t h, const Accumulators& sums) {
   const State<T>& state = call.state;
   const Fixed<T>& fixed = state.fixed();
   const Gradients<T, T>& to = call.wanted;
-  if (to.targets) scatter(sums.targets, state.targets(h), to.targets + h * fixed.n);
-  if (to.sources) scatter(sums.sources, state.sources(h), to.sources + h * fixed.m);
-  if (to.target_phase) scatter(sums.target_phase, state.targets(h), to.target_phase + h * fixed.n);
-  if (to.source_phase) scatter(sums.source_phase, state.sources(h), to.source_phase + h * fixed.m);
+  if (to.targets)
+    scatter(sums.targets, state.targets(h), to.targets + h * fixed.n);
+  if (to.sources)
+    scatter(sums.sources, state.sources(h), to.sources + h * fixed.m);
+  if (to.target_phase)
+    scatter(sums.target_phase, state.targets(h), to.target_phase + h * fixed.n);
+  if (to.source_phase)
+    scatter(sums.source_phase, state.sources(h), to.source_phase + h * fixed.m);
   if (call.needs_stretch()) {
     Sum re;
     Sum im;
@@ -195,8 +223,10 @@ void finish(const Call<T>& call, std::int64_t h, const Accumulators& sums) {
       im.add(z.im);
     }
     const double lengthscale = fixed.rate[static_cast<std::size_t>(h)].lengthscale;
-    if (to.lengthscale) to.lengthscale[h] = re.value() / lengthscale;
-    if (to.frequency) to.frequency[h] = -lengthscale * im.value();
+    if (to.lengthscale)
+      to.lengthscale[h] = re.value() / lengthscale;
+    if (to.frequency)
+      to.frequency[h] = -lengthscale * im.value();
   }
 }
 
@@ -205,7 +235,8 @@ void finish(const Call<T>& call, std::int64_t h, const Accumulators& sums) {
 std::int64_t num_groups(std::int64_t blocks, std::int64_t anchors) {
   constexpr std::int64_t kMost = 8;
   constexpr std::int64_t kAnchors = 1 << 21;  // 48 bytes of sums an anchor and group
-  const std::int64_t room = std::max<std::int64_t>(1, kAnchors / std::max<std::int64_t>(1, anchors));
+  const std::int64_t room =
+      std::max<std::int64_t>(1, kAnchors / std::max<std::int64_t>(1, anchors));
   return std::clamp<std::int64_t>(blocks, 1, std::min(kMost, room));
 }
 
@@ -218,7 +249,8 @@ void Plan<T>::vjp_any(const T* v, bool v_complex, Strides v_strides, const T* g,
   const auto snapshot = state();
   const Fixed<T>& fixed = snapshot->fixed();
   if (rows < 0) {
-    throw Error(ErrorCode::invalid_argument, "rows must not be negative, got " + std::to_string(rows));
+    throw Error(ErrorCode::invalid_argument,
+                "rows must not be negative, got " + std::to_string(rows));
   }
   if (g_complex != (v_complex || kernel_is_complex())) {
     throw Error(ErrorCode::invalid_argument, "the cotangent must have the type of the result");
@@ -247,7 +279,8 @@ void Plan<T>::vjp_any(const T* v, bool v_complex, Strides v_strides, const T* g,
         const std::int64_t group = task % groups;
         Accumulators& mine = sums[static_cast<std::size_t>(task)];
         mine = call.accumulators();
-        for (std::int64_t block = blocks * group / groups; block < blocks * (group + 1) / groups; ++block) {
+        for (std::int64_t block = blocks * group / groups; block < blocks * (group + 1) / groups;
+             ++block) {
           const std::int64_t first = block * W;
           add_block<D, S, W>(call, {head, first, std::min<std::int64_t>(W, lanes - first)}, mine,
                              split.inner);
@@ -264,8 +297,8 @@ void Plan<T>::vjp_any(const T* v, bool v_complex, Strides v_strides, const T* g,
   });
 }
 
-template void Plan<float>::vjp_any(const float*, bool, Strides, const float*, bool, Strides, std::int64_t,
-                                   const Gradients<float, float>&, int) const;
+template void Plan<float>::vjp_any(const float*, bool, Strides, const float*, bool, Strides,
+                                   std::int64_t, const Gradients<float, float>&, int) const;
 template void Plan<double>::vjp_any(const double*, bool, Strides, const double*, bool, Strides,
                                     std::int64_t, const Gradients<double, double>&, int) const;
 

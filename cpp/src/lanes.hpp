@@ -1,8 +1,9 @@
 /// How vectors in the caller's memory become lanes of a scan and come back.
 ///
-/// A lane is one vector of states. The cosine form is a real matrix made of complex states, so complex
-/// values under it make two lanes a row, their real and imaginary parts; otherwise a row is a lane. Lanes
-/// go through the scan W at a time, as tiles [count][W] in sorted order, all in double.
+/// A lane is one vector of states. The cosine form is a real matrix made of complex states, so
+/// complex values under it make two lanes a row, their real and imaginary parts; otherwise a row is
+/// a lane. Lanes go through the scan W at a time, as tiles [count][W] in sorted order, all in
+/// double.
 #pragma once
 
 #include "parallel.hpp"
@@ -51,18 +52,20 @@ template <class S>
 }
 
 /// S times a phase factor; real states have none.
-[[nodiscard]] inline double times(double s, const Complex*) { return s; }
+[[nodiscard]] inline double times(double s, const Complex*) {
+  return s;
+}
 [[nodiscard]] inline Complex times(Complex s, const Complex* factor) {
   return factor != nullptr ? *factor * s : s;
 }
 
 inline constexpr std::int64_t kLaneGrain = 4096;
 
-/// tile[k][w] = factor[index] * (conjugated?) vector[index], index = order.index[k]; missing lanes are 0.
-/// `factor` [count] is in the original order, or null.
+/// tile[k][w] = factor[index] * (conjugated?) vector[index], index = order.index[k]; missing lanes
+/// are 0. `factor` [count] is in the original order, or null.
 template <int W, class T, class S>
-void load(const Vectors<const T>& vectors, Block block, const SortedAnchors& order, const Complex* factor,
-          bool conjugate, S* tile, int threads) {
+void load(const Vectors<const T>& vectors, Block block, const SortedAnchors& order,
+          const Complex* factor, bool conjugate, S* tile, int threads) {
   const T* lane[W] = {};
   for (std::int64_t w = 0; w < block.count; ++w) {
     lane[w] = vectors.lane(block.head, block.first + w);
@@ -76,7 +79,8 @@ void load(const Vectors<const T>& vectors, Block block, const SortedAnchors& ord
       const Complex* f = factor != nullptr ? factor + index : nullptr;
       for (std::int64_t w = 0; w < block.count; ++w) {
         const T* p = lane[w] + index * step;
-        tile[k * W + w] = times(make_state<S>(p[0], paired ? sign * static_cast<double>(p[1]) : 0.0), f);
+        tile[k * W + w] =
+            times(make_state<S>(p[0], paired ? sign * static_cast<double>(p[1]) : 0.0), f);
       }
       for (std::int64_t w = block.count; w < W; ++w) {
         tile[k * W + w] = S{};
@@ -87,8 +91,8 @@ void load(const Vectors<const T>& vectors, Block block, const SortedAnchors& ord
 
 /// The reverse of load: vector[index] = (conjugated?) factor[index] * scale * tile[k][w].
 template <int W, class T, class S>
-void store(const S* tile, Block block, const SortedAnchors& order, const Complex* factor, bool conjugate,
-           double scale, const Vectors<T>& vectors, int threads) {
+void store(const S* tile, Block block, const SortedAnchors& order, const Complex* factor,
+           bool conjugate, double scale, const Vectors<T>& vectors, int threads) {
   T* lane[W] = {};
   for (std::int64_t w = 0; w < block.count; ++w) {
     lane[w] = vectors.lane(block.head, block.first + w);
@@ -126,12 +130,14 @@ template <class T>
   return values_complex && fixed.real_part ? 2 : 1;
 }
 
-/// Calls f(Shape<D, S, W>{}) for the form of the kernel and the number of lanes. The choice of W is a
-/// matter of speed and memory: every lane goes through the same operations whatever stands beside it.
+/// Calls f(Shape<D, S, W>{}) for the form of the kernel and the number of lanes. The choice of W is
+/// a matter of speed and memory: every lane goes through the same operations whatever stands beside
+/// it.
 template <class T, class F>
 void with_shape(const Fixed<T>& fixed, bool values_complex, std::int64_t lanes, const F& f) {
   constexpr int kWide = 8;
-  constexpr std::int64_t kWideLimit = std::int64_t(1) << 22;  // anchors; 8 lanes take 300 bytes an anchor
+  constexpr std::int64_t kWideLimit = std::int64_t(1)
+                                      << 22;  // anchors; 8 lanes take 300 bytes an anchor
   const bool wide = lanes >= 3 && fixed.n + fixed.m <= kWideLimit;
   const auto with_width = [&](auto d, auto s) {
     using D = decltype(d);
@@ -151,14 +157,15 @@ void with_shape(const Fixed<T>& fixed, bool values_complex, std::int64_t lanes, 
   }
 }
 
-/// How a call over heads and blocks of lanes shares its threads: many small blocks run side by side, a
-/// few long ones one after the other with all threads inside.
+/// How a call over heads and blocks of lanes shares its threads: many small blocks run side by
+/// side, a few long ones one after the other with all threads inside.
 struct ThreadSplit {
   int outer = 1;
   int inner = 1;
 };
 
-[[nodiscard]] inline ThreadSplit split_threads(int threads, std::int64_t tasks, std::int64_t anchors) {
+[[nodiscard]] inline ThreadSplit split_threads(int threads, std::int64_t tasks,
+                                               std::int64_t anchors) {
   constexpr std::int64_t kLong = 1 << 18;
   if (tasks >= threads && anchors < kLong) {
     return {threads, 1};
@@ -167,8 +174,8 @@ struct ThreadSplit {
 }
 
 /// exp(i theta) for a head, or null if the form has no such phase.
-[[nodiscard]] inline const Complex* factor_of(const std::vector<Complex>& factors, std::int64_t head,
-                                              std::int64_t count) {
+[[nodiscard]] inline const Complex* factor_of(const std::vector<Complex>& factors,
+                                              std::int64_t head, std::int64_t count) {
   return factors.empty() ? nullptr : factors.data() + head * count;
 }
 

@@ -8,8 +8,8 @@ namespace laplex::detail {
 namespace {
 
 template <int P, int W, class D, class S>
-void scan_and_read_moments(const Line<D>& line, const double* position, std::int64_t n, const S* values,
-                   const std::vector<Tap<S>>& taps, int threads) {
+void scan_and_read_moments(const Line<D>& line, const double* position, std::int64_t n,
+                           const S* values, const std::vector<Tap<S>>& taps, int threads) {
   constexpr int kWidth = (P + 1) * W;
   constexpr std::int64_t kGrain = 4096;
   const std::int64_t m = line.size;
@@ -46,7 +46,8 @@ void scan_and_read_moments(const Line<D>& line, const double* position, std::int
       if (!tied) {
         strict = left;
       } else if (below > 0) {
-        read(strict.data(), from_left.data(), below - 1, direction.gap[static_cast<std::size_t>(below)],
+        read(strict.data(), from_left.data(), below - 1,
+             direction.gap[static_cast<std::size_t>(below)],
              scaled_distance(x, line.position[below - 1], line.rate));
       }
       if (upto < m) {
@@ -62,11 +63,21 @@ void scan_and_read_moments(const Line<D>& line, const double* position, std::int
           const S s = strict[first + w];
           const S r = right[first + w];
           switch (tap.reading) {
-            case Reading::even: out[w] = l + r; break;
-            case Reading::odd: out[w] = s - r; break;
-            case Reading::strict: out[w] = s + r; break;
-            case Reading::left: out[w] = l; break;
-            case Reading::right: out[w] = r; break;
+            case Reading::even:
+              out[w] = l + r;
+              break;
+            case Reading::odd:
+              out[w] = s - r;
+              break;
+            case Reading::strict:
+              out[w] = s + r;
+              break;
+            case Reading::left:
+              out[w] = l;
+              break;
+            case Reading::right:
+              out[w] = r;
+              break;
           }
         }
       }
@@ -80,15 +91,20 @@ template <int W, class D, class S>
 void scan_and_read(int largest_moment, const Line<D>& line, const double* position, std::int64_t n,
                    const S* values, const std::vector<Tap<S>>& taps, int threads) {
   switch (largest_moment) {
-    case 0: return scan_and_read_moments<0, W>(line, position, n, values, taps, threads);
-    case 1: return scan_and_read_moments<1, W>(line, position, n, values, taps, threads);
-    case 2: return scan_and_read_moments<2, W>(line, position, n, values, taps, threads);
-    case 3: return scan_and_read_moments<3, W>(line, position, n, values, taps, threads);
-    default: return scan_and_read_moments<kMaxMoment, W>(line, position, n, values, taps, threads);
+    case 0:
+      return scan_and_read_moments<0, W>(line, position, n, values, taps, threads);
+    case 1:
+      return scan_and_read_moments<1, W>(line, position, n, values, taps, threads);
+    case 2:
+      return scan_and_read_moments<2, W>(line, position, n, values, taps, threads);
+    case 3:
+      return scan_and_read_moments<3, W>(line, position, n, values, taps, threads);
+    default:
+      return scan_and_read_moments<kMaxMoment, W>(line, position, n, values, taps, threads);
   }
 }
 
-#define LAPLEX_INSTANTIATE(W, D, S)                                                             \
+#define LAPLEX_INSTANTIATE(W, D, S)                                                                \
   template void scan_and_read<W, D, S>(int, const Line<D>&, const double*, std::int64_t, const S*, \
                                        const std::vector<Tap<S>>&, int);
 LAPLEX_INSTANTIATE(1, double, double)

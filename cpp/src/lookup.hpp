@@ -14,7 +14,9 @@ namespace laplex::detail {
 enum class Reading { even, odd, strict, left, right };
 
 [[nodiscard]] inline Reading reading_of(Parity parity) {
-  return parity == Parity::even ? Reading::even : parity == Parity::odd ? Reading::odd : Reading::strict;
+  return parity == Parity::even  ? Reading::even
+         : parity == Parity::odd ? Reading::odd
+                                 : Reading::strict;
 }
 
 /// Where a reading of a moment goes: out [n][W], in the sorted order of the points.
@@ -25,9 +27,9 @@ struct Tap {
   S* out;
 };
 
-/// Scans values [m][W] (sorted order) along `line` from both sides and reads `taps` off at the points
-/// `position` [n] (sorted). W lanes are independent vectors that share the decays; no tap's moment exceeds
-/// `largest_moment`.
+/// Scans values [m][W] (sorted order) along `line` from both sides and reads `taps` off at the
+/// points `position` [n] (sorted). W lanes are independent vectors that share the decays; no tap's
+/// moment exceeds `largest_moment`.
 template <int W, class D, class S>
 void scan_and_read(int largest_moment, const Line<D>& line, const double* position, std::int64_t n,
                    const S* values, const std::vector<Tap<S>>& taps, int threads);

@@ -100,7 +100,8 @@ bool insertion_repair(std::vector<Record<T>>& records, std::int64_t budget) {
 
 template <class T>
 SortedAnchors sort_anchors(const T* values, std::int64_t count, const SortedAnchors* hint) {
-  // Below a few hundred anchors the 256-way counts of the radix sort cost more than a comparison sort.
+  // Below a few hundred anchors the 256-way counts of the radix sort cost more than a comparison
+  // sort.
   constexpr std::int64_t kSmall = 512;
   const auto size = static_cast<std::size_t>(count);
   std::vector<Record<T>> records(size);
@@ -112,8 +113,8 @@ SortedAnchors sort_anchors(const T* values, std::int64_t count, const SortedAnch
     for (std::size_t k = 0; k < size; ++k) {
       read(k, hint->index[k]);
     }
-    // A sort costs about as much as four exchanges an anchor (measured at 1e4..1e6); then it is dearer to
-    // go on repairing than to start again.
+    // A sort costs about as much as four exchanges an anchor (measured at 1e4..1e6); then it is
+    // dearer to go on repairing than to start again.
     sorted = insertion_repair(records, 4 * count);
   }
   if (!sorted) {

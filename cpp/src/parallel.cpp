@@ -28,7 +28,9 @@ InterruptScope::InterruptScope(InterruptCheck check) : previous_(std::move(inter
   last_poll = std::chrono::steady_clock::now();
 }
 
-InterruptScope::~InterruptScope() { interrupt_check = std::move(previous_); }
+InterruptScope::~InterruptScope() {
+  interrupt_check = std::move(previous_);
+}
 
 int default_num_threads() {
   if (const char* text = std::getenv("LAPLEX_NUM_THREADS")) {
@@ -64,7 +66,8 @@ void poll_interrupt() {
   }
 }
 
-void parallel_tasks(int threads, std::int64_t count, const std::function<void(std::int64_t)>& task) {
+void parallel_tasks(int threads, std::int64_t count,
+                    const std::function<void(std::int64_t)>& task) {
   if (threads <= 1 || count <= 1) {
     for (std::int64_t k = 0; k < count; ++k) {
       poll_interrupt();

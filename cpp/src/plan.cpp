@@ -16,7 +16,9 @@ using namespace detail;
 
 namespace {
 
-[[noreturn]] void invalid(const std::string& message) { throw Error(ErrorCode::invalid_argument, message); }
+[[noreturn]] void invalid(const std::string& message) {
+  throw Error(ErrorCode::invalid_argument, message);
+}
 
 template <class T>
 void check_finite(const char* name, const T* values, std::int64_t heads, std::int64_t count) {
@@ -24,7 +26,9 @@ void check_finite(const char* name, const T* values, std::int64_t heads, std::in
     if (!std::isfinite(values[k])) {
       invalid(std::string(name) + " must be finite, but entry " + std::to_string(k % count) +
               (heads > 1 ? " of head " + std::to_string(k / count) : "") + " is " +
-              (std::isnan(values[k]) ? "NaN" : values[k] > 0 ? "inf" : "-inf"));
+              (std::isnan(values[k]) ? "NaN"
+               : values[k] > 0       ? "inf"
+                                     : "-inf"));
     }
   }
 }
@@ -33,7 +37,8 @@ void check_sizes(std::int64_t heads, std::int64_t n, std::int64_t m) {
   if (heads < 0 || n < 0 || m < 0) {
     invalid("heads, num_targets and num_sources must not be negative");
   }
-  // 2^48 anchors are 2 PiB: whoever asks for more has a wrong number, and products of sizes stay in range.
+  // 2^48 anchors are 2 PiB: whoever asks for more has a wrong number, and products of sizes stay in
+  // range.
   constexpr std::int64_t kMost = std::int64_t(1) << 48;
   if (n > kMost || m > kMost || (heads > 0 && n + m > kMost / heads)) {
     throw Error(ErrorCode::out_of_memory, "a plan for " + std::to_string(heads) + " x (" +
@@ -52,13 +57,19 @@ std::vector<Complex> phase_factors(const T* phase, std::int64_t count, double si
   return factors;
 }
 
+/// No sources at all may come as a null pointer too, and are not the targets.
+template <class T>
+bool is_self_case(const Kernel<T>& kernel) {
+  return kernel.sources == nullptr && (kernel.num_sources > 0 || kernel.num_targets == 0);
+}
+
 template <class T>
 std::shared_ptr<const Fixed<T>> make_fixed(const Kernel<T>& kernel) {
   auto fixed = std::make_shared<Fixed<T>>();
   fixed->heads = kernel.heads;
   fixed->n = kernel.num_targets;
   fixed->m = kernel.num_sources;
-  fixed->self = kernel.sources == nullptr;
+  fixed->self = is_self_case(kernel);
   fixed->oscillates = kernel.frequency != nullptr;
   fixed->real_part = kernel.real_part;
   fixed->num_threads = kernel.num_threads;
@@ -67,7 +78,8 @@ std::shared_ptr<const Fixed<T>> make_fixed(const Kernel<T>& kernel) {
                     kernel.frequency ? kernel.frequency[h] : 0.0};
     const std::string where = kernel.heads > 1 ? " for head " + std::to_string(h) : "";
     if (!(rate.lengthscale > 0.0) || std::isinf(rate.lengthscale)) {
-      invalid("lengthscale must be positive and finite, got " + std::to_string(rate.lengthscale) + where);
+      invalid("lengthscale must be positive and finite, got " + std::to_string(rate.lengthscale) +
+              where);
     }
     if (!std::isfinite(rate.frequency)) {
       invalid("frequency must be finite, got " + std::to_string(rate.frequency) + where);
@@ -81,7 +93,8 @@ std::shared_ptr<const Fixed<T>> make_fixed(const Kernel<T>& kernel) {
     check_finite("source_phase", kernel.source_phase, kernel.heads, kernel.num_sources);
   }
   fixed->target_factor = phase_factors(kernel.target_phase, kernel.heads * kernel.num_targets, 1.0);
-  fixed->source_factor = phase_factors(kernel.source_phase, kernel.heads * kernel.num_sources, -1.0);
+  fixed->source_factor =
+      phase_factors(kernel.source_phase, kernel.heads * kernel.num_sources, -1.0);
   // A phase of no entries is still a phase: the form of the kernel must not depend on the sizes.
   if (kernel.target_phase || kernel.source_phase) {
     fixed->phased = true;
@@ -113,7 +126,8 @@ std::int64_t rank_of(const std::vector<double>& x, const std::vector<double>& y)
   };
   while (i < x.size() || j < y.size()) {
     if (i < x.size() && j < y.size() && x[i] == y[j]) {
-      ++rank;  // K restricted to either side of a common point splits off: K - K(.,z) K(z,.) is block diagonal
+      ++rank;  // K restricted to either side of a common point splits off: K - K(.,z) K(z,.) is
+               // block diagonal
       pending = Pending::none;
       i = skip_equal(x, i);
       j = skip_equal(y, j);
@@ -132,17 +146,18 @@ std::int64_t rank_of(const std::vector<double>& x, const std::vector<double>& y)
 
 template <class T>
 Plan<T>::Plan(const Kernel<T>& kernel) {
-  Kernel<T> k = kernel;
+  const Kernel<T>& k = kernel;
   check_sizes(k.heads, k.num_targets, k.num_sources);
-  if (k.sources == nullptr && k.num_sources != k.num_targets) {
+  if (is_self_case(k) && k.num_sources != k.num_targets) {
     invalid("num_sources must equal num_targets when sources are the targets");
   }
   check_finite("targets", k.targets, k.heads, k.num_targets);
-  if (k.sources != nullptr) {
+  if (!is_self_case(k)) {
     check_finite("sources", k.sources, k.heads, k.num_sources);
   }
   guarded([&] {
-    state_ = std::make_shared<const State<T>>(make_fixed(k), k.targets, k.sources, nullptr, k.num_threads);
+    state_ = std::make_shared<const State<T>>(make_fixed(k), k.targets, k.sources, nullptr,
+                                              k.num_threads);
   });
 }
 
@@ -150,12 +165,14 @@ template <class T>
 void Plan<T>::update(const T* targets, const T* sources, int num_threads) {
   const auto old = state();
   const Fixed<T>& fixed = old->fixed();
-  if ((sources == nullptr) != fixed.self) {
-    invalid(fixed.self ? "this plan's sources are its targets: update it with targets alone"
-                       : "sources are missing: this plan has sources of its own");
+  if (fixed.self && sources != nullptr && fixed.m > 0) {
+    invalid("this plan's sources are its targets: update it with targets alone");
+  }
+  if (!fixed.self && sources == nullptr && fixed.m > 0) {
+    invalid("sources are missing: this plan has sources of its own");
   }
   check_finite("targets", targets, fixed.heads, fixed.n);
-  if (sources != nullptr) {
+  if (!fixed.self) {
     check_finite("sources", sources, fixed.heads, fixed.m);
   }
   guarded([&] {

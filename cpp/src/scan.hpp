@@ -13,14 +13,16 @@
 
 namespace laplex::detail {
 
-/// Scans `values` [m][W] (in sorted order) into `sums` [m][P + 1][W]: the element of scan_element.hpp after each
-/// anchor, from the left, or from the right (Reverse; sums[k] then belongs to anchor m - 1 - k).
+/// Scans `values` [m][W] (in sorted order) into `sums` [m][P + 1][W]: the element of
+/// scan_element.hpp after each anchor, from the left, or from the right (Reverse; sums[k] then
+/// belongs to anchor m - 1 - k).
 template <bool Reverse, int P, int W, class D, class S>
 class Scan {
  public:
   static constexpr int kWidth = (P + 1) * W;
 
-  Scan(const Line<D>& line, int threads) : line_(line), threads_(threads), sizes_(level_sizes(line.size)) {}
+  Scan(const Line<D>& line, int threads)
+      : line_(line), threads_(threads), sizes_(level_sizes(line.size)) {}
 
   void run(const S* values, S* sums) {
     const std::int64_t m = line_.size;
@@ -41,7 +43,8 @@ class Scan {
       if (level == 1) {
         sum_chunks(0, span, load);
       } else {
-        sum_chunks(level - 1, span, [&](S* s, std::int64_t k) { add<P, W>(s, total(level - 1, k)); });
+        sum_chunks(level - 1, span,
+                   [&](S* s, std::int64_t k) { add<P, W>(s, total(level - 1, k)); });
       }
       span *= kChunk;
     }
@@ -51,7 +54,8 @@ class Scan {
           [&](const S* s, std::int64_t k) { std::copy(s, s + kWidth, total(level, k)); });
       span /= kChunk;
     }
-    spread(0, 1, load, [&](const S* s, std::int64_t k) { std::copy(s, s + kWidth, sums + k * kWidth); });
+    spread(0, 1, load,
+           [&](const S* s, std::int64_t k) { std::copy(s, s + kWidth, sums + k * kWidth); });
   }
 
  private:
@@ -86,7 +90,8 @@ class Scan {
     });
   }
 
-  /// Down: the sums after every node of `level`, starting each chunk from the sum after the one before.
+  /// Down: the sums after every node of `level`, starting each chunk from the sum after the one
+  /// before.
   template <class Load, class Store>
   void spread(std::size_t level, std::int64_t span, const Load& load, const Store& store) {
     const std::int64_t nodes = sizes_[level];
@@ -110,7 +115,8 @@ class Scan {
     });
   }
 
-  static constexpr std::int64_t kGrain = 512;  // chunks a task: long enough to hide the cost of handing it out
+  static constexpr std::int64_t kGrain =
+      512;  // chunks a task: long enough to hide the cost of handing it out
 
   Line<D> line_;
   int threads_;

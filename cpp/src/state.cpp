@@ -24,7 +24,8 @@ State<T>::State(std::shared_ptr<const Fixed<T>> fixed, const T* targets, const T
   });
   nbytes_ += static_cast<std::int64_t>(sizeof(*this)) +
              f.heads * static_cast<std::int64_t>(sizeof(Head) + sizeof(Rate)) +
-             static_cast<std::int64_t>((f.target_factor.size() + f.source_factor.size()) * sizeof(Complex));
+             static_cast<std::int64_t>((f.target_factor.size() + f.source_factor.size()) *
+                                       sizeof(Complex));
 }
 
 template <class T>
@@ -34,7 +35,8 @@ Line<D> State<T>::line(std::int64_t h, bool transposed, int num_threads) const {
   const SortedAnchors& from = transposed ? targets(h) : sources(h);
   const SortedAnchors& to = transposed ? sources(h) : targets(h);
   const Rate rate = fixed_->rate[static_cast<std::size_t>(h)];
-  const std::size_t which = transposed && !fixed_->self ? 1 : 0;  // the self case is its own transpose
+  const std::size_t which =
+      transposed && !fixed_->self ? 1 : 0;  // the self case is its own transpose
   const auto make = [&] {
     Direction<D> made = make_direction<D>(from, to, fixed_->self, rate,
                                           threads_for(from.size() + to.size(), num_threads));

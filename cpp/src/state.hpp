@@ -25,9 +25,9 @@ struct Fixed {
   bool phased = false;
   bool real_part = false;
   int num_threads = 0;
-  std::vector<Rate> rate;                ///< [heads]
-  std::vector<Complex> target_factor;    ///< [heads, n] exp(i theta), or empty
-  std::vector<Complex> source_factor;    ///< [heads, m] exp(-i phi), or empty
+  std::vector<Rate> rate;              ///< [heads]
+  std::vector<Complex> target_factor;  ///< [heads, n] exp(i theta), or empty
+  std::vector<Complex> source_factor;  ///< [heads, m] exp(-i phi), or empty
 
   [[nodiscard]] bool has_phases() const { return phased; }
   [[nodiscard]] bool complex_kernel() const { return oscillates || has_phases(); }
@@ -56,10 +56,11 @@ class LazyDirection {
   mutable Direction<D> direction_;
 };
 
-/// The orders of one head and its decays: index 0 scans sources and reads at targets, index 1 the reverse.
+/// The orders of one head and its decays: index 0 scans sources and reads at targets, index 1 the
+/// reverse.
 struct Head {
   SortedAnchors targets;
-  SortedAnchors sources;  ///< empty in the self case
+  SortedAnchors sources;                     ///< empty in the self case
   LazyDirection<double> real_decays[2];      ///< used when the kernel does not oscillate
   LazyDirection<Complex> complex_decays[2];  ///< used when it does
 };
@@ -79,14 +80,17 @@ class State {
     return fixed_->self ? at(head).targets : at(head).sources;
   }
 
-  /// The line of sources read at targets, or (transposed) of targets read at sources; made on first use.
+  /// The line of sources read at targets, or (transposed) of targets read at sources; made on first
+  /// use.
   template <class D>
   [[nodiscard]] Line<D> line(std::int64_t head, bool transposed, int num_threads) const;
 
   [[nodiscard]] std::int64_t nbytes() const { return nbytes_.load(); }
 
  private:
-  [[nodiscard]] const Head& at(std::int64_t head) const { return *heads_[static_cast<std::size_t>(head)]; }
+  [[nodiscard]] const Head& at(std::int64_t head) const {
+    return *heads_[static_cast<std::size_t>(head)];
+  }
 
   std::shared_ptr<const Fixed<T>> fixed_;
   std::vector<std::unique_ptr<Head>> heads_;

@@ -18,15 +18,16 @@ namespace {
 
 void check_result_type(bool given_complex, bool result_complex) {
   if (given_complex != result_complex) {
-    throw Error(ErrorCode::invalid_argument,
-                result_complex ? "the result is complex: pass a complex output"
-                               : "the result is real: pass a real output");
+    throw Error(ErrorCode::invalid_argument, result_complex
+                                                 ? "the result is complex: pass a complex output"
+                                                 : "the result is real: pass a real output");
   }
 }
 
 void check_rows(std::int64_t rows) {
   if (rows < 0) {
-    throw Error(ErrorCode::invalid_argument, "rows must not be negative, got " + std::to_string(rows));
+    throw Error(ErrorCode::invalid_argument,
+                "rows must not be negative, got " + std::to_string(rows));
   }
 }
 
@@ -57,8 +58,10 @@ void run(const State<T>& state, const Vectors<const T>& values, std::int64_t row
       const SortedAnchors& in = transposed ? state.targets(head) : state.sources(head);
       const SortedAnchors& out = transposed ? state.sources(head) : state.targets(head);
       std::vector<S> tile(static_cast<std::size_t>(n_in) * W);
-      load<W>(values, block, in, factor_of(in_factors, head, n_in), conjugate, tile.data(), split.inner);
-      std::vector<std::vector<S>> read(results.size(), std::vector<S>(static_cast<std::size_t>(n_out) * W));
+      load<W>(values, block, in, factor_of(in_factors, head, n_in), conjugate, tile.data(),
+              split.inner);
+      std::vector<std::vector<S>> read(results.size(),
+                                       std::vector<S>(static_cast<std::size_t>(n_out) * W));
       std::vector<Tap<S>> taps;
       for (std::size_t k = 0; k < results.size(); ++k) {
         taps.push_back({results[k].first, moment, read[k].data()});
@@ -76,7 +79,8 @@ void run(const State<T>& state, const Vectors<const T>& values, std::int64_t row
 
 template <class T>
 void Plan<T>::apply_any(const T* v, bool v_complex, std::int64_t rows, Strides v_strides, T* u,
-                        bool u_complex, Strides u_strides, Mode mode, Term term, int num_threads) const {
+                        bool u_complex, Strides u_strides, Mode mode, Term term,
+                        int num_threads) const {
   const auto snapshot = state();
   const Fixed<T>& fixed = snapshot->fixed();
   check_rows(rows);
@@ -92,14 +96,15 @@ void Plan<T>::apply_any(const T* v, bool v_complex, std::int64_t rows, Strides v
   guarded([&] {
     run<T>(*snapshot, {v, v_complex, v_strides, parts}, rows, transposed,
            mode == Mode::adjoint && parts == 1,
-           {{reading_of(term.parity), Vectors<T>{u, u_complex, u_strides, parts}}}, term.moment, scale,
-           num_threads > 0 ? num_threads : fixed.num_threads);
+           {{reading_of(term.parity), Vectors<T>{u, u_complex, u_strides, parts}}}, term.moment,
+           scale, num_threads > 0 ? num_threads : fixed.num_threads);
   });
 }
 
 template <class T>
-void Plan<T>::half_sums_any(const T* v, bool v_complex, std::int64_t rows, Strides v_strides, T* left,
-                            T* right, bool u_complex, Strides u_strides, int num_threads) const {
+void Plan<T>::half_sums_any(const T* v, bool v_complex, std::int64_t rows, Strides v_strides,
+                            T* left, T* right, bool u_complex, Strides u_strides,
+                            int num_threads) const {
   const auto snapshot = state();
   const Fixed<T>& fixed = snapshot->fixed();
   check_rows(rows);
@@ -113,13 +118,13 @@ void Plan<T>::half_sums_any(const T* v, bool v_complex, std::int64_t rows, Strid
   });
 }
 
-template void Plan<float>::apply_any(const float*, bool, std::int64_t, Strides, float*, bool, Strides, Mode,
-                                     Term, int) const;
-template void Plan<double>::apply_any(const double*, bool, std::int64_t, Strides, double*, bool, Strides,
-                                      Mode, Term, int) const;
-template void Plan<float>::half_sums_any(const float*, bool, std::int64_t, Strides, float*, float*, bool,
-                                         Strides, int) const;
-template void Plan<double>::half_sums_any(const double*, bool, std::int64_t, Strides, double*, double*,
-                                          bool, Strides, int) const;
+template void Plan<float>::apply_any(const float*, bool, std::int64_t, Strides, float*, bool,
+                                     Strides, Mode, Term, int) const;
+template void Plan<double>::apply_any(const double*, bool, std::int64_t, Strides, double*, bool,
+                                      Strides, Mode, Term, int) const;
+template void Plan<float>::half_sums_any(const float*, bool, std::int64_t, Strides, float*, float*,
+                                         bool, Strides, int) const;
+template void Plan<double>::half_sums_any(const double*, bool, std::int64_t, Strides, double*,
+                                          double*, bool, Strides, int) const;
 
 }  // namespace laplex

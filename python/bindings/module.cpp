@@ -1,4 +1,5 @@
-// laplex._core: plans over raw addresses. Shapes, types and lifetimes are checked by the Python package.
+// laplex._core: plans over raw addresses. Shapes, types and lifetimes are checked by the Python
+// package.
 #include "any_plan.hpp"
 #include "plan_cache.hpp"
 
@@ -46,8 +47,18 @@ Description describe(const std::string& dtype, std::int64_t heads, std::int64_t 
   if (dtype != "float32" && dtype != "float64") {
     throw Error(ErrorCode::invalid_argument, "dtype must be float32 or float64, got " + dtype);
   }
-  return {dtype == "float64", heads,        n,            m,         targets,    sources,
-          lengthscale,        frequency,    target_phase, source_phase, real_part, num_threads};
+  return {dtype == "float64",
+          heads,
+          n,
+          m,
+          targets,
+          sources,
+          lengthscale,
+          frequency,
+          target_phase,
+          source_phase,
+          real_part,
+          num_threads};
 }
 
 template <class F>
@@ -60,50 +71,52 @@ T scalar_of(const Plan<T>&);
 
 void sum(const AnyPlan& any, Address values, bool values_complex, std::int64_t values_head_stride,
          std::int64_t values_row_stride, std::int64_t rows, Address out, bool out_complex,
-         std::int64_t out_head_stride, std::int64_t out_row_stride, int mode, int parity, int moment,
-         int num_threads) {
+         std::int64_t out_head_stride, std::int64_t out_row_stride, int mode, int parity,
+         int moment, int num_threads) {
   if (mode < 0 || mode > 2 || parity < 0 || parity > 2) {
     throw Error(ErrorCode::invalid_argument, "mode and parity must be 0, 1 or 2");
   }
   without_gil([&] {
     visit(any, [&](const auto& plan) {
       using T = decltype(scalar_of(plan));
-      plan.apply_any(pointer<const T>(values), values_complex, rows, {values_head_stride, values_row_stride},
-                     pointer<T>(out), out_complex, {out_head_stride, out_row_stride},
-                     static_cast<Mode>(mode), {static_cast<Parity>(parity), moment}, num_threads);
+      plan.apply_any(pointer<const T>(values), values_complex, rows,
+                     {values_head_stride, values_row_stride}, pointer<T>(out), out_complex,
+                     {out_head_stride, out_row_stride}, static_cast<Mode>(mode),
+                     {static_cast<Parity>(parity), moment}, num_threads);
     });
   });
 }
 
-void half_sums(const AnyPlan& any, Address values, bool values_complex, std::int64_t values_head_stride,
-               std::int64_t values_row_stride, std::int64_t rows, Address left, Address right,
-               bool out_complex, std::int64_t out_head_stride, std::int64_t out_row_stride,
-               int num_threads) {
+void half_sums(const AnyPlan& any, Address values, bool values_complex,
+               std::int64_t values_head_stride, std::int64_t values_row_stride, std::int64_t rows,
+               Address left, Address right, bool out_complex, std::int64_t out_head_stride,
+               std::int64_t out_row_stride, int num_threads) {
   without_gil([&] {
     visit(any, [&](const auto& plan) {
       using T = decltype(scalar_of(plan));
       plan.half_sums_any(pointer<const T>(values), values_complex, rows,
-                         {values_head_stride, values_row_stride}, pointer<T>(left), pointer<T>(right),
-                         out_complex, {out_head_stride, out_row_stride}, num_threads);
+                         {values_head_stride, values_row_stride}, pointer<T>(left),
+                         pointer<T>(right), out_complex, {out_head_stride, out_row_stride},
+                         num_threads);
     });
   });
 }
 
 void vjp(const AnyPlan& any, Address values, bool values_complex, std::int64_t values_head_stride,
          std::int64_t values_row_stride, std::int64_t rows, Address grad, bool grad_complex,
-         std::int64_t grad_head_stride, std::int64_t grad_row_stride, Address d_values, Address d_targets,
-         Address d_sources, Address d_lengthscale, Address d_frequency, Address d_target_phase,
-         Address d_source_phase, int num_threads) {
+         std::int64_t grad_head_stride, std::int64_t grad_row_stride, Address d_values,
+         Address d_targets, Address d_sources, Address d_lengthscale, Address d_frequency,
+         Address d_target_phase, Address d_source_phase, int num_threads) {
   without_gil([&] {
     visit(any, [&](const auto& plan) {
       using T = decltype(scalar_of(plan));
-      const Gradients<T, T> gradients{
-          pointer<T>(d_values),           pointer<T>(d_targets),      pointer<T>(d_sources),
-          pointer<double>(d_lengthscale), pointer<double>(d_frequency), pointer<T>(d_target_phase),
-          pointer<T>(d_source_phase)};
-      plan.vjp_any(pointer<const T>(values), values_complex, {values_head_stride, values_row_stride},
-                   pointer<const T>(grad), grad_complex, {grad_head_stride, grad_row_stride}, rows,
-                   gradients, num_threads);
+      const Gradients<T, T> gradients{pointer<T>(d_values),         pointer<T>(d_targets),
+                                      pointer<T>(d_sources),        pointer<double>(d_lengthscale),
+                                      pointer<double>(d_frequency), pointer<T>(d_target_phase),
+                                      pointer<T>(d_source_phase)};
+      plan.vjp_any(pointer<const T>(values), values_complex,
+                   {values_head_stride, values_row_stride}, pointer<const T>(grad), grad_complex,
+                   {grad_head_stride, grad_row_stride}, rows, gradients, num_threads);
     });
   });
 }
@@ -165,8 +178,8 @@ py::dict info() {
 #endif
   d["cuda_compiled"] = false;
   py::list features;
-  for (const char* feature : {"real", "carrier phases", "oscillating", "cosine", "float32", "float64",
-                              "half sums", "derivatives to order 4"}) {
+  for (const char* feature : {"real", "carrier phases", "oscillating", "cosine", "float32",
+                              "float64", "half sums", "derivatives to order 4"}) {
     features.append(feature);
   }
   d["features"] = features;
@@ -180,7 +193,8 @@ PYBIND11_MODULE(_core, m) {
   using namespace laplex;
   using namespace laplex::python;
 
-  m.doc() = "The compiled core: plans over raw addresses. Use laplex.Plan or laplex.matvec instead.";
+  m.doc() =
+      "The compiled core: plans over raw addresses. Use laplex.Plan or laplex.matvec instead.";
 
   py::register_exception_translator([](std::exception_ptr p) {
     try {
@@ -204,22 +218,24 @@ PYBIND11_MODULE(_core, m) {
 
   py::class_<AnyPlan, std::shared_ptr<AnyPlan>> plan(m, "Plan");
   add_plan_args([&](auto... args) {
-    plan.def(py::init([](const std::string& dtype, std::int64_t heads, std::int64_t n, std::int64_t m_,
-                         Address targets, Address sources, Address lengthscale, Address frequency,
-                         Address target_phase, Address source_phase, bool real_part, int num_threads) {
-               const Description d =
-                   describe(dtype, heads, n, m_, targets, sources, lengthscale, frequency, target_phase,
-                            source_phase, real_part, num_threads);
-               return without_gil([&] { return std::make_shared<AnyPlan>(make_plan(d)); });
-             }),
-             args...);
+    plan.def(
+        py::init([](const std::string& dtype, std::int64_t heads, std::int64_t n, std::int64_t m_,
+                    Address targets, Address sources, Address lengthscale, Address frequency,
+                    Address target_phase, Address source_phase, bool real_part, int num_threads) {
+          const Description d =
+              describe(dtype, heads, n, m_, targets, sources, lengthscale, frequency, target_phase,
+                       source_phase, real_part, num_threads);
+          return without_gil([&] { return std::make_shared<AnyPlan>(make_plan(d)); });
+        }),
+        args...);
     m.def(
         "cached_plan",
-        [](const std::string& dtype, std::int64_t heads, std::int64_t n, std::int64_t m_, Address targets,
-           Address sources, Address lengthscale, Address frequency, Address target_phase,
-           Address source_phase, bool real_part, int num_threads) {
-          const Description d = describe(dtype, heads, n, m_, targets, sources, lengthscale, frequency,
-                                         target_phase, source_phase, real_part, num_threads);
+        [](const std::string& dtype, std::int64_t heads, std::int64_t n, std::int64_t m_,
+           Address targets, Address sources, Address lengthscale, Address frequency,
+           Address target_phase, Address source_phase, bool real_part, int num_threads) {
+          const Description d =
+              describe(dtype, heads, n, m_, targets, sources, lengthscale, frequency, target_phase,
+                       source_phase, real_part, num_threads);
           return without_gil([&] { return cache().get(d); });
         },
         args...);
@@ -234,9 +250,11 @@ PYBIND11_MODULE(_core, m) {
              return without_gil([&] { return visit(any, [](const auto& p) { return p.rank(); }); });
            })
       .def_property_readonly(
-          "nbytes", [](const AnyPlan& any) { return visit(any, [](const auto& p) { return p.nbytes(); }); })
+          "nbytes",
+          [](const AnyPlan& any) { return visit(any, [](const auto& p) { return p.nbytes(); }); })
       .def_property_readonly(
-          "heads", [](const AnyPlan& any) { return visit(any, [](const auto& p) { return p.heads(); }); })
+          "heads",
+          [](const AnyPlan& any) { return visit(any, [](const auto& p) { return p.heads(); }); })
       .def_property_readonly("targets",
                              [](const AnyPlan& any) {
                                return visit(any, [](const auto& p) { return p.num_targets(); });

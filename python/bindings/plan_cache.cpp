@@ -21,14 +21,15 @@ std::array<Bytes, 6> arrays(const Description& d) {
   const auto array = [](std::uintptr_t address, std::size_t size) {
     return Bytes{pointer<const std::byte>(address), address != 0 ? size : 0};
   };
-  return {array(d.targets, n),       array(d.sources, m),      array(d.lengthscale, heads * 8),
+  return {array(d.targets, n),           array(d.sources, m),      array(d.lengthscale, heads * 8),
           array(d.frequency, heads * 8), array(d.target_phase, n), array(d.source_phase, m)};
 }
 
 bool same_options(const Description& a, const Description& b) {
   return a.is_double == b.is_double && a.heads == b.heads && a.n == b.n && a.m == b.m &&
          a.real_part == b.real_part && (a.sources == 0) == (b.sources == 0) &&
-         (a.frequency == 0) == (b.frequency == 0) && (a.target_phase == 0) == (b.target_phase == 0) &&
+         (a.frequency == 0) == (b.frequency == 0) &&
+         (a.target_phase == 0) == (b.target_phase == 0) &&
          (a.source_phase == 0) == (b.source_phase == 0);
 }
 
@@ -63,7 +64,8 @@ std::int64_t PlanCache::Entry::bytes() const {
 
 std::shared_ptr<AnyPlan> PlanCache::find(const Description& description) {
   for (auto entry = entries_.begin(); entry != entries_.end(); ++entry) {
-    if (same_options(entry->description, description) && same_content(entry->content, description)) {
+    if (same_options(entry->description, description) &&
+        same_content(entry->content, description)) {
       entries_.splice(entries_.begin(), entries_, entry);
       return entry->plan;
     }
@@ -80,7 +82,8 @@ std::shared_ptr<AnyPlan> PlanCache::get(const Description& description) {
     }
     ++misses_;
   }
-  // Built without the lock: sorting may take long. Two threads may build the same plan; one is kept.
+  // Built without the lock: sorting may take long. Two threads may build the same plan; one is
+  // kept.
   auto plan = std::make_shared<AnyPlan>(make_plan(description));
   Entry entry{description, copy_content(description), plan};
   const std::lock_guard<std::mutex> lock(mutex_);
@@ -118,8 +121,8 @@ std::int64_t PlanCache::bytes() const {
 }
 
 void PlanCache::shrink() {
-  // Anchors of a training run change every step, so old plans are never asked for again: a few dozen are
-  // enough for the layers of a network, and a longer list would only be compared in vain.
+  // Anchors of a training run change every step, so old plans are never asked for again: a few
+  // dozen are enough for the layers of a network, and a longer list would only be compared in vain.
   constexpr std::size_t kMostPlans = 64;
   while (!entries_.empty() && (entries_.size() > kMostPlans || bytes() > max_bytes_)) {
     entries_.pop_back();

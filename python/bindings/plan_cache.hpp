@@ -1,4 +1,5 @@
-/// Plans by the content of their anchors, so that a backward pass finds the plan of its forward pass.
+/// Plans by the content of their anchors, so that a backward pass finds the plan of its forward
+/// pass.
 #pragma once
 
 #include "any_plan.hpp"
@@ -12,8 +13,9 @@
 
 namespace laplex::python {
 
-/// The least recently used plans go first. Two requests are the same if every byte that describes the
-/// kernel is the same: comparing costs a tenth of a nanosecond a byte, sorting again a thousand times that.
+/// The least recently used plans go first. Two requests are the same if every byte that describes
+/// the kernel is the same: comparing costs a tenth of a nanosecond a byte, sorting again a thousand
+/// times that.
 class PlanCache {
  public:
   struct Info {

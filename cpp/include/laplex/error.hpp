@@ -9,7 +9,8 @@ namespace laplex {
 /// What went wrong, for callers that translate errors (the Python bindings do).
 enum class ErrorCode {
   invalid_argument,  ///< An argument is outside its domain; the message names it and the remedy.
-  out_of_memory,     ///< An allocation failed; the plan and every output are as they were or unspecified.
+  out_of_memory,     ///< An allocation failed; the plan and every output are as they were or
+                     ///< unspecified.
   interrupted,       ///< The caller's interrupt check asked to stop (see interrupt.hpp).
 };
 

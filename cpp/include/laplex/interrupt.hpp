@@ -6,9 +6,9 @@
 
 namespace laplex {
 
-/// Called now and then (every few tens of milliseconds) by the thread that called the library, while
-/// it works. Return true to stop: the call then throws Error with ErrorCode::interrupted. May itself
-/// throw; that exception reaches the caller unchanged.
+/// Called now and then (every few tens of milliseconds) by the thread that called the library,
+/// while it works. Return true to stop: the call then throws Error with ErrorCode::interrupted. May
+/// itself throw; that exception reaches the caller unchanged.
 using InterruptCheck = std::function<bool()>;
 
 /// Installs a check for the calls that this thread makes while the scope lives.

@@ -1,4 +1,5 @@
-/// Laplex: learnable Laplace kernels exp(-|x_i - y_j| / lengthscale), applied exactly in O(n log n).
+/// Laplex: learnable Laplace kernels exp(-|x_i - y_j| / lengthscale), applied exactly in O(n log
+/// n).
 #pragma once
 
 #include <laplex/error.hpp>

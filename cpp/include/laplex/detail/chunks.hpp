@@ -1,11 +1,12 @@
-/// The chunk schedule: how a scan over m elements is cut, the same on every device and thread count.
+/// The chunk schedule: how a scan over m elements is cut, the same on every device and thread
+/// count.
 ///
 /// Level 0 holds the elements; every kChunk consecutive nodes of a level form one node of the next,
-/// until a level has at most kChunk nodes. A scan sums chunks upwards, scans the top level, and goes
-/// down again. The decay from one node to the next is computed from the positions of their last
-/// elements, never as a product of the decays between: products of many rounded decays drift, and on a
-/// regular grid they drift systematically. So each level adds at most kChunk roundings to the error, and
-/// there are log_kChunk(m) levels.
+/// until a level has at most kChunk nodes. A scan sums chunks upwards, scans the top level, and
+/// goes down again. The decay from one node to the next is computed from the positions of their
+/// last elements, never as a product of the decays between: products of many rounded decays drift,
+/// and on a regular grid they drift systematically. So each level adds at most kChunk roundings to
+/// the error, and there are log_kChunk(m) levels.
 #pragma once
 
 #include <cstdint>

@@ -1,8 +1,8 @@
 /// exp(-c * (a - b)) for a >= b to about one unit in the last place, however large the exponent.
 ///
-/// The plain formula loses |exponent| units: exp(-700 * (1 + 1e-16)) is off by 7e-14. So the distance is
-/// taken as an unevaluated sum of two doubles (Knuth's two-sum is exact), the division keeps its
-/// remainder, and the small part enters through exp(-(t + e)) = exp(-t) (1 - e) + O(e^2).
+/// The plain formula loses |exponent| units: exp(-700 * (1 + 1e-16)) is off by 7e-14. So the
+/// distance is taken as an unevaluated sum of two doubles (Knuth's two-sum is exact), the division
+/// keeps its remainder, and the small part enters through exp(-(t + e)) = exp(-t) (1 - e) + O(e^2).
 /// Needs IEEE arithmetic without contraction or reassociation: compile with -ffp-contract=off.
 #pragma once
 
@@ -72,7 +72,8 @@ LAPLEX_HOST_DEVICE inline Complex decay<Complex>(double a, double b, Rate rate) 
   const double rest = std::fma(d.high, rate.frequency, -angle) + d.low * rate.frequency;
   const double c = std::cos(angle);
   const double s = std::sin(angle);
-  // |rest| is half a unit of `angle`: tiny for ordinary angles, of order 1 when omega*d passes 1e16.
+  // |rest| is half a unit of `angle`: tiny for ordinary angles, of order 1 when omega*d passes
+  // 1e16.
   const double cr = std::cos(rest);
   const double sr = std::sin(rest);
   return {modulus * (c * cr - s * sr), modulus * (s * cr + c * sr)};

@@ -1,20 +1,22 @@
 /// The element of the scan and how it moves along the line.
 ///
 /// At position z the element holds, for every lane w and q = 0..P,
-///     s[q][w] = sum over the sources so far of tau^q * decay * v,   tau = distance to z / lengthscale.
+///     s[q][w] = sum over the sources so far of tau^q * decay * v,   tau = distance to z /
+///     lengthscale.
 /// Moving from z' to z with decay d and tau = (z - z')/lengthscale is the binomial theorem:
 ///     s[q] <- d * sum_r C(q, r) tau^(q-r) s[r],
-/// and the map (d, tau, s) is associative, so it may be scanned in any grouping. The moments q > 0 are what
-/// derivatives with respect to lengthscale and frequency are made of; every term of them is positive, so
-/// nothing cancels. (The formula -(1/c) sum_i x_i ... through the gradients of the anchors is equivalent on
-/// paper but loses |x|/lengthscale digits.)
+/// and the map (d, tau, s) is associative, so it may be scanned in any grouping. The moments q > 0
+/// are what derivatives with respect to lengthscale and frequency are made of; every term of them
+/// is positive, so nothing cancels. (The formula -(1/c) sum_i x_i ... through the gradients of the
+/// anchors is equivalent on paper but loses |x|/lengthscale digits.)
 #pragma once
 
 #include <laplex/detail/complex.hpp>
 
 namespace laplex::detail {
 
-/// The largest moment: the number of times a result may be differentiated by lengthscale and frequency.
+/// The largest moment: the number of times a result may be differentiated by lengthscale and
+/// frequency.
 inline constexpr int kMaxMoment = 4;
 
 /// Moves an element of W lanes and P + 1 moments. `tau` is ignored where the decay is 0.

@@ -1,0 +1,125 @@
+// Bad input leaves as laplex::Error with a code and a message, and nothing is half done.
+#include "cases.hpp"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+#include <stdexcept>
+
+namespace laplex::tests {
+namespace {
+
+template <class F>
+void expect_error(const F& call, ErrorCode code, const std::string& part) {
+  try {
+    call();
+    FAIL() << "no error; expected one with: " << part;
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), code);
+    EXPECT_NE(std::string(error.what()).find(part), std::string::npos) << error.what();
+  }
+}
+
+TEST(Errors, AnchorsAndParametersOutsideTheirDomain) {
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  const double inf = std::numeric_limits<double>::infinity();
+  const auto build = [](const Case<double>& c) { const Plan<double> plan(c.kernel()); };
+  const Case<double> good = make_case<double>(Form::cosine, Anchors::uniform, 5, 6, 1);
+  const auto changed = [&](auto change) {
+    Case<double> c = good;
+    change(c);
+    return c;
+  };
+  const auto invalid = ErrorCode::invalid_argument;
+  expect_error([&] { build(changed([&](auto& c) { c.x[3] = nan; })); }, invalid,
+               "targets must be finite, but entry 3");
+  expect_error([&] { build(changed([&](auto& c) { c.y[0] = -inf; })); }, invalid,
+               "sources must be finite");
+  expect_error([&] { build(changed([&](auto& c) { c.theta[1] = nan; })); }, invalid,
+               "target_phase");
+  expect_error([&] { build(changed([&](auto& c) { c.phi[1] = inf; })); }, invalid, "source_phase");
+  expect_error([&] { build(changed([&](auto& c) { c.frequency[0] = inf; })); }, invalid,
+               "frequency");
+  for (const double bad : {0.0, -1.0, nan, inf}) {
+    expect_error([&] { build(changed([&](auto& c) { c.lengthscale[0] = bad; })); }, invalid,
+                 "lengthscale");
+  }
+  expect_error([&] { build(changed([&](auto& c) { c.n = -1; })); }, invalid, "negative");
+  expect_error(
+      [&] {
+        build(changed([&](auto& c) { c.n = c.m = std::numeric_limits<std::int64_t>::max() / 2; }));
+      },
+      ErrorCode::out_of_memory, "beyond any memory");
+}
+
+TEST(Errors, AFailedUpdateChangesNothing) {
+  const Case<double> c = make_case<double>(Form::real, Anchors::uniform, 50, 60, 1);
+  Plan<double> plan(c.kernel());
+  const auto v = draw_values<double>(60, 1);
+  std::vector<double> before(50), after(50);
+  plan.apply(v.data(), before.data());
+  std::vector<double> bad = c.x;
+  bad[49] = std::numeric_limits<double>::quiet_NaN();
+  expect_error([&] { plan.update(bad.data(), c.y.data()); }, ErrorCode::invalid_argument,
+               "targets");
+  expect_error([&] { plan.update(c.x.data()); }, ErrorCode::invalid_argument,
+               "sources are missing");
+  plan.apply(v.data(), after.data());
+  EXPECT_EQ(before, after);
+}
+
+TEST(Errors, WrongTypesOfResults) {
+  const Case<double> c = make_case<double>(Form::carrier, Anchors::uniform, 5, 6, 1);
+  const Plan<double> plan(c.kernel());
+  const auto v = draw_values<double>(6, 1);
+  std::vector<double> u(5);
+  expect_error([&] { plan.apply(v.data(), u.data()); }, ErrorCode::invalid_argument, "complex");
+  std::vector<std::complex<double>> z(5);
+  expect_error(
+      [&] {
+        plan.apply(v.data(), z.data(), 1, Strides{}, Strides{}, Mode::plain, Term{Parity::even, 5});
+      },
+      ErrorCode::invalid_argument, "moment");
+}
+
+TEST(Errors, AnInterruptStopsALongCallAndThePlanLives) {
+  const Case<double> c = make_case<double>(Form::real, Anchors::uniform, 400000, 400000, 1);
+  const Plan<double> plan(c.kernel());
+  const auto v = draw_values<double>(c.m, 1);
+  std::vector<double> u(static_cast<std::size_t>(c.n));
+  {
+    const InterruptScope scope([] { return true; });
+    expect_error(
+        [&] {
+          for (int k = 0; k < 1000; ++k)
+            plan.apply(v.data(), u.data());
+        },
+        ErrorCode::interrupted, "interrupted");
+  }
+  {
+    const InterruptScope scope([]() -> bool { throw std::logic_error("the host's own"); });
+    EXPECT_THROW(
+        {
+          for (int k = 0; k < 1000; ++k)
+            plan.apply(v.data(), u.data());
+        },
+        std::logic_error);
+  }
+  plan.apply(v.data(), u.data());
+  EXPECT_TRUE(std::isfinite(u[0]));
+}
+
+TEST(Errors, ValuesThatAreNotFinitePropagate) {
+  const Case<double> c = make_case<double>(Form::real, Anchors::uniform, 50, 60, 1);
+  const Plan<double> plan(c.kernel());
+  auto v = draw_values<double>(60, 1);
+  v[30] = std::numeric_limits<double>::quiet_NaN();
+  std::vector<double> u(50);
+  plan.apply(v.data(), u.data());
+  for (const double x : u)
+    EXPECT_TRUE(std::isnan(x));
+}
+
+}  // namespace
+}  // namespace laplex::tests
