@@ -9,6 +9,7 @@
 //   dF/dv_j     = conj(even_j(g)),   dF/dphi_j = Re(-i v_j even_j(g)),   dF/dy_j = Re(v_j * -c *
 //   odd_j(g)).
 #include "boundary.hpp"
+#include "buffer.hpp"
 #include "lanes.hpp"
 #include "lookup.hpp"
 #include "state.hpp"
@@ -128,38 +129,38 @@ void add_block(const Call<T>& call, Block block, Accumulators& sums, int threads
   const Complex* source_factor = factor_of(fixed.source_factor, h, fixed.m);
   const Rate rate = fixed.rate[static_cast<std::size_t>(h)];
   const D factor = minus_c(D{}, rate);
-  const auto at_targets = static_cast<std::size_t>(fixed.n) * W;
-  const auto at_sources = static_cast<std::size_t>(fixed.m) * W;
+  const std::int64_t at_targets = fixed.n * W;
+  const std::int64_t at_sources = fixed.m * W;
 
   // Both with their phase factors in: v_j exp(-i phi_j) and conj(g_i) exp(i theta_i).
-  std::vector<S> v(at_sources);
-  std::vector<S> g(at_targets);
-  load<W>(call.values, block, sources, source_factor, false, v.data(), threads);
-  load<W>(call.grad, block, targets, target_factor, true, g.data(), threads);
+  const Buffer<S> v = make_buffer<S>(at_sources);
+  const Buffer<S> g = make_buffer<S>(at_targets);
+  load<W>(call.values, block, sources, source_factor, false, v.get(), threads);
+  load<W>(call.grad, block, targets, target_factor, true, g.get(), threads);
 
   if (call.needs_forward()) {
     const bool stretch = call.needs_stretch();
-    std::vector<S> even(call.wanted.target_phase ? at_targets : 0);
-    std::vector<S> odd(call.wanted.targets ? at_targets : 0);
-    std::vector<S> far(stretch ? at_targets : 0);
+    const Buffer<S> even = call.wanted.target_phase ? make_buffer<S>(at_targets) : nullptr;
+    const Buffer<S> odd = call.wanted.targets ? make_buffer<S>(at_targets) : nullptr;
+    const Buffer<S> far = stretch ? make_buffer<S>(at_targets) : nullptr;
     std::vector<Tap<S>> taps;
-    if (!even.empty())
-      taps.push_back({Reading::even, 0, even.data()});
-    if (!odd.empty())
-      taps.push_back({Reading::odd, 0, odd.data()});
-    if (!far.empty())
-      taps.push_back({Reading::even, 1, far.data()});
+    if (even)
+      taps.push_back({Reading::even, 0, even.get()});
+    if (odd)
+      taps.push_back({Reading::odd, 0, odd.get()});
+    if (far)
+      taps.push_back({Reading::even, 1, far.get()});
     scan_and_read<W>(stretch ? 1 : 0, state.template line<D>(h, false, threads),
-                     targets.position.data(), fixed.n, v.data(), taps, threads);
+                     targets.position.data(), fixed.n, v.get(), taps, threads);
     parallel_ranges(threads, fixed.n, kGrain, [&](std::int64_t begin, std::int64_t end) {
       for (auto i = static_cast<std::size_t>(begin); i < static_cast<std::size_t>(end); ++i) {
         for (std::size_t w = 0; w < static_cast<std::size_t>(block.count); ++w) {
           const std::size_t k = i * W + w;
-          if (!odd.empty())
+          if (odd)
             sums.targets[i] += real(g[k] * (factor * odd[k]));
-          if (!even.empty())
+          if (even)
             sums.target_phase[i] += real_i(g[k] * even[k]);
-          if (!far.empty())
+          if (far)
             sums.stretch[i] = sums.stretch[i] + as_complex(g[k] * far[k]);
         }
       }
@@ -168,23 +169,23 @@ void add_block(const Call<T>& call, Block block, Accumulators& sums, int threads
 
   if (call.needs_backward()) {
     const bool needs_even = call.wanted.values || call.wanted.source_phase;
-    std::vector<S> even(needs_even ? at_sources : 0);
-    std::vector<S> odd(call.wanted.sources ? at_sources : 0);
+    const Buffer<S> even = needs_even ? make_buffer<S>(at_sources) : nullptr;
+    const Buffer<S> odd = call.wanted.sources ? make_buffer<S>(at_sources) : nullptr;
     std::vector<Tap<S>> taps;
-    if (!even.empty())
-      taps.push_back({Reading::even, 0, even.data()});
-    if (!odd.empty())
-      taps.push_back({Reading::odd, 0, odd.data()});
+    if (even)
+      taps.push_back({Reading::even, 0, even.get()});
+    if (odd)
+      taps.push_back({Reading::odd, 0, odd.get()});
     scan_and_read<W>(0, state.template line<D>(h, true, threads), sources.position.data(), fixed.m,
-                     g.data(), taps, threads);
+                     g.get(), taps, threads);
     if (call.wanted.values) {
-      store<W>(even.data(), block, sources, source_factor, true, 1.0, call.d_values, threads);
+      store<W>(even.get(), block, sources, source_factor, true, 1.0, call.d_values, threads);
     }
     parallel_ranges(threads, fixed.m, kGrain, [&](std::int64_t begin, std::int64_t end) {
       for (auto j = static_cast<std::size_t>(begin); j < static_cast<std::size_t>(end); ++j) {
         for (std::size_t w = 0; w < static_cast<std::size_t>(block.count); ++w) {
           const std::size_t k = j * W + w;
-          if (!odd.empty())
+          if (odd)
             sums.sources[j] += real(v[k] * (factor * odd[k]));
           if (call.wanted.source_phase)
             sums.source_phase[j] -= real_i(v[k] * even[k]);

@@ -1,5 +1,6 @@
 #include "lookup.hpp"
 
+#include "buffer.hpp"
 #include "scan.hpp"
 
 #include <array>
@@ -14,10 +15,10 @@ void scan_and_read_moments(const Line<D>& line, const double* position, std::int
   constexpr std::int64_t kGrain = 4096;
   const std::int64_t m = line.size;
   const Direction<D>& direction = *line.direction;
-  std::vector<S> from_left(static_cast<std::size_t>(m) * kWidth);
-  std::vector<S> from_right(static_cast<std::size_t>(m) * kWidth);
-  Scan<false, P, W, D, S>(line, threads).run(values, from_left.data());
-  Scan<true, P, W, D, S>(line, threads).run(values, from_right.data());
+  const Buffer<S> from_left = make_buffer<S>(m * kWidth);
+  const Buffer<S> from_right = make_buffer<S>(m * kWidth);
+  Scan<false, P, W, D, S>(line, threads).run(values, from_left.get());
+  Scan<true, P, W, D, S>(line, threads).run(values, from_right.get());
 
   const auto read = [&](S* s, const S* sums, std::int64_t k, D d, double tau) {
     std::copy(sums + k * kWidth, sums + (k + 1) * kWidth, s);
@@ -36,22 +37,22 @@ void scan_and_read_moments(const Line<D>& line, const double* position, std::int
       std::array<S, kWidth> right{};
       if (upto > 0) {
         if (tied) {
-          const S* here = from_left.data() + (upto - 1) * kWidth;
+          const S* here = from_left.get() + (upto - 1) * kWidth;
           std::copy(here, here + kWidth, left.begin());
         } else {
-          read(left.data(), from_left.data(), upto - 1, direction.left[at],
+          read(left.data(), from_left.get(), upto - 1, direction.left[at],
                scaled_distance(x, line.position[upto - 1], line.rate));
         }
       }
       if (!tied) {
         strict = left;
       } else if (below > 0) {
-        read(strict.data(), from_left.data(), below - 1,
+        read(strict.data(), from_left.get(), below - 1,
              direction.gap[static_cast<std::size_t>(below)],
              scaled_distance(x, line.position[below - 1], line.rate));
       }
       if (upto < m) {
-        read(right.data(), from_right.data(), m - 1 - upto,
+        read(right.data(), from_right.get(), m - 1 - upto,
              tied ? direction.gap[static_cast<std::size_t>(upto)] : direction.right[at],
              scaled_distance(line.position[upto], x, line.rate));
       }

@@ -1,5 +1,6 @@
 // Products with K, K^T and K^H, the derivative family, and the half sums.
 #include "boundary.hpp"
+#include "buffer.hpp"
 #include "lanes.hpp"
 #include "lookup.hpp"
 #include "state.hpp"
@@ -57,18 +58,18 @@ void run(const State<T>& state, const Vectors<const T>& values, std::int64_t row
       const Line<D> line = state.template line<D>(head, transposed, split.inner);
       const SortedAnchors& in = transposed ? state.targets(head) : state.sources(head);
       const SortedAnchors& out = transposed ? state.sources(head) : state.targets(head);
-      std::vector<S> tile(static_cast<std::size_t>(n_in) * W);
-      load<W>(values, block, in, factor_of(in_factors, head, n_in), conjugate, tile.data(),
+      const Buffer<S> tile = make_buffer<S>(n_in * W);
+      load<W>(values, block, in, factor_of(in_factors, head, n_in), conjugate, tile.get(),
               split.inner);
-      std::vector<std::vector<S>> read(results.size(),
-                                       std::vector<S>(static_cast<std::size_t>(n_out) * W));
+      std::vector<Buffer<S>> read;
       std::vector<Tap<S>> taps;
-      for (std::size_t k = 0; k < results.size(); ++k) {
-        taps.push_back({results[k].first, moment, read[k].data()});
+      for (const auto& result : results) {
+        read.push_back(make_buffer<S>(n_out * W));
+        taps.push_back({result.first, moment, read.back().get()});
       }
-      scan_and_read<W>(moment, line, out.position.data(), n_out, tile.data(), taps, split.inner);
+      scan_and_read<W>(moment, line, out.position.data(), n_out, tile.get(), taps, split.inner);
       for (std::size_t k = 0; k < results.size(); ++k) {
-        store<W>(read[k].data(), block, out, factor_of(out_factors, head, n_out), conjugate, scale,
+        store<W>(read[k].get(), block, out, factor_of(out_factors, head, n_out), conjugate, scale,
                  results[k].second, split.inner);
       }
     });

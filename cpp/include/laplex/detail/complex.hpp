@@ -9,9 +9,9 @@
 
 namespace laplex::detail {
 
-struct Complex {
-  double re = 0.0;
-  double im = 0.0;
+struct Complex {  // no initialisers: buffers of it may stay uninitialised until written
+  double re;
+  double im;
 };
 
 LAPLEX_HOST_DEVICE inline Complex operator+(Complex a, Complex b) {

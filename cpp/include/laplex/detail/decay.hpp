@@ -42,8 +42,15 @@ LAPLEX_HOST_DEVICE inline double scaled_distance(double a, double b, Rate rate) 
 /// exp(-745.14) is the smallest positive double; beyond it the decay is exactly 0.
 inline constexpr double kLargestExponent = 745.2;
 
+/// Below this exponent the rounding of the exponent itself is under a quarter of a unit of the
+/// result, and the correction is not worth its price. Most gaps of a dense line are below it.
+inline constexpr double kExactExponent = 0.25;
+
 LAPLEX_HOST_DEVICE inline double decay_modulus(Distance d, double lengthscale) {
   const double t = d.high / lengthscale;
+  if (t < kExactExponent) {
+    return std::exp(-t);
+  }
   if (!(t < kLargestExponent)) {
     return 0.0;
   }
@@ -74,8 +81,9 @@ LAPLEX_HOST_DEVICE inline Complex decay<Complex>(double a, double b, Rate rate) 
   const double s = std::sin(angle);
   // |rest| is half a unit of `angle`: tiny for ordinary angles, of order 1 when omega*d passes
   // 1e16.
-  const double cr = std::cos(rest);
-  const double sr = std::sin(rest);
+  const bool small = std::fabs(rest) < 1e-8;
+  const double cr = small ? 1.0 : std::cos(rest);
+  const double sr = small ? rest : std::sin(rest);
   return {modulus * (c * cr - s * sr), modulus * (s * cr + c * sr)};
 }
 
