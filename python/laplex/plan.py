@@ -105,14 +105,24 @@ class Plan:
         m = n if y is None else y.shape[-1]
         ell = validation.scalars("lengthscale", lengthscale)
         omega = validation.scalars("frequency", frequency)
-        theta = None if target_phase is None else validation.anchors("target_phase", target_phase, dtype)
-        phi = None if source_phase is None else validation.anchors("source_phase", source_phase, dtype)
+        theta = (
+            None
+            if target_phase is None
+            else validation.anchors("target_phase", target_phase, dtype)
+        )
+        phi = (
+            None
+            if source_phase is None
+            else validation.anchors("source_phase", source_phase, dtype)
+        )
         for name, phase, count, what in (
             ("target_phase", theta, n, "targets"),
             ("source_phase", phi, m, "sources"),
         ):
             if phase is not None and phase.shape[-1] != count:
-                raise ValueError(f"{name} has {phase.shape[-1]} entries but there are {count} {what}")
+                raise ValueError(
+                    f"{name} has {phase.shape[-1]} entries but there are {count} {what}"
+                )
         if not isinstance(real_part, (bool, np.bool_)):
             raise TypeError(f"real_part must be True or False, got {real_part!r}")
         self._threads = validation.num_threads(num_threads)
@@ -124,7 +134,9 @@ class Plan:
         self._batch = validation.broadcast_shapes(shapes)
         self._input_shapes = shapes
         heads = math.prod(self._batch)
-        validation.enough_memory(f"a plan for n = {n}, m = {m}", heads * (n + m) * _BYTES_PER_ANCHOR)
+        validation.enough_memory(
+            f"a plan for n = {n}, m = {m}", heads * (n + m) * _BYTES_PER_ANCHOR
+        )
 
         self._n, self._m = n, m
         self._dtype = dtype
@@ -202,7 +214,11 @@ class Plan:
         size = self._n if mode == 0 else self._m
         shape = (*batch, size)
         if out is not None:
-            wanted = np.dtype(np.float16) if half and not self._complex else self._result_dtype(is_complex)
+            wanted = (
+                np.dtype(np.float16)
+                if half and not self._complex
+                else self._result_dtype(is_complex)
+            )
             out = validation.output("out", out, shape, wanted, array)
         direct = out is not None and not half
         result = out if out is not None and direct else self._empty(batch, size, is_complex)
@@ -375,7 +391,11 @@ class Plan:
             if self._real_part:
                 form = "cosine"
         own = "self" if self._y is None else "targets x sources"
-        ell = self._lengthscale.item() if self._lengthscale.ndim == 0 else list(self._lengthscale.shape)
+        ell = (
+            self._lengthscale.item()
+            if self._lengthscale.ndim == 0
+            else list(self._lengthscale.shape)
+        )
         return f"Plan(shape={self.shape}, dtype={self._dtype}, form={form!r}, {own}, lengthscale={ell})"
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -399,7 +419,11 @@ class Plan:
         return np.ascontiguousarray(np.broadcast_to(array, (*self._batch, *tail)), dtype=dtype)
 
     def _result_dtype(self, values_complex: bool) -> np.dtype[Any]:
-        return validation.complex_dtype(self._dtype) if values_complex or self._complex else self._dtype
+        return (
+            validation.complex_dtype(self._dtype)
+            if values_complex or self._complex
+            else self._dtype
+        )
 
     def _empty(self, batch: tuple[int, ...], size: int, values_complex: bool) -> Array:
         dtype = self._result_dtype(values_complex)
@@ -426,7 +450,9 @@ class Plan:
         rows = math.prod(batch) // heads if heads else 0
         spread = np.broadcast_to(array, (*batch, array.shape[-1]))
         validation.enough_memory(name, spread.nbytes if spread.size else 0)
-        laid = spread.transpose(*self._axes(batch), len(batch)).reshape(heads, rows, array.shape[-1])
+        laid = spread.transpose(*self._axes(batch), len(batch)).reshape(
+            heads, rows, array.shape[-1]
+        )
         if array.shape[-1] > 1 and laid.strides[-1] != laid.itemsize:
             laid = np.ascontiguousarray(laid)
         if any(stride % laid.itemsize for stride in laid.strides):

@@ -19,7 +19,10 @@ Array = npt.NDArray[Any]
 MAX_DENSE_ENTRIES = 2**28
 
 _REAL_DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
-_COMPLEX_OF = {np.dtype(np.float32): np.dtype(np.complex64), np.dtype(np.float64): np.dtype(np.complex128)}
+_COMPLEX_OF = {
+    np.dtype(np.float32): np.dtype(np.complex64),
+    np.dtype(np.float64): np.dtype(np.complex128),
+}
 
 
 def complex_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -48,7 +51,9 @@ def anchors(name: str, value: object, dtype: np.dtype[Any] | None = None) -> Arr
             f"{name} must be float32 or float64, got {array.dtype}: convert with {name}.astype(numpy.float64)"
         )
     if array.ndim == 0:
-        raise ValueError(f"{name} must have at least one dimension [..., count], got a scalar: pass [{name}]")
+        raise ValueError(
+            f"{name} must have at least one dimension [..., count], got a scalar: pass [{name}]"
+        )
     if dtype is not None and array.dtype.newbyteorder("=") != dtype:
         raise TypeError(
             f"{name} is {array.dtype} but targets are {dtype}: convert one with "
@@ -72,7 +77,9 @@ def num_threads(value: object) -> int:
     try:
         count = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
-        raise TypeError(f"num_threads must be an integer or None, got {type(value).__name__}") from None
+        raise TypeError(
+            f"num_threads must be an integer or None, got {type(value).__name__}"
+        ) from None
     if count < 1:
         raise ValueError(f"num_threads must be at least 1, got {count}: pass None for the default")
     return min(count, 1024)
@@ -107,7 +114,9 @@ def values(name: str, value: object, dtype: np.dtype[Any], count: int, what: str
     return array
 
 
-def output(name: str, value: object, shape: tuple[int, ...], dtype: np.dtype[Any], inputs: Array) -> Array:
+def output(
+    name: str, value: object, shape: tuple[int, ...], dtype: np.dtype[Any], inputs: Array
+) -> Array:
     """A caller's output array, exactly as the result will be."""
     if not isinstance(value, np.ndarray):
         raise TypeError(f"{name} must be a NumPy array, got {type(value).__name__}")
@@ -119,7 +128,9 @@ def output(name: str, value: object, shape: tuple[int, ...], dtype: np.dtype[Any
     if not value.flags.writeable:
         raise ValueError(f"{name} is read-only: pass a writeable array, or {name}.copy()")
     if not value.flags.c_contiguous:
-        raise ValueError(f"{name} must be C-contiguous: pass numpy.empty({list(shape)}, numpy.{dtype})")
+        raise ValueError(
+            f"{name} must be C-contiguous: pass numpy.empty({list(shape)}, numpy.{dtype})"
+        )
     if np.may_share_memory(value, inputs):
         raise ValueError(f"{name} overlaps the input: pass separate memory")
     return value

@@ -1,0 +1,167 @@
+# The whole project from a fresh machine with Python 3.10+, a C++17 compiler and make: everything else
+# (CMake, Ninja, linters, torch) comes from PyPI into .venv, at the versions of constraints.txt.
+#
+#   PYTHON=python3.12     the interpreter that .venv is made from (after `make distclean`)
+#   TORCH_INDEX=URL       another index for torch, such as https://download.pytorch.org/whl/cpu
+#   PYTEST_ARGS="-k nn"   arguments for pytest
+#   JOBS=4                compiler processes at a time
+#   WERROR=ON             compiler warnings are errors (as in CI)
+
+PYTHON ?= python3
+TORCH_INDEX ?=
+PYTEST_ARGS ?=
+DEMO_ARGS ?=
+JOBS ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
+WERROR ?= $(if $(CI),ON,OFF)
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMPS := $(VENV)/stamps
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export CMAKE_BUILD_PARALLEL_LEVEL := $(JOBS)
+export CTEST_PARALLEL_LEVEL := $(JOBS)
+export CMAKE_ARGS := -DLAPLEX_WERROR=$(WERROR)
+
+PIP := $(BIN)/python -m pip --disable-pip-version-check $(if $(CI),--quiet)
+INSTALL := $(PIP) install -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+HEADING = @printf '\n=== %s ===\n'
+
+CPP_FILES := $(shell find cpp python/bindings tests/cpp tests/consume -name '*.hpp' -o -name '*.cpp')
+CMAKE_FILES := CMakeLists.txt CMakePresets.json $(wildcard cmake/*) \
+  $(shell find cpp python/bindings tests/cpp -name CMakeLists.txt -o -name '*.in')
+PACKAGE_FILES := pyproject.toml README.md LICENSE $(CMAKE_FILES) \
+  $(shell find cpp python -type f -not -name '*.pyc')
+
+.PHONY: help demo test lint lint-quick format test-cpp test-asan test-tsan test-consume wheel test-python clean distclean
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
+
+demo: $(STAMPS)/demo ## learnable Laplace kernels on real images: installs what it needs, about three minutes
+	$(BIN)/laplex demo $(DEMO_ARGS)
+
+test: lint test-cpp test-consume test-asan test-tsan wheel test-python ## every check and every test
+
+# --- virtual environment -------------------------------------------------------------------------
+
+$(STAMPS)/venv:
+	$(HEADING) "virtual environment"
+	tools/create_venv.sh "$(PYTHON)" "$(VENV)"
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/build: constraints.txt | $(STAMPS)/venv
+	$(HEADING) "build tools"
+	$(INSTALL) scikit-build-core pybind11 cmake ninja
+	@touch $@
+
+$(STAMPS)/demo: $(PACKAGE_FILES) constraints.txt | $(STAMPS)/build
+	$(HEADING) "laplex with its demo (torch is large: minutes, the first time)"
+	$(INSTALL) --no-build-isolation -C build-dir=build/demo ".[demo]"
+	@touch $@
+
+# constraints.txt pins everything there is to install, so as requirements it is the whole toolbox.
+$(STAMPS)/dev: constraints.txt | $(STAMPS)/build
+	$(HEADING) "test and lint tools (torch is large: minutes, the first time)"
+	$(INSTALL) -r constraints.txt
+	@touch $@
+
+# --- lint ----------------------------------------------------------------------------------------
+
+lint: lint-quick build/lint/clang-tidy ## ruff, mypy, clang-format, clang-tidy
+
+lint-quick: $(STAMPS)/dev ## the same without clang-tidy
+	$(HEADING) "ruff, mypy, clang-format"
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(CPP_FILES)
+
+# Compile commands of every C++ file, the bindings' and the tests' too; nothing is built.
+build/lint/clang-tidy: $(CPP_FILES) $(CMAKE_FILES) .clang-tidy $(STAMPS)/dev
+	$(HEADING) "clang-tidy"
+	tools/googletest.sh
+	$(BIN)/cmake --preset python -B build/lint -Dpybind11_ROOT=$$($(BIN)/python -m pybind11 --cmakedir) \
+	  -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python
+	$(BIN)/run-clang-tidy.py -quiet -j $(JOBS) -p build/lint \
+	  -extra-arg=-Wno-unknown-warning-option -extra-arg=-Wno-ignored-optimization-argument
+	@touch $@
+
+format: $(STAMPS)/dev ## rewrite the sources the way lint wants them
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CPP_FILES)
+
+# --- C++ -----------------------------------------------------------------------------------------
+
+test-cpp: $(STAMPS)/build ## build the C++ library, run its tests
+	$(HEADING) "C++ tests"
+	tools/googletest.sh
+	$(BIN)/cmake --preset release $(CMAKE_ARGS)
+	$(BIN)/cmake --build --preset release
+	$(BIN)/ctest --preset release
+
+test-asan: $(STAMPS)/build ## the C++ tests under AddressSanitizer and UBSan
+	$(HEADING) "C++ tests under AddressSanitizer and UBSan"
+	tools/googletest.sh
+	$(BIN)/cmake --preset asan $(CMAKE_ARGS)
+	$(BIN)/cmake --build --preset asan
+	$(BIN)/ctest --preset asan
+
+# GCC's ThreadSanitizer before 14 dies at start on kernels that randomise addresses by more than 28 bits.
+NO_ASLR := $(shell setarch $$(uname -m) -R true 2>/dev/null && echo setarch $$(uname -m) -R)
+
+test-tsan: $(STAMPS)/build ## the C++ tests under ThreadSanitizer
+	$(HEADING) "C++ tests under ThreadSanitizer"
+	tools/googletest.sh
+	$(BIN)/cmake --preset tsan $(CMAKE_ARGS)
+	$(NO_ASLR) $(BIN)/cmake --build --preset tsan
+	$(NO_ASLR) $(BIN)/ctest --preset tsan
+
+test-consume: $(STAMPS)/build ## install the C++ library, build a project on it with find_package
+	$(HEADING) "a project that uses the installed C++ library"
+	tools/googletest.sh
+	$(BIN)/cmake --preset release $(CMAKE_ARGS)
+	$(BIN)/cmake --build --preset release --target laplex
+	rm -rf build/consume
+	$(BIN)/cmake --install build/release --prefix build/consume/prefix --component development
+	$(BIN)/cmake -S tests/consume -B build/consume/project -G Ninja -DCMAKE_PREFIX_PATH=$(CURDIR)/build/consume/prefix
+	$(BIN)/cmake --build build/consume/project
+	$(BIN)/ctest --test-dir build/consume/project --output-on-failure --no-tests=error
+
+# --- Python --------------------------------------------------------------------------------------
+
+wheel: build/wheel/tested ## sdist, wheel from the sdist, repaired; tried in a fresh environment with NumPy alone
+
+build/wheel/tested: $(PACKAGE_FILES) tests/consume/wheel.py $(STAMPS)/dev
+	$(HEADING) "sdist and wheel"
+	rm -rf build/wheel
+	$(BIN)/python -m build --no-isolation --outdir build/wheel/dist
+ifeq ($(shell uname -s),Linux)
+	$(BIN)/auditwheel repair --wheel-dir build/wheel/repaired build/wheel/dist/*.whl
+else
+	mkdir -p build/wheel/repaired && cp build/wheel/dist/*.whl build/wheel/repaired
+endif
+	$(HEADING) "the wheel in a fresh environment with NumPy alone"
+	$(BIN)/python -m venv build/wheel/venv
+	build/wheel/venv/bin/python -m pip --quiet --disable-pip-version-check install -c constraints.txt build/wheel/repaired/*.whl
+	build/wheel/venv/bin/python -I tests/consume/wheel.py
+	@touch $@
+
+$(STAMPS)/wheel: build/wheel/tested
+	$(PIP) install --force-reinstall --no-deps build/wheel/repaired/*.whl
+	$(INSTALL) "laplex[all]"
+	@touch $@
+
+test-python: $(STAMPS)/wheel ## the Python tests, against the installed wheel
+	$(HEADING) "Python tests, against the installed wheel"
+	$(BIN)/pytest $(PYTEST_ARGS)
+
+# --- housekeeping --------------------------------------------------------------------------------
+
+clean: ## remove what was built
+	rm -rf build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+distclean: clean ## remove the virtual environment too
+	rm -rf $(VENV)

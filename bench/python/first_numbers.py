@@ -1,0 +1,242 @@
+"""Writes docs/first_numbers.md: this version beside the targets of the fast one, and beside peers.
+
+    python bench/python/first_numbers.py [--quick] [--out docs/first_numbers.md]
+
+Everything runs in one process, on one thread unless said, interleaved round by round; a figure is the minimum of
+the rounds in process CPU time. Read ratios, not seconds: the machine may be shared. Peers that are not
+installed are named. Takes about five minutes; --quick stops at n = 10^5.
+"""
+
+from __future__ import annotations
+
+import os
+
+for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ[variable] = "1"  # before NumPy and torch read it
+
+import argparse  # noqa: E402
+import importlib  # noqa: E402
+import platform  # noqa: E402
+import time  # noqa: E402
+from collections.abc import Callable  # noqa: E402
+from pathlib import Path  # noqa: E402
+from typing import Any  # noqa: E402
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from machine import processor  # noqa: E402
+
+import laplex  # noqa: E402
+
+ROOT = Path(__file__).parents[2]
+ROUNDS = 5
+
+
+def optional(name: str) -> Any:
+    """Return a peer, or None."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return None
+
+
+def measure(tasks: dict[str, Callable[[], object]], wall: bool = False) -> dict[str, float]:
+    """Seconds per task: the minimum over rounds in which every task runs once."""
+    clock = time.perf_counter if wall else time.process_time
+    best = dict.fromkeys(tasks, float("inf"))
+    for _ in range(ROUNDS + 1):  # the first round fills caches; the minimum forgets it
+        for name, task in tasks.items():
+            start = clock()
+            task()
+            best[name] = min(best[name], clock() - start)
+    return best
+
+
+def tasks_for(n: int) -> dict[str, Callable[[], object]]:
+    """Return our operations and the peers' at one size, in float32."""
+    rng = np.random.default_rng(0)
+    x, y = (rng.random(n).astype(np.float32) for _ in range(2))
+    v = rng.standard_normal(n).astype(np.float32)
+    sx, sy = np.sort(x), np.sort(y)
+    plan = laplex.Plan(x, y, lengthscale=0.1, num_threads=1)
+    ordered = laplex.Plan(sx, sy, lengthscale=0.1, num_threads=1)
+    cosine = laplex.Plan(
+        x, y, lengthscale=0.1, target_phase=x, source_phase=y, real_part=True, num_threads=1
+    )
+    u = plan.apply(v)
+    out = np.empty_like(u)
+    index_in, index_out = rng.permutation(n), rng.permutation(n)
+    source, sink = np.ones(28 * n // 8), np.empty(28 * n // 8)
+    moved = (x + 1e-5 * rng.standard_normal(n)).astype(np.float32)
+    flip = [moved, x]
+    repaired = laplex.Plan(x, y, lengthscale=0.1, num_threads=1)
+    x_torch, y_torch, v_torch = (torch.from_numpy(a) for a in (x, y, v))
+
+    def gather_scatter() -> None:
+        out[index_out] = v[index_in]
+
+    def update() -> None:
+        repaired.update(flip[0], y)
+        flip.reverse()
+
+    def cumsum_autograd() -> None:
+        """exp(-x/ell) times a cumulative sum: what people write, exact only for short ranges."""
+        z, w = x_torch.clone().requires_grad_(), v_torch.clone().requires_grad_()
+        order = torch.argsort(z)
+        p = z[order] / 0.1
+        (torch.exp(-p) * torch.cumsum(torch.exp(p) * w[order], 0)).sum().backward()
+
+    def both_sorts() -> None:
+        torch.sort(x_torch)
+        torch.sort(y_torch)
+
+    return {
+        "forward, sorted": lambda: ordered.apply(v, out=out),
+        "forward, random": lambda: plan.apply(v, out=out),
+        "forward, cosine": lambda: cosine.apply(v, out=out),
+        "forward + gradients": lambda: (plan.apply(v, out=out), plan.vjp(v, u)),
+        "plan": lambda: laplex.Plan(x, y, lengthscale=0.1, num_threads=1),
+        "plan and first forward": lambda: laplex.Plan(x, y, num_threads=1).apply(v),
+        "update": update,
+        "memcpy 28n": lambda: np.copyto(sink, source),
+        "gather + scatter": gather_scatter,
+        "torch.sort of both": both_sorts,
+        "numpy.argsort of both": lambda: (np.argsort(x), np.argsort(y)),
+        "torch.fft.rfft": lambda: torch.fft.rfft(v_torch),
+        "torch cumsum autograd": cumsum_autograd,
+    }
+
+
+def celerite2_tasks(n: int) -> dict[str, Callable[[], object]]:
+    """Both in float64 on the self case, which is what celerite2 does."""
+    celerite2 = optional("celerite2")
+    if celerite2 is None:
+        return {}
+    rng = np.random.default_rng(0)
+    x, v = np.sort(rng.random(n)), rng.standard_normal(n)
+    plan = laplex.Plan(x, lengthscale=0.1, num_threads=1)
+    process = celerite2.GaussianProcess(celerite2.terms.RealTerm(a=1.0, c=10.0))
+    process.compute(x, yerr=1e-3)
+    return {"ours, f64": lambda: plan.apply(v), "celerite2": lambda: process.dot_tril(v)}
+
+
+def batch_tasks(n: int) -> dict[str, Callable[[], object]]:
+    """Sixty-four rows at once."""
+    rng = np.random.default_rng(0)
+    v = rng.standard_normal((64, n)).astype(np.float32)
+    out = np.empty_like(v)
+    sink = np.empty_like(v)
+    plan = laplex.Plan(
+        rng.random(n).astype(np.float32), rng.random(n).astype(np.float32), num_threads=1
+    )
+    return {"batch 64": lambda: plan.apply(v, out=out), "memcpy of V": lambda: np.copyto(sink, v)}
+
+
+def thread_tasks(n: int) -> dict[str, Callable[[], object]]:
+    """One thread and two, to be timed by the clock on the wall."""
+    rng = np.random.default_rng(0)
+    x, v = rng.random(n).astype(np.float32), rng.standard_normal(n).astype(np.float32)
+    one, two = (laplex.Plan(x, lengthscale=0.1, num_threads=k) for k in (1, 2))
+    return {"one thread": lambda: one.apply(v), "two threads": lambda: two.apply(v)}
+
+
+def overhead() -> float:
+    """Microseconds of a whole laplex.matvec call at n = 64 without gradients."""
+    x, v = torch.rand(64), torch.randn(64)
+    best = float("inf")
+    with torch.no_grad():
+        for _ in range(20):
+            start = time.process_time()
+            for _ in range(200):
+                laplex.matvec(v, x)
+            best = min(best, (time.process_time() - start) / 200)
+    return best * 1e6
+
+
+def main() -> None:
+    """Measure and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "first_numbers.md")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    sizes = [10**5] if options.quick else [10**5, 10**6, 10**7]
+    times = {n: measure(tasks_for(n)) for n in sizes}
+    names = list(times[sizes[0]])
+    rows: list[tuple[str, str, str, bool | None]] = []
+
+    def ratio(what: str, n: int, ours: str, theirs: str, target: float, least: bool = False) -> None:
+        """`least`: the target is how many times faster we should be, otherwise how many times slower."""
+        if n not in times:
+            return
+        t = times[n]
+        value = t[theirs] / t[ours] if least else t[ours] / t[theirs]
+        met = value >= target if least else value <= target
+        rows.append((f"{what}, {n:.0e}", f"{'>=' if least else '<='} {target:g}x", f"{value:.2f}x", met))
+
+    for n in sizes:
+        ratio("forward, sorted, vs memcpy of 28n bytes", n, "forward, sorted", "memcpy 28n", 2.0)
+    ratio("forward, random, vs gather + scatter", 10**6, "forward, random", "gather + scatter", 1.3)
+    ratio("forward, random, vs gather + scatter", 10**7, "forward, random", "gather + scatter", 1.1)
+    for n in sizes:
+        ratio("forward + all gradients vs forward", n, "forward + gradients", "forward, random", 2.3)
+        ratio("anchor update vs new plan", n, "update", "plan", 0.5)
+        ratio("plan vs torch.sort of both", n, "plan", "torch.sort of both", 8, least=True)
+        ratio("plan vs numpy.argsort of both (no target)", n, "plan", "numpy.argsort of both", 1, True)
+        ratio("cosine forward vs real forward", n, "forward, cosine", "forward, random", 2.2)
+    for n, target in ((10**5, 8), (10**6, 4), (10**7, 5)):
+        ratio("forward vs torch.fft.rfft(n)", n, "forward, random", "torch.fft.rfft", target, least=True)
+    ratio(
+        "forward + gradients vs torch cumsum autograd", 10**5, "forward + gradients",
+        "torch cumsum autograd", 15, least=True,
+    )  # fmt: skip
+    for n, target in ((10**5, 30), (10**6, 15)):
+        if n in times and (tasks := celerite2_tasks(n)):
+            t = measure(tasks)
+            value = t["celerite2"] / t["ours, f64"]
+            rows.append((f"forward vs celerite2, f64, {n:.0e}", f">= {target}x", f"{value:.1f}x", value >= target))
+    t = measure(batch_tasks(10**5))
+    value = t["batch 64"] / t["memcpy of V"]
+    rows.append(("batch 64, n = 1e5, vs memcpy of V", "<= 2x", f"{value:.1f}x", value <= 2))
+    t = measure(thread_tasks(10**6), wall=True)
+    value = t["one thread"] / t["two threads"]
+    rows.append(("two threads vs one, n = 1e6 (wall time)", ">= 1.8x", f"{value:.2f}x", value >= 1.8))
+    cost = overhead()
+    rows.append(("laplex.matvec at n = 64, whole call", "<= 15 us", f"{cost:.0f} us", cost <= 15))
+
+    missing = [name for name in ("celerite2", "tinygp", "jax", "numba", "pykeops") if optional(name) is None]
+    lines = [
+        "# First numbers",
+        "",
+        "This version is plain: double precision inside, no vector instructions beyond the baseline, no",
+        "cache blocking. This page measures it against the targets of the version that will be fast, so that the",
+        "gain can be seen. One thread, float32 unless said, process CPU time, minimum of interleaved rounds.",
+        "",
+        "| what | target | measured | met |",
+        "|---|---|---|---|",
+    ]
+    lines += [f"| {what} | {target} | {got} | {'yes' if met else 'no'} |" for what, target, got, met in rows]
+    lines += [
+        "",
+        "Nanoseconds per element (n = m):",
+        "",
+        "| n | " + " | ".join(names) + " |",
+        "|---|" + "---|" * len(names),
+    ]
+    lines += [
+        f"| {n:.0e} | " + " | ".join(f"{times[n][name] / n * 1e9:.1f}" for name in names) + " |" for n in sizes
+    ]
+    lines += [
+        "",
+        f"Peers not installed here, so not measured: {', '.join(missing) or 'none'}.",
+        "",
+        f"laplex {laplex.__version__}, torch {torch.__version__}, NumPy {np.__version__}, Python",
+        f"{platform.python_version()}, on {processor()}, shared with other work; `python bench/python/first_numbers.py`.",
+        "",
+    ]
+    options.out.write_text("\n".join(lines))
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()

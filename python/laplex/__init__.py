@@ -1,0 +1,66 @@
+"""Exact O(n) products with learnable Laplace-kernel matrices.
+
+An implementation of the operator class of arXiv 2605.24584: ``u = K v`` with
+
+    K[i, j] = exp(-(1/lengthscale - i frequency) |x_i - y_j|)
+              * exp(i (target_phase_i - source_phase_j))
+
+in time linear in the number of targets ``x`` and sources ``y`` once these are sorted.
+
+``import laplex`` needs NumPy alone. The names that need PyTorch (`matvec`, `LaplaceOperator`,
+`nn`) are imported when first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from . import _core
+from .optional import require
+from .plan import Plan, PlanGradients
+
+if TYPE_CHECKING:
+    from . import nn as nn
+    from . import plan_cache as plan_cache
+    from .functional import matvec as matvec
+    from .operator import LaplaceOperator as LaplaceOperator
+
+__version__: str = str(_core.info()["version"])
+
+__all__ = [
+    "LaplaceOperator",
+    "Plan",
+    "PlanGradients",
+    "__version__",
+    "matvec",
+    "nn",
+    "plan_cache",
+]
+
+# Where a lazy name lives. Its value is the attribute to take, or None for the module itself.
+_LAZY: dict[str, tuple[str, str | None]] = {
+    "LaplaceOperator": (".operator", "LaplaceOperator"),
+    "matvec": (".functional", "matvec"),
+    "nn": (".nn", None),
+    "plan_cache": (".plan_cache", None),
+}
+_WITHOUT_TORCH = frozenset({"plan_cache"})
+
+
+def __getattr__(name: str) -> Any:
+    try:
+        module, attribute = _LAZY[name]
+    except KeyError:
+        raise AttributeError(f"module 'laplex' has no attribute {name!r}") from None
+    if name not in _WITHOUT_TORCH:
+        require("torch", extra="torch", feature=f"laplex.{name}")
+    value: Any = import_module(module, __name__)
+    if attribute is not None:
+        value = getattr(value, attribute)
+    globals()[name] = value  # the next look-up finds it without coming here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,206 @@
+"""The demo: whether the operator is exact and fast, and whether it learns on real images."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from laplex import _core
+from laplex.optional import require
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from laplex.demo.datasets import ImageDataset
+    from laplex.demo.exactness import Exactness
+    from laplex.demo.timing import Timing
+    from laplex.demo.training import Comparison, Settings
+
+SIZES = (10_000, 100_000, 1_000_000)
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What `run_demo` measured and where it wrote it."""
+
+    report: Path
+    exactness: list[Exactness]
+    timings: list[Timing]
+    comparisons: list[Comparison]
+
+    @property
+    def passed(self) -> bool:
+        """Whether the operator kept its promised precision in every form."""
+        return all(row.passed for row in self.exactness)
+
+
+def run_demo(
+    data: str = "digits",
+    out: Path = Path("laplex-demo"),
+    *,
+    epochs: int | None = None,
+    seed: int = 0,
+    quick: bool = False,
+    console: Console | None = None,
+) -> Findings:
+    """Check, time and train; print the numbers and write ``out/report.html``.
+
+    Parameters
+    ----------
+    data : str
+        ``"digits"``, ``"fashion-mnist"`` or a folder; see `laplex.demo.datasets.load_images`.
+    out : Path
+        Folder of the report; made if it is not there.
+    epochs : int, optional
+        Length of each training run. Default: 30 for digits (the whole demo then takes about a
+        minute and a half on two cores), 3 for anything larger (some minutes).
+    seed : int
+        First seed of the training runs.
+    quick : bool
+        Seconds instead: small sizes, two epochs, one seed. To see that everything works.
+    console : rich.console.Console, optional
+        Where to print.
+
+    Raises
+    ------
+    ImportError
+        When a package is missing; the message names the extra that brings it.
+    FileNotFoundError, ValueError
+        When the data are missing or broken, or `epochs` is not positive.
+    """
+    for package in ("torch", "rich", "matplotlib"):
+        require(package, extra="demo", feature="the demo")
+    from rich.console import Console
+    from rich.markup import escape
+
+    from laplex.demo import report
+    from laplex.demo.datasets import load_images
+    from laplex.demo.exactness import check_exactness
+    from laplex.demo.timing import time_operator
+    from laplex.demo.training import initial_ranks
+
+    if epochs is not None and epochs < 1:
+        raise ValueError(f"epochs must be at least 1, got {epochs}")
+    console = console or Console()
+    begin = time.monotonic()
+    images = load_images(data)  # before the long part: it is what fails most easily
+    settings = choose_settings(len(images.train_labels), epochs, quick)
+    out.mkdir(parents=True, exist_ok=True)
+    machine = describe_machine()
+    console.print(
+        f"[bold]Laplex demo[/bold] on {escape(images.name)}\n[dim]{escape(machine)}[/dim]"
+    )
+
+    exactness = check_exactness(200 if quick else 2000, seed)
+    _show(
+        console,
+        "1. Error against a dense float64 matrix",
+        report.EXACTNESS_COLUMNS,
+        report.exactness_rows(exactness),
+    )
+
+    with console.status("timing"):
+        sizes = (1_000, 4_000) if quick else SIZES
+        timings = [time_operator(n, seed, budget=0.02 if quick else 0.3) for n in sizes]
+    _show(
+        console,
+        "2. CPU milliseconds, one thread, float32",
+        report.TIMING_COLUMNS,
+        report.timing_rows(timings),
+    )
+
+    console.print(f"\n[bold]3.[/bold] {escape(report.task(images, settings))}")
+    comparisons = _train_all(console, images, settings, seed)
+    _show(
+        console, "3. Networks on images", report.TRAINING_COLUMNS, report.training_rows(comparisons)
+    )
+    console.print(report.findings(comparisons))
+    ranks = initial_ranks(images, settings, seed)
+    _show(console, "4. Rank at the start", report.RANK_COLUMNS, report.rank_rows(ranks))
+    console.print(report.starts_compared({row.variant.name: row for row in comparisons}))
+
+    page = out / "report.html"
+    page.write_text(
+        report.render(images, exactness, timings, settings, comparisons, ranks, machine), "utf-8"
+    )
+    console.print(
+        f"\nReport with pictures: [bold]{escape(str(page.resolve()))}[/bold]", soft_wrap=True
+    )
+    console.print(f"[dim]{time.monotonic() - begin:.0f} seconds in all[/dim]")
+    return Findings(page, exactness, timings, comparisons)
+
+
+def choose_settings(train_images: int, epochs: int | None, quick: bool) -> Settings:
+    """Size and length of the training runs for a data set of that many images."""
+    from laplex.demo.training import LARGE, SMALL
+
+    chosen = SMALL if train_images <= 10_000 else LARGE
+    if quick:
+        chosen = dataclasses.replace(chosen, hidden=32, epochs=2, seeds=1)
+    return chosen if epochs is None else dataclasses.replace(chosen, epochs=epochs)
+
+
+def _train_all(
+    console: Console, images: ImageDataset, settings: Settings, seed: int
+) -> list[Comparison]:
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from laplex.demo.training import VARIANTS, Comparison, train
+
+    comparisons = []
+    columns = (TextColumn("{task.description:32}"), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        for variant in VARIANTS:
+            bar = progress.add_task(variant.name, total=settings.seeds * settings.epochs)
+            runs = [
+                train(variant, images, settings, seed + k, lambda bar=bar: progress.advance(bar))  # type: ignore[misc]
+                for k in range(settings.seeds)
+            ]
+            comparisons.append(Comparison(variant, runs))
+    return comparisons
+
+
+def _show(
+    console: Console, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]
+) -> None:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(
+        title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False
+    )
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number == 0 else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    console.print()
+    console.print(table)
+
+
+def describe_machine() -> str:
+    """One line: processor, instruction set in use, versions."""
+    import torch
+
+    info = _core.info()
+    return (
+        f"{_processor()}, {os.cpu_count()} logical CPUs; Laplex {info['version']} ({info['isa']}), "
+        f"Python {platform.python_version()}, NumPy {np.__version__}, torch {torch.__version__}, "
+        f"{platform.system()}"
+    )
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

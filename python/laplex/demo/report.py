@@ -1,0 +1,225 @@
+"""Write what the demo found as one HTML file that needs nothing else: no network, no other file."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import math
+from collections.abc import Iterable, Sequence
+from importlib.resources import files
+from string import Template
+from typing import cast
+
+from matplotlib.figure import Figure
+
+from laplex.demo import figures
+from laplex.demo.datasets import ImageDataset
+from laplex.demo.exactness import Exactness
+from laplex.demo.timing import Timing
+from laplex.demo.training import LAPLEX, RANDOM_START, Comparison, Ranks, Settings
+from laplex.nn import LaplexHead, LaplexLinear
+
+
+def render(
+    images: ImageDataset,
+    exactness: Sequence[Exactness],
+    timings: Sequence[Timing],
+    settings: Settings,
+    comparisons: Sequence[Comparison],
+    ranks: Sequence[Ranks],
+    machine: str,
+) -> str:
+    """Return the report as HTML, pictures embedded.
+
+    Parameters
+    ----------
+    images, exactness, timings, settings, comparisons, ranks
+        What was measured; see the modules of those names.
+    machine : str
+        One line on processor and versions.
+    """
+    by_name = {comparison.variant.name: comparison for comparison in comparisons}
+    run = by_name[LAPLEX.name].runs[0]
+    layers, starts = list(run.network), list(run.before)
+    return Template(files("laplex.demo").joinpath("report.html").read_text("utf-8")).substitute(
+        data=html.escape(images.name),
+        machine=html.escape(machine),
+        exactness=table(EXACTNESS_COLUMNS, exactness_rows(exactness)),
+        timing=table(TIMING_COLUMNS, timing_rows(timings)),
+        scaling=embedded(figures.scaling(timings)),
+        task=html.escape(task(images, settings)),
+        training=table(TRAINING_COLUMNS, training_rows(comparisons)),
+        findings=html.escape(findings(comparisons)),
+        curves=embedded(figures.training_curves(comparisons)),
+        samples=embedded(figures.samples(images, run.network)),
+        ranks=table(RANK_COLUMNS, rank_rows(ranks)),
+        starts=html.escape(starts_compared(by_name)),
+        kernel=embedded(figures.kernel(cast("LaplexLinear", layers[1]))),
+        anchors=embedded(
+            figures.anchors(cast("LaplexLinear", starts[1]), cast("LaplexLinear", layers[1]))
+        ),
+        routing=embedded(figures.routing(cast("LaplexHead", layers[-1]), images.class_names)),
+    )
+
+
+# ------------------------------------------------------------------------- tables, as text cells
+
+EXACTNESS_COLUMNS = ("form", "precision", "max error / Σ|K||v|", "promised", "")
+TIMING_COLUMNS = (
+    "n",
+    "plan",
+    "update",
+    "forward",
+    "+ gradients",
+    "FFT",
+    "dense",
+    "fill dense",
+)
+TRAINING_COLUMNS = ("layers", "accuracy, %", "±", "parameters", "CPU s")
+RANK_COLUMNS = ("initial anchors", "layer", "full", "one kernel alone", "whole weight")
+
+
+def exactness_rows(rows: Iterable[Exactness]) -> list[tuple[str, ...]]:
+    """Cells of the table of errors."""
+    return [
+        (
+            row.form,
+            row.precision,
+            f"{row.error:.1e}",
+            f"{row.bound:.0e}",
+            "ok" if row.passed else "FAILED",
+        )
+        for row in rows
+    ]
+
+
+def timing_rows(rows: Iterable[Timing]) -> list[tuple[str, ...]]:
+    """Cells of the table of times, in milliseconds."""
+    return [
+        (
+            f"{row.n:,}",
+            *(
+                "–" if seconds is None else f"{1e3 * seconds:.3g}"
+                for seconds in (
+                    row.plan,
+                    row.update,
+                    row.forward,
+                    row.forward_backward,
+                    row.fft,
+                    row.dense,
+                    row.dense_build,
+                )
+            ),
+        )
+        for row in rows
+    ]
+
+
+def training_rows(comparisons: Iterable[Comparison]) -> list[tuple[str, ...]]:
+    """Cells of the table of networks."""
+    return [
+        (
+            comparison.variant.name,
+            f"{comparison.accuracy[0]:.2f}",
+            f"{comparison.accuracy[1]:.2f}" if len(comparison.runs) > 1 else "–",
+            f"{comparison.runs[0].parameters:,}",
+            f"{comparison.seconds:.1f}",
+        )
+        for comparison in comparisons
+    ]
+
+
+def rank_rows(ranks: Iterable[Ranks]) -> list[tuple[str, ...]]:
+    """Cells of the table of ranks at the start."""
+    return [
+        (row.init, row.layer, str(row.full), f"{row.kernel:.0f}", str(row.weight)) for row in ranks
+    ]
+
+
+# ------------------------------------------------------------------------------------- sentences
+
+
+def task(images: ImageDataset, settings: Settings) -> str:
+    """Say what is trained on what."""
+    height, width = images.train_images.shape[1:]
+    return (
+        f"{images.name}: {len(images.train_labels):,} images of {height} x {width} pixels to learn "
+        f"from, {len(images.test_labels):,} to be tested on. A network {height * width} - "
+        f"{settings.hidden} - {settings.hidden} - {len(images.class_names)} with ReLU, Adam, "
+        f"{settings.epochs} epochs, {settings.seeds} seed{'s' if settings.seeds > 1 else ''}; its "
+        f"three dense layers are Laplace-kernel layers of {settings.heads} heads, low-rank layers "
+        "with at least as many parameters, or ordinary dense ones. Each kind has the learning rate "
+        "that suited it best on held-out training images."
+    )
+
+
+def findings(comparisons: Sequence[Comparison]) -> str:
+    """Say who won, by the numbers of this run."""
+    by_kind = {comparison.variant.kind: comparison for comparison in reversed(comparisons)}
+    laplex, low_rank, dense = by_kind["laplex"], by_kind["low-rank"], by_kind["dense"]
+    sentences = [
+        _against("Laplace-kernel layers", laplex, "low-rank layers of equal size", low_rank),
+        _against("Laplace-kernel layers", laplex, "dense layers", dense),
+    ]
+    share = laplex.runs[0].parameters / dense.runs[0].parameters
+    slower = laplex.seconds / dense.seconds
+    sentences.append(
+        f"The kernels use {100 * share:.0f} % of the dense network's parameters. In time "
+        + (
+            f"dense layers win: they train {slower:.1f} times faster. Matrices this small suit a "
+            "processor well; the sweep pays from some thousands of inputs on (section 2)."
+            if slower > 1
+            else f"they take {slower:.2f} of what dense layers do."
+        )
+    )
+    return " ".join(sentences)
+
+
+def starts_compared(by_name: dict[str, Comparison]) -> str:
+    """Say what the initial anchors changed in training."""
+    ours, theirs = by_name[LAPLEX.name], by_name[RANDOM_START.name]
+    sentence = _against("Interlaced initial anchors", ours, "random initial anchors", theirs)
+    interlaced, random = (
+        sum(run.losses[0] for run in comparison.runs) / len(comparison.runs)
+        for comparison in (ours, theirs)
+    )
+    return (
+        f"{sentence} Training loss in the first epoch: {interlaced:.3f} interlaced, "
+        f"{random:.3f} random."
+    )
+
+
+def _against(what: str, ours: Comparison, name: str, theirs: Comparison) -> str:
+    (mean, spread), (other, other_spread) = ours.accuracy, theirs.accuracy
+    # Two standard errors of the difference: below that, the seeds alone could explain it.
+    noise = 2 * math.sqrt((spread**2 + other_spread**2) / max(len(ours.runs) - 1, 1))
+    if len(ours.runs) == 1:
+        return f"With one seed, {what} reach {mean:.2f} %, {name} {other:.2f} %."
+    numbers = f"({mean:.2f} % against {other:.2f} %)"
+    if abs(mean - other) <= noise:
+        return f"{what} and {name} are within the noise of the seeds {numbers}."
+    return (
+        f"Laplace-kernel layers do {'better' if mean > other else 'worse'} than {name} {numbers}."
+    )
+
+
+# ------------------------------------------------------------------------------------------ HTML
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """HTML table of text cells."""
+
+    def row(tag: str, cells: Sequence[str]) -> str:
+        return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+
+    return "\n".join(
+        ["<table>", row("th", columns), *(row("td", cells) for cells in rows), "</table>"]
+    )
+
+
+def embedded(figure: Figure) -> str:
+    """Return the figure as a data URI."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -1,0 +1,126 @@
+"""`LaplaceLinearOperator`: the operator as GPyTorch's ``linear_operator`` package knows matrices.
+
+Importing this module needs that package; `LaplaceOperator.to_linear_operator` does it when called.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from linear_operator import LinearOperator
+from torch import Tensor
+
+from .operator import LaplaceOperator, kernel
+
+# Of LaplaceOperator's arguments, with the number of their trailing (not batch) dimensions.
+_TRAILING = {
+    "targets": 1,
+    "sources": 1,
+    "lengthscale": 0,
+    "frequency": 0,
+    "target_phase": 1,
+    "source_phase": 1,
+}
+
+
+class LaplaceLinearOperator(LinearOperator):  # type: ignore[misc]
+    """A real Laplace-kernel matrix, or a batch of them, for GPyTorch.
+
+    Parameters
+    ----------
+    *tensors
+        Those named by `names`, all with the full batch in front: the package takes its operators
+        apart into tensors, treats these (permute, expand, differentiate) and builds anew.
+    names
+        Which arguments of `LaplaceOperator` the tensors are, targets first.
+    real_part
+        As for `LaplaceOperator`.
+    """
+
+    def __init__(self, *tensors: Tensor, names: tuple[str, ...], real_part: bool) -> None:
+        super().__init__(*tensors, names=names, real_part=real_part)
+        arguments: dict[str, Any] = dict(zip(names, tensors, strict=True))
+        self._arguments = arguments
+        self._names = names
+        self._real_part = real_part
+        self._operator = LaplaceOperator(**arguments, real_part=real_part)
+
+    @classmethod
+    def of(cls, operator: LaplaceOperator) -> LaplaceLinearOperator:
+        """Wrap an operator with a real matrix."""
+        if operator.dtype.is_complex:
+            raise TypeError(
+                "linear_operator has real matrices only: build the LaplaceOperator with "
+                "real_part=True, or without phases and frequency"
+            )
+        batch = operator.shape[:-2]
+        given = {
+            name: tensor.expand((*batch, *tensor.shape[tensor.dim() - last :]))
+            for name, last in _TRAILING.items()
+            if (tensor := getattr(operator, name)) is not None
+        }
+        return cls(*given.values(), names=tuple(given), real_part=operator.real_part)
+
+    def _matmul(self, rhs: Tensor) -> Tensor:
+        return self._operator @ rhs
+
+    def _t_matmul(self, rhs: Tensor) -> Tensor:
+        return self._operator.T @ rhs
+
+    def _size(self) -> torch.Size:
+        return self._operator.shape
+
+    def _transpose_nonbatch(self) -> LaplaceLinearOperator:
+        return self.of(self._operator.T)
+
+    def _expand_batch(self, batch_shape: torch.Size | list[int]) -> LaplaceLinearOperator:
+        tensors = [
+            tensor.expand((*batch_shape, *tensor.shape[tensor.dim() - _TRAILING[name] :]))
+            for name, tensor in self._arguments.items()
+        ]
+        return LaplaceLinearOperator(*tensors, names=self._names, real_part=self._real_part)
+
+    def _getitem(self, row_index: Any, col_index: Any, *batch_indices: Any) -> LinearOperator:
+        """Return a part of the matrix, itself of this kind: its anchors are a part of ours."""
+        tensors = [isinstance(index, Tensor) for index in (row_index, col_index, *batch_indices)]
+        if any(tensors[2:]) or all(tensors[:2]):  # tensors that index together
+            return super()._getitem(row_index, col_index, *batch_indices)
+        taken = self._take(row_index, col_index, batch_indices)
+        return LaplaceLinearOperator(*taken.values(), names=tuple(taken), real_part=self._real_part)
+
+    def _get_indices(self, row_index: Tensor, col_index: Tensor, *batch_indices: Tensor) -> Tensor:
+        """Entries by the formula: no matrix, no scan."""
+        taken = self._take(row_index, col_index, batch_indices)
+        entries = kernel(
+            taken["targets"],
+            taken["sources"],
+            taken["lengthscale"],
+            taken.get("frequency"),
+            taken.get("target_phase"),
+            taken.get("source_phase"),
+            self._real_part,
+        )
+        return entries.to(self.dtype)
+
+    def _take(self, rows: Any, columns: Any, batch: tuple[Any, ...]) -> dict[str, Tensor]:
+        """Index every argument: targets by row, sources by column, and all by batch."""
+        keys = {
+            "targets": (*batch, rows),
+            "sources": (*batch, columns),
+            "lengthscale": batch,
+            "frequency": batch,
+            "target_phase": (*batch, rows),
+            "source_phase": (*batch, columns),
+        }
+        arguments = dict(self._arguments)
+        arguments.setdefault("sources", arguments["targets"])
+        return {
+            name: arguments[name][key] if key else arguments[name]
+            for name, key in keys.items()
+            if name in arguments
+        }
+
+    def to_dense(self) -> Tensor:
+        """Return the matrix ``[*batch, n, m]`` by its formula."""
+        return self._operator.to_dense()

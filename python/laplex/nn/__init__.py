@@ -1,0 +1,16 @@
+"""Layers whose weight matrix is a sum of Laplace kernels between learnable anchors.
+
+`LaplexLinear` is a drop-in for `torch.nn.Linear` with O(heads * (in + out)) parameters;
+`LaplexHead` is a classification head that reads as soft routing of features to classes.
+"""
+
+from __future__ import annotations
+
+from laplex.optional import require
+
+require("torch", extra="torch", feature="laplex.nn")
+
+from laplex.nn.head import LaplexHead  # noqa: E402  (torch has to be there first)
+from laplex.nn.linear import LaplexLinear  # noqa: E402
+
+__all__ = ["LaplexHead", "LaplexLinear"]

@@ -1,0 +1,118 @@
+"""A drop-in for `torch.nn.Linear` in O(in + out) parameters and time a head."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from laplex.nn.anchors import initial_anchors
+from laplex.nn.kernel_layer import KernelLayer, count
+
+
+class LaplexLinear(KernelLayer):
+    r"""Linear map whose weight is a sum of Laplace kernels between learnable anchors.
+
+    .. math::
+        y = \sum_{h} \mathrm{Re}(K_h)\,(g_h \odot v) + b, \qquad
+        \mathrm{Re}(K_h)_{ij} = e^{-|x_{hi} - y_{hj}|/\ell_h} \cos(\theta_{hi} - \phi_{hj})
+
+    Takes the place of ``nn.Linear(in_features, out_features)``: 2 out + 3 in + 1 parameters a head
+    instead of in * out; time O(in + out) a row and head after one sort, instead of O(in * out).
+
+    Parameters
+    ----------
+    in_features, out_features : int
+        At least 1.
+    heads : int
+        Number of kernels summed. Each has its own anchors, lengthscale, phases and gains.
+    phased : bool
+        With carrier phases :math:`\theta, \phi`: entries of both signs. Without: the kernel alone.
+    bias : bool
+        Add a learnable bias, zero at first.
+    init : {"interlaced", "random"}
+        Initial anchors; see `laplex.nn.anchors.initial_anchors`.
+    device, dtype
+        As for ``nn.Linear``. In float16 and bfloat16 layers (by construction or by a later move)
+        anchors, phases and lengthscales are float32, gains and bias are in `dtype`.
+
+    Raises
+    ------
+    ValueError
+        For sizes below 1, an unknown `init`, a `dtype` that is not floating point; in `forward`,
+        for an input whose last dimension is not `in_features`.
+    TypeError
+        For sizes that are not integers.
+
+    Notes
+    -----
+    Our reading of arXiv 2605.24584 as a layer. Sources have a learnable gain each, targets have
+    none: in front of a ReLU the next layer's gains do their work. Measured on 10,000 Fashion-MNIST
+    images (784-256-256-10, five epochs, better of two learning rates, mean of two seeds, accuracy
+    on held-out training images): source gains 85.3 % with 20,262 parameters, both gains 85.1 % with
+    22,350, one scalar a head and half as many heads again 85.1 % with 22,374. Half of that size:
+    84.6 % with phases (10,392 parameters), 83.8 % without (11,439, three heads, both gains).
+
+    Anchors and lengthscales are on a scale that lets one learning rate serve all parameters; Adam
+    does best with 1e-2 to 2e-2, above what dense layers like.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from laplex.nn import LaplexLinear
+    >>> layer = LaplexLinear(784, 256, heads=2)
+    >>> layer(torch.randn(8, 784)).shape
+    torch.Size([8, 256])
+    >>> layer.weight().shape, sum(p.numel() for p in layer.parameters())
+    (torch.Size([256, 784]), 5986)
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        heads: int = 1,
+        phased: bool = True,
+        bias: bool = True,
+        init: str = "interlaced",
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(
+            count("in_features", in_features),
+            count("out_features", out_features),
+            heads=count("heads", heads),
+            phased=phased,
+            bias=bias,
+            init=init,
+            device=device,
+            dtype=dtype,
+        )
+        self.in_features = self.sources.shape[-1]
+        self.out_features = self.targets.shape[-1]
+
+    def _draw_anchors(self) -> tuple[Tensor, Tensor]:
+        return initial_anchors(
+            self.init, self.heads, self.targets.shape[-1], self.sources.shape[-1]
+        )
+
+    def _initial_lengthscale(self) -> float:
+        # Half the geometric mean of the line's length, 2, and the spacing of its in + out anchors:
+        # each output starts as a mean over about sqrt(in) / 2 inputs. By a little the best on
+        # digits (64-64, 64-128) and Fashion-MNIST (784-256) among spacings times 16, 24,
+        # sqrt(in + out) / 2, sqrt(in + out) and (in + out) / 32.
+        return 1 / math.sqrt(self.sources.shape[-1] + self.targets.shape[-1])
+
+    def _source_factor(
+        self, gain: Tensor, targets: Tensor, sources: Tensor, lengthscale: Tensor
+    ) -> Tensor:
+        return gain
+
+    def extra_repr(self) -> str:
+        """Text between the parentheses of ``repr``."""
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, "
+            f"{super().extra_repr()}"
+        )

@@ -1,0 +1,34 @@
+"""Optional dependencies: import one, or say which extra of Laplex brings it."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from types import ModuleType
+
+
+def require(module: str, extra: str, *, feature: str | None = None) -> ModuleType:
+    """Import an optional dependency.
+
+    Parameters
+    ----------
+    module
+        Name to import, for instance ``"torch"`` or ``"scipy.sparse.linalg"``.
+    extra
+        The extra of the ``laplex`` distribution that installs it.
+    feature
+        What needs it, for the message; ``"laplex"`` when not given.
+
+    Raises
+    ------
+    ImportError
+        ``<feature> needs <package>: pip install "laplex[<extra>]"``, when the package is absent.
+        An ImportError *inside* an installed package is passed on as it is.
+    """
+    package = module.partition(".")[0]
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != package:
+            raise
+        message = f'{feature or "laplex"} needs {package}: pip install "laplex[{extra}]"'
+        raise ImportError(message, name=package) from error

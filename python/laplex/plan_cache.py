@@ -1,0 +1,46 @@
+"""The cache of plans behind `laplex.matvec`.
+
+A plan (the sorted order of the anchors and the decays between them) is found again by the content
+of its anchors, so that a backward pass, or the next batch through the same layer, does not sort a
+second time. The cache is shared by all threads and bounded in bytes; the least recently used plan
+goes first.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from . import _core
+
+
+class PlanCacheInfo(NamedTuple):
+    """State of the cache: plans held, their bytes, the bound, and look-ups so far."""
+
+    plans: int
+    bytes: int
+    max_bytes: int
+    hits: int
+    misses: int
+
+
+def info() -> PlanCacheInfo:
+    """Return what the cache holds now and how often it was of use."""
+    return PlanCacheInfo(**_core.plan_cache_info())
+
+
+def clear() -> None:
+    """Forget every plan. Plans in use live on until their last user is done."""
+    _core.plan_cache_clear()
+
+
+def set_max_bytes(max_bytes: int) -> None:
+    """Bound the memory of the cache; 0 keeps no plan at all.
+
+    Raises
+    ------
+    ValueError
+        When `max_bytes` is negative.
+    """
+    if max_bytes < 0:
+        raise ValueError(f"max_bytes must be 0 or more, got {max_bytes}")
+    _core.plan_cache_set_max_bytes(max_bytes)

@@ -1,0 +1,33 @@
+"""What someone with the wheel and NumPy alone gets; run by `make wheel` in such an environment."""
+
+import importlib.metadata
+import importlib.util
+import sys
+
+import laplex
+import numpy as np
+
+assert importlib.util.find_spec("torch") is None, "torch must not be installed here"
+
+files = importlib.metadata.files("laplex") or []
+strays = [str(f) for f in files if f.suffix in {".a", ".hpp", ".cmake", ".cpp"}]
+assert not strays, f"the wheel carries C++ development files: {strays}"
+assert any(f.name == "py.typed" for f in files), "the wheel lost py.typed"
+
+x = np.array([0.0, 1.0, 2.5])
+y = np.array([0.5, 1.0])
+v = np.array([2.0, -1.0])
+dense = np.exp(-np.abs(x[:, None] - y[None, :]) / 0.7)
+np.testing.assert_allclose(laplex.Plan(x, y, lengthscale=0.7).apply(v), dense @ v, rtol=1e-14)
+
+for name in ("matvec", "LaplaceOperator", "nn"):
+    try:
+        getattr(laplex, name)
+    except ImportError as error:
+        assert "laplex[torch]" in str(error), f"laplex.{name}: {error}"
+        print(f"laplex.{name} without torch: {error}")
+    else:
+        raise AssertionError(f"laplex.{name} works without torch?")
+assert "torch" not in sys.modules
+
+print(f"laplex {importlib.metadata.version('laplex')} works with NumPy {np.__version__} alone")

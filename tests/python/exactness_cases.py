@@ -1,0 +1,83 @@
+"""The cases of the exactness table, shared by the tests and by bench/python/exactness.py."""
+
+from __future__ import annotations
+
+import numpy as np
+from reference import Kernel
+
+import laplex
+
+FORMS = ("real", "carrier", "oscillating", "cosine")
+ANCHORS = ("uniform", "normal^5", "coarse grid", "all equal", "1e-30..1e30", "sorted", "reversed")
+PROMISE = {"float64": 1e-14, "float32": 1e-6}
+
+
+def anchors(kind: str, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw `count` anchors in float64."""
+    if kind == "normal^5":
+        return rng.standard_normal(count) ** 5
+    if kind == "coarse grid":
+        return rng.integers(0, 50, count) / 50
+    if kind == "all equal":
+        return np.full(count, 0.3)
+    if kind == "1e-30..1e30":
+        return rng.choice([-1.0, 1.0], count) * 10.0 ** rng.uniform(-30, 30, count)
+    z = rng.random(count)
+    return {"uniform": z, "sorted": np.sort(z), "reversed": np.sort(z)[::-1]}[kind]
+
+
+def kernel(
+    form: str,
+    kind: str,
+    n: int,
+    m: int,
+    lengthscale: float,
+    dtype: str,
+    rng: np.random.Generator,
+) -> Kernel:
+    """Draw a kernel of the form, its numbers exactly representable in dtype."""
+    phased = form in ("carrier", "cosine")
+
+    def phase(count: int) -> np.ndarray | None:
+        return rng.uniform(-6, 6, count).astype(dtype) if phased else None
+
+    return Kernel(
+        targets=anchors(kind, n, rng).astype(dtype),
+        sources=anchors(kind, m, rng).astype(dtype),
+        lengthscale=lengthscale,
+        frequency=3.0 / lengthscale if form in ("oscillating", "cosine") else 0.0,
+        target_phase=phase(n),
+        source_phase=phase(m),
+        real_part=form == "cosine",
+    )
+
+
+def values(count: int, dtype: str, is_complex: bool, rng: np.random.Generator) -> np.ndarray:
+    """Draw normal values of the precision."""
+    v = rng.standard_normal(count)
+    if is_complex:
+        v = v + 1j * rng.standard_normal(count)
+        return v.astype("complex64" if dtype == "float32" else "complex128")
+    return v.astype(dtype)
+
+
+def deviation(
+    got: np.ndarray, exact: np.ndarray, scale: np.ndarray, dtype: str, largest: float
+) -> float:
+    """Return max |got - exact| / scale, with precision absolute below the normal range.
+
+    `largest` is the sum of the values' moduli: what a smallest normal number may have been times.
+    """
+    if got.size == 0:
+        return 0.0
+    floor = np.finfo(dtype).tiny * max(1.0, largest)
+    excess = np.abs(got.astype(exact.dtype) - exact)
+    return float(np.max(np.where(excess <= floor, 0, excess / np.maximum(scale, floor))))
+
+
+def error(k: Kernel, v: np.ndarray, dtype: str) -> float:
+    """Return max |Plan - reference| / sum |K||v|; raise where the result is not finite."""
+    plan = laplex.Plan(k.targets, k.sources, **k.options())
+    u = plan.apply(v)
+    assert np.isfinite(u).all()
+    return deviation(u, k.apply(v), k.scale(v), dtype, float(np.abs(v).sum()))

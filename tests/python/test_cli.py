@@ -1,0 +1,94 @@
+"""The command line: what it prints and the status it exits with."""
+
+import os
+import subprocess
+import sys
+
+import laplex
+import pytest
+from laplex import _core
+
+
+def run(*arguments, code="from laplex.cli import main; main()", **environment):
+    return subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.argv[0] = 'laplex'; {code}", *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb", **environment},
+        timeout=300,
+        check=False,
+    )
+
+
+def test_version():
+    result = run("--version")
+    assert (result.returncode, result.stdout.strip()) == (0, laplex.__version__)
+
+
+def test_info():
+    result = run("info")
+    assert result.returncode == 0
+    core = _core.info()
+    for expected in (core["version"], core["isa"], core["compiler"], str(core["threads"])):
+        assert str(expected) in result.stdout
+    for line in ("CUDA compiled in", "CUDA available", "NumPy", "torch"):
+        assert line in result.stdout
+
+
+def test_info_does_not_import_torch():
+    result = run("info", code="sys.modules['torch'] = None; from laplex.cli import main; main()")
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"]])
+def test_help_lists_the_commands(arguments):
+    result = run(*arguments)
+    assert result.returncode == 0
+    assert "demo" in result.stdout
+    assert "info" in result.stdout
+    assert "--version" in result.stdout
+
+
+def test_help_of_the_demo():
+    result = run("demo", "--help")
+    assert result.returncode == 0
+    for option in ("--data", "--out", "--epochs", "--seed", "--quick", "fashion-mnist"):
+        assert option in result.stdout
+
+
+@pytest.mark.parametrize("package", ["typer", "rich"])
+def test_without_its_packages_one_sentence(package):
+    code = f"sys.modules[{package!r}] = None; from laplex.cli import main; main()"
+    result = run("info", code=code)
+    assert result.returncode == 1
+    assert result.stdout == ""
+    assert result.stderr == f'the laplex command needs {package}: pip install "laplex[demo]"\n'
+
+
+@pytest.mark.parametrize(
+    ("package", "needed"),
+    [("torch", "torch"), ("matplotlib", "matplotlib"), ("sklearn", "sklearn")],
+)
+def test_demo_without_its_packages(package, needed):
+    code = f"sys.modules[{package!r}] = None; from laplex.cli import main; main()"
+    result = run("demo", "--quick", code=code)
+    assert result.returncode == 1
+    assert f'needs {needed}: pip install "laplex[demo]"' in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_missing_data_is_a_sentence_not_a_traceback(tmp_path):
+    result = run("demo", "--data", str(tmp_path / "nothing"), "--out", str(tmp_path / "out"))
+    assert result.returncode == 1
+    assert "apt-get install dataset-fashion-mnist" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments", [["demo", "--epochs", "0"], ["demo", "--seed", "-1"], ["train"], ["demo", "extra"]]
+)
+def test_usage_errors(arguments):
+    result = run(*arguments)
+    assert result.returncode == 2
+    assert "Usage" in result.stderr
