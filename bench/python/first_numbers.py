@@ -2,9 +2,9 @@
 
     python bench/python/first_numbers.py [--quick] [--out docs/first_numbers.md]
 
-Everything runs in one process, on one thread unless said, interleaved round by round; a figure is the minimum of
-the rounds in process CPU time. Read ratios, not seconds: the machine may be shared. Peers that are not
-installed are named. Takes about five minutes; --quick stops at n = 10^5.
+Everything runs in one process, on one thread unless said, interleaved round by round; a figure is
+the minimum of the rounds in process CPU time. Read ratios, not seconds: the machine may be shared.
+Peers that are not installed are named. Takes about five minutes; --quick stops at n = 10^5.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from typing import Any  # noqa: E402
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
-from machine import processor  # noqa: E402
 
 import laplex  # noqa: E402
+from machine import processor  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 ROUNDS = 5
@@ -165,27 +165,42 @@ def main() -> None:
     names = list(times[sizes[0]])
     rows: list[tuple[str, str, str, bool | None]] = []
 
-    def ratio(what: str, n: int, ours: str, theirs: str, target: float, least: bool = False) -> None:
+    def ratio(
+        what: str, n: int, ours: str, theirs: str, target: float, least: bool = False
+    ) -> None:
         """`least`: the target is how many times faster we should be, otherwise how many times slower."""
         if n not in times:
             return
         t = times[n]
         value = t[theirs] / t[ours] if least else t[ours] / t[theirs]
         met = value >= target if least else value <= target
-        rows.append((f"{what}, {n:.0e}", f"{'>=' if least else '<='} {target:g}x", f"{value:.2f}x", met))
+        rows.append(
+            (f"{what}, {n:.0e}", f"{'>=' if least else '<='} {target:g}x", f"{value:.2f}x", met)
+        )
 
     for n in sizes:
         ratio("forward, sorted, vs memcpy of 28n bytes", n, "forward, sorted", "memcpy 28n", 2.0)
     ratio("forward, random, vs gather + scatter", 10**6, "forward, random", "gather + scatter", 1.3)
     ratio("forward, random, vs gather + scatter", 10**7, "forward, random", "gather + scatter", 1.1)
     for n in sizes:
-        ratio("forward + all gradients vs forward", n, "forward + gradients", "forward, random", 2.3)
+        ratio(
+            "forward + all gradients vs forward", n, "forward + gradients", "forward, random", 2.3
+        )
         ratio("anchor update vs new plan", n, "update", "plan", 0.5)
         ratio("plan vs torch.sort of both", n, "plan", "torch.sort of both", 8, least=True)
-        ratio("plan vs numpy.argsort of both (no target)", n, "plan", "numpy.argsort of both", 1, True)
+        ratio(
+            "plan vs numpy.argsort of both (no target)", n, "plan", "numpy.argsort of both", 1, True
+        )
         ratio("cosine forward vs real forward", n, "forward, cosine", "forward, random", 2.2)
     for n, target in ((10**5, 8), (10**6, 4), (10**7, 5)):
-        ratio("forward vs torch.fft.rfft(n)", n, "forward, random", "torch.fft.rfft", target, least=True)
+        ratio(
+            "forward vs torch.fft.rfft(n)",
+            n,
+            "forward, random",
+            "torch.fft.rfft",
+            target,
+            least=True,
+        )
     ratio(
         "forward + gradients vs torch cumsum autograd", 10**5, "forward + gradients",
         "torch cumsum autograd", 15, least=True,
@@ -194,17 +209,30 @@ def main() -> None:
         if n in times and (tasks := celerite2_tasks(n)):
             t = measure(tasks)
             value = t["celerite2"] / t["ours, f64"]
-            rows.append((f"forward vs celerite2, f64, {n:.0e}", f">= {target}x", f"{value:.1f}x", value >= target))
+            rows.append(
+                (
+                    f"forward vs celerite2, f64, {n:.0e}",
+                    f">= {target}x",
+                    f"{value:.1f}x",
+                    value >= target,
+                )
+            )
     t = measure(batch_tasks(10**5))
     value = t["batch 64"] / t["memcpy of V"]
     rows.append(("batch 64, n = 1e5, vs memcpy of V", "<= 2x", f"{value:.1f}x", value <= 2))
     t = measure(thread_tasks(10**6), wall=True)
     value = t["one thread"] / t["two threads"]
-    rows.append(("two threads vs one, n = 1e6 (wall time)", ">= 1.8x", f"{value:.2f}x", value >= 1.8))
+    rows.append(
+        ("two threads vs one, n = 1e6 (wall time)", ">= 1.8x", f"{value:.2f}x", value >= 1.8)
+    )
     cost = overhead()
     rows.append(("laplex.matvec at n = 64, whole call", "<= 15 us", f"{cost:.0f} us", cost <= 15))
 
-    missing = [name for name in ("celerite2", "tinygp", "jax", "numba", "pykeops") if optional(name) is None]
+    missing = [
+        name
+        for name in ("celerite2", "tinygp", "jax", "numba", "pykeops")
+        if optional(name) is None
+    ]
     lines = [
         "# First numbers",
         "",
@@ -215,7 +243,10 @@ def main() -> None:
         "| what | target | measured | met |",
         "|---|---|---|---|",
     ]
-    lines += [f"| {what} | {target} | {got} | {'yes' if met else 'no'} |" for what, target, got, met in rows]
+    lines += [
+        f"| {what} | {target} | {got} | {'yes' if met else 'no'} |"
+        for what, target, got, met in rows
+    ]
     lines += [
         "",
         "Nanoseconds per element (n = m):",
@@ -224,7 +255,8 @@ def main() -> None:
         "|---|" + "---|" * len(names),
     ]
     lines += [
-        f"| {n:.0e} | " + " | ".join(f"{times[n][name] / n * 1e9:.1f}" for name in names) + " |" for n in sizes
+        f"| {n:.0e} | " + " | ".join(f"{times[n][name] / n * 1e9:.1f}" for name in names) + " |"
+        for n in sizes
     ]
     lines += [
         "",

@@ -5,9 +5,10 @@
 #include "state.hpp"
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cmath>
-#include <limits>
+#include <cstdio>
 #include <string>
 
 namespace laplex {
@@ -18,6 +19,13 @@ namespace {
 
 [[noreturn]] void invalid(const std::string& message) {
   throw Error(ErrorCode::invalid_argument, message);
+}
+
+/// As printf's %g: std::to_string would show -1e-9 as -0.000000.
+std::string text_of(double value) {
+  std::array<char, 32> text{};
+  std::snprintf(text.data(), text.size(), "%g", value);
+  return text.data();
 }
 
 template <class T>
@@ -78,11 +86,10 @@ std::shared_ptr<const Fixed<T>> make_fixed(const Kernel<T>& kernel) {
                     kernel.frequency ? kernel.frequency[h] : 0.0};
     const std::string where = kernel.heads > 1 ? " for head " + std::to_string(h) : "";
     if (!(rate.lengthscale > 0.0) || std::isinf(rate.lengthscale)) {
-      invalid("lengthscale must be positive and finite, got " + std::to_string(rate.lengthscale) +
-              where);
+      invalid("lengthscale must be positive and finite, got " + text_of(rate.lengthscale) + where);
     }
     if (!std::isfinite(rate.frequency)) {
-      invalid("frequency must be finite, got " + std::to_string(rate.frequency) + where);
+      invalid("frequency must be finite, got " + text_of(rate.frequency) + where);
     }
     fixed->rate.push_back(rate);
   }

@@ -112,7 +112,8 @@ def matvec(
         sources = None
     real_part = real_part and not (omega is None and target_phase is None and source_phase is None)
 
-    half = values.dtype if values.dtype in _HALF else None
+    # Under float64 anchors they are refused, by the dtype they came with.
+    half = values.dtype if values.dtype in _HALF and targets.dtype is torch.float32 else None
     if half is not None:
         values = values.float()
     # A real matrix acts on real and imaginary parts alike: they become one more leading dimension.

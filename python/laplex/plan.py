@@ -17,7 +17,7 @@ _BYTES_PER_ANCHOR = 64
 
 
 class PlanGradients(NamedTuple):
-    """Gradients of ``Re <grad, K v>``, each in the shape of what it belongs to; see :meth:`Plan.vjp`."""
+    """Gradients of ``Re <grad, K v>``, each shaped like its argument; see :meth:`Plan.vjp`."""
 
     values: Array
     targets: Array
@@ -39,19 +39,20 @@ class Plan:
     targets : array [..., n], float32 or float64
         The anchors :math:`x`. Leading dimensions are a batch of independent matrices ("heads").
     sources : array [..., m], optional
-        The anchors :math:`y`, in the same precision. None: the self case ``y = x``, sorted once; the two
-        are then one parameter.
+        The anchors :math:`y`, in the same precision. None: the self case ``y = x``, sorted once;
+        the two are then one parameter.
     lengthscale : float or array [...]
         :math:`\ell > 0`, in the unit of the anchors; one for all heads or one per head.
     frequency : float or array [...]
         :math:`\omega`, in radians per unit of the anchors. Non-zero makes the kernel complex.
     target_phase, source_phase : array [..., n], [..., m], optional
-        :math:`\theta, \phi` in radians. Given, they make the kernel complex (even where they are 0).
+        :math:`\theta, \phi` in radians. Given, they make the kernel complex (even where they are
+        0).
     real_part : bool
         Use the real matrix :math:`\mathrm{Re}\,K` (the cosine form).
     num_threads : int, optional
-        Default: ``LAPLEX_NUM_THREADS``, else all processors this process may use. Never changes a bit of
-        the results.
+        Default: ``LAPLEX_NUM_THREADS``, else all processors this process may use. Never changes a
+        bit of the results.
 
     Attributes
     ----------
@@ -61,11 +62,11 @@ class Plan:
 
     Notes
     -----
-    An implementation of the operator class of arXiv 2605.24584. Sums are accumulated in float64: the
-    error is at most 1e-14 (float64) or 1e-6 (float32) times :math:`\sum_j |K_{ij}||v_j|`.
+    An implementation of the operator class of arXiv 2605.24584. Sums are accumulated in float64:
+    the error is at most 1e-14 (float64) or 1e-6 (float32) times :math:`\sum_j |K_{ij}||v_j|`.
 
-    Derivatives follow the convention sign(0) = 0: where a target equals a source the kernel has a kink,
-    and the tied pair contributes nothing to derivatives by the anchors.
+    Derivatives follow the convention sign(0) = 0: where a target equals a source the kernel has a
+    kink, and the tied pair contributes nothing to derivatives by the anchors.
 
     A plan may be used from several threads at once, also while another calls :meth:`update`.
 
@@ -168,14 +169,15 @@ class Plan:
             self._threads,
         )
 
-    # ---------------------------------------------------------------------------------------- products
+    # ------------------------------------------------------------------------------------- products
 
     def apply(self, v: object, out: Array | None = None) -> Array:
         """``u = K v`` for ``v [..., m] -> u [..., n]``.
 
-        Leading dimensions of ``v`` broadcast with the plan's batch dimensions as in NumPy. ``v`` has the plan's
-        precision, real or complex (or is float16 for a float32 plan; the result then is float16 too).
-        ``out`` receives the result if given: C-contiguous, writeable, of the result's shape and dtype.
+        Leading dimensions of ``v`` broadcast with the plan's batch dimensions as in NumPy. ``v``
+        has the plan's precision, real or complex (or is float16 for a float32 plan; the result then
+        is float16 too). ``out`` receives the result if given: C-contiguous, writeable, of the
+        result's shape and dtype.
         """
         return self._product(v, out, mode=0)
 
@@ -184,11 +186,11 @@ class Plan:
         return self._product(u, out, mode=1)
 
     def adjoint(self, u: object, out: Array | None = None) -> Array:
-        """``v = K^H u`` (conjugate transpose) for ``u [..., n] -> v [..., m]``; see :meth:`apply`."""
+        """``v = K^H u`` (conjugate transpose), ``u [..., n] -> v [..., m]``; see :meth:`apply`."""
         return self._product(u, out, mode=2)
 
     def half_sums(self, v: object) -> tuple[Array, Array]:
-        """The two parts of ``K v``: from the sources at or below each target, and from those above it.
+        """The two parts of ``K v``: from the sources at or below each target, and from those above.
 
         Returns
         -------
@@ -201,44 +203,42 @@ class Plan:
         out, head_stride, row_stride = self._lay_out(left, batch)
         out_right, _, _ = self._lay_out(right, batch)
         self._core.half_sums(
-            *_vectors(laid), laid.shape[1], _address(out), _address(out_right), np.iscomplexobj(left),
-            head_stride, row_stride, self._threads,
+            *_vectors(laid), laid.shape[1], _address(out), _address(out_right),
+            np.iscomplexobj(left), head_stride, row_stride, self._threads,
         )  # fmt: skip
-        results = (self._lay_back(out, left, batch), self._lay_back(out_right, right, batch))
-        return (results[0].astype(np.float16), results[1].astype(np.float16)) if half else results
+        left = self._lay_back(out, left, batch)
+        right = self._lay_back(out_right, right, batch)
+        if half and not self._complex:
+            return left.astype(np.float16), right.astype(np.float16)
+        return left, right
 
     def _product(self, v: object, out: Array | None, mode: int) -> Array:
         name, count, what = ("v", self._m, "sources") if mode == 0 else ("u", self._n, "targets")
         array = validation.values(name, v, self._dtype, count, what)
         batch, laid, is_complex, half = self._lay(name, array)
         size = self._n if mode == 0 else self._m
-        shape = (*batch, size)
+        rounded = half and not self._complex  # there is no smaller type for a complex result
+        dtype = np.dtype(np.float16) if rounded else self._result_dtype(is_complex)
         if out is not None:
-            wanted = (
-                np.dtype(np.float16)
-                if half and not self._complex
-                else self._result_dtype(is_complex)
-            )
-            out = validation.output("out", out, shape, wanted, array)
-        direct = out is not None and not half
-        result = out if out is not None and direct else self._empty(batch, size, is_complex)
+            out = validation.output("out", out, (*batch, size), dtype, array)
+        result = self._empty(batch, size, is_complex) if out is None or rounded else out
         target, head_stride, row_stride = self._lay_out(result, batch)
         self._core.sum(
             *_vectors(laid), laid.shape[1], _address(target), np.iscomplexobj(result), head_stride,
             row_stride, mode, 0, 0, self._threads,
         )  # fmt: skip
         result = self._lay_back(target, result, batch)
-        if half and not self._complex:
-            result = result.astype(np.float16)
-            if out is not None:
-                out[...] = result
-                return out
-        return result
+        if not rounded:
+            return result
+        if out is None:
+            return result.astype(np.float16)
+        out[...] = result
+        return out
 
-    # --------------------------------------------------------------------------------------- gradients
+    # ------------------------------------------------------------------------------------ gradients
 
     def vjp(self, v: object, grad: object) -> PlanGradients:
-        r"""Gradients of ``Re <grad, K v>`` by all inputs: the vector-Jacobian product of reverse mode.
+        r"""Gradients of ``Re <grad, K v>`` by all inputs: the vector-Jacobian product.
 
         Parameters
         ----------
@@ -250,15 +250,16 @@ class Plan:
         -------
         PlanGradients
             ``values`` like ``v``; ``targets``, ``sources``, ``target_phase``, ``source_phase``,
-            ``lengthscale``, ``frequency`` in the shape each was given in, summed over everything it was
-            broadcast along. In the self case ``sources`` is None and ``targets`` is the total. Phases
-            that were not given are None. Complex gradients follow PyTorch (gradient of a real loss
-            :math:`L` is :math:`\partial L/\partial\mathrm{Re} + i\,\partial L/\partial\mathrm{Im}`).
+            ``lengthscale``, ``frequency`` in the shape each was given in, summed over everything it
+            was broadcast along. In the self case ``sources`` is None and ``targets`` is the total.
+            Phases that were not given are None. Complex gradients follow PyTorch (gradient of a
+            real loss :math:`L` is :math:`\partial L/\partial\mathrm{Re} + i\,\partial
+            L/\partial\mathrm{Im}`).
 
         Notes
         -----
-        With sign(0) = 0: :math:`\partial K_{ij}/\partial x_i = -c\,\mathrm{sign}(x_i - y_j) K_{ij}`,
-        :math:`c = 1/\ell - i\omega`; :math:`\partial K/\partial\ell = |x-y| K/\ell^2`;
+        With sign(0) = 0: :math:`\partial K_{ij}/\partial x_i = -c\,\mathrm{sign}(x_i - y_j)
+        K_{ij}`, :math:`c = 1/\ell - i\omega`; :math:`\partial K/\partial\ell = |x-y| K/\ell^2`;
         :math:`\partial K/\partial\omega = i |x-y| K`.
         """
         array = validation.values("v", v, self._dtype, self._m, "sources")
@@ -266,8 +267,8 @@ class Plan:
         g = validation.values("grad", grad, self._dtype, self._n, "targets")
         if g.shape != (*batch, self._n):
             raise ValueError(
-                f"grad has shape {list(g.shape)} but apply(v) has shape {[*batch, self._n]}: pass a cotangent "
-                "of the result's shape"
+                f"grad has shape {list(g.shape)} but apply(v) has shape {[*batch, self._n]}: "
+                "pass a cotangent of the result's shape"
             )
         wanted = self._result_dtype(is_complex)
         if np.iscomplexobj(g) and wanted.kind != "c":
@@ -283,8 +284,9 @@ class Plan:
         d_theta = None if self._theta is None else np.empty((heads, self._n), self._dtype)
         d_phi = None if self._phi is None else np.empty((heads, self._m), self._dtype)
         self._core.vjp(
-            *_vectors(laid), rows, *_vectors(g_laid), _address(d_values), _address(d_x), _address(d_y),
-            _address(d_ell), _address(d_omega), _address(d_theta), _address(d_phi), self._threads,
+            *_vectors(laid), rows, *_vectors(g_laid), _address(d_values), _address(d_x),
+            _address(d_y), _address(d_ell), _address(d_omega), _address(d_theta), _address(d_phi),
+            self._threads,
         )  # fmt: skip
         if self._y is None:
             d_x += d_y
@@ -300,13 +302,13 @@ class Plan:
             source_phase=None if d_phi is None else self._gather("source_phase", d_phi),
         )
 
-    # ------------------------------------------------------------------------------------- the anchors
+    # ---------------------------------------------------------------------------------- the anchors
 
     def update(self, targets: object, sources: object = None) -> None:
         """Moves the anchors (the "anchor update" after an optimiser step); everything else stays.
 
-        The old order is checked and repaired where it is nearly right, and sorted anew otherwise; the
-        result is the same as a new plan's, bit for bit. If this raises, the plan is unchanged.
+        The old order is checked and repaired where it is nearly right, and sorted anew otherwise;
+        the result is the same as a new plan's, bit for bit. If this raises, the plan is unchanged.
 
         Parameters
         ----------
@@ -330,17 +332,19 @@ class Plan:
         array = validation.anchors(name, value, self._dtype)
         if array.shape != old.shape:
             raise ValueError(
-                f"{name} has shape {list(array.shape)} but the plan was built with {list(old.shape)}: build a new plan"
+                f"{name} has shape {list(array.shape)} but the plan was built with "
+                f"{list(old.shape)}: build a new plan"
             )
         return self._own(array)
 
-    # -------------------------------------------------------------------------------------- inspection
+    # ----------------------------------------------------------------------------------- inspection
 
     def rank(self) -> int | Array:
         """The rank of K in exact arithmetic, in O(n + m) from the order alone.
 
-        Each target tied with a source counts 1 and splits the line; between ties it is the largest number of
-        disjoint neighbouring (target, source) pairs. An int, or an integer array of the batch shape.
+        Each target tied with a source counts 1 and splits the line; between ties it is the largest
+        number of disjoint neighbouring (target, source) pairs. An int, or an integer array of the
+        batch shape.
 
         Raises
         ------
@@ -396,7 +400,10 @@ class Plan:
             if self._lengthscale.ndim == 0
             else list(self._lengthscale.shape)
         )
-        return f"Plan(shape={self.shape}, dtype={self._dtype}, form={form!r}, {own}, lengthscale={ell})"
+        return (
+            f"Plan(shape={self.shape}, dtype={self._dtype}, form={form!r}, {own}, "
+            f"lengthscale={ell})"
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         options = {
@@ -409,7 +416,7 @@ class Plan:
         }
         return _rebuild, (self._x, self._y, options)
 
-    # ------------------------------------------------------------------------------------ memory layout
+    # -------------------------------------------------------------------------------- memory layout
 
     def _own(self, array: Array) -> Array:
         return np.array(array, dtype=self._dtype, order="C", copy=True)
@@ -439,7 +446,7 @@ class Plan:
     def _lay(
         self, name: str, array: Array, batch: tuple[int, ...] | None = None
     ) -> tuple[tuple[int, ...], Array, bool, bool]:
-        """``[heads, rows, count]`` with a contiguous last dimension; copies only where strides need it."""
+        """``[heads, rows, count]``, contiguous in the last; copies only where strides need it."""
         if batch is None:
             batch = validation.broadcast_shapes({name: array.shape[:-1], "plan": self._batch})
         is_half = array.dtype.newbyteorder("=") == np.float16
@@ -492,7 +499,7 @@ def _rebuild(targets: Array, sources: Array | None, options: dict[str, Any]) -> 
 
 
 def _address(array: Array | None) -> int:
-    """0 means "not given" to the core, so an empty array, which has nothing to point at, gives 1."""
+    """0 means "not given" to the core: an empty array, with nothing to point at, gives 1."""
     if array is None:
         return 0
     return array.ctypes.data or 1

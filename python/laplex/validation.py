@@ -1,7 +1,7 @@
 """Checks of what callers pass to :class:`laplex.Plan`, in one place and before any work.
 
-Every message names the argument and the remedy. Whether the *numbers* are legal (finite anchors, a positive
-lengthscale) is checked by the C++ core, which looks at them anyway.
+Every message names the argument and the remedy. Whether the *numbers* are legal (finite anchors, a
+positive lengthscale) is checked by the C++ core, which looks at them anyway.
 """
 
 from __future__ import annotations
@@ -30,10 +30,12 @@ def complex_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return _COMPLEX_OF[dtype]
 
 
-def as_array(name: str, value: object) -> Array:
+def as_array(name: str, value: object, wanted: str = "an array of floats") -> Array:
     """An array of numbers, without copying, or a TypeError naming the argument."""
     if value is None:
-        raise TypeError(f"{name} is None: pass an array of floats")
+        raise TypeError(f"{name} is None: pass {wanted}")
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        raise TypeError(f"{name} has masked entries: pass {name}.compressed() or {name}.filled()")
     try:
         array = np.asarray(value)
     except (ValueError, TypeError) as error:
@@ -48,7 +50,8 @@ def anchors(name: str, value: object, dtype: np.dtype[Any] | None = None) -> Arr
     array = as_array(name, value)
     if array.dtype.kind != "f" or array.dtype.itemsize not in (4, 8):
         raise TypeError(
-            f"{name} must be float32 or float64, got {array.dtype}: convert with {name}.astype(numpy.float64)"
+            f"{name} must be float32 or float64, got {array.dtype}: convert with "
+            f"{name}.astype(numpy.float64)"
         )
     if array.ndim == 0:
         raise ValueError(
@@ -63,8 +66,8 @@ def anchors(name: str, value: object, dtype: np.dtype[Any] | None = None) -> Arr
 
 
 def scalars(name: str, value: object) -> Array:
-    """Lengthscales or frequencies as float64, one per head; a Python float is never rounded to float32."""
-    array = as_array(name, value)
+    """Lengthscales or frequencies, one per head, as float64: a Python float keeps its digits."""
+    array = as_array(name, value, "a float, or an array of one per head")
     if array.dtype.kind not in "fiu":
         raise TypeError(f"{name} must be real numbers, got {array.dtype}")
     return array.astype(np.float64)
@@ -95,7 +98,7 @@ def broadcast_shapes(named: dict[str, tuple[int, ...]]) -> tuple[int, ...]:
 
 
 def values(name: str, value: object, dtype: np.dtype[Any], count: int, what: str) -> Array:
-    """Values ``[..., count]`` of the plan's precision, real or complex; float16 is for float32 plans."""
+    """Values ``[..., count]``, real or complex, of the plan's precision; float16 under float32."""
     array = as_array(name, value)
     allowed = {dtype, complex_dtype(dtype)}
     if dtype == np.float32:
@@ -109,7 +112,8 @@ def values(name: str, value: object, dtype: np.dtype[Any], count: int, what: str
         raise ValueError(f"{name} must have shape [..., {count}], got a scalar")
     if array.shape[-1] != count:
         raise ValueError(
-            f"{name} has shape {list(array.shape)} but the last dimension must be {count}, the number of {what}"
+            f"{name} has shape {list(array.shape)} but the last dimension must be {count}, "
+            f"the number of {what}"
         )
     return array
 
@@ -122,8 +126,8 @@ def output(
         raise TypeError(f"{name} must be a NumPy array, got {type(value).__name__}")
     if value.shape != shape or value.dtype != dtype:
         raise ValueError(
-            f"{name} has shape {list(value.shape)} and dtype {value.dtype}, but the result has shape "
-            f"{list(shape)} and dtype {dtype}"
+            f"{name} has shape {list(value.shape)} and dtype {value.dtype}, but the result has "
+            f"shape {list(shape)} and dtype {dtype}"
         )
     if not value.flags.writeable:
         raise ValueError(f"{name} is read-only: pass a writeable array, or {name}.copy()")
@@ -150,7 +154,8 @@ def enough_memory(what: str, nbytes: int) -> None:
         return
     if nbytes > physical:
         raise MemoryError(
-            f"{what} needs about {nbytes / 2**30:,.1f} GiB, more than this machine's {physical / 2**30:,.1f} GiB"
+            f"{what} needs about {nbytes / 2**30:,.1f} GiB, more than this machine's "
+            f"{physical / 2**30:,.1f} GiB"
         )
 
 
@@ -158,6 +163,6 @@ def dense_size(batch: int, n: int, m: int) -> None:
     """Refuses to write down a matrix whose whole point is not to be written down."""
     if batch * n * m > MAX_DENSE_ENTRIES:
         raise MemoryError(
-            f"to_dense would write {batch} x {n} x {m} entries; it is meant for tests and pictures, up to "
-            f"{MAX_DENSE_ENTRIES} entries: use apply()"
+            f"to_dense would write {batch} x {n} x {m} entries; it is meant for tests and "
+            f"pictures, up to {MAX_DENSE_ENTRIES} entries: use apply()"
         )

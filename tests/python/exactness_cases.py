@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from reference import Kernel
 
 import laplex
+from reference import Kernel
 
 FORMS = ("real", "carrier", "oscillating", "cosine")
 ANCHORS = ("uniform", "normal^5", "coarse grid", "all equal", "1e-30..1e30", "sorted", "reversed")

@@ -1,9 +1,9 @@
 """An independent reference for the operator: O(n) sums in 80-bit extended precision.
 
-It shares nothing with the library. Where the library scans chunks of 16 one after the other, this is a
-vectorised binary tree over the sorted sources (up-sweep and down-sweep, as of Blelloch) in NumPy's
-``longdouble``, whose 64-bit mantissa leaves errors of about 40 * 5e-20 after twenty levels. Decays come from
-positions, never from products of decays. Look-ups use ``searchsorted``.
+It shares nothing with the library. Where the library scans chunks of 16 one after the other, this
+is a vectorised binary tree over the sorted sources (up-sweep and down-sweep, as of Blelloch) in
+NumPy's ``longdouble``, whose 64-bit mantissa leaves errors of about 40 * 5e-20 after twenty levels.
+Decays come from positions, never from products of decays. Look-ups use ``searchsorted``.
 """
 
 from __future__ import annotations

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
-
-import laplex
+import linear_operator
 import numpy as np
 import pytest
 import scipy.sparse.linalg
 import torch
+from linear_operator.operators import DiagLinearOperator
+
+import laplex
 from laplex.adapters import to_scipy
 from torch_cases import FORMS, case, dense_matrix
-
-with warnings.catch_warnings():
-    # linear_operator 0.6 uses torch.jit, which torch has deprecated.
-    warnings.filterwarnings("ignore", "`torch.jit", DeprecationWarning)
-    import linear_operator
-    from linear_operator.operators import DiagLinearOperator
 
 
 def build(form, **options):

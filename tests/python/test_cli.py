@@ -4,8 +4,9 @@ import os
 import subprocess
 import sys
 
-import laplex
 import pytest
+
+import laplex
 from laplex import _core
 
 

@@ -4,6 +4,7 @@ import gzip
 
 import numpy as np
 import pytest
+
 from laplex.demo import datasets
 from laplex.demo.datasets import load_images, read_idx
 

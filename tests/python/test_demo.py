@@ -9,10 +9,11 @@ import re
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
+
 from laplex import Plan
 from laplex.demo import choose_settings, exactness, report, run_demo, timing, training
 from laplex.demo.datasets import load_images
-from rich.console import Console
 
 PICTURES = {
     "CPU time against n",

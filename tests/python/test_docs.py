@@ -19,9 +19,7 @@ LINK = re.compile(r"\]\((?!https?:)([^)#]+)")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_examples_run(
-    page: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_examples_run(page: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)  # what an example writes stays out of the tree
     namespace: dict[str, object] = {}
     for number, block in enumerate(BLOCK.findall(page.read_text()), 1):
@@ -36,6 +34,23 @@ def test_readme_has_examples() -> None:
 def test_links_lead_somewhere(page: Path) -> None:
     for target in LINK.findall(page.read_text()):
         assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+ERROR_ROW = re.compile(r"^\| `(.+?)` \| `(\w+): (.+)` \|$", re.MULTILINE)
+
+
+def test_errors_are_those_of_the_page() -> None:
+    page = (ROOT / "docs" / "errors.md").read_text()
+    namespace: dict[str, object] = {}
+    for block in BLOCK.findall(page):
+        exec(block, namespace)
+    rows = ERROR_ROW.findall(page)
+    assert len(rows) == page.count("\n| `") > 50
+    for call, kind, message in rows:
+        pattern = re.escape(message).replace(r"\.\.\.\ GiB", r"[0-9.,]+\ GiB")
+        with pytest.raises(Exception, match=pattern) as raised:
+            eval(call, namespace)
+        assert (call, raised.type.__name__) == (call, kind)
 
 
 def test_docstring_examples() -> None:

@@ -6,10 +6,10 @@ import itertools
 
 import numpy as np
 import pytest
-from exactness_cases import ANCHORS, FORMS, PROMISE, deviation, error, kernel, values
-from reference import Kernel
 
 import laplex
+from exactness_cases import ANCHORS, FORMS, PROMISE, deviation, error, kernel, values
+from reference import Kernel
 
 LENGTHSCALES = (1e-6, 1e-2, 0.3, 1e2, 1e6)
 both = pytest.mark.parametrize("dtype", ["float64", "float32"])

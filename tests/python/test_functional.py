@@ -5,10 +5,11 @@ from __future__ import annotations
 import itertools
 import re
 
-import laplex
 import numpy as np
 import pytest
 import torch
+
+import laplex
 from torch_cases import FORMS, case, dense, dense_matrix, function, operator
 
 
@@ -338,7 +339,7 @@ BAD = {
     ),
     "half-values-double-anchors": (
         TypeError,
-        "values has dtype torch.float32, but the anchors are torch.float64",
+        "values has dtype torch.float16, but the anchors are torch.float64",
         (F.half(), F.double()),
         {},
     ),

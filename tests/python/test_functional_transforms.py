@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import itertools
 
-import laplex
 import pytest
 import torch
-from torch_cases import FORMS, case, dense, function, operator
 
-# torch's own forward mode compiles decompositions with torch.jit, which it has deprecated.
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+import laplex
+from torch_cases import FORMS, case, dense, function, operator
 
 MAIN_FORMS = ("real", "carrier", "oscillating", "cosine")
 

@@ -8,10 +8,8 @@ import itertools
 import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
-from torch_cases import FORMS, NAMES, case, dense, dense_matrix, function, operator
 
-# torch's own forward mode compiles decompositions with torch.jit, which it has deprecated.
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+from torch_cases import FORMS, NAMES, case, dense, dense_matrix, function, operator
 
 # The four forms of the specification, for the slower checks.
 MAIN_FORMS = ("real", "carrier", "oscillating", "cosine")

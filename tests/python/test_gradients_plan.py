@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from exactness_cases import FORMS, PROMISE, kernel, values
-from reference import Kernel
 
 import laplex
+from exactness_cases import FORMS, PROMISE, kernel, values
+from reference import Kernel
 
 EPS = {"float64": 1e-14, "float32": 1e-6}
 
@@ -141,9 +141,9 @@ def test_finite_differences(form: str) -> None:
         if value is None or (name == "frequency" and value == 0):
             continue
         direction = rng.standard_normal(np.shape(value))
-        slope = (
-            loss(**{name: value + h * direction}) - loss(**{name: value - h * direction})
-        ) / (2 * h)
+        slope = (loss(**{name: value + h * direction}) - loss(**{name: value - h * direction})) / (
+            2 * h
+        )
         # central differences: h^2 third derivatives, and rounding of the loss over h
         assert np.sum(getattr(got, name) * direction) == pytest.approx(slope, rel=1e-5, abs=1e-6)
 

@@ -6,8 +6,9 @@ import subprocess
 import sys
 import textwrap
 
-import laplex
 import pytest
+
+import laplex
 
 
 def run(code: str) -> str:

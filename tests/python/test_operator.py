@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import laplex
 import pytest
 import torch
+
+import laplex
 from torch_cases import FORMS, case, dense_matrix
 
 
