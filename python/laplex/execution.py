@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
-from typing import Any
 
 import numpy as np
 import torch
@@ -62,16 +61,18 @@ def apply(
     if out.numel() == 0:
         return out
     split = HeadsAndRows(sig)
-    given, *given_strides = split.strided(values, sig.sources)
-    result, *result_strides = split.writable(out)
+    given, given_head, given_row = split.strided(values, sig.sources)
+    result, result_head, result_row = split.writable(out)
     plan.sum(
         _pointer(given),
         given.is_complex(),
-        *given_strides,
+        given_head,
+        given_row,
         split.rows,
         result.data_ptr(),
         result.is_complex(),
-        *result_strides,
+        result_head,
+        result_row,
         _APPLY,
         parity,
         moment,
@@ -108,8 +109,8 @@ def vjp(
     plan = plan_of(sig, inputs[1:], real_part, threads)
     split = HeadsAndRows(sig)
     n, m = sig.targets, sig.sources
-    given, *given_strides = split.strided(values, m)
-    cotangent, *cotangent_strides = split.strided(grad, n)
+    given, given_head, given_row = split.strided(values, m)
+    cotangent, cotangent_head, cotangent_row = split.strided(grad, n)
 
     # One gradient per head; in the self case the targets' is the sum of both roles.
     wanted = list(needs)
@@ -122,15 +123,26 @@ def vjp(
         for need, shape, dtype in zip(wanted, shapes, dtypes, strict=True)
     ]
     if n and m and split.heads and split.rows:
+        dv, dx, dy, d_ell, d_omega, d_theta, d_phi = (
+            0 if each is None else each.data_ptr() for each in found
+        )
         plan.vjp(
             _pointer(given),
             given.is_complex(),
-            *given_strides,
+            given_head,
+            given_row,
             split.rows,
             _pointer(cotangent),
             cotangent.is_complex(),
-            *cotangent_strides,
-            *(0 if each is None else each.data_ptr() for each in found),
+            cotangent_head,
+            cotangent_row,
+            dv,
+            dx,
+            dy,
+            d_ell,
+            d_omega,
+            d_theta,
+            d_phi,
             threads,
         )
     else:
@@ -238,7 +250,9 @@ class HeadsAndRows:
         return tensor.reshape(*sizes, tensor.shape[-1]).permute(*back, -1)
 
 
-def plan_of(sig: Signature, anchors: Sequence[Tensor | None], real_part: bool, threads: int) -> Any:
+def plan_of(
+    sig: Signature, anchors: Sequence[Tensor | None], real_part: bool, threads: int
+) -> _core.Plan:
     """Look up or build the plan of targets, sources, lengthscale, frequency and both phases.
 
     The core copies what it keeps: no tensor need outlive the call.
@@ -260,7 +274,10 @@ def plan_of(sig: Signature, anchors: Sequence[Tensor | None], real_part: bool, t
         kept.append(tensor)
         pointers[position] = _pointer(tensor)
     heads = prod(sig.anchor_batch)
-    return _core.cached_plan(_NAME_OF[dtype], heads, n, m, *pointers, real_part, threads)
+    x, y, ell, omega, theta, phi = pointers
+    return _core.cached_plan(
+        _NAME_OF[dtype], heads, n, m, x, y, ell, omega, theta, phi, real_part, threads
+    )
 
 
 def _is_lazy(tensor: Tensor) -> bool:

@@ -485,8 +485,9 @@ class Plan:
         """The inverse of :meth:`_lay`'s order of axes."""
         axes = self._axes(batch)
         permuted = array.reshape((*(batch[k] for k in axes), size))
-        inverse = np.argsort([*axes, len(batch)])
-        return permuted.transpose(*(int(k) for k in inverse))
+        inverse = [axes.index(k) for k in range(len(batch))]
+        back: Array = permuted.transpose(*inverse, len(batch))
+        return back
 
     def _gather(self, name: str, gradient: Array) -> Array:
         """A gradient per head, summed to the shape its input was given in."""

@@ -19,7 +19,7 @@ Array = npt.NDArray[Any]
 MAX_DENSE_ENTRIES = 2**28
 
 _REAL_DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
-_COMPLEX_OF = {
+_COMPLEX_OF: dict[np.dtype[Any], np.dtype[Any]] = {
     np.dtype(np.float32): np.dtype(np.complex64),
     np.dtype(np.float64): np.dtype(np.complex128),
 }

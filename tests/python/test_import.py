@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -96,6 +98,21 @@ def test_names():
     assert laplex.matvec is laplex.matvec
     with pytest.raises(AttributeError, match="has no attribute 'nonsense'"):
         laplex.nonsense  # noqa: B018
+
+
+def test_stub_of_the_core_names_what_is_there():
+    stub = ast.parse(Path(laplex.__file__).with_name("_core.pyi").read_text())
+    for scope, module in ((stub, laplex._core), (_class("Plan", stub), laplex._core.Plan)):
+        typed = {
+            node.name
+            for node in ast.iter_child_nodes(scope)
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_")
+        }
+        assert typed == {name for name in dir(module) if not name.startswith("_")}
+
+
+def _class(name, tree):
+    return next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name)
 
 
 def test_version_is_the_distribution_s():

@@ -80,7 +80,7 @@ def kernel(layer: LaplexLinear) -> Figure:
     return figure
 
 
-def anchors(before: LaplexLinear, after: LaplexLinear, most: int = 120) -> Figure:
+def anchors(before: LaplexLinear, after: LaplexLinear, most: int = 200) -> Figure:
     """Where the anchors of the first head were before training (top) and are after it (bottom)."""
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)

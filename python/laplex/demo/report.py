@@ -74,7 +74,7 @@ TIMING_COLUMNS = (
     "+ gradients",
     "FFT",
     "dense",
-    "fill dense",
+    "fill it",
 )
 TRAINING_COLUMNS = ("layers", "accuracy, %", "±", "parameters", "CPU s")
 RANK_COLUMNS = ("initial anchors", "layer", "full", "one kernel alone", "whole weight")

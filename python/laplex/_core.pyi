@@ -1,0 +1,121 @@
+"""The compiled core: plans over raw addresses, see python/bindings."""
+
+from typing import TypedDict
+
+class Plan:
+    def __init__(
+        self,
+        dtype: str,
+        heads: int,
+        n: int,
+        m: int,
+        targets_ptr: int,
+        sources_ptr: int,
+        lengthscale_ptr: int,
+        frequency_ptr: int,
+        target_phase_ptr: int,
+        source_phase_ptr: int,
+        real_part: bool,
+        num_threads: int,
+    ) -> None: ...
+    def sum(
+        self,
+        values: int,
+        values_complex: bool,
+        values_head_stride: int,
+        values_row_stride: int,
+        rows: int,
+        out: int,
+        out_complex: bool,
+        out_head_stride: int,
+        out_row_stride: int,
+        mode: int,
+        parity: int,
+        moment: int,
+        num_threads: int,
+        /,
+    ) -> None: ...
+    def half_sums(
+        self,
+        values: int,
+        values_complex: bool,
+        values_head_stride: int,
+        values_row_stride: int,
+        rows: int,
+        left: int,
+        right: int,
+        out_complex: bool,
+        out_head_stride: int,
+        out_row_stride: int,
+        num_threads: int,
+        /,
+    ) -> None: ...
+    def vjp(
+        self,
+        values: int,
+        values_complex: bool,
+        values_head_stride: int,
+        values_row_stride: int,
+        rows: int,
+        grad: int,
+        grad_complex: bool,
+        grad_head_stride: int,
+        grad_row_stride: int,
+        d_values: int,
+        d_targets: int,
+        d_sources: int,
+        d_lengthscale: int,
+        d_frequency: int,
+        d_target_phase: int,
+        d_source_phase: int,
+        num_threads: int,
+        /,
+    ) -> None: ...
+    def update(self, targets: int, sources: int, num_threads: int, /) -> None: ...
+    def to_dense(self, out: int, out_complex: bool, /) -> None: ...
+    def rank(self) -> list[int]: ...
+    @property
+    def nbytes(self) -> int: ...
+    @property
+    def heads(self) -> int: ...
+    @property
+    def targets(self) -> int: ...
+    @property
+    def sources(self) -> int: ...
+    @property
+    def is_self(self) -> bool: ...
+
+class _CacheInfo(TypedDict):
+    plans: int
+    bytes: int
+    max_bytes: int
+    hits: int
+    misses: int
+
+class _Info(TypedDict):
+    version: str
+    isa: str
+    threads: int
+    compiler: str
+    cuda_compiled: bool
+    features: list[str]
+
+def cached_plan(
+    dtype: str,
+    heads: int,
+    n: int,
+    m: int,
+    targets_ptr: int,
+    sources_ptr: int,
+    lengthscale_ptr: int,
+    frequency_ptr: int,
+    target_phase_ptr: int,
+    source_phase_ptr: int,
+    real_part: bool,
+    num_threads: int,
+) -> Plan: ...
+def plan_cache_clear() -> None: ...
+def plan_cache_set_max_bytes(max_bytes: int, /) -> None: ...
+def plan_cache_info() -> _CacheInfo: ...
+def info() -> _Info: ...
+def default_num_threads() -> int: ...
