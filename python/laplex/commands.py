@@ -69,8 +69,9 @@ def demo(
 ) -> None:
     """Check the operator, time it, train networks with it on images; write an HTML report.
 
-    About a minute and a half on two cores for digits, some minutes for Fashion-MNIST. Exit status 1
-    when the operator misses its promised precision or something that it needs is not there.
+    About a minute on two cores for digits, some minutes for Fashion-MNIST.
+
+    Exit status 1: the operator misses its promised precision, or something it needs is missing.
     """
     errors = Console(stderr=True)
     try:

@@ -174,7 +174,7 @@ def test_ranks_at_the_start():
         ([98.0, 98.1, 98.2], [96.0, 96.1, 96.2], "better than"),
         ([96.0, 96.1, 96.2], [98.0, 98.1, 98.2], "worse than"),
         ([95.0, 98.0, 97.0], [96.5, 97.5, 97.0], "within the noise"),
-        ([95.0], [96.5], "With one seed"),
+        ([95.0], [96.5], "with one seed"),
     ],
 )
 def test_verdicts_follow_the_numbers(ours, theirs, verdict):

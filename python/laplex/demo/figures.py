@@ -9,6 +9,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import nn
 
 from laplex.demo.datasets import ImageDataset
@@ -189,6 +190,7 @@ def training_curves(comparisons: Sequence[Comparison]) -> Figure:
     for ax in (loss_ax, error_ax):
         ax.set_yscale("log")
         ax.set_xlabel("epoch")
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.grid(visible=True, alpha=0.3)
     loss_ax.legend(fontsize=8)
     return figure

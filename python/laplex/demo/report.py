@@ -195,13 +195,11 @@ def _against(what: str, ours: Comparison, name: str, theirs: Comparison) -> str:
     # Two standard errors of the difference: below that, the seeds alone could explain it.
     noise = 2 * math.sqrt((spread**2 + other_spread**2) / max(len(ours.runs) - 1, 1))
     if len(ours.runs) == 1:
-        return f"With one seed, {what} reach {mean:.2f} %, {name} {other:.2f} %."
+        return f"{what} reach {mean:.2f} %, {name} {other:.2f} %, with one seed."
     numbers = f"({mean:.2f} % against {other:.2f} %)"
     if abs(mean - other) <= noise:
         return f"{what} and {name} are within the noise of the seeds {numbers}."
-    return (
-        f"Laplace-kernel layers do {'better' if mean > other else 'worse'} than {name} {numbers}."
-    )
+    return f"{what} do {'better' if mean > other else 'worse'} than {name} {numbers}."
 
 
 # ------------------------------------------------------------------------------------------ HTML

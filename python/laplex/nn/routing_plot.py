@@ -70,7 +70,7 @@ def draw_routing(
     size = np.abs(gain) / max(np.abs(gain).max(), np.finfo(float).tiny)
     ax.scatter(feature_at, np.zeros_like(feature_at), s=6 + 40 * size, color="#555555", zorder=3)
     ax.scatter(class_at, np.ones_like(class_at), s=70, color="black", zorder=4)
-    for level, order in _without_overlap(class_at):
+    for level, order in _without_overlap(class_at, [len(name) for name in classes]):
         ax.annotate(
             classes[order],
             (class_at[order], 1.0),
@@ -102,16 +102,16 @@ def draw_routing(
     return ax
 
 
-def _without_overlap(places: NDArray[np.float64]) -> list[tuple[int, int]]:
-    """(level, index) of each label: a label near the one before goes a level up, three at most."""
-    order = np.argsort(places)
-    close = 0.06 * max(float(np.ptp(places)), np.finfo(float).tiny)
+def _without_overlap(places: NDArray[np.float64], lengths: list[int]) -> list[tuple[int, int]]:
+    """(level, index) of each label: one that would cover its neighbour goes up, three levels."""
+    line = max(float(np.ptp(places)), np.finfo(float).tiny)
     levels: list[tuple[int, int]] = []
-    last = [-np.inf] * 3
-    for index in order:
-        free = [level for level in range(3) if places[index] - last[level] > close]
-        level = free[0] if free else int(np.argmin(last))
-        last[level] = places[index]
+    ends = [-np.inf] * 3
+    for index in np.argsort(places):
+        half = line * (0.01 + 0.007 * lengths[index])  # a letter is about 1/70 of the line
+        free = [level for level in range(3) if places[index] - half > ends[level]]
+        level = free[0] if free else int(np.argmin(ends))
+        ends[level] = places[index] + half
         levels.append((level, int(index)))
     return levels
 
