@@ -16,9 +16,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 import laplex
-
-FORMS = ("real", "carrier", "oscillating", "cosine")
-PROMISE = {"float64": 1e-14, "float32": 1e-6}
+from exactness_cases import FORMS, PROMISE
 
 #: No deadline: the code is compiled, so a slow example is a busy machine and no finding.
 quick = settings(

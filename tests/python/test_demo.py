@@ -9,6 +9,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from rich.console import Console
 
 from laplex import Plan
@@ -42,11 +43,10 @@ def page(demo):
 
 
 def test_every_picture_is_there_and_drawn(page):
-    image = pytest.importorskip("PIL.Image")
     pictures = dict(re.findall(r'<img alt="([^"]+)" src="data:image/png;base64,([^"]+)"', page))
     assert set(pictures) == PICTURES
     for name, data in pictures.items():
-        pixels = np.asarray(image.open(io.BytesIO(base64.b64decode(data))).convert("L"))
+        pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("L"))
         assert min(pixels.shape) > 150, name
         assert pixels.std() > 5, f"{name} is blank"
 

@@ -9,8 +9,6 @@ import laplex
 from exactness_cases import FORMS, PROMISE, kernel, values
 from reference import Kernel
 
-EPS = {"float64": 1e-14, "float32": 1e-6}
-
 
 def dense(k: Kernel) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The complex matrix, the distances and the signs, in extended precision."""

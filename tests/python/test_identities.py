@@ -11,9 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import laplex
+from exactness_cases import FORMS, PROMISE
 from strategies import (
-    FORMS,
-    PROMISE,
     Case,
     assert_same_bits,
     assert_same_plan,
