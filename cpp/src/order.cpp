@@ -74,10 +74,17 @@ void radix_sort(std::vector<Record<T>>& records) {
   }
 }
 
-/// Insertion sort that gives up after `budget` exchanges of neighbours.
+/// Insertion sort that gives up when it has done more than a few exchanges of neighbours per record
+/// so far, and leaves the records in disorder then.
 template <class T>
-bool insertion_repair(std::vector<Record<T>>& records, std::int64_t budget) {
+bool insertion_repair(std::vector<Record<T>>& records) {
+  // A sort costs about as much as four exchanges an anchor (measured at 1e4..1e6); then it is
+  // dearer to go on than to sort. Asked along the way, so that an order that is wrong everywhere is
+  // given up at once, with a start for one that is wrong only there.
+  constexpr std::int64_t kExchanges = 4;
+  std::int64_t budget = 4096;
   for (std::size_t k = 1; k < records.size(); ++k) {
+    budget += kExchanges;
     if (!(records[k] < records[k - 1])) {
       continue;
     }
@@ -113,9 +120,7 @@ SortedAnchors sort_anchors(const T* values, std::int64_t count, const SortedAnch
     for (std::size_t k = 0; k < size; ++k) {
       read(k, hint->index[k]);
     }
-    // A sort costs about as much as four exchanges an anchor (measured at 1e4..1e6); then it is
-    // dearer to go on repairing than to start again.
-    sorted = insertion_repair(records, 4 * count);
+    sorted = insertion_repair(records);
   }
   if (!sorted) {
     for (std::size_t k = 0; k < size; ++k) {
