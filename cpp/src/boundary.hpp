@@ -16,7 +16,7 @@ auto guarded(const F& body) -> decltype(body()) {
     return body();
   } catch (const std::bad_alloc&) {
     throw Error(ErrorCode::out_of_memory,
-                "not enough memory for this call; use fewer rows at a time");
+                "not enough memory: free some, or use fewer rows or heads at a time");
   } catch (const std::length_error&) {
     throw Error(ErrorCode::out_of_memory, "the sizes of this call are beyond the address space");
   }

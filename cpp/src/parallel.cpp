@@ -11,7 +11,6 @@
 #include <exception>
 #include <mutex>
 #include <string>
-#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -33,14 +32,19 @@ InterruptScope::~InterruptScope() {
 }
 
 int default_num_threads() {
-  if (const char* text = std::getenv("LAPLEX_NUM_THREADS")) {
-    char* end = nullptr;
-    const long value = std::strtol(text, &end, 10);
-    if (end != text && *end == '\0' && value > 0) {
-      return static_cast<int>(std::min(value, 1024L));
-    }
+  const char* text = std::getenv("LAPLEX_NUM_THREADS");
+  if (text == nullptr || *text == '\0') {
+    return static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
   }
-  return static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
+  char* end = nullptr;
+  const long value = std::strtol(text, &end, 10);
+  if (*end != '\0' || value < 1) {
+    throw Error(ErrorCode::invalid_argument,
+                std::string("the environment variable LAPLEX_NUM_THREADS must be a positive "
+                            "integer, got \"") +
+                    text + "\": set it to a number of threads or unset it");
+  }
+  return static_cast<int>(std::min<long>(value, kMostThreads));
 }
 
 namespace detail {
@@ -105,8 +109,8 @@ void parallel_tasks(int threads, std::int64_t count,
   for (std::size_t k = 0; k < wanted; ++k) {
     try {
       helpers.emplace_back(work, false);
-    } catch (const std::system_error&) {
-      break;  // the process may have no thread left to give; the others do the work
+    } catch (...) {
+      break;  // no thread, or no memory for one, is left to give: the others do the work
     }
   }
   work(true);

@@ -3,12 +3,13 @@
 #include "boundary.hpp"
 #include "parallel.hpp"
 #include "state.hpp"
+#include "state_mutex.hpp"
 
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <cmath>
 #include <cstdio>
+#include <mutex>
 #include <string>
 
 namespace laplex {
@@ -183,15 +184,37 @@ void Plan<T>::update(const T* targets, const T* sources, int num_threads) {
     check_finite("sources", sources, fixed.heads, fixed.m);
   }
   guarded([&] {
-    auto next = std::make_shared<const State<T>>(old->shared_fixed(), targets, sources, old.get(),
-                                                 num_threads > 0 ? num_threads : fixed.num_threads);
-    std::atomic_store(&state_, std::shared_ptr<const State<T>>(std::move(next)));
+    std::shared_ptr<const State<T>> next =
+        std::make_shared<const State<T>>(old->shared_fixed(), targets, sources, old.get(),
+                                         num_threads > 0 ? num_threads : fixed.num_threads);
+    const std::lock_guard<std::mutex> lock(state_mutex());
+    state_.swap(next);  // the old state dies with `next`, after the lock
   });
 }
 
 template <class T>
 std::shared_ptr<const State<T>> Plan<T>::state() const {
-  return std::atomic_load(&state_);
+  const std::lock_guard<std::mutex> lock(state_mutex());
+  return state_;
+}
+
+template <class T>
+void Plan<T>::anchors(T* targets, T* sources) const {
+  const auto snapshot = state();
+  const Fixed<T>& fixed = snapshot->fixed();
+  const auto scatter = [](const SortedAnchors& order, T* out) {
+    for (std::size_t k = 0; k < order.index.size(); ++k) {
+      out[order.index[k]] = static_cast<T>(order.position[k]);  // exact: it came from a T
+    }
+  };
+  for (std::int64_t h = 0; h < fixed.heads; ++h) {
+    if (targets != nullptr) {
+      scatter(snapshot->targets(h), targets + h * fixed.n);
+    }
+    if (sources != nullptr) {
+      scatter(snapshot->sources(h), sources + h * fixed.m);
+    }
+  }
 }
 
 template <class T>

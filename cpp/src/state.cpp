@@ -38,16 +38,14 @@ Line<D> State<T>::line(std::int64_t h, bool transposed, int num_threads) const {
   const std::size_t which =
       transposed && !fixed_->self ? 1 : 0;  // the self case is its own transpose
   const auto make = [&] {
-    Direction<D> made = make_direction<D>(from, to, fixed_->self, rate,
-                                          threads_for(from.size() + to.size(), num_threads));
-    nbytes_ += made.nbytes();
-    return made;
+    return make_direction<D>(from, to, fixed_->self, rate,
+                             threads_for(from.size() + to.size(), num_threads));
   };
   const Direction<D>* direction = nullptr;
   if constexpr (std::is_same_v<D, double>) {
-    direction = &head.real_decays[which].get(make);
+    direction = &head.real_decays[which].get(make, nbytes_);
   } else {
-    direction = &head.complex_decays[which].get(make);
+    direction = &head.complex_decays[which].get(make, nbytes_);
   }
   return {from.position.data(), from.size(), direction, rate};
 }

@@ -9,7 +9,6 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <vector>
 
 namespace laplex::detail {
@@ -34,26 +33,34 @@ struct Fixed {
 };
 
 /// The decays of one direction, made by the first call that needs them.
+///
+/// Without a lock: making them takes long, and a lock held all the while would hang a child that is
+/// forked meanwhile, and a signal handler that uses the plan (Python's run inside the interrupt
+/// check). Calls that come at the same time may make the tables twice; one of them is kept.
 template <class D>
 class LazyDirection {
  public:
-  /// Returns the direction; `make` runs at most once to success, and may throw.
+  LazyDirection() = default;
+  ~LazyDirection() { delete kept_.load(); }
+  LazyDirection(const LazyDirection&) = delete;
+  LazyDirection& operator=(const LazyDirection&) = delete;
+
+  /// Returns the direction; adds its size to `nbytes` when it is new. `make` may throw.
   template <class Make>
-  const Direction<D>& get(const Make& make) const {
-    if (!ready_.load(std::memory_order_acquire)) {
-      const std::lock_guard<std::mutex> lock(mutex_);
-      if (!ready_.load(std::memory_order_relaxed)) {
-        direction_ = make();
-        ready_.store(true, std::memory_order_release);
+  const Direction<D>& get(const Make& make, std::atomic<std::int64_t>& nbytes) const {
+    const Direction<D>* kept = kept_.load(std::memory_order_acquire);
+    if (kept == nullptr) {
+      auto made = std::make_unique<const Direction<D>>(make());
+      if (kept_.compare_exchange_strong(kept, made.get(), std::memory_order_acq_rel)) {
+        kept = made.release();
+        nbytes += kept->nbytes();
       }
     }
-    return direction_;
+    return *kept;
   }
 
  private:
-  mutable std::mutex mutex_;
-  mutable std::atomic<bool> ready_{false};
-  mutable Direction<D> direction_;
+  mutable std::atomic<const Direction<D>*> kept_{nullptr};
 };
 
 /// The orders of one head and its decays: index 0 scans sources and reads at targets, index 1 the

@@ -13,6 +13,7 @@
 #include <variant>
 
 #if defined(__unix__) || defined(__APPLE__)
+#include <pthread.h>
 #include <unistd.h>
 #endif
 
@@ -132,6 +133,15 @@ void update(AnyPlan& any, Address targets, Address sources, int num_threads) {
   });
 }
 
+void anchors(const AnyPlan& any, Address targets, Address sources) {
+  without_gil([&] {
+    visit(any, [&](const auto& plan) {
+      using T = decltype(scalar_of(plan));
+      plan.anchors(pointer<T>(targets), pointer<T>(sources));
+    });
+  });
+}
+
 void to_dense(const AnyPlan& any, Address out, bool out_complex) {
   without_gil([&] {
     visit(any, [&](const auto& plan) {
@@ -156,6 +166,12 @@ std::int64_t default_cache_bytes() {
 PlanCache& cache() {
   static PlanCache instance(default_cache_bytes());
   return instance;
+}
+
+void survive_forks() {
+#if defined(__unix__) || defined(__APPLE__)
+  pthread_atfork([] { cache().lock(); }, [] { cache().unlock(); }, [] { cache().unlock(); });
+#endif
 }
 
 py::dict info() {
@@ -196,6 +212,7 @@ PYBIND11_MODULE(_core, m) {
   m.doc() =
       "The compiled core: plans over raw addresses. Use laplex.Plan or laplex.matvec instead.";
 
+  survive_forks();
   py::register_exception_translator([](std::exception_ptr p) {
     try {
       if (p) {
@@ -244,6 +261,7 @@ PYBIND11_MODULE(_core, m) {
       .def("half_sums", &half_sums)
       .def("vjp", &vjp)
       .def("update", &update)
+      .def("anchors", &anchors)
       .def("to_dense", &to_dense)
       .def("rank",
            [](const AnyPlan& any) {

@@ -30,6 +30,9 @@ class PlanCache {
 
   std::shared_ptr<AnyPlan> get(const Description& description);
   void clear();
+  /// Around a fork, so that the child does not inherit the lock of a thread it does not have.
+  void lock() { mutex_.lock(); }
+  void unlock() { mutex_.unlock(); }
   void set_max_bytes(std::int64_t max_bytes);
   [[nodiscard]] Info info() const;
 

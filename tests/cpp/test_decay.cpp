@@ -60,5 +60,16 @@ TEST(Decay, NothingBecomesNaN) {
   EXPECT_EQ(far.im, 0.0);
 }
 
+TEST(Decay, DistancesBeyondTheLargestDouble) {
+  const double huge = std::numeric_limits<double>::max();
+  // t = (huge + huge) / huge = 2 and its half, exactly; a unit from exp
+  EXPECT_NEAR(decay<double>(huge, -huge, {huge, 0.0}), std::exp(-2.0), kUnit);
+  EXPECT_NEAR(decay<double>(huge, 0.0, {huge, 0.0}), std::exp(-1.0), kUnit);
+  EXPECT_EQ(scaled_distance(huge, -huge, {huge, 0.0}), 2.0);
+  const Complex turned = decay<Complex>(huge, -huge, {huge, 1.0 / huge});
+  EXPECT_NEAR(turned.re, std::exp(-2.0) * std::cos(2.0), 4 * kUnit);
+  EXPECT_NEAR(turned.im, std::exp(-2.0) * std::sin(2.0), 4 * kUnit);
+}
+
 }  // namespace
 }  // namespace laplex::detail

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstdlib>
 #include <limits>
 #include <stdexcept>
 
@@ -108,6 +109,47 @@ TEST(Errors, AnInterruptStopsALongCallAndThePlanLives) {
   }
   plan.apply(v.data(), u.data());
   EXPECT_TRUE(std::isfinite(u[0]));
+}
+
+TEST(Errors, AnInterruptStopsASort) {
+  Case<double> c = make_case<double>(Form::real, Anchors::uniform, 2000000, 1, 1);
+  const InterruptScope scope([] { return true; });
+  // 2e6 anchors take several times the 20 ms between two questions to the check
+  expect_error([&] { const Plan<double> plan(c.kernel()); }, ErrorCode::interrupted, "interrupted");
+}
+
+TEST(Errors, AnInterruptCheckMayUseThePlanWhoseTablesAreBeingMade) {
+  const Case<double> c = make_case<double>(Form::real, Anchors::uniform, 1000000, 1000000, 1);
+  const Plan<double> plan(c.kernel());
+  const auto v = draw_values<double>(c.m, 1);
+  std::vector<double> u(static_cast<std::size_t>(c.n)), inside(u.size());
+  bool asked = false;
+  {
+    const InterruptScope scope([&] {
+      if (!asked) {
+        asked = true;
+        plan.apply(v.data(), inside.data());
+      }
+      return false;
+    });
+    plan.apply(v.data(), u.data());
+  }
+  EXPECT_TRUE(asked);
+  EXPECT_EQ(u, inside);
+}
+
+TEST(Errors, AThreadCountThatIsNoNumber) {
+  for (const char* bad : {"abc", "0", "-3", "2.5", "4 cores"}) {
+    setenv("LAPLEX_NUM_THREADS", bad, 1);
+    expect_error([] { static_cast<void>(default_num_threads()); }, ErrorCode::invalid_argument,
+                 "LAPLEX_NUM_THREADS must be a positive integer");
+  }
+  setenv("LAPLEX_NUM_THREADS", "3", 1);
+  EXPECT_EQ(default_num_threads(), 3);
+  setenv("LAPLEX_NUM_THREADS", "99999", 1);
+  EXPECT_EQ(default_num_threads(), kMostThreads);
+  unsetenv("LAPLEX_NUM_THREADS");
+  EXPECT_GE(default_num_threads(), 1);
 }
 
 TEST(Errors, ValuesThatAreNotFinitePropagate) {

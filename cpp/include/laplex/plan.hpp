@@ -144,6 +144,10 @@ class Plan {
             scalars, num_threads);
   }
 
+  /// Copies the anchors out, [heads, n] and [heads, m], in the order they were given, both of one
+  /// moment; either may be null. A -0 comes back as 0.
+  void anchors(T* targets, T* sources) const;
+
   /// The rank of each head's matrix in exact arithmetic, from the order alone, in O(n + m): each
   /// tied target-source pair counts 1 and splits the line; between them, the largest number of
   /// disjoint neighbouring (target, source) pairs. Throws for the cosine form, where no such rule
@@ -167,7 +171,7 @@ class Plan {
   [[nodiscard]] bool result_is_complex() const noexcept {
     return is_complex<V> || kernel_is_complex();
   }
-  /// Bytes held now. The tables of the transposed direction are made when they are first needed.
+  /// Bytes held now. Each direction's tables of decays are made by the first call that needs them.
   [[nodiscard]] std::int64_t nbytes() const noexcept;
 
   /// The untyped forms behind the templates: complex numbers as pairs of T, strides in elements.

@@ -36,7 +36,8 @@ LAPLEX_HOST_DEVICE inline Distance distance(double a, double b) {
 
 /// tau = (a - b) / lengthscale, the dimensionless distance.
 LAPLEX_HOST_DEVICE inline double scaled_distance(double a, double b, Rate rate) {
-  return (a - b) / rate.lengthscale;
+  const double d = a - b;
+  return std::isinf(d) ? (0.5 * a - 0.5 * b) / (0.5 * rate.lengthscale) : d / rate.lengthscale;
 }
 
 /// exp(-745.14) is the smallest positive double; beyond it the decay is exactly 0.
@@ -63,14 +64,26 @@ LAPLEX_HOST_DEVICE inline double decay_modulus(Distance d, double lengthscale) {
 template <class D>
 LAPLEX_HOST_DEVICE D decay(double a, double b, Rate rate);
 
+/// The same decay in twice the unit, where a distance beyond the largest double is an ordinary one.
+/// Halving is exact: anchors that far apart are no small numbers.
+template <class D>
+LAPLEX_HOST_DEVICE inline D decay_of_halves(double a, double b, Rate rate) {
+  return decay<D>(0.5 * a, 0.5 * b, {0.5 * rate.lengthscale, 2.0 * rate.frequency});
+}
+
 template <>
 LAPLEX_HOST_DEVICE inline double decay<double>(double a, double b, Rate rate) {
-  return decay_modulus(distance(a, b), rate.lengthscale);
+  const Distance d = distance(a, b);
+  return std::isinf(d.high) ? decay_of_halves<double>(a, b, rate)
+                            : decay_modulus(d, rate.lengthscale);
 }
 
 template <>
 LAPLEX_HOST_DEVICE inline Complex decay<Complex>(double a, double b, Rate rate) {
   const Distance d = distance(a, b);
+  if (std::isinf(d.high)) {
+    return decay_of_halves<Complex>(a, b, rate);
+  }
   const double modulus = decay_modulus(d, rate.lengthscale);
   if (modulus == 0.0) {
     return {0.0, 0.0};  // before an infinite angle can turn 0 into NaN
