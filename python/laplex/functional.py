@@ -35,8 +35,9 @@ def matvec(
     phases phi. With ``real_part=True`` the matrix is the real part of this one,
     exp(-d/ell) cos(theta_i - phi_j + omega d) at distance d.
 
-    Differentiable to fourth order in every tensor argument, in reverse and forward mode, and usable
-    under ``torch.func``, ``torch.compile`` and autocast.
+    Differentiable in every tensor argument, in reverse and forward mode: four times in lengthscale
+    and frequency together, without limit in the others. Works under ``torch.func``,
+    ``torch.compile`` and autocast.
 
     Parameters
     ----------
@@ -104,10 +105,9 @@ def matvec(
     """
     check_tensor("values", values)
     check_tensors(targets, sources, target_phase, source_phase)
+    check_flag("real_part", real_part)
     ell = as_scalar("lengthscale", lengthscale, targets)
-    omega: Tensor | None = None
-    if isinstance(frequency, Tensor) or frequency != 0:
-        omega = as_scalar("frequency", frequency, targets)
+    omega = as_frequency(frequency, targets)
     if sources is targets:
         sources = None
     real_part = real_part and not (omega is None and target_phase is None and source_phase is None)
@@ -152,10 +152,23 @@ def as_scalar(name: str, value: object, targets: Tensor) -> Tensor:
     """Return a tensor as it is, a number as double-precision 0-d: float32 would lose its digits."""
     if isinstance(value, Tensor):
         return value
-    if not isinstance(value, Real):
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a float or a torch tensor, got {type(value).__name__}")
     # Not float(value): torch.compile follows a number that it does not know yet.
     return torch.scalar_tensor(value, dtype=torch.float64, device=targets.device)  # type: ignore[arg-type]
+
+
+def as_frequency(value: object, targets: Tensor) -> Tensor | None:
+    """Return a frequency as a tensor; None, a kernel that does not oscillate, for the number 0."""
+    if not isinstance(value, Tensor) and isinstance(value, Real) and value == 0:
+        return None
+    return as_scalar("frequency", value, targets)
+
+
+def check_flag(name: str, value: object) -> None:
+    """Refuse what is not True or False: a word would count as True."""
+    if value is not True and value is not False:
+        raise TypeError(f"{name} must be True or False, got {value!r}")
 
 
 def check_tensors(

@@ -5,11 +5,19 @@ from __future__ import annotations
 from math import prod
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from . import execution, validation
-from .functional import Scalar, as_scalar, check_tensors, matvec
+from . import _core, execution, torch_ops, validation
+from .functional import (
+    Scalar,
+    as_frequency,
+    as_scalar,
+    check_flag,
+    check_tensors,
+    matvec,
+)
 from .signature import Signature, signature
 
 if TYPE_CHECKING:
@@ -67,18 +75,17 @@ class LaplaceOperator:
         real_part: bool = False,
     ) -> None:
         check_tensors(targets, sources, target_phase, source_phase)
+        check_flag("real_part", real_part)
         self.targets = targets
         self.sources = None if sources is targets else sources
         self.lengthscale = as_scalar("lengthscale", lengthscale, targets)
-        self.frequency: Tensor | None = None
-        if isinstance(frequency, Tensor) or frequency != 0:
-            self.frequency = as_scalar("frequency", frequency, targets)
+        self.frequency = as_frequency(frequency, targets)
         self.target_phase = target_phase
         self.source_phase = source_phase
         complex_kernel = not (
             self.frequency is None and target_phase is None and source_phase is None
         )
-        self.real_part = bool(real_part) and complex_kernel
+        self.real_part = real_part and complex_kernel
         self._signature = self._check()
 
     def _check(self) -> Signature:
@@ -97,12 +104,17 @@ class LaplaceOperator:
 
     # --- products ---------------------------------------------------------------------------------
 
-    def __matmul__(self, other: Tensor) -> Tensor:
+    def __matmul__(self, other: object) -> Tensor:
         """Multiply a vector ``[m]`` or matrices ``[..., m, k]``, like ``torch.matmul``.
 
         Returns ``[*batch, n]`` or ``[*batch, n, k]``, the operator's batch broadcast with that of
         the matrices.
         """
+        if isinstance(other, np.ndarray):
+            raise TypeError(
+                "a LaplaceOperator multiplies torch tensors, got a NumPy array: use "
+                "torch.as_tensor, or to_plan().apply"
+            )
         if not isinstance(other, Tensor):
             return NotImplemented
         if other.dim() < 2:
@@ -246,6 +258,8 @@ class LaplaceOperator:
         targets, sources, lengthscale, frequency, theta, phi = self._tensors()
         assert targets is not None
         assert lengthscale is not None
+        if not torch.compiler.is_compiling() and torch_ops.is_plain(self._tensors()):
+            self._plan()  # the core checks the numbers: NaN anchors, a lengthscale of 0
         sources = targets if sources is None else sources
         matrix = kernel(
             targets.unsqueeze(-1),
@@ -271,12 +285,13 @@ class LaplaceOperator:
         ValueError
             With `real_part`: no such rule is known for the cosine form.
         """
-        sig = self._signature
-        tensors = [None if each is None else each.detach() for each in self._tensors()]
-        threads = torch.get_num_threads()
-        plan = execution.plan_of(sig, tensors, self.real_part, threads)
-        ranks = torch.tensor(plan.rank(), dtype=torch.int64).reshape(sig.anchor_batch)
+        ranks = torch.tensor(self._plan().rank(), dtype=torch.int64)
+        ranks = ranks.reshape(self._signature.anchor_batch)
         return int(ranks) if ranks.dim() == 0 else ranks
+
+    def _plan(self) -> _core.Plan:
+        tensors = [None if each is None else each.detach() for each in self._tensors()]
+        return execution.plan_of(self._signature, tensors, self.real_part, torch.get_num_threads())
 
     def __repr__(self) -> str:
         form = "real"

@@ -12,7 +12,7 @@ from laplex.validation import Array
 
 __all__ = ["Plan", "PlanGradients"]
 
-#: Bytes a plan and one product take per anchor, for the check that refuses impossible sizes.
+#: What a plan and one product take per anchor at least: to refuse impossible sizes at once.
 _BYTES_PER_ANCHOR = 64
 
 
@@ -144,14 +144,17 @@ class Plan:
         self._real_part = bool(real_part)
         self._oscillates = bool(np.any(omega != 0))
         self._complex = (self._oscillates or theta is not None or phi is not None) and not real_part
-        # Kept for pickling and for update(), which takes only what moves.
-        self._lengthscale, self._frequency, self._theta, self._phi = ell, omega, theta, phi
-        self._x, self._y = self._own(x), None if y is None else self._own(y)
+        # Kept for pickling. The anchors are the core's, which alone knows them when several threads
+        # update; their shapes are what update() checks.
+        self._lengthscale, self._frequency = ell, omega
+        self._theta = None if theta is None else self._own(theta)
+        self._phi = None if phi is None else self._own(phi)
+        self._x_shape, self._y_shape = x.shape, None if y is None else y.shape
 
         ell_heads = self._spread(ell, np.dtype(np.float64), ())
         omega_heads = self._spread(omega, np.dtype(np.float64), ()) if self._oscillates else None
-        x_heads = self._spread(self._x, dtype, (n,))
-        y_heads = None if self._y is None else self._spread(self._y, dtype, (m,))
+        x_heads = self._spread(x, dtype, (n,))
+        y_heads = None if y is None else self._spread(y, dtype, (m,))
         theta_heads = None if theta is None else self._spread(theta, dtype, (n,))
         phi_heads = None if phi is None else self._spread(phi, dtype, (m,))
         self._core = _core.Plan(
@@ -288,14 +291,14 @@ class Plan:
             _address(d_y), _address(d_ell), _address(d_omega), _address(d_theta), _address(d_phi),
             self._threads,
         )  # fmt: skip
-        if self._y is None:
+        if self._y_shape is None:
             d_x += d_y
         return PlanGradients(
             values=_sum_to(self._from_heads(d_values, batch, self._m), array.shape).astype(
                 array.dtype.newbyteorder("="), copy=False
             ),
             targets=self._gather("targets", d_x),
-            sources=None if self._y is None else self._gather("sources", d_y),
+            sources=None if self._y_shape is None else self._gather("sources", d_y),
             lengthscale=self._gather("lengthscale", d_ell),
             frequency=self._gather("frequency", d_omega),
             target_phase=None if d_theta is None else self._gather("target_phase", d_theta),
@@ -315,27 +318,26 @@ class Plan:
         targets : array [..., n], of the shape and dtype the plan was built with
         sources : array [..., m]; must be None exactly in the self case
         """
-        x = self._moved("targets", targets, self._x)
-        if (sources is None) != (self._y is None):
+        x = self._moved("targets", targets, self._x_shape)
+        if (sources is None) != (self._y_shape is None):
             raise ValueError(
                 "sources were given, but this plan's sources are its targets: pass targets alone"
-                if self._y is None
+                if self._y_shape is None
                 else "sources is None, but this plan has sources of its own: pass both"
             )
-        y = None if self._y is None else self._moved("sources", sources, self._y)
+        y = None if self._y_shape is None else self._moved("sources", sources, self._y_shape)
         x_heads = self._spread(x, self._dtype, (self._n,))
         y_heads = None if y is None else self._spread(y, self._dtype, (self._m,))
         self._core.update(_address(x_heads), _address(y_heads), self._threads)
-        self._x, self._y = x, y
 
-    def _moved(self, name: str, value: object, old: Array) -> Array:
+    def _moved(self, name: str, value: object, shape: tuple[int, ...]) -> Array:
         array = validation.anchors(name, value, self._dtype)
-        if array.shape != old.shape:
+        if array.shape != shape:
             raise ValueError(
                 f"{name} has shape {list(array.shape)} but the plan was built with "
-                f"{list(old.shape)}: build a new plan"
+                f"{list(shape)}: build a new plan"
             )
-        return self._own(array)
+        return array
 
     # ----------------------------------------------------------------------------------- inspection
 
@@ -384,8 +386,8 @@ class Plan:
 
     @property
     def nbytes(self) -> int:
-        """Bytes held now; tables of the transposed direction are made when first needed."""
-        copies = [a for a in (self._x, self._y, self._theta, self._phi) if a is not None]
+        """Bytes held now; a direction's tables of decays are made by the first product in it."""
+        copies = [a for a in (self._theta, self._phi) if a is not None]
         return int(self._core.nbytes) + sum(a.nbytes for a in copies)
 
     def __repr__(self) -> str:
@@ -394,7 +396,7 @@ class Plan:
             form = "oscillating" if self._oscillates else "carrier phases"
             if self._real_part:
                 form = "cosine"
-        own = "self" if self._y is None else "targets x sources"
+        own = "self" if self._y_shape is None else "targets x sources"
         ell = (
             self._lengthscale.item()
             if self._lengthscale.ndim == 0
@@ -414,7 +416,11 @@ class Plan:
             "real_part": self._real_part,
             "num_threads": self._threads or None,
         }
-        return _rebuild, (self._x, self._y, options)
+        x = np.empty((*self._batch, self._n), self._dtype)
+        y = np.empty((*self._batch, self._m), self._dtype)
+        self._core.anchors(_address(x), _address(y))
+        sources = None if self._y_shape is None else _take_back(y, self._y_shape)
+        return _rebuild, (_take_back(x, self._x_shape), sources, options)
 
     # -------------------------------------------------------------------------------- memory layout
 
@@ -515,6 +521,14 @@ def _vectors(laid: Array) -> tuple[int, bool, int, int]:
         laid.strides[0] // itemsize,
         laid.strides[1] // itemsize,
     )
+
+
+def _take_back(array: Array, shape: tuple[int, ...]) -> Array:
+    """Undo the broadcast of an array of ``shape`` to ``array``."""
+    if array.size == 0:  # no head to take it from
+        return np.zeros(shape, array.dtype)
+    array = array[(0,) * (array.ndim - len(shape))]
+    return array[tuple(slice(size) for size in shape)]
 
 
 def _sum_to(array: Array, shape: tuple[int, ...]) -> Array:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 MAX_MOMENT = 4
-"""Highest power of |x - y| in the core, hence the highest order of differentiation."""
+"""Highest power of |x - y| in the core: each derivative by lengthscale or frequency takes one."""
 
 COMPLEX_OF = {torch.float32: torch.complex64, torch.float64: torch.complex128}
 
@@ -54,7 +54,7 @@ def signature(
     ValueError
         Shapes that do not broadcast, missing last dimensions, tensors on two devices.
     NotImplementedError
-        A derivative of more than fourth order in lengthscale or anchors.
+        More than four derivatives by lengthscale and frequency together.
     """
     dtype = targets.dtype
     if dtype is not torch.float32 and dtype is not torch.float64:
@@ -96,8 +96,8 @@ def signature(
             )
     if moment > MAX_MOMENT:
         raise NotImplementedError(
-            "derivatives of the kernel of order five and above are not available "
-            f"(moment {moment}, at most {MAX_MOMENT})"
+            f"lengthscale and frequency can be differentiated {MAX_MOMENT} times together, "
+            "and this is one time more"
         )
     if moment < 0 or not 0 <= parity <= 2:
         raise ValueError(
@@ -141,7 +141,7 @@ def _check_phase(name: str, phase: Tensor, size: int, dtype: torch.dtype) -> Non
 
 def _check_device(*tensors: Tensor | None) -> None:
     for tensor in tensors:
-        if tensor is not None and not tensor.is_cpu:
+        if tensor is not None and (not tensor.is_cpu or tensor.layout is not torch.strided):
             break
     else:  # the common case, without making device objects
         return
@@ -152,6 +152,8 @@ def _check_device(*tensors: Tensor | None) -> None:
             "arguments with .cpu()"
         )
     for name, tensor in zip(NAMES, tensors, strict=True):
+        if tensor is not None and tensor.layout is not torch.strided:
+            raise TypeError(f"{name} is a tensor of layout {tensor.layout}: pass {name}.to_dense()")
         if tensor is not None and tensor.device != device:
             raise ValueError(
                 f"{name} is on {tensor.device}, but targets is on {device}: move it with "

@@ -115,7 +115,7 @@ torch.library.register_fake("laplex::matvec", _matvec_fake, lib=_LIBRARY)
 torch.library.register_fake("laplex::matvec_vjp", _matvec_vjp_fake, lib=_LIBRARY)
 
 
-def _plain(tensors: Sequence[Any]) -> bool:
+def is_plain(tensors: Sequence[Any]) -> bool:
     """Whether nobody but us needs to see the call: CPU tensors, no mode, transform or tracer."""
     for tensor in tensors:
         if tensor is not None and not (type(tensor) in _PLAIN_TYPES and tensor.is_cpu):
@@ -134,14 +134,14 @@ def _evaluate(*args: Any) -> Tensor:
 
     A call through the dispatcher costs more than the product at n = 64.
     """
-    if _plain(args[:_TENSORS]):
+    if is_plain(args[:_TENSORS]):
         return execution.apply(*args)
     result: Tensor = _MATVEC(*args)
     return result
 
 
 def _evaluate_vjp(*args: Any) -> Sequence[Tensor | None]:
-    if _plain(args[: 1 + _TENSORS]):
+    if is_plain(args[: 1 + _TENSORS]):
         return execution.vjp(*args)
     result: Sequence[Tensor] = _MATVEC_VJP(*args)
     return result

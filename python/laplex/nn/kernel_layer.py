@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from laplex import Plan
-from laplex.functional import matvec
+from laplex.functional import check_tensor, matvec
 from laplex.nn.anchors import InitialAnchors, validated
 from laplex.nn.frobenius import frobenius_norms
 
@@ -19,6 +19,7 @@ from laplex.nn.frobenius import frobenius_norms
 #: precision: anchors that round to one place are tied, and no gradient parts a tied pair again.
 GEOMETRY = ("targets", "sources", "log_lengthscale", "target_phase", "source_phase")
 _HALF = (torch.float16, torch.bfloat16)
+_DOUBLE = (torch.float64, torch.complex128)
 
 
 class KernelLayer(nn.Module):
@@ -158,10 +159,18 @@ class KernelLayer(nn.Module):
 
         Raises
         ------
+        TypeError
+            When `input` is no tensor, or float64 in a float32 layer.
         ValueError
             When the last dimension of `input` has the wrong size.
         """
+        check_tensor("input", input)
         targets, sources = self._anchors()
+        if input.dtype in _DOUBLE and targets.dtype not in _DOUBLE:
+            raise TypeError(
+                f"input has dtype {input.dtype} but the layer is {targets.dtype}: convert one, "
+                "with input.float() or layer.double()"
+            )
         if input.dim() == 0 or input.shape[-1] != sources.shape[-1]:
             raise ValueError(
                 f"input must have {sources.shape[-1]} features in its last dimension, "
