@@ -20,7 +20,7 @@ std::vector<std::vector<D>> upper_decays(const SortedAnchors& from, Rate rate, i
   std::vector<std::vector<D>> upper;
   std::int64_t span = 1;
   for (std::size_t level = 1; level < sizes.size(); ++level) {
-    span *= kChunk;
+    span *= chunk_size(level - 1);
     std::vector<D> decays(static_cast<std::size_t>(sizes[level]));
     parallel_ranges(threads, sizes[level], kGrain, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t node = begin < 1 ? 1 : begin; node < end; ++node) {

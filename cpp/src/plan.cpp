@@ -9,6 +9,7 @@
 #include <array>
 #include <cmath>
 #include <cstdio>
+#include <limits>
 #include <mutex>
 #include <string>
 
@@ -88,6 +89,10 @@ std::shared_ptr<const Fixed<T>> make_fixed(const Kernel<T>& kernel) {
     const std::string where = kernel.heads > 1 ? " for head " + std::to_string(h) : "";
     if (!(rate.lengthscale > 0.0) || std::isinf(rate.lengthscale)) {
       invalid("lengthscale must be positive and finite, got " + text_of(rate.lengthscale) + where);
+    }
+    if (rate.lengthscale < std::numeric_limits<double>::min()) {
+      invalid("lengthscale must be at least 2.23e-308, the smallest normal number, got " +
+              text_of(rate.lengthscale) + where);  // below it 1/lengthscale overflows
     }
     if (!std::isfinite(rate.frequency)) {
       invalid("frequency must be finite, got " + text_of(rate.frequency) + where);

@@ -46,13 +46,13 @@ class Scan {
         sum_chunks(level - 1, span,
                    [&](S* s, std::int64_t k) { add<P, W>(s, total(level - 1, k)); });
       }
-      span *= kChunk;
+      span *= chunk_size(level - 1);
     }
     for (std::size_t level = levels - 1; level > 0; --level) {
       spread(
           level, span, [&](S* s, std::int64_t k) { add<P, W>(s, total(level, k)); },
           [&](const S* s, std::int64_t k) { std::copy(s, s + kWidth, total(level, k)); });
-      span /= kChunk;
+      span /= chunk_size(level - 1);
     }
     spread(0, 1, load,
            [&](const S* s, std::int64_t k) { std::copy(s, s + kWidth, sums + k * kWidth); });
@@ -74,20 +74,22 @@ class Scan {
   template <class Load>
   void sum_chunks(std::size_t level, std::int64_t span, const Load& load) {
     const std::int64_t nodes = sizes_[level];
-    parallel_ranges(threads_, sizes_[level + 1], kGrain, [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t chunk = begin; chunk < end; ++chunk) {
-        S s[kWidth] = {};
-        const std::int64_t first = chunk * kChunk;
-        const std::int64_t last = std::min(nodes, first + kChunk);
-        for (std::int64_t node = first; node < last; ++node) {
-          if (node > first) {
-            move(s, level, span, node);
-          }
-          load(s, node);
-        }
-        std::copy(s, s + kWidth, total(level + 1, chunk));
-      }
-    });
+    const std::int64_t size = chunk_size(level);
+    parallel_ranges(threads_, sizes_[level + 1], kGrain / size,
+                    [&](std::int64_t begin, std::int64_t end) {
+                      for (std::int64_t chunk = begin; chunk < end; ++chunk) {
+                        S s[kWidth] = {};
+                        const std::int64_t first = chunk * size;
+                        const std::int64_t last = std::min(nodes, first + size);
+                        for (std::int64_t node = first; node < last; ++node) {
+                          if (node > first) {
+                            move(s, level, span, node);
+                          }
+                          load(s, node);
+                        }
+                        std::copy(s, s + kWidth, total(level + 1, chunk));
+                      }
+                    });
   }
 
   /// Down: the sums after every node of `level`, starting each chunk from the sum after the one
@@ -95,28 +97,30 @@ class Scan {
   template <class Load, class Store>
   void spread(std::size_t level, std::int64_t span, const Load& load, const Store& store) {
     const std::int64_t nodes = sizes_[level];
-    parallel_ranges(threads_, num_chunks(nodes), kGrain, [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t chunk = begin; chunk < end; ++chunk) {
-        S s[kWidth] = {};
-        const std::int64_t first = chunk * kChunk;
-        const std::int64_t last = std::min(nodes, first + kChunk);
-        if (chunk > 0) {
-          const S* before = total(level + 1, chunk - 1);
-          std::copy(before, before + kWidth, s);
-        }
-        for (std::int64_t node = first; node < last; ++node) {
-          if (node > 0) {
-            move(s, level, span, node);
-          }
-          load(s, node);
-          store(s, node);
-        }
-      }
-    });
+    const std::int64_t size = chunk_size(level);
+    parallel_ranges(threads_, num_chunks(nodes, level), kGrain / size,
+                    [&](std::int64_t begin, std::int64_t end) {
+                      for (std::int64_t chunk = begin; chunk < end; ++chunk) {
+                        S s[kWidth] = {};
+                        const std::int64_t first = chunk * size;
+                        const std::int64_t last = std::min(nodes, first + size);
+                        if (chunk > 0) {
+                          const S* before = total(level + 1, chunk - 1);
+                          std::copy(before, before + kWidth, s);
+                        }
+                        for (std::int64_t node = first; node < last; ++node) {
+                          if (node > 0) {
+                            move(s, level, span, node);
+                          }
+                          load(s, node);
+                          store(s, node);
+                        }
+                      }
+                    });
   }
 
-  static constexpr std::int64_t kGrain =
-      512;  // chunks a task: long enough to hide the cost of handing it out
+  /// Nodes a task: long enough to hide the cost of handing it out.
+  static constexpr std::int64_t kGrain = 8192;
 
   Line<D> line_;
   int threads_;

@@ -7,8 +7,11 @@
 #include <pybind11/stl.h>
 
 #include <cstdint>
+#include <exception>
 #include <memory>
+#include <optional>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <variant>
 
@@ -24,21 +27,51 @@ namespace {
 
 using Address = std::uintptr_t;
 
+/// The interpreter's main thread, the only one that runs signal handlers.
+unsigned long main_thread = 0;
+
 /// Runs library code without the GIL, letting Ctrl-C through.
+///
+/// Not by gil_scoped_release: a daemon thread that asks for the GIL back while the interpreter goes
+/// down is ended there and then, by unwinding its stack, which a destructor would turn into an
+/// abort. For the same reason only the main thread asks during the call.
 template <class F>
 auto without_gil(const F& body) -> decltype(body()) {
-  try {
-    const py::gil_scoped_release release;
-    const InterruptScope scope([] {
+  using Result = decltype(body());
+  constexpr bool kVoid = std::is_void_v<Result>;
+  std::conditional_t<kVoid, std::monostate, std::optional<Result>> result;
+  std::exception_ptr failure;
+  InterruptCheck check;
+  if (PyThread_get_thread_ident() == main_thread) {
+    check = [] {
       const py::gil_scoped_acquire acquire;
       return PyErr_CheckSignals() != 0;
-    });
-    return body();
-  } catch (const Error& error) {
-    if (error.code() == ErrorCode::interrupted && PyErr_Occurred() != nullptr) {
-      throw py::error_already_set();  // KeyboardInterrupt, or what the program's handler raised
+    };
+  }
+  PyThreadState* const state = PyEval_SaveThread();
+  try {
+    const InterruptScope scope(std::move(check));
+    if constexpr (kVoid) {
+      body();
+    } else {
+      result.emplace(body());
     }
-    throw;
+  } catch (...) {
+    failure = std::current_exception();
+  }
+  PyEval_RestoreThread(state);
+  if (failure) {
+    try {
+      std::rethrow_exception(failure);
+    } catch (const Error& error) {
+      if (error.code() == ErrorCode::interrupted && PyErr_Occurred() != nullptr) {
+        throw py::error_already_set();  // KeyboardInterrupt, or what the program's handler raised
+      }
+      throw;
+    }
+  }
+  if constexpr (!kVoid) {
+    return std::move(*result);
   }
 }
 
@@ -213,6 +246,8 @@ PYBIND11_MODULE(_core, m) {
       "The compiled core: plans over raw addresses. Use laplex.Plan or laplex.matvec instead.";
 
   survive_forks();
+  main_thread =
+      py::module_::import("threading").attr("main_thread")().attr("ident").cast<unsigned long>();
   py::register_exception_translator([](std::exception_ptr p) {
     try {
       if (p) {

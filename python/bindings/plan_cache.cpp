@@ -12,6 +12,11 @@ struct Bytes {
   std::size_t size;
 };
 
+/// What an array takes of a copy: each starts where a double may.
+std::size_t padded(std::size_t size) {
+  return (size + 7) / 8 * 8;
+}
+
 /// The arrays that describe a kernel.
 std::array<Bytes, 6> arrays(const Description& d) {
   const std::size_t scalar = d.is_double ? 8 : 4;
@@ -39,7 +44,7 @@ bool same_content(const std::vector<std::byte>& content, const Description& d) {
     if (array.size != 0 && std::memcmp(at, array.data, array.size) != 0) {
       return false;
     }
-    at += array.size;
+    at += padded(array.size);
   }
   return true;
 }
@@ -48,8 +53,26 @@ std::vector<std::byte> copy_content(const Description& d) {
   std::vector<std::byte> content;
   for (const Bytes& array : arrays(d)) {
     content.insert(content.end(), array.data, array.data + array.size);
+    content.resize(content.size() + padded(array.size) - array.size);
   }
   return content;
+}
+
+/// The description `d` with its arrays in `content`, as copy_content laid them out.
+Description over(const std::vector<std::byte>& content, const Description& d) {
+  Description copied = d;
+  const std::array<std::uintptr_t*, 6> addresses = {&copied.targets,      &copied.sources,
+                                                    &copied.lengthscale,  &copied.frequency,
+                                                    &copied.target_phase, &copied.source_phase};
+  const auto given = arrays(d);
+  const std::byte* at = content.data();
+  for (std::size_t k = 0; k < given.size(); ++k) {
+    if (given[k].size != 0) {
+      *addresses[k] = reinterpret_cast<std::uintptr_t>(at);
+      at += padded(given[k].size);
+    }
+  }
+  return copied;
 }
 
 std::int64_t plan_bytes(const AnyPlan& plan) {
@@ -83,11 +106,15 @@ std::shared_ptr<AnyPlan> PlanCache::get(const Description& description) {
     ++misses_;
   }
   // Built without the lock: sorting may take long. Two threads may build the same plan; one is
-  // kept.
-  auto plan = std::make_shared<AnyPlan>(make_plan(description));
-  Entry entry{description, copy_content(description), plan};
+  // kept. Built from the copy: the caller's arrays may be written to meanwhile, and a plan kept
+  // under a content that is not its own would be wrong for ever.
+  std::vector<std::byte> content = copy_content(description);
+  const Description copied = over(content, description);
+  auto plan = std::make_shared<AnyPlan>(make_plan(copied));
   const std::lock_guard<std::mutex> lock(mutex_);
-  if (entry.bytes() <= max_bytes_ && find(description) == nullptr) {
+  const bool kept = find(copied) != nullptr;
+  Entry entry{description, std::move(content), plan};
+  if (!kept && entry.bytes() <= max_bytes_) {
     entries_.push_front(std::move(entry));
   }
   shrink();

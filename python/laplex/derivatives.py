@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor
 
 NEXT_PARITY = {0: 1, 1: 2, 2: 1}
@@ -195,7 +196,10 @@ def slope(
         total = total - 1j * turn * total
     if moment:
         total = total - moment * primitive(odd, moment - 1)
-    return -total / as_factor(lengthscale, total)
+    divisor = as_factor(lengthscale, total)
+    if divisor.dtype is not lengthscale.dtype:  # in float32 a tiny one is 0, and 0 / 0 no number
+        divisor = divisor.clamp_min(torch.finfo(divisor.dtype).tiny)
+    return -total / divisor
 
 
 def as_factor(scalar: Tensor, like: Tensor) -> Tensor:

@@ -286,4 +286,12 @@ def _is_lazy(tensor: Tensor) -> bool:
 
 
 def _pointer(tensor: Tensor) -> int:
-    return tensor.data_ptr() or int(_NO_ELEMENTS.ctypes.data)
+    address: int = tensor.data_ptr()
+    if address == 0:
+        if tensor.numel() > 0:
+            raise ValueError(
+                f"a tensor of shape {tuple(tensor.shape)} on {tensor.device} has no memory to read "
+                "numbers from: pass a materialised one, such as tensor.clone() on the CPU"
+            )
+        return int(_NO_ELEMENTS.ctypes.data)
+    return address

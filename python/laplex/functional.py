@@ -154,7 +154,11 @@ def as_scalar(name: str, value: object, targets: Tensor) -> Tensor:
         return value
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a float or a torch tensor, got {type(value).__name__}")
-    # Not float(value): torch.compile follows a number that it does not know yet.
+    if not torch.compiler.is_compiling():  # which follows numbers that it does not know yet
+        try:
+            value = float(value)
+        except OverflowError:
+            raise ValueError(f"{name} must be finite, got an integer beyond any float") from None
     return torch.scalar_tensor(value, dtype=torch.float64, device=targets.device)  # type: ignore[arg-type]
 
 

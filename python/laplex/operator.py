@@ -310,13 +310,16 @@ class LaplaceOperator:
     # --- other libraries --------------------------------------------------------------------------
 
     def to_plan(self) -> Plan:
-        """Return a NumPy `laplex.Plan` of the same matrix, without gradients."""
+        """Return a NumPy `laplex.Plan` of the same matrix and dtype, without gradients."""
         from .plan import Plan
 
         targets, sources, lengthscale, frequency, theta, phi = (
             None if tensor is None else tensor.detach().resolve_neg().numpy()
             for tensor in self._tensors()
         )
+        if frequency is not None and not frequency.any() and theta is None:
+            # A plan does not oscillate at frequency 0; phases of 0 keep its kernel complex.
+            theta = np.zeros_like(self.targets.detach().numpy())
         return Plan(
             targets,
             sources,

@@ -420,7 +420,7 @@ class Plan:
         y = np.empty((*self._batch, self._m), self._dtype)
         self._core.anchors(_address(x), _address(y))
         sources = None if self._y_shape is None else _take_back(y, self._y_shape)
-        return _rebuild, (_take_back(x, self._x_shape), sources, options)
+        return _rebuild, (type(self), _take_back(x, self._x_shape), sources, options)
 
     # -------------------------------------------------------------------------------- memory layout
 
@@ -501,8 +501,10 @@ class Plan:
         return _sum_to(gradient.reshape((*self._batch, *tail)), (*self._input_shapes[name], *tail))
 
 
-def _rebuild(targets: Array, sources: Array | None, options: dict[str, Any]) -> Plan:
-    return Plan(targets, sources, **options)
+def _rebuild(
+    cls: type[Plan], targets: Array, sources: Array | None, options: dict[str, Any]
+) -> Plan:
+    return cls(targets, sources, **options)
 
 
 def _address(array: Array | None) -> int:

@@ -8,6 +8,7 @@ goes first.
 
 from __future__ import annotations
 
+import operator
 from typing import NamedTuple
 
 from . import _core
@@ -38,9 +39,17 @@ def set_max_bytes(max_bytes: int) -> None:
 
     Raises
     ------
+    TypeError
+        When `max_bytes` is no integer.
     ValueError
         When `max_bytes` is negative.
     """
+    try:
+        max_bytes = operator.index(max_bytes)
+    except TypeError:
+        raise TypeError(
+            f"max_bytes must be an integer, got {max_bytes!r}: pass a number of bytes"
+        ) from None
     if max_bytes < 0:
         raise ValueError(f"max_bytes must be 0 or more, got {max_bytes}")
-    _core.plan_cache_set_max_bytes(max_bytes)
+    _core.plan_cache_set_max_bytes(min(max_bytes, 2**62))

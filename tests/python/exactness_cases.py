@@ -8,6 +8,7 @@ import laplex
 from reference import Kernel
 
 FORMS = ("real", "carrier", "oscillating", "cosine")
+PHASED = "oscillating, phases"  # what the first four do not cover: all together, complex
 ANCHORS = ("uniform", "normal^5", "coarse grid", "all equal", "1e-30..1e30", "sorted", "reversed")
 PROMISE = {"float64": 1e-14, "float32": 1e-6}
 
@@ -34,18 +35,20 @@ def kernel(
     lengthscale: float,
     dtype: str,
     rng: np.random.Generator,
+    self_case: bool = False,
 ) -> Kernel:
     """Draw a kernel of the form, its numbers exactly representable in dtype."""
-    phased = form in ("carrier", "cosine")
+    phased = form in ("carrier", "cosine", PHASED)
+    targets = anchors(kind, n, rng).astype(dtype)
 
     def phase(count: int) -> np.ndarray | None:
         return rng.uniform(-6, 6, count).astype(dtype) if phased else None
 
     return Kernel(
-        targets=anchors(kind, n, rng).astype(dtype),
-        sources=anchors(kind, m, rng).astype(dtype),
+        targets=targets,
+        sources=targets if self_case else anchors(kind, m, rng).astype(dtype),
         lengthscale=lengthscale,
-        frequency=3.0 / lengthscale if form in ("oscillating", "cosine") else 0.0,
+        frequency=3.0 / lengthscale if form in ("oscillating", "cosine", PHASED) else 0.0,
         target_phase=phase(n),
         source_phase=phase(m),
         real_part=form == "cosine",
@@ -75,9 +78,12 @@ def deviation(
     return float(np.max(np.where(excess <= floor, 0, excess / np.maximum(scale, floor))))
 
 
-def error(k: Kernel, v: np.ndarray, dtype: str) -> float:
+def error(k: Kernel, v: np.ndarray, dtype: str, adjoint: bool = False) -> float:
     """Return max |Plan - reference| / sum |K||v|; raise where the result is not finite."""
-    plan = laplex.Plan(k.targets, k.sources, **k.options())
-    u = plan.apply(v)
+    sources = None if k.sources is k.targets else k.sources
+    plan = laplex.Plan(k.targets, sources, **k.options())
+    u = plan.adjoint(v) if adjoint else plan.apply(v)
     assert np.isfinite(u).all()
+    if adjoint:
+        k = k.adjoint()
     return deviation(u, k.apply(v), k.scale(v), dtype, float(np.abs(v).sum()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import threading
 
 import numpy as np
 import pytest
@@ -207,6 +208,23 @@ def test_nan_values_propagate_like_in_a_matmul():
     x = torch.tensor([0.0, 1.0, 2.0])
     assert laplex.matvec(values, x).isnan().all()
     assert laplex.matvec(torch.tensor([1.0, float("inf")]), x[:2]).isinf().all()
+
+
+def test_anchors_written_to_while_their_plan_is_built():
+    """The plan kept for a content is that of this content, whoever writes meanwhile."""
+    rng = np.random.default_rng(0)
+    before, after = rng.random(300_000), rng.random(300_000)
+    shared = before.copy()
+    targets, values = torch.from_numpy(shared), torch.ones(before.size, dtype=torch.float64)
+    expected = torch.from_numpy(laplex.Plan(after).apply(values.numpy()))
+    for milliseconds in range(1, 40, 3):  # making the plan takes some thirty
+        shared[:] = before
+        write = threading.Timer(milliseconds / 1000, shared.__setitem__, (slice(None), after))
+        write.start()
+        laplex.matvec(values, targets)
+        write.join()
+        assert torch.equal(laplex.matvec(values, targets), expected), milliseconds
+        laplex.plan_cache.clear()
 
 
 def test_inference_mode_then_training():

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from laplex import Plan
-from laplex.functional import check_tensor, matvec
+from laplex.functional import check_flag, check_tensor, matvec
 from laplex.nn.anchors import InitialAnchors, validated
 from laplex.nn.frobenius import frobenius_norms
 
@@ -60,7 +60,11 @@ class KernelLayer(nn.Module):
         self.heads = heads
         self.phased = phased
         self.init: InitialAnchors = validated(init)
+        check_flag("phased", phased)
+        check_flag("bias", bias)
         dtype = torch.get_default_dtype() if dtype is None else dtype
+        if not isinstance(dtype, torch.dtype):
+            raise TypeError(f"dtype must be a torch.dtype, got {dtype!r}: pass torch.float32")
         if not dtype.is_floating_point:
             raise ValueError(f"dtype must be a floating point type, got {dtype}")
         exact = torch.float32 if dtype in _HALF else dtype
