@@ -4,6 +4,7 @@
 #   PYTHON=python3.12     the interpreter that .venv is made from (after `make distclean`)
 #   TORCH_INDEX=URL       another index for torch, such as https://download.pytorch.org/whl/cpu
 #   PYTEST_ARGS="-k nn"   arguments for pytest
+#   DEMO_ARGS="--quick"   arguments for laplex demo
 #   JOBS=4                compiler processes at a time
 #   WERROR=ON             compiler warnings are errors (as in CI)
 
@@ -39,7 +40,7 @@ PACKAGE_FILES := pyproject.toml README.md LICENSE $(CMAKE_FILES) \
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
 
-demo: $(STAMPS)/demo ## learnable Laplace kernels on real images: installs what it needs, about three minutes
+demo: $(STAMPS)/demo ## learnable Laplace kernels on real images: a minute, and the installs the first time
 	$(BIN)/laplex demo $(DEMO_ARGS)
 
 test: lint test-cpp test-consume test-asan test-tsan wheel test-python ## every check and every test
@@ -83,7 +84,7 @@ build/lint/clang-tidy: $(CPP_FILES) $(CMAKE_FILES) .clang-tidy $(STAMPS)/dev
 	$(HEADING) "clang-tidy"
 	tools/googletest.sh
 	$(BIN)/cmake --preset python -B build/lint -Dpybind11_ROOT=$$($(BIN)/python -m pybind11 --cmakedir) \
-	  -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python
+	  -DPython_EXECUTABLE="$(CURDIR)/$(BIN)/python"
 	$(BIN)/run-clang-tidy.py -quiet -j $(JOBS) -p build/lint \
 	  -extra-arg=-Wno-unknown-warning-option -extra-arg=-Wno-ignored-optimization-argument
 	@touch $@
@@ -126,7 +127,7 @@ test-consume: $(STAMPS)/build ## install the C++ library, build a project on it 
 	$(BIN)/cmake --build --preset release --target laplex
 	rm -rf build/consume
 	$(BIN)/cmake --install build/release --prefix build/consume/prefix --component development
-	$(BIN)/cmake -S tests/consume -B build/consume/project -G Ninja -DCMAKE_PREFIX_PATH=$(CURDIR)/build/consume/prefix
+	$(BIN)/cmake -S tests/consume -B build/consume/project -G Ninja -DCMAKE_PREFIX_PATH="$(CURDIR)/build/consume/prefix"
 	$(BIN)/cmake --build build/consume/project
 	$(BIN)/ctest --test-dir build/consume/project --output-on-failure --no-tests=error
 
@@ -161,7 +162,7 @@ test-python: $(STAMPS)/wheel ## the Python tests, against the installed wheel
 # --- housekeeping --------------------------------------------------------------------------------
 
 clean: ## remove what was built
-	rm -rf build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf build laplex-demo .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 distclean: clean ## remove the virtual environment too
 	rm -rf $(VENV)

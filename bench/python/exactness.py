@@ -162,7 +162,7 @@ def page(
             "",
             "Random values are kind: rounding errors of many terms cancel. The worst pattern known",
             "is one value that is not zero on a regular grid",
-            "([accuracy.md](accuracy.md) says why). Float64, drawn lengthscales from 0.03 n to 10 n,",
+            "([accuracy.md](accuracy.md) says why). Float64; lengthscales from 0.03 n to 10 n,",
             "frequencies that turn by 0.1 to 10,000 radians over the grid:",
             "",
             "| n | drawn | real | oscillating |",

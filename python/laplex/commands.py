@@ -62,7 +62,7 @@ def demo(
             min=1, help="Epochs of training. Default: 30 for digits, 3 for Fashion-MNIST."
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="First random seed.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="First random seed.")] = 0,
     quick: Annotated[
         bool, typer.Option("--quick", help="Small sizes, two epochs: a few seconds.")
     ] = False,
@@ -77,10 +77,14 @@ def demo(
     try:
         for package in ("torch", "matplotlib", "sklearn"):
             require(package, extra="demo", feature="laplex demo")
-        from laplex.demo import run_demo
+    except ImportError as error:
+        errors.print(f"[red]error:[/red] {escape(str(error))}", soft_wrap=True)
+        raise typer.Exit(1) from error
+    from laplex.demo import DemoInputError, run_demo
 
+    try:
         findings = run_demo(data, out, epochs=epochs, seed=seed, quick=quick)
-    except (ImportError, OSError, ValueError) as error:
+    except DemoInputError as error:
         errors.print(f"[red]error:[/red] {escape(str(error))}", soft_wrap=True)
         raise typer.Exit(1) from error
     if not findings.passed:

@@ -87,7 +87,46 @@ def test_missing_data_is_a_sentence_not_a_traceback(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["demo", "--epochs", "0"], ["demo", "--seed", "-1"], ["train"], ["demo", "extra"]]
+    ("arguments", "message"),
+    [
+        (["--data", ""], "no name of a data set"),
+        (["--data", "a file"], "a file is a file: pass the folder that it is in"),
+        (["--out", "a file"], "can't write a file/report.html"),
+        (["--out", "taken"], "can't write taken/report.html"),
+        (["--out", "/proc/nowhere"], "can't write /proc/nowhere/report.html"),
+    ],
+)
+def test_bad_paths_are_named_before_any_work(arguments, message, tmp_path, monkeypatch):
+    (tmp_path / "a file").write_text("")
+    (tmp_path / "taken" / "report.html").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    result = run("demo", *arguments)
+    assert result.returncode == 1
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+
+
+def test_an_error_of_the_demo_itself_keeps_its_traceback(tmp_path):
+    code = (
+        "import laplex.demo as d; d.choose_settings = lambda *_: int('x'); "
+        "from laplex.cli import main; main()"
+    )
+    result = run("demo", "--out", str(tmp_path / "out"), code=code)
+    assert result.returncode == 1
+    assert "invalid literal" in result.stderr
+    assert "Traceback" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["demo", "--epochs", "0"],
+        ["demo", "--seed", "-1"],
+        ["demo", "--seed", str(2**31)],
+        ["train"],
+        ["demo", "extra"],
+    ],
 )
 def test_usage_errors(arguments):
     result = run(*arguments)

@@ -129,6 +129,15 @@ def test_no_nan_where_the_dense_result_has_none(dtype: str) -> None:
                 assert np.isfinite(u).all(), (lengthscale, frequency)
 
 
+def test_distances_beyond_the_largest_double() -> None:
+    x, y, frequency = np.array([-1e308, 0.0]), np.array([1e308]), 3e-308
+    for form in ({}, {"frequency": frequency}):
+        u = laplex.Plan(x, y, lengthscale=1e308, **form).apply(np.ones(1))
+        tau = np.array([2.0, 1.0])
+        exact = np.exp(-tau) * np.exp(1j * 3 * tau) if form else np.exp(-tau)
+        assert np.max(np.abs(u - exact)) <= 1e-15
+
+
 def test_values_that_are_not_finite_propagate() -> None:
     plan = laplex.Plan(np.linspace(0, 1, 50), lengthscale=0.5)
     for bad in (np.nan, np.inf):

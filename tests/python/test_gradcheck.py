@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
 
+import laplex
 from torch_cases import FORMS, NAMES, case, dense, dense_matrix, function, operator
 
 # The four forms of the specification, for the slower checks.
@@ -251,3 +252,16 @@ def test_dense_reference_itself():
     )
     expected = torch.exp(torch.tensor(complex(-0.5, 1.0 + 0.2)))
     torch.testing.assert_close(matrix[0, 0], expected)
+
+
+def test_a_lengthscale_too_small_for_float32():
+    """Nothing reaches anything: gradients are 0, in the fused pass and in the recorded one."""
+    x = torch.tensor([0.0, 1.0, 1.0, 3.0], requires_grad=True)
+    for ell in (1e-50, 1e-300):
+        lengthscale = torch.tensor(ell, dtype=torch.float64, requires_grad=True)
+        u = laplex.matvec(torch.ones(4), x, lengthscale=lengthscale).sum()
+        for create_graph in (False, True):
+            for gradient in torch.autograd.grad(
+                u, (x, lengthscale), create_graph=create_graph, retain_graph=True
+            ):
+                assert not gradient.any()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -100,6 +101,16 @@ def test_matvec_takes_vectors_in_the_last_dimension():
     values = torch.randn(5, 1, 4, dtype=torch.float64)
     expected = torch.einsum("hnm,bhm->bhn", matrix, values.expand(5, 2, 4).to(matrix.dtype))
     torch.testing.assert_close(operator.matvec(values), expected)
+
+
+def test_to_plan_has_the_same_dtype():
+    x = torch.tensor([0.0, 1.0, 3.0])
+    for options in ({}, {"frequency": torch.tensor(0.0)}, {"frequency": 2.0}):
+        for real_part in (False, True):
+            K = laplex.LaplaceOperator(x, real_part=real_part, **options)
+            u = K.to_plan().apply(np.ones(3, np.float32))
+            assert torch.from_numpy(u).dtype == K.dtype
+            torch.testing.assert_close(torch.from_numpy(u), K @ torch.ones(3))
 
 
 def test_rank():

@@ -26,6 +26,14 @@ def test_pickle_makes_the_same_plan(form: str) -> None:
     assert_same_plan(pickle.loads(pickle.dumps(plan)), plan)
 
 
+class Named(laplex.Plan):
+    """A plan with more to say."""
+
+
+def test_pickle_keeps_the_class() -> None:
+    assert type(pickle.loads(pickle.dumps(Named([0.0, 1.0])))) is Named
+
+
 @pytest.mark.parametrize(
     ("form", "name"),
     [

@@ -6,15 +6,22 @@ import mpmath
 import numpy as np
 import pytest
 
-from exactness_cases import ANCHORS, FORMS, kernel, values
+from exactness_cases import ANCHORS, FORMS, PHASED, kernel, values
+
+EVERY_FORM = (*FORMS, PHASED)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("n", "m", "lengthscale"), [(1, 1, 1.0), (6, 11, 0.2), (9, 33, 1e-6), (20, 16, 1e6)]
+)
+@pytest.mark.parametrize("form", EVERY_FORM)
 @pytest.mark.parametrize("kind", ANCHORS)
-def test_reference_equals_fifty_digits(form: str, kind: str) -> None:
-    rng = np.random.default_rng([FORMS.index(form), ANCHORS.index(kind)])
-    k = kernel(form, kind, 6, 11, 0.2, "float64", rng)
-    v = values(11, "float64", form != "cosine", rng)
+def test_reference_equals_fifty_digits(
+    form: str, kind: str, n: int, m: int, lengthscale: float
+) -> None:
+    rng = np.random.default_rng([EVERY_FORM.index(form), ANCHORS.index(kind), n])
+    k = kernel(form, kind, n, m, lengthscale, "float64", rng)
+    v = values(m, "float64", form != "cosine", rng)
     got, got_slope, got_far = k.apply(v), k.slope(v), k.stretched(v)
     scale = k.scale(v)
     with mpmath.workdps(50):

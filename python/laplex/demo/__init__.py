@@ -25,6 +25,11 @@ if TYPE_CHECKING:
     from laplex.demo.training import Comparison, Settings
 
 SIZES = (10_000, 100_000, 1_000_000)
+MAX_SEED = 2**31 - 1
+
+
+class DemoInputError(ValueError):
+    """What the demo was asked for can't be: no such data, nowhere to write."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,7 @@ def run_demo(
         Folder of the report; made if it is not there.
     epochs : int, optional
         Length of each training run. Default: 30 for digits (the whole demo then takes about a
-        minute and a half on two cores), 3 for anything larger (some minutes).
+        minute on two cores), 3 for anything larger (some minutes).
     seed : int
         First seed of the training runs.
     quick : bool
@@ -73,8 +78,9 @@ def run_demo(
     ------
     ImportError
         When a package is missing; the message names the extra that brings it.
-    FileNotFoundError, ValueError
-        When the data are missing or broken, or `epochs` is not positive.
+    DemoInputError
+        A ValueError: when the data are missing or broken, `out` can't be written to, or `epochs`
+        or `seed` is out of range. Raised before the long part.
     """
     for package in ("torch", "rich", "matplotlib"):
         require(package, extra="demo", feature="the demo")
@@ -88,12 +94,17 @@ def run_demo(
     from laplex.demo.training import initial_ranks
 
     if epochs is not None and epochs < 1:
-        raise ValueError(f"epochs must be at least 1, got {epochs}")
+        raise DemoInputError(f"epochs must be at least 1, got {epochs}")
+    if not 0 <= seed <= MAX_SEED:
+        raise DemoInputError(f"seed must be between 0 and {MAX_SEED}, got {seed}")
     console = console or Console()
     begin = time.monotonic()
-    images = load_images(data)  # before the long part: it is what fails most easily
+    try:  # before the long part: it is what fails most easily
+        images = load_images(data)
+    except (OSError, ValueError) as error:
+        raise DemoInputError(str(error)) from error
+    page = _prepared(out)
     settings = choose_settings(len(images.train_labels), epochs, quick)
-    out.mkdir(parents=True, exist_ok=True)
     machine = describe_machine()
     console.print(
         f"[bold]Laplex demo[/bold] on {escape(images.name)}\n[dim]{escape(machine)}[/dim]"
@@ -116,6 +127,7 @@ def run_demo(
         report.TIMING_COLUMNS,
         report.timing_rows(timings),
     )
+    console.print(f"[dim]{escape(report.TIMING_NOTE)}[/dim]")
 
     console.print(f"\n[bold]3.[/bold] {escape(report.task(images, settings))}")
     comparisons = _train_all(console, images, settings, seed)
@@ -127,7 +139,6 @@ def run_demo(
     _show(console, "4. Rank at the start", report.RANK_COLUMNS, report.rank_rows(ranks))
     console.print(report.starts_compared({row.variant.name: row for row in comparisons}))
 
-    page = out / "report.html"
     page.write_text(
         report.render(images, exactness, timings, settings, comparisons, ranks, machine), "utf-8"
     )
@@ -136,6 +147,23 @@ def run_demo(
     )
     console.print(f"[dim]{time.monotonic() - begin:.0f} seconds in all[/dim]")
     return Findings(page, exactness, timings, comparisons)
+
+
+def _prepared(out: Path) -> Path:
+    """Make the folder; return the path of the report, which can be written there."""
+    page = out / "report.html"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        is_new = not page.exists()
+        with page.open("ab"):  # an old report stays until the new one is there
+            pass
+        if is_new:
+            page.unlink()
+    except OSError as error:
+        raise DemoInputError(
+            f"can't write {page}: {error.strerror}; choose another folder with --out"
+        ) from error
+    return page
 
 
 def choose_settings(train_images: int, epochs: int | None, quick: bool) -> Settings:

@@ -71,7 +71,11 @@ def load_images(source: str) -> ImageDataset:
     """
     if source == "digits":
         return _digits()
+    if not source:
+        raise FileNotFoundError(f"no name of a data set. {_HOW_TO_GET_IT}")
     folder = DEBIAN_FOLDER if source == "fashion-mnist" else Path(source).expanduser()
+    if folder.is_file():
+        raise FileNotFoundError(f"{folder} is a file: pass the folder that it is in")
     if (folder / TORCHVISION_FOLDER).is_dir():
         folder = folder / TORCHVISION_FOLDER
     return _fashion_mnist(folder)

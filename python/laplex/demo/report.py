@@ -68,13 +68,18 @@ def render(
 EXACTNESS_COLUMNS = ("form", "precision", "max error / Σ|K||v|", "promised", "")
 TIMING_COLUMNS = (
     "n",
-    "plan",
-    "update",
-    "forward",
-    "+ gradients",
+    "sort",
+    "new",
+    "moved",
+    "again",
+    "+ grads",
     "FFT",
     "dense",
-    "fill it",
+    "fill",
+)
+TIMING_NOTE = (
+    "sort: a new plan; new: with its first product; moved: anchor update and product; again: a "
+    "product; + grads: and all gradients; fill: forming the dense matrix"
 )
 TRAINING_COLUMNS = ("layers", "accuracy, %", "±", "parameters", "CPU s")
 RANK_COLUMNS = ("initial anchors", "layer", "full", "one kernel alone", "whole weight")
@@ -102,8 +107,9 @@ def timing_rows(rows: Iterable[Timing]) -> list[tuple[str, ...]]:
             *(
                 "–" if seconds is None else f"{1e3 * seconds:.3g}"
                 for seconds in (
-                    row.plan,
-                    row.update,
+                    row.sort,
+                    row.new_forward,
+                    row.moved_forward,
                     row.forward,
                     row.forward_backward,
                     row.fft,
@@ -193,7 +199,7 @@ def starts_compared(by_name: dict[str, Comparison]) -> str:
 def _against(what: str, ours: Comparison, name: str, theirs: Comparison) -> str:
     (mean, spread), (other, other_spread) = ours.accuracy, theirs.accuracy
     # Two standard errors of the difference: below that, the seeds alone could explain it.
-    noise = 2 * math.sqrt((spread**2 + other_spread**2) / max(len(ours.runs) - 1, 1))
+    noise = 2 * math.sqrt(spread**2 / len(ours.runs) + other_spread**2 / len(theirs.runs))
     if len(ours.runs) == 1:
         return f"{what} reach {mean:.2f} %, {name} {other:.2f} %, with one seed."
     numbers = f"({mean:.2f} % against {other:.2f} %)"

@@ -40,7 +40,7 @@ class Settings:
     """Size and length of the training runs, and Adam's peak learning rate for each kind of layer.
 
     Rates are the best of 1e-3, 3e-3, 1e-2, 2e-2, 4e-2 and 8e-2 for each kind by itself, on held-out
-    *training* images.
+    *training* images: see docs/learning_rates.md.
     """
 
     hidden: int
@@ -101,9 +101,10 @@ class Comparison:
 
     @property
     def accuracy(self) -> tuple[float, float]:
-        """Mean and standard deviation over seeds, in per cent."""
+        """Mean and sample standard deviation over seeds, in per cent; 0 of one seed."""
         values = torch.tensor([run.accuracy for run in self.runs], dtype=torch.float64)
-        return float(values.mean()), float(values.std(correction=0))
+        spread = float(values.std()) if len(self.runs) > 1 else 0.0
+        return float(values.mean()), spread
 
     @property
     def seconds(self) -> float:

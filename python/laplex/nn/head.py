@@ -15,8 +15,7 @@ from laplex.nn.kernel_layer import KernelLayer, count
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-#: Initial lengthscale in gaps between neighbouring classes: best of about 0.3, 1, 2 and 4 on
-#: Fashion-MNIST, by a little.
+#: Initial lengthscale in gaps between neighbouring classes.
 REACH = 1.0
 
 

@@ -48,14 +48,10 @@ class LaplexLinear(KernelLayer):
     Notes
     -----
     Our reading of arXiv 2605.24584 as a layer. Sources have a learnable gain each, targets have
-    none: in front of a ReLU the next layer's gains do their work. Measured on 10,000 Fashion-MNIST
-    images (784-256-256-10, five epochs, better of two learning rates, mean of two seeds, accuracy
-    on held-out training images): source gains 85.3 % with 20,262 parameters, both gains 85.1 % with
-    22,350, one scalar a head and half as many heads again 85.1 % with 22,374. Half of that size:
-    84.6 % with phases (10,392 parameters), 83.8 % without (11,439, three heads, both gains).
+    none: in front of a ReLU the next layer's gains do their work.
 
     Anchors and lengthscales are on a scale that lets one learning rate serve all parameters; Adam
-    does best with 1e-2 to 2e-2, above what dense layers like.
+    does best with 2e-2 to 4e-2, above what dense layers like (docs/learning_rates.md).
 
     Examples
     --------
@@ -100,9 +96,7 @@ class LaplexLinear(KernelLayer):
 
     def _initial_lengthscale(self) -> float:
         # Half the geometric mean of the line's length, 2, and the spacing of its in + out anchors:
-        # each output starts as a mean over about sqrt(in) / 2 inputs. By a little the best on
-        # digits (64-64, 64-128) and Fashion-MNIST (784-256) among spacings times 16, 24,
-        # sqrt(in + out) / 2, sqrt(in + out) and (in + out) / 32.
+        # each output starts as a mean over about sqrt(in) / 2 inputs.
         return 1 / math.sqrt(self.sources.shape[-1] + self.targets.shape[-1])
 
     def _source_factor(
