@@ -83,7 +83,7 @@ lint-quick: $(STAMPS)/dev ## the same without clang-tidy
 build/lint/clang-tidy: $(CPP_FILES) $(CMAKE_FILES) .clang-tidy $(STAMPS)/dev
 	$(HEADING) "clang-tidy"
 	tools/googletest.sh
-	$(BIN)/cmake --preset python -B build/lint -Dpybind11_ROOT=$$($(BIN)/python -m pybind11 --cmakedir) \
+	$(BIN)/cmake --preset python -B build/lint -Dpybind11_ROOT="$$($(BIN)/python -m pybind11 --cmakedir)" \
 	  -DPython_EXECUTABLE="$(CURDIR)/$(BIN)/python"
 	$(BIN)/run-clang-tidy.py -quiet -j $(JOBS) -p build/lint \
 	  -extra-arg=-Wno-unknown-warning-option -extra-arg=-Wno-ignored-optimization-argument

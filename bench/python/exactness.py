@@ -29,7 +29,7 @@ from exactness_cases import ANCHORS, FORMS, PHASED, PROMISE, error, kernel, valu
 from machine import processor  # noqa: E402
 
 EVERY = tuple(10.0**k for k in range(-6, 7))
-SOME = (1e-6, 1e-3, 0.3, 1e3, 1e6)
+SOME = (1e-6, 0.3, 1e6)
 SIZES = (0, 1, 2, 7, 1000)
 
 
@@ -54,10 +54,10 @@ def small(largest: int) -> tuple[tuple[int, int], ...]:
 COLUMNS = (
     Column("0..7", small(7), EVERY, EVERY, adjoint=True),
     Column("1000", small(1000), EVERY, EVERY, adjoint=True),
-    Column("10^5", ((100_000, 100_000), (100_000, 7), (7, 100_000)), SOME, (1e-6, 0.3, 1e6)),
-    Column("10^6", ((1_000_000, 999_999),), (1e-6, 0.3, 1e6), ()),
+    Column("10^5", ((100_000, 100_000), (100_000, 7), (7, 100_000)), SOME, (0.3,)),
+    Column("10^6", ((1_000_000, 999_999),), (1e-6, 0.3), ()),
 )
-GRIDS = ((1_000, 2_000), (10_000, 1_000), (100_000, 200), (1_000_000, 20), (10_000_000, 4))
+GRIDS = ((1_000, 2_000), (10_000, 1_000), (100_000, 200), (1_000_000, 20), (10_000_000, 3))
 LARGE = 2  # columns from here on are what --quick leaves out
 
 
@@ -142,8 +142,8 @@ def page(
     ]
     if not quick:
         lines += [
-            "At 10^5: n = m, and either beside 7 of the other, at 1e-6, 1e-3, 0.3, 1e3, 1e6 (the",
-            "self case at 1e-6, 0.3, 1e6). At 10^6: 1,000,000 x 999,999, at 1e-6, 0.3, 1e6.",
+            "At 10^5: n = m, and either beside 7 of the other, at 1e-6, 0.3, 1e6 (the self case at",
+            "0.3). At 10^6: 1,000,000 x 999,999, at 1e-6 and 0.3.",
         ]
     lines += [
         "The frequency, where there is one, is 3 / lengthscale.",
