@@ -75,21 +75,21 @@ class Scan {
   void sum_chunks(std::size_t level, std::int64_t span, const Load& load) {
     const std::int64_t nodes = sizes_[level];
     const std::int64_t size = chunk_size(level);
-    parallel_ranges(threads_, sizes_[level + 1], kGrain / size,
-                    [&](std::int64_t begin, std::int64_t end) {
-                      for (std::int64_t chunk = begin; chunk < end; ++chunk) {
-                        S s[kWidth] = {};
-                        const std::int64_t first = chunk * size;
-                        const std::int64_t last = std::min(nodes, first + size);
-                        for (std::int64_t node = first; node < last; ++node) {
-                          if (node > first) {
-                            move(s, level, span, node);
-                          }
-                          load(s, node);
-                        }
-                        std::copy(s, s + kWidth, total(level + 1, chunk));
-                      }
-                    });
+    const auto sum = [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t chunk = begin; chunk < end; ++chunk) {
+        S s[kWidth] = {};
+        const std::int64_t first = chunk * size;
+        const std::int64_t last = std::min(nodes, first + size);
+        for (std::int64_t node = first; node < last; ++node) {
+          if (node > first) {
+            move(s, level, span, node);
+          }
+          load(s, node);
+        }
+        std::copy(s, s + kWidth, total(level + 1, chunk));
+      }
+    };
+    parallel_ranges(threads_, sizes_[level + 1], kGrain / size, sum);
   }
 
   /// Down: the sums after every node of `level`, starting each chunk from the sum after the one
@@ -98,25 +98,25 @@ class Scan {
   void spread(std::size_t level, std::int64_t span, const Load& load, const Store& store) {
     const std::int64_t nodes = sizes_[level];
     const std::int64_t size = chunk_size(level);
-    parallel_ranges(threads_, num_chunks(nodes, level), kGrain / size,
-                    [&](std::int64_t begin, std::int64_t end) {
-                      for (std::int64_t chunk = begin; chunk < end; ++chunk) {
-                        S s[kWidth] = {};
-                        const std::int64_t first = chunk * size;
-                        const std::int64_t last = std::min(nodes, first + size);
-                        if (chunk > 0) {
-                          const S* before = total(level + 1, chunk - 1);
-                          std::copy(before, before + kWidth, s);
-                        }
-                        for (std::int64_t node = first; node < last; ++node) {
-                          if (node > 0) {
-                            move(s, level, span, node);
-                          }
-                          load(s, node);
-                          store(s, node);
-                        }
-                      }
-                    });
+    const auto scan = [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t chunk = begin; chunk < end; ++chunk) {
+        S s[kWidth] = {};
+        const std::int64_t first = chunk * size;
+        const std::int64_t last = std::min(nodes, first + size);
+        if (chunk > 0) {
+          const S* before = total(level + 1, chunk - 1);
+          std::copy(before, before + kWidth, s);
+        }
+        for (std::int64_t node = first; node < last; ++node) {
+          if (node > 0) {
+            move(s, level, span, node);
+          }
+          load(s, node);
+          store(s, node);
+        }
+      }
+    };
+    parallel_ranges(threads_, num_chunks(nodes, level), kGrain / size, scan);
   }
 
   /// Nodes a task: long enough to hide the cost of handing it out.

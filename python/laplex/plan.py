@@ -12,8 +12,9 @@ from laplex.validation import Array
 
 __all__ = ["Plan", "PlanGradients"]
 
-#: What a plan and one product take per anchor at least: to refuse impossible sizes at once.
+#: What a plan and one product take at least: to refuse impossible sizes at once.
 _BYTES_PER_ANCHOR = 64
+_BYTES_PER_HEAD = 1024
 
 
 class PlanGradients(NamedTuple):
@@ -136,7 +137,8 @@ class Plan:
         self._input_shapes = shapes
         heads = math.prod(self._batch)
         validation.enough_memory(
-            f"a plan for n = {n}, m = {m}", heads * (n + m) * _BYTES_PER_ANCHOR
+            f"a plan for n = {n}, m = {m}" + (f" and {heads} heads" if heads > 1 else ""),
+            heads * ((n + m) * _BYTES_PER_ANCHOR + _BYTES_PER_HEAD),
         )
 
         self._n, self._m = n, m
