@@ -155,8 +155,8 @@ def task(images: ImageDataset, settings: Settings) -> str:
         f"{settings.hidden} - {settings.hidden} - {len(images.class_names)} with ReLU, Adam, "
         f"{settings.epochs} epochs, {settings.seeds} seed{'s' if settings.seeds > 1 else ''}; its "
         f"three dense layers are Laplace-kernel layers of {settings.heads} heads, low-rank layers "
-        "with at least as many parameters, or ordinary dense ones. Each kind has a learning rate of "
-        "its own, chosen on held-out training images."
+        "with at least as many parameters, or ordinary dense ones. Each kind has a learning rate "
+        "of its own, chosen on held-out training images."
     )
 
 
