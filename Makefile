@@ -40,7 +40,7 @@ PACKAGE_FILES := pyproject.toml README.md LICENSE $(CMAKE_FILES) \
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
 
-demo: $(STAMPS)/demo ## learnable Laplace kernels on real images: a minute, and the installs the first time
+demo: $(STAMPS)/demo ## learnable Laplace kernels on real images: one to three minutes, and the installs the first time
 	$(BIN)/laplex demo $(DEMO_ARGS)
 
 test: lint test-cpp test-consume test-asan test-tsan wheel test-python ## every check and every test

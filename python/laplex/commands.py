@@ -69,7 +69,7 @@ def demo(
 ) -> None:
     """Check the operator, time it, train networks with it on images; write an HTML report.
 
-    About a minute on two cores for digits, some minutes for Fashion-MNIST.
+    One to three minutes for digits, some more for Fashion-MNIST.
 
     Exit status 1: the operator misses its promised precision, or something it needs is missing.
     """

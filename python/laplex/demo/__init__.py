@@ -65,8 +65,8 @@ def run_demo(
     out : Path
         Folder of the report; made if it is not there.
     epochs : int, optional
-        Length of each training run. Default: 30 for digits (the whole demo then takes about a
-        minute on two cores), 3 for anything larger (some minutes).
+        Length of each training run. Default: 30 for digits (the whole demo then takes one to
+        three minutes), 3 for anything larger (some more).
     seed : int
         First seed of the training runs.
     quick : bool
