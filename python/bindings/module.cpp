@@ -245,6 +245,7 @@ PYBIND11_MODULE(_core, m) {
   m.doc() =
       "The compiled core: plans over raw addresses. Use laplex.Plan or laplex.matvec instead.";
 
+  m.attr("__version__") = LAPLEX_VERSION;
   survive_forks();
   main_thread =
       py::module_::import("threading").attr("main_thread")().attr("ident").cast<unsigned long>();

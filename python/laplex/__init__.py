@@ -17,7 +17,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from . import _core
-from .optional import require
+from .optional import installed, require
 from .plan import Plan, PlanGradients
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .functional import matvec as matvec
     from .operator import LaplaceOperator as LaplaceOperator
 
-__version__: str = str(_core.info()["version"])
+__version__: str = _core.__version__
 
 __all__ = [
     "LaplaceOperator",
@@ -37,6 +37,9 @@ __all__ = [
     "nn",
     "plan_cache",
 ]
+
+if not installed("torch"):  # a star import must not ask for what is not there
+    __all__ = [name for name in __all__ if name not in ("LaplaceOperator", "matvec", "nn")]
 
 # Where a lazy name lives. Its value is the attribute to take, or None for the module itself.
 _LAZY: dict[str, tuple[str, str | None]] = {

@@ -2,6 +2,8 @@
 
 from typing import TypedDict
 
+__version__: str
+
 class Plan:
     def __init__(
         self,

@@ -95,7 +95,11 @@ def demo(
 @app.command()
 def info() -> None:
     """Print the version, what was compiled in, and what this machine offers."""
-    core = _core.info()
+    try:
+        core = _core.info()
+    except ValueError as error:  # LAPLEX_NUM_THREADS
+        Console(stderr=True).print(f"[red]error:[/red] {escape(str(error))}", soft_wrap=True)
+        raise typer.Exit(1) from error
     table = Table(show_header=False, box=None)
     rows = {
         "laplex": core["version"],

@@ -36,8 +36,9 @@ def matvec(
     exp(-d/ell) cos(theta_i - phi_j + omega d) at distance d.
 
     Differentiable in every tensor argument, in reverse and forward mode: four times in lengthscale
-    and frequency together, without limit in the others. Works under ``torch.func``,
-    ``torch.compile`` and autocast.
+    and frequency together, without limit in the others (differentiate by those first: a backward
+    pass through the fourth derivative by a lengthscale asks for a fifth). Works under
+    ``torch.func``, ``torch.compile`` and autocast.
 
     Parameters
     ----------
@@ -125,7 +126,10 @@ def matvec(
             if tensor is not None
         )
         batch = max(batch, ell.dim(), 0 if omega is None else omega.dim())
-        parts = torch.view_as_real(values.resolve_conj()).movedim(-1, 0)
+        if values.numel() == 0:  # PyTorch can't go back through view_as_real there
+            parts = torch.stack((values.real, values.imag))
+        else:
+            parts = torch.view_as_real(values.resolve_conj()).movedim(-1, 0)
         missing = batch - (values.dim() - 1)
         values = parts.reshape(parts.shape[:1] + (1,) * missing + parts.shape[1:])
 

@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 from types import ModuleType
+
+
+def installed(module: str) -> bool:
+    """Whether a top-level module is there, without importing it."""
+    try:
+        return find_spec(module) is not None
+    except (ImportError, ValueError):  # hidden by an import hook, or half imported
+        return False
 
 
 def require(module: str, extra: str, *, feature: str | None = None) -> ModuleType:

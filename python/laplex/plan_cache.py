@@ -15,7 +15,7 @@ from . import _core
 
 
 class PlanCacheInfo(NamedTuple):
-    """State of the cache: plans held, their bytes, the bound, and look-ups so far."""
+    """State of the cache: plans held, their bytes, the bound, and look-ups since `clear`."""
 
     plans: int
     bytes: int

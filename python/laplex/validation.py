@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import operator
 import os
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -59,7 +60,8 @@ def anchors(name: str, value: object, dtype: np.dtype[Any] | None = None) -> Arr
         )
     if dtype is not None and array.dtype.newbyteorder("=") != dtype:
         raise TypeError(
-            f"{name} is {array.dtype} but targets are {dtype}: convert one with "
+            f"{name} is {array.dtype} but {'the plan is' if name == 'targets' else 'targets are'} "
+            f"{dtype}: convert one with "
             f"{name}.astype(numpy.{dtype})"
         )
     return array
@@ -67,6 +69,11 @@ def anchors(name: str, value: object, dtype: np.dtype[Any] | None = None) -> Arr
 
 def scalars(name: str, value: object) -> Array:
     """Lengthscales or frequencies, one per head, as float64: a Python float keeps its digits."""
+    if isinstance(value, (int, Fraction)) and not isinstance(value, bool):
+        try:
+            value = float(value)  # NumPy has no type for fractions and integers beyond 64 bits
+        except OverflowError:
+            raise ValueError(f"{name} must be finite, got an integer beyond any float") from None
     array = as_array(name, value, "a float, or an array of one per head")
     if array.dtype.kind not in "fiu":
         raise TypeError(f"{name} must be real numbers, got {array.dtype}")

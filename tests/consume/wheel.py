@@ -21,6 +21,10 @@ v = np.array([2.0, -1.0])
 dense = np.exp(-np.abs(x[:, None] - y[None, :]) / 0.7)
 np.testing.assert_allclose(laplex.Plan(x, y, lengthscale=0.7).apply(v), dense @ v, rtol=1e-14)
 
+star: dict[str, object] = {}
+exec("from laplex import *", star)
+assert "Plan" in star
+
 for name in ("matvec", "LaplaceOperator", "nn"):
     message = "nothing: it works?"
     try:

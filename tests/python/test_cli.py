@@ -41,6 +41,14 @@ def test_info_does_not_import_torch():
     assert result.returncode == 0, result.stderr
 
 
+def test_a_bad_number_of_threads_is_a_sentence():
+    assert run("--version", LAPLEX_NUM_THREADS="many").returncode == 0
+    result = run("info", LAPLEX_NUM_THREADS="many")
+    assert result.returncode == 1
+    assert 'LAPLEX_NUM_THREADS must be a positive integer, got "many"' in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["-h"]])
 def test_help_lists_the_commands(arguments):
     result = run(*arguments)

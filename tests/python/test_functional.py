@@ -110,7 +110,7 @@ def test_python_float_lengthscale_is_not_rounded_to_float32():
 def test_numbers_of_any_kind_are_scalars():
     x = torch.tensor([0.0, 1.0])
     expected = laplex.matvec(torch.ones(2), x, lengthscale=2.0, frequency=1.0)
-    for two, one in ((2, 1), (np.float32(2), np.float64(1)), (np.int64(2), True)):
+    for two, one in ((2, 1), (np.float32(2), np.float64(1)), (np.int64(2), np.int32(1))):
         found = laplex.matvec(torch.ones(2), x, lengthscale=two, frequency=one)
         torch.testing.assert_close(found, expected, rtol=0, atol=0)
 

@@ -104,6 +104,28 @@ def test_features_far_outside_keep_their_route():
     torch.testing.assert_close(near.routing(), head.routing())
 
 
+def test_features_in_a_gap_have_no_route_and_no_overflow():
+    head = LaplexHead(2, 3, phased=False)
+    for place, logit in ((500.0, 0.0), (87.2, 0.0), (30.0, 2e4), (-30.0, 2e4)):
+        with torch.no_grad():
+            head.targets.copy_(torch.tensor([[-1000.0, 0.0, 1000.0]]))
+            head.sources.fill_(place)
+            head.log_lengthscale.zero_()
+            head.source_gain.fill_(100.0)
+        output = head(torch.full((2,), 100.0))
+        torch.testing.assert_close(output, torch.tensor([0.0, logit, 0.0]))
+        assert head.weight().isfinite().all()
+        head.zero_grad()
+        output.sum().backward()
+        assert all(parameter.grad.isfinite().all() for parameter in head.parameters())
+
+
+def test_an_empty_complex_batch_goes_backward():
+    inputs = torch.zeros(0, 4, dtype=torch.complex64, requires_grad=True)
+    LaplexLinear(4, 2)(inputs).abs().sum().backward()
+    assert inputs.grad.shape == (0, 4)
+
+
 @pytest.mark.parametrize("cls", [LaplexLinear, LaplexHead])
 def test_learns_a_small_linear_map(cls):
     truth = torch.randn(4, 8) / math.sqrt(8)

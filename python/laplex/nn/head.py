@@ -45,8 +45,8 @@ class LaplexHead(KernelLayer):
     Notes
     -----
     Beyond the outermost class the routing does not depend on where exactly a feature is, so
-    features count as if at that class. A feature further than about 87 lengthscales (float32) from
-    every class, in a gap between two, gets no route at all from `forward`, as exp underflows.
+    features count as if at that class. A feature further than about 35 lengthscales (float32) from
+    every class, in a gap between two, gets no route at all from `forward`, as its derivatives would overflow.
 
     Examples
     --------
@@ -105,7 +105,10 @@ class LaplexHead(KernelLayer):
         self, gain: Tensor, targets: Tensor, sources: Tensor, lengthscale: Tensor
     ) -> Tensor:
         normaliser = matvec(torch.ones_like(targets), sources, targets, lengthscale=lengthscale)
-        return gain / normaliser.clamp_min(torch.finfo(normaliser.dtype).tiny)
+        # Below this the factor's derivative, gain / normaliser^2, would overflow: no route.
+        least = torch.finfo(normaliser.dtype).tiny ** 0.4
+        reached = normaliser > least
+        return torch.where(reached, gain / torch.where(reached, normaliser, 1.0), 0.0)
 
     def routing(self) -> Tensor:
         """Routing of every head, Tensor [heads, num_classes, in_features]; columns sum to 1."""

@@ -164,7 +164,7 @@ class KernelLayer(nn.Module):
         Raises
         ------
         TypeError
-            When `input` is no tensor, or float64 in a float32 layer.
+            When `input` is no tensor, holds integers, or is float64 in a float32 layer.
         ValueError
             When the last dimension of `input` has the wrong size.
         """
@@ -174,6 +174,10 @@ class KernelLayer(nn.Module):
             raise TypeError(
                 f"input has dtype {input.dtype} but the layer is {targets.dtype}: convert one, "
                 "with input.float() or layer.double()"
+            )
+        if not (input.is_floating_point() or input.is_complex()):
+            raise TypeError(
+                f"input has dtype {input.dtype}: convert it with input.to({targets.dtype})"
             )
         if input.dim() == 0 or input.shape[-1] != sources.shape[-1]:
             raise ValueError(

@@ -51,7 +51,7 @@ class LaplexLinear(KernelLayer):
     none: in front of a ReLU the next layer's gains do their work.
 
     Anchors and lengthscales are on a scale that lets one learning rate serve all parameters; Adam
-    does best with 2e-2 to 4e-2, above what dense layers like (docs/learning_rates.md).
+    does well with 1e-2 to 4e-2, above what dense layers like (docs/learning_rates.md).
 
     Examples
     --------
