@@ -46,7 +46,8 @@ class LaplexHead(KernelLayer):
     -----
     Beyond the outermost class the routing does not depend on where exactly a feature is, so
     features count as if at that class. A feature further than about 35 lengthscales (float32) from
-    every class, in a gap between two, gets no route at all from `forward`, as its derivatives would overflow.
+    every class, in a gap between two, gets no route at all from `forward`, as its derivatives would
+    overflow.
 
     Examples
     --------
