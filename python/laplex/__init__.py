@@ -38,9 +38,6 @@ __all__ = [
     "plan_cache",
 ]
 
-if not installed("torch"):  # a star import must not ask for what is not there
-    __all__ = [name for name in __all__ if name not in ("LaplaceOperator", "matvec", "nn")]
-
 # Where a lazy name lives. Its value is the attribute to take, or None for the module itself.
 _LAZY: dict[str, tuple[str, str | None]] = {
     "LaplaceOperator": (".operator", "LaplaceOperator"),
@@ -49,6 +46,9 @@ _LAZY: dict[str, tuple[str, str | None]] = {
     "plan_cache": (".plan_cache", None),
 }
 _WITHOUT_TORCH = frozenset({"plan_cache"})
+
+if not installed("torch"):  # a star import must not ask for what is not there
+    __all__ = [name for name in __all__ if name not in _LAZY or name in _WITHOUT_TORCH]
 
 
 def __getattr__(name: str) -> Any:

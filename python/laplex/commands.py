@@ -14,6 +14,7 @@ from rich.table import Table
 
 import laplex
 from laplex import _core
+from laplex.demo import MAX_SEED, DemoInputError, run_demo
 from laplex.optional import require
 
 app = typer.Typer(
@@ -62,7 +63,7 @@ def demo(
             min=1, help="Epochs of training. Default: 30 for digits, 3 for Fashion-MNIST."
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="First random seed.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="First random seed.")] = 0,
     quick: Annotated[
         bool, typer.Option("--quick", help="Small sizes, two epochs: a few seconds.")
     ] = False,
@@ -73,23 +74,17 @@ def demo(
 
     Exit status 1: the operator misses its promised precision, or something it needs is missing.
     """
-    errors = Console(stderr=True)
     try:
         for package in ("torch", "matplotlib", "sklearn"):
             require(package, extra="demo", feature="laplex demo")
     except ImportError as error:
-        errors.print(f"[red]error:[/red] {escape(str(error))}", soft_wrap=True)
-        raise typer.Exit(1) from error
-    from laplex.demo import DemoInputError, run_demo
-
+        raise _failure(error) from error
     try:
         findings = run_demo(data, out, epochs=epochs, seed=seed, quick=quick)
     except DemoInputError as error:
-        errors.print(f"[red]error:[/red] {escape(str(error))}", soft_wrap=True)
-        raise typer.Exit(1) from error
+        raise _failure(error) from error
     if not findings.passed:
-        errors.print("[red]error:[/red] the operator missed its promised precision")
-        raise typer.Exit(1)
+        raise _failure("the operator missed its promised precision")
 
 
 @app.command()
@@ -98,8 +93,7 @@ def info() -> None:
     try:
         core = _core.info()
     except ValueError as error:  # LAPLEX_NUM_THREADS
-        Console(stderr=True).print(f"[red]error:[/red] {escape(str(error))}", soft_wrap=True)
-        raise typer.Exit(1) from error
+        raise _failure(error) from error
     table = Table(show_header=False, box=None)
     rows = {
         "laplex": core["version"],
@@ -116,6 +110,12 @@ def info() -> None:
     for name, value in rows.items():
         table.add_row(name, str(value))
     Console(soft_wrap=True).print(table)
+
+
+def _failure(message: object) -> typer.Exit:
+    """Print a sentence on stderr; return what ends the command with status 1."""
+    Console(stderr=True).print(f"[red]error:[/red] {escape(str(message))}", soft_wrap=True)
+    return typer.Exit(1)
 
 
 def _cuda_available(compiled: bool) -> str:
