@@ -12,61 +12,40 @@ std::int64_t bytes(const std::vector<T>& v) {
   return static_cast<std::int64_t>(v.size() * sizeof(T));
 }
 
-/// Decays between the nodes of every level above the elements, for one direction of the scan.
-template <bool Reverse, class D>
-std::vector<std::vector<D>> upper_decays(const SortedAnchors& from, Rate rate, int threads) {
-  const std::int64_t m = from.size();
-  const std::vector<std::int64_t> sizes = level_sizes(m);
-  std::vector<std::vector<D>> upper;
-  std::int64_t span = 1;
-  for (std::size_t level = 1; level < sizes.size(); ++level) {
-    span *= chunk_size(level - 1);
-    std::vector<D> decays(static_cast<std::size_t>(sizes[level]));
-    parallel_ranges(threads, sizes[level], kGrain, [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t node = begin < 1 ? 1 : begin; node < end; ++node) {
-        const std::int64_t a = place<Reverse>(last_element(node - 1, span, m), m);
-        const std::int64_t b = place<Reverse>(last_element(node, span, m), m);
-        const double za = from.position[static_cast<std::size_t>(a)];
-        const double zb = from.position[static_cast<std::size_t>(b)];
-        decays[static_cast<std::size_t>(node)] =
-            Reverse ? decay<D>(za, zb, rate) : decay<D>(zb, za, rate);
-      }
-    });
-    upper.push_back(std::move(decays));
+template <class T>
+SortedAnchors sorted_side(const T* position, const std::uint32_t* index, std::int64_t count) {
+  SortedAnchors anchors;
+  anchors.position.assign(position, position + count);
+  anchors.index.resize(static_cast<std::size_t>(count));
+  for (std::int64_t k = 0; k < count; ++k) {
+    anchors.index[static_cast<std::size_t>(k)] = index != nullptr ? index[k] : k;
   }
-  return upper;
+  return anchors;
 }
 
 }  // namespace
 
 template <class D>
 std::int64_t Direction<D>::nbytes() const {
-  std::int64_t total = bytes(gap) + bytes(below) + bytes(upto) + bytes(left) + bytes(right);
-  for (const auto& levels : {&upper_forward, &upper_reverse}) {
-    for (const std::vector<D>& level : *levels) {
-      total += bytes(level);
-    }
-  }
-  return total;
+  return bytes(from.position) + bytes(from.index) + bytes(to.position) + bytes(to.index) +
+         decays.nbytes() + bytes(below) + bytes(upto) + bytes(left) + bytes(right);
 }
 
-template <class D>
-Direction<D> make_direction(const SortedAnchors& from, const SortedAnchors& to, bool self,
-                            Rate rate, int threads) {
-  const auto m = static_cast<std::size_t>(from.size());
-  const auto n = static_cast<std::size_t>(to.size());
-  const std::vector<double>& y = from.position;
-  const std::vector<double>& x = to.position;
+template <class T, class D>
+Direction<D> make_direction(const Cells<T>& cells, bool transposed, Rate rate, int threads) {
   Direction<D> direction;
-  direction.gap.resize(m);
-  parallel_ranges(threads, from.size(), kGrain, [&](std::int64_t begin, std::int64_t end) {
-    for (auto k = static_cast<std::size_t>(begin < 1 ? 1 : begin);
-         k < static_cast<std::size_t>(end); ++k) {
-      direction.gap[k] = decay<D>(y[k], y[k - 1], rate);
-    }
-  });
-  direction.upper_forward = upper_decays<false, D>(from, rate, threads);
-  direction.upper_reverse = upper_decays<true, D>(from, rate, threads);
+  const auto side = [&](bool targets) {
+    return targets
+               ? sorted_side(cells.target_positions(), cells.targets().index, cells.num_targets())
+               : sorted_side(cells.source_positions(), cells.sources().index, cells.num_sources());
+  };
+  direction.from = side(transposed);
+  direction.to = side(!transposed);
+  const std::vector<double>& y = direction.from.position;
+  const std::vector<double>& x = direction.to.position;
+  const std::size_t m = y.size();
+  const std::size_t n = x.size();
+  direction.decays = make_decays<D>(y.data(), direction.from.size(), rate, threads);
 
   direction.below.resize(n);
   direction.upto.resize(n);
@@ -82,12 +61,12 @@ Direction<D> make_direction(const SortedAnchors& from, const SortedAnchors& to, 
     direction.below[i] = static_cast<std::int64_t>(below);
     direction.upto[i] = static_cast<std::int64_t>(upto);
   }
-  if (self) {
+  if (cells.self()) {
     return direction;  // every point is tied with itself: the gaps say everything
   }
   direction.left.resize(n);
   direction.right.resize(n);
-  parallel_ranges(threads, to.size(), kGrain, [&](std::int64_t begin, std::int64_t end) {
+  parallel_ranges(threads, direction.to.size(), kGrain, [&](std::int64_t begin, std::int64_t end) {
     for (auto i = static_cast<std::size_t>(begin); i < static_cast<std::size_t>(end); ++i) {
       const auto p = static_cast<std::size_t>(direction.upto[i]);
       if (p > 0) {
@@ -103,9 +82,9 @@ Direction<D> make_direction(const SortedAnchors& from, const SortedAnchors& to, 
 
 template struct Direction<double>;
 template struct Direction<Complex>;
-template Direction<double> make_direction<double>(const SortedAnchors&, const SortedAnchors&, bool,
-                                                  Rate, int);
-template Direction<Complex> make_direction<Complex>(const SortedAnchors&, const SortedAnchors&,
-                                                    bool, Rate, int);
+template Direction<double> make_direction<float, double>(const Cells<float>&, bool, Rate, int);
+template Direction<Complex> make_direction<float, Complex>(const Cells<float>&, bool, Rate, int);
+template Direction<double> make_direction<double, double>(const Cells<double>&, bool, Rate, int);
+template Direction<Complex> make_direction<double, Complex>(const Cells<double>&, bool, Rate, int);
 
 }  // namespace laplex::detail

@@ -1,17 +1,19 @@
-// First-order gradients of F = Re<g, K v> for all seven inputs, from one scan per direction.
+// First-order gradients of F = Re<g, K v> for all seven inputs, from one pass over the cells.
 //
-// With c = 1/lengthscale - i*frequency, d = |x_i - y_j| and the readings of lookup.hpp,
-//   dF/dx_i     = Re(conj(g_i) * -c * odd_i(v))           odd: signs, ties left out
+// With c = 1/lengthscale - i*frequency, d = |x_i - y_j|, even sums over all pairs and odd ones with
+// sign(x_i - y_j), ties left out,
+//   dF/dx_i     = Re(conj(g_i) * -c * odd_i(v))
 //   dF/dtheta_i = Re(conj(g_i) * i * even_i(v))
-//   dF/dell     = Re(sum_i conj(g_i) * even_i(v; tau)) / ell       since dK/dell = (d / ell^2) K
-//   dF/domega   = -ell * Im(the same sum)                           since dK/domega = i d K
-// and, with q = K^T conj(g) read at the sources,
-//   dF/dv_j     = conj(even_j(g)),   dF/dphi_j = Re(-i v_j even_j(g)),   dF/dy_j = Re(v_j * -c *
-//   odd_j(g)).
+//   dF/dv_j     = conj(even_j(g)),  dF/dphi_j = Re(-i v_j even_j(g)),  dF/dy_j = Re(v_j * -c *
+//   odd_j(g))
+// where the sums at the sources are those of K^T conj(g). With W = sum_ij conj(g_i) d K_ij v_j,
+//   dF/dell = Re(W) / ell^2,  dF/domega = -Im(W).
+// W is the integral along the line of the sum over all pairs that straddle a place. That sum is a
+// product, (what comes from the sources on the left) * (what comes from the targets on the right)
+// and the reverse, and constant between neighbours: no term of it cancels, unlike in the formula
+// through the gradients by the anchors, which loses |x|/ell digits.
+#include "block_pass.hpp"
 #include "boundary.hpp"
-#include "buffer.hpp"
-#include "lanes.hpp"
-#include "lookup.hpp"
 #include "state.hpp"
 
 #include <laplex/plan.hpp>
@@ -33,7 +35,7 @@ struct Accumulators {
   std::vector<double> sources;
   std::vector<double> target_phase;
   std::vector<double> source_phase;
-  std::vector<Complex> stretch;  ///< per target: sum of conj(g) * even(v; tau)
+  std::vector<double> stretch;  ///< [cells][2]: W over the lengthscale
 
   void add(const Accumulators& other) {
     const auto add_to = [](auto& a, const auto& b) {
@@ -65,29 +67,6 @@ class Sum {
   double rest_ = 0.0;
 };
 
-/// Real part of i*z and of -i*z, and z itself for real states, where there are no phases.
-double real_i(Complex z) {
-  return -z.im;
-}
-double real_i(double) {
-  return 0.0;
-}
-
-Complex as_complex(Complex z) {
-  return z;
-}
-Complex as_complex(double z) {
-  return {z, 0.0};
-}
-
-/// -c as the type of the decays.
-Complex minus_c(Complex, Rate rate) {
-  return {-1.0 / rate.lengthscale, rate.frequency};
-}
-double minus_c(double, Rate rate) {
-  return -1.0 / rate.lengthscale;
-}
-
 template <class T>
 struct Call {
   const State<T>& state;
@@ -97,108 +76,92 @@ struct Call {
   Gradients<T, T> wanted;
 
   [[nodiscard]] bool needs_stretch() const { return wanted.lengthscale || wanted.frequency; }
-  [[nodiscard]] bool needs_forward() const {
-    return wanted.targets || wanted.target_phase || needs_stretch();
-  }
-  [[nodiscard]] bool needs_backward() const {
-    return wanted.values || wanted.sources || wanted.source_phase;
-  }
-  [[nodiscard]] Accumulators accumulators() const {
-    const auto n = static_cast<std::size_t>(state.fixed().n);
-    const auto m = static_cast<std::size_t>(state.fixed().m);
+  /// Whether a block's gradients by anchors and phases can go to where the caller wants them: there
+  /// is no other block to add to them.
+  bool direct = false;
+
+  [[nodiscard]] Accumulators accumulators(std::int64_t head) const {
+    const auto n = static_cast<std::size_t>(direct ? 0 : state.fixed().n);
+    const auto m = static_cast<std::size_t>(direct ? 0 : state.fixed().m);
     Accumulators a;
     a.targets.resize(wanted.targets ? n : 0);
     a.sources.resize(wanted.sources ? m : 0);
     a.target_phase.resize(wanted.target_phase ? n : 0);
     a.source_phase.resize(wanted.source_phase ? m : 0);
-    a.stretch.resize(needs_stretch() ? n : 0);
+    a.stretch.resize(needs_stretch() ? 2 * static_cast<std::size_t>(state.cells(head).count()) : 0);
     return a;
+  }
+  /// Where the gradient of one input of a head goes.
+  [[nodiscard]] Sink<T> sink(T* out, std::int64_t head, std::int64_t count,
+                             std::vector<double>& sum) const {
+    Sink<T> sink;
+    if (out != nullptr) {
+      if (direct) {
+        sink.out = out + head * count;
+      } else {
+        sink.sum = sum.data();
+      }
+    }
+    return sink;
   }
 };
 
+/// What one thread keeps from block to block.
+template <class T>
+struct Worker {
+  Carried<T> values;
+  Carried<T> grad;
+  Delivered<T> d_values;
+  Array<std::byte> scratch;
+};
+
 /// Adds the gradients of one block of lanes to `sums` and stores the gradient of its values.
-template <class D, class S, int W, class T>
-void add_block(const Call<T>& call, Block block, Accumulators& sums, int threads) {
-  constexpr std::int64_t kGrain = 4096;
+template <class T>
+void add_block(const Call<T>& call, PassShape shape, Block block, Accumulators& sums,
+               Worker<T>& worker, int threads) {
   const State<T>& state = call.state;
   const Fixed<T>& fixed = state.fixed();
   const std::int64_t h = block.head;
-  const SortedAnchors& targets = state.targets(h);
-  const SortedAnchors& sources = state.sources(h);
-  const Complex* target_factor = factor_of(fixed.target_factor, h, fixed.n);
-  const Complex* source_factor = factor_of(fixed.source_factor, h, fixed.m);
+  const Cells<T>& cells = state.cells(h);
   const Rate rate = fixed.rate[static_cast<std::size_t>(h)];
-  const D factor = minus_c(D{}, rate);
-  const std::int64_t at_targets = fixed.n * W;
-  const std::int64_t at_sources = fixed.m * W;
-
-  // Both with their phase factors in: v_j exp(-i phi_j) and conj(g_i) exp(i theta_i).
-  const Buffer<S> v = make_buffer<S>(at_sources);
-  const Buffer<S> g = make_buffer<S>(at_targets);
-  load<W>(call.values, block, sources, source_factor, false, v.get(), threads);
-  load<W>(call.grad, block, targets, target_factor, true, g.get(), threads);
-
-  if (call.needs_forward()) {
-    const bool stretch = call.needs_stretch();
-    const Buffer<S> even = call.wanted.target_phase ? make_buffer<S>(at_targets) : nullptr;
-    const Buffer<S> odd = call.wanted.targets ? make_buffer<S>(at_targets) : nullptr;
-    const Buffer<S> far = stretch ? make_buffer<S>(at_targets) : nullptr;
-    std::vector<Tap<S>> taps;
-    if (even)
-      taps.push_back({Reading::even, 0, even.get()});
-    if (odd)
-      taps.push_back({Reading::odd, 0, odd.get()});
-    if (far)
-      taps.push_back({Reading::even, 1, far.get()});
-    scan_and_read<W>(stretch ? 1 : 0, state.template line<D>(h, false, threads),
-                     targets.position.data(), fixed.n, v.get(), taps, threads);
-    parallel_ranges(threads, fixed.n, kGrain, [&](std::int64_t begin, std::int64_t end) {
-      for (auto i = static_cast<std::size_t>(begin); i < static_cast<std::size_t>(end); ++i) {
-        for (std::size_t w = 0; w < static_cast<std::size_t>(block.count); ++w) {
-          const std::size_t k = i * W + w;
-          if (odd)
-            sums.targets[i] += real(g[k] * (factor * odd[k]));
-          if (even)
-            sums.target_phase[i] += real_i(g[k] * even[k]);
-          if (far)
-            sums.stretch[i] = sums.stretch[i] + as_complex(g[k] * far[k]);
-        }
-      }
-    });
+  GradientJob<T> job{};
+  job.targets = cells.targets();
+  job.sources = cells.sources();
+  worker.values.set(shape, cells, job.sources, fixed.m, call.values, block, false, worker.scratch,
+                    threads);
+  worker.grad.set(shape, cells, job.targets, fixed.n, call.grad, block, true, worker.scratch,
+                  threads);
+  job.values = worker.values.input();
+  job.grad = worker.grad.input();
+  job.values_carries = worker.values.carries();
+  job.grad_carries = worker.grad.carries();
+  job.gap_after = cells.gap_after();
+  job.self = fixed.self;
+  job.inverse_lengthscale = 1.0 / rate.lengthscale;
+  job.frequency = rate.frequency;
+  if (call.wanted.values) {
+    worker.d_values.open(shape, fixed.m, call.d_values, block, true, 1.0);
+    job.d_values = worker.d_values.output();
   }
-
-  if (call.needs_backward()) {
-    const bool needs_even = call.wanted.values || call.wanted.source_phase;
-    const Buffer<S> even = needs_even ? make_buffer<S>(at_sources) : nullptr;
-    const Buffer<S> odd = call.wanted.sources ? make_buffer<S>(at_sources) : nullptr;
-    std::vector<Tap<S>> taps;
-    if (even)
-      taps.push_back({Reading::even, 0, even.get()});
-    if (odd)
-      taps.push_back({Reading::odd, 0, odd.get()});
-    scan_and_read<W>(0, state.template line<D>(h, true, threads), sources.position.data(), fixed.m,
-                     g.get(), taps, threads);
-    if (call.wanted.values) {
-      store<W>(even.get(), block, sources, source_factor, true, 1.0, call.d_values, threads);
-    }
-    parallel_ranges(threads, fixed.m, kGrain, [&](std::int64_t begin, std::int64_t end) {
-      for (auto j = static_cast<std::size_t>(begin); j < static_cast<std::size_t>(end); ++j) {
-        for (std::size_t w = 0; w < static_cast<std::size_t>(block.count); ++w) {
-          const std::size_t k = j * W + w;
-          if (odd)
-            sums.sources[j] += real(v[k] * (factor * odd[k]));
-          if (call.wanted.source_phase)
-            sums.source_phase[j] -= real_i(v[k] * even[k]);
-        }
-      }
-    });
+  job.d_targets = call.sink(call.wanted.targets, h, fixed.n, sums.targets);
+  job.d_sources = call.sink(call.wanted.sources, h, fixed.m, sums.sources);
+  job.d_target_phase = call.sink(call.wanted.target_phase, h, fixed.n, sums.target_phase);
+  job.d_source_phase = call.sink(call.wanted.source_phase, h, fixed.m, sums.source_phase);
+  job.stretch = call.needs_stretch() ? sums.stretch.data() : nullptr;
+  over_cells(cells.count(), worker.scratch,
+             static_cast<std::int64_t>(scratch_bytes(sizeof(T), shape.wide)), threads,
+             [&](std::int64_t begin, std::int64_t end, void* memory) {
+               kernels<T>().gradients(shape.form, shape.wide, job, begin, end, memory);
+             });
+  if (call.wanted.values) {
+    worker.d_values.close(threads);
   }
 }
 
 template <class T>
-void scatter(const std::vector<double>& sorted, const SortedAnchors& order, T* out) {
+void scatter(const std::vector<double>& sorted, const std::uint32_t* index, T* out) {
   for (std::size_t k = 0; k < sorted.size(); ++k) {
-    out[order.index[k]] = static_cast<T>(sorted[k]);
+    out[index != nullptr ? index[k] : k] = static_cast<T>(sorted[k]);
   }
 }
 
@@ -208,20 +171,22 @@ void finish(const Call<T>& call, std::int64_t h, const Accumulators& sums) {
   const State<T>& state = call.state;
   const Fixed<T>& fixed = state.fixed();
   const Gradients<T, T>& to = call.wanted;
+  const std::uint32_t* const targets = state.cells(h).targets().index;
+  const std::uint32_t* const sources = state.cells(h).sources().index;
   if (to.targets)
-    scatter(sums.targets, state.targets(h), to.targets + h * fixed.n);
+    scatter(sums.targets, targets, to.targets + h * fixed.n);
   if (to.sources)
-    scatter(sums.sources, state.sources(h), to.sources + h * fixed.m);
+    scatter(sums.sources, sources, to.sources + h * fixed.m);
   if (to.target_phase)
-    scatter(sums.target_phase, state.targets(h), to.target_phase + h * fixed.n);
+    scatter(sums.target_phase, targets, to.target_phase + h * fixed.n);
   if (to.source_phase)
-    scatter(sums.source_phase, state.sources(h), to.source_phase + h * fixed.m);
+    scatter(sums.source_phase, sources, to.source_phase + h * fixed.m);
   if (call.needs_stretch()) {
     Sum re;
     Sum im;
-    for (const Complex z : sums.stretch) {
-      re.add(z.re);
-      im.add(z.im);
+    for (std::size_t k = 0; k < sums.stretch.size(); k += 2) {
+      re.add(sums.stretch[k]);
+      im.add(sums.stretch[k + 1]);
     }
     const double lengthscale = fixed.rate[static_cast<std::size_t>(h)].lengthscale;
     if (to.lengthscale)
@@ -258,42 +223,41 @@ void Plan<T>::vjp_any(const T* v, bool v_complex, Strides v_strides, const T* g,
   }
   const int parts = parts_of(fixed, v_complex);
   const Strides contiguous{rows * fixed.m, fixed.m};
-  const Call<T> call{*snapshot,
-                     {v, v_complex, v_strides, parts},
-                     {g, g_complex, g_strides, parts},
-                     {gradients.values, v_complex, contiguous, parts},
-                     gradients};
+  Call<T> call{*snapshot,
+               {v, v_complex, v_strides, parts},
+               {g, g_complex, g_strides, parts},
+               {gradients.values, v_complex, contiguous, parts},
+               gradients};
   const std::int64_t lanes = rows * parts;
   const int threads = threads_for(2 * fixed.heads * lanes * (fixed.n + fixed.m),
                                   num_threads > 0 ? num_threads : fixed.num_threads);
   guarded([&] {
-    with_shape(fixed, v_complex, lanes, [&](auto shape) {
-      using D = typename decltype(shape)::D;
-      using S = typename decltype(shape)::S;
-      constexpr int W = decltype(shape)::W;
-      const std::int64_t blocks = (lanes + W - 1) / W;
-      const std::int64_t groups = num_groups(blocks, fixed.n + fixed.m);
-      const ThreadSplit split = split_threads(threads, fixed.heads * groups, fixed.n + fixed.m);
-      std::vector<Accumulators> sums(static_cast<std::size_t>(fixed.heads * groups));
-      parallel_tasks(split.outer, fixed.heads * groups, [&](std::int64_t task) {
-        const std::int64_t head = task / groups;
-        const std::int64_t group = task % groups;
-        Accumulators& mine = sums[static_cast<std::size_t>(task)];
-        mine = call.accumulators();
-        for (std::int64_t block = blocks * group / groups; block < blocks * (group + 1) / groups;
-             ++block) {
-          const std::int64_t first = block * W;
-          add_block<D, S, W>(call, {head, first, std::min<std::int64_t>(W, lanes - first)}, mine,
-                             split.inner);
-        }
-      });
-      parallel_tasks(split.outer, fixed.heads, [&](std::int64_t head) {
-        Accumulators& total = sums[static_cast<std::size_t>(head * groups)];
-        for (std::int64_t group = 1; group < groups; ++group) {
-          total.add(sums[static_cast<std::size_t>(head * groups + group)]);
-        }
-        finish(call, head, total);
-      });
+    const PassShape shape = pass_shape(fixed, v_complex, lanes);
+    const std::int64_t width = shape.width();
+    const std::int64_t blocks = (lanes + width - 1) / width;
+    const std::int64_t groups = num_groups(blocks, fixed.n + fixed.m);
+    const ThreadSplit split = split_threads(threads, fixed.heads * groups, fixed.n + fixed.m);
+    call.direct = blocks == 1;
+    std::vector<Accumulators> sums(static_cast<std::size_t>(fixed.heads * groups));
+    std::vector<Worker<T>> workers(static_cast<std::size_t>(split.outer));
+    parallel_workers(split.outer, fixed.heads * groups, [&](std::int64_t task, int worker) {
+      const std::int64_t head = task / groups;
+      const std::int64_t group = task % groups;
+      Accumulators& mine = sums[static_cast<std::size_t>(task)];
+      mine = call.accumulators(head);
+      for (std::int64_t block = blocks * group / groups; block < blocks * (group + 1) / groups;
+           ++block) {
+        const std::int64_t first = block * width;
+        add_block(call, shape, {head, first, std::min(width, lanes - first)}, mine,
+                  workers[static_cast<std::size_t>(worker)], split.inner);
+      }
+    });
+    parallel_tasks(split.outer, fixed.heads, [&](std::int64_t head) {
+      Accumulators& total = sums[static_cast<std::size_t>(head * groups)];
+      for (std::int64_t group = 1; group < groups; ++group) {
+        total.add(sums[static_cast<std::size_t>(head * groups + group)]);
+      }
+      finish(call, head, total);
     });
   });
 }

@@ -9,12 +9,14 @@ namespace laplex::detail {
 namespace {
 
 template <int P, int W, class D, class S>
-void scan_and_read_moments(const Line<D>& line, const double* position, std::int64_t n,
-                           const S* values, const std::vector<Tap<S>>& taps, int threads) {
+void scan_and_read_moments(const Direction<D>& direction, Rate rate, const S* values,
+                           const std::vector<Tap<S>>& taps, int threads) {
   constexpr int kWidth = (P + 1) * W;
   constexpr std::int64_t kGrain = 4096;
+  const Line<D> line = direction.line(rate);
   const std::int64_t m = line.size;
-  const Direction<D>& direction = *line.direction;
+  const std::int64_t n = direction.to.size();
+  const double* position = direction.to.position.data();
   const Buffer<S> from_left = make_buffer<S>(m * kWidth);
   const Buffer<S> from_right = make_buffer<S>(m * kWidth);
   Scan<false, P, W, D, S>(line, threads).run(values, from_left.get());
@@ -48,12 +50,12 @@ void scan_and_read_moments(const Line<D>& line, const double* position, std::int
         strict = left;
       } else if (below > 0) {
         read(strict.data(), from_left.get(), below - 1,
-             direction.gap[static_cast<std::size_t>(below)],
+             direction.decays.gap[static_cast<std::size_t>(below)],
              scaled_distance(x, line.position[below - 1], line.rate));
       }
       if (upto < m) {
         read(right.data(), from_right.get(), m - 1 - upto,
-             tied ? direction.gap[static_cast<std::size_t>(upto)] : direction.right[at],
+             tied ? direction.decays.gap[static_cast<std::size_t>(upto)] : direction.right[at],
              scaled_distance(line.position[upto], x, line.rate));
       }
       for (const Tap<S>& tap : taps) {
@@ -89,24 +91,24 @@ void scan_and_read_moments(const Line<D>& line, const double* position, std::int
 }  // namespace
 
 template <int W, class D, class S>
-void scan_and_read(int largest_moment, const Line<D>& line, const double* position, std::int64_t n,
-                   const S* values, const std::vector<Tap<S>>& taps, int threads) {
+void scan_and_read(int largest_moment, const Direction<D>& direction, Rate rate, const S* values,
+                   const std::vector<Tap<S>>& taps, int threads) {
   switch (largest_moment) {
     case 0:
-      return scan_and_read_moments<0, W>(line, position, n, values, taps, threads);
+      return scan_and_read_moments<0, W>(direction, rate, values, taps, threads);
     case 1:
-      return scan_and_read_moments<1, W>(line, position, n, values, taps, threads);
+      return scan_and_read_moments<1, W>(direction, rate, values, taps, threads);
     case 2:
-      return scan_and_read_moments<2, W>(line, position, n, values, taps, threads);
+      return scan_and_read_moments<2, W>(direction, rate, values, taps, threads);
     case 3:
-      return scan_and_read_moments<3, W>(line, position, n, values, taps, threads);
+      return scan_and_read_moments<3, W>(direction, rate, values, taps, threads);
     default:
-      return scan_and_read_moments<kMaxMoment, W>(line, position, n, values, taps, threads);
+      return scan_and_read_moments<kMaxMoment, W>(direction, rate, values, taps, threads);
   }
 }
 
-#define LAPLEX_INSTANTIATE(W, D, S)                                                                \
-  template void scan_and_read<W, D, S>(int, const Line<D>&, const double*, std::int64_t, const S*, \
+#define LAPLEX_INSTANTIATE(W, D, S)                                              \
+  template void scan_and_read<W, D, S>(int, const Direction<D>&, Rate, const S*, \
                                        const std::vector<Tap<S>>&, int);
 LAPLEX_INSTANTIATE(1, double, double)
 LAPLEX_INSTANTIATE(1, double, Complex)

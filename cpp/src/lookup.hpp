@@ -27,11 +27,11 @@ struct Tap {
   S* out;
 };
 
-/// Scans values [m][W] (sorted order) along `line` from both sides and reads `taps` off at the
-/// points `position` [n] (sorted). W lanes are independent vectors that share the decays; no tap's
+/// Scans values [m][W] (sorted order) along the line of `direction` from both sides and reads
+/// `taps` off at its points [n]. W lanes are independent vectors that share the decays; no tap's
 /// moment exceeds `largest_moment`.
 template <int W, class D, class S>
-void scan_and_read(int largest_moment, const Line<D>& line, const double* position, std::int64_t n,
-                   const S* values, const std::vector<Tap<S>>& taps, int threads);
+void scan_and_read(int largest_moment, const Direction<D>& direction, Rate rate, const S* values,
+                   const std::vector<Tap<S>>& taps, int threads);
 
 }  // namespace laplex::detail

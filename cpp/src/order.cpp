@@ -4,147 +4,255 @@
 
 #include <algorithm>
 #include <array>
-#include <cstring>
-#include <type_traits>
+#include <vector>
 
 namespace laplex::detail {
 namespace {
 
-/// A value as an unsigned integer of the same order.
-template <class T>
-using Key = std::conditional_t<sizeof(T) == 4, std::uint32_t, std::uint64_t>;
+/// Below this many records a comparison sort is faster than counting digits.
+constexpr std::int64_t kSmall = 192;
+
+/// From this many records on, digits of 11 bits; below, where counting 2048 values costs more than
+/// it saves, of 8.
+constexpr std::int64_t kWideDigits = 1 << 13;
+
+/// Each thread sorts at least this many.
+constexpr std::int64_t kGrain = 1 << 16;
 
 template <class T>
-Key<T> key_of(T value) {
-  value += T(0);  // -0 and +0 are the same place on the line
-  Key<T> bits;
-  std::memcpy(&bits, &value, sizeof(bits));
-  constexpr Key<T> sign = Key<T>(1) << (8 * sizeof(T) - 1);
-  return (bits & sign) ? ~bits : (bits | sign);
-}
-
-template <class T>
-T value_of(Key<T> key) {
-  constexpr Key<T> sign = Key<T>(1) << (8 * sizeof(T) - 1);
-  const Key<T> bits = (key & sign) ? (key ^ sign) : ~key;
-  T value;
-  std::memcpy(&value, &bits, sizeof(value));
-  return value;
-}
-
-template <class T>
-struct Record {
-  Key<T> key;
-  std::int64_t index;
-
-  bool operator<(const Record& other) const {
-    return key < other.key || (key == other.key && index < other.index);
+int highest_bit(Key<T> bits) {
+  int bit = -1;
+  while (bits != 0) {
+    bits >>= 1;
+    ++bit;
   }
-};
+  return bit;
+}
 
-/// Least-significant-digit radix sort, stable, insensitive to the distribution of the keys.
-template <class T>
-void radix_sort(std::vector<Record<T>>& records) {
-  constexpr int kDigits = static_cast<int>(sizeof(T));
-  std::array<std::array<std::int64_t, 256>, kDigits> counts{};
-  for (const Record<T>& record : records) {
-    for (int digit = 0; digit < kDigits; ++digit) {
-      ++counts[static_cast<std::size_t>(digit)][(record.key >> (8 * digit)) & 255];
+/// Sorts by `digits` digits of `Bits` bits from bit `shift` on, least significant first; stable.
+/// The result is in `from`.
+template <int Bits, class T>
+void radix_passes(Record<T>*& from, Record<T>*& to, std::int64_t count, int shift, int digits,
+                  int threads) {
+  constexpr std::int64_t kValues = std::int64_t(1) << Bits;
+  constexpr Key<T> kMask = static_cast<Key<T>>(kValues - 1);
+  constexpr int kMostDigits = 6;
+  const std::int64_t parts = std::clamp<std::int64_t>(count / kGrain, 1, threads);
+  std::vector<std::uint32_t> counts(
+      static_cast<std::size_t>((parts > 1 ? parts : kMostDigits) * kValues));
+  const auto digit_of = [&](const Record<T>& r, int at) {
+    return static_cast<std::size_t>((r.key >> at) & kMask);
+  };
+  if (parts == 1) {  // one look at the records counts every digit
+    for (std::int64_t k = 0; k < count; ++k) {
+      for (int d = 0; d < digits; ++d) {
+        ++counts[static_cast<std::size_t>(d * kValues) + digit_of(from[k], shift + d * Bits)];
+      }
     }
   }
-  std::vector<Record<T>> other(records.size());
-  for (int digit = 0; digit < kDigits; ++digit) {
+  for (int d = 0; d < digits; ++d) {
     poll_interrupt();
-    auto& count = counts[static_cast<std::size_t>(digit)];
-    const auto total = static_cast<std::int64_t>(records.size());
-    if (std::find(count.begin(), count.end(), total) != count.end()) {
+    const int at = shift + d * Bits;
+    const auto begin_of = [&](std::int64_t part) { return count * part / parts; };
+    if (parts > 1) {
+      std::fill(counts.begin(), counts.end(), 0);
+      parallel_tasks(threads, parts, [&](std::int64_t part) {
+        std::uint32_t* mine = counts.data() + part * kValues;
+        for (std::int64_t k = begin_of(part); k < begin_of(part + 1); ++k) {
+          ++mine[digit_of(from[k], at)];
+        }
+      });
+    }
+    std::uint32_t* const first = counts.data() + (parts > 1 ? 0 : d * kValues);
+    std::uint32_t start = 0;
+    bool single = false;
+    for (std::int64_t value = 0; value < kValues; ++value) {
+      const std::uint32_t before = start;
+      for (std::int64_t part = 0; part < parts; ++part) {
+        std::uint32_t& c = first[part * kValues + value];
+        const std::uint32_t size = c;
+        c = start;
+        start += size;
+      }
+      single = single || start - before == static_cast<std::uint64_t>(count);
+    }
+    if (single) {
       continue;  // one digit value for all: nothing would move
     }
-    std::int64_t start = 0;
-    for (std::int64_t& c : count) {
-      const std::int64_t size = c;
-      c = start;
-      start += size;
-    }
-    for (const Record<T>& record : records) {
-      std::int64_t& place = count[(record.key >> (8 * digit)) & 255];
-      other[static_cast<std::size_t>(place++)] = record;
-    }
-    records.swap(other);
+    parallel_tasks(threads, parts, [&](std::int64_t part) {
+      std::uint32_t* mine = first + part * kValues;
+      for (std::int64_t k = begin_of(part); k < begin_of(part + 1); ++k) {
+        to[mine[digit_of(from[k], at)]++] = from[k];
+      }
+    });
+    std::swap(from, to);
   }
+}
+
+/// Stable sort of records that stand in ascending order of their ids. Insensitive to the
+/// distribution: digits are taken from the bits in which keys differ, 33 of them at most; what is
+/// still equal then is sorted by the rest. Returns where the result is: `from` or `to`.
+template <class T>
+Record<T>* sort_records(Record<T>* from, Record<T>* to, std::int64_t count, int threads) {
+  if (count <= kSmall) {
+    std::sort(from, from + count);
+    return from;
+  }
+  Key<T> varying = 0;
+  for (std::int64_t k = 1; k < count; ++k) {
+    varying |= from[k].key ^ from[0].key;
+  }
+  if (varying == 0) {
+    return from;
+  }
+  const int top = highest_bit<T>(varying) + 1;
+  const bool wide = count >= kWideDigits;
+  const int bits = wide ? 11 : 8;
+  const int digits = std::min((top + bits - 1) / bits, wide ? 3 : 4);
+  const int shift = std::max(0, top - digits * bits);
+  Record<T>* result = from;
+  Record<T>* spare = to;
+  if (wide) {
+    radix_passes<11, T>(result, spare, count, shift, digits, threads);
+  } else {
+    radix_passes<8, T>(result, spare, count, shift, digits, threads);
+  }
+  if (shift == 0 || (varying & ((Key<T>(1) << shift) - 1)) == 0) {
+    return result;
+  }
+  // Runs that agree in all the bits so far.
+  for (std::int64_t k = 0; k < count;) {
+    std::int64_t end = k + 1;
+    while (end < count && (result[end].key >> shift) == (result[k].key >> shift)) {
+      ++end;
+    }
+    if (end - k > 1) {
+      Record<T>* run = sort_records(result + k, spare + k, end - k, 1);
+      if (run != result + k) {
+        std::copy(run, run + (end - k), result + k);
+      }
+    }
+    k = end;
+  }
+  return result;
 }
 
 /// Insertion sort that gives up when it has done more than a few exchanges of neighbours per record
 /// so far, and leaves the records in disorder then.
 template <class T>
-bool insertion_repair(std::vector<Record<T>>& records) {
-  // A sort costs about as much as four exchanges an anchor (measured at 1e4..1e6); then it is
+bool insertion_repair(Record<T>* records, std::int64_t count) {
+  // A sort costs about as much as four exchanges a record (measured at 1e4..1e6); then it is
   // dearer to go on than to sort. Asked along the way, so that an order that is wrong everywhere is
   // given up at once, with a start for one that is wrong only there.
   constexpr std::int64_t kExchanges = 4;
   std::int64_t budget = 4096;
-  for (std::size_t k = 1; k < records.size(); ++k) {
+  for (std::int64_t k = 1; k < count; ++k) {
     budget += kExchanges;
     if (!(records[k] < records[k - 1])) {
       continue;
     }
     const Record<T> moving = records[k];
-    std::size_t place = k;
+    std::int64_t place = k;
     while (place > 0 && moving < records[place - 1]) {
-      if (--budget < 0) {
-        records[place] = moving;
-        return false;
-      }
       records[place] = records[place - 1];
       --place;
     }
     records[place] = moving;
+    budget -= k - place;
+    if (budget < 0) {
+      return false;
+    }
   }
   return true;
+}
+
+/// Whether values stand in ascending order.
+template <class T>
+bool is_ascending(const T* values, std::int64_t count) {
+  // In blocks without a branch in each step; most disorder shows in the first.
+  constexpr std::int64_t kBlock = 1024;
+  for (std::int64_t begin = 1; begin < count; begin += kBlock) {
+    const std::int64_t end = std::min(count, begin + kBlock);
+    bool ascending = true;
+    for (std::int64_t k = begin; k < end; ++k) {
+      ascending &= values[k - 1] <= values[k];
+    }
+    if (!ascending) {
+      return false;
+    }
+  }
+  return true;
+}
+
+/// Merges two ascending sides, sources before targets at equal places.
+template <class T>
+void merge(const Anchors<T>& anchors, Record<T>* records) {
+  const std::int64_t m = anchors.num_sources;
+  std::int64_t i = 0;
+  std::int64_t j = 0;
+  std::int64_t k = 0;
+  while (i < anchors.num_targets && j < m) {
+    // Sources and targets alternate at random: a branch would be guessed wrong every other time.
+    const Key<T> x = key_of(anchors.targets[i]);
+    const Key<T> y = key_of(anchors.sources[j]);
+    const std::int64_t source = y <= x ? 1 : 0;
+    const std::int64_t id = (m + i) ^ (((m + i) ^ j) & -source);
+    records[k++] = {std::min(x, y), static_cast<std::uint32_t>(id)};
+    j += source;
+    i += 1 - source;
+  }
+  for (; j < m; ++j) {
+    records[k++] = {key_of(anchors.sources[j]), static_cast<std::uint32_t>(j)};
+  }
+  for (; i < anchors.num_targets; ++i) {
+    records[k++] = {key_of(anchors.targets[i]), static_cast<std::uint32_t>(m + i)};
+  }
 }
 
 }  // namespace
 
 template <class T>
-SortedAnchors sort_anchors(const T* values, std::int64_t count, const SortedAnchors* hint) {
-  // Below a few hundred anchors the 256-way counts of the radix sort cost more than a comparison
-  // sort.
-  constexpr std::int64_t kSmall = 512;
-  const auto size = static_cast<std::size_t>(count);
-  std::vector<Record<T>> records(size);
-  const auto read = [&](std::size_t place, std::int64_t index) {
-    records[place] = {key_of(values[index]), index};
-  };
-  bool sorted = false;
-  if (hint != nullptr && hint->size() == count) {
-    for (std::size_t k = 0; k < size; ++k) {
-      read(k, hint->index[k]);
-    }
-    sorted = insertion_repair(records);
-  }
-  if (!sorted) {
-    for (std::size_t k = 0; k < size; ++k) {
-      read(k, static_cast<std::int64_t>(k));
-    }
-    if (!std::is_sorted(records.begin(), records.end())) {
-      if (count <= kSmall) {
-        std::sort(records.begin(), records.end());
-      } else {
-        radix_sort<T>(records);
+void sort_anchors(const Anchors<T>& anchors, const std::uint32_t* hint, Sorting<T>& sorting,
+                  int threads) {
+  const std::int64_t count = anchors.count();
+  sorting.records.reset(count);
+  Record<T>* const records = sorting.records.data();
+  if (hint != nullptr) {
+    parallel_ranges(threads, count, kGrain, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t k = begin; k < end; ++k) {
+        records[k] = {key_of(anchors.value(hint[k])), hint[k]};
       }
+    });
+    if (insertion_repair(records, count)) {
+      return;
     }
   }
-  SortedAnchors result;
-  result.position.resize(size);
-  result.index.resize(size);
-  for (std::size_t k = 0; k < size; ++k) {
-    result.position[k] = static_cast<double>(value_of<T>(records[k].key));
-    result.index[k] = records[k].index;
+  if (is_ascending(anchors.targets, anchors.num_targets) &&
+      is_ascending(anchors.sources, anchors.num_sources)) {
+    merge(anchors, records);
+    return;
   }
-  return result;
+  parallel_ranges(threads, count, kGrain, [&](std::int64_t begin, std::int64_t end) {
+    const std::int64_t middle = std::clamp(anchors.num_sources, begin, end);
+    for (std::int64_t k = begin; k < middle; ++k) {
+      records[k] = {key_of(anchors.sources[k]), static_cast<std::uint32_t>(k)};
+    }
+    for (std::int64_t k = middle; k < end; ++k) {
+      records[k] = {key_of(anchors.targets[k - anchors.num_sources]),
+                    static_cast<std::uint32_t>(k)};
+    }
+  });
+  if (count > kSmall) {
+    sorting.other.reset(count);
+  }
+  if (sort_records(records, sorting.other.data(), count, threads) != records) {
+    sorting.records.swap(sorting.other);
+  }
 }
 
-template SortedAnchors sort_anchors<float>(const float*, std::int64_t, const SortedAnchors*);
-template SortedAnchors sort_anchors<double>(const double*, std::int64_t, const SortedAnchors*);
+template void sort_anchors<float>(const Anchors<float>&, const std::uint32_t*, Sorting<float>&,
+                                  int);
+template void sort_anchors<double>(const Anchors<double>&, const std::uint32_t*, Sorting<double>&,
+                                   int);
 
 }  // namespace laplex::detail

@@ -72,10 +72,15 @@ void poll_interrupt() {
 
 void parallel_tasks(int threads, std::int64_t count,
                     const std::function<void(std::int64_t)>& task) {
+  parallel_workers(threads, count, [&](std::int64_t k, int) { task(k); });
+}
+
+void parallel_workers(int threads, std::int64_t count,
+                      const std::function<void(std::int64_t, int)>& task) {
   if (threads <= 1 || count <= 1) {
     for (std::int64_t k = 0; k < count; ++k) {
       poll_interrupt();
-      task(k);
+      task(k, 0);
     }
     return;
   }
@@ -83,17 +88,17 @@ void parallel_tasks(int threads, std::int64_t count,
   std::atomic<bool> stop{false};
   std::exception_ptr failure;
   std::mutex failure_mutex;
-  const auto work = [&](bool is_caller) {
+  const auto work = [&](int worker) {
     try {
       while (!stop.load(std::memory_order_relaxed)) {
-        if (is_caller) {
+        if (worker == 0) {  // the calling thread
           poll_interrupt();
         }
         const std::int64_t k = next.fetch_add(1, std::memory_order_relaxed);
         if (k >= count) {
           return;
         }
-        task(k);
+        task(k, worker);
       }
     } catch (...) {
       const std::lock_guard<std::mutex> lock(failure_mutex);
@@ -108,12 +113,12 @@ void parallel_tasks(int threads, std::int64_t count,
   helpers.reserve(wanted);
   for (std::size_t k = 0; k < wanted; ++k) {
     try {
-      helpers.emplace_back(work, false);
+      helpers.emplace_back(work, static_cast<int>(k) + 1);
     } catch (...) {
       break;  // no thread, or no memory for one, is left to give: the others do the work
     }
   }
-  work(true);
+  work(0);
   for (std::thread& helper : helpers) {
     helper.join();
   }

@@ -16,6 +16,11 @@ namespace laplex::detail {
 /// rethrown here.
 void parallel_tasks(int threads, std::int64_t count, const std::function<void(std::int64_t)>& task);
 
+/// The same, telling each task which of the threads, 0 .. threads - 1, runs it: what a thread keeps
+/// from task to task is its own.
+void parallel_workers(int threads, std::int64_t count,
+                      const std::function<void(std::int64_t, int)>& task);
+
 /// Cuts [0, count) into ranges of `grain` and calls body(begin, end) for each.
 void parallel_ranges(int threads, std::int64_t count, std::int64_t grain,
                      const std::function<void(std::int64_t, std::int64_t)>& body);

@@ -15,6 +15,18 @@
 
 namespace laplex {
 
+/// Memory that update() uses again: fresh memory costs more than sorting does. Guarded by
+/// state_mutex().
+template <class T>
+struct detail::Spare {
+  std::unique_ptr<State<T>> state;
+  Sorting<T> sorting;
+
+  [[nodiscard]] std::int64_t nbytes() const {
+    return (state ? state->nbytes() : 0) + sorting.nbytes();
+  }
+};
+
 using namespace detail;
 
 namespace {
@@ -50,6 +62,11 @@ void check_sizes(std::int64_t heads, std::int64_t n, std::int64_t m) {
   // 2^48 anchors are 2 PiB: whoever asks for more has a wrong number, and products of sizes stay in
   // range.
   constexpr std::int64_t kMost = std::int64_t(1) << 48;
+  if (n <= kMost && m <= kMost && n + m > kMostAnchors) {
+    invalid("a matrix of " + std::to_string(n) + " targets and " + std::to_string(m) +
+            " sources has more anchors than a plan can number, 2^32 - 2: split it into blocks of "
+            "targets or of sources");
+  }
   if (n > kMost || m > kMost || (heads > 0 && n + m > kMost / heads)) {
     throw Error(ErrorCode::out_of_memory, "a plan for " + std::to_string(heads) + " x (" +
                                               std::to_string(n) + " + " + std::to_string(m) +
@@ -65,6 +82,23 @@ std::vector<Complex> phase_factors(const T* phase, std::int64_t count, double si
     factors[k] = {std::cos(angle), sign * std::sin(angle)};
   }
   return factors;
+}
+
+/// Lends a state to a plan and the products that run with it. The last one to be done gives it back
+/// to the plan's spare memory.
+template <class T>
+std::shared_ptr<State<T>> lend(std::unique_ptr<State<T>> state,
+                               const std::shared_ptr<Spare<T>>& spare) {
+  const auto give_back = [owner = std::weak_ptr<Spare<T>>(spare)](State<T>* used) {
+    std::unique_ptr<State<T>> returned(used);
+    const std::shared_ptr<Spare<T>> to = owner.lock();
+    if (to) {
+      const std::lock_guard<std::mutex> lock(state_mutex());
+      to->state.swap(returned);  // what was there dies after the lock
+    }
+  };
+  State<T>* const raw = state.release();  // give_back deletes it, also if shared_ptr can't be made
+  return {raw, give_back};
 }
 
 /// No sources at all may come as a null pointer too, and are not the targets.
@@ -116,15 +150,16 @@ std::shared_ptr<const Fixed<T>> make_fixed(const Kernel<T>& kernel) {
 }
 
 /// The rank of one head from its merged order; see Plan::rank.
-std::int64_t rank_of(const std::vector<double>& x, const std::vector<double>& y) {
+template <class T>
+std::int64_t rank_of(const T* x, std::int64_t n, const T* y, std::int64_t m) {
   enum class Pending { none, target, source };
   Pending pending = Pending::none;
   std::int64_t rank = 0;
-  std::size_t i = 0;
-  std::size_t j = 0;
-  const auto skip_equal = [](const std::vector<double>& z, std::size_t k) {
-    const double here = z[k];
-    while (k < z.size() && z[k] == here) {
+  std::int64_t i = 0;
+  std::int64_t j = 0;
+  const auto skip_equal = [](const T* z, std::int64_t count, std::int64_t k) {
+    const T here = z[k];
+    while (k < count && z[k] == here) {
       ++k;
     }
     return k;  // equal anchors make equal rows or columns: they count once
@@ -137,19 +172,19 @@ std::int64_t rank_of(const std::vector<double>& x, const std::vector<double>& y)
       pending = mine;
     }
   };
-  while (i < x.size() || j < y.size()) {
-    if (i < x.size() && j < y.size() && x[i] == y[j]) {
+  while (i < n || j < m) {
+    if (i < n && j < m && x[i] == y[j]) {
       ++rank;  // K restricted to either side of a common point splits off: K - K(.,z) K(z,.) is
                // block diagonal
       pending = Pending::none;
-      i = skip_equal(x, i);
-      j = skip_equal(y, j);
-    } else if (j == y.size() || (i < x.size() && x[i] < y[j])) {
+      i = skip_equal(x, n, i);
+      j = skip_equal(y, m, j);
+    } else if (j == m || (i < n && x[i] < y[j])) {
       take(Pending::target, Pending::source);
-      i = skip_equal(x, i);
+      i = skip_equal(x, n, i);
     } else {
       take(Pending::source, Pending::target);
-      j = skip_equal(y, j);
+      j = skip_equal(y, m, j);
     }
   }
   return rank;
@@ -169,8 +204,11 @@ Plan<T>::Plan(const Kernel<T>& kernel) {
     check_finite("sources", k.sources, k.heads, k.num_sources);
   }
   guarded([&] {
-    state_ = std::make_shared<const State<T>>(make_fixed(k), k.targets, k.sources, nullptr,
-                                              k.num_threads);
+    auto built = std::make_unique<State<T>>(make_fixed(k));
+    Sorting<T> sorting;
+    built->build(k.targets, k.sources, nullptr, sorting, k.num_threads);
+    spare_ = std::make_shared<Spare<T>>();
+    state_ = lend(std::move(built), spare_);
   });
 }
 
@@ -189,11 +227,22 @@ void Plan<T>::update(const T* targets, const T* sources, int num_threads) {
     check_finite("sources", sources, fixed.heads, fixed.m);
   }
   guarded([&] {
-    std::shared_ptr<const State<T>> next =
-        std::make_shared<const State<T>>(old->shared_fixed(), targets, sources, old.get(),
-                                         num_threads > 0 ? num_threads : fixed.num_threads);
+    std::unique_ptr<State<T>> next;
+    Sorting<T> sorting;
+    {
+      const std::lock_guard<std::mutex> lock(state_mutex());
+      next.swap(spare_->state);
+      std::swap(sorting, spare_->sorting);
+    }
+    if (!next) {  // the first update, or another is on its way
+      next = std::make_unique<State<T>>(old->shared_fixed());
+    }
+    next->build(targets, sources, old.get(), sorting,
+                num_threads > 0 ? num_threads : fixed.num_threads);
+    std::shared_ptr<State<T>> lent = lend(std::move(next), spare_);
     const std::lock_guard<std::mutex> lock(state_mutex());
-    state_.swap(next);  // the old state dies with `next`, after the lock
+    state_.swap(lent);  // the old state is given back with `lent` and `old`, after the lock
+    std::swap(sorting, spare_->sorting);
   });
 }
 
@@ -207,17 +256,19 @@ template <class T>
 void Plan<T>::anchors(T* targets, T* sources) const {
   const auto snapshot = state();
   const Fixed<T>& fixed = snapshot->fixed();
-  const auto scatter = [](const SortedAnchors& order, T* out) {
-    for (std::size_t k = 0; k < order.index.size(); ++k) {
-      out[order.index[k]] = static_cast<T>(order.position[k]);  // exact: it came from a T
+  const auto scatter = [](const T* position, const std::uint32_t* index, std::int64_t count,
+                          T* out) {
+    for (std::int64_t k = 0; k < count; ++k) {
+      out[index != nullptr ? index[k] : k] = position[k];
     }
   };
   for (std::int64_t h = 0; h < fixed.heads; ++h) {
+    const Cells<T>& cells = snapshot->cells(h);
     if (targets != nullptr) {
-      scatter(snapshot->targets(h), targets + h * fixed.n);
+      scatter(cells.target_positions(), cells.targets().index, fixed.n, targets + h * fixed.n);
     }
     if (sources != nullptr) {
-      scatter(snapshot->sources(h), sources + h * fixed.m);
+      scatter(cells.source_positions(), cells.sources().index, fixed.m, sources + h * fixed.m);
     }
   }
 }
@@ -232,7 +283,9 @@ std::vector<std::int64_t> Plan<T>::rank() const {
   return guarded([&] {
     std::vector<std::int64_t> ranks;
     for (std::int64_t h = 0; h < fixed.heads; ++h) {
-      ranks.push_back(rank_of(snapshot->targets(h).position, snapshot->sources(h).position));
+      const Cells<T>& cells = snapshot->cells(h);
+      ranks.push_back(
+          rank_of(cells.target_positions(), fixed.n, cells.source_positions(), fixed.m));
     }
     return ranks;
   });
@@ -249,16 +302,17 @@ void Plan<T>::to_dense_any(T* matrix, bool matrix_complex) const {
   guarded([&] {
     parallel_tasks(threads, fixed.heads * fixed.n, [&](std::int64_t task) {
       const std::int64_t h = task / std::max<std::int64_t>(1, fixed.n);
-      const auto k = static_cast<std::size_t>(task % std::max<std::int64_t>(1, fixed.n));
-      const SortedAnchors& targets = snapshot->targets(h);
-      const SortedAnchors& sources = snapshot->sources(h);
+      const std::int64_t k = task % std::max<std::int64_t>(1, fixed.n);
+      const Cells<T>& cells = snapshot->cells(h);
+      const std::uint32_t* const targets = cells.targets().index;
+      const std::uint32_t* const sources = cells.sources().index;
       const Rate rate = fixed.rate[static_cast<std::size_t>(h)];
-      const std::int64_t i = targets.index[k];
-      const double x = targets.position[k];
+      const std::int64_t i = targets != nullptr ? targets[k] : k;
+      const double x = static_cast<double>(cells.target_positions()[k]);
       T* row = matrix + (h * fixed.n + i) * fixed.m * (matrix_complex ? 2 : 1);
-      for (std::size_t l = 0; l < sources.index.size(); ++l) {
-        const double y = sources.position[l];
-        const std::int64_t j = sources.index[l];
+      for (std::int64_t l = 0; l < fixed.m; ++l) {
+        const double y = static_cast<double>(cells.source_positions()[l]);
+        const std::int64_t j = sources != nullptr ? sources[l] : l;
         const double far = std::max(x, y);
         const double near = std::min(x, y);
         Complex entry = fixed.oscillates ? decay<Complex>(far, near, rate)
@@ -303,7 +357,8 @@ bool Plan<T>::kernel_is_complex() const noexcept {
 }
 template <class T>
 std::int64_t Plan<T>::nbytes() const noexcept {
-  return state()->nbytes();
+  const std::lock_guard<std::mutex> lock(state_mutex());
+  return state_->nbytes() + spare_->nbytes();
 }
 
 template class Plan<float>;

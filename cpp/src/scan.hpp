@@ -1,7 +1,7 @@
-/// Prefix sums with decay along the sorted anchors, by the chunk schedule.
+/// Prefix sums with decay along a line of points, by the chunk schedule.
 #pragma once
 
-#include "direction.hpp"
+#include "decays.hpp"
 #include "parallel.hpp"
 
 #include <laplex/detail/chunks.hpp>

@@ -7,54 +7,81 @@
 namespace laplex::detail {
 
 template <class T>
-State<T>::State(std::shared_ptr<const Fixed<T>> fixed, const T* targets, const T* sources,
-                const State* previous, int num_threads)
+State<T>::State(std::shared_ptr<const Fixed<T>> fixed)
     : fixed_(std::move(fixed)), heads_(static_cast<std::size_t>(fixed_->heads)) {
+  for (auto& head : heads_) {
+    head = std::make_unique<Head<T>>();
+  }
+}
+
+template <class T>
+void State<T>::build(const T* targets, const T* sources, const State* previous, Sorting<T>& sorting,
+                     int num_threads) {
   const Fixed<T>& f = *fixed_;
-  const int threads = threads_for(f.heads * (f.n + f.m), num_threads);
-  parallel_tasks(threads, f.heads, [&](std::int64_t h) {
-    const Head* old = previous != nullptr ? &previous->at(h) : nullptr;
-    auto head = std::make_unique<Head>();
-    head->targets = sort_anchors(targets + h * f.n, f.n, old ? &old->targets : nullptr);
-    if (!f.self) {
-      head->sources = sort_anchors(sources + h * f.m, f.m, old ? &old->sources : nullptr);
+  const std::int64_t anchors = f.n + (f.self ? 0 : f.m);
+  const int threads = threads_for(f.heads * anchors, num_threads);
+  const bool side_by_side = f.heads >= threads;
+  const int outer = side_by_side ? threads : 1;
+  const int inner = side_by_side ? 1 : threads;
+  std::vector<Sorting<T>> more(static_cast<std::size_t>(outer - 1));
+  std::vector<Array<std::uint32_t>> hints(static_cast<std::size_t>(outer));
+  parallel_workers(outer, f.heads, [&](std::int64_t h, int worker) {
+    Sorting<T>& mine = worker == 0 ? sorting : more[static_cast<std::size_t>(worker - 1)];
+    Head<T>& head = *heads_[static_cast<std::size_t>(h)];
+    for (int k = 0; k < 2; ++k) {
+      head.real_moments[k].clear();
+      head.complex_moments[k].clear();
     }
-    nbytes_ += head->targets.nbytes() + head->sources.nbytes();
-    heads_[static_cast<std::size_t>(h)] = std::move(head);
+    const Anchors<T> given{targets + h * f.n, f.self ? nullptr : sources + h * f.m, f.n,
+                           f.self ? 0 : f.m, f.self};
+    const std::uint32_t* hint = nullptr;
+    if (previous != nullptr) {
+      Array<std::uint32_t>& ids = hints[static_cast<std::size_t>(worker)];
+      ids.reset(anchors);
+      previous->at(h).cells.ids(ids.data(), inner);
+      hint = ids.data();
+    }
+    sort_anchors(given, hint, mine, inner);
+    Factors factors;
+    factors.rate = f.rate[static_cast<std::size_t>(h)];
+    factors.oscillates = f.oscillates;
+    factors.target = f.target_factor.empty() ? nullptr : f.target_factor.data() + h * f.n;
+    factors.source = f.source_factor.empty() ? nullptr : f.source_factor.data() + h * f.m;
+    head.cells.build(given, mine, factors, inner);
   });
-  nbytes_ += static_cast<std::int64_t>(sizeof(*this)) +
-             f.heads * static_cast<std::int64_t>(sizeof(Head) + sizeof(Rate)) +
-             static_cast<std::int64_t>((f.target_factor.size() + f.source_factor.size()) *
-                                       sizeof(Complex));
+  std::int64_t bytes = static_cast<std::int64_t>(sizeof(*this)) +
+                       f.heads * static_cast<std::int64_t>(sizeof(Head<T>) + sizeof(Rate)) +
+                       static_cast<std::int64_t>((f.target_factor.size() + f.source_factor.size()) *
+                                                 sizeof(Complex));
+  for (const auto& head : heads_) {
+    bytes += head->cells.nbytes();
+  }
+  nbytes_ = bytes;
 }
 
 template <class T>
 template <class D>
-Line<D> State<T>::line(std::int64_t h, bool transposed, int num_threads) const {
-  const Head& head = at(h);
-  const SortedAnchors& from = transposed ? targets(h) : sources(h);
-  const SortedAnchors& to = transposed ? sources(h) : targets(h);
+const Direction<D>& State<T>::moments(std::int64_t h, bool transposed, int num_threads) const {
+  const Head<T>& head = at(h);
   const Rate rate = fixed_->rate[static_cast<std::size_t>(h)];
   const std::size_t which =
       transposed && !fixed_->self ? 1 : 0;  // the self case is its own transpose
   const auto make = [&] {
-    return make_direction<D>(from, to, fixed_->self, rate,
-                             threads_for(from.size() + to.size(), num_threads));
+    return make_direction<T, D>(head.cells, transposed, rate,
+                                threads_for(fixed_->n + fixed_->m, num_threads));
   };
-  const Direction<D>* direction = nullptr;
   if constexpr (std::is_same_v<D, double>) {
-    direction = &head.real_decays[which].get(make, nbytes_);
+    return head.real_moments[which].get(make, nbytes_);
   } else {
-    direction = &head.complex_decays[which].get(make, nbytes_);
+    return head.complex_moments[which].get(make, nbytes_);
   }
-  return {from.position.data(), from.size(), direction, rate};
 }
 
 template class State<float>;
 template class State<double>;
-template Line<double> State<float>::line<double>(std::int64_t, bool, int) const;
-template Line<Complex> State<float>::line<Complex>(std::int64_t, bool, int) const;
-template Line<double> State<double>::line<double>(std::int64_t, bool, int) const;
-template Line<Complex> State<double>::line<Complex>(std::int64_t, bool, int) const;
+template const Direction<double>& State<float>::moments<double>(std::int64_t, bool, int) const;
+template const Direction<Complex>& State<float>::moments<Complex>(std::int64_t, bool, int) const;
+template const Direction<double>& State<double>::moments<double>(std::int64_t, bool, int) const;
+template const Direction<Complex>& State<double>::moments<Complex>(std::int64_t, bool, int) const;
 
 }  // namespace laplex::detail

@@ -1,6 +1,7 @@
 /// What a plan holds: one immutable snapshot, replaced as a whole by update().
 #pragma once
 
+#include "cells.hpp"
 #include "direction.hpp"
 #include "order.hpp"
 
@@ -45,6 +46,9 @@ class LazyDirection {
   LazyDirection(const LazyDirection&) = delete;
   LazyDirection& operator=(const LazyDirection&) = delete;
 
+  /// Forgets the tables: of a state that nobody uses yet.
+  void clear() { delete kept_.exchange(nullptr); }
+
   /// Returns the direction; adds its size to `nbytes` when it is new. `make` may throw.
   template <class Make>
   const Direction<D>& get(const Make& make, std::atomic<std::int64_t>& nbytes) const {
@@ -63,44 +67,45 @@ class LazyDirection {
   mutable std::atomic<const Direction<D>*> kept_{nullptr};
 };
 
-/// The orders of one head and its decays: index 0 scans sources and reads at targets, index 1 the
-/// reverse.
+/// The tables of one head. Moments are for derivatives by lengthscale and frequency: index 0 scans
+/// sources and reads at targets, index 1 the reverse.
+template <class T>
 struct Head {
-  SortedAnchors targets;
-  SortedAnchors sources;                     ///< empty in the self case
-  LazyDirection<double> real_decays[2];      ///< used when the kernel does not oscillate
-  LazyDirection<Complex> complex_decays[2];  ///< used when it does
+  Cells<T> cells;
+  LazyDirection<double> real_moments[2];      ///< used when the kernel does not oscillate
+  LazyDirection<Complex> complex_moments[2];  ///< used when it does
 };
 
 template <class T>
 class State {
  public:
-  /// Sorts the anchors; `previous` gives hints.
-  State(std::shared_ptr<const Fixed<T>> fixed, const T* targets, const T* sources,
-        const State* previous, int num_threads);
+  explicit State(std::shared_ptr<const Fixed<T>> fixed);
+
+  /// Sorts the anchors and builds the tables, in memory that is there already where it fits;
+  /// `previous`, another state, gives hints. `sorting` is memory to sort in.
+  void build(const T* targets, const T* sources, const State* previous, Sorting<T>& sorting,
+             int num_threads);
 
   [[nodiscard]] const Fixed<T>& fixed() const { return *fixed_; }
   [[nodiscard]] std::shared_ptr<const Fixed<T>> shared_fixed() const { return fixed_; }
 
-  [[nodiscard]] const SortedAnchors& targets(std::int64_t head) const { return at(head).targets; }
-  [[nodiscard]] const SortedAnchors& sources(std::int64_t head) const {
-    return fixed_->self ? at(head).targets : at(head).sources;
-  }
+  [[nodiscard]] const Cells<T>& cells(std::int64_t head) const { return at(head).cells; }
 
-  /// The line of sources read at targets, or (transposed) of targets read at sources; made on first
-  /// use.
+  /// What moments need of the line of sources read at targets, or (transposed) of targets read at
+  /// sources; made on first use.
   template <class D>
-  [[nodiscard]] Line<D> line(std::int64_t head, bool transposed, int num_threads) const;
+  [[nodiscard]] const Direction<D>& moments(std::int64_t head, bool transposed,
+                                            int num_threads) const;
 
   [[nodiscard]] std::int64_t nbytes() const { return nbytes_.load(); }
 
  private:
-  [[nodiscard]] const Head& at(std::int64_t head) const {
+  [[nodiscard]] const Head<T>& at(std::int64_t head) const {
     return *heads_[static_cast<std::size_t>(head)];
   }
 
   std::shared_ptr<const Fixed<T>> fixed_;
-  std::vector<std::unique_ptr<Head>> heads_;
+  std::vector<std::unique_ptr<Head<T>>> heads_;
   mutable std::atomic<std::int64_t> nbytes_{0};
 };
 

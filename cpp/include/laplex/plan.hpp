@@ -21,7 +21,9 @@ namespace laplex {
 namespace detail {
 template <class T>
 class State;
-}
+template <class T>
+struct Spare;
+}  // namespace detail
 
 /// What a plan is built from. Nothing is copied before the constructor and nothing is referred to
 /// after it.
@@ -171,7 +173,8 @@ class Plan {
   [[nodiscard]] bool result_is_complex() const noexcept {
     return is_complex<V> || kernel_is_complex();
   }
-  /// Bytes held now. Each direction's tables of decays are made by the first call that needs them.
+  /// Bytes held now: the tables, those that derivatives beyond the first have asked for, and from
+  /// the first update() on the memory of the next.
   [[nodiscard]] std::int64_t nbytes() const noexcept;
 
   /// The untyped forms behind the templates: complex numbers as pairs of T, strides in elements.
@@ -199,7 +202,8 @@ class Plan {
 
   [[nodiscard]] std::shared_ptr<const detail::State<T>> state() const;
 
-  std::shared_ptr<const detail::State<T>> state_;
+  std::shared_ptr<detail::State<T>> state_;  ///< never changed once it is here
+  std::shared_ptr<detail::Spare<T>> spare_;  ///< memory of former states, for update()
 };
 
 extern template class Plan<float>;

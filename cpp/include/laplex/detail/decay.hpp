@@ -60,6 +60,20 @@ LAPLEX_HOST_DEVICE inline double decay_modulus(Distance d, double lengthscale) {
   return e - e * (remainder / lengthscale);
 }
 
+/// exp(i * frequency * d), however large the angle.
+LAPLEX_HOST_DEVICE inline Complex rotation(Distance d, double frequency) {
+  const double angle = d.high * frequency;
+  const double rest = std::fma(d.high, frequency, -angle) + d.low * frequency;
+  const double c = std::cos(angle);
+  const double s = std::sin(angle);
+  // |rest| is half a unit of `angle`: tiny for ordinary angles, of order 1 when omega*d passes
+  // 1e16.
+  const bool small = std::fabs(rest) < 1e-8;
+  const double cr = small ? 1.0 : std::cos(rest);
+  const double sr = small ? rest : std::sin(rest);
+  return {c * cr - s * sr, s * cr + c * sr};
+}
+
 /// The decay of a kernel without frequency (D = double) or with one (D = Complex).
 template <class D>
 LAPLEX_HOST_DEVICE D decay(double a, double b, Rate rate);
@@ -88,16 +102,8 @@ LAPLEX_HOST_DEVICE inline Complex decay<Complex>(double a, double b, Rate rate) 
   if (modulus == 0.0) {
     return {0.0, 0.0};  // before an infinite angle can turn 0 into NaN
   }
-  const double angle = d.high * rate.frequency;
-  const double rest = std::fma(d.high, rate.frequency, -angle) + d.low * rate.frequency;
-  const double c = std::cos(angle);
-  const double s = std::sin(angle);
-  // |rest| is half a unit of `angle`: tiny for ordinary angles, of order 1 when omega*d passes
-  // 1e16.
-  const bool small = std::fabs(rest) < 1e-8;
-  const double cr = small ? 1.0 : std::cos(rest);
-  const double sr = small ? rest : std::sin(rest);
-  return {modulus * (c * cr - s * sr), modulus * (s * cr + c * sr)};
+  const Complex turn = rotation(d, rate.frequency);
+  return {modulus * turn.re, modulus * turn.im};
 }
 
 }  // namespace laplex::detail

@@ -1,13 +1,13 @@
 // Products with K, K^T and K^H, the derivative family, and the half sums.
+#include "block_pass.hpp"
 #include "boundary.hpp"
-#include "buffer.hpp"
-#include "lanes.hpp"
-#include "lookup.hpp"
+#include "moments.hpp"
 #include "state.hpp"
 
 #include <laplex/detail/scan_element.hpp>
 #include <laplex/plan.hpp>
 
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -32,47 +32,54 @@ void check_rows(std::int64_t rows) {
   }
 }
 
-/// Runs `read` for each block of lanes: out[i] is the tile of taps[i], stored to `results[i]`.
+/// One of the results of a pass.
+template <class T>
+struct Result {
+  Combine combine;
+  bool strict;  ///< tied pairs left out
+  Vectors<T> vectors;
+};
+
+/// Sends every block of lanes through the cells, once for each result.
 template <class T>
 void run(const State<T>& state, const Vectors<const T>& values, std::int64_t rows, bool transposed,
-         bool conjugate, const std::vector<std::pair<Reading, Vectors<T>>>& results, int moment,
-         double scale, int num_threads) {
+         bool conjugate, const std::vector<Result<T>>& results, double scale, int num_threads) {
   const Fixed<T>& fixed = state.fixed();
   const std::int64_t lanes = rows * values.parts;
   const std::int64_t n_in = transposed ? fixed.n : fixed.m;
   const std::int64_t n_out = transposed ? fixed.m : fixed.n;
   const int threads = threads_for(fixed.heads * lanes * (fixed.n + fixed.m), num_threads);
-  const auto& in_factors = transposed ? fixed.target_factor : fixed.source_factor;
-  const auto& out_factors = transposed ? fixed.source_factor : fixed.target_factor;
-
-  with_shape(fixed, values.complex, lanes, [&](auto shape) {
-    using D = typename decltype(shape)::D;
-    using S = typename decltype(shape)::S;
-    constexpr int W = decltype(shape)::W;
-    const std::int64_t blocks = (lanes + W - 1) / W;
-    const ThreadSplit split = split_threads(threads, fixed.heads * blocks, fixed.n + fixed.m);
-    parallel_tasks(split.outer, fixed.heads * blocks, [&](std::int64_t task) {
-      const std::int64_t head = task / blocks;
-      const std::int64_t first = task % blocks * W;
-      const Block block{head, first, std::min<std::int64_t>(W, lanes - first)};
-      const Line<D> line = state.template line<D>(head, transposed, split.inner);
-      const SortedAnchors& in = transposed ? state.targets(head) : state.sources(head);
-      const SortedAnchors& out = transposed ? state.sources(head) : state.targets(head);
-      const Buffer<S> tile = make_buffer<S>(n_in * W);
-      load<W>(values, block, in, factor_of(in_factors, head, n_in), conjugate, tile.get(),
-              split.inner);
-      std::vector<Buffer<S>> read;
-      std::vector<Tap<S>> taps;
-      for (const auto& result : results) {
-        read.push_back(make_buffer<S>(n_out * W));
-        taps.push_back({result.first, moment, read.back().get()});
-      }
-      scan_and_read<W>(moment, line, out.position.data(), n_out, tile.get(), taps, split.inner);
-      for (std::size_t k = 0; k < results.size(); ++k) {
-        store<W>(read[k].get(), block, out, factor_of(out_factors, head, n_out), conjugate, scale,
-                 results[k].second, split.inner);
-      }
-    });
+  const PassShape shape = pass_shape(fixed, values.complex, lanes);
+  const std::int64_t width = shape.width();
+  const std::int64_t blocks = (lanes + width - 1) / width;
+  const ThreadSplit split = split_threads(threads, fixed.heads * blocks, fixed.n + fixed.m);
+  const auto scratch_size = static_cast<std::int64_t>(scratch_bytes(sizeof(T), shape.wide));
+  struct Worker {
+    Carried<T> in;
+    Delivered<T> out;
+    Array<std::byte> scratch;
+  };
+  std::vector<Worker> workers(static_cast<std::size_t>(split.outer));
+  parallel_workers(split.outer, fixed.heads * blocks, [&](std::int64_t task, int worker) {
+    Worker& w = workers[static_cast<std::size_t>(worker)];
+    const std::int64_t head = task / blocks;
+    const std::int64_t first = task % blocks * width;
+    const Block block{head, first, std::min(width, lanes - first)};
+    const Cells<T>& cells = state.cells(head);
+    const SideView<T> from = transposed ? cells.targets() : cells.sources();
+    const SideView<T> to = transposed ? cells.sources() : cells.targets();
+    w.in.set(shape, cells, from, n_in, values, block, conjugate, w.scratch, split.inner);
+    for (const Result<T>& result : results) {
+      w.out.open(shape, n_out, result.vectors, block, conjugate, scale);
+      over_cells(cells.count(), w.scratch, scratch_size, split.inner,
+                 [&](std::int64_t begin, std::int64_t end, void* memory) {
+                   kernels<T>().product(
+                       shape.form, shape.wide, from, to, result.strict ? to.below : to.split,
+                       result.strict ? to.upto : to.split, w.in.input(), w.in.carries(), begin, end,
+                       result.combine, w.out.output(), memory);
+                 });
+      w.out.close(split.inner);
+    }
   });
 }
 
@@ -95,10 +102,17 @@ void Plan<T>::apply_any(const T* v, bool v_complex, std::int64_t rows, Strides v
   // sign(x_i - y_j) seen from the source is its negative.
   const double scale = transposed && term.parity == Parity::odd ? -1.0 : 1.0;
   guarded([&] {
-    run<T>(*snapshot, {v, v_complex, v_strides, parts}, rows, transposed,
-           mode == Mode::adjoint && parts == 1,
-           {{reading_of(term.parity), Vectors<T>{u, u_complex, u_strides, parts}}}, term.moment,
-           scale, num_threads > 0 ? num_threads : fixed.num_threads);
+    const Vectors<const T> in{v, v_complex, v_strides, parts};
+    const Vectors<T> out{u, u_complex, u_strides, parts};
+    const bool conjugate = mode == Mode::adjoint && parts == 1;
+    const int threads = num_threads > 0 ? num_threads : fixed.num_threads;
+    if (term.moment > 0) {
+      apply_moment(*snapshot, in, rows, transposed, conjugate, term, out, scale, threads);
+    } else {
+      const Combine combine = term.parity == Parity::odd ? Combine::difference : Combine::sum;
+      run<T>(*snapshot, in, rows, transposed, conjugate,
+             {{combine, term.parity != Parity::even, out}}, scale, threads);
+    }
   });
 }
 
@@ -113,9 +127,9 @@ void Plan<T>::half_sums_any(const T* v, bool v_complex, std::int64_t rows, Strid
   const int parts = parts_of(fixed, v_complex);
   guarded([&] {
     run<T>(*snapshot, {v, v_complex, v_strides, parts}, rows, false, false,
-           {{Reading::left, Vectors<T>{left, u_complex, u_strides, parts}},
-            {Reading::right, Vectors<T>{right, u_complex, u_strides, parts}}},
-           0, 1.0, num_threads > 0 ? num_threads : fixed.num_threads);
+           {{Combine::left, false, Vectors<T>{left, u_complex, u_strides, parts}},
+            {Combine::right, false, Vectors<T>{right, u_complex, u_strides, parts}}},
+           1.0, num_threads > 0 ? num_threads : fixed.num_threads);
   });
 }
 

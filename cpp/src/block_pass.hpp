@@ -1,0 +1,95 @@
+/// One block of lanes on its way through the cells: values in, carries between the cells, results
+/// out.
+#pragma once
+
+#include "array.hpp"
+#include "lanes.hpp"
+#include "parallel.hpp"
+#include "scan.hpp"
+#include "state.hpp"
+
+#include <cstdint>
+
+namespace laplex::detail {
+
+/// How a call runs: the form of its values and whether its vectors lie across rows.
+struct PassShape {
+  Form form;
+  bool wide;
+
+  [[nodiscard]] std::int64_t width() const { return wide ? kRows : 1; }
+  /// Numbers of double precision a cell and block carry.
+  [[nodiscard]] std::int64_t carry() const { return planes_of(form) * width(); }
+};
+
+template <class T>
+[[nodiscard]] PassShape pass_shape(const Fixed<T>& fixed, bool values_complex, std::int64_t lanes);
+
+/// Cells a task: long enough to hide the cost of handing it out.
+inline constexpr std::int64_t kCellGrain = 64;
+
+/// Values of a block of lanes on one side of a head: where the kernels find them, and what they sum
+/// up to in front of each cell. The memory is kept for the next block.
+template <class T>
+class Carried {
+ public:
+  /// Lays the values out and scans them over the cells.
+  void set(PassShape shape, const Cells<T>& cells, const SideView<T>& side, std::int64_t count,
+           const Vectors<const T>& values, Block block, bool conjugate, Array<std::byte>& scratch,
+           int threads);
+
+  [[nodiscard]] const Input<T>& input() const { return input_; }
+  [[nodiscard]] Carries carries() const { return {left_.data(), right_.data(), grown_.data()}; }
+
+ private:
+  void sort_values(PassShape shape, const SideView<T>& side, std::int64_t count, int threads);
+  template <class D, int L>
+  void scan(const Cells<T>& cells, int threads);
+
+  Array<T> tile_;  ///< values of a wide block, or sorted ones of a narrow block
+  Array<double> grown_;
+  Array<double> shrunk_;
+  Array<double> left_;
+  Array<double> right_;
+  Array<double> sums_;
+  Input<T> input_{};
+};
+
+/// Where a block's results are written before they go to the caller's rows.
+template <class T>
+class Delivered {
+ public:
+  /// Prepares for results of `count` entries.
+  void open(PassShape shape, std::int64_t count, const Vectors<T>& results, Block block,
+            bool conjugate, double scale);
+  /// Hands them over.
+  void close(int threads);
+
+  [[nodiscard]] const Output<T>& output() const { return output_; }
+
+ private:
+  PassShape shape_{};
+  std::int64_t count_ = 0;
+  Array<T> tile_;
+  Output<T> output_{};
+  T* rows_[kRows] = {};
+  std::int64_t step_ = 1;
+};
+
+/// Runs body(begin, end, scratch) over the cells.
+template <class Body>
+void over_cells(std::int64_t cells, Array<std::byte>& scratch, std::int64_t scratch_size,
+                int threads, const Body& body) {
+  const std::int64_t tasks = (cells + kCellGrain - 1) / kCellGrain;
+  const int workers =
+      static_cast<int>(std::min<std::int64_t>(threads, std::max<std::int64_t>(tasks, 1)));
+  if (scratch.size() < workers * scratch_size) {
+    scratch.reset(workers * scratch_size);
+  }
+  parallel_workers(workers, tasks, [&](std::int64_t task, int worker) {
+    body(task * kCellGrain, std::min(cells, (task + 1) * kCellGrain),
+         static_cast<void*>(scratch.data() + worker * scratch_size));
+  });
+}
+
+}  // namespace laplex::detail

@@ -1,0 +1,434 @@
+#include "cells.hpp"
+
+#include "parallel.hpp"
+
+#include <algorithm>
+#include <limits>
+#include <vector>
+
+namespace laplex::detail {
+namespace {
+
+/// Anchors of a segment: what is cut by one task. A multiple of kCell; fixed, so that the cells do
+/// not depend on the threads.
+constexpr std::int64_t kSegment = 64 * kCell;
+
+}  // namespace
+
+/// A run of the merged order, cut into cells by itself.
+template <class T>
+struct Cells<T>::Segment {
+  std::int64_t begin = 0;  ///< in merged order; the first of its tie
+  std::int64_t end = 0;
+  std::int64_t num_sources = 0;
+  std::int64_t first_source = 0;
+  std::int64_t first_target = 0;
+  bool sources_as_given = true;
+  bool targets_as_given = true;
+  std::vector<std::uint32_t> first_sources;  ///< of its cells
+  std::vector<std::uint32_t> first_targets;
+  std::vector<double> centre;
+  std::vector<double> gap_after;
+  std::vector<std::uint8_t> point;
+};
+
+template <class T>
+SideView<T> Cells<T>::view(std::int64_t offset, SideOrder order, bool targets) const {
+  const auto at = [&](const auto& array) -> decltype(array.data()) {
+    return array.empty() ? nullptr : array.data() + offset;
+  };
+  SideView<T> side;
+  side.first = targets ? first_target_.data() : first_source_.data();
+  side.point = point_.empty() ? nullptr : point_.data();
+  side.index = order == SideOrder::as_given ? nullptr : at(index_);
+  side.grow = at(grow_);
+  side.shrink = at(shrink_);
+  side.gap = at(gap_);
+  side.turn_re = at(turn_re_);
+  side.turn_im = at(turn_im_);
+  side.phase_re = at(phase_re_);
+  side.phase_im = at(phase_im_);
+  side.split = at(split_);
+  const std::uint16_t* const other = at(other_);
+  side.below = targets ? other : side.split;
+  side.upto = targets ? side.split : other;
+  return side;
+}
+
+template <class T>
+SideView<T> Cells<T>::sources() const {
+  if (!self_) {
+    return view(0, source_order_, false);
+  }
+  SideView<T> side = targets();
+  if (!phase_re_.empty()) {
+    side.phase_re += num_targets_;
+    side.phase_im += num_targets_;
+  }
+  return side;
+}
+
+template <class T>
+void Cells<T>::build(const Anchors<T>& anchors, const Sorting<T>& sorting, const Factors& factors,
+                     int threads) {
+  self_ = anchors.self;
+  num_targets_ = anchors.num_targets;
+  num_sources_ = anchors.num_sources;
+  rate_ = factors.rate;
+  const std::int64_t count = anchors.count();
+  index_.reset(count);
+  position_.reset(count);
+  grow_.reset(count);
+  shrink_.reset(count);
+  gap_.reset(count);
+  split_.reset(count);
+  other_.reset(count);
+
+  const Record<T>* const records = sorting.records.data();
+  const auto num_segments = (count + kSegment - 1) / kSegment;
+  std::vector<Segment> segments(static_cast<std::size_t>(num_segments));
+  const auto boundary = [&](std::int64_t s) {
+    std::int64_t k = std::min(count, s * kSegment);
+    while (k > 0 && k < count && records[k].key == records[k - 1].key) {
+      ++k;
+    }
+    return k;
+  };
+  const auto each_segment = [&](const auto& body) {
+    parallel_tasks(threads, num_segments,
+                   [&](std::int64_t s) { body(segments[static_cast<std::size_t>(s)], s); });
+  };
+  each_segment([&](Segment& segment, std::int64_t s) {
+    segment.begin = boundary(s);
+    segment.end = boundary(s + 1);
+    std::int64_t sources = 0;
+    for (std::int64_t k = segment.begin; k < segment.end; ++k) {
+      sources += records[k].id < num_sources_ ? 1 : 0;
+    }
+    segment.num_sources = sources;
+  });
+  std::int64_t sources = 0;
+  for (Segment& segment : segments) {
+    segment.first_source = sources;
+    segment.first_target = segment.begin - sources;
+    sources += segment.num_sources;
+  }
+  each_segment([&](Segment& segment, std::int64_t) { cut(sorting, segment); });
+
+  std::int64_t cells = 0;
+  bool points = false;
+  bool sources_as_given = true;
+  bool targets_as_given = true;
+  for (const Segment& segment : segments) {
+    cells += static_cast<std::int64_t>(segment.centre.size());
+    points =
+        points || std::find(segment.point.begin(), segment.point.end(), 1) != segment.point.end();
+    sources_as_given = sources_as_given && segment.sources_as_given;
+    targets_as_given = targets_as_given && segment.targets_as_given;
+  }
+  source_order_ = sources_as_given ? SideOrder::as_given : SideOrder::permuted;
+  target_order_ = targets_as_given ? SideOrder::as_given : SideOrder::permuted;
+
+  centre_.reset(cells);
+  gap_after_.reset(cells);
+  first_target_.reset(cells + 1);
+  first_source_.reset(self_ ? 0 : cells + 1);
+  point_.reset(points ? cells : 0);
+  std::int64_t cell = 0;
+  for (const Segment& segment : segments) {
+    std::copy(segment.centre.begin(), segment.centre.end(), centre_.data() + cell);
+    std::copy(segment.gap_after.begin(), segment.gap_after.end(), gap_after_.data() + cell);
+    std::copy(segment.first_targets.begin(), segment.first_targets.end(),
+              first_target_.data() + cell);
+    if (!self_) {
+      std::copy(segment.first_sources.begin(), segment.first_sources.end(),
+                first_source_.data() + cell);
+    }
+    if (points) {
+      std::copy(segment.point.begin(), segment.point.end(), point_.data() + cell);
+    }
+    cell += static_cast<std::int64_t>(segment.centre.size());
+  }
+  first_target_[cells] = static_cast<std::uint32_t>(num_targets_);
+  if (!self_) {
+    first_source_[cells] = static_cast<std::uint32_t>(num_sources_);
+  }
+
+  turn_and_phase(factors, threads);
+  if (factors.oscillates) {
+    complex_decays_ = make_decays<Complex>(centre_.data(), cells, rate_, threads);
+  } else {
+    real_decays_ = make_decays<double>(centre_.data(), cells, rate_, threads);
+  }
+}
+
+/// Cuts a segment into cells, greedily from its start.
+template <class T>
+void Cells<T>::cut(const Sorting<T>& sorting, Segment& segment) {
+  const Record<T>* const records = sorting.records.data();
+  // Distances and lengthscales may be beyond the largest number: such a cell is too wide.
+  const double widest =
+      std::min(kCellWidth * rate_.lengthscale, std::numeric_limits<double>::max());
+  std::int64_t begin = segment.begin;
+  std::int64_t source = segment.first_source;
+  std::int64_t target = segment.first_target;
+  while (begin < segment.end) {
+    std::int64_t end = std::min(segment.end, begin + kCell);
+    const auto first = static_cast<double>(value_of<T>(records[begin].key));
+    const auto fits = [&](std::int64_t k) {
+      return static_cast<double>(value_of<T>(records[k].key)) - first <= widest;
+    };
+    if (!fits(end - 1)) {
+      std::int64_t low = begin;  // fits
+      std::int64_t high = end - 1;
+      while (high - low > 1) {
+        const std::int64_t middle = low + (high - low) / 2;
+        (fits(middle) ? low : high) = middle;
+      }
+      end = high;
+    }
+    if (end < segment.end && records[end].key == records[end - 1].key) {
+      std::int64_t start = end - 1;
+      while (start > begin && records[start - 1].key == records[end].key) {
+        --start;
+      }
+      if (start > begin) {
+        end = start;
+      } else {  // one point fills the cell
+        while (end < segment.end && records[end].key == records[begin].key) {
+          ++end;
+        }
+      }
+    }
+    const bool point = end - begin > kCell;
+    const auto last = static_cast<double>(value_of<T>(records[end - 1].key));
+    segment.first_sources.push_back(static_cast<std::uint32_t>(source));
+    segment.first_targets.push_back(static_cast<std::uint32_t>(target));
+    segment.centre.push_back(point ? first : 0.5 * first + 0.5 * last);
+    segment.point.push_back(point ? 1 : 0);
+    double after = 0.0;
+    if (end < sorting.records.size()) {
+      after = scaled_distance(static_cast<double>(value_of<T>(records[end].key)), last, rate_);
+    }
+    segment.gap_after.push_back(after);
+    std::int64_t next_source = source;
+    std::int64_t next_target = target;
+    for (std::int64_t piece = begin; piece < end; piece += kCell) {
+      place(records, piece, std::min(end, piece + kCell), next_source, next_target, segment);
+    }
+    const std::int64_t sources = next_source - source;
+    const std::int64_t targets = next_target - target;
+    const double centre = segment.centre.back();
+    const Kernels<T>& kernel = kernels<T>();
+    if (point) {
+      for (std::int64_t k = 0; k < sources; ++k) {
+        grow_[source + k] = shrink_[source + k] = T(1);
+        split_[source + k] = 0;
+        other_[source + k] = targets > 0 ? 1 : 0;
+      }
+      for (std::int64_t k = 0; k < targets; ++k) {
+        const std::int64_t at = num_sources_ + target + k;
+        grow_[at] = shrink_[at] = T(1);
+        split_[at] = 1;
+        other_[at] = 0;
+      }
+    } else {
+      kernel.exponentials(position_.data() + source, sources, centre, rate_.lengthscale,
+                          grow_.data() + source, shrink_.data() + source);
+      const std::int64_t at = num_sources_ + target;
+      kernel.exponentials(position_.data() + at, targets, centre, rate_.lengthscale,
+                          grow_.data() + at, shrink_.data() + at);
+    }
+    source = next_source;
+    target = next_target;
+    begin = end;
+  }
+}
+
+/// Puts the records [begin, end), at most kCell of one cell, to the next places of both sides.
+///
+/// Without a branch that depends on a record: whether it is a source, and whether it is tied with
+/// the one before, is random. The sides' arrays are one after the other, so that a record is one
+/// write to each array.
+template <class T>
+void Cells<T>::place(const Record<T>* records, std::int64_t begin, std::int64_t end,
+                     std::int64_t& source, std::int64_t& target, Segment& segment) {
+  const double per_lengthscale = 1.0 / rate_.lengthscale;
+  const std::int64_t count = end - begin;
+  const Record<T>* const cell = records + begin;
+  const std::int64_t first_source = source;
+  const std::int64_t first_target = target + num_sources_;
+
+  T position[kCell + 1];
+  T gap[kCell];
+  for (std::int64_t k = 0; k < count; ++k) {
+    position[k] = value_of<T>(cell[k].key);
+  }
+  position[count] = position[count - 1];
+  for (std::int64_t k = 0; k < count; ++k) {
+    gap[k] = static_cast<T>(
+        (static_cast<double>(position[k + 1]) - static_cast<double>(position[k])) *
+        per_lengthscale);
+  }
+
+  std::int64_t to[kCell];
+  std::uint16_t split[kCell];
+  std::uint16_t other[kCell];
+  std::int64_t sources = 0;      // of this cell so far
+  std::int64_t tie_sources = 0;  // as many lie before the tie of this record
+  std::int64_t ties = 0;         // -1 for each record tied with the one before
+  std::int64_t misplaced_sources = 0;
+  std::int64_t misplaced_targets = 0;
+  Key<T> previous = ~cell[0].key;
+  const auto select = [](std::int64_t mask, std::int64_t a, std::int64_t b) {
+    return b ^ ((a ^ b) & mask);  // a conditional would be compiled to a branch here
+  };
+  for (std::int64_t k = 0; k < count; ++k) {
+    const std::int64_t id = cell[k].id;
+    const std::int64_t is_source = (id - num_sources_) >> 63;
+    const std::int64_t tied = -static_cast<std::int64_t>(cell[k].key == previous);
+    const std::int64_t targets = k - sources;
+    tie_sources = select(tied, tie_sources, sources);
+    to[k] = select(is_source, first_source + sources, first_target + targets);
+    split[k] = static_cast<std::uint16_t>(select(is_source, targets, sources));
+    other[k] = static_cast<std::uint16_t>(select(is_source, targets, tie_sources));
+    // An index and a place among both sides: the sides begin at the same numbers.
+    misplaced_sources |= (id ^ to[k]) & is_source;
+    misplaced_targets |= (id ^ to[k]) & ~is_source;
+    ties += tied;
+    sources -= is_source;
+    previous = cell[k].key;
+  }
+  for (std::int64_t k = 0; k < count; ++k) {
+    const std::int64_t id = cell[k].id;
+    index_[to[k]] = static_cast<std::uint32_t>(id - (num_sources_ & ~((id - num_sources_) >> 63)));
+    position_[to[k]] = position[k];
+  }
+  for (std::int64_t k = 0; k < count; ++k) {
+    gap_[to[k]] = gap[k];
+    split_[to[k]] = split[k];
+    other_[to[k]] = other[k];
+  }
+  source += sources;
+  target += count - sources;
+  segment.sources_as_given = segment.sources_as_given && misplaced_sources == 0;
+  segment.targets_as_given = segment.targets_as_given && misplaced_targets == 0;
+  if (self_) {
+    place_own_ties(records, begin, end, first_target);
+  } else if (ties != 0) {
+    // How many targets lie at a source or below is known at the end of its tie.
+    std::int64_t targets = count - sources;  // that lie before the record after this one
+    std::int64_t upto = targets;
+    Key<T> next = ~cell[count - 1].key;
+    for (std::int64_t k = count - 1; k >= 0; --k) {
+      const std::int64_t is_source = (cell[k].id - num_sources_) >> 63;
+      const std::int64_t tied = -static_cast<std::int64_t>(cell[k].key == next);
+      upto = select(tied, upto, targets);
+      other_[to[k]] = static_cast<std::uint16_t>(select(is_source, upto, other[k]));
+      targets -= 1 + is_source;
+      next = cell[k].key;
+    }
+  }
+}
+
+/// The self case: every anchor is tied with itself.
+template <class T>
+void Cells<T>::place_own_ties(const Record<T>* records, std::int64_t begin, std::int64_t end,
+                              std::int64_t first) {
+  for (std::int64_t k = begin; k < end;) {
+    std::int64_t tie_end = k + 1;
+    while (tie_end < end && records[tie_end].key == records[k].key) {
+      ++tie_end;
+    }
+    for (std::int64_t i = k; i < tie_end; ++i) {
+      split_[first + i - begin] = static_cast<std::uint16_t>(tie_end - begin);
+      other_[first + i - begin] = static_cast<std::uint16_t>(k - begin);
+    }
+    k = tie_end;
+  }
+}
+
+/// The tables of kernels with a frequency or phases.
+template <class T>
+void Cells<T>::turn_and_phase(const Factors& factors, int threads) {
+  const std::int64_t count = position_.size();
+  const std::int64_t turned = factors.oscillates ? count : 0;
+  // In the self case one anchor has two phases: the sources' stand behind the targets'.
+  const std::int64_t phases = self_ ? 2 * count : count;
+  const std::int64_t phased = factors.target != nullptr || factors.source != nullptr ? phases : 0;
+  turn_re_.reset(turned);
+  turn_im_.reset(turned);
+  phase_re_.reset(phased);
+  phase_im_.reset(phased);
+  if (turned > 0) {
+    parallel_ranges(threads, this->count(), 16, [&](std::int64_t begin, std::int64_t end) {
+      const auto turn = [&](std::int64_t from, std::int64_t to, double centre) {
+        for (std::int64_t k = from; k < to; ++k) {
+          const Complex z =
+              rotation(distance(static_cast<double>(position_[k]), centre), factors.rate.frequency);
+          turn_re_[k] = static_cast<T>(z.re);
+          turn_im_[k] = static_cast<T>(z.im);
+        }
+      };
+      for (std::int64_t c = begin; c < end; ++c) {
+        turn(num_sources_ + first_target_[c], num_sources_ + first_target_[c + 1], centre_[c]);
+        if (!self_) {
+          turn(first_source_[c], first_source_[c + 1], centre_[c]);
+        }
+      }
+    });
+  }
+  if (phased > 0) {
+    constexpr std::int64_t kGrain = 8192;
+    parallel_ranges(threads, phases, kGrain, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t k = begin; k < end; ++k) {
+        const bool source = self_ ? k >= count : k < num_sources_;
+        const Complex* const factor = source ? factors.source : factors.target;
+        const Complex z =
+            factor != nullptr ? factor[index_[k < count ? k : k - count]] : Complex{1.0, 0.0};
+        phase_re_[k] = static_cast<T>(z.re);
+        phase_im_[k] = static_cast<T>(z.im);
+      }
+    });
+  }
+}
+
+template <class T>
+void Cells<T>::ids(std::uint32_t* to, int threads) const {
+  const std::uint32_t* const target_index = index_.data() + num_sources_;
+  const std::uint16_t* const target_split = split_.data() + num_sources_;
+  if (self_) {
+    std::copy(target_index, target_index + num_targets_, to);
+    return;
+  }
+  const auto first_id = static_cast<std::uint32_t>(num_sources_);
+  parallel_ranges(threads, count(), 64, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t c = begin; c < end; ++c) {
+      const std::int64_t s0 = first_source_[c];
+      const std::int64_t s1 = first_source_[c + 1];
+      const std::int64_t t0 = first_target_[c];
+      const std::int64_t t1 = first_target_[c + 1];
+      const bool point = !point_.empty() && point_[c] != 0;
+      for (std::int64_t j = s0; j < s1; ++j) {
+        to[j + t0 + (point ? 0 : split_[j])] = index_[j];
+      }
+      for (std::int64_t i = t0; i < t1; ++i) {
+        to[s0 + i + (point ? s1 - s0 : target_split[i])] = first_id + target_index[i];
+      }
+    }
+  });
+}
+
+template <class T>
+std::int64_t Cells<T>::nbytes() const {
+  return index_.nbytes() + position_.nbytes() + grow_.nbytes() + shrink_.nbytes() + gap_.nbytes() +
+         turn_re_.nbytes() + turn_im_.nbytes() + phase_re_.nbytes() + phase_im_.nbytes() +
+         split_.nbytes() + other_.nbytes() + first_target_.nbytes() + first_source_.nbytes() +
+         point_.nbytes() + centre_.nbytes() + gap_after_.nbytes() + real_decays_.nbytes() +
+         complex_decays_.nbytes();
+}
+
+template class Cells<float>;
+template class Cells<double>;
+
+}  // namespace laplex::detail

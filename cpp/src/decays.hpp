@@ -1,0 +1,65 @@
+/// The decays of a scan along a line of points: from one to the next, and between the nodes of the
+/// chunk schedule above them.
+#pragma once
+
+#include "parallel.hpp"
+
+#include <laplex/detail/chunks.hpp>
+#include <laplex/detail/complex.hpp>
+#include <laplex/detail/decay.hpp>
+
+#include <cstdint>
+#include <vector>
+
+namespace laplex::detail {
+
+/// D is double or, with a frequency, Complex.
+template <class D>
+struct Decays {
+  std::vector<D> gap;  ///< [m] from point k - 1 to k; gap[0] unused
+  std::vector<std::vector<D>>
+      upper_forward;  ///< per level above the points: node K - 1 to K, left to right
+  std::vector<std::vector<D>> upper_reverse;  ///< the same for the scan from right to left
+
+  [[nodiscard]] std::int64_t nbytes() const;
+};
+
+/// `position` [m] in ascending order.
+template <class D>
+[[nodiscard]] Decays<D> make_decays(const double* position, std::int64_t m, Rate rate, int threads);
+
+/// The line that is scanned: positions [size] and the decays between them.
+template <class D>
+struct Line {
+  const double* position;
+  std::int64_t size;
+  const Decays<D>* decays;
+  Rate rate;
+
+  /// Decay into node `node` (> 0) of level `level` of a scan; level 0 are the points themselves.
+  template <bool Reverse>
+  [[nodiscard]] D decay_into(std::size_t level, std::int64_t node) const {
+    if (level == 0) {
+      return decays->gap[static_cast<std::size_t>(Reverse ? size - node : node)];
+    }
+    const auto& upper = Reverse ? decays->upper_reverse : decays->upper_forward;
+    return upper[level - 1][static_cast<std::size_t>(node)];
+  }
+};
+
+/// The place of the k-th element in the order of a scan.
+template <bool Reverse>
+[[nodiscard]] inline std::int64_t place(std::int64_t k, std::int64_t m) {
+  return Reverse ? m - 1 - k : k;
+}
+
+/// Distance travelled from element a to element b of a scan (b after a), scaled by the lengthscale.
+template <bool Reverse>
+[[nodiscard]] inline double scaled_step(const double* position, std::int64_t a, std::int64_t b,
+                                        std::int64_t m, Rate rate) {
+  const double za = position[place<Reverse>(a, m)];
+  const double zb = position[place<Reverse>(b, m)];
+  return Reverse ? scaled_distance(za, zb, rate) : scaled_distance(zb, za, rate);
+}
+
+}  // namespace laplex::detail

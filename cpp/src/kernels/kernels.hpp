@@ -1,0 +1,149 @@
+/// The inner loops, as a table of functions for each instruction set.
+///
+/// A row of values is scanned cell by cell (cells.hpp). Within a cell,
+///     exp(-(x - y)/ell) = shrink(x) * grow(y),  grow(z) = exp((z - centre)/ell),
+///     shrink = 1/grow,
+/// so the sums over a cell are plain prefix sums of grow * v, and the sums from the right of
+/// shrink * v. What enters a cell from the other cells, the carry, is added to them in double.
+///
+/// Vectors run along the line where there is one row (narrow), and across eight rows where there
+/// are many (wide). Both do the same operations in the same order, so a row's result does not
+/// depend on the rows beside it; and no level uses an operation that another lacks, so it does not
+/// depend on the processor either.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace laplex::detail {
+
+/// The most anchors of a cell, targets and sources together, unless all are at one point.
+inline constexpr std::int64_t kCell = 256;
+
+/// Rows of a wide block.
+inline constexpr std::int64_t kRows = 8;
+
+/// What a value is made of: one plane of real numbers, or two planes (re, im) whose decays are real
+/// or turn with the distance.
+enum class Form { real, complex, oscillating };
+
+[[nodiscard]] inline constexpr int planes_of(Form form) {
+  return form == Form::real ? 1 : 2;
+}
+
+/// Targets or sources of one head in sorted order. Arrays are padded: whole groups of eight may be
+/// read.
+template <class T>
+struct SideView {
+  const std::uint32_t* first = nullptr;  ///< [cells + 1] first anchor of each cell
+  const std::uint8_t* point = nullptr;   ///< [cells] 1 for a point cell; null if there is none
+  const std::uint32_t* index = nullptr;  ///< index as given; null where that is the sorted order
+  const T* grow = nullptr;               ///< exp((z - centre of the cell) / ell)
+  const T* shrink = nullptr;             ///< its inverse
+  const T* gap = nullptr;  ///< distance to the next anchor of the cell, of either side, over ell
+  const T* turn_re = nullptr;  ///< exp(i frequency (z - centre)); null unless oscillating
+  const T* turn_im = nullptr;
+  const T* phase_re = nullptr;  ///< the phase factor; null without phases
+  const T* phase_im = nullptr;
+  /// How many of the cell's anchors of the other side lie before this one; those tied with it are
+  /// before targets and after sources. At a point cell 0 stands for none and 1 for all.
+  const std::uint16_t* split = nullptr;
+  const std::uint16_t* below = nullptr;  ///< how many lie strictly below
+  const std::uint16_t* upto = nullptr;   ///< how many lie at it or below
+};
+
+/// Where the values of a block of lanes come from. Wide: a tile [count][planes][8], planes 2 if
+/// paired, in the order given. Narrow: scalars, `step` apart, in the order given or, if `sorted`, in
+/// that of the side, phases in.
+template <class T>
+struct Input {
+  const T* base;
+  std::int64_t step;
+  bool paired;     ///< (re, im) pairs
+  bool conjugate;  ///< take -im
+  bool sorted;
+};
+
+template <class T>
+struct Output {
+  T* base;
+  std::int64_t step;
+  bool paired;
+  bool conjugate;
+  T scale;
+};
+
+/// What enters each cell from its left and from its right, and what it holds itself (the sum with
+/// `grow`): [cells][planes][lanes], or [cells][lanes][planes] of an oscillating kernel, in double.
+struct Carries {
+  const double* left;
+  const double* right;
+  const double* total;
+};
+
+/// What is made of the two sides of a target.
+enum class Combine { sum, difference, left, right };
+
+/// Where a gradient by an anchor or a phase goes: added to `sum` (sorted order) or, if that is
+/// null, written to `out` (order as given).
+template <class T>
+struct Sink {
+  double* sum = nullptr;
+  T* out = nullptr;
+
+  [[nodiscard]] explicit operator bool() const { return sum != nullptr || out != nullptr; }
+};
+
+template <class T>
+struct GradientJob {
+  SideView<T> targets;
+  SideView<T> sources;
+  Input<T> values;
+  Input<T> grad;
+  Carries values_carries;
+  Carries grad_carries;
+  const double* gap_after;  ///< [cells] distance from a cell's last anchor to the next, over ell
+  bool self;
+  double inverse_lengthscale;
+  double frequency;
+  Output<T> d_values;  ///< base null: not wanted
+  Sink<T> d_targets;
+  Sink<T> d_sources;
+  Sink<T> d_target_phase;
+  Sink<T> d_source_phase;
+  double* stretch;  ///< [cells][2], added to: sum of conj(g_i) |x_i - y_j|/ell K_ij v_j; or null
+};
+
+template <class T>
+struct Kernels {
+  /// grow and shrink of `count` anchors around `centre`, no further from it than 4.5 lengthscales.
+  void (*exponentials)(const T* position, std::int64_t count, double centre, double lengthscale,
+                       T* grow, T* shrink);
+  /// The sums of grow * v and of shrink * v over cells [begin, end).
+  void (*totals)(Form form, bool wide, const SideView<T>& from, const Input<T>& values,
+                 std::int64_t begin, std::int64_t end, double* grown, double* shrunk,
+                 void* scratch);
+  /// Reads the sums over `from` off at the anchors of `to`; `left_at`, `right_at` say where.
+  void (*product)(Form form, bool wide, const SideView<T>& from, const SideView<T>& to,
+                  const std::uint16_t* left_at, const std::uint16_t* right_at,
+                  const Input<T>& values, const Carries& carries, std::int64_t begin,
+                  std::int64_t end, Combine combine, const Output<T>& out, void* scratch);
+  void (*gradients)(Form form, bool wide, const GradientJob<T>& job, std::int64_t begin,
+                    std::int64_t end, void* scratch);
+  /// rows [k] (null: zeros) of `count` numbers, `step` apart -> tile: number k of row r at
+  /// tile[k * tile_step + r].
+  void (*to_tile)(const T* const* rows, std::int64_t step, std::int64_t begin, std::int64_t end,
+                  T* tile, std::int64_t tile_step);
+  /// The reverse; null rows are skipped.
+  void (*from_tile)(const T* tile, std::int64_t tile_step, std::int64_t begin, std::int64_t end,
+                    T* const* rows, std::int64_t step);
+};
+
+/// Bytes of scratch memory, aligned to 64, that `totals`, `product` and `gradients` need.
+[[nodiscard]] std::size_t scratch_bytes(std::size_t scalar, bool wide);
+
+/// The functions of the level in use (instruction_set.hpp).
+template <class T>
+[[nodiscard]] const Kernels<T>& kernels();
+
+}  // namespace laplex::detail
