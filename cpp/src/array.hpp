@@ -15,7 +15,8 @@
 
 namespace laplex::detail {
 
-/// The kernels read whole groups of eight, four at a time, and so past the end. Those entries are zero.
+/// The kernels read whole groups of eight, four at a time, and so past the end. Those entries are
+/// zero.
 inline constexpr std::int64_t kPadding = 32;
 
 template <class T>
@@ -76,7 +77,7 @@ class Array {
     constexpr std::size_t kLine = 64;
     constexpr std::size_t kHugePage = std::size_t(1) << 21;
     const std::size_t bytes = (static_cast<std::size_t>(size + kPadding)) * sizeof(T);
-    const bool huge = bytes >= 4 * kHugePage;
+    const bool huge = bytes >= kHugePage;
     const std::size_t alignment = huge ? kHugePage : kLine;
     void* memory = std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
     if (memory == nullptr) {

@@ -23,8 +23,6 @@ struct Cells<T>::Segment {
   std::int64_t num_sources = 0;
   std::int64_t first_source = 0;
   std::int64_t first_target = 0;
-  bool sources_as_given = true;
-  bool targets_as_given = true;
   std::vector<std::uint32_t> first_sources;  ///< of its cells
   std::vector<std::uint32_t> first_targets;
   std::vector<double> centre;
@@ -117,17 +115,13 @@ void Cells<T>::build(const Anchors<T>& anchors, const Sorting<T>& sorting, const
 
   std::int64_t cells = 0;
   bool points = false;
-  bool sources_as_given = true;
-  bool targets_as_given = true;
   for (const Segment& segment : segments) {
     cells += static_cast<std::int64_t>(segment.centre.size());
     points =
         points || std::find(segment.point.begin(), segment.point.end(), 1) != segment.point.end();
-    sources_as_given = sources_as_given && segment.sources_as_given;
-    targets_as_given = targets_as_given && segment.targets_as_given;
   }
-  source_order_ = sources_as_given ? SideOrder::as_given : SideOrder::permuted;
-  target_order_ = targets_as_given ? SideOrder::as_given : SideOrder::permuted;
+  source_order_ = sorting.sources_as_given ? SideOrder::as_given : SideOrder::permuted;
+  target_order_ = sorting.targets_as_given ? SideOrder::as_given : SideOrder::permuted;
 
   centre_.reset(cells);
   gap_after_.reset(cells);
@@ -214,7 +208,7 @@ void Cells<T>::cut(const Sorting<T>& sorting, Segment& segment) {
     std::int64_t next_source = source;
     std::int64_t next_target = target;
     for (std::int64_t piece = begin; piece < end; piece += kCell) {
-      place(records, piece, std::min(end, piece + kCell), next_source, next_target, segment);
+      place(records, piece, std::min(end, piece + kCell), next_source, next_target);
     }
     const std::int64_t sources = next_source - source;
     const std::int64_t targets = next_target - target;
@@ -252,81 +246,80 @@ void Cells<T>::cut(const Sorting<T>& sorting, Segment& segment) {
 /// write to each array.
 template <class T>
 void Cells<T>::place(const Record<T>* records, std::int64_t begin, std::int64_t end,
-                     std::int64_t& source, std::int64_t& target, Segment& segment) {
+                     std::int64_t& source, std::int64_t& target) {
   const double per_lengthscale = 1.0 / rate_.lengthscale;
   const std::int64_t count = end - begin;
   const Record<T>* const cell = records + begin;
   const std::int64_t first_source = source;
   const std::int64_t first_target = target + num_sources_;
 
-  T position[kCell + 1];
+  T position[kCell + 1] = {};
   T gap[kCell];
   for (std::int64_t k = 0; k < count; ++k) {
     position[k] = value_of<T>(cell[k].key);
   }
   position[count] = position[count - 1];
+  int ties = 0;
   for (std::int64_t k = 0; k < count; ++k) {
-    gap[k] = static_cast<T>(
-        (static_cast<double>(position[k + 1]) - static_cast<double>(position[k])) *
-        per_lengthscale);
+    gap[k] =
+        static_cast<T>((static_cast<double>(position[k + 1]) - static_cast<double>(position[k])) *
+                       per_lengthscale);
+  }
+  for (std::int64_t k = 1; k < count; ++k) {
+    ties += position[k] == position[k - 1] ? 1 : 0;
   }
 
+  const auto num_sources = static_cast<std::uint32_t>(num_sources_);
   std::int64_t to[kCell];
   std::uint16_t split[kCell];
-  std::uint16_t other[kCell];
-  std::int64_t sources = 0;      // of this cell so far
-  std::int64_t tie_sources = 0;  // as many lie before the tie of this record
-  std::int64_t ties = 0;         // -1 for each record tied with the one before
-  std::int64_t misplaced_sources = 0;
-  std::int64_t misplaced_targets = 0;
-  Key<T> previous = ~cell[0].key;
+  std::int64_t sources = 0;  // of this cell so far
   const auto select = [](std::int64_t mask, std::int64_t a, std::int64_t b) {
     return b ^ ((a ^ b) & mask);  // a conditional would be compiled to a branch here
   };
+  const std::int64_t offset = first_target - first_source;
   for (std::int64_t k = 0; k < count; ++k) {
-    const std::int64_t id = cell[k].id;
-    const std::int64_t is_source = (id - num_sources_) >> 63;
-    const std::int64_t tied = -static_cast<std::int64_t>(cell[k].key == previous);
-    const std::int64_t targets = k - sources;
-    tie_sources = select(tied, tie_sources, sources);
-    to[k] = select(is_source, first_source + sources, first_target + targets);
-    split[k] = static_cast<std::uint16_t>(select(is_source, targets, sources));
-    other[k] = static_cast<std::uint16_t>(select(is_source, targets, tie_sources));
-    // An index and a place among both sides: the sides begin at the same numbers.
-    misplaced_sources |= (id ^ to[k]) & is_source;
-    misplaced_targets |= (id ^ to[k]) & ~is_source;
-    ties += tied;
-    sources -= is_source;
-    previous = cell[k].key;
+    const std::int64_t is_target = -static_cast<std::int64_t>(cell[k].id >= num_sources);
+    const std::int64_t own = select(is_target, k - sources, sources);
+    to[k] = own + (offset & is_target);
+    split[k] = static_cast<std::uint16_t>(k - own);
+    sources += 1 + is_target;
   }
+  std::uint32_t* const index_to = index_.data() + first_source;
+  T* const position_to = position_.data() + first_source;
+  T* const gap_to = gap_.data() + first_source;
+  std::uint16_t* const split_to = split_.data() + first_source;
+  std::uint16_t* const other_to = other_.data() + first_source;
   for (std::int64_t k = 0; k < count; ++k) {
-    const std::int64_t id = cell[k].id;
-    index_[to[k]] = static_cast<std::uint32_t>(id - (num_sources_ & ~((id - num_sources_) >> 63)));
-    position_[to[k]] = position[k];
-  }
-  for (std::int64_t k = 0; k < count; ++k) {
-    gap_[to[k]] = gap[k];
-    split_[to[k]] = split[k];
-    other_[to[k]] = other[k];
+    const std::uint32_t id = cell[k].id;
+    index_to[to[k]] = id - (num_sources & (0U - static_cast<std::uint32_t>(id >= num_sources)));
+    position_to[to[k]] = position[k];
+    gap_to[to[k]] = gap[k];
+    split_to[to[k]] = split[k];
+    other_to[to[k]] = split[k];
   }
   source += sources;
   target += count - sources;
-  segment.sources_as_given = segment.sources_as_given && misplaced_sources == 0;
-  segment.targets_as_given = segment.targets_as_given && misplaced_targets == 0;
   if (self_) {
     place_own_ties(records, begin, end, first_target);
-  } else if (ties != 0) {
-    // How many targets lie at a source or below is known at the end of its tie.
-    std::int64_t targets = count - sources;  // that lie before the record after this one
-    std::int64_t upto = targets;
-    Key<T> next = ~cell[count - 1].key;
-    for (std::int64_t k = count - 1; k >= 0; --k) {
-      const std::int64_t is_source = (cell[k].id - num_sources_) >> 63;
-      const std::int64_t tied = -static_cast<std::int64_t>(cell[k].key == next);
-      upto = select(tied, upto, targets);
-      other_[to[k]] = static_cast<std::uint16_t>(select(is_source, upto, other[k]));
-      targets -= 1 + is_source;
-      next = cell[k].key;
+    return;
+  }
+  if (ties == 0) {
+    return;
+  }
+  for (std::int64_t k = 1; k < count; ++k) {
+    if (position[k] != position[k - 1]) {
+      continue;
+    }
+    const std::int64_t first = k - 1;
+    while (k < count && position[k] == position[first]) {
+      ++k;
+    }
+    // The sources below this tie and the targets up to its end; sources stand before targets in it.
+    const auto is_source = [&](std::int64_t r) { return cell[r].id < num_sources; };
+    const std::int64_t below = is_source(first) ? first - split[first] : split[first];
+    const std::int64_t upto = is_source(k - 1) ? split[k - 1] : k - split[k - 1];
+    for (std::int64_t r = first; r < k; ++r) {
+      other_to[to[r]] = static_cast<std::uint16_t>(is_source(r) ? upto : below);
     }
   }
 }

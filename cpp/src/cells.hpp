@@ -73,7 +73,7 @@ class Cells {
   struct Segment;
   void cut(const Sorting<T>& sorting, Segment& segment);
   void place(const Record<T>* records, std::int64_t begin, std::int64_t end, std::int64_t& source,
-             std::int64_t& target, Segment& segment);
+             std::int64_t& target);
   void place_own_ties(const Record<T>* records, std::int64_t begin, std::int64_t end,
                       std::int64_t first);
   void turn_and_phase(const Factors& factors, int threads);

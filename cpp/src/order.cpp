@@ -3,7 +3,7 @@
 #include "parallel.hpp"
 
 #include <algorithm>
-#include <array>
+#include <atomic>
 #include <vector>
 
 namespace laplex::detail {
@@ -92,15 +92,14 @@ void radix_passes(Record<T>*& from, Record<T>*& to, std::int64_t count, int shif
 /// Stable sort of records that stand in ascending order of their ids. Insensitive to the
 /// distribution: digits are taken from the bits in which keys differ, 33 of them at most; what is
 /// still equal then is sorted by the rest. Returns where the result is: `from` or `to`.
+///
+/// `varying` are the bits in which any two keys may differ.
 template <class T>
-Record<T>* sort_records(Record<T>* from, Record<T>* to, std::int64_t count, int threads) {
+Record<T>* sort_records(Record<T>* from, Record<T>* to, std::int64_t count, Key<T> varying,
+                        int threads) {
   if (count <= kSmall) {
     std::sort(from, from + count);
     return from;
-  }
-  Key<T> varying = 0;
-  for (std::int64_t k = 1; k < count; ++k) {
-    varying |= from[k].key ^ from[0].key;
   }
   if (varying == 0) {
     return from;
@@ -127,7 +126,8 @@ Record<T>* sort_records(Record<T>* from, Record<T>* to, std::int64_t count, int 
       ++end;
     }
     if (end - k > 1) {
-      Record<T>* run = sort_records(result + k, spare + k, end - k, 1);
+      Record<T>* run =
+          sort_records(result + k, spare + k, end - k, varying & ((Key<T>(1) << shift) - 1), 1);
       if (run != result + k) {
         std::copy(run, run + (end - k), result + k);
       }
@@ -217,35 +217,52 @@ void sort_anchors(const Anchors<T>& anchors, const std::uint32_t* hint, Sorting<
   const std::int64_t count = anchors.count();
   sorting.records.reset(count);
   Record<T>* const records = sorting.records.data();
+  sorting.targets_as_given = is_ascending(anchors.targets, anchors.num_targets);
+  sorting.sources_as_given = is_ascending(anchors.sources, anchors.num_sources);
   if (hint != nullptr) {
+    // Which side an id is on is random: an index costs less than a branch. (Addresses before the
+    // targets are never read.)
+    const auto first = reinterpret_cast<std::uintptr_t>(anchors.targets) -
+                       static_cast<std::uintptr_t>(anchors.num_sources) * sizeof(T);
+    const std::uintptr_t side[2] = {first, reinterpret_cast<std::uintptr_t>(anchors.sources)};
     parallel_ranges(threads, count, kGrain, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t k = begin; k < end; ++k) {
-        records[k] = {key_of(anchors.value(hint[k])), hint[k]};
+        const std::uint32_t id = hint[k];
+        const std::uintptr_t address =
+            side[static_cast<std::int64_t>(id) < anchors.num_sources ? 1 : 0] + id * sizeof(T);
+        records[k] = {key_of(*reinterpret_cast<const T*>(address)), id};
       }
     });
     if (insertion_repair(records, count)) {
       return;
     }
   }
-  if (is_ascending(anchors.targets, anchors.num_targets) &&
-      is_ascending(anchors.sources, anchors.num_sources)) {
+  if (sorting.targets_as_given && sorting.sources_as_given) {
     merge(anchors, records);
     return;
   }
+  std::atomic<Key<T>> varying{0};
   parallel_ranges(threads, count, kGrain, [&](std::int64_t begin, std::int64_t end) {
+    const Key<T> some =
+        key_of(count == anchors.num_sources ? anchors.sources[0] : anchors.targets[0]);
+    Key<T> differs = 0;
     const std::int64_t middle = std::clamp(anchors.num_sources, begin, end);
     for (std::int64_t k = begin; k < middle; ++k) {
-      records[k] = {key_of(anchors.sources[k]), static_cast<std::uint32_t>(k)};
+      const Key<T> key = key_of(anchors.sources[k]);
+      differs |= key ^ some;
+      records[k] = {key, static_cast<std::uint32_t>(k)};
     }
     for (std::int64_t k = middle; k < end; ++k) {
-      records[k] = {key_of(anchors.targets[k - anchors.num_sources]),
-                    static_cast<std::uint32_t>(k)};
+      const Key<T> key = key_of(anchors.targets[k - anchors.num_sources]);
+      differs |= key ^ some;
+      records[k] = {key, static_cast<std::uint32_t>(k)};
     }
+    varying |= differs;
   });
   if (count > kSmall) {
     sorting.other.reset(count);
   }
-  if (sort_records(records, sorting.other.data(), count, threads) != records) {
+  if (sort_records(records, sorting.other.data(), count, varying.load(), threads) != records) {
     sorting.records.swap(sorting.other);
   }
 }

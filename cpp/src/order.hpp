@@ -58,15 +58,14 @@ struct Anchors {
   bool self = false;
 
   [[nodiscard]] std::int64_t count() const { return num_targets + num_sources; }
-  [[nodiscard]] T value(std::int64_t id) const {
-    return id < num_sources ? sources[id] : targets[id - num_sources];
-  }
 };
 
 /// Sorted records, and memory to sort them in.
 template <class T>
 struct Sorting {
   Array<Record<T>> records;
+  bool targets_as_given = false;  ///< the sorted order of a side is that in which it was given
+  bool sources_as_given = false;
   Array<Record<T>> other;
 
   [[nodiscard]] std::int64_t nbytes() const { return records.nbytes() + other.nbytes(); }

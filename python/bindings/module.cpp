@@ -210,13 +210,12 @@ void survive_forks() {
 py::dict info() {
   py::dict d;
   d["version"] = LAPLEX_VERSION;
-#if defined(__x86_64__) || defined(_M_X64)
-  d["isa"] = "x86-64 baseline (SSE2)";
-#elif defined(__aarch64__)
-  d["isa"] = "AArch64 baseline (NEON)";
-#else
-  d["isa"] = "baseline";
-#endif
+  d["isa"] = name_of(instruction_set());
+  py::list levels;
+  for (const InstructionSet level : available_instruction_sets()) {
+    levels.append(name_of(level));
+  }
+  d["isa_available"] = levels;
   d["threads"] = default_num_threads();
 #if defined(__clang__)
   d["compiler"] = "clang " __clang_version__;

@@ -98,6 +98,7 @@ class _CacheInfo(TypedDict):
 class _Info(TypedDict):
     version: str
     isa: str
+    isa_available: list[str]
     threads: int
     compiler: str
     cuda_compiled: bool

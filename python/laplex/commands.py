@@ -98,7 +98,7 @@ def info() -> None:
     rows = {
         "laplex": core["version"],
         "features": ", ".join(core["features"]),
-        "instruction set in use": core["isa"],
+        "instruction set in use": f"{core['isa']} (of {', '.join(core['isa_available'])})",
         "threads": core["threads"],
         "compiler": core["compiler"],
         "CUDA compiled in": "yes" if core["cuda_compiled"] else "no",

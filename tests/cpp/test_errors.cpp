@@ -124,15 +124,18 @@ TEST(Errors, AnInterruptCheckMayUseThePlanWhoseTablesAreBeingMade) {
   const auto v = draw_values<double>(c.m, 1);
   std::vector<double> u(static_cast<std::size_t>(c.n)), inside(u.size());
   bool asked = false;
+  const auto apply = [&](std::vector<double>& to) {  // a moment: its tables are made when asked for
+    plan.apply(v.data(), to.data(), 1, Strides{}, Strides{}, Mode::plain, Term{Parity::even, 1});
+  };
   {
     const InterruptScope scope([&] {
       if (!asked) {
         asked = true;
-        plan.apply(v.data(), inside.data());
+        apply(inside);
       }
       return false;
     });
-    plan.apply(v.data(), u.data());
+    apply(u);
   }
   EXPECT_TRUE(asked);
   EXPECT_EQ(u, inside);

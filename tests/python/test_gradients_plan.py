@@ -92,9 +92,14 @@ def test_self_case_adds_both_roles(form: str) -> None:
     g = values(50, "float64", one.apply(v).dtype.kind == "c", rng)
     total, roles = one.vjp(v, g), two.vjp(v, g)
     assert total.sources is None
-    np.testing.assert_array_equal(total.targets, roles.targets + roles.sources)
-    np.testing.assert_array_equal(total.values, roles.values)
-    np.testing.assert_array_equal(total.lengthscale, roles.lengthscale)
+    # The merged line of two equal sides is cut elsewhere: the same sums, rounded elsewhere.
+    scale = np.abs(g).sum() * np.abs(v).sum() / k.lengthscale
+    for got, want in (
+        (total.targets, roles.targets + roles.sources),
+        (total.values, roles.values),
+        (total.lengthscale, roles.lengthscale),
+    ):
+        np.testing.assert_allclose(got, want, rtol=0, atol=1e-15 * scale)
 
 
 def test_ties_contribute_nothing() -> None:

@@ -51,14 +51,17 @@ def test_repr_and_attributes(form: str, name: str) -> None:
     assert (plan.shape, plan.dtype, plan.batch_shape) == ((30, 20), np.dtype("float32"), ())
 
 
-def test_nbytes_counts_the_tables_as_they_are_made() -> None:
-    plan = plan_of(n=1000, m=1000)
-    sorted_only = plan.nbytes
-    assert sorted_only >= 2 * 1000 * 8 * 2  # positions and indices
-    plan.apply(np.ones(1000))
-    with_forward = plan.nbytes
-    plan.transpose(np.ones(1000))
-    assert sorted_only < with_forward < plan.nbytes
+def test_nbytes_counts_tables_and_the_memory_of_updates() -> None:
+    plan = plan_of(n=1000, m=1000, dtype="float32")
+    built = plan.nbytes
+    # Per anchor an index, a position, two exponentials, a gap and two places: 24 bytes in float32.
+    assert 2000 * 24 <= built <= 2000 * 24 * 1.2
+    plan.apply(np.ones(1000, np.float32))
+    assert plan.nbytes == built
+    rng = np.random.default_rng(0)
+    for _ in range(3):  # from the first update on, the memory of the next is kept
+        plan.update(*rng.random((2, 1000)).astype(np.float32))
+        assert 2 * built <= plan.nbytes <= 4 * built
 
 
 def test_a_plan_keeps_nothing_of_the_caller() -> None:

@@ -53,8 +53,8 @@ struct SideView {
 };
 
 /// Where the values of a block of lanes come from. Wide: a tile [count][planes][8], planes 2 if
-/// paired, in the order given. Narrow: scalars, `step` apart, in the order given or, if `sorted`, in
-/// that of the side, phases in.
+/// paired, in the order given. Narrow: scalars, `step` apart, in the order given or, if `sorted`,
+/// in that of the side, phases in.
 template <class T>
 struct Input {
   const T* base;

@@ -476,17 +476,20 @@ LAPLEX_INLINE void transpose8(Pack<T>* row) {
 #if defined(__GNUC__)
   using V = Native<T>;
   if constexpr (kLanes<T> == 8) {
+    // Interleave numbers, then pairs, then halves: permutations that are one instruction each.
     V a[8];
     V b[8];
     for (int k = 0; k < 8; k += 2) {
-      a[k] = __builtin_shufflevector(row[k].part[0], row[k + 1].part[0], 0, 8, 2, 10, 4, 12, 6, 14);
-      a[k + 1] =
-          __builtin_shufflevector(row[k].part[0], row[k + 1].part[0], 1, 9, 3, 11, 5, 13, 7, 15);
+      const V x = row[k].part[0];
+      const V y = row[k + 1].part[0];
+      a[k] = __builtin_shufflevector(x, y, 0, 8, 1, 9, 4, 12, 5, 13);
+      a[k + 1] = __builtin_shufflevector(x, y, 2, 10, 3, 11, 6, 14, 7, 15);
     }
     for (int k = 0; k < 8; k += 4) {
       for (int j = 0; j < 2; ++j) {
-        b[k + j] = __builtin_shufflevector(a[k + j], a[k + j + 2], 0, 1, 8, 9, 4, 5, 12, 13);
-        b[k + j + 2] = __builtin_shufflevector(a[k + j], a[k + j + 2], 2, 3, 10, 11, 6, 7, 14, 15);
+        b[k + 2 * j] = __builtin_shufflevector(a[k + j], a[k + j + 2], 0, 1, 8, 9, 4, 5, 12, 13);
+        b[k + 2 * j + 1] =
+            __builtin_shufflevector(a[k + j], a[k + j + 2], 2, 3, 10, 11, 6, 7, 14, 15);
       }
     }
     for (int j = 0; j < 4; ++j) {
