@@ -1,0 +1,296 @@
+"""The operator and its peers as functions of the same inputs.
+
+Every product of this module is of one problem: anchors uniform on [0, 1], lengthscale 0.1. A peer
+that needs sorted anchors, or the self case, gets them; the names say so. What a peer may prepare once
+(a matrix, a compiled function) it prepares before it is timed, as a plan is.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+import laplex
+
+Array = np.ndarray
+ELL = 0.1
+
+#: Packages of the peers, and what to say of those that are not there.
+PACKAGES = ("celerite2", "jax", "numba", "pykeops", "tinygp")
+
+
+def missing() -> list[str]:
+    """Return the peers' packages that are not installed."""
+    return [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Inputs of one size and precision; `exact` are the products in float64."""
+
+    n: int
+    dtype: str
+    x: Array
+    y: Array
+    v: Array
+    sorted_x: Array
+    sorted_y: Array
+
+    @classmethod
+    def draw(cls, n: int, dtype: str) -> Problem:
+        """Draw a problem; the same one every time."""
+        rng = np.random.default_rng(0)
+        x, y = rng.random((2, n)).astype(dtype)
+        return cls(n, dtype, x, y, rng.standard_normal(n).astype(dtype), np.sort(x), np.sort(y))
+
+    def error(self, product: Array, kind: str) -> float:
+        """Largest error of a product in units of sum_j |K_ij| |v_j|."""
+        x, y = {
+            "random": (self.x, self.y),
+            "sorted": (self.sorted_x, self.sorted_y),
+            "self": (self.sorted_x, None),
+        }[kind]
+        plan = laplex.Plan(
+            x.astype(np.float64), None if y is None else y.astype(np.float64), lengthscale=ELL
+        )
+        v = self.v.astype(np.float64)
+        return float(np.max(np.abs(product - plan.apply(v)) / plan.apply(np.abs(v))))
+
+
+@dataclass(frozen=True)
+class Task:
+    """One thing to time. `kind` says which product it returns, if any, so that it can be checked."""
+
+    name: str
+    run: Callable[[], Any]
+    kind: str | None = None
+
+
+def ours(p: Problem) -> list[Task]:
+    """Our products: plans made before."""
+    tasks = []
+    for kind, x, y in (
+        ("random", p.x, p.y),
+        ("sorted", p.sorted_x, p.sorted_y),
+        ("self", p.sorted_x, None),
+    ):
+        plan = laplex.Plan(x, y, lengthscale=ELL, num_threads=1)
+        out = np.empty_like(p.v)
+        tasks.append(Task(f"laplex, {kind}", lambda plan=plan, out=out: plan.apply(p.v, out), kind))
+    return tasks
+
+
+def ours_gradients(p: Problem) -> list[Task]:
+    """Ours with all gradients, in the self case: through a plan, and through torch's autograd."""
+    plan = laplex.Plan(p.sorted_x, lengthscale=ELL, num_threads=1)
+    u = plan.apply(p.v)
+    x = torch.from_numpy(p.sorted_x).requires_grad_()
+    v = torch.from_numpy(p.v).requires_grad_()
+    ell = torch.tensor(ELL, dtype=torch.float64, requires_grad=True)
+    grad = torch.from_numpy(u)
+
+    def through_torch() -> None:
+        x.grad = v.grad = ell.grad = None
+        laplex.matvec(v, x, lengthscale=ell).backward(grad)
+
+    return [
+        Task("laplex, self: forward + gradients", lambda: (plan.apply(p.v), plan.vjp(p.v, u))),
+        Task("laplex.matvec and backward, self", through_torch),
+    ]
+
+
+def torch_tasks(p: Problem) -> list[Task]:
+    """Sorts, a Fourier transform, and the two ways of writing the operator with torch's scans."""
+    x, y, v = (torch.from_numpy(a) for a in (p.x, p.y, p.v))
+    z = torch.from_numpy(p.sorted_x)
+
+    def sort_both() -> None:
+        torch.sort(x)
+        torch.sort(y)
+
+    def cumsum(z: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        """exp(-z/ell) times a cumulative sum, both ways. Overflows from 88 lengthscales on."""
+        t = z / ELL
+        up, down = torch.exp(t), torch.exp(-t)
+        left = down * torch.cumsum(up * v, 0)
+        return left + up * torch.cumsum((down * v).flip(0), 0).flip(0) - v
+
+    def log_cumsum() -> torch.Tensor:
+        """The same in logarithms, which need positive values: positive and negative part apart."""
+        t = z / ELL
+
+        def product(w: torch.Tensor) -> torch.Tensor:
+            log_w = torch.log(w)
+            left = torch.exp(torch.logcumsumexp(t + log_w, 0) - t)
+            right = torch.exp(torch.logcumsumexp((log_w - t).flip(0), 0).flip(0) + t)
+            return left + right - w
+
+        return product(v.clamp(min=0)) - product((-v).clamp(min=0))
+
+    leaf_z, leaf_v = z.clone().requires_grad_(), v.clone().requires_grad_()
+    grad = cumsum(z, v)
+
+    def cumsum_gradients() -> None:
+        leaf_z.grad = leaf_v.grad = None
+        cumsum(leaf_z, leaf_v).backward(grad)
+
+    tasks = [
+        Task("torch.sort of both", sort_both),
+        Task("torch.fft.rfft", lambda: torch.fft.rfft(v)),
+        Task("torch cumsum(exp), self", lambda: cumsum(z, v).numpy(), "self"),
+        Task("torch cumsum(exp) and backward, self", cumsum_gradients),
+    ]
+    if p.n <= 10**6:
+        tasks.append(Task("torch logcumsumexp, self", lambda: log_cumsum().numpy(), "self"))
+    if p.n <= 10**5 and (scan := _torch_associative_scan()) is not None:
+
+        def combine(a: Any, b: Any) -> Any:
+            return a[0] * b[0], b[0] * a[1] + b[1]
+
+        def scans() -> Array:
+            r = torch.exp((z[:-1] - z[1:]) / ELL)
+            one = torch.ones(1, dtype=z.dtype)
+            left = scan(combine, (torch.cat((one, r)), v), 0, combine_mode="generic")[1]
+            right = scan(
+                combine, (torch.cat((one, r.flip(0))), v.flip(0)), 0, combine_mode="generic"
+            )[1]
+            return (left + right.flip(0) - v).numpy()
+
+        tasks.append(Task("torch associative_scan, self", scans, "self"))
+    if p.n <= 10**4:
+        matrix = torch.exp(-torch.abs(x[:, None] - y[None, :]) / ELL)
+        tasks.append(Task("torch dense matrix @ v", lambda: (matrix @ v).numpy(), "random"))
+    return tasks
+
+
+def _torch_associative_scan() -> Any:
+    try:
+        from torch._higher_order_ops.associative_scan import associative_scan
+    except ImportError:  # a prototype of torch: may move
+        return None
+    return associative_scan
+
+
+def celerite2_tasks(p: Problem) -> list[Task]:
+    """The self case in float64; its matrices made before."""
+    if p.dtype != "float64":
+        return []
+    from celerite2 import driver
+    from celerite2.terms import RealTerm
+
+    c, a, lower, upper = RealTerm(a=1.0, c=1 / ELL).get_celerite_matrices(
+        p.sorted_x, np.zeros(p.n)
+    )
+    column = p.v[:, None]
+
+    def product() -> Array:
+        u = a[:, None] * column
+        u = driver.matmul_lower(p.sorted_x, c, lower, upper, column, u)
+        return driver.matmul_upper(p.sorted_x, c, lower, upper, column, u)[:, 0]
+
+    return [Task("celerite2, self", product, "self")]
+
+
+def jax_tasks(p: Problem) -> list[Task]:
+    """Two associative scans, compiled; the self case."""
+    import jax
+    import jax.numpy as jnp
+
+    jax.config.update("jax_enable_x64", True)
+    z, v = jnp.asarray(p.sorted_x), jnp.asarray(p.v)
+
+    def combine(a: Any, b: Any) -> Any:
+        return a[0] * b[0], b[0] * a[1] + b[1]
+
+    @jax.jit
+    def product(z: Any, v: Any) -> Any:
+        r = jnp.exp((z[:-1] - z[1:]) / ELL)
+        one = jnp.ones(1, z.dtype)
+        left = jax.lax.associative_scan(combine, (jnp.concatenate((one, r)), v))[1]
+        right = jax.lax.associative_scan(combine, (jnp.concatenate((one, r[::-1])), v[::-1]))[1]
+        return left + right[::-1] - v
+
+    product(z, v).block_until_ready()
+    return [Task("jax associative_scan, self", lambda: np.asarray(product(z, v)), "self")]
+
+
+def tinygp_tasks(p: Problem) -> list[Task]:
+    """A quasiseparable matrix times a vector, compiled; the self case in float64."""
+    if p.dtype != "float64" or p.n > 10**6:
+        return []
+    import jax
+    from tinygp.kernels import quasisep
+
+    matrix = quasisep.Exp(scale=ELL).to_symm_qsm(jax.numpy.asarray(p.sorted_x))
+    v = jax.numpy.asarray(p.v)
+    product = jax.jit(lambda m, w: m @ w)
+    product(matrix, v).block_until_ready()
+    return [Task("tinygp, self", lambda: np.asarray(product(matrix, v)), "self")]
+
+
+def numba_tasks(p: Problem) -> list[Task]:
+    """What one would write by hand: a loop over sorted anchors, compiled."""
+    import numba
+
+    @numba.njit
+    def half(z: Any, x: Any, v: Any, ell: float, below: bool, u: Any) -> None:
+        total, last, k = 0.0, z[0], 0
+        for i in range(len(x)):
+            while k < len(z) and (z[k] < x[i] or (below and z[k] == x[i])):
+                total = total * np.exp((last - z[k]) / ell) + v[k]
+                last = z[k]
+                k += 1
+            if k > 0:
+                u[i] += total * np.exp((last - x[i]) / ell)
+
+    y_down, x_down, v_down = -p.sorted_y[::-1].copy(), -p.sorted_x[::-1].copy(), p.v[::-1].copy()
+
+    def loop() -> Array:
+        u, down = np.zeros(p.n), np.zeros(p.n)
+        half(p.sorted_y, p.sorted_x, p.v, ELL, True, u)
+        half(y_down, x_down, v_down, ELL, False, down)
+        return u + down[::-1]
+
+    return [Task("numba loop, sorted", loop, "sorted")]
+
+
+def pykeops_tasks(p: Problem) -> list[Task]:
+    """All n * m pairs, never stored."""
+    if p.n > 10**4:
+        return []
+    from pykeops.numpy import LazyTensor
+
+    x, y = LazyTensor(p.x[:, None, None]), LazyTensor(p.y[None, :, None])
+    kernel = (-(x - y).abs() / ELL).exp()
+    column = p.v[:, None]
+    kernel @ column  # compiles
+    return [Task("pykeops", lambda: (kernel @ column)[:, 0], "random")]
+
+
+#: What needs a package beside NumPy and torch.
+OPTIONAL: dict[str, Callable[[Problem], list[Task]]] = {
+    "celerite2": celerite2_tasks,
+    "jax": jax_tasks,
+    "numba": numba_tasks,
+    "pykeops": pykeops_tasks,
+    "tinygp": tinygp_tasks,
+}
+
+
+def tasks_for(p: Problem, failures: dict[str, str]) -> list[Task]:
+    """Return everything there is to time on a problem; note in `failures` which peers can't run."""
+    tasks = [*ours(p), *ours_gradients(p), *torch_tasks(p)]
+    for package, make in OPTIONAL.items():
+        if importlib.util.find_spec(package) is None:
+            failures[package] = "not installed"
+            continue
+        try:
+            tasks += make(p)
+        except Exception as error:  # a peer that breaks must not take the others with it
+            failures[package] = f"{type(error).__name__}: {error}".splitlines()[0]
+    return tasks

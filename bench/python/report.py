@@ -1,0 +1,324 @@
+"""The page and the plots of the benchmarks, from their JSON.
+
+    python bench/python/report.py bench/results/NAME.json [docs]
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+Results = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A ratio and where it should be. `ratio` raises KeyError where it was not measured."""
+
+    what: str
+    limit: float
+    at_most: bool
+    ratio: Callable[[Results], float]
+    unit: str = "x"
+
+    def row(self, results: Results) -> tuple[str, str, str, bool | None]:
+        """What, target, measured and whether it is met."""
+        sign = "<=" if self.at_most else ">="
+        target = f"{sign} {self.limit:g}{self.unit}"
+        try:
+            value = self.ratio(results)
+        except KeyError:
+            return self.what, target, "not measured", None
+        met = value <= self.limit if self.at_most else value >= self.limit
+        return self.what, target, f"{value:.3g}{self.unit}", met
+
+
+def cpp(results: Results, name: str, n: int) -> float:
+    """Seconds of a C++ benchmark."""
+    return float(results["cpp"][name][str(n)])
+
+
+def peer(results: Results, dtype: str, name: str, n: int) -> float:
+    """Seconds of a task of the Python suite."""
+    return float(results["peers"][f"{dtype} {n}"][name]["seconds"])
+
+
+def _targets() -> list[Target]:
+    targets: list[Target] = []
+
+    def add_cpp(
+        what: str, limit: float, at_most: bool, ours: str, theirs: str, sizes: list[int]
+    ) -> None:
+        for n in sizes:
+            targets.append(
+                Target(
+                    f"{what}, n = {n:.0e}", limit, at_most,
+                    lambda r, n=n: cpp(r, ours, n) / cpp(r, theirs, n)
+                    if at_most
+                    else cpp(r, theirs, n) / cpp(r, ours, n),
+                )
+            )  # fmt: skip
+
+    def add_peer(what: str, limits: dict[int, float], dtype: str, ours: str, theirs: str) -> None:
+        for n, limit in limits.items():
+            targets.append(
+                Target(
+                    f"{what}, n = {n:.0e}", limit, False,
+                    lambda r, n=n: peer(r, dtype, theirs, n) / peer(r, dtype, ours, n),
+                )
+            )  # fmt: skip
+
+    large = [10**5, 10**6, 10**7]
+    add_cpp("forward, sorted, vs memcpy of 28n bytes", 2, True, "forward, sorted", "memcpy 28n", large)
+    for n, limit in ((10**6, 1.3), (10**7, 1.1)):
+        add_cpp("forward, random, vs gather + scatter", limit, True, "forward, random",
+                "gather + scatter", [n])  # fmt: skip
+    add_cpp("forward + all gradients vs forward", 2.3, True, "forward + gradients, random",
+            "forward, random", large)  # fmt: skip
+    add_cpp("new plan vs radix sort of the same pairs", 1.5, True, "new plan", "radix sort of 2n", large)
+    add_cpp("update after a small step vs new plan", 0.5, True, "update, small step", "new plan", large)
+    for n in large:
+        targets.append(
+            Target(
+                f"new plan vs torch.sort of both, n = {n:.0e}", 8, False,
+                lambda r, n=n: peer(r, "float32", "torch.sort of both", n) / cpp(r, "new plan", n),
+            )
+        )  # fmt: skip
+    add_peer("forward vs celerite2, f64, self", {10**5: 30, 10**6: 15}, "float64", "laplex, self",
+             "celerite2, self")  # fmt: skip
+    add_peer("forward vs torch.fft.rfft(n)", {10**5: 8, 10**6: 4, 10**7: 5}, "float32",
+             "laplex, sorted", "torch.fft.rfft")  # fmt: skip
+    add_peer("forward vs jax associative_scan, self", {10**5: 20}, "float32", "laplex, self",
+             "jax associative_scan, self")  # fmt: skip
+    add_peer("forward vs tinygp, f64, self", {10**5: 50}, "float64", "laplex, self", "tinygp, self")
+    add_peer("forward vs numba loop, sorted", {10**5: 3.5}, "float32", "laplex, sorted",
+             "numba loop, sorted")  # fmt: skip
+    add_cpp("forward vs scalar C++ loop, sorted", 10, False, "forward, sorted",
+            "scalar loop, sorted", [10**5])  # fmt: skip
+    add_peer("forward + gradients vs torch cumsum autograd, self", {10**5: 15}, "float32",
+             "laplex, self: forward + gradients", "torch cumsum(exp) and backward, self")  # fmt: skip
+    add_cpp("64 rows vs memcpy of V", 2, True, "forward, 64 rows", "memcpy of 64 rows", [10**5])
+    add_cpp("cosine forward vs real forward", 2.2, True, "forward, cosine", "forward, random", large)
+    add_cpp("two threads vs one (wall time)", 1.8, False, "forward, random, wall, threads 2",
+            "forward, random, wall, threads 1", [10**6, 10**7])  # fmt: skip
+    targets.append(
+        Target("whole laplex.matvec call, n = 64, no gradients", 15, True,
+               lambda r: float(r["overhead"]["64"]["matvec, no grad"]), " us")
+    )  # fmt: skip
+    return targets
+
+
+TARGETS = _targets()
+
+
+def table(head: list[str], rows: list[list[str]]) -> list[str]:
+    """A Markdown table."""
+    return [
+        "| " + " | ".join(head) + " |",
+        "|" + "---|" * len(head),
+        *("| " + " | ".join(row) + " |" for row in rows),
+        "",
+    ]
+
+
+def number(value: float | None) -> str:
+    """Three digits, or a dash for what was not measured."""
+    return "" if value is None or math.isnan(value) else f"{value:.3g}"
+
+
+def exponent(times: dict[str, float], sizes: list[int]) -> float:
+    """Slope of log time over log n, by least squares."""
+    points = [(math.log(n), math.log(times[str(n)])) for n in sizes if str(n) in times]
+    mean_x = sum(x for x, _ in points) / len(points)
+    mean_y = sum(y for _, y in points) / len(points)
+    return sum((x - mean_x) * (y - mean_y) for x, y in points) / sum(
+        (x - mean_x) ** 2 for x, _ in points
+    )
+
+
+def page(results: Results, plots: list[str] | None = None) -> str:
+    """The page in Markdown."""
+    rows = [target.row(results) for target in TARGETS]
+    measured = [row for row in rows if row[3] is not None]
+    lines = [
+        "# Benchmarks",
+        "",
+        "Written by `make bench`; [performance.md](performance.md) explains the figures. One thread",
+        "and float32 unless said, process CPU time, minimum of interleaved rounds: read the ratios,",
+        "not the times. Anchors are uniform on [0, 1], the lengthscale is 0.1.",
+        "",
+        f"{results['processor']}, instruction set {results['instruction_set']}, "
+        f"{results['compiler']}, commit {results['commit']}, {results['date']}; "
+        + ", ".join(f"{k} {v}" for k, v in results["versions"].items())
+        + ". The machine is shared.",
+        "",
+        "## Targets",
+        "",
+        *table(
+            ["what", "target", "measured", "met"],
+            [
+                [what, target, got, "" if met is None else "yes" if met else "**no**"]
+                for what, target, got, met in rows
+            ],
+        ),
+        f"{sum(bool(row[3]) for row in measured)} of {len(measured)} targets are met.",
+        "",
+    ]
+    for plot in plots or []:
+        lines += [f"![{plot}]({plot})", ""]
+
+    sizes = sorted({int(n) for times in results["cpp"].values() for n in times})
+    lines += ["## C++: nanoseconds per n", ""]
+    lines += table(
+        ["", *(f"n = {n:.0e}" for n in sizes), "exponent"],
+        [
+            [
+                name,
+                *(number(times[str(n)] / n * 1e9) if str(n) in times else "" for n in sizes),
+                f"{exponent(times, sizes):.2f}" if len(times) > 1 else "",
+            ]
+            for name, times in results["cpp"].items()
+        ],
+    )
+    lines += [
+        "Rows of 64 vectors count as one n. *Exponent*: of n, by least squares over the columns; a",
+        "step from one cache to the next one down adds to it.",
+        "",
+    ]
+    for dtype in ("float32", "float64"):
+        columns = [key.split()[1] for key in results["peers"] if key.startswith(dtype)]
+        names = list(dict.fromkeys(name for n in columns for name in results["peers"][f"{dtype} {n}"]))
+        lines += [f"## Peers, {dtype}: nanoseconds per n, and the largest error", ""]
+        body = []
+        for name in names:
+            found = [results["peers"][f"{dtype} {n}"].get(name) for n in columns]
+            errors = [f["error"] for f in found if f and f["error"] is not None]
+            body.append(
+                [
+                    name,
+                    *(number(f["seconds"] / int(n) * 1e9) if f else "" for f, n in zip(found, columns, strict=True)),
+                    number(max(errors, key=lambda e: math.inf if math.isnan(e) else e)) or "NaN" if errors else "",
+                ]
+            )  # fmt: skip
+        lines += table(["", *(f"n = {int(n):.0e}" for n in columns), "error"], body)
+    lines += ["Errors are in units of sum_j |K_ij| |v_j|, the largest of all sizes.", ""]
+    if results["missing"]:
+        lines += [
+            "Not measured: " + "; ".join(f"{k} ({v})" for k, v in results["missing"].items()) + ".",
+            "",
+        ]
+    lines += ["## Batches, float32: nanoseconds per entry", ""]
+    tasks = list(dict.fromkeys(t for found in results["batches"].values() for t in found))
+    lines += table(
+        ["n, rows", *tasks],
+        [
+            [key.replace(" ", ", ")]
+            + [
+                number(found[t] / (int(key.split()[0]) * int(key.split()[1])) * 1e9)
+                if t in found
+                else ""
+                for t in tasks
+            ]
+            for key, found in results["batches"].items()
+        ],
+    )
+    lines += ["## Small calls, microseconds", ""]
+    tasks = list(next(iter(results["overhead"].values())))
+    lines += table(
+        ["n", *tasks],
+        [[n, *(number(found.get(t)) for t in tasks)] for n, found in results["overhead"].items()],
+    )
+    lines += ["A layer 784 -> 256 on a batch of 256, microseconds:", ""]
+    lines += table(["", "us"], [[k, number(v)] for k, v in results["layer"].items()])
+    lines += ["## Updates: time over that of a new plan", ""]
+    tasks = [t for t in next(iter(results["updates"].values())) if t != "new plan"]
+    lines += table(
+        ["n", *tasks],
+        [
+            [n, *(number(found[t] / found["new plan"]) for t in tasks)]
+            for n, found in results["updates"].items()
+        ],
+    )
+    lines += [
+        "Every anchor of [0, 1] moves by +-lr, as in Adam's first steps.",
+        "",
+        "## Threads beside torch's, milliseconds of wall time",
+        "",
+    ]
+    lines += table(
+        ["", "ms"], [[k, number(1e3 * v)] for k, v in results["pool"].items()]
+    )
+    lines += [
+        "Two threads each, n = 10^6 and a matrix product of 700 x 700; *in turns*: one call of each",
+        "after the other, so that torch's threads are warm when ours start.",
+        "",
+    ]
+    if "huge" in results:
+        h = results["huge"]
+        gib = 2**30
+        lines += [
+            f"## n = {h['n']:.0e}",
+            "",
+            f"Targets and sources {h['n']:,} each, float32, all threads. New plan: "
+            f"{h['plan']['wall']:.1f} s; product: {h['forward again']['wall']:.1f} s "
+            f"({h['forward']['wall']:.1f} s the first time). The plan holds "
+            f"{h['plan_bytes'] / h['n'] / 2:.1f} bytes an anchor, {h['plan_bytes'] / gib:.1f} GiB. Peak memory "
+            f"of the process: {h['peak_plan'] / gib:.1f} GiB while building, {h['peak_forward'] / gib:.1f} "
+            f"GiB in all, of which {h['inputs_bytes'] / gib:.1f} GiB are inputs. Largest error of "
+            f"four entries against sums of all pairs in float64: {h['error']:.1e}.",
+            "",
+        ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def draw(results: Results, folder: Path) -> list[str]:
+    """Draw time over n, ours beside the floors and beside the peers; return the files' names."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    def figure(name: str, title: str, curves: dict[str, dict[int, float]]) -> str:
+        fig, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+        for label, curve in curves.items():
+            style = "o-" if label.startswith(("laplex", "forward", "new", "update")) else "x--"
+            axes.plot(list(curve), list(curve.values()), style, label=label, markersize=4)
+        axes.set(xscale="log", yscale="log", xlabel="n", ylabel="ns per n", title=title)
+        axes.grid(True, which="major", alpha=0.3)
+        axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        fig.savefig(folder / name, dpi=110)
+        plt.close(fig)
+        return name
+
+    floors = {
+        name: {int(n): t / int(n) * 1e9 for n, t in times.items()}
+        for name, times in results["cpp"].items()
+        if len(times) > 1 and "rows" not in name and "wall" not in name and "f64" not in name
+    }
+    files = [figure("benchmarks_floors.png", "Ours and the floors, float32, one thread", floors)]
+    for dtype in ("float32", "float64"):
+        curves: dict[str, dict[int, float]] = {}
+        for key, found in results["peers"].items():
+            if key.startswith(dtype):
+                n = int(key.split()[1])
+                for name, entry in found.items():
+                    curves.setdefault(name, {})[n] = entry["seconds"] / n * 1e9
+        files.append(
+            figure(f"benchmarks_peers_{dtype}.png", f"Ours and peers, {dtype}, one thread", curves)
+        )
+    return files
+
+
+def write(results: Results, folder: Path) -> None:
+    """Write the page and its plots."""
+    (folder / "benchmarks.md").write_text(page(results, draw(results, folder)))
+
+
+if __name__ == "__main__":
+    source = Path(sys.argv[1])
+    write(json.loads(source.read_text()), Path(sys.argv[2] if len(sys.argv) > 2 else "docs"))
