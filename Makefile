@@ -5,6 +5,7 @@
 #   TORCH_INDEX=URL       another index for torch, such as https://download.pytorch.org/whl/cpu
 #   PYTEST_ARGS="-k nn"   arguments for pytest
 #   DEMO_ARGS="--quick"   arguments for laplex demo
+#   BENCH_ARGS="--quick"  arguments for the benchmarks
 #   JOBS=4                compiler processes at a time
 #   WERROR=ON             compiler warnings are errors (as in CI)
 
@@ -12,6 +13,7 @@ PYTHON ?= python3
 TORCH_INDEX ?=
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
+BENCH_ARGS ?=
 JOBS ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 WERROR ?= $(if $(CI),ON,OFF)
 
@@ -27,13 +29,13 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check $(if $(CI),--quiet)
 INSTALL := $(PIP) install -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 HEADING = @printf '\n=== %s ===\n'
 
-CPP_FILES := $(shell find cpp python/bindings tests/cpp tests/consume -name '*.hpp' -o -name '*.cpp')
+CPP_FILES := $(shell find cpp python/bindings tests/cpp tests/consume bench/cpp -name '*.hpp' -o -name '*.cpp')
 CMAKE_FILES := CMakeLists.txt CMakePresets.json $(wildcard cmake/*) \
   $(shell find cpp python/bindings tests/cpp -name CMakeLists.txt -o -name '*.in')
 PACKAGE_FILES := pyproject.toml README.md LICENSE $(CMAKE_FILES) \
   $(shell find cpp python -type f -not -name '*.pyc')
 
-.PHONY: help demo test lint lint-quick format test-cpp test-asan test-tsan test-consume wheel test-python clean distclean
+.PHONY: help demo test bench lint lint-quick format test-cpp test-asan test-tsan test-consume wheel test-python clean distclean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -158,6 +160,26 @@ $(STAMPS)/wheel: build/wheel/tested
 test-python: $(STAMPS)/wheel ## the Python tests, against the installed wheel
 	$(HEADING) "Python tests, against the installed wheel"
 	$(BIN)/pytest $(PYTEST_ARGS)
+
+# --- benchmarks ----------------------------------------------------------------------------------
+
+# In an environment of its own: the peers bring much that nothing else here needs.
+BENCH_BIN := build/bench/venv/bin
+
+bench: build/bench/ready ## ours beside floors and peers: half an hour, a minute with BENCH_ARGS=--quick; see docs/benchmarks.md
+	$(HEADING) "benchmarks"
+	tools/google_benchmark.sh
+	$(BIN)/cmake --preset bench
+	$(BIN)/cmake --build --preset bench
+	$(BENCH_BIN)/python bench/python/run.py --binary build/bench/cpp/bench/cpp/laplex_bench $(BENCH_ARGS)
+
+build/bench/ready: build/wheel/tested bench/constraints.txt
+	$(HEADING) "the wheel and its peers in an environment of their own"
+	test -x $(BENCH_BIN)/python || $(BIN)/python -m venv build/bench/venv
+	$(BENCH_BIN)/python -m pip --quiet --disable-pip-version-check install --force-reinstall --no-deps build/wheel/repaired/*.whl
+	$(BENCH_BIN)/python -m pip --quiet --disable-pip-version-check install -c constraints.txt -c bench/constraints.txt \
+	  $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) "laplex[bench]"
+	@touch $@
 
 # --- housekeeping --------------------------------------------------------------------------------
 

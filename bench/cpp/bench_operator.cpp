@@ -1,6 +1,6 @@
-// The operator beside what bounds it from below: copies, gathers and sorts of the same bytes, and the
-// loop one would write without it. One thread unless said; float32 unless said; anchors uniform on
-// [0, 1], lengthscale 0.1. Interleave and repeat: --benchmark_enable_random_interleaving=true
+// The operator beside what bounds it from below: copies, gathers and sorts of the same bytes, and
+// the loop one would write without it. One thread unless said; float32 unless said; anchors uniform
+// on [0, 1], lengthscale 0.1. Interleave and repeat: --benchmark_enable_random_interleaving=true
 // --benchmark_repetitions=15; read the minima and their ratios, not the seconds.
 #include <laplex/laplex.hpp>
 
@@ -315,7 +315,8 @@ void add_size(std::int64_t n) {
   with("update, small step", update<float>);
   if (n >= 1000000) {
     for (const int threads : {1, 2}) {
-      add("forward, random, wall, threads " + std::to_string(threads), n,
+      add(
+          "forward, random, wall, threads " + std::to_string(threads), n,
           [=](benchmark::State& state) { forward<float>(state, Order::random, false, threads); },
           true);
     }

@@ -1,8 +1,8 @@
 """The operator and its peers as functions of the same inputs.
 
 Every product of this module is of one problem: anchors uniform on [0, 1], lengthscale 0.1. A peer
-that needs sorted anchors, or the self case, gets them; the names say so. What a peer may prepare once
-(a matrix, a compiled function) it prepares before it is timed, as a plan is.
+that needs sorted anchors, or the self case, gets them; the names say so. What a peer may prepare
+once (a matrix, a compiled function) it prepares before it is timed, as a plan is.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Task:
-    """One thing to time. `kind` says which product it returns, if any, so that it can be checked."""
+    """One thing to time; `kind` is the product that it returns, if any, to be checked."""
 
     name: str
     run: Callable[[], Any]
@@ -183,9 +183,7 @@ def celerite2_tasks(p: Problem) -> list[Task]:
     from celerite2 import driver
     from celerite2.terms import RealTerm
 
-    c, a, lower, upper = RealTerm(a=1.0, c=1 / ELL).get_celerite_matrices(
-        p.sorted_x, np.zeros(p.n)
-    )
+    c, a, lower, upper = RealTerm(a=1.0, c=1 / ELL).get_celerite_matrices(p.sorted_x, np.zeros(p.n))
     column = p.v[:, None]
 
     def product() -> Array:

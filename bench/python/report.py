@@ -1,6 +1,6 @@
 """The page and the plots of the benchmarks, from their JSON.
 
-    python bench/python/report.py bench/results/NAME.json [docs]
+python bench/python/report.py bench/results/NAME.json [docs]
 """
 
 from __future__ import annotations
@@ -57,59 +57,129 @@ def _targets() -> list[Target]:
         for n in sizes:
             targets.append(
                 Target(
-                    f"{what}, n = {n:.0e}", limit, at_most,
-                    lambda r, n=n: cpp(r, ours, n) / cpp(r, theirs, n)
-                    if at_most
-                    else cpp(r, theirs, n) / cpp(r, ours, n),
+                    f"{what}, n = {n:.0e}",
+                    limit,
+                    at_most,
+                    lambda r, n=n: (
+                        cpp(r, ours, n) / cpp(r, theirs, n)
+                        if at_most
+                        else cpp(r, theirs, n) / cpp(r, ours, n)
+                    ),
                 )
-            )  # fmt: skip
+            )
 
     def add_peer(what: str, limits: dict[int, float], dtype: str, ours: str, theirs: str) -> None:
         for n, limit in limits.items():
             targets.append(
                 Target(
-                    f"{what}, n = {n:.0e}", limit, False,
+                    f"{what}, n = {n:.0e}",
+                    limit,
+                    False,
                     lambda r, n=n: peer(r, dtype, theirs, n) / peer(r, dtype, ours, n),
                 )
-            )  # fmt: skip
+            )
 
     large = [10**5, 10**6, 10**7]
-    add_cpp("forward, sorted, vs memcpy of 28n bytes", 2, True, "forward, sorted", "memcpy 28n", large)
+    add_cpp(
+        "forward, sorted, vs memcpy of 28n bytes", 2, True, "forward, sorted", "memcpy 28n", large
+    )
     for n, limit in ((10**6, 1.3), (10**7, 1.1)):
-        add_cpp("forward, random, vs gather + scatter", limit, True, "forward, random",
-                "gather + scatter", [n])  # fmt: skip
-    add_cpp("forward + all gradients vs forward", 2.3, True, "forward + gradients, random",
-            "forward, random", large)  # fmt: skip
-    add_cpp("new plan vs radix sort of the same pairs", 1.5, True, "new plan", "radix sort of 2n", large)
-    add_cpp("update after a small step vs new plan", 0.5, True, "update, small step", "new plan", large)
+        add_cpp(
+            "forward, random, vs gather + scatter",
+            limit,
+            True,
+            "forward, random",
+            "gather + scatter",
+            [n],
+        )
+    add_cpp(
+        "forward + all gradients vs forward",
+        2.3,
+        True,
+        "forward + gradients, random",
+        "forward, random",
+        large,
+    )
+    add_cpp(
+        "new plan vs radix sort of the same pairs", 1.5, True, "new plan", "radix sort of 2n", large
+    )
+    add_cpp(
+        "update after a small step vs new plan", 0.5, True, "update, small step", "new plan", large
+    )
     for n in large:
         targets.append(
             Target(
-                f"new plan vs torch.sort of both, n = {n:.0e}", 8, False,
+                f"new plan vs torch.sort of both, n = {n:.0e}",
+                8,
+                False,
                 lambda r, n=n: peer(r, "float32", "torch.sort of both", n) / cpp(r, "new plan", n),
             )
-        )  # fmt: skip
-    add_peer("forward vs celerite2, f64, self", {10**5: 30, 10**6: 15}, "float64", "laplex, self",
-             "celerite2, self")  # fmt: skip
-    add_peer("forward vs torch.fft.rfft(n)", {10**5: 8, 10**6: 4, 10**7: 5}, "float32",
-             "laplex, sorted", "torch.fft.rfft")  # fmt: skip
-    add_peer("forward vs jax associative_scan, self", {10**5: 20}, "float32", "laplex, self",
-             "jax associative_scan, self")  # fmt: skip
+        )
+    add_peer(
+        "forward vs celerite2, f64, self",
+        {10**5: 30, 10**6: 15},
+        "float64",
+        "laplex, self",
+        "celerite2, self",
+    )
+    add_peer(
+        "forward vs torch.fft.rfft(n)",
+        {10**5: 8, 10**6: 4, 10**7: 5},
+        "float32",
+        "laplex, sorted",
+        "torch.fft.rfft",
+    )
+    add_peer(
+        "forward vs jax associative_scan, self",
+        {10**5: 20},
+        "float32",
+        "laplex, self",
+        "jax associative_scan, self",
+    )
     add_peer("forward vs tinygp, f64, self", {10**5: 50}, "float64", "laplex, self", "tinygp, self")
-    add_peer("forward vs numba loop, sorted", {10**5: 3.5}, "float32", "laplex, sorted",
-             "numba loop, sorted")  # fmt: skip
-    add_cpp("forward vs scalar C++ loop, sorted", 10, False, "forward, sorted",
-            "scalar loop, sorted", [10**5])  # fmt: skip
-    add_peer("forward + gradients vs torch cumsum autograd, self", {10**5: 15}, "float32",
-             "laplex, self: forward + gradients", "torch cumsum(exp) and backward, self")  # fmt: skip
+    add_peer(
+        "forward vs numba loop, sorted",
+        {10**5: 3.5},
+        "float32",
+        "laplex, sorted",
+        "numba loop, sorted",
+    )
+    add_cpp(
+        "forward vs scalar C++ loop, sorted",
+        10,
+        False,
+        "forward, sorted",
+        "scalar loop, sorted",
+        [10**5],
+    )
+    add_peer(
+        "forward + gradients vs torch cumsum autograd, self",
+        {10**5: 15},
+        "float32",
+        "laplex, self: forward + gradients",
+        "torch cumsum(exp) and backward, self",
+    )
     add_cpp("64 rows vs memcpy of V", 2, True, "forward, 64 rows", "memcpy of 64 rows", [10**5])
-    add_cpp("cosine forward vs real forward", 2.2, True, "forward, cosine", "forward, random", large)
-    add_cpp("two threads vs one (wall time)", 1.8, False, "forward, random, wall, threads 2",
-            "forward, random, wall, threads 1", [10**6, 10**7])  # fmt: skip
+    add_cpp(
+        "cosine forward vs real forward", 2.2, True, "forward, cosine", "forward, random", large
+    )
+    add_cpp(
+        "two threads vs one (wall time)",
+        1.8,
+        False,
+        "forward, random, wall, threads 2",
+        "forward, random, wall, threads 1",
+        [10**6, 10**7],
+    )
     targets.append(
-        Target("whole laplex.matvec call, n = 64, no gradients", 15, True,
-               lambda r: float(r["overhead"]["64"]["matvec, no grad"]), " us")
-    )  # fmt: skip
+        Target(
+            "whole laplex.matvec call, n = 64, no gradients",
+            15,
+            True,
+            lambda r: float(r["overhead"]["64"]["matvec, no grad"]),
+            " us",
+        )
+    )
     return targets
 
 
@@ -148,9 +218,9 @@ def page(results: Results, plots: list[str] | None = None) -> str:
     lines = [
         "# Benchmarks",
         "",
-        "Written by `make bench`; [performance.md](performance.md) explains the figures. One thread",
-        "and float32 unless said, process CPU time, minimum of interleaved rounds: read the ratios,",
-        "not the times. Anchors are uniform on [0, 1], the lengthscale is 0.1.",
+        "Written by `make bench`; [performance.md](performance.md) explains the figures. One",
+        "thread and float32 unless said, process CPU time, minimum of interleaved rounds: read",
+        "the ratios, not the times. Anchors are uniform on [0, 1], the lengthscale is 0.1.",
         "",
         f"{results['processor']}, instruction set {results['instruction_set']}, "
         f"{results['compiler']}, commit {results['commit']}, {results['date']}; "
@@ -192,19 +262,20 @@ def page(results: Results, plots: list[str] | None = None) -> str:
     ]
     for dtype in ("float32", "float64"):
         columns = [key.split()[1] for key in results["peers"] if key.startswith(dtype)]
-        names = list(dict.fromkeys(name for n in columns for name in results["peers"][f"{dtype} {n}"]))
+        names = list(
+            dict.fromkeys(name for n in columns for name in results["peers"][f"{dtype} {n}"])
+        )
         lines += [f"## Peers, {dtype}: nanoseconds per n, and the largest error", ""]
         body = []
         for name in names:
             found = [results["peers"][f"{dtype} {n}"].get(name) for n in columns]
             errors = [f["error"] for f in found if f and f["error"] is not None]
-            body.append(
-                [
-                    name,
-                    *(number(f["seconds"] / int(n) * 1e9) if f else "" for f, n in zip(found, columns, strict=True)),
-                    number(max(errors, key=lambda e: math.inf if math.isnan(e) else e)) or "NaN" if errors else "",
-                ]
-            )  # fmt: skip
+            cells = [
+                number(f["seconds"] / int(n) * 1e9) if f else ""
+                for f, n in zip(found, columns, strict=True)
+            ]
+            worst = max(errors, key=lambda e: math.inf if math.isnan(e) else e, default=None)
+            body.append([name, *cells, "" if worst is None else f"{worst:.2g}"])
         lines += table(["", *(f"n = {int(n):.0e}" for n in columns), "error"], body)
     lines += ["Errors are in units of sum_j |K_ij| |v_j|, the largest of all sizes.", ""]
     if results["missing"]:
@@ -250,12 +321,10 @@ def page(results: Results, plots: list[str] | None = None) -> str:
         "## Threads beside torch's, milliseconds of wall time",
         "",
     ]
-    lines += table(
-        ["", "ms"], [[k, number(1e3 * v)] for k, v in results["pool"].items()]
-    )
+    lines += table(["", "ms"], [[k, number(1e3 * v)] for k, v in results["pool"].items()])
     lines += [
-        "Two threads each, n = 10^6 and a matrix product of 700 x 700; *in turns*: one call of each",
-        "after the other, so that torch's threads are warm when ours start.",
+        "Two threads each, n = 10^6 and a matrix product of 700 x 700; *in turns*: one call of",
+        "each after the other, so that torch's threads are warm when ours start.",
         "",
     ]
     if "huge" in results:
@@ -267,12 +336,13 @@ def page(results: Results, plots: list[str] | None = None) -> str:
             f"Targets and sources {h['n']:,} each, float32, all threads. New plan: "
             f"{h['plan']['wall']:.1f} s; product: {h['forward again']['wall']:.1f} s "
             f"({h['forward']['wall']:.1f} s the first time). The plan holds "
-            f"{h['plan_bytes'] / h['n'] / 2:.1f} bytes an anchor, {h['plan_bytes'] / gib:.1f} GiB. Peak memory "
-            f"of the process: {h['peak_plan'] / gib:.1f} GiB while building, {h['peak_forward'] / gib:.1f} "
-            f"GiB in all, of which {h['inputs_bytes'] / gib:.1f} GiB are inputs. Largest error of "
-            f"four entries against sums of all pairs in float64: {h['error']:.1e}.",
+            f"{h['plan_bytes'] / h['n'] / 2:.1f} bytes an anchor, {h['plan_bytes'] / gib:.1f} GiB. "
+            f"Peak memory of the process: {h['peak_plan'] / gib:.1f} GiB while building, "
+            f"{h['peak_forward'] / gib:.1f} GiB in all, of which "
+            f"{h['inputs_bytes'] / gib:.1f} GiB are inputs. Largest error of four entries "
+            f"against sums of all pairs in float64: {h['error']:.1e}.",
             "",
-        ]  # fmt: skip
+        ]
     return "\n".join(lines)
 
 

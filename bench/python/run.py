@@ -3,7 +3,7 @@
     python bench/python/run.py [--quick] [--binary build/release/bench/cpp/laplex_bench]
 
 `make bench` calls this in an environment that has the peers; those that are missing are named. One
-thread unless said. Results: bench/results/<processor>.json, docs/benchmarks.md, docs/benchmarks_*.png.
+thread unless said. Results: bench/results/<processor>.json, docs/benchmarks.md and its plots.
 """
 
 from __future__ import annotations
@@ -47,11 +47,12 @@ def say(text: str) -> None:
     print(f"{time.strftime('%H:%M:%S')}  {text}", file=sys.stderr, flush=True)
 
 
-def run_binary(binary: Path, sizes: list[int], repetitions: int) -> dict[str, dict[str, float]]:
+def run_binary(binary: Path, sizes: list[int], quick: bool) -> dict[str, dict[str, float]]:
     """Minima of the C++ benchmarks in seconds: {name: {n: seconds}}."""
     times: dict[str, dict[str, float]] = {}
     for n in sizes:  # one process a size: the inputs of the largest take a gigabyte
         say(f"C++ benchmarks at n = {n:,}")
+        repetitions = 5 if quick or n > 10**6 else 15
         with tempfile.NamedTemporaryFile(suffix=".json") as out:
             command = [
                 str(binary), str(n), f"--benchmark_repetitions={repetitions}",
@@ -102,8 +103,8 @@ def run_batches(sizes: list[int]) -> dict[str, dict[str, float]]:
             out, copy = np.empty_like(v), np.empty_like(v)
             u = plan.apply(v)
             tasks = {
-                "forward": lambda v=v, out=out: plan.apply(v, out),
-                "forward + gradients": lambda v=v, u=u: (plan.apply(v), plan.vjp(v, u)),
+                "forward": lambda plan=plan, v=v, out=out: plan.apply(v, out),
+                "forward + gradients": lambda plan=plan, v=v, u=u: (plan.apply(v), plan.vjp(v, u)),
                 "copy of V": lambda v=v, copy=copy: np.copyto(copy, v),
             }
             if n <= 1000:
@@ -340,9 +341,9 @@ def main() -> None:
         "cpp": run_binary(
             options.binary,
             [10**3, 10**5] if quick else [10**3, 10**4, 10**5, 10**6, 10**7],
-            5 if quick else 15,
+            quick,
         ),
-        "peers": run_peers([10**3, 10**5] if quick else [10**3, 10**4, 10**5, 10**6, 10**7], failures),
+        "peers": run_peers([10**k for k in ((3, 5) if quick else range(3, 8))], failures),
         "missing": failures,
     }
     say("batches")

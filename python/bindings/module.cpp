@@ -103,6 +103,8 @@ auto visit(const AnyPlan& plan, const F& f) {
 template <class T>
 T scalar_of(const Plan<T>&);
 
+PlanCache& cache();
+
 void sum(const AnyPlan& any, Address values, bool values_complex, std::int64_t values_head_stride,
          std::int64_t values_row_stride, std::int64_t rows, Address out, bool out_complex,
          std::int64_t out_head_stride, std::int64_t out_row_stride, int mode, int parity,
@@ -119,6 +121,38 @@ void sum(const AnyPlan& any, Address values, bool values_complex, std::int64_t v
                      {static_cast<Parity>(parity), moment}, num_threads);
     });
   });
+}
+
+/// The common small call in one step: a real kernel of one head, rows one after the other.
+void plain_product(bool is_double, std::int64_t n, std::int64_t m, Address targets, Address sources,
+                   double lengthscale, Address values, std::int64_t rows, Address out,
+                   int num_threads) {
+  Description d;
+  d.is_double = is_double;
+  d.n = n;
+  d.m = m;
+  d.targets = targets;
+  d.sources = sources;
+  d.lengthscale = reinterpret_cast<Address>(&lengthscale);
+  d.num_threads = num_threads;
+  without_gil([&] {
+    visit(*cache().get(d), [&](const auto& plan) {
+      using T = decltype(scalar_of(plan));
+      plan.apply_any(pointer<const T>(values), false, rows, {rows * m, m}, pointer<T>(out), false,
+                     {rows * n, n}, Mode::plain, {}, num_threads);
+    });
+  });
+}
+
+/// Where an array's memory begins; faster than any way through its attributes.
+Address address(const py::object& array) {
+  Py_buffer view;
+  if (PyObject_GetBuffer(array.ptr(), &view, PyBUF_STRIDES) != 0) {
+    throw py::error_already_set();
+  }
+  const auto start = reinterpret_cast<Address>(view.buf);
+  PyBuffer_Release(&view);
+  return start;
 }
 
 void half_sums(const AnyPlan& any, Address values, bool values_complex,
@@ -320,6 +354,8 @@ PYBIND11_MODULE(_core, m) {
         return visit(any, [](const auto& p) { return p.is_self(); });
       });
 
+  m.def("plain_product", &plain_product);
+  m.def("address", &address);
   m.def("plan_cache_clear", [] { cache().clear(); });
   m.def("plan_cache_set_max_bytes", [](std::int64_t bytes) { cache().set_max_bytes(bytes); });
   m.def("plan_cache_info", [] {

@@ -104,6 +104,19 @@ class _Info(TypedDict):
     cuda_compiled: bool
     features: list[str]
 
+def plain_product(
+    is_double: bool,
+    n: int,
+    m: int,
+    targets_ptr: int,
+    sources_ptr: int,
+    lengthscale: float,
+    values_ptr: int,
+    rows: int,
+    out_ptr: int,
+    num_threads: int,
+) -> None: ...
+def address(array: object) -> int: ...
 def cached_plan(
     dtype: str,
     heads: int,

@@ -81,6 +81,55 @@ def apply(
     return out if result.data_ptr() == out.data_ptr() else split.restored(result).contiguous()
 
 
+def plain_product(
+    values: Tensor, targets: Tensor, sources: Tensor | None, lengthscale: float
+) -> Tensor | None:
+    """Return the product of contiguous tensors with a real kernel of one head.
+
+    None where the arguments are anything else, right or wrong: `apply` then takes them or says what
+    they should be. A small product costs less than finding out how tensors of all kinds are laid.
+    """
+    dtype = targets.dtype
+    if (
+        dtype not in _NAME_OF
+        or values.dtype is not dtype
+        or targets.dim() != 1
+        or values.dim() == 0
+        or not (targets.is_contiguous() and values.is_contiguous())
+        or targets.is_neg()
+        or values.is_neg()
+    ):
+        return None
+    n, m = targets.shape[0], values.shape[-1]
+    if sources is not None:
+        if (
+            sources.dtype is not dtype
+            or sources.shape != (m,)
+            or not sources.is_contiguous()
+            or sources.is_neg()
+        ):
+            return None
+    elif m != n:
+        return None
+    x, v, y = targets.data_ptr(), values.data_ptr(), 0 if sources is None else sources.data_ptr()
+    if not (x and v and (sources is None or y)):  # no elements, or no memory
+        return None
+    out = targets.new_empty((*values.shape[:-1], n))
+    _core.plain_product(
+        dtype is torch.float64,
+        n,
+        m,
+        x,
+        y,
+        lengthscale,
+        v,
+        values.numel() // m,
+        out.data_ptr(),
+        torch.get_num_threads(),
+    )
+    return out
+
+
 def vjp(
     grad: Tensor,
     values: Tensor,

@@ -7,7 +7,7 @@ from numbers import Real
 import torch
 from torch import Tensor
 
-from .torch_ops import primitive
+from .torch_ops import plain_product, primitive
 
 Scalar = float | Tensor
 
@@ -107,6 +107,12 @@ def matvec(
     check_tensor("values", values)
     check_tensors(targets, sources, target_phase, source_phase)
     check_flag("real_part", real_part)
+    real = target_phase is None and source_phase is None
+    if real and type(lengthscale) is float and type(frequency) is float and frequency == 0.0:
+        other = None if sources is targets else sources
+        product = plain_product(values, targets, other, lengthscale)
+        if product is not None:
+            return product
     ell = as_scalar("lengthscale", lengthscale, targets)
     omega = as_frequency(frequency, targets)
     if sources is targets:

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from laplex import _core, validation
 from laplex.validation import Array
 
+if TYPE_CHECKING:
+    from typing import TypeGuard
+
 __all__ = ["Plan", "PlanGradients"]
 
 #: What a plan and one product take at least: to refuse impossible sizes at once.
 _BYTES_PER_ANCHOR = 64
 _BYTES_PER_HEAD = 1024
+
+#: Entries up to which nothing is asked about memory.
+_SMALL = 1 << 24
 
 
 class PlanGradients(NamedTuple):
@@ -219,9 +225,22 @@ class Plan:
 
     def _product(self, v: object, out: Array | None, mode: int) -> Array:
         name, count, what = ("v", self._m, "sources") if mode == 0 else ("u", self._n, "targets")
+        size = self._n if mode == 0 else self._m
+        if self._is_simple(v, count):  # nothing to arrange, which costs more than a small product
+            dtype = self._result_dtype(False)
+            shape = (*v.shape[:-1], size)
+            if out is None:
+                out = np.empty(shape, dtype)
+            else:
+                validation.output("out", out, shape, dtype, v)
+            rows = v.size // count
+            self._core.sum(
+                _address(v), False, 0, count, rows, _address(out), self._complex, 0, size, mode,
+                0, 0, self._threads,
+            )  # fmt: skip
+            return out
         array = validation.values(name, v, self._dtype, count, what)
         batch, laid, is_complex, half = self._lay(name, array)
-        size = self._n if mode == 0 else self._m
         rounded = half and not self._complex  # there is no smaller type for a complex result
         dtype = np.dtype(np.float16) if rounded else self._result_dtype(is_complex)
         if out is not None:
@@ -239,6 +258,20 @@ class Plan:
             return result.astype(np.float16)
         out[...] = result
         return out
+
+    def _is_simple(self, v: object, count: int) -> TypeGuard[Array]:
+        """Whether ``v`` is real rows of a plan without heads, as the core wants them."""
+        return (
+            type(v) is np.ndarray
+            and v.dtype == self._dtype
+            and v.dtype.isnative
+            and v.flags.c_contiguous
+            and v.flags.aligned
+            and not self._batch
+            and v.ndim > 0
+            and v.shape[-1] == count
+            and 0 < v.size <= _SMALL
+        )
 
     # ------------------------------------------------------------------------------------ gradients
 
@@ -513,7 +546,7 @@ def _address(array: Array | None) -> int:
     """0 means "not given" to the core: an empty array, with nothing to point at, gives 1."""
     if array is None:
         return 0
-    return array.ctypes.data or 1
+    return _core.address(array) or 1
 
 
 def _vectors(laid: Array) -> tuple[int, bool, int, int]:

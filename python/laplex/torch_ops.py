@@ -245,6 +245,23 @@ def _forward_mode() -> bool:
     return forward_ad._current_level >= 0 and torch._C._is_fwd_grad_enabled()
 
 
+def plain_product(
+    values: Tensor, targets: Tensor, sources: Tensor | None, lengthscale: float
+) -> Tensor | None:
+    """Return the product where nothing is recorded or watched, None elsewhere."""
+    if torch.compiler.is_compiling() or not is_plain((values, targets, sources)):
+        return None
+    if torch.is_grad_enabled() and (
+        values.requires_grad
+        or targets.requires_grad
+        or (sources is not None and sources.requires_grad)
+    ):
+        return None
+    if forward_ad._current_level >= 0:  # a tensor may carry a tangent
+        return None
+    return execution.plain_product(values, targets, sources, lengthscale)
+
+
 def primitive(*args: Any) -> Tensor:
     """S(parity, moment) of (values, ..., source_phase, real_part, parity, moment), recorded."""
     if torch.compiler.is_compiling():

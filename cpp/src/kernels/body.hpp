@@ -108,18 +108,25 @@ void exponentials(const T* position, std::int64_t count, double centre, double l
 
 // ---------------------------------------------------------------------------- one cell
 
-/// The memory of one cell's sums: small enough for the first cache.
+/// The memory of one cell's sums: small enough for the first cache. Sum k of a plane is the pair
+///   before: the carry from the left and the first k values, grown,
+///   after:  values k, k + 1, ... and the carry from the right, shrunk.
+/// Across rows a sum is a pack and the two are apart. Along the line they are numbers side by side,
+/// since both are looked up at the same place, and there is one load for both.
 template <class T, int P, int W>
 struct Buffers {
   static constexpr std::int64_t kRoom = kCell + 16;
   alignas(64) T value[P][kRoom * W];
-  alignas(64) T before_memory[P][kRoom * W];
-  alignas(64) T after[P][kRoom * W];  ///< [k]: values k, k + 1, ... and the carry, shrunk
+  alignas(64) T memory[P][2 * kRoom * W];
 
-  /// [k]: the carry and the first k values, grown. Whole groups are written from k = 1 on: there it
-  /// is aligned.
-  [[nodiscard]] LAPLEX_INLINE T* before(int p) { return before_memory[p] + 7 * W; }
-  [[nodiscard]] LAPLEX_INLINE const T* before(int p) const { return before_memory[p] + 7 * W; }
+  /// Along the line: pair k at [2 k]. Whole groups are written from k = 1 on: there it is aligned.
+  [[nodiscard]] LAPLEX_INLINE T* pairs(int p) { return memory[p] + 14; }
+  [[nodiscard]] LAPLEX_INLINE const T* pairs(int p) const { return memory[p] + 14; }
+  /// Across rows: pack k at [k W].
+  [[nodiscard]] LAPLEX_INLINE T* before(int p) { return memory[p]; }
+  [[nodiscard]] LAPLEX_INLINE const T* before(int p) const { return memory[p]; }
+  [[nodiscard]] LAPLEX_INLINE T* after(int p) { return memory[p] + kRoom * W; }
+  [[nodiscard]] LAPLEX_INLINE const T* after(int p) const { return memory[p] + kRoom * W; }
 };
 
 struct Range {
@@ -304,7 +311,7 @@ LAPLEX_INLINE void store_carry(double* carries, std::int64_t cell, const Carry<W
   }
 }
 
-/// Fills `before` and `after` from `value`. Returns the carry that leaves to the right.
+/// Fills the sums from the values. Returns the carry that leaves to the right.
 template <Form F, bool Wide, class T, class Cell>
 LAPLEX_INLINE void scan_cell(const SideView<T>& side, Range range, const Carries& carries,
                              std::int64_t cell, Cell& buffers, Carry<Wide>* leaving) {
@@ -314,64 +321,69 @@ LAPLEX_INLINE void scan_cell(const SideView<T>& side, Range range, const Carries
   const T* value0 = buffers.value[0];
   const T* value1 = buffers.value[P - 1];
   Carry<Wide> carry[P];
-
   load_carry<F, Wide>(carries.right, cell, carry);
-  for (int p = 0; p < P; ++p) {
-    store(buffers.after[p] + whole * W, spread<T>(carry[p]));
-  }
-  for (std::int64_t k = whole - 8; k >= 0; k -= 8) {
-    if constexpr (Wide) {
+  if constexpr (Wide) {
+    for (int p = 0; p < P; ++p) {
+      store(buffers.after(p) + whole * W, spread<T>(carry[p]));
+    }
+    for (std::int64_t k = whole - 8; k >= 0; k -= 8) {
       Pack<T> x[P][8];
       for (int j = 0; j < 8; ++j) {
         weigh<F, Wide, false>(side, range.begin, value0, value1, k + j, x[0][j], x[P - 1][j]);
       }
       for (int p = 0; p < P; ++p) {
         suffix_group(x[p]);
-        const Pack<T> c = narrow<T>(carry[p]);
+        const Pack<T> c = spread<T>(carry[p]);
         for (int j = 0; j < 8; ++j) {
-          store(buffers.after[p] + (k + j) * W, x[p][j] + c);
+          store(buffers.after(p) + (k + j) * W, x[p][j] + c);
         }
         carry[p] = carry[p] + widen(x[p][0]);
       }
-    } else {
-      Pack<T> x[P];
-      weigh<F, Wide, false>(side, range.begin, value0, value1, k, x[0], x[P - 1]);
-      for (int p = 0; p < P; ++p) {
-        const Pack<T> s = suffix8(x[p]);
-        store(buffers.after[p] + k, s + spread<T>(carry[p]));
-        carry[p] = carry[p] + static_cast<double>(s.get(0));
-      }
     }
-  }
-
-  load_carry<F, Wide>(carries.left, cell, carry);
-  for (int p = 0; p < P; ++p) {
-    if constexpr (Wide) {
-      store(buffers.before(p), narrow<T>(carry[p]));
-    } else {
-      buffers.before(p)[0] = static_cast<T>(carry[p]);
+    load_carry<F, Wide>(carries.left, cell, carry);
+    for (int p = 0; p < P; ++p) {
+      store(buffers.before(p), spread<T>(carry[p]));
     }
-  }
-  for (std::int64_t k = 0; k < whole; k += 8) {
-    if constexpr (Wide) {
+    for (std::int64_t k = 0; k < whole; k += 8) {
       Pack<T> x[P][8];
       for (int j = 0; j < 8; ++j) {
         weigh<F, Wide, true>(side, range.begin, value0, value1, k + j, x[0][j], x[P - 1][j]);
       }
       for (int p = 0; p < P; ++p) {
         prefix_group(x[p]);
-        const Pack<T> c = narrow<T>(carry[p]);
+        const Pack<T> c = spread<T>(carry[p]);
         for (int j = 0; j < 8; ++j) {
           store(buffers.before(p) + (k + j + 1) * W, x[p][j] + c);
         }
         carry[p] = carry[p] + widen(x[p][7]);
       }
-    } else {
+    }
+  } else {
+    alignas(64) T after[P][Cell::kRoom];
+    for (int p = 0; p < P; ++p) {
+      store(after[p] + whole, spread<T>(carry[p]));
+    }
+    for (std::int64_t k = whole - 8; k >= 0; k -= 8) {
+      Pack<T> x[P];
+      weigh<F, Wide, false>(side, range.begin, value0, value1, k, x[0], x[P - 1]);
+      for (int p = 0; p < P; ++p) {
+        const Pack<T> s = suffix8(x[p]);
+        store(after[p] + k, s + spread<T>(carry[p]));
+        carry[p] = carry[p] + static_cast<double>(s.get(0));
+      }
+    }
+    load_carry<F, Wide>(carries.left, cell, carry);
+    for (int p = 0; p < P; ++p) {
+      buffers.pairs(p)[0] = static_cast<T>(carry[p]);
+      buffers.pairs(p)[1] = after[p][0];
+    }
+    for (std::int64_t k = 0; k < whole; k += 8) {
       Pack<T> x[P];
       weigh<F, Wide, true>(side, range.begin, value0, value1, k, x[0], x[P - 1]);
       for (int p = 0; p < P; ++p) {
         const Pack<T> s = prefix8(x[p]);
-        store(buffers.before(p) + k + 1, s + spread<T>(carry[p]));
+        store_pairs(buffers.pairs(p) + 2 * (k + 1), s + spread<T>(carry[p]),
+                    load(after[p] + k + 1));
         carry[p] = carry[p] + static_cast<double>(s.get(7));
       }
     }
@@ -394,72 +406,72 @@ LAPLEX_INLINE void scan_point(const Carries& carries, std::int64_t cell, Cell& b
   load_carry<F, Wide>(carries.left, cell, left);
   load_carry<F, Wide>(carries.right, cell, right);
   load_carry<F, Wide>(carries.total, cell, total);
-  const auto set = [](T* to, const Carry<Wide>& value) {
-    if constexpr (Wide) {
-      store(to, narrow<T>(value));
-    } else {
-      *to = static_cast<T>(value);
-    }
-  };
   for (int p = 0; p < P; ++p) {
     leaving[p] = left[p] + total[p];
-    set(buffers.before(p), left[p]);
-    set(buffers.before(p) + W, leaving[p]);
-    set(buffers.after[p], right[p] + total[p]);
-    set(buffers.after[p] + W, right[p]);
+    const Carry<Wide> all = right[p] + total[p];
+    if constexpr (Wide) {
+      store(buffers.before(p), spread<T>(left[p]));
+      store(buffers.before(p) + W, spread<T>(leaving[p]));
+      store(buffers.after(p), spread<T>(all));
+      store(buffers.after(p) + W, spread<T>(right[p]));
+    } else {
+      T* const pairs = buffers.pairs(p);
+      pairs[0] = static_cast<T>(left[p]);
+      pairs[1] = static_cast<T>(all);
+      pairs[2] = static_cast<T>(leaving[p]);
+      pairs[3] = static_cast<T>(right[p]);
+    }
   }
 }
 
-/// A sum of the other side at the places `where[k..]`.
-template <bool Wide, class T>
-LAPLEX_INLINE Pack<T> look_up(const T* sums, const std::uint16_t* where, std::int64_t k) {
-  if constexpr (Wide) {
-    return load(sums + std::int64_t(where[k]) * kRows);
-  } else {
-    return make_pack<T>([&](int j) { return sums[where[k + j]]; });
-  }
-}
-
-/// exp(-(x - y)/ell) sums from both sides at the anchor at place k of `to`.
-template <Form F, bool Wide, class T, class Cell>
-LAPLEX_INLINE void read_left(const SideView<T>& to, std::int64_t begin, std::int64_t k,
-                             const std::uint16_t* where, const Cell& buffers, Pack<T>* left) {
-  constexpr int P = F == Form::real ? 1 : 2;
-  const Pack<T> e = at<Wide>(to.shrink, begin + k);
+/// The two sums of each plane at the places `where[k..]`.
+template <bool Wide, int P, class T, class Cell>
+LAPLEX_INLINE void look_up(const Cell& buffers, const std::uint16_t* where, std::int64_t k,
+                           Pack<T>* before, Pack<T>* after) {
   for (int p = 0; p < P; ++p) {
-    left[p] = look_up<Wide>(buffers.before(p), where + begin, k) * e;
+    if constexpr (Wide) {
+      before[p] = load(buffers.before(p) + std::int64_t(where[k]) * kRows);
+      after[p] = load(buffers.after(p) + std::int64_t(where[k]) * kRows);
+    } else {
+      load_pairs(buffers.pairs(p), where + k, before[p], after[p]);
+    }
+  }
+}
+
+/// The two sums of each plane at the places of the side itself, from k on.
+template <bool Wide, int P, class T, class Cell>
+LAPLEX_INLINE void look_at(const Cell& buffers, std::int64_t k, Pack<T>* before, Pack<T>* after) {
+  for (int p = 0; p < P; ++p) {
+    if constexpr (Wide) {
+      before[p] = load(buffers.before(p) + k * kRows);
+      after[p] = load(buffers.after(p) + k * kRows);
+    } else {
+      std::uint16_t where[8];
+      for (int j = 0; j < 8; ++j) {
+        where[j] = static_cast<std::uint16_t>(k + j);
+      }
+      load_pairs(buffers.pairs(p), where, before[p], after[p]);
+    }
+  }
+}
+
+/// Moves sums from the centre of the cell to the anchor at place k of `to`: sums from the left by
+/// shrink, from the right by grow.
+template <Form F, bool Wide, bool Left, class T>
+LAPLEX_INLINE void move_to(const SideView<T>& to, std::int64_t place, Pack<T>* sum) {
+  constexpr int P = F == Form::real ? 1 : 2;
+  const Pack<T> e = at<Wide>(Left ? to.shrink : to.grow, place);
+  for (int p = 0; p < P; ++p) {
+    sum[p] = sum[p] * e;
   }
   if constexpr (F == Form::oscillating) {
-    multiply(left[0], left[P - 1], at<Wide>(to.turn_re, begin + k),
-             at<Wide>(to.turn_im, begin + k));
-  }
-}
-
-template <Form F, bool Wide, class T, class Cell>
-LAPLEX_INLINE void read_right(const SideView<T>& to, std::int64_t begin, std::int64_t k,
-                              const std::uint16_t* where, const Cell& buffers, Pack<T>* right) {
-  constexpr int P = F == Form::real ? 1 : 2;
-  const Pack<T> e = at<Wide>(to.grow, begin + k);
-  for (int p = 0; p < P; ++p) {
-    right[p] = look_up<Wide>(buffers.after[p], where + begin, k) * e;
-  }
-  if constexpr (F == Form::oscillating) {
-    multiply_conj(right[0], right[P - 1], at<Wide>(to.turn_re, begin + k),
-                  at<Wide>(to.turn_im, begin + k));
-  }
-}
-
-/// Both sums at the same place: what a product without ties left out reads.
-template <Form F, bool Wide, class T, class Cell>
-LAPLEX_INLINE void read_both(const SideView<T>& to, std::int64_t begin, std::int64_t k,
-                             const std::uint16_t* where, const Cell& buffers, Pack<T>* sum) {
-  constexpr int P = F == Form::real ? 1 : 2;
-  Pack<T> left[P];
-  Pack<T> right[P];
-  read_left<F, Wide>(to, begin, k, where, buffers, left);
-  read_right<F, Wide>(to, begin, k, where, buffers, right);
-  for (int p = 0; p < P; ++p) {
-    sum[p] = left[p] + right[p];
+    const Pack<T> c = at<Wide>(to.turn_re, place);
+    const Pack<T> s = at<Wide>(to.turn_im, place);
+    if constexpr (Left) {
+      multiply(sum[0], sum[P - 1], c, s);
+    } else {
+      multiply_conj(sum[0], sum[P - 1], c, s);
+    }
   }
 }
 
@@ -659,16 +671,15 @@ void product_of(const SideView<T>& from, const SideView<T>& to, const std::uint1
     const std::int64_t step = Wide ? 1 : 8;
     Pack<T> left[P];
     Pack<T> right[P];
-    if (combine == Combine::sum && left_at == right_at) {
-      for (std::int64_t k = 0; k < targets.size(); k += step) {
-        read_both<F, Wide>(to, targets.begin, k, left_at, buffers, left);
-        put<F, Wide>(to, targets, k, left, out);
-      }
-      continue;
-    }
+    const bool one_place = left_at == right_at;
     for (std::int64_t k = 0; k < targets.size(); k += step) {
-      read_left<F, Wide>(to, targets.begin, k, left_at, buffers, left);
-      read_right<F, Wide>(to, targets.begin, k, right_at, buffers, right);
+      look_up<Wide, P>(buffers, left_at + targets.begin, k, left, right);
+      if (!one_place) {
+        Pack<T> unused[P];
+        look_up<Wide, P>(buffers, right_at + targets.begin, k, unused, right);
+      }
+      move_to<F, Wide, true>(to, targets.begin + k, left);
+      move_to<F, Wide, false>(to, targets.begin + k, right);
       for (int p = 0; p < P; ++p) {
         if (combine == Combine::sum) {
           left[p] = left[p] + right[p];
@@ -717,42 +728,100 @@ LAPLEX_INLINE void flush(const SideView<T>& side, Range range, const double* gra
 template <class T>
 struct GradientSide {
   const SideView<T>* side;
-  const std::uint16_t* split;    ///< for the even sum
-  const std::uint16_t* left_at;  ///< ties left out
-  const std::uint16_t* right_at;
   const Sink<T>* anchors;
   const Sink<T>* phases;
   double phase_sign;
   const Output<T>* values;  ///< null: not wanted
 };
 
+/// Whether some anchors of a range are tied with anchors of the other side.
+template <class T>
+LAPLEX_INLINE bool has_ties(const SideView<T>& side, Range range) {
+  return std::memcmp(side.below + range.begin, side.upto + range.begin,
+                     static_cast<std::size_t>(range.size()) * sizeof(std::uint16_t)) != 0;
+}
+
 template <Form F, bool Wide, class T, class Cell>
 LAPLEX_INLINE void gradient_piece(const GradientJob<T>& job, const GradientSide<T>& g, Range range,
                                   const Cell& own, const Cell& other, bool point, double* re,
-                                  double* im, Pack<double>* stretch) {
+                                  double* im, double* phase, Pack<double>* stretch) {
   constexpr int P = F == Form::real ? 1 : 2;
   constexpr std::int64_t W = Wide ? kRows : 1;
   const SideView<T>& side = *g.side;
   const std::int64_t step = Wide ? 1 : 8;
-  Pack<T> left[P];
-  Pack<T> right[P];
-  if (*g.anchors) {
-    for (std::int64_t k = 0; k < range.size(); k += step) {
-      read_left<F, Wide>(side, range.begin, k, g.left_at, other, left);
-      read_right<F, Wide>(side, range.begin, k, g.right_at, other, right);
-      Pack<T> a = load(own.value[0] + k * W);
-      const Pack<T> d0 = left[0] - right[0];
+  const bool ties = has_ties(side, range);
+  const bool anchors = static_cast<bool>(*g.anchors);
+  const bool phases = static_cast<bool>(*g.phases);
+  for (std::int64_t k = 0; k < range.size(); k += step) {
+    Pack<T> before[P];
+    Pack<T> after[P];
+    look_up<Wide, P>(other, side.split + range.begin, k, before, after);
+    if (stretch != nullptr && !point) {
+      // Between two neighbours of the line all pairs that straddle the gap pass: their sum, which
+      // is a product of sums, times the gap's length.
+      const Pack<T> gap = at<Wide>(side.gap, range.begin + k);
+      const std::int64_t here = Wide ? 8 : range.size() - k;  // lanes of this cell
+      Pack<T> own_before[P];
+      Pack<T> own_after[P];
+      look_at<Wide, P>(own, k + 1, own_before, own_after);
       if constexpr (P == 1) {
-        collect<Wide>(a * d0, k, re);
+        const Pack<T> flow = before[0] * own_after[0] + after[0] * own_before[0];
+        stretch[0] = stretch[0] + widen(first_lanes(flow * gap, here));
       } else {
-        Pack<T> b = load(own.value[1] + k * W);
-        multiply(a, b, d0, left[1] - right[1]);
-        collect<Wide>(a, k, re);
-        if constexpr (F == Form::oscillating) {
-          collect<Wide>(b, k, im);
+        multiply(own_after[0], own_after[1], before[0], before[1]);
+        multiply(own_before[0], own_before[1], after[0], after[1]);
+        for (int p = 0; p < P; ++p) {
+          stretch[p] = stretch[p] + widen(first_lanes((own_after[p] + own_before[p]) * gap, here));
         }
       }
     }
+    // Ties are before a target, after a source, and in neither of the sums for anchors.
+    Pack<T> left[P];
+    Pack<T> right[P];
+    for (int p = 0; p < P; ++p) {
+      left[p] = before[p];
+      right[p] = after[p];
+    }
+    if (anchors && ties) {
+      Pack<T> unused[P];
+      look_up<Wide, P>(other, side.below + range.begin, k, left, unused);
+      look_up<Wide, P>(other, side.upto + range.begin, k, unused, right);
+      move_to<F, Wide, true>(side, range.begin + k, left);
+      move_to<F, Wide, false>(side, range.begin + k, right);
+    }
+    move_to<F, Wide, true>(side, range.begin + k, before);
+    move_to<F, Wide, false>(side, range.begin + k, after);
+    if (anchors) {
+      Pack<T> odd[P];
+      for (int p = 0; p < P; ++p) {
+        odd[p] = ties ? left[p] - right[p] : before[p] - after[p];
+      }
+      Pack<T> a = load(own.value[0] + k * W);
+      if constexpr (P == 1) {
+        collect<Wide>(a * odd[0], k, re);
+      } else {
+        Pack<T> b = load(own.value[1] + k * W);
+        multiply(a, b, odd[0], odd[1]);
+        collect<Wide>(a, k, re);
+        collect<Wide>(b, k, im);
+      }
+    }
+    for (int p = 0; p < P; ++p) {
+      before[p] = before[p] + after[p];
+    }
+    if constexpr (P == 2) {
+      if (phases) {
+        Pack<T> a = load(own.value[0] + k * W);
+        Pack<T> b = load(own.value[1] + k * W);
+        multiply(a, b, before[0], before[1]);
+        collect<Wide>(b, k, phase);
+      }
+    }
+    if (g.values != nullptr) {
+      put<F, Wide>(side, range, k, before, *g.values);
+    }
+  }
+  if (anchors) {
     for (std::int64_t k = 0; k < range.size(); ++k) {  // Re(-c z), c = 1/ell - i frequency
       re[k] = -job.inverse_lengthscale * re[k];
       if constexpr (F == Form::oscillating) {
@@ -761,53 +830,11 @@ LAPLEX_INLINE void gradient_piece(const GradientJob<T>& job, const GradientSide<
     }
     flush(side, range, re, *g.anchors);
   }
-  if (g.values != nullptr || *g.phases) {
-    for (std::int64_t k = 0; k < range.size(); k += step) {
-      read_both<F, Wide>(side, range.begin, k, g.split, other, left);
-      if constexpr (P == 2) {
-        if (*g.phases) {
-          Pack<T> a = load(own.value[0] + k * W);
-          Pack<T> b = load(own.value[1] + k * W);
-          multiply(a, b, left[0], left[1]);
-          collect<Wide>(b, k, re);
-        }
-      }
-      if (g.values != nullptr) {
-        put<F, Wide>(side, range, k, left, *g.values);
-      }
+  if (phases) {
+    for (std::int64_t k = 0; k < range.size(); ++k) {
+      phase[k] = P == 2 ? g.phase_sign * phase[k] : 0.0;
     }
-    if (*g.phases) {
-      for (std::int64_t k = 0; k < range.size(); ++k) {
-        re[k] = P == 2 ? g.phase_sign * re[k] : 0.0;
-      }
-      flush(side, range, re, *g.phases);
-    }
-  }
-  if (stretch != nullptr && !point) {
-    // Between two neighbours of the line all pairs that straddle the gap pass: their sum, which is
-    // a product of sums, times the gap's length.
-    for (std::int64_t k = 0; k < range.size(); k += step) {
-      const Pack<T> gap = at<Wide>(side.gap, range.begin + k);
-      const std::int64_t here = Wide ? 8 : range.size() - k;  // lanes of this cell
-      Pack<T> f0;
-      Pack<T> b[P];
-      Pack<T> a[P];
-      for (int p = 0; p < P; ++p) {
-        b[p] = look_up<Wide>(other.before(p), g.split + range.begin, k);
-        a[p] = look_up<Wide>(other.after[p], g.split + range.begin, k);
-      }
-      const auto own_before = [&](int p) { return load(own.before(p) + (k + 1) * W); };
-      const auto own_after = [&](int p) { return load(own.after[p] + (k + 1) * W); };
-      if constexpr (P == 1) {
-        f0 = (b[0] * own_after(0) + a[0] * own_before(0)) * gap;
-      } else {
-        multiply(b[0], b[1], own_after(0), own_after(1));
-        multiply(a[0], a[1], own_before(0), own_before(1));
-        f0 = (b[0] + a[0]) * gap;
-        stretch[1] = stretch[1] + widen(first_lanes((b[1] + a[1]) * gap, here));
-      }
-      stretch[0] = stretch[0] + widen(first_lanes(f0, here));
-    }
+    flush(side, range, phase, *g.phases);
   }
 }
 
@@ -820,21 +847,10 @@ void gradients_of(const GradientJob<T>& job, std::int64_t begin, std::int64_t en
   Cell& g = cells[1];
   double re[kCell + 8];
   double im[kCell + 8];
-  const GradientSide<T> at_targets{&job.targets,
-                                   job.targets.split,
-                                   job.targets.below,
-                                   job.targets.upto,
-                                   &job.d_targets,
-                                   &job.d_target_phase,
-                                   -1.0,
+  double phase[kCell + 8] = {};
+  const GradientSide<T> at_targets{&job.targets, &job.d_targets, &job.d_target_phase, -1.0,
                                    nullptr};
-  const GradientSide<T> at_sources{&job.sources,
-                                   job.sources.split,
-                                   job.sources.below,
-                                   job.sources.upto,
-                                   &job.d_sources,
-                                   &job.d_source_phase,
-                                   1.0,
+  const GradientSide<T> at_sources{&job.sources, &job.d_sources, &job.d_source_phase, 1.0,
                                    job.d_values.base != nullptr ? &job.d_values : nullptr};
   for (std::int64_t cell = begin; cell < end; ++cell) {
     const Range sources = range_of(job.sources, cell);
@@ -859,14 +875,14 @@ void gradients_of(const GradientJob<T>& job, std::int64_t begin, std::int64_t en
       if (point) {
         load_values<F, Wide>(job.targets, job.grad, piece, g.value[0], g.value[P - 1]);
       }
-      gradient_piece<F, Wide>(job, at_targets, piece, g, v, point, re, im,
+      gradient_piece<F, Wide>(job, at_targets, piece, g, v, point, re, im, phase,
                               job.stretch != nullptr ? stretch : nullptr);
     });
     in_pieces(sources, [&](Range piece) {
       if (point) {
         load_values<F, Wide>(job.sources, job.values, piece, v.value[0], v.value[P - 1]);
       }
-      gradient_piece<F, Wide>(job, at_sources, piece, v, g, point, re, im,
+      gradient_piece<F, Wide>(job, at_sources, piece, v, g, point, re, im, phase,
                               job.stretch != nullptr && !job.self ? stretch : nullptr);
     });
     if (job.stretch != nullptr) {

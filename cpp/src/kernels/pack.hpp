@@ -457,6 +457,98 @@ LAPLEX_INLINE T sum_lanes(const Pack<T>& a) {
          ((a.get(4) + a.get(5)) + (a.get(6) + a.get(7)));
 }
 
+/// Two packs as pairs: (a0, b0), (a1, b1), ... at `to`.
+template <class T>
+LAPLEX_INLINE void store_pairs(T* to, const Pack<T>& a, const Pack<T>& b) {
+#if defined(__GNUC__)
+  using V = Native<T>;
+  for (int p = 0; p < Pack<T>::kParts; ++p) {
+    const V x = a.part[p];
+    const V y = b.part[p];
+    V low;
+    V high;
+    if constexpr (kLanes<T> == 8) {
+      const V l = __builtin_shufflevector(x, y, 0, 8, 1, 9, 4, 12, 5, 13);
+      const V h = __builtin_shufflevector(x, y, 2, 10, 3, 11, 6, 14, 7, 15);
+      low = __builtin_shufflevector(l, h, 0, 1, 2, 3, 8, 9, 10, 11);
+      high = __builtin_shufflevector(l, h, 4, 5, 6, 7, 12, 13, 14, 15);
+    } else if constexpr (kLanes<T> == 4 && sizeof(V) == 32) {
+      const V l = __builtin_shufflevector(x, y, 0, 4, 2, 6);
+      const V h = __builtin_shufflevector(x, y, 1, 5, 3, 7);
+      low = __builtin_shufflevector(l, h, 0, 1, 4, 5);
+      high = __builtin_shufflevector(l, h, 2, 3, 6, 7);
+    } else if constexpr (kLanes<T> == 4) {
+      low = __builtin_shufflevector(x, y, 0, 4, 1, 5);
+      high = __builtin_shufflevector(x, y, 2, 6, 3, 7);
+    } else {
+      low = __builtin_shufflevector(x, y, 0, 2);
+      high = __builtin_shufflevector(x, y, 1, 3);
+    }
+    std::memcpy(to + 2 * p * kLanes<T>, &low, sizeof(low));
+    std::memcpy(to + (2 * p + 1) * kLanes<T>, &high, sizeof(high));
+  }
+#else
+  for (int k = 0; k < 8; ++k) {
+    to[2 * k] = a.get(k);
+    to[2 * k + 1] = b.get(k);
+  }
+#endif
+}
+
+/// Looks eight pairs up: lane k of `a` and `b` is pair where[k].
+template <class T>
+LAPLEX_INLINE void load_pairs(const T* pairs, const std::uint16_t* where, Pack<T>& a, Pack<T>& b) {
+#if defined(__GNUC__)
+  // A pair is one load: a number of 64 bits, or a register of two.
+  if constexpr (sizeof(T) == 4) {
+    const auto pair = [&](int k) {
+      double bits;
+      std::memcpy(&bits, pairs + 2 * std::int64_t(where[k]), sizeof(bits));
+      return bits;
+    };
+    using V = Native<T>;
+    for (int p = 0; p < Pack<T>::kParts; ++p) {
+      if constexpr (kLanes<T> == 8) {
+        typedef double Four __attribute__((vector_size(32)));
+        const V x = (V)Four{pair(0), pair(1), pair(4), pair(5)};
+        const V y = (V)Four{pair(2), pair(3), pair(6), pair(7)};
+        a.part[0] = __builtin_shufflevector(x, y, 0, 2, 8, 10, 4, 6, 12, 14);
+        b.part[0] = __builtin_shufflevector(x, y, 1, 3, 9, 11, 5, 7, 13, 15);
+      } else {
+        typedef double Two __attribute__((vector_size(16)));
+        const V x = (V)Two{pair(4 * p), pair(4 * p + 1)};
+        const V y = (V)Two{pair(4 * p + 2), pair(4 * p + 3)};
+        a.part[p] = __builtin_shufflevector(x, y, 0, 2, 4, 6);
+        b.part[p] = __builtin_shufflevector(x, y, 1, 3, 5, 7);
+      }
+    }
+    return;
+  } else if constexpr (kLanes<T> <= 4) {
+    typedef double Two __attribute__((vector_size(16)));
+    const auto pair = [&](int k) {
+      Two two;
+      std::memcpy(&two, pairs + 2 * std::int64_t(where[k]), sizeof(two));
+      return two;
+    };
+    using V = Native<T>;
+    for (int p = 0; p < Pack<T>::kParts; ++p) {
+      if constexpr (kLanes<T> == 4) {
+        const V x = __builtin_shufflevector(pair(4 * p), pair(4 * p + 2), 0, 1, 2, 3);
+        const V y = __builtin_shufflevector(pair(4 * p + 1), pair(4 * p + 3), 0, 1, 2, 3);
+        a.part[p] = __builtin_shufflevector(x, y, 0, 4, 2, 6);
+        b.part[p] = __builtin_shufflevector(x, y, 1, 5, 3, 7);
+      } else {
+        a.part[p] = __builtin_shufflevector(pair(2 * p), pair(2 * p + 1), 0, 2);
+        b.part[p] = __builtin_shufflevector(pair(2 * p), pair(2 * p + 1), 1, 3);
+      }
+    }
+    return;
+  }
+#endif
+  a = make_pack<T>([&](int k) { return pairs[2 * where[k]]; });
+  b = make_pack<T>([&](int k) { return pairs[2 * where[k] + 1]; });
+}
+
 /// The first lanes; zeros in the others, whatever was there.
 template <class T>
 LAPLEX_INLINE Pack<T> first_lanes(const Pack<T>& a, std::int64_t count) {
