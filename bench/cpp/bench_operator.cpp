@@ -339,7 +339,7 @@ int main(int argc, char** argv) {
     if (argv[k][0] == '-') {
       argv[kept++] = argv[k];
     } else {
-      sizes.push_back(std::atoll(argv[k]));
+      sizes.push_back(std::strtoll(argv[k], nullptr, 10));
     }
   }
   argc = kept;

@@ -66,43 +66,39 @@ InstructionSet choose() {
                                                "offer: set it to one of " + names + " or unset it");
 }
 
-template <class T>
-const Kernels<T>& pick(const Kernels<float>& f, const Kernels<double>& d) {
-  if constexpr (sizeof(T) == sizeof(float)) {
-    static_cast<void>(d);
-    return f;
-  } else {
-    static_cast<void>(f);
-    return d;
-  }
-}
-
 }  // namespace
 
-template <class T>
-const Kernels<T>& kernels() {
-  switch (instruction_set()) {
+#define LAPLEX_CASE(level, T) \
+  case InstructionSet::level: \
+    return level_##level::T##_kernels;
 #if defined(LAPLEX_HAS_AVX2)
-    case InstructionSet::avx2:
-      return pick<T>(level_avx2::float_kernels, level_avx2::double_kernels);
+#define LAPLEX_CASE_AVX2(T) LAPLEX_CASE(avx2, T)
+#else
+#define LAPLEX_CASE_AVX2(T)
 #endif
 #if defined(LAPLEX_HAS_AVX512)
-    case InstructionSet::avx512:
-      return pick<T>(level_avx512::float_kernels, level_avx512::double_kernels);
+#define LAPLEX_CASE_AVX512(T) LAPLEX_CASE(avx512, T)
+#else
+#define LAPLEX_CASE_AVX512(T)
 #endif
-    default:
-      return pick<T>(level_baseline::float_kernels, level_baseline::double_kernels);
+#define LAPLEX_KERNELS(T)                   \
+  template <>                               \
+  const Kernels<T>& kernels<T>() {          \
+    switch (instruction_set()) {            \
+      LAPLEX_CASE_AVX2(T)                   \
+      LAPLEX_CASE_AVX512(T)                 \
+      default:                              \
+        return level_baseline::T##_kernels; \
+    }                                       \
   }
-}
-
-template const Kernels<float>& kernels<float>();
-template const Kernels<double>& kernels<double>();
+LAPLEX_KERNELS(float)
+LAPLEX_KERNELS(double)
 
 std::size_t scratch_bytes(std::size_t scalar, bool wide) {
   // Two cells of three arrays and two planes; see Buffers in kernels/body.hpp.
   const std::size_t numbers =
       static_cast<std::size_t>(kCell + 16) * (wide ? static_cast<std::size_t>(kRows) : 1);
-  return 2 * 3 * 2 * (numbers * scalar + 64);
+  return std::size_t(2 * 3 * 2) * (numbers * scalar + 64);
 }
 
 }  // namespace detail

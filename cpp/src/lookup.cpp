@@ -9,8 +9,8 @@ namespace laplex::detail {
 namespace {
 
 template <int P, int W, class D, class S>
-void scan_and_read_moments(const Direction<D>& direction, Rate rate, const S* values,
-                           const std::vector<Tap<S>>& taps, int threads) {
+void scan_and_read_moment(Parity parity, const Direction<D>& direction, Rate rate, const S* values,
+                          S* out, int threads) {
   constexpr int kWidth = (P + 1) * W;
   constexpr std::int64_t kGrain = 4096;
   const Line<D> line = direction.line(rate);
@@ -58,31 +58,11 @@ void scan_and_read_moments(const Direction<D>& direction, Rate rate, const S* va
              tied ? direction.decays.gap[static_cast<std::size_t>(upto)] : direction.right[at],
              scaled_distance(line.position[upto], x, line.rate));
       }
-      for (const Tap<S>& tap : taps) {
-        const std::size_t first = static_cast<std::size_t>(tap.moment) * W;
-        S* out = tap.out + i * W;
-        for (std::size_t w = 0; w < W; ++w) {
-          const S l = left[first + w];
-          const S s = strict[first + w];
-          const S r = right[first + w];
-          switch (tap.reading) {
-            case Reading::even:
-              out[w] = l + r;
-              break;
-            case Reading::odd:
-              out[w] = s - r;
-              break;
-            case Reading::strict:
-              out[w] = s + r;
-              break;
-            case Reading::left:
-              out[w] = l;
-              break;
-            case Reading::right:
-              out[w] = r;
-              break;
-          }
-        }
+      constexpr std::size_t kFirst = static_cast<std::size_t>(P) * W;
+      for (std::size_t w = 0; w < W; ++w) {
+        const S l = parity == Parity::even ? left[kFirst + w] : strict[kFirst + w];
+        const S r = right[kFirst + w];
+        out[at * W + w] = parity == Parity::odd ? l - r : l + r;
       }
     }
   });
@@ -91,25 +71,23 @@ void scan_and_read_moments(const Direction<D>& direction, Rate rate, const S* va
 }  // namespace
 
 template <int W, class D, class S>
-void scan_and_read(int largest_moment, const Direction<D>& direction, Rate rate, const S* values,
-                   const std::vector<Tap<S>>& taps, int threads) {
-  switch (largest_moment) {
-    case 0:
-      return scan_and_read_moments<0, W>(direction, rate, values, taps, threads);
+void scan_and_read(Term term, const Direction<D>& direction, Rate rate, const S* values, S* out,
+                   int threads) {
+  switch (term.moment) {
     case 1:
-      return scan_and_read_moments<1, W>(direction, rate, values, taps, threads);
+      return scan_and_read_moment<1, W>(term.parity, direction, rate, values, out, threads);
     case 2:
-      return scan_and_read_moments<2, W>(direction, rate, values, taps, threads);
+      return scan_and_read_moment<2, W>(term.parity, direction, rate, values, out, threads);
     case 3:
-      return scan_and_read_moments<3, W>(direction, rate, values, taps, threads);
+      return scan_and_read_moment<3, W>(term.parity, direction, rate, values, out, threads);
     default:
-      return scan_and_read_moments<kMaxMoment, W>(direction, rate, values, taps, threads);
+      return scan_and_read_moment<kMaxMoment, W>(term.parity, direction, rate, values, out,
+                                                 threads);
   }
 }
 
-#define LAPLEX_INSTANTIATE(W, D, S)                                              \
-  template void scan_and_read<W, D, S>(int, const Direction<D>&, Rate, const S*, \
-                                       const std::vector<Tap<S>>&, int);
+#define LAPLEX_INSTANTIATE(W, D, S) \
+  template void scan_and_read<W, D, S>(Term, const Direction<D>&, Rate, const S*, S*, int);
 LAPLEX_INSTANTIATE(1, double, double)
 LAPLEX_INSTANTIATE(1, double, Complex)
 LAPLEX_INSTANTIATE(1, Complex, Complex)

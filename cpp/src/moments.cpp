@@ -34,9 +34,8 @@ void apply_moment(const State<T>& state, const Vectors<const T>& values, std::in
       load<W>(values, block, direction.from, factor_of(in_factors, head, n_in), conjugate,
               tile.get(), split.inner);
       const Buffer<S> read = make_buffer<S>(n_out * W);
-      scan_and_read<W>(term.moment, direction, fixed.rate[static_cast<std::size_t>(head)],
-                       tile.get(), {{reading_of(term.parity), term.moment, read.get()}},
-                       split.inner);
+      scan_and_read<W>(term, direction, fixed.rate[static_cast<std::size_t>(head)], tile.get(),
+                       read.get(), split.inner);
       store<W>(read.get(), block, direction.to, factor_of(out_factors, head, n_out), conjugate,
                scale, result, split.inner);
     });

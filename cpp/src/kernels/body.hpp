@@ -902,7 +902,7 @@ void gradients_of(const GradientJob<T>& job, std::int64_t begin, std::int64_t en
       }
       for (int p = 0; p < P; ++p) {
         double inside = sum_lanes(stretch[p]);
-        double across;
+        double across = 0.0;
         if constexpr (Wide) {
           across = sum_lanes(a[p]);
         } else {
@@ -1018,18 +1018,15 @@ void gradients(Form form, bool wide, const GradientJob<T>& job, std::int64_t beg
   });
 }
 
+/// Of a level; a constant, so that nothing of the level's code runs before it is chosen.
 template <class T>
 constexpr Kernels<T> table() {
   return {exponentials<T>, totals<T>, product<T>, gradients<T>, to_tile<T>, from_tile<T>};
 }
 
-extern const Kernels<float> float_kernels;
-extern const Kernels<double> double_kernels;
-const Kernels<float> float_kernels = table<float>();
-const Kernels<double> double_kernels = table<double>();
-
 // scratch_bytes() of instruction_set.cpp.
-static_assert(2 * sizeof(Buffers<double, 2, 8>) <= 2 * 3 * 2 * ((kCell + 16) * 8 * 8 + 64));
-static_assert(2 * sizeof(Buffers<float, 2, 1>) <= 2 * 3 * 2 * ((kCell + 16) * 4 + 64));
+static_assert(2 * sizeof(Buffers<double, 2, 8>) <=
+              std::size_t(2 * 3 * 2) * ((kCell + 16) * 8 * 8 + 64));
+static_assert(2 * sizeof(Buffers<float, 2, 1>) <= std::size_t(2 * 3 * 2) * ((kCell + 16) * 4 + 64));
 
 }  // namespace laplex::detail::LAPLEX_LEVEL

@@ -145,5 +145,9 @@ struct Kernels {
 /// The functions of the level in use (instruction_set.hpp).
 template <class T>
 [[nodiscard]] const Kernels<T>& kernels();
+template <>
+[[nodiscard]] const Kernels<float>& kernels<float>();
+template <>
+[[nodiscard]] const Kernels<double>& kernels<double>();
 
 }  // namespace laplex::detail

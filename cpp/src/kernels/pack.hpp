@@ -14,6 +14,7 @@
 #error "define LAPLEX_LEVEL (the namespace) and LAPLEX_VECTOR_BYTES before including pack.hpp"
 #endif
 
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
@@ -30,8 +31,9 @@ struct NativeOf;
 #define LAPLEX_NATIVE(T, N)                                       \
   template <>                                                     \
   struct NativeOf<T, N> {                                         \
-    typedef T type __attribute__((vector_size((N) * sizeof(T)))); \
+    using type __attribute__((vector_size((N) * sizeof(T)))) = T; \
   };
+LAPLEX_NATIVE(float, 2)
 LAPLEX_NATIVE(float, 4)
 LAPLEX_NATIVE(float, 8)
 LAPLEX_NATIVE(double, 2)
@@ -123,7 +125,7 @@ template <class T>
 LAPLEX_INLINE Pack<T> load(const T* from) {
   Pack<T> r;
   for (int p = 0; p < Pack<T>::kParts; ++p) {  // as one piece it would be copied through memory
-    std::memcpy(&r.part[p], from + p * kLanes<T>, sizeof(r.part[p]));
+    std::memcpy(&r.part[p], from + std::ptrdiff_t(p) * kLanes<T>, sizeof(r.part[p]));
   }
   return r;
 }
@@ -131,7 +133,7 @@ LAPLEX_INLINE Pack<T> load(const T* from) {
 template <class T>
 LAPLEX_INLINE void store(T* to, const Pack<T>& a) {
   for (int p = 0; p < Pack<T>::kParts; ++p) {
-    std::memcpy(to + p * kLanes<T>, &a.part[p], sizeof(a.part[p]));
+    std::memcpy(to + std::ptrdiff_t(p) * kLanes<T>, &a.part[p], sizeof(a.part[p]));
   }
 }
 
@@ -152,7 +154,7 @@ LAPLEX_INLINE Pack<double> widen(const Pack<T>& a) {
     if constexpr (kLanes<double> == kLanes<T>) {
       r.part[0] = __builtin_convertvector(a.part[0], Native<double>);
     } else {
-      for (int p = 0; p < Pack<T>::kParts; ++p) {
+      for (std::ptrdiff_t p = 0; p < Pack<T>::kParts; ++p) {
         const Native<T> v = a.part[p];
         if constexpr (kLanes<T> == 8) {
           r.part[2 * p] =
@@ -186,8 +188,8 @@ LAPLEX_INLINE Pack<T> narrow(const Pack<double>& a) {
     if constexpr (kLanes<double> == kLanes<T>) {
       r.part[0] = __builtin_convertvector(a.part[0], Native<T>);
     } else {
-      typedef T Half __attribute__((vector_size(kLanes<double> * sizeof(T))));
-      for (int p = 0; p < Pack<T>::kParts; ++p) {
+      using Half = typename NativeOf<T, kLanes<double>>::type;
+      for (std::ptrdiff_t p = 0; p < Pack<T>::kParts; ++p) {
         const Half low = __builtin_convertvector(a.part[2 * p], Half);
         const Half high = __builtin_convertvector(a.part[2 * p + 1], Half);
         if constexpr (kLanes<T> == 8) {
@@ -462,7 +464,7 @@ template <class T>
 LAPLEX_INLINE void store_pairs(T* to, const Pack<T>& a, const Pack<T>& b) {
 #if defined(__GNUC__)
   using V = Native<T>;
-  for (int p = 0; p < Pack<T>::kParts; ++p) {
+  for (std::ptrdiff_t p = 0; p < Pack<T>::kParts; ++p) {
     const V x = a.part[p];
     const V y = b.part[p];
     V low;
@@ -502,20 +504,20 @@ LAPLEX_INLINE void load_pairs(const T* pairs, const std::uint16_t* where, Pack<T
   // A pair is one load: a number of 64 bits, or a register of two.
   if constexpr (sizeof(T) == 4) {
     const auto pair = [&](int k) {
-      double bits;
+      double bits = 0.0;
       std::memcpy(&bits, pairs + 2 * std::int64_t(where[k]), sizeof(bits));
       return bits;
     };
     using V = Native<T>;
     for (int p = 0; p < Pack<T>::kParts; ++p) {
       if constexpr (kLanes<T> == 8) {
-        typedef double Four __attribute__((vector_size(32)));
+        using Four = NativeOf<double, 4>::type;
         const V x = (V)Four{pair(0), pair(1), pair(4), pair(5)};
         const V y = (V)Four{pair(2), pair(3), pair(6), pair(7)};
         a.part[0] = __builtin_shufflevector(x, y, 0, 2, 8, 10, 4, 6, 12, 14);
         b.part[0] = __builtin_shufflevector(x, y, 1, 3, 9, 11, 5, 7, 13, 15);
       } else {
-        typedef double Two __attribute__((vector_size(16)));
+        using Two = NativeOf<double, 2>::type;
         const V x = (V)Two{pair(4 * p), pair(4 * p + 1)};
         const V y = (V)Two{pair(4 * p + 2), pair(4 * p + 3)};
         a.part[p] = __builtin_shufflevector(x, y, 0, 2, 4, 6);
@@ -524,7 +526,7 @@ LAPLEX_INLINE void load_pairs(const T* pairs, const std::uint16_t* where, Pack<T
     }
     return;
   } else if constexpr (kLanes<T> <= 4) {
-    typedef double Two __attribute__((vector_size(16)));
+    using Two = NativeOf<double, 2>::type;
     const auto pair = [&](int k) {
       Two two;
       std::memcpy(&two, pairs + 2 * std::int64_t(where[k]), sizeof(two));
@@ -545,8 +547,8 @@ LAPLEX_INLINE void load_pairs(const T* pairs, const std::uint16_t* where, Pack<T
     return;
   }
 #endif
-  a = make_pack<T>([&](int k) { return pairs[2 * where[k]]; });
-  b = make_pack<T>([&](int k) { return pairs[2 * where[k] + 1]; });
+  a = make_pack<T>([&](int k) { return pairs[std::ptrdiff_t(2) * where[k]]; });
+  b = make_pack<T>([&](int k) { return pairs[std::ptrdiff_t(2) * where[k] + 1]; });
 }
 
 /// The first lanes; zeros in the others, whatever was there.
@@ -617,7 +619,7 @@ LAPLEX_INLINE void transpose8(Pack<T>* row) {
     }
   }
   for (int r = 0; r < 8; ++r) {
-    row[r] = load(value + 8 * r);
+    row[r] = load(value + std::ptrdiff_t(8) * r);
   }
 }
 
