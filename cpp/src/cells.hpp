@@ -57,6 +57,10 @@ class Cells {
     return {centre_.data(), centre_.size(), &decays(D{}), rate_};
   }
 
+  /// Whether the order here is so nearly that of these anchors that repairing it is cheaper than
+  /// sorting them: by a look at some cells.
+  [[nodiscard]] bool nearly_sorts(const Anchors<T>& anchors) const;
+
   /// The ids of all anchors in merged order, a hint for sort_anchors.
   void ids(std::uint32_t* to, int threads) const;
 

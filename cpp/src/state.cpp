@@ -35,7 +35,7 @@ void State<T>::build(const T* targets, const T* sources, const State* previous, 
     const Anchors<T> given{targets + h * f.n, f.self ? nullptr : sources + h * f.m, f.n,
                            f.self ? 0 : f.m, f.self};
     const std::uint32_t* hint = nullptr;
-    if (previous != nullptr) {
+    if (previous != nullptr && previous->at(h).cells.nearly_sorts(given)) {
       Array<std::uint32_t>& ids = hints[static_cast<std::size_t>(worker)];
       ids.reset(anchors);
       previous->at(h).cells.ids(ids.data(), inner);

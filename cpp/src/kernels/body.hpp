@@ -696,15 +696,47 @@ void product_of(const SideView<T>& from, const SideView<T>& to, const std::uint1
 
 // ---------------------------------------------------------------------------- gradients
 
-/// The sums over rows of a pack, or the eight numbers of a line.
+/// Gradients of the anchors of a piece: numbers of the line as they come, or sums over eight rows.
+/// Those are formed for eight anchors at a time, by turning their packs over.
 template <bool Wide, class T>
-LAPLEX_INLINE void collect(const Pack<T>& a, std::int64_t k, double* to) {
-  if constexpr (Wide) {
-    to[k] = static_cast<double>(sum_lanes(a));
-  } else {
-    store(to + k, widen(a));
+class Collected {
+ public:
+  LAPLEX_INLINE void add(const Pack<T>& a, std::int64_t k) {
+    if constexpr (Wide) {
+      waiting_[k % 8] = a;
+      if (k % 8 == 7) {
+        sum_up(k - 7);
+      }
+    } else {
+      store(value_ + k, widen(a));
+    }
   }
-}
+  /// After the last of `count` anchors.
+  LAPLEX_INLINE double* finish(std::int64_t count) {
+    if constexpr (Wide) {
+      if (count % 8 != 0) {
+        for (std::int64_t k = count % 8; k < 8; ++k) {
+          waiting_[k] = splat(T(0));
+        }
+        sum_up(count / 8 * 8);
+      }
+    }
+    return value_;
+  }
+
+ private:
+  LAPLEX_INLINE void sum_up(std::int64_t k) {
+    Pack<T> x[8];
+    for (int j = 0; j < 8; ++j) {
+      x[j] = waiting_[j];
+    }
+    transpose8(x);
+    store(value_ + k, widen(((x[0] + x[1]) + (x[2] + x[3])) + ((x[4] + x[5]) + (x[6] + x[7]))));
+  }
+
+  double value_[kCell + 8];
+  Pack<T> waiting_[8];
+};
 
 template <class T>
 LAPLEX_INLINE void flush(const SideView<T>& side, Range range, const double* gradient,
@@ -743,8 +775,8 @@ LAPLEX_INLINE bool has_ties(const SideView<T>& side, Range range) {
 
 template <Form F, bool Wide, class T, class Cell>
 LAPLEX_INLINE void gradient_piece(const GradientJob<T>& job, const GradientSide<T>& g, Range range,
-                                  const Cell& own, const Cell& other, bool point, double* re,
-                                  double* im, double* phase, Pack<double>* stretch) {
+                                  const Cell& own, const Cell& other, bool point,
+                                  Pack<double>* stretch) {
   constexpr int P = F == Form::real ? 1 : 2;
   constexpr std::int64_t W = Wide ? kRows : 1;
   const SideView<T>& side = *g.side;
@@ -752,6 +784,9 @@ LAPLEX_INLINE void gradient_piece(const GradientJob<T>& job, const GradientSide<
   const bool ties = has_ties(side, range);
   const bool anchors = static_cast<bool>(*g.anchors);
   const bool phases = static_cast<bool>(*g.phases);
+  Collected<Wide, T> collected_re;
+  Collected<Wide, T> collected_im;
+  Collected<Wide, T> collected_phase;
   for (std::int64_t k = 0; k < range.size(); k += step) {
     Pack<T> before[P];
     Pack<T> after[P];
@@ -798,12 +833,14 @@ LAPLEX_INLINE void gradient_piece(const GradientJob<T>& job, const GradientSide<
       }
       Pack<T> a = load(own.value[0] + k * W);
       if constexpr (P == 1) {
-        collect<Wide>(a * odd[0], k, re);
+        collected_re.add(a * odd[0], k);
       } else {
         Pack<T> b = load(own.value[1] + k * W);
         multiply(a, b, odd[0], odd[1]);
-        collect<Wide>(a, k, re);
-        collect<Wide>(b, k, im);
+        collected_re.add(a, k);
+        if constexpr (F == Form::oscillating) {
+          collected_im.add(b, k);
+        }
       }
     }
     for (int p = 0; p < P; ++p) {
@@ -814,7 +851,7 @@ LAPLEX_INLINE void gradient_piece(const GradientJob<T>& job, const GradientSide<
         Pack<T> a = load(own.value[0] + k * W);
         Pack<T> b = load(own.value[1] + k * W);
         multiply(a, b, before[0], before[1]);
-        collect<Wide>(b, k, phase);
+        collected_phase.add(b, k);
       }
     }
     if (g.values != nullptr) {
@@ -822,6 +859,8 @@ LAPLEX_INLINE void gradient_piece(const GradientJob<T>& job, const GradientSide<
     }
   }
   if (anchors) {
+    double* const re = collected_re.finish(range.size());
+    const double* const im = F == Form::oscillating ? collected_im.finish(range.size()) : re;
     for (std::int64_t k = 0; k < range.size(); ++k) {  // Re(-c z), c = 1/ell - i frequency
       re[k] = -job.inverse_lengthscale * re[k];
       if constexpr (F == Form::oscillating) {
@@ -831,6 +870,7 @@ LAPLEX_INLINE void gradient_piece(const GradientJob<T>& job, const GradientSide<
     flush(side, range, re, *g.anchors);
   }
   if (phases) {
+    double* const phase = collected_phase.finish(range.size());
     for (std::int64_t k = 0; k < range.size(); ++k) {
       phase[k] = P == 2 ? g.phase_sign * phase[k] : 0.0;
     }
@@ -845,9 +885,6 @@ void gradients_of(const GradientJob<T>& job, std::int64_t begin, std::int64_t en
   Cell* cells = static_cast<Cell*>(scratch);
   Cell& v = cells[0];
   Cell& g = cells[1];
-  double re[kCell + 8];
-  double im[kCell + 8];
-  double phase[kCell + 8] = {};
   const GradientSide<T> at_targets{&job.targets, &job.d_targets, &job.d_target_phase, -1.0,
                                    nullptr};
   const GradientSide<T> at_sources{&job.sources, &job.d_sources, &job.d_source_phase, 1.0,
@@ -875,14 +912,14 @@ void gradients_of(const GradientJob<T>& job, std::int64_t begin, std::int64_t en
       if (point) {
         load_values<F, Wide>(job.targets, job.grad, piece, g.value[0], g.value[P - 1]);
       }
-      gradient_piece<F, Wide>(job, at_targets, piece, g, v, point, re, im, phase,
+      gradient_piece<F, Wide>(job, at_targets, piece, g, v, point,
                               job.stretch != nullptr ? stretch : nullptr);
     });
     in_pieces(sources, [&](Range piece) {
       if (point) {
         load_values<F, Wide>(job.sources, job.values, piece, v.value[0], v.value[P - 1]);
       }
-      gradient_piece<F, Wide>(job, at_sources, piece, v, g, point, re, im, phase,
+      gradient_piece<F, Wide>(job, at_sources, piece, v, g, point,
                               job.stretch != nullptr && !job.self ? stretch : nullptr);
     });
     if (job.stretch != nullptr) {
