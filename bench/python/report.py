@@ -252,7 +252,7 @@ def page(results: Results, plots: list[str] | None = None) -> str:
                 *(number(times[str(n)] / n * 1e9) if str(n) in times else "" for n in sizes),
                 f"{exponent(times, sizes):.2f}" if len(times) > 1 else "",
             ]
-            for name, times in results["cpp"].items()
+            for name, times in sorted(results["cpp"].items())
         ],
     )
     lines += [
@@ -367,7 +367,7 @@ def draw(results: Results, folder: Path) -> list[str]:
 
     floors = {
         name: {int(n): t / int(n) * 1e9 for n, t in times.items()}
-        for name, times in results["cpp"].items()
+        for name, times in sorted(results["cpp"].items())
         if len(times) > 1 and "rows" not in name and "wall" not in name and "f64" not in name
     }
     files = [figure("benchmarks_floors.png", "Ours and the floors, float32, one thread", floors)]

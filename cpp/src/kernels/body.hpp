@@ -957,14 +957,25 @@ void gradients_of(const GradientJob<T>& job, std::int64_t begin, std::int64_t en
 // ---------------------------------------------------------------------------- rows and tiles
 
 template <class T>
+LAPLEX_INLINE bool all_there(const T* const* rows) {
+  bool there = true;
+  for (int r = 0; r < 8; ++r) {
+    there = there && rows[r] != nullptr;
+  }
+  return there;
+}
+
+template <class T>
 void to_tile(const T* const* rows, std::int64_t step, std::int64_t begin, std::int64_t end, T* tile,
              std::int64_t tile_step) {
   std::int64_t k = begin;
-  if (step == 1) {
+  if (step == 1 && all_there(rows)) {
+    const T* const row[8] = {rows[0], rows[1], rows[2], rows[3],
+                             rows[4], rows[5], rows[6], rows[7]};
     for (; k + 8 <= end; k += 8) {
       Pack<T> x[8];
       for (int r = 0; r < 8; ++r) {
-        x[r] = rows[r] != nullptr ? load(rows[r] + k) : splat(T(0));
+        x[r] = load(row[r] + k);
       }
       transpose8(x);
       for (int j = 0; j < 8; ++j) {
@@ -983,7 +994,8 @@ template <class T>
 void from_tile(const T* tile, std::int64_t tile_step, std::int64_t begin, std::int64_t end,
                T* const* rows, std::int64_t step) {
   std::int64_t k = begin;
-  if (step == 1) {
+  if (step == 1 && all_there(rows)) {
+    T* const row[8] = {rows[0], rows[1], rows[2], rows[3], rows[4], rows[5], rows[6], rows[7]};
     for (; k + 8 <= end; k += 8) {
       Pack<T> x[8];
       for (int j = 0; j < 8; ++j) {
@@ -991,9 +1003,7 @@ void from_tile(const T* tile, std::int64_t tile_step, std::int64_t begin, std::i
       }
       transpose8(x);
       for (int r = 0; r < 8; ++r) {
-        if (rows[r] != nullptr) {
-          store(rows[r] + k, x[r]);
-        }
+        store(row[r] + k, x[r]);
       }
     }
   }
