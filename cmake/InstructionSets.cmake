@@ -2,7 +2,8 @@
 # alone. Which one runs is decided at run time (cpp/src/instruction_set.cpp).
 include(CheckCXXCompilerFlag)
 
-if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$" AND NOT MSVC)
+# Not under sanitizers: the levels are one code, and instrumented it takes four minutes a file to compile.
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$" AND NOT MSVC AND NOT LAPLEX_SANITIZE)
   foreach(level "avx2;-mavx2" "avx512;-mavx512f;-mavx512vl;-mavx512bw;-mavx512dq;-mprefer-vector-width=512")
     list(POP_FRONT level name)
     string(TOUPPER "${name}" upper)
@@ -15,6 +16,9 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$" AND NOT MSVC)
         "$<$<BOOL:${LAPLEX_COMPILES_AVX2}>:LAPLEX_HAS_AVX2>;$<$<BOOL:${LAPLEX_COMPILES_AVX512}>:LAPLEX_HAS_AVX512>")
     endif()
   endforeach()
+endif()
+if(LAPLEX_SANITIZE)
+  set_property(SOURCE src/kernels/baseline.cpp APPEND PROPERTY COMPILE_OPTIONS -O1)
 endif()
 # The kernels pass vectors to inlined functions alone: how a call would pass them does not matter.
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
