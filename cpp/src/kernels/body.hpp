@@ -176,6 +176,9 @@ LAPLEX_INLINE void load_values(const SideView<T>& side, const Input<T>& in, Rang
   constexpr int P = F == Form::real ? 1 : 2;
   constexpr std::int64_t W = Wide ? kRows : 1;
   const std::int64_t count = range.size();
+  if (count == 0) {  // there may be no memory at all then
+    return;
+  }
   const std::uint32_t* index =
       side.index != nullptr && !in.sorted ? side.index + range.begin : nullptr;
   if constexpr (Wide) {
