@@ -166,7 +166,7 @@ test-python: $(STAMPS)/wheel ## the Python tests, against the installed wheel
 # In an environment of its own: the peers bring much that nothing else here needs.
 BENCH_BIN := build/bench/venv/bin
 
-bench: build/bench/ready ## ours beside floors and peers: half an hour, a minute with BENCH_ARGS=--quick; see docs/benchmarks.md
+bench: build/bench/ready ## ours beside floors and peers: ten minutes, one with BENCH_ARGS=--quick, and the installs; see docs/benchmarks.md
 	$(HEADING) "benchmarks"
 	tools/google_benchmark.sh
 	$(BIN)/cmake --preset bench

@@ -195,23 +195,38 @@ void forward(benchmark::State& state, Order order, bool cosine, int threads) {
   }
 }
 
-/// A forward product and its gradients by values, both anchors and the lengthscale.
+/// Room for the gradients by values, both anchors and the lengthscale.
+template <class T>
+class AllGradients {
+ public:
+  AllGradients(std::size_t values, std::size_t anchors)
+      : values_(values), targets_(anchors), sources_(anchors) {}
+
+  [[nodiscard]] Gradients<T, T> get() {
+    Gradients<T, T> gradients;
+    gradients.values = values_.data();
+    gradients.targets = targets_.data();
+    gradients.sources = sources_.data();
+    gradients.lengthscale = &lengthscale_;
+    return gradients;
+  }
+
+ private:
+  std::vector<T> values_;
+  std::vector<T> targets_;
+  std::vector<T> sources_;
+  double lengthscale_ = 0.0;
+};
+
+/// A forward product and its gradients.
 template <class T>
 void forward_and_gradients(benchmark::State& state, Order order) {
   Inputs<T>& in = inputs<T>(state.range(0));
   const Plan<T> plan(in.kernel(order));
-  std::vector<T> values(in.v.size());
-  std::vector<T> targets(in.v.size());
-  std::vector<T> sources(in.v.size());
-  double lengthscale = 0.0;
-  Gradients<T, T> gradients;
-  gradients.values = values.data();
-  gradients.targets = targets.data();
-  gradients.sources = sources.data();
-  gradients.lengthscale = &lengthscale;
+  AllGradients<T> gradients(in.v.size(), in.x.size());
   for (auto _ : state) {
     plan.apply(in.v.data(), in.u.data());
-    plan.vjp(in.v.data(), Strides{}, in.u.data(), Strides{}, 1, gradients);
+    plan.vjp(in.v.data(), Strides{}, in.u.data(), Strides{}, 1, gradients.get());
     benchmark::ClobberMemory();
   }
 }
@@ -265,19 +280,11 @@ void forward_and_gradients_rows(benchmark::State& state) {
   const Plan<float> plan(in.kernel(Order::random));
   std::vector<float> v(static_cast<std::size_t>(kRows * in.n), 1.0F);
   std::vector<float> u(v.size());
-  std::vector<float> values(v.size());
-  std::vector<float> targets(in.x.size());
-  std::vector<float> sources(in.x.size());
-  double lengthscale = 0.0;
-  Gradients<float, float> gradients;
-  gradients.values = values.data();
-  gradients.targets = targets.data();
-  gradients.sources = sources.data();
-  gradients.lengthscale = &lengthscale;
+  AllGradients<float> gradients(v.size(), in.x.size());
   const Strides strides{0, in.n};
   for (auto _ : state) {
     plan.apply(v.data(), u.data(), kRows);
-    plan.vjp(v.data(), strides, u.data(), strides, kRows, gradients);
+    plan.vjp(v.data(), strides, u.data(), strides, kRows, gradients.get());
     benchmark::ClobberMemory();
   }
 }

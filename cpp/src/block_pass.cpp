@@ -1,22 +1,8 @@
 #include "block_pass.hpp"
 
 #include <algorithm>
-#include <type_traits>
 
 namespace laplex::detail {
-
-template <class T>
-PassShape pass_shape(const Fixed<T>& fixed, bool values_complex, std::int64_t lanes) {
-  // A wide block takes as long as about three narrow ones, and its tiles take 64 bytes an anchor.
-  constexpr std::int64_t kFewLanes = 3;
-  constexpr std::int64_t kWideLimit = std::int64_t(1) << 22;
-  PassShape shape{};
-  shape.wide = lanes >= kFewLanes && fixed.n + fixed.m <= kWideLimit;
-  shape.form = fixed.oscillates                                             ? Form::oscillating
-               : fixed.has_phases() || (values_complex && !fixed.real_part) ? Form::complex
-                                                                            : Form::real;
-  return shape;
-}
 
 template <class T>
 void Carried<T>::set(PassShape shape, const Cells<T>& cells, const SideView<T>& side,
@@ -25,7 +11,7 @@ void Carried<T>::set(PassShape shape, const Cells<T>& cells, const SideView<T>& 
   const Kernels<T>& kernel = kernels<T>();
   input_.paired = values.paired();
   input_.conjugate = conjugate && input_.paired;
-  input_.sorted = false;
+  input_.phased = false;
   input_.step = values.step();
   if (shape.wide) {
     const std::int64_t entry = input_.paired ? 2 * kRows : kRows;
@@ -58,7 +44,7 @@ void Carried<T>::set(PassShape shape, const Cells<T>& cells, const SideView<T>& 
       return;
     }
   }
-  const auto scratch_size = static_cast<std::int64_t>(scratch_bytes(sizeof(T), shape.wide));
+  const std::int64_t scratch_size = scratch_bytes(sizeof(T), shape.wide);
   over_cells(num_cells, scratch, scratch_size, threads,
              [&](std::int64_t begin, std::int64_t end, void* memory) {
                kernel.totals(shape.form, shape.wide, side, input_, begin, end, grown_.data(),
@@ -86,7 +72,8 @@ void Carried<T>::set(PassShape shape, const Cells<T>& cells, const SideView<T>& 
   }
 }
 
-/// Brings the values of a single lane into sorted order, once for both looks at them.
+/// Brings the values of a single lane into the order of the side, phases in: once for both looks at
+/// them.
 template <class T>
 void Carried<T>::sort_values(PassShape shape, const SideView<T>& side, std::int64_t count,
                              int threads) {
@@ -114,34 +101,33 @@ void Carried<T>::sort_values(PassShape shape, const SideView<T>& side, std::int6
       sorted[2 * k + 1] = phased ? re * s + im * c : im;
     }
   });
-  input_ = {sorted, planes, planes == 2, false, true};
+  input_ = {sorted, planes, planes == 2, false, planes == 2};
 }
 
 /// What enters each cell: the scanned sums after its neighbour, moved to its centre.
 template <class T>
 template <class D, int L>
 void Carried<T>::scan(const Cells<T>& cells, int threads) {
-  using S = D;
   const Line<D> line = cells.template line<D>();
   const std::int64_t count = line.size;
   sums_.reset(grown_.size());
-  S* const sums = reinterpret_cast<S*>(sums_.data());
-  S* const left = reinterpret_cast<S*>(left_.data());
-  S* const right = reinterpret_cast<S*>(right_.data());
+  D* const sums = reinterpret_cast<D*>(sums_.data());
+  D* const left = reinterpret_cast<D*>(left_.data());
+  D* const right = reinterpret_cast<D*>(right_.data());
   const D* const gap = line.decays->gap.data();
 
-  Scan<false, 0, L, D, S>(line, threads).run(reinterpret_cast<const S*>(grown_.data()), sums);
+  Scan<false, 0, L, D, D>(line, threads).run(reinterpret_cast<const D*>(grown_.data()), sums);
   for (int l = 0; l < L; ++l) {
-    left[l] = S{};
+    left[l] = D{};
   }
   for (std::int64_t c = 1; c < count; ++c) {
     for (int l = 0; l < L; ++l) {
       left[c * L + l] = gap[c] * sums[(c - 1) * L + l];
     }
   }
-  Scan<true, 0, L, D, S>(line, threads).run(reinterpret_cast<const S*>(shrunk_.data()), sums);
+  Scan<true, 0, L, D, D>(line, threads).run(reinterpret_cast<const D*>(shrunk_.data()), sums);
   for (int l = 0; l < L; ++l) {
-    right[(count - 1) * L + l] = S{};
+    right[(count - 1) * L + l] = D{};
   }
   for (std::int64_t c = 0; c + 1 < count; ++c) {
     for (int l = 0; l < L; ++l) {
@@ -188,8 +174,6 @@ void Delivered<T>::close(int threads) {
   }
 }
 
-template PassShape pass_shape<float>(const Fixed<float>&, bool, std::int64_t);
-template PassShape pass_shape<double>(const Fixed<double>&, bool, std::int64_t);
 template class Carried<float>;
 template class Carried<double>;
 template class Delivered<float>;

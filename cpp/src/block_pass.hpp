@@ -12,19 +12,6 @@
 
 namespace laplex::detail {
 
-/// How a call runs: the form of its values and whether its vectors lie across rows.
-struct PassShape {
-  Form form;
-  bool wide;
-
-  [[nodiscard]] std::int64_t width() const { return wide ? kRows : 1; }
-  /// Numbers of double precision a cell and block carry.
-  [[nodiscard]] std::int64_t carry() const { return planes_of(form) * width(); }
-};
-
-template <class T>
-[[nodiscard]] PassShape pass_shape(const Fixed<T>& fixed, bool values_complex, std::int64_t lanes);
-
 /// Cells a task: long enough to hide the cost of handing it out.
 inline constexpr std::int64_t kCellGrain = 64;
 

@@ -241,9 +241,9 @@ void Cells<T>::cut(const Sorting<T>& sorting, Segment& segment) {
 
 /// Puts the records [begin, end), at most kCell of one cell, to the next places of both sides.
 ///
-/// Without a branch that depends on a record: whether it is a source, and whether it is tied with
-/// the one before, is random. The sides' arrays are one after the other, so that a record is one
-/// write to each array.
+/// Without a branch on which side a record is: they alternate at random. The sides' arrays are one
+/// after the other, so that a record is one write to each array. Ties are few and looked at by
+/// themselves.
 template <class T>
 void Cells<T>::place(const Record<T>* records, std::int64_t begin, std::int64_t end,
                      std::int64_t& source, std::int64_t& target) {

@@ -7,11 +7,6 @@ namespace {
 
 constexpr std::int64_t kGrain = 8192;
 
-template <class D>
-std::int64_t bytes(const std::vector<D>& v) {
-  return static_cast<std::int64_t>(v.size() * sizeof(D));
-}
-
 /// Decays between the nodes of every level above the points, for one direction of the scan.
 template <bool Reverse, class D>
 std::vector<std::vector<D>> upper_decays(const double* position, std::int64_t m, Rate rate,

@@ -13,6 +13,12 @@
 
 namespace laplex::detail {
 
+/// Memory that a table takes.
+template <class T>
+[[nodiscard]] std::int64_t bytes(const std::vector<T>& table) {
+  return static_cast<std::int64_t>(table.size() * sizeof(T));
+}
+
 /// D is double or, with a frequency, Complex.
 template <class D>
 struct Decays {

@@ -8,11 +8,6 @@ namespace {
 constexpr std::int64_t kGrain = 8192;
 
 template <class T>
-std::int64_t bytes(const std::vector<T>& v) {
-  return static_cast<std::int64_t>(v.size() * sizeof(T));
-}
-
-template <class T>
 SortedAnchors sorted_side(const T* position, const std::uint32_t* index, std::int64_t count) {
   SortedAnchors anchors;
   anchors.position.assign(position, position + count);

@@ -148,8 +148,7 @@ void add_block(const Call<T>& call, PassShape shape, Block block, Accumulators& 
   job.d_target_phase = call.sink(call.wanted.target_phase, h, fixed.n, sums.target_phase);
   job.d_source_phase = call.sink(call.wanted.source_phase, h, fixed.m, sums.source_phase);
   job.stretch = call.needs_stretch() ? sums.stretch.data() : nullptr;
-  over_cells(cells.count(), worker.scratch,
-             static_cast<std::int64_t>(scratch_bytes(sizeof(T), shape.wide)), threads,
+  over_cells(cells.count(), worker.scratch, scratch_bytes(sizeof(T), shape.wide), threads,
              [&](std::int64_t begin, std::int64_t end, void* memory) {
                kernels<T>().gradients(shape.form, shape.wide, job, begin, end, memory);
              });

@@ -94,13 +94,6 @@ InstructionSet choose() {
 LAPLEX_KERNELS(float)
 LAPLEX_KERNELS(double)
 
-std::size_t scratch_bytes(std::size_t scalar, bool wide) {
-  // Two cells of three arrays and two planes; see Buffers in kernels/body.hpp.
-  const std::size_t numbers =
-      static_cast<std::size_t>(kCell + 16) * (wide ? static_cast<std::size_t>(kRows) : 1);
-  return std::size_t(2 * 3 * 2) * (numbers * scalar + 64);
-}
-
 }  // namespace detail
 
 const char* name_of(InstructionSet level) noexcept {

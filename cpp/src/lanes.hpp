@@ -130,30 +130,50 @@ template <class T>
   return values_complex && fixed.real_part ? 2 : 1;
 }
 
-/// Calls f(Shape<D, S, W>{}) for the form of the kernel and the number of lanes. The choice of W is
-/// a matter of speed and memory: every lane goes through the same operations whatever stands beside
-/// it.
-template <class T, class F>
-void with_shape(const Fixed<T>& fixed, bool values_complex, std::int64_t lanes, const F& f) {
-  constexpr int kWide = 8;
-  constexpr std::int64_t kWideLimit = std::int64_t(1)
-                                      << 22;  // anchors; 8 lanes take 300 bytes an anchor
-  const bool wide = lanes >= 3 && fixed.n + fixed.m <= kWideLimit;
+/// How a call runs: the form of its values, and whether it takes eight lanes at a time or one.
+struct PassShape {
+  Form form;
+  bool wide;
+
+  [[nodiscard]] std::int64_t width() const { return wide ? kRows : 1; }
+  /// Numbers of double precision a cell and block carry.
+  [[nodiscard]] std::int64_t carry() const { return planes_of(form) * width(); }
+};
+
+/// The width is a matter of speed and memory: every lane goes through the same operations whatever
+/// stands beside it.
+template <class T>
+[[nodiscard]] PassShape pass_shape(const Fixed<T>& fixed, bool values_complex, std::int64_t lanes) {
+  // A wide block takes as long as about three narrow ones, and its tiles take 64 bytes an anchor.
+  constexpr std::int64_t kFewLanes = 3;
+  constexpr std::int64_t kWideLimit = std::int64_t(1) << 22;
+  PassShape shape{};
+  shape.wide = lanes >= kFewLanes && fixed.n + fixed.m <= kWideLimit;
+  shape.form = fixed.oscillates                                             ? Form::oscillating
+               : fixed.has_phases() || (values_complex && !fixed.real_part) ? Form::complex
+                                                                            : Form::real;
+  return shape;
+}
+
+/// Calls f(Shape<D, S, W>{}) with the types and the number of lanes of a pass.
+template <class F>
+void with_shape(PassShape pass, const F& f) {
   const auto with_width = [&](auto d, auto s) {
     using D = decltype(d);
     using S = decltype(s);
-    if (wide) {
-      f(Shape<D, S, kWide>{});
+    if (pass.wide) {
+      f(Shape<D, S, kRows>{});
     } else {
       f(Shape<D, S, 1>{});
     }
   };
-  if (fixed.oscillates) {
-    with_width(Complex{}, Complex{});
-  } else if (fixed.has_phases() || (values_complex && !fixed.real_part)) {
-    with_width(double{}, Complex{});
-  } else {
-    with_width(double{}, double{});
+  switch (pass.form) {
+    case Form::oscillating:
+      return with_width(Complex{}, Complex{});
+    case Form::complex:
+      return with_width(double{}, Complex{});
+    case Form::real:
+      return with_width(double{}, double{});
   }
 }
 

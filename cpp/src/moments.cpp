@@ -19,7 +19,7 @@ void apply_moment(const State<T>& state, const Vectors<const T>& values, std::in
   const auto& in_factors = transposed ? fixed.target_factor : fixed.source_factor;
   const auto& out_factors = transposed ? fixed.source_factor : fixed.target_factor;
 
-  with_shape(fixed, values.complex, lanes, [&](auto shape) {
+  with_shape(pass_shape(fixed, values.complex, lanes), [&](auto shape) {
     using D = typename decltype(shape)::D;
     using S = typename decltype(shape)::S;
     constexpr int W = decltype(shape)::W;

@@ -53,7 +53,7 @@ void run(const State<T>& state, const Vectors<const T>& values, std::int64_t row
   const std::int64_t width = shape.width();
   const std::int64_t blocks = (lanes + width - 1) / width;
   const ThreadSplit split = split_threads(threads, fixed.heads * blocks, fixed.n + fixed.m);
-  const auto scratch_size = static_cast<std::int64_t>(scratch_bytes(sizeof(T), shape.wide));
+  const std::int64_t scratch_size = scratch_bytes(sizeof(T), shape.wide);
   struct Worker {
     Carried<T> in;
     Delivered<T> out;

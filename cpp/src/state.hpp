@@ -33,7 +33,7 @@ struct Fixed {
   [[nodiscard]] bool complex_kernel() const { return oscillates || has_phases(); }
 };
 
-/// The decays of one direction, made by the first call that needs them.
+/// The tables of one direction that moments need, made by the first call that asks for one.
 ///
 /// Without a lock: making them takes long, and a lock held all the while would hang a child that is
 /// forked meanwhile, and a signal handler that uses the plan (Python's run inside the interrupt

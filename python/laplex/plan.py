@@ -421,7 +421,7 @@ class Plan:
 
     @property
     def nbytes(self) -> int:
-        """Bytes held now; a direction's tables of decays are made by the first product in it."""
+        """Bytes held now; from the first update on with the memory of the next."""
         copies = [a for a in (self._theta, self._phi) if a is not None]
         return int(self._core.nbytes) + sum(a.nbytes for a in copies)
 

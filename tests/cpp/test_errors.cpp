@@ -54,6 +54,15 @@ TEST(Errors, AnchorsAndParametersOutsideTheirDomain) {
       ErrorCode::out_of_memory, "beyond any memory");
 }
 
+TEST(Errors, MoreAnchorsThanAPlanCanNumber) {
+  const double x = 0.0;  // refused before any anchor is read
+  Kernel<double> kernel;
+  kernel.num_targets = kernel.num_sources = std::int64_t(1) << 31;
+  kernel.targets = kernel.sources = &x;
+  expect_error([&] { const Plan<double> plan(kernel); }, ErrorCode::invalid_argument,
+               "more anchors than a plan can number");
+}
+
 TEST(Errors, AFailedUpdateChangesNothing) {
   const Case<double> c = make_case<double>(Form::real, Anchors::uniform, 50, 60, 1);
   Plan<double> plan(c.kernel());

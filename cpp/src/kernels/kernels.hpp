@@ -53,15 +53,14 @@ struct SideView {
 };
 
 /// Where the values of a block of lanes come from. Wide: a tile [count][planes][8], planes 2 if
-/// paired, in the order given. Narrow: scalars, `step` apart, in the order given or, if `sorted`,
-/// in that of the side, phases in.
+/// paired, in the order given. Narrow: scalars in the order of the side, `step` apart.
 template <class T>
 struct Input {
   const T* base;
   std::int64_t step;
   bool paired;     ///< (re, im) pairs
   bool conjugate;  ///< take -im
-  bool sorted;
+  bool phased;     ///< the phase factors are in already
 };
 
 template <class T>
@@ -139,8 +138,12 @@ struct Kernels {
                     T* const* rows, std::int64_t step);
 };
 
-/// Bytes of scratch memory, aligned to 64, that `totals`, `product` and `gradients` need.
-[[nodiscard]] std::size_t scratch_bytes(std::size_t scalar, bool wide);
+/// Bytes of scratch memory, aligned to 64, that `totals`, `product` and `gradients` need: two cells
+/// of at most two planes with three numbers for each value and room for a group at either end.
+[[nodiscard]] constexpr std::int64_t scratch_bytes(std::size_t scalar, bool wide) {
+  const auto numbers = static_cast<std::size_t>((kCell + 16) * (wide ? kRows : 1));
+  return static_cast<std::int64_t>(12 * numbers * scalar);
+}
 
 /// The functions of the level in use (instruction_set.hpp).
 template <class T>

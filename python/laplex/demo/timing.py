@@ -26,9 +26,9 @@ class Timing:
     ----------
     n : int
     sort : float
-        ``Plan(...)``: the sort of both sets of anchors.
+        ``Plan(...)``: the sort of both sets of anchors, and the tables.
     new_forward : float
-        ``Plan(...).apply``: a first product, which makes the decays too.
+        ``Plan(...).apply``: with a first product.
     moved_forward : float
         ``Plan.update`` after every anchor moved by up to one mean distance between neighbours, and
         a product: what a training step pays.

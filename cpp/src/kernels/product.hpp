@@ -1,0 +1,54 @@
+/// Products: the sums of each cell, read off at the other side.
+#pragma once
+
+#include "cell.hpp"
+
+namespace laplex::detail::LAPLEX_LEVEL {
+
+template <Form F, bool Wide, class T>
+void product_of(const SideView<T>& from, const SideView<T>& to, const std::uint16_t* left_at,
+                const std::uint16_t* right_at, const Input<T>& values, const Carries& carries,
+                std::int64_t begin, std::int64_t end, Combine combine, const Output<T>& out,
+                void* scratch) {
+  constexpr int P = F == Form::real ? 1 : 2;
+  auto& buffers = *static_cast<Buffers<T, P, Wide ? kRows : 1>*>(scratch);
+  for (std::int64_t cell = begin; cell < end; ++cell) {
+    const Range sources = range_of(from, cell);
+    const Range targets = range_of(to, cell);
+    if (targets.size() == 0) {
+      continue;
+    }
+    Carry<Wide> leaving[P];
+    if (is_point(from, cell)) {
+      scan_point<F, Wide, T>(carries, cell, buffers, leaving);
+    } else {
+      load_values<F, Wide>(from, values, sources, buffers.value[0], buffers.value[P - 1]);
+      scan_cell<F, Wide>(from, sources, carries, cell, buffers, leaving);
+    }
+    const std::int64_t step = Wide ? 1 : 8;
+    Pack<T> left[P];
+    Pack<T> right[P];
+    const bool one_place = left_at == right_at;
+    for (std::int64_t k = 0; k < targets.size(); k += step) {
+      look_up<Wide, P>(buffers, left_at + targets.begin, k, left, right);
+      if (!one_place) {
+        Pack<T> unused[P];
+        look_up<Wide, P>(buffers, right_at + targets.begin, k, unused, right);
+      }
+      move_to<F, Wide, true>(to, targets.begin + k, left);
+      move_to<F, Wide, false>(to, targets.begin + k, right);
+      for (int p = 0; p < P; ++p) {
+        if (combine == Combine::sum) {
+          left[p] = left[p] + right[p];
+        } else if (combine == Combine::difference) {
+          left[p] = left[p] - right[p];
+        } else if (combine == Combine::right) {
+          left[p] = right[p];
+        }
+      }
+      put<F, Wide>(to, targets, k, left, out);
+    }
+  }
+}
+
+}  // namespace laplex::detail::LAPLEX_LEVEL
