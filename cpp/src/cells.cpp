@@ -99,9 +99,11 @@ void Cells<T>::build(const Anchors<T>& anchors, const Sorting<T>& sorting, const
   each_segment([&](Segment& segment, std::int64_t s) {
     segment.begin = boundary(s);
     segment.end = boundary(s + 1);
-    std::int64_t sources = 0;
-    for (std::int64_t k = segment.begin; k < segment.end; ++k) {
-      sources += records[k].id < num_sources_ ? 1 : 0;
+    const auto first_target = static_cast<std::uint32_t>(num_sources_);
+    const Record<T>* const end = records + segment.end;
+    std::uint32_t sources = 0;
+    for (const Record<T>* r = records + segment.begin; r < end; ++r) {
+      sources += r->id < first_target ? 1 : 0;
     }
     segment.num_sources = sources;
   });
@@ -240,87 +242,21 @@ void Cells<T>::cut(const Sorting<T>& sorting, Segment& segment) {
 }
 
 /// Puts the records [begin, end), at most kCell of one cell, to the next places of both sides.
-///
-/// Without a branch on which side a record is: they alternate at random. The sides' arrays are one
-/// after the other, so that a record is one write to each array. Ties are few and looked at by
-/// themselves.
 template <class T>
 void Cells<T>::place(const Record<T>* records, std::int64_t begin, std::int64_t end,
                      std::int64_t& source, std::int64_t& target) {
-  const double per_lengthscale = 1.0 / rate_.lengthscale;
-  const std::int64_t count = end - begin;
-  const Record<T>* const cell = records + begin;
-  const std::int64_t first_source = source;
-  const std::int64_t first_target = target + num_sources_;
-
-  T position[kCell + 1] = {};
-  T gap[kCell];
-  for (std::int64_t k = 0; k < count; ++k) {
-    position[k] = value_of<T>(cell[k].key);
-  }
-  position[count] = position[count - 1];
-  int ties = 0;
-  for (std::int64_t k = 0; k < count; ++k) {
-    gap[k] =
-        static_cast<T>((static_cast<double>(position[k + 1]) - static_cast<double>(position[k])) *
-                       per_lengthscale);
-  }
-  for (std::int64_t k = 1; k < count; ++k) {
-    ties += position[k] == position[k - 1] ? 1 : 0;
-  }
-
-  const auto num_sources = static_cast<std::uint32_t>(num_sources_);
-  std::int64_t to[kCell];
-  std::uint16_t split[kCell];
-  std::int64_t sources = 0;  // of this cell so far
-  const auto select = [](std::int64_t mask, std::int64_t a, std::int64_t b) {
-    return b ^ ((a ^ b) & mask);  // a conditional would be compiled to a branch here
+  const auto side = [&](std::int64_t at) -> PlacedSide<T> {
+    return {index_.data() + at, position_.data() + at, gap_.data() + at, split_.data() + at,
+            other_.data() + at};
   };
-  const std::int64_t offset = first_target - first_source;
-  for (std::int64_t k = 0; k < count; ++k) {
-    const std::int64_t is_target = -static_cast<std::int64_t>(cell[k].id >= num_sources);
-    const std::int64_t own = select(is_target, k - sources, sources);
-    to[k] = own + (offset & is_target);
-    split[k] = static_cast<std::uint16_t>(k - own);
-    sources += 1 + is_target;
-  }
-  std::uint32_t* const index_to = index_.data() + first_source;
-  T* const position_to = position_.data() + first_source;
-  T* const gap_to = gap_.data() + first_source;
-  std::uint16_t* const split_to = split_.data() + first_source;
-  std::uint16_t* const other_to = other_.data() + first_source;
-  for (std::int64_t k = 0; k < count; ++k) {
-    const std::uint32_t id = cell[k].id;
-    index_to[to[k]] = id - (num_sources & (0U - static_cast<std::uint32_t>(id >= num_sources)));
-    position_to[to[k]] = position[k];
-    gap_to[to[k]] = gap[k];
-    split_to[to[k]] = split[k];
-    other_to[to[k]] = split[k];
-  }
+  const std::int64_t first_target = num_sources_ + target;
+  const std::int64_t sources =
+      kernels<T>().place(records + begin, end - begin, static_cast<std::uint32_t>(num_sources_),
+                         1.0 / rate_.lengthscale, side(source), side(first_target));
   source += sources;
-  target += count - sources;
+  target += end - begin - sources;
   if (self_) {
     place_own_ties(records, begin, end, first_target);
-    return;
-  }
-  if (ties == 0) {
-    return;
-  }
-  for (std::int64_t k = 1; k < count; ++k) {
-    if (position[k] != position[k - 1]) {
-      continue;
-    }
-    const std::int64_t first = k - 1;
-    while (k < count && position[k] == position[first]) {
-      ++k;
-    }
-    // The sources below this tie and the targets up to its end; sources stand before targets in it.
-    const auto is_source = [&](std::int64_t r) { return cell[r].id < num_sources; };
-    const std::int64_t below = is_source(first) ? first - split[first] : split[first];
-    const std::int64_t upto = is_source(k - 1) ? split[k - 1] : k - split[k - 1];
-    for (std::int64_t r = first; r < k; ++r) {
-      other_to[to[r]] = static_cast<std::uint16_t>(is_source(r) ? upto : below);
-    }
   }
 }
 
@@ -389,9 +325,9 @@ void Cells<T>::turn_and_phase(const Factors& factors, int threads) {
 template <class T>
 bool Cells<T>::nearly_sorts(const Anchors<T>& anchors) const {
   // Measured: beyond the caches, fetching the new values in the old order takes longer than the
-  // sort, which reads them as they stand; and from about every third neighbour exchanged on,
+  // sort, which reads them as they stand; and from about every eighth neighbour exchanged on,
   // insertion does too. (In a random order it is every second.)
-  constexpr std::int64_t kMost = std::int64_t(1) << 21;
+  constexpr std::int64_t kMost = std::int64_t(1) << 17;
   constexpr std::int64_t kSample = 16;
   if (anchors.count() > kMost || count() == 0) {
     return false;
@@ -409,7 +345,7 @@ bool Cells<T>::nearly_sorts(const Anchors<T>& anchors) const {
       }
       pairs += std::max<std::int64_t>(0, end - begin - 1);
     }
-    return 3 * descents <= pairs;
+    return 8 * descents <= pairs;
   };
   return nearly(anchors.targets, index_.data() + num_sources_, first_target_) &&
          (self_ || nearly(anchors.sources, index_.data(), first_source_));

@@ -12,9 +12,11 @@ namespace {
 /// Below this many records a comparison sort is faster than counting digits.
 constexpr std::int64_t kSmall = 192;
 
-/// From this many records on, digits of 11 bits; below, where counting 2048 values costs more than
-/// it saves, of 8.
-constexpr std::int64_t kWideDigits = 1 << 13;
+/// From this many records on, digits of up to 11 bits; below, where counting 2048 values costs more
+/// than it saves, of 8. Three of them usually tell all records apart.
+template <class T>
+constexpr std::int64_t kWideDigits = sizeof(T) == 4 ? 1 << 12 : 1 << 13;
+constexpr int kDigits = 3;
 
 /// Each thread sorts at least this many.
 constexpr std::int64_t kGrain = 1 << 16;
@@ -29,6 +31,38 @@ int highest_bit(Key<T> bits) {
   return bit;
 }
 
+/// Moves records to the places that `next` has for their digits.
+template <int Bits, class T>
+void move_by_digit(const Record<T>* from, std::int64_t begin, std::int64_t end, int shift,
+                   std::uint32_t* next, Record<T>* to) {
+  constexpr Key<T> kMask = (Key<T>(1) << Bits) - 1;
+  // The next line of each run of places is asked for before it is written to: a store that misses
+  // the cache holds up all stores behind it. Four at a time: their loads need not wait for the
+  // stores, which might be to the same places for all the compiler knows.
+  constexpr int kAhead = 4;
+  constexpr int kGroup = 4;
+  const auto put = [&](const Record<T>& record, std::size_t digit) {
+    const std::uint32_t place = next[digit]++;
+    to[place] = record;
+    prefetch_for_write(to + place + kAhead);
+  };
+  std::int64_t k = begin;
+  for (; k + kGroup <= end; k += kGroup) {
+    Record<T> record[kGroup];
+    std::size_t digit[kGroup];
+    for (int j = 0; j < kGroup; ++j) {
+      record[j] = from[k + j];
+      digit[j] = static_cast<std::size_t>((record[j].key >> shift) & kMask);
+    }
+    for (int j = 0; j < kGroup; ++j) {
+      put(record[j], digit[j]);
+    }
+  }
+  for (; k < end; ++k) {
+    put(from[k], static_cast<std::size_t>((from[k].key >> shift) & kMask));
+  }
+}
+
 /// Sorts by `digits` digits of `Bits` bits from bit `shift` on, least significant first; stable.
 /// The result is in `from`.
 template <int Bits, class T>
@@ -36,18 +70,32 @@ void radix_passes(Record<T>*& from, Record<T>*& to, std::int64_t count, int shif
                   int threads) {
   constexpr std::int64_t kValues = std::int64_t(1) << Bits;
   constexpr Key<T> kMask = static_cast<Key<T>>(kValues - 1);
-  constexpr int kMostDigits = 6;
   const std::int64_t parts = std::clamp<std::int64_t>(count / kGrain, 1, threads);
   std::vector<std::uint32_t> counts(
-      static_cast<std::size_t>((parts > 1 ? parts : kMostDigits) * kValues));
-  const auto digit_of = [&](const Record<T>& r, int at) {
+      static_cast<std::size_t>((parts > 1 ? parts : digits) * kValues));
+  const auto digit_of = [](const Record<T>& r, int at) {
     return static_cast<std::size_t>((r.key >> at) & kMask);
   };
-  if (parts == 1) {  // one look at the records counts every digit
-    for (std::int64_t k = 0; k < count; ++k) {
+  if (parts == 1) {
+    // One look at the records counts every digit. Neighbours count apart: the next increment of
+    // the same number would wait for this one.
+    std::vector<std::uint32_t> odd(static_cast<std::size_t>(digits * kValues));
+    const auto count_digits = [&](const Record<T>& record, std::uint32_t* to_counts) {
       for (int d = 0; d < digits; ++d) {
-        ++counts[static_cast<std::size_t>(d * kValues) + digit_of(from[k], shift + d * Bits)];
+        ++to_counts[static_cast<std::size_t>(d * kValues) + digit_of(record, shift + d * Bits)];
       }
+    };
+    const Record<T>* const records = from;
+    std::int64_t k = 0;
+    for (; k + 2 <= count; k += 2) {
+      count_digits(records[k], counts.data());
+      count_digits(records[k + 1], odd.data());
+    }
+    if (k < count) {
+      count_digits(records[k], counts.data());
+    }
+    for (std::size_t v = 0; v < odd.size(); ++v) {
+      counts[v] += odd[v];
     }
   }
   for (int d = 0; d < digits; ++d) {
@@ -80,18 +128,16 @@ void radix_passes(Record<T>*& from, Record<T>*& to, std::int64_t count, int shif
       continue;  // one digit value for all: nothing would move
     }
     parallel_tasks(threads, parts, [&](std::int64_t part) {
-      std::uint32_t* mine = first + part * kValues;
-      for (std::int64_t k = begin_of(part); k < begin_of(part + 1); ++k) {
-        to[mine[digit_of(from[k], at)]++] = from[k];
-      }
+      move_by_digit<Bits, T>(from, begin_of(part), begin_of(part + 1), at, first + part * kValues,
+                             to);
     });
     std::swap(from, to);
   }
 }
 
 /// Stable sort of records that stand in ascending order of their ids. Insensitive to the
-/// distribution: digits are taken from the bits in which keys differ, 33 of them at most; what is
-/// still equal then is sorted by the rest. Returns where the result is: `from` or `to`.
+/// distribution: digits are taken from the leading bits in which keys differ; what is still equal
+/// then is sorted by the rest. Returns where the result is: `from` or `to`.
 ///
 /// `varying` are the bits in which any two keys may differ.
 template <class T>
@@ -105,16 +151,20 @@ Record<T>* sort_records(Record<T>* from, Record<T>* to, std::int64_t count, Key<
     return from;
   }
   const int top = highest_bit<T>(varying) + 1;
-  const bool wide = count >= kWideDigits;
-  const int bits = wide ? 11 : 8;
-  const int digits = std::min((top + bits - 1) / bits, wide ? 3 : 4);
+  const int most_bits = count >= kWideDigits<T> ? 11 : 8;
+  const int digits = std::min((top + most_bits - 1) / most_bits, kDigits);
+  const int bits = std::min((top + digits - 1) / digits, most_bits);  // no wider than needed
   const int shift = std::max(0, top - digits * bits);
   Record<T>* result = from;
   Record<T>* spare = to;
-  if (wide) {
-    radix_passes<11, T>(result, spare, count, shift, digits, threads);
-  } else {
+  if (bits <= 8) {
     radix_passes<8, T>(result, spare, count, shift, digits, threads);
+  } else if (bits == 9) {
+    radix_passes<9, T>(result, spare, count, shift, digits, threads);
+  } else if (bits == 10) {
+    radix_passes<10, T>(result, spare, count, shift, digits, threads);
+  } else {
+    radix_passes<11, T>(result, spare, count, shift, digits, threads);
   }
   if (shift == 0 || (varying & ((Key<T>(1) << shift) - 1)) == 0) {
     return result;

@@ -44,7 +44,21 @@ std::string text_of(double value) {
 
 template <class T>
 void check_finite(const char* name, const T* values, std::int64_t heads, std::int64_t count) {
-  for (std::int64_t k = 0; k < heads * count; ++k) {
+  // 0 * v is 0 for finite values alone. In eight places, so that it is done many at a time.
+  constexpr std::int64_t kPlaces = 8;
+  const std::int64_t all = heads * count;
+  T zeros[kPlaces] = {};
+  std::int64_t looked_at = 0;
+  for (; looked_at + kPlaces <= all; looked_at += kPlaces) {
+    for (std::int64_t j = 0; j < kPlaces; ++j) {
+      zeros[j] += T(0) * values[looked_at + j];
+    }
+  }
+  for (; looked_at < all; ++looked_at) {
+    zeros[0] += T(0) * values[looked_at];
+  }
+  const bool finite = std::all_of(zeros, zeros + kPlaces, [](T z) { return z == T(0); });
+  for (std::int64_t k = 0; !finite; ++k) {
     if (!std::isfinite(values[k])) {
       invalid(std::string(name) + " must be finite, but entry " + std::to_string(k % count) +
               (heads > 1 ? " of head " + std::to_string(k / count) : "") + " is " +

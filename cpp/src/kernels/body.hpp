@@ -1,6 +1,7 @@
 // The one body of the inner loops. Each level's file compiles it into a namespace of its own.
 #include "exponentials.hpp"
 #include "gradients.hpp"
+#include "place.hpp"
 #include "product.hpp"
 #include "tiles.hpp"
 #include "totals.hpp"
@@ -57,7 +58,7 @@ void gradients(Form form, bool wide, const GradientJob<T>& job, std::int64_t beg
 /// Of a level; a constant, so that nothing of the level's code runs before it is chosen.
 template <class T>
 constexpr Kernels<T> table() {
-  return {exponentials<T>, totals<T>, product<T>, gradients<T>, to_tile<T>, from_tile<T>};
+  return {place<T>, exponentials<T>, totals<T>, product<T>, gradients<T>, to_tile<T>, from_tile<T>};
 }
 
 static_assert(2 * sizeof(Buffers<double, 2, kRows>) == scratch_bytes(sizeof(double), true));

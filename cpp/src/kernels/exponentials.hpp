@@ -73,34 +73,38 @@ LAPLEX_INLINE void exponential_pair(const Pack<double>& t, Pack<double>& up, Pac
 }
 
 template <class T>
+LAPLEX_INLINE void exponentials_of_group(const T* position, const Pack<double>& centre,
+                                         const Pack<double>& scale, T* grow, T* shrink) {
+  // The quotient is rounded once in double precision; in single, the product with the inverse is
+  // exact enough, and three times cheaper.
+  const Pack<double> offset = widen(load(position)) - centre;
+  Pack<double> up;
+  Pack<double> down;
+  exponential_pair<T>(sizeof(T) == sizeof(double) ? offset / scale : offset * scale, up, down);
+  store(grow, narrow<T>(up));
+  store(shrink, narrow<T>(down));
+}
+
+template <class T>
 void exponentials(const T* position, std::int64_t count, double centre, double lengthscale, T* grow,
                   T* shrink) {
   const Pack<double> middle = splat(centre);
-  const Pack<double> ell = splat(lengthscale);
-  const auto group = [&](const Pack<T>& z, Pack<T>& up, Pack<T>& down) {
-    Pack<double> up_wide;
-    Pack<double> down_wide;
-    exponential_pair<T>((widen(z) - middle) / ell, up_wide, down_wide);
-    up = narrow<T>(up_wide);
-    down = narrow<T>(down_wide);
-  };
-  Pack<T> up;
-  Pack<T> down;
+  const Pack<double> scale = splat(sizeof(T) == sizeof(double) ? lengthscale : 1.0 / lengthscale);
   std::int64_t k = 0;
   for (; k + 8 <= count; k += 8) {
-    group(load(position + k), up, down);
-    store(grow + k, up);
-    store(shrink + k, down);
+    exponentials_of_group(position + k, middle, scale, grow + k, shrink + k);
   }
   if (k < count) {
     T rest[8];
+    T up[8];
+    T down[8];
     for (std::int64_t j = 0; j < 8; ++j) {
       rest[j] = k + j < count ? position[k + j] : position[count - 1];
     }
-    group(load(rest), up, down);
+    exponentials_of_group(rest, middle, scale, up, down);
     for (std::int64_t j = 0; k + j < count; ++j) {
-      grow[k + j] = up.get(static_cast<int>(j));
-      shrink[k + j] = down.get(static_cast<int>(j));
+      grow[k + j] = up[j];
+      shrink[k + j] = down[j];
     }
   }
 }

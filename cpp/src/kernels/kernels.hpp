@@ -12,6 +12,8 @@
 /// depend on the processor either.
 #pragma once
 
+#include "../record.hpp"
+
 #include <cstddef>
 #include <cstdint>
 
@@ -113,8 +115,23 @@ struct GradientJob {
   double* stretch;  ///< [cells][2], added to: sum of conj(g_i) |x_i - y_j|/ell K_ij v_j; or null
 };
 
+/// Where one side of a cell goes: its next places in the tables of the side.
+template <class T>
+struct PlacedSide {
+  std::uint32_t* index;
+  T* position;
+  T* gap;  ///< to the next anchor of the cell, over ell; 0 of the last
+  std::uint16_t* split;
+  std::uint16_t* other;  ///< as split, which is right unless anchors are tied
+};
+
 template <class T>
 struct Kernels {
+  /// Puts `count` records of a cell, kCell at most, to the places of their sides, and returns how
+  /// many are sources.
+  std::int64_t (*place)(const Record<T>* records, std::int64_t count, std::uint32_t num_sources,
+                        double per_lengthscale, const PlacedSide<T>& sources,
+                        const PlacedSide<T>& targets);
   /// grow and shrink of `count` anchors around `centre`, no further from it than 4.5 lengthscales.
   void (*exponentials)(const T* position, std::int64_t count, double centre, double lengthscale,
                        T* grow, T* shrink);

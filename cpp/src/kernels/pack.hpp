@@ -14,6 +14,8 @@
 #error "define LAPLEX_LEVEL (the namespace) and LAPLEX_VECTOR_BYTES before including pack.hpp"
 #endif
 
+#include "../inline.hpp"
+
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -39,6 +41,8 @@ LAPLEX_NATIVE(float, 8)
 LAPLEX_NATIVE(double, 2)
 LAPLEX_NATIVE(double, 4)
 LAPLEX_NATIVE(double, 8)
+LAPLEX_NATIVE(std::uint32_t, 4)
+LAPLEX_NATIVE(std::uint32_t, 8)
 LAPLEX_NATIVE(std::int64_t, 2)
 LAPLEX_NATIVE(std::int64_t, 4)
 LAPLEX_NATIVE(std::int64_t, 8)
@@ -76,12 +80,6 @@ struct Pack {
 
   [[nodiscard]] T get(int k) const { return part[k / kLanes<T>][k % kLanes<T>]; }
 };
-
-#define LAPLEX_INLINE inline __attribute__((always_inline))
-#if !defined(__GNUC__)
-#undef LAPLEX_INLINE
-#define LAPLEX_INLINE inline
-#endif
 
 #define LAPLEX_ELEMENTWISE(op)                                            \
   template <class T>                                                      \
@@ -549,6 +547,74 @@ LAPLEX_INLINE void load_pairs(const T* pairs, const std::uint16_t* where, Pack<T
 #endif
   a = make_pack<T>([&](int k) { return pairs[std::ptrdiff_t(2) * where[k]]; });
   b = make_pack<T>([&](int k) { return pairs[std::ptrdiff_t(2) * where[k] + 1]; });
+}
+
+/// Lane k of what is stored is lane lanes[k] of `a`.
+template <class T>
+LAPLEX_INLINE void store_lanes(T* to, const Pack<T>& a, const std::uint8_t* lanes) {
+#if defined(__AVX2__)
+  if constexpr (sizeof(T) == 4) {
+    const __m256i order =
+        _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(lanes)));
+    const __m256i moved = _mm256_permutevar8x32_epi32((__m256i)a.part[0], order);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), moved);
+    return;
+  }
+#endif
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 8) {
+    const __m512i order =
+        _mm512_maskz_cvtepu8_epi64(0xFF, _mm_loadl_epi64(reinterpret_cast<const __m128i*>(lanes)));
+    _mm512_storeu_pd(to, _mm512_maskz_permutexvar_pd(0xFF, order, (__m512d)a.part[0]));
+    return;
+  }
+#endif
+  T value[8];
+  store(value, a);
+  for (int k = 0; k < 8; ++k) {
+    to[k] = value[lanes[k]];
+  }
+}
+
+/// Bit k tells whether values[k] < bound.
+LAPLEX_INLINE std::uint32_t less_mask(const std::uint32_t* values, std::uint32_t bound) {
+#if defined(__AVX2__)
+  const __m256i sign = _mm256_set1_epi32(static_cast<int>(0x80000000U));
+  const __m256i x =
+      _mm256_xor_si256(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(values)), sign);
+  const __m256i y = _mm256_xor_si256(_mm256_set1_epi32(static_cast<int>(bound)), sign);
+  return static_cast<std::uint32_t>(
+      _mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpgt_epi32(y, x))));
+#else
+  std::uint32_t mask = 0;
+  for (int k = 0; k < 8; ++k) {
+    mask |= (values[k] < bound ? 1U : 0U) << k;
+  }
+  return mask;
+#endif
+}
+
+/// Bit k tells whether a[k] == b[k].
+template <class T>
+LAPLEX_INLINE std::uint32_t equal_mask(const T* a, const T* b) {
+#if defined(__AVX2__)
+  if constexpr (sizeof(T) == 4) {
+    return static_cast<std::uint32_t>(
+        _mm256_movemask_ps(_mm256_cmp_ps(_mm256_loadu_ps(a), _mm256_loadu_ps(b), _CMP_EQ_OQ)));
+  } else {
+    const auto half = [&](int k) {
+      return static_cast<std::uint32_t>(_mm256_movemask_pd(
+          _mm256_cmp_pd(_mm256_loadu_pd(a + k), _mm256_loadu_pd(b + k), _CMP_EQ_OQ)));
+    };
+    return half(0) | half(4) << 4;
+  }
+#else
+  std::uint32_t mask = 0;
+  for (int k = 0; k < 8; ++k) {
+    mask |= (a[k] == b[k] ? 1U : 0U) << k;
+  }
+  return mask;
+#endif
 }
 
 /// The first lanes; zeros in the others, whatever was there.

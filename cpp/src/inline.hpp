@@ -1,0 +1,24 @@
+/// What the language has no words for.
+///
+/// LAPLEX_INLINE: inlined whatever the compiler thinks of it. What the kernels of several
+/// instruction sets share must be: a function of its own would be linked once, for any of them.
+#pragma once
+
+#if defined(__GNUC__)
+#define LAPLEX_INLINE inline __attribute__((always_inline))
+#else
+#define LAPLEX_INLINE inline
+#endif
+
+namespace laplex::detail {
+
+/// Tells the processor that `address`, which may be anywhere, will be written to soon.
+LAPLEX_INLINE void prefetch_for_write(const void* address) {
+#if defined(__GNUC__)
+  __builtin_prefetch(address, 1);
+#else
+  (void)address;
+#endif
+}
+
+}  // namespace laplex::detail
