@@ -82,6 +82,11 @@ void Carried<T>::sort_values(PassShape shape, const SideView<T>& side, std::int6
   tile_.reset(count * planes);
   T* const sorted = tile_.data();
   const std::uint32_t* const index = side.index;
+  if (side.permutation != nullptr && planes == 1 && given.step == 1) {
+    side.permutation->to_sorted(given.base, sorted, threads);
+    input_ = {sorted, 1, false, false, false};
+    return;
+  }
   const T sign = given.conjugate ? T(-1) : T(1);
   parallel_ranges(threads, count, kLaneGrain, [&](std::int64_t begin, std::int64_t end) {
     if (planes == 1) {
@@ -137,8 +142,28 @@ void Carried<T>::scan(const Cells<T>& cells, int threads) {
 }
 
 template <class T>
-void Delivered<T>::open(PassShape shape, std::int64_t count, const Vectors<T>& results, Block block,
-                        bool conjugate, double scale) {
+void Permuted<T>::close(int threads) {
+  if (out_ == nullptr) {
+    return;
+  }
+  if (side_.permutation != nullptr) {
+    side_.permutation->to_given(sorted_.data(), out_, threads);
+  } else {
+    parallel_ranges(threads, count_, kLaneGrain, [&](std::int64_t begin, std::int64_t end) {
+      T* const out = out_;
+      const T* const sorted = sorted_.data();
+      const std::uint32_t* const index = side_.index;
+      for (std::int64_t k = begin; k < end; ++k) {
+        out[index[k]] = sorted[k];
+      }
+    });
+  }
+  out_ = nullptr;
+}
+
+template <class T>
+void Delivered<T>::open(PassShape shape, const SideView<T>& side, std::int64_t count,
+                        const Vectors<T>& results, Block block, bool conjugate, double scale) {
   shape_ = shape;
   count_ = count;
   output_.paired = results.paired();
@@ -151,14 +176,19 @@ void Delivered<T>::open(PassShape shape, std::int64_t count, const Vectors<T>& r
       rows_[r] = r < block.count ? results.lane(block.head, block.first + r) : nullptr;
     }
     output_.base = tile_.data();
-  } else {
-    output_.base = results.lane(block.head, block.first);
+    return;
+  }
+  output_.base = results.lane(block.head, block.first);
+  output_.sorted = output_.step == 1 && Permuted<T>::pays(side, count);
+  if (output_.sorted) {
+    output_.base = permuted_.open(side, count, output_.base);
   }
 }
 
 template <class T>
 void Delivered<T>::close(int threads) {
   if (!shape_.wide) {
+    permuted_.close(threads);
     return;
   }
   const Kernels<T>& kernel = kernels<T>();
@@ -176,6 +206,8 @@ void Delivered<T>::close(int threads) {
 
 template class Carried<float>;
 template class Carried<double>;
+template class Permuted<float>;
+template class Permuted<double>;
 template class Delivered<float>;
 template class Delivered<double>;
 

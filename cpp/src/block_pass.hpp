@@ -42,13 +42,41 @@ class Carried {
   Input<T> input_{};
 };
 
+/// Results of a single lane that are written in sorted order and permuted at the end: several arrays
+/// written in random order at a time would fight for the caches and page tables.
+template <class T>
+class Permuted {
+ public:
+  /// Whether that pays for so many results of a side.
+  [[nodiscard]] static bool pays(const SideView<T>& side, std::int64_t count) {
+    constexpr std::int64_t kLeast = std::int64_t(1) << 17;
+    return side.index != nullptr && count >= kLeast;
+  }
+  /// Where to write them instead of `out`.
+  T* open(const SideView<T>& side, std::int64_t count, T* out) {
+    side_ = side;
+    count_ = count;
+    out_ = out;
+    sorted_.reset(count);
+    return sorted_.data();
+  }
+  /// Brings them to `out`, if it has been opened.
+  void close(int threads);
+
+ private:
+  SideView<T> side_;
+  std::int64_t count_ = 0;
+  T* out_ = nullptr;
+  Array<T> sorted_;
+};
+
 /// Where a block's results are written before they go to the caller's rows.
 template <class T>
 class Delivered {
  public:
-  /// Prepares for results of `count` entries.
-  void open(PassShape shape, std::int64_t count, const Vectors<T>& results, Block block,
-            bool conjugate, double scale);
+  /// Prepares for results of `count` entries at `side`.
+  void open(PassShape shape, const SideView<T>& side, std::int64_t count, const Vectors<T>& results,
+            Block block, bool conjugate, double scale);
   /// Hands them over.
   void close(int threads);
 
@@ -58,6 +86,7 @@ class Delivered {
   PassShape shape_{};
   std::int64_t count_ = 0;
   Array<T> tile_;
+  Permuted<T> permuted_;
   Output<T> output_{};
   T* rows_[kRows] = {};
   std::int64_t step_ = 1;

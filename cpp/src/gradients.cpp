@@ -112,6 +112,7 @@ struct Worker {
   Carried<T> values;
   Carried<T> grad;
   Delivered<T> d_values;
+  Permuted<T> permuted[4];
   Array<std::byte> scratch;
 };
 
@@ -125,8 +126,11 @@ void add_block(const Call<T>& call, PassShape shape, Block block, Accumulators& 
   const Cells<T>& cells = state.cells(h);
   const Rate rate = fixed.rate[static_cast<std::size_t>(h)];
   GradientJob<T> job{};
-  job.targets = cells.targets();
-  job.sources = cells.sources();
+  const auto side = [&](Side which) {
+    return shape.wide ? state.side(h, which) : state.permuted_side(h, which, threads);
+  };
+  job.targets = side(Side::targets);
+  job.sources = side(Side::sources);
   worker.values.set(shape, cells, job.sources, fixed.m, call.values, block, false, worker.scratch,
                     threads);
   worker.grad.set(shape, cells, job.targets, fixed.n, call.grad, block, true, worker.scratch,
@@ -140,7 +144,7 @@ void add_block(const Call<T>& call, PassShape shape, Block block, Accumulators& 
   job.inverse_lengthscale = 1.0 / rate.lengthscale;
   job.frequency = rate.frequency;
   if (call.wanted.values) {
-    worker.d_values.open(shape, fixed.m, call.d_values, block, true, 1.0);
+    worker.d_values.open(shape, job.sources, fixed.m, call.d_values, block, true, 1.0);
     job.d_values = worker.d_values.output();
   }
   job.d_targets = call.sink(call.wanted.targets, h, fixed.n, sums.targets);
@@ -148,12 +152,26 @@ void add_block(const Call<T>& call, PassShape shape, Block block, Accumulators& 
   job.d_target_phase = call.sink(call.wanted.target_phase, h, fixed.n, sums.target_phase);
   job.d_source_phase = call.sink(call.wanted.source_phase, h, fixed.m, sums.source_phase);
   job.stretch = call.needs_stretch() ? sums.stretch.data() : nullptr;
+  const auto permute = [&](Sink<T>& sink, const SideView<T>& view, std::int64_t count,
+                           Permuted<T>& permuted) {
+    sink.sorted = sink.out != nullptr && Permuted<T>::pays(view, count);
+    if (sink.sorted) {
+      sink.out = permuted.open(view, count, sink.out);
+    }
+  };
+  permute(job.d_targets, job.targets, fixed.n, worker.permuted[0]);
+  permute(job.d_sources, job.sources, fixed.m, worker.permuted[1]);
+  permute(job.d_target_phase, job.targets, fixed.n, worker.permuted[2]);
+  permute(job.d_source_phase, job.sources, fixed.m, worker.permuted[3]);
   over_cells(cells.count(), worker.scratch, scratch_bytes(sizeof(T), shape.wide), threads,
              [&](std::int64_t begin, std::int64_t end, void* memory) {
                kernels<T>().gradients(shape.form, shape.wide, job, begin, end, memory);
              });
   if (call.wanted.values) {
     worker.d_values.close(threads);
+  }
+  for (Permuted<T>& gradient : worker.permuted) {
+    gradient.close(threads);
   }
 }
 

@@ -21,4 +21,13 @@ LAPLEX_INLINE void prefetch_for_write(const void* address) {
 #endif
 }
 
+/// The same of an address that will be read.
+LAPLEX_INLINE void prefetch_for_read(const void* address) {
+#if defined(__GNUC__)
+  __builtin_prefetch(address, 0);
+#else
+  (void)address;
+#endif
+}
+
 }  // namespace laplex::detail

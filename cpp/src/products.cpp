@@ -66,11 +66,14 @@ void run(const State<T>& state, const Vectors<const T>& values, std::int64_t row
     const std::int64_t first = task % blocks * width;
     const Block block{head, first, std::min(width, lanes - first)};
     const Cells<T>& cells = state.cells(head);
-    const SideView<T> from = transposed ? cells.targets() : cells.sources();
-    const SideView<T> to = transposed ? cells.sources() : cells.targets();
+    const auto side = [&](Side which) {
+      return shape.wide ? state.side(head, which) : state.permuted_side(head, which, split.inner);
+    };
+    const SideView<T> from = side(transposed ? Side::targets : Side::sources);
+    const SideView<T> to = side(transposed ? Side::sources : Side::targets);
     w.in.set(shape, cells, from, n_in, values, block, conjugate, w.scratch, split.inner);
     for (const Result<T>& result : results) {
-      w.out.open(shape, n_out, result.vectors, block, conjugate, scale);
+      w.out.open(shape, to, n_out, result.vectors, block, conjugate, scale);
       over_cells(cells.count(), w.scratch, scratch_size, split.inner,
                  [&](std::int64_t begin, std::int64_t end, void* memory) {
                    kernels<T>().product(

@@ -31,6 +31,8 @@ void State<T>::build(const T* targets, const T* sources, const State* previous, 
     for (int k = 0; k < 2; ++k) {
       head.real_moments[k].clear();
       head.complex_moments[k].clear();
+      head.permutation[k].clear();
+      head.permuted[k] = 0;
     }
     const Anchors<T> given{targets + h * f.n, f.self ? nullptr : sources + h * f.m, f.n,
                            f.self ? 0 : f.m, f.self};
@@ -75,6 +77,26 @@ const Direction<D>& State<T>::moments(std::int64_t h, bool transposed, int num_t
   } else {
     return head.complex_moments[which].get(make, nbytes_);
   }
+}
+
+template <class T>
+SideView<T> State<T>::permuted_side(std::int64_t h, Side which_side, int num_threads) const {
+  // A permutation costs what some two uses save, so a step of training, with its new anchors, does
+  // without.
+  constexpr int kUsesBefore = 2;
+  const Head<T>& head = at(h);
+  SideView<T> view = side(h, which_side);
+  const std::int64_t count = which_side == Side::targets ? fixed_->n : fixed_->m;
+  if (view.index == nullptr || !Permutation::pays(count)) {
+    return view;
+  }
+  const std::size_t which = which_side == Side::sources && !fixed_->self ? 1 : 0;
+  const Lazy<Permutation>& permutation = head.permutation[which];
+  if (permutation.peek() != nullptr || head.permuted[which]++ >= kUsesBefore) {
+    view.permutation = &permutation.get(
+        [&] { return Permutation(view.index, count, threads_for(count, num_threads)); }, nbytes_);
+  }
+  return view;
 }
 
 template class State<float>;

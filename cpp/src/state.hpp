@@ -3,7 +3,9 @@
 
 #include "cells.hpp"
 #include "direction.hpp"
+#include "lazy.hpp"
 #include "order.hpp"
+#include "permutation.hpp"
 
 #include <laplex/plan.hpp>
 
@@ -33,47 +35,18 @@ struct Fixed {
   [[nodiscard]] bool complex_kernel() const { return oscillates || has_phases(); }
 };
 
-/// The tables of one direction that moments need, made by the first call that asks for one.
-///
-/// Without a lock: making them takes long, and a lock held all the while would hang a child that is
-/// forked meanwhile, and a signal handler that uses the plan (Python's run inside the interrupt
-/// check). Calls that come at the same time may make the tables twice; one of them is kept.
-template <class D>
-class LazyDirection {
- public:
-  LazyDirection() = default;
-  ~LazyDirection() { delete kept_.load(); }
-  LazyDirection(const LazyDirection&) = delete;
-  LazyDirection& operator=(const LazyDirection&) = delete;
+enum class Side { targets, sources };
 
-  /// Forgets the tables: of a state that nobody uses yet.
-  void clear() { delete kept_.exchange(nullptr); }
-
-  /// Returns the direction; adds its size to `nbytes` when it is new. `make` may throw.
-  template <class Make>
-  const Direction<D>& get(const Make& make, std::atomic<std::int64_t>& nbytes) const {
-    const Direction<D>* kept = kept_.load(std::memory_order_acquire);
-    if (kept == nullptr) {
-      auto made = std::make_unique<const Direction<D>>(make());
-      if (kept_.compare_exchange_strong(kept, made.get(), std::memory_order_acq_rel)) {
-        kept = made.release();
-        nbytes += kept->nbytes();
-      }
-    }
-    return *kept;
-  }
-
- private:
-  mutable std::atomic<const Direction<D>*> kept_{nullptr};
-};
-
-/// The tables of one head. Moments are for derivatives by lengthscale and frequency: index 0 scans
-/// sources and reads at targets, index 1 the reverse.
+/// The tables of one head.
 template <class T>
 struct Head {
   Cells<T> cells;
-  LazyDirection<double> real_moments[2];      ///< used when the kernel does not oscillate
-  LazyDirection<Complex> complex_moments[2];  ///< used when it does
+  /// For derivatives by lengthscale and frequency: index 0 scans sources and reads at targets,
+  /// index 1 the reverse.
+  Lazy<Direction<double>> real_moments[2];      ///< used when the kernel does not oscillate
+  Lazy<Direction<Complex>> complex_moments[2];  ///< used when it does
+  Lazy<Permutation> permutation[2];             ///< of targets and of sources
+  mutable std::atomic<int> permuted[2] = {};    ///< how often each was asked for
 };
 
 template <class T>
@@ -96,6 +69,13 @@ class State {
   template <class D>
   [[nodiscard]] const Direction<D>& moments(std::int64_t head, bool transposed,
                                             int num_threads) const;
+
+  [[nodiscard]] SideView<T> side(std::int64_t head, Side side) const {
+    return side == Side::targets ? cells(head).targets() : cells(head).sources();
+  }
+  /// The same for a single lane, with a fast permutation if that is worth it: for values beyond the
+  /// caches that go back and forth repeatedly.
+  [[nodiscard]] SideView<T> permuted_side(std::int64_t head, Side side, int num_threads) const;
 
   [[nodiscard]] std::int64_t nbytes() const { return nbytes_.load(); }
 

@@ -393,7 +393,8 @@ LAPLEX_INLINE void put(const SideView<T>& to, Range range, std::int64_t k, Pack<
     }
   } else {
     const std::int64_t left = range.size() - k;
-    const std::uint32_t* const index = to.index != nullptr ? to.index + range.begin + k : nullptr;
+    const std::uint32_t* const index =
+        to.index != nullptr && !out.sorted ? to.index + range.begin + k : nullptr;
     if (P == 1 && out.step == 1 && left >= 8) {
       if (index == nullptr) {
         store(out.base + range.begin + k, u[0]);

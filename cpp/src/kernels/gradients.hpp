@@ -54,7 +54,7 @@ LAPLEX_INLINE void flush(const SideView<T>& side, Range range, const double* gra
     for (std::int64_t k = 0; k < range.size(); ++k) {
       sink.sum[range.begin + k] += gradient[k];
     }
-  } else if (side.index != nullptr) {
+  } else if (side.index != nullptr && !sink.sorted) {
     for (std::int64_t k = 0; k < range.size(); ++k) {
       sink.out[side.index[range.begin + k]] = static_cast<T>(gradient[k]);
     }

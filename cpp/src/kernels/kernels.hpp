@@ -19,6 +19,8 @@
 
 namespace laplex::detail {
 
+class Permutation;
+
 /// The most anchors of a cell, targets and sources together, unless all are at one point.
 inline constexpr std::int64_t kCell = 256;
 
@@ -40,6 +42,7 @@ struct SideView {
   const std::uint32_t* first = nullptr;  ///< [cells + 1] first anchor of each cell
   const std::uint8_t* point = nullptr;   ///< [cells] 1 for a point cell; null if there is none
   const std::uint32_t* index = nullptr;  ///< index as given; null where that is the sorted order
+  const Permutation* permutation = nullptr;  ///< a faster way than by `index`, or null
   const T* grow = nullptr;               ///< exp((z - centre of the cell) / ell)
   const T* shrink = nullptr;             ///< its inverse
   const T* gap = nullptr;  ///< distance to the next anchor of the cell, of either side, over ell
@@ -72,6 +75,7 @@ struct Output {
   bool paired;
   bool conjugate;
   T scale;
+  bool sorted = false;  ///< write in sorted order, not in that given
 };
 
 /// What enters each cell from its left and from its right, and what it holds itself (the sum with
@@ -86,11 +90,12 @@ struct Carries {
 enum class Combine { sum, difference, left, right };
 
 /// Where a gradient by an anchor or a phase goes: added to `sum` (sorted order) or, if that is
-/// null, written to `out` (order as given).
+/// null, written to `out` (order as given, unless `sorted`).
 template <class T>
 struct Sink {
   double* sum = nullptr;
   T* out = nullptr;
+  bool sorted = false;
 
   [[nodiscard]] explicit operator bool() const { return sum != nullptr || out != nullptr; }
 };
