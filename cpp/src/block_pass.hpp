@@ -42,8 +42,8 @@ class Carried {
   Input<T> input_{};
 };
 
-/// Results of a single lane that are written in sorted order and permuted at the end: several arrays
-/// written in random order at a time would fight for the caches and page tables.
+/// Results of a single lane that are written in sorted order and permuted at the end: several
+/// arrays written in random order at a time would fight for the caches and page tables.
 template <class T>
 class Permuted {
  public:

@@ -10,7 +10,7 @@ namespace laplex::detail {
 namespace {
 
 /// Below this many records a comparison sort is faster than counting digits.
-constexpr std::int64_t kSmall = 192;
+constexpr std::int64_t kSmall = 128;
 
 /// From this many records on, digits of up to 11 bits; below, where counting 2048 values costs more
 /// than it saves, of 8. Three of them usually tell all records apart.

@@ -43,14 +43,15 @@ Permutation::Permutation(const std::uint32_t* index, std::int64_t count, int thr
     }
   });
   first_.resize(static_cast<std::size_t>(parts_ * buckets_));
-  each_part(threads, [&](std::int64_t part, std::int64_t begin, std::int64_t end, std::uint32_t* counts) {
-    for (std::int64_t i = begin; i < end; ++i) {
-      const std::uint32_t bucket = sorted_place[i] >> kBucketBits;
-      bucket_[i] = static_cast<std::uint16_t>(bucket);
-      ++counts[bucket];
-    }
-    std::copy(counts, counts + buckets_, first_.begin() + part * buckets_);
-  });
+  each_part(threads,
+            [&](std::int64_t part, std::int64_t begin, std::int64_t end, std::uint32_t* counts) {
+              for (std::int64_t i = begin; i < end; ++i) {
+                const std::uint32_t bucket = sorted_place[i] >> kBucketBits;
+                bucket_[i] = static_cast<std::uint16_t>(bucket);
+                ++counts[bucket];
+              }
+              std::copy(counts, counts + buckets_, first_.begin() + part * buckets_);
+            });
   for (std::int64_t b = 0; b < buckets_; ++b) {
     auto start = static_cast<std::uint32_t>(b * kBucket);
     for (std::int64_t part = 0; part < parts_; ++part) {

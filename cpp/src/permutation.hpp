@@ -38,7 +38,7 @@ class Permutation {
   void each_part(int threads, const Body& body) const;
 
   Array<std::uint16_t> bucket_;  ///< [count] in the order given
-  Array<std::uint16_t> place_;   ///< [count] within the bucket; bucket by bucket, in the order given
+  Array<std::uint16_t> place_;  ///< [count] within the bucket; bucket by bucket, in the order given
   std::vector<std::uint32_t> first_;  ///< [parts][buckets]
   std::int64_t buckets_ = 0;
   std::int64_t parts_ = 0;

@@ -43,8 +43,8 @@ struct SideView {
   const std::uint8_t* point = nullptr;   ///< [cells] 1 for a point cell; null if there is none
   const std::uint32_t* index = nullptr;  ///< index as given; null where that is the sorted order
   const Permutation* permutation = nullptr;  ///< a faster way than by `index`, or null
-  const T* grow = nullptr;               ///< exp((z - centre of the cell) / ell)
-  const T* shrink = nullptr;             ///< its inverse
+  const T* grow = nullptr;                   ///< exp((z - centre of the cell) / ell)
+  const T* shrink = nullptr;                 ///< its inverse
   const T* gap = nullptr;  ///< distance to the next anchor of the cell, of either side, over ell
   const T* turn_re = nullptr;  ///< exp(i frequency (z - centre)); null unless oscillating
   const T* turn_im = nullptr;

@@ -5,12 +5,46 @@
 
 namespace laplex::detail::LAPLEX_LEVEL {
 
+/// Reads the sums of a cell off at its targets. The views are copies: of what is reached by a
+/// reference, the compiler would believe that every store changes it.
+template <Form F, bool Wide, bool Plain, class T, class Cell>
+LAPLEX_INLINE void read_off(const Cell& buffers, const SideView<T> to, Range targets,
+                            const std::uint16_t* left_at, const std::uint16_t* right_at,
+                            Combine combine, const Output<T> out) {
+  constexpr int P = F == Form::real ? 1 : 2;
+  const std::int64_t step = Wide ? 1 : 8;
+  for (std::int64_t k = 0; k < targets.size(); k += step) {
+    Pack<T> left[P];
+    Pack<T> right[P];
+    look_up<Wide, P>(buffers, left_at + targets.begin, k, left, right);
+    if (!Plain && left_at != right_at) {
+      Pack<T> unused[P];
+      look_up<Wide, P>(buffers, right_at + targets.begin, k, unused, right);
+    }
+    move_to<F, Wide, true>(to, targets.begin + k, left);
+    move_to<F, Wide, false>(to, targets.begin + k, right);
+    for (int p = 0; p < P; ++p) {
+      if (Plain || combine == Combine::sum) {
+        left[p] = left[p] + right[p];
+      } else if (combine == Combine::difference) {
+        left[p] = left[p] - right[p];
+      } else if (combine == Combine::right) {
+        left[p] = right[p];
+      }
+    }
+    put<F, Wide>(to, targets, k, left, out);
+  }
+}
+
 template <Form F, bool Wide, class T>
 void product_of(const SideView<T>& from, const SideView<T>& to, const std::uint16_t* left_at,
                 const std::uint16_t* right_at, const Input<T>& values, const Carries& carries,
                 std::int64_t begin, std::int64_t end, Combine combine, const Output<T>& out,
                 void* scratch) {
   constexpr int P = F == Form::real ? 1 : 2;
+  // Products of real rows, by far the most, have a loop without a choice in it.
+  const bool plain = F == Form::real && left_at == right_at && combine == Combine::sum &&
+                     out.scale == T(1) && !out.conjugate && !out.paired;
   auto& buffers = *static_cast<Buffers<T, P, Wide ? kRows : 1>*>(scratch);
   for (std::int64_t cell = begin; cell < end; ++cell) {
     const Range sources = range_of(from, cell);
@@ -25,28 +59,11 @@ void product_of(const SideView<T>& from, const SideView<T>& to, const std::uint1
       load_values<F, Wide>(from, values, sources, buffers.value[0], buffers.value[P - 1]);
       scan_cell<F, Wide>(from, sources, carries, cell, buffers, leaving);
     }
-    const std::int64_t step = Wide ? 1 : 8;
-    Pack<T> left[P];
-    Pack<T> right[P];
-    const bool one_place = left_at == right_at;
-    for (std::int64_t k = 0; k < targets.size(); k += step) {
-      look_up<Wide, P>(buffers, left_at + targets.begin, k, left, right);
-      if (!one_place) {
-        Pack<T> unused[P];
-        look_up<Wide, P>(buffers, right_at + targets.begin, k, unused, right);
-      }
-      move_to<F, Wide, true>(to, targets.begin + k, left);
-      move_to<F, Wide, false>(to, targets.begin + k, right);
-      for (int p = 0; p < P; ++p) {
-        if (combine == Combine::sum) {
-          left[p] = left[p] + right[p];
-        } else if (combine == Combine::difference) {
-          left[p] = left[p] - right[p];
-        } else if (combine == Combine::right) {
-          left[p] = right[p];
-        }
-      }
-      put<F, Wide>(to, targets, k, left, out);
+    if (plain) {
+      read_off<F, Wide, true>(buffers, to, targets, left_at, left_at, Combine::sum,
+                              Output<T>{out.base, out.step, false, false, T(1), out.sorted});
+    } else {
+      read_off<F, Wide, false>(buffers, to, targets, left_at, right_at, combine, out);
     }
   }
 }
