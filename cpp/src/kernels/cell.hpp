@@ -70,7 +70,7 @@ LAPLEX_INLINE void multiply_conj(Pack<T>& re, Pack<T>& im, const Pack<T>& c, con
 
 /// The values at sorted places [range), phases in, followed by zeros up to a whole group.
 template <Form F, bool Wide, class T>
-LAPLEX_INLINE void load_values(const SideView<T>& side, const Input<T>& in, Range range, T* value0,
+LAPLEX_INLINE void load_values(const SideView<T> side, const Input<T> in, Range range, T* value0,
                                T* value1) {
   constexpr int P = F == Form::real ? 1 : 2;
   constexpr std::int64_t W = Wide ? kRows : 1;
@@ -203,7 +203,7 @@ LAPLEX_INLINE void store_carry(double* carries, std::int64_t cell, const Carry<W
 
 /// Fills the sums from the values. Returns the carry that leaves to the right.
 template <Form F, bool Wide, class T, class Cell>
-LAPLEX_INLINE void scan_cell(const SideView<T>& side, Range range, const Carries& carries,
+LAPLEX_INLINE void scan_cell(const SideView<T> side, Range range, const Carries& carries,
                              std::int64_t cell, Cell& buffers, Carry<Wide>* leaving) {
   constexpr int P = F == Form::real ? 1 : 2;
   constexpr std::int64_t W = Wide ? kRows : 1;

@@ -88,7 +88,7 @@ LAPLEX_INLINE void gradient_piece(const GradientJob<T>& job, const GradientSide<
                                   Pack<double>* stretch) {
   constexpr int P = F == Form::real ? 1 : 2;
   constexpr std::int64_t W = Wide ? kRows : 1;
-  const SideView<T>& side = *g.side;
+  const SideView<T> side = *g.side;
   const std::int64_t step = Wide ? 1 : 8;
   const bool ties = has_ties(side, range);
   const bool anchors = static_cast<bool>(*g.anchors);
