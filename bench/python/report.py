@@ -355,6 +355,7 @@ def draw(results: Results, folder: Path) -> list[str]:
 
     def figure(name: str, title: str, curves: dict[str, dict[int, float]]) -> str:
         fig, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+        axes.set_prop_cycle(color=plt.get_cmap("tab20").colors)  # more curves than the usual ten
         for label, curve in curves.items():
             style = "o-" if label.startswith(("laplex", "forward", "new", "update")) else "x--"
             axes.plot(list(curve), list(curve.values()), style, label=label, markersize=4)
