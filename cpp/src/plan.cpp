@@ -58,7 +58,7 @@ void check_finite(const char* name, const T* values, std::int64_t heads, std::in
     zeros[0] += T(0) * values[looked_at];
   }
   const bool finite = std::all_of(zeros, zeros + kPlaces, [](T z) { return z == T(0); });
-  for (std::int64_t k = 0; !finite; ++k) {
+  for (std::int64_t k = 0; k < (finite ? 0 : all); ++k) {
     if (!std::isfinite(values[k])) {
       invalid(std::string(name) + " must be finite, but entry " + std::to_string(k % count) +
               (heads > 1 ? " of head " + std::to_string(k / count) : "") + " is " +
