@@ -15,6 +15,13 @@ namespace laplex::detail {
 /// Cells a task: long enough to hide the cost of handing it out.
 inline constexpr std::int64_t kCellGrain = 64;
 
+/// A side as a block of this shape reads or writes it: a wide one permutes whole tiles.
+template <class T>
+[[nodiscard]] SideView<T> side_for(PassShape shape, const State<T>& state, std::int64_t head,
+                                   Side side, int threads) {
+  return shape.wide ? state.side(head, side) : state.permuted_side(head, side, threads);
+}
+
 /// Values of a block of lanes on one side of a head: where the kernels find them, and what they sum
 /// up to in front of each cell. The memory is kept for the next block.
 template <class T>

@@ -126,11 +126,8 @@ void add_block(const Call<T>& call, PassShape shape, Block block, Accumulators& 
   const Cells<T>& cells = state.cells(h);
   const Rate rate = fixed.rate[static_cast<std::size_t>(h)];
   GradientJob<T> job{};
-  const auto side = [&](Side which) {
-    return shape.wide ? state.side(h, which) : state.permuted_side(h, which, threads);
-  };
-  job.targets = side(Side::targets);
-  job.sources = side(Side::sources);
+  job.targets = side_for(shape, state, h, Side::targets, threads);
+  job.sources = side_for(shape, state, h, Side::sources, threads);
   worker.values.set(shape, cells, job.sources, fixed.m, call.values, block, false, worker.scratch,
                     threads);
   worker.grad.set(shape, cells, job.targets, fixed.n, call.grad, block, true, worker.scratch,

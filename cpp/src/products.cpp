@@ -66,9 +66,7 @@ void run(const State<T>& state, const Vectors<const T>& values, std::int64_t row
     const std::int64_t first = task % blocks * width;
     const Block block{head, first, std::min(width, lanes - first)};
     const Cells<T>& cells = state.cells(head);
-    const auto side = [&](Side which) {
-      return shape.wide ? state.side(head, which) : state.permuted_side(head, which, split.inner);
-    };
+    const auto side = [&](Side which) { return side_for(shape, state, head, which, split.inner); };
     const SideView<T> from = side(transposed ? Side::targets : Side::sources);
     const SideView<T> to = side(transposed ? Side::sources : Side::targets);
     w.in.set(shape, cells, from, n_in, values, block, conjugate, w.scratch, split.inner);
