@@ -11,8 +11,8 @@ inline constexpr std::int64_t kQuad = 4;
 /// Sums of one piece: in each of the eight places of a group by itself, four groups at a time, then
 /// those eight.
 template <Form F, bool Wide, class T, class Cell>
-LAPLEX_INLINE void sum_piece(const SideView<T> side, const Input<T> in, Range range,
-                             Cell& buffers, Carry<Wide>* grown, Carry<Wide>* shrunk) {
+LAPLEX_INLINE void sum_piece(const SideView<T> side, const Input<T> in, Range range, Cell& buffers,
+                             Carry<Wide>* grown, Carry<Wide>* shrunk) {
   constexpr int P = F == Form::real ? 1 : 2;
   constexpr std::int64_t W = Wide ? kRows : 1;
   T* const value0 = buffers.value[0];
