@@ -1,3 +1,4 @@
+#include <laplex/instruction_set.hpp>
 #include <laplex/plan.hpp>
 
 #include "boundary.hpp"
@@ -218,6 +219,8 @@ Plan<T>::Plan(const Kernel<T>& kernel) {
     check_finite("sources", k.sources, k.heads, k.num_sources);
   }
   guarded([&] {
+    // A wrong LAPLEX_ISA is refused before any work, and not by several threads at a time.
+    static_cast<void>(instruction_set());
     auto built = std::make_unique<State<T>>(make_fixed(k));
     Sorting<T> sorting;
     built->build(k.targets, k.sources, nullptr, sorting, k.num_threads);
