@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 import warnings
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -83,6 +84,15 @@ def test_fork_after_use() -> None:
     raise AssertionError("the child hangs")
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Ctrl-C as in the foreground: without job control, a background job ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("num_threads", [1, 4])
 def test_ctrl_c_during_a_long_call(num_threads: int) -> None:
     rng = np.random.default_rng(0)
@@ -99,6 +109,7 @@ def test_ctrl_c_during_a_long_call(num_threads: int) -> None:
     assert_same_bits(plan.apply(one), before)  # the plan is as good as ever
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_while_a_plan_is_built() -> None:
     x = np.random.default_rng(0).random(10_000_000)
     start = time.monotonic()
