@@ -54,9 +54,10 @@ $(STAMPS)/venv:
 	tools/create_venv.sh "$(PYTHON)" "$(VENV)"
 	@mkdir -p $(STAMPS) && touch $@
 
+# pip 23.1 is the first with -C; Debian 12 and Ubuntu 22.04 make environments with older ones.
 $(STAMPS)/build: constraints.txt | $(STAMPS)/venv
 	$(HEADING) "build tools"
-	$(INSTALL) scikit-build-core pybind11 cmake ninja
+	$(INSTALL) "pip>=23.1" scikit-build-core pybind11 cmake ninja
 	@touch $@
 
 $(STAMPS)/demo: $(PACKAGE_FILES) constraints.txt | $(STAMPS)/build
