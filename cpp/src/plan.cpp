@@ -2,6 +2,7 @@
 #include <laplex/plan.hpp>
 
 #include "boundary.hpp"
+#include "checks.hpp"
 #include "parallel.hpp"
 #include "state.hpp"
 #include "state_mutex.hpp"
@@ -32,17 +33,6 @@ using namespace detail;
 
 namespace {
 
-[[noreturn]] void invalid(const std::string& message) {
-  throw Error(ErrorCode::invalid_argument, message);
-}
-
-/// As printf's %g: std::to_string would show -1e-9 as -0.000000.
-std::string text_of(double value) {
-  std::array<char, 32> text{};
-  std::snprintf(text.data(), text.size(), "%g", value);
-  return text.data();
-}
-
 template <class T>
 void check_finite(const char* name, const T* values, std::int64_t heads, std::int64_t count) {
   // 0 * v is 0 for finite values alone. In eight places, so that it is done many at a time.
@@ -61,31 +51,8 @@ void check_finite(const char* name, const T* values, std::int64_t heads, std::in
   const bool finite = std::all_of(zeros, zeros + kPlaces, [](T z) { return z == T(0); });
   for (std::int64_t k = 0; k < (finite ? 0 : all); ++k) {
     if (!std::isfinite(values[k])) {
-      invalid(std::string(name) + " must be finite, but entry " + std::to_string(k % count) +
-              (heads > 1 ? " of head " + std::to_string(k / count) : "") + " is " +
-              (std::isnan(values[k]) ? "NaN"
-               : values[k] > 0       ? "inf"
-                                     : "-inf"));
+      not_finite(name, heads, count, k, static_cast<double>(values[k]));
     }
-  }
-}
-
-void check_sizes(std::int64_t heads, std::int64_t n, std::int64_t m) {
-  if (heads < 0 || n < 0 || m < 0) {
-    invalid("heads, num_targets and num_sources must not be negative");
-  }
-  // 2^48 anchors are 2 PiB: whoever asks for more has a wrong number, and products of sizes stay in
-  // range.
-  constexpr std::int64_t kMost = std::int64_t(1) << 48;
-  if (n <= kMost && m <= kMost && n + m > kMostAnchors) {
-    invalid("a matrix of " + std::to_string(n) + " targets and " + std::to_string(m) +
-            " sources has more anchors than a plan can number, 2^32 - 2: split it into blocks of "
-            "targets or of sources");
-  }
-  if (n > kMost || m > kMost || (heads > 0 && n + m > kMost / heads)) {
-    throw Error(ErrorCode::out_of_memory, "a plan for " + std::to_string(heads) + " x (" +
-                                              std::to_string(n) + " + " + std::to_string(m) +
-                                              ") anchors is beyond any memory");
   }
 }
 
@@ -116,12 +83,6 @@ std::shared_ptr<State<T>> lend(std::unique_ptr<State<T>> state,
   return {raw, give_back};
 }
 
-/// No sources at all may come as a null pointer too, and are not the targets.
-template <class T>
-bool is_self_case(const Kernel<T>& kernel) {
-  return kernel.sources == nullptr && (kernel.num_sources > 0 || kernel.num_targets == 0);
-}
-
 template <class T>
 std::shared_ptr<const Fixed<T>> make_fixed(const Kernel<T>& kernel) {
   auto fixed = std::make_shared<Fixed<T>>();
@@ -135,17 +96,7 @@ std::shared_ptr<const Fixed<T>> make_fixed(const Kernel<T>& kernel) {
   for (std::int64_t h = 0; h < kernel.heads; ++h) {
     const Rate rate{kernel.lengthscale ? kernel.lengthscale[h] : 1.0,
                     kernel.frequency ? kernel.frequency[h] : 0.0};
-    const std::string where = kernel.heads > 1 ? " for head " + std::to_string(h) : "";
-    if (!(rate.lengthscale > 0.0) || std::isinf(rate.lengthscale)) {
-      invalid("lengthscale must be positive and finite, got " + text_of(rate.lengthscale) + where);
-    }
-    if (rate.lengthscale < std::numeric_limits<double>::min()) {
-      invalid("lengthscale must be at least 2.23e-308, the smallest normal number, got " +
-              text_of(rate.lengthscale) + where);  // below it 1/lengthscale overflows
-    }
-    if (!std::isfinite(rate.frequency)) {
-      invalid("frequency must be finite, got " + text_of(rate.frequency) + where);
-    }
+    check_rate(rate, h, kernel.heads);
     fixed->rate.push_back(rate);
   }
   if (kernel.target_phase) {
@@ -210,7 +161,7 @@ std::int64_t rank_of(const T* x, std::int64_t n, const T* y, std::int64_t m) {
 template <class T>
 Plan<T>::Plan(const Kernel<T>& kernel) {
   const Kernel<T>& k = kernel;
-  check_sizes(k.heads, k.num_targets, k.num_sources);
+  check_sizes(k.heads, k.num_targets, k.num_sources, kMostAnchors);
   if (is_self_case(k) && k.num_sources != k.num_targets) {
     invalid("num_sources must equal num_targets when sources are the targets");
   }

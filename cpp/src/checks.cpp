@@ -1,0 +1,68 @@
+#include "checks.hpp"
+
+#include <laplex/error.hpp>
+
+#include <array>
+#include <cmath>
+#include <cstdio>
+#include <limits>
+
+namespace laplex::detail {
+namespace {
+
+/// As printf's %g: std::to_string would show -1e-9 as -0.000000.
+std::string text_of(double value) {
+  std::array<char, 32> text{};
+  std::snprintf(text.data(), text.size(), "%g", value);
+  return text.data();
+}
+
+}  // namespace
+
+void invalid(const std::string& message) {
+  throw Error(ErrorCode::invalid_argument, message);
+}
+
+void not_finite(const char* name, std::int64_t heads, std::int64_t count, std::int64_t entry,
+                double value) {
+  invalid(std::string(name) + " must be finite, but entry " + std::to_string(entry % count) +
+          (heads > 1 ? " of head " + std::to_string(entry / count) : "") + " is " +
+          (std::isnan(value) ? "NaN"
+           : value > 0       ? "inf"
+                             : "-inf"));
+}
+
+void check_sizes(std::int64_t heads, std::int64_t n, std::int64_t m, std::int64_t most) {
+  if (heads < 0 || n < 0 || m < 0) {
+    invalid("heads, num_targets and num_sources must not be negative");
+  }
+  // 2^48 anchors are 2 PiB: whoever asks for more has a wrong number, and products of sizes stay in
+  // range.
+  constexpr std::int64_t kMost = std::int64_t(1) << 48;
+  if (n <= kMost && m <= kMost && n + m > most) {
+    invalid("a matrix of " + std::to_string(n) + " targets and " + std::to_string(m) +
+            " sources has more anchors than a plan can number, " + std::to_string(most) +
+            ": split it into blocks of targets or of sources");
+  }
+  if (n > kMost || m > kMost || (heads > 0 && n + m > kMost / heads)) {
+    throw Error(ErrorCode::out_of_memory, "a plan for " + std::to_string(heads) + " x (" +
+                                              std::to_string(n) + " + " + std::to_string(m) +
+                                              ") anchors is beyond any memory");
+  }
+}
+
+void check_rate(Rate rate, std::int64_t head, std::int64_t heads) {
+  const std::string where = heads > 1 ? " for head " + std::to_string(head) : "";
+  if (!(rate.lengthscale > 0.0) || std::isinf(rate.lengthscale)) {
+    invalid("lengthscale must be positive and finite, got " + text_of(rate.lengthscale) + where);
+  }
+  if (rate.lengthscale < std::numeric_limits<double>::min()) {
+    invalid("lengthscale must be at least 2.23e-308, the smallest normal number, got " +
+            text_of(rate.lengthscale) + where);  // below it 1/lengthscale overflows
+  }
+  if (!std::isfinite(rate.frequency)) {
+    invalid("frequency must be finite, got " + text_of(rate.frequency) + where);
+  }
+}
+
+}  // namespace laplex::detail
