@@ -6,7 +6,7 @@
 if(MSVC)
   add_compile_options(/fp:precise)
 else()
-  add_compile_options(-ffp-contract=off)
+  add_compile_options($<$<COMPILE_LANGUAGE:CXX>:-ffp-contract=off>)
 endif()
 if("${CMAKE_CXX_FLAGS} $ENV{CXXFLAGS}" MATCHES "-ffast-math|-Ofast|/fp:fast")
   message(FATAL_ERROR "Laplex cannot be built with -ffast-math, -Ofast or /fp:fast: they change its results.")

@@ -2,7 +2,7 @@
 if(MSVC)
   add_compile_options(/W4 /permissive- $<$<BOOL:${LAPLEX_WERROR}>:/WX>)
 else()
-  add_compile_options(
+  set(warnings
     -Wall
     -Wextra
     -Wpedantic
@@ -10,4 +10,7 @@ else()
     -Wshadow
     -Wnon-virtual-dtor
     $<$<BOOL:${LAPLEX_WERROR}>:-Werror>)
+  add_compile_options("$<$<COMPILE_LANGUAGE:CXX>:${warnings}>")
+  # What nvcc hands to the host's compiler is not what was written: its own warnings are those that count.
+  add_compile_options("$<$<AND:$<COMPILE_LANGUAGE:CUDA>,$<BOOL:${LAPLEX_WERROR}>>:-Werror=all-warnings>")
 endif()

@@ -1,0 +1,71 @@
+/// What kernels are written in: CUDA C++, or the tests' emulation of it on the host.
+#pragma once
+
+#if defined(LAPLEX_CUDA_EMULATION)
+#include "emulation.hpp"
+#else
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+#endif
+
+#include "runtime.hpp"
+
+#include <cstddef>
+#include <cstdint>
+
+namespace laplex::cuda::detail {
+
+/// Threads that exchange registers.
+inline constexpr int kWarp = 32;
+
+/// Dynamic shared memory a block may ask for; every device since compute capability 7.5 has it.
+inline constexpr std::size_t kMaxShared = std::size_t(1) << 16;
+
+/// The block's shared memory, aligned to 16 bytes. All of it is dynamic: its size depends on the
+/// call.
+__device__ __forceinline__ unsigned char* shared_memory() {
+#if defined(LAPLEX_CUDA_EMULATION)
+  return emulation::shared_memory();
+#else
+  extern __shared__ __align__(16) unsigned char laplex_shared[];
+  return laplex_shared;
+#endif
+}
+
+/// The block's number in a grid of one dimension.
+__device__ __forceinline__ std::int64_t block_number() {
+  return static_cast<std::int64_t>(blockIdx.x);
+}
+
+struct Grid {
+  std::int64_t blocks;
+  int threads;
+  std::size_t shared_bytes = 0;
+};
+
+/// Starts a kernel of one argument; nothing happens for an empty grid.
+template <class Job>
+void launch(void (*kernel)(Job), const Grid& grid, Stream stream, const Job& job) {
+  if (grid.blocks == 0) {
+    return;
+  }
+  check_grid(grid.blocks);
+#if defined(LAPLEX_CUDA_EMULATION)
+  static_cast<void>(stream);
+  emulation::run(
+      {static_cast<unsigned>(grid.blocks), static_cast<unsigned>(grid.threads), grid.shared_bytes},
+      [&] { kernel(job); });
+#else
+  if (grid.shared_bytes > (std::size_t(48) << 10)) {
+    check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                               cudaFuncAttributeMaxDynamicSharedMemorySize,
+                               static_cast<int>(kMaxShared)));
+  }
+  kernel<<<static_cast<unsigned>(grid.blocks), static_cast<unsigned>(grid.threads),
+           grid.shared_bytes, stream> > >(job);
+  check(cudaGetLastError());
+#endif
+}
+
+}  // namespace laplex::cuda::detail

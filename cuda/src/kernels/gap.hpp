@@ -1,0 +1,128 @@
+/// A step along the line, from one place to a neighbour, and what it does to a sum.
+#pragma once
+
+#include "../device.hpp"
+
+#include <laplex/detail/complex.hpp>
+#include <laplex/detail/decay.hpp>
+#include <laplex/detail/scan_element.hpp>
+
+#include <cmath>
+#include <type_traits>
+
+namespace laplex::cuda::detail {
+
+using laplex::detail::Complex;
+using laplex::detail::Rate;
+
+/// A head's rate, and its inverse.
+struct LineRate {
+  Rate rate;
+  double inverse = 0.0;  ///< 1 / lengthscale
+  double valid = 1.0;    ///< NaN where the lengthscale or the frequency is no legal number
+};
+
+/// Reads a head's lengthscale and frequency (null: 1 and 0) where they are now.
+__device__ inline LineRate read_rate(const double* lengthscale, const double* frequency,
+                                     std::int64_t head) {
+  LineRate r;
+  const double ell = lengthscale != nullptr ? lengthscale[head] : 1.0;
+  const double omega = frequency != nullptr ? frequency[head] : 0.0;
+  const bool legal = ell >= 2.2250738585072014e-308 && std::isfinite(ell) && std::isfinite(omega);
+  r.rate = {legal ? ell : 1.0, legal ? omega : 0.0};
+  r.inverse = 1.0 / r.rate.lengthscale;
+  r.valid = legal ? 1.0 : std::nan("");
+  return r;
+}
+
+/// D is double, or with a frequency Complex; P the largest moment that sums carry.
+///
+/// With float anchors and neither, a short step is kept as -(1 - decay), by a polynomial: that
+/// costs a fifth of an exponential and loses nothing where the decay is close to 1. A step is short
+/// if its scaled distance is below a quarter; the sign bit tells which form it is.
+template <class T, class D, int P>
+struct Gap {
+  static constexpr bool kShortForm =
+      std::is_same_v<T, float> && std::is_same_v<D, double> && P == 0;
+
+  D factor;
+  double tau;  ///< the scaled distance; for P > 0 and for derivatives by the lengthscale
+  bool zero;   ///< whether the two places are one
+
+  /// The decay itself.
+  __device__ D decay() const {
+    if constexpr (kShortForm) {
+      return std::signbit(factor) ? 1.0 + factor : factor;
+    } else {
+      return factor;
+    }
+  }
+};
+
+/// The full decay, called and not inlined: the code of a double exponential and of a rotation, in
+/// every place that takes a step, would be tens of minutes of compiling and more than instruction
+/// caches hold.
+template <class D>
+__device__ __noinline__ D full_decay(double above, double below, Rate rate) {
+  return laplex::detail::decay<D>(above, below, rate);
+}
+
+/// 1 - exp(-t) to 4e-11 of itself for 0 <= t < 1/4: the Taylor series.
+__device__ inline double short_loss(double t) {
+  double p = -1.0 / 40320.0;
+  p = std::fma(p, t, 1.0 / 5040.0);
+  p = std::fma(p, t, -1.0 / 720.0);
+  p = std::fma(p, t, 1.0 / 120.0);
+  p = std::fma(p, t, -1.0 / 24.0);
+  p = std::fma(p, t, 1.0 / 6.0);
+  p = std::fma(p, t, -0.5);
+  p = std::fma(p, t, 1.0);
+  return p * t;
+}
+
+/// The step between two places, `above` not below `below`.
+template <class T, class D, int P>
+__device__ inline Gap<T, D, P> gap_between(T above, T below, const LineRate& r) {
+  Gap<T, D, P> gap{};
+  const double a = static_cast<double>(above);
+  const double b = static_cast<double>(below);
+  gap.zero = !(above > below);
+  if constexpr (Gap<T, D, P>::kShortForm) {
+    gap.tau = (a - b) * r.inverse;
+    gap.factor = gap.tau < 0.25 ? -short_loss(gap.tau) : full_decay<double>(a, b, r.rate);
+    if (gap.zero) {
+      gap.factor = -0.0;
+    }
+  } else {
+    gap.tau = laplex::detail::scaled_distance(a, b, r.rate);
+    gap.factor = full_decay<D>(a, b, r.rate);
+  }
+  return gap;
+}
+
+/// Moments are for second derivatives by the lengthscale: small code before fast code.
+template <int P, class D, class S>
+__device__ __noinline__ void move_moments(S* sums, D factor, double tau) {
+  laplex::detail::advance<P, 1>(sums, factor, tau);
+}
+
+/// Moves sums of moments 0..P across a gap.
+template <int P, class T, class D, class S>
+__device__ inline void move(S* sums, const Gap<T, D, P>& gap) {
+  if constexpr (Gap<T, D, P>::kShortForm) {
+    const double f = gap.factor;
+    const bool is_short = std::signbit(f);
+    if constexpr (std::is_same_v<S, double>) {
+      sums[0] = std::fma(f, sums[0], is_short ? sums[0] : 0.0);
+    } else {
+      sums[0] = {std::fma(f, sums[0].re, is_short ? sums[0].re : 0.0),
+                 std::fma(f, sums[0].im, is_short ? sums[0].im : 0.0)};
+    }
+  } else if constexpr (P > 0) {
+    move_moments<P>(sums, gap.factor, gap.tau);
+  } else {
+    sums[0] = gap.factor * sums[0];
+  }
+}
+
+}  // namespace laplex::cuda::detail

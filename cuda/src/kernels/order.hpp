@@ -1,0 +1,206 @@
+/// Kernels of the order: looking at anchors, and how two sorted sides interleave.
+#pragma once
+
+#include "line.hpp"
+
+#include <cmath>
+
+namespace laplex::cuda::detail {
+
+inline constexpr int kLookThreads = 256;
+
+/// What is found about one array.
+struct Findings {
+  unsigned long long first_bad;  ///< the first entry that is NaN or infinite; ~0: there is none
+  unsigned descents;  ///< 1 if some entry is below the one before it, in the order looked at
+};
+
+struct ResetJob {
+  Findings* findings;
+};
+
+inline __global__ void __launch_bounds__(kWarp) reset_kernel(ResetJob job) {
+  if (threadIdx.x == 0) {
+    *job.findings = {~0ULL, 0U};
+  }
+}
+
+template <class T>
+struct LookJob {
+  const T* values;             ///< [heads, count]
+  const std::uint32_t* index;  ///< the order to look in, [heads, count]; null: as they are
+  std::int64_t heads;
+  std::int64_t count;
+  Findings* findings;
+};
+
+template <class T>
+__global__ void __launch_bounds__(kLookThreads) look_kernel(LookJob<T> job) {
+  const std::int64_t entry = block_number() * kLookThreads + threadIdx.x;
+  if (entry >= job.heads * job.count) {
+    return;
+  }
+  const std::int64_t head = entry / job.count;
+  const std::int64_t k = entry % job.count;
+  const T* const values = job.values + head * job.count;
+  const std::uint32_t* const index = job.index == nullptr ? nullptr : job.index + head * job.count;
+  const std::int64_t at = index == nullptr ? k : index[k];
+  const T value = values[at];
+  if (!std::isfinite(value)) {
+    atomicMin(&job.findings->first_bad, static_cast<unsigned long long>(head * job.count + at));
+  } else if (k > 0 && values[index == nullptr ? k - 1 : index[k - 1]] > value) {
+    atomicOr(&job.findings->descents, 1U);
+  }
+}
+
+/// Puts values in the order of an index, in place of a sort.
+template <class T>
+struct GatherJob {
+  const T* values;  ///< [heads, count]
+  const std::uint32_t* index;
+  std::int64_t heads;
+  std::int64_t count;
+  T* out;
+  bool inverse;  ///< out[index[k]] = values[k]
+};
+
+template <class T>
+__global__ void __launch_bounds__(kLookThreads) gather_kernel(GatherJob<T> job) {
+  const std::int64_t entry = block_number() * kLookThreads + threadIdx.x;
+  if (entry >= job.heads * job.count) {
+    return;
+  }
+  const std::int64_t base = entry / job.count * job.count;
+  const std::int64_t other = base + (job.index == nullptr ? entry - base : job.index[entry]);
+  job.out[job.inverse ? other : entry] = job.values[job.inverse ? entry : other];
+}
+
+/// Whether values are still those that were sorted; sets `descents` of the findings if one is not.
+template <class T>
+struct CompareJob {
+  const T* values;    ///< [heads, count]
+  const T* position;  ///< the same in order
+  const std::uint32_t* index;
+  std::int64_t heads;
+  std::int64_t count;
+  Findings* findings;
+};
+
+template <class T>
+__global__ void __launch_bounds__(kLookThreads) compare_kernel(CompareJob<T> job) {
+  const std::int64_t entry = block_number() * kLookThreads + threadIdx.x;
+  if (entry >= job.heads * job.count) {
+    return;
+  }
+  const std::int64_t base = entry / job.count * job.count;
+  const T value = job.values[base + (job.index == nullptr ? entry - base : job.index[entry])];
+  if (!(value == job.position[entry])) {
+    atomicOr(&job.findings->descents, 1U);
+  }
+}
+
+/// 0, 1, 2, ... for every head.
+struct CountJob {
+  std::uint32_t* index;
+  std::int64_t heads;
+  std::int64_t count;
+};
+
+inline __global__ void __launch_bounds__(kLookThreads) count_kernel(CountJob job) {
+  const std::int64_t entry = block_number() * kLookThreads + threadIdx.x;
+  if (entry < job.heads * job.count) {
+    job.index[entry] = static_cast<std::uint32_t>(entry % job.count);
+  }
+}
+
+/// How many sources are among the first `item` items: the merge path's crossing of a diagonal.
+template <class T>
+__device__ inline std::int64_t merge_path(const T* sources, std::int64_t m, const T* targets,
+                                          std::int64_t n, std::int64_t item) {
+  std::int64_t least = item > n ? item - n : 0;
+  std::int64_t most = item < m ? item : m;
+  while (least < most) {
+    const std::int64_t middle = least + (most - least) / 2;
+    // Source `middle` is among them if it is not above the target it would displace.
+    if (sources[middle] <= targets[item - 1 - middle]) {
+      least = middle + 1;
+    } else {
+      most = middle;
+    }
+  }
+  return least;
+}
+
+template <class T>
+struct InterleaveJob {
+  const T* sources;  ///< [heads, m] ascending
+  const T* targets;  ///< [heads, n]
+  std::int64_t heads;
+  std::int64_t m;
+  std::int64_t n;
+  std::uint32_t* split;
+  std::uint8_t* is_source;
+  std::uint16_t* before;
+};
+
+template <class T>
+__global__ void __launch_bounds__(kLookThreads) split_kernel(InterleaveJob<T> job) {
+  const std::int64_t items = job.m + job.n;
+  const std::int64_t splits = ceil_div(items, kBlockItems) + 1;
+  const std::int64_t entry = block_number() * kLookThreads + threadIdx.x;
+  if (entry >= job.heads * splits) {
+    return;
+  }
+  const std::int64_t head = entry / splits;
+  const std::int64_t item = entry % splits * kBlockItems;
+  job.split[entry] = static_cast<std::uint32_t>(merge_path(job.sources + head * job.m, job.m,
+                                                           job.targets + head * job.n, job.n,
+                                                           item < items ? item : items));
+}
+
+inline constexpr int kInterleaveThreads = kBlockItems / kByteItems;
+
+/// A block merges the kBlockItems items between two splits, a thread the eight of one byte.
+template <class T>
+__global__ void __launch_bounds__(kInterleaveThreads) interleave_kernel(InterleaveJob<T> job) {
+  const std::int64_t items = job.m + job.n;
+  const std::int64_t blocks = ceil_div(items, kBlockItems);
+  const std::int64_t head = block_number() / blocks;
+  const std::int64_t number = block_number() % blocks;
+  const std::uint32_t* const split = job.split + head * (blocks + 1) + number;
+  const std::int64_t first = number * kBlockItems;
+  const std::int64_t count = items - first < kBlockItems ? items - first : kBlockItems;
+  const std::int64_t first_source = split[0];
+  const std::int64_t num_sources = split[1] - first_source;
+  const std::int64_t num_targets = count - num_sources;
+
+  T* const sources = reinterpret_cast<T*>(shared_memory());
+  T* const targets = sources + num_sources;
+  const T* const y = job.sources + head * job.m + first_source;
+  const T* const x = job.targets + head * job.n + (first - first_source);
+  for (std::int64_t k = threadIdx.x; k < num_sources; k += blockDim.x) {
+    sources[k] = y[k];
+  }
+  for (std::int64_t k = threadIdx.x; k < num_targets; k += blockDim.x) {
+    targets[k] = x[k];
+  }
+  __syncthreads();
+  const std::int64_t item = static_cast<std::int64_t>(threadIdx.x) * kByteItems;
+  if (item >= count) {
+    return;
+  }
+  std::int64_t s = merge_path(sources, num_sources, targets, num_targets, item);
+  const std::int64_t chunk = head * ceil_div(items, kByteItems) + first / kByteItems + threadIdx.x;
+  job.before[chunk] = static_cast<std::uint16_t>(s);
+  std::int64_t t = item - s;
+  unsigned bits = 0;
+  for (int k = 0; k < kByteItems && item + k < count; ++k) {
+    const bool source = t >= num_targets || (s < num_sources && sources[s] <= targets[t]);
+    bits |= (source ? 1U : 0U) << k;
+    s += source ? 1 : 0;
+    t += source ? 0 : 1;
+  }
+  job.is_source[chunk] = static_cast<std::uint8_t>(bits);
+}
+
+}  // namespace laplex::cuda::detail

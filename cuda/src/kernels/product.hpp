@@ -1,0 +1,152 @@
+/// Second pass of a product, and the only one over a line of a single tile: the sums that reach
+/// each anchor of the side that is read off.
+///
+/// Positions and values come through shared memory, so that global memory is read in whole lines;
+/// each thread walks K neighbouring items of the merged line, from the left and from the right.
+#pragma once
+
+#include "block_scan.hpp"
+#include "line.hpp"
+#include "values.hpp"
+
+namespace laplex::cuda::detail {
+
+/// Blocks that a multiprocessor should hold at a time: enough that some read while others reckon,
+/// as long as their registers suffice.
+template <class T, class S, int P, bool Ties, int NT>
+inline constexpr int kProductBlocks = NT != 256 || P > 0                                     ? 1
+                                      : sizeof(T) == 4 && std::is_same_v<S, double> && !Ties ? 3
+                                                                                             : 2;
+
+/// What is asked of the two halves: their sum, or one alone (which takes kernels with ties apart).
+enum class Part { both, left, right };
+
+template <class T>
+struct ProductJob {
+  Line<T> line;
+  Input<T> input;
+  Output<T> output;
+  const double* lengthscale;
+  const double* frequency;
+  std::int64_t rows;
+  std::int64_t tiles;
+  const void* carries;  ///< [heads, rows, tiles, 2] of Sums, or null for a single tile
+  int moment;
+  Part part;
+  bool with_ties;   ///< Parity::even
+  bool difference;  ///< left minus right: Parity::odd
+};
+
+/// Shared memory for tiles of at most `from` and `to` anchors.
+template <class T, class D, class S, int P, bool Ties, int NT>
+std::size_t product_shared(std::int64_t from, std::int64_t to, bool self) {
+  using N = Node<T, D, S, P, Ties>;
+  const auto in = static_cast<std::size_t>(from) * (sizeof(Packed<T, S>) + sizeof(T)) +
+                  (self ? 0 : static_cast<std::size_t>(to) * sizeof(T));
+  const auto out = static_cast<std::size_t>(to) * sizeof(Packed<T, S>);
+  return BlockScan<NT, N>::kSharedBytes + (in > out ? in : out);
+}
+
+template <class T, class D, class S, int P, bool Ties, int NT, int K>
+__global__ void __launch_bounds__(NT, kProductBlocks<T, S, P, Ties, NT>)
+    product_kernel(ProductJob<T> job) {
+  using N = Node<T, D, S, P, Ties>;
+  using Value = typename N::Value;
+  const std::int64_t number = block_number() % job.tiles;
+  const std::int64_t vector = block_number() / job.tiles;
+  const std::int64_t head = vector / job.rows;
+  const std::int64_t row = vector % job.rows;
+  const LineRate rate = read_rate(job.lengthscale, job.frequency, head);
+  const Tile<T> tile = tile_of(job.line, head, number, std::int64_t(NT) * K);
+
+  unsigned char* const shared = shared_memory();
+  auto* const values = reinterpret_cast<Packed<T, S>*>(shared + BlockScan<NT, N>::kSharedBytes);
+  T* const places = reinterpret_cast<T*>(values + tile.num_from);
+  job.input.template load<S>(job.line.from, head, row, job.rows, tile.first_from, tile.num_from,
+                             values);
+  load_positions(job.line, head, tile, places);
+  __syncthreads();
+
+  const Walk<T, D, P, K> walk(job.line, head, tile, places, rate);
+  Packed<T, S> value[K];
+  Value left;
+  Value right;
+  left.clear();
+  right.clear();
+  for (int k = 0; k < K; ++k) {
+    value[k] = k < walk.count && walk.from(k) ? values[walk.from_slot(k)] : Packed<T, S>{};
+    if (k < walk.count) {
+      left.cross(walk.gap[k]);
+      left.add(value[k].wide());
+    }
+  }
+  for (int k = K - 1; k >= 0; --k) {
+    if (k < walk.count) {
+      right.add(value[k].wide());
+      right.cross(walk.gap[k]);
+    }
+  }
+  const N to_right = walk.template node<N>(left, walk.end);
+  const N to_left = walk.template node<N>(right, walk.begin);
+  const BlockScan<NT, N> scan(to_right, to_left, tile.low, tile.high, rate, shared);
+  left.clear();
+  right.clear();
+  if (job.carries != nullptr) {
+    const Value* const carries = static_cast<const Value*>(job.carries) + 2 * block_number();
+    left = carries[0];
+    right = carries[1];
+  }
+  scan.scan(left, right, walk.begin, walk.end);
+
+  S result[K];
+  const auto sum_of = [&](const Value& sums) {
+    S sum{};
+    for (int q = 0; q <= P; ++q) {  // not indexed by a variable: sums are in registers
+      if (q == job.moment) {
+        sum = sums.word[q];
+      }
+    }
+    if constexpr (Ties) {
+      if (job.with_ties && job.moment == 0) {
+        sum = sum + sums.here();
+      }
+    }
+    return sum;
+  };
+  for (int k = 0; k < K; ++k) {
+    result[k] = S{};
+    if (k < walk.count) {
+      left.cross(walk.gap[k]);
+      left.add(value[k].wide());
+      if (job.part != Part::right) {
+        result[k] = sum_of(left);
+      }
+    }
+  }
+  for (int k = K - 1; k >= 0; --k) {
+    if (k < walk.count) {
+      // Sources at the place itself belong to the left half, wherever they are in the order.
+      const S from_right = job.part == Part::both   ? sum_of(right)
+                           : job.part == Part::left ? (Ties ? right.here() : S{})
+                                                    : right.word[0];
+      result[k] = job.difference ? result[k] - from_right : result[k] + from_right;
+      right.add(value[k].wide());
+      right.cross(walk.gap[k]);
+    }
+  }
+
+  // Out again through shared memory, which nobody reads any more.
+  __syncthreads();
+  for (int k = 0; k < K; ++k) {
+    if (k < walk.count && walk.to(k)) {
+      values[walk.to_slot(k)] = Packed<T, S>::of(result[k]);
+    }
+  }
+  __syncthreads();
+  for (std::int64_t k = threadIdx.x; k < tile.num_to; k += blockDim.x) {
+    job.output.template scatter<S>(job.line.to, head, row, tile.first_to + k, values[k],
+                                   rate.valid);
+  }
+}
+
+}  // namespace laplex::cuda::detail

@@ -1,0 +1,126 @@
+/// First pass of a product over a long line: what each tile sends to its right and to its left.
+///
+/// Reads the scanned side alone. Values that lie in random order are gathered here, once, into
+/// sorted order for the pass that follows.
+#pragma once
+
+#include "block_scan.hpp"
+#include "line.hpp"
+#include "values.hpp"
+
+namespace laplex::cuda::detail {
+
+template <class T>
+struct TotalsJob {
+  Line<T> line;
+  Input<T> input;
+  const double* lengthscale;
+  const double* frequency;
+  std::int64_t rows;
+  std::int64_t tiles;
+  bool gathers;  ///< whether input.sorted is still to be filled
+  void* totals;  ///< [heads, rows, tiles, 2] of Sums: to the right, to the left
+};
+
+template <class T, class D, class S, int P, bool Ties, int NT, int K>
+struct TotalsShared {
+  using N = Node<T, D, S, P, Ties>;
+  static constexpr std::size_t kScan = BlockScan<NT, N>::kSharedBytes;
+  static constexpr std::size_t kBytes = kScan + NT * K * (sizeof(Packed<T, S>) + sizeof(T));
+};
+
+template <class T, class D, class S, int P, bool Ties, int NT, int K>
+__global__ void __launch_bounds__(NT, P == 0 ? 3 : 1) totals_kernel(TotalsJob<T> job) {
+  using N = Node<T, D, S, P, Ties>;
+  using Value = typename N::Value;
+  const std::int64_t number = block_number() % job.tiles;
+  const std::int64_t vector = block_number() / job.tiles;
+  const std::int64_t head = vector / job.rows;
+  const std::int64_t row = vector % job.rows;
+  const LineRate rate = read_rate(job.lengthscale, job.frequency, head);
+  const Tile<T> tile = tile_of(job.line, head, number, std::int64_t(NT) * K);
+
+  unsigned char* const shared = shared_memory();
+  auto* const values =
+      reinterpret_cast<Packed<T, S>*>(shared + TotalsShared<T, D, S, P, Ties, NT, K>::kScan);
+  T* const places = reinterpret_cast<T*>(values + NT * K);
+  Input<T> input = job.input;
+  if (job.gathers) {
+    input.sorted = nullptr;
+  }
+  input.template load<S>(job.line.from, head, row, job.rows, tile.first_from, tile.num_from,
+                         values);
+  const T* const positions = job.line.from.position + head * job.line.from.count + tile.first_from;
+  for (std::int64_t k = threadIdx.x; k < tile.num_from; k += blockDim.x) {
+    places[k] = positions[k];
+  }
+  __syncthreads();
+  if (job.gathers) {
+    Packed<T, S>* const sorted =
+        job.input.template sorted_row<S>(job.line.from, head, row, job.rows) + tile.first_from;
+    for (std::int64_t k = threadIdx.x; k < tile.num_from; k += blockDim.x) {
+      sorted[k] = values[k];
+    }
+  }
+
+  // Evenly many sources a thread; the last that has any walks on to the end of the tile.
+  const int all = static_cast<int>(tile.num_from);
+  const int share = (all + NT - 1) / NT;
+  const int first =
+      static_cast<int>(threadIdx.x) * share < all ? static_cast<int>(threadIdx.x) * share : all;
+  const int count = all - first < share ? all - first : share;
+  Value left;
+  Value right;
+  left.clear();
+  right.clear();
+  D travel = D{};
+  if constexpr (N::kProducts) {
+    travel = 1.0;
+  }
+  T begin = tile.high;
+  T end = tile.high;
+  if (count > 0) {
+    begin = first > 0 ? places[first - 1] : tile.low;
+    T here = begin;
+    for (int k = 0; k < count; ++k) {
+      const T place = places[first + k];
+      const Gap<T, D, P> gap = gap_between<T, D, P>(place, here, rate);
+      left.cross(gap);
+      left.add(values[first + k].wide());
+      if constexpr (N::kProducts) {
+        travel = travel * gap.decay();
+      }
+      here = place;
+    }
+    end = here;
+    if (first + count == all) {
+      const Gap<T, D, P> rest = gap_between<T, D, P>(tile.high, here, rate);
+      left.cross(rest);
+      if constexpr (N::kProducts) {
+        travel = travel * rest.decay();
+      }
+      end = tile.high;
+    }
+    here = places[first + count - 1];
+    for (int k = count - 1; k >= 0; --k) {
+      right.add(values[first + k].wide());
+      const T place = k > 0 ? places[first + k - 1] : begin;
+      right.cross(gap_between<T, D, P>(here, place, rate));
+      here = place;
+    }
+  }
+  N to_right = N::empty(end);
+  to_right.sums = left;
+  to_right.travel = travel;
+  N to_left = N::empty(begin);
+  to_left.sums = right;
+  to_left.travel = travel;
+  if (all == 0) {  // nothing to send: and no thread that walks across
+    to_right = N::empty(tile.high);
+    to_left = N::empty(tile.low);
+  }
+  const BlockScan<NT, N> scan(to_right, to_left, tile.low, tile.high, rate, shared);
+  scan.totals(static_cast<Value*>(job.totals) + 2 * block_number());
+}
+
+}  // namespace laplex::cuda::detail

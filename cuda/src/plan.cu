@@ -1,0 +1,248 @@
+#include "call.hpp"
+#include "checks.hpp"
+#include "state.hpp"
+
+#include <laplex/cuda/plan.hpp>
+#include <laplex/detail/scan_element.hpp>
+
+#include <string>
+
+namespace laplex::cuda {
+
+using namespace detail;
+using laplex::detail::invalid;
+
+namespace {
+
+template <class T>
+bool has_complex_entries(const Kernel<T>& kernel) {
+  return kernel.frequency != nullptr || kernel.target_phase != nullptr ||
+         kernel.source_phase != nullptr;
+}
+
+void check_call(std::int64_t rows, bool values_complex, bool real_part, bool result_complex,
+                bool result_should_be) {
+  if (rows < 0) {
+    invalid("rows must not be negative, got " + std::to_string(rows));
+  }
+  if (values_complex && real_part) {
+    invalid("complex values with real_part: pass their real and imaginary parts as two rows");
+  }
+  if (result_complex != result_should_be) {
+    invalid(result_should_be ? "the result must be complex: the values or the kernel are"
+                             : "the result must be real: values and kernel are");
+  }
+}
+
+template <class T>
+void check_storage(const ConstVectors& vectors) {
+  if (vectors.storage != Storage::single_or_double &&
+      (!std::is_same_v<T, float> || vectors.complex)) {
+    invalid("half precision is for real values of a float plan");
+  }
+}
+
+/// The factors of a side, as K and K^T have them: exp(i theta) of targets, exp(-i phi) of sources.
+template <class T>
+Phases<T> target_phases(const Kernel<T>& kernel) {
+  return {kernel.target_phase, 1.0};
+}
+template <class T>
+Phases<T> source_phases(const Kernel<T>& kernel) {
+  return {kernel.source_phase, -1.0};
+}
+
+template <class T>
+ProductCall<T> product_call(const State<T>& state, const Kernel<T>& kernel,
+                            const ConstVectors& values, std::int64_t rows, const Vectors& result,
+                            Mode mode, Term term, Part part) {
+  const bool swapped = mode != Mode::plain;
+  const bool conjugate = mode == Mode::adjoint;
+  // sign(x_i - y_j) seen from the source is its negative.
+  const double scale = swapped && term.parity == Parity::odd ? -1.0 : 1.0;
+  return {state,
+          {kernel.lengthscale, kernel.frequency, values.complex || has_complex_entries(kernel)},
+          rows,
+          swapped,
+          {values, swapped ? target_phases(kernel) : source_phases(kernel), conjugate, nullptr},
+          {result, swapped ? source_phases(kernel) : target_phases(kernel), conjugate, scale},
+          term.parity,
+          term.moment,
+          part};
+}
+
+void check_term(Term term) {
+  if (term.moment < 0 || term.moment > laplex::detail::kMaxMoment) {
+    invalid("moment must be in 0.." + std::to_string(laplex::detail::kMaxMoment) + ", got " +
+            std::to_string(term.moment));
+  }
+}
+
+}  // namespace
+
+template <class T>
+Plan<T>::Plan(const Kernel<T>& kernel, Stream stream, Memory storage, Memory scratch)
+    : state_(std::make_shared<State<T>>(kernel, stream, storage, scratch)), parameters_(kernel) {}
+
+template <class T>
+Plan<T> Plan<T>::with_parameters(const Kernel<T>& kernel) const {
+  Plan<T> plan;
+  plan.state_ = state_;
+  plan.parameters_ = kernel;
+  return plan;
+}
+
+template <class T>
+void Plan<T>::update(const T* targets, const T* sources, Stream stream, Memory scratch) {
+  state_->update(targets, sources, stream, scratch);
+}
+
+template <class T>
+bool Plan<T>::holds(const T* targets, const T* sources, Stream stream, Memory scratch) const {
+  return state_->holds(targets, sources, stream, scratch);
+}
+
+template <class T>
+void Plan<T>::apply(const ConstVectors& values, std::int64_t rows, const Vectors& result,
+                    Stream stream, Mode mode, Term term, Memory workspace) const {
+  check_call(rows, values.complex, parameters_.real_part, result.complex,
+             values.complex || kernel_is_complex());
+  check_storage<T>(values);
+  check_storage<T>(result);
+  check_term(term);
+  product(product_call(*state_, parameters_, values, rows, result, mode, term, Part::both),
+          workspace, false, stream);
+}
+
+template <class T>
+void Plan<T>::half_sums(const ConstVectors& values, std::int64_t rows, const Vectors& left,
+                        const Vectors& right, Stream stream, Memory workspace) const {
+  for (const Vectors& half : {left, right}) {
+    check_call(rows, values.complex, parameters_.real_part, half.complex,
+               values.complex || kernel_is_complex());
+    check_storage<T>(half);
+  }
+  check_storage<T>(values);
+  product(product_call(*state_, parameters_, values, rows, left, Mode::plain, {}, Part::left),
+          workspace, false, stream);
+  product(product_call(*state_, parameters_, values, rows, right, Mode::plain, {}, Part::right),
+          workspace, false, stream);
+}
+
+namespace {
+
+template <class T>
+GradientCall<T> gradient_call(const State<T>& state, const Kernel<T>& kernel,
+                              const ConstVectors& values, const ConstVectors& grad,
+                              std::int64_t rows, const Gradients<T, T>& gradients) {
+  const std::int64_t m = state.m();
+  const Vectors d_values{gradients.values, values.complex, {rows * m, m}};
+  return {state,
+          {kernel.lengthscale, kernel.frequency, values.complex || has_complex_entries(kernel)},
+          rows,
+          {values, source_phases(kernel), false, nullptr},
+          {grad, target_phases(kernel), true, nullptr},
+          {d_values, source_phases(kernel), true, 1.0},
+          {gradients.targets, gradients.target_phase},
+          {gradients.sources, gradients.source_phase},
+          gradients.lengthscale,
+          gradients.frequency};
+}
+
+}  // namespace
+
+template <class T>
+void Plan<T>::vjp(const ConstVectors& values, const ConstVectors& grad, std::int64_t rows,
+                  const Gradients<T, T>& gradients, Stream stream, Memory workspace) const {
+  check_call(rows, values.complex, parameters_.real_part, grad.complex,
+             values.complex || kernel_is_complex());
+  check_storage<T>(values);
+  check_storage<T>(grad);
+  laplex::cuda::detail::gradients(
+      gradient_call(*state_, parameters_, values, grad, rows, gradients), workspace, false, stream);
+}
+
+template <class T>
+std::size_t Plan<T>::storage_bytes(std::int64_t heads, std::int64_t n, std::int64_t m, bool self) {
+  return State<T>::storage_bytes(heads, n, m, self);
+}
+
+template <class T>
+std::size_t Plan<T>::scratch_bytes(std::int64_t heads, std::int64_t n, std::int64_t m, bool self) {
+  return State<T>::scratch_bytes(heads, n, m, self);
+}
+
+template <class T>
+std::size_t Plan<T>::workspace_bytes(std::int64_t rows, bool values_complex, Term term) const {
+  check_term(term);
+  std::size_t most = 0;
+  for (const Mode mode : {Mode::plain, Mode::transpose}) {
+    for (const Part part : {Part::both, Part::left}) {
+      const std::size_t bytes =
+          product(product_call(*state_, parameters_, {nullptr, values_complex, {}}, rows, {}, mode,
+                               term, part),
+                  {}, true, nullptr);
+      most = bytes > most ? bytes : most;
+    }
+  }
+  return most;
+}
+
+template <class T>
+std::size_t Plan<T>::gradient_workspace_bytes(std::int64_t rows, bool values_complex,
+                                              GradientNeeds needs) const {
+  Gradients<T, T> wanted;
+  T any{};
+  double scalar = 0.0;
+  if (needs.scalars) {
+    wanted.lengthscale = wanted.frequency = &scalar;
+  }
+  if (needs.anchors) {
+    wanted.targets = wanted.sources = &any;
+    if (has_complex_entries(parameters_)) {
+      wanted.target_phase = wanted.source_phase = &any;
+    }
+  }
+  return laplex::cuda::detail::gradients(
+      gradient_call(*state_, parameters_, {nullptr, values_complex, {}}, {}, rows, wanted), {},
+      true, nullptr);
+}
+
+template <class T>
+void Plan<T>::anchors(T* targets, T* sources, Stream stream) const {
+  state_->anchors(targets, sources, stream);
+}
+
+template <class T>
+std::int64_t Plan<T>::heads() const noexcept {
+  return state_->heads();
+}
+template <class T>
+std::int64_t Plan<T>::num_targets() const noexcept {
+  return state_->n();
+}
+template <class T>
+std::int64_t Plan<T>::num_sources() const noexcept {
+  return state_->m();
+}
+template <class T>
+bool Plan<T>::is_self() const noexcept {
+  return state_->self();
+}
+template <class T>
+bool Plan<T>::kernel_is_complex() const noexcept {
+  return has_complex_entries(parameters_) && !parameters_.real_part;
+}
+template <class T>
+bool Plan<T>::is_sorted() const noexcept {
+  return state_->sorted();
+}
+template <class T>
+std::int64_t Plan<T>::nbytes() const noexcept {
+  return state_->nbytes();
+}
+
+template class Plan<float>;
+template class Plan<double>;
+
+}  // namespace laplex::cuda

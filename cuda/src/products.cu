@@ -1,0 +1,111 @@
+#include "call.hpp"
+#include "passes.hpp"
+
+#include <laplex/detail/scan_element.hpp>
+
+namespace laplex::cuda::detail {
+namespace {
+
+template <class T, class D, class S, int P, bool Ties, int NT>
+void pass(const ProductCall<T>& call, const Line<T>& line, const Input<T>& input,
+          const void* carries, std::int64_t tiles, std::size_t shared, Stream stream) {
+  constexpr int K = kThreadItems<S, P, Ties>;
+  const ProductJob<T> job{line,
+                          input,
+                          call.output,
+                          call.parameters.lengthscale,
+                          call.parameters.frequency,
+                          call.rows,
+                          tiles,
+                          carries,
+                          call.moment,
+                          call.part,
+                          call.parity == Parity::even,
+                          call.parity == Parity::odd};
+  launch(product_kernel<T, D, S, P, Ties, NT, K>,
+         {call.state.heads() * call.rows * tiles, NT, shared}, stream, job);
+}
+
+/// One block a vector if the line fits in one, else all blocks of the device on every line: then
+/// what crosses from tile to tile is found by a first pass over the scanned side.
+///
+/// In bytes per n for n = m in float, sorted: one block reads and writes 16; two passes 24, the
+/// first 8 of them. A scan in one pass with look-back reads and writes 36, as it must go once in
+/// each direction, and its sums depend on which blocks are fast.
+template <class T, class D, class S, int P, bool Ties>
+std::size_t run(const ProductCall<T>& call, Memory workspace, bool counts, Stream stream) {
+  constexpr int K = kThreadItems<S, P, Ties>;
+  const Line<T> line = call.state.line(call.swapped);
+  const auto shared = [&](auto threads) {
+    return product_shared<T, D, S, P, Ties, decltype(threads)::value>(line.from.count,
+                                                                      line.to.count, line.self);
+  };
+  const auto fits = [&](auto threads) {
+    return line.items <= decltype(threads)::value * K && shared(threads) <= kMaxShared;
+  };
+  const auto single = [&](auto threads) {
+    if (!counts) {
+      pass<T, D, S, P, Ties, decltype(threads)::value>(call, line, call.input, nullptr, 1,
+                                                       shared(threads), stream);
+    }
+    return std::size_t(0);
+  };
+  if constexpr (P == 0 && !Ties) {
+    if (const std::integral_constant<int, kWarp> warp; fits(warp)) {
+      return single(warp);
+    }
+  }
+  if (const std::integral_constant<int, kTileThreads> block; fits(block)) {
+    return single(block);
+  }
+  if constexpr (P == 0 && !Ties) {
+    if (const std::integral_constant<int, 1024> large; fits(large)) {
+      return single(large);
+    }
+  }
+  Cutter counting;
+  const LongScan<T, D, S, P, Ties> counted(counting, line, call.state.heads(), call.rows);
+  if (counts) {
+    return counting.used();
+  }
+  const Lent lent(workspace, counting.used(), stream, "workspace");
+  Cutter cut(lent.data());
+  LongScan<T, D, S, P, Ties> scan(cut, line, call.state.heads(), call.rows);
+  Input<T> input = call.input;
+  scan.run(input, call.parameters.lengthscale, call.parameters.frequency, stream);
+  constexpr std::int64_t kTile = LongScan<T, D, S, P, Ties>::kTile;
+  pass<T, D, S, P, Ties, kTileThreads>(
+      call, line, input, scan.carries(), scan.tiles(),
+      product_shared<T, D, S, P, Ties, kTileThreads>(kTile, kTile, line.self), stream);
+  return counting.used();
+}
+
+}  // namespace
+
+template <class T>
+std::size_t product(const ProductCall<T>& call, Memory workspace, bool counts, Stream stream) {
+  const Line<T> line = call.state.line(call.swapped);
+  if (call.state.heads() * call.rows == 0 || line.to.count == 0) {
+    return 0;
+  }
+  std::size_t bytes = 0;
+  if (call.moment > 0) {  // of every type: the general one, with all moments
+    return run<T, Complex, Complex, laplex::detail::kMaxMoment, true>(call, workspace, counts,
+                                                                      stream);
+  }
+  with_types(call.parameters.frequency != nullptr, call.parameters.is_complex, [&](auto types) {
+    using D = typename decltype(types)::D;
+    using S = typename decltype(types)::S;
+    if (call.parity != Parity::even || call.part != Part::both) {
+      bytes = run<T, D, S, 0, true>(call, workspace, counts, stream);
+    } else {
+      bytes = run<T, D, S, 0, false>(call, workspace, counts, stream);
+    }
+  });
+  return bytes;
+}
+
+template std::size_t product<float>(const ProductCall<float>&, Memory, bool, Stream);
+template std::size_t product<double>(const ProductCall<double>&, Memory, bool, Stream);
+
+}  // namespace laplex::cuda::detail

@@ -1,0 +1,186 @@
+#include "runtime.hpp"
+
+#include <laplex/cuda/device.hpp>
+
+#include <thrust/iterator/counting_iterator.h>
+#include <thrust/iterator/transform_iterator.h>
+#include <cub/device/device_radix_sort.cuh>
+#include <cub/device/device_segmented_radix_sort.cuh>
+
+#include <string>
+
+namespace laplex::cuda {
+
+int device_count() noexcept {
+  int count = 0;
+  // Without a driver this returns cudaErrorInsufficientDriver and leaves its argument alone.
+  if (cudaGetDeviceCount(&count) != cudaSuccess) {
+    static_cast<void>(cudaGetLastError());
+    return 0;
+  }
+  return count;
+}
+
+void require_device() {
+  int count = 0;
+  const cudaError_t status = cudaGetDeviceCount(&count);
+  if (status != cudaSuccess || count == 0) {
+    static_cast<void>(cudaGetLastError());
+    throw Error(ErrorCode::device,
+                std::string("no CUDA device: ") +
+                    (status != cudaSuccess ? cudaGetErrorString(status) : "none is visible") +
+                    "; use CPU arrays, or a machine with an NVIDIA GPU and its driver");
+  }
+}
+
+std::string device_name(int device) {
+  cudaDeviceProp properties{};
+  detail::check(cudaGetDeviceProperties(&properties, device));
+  return std::string(properties.name) + ", compute capability " + std::to_string(properties.major) +
+         "." + std::to_string(properties.minor) + ", " +
+         std::to_string(properties.totalGlobalMem >> 30) + " GiB";
+}
+
+int driver_version() noexcept {
+  int version = 0;
+  static_cast<void>(cudaDriverGetVersion(&version));
+  return version;
+}
+
+int runtime_version() noexcept {
+  int version = 0;
+  static_cast<void>(cudaRuntimeGetVersion(&version));
+  return version;
+}
+
+namespace detail {
+
+void check(cudaError_t status) {
+  if (status == cudaSuccess) {
+    return;
+  }
+  static_cast<void>(cudaGetLastError());  // errors of a call are not left for the next one
+  const std::string message =
+      std::string("CUDA: ") + cudaGetErrorString(status) + " (" + cudaGetErrorName(status) + ")";
+  throw Error(
+      status == cudaErrorMemoryAllocation ? ErrorCode::out_of_memory : ErrorCode::device,
+      status == cudaErrorMemoryAllocation
+          ? "not enough memory on the GPU: free some, or use fewer rows or heads at a time; " +
+                message
+          : message);
+}
+
+void* allocate(std::size_t bytes, Stream stream) {
+  void* memory = nullptr;
+  if (bytes > 0) {
+    check(cudaMallocAsync(&memory, bytes, stream));
+  }
+  return memory;
+}
+
+void release(void* memory, Stream stream) noexcept {
+  if (memory != nullptr) {
+    static_cast<void>(cudaFreeAsync(memory, stream));
+  }
+}
+
+bool is_capturing(Stream stream) {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  check(cudaStreamIsCapturing(stream, &status));
+  return status != cudaStreamCaptureStatusNone;
+}
+
+void copy(void* to, const void* from, std::size_t bytes, Stream stream) {
+  check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream));
+}
+
+void fetch(void* host, const void* device, std::size_t bytes, Stream stream) {
+  if (bytes > 0) {
+    check(cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, stream));
+    check(cudaStreamSynchronize(stream));
+  }
+}
+
+namespace {
+
+/// The sorted arrays may be the spare ones: then they are copied back. With the even number of
+/// passes that keys of 32 and 64 bits take they are where they were.
+template <class V>
+void take_back(cub::DoubleBuffer<V>& buffer, V* wanted, std::int64_t count, Stream stream) {
+  if (buffer.Current() != wanted) {
+    copy(wanted, buffer.Current(), static_cast<std::size_t>(count) * sizeof(V), stream);
+  }
+}
+
+/// Where segment k begins.
+struct Begin {
+  std::int64_t count;
+  __host__ __device__ std::int64_t operator()(std::int64_t segment) const {
+    return segment * count;
+  }
+};
+
+template <class T>
+cudaError_t sort(void* temporary, std::size_t& bytes, cub::DoubleBuffer<T>& keys,
+                 cub::DoubleBuffer<std::uint32_t>& indices, std::int64_t segments,
+                 std::int64_t count, Stream stream) {
+  if (segments == 1) {
+    return cub::DeviceRadixSort::SortPairs(temporary, bytes, keys, indices, count, 0,
+                                           static_cast<int>(8 * sizeof(T)), stream);
+  }
+  const auto begins = thrust::make_transform_iterator(
+      thrust::make_counting_iterator(std::int64_t(0)), Begin{count});
+  return cub::DeviceSegmentedRadixSort::SortPairs(temporary, bytes, keys, indices, segments * count,
+                                                  segments, begins, begins + 1, 0,
+                                                  static_cast<int>(8 * sizeof(T)), stream);
+}
+
+template <class T>
+void sort_all(T* keys, T* spare_keys, std::uint32_t* indices, std::uint32_t* spare_indices,
+              std::int64_t segments, std::int64_t count, Memory scratch, Stream stream) {
+  cub::DoubleBuffer<T> key_buffer(keys, spare_keys);
+  cub::DoubleBuffer<std::uint32_t> index_buffer(indices, spare_indices);
+  std::size_t bytes = scratch.bytes;
+  check(sort(scratch.data, bytes, key_buffer, index_buffer, segments, count, stream));
+  take_back(key_buffer, keys, segments * count, stream);
+  take_back(index_buffer, indices, segments * count, stream);
+}
+
+}  // namespace
+
+template <class T>
+void sort_pairs(T* keys, T* spare_keys, std::uint32_t* indices, std::uint32_t* spare_indices,
+                std::int64_t count, Memory scratch, Stream stream) {
+  sort_all(keys, spare_keys, indices, spare_indices, 1, count, scratch, stream);
+}
+
+template <class T>
+void sort_segments(T* keys, T* spare_keys, std::uint32_t* indices, std::uint32_t* spare_indices,
+                   std::int64_t segments, std::int64_t count, Memory scratch, Stream stream) {
+  sort_all(keys, spare_keys, indices, spare_indices, segments, count, scratch, stream);
+}
+
+template <class T>
+std::size_t sort_bytes(std::int64_t segments, std::int64_t count) {
+  if (segments * count == 0) {
+    return 1;
+  }
+  cub::DoubleBuffer<T> keys(nullptr, nullptr);
+  cub::DoubleBuffer<std::uint32_t> indices(nullptr, nullptr);
+  std::size_t bytes = 0;
+  check(sort(nullptr, bytes, keys, indices, segments, count, nullptr));
+  return bytes > 0 ? bytes : 1;  // a null pointer would only ask for the size again
+}
+
+#define LAPLEX_INSTANTIATE(T)                                                               \
+  template void sort_pairs<T>(T*, T*, std::uint32_t*, std::uint32_t*, std::int64_t, Memory, \
+                              Stream);                                                      \
+  template void sort_segments<T>(T*, T*, std::uint32_t*, std::uint32_t*, std::int64_t,      \
+                                 std::int64_t, Memory, Stream);                             \
+  template std::size_t sort_bytes<T>(std::int64_t, std::int64_t);
+LAPLEX_INSTANTIATE(float)
+LAPLEX_INSTANTIATE(double)
+#undef LAPLEX_INSTANTIATE
+
+}  // namespace detail
+}  // namespace laplex::cuda

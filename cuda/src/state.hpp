@@ -1,0 +1,73 @@
+/// What a plan holds on the device: both sides of every head sorted, and how they interleave.
+#pragma once
+
+#include "kernels/line.hpp"
+#include "runtime.hpp"
+
+#include <laplex/cuda/plan.hpp>
+
+#include <cstdint>
+#include <memory>
+
+namespace laplex::cuda::detail {
+
+template <class T>
+class State {
+ public:
+  /// Sorts the anchors; see Plan's constructor. Throws before the order is touched.
+  State(const Kernel<T>& kernel, Stream stream, Memory storage, Memory scratch);
+  ~State();
+  State(const State&) = delete;
+  State& operator=(const State&) = delete;
+
+  void update(const T* targets, const T* sources, Stream stream, Memory scratch);
+  [[nodiscard]] bool holds(const T* targets, const T* sources, Stream stream, Memory scratch) const;
+  void anchors(T* targets, T* sources, Stream stream) const;
+
+  /// From sources to targets, or (swapped) the reverse.
+  [[nodiscard]] Line<T> line(bool swapped) const;
+
+  [[nodiscard]] std::int64_t heads() const { return heads_; }
+  [[nodiscard]] std::int64_t n() const { return n_; }
+  [[nodiscard]] std::int64_t m() const { return m_; }
+  [[nodiscard]] bool self() const { return self_; }
+  [[nodiscard]] bool sorted() const { return targets_.in_place && sources_.in_place; }
+  [[nodiscard]] std::int64_t nbytes() const { return nbytes_; }
+
+  [[nodiscard]] static std::size_t storage_bytes(std::int64_t heads, std::int64_t n, std::int64_t m,
+                                                 bool self);
+  [[nodiscard]] static std::size_t scratch_bytes(std::int64_t heads, std::int64_t n, std::int64_t m,
+                                                 bool self);
+
+ private:
+  struct Array {
+    T* position = nullptr;
+    std::uint32_t* index = nullptr;
+    bool in_place = true;  ///< came sorted: the index is not used
+  };
+  /// Cuts the storage; with null memory it only counts.
+  void lay_out(Cutter& cut);
+  void order(Array& side, const T* given, std::int64_t count, bool keeps, bool in_place,
+             void* scratch, Stream stream);
+  void interleave(Stream stream);
+  void look(const char* name, const T* values, std::int64_t count, const std::uint32_t* index,
+            void* findings, Stream stream) const;
+
+  std::int64_t heads_;
+  std::int64_t n_;
+  std::int64_t m_;
+  bool self_;
+  Array targets_;
+  Array sources_;  ///< empty in the self case
+  std::uint32_t* split_ = nullptr;
+  std::uint8_t* is_source_ = nullptr;
+  std::uint16_t* before_ = nullptr;
+  void* owned_ = nullptr;
+  Stream stream_;  ///< of the construction, where owned memory is given back
+  std::int64_t nbytes_ = 0;
+
+  State(std::int64_t heads, std::int64_t n, std::int64_t m, bool self)
+      : heads_(heads), n_(n), m_(m), self_(self), stream_(nullptr) {}
+};
+
+}  // namespace laplex::cuda::detail
