@@ -29,11 +29,11 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check $(if $(CI),--quiet)
 INSTALL := $(PIP) install -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 HEADING = @printf '\n=== %s ===\n'
 
-CPP_FILES := $(shell find cpp python/bindings tests/cpp tests/consume bench/cpp -name '*.hpp' -o -name '*.cpp')
+CPP_FILES := $(shell find cpp cuda python/bindings tests bench -name '*.hpp' -o -name '*.cpp' -o -name '*.cu')
 CMAKE_FILES := CMakeLists.txt CMakePresets.json $(wildcard cmake/*) \
-  $(shell find cpp python/bindings tests/cpp -name CMakeLists.txt -o -name '*.in')
+  $(shell find cpp cuda python/bindings tests -name CMakeLists.txt -o -name '*.in')
 PACKAGE_FILES := pyproject.toml README.md LICENSE $(CMAKE_FILES) \
-  $(shell find cpp python -type f -not -name '*.pyc')
+  $(shell find cpp cuda python -type f -not -name '*.pyc')
 
 .PHONY: help demo test bench lint lint-quick format test-cpp test-asan test-tsan test-consume wheel test-python clean distclean
 .NOTPARALLEL:

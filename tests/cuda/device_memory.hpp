@@ -1,0 +1,54 @@
+/// Arrays on the device, and the stream, for tests that run on a GPU and on the emulation alike.
+#pragma once
+
+#include "runtime.hpp"
+
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+namespace laplex::cuda::tests {
+
+inline constexpr Stream kStream = nullptr;
+
+inline void upload(void* device, const void* host, std::size_t bytes) {
+  if (bytes > 0) {
+#if defined(LAPLEX_CUDA_EMULATION)
+    std::memcpy(device, host, bytes);
+#else
+    detail::check(cudaMemcpy(device, host, bytes, cudaMemcpyHostToDevice));
+#endif
+  }
+}
+
+/// A copy of host memory on the device; null for no entries, which a pointer test would take for
+/// "not given", so there is always room for one.
+template <class V>
+class OnDevice {
+ public:
+  explicit OnDevice(const std::vector<V>& host)
+      : size_(host.size()), data_(detail::allocate((host.size() + 1) * sizeof(V), kStream)) {
+    upload(data_, host.data(), size_ * sizeof(V));
+  }
+  OnDevice(std::size_t size, V value) : OnDevice(std::vector<V>(size, value)) {}
+  ~OnDevice() { detail::release(data_, kStream); }
+  OnDevice(OnDevice&& other) noexcept : size_(other.size_), data_(other.data_) {
+    other.data_ = nullptr;
+  }
+  OnDevice(const OnDevice&) = delete;
+  OnDevice& operator=(const OnDevice&) = delete;
+  OnDevice& operator=(OnDevice&&) = delete;
+
+  [[nodiscard]] V* data() const { return static_cast<V*>(data_); }
+  [[nodiscard]] std::vector<V> host() const {
+    std::vector<V> copy(size_);
+    detail::fetch(copy.data(), data_, size_ * sizeof(V), kStream);
+    return copy;
+  }
+
+ private:
+  std::size_t size_;
+  void* data_;
+};
+
+}  // namespace laplex::cuda::tests

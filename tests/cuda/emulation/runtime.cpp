@@ -1,0 +1,123 @@
+// The runtime on the host: device memory is host memory, every stream is done at once.
+#include "runtime.hpp"
+
+#include "emulated_runtime.hpp"
+
+#include <laplex/cuda/device.hpp>
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <numeric>
+#include <string>
+#include <vector>
+
+namespace laplex::emulation {
+
+Runtime& runtime() {
+  static Runtime instance;
+  return instance;
+}
+
+}  // namespace laplex::emulation
+
+namespace laplex::cuda {
+
+int device_count() noexcept {
+  return emulation::runtime().devices;
+}
+void require_device() {
+  if (device_count() == 0) {
+    throw Error(ErrorCode::device, "no CUDA device: emulated");
+  }
+}
+std::string device_name(int) {
+  return "emulated on the host";
+}
+int driver_version() noexcept {
+  return 0;
+}
+int runtime_version() noexcept {
+  return 0;
+}
+
+namespace detail {
+
+using emulation::runtime;
+
+void* allocate(std::size_t bytes, Stream) {
+  if (bytes == 0) {
+    return nullptr;
+  }
+  if (runtime().fails_after-- == 0) {
+    throw Error(ErrorCode::out_of_memory, "not enough memory on the GPU");
+  }
+  ++runtime().allocations;
+  void* const memory = std::malloc(bytes);
+  std::memset(memory, 0xFF, bytes);  // NaNs: what is read was written
+  return memory;
+}
+void release(void* memory, Stream) noexcept {
+  if (memory != nullptr) {
+    --runtime().allocations;
+    std::free(memory);
+  }
+}
+bool is_capturing(Stream) {
+  return runtime().capturing;
+}
+void copy(void* to, const void* from, std::size_t bytes, Stream) {
+  if (bytes > 0) {
+    std::memcpy(to, from, bytes);
+  }
+}
+void fetch(void* host, const void* device, std::size_t bytes, Stream) {
+  ++runtime().waits;
+  if (bytes > 0) {
+    std::memcpy(host, device, bytes);
+  }
+}
+
+template <class T>
+void sort_segments(T* keys, T*, std::uint32_t* indices, std::uint32_t*, std::int64_t segments,
+                   std::int64_t count, Memory, Stream) {
+  ++runtime().sorts;
+  for (std::int64_t s = 0; s < segments; ++s) {
+    T* const k = keys + s * count;
+    std::uint32_t* const i = indices + s * count;
+    std::vector<std::int64_t> order(static_cast<std::size_t>(count));
+    std::iota(order.begin(), order.end(), 0);
+    std::stable_sort(order.begin(), order.end(),
+                     [&](std::int64_t a, std::int64_t b) { return k[a] < k[b]; });
+    const std::vector<T> old_keys(k, k + count);
+    const std::vector<std::uint32_t> old_indices(i, i + count);
+    for (std::int64_t j = 0; j < count; ++j) {
+      const auto from = static_cast<std::size_t>(order[static_cast<std::size_t>(j)]);
+      k[j] = old_keys[from];
+      i[j] = old_indices[from];
+    }
+  }
+}
+template <class T>
+void sort_pairs(T* keys, T* spare_keys, std::uint32_t* indices, std::uint32_t* spare_indices,
+                std::int64_t count, Memory scratch, Stream stream) {
+  sort_segments(keys, spare_keys, indices, spare_indices, 1, count, scratch, stream);
+}
+template <class T>
+std::size_t sort_bytes(std::int64_t, std::int64_t) {
+  return 1;
+}
+
+#define LAPLEX_INSTANTIATE(T)                                                               \
+  template void sort_pairs<T>(T*, T*, std::uint32_t*, std::uint32_t*, std::int64_t, Memory, \
+                              Stream);                                                      \
+  template void sort_segments<T>(T*, T*, std::uint32_t*, std::uint32_t*, std::int64_t,      \
+                                 std::int64_t, Memory, Stream);                             \
+  template std::size_t sort_bytes<T>(std::int64_t, std::int64_t);
+LAPLEX_INSTANTIATE(float)
+LAPLEX_INSTANTIATE(double)
+#undef LAPLEX_INSTANTIATE
+
+}  // namespace detail
+}  // namespace laplex::cuda

@@ -1,0 +1,372 @@
+// The plan itself: order, updates, memory, errors, and that results depend on the input alone.
+#include "cases.hpp"
+
+#include <laplex/cuda/device.hpp>
+
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <functional>
+#include <string>
+
+#if defined(LAPLEX_CUDA_EMULATION)
+#include "emulated_runtime.hpp"
+#include "emulation.hpp"
+#endif
+
+namespace laplex::cuda::tests {
+namespace {
+
+std::string message_of(const std::function<void()>& call, ErrorCode code) {
+  try {
+    call();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), code) << error.what();
+    return error.what();
+  }
+  return "nothing was thrown";
+}
+
+template <class T>
+void upload_all(const T* device, const std::vector<T>& host) {
+  upload(const_cast<T*>(device), host.data(), host.size() * sizeof(T));
+}
+
+template <class T>
+class CudaPlan : public testing::Test {};
+using Precisions = testing::Types<float, double>;
+TYPED_TEST_SUITE(CudaPlan, Precisions);
+
+TYPED_TEST(CudaPlan, SmallUpdatesGiveTheBitsOfANewPlan) {
+  using T = TypeParam;
+  for (const std::int64_t heads : {1, 3}) {
+    for (const bool self : {false, true}) {
+      const Case<T> c = make_case<T>(Form::real, Anchors::uniform, 700, 800, 5, self, heads);
+      const DeviceCase<T> device(c);
+      Plan<T> plan = device.plan();
+      EXPECT_FALSE(plan.is_sorted());
+      const auto v = draw_values<T>(heads * c.m, 6);
+      for (const double step : {0.0, 1e-3, 1.0, -2.0}) {  // a shift at the end: order kept
+        Case<T> moved = c;
+        std::mt19937_64 random(7);
+        std::normal_distribution<double> normal;
+        for (std::vector<T>* anchors : {&moved.x, &moved.y}) {
+          for (T& z : *anchors)
+            z = static_cast<T>(z + (step < 0 ? step : step * normal(random)));
+        }
+        const DeviceCase<T> fresh(moved);
+        EXPECT_EQ(plan.holds(fresh.kernel().targets, fresh.kernel().sources, kStream), step == 0.0);
+        plan.update(fresh.kernel().targets, fresh.kernel().sources, kStream);
+        EXPECT_TRUE(plan.holds(fresh.kernel().targets, fresh.kernel().sources, kStream));
+        EXPECT_EQ(device_product<T>(plan, v, 1), device_product<T>(fresh.plan(), v, 1));
+        std::vector<T> x(moved.x.size());
+        const OnDevice<T> out(x);
+        plan.anchors(out.data(), nullptr, kStream);
+        EXPECT_EQ(out.host(), moved.x);
+      }
+    }
+  }
+}
+
+TYPED_TEST(CudaPlan, SmallSortedAnchorsStayInPlaceAndGiveTheSameBits) {
+  using T = TypeParam;
+  Case<T> c = make_case<T>(Form::real, Anchors::uniform, 900, 1000, 5);
+  auto v = draw_values<T>(1000, 6);
+  std::vector<std::size_t> x_order(900), y_order(1000);
+  const auto order_of = [](const std::vector<T>& z) {
+    std::vector<std::size_t> order(z.size());
+    for (std::size_t k = 0; k < z.size(); ++k)
+      order[k] = k;
+    std::stable_sort(order.begin(), order.end(), [&](auto a, auto b) { return z[a] < z[b]; });
+    return order;
+  };
+  const auto shuffled = device_product<T>(DeviceCase<T>(c).plan(), v, 1);
+  x_order = order_of(c.x);
+  y_order = order_of(c.y);
+  Case<T> sorted = c;
+  auto sorted_v = v;
+  for (std::size_t k = 0; k < x_order.size(); ++k)
+    sorted.x[k] = c.x[x_order[k]];
+  for (std::size_t k = 0; k < y_order.size(); ++k) {
+    sorted.y[k] = c.y[y_order[k]];
+    sorted_v[k] = v[y_order[k]];
+  }
+  const DeviceCase<T> device(sorted);
+  const Plan<T> plan = device.plan();
+  EXPECT_TRUE(plan.is_sorted());
+  const auto in_order = device_product<T>(plan, sorted_v, 1);
+  for (std::size_t k = 0; k < x_order.size(); ++k)
+    EXPECT_EQ(in_order[k], shuffled[x_order[k]]);
+}
+
+TYPED_TEST(CudaPlan, SmallParametersAreReadWhereTheyAre) {
+  using T = TypeParam;
+  const Case<T> c = make_case<T>(Form::oscillating, Anchors::uniform, 30, 40, 5);
+  const DeviceCase<T> device(c);
+  const Plan<T> plan = device.plan();
+  const auto v = draw_values<T>(40, 6);
+  using C = std::complex<T>;
+  const auto before = device_product<C>(plan, v, 1);
+  upload_all(device.kernel().lengthscale, std::vector<double>{0.7});
+  Case<T> other = c;
+  other.lengthscale = {0.7};
+  const DeviceCase<T> fresh(other);
+  EXPECT_EQ(device_product<C>(plan, v, 1), device_product<C>(fresh.plan(), v, 1));
+  upload_all(device.kernel().lengthscale, c.lengthscale);
+  EXPECT_EQ(device_product<C>(plan, v, 1), before);
+  // And given anew, on the same anchors.
+  const Plan<T> with = plan.with_parameters(fresh.kernel());
+  EXPECT_EQ(device_product<C>(with, v, 1), device_product<C>(fresh.plan(), v, 1));
+  // What a plan would refuse makes NaN.
+  upload_all(device.kernel().lengthscale, std::vector<double>{-1.0});
+  for (const C& each : device_product<C>(plan, v, 1))
+    EXPECT_TRUE(std::isnan(each.real()));
+}
+
+TYPED_TEST(CudaPlan, SmallErrorsNameTheArgument) {
+  using T = TypeParam;
+  const auto refused = [](const Case<T>& c) {
+    const DeviceCase<T> device(c);
+    return message_of([&] { static_cast<void>(device.plan()); }, ErrorCode::invalid_argument);
+  };
+  const Case<T> good = make_case<T>(Form::cosine, Anchors::uniform, 5, 4, 5, false, 2);
+  Case<T> c = good;
+  c.x[7] = std::numeric_limits<T>::quiet_NaN();
+  c.x[8] = std::numeric_limits<T>::infinity();
+  EXPECT_EQ(refused(c), "targets must be finite, but entry 2 of head 1 is NaN");
+  c = good;
+  c.y[0] = -std::numeric_limits<T>::infinity();
+  EXPECT_EQ(refused(c), "sources must be finite, but entry 0 of head 0 is -inf");
+  c = good;
+  c.phi[3] = std::numeric_limits<T>::infinity();
+  EXPECT_EQ(refused(c), "source_phase must be finite, but entry 3 of head 0 is inf");
+  c = good;
+  c.lengthscale[1] = 0.0;
+  EXPECT_EQ(refused(c), "lengthscale must be positive and finite, got 0 for head 1");
+  c = good;
+  c.frequency[0] = HUGE_VAL;
+  EXPECT_EQ(refused(c), "frequency must be finite, got inf for head 0");
+
+  const DeviceCase<T> device(good);
+  Plan<T> plan = device.plan();
+  const auto v = draw_values<T>(2 * good.m, 1);
+  const auto before = device_product<T>(plan, v, 1);
+  std::vector<T> bad = good.x;
+  bad[9] = std::numeric_limits<T>::quiet_NaN();
+  const OnDevice<T> x(bad);
+  EXPECT_EQ(message_of([&] { plan.update(x.data(), device.kernel().sources, kStream); },
+                       ErrorCode::invalid_argument),
+            "targets must be finite, but entry 4 of head 1 is NaN");
+  EXPECT_EQ(device_product<T>(plan, v, 1), before);
+  EXPECT_EQ(message_of([&] { plan.update(device.kernel().targets, nullptr, kStream); },
+                       ErrorCode::invalid_argument),
+            "sources are missing: this plan has sources of its own");
+  Vectors real{nullptr, false, {}};
+  Vectors complex{nullptr, true, {}};
+  EXPECT_EQ(message_of([&] { plan.apply(real, 1, complex, kStream); }, ErrorCode::invalid_argument),
+            "the result must be real: values and kernel are");
+  EXPECT_EQ(
+      message_of([&] { plan.apply(complex, 1, complex, kStream); }, ErrorCode::invalid_argument),
+      "complex values with real_part: pass their real and imaginary parts as two rows");
+  EXPECT_EQ(message_of([&] { plan.apply(real, -1, real, kStream); }, ErrorCode::invalid_argument),
+            "rows must not be negative, got -1");
+  EXPECT_EQ(message_of([&] { plan.apply(real, 1, real, kStream, Mode::plain, {Parity::even, 5}); },
+                       ErrorCode::invalid_argument),
+            "moment must be in 0..4, got 5");
+  Kernel<T> large;
+  large.num_targets = std::int64_t(1) << 32;
+  EXPECT_EQ(message_of([&] { Plan<T>(large, kStream); }, ErrorCode::invalid_argument),
+            "targets has 4294967296 anchors, more than a plan on a GPU can number, 4294967294: "
+            "split it into blocks");
+}
+
+TYPED_TEST(CudaPlan, LentMemoryIsEnoughAndTooLittleIsRefused) {
+  using T = TypeParam;
+  for (const Form form : {Form::real, Form::cosine}) {
+    for (const std::int64_t n : {100, 5000}) {
+      constexpr std::int64_t rows = 2;
+      const Case<T> c = make_case<T>(form, Anchors::uniform, n, n + 1, 5, false, 2);
+      const DeviceCase<T> device(c);
+      const std::size_t storage = Plan<T>::storage_bytes(2, c.n, c.m, false);
+      const std::size_t scratch = Plan<T>::scratch_bytes(2, c.n, c.m, false);
+      const OnDevice<unsigned char> kept(storage, 0);
+      const OnDevice<unsigned char> lent(scratch, 0);
+      const auto v = draw_values<T>(2 * rows * c.m, 6);
+      const auto g = draw_values<T>(2 * rows * c.n, 7);
+      const OnDevice<T> values(v);
+      const OnDevice<T> grad(g);
+      const OnDevice<T> result(g.size(), T(9));
+      const OnDevice<T> dx(c.x.size(), T(9));
+      const OnDevice<double> d_ell(2, 9.0);
+      Gradients<T, T> wanted;
+      wanted.values = const_cast<T*>(values.data());
+      wanted.values = nullptr;
+      wanted.targets = dx.data();
+      wanted.lengthscale = d_ell.data();
+      const Plan<T> owning = device.plan();
+      const OnDevice<unsigned char> work(owning.workspace_bytes(rows, false) + 1, 0);
+      const OnDevice<unsigned char> more(owning.gradient_workspace_bytes(rows, false) + 1, 0);
+#if defined(LAPLEX_CUDA_EMULATION)
+      emulation::runtime().fails_after = 0;  // any allocation of the library's own
+      const std::int64_t waits = emulation::runtime().waits;
+#endif
+      Plan<T> plan(device.kernel(), kStream, {kept.data(), storage}, {lent.data(), scratch});
+      plan.update(device.kernel().targets, device.kernel().sources, kStream,
+                  {lent.data(), scratch});
+#if defined(LAPLEX_CUDA_EMULATION)
+      EXPECT_LE(emulation::runtime().waits, waits + 6);
+      const std::int64_t waited = emulation::runtime().waits;
+#endif
+      const ConstVectors in{values.data(), false, {rows * c.m, c.m}};
+      const ConstVectors cotangent{grad.data(), false, {rows * c.n, c.n}};
+      const Vectors out{result.data(), false, {rows * c.n, c.n}};
+      plan.apply(in, rows, out, kStream, Mode::plain, {},
+                 {work.data(), plan.workspace_bytes(rows, false)});
+      plan.vjp(in, cotangent, rows, wanted, kStream,
+               {more.data(), plan.gradient_workspace_bytes(rows, false)});
+#if defined(LAPLEX_CUDA_EMULATION)
+      EXPECT_EQ(emulation::runtime().waits, waited);
+      emulation::runtime().fails_after = -1;
+#endif
+      EXPECT_EQ(result.host(), device_product<T>(owning, v, rows));
+      EXPECT_EQ(plan.nbytes(), static_cast<std::int64_t>(storage));
+
+      EXPECT_EQ(message_of([&] { Plan<T>(device.kernel(), kStream, {kept.data(), storage - 1}); },
+                           ErrorCode::invalid_argument),
+                "storage has " + std::to_string(storage - 1) + " bytes, but this plan takes " +
+                    std::to_string(storage) + ": see storage_bytes()");
+      if (n > 1000) {
+        const std::string text = message_of(
+            [&] { plan.apply(in, rows, out, kStream, Mode::plain, {}, {work.data(), 8}); },
+            ErrorCode::invalid_argument);
+        EXPECT_NE(text.find("workspace has 8 bytes, but this call takes"), std::string::npos)
+            << text;
+      }
+    }
+  }
+}
+
+/// The byte budget of docs/cuda.md: what a plan holds, sorts with and works in, an anchor.
+TEST(CudaMemory, BudgetOfABillion) {
+  constexpr std::int64_t n = 100000;
+  const auto per = [](std::size_t bytes) {
+    return static_cast<double>(bytes) / static_cast<double>(n);
+  };
+  // Each side a position and an index; a byte and two for eight items, four for 1024.
+  EXPECT_NEAR(per(Plan<float>::storage_bytes(1, n, n, false)), 16 + 2 * (3 / 8. + 4 / 1024.), 0.05);
+  EXPECT_NEAR(per(Plan<double>::storage_bytes(1, n, n, false)), 24 + 2 * (3 / 8. + 4 / 1024.),
+              0.05);
+  EXPECT_NEAR(per(Plan<float>::storage_bytes(1, n, n, true)), 8, 0.05);
+#if defined(LAPLEX_CUDA_EMULATION)  // without what the sort itself needs, a few megabytes
+  EXPECT_NEAR(per(Plan<float>::scratch_bytes(1, n, n, false)), 8, 0.05);
+#endif
+  const Case<float> c = make_case<float>(Form::real, Anchors::uniform, n, n, 3);
+  const DeviceCase<float> device(c);
+  const Plan<float> plan = device.plan();
+  // Values in sorted order, and two sums a tile.
+  EXPECT_NEAR(per(plan.workspace_bytes(1, false)), 4 + 2 * 16 / 1024., 0.1);
+  // Values and cotangents in sorted order, two sums of two words for each, the stretch.
+  EXPECT_NEAR(per(plan.gradient_workspace_bytes(1, false)), 8 + 2 * (64 + 16) / 1024., 0.1);
+}
+
+#if defined(LAPLEX_CUDA_EMULATION)
+
+TEST(Emulation, ResultsDoNotDependOnTheOrderOfBlocksOrThreads) {
+  const Case<float> c = make_case<float>(Form::cosine, Anchors::grid, 4000, 5000, 5, false, 2);
+  const DeviceCase<float> device(c);
+  const Plan<float> plan = device.plan();
+  const auto v = draw_values<float>(2 * 5000, 6);
+  const auto g = draw_values<float>(2 * 4000, 7);
+  const OnDevice<float> values(v);
+  const OnDevice<float> grad(g);
+  std::vector<std::vector<float>> results;
+  using emulation::Order;
+  for (const Order blocks : {Order::ascending, Order::descending, Order::shuffled}) {
+    for (const Order threads : {Order::ascending, Order::descending, Order::shuffled}) {
+      emulation::settings() = {blocks, threads, 11};
+      std::vector<float> all = device_product<float>(device.plan(), v, 1);
+      const OnDevice<float> x(c.x.size(), 9.0F);
+      const OnDevice<double> ell(2, 9.0);
+      Gradients<float, float> wanted;
+      wanted.targets = x.data();
+      wanted.lengthscale = ell.data();
+      plan.vjp({values.data(), false, {5000, 5000}}, {grad.data(), false, {4000, 4000}}, 1, wanted,
+               kStream);
+      const auto dx = x.host();
+      const auto d_ell = ell.host();
+      all.insert(all.end(), dx.begin(), dx.end());
+      all.insert(all.end(), d_ell.begin(), d_ell.end());
+      results.push_back(all);
+    }
+  }
+  emulation::settings() = {};
+  for (const auto& each : results)
+    EXPECT_EQ(each, results.front());
+}
+
+TEST(Emulation, NoMemoryIsAnErrorThatLeavesNothingBehind) {
+  const Case<float> c = make_case<float>(Form::real, Anchors::uniform, 3000, 3000, 5);
+  const DeviceCase<float> device(c);
+  const std::int64_t before = emulation::runtime().allocations;
+  for (std::int64_t k = 0; k < 2; ++k) {
+    emulation::runtime().fails_after = k;
+    message_of([&] { static_cast<void>(device.plan()); }, ErrorCode::out_of_memory);
+    EXPECT_EQ(emulation::runtime().allocations, before);
+  }
+  emulation::runtime().fails_after = -1;
+  {
+    const Plan<float> plan = device.plan();
+    const OnDevice<float> values(3000, 1.0F);
+    const std::int64_t with_plan = emulation::runtime().allocations;
+    emulation::runtime().fails_after = 0;
+    message_of(
+        [&] { plan.apply({values.data(), false, {}}, 1, {values.data(), false, {}}, kStream); },
+        ErrorCode::out_of_memory);
+    emulation::runtime().fails_after = -1;
+    EXPECT_EQ(emulation::runtime().allocations, with_plan);
+  }
+  EXPECT_EQ(emulation::runtime().allocations, before);
+}
+
+TEST(Emulation, APlanIsNotBuiltWhileItsStreamIsCaptured) {
+  const DeviceCase<float> device(make_case<float>(Form::real, Anchors::uniform, 3, 3, 5));
+  emulation::runtime().capturing = true;
+  const std::string text = message_of([&] { static_cast<void>(device.plan()); }, ErrorCode::device);
+  emulation::runtime().capturing = false;
+  EXPECT_NE(text.find("build it before the capture"), std::string::npos) << text;
+}
+
+TEST(Emulation, OneLaunchForALineOfOneTileAndThreeForALongOne) {
+  const auto launches_of = [](std::int64_t n) {
+    const Case<float> c = make_case<float>(Form::real, Anchors::uniform, n, n, 5);
+    const DeviceCase<float> device(c);
+    const Plan<float> plan = device.plan();
+    const std::int64_t before = emulation::launches();
+    device_product<float>(plan, draw_values<float>(n, 1), 1);
+    return emulation::launches() - before;
+  };
+  EXPECT_EQ(launches_of(4096), 1);
+  EXPECT_EQ(launches_of(4097), 3);
+}
+
+TEST(Emulation, WhatAGpuWouldHangOnThrows) {
+  using emulation::run;
+  EXPECT_THROW(run({1, 64, 0},
+                   [] {
+                     if (emulation::thread_index().x < 32)
+                       emulation::barrier();
+                   }),
+               std::logic_error);
+}
+
+#endif
+
+TEST(CudaDevice, IsThereIfRequired) {
+  if (const char* required = std::getenv("LAPLEX_REQUIRE_GPU");
+      required != nullptr && std::string(required) == "1") {
+    ASSERT_GT(device_count(), 0);
+  }
+}
+
+}  // namespace
+}  // namespace laplex::cuda::tests
