@@ -1,6 +1,7 @@
 // laplex._core: plans over raw addresses. Shapes, types and lifetimes are checked by the Python
 // package.
 #include "any_plan.hpp"
+#include "cuda.hpp"
 #include "plan_cache.hpp"
 
 #include <pybind11/pybind11.h>
@@ -258,7 +259,7 @@ py::dict info() {
 #else
   d["compiler"] = "unknown";
 #endif
-  d["cuda_compiled"] = false;
+  add_cuda_info(d);
   py::list features;
   for (const char* feature : {"real", "carrier phases", "oscillating", "cosine", "float32",
                               "float64", "half sums", "derivatives to order 4"}) {
@@ -290,6 +291,7 @@ PYBIND11_MODULE(_core, m) {
     } catch (const Error& error) {
       PyObject* type = error.code() == ErrorCode::invalid_argument ? PyExc_ValueError
                        : error.code() == ErrorCode::out_of_memory  ? PyExc_MemoryError
+                       : error.code() == ErrorCode::device         ? PyExc_RuntimeError
                                                                    : PyExc_KeyboardInterrupt;
       PyErr_SetString(type, error.what());
     }
@@ -354,6 +356,7 @@ PYBIND11_MODULE(_core, m) {
         return visit(any, [](const auto& p) { return p.is_self(); });
       });
 
+  add_cuda(m);
   m.def("plain_product", &plain_product);
   m.def("address", &address);
   m.def("plan_cache_clear", [] { cache().clear(); });

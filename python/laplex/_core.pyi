@@ -3,6 +3,7 @@
 from typing import TypedDict
 
 __version__: str
+has_cuda: bool
 
 class Plan:
     def __init__(
@@ -88,6 +89,115 @@ class Plan:
     @property
     def is_self(self) -> bool: ...
 
+class CudaPlan:  # there if has_cuda
+    def __init__(
+        self,
+        dtype: str,
+        heads: int,
+        n: int,
+        m: int,
+        targets_ptr: int,
+        sources_ptr: int,
+        lengthscale_ptr: int,
+        frequency_ptr: int,
+        target_phase_ptr: int,
+        source_phase_ptr: int,
+        real_part: bool,
+        stream: int,
+        storage_ptr: int,
+        storage_bytes: int,
+        scratch_ptr: int,
+        scratch_bytes: int,
+        /,
+    ) -> None: ...
+    def with_parameters(
+        self,
+        lengthscale_ptr: int,
+        frequency_ptr: int,
+        target_phase_ptr: int,
+        source_phase_ptr: int,
+        real_part: bool,
+        /,
+    ) -> CudaPlan: ...
+    def update(
+        self, targets: int, sources: int, stream: int, scratch_ptr: int, scratch_bytes: int, /
+    ) -> None: ...
+    def holds(
+        self, targets: int, sources: int, stream: int, scratch_ptr: int, scratch_bytes: int, /
+    ) -> bool: ...
+    def sum(
+        self,
+        values: int,
+        values_complex: bool,
+        values_head_stride: int,
+        values_row_stride: int,
+        rows: int,
+        out: int,
+        out_complex: bool,
+        out_head_stride: int,
+        out_row_stride: int,
+        storage: int,
+        mode: int,
+        parity: int,
+        moment: int,
+        stream: int,
+        workspace_ptr: int,
+        workspace_bytes: int,
+        /,
+    ) -> None: ...
+    def half_sums(
+        self,
+        values: int,
+        values_complex: bool,
+        values_head_stride: int,
+        values_row_stride: int,
+        rows: int,
+        left: int,
+        right: int,
+        out_complex: bool,
+        out_head_stride: int,
+        out_row_stride: int,
+        stream: int,
+        workspace_ptr: int,
+        workspace_bytes: int,
+        /,
+    ) -> None: ...
+    def vjp(
+        self,
+        values: int,
+        values_complex: bool,
+        values_head_stride: int,
+        values_row_stride: int,
+        rows: int,
+        grad: int,
+        grad_complex: bool,
+        grad_head_stride: int,
+        grad_row_stride: int,
+        d_values: int,
+        d_targets: int,
+        d_sources: int,
+        d_lengthscale: int,
+        d_frequency: int,
+        d_target_phase: int,
+        d_source_phase: int,
+        stream: int,
+        workspace_ptr: int,
+        workspace_bytes: int,
+        /,
+    ) -> None: ...
+    def anchors(self, targets: int, sources: int, stream: int, /) -> None: ...
+    def workspace_bytes(self, rows: int, values_complex: bool, moment: int, /) -> int: ...
+    def gradient_workspace_bytes(self, rows: int, values_complex: bool, /) -> int: ...
+    @property
+    def nbytes(self) -> int: ...
+    @property
+    def is_sorted(self) -> bool: ...
+
+def cuda_device_count() -> int: ...
+def cuda_require_device() -> None: ...
+def cuda_storage_bytes(dtype: str, heads: int, n: int, m: int, self_case: bool, /) -> int: ...
+def cuda_scratch_bytes(dtype: str, heads: int, n: int, m: int, self_case: bool, /) -> int: ...
+
 class _CacheInfo(TypedDict):
     plans: int
     bytes: int
@@ -102,6 +212,7 @@ class _Info(TypedDict):
     threads: int
     compiler: str
     cuda_compiled: bool
+    cuda_devices: list[str]
     features: list[str]
 
 def plain_product(

@@ -101,8 +101,7 @@ def info() -> None:
         "instruction set in use": f"{core['isa']} (of {', '.join(core['isa_available'])})",
         "threads": core["threads"],
         "compiler": core["compiler"],
-        "CUDA compiled in": "yes" if core["cuda_compiled"] else "no",
-        "CUDA available": _cuda_available(bool(core["cuda_compiled"])),
+        "CUDA": _cuda(core["cuda_compiled"], core["cuda_devices"]),
         "Python": platform.python_version(),
         "NumPy": _version("numpy"),
         "torch": _version("torch"),
@@ -118,14 +117,16 @@ def _failure(message: object) -> typer.Exit:
     return typer.Exit(1)
 
 
-def _cuda_available(compiled: bool) -> str:
+def _cuda(compiled: bool, devices: list[str]) -> str:
     if not compiled:
-        return "no (this build computes on the CPU)"
+        return "not compiled in: this build computes on the CPU"
+    if devices:
+        return "; ".join(devices)
     try:
-        torch = require("torch", extra="torch")
-    except ImportError:
-        return "unknown (torch is not installed)"
-    return "yes" if torch.cuda.is_available() else "no"
+        _core.cuda_require_device()
+    except RuntimeError as error:
+        return f"compiled in; {error}"
+    return "compiled in"
 
 
 def _version(package: str) -> str:

@@ -1,4 +1,4 @@
-"""Execution of the operator on CPU tensors: a plan of the core, run on the tensors' memory.
+"""Execution of the operator: a plan of the core, run on the tensors' memory.
 
 The core sees heads x rows: a head has its own anchors, rows are vectors that share them. Leading
 dimensions that the anchors have become heads, those that only the values have become rows; both
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import _core
+from . import _core, cuda_execution
 from .signature import Signature, signature
 
 Tensors = tuple[
@@ -91,7 +91,8 @@ def plain_product(
     """
     dtype = targets.dtype
     if (
-        dtype not in _NAME_OF
+        cuda_execution.takes(targets)
+        or dtype not in _NAME_OF
         or values.dtype is not dtype
         or targets.dim() != 1
         or values.dim() == 0
@@ -155,7 +156,7 @@ def vjp(
     sig = signature(*inputs, real_part)
     check_gradient(grad, sig)
     threads = torch.get_num_threads()
-    plan = plan_of(sig, inputs[1:], real_part, threads)
+    plan = plan_of(sig, inputs[1:], real_part, threads, backward=True)
     split = HeadsAndRows(sig)
     n, m = sig.targets, sig.sources
     given, given_head, given_row = split.strided(values, m)
@@ -300,17 +301,21 @@ class HeadsAndRows:
 
 
 def plan_of(
-    sig: Signature, anchors: Sequence[Tensor | None], real_part: bool, threads: int
-) -> _core.Plan:
+    sig: Signature,
+    anchors: Sequence[Tensor | None],
+    real_part: bool,
+    threads: int,
+    backward: bool = False,
+) -> _core.Plan | cuda_execution.BoundPlan:
     """Look up or build the plan of targets, sources, lengthscale, frequency and both phases.
 
-    The core copies what it keeps: no tensor need outlive the call.
+    On the CPU the core copies what it keeps: no tensor need outlive the call.
     """
     dtype, n, m = sig.dtype, sig.targets, sig.sources
     dtypes = _anchor_dtypes(dtype)
     sizes = _anchor_sizes(n, m)
     pointers = [0] * len(anchors)
-    kept = []  # alive until the core has read them
+    kept: list[Tensor | None] = [None] * len(anchors)  # alive until the core has read them
     for position, tensor in enumerate(anchors):
         if tensor is None:
             continue
@@ -320,8 +325,11 @@ def plan_of(
             tensor = tensor.expand(sig.anchor_batch + sizes[position])
         if _is_lazy(tensor) or not tensor.is_contiguous():
             tensor = tensor.resolve_neg().contiguous()
-        kept.append(tensor)
+        kept[position] = tensor
         pointers[position] = _pointer(tensor)
+    assert kept[0] is not None  # targets are always given
+    if cuda_execution.takes(kept[0]):
+        return cuda_execution.plan_of(sig, anchors, kept, real_part, backward)
     heads = prod(sig.anchor_batch)
     x, y, ell, omega, theta, phi = pointers
     return _core.cached_plan(

@@ -21,6 +21,7 @@ from .functional import (
 from .signature import Signature, signature
 
 if TYPE_CHECKING:
+    from .cuda_execution import BoundPlan
     from .plan import Plan
 
 
@@ -285,11 +286,13 @@ class LaplaceOperator:
         ValueError
             With `real_part`: no such rule is known for the cosine form.
         """
-        ranks = torch.tensor(self._plan().rank(), dtype=torch.int64)
+        plan = self.to(device="cpu")._plan()  # the order alone counts, wherever the numbers are
+        assert isinstance(plan, _core.Plan)
+        ranks = torch.tensor(plan.rank(), dtype=torch.int64)
         ranks = ranks.reshape(self._signature.anchor_batch)
         return int(ranks) if ranks.dim() == 0 else ranks
 
-    def _plan(self) -> _core.Plan:
+    def _plan(self) -> _core.Plan | BoundPlan:
         tensors = [None if each is None else each.detach() for each in self._tensors()]
         return execution.plan_of(self._signature, tensors, self.real_part, torch.get_num_threads())
 
@@ -314,12 +317,12 @@ class LaplaceOperator:
         from .plan import Plan
 
         targets, sources, lengthscale, frequency, theta, phi = (
-            None if tensor is None else tensor.detach().resolve_neg().numpy()
+            None if tensor is None else tensor.detach().resolve_neg().cpu().numpy()
             for tensor in self._tensors()
         )
         if frequency is not None and not frequency.any() and theta is None:
             # A plan does not oscillate at frequency 0; phases of 0 keep its kernel complex.
-            theta = np.zeros_like(self.targets.detach().numpy())
+            theta = np.zeros_like(targets)
         return Plan(
             targets,
             sources,

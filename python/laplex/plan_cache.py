@@ -4,11 +4,15 @@ A plan (the sorted order of the anchors and the decays between them) is found ag
 of its anchors, so that a backward pass, or the next batch through the same layer, does not sort a
 second time. The cache is shared by all threads and bounded in bytes; the least recently used plan
 goes first.
+
+Plans on a GPU are not counted here: they live as long as their anchors, by whose identity and
+version they are found again; `clear` forgets them too.
 """
 
 from __future__ import annotations
 
 import operator
+import sys
 from typing import NamedTuple
 
 from . import _core
@@ -32,6 +36,9 @@ def info() -> PlanCacheInfo:
 def clear() -> None:
     """Forget every plan. Plans in use live on until their last user is done."""
     _core.plan_cache_clear()
+    cuda_execution = sys.modules.get("laplex.cuda_execution")
+    if cuda_execution is not None:  # there are none if torch was not used
+        cuda_execution.clear()
 
 
 def set_max_bytes(max_bytes: int) -> None:

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from . import _core
+
 MAX_MOMENT = 4
 """Highest power of |x - y| in the core: each derivative by lengthscale or frequency takes one."""
 
@@ -146,10 +148,15 @@ def _check_device(*tensors: Tensor | None) -> None:
     else:  # the common case, without making device objects
         return
     device = tensors[1].device  # type: ignore[union-attr]  # targets are always given
-    if device.type != "cpu" and device.type != "meta":
+    if device.type == "cuda" and not _core.has_cuda:
         raise NotImplementedError(
-            f"targets is on {device}: this version of Laplex has a CPU backend only; move the "
-            "arguments with .cpu()"
+            f"targets is on {device}: this build of Laplex is for the CPU alone; install it again "
+            "where nvcc is on the PATH, or move the arguments with .cpu()"
+        )
+    if device.type not in ("cpu", "cuda", "meta"):
+        raise NotImplementedError(
+            f"targets is on {device}: Laplex computes on CPU and CUDA tensors; move the arguments "
+            "with .cpu()"
         )
     for name, tensor in zip(NAMES, tensors, strict=True):
         if tensor is not None and tensor.layout is not torch.strided:

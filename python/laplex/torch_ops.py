@@ -56,7 +56,7 @@ def _filled(gradients: Sequence[Tensor | None], targets: Tensor) -> tuple[Tensor
     return tuple(targets.new_empty(0) if each is None else each for each in gradients)
 
 
-# For every backend, so that a CUDA tensor meets the sentence of `signature`.
+# For every backend, so that tensors of any other device meet the sentence of `signature`.
 _LIBRARY.impl("matvec", execution.apply, "CompositeExplicitAutograd")
 _LIBRARY.impl("matvec_vjp", _matvec_vjp, "CompositeExplicitAutograd")
 
@@ -116,9 +116,11 @@ torch.library.register_fake("laplex::matvec_vjp", _matvec_vjp_fake, lib=_LIBRARY
 
 
 def is_plain(tensors: Sequence[Any]) -> bool:
-    """Whether nobody but us needs to see the call: CPU tensors, no mode, transform or tracer."""
+    """Whether nobody but us needs to see the call: real memory, no mode, transform or tracer."""
     for tensor in tensors:
-        if tensor is not None and not (type(tensor) in _PLAIN_TYPES and tensor.is_cpu):
+        if tensor is not None and not (
+            type(tensor) in _PLAIN_TYPES and (tensor.is_cpu or tensor.is_cuda)
+        ):
             return False
     return (
         not torch._C._are_functorch_transforms_active()

@@ -443,13 +443,19 @@ def test_refuses(kind, message, args, options):
         laplex.matvec(*args, **options)
 
 
-def test_refuses_another_device():
+def test_refuses_devices_that_it_cannot_compute_on():
     """Fake tensors stand in for a GPU that this machine need not have."""
     from torch._subclasses import FakeTensorMode
 
     with FakeTensorMode(allow_non_fake_inputs=True):
         x = torch.empty(3, device="cuda")
-        with pytest.raises(NotImplementedError, match=r"targets is on cuda.* CPU backend only"):
+        if laplex._core.has_cuda:
+            assert laplex.matvec(x, x).device.type == "cuda"
+        else:
+            with pytest.raises(NotImplementedError, match=r"targets is on cuda.* the CPU alone"):
+                laplex.matvec(x, x)
+        x = torch.empty(3, device="mps")
+        with pytest.raises(NotImplementedError, match=r"targets is on mps.*CPU and CUDA tensors"):
             laplex.matvec(x, x)
 
 

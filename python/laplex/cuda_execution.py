@@ -1,0 +1,337 @@
+"""Execution of the operator on CUDA tensors: plans of the core on torch's streams and memory.
+
+Everything runs on the current stream of the tensors' device; memory comes from torch's allocator.
+
+Orders (the sorted anchors) are kept for as long as their anchors live. They are found again by the
+identity of the anchor tensors and by the version that PyTorch counts up at every in-place
+operation. That is enough for a backward pass. But writing through ``tensor.data`` counts nothing
+up, and gradcheck and some optimisers do so: a forward pass therefore compares the anchors with
+those that were sorted, one pass over them and a wait for the answer, unless its stream is being
+captured or `verify` is off.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import _core
+from .signature import Signature
+
+
+def takes(tensor: Tensor) -> bool:
+    """Whether a tensor's calls are executed here."""
+    return tensor.is_cuda
+
+
+# What is asked of torch.cuda, in one place: tests put an emulated device here.
+
+
+def _on(device: torch.device) -> AbstractContextManager[Any]:
+    return torch.cuda.device(device)
+
+
+def _stream(device: torch.device) -> int:
+    address: int = torch.cuda.current_stream(device).cuda_stream
+    return address
+
+
+def _event(device: torch.device) -> Any:
+    event: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    event.record(torch.cuda.current_stream(device))
+    return event
+
+
+def _capturing() -> bool:
+    return torch.cuda.is_current_stream_capturing()
+
+
+def _wait(event: Any, storage: Tensor) -> None:
+    """Let the current stream, another than the order's, wait for the order."""
+    if not _capturing():  # torch.cuda.graph has waited for everything
+        stream = torch.cuda.current_stream(storage.device)
+        stream.wait_event(event)
+        storage.record_stream(stream)
+
+
+def _memory(nbytes: int, device: torch.device) -> Tensor:
+    return torch.empty(nbytes, dtype=torch.uint8, device=device)
+
+
+# --- orders -------------------------------------------------------------------------------------
+
+
+Parameters = tuple[int, int, int, int, bool]
+"""Addresses of lengthscale, frequency and both phases (0: not given), and real_part."""
+
+
+@dataclass
+class _Order:
+    """Sorted anchors on a device, and what identifies them."""
+
+    plan: _core.CudaPlan
+    storage: Tensor
+    stream: int
+    event: Any
+    state: tuple[Any, ...]
+    tensors: list[weakref.ref[Tensor]] = field(default_factory=list)
+
+    def is_of(self, anchors: Sequence[Tensor]) -> bool:
+        return len(anchors) == len(self.tensors) and all(
+            own() is given for own, given in zip(self.tensors, anchors, strict=True)
+        )
+
+
+verify = True
+"""Whether a forward pass compares anchors with those of the order that it found."""
+
+_orders: dict[tuple[Any, ...], _Order] = {}
+_lock = threading.RLock()  # a finaliser may run inside, on the same thread
+
+
+def clear() -> None:
+    """Forget every order, for instance after anchors were changed behind PyTorch's back."""
+    with _lock:
+        _orders.clear()
+
+
+def usage() -> tuple[int, int]:
+    """How many orders there are, and the bytes of device memory that they hold."""
+    with _lock:
+        return len(_orders), sum(order.storage.numel() for order in _orders.values())
+
+
+def _state_of(anchors: Sequence[Tensor]) -> tuple[Any, ...]:
+    """What changes when a tensor's content or layout does."""
+    return tuple(
+        (each._version, each.data_ptr(), each.shape, each.stride(), each.is_neg())
+        for each in anchors
+    )
+
+
+def _order_of(
+    sig: Signature,
+    given: Sequence[Tensor],
+    laid: Sequence[Tensor],
+    parameters: Parameters,
+    trusted: bool,
+) -> _Order:
+    """Find or build the order of targets and perhaps sources.
+
+    `given` are the caller's tensors, by which it is found; `laid` are the same, contiguous with all
+    heads; `trusted` ones are taken for what they were.
+    """
+    if any(each.is_inference() for each in given):  # which have no version
+        return _build(sig, laid, parameters)
+    key = (*map(id, given), sig.anchor_batch)
+    state = _state_of(given)
+    stream = _stream(given[0].device)
+    with _lock:
+        order = _orders.get(key)
+        if order is not None and order.is_of(given) and order.state == state:
+            if order.stream != stream:
+                _wait(order.event, order.storage)
+            if trusted or not verify or _capturing() or _holds(order, laid, stream):
+                return order
+        moved = order is not None and order.is_of(given) and order.stream == stream
+        _orders.pop(key, None)  # before anything can fail
+        if moved and order is not None:
+            _move(sig, order, laid, stream)
+        else:
+            order = _build(sig, laid, parameters)
+            order.tensors = [weakref.ref(each, _forgetter(key)) for each in given]
+        order.state = state
+        _orders[key] = order
+        return order
+
+
+def _forgetter(key: tuple[Any, ...]) -> Any:
+    def forget(dead: weakref.ref[Tensor]) -> None:
+        with _lock:
+            order = _orders.get(key)
+            # The key may have gone to a tensor that took the address over.
+            if order is not None and any(own is dead for own in order.tensors):
+                del _orders[key]
+
+    return forget
+
+
+def _sizes(sig: Signature, laid: Sequence[Tensor]) -> tuple[str, int, int, int, bool]:
+    name = "float64" if sig.dtype is torch.float64 else "float32"
+    return name, prod(sig.anchor_batch), sig.targets, sig.sources, len(laid) == 1
+
+
+def _build(sig: Signature, laid: Sequence[Tensor], parameters: Parameters) -> _Order:
+    sizes = _sizes(sig, laid)
+    dtype, heads, n, m, _ = sizes
+    device = laid[0].device
+    stream = _stream(device)
+    storage = _memory(_core.cuda_storage_bytes(*sizes), device)
+    scratch = _memory(_core.cuda_scratch_bytes(*sizes), device)
+    targets, sources = _addresses(laid)
+    plan = _core.CudaPlan(
+        dtype,
+        heads,
+        n,
+        m,
+        targets,
+        sources,
+        *parameters,
+        stream,
+        storage.data_ptr(),
+        storage.numel(),
+        scratch.data_ptr(),
+        scratch.numel(),
+    )
+    return _Order(plan, storage, stream, _event(device), ())
+
+
+def _holds(order: _Order, laid: Sequence[Tensor], stream: int) -> bool:
+    scratch = _memory(64, laid[0].device)
+    return order.plan.holds(*_addresses(laid), stream, scratch.data_ptr(), scratch.numel())
+
+
+def _move(sig: Signature, order: _Order, laid: Sequence[Tensor], stream: int) -> None:
+    scratch = _memory(_core.cuda_scratch_bytes(*_sizes(sig, laid)), laid[0].device)
+    order.plan.update(*_addresses(laid), stream, scratch.data_ptr(), scratch.numel())
+    order.event = _event(laid[0].device)
+
+
+def _addresses(laid: Sequence[Tensor]) -> tuple[int, int]:
+    """Addresses of targets and sources; 0 stands for "the targets", so no elements have another."""
+    targets = laid[0].data_ptr() or 1
+    return targets, 0 if len(laid) == 1 else laid[1].data_ptr() or 1
+
+
+# --- plans --------------------------------------------------------------------------------------
+
+
+class BoundPlan:
+    """A plan of the core for one call, with the interface of the CPU's plan."""
+
+    def __init__(self, plan: _core.CudaPlan, device: torch.device, kept: Sequence[Any]) -> None:
+        self._plan = plan
+        self._device = device
+        self._kept = kept  # what the plan points to
+
+    def sum(
+        self,
+        values: int,
+        values_complex: bool,
+        values_head_stride: int,
+        values_row_stride: int,
+        rows: int,
+        out: int,
+        out_complex: bool,
+        out_head_stride: int,
+        out_row_stride: int,
+        mode: int,
+        parity: int,
+        moment: int,
+        num_threads: int,
+    ) -> None:
+        """See `_core.Plan.sum`; the number of threads is the device's business."""
+        with _on(self._device):
+            workspace = _memory(
+                self._plan.workspace_bytes(rows, values_complex, moment), self._device
+            )
+            self._plan.sum(
+                values,
+                values_complex,
+                values_head_stride,
+                values_row_stride,
+                rows,
+                out,
+                out_complex,
+                out_head_stride,
+                out_row_stride,
+                0,
+                mode,
+                parity,
+                moment,
+                _stream(self._device),
+                workspace.data_ptr(),
+                workspace.numel(),
+            )
+
+    def vjp(
+        self,
+        values: int,
+        values_complex: bool,
+        values_head_stride: int,
+        values_row_stride: int,
+        rows: int,
+        grad: int,
+        grad_complex: bool,
+        grad_head_stride: int,
+        grad_row_stride: int,
+        d_values: int,
+        d_targets: int,
+        d_sources: int,
+        d_lengthscale: int,
+        d_frequency: int,
+        d_target_phase: int,
+        d_source_phase: int,
+        num_threads: int,
+    ) -> None:
+        """See `_core.Plan.vjp`."""
+        with _on(self._device):
+            workspace = _memory(
+                self._plan.gradient_workspace_bytes(rows, values_complex), self._device
+            )
+            self._plan.vjp(
+                values,
+                values_complex,
+                values_head_stride,
+                values_row_stride,
+                rows,
+                grad,
+                grad_complex,
+                grad_head_stride,
+                grad_row_stride,
+                d_values,
+                d_targets,
+                d_sources,
+                d_lengthscale,
+                d_frequency,
+                d_target_phase,
+                d_source_phase,
+                _stream(self._device),
+                workspace.data_ptr(),
+                workspace.numel(),
+            )
+
+
+def plan_of(
+    sig: Signature,
+    given: Sequence[Tensor | None],
+    laid: Sequence[Tensor | None],
+    real_part: bool,
+    trusted: bool,
+) -> BoundPlan:
+    """Find or build the plan of targets, sources, lengthscale, frequency and both phases.
+
+    `given` are the caller's tensors; `laid` are the same in the core's dtypes, contiguous with all
+    heads. `trusted`: nothing wrote to the anchors without PyTorch's knowledge.
+    """
+    device = laid[0].device  # type: ignore[union-attr]  # targets are always given
+    # An empty tensor has no address, and is there all the same.
+    ell, omega, theta, phi = (0 if each is None else each.data_ptr() or 1 for each in laid[2:])
+    parameters = (ell, omega, theta, phi, real_part)
+    with _on(device):
+        order = _order_of(
+            sig,
+            [each for each in given[:2] if each is not None],
+            [each for each in laid[:2] if each is not None],
+            parameters,
+            trusted,
+        )
+        return BoundPlan(order.plan.with_parameters(*parameters), device, (order.storage, *laid))

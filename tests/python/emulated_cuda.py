@@ -1,0 +1,33 @@
+"""The CUDA path of the torch operators on CPU tensors, for machines without a GPU.
+
+A core built with -DLAPLEX_CUDA=EMULATED runs the CUDA kernels on the host. `install` sends CPU
+tensors there, so that tests exercise what CUDA tensors take: see `make test-emulated`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import torch
+
+from laplex import _core, cuda_execution
+
+_STREAM = 7  # any number but that of no stream
+
+
+def install() -> None:
+    assert _core.has_cuda, "build laplex with -DLAPLEX_CUDA=EMULATED"
+
+    def takes(tensor: torch.Tensor) -> bool:
+        return tensor.is_cpu
+
+    def on(device: torch.device) -> Any:
+        return contextlib.nullcontext()
+
+    cuda_execution.takes = takes
+    cuda_execution._on = on
+    cuda_execution._stream = lambda device: _STREAM
+    cuda_execution._event = lambda device: None
+    cuda_execution._capturing = lambda: False
+    cuda_execution._wait = lambda event, storage: None
