@@ -1,0 +1,165 @@
+"""What the compiler gives each CUDA kernel: registers, spills, stack, shared and constant memory.
+
+    python tools/cuda_resources.py [--arch sm_90] [--output docs/cuda_resources.md]
+
+Needs nvcc, c++filt and readelf, and no GPU. Takes some minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import tempfile
+import textwrap
+from dataclasses import astuple, dataclass, replace
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+SOURCES = ("products", "gradients", "state")  # of cuda/src: those with kernels of ours
+FLAGS = ("-std=c++17", "-fmad=false", "--expt-relaxed-constexpr")
+INCLUDES = ("cuda/include", "cpp/include", "cpp/src", "cuda/src")
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One kernel's resources, in bytes where they are not registers."""
+
+    symbol: str
+    registers: int = 0
+    spill_stores: int = 0
+    spill_loads: int = 0
+    frame: int = 0
+    shared: int = 0
+    constant: int = 0
+
+
+def run(*command: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    """Run a command in the repository; its own words are the error message."""
+    try:
+        done = subprocess.run(command, cwd=ROOT, input=stdin, capture_output=True, text=True)
+    except FileNotFoundError:
+        raise SystemExit(f"error: {command[0]} is missing") from None
+    if done.returncode != 0:
+        raise SystemExit(f"error: {' '.join(command)}\n{done.stderr}")
+    return done
+
+
+def parse_ptxas(log: str) -> list[Kernel]:
+    """Kernels of what `ptxas -v` says.
+
+    An entry function is announced by name, followed by its properties and by what it uses; the
+    properties of functions that it calls come after, and are no kernels'.
+    """
+    kernels: list[Kernel] = []
+    function = ""
+    for line in log.splitlines():
+        if found := re.search(r"Compiling entry function '(\w+)'", line):
+            kernels.append(Kernel(found[1]))
+        elif found := re.search(r"Function properties for (\w+)", line):
+            function = found[1]
+        elif not kernels or function != kernels[-1].symbol:
+            continue
+        elif found := re.search(
+            r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", line
+        ):
+            frame, stores, loads = map(int, found.groups())
+            kernels[-1] = replace(kernels[-1], frame=frame, spill_stores=stores, spill_loads=loads)
+        elif found := re.search(r"Used (\d+) registers", line):
+            shared = re.search(r"(\d+) bytes smem", line)
+            kernels[-1] = replace(
+                kernels[-1],
+                registers=int(found[1]),
+                shared=int(shared[1]) if shared else 0,
+            )
+    return kernels
+
+
+def parse_sections(sections: str) -> dict[str, int]:
+    """Bytes of constant memory of each kernel, its arguments included, from `readelf -SW`."""
+    sizes: dict[str, int] = {}
+    for found in re.finditer(r"\.nv\.constant\d+\.(\w+)\s+\w+\s+\w+\s+\w+\s+(\w+)", sections):
+        sizes[found[1]] = sizes.get(found[1], 0) + int(found[2], 16)
+    return sizes
+
+
+def compiled(source: str, arch: str) -> list[Kernel]:
+    """Compile one file of cuda/src and return its kernels."""
+    with tempfile.TemporaryDirectory() as folder:
+        cubin = f"{folder}/{source}.cubin"
+        includes = [word for folder in INCLUDES for word in ("-I", folder)]
+        log = run(
+            *("nvcc", *FLAGS, f"-arch={arch}", "-Xptxas", "-v", *includes),
+            *("-cubin", f"cuda/src/{source}.cu", "-o", cubin),
+        ).stderr
+        constants = parse_sections(run("readelf", "-SW", cubin).stdout)
+    return [replace(k, constant=constants.get(k.symbol, 0)) for k in parse_ptxas(log)]
+
+
+def short(demangled: str) -> str:
+    """`product_kernel<float, double, double, P=0, ties=no, 256 threads, 8 items>`."""
+    found = re.search(r"(\w+)(?:<(.*?)>)?\(", re.sub(r"laplex::(cuda::)?detail::", "", demangled))
+    if found is None:
+        raise SystemExit(f"error: not the name of a kernel: {demangled}")
+    name, arguments = found.groups()
+    if arguments is None:
+        return name
+    numbers = iter(("P={}", "{} threads", "{} items"))
+    words = []
+    for argument in arguments.split(", "):
+        if argument.isdigit():
+            words.append(next(numbers).format(argument))
+        elif argument in ("true", "false"):
+            words.append(f"ties={'yes' if argument == 'true' else 'no'}")
+        else:
+            words.append(argument)
+    return f"{name}<{', '.join(words)}>"
+
+
+def natural(name: str) -> list[tuple[int, str]]:
+    """A key that sorts 32 before 256."""
+    return [(int(word), "") if word.isdigit() else (-1, word) for word in re.split(r"(\d+)", name)]
+
+
+def page(kernels: list[Kernel], names: dict[str, str], arch: str, version: str) -> str:
+    """The page in Markdown."""
+    introduction = (
+        f"Written by `tools/cuda_resources.py` from what ptxas reports for `{arch}`, by nvcc "
+        f"{version} with `{' '.join(FLAGS)}`. *P* is the largest moment, *ties* whether tied "
+        "anchors are kept apart. Bytes but for registers. Shared memory is what is fixed when "
+        "compiling; kernels ask for theirs when launched. Constant memory holds the arguments too."
+    )
+    lines = [
+        "# Resources of the CUDA kernels",
+        "",
+        *textwrap.wrap(introduction, 100, break_on_hyphens=False),
+        "",
+        "| kernel | registers | spill stores | spill loads | stack frame | shared | constant |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    rows = {  # a set: some kernels are compiled in two files
+        (names[symbol], *numbers) for symbol, *numbers in map(astuple, kernels)
+    }
+    for name, *numbers in sorted(rows, key=lambda row: (natural(str(row[0])), row[1:])):
+        lines.append(f"| `{name}` | {' | '.join(map(str, numbers))} |")
+    return "\n".join([*lines, ""])
+
+
+def main() -> None:
+    """Compile, parse and write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--arch", default="sm_90")
+    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "cuda_resources.md")
+    arguments = parser.parse_args()
+
+    version = re.search(r"V(\d+\.\d+\.\d+)", run("nvcc", "--version").stdout)
+    kernels = [kernel for source in SOURCES for kernel in compiled(source, arguments.arch)]
+    symbols = [kernel.symbol for kernel in kernels]
+    demangled = run("c++filt", stdin="\n".join(symbols)).stdout.splitlines()
+    names = dict(zip(symbols, map(short, demangled), strict=True))
+    text = page(kernels, names, arguments.arch, version[1] if version else "of unknown version")
+    arguments.output.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
