@@ -7,6 +7,7 @@
 #   DEMO_ARGS="--quick"   arguments for laplex demo
 #   BENCH_ARGS="--quick"  arguments for the benchmarks
 #   JOBS=4                compiler processes at a time
+#   CUDA_ARCHITECTURES=90 GPUs to compile for, where nvcc is (empty: those here, or without any all)
 #   WERROR=ON             compiler warnings are errors (as in CI)
 
 PYTHON ?= python3
@@ -16,6 +17,7 @@ DEMO_ARGS ?=
 BENCH_ARGS ?=
 JOBS ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 WERROR ?= $(if $(CI),ON,OFF)
+CUDA_ARCHITECTURES ?= $(if $(CI),90)
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -23,7 +25,7 @@ STAMPS := $(VENV)/stamps
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export CMAKE_BUILD_PARALLEL_LEVEL := $(JOBS)
 export CTEST_PARALLEL_LEVEL := $(JOBS)
-export CMAKE_ARGS := -DLAPLEX_WERROR=$(WERROR)
+export CMAKE_ARGS := -DLAPLEX_WERROR=$(WERROR) $(if $(CUDA_ARCHITECTURES),-DLAPLEX_CUDA_ARCHITECTURES=$(CUDA_ARCHITECTURES))
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check $(if $(CI),--quiet)
 INSTALL := $(PIP) install -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
@@ -35,7 +37,8 @@ CMAKE_FILES := CMakeLists.txt CMakePresets.json $(wildcard cmake/*) \
 PACKAGE_FILES := pyproject.toml README.md LICENSE $(CMAKE_FILES) \
   $(shell find cpp cuda python -type f -not -name '*.pyc')
 
-.PHONY: help demo test bench lint lint-quick format test-cpp test-asan test-tsan test-consume wheel test-python clean distclean
+.PHONY: help demo test bench gpu lint lint-quick format test-cpp test-asan test-tsan test-consume test-cuda test-emulated \
+  wheel test-python clean distclean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -45,7 +48,7 @@ help: ## this list
 demo: $(STAMPS)/demo ## learnable Laplace kernels on real images: one to three minutes, and the installs the first time
 	$(BIN)/laplex demo $(DEMO_ARGS)
 
-test: lint test-cpp test-consume test-asan test-tsan wheel test-python ## every check and every test
+test: lint test-cpp test-emulated test-cuda test-consume test-asan test-tsan wheel test-python ## every check and every test
 
 # --- virtual environment -------------------------------------------------------------------------
 
@@ -88,7 +91,7 @@ build/lint/clang-tidy: $(CPP_FILES) $(CMAKE_FILES) .clang-tidy $(STAMPS)/dev
 	tools/googletest.sh
 	$(BIN)/cmake --preset python -B build/lint -Dpybind11_ROOT="$$($(BIN)/python -m pybind11 --cmakedir)" \
 	  -DPython_EXECUTABLE="$(CURDIR)/$(BIN)/python"
-	$(BIN)/run-clang-tidy.py -quiet -j $(JOBS) -p build/lint \
+	$(BIN)/run-clang-tidy.py -quiet -j $(JOBS) -p build/lint '/(cpp|bindings)/' \
 	  -extra-arg=-Wno-unknown-warning-option -extra-arg=-Wno-ignored-optimization-argument
 	@touch $@
 
@@ -105,6 +108,35 @@ test-cpp: $(STAMPS)/build ## build the C++ library, run its tests
 	$(BIN)/cmake --preset release $(CMAKE_ARGS)
 	$(BIN)/cmake --build --preset release
 	$(BIN)/ctest --preset release
+
+# In the build of test-cpp: the Python module with the CUDA kernels' emulation in place of a GPU.
+EMULATED := build/emulated
+test-emulated: $(STAMPS)/dev ## the torch operators on the CUDA kernels, which run on the host: no GPU needed
+	$(HEADING) "torch operators on the emulated CUDA kernels"
+	tools/googletest.sh
+	$(BIN)/cmake --preset release $(CMAKE_ARGS) -DLAPLEX_CUDA=EMULATED -DLAPLEX_BUILD_PYTHON=ON \
+	  -Dpybind11_ROOT="$$($(BIN)/python -m pybind11 --cmakedir)" -DPython_EXECUTABLE="$(CURDIR)/$(BIN)/python"
+	$(BIN)/cmake --build --preset release --target _core
+	rm -rf $(EMULATED) && mkdir -p $(EMULATED) && cp -R python/laplex $(EMULATED)
+	$(BIN)/cmake --install build/release --prefix $(EMULATED) --component python
+	cd $(EMULATED) && LAPLEX_EMULATED_CUDA=1 PYTHONPATH="$(CURDIR)/$(EMULATED)" $(CURDIR)/$(BIN)/python -m pytest \
+	  -c "$(CURDIR)/pyproject.toml" --rootdir "$(CURDIR)" $(patsubst %,"$(CURDIR)/tests/python/%",test_cuda.py test_cuda_plan.py)
+
+ifneq ($(shell command -v nvcc 2>/dev/null),)
+test-cuda: $(STAMPS)/build ## compile the CUDA backend, its tests and benchmarks, where nvcc is; test it, where a GPU is
+	$(HEADING) "CUDA backend"
+	tools/googletest.sh
+	tools/google_benchmark.sh
+	$(BIN)/cmake --preset gpu $(CMAKE_ARGS)
+	$(BIN)/cmake --build --preset gpu --target laplex_cuda_tests laplex_cuda_bench
+	$(BIN)/ctest --preset gpu -R '^cuda$$'
+else
+test-cuda:
+	$(HEADING) "CUDA backend: skipped, there is no nvcc"
+endif
+
+gpu: ## everything there is to do on a machine with a GPU: tests, sanitizers, benchmarks
+	tools/gpu.sh
 
 test-asan: $(STAMPS)/build ## the C++ tests under AddressSanitizer and UBSan
 	$(HEADING) "C++ tests under AddressSanitizer and UBSan"

@@ -4,12 +4,18 @@ include(GNUInstallDirs)
 
 set(laplex_cmake_dir "${CMAKE_INSTALL_LIBDIR}/cmake/laplex")
 
+set(laplex_targets laplex)
+set(laplex_headers "${PROJECT_SOURCE_DIR}/cpp/include/" "${PROJECT_BINARY_DIR}/cpp/include/")
+if(LAPLEX_HAS_CUDA)
+  list(APPEND laplex_targets laplex_cuda)
+  list(APPEND laplex_headers "${PROJECT_SOURCE_DIR}/cuda/include/")
+endif()
 install(
-  TARGETS laplex
+  TARGETS ${laplex_targets}
   EXPORT laplexTargets
   COMPONENT development)
 install(
-  DIRECTORY "${PROJECT_SOURCE_DIR}/cpp/include/" "${PROJECT_BINARY_DIR}/cpp/include/"
+  DIRECTORY ${laplex_headers}
   DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}"
   COMPONENT development
   FILES_MATCHING

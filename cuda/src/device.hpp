@@ -57,14 +57,16 @@ void launch(void (*kernel)(Job), const Grid& grid, Stream stream, const Job& job
       {static_cast<unsigned>(grid.blocks), static_cast<unsigned>(grid.threads), grid.shared_bytes},
       [&] { kernel(job); });
 #else
+  const auto* const function = reinterpret_cast<const void*>(kernel);
   if (grid.shared_bytes > (std::size_t(48) << 10)) {
-    check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                               cudaFuncAttributeMaxDynamicSharedMemorySize,
+    check(cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                static_cast<int>(kMaxShared)));
   }
-  kernel<<<static_cast<unsigned>(grid.blocks), static_cast<unsigned>(grid.threads),
-           grid.shared_bytes, stream> > >(job);
-  check(cudaGetLastError());
+  Job argument = job;
+  void* arguments[] = {&argument};
+  check(cudaLaunchKernel(function, dim3(static_cast<unsigned>(grid.blocks)),
+                         dim3(static_cast<unsigned>(grid.threads)), arguments, grid.shared_bytes,
+                         stream));
 #endif
 }
 

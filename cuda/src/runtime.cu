@@ -90,10 +90,6 @@ bool is_capturing(Stream stream) {
   return status != cudaStreamCaptureStatusNone;
 }
 
-void copy(void* to, const void* from, std::size_t bytes, Stream stream) {
-  check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream));
-}
-
 void fetch(void* host, const void* device, std::size_t bytes, Stream stream) {
   if (bytes > 0) {
     check(cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, stream));
@@ -102,15 +98,6 @@ void fetch(void* host, const void* device, std::size_t bytes, Stream stream) {
 }
 
 namespace {
-
-/// The sorted arrays may be the spare ones: then they are copied back. With the even number of
-/// passes that keys of 32 and 64 bits take they are where they were.
-template <class V>
-void take_back(cub::DoubleBuffer<V>& buffer, V* wanted, std::int64_t count, Stream stream) {
-  if (buffer.Current() != wanted) {
-    copy(wanted, buffer.Current(), static_cast<std::size_t>(count) * sizeof(V), stream);
-  }
-}
 
 /// Where segment k begins.
 struct Begin {
@@ -121,43 +108,25 @@ struct Begin {
 };
 
 template <class T>
-cudaError_t sort(void* temporary, std::size_t& bytes, cub::DoubleBuffer<T>& keys,
-                 cub::DoubleBuffer<std::uint32_t>& indices, std::int64_t segments,
-                 std::int64_t count, Stream stream) {
-  if (segments == 1) {
-    return cub::DeviceRadixSort::SortPairs(temporary, bytes, keys, indices, count, 0,
-                                           static_cast<int>(8 * sizeof(T)), stream);
+cudaError_t sort(void* temporary, std::size_t& bytes, const SortJob<T>& job, Stream stream) {
+  constexpr int kBits = static_cast<int>(8 * sizeof(T));
+  if (job.segments == 1) {
+    return cub::DeviceRadixSort::SortPairs(temporary, bytes, job.keys, job.sorted_keys, job.indices,
+                                           job.sorted_indices, job.count, 0, kBits, stream);
   }
   const auto begins = thrust::make_transform_iterator(
-      thrust::make_counting_iterator(std::int64_t(0)), Begin{count});
-  return cub::DeviceSegmentedRadixSort::SortPairs(temporary, bytes, keys, indices, segments * count,
-                                                  segments, begins, begins + 1, 0,
-                                                  static_cast<int>(8 * sizeof(T)), stream);
-}
-
-template <class T>
-void sort_all(T* keys, T* spare_keys, std::uint32_t* indices, std::uint32_t* spare_indices,
-              std::int64_t segments, std::int64_t count, Memory scratch, Stream stream) {
-  cub::DoubleBuffer<T> key_buffer(keys, spare_keys);
-  cub::DoubleBuffer<std::uint32_t> index_buffer(indices, spare_indices);
-  std::size_t bytes = scratch.bytes;
-  check(sort(scratch.data, bytes, key_buffer, index_buffer, segments, count, stream));
-  take_back(key_buffer, keys, segments * count, stream);
-  take_back(index_buffer, indices, segments * count, stream);
+      thrust::make_counting_iterator(std::int64_t(0)), Begin{job.count});
+  return cub::DeviceSegmentedRadixSort::SortPairs(
+      temporary, bytes, job.keys, job.sorted_keys, job.indices, job.sorted_indices,
+      job.segments * job.count, job.segments, begins, begins + 1, 0, kBits, stream);
 }
 
 }  // namespace
 
 template <class T>
-void sort_pairs(T* keys, T* spare_keys, std::uint32_t* indices, std::uint32_t* spare_indices,
-                std::int64_t count, Memory scratch, Stream stream) {
-  sort_all(keys, spare_keys, indices, spare_indices, 1, count, scratch, stream);
-}
-
-template <class T>
-void sort_segments(T* keys, T* spare_keys, std::uint32_t* indices, std::uint32_t* spare_indices,
-                   std::int64_t segments, std::int64_t count, Memory scratch, Stream stream) {
-  sort_all(keys, spare_keys, indices, spare_indices, segments, count, scratch, stream);
+void sort_pairs(const SortJob<T>& job, Memory scratch, Stream stream) {
+  std::size_t bytes = scratch.bytes;
+  check(sort(scratch.data, bytes, job, stream));
 }
 
 template <class T>
@@ -165,18 +134,14 @@ std::size_t sort_bytes(std::int64_t segments, std::int64_t count) {
   if (segments * count == 0) {
     return 1;
   }
-  cub::DoubleBuffer<T> keys(nullptr, nullptr);
-  cub::DoubleBuffer<std::uint32_t> indices(nullptr, nullptr);
   std::size_t bytes = 0;
-  check(sort(nullptr, bytes, keys, indices, segments, count, nullptr));
+  check(sort(nullptr, bytes, SortJob<T>{nullptr, nullptr, nullptr, nullptr, segments, count},
+             nullptr));
   return bytes > 0 ? bytes : 1;  // a null pointer would only ask for the size again
 }
 
-#define LAPLEX_INSTANTIATE(T)                                                               \
-  template void sort_pairs<T>(T*, T*, std::uint32_t*, std::uint32_t*, std::int64_t, Memory, \
-                              Stream);                                                      \
-  template void sort_segments<T>(T*, T*, std::uint32_t*, std::uint32_t*, std::int64_t,      \
-                                 std::int64_t, Memory, Stream);                             \
+#define LAPLEX_INSTANTIATE(T)                                     \
+  template void sort_pairs<T>(const SortJob<T>&, Memory, Stream); \
   template std::size_t sort_bytes<T>(std::int64_t, std::int64_t);
 LAPLEX_INSTANTIATE(float)
 LAPLEX_INSTANTIATE(double)

@@ -34,14 +34,12 @@ enum Found { kTargets, kSources, kTargetPhase, kSourcePhase, kNumFound };
 
 template <class T>
 struct SortScratch {
-  T* keys;
-  std::uint32_t* indices;
+  std::uint32_t* indices;  ///< before the sort
   unsigned char* temporary;
   std::size_t temporary_bytes;
 
   SortScratch(Cutter& cut, std::int64_t heads, std::int64_t count) {
     const std::int64_t segments = by_segments(heads, count) ? heads : 1;
-    keys = cut.take<T>(segments * count);
     indices = cut.take<std::uint32_t>(segments * count);
     temporary_bytes = sort_bytes<T>(segments, count);
     temporary = cut.take<unsigned char>(static_cast<std::int64_t>(temporary_bytes));
@@ -216,20 +214,16 @@ void State<T>::order(Array& side, const T* given, std::int64_t count, bool keeps
         GatherJob<T>{given, in_place ? nullptr : side.index, heads_, count, side.position, false});
     return;
   }
-  copy(side.position, given, static_cast<std::size_t>(all) * sizeof(T), stream);
-  launch(count_kernel, grid, stream, CountJob{side.index, heads_, count});
   Cutter cut(scratch);
   cut.take<Findings>(kNumFound);
   const SortScratch<T> spare(cut, heads_, count);
-  const Memory temporary{spare.temporary, spare.temporary_bytes};
-  if (by_segments(heads_, count)) {
-    sort_segments(side.position, spare.keys, side.index, spare.indices, heads_, count, temporary,
-                  stream);
-  } else {
-    for (std::int64_t h = 0; h < heads_; ++h) {
-      sort_pairs(side.position + h * count, spare.keys, side.index + h * count, spare.indices,
-                 count, temporary, stream);
-    }
+  const std::int64_t segments = by_segments(heads_, count) ? heads_ : 1;
+  launch(count_kernel, one_thread_each(segments * count), stream,
+         CountJob{spare.indices, segments, count});
+  for (std::int64_t first = 0; first < all; first += segments * count) {
+    sort_pairs(SortJob<T>{given + first, side.position + first, spare.indices, side.index + first,
+                          segments, count},
+               {spare.temporary, spare.temporary_bytes}, stream);
   }
 }
 

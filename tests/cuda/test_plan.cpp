@@ -257,8 +257,8 @@ TEST(CudaMemory, BudgetOfABillion) {
   EXPECT_NEAR(per(Plan<double>::storage_bytes(1, n, n, false)), 24 + 2 * (3 / 8. + 4 / 1024.),
               0.05);
   EXPECT_NEAR(per(Plan<float>::storage_bytes(1, n, n, true)), 8, 0.05);
-#if defined(LAPLEX_CUDA_EMULATION)  // without what the sort itself needs, a few megabytes
-  EXPECT_NEAR(per(Plan<float>::scratch_bytes(1, n, n, false)), 8, 0.05);
+#if defined(LAPLEX_CUDA_EMULATION)  // without CUB's own: 8 bytes an anchor, and a few megabytes
+  EXPECT_NEAR(per(Plan<float>::scratch_bytes(1, n, n, false)), 4, 0.05);
 #endif
   const Case<float> c = make_case<float>(Form::real, Anchors::uniform, n, n, 3);
   const DeviceCase<float> device(c);

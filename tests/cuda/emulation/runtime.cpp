@@ -67,11 +67,6 @@ void release(void* memory, Stream) noexcept {
 bool is_capturing(Stream) {
   return runtime().capturing;
 }
-void copy(void* to, const void* from, std::size_t bytes, Stream) {
-  if (bytes > 0) {
-    std::memcpy(to, from, bytes);
-  }
-}
 void fetch(void* host, const void* device, std::size_t bytes, Stream) {
   ++runtime().waits;
   if (bytes > 0) {
@@ -80,40 +75,29 @@ void fetch(void* host, const void* device, std::size_t bytes, Stream) {
 }
 
 template <class T>
-void sort_segments(T* keys, T*, std::uint32_t* indices, std::uint32_t*, std::int64_t segments,
-                   std::int64_t count, Memory, Stream) {
+void sort_pairs(const SortJob<T>& job, Memory, Stream) {
   ++runtime().sorts;
-  for (std::int64_t s = 0; s < segments; ++s) {
-    T* const k = keys + s * count;
-    std::uint32_t* const i = indices + s * count;
-    std::vector<std::int64_t> order(static_cast<std::size_t>(count));
+  for (std::int64_t s = 0; s < job.segments; ++s) {
+    const T* const keys = job.keys + s * job.count;
+    std::vector<std::int64_t> order(static_cast<std::size_t>(job.count));
     std::iota(order.begin(), order.end(), 0);
     std::stable_sort(order.begin(), order.end(),
-                     [&](std::int64_t a, std::int64_t b) { return k[a] < k[b]; });
-    const std::vector<T> old_keys(k, k + count);
-    const std::vector<std::uint32_t> old_indices(i, i + count);
-    for (std::int64_t j = 0; j < count; ++j) {
-      const auto from = static_cast<std::size_t>(order[static_cast<std::size_t>(j)]);
-      k[j] = old_keys[from];
-      i[j] = old_indices[from];
+                     [&](std::int64_t a, std::int64_t b) { return keys[a] < keys[b]; });
+    std::int64_t to = s * job.count;
+    for (const std::int64_t from : order) {
+      job.sorted_keys[to] = keys[from];
+      job.sorted_indices[to] = job.indices[s * job.count + from];
+      ++to;
     }
   }
-}
-template <class T>
-void sort_pairs(T* keys, T* spare_keys, std::uint32_t* indices, std::uint32_t* spare_indices,
-                std::int64_t count, Memory scratch, Stream stream) {
-  sort_segments(keys, spare_keys, indices, spare_indices, 1, count, scratch, stream);
 }
 template <class T>
 std::size_t sort_bytes(std::int64_t, std::int64_t) {
   return 1;
 }
 
-#define LAPLEX_INSTANTIATE(T)                                                               \
-  template void sort_pairs<T>(T*, T*, std::uint32_t*, std::uint32_t*, std::int64_t, Memory, \
-                              Stream);                                                      \
-  template void sort_segments<T>(T*, T*, std::uint32_t*, std::uint32_t*, std::int64_t,      \
-                                 std::int64_t, Memory, Stream);                             \
+#define LAPLEX_INSTANTIATE(T)                                     \
+  template void sort_pairs<T>(const SortJob<T>&, Memory, Stream); \
   template std::size_t sort_bytes<T>(std::int64_t, std::int64_t);
 LAPLEX_INSTANTIATE(float)
 LAPLEX_INSTANTIATE(double)
