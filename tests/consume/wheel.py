@@ -36,4 +36,14 @@ for name in ("matvec", "LaplaceOperator", "nn"):
     assert "laplex[torch]" in message
 assert "torch" not in sys.modules
 
+# With a CUDA backend in it or not, it loads without CUDA, and says what is missing when asked.
+if laplex._core.cuda_device_count() == 0:
+    message = "nothing: there is a device?"
+    try:
+        laplex._core.cuda_require_device()
+    except RuntimeError as error:
+        message = str(error)
+    print(f"CUDA: {message}")
+    assert ("no CUDA device" if laplex._core.has_cuda else "for the CPU alone") in message
+
 print(f"laplex {importlib.metadata.version('laplex')} works with NumPy {np.__version__} alone")

@@ -32,7 +32,7 @@ def test_info():
     core = _core.info()
     for expected in (core["version"], core["isa"], core["compiler"], str(core["threads"])):
         assert str(expected) in result.stdout
-    for line in ("CUDA compiled in", "CUDA available", "NumPy", "torch"):
+    for line in ("CUDA", "NumPy", "torch"):
         assert line in result.stdout
 
 
