@@ -1,3 +1,4 @@
+#include "device.hpp"
 #include "runtime.hpp"
 
 #include <laplex/cuda/device.hpp>
@@ -52,6 +53,67 @@ int runtime_version() noexcept {
   static_cast<void>(cudaRuntimeGetVersion(&version));
   return version;
 }
+
+int current_device() noexcept {
+  int device = 0;
+  if (cudaGetDevice(&device) != cudaSuccess) {
+    static_cast<void>(cudaGetLastError());
+    return 0;
+  }
+  return device;
+}
+
+void* allocate(std::size_t bytes, Stream stream) {
+  return detail::allocate(bytes, stream);
+}
+
+void release(void* memory, Stream stream) noexcept {
+  detail::release(memory, stream);
+}
+
+void copy_to_device(void* device, const void* host, std::size_t bytes, Stream stream) {
+  if (bytes > 0) {
+    detail::check(cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, stream));
+    detail::check(cudaStreamSynchronize(stream));
+  }
+}
+
+void copy_to_host(void* host, const void* device, std::size_t bytes, Stream stream) {
+  detail::fetch(host, device, bytes, stream);
+}
+
+void synchronize(Stream stream) {
+  detail::check(cudaStreamSynchronize(stream));
+}
+
+namespace {
+
+template <class T>
+struct AddJob {
+  T* to;
+  const T* from;
+  std::int64_t count;
+};
+
+constexpr int kAddThreads = 256;
+
+template <class T>
+__global__ void add_kernel(AddJob<T> job) {
+  const std::int64_t k = detail::block_number() * kAddThreads + threadIdx.x;
+  if (k < job.count) {
+    job.to[k] += job.from[k];
+  }
+}
+
+}  // namespace
+
+template <class T>
+void add(T* to, const T* from, std::int64_t count, Stream stream) {
+  detail::launch(add_kernel<T>, {(count + kAddThreads - 1) / kAddThreads, kAddThreads}, stream,
+                 AddJob<T>{to, from, count});
+}
+template void add<float>(float*, const float*, std::int64_t, Stream);
+template void add<double>(double*, const double*, std::int64_t, Stream);
 
 namespace detail {
 

@@ -13,6 +13,8 @@
 #include <variant>
 
 #if defined(LAPLEX_HAS_CUDA)
+#include "device_array.hpp"
+
 #include <laplex/cuda/device.hpp>
 #include <laplex/cuda/plan.hpp>
 #endif
@@ -222,6 +224,7 @@ void add_cuda(py::module_& m) {
       return cuda::Plan<decltype(zero)>::scratch_bytes(heads, n, m_, self);
     });
   });
+  add_device_array(m);
   py::class_<AnyCudaPlan, std::shared_ptr<AnyCudaPlan> >(m, "CudaPlan")
       .def(py::init(&make_cuda_plan))
       .def("with_parameters", &with_parameters)

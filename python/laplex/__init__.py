@@ -21,6 +21,7 @@ from .optional import installed, require
 from .plan import Plan, PlanGradients
 
 if TYPE_CHECKING:
+    from . import cuda as cuda
     from . import nn as nn
     from . import plan_cache as plan_cache
     from .functional import matvec as matvec
@@ -33,6 +34,7 @@ __all__ = [
     "Plan",
     "PlanGradients",
     "__version__",
+    "cuda",
     "matvec",
     "nn",
     "plan_cache",
@@ -41,11 +43,12 @@ __all__ = [
 # Where a lazy name lives. Its value is the attribute to take, or None for the module itself.
 _LAZY: dict[str, tuple[str, str | None]] = {
     "LaplaceOperator": (".operator", "LaplaceOperator"),
+    "cuda": (".cuda", None),
     "matvec": (".functional", "matvec"),
     "nn": (".nn", None),
     "plan_cache": (".plan_cache", None),
 }
-_WITHOUT_TORCH = frozenset({"plan_cache"})
+_WITHOUT_TORCH = frozenset({"cuda", "plan_cache"})
 
 if not installed("torch"):  # a star import must not ask for what is not there
     __all__ = [name for name in __all__ if name not in _LAZY or name in _WITHOUT_TORCH]

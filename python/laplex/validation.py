@@ -31,12 +31,25 @@ def complex_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return _COMPLEX_OF[dtype]
 
 
+def is_on_gpu(value: object) -> bool:
+    """Whether an array says that it is in the memory of a CUDA device."""
+    device_of = getattr(value, "__dlpack_device__", None)
+    if device_of is not None:
+        try:
+            return int(device_of()[0]) == 2  # kDLCUDA
+        except Exception:  # what cannot say where it is, such as a sparse tensor, is not for us
+            return False
+    return hasattr(value, "__cuda_array_interface__")
+
+
 def as_array(name: str, value: object, wanted: str = "an array of floats") -> Array:
     """An array of numbers, without copying, or a TypeError naming the argument."""
     if value is None:
         raise TypeError(f"{name} is None: pass {wanted}")
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
         raise TypeError(f"{name} has masked entries: pass {name}.compressed() or {name}.filled()")
+    if not isinstance(value, np.ndarray) and is_on_gpu(value):
+        raise TypeError(f"{name} is in GPU memory: use laplex.cuda.Plan, or copy it to the host")
     try:
         array = np.asarray(value)
     except (ValueError, TypeError) as error:

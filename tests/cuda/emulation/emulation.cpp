@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <csetjmp>
 #include <exception>
 #include <memory>
 #include <random>
@@ -26,7 +25,7 @@ enum class Wait { none, barrier, warp, done };
 
 struct Fiber {
   ucontext_t context{};
-  std::jmp_buf jump{};
+  void* jump[5] = {};
   std::unique_ptr<unsigned char[]> stack;
   void* fake_stack = nullptr;
   Wait wait = Wait::none;
@@ -44,8 +43,7 @@ struct Block {
   std::vector<unsigned char> shared;
   const std::function<void()>* kernel = nullptr;
   std::exception_ptr failure;
-  ucontext_t scheduler{};
-  std::jmp_buf jump{};
+  void* jump[5] = {};
   void* fake_stack = nullptr;
   const void* host_stack = nullptr;
   std::size_t host_stack_size = 0;
@@ -53,47 +51,68 @@ struct Block {
 
 Block block;
 
-void body();
+// swapcontext asks the kernel for the signal mask, twenty times the price of the switch: it starts
+// a fiber, and jumps do the rest. Not setjmp's, which AddressSanitizer takes for the end of the
+// stack.
+[[noreturn, gnu::noinline]] void leap(void** jump) {
+  __builtin_longjmp(jump, 1);
+}
 
-/// The scheduler lets fiber `k` run until it gives way.
-void enter(unsigned k) {
-  Fiber& fiber = block.fibers[k];
-  block.current = k;
-#if defined(LAPLEX_FIBERS_UNDER_ASAN)
-  __sanitizer_start_switch_fiber(&block.fake_stack, fiber.stack.get(), kStack);
-  swapcontext(&block.scheduler, &fiber.context);
-  __sanitizer_finish_switch_fiber(block.fake_stack, nullptr, nullptr);
-#else
-  // swapcontext asks the kernel for the signal mask, twenty times the price of the switch.
-  if (_setjmp(block.jump) == 0) {
+[[gnu::noinline]] void switch_to_fiber(Fiber& fiber) {
+  if (__builtin_setjmp(block.jump) == 0) {
     if (fiber.started) {
-      _longjmp(fiber.jump, 1);
+      leap(fiber.jump);
     }
     fiber.started = true;
     setcontext(&fiber.context);
   }
+}
+
+[[gnu::noinline]] void switch_to_scheduler(Fiber& fiber) {
+  if (__builtin_setjmp(fiber.jump) == 0) {
+    leap(block.jump);
+  }
+}
+
+#if defined(LAPLEX_FIBERS_UNDER_ASAN)
+void announce_fiber(Fiber& fiber) {
+  __sanitizer_start_switch_fiber(&block.fake_stack, fiber.stack.get(), kStack);
+}
+void announce_scheduler(Fiber& fiber, bool done) {
+  __sanitizer_start_switch_fiber(done ? nullptr : &fiber.fake_stack, block.host_stack,
+                                 block.host_stack_size);
+}
+void arrived_at_fiber(void* fake_stack) {
+  __sanitizer_finish_switch_fiber(fake_stack, &block.host_stack, &block.host_stack_size);
+}
+void arrived_at_scheduler() {
+  __sanitizer_finish_switch_fiber(block.fake_stack, nullptr, nullptr);
+}
+#else
+void announce_fiber(Fiber&) {}
+void announce_scheduler(Fiber&, bool) {}
+void arrived_at_fiber(void*) {}
+void arrived_at_scheduler() {}
 #endif
+
+/// The scheduler lets fiber `k` run until it gives way.
+void enter(unsigned k) {
+  block.current = k;
+  announce_fiber(block.fibers[k]);
+  switch_to_fiber(block.fibers[k]);
+  arrived_at_scheduler();
 }
 
 void give_way(Wait wait) {
   Fiber& fiber = block.fibers[block.current];
   fiber.wait = wait;
-#if defined(LAPLEX_FIBERS_UNDER_ASAN)
-  __sanitizer_start_switch_fiber(wait == Wait::done ? nullptr : &fiber.fake_stack, block.host_stack,
-                                 block.host_stack_size);
-  swapcontext(&fiber.context, &block.scheduler);
-  __sanitizer_finish_switch_fiber(fiber.fake_stack, &block.host_stack, &block.host_stack_size);
-#else
-  if (_setjmp(fiber.jump) == 0) {
-    _longjmp(block.jump, 1);
-  }
-#endif
+  announce_scheduler(fiber, wait == Wait::done);
+  switch_to_scheduler(fiber);
+  arrived_at_fiber(fiber.fake_stack);
 }
 
 void body() {
-#if defined(LAPLEX_FIBERS_UNDER_ASAN)
-  __sanitizer_finish_switch_fiber(nullptr, &block.host_stack, &block.host_stack_size);
-#endif
+  arrived_at_fiber(nullptr);
   try {
     (*block.kernel)();
   } catch (...) {

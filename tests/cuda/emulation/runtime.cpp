@@ -41,6 +41,35 @@ int driver_version() noexcept {
 int runtime_version() noexcept {
   return 0;
 }
+int current_device() noexcept {
+  return 0;
+}
+void* allocate(std::size_t bytes, Stream stream) {
+  return detail::allocate(bytes, stream);
+}
+void release(void* memory, Stream stream) noexcept {
+  detail::release(memory, stream);
+}
+void copy_to_device(void* device, const void* host, std::size_t bytes, Stream) {
+  ++emulation::runtime().waits;
+  if (bytes > 0) {
+    std::memcpy(device, host, bytes);
+  }
+}
+void copy_to_host(void* host, const void* device, std::size_t bytes, Stream stream) {
+  detail::fetch(host, device, bytes, stream);
+}
+void synchronize(Stream) {
+  ++emulation::runtime().waits;
+}
+template <class T>
+void add(T* to, const T* from, std::int64_t count, Stream) {
+  for (std::int64_t k = 0; k < count; ++k) {
+    to[k] += from[k];
+  }
+}
+template void add<float>(float*, const float*, std::int64_t, Stream);
+template void add<double>(double*, const double*, std::int64_t, Stream);
 
 namespace detail {
 

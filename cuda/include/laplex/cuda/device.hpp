@@ -1,9 +1,16 @@
-/// Which devices there are.
+/// Which devices there are, and memory on the current one.
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
 #include <string>
 
+struct CUstream_st;
+
 namespace laplex::cuda {
+
+/// cudaStream_t.
+using Stream = CUstream_st*;
 
 /// How many devices can be used; 0 without a driver.
 [[nodiscard]] int device_count() noexcept;
@@ -17,5 +24,25 @@ void require_device();
 /// The driver's and the runtime's version, as 13000 for 13.0; 0 without a driver.
 [[nodiscard]] int driver_version() noexcept;
 [[nodiscard]] int runtime_version() noexcept;
+
+/// The device that this thread's calls are for; 0 without a driver.
+[[nodiscard]] int current_device() noexcept;
+
+/// Device memory, ordered in the stream: of no bytes it is null. Throws Error if there is none
+/// left.
+[[nodiscard]] void* allocate(std::size_t bytes, Stream stream);
+/// Gives it back once the stream has come so far; null is let pass.
+void release(void* memory, Stream stream) noexcept;
+
+/// Both wait: the host's memory can be used again, or read, when they return.
+void copy_to_device(void* device, const void* host, std::size_t bytes, Stream stream);
+void copy_to_host(void* host, const void* device, std::size_t bytes, Stream stream);
+
+/// Waits until everything that the stream was given is done.
+void synchronize(Stream stream);
+
+/// to[k] += from[k], without waiting; T is float or double.
+template <class T>
+void add(T* to, const T* from, std::int64_t count, Stream stream);
 
 }  // namespace laplex::cuda
