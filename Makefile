@@ -7,7 +7,7 @@
 #   DEMO_ARGS="--quick"   arguments for laplex demo
 #   BENCH_ARGS="--quick"  arguments for the benchmarks
 #   JOBS=4                compiler processes at a time
-#   CUDA_ARCHITECTURES=90 GPUs to compile for, where nvcc is (empty: those here, or without any all)
+#   CUDA_ARCHITECTURES=90 GPUs to compile for, where nvcc is; the default: those here, else 90
 #   WERROR=ON             compiler warnings are errors (as in CI)
 
 PYTHON ?= python3
@@ -17,7 +17,7 @@ DEMO_ARGS ?=
 BENCH_ARGS ?=
 JOBS ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 WERROR ?= $(if $(CI),ON,OFF)
-CUDA_ARCHITECTURES ?= $(if $(CI),90)
+CUDA_ARCHITECTURES ?= $(if $(shell nvidia-smi -L 2>/dev/null),,90)
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -65,7 +65,7 @@ $(STAMPS)/build: constraints.txt | $(STAMPS)/venv
 
 $(STAMPS)/demo: $(PACKAGE_FILES) constraints.txt | $(STAMPS)/build
 	$(HEADING) "laplex with its demo (torch is large: minutes, the first time)"
-	$(INSTALL) --no-build-isolation -C build-dir=build/demo ".[demo]"
+	$(INSTALL) --no-build-isolation -C build-dir=build/demo -C cmake.define.LAPLEX_CUDA=OFF ".[demo]"
 	@touch $@
 
 # constraints.txt pins everything there is to install, so as requirements it is the whole toolbox.

@@ -15,6 +15,14 @@
 #include <sanitizer/common_interface_defs.h>
 #endif
 
+// A function that does not come back to its caller before others ran: what the compiler finds out
+// about it, such as the registers that it leaves alone, is not so.
+#if defined(__clang__)
+#define LAPLEX_OPAQUE __attribute__((noinline))
+#else
+#define LAPLEX_OPAQUE __attribute__((noipa))
+#endif
+
 namespace laplex::emulation {
 namespace {
 
@@ -54,11 +62,11 @@ Block block;
 // swapcontext asks the kernel for the signal mask, twenty times the price of the switch: it starts
 // a fiber, and jumps do the rest. Not setjmp's, which AddressSanitizer takes for the end of the
 // stack.
-[[noreturn, gnu::noinline]] void leap(void** jump) {
+[[noreturn]] LAPLEX_OPAQUE void leap(void** jump) {
   __builtin_longjmp(jump, 1);
 }
 
-[[gnu::noinline]] void switch_to_fiber(Fiber& fiber) {
+LAPLEX_OPAQUE void switch_to_fiber(Fiber& fiber) {
   if (__builtin_setjmp(block.jump) == 0) {
     if (fiber.started) {
       leap(fiber.jump);
@@ -68,7 +76,7 @@ Block block;
   }
 }
 
-[[gnu::noinline]] void switch_to_scheduler(Fiber& fiber) {
+LAPLEX_OPAQUE void switch_to_scheduler(Fiber& fiber) {
   if (__builtin_setjmp(fiber.jump) == 0) {
     leap(block.jump);
   }
