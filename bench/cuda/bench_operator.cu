@@ -44,7 +44,7 @@ using laplex::cuda::Vectors;
 
 // --- bytes per n ---------------------------------------------------------------------------------
 
-/// What a byte and a half for each eight anchors, of both sides, say about how they interleave.
+/// A byte and a count of two bytes for each eight anchors, of both sides: how they interleave.
 constexpr double kInterleaving = 0.75;
 
 /// What a product over a long sorted line reads and writes for each n = m, when a position, a value

@@ -74,9 +74,10 @@ std::size_t run(const ProductCall<T>& call, Memory workspace, bool counts, Strea
   Input<T> input = call.input;
   scan.run(input, call.parameters.lengthscale, call.parameters.frequency, stream);
   constexpr std::int64_t kTile = LongScan<T, D, S, P, Ties>::kTile;
+  // All items of a tile may be of the side that takes more.
   pass<T, D, S, P, Ties, kTileThreads>(
       call, line, input, scan.carries(), scan.tiles(),
-      product_shared<T, D, S, P, Ties, kTileThreads>(kTile, kTile, line.self), stream);
+      product_shared<T, D, S, P, Ties, kTileThreads>(kTile, 0, line.self), stream);
   return counting.used();
 }
 

@@ -82,7 +82,8 @@ class Plan {
   /// All pointers of `kernel` are device pointers; Kernel::num_threads is not used.
   ///
   /// `storage` holds the order from then on (storage_bytes); `scratch` is used until the call
-  /// returns (scratch_bytes). Waits for the stream once. Throws Error: NaN or infinite anchors,
+  /// returns (scratch_bytes). Without storage the stream must outlive the plan, which gives its
+  /// memory back in it. Waits for the stream once. Throws Error: NaN or infinite anchors,
   /// lengthscale not positive, impossible sizes, no memory, no device.
   Plan(const Kernel<T>& kernel, Stream stream, Memory storage = {}, Memory scratch = {});
 
