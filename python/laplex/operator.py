@@ -286,7 +286,8 @@ class LaplaceOperator:
         ValueError
             With `real_part`: no such rule is known for the cosine form.
         """
-        plan = self.to(device="cpu")._plan()  # the order alone counts, wherever the numbers are
+        # The order alone counts, wherever the numbers are.
+        plan = (self.to(device="cpu") if self.device.type == "cuda" else self)._plan()
         assert isinstance(plan, _core.Plan)
         ranks = torch.tensor(plan.rank(), dtype=torch.int64)
         ranks = ranks.reshape(self._signature.anchor_batch)
