@@ -9,7 +9,6 @@
 namespace laplex::cuda::detail {
 
 /// What of a kernel can change without a new order.
-template <class T>
 struct Parameters {
   const double* lengthscale;
   const double* frequency;
@@ -19,7 +18,7 @@ struct Parameters {
 template <class T>
 struct ProductCall {
   const State<T>& state;
-  Parameters<T> parameters;
+  Parameters parameters;
   std::int64_t rows;
   bool swapped;
   Input<T> input;
@@ -32,7 +31,7 @@ struct ProductCall {
 template <class T>
 struct GradientCall {
   const State<T>& state;
-  Parameters<T> parameters;
+  Parameters parameters;
   std::int64_t rows;
   Input<T> values;
   Input<T> grad;

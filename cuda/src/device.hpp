@@ -38,11 +38,27 @@ __device__ __forceinline__ std::int64_t block_number() {
   return static_cast<std::int64_t>(blockIdx.x);
 }
 
+[[nodiscard]] __host__ __device__ inline std::int64_t ceil_div(std::int64_t a, std::int64_t b) {
+  return (a + b - 1) / b;
+}
+
+/// Threads of a block where each thread has an entry of an array to itself.
+inline constexpr int kFlatThreads = 256;
+
+/// The thread's number in such a grid.
+__device__ __forceinline__ std::int64_t thread_number() {
+  return block_number() * kFlatThreads + static_cast<std::int64_t>(threadIdx.x);
+}
+
 struct Grid {
   std::int64_t blocks;
   int threads;
   std::size_t shared_bytes = 0;
 };
+
+[[nodiscard]] inline Grid one_thread_each(std::int64_t count) {
+  return {ceil_div(count, kFlatThreads), kFlatThreads};
+}
 
 /// Starts a kernel of one argument; nothing happens for an empty grid.
 template <class Job>

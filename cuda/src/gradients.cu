@@ -79,8 +79,8 @@ std::size_t run(const GradientCall<T>& call, Memory workspace, bool counts, Stre
   const auto finish = [&](const Side<T>& side, const AnchorGradients<T>& parts,
                           const AnchorGradients<T>& out) {
     if (groups > 1 && (out.position != nullptr || out.phase != nullptr)) {
-      launch(finish_kernel<T>, {ceil_div(heads * side.count, kFinishThreads), kFinishThreads},
-             stream, FinishJob<T>{side, heads, groups, parts, out});
+      launch(finish_kernel<T>, one_thread_each(heads * side.count), stream,
+             FinishJob<T>{side, heads, groups, parts, out});
     }
   };
   finish(line.to, job.target_parts, call.targets);

@@ -71,9 +71,7 @@ class LongScan {
     launch(totals_kernel<T, D, S, P, Ties, kTileThreads, kItems>,
            {heads_ * rows_ * tiles_, kTileThreads,
             TotalsShared<T, D, S, P, Ties, kTileThreads, kItems>::kBytes},
-           stream,
-           TotalsJob<T>{line_, input, lengthscale, frequency, rows_, tiles_, sorted_ != nullptr,
-                        levels_[0]});
+           stream, TotalsJob<T>{line_, input, lengthscale, frequency, rows_, tiles_, levels_[0]});
     const auto top = static_cast<int>(levels_.size()) - 1;
     std::int64_t node_items = kTile;
     for (int level = 0; level < top; ++level) {

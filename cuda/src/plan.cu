@@ -189,23 +189,18 @@ std::size_t Plan<T>::workspace_bytes(std::int64_t rows, bool values_complex, Ter
 }
 
 template <class T>
-std::size_t Plan<T>::gradient_workspace_bytes(std::int64_t rows, bool values_complex,
-                                              GradientNeeds needs) const {
-  Gradients<T, T> wanted;
+std::size_t Plan<T>::gradient_workspace_bytes(std::int64_t rows, bool values_complex) const {
+  Gradients<T, T> all;
   T any{};
   double scalar = 0.0;
-  if (needs.scalars) {
-    wanted.lengthscale = wanted.frequency = &scalar;
-  }
-  if (needs.anchors) {
-    wanted.targets = wanted.sources = &any;
-    if (has_complex_entries(parameters_)) {
-      wanted.target_phase = wanted.source_phase = &any;
-    }
+  all.lengthscale = all.frequency = &scalar;
+  all.targets = all.sources = &any;
+  if (has_complex_entries(parameters_)) {
+    all.target_phase = all.source_phase = &any;
   }
   return laplex::cuda::detail::gradients(
-      gradient_call(*state_, parameters_, {nullptr, values_complex, {}}, {}, rows, wanted), {},
-      true, nullptr);
+      gradient_call(*state_, parameters_, {nullptr, values_complex, {}}, {}, rows, all), {}, true,
+      nullptr);
 }
 
 template <class T>

@@ -20,8 +20,7 @@ void pass(const ProductCall<T>& call, const Line<T>& line, const Input<T>& input
                           carries,
                           call.moment,
                           call.part,
-                          call.parity == Parity::even,
-                          call.parity == Parity::odd};
+                          call.parity};
   launch(product_kernel<T, D, S, P, Ties, NT, K>,
          {call.state.heads() * call.rows * tiles, NT, shared}, stream, job);
 }
@@ -29,7 +28,7 @@ void pass(const ProductCall<T>& call, const Line<T>& line, const Input<T>& input
 /// One block a vector if the line fits in one, else all blocks of the device on every line: then
 /// what crosses from tile to tile is found by a first pass over the scanned side.
 ///
-/// In bytes per n for n = m in float, sorted: one block reads and writes 16; two passes 24, the
+/// In bytes per n for n = m in float, sorted: one block reads and writes 16; two passes 25, the
 /// first 8 of them. A scan in one pass with look-back reads and writes 36, as it must go once in
 /// each direction, and its sums depend on which blocks are fast.
 template <class T, class D, class S, int P, bool Ties>

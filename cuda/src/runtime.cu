@@ -1,8 +1,6 @@
 #include "device.hpp"
 #include "runtime.hpp"
 
-#include <laplex/cuda/device.hpp>
-
 #include <thrust/iterator/counting_iterator.h>
 #include <thrust/iterator/transform_iterator.h>
 #include <cub/device/device_radix_sort.cuh>
@@ -64,11 +62,17 @@ int current_device() noexcept {
 }
 
 void* allocate(std::size_t bytes, Stream stream) {
-  return detail::allocate(bytes, stream);
+  void* memory = nullptr;
+  if (bytes > 0) {
+    detail::check(cudaMallocAsync(&memory, bytes, stream));
+  }
+  return memory;
 }
 
 void release(void* memory, Stream stream) noexcept {
-  detail::release(memory, stream);
+  if (memory != nullptr) {
+    static_cast<void>(cudaFreeAsync(memory, stream));
+  }
 }
 
 void copy_to_device(void* device, const void* host, std::size_t bytes, Stream stream) {
@@ -79,7 +83,10 @@ void copy_to_device(void* device, const void* host, std::size_t bytes, Stream st
 }
 
 void copy_to_host(void* host, const void* device, std::size_t bytes, Stream stream) {
-  detail::fetch(host, device, bytes, stream);
+  if (bytes > 0) {
+    detail::check(cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, stream));
+    detail::check(cudaStreamSynchronize(stream));
+  }
 }
 
 void synchronize(Stream stream) {
@@ -95,11 +102,9 @@ struct AddJob {
   std::int64_t count;
 };
 
-constexpr int kAddThreads = 256;
-
 template <class T>
-__global__ void add_kernel(AddJob<T> job) {
-  const std::int64_t k = detail::block_number() * kAddThreads + threadIdx.x;
+__global__ void __launch_bounds__(detail::kFlatThreads) add_kernel(AddJob<T> job) {
+  const std::int64_t k = detail::thread_number();
   if (k < job.count) {
     job.to[k] += job.from[k];
   }
@@ -109,8 +114,7 @@ __global__ void add_kernel(AddJob<T> job) {
 
 template <class T>
 void add(T* to, const T* from, std::int64_t count, Stream stream) {
-  detail::launch(add_kernel<T>, {(count + kAddThreads - 1) / kAddThreads, kAddThreads}, stream,
-                 AddJob<T>{to, from, count});
+  detail::launch(add_kernel<T>, detail::one_thread_each(count), stream, AddJob<T>{to, from, count});
 }
 template void add<float>(float*, const float*, std::int64_t, Stream);
 template void add<double>(double*, const double*, std::int64_t, Stream);
@@ -132,31 +136,10 @@ void check(cudaError_t status) {
           : message);
 }
 
-void* allocate(std::size_t bytes, Stream stream) {
-  void* memory = nullptr;
-  if (bytes > 0) {
-    check(cudaMallocAsync(&memory, bytes, stream));
-  }
-  return memory;
-}
-
-void release(void* memory, Stream stream) noexcept {
-  if (memory != nullptr) {
-    static_cast<void>(cudaFreeAsync(memory, stream));
-  }
-}
-
 bool is_capturing(Stream stream) {
   cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
   check(cudaStreamIsCapturing(stream, &status));
   return status != cudaStreamCaptureStatusNone;
-}
-
-void fetch(void* host, const void* device, std::size_t bytes, Stream stream) {
-  if (bytes > 0) {
-    check(cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, stream));
-    check(cudaStreamSynchronize(stream));
-  }
 }
 
 namespace {

@@ -2,6 +2,7 @@
 /// laplex::Error; the tests have a second implementation of them on the host.
 #pragma once
 
+#include <laplex/cuda/device.hpp>
 #include <laplex/cuda/plan.hpp>
 #include <laplex/error.hpp>
 
@@ -22,15 +23,8 @@ void check(cudaError_t status);
 /// Throws for more blocks than a grid has.
 void check_grid(std::int64_t blocks);
 
-/// Device memory, ordered in the stream: from the device's pool, which keeps what is given back.
-[[nodiscard]] void* allocate(std::size_t bytes, Stream stream);
-void release(void* memory, Stream stream) noexcept;
-
 /// Whether the stream is being captured into a graph, where nothing may wait for it.
 [[nodiscard]] bool is_capturing(Stream stream);
-
-/// Copies to the host and waits for it.
-void fetch(void* host, const void* device, std::size_t bytes, Stream stream);
 
 /// Sorts keys with their indices, stably, within each of `segments` runs of `count`; -0 equals 0.
 /// What comes in is only read: a copy to sort in place would be a tenth of the bytes that the sort

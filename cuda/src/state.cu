@@ -3,8 +3,6 @@
 #include "checks.hpp"
 #include "kernels/order.hpp"
 
-#include <laplex/cuda/device.hpp>
-
 #include <algorithm>
 #include <vector>
 
@@ -26,11 +24,8 @@ bool by_segments(std::int64_t heads, std::int64_t count) {
   return heads > 1 && count <= kLongLine;
 }
 
-Grid one_thread_each(std::int64_t count) {
-  return {ceil_div(count, kLookThreads), kLookThreads};
-}
-
-enum Found { kTargets, kSources, kTargetPhase, kSourcePhase, kNumFound };
+/// Targets, sources and both phases.
+constexpr int kMostLooks = 4;
 
 template <class T>
 struct SortScratch {
@@ -62,6 +57,58 @@ void check_waits(Stream stream) {
   }
 }
 
+/// Looks at arrays [heads, count] on the device, at all of them before it waits for what was found.
+template <class T>
+class Inspection {
+ public:
+  /// `scratch` begins with room for kMostLooks findings.
+  Inspection(std::int64_t heads, void* scratch, Stream stream)
+      : heads_(heads), stream_(stream), on_device_(Cutter(scratch).take<Findings>(kMostLooks)) {
+    launch(reset_kernel, {1, kWarp}, stream, ResetJob{on_device_, kMostLooks});
+  }
+
+  /// Looks at one more, in the order of `index` if there is one.
+  void look(const char* name, const T* values, std::int64_t count,
+            const std::uint32_t* index = nullptr) {
+    if (values == nullptr && heads_ * count > 0) {
+      invalid(std::string(name) + " is a null pointer");
+    }
+    launch(look_kernel<T>, one_thread_each(heads_ * count), stream_,
+           LookJob<T>{values, index, heads_, count, on_device_ + looked_.size()});
+    looked_.push_back({name, values, count});
+  }
+
+  /// Waits. Throws for the first array with an entry that is NaN or infinite.
+  void finish() {
+    copy_to_host(found_, on_device_, sizeof(found_), stream_);
+    for (std::size_t k = 0; k < looked_.size(); ++k) {
+      const Looked& array = looked_[k];
+      const unsigned long long bad = found_[k].first_bad;
+      if (bad != ~0ULL) {
+        T value;
+        copy_to_host(&value, array.values + bad, sizeof(T), stream_);
+        laplex::detail::not_finite(array.name, heads_, array.count, static_cast<std::int64_t>(bad),
+                                   static_cast<double>(value));
+      }
+    }
+  }
+
+  /// Whether the k-th array looked at ascends; after finish().
+  [[nodiscard]] bool ascends(std::size_t k) const { return found_[k].descents == 0; }
+
+ private:
+  struct Looked {
+    const char* name;
+    const T* values;
+    std::int64_t count;
+  };
+  std::int64_t heads_;
+  Stream stream_;
+  Findings* on_device_;
+  Findings found_[kMostLooks] = {};
+  std::vector<Looked> looked_;
+};
+
 }  // namespace
 
 template <class T>
@@ -89,12 +136,12 @@ std::size_t State<T>::storage_bytes(std::int64_t heads, std::int64_t n, std::int
 template <class T>
 std::size_t State<T>::scratch_bytes(std::int64_t heads, std::int64_t n, std::int64_t m, bool self) {
   Cutter cut;
-  cut.take<Findings>(kNumFound);
+  cut.take<Findings>(kMostLooks);
   const SortScratch<T> of_targets(cut, heads, n);
   std::size_t most = cut.used();
   if (!self) {
     Cutter other;
-    other.take<Findings>(kNumFound);
+    other.take<Findings>(kMostLooks);
     const SortScratch<T> of_sources(other, heads, m);
     most = std::max(most, other.used());
   }
@@ -117,47 +164,33 @@ State<T>::State(const Kernel<T>& kernel, Stream stream, Memory storage, Memory s
   require_device();
   check_waits(stream);
   const Lent lent(scratch, scratch_bytes(heads_, n_, m_, self_), stream, "scratch");
-  auto* const findings = Cutter(lent.data()).take<Findings>(kNumFound);
 
-  // Everything that can be wrong, before any work: one trip to the device and back.
-  look("targets", kernel.targets, n_, nullptr, findings + kTargets, stream);
+  // Everything that can be wrong, before any work.
+  Inspection<T> inspection(heads_, lent.data(), stream);
+  inspection.look("targets", kernel.targets, n_);
   if (!self_) {
-    look("sources", kernel.sources, m_, nullptr, findings + kSources, stream);
+    inspection.look("sources", kernel.sources, m_);
   }
   if (kernel.target_phase != nullptr) {
-    look("target_phase", kernel.target_phase, n_, nullptr, findings + kTargetPhase, stream);
+    inspection.look("target_phase", kernel.target_phase, n_);
   }
   if (kernel.source_phase != nullptr) {
-    look("source_phase", kernel.source_phase, m_, nullptr, findings + kSourcePhase, stream);
+    inspection.look("source_phase", kernel.source_phase, m_);
   }
   const auto heads = static_cast<std::size_t>(heads_);
   std::vector<double> lengthscale(heads, 1.0);
   std::vector<double> frequency(heads, 0.0);
   if (kernel.lengthscale != nullptr) {
-    fetch(lengthscale.data(), kernel.lengthscale, heads * sizeof(double), stream);
+    copy_to_host(lengthscale.data(), kernel.lengthscale, heads * sizeof(double), stream);
   }
   if (kernel.frequency != nullptr) {
-    fetch(frequency.data(), kernel.frequency, heads * sizeof(double), stream);
+    copy_to_host(frequency.data(), kernel.frequency, heads * sizeof(double), stream);
   }
   for (std::int64_t h = 0; h < heads_; ++h) {
     const auto at = static_cast<std::size_t>(h);
     laplex::detail::check_rate({lengthscale[at], frequency[at]}, h, heads_);
   }
-  Findings found[kNumFound];
-  fetch(found, findings, sizeof(found), stream);
-  const auto check_found = [&](Found which, const char* name, const T* values, std::int64_t count) {
-    const unsigned long long bad = found[which].first_bad;
-    if (values != nullptr && heads_ * count > 0 && bad != ~0ULL) {
-      T value;
-      fetch(&value, values + bad, sizeof(T), stream);
-      laplex::detail::not_finite(name, heads_, count, static_cast<std::int64_t>(bad),
-                                 static_cast<double>(value));
-    }
-  };
-  check_found(kTargets, "targets", kernel.targets, n_);
-  check_found(kSources, "sources", self_ ? nullptr : kernel.sources, m_);
-  check_found(kTargetPhase, "target_phase", kernel.target_phase, n_);
-  check_found(kSourcePhase, "source_phase", kernel.source_phase, m_);
+  inspection.finish();
 
   const std::size_t bytes = storage_bytes(heads_, n_, m_, self_);
   if (storage.data == nullptr) {
@@ -171,10 +204,9 @@ State<T>::State(const Kernel<T>& kernel, Stream stream, Memory storage, Memory s
   Cutter cut(storage.data);
   lay_out(cut);
   try {
-    order(targets_, kernel.targets, n_, false, found[kTargets].descents == 0, lent.data(), stream);
+    order(targets_, kernel.targets, n_, false, inspection.ascends(0), lent.data(), stream);
     if (!self_) {
-      order(sources_, kernel.sources, m_, false, found[kSources].descents == 0, lent.data(),
-            stream);
+      order(sources_, kernel.sources, m_, false, inspection.ascends(1), lent.data(), stream);
       interleave(stream);
     }
   } catch (...) {
@@ -189,33 +221,20 @@ State<T>::~State() {
 }
 
 template <class T>
-void State<T>::look(const char* name, const T* values, std::int64_t count,
-                    const std::uint32_t* index, void* findings, Stream stream) const {
-  if (values == nullptr && heads_ * count > 0) {
-    invalid(std::string(name) + " is a null pointer");
-  }
-  launch(reset_kernel, {1, kWarp}, stream, ResetJob{static_cast<Findings*>(findings)});
-  launch(look_kernel<T>, one_thread_each(heads_ * count), stream,
-         LookJob<T>{values, index, heads_, count, static_cast<Findings*>(findings)});
-}
-
-template <class T>
 void State<T>::order(Array& side, const T* given, std::int64_t count, bool keeps, bool in_place,
                      void* scratch, Stream stream) {
   const std::int64_t all = heads_ * count;
-  const Grid grid = one_thread_each(all);
   side.in_place = in_place;
   if (all == 0) {
     return;
   }
   if (in_place || keeps) {
-    launch(
-        gather_kernel<T>, grid, stream,
-        GatherJob<T>{given, in_place ? nullptr : side.index, heads_, count, side.position, false});
+    launch(gather_kernel<T>, one_thread_each(all), stream,
+           GatherJob<T>{given, side.order(), heads_, count, side.position, false});
     return;
   }
   Cutter cut(scratch);
-  cut.take<Findings>(kNumFound);
+  cut.take<Findings>(kMostLooks);
   const SortScratch<T> spare(cut, heads_, count);
   const std::int64_t segments = by_segments(heads_, count) ? heads_ : 1;
   launch(count_kernel, one_thread_each(segments * count), stream,
@@ -248,35 +267,19 @@ void State<T>::update(const T* targets, const T* sources, Stream stream, Memory 
   }
   check_waits(stream);
   const Lent lent(scratch, scratch_bytes(heads_, n_, m_, self_), stream, "scratch");
-  auto* const findings = Cutter(lent.data()).take<Findings>(kNumFound);
   // In the old order, which hardly moves when a step of the optimiser is small.
-  const auto index_of = [](const Array& side) { return side.in_place ? nullptr : side.index; };
-  look("targets", targets, n_, index_of(targets_), findings + kTargets, stream);
+  Inspection<T> inspection(heads_, lent.data(), stream);
+  inspection.look("targets", targets, n_, targets_.order());
   if (!self_) {
-    look("sources", sources, m_, index_of(sources_), findings + kSources, stream);
+    inspection.look("sources", sources, m_, sources_.order());
   }
-  Findings found[2] = {};
-  fetch(found, findings, sizeof(found), stream);
-  const auto check_found = [&](Found which, const char* name, const T* values, std::int64_t count) {
-    const unsigned long long bad = found[which].first_bad;
-    if (heads_ * count > 0 && bad != ~0ULL) {
-      T value;
-      fetch(&value, values + bad, sizeof(T), stream);
-      laplex::detail::not_finite(name, heads_, count, static_cast<std::int64_t>(bad),
-                                 static_cast<double>(value));
-    }
-  };
-  check_found(kTargets, "targets", targets, n_);
-  if (!self_) {
-    check_found(kSources, "sources", sources, m_);
-  }
-  const auto reorder = [&](Array& side, const T* given, std::int64_t count, Found which) {
-    const bool keeps = found[which].descents == 0;
+  inspection.finish();
+  const auto reorder = [&](Array& side, const T* given, std::int64_t count, bool keeps) {
     order(side, given, count, keeps, side.in_place && keeps, lent.data(), stream);
   };
-  reorder(targets_, targets, n_, kTargets);
+  reorder(targets_, targets, n_, inspection.ascends(0));
   if (!self_) {
-    reorder(sources_, sources, m_, kSources);
+    reorder(sources_, sources, m_, inspection.ascends(1));
     interleave(stream);
   }
 }
@@ -286,18 +289,17 @@ bool State<T>::holds(const T* targets, const T* sources, Stream stream, Memory s
   check_waits(stream);
   const Lent lent(scratch, sizeof(Findings), stream, "scratch");
   auto* const findings = static_cast<Findings*>(lent.data());
-  launch(reset_kernel, {1, kWarp}, stream, ResetJob{findings});
+  launch(reset_kernel, {1, kWarp}, stream, ResetJob{findings, 1});
   const auto compare = [&](const Array& side, const T* values, std::int64_t count) {
     launch(compare_kernel<T>, one_thread_each(heads_ * count), stream,
-           CompareJob<T>{values, side.position, side.in_place ? nullptr : side.index, heads_, count,
-                         findings});
+           CompareJob<T>{values, side.position, side.order(), heads_, count, findings});
   };
   compare(targets_, targets, n_);
   if (!self_) {
     compare(sources_, sources, m_);
   }
   Findings found{};
-  fetch(&found, findings, sizeof(found), stream);
+  copy_to_host(&found, findings, sizeof(found), stream);
   return found.descents == 0;
 }
 
@@ -306,8 +308,7 @@ void State<T>::anchors(T* targets, T* sources, Stream stream) const {
   const auto give = [&](const Array& side, std::int64_t count, T* out) {
     if (out != nullptr) {
       launch(gather_kernel<T>, one_thread_each(heads_ * count), stream,
-             GatherJob<T>{side.position, side.in_place ? nullptr : side.index, heads_, count, out,
-                          true});
+             GatherJob<T>{side.position, side.order(), heads_, count, out, true});
     }
   };
   give(targets_, n_, targets);
@@ -317,7 +318,7 @@ void State<T>::anchors(T* targets, T* sources, Stream stream) const {
 template <class T>
 Line<T> State<T>::line(bool swapped) const {
   const auto side = [](const Array& array, std::int64_t count) {
-    return Side<T>{array.position, array.in_place ? nullptr : array.index, count};
+    return Side<T>{array.position, array.order(), count};
   };
   const Side<T> targets = side(targets_, n_);
   const Side<T> sources = self_ ? targets : side(sources_, m_);

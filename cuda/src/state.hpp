@@ -44,14 +44,15 @@ class State {
     T* position = nullptr;
     std::uint32_t* index = nullptr;
     bool in_place = true;  ///< came sorted: the index is not used
+
+    /// The index, or null where the anchors are in place.
+    [[nodiscard]] const std::uint32_t* order() const { return in_place ? nullptr : index; }
   };
   /// Cuts the storage; with null memory it only counts.
   void lay_out(Cutter& cut);
   void order(Array& side, const T* given, std::int64_t count, bool keeps, bool in_place,
              void* scratch, Stream stream);
   void interleave(Stream stream);
-  void look(const char* name, const T* values, std::int64_t count, const std::uint32_t* index,
-            void* findings, Stream stream) const;
 
   std::int64_t heads_;
   std::int64_t n_;

@@ -13,11 +13,7 @@ inline constexpr Stream kStream = nullptr;
 
 inline void upload(void* device, const void* host, std::size_t bytes) {
   if (bytes > 0) {
-#if defined(LAPLEX_CUDA_EMULATION)
-    std::memcpy(device, host, bytes);
-#else
-    detail::check(cudaMemcpy(device, host, bytes, cudaMemcpyHostToDevice));
-#endif
+    copy_to_device(device, host, bytes, kStream);
   }
 }
 
@@ -27,11 +23,11 @@ template <class V>
 class OnDevice {
  public:
   explicit OnDevice(const std::vector<V>& host)
-      : size_(host.size()), data_(detail::allocate((host.size() + 1) * sizeof(V), kStream)) {
+      : size_(host.size()), data_(allocate((host.size() + 1) * sizeof(V), kStream)) {
     upload(data_, host.data(), size_ * sizeof(V));
   }
   OnDevice(std::size_t size, V value) : OnDevice(std::vector<V>(size, value)) {}
-  ~OnDevice() { detail::release(data_, kStream); }
+  ~OnDevice() { release(data_, kStream); }
   OnDevice(OnDevice&& other) noexcept : size_(other.size_), data_(other.data_) {
     other.data_ = nullptr;
   }
@@ -42,7 +38,7 @@ class OnDevice {
   [[nodiscard]] V* data() const { return static_cast<V*>(data_); }
   [[nodiscard]] std::vector<V> host() const {
     std::vector<V> copy(size_);
-    detail::fetch(copy.data(), data_, size_ * sizeof(V), kStream);
+    copy_to_host(copy.data(), data_, size_ * sizeof(V), kStream);
     return copy;
   }
 

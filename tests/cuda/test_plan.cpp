@@ -199,8 +199,6 @@ TYPED_TEST(CudaPlan, LentMemoryIsEnoughAndTooLittleIsRefused) {
       const OnDevice<T> dx(c.x.size(), T(9));
       const OnDevice<double> d_ell(2, 9.0);
       Gradients<T, T> wanted;
-      wanted.values = const_cast<T*>(values.data());
-      wanted.values = nullptr;
       wanted.targets = dx.data();
       wanted.lengthscale = d_ell.data();
       const Plan<T> owning = device.plan();

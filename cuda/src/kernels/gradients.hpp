@@ -290,12 +290,10 @@ struct FinishJob {
   AnchorGradients<T> out;
 };
 
-inline constexpr int kFinishThreads = 256;
-
 template <class T>
-__global__ void __launch_bounds__(kFinishThreads) finish_kernel(FinishJob<T> job) {
+__global__ void __launch_bounds__(kFlatThreads) finish_kernel(FinishJob<T> job) {
   const std::int64_t all = job.heads * job.side.count;
-  const std::int64_t entry = block_number() * kFinishThreads + threadIdx.x;
+  const std::int64_t entry = thread_number();
   if (entry >= all) {
     return;
   }

@@ -14,10 +14,6 @@ namespace laplex::cuda::detail {
 inline constexpr std::int64_t kBlockItems = 1024;  ///< items between two entries of `split`
 inline constexpr std::int64_t kByteItems = 8;      ///< items of a byte of `is_source`
 
-__host__ __device__ inline std::int64_t ceil_div(std::int64_t a, std::int64_t b) {
-  return (a + b - 1) / b;
-}
-
 /// Targets or sources of all heads.
 template <class T>
 struct Side {

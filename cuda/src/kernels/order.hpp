@@ -7,21 +7,28 @@
 
 namespace laplex::cuda::detail {
 
-inline constexpr int kLookThreads = 256;
+/// Where entry `entry` of arrays [heads, count] in the order of `index` lies in them; null: there.
+__device__ inline std::int64_t unsorted(const std::uint32_t* index, std::int64_t count,
+                                        std::int64_t entry) {
+  return index == nullptr ? entry : entry / count * count + index[entry];
+}
 
 /// What is found about one array.
 struct Findings {
   unsigned long long first_bad;  ///< the first entry that is NaN or infinite; ~0: there is none
-  unsigned descents;  ///< 1 if some entry is below the one before it, in the order looked at
+  /// 1 if some entry is below the one before it, in the order looked at. As wide as its neighbour:
+  /// no byte of this stays unwritten.
+  unsigned long long descents;
 };
 
 struct ResetJob {
   Findings* findings;
+  int count;  ///< at most kWarp
 };
 
 inline __global__ void __launch_bounds__(kWarp) reset_kernel(ResetJob job) {
-  if (threadIdx.x == 0) {
-    *job.findings = {~0ULL, 0U};
+  if (static_cast<int>(threadIdx.x) < job.count) {
+    job.findings[threadIdx.x] = {~0ULL, 0ULL};
   }
 }
 
@@ -35,21 +42,18 @@ struct LookJob {
 };
 
 template <class T>
-__global__ void __launch_bounds__(kLookThreads) look_kernel(LookJob<T> job) {
-  const std::int64_t entry = block_number() * kLookThreads + threadIdx.x;
+__global__ void __launch_bounds__(kFlatThreads) look_kernel(LookJob<T> job) {
+  const std::int64_t entry = thread_number();
   if (entry >= job.heads * job.count) {
     return;
   }
-  const std::int64_t head = entry / job.count;
-  const std::int64_t k = entry % job.count;
-  const T* const values = job.values + head * job.count;
-  const std::uint32_t* const index = job.index == nullptr ? nullptr : job.index + head * job.count;
-  const std::int64_t at = index == nullptr ? k : index[k];
-  const T value = values[at];
+  const std::int64_t at = unsorted(job.index, job.count, entry);
+  const T value = job.values[at];
   if (!std::isfinite(value)) {
-    atomicMin(&job.findings->first_bad, static_cast<unsigned long long>(head * job.count + at));
-  } else if (k > 0 && values[index == nullptr ? k - 1 : index[k - 1]] > value) {
-    atomicOr(&job.findings->descents, 1U);
+    atomicMin(&job.findings->first_bad, static_cast<unsigned long long>(at));
+  } else if (entry % job.count > 0 &&
+             job.values[unsorted(job.index, job.count, entry - 1)] > value) {
+    atomicOr(&job.findings->descents, 1ULL);
   }
 }
 
@@ -65,13 +69,12 @@ struct GatherJob {
 };
 
 template <class T>
-__global__ void __launch_bounds__(kLookThreads) gather_kernel(GatherJob<T> job) {
-  const std::int64_t entry = block_number() * kLookThreads + threadIdx.x;
+__global__ void __launch_bounds__(kFlatThreads) gather_kernel(GatherJob<T> job) {
+  const std::int64_t entry = thread_number();
   if (entry >= job.heads * job.count) {
     return;
   }
-  const std::int64_t base = entry / job.count * job.count;
-  const std::int64_t other = base + (job.index == nullptr ? entry - base : job.index[entry]);
+  const std::int64_t other = unsorted(job.index, job.count, entry);
   job.out[job.inverse ? other : entry] = job.values[job.inverse ? entry : other];
 }
 
@@ -87,15 +90,13 @@ struct CompareJob {
 };
 
 template <class T>
-__global__ void __launch_bounds__(kLookThreads) compare_kernel(CompareJob<T> job) {
-  const std::int64_t entry = block_number() * kLookThreads + threadIdx.x;
+__global__ void __launch_bounds__(kFlatThreads) compare_kernel(CompareJob<T> job) {
+  const std::int64_t entry = thread_number();
   if (entry >= job.heads * job.count) {
     return;
   }
-  const std::int64_t base = entry / job.count * job.count;
-  const T value = job.values[base + (job.index == nullptr ? entry - base : job.index[entry])];
-  if (!(value == job.position[entry])) {
-    atomicOr(&job.findings->descents, 1U);
+  if (!(job.values[unsorted(job.index, job.count, entry)] == job.position[entry])) {
+    atomicOr(&job.findings->descents, 1ULL);
   }
 }
 
@@ -106,8 +107,8 @@ struct CountJob {
   std::int64_t count;
 };
 
-inline __global__ void __launch_bounds__(kLookThreads) count_kernel(CountJob job) {
-  const std::int64_t entry = block_number() * kLookThreads + threadIdx.x;
+inline __global__ void __launch_bounds__(kFlatThreads) count_kernel(CountJob job) {
+  const std::int64_t entry = thread_number();
   if (entry < job.heads * job.count) {
     job.index[entry] = static_cast<std::uint32_t>(entry % job.count);
   }
@@ -144,10 +145,10 @@ struct InterleaveJob {
 };
 
 template <class T>
-__global__ void __launch_bounds__(kLookThreads) split_kernel(InterleaveJob<T> job) {
+__global__ void __launch_bounds__(kFlatThreads) split_kernel(InterleaveJob<T> job) {
   const std::int64_t items = job.m + job.n;
   const std::int64_t splits = ceil_div(items, kBlockItems) + 1;
-  const std::int64_t entry = block_number() * kLookThreads + threadIdx.x;
+  const std::int64_t entry = thread_number();
   if (entry >= job.heads * splits) {
     return;
   }

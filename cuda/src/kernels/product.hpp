@@ -33,8 +33,7 @@ struct ProductJob {
   const void* carries;  ///< [heads, rows, tiles, 2] of Sums, or null for a single tile
   int moment;
   Part part;
-  bool with_ties;   ///< Parity::even
-  bool difference;  ///< left minus right: Parity::odd
+  Parity parity;
 };
 
 /// Shared memory for tiles of at most `from` and `to` anchors.
@@ -107,7 +106,7 @@ __global__ void __launch_bounds__(NT, kProductBlocks<T, S, P, Ties, NT>)
       }
     }
     if constexpr (Ties) {
-      if (job.with_ties && job.moment == 0) {
+      if (job.parity == Parity::even && job.moment == 0) {
         sum = sum + sums.here();
       }
     }
@@ -129,7 +128,7 @@ __global__ void __launch_bounds__(NT, kProductBlocks<T, S, P, Ties, NT>)
       const S from_right = job.part == Part::both   ? sum_of(right)
                            : job.part == Part::left ? (Ties ? right.here() : S{})
                                                     : right.word[0];
-      result[k] = job.difference ? result[k] - from_right : result[k] + from_right;
+      result[k] = job.parity == Parity::odd ? result[k] - from_right : result[k] + from_right;
       right.add(value[k].wide());
       right.cross(walk.gap[k]);
     }

@@ -13,12 +13,11 @@ namespace laplex::cuda::detail {
 template <class T>
 struct TotalsJob {
   Line<T> line;
-  Input<T> input;
+  Input<T> input;  ///< its `sorted`, where there is one, is filled here
   const double* lengthscale;
   const double* frequency;
   std::int64_t rows;
   std::int64_t tiles;
-  bool gathers;  ///< whether input.sorted is still to be filled
   void* totals;  ///< [heads, rows, tiles, 2] of Sums: to the right, to the left
 };
 
@@ -45,9 +44,7 @@ __global__ void __launch_bounds__(NT, P == 0 ? 3 : 1) totals_kernel(TotalsJob<T>
       reinterpret_cast<Packed<T, S>*>(shared + TotalsShared<T, D, S, P, Ties, NT, K>::kScan);
   T* const places = reinterpret_cast<T*>(values + NT * K);
   Input<T> input = job.input;
-  if (job.gathers) {
-    input.sorted = nullptr;
-  }
+  input.sorted = nullptr;
   input.template load<S>(job.line.from, head, row, job.rows, tile.first_from, tile.num_from,
                          values);
   const T* const positions = job.line.from.position + head * job.line.from.count + tile.first_from;
@@ -55,7 +52,7 @@ __global__ void __launch_bounds__(NT, P == 0 ? 3 : 1) totals_kernel(TotalsJob<T>
     places[k] = positions[k];
   }
   __syncthreads();
-  if (job.gathers) {
+  if (job.input.sorted != nullptr) {
     Packed<T, S>* const sorted =
         job.input.template sorted_row<S>(job.line.from, head, row, job.rows) + tile.first_from;
     for (std::int64_t k = threadIdx.x; k < tile.num_from; k += blockDim.x) {

@@ -3,12 +3,9 @@
 
 #include "emulated_runtime.hpp"
 
-#include <laplex/cuda/device.hpp>
-
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
-#include <map>
 #include <numeric>
 #include <string>
 #include <vector>
@@ -24,8 +21,10 @@ Runtime& runtime() {
 
 namespace laplex::cuda {
 
+using emulation::runtime;
+
 int device_count() noexcept {
-  return emulation::runtime().devices;
+  return runtime().devices;
 }
 void require_device() {
   if (device_count() == 0) {
@@ -44,37 +43,6 @@ int runtime_version() noexcept {
 int current_device() noexcept {
   return 0;
 }
-void* allocate(std::size_t bytes, Stream stream) {
-  return detail::allocate(bytes, stream);
-}
-void release(void* memory, Stream stream) noexcept {
-  detail::release(memory, stream);
-}
-void copy_to_device(void* device, const void* host, std::size_t bytes, Stream) {
-  ++emulation::runtime().waits;
-  if (bytes > 0) {
-    std::memcpy(device, host, bytes);
-  }
-}
-void copy_to_host(void* host, const void* device, std::size_t bytes, Stream stream) {
-  detail::fetch(host, device, bytes, stream);
-}
-void synchronize(Stream) {
-  ++emulation::runtime().waits;
-}
-template <class T>
-void add(T* to, const T* from, std::int64_t count, Stream) {
-  for (std::int64_t k = 0; k < count; ++k) {
-    to[k] += from[k];
-  }
-}
-template void add<float>(float*, const float*, std::int64_t, Stream);
-template void add<double>(double*, const double*, std::int64_t, Stream);
-
-namespace detail {
-
-using emulation::runtime;
-
 void* allocate(std::size_t bytes, Stream) {
   if (bytes == 0) {
     return nullptr;
@@ -93,14 +61,34 @@ void release(void* memory, Stream) noexcept {
     std::free(memory);
   }
 }
-bool is_capturing(Stream) {
-  return runtime().capturing;
+void copy_to_device(void* device, const void* host, std::size_t bytes, Stream) {
+  ++runtime().waits;
+  if (bytes > 0) {
+    std::memcpy(device, host, bytes);
+  }
 }
-void fetch(void* host, const void* device, std::size_t bytes, Stream) {
+void copy_to_host(void* host, const void* device, std::size_t bytes, Stream) {
   ++runtime().waits;
   if (bytes > 0) {
     std::memcpy(host, device, bytes);
   }
+}
+void synchronize(Stream) {
+  ++runtime().waits;
+}
+template <class T>
+void add(T* to, const T* from, std::int64_t count, Stream) {
+  for (std::int64_t k = 0; k < count; ++k) {
+    to[k] += from[k];
+  }
+}
+template void add<float>(float*, const float*, std::int64_t, Stream);
+template void add<double>(double*, const double*, std::int64_t, Stream);
+
+namespace detail {
+
+bool is_capturing(Stream) {
+  return runtime().capturing;
 }
 
 template <class T>

@@ -16,20 +16,15 @@
 /// that device unless said otherwise. This header needs no CUDA header.
 #pragma once
 
+#include <laplex/cuda/device.hpp>
 #include <laplex/plan.hpp>
 
-#include <complex>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <type_traits>
 
-struct CUstream_st;
-
 namespace laplex::cuda {
-
-/// cudaStream_t.
-using Stream = CUstream_st*;
 
 /// Device memory lent by the caller. Null: the library allocates for itself, ordered in the stream.
 struct Memory {
@@ -65,12 +60,6 @@ struct ConstVectors {
       : data(p), complex(is_complex), strides(s), storage(stored) {}
   ConstVectors(const Vectors& v)  // NOLINT(google-explicit-constructor): as pointers convert
       : data(v.data), complex(v.complex), strides(v.strides), storage(v.storage) {}
-};
-
-/// Which gradients a workspace is for.
-struct GradientNeeds {
-  bool scalars = true;  ///< lengthscale or frequency
-  bool anchors = true;  ///< targets, sources or phases
 };
 
 /// T is float or double: the type of anchors and phases. Copies share the order of their anchors.
@@ -123,8 +112,8 @@ class Plan {
   /// For products of `rows` rows a head; `values_complex` as in the call.
   [[nodiscard]] std::size_t workspace_bytes(std::int64_t rows, bool values_complex,
                                             Term term = {}) const;
-  [[nodiscard]] std::size_t gradient_workspace_bytes(std::int64_t rows, bool values_complex,
-                                                     GradientNeeds needs = {}) const;
+  /// For all gradients at once; those of fewer take no more.
+  [[nodiscard]] std::size_t gradient_workspace_bytes(std::int64_t rows, bool values_complex) const;
 
   /// Copies the anchors out to device memory, in the order they were given; either may be null.
   void anchors(T* targets, T* sources, Stream stream) const;
