@@ -35,7 +35,10 @@ void check_call(std::int64_t rows, bool values_complex, bool real_part, bool res
 }
 
 template <class T>
-void check_storage(const ConstVectors& vectors) {
+void check_vectors(const ConstVectors& vectors, const char* name) {
+  check_aligned(vectors.data,
+                vectors.storage == Storage::single_or_double ? sizeof(T) : sizeof(std::uint16_t),
+                name);
   if (vectors.storage != Storage::single_or_double &&
       (!std::is_same_v<T, float> || vectors.complex)) {
     invalid("half precision is for real values of a float plan");
@@ -107,9 +110,10 @@ void Plan<T>::apply(const ConstVectors& values, std::int64_t rows, const Vectors
                     Stream stream, Mode mode, Term term, Memory workspace) const {
   check_call(rows, values.complex, parameters_.real_part, result.complex,
              values.complex || kernel_is_complex());
-  check_storage<T>(values);
-  check_storage<T>(result);
+  check_vectors<T>(values, "values");
+  check_vectors<T>(result, "result");
   check_term(term);
+  state_->used_in(stream);
   product(product_call(*state_, parameters_, values, rows, result, mode, term, Part::both),
           workspace, false, stream);
 }
@@ -120,9 +124,10 @@ void Plan<T>::half_sums(const ConstVectors& values, std::int64_t rows, const Vec
   for (const Vectors& half : {left, right}) {
     check_call(rows, values.complex, parameters_.real_part, half.complex,
                values.complex || kernel_is_complex());
-    check_storage<T>(half);
+    check_vectors<T>(half, "half sums");
   }
-  check_storage<T>(values);
+  check_vectors<T>(values, "values");
+  state_->used_in(stream);
   product(product_call(*state_, parameters_, values, rows, left, Mode::plain, {}, Part::left),
           workspace, false, stream);
   product(product_call(*state_, parameters_, values, rows, right, Mode::plain, {}, Part::right),
@@ -156,8 +161,9 @@ void Plan<T>::vjp(const ConstVectors& values, const ConstVectors& grad, std::int
                   const Gradients<T, T>& gradients, Stream stream, Memory workspace) const {
   check_call(rows, values.complex, parameters_.real_part, grad.complex,
              values.complex || kernel_is_complex());
-  check_storage<T>(values);
-  check_storage<T>(grad);
+  check_vectors<T>(values, "values");
+  check_vectors<T>(grad, "grad");
+  state_->used_in(stream);
   laplex::cuda::detail::gradients(
       gradient_call(*state_, parameters_, values, grad, rows, gradients), workspace, false, stream);
 }

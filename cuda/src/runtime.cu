@@ -25,9 +25,12 @@ void require_device() {
   const cudaError_t status = cudaGetDeviceCount(&count);
   if (status != cudaSuccess || count == 0) {
     static_cast<void>(cudaGetLastError());
+    const bool no_driver = driver_version() == 0;
     throw Error(ErrorCode::device,
                 std::string("no CUDA device: ") +
-                    (status != cudaSuccess ? cudaGetErrorString(status) : "none is visible") +
+                    (no_driver               ? "no NVIDIA driver is installed"
+                     : status != cudaSuccess ? cudaGetErrorString(status)
+                                             : "none is visible") +
                     "; use CPU arrays, or a machine with an NVIDIA GPU and its driver");
   }
 }
@@ -61,6 +64,12 @@ int current_device() noexcept {
   return device;
 }
 
+void set_current_device(int device) noexcept {
+  if (device != current_device() && cudaSetDevice(device) != cudaSuccess) {
+    static_cast<void>(cudaGetLastError());
+  }
+}
+
 void* allocate(std::size_t bytes, Stream stream) {
   void* memory = nullptr;
   if (bytes > 0) {
@@ -91,6 +100,16 @@ void copy_to_host(void* host, const void* device, std::size_t bytes, Stream stre
 
 void synchronize(Stream stream) {
   detail::check(cudaStreamSynchronize(stream));
+}
+
+std::optional<std::uint64_t> capture_id(Stream stream) {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  unsigned long long id = 0;
+  detail::check(cudaStreamGetCaptureInfo(stream, &status, &id));
+  if (status == cudaStreamCaptureStatusNone) {
+    return std::nullopt;
+  }
+  return id;
 }
 
 namespace {
@@ -134,12 +153,6 @@ void check(cudaError_t status) {
           ? "not enough memory on the GPU: free some, or use fewer rows or heads at a time; " +
                 message
           : message);
-}
-
-bool is_capturing(Stream stream) {
-  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
-  check(cudaStreamIsCapturing(stream, &status));
-  return status != cudaStreamCaptureStatusNone;
 }
 
 namespace {

@@ -24,9 +24,17 @@ void check(cudaError_t status);
 void check_grid(std::int64_t blocks);
 
 /// Whether the stream is being captured into a graph, where nothing may wait for it.
-[[nodiscard]] bool is_capturing(Stream stream);
+[[nodiscard]] inline bool is_capturing(Stream stream) {
+  return capture_id(stream).has_value();
+}
 
-/// Sorts keys with their indices, stably, within each of `segments` runs of `count`; -0 equals 0.
+/// Throws unless an address can be one of numbers of `alignment` bytes.
+void check_aligned(const void* address, std::size_t alignment, const char* name);
+/// What memory that is lent begins on: the widest number, two doubles.
+inline constexpr std::size_t kLentAlignment = 16;
+
+/// Sorts keys with their indices, stably, within each of `segments` runs of `count`; -0 equals 0,
+/// and NaN lies beyond infinity, on the side of its sign.
 /// What comes in is only read: a copy to sort in place would be a tenth of the bytes that the sort
 /// moves.
 template <class T>
@@ -48,15 +56,11 @@ template <class T>
 class Lent {
  public:
   Lent(Memory memory, std::size_t bytes, Stream stream, const char* name);
-  ~Lent();
-  Lent(const Lent&) = delete;
-  Lent& operator=(const Lent&) = delete;
   [[nodiscard]] void* data() const { return data_; }
 
  private:
+  DeviceMemory owned_;
   void* data_;
-  Stream stream_;
-  bool owned_;
 };
 
 /// Cuts memory into aligned pieces; with null memory it only counts.

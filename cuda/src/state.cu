@@ -16,12 +16,16 @@ namespace {
 /// Indices within a side take 32 bits, and 2^32 - 1 of them would not leave room to count.
 constexpr std::int64_t kMostOfSide = (std::int64_t(1) << 32) - 2;
 
-/// Lines up to here are sorted all at once, by a block each; longer ones by the whole device in
-/// turn.
-constexpr std::int64_t kLongLine = std::int64_t(1) << 16;
-
-bool by_segments(std::int64_t heads, std::int64_t count) {
-  return heads > 1 && count <= kLongLine;
+/// How many heads are sorted at a time: by a block each where they are many or short, by the whole
+/// device in turn else. A block takes some 10 ns an anchor, and the device some 40 us a line, by
+/// what the sorts move: the two meet where lines are 4096 anchors long for each of them.
+std::int64_t heads_at_a_time(std::int64_t heads, std::int64_t count) {
+  constexpr std::int64_t kLongestLine = std::int64_t(1) << 16;
+  constexpr std::int64_t kMostItems = std::int64_t(1) << 30;  // CUB's of CUDA 12 counts in 31 bits
+  if (count > kLongestLine || count > heads * 4096) {
+    return 1;
+  }
+  return std::min(heads, kMostItems / std::max<std::int64_t>(count, 1));
 }
 
 /// Targets, sources and both phases.
@@ -34,7 +38,7 @@ struct SortScratch {
   std::size_t temporary_bytes;
 
   SortScratch(Cutter& cut, std::int64_t heads, std::int64_t count) {
-    const std::int64_t segments = by_segments(heads, count) ? heads : 1;
+    const std::int64_t segments = heads_at_a_time(heads, count);
     indices = cut.take<std::uint32_t>(segments * count);
     temporary_bytes = sort_bytes<T>(segments, count);
     temporary = cut.take<unsigned char>(static_cast<std::int64_t>(temporary_bytes));
@@ -49,29 +53,44 @@ void check_side(std::int64_t count, const char* name) {
   }
 }
 
-void check_waits(Stream stream) {
-  if (is_capturing(stream)) {
-    throw Error(ErrorCode::device,
-                "a plan is built or updated while its stream is captured into a graph, and has to "
-                "wait for what it finds in the anchors: build it before the capture");
+void check_sides(std::int64_t heads, std::int64_t n, std::int64_t m, bool self) {
+  laplex::detail::check_sizes(heads, n, m, 2 * kMostOfSide);
+  check_side(n, "targets");
+  check_side(m, "sources");
+  if (self && n != m) {
+    invalid("num_sources must equal num_targets when sources are the targets");
   }
 }
 
 /// Looks at arrays [heads, count] on the device, at all of them before it waits for what was found.
+/// In a stream that is captured nothing can be waited for, and nothing is looked at.
 template <class T>
 class Inspection {
  public:
   /// `scratch` begins with room for kMostLooks findings.
   Inspection(std::int64_t heads, void* scratch, Stream stream)
-      : heads_(heads), stream_(stream), on_device_(Cutter(scratch).take<Findings>(kMostLooks)) {
-    launch(reset_kernel, {1, kWarp}, stream, ResetJob{on_device_, kMostLooks});
+      : heads_(heads),
+        stream_(stream),
+        captured_(is_capturing(stream)),
+        on_device_(Cutter(scratch).take<Findings>(kMostLooks)) {
+    if (!captured_) {
+      launch(reset_kernel, {1, kWarp}, stream, ResetJob{on_device_, kMostLooks});
+    }
   }
+
+  [[nodiscard]] bool captured() const { return captured_; }
 
   /// Looks at one more, in the order of `index` if there is one.
   void look(const char* name, const T* values, std::int64_t count,
             const std::uint32_t* index = nullptr) {
-    if (values == nullptr && heads_ * count > 0) {
-      invalid(std::string(name) + " is a null pointer");
+    if (heads_ * count > 0) {
+      if (values == nullptr) {
+        invalid(std::string(name) + " is a null pointer");
+      }
+      check_aligned(values, sizeof(T), name);
+    }
+    if (captured_) {
+      return;
     }
     launch(look_kernel<T>, one_thread_each(heads_ * count), stream_,
            LookJob<T>{values, index, heads_, count, on_device_ + looked_.size()});
@@ -80,6 +99,9 @@ class Inspection {
 
   /// Waits. Throws for the first array with an entry that is NaN or infinite.
   void finish() {
+    if (captured_) {
+      return;
+    }
     copy_to_host(found_, on_device_, sizeof(found_), stream_);
     for (std::size_t k = 0; k < looked_.size(); ++k) {
       const Looked& array = looked_[k];
@@ -93,8 +115,8 @@ class Inspection {
     }
   }
 
-  /// Whether the k-th array looked at ascends; after finish().
-  [[nodiscard]] bool ascends(std::size_t k) const { return found_[k].descents == 0; }
+  /// Whether the k-th array looked at is known to ascend; after finish().
+  [[nodiscard]] bool ascends(std::size_t k) const { return !captured_ && found_[k].descents == 0; }
 
  private:
   struct Looked {
@@ -104,6 +126,7 @@ class Inspection {
   };
   std::int64_t heads_;
   Stream stream_;
+  bool captured_;
   Findings* on_device_;
   Findings found_[kMostLooks] = {};
   std::vector<Looked> looked_;
@@ -127,6 +150,7 @@ void State<T>::lay_out(Cutter& cut) {
 
 template <class T>
 std::size_t State<T>::storage_bytes(std::int64_t heads, std::int64_t n, std::int64_t m, bool self) {
+  check_sides(heads, n, m, self);
   State<T> counted(heads, n, m, self);
   Cutter cut;
   counted.lay_out(cut);
@@ -135,6 +159,7 @@ std::size_t State<T>::storage_bytes(std::int64_t heads, std::int64_t n, std::int
 
 template <class T>
 std::size_t State<T>::scratch_bytes(std::int64_t heads, std::int64_t n, std::int64_t m, bool self) {
+  check_sides(heads, n, m, self);
   Cutter cut;
   cut.take<Findings>(kMostLooks);
   const SortScratch<T> of_targets(cut, heads, n);
@@ -153,16 +178,21 @@ State<T>::State(const Kernel<T>& kernel, Stream stream, Memory storage, Memory s
     : heads_(kernel.heads),
       n_(kernel.num_targets),
       m_(kernel.num_sources),
-      self_(is_self_case(kernel)),
-      stream_(stream) {
-  laplex::detail::check_sizes(heads_, n_, m_, 2 * kMostOfSide);
-  check_side(n_, "targets");
-  check_side(m_, "sources");
-  if (self_ && n_ != m_) {
-    invalid("num_sources must equal num_targets when sources are the targets");
-  }
+      self_(is_self_case(kernel)) {
+  check_sides(heads_, n_, m_, self_);
   require_device();
-  check_waits(stream);
+  const std::size_t bytes = storage_bytes(heads_, n_, m_, self_);
+  if (storage.data != nullptr && storage.bytes < bytes) {
+    invalid("storage has " + std::to_string(storage.bytes) + " bytes, but this plan takes " +
+            std::to_string(bytes) + ": see storage_bytes()");
+  }
+  check_aligned(storage.data, kLentAlignment, "storage");
+  if (storage.data == nullptr && bytes > 0 && is_capturing(stream)) {
+    throw Error(ErrorCode::device,
+                "a plan is built while its stream is captured into a graph, and can own no memory "
+                "there: lend it storage that lives as long as the graph, or build it before the "
+                "capture");
+  }
   const Lent lent(scratch, scratch_bytes(heads_, n_, m_, self_), stream, "scratch");
 
   // Everything that can be wrong, before any work.
@@ -180,44 +210,35 @@ State<T>::State(const Kernel<T>& kernel, Stream stream, Memory storage, Memory s
   const auto heads = static_cast<std::size_t>(heads_);
   std::vector<double> lengthscale(heads, 1.0);
   std::vector<double> frequency(heads, 0.0);
-  if (kernel.lengthscale != nullptr) {
-    copy_to_host(lengthscale.data(), kernel.lengthscale, heads * sizeof(double), stream);
-  }
-  if (kernel.frequency != nullptr) {
-    copy_to_host(frequency.data(), kernel.frequency, heads * sizeof(double), stream);
-  }
+  const auto fetch = [&](std::vector<double>& to, const double* from, const char* name) {
+    if (from == nullptr || heads == 0) {
+      return;
+    }
+    check_aligned(from, sizeof(double), name);
+    if (!inspection.captured()) {
+      copy_to_host(to.data(), from, heads * sizeof(double), stream);
+    }
+  };
+  fetch(lengthscale, kernel.lengthscale, "lengthscale");
+  fetch(frequency, kernel.frequency, "frequency");
   for (std::int64_t h = 0; h < heads_; ++h) {
     const auto at = static_cast<std::size_t>(h);
     laplex::detail::check_rate({lengthscale[at], frequency[at]}, h, heads_);
   }
   inspection.finish();
 
-  const std::size_t bytes = storage_bytes(heads_, n_, m_, self_);
   if (storage.data == nullptr) {
-    owned_ = allocate(bytes, stream);
-    storage = {owned_, bytes};
-  } else if (storage.bytes < bytes) {
-    invalid("storage has " + std::to_string(storage.bytes) + " bytes, but this plan takes " +
-            std::to_string(bytes) + ": see storage_bytes()");
+    owned_ = DeviceMemory(bytes, stream);
+    storage.data = owned_.data();
   }
   nbytes_ = static_cast<std::int64_t>(bytes);
   Cutter cut(storage.data);
   lay_out(cut);
-  try {
-    order(targets_, kernel.targets, n_, false, inspection.ascends(0), lent.data(), stream);
-    if (!self_) {
-      order(sources_, kernel.sources, m_, false, inspection.ascends(1), lent.data(), stream);
-      interleave(stream);
-    }
-  } catch (...) {
-    release(owned_, stream);
-    throw;
+  order(targets_, kernel.targets, n_, false, inspection.ascends(0), lent.data(), stream);
+  if (!self_) {
+    order(sources_, kernel.sources, m_, false, inspection.ascends(1), lent.data(), stream);
+    interleave(stream);
   }
-}
-
-template <class T>
-State<T>::~State() {
-  release(owned_, stream_);
 }
 
 template <class T>
@@ -236,13 +257,17 @@ void State<T>::order(Array& side, const T* given, std::int64_t count, bool keeps
   Cutter cut(scratch);
   cut.take<Findings>(kMostLooks);
   const SortScratch<T> spare(cut, heads_, count);
-  const std::int64_t segments = by_segments(heads_, count) ? heads_ : 1;
-  launch(count_kernel, one_thread_each(segments * count), stream,
-         CountJob{spare.indices, segments, count});
-  for (std::int64_t first = 0; first < all; first += segments * count) {
+  const std::int64_t at_a_time = heads_at_a_time(heads_, count);
+  launch(count_kernel, one_thread_each(at_a_time * count), stream,
+         CountJob{spare.indices, at_a_time, count});
+  for (std::int64_t head = 0; head < heads_; head += at_a_time) {
+    const std::int64_t first = head * count;
     sort_pairs(SortJob<T>{given + first, side.position + first, spare.indices, side.index + first,
-                          segments, count},
+                          std::min(at_a_time, heads_ - head), count},
                {spare.temporary, spare.temporary_bytes}, stream);
+  }
+  if (is_capturing(stream)) {  // nobody has looked
+    launch(forbid_kernel<T>, one_thread_each(all), stream, ForbidJob<T>{side.position, all});
   }
 }
 
@@ -265,7 +290,6 @@ void State<T>::update(const T* targets, const T* sources, Stream stream, Memory 
   if (!self_ && sources == nullptr && m_ > 0) {
     invalid("sources are missing: this plan has sources of its own");
   }
-  check_waits(stream);
   const Lent lent(scratch, scratch_bytes(heads_, n_, m_, self_), stream, "scratch");
   // In the old order, which hardly moves when a step of the optimiser is small.
   Inspection<T> inspection(heads_, lent.data(), stream);
@@ -274,6 +298,13 @@ void State<T>::update(const T* targets, const T* sources, Stream stream, Memory 
     inspection.look("sources", sources, m_, sources_.order());
   }
   inspection.finish();
+  const bool loses_place = (targets_.in_place && !inspection.ascends(0)) ||
+                           (!self_ && sources_.in_place && !inspection.ascends(1));
+  if (loses_place && captured_in_place_) {
+    throw Error(ErrorCode::invalid_argument,
+                "a graph was captured while this plan's anchors ascended, and would go on taking "
+                "them for sorted: build a plan, and capture it, anew");
+  }
   const auto reorder = [&](Array& side, const T* given, std::int64_t count, bool keeps) {
     order(side, given, count, keeps, side.in_place && keeps, lent.data(), stream);
   };
@@ -286,7 +317,11 @@ void State<T>::update(const T* targets, const T* sources, Stream stream, Memory 
 
 template <class T>
 bool State<T>::holds(const T* targets, const T* sources, Stream stream, Memory scratch) const {
-  check_waits(stream);
+  if (is_capturing(stream)) {
+    throw Error(ErrorCode::device,
+                "whether a plan's anchors are these is asked while the stream is captured into a "
+                "graph, and the answer has to be waited for: ask before the capture");
+  }
   const Lent lent(scratch, sizeof(Findings), stream, "scratch");
   auto* const findings = static_cast<Findings*>(lent.data());
   launch(reset_kernel, {1, kWarp}, stream, ResetJob{findings, 1});
@@ -313,6 +348,13 @@ void State<T>::anchors(T* targets, T* sources, Stream stream) const {
   };
   give(targets_, n_, targets);
   give(self_ ? targets_ : sources_, m_, sources);
+}
+
+template <class T>
+void State<T>::used_in(Stream stream) const {
+  if ((targets_.in_place || (!self_ && sources_.in_place)) && is_capturing(stream)) {
+    captured_in_place_ = true;
+  }
 }
 
 template <class T>

@@ -6,8 +6,8 @@
 
 #include <laplex/cuda/plan.hpp>
 
+#include <atomic>
 #include <cstdint>
-#include <memory>
 
 namespace laplex::cuda::detail {
 
@@ -16,14 +16,13 @@ class State {
  public:
   /// Sorts the anchors; see Plan's constructor. Throws before the order is touched.
   State(const Kernel<T>& kernel, Stream stream, Memory storage, Memory scratch);
-  ~State();
-  State(const State&) = delete;
-  State& operator=(const State&) = delete;
 
   void update(const T* targets, const T* sources, Stream stream, Memory scratch);
   [[nodiscard]] bool holds(const T* targets, const T* sources, Stream stream, Memory scratch) const;
   void anchors(T* targets, T* sources, Stream stream) const;
 
+  /// To be told of every stream that products and gradients run in.
+  void used_in(Stream stream) const;
   /// From sources to targets, or (swapped) the reverse.
   [[nodiscard]] Line<T> line(bool swapped) const;
 
@@ -63,12 +62,13 @@ class State {
   std::uint32_t* split_ = nullptr;
   std::uint8_t* is_source_ = nullptr;
   std::uint16_t* before_ = nullptr;
-  void* owned_ = nullptr;
-  Stream stream_;  ///< of the construction, where owned memory is given back
+  DeviceMemory owned_;
+  /// Whether a graph was captured that knows of no index.
+  mutable std::atomic<bool> captured_in_place_{false};
   std::int64_t nbytes_ = 0;
 
   State(std::int64_t heads, std::int64_t n, std::int64_t m, bool self)
-      : heads_(heads), n_(n), m_(m), self_(self), stream_(nullptr) {}
+      : heads_(heads), n_(n), m_(m), self_(self) {}
 };
 
 }  // namespace laplex::cuda::detail

@@ -4,6 +4,7 @@
 #include <laplex/laplex.hpp>
 
 #include <cstdint>
+#include <string>
 #include <variant>
 
 namespace laplex::python {
@@ -23,6 +24,20 @@ struct Description {
   bool real_part = false;
   int num_threads = 0;
 };
+
+/// Of the two names of a precision.
+inline bool is_double(const std::string& dtype) {
+  if (dtype != "float32" && dtype != "float64") {
+    throw Error(ErrorCode::invalid_argument, "dtype must be float32 or float64, got " + dtype);
+  }
+  return dtype == "float64";
+}
+
+/// Runs f(T{}) for the precision that `dtype` names.
+template <class F>
+auto with_precision(const std::string& dtype, const F& f) {
+  return is_double(dtype) ? f(double{}) : f(float{});
+}
 
 template <class T>
 T* pointer(std::uintptr_t address) {

@@ -27,6 +27,7 @@ namespace laplex::python {
 
 void add_cuda(py::module_& m) {
   m.attr("has_cuda") = false;
+  m.attr("cuda_emulated") = false;
   m.def("cuda_device_count", [] { return 0; });
   m.def("cuda_require_device", [] {
     throw Error(ErrorCode::device,
@@ -66,35 +67,6 @@ auto visit(const AnyCudaPlan& any, const F& f) {
 template <class T>
 T scalar_of(const cuda::Plan<T>&);
 
-/// Runs f(T{}) for the precision that `dtype` names.
-template <class F>
-auto with_precision(const std::string& dtype, const F& f) {
-  if (dtype == "float64") {
-    return f(double{});
-  }
-  if (dtype != "float32") {
-    throw Error(ErrorCode::invalid_argument, "dtype must be float32 or float64, got " + dtype);
-  }
-  return f(float{});
-}
-
-Description describe(std::int64_t heads, std::int64_t n, std::int64_t m, Address targets,
-                     Address sources, Address lengthscale, Address frequency, Address target_phase,
-                     Address source_phase, bool real_part) {
-  Description d;
-  d.heads = heads;
-  d.n = n;
-  d.m = m;
-  d.targets = targets;
-  d.sources = sources;
-  d.lengthscale = lengthscale;
-  d.frequency = frequency;
-  d.target_phase = target_phase;
-  d.source_phase = source_phase;
-  d.real_part = real_part;
-  return d;
-}
-
 std::shared_ptr<AnyCudaPlan> make_cuda_plan(const std::string& dtype, std::int64_t heads,
                                             std::int64_t n, std::int64_t m, Address targets,
                                             Address sources, Address lengthscale, Address frequency,
@@ -102,8 +74,9 @@ std::shared_ptr<AnyCudaPlan> make_cuda_plan(const std::string& dtype, std::int64
                                             bool real_part, Address stream, Address storage,
                                             std::size_t storage_bytes, Address scratch,
                                             std::size_t scratch_bytes) {
-  const Description d = describe(heads, n, m, targets, sources, lengthscale, frequency,
-                                 target_phase, source_phase, real_part);
+  const Description d{is_double(dtype), heads,        n,           m,
+                      targets,          sources,      lengthscale, frequency,
+                      target_phase,     source_phase, real_part};
   const py::gil_scoped_release release;
   return with_precision(dtype, [&](auto zero) {
     using T = decltype(zero);
@@ -116,8 +89,12 @@ std::shared_ptr<AnyCudaPlan> make_cuda_plan(const std::string& dtype, std::int64
 std::shared_ptr<AnyCudaPlan> with_parameters(const AnyCudaPlan& any, Address lengthscale,
                                              Address frequency, Address target_phase,
                                              Address source_phase, bool real_part) {
-  const Description d =
-      describe(1, 0, 0, 0, 0, lengthscale, frequency, target_phase, source_phase, real_part);
+  Description d;  // without anchors
+  d.lengthscale = lengthscale;
+  d.frequency = frequency;
+  d.target_phase = target_phase;
+  d.source_phase = source_phase;
+  d.real_part = real_part;
   return visit(any, [&](const auto& plan) {
     using T = decltype(scalar_of(plan));
     return std::make_shared<AnyCudaPlan>(AnyCudaPlan{plan.with_parameters(kernel_of<T>(d))});
@@ -212,6 +189,8 @@ void add_cuda(py::module_& m) {
   m.attr("has_cuda") = true;
   m.def("cuda_device_count", &cuda::device_count);
   m.def("cuda_require_device", &cuda::require_device);
+  m.def("cuda_current_device", &cuda::current_device);
+  m.def("cuda_capture_id", [](Address stream) { return cuda::capture_id(stream_of(stream)); });
   m.def("cuda_storage_bytes", [](const std::string& dtype, std::int64_t heads, std::int64_t n,
                                  std::int64_t m_, bool self) {
     return with_precision(dtype, [&](auto zero) {

@@ -23,8 +23,7 @@ namespace {
 
 using Address = std::uintptr_t;
 
-// --- DLPack 0.8, as its specification lays it out; the struct's names and order are part of it
-// -----
+// DLPack 0.8, as its specification lays it out; the struct's names and order are part of it.
 
 enum DLDeviceType : std::int32_t { kDLCPU = 1, kDLCUDA = 2 };
 
@@ -96,32 +95,13 @@ std::string typestr_of(DLDataType type) {
   return "|V" + bytes;  // bfloat16 and others that NumPy has no name for
 }
 
-// --- memory of our own
-// ----------------------------------------------------------------------------
-
-/// Device memory, given back on the stream that it came on.
-class Owned {
- public:
-  Owned(std::size_t bytes, cuda::Stream stream)
-      : data_(cuda::allocate(bytes, stream)), stream_(stream) {}
-  ~Owned() { cuda::release(data_, stream_); }
-  Owned(const Owned&) = delete;
-  Owned& operator=(const Owned&) = delete;
-  [[nodiscard]] void* data() const { return data_; }
-
- private:
-  void* data_;
-  cuda::Stream stream_;
-};
-
 struct DeviceArray {
-  std::shared_ptr<Owned> memory;
+  std::shared_ptr<cuda::DeviceMemory> memory;
   std::size_t nbytes;
   std::string typestr;
   std::vector<std::int64_t> shape;
   std::vector<std::int64_t> strides;  // in elements
   cuda::Stream stream;
-  int device;
 };
 
 DeviceArray make_device_array(std::size_t nbytes, std::string typestr,
@@ -132,19 +112,18 @@ DeviceArray make_device_array(std::size_t nbytes, std::string typestr,
   }
   const auto stream = pointer<CUstream_st>(stream_address);
   const py::gil_scoped_release release;
-  return {std::make_shared<Owned>(nbytes, stream),
+  return {std::make_shared<cuda::DeviceMemory>(nbytes, stream),
           nbytes,
           std::move(typestr),
           std::move(shape),
           std::move(strides),
-          stream,
-          cuda::current_device()};
+          stream};
 }
 
 /// A tensor that is lent, with all that it points to. It may be given back without the GIL and
 /// after the interpreter's end, so nothing here is Python's.
 struct LentTensor {
-  std::shared_ptr<Owned> memory;
+  std::shared_ptr<cuda::DeviceMemory> memory;
   std::vector<std::int64_t> shape;
   std::vector<std::int64_t> strides;
   DLManagedTensor tensor{};
@@ -169,7 +148,7 @@ py::object to_dlpack(const DeviceArray& array) {
   lent->strides = array.strides;
   DLTensor& tensor = lent->tensor.dl_tensor;
   tensor.data = array.memory->data();
-  tensor.device = {kEmulated ? kDLCPU : kDLCUDA, array.device};
+  tensor.device = {kEmulated ? kDLCPU : kDLCUDA, array.memory->device()};
   tensor.ndim = static_cast<std::int32_t>(array.shape.size());
   tensor.dtype = data_type(array.typestr);
   tensor.shape = lent->shape.data();
@@ -184,9 +163,6 @@ py::object to_dlpack(const DeviceArray& array) {
   static_cast<void>(lent.release());
   return py::reinterpret_steal<py::object>(capsule);
 }
-
-// --- memory of others
-// -----------------------------------------------------------------------------
 
 using Described = std::tuple<Address, std::vector<std::int64_t>,
                              std::optional<std::vector<std::int64_t>>, std::string, int, int>;
@@ -217,14 +193,10 @@ Described read_dlpack(const py::object& capsule) {
 
 void add_to(const std::string& dtype, Address to, Address from, std::int64_t count,
             Address stream) {
-  if (dtype == "float64") {
-    cuda::add(pointer<double>(to), pointer<const double>(from), count,
-              pointer<CUstream_st>(stream));
-  } else if (dtype == "float32") {
-    cuda::add(pointer<float>(to), pointer<const float>(from), count, pointer<CUstream_st>(stream));
-  } else {
-    throw Error(ErrorCode::invalid_argument, "dtype must be float32 or float64, got " + dtype);
-  }
+  with_precision(dtype, [&](auto zero) {
+    using T = decltype(zero);
+    cuda::add(pointer<T>(to), pointer<const T>(from), count, pointer<CUstream_st>(stream));
+  });
 }
 
 }  // namespace
@@ -255,7 +227,8 @@ void add_device_array(py::module_& m) {
       .def_property_readonly(
           "pointer",
           [](const DeviceArray& array) { return reinterpret_cast<Address>(array.memory->data()); })
-      .def_readonly("device", &DeviceArray::device);
+      .def_property_readonly("device",
+                             [](const DeviceArray& array) { return array.memory->device(); });
 }
 
 }  // namespace laplex::python

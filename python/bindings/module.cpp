@@ -79,21 +79,9 @@ auto without_gil(const F& body) -> decltype(body()) {
 Description describe(const std::string& dtype, std::int64_t heads, std::int64_t n, std::int64_t m,
                      Address targets, Address sources, Address lengthscale, Address frequency,
                      Address target_phase, Address source_phase, bool real_part, int num_threads) {
-  if (dtype != "float32" && dtype != "float64") {
-    throw Error(ErrorCode::invalid_argument, "dtype must be float32 or float64, got " + dtype);
-  }
-  return {dtype == "float64",
-          heads,
-          n,
-          m,
-          targets,
-          sources,
-          lengthscale,
-          frequency,
-          target_phase,
-          source_phase,
-          real_part,
-          num_threads};
+  return {is_double(dtype), heads,        n,           m,
+          targets,          sources,      lengthscale, frequency,
+          target_phase,     source_phase, real_part,   num_threads};
 }
 
 template <class F>

@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 __all__ = ["Array", "Plan", "PlanGradients", "device_count"]
 
 #: DLPack's numbers of the devices whose memory is read: kDLCUDA; the host's only in the emulation.
-_DEVICE_TYPES = frozenset({1, 2} if getattr(_core, "cuda_emulated", False) else {2})
+_DEVICE_TYPES = frozenset({1, 2} if _core.cuda_emulated else {2})
+
+#: The address of what has no entries; not 0, which means "not given" to the core.
+_NOWHERE = 256
 
 _HALF = np.dtype(np.float16)
 _DOUBLE = np.dtype(np.float64)
-
-#: Address and bytes of memory that is not lent to the core: it allocates in stream order.
-_NOT_LENT = (0, 0)
 
 
 def device_count() -> int:
@@ -263,6 +263,9 @@ class Plan:
         self._has_phases = (theta is not None, phi is not None)
         self._oscillates = omega is not None
         self._complex = (self._oscillates or any(self._has_phases)) and not self._real_part
+        sizes = (str(self._dtype), math.prod(self._batch), self._n, self._m, self._is_self)
+        storage = _lend(targets, _core.cuda_storage_bytes(*sizes), call)
+        scratch = _lend(targets, _core.cuda_scratch_bytes(*sizes), call)
         self._core = _core.CudaPlan(
             str(self._dtype),
             math.prod(self._batch),
@@ -276,11 +279,12 @@ class Plan:
             _pointer(phi),
             self._real_part,
             call.stream,
-            *_NOT_LENT,
-            *_NOT_LENT,
+            *storage.span,
+            *scratch.span,
         )
         # The core points to these, and gives memory back on the stream: after it, as in Array.
         self._parameters = (ell, omega, theta, phi)
+        self._storage = storage
         self._stream = call.owner
         self._lengthscale_text = "on the GPU"
         if isinstance(ell, Array):
@@ -333,9 +337,10 @@ class Plan:
         dtype = self._result_dtype(values.is_complex)
         left, left_at = _new(v, shape, dtype, call.owner)
         right, right_at = _new(v, shape, dtype, call.owner)
+        work = self._workspace(v, values, call)
         self._core.half_sums(
             *self._vectors(values), self._rows(values), left_at, right_at, dtype.kind == "c",
-            *self._strides(self._n), call.stream, *_NOT_LENT,
+            *self._strides(self._n), call.stream, *work.span,
         )  # fmt: skip
         return left, right
 
@@ -352,9 +357,10 @@ class Plan:
             out, address = _new(v, shape, dtype, call.owner)
         else:
             address = _output(call, shape, dtype, values, name)
+        work = self._workspace(v, values, call)
         self._core.sum(
             *self._vectors(values), self._rows(values), address, dtype.kind == "c",
-            *self._strides(size), int(half), mode, 0, 0, call.stream, *_NOT_LENT,
+            *self._strides(size), int(half), mode, 0, 0, call.stream, *work.span,
         )  # fmt: skip
         return out
 
@@ -412,10 +418,11 @@ class Plan:
         d_omega, d_omega_at = new((), _DOUBLE)
         d_theta, d_theta_at = new((self._n,)) if self._has_phases[0] else (None, 0)
         d_phi, d_phi_at = new((self._m,)) if self._has_phases[1] else (None, 0)
+        work = _lend(v, self._core.gradient_workspace_bytes(rows, values.is_complex), call)
         self._core.vjp(
             *self._vectors(values), rows, g.pointer, g.is_complex, *self._strides(self._n),
             d_values_at, d_x_at, d_y_at, d_ell_at, d_omega_at, d_theta_at, d_phi_at, call.stream,
-            *_NOT_LENT,
+            *work.span,
         )  # fmt: skip
         if self._is_self:  # the two roles of one parameter
             _core.cuda_add(str(self._dtype), d_x_at, d_y_at, heads * self._n, call.stream)
@@ -437,18 +444,15 @@ class Plan:
         stream : int or stream, optional
             See the class's notes.
         """
-        if (sources is None) != self._is_self:
-            raise ValueError(
-                "sources were given, but this plan's sources are its targets: pass targets alone"
-                if self._is_self
-                else "sources is None, but this plan has sources of its own: pass both"
-            )
+        validation.sides(sources is not None, self._is_self)
         call = _Call(stream, targets=targets, sources=sources)
         x = _anchors(call, "targets", self._dtype, self._batch, self._n)
         y = None
         if sources is not None:
             y = _anchors(call, "sources", self._dtype, self._batch, self._m)
-        self._core.update(x.pointer, _pointer(y), call.stream, *_NOT_LENT)
+        sizes = (str(self._dtype), math.prod(self._batch), self._n, self._m, self._is_self)
+        scratch = _lend(targets, _core.cuda_scratch_bytes(*sizes), call)
+        self._core.update(x.pointer, _pointer(y), call.stream, *scratch.span)
 
     # ----------------------------------------------------------------------------------- inspection
 
@@ -512,6 +516,10 @@ class Plan:
                 f"{'the heads and ' if self._batch else ''}the number of {what} last"
             )
         return view
+
+    def _workspace(self, like: object, values: _View, call: _Call) -> _Lent:
+        nbytes = self._core.workspace_bytes(self._rows(values), values.is_complex, 0)
+        return _lend(like, nbytes, call)
 
     def _rows(self, values: _View) -> int:
         return math.prod(values.shape[: len(values.shape) - 1 - len(self._batch)])
@@ -583,8 +591,15 @@ class _Call:
         own = self._streams[name]
         if own is not None and _address_of(own) != self.stream:
             _core.cuda_synchronize(_address_of(own))
+        device = _device_of(value)
+        if device is not None and device[0] == 2 and device[1] != _core.cuda_current_device():
+            raise ValueError(
+                f"{name} is on GPU {device[1]}, but the current one is "
+                f"{_core.cuda_current_device()}: make the array's GPU the current one, as with "
+                f"cupy.cuda.Device({device[1]}) or torch.cuda.device({device[1]})"
+            )
         if interface is None:
-            return self._from_dlpack(name, value)
+            return self._from_dlpack(name, value, device)
         if interface.get("mask") is not None:
             raise ValueError(f"{name} has a mask: pass an array without one")
         if any(getattr(value, each, bool)() for each in ("is_conj", "is_neg")):
@@ -599,17 +614,16 @@ class _Call:
             bool(read_only), value,
         )  # fmt: skip
 
-    def _from_dlpack(self, name: str, value: object) -> _View:
-        device = _device_type(value)
+    def _from_dlpack(self, name: str, value: object, device: tuple[int, int] | None) -> _View:
         if device is None or not hasattr(value, "__dlpack__"):
             raise TypeError(
                 f"{name} must be a CUDA array (with __cuda_array_interface__ or __dlpack__), got "
                 f"{type(value).__name__}"
             )
-        if device not in _DEVICE_TYPES:
+        if device[0] not in _DEVICE_TYPES:
             raise TypeError(f"{name} is not in GPU memory: use laplex.Plan, or copy it to the GPU")
         # The producer makes its work come before ours; 1 is DLPack's legacy default stream.
-        stream = None if device == 1 else self.stream or 1
+        stream = None if device[0] == 1 else self.stream or 1
         capsule = value.__dlpack__(stream=stream)
         address, shape, strides, typestr, _, _ = _core.read_dlpack(capsule)
         return _contiguous(name, address, shape, strides, typestr, False, capsule)
@@ -625,7 +639,9 @@ def _contiguous(
     owner: object,
 ) -> _View:
     dtype = np.dtype(typestr)
-    if strides is not None and 0 not in shape:
+    if 0 in shape:
+        return _View(_NOWHERE, tuple(shape), dtype, read_only, owner)
+    if strides is not None:
         step = dtype.itemsize
         for size, stride in zip(reversed(shape), reversed(strides), strict=True):
             if size > 1 and stride != step:
@@ -634,26 +650,48 @@ def _contiguous(
                     f"cupy.ascontiguousarray({name}) or {name}.contiguous()"
                 )
             step *= size
-    return _View(address or 1, tuple(shape), dtype, read_only, owner)
+    # Of a complex number each part is read for itself.
+    alignment = dtype.itemsize // (2 if dtype.kind == "c" else 1)
+    if address % alignment:
+        raise ValueError(
+            f"{name} lies at an address that is no multiple of {alignment} bytes: pass a copy"
+        )
+    return _View(address, tuple(shape), dtype, read_only, owner)
 
 
 def _interface_of(value: object) -> dict[str, Any] | None:
-    if _device_type(value) == 1:  # asking further is an error to some arrays of the host
+    device = _device_of(value)
+    if device is not None and device[0] == 1:  # asking is an error to some arrays of the host
         return None
     interface: dict[str, Any] | None = getattr(value, "__cuda_array_interface__", None)
+    if (
+        interface is not None
+        and device is not None
+        and interface.get("version", 0) < 3
+        and _current_stream_of(value) is None
+    ):
+        return None  # before version 3 it names no stream to wait for: DLPack waits (JAX)
     return interface
 
 
-def _device_type(value: object) -> int | None:
-    """DLPack's number for the kind of memory, or None."""
+def _device_of(value: object) -> tuple[int, int] | None:
+    """DLPack's numbers for the kind of memory and for the device, or None."""
     device_of = getattr(value, "__dlpack_device__", None)
-    return None if device_of is None else int(device_of()[0])
+    if device_of is None:
+        return None
+    kind, number = device_of()
+    return int(kind), int(number)
+
+
+def _is_in_device_memory(value: object) -> bool:
+    device = _device_of(value)
+    return device is not None and device[0] in _DEVICE_TYPES
 
 
 def _is_on_device(value: object) -> bool:
     if isinstance(value, (np.ndarray, np.generic)):  # numbers of the host, in the emulation too
         return False
-    return _interface_of(value) is not None or _device_type(value) in _DEVICE_TYPES
+    return _interface_of(value) is not None or _is_in_device_memory(value)
 
 
 def _library_of(value: object) -> str:
@@ -688,7 +726,7 @@ def _address_of(stream: object) -> int:
 def _pointer(given: _View | Array | None) -> int:
     if given is None:
         return 0
-    return given.pointer if isinstance(given, _View) else given._memory.pointer or 1
+    return given.pointer if isinstance(given, _View) else given._memory.pointer or _NOWHERE
 
 
 def _new(
@@ -712,7 +750,7 @@ def _new(
         else:
             with cupy.cuda.ExternalStream(address) if address else cupy.cuda.Stream.null:
                 array = cupy.empty(laid, dtype)
-        return array.transpose(back), array.data.ptr or 1
+        return array.transpose(back), array.data.ptr or _NOWHERE
     if library == "torch":
         torch = sys.modules["torch"]
         device = like.device  # type: ignore[attr-defined]
@@ -726,9 +764,29 @@ def _new(
                 else torch.cuda.default_stream(device)
             ):
                 tensor = torch.empty(laid, dtype=kind, device=device)
-        return tensor.permute(back), tensor.data_ptr() or 1
+        return tensor.permute(back), tensor.data_ptr() or _NOWHERE
     own = Array(shape, dtype, stream, axes)
-    return own, own._memory.pointer or 1
+    return own, own._memory.pointer or _NOWHERE
+
+
+@dataclass
+class _Lent:
+    """Memory lent to the core, for as long as this lives."""
+
+    owner: object
+    span: tuple[int, int]  #: address and bytes; 0, 0: the core allocates, from CUDA's pool
+
+
+def _lend(like: object, nbytes: int, call: _Call) -> _Lent:
+    """Memory from the pool of the library of `like`, if it has one.
+
+    Not while the stream is captured into a graph: the pool would hand the memory out again, and the
+    graph goes on using it. What CUDA allocates in a capture is the graph's own.
+    """
+    if _library_of(like) not in ("cupy", "torch") or _core.cuda_capture_id(call.stream) is not None:
+        return _Lent(None, (0, 0))
+    owner, address = _new(like, (nbytes,), np.dtype(np.uint8), call.owner)
+    return _Lent(owner, (address, nbytes) if nbytes else (0, 0))
 
 
 # --- arguments ------------------------------------------------------------------------------------

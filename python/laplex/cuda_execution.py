@@ -6,8 +6,10 @@ Orders (the sorted anchors) are kept for as long as their anchors live. They are
 identity of the anchor tensors and by the version that PyTorch counts up at every in-place
 operation. That is enough for a backward pass. But writing through ``tensor.data`` counts nothing
 up, and gradcheck and some optimisers do so: a forward pass therefore compares the anchors with
-those that were sorted, one pass over them and a wait for the answer, unless its stream is being
-captured or `verify` is off.
+those that were sorted, one pass over them and a wait for the answer, unless `verify` is off.
+
+In a stream that is captured into a CUDA graph, the sort is captured too: every replay takes the
+anchors as they are by then, also those that an optimiser moved within the graph.
 """
 
 from __future__ import annotations
@@ -50,16 +52,15 @@ def _event(device: torch.device) -> Any:
     return event
 
 
-def _capturing() -> bool:
-    return torch.cuda.is_current_stream_capturing()
+def _capture(stream: int) -> int | None:
+    return _core.cuda_capture_id(stream)
 
 
 def _wait(event: Any, storage: Tensor) -> None:
     """Let the current stream, another than the order's, wait for the order."""
-    if not _capturing():  # torch.cuda.graph has waited for everything
-        stream = torch.cuda.current_stream(storage.device)
-        stream.wait_event(event)
-        storage.record_stream(stream)
+    stream = torch.cuda.current_stream(storage.device)
+    stream.wait_event(event)
+    storage.record_stream(stream)
 
 
 def _memory(nbytes: int, device: torch.device) -> Tensor:
@@ -68,6 +69,9 @@ def _memory(nbytes: int, device: torch.device) -> Tensor:
 
 # --- orders -------------------------------------------------------------------------------------
 
+
+Addresses = tuple[int, int]
+"""Addresses of targets and sources; 0 instead of the sources: they are the targets."""
 
 Parameters = tuple[int, int, int, int, bool]
 """Addresses of lengthscale, frequency and both phases (0: not given), and real_part."""
@@ -94,6 +98,7 @@ verify = True
 """Whether a forward pass compares anchors with those of the order that it found."""
 
 _orders: dict[tuple[Any, ...], _Order] = {}
+_captured: dict[tuple[Any, ...], _Order] = {}  # for as long as their graph is captured
 _lock = threading.RLock()  # a finaliser may run inside, on the same thread
 
 
@@ -101,12 +106,14 @@ def clear() -> None:
     """Forget every order, for instance after anchors were changed behind PyTorch's back."""
     with _lock:
         _orders.clear()
+        _captured.clear()
 
 
 def usage() -> tuple[int, int]:
     """How many orders there are, and the bytes of device memory that they hold."""
     with _lock:
-        return len(_orders), sum(order.storage.numel() for order in _orders.values())
+        orders = [*_orders.values(), *_captured.values()]
+        return len(orders), sum(order.storage.numel() for order in orders)
 
 
 def _state_of(anchors: Sequence[Tensor]) -> tuple[Any, ...]:
@@ -120,37 +127,68 @@ def _state_of(anchors: Sequence[Tensor]) -> tuple[Any, ...]:
 def _order_of(
     sig: Signature,
     given: Sequence[Tensor],
-    laid: Sequence[Tensor],
+    addresses: Addresses,
     parameters: Parameters,
     trusted: bool,
 ) -> _Order:
     """Find or build the order of targets and perhaps sources.
 
-    `given` are the caller's tensors, by which it is found; `laid` are the same, contiguous with all
-    heads; `trusted` ones are taken for what they were.
+    `given` are the caller's tensors, by which it is found; at `addresses` they are contiguous, with
+    all heads; `trusted` ones are taken for what they were.
     """
     if any(each.is_inference() for each in given):  # which have no version
-        return _build(sig, laid, parameters)
+        return _build(sig, given[0].device, addresses, parameters)
     key = (*map(id, given), sig.anchor_batch)
     state = _state_of(given)
     stream = _stream(given[0].device)
+    capture = _capture(stream)
     with _lock:
+        if capture is not None:
+            return _captured_order(sig, given, addresses, parameters, (capture, *key), state)
+        _captured.clear()  # their memory is the graph's again
         order = _orders.get(key)
         if order is not None and order.is_of(given) and order.state == state:
             if order.stream != stream:
                 _wait(order.event, order.storage)
-            if trusted or not verify or _capturing() or _holds(order, laid, stream):
+            if trusted or not verify or _holds(order, addresses, stream):
                 return order
         moved = order is not None and order.is_of(given) and order.stream == stream
         _orders.pop(key, None)  # before anything can fail
         if moved and order is not None:
-            _move(sig, order, laid, stream)
+            _move(sig, order, addresses, stream)
         else:
-            order = _build(sig, laid, parameters)
+            order = _build(sig, given[0].device, addresses, parameters)
             order.tensors = [weakref.ref(each, _forgetter(key)) for each in given]
         order.state = state
         _orders[key] = order
         return order
+
+
+def _captured_order(
+    sig: Signature,
+    given: Sequence[Tensor],
+    addresses: Addresses,
+    parameters: Parameters,
+    key: tuple[Any, ...],
+    state: tuple[Any, ...],
+) -> _Order:
+    """Find or build the order in the graph itself: nothing is looked at, all is sorted.
+
+    An order from before the capture is of no use. The graph would go on reading it, and neither
+    move it along with its anchors nor keep it alive.
+    """
+    order = _captured.get(key)
+    if order is not None and order.is_of(given) and order.state == state:
+        if order.stream != _stream(given[0].device):
+            _wait(order.event, order.storage)
+        return order
+    for old in [each for each in _captured if each[0] != key[0]]:
+        del _captured[old]
+    order = _build(sig, given[0].device, addresses, parameters)
+    order.tensors = [weakref.ref(each) for each in given]
+    order.state = state
+    _captured[key] = order
+    return order
 
 
 def _forgetter(key: tuple[Any, ...]) -> Any:
@@ -164,26 +202,25 @@ def _forgetter(key: tuple[Any, ...]) -> Any:
     return forget
 
 
-def _sizes(sig: Signature, laid: Sequence[Tensor]) -> tuple[str, int, int, int, bool]:
+def _sizes(sig: Signature, addresses: Addresses) -> tuple[str, int, int, int, bool]:
     name = "float64" if sig.dtype is torch.float64 else "float32"
-    return name, prod(sig.anchor_batch), sig.targets, sig.sources, len(laid) == 1
+    return name, prod(sig.anchor_batch), sig.targets, sig.sources, addresses[1] == 0
 
 
-def _build(sig: Signature, laid: Sequence[Tensor], parameters: Parameters) -> _Order:
-    sizes = _sizes(sig, laid)
+def _build(
+    sig: Signature, device: torch.device, addresses: Addresses, parameters: Parameters
+) -> _Order:
+    sizes = _sizes(sig, addresses)
     dtype, heads, n, m, _ = sizes
-    device = laid[0].device
     stream = _stream(device)
     storage = _memory(_core.cuda_storage_bytes(*sizes), device)
     scratch = _memory(_core.cuda_scratch_bytes(*sizes), device)
-    targets, sources = _addresses(laid)
     plan = _core.CudaPlan(
         dtype,
         heads,
         n,
         m,
-        targets,
-        sources,
+        *addresses,
         *parameters,
         stream,
         storage.data_ptr(),
@@ -194,21 +231,16 @@ def _build(sig: Signature, laid: Sequence[Tensor], parameters: Parameters) -> _O
     return _Order(plan, storage, stream, _event(device), ())
 
 
-def _holds(order: _Order, laid: Sequence[Tensor], stream: int) -> bool:
-    scratch = _memory(64, laid[0].device)
-    return order.plan.holds(*_addresses(laid), stream, scratch.data_ptr(), scratch.numel())
+def _holds(order: _Order, addresses: Addresses, stream: int) -> bool:
+    scratch = _memory(64, order.storage.device)
+    return order.plan.holds(*addresses, stream, scratch.data_ptr(), scratch.numel())
 
 
-def _move(sig: Signature, order: _Order, laid: Sequence[Tensor], stream: int) -> None:
-    scratch = _memory(_core.cuda_scratch_bytes(*_sizes(sig, laid)), laid[0].device)
-    order.plan.update(*_addresses(laid), stream, scratch.data_ptr(), scratch.numel())
-    order.event = _event(laid[0].device)
-
-
-def _addresses(laid: Sequence[Tensor]) -> tuple[int, int]:
-    """Addresses of targets and sources; 0 stands for "the targets", so no elements have another."""
-    targets = laid[0].data_ptr() or 1
-    return targets, 0 if len(laid) == 1 else laid[1].data_ptr() or 1
+def _move(sig: Signature, order: _Order, addresses: Addresses, stream: int) -> None:
+    device = order.storage.device
+    scratch = _memory(_core.cuda_scratch_bytes(*_sizes(sig, addresses)), device)
+    order.plan.update(*addresses, stream, scratch.data_ptr(), scratch.numel())
+    order.event = _event(device)
 
 
 # --- plans --------------------------------------------------------------------------------------
@@ -314,24 +346,20 @@ def plan_of(
     sig: Signature,
     given: Sequence[Tensor | None],
     laid: Sequence[Tensor | None],
+    addresses: Sequence[int],
     real_part: bool,
     trusted: bool,
 ) -> BoundPlan:
     """Find or build the plan of targets, sources, lengthscale, frequency and both phases.
 
     `given` are the caller's tensors; `laid` are the same in the core's dtypes, contiguous with all
-    heads. `trusted`: nothing wrote to the anchors without PyTorch's knowledge.
+    heads, and `addresses` their memory (0: not given). `trusted`: nothing wrote to the anchors
+    without PyTorch's knowledge.
     """
-    device = laid[0].device  # type: ignore[union-attr]  # targets are always given
-    # An empty tensor has no address, and is there all the same.
-    ell, omega, theta, phi = (0 if each is None else each.data_ptr() or 1 for each in laid[2:])
+    x, y, ell, omega, theta, phi = addresses
     parameters = (ell, omega, theta, phi, real_part)
+    anchors = [each for each in given[:2] if each is not None]
+    device = anchors[0].device
     with _on(device):
-        order = _order_of(
-            sig,
-            [each for each in given[:2] if each is not None],
-            [each for each in laid[:2] if each is not None],
-            parameters,
-            trusted,
-        )
+        order = _order_of(sig, anchors, (x, y), parameters, trusted)
         return BoundPlan(order.plan.with_parameters(*parameters), device, (order.storage, *laid))

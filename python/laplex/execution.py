@@ -329,7 +329,7 @@ def plan_of(
         pointers[position] = _pointer(tensor)
     assert kept[0] is not None  # targets are always given
     if cuda_execution.takes(kept[0]):
-        return cuda_execution.plan_of(sig, anchors, kept, real_part, backward)
+        return cuda_execution.plan_of(sig, anchors, kept, pointers, real_part, backward)
     heads = prod(sig.anchor_batch)
     x, y, ell, omega, theta, phi = pointers
     return _core.cached_plan(

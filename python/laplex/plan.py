@@ -354,12 +354,7 @@ class Plan:
         sources : array [..., m]; must be None exactly in the self case
         """
         x = self._moved("targets", targets, self._x_shape)
-        if (sources is None) != (self._y_shape is None):
-            raise ValueError(
-                "sources were given, but this plan's sources are its targets: pass targets alone"
-                if self._y_shape is None
-                else "sources is None, but this plan has sources of its own: pass both"
-            )
+        validation.sides(sources is not None, self._y_shape is None)
         y = None if self._y_shape is None else self._moved("sources", sources, self._y_shape)
         x_heads = self._spread(x, self._dtype, (self._n,))
         y_heads = None if y is None else self._spread(y, self._dtype, (self._m,))

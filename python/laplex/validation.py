@@ -93,6 +93,16 @@ def scalars(name: str, value: object) -> Array:
     return array.astype(np.float64)
 
 
+def sides(has_sources: bool, is_self: bool) -> None:
+    """Refuse an update of a plan with the sides of another one."""
+    if has_sources and is_self:
+        raise ValueError(
+            "sources were given, but this plan's sources are its targets: pass targets alone"
+        )
+    if not has_sources and not is_self:
+        raise ValueError("sources is None, but this plan has sources of its own: pass both")
+
+
 def num_threads(value: object) -> int:
     """A thread count; None means the default (0 for the core)."""
     if value is None:

@@ -54,7 +54,7 @@ TEST(CudaStreams, SmallGraphOfAProductAndItsGradients) {
     cudaGraphExec_t executable = nullptr;
     check(cudaStreamBeginCapture(own.stream, cudaStreamCaptureModeGlobal));
     call();
-    EXPECT_THROW(Plan<float>(device.kernel(), own.stream), Error);
+    EXPECT_THROW(Plan<float>(device.kernel(), own.stream), Error);  // it would own memory
     check(cudaStreamEndCapture(own.stream, &graph));
     check(cudaGraphInstantiate(&executable, graph, 0));
     // Replayed on other values in the same memory.

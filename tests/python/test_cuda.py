@@ -25,6 +25,7 @@ pytestmark = pytest.mark.skipif(
     not (EMULATED or HAS_GPU or os.environ.get("LAPLEX_REQUIRE_GPU") == "1"),
     reason="no GPU, or a build without CUDA",
 )
+emulated_only = pytest.mark.skipif(not EMULATED, reason="feigns a capture")
 gpu_only = pytest.mark.skipif(EMULATED, reason="needs a GPU")
 
 
@@ -240,6 +241,31 @@ def test_anchors_without_a_version(orders):
     assert orders() == 0
 
 
+@emulated_only
+def test_a_capture_sorts_for_itself_and_leaves_nothing(orders, monkeypatch):
+    built = []
+    build = cuda_execution._build
+    monkeypatch.setattr(cuda_execution, "_build", lambda *args: built.append(1) or build(*args))
+    x = torch.rand(30).requires_grad_()
+    values = torch.ones(30)
+    want = laplex.matvec(values, x)
+    for capture in (1, 2):
+        monkeypatch.setattr(cuda_execution, "_capture", lambda stream, number=capture: number)
+        built.clear()
+        loss = laplex.matvec(values, x)
+        assert torch.equal(loss, want)
+        loss.sum().backward()
+        assert built == [1], "the backward pass finds the order of its forward pass"
+        with torch.no_grad():
+            x += 0.0  # an optimiser's step
+        laplex.matvec(values, x)
+        assert built == [1, 1], "anchors that moved are sorted again"
+        assert orders() == 2, "of the capture, and from before; none of the capture before"
+    monkeypatch.setattr(cuda_execution, "_capture", lambda stream: None)
+    assert torch.equal(laplex.matvec(values, x), want)
+    assert orders() == 1
+
+
 # --- what only a GPU has --------------------------------------------------------------------------
 
 
@@ -261,6 +287,45 @@ def test_a_graph_replays_a_product():
     graph.replay()
     torch.cuda.synchronize()
     assert torch.equal(result, laplex.matvec(values, x, lengthscale=ell))
+
+
+@gpu_only
+@pytest.mark.parametrize("n", [300, 20000])
+def test_a_graph_replays_steps_that_move_the_anchors(n):
+    def start() -> tuple[Tensor, torch.optim.Optimizer]:
+        x = torch.linspace(0, 1, n, device="cuda").requires_grad_()
+        return x, torch.optim.SGD([x], lr=0.3)
+
+    values = torch.randn(n, device="cuda", generator=torch.Generator("cuda").manual_seed(1))
+    ell = torch.tensor(0.1, dtype=torch.float64, device="cuda")
+
+    def step(x: Tensor, optimiser: torch.optim.Optimizer) -> Tensor:
+        optimiser.zero_grad(set_to_none=False)
+        result = laplex.matvec(values, x, lengthscale=ell)
+        result.square().mean().backward()
+        optimiser.step()
+        return result
+
+    x, optimiser = start()
+    eager = [step(x, optimiser).detach().clone() for _ in range(5)]
+    assert not torch.equal(eager[0], eager[-1])
+
+    x, optimiser = start()
+    x.grad = torch.zeros_like(x)
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        step(x, optimiser)  # one to warm up
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = step(x, optimiser)
+    for want in eager[1:]:
+        graph.replay()
+        assert torch.equal(result, want)
+    laplex.plan_cache.clear()
+    graph.replay()
+    torch.testing.assert_close(laplex.matvec(values, x, lengthscale=ell), step(x, optimiser))
 
 
 @gpu_only

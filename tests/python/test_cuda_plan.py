@@ -26,7 +26,9 @@ on_device = pytest.mark.skipif(
     reason="no GPU, or a build without CUDA",
 )
 emulated_only = pytest.mark.skipif(not EMULATED, reason="device memory must be the host's")
-gpu_only = pytest.mark.skipif(EMULATED or not HAS_GPU, reason="needs a GPU")
+gpu_only = pytest.mark.skipif(
+    EMULATED or not (HAS_GPU or os.environ.get("LAPLEX_REQUIRE_GPU") == "1"), reason="needs a GPU"
+)
 
 
 class Interface:
@@ -440,6 +442,74 @@ def test_streams():
     stream.synchronize()
     assert torch.equal(inside, want)
     assert torch.equal(given, want)
+
+
+@emulated_only
+def test_what_the_core_is_lent(monkeypatch):
+    lent = []
+    new = laplex.cuda._new
+
+    def spy(like, shape, dtype, *rest):
+        if dtype == np.uint8:
+            lent.append(shape[0])
+        return new(like, shape, dtype, *rest)
+
+    monkeypatch.setattr(laplex.cuda, "_new", spy)
+    x = torch.rand(9000, dtype=torch.float64)
+    plan = laplex.cuda.Plan(x)
+    assert lent[0] == plan.nbytes - 8 == 108288  # and a lengthscale
+    values = torch.randn(9000, dtype=torch.float64)
+    lent.clear()
+    want = laplex.cuda.Plan(Interface(x.numpy())).apply(Interface(values.numpy()))
+    assert lent == []  # of a library without a pool
+    np.testing.assert_array_equal(plan.apply(values).numpy(), want.numpy())
+    assert lent == [plan._core.workspace_bytes(1, False, 0)]
+    lent.clear()
+    plan.vjp(values, values)
+    plan.update(x + 1)
+    assert len(lent) == 2
+
+
+@emulated_only
+def test_addresses_that_do_not_fit():
+    bytes_ = np.zeros(8 * 5 + 4, np.uint8)
+    odd = bytes_[2:42].view(np.float64)
+    with pytest.raises(ValueError, match="targets lies at an address that is no multiple of 8"):
+        laplex.cuda.Plan(Interface(odd))
+    plan = laplex.cuda.Plan(Interface(np.arange(5.0, dtype=np.float32)))
+    fits = np.zeros(44, np.uint8)
+    start = 4 if fits.ctypes.data % 8 == 0 else 0
+    half_way = fits[start : start + 40].view(np.complex64)
+    plan.apply(Interface(half_way))
+
+
+@emulated_only
+def test_arrays_of_another_gpu_and_arrays_that_name_no_stream(monkeypatch):
+    class Elsewhere(Interface):
+        def __dlpack_device__(self):
+            return (2, 3)
+
+    with pytest.raises(ValueError, match="targets is on GPU 3, but the current one is 0: make"):
+        laplex.cuda.Plan(Elsewhere(np.arange(3.0)))
+
+    class Unready(Interface):  # as JAX's arrays are: version 2, and a DLPack that waits
+        waited = 0
+
+        def __init__(self, array):
+            super().__init__(array, version=2)
+
+        def __dlpack_device__(self):
+            return (2, 0)
+
+        def __dlpack__(self, *, stream):
+            assert stream == 1
+            Unready.waited += 1
+            return self.array.__dlpack__()
+
+    x = np.arange(3.0)
+    plan = laplex.cuda.Plan(Unready(x))
+    assert Unready.waited == 1
+    np.testing.assert_array_equal(plan.apply(Unready(x)).numpy(), plan.apply(Interface(x)).numpy())
 
 
 def test_without_a_device():

@@ -86,7 +86,7 @@ __device__ inline Gap<T, D, P> gap_between(T above, T below, const LineRate& r) 
   Gap<T, D, P> gap{};
   const double a = static_cast<double>(above);
   const double b = static_cast<double>(below);
-  gap.zero = !(above > below);
+  gap.zero = above == below;
   if constexpr (Gap<T, D, P>::kShortForm) {
     gap.tau = (a - b) * r.inverse;
     gap.factor = gap.tau < 0.25 ? -short_loss(gap.tau) : full_decay<double>(a, b, r.rate);

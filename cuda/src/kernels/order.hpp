@@ -7,10 +7,16 @@
 
 namespace laplex::cuda::detail {
 
+/// The head of an entry of arrays [heads, count]. A division of 64 bits takes longer than the
+/// memory that most of these kernels move.
+__device__ inline std::int64_t head_of(std::int64_t entry, std::int64_t heads, std::int64_t count) {
+  return heads == 1 ? 0 : entry / count;
+}
+
 /// Where entry `entry` of arrays [heads, count] in the order of `index` lies in them; null: there.
-__device__ inline std::int64_t unsorted(const std::uint32_t* index, std::int64_t count,
-                                        std::int64_t entry) {
-  return index == nullptr ? entry : entry / count * count + index[entry];
+__device__ inline std::int64_t unsorted(const std::uint32_t* index, std::int64_t heads,
+                                        std::int64_t count, std::int64_t entry) {
+  return index == nullptr ? entry : head_of(entry, heads, count) * count + index[entry];
 }
 
 /// What is found about one array.
@@ -47,12 +53,12 @@ __global__ void __launch_bounds__(kFlatThreads) look_kernel(LookJob<T> job) {
   if (entry >= job.heads * job.count) {
     return;
   }
-  const std::int64_t at = unsorted(job.index, job.count, entry);
+  const std::int64_t at = unsorted(job.index, job.heads, job.count, entry);
   const T value = job.values[at];
   if (!std::isfinite(value)) {
     atomicMin(&job.findings->first_bad, static_cast<unsigned long long>(at));
-  } else if (entry % job.count > 0 &&
-             job.values[unsorted(job.index, job.count, entry - 1)] > value) {
+  } else if (entry > head_of(entry, job.heads, job.count) * job.count &&
+             job.values[unsorted(job.index, job.heads, job.count, entry - 1)] > value) {
     atomicOr(&job.findings->descents, 1ULL);
   }
 }
@@ -74,7 +80,7 @@ __global__ void __launch_bounds__(kFlatThreads) gather_kernel(GatherJob<T> job) 
   if (entry >= job.heads * job.count) {
     return;
   }
-  const std::int64_t other = unsorted(job.index, job.count, entry);
+  const std::int64_t other = unsorted(job.index, job.heads, job.count, entry);
   job.out[job.inverse ? other : entry] = job.values[job.inverse ? entry : other];
 }
 
@@ -95,7 +101,7 @@ __global__ void __launch_bounds__(kFlatThreads) compare_kernel(CompareJob<T> job
   if (entry >= job.heads * job.count) {
     return;
   }
-  if (!(job.values[unsorted(job.index, job.count, entry)] == job.position[entry])) {
+  if (!(job.values[unsorted(job.index, job.heads, job.count, entry)] == job.position[entry])) {
     atomicOr(&job.findings->descents, 1ULL);
   }
 }
@@ -110,7 +116,40 @@ struct CountJob {
 inline __global__ void __launch_bounds__(kFlatThreads) count_kernel(CountJob job) {
   const std::int64_t entry = thread_number();
   if (entry < job.heads * job.count) {
-    job.index[entry] = static_cast<std::uint32_t>(entry % job.count);
+    job.index[entry] =
+        static_cast<std::uint32_t>(entry - head_of(entry, job.heads, job.count) * job.count);
+  }
+}
+
+/// a <= b as the sort sees it: NaN lies beyond infinity, on the side of its sign. In a captured
+/// stream nobody looks for NaN before anchors are merged, and no count may leave its range then.
+template <class T>
+__host__ __device__ inline bool at_or_below(T a, T b) {
+  if (a <= b) {
+    return true;
+  }
+  if (a > b) {
+    return false;
+  }
+  const auto beyond = [](T z) { return z == z ? 0 : std::signbit(z) ? -1 : 1; };
+  return beyond(a) <= beyond(b);
+}
+
+/// Makes NaN of infinities, which have no distance to one another. NaN then spreads to all results.
+template <class T>
+struct ForbidJob {
+  T* position;
+  std::int64_t count;
+};
+
+template <class T>
+__global__ void __launch_bounds__(kFlatThreads) forbid_kernel(ForbidJob<T> job) {
+  const std::int64_t entry = thread_number();
+  if (entry < job.count) {
+    const T place = job.position[entry];
+    if (std::isinf(place)) {
+      job.position[entry] = std::copysign(place - place, place);
+    }
   }
 }
 
@@ -123,7 +162,7 @@ __device__ inline std::int64_t merge_path(const T* sources, std::int64_t m, cons
   while (least < most) {
     const std::int64_t middle = least + (most - least) / 2;
     // Source `middle` is among them if it is not above the target it would displace.
-    if (sources[middle] <= targets[item - 1 - middle]) {
+    if (at_or_below(sources[middle], targets[item - 1 - middle])) {
       least = middle + 1;
     } else {
       most = middle;
@@ -196,7 +235,8 @@ __global__ void __launch_bounds__(kInterleaveThreads) interleave_kernel(Interlea
   std::int64_t t = item - s;
   unsigned bits = 0;
   for (int k = 0; k < kByteItems && item + k < count; ++k) {
-    const bool source = t >= num_targets || (s < num_sources && sources[s] <= targets[t]);
+    const bool source =
+        t >= num_targets || (s < num_sources && at_or_below(sources[s], targets[t]));
     bits |= (source ? 1U : 0U) << k;
     s += source ? 1 : 0;
     t += source ? 0 : 1;

@@ -2,6 +2,7 @@
 #include "runtime.hpp"
 
 #include "emulated_runtime.hpp"
+#include "kernels/order.hpp"
 
 #include <algorithm>
 #include <cstdlib>
@@ -42,6 +43,10 @@ int runtime_version() noexcept {
 }
 int current_device() noexcept {
   return 0;
+}
+void set_current_device(int) noexcept {}
+std::optional<std::uint64_t> capture_id(Stream) {
+  return runtime().capture;
 }
 void* allocate(std::size_t bytes, Stream) {
   if (bytes == 0) {
@@ -87,10 +92,6 @@ template void add<double>(double*, const double*, std::int64_t, Stream);
 
 namespace detail {
 
-bool is_capturing(Stream) {
-  return runtime().capturing;
-}
-
 template <class T>
 void sort_pairs(const SortJob<T>& job, Memory, Stream) {
   ++runtime().sorts;
@@ -98,8 +99,9 @@ void sort_pairs(const SortJob<T>& job, Memory, Stream) {
     const T* const keys = job.keys + s * job.count;
     std::vector<std::int64_t> order(static_cast<std::size_t>(job.count));
     std::iota(order.begin(), order.end(), 0);
-    std::stable_sort(order.begin(), order.end(),
-                     [&](std::int64_t a, std::int64_t b) { return keys[a] < keys[b]; });
+    std::stable_sort(order.begin(), order.end(), [&](std::int64_t a, std::int64_t b) {
+      return !at_or_below(keys[b], keys[a]);
+    });
     std::int64_t to = s * job.count;
     for (const std::int64_t from : order) {
       job.sorted_keys[to] = keys[from];

@@ -52,7 +52,7 @@ LAPLEX_HOST_DEVICE inline double decay_modulus(Distance d, double lengthscale) {
   if (t < kExactExponent) {
     return std::exp(-t);
   }
-  if (!(t < kLargestExponent)) {
+  if (t >= kLargestExponent) {  // not so for NaN, which makes NaN
     return 0.0;
   }
   const double remainder = std::fma(-t, lengthscale, d.high) + d.low;

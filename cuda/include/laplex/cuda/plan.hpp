@@ -2,18 +2,22 @@
 ///
 /// What differs from the CPU's, and why:
 ///  * A plan holds the order of the anchors alone. Lengthscales, frequencies and phases are read
-///  where
-///    they are, at every call, so that they may be trained without a new plan: their memory must
-///    live as long as the plan is used.
+///    where they are, at every call, so that they may be trained without a new plan: their memory
+///    must live as long as the plan is used.
 ///  * Construction and update() look at the anchors and wait for what they find (NaN; already
-///  sorted);
-///    products and gradients never wait for the device, allocate nothing if given a workspace, and
-///    can be captured in a CUDA graph.
+///    sorted). Products and gradients never wait for the device, and allocate nothing if given a
+///    workspace.
 ///  * Sums are accumulated in double, in a fixed order: the same input gives the same bits, run for
-///  run.
+///    run.
+///
+/// **In a stream that is captured into a graph** products and gradients are captured as they are,
+/// and go on with the order that the plan has. update(), or a plan built there in storage that is
+/// lent, is captured as a sort: every replay then takes the anchors as they are by then. Nothing is
+/// looked at: NaN among them makes NaN. What was captured is so of the plan only once the graph has
+/// run, and every pointer and all lent memory must live as long as the graph is replayed.
 ///
 /// Everything runs on the current device and on the given stream; pointers are device pointers of
-/// that device unless said otherwise. This header needs no CUDA header.
+/// that device unless said otherwise, aligned to their numbers. This header needs no CUDA header.
 #pragma once
 
 #include <laplex/cuda/device.hpp>
@@ -26,7 +30,8 @@
 
 namespace laplex::cuda {
 
-/// Device memory lent by the caller. Null: the library allocates for itself, ordered in the stream.
+/// Device memory lent by the caller, aligned to 16 bytes. Null: the library allocates for itself,
+/// ordered in the stream.
 struct Memory {
   void* data = nullptr;
   std::size_t bytes = 0;
@@ -72,8 +77,9 @@ class Plan {
   ///
   /// `storage` holds the order from then on (storage_bytes); `scratch` is used until the call
   /// returns (scratch_bytes). Without storage the stream must outlive the plan, which gives its
-  /// memory back in it. Waits for the stream once. Throws Error: NaN or infinite anchors,
-  /// lengthscale not positive, impossible sizes, no memory, no device.
+  /// memory back in it. Waits for the stream, once for each of anchors, lengthscale and frequency.
+  /// Throws Error: NaN or infinite anchors, lengthscale not positive, impossible sizes, memory
+  /// that is too small or not aligned, no memory, no device.
   Plan(const Kernel<T>& kernel, Stream stream, Memory storage = {}, Memory scratch = {});
 
   /// A plan on the same anchors with other lengthscales, frequencies, phases or real_part. Only
@@ -82,7 +88,8 @@ class Plan {
   [[nodiscard]] Plan with_parameters(const Kernel<T>& kernel) const;
 
   /// Moves the anchors, for all copies of this plan too. An order that is still right is kept. The
-  /// plan is unchanged if this throws. Waits for the stream once.
+  /// plan is unchanged if this throws. Waits for the stream once. Throws Error also if anchors that
+  /// ascended no longer do, and a graph was captured that takes them for sorted.
   void update(const T* targets, const T* sources, Stream stream, Memory scratch = {});
 
   /// Whether the plan's anchors are these, number by number. Waits for the stream once; `scratch`
@@ -109,7 +116,8 @@ class Plan {
                                                  bool self);
   [[nodiscard]] static std::size_t scratch_bytes(std::int64_t heads, std::int64_t n, std::int64_t m,
                                                  bool self);
-  /// For products of `rows` rows a head; `values_complex` as in the call.
+  /// For products of `rows` rows a head, with anchors as the plan has them: to be asked again after
+  /// an update() of anchors that ascended; `values_complex` as in the call.
   [[nodiscard]] std::size_t workspace_bytes(std::int64_t rows, bool values_complex,
                                             Term term = {}) const;
   /// For all gradients at once; those of fewer take no more.
