@@ -212,6 +212,7 @@ def _build(
 ) -> _Order:
     sizes = _sizes(sig, addresses)
     dtype, heads, n, m, _ = sizes
+    targets, sources = addresses
     stream = _stream(device)
     storage = _memory(_core.cuda_storage_bytes(*sizes), device)
     scratch = _memory(_core.cuda_scratch_bytes(*sizes), device)
@@ -220,7 +221,8 @@ def _build(
         heads,
         n,
         m,
-        *addresses,
+        targets,
+        sources,
         *parameters,
         stream,
         storage.data_ptr(),
