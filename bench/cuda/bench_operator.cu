@@ -477,7 +477,8 @@ double free_bytes() {
   return static_cast<double>(free);
 }
 
-/// A billion anchors a side in random order, in one card's memory. The product is its own cotangent.
+/// A billion anchors a side in random order, in one card's memory. The product is its own
+/// cotangent.
 void huge(const Bench& bench, std::int64_t n) {
   const cudaStream_t stream = bench.stream;
   const double free_before = free_bytes();
