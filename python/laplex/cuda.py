@@ -201,6 +201,13 @@ class Plan:
     been handed to JAX or copied to the host; a stream given by its address must outlive what was
     made on it.
 
+    In a stream that is captured into a CUDA graph, products and gradients are captured with the
+    order that the plan has, and :meth:`update` as a sort: every replay takes the anchors as they
+    are by then. Nothing is looked at there, and NaN makes NaN. The plan itself is built before.
+
+    Memory to work in comes from the pool of CuPy or PyTorch where the arrays are theirs, otherwise,
+    and in a capture, from CUDA's.
+
     Sums are accumulated in float64, as in :class:`laplex.Plan`, but in another order: results agree
     to rounding, and from run to run bit for bit.
 
@@ -212,7 +219,7 @@ class Plan:
         For arrays that are not on the GPU; for types that do not fit.
     ValueError
         For NaN or infinite anchors, a lengthscale that is not positive, shapes that do not fit,
-        arrays that are not contiguous.
+        arrays that are not contiguous, not aligned to their numbers, or on another GPU.
     MemoryError
         If the GPU's memory does not suffice.
     """
@@ -435,7 +442,7 @@ class Plan:
         """Moves the anchors (after an optimiser step); everything else stays.
 
         An order that is still right is kept. If this raises, the plan is unchanged. Waits for the
-        stream.
+        stream, unless it is captured into a graph: see the class's notes.
 
         Parameters
         ----------

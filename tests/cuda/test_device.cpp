@@ -7,6 +7,7 @@
 
 #include <cuda_runtime.h>
 
+#include <cmath>
 #include <string>
 
 namespace laplex::cuda::tests {
@@ -69,6 +70,58 @@ TEST(CudaStreams, SmallGraphOfAProductAndItsGradients) {
     EXPECT_EQ(dx.host(), want_dx);
     check(cudaGraphExecDestroy(executable));
     check(cudaGraphDestroy(graph));
+  }
+}
+
+TEST(CudaStreams, SmallGraphOfAnUpdateFollowsTheAnchors) {
+  for (const std::int64_t n : {500, 9000}) {
+    const Case<float> first = make_case<float>(Form::real, Anchors::uniform, n, n, 3);
+    const DeviceCase<float> device(first);
+    const OwnStream own;
+    Plan<float> plan(device.kernel(), own.stream);
+    const auto v = draw_values<float>(n, 1);
+    const OnDevice<float> values(v);
+    const OnDevice<float> result(static_cast<std::size_t>(n), 9.0F);
+    const std::size_t scratch = Plan<float>::scratch_bytes(1, n, n, false);
+    const std::size_t workspace = plan.workspace_bytes(1, false) + 1;
+    const OnDevice<unsigned char> sorting(scratch, 0);
+    const OnDevice<unsigned char> work(workspace, 0);
+    const auto capture = [&](Memory lent_to_sort, Memory lent_to_work) {
+      cudaGraph_t graph = nullptr;
+      cudaGraphExec_t executable = nullptr;
+      check(cudaStreamBeginCapture(own.stream, cudaStreamCaptureModeThreadLocal));
+      plan.update(device.kernel().targets, device.kernel().sources, own.stream, lent_to_sort);
+      plan.apply({values.data(), false, {n, n}}, 1, {result.data(), false, {n, n}}, own.stream,
+                 Mode::plain, {}, lent_to_work);
+      check(cudaStreamEndCapture(own.stream, &graph));
+      check(cudaGraphInstantiate(&executable, graph, 0));
+      check(cudaGraphDestroy(graph));
+      return executable;
+    };
+    const auto move_to = [&](const Case<float>& c) {
+      upload(const_cast<float*>(device.kernel().targets), c.x.data(), c.x.size() * 4);
+      upload(const_cast<float*>(device.kernel().sources), c.y.data(), c.y.size() * 4);
+    };
+    for (const bool lends : {true, false}) {  // or memory that is the graph's own
+      cudaGraphExec_t const graph = capture(lends ? Memory{sorting.data(), scratch} : Memory{},
+                                            lends ? Memory{work.data(), workspace} : Memory{});
+      for (const Anchors anchors : {Anchors::grid, Anchors::uniform}) {
+        const Case<float> c = make_case<float>(Form::real, anchors, n, n, 8);
+        move_to(c);
+        check(cudaGraphLaunch(graph, own.stream));
+        check(cudaStreamSynchronize(own.stream));
+        EXPECT_EQ(result.host(), device_product<float>(DeviceCase<float>(c).plan(), v, 1));
+      }
+      Case<float> bad = first;
+      bad.x[7] = HUGE_VALF;
+      bad.y[3] = std::nanf("");
+      move_to(bad);
+      check(cudaGraphLaunch(graph, own.stream));
+      check(cudaStreamSynchronize(own.stream));
+      for (const float each : result.host())
+        ASSERT_TRUE(std::isnan(each));
+      check(cudaGraphExecDestroy(graph));
+    }
   }
 }
 
