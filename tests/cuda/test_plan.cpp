@@ -376,12 +376,12 @@ TYPED_TEST(CudaPlan, EmulationOfACapturedUpdateSortsWithoutLooking) {
     }
     Case<T> one = c;
     one.x[5] = std::numeric_limits<T>::infinity();
+    const DeviceCase<T> worse(many);
     const std::int64_t waits = emulation::runtime().waits;
     const auto captured = [&](const DeviceCase<T>& from) {
       const Capture capture;
       return Plan<T>(from.kernel(), kStream, {kept.data(), storage}, {lent.data(), scratch});
     };
-    const DeviceCase<T> worse(many);
     Plan<T> plan = captured(worse);
     {
       const Capture capture;
