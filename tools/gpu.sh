@@ -135,6 +135,9 @@ elif ! "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'
   skip "Python tests" "the torch of $python sees no GPU: install a CUDA build of it that fits driver $driver"
 else
   step "Python tests" python_tests
+  if ! "$python" -c 'import cupy' 2>/dev/null; then
+    skip "CuPy's arrays" "$python has no cupy: pip install cupy-cuda13x, or that of the driver's CUDA"
+  fi
 fi
 
 # --- measurements --------------------------------------------------------------------------------

@@ -80,7 +80,9 @@ void* allocate(std::size_t bytes, Stream stream) {
 
 void release(void* memory, Stream stream) noexcept {
   if (memory != nullptr) {
-    static_cast<void>(cudaFreeAsync(memory, stream));
+    if (cudaFreeAsync(memory, stream) != cudaSuccess) {
+      static_cast<void>(cudaGetLastError());  // nobody else's
+    }
   }
 }
 

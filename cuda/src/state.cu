@@ -62,6 +62,16 @@ void check_sides(std::int64_t heads, std::int64_t n, std::int64_t m, bool self) 
   }
 }
 
+template <class T>
+void check_array(const T* values, std::int64_t count, const char* name) {
+  if (count > 0) {
+    if (values == nullptr) {
+      invalid(std::string(name) + " is a null pointer");
+    }
+    check_aligned(values, sizeof(T), name);
+  }
+}
+
 /// Looks at arrays [heads, count] on the device, at all of them before it waits for what was found.
 /// In a stream that is captured nothing can be waited for, and nothing is looked at.
 template <class T>
@@ -83,12 +93,7 @@ class Inspection {
   /// Looks at one more, in the order of `index` if there is one.
   void look(const char* name, const T* values, std::int64_t count,
             const std::uint32_t* index = nullptr) {
-    if (heads_ * count > 0) {
-      if (values == nullptr) {
-        invalid(std::string(name) + " is a null pointer");
-      }
-      check_aligned(values, sizeof(T), name);
-    }
+    check_array(values, heads_ * count, name);
     if (captured_) {
       return;
     }
@@ -249,6 +254,10 @@ void State<T>::order(Array& side, const T* given, std::int64_t count, bool keeps
   if (all == 0) {
     return;
   }
+  if (in_place && !keeps) {
+    // Not read, but right, should a captured update that has not run yet say that it is to be read.
+    launch(count_kernel, one_thread_each(all), stream, CountJob{side.index, heads_, count});
+  }
   if (in_place || keeps) {
     launch(gather_kernel<T>, one_thread_each(all), stream,
            GatherJob<T>{given, side.order(), heads_, count, side.position, false});
@@ -283,13 +292,22 @@ void State<T>::interleave(Stream stream) {
 }
 
 template <class T>
-void State<T>::update(const T* targets, const T* sources, Stream stream, Memory scratch) {
+void State<T>::check_given(const T* targets, const T* sources) const {
   if (self_ && sources != nullptr && m_ > 0) {
-    invalid("this plan's sources are its targets: update it with targets alone");
+    invalid("this plan's sources are its targets: give targets alone");
   }
-  if (!self_ && sources == nullptr && m_ > 0) {
+  if (!self_ && sources == nullptr && heads_ * m_ > 0) {
     invalid("sources are missing: this plan has sources of its own");
   }
+  check_array(targets, heads_ * n_, "targets");
+  if (!self_) {
+    check_array(sources, heads_ * m_, "sources");
+  }
+}
+
+template <class T>
+void State<T>::update(const T* targets, const T* sources, Stream stream, Memory scratch) {
+  check_given(targets, sources);
   const Lent lent(scratch, scratch_bytes(heads_, n_, m_, self_), stream, "scratch");
   // In the old order, which hardly moves when a step of the optimiser is small.
   Inspection<T> inspection(heads_, lent.data(), stream);
@@ -322,6 +340,7 @@ bool State<T>::holds(const T* targets, const T* sources, Stream stream, Memory s
                 "whether a plan's anchors are these is asked while the stream is captured into a "
                 "graph, and the answer has to be waited for: ask before the capture");
   }
+  check_given(targets, sources);
   const Lent lent(scratch, sizeof(Findings), stream, "scratch");
   auto* const findings = static_cast<Findings*>(lent.data());
   launch(reset_kernel, {1, kWarp}, stream, ResetJob{findings, 1});

@@ -47,6 +47,7 @@ class State {
     /// The index, or null where the anchors are in place.
     [[nodiscard]] const std::uint32_t* order() const { return in_place ? nullptr : index; }
   };
+  void check_given(const T* targets, const T* sources) const;
   /// Cuts the storage; with null memory it only counts.
   void lay_out(Cutter& cut);
   void order(Array& side, const T* given, std::int64_t count, bool keeps, bool in_place,

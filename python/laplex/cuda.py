@@ -203,7 +203,9 @@ class Plan:
 
     In a stream that is captured into a CUDA graph, products and gradients are captured with the
     order that the plan has, and :meth:`update` as a sort: every replay takes the anchors as they
-    are by then. Nothing is looked at there, and NaN makes NaN. The plan itself is built before.
+    are by then. Nothing is looked at there, and NaN makes NaN. The plan itself is built before, and
+    update comes first in a capture that has both. The plan, and all arrays of the calls, must live
+    as long as the graph is replayed. Results must be ``out``, or arrays of CuPy or PyTorch.
 
     Memory to work in comes from the pool of CuPy or PyTorch where the arrays are theirs, otherwise,
     and in a capture, from CUDA's.
@@ -248,6 +250,11 @@ class Plan:
             target_phase=target_phase,
             source_phase=source_phase,
         )
+        if _core.cuda_capture_id(call.stream) is not None:
+            raise RuntimeError(
+                "a plan is built while its stream is captured into a graph, and has to wait for "
+                "what it finds in the anchors: build it before the capture"
+            )
         x = _anchors(call, "targets")
         self._dtype = x.dtype
         self._batch = x.shape[:-1]
@@ -772,6 +779,11 @@ def _new(
             ):
                 tensor = torch.empty(laid, dtype=kind, device=device)
         return tensor.permute(back), tensor.data_ptr() or _NOWHERE
+    if _core.cuda_capture_id(address) is not None:
+        raise RuntimeError(
+            "a result would be allocated while the stream is captured into a graph, and belong to "
+            "the graph: pass out, allocated before the capture, or arrays of CuPy or PyTorch"
+        )
     own = Array(shape, dtype, stream, axes)
     return own, own._memory.pointer or _NOWHERE
 

@@ -98,7 +98,9 @@ verify = True
 """Whether a forward pass compares anchors with those of the order that it found."""
 
 _orders: dict[tuple[Any, ...], _Order] = {}
-_captured: dict[tuple[Any, ...], _Order] = {}  # for as long as their graph is captured
+# Of the graph that is being captured: forgotten by the next call outside, or with their anchors.
+# (A call outside on another thread makes a capture sort once more.)
+_captured: dict[tuple[Any, ...], _Order] = {}
 _lock = threading.RLock()  # a finaliser may run inside, on the same thread
 
 
@@ -144,7 +146,9 @@ def _order_of(
     capture = _capture(stream)
     with _lock:
         if capture is not None:
-            return _captured_order(sig, given, addresses, parameters, (capture, *key), state)
+            return _captured_order(
+                sig, given, addresses, parameters, (capture, *key), state, trusted or not verify
+            )
         _captured.clear()  # their memory is the graph's again
         order = _orders.get(key)
         if order is not None and order.is_of(given) and order.state == state:
@@ -158,7 +162,7 @@ def _order_of(
             _move(sig, order, addresses, stream)
         else:
             order = _build(sig, given[0].device, addresses, parameters)
-            order.tensors = [weakref.ref(each, _forgetter(key)) for each in given]
+            order.tensors = [weakref.ref(each, _forgetter(_orders, key)) for each in given]
         order.state = state
         _orders[key] = order
         return order
@@ -171,33 +175,36 @@ def _captured_order(
     parameters: Parameters,
     key: tuple[Any, ...],
     state: tuple[Any, ...],
+    trusted: bool,
 ) -> _Order:
     """Find or build the order in the graph itself: nothing is looked at, all is sorted.
+
+    Nor can anchors be compared there: those that are not trusted are sorted once more.
 
     An order from before the capture is of no use. The graph would go on reading it, and neither
     move it along with its anchors nor keep it alive.
     """
     order = _captured.get(key)
-    if order is not None and order.is_of(given) and order.state == state:
+    if trusted and order is not None and order.is_of(given) and order.state == state:
         if order.stream != _stream(given[0].device):
             _wait(order.event, order.storage)
         return order
     for old in [each for each in _captured if each[0] != key[0]]:
         del _captured[old]
     order = _build(sig, given[0].device, addresses, parameters)
-    order.tensors = [weakref.ref(each) for each in given]
+    order.tensors = [weakref.ref(each, _forgetter(_captured, key)) for each in given]
     order.state = state
     _captured[key] = order
     return order
 
 
-def _forgetter(key: tuple[Any, ...]) -> Any:
+def _forgetter(orders: dict[tuple[Any, ...], _Order], key: tuple[Any, ...]) -> Any:
     def forget(dead: weakref.ref[Tensor]) -> None:
         with _lock:
-            order = _orders.get(key)
+            order = orders.get(key)
             # The key may have gone to a tensor that took the address over.
             if order is not None and any(own is dead for own in order.tensors):
-                del _orders[key]
+                del orders[key]
 
     return forget
 

@@ -25,15 +25,17 @@ _INPUTS = (
     "Tensor values, Tensor targets, Tensor? sources, Tensor lengthscale, Tensor? frequency, "
     "Tensor? target_phase, Tensor? source_phase, bool real_part"
 )
+# Inductor's CUDA graphs own all memory that is taken while they warm up, and orders outlive that.
+_TAGS = (torch.Tag.pt2_compliant_tag, torch.Tag.cudagraph_unsafe)
 _LIBRARY: Any = torch.library.Library("laplex", "DEF")  # type: ignore[no-untyped-call]
 _LIBRARY.define(
     f"matvec({_INPUTS}, int parity, int moment) -> Tensor",
-    tags=(torch.Tag.pt2_compliant_tag,),
+    tags=_TAGS,
 )
 _LIBRARY.define(
     f"matvec_vjp(Tensor grad, {_INPUTS}, bool[7] needs) "
     "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
-    tags=(torch.Tag.pt2_compliant_tag,),
+    tags=_TAGS,
 )
 _MATVEC = torch.ops.laplex.matvec.default
 _MATVEC_VJP = torch.ops.laplex.matvec_vjp.default

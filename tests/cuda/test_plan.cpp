@@ -72,6 +72,22 @@ TYPED_TEST(CudaPlan, SmallUpdatesGiveTheBitsOfANewPlan) {
   }
 }
 
+TYPED_TEST(CudaPlan, SmallAnchorsThatMoveOntoOneAnotherGiveTheBitsOfANewPlan) {
+  using T = TypeParam;
+  const Case<T> c = make_case<T>(Form::real, Anchors::uniform, 300, 400, 5, false, 2);
+  const DeviceCase<T> device(c);
+  Plan<T> plan = device.plan();
+  Case<T> moved = c;
+  for (std::vector<T>* anchors : {&moved.x, &moved.y}) {  // which keeps them ascending as sorted
+    for (T& z : *anchors)
+      z = std::floor(z * T(20));
+  }
+  const DeviceCase<T> fresh(moved);
+  plan.update(fresh.kernel().targets, fresh.kernel().sources, kStream);
+  const auto v = draw_values<T>(2 * 400, 6);
+  EXPECT_EQ(device_product<T>(plan, v, 1), device_product<T>(fresh.plan(), v, 1));
+}
+
 TYPED_TEST(CudaPlan, SmallSortedAnchorsStayInPlaceAndGiveTheSameBits) {
   using T = TypeParam;
   Case<T> c = make_case<T>(Form::real, Anchors::uniform, 900, 1000, 5);
@@ -430,6 +446,34 @@ TEST(Emulation, APlanCapturedWhileItsAnchorsAscendKeepsThemSo) {
   EXPECT_NE(text.find("build a plan, and capture it, anew"), std::string::npos) << text;
   EXPECT_TRUE(captured.is_sorted());
   EXPECT_TRUE(captured.holds(up.data(), nullptr, kStream));
+}
+
+TEST(Emulation, ACapturedUpdateThatHasNotRunLeavesThePlanAsItWas) {
+  std::vector<float> x(300);
+  std::iota(x.begin(), x.end(), 0.0F);
+  const OnDevice<float> up(x);
+  std::reverse(x.begin(), x.end());
+  const OnDevice<float> down(x);
+  Kernel<float> kernel;
+  kernel.num_targets = kernel.num_sources = 300;
+  kernel.targets = up.data();
+  Plan<float> plan(kernel, kStream);
+  const auto v = draw_values<float>(300, 6);
+  const auto before = device_product<float>(plan, v, 1);
+  {
+    const Capture capture;
+    emulation::settings().drops = true;
+    plan.update(down.data(), nullptr, kStream);
+    emulation::settings().drops = false;
+  }
+  EXPECT_FALSE(plan.is_sorted());
+  EXPECT_TRUE(plan.holds(up.data(), nullptr, kStream));
+  EXPECT_EQ(device_product<float>(plan, v, 1), before);
+  plan.update(up.data(), nullptr, kStream);
+  EXPECT_EQ(device_product<float>(plan, v, 1), before);
+  EXPECT_EQ(message_of([&] { static_cast<void>(plan.holds(nullptr, nullptr, kStream)); },
+                       ErrorCode::invalid_argument),
+            "targets is a null pointer");
 }
 
 TEST(Emulation, MemoryThatIsNotAlignedIsRefused) {

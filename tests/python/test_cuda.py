@@ -218,6 +218,21 @@ def test_orders_follow_their_anchors(orders):
     assert orders() == 0
 
 
+def test_bits_do_not_depend_on_what_the_anchors_were(orders):
+    for seed in range(10):
+        torch.manual_seed(seed)
+        x = torch.rand(300, dtype=torch.float64).to(DEVICE)
+        values = torch.randn(300, dtype=torch.float64).to(DEVICE)
+        laplex.matvec(values, x)
+        x.mul_(20).floor_()  # still ascending in the old order, and with ties now
+        assert torch.equal(laplex.matvec(values, x), laplex.matvec(values, x.clone()))
+
+
+def test_inductor_keeps_the_operators_out_of_its_graphs():
+    for operator in (torch.ops.laplex.matvec, torch.ops.laplex.matvec_vjp):
+        assert torch.Tag.cudagraph_unsafe in operator.default.tags
+
+
 def test_an_order_that_fails_is_not_kept(orders):
     x = torch.rand(30).to(DEVICE)
     values = torch.ones(30).to(DEVICE)
@@ -261,6 +276,14 @@ def test_a_capture_sorts_for_itself_and_leaves_nothing(orders, monkeypatch):
         laplex.matvec(values, x)
         assert built == [1, 1], "anchors that moved are sorted again"
         assert orders() == 2, "of the capture, and from before; none of the capture before"
+        x.data.add_(0.0)  # which PyTorch does not count
+        laplex.matvec(values, x)
+        assert built == [1, 1, 1]
+    y = torch.rand(5)
+    laplex.matvec(values[:5], y)
+    assert orders() == 3
+    del y
+    assert orders() == 2, "nor does it outlive its anchors"
     monkeypatch.setattr(cuda_execution, "_capture", lambda stream: None)
     assert torch.equal(laplex.matvec(values, x), want)
     assert orders() == 1
@@ -326,6 +349,20 @@ def test_a_graph_replays_steps_that_move_the_anchors(n):
     laplex.plan_cache.clear()
     graph.replay()
     torch.testing.assert_close(laplex.matvec(values, x, lengthscale=ell), step(x, optimiser))
+
+
+@gpu_only
+def test_compiled_with_graphs():
+    x = torch.rand(500, device="cuda").requires_grad_()
+    values = torch.randn(500, device="cuda")
+    compiled = torch.compile(lambda v, z: laplex.matvec(v * 2, z).sin(), mode="reduce-overhead")
+    for _ in range(4):
+        want = laplex.matvec(values * 2, x).sin()
+        got = compiled(values, x)
+        torch.testing.assert_close(got, want)
+        got.sum().backward()
+        with torch.no_grad():
+            x -= 1e-3 * x.grad
 
 
 @gpu_only

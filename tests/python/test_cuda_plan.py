@@ -471,6 +471,21 @@ def test_what_the_core_is_lent(monkeypatch):
 
 
 @emulated_only
+def test_in_a_capture(monkeypatch):
+    x, v = np.arange(5.0), np.ones(5)
+    plan = laplex.cuda.Plan(Interface(x))
+    monkeypatch.setattr(_core, "cuda_capture_id", lambda stream: 3)
+    with pytest.raises(RuntimeError, match="build it before the capture"):
+        laplex.cuda.Plan(Interface(x))
+    with pytest.raises(RuntimeError, match="pass out, allocated before the capture"):
+        plan.apply(Interface(v))
+    out = np.empty(5)
+    plan.apply(Interface(v), Interface(out))
+    plan.update(Interface(x[::-1].copy()))
+    assert out[0] == plan.apply(torch.ones(5, dtype=torch.float64))[4]
+
+
+@emulated_only
 def test_addresses_that_do_not_fit():
     bytes_ = np.zeros(8 * 5 + 4, np.uint8)
     odd = bytes_[2:42].view(np.float64)

@@ -22,8 +22,8 @@ __device__ inline std::int64_t unsorted(const std::uint32_t* index, std::int64_t
 /// What is found about one array.
 struct Findings {
   unsigned long long first_bad;  ///< the first entry that is NaN or infinite; ~0: there is none
-  /// 1 if some entry is below the one before it, in the order looked at. As wide as its neighbour:
-  /// no byte of this stays unwritten.
+  /// 1 if some entry should come before the one before it, in the order looked at. As wide as its
+  /// neighbour: no byte of this stays unwritten.
   unsigned long long descents;
 };
 
@@ -57,9 +57,12 @@ __global__ void __launch_bounds__(kFlatThreads) look_kernel(LookJob<T> job) {
   const T value = job.values[at];
   if (!std::isfinite(value)) {
     atomicMin(&job.findings->first_bad, static_cast<unsigned long long>(at));
-  } else if (entry > head_of(entry, job.heads, job.count) * job.count &&
-             job.values[unsorted(job.index, job.heads, job.count, entry - 1)] > value) {
-    atomicOr(&job.findings->descents, 1ULL);
+  } else if (entry > head_of(entry, job.heads, job.count) * job.count) {
+    const std::int64_t before = unsorted(job.index, job.heads, job.count, entry - 1);
+    // Ties are in the order that a new sort would give them: sums are added up in it.
+    if (job.values[before] > value || (job.values[before] == value && before > at)) {
+      atomicOr(&job.findings->descents, 1ULL);
+    }
   }
 }
 

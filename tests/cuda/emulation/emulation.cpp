@@ -232,6 +232,9 @@ void run(const Launch& launch, const std::function<void()>& kernel) {
                            " blocks of " + std::to_string(launch.threads) + " threads, " +
                            std::to_string(launch.shared_bytes) + " bytes of shared memory");
   }
+  if (settings().drops) {
+    return;
+  }
   ++launches();
   std::mt19937_64 random(settings().seed);
   std::vector<unsigned> order = counted(launch.blocks);

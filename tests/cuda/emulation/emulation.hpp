@@ -40,6 +40,7 @@ struct Settings {
   Order blocks = Order::ascending;
   Order threads = Order::ascending;
   std::uint64_t seed = 0;
+  bool drops = false;  ///< kernels and sorts do nothing, as in a graph that is never run
 };
 Settings& settings();
 

@@ -94,6 +94,9 @@ namespace detail {
 
 template <class T>
 void sort_pairs(const SortJob<T>& job, Memory, Stream) {
+  if (emulation::settings().drops) {
+    return;
+  }
   ++runtime().sorts;
   for (std::int64_t s = 0; s < job.segments; ++s) {
     const T* const keys = job.keys + s * job.count;

@@ -88,8 +88,9 @@ class Plan {
   [[nodiscard]] Plan with_parameters(const Kernel<T>& kernel) const;
 
   /// Moves the anchors, for all copies of this plan too. An order that is still right is kept. The
-  /// plan is unchanged if this throws. Waits for the stream once. Throws Error also if anchors that
-  /// ascended no longer do, and a graph was captured that takes them for sorted.
+  /// plan is unchanged if this throws. Waits for the stream once. Throws Error also if products
+  /// were captured while anchors ascended, and these do not or are not looked at: in one capture,
+  /// update first, then apply.
   void update(const T* targets, const T* sources, Stream stream, Memory scratch = {});
 
   /// Whether the plan's anchors are these, number by number. Waits for the stream once; `scratch`
