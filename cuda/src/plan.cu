@@ -113,9 +113,9 @@ void Plan<T>::apply(const ConstVectors& values, std::int64_t rows, const Vectors
   check_vectors<T>(values, "values");
   check_vectors<T>(result, "result");
   check_term(term);
-  state_->used_in(stream);
   product(product_call(*state_, parameters_, values, rows, result, mode, term, Part::both),
           workspace, false, stream);
+  state_->used_in(stream);
 }
 
 template <class T>
@@ -127,11 +127,11 @@ void Plan<T>::half_sums(const ConstVectors& values, std::int64_t rows, const Vec
     check_vectors<T>(half, "half sums");
   }
   check_vectors<T>(values, "values");
-  state_->used_in(stream);
   product(product_call(*state_, parameters_, values, rows, left, Mode::plain, {}, Part::left),
           workspace, false, stream);
   product(product_call(*state_, parameters_, values, rows, right, Mode::plain, {}, Part::right),
           workspace, false, stream);
+  state_->used_in(stream);
 }
 
 namespace {
@@ -163,9 +163,9 @@ void Plan<T>::vjp(const ConstVectors& values, const ConstVectors& grad, std::int
              values.complex || kernel_is_complex());
   check_vectors<T>(values, "values");
   check_vectors<T>(grad, "grad");
-  state_->used_in(stream);
   laplex::cuda::detail::gradients(
       gradient_call(*state_, parameters_, values, grad, rows, gradients), workspace, false, stream);
+  state_->used_in(stream);
 }
 
 template <class T>

@@ -367,6 +367,7 @@ void State<T>::anchors(T* targets, T* sources, Stream stream) const {
   };
   give(targets_, n_, targets);
   give(self_ ? targets_ : sources_, m_, sources);
+  used_in(stream);
 }
 
 template <class T>

@@ -21,7 +21,7 @@ class State {
   [[nodiscard]] bool holds(const T* targets, const T* sources, Stream stream, Memory scratch) const;
   void anchors(T* targets, T* sources, Stream stream) const;
 
-  /// To be told of every stream that products and gradients run in.
+  /// To be told of every stream in which something read the order, once it was launched.
   void used_in(Stream stream) const;
   /// From sources to targets, or (swapped) the reverse.
   [[nodiscard]] Line<T> line(bool swapped) const;

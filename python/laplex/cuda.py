@@ -203,7 +203,9 @@ class Plan:
 
     In a stream that is captured into a CUDA graph, products and gradients are captured with the
     order that the plan has, and :meth:`update` as a sort: every replay takes the anchors as they
-    are by then. Nothing is looked at there, and NaN makes NaN. The plan itself is built before, and
+    are by then. Nothing is looked at there, and NaN makes NaN. Arrays must not name another stream.
+    No plan or :class:`laplex.cuda.Array` of the stream may be let go while it is captured: CUDA
+    does not take memory back there that is not the graph's. The plan itself is built before, and
     update comes first in a capture that has both. The plan, and all arrays of the calls, must live
     as long as the graph is replayed. Results must be ``out``, or arrays of CuPy or PyTorch.
 
@@ -427,7 +429,12 @@ class Plan:
             axes = (*range(first, last), *range(first), last)
         d_values, d_values_at = _new(v, values.shape, values.dtype, call.owner, axes)
         d_x, d_x_at = new((self._n,))
-        d_y, d_y_at = new((self._m,))
+        if self._is_self and _core.cuda_capture_id(call.stream) is not None:
+            # Let go below, and the graph goes on writing to it: not of a pool, see _lend.
+            d_y = Array((*self._batch, self._m), self._dtype, call.owner)
+            d_y_at = _pointer(d_y)
+        else:
+            d_y, d_y_at = new((self._m,))
         d_ell, d_ell_at = new((), _DOUBLE)
         d_omega, d_omega_at = new((), _DOUBLE)
         d_theta, d_theta_at = new((self._n,)) if self._has_phases[0] else (None, 0)
@@ -604,6 +611,11 @@ class _Call:
         interface = self._interfaces[name]
         own = self._streams[name]
         if own is not None and _address_of(own) != self.stream:
+            if _core.cuda_capture_id(self.stream) is not None:
+                raise RuntimeError(
+                    f"{name} is of another stream than the one that is captured into a graph, and "
+                    "nothing can be waited for there: pass an array of the captured stream"
+                )
             _core.cuda_synchronize(_address_of(own))
         device = _device_of(value)
         if device is not None and device[0] == 2 and device[1] != _core.cuda_current_device():

@@ -482,7 +482,17 @@ def test_in_a_capture(monkeypatch):
     out = np.empty(5)
     plan.apply(Interface(v), Interface(out))
     plan.update(Interface(x[::-1].copy()))
-    assert out[0] == plan.apply(torch.ones(5, dtype=torch.float64))[4]
+    ones = torch.ones(5, dtype=torch.float64)
+    assert out[0] == plan.apply(ones)[4]
+    made = []
+    new = laplex.cuda._new
+    monkeypatch.setattr(laplex.cuda, "_new", lambda *args: made.append(new(*args)) or made[-1])
+    gradients = plan.vjp(ones, ones)
+    kept = {id(each) for each in gradients}
+    assert made
+    assert all(id(array) in kept for array, _ in made), "memory of a pool was let go"
+    with pytest.raises(RuntimeError, match="v is of another stream than the one that is captured"):
+        plan.apply(Interface(v, stream=9), Interface(out), stream=8)
 
 
 @emulated_only

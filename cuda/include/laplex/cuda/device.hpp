@@ -38,7 +38,8 @@ void set_current_device(int device) noexcept;
 void release(void* memory, Stream stream) noexcept;
 
 /// Device memory for as long as this lives. It is given back in the stream that it came in, which
-/// must live as long, and on the device that it came on, whichever is current then.
+/// must live as long and not be captured then, and on the device that it came on, whichever is
+/// current.
 class DeviceMemory {
  public:
   DeviceMemory() = default;
