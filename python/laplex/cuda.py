@@ -429,6 +429,7 @@ class Plan:
             axes = (*range(first, last), *range(first), last)
         d_values, d_values_at = _new(v, values.shape, values.dtype, call.owner, axes)
         d_x, d_x_at = new((self._n,))
+        d_y: Any
         if self._is_self and _core.cuda_capture_id(call.stream) is not None:
             # Let go below, and the graph goes on writing to it: not of a pool, see _lend.
             d_y = Array((*self._batch, self._m), self._dtype, call.owner)
