@@ -79,10 +79,8 @@ void* allocate(std::size_t bytes, Stream stream) {
 }
 
 void release(void* memory, Stream stream) noexcept {
-  if (memory != nullptr) {
-    if (cudaFreeAsync(memory, stream) != cudaSuccess) {
-      static_cast<void>(cudaGetLastError());  // nobody else's
-    }
+  if (memory != nullptr && cudaFreeAsync(memory, stream) != cudaSuccess) {
+    static_cast<void>(cudaGetLastError());  // nobody else's
   }
 }
 

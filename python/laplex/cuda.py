@@ -279,9 +279,8 @@ class Plan:
         self._has_phases = (theta is not None, phi is not None)
         self._oscillates = omega is not None
         self._complex = (self._oscillates or any(self._has_phases)) and not self._real_part
-        sizes = (str(self._dtype), math.prod(self._batch), self._n, self._m, self._is_self)
-        storage = _lend(targets, _core.cuda_storage_bytes(*sizes), call)
-        scratch = _lend(targets, _core.cuda_scratch_bytes(*sizes), call)
+        storage = _lend(targets, _core.cuda_storage_bytes(*self._sizes), call)
+        scratch = _lend(targets, _core.cuda_scratch_bytes(*self._sizes), call)
         self._core = _core.CudaPlan(
             str(self._dtype),
             math.prod(self._batch),
@@ -429,11 +428,11 @@ class Plan:
             axes = (*range(first, last), *range(first), last)
         d_values, d_values_at = _new(v, values.shape, values.dtype, call.owner, axes)
         d_x, d_x_at = new((self._n,))
-        d_y: Any
-        if self._is_self and _core.cuda_capture_id(call.stream) is not None:
-            # Let go below, and the graph goes on writing to it: not of a pool, see _lend.
-            d_y = Array((*self._batch, self._m), self._dtype, call.owner)
-            d_y_at = _pointer(d_y)
+        d_y, d_y_at = None, 0
+        role = None  # in the self case, the sources' share of the targets' gradient
+        if self._is_self:
+            role = _lend(v, heads * self._m * self._dtype.itemsize, call)
+            d_y_at = role.span[0]
         else:
             d_y, d_y_at = new((self._m,))
         d_ell, d_ell_at = new((), _DOUBLE)
@@ -446,9 +445,8 @@ class Plan:
             d_values_at, d_x_at, d_y_at, d_ell_at, d_omega_at, d_theta_at, d_phi_at, call.stream,
             *work.span,
         )  # fmt: skip
-        if self._is_self:  # the two roles of one parameter
+        if role is not None:
             _core.cuda_add(str(self._dtype), d_x_at, d_y_at, heads * self._n, call.stream)
-            d_y = None
         return PlanGradients(d_values, d_x, d_y, d_ell, d_omega, d_theta, d_phi)
 
     # ---------------------------------------------------------------------------------- the anchors
@@ -472,8 +470,7 @@ class Plan:
         y = None
         if sources is not None:
             y = _anchors(call, "sources", self._dtype, self._batch, self._m)
-        sizes = (str(self._dtype), math.prod(self._batch), self._n, self._m, self._is_self)
-        scratch = _lend(targets, _core.cuda_scratch_bytes(*sizes), call)
+        scratch = _lend(targets, _core.cuda_scratch_bytes(*self._sizes), call)
         self._core.update(x.pointer, _pointer(y), call.stream, *scratch.span)
 
     # ----------------------------------------------------------------------------------- inspection
@@ -538,6 +535,10 @@ class Plan:
                 f"{'the heads and ' if self._batch else ''}the number of {what} last"
             )
         return view
+
+    @property
+    def _sizes(self) -> tuple[str, int, int, int, bool]:
+        return str(self._dtype), math.prod(self._batch), self._n, self._m, self._is_self
 
     def _workspace(self, like: object, values: _View, call: _Call) -> _Lent:
         nbytes = self._core.workspace_bytes(self._rows(values), values.is_complex, 0)
@@ -806,19 +807,23 @@ class _Lent:
     """Memory lent to the core, for as long as this lives."""
 
     owner: object
-    span: tuple[int, int]  #: address and bytes; 0, 0: the core allocates, from CUDA's pool
+    span: tuple[int, int]  #: address and bytes
 
 
 def _lend(like: object, nbytes: int, call: _Call) -> _Lent:
-    """Memory from the pool of the library of `like`, if it has one.
+    """Memory from the pool of the library of `like`, if it has one, else from CUDA's.
 
-    Not while the stream is captured into a graph: the pool would hand the memory out again, and the
-    graph goes on using it. What CUDA allocates in a capture is the graph's own.
+    From CUDA's too while the stream is captured into a graph: another pool would hand the memory
+    out again, and the graph goes on using it. What CUDA allocates in a capture is the graph's own.
     """
-    if _library_of(like) not in ("cupy", "torch") or _core.cuda_capture_id(call.stream) is not None:
+    if nbytes == 0:
         return _Lent(None, (0, 0))
-    owner, address = _new(like, (nbytes,), np.dtype(np.uint8), call.owner)
-    return _Lent(owner, (address, nbytes) if nbytes else (0, 0))
+    bytes_ = np.dtype(np.uint8)
+    if _library_of(like) in ("cupy", "torch") and _core.cuda_capture_id(call.stream) is None:
+        owner, address = _new(like, (nbytes,), bytes_, call.owner)
+        return _Lent(owner, (address, nbytes))
+    own = Array((nbytes,), bytes_, call.owner)
+    return _Lent(own, (_pointer(own), nbytes))
 
 
 # --- arguments ------------------------------------------------------------------------------------

@@ -52,10 +52,6 @@ def _event(device: torch.device) -> Any:
     return event
 
 
-def _capture(stream: int) -> int | None:
-    return _core.cuda_capture_id(stream)
-
-
 def _wait(event: Any, storage: Tensor) -> None:
     """Let the current stream, another than the order's, wait for the order."""
     stream = torch.cuda.current_stream(storage.device)
@@ -143,7 +139,7 @@ def _order_of(
     key = (*map(id, given), sig.anchor_batch)
     state = _state_of(given)
     stream = _stream(given[0].device)
-    capture = _capture(stream)
+    capture = _core.cuda_capture_id(stream)
     with _lock:
         if capture is not None:
             return _captured_order(

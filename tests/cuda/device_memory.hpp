@@ -23,28 +23,21 @@ template <class V>
 class OnDevice {
  public:
   explicit OnDevice(const std::vector<V>& host)
-      : size_(host.size()), data_(allocate((host.size() + 1) * sizeof(V), kStream)) {
-    upload(data_, host.data(), size_ * sizeof(V));
+      : size_(host.size()), memory_((host.size() + 1) * sizeof(V), kStream) {
+    upload(data(), host.data(), size_ * sizeof(V));
   }
   OnDevice(std::size_t size, V value) : OnDevice(std::vector<V>(size, value)) {}
-  ~OnDevice() { release(data_, kStream); }
-  OnDevice(OnDevice&& other) noexcept : size_(other.size_), data_(other.data_) {
-    other.data_ = nullptr;
-  }
-  OnDevice(const OnDevice&) = delete;
-  OnDevice& operator=(const OnDevice&) = delete;
-  OnDevice& operator=(OnDevice&&) = delete;
 
-  [[nodiscard]] V* data() const { return static_cast<V*>(data_); }
+  [[nodiscard]] V* data() const { return static_cast<V*>(memory_.data()); }
   [[nodiscard]] std::vector<V> host() const {
     std::vector<V> copy(size_);
-    copy_to_host(copy.data(), data_, size_ * sizeof(V), kStream);
+    copy_to_host(copy.data(), data(), size_ * sizeof(V), kStream);
     return copy;
   }
 
  private:
   std::size_t size_;
-  void* data_;
+  DeviceMemory memory_;
 };
 
 }  // namespace laplex::cuda::tests

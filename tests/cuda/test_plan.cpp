@@ -416,60 +416,66 @@ TYPED_TEST(CudaPlan, EmulationOfACapturedUpdateSortsWithoutLooking) {
   }
 }
 
+/// Anchors that ascend, for a self plan, and the same that descend.
+struct UpAndDown {
+  OnDevice<float> up{values(false)};
+  OnDevice<float> down{values(true)};
+
+  [[nodiscard]] Kernel<float> kernel() const {
+    Kernel<float> kernel;
+    kernel.num_targets = kernel.num_sources = 300;
+    kernel.targets = up.data();
+    return kernel;
+  }
+  static std::vector<float> values(bool reversed) {
+    std::vector<float> x(300);
+    std::iota(x.begin(), x.end(), 0.0F);
+    if (reversed)
+      std::reverse(x.begin(), x.end());
+    return x;
+  }
+};
+
 TEST(Emulation, APlanCapturedWhileItsAnchorsAscendKeepsThemSo) {
-  std::vector<float> x(300);
-  std::iota(x.begin(), x.end(), 0.0F);
-  const OnDevice<float> up(x);
-  std::reverse(x.begin(), x.end());
-  const OnDevice<float> down(x);
+  const UpAndDown anchors;
   const OnDevice<float> values(300, 1.0F);
   const OnDevice<float> result(300, 1.0F);
-  Kernel<float> kernel;
-  kernel.num_targets = kernel.num_sources = 300;
-  kernel.targets = up.data();
   const auto apply = [&](const Plan<float>& plan) {
     plan.apply({values.data(), false, {}}, 1, {result.data(), false, {}}, kStream);
   };
-  Plan<float> plan(kernel, kStream);
+  Plan<float> plan(anchors.kernel(), kStream);
   apply(plan);
-  plan.update(down.data(), nullptr, kStream);  // no graph knows of it
+  plan.update(anchors.down.data(), nullptr, kStream);  // no graph knows of it
   EXPECT_FALSE(plan.is_sorted());
 
-  Plan<float> captured(kernel, kStream);
+  Plan<float> captured(anchors.kernel(), kStream);
   {
     const Capture capture;
     apply(captured);
   }
-  captured.update(up.data(), nullptr, kStream);
-  const std::string text = message_of([&] { captured.update(down.data(), nullptr, kStream); },
-                                      ErrorCode::invalid_argument);
+  captured.update(anchors.up.data(), nullptr, kStream);
+  const std::string text = message_of(
+      [&] { captured.update(anchors.down.data(), nullptr, kStream); }, ErrorCode::invalid_argument);
   EXPECT_NE(text.find("build a plan, and capture it, anew"), std::string::npos) << text;
   EXPECT_TRUE(captured.is_sorted());
-  EXPECT_TRUE(captured.holds(up.data(), nullptr, kStream));
+  EXPECT_TRUE(captured.holds(anchors.up.data(), nullptr, kStream));
 }
 
 TEST(Emulation, ACapturedUpdateThatHasNotRunLeavesThePlanAsItWas) {
-  std::vector<float> x(300);
-  std::iota(x.begin(), x.end(), 0.0F);
-  const OnDevice<float> up(x);
-  std::reverse(x.begin(), x.end());
-  const OnDevice<float> down(x);
-  Kernel<float> kernel;
-  kernel.num_targets = kernel.num_sources = 300;
-  kernel.targets = up.data();
-  Plan<float> plan(kernel, kStream);
+  const UpAndDown anchors;
+  Plan<float> plan(anchors.kernel(), kStream);
   const auto v = draw_values<float>(300, 6);
   const auto before = device_product<float>(plan, v, 1);
   {
     const Capture capture;
     emulation::settings().drops = true;
-    plan.update(down.data(), nullptr, kStream);
+    plan.update(anchors.down.data(), nullptr, kStream);
     emulation::settings().drops = false;
   }
   EXPECT_FALSE(plan.is_sorted());
-  EXPECT_TRUE(plan.holds(up.data(), nullptr, kStream));
+  EXPECT_TRUE(plan.holds(anchors.up.data(), nullptr, kStream));
   EXPECT_EQ(device_product<float>(plan, v, 1), before);
-  plan.update(up.data(), nullptr, kStream);
+  plan.update(anchors.up.data(), nullptr, kStream);
   EXPECT_EQ(device_product<float>(plan, v, 1), before);
   EXPECT_EQ(message_of([&] { static_cast<void>(plan.holds(nullptr, nullptr, kStream)); },
                        ErrorCode::invalid_argument),

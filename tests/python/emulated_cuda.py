@@ -29,5 +29,4 @@ def install() -> None:
     cuda_execution._on = on
     cuda_execution._stream = lambda device: _STREAM
     cuda_execution._event = lambda device: None
-    cuda_execution._capture = lambda stream: None
     cuda_execution._wait = lambda event, storage: None

@@ -265,7 +265,7 @@ def test_a_capture_sorts_for_itself_and_leaves_nothing(orders, monkeypatch):
     values = torch.ones(30)
     want = laplex.matvec(values, x)
     for capture in (1, 2):
-        monkeypatch.setattr(cuda_execution, "_capture", lambda stream, number=capture: number)
+        monkeypatch.setattr(_core, "cuda_capture_id", lambda stream, number=capture: number)
         built.clear()
         loss = laplex.matvec(values, x)
         assert torch.equal(loss, want)
@@ -284,7 +284,7 @@ def test_a_capture_sorts_for_itself_and_leaves_nothing(orders, monkeypatch):
     assert orders() == 3
     del y
     assert orders() == 2, "nor does it outlive its anchors"
-    monkeypatch.setattr(cuda_execution, "_capture", lambda stream: None)
+    monkeypatch.setattr(_core, "cuda_capture_id", lambda stream: None)
     assert torch.equal(laplex.matvec(values, x), want)
     assert orders() == 1
 
