@@ -2,7 +2,9 @@
 // package.
 #include "any_plan.hpp"
 #include "cuda.hpp"
+#include "gram.hpp"
 #include "plan_cache.hpp"
+#include "without_gil.hpp"
 
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -27,54 +29,6 @@ namespace laplex::python {
 namespace {
 
 using Address = std::uintptr_t;
-
-/// The interpreter's main thread, the only one that runs signal handlers.
-unsigned long main_thread = 0;
-
-/// Runs library code without the GIL, letting Ctrl-C through.
-///
-/// Not by gil_scoped_release: a daemon thread that asks for the GIL back while the interpreter goes
-/// down is ended there and then, by unwinding its stack, which a destructor would turn into an
-/// abort. For the same reason only the main thread asks during the call.
-template <class F>
-auto without_gil(const F& body) -> decltype(body()) {
-  using Result = decltype(body());
-  constexpr bool kVoid = std::is_void_v<Result>;
-  std::conditional_t<kVoid, std::monostate, std::optional<Result>> result;
-  std::exception_ptr failure;
-  InterruptCheck check;
-  if (PyThread_get_thread_ident() == main_thread) {
-    check = [] {
-      const py::gil_scoped_acquire acquire;
-      return PyErr_CheckSignals() != 0;
-    };
-  }
-  PyThreadState* const state = PyEval_SaveThread();
-  try {
-    const InterruptScope scope(std::move(check));
-    if constexpr (kVoid) {
-      body();
-    } else {
-      result.emplace(body());
-    }
-  } catch (...) {
-    failure = std::current_exception();
-  }
-  PyEval_RestoreThread(state);
-  if (failure) {
-    try {
-      std::rethrow_exception(failure);
-    } catch (const Error& error) {
-      if (error.code() == ErrorCode::interrupted && PyErr_Occurred() != nullptr) {
-        throw py::error_already_set();  // KeyboardInterrupt, or what the program's handler raised
-      }
-      throw;
-    }
-  }
-  if constexpr (!kVoid) {
-    return std::move(*result);
-  }
-}
 
 Description describe(const std::string& dtype, std::int64_t heads, std::int64_t n, std::int64_t m,
                      Address targets, Address sources, Address lengthscale, Address frequency,
@@ -277,6 +231,11 @@ PYBIND11_MODULE(_core, m) {
         std::rethrow_exception(p);
       }
     } catch (const Error& error) {
+      if (error.code() == ErrorCode::singular) {
+        const py::object type = py::module_::import("numpy.linalg").attr("LinAlgError");
+        PyErr_SetString(type.ptr(), error.what());
+        return;
+      }
       PyObject* type = error.code() == ErrorCode::invalid_argument ? PyExc_ValueError
                        : error.code() == ErrorCode::out_of_memory  ? PyExc_MemoryError
                        : error.code() == ErrorCode::device         ? PyExc_RuntimeError
@@ -345,6 +304,7 @@ PYBIND11_MODULE(_core, m) {
       });
 
   add_cuda(m);
+  add_gram(m);
   m.def("plain_product", &plain_product);
   m.def("address", &address);
   m.def("plan_cache_clear", [] { cache().clear(); });

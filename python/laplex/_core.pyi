@@ -273,3 +273,63 @@ def plan_cache_set_max_bytes(max_bytes: int, /) -> None: ...
 def plan_cache_info() -> _CacheInfo: ...
 def info() -> _Info: ...
 def default_num_threads() -> int: ...
+
+class Gram:
+    def __init__(
+        self,
+        batch: int,
+        n: int,
+        width: int,
+        anchors_ptr: int,
+        lengthscale_ptr: int,
+        loadings_ptr: int,
+        noise_ptr: int,
+        ties_backwards: bool,
+        num_threads: int,
+    ) -> None: ...
+    def apply(
+        self, factor: int, scaled: bool, inputs: int, out: int, rows: int, num_threads: int, /
+    ) -> None: ...
+    def solve(self, b: int, x: int, rows: int, num_threads: int, /) -> None: ...
+    def vjp(
+        self,
+        a: int,
+        b: int,
+        rows: int,
+        w: int,
+        d_anchors: int,
+        d_lengthscale: int,
+        d_loadings: int,
+        d_noise: int,
+        d_b: int,
+        num_threads: int,
+        /,
+    ) -> None: ...
+    def vjp_tangent(
+        self,
+        a: int,
+        b: int,
+        rows: int,
+        w: int,
+        t_anchors: int,
+        t_lengthscale: int,
+        t_loadings: int,
+        t_noise: int,
+        d_anchors: int,
+        d_lengthscale: int,
+        d_loadings: int,
+        d_noise: int,
+        d_a: int,
+        d_b: int,
+        d_w: int,
+        num_threads: int,
+        /,
+    ) -> None: ...
+    def log_variances(self, out: int, /) -> None: ...
+    def logdet(self, out: int, /) -> None: ...
+    def precision(self, diagonal: int, off_diagonal: int, /) -> None: ...
+    def order(self, out: int, /) -> None: ...
+    @property
+    def has_ties(self) -> bool: ...
+    @property
+    def nbytes(self) -> int: ...

@@ -11,6 +11,7 @@ enum class ErrorCode {
   invalid_argument,  ///< An argument is outside its domain; the message names it and the remedy.
   out_of_memory,     ///< An allocation failed; the plan and every output are as they were or
                      ///< unspecified.
+  singular,          ///< A matrix has no inverse, or none that double precision could tell.
   device,            ///< A GPU is missing or reported an error; the message has CUDA's.
   interrupted,       ///< The caller's interrupt check asked to stop (see interrupt.hpp).
 };

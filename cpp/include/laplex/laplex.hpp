@@ -3,6 +3,7 @@
 #pragma once
 
 #include <laplex/error.hpp>
+#include <laplex/gram.hpp>
 #include <laplex/instruction_set.hpp>
 #include <laplex/interrupt.hpp>
 #include <laplex/plan.hpp>

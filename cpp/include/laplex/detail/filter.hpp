@@ -1,0 +1,168 @@
+/// One step of the Kalman filter that factorises a covariance on a line, and its reverse.
+///
+/// The state of the line is a vector of J independent Ornstein-Uhlenbeck processes of variance 1;
+/// point n observes h . state + noise. `cov` is the state's covariance given the points before n,
+/// packed: entry (k, l), k <= l, at l (l + 1) / 2 + k. A derivative by a covariance is that by the
+/// whole symmetric matrix, so f changes by sum_kl bar_kl d cov_kl.
+///
+/// N is double, or Dual for derivatives of derivatives.
+#pragma once
+
+#include <laplex/detail/decay.hpp>
+#include <laplex/detail/dual.hpp>
+#include <laplex/detail/host_device.hpp>
+
+#include <cmath>
+
+namespace laplex::detail {
+
+template <int J>
+inline constexpr int kPacked = J * (J + 1) / 2;
+
+LAPLEX_HOST_DEVICE inline int packed(int k, int l) {
+  return k <= l ? l * (l + 1) / 2 + k : k * (k + 1) / 2 + l;
+}
+
+/// What one point is, and what the filter makes of it.
+template <class N, int J>
+struct Step {
+  N x[J];             ///< the gap before it in lengthscales
+  N decay[J];         ///< r = exp(-x)
+  N gain[J];          ///< 1 - r^2, the variance that the process gains across the gap
+  N h[J];             ///< what it observes
+  N noise;            ///< of which variance; infinite: it observes nothing
+  N cov[kPacked<J>];  ///< of the state, given the points before
+  N v[J];             ///< cov h
+  N w[J];             ///< the gain, v / d
+  N d;                ///< its own variance given the points before
+
+  [[nodiscard]] LAPLEX_HOST_DEVICE bool observed() const { return !std::isinf(value(noise)); }
+};
+
+/// exp(-x) of a gap in one number from which exp(-x) and 1 - exp(-2 x) both come without
+/// cancellation: exp(-x) - 1, which is not positive, for small gaps, exp(-x) for wide ones.
+LAPLEX_HOST_DEVICE inline double fall_across(Distance gap, double lengthscale) {
+  const double x = gap.high / lengthscale;
+  return x < 0.5 ? std::expm1(-x) : decay_modulus(gap, lengthscale);
+}
+LAPLEX_HOST_DEVICE inline double decay_of(double fall) {
+  return fall > 0.0 ? fall : 1.0 + fall;
+}
+LAPLEX_HOST_DEVICE inline double gain_of(double fall) {
+  return fall > 0.0 ? 1.0 - fall * fall : -fall * (2.0 + fall);
+}
+
+/// From s.cov, s.h and s.noise: v, w, d, and the covariance given this point too.
+///
+/// A point that observes nothing has precision b = 1/noise = 0; the slope of its noise is taken for
+/// that of b, and d is 1 + b h . v.
+template <int J, class N>
+LAPLEX_HOST_DEVICE inline void observe(Step<N, J>& s, N* filtered) {
+  N variance = N(0.0);
+  for (int k = 0; k < J; ++k) {
+    s.v[k] = N(0.0);
+    for (int l = 0; l < J; ++l) {
+      s.v[k] += s.cov[packed(k, l)] * s.h[l];
+    }
+    variance += s.h[k] * s.v[k];
+  }
+  const bool observed = s.observed();
+  const N precision = change_of(s.noise);
+  s.d = observed ? variance + s.noise : N(1.0) + precision * variance;
+  for (int k = 0; k < J; ++k) {
+    s.w[k] = observed ? s.v[k] / s.d : precision * s.v[k];
+  }
+  if (J == 1 && observed) {
+    filtered[0] = s.cov[0] * (s.noise / s.d);  // a product of what is positive: nothing cancels
+    return;
+  }
+  for (int l = 0; l < J; ++l) {
+    for (int k = 0; k <= l; ++k) {
+      filtered[packed(k, l)] = s.cov[packed(k, l)] - s.v[k] * s.w[l];
+    }
+  }
+}
+
+/// The covariance on the other side of the gap before `next`.
+template <int J, class N>
+LAPLEX_HOST_DEVICE inline void predict(const N* filtered, Step<N, J>& next) {
+  for (int l = 0; l < J; ++l) {
+    for (int k = 0; k <= l; ++k) {
+      next.cov[packed(k, l)] = next.decay[k] * next.decay[l] * filtered[packed(k, l)];
+    }
+    next.cov[packed(l, l)] += next.gain[l];
+  }
+}
+
+/// Reverse of observe(): `bar`, derivative by the filtered covariance, becomes that by s.cov;
+/// `w_bar` is that by the gain, `weight` that by log d. Adds to h_bar; returns that by the noise.
+template <int J, class N>
+LAPLEX_HOST_DEVICE inline N observe_reverse(const Step<N, J>& s, N weight, const N* w_bar, N* h_bar,
+                                            N* bar) {
+  if (J == 1 && s.observed()) {
+    // In factors of noise / d, which the general formula would find as a difference.
+    const N rest = s.noise / s.d;
+    const N w = s.w[0];
+    const N cov = s.cov[0];
+    const N by_noise = weight / s.d - w_bar[0] * w / s.d + bar[0] * w * w;
+    h_bar[0] += N(2.0) * weight * w + w_bar[0] * cov / s.d * (rest - w * s.h[0]) -
+                N(2.0) * bar[0] * cov * rest * w;
+    bar[0] = weight * s.h[0] * s.h[0] / s.d + w_bar[0] * s.h[0] * rest / s.d + bar[0] * rest * rest;
+    return by_noise;
+  }
+  N bar_v[J];  // bar times v, or times w where the point is observed
+  N quadratic = N(0.0);
+  N along = N(0.0);
+  N variance = N(0.0);
+  const bool observed = s.observed();
+  for (int k = 0; k < J; ++k) {
+    bar_v[k] = N(0.0);
+    for (int l = 0; l < J; ++l) {
+      bar_v[k] += bar[packed(k, l)] * (observed ? s.w[l] : s.v[l]);
+    }
+    quadratic += bar_v[k] * (observed ? s.w[k] : s.v[k]);
+    along += w_bar[k] * (observed ? s.w[k] / s.d : s.v[k]);
+    variance += s.h[k] * s.v[k];
+  }
+  const N precision = change_of(s.noise);
+  const N d_bar = weight / s.d;
+  const N by_noise = observed ? d_bar - along + quadratic : variance * d_bar - quadratic + along;
+  const N variance_bar = observed ? by_noise : precision * d_bar;
+  N v_bar[J];
+  for (int k = 0; k < J; ++k) {
+    v_bar[k] = (observed ? w_bar[k] / s.d - N(2.0) * bar_v[k]
+                         : precision * (w_bar[k] - N(2.0) * bar_v[k])) +
+               variance_bar * s.h[k];
+    h_bar[k] += variance_bar * s.v[k];
+  }
+  for (int l = 0; l < J; ++l) {
+    for (int k = 0; k < J; ++k) {
+      h_bar[l] += s.cov[packed(k, l)] * v_bar[k];
+    }
+    for (int k = 0; k <= l; ++k) {
+      bar[packed(k, l)] += N(0.5) * (v_bar[k] * s.h[l] + s.h[k] * v_bar[l]);
+    }
+  }
+  return by_noise;
+}
+
+/// Reverse of predict(): `bar`, derivative by next.cov, becomes that by the filtered covariance.
+/// x_bar is that by the gap; decay_bar is that of what else the decays move.
+template <int J, class N>
+LAPLEX_HOST_DEVICE inline void predict_reverse(const N* filtered, const Step<N, J>& next,
+                                               const N* decay_bar, N* x_bar, N* bar) {
+  for (int k = 0; k < J; ++k) {
+    N by_decay = decay_bar[k];
+    for (int l = 0; l < J; ++l) {
+      by_decay += N(2.0) * bar[packed(k, l)] * next.decay[l] * filtered[packed(k, l)];
+    }
+    x_bar[k] = next.decay[k] * (N(2.0) * next.decay[k] * bar[packed(k, k)] - by_decay);
+  }
+  for (int l = 0; l < J; ++l) {
+    for (int k = 0; k <= l; ++k) {
+      bar[packed(k, l)] = next.decay[k] * next.decay[l] * bar[packed(k, l)];
+    }
+  }
+}
+
+}  // namespace laplex::detail

@@ -1,0 +1,289 @@
+#include <laplex/gram.hpp>
+
+#include "boundary.hpp"
+#include "checks.hpp"
+#include "gram_state.hpp"
+#include "order.hpp"
+#include "parallel.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <limits>
+#include <numeric>
+#include <string>
+
+namespace laplex {
+
+using namespace detail;
+
+bool is_observed(double noise) {
+  return !std::isinf(noise);
+}
+
+namespace {
+
+constexpr double kEpsilon = std::numeric_limits<double>::epsilon();
+constexpr std::int64_t kGrain = 4096;
+
+std::string text_of(double value) {
+  char text[32];
+  std::snprintf(text, sizeof(text), "%.3g", value);
+  return text;
+}
+
+std::string of_matrix(std::int64_t matrix, std::int64_t batch) {
+  return batch > 1 ? " of matrix " + std::to_string(matrix) : "";
+}
+
+void check_finite(const char* name, const double* values, std::int64_t batch, std::int64_t count) {
+  for (std::int64_t k = 0; values != nullptr && k < batch * count; ++k) {
+    if (!std::isfinite(values[k])) {
+      not_finite(name, batch, count, k, values[k]);
+    }
+  }
+}
+
+void check(const Covariance& c) {
+  check_sizes(c.batch, c.n, 0, kMostAnchors);
+  if (c.width < 1 || c.width > kMostColumns) {
+    invalid("a covariance has 1 to " + std::to_string(kMostColumns) + " columns, got " +
+            std::to_string(c.width) +
+            ": a real term is one column, one with a phase or a frequency two");
+  }
+  if (c.anchors == nullptr && c.batch * c.n > 0) {
+    invalid("anchors is null");
+  }
+  check_finite("anchors", c.anchors, c.batch, c.n);
+  check_finite("loadings", c.loadings, c.batch, c.n * c.width);
+  for (std::int64_t k = 0; c.lengthscale != nullptr && k < c.batch * c.width; ++k) {
+    check_rate({c.lengthscale[k], 0.0}, k / c.width, c.batch);
+  }
+  for (std::int64_t k = 0; c.noise != nullptr && k < c.batch * c.n; ++k) {
+    if (!(c.noise[k] >= 0.0)) {
+      invalid("noise must not be negative, but entry " + std::to_string(k % c.n) +
+              of_matrix(k / c.n, c.batch) + " is " + text_of(c.noise[k]) + ": it is a variance");
+    }
+  }
+}
+
+void sort_line(const Covariance& c, const double* anchors, int threads, GramLine& line) {
+  Sorting<double> sorting;
+  sort_anchors<double>({anchors, nullptr, c.n, 0, true}, nullptr, sorting, threads);
+  line.order.reset(c.n);
+  line.anchors.reset(c.n);
+  for (std::int64_t k = 0; k < c.n; ++k) {
+    line.order[k] = sorting.records[k].id;
+    line.anchors[k] = value_of<double>(sorting.records[k].key);
+    line.has_ties = line.has_ties || (k > 0 && line.anchors[k] == line.anchors[k - 1]);
+  }
+  for (std::int64_t begin = 0; c.ties_backwards && line.has_ties && begin < c.n;) {
+    std::int64_t end = begin + 1;
+    while (end < c.n && line.anchors[end] == line.anchors[begin]) {
+      ++end;
+    }
+    std::reverse(line.order.begin() + begin, line.order.begin() + end);
+    begin = end;
+  }
+}
+
+/// Everything in sorted order, and the gaps' decays.
+void fill_line(const Covariance& c, std::int64_t matrix, std::int64_t columns, int threads,
+               GramLine& line) {
+  sort_line(c, c.anchors + matrix * c.n, threads, line);
+  line.lengthscale.assign(static_cast<std::size_t>(columns),
+                          std::numeric_limits<double>::infinity());
+  for (std::int64_t j = 0; j < c.width; ++j) {
+    line.lengthscale[static_cast<std::size_t>(j)] =
+        c.lengthscale == nullptr ? 1.0 : c.lengthscale[matrix * c.width + j];
+  }
+  line.fall.reset(c.n * columns);
+  line.loadings.reset(c.n * columns);
+  line.noise.reset(c.n);
+  line.gain.reset(c.n * columns);
+  line.variance.reset(c.n);
+  parallel_ranges(threads, c.n, kGrain, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t k = begin; k < end; ++k) {
+      const std::int64_t id = matrix * c.n + line.order[k];
+      line.noise[k] = c.noise == nullptr ? 0.0 : c.noise[id];
+      const Distance gap = k == 0 ? Distance{} : distance(line.anchors[k], line.anchors[k - 1]);
+      for (std::int64_t j = 0; j < columns; ++j) {
+        const double lengthscale = line.lengthscale[static_cast<std::size_t>(j)];
+        line.loadings[k * columns + j] =
+            j >= c.width ? 0.0 : (c.loadings == nullptr ? 1.0 : c.loadings[id * c.width + j]);
+        double fall = -1.0;  // the line begins with processes that know of nothing before
+        if (k > 0) {
+          fall = j > 0 && lengthscale == line.lengthscale[static_cast<std::size_t>(j - 1)]
+                     ? line.fall[k * columns + j - 1]
+                 : std::isinf(gap.high) ? std::exp(-scaled_gap(line, k, lengthscale))
+                                        : fall_across(gap, lengthscale);
+        }
+        line.fall[k * columns + j] = fall;
+      }
+    }
+  });
+}
+
+[[noreturn]] void singular(const GramLine& line, std::int64_t k, double variance,
+                           const std::string& where) {
+  std::string message = "the covariance matrix" + where + " is singular";
+  const auto id = std::to_string(line.order[k]);
+  if (k > 0 && line.anchors[k] == line.anchors[k - 1]) {
+    message += ": anchors " + std::to_string(line.order[k - 1]) + " and " + id + " coincide, at " +
+               text_of(line.anchors[k]) + ". Give them noise > 0, or keep one of them";
+  } else {
+    message += " to working precision: given the anchors before it, anchor " + id + ", at " +
+               text_of(line.anchors[k]) + ", has variance " + text_of(variance) +
+               ". Add noise > 0, or a loading that is not 0";
+  }
+  throw Error(ErrorCode::singular, message);
+}
+
+/// The filter over points [begin, end), from the covariance predicted for the first, which becomes
+/// that predicted for the point after the last. Returns the first point where the matrix is
+/// singular, or -1.
+template <int J>
+std::int64_t filter(GramLine& line, std::int64_t begin, std::int64_t end, double* filtered) {
+  Step<double, J> s;
+  for (std::int64_t k = begin; k < end; ++k) {
+    double prior = 0.0;
+    for (int j = 0; j < J; ++j) {
+      const double fall = line.fall[k * J + j];
+      s.decay[j] = decay_of(fall);
+      s.gain[j] = gain_of(fall);
+      s.h[j] = line.loadings[k * J + j];
+      prior += s.h[j] * s.h[j];
+    }
+    s.noise = line.noise[k];
+    predict<J>(filtered, s);
+    if (k % kFilterChunk == 0) {
+      std::copy(s.cov, s.cov + kPacked<J>, &line.chunk_cov[k / kFilterChunk * kPacked<J>]);
+    }
+    observe<J>(s, filtered);
+    // One column is found in sums of positive numbers alone; of more, the rounding of `prior` is in
+    // the difference.
+    if (!(s.d > (J == 1 ? 0.0 : 4.0 * J * kEpsilon * prior))) {
+      line.variance[k] = s.d;
+      return k;
+    }
+    line.variance[k] = s.d;
+    std::copy(s.w, s.w + J, &line.gain[k * J]);
+  }
+  return -1;
+}
+
+}  // namespace
+
+Gram::Gram(const Covariance& covariance) {
+  guarded([&] {
+    const Covariance& c = covariance;
+    check(c);
+    auto state = std::make_shared<GramState>();
+    state->n = c.n;
+    state->width = c.width;
+    state->num_threads = c.num_threads;
+    state->columns = *std::find_if(std::begin(kCompiledWidths), std::end(kCompiledWidths),
+                                   [&](int w) { return w >= c.width; });
+    state->lines.resize(static_cast<std::size_t>(c.batch));
+    const int threads = threads_for(c.batch * c.n * c.width, c.num_threads);
+    const bool many = c.batch >= 2 * threads;
+    const auto build = [&](std::int64_t b) {
+      GramLine& line = state->lines[static_cast<std::size_t>(b)];
+      fill_line(c, b, state->columns, many ? 1 : threads, line);
+      with_width(state->columns, [&](auto width) {
+        constexpr int J = decltype(width)::value;
+        line.chunk_cov.reset(state->chunks() * kPacked<J>);
+        double filtered[kPacked<J>] = {};
+        const std::int64_t bad = filter<J>(line, 0, c.n, filtered);
+        if (bad >= 0) {
+          singular(line, bad, line.variance[bad], of_matrix(b, c.batch));
+        }
+      });
+    };
+    if (many) {
+      parallel_tasks(threads, c.batch, build);
+    } else {
+      for (std::int64_t b = 0; b < c.batch; ++b) {
+        build(b);
+      }
+    }
+    state_ = std::move(state);
+  });
+}
+
+void Gram::log_variances(double* out) const {
+  for (std::int64_t b = 0; b < batch(); ++b) {
+    const GramLine& line = state_->lines[static_cast<std::size_t>(b)];
+    for (std::int64_t k = 0; k < size(); ++k) {
+      out[b * size() + line.order[k]] = std::log(line.variance[k]);
+    }
+  }
+}
+
+void Gram::logdet(double* out) const {
+  for (std::int64_t b = 0; b < batch(); ++b) {
+    const GramLine& line = state_->lines[static_cast<std::size_t>(b)];
+    double sum = 0.0;
+    double low = 0.0;  // what the sum's roundings lost (Neumaier)
+    for (std::int64_t k = 0; k < size(); ++k) {
+      const double term = std::log(line.variance[k]);
+      const double next = sum + term;
+      low += std::fabs(sum) >= std::fabs(term) ? (sum - next) + term : (term - next) + sum;
+      sum = next;
+    }
+    out[b] = sum + low;
+  }
+}
+
+void Gram::precision(double* diagonal, double* off_diagonal) const {
+  for (const GramLine& line : state_->lines) {
+    if (width() != 1 || std::any_of(line.noise.begin(), line.noise.end(),
+                                    [](double noise) { return noise != 0.0; })) {
+      invalid("the inverse is tridiagonal for one real term without noise alone: use solve()");
+    }
+  }
+  const std::int64_t n = size();
+  for (std::int64_t b = 0; b < batch(); ++b) {
+    const GramLine& line = state_->lines[static_cast<std::size_t>(b)];
+    for (std::int64_t k = 0; k < n; ++k) {
+      double entry = 1.0 / line.variance[k];
+      if (k + 1 < n) {
+        const double step = line.loadings[k + 1] * decay_of(line.fall[k + 1]) / line.loadings[k];
+        entry += step * step / line.variance[k + 1];
+        off_diagonal[b * (n - 1) + k] = -step / line.variance[k + 1];
+      }
+      diagonal[b * n + k] = entry;
+    }
+  }
+}
+
+void Gram::order(std::int64_t* out) const {
+  for (const GramLine& line : state_->lines) {
+    out = std::copy(line.order.begin(), line.order.end(), out);
+  }
+}
+
+std::int64_t Gram::batch() const noexcept {
+  return static_cast<std::int64_t>(state_->lines.size());
+}
+std::int64_t Gram::size() const noexcept {
+  return state_->n;
+}
+std::int64_t Gram::width() const noexcept {
+  return state_->width;
+}
+bool Gram::has_ties() const noexcept {
+  return std::any_of(state_->lines.begin(), state_->lines.end(),
+                     [](const GramLine& line) { return line.has_ties; });
+}
+std::int64_t Gram::nbytes() const noexcept {
+  std::int64_t bytes = 0;
+  for (const GramLine& line : state_->lines) {
+    bytes += line.order.nbytes() + line.anchors.nbytes() + line.fall.nbytes() +
+             line.loadings.nbytes() + line.noise.nbytes() + line.gain.nbytes() +
+             line.variance.nbytes() + line.chunk_cov.nbytes();
+  }
+  return bytes;
+}
+
+}  // namespace laplex

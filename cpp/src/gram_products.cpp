@@ -1,0 +1,187 @@
+/// Products with the factor of a Gram: one recurrence along the line for each direction, several
+/// rows at a time.
+#include <laplex/gram.hpp>
+
+#include "boundary.hpp"
+#include "gram_state.hpp"
+#include "parallel.hpp"
+
+#include <cmath>
+
+namespace laplex {
+
+using namespace detail;
+
+namespace {
+
+/// Rows that go along the line together: independent chains, which hide each other's latency.
+constexpr int kRows = 4;
+
+/// `Rows` vectors, [row, n], in the caller's numbers.
+template <int Rows>
+struct RowBlock {
+  const double* in;
+  double* out;
+  std::int64_t n;
+
+  void load(std::int64_t id, double* z) const {
+    for (int r = 0; r < Rows; ++r) {
+      z[r] = in[r * n + id];
+    }
+  }
+  void store(std::int64_t id, const double* y) const {
+    for (int r = 0; r < Rows; ++r) {
+      out[r * n + id] = y[r];
+    }
+  }
+};
+
+/// y = L z or z = L^-1 y, downwards along the line: state is the filter's mean given the points so
+/// far, y_k = z_k + h_k . state.
+template <int J, int Rows, bool inverse>
+void downwards(const GramLine& line, bool scaled, const RowBlock<Rows>& rows) {
+  double state[J][Rows] = {};
+  for (std::int64_t k = 0; k < rows.n; ++k) {
+    double z[Rows];
+    rows.load(line.order[k], z);
+    const double root = scaled ? std::sqrt(line.variance[k]) : 1.0;
+    double seen[Rows] = {};
+    for (int j = 0; j < J; ++j) {
+      const double decay = decay_of(line.fall[k * J + j]);
+      for (int r = 0; r < Rows; ++r) {
+        state[j][r] *= decay;
+        seen[r] += line.loadings[k * J + j] * state[j][r];
+      }
+    }
+    double y[Rows];
+    for (int r = 0; r < Rows; ++r) {
+      if (inverse) {
+        z[r] -= seen[r];
+        y[r] = z[r] / root;
+      } else {
+        z[r] *= root;
+        y[r] = z[r] + seen[r];
+      }
+    }
+    for (int j = 0; j < J; ++j) {
+      for (int r = 0; r < Rows; ++r) {
+        state[j][r] += line.gain[k * J + j] * z[r];
+      }
+    }
+    rows.store(line.order[k], y);
+  }
+}
+
+/// y = L^T z or z = L^-T y, upwards: state is what the points above hand down, y_k = z_k + w_k .
+/// state.
+template <int J, int Rows, bool inverse>
+void upwards(const GramLine& line, bool scaled, const RowBlock<Rows>& rows) {
+  double state[J][Rows] = {};
+  for (std::int64_t k = rows.n - 1; k >= 0; --k) {
+    double z[Rows];
+    rows.load(line.order[k], z);
+    const double root = scaled ? std::sqrt(line.variance[k]) : 1.0;
+    double seen[Rows] = {};
+    for (int j = 0; j < J; ++j) {
+      for (int r = 0; r < Rows; ++r) {
+        seen[r] += line.gain[k * J + j] * state[j][r];
+      }
+    }
+    double y[Rows];
+    for (int r = 0; r < Rows; ++r) {
+      if (inverse) {
+        z[r] = z[r] / root - seen[r];
+        y[r] = z[r];
+      } else {
+        y[r] = (z[r] + seen[r]) * root;
+      }
+    }
+    for (int j = 0; j < J; ++j) {
+      const double decay = decay_of(line.fall[k * J + j]);
+      for (int r = 0; r < Rows; ++r) {
+        state[j][r] = decay * (state[j][r] + line.loadings[k * J + j] * z[r]);
+      }
+    }
+    rows.store(line.order[k], y);
+  }
+}
+
+template <int J, int Rows>
+void apply_block(const GramLine& line, Factor factor, bool scaled, const RowBlock<Rows>& rows) {
+  switch (factor) {
+    case Factor::lower:
+      return downwards<J, Rows, false>(line, scaled, rows);
+    case Factor::lower_inverse:
+      return downwards<J, Rows, true>(line, scaled, rows);
+    case Factor::upper:
+      return upwards<J, Rows, false>(line, scaled, rows);
+    case Factor::upper_inverse:
+      return upwards<J, Rows, true>(line, scaled, rows);
+  }
+}
+
+/// Calls body(line, first row, rows) for blocks of kRows rows, and the rest row by row.
+template <class F>
+void for_blocks(const GramState& state, std::int64_t rows, int num_threads, const F& body) {
+  const std::int64_t whole = rows / kRows;
+  const std::int64_t blocks = whole + rows % kRows;
+  const auto batch = static_cast<std::int64_t>(state.lines.size());
+  const int threads = threads_for(batch * rows * state.n * state.columns,
+                                  num_threads > 0 ? num_threads : state.num_threads);
+  parallel_tasks(threads, batch * blocks, [&](std::int64_t task) {
+    const std::int64_t b = task / blocks;
+    const std::int64_t block = task % blocks;
+    const std::int64_t row = block < whole ? block * kRows : whole * kRows + (block - whole);
+    body(state.lines[static_cast<std::size_t>(b)], (b * rows + row) * state.n, block < whole);
+  });
+}
+
+void apply_any(const GramLine& line, std::int64_t columns, std::int64_t n, Factor factor,
+               bool scaled, const double* in, double* out, bool whole) {
+  with_width(columns, [&](auto width) {
+    constexpr int J = decltype(width)::value;
+    if (whole) {
+      apply_block<J, kRows>(line, factor, scaled, {in, out, n});
+    } else {
+      apply_block<J, 1>(line, factor, scaled, {in, out, n});
+    }
+  });
+}
+
+void check_rows(const double* in, const double* out, std::int64_t entries, std::int64_t rows) {
+  if (rows < 0) {
+    invalid("rows must not be negative, got " + std::to_string(rows));
+  }
+  if (entries > 0 && (in == nullptr || out == nullptr)) {
+    invalid("the input or the output is null");
+  }
+}
+
+}  // namespace
+
+void Gram::apply(Factor factor, bool scaled, const double* in, double* out, std::int64_t rows,
+                 int num_threads) const {
+  guarded([&] {
+    check_rows(in, out, batch() * rows * size(), rows);
+    for_blocks(*state_, rows, num_threads,
+               [&](const GramLine& line, std::int64_t offset, bool whole) {
+                 apply_any(line, state_->columns, size(), factor, scaled, in + offset, out + offset,
+                           whole);
+               });
+  });
+}
+
+void Gram::solve(const double* b, double* x, std::int64_t rows, int num_threads) const {
+  guarded([&] {
+    check_rows(b, x, batch() * rows * size(), rows);
+    for_blocks(*state_, rows, num_threads,
+               [&](const GramLine& line, std::int64_t offset, bool whole) {
+                 apply_any(line, state_->columns, size(), Factor::lower_inverse, true, b + offset,
+                           x + offset, whole);
+                 apply_any(line, state_->columns, size(), Factor::upper_inverse, true, x + offset,
+                           x + offset, whole);
+               });
+  });
+}
+
+}  // namespace laplex
