@@ -8,7 +8,7 @@ An implementation of the operator class of arXiv 2605.24584: ``u = K v`` with
 in time linear in the number of targets ``x`` and sources ``y`` once these are sorted.
 
 ``import laplex`` needs NumPy alone. The names that need PyTorch (`matvec`, `LaplaceOperator`,
-`nn`) are imported when first used.
+`gram`, `nn`) are imported when first used.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from .plan import Plan, PlanGradients
 
 if TYPE_CHECKING:
     from . import cuda as cuda
+    from . import gram as gram
     from . import nn as nn
     from . import plan_cache as plan_cache
     from .functional import matvec as matvec
@@ -35,6 +36,7 @@ __all__ = [
     "PlanGradients",
     "__version__",
     "cuda",
+    "gram",
     "matvec",
     "nn",
     "plan_cache",
@@ -44,6 +46,7 @@ __all__ = [
 _LAZY: dict[str, tuple[str, str | None]] = {
     "LaplaceOperator": (".operator", "LaplaceOperator"),
     "cuda": (".cuda", None),
+    "gram": (".gram", None),
     "matvec": (".functional", "matvec"),
     "nn": (".nn", None),
     "plan_cache": (".plan_cache", None),

@@ -4,9 +4,9 @@
 
     A[i, j] = sum_k H[i, k] H[j, k] exp(-|t_i - t_j| / lengthscale_k) + noise_i [i = j]
 
-with anchors t ``[B, n]``, lengthscale ``[B, J]``, loadings H ``[B, n, J]``, noise ``[B, n]``, float64,
-L unit lower triangular in the sorted order, D diagonal; vectors are ``[B, R, n]``. The functions
-take the four tensors besides, for autograd. Every one has first and second derivatives. All
+with anchors t ``[B, n]``, lengthscale ``[B, J]``, loadings H ``[B, n, J]``, noise ``[B, n]``, all
+float64, L unit lower triangular in the sorted order, D diagonal; vectors are ``[B, R, n]``. The
+functions take the four tensors besides, for autograd, and have first and second derivatives. All
 derivatives of the factor are those of <a, L b> + <w, log D> (`_Vjp`), and theirs in turn come from
 the same code in dual numbers.
 """
@@ -41,8 +41,8 @@ class Factor:
     Parameters
     ----------
     parameters
-        Contiguous float64 tensors on the CPU, see the module. A noise of infinity marks a point that
-        was not observed.
+        Contiguous float64 tensors on the CPU, see the module. A noise of infinity marks a point
+        that was not observed.
     ties_backwards
         Take equal anchors against their numbers.
 
@@ -93,9 +93,7 @@ class Factor:
         """A^-1 times values."""
         values = values.contiguous()
         out = torch.empty_like(values)
-        self.core.solve(
-            values.data_ptr(), out.data_ptr(), values.shape[1], torch.get_num_threads()
-        )
+        self.core.solve(values.data_ptr(), out.data_ptr(), values.shape[1], torch.get_num_threads())
         return out
 
     def log_variances(self) -> Tensor:
@@ -123,9 +121,7 @@ def log_variances(factor: Factor, parameters: Parameters) -> Tensor:
     return result
 
 
-def innovations(
-    factor: Factor, values: Tensor, parameters: Parameters
-) -> tuple[Tensor, Tensor]:
+def innovations(factor: Factor, values: Tensor, parameters: Parameters) -> tuple[Tensor, Tensor]:
     """L^-1 values and log D: all that a likelihood needs, with one reverse pass for both."""
     result: tuple[Tensor, Tensor] = _Innovations.apply(factor, values, *parameters)  # type: ignore[no-untyped-call]
     return result
@@ -144,7 +140,9 @@ def unobserved_variances(factor: Factor, parameters: Parameters) -> Tensor:
 
 class _Product(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, factor: Factor, side: Side, values: Tensor, *parameters: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, factor: Factor, side: Side, values: Tensor, *parameters: Tensor
+    ) -> Tensor:
         out = factor.apply(side, values)
         ctx.factor, ctx.side = factor, side
         ctx.save_for_backward(values, out, *parameters)
@@ -220,19 +218,23 @@ class _Vjp(torch.autograd.Function):
         a, b, w = (None if each is None else each.contiguous() for each in (a, b, w))
         ctx.save_for_backward(a, b, w, *parameters)
         out = tuple(torch.empty(tensor.shape, dtype=torch.float64) for tensor in parameters)
+        anchors, lengthscale, loadings, noise = (tensor.data_ptr() for tensor in out)
         factor.core.vjp(
             _address(a),
             _address(b),
             0 if a is None else a.shape[1],
             _address(w),
-            *(tensor.data_ptr() for tensor in out),
+            anchors,
+            lengthscale,
+            loadings,
+            noise,
             0,
             torch.get_num_threads(),
         )
         return out
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, *tangents: Tensor) -> tuple[Tensor | None, ...]:
         a, b, w, *parameters = ctx.saved_tensors
         tangents = tuple(tangent.contiguous() for tangent in tangents)

@@ -1,0 +1,54 @@
+"""Exact Gaussian models with Laplace kernels: algebra, processes, covariances of images.
+
+`LaplaceGram` is the matrix, with everything a Gaussian needs in linear time; `LaplaceGPRegressor` a
+regressor with scikit-learn's interface; `LaplaceCovariance` a covariance model of flattened images
+with learnable anchors; `LaplaceGramLinearOperator` and `LaplaceKernel` serve GPyTorch. Names are
+imported when first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from ..optional import require
+
+if TYPE_CHECKING:
+    from .conditional import Conditional as Conditional
+    from .covariance import LaplaceCovariance as LaplaceCovariance
+    from .laplace_gram import LaplaceGram as LaplaceGram
+    from .regressor import LaplaceGPRegressor as LaplaceGPRegressor
+    from .term import Term as Term
+
+__all__ = [
+    "Conditional",
+    "LaplaceCovariance",
+    "LaplaceGPRegressor",
+    "LaplaceGram",
+    "Term",
+]
+
+# The module of a name, and what it needs besides torch: (module to find, extra).
+_HOME: dict[str, tuple[str, tuple[str, str] | None]] = {
+    "Conditional": (".conditional", None),
+    "LaplaceCovariance": (".covariance", None),
+    "LaplaceGPRegressor": (".regressor", ("sklearn", "demo")),
+    "LaplaceGram": (".laplace_gram", None),
+    "Term": (".term", None),
+}
+
+
+def __getattr__(name: str) -> Any:
+    try:
+        module, needed = _HOME[name]
+    except KeyError:
+        raise AttributeError(f"module 'laplex.gram' has no attribute {name!r}") from None
+    if needed is not None:
+        require(needed[0], extra=needed[1], feature=f"laplex.gram.{name}")
+    value = getattr(import_module(module, __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

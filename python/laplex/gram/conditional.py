@@ -1,0 +1,132 @@
+"""`Conditional`: the rest of a Gaussian vector, given some of its entries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..functional import matvec
+from . import factor as factors
+from .factor import Factor
+from .term import Term
+
+if TYPE_CHECKING:
+    from .laplace_gram import LaplaceGram
+
+
+class Conditional:
+    """The Gaussian of the entries `rest` of a vector of N(0, A), given those of `observed`.
+
+    Made by `LaplaceGram.condition` and `LaplaceGram.predict`. Everything is computed when it is
+    asked for, in O(n J^2), and differentiable.
+
+    Attributes
+    ----------
+    observed, rest : Tensor, int64
+        Numbers of the entries that were given, and of those that are asked for.
+    mean : Tensor ``[..., m]``
+        Expectation, for each row of values.
+    variance : Tensor ``[*b, m]``
+        Of each entry, its own noise included. First derivatives only.
+    latent_variance : Tensor ``[*b, m]``
+        The same without noise.
+    """
+
+    def __init__(self, gram: LaplaceGram, observed: Tensor, rest: Tensor, values: Tensor) -> None:
+        self._gram = gram
+        self.observed = observed
+        self.rest = rest
+        self._given = _part(gram, observed)
+        self._values = self._given._checked(values)
+
+    @cached_property
+    def mean(self) -> Tensor:
+        """Expectation ``[..., m]``, for each row of values."""
+        return self._expectation(self._values)
+
+    def _expectation(self, values: Tensor) -> Tensor:
+        weights = self._given.solve(values).double()
+        anchors = self._gram.anchors.double()
+        sources, targets = anchors[..., self.observed], anchors[..., self.rest]
+        total = torch.zeros((), dtype=torch.float64)
+        for tensors in self._gram._tensors:
+            for column in tensors.loadings(anchors):
+                column = column.expand(*column.shape[:-1], anchors.shape[-1])
+                product = matvec(
+                    column[..., self.observed] * weights,
+                    targets,
+                    sources,
+                    lengthscale=tensors.lengthscale,
+                )
+                total = total + column[..., self.rest] * product
+        return total.to(self._gram.dtype)
+
+    @cached_property
+    def latent_variance(self) -> Tensor:
+        """Variance ``[*b, m]`` of each entry without its noise."""
+        gram = self._gram
+        anchors, lengthscale, loadings, noise = gram._parameters()
+        unobserved = torch.zeros(anchors.shape[-1], dtype=torch.bool)
+        unobserved[self.rest] = True
+        parameters = (anchors, lengthscale, loadings, torch.where(unobserved, torch.inf, noise))
+
+        def variances(ties_backwards: bool) -> Tensor:
+            factor = Factor(parameters, ties_backwards=ties_backwards)
+            ties.append(factor.core.has_ties)
+            return factors.unobserved_variances(factor, parameters)[:, self.rest]
+
+        ties: list[bool] = []
+        result = variances(False)
+        if ties[0] and torch.is_grad_enabled() and anchors.requires_grad:
+            result = 0.5 * (result + variances(True))  # sign(0) = 0, see LaplaceGram._symmetric
+        result = result.reshape(*gram.shape[:-2], self.rest.numel())
+        return result.clamp(min=0).to(gram.dtype)
+
+    @cached_property
+    def variance(self) -> Tensor:
+        """Variance ``[*b, m]`` of each entry, its noise included."""
+        noise = self._gram.noise
+        if noise is None:
+            return self.latent_variance
+        n = self._gram.anchors.shape[-1]
+        own = noise.expand(*noise.shape[:-1], n)[..., self.rest]
+        return (self.latent_variance + own).to(self._gram.dtype)
+
+    def sample(
+        self, shape: Sequence[int] = (), *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Samples ``[*shape, ..., m]`` of the entries, noise included, jointly.
+
+        By Matheron's rule: a sample of the whole vector, moved by the conditional expectation of
+        what it lacks at the observed entries.
+        """
+        rows = self._values.shape[: self._values.dim() - 1 - (len(self._gram.shape) - 2)]
+        whole = self._gram.sample((*shape, *rows), generator=generator)
+        return whole[..., self.rest] + self._expectation(self._values - whole[..., self.observed])
+
+    def __repr__(self) -> str:
+        return (
+            f"Conditional({self.rest.numel()} entries given {self.observed.numel()}, "
+            f"values={list(self._values.shape)})"
+        )
+
+
+def _part(gram: LaplaceGram, index: Tensor) -> LaplaceGram:
+    """The rows and columns `index` of a Gram."""
+    from .laplace_gram import LaplaceGram
+
+    def take(tensor: Tensor | None) -> Tensor | None:
+        return None if tensor is None else tensor[..., index]
+
+    terms = [
+        Term(term.lengthscale, term.variance, term.frequency, take(term.phase), take(term.scale))
+        for term in gram.terms
+    ]
+    noise = gram.noise
+    if noise is not None and noise.shape[-1] != 1:
+        noise = noise[..., index]
+    return LaplaceGram(gram.anchors[..., index], terms=terms, noise=noise)

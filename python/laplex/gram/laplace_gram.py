@@ -1,0 +1,532 @@
+"""`LaplaceGram`: exact algebra with covariance matrices of points on a line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import log, pi, prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import validation
+from ..functional import Scalar, check_tensor, matvec
+from . import factor as factors
+from .conditional import Conditional
+from .factor import Factor, Parameters, Side
+from .term import Term
+
+
+class LaplaceGram:
+    r"""A covariance matrix of Laplace kernels between anchors on a line, with noise.
+
+    .. math::
+
+        A = \sum_t \sigma_t^2\, \mathrm{diag}(s_t)\,
+            \bigl[e^{-|x_i - x_j|/\ell_t}
+            \cos(\theta_{ti} - \theta_{tj} + \omega_t (x_i - x_j))\bigr]\,
+            \mathrm{diag}(s_t) + \mathrm{diag}(\text{noise})
+
+    Products, solutions, determinants, samples and conditionals are exact and cost O(n J^2) once the
+    anchors are sorted, J counting 1 for a term without phase and frequency and 2 for another. A is
+    factorised by one pass of a Kalman filter along the line, whose result is celerite's (arXiv
+    1703.09710); the model is that of arXiv 2605.24584, section on Gram operators, in our reading.
+
+    Parameters
+    ----------
+    anchors : Tensor, shape ``[*b, n]``, float32 or float64
+        x, in any order.
+    lengthscale, variance, frequency, phase, scale
+        Of a single term: see `laplex.gram.Term`.
+    terms : sequence of Term, optional
+        A sum of terms, in place of those arguments. At most 32 columns: J <= 32.
+    noise : float or Tensor, shapes ``[*b, n]`` or ``[*b, 1]``, optional
+        Variance of the noise at each anchor, not negative. None is 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Bad shapes, dtypes or numbers, naming the argument.
+    numpy.linalg.LinAlgError
+        When A is first factorised: A is singular, or so nearly that double precision cannot tell.
+        The message names the anchors. Coincident anchors make A singular where they have no noise.
+
+    Notes
+    -----
+    All computations are in float64, on the CPU; results have the anchors' dtype. Gradients flow to
+    every tensor, twice. Where anchors coincide, first derivatives by anchors use sign(0) = 0 in
+    everything that does not depend on the order of the anchors (`solve`, `logdet`, `log_prob`,
+    `condition`); `color` and `whiten` do, and are one-sided there.
+
+    The factor S of A = S S^T has the anchors' numbers on both sides and is lower triangular in
+    their sorted order.
+
+    Examples
+    --------
+    >>> import torch, laplex
+    >>> x = torch.tensor([0.0, 3.0, 1.0], dtype=torch.float64)
+    >>> A = laplex.gram.LaplaceGram(x, lengthscale=2.0, noise=0.1)
+    >>> A.solve(A @ torch.ones(3, dtype=torch.float64))
+    tensor([1.0000, 1.0000, 1.0000], dtype=torch.float64)
+    >>> A.log_prob(torch.zeros(3, dtype=torch.float64))
+    tensor(-2.2731, dtype=torch.float64)
+    """
+
+    def __init__(
+        self,
+        anchors: Tensor,
+        *,
+        lengthscale: Scalar = 1.0,
+        variance: Scalar = 1.0,
+        frequency: Scalar = 0.0,
+        phase: Tensor | None = None,
+        scale: Tensor | None = None,
+        terms: Sequence[Term] | None = None,
+        noise: Scalar | None = None,
+    ) -> None:
+        check_tensor("anchors", anchors)
+        if anchors.dtype not in (torch.float32, torch.float64):
+            raise TypeError(f"anchors must be float32 or float64, got {anchors.dtype}")
+        if anchors.dim() == 0:
+            raise ValueError("anchors must have shape [..., n], got a scalar: pass it as [x]")
+        if not bool(anchors.isfinite().all()):
+            raise ValueError("anchors must be finite, but have a NaN or an infinity")
+        single = Term(lengthscale, variance, frequency, phase, scale)
+        if terms is None:
+            terms = (single,)
+        elif (lengthscale, variance, frequency, phase, scale) != (1.0, 1.0, 0.0, None, None):
+            raise ValueError("pass either terms or the arguments of a single term, not both")
+        if not terms or not all(isinstance(term, Term) for term in terms):
+            raise TypeError("terms must be a sequence of at least one laplex.gram.Term")
+        self.anchors = anchors
+        self.terms = tuple(terms)
+        self.noise = _checked_noise(noise, anchors)
+        self._tensors = [term.tensors(anchors) for term in self.terms]
+        try:
+            self._batch = _broadcast(
+                anchors.shape[:-1],
+                *(tensors.batch_shape() for tensors in self._tensors),
+                *(() if self.noise is None else (self.noise.shape[:-1],)),
+            )
+        except RuntimeError:
+            raise ValueError(
+                "the leading dimensions of anchors, terms and noise do not broadcast"
+            ) from None
+        self._factored: tuple[tuple[int, ...], dict[bool, Factor]] | None = None
+
+    # --- products --------------------------------------------------------------------------------
+
+    def matvec(self, values: Tensor) -> Tensor:
+        """A times values ``[..., n]``, by `laplex.matvec`; `values` broadcast with the batch."""
+        values = self._checked(values).double()
+        anchors = self.anchors.double()
+        result = torch.zeros_like(values) if self.noise is None else self.noise * values
+        for tensors in self._tensors:
+            columns = torch.stack(tensors.loadings(anchors))
+            columns = columns.reshape(
+                columns.shape[:1] + (1,) * (values.dim() + 1 - columns.dim()) + columns.shape[1:]
+            )
+            product = matvec(columns * values, anchors, lengthscale=tensors.lengthscale)
+            result = result + (columns * product).sum(0)
+        return result.to(self.dtype)
+
+    def __matmul__(self, other: object) -> Tensor:
+        """A times a vector ``[n]`` or matrices ``[..., n, k]``."""
+        if not isinstance(other, Tensor):
+            return NotImplemented
+        if other.dim() < 2:
+            return self.matvec(other)
+        # Columns as rows: of a Gram with a batch, as one leading dimension more.
+        lead = _broadcast(other.shape[:-2], self._batch)
+        rows = other.expand(*lead, *other.shape[-2:]).movedim(-1, 0)
+        return self.matvec(rows).movedim(0, -1)
+
+    def solve(self, values: Tensor) -> Tensor:
+        """A^-1 times values ``[..., n]``."""
+        rows, restore = self._flatten(values)
+        parameters = self._parameters()
+
+        def solution(factor: Factor) -> Tensor:
+            if not _recording(rows, *parameters):
+                return factor.solve(rows)
+            whitened, logs = factors.innovations(factor, rows, parameters)
+            whitened = whitened * torch.exp(-logs)[:, None]
+            return factors.product(factor, Side.UPPER_INVERSE, whitened, parameters)
+
+        return restore(self._symmetric(solution))
+
+    def color(self, values: Tensor, *, transpose: bool = False) -> Tensor:
+        """S, or with `transpose` S^T, times values ``[..., n]``: A = S S^T.
+
+        S makes samples of N(0, A) from white noise.
+        """
+        return self._scaled(values, Side.UPPER if transpose else Side.LOWER)
+
+    def whiten(self, values: Tensor, *, transpose: bool = False) -> Tensor:
+        """S^-1, or with `transpose` S^-T, times values ``[..., n]``: A^-1 = S^-T S^-1.
+
+        S^-1 makes white noise of samples of N(0, A).
+        """
+        return self._scaled(values, Side.UPPER_INVERSE if transpose else Side.LOWER_INVERSE)
+
+    def _scaled(self, values: Tensor, side: Side) -> Tensor:
+        rows, restore = self._flatten(values)
+        parameters = self._parameters()
+        factor = self._factor()
+        if not _recording(rows, *parameters):
+            return restore(factor.apply(side, rows, scaled=True))
+        half = 0.5 * factors.log_variances(factor, parameters)[:, None]
+        if side is Side.LOWER:
+            rows = rows * half.exp()
+        elif side is Side.UPPER_INVERSE:
+            rows = rows * (-half).exp()
+        result = factors.product(factor, side, rows, parameters)
+        if side is Side.UPPER:
+            result = result * half.exp()
+        elif side is Side.LOWER_INVERSE:
+            result = result * (-half).exp()
+        return restore(result)
+
+    # --- the Gaussian N(0, A) --------------------------------------------------------------------
+
+    def logdet(self) -> Tensor:
+        """Log det A ``[*b]``."""
+        parameters = self._parameters()
+
+        def value(factor: Factor) -> Tensor:
+            if not _recording(*parameters):
+                return factor.logdet()
+            return factors.log_variances(factor, parameters).sum(-1)
+
+        return self._symmetric(value).reshape(self._batch).to(self.dtype)
+
+    def log_prob(self, values: Tensor) -> Tensor:
+        """Log density of N(0, A) at values ``[..., n]``: a number for each, ``[...]``."""
+        rows, restore = self._flatten(values)
+        parameters = self._parameters()
+
+        def value(factor: Factor) -> Tensor:
+            whitened, logs = factors.innovations(factor, rows, parameters)
+            square = whitened.square() * torch.exp(-logs)[:, None]
+            n = rows.shape[-1]
+            return -0.5 * (square.sum(-1) + logs.sum(-1, keepdim=True) + n * log(2 * pi))
+
+        return restore(self._symmetric(value)[..., None])[..., 0]
+
+    def sample(
+        self, shape: Sequence[int] = (), *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Samples of N(0, A) ``[*shape, *b, n]``, with gradients to the parameters."""
+        white = torch.randn(
+            *shape, *self._batch, self.anchors.shape[-1], dtype=torch.float64, generator=generator
+        )
+        return self.color(white.to(self.dtype))
+
+    def condition(self, observed_index: Tensor, values: Tensor) -> Conditional:
+        """The remaining entries of a vector of N(0, A), given some of them.
+
+        Parameters
+        ----------
+        observed_index : Tensor
+            Numbers of the observed entries, int64 ``[k]``, each once; or a bool mask ``[n]``.
+        values : Tensor, shape ``[..., k]``
+            The observed entries, noise included; for a mask in ascending order.
+
+        Returns
+        -------
+        Conditional
+            Of the remaining entries, in ascending order, noise included.
+        """
+        n = self.anchors.shape[-1]
+        observed, rest = _split(observed_index, n)
+        return Conditional(self, observed, rest, values)
+
+    def predict(self, targets: Tensor, values: Tensor) -> Conditional:
+        """The process at new points without noise, given values ``[..., n]`` at the anchors.
+
+        Parameters
+        ----------
+        targets : Tensor, shape ``[*b, m]``
+            New points, of the anchors' dtype.
+        values : Tensor, shape ``[..., n]``
+            Observations at the anchors, noise included.
+
+        Raises
+        ------
+        ValueError
+            When a term has phases or scales, which new points have not: build one LaplaceGram over
+            all points, and `condition` it.
+        """
+        check_tensor("targets", targets)
+        if targets.dtype is not self.dtype or targets.dim() == 0:
+            raise TypeError(
+                f"targets must be {self.dtype} as the anchors are, of shape [..., m]; got "
+                f"{targets.dtype} {list(targets.shape)}"
+            )
+        if any(term.phase is not None or term.scale is not None for term in self.terms):
+            raise ValueError(
+                "predict has no phase or scale for the targets: build a LaplaceGram of anchors and "
+                "targets together, and condition() it"
+            )
+        n, m = self.anchors.shape[-1], targets.shape[-1]
+        batch = _broadcast(self.anchors.shape[:-1], targets.shape[:-1])
+        anchors = torch.cat((self.anchors.expand(*batch, n), targets.expand(*batch, m)), -1)
+        noise = None
+        if self.noise is not None:
+            shape = self.noise.shape[:-1]
+            noise = torch.cat((self.noise.expand(*shape, n), self.noise.new_zeros(*shape, m)), -1)
+        whole = LaplaceGram(anchors, terms=self.terms, noise=noise)
+        return Conditional(whole, torch.arange(n), torch.arange(n, n + m), values)
+
+    def precision(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The tridiagonal inverse of a single real term without noise.
+
+        Returns
+        -------
+        order : Tensor, int64 ``[*b, n]``
+            Numbers of the anchors in ascending order.
+        diagonal : Tensor ``[*b, n]``
+            ``inv(A)[order, order]``, the diagonal in sorted order.
+        off_diagonal : Tensor ``[*b, n - 1]``
+            Entries between an anchor and the next one in sorted order. All others are 0.
+
+        Raises
+        ------
+        ValueError
+            With noise, or more than one column: the inverse is dense then; use `solve`.
+        """
+        anchors, lengthscale, loadings, noise = self._parameters()
+        if loadings.shape[-1] != 1 or bool((noise != 0).any()):
+            raise ValueError(
+                "the inverse is tridiagonal for a single real term without noise only: use solve()"
+            )
+        order = self._factor().order()
+        gaps = anchors.gather(-1, order).diff(dim=-1) / lengthscale
+        scale = loadings[..., 0].gather(-1, order)
+        lost = -torch.expm1(-2 * gaps)  # 1 - r^2, without cancellation
+        inner = torch.exp(-2 * gaps) / lost
+        edge = torch.zeros_like(anchors[:, :1])
+        diagonal = 1 + torch.cat((edge, inner), -1) + torch.cat((inner, edge), -1)
+        diagonal = diagonal / scale.square()
+        off = -torch.exp(-gaps) / lost / (scale[:, :-1] * scale[:, 1:])
+        n = anchors.shape[-1]
+        return (
+            order.reshape(*self._batch, n),
+            diagonal.to(self.dtype).reshape(*self._batch, n),
+            off.to(self.dtype).reshape(*self._batch, max(n - 1, 0)),
+        )
+
+    # --- inspection ------------------------------------------------------------------------------
+
+    @property
+    def shape(self) -> torch.Size:
+        """``(*b, n, n)``."""
+        n = self.anchors.shape[-1]
+        return torch.Size((*self._batch, n, n))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The anchors', and of all results."""
+        return self.anchors.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """The anchors'."""
+        return self.anchors.device
+
+    def diagonal(self) -> Tensor:
+        """The variances ``[*b, n]``, noise included."""
+        _, _, loadings, noise = self._parameters()
+        variances = loadings.square().sum(-1) + noise
+        return variances.reshape(self.shape[:-1]).to(self.dtype)
+
+    def to_dense(self) -> Tensor:
+        """A itself ``[*b, n, n]``, differentiable.
+
+        Raises
+        ------
+        MemoryError
+            Above 2**28 entries.
+        """
+        n = self.anchors.shape[-1]
+        validation.dense_size(prod(self._batch), n, n)
+        anchors, lengthscale, loadings, noise = self._parameters()
+        distance = (anchors[:, :, None] - anchors[:, None, :]).abs()
+        dense = torch.diag_embed(noise)
+        for k in range(loadings.shape[-1]):
+            column = loadings[..., k]
+            kernel = torch.exp(-distance / lengthscale[:, k, None, None])
+            dense = dense + column[:, :, None] * kernel * column[:, None, :]
+        return dense.reshape(self.shape).to(self.dtype)
+
+    def __repr__(self) -> str:
+        noise = "None" if self.noise is None else f"Tensor{list(self.noise.shape)}"
+        if self.noise is not None and self.noise.numel() == 1:
+            noise = f"{float(self.noise):.6g}"
+        return (
+            f"LaplaceGram(shape={tuple(self.shape)}, terms={len(self.terms)}, "
+            f"noise={noise}, dtype={self.dtype})"
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_factored": None}  # the core's object is made again when needed
+
+    def to_linear_operator(self) -> Any:
+        """A as a GPyTorch ``LinearOperator`` with exact `solve` and `logdet` in O(n)."""
+        from ..optional import require
+
+        require("linear_operator", extra="all", feature="LaplaceGram.to_linear_operator")
+        from .linear_operator import LaplaceGramLinearOperator
+
+        return LaplaceGramLinearOperator.of(self)
+
+    # --- inside ----------------------------------------------------------------------------------
+
+    def _parameters(self) -> Parameters:
+        """Anchors, lengthscale, loadings and noise as `laplex.gram.factor` takes them."""
+        n, batch = self.anchors.shape[-1], self._batch
+        anchors = self.anchors.double()
+        lengthscale, columns = [], []
+        for tensors in self._tensors:
+            for column in tensors.loadings(anchors):
+                columns.append(column.expand(*batch, n))
+                lengthscale.append(tensors.lengthscale.expand(batch))
+        noise = anchors.new_zeros(()) if self.noise is None else self.noise
+        flat = prod(batch)
+        return (
+            anchors.expand(*batch, n).reshape(flat, n).contiguous(),
+            torch.stack(lengthscale, -1).reshape(flat, len(columns)).contiguous(),
+            torch.stack(columns, -1).reshape(flat, n, len(columns)).contiguous(),
+            noise.expand(*batch, n).reshape(flat, n).contiguous(),
+        )
+
+    def _factor(self, *, ties_backwards: bool = False) -> Factor:
+        """The factorisation, kept until a tensor is changed in place."""
+        versions = tuple(tensor._version for tensor in self._all_tensors())
+        if self._factored is None or self._factored[0] != versions:
+            self._factored = (versions, {})
+        kept = self._factored[1]
+        if ties_backwards not in kept:
+            kept[ties_backwards] = Factor(self._parameters(), ties_backwards=ties_backwards)
+        return kept[ties_backwards]
+
+    def _all_tensors(self) -> list[Tensor]:
+        candidates: list[object] = [self.anchors, self.noise]
+        for term in self.terms:
+            candidates += [term.lengthscale, term.variance, term.frequency, term.phase, term.scale]
+        return [each for each in candidates if isinstance(each, Tensor)]
+
+    def _symmetric(self, value: Callable[[Factor], Tensor]) -> Tensor:
+        """A value that does not depend on the order of equal anchors, as the mean over both orders.
+
+        Its derivatives by the anchors are one-sided in each: the mean has sign(0) = 0.
+        """
+        factor = self._factor()
+        result = value(factor)
+        if factor.core.has_ties and _recording(self.anchors):
+            result = 0.5 * (result + value(self._factor(ties_backwards=True)))
+        return result
+
+    def _checked(self, values: object) -> Tensor:
+        check_tensor("values", values)
+        assert isinstance(values, Tensor)
+        if values.dtype is not self.dtype:
+            raise TypeError(
+                f"values are {values.dtype} but the anchors {self.dtype}: convert one with .to()"
+            )
+        if values.device != self.device:
+            raise ValueError(f"values are on {values.device} but the anchors on {self.device}")
+        n = self.anchors.shape[-1]
+        if values.dim() == 0 or values.shape[-1] != n:
+            raise ValueError(
+                f"values have shape {list(values.shape)} but the last dimension must be {n}, the "
+                "number of anchors"
+            )
+        try:
+            return values.expand(*_broadcast(values.shape[:-1], self._batch), n)
+        except RuntimeError:
+            raise ValueError(
+                f"values have shape {list(values.shape)}, which does not broadcast with the batch "
+                f"{list(self._batch)}"
+            ) from None
+
+    def _flatten(self, values: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """Values as float64 ``[B, R, n]``, and what brings such a result into their shape.
+
+        Rows are what the batch does not have: leading dimensions, and those where it has size 1.
+        """
+        values = self._checked(values).double()
+        n, lead = values.shape[-1], values.shape[:-1]
+        batch = (1,) * (len(lead) - len(self._batch)) + tuple(self._batch)
+        own = [d for d, size in enumerate(batch) if size > 1]
+        rows = [d for d, size in enumerate(batch) if size <= 1]
+        # A batch of size 0 has no matrix, and a row dimension of that size no row.
+        order = [*own, *rows]
+        moved = values.permute(*order, len(lead))
+        flat_batch = prod(self._batch)
+        flat_rows = prod(lead[d] for d in rows) if flat_batch else 0
+        flat = moved.reshape(flat_batch, flat_rows, n)
+
+        def restore(result: Tensor) -> Tensor:
+            shaped = result.reshape(*(lead[d] for d in order), result.shape[-1])
+            back = [order.index(d) for d in range(len(lead))]
+            return shaped.permute(*back, len(lead)).to(self.dtype)
+
+        return flat, restore
+
+
+def _broadcast(*shapes: Sequence[int]) -> torch.Size:
+    return torch.Size(torch.broadcast_shapes(*shapes))  # type: ignore[no-untyped-call]
+
+
+def _checked_noise(noise: object, anchors: Tensor) -> Tensor | None:
+    if noise is None:
+        return None
+    if not isinstance(noise, Tensor):
+        if isinstance(noise, bool) or not isinstance(noise, (int, float)):
+            raise TypeError(f"noise must be a float, a tensor or None, got {type(noise).__name__}")
+        noise = torch.tensor([float(noise)], dtype=torch.float64, device=anchors.device)
+    if not noise.is_floating_point():
+        raise TypeError(f"noise must be float32 or float64, got {noise.dtype}")
+    if noise.dim() == 0:
+        noise = noise[None]
+    if noise.shape[-1] not in (1, anchors.shape[-1]):
+        raise ValueError(
+            f"noise has shape {list(noise.shape)} but its last dimension must be 1 or "
+            f"{anchors.shape[-1]}, the number of anchors: one for each matrix of a batch is [*b, 1]"
+        )
+    wrong = ~((noise >= 0) & noise.isfinite())
+    if bool(wrong.any()):
+        raise ValueError(
+            f"noise must be finite and not negative, got {noise[wrong][0].item():g}: it is a "
+            "variance"
+        )
+    return noise.double()
+
+
+def _split(observed: object, n: int) -> tuple[Tensor, Tensor]:
+    """Observed numbers, and the others in ascending order."""
+    if not isinstance(observed, Tensor):
+        observed = torch.as_tensor(observed)
+    if observed.dtype is torch.bool:
+        if observed.shape != (n,):
+            raise ValueError(
+                f"observed_index is a mask of shape {list(observed.shape)}, but must be [{n}]"
+            )
+        observed = observed.nonzero()[:, 0]
+    if observed.dtype.is_floating_point or observed.dim() != 1:
+        raise TypeError("observed_index must be int64 [k] or a bool mask [n]")
+    observed = observed.long()
+    observed = torch.where(observed < 0, observed + n, observed)
+    if bool(((observed < 0) | (observed >= n)).any()):
+        raise IndexError(f"observed_index has entries outside 0..{n - 1}")
+    mask = torch.ones(n, dtype=torch.bool)
+    mask[observed] = False
+    rest = mask.nonzero()[:, 0]
+    if rest.numel() != n - observed.numel():
+        raise ValueError("observed_index names an anchor twice")
+    return observed, rest
+
+
+def _recording(*tensors: Tensor) -> bool:
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)

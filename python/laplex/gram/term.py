@@ -1,0 +1,118 @@
+"""`Term`: one summand of a covariance on a line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..functional import Scalar, as_scalar, check_tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Term:
+    r"""One Laplace kernel of a sum that `LaplaceGram` holds.
+
+    .. math::
+
+        k_{ij} = \sigma^2\, s_i s_j\; e^{-|x_i - x_j|/\ell}
+                 \cos\bigl(\theta_i - \theta_j + \omega (x_i - x_j)\bigr)
+
+    With the default phase, frequency and scale, the Ornstein-Uhlenbeck covariance; with a
+    frequency, the real part of the oscillating form; with phases, that of a Hermitian kernel.
+    Positive semidefinite always.
+
+    Parameters
+    ----------
+    lengthscale : float or Tensor, shape ``[*b]``
+        Positive.
+    variance : float or Tensor, shape ``[*b]``
+        sigma^2, positive.
+    frequency : float or Tensor, shape ``[*b]``
+        omega, radians per unit of the anchors.
+    phase : Tensor, shape ``[*b, n]``, optional
+        theta, radians.
+    scale : Tensor, shape ``[*b, n]``, optional
+        s, a factor for each anchor, of any sign.
+    """
+
+    lengthscale: Scalar = 1.0
+    variance: Scalar = 1.0
+    frequency: Scalar = 0.0
+    phase: Tensor | None = None
+    scale: Tensor | None = None
+
+    def tensors(self, anchors: Tensor) -> _Tensors:
+        """The parameters as float64 tensors; None for what is not given."""
+        per_anchor = {"phase": self.phase, "scale": self.scale}
+        for name, tensor in per_anchor.items():
+            if tensor is None:
+                continue
+            check_tensor(name, tensor)
+            if not tensor.is_floating_point():
+                raise TypeError(f"{name} must be float32 or float64, got {tensor.dtype}")
+            if tensor.dim() == 0 or tensor.shape[-1] != anchors.shape[-1]:
+                raise ValueError(
+                    f"{name} has shape {list(tensor.shape)} but its last dimension must be "
+                    f"{anchors.shape[-1]}, the number of anchors"
+                )
+            if not bool(tensor.isfinite().all()):
+                raise ValueError(f"{name} must be finite, but has a NaN or an infinity")
+        variance = as_scalar("variance", self.variance, anchors).double()
+        if not bool(((variance > 0) & variance.isfinite()).all()):
+            raise ValueError(f"variance must be positive and finite, got {self.variance}")
+        lengthscale = as_scalar("lengthscale", self.lengthscale, anchors).double()
+        if not bool(((lengthscale > 0) & lengthscale.isfinite()).all()):
+            raise ValueError(f"lengthscale must be positive and finite, got {self.lengthscale}")
+        frequency = None
+        if isinstance(self.frequency, Tensor) or self.frequency != 0:
+            frequency = as_scalar("frequency", self.frequency, anchors).double()
+            if not bool(frequency.isfinite().all()):
+                raise ValueError(f"frequency must be finite, got {self.frequency}")
+        return _Tensors(
+            lengthscale,
+            variance,
+            frequency,
+            None if self.phase is None else self.phase.double(),
+            None if self.scale is None else self.scale.double(),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Tensors:
+    """A term's parameters as float64 tensors."""
+
+    lengthscale: Tensor
+    variance: Tensor
+    frequency: Tensor | None
+    phase: Tensor | None
+    scale: Tensor | None
+
+    def batch_shape(self) -> torch.Size:
+        """What the parameters' leading dimensions broadcast to."""
+        shape: torch.Size = torch.broadcast_shapes(  # type: ignore[no-untyped-call]
+            self.lengthscale.shape,
+            self.variance.shape,
+            *(() if self.frequency is None else (self.frequency.shape,)),
+            *(each.shape[:-1] for each in (self.phase, self.scale) if each is not None),
+        )
+        return shape
+
+    def loadings(self, anchors: Tensor) -> list[Tensor]:
+        """The term as columns H of `sum_k diag(H_k) E diag(H_k)`: one, or cosine and sine.
+
+        Float64 anchors ``[*b, n]``; a column ``[*b, n]``.
+        """
+        amplitude = self.variance.sqrt()[..., None].expand(*self.variance.shape, anchors.shape[-1])
+        if self.scale is not None:
+            amplitude = amplitude * self.scale
+        angle = self.phase
+        if self.frequency is not None:
+            # From the middle of the line: the angle's rounding grows with the distance from there.
+            middle = anchors.detach().mean(-1, keepdim=True) if anchors.shape[-1] else 0.0
+            turn = self.frequency[..., None] * (anchors - middle)
+            angle = turn if angle is None else angle + turn
+        if angle is None:
+            return [amplitude]
+        return [amplitude * angle.cos(), amplitude * angle.sin()]
