@@ -2,6 +2,7 @@
 
 #include "boundary.hpp"
 #include "checks.hpp"
+#include "gram_filter.hpp"
 #include "gram_state.hpp"
 #include "order.hpp"
 #include "parallel.hpp"
@@ -23,7 +24,6 @@ bool is_observed(double noise) {
 
 namespace {
 
-constexpr double kEpsilon = std::numeric_limits<double>::epsilon();
 constexpr std::int64_t kGrain = 4096;
 
 std::string text_of(double value) {
@@ -106,7 +106,6 @@ void fill_line(const Covariance& c, std::int64_t matrix, std::int64_t columns, i
     for (std::int64_t k = begin; k < end; ++k) {
       const std::int64_t id = matrix * c.n + line.order[k];
       line.noise[k] = c.noise == nullptr ? 0.0 : c.noise[id];
-      const Distance gap = k == 0 ? Distance{} : distance(line.anchors[k], line.anchors[k - 1]);
       for (std::int64_t j = 0; j < columns; ++j) {
         const double lengthscale = line.lengthscale[static_cast<std::size_t>(j)];
         line.loadings[k * columns + j] =
@@ -115,8 +114,7 @@ void fill_line(const Covariance& c, std::int64_t matrix, std::int64_t columns, i
         if (k > 0) {
           fall = j > 0 && lengthscale == line.lengthscale[static_cast<std::size_t>(j - 1)]
                      ? line.fall[k * columns + j - 1]
-                 : std::isinf(gap.high) ? std::exp(-scaled_gap(line, k, lengthscale))
-                                        : fall_across(gap, lengthscale);
+                     : fall_across(line.anchors[k], line.anchors[k - 1], lengthscale);
         }
         line.fall[k * columns + j] = fall;
       }
@@ -139,39 +137,6 @@ void fill_line(const Covariance& c, std::int64_t matrix, std::int64_t columns, i
   throw Error(ErrorCode::singular, message);
 }
 
-/// The filter over points [begin, end), from the covariance predicted for the first, which becomes
-/// that predicted for the point after the last. Returns the first point where the matrix is
-/// singular, or -1.
-template <int J>
-std::int64_t filter(GramLine& line, std::int64_t begin, std::int64_t end, double* filtered) {
-  Step<double, J> s;
-  for (std::int64_t k = begin; k < end; ++k) {
-    double prior = 0.0;
-    for (int j = 0; j < J; ++j) {
-      const double fall = line.fall[k * J + j];
-      s.decay[j] = decay_of(fall);
-      s.gain[j] = gain_of(fall);
-      s.h[j] = line.loadings[k * J + j];
-      prior += s.h[j] * s.h[j];
-    }
-    s.noise = line.noise[k];
-    predict<J>(filtered, s);
-    if (k % kFilterChunk == 0) {
-      std::copy(s.cov, s.cov + kPacked<J>, &line.chunk_cov[k / kFilterChunk * kPacked<J>]);
-    }
-    observe<J>(s, filtered);
-    // One column is found in sums of positive numbers alone; of more, the rounding of `prior` is in
-    // the difference.
-    if (!(s.d > (J == 1 ? 0.0 : 4.0 * J * kEpsilon * prior))) {
-      line.variance[k] = s.d;
-      return k;
-    }
-    line.variance[k] = s.d;
-    std::copy(s.w, s.w + J, &line.gain[k * J]);
-  }
-  return -1;
-}
-
 }  // namespace
 
 Gram::Gram(const Covariance& covariance) {
@@ -190,15 +155,10 @@ Gram::Gram(const Covariance& covariance) {
     const auto build = [&](std::int64_t b) {
       GramLine& line = state->lines[static_cast<std::size_t>(b)];
       fill_line(c, b, state->columns, many ? 1 : threads, line);
-      with_width(state->columns, [&](auto width) {
-        constexpr int J = decltype(width)::value;
-        line.chunk_cov.reset(state->chunks() * kPacked<J>);
-        double filtered[kPacked<J>] = {};
-        const std::int64_t bad = filter<J>(line, 0, c.n, filtered);
-        if (bad >= 0) {
-          singular(line, bad, line.variance[bad], of_matrix(b, c.batch));
-        }
-      });
+      const std::int64_t bad = run_filter(line, c.n, state->columns, many ? 1 : threads);
+      if (bad >= 0) {
+        singular(line, bad, line.variance[bad], of_matrix(b, c.batch));
+      }
     };
     if (many) {
       parallel_tasks(threads, c.batch, build);

@@ -35,15 +35,24 @@ struct Step {
   N v[J];             ///< cov h
   N w[J];             ///< the gain, v / d
   N d;                ///< its own variance given the points before
+  N inverse;          ///< 1 / d
 
   [[nodiscard]] LAPLEX_HOST_DEVICE bool observed() const { return !std::isinf(value(noise)); }
 };
 
-/// exp(-x) of a gap in one number from which exp(-x) and 1 - exp(-2 x) both come without
+/// exp(-x) of the gap a - b, in one number from which exp(-x) and 1 - exp(-2 x) both come without
 /// cancellation: exp(-x) - 1, which is not positive, for small gaps, exp(-x) for wide ones.
-LAPLEX_HOST_DEVICE inline double fall_across(Distance gap, double lengthscale) {
+LAPLEX_HOST_DEVICE inline double fall_across(double a, double b, double lengthscale) {
+  const Distance gap = distance(a, b);
+  if (std::isinf(gap.high)) {
+    return fall_across(0.5 * a, 0.5 * b, 0.5 * lengthscale);
+  }
   const double x = gap.high / lengthscale;
-  return x < 0.5 ? std::expm1(-x) : decay_modulus(gap, lengthscale);
+  if (x < 0.5) {
+    return std::expm1(-x);
+  }
+  const double decay = decay_modulus(gap, lengthscale);
+  return decay > 0.0 ? decay : -1.0;  // 0 would be no gap at all
 }
 LAPLEX_HOST_DEVICE inline double decay_of(double fall) {
   return fall > 0.0 ? fall : 1.0 + fall;
@@ -69,11 +78,13 @@ LAPLEX_HOST_DEVICE inline void observe(Step<N, J>& s, N* filtered) {
   const bool observed = s.observed();
   const N precision = change_of(s.noise);
   s.d = observed ? variance + s.noise : N(1.0) + precision * variance;
+  s.inverse = N(1.0) / s.d;
   for (int k = 0; k < J; ++k) {
-    s.w[k] = observed ? s.v[k] / s.d : precision * s.v[k];
+    s.w[k] = observed ? s.v[k] * s.inverse : precision * s.v[k];
   }
   if (J == 1 && observed) {
-    filtered[0] = s.cov[0] * (s.noise / s.d);  // a product of what is positive: nothing cancels
+    filtered[0] =
+        s.cov[0] * (s.noise * s.inverse);  // a product of what is positive: nothing cancels
     return;
   }
   for (int l = 0; l < J; ++l) {
@@ -101,13 +112,13 @@ LAPLEX_HOST_DEVICE inline N observe_reverse(const Step<N, J>& s, N weight, const
                                             N* bar) {
   if (J == 1 && s.observed()) {
     // In factors of noise / d, which the general formula would find as a difference.
-    const N rest = s.noise / s.d;
+    const N rest = s.noise * s.inverse;
     const N w = s.w[0];
     const N cov = s.cov[0];
-    const N by_noise = weight / s.d - w_bar[0] * w / s.d + bar[0] * w * w;
-    h_bar[0] += N(2.0) * weight * w + w_bar[0] * cov / s.d * (rest - w * s.h[0]) -
+    const N by_noise = (weight - w_bar[0] * w) * s.inverse + bar[0] * w * w;
+    h_bar[0] += N(2.0) * weight * w + w_bar[0] * cov * s.inverse * (rest - w * s.h[0]) -
                 N(2.0) * bar[0] * cov * rest * w;
-    bar[0] = weight * s.h[0] * s.h[0] / s.d + w_bar[0] * s.h[0] * rest / s.d + bar[0] * rest * rest;
+    bar[0] = (weight * s.h[0] + w_bar[0] * rest) * s.h[0] * s.inverse + bar[0] * rest * rest;
     return by_noise;
   }
   N bar_v[J];  // bar times v, or times w where the point is observed
@@ -121,16 +132,16 @@ LAPLEX_HOST_DEVICE inline N observe_reverse(const Step<N, J>& s, N weight, const
       bar_v[k] += bar[packed(k, l)] * (observed ? s.w[l] : s.v[l]);
     }
     quadratic += bar_v[k] * (observed ? s.w[k] : s.v[k]);
-    along += w_bar[k] * (observed ? s.w[k] / s.d : s.v[k]);
+    along += w_bar[k] * (observed ? s.w[k] * s.inverse : s.v[k]);
     variance += s.h[k] * s.v[k];
   }
   const N precision = change_of(s.noise);
-  const N d_bar = weight / s.d;
+  const N d_bar = weight * s.inverse;
   const N by_noise = observed ? d_bar - along + quadratic : variance * d_bar - quadratic + along;
   const N variance_bar = observed ? by_noise : precision * d_bar;
   N v_bar[J];
   for (int k = 0; k < J; ++k) {
-    v_bar[k] = (observed ? w_bar[k] / s.d - N(2.0) * bar_v[k]
+    v_bar[k] = (observed ? w_bar[k] * s.inverse - N(2.0) * bar_v[k]
                          : precision * (w_bar[k] - N(2.0) * bar_v[k])) +
                variance_bar * s.h[k];
     h_bar[k] += variance_bar * s.v[k];

@@ -1,0 +1,322 @@
+#include "gram_filter.hpp"
+
+#include "parallel.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+namespace laplex::detail {
+namespace {
+
+/// Segments that go along the line together. A step waits for a division; of eight at a time, most
+/// of the waiting is over.
+constexpr int kSide = 8;
+
+/// Whole chunks, and so long that the work between segments does not count.
+constexpr std::int64_t kSegments = 8 * kSide;
+
+/// A number of each of kSide segments.
+struct alignas(64) Lanes {
+  double lane[kSide];
+
+  Lanes() = default;
+  Lanes(double x) {  // NOLINT(google-explicit-constructor): as constants mix with numbers
+    std::fill(lane, lane + kSide, x);
+  }
+};
+
+template <class F>
+Lanes each(const F& f) {
+  Lanes out;
+  for (int l = 0; l < kSide; ++l) {
+    out.lane[l] = f(l);
+  }
+  return out;
+}
+
+Lanes operator+(const Lanes& a, const Lanes& b) {
+  return each([&](int l) { return a.lane[l] + b.lane[l]; });
+}
+Lanes operator-(const Lanes& a, const Lanes& b) {
+  return each([&](int l) { return a.lane[l] - b.lane[l]; });
+}
+Lanes operator*(const Lanes& a, const Lanes& b) {
+  return each([&](int l) { return a.lane[l] * b.lane[l]; });
+}
+Lanes operator/(const Lanes& a, const Lanes& b) {
+  return each([&](int l) { return a.lane[l] / b.lane[l]; });
+}
+void operator+=(Lanes& a, const Lanes& b) {
+  a = a + b;
+}
+/// Segments have observed points alone, see run_filter().
+double value(const Lanes& a) {
+  return a.lane[0];
+}
+Lanes change_of(const Lanes& /*a*/) {
+  return 0.0;
+}
+
+double& at(double& x, int /*lane*/) {
+  return x;
+}
+double& at(Lanes& x, int lane) {
+  return x.lane[lane];
+}
+
+/// The points from which the runs side by side start, and where the line ends.
+struct Starts {
+  const std::int64_t* first;
+  int count;
+  std::int64_t end;
+};
+
+/// Point i of every run. Beyond the line's end there are points that observe nothing of anything.
+template <class N, int J>
+void load(const GramLine& line, const Starts& starts, std::int64_t i, Step<N, J>& s) {
+  for (int l = 0; l < starts.count; ++l) {
+    const std::int64_t k = starts.first[l] + i;
+    const bool there = k < starts.end;
+    for (int j = 0; j < J; ++j) {
+      const double fall = there ? line.fall[k * J + j] : 0.0;
+      at(s.decay[j], l) = decay_of(fall);
+      at(s.gain[j], l) = gain_of(fall);
+      at(s.h[j], l) = there ? line.loadings[k * J + j] : 0.0;
+    }
+    at(s.noise, l) = there ? line.noise[k] : 1.0;
+  }
+}
+
+constexpr double kEpsilon = std::numeric_limits<double>::epsilon();
+
+/// The filter over `size` points of every run from the covariance given what is before it,
+/// `filtered`. Returns the first singular point or -1.
+template <class N, int J>
+std::int64_t filter(GramLine& line, const Starts& starts, std::int64_t size, N* filtered) {
+  std::int64_t singular = -1;
+  Step<N, J> s;
+  for (std::int64_t i = 0; i < size; ++i) {
+    load<N, J>(line, starts, i, s);
+    predict<J>(filtered, s);
+    if (i % kFilterChunk == 0) {
+      for (int l = 0; l < starts.count && starts.first[l] + i < starts.end; ++l) {
+        double* kept = &line.chunk_cov[(starts.first[l] + i) / kFilterChunk * kPacked<J>];
+        for (int k = 0; k < kPacked<J>; ++k) {
+          kept[k] = at(s.cov[k], l);
+        }
+      }
+    }
+    observe<J>(s, filtered);
+    for (int l = 0; l < starts.count && starts.first[l] + i < starts.end; ++l) {
+      const std::int64_t k = starts.first[l] + i;
+      double prior = 0.0;
+      for (int j = 0; j < J; ++j) {
+        line.gain[k * J + j] = at(s.w[j], l);
+        prior += at(s.h[j], l) * at(s.h[j], l);
+      }
+      line.variance[k] = at(s.d, l);
+      // One column is found in sums of positive numbers alone; of more, the rounding of `prior` is
+      // in the difference.
+      const double least = J == 1 ? 0.0 : 4.0 * J * kEpsilon * prior;
+      if (!(line.variance[k] > least) && (singular < 0 || k < singular)) {
+        singular = k;
+      }
+    }
+    if (starts.count == 1 && singular >= 0) {
+      return singular;
+    }
+  }
+  return singular;
+}
+
+/// What a segment does to the covariance before it: P becomes cov + map (P^-1 + seen)^-1 map^T. An
+/// element of the associative scan of Sarkka and Garcia-Fernandez, "Temporal Parallelization of
+/// Bayesian Smoothers" (2021), without its means.
+template <class N, int J>
+struct Passage {
+  N map[J * J];        ///< of the state before the segment to that after it
+  N cov[kPacked<J>];   ///< of the state after the segment, given that before
+  N seen[kPacked<J>];  ///< what the segment's points say about the state before: an inverse
+};
+
+/// Sets to 0 what is left of a state that was forgotten: numbers below the normal ones are slow.
+template <int J>
+void forget(Passage<Lanes, J>& p) {
+  for (Lanes& m : p.map) {
+    m = each([&](int l) { return std::fabs(m.lane[l]) < 1e-140 ? 0.0 : m.lane[l]; });
+  }
+}
+
+template <class N, int J>
+void pass(const GramLine& line, const Starts& starts, std::int64_t size, Passage<N, J>& p) {
+  for (int k = 0; k < kPacked<J>; ++k) {
+    p.cov[k] = N(0.0);
+    p.seen[k] = N(0.0);
+  }
+  for (int k = 0; k < J * J; ++k) {
+    p.map[k] = N(k % (J + 1) == 0 ? 1.0 : 0.0);
+  }
+  Step<N, J> s;
+  for (std::int64_t i = 0; i < size; ++i) {
+    load<N, J>(line, starts, i, s);
+    predict<J>(p.cov, s);
+    observe<J>(s, p.cov);
+    if (i % 16 == 0) {
+      forget(p);
+    }
+    N through[J];  // h^T decay map: what of the state before the segment this point observes
+    for (int c = 0; c < J; ++c) {
+      through[c] = N(0.0);
+      for (int r = 0; r < J; ++r) {
+        p.map[r * J + c] = s.decay[r] * p.map[r * J + c];
+        through[c] += s.h[r] * p.map[r * J + c];
+      }
+    }
+    for (int c = 0; c < J; ++c) {
+      if (J == 1) {
+        p.map[0] = p.map[0] * (s.noise * s.inverse);
+      }
+      for (int r = 0; J > 1 && r < J; ++r) {
+        p.map[r * J + c] = p.map[r * J + c] - s.w[r] * through[c];
+      }
+      for (int r = 0; r <= c; ++r) {
+        p.seen[packed(r, c)] += through[r] * through[c] * s.inverse;
+      }
+    }
+  }
+}
+
+/// P after the passage, from P before, both packed. With P = F F^T it is cov + (map F) M^-1 (map
+/// F)^T, M = 1 + F^T seen F: symmetric, and M is never smaller than 1.
+template <int J>
+void through_passage(const Passage<double, J>& p, double* cov) {
+  double f[J][J] = {};  // the Cholesky factor of P; a column of zeros where P is singular
+  for (int c = 0; c < J; ++c) {
+    for (int r = c; r < J; ++r) {
+      double rest = cov[packed(r, c)];
+      for (int k = 0; k < c; ++k) {
+        rest -= f[r][k] * f[c][k];
+      }
+      const double pivot = r == c ? std::sqrt(std::max(rest, 0.0)) : f[c][c];
+      f[r][c] = r == c ? pivot : (pivot > 0.0 ? rest / pivot : 0.0);
+    }
+  }
+  double m[J][J];      // M, then its Cholesky factor
+  double moved[J][J];  // map F, then (map F) M^-1/2
+  for (int a = 0; a < J; ++a) {
+    for (int b = 0; b < J; ++b) {
+      m[a][b] = a == b ? 1.0 : 0.0;
+      moved[a][b] = 0.0;
+      for (int k = 0; k < J; ++k) {
+        moved[a][b] += p.map[a * J + k] * f[k][b];
+        for (int l = 0; l < J; ++l) {
+          m[a][b] += f[k][a] * p.seen[packed(k, l)] * f[l][b];
+        }
+      }
+    }
+  }
+  for (int c = 0; c < J; ++c) {
+    for (int k = 0; k < c; ++k) {
+      m[c][c] -= m[c][k] * m[c][k];
+    }
+    m[c][c] = std::sqrt(m[c][c]);
+    for (int r = c + 1; r < J; ++r) {
+      for (int k = 0; k < c; ++k) {
+        m[r][c] -= m[r][k] * m[c][k];
+      }
+      m[r][c] /= m[c][c];
+    }
+    for (int r = 0; r < J; ++r) {
+      for (int k = 0; k < c; ++k) {
+        moved[r][c] -= moved[r][k] * m[c][k];
+      }
+      moved[r][c] /= m[c][c];
+    }
+  }
+  for (int c = 0; c < J; ++c) {
+    for (int r = 0; r <= c; ++r) {
+      cov[packed(r, c)] = p.cov[packed(r, c)];
+      for (int k = 0; k < J; ++k) {
+        cov[packed(r, c)] += moved[r][k] * moved[c][k];
+      }
+    }
+  }
+}
+
+/// In segments: what each does to the covariance before it; from these, that before each; then all
+/// of them again from there. Returns false where that found no numbers: a segment that begins with
+/// coincident anchors without noise, whose passage has no inverse.
+template <int J>
+bool filter_segments(GramLine& line, std::int64_t n, int threads, std::int64_t& singular) {
+  const std::int64_t size =
+      (n + kSegments * kFilterChunk - 1) / (kSegments * kFilterChunk) * kFilterChunk;
+  std::array<std::int64_t, kSegments> first{};
+  for (std::int64_t s = 0; s < kSegments; ++s) {
+    first[static_cast<std::size_t>(s)] = s * size;
+  }
+  const auto starts = [&](std::int64_t group) {
+    return Starts{first.data() + group * kSide, kSide, n};
+  };
+  constexpr std::int64_t kGroups = kSegments / kSide;
+  std::vector<Passage<Lanes, J>> passages(kGroups);
+  parallel_tasks(threads, kGroups, [&](std::int64_t group) {
+    pass<Lanes, J>(line, starts(group), size, passages[static_cast<std::size_t>(group)]);
+  });
+  std::vector<std::array<Lanes, kPacked<J>>> before(kGroups);
+  double cov[kPacked<J>] = {};
+  for (std::int64_t s = 0; s < kSegments; ++s) {
+    const auto group = static_cast<std::size_t>(s / kSide);
+    const int lane = static_cast<int>(s % kSide);
+    Passage<double, J> one;
+    for (int k = 0; k < J * J; ++k) {
+      one.map[k] = passages[group].map[k].lane[lane];
+    }
+    for (int k = 0; k < kPacked<J>; ++k) {
+      before[group][static_cast<std::size_t>(k)].lane[lane] = cov[k];
+      one.cov[k] = passages[group].cov[k].lane[lane];
+      one.seen[k] = passages[group].seen[k].lane[lane];
+    }
+    through_passage<J>(one, cov);
+    if (!std::all_of(cov, cov + kPacked<J>, [](double x) { return std::isfinite(x); })) {
+      return false;
+    }
+  }
+  std::array<std::int64_t, kGroups> found{};
+  parallel_tasks(threads, kGroups, [&](std::int64_t group) {
+    const auto g = static_cast<std::size_t>(group);
+    found[g] = filter<Lanes, J>(line, starts(group), size, before[g].data());
+  });
+  singular = -1;
+  for (const std::int64_t k : found) {
+    singular = k >= 0 && (singular < 0 || k < singular) ? k : singular;
+  }
+  return true;
+}
+
+}  // namespace
+
+std::int64_t run_filter(GramLine& line, std::int64_t n, std::int64_t columns, int threads) {
+  std::int64_t singular = -1;
+  with_width(columns, [&](auto width) {
+    constexpr int J = decltype(width)::value;
+    line.chunk_cov.reset((n + kFilterChunk - 1) / kFilterChunk * kPacked<J>);
+    // Twice the arithmetic: with more columns one core is busy enough with one segment.
+    if constexpr (J <= 2) {
+      const bool long_line =
+          n >= kSegmentedLine && std::none_of(line.noise.begin(), line.noise.end(),
+                                              [](double noise) { return std::isinf(noise); });
+      if (long_line && filter_segments<J>(line, n, threads, singular)) {
+        return;
+      }
+    }
+    const std::int64_t first = 0;
+    double filtered[kPacked<J>] = {};
+    singular = filter<double, J>(line, {&first, 1, n}, n, filtered);
+  });
+  return singular;
+}
+
+}  // namespace laplex::detail

@@ -1,0 +1,19 @@
+/// The filter along one line: one point after another, or for long lines in segments side by side.
+#pragma once
+
+#include "gram_state.hpp"
+
+#include <cstdint>
+
+namespace laplex::detail {
+
+/// From this many points on a line is cut into segments, whatever the number of threads: the bits
+/// are to depend on the line alone.
+inline constexpr std::int64_t kSegmentedLine = std::int64_t(1) << 14;
+
+/// Fills gain, variance and chunk_cov of a line whose other arrays are there. Returns the first
+/// point at which the matrix is singular, with its variance in place, or -1.
+[[nodiscard]] std::int64_t run_filter(GramLine& line, std::int64_t n, std::int64_t columns,
+                                      int threads);
+
+}  // namespace laplex::detail
