@@ -168,7 +168,12 @@ class Reverse {
       if (i > 0) {
         predict<J>(filtered_[index(i - 1)].data(), steps_[index(i)]);
       }
-      observe<J>(steps_[index(i)], filtered_[index(i)].data());
+      if constexpr (kDual) {
+        observe<J>(steps_[index(i)], filtered_[index(i)].data());
+      } else {
+        observe_again<J>(p_.line->variance[first_ + i], steps_[index(i)],
+                         filtered_[index(i)].data());
+      }
     }
   }
 

@@ -17,6 +17,8 @@ namespace {
 /// Rows that go along the line together: independent chains, which hide each other's latency.
 constexpr int kRows = 4;
 
+constexpr double kPi = 3.14159265358979323846;
+
 /// `Rows` vectors, [row, n], in the caller's numbers.
 template <int Rows>
 struct RowBlock {
@@ -106,6 +108,40 @@ void upwards(const GramLine& line, bool scaled, const RowBlock<Rows>& rows) {
   }
 }
 
+/// log N(v; 0, A) up to the determinant's part: -1/2 |S^-1 v|^2, without writing S^-1 v.
+template <int J, int Rows>
+void quadratic(const GramLine& line, const double* in, std::int64_t n, double* sum) {
+  double state[J][Rows] = {};
+  double high[Rows] = {};
+  double low[Rows] = {};  // what the sums' roundings lost
+  const RowBlock<Rows> rows{in, nullptr, n};
+  for (std::int64_t k = 0; k < n; ++k) {
+    double z[Rows];
+    rows.load(line.order[k], z);
+    for (int j = 0; j < J; ++j) {
+      const double decay = decay_of(line.fall[k * J + j]);
+      for (int r = 0; r < Rows; ++r) {
+        state[j][r] *= decay;
+        z[r] -= line.loadings[k * J + j] * state[j][r];
+      }
+    }
+    for (int j = 0; j < J; ++j) {
+      for (int r = 0; r < Rows; ++r) {
+        state[j][r] += line.gain[k * J + j] * z[r];
+      }
+    }
+    for (int r = 0; r < Rows; ++r) {
+      const double term = z[r] * z[r] / line.variance[k];
+      const double next = high[r] + term;
+      low[r] += high[r] > term ? (high[r] - next) + term : (term - next) + high[r];
+      high[r] = next;
+    }
+  }
+  for (int r = 0; r < Rows; ++r) {
+    sum[r] = -0.5 * (high[r] + low[r]);
+  }
+}
+
 template <int J, int Rows>
 void apply_block(const GramLine& line, Factor factor, bool scaled, const RowBlock<Rows>& rows) {
   switch (factor) {
@@ -120,7 +156,8 @@ void apply_block(const GramLine& line, Factor factor, bool scaled, const RowBloc
   }
 }
 
-/// Calls body(line, first row, rows) for blocks of kRows rows, and the rest row by row.
+/// Calls body(line, first row of all, whether it is a block of kRows) for blocks of kRows rows, and
+/// the rest row by row.
 template <class F>
 void for_blocks(const GramState& state, std::int64_t rows, int num_threads, const F& body) {
   const std::int64_t whole = rows / kRows;
@@ -132,7 +169,7 @@ void for_blocks(const GramState& state, std::int64_t rows, int num_threads, cons
     const std::int64_t b = task / blocks;
     const std::int64_t block = task % blocks;
     const std::int64_t row = block < whole ? block * kRows : whole * kRows + (block - whole);
-    body(state.lines[static_cast<std::size_t>(b)], (b * rows + row) * state.n, block < whole);
+    body(state.lines[static_cast<std::size_t>(b)], b * rows + row, block < whole);
   });
 }
 
@@ -163,24 +200,41 @@ void Gram::apply(Factor factor, bool scaled, const double* in, double* out, std:
                  int num_threads) const {
   guarded([&] {
     check_rows(in, out, batch() * rows * size(), rows);
-    for_blocks(*state_, rows, num_threads,
-               [&](const GramLine& line, std::int64_t offset, bool whole) {
-                 apply_any(line, state_->columns, size(), factor, scaled, in + offset, out + offset,
-                           whole);
-               });
+    for_blocks(*state_, rows, num_threads, [&](const GramLine& line, std::int64_t row, bool whole) {
+      apply_any(line, state_->columns, size(), factor, scaled, in + row * size(),
+                out + row * size(), whole);
+    });
+  });
+}
+
+void Gram::log_prob(const double* v, double* out, std::int64_t rows, int num_threads) const {
+  guarded([&] {
+    check_rows(v, out, batch() * rows * size(), rows);
+    const std::int64_t n = size();
+    for_blocks(*state_, rows, num_threads, [&](const GramLine& line, std::int64_t row, bool whole) {
+      const double same = -0.5 * (line.logdet + static_cast<double>(n) * std::log(2.0 * kPi));
+      double sum[kRows];
+      with_width(state_->columns, [&](auto width) {
+        constexpr int J = decltype(width)::value;
+        whole ? quadratic<J, kRows>(line, v + row * n, n, sum)
+              : quadratic<J, 1>(line, v + row * n, n, sum);
+      });
+      for (int r = 0; r < (whole ? kRows : 1); ++r) {
+        out[row + r] = same + sum[r];
+      }
+    });
   });
 }
 
 void Gram::solve(const double* b, double* x, std::int64_t rows, int num_threads) const {
   guarded([&] {
     check_rows(b, x, batch() * rows * size(), rows);
-    for_blocks(*state_, rows, num_threads,
-               [&](const GramLine& line, std::int64_t offset, bool whole) {
-                 apply_any(line, state_->columns, size(), Factor::lower_inverse, true, b + offset,
-                           x + offset, whole);
-                 apply_any(line, state_->columns, size(), Factor::upper_inverse, true, x + offset,
-                           x + offset, whole);
-               });
+    for_blocks(*state_, rows, num_threads, [&](const GramLine& line, std::int64_t row, bool whole) {
+      apply_any(line, state_->columns, size(), Factor::lower_inverse, true, b + row * size(),
+                x + row * size(), whole);
+      apply_any(line, state_->columns, size(), Factor::upper_inverse, true, x + row * size(),
+                x + row * size(), whole);
+    });
   });
 }
 

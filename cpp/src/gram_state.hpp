@@ -27,6 +27,7 @@ struct GramLine {
   Array<double> variance;           ///< [n], D
   Array<double> chunk_cov;          ///< [chunks, kPacked<J>], predicted for the chunk's first point
   std::vector<double> lengthscale;  ///< [J]
+  double logdet = 0.0;
   bool has_ties = false;
 };
 

@@ -46,6 +46,11 @@ void solve(const Gram& gram, Address b, Address x, std::int64_t rows, int num_th
   without_gil([&] { gram.solve(pointer<const double>(b), pointer<double>(x), rows, num_threads); });
 }
 
+void log_prob(const Gram& gram, Address v, Address out, std::int64_t rows, int num_threads) {
+  without_gil(
+      [&] { gram.log_prob(pointer<const double>(v), pointer<double>(out), rows, num_threads); });
+}
+
 GramGradients gradients_at(Address anchors, Address lengthscale, Address loadings, Address noise) {
   return {pointer<double>(anchors), pointer<double>(lengthscale), pointer<double>(loadings),
           pointer<double>(noise)};
@@ -83,6 +88,7 @@ void add_gram(py::module_& m) {
            py::arg("noise_ptr"), py::arg("ties_backwards"), py::arg("num_threads"))
       .def("apply", &apply)
       .def("solve", &solve)
+      .def("log_prob", &log_prob)
       .def("vjp", &vjp)
       .def("vjp_tangent", &vjp_tangent)
       .def("log_variances",

@@ -92,6 +92,9 @@ class Gram {
   /// log det A, [batch].
   void logdet(double* out) const;
 
+  /// The log density of N(0, A) at v, [batch, rows].
+  void log_prob(const double* v, double* out, std::int64_t rows, int num_threads = 0) const;
+
   /// The tridiagonal inverse in sorted order: diagonal [batch, n], off-diagonal [batch, n - 1]
   /// (entry i couples i and i + 1). Throws unless width is 1 and there is no noise.
   void precision(double* diagonal, double* off_diagonal) const;

@@ -96,6 +96,15 @@ class Factor:
         self.core.solve(values.data_ptr(), out.data_ptr(), values.shape[1], torch.get_num_threads())
         return out
 
+    def log_prob(self, values: Tensor) -> Tensor:
+        """Log density of N(0, A) at each row ``[B, R]``."""
+        values = values.contiguous()
+        out = torch.empty(values.shape[:-1], dtype=torch.float64)
+        self.core.log_prob(
+            values.data_ptr(), out.data_ptr(), values.shape[1], torch.get_num_threads()
+        )
+        return out
+
     def log_variances(self) -> Tensor:
         """Log D ``[B, n]``."""
         out = torch.empty(self.batch, self.n, dtype=torch.float64)

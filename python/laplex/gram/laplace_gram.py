@@ -14,7 +14,7 @@ from ..functional import Scalar, check_tensor, matvec
 from . import factor as factors
 from .conditional import Conditional
 from .factor import Factor, Parameters, Side
-from .term import Term
+from .term import Term, all_finite
 
 
 class LaplaceGram:
@@ -89,7 +89,7 @@ class LaplaceGram:
             raise TypeError(f"anchors must be float32 or float64, got {anchors.dtype}")
         if anchors.dim() == 0:
             raise ValueError("anchors must have shape [..., n], got a scalar: pass it as [x]")
-        if not bool(anchors.isfinite().all()):
+        if not all_finite(anchors):
             raise ValueError("anchors must be finite, but have a NaN or an infinity")
         single = Term(lengthscale, variance, frequency, phase, scale)
         if terms is None:
@@ -153,7 +153,7 @@ class LaplaceGram:
             whitened = whitened * torch.exp(-logs)[:, None]
             return factors.product(factor, Side.UPPER_INVERSE, whitened, parameters)
 
-        return restore(self._symmetric(solution))
+        return restore(self._symmetric(solution, parameters))
 
     def color(self, values: Tensor, *, transpose: bool = False) -> Tensor:
         """S, or with `transpose` S^T, times values ``[..., n]``: A = S S^T.
@@ -172,7 +172,7 @@ class LaplaceGram:
     def _scaled(self, values: Tensor, side: Side) -> Tensor:
         rows, restore = self._flatten(values)
         parameters = self._parameters()
-        factor = self._factor()
+        factor = self._factor(parameters)
         if not _recording(rows, *parameters):
             return restore(factor.apply(side, rows, scaled=True))
         half = 0.5 * factors.log_variances(factor, parameters)[:, None]
@@ -198,7 +198,7 @@ class LaplaceGram:
                 return factor.logdet()
             return factors.log_variances(factor, parameters).sum(-1)
 
-        return self._symmetric(value).reshape(self._batch).to(self.dtype)
+        return self._symmetric(value, parameters).reshape(self._batch).to(self.dtype)
 
     def log_prob(self, values: Tensor) -> Tensor:
         """Log density of N(0, A) at values ``[..., n]``: a number for each, ``[...]``."""
@@ -206,12 +206,14 @@ class LaplaceGram:
         parameters = self._parameters()
 
         def value(factor: Factor) -> Tensor:
+            if not _recording(rows, *parameters):
+                return factor.log_prob(rows)
             whitened, logs = factors.innovations(factor, rows, parameters)
             square = whitened.square() * torch.exp(-logs)[:, None]
             n = rows.shape[-1]
             return -0.5 * (square.sum(-1) + logs.sum(-1, keepdim=True) + n * log(2 * pi))
 
-        return restore(self._symmetric(value)[..., None])[..., 0]
+        return restore(self._symmetric(value, parameters)[..., None])[..., 0]
 
     def sample(
         self, shape: Sequence[int] = (), *, generator: torch.Generator | None = None
@@ -295,12 +297,13 @@ class LaplaceGram:
         ValueError
             With noise, or more than one column: the inverse is dense then; use `solve`.
         """
-        anchors, lengthscale, loadings, noise = self._parameters()
+        parameters = self._parameters()
+        anchors, lengthscale, loadings, noise = parameters
         if loadings.shape[-1] != 1 or bool((noise != 0).any()):
             raise ValueError(
                 "the inverse is tridiagonal for a single real term without noise only: use solve()"
             )
-        order = self._factor().order()
+        order = self._factor(parameters).order()
         gaps = anchors.gather(-1, order).diff(dim=-1) / lengthscale
         scale = loadings[..., 0].gather(-1, order)
         lost = -torch.expm1(-2 * gaps)  # 1 - r^2, without cancellation
@@ -400,14 +403,14 @@ class LaplaceGram:
             noise.expand(*batch, n).reshape(flat, n).contiguous(),
         )
 
-    def _factor(self, *, ties_backwards: bool = False) -> Factor:
-        """The factorisation, kept until a tensor is changed in place."""
+    def _factor(self, parameters: Parameters, *, ties_backwards: bool = False) -> Factor:
+        """The factorisation of `parameters`, kept until a tensor is changed in place."""
         versions = tuple(tensor._version for tensor in self._all_tensors())
         if self._factored is None or self._factored[0] != versions:
             self._factored = (versions, {})
         kept = self._factored[1]
         if ties_backwards not in kept:
-            kept[ties_backwards] = Factor(self._parameters(), ties_backwards=ties_backwards)
+            kept[ties_backwards] = Factor(parameters, ties_backwards=ties_backwards)
         return kept[ties_backwards]
 
     def _all_tensors(self) -> list[Tensor]:
@@ -416,15 +419,15 @@ class LaplaceGram:
             candidates += [term.lengthscale, term.variance, term.frequency, term.phase, term.scale]
         return [each for each in candidates if isinstance(each, Tensor)]
 
-    def _symmetric(self, value: Callable[[Factor], Tensor]) -> Tensor:
+    def _symmetric(self, value: Callable[[Factor], Tensor], parameters: Parameters) -> Tensor:
         """A value that does not depend on the order of equal anchors, as the mean over both orders.
 
         Its derivatives by the anchors are one-sided in each: the mean has sign(0) = 0.
         """
-        factor = self._factor()
+        factor = self._factor(parameters)
         result = value(factor)
         if factor.core.has_ties and _recording(self.anchors):
-            result = 0.5 * (result + value(self._factor(ties_backwards=True)))
+            result = 0.5 * (result + value(self._factor(parameters, ties_backwards=True)))
         return result
 
     def _checked(self, values: object) -> Tensor:
@@ -495,8 +498,8 @@ def _checked_noise(noise: object, anchors: Tensor) -> Tensor | None:
             f"noise has shape {list(noise.shape)} but its last dimension must be 1 or "
             f"{anchors.shape[-1]}, the number of anchors: one for each matrix of a batch is [*b, 1]"
         )
-    wrong = ~((noise >= 0) & noise.isfinite())
-    if bool(wrong.any()):
+    if not (all_finite(noise) and bool((noise >= 0).all())):
+        wrong = ~((noise >= 0) & noise.isfinite())
         raise ValueError(
             f"noise must be finite and not negative, got {noise[wrong][0].item():g}: it is a "
             "variance"

@@ -61,12 +61,9 @@ LAPLEX_HOST_DEVICE inline double gain_of(double fall) {
   return fall > 0.0 ? 1.0 - fall * fall : -fall * (2.0 + fall);
 }
 
-/// From s.cov, s.h and s.noise: v, w, d, and the covariance given this point too.
-///
-/// A point that observes nothing has precision b = 1/noise = 0; the slope of its noise is taken for
-/// that of b, and d is 1 + b h . v.
+/// v = cov h; returns h . v.
 template <int J, class N>
-LAPLEX_HOST_DEVICE inline void observe(Step<N, J>& s, N* filtered) {
+LAPLEX_HOST_DEVICE inline N look(Step<N, J>& s) {
   N variance = N(0.0);
   for (int k = 0; k < J; ++k) {
     s.v[k] = N(0.0);
@@ -75,16 +72,20 @@ LAPLEX_HOST_DEVICE inline void observe(Step<N, J>& s, N* filtered) {
     }
     variance += s.h[k] * s.v[k];
   }
+  return variance;
+}
+
+/// From s.v and s.d: the gain, and the covariance given this point too.
+template <int J, class N>
+LAPLEX_HOST_DEVICE inline void condition(Step<N, J>& s, N* filtered) {
   const bool observed = s.observed();
-  const N precision = change_of(s.noise);
-  s.d = observed ? variance + s.noise : N(1.0) + precision * variance;
   s.inverse = N(1.0) / s.d;
   for (int k = 0; k < J; ++k) {
-    s.w[k] = observed ? s.v[k] * s.inverse : precision * s.v[k];
+    s.w[k] = observed ? s.v[k] * s.inverse : change_of(s.noise) * s.v[k];
   }
   if (J == 1 && observed) {
-    filtered[0] =
-        s.cov[0] * (s.noise * s.inverse);  // a product of what is positive: nothing cancels
+    // A product of what is positive: nothing cancels.
+    filtered[0] = s.cov[0] * (s.noise * s.inverse);
     return;
   }
   for (int l = 0; l < J; ++l) {
@@ -92,6 +93,25 @@ LAPLEX_HOST_DEVICE inline void observe(Step<N, J>& s, N* filtered) {
       filtered[packed(k, l)] = s.cov[packed(k, l)] - s.v[k] * s.w[l];
     }
   }
+}
+
+/// From s.cov, s.h and s.noise: v, d, w, and the covariance given this point too.
+///
+/// A point that observes nothing has precision b = 1/noise = 0; the slope of its noise is taken for
+/// that of b, and d is 1 + b h . v.
+template <int J, class N>
+LAPLEX_HOST_DEVICE inline void observe(Step<N, J>& s, N* filtered) {
+  const N variance = look<J>(s);
+  s.d = s.observed() ? variance + s.noise : N(1.0) + change_of(s.noise) * variance;
+  condition<J>(s, filtered);
+}
+
+/// The same where d is known from before: the next point need not wait for a division.
+template <int J>
+LAPLEX_HOST_DEVICE inline void observe_again(double d, Step<double, J>& s, double* filtered) {
+  look<J>(s);
+  s.d = d;
+  condition<J>(s, filtered);
 }
 
 /// The covariance on the other side of the gap before `next`.
