@@ -12,9 +12,10 @@ from torch import Tensor
 from .. import validation
 from ..functional import Scalar, check_tensor, matvec
 from . import factor as factors
+from .checks import all_finite, broadcast, checked_noise, split
 from .conditional import Conditional
 from .factor import Factor, Parameters, Side
-from .term import Term, all_finite
+from .term import Term
 
 
 class LaplaceGram:
@@ -100,10 +101,10 @@ class LaplaceGram:
             raise TypeError("terms must be a sequence of at least one laplex.gram.Term")
         self.anchors = anchors
         self.terms = tuple(terms)
-        self.noise = _checked_noise(noise, anchors)
+        self.noise = checked_noise(noise, anchors)
         self._tensors = [term.tensors(anchors) for term in self.terms]
         try:
-            self._batch = _broadcast(
+            self._batch = broadcast(
                 anchors.shape[:-1],
                 *(tensors.batch_shape() for tensors in self._tensors),
                 *(() if self.noise is None else (self.noise.shape[:-1],)),
@@ -137,7 +138,7 @@ class LaplaceGram:
         if other.dim() < 2:
             return self.matvec(other)
         # Columns as rows: of a Gram with a batch, as one leading dimension more.
-        lead = _broadcast(other.shape[:-2], self._batch)
+        lead = broadcast(other.shape[:-2], self._batch)
         rows = other.expand(*lead, *other.shape[-2:]).movedim(-1, 0)
         return self.matvec(rows).movedim(0, -1)
 
@@ -240,7 +241,7 @@ class LaplaceGram:
             Of the remaining entries, in ascending order, noise included.
         """
         n = self.anchors.shape[-1]
-        observed, rest = _split(observed_index, n)
+        observed, rest = split(observed_index, n)
         return Conditional(self, observed, rest, values)
 
     def predict(self, targets: Tensor, values: Tensor) -> Conditional:
@@ -271,7 +272,7 @@ class LaplaceGram:
                 "targets together, and condition() it"
             )
         n, m = self.anchors.shape[-1], targets.shape[-1]
-        batch = _broadcast(self.anchors.shape[:-1], targets.shape[:-1])
+        batch = broadcast(self.anchors.shape[:-1], targets.shape[:-1])
         anchors = torch.cat((self.anchors.expand(*batch, n), targets.expand(*batch, m)), -1)
         noise = None
         if self.noise is not None:
@@ -446,7 +447,7 @@ class LaplaceGram:
                 "number of anchors"
             )
         try:
-            return values.expand(*_broadcast(values.shape[:-1], self._batch), n)
+            return values.expand(*broadcast(values.shape[:-1], self._batch), n)
         except RuntimeError:
             raise ValueError(
                 f"values have shape {list(values.shape)}, which does not broadcast with the batch "
@@ -476,59 +477,6 @@ class LaplaceGram:
             return shaped.permute(*back, len(lead)).to(self.dtype)
 
         return flat, restore
-
-
-def _broadcast(*shapes: Sequence[int]) -> torch.Size:
-    return torch.Size(torch.broadcast_shapes(*shapes))  # type: ignore[no-untyped-call]
-
-
-def _checked_noise(noise: object, anchors: Tensor) -> Tensor | None:
-    if noise is None:
-        return None
-    if not isinstance(noise, Tensor):
-        if isinstance(noise, bool) or not isinstance(noise, (int, float)):
-            raise TypeError(f"noise must be a float, a tensor or None, got {type(noise).__name__}")
-        noise = torch.tensor([float(noise)], dtype=torch.float64, device=anchors.device)
-    if not noise.is_floating_point():
-        raise TypeError(f"noise must be float32 or float64, got {noise.dtype}")
-    if noise.dim() == 0:
-        noise = noise[None]
-    if noise.shape[-1] not in (1, anchors.shape[-1]):
-        raise ValueError(
-            f"noise has shape {list(noise.shape)} but its last dimension must be 1 or "
-            f"{anchors.shape[-1]}, the number of anchors: one for each matrix of a batch is [*b, 1]"
-        )
-    if not (all_finite(noise) and bool((noise >= 0).all())):
-        wrong = ~((noise >= 0) & noise.isfinite())
-        raise ValueError(
-            f"noise must be finite and not negative, got {noise[wrong][0].item():g}: it is a "
-            "variance"
-        )
-    return noise.double()
-
-
-def _split(observed: object, n: int) -> tuple[Tensor, Tensor]:
-    """Observed numbers, and the others in ascending order."""
-    if not isinstance(observed, Tensor):
-        observed = torch.as_tensor(observed)
-    if observed.dtype is torch.bool:
-        if observed.shape != (n,):
-            raise ValueError(
-                f"observed_index is a mask of shape {list(observed.shape)}, but must be [{n}]"
-            )
-        observed = observed.nonzero()[:, 0]
-    if observed.dtype.is_floating_point or observed.dim() != 1:
-        raise TypeError("observed_index must be int64 [k] or a bool mask [n]")
-    observed = observed.long()
-    observed = torch.where(observed < 0, observed + n, observed)
-    if bool(((observed < 0) | (observed >= n)).any()):
-        raise IndexError(f"observed_index has entries outside 0..{n - 1}")
-    mask = torch.ones(n, dtype=torch.bool)
-    mask[observed] = False
-    rest = mask.nonzero()[:, 0]
-    if rest.numel() != n - observed.numel():
-        raise ValueError("observed_index names an anchor twice")
-    return observed, rest
 
 
 def _recording(*tensors: Tensor) -> bool:

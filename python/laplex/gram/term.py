@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..functional import Scalar, as_scalar, check_tensor
+from .checks import all_finite, broadcast
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,13 +92,12 @@ class _Tensors:
 
     def batch_shape(self) -> torch.Size:
         """What the parameters' leading dimensions broadcast to."""
-        shape: torch.Size = torch.broadcast_shapes(  # type: ignore[no-untyped-call]
+        return broadcast(
             self.lengthscale.shape,
             self.variance.shape,
             *(() if self.frequency is None else (self.frequency.shape,)),
             *(each.shape[:-1] for each in (self.phase, self.scale) if each is not None),
         )
-        return shape
 
     def loadings(self, anchors: Tensor) -> list[Tensor]:
         """The term as columns H of `sum_k diag(H_k) E diag(H_k)`: one, or cosine and sine.
@@ -116,9 +116,3 @@ class _Tensors:
         if angle is None:
             return [amplitude]
         return [amplitude * angle.cos(), amplitude * angle.sin()]
-
-
-def all_finite(tensor: Tensor) -> bool:
-    """Whether there is no NaN or infinity: quicker than asking each number, where there is none."""
-    detached = tensor.detach()
-    return bool(detached.sum().isfinite()) or bool(detached.isfinite().all())

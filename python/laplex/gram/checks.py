@@ -1,0 +1,69 @@
+"""What callers may pass to `laplex.gram`: messages name the argument and the remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def all_finite(tensor: Tensor) -> bool:
+    """Whether there is no NaN or infinity: quicker than asking each number, where there is none."""
+    detached = tensor.detach()
+    return bool(detached.sum().isfinite()) or bool(detached.isfinite().all())
+
+
+def broadcast(*shapes: Sequence[int]) -> torch.Size:
+    """``torch.broadcast_shapes``, which has no types."""
+    return torch.Size(torch.broadcast_shapes(*shapes))  # type: ignore[no-untyped-call]
+
+
+def checked_noise(noise: object, anchors: Tensor) -> Tensor | None:
+    """A noise variance as float64 ``[*b, n]`` or ``[*b, 1]``."""
+    if noise is None:
+        return None
+    if not isinstance(noise, Tensor):
+        if isinstance(noise, bool) or not isinstance(noise, (int, float)):
+            raise TypeError(f"noise must be a float, a tensor or None, got {type(noise).__name__}")
+        noise = torch.tensor([float(noise)], dtype=torch.float64, device=anchors.device)
+    if not noise.is_floating_point():
+        raise TypeError(f"noise must be float32 or float64, got {noise.dtype}")
+    if noise.dim() == 0:
+        noise = noise[None]
+    if noise.shape[-1] not in (1, anchors.shape[-1]):
+        raise ValueError(
+            f"noise has shape {list(noise.shape)} but its last dimension must be 1 or "
+            f"{anchors.shape[-1]}, the number of anchors: one for each matrix of a batch is [*b, 1]"
+        )
+    if not (all_finite(noise) and bool((noise >= 0).all())):
+        wrong = ~((noise >= 0) & noise.isfinite())
+        raise ValueError(
+            f"noise must be finite and not negative, got {noise[wrong][0].item():g}: it is a "
+            "variance"
+        )
+    return noise.double()
+
+
+def split(observed: object, n: int) -> tuple[Tensor, Tensor]:
+    """Observed numbers, and the others in ascending order."""
+    if not isinstance(observed, Tensor):
+        observed = torch.as_tensor(observed)
+    if observed.dtype is torch.bool:
+        if observed.shape != (n,):
+            raise ValueError(
+                f"observed_index is a mask of shape {list(observed.shape)}, but must be [{n}]"
+            )
+        observed = observed.nonzero()[:, 0]
+    if observed.dtype.is_floating_point or observed.dim() != 1:
+        raise TypeError("observed_index must be int64 [k] or a bool mask [n]")
+    observed = observed.long()
+    observed = torch.where(observed < 0, observed + n, observed)
+    if bool(((observed < 0) | (observed >= n)).any()):
+        raise IndexError(f"observed_index has entries outside 0..{n - 1}")
+    mask = torch.ones(n, dtype=torch.bool)
+    mask[observed] = False
+    rest = mask.nonzero()[:, 0]
+    if rest.numel() != n - observed.numel():
+        raise ValueError("observed_index names an anchor twice")
+    return observed, rest
