@@ -108,6 +108,59 @@ void sort_line(const Covariance& c, const double* anchors, int threads, GramLine
   }
 }
 
+/// exp(-x) - 1 for 0 <= x <= 1/2 by its series, to a unit in the last place: many at a time, where
+/// std::expm1 takes one.
+double small_fall(double x) {
+  constexpr int kTerms = 15;
+  // 1/1!, 1/2!, ..., of which the last matters by 3e-17 at x = 1/2.
+  constexpr double kInverse[kTerms] = {1.0,
+                                       1.0 / 2.0,
+                                       1.0 / 6.0,
+                                       1.0 / 24.0,
+                                       1.0 / 120.0,
+                                       1.0 / 720.0,
+                                       1.0 / 5040.0,
+                                       1.0 / 40320.0,
+                                       1.0 / 362880.0,
+                                       1.0 / 3628800.0,
+                                       1.0 / 39916800.0,
+                                       1.0 / 479001600.0,
+                                       1.0 / 6227020800.0,
+                                       1.0 / 87178291200.0,
+                                       1.0 / 1307674368000.0};
+  double sum = kInverse[kTerms - 1];
+  for (int k = kTerms - 2; k >= 0; --k) {
+    sum = kInverse[k] - x * sum;
+  }
+  return -x * sum;
+}
+
+/// The decays of one column across the gaps before points [begin, end), `columns` apart.
+void fill_falls(const GramLine& line, std::int64_t begin, std::int64_t end, double lengthscale,
+                std::int64_t columns, double* fall) {
+  constexpr std::int64_t kBlock = 64;
+  double gap[kBlock];
+  double small[kBlock];
+  for (; begin < end; begin += kBlock) {
+    const std::int64_t count = std::min(kBlock, end - begin);
+    for (std::int64_t i = 0; i < count; ++i) {
+      gap[i] = (line.anchors[begin + i] - line.anchors[begin + i - 1]) / lengthscale;
+    }
+    for (std::int64_t i = 0; i < count; ++i) {
+      small[i] = std::min(gap[i], 0.5);
+    }
+    for (std::int64_t i = 0; i < count; ++i) {
+      small[i] = small_fall(small[i]);
+    }
+    for (std::int64_t i = 0; i < count; ++i) {
+      fall[(begin + i) * columns] =
+          gap[i] < 0.5
+              ? small[i]
+              : fall_across(line.anchors[begin + i], line.anchors[begin + i - 1], lengthscale);
+    }
+  }
+}
+
 /// Everything in sorted order, and the gaps' decays.
 void fill_line(const Covariance& c, std::int64_t matrix, std::int64_t columns, int threads,
                GramLine& line) {
@@ -128,16 +181,22 @@ void fill_line(const Covariance& c, std::int64_t matrix, std::int64_t columns, i
       const std::int64_t id = matrix * c.n + line.order[k];
       line.noise[k] = c.noise == nullptr ? 0.0 : c.noise[id];
       for (std::int64_t j = 0; j < columns; ++j) {
-        const double lengthscale = line.lengthscale[static_cast<std::size_t>(j)];
         line.loadings[k * columns + j] =
             j >= c.width ? 0.0 : (c.loadings == nullptr ? 1.0 : c.loadings[id * c.width + j]);
-        double fall = -1.0;  // the line begins with processes that know of nothing before
-        if (k > 0) {
-          fall = j > 0 && lengthscale == line.lengthscale[static_cast<std::size_t>(j - 1)]
-                     ? line.fall[k * columns + j - 1]
-                     : fall_across(line.anchors[k], line.anchors[k - 1], lengthscale);
+      }
+    }
+    for (std::int64_t j = 0; j < columns; ++j) {
+      double* fall = line.fall.data() + j;
+      if (begin == 0) {
+        fall[0] = -1.0;  // the line begins with processes that know of nothing before
+      }
+      const double lengthscale = line.lengthscale[static_cast<std::size_t>(j)];
+      if (j > 0 && lengthscale == line.lengthscale[static_cast<std::size_t>(j - 1)]) {
+        for (std::int64_t k = begin; k < end; ++k) {
+          fall[k * columns] = fall[k * columns - 1];
         }
-        line.fall[k * columns + j] = fall;
+      } else {
+        fill_falls(line, std::max<std::int64_t>(begin, 1), end, lengthscale, columns, fall);
       }
     }
   });

@@ -132,6 +132,55 @@ std::int64_t filter(GramLine& line, const Starts& starts, std::int64_t size, N* 
   return singular;
 }
 
+/// What a point of one column does to the covariance x / y before it, as a map of (x, y) up to a
+/// factor: p / y with p = r^2 x + q y is predicted, and then x' = noise p, y' = h^2 p + noise y.
+struct RatioMap {
+  double xx, xy, yx, yy;  ///< x' = xx x + xy y, y' = yx x + yy y
+};
+
+/// Steps until x and y are made numbers of about 1 again.
+constexpr std::int64_t kRatioSteps = 4;
+
+/// One column again, without the wait for divisions: what a step waits for is a product and a sum.
+/// Everything is positive, so nothing cancels: d = y' / y and w = p h / y' have a few units in the
+/// last place. Returns false where numbers leave the range of double: filter() has no such range.
+bool filter_ratio(GramLine& line, std::int64_t begin, std::int64_t end, double before) {
+  constexpr double kSmall = 1e-200;
+  constexpr double kLarge = 1e200;
+  double x = before;
+  double y = 1.0;
+  double over = 1.0;  // 1 / y
+  bool in_range = true;
+  for (std::int64_t k = begin; k < end; ++k) {
+    const double fall = line.fall[k];
+    const double r = decay_of(fall);
+    const double stays = r * r;
+    const double comes = gain_of(fall);
+    const double h = line.loadings[k];
+    const double noise = line.noise[k];
+    const double square = h * h;
+    const double p = stays * x + comes * y;
+    const double next = square * stays * x + (square * comes + noise) * y;
+    if (k % kFilterChunk == 0) {
+      line.chunk_cov[k / kFilterChunk] = p * over;
+    }
+    in_range = in_range && next > kSmall && next < kLarge;
+    line.variance[k] = next * over;
+    const double last = over;
+    over = 1.0 / next;
+    line.gain[k] = p * h * over;
+    x = noise * stays * x + noise * comes * y;
+    y = next;
+    if (k % kRatioSteps == 0) {
+      // By what is at hand: y of the point before serves as well as its own.
+      x *= last;
+      y *= last;
+      over = 1.0 / y;
+    }
+  }
+  return in_range;
+}
+
 /// What a segment does to the covariance before it: P becomes cov + map (P^-1 + seen)^-1 map^T. An
 /// element of the associative scan of Sarkka and Garcia-Fernandez, "Temporal Parallelization of
 /// Bayesian Smoothers" (2021), without its means.
@@ -246,6 +295,52 @@ void through_passage(const Passage<double, J>& p, double* cov) {
   }
 }
 
+/// All points of a segment in one map.
+RatioMap pass_ratio(const GramLine& line, std::int64_t begin, std::int64_t end) {
+  RatioMap m{1.0, 0.0, 0.0, 1.0};
+  for (std::int64_t k = begin; k < end; ++k) {
+    const double r = decay_of(line.fall[k]);
+    const double stays = r * r;
+    const double comes = gain_of(line.fall[k]);
+    const double square = line.loadings[k] * line.loadings[k];
+    const double noise = line.noise[k];
+    const RatioMap one{noise * stays, noise * comes, square * stays, square * comes + noise};
+    m = {one.xx * m.xx + one.xy * m.yx, one.xx * m.xy + one.xy * m.yy,
+         one.yx * m.xx + one.yy * m.yx, one.yx * m.xy + one.yy * m.yy};
+    if (k % kRatioSteps == 0) {
+      const double over = 1.0 / (m.yx + m.yy);
+      m = {m.xx * over, m.xy * over, m.yx * over, m.yy * over};
+    }
+  }
+  return m;
+}
+
+/// filter_segments() for one column. Returns false where the numbers leave the range of double.
+bool filter_ratio_segments(GramLine& line, std::int64_t n, int threads) {
+  const std::int64_t size =
+      (n + kSegments * kFilterChunk - 1) / (kSegments * kFilterChunk) * kFilterChunk;
+  const auto start = [&](std::int64_t s) { return std::min(s * size, n); };
+  std::array<RatioMap, kSegments> maps{};
+  parallel_tasks(threads, kSegments, [&](std::int64_t s) {
+    maps[static_cast<std::size_t>(s)] = pass_ratio(line, start(s), start(s + 1));
+  });
+  std::array<double, kSegments> before{};
+  double ratio = 0.0;
+  for (std::size_t s = 0; s < kSegments; ++s) {
+    before[s] = ratio;
+    ratio = (maps[s].xx * ratio + maps[s].xy) / (maps[s].yx * ratio + maps[s].yy);
+  }
+  if (!std::isfinite(ratio)) {
+    return false;
+  }
+  std::array<char, kSegments> in_range{};
+  parallel_tasks(threads, kSegments, [&](std::int64_t s) {
+    const auto i = static_cast<std::size_t>(s);
+    in_range[i] = filter_ratio(line, start(s), start(s + 1), before[i]) ? 1 : 0;
+  });
+  return std::all_of(in_range.begin(), in_range.end(), [](char yes) { return yes != 0; });
+}
+
 /// In segments: what each does to the covariance before it; from these, that before each; then all
 /// of them again from there. Returns false where that found no numbers: a segment that begins with
 /// coincident anchors without noise, whose passage has no inverse.
@@ -303,12 +398,16 @@ std::int64_t run_filter(GramLine& line, std::int64_t n, std::int64_t columns, in
   with_width(columns, [&](auto width) {
     constexpr int J = decltype(width)::value;
     line.chunk_cov.reset((n + kFilterChunk - 1) / kFilterChunk * kPacked<J>);
-    // Twice the arithmetic: with more columns one core is busy enough with one segment.
-    if constexpr (J <= 2) {
-      const bool long_line =
-          n >= kSegmentedLine && std::none_of(line.noise.begin(), line.noise.end(),
-                                              [](double noise) { return std::isinf(noise); });
-      if (long_line && filter_segments<J>(line, n, threads, singular)) {
+    const bool all_observed = std::none_of(line.noise.begin(), line.noise.end(),
+                                           [](double noise) { return std::isinf(noise); });
+    if constexpr (J == 1) {
+      if (all_observed && (n >= kSegmentedLine ? filter_ratio_segments(line, n, threads)
+                                               : filter_ratio(line, 0, n, 0.0))) {
+        return;
+      }
+    }
+    if constexpr (J > 1 && J <= 4) {
+      if (all_observed && n >= kSegmentedLines && filter_segments<J>(line, n, threads, singular)) {
         return;
       }
     }

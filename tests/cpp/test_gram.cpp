@@ -233,9 +233,9 @@ TEST(Gram, FactorsAreInversesAndTransposesOfEachOther) {
 }
 
 TEST(Gram, LongLinesInSegmentsAgreeWithThePlan) {
-  // In segments up to width 2: A x by Plan is b. Noise 0 makes width 1 depend on every small gap.
-  constexpr std::int64_t n = 100000;
-  for (const std::int64_t width : {1, 2, 3}) {
+  // A x by Plan is b. Noise 0 makes width 1 depend on every small gap.
+  for (const std::int64_t width : {1, 2}) {
+    const std::int64_t n = width == 1 ? 100000 : (std::int64_t(1) << 20) + 321;
     Model m = make_model(Anchors::uniform, n, width, width == 1 ? 0.0 : 1e-3, 11);
     const Gram gram = m.gram();
     const Vector b = draw(n, 3);
