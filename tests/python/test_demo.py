@@ -23,6 +23,8 @@ PICTURES = {
     "dense view of a learned kernel",
     "anchors before and after training",
     "routing of the head",
+    "order of the pixels",
+    "missing pixels filled in",
 }
 
 
@@ -59,7 +61,7 @@ def test_the_report_needs_nothing_else(page):
 
 def test_tables_have_finite_numbers(page):
     tables = re.findall(r"<table>(.*?)</table>", page, re.S)
-    assert len(tables) == 4
+    assert len(tables) == 5
     cells = re.findall(r"<td>(.*?)</td>", " ".join(tables))
     assert len(cells) > 60
     assert not [cell for cell in cells if re.search(r"nan|inf\b|FAILED", cell)]

@@ -19,6 +19,7 @@ from laplex.optional import require
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from laplex.demo.covariance import CovarianceStudy
     from laplex.demo.datasets import ImageDataset
     from laplex.demo.exactness import Exactness
     from laplex.demo.timing import Timing
@@ -40,6 +41,7 @@ class Findings:
     exactness: list[Exactness]
     timings: list[Timing]
     comparisons: list[Comparison]
+    covariances: CovarianceStudy
 
     @property
     def passed(self) -> bool:
@@ -139,14 +141,26 @@ def run_demo(
     _show(console, "4. Rank at the start", report.RANK_COLUMNS, report.rank_rows(ranks))
     console.print(report.starts_compared({row.variant.name: row for row in comparisons}))
 
+    covariances = _fit_covariances(console, images, 20 if quick else 500, seed)
+    _show(
+        console,
+        "5. Gaussian models of the images",
+        report.COVARIANCE_COLUMNS,
+        report.covariance_rows(covariances),
+    )
+    console.print(f"[dim]{escape(report.COVARIANCE_NOTE)}[/dim]")
+
     page.write_text(
-        report.render(images, exactness, timings, settings, comparisons, ranks, machine), "utf-8"
+        report.render(
+            images, exactness, timings, settings, comparisons, ranks, covariances, machine
+        ),
+        "utf-8",
     )
     console.print(
         f"\nReport with pictures: [bold]{escape(str(page.resolve()))}[/bold]", soft_wrap=True
     )
     console.print(f"[dim]{time.monotonic() - begin:.0f} seconds in all[/dim]")
-    return Findings(page, exactness, timings, comparisons)
+    return Findings(page, exactness, timings, comparisons, covariances)
 
 
 def _prepared(out: Path) -> Path:
@@ -194,6 +208,19 @@ def _train_all(
             ]
             comparisons.append(Comparison(variant, runs))
     return comparisons
+
+
+def _fit_covariances(
+    console: Console, images: ImageDataset, steps: int, seed: int
+) -> CovarianceStudy:
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from laplex.demo.covariance import MODELS, fit_covariances
+
+    columns = (TextColumn("{task.description:32}"), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task("covariance models", total=len(MODELS))
+        return fit_covariances(images, steps, seed, lambda: progress.advance(bar))
 
 
 def _show(

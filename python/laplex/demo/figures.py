@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import nn
 
+from laplex.demo.covariance import CovarianceStudy
 from laplex.demo.datasets import ImageDataset
 from laplex.demo.timing import Timing
 from laplex.demo.training import Comparison
@@ -193,6 +194,22 @@ def training_curves(comparisons: Sequence[Comparison]) -> Figure:
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.grid(visible=True, alpha=0.3)
     loss_ax.legend(fontsize=8)
+    return figure
+
+
+def completions(study: CovarianceStudy) -> Figure:
+    """Test images, what was left of them, and what each model filled in."""
+    shown = len(study.completions["image"])
+    size = (1.2 * shown + 1.8, 1.25 * len(study.completions))
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(len(study.completions), shown, squeeze=False)
+    for row, (name, pictures) in zip(axes, study.completions.items(), strict=True):
+        for ax, picture in zip(row, pictures, strict=True):
+            ax.set_facecolor("tab:blue")  # where a pixel is missing
+            ax.imshow(picture, cmap="gray", vmin=0, vmax=1)
+            ax.set_xticks([])
+            ax.set_yticks([])
+        row[0].set_ylabel(name, rotation=0, ha="right", va="center")
     return figure
 
 

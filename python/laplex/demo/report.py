@@ -14,6 +14,7 @@ from typing import cast
 from matplotlib.figure import Figure
 
 from laplex.demo import figures
+from laplex.demo.covariance import CovarianceStudy
 from laplex.demo.datasets import ImageDataset
 from laplex.demo.exactness import Exactness
 from laplex.demo.timing import Timing
@@ -28,13 +29,14 @@ def render(
     settings: Settings,
     comparisons: Sequence[Comparison],
     ranks: Sequence[Ranks],
+    covariances: CovarianceStudy,
     machine: str,
 ) -> str:
     """Return the report as HTML, pictures embedded.
 
     Parameters
     ----------
-    images, exactness, timings, settings, comparisons, ranks
+    images, exactness, timings, settings, comparisons, ranks, covariances
         What was measured; see the modules of those names.
     machine : str
         One line on processor and versions.
@@ -60,6 +62,9 @@ def render(
             figures.anchors(cast("LaplexLinear", starts[1]), cast("LaplexLinear", layers[1]))
         ),
         routing=embedded(figures.routing(cast("LaplexHead", layers[-1]), images.class_names)),
+        covariances=table(COVARIANCE_COLUMNS, covariance_rows(covariances)),
+        order=embedded(covariances.model.plot_order(images.train_images.shape[1:])),
+        completions=embedded(figures.completions(covariances)),
     )
 
 
@@ -82,6 +87,11 @@ TIMING_NOTE = (
     "product; + grads: and all gradients; fill: forming the dense matrix"
 )
 TRAINING_COLUMNS = ("layers", "accuracy, %", "±", "parameters", "CPU s")
+COVARIANCE_COLUMNS = ("model", "parameters", "error, %", "nearest, pixels", "filled in, dB")
+COVARIANCE_NOTE = (
+    "error: of test images' covariances off the diagonal; nearest: mean distance of a pixel's four "
+    "most correlated others; filled in: PSNR where half of the pixels were missing"
+)
 RANK_COLUMNS = ("initial anchors", "layer", "full", "one kernel alone", "whole weight")
 
 
@@ -140,6 +150,20 @@ def rank_rows(ranks: Iterable[Ranks]) -> list[tuple[str, ...]]:
     """Cells of the table of ranks at the start."""
     return [
         (row.init, row.layer, str(row.full), f"{row.kernel:.0f}", str(row.weight)) for row in ranks
+    ]
+
+
+def covariance_rows(study: CovarianceStudy) -> list[tuple[str, ...]]:
+    """Cells of the table of covariance models."""
+    return [
+        (
+            fit.name,
+            f"{fit.parameters:,}",
+            f"{100 * fit.error:.1f}",
+            f"{fit.distance:.2f}",
+            f"{fit.psnr:.2f}",
+        )
+        for fit in study.fits
     ]
 
 
