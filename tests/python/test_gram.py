@@ -494,6 +494,13 @@ def test_bad_values():
         LaplaceGram(uniform(5), terms=too_many).logdet()
 
 
+def test_devices():
+    with pytest.raises(NotImplementedError, match="anchors is on meta"):
+        LaplaceGram(torch.zeros(3, device="meta"))
+    with pytest.raises(ValueError, match="noise is on meta, but anchors is on cpu: move it"):
+        LaplaceGram(torch.zeros(3), noise=torch.zeros(3, device="meta"))
+
+
 def test_singular_matrices_are_named():
     tied = LaplaceGram(torch.tensor([2.0, 1.0, 2.0], dtype=D))
     tied.matvec(torch.zeros(3, dtype=D))  # needs no factor

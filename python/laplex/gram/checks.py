@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .. import _core
+
 
 def all_finite(tensor: Tensor) -> bool:
     """Whether there is no NaN or infinity: quicker than asking each number, where there is none."""
@@ -17,6 +19,30 @@ def all_finite(tensor: Tensor) -> bool:
 def broadcast(*shapes: Sequence[int]) -> torch.Size:
     """``torch.broadcast_shapes``, which has no types."""
     return torch.Size(torch.broadcast_shapes(*shapes))  # type: ignore[no-untyped-call]
+
+
+def supported(device: torch.device) -> None:
+    """Refuse devices that there is no code for."""
+    if device.type == "cuda" and not _core.has_cuda:
+        raise NotImplementedError(
+            f"anchors is on {device}: this build of Laplex is for the CPU alone; install it again "
+            "where nvcc is on the PATH, or move the arguments with .cpu()"
+        )
+    if device.type not in ("cpu", "cuda"):
+        raise NotImplementedError(
+            f"anchors is on {device}: Laplex computes on CPU and CUDA tensors; move the arguments "
+            "with .cpu()"
+        )
+
+
+def same_device(named: dict[str, object], device: torch.device) -> None:
+    """Refuse tensors that are not where the anchors are."""
+    for name, value in named.items():
+        if isinstance(value, Tensor) and value.device != device:
+            raise ValueError(
+                f"{name} is on {value.device}, but anchors is on {device}: move it with "
+                f"{name}.to({str(device)!r})"
+            )
 
 
 def checked_noise(noise: object, anchors: Tensor) -> Tensor | None:
@@ -45,7 +71,7 @@ def checked_noise(noise: object, anchors: Tensor) -> Tensor | None:
     return noise.double()
 
 
-def split(observed: object, n: int) -> tuple[Tensor, Tensor]:
+def split(observed: object, n: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Observed numbers, and the others in ascending order."""
     if not isinstance(observed, Tensor):
         observed = torch.as_tensor(observed)
@@ -57,11 +83,11 @@ def split(observed: object, n: int) -> tuple[Tensor, Tensor]:
         observed = observed.nonzero()[:, 0]
     if observed.dtype.is_floating_point or observed.dim() != 1:
         raise TypeError("observed_index must be int64 [k] or a bool mask [n]")
-    observed = observed.long()
+    observed = observed.to(device, torch.int64)
     observed = torch.where(observed < 0, observed + n, observed)
     if bool(((observed < 0) | (observed >= n)).any()):
         raise IndexError(f"observed_index has entries outside 0..{n - 1}")
-    mask = torch.ones(n, dtype=torch.bool)
+    mask = torch.ones(n, dtype=torch.bool, device=device)
     mask[observed] = False
     rest = mask.nonzero()[:, 0]
     if rest.numel() != n - observed.numel():

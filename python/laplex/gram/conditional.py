@@ -11,7 +11,6 @@ from torch import Tensor
 
 from ..functional import matvec
 from . import factor as factors
-from .factor import Factor
 from .term import Term
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ class Conditional:
         weights = self._given.solve(values).double()
         anchors = self._gram.anchors.double()
         sources, targets = anchors[..., self.observed], anchors[..., self.rest]
-        total = torch.zeros((), dtype=torch.float64)
+        total = anchors.new_zeros(())
         for tensors in self._gram._tensors:
             for column in tensors.loadings(anchors):
                 column = column.expand(*column.shape[:-1], anchors.shape[-1])
@@ -70,13 +69,15 @@ class Conditional:
         """Variance ``[*b, m]`` of each entry without its noise."""
         gram = self._gram
         anchors, lengthscale, loadings, noise = gram._parameters()
-        unobserved = torch.zeros(anchors.shape[-1], dtype=torch.bool)
+        unobserved = torch.zeros_like(
+            anchors[0] if len(anchors) else noise.sum(0), dtype=torch.bool
+        )
         unobserved[self.rest] = True
         parameters = (anchors, lengthscale, loadings, torch.where(unobserved, torch.inf, noise))
 
         def variances(ties_backwards: bool) -> Tensor:
-            factor = Factor(parameters, ties_backwards=ties_backwards)
-            ties.append(factor.core.has_ties)
+            factor = factors.factorise(parameters, ties_backwards=ties_backwards)
+            ties.append(factor.has_ties)
             return factors.unobserved_variances(factor, parameters)[:, self.rest]
 
         ties: list[bool] = []

@@ -14,13 +14,18 @@ the same code in dual numbers.
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .. import _core
+
+if TYPE_CHECKING:
+    from .cuda_factor import CudaFactor
+
+    AnyFactor: TypeAlias = "Factor | CudaFactor"
 
 #: anchors, lengthscale, loadings, noise
 Parameters = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -105,6 +110,56 @@ class Factor:
         )
         return out
 
+    @property
+    def has_ties(self) -> bool:
+        """Whether anchors of a matrix coincide."""
+        return self.core.has_ties
+
+    def vjp(self, a: Tensor | None, b: Tensor | None, w: Tensor | None) -> Parameters:
+        """Gradients of <a, L b> + <w, log D> by the parameters; None stands for 0."""
+        a, b, w = (None if each is None else each.contiguous() for each in (a, b, w))
+        out = self._empty_parameters()
+        self.core.vjp(
+            _address(a),
+            _address(b),
+            0 if a is None else a.shape[1],
+            _address(w),
+            *_four(out),
+            0,
+            torch.get_num_threads(),
+        )
+        return out
+
+    def vjp_tangent(
+        self, a: Tensor | None, b: Tensor | None, w: Tensor | None, tangents: Parameters
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Parameters]:
+        """Derivatives by a, b, w and the parameters of <tangents, vjp(a, b, w)>."""
+        a, b, w = (None if each is None else each.contiguous() for each in (a, b, w))
+        along = tuple(tangent.contiguous() for tangent in tangents)
+        d_a, d_b, d_w = (None if each is None else torch.empty_like(each) for each in (a, b, w))
+        out = self._empty_parameters()
+        self.core.vjp_tangent(
+            _address(a),
+            _address(b),
+            0 if a is None else a.shape[1],
+            _address(w),
+            *_four(along),
+            *_four(out),
+            _address(d_a),
+            _address(d_b),
+            _address(d_w),
+            torch.get_num_threads(),
+        )
+        return d_a, d_b, d_w, out
+
+    def _empty_parameters(self) -> Parameters:
+        batch, n, width = self.batch, self.n, self.width
+        anchors, lengthscale, loadings, noise = (
+            torch.empty(shape, dtype=torch.float64)
+            for shape in ((batch, n), (batch, width), (batch, n, width), (batch, n))
+        )
+        return anchors, lengthscale, loadings, noise
+
     def log_variances(self) -> Tensor:
         """Log D ``[B, n]``."""
         out = torch.empty(self.batch, self.n, dtype=torch.float64)
@@ -118,25 +173,34 @@ class Factor:
         return out
 
 
-def product(factor: Factor, side: Side, values: Tensor, parameters: Parameters) -> Tensor:
+def factorise(parameters: Parameters, *, ties_backwards: bool = False) -> AnyFactor:
+    """Factorise where the parameters are."""
+    if parameters[0].is_cuda:
+        from .cuda_factor import CudaFactor
+
+        return CudaFactor(parameters, ties_backwards=ties_backwards)
+    return Factor(parameters, ties_backwards=ties_backwards)
+
+
+def product(factor: AnyFactor, side: Side, values: Tensor, parameters: Parameters) -> Tensor:
     """L, L^-1, L^T or L^-T times values ``[B, R, n]``."""
     result: Tensor = _Product.apply(factor, side, values, *parameters)  # type: ignore[no-untyped-call]
     return result
 
 
-def log_variances(factor: Factor, parameters: Parameters) -> Tensor:
+def log_variances(factor: AnyFactor, parameters: Parameters) -> Tensor:
     """Log D ``[B, n]``, whose sum is log det A."""
     result: Tensor = _LogVariances.apply(factor, *parameters)  # type: ignore[no-untyped-call]
     return result
 
 
-def innovations(factor: Factor, values: Tensor, parameters: Parameters) -> tuple[Tensor, Tensor]:
+def innovations(factor: AnyFactor, values: Tensor, parameters: Parameters) -> tuple[Tensor, Tensor]:
     """L^-1 values and log D: all that a likelihood needs, with one reverse pass for both."""
     result: tuple[Tensor, Tensor] = _Innovations.apply(factor, values, *parameters)  # type: ignore[no-untyped-call]
     return result
 
 
-def unobserved_variances(factor: Factor, parameters: Parameters) -> Tensor:
+def unobserved_variances(factor: AnyFactor, parameters: Parameters) -> Tensor:
     """Derivative of log det A by noise, or at points with infinite noise by its inverse ``[B, n]``.
 
     The second is the variance of H state at that point, given the observed ones: log det gains
@@ -150,7 +214,7 @@ def unobserved_variances(factor: Factor, parameters: Parameters) -> Tensor:
 class _Product(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, factor: Factor, side: Side, values: Tensor, *parameters: Tensor
+        ctx: Any, factor: AnyFactor, side: Side, values: Tensor, *parameters: Tensor
     ) -> Tensor:
         out = factor.apply(side, values)
         ctx.factor, ctx.side = factor, side
@@ -182,7 +246,7 @@ class _Product(torch.autograd.Function):
 
 class _LogVariances(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, factor: Factor, *parameters: Tensor) -> Tensor:
+    def forward(ctx: Any, factor: AnyFactor, *parameters: Tensor) -> Tensor:
         ctx.factor = factor
         ctx.save_for_backward(*parameters)
         return factor.log_variances()
@@ -195,7 +259,7 @@ class _LogVariances(torch.autograd.Function):
 class _Innovations(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, factor: Factor, values: Tensor, *parameters: Tensor
+        ctx: Any, factor: AnyFactor, values: Tensor, *parameters: Tensor
     ) -> tuple[Tensor, Tensor]:
         out = factor.apply(Side.LOWER_INVERSE, values)
         ctx.factor = factor
@@ -217,52 +281,30 @@ class _Vjp(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        factor: Factor,
+        factor: AnyFactor,
         a: Tensor | None,
         b: Tensor | None,
         w: Tensor | None,
         *parameters: Tensor,
     ) -> tuple[Tensor, ...]:
         ctx.factor = factor
-        a, b, w = (None if each is None else each.contiguous() for each in (a, b, w))
         ctx.save_for_backward(a, b, w, *parameters)
-        out = tuple(torch.empty(tensor.shape, dtype=torch.float64) for tensor in parameters)
-        anchors, lengthscale, loadings, noise = (tensor.data_ptr() for tensor in out)
-        factor.core.vjp(
-            _address(a),
-            _address(b),
-            0 if a is None else a.shape[1],
-            _address(w),
-            anchors,
-            lengthscale,
-            loadings,
-            noise,
-            0,
-            torch.get_num_threads(),
-        )
-        return out
+        return factor.vjp(a, b, w)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *tangents: Tensor) -> tuple[Tensor | None, ...]:
-        a, b, w, *parameters = ctx.saved_tensors
-        tangents = tuple(tangent.contiguous() for tangent in tangents)
-        d_a, d_b, d_w = (None if each is None else torch.empty_like(each) for each in (a, b, w))
-        out = tuple(torch.empty(tensor.shape, dtype=torch.float64) for tensor in parameters)
-        ctx.factor.core.vjp_tangent(
-            _address(a),
-            _address(b),
-            0 if a is None else a.shape[1],
-            _address(w),
-            *(tangent.data_ptr() for tangent in tangents),
-            *(tensor.data_ptr() for tensor in out),
-            _address(d_a),
-            _address(d_b),
-            _address(d_w),
-            torch.get_num_threads(),
-        )
-        return (None, d_a, d_b, d_w, *out)
+        a, b, w = ctx.saved_tensors[:3]
+        anchors, lengthscale, loadings, noise = tangents
+        along = (anchors, lengthscale, loadings, noise)
+        *by_inputs, by_parameters = ctx.factor.vjp_tangent(a, b, w, along)
+        return (None, *by_inputs, *by_parameters)
 
 
 def _address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
+
+
+def _four(tensors: tuple[Tensor, ...]) -> tuple[int, int, int, int]:
+    anchors, lengthscale, loadings, noise = tensors
+    return anchors.data_ptr(), lengthscale.data_ptr(), loadings.data_ptr(), noise.data_ptr()

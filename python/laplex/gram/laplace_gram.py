@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import log, pi, prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -12,10 +12,13 @@ from torch import Tensor
 from .. import validation
 from ..functional import Scalar, check_tensor, matvec
 from . import factor as factors
-from .checks import all_finite, broadcast, checked_noise, split
+from .checks import all_finite, broadcast, checked_noise, same_device, split, supported
 from .conditional import Conditional
-from .factor import Factor, Parameters, Side
+from .factor import Parameters, Side
 from .term import Term
+
+if TYPE_CHECKING:
+    from .factor import AnyFactor
 
 
 class LaplaceGram:
@@ -90,6 +93,7 @@ class LaplaceGram:
             raise TypeError(f"anchors must be float32 or float64, got {anchors.dtype}")
         if anchors.dim() == 0:
             raise ValueError("anchors must have shape [..., n], got a scalar: pass it as [x]")
+        supported(anchors.device)
         if not all_finite(anchors):
             raise ValueError("anchors must be finite, but have a NaN or an infinity")
         single = Term(lengthscale, variance, frequency, phase, scale)
@@ -99,6 +103,9 @@ class LaplaceGram:
             raise ValueError("pass either terms or the arguments of a single term, not both")
         if not terms or not all(isinstance(term, Term) for term in terms):
             raise TypeError("terms must be a sequence of at least one laplex.gram.Term")
+        same_device({"noise": noise}, anchors.device)
+        for term in terms:
+            same_device(vars(term), anchors.device)
         self.anchors = anchors
         self.terms = tuple(terms)
         self.noise = checked_noise(noise, anchors)
@@ -113,7 +120,7 @@ class LaplaceGram:
             raise ValueError(
                 "the leading dimensions of anchors, terms and noise do not broadcast"
             ) from None
-        self._factored: tuple[tuple[int, ...], dict[bool, Factor]] | None = None
+        self._factored: tuple[tuple[int, ...], dict[bool, AnyFactor]] | None = None
 
     # --- products --------------------------------------------------------------------------------
 
@@ -147,7 +154,7 @@ class LaplaceGram:
         rows, restore = self._flatten(values)
         parameters = self._parameters()
 
-        def solution(factor: Factor) -> Tensor:
+        def solution(factor: AnyFactor) -> Tensor:
             if not _recording(rows, *parameters):
                 return factor.solve(rows)
             whitened, logs = factors.innovations(factor, rows, parameters)
@@ -194,7 +201,7 @@ class LaplaceGram:
         """Log det A ``[*b]``."""
         parameters = self._parameters()
 
-        def value(factor: Factor) -> Tensor:
+        def value(factor: AnyFactor) -> Tensor:
             if not _recording(*parameters):
                 return factor.logdet()
             return factors.log_variances(factor, parameters).sum(-1)
@@ -206,7 +213,7 @@ class LaplaceGram:
         rows, restore = self._flatten(values)
         parameters = self._parameters()
 
-        def value(factor: Factor) -> Tensor:
+        def value(factor: AnyFactor) -> Tensor:
             if not _recording(rows, *parameters):
                 return factor.log_prob(rows)
             whitened, logs = factors.innovations(factor, rows, parameters)
@@ -221,7 +228,12 @@ class LaplaceGram:
     ) -> Tensor:
         """Samples of N(0, A) ``[*shape, *b, n]``, with gradients to the parameters."""
         white = torch.randn(
-            *shape, *self._batch, self.anchors.shape[-1], dtype=torch.float64, generator=generator
+            *shape,
+            *self._batch,
+            self.anchors.shape[-1],
+            dtype=torch.float64,
+            device=self.device,
+            generator=generator,
         )
         return self.color(white.to(self.dtype))
 
@@ -241,7 +253,7 @@ class LaplaceGram:
             Of the remaining entries, in ascending order, noise included.
         """
         n = self.anchors.shape[-1]
-        observed, rest = split(observed_index, n)
+        observed, rest = split(observed_index, n, self.device)
         return Conditional(self, observed, rest, values)
 
     def predict(self, targets: Tensor, values: Tensor) -> Conditional:
@@ -279,7 +291,8 @@ class LaplaceGram:
             shape = self.noise.shape[:-1]
             noise = torch.cat((self.noise.expand(*shape, n), self.noise.new_zeros(*shape, m)), -1)
         whole = LaplaceGram(anchors, terms=self.terms, noise=noise)
-        return Conditional(whole, torch.arange(n), torch.arange(n, n + m), values)
+        numbers = torch.arange(n + m, device=self.device)
+        return Conditional(whole, numbers[:n], numbers[n:], values)
 
     def precision(self) -> tuple[Tensor, Tensor, Tensor]:
         """The tridiagonal inverse of a single real term without noise.
@@ -404,14 +417,14 @@ class LaplaceGram:
             noise.expand(*batch, n).reshape(flat, n).contiguous(),
         )
 
-    def _factor(self, parameters: Parameters, *, ties_backwards: bool = False) -> Factor:
+    def _factor(self, parameters: Parameters, *, ties_backwards: bool = False) -> AnyFactor:
         """The factorisation of `parameters`, kept until a tensor is changed in place."""
         versions = tuple(tensor._version for tensor in self._all_tensors())
         if self._factored is None or self._factored[0] != versions:
             self._factored = (versions, {})
         kept = self._factored[1]
         if ties_backwards not in kept:
-            kept[ties_backwards] = Factor(parameters, ties_backwards=ties_backwards)
+            kept[ties_backwards] = factors.factorise(parameters, ties_backwards=ties_backwards)
         return kept[ties_backwards]
 
     def _all_tensors(self) -> list[Tensor]:
@@ -420,14 +433,14 @@ class LaplaceGram:
             candidates += [term.lengthscale, term.variance, term.frequency, term.phase, term.scale]
         return [each for each in candidates if isinstance(each, Tensor)]
 
-    def _symmetric(self, value: Callable[[Factor], Tensor], parameters: Parameters) -> Tensor:
+    def _symmetric(self, value: Callable[[AnyFactor], Tensor], parameters: Parameters) -> Tensor:
         """A value that does not depend on the order of equal anchors, as the mean over both orders.
 
         Its derivatives by the anchors are one-sided in each: the mean has sign(0) = 0.
         """
         factor = self._factor(parameters)
         result = value(factor)
-        if factor.core.has_ties and _recording(self.anchors):
+        if factor.has_ties and _recording(self.anchors):
             result = 0.5 * (result + value(self._factor(parameters, ties_backwards=True)))
         return result
 
