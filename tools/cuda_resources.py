@@ -16,7 +16,8 @@ from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-SOURCES = ("products", "gradients", "state")  # of cuda/src: those with kernels of ours
+# Of cuda/src, those with kernels of ours.
+SOURCES = ("products", "gradients", "state", "gram", "gram_gradients")
 FLAGS = ("-std=c++17", "-fmad=false", "--expt-relaxed-constexpr")
 INCLUDES = ("cuda/include", "cpp/include", "cpp/src", "cuda/src")
 
@@ -104,15 +105,18 @@ def short(demangled: str) -> str:
     name, arguments = found.groups()
     if arguments is None:
         return name
-    numbers = iter(("P={}", "{} threads", "{} items"))
+    given = arguments.replace(" >", ">").strip().split(", ")
+    of_gram = len(given) <= 3  # or a type, which has no number
+    numbers = iter(("J={}",) if of_gram else ("P={}", "{} threads", "{} items"))
+    answers = iter(("upwards", "inverse") if of_gram else ("ties",))
     words = []
-    for argument in arguments.split(", "):
-        if argument.isdigit():
+    for argument in given:
+        if argument.rstrip(">").isdigit():
             words.append(next(numbers).format(argument))
         elif argument in ("true", "false"):
-            words.append(f"ties={'yes' if argument == 'true' else 'no'}")
+            words.append(f"{next(answers)}={'yes' if argument == 'true' else 'no'}")
         else:
-            words.append(argument)
+            words.append(re.sub(r"<(?=\d)", "<J=", argument))
     return f"{name}<{', '.join(words)}>"
 
 
@@ -126,8 +130,9 @@ def page(kernels: list[Kernel], names: dict[str, str], arch: str, version: str) 
     introduction = (
         f"Written by `tools/cuda_resources.py` from what ptxas reports for `{arch}`, by nvcc "
         f"{version} with `{' '.join(FLAGS)}`. *P* is the largest moment, *ties* whether tied "
-        "anchors are kept apart. Bytes but for registers. Shared memory is what is fixed when "
-        "compiling; kernels ask for theirs when launched. Constant memory holds the arguments too."
+        "anchors are kept apart, *J* the columns of a Gram. Bytes but for registers. Shared memory "
+        "is what is fixed when compiling; kernels ask for theirs when launched. Constant memory "
+        "holds the arguments too."
     )
     lines = [
         "# Resources of the CUDA kernels",

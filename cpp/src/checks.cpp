@@ -51,6 +51,29 @@ void check_sizes(std::int64_t heads, std::int64_t n, std::int64_t m, std::int64_
   }
 }
 
+std::string of_matrix(std::int64_t matrix, std::int64_t batch) {
+  return batch > 1 ? " of matrix " + std::to_string(matrix) : "";
+}
+
+void not_a_variance(std::int64_t batch, std::int64_t n, std::int64_t entry, double value) {
+  invalid("noise must not be negative, but entry " + std::to_string(entry % n) +
+          of_matrix(entry / n, batch) + " is " + text_of(value) + ": it is a variance");
+}
+
+void singular(const SingularPoint& point) {
+  const std::string what =
+      "the covariance matrix" + of_matrix(point.matrix, point.batch) + " is singular";
+  const std::string anchor = std::to_string(point.anchor);
+  const std::string place = text_of(point.place);
+  throw Error(ErrorCode::singular,
+              point.tied_with >= 0
+                  ? what + ": anchors " + std::to_string(point.tied_with) + " and " + anchor +
+                        " coincide, at " + place + ". Give them noise > 0, or keep one of them"
+                  : what + " to working precision: given the anchors before it, anchor " + anchor +
+                        ", at " + place + ", has variance " + text_of(point.variance) +
+                        ". Add noise > 0, or a loading that is not 0");
+}
+
 void check_rate(Rate rate, std::int64_t head, std::int64_t heads) {
   const std::string where = heads > 1 ? " for head " + std::to_string(head) : "";
   if (!(rate.lengthscale > 0.0) || std::isinf(rate.lengthscale)) {

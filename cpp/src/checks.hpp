@@ -21,6 +21,24 @@ void check_sizes(std::int64_t heads, std::int64_t n, std::int64_t m, std::int64_
 /// Throws unless the lengthscale is positive, finite and normal, and the frequency finite.
 void check_rate(Rate rate, std::int64_t head, std::int64_t heads);
 
+/// " of matrix 3" where there are others.
+[[nodiscard]] std::string of_matrix(std::int64_t matrix, std::int64_t batch);
+
+/// Entry `entry` of noise [batch, n] is `value`, which is NaN or below 0.
+[[noreturn]] void not_a_variance(std::int64_t batch, std::int64_t n, std::int64_t entry,
+                                 double value);
+
+/// Where a filter along a line found that a covariance matrix has no inverse.
+struct SingularPoint {
+  std::int64_t matrix;
+  std::int64_t batch;
+  std::int64_t anchor;
+  std::int64_t tied_with;  ///< the anchor before it at the same place, or -1
+  double place;
+  double variance;
+};
+[[noreturn]] void singular(const SingularPoint& point);
+
 /// No sources at all may come as a null pointer too, and are not the targets.
 template <class T>
 [[nodiscard]] bool is_self_case(const Kernel<T>& kernel) {

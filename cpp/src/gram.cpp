@@ -9,7 +9,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
 #include <limits>
 #include <numeric>
 #include <string>
@@ -25,16 +24,6 @@ bool is_observed(double noise) {
 namespace {
 
 constexpr std::int64_t kGrain = 4096;
-
-std::string text_of(double value) {
-  char text[32];
-  std::snprintf(text, sizeof(text), "%.3g", value);
-  return text;
-}
-
-std::string of_matrix(std::int64_t matrix, std::int64_t batch) {
-  return batch > 1 ? " of matrix " + std::to_string(matrix) : "";
-}
 
 void check_finite(const char* name, const double* values, std::int64_t batch, std::int64_t count) {
   // 0 * v is 0 for finite values alone. In eight places, so that it is done many at a time.
@@ -76,8 +65,7 @@ void check(const Covariance& c) {
   }
   for (std::int64_t k = 0; c.noise != nullptr && k < c.batch * c.n; ++k) {
     if (!(c.noise[k] >= 0.0)) {
-      invalid("noise must not be negative, but entry " + std::to_string(k % c.n) +
-              of_matrix(k / c.n, c.batch) + " is " + text_of(c.noise[k]) + ": it is a variance");
+      not_a_variance(c.batch, c.n, k, c.noise[k]);
     }
   }
 }
@@ -231,21 +219,6 @@ double sum_of_logs(const Array<double>& positive) {
   return sum + low;
 }
 
-[[noreturn]] void singular(const GramLine& line, std::int64_t k, double variance,
-                           const std::string& where) {
-  std::string message = "the covariance matrix" + where + " is singular";
-  const auto id = std::to_string(line.order[k]);
-  if (k > 0 && line.anchors[k] == line.anchors[k - 1]) {
-    message += ": anchors " + std::to_string(line.order[k - 1]) + " and " + id + " coincide, at " +
-               text_of(line.anchors[k]) + ". Give them noise > 0, or keep one of them";
-  } else {
-    message += " to working precision: given the anchors before it, anchor " + id + ", at " +
-               text_of(line.anchors[k]) + ", has variance " + text_of(variance) +
-               ". Add noise > 0, or a loading that is not 0";
-  }
-  throw Error(ErrorCode::singular, message);
-}
-
 }  // namespace
 
 Gram::Gram(const Covariance& covariance) {
@@ -266,7 +239,9 @@ Gram::Gram(const Covariance& covariance) {
       fill_line(c, b, state->columns, many ? 1 : threads, line);
       const std::int64_t bad = run_filter(line, c.n, state->columns, many ? 1 : threads);
       if (bad >= 0) {
-        singular(line, bad, line.variance[bad], of_matrix(b, c.batch));
+        const bool tied = bad > 0 && line.anchors[bad] == line.anchors[bad - 1];
+        singular({b, c.batch, line.order[bad], tied ? std::int64_t(line.order[bad - 1]) : -1,
+                  line.anchors[bad], line.variance[bad]});
       }
       line.logdet = sum_of_logs(line.variance);
     };

@@ -309,6 +309,9 @@ void reverse_all(const GramState& state, Problem all, int num_threads) {
   const std::int64_t rows = all.rows;
   const int threads = threads_for(batch * (rows + width) * n * state.columns,
                                   num_threads > 0 ? num_threads : state.num_threads);
+  if (n == 0 && all.gradients.lengthscale != nullptr) {
+    std::fill(all.gradients.lengthscale, all.gradients.lengthscale + batch * width, 0.0);
+  }
   parallel_tasks(threads, n > 0 ? batch : 0, [&](std::int64_t m) {
     const Problem one{
         &state.lines[static_cast<std::size_t>(m)],

@@ -120,7 +120,8 @@ std::int64_t filter(GramLine& line, const Starts& starts, std::int64_t size, N* 
       line.variance[k] = at(s.d, l);
       // One column is found in sums of positive numbers alone; of more, the rounding of `prior` is
       // in the difference.
-      const double least = J == 1 ? 0.0 : 4.0 * J * kEpsilon * prior;
+      const bool close = J > 1 && !std::isinf(line.noise[k]);
+      const double least = close ? 4.0 * J * kEpsilon * prior : 0.0;
       if (!(line.variance[k] > least) && (singular < 0 || k < singular)) {
         singular = k;
       }

@@ -1,7 +1,9 @@
 #include "state.hpp"
 
 #include "checks.hpp"
+#include "inspection.hpp"
 #include "kernels/order.hpp"
+#include "sorting.hpp"
 
 #include <algorithm>
 #include <vector>
@@ -15,35 +17,6 @@ namespace {
 
 /// Indices within a side take 32 bits, and 2^32 - 1 of them would not leave room to count.
 constexpr std::int64_t kMostOfSide = (std::int64_t(1) << 32) - 2;
-
-/// How many heads are sorted at a time: by a block each where they are many or short, by the whole
-/// device in turn else. A block takes some 10 ns an anchor, and the device some 40 us a line, by
-/// what the sorts move: the two meet where lines are 4096 anchors long for each of them.
-std::int64_t heads_at_a_time(std::int64_t heads, std::int64_t count) {
-  constexpr std::int64_t kLongestLine = std::int64_t(1) << 16;
-  constexpr std::int64_t kMostItems = std::int64_t(1) << 30;  // CUB's of CUDA 12 counts in 31 bits
-  if (count > kLongestLine || count > heads * 4096) {
-    return 1;
-  }
-  return std::min(heads, kMostItems / std::max<std::int64_t>(count, 1));
-}
-
-/// Targets, sources and both phases.
-constexpr int kMostLooks = 4;
-
-template <class T>
-struct SortScratch {
-  std::uint32_t* indices;  ///< before the sort
-  unsigned char* temporary;
-  std::size_t temporary_bytes;
-
-  SortScratch(Cutter& cut, std::int64_t heads, std::int64_t count) {
-    const std::int64_t segments = heads_at_a_time(heads, count);
-    indices = cut.take<std::uint32_t>(segments * count);
-    temporary_bytes = sort_bytes<T>(segments, count);
-    temporary = cut.take<unsigned char>(static_cast<std::int64_t>(temporary_bytes));
-  }
-};
 
 void check_side(std::int64_t count, const char* name) {
   if (count > kMostOfSide) {
@@ -61,81 +34,6 @@ void check_sides(std::int64_t heads, std::int64_t n, std::int64_t m, bool self) 
     invalid("num_sources must equal num_targets when sources are the targets");
   }
 }
-
-template <class T>
-void check_array(const T* values, std::int64_t count, const char* name) {
-  if (count > 0) {
-    if (values == nullptr) {
-      invalid(std::string(name) + " is a null pointer");
-    }
-    check_aligned(values, sizeof(T), name);
-  }
-}
-
-/// Looks at arrays [heads, count] on the device, at all of them before it waits for what was found.
-/// In a stream that is captured nothing can be waited for, and nothing is looked at.
-template <class T>
-class Inspection {
- public:
-  /// `scratch` begins with room for kMostLooks findings.
-  Inspection(std::int64_t heads, void* scratch, Stream stream)
-      : heads_(heads),
-        stream_(stream),
-        captured_(is_capturing(stream)),
-        on_device_(Cutter(scratch).take<Findings>(kMostLooks)) {
-    if (!captured_) {
-      launch(reset_kernel, {1, kWarp}, stream, ResetJob{on_device_, kMostLooks});
-    }
-  }
-
-  [[nodiscard]] bool captured() const { return captured_; }
-
-  /// Looks at one more, in the order of `index` if there is one.
-  void look(const char* name, const T* values, std::int64_t count,
-            const std::uint32_t* index = nullptr) {
-    check_array(values, heads_ * count, name);
-    if (captured_) {
-      return;
-    }
-    launch(look_kernel<T>, one_thread_each(heads_ * count), stream_,
-           LookJob<T>{values, index, heads_, count, on_device_ + looked_.size()});
-    looked_.push_back({name, values, count});
-  }
-
-  /// Waits. Throws for the first array with an entry that is NaN or infinite.
-  void finish() {
-    if (captured_) {
-      return;
-    }
-    copy_to_host(found_, on_device_, sizeof(found_), stream_);
-    for (std::size_t k = 0; k < looked_.size(); ++k) {
-      const Looked& array = looked_[k];
-      const unsigned long long bad = found_[k].first_bad;
-      if (bad != ~0ULL) {
-        T value;
-        copy_to_host(&value, array.values + bad, sizeof(T), stream_);
-        laplex::detail::not_finite(array.name, heads_, array.count, static_cast<std::int64_t>(bad),
-                                   static_cast<double>(value));
-      }
-    }
-  }
-
-  /// Whether the k-th array looked at is known to ascend; after finish().
-  [[nodiscard]] bool ascends(std::size_t k) const { return !captured_ && found_[k].descents == 0; }
-
- private:
-  struct Looked {
-    const char* name;
-    const T* values;
-    std::int64_t count;
-  };
-  std::int64_t heads_;
-  Stream stream_;
-  bool captured_;
-  Findings* on_device_;
-  Findings found_[kMostLooks] = {};
-  std::vector<Looked> looked_;
-};
 
 }  // namespace
 
@@ -265,16 +163,8 @@ void State<T>::order(Array& side, const T* given, std::int64_t count, bool keeps
   }
   Cutter cut(scratch);
   cut.take<Findings>(kMostLooks);
-  const SortScratch<T> spare(cut, heads_, count);
-  const std::int64_t at_a_time = heads_at_a_time(heads_, count);
-  launch(count_kernel, one_thread_each(at_a_time * count), stream,
-         CountJob{spare.indices, at_a_time, count});
-  for (std::int64_t head = 0; head < heads_; head += at_a_time) {
-    const std::int64_t first = head * count;
-    sort_pairs(SortJob<T>{given + first, side.position + first, spare.indices, side.index + first,
-                          std::min(at_a_time, heads_ - head), count},
-               {spare.temporary, spare.temporary_bytes}, stream);
-  }
+  sort_lines(SortLines<T>{given, side.position, side.index, heads_, count},
+             SortScratch<T>(cut, heads_, count), stream);
   if (is_capturing(stream)) {  // nobody has looked
     launch(forbid_kernel<T>, one_thread_each(all), stream, ForbidJob<T>{side.position, all});
   }

@@ -13,6 +13,7 @@
 #include <variant>
 
 #if defined(LAPLEX_HAS_CUDA)
+#include "cuda_gram.hpp"
 #include "device_array.hpp"
 
 #include <laplex/cuda/device.hpp>
@@ -204,6 +205,7 @@ void add_cuda(py::module_& m) {
     });
   });
   add_device_array(m);
+  add_cuda_gram(m);
   py::class_<AnyCudaPlan, std::shared_ptr<AnyCudaPlan> >(m, "CudaPlan")
       .def(py::init(&make_cuda_plan))
       .def("with_parameters", &with_parameters)

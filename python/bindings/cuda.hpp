@@ -5,7 +5,7 @@
 
 namespace laplex::python {
 
-/// Adds the class CudaPlan and the functions cuda_*.
+/// Adds the classes CudaPlan and CudaGram and the functions cuda_*.
 void add_cuda(pybind11::module_& m);
 
 /// For laplex info: whether this build has the backend, and what devices there are.

@@ -193,6 +193,94 @@ class CudaPlan:  # there if has_cuda
     @property
     def is_sorted(self) -> bool: ...
 
+class CudaGram:  # there if has_cuda
+    def __init__(
+        self,
+        batch: int,
+        n: int,
+        width: int,
+        anchors_ptr: int,
+        lengthscale_ptr: int,
+        loadings_ptr: int,
+        noise_ptr: int,
+        ties_backwards: bool,
+        stream: int,
+        storage_ptr: int,
+        storage_bytes: int,
+        scratch_ptr: int,
+        scratch_bytes: int,
+        /,
+    ) -> None: ...
+    def apply(
+        self,
+        factor: int,
+        scaled: bool,
+        inputs: int,
+        out: int,
+        rows: int,
+        stream: int,
+        workspace_ptr: int,
+        workspace_bytes: int,
+        /,
+    ) -> None: ...
+    def solve(
+        self, b: int, x: int, rows: int, stream: int, workspace_ptr: int, workspace_bytes: int, /
+    ) -> None: ...
+    def log_prob(
+        self, v: int, out: int, rows: int, stream: int, workspace_ptr: int, workspace_bytes: int, /
+    ) -> None: ...
+    def logdet(self, out: int, stream: int, workspace_ptr: int, workspace_bytes: int, /) -> None: ...
+    def vjp(
+        self,
+        a: int,
+        b: int,
+        rows: int,
+        w: int,
+        d_anchors: int,
+        d_lengthscale: int,
+        d_loadings: int,
+        d_noise: int,
+        d_b: int,
+        stream: int,
+        workspace_ptr: int,
+        workspace_bytes: int,
+        /,
+    ) -> None: ...
+    def vjp_tangent(
+        self,
+        a: int,
+        b: int,
+        rows: int,
+        w: int,
+        t_anchors: int,
+        t_lengthscale: int,
+        t_loadings: int,
+        t_noise: int,
+        d_anchors: int,
+        d_lengthscale: int,
+        d_loadings: int,
+        d_noise: int,
+        d_a: int,
+        d_b: int,
+        d_w: int,
+        stream: int,
+        workspace_ptr: int,
+        workspace_bytes: int,
+        /,
+    ) -> None: ...
+    def log_variances(self, out: int, stream: int, /) -> None: ...
+    def order(self, out: int, stream: int, /) -> None: ...
+    @staticmethod
+    def storage_bytes(batch: int, n: int, width: int, /) -> int: ...
+    @staticmethod
+    def scratch_bytes(batch: int, n: int, width: int, /) -> int: ...
+    def workspace_bytes(self, rows: int, /) -> int: ...
+    def gradient_workspace_bytes(self, rows: int, tangent: bool, /) -> int: ...
+    @property
+    def has_ties(self) -> bool: ...
+    @property
+    def nbytes(self) -> int: ...
+
 class DeviceArray:  # there if has_cuda
     def __init__(
         self,

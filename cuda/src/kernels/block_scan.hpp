@@ -252,4 +252,23 @@ class BlockScan {
   N* from_right_;
 };
 
+/// The sum of one number a thread over the block, in a fixed order; for thread 0.
+template <int NT>
+__device__ inline double block_sum(double value, unsigned char* shared) {
+  auto* const sums = reinterpret_cast<double*>(shared);
+  for (unsigned delta = kWarp / 2; delta > 0; delta /= 2) {
+    value = value + shuffled<false>(value, delta);
+  }
+  __syncthreads();
+  if (threadIdx.x % kWarp == 0) {
+    sums[threadIdx.x / kWarp] = value;
+  }
+  __syncthreads();
+  double total = 0.0;
+  for (int w = 0; w < NT / kWarp; ++w) {
+    total = total + sums[w];
+  }
+  return total;
+}
+
 }  // namespace laplex::cuda::detail

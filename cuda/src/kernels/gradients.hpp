@@ -78,25 +78,6 @@ __device__ inline double imaginary_product(Complex a, Complex b) {
   return (a * b).im;
 }
 
-/// The sum of one number a thread over the block, in a fixed order; for thread 0.
-template <int NT>
-__device__ inline double block_sum(double value, unsigned char* shared) {
-  auto* const sums = reinterpret_cast<double*>(shared);
-  for (unsigned delta = kWarp / 2; delta > 0; delta /= 2) {
-    value = value + shuffled<false>(value, delta);
-  }
-  __syncthreads();
-  if (threadIdx.x % kWarp == 0) {
-    sums[threadIdx.x / kWarp] = value;
-  }
-  __syncthreads();
-  double total = 0.0;
-  for (int w = 0; w < NT / kWarp; ++w) {
-    total = total + sums[w];
-  }
-  return total;
-}
-
 /// Writes one number of each `from` or `to` item of the tile: to its place if there is one group of
 /// rows, otherwise to the group's sums.
 template <class T, int K, class W>

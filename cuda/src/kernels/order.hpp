@@ -87,6 +87,22 @@ __global__ void __launch_bounds__(kFlatThreads) gather_kernel(GatherJob<T> job) 
   job.out[job.inverse ? other : entry] = job.values[job.inverse ? entry : other];
 }
 
+/// Each line from its last entry to its first.
+struct TurnJob {
+  const double* values;  ///< [lines, count]
+  std::int64_t lines;
+  std::int64_t count;
+  double* out;
+};
+
+inline __global__ void __launch_bounds__(kFlatThreads) turn_kernel(TurnJob job) {
+  const std::int64_t entry = thread_number();
+  if (entry < job.lines * job.count) {
+    const std::int64_t first = head_of(entry, job.lines, job.count) * job.count;
+    job.out[first + job.count - 1 - (entry - first)] = job.values[entry];
+  }
+}
+
 /// Whether values are still those that were sorted; sets `descents` of the findings if one is not.
 template <class T>
 struct CompareJob {
@@ -109,18 +125,19 @@ __global__ void __launch_bounds__(kFlatThreads) compare_kernel(CompareJob<T> job
   }
 }
 
-/// 0, 1, 2, ... for every head.
+/// 0, 1, 2, ... for every head, or backwards.
 struct CountJob {
   std::uint32_t* index;
   std::int64_t heads;
   std::int64_t count;
+  bool backwards = false;
 };
 
 inline __global__ void __launch_bounds__(kFlatThreads) count_kernel(CountJob job) {
   const std::int64_t entry = thread_number();
   if (entry < job.heads * job.count) {
-    job.index[entry] =
-        static_cast<std::uint32_t>(entry - head_of(entry, job.heads, job.count) * job.count);
+    const std::int64_t k = entry - head_of(entry, job.heads, job.count) * job.count;
+    job.index[entry] = static_cast<std::uint32_t>(job.backwards ? job.count - 1 - k : k);
   }
 }
 

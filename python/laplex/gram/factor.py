@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .. import _core
+from ..cuda_execution import takes
 
 if TYPE_CHECKING:
     from .cuda_factor import CudaFactor
@@ -175,7 +176,7 @@ class Factor:
 
 def factorise(parameters: Parameters, *, ties_backwards: bool = False) -> AnyFactor:
     """Factorise where the parameters are."""
-    if parameters[0].is_cuda:
+    if takes(parameters[0]):
         from .cuda_factor import CudaFactor
 
         return CudaFactor(parameters, ties_backwards=ties_backwards)

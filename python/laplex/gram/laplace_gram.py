@@ -73,7 +73,7 @@ class LaplaceGram:
     >>> A.solve(A @ torch.ones(3, dtype=torch.float64))
     tensor([1.0000, 1.0000, 1.0000], dtype=torch.float64)
     >>> A.log_prob(torch.zeros(3, dtype=torch.float64))
-    tensor(-2.2731, dtype=torch.float64)
+    tensor(-2.6590, dtype=torch.float64)
     """
 
     def __init__(

@@ -1,0 +1,425 @@
+"""`LaplaceGramLinearOperator`: covariances on a line as GPyTorch's ``linear_operator`` knows them.
+
+Importing this module needs that package; `LaplaceGram.to_linear_operator` does it when called. All
+of it costs O(n) and forms no matrix, where that package's own algebra takes conjugate gradients.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from linear_operator import LinearOperator
+from linear_operator.operators import (
+    ConstantDiagLinearOperator,
+    DiagLinearOperator,
+    RootLinearOperator,
+)
+from torch import Tensor
+
+from . import factor as factors
+from .checks import broadcast
+from .conditional import Conditional
+from .laplace_gram import LaplaceGram
+from .term import Term
+
+# Of an operator's tensors, the number of their trailing (not batch) dimensions.
+_TRAILING = {
+    "anchors": 1,
+    "noise": 1,
+    "lengthscale": 0,
+    "variance": 0,
+    "frequency": 0,
+    "phase": 1,
+    "scale": 1,
+}
+
+
+def _trailing(name: str) -> int:
+    return _TRAILING[name.rpartition(".")[-1]]
+
+
+def _expanded(tensor: Tensor, batch: torch.Size | list[int], name: str) -> Tensor:
+    return tensor.expand((*batch, *tensor.shape[tensor.dim() - _trailing(name) :]))
+
+
+def shared(one: Tensor, two: Tensor) -> Tensor:
+    """Equal tensors as a single one, which hands derivatives on to both in halves."""
+    return one if one is two or not (one.requires_grad or two.requires_grad) else (one + two) / 2
+
+
+class _Covariance(LinearOperator):  # type: ignore[misc]
+    """What the covariances here share: symmetric, square, with algebra of their own."""
+
+    def matmul(self, other: Any) -> Any:
+        """A times a tensor ``[..., n, k]`` or ``[n]``, with torch's derivatives, twice."""
+        return self._matmul(other) if isinstance(other, Tensor) else super().matmul(other)
+
+    def solve(self, right_tensor: Tensor, left_tensor: Tensor | None = None) -> Tensor:
+        """A^-1 times ``[..., n, k]`` or ``[n]``; from the left times `left_tensor`, if given."""
+        result: Tensor = self._solve(right_tensor)
+        return result if left_tensor is None else left_tensor @ result
+
+    def inv_quad(self, inv_quad_rhs: Tensor, reduce_inv_quad: bool = True) -> Tensor:
+        """The traces of ``R^T A^-1 R``, or with False the diagonals."""
+        quadratic: Tensor = self.inv_quad_logdet(inv_quad_rhs, reduce_inv_quad=reduce_inv_quad)[0]
+        return quadratic
+
+    def evaluate_kernel(self) -> _Covariance:
+        """Itself: nothing here waits to be evaluated."""
+        return self
+
+    def __add__(self, other: Any) -> Any:
+        """Diagonals become noise."""
+        if isinstance(other, ConstantDiagLinearOperator):
+            return self.add_diagonal(other.diag_values)
+        if isinstance(other, DiagLinearOperator):
+            return self.add_diagonal(other._diag)
+        return super().__add__(other)
+
+    def mul(self, other: Any) -> Any:
+        """A times positive numbers, one for each matrix, stays of its kind."""
+        if isinstance(other, Tensor) and other.dim() >= 2 and other.shape[-2:] == (1, 1):
+            return self._mul_constant(other[..., 0, 0])
+        return super().mul(other)
+
+    def _transpose_nonbatch(self) -> _Covariance:
+        return self
+
+    def _getitem(self, row_index: Any, col_index: Any, *batch_indices: Any) -> Any:
+        """Principal submatrices are of their kind; others multiply by way of the whole."""
+        tensors = any(isinstance(each, Tensor) for each in (row_index, col_index, *batch_indices))
+        if tensors or row_index != col_index:
+            return super()._getitem(row_index, col_index, *batch_indices)
+        return self._principal(row_index, batch_indices)
+
+    def _principal(self, index: Any, batch: tuple[Any, ...]) -> _Covariance:
+        raise NotImplementedError
+
+
+class LaplaceGramLinearOperator(_Covariance):
+    """A `LaplaceGram` for GPyTorch: exact `solve`, `logdet` and samples in O(n).
+
+    Diagonals that are added become noise, positive factors variances, and a sum of two on the same
+    anchors one with the terms of both.
+
+    Parameters
+    ----------
+    *tensors
+        Those named by `names`, all with the full batch in front: the package takes its operators
+        apart into tensors, treats these (permute, expand, differentiate) and builds anew.
+    names
+        What the tensors are: ``anchors`` first, ``noise``, and for term 0 ``0.lengthscale`` etc.
+    """
+
+    def __init__(self, *tensors: Tensor, names: tuple[str, ...]) -> None:
+        super().__init__(*tensors, names=names)
+        self._named = dict(zip(names, tensors, strict=True))
+
+    @classmethod
+    def of(cls, gram: LaplaceGram) -> LaplaceGramLinearOperator:
+        """Wrap a Gram."""
+        given: dict[str, Tensor | None] = {"anchors": gram.anchors, "noise": gram.noise}
+        for number, term in enumerate(gram._tensors):
+            given |= {f"{number}.{name}": tensor for name, tensor in vars(term).items()}
+        batch = gram.shape[:-2]
+        named = {
+            name: _expanded(tensor, batch, name)
+            for name, tensor in given.items()
+            if tensor is not None
+        }
+        operator = cls(*named.values(), names=tuple(named))
+        operator.__dict__["gram"] = gram  # which may have its factorisation already
+        return operator
+
+    @cached_property
+    def gram(self) -> LaplaceGram:
+        """The operator as a `LaplaceGram`."""
+        terms: dict[str, dict[str, Tensor]] = {}
+        for name, tensor in self._named.items():
+            number, dot, parameter = name.partition(".")
+            if dot:
+                terms.setdefault(number, {})[parameter] = tensor
+        return LaplaceGram(
+            self._named["anchors"],
+            terms=[Term(**parameters) for parameters in terms.values()],
+            noise=self._named.get("noise"),
+        )
+
+    # --- algebra ----------------------------------------------------------------------------------
+
+    def _matmul(self, rhs: Tensor) -> Tensor:
+        return self.gram @ rhs
+
+    def _solve(self, rhs: Tensor, preconditioner: Any = None, num_tridiag: int | None = 0) -> Any:
+        if num_tridiag:
+            return super()._solve(rhs, preconditioner, num_tridiag)
+        if rhs.dim() == 1:
+            return self.gram.solve(rhs)
+        return self.gram.solve(self._rows(rhs)).movedim(0, -1)
+
+    def inv_quad_logdet(
+        self,
+        inv_quad_rhs: Tensor | None = None,
+        logdet: bool | None = False,
+        reduce_inv_quad: bool | None = True,
+    ) -> tuple[Tensor, Tensor]:
+        """The traces (or diagonals) of ``R^T A^-1 R``, and log det A, in one pass."""
+        gram, none = self.gram, torch.zeros((), dtype=self.dtype, device=self.device)
+        if inv_quad_rhs is None:
+            return none, gram.logdet() if logdet else none
+        rhs = inv_quad_rhs[..., None] if inv_quad_rhs.dim() == 1 else inv_quad_rhs
+        rows, restore = gram._flatten(self._rows(rhs))
+        parameters = gram._parameters()
+
+        def both(factor: factors.AnyFactor) -> Tensor:
+            whitened, logs = factors.innovations(factor, rows, parameters)
+            squares = (whitened.square() * torch.exp(-logs)[:, None]).sum(-1)
+            return torch.cat((squares, logs.sum(-1, keepdim=True)), -1)
+
+        *squares, logs = gram._symmetric(both, parameters).unbind(-1)
+        quadratic = rows.new_zeros(rows.shape[:-1])
+        if squares:
+            quadratic = torch.stack(squares, -1)
+        quadratic = restore(quadratic[..., None])[..., 0].movedim(0, -1)
+        if reduce_inv_quad:
+            quadratic = quadratic.sum(-1)
+        determinant = logs.reshape(self.batch_shape).to(self.dtype) if logdet else none
+        return quadratic, determinant
+
+    def _rows(self, matrices: Tensor) -> Tensor:
+        """Columns of ``[..., n, k]`` as rows that broadcast with the batch, ``[k, ..., n]``."""
+        lead = broadcast(matrices.shape[:-2], self.batch_shape)
+        return matrices.expand(*lead, *matrices.shape[-2:]).movedim(-1, 0)
+
+    def root_decomposition(self, method: str | None = None) -> RootLinearOperator:
+        """S of A = S S^T, lower triangular in the anchors' sorted order, exactly."""
+        return RootLinearOperator(_Root(self, inverse=False, transposed=False))
+
+    def root_inv_decomposition(self, *_: Any, **__: Any) -> RootLinearOperator:
+        """S^-T, for A^-1 = S^-T S^-1, exactly."""
+        return RootLinearOperator(_Root(self, inverse=True, transposed=True))
+
+    def zero_mean_mvn_samples(self, num_samples: int) -> Tensor:
+        """Samples ``[num_samples, *b, n]`` of N(0, A)."""
+        return self.gram.sample((num_samples,))
+
+    # --- operators made of this one ---------------------------------------------------------------
+
+    def add_diagonal(self, diag: Tensor) -> LinearOperator:
+        """A with more noise, of shape ``[..., n]``, ``[..., 1]`` or ``[]``."""
+        noise = diag.double()[None] if diag.dim() == 0 else diag.double()
+        gram = self.gram
+        if gram.noise is not None:
+            noise = gram.noise + noise
+        if not bool((noise >= 0).all()):
+            return super().add_diagonal(diag)
+        return self.of(LaplaceGram(gram.anchors, terms=gram.terms, noise=noise))
+
+    def __add__(self, other: Any) -> Any:
+        """Diagonals become noise, and operators on the same anchors have the terms of both."""
+        if not isinstance(other, LaplaceGramLinearOperator):
+            return super().__add__(other)
+        one, two = self.gram, other.gram
+        if one.anchors is not two.anchors and not torch.equal(one.anchors, two.anchors):
+            return super().__add__(other)
+        terms = (*one.terms, *two.terms)
+        noises = [each.noise for each in (one, two) if each.noise is not None]
+        noise = sum(noises[1:], noises[0]) if noises else None
+        return self.of(LaplaceGram(shared(one.anchors, two.anchors), terms=terms, noise=noise))
+
+    def _mul_constant(self, other: float | Tensor) -> LinearOperator:
+        if not isinstance(other, Tensor):
+            other = torch.tensor(other, dtype=self.dtype, device=self.device)
+        if not bool((other > 0).all()):
+            return super()._mul_constant(other)
+        gram, factor = self.gram, other.double()
+        terms = [
+            replace(term, variance=tensors.variance * factor)
+            for term, tensors in zip(gram.terms, gram._tensors, strict=True)
+        ]
+        noise = None if gram.noise is None else gram.noise * factor[..., None]
+        return self.of(LaplaceGram(gram.anchors, terms=terms, noise=noise))
+
+    def _expand_batch(self, batch_shape: torch.Size | list[int]) -> LaplaceGramLinearOperator:
+        tensors = [_expanded(tensor, batch_shape, name) for name, tensor in self._named.items()]
+        return type(self)(*tensors, names=tuple(self._named))
+
+    def _principal(
+        self, index: Any, batch: tuple[Any, ...] = (Ellipsis,)
+    ) -> LaplaceGramLinearOperator:
+        n = self.shape[-1]
+        tensors = []
+        for name, tensor in self._named.items():
+            along = _trailing(name) and tensor.shape[-1] == n  # a noise [*b, 1] serves all
+            key = (*batch, index) if along else batch
+            tensors.append(tensor[key])
+        return type(self)(*tensors, names=tuple(self._named))
+
+    # --- entries ----------------------------------------------------------------------------------
+
+    def _size(self) -> torch.Size:
+        anchors = self._named["anchors"]
+        return torch.Size((*anchors.shape, anchors.shape[-1]))
+
+    def _diagonal(self) -> Tensor:
+        return self.gram.diagonal()
+
+    def _get_indices(self, row_index: Tensor, col_index: Tensor, *batch_indices: Tensor) -> Tensor:
+        """Entries by the formula: no matrix, no scan."""
+        n = self.shape[-1]
+
+        def take(tensor: Tensor, index: Tensor) -> Tensor:
+            # Of a noise [*b, 1], the one entry.
+            last = index if tensor.shape[-1] == n else torch.zeros_like(index)
+            return tensor[batch_indices + (last,)]  # noqa: RUF005 (Python 3.10)
+
+        anchors = self.gram.anchors.double().expand(*self.batch_shape, n)
+        distance = (take(anchors, row_index) - take(anchors, col_index)).abs()
+        total = distance.new_zeros(())
+        for tensors in self.gram._tensors:
+            lengthscale = tensors.lengthscale.expand(self.batch_shape)[batch_indices]
+            loadings = [column.expand(*self.batch_shape, n) for column in tensors.loadings(anchors)]
+            products = [take(each, row_index) * take(each, col_index) for each in loadings]
+            total = total + torch.exp(-distance / lengthscale) * sum(products)
+        if "noise" in self._named:
+            total = total + take(self._named["noise"], row_index) * (row_index == col_index)
+        return total.to(self.dtype)
+
+    def to_dense(self) -> Tensor:
+        """The matrix ``[*b, n, n]`` by its formula."""
+        return self.gram.to_dense()
+
+
+class _Root(LinearOperator):  # type: ignore[misc]
+    """S of A = S S^T, S^T, or their inverses."""
+
+    def __init__(
+        self, covariance: LaplaceGramLinearOperator, *, inverse: bool, transposed: bool
+    ) -> None:
+        super().__init__(covariance, inverse=inverse, transposed=transposed)
+        self._covariance = covariance
+        self._inverse = inverse
+        self._transposed = transposed
+
+    def matmul(self, other: Any) -> Any:
+        """The factor times a tensor ``[..., n, k]`` or ``[n]``."""
+        return self._matmul(other) if isinstance(other, Tensor) else super().matmul(other)
+
+    def _matmul(self, rhs: Tensor) -> Tensor:
+        gram = self._covariance.gram
+        multiply = gram.whiten if self._inverse else gram.color
+        if rhs.dim() == 1:
+            return multiply(rhs, transpose=self._transposed)
+        rows = self._covariance._rows(rhs)
+        return multiply(rows, transpose=self._transposed).movedim(0, -1)
+
+    def _size(self) -> torch.Size:
+        return torch.Size(self._covariance.shape)
+
+    def _transpose_nonbatch(self) -> _Root:
+        return _Root(self._covariance, inverse=self._inverse, transposed=not self._transposed)
+
+
+class LaplaceConditionalLinearOperator(_Covariance):
+    """The covariance of the last entries of a Gaussian vector, given the first ones, in O(n).
+
+    A Schur complement ``A_rr - A_ro A_oo^-1 A_or`` of a `LaplaceGram`, so that its inverse is a
+    block of the whole's inverse.
+
+    Parameters
+    ----------
+    whole : LaplaceGramLinearOperator
+        The covariance A ``[*b, n, n]`` of all entries, with their noise.
+    observed : int
+        How many are given.
+    """
+
+    def __init__(self, whole: LaplaceGramLinearOperator, *, observed: int) -> None:
+        super().__init__(whole, observed=observed)
+        self._whole = whole
+        self._observed = observed
+
+    @cached_property
+    def _given(self) -> LaplaceGramLinearOperator:
+        return self._whole._principal(slice(self._observed))
+
+    def _conditional(self) -> Conditional:
+        n, gram = self._whole.shape[-1], self._whole.gram
+        numbers = torch.arange(n, device=self.device)
+        values = torch.zeros(
+            *self.batch_shape, self._observed, dtype=self.dtype, device=self.device
+        )
+        return Conditional(gram, numbers[: self._observed], numbers[self._observed :], values)
+
+    def _padded(self, rhs: Tensor) -> Tensor:
+        zeros = rhs.new_zeros(*rhs.shape[:-2], self._observed, rhs.shape[-1])
+        return torch.cat((zeros, rhs), -2)
+
+    def _matmul(self, rhs: Tensor) -> Tensor:
+        if rhs.dim() == 1:
+            return self._matmul(rhs[:, None])[:, 0]
+        first = self._whole @ self._padded(rhs)
+        weights = self._given.solve(first[..., : self._observed, :])
+        zeros = weights.new_zeros(*weights.shape[:-2], self.shape[-1], weights.shape[-1])
+        second = self._whole @ torch.cat((weights, zeros), -2)
+        return first[..., self._observed :, :] - second[..., self._observed :, :]
+
+    def _solve(self, rhs: Tensor, preconditioner: Any = None, num_tridiag: int | None = 0) -> Any:
+        if num_tridiag:
+            return super()._solve(rhs, preconditioner, num_tridiag)
+        if rhs.dim() == 1:
+            return self._solve(rhs[:, None])[:, 0]
+        return self._whole.solve(self._padded(rhs))[..., self._observed :, :]
+
+    def inv_quad_logdet(
+        self,
+        inv_quad_rhs: Tensor | None = None,
+        logdet: bool | None = False,
+        reduce_inv_quad: bool | None = True,
+    ) -> tuple[Tensor, Tensor]:
+        """The traces (or diagonals) of ``R^T C^-1 R``, and log det C = log det A - log det A_oo."""
+        if inv_quad_rhs is not None:
+            rhs = inv_quad_rhs[..., None] if inv_quad_rhs.dim() == 1 else inv_quad_rhs
+            inv_quad_rhs = self._padded(rhs)
+        quadratic, determinant = self._whole.inv_quad_logdet(inv_quad_rhs, logdet, reduce_inv_quad)
+        if logdet:
+            determinant = determinant - self._given.logdet()
+        return quadratic, determinant
+
+    def zero_mean_mvn_samples(self, num_samples: int) -> Tensor:
+        """Samples ``[num_samples, *b, m]`` of N(0, C), by Matheron's rule."""
+        return self._conditional().sample((num_samples,))
+
+    def add_diagonal(self, diag: Tensor) -> LinearOperator:
+        """C with more noise at its entries, of shape ``[..., m]``, ``[..., 1]`` or ``[]``."""
+        diag = diag[None] if diag.dim() == 0 else diag
+        own = diag.expand(*diag.shape[:-1], self.shape[-1])
+        padded = torch.cat((own.new_zeros(*own.shape[:-1], self._observed), own), -1)
+        if not bool((own >= 0).all()):
+            return super().add_diagonal(diag)
+        return type(self)(self._whole.add_diagonal(padded), observed=self._observed)
+
+    def _mul_constant(self, other: float | Tensor) -> LinearOperator:
+        whole = self._whole._mul_constant(other)
+        if not isinstance(whole, LaplaceGramLinearOperator):
+            return super()._mul_constant(other)
+        return type(self)(whole, observed=self._observed)
+
+    def _expand_batch(self, batch_shape: torch.Size | list[int]) -> LinearOperator:
+        return type(self)(self._whole._expand_batch(batch_shape), observed=self._observed)
+
+    def _principal(self, index: Any, batch: tuple[Any, ...]) -> LinearOperator:
+        numbers = torch.arange(self._whole.shape[-1], device=self.device)
+        kept = torch.cat((numbers[: self._observed], numbers[self._observed :][index]))
+        whole = self._whole._principal(kept, batch)
+        return type(self)(whole, observed=self._observed)
+
+    def _size(self) -> torch.Size:
+        m = self._whole.shape[-1] - self._observed
+        return torch.Size((*self._whole.batch_shape, m, m))
+
+    def _diagonal(self) -> Tensor:
+        return self._conditional().variance
