@@ -25,5 +25,23 @@ int main() {
       return 1;
     }
   }
+
+  // x = A^-1 b of A = K(targets, targets) + 0.5, and back by the plan of K.
+  const std::vector<double> noise(targets.size(), 0.5);
+  const std::vector<double> b{1.0, -2.0, 3.0};
+  std::vector<double> x(targets.size());
+  std::vector<double> back(targets.size());
+  laplex::Covariance covariance;
+  covariance.n = 3;
+  covariance.anchors = targets.data();
+  covariance.noise = noise.data();
+  laplex::Gram(covariance).solve(b.data(), x.data(), 1);
+  kernel.num_sources = 3;  // no sources: they are the targets
+  laplex::Plan<double>(kernel).apply(x.data(), back.data());
+  for (std::size_t i = 0; i < b.size(); ++i) {
+    if (!(std::abs(back[i] + noise[i] * x[i] - b[i]) <= 1e-14)) {
+      return 1;
+    }
+  }
   return 0;
 }
