@@ -36,7 +36,8 @@ int main() {
   covariance.anchors = targets.data();
   covariance.noise = noise.data();
   laplex::Gram(covariance).solve(b.data(), x.data(), 1);
-  kernel.num_sources = 3;  // no sources: they are the targets
+  kernel.num_sources = 3;
+  kernel.sources = nullptr;  // they are the targets
   laplex::Plan<double>(kernel).apply(x.data(), back.data());
   for (std::size_t i = 0; i < b.size(); ++i) {
     if (!(std::abs(back[i] + noise[i] * x[i] - b[i]) <= 1e-14)) {
