@@ -392,7 +392,7 @@ class LaplaceGram:
         """A as a GPyTorch ``LinearOperator`` with exact `solve` and `logdet` in O(n)."""
         from ..optional import require
 
-        require("linear_operator", extra="all", feature="LaplaceGram.to_linear_operator")
+        require("linear_operator", extra="gp", feature="LaplaceGram.to_linear_operator")
         from .linear_operator import LaplaceGramLinearOperator
 
         return LaplaceGramLinearOperator.of(self)

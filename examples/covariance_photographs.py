@@ -1,0 +1,110 @@
+"""Covariance models of scikit-image's photographs: patches, or a whole one of 3,145,728 numbers.
+
+    python examples/covariance_photographs.py [--steps 600] [--out DIR]
+    python examples/covariance_photographs.py --whole [--steps 45] [--side 1024]
+
+Without --whole: fits patches 16 x 16 x 3 of four photographs and restores half the pixels of a
+fifth, tile by tile. With it: one model of crops of the retina, each side x side x 3.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import skimage.data
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from laplex.gram import LaplaceCovariance
+
+SIDE = 16
+
+
+def crops(picture: Tensor, side: int, count: int) -> Tensor:
+    """Draw crops [count, side, side, 3] of a picture [height, width, 3]."""
+    height, width = picture.shape[:2]
+    rows = torch.randint(height - side + 1, (count,)).tolist()
+    columns = torch.randint(width - side + 1, (count,)).tolist()
+    return torch.stack(
+        [picture[r : r + side, c : c + side] for r, c in zip(rows, columns, strict=True)]
+    )
+
+
+def tiles(picture: Tensor) -> Tensor:
+    """Cut [height, width, 3] into tiles [count, SIDE, SIDE, 3]."""
+    height, width = picture.shape[0] // SIDE, picture.shape[1] // SIDE
+    return picture.reshape(height, SIDE, width, SIDE, 3).transpose(1, 2).reshape(-1, SIDE, SIDE, 3)
+
+
+def joined(parts: Tensor, shape: torch.Size) -> Tensor:
+    """Put tiles together again."""
+    parts = parts.reshape(shape[0] // SIDE, shape[1] // SIDE, SIDE, SIDE, 3)
+    return parts.transpose(1, 2).reshape(shape)
+
+
+def restore(steps: int, out: Path) -> None:
+    """Learn from patches of four photographs, and fill in half the pixels of another."""
+    photographs = ("astronaut", "coffee", "rocket", "immunohistochemistry")
+    train = torch.cat(
+        [crops(torch.tensor(getattr(skimage.data, name)()), SIDE, 4000) for name in photographs]
+    )
+    model = LaplaceCovariance(SIDE * SIDE * 3, heads=4)
+    print(model)
+    model.fit(train, steps=steps, likelihood_steps=steps // 5, batch_size=2000, progress=True)
+    print(f"off-diagonal relative squared error: {model.relative_error(train):.4f}")
+
+    photograph = torch.tensor(skimage.data.chelsea())[:288, :448].float()
+    missing = (torch.rand(photograph.shape[:2]) < 0.5)[..., None].expand(photograph.shape)
+    seen = photograph.masked_fill(missing, 128)
+    filled = joined(model.inpaint(tiles(seen), tiles(missing)), photograph.shape).clamp(0, 255)
+    error = (filled - photograph)[missing].square().mean()
+    print(f"PSNR of the missing pixels: {float(10 * (255**2 / error).log10()):.1f} dB")
+    figure = Figure(figsize=(12, 3), layout="constrained")
+    pictures = {"photograph": photograph, "half of it": seen, "inpainted, by tiles": filled}
+    for ax, (name, picture) in zip(figure.subplots(1, 3), pictures.items(), strict=True):
+        ax.imshow(picture.to(torch.uint8))
+        ax.set(title=name, xticks=[], yticks=[])
+    figure.savefig(out / "restored.png", dpi=110)
+    model.plot_order((SIDE, SIDE, 3)).savefig(out / "order.png", dpi=110)
+
+
+def whole(steps: int, side: int, out: Path) -> None:
+    """Fit one model to big crops of a photograph, and draw a sample of it."""
+    train = crops(torch.tensor(skimage.data.retina()), side, 16).flatten(1)
+    model = LaplaceCovariance(train.shape[1], heads=1)  # its loss is exact without probes
+    print(model)
+    start = time.perf_counter()
+    history = model.fit(train, steps=steps, learning_rate=0.3, progress=True)
+    print(f"{(time.perf_counter() - start) / steps:.1f} s a step")
+    print(f"loss {history.losses[0]:.3f} -> {history.losses[-1]:.3f}")
+    sample = model.sample(1).reshape(side, side, 3).clamp(0, 255)
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    pictures = {"a crop": train[0].reshape(side, side, 3), "a sample": sample}
+    for ax, (name, picture) in zip(figure.subplots(1, 2), pictures.items(), strict=True):
+        ax.imshow(picture.to(torch.uint8))
+        ax.set(title=name, xticks=[], yticks=[])
+    figure.savefig(out / "whole.png", dpi=110)
+
+
+def main() -> None:
+    """Fit, print and draw."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--whole", action="store_true")
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--side", type=int, default=1024, help="of the crops with --whole")
+    parser.add_argument("--out", type=Path, default=Path("covariance_photographs"))
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
+    if options.whole:
+        whole(options.steps or 45, options.side, options.out)
+    else:
+        restore(options.steps or 600, options.out)
+    print(f"pictures are in {options.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""Checks of images, masks and counts; every message names the argument and the remedy."""
+
+from __future__ import annotations
+
+import math
+import operator
+
+import torch
+from torch import Tensor
+
+from laplex.functional import check_tensor
+
+
+def count(name: str, value: int, least: int = 1) -> int:
+    """Return `value` as an int of at least `least`."""
+    try:
+        value = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {value!r}") from None
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+    return value
+
+
+def positive(name: str, value: float) -> float:
+    """Return `value` as a positive, finite float."""
+    try:
+        value = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a number, got {value!r}") from None
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name} must be positive and finite, got {value}")
+    return value
+
+
+def flat_images(name: str, images: Tensor, dim: int) -> Tensor:
+    """Return images [*b, ...] of `dim` numbers each as rows [count, dim].
+
+    An image may be flat or have its own shape: leading dimensions are those before the shortest
+    tail with `dim` numbers.
+    """
+    check_tensor(name, images)
+    if images.is_complex() or images.dtype is torch.bool:
+        raise TypeError(f"{name} must hold real numbers, got {images.dtype}: use {name}.float()")
+    sizes = [math.prod(images.shape[start:]) for start in range(images.dim())]
+    if dim not in sizes:
+        raise ValueError(
+            f"{name} must have {dim} numbers in each image, of shape [..., {dim}] or "
+            f"[..., height, width], got shape {tuple(images.shape)}"
+        )
+    return images.reshape(-1, dim)
+
+
+def finite(name: str, rows: Tensor) -> None:
+    """Refuse NaN and infinity."""
+    if not bool(torch.isfinite(rows).all()):
+        raise ValueError(
+            f"{name} must be finite, but has NaN or infinity: clean it, or give missing pixels any "
+            "value and name them in the mask of inpaint"
+        )
+
+
+def missing_pixels(mask: Tensor, rows: Tensor) -> Tensor:
+    """Return a mask of missing pixels, for one image or for all, as bool [rows or 1, dim]."""
+    check_tensor("mask", mask)
+    if mask.dtype is not torch.bool:
+        raise TypeError(f"mask must be bool, True where a pixel is missing, got {mask.dtype}")
+    count, dim = rows.shape
+    if mask.numel() not in (dim, count * dim):
+        raise ValueError(
+            f"mask must have {dim} entries, or as many as the images, got shape {tuple(mask.shape)}"
+        )
+    missing = mask.reshape(-1, dim)
+    if bool(missing.all(-1).any()):
+        raise ValueError("mask has no observed pixel: leave some False, or use sample()")
+    return missing

@@ -1,0 +1,273 @@
+"""Fit a covariance model: Adam on covariance matching, then on the likelihood; resumable."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from laplex.optional import require
+
+from . import checks, matching
+from .matching import Moments
+
+if TYPE_CHECKING:
+    from .model import LaplaceCovariance
+
+#: Random sign vectors a step, and for an evaluation, where exact sums would cost too much.
+_STEP_PROBES = 8
+_EVALUATION_PROBES = 64
+#: Learning rate of the polish over that of matching.
+_POLISH_RATE = 1 / 10
+
+
+@dataclass
+class History:
+    """What a fit went through.
+
+    Attributes
+    ----------
+    losses : list of float
+        Squared Frobenius distance over that of the sample covariance, before each step of
+        matching; an estimate with mini-batches or random probes.
+    log_likelihoods : list of float
+        Mean log density of an image, before each step of the polish.
+    """
+
+    losses: list[float] = field(default_factory=list)
+    log_likelihoods: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What makes a run the same run; see `LaplaceCovariance.fit`."""
+
+    steps: int
+    batch_size: int | None
+    probes: int | None
+    learning_rate: float
+    likelihood_steps: int
+    seed: int
+
+
+def fit(
+    model: LaplaceCovariance,
+    images: Tensor,
+    settings: Settings,
+    *,
+    progress: bool,
+    checkpoint: str | os.PathLike[str] | None,
+    checkpoint_every: int,
+    resume: bool,
+) -> History:
+    """See `LaplaceCovariance.fit`."""
+    images = checks.flat_images("images", images, model.dim)
+    if len(images) < 2:
+        raise ValueError(f"images must be at least 2 for a covariance, got {len(images)}")
+    checks.finite("images", images)
+    if resume and checkpoint is None:
+        raise ValueError("resume=True needs the path of a checkpoint")
+    path = None if checkpoint is None else Path(checkpoint)
+
+    floats = images.to(model.mean.dtype)
+    deviation, mean = torch.std_mean(floats, dim=0, correction=0)
+    model.set_pixels(mean, deviation)
+    rows = model.standardise(floats)
+    del floats  # of large images it would double the memory
+    moments = moments_of(rows)
+    run = _Run(model, settings, _fingerprint(model, settings, images))
+    if resume and path is not None and path.exists():
+        run.load(path)
+
+    with _progress_bar(progress) as report:
+        for stage in (run.matching(rows, moments), run.polish(images)):
+            for number in range(len(stage.record), stage.steps):
+                factor = 0.5 * (1 + math.cos(math.pi * number / stage.steps))
+                run.optimiser.param_groups[0]["lr"] = stage.rate * factor
+                stage.record.append(stage.take_step())
+                if number + 1 == stage.steps:
+                    stage.finish()
+                report(stage.name, number + 1, stage.steps, stage.record[-1])
+                if path is not None and (number + 1) % checkpoint_every == 0:
+                    run.save(path)
+    if path is not None:
+        run.save(path)
+    return run.history
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """Steps of one kind, the record of their values, and what is done after the last."""
+
+    name: str
+    steps: int
+    rate: float
+    record: list[float]
+    take_step: Callable[[], float]
+    finish: Callable[[], object]
+
+
+class _Run:
+    """A fit under way: the model, its optimiser, generator and history."""
+
+    def __init__(
+        self, model: LaplaceCovariance, settings: Settings, fingerprint: dict[str, Any]
+    ) -> None:
+        self.model = model
+        self.settings = settings
+        self.fingerprint = fingerprint
+        self.history = History()
+        self.generator = torch.Generator().manual_seed(settings.seed)
+        # Momentum over a hundred steps: with the usual 0.999 large first gradients slow the rest.
+        self.optimiser = torch.optim.Adam(model.parameters(), betas=(0.9, 0.99))
+
+    def matching(self, rows: Tensor, moments: Moments) -> _Stage:
+        """Return the stage of covariance matching, which ends by fitting the noise."""
+        batch, dim = self.settings.batch_size, self.model.dim
+        weight = 1 / len(rows)
+        if batch is None and len(rows) > dim:
+            rows, weight = matching.square_root(rows, weight), 1.0
+        elif batch is not None and batch < len(rows):
+            weight = 1 / batch
+        probes = _probe_count(self.model, self.settings.probes, _STEP_PROBES)
+        unit_vectors = matching.probe_vectors(dim, None, None).to(rows) if probes is None else None
+
+        def take_step() -> float:
+            drawn = rows
+            if batch is not None and batch < len(rows):
+                drawn = rows[torch.randperm(len(rows), generator=self.generator)[:batch]]
+            vectors = unit_vectors
+            if vectors is None:
+                vectors = matching.probe_vectors(dim, probes, self.generator).to(rows)
+            distance = matching.squared_distance(
+                self.model.parts(), moments, drawn, weight, vectors
+            )
+            return self._step(distance / moments.squared_norm)
+
+        def finish() -> None:
+            with torch.no_grad():
+                noise = matching.best_noise(self.model.parts(), moments.variance)
+                self.model.log_noise.copy_(noise.log())
+            self.optimiser.state.clear()  # the other loss has gradients of another size
+
+        rate, record = self.settings.learning_rate, self.history.losses
+        return _Stage("matching", self.settings.steps, rate, record, take_step, finish)
+
+    def polish(self, images: Tensor) -> _Stage:
+        """Return the stage that raises the mean log density of an image."""
+        batch = self.settings.batch_size
+
+        def take_step() -> float:
+            drawn = images
+            if batch is not None and batch < len(images):
+                drawn = images[torch.randperm(len(images), generator=self.generator)[:batch]]
+            with torch.random.fork_rng(devices=[]):  # stochastic Lanczos draws from torch's own
+                torch.manual_seed(int(torch.randint(2**31, (), generator=self.generator)))
+                density = self.model.log_prob(drawn).mean() / self.model.dim
+                return -self.model.dim * self._step(-density)
+
+        rate, record = self.settings.learning_rate * _POLISH_RATE, self.history.log_likelihoods
+        steps = self.settings.likelihood_steps
+        return _Stage("likelihood", steps, rate, record, take_step, lambda: None)
+
+    def _step(self, loss: Tensor) -> float:
+        self.optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimiser.step()
+        return float(loss.detach())
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint: to a file beside, which then takes the place of the old one."""
+        state = {
+            "fingerprint": self.fingerprint,
+            "model": self.model.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "generator": self.generator.get_state(),
+            "history": asdict(self.history),
+        }
+        part = path.with_name(path.name + ".part")
+        torch.save(state, part)
+        os.replace(part, path)
+
+    def load(self, path: Path) -> None:
+        """Go on where a checkpoint was written."""
+        state = torch.load(path, weights_only=True)
+        theirs = state["fingerprint"] if isinstance(state, dict) else {}
+        for name, value in self.fingerprint.items():
+            if theirs.get(name) != value:
+                raise ValueError(
+                    f"checkpoint {path} is of another run: its {name} is {theirs.get(name)}, this "
+                    f"one's {value}; fit with the same arguments, or write to another path"
+                )
+        self.model.load_state_dict(state["model"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.generator.set_state(state["generator"])
+        self.history.losses[:] = state["history"]["losses"]
+        self.history.log_likelihoods[:] = state["history"]["log_likelihoods"]
+
+
+def moments_of(rows: Tensor) -> Moments:
+    """Return the moments of standardised images [n, dim]."""
+    return Moments(
+        variance=rows.square().mean(0),
+        squared_norm=matching.gram_squared_norm(rows) / len(rows) ** 2,
+    )
+
+
+@torch.no_grad()
+def relative_error(model: LaplaceCovariance, images: Tensor, probes: int | None) -> float:
+    """See `LaplaceCovariance.relative_error`."""
+    images = checks.flat_images("images", images, model.dim)
+    checks.finite("images", images)
+    rows, weight = model.standardise(images), 1 / len(images)
+    moments = moments_of(rows)
+    if len(rows) > model.dim:
+        rows, weight = matching.square_root(rows, weight), 1.0
+    count = _probe_count(model, probes, _EVALUATION_PROBES)
+    vectors = matching.probe_vectors(model.dim, count, torch.Generator().manual_seed(0)).to(rows)
+    heads = model.parts()
+    distance = matching.off_diagonal_distance(heads, moments, rows, weight, vectors)
+    return float(distance) / moments.off_diagonal
+
+
+def _probe_count(model: LaplaceCovariance, probes: int | None, default: int) -> int | None:
+    """Return how many random vectors cross terms need; None for all unit vectors."""
+    if model.heads == 1:
+        return 0  # there are no cross terms
+    return default if probes is None and model.dim > matching.EXACT_UP_TO else probes
+
+
+def _fingerprint(model: LaplaceCovariance, settings: Settings, images: Tensor) -> dict[str, Any]:
+    """What must agree for a checkpoint to be of this run, in types that a checkpoint may hold."""
+    return {
+        **{name: getattr(model, name) for name in ("dim", "heads", "phased")},
+        **asdict(settings),
+        "number of images": len(images),
+        "sum of the images": float(images.sum(dtype=torch.float64)),
+    }
+
+
+@contextmanager
+def _progress_bar(show: bool) -> Iterator[Callable[[str, int, int, float], None]]:
+    """Yield a function that shows (stage, steps taken, steps, loss or log density)."""
+    if not show:
+        yield lambda name, taken, steps, value: None
+        return
+    bars = require("rich.progress", extra="demo", feature="progress=True")
+    columns = (*bars.Progress.get_default_columns(), bars.TextColumn("{task.fields[value]}"))
+    with bars.Progress(*columns) as display:
+        tasks: dict[str, Any] = {}
+
+        def report(name: str, taken: int, steps: int, value: float) -> None:
+            if name not in tasks:
+                tasks[name] = display.add_task(name, total=steps, value="")
+            display.update(tasks[name], completed=taken, value=f"{value:.5g}")
+
+        yield report
