@@ -181,20 +181,15 @@ class LaplaceKernel(Kernel):  # type: ignore[misc]
         **params: Any,
     ) -> Tensor | LinearOperator:
         """Covariances of inputs ``[*b, n, 1]`` and ``[*b, m, 1]``, see GPyTorch's `Kernel`."""
-        lengthscale, frequency = self.lengthscale[..., 0, 0], self.frequency
-        if frequency is not None:
-            frequency = frequency[..., 0, 0]
-        if last_dim_is_batch:
-            one, two = x1.mT, x2.mT
-            lengthscale = lengthscale[..., None]
-            frequency = None if frequency is None else frequency[..., None]
-        elif x1.shape[-1] == 1:
-            one, two = x1[..., 0], x2[..., 0]
-        else:
+        if x1.shape[-1] != 1 or last_dim_is_batch:
             raise ValueError(
                 f"LaplaceKernel is of one-dimensional inputs, got {x1.shape[-1]} columns: choose "
                 "one with active_dims=[k]"
             )
+        one, two = x1[..., 0], x2[..., 0]
+        lengthscale, frequency = self.lengthscale[..., 0, 0], self.frequency
+        if frequency is not None:
+            frequency = frequency[..., 0, 0]
         if diag:
             decay = torch.exp(-(one - two).abs() / lengthscale[..., None])
             if frequency is None:
