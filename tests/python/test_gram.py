@@ -339,7 +339,35 @@ def test_gradients_of_a_batch_are_those_of_its_matrices():
     torch.testing.assert_close(lengthscale.grad, both)
 
 
-def test_a_tensor_changed_in_place_is_seen():
+@pytest.mark.parametrize("dtype", [torch.float32, D])
+def test_parameters_changed_in_place_are_seen(dtype):
+    """As an optimiser does; float32 ones are converted, each time anew."""
+    ell, noise = torch.tensor(0.5, dtype=dtype), torch.tensor([0.1], dtype=dtype)
+    gram = LaplaceGram(uniform(20), lengthscale=ell, noise=noise)
+    gram.logdet()
+    ell.mul_(2)
+    noise.mul_(3)
+    again = LaplaceGram(uniform(20), lengthscale=ell, noise=noise)
+    torch.testing.assert_close(gram.logdet(), again.logdet())
+    torch.testing.assert_close(gram.diagonal(), again.diagonal())
+
+
+def test_inference_mode():
+    with torch.inference_mode():
+        x = uniform(20)
+        gram = LaplaceGram(x, noise=0.1)
+        before = gram.logdet()
+        x.mul_(2)
+        assert gram.logdet() != before
+    assert gram.logdet() != before
+    gram = LaplaceGram(uniform(20).requires_grad_(), noise=0.1)
+    with torch.inference_mode():
+        assert gram.logdet() == before
+    (gradient,) = torch.autograd.grad(gram.logdet(), gram.anchors)
+    assert gradient.isfinite().all()
+
+
+def test_anchors_changed_in_place_are_seen():
     x = uniform(20)
     gram = LaplaceGram(x, noise=torch.full((20,), 0.1, dtype=D))
     before = gram.logdet()

@@ -46,7 +46,7 @@ def same_device(named: dict[str, object], device: torch.device) -> None:
 
 
 def checked_noise(noise: object, anchors: Tensor) -> Tensor | None:
-    """A noise variance as float64 ``[*b, n]`` or ``[*b, 1]``."""
+    """A noise variance as a tensor ``[*b, n]`` or ``[*b, 1]``, of its own precision."""
     if noise is None:
         return None
     if not isinstance(noise, Tensor):
@@ -68,7 +68,7 @@ def checked_noise(noise: object, anchors: Tensor) -> Tensor | None:
             f"noise must be finite and not negative, got {noise[wrong][0].item():g}: it is a "
             "variance"
         )
-    return noise.double()
+    return noise
 
 
 def split(observed: object, n: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ from . import factor as factors
 from .checks import all_finite, broadcast, checked_noise, same_device, split, supported
 from .conditional import Conditional
 from .factor import Parameters, Side
-from .term import Term
+from .term import Term, TermTensors
 
 if TYPE_CHECKING:
     from .factor import AnyFactor
@@ -109,7 +109,8 @@ class LaplaceGram:
         self.anchors = anchors
         self.terms = tuple(terms)
         self.noise = checked_noise(noise, anchors)
-        self._tensors = [term.tensors(anchors) for term in self.terms]
+        for term in self.terms:
+            term.check(anchors)
         try:
             self._batch = broadcast(
                 anchors.shape[:-1],
@@ -399,6 +400,11 @@ class LaplaceGram:
 
     # --- inside ----------------------------------------------------------------------------------
 
+    @property
+    def _tensors(self) -> list[TermTensors]:
+        """The terms' parameters as they are now, in float64."""
+        return [term.tensors(self.anchors) for term in self.terms]
+
     def _parameters(self) -> Parameters:
         """Anchors, lengthscale, loadings and noise as `laplex.gram.factor` takes them."""
         n, batch = self.anchors.shape[-1], self._batch
@@ -408,7 +414,7 @@ class LaplaceGram:
             for column in tensors.loadings(anchors):
                 columns.append(column.expand(*batch, n))
                 lengthscale.append(tensors.lengthscale.expand(batch))
-        noise = anchors.new_zeros(()) if self.noise is None else self.noise
+        noise = anchors.new_zeros(()) if self.noise is None else self.noise.double()
         flat = prod(batch)
         return (
             anchors.expand(*batch, n).reshape(flat, n).contiguous(),
@@ -419,7 +425,10 @@ class LaplaceGram:
 
     def _factor(self, parameters: Parameters, *, ties_backwards: bool = False) -> AnyFactor:
         """The factorisation of `parameters`, kept until a tensor is changed in place."""
-        versions = tuple(tensor._version for tensor in self._all_tensors())
+        tensors = self._all_tensors()
+        if any(tensor.is_inference() for tensor in tensors):  # nobody counts their changes
+            return factors.factorise(parameters, ties_backwards=ties_backwards)
+        versions = tuple(tensor._version for tensor in tensors)
         if self._factored is None or self._factored[0] != versions:
             self._factored = (versions, {})
         kept = self._factored[1]

@@ -44,10 +44,9 @@ class Term:
     phase: Tensor | None = None
     scale: Tensor | None = None
 
-    def tensors(self, anchors: Tensor) -> _Tensors:
-        """The parameters as float64 tensors; None for what is not given."""
-        per_anchor = {"phase": self.phase, "scale": self.scale}
-        for name, tensor in per_anchor.items():
+    def check(self, anchors: Tensor) -> None:
+        """Refuse what is no term of these anchors, naming the argument."""
+        for name, tensor in (("phase", self.phase), ("scale", self.scale)):
             if tensor is None:
                 continue
             check_tensor(name, tensor)
@@ -60,20 +59,21 @@ class Term:
                 )
             if not all_finite(tensor):
                 raise ValueError(f"{name} must be finite, but has a NaN or an infinity")
-        variance = as_scalar("variance", self.variance, anchors).double()
-        if not bool(((variance > 0) & variance.isfinite()).all()):
-            raise ValueError(f"variance must be positive and finite, got {self.variance}")
-        lengthscale = as_scalar("lengthscale", self.lengthscale, anchors).double()
-        if not bool(((lengthscale > 0) & lengthscale.isfinite()).all()):
-            raise ValueError(f"lengthscale must be positive and finite, got {self.lengthscale}")
+        tensors = self.tensors(anchors)
+        for name, value in (("variance", tensors.variance), ("lengthscale", tensors.lengthscale)):
+            if not bool(((value > 0) & value.isfinite()).all()):
+                raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)}")
+        if tensors.frequency is not None and not bool(tensors.frequency.isfinite().all()):
+            raise ValueError(f"frequency must be finite, got {self.frequency}")
+
+    def tensors(self, anchors: Tensor) -> TermTensors:
+        """The parameters as they are now, as float64 tensors; None for what is not given."""
         frequency = None
         if isinstance(self.frequency, Tensor) or self.frequency != 0:
             frequency = as_scalar("frequency", self.frequency, anchors).double()
-            if not bool(frequency.isfinite().all()):
-                raise ValueError(f"frequency must be finite, got {self.frequency}")
-        return _Tensors(
-            lengthscale,
-            variance,
+        return TermTensors(
+            as_scalar("lengthscale", self.lengthscale, anchors).double(),
+            as_scalar("variance", self.variance, anchors).double(),
             frequency,
             None if self.phase is None else self.phase.double(),
             None if self.scale is None else self.scale.double(),
@@ -81,7 +81,7 @@ class Term:
 
 
 @dataclass(frozen=True, eq=False)
-class _Tensors:
+class TermTensors:
     """A term's parameters as float64 tensors."""
 
     lengthscale: Tensor
