@@ -1,5 +1,6 @@
 // Bad input leaves as laplex::Error with a code and a message, and nothing is half done.
 #include "cases.hpp"
+#include "expect_error.hpp"
 
 #include <gtest/gtest.h>
 
@@ -10,17 +11,6 @@
 
 namespace laplex::tests {
 namespace {
-
-template <class F>
-void expect_error(const F& call, ErrorCode code, const std::string& part) {
-  try {
-    call();
-    FAIL() << "no error; expected one with: " << part;
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), code);
-    EXPECT_NE(std::string(error.what()).find(part), std::string::npos) << error.what();
-  }
-}
 
 TEST(Errors, AnchorsAndParametersOutsideTheirDomain) {
   const double nan = std::numeric_limits<double>::quiet_NaN();

@@ -1,5 +1,5 @@
 // Covariances on a line on the device against the CPU's, which has tests of its own.
-#include "../cpp/cases.hpp"
+#include "../cpp/gram_cases.hpp"
 #include "device_memory.hpp"
 
 #include <laplex/cuda/gram.hpp>
@@ -20,60 +20,15 @@
 namespace laplex::cuda::tests {
 namespace {
 
-using Vector = std::vector<double>;
 using laplex::tests::Anchors;
-
-std::size_t at(std::int64_t k) {
-  return static_cast<std::size_t>(k);
-}
-
-Vector draw(std::int64_t count, std::uint64_t seed) {
-  std::mt19937_64 random(seed);
-  std::normal_distribution<double> normal;
-  Vector v(at(count));
-  std::generate(v.begin(), v.end(), [&] { return normal(random); });
-  return v;
-}
-
-/// A covariance in host memory.
-struct Model {
-  std::int64_t batch = 1, n = 0, width = 1;
-  Vector anchors, lengthscale, loadings, noise;
-
-  [[nodiscard]] Covariance covariance(bool ties_backwards = false) const {
-    Covariance c;
-    c.batch = batch;
-    c.n = n;
-    c.width = width;
-    c.anchors = anchors.data();
-    c.lengthscale = lengthscale.data();
-    c.loadings = loadings.data();
-    c.noise = noise.data();
-    c.ties_backwards = ties_backwards;
-    return c;
-  }
-};
+using laplex::tests::at;
+using laplex::tests::draw;
+using laplex::tests::Model;
+using laplex::tests::Vector;
 
 Model make_model(Anchors kind, std::int64_t n, std::int64_t width, double noise,
                  std::int64_t batch = 1) {
-  std::mt19937_64 random(at(n + 100 * width));
-  std::normal_distribution<double> normal;
-  std::uniform_real_distribution<double> uniform;
-  Model m;
-  m.batch = batch;
-  m.n = n;
-  m.width = width;
-  m.anchors = laplex::tests::draw_anchors<double>(kind, batch * n, random);
-  for (std::int64_t k = 0; k < batch * width; ++k) {
-    m.lengthscale.push_back(0.2 + uniform(random));
-  }
-  for (std::int64_t k = 0; k < batch * n * width; ++k) {
-    m.loadings.push_back(normal(random));
-  }
-  for (std::int64_t k = 0; k < batch * n; ++k) {
-    m.noise.push_back(noise * (0.5 + uniform(random)));
-  }
-  return m;
+  return laplex::tests::make_model(kind, n, width, noise, at(n + 100 * width), batch);
 }
 
 /// The same on the device.

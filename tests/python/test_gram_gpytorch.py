@@ -370,6 +370,21 @@ def test_fantasies_and_new_data():
     close(found.variance, expected.variance)
 
 
+def test_single_precision_training():
+    x, y = (each.float() for each in problem(200))
+    model = Model(x, y, gpytorch.likelihoods.GaussianLikelihood(), ScaleKernel(laplace()))
+    marginal = gpytorch.mlls.ExactMarginalLogLikelihood(model.likelihood, model)
+    value = marginal(model(x), y)
+    value.backward()
+    assert value.dtype is torch.float32
+    assert model.covar_module.raw_outputscale.grad.isfinite()
+    model.eval()
+    prediction = model(x[:5] + 0.01)
+    assert prediction.variance.dtype is prediction.mean.dtype is torch.float32
+    exact, mll = build(x.double(), y.double(), ScaleKernel(laplace()))
+    close(value.double(), mll(exact(x.double()), y.double()), rtol=1e-5, atol=1e-5)
+
+
 def test_a_batch_of_models():
     x, y = uniform(3, 40, 1) * 5, draw(3, 40)
     results = []

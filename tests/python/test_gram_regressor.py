@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import pickle
+import runpy
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -93,6 +96,8 @@ def test_samples_have_the_predicted_moments():
         error = np.linalg.norm(np.cov(samples) - covariance) / np.linalg.norm(covariance)
         assert error < 0.05
     np.testing.assert_array_equal(model.sample_y(points, 2), model.sample_y(points, 2))
+    twice = model.sample_y(np.vstack([points[::-1], points]), 2)
+    np.testing.assert_array_equal(twice[:8], twice[:7:-1])  # one function
 
 
 def test_an_oscillation_is_found():
@@ -171,6 +176,15 @@ def test_among_estimators():
     assert cross_val_score(clone(model), X, y).min() > 0.6
     fitted = pickle.loads(pickle.dumps(model.fit(X, y)))
     np.testing.assert_array_equal(fitted.predict(X[:5]), model.predict(X[:5]))
+
+
+def test_the_example(monkeypatch, tmp_path, capsys):
+    pytest.importorskip("skimage")
+    script = Path(__file__).parents[2] / "examples" / "gp_regression.py"
+    monkeypatch.setattr(sys, "argv", [str(script), "--out", str(tmp_path)])
+    runpy.run_path(str(script), run_name="__main__")
+    assert "within two deviations" in capsys.readouterr().out
+    assert (tmp_path / "gp_regression.png").exists()
 
 
 # --- scikit-learn's own checks --------------------------------------------------------------------
