@@ -26,8 +26,8 @@ using laplex::tests::draw;
 using laplex::tests::Model;
 using laplex::tests::Vector;
 
-Model make_model(Anchors kind, std::int64_t n, std::int64_t width, double noise,
-                 std::int64_t batch = 1) {
+Model model_of(Anchors kind, std::int64_t n, std::int64_t width, double noise,
+               std::int64_t batch = 1) {
   return laplex::tests::make_model(kind, n, width, noise, at(n + 100 * width), batch);
 }
 
@@ -232,25 +232,25 @@ TEST(CudaGram, SmallEverythingIsAsOnTheCpu) {
        {Anchors::uniform, Anchors::grid, Anchors::equal, Anchors::skewed, Anchors::huge}) {
     for (const std::int64_t width : {1, 2, 3, 8}) {
       SCOPED_TRACE("anchors " + std::to_string(static_cast<int>(kind)));
-      check(make_model(kind, 150, width, 0.3, 2), 2);
+      check(model_of(kind, 150, width, 0.3, 2), 2);
     }
   }
 }
 
 TEST(CudaGram, EdgesOfChunksAndOfTheirTree) {
   for (const std::int64_t n : {0, 1, 2, 63, 64, 65, 128, 2047, 2048, 2049, 5000}) {
-    check(make_model(Anchors::uniform, n, 1, 0.1), 1);
-    check(make_model(Anchors::uniform, n, 2, 0.1), 1);
+    check(model_of(Anchors::uniform, n, 1, 0.1), 1);
+    check(model_of(Anchors::uniform, n, 2, 0.1), 1);
   }
-  check(make_model(Anchors::uniform, 70000, 1, 0.1), 1);  // chunks of chunks of chunks
-  check(make_model(Anchors::uniform, 3000, 4, 0.1, 3), 3);
-  check(make_model(Anchors::uniform, 4200, 8, 0.1), 1);
+  check(model_of(Anchors::uniform, 70000, 1, 0.1), 1);  // chunks of chunks of chunks
+  check(model_of(Anchors::uniform, 3000, 4, 0.1, 3), 3);
+  check(model_of(Anchors::uniform, 4200, 8, 0.1), 1);
 }
 
 TEST(CudaGram, SmallTiesInBothOrders) {
   for (const bool backwards : {false, true}) {
-    check(make_model(Anchors::grid, 300, 2, 0.2, 2), 2, 1e-11, backwards);
-    const Model m = make_model(Anchors::grid, 300, 2, 0.2, 2);
+    check(model_of(Anchors::grid, 300, 2, 0.2, 2), 2, 1e-11, backwards);
+    const Model m = model_of(Anchors::grid, 300, 2, 0.2, 2);
     const OnDeviceModel model(m, backwards);
     const Gram gram = model.gram();
     EXPECT_TRUE(gram.has_ties());
@@ -260,17 +260,17 @@ TEST(CudaGram, SmallTiesInBothOrders) {
     gram.order(order.data(), kStream);
     EXPECT_EQ(order.host(), want);
   }
-  EXPECT_FALSE(OnDeviceModel(make_model(Anchors::uniform, 300, 1, 0.2)).gram().has_ties());
+  EXPECT_FALSE(OnDeviceModel(model_of(Anchors::uniform, 300, 1, 0.2)).gram().has_ties());
 }
 
 TEST(CudaGram, SmallManyRowsAndNone) {
-  check(make_model(Anchors::uniform, 300, 2, 0.1, 2), 11);  // more than there are groups
-  check(make_model(Anchors::uniform, 300, 2, 0.1, 2), 0);
+  check(model_of(Anchors::uniform, 300, 2, 0.1, 2), 11);  // more than there are groups
+  check(model_of(Anchors::uniform, 300, 2, 0.1, 2), 0);
 }
 
 TEST(CudaGram, SmallWithoutNoiseOneColumnIsAsExactAsOnTheCpu) {
   // Gaps from 1e-300 to 1e8, wherever chunks begin.
-  Model m = make_model(Anchors::uniform, 700, 1, 0.0);
+  Model m = model_of(Anchors::uniform, 700, 1, 0.0);
   std::mt19937_64 random(3);
   std::uniform_real_distribution<double> exponent(-300.0, 8.0);
   double x = 0.0;
@@ -295,7 +295,7 @@ TEST(CudaGram, SmallTinyGapsWhereChunksBegin) {
   for (const double gap : {1e-6, 1e-12, 1e-15, 1e-40, 0.0}) {
     for (const std::int64_t width : {2, 3, 8}) {
       SCOPED_TRACE(gap);
-      Model m = make_model(Anchors::uniform, 1000, width, 0.0);
+      Model m = model_of(Anchors::uniform, 1000, width, 0.0);
       std::sort(m.anchors.begin(), m.anchors.end());
       for (std::int64_t k = 0; k < m.n; ++k) {
         m.anchors[at(k)] = static_cast<double>(k);
@@ -314,14 +314,14 @@ TEST(CudaGram, SmallTinyGapsWhereChunksBegin) {
 
 TEST(CudaGram, SmallDenseLinesWithoutNoise) {
   for (const std::int64_t width : {1, 2, 4}) {
-    Model m = make_model(Anchors::uniform, 500, width, 0.0);
+    Model m = model_of(Anchors::uniform, 500, width, 0.0);
     check(m, 1, width == 1 ? 1e-10 : 1e-6);
   }
 }
 
 TEST(CudaGram, SmallPointsThatWereNotObserved) {
   for (const std::int64_t width : {1, 2}) {
-    Model m = make_model(Anchors::uniform, 400, width, 0.2);
+    Model m = model_of(Anchors::uniform, 400, width, 0.2);
     for (std::int64_t k = 0; k < m.n; ++k) {
       if (k % 3 == 0 || (k > 100 && k < 250)) {
         m.noise[at(k)] = std::numeric_limits<double>::infinity();
@@ -332,7 +332,7 @@ TEST(CudaGram, SmallPointsThatWereNotObserved) {
 }
 
 TEST(CudaGram, SmallWideGaps) {
-  Model m = make_model(Anchors::uniform, 300, 2, 0.1);
+  Model m = model_of(Anchors::uniform, 300, 2, 0.1);
   for (std::int64_t k = 0; k < m.n; ++k) {
     m.anchors[at(k)] += std::pow(10.0, static_cast<double>(k / 20));
   }
@@ -342,7 +342,7 @@ TEST(CudaGram, SmallWideGaps) {
 }
 
 TEST(CudaGram, SmallDefaultsAndGradientsThatAreNotWanted) {
-  const Model m = make_model(Anchors::uniform, 200, 1, 1.0);
+  const Model m = model_of(Anchors::uniform, 200, 1, 1.0);
   OnDeviceModel model(m);
   Covariance c;
   c.n = 200;
@@ -371,7 +371,7 @@ TEST(CudaGram, SmallDefaultsAndGradientsThatAreNotWanted) {
 }
 
 TEST(CudaGram, SmallResultsMayTakeTheInputsPlace) {
-  const Model m = make_model(Anchors::uniform, 200, 2, 0.1);
+  const Model m = model_of(Anchors::uniform, 200, 2, 0.1);
   const OnDeviceModel model(m);
   const Gram gram = model.gram();
   const Vector b = draw(400, 1);
@@ -382,7 +382,7 @@ TEST(CudaGram, SmallResultsMayTakeTheInputsPlace) {
 }
 
 TEST(CudaGram, SmallLentMemoryIsAllThereIs) {
-  const Model m = make_model(Anchors::uniform, 300, 3, 0.1, 2);
+  const Model m = model_of(Anchors::uniform, 300, 3, 0.1, 2);
   const OnDeviceModel model(m);
   const std::size_t storage_bytes = Gram::storage_bytes(2, 300, 3);
   const std::size_t scratch_bytes = Gram::scratch_bytes(2, 300, 3);
@@ -424,7 +424,7 @@ TEST(CudaGram, BytesAreThoseOfTheDocumentation) {
     EXPECT_NEAR(a_point(Gram::scratch_bytes(1, n, width)), 24 + (j + 2 * j * j) / 7.8, 1.0);
 #endif
     if (width < 8) {
-      const OnDeviceModel model(make_model(Anchors::uniform, n, width, 0.1));
+      const OnDeviceModel model(model_of(Anchors::uniform, n, width, 0.1));
       const Gram gram = model.gram();
       EXPECT_NEAR(a_point(gram.workspace_bytes(1)), 0.13 * j + 0.13, 0.1);
       const double first = a_point(gram.gradient_workspace_bytes(0, false));
@@ -453,7 +453,7 @@ void expect_error(const Model& m, ErrorCode code) {
 }
 
 TEST(CudaGram, SmallErrorsAreTheCpus) {
-  const Model good = make_model(Anchors::uniform, 200, 2, 0.1, 3);
+  const Model good = model_of(Anchors::uniform, 200, 2, 0.1, 3);
   Model m = good;
   m.anchors[250] = std::nan("");
   expect_error(m, ErrorCode::invalid_argument);
@@ -472,7 +472,7 @@ TEST(CudaGram, SmallErrorsAreTheCpus) {
   for (const std::int64_t width : {1, 2}) {
     for (const std::int64_t matrix : {0, 2}) {
       for (const std::int64_t first : {100, 126, 127, 128}) {  // a chunk begins at 128
-        m = make_model(Anchors::uniform, 500, width, 0.2, 3);
+        m = model_of(Anchors::uniform, 500, width, 0.2, 3);
         double* const anchors = m.anchors.data() + matrix * 500;
         std::sort(anchors, anchors + 500);
         for (std::int64_t k = first; k <= first + width; ++k) {
@@ -483,7 +483,7 @@ TEST(CudaGram, SmallErrorsAreTheCpus) {
       }
     }
   }
-  m = make_model(Anchors::uniform, 200, 1, 0.0);
+  m = model_of(Anchors::uniform, 200, 1, 0.0);
   m.loadings[77] = 0.0;
   expect_error(m, ErrorCode::singular);
 }
@@ -498,7 +498,7 @@ TEST(CudaGram, SmallWidthsThatTheDeviceDoesNotHave) {
 #if defined(LAPLEX_CUDA_EMULATION)
 
 TEST(CudaGram, SmallTheSameBitsInWhicheverOrderBlocksAndThreadsRun) {
-  const Model m = make_model(Anchors::uniform, 2500, 2, 0.1, 2);
+  const Model m = model_of(Anchors::uniform, 2500, 2, 0.1, 2);
   const Results want = on_device(m, 3);
   for (const emulation::Order order : {emulation::Order::descending, emulation::Order::shuffled}) {
     emulation::settings().blocks = emulation::settings().threads = order;
@@ -511,7 +511,7 @@ TEST(CudaGram, SmallTheSameBitsInWhicheverOrderBlocksAndThreadsRun) {
 }
 
 TEST(CudaGram, SmallNothingIsFactorisedInACapture) {
-  const OnDeviceModel model(make_model(Anchors::uniform, 100, 1, 0.1));
+  const OnDeviceModel model(model_of(Anchors::uniform, 100, 1, 0.1));
   const Gram gram = model.gram();
   emulation::runtime().capture = 1;
   EXPECT_THROW(static_cast<void>(model.gram()), Error);
