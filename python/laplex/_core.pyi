@@ -229,7 +229,9 @@ class CudaGram:  # there if has_cuda
     def log_prob(
         self, v: int, out: int, rows: int, stream: int, workspace_ptr: int, workspace_bytes: int, /
     ) -> None: ...
-    def logdet(self, out: int, stream: int, workspace_ptr: int, workspace_bytes: int, /) -> None: ...
+    def logdet(
+        self, out: int, stream: int, workspace_ptr: int, workspace_bytes: int, /
+    ) -> None: ...
     def vjp(
         self,
         a: int,
