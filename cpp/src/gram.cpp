@@ -233,7 +233,7 @@ Gram::Gram(const Covariance& covariance) {
                                    [&](int w) { return w >= c.width; });
     state->lines.resize(static_cast<std::size_t>(c.batch));
     const int threads = threads_for(c.batch * c.n * c.width, c.num_threads);
-    const bool many = c.batch >= 2 * threads;
+    const bool many = c.batch >= std::int64_t(2) * threads;
     const auto build = [&](std::int64_t b) {
       GramLine& line = state->lines[static_cast<std::size_t>(b)];
       fill_line(c, b, state->columns, many ? 1 : threads, line);

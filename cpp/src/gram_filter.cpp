@@ -13,7 +13,7 @@ namespace {
 
 /// Segments that go along the line together. A step waits for a division; of eight at a time, most
 /// of the waiting is over.
-constexpr int kSide = 8;
+constexpr std::int64_t kSide = 8;
 
 /// Whole chunks, and so long that the work between segments does not count.
 constexpr std::int64_t kSegments = 8 * kSide;

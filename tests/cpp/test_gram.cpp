@@ -66,7 +66,7 @@ TEST(Gram, FactorSolutionAndDeterminantAreThoseOfTheDenseMatrix) {
       for (const std::int64_t n : {1, 2, 130}) {  // two chunks
         const Model m = make_model(kind, n, width, 0.3, at(n + width), 2);
         const Gram gram(m.covariance());
-        Vector identity(at(2 * n * n)), logdet(2), b = draw(2 * 3 * n, 7), x(b.size());
+        Vector identity(at(2 * n * n)), logdet(2), b = draw(6 * n, 7), x(b.size());
         for (std::int64_t k = 0; k < 2 * n; ++k) {
           identity[at(k * n + k % n)] = 1.0;
         }
