@@ -16,7 +16,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.autograd import gradcheck, gradgradcheck
+from torch.autograd import forward_ad, gradcheck, gradgradcheck
 
 import laplex
 from laplex.gram import Conditional, LaplaceGram, Term
@@ -291,13 +291,32 @@ def test_gradients(name):
         assert gradgradcheck(function, (v, *tensors), atol=1e-4)
 
 
-def test_a_third_derivative_says_that_there_is_none():
+def test_one_derivative_too_many_says_so():
     x = uniform(5).requires_grad_()
     value = LaplaceGram(x, noise=0.1).logdet()
     (first,) = torch.autograd.grad(value, x, create_graph=True)
     (second,) = torch.autograd.grad(first.square().sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        second.sum().backward()
+    with pytest.raises(NotImplementedError, match="first and second derivatives"):
+        torch.autograd.grad(second.sum(), x)
+    given = torch.tensor([0, 2])
+    variance = LaplaceGram(x, noise=0.1).condition(given, draw(2)).variance
+    (first,) = torch.autograd.grad(variance.sum(), x, create_graph=True)
+    with pytest.raises(NotImplementedError, match="conditional variances first ones"):
+        torch.autograd.grad(first.sum(), x)
+
+
+def test_what_autograd_cannot_do_is_refused():
+    x, v = uniform(5), draw(5)
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(x, v)
+        with pytest.raises(NotImplementedError, match="forward-mode"):
+            LaplaceGram(dual, noise=0.1).logdet()
+        with pytest.raises(NotImplementedError, match="forward-mode"):
+            LaplaceGram(x, noise=0.1).solve(forward_ad.make_dual(v, v))
+    with pytest.raises(NotImplementedError, match=r"torch\.func"):
+        torch.func.grad(lambda x: LaplaceGram(x, noise=0.1).logdet())(x)
+    with pytest.raises(NotImplementedError, match=r"torch\.func"):
+        torch.func.vmap(LaplaceGram(x, noise=0.1).solve)(draw(3, 5))
 
 
 @pytest.mark.parametrize("name", ["solve", "logdet", "log_prob", "mean"])
@@ -489,6 +508,16 @@ def test_pickle_and_repr():
         ({"noise": "a"}, TypeError, "noise must be a float"),
         ({"phase": torch.zeros(3)}, ValueError, "phase has shape"),
         ({"scale": torch.tensor([0.0, math.inf])}, ValueError, "scale must be finite"),
+        ({"terms": Term()}, TypeError, "at least one laplex.gram.Term"),
+        ({"terms": [Term()], "lengthscale": torch.ones(2)}, ValueError, "not both"),
+        ({"noise": 10**400}, ValueError, "noise must be finite"),
+        ({"variance": 1e300}, ValueError, "variance times the square of scale"),
+        (
+            {"scale": torch.tensor([1.0, 1e-30]), "variance": 1e-100},
+            ValueError,
+            "rescale the values",
+        ),
+        ({"anchors": torch.tensor([0.0, 1e308], dtype=D), "frequency": 3.0}, ValueError, "no such"),
         ({"terms": []}, TypeError, "at least one laplex.gram.Term"),
         ({"terms": [Term()], "lengthscale": 2.0}, ValueError, "not both"),
         ({"lengthscale": torch.ones(2), "noise": torch.ones(3, 1)}, ValueError, "broadcast"),
@@ -511,7 +540,7 @@ def test_bad_values():
         gram.condition(torch.tensor([5]), torch.zeros(1, dtype=D))
     with pytest.raises(ValueError, match="twice"):
         gram.condition(torch.tensor([1, 1]), torch.zeros(2, dtype=D))
-    with pytest.raises(ValueError, match="last dimension must be 2"):
+    with pytest.raises(ValueError, match="must be 2, the number of observed entries"):
         gram.condition(torch.tensor([1, 2]), torch.zeros(3, dtype=D))
     with pytest.raises(ValueError, match="does not broadcast"):
         batched(5).solve(torch.zeros(4, 2, 5, dtype=D))
@@ -529,6 +558,24 @@ def test_devices():
         LaplaceGram(torch.zeros(3), noise=torch.zeros(3, device="meta"))
 
 
+def test_bad_calls():
+    gram = real(5)
+    with pytest.raises(TypeError, match="shape must be a sequence of integers"):
+        gram.sample("ab")
+    with pytest.raises(ValueError, match="shape must not be negative"):
+        gram.sample((-3,))
+    assert gram.sample(3).shape == (3, 5)
+    with pytest.raises(TypeError, match="got a NumPy array"):
+        gram @ np.ones(5)
+    with pytest.raises(ValueError, match="does not broadcast with the batch"):
+        batched(5) @ torch.zeros(4, 2, 5, 1, dtype=D)
+    with pytest.raises(TypeError, match="observed_index must be int64"):
+        gram.condition(slice(0, 3), torch.zeros(3, dtype=D))
+    assert gram.condition([], torch.zeros(0, dtype=D)).mean.shape == (5,)
+    generator = (Term(0.5 + k) for k in range(2))
+    assert len(LaplaceGram(uniform(5), terms=generator).terms) == 2
+
+
 def test_singular_matrices_are_named():
     tied = LaplaceGram(torch.tensor([2.0, 1.0, 2.0], dtype=D))
     tied.matvec(torch.zeros(3, dtype=D))  # needs no factor
@@ -536,6 +583,75 @@ def test_singular_matrices_are_named():
         tied.logdet()
     with pytest.raises(np.linalg.LinAlgError, match="Give them noise > 0"):
         tied.sample()
+
+
+def test_anchors_may_be_exchanged():
+    """By an attribute or by ``.data``, for others of another number too."""
+    parameter = torch.nn.Parameter(uniform(3000))
+    gram = LaplaceGram(parameter, noise=0.1)
+    with torch.no_grad():
+        gram.logdet()
+        parameter.data = parameter.data[:5].clone()
+        torch.testing.assert_close(
+            gram.solve(draw(5)), LaplaceGram(parameter, noise=0.1).solve(draw(5))
+        )
+    gram.anchors = uniform(7)
+    assert gram.logdet() == LaplaceGram(uniform(7), noise=0.1).logdet()
+
+
+def test_a_conditional_of_changed_anchors_says_so():
+    x = uniform(10)
+    conditional = LaplaceGram(x, noise=0.1).condition(torch.arange(5), draw(5))
+    x.mul_(2)
+    with pytest.raises(RuntimeError, match="make it again"):
+        _ = conditional.mean
+
+
+def test_conditional_results_keep_their_graph():
+    x = uniform(10).requires_grad_()
+    conditional = LaplaceGram(x, noise=0.1).condition(torch.arange(5), draw(5))
+    with torch.no_grad():
+        before = conditional.mean
+    assert not before.requires_grad
+    assert conditional.mean.requires_grad
+    torch.testing.assert_close(conditional.mean.detach(), before)
+
+
+def test_negated_views_are_read_with_their_sign():
+    v, gram = draw(4), LaplaceGram(uniform(4), noise=0.1)
+    negated = torch._neg_view(v)
+    assert torch.equal(gram.solve(negated), -gram.solve(v))
+    anchors = torch.complex(uniform(4), uniform(4)).conj().imag
+    assert torch.equal(
+        LaplaceGram(anchors, noise=0.1).solve(v), LaplaceGram(anchors.clone(), noise=0.1).solve(v)
+    )
+
+
+def test_frequency_far_away():
+    """Angles of 1e16 radians: differences are right, in the matrix, products and predictions."""
+    x = torch.tensor([0.1, 0.2, 0.3, 1e14, 1e14 + 1], dtype=D)
+    gram = LaplaceGram(x, frequency=3.0, noise=0.1)
+    near, far = LaplaceGram(x[:3], frequency=3.0), LaplaceGram(x[3:], frequency=3.0)
+    dense = torch.block_diag(near.to_dense(), far.to_dense()) + 0.1 * torch.eye(5, dtype=D)
+    exact = torch.exp(-(x[:, None] - x).abs()) * torch.cos(3 * (x[:, None] - x))
+    torch.testing.assert_close(dense, exact + 0.1 * torch.eye(5, dtype=D), rtol=0, atol=1e-15)
+    torch.testing.assert_close(gram.to_dense(), dense, rtol=0, atol=1e-15)
+    v = draw(5)
+    torch.testing.assert_close(gram @ v, dense @ v, rtol=0, atol=1e-14)
+    torch.testing.assert_close(gram.solve(v), torch.linalg.solve(dense, v), rtol=0, atol=1e-13)
+
+
+def test_samples_at_ties_without_noise():
+    """Predictions at one place twice, and at the anchors themselves."""
+    x, v = uniform(6), draw(6)
+    for terms in ([Term(0.5)], [Term(0.5), Term(1.0, frequency=2.0)]):
+        prediction = LaplaceGram(x, terms=terms).predict(torch.cat((x[:2], x[:1] + 0.1)), v)
+        samples = prediction.sample(2000, generator=torch.Generator().manual_seed(0))
+        torch.testing.assert_close(samples[:, :2], v[:2].expand(2000, 2), rtol=0, atol=1e-6)
+        variance = samples[:, 2].var()
+        assert abs(variance / prediction.variance[2] - 1) < 6 * math.sqrt(2 / 2000)
+    twice = LaplaceGram(x, noise=0.1).predict(torch.tensor([0.3, 0.3], dtype=D), v).sample(5)
+    torch.testing.assert_close(twice[:, 0], twice[:, 1])
 
 
 def test_nan_values_propagate():

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Iterable, Sequence
+from numbers import Real
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from .. import _core
+
+if TYPE_CHECKING:
+    from .term import Term
 
 
 def all_finite(tensor: Tensor) -> bool:
@@ -35,6 +41,39 @@ def supported(device: torch.device) -> None:
         )
 
 
+def no_transforms() -> None:
+    """Refuse ``torch.func``, which the compiled core cannot see through."""
+    if torch._C._are_functorch_transforms_active():
+        raise NotImplementedError(
+            "the transforms of torch.func do not go through laplex.gram: use torch.autograd, and "
+            "leading dimensions in place of vmap"
+        )
+
+
+def checked_terms(terms: object) -> tuple[Term, ...]:
+    """A sequence of at least one term."""
+    from .term import Term
+
+    found = tuple(terms) if isinstance(terms, Iterable) else ()
+    if not found or not all(isinstance(term, Term) for term in found):
+        raise TypeError(
+            "terms must be a sequence of at least one laplex.gram.Term: pass [Term(...)]"
+        )
+    return found
+
+
+def sample_shape(shape: object) -> tuple[int, ...]:
+    """The leading dimensions of samples; a number is one dimension."""
+    numbers: Iterable[Any] = shape if isinstance(shape, Iterable) else (shape,)
+    try:
+        sizes = tuple(operator.index(size) for size in numbers)
+    except TypeError:
+        raise TypeError(f"shape must be a sequence of integers, got {shape!r}") from None
+    if any(size < 0 for size in sizes):
+        raise ValueError(f"shape must not be negative, got {sizes}")
+    return sizes
+
+
 def same_device(named: dict[str, object], device: torch.device) -> None:
     """Refuse tensors that are not where the anchors are."""
     for name, value in named.items():
@@ -50,9 +89,13 @@ def checked_noise(noise: object, anchors: Tensor) -> Tensor | None:
     if noise is None:
         return None
     if not isinstance(noise, Tensor):
-        if isinstance(noise, bool) or not isinstance(noise, (int, float)):
+        if isinstance(noise, bool) or not isinstance(noise, Real):
             raise TypeError(f"noise must be a float, a tensor or None, got {type(noise).__name__}")
-        noise = torch.tensor([float(noise)], dtype=torch.float64, device=anchors.device)
+        try:
+            noise = float(noise)
+        except OverflowError:
+            raise ValueError("noise must be finite, got an integer beyond any float") from None
+        noise = torch.tensor([noise], dtype=torch.float64, device=anchors.device)
     if not noise.is_floating_point():
         raise TypeError(f"noise must be float32 or float64, got {noise.dtype}")
     if noise.dim() == 0:
@@ -74,14 +117,22 @@ def checked_noise(noise: object, anchors: Tensor) -> Tensor | None:
 def split(observed: object, n: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Observed numbers, and the others in ascending order."""
     if not isinstance(observed, Tensor):
-        observed = torch.as_tensor(observed)
+        try:
+            observed = torch.as_tensor(observed)
+        except (TypeError, ValueError, RuntimeError):
+            raise TypeError(
+                "observed_index must be int64 [k] or a bool mask [n], got "
+                f"{type(observed).__name__}"
+            ) from None
+        if observed.numel() == 0:
+            observed = observed.long()
     if observed.dtype is torch.bool:
         if observed.shape != (n,):
             raise ValueError(
                 f"observed_index is a mask of shape {list(observed.shape)}, but must be [{n}]"
             )
         observed = observed.nonzero()[:, 0]
-    if observed.dtype.is_floating_point or observed.dim() != 1:
+    if observed.dtype.is_floating_point or observed.is_complex() or observed.dim() != 1:
         raise TypeError("observed_index must be int64 [k] or a bool mask [n]")
     observed = observed.to(device, torch.int64)
     observed = torch.where(observed < 0, observed + n, observed)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from ..functional import matvec
 from . import factor as factors
+from .checks import sample_shape
 from .term import Term
 
 if TYPE_CHECKING:
@@ -37,17 +37,35 @@ class Conditional:
 
     def __init__(self, gram: LaplaceGram, observed: Tensor, rest: Tensor, values: Tensor) -> None:
         self._gram = gram
+        self._state = gram._state()
         self.observed = observed
         self.rest = rest
         self._given = _part(gram, observed)
-        self._values = self._given._checked(values)
+        self._values = self._given._checked(values, "observed entries")
+        self._results: dict[str, Tensor] = {}
 
-    @cached_property
+    @property
     def mean(self) -> Tensor:
         """Expectation ``[..., m]``, for each row of values."""
-        return self._expectation(self._values)
+        return self._kept("mean", lambda: self._expectation(self._values))
+
+    def _kept(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
+        """A result, computed once; without derivatives, if nobody asks for them, each time."""
+        if torch.is_grad_enabled():
+            if name not in self._results:
+                self._results[name] = compute()
+            return self._results[name]
+        return self._results[name].detach() if name in self._results else compute()
+
+    def _check_state(self) -> None:
+        if self._gram._state() != self._state:
+            raise RuntimeError(
+                "anchors, noise or a term have changed since this conditional was made: make it "
+                "again, with condition() or predict()"
+            )
 
     def _expectation(self, values: Tensor) -> Tensor:
+        self._check_state()
         weights = self._given.solve(values).double()
         anchors = self._gram.anchors.double()
         sources, targets = anchors[..., self.observed], anchors[..., self.rest]
@@ -64,9 +82,13 @@ class Conditional:
                 total = total + column[..., self.rest] * product
         return total.to(self._gram.dtype)
 
-    @cached_property
+    @property
     def latent_variance(self) -> Tensor:
         """Variance ``[*b, m]`` of each entry without its noise."""
+        return self._kept("latent_variance", self._latent_variance)
+
+    def _latent_variance(self) -> Tensor:
+        self._check_state()
         gram = self._gram
         anchors, lengthscale, loadings, noise = gram._parameters()
         unobserved = torch.zeros_like(
@@ -87,7 +109,7 @@ class Conditional:
         result = result.reshape(*gram.shape[:-2], self.rest.numel())
         return result.clamp(min=0).to(gram.dtype)
 
-    @cached_property
+    @property
     def variance(self) -> Tensor:
         """Variance ``[*b, m]`` of each entry, its noise included."""
         noise = self._gram.noise
@@ -98,7 +120,7 @@ class Conditional:
         return (self.latent_variance + own).to(self._gram.dtype)
 
     def sample(
-        self, shape: Sequence[int] = (), *, generator: torch.Generator | None = None
+        self, shape: int | Sequence[int] = (), *, generator: torch.Generator | None = None
     ) -> Tensor:
         """Samples ``[*shape, ..., m]`` of the entries, noise included, jointly.
 
@@ -106,7 +128,8 @@ class Conditional:
         what it lacks at the observed entries.
         """
         rows = self._values.shape[: self._values.dim() - 1 - (len(self._gram.shape) - 2)]
-        whole = self._gram.sample((*shape, *rows), generator=generator)
+        self._check_state()
+        whole = self._gram._sample_at_ties((*sample_shape(shape), *rows), generator)
         return whole[..., self.rest] + self._expectation(self._values - whole[..., self.observed])
 
     def __repr__(self) -> str:

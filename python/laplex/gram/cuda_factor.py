@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import _core, cuda_execution
-from .factor import Parameters, Side
+from .factor import Parameters, Side, plain
 
 #: The most columns of H that a GPU takes: sums of 8 real terms or 4 cosines.
 MOST_COLUMNS = 8
@@ -79,7 +79,7 @@ class CudaFactor:
 
     def apply(self, side: Side, values: Tensor, *, scaled: bool = False) -> Tensor:
         """L, L^-1, L^T or L^-T times values, or with `scaled` the same of L D^1/2."""
-        values = values.contiguous()
+        values = plain(values)
         out = torch.empty_like(values)
         rows = values.shape[1]
         self._run(self.core.apply, rows, int(side), scaled, *_addresses(values, out), rows)
@@ -87,7 +87,7 @@ class CudaFactor:
 
     def solve(self, values: Tensor) -> Tensor:
         """A^-1 times values."""
-        values = values.contiguous()
+        values = plain(values)
         out = torch.empty_like(values)
         rows = values.shape[1]
         self._run(self.core.solve, rows, *_addresses(values, out), rows)
@@ -95,7 +95,7 @@ class CudaFactor:
 
     def log_prob(self, values: Tensor) -> Tensor:
         """Log density of N(0, A) at each row ``[B, R]``."""
-        values = values.contiguous()
+        values = plain(values)
         out = self._empty(*values.shape[:-1])
         rows = values.shape[1]
         self._run(self.core.log_prob, rows, *_addresses(values, out), rows)
@@ -116,7 +116,7 @@ class CudaFactor:
 
     def vjp(self, a: Tensor | None, b: Tensor | None, w: Tensor | None) -> Parameters:
         """Gradients of <a, L b> + <w, log D> by the parameters; None stands for 0."""
-        a, b, w = (None if each is None else each.contiguous() for each in (a, b, w))
+        a, b, w = (None if each is None else plain(each) for each in (a, b, w))
         rows = 0 if a is None else a.shape[1]
         out = self._empty_parameters()
         nbytes = self.core.gradient_workspace_bytes(rows, False)
@@ -127,8 +127,8 @@ class CudaFactor:
         self, a: Tensor | None, b: Tensor | None, w: Tensor | None, tangents: Parameters
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Parameters]:
         """Derivatives by a, b, w and the parameters of <tangents, vjp(a, b, w)>."""
-        a, b, w = (None if each is None else each.contiguous() for each in (a, b, w))
-        along = [tangent.contiguous() for tangent in tangents]
+        a, b, w = (None if each is None else plain(each) for each in (a, b, w))
+        along = [plain(tangent) for tangent in tangents]
         rows = 0 if a is None else a.shape[1]
         d_a, d_b, d_w = (None if each is None else torch.empty_like(each) for each in (a, b, w))
         out = self._empty_parameters()

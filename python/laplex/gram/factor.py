@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from .. import _core
 from ..cuda_execution import takes
@@ -83,7 +82,7 @@ class Factor:
 
     def apply(self, side: Side, values: Tensor, *, scaled: bool = False) -> Tensor:
         """L, L^-1, L^T or L^-T times values, or with `scaled` the same of L D^1/2."""
-        values = values.contiguous()
+        values = self._rows(values)
         out = torch.empty_like(values)
         self.core.apply(
             int(side),
@@ -97,14 +96,14 @@ class Factor:
 
     def solve(self, values: Tensor) -> Tensor:
         """A^-1 times values."""
-        values = values.contiguous()
+        values = self._rows(values)
         out = torch.empty_like(values)
         self.core.solve(values.data_ptr(), out.data_ptr(), values.shape[1], torch.get_num_threads())
         return out
 
     def log_prob(self, values: Tensor) -> Tensor:
         """Log density of N(0, A) at each row ``[B, R]``."""
-        values = values.contiguous()
+        values = self._rows(values)
         out = torch.empty(values.shape[:-1], dtype=torch.float64)
         self.core.log_prob(
             values.data_ptr(), out.data_ptr(), values.shape[1], torch.get_num_threads()
@@ -118,7 +117,7 @@ class Factor:
 
     def vjp(self, a: Tensor | None, b: Tensor | None, w: Tensor | None) -> Parameters:
         """Gradients of <a, L b> + <w, log D> by the parameters; None stands for 0."""
-        a, b, w = (None if each is None else each.contiguous() for each in (a, b, w))
+        a, b, w = (None if each is None else plain(each) for each in (a, b, w))
         out = self._empty_parameters()
         self.core.vjp(
             _address(a),
@@ -135,8 +134,8 @@ class Factor:
         self, a: Tensor | None, b: Tensor | None, w: Tensor | None, tangents: Parameters
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Parameters]:
         """Derivatives by a, b, w and the parameters of <tangents, vjp(a, b, w)>."""
-        a, b, w = (None if each is None else each.contiguous() for each in (a, b, w))
-        along = tuple(tangent.contiguous() for tangent in tangents)
+        a, b, w = (None if each is None else plain(each) for each in (a, b, w))
+        along = tuple(plain(tangent) for tangent in tangents)
         d_a, d_b, d_w = (None if each is None else torch.empty_like(each) for each in (a, b, w))
         out = self._empty_parameters()
         self.core.vjp_tangent(
@@ -152,6 +151,11 @@ class Factor:
             torch.get_num_threads(),
         )
         return d_a, d_b, d_w, out
+
+    def _rows(self, values: Tensor) -> Tensor:
+        assert values.dim() == 3
+        assert values.shape[::2] == (self.batch, self.n)
+        return plain(values)
 
     def _empty_parameters(self) -> Parameters:
         batch, n, width = self.batch, self.n, self.width
@@ -172,6 +176,11 @@ class Factor:
         out = torch.empty(self.batch, dtype=torch.float64)
         self.core.logdet(out.data_ptr())
         return out
+
+
+def plain(tensor: Tensor) -> Tensor:
+    """Its numbers as they lie in memory: contiguous, and no view that negates."""
+    return tensor.resolve_neg().contiguous()
 
 
 def factorise(parameters: Parameters, *, ties_backwards: bool = False) -> AnyFactor:
@@ -293,13 +302,33 @@ class _Vjp(torch.autograd.Function):
         return factor.vjp(a, b, w)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *tangents: Tensor) -> tuple[Tensor | None, ...]:
-        a, b, w = ctx.saved_tensors[:3]
-        anchors, lengthscale, loadings, noise = tangents
+        return (None, *_VjpTangent.apply(ctx.factor, *ctx.saved_tensors, *tangents))  # type: ignore[no-untyped-call]
+
+
+class _VjpTangent(torch.autograd.Function):
+    """The derivative of `_Vjp`: gradients by a, b, w and the parameters of <tangents, _Vjp>."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        factor: AnyFactor,
+        a: Tensor | None,
+        b: Tensor | None,
+        w: Tensor | None,
+        *parameters_and_tangents: Tensor,
+    ) -> tuple[Tensor | None, ...]:
+        anchors, lengthscale, loadings, noise = parameters_and_tangents[4:]
         along = (anchors, lengthscale, loadings, noise)
-        *by_inputs, by_parameters = ctx.factor.vjp_tangent(a, b, w, along)
-        return (None, *by_inputs, *by_parameters)
+        *by_inputs, by_parameters = factor.vjp_tangent(a, b, w, along)
+        return (*by_inputs, *by_parameters)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        raise NotImplementedError(
+            "covariances on a line have first and second derivatives, and conditional variances "
+            "first ones: this is one more"
+        )
 
 
 def _address(tensor: Tensor | None) -> int:

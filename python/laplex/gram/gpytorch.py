@@ -104,6 +104,14 @@ def _joined(train: LaplaceGram, test: LaplaceGram) -> LaplaceGramLinearOperator:
     return LaplaceGramLinearOperator.of(LaplaceGram(anchors, terms=train.terms, noise=noise))
 
 
+def _frequency_of(kernel: LaplaceKernel) -> Tensor | None:
+    return kernel.frequency
+
+
+def _set_frequency(kernel: LaplaceKernel, value: float | Tensor) -> None:
+    kernel.frequency = value
+
+
 class LaplaceKernel(Kernel):  # type: ignore[misc]
     r"""The kernel of the Ornstein-Uhlenbeck process, Matern-1/2, of one-dimensional inputs.
 
@@ -150,12 +158,7 @@ class LaplaceKernel(Kernel):  # type: ignore[misc]
         self.register_parameter("raw_frequency", raw)
         self.register_constraint("raw_frequency", frequency_constraint or Positive())
         if frequency_prior is not None:
-            self.register_prior(
-                "frequency_prior",
-                frequency_prior,
-                lambda module: module.frequency,
-                lambda module, value: setattr(module, "frequency", value),
-            )
+            self.register_prior("frequency_prior", frequency_prior, _frequency_of, _set_frequency)
 
     @property
     def frequency(self) -> Tensor | None:

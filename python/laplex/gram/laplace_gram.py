@@ -6,13 +6,25 @@ from collections.abc import Callable, Sequence
 from math import log, pi, prod
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from .. import validation
 from ..functional import Scalar, check_tensor, matvec
 from . import factor as factors
-from .checks import all_finite, broadcast, checked_noise, same_device, split, supported
+from .checks import (
+    all_finite,
+    broadcast,
+    checked_noise,
+    checked_terms,
+    no_transforms,
+    same_device,
+    sample_shape,
+    split,
+    supported,
+)
 from .conditional import Conditional
 from .factor import Parameters, Side
 from .term import Term, TermTensors
@@ -89,6 +101,7 @@ class LaplaceGram:
         noise: Scalar | None = None,
     ) -> None:
         check_tensor("anchors", anchors)
+        no_transforms()
         if anchors.dtype not in (torch.float32, torch.float64):
             raise TypeError(f"anchors must be float32 or float64, got {anchors.dtype}")
         if anchors.dim() == 0:
@@ -97,12 +110,9 @@ class LaplaceGram:
         if not all_finite(anchors):
             raise ValueError("anchors must be finite, but have a NaN or an infinity")
         single = Term(lengthscale, variance, frequency, phase, scale)
-        if terms is None:
-            terms = (single,)
-        elif (lengthscale, variance, frequency, phase, scale) != (1.0, 1.0, 0.0, None, None):
+        if terms is not None and not single.is_default():
             raise ValueError("pass either terms or the arguments of a single term, not both")
-        if not terms or not all(isinstance(term, Term) for term in terms):
-            raise TypeError("terms must be a sequence of at least one laplex.gram.Term")
+        terms = (single,) if terms is None else checked_terms(terms)
         same_device({"noise": noise}, anchors.device)
         for term in terms:
             same_device(vars(term), anchors.device)
@@ -121,7 +131,7 @@ class LaplaceGram:
             raise ValueError(
                 "the leading dimensions of anchors, terms and noise do not broadcast"
             ) from None
-        self._factored: tuple[tuple[int, ...], dict[bool, AnyFactor]] | None = None
+        self._factored: tuple[tuple[Any, ...], dict[bool, AnyFactor]] | None = None
 
     # --- products --------------------------------------------------------------------------------
 
@@ -141,12 +151,22 @@ class LaplaceGram:
 
     def __matmul__(self, other: object) -> Tensor:
         """A times a vector ``[n]`` or matrices ``[..., n, k]``."""
+        if isinstance(other, np.ndarray):
+            raise TypeError(
+                "a LaplaceGram multiplies torch tensors, got a NumPy array: use torch.as_tensor"
+            )
         if not isinstance(other, Tensor):
             return NotImplemented
         if other.dim() < 2:
             return self.matvec(other)
         # Columns as rows: of a Gram with a batch, as one leading dimension more.
-        lead = broadcast(other.shape[:-2], self._batch)
+        try:
+            lead = broadcast(other.shape[:-2], self._batch)
+        except RuntimeError:
+            raise ValueError(
+                f"the matrices have shape {list(other.shape)}, which does not broadcast with the "
+                f"batch {list(self._batch)}"
+            ) from None
         rows = other.expand(*lead, *other.shape[-2:]).movedim(-1, 0)
         return self.matvec(rows).movedim(0, -1)
 
@@ -225,11 +245,11 @@ class LaplaceGram:
         return restore(self._symmetric(value, parameters)[..., None])[..., 0]
 
     def sample(
-        self, shape: Sequence[int] = (), *, generator: torch.Generator | None = None
+        self, shape: int | Sequence[int] = (), *, generator: torch.Generator | None = None
     ) -> Tensor:
         """Samples of N(0, A) ``[*shape, *b, n]``, with gradients to the parameters."""
         white = torch.randn(
-            *shape,
+            *sample_shape(shape),
             *self._batch,
             self.anchors.shape[-1],
             dtype=torch.float64,
@@ -237,6 +257,34 @@ class LaplaceGram:
             generator=generator,
         )
         return self.color(white.to(self.dtype))
+
+    def _sample_at_ties(self, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
+        """As `sample`, also where anchors coincide without noise and A is singular.
+
+        Each column is an independent process, drawn at the places without their copies.
+        """
+        try:
+            return self.sample(shape, generator=generator)
+        except np.linalg.LinAlgError:
+            pass
+        anchors, lengthscale, loadings, noise = self._parameters()
+        n = anchors.shape[-1]
+        samples = []
+        for b in range(len(anchors)):
+            places, copy_of = torch.unique(anchors[b], return_inverse=True)
+            # Derivatives by anchors go through one of the copies: they are one place.
+            first = torch.full_like(copy_of[: len(places)], n).scatter_reduce(
+                0, copy_of, torch.arange(n, device=copy_of.device), "amin"
+            )
+            processes = LaplaceGram(anchors[b][first], lengthscale=lengthscale[b])
+            drawn = processes.sample(shape, generator=generator)
+            white = torch.randn(
+                *shape, n, dtype=torch.float64, device=self.device, generator=generator
+            )
+            latent = (drawn[..., copy_of] * loadings[b].mT).sum(-2)
+            samples.append(latent + noise[b].sqrt() * white)
+        flat = torch.stack(samples, -2)
+        return flat.reshape(*shape, *self._batch, n).to(self.dtype)
 
     def condition(self, observed_index: Tensor, values: Tensor) -> Conditional:
         """The remaining entries of a vector of N(0, A), given some of them.
@@ -279,6 +327,8 @@ class LaplaceGram:
                 f"targets must be {self.dtype} as the anchors are, of shape [..., m]; got "
                 f"{targets.dtype} {list(targets.shape)}"
             )
+        if not all_finite(targets):
+            raise ValueError("targets must be finite, but have a NaN or an infinity")
         if any(term.phase is not None or term.scale is not None for term in self.terms):
             raise ValueError(
                 "predict has no phase or scale for the targets: build a LaplaceGram of anchors and "
@@ -417,30 +467,39 @@ class LaplaceGram:
         noise = anchors.new_zeros(()) if self.noise is None else self.noise.double()
         flat = prod(batch)
         return (
-            anchors.expand(*batch, n).reshape(flat, n).contiguous(),
+            factors.plain(anchors.expand(*batch, n).reshape(flat, n)),
             torch.stack(lengthscale, -1).reshape(flat, len(columns)).contiguous(),
             torch.stack(columns, -1).reshape(flat, n, len(columns)).contiguous(),
-            noise.expand(*batch, n).reshape(flat, n).contiguous(),
+            factors.plain(noise.expand(*batch, n).reshape(flat, n)),
         )
 
     def _factor(self, parameters: Parameters, *, ties_backwards: bool = False) -> AnyFactor:
-        """The factorisation of `parameters`, kept until a tensor is changed in place."""
-        tensors = self._all_tensors()
-        if any(tensor.is_inference() for tensor in tensors):  # nobody counts their changes
+        """The factorisation of `parameters`, kept until a tensor changes."""
+        state = self._state()
+        if state is None:
             return factors.factorise(parameters, ties_backwards=ties_backwards)
-        versions = tuple(tensor._version for tensor in tensors)
-        if self._factored is None or self._factored[0] != versions:
-            self._factored = (versions, {})
+        if self._factored is None or self._factored[0] != state:
+            self._factored = (state, {})
         kept = self._factored[1]
         if ties_backwards not in kept:
             kept[ties_backwards] = factors.factorise(parameters, ties_backwards=ties_backwards)
         return kept[ties_backwards]
 
-    def _all_tensors(self) -> list[Tensor]:
-        candidates: list[object] = [self.anchors, self.noise]
-        for term in self.terms:
-            candidates += [term.lengthscale, term.variance, term.frequency, term.phase, term.scale]
-        return [each for each in candidates if isinstance(each, Tensor)]
+    def _state(self) -> tuple[Any, ...] | None:
+        """What changes with any argument; None where torch does not count changes.
+
+        Writing through ``.data`` or through an array that shares memory is not noticed.
+        """
+        state: list[Any] = []
+        terms = (value for term in self.terms for value in vars(term).values())
+        for each in (self.anchors, self.noise, *terms):
+            if not isinstance(each, Tensor):
+                state.append(each)
+                continue
+            if each.is_inference():
+                return None
+            state.append((_Same(each), each.data_ptr(), each.shape, each._version))
+        return tuple(state)
 
     def _symmetric(self, value: Callable[[AnyFactor], Tensor], parameters: Parameters) -> Tensor:
         """A value that does not depend on the order of equal anchors, as the mean over both orders.
@@ -453,8 +512,9 @@ class LaplaceGram:
             result = 0.5 * (result + value(self._factor(parameters, ties_backwards=True)))
         return result
 
-    def _checked(self, values: object) -> Tensor:
+    def _checked(self, values: object, what: str = "anchors") -> Tensor:
         check_tensor("values", values)
+        no_transforms()
         assert isinstance(values, Tensor)
         if values.dtype is not self.dtype:
             raise TypeError(
@@ -466,7 +526,7 @@ class LaplaceGram:
         if values.dim() == 0 or values.shape[-1] != n:
             raise ValueError(
                 f"values have shape {list(values.shape)} but the last dimension must be {n}, the "
-                "number of anchors"
+                f"number of {what}"
             )
         try:
             return values.expand(*broadcast(values.shape[:-1], self._batch), n)
@@ -501,5 +561,25 @@ class LaplaceGram:
         return flat, restore
 
 
+_unpack_dual: Any = forward_ad.unpack_dual
+
+
 def _recording(*tensors: Tensor) -> bool:
+    forward = forward_ad._current_level >= 0
+    if forward and any(_unpack_dual(each).tangent is not None for each in tensors):
+        raise NotImplementedError(
+            "LaplaceGram has no forward-mode derivatives but of matvec: use torch.autograd.grad"
+        )
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+
+
+class _Same:
+    """A tensor that equals itself alone; kept, so that no other can have its place."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self.tensor is other.tensor
+
+    __hash__ = None  # type: ignore[assignment]

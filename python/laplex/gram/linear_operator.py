@@ -179,15 +179,13 @@ class LaplaceGramLinearOperator(_Covariance):
             squares = (whitened.square() * torch.exp(-logs)[:, None]).sum(-1)
             return torch.cat((squares, logs.sum(-1, keepdim=True)), -1)
 
-        *squares, logs = gram._symmetric(both, parameters).unbind(-1)
-        quadratic = rows.new_zeros(rows.shape[:-1])
-        if squares:
-            quadratic = torch.stack(squares, -1)
-        quadratic = restore(quadratic[..., None])[..., 0].movedim(0, -1)
+        result = gram._symmetric(both, parameters)
+        quadratic = restore(result[..., :-1, None])[..., 0].movedim(0, -1)
         if reduce_inv_quad:
             quadratic = quadratic.sum(-1)
-        determinant = logs.reshape(self.batch_shape).to(self.dtype) if logdet else none
-        return quadratic, determinant
+        if not logdet:
+            return quadratic, none
+        return quadratic, result[..., -1].reshape(self.batch_shape).to(self.dtype)
 
     def _rows(self, matrices: Tensor) -> Tensor:
         """Columns of ``[..., n, k]`` as rows that broadcast with the batch, ``[k, ..., n]``."""

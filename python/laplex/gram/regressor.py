@@ -16,7 +16,6 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from ..operator import LaplaceOperator
-from .conditional import Conditional
 from .laplace_gram import LaplaceGram
 
 Array = npt.NDArray[np.float64]
@@ -63,7 +62,7 @@ class LaplaceGPRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
     gram_ : LaplaceGram
         Covariance of the training values.
     X_train_, y_train_ : ndarray ``[n]``
-        Copies of the data, y as normalised.
+        Copies of the data in ascending order of X, y as normalised.
     n_features_in_ : int
         1.
 
@@ -102,6 +101,8 @@ class LaplaceGPRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         """Learn the parameters from X ``[n, 1]`` and y ``[n]``."""
         rows, target = validate_data(self, X, y, dtype=np.float64, y_numeric=True)
         x, values = self._line(rows), np.asarray(target, np.float64)
+        order = np.argsort(x, kind="stable")  # here, and not at every step of the fit
+        x, values = x[order], values[order]
         self._shift, self._unit = 0.0, 1.0
         if self.normalize_y:
             self._shift = float(values.mean())
@@ -168,13 +169,14 @@ class LaplaceGPRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         """
         if return_std and return_cov:
             raise ValueError("predict returns either return_std or return_cov, not both")
-        conditional = self._conditional(X)
+        points = self._points(X)
+        conditional = self.gram_.predict(points, torch.from_numpy(self.y_train_))
         mean = conditional.mean.numpy() * self._unit + self._shift
         noise = self.noise_ if include_noise else 0.0
         if return_std:
             return mean, np.sqrt(conditional.variance.numpy() + noise) * self._unit
         if return_cov:
-            covariance = self._covariance(X) + noise * np.eye(len(mean))
+            covariance = self._covariance(points) + noise * np.eye(len(mean))
             return mean, covariance * self._unit**2
         return mean
 
@@ -188,8 +190,10 @@ class LaplaceGPRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         """Samples of f ``[m, n_samples]`` at X, given the training values, in O(n + m) each."""
         random = check_random_state(random_state)
         generator = torch.Generator().manual_seed(int(random.randint(2**31)))
-        conditional = self._conditional(X)
-        samples = conditional.sample((n_samples,), generator=generator)
+        # f has one value at equal points, which a sample of both would be singular for.
+        points, inverse = np.unique(self._points(X).numpy(), return_inverse=True)
+        conditional = self.gram_.predict(torch.from_numpy(points), torch.from_numpy(self.y_train_))
+        samples = conditional.sample((n_samples,), generator=generator)[:, inverse]
         if include_noise:
             white = torch.randn(samples.shape, dtype=samples.dtype, generator=generator)
             samples = samples + self.noise_**0.5 * white
@@ -265,17 +269,12 @@ class LaplaceGPRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
             noise=noise,
         )
 
-    def _conditional(self, X: npt.ArrayLike) -> Conditional:
-        points = self._points(X)
-        return self.gram_.predict(points, torch.from_numpy(self.y_train_))
-
-    def _covariance(self, X: npt.ArrayLike) -> Array:
-        """Covariance of f ``[m, m]`` at X."""
-        x = self._points(X)
+    def _covariance(self, points: Tensor) -> Array:
+        """Covariance of f ``[m, m]``."""
 
         def prior(sources: Tensor) -> Tensor:
             kernel = LaplaceOperator(
-                x,
+                points,
                 sources,
                 lengthscale=self.lengthscale_,
                 frequency=self.frequency_ or 0.0,
@@ -284,5 +283,5 @@ class LaplaceGPRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
             return self.variance_ * kernel.to_dense()
 
         cross = prior(self.gram_.anchors)
-        covariance: Array = (prior(x) - cross @ self.gram_.solve(cross).mT).numpy()
+        covariance: Array = (prior(points) - cross @ self.gram_.solve(cross).mT).numpy()
         return covariance

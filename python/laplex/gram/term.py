@@ -9,6 +9,10 @@ from torch import Tensor
 
 from ..functional import Scalar, as_scalar, check_tensor
 from .checks import all_finite, broadcast
+from .rotation import rotation
+
+#: Variances between these are squared and divided without leaving the range of a double.
+_SMALLEST, _LARGEST = 1e-140, 1e140
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +48,12 @@ class Term:
     phase: Tensor | None = None
     scale: Tensor | None = None
 
+    def is_default(self) -> bool:
+        """Whether nothing was given."""
+        plain = (self.lengthscale, self.variance, self.frequency)
+        given = any(isinstance(each, Tensor) for each in plain) or plain != (1.0, 1.0, 0.0)
+        return not given and self.phase is None and self.scale is None
+
     def check(self, anchors: Tensor) -> None:
         """Refuse what is no term of these anchors, naming the argument."""
         for name, tensor in (("phase", self.phase), ("scale", self.scale)):
@@ -63,8 +73,23 @@ class Term:
         for name, value in (("variance", tensors.variance), ("lengthscale", tensors.lengthscale)):
             if not bool(((value > 0) & value.isfinite()).all()):
                 raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)}")
-        if tensors.frequency is not None and not bool(tensors.frequency.isfinite().all()):
-            raise ValueError(f"frequency must be finite, got {self.frequency}")
+        if tensors.frequency is not None:
+            if not bool(tensors.frequency.isfinite().all()):
+                raise ValueError(f"frequency must be finite, got {self.frequency}")
+            if not all_finite(tensors.frequency.detach()[..., None] * anchors.detach()):
+                raise ValueError(
+                    "frequency times the farthest anchor is beyond any float: there is no such "
+                    "angle; rescale the anchors"
+                )
+        sizes = tensors.variance.detach()[..., None]
+        if tensors.scale is not None:
+            sizes = sizes.sqrt() * tensors.scale.detach()
+            sizes = sizes.square()[tensors.scale.detach().expand(sizes.shape) != 0]
+        if not bool(((sizes >= _SMALLEST) & (sizes <= _LARGEST)).all()):
+            raise ValueError(
+                f"variance times the square of scale must be between {_SMALLEST:g} and "
+                f"{_LARGEST:g}, where it is not 0: rescale the values"
+            )
 
     def tensors(self, anchors: Tensor) -> TermTensors:
         """The parameters as they are now, as float64 tensors; None for what is not given."""
@@ -107,12 +132,17 @@ class TermTensors:
         amplitude = self.variance.sqrt()[..., None].expand(*self.variance.shape, anchors.shape[-1])
         if self.scale is not None:
             amplitude = amplitude * self.scale
-        angle = self.phase
+        cosine, sine = None, None
         if self.frequency is not None:
-            # From the middle of the line: the angle's rounding grows with the distance from there.
-            middle = anchors.detach().mean(-1, keepdim=True) if anchors.shape[-1] else 0.0
-            turn = self.frequency[..., None] * (anchors - middle)
-            angle = turn if angle is None else angle + turn
-        if angle is None:
+            turned = self.frequency[..., None]
+            cosine, sine = rotation(*torch.broadcast_tensors(turned, anchors))  # type: ignore[no-untyped-call]
+        if self.phase is not None:
+            c, s = self.phase.cos(), self.phase.sin()
+            cosine, sine = (
+                (c, s)
+                if cosine is None or sine is None
+                else (cosine * c - sine * s, sine * c + cosine * s)
+            )
+        if cosine is None or sine is None:
             return [amplitude]
-        return [amplitude * angle.cos(), amplitude * angle.sin()]
+        return [amplitude * cosine, amplitude * sine]
