@@ -76,7 +76,8 @@ class Term:
         if tensors.frequency is not None:
             if not bool(tensors.frequency.isfinite().all()):
                 raise ValueError(f"frequency must be finite, got {self.frequency}")
-            if not all_finite(tensors.frequency.detach()[..., None] * anchors.detach()):
+            farthest = anchors.detach().abs().amax(-1) if anchors.numel() else anchors.new_zeros(())
+            if not bool((tensors.frequency.detach() * farthest.double()).isfinite().all()):
                 raise ValueError(
                     "frequency times the farthest anchor is beyond any float: there is no such "
                     "angle; rescale the anchors"
