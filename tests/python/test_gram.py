@@ -488,6 +488,7 @@ def test_pickle_and_repr():
     gram.logdet()
     again = pickle.loads(pickle.dumps(gram))
     assert torch.equal(again.logdet(), gram.logdet())
+    assert "noise=0.5" in repr(LaplaceGram(uniform(3), noise=torch.tensor([0.5]).requires_grad_()))
     assert repr(gram).startswith("LaplaceGram(shape=(20, 20), terms=3, noise=Tensor[20]")
     assert laplex.gram.LaplaceGram is LaplaceGram
 
@@ -639,6 +640,17 @@ def test_frequency_far_away():
     v = draw(5)
     torch.testing.assert_close(gram @ v, dense @ v, rtol=0, atol=1e-14)
     torch.testing.assert_close(gram.solve(v), torch.linalg.solve(dense, v), rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("gap", [1e-3, 1e-6, 1e-9, 1e-12])
+def test_frequency_close_by(gap):
+    """Sines of close anchors keep their digits, by an origin among the anchors.
+
+    Found: at most 1e-8, at 1e-9. With absolute angles, whose sines are rounded to 1e-16, a
+    difference of 1e-12 would have four digits.
+    """
+    gram = LaplaceGram(0.37 + gap * torch.arange(6, dtype=D), frequency=2.0)
+    assert abs(float(gram.logdet()) - exact_logdet(gram)) < 1e-7
 
 
 def test_samples_at_ties_without_noise():

@@ -6,6 +6,7 @@ The truth is GPyTorch's own Matern-1/2 kernel as a dense matrix with its Cholesk
 from __future__ import annotations
 
 import contextlib
+import pickle
 import resource
 import time
 
@@ -453,6 +454,20 @@ def test_what_kernels_refuse():
         laplace()(torch.rand(4, 2)).to_dense()
     with pytest.raises(AttributeError, match="oscillates=True"):
         laplace().frequency = 2.0
+
+
+def test_a_kernel_with_a_prior_is_pickled_and_counted():
+    prior = gpytorch.priors.GammaPrior(2.0, 1.0)
+    kernel = LaplaceKernel(oscillates=True, frequency_prior=prior)
+    kernel.frequency = 2.0
+    copied = pickle.loads(pickle.dumps(kernel))
+    assert float(copied.frequency.detach()) == pytest.approx(2.0)
+    x, y = problem(50)
+    model, mll = build(x, y, kernel)
+    with_prior = float(mll(model(x), y).detach())
+    plain, other = build(x, y, oscillating())
+    without = float(other(plain(x), y).detach())
+    assert with_prior - without == pytest.approx(float(prior.log_prob(torch.tensor(2.0))) / 50)
 
 
 def test_a_hundred_thousand_points():

@@ -2,8 +2,8 @@
 
 `LaplaceGram` is the matrix, with everything a Gaussian needs in linear time; `LaplaceGPRegressor` a
 regressor with scikit-learn's interface; `LaplaceCovariance` a covariance model of flattened images
-with learnable anchors; `LaplaceGramLinearOperator` and `LaplaceKernel` serve GPyTorch. Names are
-imported when first used.
+with learnable anchors; `LaplaceKernel`, `LaplaceSumKernel` and `LaplaceGramLinearOperator` serve
+GPyTorch. Names are imported when first used.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ from ..optional import require
 if TYPE_CHECKING:
     from .conditional import Conditional as Conditional
     from .covariance import LaplaceCovariance as LaplaceCovariance
+    from .gpytorch import LaplaceKernel as LaplaceKernel
+    from .gpytorch import LaplaceSumKernel as LaplaceSumKernel
     from .laplace_gram import LaplaceGram as LaplaceGram
+    from .linear_operator import LaplaceGramLinearOperator as LaplaceGramLinearOperator
     from .regressor import LaplaceGPRegressor as LaplaceGPRegressor
     from .term import Term as Term
 
@@ -25,6 +28,9 @@ __all__ = [
     "LaplaceCovariance",
     "LaplaceGPRegressor",
     "LaplaceGram",
+    "LaplaceGramLinearOperator",
+    "LaplaceKernel",
+    "LaplaceSumKernel",
     "Term",
 ]
 
@@ -32,8 +38,11 @@ __all__ = [
 _HOME: dict[str, tuple[str, tuple[str, str] | None]] = {
     "Conditional": (".conditional", None),
     "LaplaceCovariance": (".covariance", None),
-    "LaplaceGPRegressor": (".regressor", ("sklearn", "demo")),
+    "LaplaceGPRegressor": (".regressor", ("sklearn", "gp")),
     "LaplaceGram": (".laplace_gram", None),
+    "LaplaceGramLinearOperator": (".linear_operator", ("linear_operator", "gp")),
+    "LaplaceKernel": (".gpytorch", ("gpytorch", "gp")),
+    "LaplaceSumKernel": (".gpytorch", ("gpytorch", "gp")),
     "Term": (".term", None),
 }
 

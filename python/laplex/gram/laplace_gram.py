@@ -430,7 +430,7 @@ class LaplaceGram:
     def __repr__(self) -> str:
         noise = "None" if self.noise is None else f"Tensor{list(self.noise.shape)}"
         if self.noise is not None and self.noise.numel() == 1:
-            noise = f"{float(self.noise):.6g}"
+            noise = f"{float(self.noise.detach()):.6g}"
         return (
             f"LaplaceGram(shape={tuple(self.shape)}, terms={len(self.terms)}, "
             f"noise={noise}, dtype={self.dtype})"

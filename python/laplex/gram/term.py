@@ -135,8 +135,7 @@ class TermTensors:
             amplitude = amplitude * self.scale
         cosine, sine = None, None
         if self.frequency is not None:
-            turned = self.frequency[..., None]
-            cosine, sine = rotation(*torch.broadcast_tensors(turned, anchors))  # type: ignore[no-untyped-call]
+            cosine, sine = rotation(self.frequency[..., None], anchors)
         if self.phase is not None:
             c, s = self.phase.cos(), self.phase.sin()
             cosine, sine = (
