@@ -353,7 +353,7 @@ MASK = torch.zeros(16, dtype=torch.bool)
         (lambda m: m.sample(0), ValueError, "count must be at least 1"),
         (lambda m: m.inpaint(GOOD, ~MASK), ValueError, "mask has no observed pixel"),
         (lambda m: m.inpaint(GOOD, MASK.float()), TypeError, "mask must be bool"),
-        (lambda m: m.inpaint(GOOD, MASK[:5]), ValueError, "mask must have 16 entries"),
+        (lambda m: m.inpaint(GOOD, MASK[:5]), ValueError, "mask must have the shape of the images"),
         (lambda m: m.inpaint(SPOILT, MASK), ValueError, "image must be finite"),
         (lambda m: m.denoise(GOOD, -1.0), ValueError, "variance must be positive"),
         (lambda m: m.neighbours(16), ValueError, "pixel must be in"),
@@ -393,3 +393,73 @@ def test_example_of_photographs(tmp_path: Path) -> None:
     arguments = ("--whole", "--side", "40", "--steps", "2", "--out", str(tmp_path))
     assert "s a step" in run_example("covariance_photographs.py", *arguments)
     assert (tmp_path / "whole.png").exists()
+
+
+def test_masks_have_the_shape_of_images():
+    model, images = fitted_small()
+    with pytest.raises(ValueError, match="mask must have the shape of the images"):
+        model.inpaint(images, torch.zeros(8, 8, len(images), dtype=torch.bool))
+    with pytest.raises(ValueError, match="mask must have the shape"):
+        model.inpaint(images, torch.zeros(4, 16, dtype=torch.bool))
+    mask = torch.rand(len(images), 8, 8, generator=torch.Generator().manual_seed(0)) < 0.5
+    flat = model.inpaint(images.reshape(-1, 64), mask.reshape(-1, 64))
+    assert torch.equal(model.inpaint(images, mask).reshape(-1, 64), flat)
+
+
+def fitted_small():
+    images = torch.rand(12, 8, 8, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    model = LaplaceCovariance(64, heads=1)
+    model.fit(images, steps=2)
+    return model, images
+
+
+def test_checkpoints_of_other_images_and_broken_ones_change_nothing(tmp_path):
+    _, images = fitted_small()
+    path = tmp_path / "fit.pt"
+    LaplaceCovariance(64, heads=1).fit(images, steps=2, checkpoint=path)
+    model = LaplaceCovariance(64, heads=1)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(ValueError, match="hash of the images"):
+        model.fit(images.flip(2), steps=2, checkpoint=path, resume=True)
+    for content in (b"", b"garbage", path.read_bytes()[:300]):
+        broken = tmp_path / "broken.pt"
+        broken.write_bytes(content)
+        with pytest.raises(ValueError, match=r"broken\.pt is no checkpoint of fit"):
+            model.fit(images, steps=2, checkpoint=broken, resume=True)
+    for state in ({"a": 1}, {"fingerprint": 3}):
+        torch.save(state, tmp_path / "broken.pt")
+        with pytest.raises(ValueError, match="no checkpoint of fit"):
+            model.fit(images, steps=2, checkpoint=tmp_path / "broken.pt", resume=True)
+    with pytest.raises(ValueError, match="cannot be written"):
+        model.fit(images, steps=2, checkpoint=tmp_path / "missing" / "fit.pt")
+    after = model.state_dict()
+    assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+def test_fits_where_gradients_are_off_and_says_when_it_diverges():
+    images = torch.rand(12, 64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    model = LaplaceCovariance(64, heads=1)
+    with torch.no_grad():
+        assert len(model.fit(images, steps=2).losses) == 2
+    with pytest.raises(ValueError, match="lower learning_rate"):
+        LaplaceCovariance(64, heads=1).fit(images, steps=5, learning_rate=1e30)
+    with pytest.raises(ValueError, match=r"images overflow the model's torch\.float32"):
+        model.fit(1e300 * images.double(), steps=2)
+
+
+def test_bad_numbers_and_shapes():
+    model, images = fitted_small()
+    for pixel in (1.5, "a", True):
+        with pytest.raises(TypeError, match="pixel must be an integer"):
+            model.neighbours(pixel)
+    with pytest.raises(ValueError, match="probes must be at least 1"):
+        model.relative_error(images, probes=0)
+    with pytest.raises(ValueError, match="no covariance to compare with"):
+        model.relative_error(images[:0])
+    with pytest.raises(TypeError, match="shape must be"):
+        model.plot_order(8)
+    with pytest.raises(ValueError, match="shape must be at least 1"):
+        model.plot_order((-8, -8))
+    with pytest.raises(TypeError, match="head must be an integer"):
+        model.plot_order((8, 8), head=1.5)

@@ -51,6 +51,11 @@ def flat_images(name: str, images: Tensor, dim: int) -> Tensor:
     return images.reshape(-1, dim)
 
 
+def lead_dims(images: Tensor, dim: int) -> int:
+    """How many leading dimensions number the images: those before the shortest tail of `dim`."""
+    return max(start for start in range(images.dim()) if math.prod(images.shape[start:]) == dim)
+
+
 def finite(name: str, rows: Tensor) -> None:
     """Refuse NaN and infinity."""
     if not bool(torch.isfinite(rows).all()):
@@ -60,15 +65,21 @@ def finite(name: str, rows: Tensor) -> None:
         )
 
 
-def missing_pixels(mask: Tensor, rows: Tensor) -> Tensor:
-    """Return a mask of missing pixels, for one image or for all, as bool [rows or 1, dim]."""
+def missing_pixels(mask: Tensor, images: Tensor, dim: int) -> Tensor:
+    """Return a mask of missing pixels, for one image or for all, as bool [count or 1, dim].
+
+    Its shape is that of the images, of one of them, or flat.
+    """
     check_tensor("mask", mask)
     if mask.dtype is not torch.bool:
         raise TypeError(f"mask must be bool, True where a pixel is missing, got {mask.dtype}")
-    count, dim = rows.shape
-    if mask.numel() not in (dim, count * dim):
+    lead = images.shape[: lead_dims(images, dim)]
+    one = images.shape[len(lead) :]
+    allowed = {tuple(images.shape), tuple(one), (dim,), (*lead, dim)}
+    if tuple(mask.shape) not in allowed:
         raise ValueError(
-            f"mask must have {dim} entries, or as many as the images, got shape {tuple(mask.shape)}"
+            f"mask must have the shape of the images {tuple(images.shape)}, or of one of them "
+            f"{tuple(one)}, got {tuple(mask.shape)}"
         )
     missing = mask.reshape(-1, dim)
     if bool(missing.all(-1).any()):

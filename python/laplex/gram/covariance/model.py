@@ -296,7 +296,7 @@ class LaplaceCovariance(nn.Module):
             The images with missing pixels filled in, of the model's dtype.
         """
         rows = checks.flat_images("image", image, self.dim)
-        missing = checks.missing_pixels(mask, rows)
+        missing = checks.missing_pixels(mask, image, self.dim)
         known = torch.where(missing, self.mean, rows.to(self.mean))
         checks.finite("image", known)
         filled = completion.inpaint(self, self.standardise(known), missing)
@@ -328,6 +328,9 @@ class LaplaceCovariance(nn.Module):
         index, correlation : Tensor [k], int64 and float
             By falling absolute correlation.
         """
+        if isinstance(pixel, bool):
+            raise TypeError("pixel must be an integer, got a bool")
+        pixel = checks.count("pixel", pixel, -self.dim)
         if not -self.dim <= pixel < self.dim:
             raise ValueError(f"pixel must be in 0..{self.dim - 1}, got {pixel}")
         if checks.count("k", k) >= self.dim:
@@ -389,10 +392,7 @@ class LaplaceCovariance(nn.Module):
 
     def _lead(self, images: Tensor) -> torch.Size:
         """Leading dimensions of images whose tail holds `dim` numbers."""
-        last = max(
-            start for start in range(images.dim()) if math.prod(images.shape[start:]) == self.dim
-        )
-        return images.shape[:last]
+        return images.shape[: checks.lead_dims(images, self.dim)]
 
     def extra_repr(self) -> str:
         """Text between the parentheses of ``repr``."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from laplex.optional import require
 
+from . import checks
 from .heads import Heads
 
 if TYPE_CHECKING:
@@ -27,10 +28,14 @@ def draw_order(model: LaplaceCovariance, shape: Sequence[int] | None, head: int)
     require("matplotlib", extra="demo", feature="LaplaceCovariance.plot_order")
     from matplotlib import pyplot
 
-    if not 0 <= head < model.heads:
+    if checks.count("head", head, 0) >= model.heads:
         raise ValueError(f"head must be in 0..{model.heads - 1}, got {head}")
     side = math.isqrt(model.dim)
-    shape = (side, side) if shape is None else tuple(shape)
+    shape = (side, side) if shape is None else shape
+    if not isinstance(shape, Sequence) or any(checks.count("shape", s) < 1 for s in shape):
+        raise TypeError(
+            f"shape must be (height, width) or (height, width, channels), got {shape!r}"
+        )
     if math.prod(shape) != model.dim or len(shape) not in (2, 3):
         raise ValueError(
             f"shape must be (height, width) or (height, width, channels) of {model.dim} numbers, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -75,18 +76,28 @@ def fit(
     if resume and checkpoint is None:
         raise ValueError("resume=True needs the path of a checkpoint")
     path = None if checkpoint is None else Path(checkpoint)
+    fingerprint = {} if path is None else _fingerprint(model, settings, images)
+    state = None
+    if path is not None:
+        if not os.access(path.parent, os.W_OK):
+            raise ValueError(f"checkpoint {path} cannot be written: there is no such folder for us")
+        if resume and path.exists():
+            state = _read(path, fingerprint, model)
 
-    floats = images.to(model.mean.dtype)
+    # From here on the model changes.
+    floats = images.detach().to(model.mean.dtype)
     deviation, mean = torch.std_mean(floats, dim=0, correction=0)
+    if not bool(deviation.isfinite().all()):
+        raise ValueError(f"images overflow the model's {floats.dtype}: scale them, or use float64")
     model.set_pixels(mean, deviation)
     rows = model.standardise(floats)
     del floats  # of large images it would double the memory
     moments = moments_of(rows)
-    run = _Run(model, settings, _fingerprint(model, settings, images))
-    if resume and path is not None and path.exists():
-        run.load(path)
+    run = _Run(model, settings, fingerprint)
+    if state is not None:
+        run.resume(state)
 
-    with _progress_bar(progress) as report:
+    with torch.enable_grad(), _progress_bar(progress) as report:
         for stage in (run.matching(rows, moments), run.polish(images)):
             for number in range(len(stage.record), stage.steps):
                 factor = 0.5 * (1 + math.cos(math.pi * number / stage.steps))
@@ -178,10 +189,15 @@ class _Run:
         return _Stage("likelihood", steps, rate, record, take_step, lambda: None)
 
     def _step(self, loss: Tensor) -> float:
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise ValueError(f"the fit diverged, its loss is {value}: lower learning_rate")
         self.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimiser.step()
-        return float(loss.detach())
+        if not bool(self.model.anchors.detach().isfinite().all()):
+            raise ValueError("the fit diverged, anchors are infinite: lower learning_rate")
+        return value
 
     def save(self, path: Path) -> None:
         """Write a checkpoint: to a file beside, which then takes the place of the old one."""
@@ -196,21 +212,37 @@ class _Run:
         torch.save(state, part)
         os.replace(part, path)
 
-    def load(self, path: Path) -> None:
+    def resume(self, state: dict[str, Any]) -> None:
         """Go on where a checkpoint was written."""
-        state = torch.load(path, weights_only=True)
-        theirs = state["fingerprint"] if isinstance(state, dict) else {}
-        for name, value in self.fingerprint.items():
-            if theirs.get(name) != value:
-                raise ValueError(
-                    f"checkpoint {path} is of another run: its {name} is {theirs.get(name)}, this "
-                    f"one's {value}; fit with the same arguments, or write to another path"
-                )
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.generator.set_state(state["generator"])
         self.history.losses[:] = state["history"]["losses"]
         self.history.log_likelihoods[:] = state["history"]["log_likelihoods"]
+
+
+def _read(path: Path, fingerprint: dict[str, Any], model: LaplaceCovariance) -> dict[str, Any]:
+    """The state in a checkpoint of this run; nothing is changed."""
+    broken = ValueError(
+        f"checkpoint {path} is no checkpoint of fit, or a broken one: delete it, or write to "
+        "another path"
+    )
+    try:
+        state: dict[str, Any] = torch.load(path, weights_only=True)
+        theirs = dict(state["fingerprint"])
+        shapes = {name: value.shape for name, value in state["model"].items()}
+        complete = {"optimiser", "generator", "history"} <= state.keys()
+    except Exception as error:  # torch.load raises as many kinds as there are ways to be broken
+        raise broken from error
+    for name, value in fingerprint.items():
+        if theirs.get(name) != value:
+            raise ValueError(
+                f"checkpoint {path} is of another run: its {name} is {theirs.get(name)}, this "
+                f"one's {value}; fit with the same arguments, or write to another path"
+            )
+    if not complete or shapes != {k: v.shape for k, v in model.state_dict().items()}:
+        raise broken
+    return state
 
 
 def moments_of(rows: Tensor) -> Moments:
@@ -225,7 +257,13 @@ def moments_of(rows: Tensor) -> Moments:
 def relative_error(model: LaplaceCovariance, images: Tensor, probes: int | None) -> float:
     """See `LaplaceCovariance.relative_error`."""
     images = checks.flat_images("images", images, model.dim)
+    if len(images) == 0 or model.dim < 2:
+        raise ValueError(
+            "there is no covariance to compare with: pass images of two pixels or more"
+        )
     checks.finite("images", images)
+    if probes is not None:
+        probes = checks.count("probes", probes)
     rows, weight = model.standardise(images), 1 / len(images)
     moments = moments_of(rows)
     if len(rows) > model.dim:
@@ -249,9 +287,18 @@ def _fingerprint(model: LaplaceCovariance, settings: Settings, images: Tensor) -
     return {
         **{name: getattr(model, name) for name in ("dim", "heads", "phased")},
         **asdict(settings),
+        "dtype": str(model.mean.dtype),
         "number of images": len(images),
-        "sum of the images": float(images.sum(dtype=torch.float64)),
+        "hash of the images": _hash(images),
     }
+
+
+def _hash(images: Tensor) -> str:
+    """A hash of images [count, dim], an image at a time: no copy of them all is made."""
+    digest = hashlib.blake2b(str(images.dtype).encode(), digest_size=16)
+    for image in images.detach():
+        digest.update(image.cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 @contextmanager
