@@ -19,6 +19,15 @@ from laplex.gram.covariance import matching, training
 DIM = 40
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """The dense references on one thread: MKL's LU of a batch may spin for ever on several."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def model_of(heads: int, phased: bool, dim: int = DIM, seed: int = 0) -> LaplaceCovariance:
     """A float64 model whose every parameter is random."""
     torch.manual_seed(seed)

@@ -30,6 +30,15 @@ pytestmark = pytest.mark.skipif(
 CLOSE = {"rtol": 1e-10, "atol": 1e-10}
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """The dense references on one thread: MKL's LU of a batch may spin for ever on several."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def draw(batch: int, n: int, width: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed + n + width)
 
