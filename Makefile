@@ -120,7 +120,7 @@ test-emulated: $(STAMPS)/dev ## the torch operators on the CUDA kernels, which r
 	rm -rf $(EMULATED) && mkdir -p $(EMULATED) && cp -R python/laplex $(EMULATED)
 	$(BIN)/cmake --install build/release --prefix $(EMULATED) --component python
 	cd $(EMULATED) && LAPLEX_EMULATED_CUDA=1 PYTHONPATH="$(CURDIR)/$(EMULATED)" $(CURDIR)/$(BIN)/python -m pytest \
-	  -c "$(CURDIR)/pyproject.toml" --rootdir "$(CURDIR)" $(patsubst %,"$(CURDIR)/tests/python/%",test_cuda.py test_cuda_gram.py test_cuda_plan.py)
+	  -c "$(CURDIR)/pyproject.toml" --rootdir "$(CURDIR)" $(patsubst %,"$(CURDIR)/tests/python/%",test_cuda.py test_cuda_gram.py test_cuda_plan.py test_gram.py)
 
 ifneq ($(shell command -v nvcc 2>/dev/null),)
 test-cuda: $(STAMPS)/build ## compile the CUDA backend, its tests and benchmarks, where nvcc is; test it, where a GPU is
