@@ -38,7 +38,7 @@ PACKAGE_FILES := pyproject.toml README.md LICENSE $(CMAKE_FILES) \
   $(shell find cpp cuda python -type f -not -name '*.pyc')
 
 .PHONY: help demo test bench gpu lint lint-quick format test-cpp test-asan test-tsan test-consume test-cuda test-emulated \
-  wheel test-python clean distclean
+  wheel test-python test-slow clean distclean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -193,6 +193,10 @@ $(STAMPS)/wheel: build/wheel/tested
 test-python: $(STAMPS)/wheel ## the Python tests, against the installed wheel
 	$(HEADING) "Python tests, against the installed wheel"
 	$(BIN)/pytest $(PYTEST_ARGS)
+
+test-slow: $(STAMPS)/wheel ## the examples on pretrained models in full: minutes
+	$(HEADING) "slow Python tests, against the installed wheel"
+	$(BIN)/pytest -m slow $(PYTEST_ARGS)
 
 # --- benchmarks ----------------------------------------------------------------------------------
 

@@ -1,0 +1,71 @@
+"""Sparse disentanglement of embeddings by an invertible change of basis.
+
+`CEDAR` learns the basis; `metrics` and `stability` judge it, `baselines` stand beside it;
+`name_axes`, `decode_captions` and `CEDAR.intervene` say what its axes are; `report` writes it all
+down; `encoders` make the embeddings. Our reading of the abstract of arXiv 2605.22679. Names are
+imported when first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from ..optional import require
+
+if TYPE_CHECKING:
+    from . import baselines as baselines
+    from . import encoders as encoders
+    from . import metrics as metrics
+    from .baselines import compare as compare
+    from .captions import decode_captions as decode_captions
+    from .estimator import CEDAR as CEDAR
+    from .estimator import DriftWarning as DriftWarning
+    from .html_report import report as report
+    from .naming import name_axes as name_axes
+    from .restarts import stability as stability
+    from .statistics import ConstantColumnWarning as ConstantColumnWarning
+
+__all__ = [
+    "CEDAR",
+    "ConstantColumnWarning",
+    "DriftWarning",
+    "baselines",
+    "compare",
+    "decode_captions",
+    "encoders",
+    "metrics",
+    "name_axes",
+    "report",
+    "stability",
+]
+
+# The module of a name.
+_HOME: dict[str, str] = {
+    "CEDAR": ".estimator",
+    "ConstantColumnWarning": ".statistics",
+    "DriftWarning": ".estimator",
+    "compare": ".baselines",
+    "decode_captions": ".captions",
+    "name_axes": ".naming",
+    "report": ".html_report",
+    "stability": ".restarts",
+}
+_MODULES = ("baselines", "encoders", "metrics")
+_NEEDED = ("torch", "sklearn", "scipy", "safetensors")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME and name not in _MODULES:
+        raise AttributeError(f"module 'laplex.cedar' has no attribute {name!r}")
+    for package in _NEEDED:
+        require(package, extra="cedar", feature=f"laplex.cedar.{name}")
+    if name in _MODULES:
+        return import_module(f".{name}", __name__)
+    value = getattr(import_module(_HOME[name], __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,124 @@
+"""The gradient solver: Adam on mini-batches, for any change of basis and any number of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .basis import Basis
+from .topk import top_k
+
+#: Part of the steps in which the learning rate rises from 0; over the others it falls as a cosine.
+_WARM_UP = 0.05
+
+
+class Training:
+    r"""Adam on the mean squared reconstruction error, in parts of the variance, summed over ks.
+
+    The mask of T_k is piecewise constant: plain gradients through the kept values are exact almost
+    everywhere.
+
+    Parameters
+    ----------
+    transform : Module
+        Gives a `Basis` when called.
+    centre : Tensor [d]
+        b; a parameter too with `learn_centre`.
+    scale : float
+        Root of the variance: data are divided by it, so that a learning rate is free of units.
+    steps : int or None
+        Of the schedule; None keeps the learning rate constant.
+    """
+
+    def __init__(
+        self,
+        transform: nn.Module,
+        centre: Tensor,
+        scale: float,
+        ks: Sequence[int],
+        *,
+        learning_rate: float,
+        steps: int | None,
+        learn_centre: bool = False,
+    ) -> None:
+        self.transform = transform
+        self.ks = list(ks)
+        self.scale = scale
+        self.steps = steps
+        self.learning_rate = learning_rate
+        self.learn_centre = learn_centre
+        self.centre = centre
+        self.shift = nn.Parameter(torch.zeros_like(centre), requires_grad=learn_centre)
+        parameters = [*transform.parameters(), *([self.shift] if learn_centre else [])]
+        self.optimizer = torch.optim.Adam(parameters, lr=learning_rate)
+        self.step = 0
+        self.losses: list[float] = []
+
+    def advance(self, batch: Tensor) -> float:
+        """One step on rows [b, d]; returns the loss before it."""
+        self._set_rate()
+        self.optimizer.zero_grad(set_to_none=True)
+        z = (batch - self.centre) / self.scale - self.shift
+        loss = reconstruction_error(self.transform(), z, self.ks)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        self.step += 1
+        self.losses.append(float(loss.detach()))
+        return self.losses[-1]
+
+    def basis(self) -> Basis:
+        """The basis as it is now."""
+        finished: Callable[[], Basis] = self.transform.finished  # type: ignore[assignment]
+        return finished()
+
+    def mean(self) -> Tensor:
+        """The centre b [d] as it is now, float64."""
+        return self.centre.double() + self.shift.detach().double() * self.scale
+
+    def state(self) -> dict[str, Any]:
+        """Everything that `restore` needs to go on with the same bits."""
+        return {
+            "transform": self.transform.state_dict(),
+            "shift": self.shift.detach().clone(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "losses": list(self.losses),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a state."""
+        self.transform.load_state_dict(state["transform"])
+        with torch.no_grad():
+            self.shift.copy_(state["shift"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step = state["step"]
+        self.losses = list(state["losses"])
+
+    def _set_rate(self) -> None:
+        if self.steps is None:
+            return
+        rising = max(1, round(_WARM_UP * self.steps))
+        if self.step < rising:
+            part = (self.step + 1) / rising
+        else:
+            done = (self.step - rising) / max(1, self.steps - rising)
+            part = 0.5 + 0.5 * float(torch.cos(torch.tensor(torch.pi * min(1.0, done))))
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate * part
+
+
+def reconstruction_error(basis: Basis, z: Tensor, ks: Sequence[int]) -> Tensor:
+    r"""Mean over ks of :math:`\langle |z - U^{-1} T_k(U z)|^2 \rangle`, z [n, d] being centred."""
+    norms = basis.atom_norms
+    coordinates = basis.analyse(z)
+    losses = []
+    for k in ks:
+        codes = top_k(coordinates, k, norms)
+        if norms is None:  # orthogonal: what is left out has the same norm on either side
+            losses.append((coordinates - codes).square().sum(1).mean())
+        else:
+            losses.append((z - basis.synthesise(codes)).square().sum(1).mean())
+    return torch.stack(losses).mean()

@@ -1,0 +1,32 @@
+"""Metrics of codes, atoms and reconstructions, each with its formula where it is defined.
+
+Of reconstructions: `Reconstruction`, `fve`, `zero_shot_agreement`, `linear_probe_agreement`, and
+`code_bits` for what they cost. Of atoms: `match`, `mcc`, `mcc_of_codes`, `amari_distance`. Of
+single axes: `monosemanticity`. All take NumPy arrays or torch tensors of any precision and compute
+in float64 on the CPU; what may be large is read in blocks, or comes in batches.
+"""
+
+from __future__ import annotations
+
+from .agreement import Agreement, linear_probe_agreement, zero_shot_agreement
+from .code_length import code_bits
+from .matching import amari_distance, match, mcc, mcc_of_codes
+from .monosemanticity_score import Monosemanticity, MonosemanticityReport, monosemanticity
+from .reconstruction import Reconstruction, ReconstructionReport, fve
+
+__all__ = [
+    "Agreement",
+    "Monosemanticity",
+    "MonosemanticityReport",
+    "Reconstruction",
+    "ReconstructionReport",
+    "amari_distance",
+    "code_bits",
+    "fve",
+    "linear_probe_agreement",
+    "match",
+    "mcc",
+    "mcc_of_codes",
+    "monosemanticity",
+    "zero_shot_agreement",
+]

@@ -1,0 +1,66 @@
+"""A fitted change of basis as a torch module."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .basis import Basis, DenseBasis
+from .laplace_rotation import LaplaceRotations
+
+
+class CedarModule(nn.Module):
+    r"""Codes :math:`T_k(U (z - b))` and reconstructions :math:`b + U^{-1} s`, with gradients by z.
+
+    Parameters
+    ----------
+    basis : Basis
+    mean : Tensor [d]
+        b.
+    k : int
+        Entries of a code.
+    """
+
+    mean: Tensor
+
+    def __init__(self, basis: Basis, mean: Tensor, k: int) -> None:
+        super().__init__()
+        self.k = k
+        self.register_buffer("mean", mean.clone())
+        self._names = list(basis.tensors())
+        for name, tensor in basis.tensors().items():
+            self.register_buffer(name, tensor.detach().clone())
+
+    def encode(self, z: Tensor, k: int | None = None) -> Tensor:
+        """Codes [..., d] of embeddings [..., d]."""
+        rows = self._flat(z) - self.mean
+        return self._basis().encode(rows, self.k if k is None else k).reshape(z.shape)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Embeddings [..., d] of codes [..., d]."""
+        return (self._basis().synthesise(self._flat(codes)) + self.mean).reshape(codes.shape)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Reconstructions [..., d] of embeddings [..., d]."""
+        return self.decode(self.encode(z))
+
+    def extra_repr(self) -> str:
+        """What ``repr`` shows."""
+        return f"dim={len(self.mean)}, k={self.k}"
+
+    def _flat(self, rows: Tensor) -> Tensor:
+        if rows.dim() == 0 or rows.shape[-1] != len(self.mean):
+            raise ValueError(f"expected shape [..., {len(self.mean)}], got {list(rows.shape)}")
+        return rows.reshape(-1, len(self.mean)).to(self.mean.dtype)
+
+    def _basis(self) -> Basis:
+        return basis_of({name: getattr(self, name) for name in self._names})
+
+
+def basis_of(tensors: dict[str, Any]) -> Basis:
+    """The basis that was made of `tensors`, as `Basis.tensors` gives them."""
+    if "anchors" in tensors:
+        return LaplaceRotations(torch.as_tensor(tensors["anchors"]))
+    return DenseBasis(tensors["readouts"], tensors.get("atoms"))

@@ -1,0 +1,247 @@
+"""Embeddings as a stream of batches, whatever holds them: arrays, tensors, files, loaders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+import torch
+from sklearn.utils import check_array
+from torch import Tensor
+
+#: Bytes of embeddings in memory at a time, where they come from a file.
+_BATCH_BYTES = 2**25
+
+
+class Rows:
+    """Embeddings [n, d] that can be gone through as often as needed, a batch at a time.
+
+    Attributes
+    ----------
+    dim : int
+        d.
+    count : int or None
+        n; None where only going through the batches tells.
+    dtype : torch.float32 or torch.float64
+        Of the batches: float64 for float64 and integers, float32 for float32 and smaller floats.
+    in_memory : bool
+        Whether any row is quickly had.
+    """
+
+    def __init__(
+        self,
+        source: Any,
+        dim: int,
+        count: int | None,
+        dtype: torch.dtype,
+        *,
+        name: str,
+        device: torch.device,
+        batches: Callable[[int], Iterable[Any]],
+    ) -> None:
+        self.source = source
+        self.dim = dim
+        self.count = count
+        self.dtype = dtype
+        self.device = device
+        self.name = name
+        self._batches = batches
+        self.in_memory = count is not None and not isinstance(source, np.memmap)
+
+    def batches(self, size: int | None = None) -> Iterator[Tensor]:
+        """Batches [b, d], on the device, each checked to be finite.
+
+        Parameters
+        ----------
+        size
+            Rows in a batch, the last aside; None: as many as 32 MiB hold. A source that brings its
+            own batches decides by itself.
+
+        Raises
+        ------
+        ValueError
+            A row with NaN or an infinity, by its number; a batch of another width.
+        """
+        size = size or max(1, _BATCH_BYTES // (self.dim * 8))
+        start = 0
+        for batch in self._batches(size):
+            rows = self._tensor(batch, start)
+            start += len(rows)
+            yield rows
+
+    def take(self, index: Tensor) -> Tensor:
+        """The rows with the numbers in index [b]; only of what has a count."""
+        source = self.source
+        if isinstance(source, Tensor):
+            return self._tensor(source[index.to(source.device)], None)
+        return self._tensor(source[index.numpy()], None)
+
+    def _tensor(self, batch: Any, start: int | None) -> Tensor:
+        if isinstance(batch, np.ndarray):
+            batch = batch.astype(batch.dtype.newbyteorder("="), copy=False)  # torch has no other
+        if isinstance(batch, Tensor):
+            rows = batch.detach()
+        elif isinstance(batch, np.memmap) or (
+            isinstance(batch, np.ndarray) and not batch.flags.writeable
+        ):
+            # A copy: torch can't hold what must not be written, nor should a file's pages stay.
+            rows = torch.from_numpy(np.array(batch))
+        else:
+            rows = torch.as_tensor(np.ascontiguousarray(batch))
+        if rows.dim() != 2 or rows.shape[1] != self.dim:
+            raise ValueError(
+                f"{self.name} has batches of shapes [*, {self.dim}] and {list(rows.shape)}: each "
+                f"must be [b, {self.dim}]"
+            )
+        rows = rows.to(self.device, self.dtype)
+        # The sum tells at once that all is well; it can overflow where nothing is wrong.
+        if not bool(rows.sum().isfinite()):
+            wrong = (~rows.isfinite().all(1)).nonzero()[:, 0]
+            if wrong.numel():
+                where = "" if start is None else f" in row {start + int(wrong[0])}"
+                more = f" and {wrong.numel() - 1} more" if wrong.numel() > 1 else ""
+                raise ValueError(
+                    f"{self.name} has NaN or infinity{where}{more}: remove such rows, for instance "
+                    f"{self.name}[np.isfinite({self.name}).all(1)]"
+                )
+        return rows
+
+
+def as_rows(
+    X: Any,
+    *,
+    name: str = "X",
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    once: bool = False,
+) -> Rows:
+    """Take embeddings in any form.
+
+    Parameters
+    ----------
+    X : array-like, Tensor or memory map [n, d]; or an iterable of batches [b, d]
+        Batches are arrays or tensors, or sequences that begin with one, as data loaders yield them.
+    name
+        For messages.
+    device
+        Where batches go; None: where a tensor is, else the CPU.
+    dtype
+        Of the batches; None: float64 for float64 and integers, float32 for shorter floats.
+    once
+        Whether one pass is enough, so that a generator will do.
+
+    Raises
+    ------
+    TypeError
+        Complex or sparse input; a generator where several passes are needed.
+    ValueError
+        Not two-dimensional, no rows, no columns.
+    """
+    place = torch.device("cpu" if device is None else device)
+    if isinstance(X, Tensor):
+        if device is None:
+            place = X.device
+        _check_shape(tuple(X.shape), name)
+        if X.is_complex():
+            raise TypeError(f"{name} is complex. Complex data not supported: pass its real parts")
+        tensor = X.detach()
+        return _sliced(tensor, dtype or _torch_dtype(tensor.dtype), name, place)
+    if isinstance(X, np.memmap) and X.dtype.kind in "fiu":
+        _check_shape(X.shape, name)
+        return _sliced(X, dtype or _numpy_dtype(X.dtype), name, place)
+    if _brings_batches(X):
+        return _from_batches(X, name, place, dtype, once)
+    if isinstance(X, np.ndarray) and X.dtype.kind == "f" and X.ndim == 2 and X.size:
+        array = X
+    else:  # lists, data frames, other numbers, and what is none: with scikit-learn's messages
+        if scipy.sparse.issparse(X):
+            raise TypeError(
+                f"{name} is a sparse matrix, but sparse input is not supported: "
+                f"pass {name}.toarray()"
+            )
+        array = check_array(X, dtype=[np.float64, np.float32], ensure_all_finite=False)
+    return _sliced(array, dtype or _numpy_dtype(array.dtype), name, place)
+
+
+def _sliced(source: Any, dtype: torch.dtype, name: str, device: torch.device) -> Rows:
+    count, dim = source.shape
+
+    def batches(size: int) -> Iterator[Any]:
+        for start in range(0, count, size):
+            yield source[start : start + size]
+
+    return Rows(source, dim, count, dtype, name=name, device=device, batches=batches)
+
+
+def _from_batches(
+    X: Iterable[Any], name: str, device: torch.device, dtype: torch.dtype | None, once: bool
+) -> Rows:
+    first: Any = None
+    if isinstance(X, Iterator):
+        if not once:
+            raise TypeError(
+                f"{name} is a {type(X).__name__}, which can be gone through only once: pass a "
+                "list, a DataLoader or another object that starts again, or call partial_fit on "
+                "each batch"
+            )
+        iterator = iter(X)
+        first = next(iterator, None)
+    else:
+        first = next(iter(X), None)
+    if first is None:
+        raise ValueError(f"{name} has no batches: 0 sample(s) while a minimum of 1 is required")
+    head = _batch(first)
+    if head.ndim != 2:
+        raise ValueError(f"{name} has a batch of shape {list(head.shape)}: each must be [b, d]")
+    _check_shape(tuple(head.shape), name)
+    found = _torch_dtype(head.dtype) if isinstance(head, Tensor) else _numpy_dtype(head.dtype)
+
+    def batches(size: int) -> Iterator[Any]:
+        if isinstance(X, Iterator):
+            yield head
+        for batch in X:
+            yield _batch(batch)
+
+    return Rows(X, head.shape[1], None, dtype or found, name=name, device=device, batches=batches)
+
+
+def _brings_batches(X: Any) -> bool:
+    if hasattr(X, "__array__") or hasattr(X, "shape") or isinstance(X, (str, bytes, dict)):
+        return False
+    if isinstance(X, (list, tuple)):
+        return bool(X) and isinstance(X[0], (np.ndarray, Tensor)) and X[0].ndim == 2
+    return isinstance(X, Iterable)
+
+
+def _batch(batch: Any) -> Any:
+    """The embeddings of a batch, where labels or others follow them."""
+    if isinstance(batch, (list, tuple)) and batch and isinstance(batch[0], (np.ndarray, Tensor)):
+        batch = batch[0]
+    return batch if isinstance(batch, Tensor) else np.asarray(batch)
+
+
+def _check_shape(shape: tuple[int, ...], name: str) -> None:
+    if len(shape) != 2:
+        raise ValueError(
+            f"{name} must be [n, d], rows of embeddings, got shape {list(shape)}. Reshape your "
+            f"data: {name}.reshape(1, -1) is a single row"
+        )
+    for size, what in zip(shape, ("sample(s)", "feature(s)"), strict=True):
+        if size == 0:
+            raise ValueError(
+                f"{name} has 0 {what} (shape={shape}) while a minimum of 1 is required."
+            )
+
+
+def _torch_dtype(dtype: torch.dtype) -> torch.dtype:
+    if dtype in (torch.float32, torch.float16, torch.bfloat16):
+        return torch.float32
+    return torch.float64
+
+
+def _numpy_dtype(dtype: np.dtype[Any]) -> torch.dtype:
+    if dtype.kind not in "fiub":
+        raise TypeError(f"batches must be real numbers, got {dtype}")
+    return torch.float32 if dtype.kind == "f" and dtype.itemsize < 8 else torch.float64
