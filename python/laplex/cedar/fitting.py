@@ -24,6 +24,7 @@ from .transforms import Invertible, Laplace, Orthogonal
 #: Rows that the alternating solver converges on first, where there are more than four times as
 #: many: the passes over all of them then start near their end.
 _SAMPLE_ROWS = 2**16
+_SAMPLE_PASSES = 100
 #: Passes over the sample that the gradient solver's start for `invertible` comes from.
 _STARTING_PASSES = 50
 _STEPS_PER_CHECKPOINT = 100
@@ -122,8 +123,8 @@ class _Run:
                 found = procrustes.search(
                     found,
                     lambda: torch.split(sample, 2**13),
-                    **common,
-                    after=lambda now: self._show(stage, now.passes, settings.max_iter, now.losses),
+                    **{**common, "max_passes": _SAMPLE_PASSES},
+                    after=lambda now: self._show(stage, now.passes, _SAMPLE_PASSES, now.losses),
                 )
                 found = procrustes.Search(found.solution, found.centre)
         else:

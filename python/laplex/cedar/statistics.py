@@ -52,6 +52,7 @@ def gather(rows: Rows, sample_size: int, generator: torch.Generator) -> Statisti
     """
     count = 0
     shift: Tensor | None = None
+    sample = _Sample(sample_size, generator)
     for batch in rows.batches():
         exact = batch.double()
         if shift is None:  # sums of differences to the first row: a common mean does not cancel
@@ -59,18 +60,11 @@ def gather(rows: Rows, sample_size: int, generator: torch.Generator) -> Statisti
             total = torch.zeros_like(shift)
             square = torch.zeros((), dtype=torch.float64, device=batch.device)
             low, high = batch.amin(0), batch.amax(0)
-            keys = torch.empty(0, dtype=torch.float64)
-            kept = batch[:0]
         exact = exact - shift
         total += exact.sum(0)
         square += exact.square().sum()
         low, high = torch.minimum(low, batch.amin(0)), torch.maximum(high, batch.amax(0))
-        # The rows with the smallest of n random keys are a uniform sample, in one pass.
-        drawn = torch.rand(len(batch), generator=generator, dtype=torch.float64)
-        keys, kept = torch.cat((keys, drawn)), torch.cat((kept, batch))
-        if len(keys) > sample_size:
-            chosen = keys.topk(sample_size, largest=False).indices.sort().values
-            keys, kept = keys[chosen], kept[chosen.to(kept.device)]
+        sample.offer(batch)
         count += len(batch)
     if shift is None or count < 2:
         raise ValueError(
@@ -92,4 +86,38 @@ def gather(rows: Rows, sample_size: int, generator: torch.Generator) -> Statisti
             ConstantColumnWarning,
             stacklevel=4,
         )
-    return Statistics(count, shift + offset, variance**0.5, kept)
+    return Statistics(count, shift + offset, variance**0.5, sample.rows())
+
+
+class _Sample:
+    """A uniform sample in one pass: the rows with the smallest of n random keys."""
+
+    def __init__(self, size: int, generator: torch.Generator) -> None:
+        self._size = size
+        self._generator = generator
+        self._keys: list[Tensor] = []
+        self._rows: list[Tensor] = []
+        self._held = 0
+        self._limit = 1.0  # above it no key is among the smallest
+
+    def offer(self, batch: Tensor) -> None:
+        keys = torch.rand(len(batch), generator=self._generator, dtype=torch.float64)
+        chosen = (keys < self._limit).nonzero()[:, 0]
+        if not chosen.numel():
+            return
+        self._keys.append(keys[chosen])
+        self._rows.append(batch[chosen.to(batch.device)])
+        self._held += len(chosen)
+        if self._held > 2 * self._size:  # seldom, as each time moves the whole sample
+            self._thin()
+
+    def rows(self) -> Tensor:
+        if self._held > self._size:
+            self._thin()
+        return torch.cat(self._rows)
+
+    def _thin(self) -> None:
+        keys, rows = torch.cat(self._keys), torch.cat(self._rows)
+        chosen = keys.topk(self._size, largest=False).indices.sort().values
+        self._keys, self._rows = [keys[chosen]], [rows[chosen.to(rows.device)]]
+        self._held, self._limit = self._size, float(self._keys[0].max())

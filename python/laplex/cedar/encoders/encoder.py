@@ -1,0 +1,242 @@
+"""What all encoders share: batches, unit length, and the cache."""
+
+from __future__ import annotations
+
+import hashlib
+import operator
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from laplex.optional import require
+
+from . import cache as disk
+from . import fingerprint
+from .images import ImageLike, Images, as_rgb, check_images
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Item = TypeVar("Item")
+Embeddings = npt.NDArray[np.float32]
+
+
+class Encoder(ABC):
+    """A frozen model that gives vectors.
+
+    Parameters
+    ----------
+    normalize : bool
+        Divide each row by its length.
+    """
+
+    def __init__(self, *, normalize: bool) -> None:
+        if not isinstance(normalize, bool):
+            raise TypeError(f"normalize must be True or False, got {normalize!r}")
+        self.normalize = normalize
+
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """Whatever the embeddings depend on besides the items: weights, preprocessing, packages.
+
+        Of types that JSON has. Computed anew for each call with a cache, lest weights that were
+        changed meanwhile find the embeddings of the old ones.
+        """
+
+    def _run(
+        self,
+        kind: str,
+        items: Sequence[Item],
+        embed: Callable[[int, Sequence[Item]], Tensor],
+        digest: Callable[[Item], bytes],
+        batch_size: int,
+        progress: bool,
+        cache: str | os.PathLike[str] | None,
+    ) -> Embeddings:
+        """Embed items, by batches, from the cache where they are there.
+
+        Parameters
+        ----------
+        kind
+            "images" or "texts", for messages and the key.
+        embed
+            Given the number of the first and a batch, computes Tensor [b, d].
+        digest
+            Of an item's content.
+        """
+        batch_size = _batch_size(batch_size)
+
+        def compute(first: int, end: int) -> Embeddings:
+            rows = []
+            for start in range(first, end, batch_size):
+                stop = min(start + batch_size, end)
+                with torch.inference_mode():
+                    rows.append(self._finished(embed(start, items[start:stop]), kind, start))
+                report(stop)
+            return np.concatenate(rows)
+
+        with _progress_bar(progress, kind, len(items)) as report:
+            if cache is None:
+                return compute(0, len(items))
+            key = self._key(kind, items, digest)
+            rows = disk.load_or_compute(cache, key, len(items), compute)
+            report(len(items))
+            return rows
+
+    def _finished(self, rows: Tensor, kind: str, start: int) -> Embeddings:
+        """Bring the model's rows [b, d] to float32 and, if so wished, to unit length."""
+        rows = rows.detach().to("cpu", torch.float32)
+        lengths = rows.norm(dim=1, keepdim=True)
+        good = lengths.isfinite() & (lengths > 0) if self.normalize else lengths.isfinite()
+        if not bool(good.all()):
+            number = start + int((~good[:, 0]).nonzero()[0])
+            what = "zero" if float(lengths[number - start]) == 0 else "not finite"
+            raise ValueError(
+                f"the embedding of {kind}[{number}] is {what}: look at that item, and load the "
+                "model in float32"
+            )
+        return (rows / lengths if self.normalize else rows).numpy()
+
+    def _key(self, kind: str, items: Sequence[Item], digest: Callable[[Item], bytes]) -> str:
+        encoder = {
+            "class": type(self).__name__,
+            "normalize": self.normalize,
+            "items": kind,
+            **self.identity(),
+        }
+        key = hashlib.sha256(fingerprint.of_description(encoder).encode())
+        for item in items:
+            key.update(digest(item))
+        return key.hexdigest()[:40]
+
+
+class ImageEncoder(Encoder):
+    """An encoder of images."""
+
+    @abstractmethod
+    def _embed_images(self, pictures: list[Image]) -> Tensor:
+        """Embed a batch of RGB pictures: Tensor [b, d]."""
+
+    def encode_images(
+        self,
+        images: Images,
+        *,
+        batch_size: int = 32,
+        progress: bool = False,
+        cache: str | os.PathLike[str] | None = None,
+    ) -> Embeddings:
+        """Embed images.
+
+        Parameters
+        ----------
+        images
+            A list of paths, Pillow images or uint8 arrays [h, w(, 3)], or one uint8 array
+            [n, h, w(, 3)]. Grey is repeated to RGB.
+        batch_size
+            Images that go through the model at a time.
+        progress
+            Draw a progress bar with rich.
+        cache
+            A folder. What was embedded before by the same model, with the same preprocessing, is
+            read from there; what is embedded now is written there, 512 rows at a time, so that an
+            interrupted call goes on where it stopped.
+
+        Returns
+        -------
+        ndarray of float32 [n, d]
+            In the order of the images; with a cache, memory-mapped and read-only.
+
+        Raises
+        ------
+        TypeError, ValueError, FileNotFoundError
+            What is no image, by its number; an embedding that is not finite.
+        """
+        items = check_images(images)
+
+        def embed(start: int, batch: Sequence[ImageLike]) -> Tensor:
+            return self._embed_images(
+                [as_rgb(f"images[{start + i}]", image) for i, image in enumerate(batch)]
+            )
+
+        digest = fingerprint.of_image
+        return self._run("images", items, embed, digest, batch_size, progress, cache)
+
+
+class TextEncoder(Encoder):
+    """An encoder of texts."""
+
+    @abstractmethod
+    def _embed_texts(self, texts: list[str]) -> Tensor:
+        """Embed a batch of texts: Tensor [b, d]."""
+
+    def encode_texts(
+        self,
+        texts: Sequence[str],
+        *,
+        batch_size: int = 32,
+        progress: bool = False,
+        cache: str | os.PathLike[str] | None = None,
+    ) -> Embeddings:
+        """Embed texts, each cut where the model's context ends.
+
+        Parameters
+        ----------
+        texts
+            A list of strings.
+        batch_size, progress, cache
+            As for images: texts at a time, whether to draw a progress bar, a folder.
+
+        Returns
+        -------
+        ndarray of float32 [n, d]
+            In the order of the texts; with a cache, memory-mapped and read-only.
+
+        Raises
+        ------
+        TypeError, ValueError
+            What is no text, by its number; an embedding that is not finite.
+        """
+        if isinstance(texts, str):
+            raise TypeError("texts must be a list of strings, got a single one: pass [text]")
+        items = list(texts)
+        if not items:
+            raise ValueError("texts must not be empty")
+        for number, text in enumerate(items):
+            if not isinstance(text, str):
+                raise TypeError(f"texts[{number}] must be a string, got {type(text).__name__}")
+
+        def embed(start: int, batch: Sequence[str]) -> Tensor:
+            return self._embed_texts(list(batch))
+
+        digest = fingerprint.of_text
+        return self._run("texts", items, embed, digest, batch_size, progress, cache)
+
+
+def _batch_size(value: int) -> int:
+    try:
+        value = operator.index(value)
+    except TypeError:
+        raise TypeError(f"batch_size must be an integer, got {value!r}") from None
+    if value < 1:
+        raise ValueError(f"batch_size must be at least 1, got {value}")
+    return value
+
+
+@contextmanager
+def _progress_bar(show: bool, kind: str, count: int) -> Iterator[Callable[[int], None]]:
+    """Yield a function that shows how many items are done."""
+    if not show:
+        yield lambda done: None
+        return
+    bars = require("rich.progress", extra="encoders", feature="progress=True")
+    columns = (*bars.Progress.get_default_columns(), bars.MofNCompleteColumn())
+    with bars.Progress(*columns) as display:
+        task = display.add_task(f"encoding {kind}", total=count)
+        yield lambda done: display.update(task, completed=done)
