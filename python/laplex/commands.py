@@ -1,4 +1,4 @@
-"""The commands of ``laplex``: demo and info. Needs typer and rich, as `laplex.cli` checks."""
+"""The commands of ``laplex``: demo, info, cedar. Needs typer and rich, as `laplex.cli` checks."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from rich.table import Table
 
 import laplex
 from laplex import _core
+from laplex.cedar.commands import app as cedar
 from laplex.demo import MAX_SEED, DemoInputError, run_demo
 from laplex.optional import require
 
@@ -30,6 +31,9 @@ def _print_version(wanted: bool) -> None:
     if wanted:
         typer.echo(laplex.__version__)
         raise typer.Exit
+
+
+app.add_typer(cedar)
 
 
 @app.callback()

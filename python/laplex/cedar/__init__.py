@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     from . import baselines as baselines
     from . import encoders as encoders
     from . import metrics as metrics
+    from .axis_examples import top_examples as top_examples
     from .baselines import compare as compare
     from .captions import decode_captions as decode_captions
     from .estimator import CEDAR as CEDAR
     from .estimator import DriftWarning as DriftWarning
     from .html_report import report as report
+    from .naming import chance_scores as chance_scores
     from .naming import name_axes as name_axes
     from .restarts import stability as stability
     from .statistics import ConstantColumnWarning as ConstantColumnWarning
@@ -31,6 +33,7 @@ __all__ = [
     "ConstantColumnWarning",
     "DriftWarning",
     "baselines",
+    "chance_scores",
     "compare",
     "decode_captions",
     "encoders",
@@ -38,6 +41,7 @@ __all__ = [
     "name_axes",
     "report",
     "stability",
+    "top_examples",
 ]
 
 # The module of a name.
@@ -45,11 +49,13 @@ _HOME: dict[str, str] = {
     "CEDAR": ".estimator",
     "ConstantColumnWarning": ".statistics",
     "DriftWarning": ".estimator",
+    "chance_scores": ".naming",
     "compare": ".baselines",
     "decode_captions": ".captions",
     "name_axes": ".naming",
     "report": ".html_report",
     "stability": ".restarts",
+    "top_examples": ".axis_examples",
 }
 _MODULES = ("baselines", "encoders", "metrics")
 _NEEDED = ("torch", "sklearn", "scipy", "safetensors")

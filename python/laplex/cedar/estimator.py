@@ -245,7 +245,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         rows = self._rows(X, reset=False)
         basis, centre = self._placed(rows)
         parts: list[Any] = []
-        drift = _Drift(self)
+        drift = Drift(self)
         for batch in rows.batches():
             z = batch - centre
             drift.see(z)
@@ -462,7 +462,7 @@ def _unchanged_by_errors(model: CEDAR) -> Iterator[None]:
         raise
 
 
-class _Drift:
+class Drift:
     """Mean and spread of rows, against those of the fit."""
 
     def __init__(self, model: CEDAR) -> None:
@@ -473,11 +473,13 @@ class _Drift:
         self.square = 0.0
 
     def see(self, z: Tensor) -> None:
+        """Take rows [n, d], less b."""
         self.count += len(z)
         self.total = self.total + z.sum(0, dtype=torch.float64).cpu()
         self.square += float(z.square().sum(1).sum(dtype=torch.float64))
 
     def warn(self) -> None:
+        """Warn, if what was seen is far from the rows of the fit."""
         if self.count < _ROWS_TO_JUDGE or not self.scale:
             return
         mean = self.total / self.count

@@ -1,0 +1,207 @@
+"""Embeddings, words and pictures in files, and files that appear only when they are complete."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from laplex.optional import require
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+
+
+def read_embeddings(path: Path, key: str | None = None) -> Any:
+    """Embeddings [n, d] from a file.
+
+    Parameters
+    ----------
+    path
+        ``.npy``, which stays on the disk, memory-mapped; ``.safetensors``; ``.parquet`` with
+        columns of numbers, or one column of lists of equal length.
+    key
+        Which tensor, or which column of lists; None where there is one.
+
+    Returns
+    -------
+    memory map, Tensor or ndarray
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    ImportError
+        pyarrow is missing.
+    ValueError
+        It holds no embeddings, or several; the message says what to do.
+    """
+    readers = {".npy": _npy, ".safetensors": _safetensors, ".parquet": _parquet}
+    if path.suffix not in readers:
+        raise ValueError(f"{path} must be one of {', '.join(readers)}")
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    found = readers[path.suffix](path, key)
+    if len(found.shape) != 2 or 0 in found.shape:
+        raise ValueError(
+            f"{path} must hold embeddings [n, d], one in each row, got shape {list(found.shape)}"
+        )
+    return found
+
+
+def read_lines(path: Path) -> list[str]:
+    """Lines of a text in UTF-8, without what ends them.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    ValueError
+        It is not UTF-8.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8: convert it") from error
+    # Not splitlines, which also cuts at characters that may stand within a text.
+    lines = text.split("\n")
+    return lines[:-1] if lines[-1] == "" else lines
+
+
+def list_pictures(folder: Path) -> list[Path]:
+    """Pictures in a folder, in the order of their names.
+
+    Raises
+    ------
+    NotADirectoryError, ValueError
+        There is no such folder, or no picture in it.
+    """
+    if not folder.is_dir():
+        raise NotADirectoryError(f"there is no folder {folder}")
+    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES)
+    if not found:
+        raise ValueError(f"{folder} holds no pictures ({', '.join(PICTURES)})")
+    return found
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a path beside `path` to write to; what was written takes its place if all goes well.
+
+    Raises
+    ------
+    OSError
+        It can't be written there; before anything else is done.
+    """
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise FileNotFoundError(f"can't write {path}: there is no folder {folder}")
+    if path.is_dir():
+        raise IsADirectoryError(f"can't write {path}: it is a folder")
+    part = path.with_name(path.name + ".part")
+    try:
+        part.write_bytes(b"")
+    except OSError as error:
+        raise OSError(f"can't write {path}: {error.strerror}") from error
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+# --- inside ---------------------------------------------------------------------------------------
+
+
+def _npy(path: Path, key: str | None) -> npt.NDArray[Any]:
+    if key is not None:
+        raise ValueError(f"{path} holds one array: leave the key {key!r} away")
+    try:
+        array: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{path} is no .npy file of numbers, or a broken one: {error}") from error
+    if array.dtype.kind not in "fiu":
+        raise ValueError(f"{path} must hold real numbers, got {array.dtype}")
+    return array
+
+
+def _safetensors(path: Path, key: str | None) -> Any:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = sorted(file.keys())
+            return file.get_tensor(_one_of(path, "tensor", "", names, key))
+    except SafetensorError as error:
+        raise ValueError(f"{path} is no .safetensors file, or a broken one: {error}") from error
+
+
+def _parquet(path: Path, key: str | None) -> npt.NDArray[Any]:
+    parquet = require("pyarrow.parquet", extra="parquet", feature=f"reading {path.name}")
+    arrow = require("pyarrow", extra="parquet")
+    compute = require("pyarrow.compute", extra="parquet")
+    try:
+        file = parquet.ParquetFile(path)
+    except (arrow.ArrowException, ValueError) as error:
+        raise ValueError(f"{path} is no .parquet file, or a broken one: {error}") from error
+    types = arrow.types
+    schema = {field.name: field.type for field in file.schema_arrow}
+    lists = [name for name, kind in schema.items() if _is_list(types, kind)]
+    numbers = [
+        name for name, kind in schema.items() if types.is_floating(kind) or types.is_integer(kind)
+    ]
+    if key is not None or lists:
+        name = _one_of(path, "column", "of lists", lists, key)
+        column = file.read(columns=[name]).column(name).combine_chunks()
+        flat, rows = column.flatten(), len(column)
+        if column.null_count or flat.null_count:
+            raise ValueError(f"{path} has missing values in {name!r}: remove such rows")
+        lengths = set(compute.list_value_length(column).to_pylist())
+        if len(lengths) > 1:
+            raise ValueError(
+                f"{path} has lists of {min(lengths)} to {max(lengths)} numbers in {name!r}: all "
+                "must be equally long"
+            )
+        wide = flat.to_numpy(zero_copy_only=False)
+        found: npt.NDArray[Any] = wide.reshape(rows, -1) if rows else wide.reshape(0, 0)
+    else:
+        if not numbers:
+            raise ValueError(f"{path} has no columns of numbers and none of lists of numbers")
+        table = file.read(columns=numbers)
+        empty = [name for name in numbers if table.column(name).null_count]
+        if empty:
+            raise ValueError(f"{path} has missing values in {empty[0]!r}: remove such rows")
+        found = np.column_stack([table.column(name).to_numpy() for name in numbers])
+    if found.dtype.kind not in "fiu":
+        raise ValueError(f"{path} must hold real numbers, got {found.dtype}")
+    return np.ascontiguousarray(found)
+
+
+def _is_list(types: Any, kind: Any) -> bool:
+    listed = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+    return bool(
+        listed and (types.is_floating(kind.value_type) or types.is_integer(kind.value_type))
+    )
+
+
+def _one_of(path: Path, what: str, more: str, names: list[str], key: str | None) -> str:
+    """The key, or the only name there is."""
+    listed = ", ".join(map(repr, names[:10])) + (", ..." if len(names) > 10 else "")
+    if key is not None:
+        if key not in names:
+            kind = f"{what} {more}".rstrip()
+            raise ValueError(f"{path} has no {kind} {key!r}, only {listed or 'none'}: change --key")
+        return key
+    if len(names) != 1:
+        raise ValueError(
+            f"{path} has {len(names)} {what}s {more}".rstrip()
+            + f": {listed or 'none'}"
+            + ("; choose one with --key" if names else "")
+        )
+    return names[0]

@@ -1,0 +1,168 @@
+"""`report`: everything known about a fitted model, as one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sklearn.base import clone
+from sklearn.utils.validation import check_is_fitted
+
+from laplex.optional import require
+
+from ..coding import rows_for
+from ..estimator import CEDAR
+from ..files import replacing
+from ..naming import AxisNames, name_axes
+from ..settings import checked_ks, whole
+
+if TYPE_CHECKING:
+    from ..baselines import Comparison
+
+__all__ = ["report"]
+
+#: Entries of a code at which CEDAR and its baselines are compared, as far as they are below d.
+_COMPARED_KS = (4, 16, 32, 64)
+#: Rows shown for each end of an axis.
+_EXAMPLES = 9
+
+
+def report(
+    cedar: CEDAR,
+    embeddings: Any,
+    *,
+    out: str | os.PathLike[str] = "cedar-report.html",
+    names: AxisNames | None = None,
+    words: Sequence[str] | None = None,
+    text_embeddings: Any = None,
+    items: Sequence[str] | None = None,
+    thumbnails: Sequence[Any] | None = None,
+    comparison: Comparison | None = None,
+    compare: bool = True,
+    max_axes: int = 24,
+    title: str = "CEDAR report",
+    progress: bool = False,
+) -> Path:
+    """Write what a model keeps of embeddings, and what its axes are, as one HTML file.
+
+    It holds the variance explained against the size of a code, with baselines and null controls;
+    axes with names and examples for both ends; whether restarts agree; how often axes fire.
+
+    Parameters
+    ----------
+    cedar : CEDAR
+        Fitted, at best with ``n_init=3`` or more: otherwise the report has to say that its axes
+        may be accidents.
+    embeddings : array, Tensor or memory map ``[n, d]``; or batches of them
+        What to measure on; rows that the fit has not seen say more. Batches that can be gone
+        through once will do with `comparison` or ``compare=False``.
+    out : path
+        Written when it is complete.
+    names : AxisNames, optional
+        From `name_axes`. None: from `words` and `text_embeddings`, or no names.
+    words, text_embeddings
+        As in `name_axes`.
+    items : sequence of str ``[n]``, optional
+        Texts of the rows, to show as examples.
+    thumbnails : sequence ``[n]``, optional
+        Pictures of the rows, to show as examples: paths, PIL images, or arrays ``[h, w]``,
+        ``[h, w, 3]`` or ``[h, w, 4]`` of uint8 or of floats from 0 to 1. Only those shown are read.
+    comparison : Comparison, optional
+        From `compare`, for the section on baselines.
+    compare : bool
+        Whether to run it where there is none: a fit with the model's settings and of each baseline
+        on four fifths of the embeddings, a minute or several.
+    max_axes : int
+        Axes to show: those that recur first, then by their share of the codes' energy.
+    title : str
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    Path
+        `out`.
+
+    Raises
+    ------
+    ImportError
+        matplotlib, or Pillow for thumbnails, is missing; the message names the extra.
+    TypeError, ValueError
+        Sizes that disagree; arguments that exclude each other.
+
+    Warns
+    -----
+    UnconfirmedNamesWarning
+        Axes are named, and there are fewer than 3 restarts.
+    """
+    require("matplotlib", extra="cedar", feature="laplex.cedar.report")
+    from . import page
+    from .measuring import measure
+    from .thumbnails import thumbnail
+
+    check_is_fitted(cedar)
+    whole("max_axes", max_axes)
+    rows = rows_for(cedar, embeddings)
+    _check_names(names, words, text_embeddings, rows.dim)
+    if compare and comparison is None and rows.count is None:
+        raise ValueError(
+            "compare=True splits the embeddings, which come in batches: pass an array, or "
+            "comparison=compare(..., test=...), or compare=False"
+        )
+    if rows.count is not None:
+        _check_counts(items, thumbnails, rows.count)
+    path = Path(out)
+    if thumbnails is not None and len(thumbnails):
+        thumbnail(thumbnails[0], 0)  # fails now where all would fail after the comparison
+    with replacing(path) as part:  # made at once, for the same reason
+        if names is None and words is not None:
+            names = name_axes(cedar, text_embeddings, words)
+        measured = measure(cedar, rows, checked_ks(cedar.k), _EXAMPLES, progress)
+        _check_counts(items, thumbnails, measured.count)
+        if comparison is None and compare:
+            comparison = _compared(cedar, embeddings, rows.dim, progress)
+        html = page.render(
+            cedar=cedar,
+            measured=measured,
+            names=names,
+            items=items,
+            thumbnails=thumbnails,
+            comparison=comparison,
+            max_axes=max_axes,
+            title=title,
+        )
+        part.write_text(html, encoding="utf-8")
+    return path
+
+
+def _check_names(
+    names: AxisNames | None, words: Sequence[str] | None, text_embeddings: Any, dim: int
+) -> None:
+    if names is not None and (words is not None or text_embeddings is not None):
+        raise ValueError("pass names, or words and text_embeddings to find them, not both")
+    if (words is None) != (text_embeddings is None):
+        raise ValueError("words and text_embeddings go together: pass both or neither")
+    if names is not None and len(names) != dim:
+        raise ValueError(f"names are of {len(names)} axes, but the model has {dim}")
+
+
+def _check_counts(
+    items: Sequence[str] | None, thumbnails: Sequence[Any] | None, count: int
+) -> None:
+    for what, examples in (("items", items), ("thumbnails", thumbnails)):
+        if examples is not None and len(examples) != count:
+            raise ValueError(
+                f"{what} and embeddings must be as many, got {len(examples)} and {count} rows"
+            )
+
+
+def _compared(cedar: CEDAR, embeddings: Any, dim: int, progress: bool) -> Comparison:
+    from ..baselines import compare
+
+    ks = checked_ks(cedar.k)
+    columns = sorted({k for k in (*_COMPARED_KS, *ks) if k < dim} or {dim})
+    fresh = clone(cedar).set_params(n_init=1)
+    # One fit, for the middle of the model's own k: those for each k of the table cost minutes.
+    return compare(embeddings, columns, cedar=fresh, fit_k=ks[len(ks) // 2], progress=progress)

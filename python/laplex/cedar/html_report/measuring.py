@@ -1,0 +1,80 @@
+"""What the report says of codes, all of it from one pass over the embeddings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ..axis_examples import AxisExamples, ExampleSearch
+from ..coding import coded_batches, restored
+from ..estimator import CEDAR
+from ..metrics import Reconstruction, ReconstructionReport
+from ..metrics.inputs import Array
+from ..progress import progress_bar
+from ..rows import Rows
+
+#: Edges of the histogram of |s_i| |a_i| / scale_: four decades, and all that lies outside.
+EDGES = np.concatenate([[0.0], np.logspace(-3, 1, 65), [np.inf]])
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """Codes of `count` embeddings.
+
+    Attributes
+    ----------
+    count : int
+    reports : dict
+        For each k of the model; the largest is what the rest is of.
+    share : ndarray ``[axes]``
+        Each axis's part of the codes' energy, :math:`E s_i^2 |a_i|^2` over its sum.
+    sizes : ndarray ``[2, bins]`` of int64
+        How many entries above (row 0) and below 0 (row 1) lie between `EDGES`.
+    examples : AxisExamples
+    """
+
+    count: int
+    reports: dict[int, ReconstructionReport]
+    share: Array
+    sizes: npt.NDArray[np.int64]
+    examples: AxisExamples
+
+    @property
+    def report(self) -> ReconstructionReport:
+        """For the largest k."""
+        return self.reports[max(self.reports)]
+
+
+def measure(
+    cedar: CEDAR, rows: Rows, ks: tuple[int, ...], examples: int, progress: bool
+) -> Measured:
+    """Go through the embeddings once, for the sizes of code ks, in ascending order."""
+    norms = cedar.basis_.atom_norms
+    lengths = np.ones(rows.dim) if norms is None else norms.double().cpu().numpy()
+    measured = {k: Reconstruction(cedar.mean_) for k in ks}
+    energy = np.zeros(rows.dim)
+    sizes = np.zeros((2, len(EDGES) - 1), np.int64)
+    search = ExampleSearch(rows.dim, examples)
+    count = 0
+    with progress_bar(progress) as report:
+        for batch, *codes in coded_batches(cedar, rows, ks):
+            for one, entries in zip(measured.values(), codes, strict=True):
+                one.update(batch, restored(cedar, entries), entries)
+            last = codes[-1].double().cpu().numpy()
+            search.update(last)
+            parts = last * lengths
+            energy += np.square(parts).sum(axis=0)
+            for sign, half in enumerate((parts[parts > 0], -parts[parts < 0])):
+                sizes[sign] += np.histogram(half / (cedar.scale_ or 1.0), EDGES)[0]
+            count += len(last)
+            report("codes", count, rows.count, "")
+    total = energy.sum()
+    return Measured(
+        count=count,
+        reports={k: one.compute() for k, one in measured.items()},
+        share=energy / total if total > 0 else energy,
+        sizes=sizes,
+        examples=search.compute(),
+    )

@@ -1,0 +1,75 @@
+"""Small pictures of rows, as data URIs."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+from typing import Any
+
+import numpy as np
+
+from laplex.optional import require
+
+#: Longest side of a thumbnail; what is no larger is kept pixel by pixel.
+_SIDE = 112
+_ROUGH = 48
+
+
+def thumbnail(picture: Any, row: int) -> tuple[str, bool]:
+    """A picture as a data URI, and whether it is so small that its pixels should stay sharp.
+
+    Parameters
+    ----------
+    picture : path, PIL image, or array ``[h, w]``, ``[h, w, 3]``, ``[h, w, 4]``
+        Arrays of uint8 or bool, or floats from 0 to 1.
+    row : int
+        For messages.
+
+    Raises
+    ------
+    ImportError
+        Without Pillow.
+    ValueError
+        It can't be read as a picture.
+    """
+    pil = require("PIL.Image", extra="cedar", feature="report(thumbnails=...)")
+    name = f"thumbnails[{row}]"
+    if isinstance(picture, (str, os.PathLike)):
+        try:
+            with pil.open(picture) as opened:
+                return _encoded(opened, pil)
+        except OSError as error:
+            raise ValueError(f"{name} can't be read: {error}") from error
+    if isinstance(picture, pil.Image):
+        return _encoded(picture, pil)
+    array = np.asarray(picture)
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    flat = array.ndim == 2
+    if not array.size or not (flat or (array.ndim == 3 and array.shape[2] in (3, 4))):
+        raise ValueError(
+            f"{name} must be a picture [h, w], [h, w, 3] or [h, w, 4], got shape "
+            f"{list(array.shape)}"
+        )
+    if array.dtype.kind == "f":
+        if not (np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1):
+            raise ValueError(f"{name} must hold floats from 0 to 1, or uint8: scale it")
+        array = np.rint(255 * array).astype(np.uint8)
+    elif array.dtype.kind == "b":
+        array = 255 * array.astype(np.uint8)
+    elif array.dtype != np.uint8:
+        raise ValueError(f"{name} must hold uint8, or floats from 0 to 1, got {array.dtype}")
+    return _encoded(pil.fromarray(np.ascontiguousarray(array)), pil)
+
+
+def _encoded(image: Any, pil: Any) -> tuple[str, bool]:
+    clear = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
+    small = image.convert("RGBA" if clear else "L" if image.mode in ("1", "L") else "RGB")
+    rough = max(small.size) <= _ROUGH
+    small.thumbnail((_SIDE, _SIDE))
+    form = "PNG" if rough or clear else "JPEG"
+    buffer = io.BytesIO()
+    small.save(buffer, format=form)
+    text = base64.b64encode(buffer.getvalue()).decode("ascii")
+    return f"data:image/{form.lower()};base64,{text}", rough

@@ -1,0 +1,484 @@
+"""Names for axes: the words whose embeddings point where an atom does, and where its negative does.
+
+An axis has two ends, and what lies at one says little about the other: "red" against "green", or
+against nothing at all. So each gets a name of its own, or none.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from .basis import random_rotation
+from .metrics.inputs import Array, float64, unit_rows
+from .restarts import stability
+from .rows import Rows, as_rows
+from .settings import number, whole
+
+#: Restarts that must have found an axis before it is named, the model's own among them.
+MIN_RESTARTS = 3
+#: Random directions that `threshold="chance"` draws, and the share of their names it refuses.
+_CHANCE_AXES, _CHANCE_LEVEL = 256, 0.99
+#: Cosines, axes times words, that are computed at a time: 8 MiB, and some temporaries as large.
+_COSINES_AT_ONCE = 2**20
+
+
+class UnconfirmedNamesWarning(UserWarning):
+    """Axes were named of which nobody knows whether another start finds them."""
+
+
+@dataclass(frozen=True)
+class Name:
+    """What one end of an axis is called.
+
+    Attributes
+    ----------
+    word : str
+    score : float
+        Cosine of the end's direction with the centred embedding of the word.
+    margin : float
+        `score` less that of the best *other* word; 0 where two words fit equally well.
+    runner_up : str
+        That other word.
+    """
+
+    word: str
+    score: float
+    margin: float
+    runner_up: str
+
+
+@dataclass(frozen=True)
+class AxisName:
+    """Both ends of an axis.
+
+    Attributes
+    ----------
+    axis : int
+    positive, negative : Name or None
+        Of the atom and of its negative. None where the best word scores under the threshold, or
+        the axis does not recur.
+    positive_score, negative_score : float
+        Of the best word, whether it became a name or not.
+    recurs : bool or None
+        Whether enough restarts found the axis; None where that is not known.
+    """
+
+    axis: int
+    positive: Name | None
+    negative: Name | None
+    positive_score: float
+    negative_score: float
+    recurs: bool | None
+
+    @property
+    def named(self) -> bool:
+        """Whether either end has a name."""
+        return self.positive is not None or self.negative is not None
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class AxisNames(Sequence[AxisName]):
+    """What `name_axes` found: a sequence with one `AxisName` for each axis, in order.
+
+    Attributes
+    ----------
+    axes : tuple of AxisName
+    threshold : float
+        Cosine below which a word is no name.
+    restarts : int
+        How many there were to look for the axes in.
+    """
+
+    axes: tuple[AxisName, ...]
+    threshold: float
+    restarts: int
+
+    def __getitem__(self, axis: Any) -> Any:
+        return self.axes[axis]
+
+    def __len__(self) -> int:
+        return len(self.axes)
+
+    def __iter__(self) -> Iterator[AxisName]:
+        return iter(self.axes)
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether it is known which axes recur."""
+        return all(axis.recurs is not None for axis in self.axes)
+
+    def ranked(self) -> list[AxisName]:
+        """Axes with names, the best score first, before those without."""
+
+        def best(axis: AxisName) -> tuple[bool, float]:
+            scores = [name.score for name in (axis.positive, axis.negative) if name is not None]
+            return not scores, -max(scores, default=0.0)
+
+        return sorted(self.axes, key=best)
+
+    def table(self, n: int | None = 20) -> str:
+        """The n best-named axes as lines of text; all named ones for None.
+
+        Parameters
+        ----------
+        n : int, optional
+            At least 1.
+        """
+        chosen = [axis for axis in self.ranked() if axis.named]
+        chosen = chosen if n is None else chosen[: whole("n", n)]
+        head = ["axis", "recurs", "+", "score", "margin", "-", "score", "margin"]
+        body = [
+            [
+                str(axis.axis),
+                {None: "?", True: "yes", False: "no"}[axis.recurs],
+                *_cells(axis.positive),
+                *_cells(axis.negative),
+            ]
+            for axis in chosen
+        ]
+        widths = [max(map(len, column)) for column in zip(head, *body, strict=True)]
+        left = {2, 5}
+        lines = [
+            "  ".join(
+                cell.ljust(width) if place in left else cell.rjust(width)
+                for place, (cell, width) in enumerate(zip(line, widths, strict=True))
+            ).rstrip()
+            for line in (head, *body)
+        ]
+        return "\n".join([f"{self!r}", *lines])
+
+    def to_json(self) -> str:
+        """Everything, as a JSON object."""
+        content = {
+            "threshold": self.threshold,
+            "restarts": self.restarts,
+            "confirmed": self.confirmed,
+            "axes": [asdict(axis) for axis in self.axes],
+        }
+        return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
+
+    def __repr__(self) -> str:
+        named = sum(axis.named for axis in self.axes)
+        about = f"{named} of {len(self)} axes have a name with a cosine of {self.threshold:.3f} up"
+        if self.confirmed:
+            recurring = sum(axis.recurs is True for axis in self.axes)
+            return f"{about}; {recurring} recur"
+        return f"{about}; UNCONFIRMED: not known to recur in other starts"
+
+
+def name_axes(
+    cedar: Any,
+    text_embeddings: Any,
+    words: Sequence[str],
+    *,
+    text_mean: Any = None,
+    threshold: float | Literal["chance"] = "chance",
+    recurring: npt.ArrayLike | Literal["auto"] | None = "auto",
+) -> AxisNames:
+    r"""Name both ends of each axis by the word whose direction is nearest.
+
+    .. math::
+        \text{score}_i^\pm = \max_w \cos(\pm a_i,\; t_w - \bar t)
+
+    Parameters
+    ----------
+    cedar : CEDAR or other estimator with ``atoms_`` ``[axes, d]``
+        Fitted.
+    text_embeddings : array, Tensor, memory map ``[m, d]``, or batches of them
+        t_w, in the space that the embeddings of the fit are in; read twice, in blocks.
+    words : sequence of str
+        m of them. One that stands there several times (say, in several sentences) is still one
+        word: margins are to the best *other* word. Capitals make no difference in this.
+    text_mean : array ``[d]``, optional
+        What is subtracted of each text embedding. None: their mean. Not the model's own mean:
+        where images and texts share a space, as CLIP's, they lie in two cones apart from each other
+        (Liang et al., "Mind the gap", arXiv 2203.02053). Less the mean of the *images*, all words
+        would keep the gap between the cones as a common part, larger than all that tells them
+        apart: scores would say how an axis lies to the gap, the same for every word.
+    threshold : float or "chance"
+        Least score of a name. "chance": what 99 % of names of random directions don't reach, see
+        `chance_scores`; it depends on how many words there are and how they spread.
+    recurring : "auto", None or array of bool ``[axes]``
+        Which axes may have a name. "auto": those that at least 3 restarts found (see `stability`).
+        With fewer than 3 restarts nothing is known of that: axes are then named, marked as
+        unconfirmed (``recurs=None``), with a warning. None: all, without one.
+
+    Returns
+    -------
+    AxisNames
+        Indexed by axis; print its `table`.
+
+    Warns
+    -----
+    UnconfirmedNamesWarning
+        ``recurring="auto"`` and the model has fewer than 3 restarts.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Sizes that disagree, fewer than two different words, values that are not finite.
+
+    Notes
+    -----
+    O(axes m d) time, in float64; memory does not grow with m. Of equal scores the first word wins.
+    A name is the nearest of the words on offer, which the axis may still be far from: look at
+    `top_examples` too.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from laplex.cedar import CEDAR
+    >>> from laplex.cedar.naming import name_axes
+    >>> random = np.random.default_rng(0)
+    >>> causes = random.standard_normal((2000, 3)) * (random.random((2000, 3)) < 0.3)
+    >>> model = CEDAR(k=1, n_init=3, random_state=0).fit(causes)
+    >>> texts = np.vstack([np.eye(3), -np.eye(3)])
+    >>> words = ["warm", "loud", "big", "cold", "quiet", "small"]
+    >>> names = name_axes(model, texts, words, threshold=0.5)
+    >>> sorted(sorted([axis.positive.word, axis.negative.word]) for axis in names)
+    [['big', 'small'], ['cold', 'warm'], ['loud', 'quiet']]
+    """
+    atoms = float64("atoms_", cedar.atoms_)
+    texts = _Texts(text_embeddings, text_mean, atoms.shape[1])
+    spelled = _checked_words(words, texts.rows)
+    same = _same_words(spelled)
+    if isinstance(threshold, str):
+        if threshold != "chance":
+            raise ValueError(f"threshold must be a cosine or 'chance', got {threshold!r}")
+        least = float(np.quantile(_best_scores(texts, _random_axes(atoms.shape[1])), _CHANCE_LEVEL))
+    else:
+        least = number("threshold", threshold)
+    starts, recurs = _recurring(cedar, recurring, len(atoms))
+    positive, negative = _nearest(texts, unit_rows(atoms), same)
+    axes = []
+    for axis, (up, down, again) in enumerate(zip(positive, negative, recurs, strict=True)):
+        ends = []
+        for end in (up, down):
+            named = end.score >= least and again is not False
+            ends.append(
+                Name(spelled[end.word], end.score, end.score - end.second, spelled[end.other])
+                if named
+                else None
+            )
+        axes.append(AxisName(axis, ends[0], ends[1], up.score, down.score, again))
+    return AxisNames(tuple(axes), least, starts)
+
+
+def chance_scores(
+    text_embeddings: Any,
+    *,
+    text_mean: Any = None,
+    axes: int = 256,
+    random_state: int = 0,
+) -> Array:
+    r"""Scores that names of *random* directions get: what a score must be above to say anything.
+
+    Among many words one is always near: in d dimensions, m words in all directions have a cosine of
+    about :math:`\sqrt{2 \ln m / d}` with a direction that has nothing to do with them.
+
+    Parameters
+    ----------
+    text_embeddings, text_mean
+        As in `name_axes`.
+    axes : int
+        Rows of random rotations to name.
+    random_state : int
+
+    Returns
+    -------
+    ndarray ``[axes, 2]``
+        Scores of the best word for each end, + and -.
+    """
+    texts = _Texts(text_embeddings, text_mean, None)
+    return _best_scores(texts, _random_axes(texts.rows.dim, whole("axes", axes), random_state))
+
+
+# --- inside ---------------------------------------------------------------------------------------
+
+
+class _Texts:
+    """Centred text embeddings of length 1, in blocks."""
+
+    def __init__(self, text_embeddings: Any, text_mean: Any, dim: int | None) -> None:
+        self.rows = as_rows(
+            text_embeddings, name="text_embeddings", device="cpu", dtype=torch.float64
+        )
+        if dim is not None and self.rows.dim != dim:
+            raise ValueError(
+                f"text_embeddings have {self.rows.dim} columns, but atoms have {dim}: words must "
+                "be embedded into the space that the model was fitted in"
+            )
+        if text_mean is None:
+            # About the first row: the common part, which is large, rounds nothing away.
+            shift = next(self.rows.batches(1))[0].numpy().copy()
+            total, count = np.zeros(self.rows.dim), 0
+            for batch in self.rows.batches():
+                total += (batch.numpy() - shift).sum(axis=0)
+                count += len(batch)
+            self.mean: Array = shift + total / count
+        else:
+            self.mean = float64("text_mean", text_mean, ndim=1)
+            if len(self.mean) != self.rows.dim:
+                raise ValueError(
+                    f"text_mean has {len(self.mean)} numbers, but text_embeddings have "
+                    f"{self.rows.dim} columns"
+                )
+
+    def cosines(self, directions: Array) -> Iterator[tuple[int, Array]]:
+        """Number of the first word and cosines [axes, b] with unit directions, block by block."""
+        start = 0
+        for batch in self.rows.batches(max(1, _COSINES_AT_ONCE // len(directions))):
+            yield start, np.clip(directions @ unit_rows(batch.numpy() - self.mean).T, -1, 1)
+            start += len(batch)
+
+
+@dataclass
+class _Nearest:
+    """The best word for a direction, and the best that is another word."""
+
+    word: int
+    score: float
+    other: int
+    second: float
+
+
+def _nearest(
+    texts: _Texts, directions: Array, same: npt.NDArray[np.int64]
+) -> tuple[list[_Nearest], list[_Nearest]]:
+    """Best words for directions and for their negatives; `same` numbers equal words alike."""
+    axes = np.arange(len(directions))
+    found: list[npt.NDArray[Any] | None] = [None, None]
+    scores: list[npt.NDArray[Any] | None] = [None, None]
+    count = 0
+    for start, cosine in texts.cosines(directions):
+        count = start + cosine.shape[1]
+        if count > len(same):
+            continue
+        here = same[start:count]
+        for end, values in enumerate((cosine, -cosine)):
+            first = values.argmax(axis=1)
+            top = values[axes, first]
+            rest = np.where(here == here[first][:, None], -np.inf, values)
+            second = rest.argmax(axis=1)
+            words = np.stack([first, second], axis=1) + start
+            values_here = np.stack([top, rest[axes, second]], axis=1)
+            before, before_scores = found[end], scores[end]
+            if before is not None and before_scores is not None:
+                # Earlier blocks first, so that of equal scores the first word wins.
+                words = np.concatenate([before, words], axis=1)
+                values_here = np.concatenate([before_scores, values_here], axis=1)
+                best = values_here.argmax(axis=1)
+                chosen = same[words[axes, best]]
+                others = np.where(same[words] == chosen[:, None], -np.inf, values_here)
+                both = np.stack([best, others.argmax(axis=1)], axis=1)
+                runner = others[axes, both[:, 1]]
+                values_here = np.stack([values_here[axes, best], runner], axis=1)
+                words = np.take_along_axis(words, both, axis=1)
+            found[end], scores[end] = words, values_here
+    _check_count(count, len(same))
+    both_ends = []
+    for words_of, scores_of in zip(found, scores, strict=True):
+        assert words_of is not None
+        assert scores_of is not None
+        both_ends.append(
+            [
+                _Nearest(int(w[0]), float(s[0]), int(w[1]), float(s[1]))
+                for w, s in zip(words_of, scores_of, strict=True)
+            ]
+        )
+    return both_ends[0], both_ends[1]
+
+
+def _best_scores(texts: _Texts, directions: Array) -> Array:
+    best = np.full((len(directions), 2), -np.inf)
+    for _, cosine in texts.cosines(directions):
+        block = np.stack([cosine.max(axis=1), -cosine.min(axis=1)], axis=1)
+        best = np.maximum(best, block)
+    return best
+
+
+def _random_axes(dim: int, axes: int = _CHANCE_AXES, random_state: int = 0) -> Array:
+    generator = torch.Generator().manual_seed(random_state)
+    rotations = [random_rotation(dim, generator).numpy() for _ in range(-(-axes // dim))]
+    chosen: Array = np.concatenate(rotations)[:axes]
+    return chosen
+
+
+def _recurring(
+    cedar: Any, recurring: npt.ArrayLike | str | None, axes: int
+) -> tuple[int, Sequence[bool | None]]:
+    """How many restarts there are, and whether each axis recurs in them."""
+    starts = len(getattr(cedar, "bases_", [None]))
+    if recurring is None:
+        return starts, [None] * axes
+    if isinstance(recurring, str):
+        if recurring != "auto":
+            raise ValueError(f"recurring must be 'auto', None or a mask, got {recurring!r}")
+        if starts < MIN_RESTARTS:
+            warnings.warn(
+                f"with {starts} start{'s' if starts > 1 else ''} nobody knows which axes are "
+                "properties of the data and which are accidents of a seed, and names are "
+                f"unconfirmed: fit with n_init={MIN_RESTARTS} or more to name the axes that recur, "
+                "or pass recurring=None to do without",
+                UnconfirmedNamesWarning,
+                stacklevel=3,
+            )
+            return starts, [None] * axes
+        mask = stability(cedar.restarts_).recurring(MIN_RESTARTS)
+    else:
+        mask = np.asarray(recurring)
+        if mask.dtype != np.bool_ or mask.shape != (axes,):
+            raise ValueError(
+                f"recurring must be a mask of bool [{axes}], one for each axis, got {mask.dtype} "
+                f"{list(mask.shape)}: for instance stability(cedar.restarts_).recurring(3)"
+            )
+    return starts, [bool(one) for one in mask]
+
+
+def _checked_words(words: Sequence[str], rows: Rows) -> list[str]:
+    if isinstance(words, (str, bytes)):
+        raise TypeError(f"words must be a sequence of words, got the single one {words!r}")
+    spelled = list(words)
+    for place, word in enumerate(spelled):
+        if not isinstance(word, str):
+            raise TypeError(f"words must be strings, got {word!r} at {place}")
+    if rows.count is not None:
+        _check_count(rows.count, len(spelled))
+    return [str(word) for word in spelled]
+
+
+def _check_count(rows: int, words: int) -> None:
+    if rows != words:
+        raise ValueError(
+            f"words and text_embeddings must be as many, got {words} words and {rows} rows"
+        )
+
+
+def _same_words(words: list[str]) -> npt.NDArray[np.int64]:
+    """Numbers [m], equal for equal words."""
+    numbers: dict[str, int] = {}
+    found = np.array(
+        [numbers.setdefault(word.strip().casefold(), len(numbers)) for word in words], np.int64
+    )
+    if len(numbers) < 2:
+        raise ValueError(
+            f"words has {len(numbers)} different word(s), but a name is the best of several: pass "
+            "2 or more"
+        )
+    return found
+
+
+def _cells(name: Name | None) -> tuple[str, str, str]:
+    if name is None:
+        return "-", "", ""
+    word = " ".join(name.word.split())
+    short = word if len(word) <= 32 else word[:31] + "…"
+    return short, f"{name.score:.3f}", f"{name.margin:.3f}"
