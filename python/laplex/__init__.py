@@ -8,7 +8,7 @@ An implementation of the operator class of arXiv 2605.24584: ``u = K v`` with
 in time linear in the number of targets ``x`` and sources ``y`` once these are sorted.
 
 ``import laplex`` needs NumPy alone. The names that need PyTorch (`matvec`, `LaplaceOperator`,
-`gram`, `nn`) are imported when first used.
+`gram`, `nn`, `cedar`) are imported when first used.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from .optional import installed, require
 from .plan import Plan, PlanGradients
 
 if TYPE_CHECKING:
+    from . import cedar as cedar
     from . import cuda as cuda
     from . import gram as gram
     from . import nn as nn
@@ -35,6 +36,7 @@ __all__ = [
     "Plan",
     "PlanGradients",
     "__version__",
+    "cedar",
     "cuda",
     "gram",
     "matvec",
@@ -45,6 +47,7 @@ __all__ = [
 # Where a lazy name lives. Its value is the attribute to take, or None for the module itself.
 _LAZY: dict[str, tuple[str, str | None]] = {
     "LaplaceOperator": (".operator", "LaplaceOperator"),
+    "cedar": (".cedar", None),
     "cuda": (".cuda", None),
     "gram": (".gram", None),
     "matvec": (".functional", "matvec"),
@@ -63,7 +66,8 @@ def __getattr__(name: str) -> Any:
     except KeyError:
         raise AttributeError(f"module 'laplex' has no attribute {name!r}") from None
     if name not in _WITHOUT_TORCH:
-        require("torch", extra="torch", feature=f"laplex.{name}")
+        extra = "cedar" if name == "cedar" else "torch"
+        require("torch", extra=extra, feature=f"laplex.{name}")
     value: Any = import_module(module, __name__)
     if attribute is not None:
         value = getattr(value, attribute)

@@ -61,6 +61,19 @@ def test_without_torch_the_message_names_the_extra(name):
     assert run(code) == expected
 
 
+@pytest.mark.parametrize("package", ["torch", "sklearn", "scipy", "safetensors"])
+def test_cedar_names_its_extra(package):
+    code = f"""
+    HIDDEN = {{"{package}"}}
+    {textwrap.indent(HIDE, "    ").strip()}
+    try:
+        from laplex.cedar import CEDAR
+    except ImportError as error:
+        print(error)
+    """
+    assert run(code) == f'laplex.cedar.CEDAR needs {package}: pip install "laplex[cedar]"'
+
+
 def test_adapters_without_their_library():
     code = f"""
     HIDDEN = {{"scipy", "linear_operator", "torch"}}
