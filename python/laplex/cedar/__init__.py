@@ -58,7 +58,7 @@ _HOME: dict[str, str] = {
     "top_examples": ".axis_examples",
 }
 _MODULES = ("baselines", "encoders", "metrics")
-_NEEDED = ("torch", "sklearn", "scipy", "safetensors")
+_NEEDED = ("torch", "scipy", "sklearn", "safetensors")
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,322 @@
+"""`compare`: CEDAR beside its baselines, on rows that none of them has seen."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import nan
+from numbers import Integral
+from typing import Any
+
+import scipy.sparse
+import torch
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.utils.validation import check_is_fitted, check_scalar
+
+from ..estimator import CEDAR
+from ..metrics import Reconstruction, ReconstructionReport
+from ..progress import progress_bar
+from ..rows import as_rows
+from ..settings import checked_ks
+from ..statistics import ConstantColumnWarning, gather
+from .comparison import Block, Comparison, Measurement
+from .dictionary import MAX_ROWS, Dictionary
+from .equal_bits import bits_of, k_within
+from .fast_ica import FastICA
+from .held_out import Subset, held_out
+from .null_controls import covariance_gaussian, isotropic_gaussian
+from .orthomax import Quartimax, Varimax
+from .pca import PCA
+from .random_rotation import RandomRotation
+from .topk_sae import TopKSAE
+
+
+def all_baselines() -> list[Dictionary]:
+    """One of each baseline, unfitted, with its defaults; PCA in both readings."""
+    return [RandomRotation(), PCA("leading"), PCA(), Varimax(), Quartimax(), FastICA(), TopKSAE()]
+
+
+def compare(
+    embeddings: Any,
+    k: int | Sequence[int] = (4, 16, 32, 64),
+    *,
+    test: Any = None,
+    test_size: float | int = 0.2,
+    baselines: Sequence[Dictionary] | None = None,
+    models: Mapping[str, Any] | None = None,
+    cedar: CEDAR | None = None,
+    fit_k: int | Sequence[int] | None = None,
+    nulls: bool = True,
+    random_state: int = 0,
+    seeds: int = 1,
+    progress: bool = False,
+) -> Comparison:
+    """Fit CEDAR and baselines, and measure their codes on held-out rows.
+
+    At equal k every code may have the same number of non-zero entries. At equal bits every code
+    may cost what CEDAR's of k entries does, at 32 bits an entry and log2 of the number of ways to
+    choose the entries: an overcomplete dictionary then keeps fewer, leading components, which
+    need no choice, more. Each null control fits a random rotation, PCA and CEDAR in the same way
+    to Gaussian rows in which there is nothing to find.
+
+    Parameters
+    ----------
+    embeddings : array, Tensor or memory map ``[n, d]``; or an iterable of batches, with `test`
+    k : int or sequence of int
+        Up to d.
+    test : array, Tensor, memory map or iterable of batches, optional
+        Held-out rows. None: drawn from the embeddings, `test_size` of them.
+    baselines : sequence of Dictionary, optional
+        Unfitted ones. None: `all_baselines`.
+    models : mapping of names to estimators, optional
+        More methods with ``transform(X, k)``, ``inverse_transform`` and ``mean_``. Fitted ones are
+        measured as they are (on rows they may have seen); others are fitted, once for all k.
+    cedar : CEDAR, optional
+        Unfitted, with the settings to use. None: the defaults.
+    fit_k : int or sequence of int, optional
+        For which k CEDAR and the sparse autoencoder are fitted, one fit each. Each fit is measured
+        at every k. None: for every k, which costs ``len(k)`` fits of both.
+    nulls : bool
+        Whether to run the null controls, two more fits of CEDAR.
+    random_state : int
+        Seed of the split, of the controls and of every fit, whatever the models' own.
+    seeds : int
+        Repetitions of everything, with seeds `random_state`, `random_state` + 1, ...
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    Comparison
+        Print it for the table.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Arguments out of range; two methods with the same name; rows that can't be split.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from laplex.cedar.baselines import PCA, RandomRotation, compare
+    >>> random = np.random.default_rng(0)
+    >>> causes = random.standard_normal((1000, 8)) * (random.random((1000, 8)) < 0.2)
+    >>> turn = np.linalg.qr(random.standard_normal((8, 8)))[0]
+    >>> found = compare(causes @ turn, k=(1, 2), baselines=[RandomRotation(), PCA()], nulls=False)
+    >>> best = max((row for row in found.rows if row.k == 2), key=lambda row: row.fve)
+    >>> best.method
+    'CEDAR'
+    """
+    dim = as_rows(embeddings, name="embeddings").dim
+    ks = checked_ks(k, dim)
+    fits = ks if fit_k is None else checked_ks(fit_k, dim)
+    check_scalar(seeds, "seeds", Integral, min_val=1)
+    check_scalar(random_state, "random_state", Integral, min_val=0)
+    if test is not None and as_rows(test, name="test").dim != dim:
+        raise ValueError(
+            f"test has {as_rows(test, name='test').dim} features, but embeddings have {dim}"
+        )
+    template = CEDAR() if cedar is None else cedar
+    methods = _methods(template, baselines, models, fits)
+    total = seeds * (sum(len(one.fits) for one in methods) + nulls)
+    rows: list[Measurement] = []
+    with progress_bar(progress) as report, warnings.catch_warnings():
+        # The table has a column of dead axes, which tells it better than each fit in turn.
+        warnings.simplefilter("ignore", ConstantColumnWarning)
+        done = 0
+        for seed in range(random_state, random_state + seeds):
+            if test is None:
+                train, judged = held_out(embeddings, test_size, seed)
+            else:
+                train, judged = embeddings, test
+            for method in methods:
+                for fitted_for in method.fits:
+                    report("compare", done, total, method.name)
+                    fitted = method.fit(train, fitted_for, seed)
+                    rows += _measured(fitted, judged, ks, dim, seed)
+                    done += 1
+            if nulls:
+                report("compare", done, total, "null controls")
+                rows += _null_controls(template, train, judged, ks, fits[len(fits) // 2], seed)
+                done += 1
+        report("compare", total, total, "")
+    return Comparison(rows, ks, dim, _count(train), _count(judged), int(seeds))
+
+
+# --- inside ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """A method that is ready to be measured."""
+
+    name: str
+    model: Any
+    fit_k: int | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class _Method:
+    """A method, and for which k it is fitted; None: it is not told any, or came fitted."""
+
+    name: str
+    model: Any
+    fits: tuple[int, ...] | tuple[None]
+
+    def fit(self, train: Any, k: int | None, seed: int) -> _Fitted:
+        if _is_fitted(self.model):
+            return _Fitted(self.name, self.model, k, nan)
+        model = clone(self.model)
+        told = {} if k is None else {"k": k}
+        if "random_state" in model.get_params():
+            told["random_state"] = seed
+        model.set_params(**told)
+        start = time.perf_counter()
+        model.fit(train)
+        return _Fitted(self.name, model, k, time.perf_counter() - start)
+
+
+def _methods(
+    template: CEDAR,
+    baselines: Sequence[Dictionary] | None,
+    models: Mapping[str, Any] | None,
+    fits: tuple[int, ...],
+) -> list[_Method]:
+    """CEDAR last but for the models that were passed: a table is read from the floor up."""
+    chosen = all_baselines() if baselines is None else list(baselines)
+    for baseline in chosen:
+        if not isinstance(baseline, Dictionary):
+            raise TypeError(
+                f"baselines must be of laplex.cedar.baselines, got {baseline!r}: pass other "
+                "estimators as models={name: estimator}"
+            )
+    for name, model in [(one.name, one) for one in chosen] + [("cedar", template)]:
+        if _is_fitted(model):
+            raise ValueError(f"{name} is fitted already: pass it as models={{name: estimator}}")
+    methods = [
+        _Method(one.name, one, fits if "k" in one.get_params() else (None,)) for one in chosen
+    ]
+    methods.append(_Method("CEDAR", template, fits))
+    for name, model in (models or {}).items():
+        for needed in ("fit", "transform", "inverse_transform"):
+            if not hasattr(model, needed):
+                raise TypeError(f"models[{name!r}] has no {needed}: pass an estimator like CEDAR")
+        methods.append(_Method(name, model, (None,)))
+    names = [method.name for method in methods]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(
+            f"several methods are called {', '.join(twice)}: pass one as models={{...}}"
+        )
+    return methods
+
+
+def _is_fitted(model: Any) -> bool:
+    try:
+        check_is_fitted(model)
+    except NotFittedError:
+        return False
+    return True
+
+
+def _measured(
+    fitted: _Fitted, judged: Any, ks: tuple[int, ...], dim: int, seed: int
+) -> list[Measurement]:
+    """One fit at every k and, in bits of CEDAR's codes with d axes, at every budget."""
+    indexed = bool(getattr(fitted.model, "indexed", True))
+    axes = _axes(fitted.model, judged)
+    kept: dict[tuple[Block, int], int] = {("equal k", k): min(k, axes) for k in ks}
+    for k in ks:
+        if affordable := k_within(bits_of(dim, k), axes, indexed):
+            kept["equal bits", k] = affordable
+    reports = _reports(fitted.model, judged, sorted(set(kept.values())))
+    return [
+        _measurement(block, fitted, seed, column, k, axes, bits_of(axes, k, indexed), reports[k])
+        for (block, column), k in kept.items()
+    ]
+
+
+def _null_controls(
+    template: CEDAR, train: Any, judged: Any, ks: tuple[int, ...], fit_k: int, seed: int
+) -> list[Measurement]:
+    """The same fits on as many rows, within memory, in which there is nothing to find."""
+    generator = torch.Generator().manual_seed(seed)
+    found = gather(as_rows(train, device="cpu"), MAX_ROWS, generator)
+    count, rest = len(found.sample), min(_count(judged), MAX_ROWS)
+    methods = [
+        (_Method("random rotation", RandomRotation(), (None,)), None),
+        (_Method("PCA, per-row top k", PCA(), (None,)), None),
+        (_Method("CEDAR", template, (fit_k,)), fit_k),
+    ]
+    rows = []
+    nulls: list[tuple[Block, Any]] = [
+        ("isotropic null", isotropic_gaussian),
+        ("covariance null", covariance_gaussian),
+    ]
+    for block, draw in nulls:
+        drawn = draw(count + rest, found.sample, generator)
+        for method, fitted_for in methods:
+            fitted = method.fit(drawn[:count], fitted_for, seed)
+            reports = _reports(fitted.model, drawn[count:], ks)
+            axes = drawn.shape[1]
+            rows += [
+                _measurement(block, fitted, seed, k, k, axes, bits_of(axes, k), reports[k])
+                for k in ks
+            ]
+    return rows
+
+
+def _reports(model: Any, judged: Any, ks: Sequence[int]) -> dict[int, ReconstructionReport]:
+    """Measure codes of several sizes in one pass over the rows."""
+    measured = {k: Reconstruction(getattr(model, "mean_", None)) for k in ks}
+    for batch in as_rows(judged, device="cpu").batches():
+        z = batch.numpy()
+        for k, one in measured.items():
+            codes = model.transform(z, k)
+            restored = model.inverse_transform(codes)
+            one.update(z, restored, codes.toarray() if scipy.sparse.issparse(codes) else codes)
+    return {k: one.compute() for k, one in measured.items()}
+
+
+def _axes(model: Any, judged: Any) -> int:
+    """Length of a code: of a row, since atoms are not formed where d is very large."""
+    row = next(as_rows(judged, device="cpu").batches())[:1].numpy()
+    return int(model.transform(row, 1).shape[1])
+
+
+def _measurement(
+    block: Block,
+    fitted: _Fitted,
+    seed: int,
+    column: int,
+    k: int,
+    axes: int,
+    bits: float,
+    report: ReconstructionReport,
+) -> Measurement:
+    return Measurement(
+        block=block,
+        method=fitted.name,
+        seed=seed,
+        fit_k=fitted.fit_k,
+        column=column,
+        k=k,
+        axes=axes,
+        bits=bits,
+        fve=report.fve,
+        cosine=report.cosine,
+        l0=report.l0,
+        dead=report.dead or 0,
+        fit_seconds=fitted.seconds,
+    )
+
+
+def _count(X: Any) -> int:
+    if isinstance(X, Subset):
+        return len(X)
+    rows = as_rows(X)
+    return sum(map(len, rows.batches())) if rows.count is None else rows.count

@@ -1,0 +1,163 @@
+"""What every baseline is: a centre, atoms, and a way to read a sparse code from an embedding."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from numbers import Integral
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from sklearn.base import BaseEstimator
+from sklearn.utils import check_array, check_random_state
+from sklearn.utils.validation import check_is_fitted, check_scalar
+from torch import Tensor
+
+from ..rows import as_rows
+from ..statistics import Statistics, gather
+from ..topk import top_k
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+Array = npt.NDArray[Any]
+
+#: Rows that `fit` holds in memory by default: 150 MB of 768 float32 numbers each.
+MAX_ROWS = 50_000
+
+
+class Dictionary(BaseEstimator, ABC):  # type: ignore[misc]
+    r"""A dictionary: :math:`\hat z = b + \sum_i s_i a_i` with at most k non-zero :math:`s_i`.
+
+    Subclasses learn in `fit` and take at least the parameters `max_rows` and `random_state`. The
+    centre is the mean of *all* rows, in one pass; everything else is learned from a uniform sample
+    of at most `max_rows` of them, held in memory. `transform` goes through the rows in batches.
+
+    Attributes
+    ----------
+    mean_ : ndarray ``[d]`` of float64
+        b: subtracted before a code is read, added back to a reconstruction.
+    atoms_ : ndarray ``[axes, d]`` of float64
+        a_i.
+    n_features_in_ : int
+        d.
+    """
+
+    max_rows: int
+    random_state: Any
+    mean_: Array
+    atoms_: Array
+    n_features_in_: int
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """What tables call it."""
+
+    @property
+    def indexed(self) -> bool:
+        """Whether rows choose their axes, so that a code has to say which; False: always the first.
+
+        What a code costs in bits depends on it.
+        """
+        return True
+
+    def fit(self, X: Any, y: object = None) -> Self:
+        """Learn from X: array, tensor or memory map ``[n, d]``, or an iterable of batches.
+
+        Raises
+        ------
+        ValueError
+            Fewer than two rows, rows that are all the same, or not finite; parameters out of range.
+        """
+        self._check_parameters()
+        rows = as_rows(X, device="cpu")
+        found = gather(rows, self.max_rows, self._generator())
+        self.n_features_in_ = rows.dim
+        self.mean_ = found.mean.numpy()
+        self._learn(found)
+        return self
+
+    def transform(self, X: Any, k: int) -> Array:
+        """Signed codes ``[n, axes]``, at most k entries of each row not zero.
+
+        Parameters
+        ----------
+        X : array, Tensor or memory map ``[n, d]``, or an iterable of batches
+            Codes are float64 for float64 and integers, else float32.
+        k : int
+            From 1 to the number of axes.
+        """
+        check_is_fitted(self, "atoms_")
+        axes = len(self.atoms_)
+        check_scalar(k, "k", Integral, min_val=1)
+        if k > axes:
+            raise ValueError(f"k must be at most {axes}, the number of axes, got {k}")
+        rows = as_rows(X, device="cpu", once=True)
+        if rows.dim != self.n_features_in_:
+            raise ValueError(
+                f"X has {rows.dim} features, but {type(self).__name__} is expecting "
+                f"{self.n_features_in_} features as input"
+            )
+        mean = torch.from_numpy(self.mean_)
+        # Centred in float64: a large common mean cancels before anything is rounded.
+        codes = [
+            self._encode((batch - mean).to(rows.dtype), int(k)).numpy() for batch in rows.batches()
+        ]
+        return np.concatenate(codes)
+
+    def inverse_transform(self, codes: npt.ArrayLike) -> Array:
+        """Reconstructions ``[n, d]`` from codes ``[n, axes]``, in their precision."""
+        check_is_fitted(self, "atoms_")
+        entries: Array = check_array(
+            codes, dtype=[np.float64, np.float32], input_name="codes", ensure_min_samples=0
+        )
+        if entries.shape[1] != len(self.atoms_):
+            raise ValueError(
+                f"codes must be [n, {len(self.atoms_)}], one column an axis, got "
+                f"{list(entries.shape)}"
+            )
+        mean, atoms = self.mean_.astype(entries.dtype), self.atoms_.astype(entries.dtype)
+        restored: Array = entries @ atoms + mean
+        return restored
+
+    @abstractmethod
+    def _learn(self, found: Statistics) -> None:
+        """Set the attributes, from the sample of all rows and their exact mean."""
+
+    @abstractmethod
+    def _encode(self, z: Tensor, k: int) -> Tensor:
+        """Codes [b, axes] of centred rows [b, d]."""
+
+    def _check_parameters(self) -> None:
+        check_scalar(self.max_rows, "max_rows", Integral, min_val=2)
+
+    def _seed(self) -> int:
+        return int(check_random_state(self.random_state).randint(2**31 - 1))
+
+    def _generator(self) -> torch.Generator:
+        return torch.Generator().manual_seed(self._seed())
+
+
+class LinearDictionary(Dictionary):
+    r"""A dictionary whose codes are read by one linear map: :math:`s = T_k(U (z - b))`.
+
+    T_k keeps the k entries with the largest :math:`|u_i \cdot z|\,\|a_i\|`, their part of the
+    reconstruction: for atoms of length 1 simply the largest.
+
+    Attributes
+    ----------
+    readouts_ : ndarray ``[axes, d]`` of float64
+        Rows u_i of U, with :math:`u_i \cdot a_j = \delta_{ij}`; the atoms, where these are
+        orthonormal.
+    """
+
+    readouts_: Array
+
+    def _encode(self, z: Tensor, k: int) -> Tensor:
+        coordinates = z @ torch.from_numpy(self.readouts_).to(z.dtype).T
+        weights = torch.from_numpy(np.linalg.norm(self.atoms_, axis=1)).to(z.dtype)
+        # Of unit length but for rounding, which must not decide between equal coordinates.
+        unit = self.readouts_ is self.atoms_
+        return top_k(coordinates, k, None if unit else weights)

@@ -1,0 +1,44 @@
+"""The floor: a basis that knows nothing of the data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..basis import random_rotation
+from ..statistics import Statistics
+from .dictionary import MAX_ROWS, LinearDictionary
+
+
+class RandomRotation(LinearDictionary):
+    """A basis drawn uniformly (Haar) from all orthogonal ones; only the mean is learned.
+
+    What per-row top k alone explains: a method that does not beat it has found nothing.
+
+    Parameters
+    ----------
+    max_rows : int
+        As in `Dictionary`; nothing depends on it.
+    random_state : int, RandomState or None
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from laplex.cedar.baselines import RandomRotation
+    >>> X = np.random.default_rng(0).standard_normal((100, 8))
+    >>> model = RandomRotation(random_state=0).fit(X)
+    >>> (model.transform(X, k=3) != 0).sum(1).max()
+    np.int64(3)
+    """
+
+    def __init__(self, *, max_rows: int = MAX_ROWS, random_state: Any = None) -> None:
+        self.max_rows = max_rows
+        self.random_state = random_state
+
+    @property
+    def name(self) -> str:
+        """What tables call it."""
+        return "random rotation"
+
+    def _learn(self, found: Statistics) -> None:
+        basis = random_rotation(self.n_features_in_, self._generator())
+        self.atoms_ = self.readouts_ = basis.numpy()
