@@ -166,16 +166,19 @@ class _Run:
         return Solution(training.basis(), training.mean(), training.losses)
 
     def _transform(self, start: int, *, resumed: bool) -> nn.Module:
-        rotation = None
+        rotation = sample = None
         if self.settings.transform == "invertible" and not resumed:
             rotation = self._start_of_invertible(start)
+        elif self.settings.transform == "laplex" and not resumed:
+            sample = self.statistics.sample - self.centre.to(self.rows.dtype)
         return new_transform(
             self.settings,
             self.rows.dim,
             _generator(self.seed + start),
             self.rows.device,
             self.rows.dtype,
-            rotation,
+            rotation=rotation,
+            sample=sample,
         )
 
     def _start_of_invertible(self, start: int) -> Tensor:
@@ -257,11 +260,13 @@ def new_transform(
     random: torch.Generator,
     device: torch.device,
     dtype: torch.dtype,
+    *,
     rotation: Tensor | None = None,
+    sample: Tensor | None = None,
 ) -> nn.Module:
-    """The trainable parameters, at a rotation, or at random."""
+    """The trainable parameters, at a rotation, where a sample of rows says, or at random."""
     if settings.transform == "laplex":
-        return Laplace(dim, settings.heads, random, device=device, dtype=dtype)
+        return Laplace(dim, settings.heads, random, device=device, dtype=dtype, sample=sample)
     if rotation is None:
         rotation = random_rotation(dim, random).to(device, dtype)
     if settings.transform == "invertible":

@@ -136,7 +136,12 @@ class Learner:
         base = self._base().to(batch.dtype)
         if self._training is None:
             transform = new_transform(
-                self._settings, self._dim, self._random, batch.device, batch.dtype
+                self._settings,
+                self._dim,
+                self._random,
+                batch.device,
+                batch.dtype,
+                sample=batch - base,
             )
             self._training = new_training(self._settings, transform, base, self.scale, steps=None)
         self._training.centre = base

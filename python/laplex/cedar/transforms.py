@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .basis import Basis, DenseBasis, nearest_rotation
-from .laplace_rotation import LaplaceRotations
+from .laplace_rotation import LaplaceRotations, starting_anchors
 
 #: Standard deviation of the initial anchors, in lengthscales times the number of coordinates:
 #: neighbours are about two lengthscales apart, so that a chain mixes some and loses nothing.
@@ -89,7 +89,10 @@ class Laplace(nn.Module):
     dim, heads : int
         d coordinates, as many chains.
     random : torch.Generator
-        Of the anchors, normal: each chain meets the coordinates in an order of its own.
+        Of the start.
+    sample : Tensor [m, d], optional
+        Centred rows that the anchors start from, see `starting_anchors`. None: normal anchors, for
+        parameters that are loaded next; from there hardly anything is learned.
     """
 
     def __init__(
@@ -100,10 +103,15 @@ class Laplace(nn.Module):
         *,
         device: torch.device,
         dtype: torch.dtype,
+        sample: Tensor | None = None,
     ) -> None:
         super().__init__()
-        anchors = torch.randn(heads, dim, generator=random, dtype=torch.float64)
-        self.anchors = nn.Parameter((anchors * (_ANCHOR_SPREAD * dim)).to(device, dtype))
+        if sample is None:
+            anchors = torch.randn(heads, dim, generator=random, dtype=torch.float64)
+            anchors *= _ANCHOR_SPREAD * dim
+        else:
+            anchors = starting_anchors(sample, heads, random)
+        self.anchors = nn.Parameter(anchors.to(device, dtype))
 
     def forward(self) -> Basis:
         """The basis, with gradients."""
