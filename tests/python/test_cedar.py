@@ -199,6 +199,48 @@ def test_partial_fit_learns_from_a_stream() -> None:
         assert np.allclose(model.mean_, case.data.mean(0), atol=1e-12)
 
 
+@pytest.mark.parametrize("kind", ["procrustes", "adam", "invertible", "laplex", "learned centre"])
+def test_partial_fit_goes_on_from_a_fit_or_a_file(kind: str, tmp_path: Path) -> None:
+    case = planted(3000, 16, 2, seed=21)
+    model = make(kind, k=2, max_iter=200, batch_size=100, learning_rate=0.003).fit(case.data)
+    reached = model.score(case.data)
+    model.save(tmp_path)
+    loaded = CEDAR.load(tmp_path)
+    for other in (model, loaded):
+        other.partial_fit(case.data[:50])
+        assert other.n_samples_seen_ == 3050
+        assert other.score(case.data) > reached - 0.02
+        assert np.abs(other.components_ @ other.atoms_.T - np.eye(16)).max() < 1e-5
+    assert np.array_equal(model.components_, loaded.components_)
+    with pytest.raises(ValueError, match="expecting 16 features"):
+        model.partial_fit(case.data[:, :3])
+
+
+@pytest.mark.parametrize("kind", ["procrustes", "adam", "invertible", "laplex"])
+def test_a_bad_batch_leaves_no_trace(kind: str) -> None:
+    data = planted(400, 16, 2, seed=22).data
+    model, twin = (make(kind).partial_fit(data[:200]) for _ in range(2))
+    for bad in (np.full((5, 16), 1e200), np.full((5, 16), np.nan)):
+        with pytest.raises(ValueError, match=r"so large|NaN"):
+            model.partial_fit(bad)
+    model.partial_fit(data[200:])
+    twin.partial_fit(data[200:])
+    assert np.array_equal(model.components_, twin.components_)
+
+
+@pytest.mark.parametrize("kind", ["procrustes", "adam", "invertible", "laplex"])
+@pytest.mark.parametrize("unit", [1e-30, 1e30])
+def test_tiny_and_huge_float32_are_learned_as_others(kind: str, unit: float) -> None:
+    data = planted(600, 12, 2, seed=23).data
+    usual = make(kind, k=2, max_iter=60).fit(data.astype(np.float32))
+    scaled = (data * unit).astype(np.float32)
+    model = make(kind, k=2, max_iter=60).fit(scaled)
+    assert model.score(scaled) == pytest.approx(usual.score(data), abs=0.01)
+    model.transform(scaled)  # without a DriftWarning
+    with pytest.raises(ValueError, match=r"X is so (large|small) that its squares"):
+        make(kind).fit(data * 1e200 ** np.sign(np.log(unit)))
+
+
 # --- input in every form --------------------------------------------------------------------------
 
 
@@ -250,12 +292,29 @@ def test_large_files_are_warmed_up_on_a_sample(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("laplex.cedar.fitting._SAMPLE_ROWS", 500)
+    monkeypatch.setattr("laplex.cedar.fitting._LEAST_ROWS", 1)
     monkeypatch.setattr("laplex.cedar.rows._BATCH_BYTES", 20_000)
     case = planted(4000, 16, 2, seed=12)
     np.save(tmp_path / "rows.npy", case.data)
     model = CEDAR(k=2, random_state=0).fit(np.load(tmp_path / "rows.npy", mmap_mode="r"))
     assert mcc(model.atoms_, case.atoms) > 0.999
     assert model.n_iter_ < 12  # it started near the end
+
+
+def test_empty_batches_are_passed_over_and_lost_rows_are_told() -> None:
+    data = planted(300, 8, 2, seed=24).data
+    model = make("procrustes").fit([data[:200], data[:0], data[200:]])
+    assert np.allclose(model.components_, make("procrustes").fit(data).components_, atol=1e-6)
+
+    class Shrinking:
+        passes = 0
+
+        def __iter__(self) -> Iterator[np.ndarray]:
+            self.passes += 1
+            yield data if self.passes < 4 else data[:100]
+
+    with pytest.raises(ValueError, match="had 300 rows in the first pass and 100 in a later one"):
+        make("procrustes").fit(Shrinking())
 
 
 def test_generators_serve_where_one_pass_is_enough() -> None:
@@ -296,6 +355,8 @@ def test_intervention_sets_coordinates_and_leaves_the_others(kind: str) -> None:
     assert isinstance(model.intervene(torch.from_numpy(data), {}), torch.Tensor)
     with pytest.raises(IndexError, match=r"axis 9 is not one of 0\.\.8"):
         model.intervene(data, {9: 1.0})
+    with pytest.raises(ValueError, match=r"values\[2\] must be finite"):
+        model.intervene(data, {2: float("nan")})
     with pytest.raises(TypeError, match="values must map axes"):
         model.intervene(data, [1.0])  # type: ignore[arg-type]
 
@@ -397,6 +458,10 @@ def test_a_resumed_fit_has_the_same_bits(
     assert resumed.loss_curve_ == expected.loss_curve_
     with pytest.raises(ValueError, match="of another fit, with another ks"):
         clone(model).set_params(k=4).fit(data, checkpoint=path, resume=True)
+    with pytest.raises(ValueError, match="another random_state"):
+        clone(model).set_params(random_state=1).fit(data, checkpoint=path, resume=True)
+    anyone = clone(model).set_params(random_state=None).fit(data, checkpoint=path, resume=True)
+    assert np.array_equal(anyone.restarts_, expected.restarts_)
     with pytest.raises(ValueError, match="another number of rows"):
         clone(model).fit(data[:399], checkpoint=path, resume=True)
 
@@ -406,6 +471,9 @@ def test_checkpoints_that_will_not_do_are_refused(tmp_path: Path) -> None:
     (tmp_path / "noise").write_bytes(b"no checkpoint")
     with pytest.raises(ValueError, match="no checkpoint of fit, or a broken one"):
         make("procrustes").fit(data, checkpoint=tmp_path / "noise", resume=True)
+    with pytest.raises(ValueError, match="no checkpoint of fit"):  # nothing is written over
+        make("procrustes").fit(data, checkpoint=tmp_path / "noise")
+    assert (tmp_path / "noise").read_bytes() == b"no checkpoint"
     with pytest.raises(ValueError, match="resume=True needs the path"):
         make("procrustes").fit(data, resume=True)
     with pytest.raises(ValueError, match="its folder does not exist"):
@@ -438,6 +506,14 @@ def with_nan(row: int) -> np.ndarray:
         ({}, ROWS[:0], ValueError, r"0 sample\(s\)"),
         ({}, np.ones((9, 6)), ValueError, "all 9 rows of X are the same"),
         ({}, ROWS[0], ValueError, "Reshape your data"),
+        ({}, "rows.npy", TypeError, r"X is a path: pass np\.load\('rows\.npy'"),
+        ({}, [{"embedding": ROWS}, {}], TypeError, "batches are mappings with embedding"),
+        (
+            {"transform": "invertible", "max_iter": 20, "learning_rate": 10.0},
+            ROWS,
+            ValueError,
+            "the fit diverged",
+        ),
         ({}, ROWS + 1j, ValueError, "Complex data not supported"),
         ({}, [ROWS, ROWS[:, :5]], ValueError, r"each must be \[b, 6\]"),
         ({"transform": "rotation"}, ROWS, ValueError, "transform must be 'orthogonal'"),

@@ -287,6 +287,7 @@ def test_report(folder, tmp_path):
 # --- files ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:.*columns that are not numbers are left out")
 def test_every_kind_of_file_gives_the_same_embeddings(tmp_path):
     rows = make()
     np.save(tmp_path / "a.npy", rows)
@@ -316,6 +317,36 @@ def test_every_kind_of_file_gives_the_same_embeddings(tmp_path):
         assert np.asarray(found).dtype == np.float32
     with pytest.raises(ValueError, match="2 columns of lists: 'fixed', 'free'; choose one with"):
         read_embeddings(tmp_path / "lists.parquet")
+
+
+def test_columns_of_a_table_that_are_no_embeddings_are_told(tmp_path):
+    rows = make()
+    columns = {f"c{i}": rows[:, i] for i in range(D)}
+    more = {"__index_level_0__": np.arange(len(rows)), "text": ["x"] * len(rows)}
+    pa.parquet.write_table(pa.table({**columns, **more}), tmp_path / "a.parquet")
+    with pytest.warns(UserWarning, match=r"left out \(__index_level_0__, text\)"):
+        found = read_embeddings(tmp_path / "a.parquet")
+    np.testing.assert_array_equal(found, rows)
+    pa.parquet.write_table(
+        pa.table({**columns, "label": np.arange(len(rows))}), tmp_path / "b.parquet"
+    )
+    with pytest.warns(UserWarning, match=r"taken as parts of the embeddings \(label\)"):
+        read_embeddings(tmp_path / "b.parquet")
+
+
+def test_inputs_are_never_written_over(tmp_path):
+    path = tmp_path / "rows.npy"
+    np.save(path, make())
+    before = path.read_bytes()
+    run = CliRunner().invoke
+    for arguments in (
+        ["fit", str(path), "--out", str(tmp_path / "m"), "-k", "2", "--checkpoint", str(path)],
+        ["transform", str(tmp_path / "m"), str(path), "--out", str(path)],
+    ):
+        result = run(app, arguments)
+        assert result.exit_code == 1
+        assert "would replace the embeddings" in result.stderr
+    assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,9 @@ from .topk import top_k
 #: Part of the steps in which the learning rate rises from 0; over the others it falls as a cosine.
 _WARM_UP = 0.05
 
+#: Codes of a rotation lose at most 1, the variance; a batch may have more of it than most.
+_WORST_LOSS = 10.0
+
 
 class Training:
     r"""Adam on the mean squared reconstruction error, in parts of the variance, summed over ks.
@@ -68,6 +71,14 @@ class Training:
         self.step += 1
         self.losses.append(float(loss.detach()))
         return self.losses[-1]
+
+    def check(self) -> None:
+        """Refuse a loss that is not finite, or worse than that of the mean alone."""
+        if not self.losses[-1] <= _WORST_LOSS:
+            raise ValueError(
+                f"the fit diverged, its loss is {self.losses[-1]:.3g} in parts of the variance: "
+                f"lower learning_rate={self.learning_rate:g}"
+            )
 
     def basis(self) -> Basis:
         """The basis as it is now."""

@@ -126,6 +126,7 @@ def fit(
         from .estimator import CEDAR
         from .files import read_embeddings
 
+        _distinct("--checkpoint", checkpoint, embeddings)
         if resume and checkpoint is None:
             raise ValueError("--resume needs the file to go on from: add --checkpoint FILE")
         rows = read_embeddings(embeddings, key)
@@ -148,7 +149,7 @@ def fit(
             learning_rate=learning_rate,
             device=_device(device),
         )
-        with _folder(out), _about(embeddings):
+        with _folder(out), _about(embeddings), _stoppable(checkpoint):
             model.fit(rows, progress=_shows(quiet), checkpoint=checkpoint, resume=resume)
             model.set_params(device=None)  # the model may be used elsewhere
             model.save(out)
@@ -180,6 +181,7 @@ def transform(
 
         if out.suffix not in (".npy", ".npz"):
             raise ValueError(f"--out {out} must end in .npz (sparse) or .npy (with all the zeros)")
+        _distinct("--out", out, embeddings)
         cedar = _load(model)
         rows = read_embeddings(embeddings, key)
         if k is not None and k > cedar.n_features_in_:
@@ -316,6 +318,25 @@ def _about(path: Path) -> Iterator[None]:
         if re.search(r"\b(X|embeddings|text_embeddings)\b", str(error)) is None:
             raise
         raise ValueError(f"{path}: {error}") from error
+
+
+def _distinct(option: str, path: Path | None, embeddings: Path) -> None:
+    """Refuse to write over the input."""
+    if path is not None and path.resolve() == embeddings.resolve():
+        raise ValueError(f"{option} {path} would replace the embeddings: give another name")
+
+
+@contextmanager
+def _stoppable(checkpoint: Path | None) -> Iterator[None]:
+    """Say on Ctrl-C how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if checkpoint is not None and checkpoint.exists():
+            _say("stopped:", f"go on with the same options and --checkpoint {checkpoint} --resume")
+        else:
+            _say("stopped:", "nothing was written; with --checkpoint FILE a fit can go on later")
+        raise
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,7 +24,7 @@ from .metrics import Reconstruction
 from .module import CedarModule
 from .progress import progress_bar
 from .rows import Rows, as_rows
-from .settings import Settings, checked_ks, settings_of
+from .settings import Settings, checked_ks, number, settings_of
 
 Array = npt.NDArray[Any]
 
@@ -190,7 +191,13 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
             seed = int(check_random_state(self.random_state).randint(2**31 - 1))
             with progress_bar(progress) as report:
                 found = fitting.fit(
-                    rows, settings, seed, report=report, checkpoint=checkpoint, resume=resume
+                    rows,
+                    settings,
+                    seed,
+                    random_state=self.random_state,
+                    report=report,
+                    checkpoint=checkpoint,
+                    resume=resume,
                 )
         best = found.solutions[0]
         data = found.statistics
@@ -204,17 +211,23 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
     def partial_fit(self, X: Any, y: object = None) -> CEDAR:
         """Learn from more embeddings, and forget the oldest slowly.
 
-        The first call, with at least 2 different rows, begins anew where there was no
-        `partial_fit` before. Procrustes remembers codes of the last third of what it saw; adam goes
-        through the batch once in steps of `batch_size`, at a constant rate.
+        The first call of a new model needs at least 2 different rows. One that was fitted or loaded
+        goes on from its best start; which rows its codes came from is not known then. Procrustes
+        remembers codes of the last third of what it saw; adam goes through the batch once in steps
+        of `batch_size`, at a constant rate.
         """
         learner: online.Learner | None = getattr(self, "_online", None)
         with _unchanged_by_errors(self):
-            rows = self._rows(X, reset=learner is None, once=True)
+            known = None
+            if learner is None and self.__sklearn_is_fitted__():
+                known = self._known()
+            rows = self._rows(X, reset=learner is None and known is None, once=True)
             settings = settings_of(self, rows.dim)
             if learner is None:
                 seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-                learner = online.Learner(rows, settings, seed)
+                learner = online.Learner(rows, settings, seed, known)
+            else:
+                learner = copy.deepcopy(learner)  # as it was, should this fail
             learner.learn(rows, settings)
         self._online = learner
         self._set(rows, [learner.basis()], learner.centre(), settings)
@@ -302,7 +315,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
             change = torch.zeros_like(coordinates)
             for axis, value in values.items():
                 column = self._axis(axis)
-                change[:, column] = float(value) - coordinates[:, column]
+                change[:, column] = number(f"values[{axis}]", value) - coordinates[:, column]
             parts.append(batch + basis.synthesise(change))
         moved = torch.cat(parts)
         moved = moved[0] if single else moved
@@ -382,6 +395,16 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
     @property
     def _dtype(self) -> torch.dtype:
         return torch.float32 if self.mean_.dtype == np.float32 else torch.float64
+
+    def _known(self) -> online.Known:
+        return online.Known(
+            int(self.n_samples_seen_),
+            torch.as_tensor(self.data_mean_),
+            float(self.scale_),
+            torch.as_tensor(self.mean_),
+            self.basis_,
+            float(self.loss_curve_[-1]),
+        )
 
     def _remember(self, mean: Tensor, scale: float, count: int) -> None:
         self.data_mean_ = mean.cpu().to(self._dtype).clone().numpy()
@@ -467,23 +490,27 @@ class Drift:
 
     def __init__(self, model: CEDAR) -> None:
         self.scale = model.scale_
-        self.apart = torch.as_tensor(model.mean_).double() - torch.as_tensor(model.data_mean_)
+        apart = torch.as_tensor(model.mean_).double() - torch.as_tensor(model.data_mean_)
+        self.apart = apart / (model.scale_ or 1.0)
         self.count = 0
         self.total: Any = 0.0
         self.square = 0.0
 
     def see(self, z: Tensor) -> None:
         """Take rows [n, d], less b."""
+        if not self.scale:
+            return
+        z = z / self.scale  # squares of tiny or huge numbers would not fit a float32
         self.count += len(z)
         self.total = self.total + z.sum(0, dtype=torch.float64).cpu()
         self.square += float(z.square().sum(1).sum(dtype=torch.float64))
 
     def warn(self) -> None:
         """Warn, if what was seen is far from the rows of the fit."""
-        if self.count < _ROWS_TO_JUDGE or not self.scale:
+        if self.count < _ROWS_TO_JUDGE:
             return
         mean = self.total / self.count
-        away = float((mean + self.apart).norm()) / self.scale
+        away = float((mean + self.apart).norm())
         if away > _FAR_MEAN:
             warnings.warn(
                 f"the mean of X is {away:.2f} deviations of the training rows away from theirs: "
@@ -493,7 +520,7 @@ class Drift:
                 stacklevel=4,
             )
         spread = max(0.0, self.square / self.count - float(mean.square().sum()))
-        ratio = spread**0.5 / self.scale
+        ratio = spread**0.5
         if not 1 / _FAR_NORM < ratio < _FAR_NORM:
             warnings.warn(
                 f"rows of X, less their mean, are {ratio:.2f} times as long as those of the fit: "

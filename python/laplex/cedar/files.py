@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +15,7 @@ import numpy.typing as npt
 
 from laplex.optional import require
 
+_INDEX = re.compile(r"__index_level_\d+__")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
@@ -42,7 +45,7 @@ def read_embeddings(path: Path, key: str | None = None) -> Any:
     """
     readers = {".npy": _npy, ".safetensors": _safetensors, ".parquet": _parquet}
     if path.suffix not in readers:
-        raise ValueError(f"{path} must be one of {', '.join(readers)}")
+        raise ValueError(f"{path} must be one of {', '.join(readers)}: numpy.save writes the first")
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     found = readers[path.suffix](path, key)
@@ -125,7 +128,9 @@ def _npy(path: Path, key: str | None) -> npt.NDArray[Any]:
     try:
         array: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise ValueError(f"{path} is no .npy file of numbers, or a broken one: {error}") from error
+        raise ValueError(
+            f"{path} is no .npy file of numbers, or a broken one: write it with numpy.save"
+        ) from error
     if array.dtype.kind not in "fiu":
         raise ValueError(f"{path} must hold real numbers, got {array.dtype}")
     return array
@@ -153,8 +158,11 @@ def _parquet(path: Path, key: str | None) -> npt.NDArray[Any]:
     types = arrow.types
     schema = {field.name: field.type for field in file.schema_arrow}
     lists = [name for name, kind in schema.items() if _is_list(types, kind)]
+    # pandas writes the index of a filtered frame as a column of its own.
     numbers = [
-        name for name, kind in schema.items() if types.is_floating(kind) or types.is_integer(kind)
+        name
+        for name, kind in schema.items()
+        if (types.is_floating(kind) or types.is_integer(kind)) and not _INDEX.fullmatch(name)
     ]
     if key is not None or lists:
         name = _one_of(path, "column", "of lists", lists, key)
@@ -173,6 +181,22 @@ def _parquet(path: Path, key: str | None) -> npt.NDArray[Any]:
     else:
         if not numbers:
             raise ValueError(f"{path} has no columns of numbers and none of lists of numbers")
+        whole = [name for name in numbers if types.is_integer(schema[name])]
+        if whole and len(whole) < len(numbers):
+            warnings.warn(
+                f"{path}: columns of integers among those of floats are taken as parts of the "
+                f"embeddings ({', '.join(whole[:5])}): remove them if they are labels or numbers "
+                "of rows",
+                UserWarning,
+                stacklevel=2,
+            )
+        left = [name for name in schema if name not in numbers]
+        if left:
+            warnings.warn(
+                f"{path}: columns that are not numbers are left out ({', '.join(left[:5])})",
+                UserWarning,
+                stacklevel=2,
+            )
         table = file.read(columns=numbers)
         empty = [name for name in numbers if table.column(name).null_count]
         if empty:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from . import procrustes
 from .adam import Training
-from .basis import random_rotation
+from .basis import Basis, random_rotation
+from .laplace_rotation import LaplaceRotations
 from .minibatches import MiniBatches
 from .progress import Report
 from .rows import Rows
@@ -24,6 +25,8 @@ from .transforms import Invertible, Laplace, Orthogonal
 #: Rows that the alternating solver converges on first, where there are more than four times as
 #: many: the passes over all of them then start near their end.
 _SAMPLE_ROWS = 2**16
+#: Numbers of a sample, and rows of it whatever their width: 1 GiB of float32.
+_SAMPLE_NUMBERS, _LEAST_ROWS = 2**28, 1024
 _SAMPLE_PASSES = 100
 #: Passes over the sample that the gradient solver's start for `invertible` comes from.
 _STARTING_PASSES = 50
@@ -44,6 +47,7 @@ def fit(
     settings: Settings,
     seed: int,
     *,
+    random_state: object,
     report: Report,
     checkpoint: str | os.PathLike[str] | None,
     resume: bool,
@@ -54,20 +58,33 @@ def fit(
     ----------
     seed : int
         Of everything random. A fit with one start begins as the first start of one with more.
+    random_state : object
+        Where the seed comes from: with None, a checkpoint's seed will do as well.
     """
     if resume and checkpoint is None:
         raise ValueError("resume=True needs the path of a checkpoint")
     path = None if checkpoint is None else Path(checkpoint)
     if path is not None and not path.absolute().parent.is_dir():
         raise ValueError(f"checkpoint {path} can't be written: its folder does not exist")
-    earlier = _read(path) if resume and path is not None and path.exists() else None
+    earlier = None
+    if path is not None and path.exists():
+        earlier = _read(path)  # refuses to write over what is no checkpoint
+        if not resume:
+            earlier = None
+    own_seed = seed
     if earlier is not None:
         seed = earlier["seed"]
     report("statistics", 0, 1, "")
-    statistics = gather(rows, _SAMPLE_ROWS, _generator(seed))
+    size = max(_LEAST_ROWS, min(_SAMPLE_ROWS, _SAMPLE_NUMBERS // rows.dim))
+    statistics = gather(rows, size, _generator(seed))
     report("statistics", 1, 1, f"{statistics.count} rows")
     run = _Run(rows, settings, seed, statistics, report, path)
     if earlier is not None and path is not None:
+        if random_state is not None and earlier["seed"] != own_seed:
+            raise ValueError(
+                f"checkpoint {path} is of another fit, with another random_state; fit with the "
+                "same one, or write to another path"
+            )
         _check_same(path, earlier["fingerprint"], run.fingerprint)
         run.states = earlier["states"]
     solutions = []
@@ -138,7 +155,15 @@ class _Run:
         return Solution(procrustes.finished(found), found.centre, found.losses)
 
     def _batches(self) -> Iterator[Tensor]:
-        return self.rows.batches()
+        count = 0
+        for batch in self.rows.batches():
+            count += len(batch)
+            yield batch
+        if count != self.statistics.count:
+            raise ValueError(
+                f"{self.rows.name} had {self.statistics.count} rows in the first pass and {count} "
+                "in a later one: it must give the same rows each time"
+            )
 
     def _descend(self, start: int, state: dict[str, Any] | None) -> Solution:
         settings = self.settings
@@ -163,6 +188,7 @@ class _Run:
             if training.step % _STEPS_PER_CHECKPOINT == 0 or training.step == settings.max_iter:
                 now = {"epoch": batches.epoch, "used": batches.used}
                 self._keep(start, {"training": training.state(), "place": now})
+        training.check()
         return Solution(training.basis(), training.mean(), training.losses)
 
     def _transform(self, start: int, *, resumed: bool) -> nn.Module:
@@ -263,8 +289,11 @@ def new_transform(
     *,
     rotation: Tensor | None = None,
     sample: Tensor | None = None,
+    basis: Basis | None = None,
 ) -> nn.Module:
-    """The trainable parameters, at a rotation, where a sample of rows says, or at random."""
+    """The trainable parameters, at a basis or rotation, where a sample says, or at random."""
+    if basis is not None:
+        return _transform_at(basis, settings)
     if settings.transform == "laplex":
         return Laplace(dim, settings.heads, random, device=device, dtype=dtype, sample=sample)
     if rotation is None:
@@ -272,6 +301,14 @@ def new_transform(
     if settings.transform == "invertible":
         return Invertible(rotation)
     return Orthogonal(rotation, settings.parametrization)
+
+
+def _transform_at(basis: Basis, settings: Settings) -> nn.Module:
+    if isinstance(basis, LaplaceRotations):
+        return Laplace.at(basis)
+    if settings.transform == "invertible":
+        return Invertible(basis.readouts.clone(), basis.atoms.clone())
+    return Orthogonal(basis.readouts.clone(), settings.parametrization)
 
 
 def new_training(

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
+from sklearn.utils.validation import check_is_fitted
 
 from .basis import random_rotation
 from .metrics.inputs import Array, float64, unit_rows
@@ -246,6 +247,8 @@ def name_axes(
     >>> sorted(sorted([axis.positive.word, axis.negative.word]) for axis in names)
     [['big', 'small'], ['cold', 'warm'], ['loud', 'quiet']]
     """
+    if hasattr(cedar, "fit"):
+        check_is_fitted(cedar)
     atoms = float64("atoms_", cedar.atoms_)
     texts = _Texts(text_embeddings, text_mean, atoms.shape[1])
     spelled = _checked_words(words, texts.rows)
@@ -253,7 +256,9 @@ def name_axes(
     if isinstance(threshold, str):
         if threshold != "chance":
             raise ValueError(f"threshold must be a cosine or 'chance', got {threshold!r}")
-        least = float(np.quantile(_best_scores(texts, _random_axes(atoms.shape[1])), _CHANCE_LEVEL))
+        chance = np.quantile(_best_scores(texts, _random_axes(atoms.shape[1])), _CHANCE_LEVEL)
+        # Where texts are all alike no cosine is above 0, and no word nearer than another.
+        least = max(float(chance), float(np.finfo(np.float64).tiny))
     else:
         least = number("threshold", threshold)
     starts, recurs = _recurring(cedar, recurring, len(atoms))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,11 +14,24 @@ from .fitting import new_training, new_transform
 from .procrustes import sweep
 from .rows import Rows
 from .settings import Settings
+from .statistics import check_size
 
 #: Rows that count in full before forgetting begins, for each column.
 _ROWS_PER_COLUMN = 20
 #: The part of all rows seen that is remembered then.
 _REMEMBERED = 1 / 3
+
+
+@dataclass(frozen=True)
+class Known:
+    """A model to go on from: rows seen, their mean and deviation, b, the basis and its loss."""
+
+    count: int
+    mean: Tensor
+    deviation: float
+    centre: Tensor
+    basis: Basis
+    loss: float
 
 
 class Learner:
@@ -37,8 +51,12 @@ class Learner:
         Of each batch, before learning from it.
     """
 
-    def __init__(self, rows: Rows, settings: Settings, seed: int) -> None:
+    def __init__(
+        self, rows: Rows, settings: Settings, seed: int, known: Known | None = None
+    ) -> None:
         self._dim = rows.dim
+        self._dtype = rows.dtype
+        self._start: Basis | None = None
         self._settings = settings
         self._random = torch.Generator().manual_seed(seed)
         self.mean = torch.zeros(rows.dim, dtype=torch.float64, device=rows.device)
@@ -54,6 +72,26 @@ class Learner:
         self.deviation = 0.0
         self.scale = 0.0
         self.losses: list[float] = []
+        if known is not None:
+            self._take_up(known)
+
+    def _take_up(self, known: Known) -> None:
+        """Go on from a model, as if it had been learned here."""
+        self.count = known.count
+        self.mean = known.mean.to(self.mean)
+        self._square = known.deviation**2 * known.count
+        self._set_scale()
+        self._offset = known.centre.to(self.mean) - self._base()
+        basis = known.basis.to(self.mean.device, self._dtype)
+        if not self._alternates:
+            self._start = basis
+            return
+        self._rotation = basis.readouts.clone()
+        # At a solution S^T Z is a symmetric matrix times U. Its trace, the energy of the codes in
+        # parts of the variance, is spread evenly here: nothing says how it was.
+        window = min(self.count, self._window())
+        energy = window * len(self._settings.ks) * (1 - known.loss) / self._dim
+        self._correlation = energy * self._rotation.double()
 
     @property
     def _alternates(self) -> bool:
@@ -67,6 +105,9 @@ class Learner:
                 "the same ones"
             )
         batches = list(rows.batches())
+        if not batches:
+            raise ValueError(f"{rows.name} has 0 sample(s) while a minimum of 1 is required.")
+        check_size(torch.cat([batch.abs().amax()[None] for batch in batches]).max(), rows.name)
         if self.count == 0:
             together = torch.cat(batches)
             if len(together) < 2 or not bool((together != together[0]).any()):
@@ -108,9 +149,16 @@ class Learner:
         self.mean = self.mean + gap * (count / total)
         self._square += square + float(gap.square().sum()) * self.count * count / total
         self.count = total
-        self.deviation = math.sqrt(self._square / total)
+        self._set_scale()
+
+    def _set_scale(self) -> None:
+        self.deviation = math.sqrt(self._square / self.count)
         from_zero = float(self.mean.norm()) if self._settings.center == "none" else 0.0
         self.scale = math.hypot(self.deviation, from_zero) or 1.0
+
+    def _window(self) -> float:
+        """Rows that count."""
+        return max(_ROWS_PER_COLUMN * self._dim, _REMEMBERED * self.count)
 
     def _alternate(self, batch: Tensor) -> None:
         assert self._rotation is not None
@@ -122,8 +170,8 @@ class Learner:
             self.scale,
             means=self._settings.learn_centre,
         )
-        window = max(_ROWS_PER_COLUMN * self._dim, _REMEMBERED * self.count)
-        self._correlation = math.exp(-len(batch) / window) * self._correlation + found.correlation
+        forgotten = math.exp(-len(batch) / self._window())
+        self._correlation = forgotten * self._correlation + found.correlation
         self.losses.append(found.loss)
         size = self._correlation.norm() * 1e-7
         solution = nearest_rotation(self._correlation + size * self._rotation)
@@ -142,8 +190,12 @@ class Learner:
                 batch.device,
                 batch.dtype,
                 sample=batch - base,
+                basis=self._start,
             )
             self._training = new_training(self._settings, transform, base, self.scale, steps=None)
+            with torch.no_grad():
+                self._training.shift.copy_(self._offset / self.scale)
         self._training.centre = base
         for part in torch.split(batch, self._settings.batch_size):
             self.losses.append(self._training.advance(part))
+        self._training.check()

@@ -106,6 +106,8 @@ def stability(restarts: ArrayInput, *, threshold: float = 0.7) -> StabilityRepor
     >>> report.recurrence
     array([2, 2, 2])
     """
+    if hasattr(restarts, "restarts_"):
+        raise TypeError("restarts must be atoms [r, axes, d]: pass the model's restarts_")
     atoms = float64("restarts", restarts, ndim=3)
     if len(atoms) < 2:
         raise ValueError("restarts has a single one: fit with n_init=2 or more, 3 to name axes")

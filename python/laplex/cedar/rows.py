@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -68,6 +69,8 @@ class Rows:
         start = 0
         for batch in self._batches(size):
             rows = self._tensor(batch, start)
+            if not len(rows):
+                continue
             start += len(rows)
             yield rows
 
@@ -139,6 +142,8 @@ def as_rows(
     ValueError
         Not two-dimensional, no rows, no columns.
     """
+    if isinstance(X, (str, os.PathLike)):
+        raise TypeError(f"{name} is a path: pass np.load({str(X)!r}, mmap_mode='r')")
     place = torch.device("cpu" if device is None else device)
     if isinstance(X, Tensor):
         if device is None:
@@ -211,7 +216,9 @@ def _brings_batches(X: Any) -> bool:
     if hasattr(X, "__array__") or hasattr(X, "shape") or isinstance(X, (str, bytes, dict)):
         return False
     if isinstance(X, (list, tuple)):
-        return bool(X) and isinstance(X[0], (np.ndarray, Tensor)) and X[0].ndim == 2
+        return bool(X) and (
+            (isinstance(X[0], (np.ndarray, Tensor)) and X[0].ndim == 2) or isinstance(X[0], Mapping)
+        )
     return isinstance(X, Iterable)
 
 
@@ -219,6 +226,11 @@ def _batch(batch: Any) -> Any:
     """The embeddings of a batch, where labels or others follow them."""
     if isinstance(batch, (list, tuple)) and batch and isinstance(batch[0], (np.ndarray, Tensor)):
         batch = batch[0]
+    if isinstance(batch, Mapping):
+        raise TypeError(
+            f"batches are mappings with {', '.join(map(str, batch))}: pass arrays or tensors "
+            "[b, d], as in (batch['embedding'] for batch in loader) made anew for each pass"
+        )
     return batch if isinstance(batch, Tensor) else np.asarray(batch)
 
 

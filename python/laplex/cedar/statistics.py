@@ -10,9 +10,21 @@ from torch import Tensor
 
 from .rows import Rows
 
+#: Variances between this and its inverse have squares of some digits.
+_LEAST = 1e-290
+
 
 class ConstantColumnWarning(UserWarning):
     """Some columns of the embeddings have the same value in every row."""
+
+
+def check_size(largest: Tensor, name: str) -> None:
+    """Refuse numbers whose squares overflow a float64."""
+    if float(largest) > _LEAST**-0.5:
+        raise ValueError(
+            f"{name} is so large that its squares do not fit a float64: pass it divided by "
+            f"{float(largest):.3g}"
+        )
 
 
 @dataclass(frozen=True)
@@ -73,7 +85,14 @@ def gather(rows: Rows, sample_size: int, generator: torch.Generator) -> Statisti
         )
     offset = total / count
     variance = float(square / count - offset.square().sum())
-    if not bool((low < high).any()) or variance <= 0:
+    varies = bool((low < high).any())
+    if varies and not _LEAST < variance < 1 / _LEAST:
+        size = "large" if variance > 1 else "small"
+        raise ValueError(
+            f"{rows.name} is so {size} that its squares do not fit a float64: pass it divided by "
+            f"{float(torch.maximum(low.abs(), high.abs()).max()):.3g}"
+        )
+    if not varies:
         raise ValueError(
             f"all {count} rows of {rows.name} are the same: there is nothing to learn from"
         )

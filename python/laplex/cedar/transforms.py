@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from .basis import Basis, DenseBasis, nearest_rotation
-from .laplace_rotation import LaplaceRotations, starting_anchors
+from .laplace_rotation import LaplaceRotations
+from .laplace_start import starting_anchors
 
 #: Standard deviation of the initial anchors, in lengthscales times the number of coordinates:
 #: neighbours are about two lengthscales apart, so that a chain mixes some and loses nothing.
@@ -54,35 +55,44 @@ class Invertible(nn.Module):
     Parameters
     ----------
     start : Tensor [d, d]
-        The rotation U_0; A = 0.
+        The rotation U_0; A = 0. Any U_0 will do together with its atoms.
+    atoms : Tensor [d, d], optional
+        Of U_0, as rows: its inverse transposed.
     """
 
     start: Tensor
+    atoms: Tensor
 
-    def __init__(self, start: Tensor) -> None:
+    def __init__(self, start: Tensor, atoms: Tensor | None = None) -> None:
         super().__init__()
         self.register_buffer("start", start)
+        self.register_buffer("atoms", start if atoms is None else atoms)
         self.generator = nn.Parameter(torch.zeros_like(start))
 
     def forward(self) -> Basis:
         """The basis, with gradients."""
-        return self._basis(self.generator, self.start)
+        return self._basis(self.generator, self.start, self.atoms)
 
     @torch.no_grad()
     def finished(self) -> Basis:
         """The basis with atoms of norm 1, in float64: scales of rows of U are arbitrary."""
-        basis = self._basis(self.generator.double(), self.start.double())
+        basis = self._basis(self.generator.double(), self.start.double(), self.atoms.double())
         norms = basis.atoms.norm(dim=1, keepdim=True)
         unit = DenseBasis(basis.readouts * norms, basis.atoms / norms)
         return unit.to(self.start.device, self.start.dtype)
 
-    def _basis(self, generator: Tensor, start: Tensor) -> DenseBasis:
+    def _basis(self, generator: Tensor, start: Tensor, atoms: Tensor) -> DenseBasis:
         growth, decay = torch.linalg.matrix_exp(torch.stack((generator, -generator)))
-        return DenseBasis(growth @ start, decay.T @ start)
+        return DenseBasis(growth @ start, decay.T @ atoms)
 
 
 class Laplace(nn.Module):
     """`LaplaceRotations` between trainable anchors.
+
+    It suits coordinates with neighbours that are alike, and is weak without: 4, 8 and 16 heads
+    reach a held-out FVE at k = 32 of .76, .85 and .86 on Fashion-MNIST (a cosine transform .83, PCA
+    .88, a rotation .92), but .43, .45 and .48 on 384-d embeddings of words, where coordinates as
+    they are have .41, PCA .58 and a rotation .67.
 
     Parameters
     ----------
@@ -112,6 +122,20 @@ class Laplace(nn.Module):
         else:
             anchors = starting_anchors(sample, heads, random)
         self.anchors = nn.Parameter(anchors.to(device, dtype))
+
+    @classmethod
+    def at(cls, basis: LaplaceRotations) -> Laplace:
+        """Trainable anchors where those of a basis are."""
+        heads, dim = basis.anchors.shape
+        made = cls(
+            dim,
+            heads,
+            torch.Generator(),
+            device=basis.anchors.device,
+            dtype=basis.anchors.dtype,
+        )
+        made.anchors = nn.Parameter(basis.anchors.detach().clone())
+        return made
 
     def forward(self) -> Basis:
         """The basis, with gradients."""

@@ -10,11 +10,13 @@ from math import nan
 from numbers import Integral
 from typing import Any
 
+import numpy as np
 import scipy.sparse
 import torch
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted, check_scalar
+from torch import Tensor
 
 from ..estimator import CEDAR
 from ..metrics import Reconstruction, ReconstructionReport
@@ -23,7 +25,7 @@ from ..rows import as_rows
 from ..settings import checked_ks
 from ..statistics import ConstantColumnWarning, gather
 from .comparison import Block, Comparison, Measurement
-from .dictionary import MAX_ROWS, Dictionary
+from .dictionary import MAX_ROWS, Array, Dictionary
 from .equal_bits import bits_of, k_within
 from .fast_ica import FastICA
 from .held_out import Subset, held_out
@@ -72,7 +74,7 @@ def compare(
     baselines : sequence of Dictionary, optional
         Unfitted ones. None: `all_baselines`.
     models : mapping of names to estimators, optional
-        More methods with ``transform(X, k)``, ``inverse_transform`` and ``mean_``. Fitted ones are
+        More methods with ``transform(X, k)`` and ``inverse_transform``. Fitted ones are
         measured as they are (on rows they may have seen); others are fitted, once for all k.
     cedar : CEDAR, optional
         Unfitted, with the settings to use. None: the defaults.
@@ -132,18 +134,22 @@ def compare(
                 train, judged = held_out(embeddings, test_size, seed)
             else:
                 train, judged = embeddings, test
+            generator = torch.Generator().manual_seed(seed)
+            known = gather(as_rows(train, device="cpu"), MAX_ROWS, generator)
             for method in methods:
                 for fitted_for in method.fits:
                     report("compare", done, total, method.name)
                     fitted = method.fit(train, fitted_for, seed)
-                    rows += _measured(fitted, judged, ks, dim, seed)
+                    rows += _measured(fitted, judged, known.mean.numpy(), ks, seed)
                     done += 1
             if nulls:
                 report("compare", done, total, "null controls")
-                rows += _null_controls(template, train, judged, ks, fits[len(fits) // 2], seed)
+                middle = fits[len(fits) // 2]
+                count = min(_count(judged), MAX_ROWS)
+                rows += _null_controls(template, known.sample, count, ks, middle, seed)
                 done += 1
         report("compare", total, total, "")
-    return Comparison(rows, ks, dim, _count(train), _count(judged), int(seeds))
+    return Comparison(rows, ks, dim, known.count, _count(judged), int(seeds))
 
 
 # --- inside ---------------------------------------------------------------------------------------
@@ -224,16 +230,16 @@ def _is_fitted(model: Any) -> bool:
 
 
 def _measured(
-    fitted: _Fitted, judged: Any, ks: tuple[int, ...], dim: int, seed: int
+    fitted: _Fitted, judged: Any, centre: Array, ks: tuple[int, ...], seed: int
 ) -> list[Measurement]:
     """One fit at every k and, in bits of CEDAR's codes with d axes, at every budget."""
     indexed = bool(getattr(fitted.model, "indexed", True))
     axes = _axes(fitted.model, judged)
     kept: dict[tuple[Block, int], int] = {("equal k", k): min(k, axes) for k in ks}
     for k in ks:
-        if affordable := k_within(bits_of(dim, k), axes, indexed):
+        if affordable := k_within(bits_of(len(centre), k), axes, indexed):
             kept["equal bits", k] = affordable
-    reports = _reports(fitted.model, judged, sorted(set(kept.values())))
+    reports = _reports(fitted.model, judged, centre, sorted(set(kept.values())))
     return [
         _measurement(block, fitted, seed, column, k, axes, bits_of(axes, k, indexed), reports[k])
         for (block, column), k in kept.items()
@@ -241,12 +247,11 @@ def _measured(
 
 
 def _null_controls(
-    template: CEDAR, train: Any, judged: Any, ks: tuple[int, ...], fit_k: int, seed: int
+    template: CEDAR, sample: Tensor, held: int, ks: tuple[int, ...], fit_k: int, seed: int
 ) -> list[Measurement]:
-    """The same fits on as many rows, within memory, in which there is nothing to find."""
+    """The same fits on as many rows as sample has, in which there is nothing to find."""
     generator = torch.Generator().manual_seed(seed)
-    found = gather(as_rows(train, device="cpu"), MAX_ROWS, generator)
-    count, rest = len(found.sample), min(_count(judged), MAX_ROWS)
+    count, axes = sample.shape
     methods = [
         (_Method("random rotation", RandomRotation(), (None,)), None),
         (_Method("PCA, per-row top k", PCA(), (None,)), None),
@@ -258,11 +263,10 @@ def _null_controls(
         ("covariance null", covariance_gaussian),
     ]
     for block, draw in nulls:
-        drawn = draw(count + rest, found.sample, generator)
+        drawn = draw(count + held, sample, generator)
         for method, fitted_for in methods:
             fitted = method.fit(drawn[:count], fitted_for, seed)
-            reports = _reports(fitted.model, drawn[count:], ks)
-            axes = drawn.shape[1]
+            reports = _reports(fitted.model, drawn[count:], np.zeros(axes), ks)
             rows += [
                 _measurement(block, fitted, seed, k, k, axes, bits_of(axes, k), reports[k])
                 for k in ks
@@ -270,9 +274,11 @@ def _null_controls(
     return rows
 
 
-def _reports(model: Any, judged: Any, ks: Sequence[int]) -> dict[int, ReconstructionReport]:
+def _reports(
+    model: Any, judged: Any, centre: Array, ks: Sequence[int]
+) -> dict[int, ReconstructionReport]:
     """Measure codes of several sizes in one pass over the rows."""
-    measured = {k: Reconstruction(getattr(model, "mean_", None)) for k in ks}
+    measured = {k: Reconstruction(centre) for k in ks}
     for batch in as_rows(judged, device="cpu").batches():
         z = batch.numpy()
         for k, one in measured.items():

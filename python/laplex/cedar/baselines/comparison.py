@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NullBlock = Literal["isotropic null", "covariance null"]
-Block = Literal["equal k", "equal bits", "isotropic null", "covariance null"]
+Null = Literal["isotropic null", "covariance null"]
+Block = Literal["equal k", "equal bits"] | Null
 
 _NULLS: dict[NullBlock, tuple[str, str]] = {
     "isotropic null": ("Null control: isotropic Gaussian", "random rotation"),
@@ -42,7 +43,7 @@ class Measurement:
         Of a code.
     fve, cosine, l0 : float
     dead : int
-        As of `laplex.cedar.metrics.Reconstruction`, cosines about the method's own centre.
+        As of `laplex.cedar.metrics.Reconstruction`, cosines about the mean of the training rows.
     fit_seconds : float
         nan where the model came fitted.
     """
@@ -196,7 +197,6 @@ class Comparison:
             style = {"marker": "o", "markersize": 4, "linewidth": 2.2 if ours else 1.2}
             left.errorbar(columns, height, bars, label=line.label, **style)
             right.errorbar([line.at(k)[0].bits for k in columns], height, bars, **style)
-        left.set_xticks(self.k, [str(k) for k in self.k], minor=False)
         for panel, label in ((left, "k, entries of a code"), (right, "bits of a code")):
             panel.set_xscale("log", base=2)
             panel.set_xlabel(label)

@@ -18,6 +18,9 @@ from ..rows import Rows
 #: Edges of the histogram of |s_i| |a_i| / scale_: four decades, and all that lies outside.
 EDGES = np.concatenate([[0.0], np.logspace(-3, 1, 65), [np.inf]])
 
+#: Entries above this part of `scale_` count as clear.
+_CLEAR = 0.1
+
 
 @dataclass(frozen=True, eq=False)
 class Measured:
@@ -32,6 +35,9 @@ class Measured:
         Each axis's part of the codes' energy, :math:`E s_i^2 |a_i|^2` over its sum.
     sizes : ndarray ``[2, bins]`` of int64
         How many entries above (row 0) and below 0 (row 1) lie between `EDGES`.
+    clear : ndarray ``[2, axes]`` of int64
+        In how many rows an axis's part, above (row 0) and below 0 (row 1), is more than a tenth of
+        `scale_`. A code always has k entries: where fewer causes are at work, the rest are noise.
     examples : AxisExamples
     """
 
@@ -39,6 +45,7 @@ class Measured:
     reports: dict[int, ReconstructionReport]
     share: Array
     sizes: npt.NDArray[np.int64]
+    clear: npt.NDArray[np.int64]
     examples: AxisExamples
 
     @property
@@ -56,6 +63,7 @@ def measure(
     measured = {k: Reconstruction(cedar.mean_) for k in ks}
     energy = np.zeros(rows.dim)
     sizes = np.zeros((2, len(EDGES) - 1), np.int64)
+    clear = np.zeros((2, rows.dim), np.int64)
     search = ExampleSearch(rows.dim, examples)
     count = 0
     with progress_bar(progress) as report:
@@ -66,6 +74,8 @@ def measure(
             search.update(last)
             parts = last * lengths
             energy += np.square(parts).sum(axis=0)
+            least = _CLEAR * (cedar.scale_ or 1.0)
+            clear += np.stack([(parts > least).sum(axis=0), (parts < -least).sum(axis=0)])
             for sign, half in enumerate((parts[parts > 0], -parts[parts < 0])):
                 sizes[sign] += np.histogram(half / (cedar.scale_ or 1.0), EDGES)[0]
             count += len(last)
@@ -76,5 +86,6 @@ def measure(
         reports={k: one.compute() for k, one in measured.items()},
         share=energy / total if total > 0 else energy,
         sizes=sizes,
+        clear=clear,
         examples=search.compute(),
     )

@@ -199,7 +199,10 @@ def _busiest(measured: Measured) -> str:
     return (
         f"The busiest axis fires in {100 * rates[0]:.1f} % of the rows, the median axis in "
         f"{100 * float(np.median(rates)):.1f} %; if all fired alike, each would in "
-        f"{100 * report.l0 / len(rates):.1f} %."
+        f"{100 * report.l0 / len(rates):.1f} %. A code always has its {report.l0:g} entries: where "
+        "fewer causes are at work the rest are small, so this says how often an axis is chosen, "
+        "not how much it matters. An entry is called clear above a tenth of the typical length of "
+        "a row."
     )
 
 
@@ -224,15 +227,28 @@ def _card(
         None: "<span class=badge>not known to recur</span>",
     }[recurs]
     ends = []
-    for sign, rows, codes, fires in (
-        ("+", examples.positive[axis], examples.positive_codes[axis], report.positive[axis]),
-        ("−", examples.negative[axis], examples.negative_codes[axis], report.negative[axis]),
+    for sign, rows, codes, fires, clear in (
+        (
+            "+",
+            examples.positive[axis],
+            examples.positive_codes[axis],
+            report.positive[axis],
+            measured.clear[0, axis],
+        ),
+        (
+            "−",
+            examples.negative[axis],
+            examples.negative_codes[axis],
+            report.negative[axis],
+            measured.clear[1, axis],
+        ),
     ):
         label = "" if name is None else _label(name, sign, recurs)
         here = [(int(row), float(code)) for row, code in zip(rows, codes, strict=True) if row >= 0]
         ends.append(
             f"<div class='end {'up' if sign == '+' else 'down'}'><h4><span class=sign>{sign}</span>"
-            f"{label}</h4><p class=note>fires in {100 * fires / report.count:.1f} % of rows</p>"
+            f"{label}</h4><p class=note>clear in {100 * clear / report.count:.1f} % of rows, "
+            f"in the code of {100 * fires / report.count:.1f} %</p>"
             f"{_examples(here, items, thumbnails)}</div>"
         )
     share = 100 * measured.share[axis]
