@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from . import procrustes
 from .adam import Training
-from .basis import Basis, random_rotation
+from .basis import Basis, nearest_rotation, random_rotation
 from .laplace_rotation import LaplaceRotations
 from .minibatches import MiniBatches
 from .progress import Report
@@ -304,11 +304,16 @@ def new_transform(
 
 
 def _transform_at(basis: Basis, settings: Settings) -> nn.Module:
-    if isinstance(basis, LaplaceRotations):
+    if settings.transform == "laplex":
+        if not isinstance(basis, LaplaceRotations):
+            raise ValueError(
+                "transform='laplex' can't go on from a basis of another kind: call fit"
+            )
         return Laplace.at(basis)
     if settings.transform == "invertible":
         return Invertible(basis.readouts.clone(), basis.atoms.clone())
-    return Orthogonal(basis.readouts.clone(), settings.parametrization)
+    rotation = nearest_rotation(basis.readouts)  # of an invertible basis too
+    return Orthogonal(rotation.to(basis.readouts.dtype), settings.parametrization)
 
 
 def new_training(

@@ -86,7 +86,7 @@ class Learner:
         if not self._alternates:
             self._start = basis
             return
-        self._rotation = basis.readouts.clone()
+        self._rotation = nearest_rotation(basis.readouts).to(self._dtype)
         # At a solution S^T Z is a symmetric matrix times U. Its trace, the energy of the codes in
         # parts of the variance, is spread evenly here: nothing says how it was.
         window = min(self.count, self._window())
