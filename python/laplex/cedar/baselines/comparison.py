@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-NullBlock = Literal["isotropic null", "covariance null"]
 Null = Literal["isotropic null", "covariance null"]
 Block = Literal["equal k", "equal bits"] | Null
 
-_NULLS: dict[NullBlock, tuple[str, str]] = {
+_NULLS: dict[Null, tuple[str, str]] = {
     "isotropic null": ("Null control: isotropic Gaussian", "random rotation"),
     "covariance null": ("Null control: Gaussian with the data's covariance", "PCA, per-row top k"),
 }
@@ -160,7 +159,7 @@ class Comparison:
                 parts.append(_aligned([title, *(f"k={k}" for k in self.k)], body))
         return "\n\n".join(parts)
 
-    def null_gains(self, block: NullBlock, column: int) -> list[float]:
+    def null_gains(self, block: Null, column: int) -> list[float]:
         """FVE of CEDAR less that of what it must not beat, of each seed, on a null control.
 
         That is a random rotation of isotropic rows, and per-row PCA of those with a covariance.
