@@ -1,6 +1,6 @@
 """What the axes of a language model's word embeddings stand for: CEDAR on a vocabulary of concepts.
 
-    python examples/cedar_words.py [--quick] [--starts 5] [-k 16] [--out DIR]
+    python examples/cedar_words.py [--quick] [--text gloss] [--starts 5] [-k 16] [--out DIR]
 
 Embeds some 6,800 concrete nouns with all-MiniLM-L6-v2, learns a rotation in which few coordinates
 describe each, from several starts, names the axes that recur with the vocabulary itself, and
@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 from concept_vocabulary import load_vocabulary
 
-from laplex.cedar import CEDAR, chance_scores, name_axes, report, stability
+from laplex.cedar import CEDAR, chance_scores, name_axes, report, stability, top_examples
 from laplex.cedar.baselines import PCA, RandomRotation
 from laplex.cedar.encoders import SentenceEncoder
-from laplex.cedar.metrics import fve
+from laplex.cedar.metrics import fve, match
 from laplex.cedar.naming import AxisNames
 
 
@@ -57,8 +57,61 @@ def study(embeddings: np.ndarray, words: list[str], k: int, starts: int) -> Find
     return Findings(held_out, model, names, float(chance_scores(embeddings).mean()))
 
 
-def neighbours(rows: np.ndarray, words: list[str], z: np.ndarray, count: int = 5) -> list[str]:
-    """The words nearest to z, by the cosine about the mean."""
+def in_both_halves(rows: np.ndarray, k: int, starts: int) -> tuple[int, int]:
+    """How many axes recur in one half of the words, and how many of these the other half has too.
+
+    Restarts see the same rows, and may agree on what is peculiar to them; halves share none.
+    """
+    order = np.random.default_rng(0).permutation(len(rows))
+    half = len(rows) // 2
+    first, second = (
+        CEDAR(k, n_init=starts, random_state=seed).fit(rows[part])
+        for seed, part in enumerate((order[:half], order[half:]))
+    )
+    found = stability(first.restarts_)
+    recurs = found.recurring(min(3, starts))
+    again = np.abs(match(first.atoms_, second.atoms_)[1]) > found.threshold
+    return int(recurs.sum()), int((recurs & again).sum())
+
+
+def rotation_error(restarts: np.ndarray) -> float:
+    """The largest entry of U U^T - I over the restarts [r, d, d]."""
+    exact = restarts.astype(np.float64)
+    return float(np.abs(exact @ exact.transpose(0, 2, 1) - np.eye(exact.shape[-1])).max())
+
+
+def both_ends(model: CEDAR, rows: np.ndarray, words: list[str], names: AxisNames) -> list[str]:
+    """A line for each named end of the best axes: its name, and the words that have most of it."""
+    examples = top_examples(model, rows, 6)
+    lines = []
+    for axis in [axis for axis in names.ranked() if axis.named][:8]:
+        for sign, name, found in (
+            ("+", axis.positive, examples.positive[axis.axis]),
+            ("-", axis.negative, examples.negative[axis.axis]),
+        ):
+            if name is not None:
+                listed = ", ".join(words[row] for row in found if row >= 0)
+                lines.append(f"{axis.axis:4d}{sign} {name.word} ({name.score:.2f}): {listed}")
+    return lines
+
+
+def spelled_alike(
+    model: CEDAR, rows: np.ndarray, words: list[str], axes: np.ndarray
+) -> tuple[int, int]:
+    """Of how many ends of axes 4 of the first 6 words begin with the same two letters; of how many.
+
+    Word embeddings know the spelling, too, and an axis of "st..." gets a name like any other.
+    """
+    examples = top_examples(model, rows, 6)
+    ends = [found for end in (examples.positive, examples.negative) for found in end[axes]]
+    full = [[words[row][:2] for row in found] for found in ends if (found >= 0).all()]
+    return sum(max(map(letters.count, letters)) >= 4 for letters in full), len(full)
+
+
+def neighbours(
+    rows: np.ndarray, words: list[str], z: np.ndarray, count: int | None = 5
+) -> list[str]:
+    """The words nearest to z, by the cosine about the mean; all for None."""
     centre = rows.mean(0)
     unit = (rows - centre) / np.linalg.norm(rows - centre, axis=1, keepdims=True)
     return [words[i] for i in np.argsort(-unit @ (z - centre))[:count]]
@@ -68,6 +121,12 @@ def main() -> None:
     """Embed, fit, name, steer, report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a thousand words, three starts")
+    parser.add_argument(
+        "--text",
+        choices=("word", "gloss"),
+        default="word",
+        help='what is embedded: a word alone, or "word: gloss"',
+    )
     parser.add_argument("--starts", type=int, default=5)
     parser.add_argument("-k", type=int, default=16)
     parser.add_argument("--out", type=Path, default=Path("cedar-words"))
@@ -76,16 +135,28 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     vocabulary = load_vocabulary(limit=1000 if options.quick else None)
     words = [entry.word for entry in vocabulary]
+    glossed = [f"{entry.word}: {entry.gloss}" for entry in vocabulary]
+    texts = glossed if options.text == "gloss" else words
     encoder = SentenceEncoder.mini_lm(normalize=False)
     cache = options.out / "embeddings"
-    embeddings = np.array(encoder.encode_texts(words, batch_size=256, progress=True, cache=cache))
+    embeddings = np.array(encoder.encode_texts(texts, batch_size=64, progress=True, cache=cache))
 
     found = study(embeddings, words, options.k, starts)
     print(f"\n{len(words)} words, {embeddings.shape[1]} columns, k = {options.k}")
     for name, value in found.held_out.items():
         print(f"  {value:.3f} of the variance of held-out words: {name}")
+    print(
+        f"  {rotation_error(found.model.restarts_):.0e}: the largest entry of U U^T - I, all starts"
+    )
     print(stability(found.model.restarts_))
+    if not options.quick:  # half of a thousand words are too few for 384 columns
+        recur, again = in_both_halves(embeddings, options.k, starts=3)
+        print(f"of one half of the words {recur} axes recur; {again} of them are in the other, too")
     print(found.names.table(12))
+    print("\n".join(both_ends(found.model, embeddings, words, found.names)))
+    recurring = np.flatnonzero([axis.recurs for axis in found.names])
+    alike, ends = spelled_alike(found.model, embeddings, words, recurring)
+    print(f"of {alike} in {ends} ends of recurring axes, the words begin with the same letters")
     print(f"a random direction's best word has a cosine of {found.chance:.2f} on average")
 
     codes = found.model.transform(embeddings)
@@ -100,13 +171,19 @@ def main() -> None:
         moved = found.model.intervene(embeddings[place], {axis.axis: value})
         print(f"\n{word!r} is near {', '.join(neighbours(embeddings, words, embeddings[place]))};")
         print(f"with axis {axis.axis} at its {name.word if name else ''} end, near "
-              f"{', '.join(neighbours(embeddings, words, moved))}")  # fmt: skip
+              f"{', '.join(neighbours(embeddings, words, moved))};")  # fmt: skip
+        if name:
+            before, after = (
+                1 + neighbours(embeddings, words, z, None).index(name.word)
+                for z in (embeddings[place], moved)
+            )
+            print(f"{name.word} was the nearest word number {before} and is number {after}")
     page = report(
         found.model,
         embeddings,
         out=options.out / "report.html",
         names=found.names,
-        items=[f"{entry.word}: {entry.gloss}" for entry in vocabulary],
+        items=glossed,
         compare=not options.quick,
         title="Axes of word embeddings",
         progress=True,

@@ -52,7 +52,7 @@ OFFENSIVE = frozenset((
     "fucker", "gipsy", "goon", "gringo", "gypsy", "hag", "harlot", "heathen", "hillbilly", "homo",
     "jackass", "lech", "midget", "moll", "mongrel", "moron", "mulatto", "pervert", "pimp", "pom",
     "ponce", "puss", "pussy", "pygmy", "redneck", "retard", "shag", "shit", "shithead", "shitter",
-    "shrimp", "sissy", "slag", "slut", "spastic", "squaw", "tit", "twat", "twit", "wanker",
+    "shrimp", "sissy", "skank", "slag", "slut", "spastic", "squaw", "tit", "twat", "twit", "wanker",
     "wench", "whore",
 ))
 # fmt: on

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -55,6 +56,65 @@ def test_images_on_planted_axes() -> None:
     assert len(given) > 8
 
 
+def test_what_recurs_in_other_words_too() -> None:
+    pytest.importorskip("wordfreq")
+    import cedar_words
+
+    case = planted(3000, 12, 2, seed=2)
+    assert cedar_words.in_both_halves(case.data, 2, starts=3) == (12, 12)
+    noise = np.random.default_rng(0).standard_normal((400, 12))  # there is nothing to find
+    recur, again = cedar_words.in_both_halves(noise, 2, starts=3)
+    assert again <= recur < 12
+
+
+def test_words_of_an_axis_and_how_they_are_spelled() -> None:
+    pytest.importorskip("wordfreq")
+    import cedar_words
+
+    from laplex.cedar import CEDAR, name_axes
+
+    case = planted(600, 6, 1, seed=3)
+    model = CEDAR(1, center="none", n_init=3, random_state=0).fit(case.data)
+    cause = np.abs(case.causes).argmax(axis=1)
+    # The words of one cause begin alike at both its ends; all others begin differently.
+    words = [f"st{i}" if cause[i] == 0 else f"{chr(97 + i % 26)}{i}" for i in range(600)]
+    axis = int(np.abs(model.atoms_ @ case.atoms[0]).argmax())
+    every = np.arange(6)
+    assert cedar_words.spelled_alike(model, case.data, words, np.array([axis])) == (2, 2)
+    assert cedar_words.spelled_alike(model, case.data, words, every[every != axis]) == (0, 10)
+    names = name_axes(model, case.data, words, text_mean=np.zeros(6), threshold=0.5)
+    lines = cedar_words.both_ends(model, case.data, words, names)
+    assert len(lines) == 12
+    assert sum(line.count(" st") == 7 for line in lines) == 2  # the name, and six examples
+    assert cedar_words.rotation_error(model.restarts_) < 1e-10
+    assert cedar_words.rotation_error(2 * model.restarts_) == pytest.approx(3)
+
+
+def test_fewer_rows_than_freedom_overfit() -> None:
+    import cedar_images
+
+    random = np.random.default_rng(0)
+    train, test = random.standard_normal((4000, 24)), random.standard_normal((4000, 24))
+    fits = cedar_images.rows_and_columns(train, test, [40, 4000], k=4, passes=30)
+    assert [(fit.rows, fit.name) for fit in fits] == [
+        (40, "PCA, per-row top k"),
+        (40, "procrustes"),
+        (4000, "PCA, per-row top k"),
+        (4000, "procrustes"),
+        (4000, "adam"),
+    ]
+    # All bases explain the same of isotropic rows: what 4 of 24 normal coordinates hold. Of rows
+    # that were fitted they explain more, the fewer the more. The mean of n rows costs 1 / n.
+    squares = np.sort(random.standard_normal((4000, 24)) ** 2, axis=1)
+    expected = squares[:, -4:].sum() / squares.sum()
+    for fit in fits:
+        assert fit.explained == pytest.approx(expected - (1 - expected) / fit.rows, abs=0.015)
+        assert fit.seconds >= 0
+    few, many = (fit.train_explained - fit.explained for fit in (fits[1], fits[3]))
+    assert few > 0.15
+    assert 0 < many < few / 3
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["cedar_words", "cedar_images"])
 def test_examples_on_pretrained_models(name: str, tmp_path: Path) -> None:
@@ -65,5 +125,22 @@ def test_examples_on_pretrained_models(name: str, tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert "CEDAR" in done.stdout
     assert "<html" in (tmp_path / "report.html").read_text()[:200].lower()
+    recurring = re.search(r"(\d+) of (\d+) axes have a name .*; (\d+) recur", done.stdout)
+    assert recurring is not None
+    named, axes, recur = map(int, recurring.groups())
+    assert 1 <= named <= recur < axes / 2  # most axes of one start are found by no other
+    if name == "cedar_words":
+        lines = re.findall(r"^ +(\S+) of the variance of held-out words: (.*)$", done.stdout, re.M)
+        explained = {method: float(value) for value, method in lines}
+        # 800 words for 384 columns overfit: .426 for CEDAR, .438 for PCA, .239 for a random basis.
+        # From all words CEDAR is ahead by .07.
+        assert explained["CEDAR"] > explained["random rotation"] + 0.1
+        error = re.search(r"(\S+): the largest entry of U U\^T - I", done.stdout)
+        assert error is not None
+        assert float(error[1]) < 1e-5
+    else:
+        lines = re.findall(r"^(\w.*?)  +([\d.]+) +([\d.]+) +([\d.]+) +[\d.]+$", done.stdout, re.M)
+        held_out = {method: (float(other), float(auroc)) for method, _, other, auroc in lines}
+        assert held_out["CEDAR"][0] > held_out["random rotation"][0] + 0.1
+        assert held_out["CEDAR"][1] > held_out["random rotation"][1]
