@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from .axis_examples import top_examples as top_examples
     from .baselines import compare as compare
     from .captions import decode_captions as decode_captions
+    from .drift import DriftWarning as DriftWarning
     from .estimator import CEDAR as CEDAR
-    from .estimator import DriftWarning as DriftWarning
     from .html_report import report as report
     from .naming import chance_scores as chance_scores
     from .naming import name_axes as name_axes
@@ -48,7 +48,7 @@ __all__ = [
 _HOME: dict[str, str] = {
     "CEDAR": ".estimator",
     "ConstantColumnWarning": ".statistics",
-    "DriftWarning": ".estimator",
+    "DriftWarning": ".drift",
     "chance_scores": ".naming",
     "compare": ".baselines",
     "decode_captions": ".captions",

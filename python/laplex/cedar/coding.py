@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from .estimator import CEDAR, Drift
+from .drift import Drift
 from .rows import Rows, as_rows
+
+if TYPE_CHECKING:
+    from .estimator import CEDAR
 
 
 def rows_for(cedar: CEDAR, embeddings: Any, *, once: bool = True) -> Rows:
@@ -21,7 +23,7 @@ def rows_for(cedar: CEDAR, embeddings: Any, *, once: bool = True) -> Rows:
     ValueError
         They have another number of columns than those of the fit.
     """
-    dtype = torch.float32 if cedar.mean_.dtype == np.float32 else torch.float64
+    dtype = torch.as_tensor(cedar.mean_).dtype
     rows = as_rows(embeddings, name="embeddings", device=cedar.device, dtype=dtype, once=once)
     if rows.dim != cedar.n_features_in_:
         raise ValueError(

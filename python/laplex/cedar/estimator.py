@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import os
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -18,7 +17,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
-from . import fitting, online, storage
+from . import coding, fitting, online, storage
 from .basis import Basis
 from .metrics import Reconstruction
 from .module import CedarModule
@@ -30,14 +29,6 @@ Array = npt.NDArray[Any]
 
 #: The widest embeddings of which `components_` makes a matrix, where there is none: 2 GiB.
 _WIDEST_MATRIX = 16384
-#: Rows from which on a mean and a norm say something about where data come from.
-_ROWS_TO_JUDGE = 32
-_FAR_MEAN = 0.5
-_FAR_NORM = 1.5
-
-
-class DriftWarning(UserWarning):
-    """Embeddings differ from those of the fit in mean or norm."""
 
 
 class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
@@ -256,15 +247,10 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         check_is_fitted(self)
         entries = self._entries(k)
         rows = self._rows(X, reset=False)
-        basis, centre = self._placed(rows)
         parts: list[Any] = []
-        drift = Drift(self)
-        for batch in rows.batches():
-            z = batch - centre
-            drift.see(z)
-            codes = basis.encode(z, entries).cpu().numpy()
+        for _, batch in coding.coded_batches(self, rows, (entries,)):
+            codes = batch.cpu().numpy()
             parts.append(scipy.sparse.csr_array(codes) if self.sparse_output else codes)
-        drift.warn()
         if self.sparse_output:
             return scipy.sparse.vstack(parts, format="csr")
         return np.concatenate(parts)
@@ -394,7 +380,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
 
     @property
     def _dtype(self) -> torch.dtype:
-        return torch.float32 if self.mean_.dtype == np.float32 else torch.float64
+        return torch.as_tensor(self.mean_).dtype
 
     def _known(self) -> online.Known:
         return online.Known(
@@ -419,10 +405,8 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         self.n_features_in_ = rows.dim
 
     def _rows(self, X: Any, *, reset: bool, once: bool | None = None) -> Rows:
-        if isinstance(X, (np.ndarray, list)) or hasattr(X, "columns"):
-            names = X if hasattr(X, "columns") or isinstance(X, np.ndarray) else None
-            if names is not None and np.ndim(names) == 2:
-                _remember_names(self, names, reset)
+        if hasattr(X, "columns") or (isinstance(X, np.ndarray) and X.ndim == 2):
+            validate_data(self, X, reset=reset, skip_check_array=True)  # names of columns
         fitted = None if reset else self._dtype
         rows = as_rows(
             X, device=self.device, dtype=fitted, once=not reset if once is None else once
@@ -468,11 +452,6 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         return matrix
 
 
-def _remember_names(model: CEDAR, X: Any, reset: bool) -> None:
-    """Column names of data frames, as scikit-learn keeps and checks them."""
-    validate_data(model, X, reset=reset, skip_check_array=True)
-
-
 @contextmanager
 def _unchanged_by_errors(model: CEDAR) -> Iterator[None]:
     """Leave a model as it was where learning fails."""
@@ -483,51 +462,6 @@ def _unchanged_by_errors(model: CEDAR) -> Iterator[None]:
         model.__dict__.clear()
         model.__dict__.update(before)
         raise
-
-
-class Drift:
-    """Mean and spread of rows, against those of the fit."""
-
-    def __init__(self, model: CEDAR) -> None:
-        self.scale = model.scale_
-        apart = torch.as_tensor(model.mean_).double() - torch.as_tensor(model.data_mean_)
-        self.apart = apart / (model.scale_ or 1.0)
-        self.count = 0
-        self.total: Any = 0.0
-        self.square = 0.0
-
-    def see(self, z: Tensor) -> None:
-        """Take rows [n, d], less b."""
-        if not self.scale:
-            return
-        z = z / self.scale  # squares of tiny or huge numbers would not fit a float32
-        self.count += len(z)
-        self.total = self.total + z.sum(0, dtype=torch.float64).cpu()
-        self.square += float(z.square().sum(1).sum(dtype=torch.float64))
-
-    def warn(self) -> None:
-        """Warn, if what was seen is far from the rows of the fit."""
-        if self.count < _ROWS_TO_JUDGE:
-            return
-        mean = self.total / self.count
-        away = float((mean + self.apart).norm())
-        if away > _FAR_MEAN:
-            warnings.warn(
-                f"the mean of X is {away:.2f} deviations of the training rows away from theirs: "
-                "codes of other embeddings mean other things. Check the encoder and its "
-                "normalisation, or fit again",
-                DriftWarning,
-                stacklevel=4,
-            )
-        spread = max(0.0, self.square / self.count - float(mean.square().sum()))
-        ratio = spread**0.5
-        if not 1 / _FAR_NORM < ratio < _FAR_NORM:
-            warnings.warn(
-                f"rows of X, less their mean, are {ratio:.2f} times as long as those of the fit: "
-                "check the encoder and its normalisation, or fit again",
-                DriftWarning,
-                stacklevel=4,
-            )
 
 
 class _ParameterAndMethod:

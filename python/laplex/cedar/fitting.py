@@ -18,7 +18,7 @@ from .laplace_rotation import LaplaceRotations
 from .minibatches import MiniBatches
 from .progress import Report
 from .rows import Rows
-from .settings import Settings, Solution
+from .settings import Settings
 from .statistics import Statistics, gather
 from .transforms import Invertible, Laplace, Orthogonal
 
@@ -32,6 +32,15 @@ _SAMPLE_PASSES = 100
 _STARTING_PASSES = 50
 _STEPS_PER_CHECKPOINT = 100
 _FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What a start of a solver ended with."""
+
+    basis: Basis
+    centre: Tensor  # [d], float64
+    losses: list[float]
 
 
 @dataclass(frozen=True)
@@ -71,8 +80,12 @@ def fit(
         earlier = _read(path)  # refuses to write over what is no checkpoint
         if not resume:
             earlier = None
-    own_seed = seed
     if earlier is not None:
+        if random_state is not None and earlier["seed"] != seed:
+            raise ValueError(
+                f"checkpoint {path} is of another fit, with another random_state; fit with the "
+                "same one, or write to another path"
+            )
         seed = earlier["seed"]
     report("statistics", 0, 1, "")
     size = max(_LEAST_ROWS, min(_SAMPLE_ROWS, _SAMPLE_NUMBERS // rows.dim))
@@ -80,11 +93,6 @@ def fit(
     report("statistics", 1, 1, f"{statistics.count} rows")
     run = _Run(rows, settings, seed, statistics, report, path)
     if earlier is not None and path is not None:
-        if random_state is not None and earlier["seed"] != own_seed:
-            raise ValueError(
-                f"checkpoint {path} is of another fit, with another random_state; fit with the "
-                "same one, or write to another path"
-            )
         _check_same(path, earlier["fingerprint"], run.fingerprint)
         run.states = earlier["states"]
     solutions = []
@@ -125,34 +133,47 @@ class _Run:
 
     def _alternate(self, start: int, state: dict[str, Any] | None) -> Solution:
         settings = self.settings
-        common: dict[str, Any] = {
-            "ks": settings.ks,
-            "scale": self.scale,
-            "max_passes": settings.max_iter,
-            "tolerance": settings.tol,
-            "learn_centre": settings.learn_centre,
-        }
-        if state is None:
-            found = procrustes.Search(self._rotation(start), self.centre)
-            if self.statistics.count > 4 * len(self.statistics.sample):
-                sample = self.statistics.sample
-                stage = self._stage(start, "sample")
-                found = procrustes.search(
-                    found,
-                    lambda: torch.split(sample, 2**13),
-                    **{**common, "max_passes": _SAMPLE_PASSES},
-                    after=lambda now: self._show(stage, now.passes, _SAMPLE_PASSES, now.losses),
-                )
-                found = procrustes.Search(found.solution, found.centre)
-        else:
+        if state is not None:
             found = procrustes.Search.restore(state)
+        elif self.statistics.count > 4 * len(self.statistics.sample):
+            near = self._on_sample(
+                start, "sample", _SAMPLE_PASSES, learn_centre=settings.learn_centre
+            )
+            found = procrustes.Search(near.solution, near.centre)
+        else:
+            found = procrustes.Search(self._rotation(start), self.centre)
 
         def after(now: procrustes.Search) -> None:
             self._show(self._stage(start, "passes"), now.passes, settings.max_iter, now.losses)
             self._keep(start, now.state())
 
-        found = procrustes.search(found, self._batches, **common, after=after)
+        found = procrustes.search(
+            found,
+            self._batches,
+            settings.ks,
+            self.scale,
+            max_passes=settings.max_iter,
+            tolerance=settings.tol,
+            learn_centre=settings.learn_centre,
+            after=after,
+        )
         return Solution(procrustes.finished(found), found.centre, found.losses)
+
+    def _on_sample(
+        self, start: int, what: str, passes: int, *, learn_centre: bool = False
+    ) -> procrustes.Search:
+        """The alternating solver on the sample, from a random rotation."""
+        sample, stage = self.statistics.sample, self._stage(start, what)
+        return procrustes.search(
+            procrustes.Search(self._rotation(start), self.centre),
+            lambda: torch.split(sample, 2**13),
+            self.settings.ks,
+            self.scale,
+            max_passes=passes,
+            tolerance=self.settings.tol,
+            learn_centre=learn_centre,
+            after=lambda now: self._show(stage, now.passes, passes, now.losses),
+        )
 
     def _batches(self) -> Iterator[Tensor]:
         count = 0
@@ -194,7 +215,9 @@ class _Run:
     def _transform(self, start: int, *, resumed: bool) -> nn.Module:
         rotation = sample = None
         if self.settings.transform == "invertible" and not resumed:
-            rotation = self._start_of_invertible(start)
+            # From a rotation that fits, gradients find atoms that are not orthogonal: on mixtures
+            # of condition 20 in 2000 steps to the last digit, from a random one not quite.
+            rotation = self._on_sample(start, "rotation", _STARTING_PASSES).solution
         elif self.settings.transform == "laplex" and not resumed:
             sample = self.statistics.sample - self.centre.to(self.rows.dtype)
         return new_transform(
@@ -206,26 +229,6 @@ class _Run:
             rotation=rotation,
             sample=sample,
         )
-
-    def _start_of_invertible(self, start: int) -> Tensor:
-        """A rotation that fits: from there, gradients find atoms that are not orthogonal.
-
-        On mixtures of condition 20 they do so from there in 2000 steps to the last digit, and from
-        a random rotation not quite.
-        """
-        found = procrustes.Search(self._rotation(start), self.centre)
-        sample = self.statistics.sample
-        stage = self._stage(start, "rotation")
-        found = procrustes.search(
-            found,
-            lambda: torch.split(sample, 2**13),
-            self.settings.ks,
-            self.scale,
-            max_passes=_STARTING_PASSES,
-            tolerance=self.settings.tol,
-            after=lambda now: self._show(stage, now.passes, _STARTING_PASSES, now.losses),
-        )
-        return found.solution
 
     def _rotation(self, start: int) -> Tensor:
         rotation = random_rotation(self.rows.dim, _generator(self.seed + start))

@@ -71,7 +71,8 @@ class LaplaceRotations(Basis):
 
     def to(self, device: torch.device, dtype: torch.dtype) -> LaplaceRotations:
         """The same rotations elsewhere, or in another precision."""
-        return LaplaceRotations(self.anchors.to(device, dtype))
+        anchors = self.anchors.to(device, dtype)
+        return self if anchors is self.anchors else LaplaceRotations(anchors)
 
     def _identity(self) -> Tensor:
         return torch.eye(self.dim, device=self.anchors.device, dtype=self.anchors.dtype)

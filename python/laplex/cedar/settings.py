@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
-from .basis import Basis
-
 if TYPE_CHECKING:
     from .estimator import CEDAR
 
@@ -128,12 +126,3 @@ def one_of(name: str, value: Any, choices: tuple[str, ...]) -> str:
         listed = ", ".join(map(repr, choices[:-1])) + f" or {choices[-1]!r}"
         raise ValueError(f"{name} must be {listed}, got {value!r}")
     return value
-
-
-@dataclass(frozen=True)
-class Solution:
-    """What a start of a solver ended with."""
-
-    basis: Basis
-    centre: Any  # Tensor [d], float64
-    losses: list[float]

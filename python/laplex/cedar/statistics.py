@@ -21,10 +21,14 @@ class ConstantColumnWarning(UserWarning):
 def check_size(largest: Tensor, name: str) -> None:
     """Refuse numbers whose squares overflow a float64."""
     if float(largest) > _LEAST**-0.5:
-        raise ValueError(
-            f"{name} is so large that its squares do not fit a float64: pass it divided by "
-            f"{float(largest):.3g}"
-        )
+        raise _out_of_range(name, "large", largest)
+
+
+def _out_of_range(name: str, size: str, largest: Tensor) -> ValueError:
+    return ValueError(
+        f"{name} is so {size} that its squares do not fit a float64: pass it divided by "
+        f"{float(largest):.3g}"
+    )
 
 
 @dataclass(frozen=True)
@@ -88,10 +92,7 @@ def gather(rows: Rows, sample_size: int, generator: torch.Generator) -> Statisti
     varies = bool((low < high).any())
     if varies and not _LEAST < variance < 1 / _LEAST:
         size = "large" if variance > 1 else "small"
-        raise ValueError(
-            f"{rows.name} is so {size} that its squares do not fit a float64: pass it divided by "
-            f"{float(torch.maximum(low.abs(), high.abs()).max()):.3g}"
-        )
+        raise _out_of_range(rows.name, size, torch.maximum(low.abs(), high.abs()).max())
     if not varies:
         raise ValueError(
             f"all {count} rows of {rows.name} are the same: there is nothing to learn from"

@@ -1,0 +1,66 @@
+"""Whether embeddings are like those of the fit: their mean and their spread."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from .estimator import CEDAR
+
+#: Rows from which on a mean and a norm say something about where data come from.
+_ROWS_TO_JUDGE = 32
+_FAR_MEAN = 0.5
+_FAR_NORM = 1.5
+
+
+class DriftWarning(UserWarning):
+    """Embeddings differ from those of the fit in mean or norm."""
+
+
+class Drift:
+    """Mean and spread of rows, against those of the fit."""
+
+    def __init__(self, model: CEDAR) -> None:
+        self.scale = model.scale_
+        apart = torch.as_tensor(model.mean_).double() - torch.as_tensor(model.data_mean_)
+        self.apart = apart / (model.scale_ or 1.0)
+        self.count = 0
+        self.total: Any = 0.0
+        self.square = 0.0
+
+    def see(self, z: Tensor) -> None:
+        """Take rows [n, d], less b."""
+        if not self.scale:
+            return
+        z = z / self.scale  # squares of tiny or huge numbers would not fit a float32
+        self.count += len(z)
+        self.total = self.total + z.sum(0, dtype=torch.float64).cpu()
+        self.square += float(z.square().sum(1).sum(dtype=torch.float64))
+
+    def warn(self) -> None:
+        """Warn, if what was seen is far from the rows of the fit."""
+        if self.count < _ROWS_TO_JUDGE:
+            return
+        mean = self.total / self.count
+        away = float((mean + self.apart).norm())
+        if away > _FAR_MEAN:
+            warnings.warn(
+                f"the mean of X is {away:.2f} deviations of the training rows away from theirs: "
+                "codes of other embeddings mean other things. Check the encoder and its "
+                "normalisation, or fit again",
+                DriftWarning,
+                stacklevel=5,
+            )
+        spread = max(0.0, self.square / self.count - float(mean.square().sum()))
+        ratio = spread**0.5
+        if not 1 / _FAR_NORM < ratio < _FAR_NORM:
+            warnings.warn(
+                f"rows of X, less their mean, are {ratio:.2f} times as long as those of the fit: "
+                "check the encoder and its normalisation, or fit again",
+                DriftWarning,
+                stacklevel=5,
+            )
