@@ -20,8 +20,9 @@ from typer.testing import CliRunner
 
 from laplex.cedar import CEDAR, fitting
 from laplex.cedar.commands import app
-from laplex.cedar.files import list_pictures, read_embeddings, read_lines, replacing
+from laplex.cedar.files import list_pictures, read_embeddings, read_lines
 from laplex.cedar.naming import name_axes
+from laplex.complete_files import replacing
 
 D = 10
 

@@ -8,10 +8,11 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse
 
+from laplex.complete_files import replacing
+from laplex.progress import progress_bar
+
 from .coding import coded_batches, rows_for
 from .estimator import CEDAR
-from .files import replacing
-from .progress import progress_bar
 from .settings import checked_ks
 
 
@@ -49,7 +50,7 @@ def write_codes(
         raise ValueError("embeddings come in batches: pass an array, whose number of rows is known")
     (entries,) = checked_ks(cedar.k_ if k is None else k, rows.dim)
     dtype = cedar.mean_.dtype
-    with replacing(out) as part, progress_bar(progress) as report:
+    with replacing(out) as part, progress_bar(progress, extra="cedar") as report:
         whole_file: npt.NDArray[np.floating] | None = None
         sparse: list[scipy.sparse.csr_array] = []
         if out.suffix == ".npy":

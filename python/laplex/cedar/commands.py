@@ -214,7 +214,7 @@ def name(
 ) -> None:
     """Name both ends of each axis by the nearest words."""
     with _sentences("name"):
-        from .files import replacing
+        from laplex.complete_files import replacing
 
         cedar = _load(model)
         names = _names(

@@ -17,11 +17,12 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
+from laplex.progress import progress_bar
+
 from . import coding, fitting, online, storage
 from .basis import Basis
 from .metrics import Reconstruction
 from .module import CedarModule
-from .progress import progress_bar
 from .rows import Rows, as_rows
 from .settings import Settings, checked_ks, number, settings_of
 
@@ -180,7 +181,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
             rows = self._rows(X, reset=True)
             settings = settings_of(self, rows.dim)
             seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-            with progress_bar(progress) as report:
+            with progress_bar(progress, extra="cedar") as report:
                 found = fitting.fit(
                     rows,
                     settings,

@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from laplex.progress import Report
+
 from . import procrustes
 from .adam import Training
 from .basis import Basis, nearest_rotation, random_rotation
 from .laplace_rotation import LaplaceRotations
 from .minibatches import MiniBatches
-from .progress import Report
 from .rows import Rows
 from .settings import Settings
 from .statistics import Statistics, gather

@@ -18,9 +18,10 @@ from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted, check_scalar
 from torch import Tensor
 
+from laplex.progress import progress_bar
+
 from ..estimator import CEDAR
 from ..metrics import Reconstruction, ReconstructionReport
-from ..progress import progress_bar
 from ..rows import as_rows
 from ..settings import checked_ks
 from ..statistics import ConstantColumnWarning, gather
@@ -125,7 +126,7 @@ def compare(
     methods = _methods(template, baselines, models, fits)
     total = seeds * (sum(len(one.fits) for one in methods) + nulls)
     rows: list[Measurement] = []
-    with progress_bar(progress) as report, warnings.catch_warnings():
+    with progress_bar(progress, extra="cedar") as report, warnings.catch_warnings():
         # The table has a column of dead axes, which tells it better than each fit in turn.
         warnings.simplefilter("ignore", ConstantColumnWarning)
         done = 0

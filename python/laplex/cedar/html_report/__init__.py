@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted
 
+from laplex.complete_files import replacing
 from laplex.optional import require
 
 from ..coding import rows_for
 from ..estimator import CEDAR
-from ..files import replacing
 from ..naming import AxisNames, name_axes
 from ..settings import checked_ks, whole
 

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from laplex.progress import progress_bar
+
 from ..axis_examples import AxisExamples, ExampleSearch
 from ..coding import coded_batches, restored
 from ..estimator import CEDAR
 from ..metrics import Reconstruction, ReconstructionReport
 from ..metrics.inputs import Array
-from ..progress import progress_bar
 from ..rows import Rows
 
 #: Edges of the histogram of |s_i| |a_i| / scale_: four decades, and all that lies outside.
@@ -66,7 +67,7 @@ def measure(
     clear = np.zeros((2, rows.dim), np.int64)
     search = ExampleSearch(rows.dim, examples)
     count = 0
-    with progress_bar(progress) as report:
+    with progress_bar(progress, extra="cedar") as report:
         for batch, *codes in coded_batches(cedar, rows, ks):
             for one, entries in zip(measured.values(), codes, strict=True):
                 one.update(batch, restored(cedar, entries), entries)

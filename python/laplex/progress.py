@@ -14,12 +14,15 @@ Report = Callable[[str, int, int | None, str], None]
 
 
 @contextmanager
-def progress_bar(show: bool) -> Iterator[Report]:
-    """Yield a `Report` that draws a bar for each stage, or does nothing."""
+def progress_bar(show: bool, *, extra: str) -> Iterator[Report]:
+    """Yield a `Report` that draws a bar for each stage, or does nothing.
+
+    `extra` is the extra of Laplex that brings rich to the caller.
+    """
     if not show:
         yield lambda stage, done, total, note: None
         return
-    bars = require("rich.progress", extra="cedar", feature="progress=True")
+    bars = require("rich.progress", extra=extra, feature="progress=True")
     columns = (
         bars.TextColumn("{task.description}"),
         bars.BarColumn(),
