@@ -8,7 +8,7 @@ An implementation of the operator class of arXiv 2605.24584: ``u = K v`` with
 in time linear in the number of targets ``x`` and sources ``y`` once these are sorted.
 
 ``import laplex`` needs NumPy alone. The names that need PyTorch (`matvec`, `LaplaceOperator`,
-`gram`, `nn`, `cedar`) are imported when first used.
+`gram`, `nn`, `cedar`, `early_exit`) are imported when first used.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from .plan import Plan, PlanGradients
 if TYPE_CHECKING:
     from . import cedar as cedar
     from . import cuda as cuda
+    from . import early_exit as early_exit
     from . import gram as gram
     from . import nn as nn
     from . import plan_cache as plan_cache
@@ -38,6 +39,7 @@ __all__ = [
     "__version__",
     "cedar",
     "cuda",
+    "early_exit",
     "gram",
     "matvec",
     "nn",
@@ -49,11 +51,13 @@ _LAZY: dict[str, tuple[str, str | None]] = {
     "LaplaceOperator": (".operator", "LaplaceOperator"),
     "cedar": (".cedar", None),
     "cuda": (".cuda", None),
+    "early_exit": (".early_exit", None),
     "gram": (".gram", None),
     "matvec": (".functional", "matvec"),
     "nn": (".nn", None),
     "plan_cache": (".plan_cache", None),
 }
+_EXTRAS = {"cedar": "cedar", "early_exit": "exits"}
 _WITHOUT_TORCH = frozenset({"cuda", "plan_cache"})
 
 if not installed("torch"):  # a star import must not ask for what is not there
@@ -66,8 +70,7 @@ def __getattr__(name: str) -> Any:
     except KeyError:
         raise AttributeError(f"module 'laplex' has no attribute {name!r}") from None
     if name not in _WITHOUT_TORCH:
-        extra = "cedar" if name == "cedar" else "torch"
-        require("torch", extra=extra, feature=f"laplex.{name}")
+        require("torch", extra=_EXTRAS.get(name, "torch"), feature=f"laplex.{name}")
     value: Any = import_module(module, __name__)
     if attribute is not None:
         value = getattr(value, attribute)
