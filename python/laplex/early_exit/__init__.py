@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 from ..optional import require
 
 if TYPE_CHECKING:
+    from . import heads as heads
+    from . import networks as networks
     from .model import MultiExitModel as MultiExitModel
     from .model import Prediction as Prediction
     from .policies import Entropy as Entropy
@@ -30,6 +32,8 @@ __all__ = [
     "MultiExitModel",
     "Patience",
     "Prediction",
+    "heads",
+    "networks",
 ]
 
 # The module of a name.

@@ -289,14 +289,9 @@ class MultiExitModel(nn.Module):
     def _out_of_order(self, k: int, reached: int) -> ValueError:
         name = self.exit_names[k]
         if k < reached:
-            if self.exit_names.index(name) < reached and k == reached - 1:
-                return ValueError(
-                    f"exit {name!r} ran twice in one forward of the backbone: attach at a module "
-                    "that runs once"
-                )
             return ValueError(
-                f"exit {name!r} ran twice in one forward of the backbone, the second time after "
-                f"{self.exit_names[reached - 1]!r}: attach at a module that runs once"
+                f"exit {name!r} ran twice in one forward of the backbone: attach at a module that "
+                "runs once"
             )
         return ValueError(
             f"exits are out of order: {name!r} ran before {self.exit_names[reached]!r}, which is "
