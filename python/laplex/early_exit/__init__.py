@@ -16,35 +16,53 @@ from ..optional import require
 if TYPE_CHECKING:
     from . import heads as heads
     from . import networks as networks
+    from .exit_stopping import ExitStopping as ExitStopping
     from .model import MultiExitModel as MultiExitModel
     from .model import Prediction as Prediction
+    from .objectives import Distillation as Distillation
+    from .objectives import Objective as Objective
     from .policies import Entropy as Entropy
     from .policies import LearnedScore as LearnedScore
     from .policies import Margin as Margin
     from .policies import MaxSoftmax as MaxSoftmax
     from .policies import Patience as Patience
+    from .strategies import Phase as Phase
+    from .training import train as train
+    from .training_result import TrainingResult as TrainingResult
 
 __all__ = [
+    "Distillation",
     "Entropy",
+    "ExitStopping",
     "LearnedScore",
     "Margin",
     "MaxSoftmax",
     "MultiExitModel",
+    "Objective",
     "Patience",
+    "Phase",
     "Prediction",
+    "TrainingResult",
     "heads",
     "networks",
+    "train",
 ]
 
 # The module of a name.
 _HOME: dict[str, str] = {
+    "Distillation": ".objectives",
     "Entropy": ".policies",
+    "ExitStopping": ".exit_stopping",
     "LearnedScore": ".policies",
     "Margin": ".policies",
     "MaxSoftmax": ".policies",
     "MultiExitModel": ".model",
+    "Objective": ".objectives",
     "Patience": ".policies",
+    "Phase": ".strategies",
     "Prediction": ".model",
+    "TrainingResult": ".training_result",
+    "train": ".training",
 }
 _MODULES: tuple[str, ...] = ("heads", "networks")
 _NEEDED = ("torch",)
