@@ -241,7 +241,7 @@ class SmallViT(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Logits [batch, num_classes] of images [batch, in_channels, image_size, image_size]."""
         tokens = self.patches(x).flatten(2).transpose(1, 2)
-        tokens = torch.cat((self.class_token.expand(len(x), -1, -1), tokens), 1) + self.position
+        tokens = torch.cat((self.class_token.expand(x.shape[0], -1, -1), tokens), 1) + self.position
         logits: Tensor = self.head(self.norm(self.blocks(tokens))[:, 0])
         return logits
 

@@ -1,0 +1,282 @@
+"""Cut a model at its exits: one graph for each segment.
+
+The whole model is traced once by ``torch.export``, and the trace is cut: segment k is what the
+logits of exit k, and what goes on behind it, are computed from, back to what went on behind exit
+k - 1. Anything of the input that gets there another way means that the exit is no cut.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export import Dim, ExportedProgram
+from torch.export.graph_signature import InputKind, OutputKind
+
+from ..activations import map_tensors, tensors_of
+from ..flop_counting import unfused
+from ..model import MultiExitModel
+from ..policies import LearnedScore
+
+
+@dataclass(frozen=True)
+class Segment:
+    """The part of a model that ends at one exit.
+
+    Attributes
+    ----------
+    exit : str
+        Name of the exit; ``"output"`` the last.
+    program : ExportedProgram
+        From the tensors that go in to logits, learned score if there is one, and the tensors that
+        go on. The batch, the first dimension of all, is dynamic.
+    inputs, outputs : tuple of Tensor
+        Those of the example.
+    """
+
+    exit: str
+    program: ExportedProgram
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+
+
+def cut_segments(model: MultiExitModel, example: Any, score: LearnedScore | None) -> list[Segment]:
+    """Trace a model and cut it.
+
+    Parameters
+    ----------
+    model : MultiExitModel
+        In evaluation mode, on the CPU.
+    example : Tensor [batch, ...], or nested; a batch of at least 2
+    score : LearnedScore, optional
+        Its score becomes an output of every segment.
+
+    Raises
+    ------
+    ValueError
+        The model can't be traced, fixes the batch's size, keeps a state in evaluation mode; or
+        something passes an exit by.
+    """
+    counts: list[tuple[int, int]] = []
+    whole = _Whole(model, example, score, lambda found: counts.__setitem__(slice(None), found))
+    program = traced(whole, tuple(tensors_of(example)), "the model")
+    with quiet():
+        program = program.run_decompositions({})  # what writes in place becomes functional
+    for spec in program.graph_signature.output_specs:
+        if spec.kind is not OutputKind.USER_OUTPUT:
+            raise ValueError(
+                f"the model changes {spec.target!r} in evaluation mode, which a file can't keep: "
+                "leave that state out of its forward"
+            )
+    names = (*model.exit_names, "output")
+    found = []
+    inputs = tuple(tensors_of(example))
+    for name, part in zip(names, _Cut(program, counts, names).modules(), strict=True):
+        one = traced(part, inputs, f"the segment of {name!r}")
+        one.example_inputs = None  # they are the caller's data, and would be saved
+        with torch.no_grad():
+            outputs = tuple(part(*inputs))
+        found.append(Segment(name, one, inputs, outputs))
+        inputs = outputs[1 + (score is not None) :]
+    return found
+
+
+def traced(module: nn.Module, inputs: tuple[Tensor, ...], what: str) -> ExportedProgram:
+    """Export a module of tensors whose first dimension is one dynamic batch.
+
+    Raises
+    ------
+    ValueError
+        ``torch.export`` can't; its reason follows.
+    """
+    batch = Dim("batch", min=1)
+    each = tuple({0: batch} for _ in inputs)
+    # The forward of a GraphModule names its arguments, that of _Whole has them in one *leaves.
+    shapes: Any = each if isinstance(module, fx.GraphModule) else (each,)
+    try:
+        with torch.no_grad(), unfused(), quiet():
+            return torch.export.export(module, inputs, dynamic_shapes=shapes, strict=False)
+    except Exception as error:  # whatever a model does when its forward is traced
+        text = str(error)
+        if "specialized" in text and "batch" in text:
+            raise ValueError(
+                f"{what} fixes the size of the batch in its forward, as len(x) and int(x.shape[0]) "
+                "do: write x.shape[0]"
+            ) from error
+        reason = text.strip().partition("\n\n")[0]
+        raise ValueError(f"{what} can't be traced by torch.export: {reason}") from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence what PyTorch's exporters say about themselves."""
+    # It names every operator of torchvision that it can't register where there is none.
+    registry = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = registry.level
+    registry.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            # torch.export copies its own tree specs, and warns of them.
+            warnings.filterwarnings("ignore", r".*treespec, LeafSpec", FutureWarning)
+            # Layers like nn.LSTM list their weights twice, which does no harm.
+            warnings.filterwarnings(
+                "ignore", r"The tensor attributes? .*_flat_weights", UserWarning
+            )
+            yield
+    finally:
+        registry.setLevel(level)
+
+
+class _Whole(nn.Module):
+    """All segments at once: for each exit what goes on, and its logits, as flat outputs."""
+
+    def __init__(
+        self,
+        model: MultiExitModel,
+        example: Any,
+        score: LearnedScore | None,
+        note: Callable[[list[tuple[int, int]]], None],
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.example = example
+        self.scorer = None if score is None else score.scorer
+        self.note = note  # told of each exit: how many answers, how many tensors that go on
+
+    def forward(self, *leaves: Tensor) -> tuple[Tensor, ...]:
+        given = iter(leaves)
+        x = map_tensors(lambda tensor: next(given), self.example)
+        flat: list[Tensor] = []
+        counts: list[tuple[int, int]] = []
+
+        def put_out(k: int, logits: Tensor, onward: Sequence[Tensor]) -> None:
+            answers = [logits]
+            if self.scorer is not None:
+                answers.append(self.scorer.score(k, logits))
+            flat.extend((*answers, *onward))
+            counts.append((len(answers), len(onward)))
+
+        def at_exit(k: int, activation: Any) -> Any:
+            logits = self.model.head_logits(k, activation)
+            # Copies, lest what follows in place (a ReLU) changes what is put out; the cuts lie
+            # between the two copies.
+            passed = map_tensors(torch.clone, activation)
+            put_out(k, logits, tensors_of(passed))
+            return map_tensors(torch.clone, passed)
+
+        logits = self.model.walk(x, at_exit)
+        put_out(self.model.num_exits - 1, logits, ())
+        self.note(counts)  # an attribute would be put back after the trace
+        return tuple(flat)
+
+
+class _Cut:
+    """The graph of `_Whole`, and the pieces of it."""
+
+    def __init__(
+        self, program: ExportedProgram, outputs: Sequence[tuple[int, int]], names: Sequence[str]
+    ) -> None:
+        self.program, self.names = program, names
+        self.nodes = list(program.graph.nodes)
+        self.values = _values(program)
+        self.user_inputs = [
+            node for node in self.nodes if node.op == "placeholder" and node.name not in self.values
+        ]
+        flat = iter(self.nodes[-1].args[0])
+        self.answers: list[list[fx.Node]] = []
+        self.onward: list[list[fx.Node]] = []
+        for answers, onward in outputs:
+            self.answers.append([next(flat) for _ in range(answers)])
+            self.onward.append([next(flat) for _ in range(onward)])
+        self.batch = self.user_inputs[0].meta["val"].shape[0]
+
+    def modules(self) -> list[fx.GraphModule]:
+        """The segments, first to last."""
+        targets: list[fx.Node] = []  # what the segment behind needs
+        found = []
+        for k in reversed(range(len(self.names))):
+            starts = self.user_inputs if k == 0 else self.onward[k - 1]
+            outputs = [*self.answers[k], *targets]
+            needed = self._behind(outputs, set(starts), k)
+            inputs = starts if k == 0 else [node for node in starts if node in needed]
+            if not inputs:
+                raise ValueError(
+                    f"nothing behind exit {self.names[k - 1]!r} needs what its module puts out: "
+                    "leave this exit out"
+                )
+            found.append(self._module(inputs, outputs, needed))
+            targets = inputs
+        return found[::-1]
+
+    def _behind(self, outputs: Sequence[fx.Node], starts: set[fx.Node], k: int) -> set[fx.Node]:
+        """Nodes that `outputs` are computed from, back to `starts`."""
+        found: set[fx.Node] = set()
+        waiting = list(outputs)
+        while waiting:
+            node = waiting.pop()
+            if node in found:
+                continue
+            found.add(node)
+            if node in starts or self._is_batch(node):
+                continue
+            if node in self.user_inputs:
+                raise ValueError(
+                    f"something else of the batch passes exit {self.names[k - 1]!r} by (a skip "
+                    "connection around it), so there is no segment that starts there: attach at "
+                    "modules whose output is all that goes on"
+                )
+            waiting.extend(node.all_input_nodes)
+        return found
+
+    def _is_batch(self, node: fx.Node) -> bool:
+        value = node.meta.get("val")
+        return isinstance(value, torch.SymInt) and bool(value.node.expr == self.batch.node.expr)
+
+    def _module(
+        self, inputs: Sequence[fx.Node], outputs: Sequence[fx.Node], needed: set[fx.Node]
+    ) -> fx.GraphModule:
+        graph, root = fx.Graph(), nn.Module()
+        copies = {node: graph.placeholder(f"input_{place}") for place, node in enumerate(inputs)}
+        size = None
+        for node in self.nodes:
+            if node not in needed or node in copies:
+                continue
+            if self._is_batch(node):  # the same number, taken from what this segment gets
+                if size is None:
+                    size = graph.call_function(torch.ops.aten.sym_size.int, (copies[inputs[0]], 0))
+                copies[node] = size
+            elif node.op == "placeholder":
+                _attach(root, node.name, self.values[node.name])
+                copies[node] = graph.get_attr(node.name)
+            elif node.op == "get_attr":  # the branches of control flow
+                setattr(root, str(node.target), getattr(self.program.graph_module, node.target))
+                copies[node] = graph.get_attr(str(node.target))
+            else:
+                copies[node] = graph.node_copy(node, lambda one: copies[one])
+        graph.output(tuple(copies[node] for node in outputs))
+        graph.lint()
+        return fx.GraphModule(root, graph)
+
+
+def _values(program: ExportedProgram) -> dict[str, Any]:
+    """Parameters, buffers and constants of a program, by the names of their placeholders."""
+    return {
+        spec.arg.name: program.state_dict[spec.target]
+        if spec.target in program.state_dict
+        else program.constants[spec.target]
+        for spec in program.graph_signature.input_specs
+        if spec.kind is not InputKind.USER_INPUT
+    }
+
+
+def _attach(root: nn.Module, name: str, value: Any) -> None:
+    if isinstance(value, nn.Parameter):
+        root.register_parameter(name, value)
+    else:
+        root.register_buffer(name, value)

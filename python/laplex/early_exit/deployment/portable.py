@@ -1,0 +1,78 @@
+"""The copy of a model that is exported: on the CPU, in a type and of layers that files have."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ...nn.kernel_layer import KernelLayer
+from ..activations import batch_of, map_tensors
+from ..model import MultiExitModel
+from ..policies import LearnedScore, Policy
+
+FileFormat = Literal["onnx", "torch"]
+
+
+def portable(
+    model: MultiExitModel, example: Any, policy: Policy | None, form: FileFormat
+) -> tuple[MultiExitModel, Any, Policy | None, list[str]]:
+    """Copies on the CPU, in a precision that the files have; and names of layers made dense."""
+    model = copy.deepcopy(model).cpu().eval().requires_grad_(False)
+    double = any(parameter.dtype is torch.float64 for parameter in model.parameters())
+    dtype = torch.float64 if double and form == "torch" else torch.float32
+    dense = _make_dense(model) if form == "onnx" else []
+
+    def moved(tensor: Tensor) -> Tensor:
+        tensor = tensor.detach().cpu()
+        return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+    if isinstance(policy, LearnedScore):
+        policy = copy.deepcopy(policy)
+        if isinstance(policy.scorer, nn.Module):
+            policy.scorer.cpu().eval().requires_grad_(False)
+    return model.to(dtype), map_tensors(moved, example), policy, dense
+
+
+def kernel_layers(model: nn.Module) -> list[str]:
+    """Names of the layers of Laplace kernels; of one that stands in two places, both."""
+    return [
+        name
+        for name, module in model.named_modules(remove_duplicate=False)
+        if isinstance(module, KernelLayer)
+    ]
+
+
+@torch.no_grad()
+def _make_dense(model: nn.Module) -> list[str]:
+    """Replace layers of Laplace kernels by the dense layers that they are."""
+    names = kernel_layers(model)
+    for name in names:
+        layer: Any = model.get_submodule(name)
+        # In double: a float32 product with the identity would round once more.
+        weight = copy.deepcopy(layer).double().weight()
+        linear = nn.Linear(weight.shape[1], weight.shape[0], bias=layer.bias is not None)
+        linear.weight.copy_(weight)
+        if layer.bias is not None:
+            linear.bias.copy_(layer.bias)
+        model.set_submodule(name, linear.requires_grad_(False))
+    return names
+
+
+def check_rows(model: MultiExitModel, example: Any) -> None:
+    """Whether every activation has the batch as its first dimension, by a run of the model."""
+    batch = batch_of(example, "example")
+
+    def at_exit(k: int, activation: Any) -> Any:
+        name = model.exit_names[k]
+        if batch_of(activation, name) != batch:
+            raise ValueError(
+                f"exit {name!r} has {batch_of(activation, name)} rows for {batch} samples: attach "
+                "at a module whose output has the batch as its first dimension"
+            )
+        return activation
+
+    with torch.no_grad():
+        model.walk(example, at_exit)

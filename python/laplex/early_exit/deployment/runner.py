@@ -1,0 +1,460 @@
+"""Run an exported early-exit network: NumPy, and onnxruntime or torch for its files.
+
+This file imports nothing of Laplex, and `laplex.early_exit.export` puts a copy of it beside the
+segments: such a folder runs where Laplex is not installed.
+
+>>> from runner import ExportedModel                                              # doctest: +SKIP
+>>> ExportedModel.load("exported").predict(images).labels                         # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+KIND, FORMAT = "laplex.early_exit.export", 1
+MANIFEST = "manifest.json"
+
+Array = np.ndarray[Any, Any]
+_Segment = Callable[[list[Array]], list[Array]]
+
+
+@dataclass(frozen=True)
+class ExportedPrediction:
+    """What `ExportedModel.predict` returns; as `laplex.early_exit.Prediction`, of arrays.
+
+    Attributes
+    ----------
+    logits : ndarray [batch, classes]
+        Of the exit that answered for each sample.
+    exit_index : ndarray [batch], int64
+        That exit, 0 the first.
+    samples_per_segment : tuple of int
+        How many samples each segment computed.
+    """
+
+    logits: Array
+    exit_index: Array
+    samples_per_segment: tuple[int, ...]
+
+    @property
+    def labels(self) -> Array:
+        """The predicted classes, ndarray [batch], int64."""
+        found: Array = self.logits.argmax(-1)
+        return found
+
+    def __repr__(self) -> str:
+        counts = np.bincount(self.exit_index, minlength=len(self.samples_per_segment)).tolist()
+        return (
+            f"ExportedPrediction({len(self.exit_index)} samples; by exit {counts}; computed by "
+            f"segment {list(self.samples_per_segment)})"
+        )
+
+
+class Rule(NamedTuple):
+    """When samples leave: a policy of `laplex.early_exit` as plain numbers."""
+
+    name: str
+    cuts: Array
+    """Thresholds in units of scores, [exits - 1]."""
+    strict: bool
+    most_confident: bool
+
+    @classmethod
+    def of(cls, policy: Any, num_exits: int) -> Rule:
+        """From a policy, or a mapping with ``rule``, ``thresholds``, ``strict``, ``fallback``.
+
+        Raises
+        ------
+        TypeError, ValueError
+            It is neither, of an unknown rule, or has thresholds for another number of exits.
+        """
+        found = policy if isinstance(policy, Mapping) else described(policy)
+        name, strict = found.get("rule"), bool(found.get("strict", False))
+        fallback = found.get("fallback", "last")
+        if name not in SCORES:
+            raise ValueError(f"policy has rule {name!r}: it must be one of {', '.join(SCORES)}")
+        if fallback not in ("last", "most_confident"):
+            raise ValueError(f"fallback must be 'last' or 'most_confident', got {fallback!r}")
+        if "thresholds" not in found:
+            raise ValueError(
+                f"policy has no thresholds: pass {{'rule': {name!r}, 'thresholds': ...}}"
+            )
+        cuts = np.asarray(_numbers(found["thresholds"]), dtype=np.float64)
+        if cuts.ndim == 0:
+            cuts = np.full(num_exits - 1, cuts)
+        if cuts.shape != (num_exits - 1,):
+            raise ValueError(
+                f"policy has {cuts.size} thresholds, but the model has {num_exits - 1} exits "
+                f"before the last: pass one number, or {num_exits - 1} of them"
+            )
+        return cls(name, -cuts if name == "Entropy" else cuts, strict, fallback == "most_confident")
+
+
+def described(policy: Any) -> dict[str, Any]:
+    """A policy of `laplex.early_exit` as the manifest has it.
+
+    Raises
+    ------
+    TypeError
+        It is none of those that an exported model can follow.
+    """
+    name = type(policy).__name__
+    if name not in SCORES or not hasattr(policy, "thresholds"):
+        raise TypeError(
+            f"policy must be a {', '.join(SCORES)}, or a mapping such as {{'rule': 'MaxSoftmax', "
+            f"'thresholds': 0.9}}, got {name}"
+        )
+    thresholds = policy.thresholds
+    return {
+        "rule": name,
+        "thresholds": list(thresholds) if isinstance(thresholds, (list, tuple)) else thresholds,
+        "strict": policy.strict,
+        "fallback": policy.fallback,
+    }
+
+
+class ExportedModel:
+    """A folder that `laplex.early_exit.export` wrote, ready to run.
+
+    Attributes
+    ----------
+    manifest : dict
+        Contents of ``manifest.json``.
+    folder : Path or None
+    exit_names : tuple of str
+        The last is ``"output"``.
+    policy : dict or None
+        The policy it was exported with: ``rule``, ``thresholds``, ``strict``, ``fallback``.
+    """
+
+    def __init__(
+        self, manifest: dict[str, Any], segments: Sequence[_Segment], folder: Path | None = None
+    ) -> None:
+        self.manifest = manifest
+        self.folder = folder
+        self._segments = tuple(segments)
+        self.exit_names: tuple[str, ...] = tuple(one["exit"] for one in manifest["segments"])
+        self.policy: dict[str, Any] | None = manifest["policy"]
+
+    @classmethod
+    def load(
+        cls,
+        folder: Any,
+        *,
+        threads: int | None = None,
+        providers: Sequence[str] = ("CPUExecutionProvider",),
+    ) -> ExportedModel:
+        """Open a folder.
+
+        Parameters
+        ----------
+        folder : path
+        threads : int, optional
+            Of onnxruntime in one operator; its own choice when not given. Files of torch run with
+            torch's threads.
+        providers : sequence of str
+            Execution providers of onnxruntime.
+
+        Raises
+        ------
+        FileNotFoundError
+            There is no exported model in the folder, or a file of it is missing.
+        ValueError
+            The manifest is broken, of something else, or newer than this runner.
+        ImportError
+            Without onnxruntime, or torch for its files.
+        """
+        path = Path(folder)
+        manifest = _read_manifest(path)
+        files = [path / one["file"] for one in manifest["segments"]]
+        for file in files:
+            if not file.is_file():
+                raise FileNotFoundError(f"{path} is not complete: there is no {file.name} in it")
+        if manifest["file_format"] == "onnx":
+            return cls(manifest, _onnx_segments(files, threads, providers), path)
+        if threads is not None:
+            raise ValueError("threads is for ONNX files: call torch.set_num_threads for torch's")
+        return cls(manifest, _torch_segments(files, manifest["imports"]), path)
+
+    @property
+    def num_exits(self) -> int:
+        """Number of exits."""
+        return len(self._segments)
+
+    def predict(self, x: Any, policy: Any = None) -> ExportedPrediction:
+        """Predict, each sample leaving at its exit.
+
+        Parameters
+        ----------
+        x : ndarray [batch, ...], or lists, tuples and dicts of them, as the model took
+            Converted to the type that the segments take.
+        policy : mapping or policy of laplex, optional
+            That of the manifest when not given.
+
+        Returns
+        -------
+        ExportedPrediction
+
+        Raises
+        ------
+        TypeError, ValueError
+            There is no policy, or it does not fit; or `x` does not have the exported shape.
+        """
+        if policy is None:
+            policy = self.policy
+        if policy is None:
+            raise ValueError(
+                "policy is needed, as the model was exported without one: pass "
+                "{'rule': 'MaxSoftmax', 'thresholds': 0.9} or export with policy="
+            )
+        rule = Rule.of(policy, self.num_exits)
+        if rule.name == "LearnedScore" and not self.manifest["learned_score"]:
+            raise ValueError(
+                "policy is a LearnedScore, but the model was exported without one: export with "
+                "policy=, so that its score becomes part of the segments"
+            )
+        arrays = self._inputs(x)
+        walk = _Walk(rule, len(arrays[0]), self.num_exits)
+        for k, segment in enumerate(self._segments):
+            logits, score, arrays = self._split(segment(arrays))
+            stays = walk.answer(k, logits, score)
+            if not stays.any():
+                break
+            if not stays.all():
+                arrays = [np.ascontiguousarray(array[stays]) for array in arrays]
+        return walk.prediction()
+
+    def logits(self, x: Any) -> Array:
+        """Logits of every exit, none left: ndarray [exits, batch, classes]."""
+        arrays, found = self._inputs(x), []
+        for segment in self._segments:
+            logits, _, arrays = self._split(segment(arrays))
+            found.append(logits)
+        return np.stack(found)
+
+    def __repr__(self) -> str:
+        rule = "no policy" if self.policy is None else self.policy["rule"]
+        return (
+            f"ExportedModel({self.manifest['file_format']}, exits at "
+            f"{', '.join(self.exit_names)}, {rule})"
+        )
+
+    def _split(self, outputs: list[Array]) -> tuple[Array, Array | None, list[Array]]:
+        """Outputs of a segment: logits, learned score, and what goes on."""
+        if self.manifest["learned_score"]:
+            return outputs[0], outputs[1], outputs[2:]
+        return outputs[0], None, outputs[1:]
+
+    def _inputs(self, x: Any) -> list[Array]:
+        described = self.manifest["segments"][0]["inputs"]
+        given = list(_leaves(x))
+        if len(given) != len(described):
+            raise ValueError(f"x has {len(given)} arrays, but the model takes {len(described)}")
+        arrays = []
+        for value, one in zip(given, described, strict=True):
+            array = np.asarray(value)
+            if list(array.shape[1:]) != one["shape"][1:] or array.ndim != len(one["shape"]):
+                shape = ", ".join(map(str, one["shape"]))
+                raise ValueError(f"x must be [{shape}], got shape {list(array.shape)}")
+            arrays.append(np.ascontiguousarray(array, dtype=one["dtype"]))
+        sizes = {len(array) for array in arrays}
+        if len(sizes) != 1 or 0 in sizes:
+            raise ValueError(
+                f"x must have one batch of at least one sample, got {sorted(sizes)} samples"
+            )
+        return arrays
+
+
+class _Walk:
+    """One batch on its way, as `laplex.early_exit.MultiExitModel.predict` has it."""
+
+    def __init__(self, rule: Rule, batch: int, num_exits: int) -> None:
+        self.rule, self.last = rule, num_exits - 1
+        self.rows = np.arange(batch)  # which samples are still there
+        self.logits: Array | None = None
+        self.exit_index = np.zeros(batch, dtype=np.int64)
+        self.memory: Array | None = None
+        self.best: tuple[Array, Array, Array] | None = None  # score, logits, exit
+        self.computed = [0] * num_exits
+
+    def answer(self, k: int, logits: Array, learned: Array | None) -> Array:
+        """Take the answers of exit k for those who leave there; say who stays."""
+        self.computed[k] = len(logits)
+        if self.logits is None:
+            self.logits = np.empty_like(logits)
+        score, self.memory = SCORES[self.rule.name](logits, self.memory, learned)
+        exits = np.full(len(logits), k)
+        leaves = np.ones(len(logits), dtype=bool)
+        if k < self.last:
+            cut = self.rule.cuts[k]
+            leaves = score > cut if self.rule.strict else score >= cut
+        answers = logits
+        if self.rule.most_confident:
+            if self.best is not None:  # the earlier exit where scores are equal
+                ahead = score > self.best[0]
+                score = np.where(ahead, score, self.best[0])
+                best_logits = np.where(ahead[:, None], logits, self.best[1])
+                best_exits = np.where(ahead, exits, self.best[2])
+            else:
+                best_logits, best_exits = logits, exits
+            if k == self.last:
+                answers, exits = best_logits, best_exits
+            stays = ~leaves
+            self.best = score[stays], best_logits[stays], best_exits[stays]
+        gone = self.rows[leaves]
+        self.logits[gone] = answers[leaves]
+        self.exit_index[gone] = exits[leaves]
+        self.rows = self.rows[~leaves]
+        if self.memory is not None:
+            self.memory = self.memory[~leaves]
+        stayed: Array = ~leaves
+        return stayed
+
+    def prediction(self) -> ExportedPrediction:
+        assert self.logits is not None
+        return ExportedPrediction(self.logits, self.exit_index, tuple(self.computed))
+
+
+# --- scores: (logits, memory, learned) -> (score, memory), higher is surer -----------------------
+
+_Score = tuple[Array, Array | None]
+
+
+def _probabilities(logits: Array) -> Array:
+    shifted = logits.astype(np.float64)
+    shifted = np.exp(shifted - shifted.max(-1, keepdims=True))
+    found: Array = shifted / shifted.sum(-1, keepdims=True)
+    return found
+
+
+def _max_softmax(logits: Array, memory: Array | None, learned: Array | None) -> _Score:
+    return _probabilities(logits).max(-1), None
+
+
+def _entropy(logits: Array, memory: Array | None, learned: Array | None) -> _Score:
+    p = _probabilities(logits)
+    return (p * np.log(np.where(p > 0, p, 1.0))).sum(-1), None
+
+
+def _margin(logits: Array, memory: Array | None, learned: Array | None) -> _Score:
+    p = np.sort(_probabilities(logits), -1)
+    return p[:, -1] - p[:, -2] if p.shape[-1] > 1 else p[:, -1], None
+
+
+def _patience(logits: Array, memory: Array | None, learned: Array | None) -> _Score:
+    label = logits.argmax(-1)
+    if memory is None:
+        streak = np.zeros_like(label)
+    else:
+        streak = np.where(label == memory[:, 0], memory[:, 1] + 1, 0)
+    return streak.astype(np.float64), np.stack((label, streak), 1)
+
+
+def _learned(logits: Array, memory: Array | None, learned: Array | None) -> _Score:
+    assert learned is not None
+    return learned.astype(np.float64), None
+
+
+SCORES: dict[str, Callable[[Array, Array | None, Array | None], _Score]] = {
+    "MaxSoftmax": _max_softmax,
+    "Entropy": _entropy,
+    "Margin": _margin,
+    "Patience": _patience,
+    "LearnedScore": _learned,
+}
+
+
+# --- files ---------------------------------------------------------------------------------------
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    file = path / MANIFEST
+    if not file.is_file():
+        raise FileNotFoundError(f"{path} holds no exported model: there is no {MANIFEST} in it")
+    try:
+        manifest: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        known = manifest["kind"] == KIND
+        form = manifest["format"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} does not describe an exported model") from error
+    if not known:
+        raise ValueError(f"{file} does not describe an exported model")
+    if form != FORMAT:
+        raise ValueError(
+            f"{path} was exported in format {form}, this runner reads {FORMAT}: use the runner.py "
+            "that lies in the folder"
+        )
+    return manifest
+
+
+def _onnx_segments(
+    files: Sequence[Path], threads: int | None, providers: Sequence[str]
+) -> list[_Segment]:
+    runtime = _needed("onnxruntime", "onnx")
+    options = runtime.SessionOptions()
+    if threads is not None:
+        options.intra_op_num_threads = threads
+
+    def segment(file: Path) -> _Segment:
+        session = runtime.InferenceSession(file, options, providers=list(providers))
+        names = [one.name for one in session.get_inputs()]
+
+        def run(arrays: list[Array]) -> list[Array]:
+            found: list[Array] = session.run(None, dict(zip(names, arrays, strict=True)))
+            return found
+
+        return run
+
+    return [segment(file) for file in files]
+
+
+def _torch_segments(files: Sequence[Path], imports: Sequence[str]) -> list[_Segment]:
+    torch = _needed("torch", "exits")
+    for module in imports:  # which register operators that the files call
+        _needed(module, "exits")
+
+    def segment(file: Path) -> _Segment:
+        module = torch.export.load(file).module()
+
+        def run(arrays: list[Array]) -> list[Array]:
+            with torch.no_grad():
+                outputs = module(*(torch.from_numpy(array) for array in arrays))
+            return [output.numpy() for output in outputs]
+
+        return run
+
+    return [segment(file) for file in files]
+
+
+def _needed(module: str, extra: str) -> Any:
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        package = module.partition(".")[0]
+        if error.name is None or error.name.partition(".")[0] != package:
+            raise
+        raise ImportError(
+            f'ExportedModel needs {package}: pip install "laplex[{extra}]"', name=package
+        ) from error
+
+
+def _leaves(x: Any) -> list[Any]:
+    """The arrays in a structure, in order; what is no array was fixed in the export."""
+    if isinstance(x, Mapping):
+        return [leaf for value in x.values() for leaf in _leaves(value)]
+    if isinstance(x, (list, tuple)):
+        return [leaf for value in x for leaf in _leaves(value)]
+    return [] if x is None or isinstance(x, (bool, int, float, str)) else [x]
+
+
+def _numbers(value: Any) -> Any:
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return [float(one) for one in value]
+    return float(value)

@@ -1,0 +1,290 @@
+"""Write a model with exits to a folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ... import __version__
+from ...optional import require
+from ..activations import batch_of, map_tensors
+from ..costs import count_costs
+from ..model import MultiExitModel
+from ..policies import LearnedScore, Policy
+from . import runner
+from .cutting import Segment, cut_segments, quiet
+from .portable import FileFormat, check_rows, kernel_layers, portable
+
+#: How far a segment's logits may be from the model's, in units of the largest logit and 1.
+_AGREEMENT = 1e-4
+#: Files of protobuf end at 2 GiB; weights of more than this go to a file beside.
+_LARGE = 1 << 30
+
+
+def export(
+    model: MultiExitModel,
+    example: Any,
+    folder: str | os.PathLike[str],
+    *,
+    format: FileFormat = "onnx",  # noqa: A002  (the word for it)
+    policy: Policy | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write a model with its exits: one file for each segment, a manifest, a runner.
+
+    `ExportedModel.load` opens the folder. It is there when it is complete: all is written beside
+    it, checked against the model with the runtime that will run it, and renamed.
+
+    Parameters
+    ----------
+    model : MultiExitModel
+        Not changed; a copy of it in evaluation mode, on the CPU, is exported.
+    example : Tensor [batch, ...], or nested lists, tuples and dicts of them
+        As for ``model(example)``; at least 2 samples. Sizes other than the batch's are fixed.
+    folder : path
+        Must not exist, or be empty, or with `overwrite` hold a former export.
+    format : "onnx" or "torch"
+        ``.onnx`` files for onnxruntime, or ``.pt2`` files of `torch.export`.
+    policy : Policy, optional
+        What ``ExportedModel.predict`` follows when it is not told otherwise. The score of a
+        `LearnedScore` is made part of the segments, so it must be given here to be used there.
+    overwrite : bool
+
+    Returns
+    -------
+    Path
+        The folder: ``manifest.json``, ``segment0.onnx`` ..., ``runner.py``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Arguments that can't be used; a model that can't be traced or cut, with the name of the
+        exit that something passes by.
+    FileExistsError
+        There is something in the folder.
+    ImportError
+        Without what ``laplex[onnx]`` installs, for ONNX.
+    RuntimeError
+        The files disagree with the model.
+
+    Notes
+    -----
+    ONNX files are in float32. ``torch.export`` files are in float64 where the model is, else in
+    float32. There are no Laplace kernels in ONNX: `LaplexHead` and `LaplexLinear`, which are linear
+    in their input, become dense layers there, listed in the manifest; in ``.pt2`` files they stay,
+    and need Laplex to run. Tensors of an activation that nothing behind its exit needs are not
+    passed on.
+
+    Examples
+    --------
+    >>> from laplex.early_exit import ExportedModel, MaxSoftmax, export    # doctest: +SKIP
+    >>> export(model, images[:2], "exported", policy=MaxSoftmax(0.9))      # doctest: +SKIP
+    >>> ExportedModel.load("exported").predict(images.numpy()).labels      # doctest: +SKIP
+    """
+    path = Path(folder)
+    _check(model, example, format, policy)
+    _check_folder(path, overwrite)
+    if format == "onnx":
+        for module in ("onnx", "onnxscript", "onnxruntime"):
+            require(module, extra="onnx", feature='laplex.early_exit.export with format="onnx"')
+    model, example, policy, dense = portable(model, example, policy, format)
+    check_rows(model, example)
+    learned = policy if isinstance(policy, LearnedScore) else None
+    segments = cut_segments(model, example, learned)
+    costs = count_costs(model, example)
+    files = [f"segment{k}.{'onnx' if format == 'onnx' else 'pt2'}" for k in range(len(segments))]
+    imports = [] if format == "onnx" or not kernel_layers(model) else ["laplex.torch_ops"]
+    manifest: dict[str, Any] = {
+        "kind": runner.KIND,
+        "format": runner.FORMAT,
+        "file_format": format,
+        "num_exits": model.num_exits,
+        "segments": [
+            _described(segment, file, learned is not None)
+            for segment, file in zip(segments, files, strict=True)
+        ],
+        "policy": None if policy is None else _plain(runner.described(policy)),
+        "learned_score": learned is not None,
+        "dense_layers": dense,
+        "imports": imports,
+        "costs": costs.to_dict(),
+        "versions": _versions(format),
+    }
+    with _complete_folder(path) as part:
+        for segment, file in zip(segments, files, strict=True):
+            _WRITERS[format](segment, part / file)
+        shutil.copyfile(runner.__file__, part / "runner.py")
+        _write_manifest(part, manifest)
+        manifest["largest_difference"] = _largest_difference(model, example, part)
+        _write_manifest(part, manifest)
+    return path
+
+
+# --- before --------------------------------------------------------------------------------------
+
+
+def _check(model: Any, example: Any, form: Any, policy: Any) -> None:
+    if not isinstance(model, MultiExitModel):
+        raise TypeError(f"model must be a MultiExitModel, got {type(model).__name__}")
+    if form not in get_args(FileFormat):
+        raise ValueError(f"format must be one of {get_args(FileFormat)}, got {form!r}")
+    if batch_of(example, "example") < 2:
+        raise ValueError(
+            "example has fewer than 2 samples, from which no size of a batch but that one can be "
+            "told: pass a batch of at least 2"
+        )
+    if policy is not None:
+        if not isinstance(policy, Policy):
+            raise TypeError(
+                f"policy must be a Policy such as MaxSoftmax(0.9), got {type(policy).__name__}"
+            )
+        policy.cuts(model.num_exits)
+        runner.described(policy)
+
+
+def _check_folder(path: Path, overwrite: bool) -> None:
+    if path.is_file():
+        raise FileExistsError(f"{path} is a file: pass a folder")
+    if not path.is_dir() or not any(path.iterdir()):
+        return
+    if not (path / runner.MANIFEST).is_file():
+        raise FileExistsError(f"{path} holds something else than an exported model: pass another")
+    if not overwrite:
+        raise FileExistsError(f"{path} holds an exported model: pass overwrite=True to replace it")
+
+
+# --- files ---------------------------------------------------------------------------------------
+
+
+def _write_torch(segment: Segment, path: Path) -> None:
+    with quiet():
+        torch.export.save(segment.program, path)
+
+
+def _write_onnx(segment: Segment, path: Path) -> None:
+    onnx: Any = require("onnx", extra="onnx", feature="laplex.early_exit.export")
+    weights = sum(tensor.nbytes for tensor in segment.program.state_dict.values())
+    with quiet():
+        torch.onnx.export(
+            segment.program,
+            (),
+            path,
+            input_names=_names("input", len(segment.inputs)),
+            output_names=_names("output", len(segment.outputs)),
+            external_data=weights > _LARGE,
+            dynamo=True,
+            verbose=False,
+        )
+    onnx.checker.check_model(path, full_check=True)
+
+
+_WRITERS = {"onnx": _write_onnx, "torch": _write_torch}
+
+
+def _names(word: str, count: int) -> list[str]:
+    return [f"{word}_{place}" for place in range(count)]
+
+
+def _described(segment: Segment, file: str, learned: bool) -> dict[str, Any]:
+    outputs = ["logits", *(["score"] if learned else [])]
+    outputs += _names("activation", len(segment.outputs) - len(outputs))
+    return {
+        "exit": segment.exit,
+        "file": file,
+        "inputs": _tensors(_names("input", len(segment.inputs)), segment.inputs),
+        "outputs": _tensors(outputs, segment.outputs),
+    }
+
+
+def _tensors(names: Sequence[str], tensors: Sequence[Tensor]) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": name,
+            "dtype": str(tensor.dtype).removeprefix("torch."),
+            "shape": ["batch", *tensor.shape[1:]],
+        }
+        for name, tensor in zip(names, tensors, strict=True)
+    ]
+
+
+def _versions(form: FileFormat) -> dict[str, str]:
+    found = {
+        "laplex": __version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": ".".join(map(str, sys.version_info[:3])),
+    }
+    if form == "onnx":
+        for name in ("onnx", "onnxscript", "onnxruntime"):
+            found[name] = require(name, extra="onnx").__version__
+    return found
+
+
+def _plain(policy: dict[str, Any]) -> dict[str, Any]:
+    """With infinities, which JSON does not have, as strings, which float() reads."""
+
+    def number(value: float) -> float | str:
+        return value if np.isfinite(value) else str(value)
+
+    thresholds = policy["thresholds"]
+    if isinstance(thresholds, list):
+        return {**policy, "thresholds": [number(one) for one in thresholds]}
+    return {**policy, "thresholds": number(thresholds)}
+
+
+def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    text = json.dumps(manifest, indent=2, allow_nan=False) + "\n"
+    (folder / runner.MANIFEST).write_text(text, encoding="utf-8")
+
+
+def _largest_difference(model: MultiExitModel, example: Any, folder: Path) -> float:
+    """How far the files' logits are from the model's, on the example and its first sample alone.
+
+    Raises
+    ------
+    RuntimeError
+        Further than rounding explains.
+    """
+    exported = runner.ExportedModel.load(folder)
+    largest = 0.0
+    for x in (example, map_tensors(lambda tensor: tensor[:1], example)):
+        with torch.no_grad():
+            expected = torch.stack(model(x)).numpy()
+        found = exported.logits(x)
+        difference = float(np.abs(found - expected).max())
+        if not difference <= _AGREEMENT * (1 + float(np.abs(expected).max())):
+            raise RuntimeError(
+                f"the files give logits that differ by {difference:.2g} from the model's at a "
+                f"batch of {batch_of(x, 'example')}: report it, with the model"
+            )
+        largest = max(largest, difference)
+    return largest
+
+
+@contextmanager
+def _complete_folder(path: Path) -> Iterator[Path]:
+    """Yield a folder beside `path` to write to; it takes its place if all goes well."""
+    path = path.absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part, old = (path.with_name(path.name + suffix) for suffix in (".part", ".old"))
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
+    try:
+        yield part
+        if path.exists():  # os.replace takes the place of empty folders alone
+            shutil.rmtree(old, ignore_errors=True)
+            os.replace(path, old)
+        os.replace(part, path)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
