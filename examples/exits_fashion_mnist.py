@@ -1,0 +1,197 @@
+"""Disjoint, joint and mixed training of networks with exits, from scratch on Fashion-MNIST.
+
+    python examples/exits_fashion_mnist.py [--quick] [--networks resnet msdnet] [--seeds 5]
+                                           [--epochs 12] [--images 10000] [--out DIR]
+
+A small residual network and a small MSDNet are trained by each strategy for the same total number
+of epochs, from several seeds, on the same images. Each run is judged three ways: its softmax as it
+is, with a temperature for each exit, and with score heads that learn who is right or beyond help
+(in the style of arXiv 2508.21495). Thresholds are fitted on validation images; every number is of
+test images. Runs that are in DIR already are not made again, so it can be stopped and gone on
+with. Needs laplex[exits] and Debian's dataset-fashion-mnist; --quick takes a minute, everything
+some three quarters of an hour on one core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from laplex.demo.datasets import load_images
+from laplex.early_exit import (
+    Evaluation,
+    MultiExitModel,
+    Phase,
+    collect,
+    compare,
+    count_costs,
+    evaluate_outputs,
+    networks,
+    train,
+)
+
+Loader = DataLoader[tuple[Tensor, ...]]
+Judged = dict[str, Evaluation]
+
+#: How a run is judged: the name in tables -> `calibration` of `evaluate`.
+WAYS = {"softmax": None, "temperature": "temperature", "score heads": "eefp"}
+
+
+@dataclass(frozen=True)
+class Data:
+    """Images around 0 with their labels, in loaders."""
+
+    train: Loader
+    validation: Loader
+    test: Loader
+
+    def example(self) -> Tensor:
+        """Two images."""
+        dataset = self.test.dataset
+        assert isinstance(dataset, TensorDataset)
+        return dataset.tensors[0][:2]
+
+
+def load(
+    source: str,
+    counts: tuple[int, int, int],
+    prepare: Callable[[Tensor], Tensor] = lambda x: (x - 0.286) / 0.353,  # mean, deviation
+    batch: int = 100,
+) -> Data:
+    """So many images for training, after them so many for validation; so many of the test set."""
+    found = load_images(source)
+    images, validation, tests = counts
+
+    def loader(pictures: Any, labels: Any, *, shuffle: bool = False) -> Loader:
+        dataset = TensorDataset(
+            prepare(torch.as_tensor(pictures)[:, None]), torch.as_tensor(labels)
+        )
+        return DataLoader(dataset, batch_size=batch, shuffle=shuffle, drop_last=shuffle)
+
+    seen, after = slice(0, images), slice(images, images + validation)
+    return Data(
+        loader(found.train_images[seen], found.train_labels[seen], shuffle=True),
+        loader(found.train_images[after], found.train_labels[after]),
+        loader(found.test_images[:tests], found.test_labels[:tests]),
+    )
+
+
+def network(name: str, seed: int, example: Tensor) -> MultiExitModel:
+    """A new network with exits; one seed gives the same weights to every strategy."""
+    if name == "resnet":
+        backbone: nn.Module = networks.small_resnet(width=8, seed=seed)
+    elif name == "msdnet":
+        backbone = networks.small_msdnet(width=6, growth=4, seed=seed)
+    else:
+        raise SystemExit(f"--networks: resnet, msdnet; not {name}")
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        at = networks.EXITS[f"small_{name}"]
+        return MultiExitModel.attach(backbone, at, num_classes=10, example=example)
+
+
+def trained(
+    model: MultiExitModel,
+    file: Path,
+    strategy: str | Sequence[Phase],
+    epochs: int | None,
+    data: Data,
+    seed: int,
+    **options: Any,
+) -> MultiExitModel:
+    """Train, or read the weights of a run that is in `file` already."""
+    if not file.exists():
+        start = time.process_time()
+        result = train(
+            model,
+            data.train,
+            data.validation,
+            strategy=strategy,
+            epochs=epochs,
+            seed=seed,
+            **options,
+        )
+        file.with_suffix(".history.json").write_text(result.to_json())
+        torch.save(model.state_dict(), file)
+        took = time.process_time() - start
+        print(f"{file.stem}: {took:.0f} s of processor time; {result}", flush=True)
+    model.load_state_dict(torch.load(file, weights_only=True))
+    return model.eval()
+
+
+def judged(model: MultiExitModel, file: Path, data: Data) -> Judged:
+    """Judge a run on test images in each of the ways, or read how it was."""
+    if not file.exists():
+        test, validation = collect(model, data.test), collect(model, data.validation)
+        costs = count_costs(model, data.example())
+        found = {
+            way: evaluate_outputs(test, costs, calibration=calibration, validation=validation)
+            for way, calibration in WAYS.items()
+        }
+        file.write_text(json.dumps({way: one.to_dict() for way, one in found.items()}))
+    return {way: Evaluation.from_dict(one) for way, one in json.loads(file.read_text()).items()}
+
+
+def show(name: str, runs: Mapping[str, Sequence[Judged]], out: Path) -> None:
+    """Tables and pictures of a network: strategies, ways, and what goes with the area."""
+    print(f"\n=== {name}: strategies, softmax as it is ===")
+    strategies = compare({one: [run["softmax"] for run in found] for one, found in runs.items()})
+    print(strategies.table())
+    strategies.plot().savefig(out / f"{name}_strategies.png", dpi=110)
+    print(f"\n=== {name}: ways to decide ===")
+    ways = compare(
+        {
+            f"{strategy}, {way}": [run[way] for run in found]
+            for strategy, found in runs.items()
+            for way in WAYS
+        }
+    )
+    print(ways.table())
+    print(f"\n=== {name}: does calibration or EEFP go with the area under the curve? ===")
+    print(ways.correlations())
+    (out / f"{name}.json").write_text(ways.to_json())
+
+
+def main() -> None:
+    """Train, judge, show."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", default="fashion-mnist", help="or a folder with its files")
+    parser.add_argument("--networks", nargs="+", default=["resnet", "msdnet"])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--images", type=int, default=10_000)
+    parser.add_argument("--out", type=Path, default=Path("exits-fashion-mnist"))
+    parser.add_argument("--quick", action="store_true")
+    options = parser.parse_args()
+    counts = (options.images, 2000, 10_000)
+    if options.quick:
+        options.seeds, options.epochs, counts = 1, 2, (600, 300, 500)
+    torch.set_num_threads(1)
+    options.out.mkdir(parents=True, exist_ok=True)
+    data = load(options.data, counts)
+    for name in options.networks:
+        runs: dict[str, list[Judged]] = {}
+        for seed in range(options.seeds):
+            for strategy in ("disjoint", "joint", "mixed"):
+                file = options.out / f"{name}-{strategy}-{seed}.pt"
+                model = network(name, seed, data.example())
+                model = trained(
+                    model, file, strategy, options.epochs, data, seed, learning_rate=4e-3
+                )
+                runs.setdefault(strategy, []).append(judged(model, file.with_suffix(".json"), data))
+        show(name, runs, options.out)
+
+
+if __name__ == "__main__":
+    main()

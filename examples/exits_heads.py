@@ -1,0 +1,152 @@
+"""Heads of exits side by side: linear, multilayer perceptron, Laplace kernels.
+
+    python examples/exits_heads.py [--quick] [--images 6000] [--epochs 6] [--seeds 2]
+
+A small residual network is trained on Fashion-MNIST by its own output; then the heads alone, the
+backbone frozen, once for each kind of head. Heads see the mean of each channel, or the whole map,
+one feature for each place. For each: accuracy on test images, parameters, multiply-adds, and which
+is the smallest head of its kind whose accuracy is within half a point of the linear one's. Needs
+laplex[exits] and Debian's dataset-fashion-mnist; --quick takes a minute, everything ten.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from exits_fashion_mnist import Data, load
+from torch import Tensor, nn
+
+from laplex.early_exit import MultiExitModel, Phase, collect, count_costs, networks, train
+from laplex.nn import LaplexHead
+
+EXITS = networks.EXITS["small_resnet"]
+Make = Callable[[int, int], nn.Module]
+
+
+class _Mean(nn.Module):
+    def forward(self, maps: Tensor) -> Tensor:
+        return maps.mean((2, 3))
+
+
+def perceptron(hidden: int) -> Make:
+    """A layer of hidden units."""
+    return lambda features, classes: nn.Sequential(
+        nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, classes)
+    )
+
+
+KINDS: dict[str, dict[str, Make]] = {
+    "linear": {"linear": nn.Linear},
+    "perceptron": {f"perceptron, {n} hidden": perceptron(n) for n in (4, 16, 64)},
+    "Laplace": {
+        f"LaplexHead, {n} kernel{'s' if n > 1 else ''}": lambda features, classes, n=n: LaplexHead(
+            features, classes, heads=n
+        )
+        for n in (1, 2, 4)
+    },
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One head at one exit: test accuracies by seed, parameters, multiply-adds."""
+
+    accuracies: list[float]
+    parameters: int
+    cost: float
+
+    @property
+    def accuracy(self) -> float:
+        """Mean over the seeds."""
+        return float(np.mean(self.accuracies))
+
+
+def measure(
+    backbones: list[nn.Module], make: Make, flat: bool, epochs: int, data: Data
+) -> list[Row]:
+    """Train heads of one kind on frozen backbones; a row for each exit."""
+
+    def head(activation: Tensor, classes: int) -> nn.Module:
+        shape: nn.Module = nn.Flatten() if flat else _Mean()
+        return nn.Sequential(shape, make(shape(activation).shape[1], classes))
+
+    right = []
+    for seed, backbone in enumerate(backbones):
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            model = MultiExitModel.attach(
+                copy.deepcopy(backbone), EXITS, num_classes=10, example=data.example(), head=head
+            )
+        train(model, data.train, strategy=[Phase("heads", epochs)], learning_rate=1e-2, seed=seed)
+        found = collect(model, data.test)
+        right.append((found.logits.argmax(-1) == found.labels).mean(1))
+    costs = count_costs(model, data.example())
+    return [
+        Row([float(one[k]) for one in right], costs.head_parameters[k], float(costs.heads[k]))
+        for k in range(len(EXITS))
+    ]
+
+
+def main() -> None:
+    """Train, measure, print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", default="fashion-mnist", help="or a folder with its files")
+    parser.add_argument("--images", type=int, default=6000)
+    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--quick", action="store_true")
+    options = parser.parse_args()
+    counts = (options.images, 500, 5000)
+    if options.quick:
+        options.epochs, options.seeds, counts = 1, 1, (500, 100, 300)
+    torch.set_num_threads(1)
+    data = load(options.data, counts)
+    backbones = []
+    for seed in range(options.seeds):
+        model = MultiExitModel.attach(
+            networks.small_resnet(width=8, seed=seed), EXITS, num_classes=10, example=data.example()
+        )
+        phases = [Phase("backbone", options.epochs)]
+        train(model, data.train, strategy=phases, learning_rate=4e-3, seed=seed)
+        backbones.append(model.backbone)
+    for flat in (False, True):
+        features = "every place of the map" if flat else "the mean of each channel"
+        rows = {
+            kind: {
+                name: measure(backbones, make, flat, options.epochs, data)
+                for name, make in variants.items()
+            }
+            for kind, variants in KINDS.items()
+        }
+        for k, exit_name in enumerate(EXITS):
+            print(f"\n{exit_name}, {features}")
+            print(
+                f"{'head':<24}{'accuracy':>9}{'spread':>8}{'parameters':>12}{'multiply-adds':>15}"
+            )
+            linear = rows["linear"]["linear"][k]
+            for variants in rows.values():
+                enough = [
+                    one[k].parameters
+                    for one in variants.values()
+                    if one[k].accuracy >= linear.accuracy - 0.005
+                ]
+                for name, found in variants.items():
+                    row = found[k]
+                    mark = " *" if enough and row.parameters == min(enough) else ""
+                    spread = max(row.accuracies) - min(row.accuracies)
+                    print(
+                        f"{name:<24}{row.accuracy:>9.1%}{spread:>8.1%}{row.parameters:>12,}"
+                        f"{row.cost:>15,.0f}{mark}"
+                    )
+            print("* the fewest parameters of its kind within half a point of linear, or above")
+
+
+if __name__ == "__main__":
+    main()
