@@ -1,6 +1,6 @@
 """Exits on a pretrained network: EfficientNet-Lite0, frozen and fine-tuned, on real images.
 
-    python examples/exits_efficientnet.py [--quick] [--images 2000] [--seeds 2] [--epochs 4]
+    python examples/exits_efficientnet.py [--quick] [--images 2000] [--seeds 2] [--epochs 8]
                                           [--side 64] [--out DIR]
 
 The network was trained on ImageNet; its classifier is replaced by a linear probe on its features
@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("--data", default="fashion-mnist", help="or a folder with its files")
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--side", type=int, default=64)
     parser.add_argument("--out", type=Path, default=Path("exits-efficientnet"))
     parser.add_argument("--quick", action="store_true")
@@ -88,9 +88,9 @@ def main() -> None:
     data = load(options.data, counts, lambda x: coloured(x, options.side), batch=50)
     base = probed(pretrained(), data)
     first, rest = (options.epochs + 1) // 2, options.epochs // 2
-    strategies = {
-        "frozen": [Phase("heads", options.epochs)],
-        "disjoint": [Phase("backbone", first), Phase("heads", rest)],
+    strategies = {  # new heads learn faster than a pretrained network forgets
+        "frozen": [Phase("heads", options.epochs, learning_rate=1e-2)],
+        "disjoint": [Phase("backbone", first), Phase("heads", rest, learning_rate=1e-2)],
         "joint": [Phase("all", options.epochs)],
         "mixed": [Phase("backbone", first), Phase("all", rest)],
     }
@@ -103,8 +103,7 @@ def main() -> None:
                 model = MultiExitModel.attach(
                     copy.deepcopy(base), BLOCKS, num_classes=10, example=data.example()
                 )
-            rate = 4e-3 if name == "frozen" else 1e-3
-            model = trained(model, file, phases, None, data, seed, learning_rate=rate)
+            model = trained(model, file, phases, None, data, seed, learning_rate=1e-3)
             runs.setdefault(name, []).append(judged(model, file.with_suffix(".json"), data))
     show("efficientnet", runs, options.out)
 

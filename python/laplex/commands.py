@@ -1,4 +1,4 @@
-"""The commands of ``laplex``: demo, info, cedar. Needs typer and rich, as `laplex.cli` checks."""
+"""The commands of ``laplex``: demo, info, cedar, exits. `laplex.cli` checks for what they need."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 import laplex
 from laplex import _core
 from laplex.cedar.commands import app as cedar
+from laplex.command_errors import failure, sentences
 from laplex.demo import MAX_SEED, DemoInputError, run_demo
-from laplex.optional import require
+from laplex.early_exit.commands import app as exits
 
 app = typer.Typer(
     name="laplex",
@@ -34,6 +34,7 @@ def _print_version(wanted: bool) -> None:
 
 
 app.add_typer(cedar)
+app.add_typer(exits)
 
 
 @app.callback()
@@ -78,17 +79,15 @@ def demo(
 
     Exit status 1: the operator misses its promised precision, or something it needs is missing.
     """
-    try:
-        for package in ("torch", "matplotlib", "sklearn"):
-            require(package, extra="demo", feature="laplex demo")
-    except ImportError as error:
-        raise _failure(error) from error
-    try:
+    with sentences(
+        "laplex demo",
+        extra="demo",
+        needs=("torch", "matplotlib", "sklearn"),
+        errors=(ImportError, DemoInputError),
+    ):
         findings = run_demo(data, out, epochs=epochs, seed=seed, quick=quick)
-    except DemoInputError as error:
-        raise _failure(error) from error
     if not findings.passed:
-        raise _failure("the operator missed its promised precision")
+        raise failure("the operator missed its promised precision")
 
 
 @app.command()
@@ -97,7 +96,7 @@ def info() -> None:
     try:
         core = _core.info()
     except ValueError as error:  # LAPLEX_NUM_THREADS
-        raise _failure(error) from error
+        raise failure(error) from error
     table = Table(show_header=False, box=None)
     rows = {
         "laplex": core["version"],
@@ -113,12 +112,6 @@ def info() -> None:
     for name, value in rows.items():
         table.add_row(name, str(value))
     Console(soft_wrap=True).print(table)
-
-
-def _failure(message: object) -> typer.Exit:
-    """Print a sentence on stderr; return what ends the command with status 1."""
-    Console(stderr=True).print(f"[red]error:[/red] {escape(str(message))}", soft_wrap=True)
-    return typer.Exit(1)
 
 
 def _cuda(compiled: bool, devices: list[str]) -> str:

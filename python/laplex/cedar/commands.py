@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import re
-import sys
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
-from laplex.optional import require
+from laplex.command_errors import (
+    caution,
+    result_folder,
+    sentences,
+    shows_progress,
+    stoppable,
+    usable_device,
+)
 
 if TYPE_CHECKING:
     from .estimator import CEDAR
@@ -147,10 +150,14 @@ def fit(
             tol=tol,
             batch_size=batch_size,
             learning_rate=learning_rate,
-            device=_device(device),
+            device=usable_device(device),
         )
-        with _folder(out), _about(embeddings), _stoppable(checkpoint):
-            model.fit(rows, progress=_shows(quiet), checkpoint=checkpoint, resume=resume)
+        with (
+            result_folder(out),
+            _about(embeddings),
+            stoppable(lambda: _going_on(checkpoint)),
+        ):
+            model.fit(rows, progress=shows_progress(quiet), checkpoint=checkpoint, resume=resume)
             model.set_params(device=None)  # the model may be used elsewhere
             model.save(out)
         typer.echo(_summary(model, out))
@@ -187,7 +194,7 @@ def transform(
         if k is not None and k > cedar.n_features_in_:
             raise ValueError(f"-k {k} is more than the model's {cedar.n_features_in_} axes")
         with _about(embeddings):
-            count = write_codes(cedar, rows, out, k, progress=_shows(quiet))
+            count = write_codes(cedar, rows, out, k, progress=shows_progress(quiet))
         typer.echo(f"{count:,} codes with at most {k or cedar.k_} entries: {out}")
 
 
@@ -283,7 +290,7 @@ def report(
                 compare=compare,
                 max_axes=max_axes,
                 title=title,
-                progress=_shows(quiet),
+                progress=shows_progress(quiet),
             )
         typer.echo(f"report: {out}")
 
@@ -291,22 +298,9 @@ def report(
 # --- inside ---------------------------------------------------------------------------------------
 
 
-@contextmanager
-def _sentences(command: str, *more: str) -> Iterator[None]:
-    """Turn what users can mend into a sentence and status 1, and warnings into sentences."""
-    try:
-        for package in ("numpy", "torch", "sklearn", "scipy", "safetensors", *more):
-            require(package, extra="cedar", feature=f"laplex cedar {command}")
-        with warnings.catch_warnings():
-            warnings.simplefilter("default", UserWarning)
-            warnings.showwarning = _show_warning
-            yield
-    except (ImportError, OSError, ValueError, TypeError) as error:
-        message = str(error)
-        if isinstance(error, OSError) and error.filename is not None and error.strerror:
-            message = f"{error.filename}: {error.strerror}"
-        _say("[red]error:[/red]", message)
-        raise typer.Exit(1) from error
+def _sentences(command: str, *more: str) -> AbstractContextManager[None]:
+    needs = ("numpy", "torch", "sklearn", "scipy", "safetensors", *more)
+    return sentences(f"laplex cedar {command}", extra="cedar", needs=needs)
 
 
 @contextmanager
@@ -326,54 +320,17 @@ def _distinct(option: str, path: Path | None, embeddings: Path) -> None:
         raise ValueError(f"{option} {path} would replace the embeddings: give another name")
 
 
-@contextmanager
-def _stoppable(checkpoint: Path | None) -> Iterator[None]:
-    """Say on Ctrl-C how to go on."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        if checkpoint is not None and checkpoint.exists():
-            _say("stopped:", f"go on with the same options and --checkpoint {checkpoint} --resume")
-        else:
-            _say("stopped:", "nothing was written; with --checkpoint FILE a fit can go on later")
-        raise
-
-
-def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    _say("[yellow]warning:[/yellow]", message)
-
-
-def _say(label: str, message: object) -> None:
-    text = " ".join(str(message).split())
-    Console(stderr=True).print(f"{label} {escape(text)}", soft_wrap=True)
+def _going_on(checkpoint: Path | None) -> str:
+    """What to say on Ctrl-C."""
+    if checkpoint is not None and checkpoint.exists():
+        return f"go on with the same options and --checkpoint {checkpoint} --resume"
+    return "nothing was written; with --checkpoint FILE a fit can go on later"
 
 
 def _load(folder: Path) -> CEDAR:
     from .estimator import CEDAR
 
     return CEDAR.load(folder)
-
-
-@contextmanager
-def _folder(out: Path) -> Iterator[None]:
-    """Make a folder before the work whose result goes there; unmake it if that fails."""
-    if out.exists() and not out.is_dir():
-        raise NotADirectoryError(f"--out {out} is a file: pass a folder")
-    missing = [path for path in (out, *out.parents) if not path.exists()]
-    try:
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-            probe = out / "config.json.part"
-            probe.write_bytes(b"")
-            probe.unlink()
-        except OSError as error:
-            raise OSError(f"--out {out} can't be written to: {error.strerror}") from error
-        yield
-    except BaseException:
-        for path in missing:
-            with suppress(OSError):
-                path.rmdir()  # only where it is empty
-        raise
 
 
 def _names(
@@ -392,8 +349,7 @@ def _names(
     _check_words(listed, words, texts, text_embeddings)
     unknown = len(cedar.bases_) < MIN_RESTARTS
     if unknown and not all_axes:
-        _say(
-            "[yellow]warning:[/yellow]",
+        caution(
             f"names are unconfirmed: with fewer than {MIN_RESTARTS} starts it is not known which "
             f"axes recur; fit with --n-init {MIN_RESTARTS} or more",
         )
@@ -413,22 +369,6 @@ def _check_words(words: list[str], path: Path, texts: Any, texts_path: Path) -> 
             f"--words {path} has {len(words)} lines, but --text-embeddings {texts_path} has "
             f"{len(texts)} rows: there must be one for each word, in the same order"
         )
-
-
-def _device(name: str | None) -> str | None:
-    import torch
-
-    if name is not None:
-        try:
-            torch.zeros(1, device=name)
-        except (RuntimeError, AssertionError) as error:
-            first = str(error).partition("\n")[0]
-            raise ValueError(f"--device {name} can't be used here: {first}") from error
-    return name
-
-
-def _shows(quiet: bool) -> bool:
-    return not quiet and sys.stdout.isatty()
 
 
 def _summary(cedar: CEDAR, out: Path) -> str:

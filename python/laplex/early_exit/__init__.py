@@ -1,9 +1,9 @@
 """Early exits: train, understand, run and judge networks with several outputs.
 
-`MultiExitModel` attaches exits to any module by name; `train` trains them by a strategy, `predict`
-of a model leaves for real, by a policy; `evaluate` and `compare` judge, `analyze` looks inside,
-`export` writes a file for each segment. Our reading of the abstracts of arXiv 2407.14320 and
-2508.21495. Names are imported when first used.
+`MultiExitModel` attaches exits to any module by name; `train` trains them by a strategy, its
+`predict` leaves for real, by a policy; `evaluate` and `compare` judge, `analyze` looks inside,
+`export` writes a file for each segment, `report` a page. Our reading of the abstracts of arXiv
+2407.14320 and 2508.21495. Names are imported when first used.
 """
 
 from __future__ import annotations
@@ -14,58 +14,159 @@ from typing import TYPE_CHECKING, Any
 from ..optional import require
 
 if TYPE_CHECKING:
+    from . import dynamics as dynamics
     from . import heads as heads
     from . import networks as networks
+    from .acceptance_toy import futility_toy as futility_toy
+    from .calibration import brier as brier
+    from .calibration import ece as ece
+    from .calibration import nll as nll
+    from .calibration import smooth_ece as smooth_ece
+    from .comparison import Comparison as Comparison
+    from .comparison import compare as compare
+    from .costs import Costs as Costs
+    from .costs import count_costs as count_costs
+    from .deployment import ExportedModel as ExportedModel
+    from .deployment import ExportedPrediction as ExportedPrediction
+    from .deployment import export as export
+    from .dynamics import Analysis as Analysis
+    from .dynamics import analyze as analyze
+    from .evaluation import evaluate as evaluate
+    from .evaluation import evaluate_outputs as evaluate_outputs
+    from .evaluation_result import Evaluation as Evaluation
     from .exit_stopping import ExitStopping as ExitStopping
+    from .failure_prediction import aurc as aurc
+    from .failure_prediction import eefp as eefp
+    from .failure_prediction import eefp_labels as eefp_labels
+    from .failure_prediction import failure_auroc as failure_auroc
+    from .failure_prediction import fpr95 as fpr95
+    from .html_report import report as report
     from .model import MultiExitModel as MultiExitModel
     from .model import Prediction as Prediction
     from .objectives import Distillation as Distillation
     from .objectives import Objective as Objective
+    from .outputs import Outputs as Outputs
+    from .outputs import collect as collect
+    from .per_exit import PerExit as PerExit
     from .policies import Entropy as Entropy
     from .policies import LearnedScore as LearnedScore
     from .policies import Margin as Margin
     from .policies import MaxSoftmax as MaxSoftmax
     from .policies import Patience as Patience
+    from .policies import Policy as Policy
+    from .reliability_diagram import Reliability as Reliability
+    from .reliability_diagram import reliability as reliability
+    from .score_heads import ScoreHeads as ScoreHeads
     from .strategies import Phase as Phase
+    from .temperature import TemperatureScaling as TemperatureScaling
+    from .timing import Timing as Timing
+    from .timing import time_exits as time_exits
     from .training import train as train
     from .training_result import TrainingResult as TrainingResult
 
 __all__ = [
+    "Analysis",
+    "Comparison",
+    "Costs",
     "Distillation",
     "Entropy",
+    "Evaluation",
     "ExitStopping",
+    "ExportedModel",
+    "ExportedPrediction",
     "LearnedScore",
     "Margin",
     "MaxSoftmax",
     "MultiExitModel",
     "Objective",
+    "Outputs",
     "Patience",
+    "PerExit",
     "Phase",
+    "Policy",
     "Prediction",
+    "Reliability",
+    "ScoreHeads",
+    "TemperatureScaling",
+    "Timing",
     "TrainingResult",
+    "analyze",
+    "aurc",
+    "brier",
+    "collect",
+    "compare",
+    "count_costs",
+    "dynamics",
+    "ece",
+    "eefp",
+    "eefp_labels",
+    "evaluate",
+    "evaluate_outputs",
+    "export",
+    "failure_auroc",
+    "fpr95",
+    "futility_toy",
     "heads",
     "networks",
+    "nll",
+    "reliability",
+    "report",
+    "smooth_ece",
+    "time_exits",
     "train",
 ]
 
 # The module of a name.
 _HOME: dict[str, str] = {
+    "Analysis": ".dynamics",
+    "Comparison": ".comparison",
+    "Costs": ".costs",
     "Distillation": ".objectives",
     "Entropy": ".policies",
+    "Evaluation": ".evaluation_result",
     "ExitStopping": ".exit_stopping",
+    "ExportedModel": ".deployment",
+    "ExportedPrediction": ".deployment",
     "LearnedScore": ".policies",
     "Margin": ".policies",
     "MaxSoftmax": ".policies",
     "MultiExitModel": ".model",
     "Objective": ".objectives",
+    "Outputs": ".outputs",
     "Patience": ".policies",
+    "PerExit": ".per_exit",
     "Phase": ".strategies",
+    "Policy": ".policies",
     "Prediction": ".model",
+    "Reliability": ".reliability_diagram",
+    "ScoreHeads": ".score_heads",
+    "TemperatureScaling": ".temperature",
+    "Timing": ".timing",
     "TrainingResult": ".training_result",
+    "analyze": ".dynamics",
+    "aurc": ".failure_prediction",
+    "brier": ".calibration",
+    "collect": ".outputs",
+    "compare": ".comparison",
+    "count_costs": ".costs",
+    "ece": ".calibration",
+    "eefp": ".failure_prediction",
+    "eefp_labels": ".failure_prediction",
+    "evaluate": ".evaluation",
+    "evaluate_outputs": ".evaluation",
+    "export": ".deployment",
+    "failure_auroc": ".failure_prediction",
+    "fpr95": ".failure_prediction",
+    "futility_toy": ".acceptance_toy",
+    "nll": ".calibration",
+    "reliability": ".reliability_diagram",
+    "report": ".html_report",
+    "smooth_ece": ".calibration",
+    "time_exits": ".timing",
     "train": ".training",
 }
-_MODULES: tuple[str, ...] = ("heads", "networks")
-_NEEDED = ("torch",)
+_MODULES = ("dynamics", "heads", "networks")
+_NEEDED = ("torch", "scipy", "sklearn")
 
 
 def __getattr__(name: str) -> Any:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .strategies import whole
+from .checked_numbers import not_negative
+from .whole import whole
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,7 @@ class ExitStopping:
 
     def __post_init__(self) -> None:
         whole("ExitStopping.patience", self.patience, 1)
-        if not (math.isfinite(self.min_delta) and self.min_delta >= 0):
-            raise ValueError(f"ExitStopping.min_delta must be at least 0, got {self.min_delta:g}")
+        not_negative("ExitStopping.min_delta", self.min_delta)
 
 
 @dataclass
@@ -48,7 +48,10 @@ class Counters:
     best_mean: float = math.inf
 
     def update(self, losses: Sequence[float]) -> bool:
-        """Take the validation losses of an epoch; say whether their mean is the best so far."""
+        """Take the validation losses of an epoch; say whether their mean is the best so far.
+
+        NaN is no progress, and never the best.
+        """
         if not self.best:
             self.best, self.waited = [math.inf] * len(losses), [0] * len(losses)
         for k, loss in enumerate(losses):
@@ -57,9 +60,10 @@ class Counters:
             else:
                 self.waited[k] += 1
         mean = sum(losses) / len(losses)
-        is_best = mean < self.best_mean
-        self.best_mean = min(mean, self.best_mean)
-        return is_best
+        if not mean < self.best_mean:
+            return False
+        self.best_mean = mean
+        return True
 
     @property
     def run_out(self) -> bool:

@@ -39,19 +39,26 @@ def trained_parts(model: MultiExitModel, part: Part) -> list[nn.Module]:
 def set_modes(model: MultiExitModel, part: Part) -> None:
     """Training mode for what a phase trains, evaluation mode for the rest.
 
-    Also in evaluation mode, so that no statistics move: modules all of whose own parameters were
-    frozen by whoever made the model.
+    Also in evaluation mode, so that no statistics move: modules in which all parameters were frozen
+    by whoever made the model, and what has no parameters inside of such modules.
     """
     model.eval()
     for trained in trained_parts(model, part):
-        for module in trained.modules():
-            own = list(module.parameters(recurse=False))
-            module.training = not own or any(one.requires_grad for one in own)
+        _set_mode(trained, frozen=False)
+
+
+def _set_mode(module: nn.Module, *, frozen: bool) -> None:
+    flags = [one.requires_grad for one in module.parameters()]
+    if flags:
+        frozen = not any(flags)
+    module.training = not frozen
+    for child in module.children():
+        _set_mode(child, frozen=frozen)
 
 
 @contextmanager
 def training_only(model: MultiExitModel, part: Part) -> Iterator[None]:
-    """Let one part learn; put every flag and mode back afterwards.
+    """Let one part learn; drop its gradients, put every flag and mode back afterwards.
 
     Raises
     ------
@@ -60,12 +67,14 @@ def training_only(model: MultiExitModel, part: Part) -> Iterator[None]:
     """
     flags = [(one, one.requires_grad) for one in model.parameters()]
     modes = [(module, module.training) for module in model.modules()]
+    learning: list[nn.Parameter] = []
     try:
         trained = {id(one) for one in trained_parts(model, part)}
         for child in (model.backbone, model.heads):
             if id(child) not in trained:
                 child.requires_grad_(False)
-        if not any(one.requires_grad for one in model.parameters()):
+        learning = [one for one in model.parameters() if one.requires_grad]
+        if not learning:
             what = {"backbone": "the backbone", "heads": "the heads", "all": "the model"}[part]
             raise ValueError(
                 f"a phase trains {part!r}, but no parameter of {what} requires a gradient: call "
@@ -74,6 +83,8 @@ def training_only(model: MultiExitModel, part: Part) -> Iterator[None]:
         set_modes(model, part)
         yield
     finally:
+        for one in learning:
+            one.grad = None
         for one, flag in flags:
             one.requires_grad_(flag)
         for module, mode in modes:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
-import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
+
+from .checked_numbers import positive
+from .whole import whole
 
 Part = Literal["backbone", "all", "heads"]
 PARTS: tuple[Part, ...] = ("backbone", "all", "heads")
@@ -103,27 +104,3 @@ def phases_of(strategy: str | Sequence[Phase], epochs: int | None = None) -> tup
     if not found:
         raise ValueError("strategy has no phases: pass at least one")
     return tuple(found)
-
-
-def whole(name: str, value: Any, least: int) -> int:
-    """An integer of at least `least`, or an error that names it."""
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be an integer, got {value!r}") from None
-    if number < least:
-        raise ValueError(f"{name} must be at least {least}, got {number}")
-    return number
-
-
-def positive(name: str, value: Any) -> float:
-    """A finite number above 0, or an error that names it."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise TypeError(f"{name} must be a number, got {value!r}") from None
-    if not (math.isfinite(number) and number > 0):
-        raise ValueError(f"{name} must be positive and finite, got {number:g}")
-    return number

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from laplex.optional import require
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+from .plain_json import as_json, number, numbers, plain
 from .strategies import Phase
 
 
@@ -42,7 +42,15 @@ class EpochRecord:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> EpochRecord:
         """From plain lists and numbers, None for what is not defined."""
-        return cls(**{key: _back(value) for key, value in values.items()})
+        return cls(
+            phase=values["phase"],
+            epoch=values["epoch"],
+            train=values["train"],
+            loss=number(values["loss"]),
+            train_loss=tuple(numbers(values["train_loss"]).tolist()),
+            val_loss=tuple(numbers(values["val_loss"]).tolist()),
+            val_accuracy=tuple(numbers(values["val_accuracy"]).tolist()),
+        )
 
 
 @dataclass(frozen=True)
@@ -76,18 +84,26 @@ class TrainingResult:
         return "\n".join(lines)
 
     def plot(self) -> Figure:
-        """Loss and accuracy of each exit on the validation set, phases told apart."""
+        """Loss and accuracy of each exit on the validation set, phases told apart.
+
+        Without validation, the loss in training.
+        """
         figures = require("matplotlib.figure", extra="exits", feature="TrainingResult.plot")
         figure: Figure = figures.Figure(figsize=(9, 3.4), layout="constrained")
         left, right = figure.subplots(1, 2)
         epochs = range(1, len(self.history) + 1)
+        validated = any(value == value for one in self.history for value in one.val_accuracy)
+        losses = [one.val_loss if validated else one.train_loss for one in self.history]
         for k, name in enumerate(self.exit_names):
             shade = 0.15 + 0.7 * k / max(1, len(self.exit_names) - 1)
             color = require("matplotlib", extra="exits").colormaps["viridis"](shade)
-            left.plot(epochs, [one.val_loss[k] for one in self.history], color=color, label=name)
+            left.plot(epochs, [one[k] for one in losses], color=color, label=name)
             right.plot(epochs, [one.val_accuracy[k] for one in self.history], color=color)
+        if not validated:
+            right.text(0.5, 0.5, "no validation", transform=right.transAxes, ha="center")
         starts = [i for i, one in enumerate(self.history) if one.epoch == 0]
-        for ax, what in ((left, "validation loss"), (right, "validation accuracy")):
+        loss = "validation loss" if validated else "training loss"
+        for ax, what in ((left, loss), (right, "validation accuracy")):
             ax.set_xlabel("epoch")
             ax.set_ylabel(what)
             ax.spines[["top", "right"]].set_visible(False)
@@ -107,17 +123,12 @@ class TrainingResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists and numbers; what is not defined is None."""
-        return {
-            "exit_names": list(self.exit_names),
-            "phases": [vars(phase) for phase in self.phases],
-            "history": [
-                {key: _plain(value) for key, value in vars(one).items()} for one in self.history
-            ],
-        }
+        found: dict[str, Any] = plain(self)
+        return found
 
     def to_json(self) -> str:
         """`to_dict` as a text."""
-        return json.dumps(self.to_dict(), indent=1, allow_nan=False)
+        return as_json(self.to_dict(), None)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> TrainingResult:
@@ -137,15 +148,3 @@ class TrainingResult:
 
 def _shown(value: float) -> str:
     return "-" if value != value else f"{value:.4f}"
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, float):
-        return None if value != value else value
-    return [_plain(one) for one in value] if isinstance(value, tuple) else value
-
-
-def _back(value: Any) -> Any:
-    if value is None:
-        return float("nan")
-    return tuple(_back(one) for one in value) if isinstance(value, (list, tuple)) else value

@@ -1,0 +1,296 @@
+"""The straight line between two checkpoints: loss and accuracy of each exit along it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from ...progress import Report, progress_bar
+from ..arrays import Array
+from ..costs import aligned
+from ..model import MultiExitModel
+from ..whole import whole
+from .batches import batch_count, check_loader, check_model, labelled_batches
+from .drawing import exit_colors, tidy
+from .exit_losses import Loss, Sums, cross_entropy
+from .restoring import unchanged
+from .result import DynamicsResult, plain
+from .running_statistics import averaging, fresh_statistics, tracking_layers
+
+Statistics = Literal["recomputed", "interpolated"]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ModeConnectivity(DynamicsResult):
+    """Result of `mode_connectivity`: K exits at P points.
+
+    Attributes
+    ----------
+    alphas : ndarray [P], float64
+        From 0, the first checkpoint, to 1, the second.
+    losses, accuracies : ndarray [K, P], float64
+    exit_names : tuple of str [K]
+    statistics : str
+        Of normalisation layers: "recomputed", "interpolated", or "none" where there are none.
+    samples : int
+    """
+
+    alphas: Array
+    losses: Array
+    accuracies: Array
+    exit_names: tuple[str, ...]
+    statistics: Literal["recomputed", "interpolated", "none"]
+    samples: int
+
+    @property
+    def excess(self) -> Array:
+        """Loss above the straight line between both ends' losses, ndarray [K, P]."""
+        first, last = self.losses[:, :1], self.losses[:, -1:]
+        line = first + self.alphas * (last - first)
+        line[:, -1:] = last  # to the bit: the sum above may round
+        above: Array = self.losses - line
+        return above
+
+    @property
+    def barriers(self) -> Array:
+        """Barrier height of each exit, the largest `excess`: ndarray [K], 0 or more."""
+        heights: Array = self.excess.max(axis=1)
+        return heights
+
+    def table(self) -> str:
+        """One aligned text, a line for each exit."""
+        body = []
+        for name, losses, accuracies, excess in zip(
+            self.exit_names, self.losses, self.accuracies, self.excess, strict=True
+        ):
+            top = int(excess.argmax())
+            numbers = [f"{losses[0]:.3f}", f"{losses[-1]:.3f}", f"{excess[top]:.3f}"]
+            where = f"{self.alphas[top]:.2f}"
+            rights = [f"{accuracies[i]:.1%}" for i in (0, -1)] + [f"{accuracies.min():.1%}"]
+            body.append([name, *numbers, where, *rights])
+        head = ["exit", "loss a", "loss b", "barrier", "at", "accuracy a", "b", "least"]
+        about = f"{self.samples:,} samples, statistics of norms: {self.statistics}"
+        return f"The straight line from a to b ({about})\n{aligned(head, body)}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain numbers, lists and strings, for JSON; what is not finite as None."""
+        return {
+            "kind": "laplex.early_exit.ModeConnectivity",
+            "alphas": plain(self.alphas),
+            "losses": plain(self.losses),
+            "accuracies": plain(self.accuracies),
+            "barriers": plain(self.barriers),
+            "exit_names": list(self.exit_names),
+            "statistics": self.statistics,
+            "samples": self.samples,
+        }
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{one:.3g}" for one in self.barriers)
+        return f"ModeConnectivity(barriers {shown}; {self.samples:,} samples)"
+
+    def _size(self) -> tuple[float, float]:
+        return 9.0, 3.4
+
+    def _draw(self, figure: Any) -> None:
+        left, right = figure.subplots(1, 2)
+        for name, losses, accuracies, height, color in zip(
+            self.exit_names,
+            self.losses,
+            self.accuracies,
+            self.barriers,
+            exit_colors(len(self.exit_names)),
+            strict=True,
+        ):
+            label = f"{name}: {height:.2g}"
+            left.plot(self.alphas, losses, color=color, marker="o", markersize=3, label=label)
+            left.plot(self.alphas[[0, -1]], losses[[0, -1]], color=color, lw=0.8, ls="--")
+            right.plot(self.alphas, 100 * accuracies, color=color, marker="o", markersize=3)
+        left.set_ylabel("loss")
+        right.set_ylabel("accuracy, %")
+        for ax in (left, right):
+            ax.set_xlabel("place between the checkpoints")
+            ax.margins(y=0.08)
+            tidy(ax)
+        lines = left.get_lines()[::2]
+        left.legend(
+            handles=lines if len(lines) <= 8 else [lines[0], lines[len(lines) // 2], lines[-1]],
+            frameon=False,
+            fontsize="x-small",
+            title="barrier",
+            title_fontsize="small",
+        )
+        figure.suptitle("Straight line between two checkpoints", fontsize="medium")
+
+
+def mode_connectivity(
+    model_a: MultiExitModel,
+    model_b: MultiExitModel | Mapping[str, Tensor],
+    loader: Iterable[Any],
+    *,
+    points: int = 11,
+    train_loader: Iterable[Any] | None = None,
+    statistics: Statistics = "recomputed",
+    batches: int | None = None,
+    loss: Loss = cross_entropy,
+    progress: bool = False,
+) -> ModeConnectivity:
+    r"""Loss and accuracy of each exit on the straight line between two checkpoints.
+
+    At :math:`\theta(\alpha) = (1 - \alpha)\,\theta_a + \alpha\,\theta_b`; the barrier of exit k is
+    the largest :math:`L_k(\alpha) - ((1 - \alpha) L_k(0) + \alpha L_k(1))` over the points
+    (Frankle et al. 2020). In the style of arXiv 2407.14320; the conventions are ours.
+
+    Parameters
+    ----------
+    model_a : MultiExitModel
+        At 0. Neither model is changed.
+    model_b : MultiExitModel or mapping of str to Tensor
+        At 1: the same network with other parameters, or its ``state_dict()``.
+    loader : iterable of (x, labels)
+        What loss and accuracy are measured on, in evaluation mode. Read once.
+    points : int
+        At least 2, evenly from 0 to 1.
+    train_loader : iterable of (x, labels), optional
+        What running statistics (BatchNorm) are computed from; `loader`, which is then read twice,
+        when not given. Read once.
+    statistics : "recomputed" or "interpolated"
+        ``"recomputed"``: at each point, both ends included, anew, averaged over all batches of
+        `train_loader`, a batch as much as another; those of the checkpoints belong to other
+        parameters than the points'. ``"interpolated"``: like parameters.
+    batches : int, optional
+        How many of `loader`, and of `train_loader`, to read; all when not given.
+    loss : callable
+        ``loss(logits [batch, classes], labels [batch])``, the mean over the batch.
+    progress : bool
+        Show a bar.
+
+    Returns
+    -------
+    ModeConnectivity
+
+    Raises
+    ------
+    TypeError, ValueError
+        Unfit arguments or batches, checkpoints of different networks, or batches of one sample to
+        compute statistics from.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torch import nn
+    >>> from laplex.early_exit import MultiExitModel
+    >>> from laplex.early_exit.dynamics import mode_connectivity
+    >>> backbone = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    >>> model = MultiExitModel(backbone, {"1": nn.Linear(8, 3)})
+    >>> batch = (torch.randn(5, 4), torch.tensor([0, 1, 2, 0, 1]))
+    >>> mode_connectivity(model, model.state_dict(), [batch])
+    ModeConnectivity(barriers 0, 0; 5 samples)
+    """
+    check_model(model_a, "model_a")
+    check_loader(loader)
+    if train_loader is not None:
+        check_loader(train_loader, "train_loader")
+    points = whole("points", points, 2)
+    if batches is not None:
+        batches = whole("batches", batches, 1)
+    if statistics not in get_args(Statistics):
+        raise ValueError(f"statistics must be one of {get_args(Statistics)}, got {statistics!r}")
+    recompute = statistics == "recomputed" and bool(tracking_layers(model_a))
+    if recompute and train_loader is None and isinstance(loader, Iterator):
+        raise ValueError(
+            "loader can be read only once, but statistics of norm layers are to be computed first: "
+            "pass a train_loader, or a DataLoader or list of batches"
+        )
+    path = _Path(model_a, _state_of(model_b), points)
+    sums = [Sums(model_a.num_exits) for _ in path.alphas]
+    with unchanged(model_a), torch.no_grad(), progress_bar(progress, extra="exits") as report:
+        if recompute:
+            path.recompute(loader if train_loader is None else train_loader, batches, report)
+        model_a.eval()
+        total = batch_count(loader, batches)
+        for done, (x, labels) in enumerate(labelled_batches(model_a, loader, batches=batches), 1):
+            for point, one in enumerate(sums):
+                one.add(model_a, path.at(point), x, labels, loss)
+            report("losses on the line", done, total, "")
+    return ModeConnectivity(
+        alphas=path.alphas,
+        losses=np.stack([one.loss / one.samples for one in sums], axis=1),
+        accuracies=np.stack([one.right / one.samples for one in sums], axis=1),
+        exit_names=(*model_a.exit_names, "output"),
+        statistics=statistics if tracking_layers(model_a) else "none",
+        samples=sums[0].samples,
+    )
+
+
+class _Path:
+    """Parameters and buffers of points between two checkpoints."""
+
+    def __init__(self, model: MultiExitModel, other: Mapping[str, Tensor], points: int) -> None:
+        self.model = model
+        self.alphas: Array = np.linspace(0.0, 1.0, points)
+        mine = model.state_dict()
+        _check_same_network(mine, other)
+        kept = (*model.named_parameters(), *model.named_buffers())
+        self.ends = {
+            name: (tensor.detach(), other[name].detach().to(tensor))
+            for name, tensor in kept
+            if name in mine and tensor.is_floating_point()
+        }
+        self.statistics: list[dict[str, Tensor]] = [{} for _ in self.alphas]
+
+    def at(self, point: int) -> dict[str, Tensor]:
+        alpha = float(self.alphas[point])
+        # lerp is exact at both ends and where both are the same.
+        tensors = {name: torch.lerp(a, b, alpha) for name, (a, b) in self.ends.items()}
+        return {**tensors, **self.statistics[point]}
+
+    def recompute(self, loader: Iterable[Any], batches: int | None, report: Report) -> None:
+        """Compute statistics of every point in one reading of a loader."""
+        self.statistics = [fresh_statistics(self.model) for _ in self.alphas]
+        total = batch_count(loader, batches)
+        named = labelled_batches(self.model, loader, batches=batches, name="train_loader")
+        for done, (x, _) in enumerate(named, 1):
+            # Around the forward alone: a caller's loader may run the model itself.
+            with averaging(self.model):
+                for point in range(len(self.alphas)):
+                    try:
+                        functional_call(self.model, self.at(point), (x,))
+                    except ValueError as error:
+                        if "more than 1 value per channel" not in str(error):
+                            raise
+                        raise ValueError(
+                            "a batch of one sample has no variance to compute statistics of norm "
+                            "layers from: pass a train_loader with drop_last=True, or of larger "
+                            "batches"
+                        ) from error
+            report("statistics on the line", done, total, "")
+
+
+def _state_of(model: Any) -> dict[str, Tensor]:
+    state = model.state_dict() if isinstance(model, nn.Module) else model
+    if not isinstance(state, Mapping):
+        raise TypeError(
+            f"model_b must be a MultiExitModel or its state_dict(), got {type(model).__name__}"
+        )
+    return {name: value for name, value in state.items() if isinstance(value, Tensor)}
+
+
+def _check_same_network(mine: Mapping[str, Any], other: Mapping[str, Tensor]) -> None:
+    shapes = {name: list(one.shape) for name, one in mine.items() if isinstance(one, Tensor)}
+    theirs = {name: list(one.shape) for name, one in other.items()}
+    for name in sorted(shapes.keys() | theirs.keys()):
+        if shapes.get(name) != theirs.get(name):
+            a, b = (
+                f"has {name} {one[name]}" if name in one else f"has no {name}"
+                for one in (shapes, theirs)
+            )
+            raise ValueError(
+                f"model_a {a}, model_b {b}: pass two checkpoints of one network, exits included"
+            )

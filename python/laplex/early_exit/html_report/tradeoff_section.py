@@ -1,0 +1,191 @@
+"""The section on accuracy against cost: curves, budgets, baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import takewhile
+
+import numpy as np
+
+from ..arrays import Array
+from ..curves import Curve
+from ..evaluation_result import Evaluation
+from ..study import Study
+from .figures import baselines
+from .pieces import heading, paragraph, percent, picture, spread, table
+
+#: Panels of the picture of baselines.
+_PANELS = 6
+
+
+def tradeoff(study: Study) -> str:
+    """The section as HTML."""
+    groups = study.comparison.groups
+    protocols = {one.protocol for runs in groups.values() for one in runs}
+    parts = [
+        paragraph(
+            "Every point of a curve is a choice of thresholds: how much a sample costs on average, "
+            "and how many of the samples are answered rightly. 100 % is what the plain backbone "
+            "costs, without any head. A curve further up and to the left is better. It can go "
+            "beyond 100 %, as a sample that no exit lets go has paid for all heads as well."
+        ),
+        paragraph(_protocol(protocols), "" if protocols == {"validation"} else "notice"),
+    ]
+    if len(groups) > 1:
+        parts.append(picture(study.comparison.plot(), "Accuracy against mean cost, by group"))
+    parts += [
+        heading("At given budgets"),
+        paragraph(
+            "How many samples are right when a sample may cost so much of the plain backbone on "
+            "average; undefined where even the first exit costs more. The area is the mean height "
+            "of the curve from the first exit's cost to 100 %: one number for the whole trade. The "
+            "last column is the accuracy of the last exit alone, with nobody leaving early."
+        ),
+        _budgets(study),
+    ]
+    if any(len(runs) > 1 for runs in groups.values()):
+        parts.append(paragraph("Mean ± standard deviation over runs of one group.", "note"))
+    if len(groups) > 1:
+        parts.append(paragraph(_ranking(groups)))
+    networks = _networks(groups)
+    parts += [
+        heading("What the curves are to be compared with"),
+        paragraph(
+            "One exit: all samples leave at the same exit, so that nothing is decided. By chance: "
+            "samples leave at random, which is what a score that knows nothing would do; a policy "
+            "below that line does harm. Oracle: one who knows which exits are right lets each "
+            "sample leave at the first of them, and gives up at once on those that none gets "
+            "right; no policy can be above."
+        ),
+        picture(
+            baselines(dict(list(networks.items())[:_PANELS])),
+            "Accuracy against cost of the policy, an oracle, chance, and single exits",
+        ),
+        _baselines(networks, study.comparison.budgets),
+    ]
+    if len(networks) < len(groups) or len(networks) > _PANELS:
+        shown = min(len(networks), _PANELS)
+        parts.append(
+            paragraph(
+                f"The picture has {shown} of {len(groups)} groups, the policy of the first run of "
+                "each; how samples are scored changes the policy's curve alone.",
+                "note",
+            )
+        )
+    parts += _points(groups)
+    return "\n".join(parts)
+
+
+def _protocol(protocols: set[str]) -> str:
+    if protocols == {"validation"}:
+        return (
+            "Thresholds were fitted on validation samples, and all numbers are of other samples: "
+            "this is what one gets in use."
+        )
+    text = (
+        "Thresholds were swept on the very samples that the numbers are of, as some papers do: "
+        "the curve is of thresholds that nobody could have chosen beforehand."
+    )
+    if len(protocols) > 1:
+        text = f"Protocols differ between groups, so that they can't be compared. In some: {text}"
+    return text
+
+
+def _budgets(study: Study) -> str:
+    values = study.comparison.values()
+    columns = [*(f"at {budget:.0%}" for budget in study.comparison.budgets), "area", "full"]
+    rows = [
+        [name, str(len(study.comparison.groups[name]))]
+        + [spread(found[column], parts=True) for column in columns]
+        for name, found in values.items()
+    ]
+    best = []
+    if len(rows) > 1:
+        for place, column in enumerate(columns):
+            means = np.array([found[column].mean() for found in values.values()])
+            if not np.isnan(means).all():
+                best.append((int(np.nanargmax(means)), place + 2))
+    return table(["", "runs", *columns], rows, best)
+
+
+def _ranking(groups: Mapping[str, Sequence[Evaluation]]) -> str:
+    """Which group has the largest area, and how far that can be trusted."""
+    areas = {name: np.array([one.area for one in runs]) for name, runs in groups.items()}
+    defined = {name: one for name, one in areas.items() if not np.isnan(one).any()}
+    if len(defined) < 2:
+        return "Areas are undefined for all but one group, so that there is no order of them."
+    first, second = sorted(defined, key=lambda name: -float(defined[name].mean()))[:2]
+    ahead = float(defined[first].mean() - defined[second].mean())
+    text = (
+        f"The largest area is that of “{first}” with {percent(float(defined[first].mean()))}; the "
+        f"next is that of “{second}”, {100 * ahead:.1f} points behind. "
+    )
+    if min(len(defined[first]), len(defined[second])) < 2:
+        return text + "That is of one run each: another seed may turn the order around."
+    error = _standard_error(defined[first], defined[second])
+    if ahead < 2 * error:
+        return text + (
+            f"Runs of one group differ so much (the difference has a standard error of "
+            f"{100 * error:.1f} points) that the order may be an accident."
+        )
+    return text + f"The difference has a standard error of {100 * error:.1f} points."
+
+
+def _standard_error(first: Array, second: Array) -> float:
+    """Of the difference of two means over independent runs."""
+    return float(np.sqrt(first.var(ddof=1) / len(first) + second.var(ddof=1) / len(second)))
+
+
+def _networks(groups: Mapping[str, Sequence[Evaluation]]) -> dict[str, Sequence[Evaluation]]:
+    """Groups of the same networks once, under what their names begin with.
+
+    Judged in several ways, networks have other policies and the same baselines.
+    """
+    alike: dict[bytes, list[str]] = {}
+    for name, runs in groups.items():
+        key = b"".join(one.static.accuracy.tobytes() + one.static.cost.tobytes() for one in runs)
+        alike.setdefault(key, []).append(name)
+    found: dict[str, Sequence[Evaluation]] = {}
+    for names in alike.values():
+        columns = zip(*(name.split(", ") for name in names), strict=False)
+        short = ", ".join(parts[0] for parts in takewhile(lambda one: len(set(one)) == 1, columns))
+        found[short if short and short not in found else names[0]] = groups[names[0]]
+    return found
+
+
+def _baselines(networks: Mapping[str, Sequence[Evaluation]], budgets: Array) -> str:
+    curves: dict[str, Callable[[Evaluation], Curve]] = {
+        "one exit": lambda one: one.static,
+        "by chance": lambda one: one.random,
+        "oracle": lambda one: one.oracle,
+    }
+    rows = []
+    for name, runs in networks.items():
+        for label, curve in curves.items():
+            found = np.mean([curve(one).accuracy_at(budgets) for one in runs], axis=0)
+            area = float(np.mean([curve(one).area for one in runs]))
+            rows.append([f"{name}: {label}", *map(percent, found), percent(area)])
+    return table(["", *(f"at {budget:.0%}" for budget in budgets), "area"], rows)
+
+
+def _points(groups: Mapping[str, Sequence[Evaluation]]) -> list[str]:
+    """What the policies get with thresholds of their own, where there are any."""
+    rows = [
+        [
+            name,
+            point.policy,
+            percent(point.accuracy),
+            percent(point.cost),
+            ", ".join(percent(float(share), 0) for share in point.shares),
+        ]
+        for name, runs in groups.items()
+        for point in (one.operating_point for one in runs)
+        if point is not None
+    ]
+    if not rows:
+        return []
+    return [
+        heading("At the thresholds that were asked for"),
+        paragraph("How many are right, what a sample costs, and how many leave at each exit."),
+        table(["", "policy", "accuracy", "mean cost", "leaving, by exit"], rows),
+    ]

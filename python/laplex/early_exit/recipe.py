@@ -1,0 +1,124 @@
+"""How to train, the same for all phases: what is minimised, by what, and when to stop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, ReduceLROnPlateau
+
+from .checked_numbers import not_negative, positive
+from .exit_stopping import ExitStopping
+from .objectives import Objective
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train.
+
+    Parameters
+    ----------
+    objective : Objective
+    optimizer : callable, optional
+        From parameters to an optimiser; AdamW with the next two when not given.
+    learning_rate, weight_decay : float
+    scheduler : "cosine", None, or callable
+        From an optimiser and the number of steps to a scheduler, which steps after each batch.
+    early_stopping : ExitStopping, optional
+    costs : sequence of K floats, optional
+        Of the exits over that of the backbone, where the objective asks for them.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For values that are none of these.
+    """
+
+    objective: Objective
+    optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] | None = None
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-2
+    scheduler: str | Callable[[Optimizer, int], Any] | None = "cosine"
+    early_stopping: ExitStopping | None = None
+    costs: Sequence[float] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "learning_rate", positive("learning_rate", self.learning_rate))
+        object.__setattr__(self, "weight_decay", not_negative("weight_decay", self.weight_decay))
+        if self.optimizer is not None and not callable(self.optimizer):
+            raise TypeError(
+                "optimizer must be a function of parameters, such as lambda p: SGD(p, lr=0.1), got "
+                f"{self.optimizer!r}"
+            )
+        known = self.scheduler is None or self.scheduler == "cosine" or callable(self.scheduler)
+        if not known:
+            raise ValueError(
+                f"scheduler must be 'cosine', None or a function, got {self.scheduler!r}"
+            )
+        if not isinstance(self.early_stopping, (ExitStopping, type(None))):
+            raise TypeError(
+                "early_stopping must be an ExitStopping such as ExitStopping(patience=5), got "
+                f"{self.early_stopping!r}"
+            )
+
+    @property
+    def needs_length(self) -> str | None:
+        """What can't do without the number of steps of a phase, if anything."""
+        if self.scheduler is not None:
+            return "scheduler='cosine'" if self.scheduler == "cosine" else "scheduler"
+        return "weights='sdn'" if self.objective.weights == "sdn" else None
+
+    def make_optimizer(self, parameters: list[nn.Parameter], rate: float | None) -> Optimizer:
+        """The optimiser of these parameters and of nothing else.
+
+        Parameters
+        ----------
+        parameters : list of Parameter
+        rate : float, optional
+            The learning rate of the phase, over any other.
+
+        Raises
+        ------
+        TypeError, ValueError
+            What `optimizer` made is none, or is one of other parameters.
+        """
+        if self.optimizer is None:
+            return AdamW(parameters, lr=rate or self.learning_rate, weight_decay=self.weight_decay)
+        made = self.optimizer(parameters)
+        if not isinstance(made, Optimizer):
+            raise TypeError(
+                f"optimizer must return a torch.optim.Optimizer, got {type(made).__name__}"
+            )
+        own = {id(one) for one in parameters}
+        if any(id(one) not in own for group in made.param_groups for one in group["params"]):
+            raise ValueError(
+                "optimizer returned one that has other parameters than those it was given: make a "
+                "new one of the parameters at each call, as each phase trains others"
+            )
+        if rate is not None:
+            for group in made.param_groups:
+                group["lr"] = rate
+        return made
+
+    def make_scheduler(self, optimizer: Optimizer, steps: int) -> LRScheduler | None:
+        """The scheduler for a phase of so many steps.
+
+        Raises
+        ------
+        TypeError
+            What `scheduler` made is none that steps by itself.
+        """
+        if self.scheduler is None:
+            return None
+        if isinstance(self.scheduler, str):
+            return CosineAnnealingLR(optimizer, T_max=steps)
+        made = self.scheduler(optimizer, steps)
+        if not isinstance(made, LRScheduler) or isinstance(made, ReduceLROnPlateau):
+            raise TypeError(
+                "scheduler must return a torch.optim.lr_scheduler.LRScheduler that steps by batch, "
+                f"without a metric, got {type(made).__name__}"
+            )
+        return made
