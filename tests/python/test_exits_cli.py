@@ -436,6 +436,10 @@ def test_evaluate_takes_policies_calibrations_and_splits(folder):
         assert mine.policy == expected.policy
         assert mine.calibration == expected.calibration
         assert (mine.operating_point is not None) == ("--threshold" in options)
+    run("evaluate", folder / "mixed", "--policy", "learned", "--threshold", 0.6)
+    (mine,) = RunEvaluation.read(folder / "mixed").evaluations
+    assert mine.operating_point.policy == "LearnedScore(0.6)"
+    assert mine.policy == "learned score"
     run("evaluate", folder / "mixed", "--split", "validation")
     (mine,) = RunEvaluation.read(folder / "mixed").evaluations
     assert (mine.samples, mine.protocol) == (40, "p1-test-sweep")

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from dynamics_cases import labels, normal
 from exits_cases import MODELS, images
 from laplex.early_exit import MultiExitModel
 from laplex.early_exit.dynamics import (
@@ -22,14 +23,6 @@ from laplex.early_exit.dynamics import (
     mutual_information,
 )
 from laplex.early_exit.dynamics.restoring import unchanged
-
-
-def normal(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def labels(count, classes, seed=0):
-    return torch.randint(classes, (count,), generator=torch.Generator().manual_seed(seed))
 
 
 def image_batches(count=12, size=6):
@@ -398,6 +391,19 @@ def test_what_does_not_vary_has_rank_zero():
     found = rank_of(torch.zeros(20, 4, dtype=torch.float64), center=False)[1]
     assert found.ranks.tolist() == [0]
     found.plot()
+
+
+def test_what_varies_by_rounding_alone_has_rank_zero():
+    """Equal rows in batches of several sizes, whose products are summed in several orders."""
+    layer = nn.Linear(1024, 16)
+    with torch.no_grad():
+        layer.weight.copy_(normal(16, 1024) / 32)
+    model = MultiExitModel(nn.Sequential(layer, nn.Linear(16, 2)), {"0": nn.Linear(16, 2)})
+    row = normal(1, 1024, seed=1).float()
+    data = [(row.repeat(count, 1), labels(count, 2)) for count in (1, 2, 7, 33, 100)]
+    found = activation_rank(model, data, layers=["0"])
+    assert found.singular_values[0][0] > 0  # or there would be nothing to see through
+    assert found.ranks.tolist() == [0]
 
 
 def maps():

@@ -11,6 +11,7 @@ from scipy.integrate import quad
 from scipy.special import digamma
 from torch import nn
 
+from dynamics_cases import labels, normal
 from exits_cases import MODELS, images
 from laplex.early_exit import MultiExitModel
 from laplex.early_exit.dynamics import (
@@ -21,15 +22,6 @@ from laplex.early_exit.dynamics import (
     label_entropy,
     mutual_information,
 )
-
-
-def normal(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def labels(count, classes, seed=0):
-    return torch.randint(classes, (count,), generator=torch.Generator().manual_seed(seed))
-
 
 # --- estimators -----------------------------------------------------------------------------------
 

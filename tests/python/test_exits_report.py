@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+from collections import OrderedDict
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -234,9 +235,8 @@ def test_names_are_escaped(tmp_path):
     exits = Outputs(outputs(0).logits, outputs(0).labels, ("<b>", "b", "output"))
     found = evaluate_outputs(exits, COSTS)
     torch.manual_seed(0)
-    model = MultiExitModel(
-        nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)), {"1": nn.Linear(8, 3)}
-    )
+    layers = OrderedDict([("<i>", nn.Linear(4, 8)), ("b", nn.ReLU()), ("c", nn.Linear(8, 3))])
+    model = MultiExitModel(nn.Sequential(layers), {"<i>": nn.Linear(8, 3)})
     x = torch.randn(20, 4)
     batches = [(x, x[:, :3].argmax(1))]
     path = report(
@@ -250,6 +250,7 @@ def test_names_are_escaped(tmp_path):
     )
     html = path.read_text("utf-8")
     assert "<script" not in html
+    assert "<i>" not in html
     assert "<b>b" not in html.replace("<div class=tile><b>", "")
     page = Page(path)
     assert page.text.count(evil) >= 6

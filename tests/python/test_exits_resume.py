@@ -113,11 +113,12 @@ RUNS: dict[str, Callable[[], dict[str, Any]]] = {
     },
 }
 
-#: Needs processes, which take their time.
-SLOW_RUNS: dict[str, Callable[[], dict[str, Any]]] = {
+#: Processes, which take their time, and their seeds, which are drawn when an iterator is made.
+WORKERS: dict[str, Callable[[], dict[str, Any]]] = {
     "workers": lambda: {
-        "train_loader": DataLoader(Noisy(), batch_size=8, shuffle=True, num_workers=2),
-        "val_loader": DataLoader(Noisy(), batch_size=8, num_workers=1),
+        "train_loader": DataLoader(Noisy(), batch_size=8, shuffle=True, num_workers=1),
+        "val_loader": DataLoader(Noisy(), batch_size=8, shuffle=True, num_workers=1),
+        "strategy": [Phase("all", 3)],
     },
 }
 
@@ -144,7 +145,7 @@ class Interruption(pl.Callback):
 
 
 def run(name: str, model: MultiExitModel, **options: Any) -> str:
-    arguments = {"strategy": PHASES, **(RUNS | SLOW_RUNS)[name](), **options}
+    arguments = {"strategy": PHASES, **(RUNS | WORKERS)[name](), **options}
     return train(model, arguments.pop("train_loader"), **arguments).to_json()
 
 
@@ -191,16 +192,14 @@ def test_a_run_that_goes_on_ends_with_the_same_bits(name: str, tmp_path: Path) -
     check(name, lambda count: range(start, count, max(7, count // 7)), tmp_path)
 
 
+def test_a_run_with_workers_goes_on(tmp_path: Path) -> None:
+    check("workers", lambda count: range(2 * count // 3 - 2, count, count), tmp_path)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", RUNS | WORKERS)
 def test_a_run_goes_on_from_every_moment(name: str, tmp_path: Path) -> None:
     check(name, range, tmp_path)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", SLOW_RUNS)
-def test_a_run_with_workers_goes_on(name: str, tmp_path: Path) -> None:
-    check(name, lambda count: range(5, count, count // 6), tmp_path)
 
 
 def test_a_run_may_break_off_again_and_again(tmp_path: Path) -> None:

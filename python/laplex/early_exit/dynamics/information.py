@@ -245,6 +245,7 @@ def mutual_information(
             inputs=inputs,
             report=lambda done: report("activations", done, max_samples, ""),
         )
+        report("activations", len(found.labels), len(found.labels), "")
         x = None
         if found.inputs is not None:
             epsilon = float(np.finfo(found.inputs.dtype).eps)

@@ -209,6 +209,7 @@ def activation_rank(
             max_samples=max_samples,
             report=lambda done: report("activations", done, max_samples, ""),
         )
+        report("activations", len(found.labels), len(found.labels), "")
         ranks, values = [], []
         for number, (name, rows) in enumerate(found.rows.items(), 1):
             rank, spectrum = _rank(rows.astype(np.float64), tol, center, found.rounding[name])
