@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from exits_fashion_mnist import Data, Judged, judged, load, show, trained
+from exits_fashion_mnist import Data, Judged, judged, load, show, show_times, trained
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
@@ -95,6 +95,7 @@ def main() -> None:
         "mixed": [Phase("backbone", first), Phase("all", rest)],
     }
     runs: dict[str, list[Judged]] = {}
+    models: dict[str, MultiExitModel] = {}
     for seed in range(options.seeds):
         for name, phases in strategies.items():
             file = options.out / f"efficientnet-{name}-{seed}.pt"
@@ -105,7 +106,9 @@ def main() -> None:
                 )
             model = trained(model, file, phases, None, data, seed, learning_rate=1e-3)
             runs.setdefault(name, []).append(judged(model, file.with_suffix(".json"), data))
+            models[name] = model
     show("efficientnet", runs, options.out)
+    show_times(models, runs, data.images(64))
 
 
 if __name__ == "__main__":

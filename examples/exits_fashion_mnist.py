@@ -29,6 +29,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from laplex.demo.datasets import load_images
 from laplex.early_exit import (
     Evaluation,
+    MaxSoftmax,
     MultiExitModel,
     Phase,
     collect,
@@ -36,6 +37,7 @@ from laplex.early_exit import (
     count_costs,
     evaluate_outputs,
     networks,
+    time_exits,
     train,
 )
 
@@ -54,11 +56,15 @@ class Data:
     validation: Loader
     test: Loader
 
-    def example(self) -> Tensor:
-        """Two images."""
+    def images(self, count: int) -> Tensor:
+        """The first images of the test set."""
         dataset = self.test.dataset
         assert isinstance(dataset, TensorDataset)
-        return dataset.tensors[0][:2]
+        return dataset.tensors[0][:count]
+
+    def example(self) -> Tensor:
+        """Two images."""
+        return self.images(2)
 
 
 def load(
@@ -141,6 +147,20 @@ def judged(model: MultiExitModel, file: Path, data: Data) -> Judged:
     return {way: Evaluation.from_dict(one) for way, one in json.loads(file.read_text()).items()}
 
 
+def timed(model: MultiExitModel, found: Evaluation, images: Tensor, budget: float = 0.75) -> str:
+    """Real exits by the clock, thresholds fitted to a budget, in parts of the plain backbone."""
+    rule = MaxSoftmax(0.5).with_cuts(found.cuts_at(budget))
+    timing = time_exits(model, images, rule, batch_sizes=(1, 64))
+    parts = []
+    for batch in (1, 64):
+        plain, real = (timing.run(way, batch) for way in ("backbone", "predict"))
+        parts.append(
+            f"batch {batch}: {real.cpu_seconds_min / plain.cpu_seconds_min:.0%} measured "
+            f"({1e3 * real.cpu_seconds_min:.3g} of {1e3 * plain.cpu_seconds_min:.3g} ms)"
+        )
+    return f"{real.counted:.0%} counted; {'; '.join(parts)}"
+
+
 def show(name: str, runs: Mapping[str, Sequence[Judged]], out: Path) -> None:
     """Tables and pictures of a network: strategies, ways, and what goes with the area."""
     print(f"\n=== {name}: strategies, softmax as it is ===")
@@ -159,6 +179,15 @@ def show(name: str, runs: Mapping[str, Sequence[Judged]], out: Path) -> None:
     print(f"\n=== {name}: does calibration or EEFP go with the area under the curve? ===")
     print(ways.correlations())
     (out / f"{name}.json").write_text(ways.to_json())
+
+
+def show_times(
+    models: Mapping[str, MultiExitModel], runs: Mapping[str, Sequence[Judged]], images: Tensor
+) -> None:
+    """Time the last seed's network of each strategy."""
+    print("\nReal exits by the clock at a budget of 75 %: processor time, least of seven passes")
+    for strategy, model in models.items():
+        print(f"{strategy:<10}{timed(model, runs[strategy][-1]['softmax'], images)}")
 
 
 def main() -> None:
@@ -182,6 +211,7 @@ def main() -> None:
     data = load(options.data, counts)
     for name in options.networks:
         runs: dict[str, list[Judged]] = {}
+        models: dict[str, MultiExitModel] = {}
         for seed in range(options.seeds):
             for strategy in ("disjoint", "joint", "mixed"):
                 file = options.out / f"{name}-{strategy}-{seed}.pt"
@@ -190,7 +220,9 @@ def main() -> None:
                     model, file, strategy, options.epochs, data, seed, learning_rate=4e-3
                 )
                 runs.setdefault(strategy, []).append(judged(model, file.with_suffix(".json"), data))
+                models[strategy] = model
         show(name, runs, options.out)
+        show_times(models, runs, data.images(256))
 
 
 if __name__ == "__main__":

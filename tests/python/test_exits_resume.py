@@ -238,7 +238,8 @@ def test_without_resume_a_run_begins_anew(tmp_path: Path) -> None:
     assert counted.moments == moments
 
 
-def test_steps_of_loggers_go_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("moment", [22, 40])  # between two phases, within the second one
+def test_steps_of_loggers_go_on(moment: int, tmp_path: Path) -> None:
     def logged(folder: Path, version: str, at: int | None) -> list[dict[str, str]]:
         logger = pl.loggers.CSVLogger(folder, name="", version=version)
         options: dict[str, Any] = {"logger": logger, "callbacks": [Interruption(at)]}
@@ -251,7 +252,7 @@ def test_steps_of_loggers_go_on(tmp_path: Path) -> None:
 
     whole = logged(tmp_path / "whole", "whole", None)
     assert [row["step"] for row in whole] == [str(4 * epoch - 1) for epoch in range(1, 7)]
-    broken = logged(tmp_path / "broken", "first", 40)  # within the second phase
+    broken = logged(tmp_path / "broken", "first", moment)
     assert 0 < len(broken) < 6
     assert broken + logged(tmp_path / "broken", "second", None) == whole
 
