@@ -16,7 +16,7 @@ from laplex import _core
 from laplex.cedar.commands import app as cedar
 from laplex.command_errors import failure, sentences
 from laplex.demo import MAX_SEED, DemoInputError, run_demo
-from laplex.early_exit.commands import app as exits
+from laplex.early_exit.command_line.commands import app as exits
 
 app = typer.Typer(
     name="laplex",

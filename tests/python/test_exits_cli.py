@@ -17,23 +17,23 @@ from torch import nn
 from typer.testing import CliRunner
 
 from laplex.early_exit import lightning_phase
-from laplex.early_exit.backbones import build_model
-from laplex.early_exit.commands import app
-from laplex.early_exit.comparison import Comparison
+from laplex.early_exit.command_line.backbones import build_model
+from laplex.early_exit.command_line.commands import app
+from laplex.early_exit.command_line.datasets import load_splits
+from laplex.early_exit.command_line.exit_rules import ExitRule
+from laplex.early_exit.command_line.run_analysis import RunAnalysis
+from laplex.early_exit.command_line.run_evaluation import RunEvaluation
+from laplex.early_exit.command_line.run_settings import KEYS, RunSettings, changed, read_settings
+from laplex.early_exit.command_line.runs import Run
 from laplex.early_exit.costs import count_costs
-from laplex.early_exit.datasets import load_splits
 from laplex.early_exit.deployment import ExportedModel
-from laplex.early_exit.evaluation import evaluate
-from laplex.early_exit.exit_rules import ExitRule
-from laplex.early_exit.exit_stopping import ExitStopping
-from laplex.early_exit.objectives import Distillation
-from laplex.early_exit.outputs import collect
-from laplex.early_exit.run_analysis import RunAnalysis
-from laplex.early_exit.run_evaluation import RunEvaluation
-from laplex.early_exit.run_settings import KEYS, RunSettings, changed, read_settings
-from laplex.early_exit.runs import Run
-from laplex.early_exit.strategies import Phase
-from laplex.early_exit.training import train
+from laplex.early_exit.evaluation.comparison import Comparison
+from laplex.early_exit.evaluation.evaluator import evaluate
+from laplex.early_exit.evaluation.outputs import collect
+from laplex.early_exit.training.exit_stopping import ExitStopping
+from laplex.early_exit.training.objectives import Distillation
+from laplex.early_exit.training.strategies import Phase
+from laplex.early_exit.training.trainer import train
 
 SMALL = ("--images", 200, "--backbone", "small_mlp", "--epochs", 2, "--quiet")
 
@@ -250,7 +250,7 @@ def test_every_setting_reaches_the_training(tmp_path, monkeypatch):
         given.update(arguments, batch=train_loader.batch_size, exits=model.num_exits)
         raise OSError("enough")
 
-    monkeypatch.setattr("laplex.early_exit.runs.train", taken)
+    monkeypatch.setattr("laplex.early_exit.command_line.runs.train", taken)
     config = tmp_path / "c.yaml"
     config.write_text(
         "backbone: small_mlp\nimages: 50\nstrategy: [{train: all, epochs: 3, learning_rate: 2}]\n"

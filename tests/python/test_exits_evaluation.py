@@ -27,16 +27,22 @@ from laplex.early_exit import (
     Patience,
     networks,
 )
-from laplex.early_exit.comparison import Comparison, compare
 from laplex.early_exit.costs import count_costs
-from laplex.early_exit.curves import Curve, curve, oracle_exits, random_exits, static_exits
-from laplex.early_exit.evaluation import evaluate, evaluate_outputs
-from laplex.early_exit.evaluation_result import Evaluation
-from laplex.early_exit.outputs import Outputs, collect
+from laplex.early_exit.evaluation.comparison import Comparison, compare
+from laplex.early_exit.evaluation.curves import (
+    Curve,
+    curve,
+    oracle_exits,
+    random_exits,
+    static_exits,
+)
+from laplex.early_exit.evaluation.evaluator import evaluate, evaluate_outputs
+from laplex.early_exit.evaluation.outputs import Outputs, collect
+from laplex.early_exit.evaluation.result import Evaluation
+from laplex.early_exit.evaluation.thresholds import fit_cuts, geometric_shares, shared_cuts
+from laplex.early_exit.metrics.score_heads import ScoreHeads
+from laplex.early_exit.metrics.temperature import TemperatureScaling
 from laplex.early_exit.policies import Policy
-from laplex.early_exit.score_heads import ScoreHeads
-from laplex.early_exit.temperature import TemperatureScaling
-from laplex.early_exit.thresholds import fit_cuts, geometric_shares, shared_cuts
 
 COSTS = [0.3, 0.6, 1.1]
 

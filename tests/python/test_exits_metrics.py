@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.metrics import roc_auc_score
 
-from laplex.early_exit.acceptance_toy import futility_toy
 from laplex.early_exit.arrays import (
     as_correct,
     as_labels,
@@ -26,15 +25,22 @@ from laplex.early_exit.arrays import (
     as_scores,
     correctness,
 )
-from laplex.early_exit.calibration import brier, ece, nll, smooth_ece
-from laplex.early_exit.curves import curve
-from laplex.early_exit.failure_prediction import aurc, eefp, eefp_labels, failure_auroc, fpr95
-from laplex.early_exit.per_exit import PerExit
+from laplex.early_exit.evaluation.curves import curve
+from laplex.early_exit.evaluation.thresholds import fit_cuts
+from laplex.early_exit.metrics.acceptance_toy import futility_toy
+from laplex.early_exit.metrics.calibration import brier, ece, nll, smooth_ece
+from laplex.early_exit.metrics.failure_prediction import (
+    aurc,
+    eefp,
+    eefp_labels,
+    failure_auroc,
+    fpr95,
+)
+from laplex.early_exit.metrics.per_exit import PerExit
+from laplex.early_exit.metrics.reliability_diagram import reliability
+from laplex.early_exit.metrics.score_heads import ScoreHeads
+from laplex.early_exit.metrics.temperature import TemperatureScaling
 from laplex.early_exit.policies import LearnedScore, MaxSoftmax
-from laplex.early_exit.reliability_diagram import reliability
-from laplex.early_exit.score_heads import ScoreHeads
-from laplex.early_exit.temperature import TemperatureScaling
-from laplex.early_exit.thresholds import fit_cuts
 from strategies import quick
 
 EPS = float(np.finfo(np.float64).eps)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from exits_training_cases import CLASSES, data, plain, tiny
 from laplex.early_exit import Distillation, MultiExitModel, Objective
-from laplex.early_exit.objectives import Losses, scale_gradient
+from laplex.early_exit.training.objectives import Losses, scale_gradient
 
 X, Y = (one[:8] for one in data(dtype=torch.float64).tensors)
 COSTS = [0.3, 0.6, 1.1]

@@ -42,10 +42,10 @@ from laplex.early_exit import (
     TrainingResult,
     train,
 )
-from laplex.early_exit.exit_stopping import Counters
-from laplex.early_exit.freezing import training_only
-from laplex.early_exit.strategies import PARTS, STRATEGIES, Part, phases_of
-from laplex.early_exit.training_result import EpochRecord
+from laplex.early_exit.training.exit_stopping import Counters
+from laplex.early_exit.training.freezing import training_only
+from laplex.early_exit.training.result import EpochRecord
+from laplex.early_exit.training.strategies import PARTS, STRATEGIES, Part, phases_of
 
 PARTS_OF = {"backbone": ("backbone",), "heads": ("heads",), "all": ("backbone", "heads")}
 
@@ -265,7 +265,7 @@ def test_an_optimiser_and_a_scheduler_of_ones_own() -> None:
 
 
 def test_the_sdn_ramp_goes_from_0_to_1_over_each_phase(monkeypatch: pytest.MonkeyPatch) -> None:
-    from laplex.early_exit.objectives import Objective
+    from laplex.early_exit.training.objectives import Objective
 
     seen: list[tuple[float, list[float]]] = []
     weigh = Objective.exit_weights

@@ -17,13 +17,6 @@ if TYPE_CHECKING:
     from . import dynamics as dynamics
     from . import heads as heads
     from . import networks as networks
-    from .acceptance_toy import futility_toy as futility_toy
-    from .calibration import brier as brier
-    from .calibration import ece as ece
-    from .calibration import nll as nll
-    from .calibration import smooth_ece as smooth_ece
-    from .comparison import Comparison as Comparison
-    from .comparison import compare as compare
     from .costs import Costs as Costs
     from .costs import count_costs as count_costs
     from .deployment import ExportedModel as ExportedModel
@@ -31,38 +24,45 @@ if TYPE_CHECKING:
     from .deployment import export as export
     from .dynamics import Analysis as Analysis
     from .dynamics import analyze as analyze
-    from .evaluation import evaluate as evaluate
-    from .evaluation import evaluate_outputs as evaluate_outputs
-    from .evaluation_result import Evaluation as Evaluation
-    from .exit_stopping import ExitStopping as ExitStopping
-    from .failure_prediction import aurc as aurc
-    from .failure_prediction import eefp as eefp
-    from .failure_prediction import eefp_labels as eefp_labels
-    from .failure_prediction import failure_auroc as failure_auroc
-    from .failure_prediction import fpr95 as fpr95
+    from .evaluation.comparison import Comparison as Comparison
+    from .evaluation.comparison import compare as compare
+    from .evaluation.evaluator import evaluate as evaluate
+    from .evaluation.evaluator import evaluate_outputs as evaluate_outputs
+    from .evaluation.outputs import Outputs as Outputs
+    from .evaluation.outputs import collect as collect
+    from .evaluation.result import Evaluation as Evaluation
     from .html_report import report as report
+    from .metrics.acceptance_toy import futility_toy as futility_toy
+    from .metrics.calibration import brier as brier
+    from .metrics.calibration import ece as ece
+    from .metrics.calibration import nll as nll
+    from .metrics.calibration import smooth_ece as smooth_ece
+    from .metrics.failure_prediction import aurc as aurc
+    from .metrics.failure_prediction import eefp as eefp
+    from .metrics.failure_prediction import eefp_labels as eefp_labels
+    from .metrics.failure_prediction import failure_auroc as failure_auroc
+    from .metrics.failure_prediction import fpr95 as fpr95
+    from .metrics.per_exit import PerExit as PerExit
+    from .metrics.reliability_diagram import Reliability as Reliability
+    from .metrics.reliability_diagram import reliability as reliability
+    from .metrics.score_heads import ScoreHeads as ScoreHeads
+    from .metrics.temperature import TemperatureScaling as TemperatureScaling
     from .model import MultiExitModel as MultiExitModel
     from .model import Prediction as Prediction
-    from .objectives import Distillation as Distillation
-    from .objectives import Objective as Objective
-    from .outputs import Outputs as Outputs
-    from .outputs import collect as collect
-    from .per_exit import PerExit as PerExit
     from .policies import Entropy as Entropy
     from .policies import LearnedScore as LearnedScore
     from .policies import Margin as Margin
     from .policies import MaxSoftmax as MaxSoftmax
     from .policies import Patience as Patience
     from .policies import Policy as Policy
-    from .reliability_diagram import Reliability as Reliability
-    from .reliability_diagram import reliability as reliability
-    from .score_heads import ScoreHeads as ScoreHeads
-    from .strategies import Phase as Phase
-    from .temperature import TemperatureScaling as TemperatureScaling
     from .timing import Timing as Timing
     from .timing import time_exits as time_exits
-    from .training import train as train
-    from .training_result import TrainingResult as TrainingResult
+    from .training.exit_stopping import ExitStopping as ExitStopping
+    from .training.objectives import Distillation as Distillation
+    from .training.objectives import Objective as Objective
+    from .training.result import TrainingResult as TrainingResult
+    from .training.strategies import Phase as Phase
+    from .training.trainer import train as train
 
 __all__ = [
     "Analysis",
@@ -119,51 +119,51 @@ __all__ = [
 # The module of a name.
 _HOME: dict[str, str] = {
     "Analysis": ".dynamics",
-    "Comparison": ".comparison",
+    "Comparison": ".evaluation.comparison",
     "Costs": ".costs",
-    "Distillation": ".objectives",
+    "Distillation": ".training.objectives",
     "Entropy": ".policies",
-    "Evaluation": ".evaluation_result",
-    "ExitStopping": ".exit_stopping",
+    "Evaluation": ".evaluation.result",
+    "ExitStopping": ".training.exit_stopping",
     "ExportedModel": ".deployment",
     "ExportedPrediction": ".deployment",
     "LearnedScore": ".policies",
     "Margin": ".policies",
     "MaxSoftmax": ".policies",
     "MultiExitModel": ".model",
-    "Objective": ".objectives",
-    "Outputs": ".outputs",
+    "Objective": ".training.objectives",
+    "Outputs": ".evaluation.outputs",
     "Patience": ".policies",
-    "PerExit": ".per_exit",
-    "Phase": ".strategies",
+    "PerExit": ".metrics.per_exit",
+    "Phase": ".training.strategies",
     "Policy": ".policies",
     "Prediction": ".model",
-    "Reliability": ".reliability_diagram",
-    "ScoreHeads": ".score_heads",
-    "TemperatureScaling": ".temperature",
+    "Reliability": ".metrics.reliability_diagram",
+    "ScoreHeads": ".metrics.score_heads",
+    "TemperatureScaling": ".metrics.temperature",
     "Timing": ".timing",
-    "TrainingResult": ".training_result",
+    "TrainingResult": ".training.result",
     "analyze": ".dynamics",
-    "aurc": ".failure_prediction",
-    "brier": ".calibration",
-    "collect": ".outputs",
-    "compare": ".comparison",
+    "aurc": ".metrics.failure_prediction",
+    "brier": ".metrics.calibration",
+    "collect": ".evaluation.outputs",
+    "compare": ".evaluation.comparison",
     "count_costs": ".costs",
-    "ece": ".calibration",
-    "eefp": ".failure_prediction",
-    "eefp_labels": ".failure_prediction",
-    "evaluate": ".evaluation",
-    "evaluate_outputs": ".evaluation",
+    "ece": ".metrics.calibration",
+    "eefp": ".metrics.failure_prediction",
+    "eefp_labels": ".metrics.failure_prediction",
+    "evaluate": ".evaluation.evaluator",
+    "evaluate_outputs": ".evaluation.evaluator",
     "export": ".deployment",
-    "failure_auroc": ".failure_prediction",
-    "fpr95": ".failure_prediction",
-    "futility_toy": ".acceptance_toy",
-    "nll": ".calibration",
-    "reliability": ".reliability_diagram",
+    "failure_auroc": ".metrics.failure_prediction",
+    "fpr95": ".metrics.failure_prediction",
+    "futility_toy": ".metrics.acceptance_toy",
+    "nll": ".metrics.calibration",
+    "reliability": ".metrics.reliability_diagram",
     "report": ".html_report",
-    "smooth_ece": ".calibration",
+    "smooth_ece": ".metrics.calibration",
     "time_exits": ".timing",
-    "train": ".training",
+    "train": ".training.trainer",
 }
 _MODULES = ("dynamics", "heads", "networks")
 _NEEDED = ("torch", "scipy", "sklearn")

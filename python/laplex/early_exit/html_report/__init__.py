@@ -9,14 +9,14 @@ from typing import Any
 
 from ...complete_files import replacing
 from ...optional import require
-from ..comparison import Comparison, compare
+from ..command_line.run_analysis import RunAnalysis
+from ..command_line.study import Study
 from ..costs import Costs
 from ..dynamics import Analysis
-from ..evaluation_result import Evaluation
-from ..run_analysis import RunAnalysis
-from ..study import Study
+from ..evaluation.comparison import Comparison, compare
+from ..evaluation.result import Evaluation
 from ..timing import Timing
-from ..training_result import TrainingResult
+from ..training.result import TrainingResult
 
 __all__ = ["report"]
 
@@ -113,7 +113,7 @@ def _study(results: Any, extras: Mapping[str, Any]) -> Study:
 
 
 def _of_folders(folders: Any) -> Study:
-    from ..runs import Run
+    from ..command_line.runs import Run
 
     if isinstance(folders, (str, os.PathLike)) or not isinstance(folders, Sequence):
         raise TypeError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-from ..study import Study
+from ..command_line.study import Study
 from .figures import embedded_png
 from .pieces import heading, paragraph
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..comparison import Correlations
-from ..evaluation_result import Evaluation
-from ..study import Study
+from ..command_line.study import Study
+from ..evaluation.comparison import Correlations
+from ..evaluation.result import Evaluation
 from .figures import proxies as proxies_figure
 from .pieces import definitions, heading, number, paragraph, percent, picture, table
 

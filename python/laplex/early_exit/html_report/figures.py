@@ -10,8 +10,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..curves import Curve
-from ..evaluation_result import Evaluation
+from ..evaluation.curves import Curve
+from ..evaluation.result import Evaluation
 
 POLICY, ORACLE, CHANCE, STATIC = "#0072b2", "#009e73", "#8c8c8c", "#d55e00"
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")

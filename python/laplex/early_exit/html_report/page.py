@@ -8,8 +8,8 @@ from string import Template
 
 import numpy as np
 
-from ..evaluation_result import Evaluation
-from ..study import Study
+from ..command_line.study import Study
+from ..evaluation.result import Evaluation
 from . import dynamics_section, exits_section, tradeoff_section, training_section
 from .costs_section import costs
 from .pieces import definitions, percent

@@ -8,9 +8,9 @@ from itertools import takewhile
 import numpy as np
 
 from ..arrays import Array
-from ..curves import Curve
-from ..evaluation_result import Evaluation
-from ..study import Study
+from ..command_line.study import Study
+from ..evaluation.curves import Curve
+from ..evaluation.result import Evaluation
 from .figures import baselines
 from .pieces import heading, paragraph, percent, picture, spread, table
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..study import Study
-from ..training_result import TrainingResult
+from ..command_line.study import Study
+from ..training.result import TrainingResult
 from .pieces import heading, paragraph, percent, picture, table
 
 #: Runs whose curves are shown: the first of each kind of phases.

@@ -1,0 +1,1 @@
+"""The commands of ``laplex exits``, and the runs that they write and read."""

@@ -1,0 +1,1 @@
+"""Judging a network with exits: accuracy against cost, thresholds, comparisons."""

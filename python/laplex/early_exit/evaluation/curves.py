@@ -1,0 +1,230 @@
+"""Accuracy against mean cost: of a policy, and of what it is to be compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..arrays import Array, Booleans, as_correct, as_scores, same_shape
+from ..policies import Policy
+from ..whole import whole
+from .thresholds import as_costs, geometric_shares
+
+#: What `Curve.area` is, for results to quote.
+AREA = (
+    "mean height of the curve, linear between its points, from the first exit's cost to the plain "
+    "backbone's (1.0)"
+)
+#: What `Curve.accuracy_at` is, for results to quote.
+BETWEEN = (
+    "linear between points, as mixing two thresholds by chance has it; undefined below the "
+    "cheapest point; that of the dearest point beyond it"
+)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Curve:
+    """Points of accuracy against mean cost, T of them, for K exits.
+
+    Attributes
+    ----------
+    cost : ndarray [T]
+        Mean cost of a sample, in units of the plain backbone.
+    accuracy : ndarray [T]
+    shares : ndarray [T, K]
+        Parts of the samples for which computing stopped at each exit.
+    cuts : ndarray [T, K - 1]
+        Thresholds in units of scores, for ``policy.with_cuts``; [T, 0] where there are none.
+    low : float
+        Cost of the first exit, from which `area` is taken.
+    """
+
+    cost: Array
+    accuracy: Array
+    shares: Array
+    cuts: Array
+    low: float
+
+    def accuracy_at(self, budgets: Any) -> Array:
+        """Accuracy at mean costs, ndarray of the shape of `budgets`.
+
+        Linear between points of the curve, as one gets by choosing between two thresholds by
+        chance; points of one cost are averaged. NaN below the cheapest point; beyond the dearest
+        one, its accuracy.
+        """
+        at = np.asarray(budgets, dtype=np.float64)
+        cost, accuracy = self._sorted()
+        found: Array = np.asarray(np.interp(at, cost, accuracy))
+        found[at < cost[0]] = np.nan
+        return found
+
+    @property
+    def area(self) -> float:
+        """Mean accuracy over costs from `low` to 1; NaN where the curve begins later, or never."""
+        cost, accuracy = self._sorted()
+        if not cost[0] <= self.low < 1.0:
+            return float("nan")
+        inside = (cost > self.low) & (cost < 1.0)
+        x = np.concatenate([[self.low], cost[inside], [1.0]])
+        y = np.interp(x, cost, accuracy)
+        return float(np.sum(np.diff(x) * (y[1:] + y[:-1]) / 2) / (1.0 - self.low))
+
+    def __len__(self) -> int:
+        return len(self.cost)
+
+    def __repr__(self) -> str:
+        return (
+            f"Curve({len(self)} points; cost {self.cost.min():.1%} to {self.cost.max():.1%}, "
+            f"accuracy {self.accuracy.min():.1%} to {self.accuracy.max():.1%})"
+        )
+
+    def _sorted(self) -> tuple[Array, Array]:
+        """Rising costs, no two the same, and their accuracies."""
+        cost, where = np.unique(self.cost, return_inverse=True)
+        return cost, np.bincount(where, self.accuracy) / np.bincount(where)
+
+
+def curve(
+    scores: Any,
+    correct: Any,
+    costs: Any,
+    cuts: Iterable[Any],
+    *,
+    policy: Policy | None = None,
+) -> Curve:
+    """Decide with each of several thresholds, offline.
+
+    Parameters
+    ----------
+    scores : array or Tensor [K, N]
+        Higher is surer.
+    correct : array or Tensor [K, N] of bool
+        Whether each exit is right about each sample.
+    costs : array [K]
+        Of a sample that leaves at exit k, in units of the plain backbone; not falling.
+    cuts : iterable of float, or of array [K - 1]
+        Thresholds in units of scores, one or K - 1 for each point; infinite ones are fine.
+    policy : Policy, optional
+        Whose comparison and fallback are used, its own thresholds not. ``>=`` and the last exit
+        when not given.
+
+    Returns
+    -------
+    Curve
+        A point for each entry of `cuts`, in their order.
+
+    Raises
+    ------
+    ValueError
+        Shapes that differ, thresholds of a wrong length or NaN, no thresholds.
+
+    Examples
+    --------
+    >>> from laplex.early_exit.evaluation.curves import curve
+    >>> found = curve([[0.9, 0.6], [0.9, 0.9]], [[1, 0], [1, 1]], [0.5, 1.0], [0.5, 0.8])
+    >>> found.cost, found.accuracy
+    (array([0.5 , 0.75]), array([0.5, 1. ]))
+    """
+    found, right, prices = _checked(scores, correct, costs)
+    exits, samples = found.shape
+    rule = Policy(0.0) if policy is None else policy
+    points = [_cuts(one, exits) for one in cuts]
+    if not points:
+        raise ValueError("cuts is empty: pass at least one threshold")
+    tensor = torch.from_numpy(found)
+    cost, accuracy, shares = [], [], []
+    for point in points:
+        answers, stopped = (one.numpy() for one in rule.with_cuts(point).decide(tensor))
+        shares.append(np.bincount(stopped, minlength=exits) / samples)
+        cost.append(float(shares[-1] @ prices))
+        accuracy.append(float(right[answers, np.arange(samples)].mean()))
+    return Curve(
+        np.array(cost), np.array(accuracy), np.stack(shares), np.stack(points), float(prices[0])
+    )
+
+
+def static_exits(correct: Any, costs: Any) -> Curve:
+    """Each exit alone, for all samples: K points.
+
+    Parameters
+    ----------
+    correct, costs
+        As in `curve`.
+    """
+    right, prices = _right(correct, costs)
+    return _without_cuts(right.mean(1), np.eye(len(prices)), prices)
+
+
+def random_exits(correct: Any, costs: Any, count: int = 30) -> Curve:
+    """Exits drawn by chance, whatever the sample: what a policy that knows nothing gets.
+
+    In expectation, not drawn. The share of exit k is proportional to q^k, as in `fit_cuts`.
+
+    Parameters
+    ----------
+    correct, costs
+        As in `curve`.
+    count : int
+        Points, at even costs.
+    """
+    right, prices = _right(correct, costs)
+    budgets = np.linspace(prices[0], prices[-1], whole("count", count, 2))
+    shares = np.stack([geometric_shares(prices, float(one)) for one in budgets])
+    return _without_cuts(shares @ right.mean(1), shares, prices)
+
+
+def oracle_exits(correct: Any, costs: Any) -> Curve:
+    """Exits chosen by one who knows which are right: no policy gets above this curve.
+
+    Point k spends on those that exit k or an earlier one gets right: each leaves at the first exit
+    that is right about it, all others at the first exit, where being wrong is cheapest. The last
+    point is the oracle without a budget.
+
+    Parameters
+    ----------
+    correct, costs
+        As in `curve`.
+    """
+    right, prices = _right(correct, costs)
+    exits, samples = right.shape
+    earliest = np.where(right.any(0), right.argmax(0), 0)
+    shares = []
+    for k in range(exits):
+        leaves = np.where(earliest <= k, earliest, 0)
+        shares.append(np.bincount(leaves, minlength=exits) / samples)
+    accuracy = np.array([right[: k + 1].any(0).mean() for k in range(exits)])
+    return _without_cuts(accuracy, np.stack(shares), prices)
+
+
+def _without_cuts(accuracy: Array, shares: Array, costs: Array) -> Curve:
+    return Curve(shares @ costs, accuracy, shares, np.empty((len(shares), 0)), float(costs[0]))
+
+
+def _checked(scores: Any, correct: Any, costs: Any) -> tuple[Array, Booleans, Array]:
+    found = as_scores("scores", scores)
+    right, prices = _right(correct, costs)
+    same_shape("scores", found, "correct", right)
+    return found, right, prices
+
+
+def _right(correct: Any, costs: Any) -> tuple[Booleans, Array]:
+    right = as_correct("correct", correct)
+    return right, as_costs(costs, len(right))
+
+
+def _cuts(given: Any, exits: int) -> Array:
+    found = np.asarray(given, dtype=np.float64)
+    if found.ndim == 0:
+        found = np.full(exits - 1, float(found))
+    if found.shape != (exits - 1,):
+        raise ValueError(
+            f"cuts must be one threshold or {exits - 1}, one for each exit but the last, got "
+            f"shape {list(found.shape)}"
+        )
+    if np.isnan(found).any():
+        raise ValueError("cuts must be numbers, got NaN")
+    return found

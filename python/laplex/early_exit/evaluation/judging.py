@@ -1,0 +1,194 @@
+"""The judging of logits: what `evaluate` does once a model has been run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from ..arrays import Array, Booleans, Integers, as_labels, as_logits, correctness
+from ..costs import Costs
+from ..metrics.calibration import brier, ece, nll
+from ..metrics.failure_prediction import aurc, eefp, failure_auroc, fpr95
+from ..metrics.reliability_diagram import reliability
+from ..metrics.score_heads import ScoreHeads
+from ..metrics.temperature import TemperatureScaling
+from ..policies import LearnedScore, MaxSoftmax, Policy
+from .curves import AREA, BETWEEN, Curve, curve, oracle_exits, random_exits, static_exits
+from .outputs import Outputs
+from .plan import Plan, relative_costs
+from .result import Evaluation, OperatingPoint
+from .thresholds import fit_cuts, shared_cuts
+
+# Points of a curve of fitted thresholds, at even budgets from the first exit's cost to the last's.
+_POINTS = 30
+
+
+class _Scored(NamedTuple):
+    """What the judging looks at."""
+
+    logits: Array  # [K, N, C], calibrated
+    correct: Booleans
+    scores: Array  # [K, N], the policy's
+    confidence: Array  # [K, N], in [0, 1]
+
+
+def judge(
+    plan: Plan,
+    outputs: Outputs,
+    costs: Costs | Any,
+    validation: Outputs | None,
+) -> Evaluation:
+    """Carry out a plan.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `evaluate_outputs`.
+    """
+    logits, labels = _arrays("outputs", outputs)
+    prices = relative_costs(costs, len(logits))
+    fitting = None if validation is None else _arrays("validation", validation)
+    if fitting is not None and fitting[0].shape[::2] != logits.shape[::2]:
+        raise ValueError(
+            f"validation has logits {list(fitting[0].shape)} and outputs {list(logits.shape)}: "
+            "both must be of the same exits and classes"
+        )
+    policy, change, how = _calibration(plan, fitting)
+    test = _scored(policy, change, logits, labels)
+    unseen = None if fitting is None else _scored(policy, change, *fitting).scores
+
+    def points(cuts: Any) -> Curve:
+        return curve(test.scores, test.correct, prices, cuts, policy=policy)
+
+    own = None
+    if plan.thresholds_given:
+        point = points([policy.cuts(len(logits)).numpy()])
+        own = OperatingPoint(
+            repr(policy), float(point.accuracy[0]), float(point.cost[0]), point.shares[0]
+        )
+    return Evaluation(
+        exit_names=tuple(outputs.exit_names),
+        policy=_name(policy),
+        calibration=how,
+        protocol=plan.protocol,
+        samples=len(labels),
+        validation_samples=0 if validation is None else len(validation),
+        costs=prices,
+        accuracy=test.correct.mean(1),
+        nll=np.asarray(nll(test.logits, labels)),
+        brier=np.asarray(brier(test.logits, labels)),
+        ece=np.asarray(ece(test.confidence, test.correct, plan.bins)),
+        auroc=np.asarray(failure_auroc(test.scores, test.correct)),
+        aurc=np.asarray(aurc(test.scores, test.correct)),
+        fpr95=np.asarray(fpr95(test.scores, test.correct)),
+        eefp=np.asarray(eefp(test.scores, test.correct)),
+        reliability=reliability(test.confidence, test.correct, plan.bins),
+        curve=points(_cuts(plan, policy, test.scores, unseen, prices)),
+        static=static_exits(test.correct, prices),
+        random=random_exits(test.correct, prices),
+        oracle=oracle_exits(test.correct, prices),
+        budgets=plan.budgets,
+        operating_point=own,
+        conventions=_conventions(plan, policy, costs),
+    )
+
+
+def _cuts(plan: Plan, policy: Policy, test: Array, unseen: Array | None, prices: Array) -> Any:
+    """The thresholds of the curve, by the plan's protocol."""
+    if plan.protocol == "p1-test-sweep":
+        return shared_cuts(test)
+    assert unseen is not None
+    return [
+        fit_cuts(unseen, prices, float(budget), strict=policy.strict)
+        for budget in np.linspace(prices[0], prices[-1], _POINTS)
+    ]
+
+
+def _calibration(
+    plan: Plan, fitting: tuple[Array, Integers] | None
+) -> tuple[Policy, Callable[[Array], Array], str]:
+    """The policy, what is done to logits, and a name for it."""
+    chosen = plan.calibration
+    if isinstance(chosen, str):
+        assert fitting is not None
+        if chosen == "temperature":
+            chosen = TemperatureScaling().fit(*fitting)
+        else:
+            chosen = ScoreHeads(target="eefp" if chosen == "eefp" else "correct").fit(*fitting)
+    if isinstance(chosen, TemperatureScaling):
+        scaling = chosen
+        return (
+            plan.policy,
+            lambda logits: as_logits("logits", scaling.transform(logits)),
+            "temperature",
+        )
+    if isinstance(chosen, ScoreHeads):
+        return LearnedScore(chosen, 0.5), lambda logits: logits, f"score heads ({chosen.target})"
+    return plan.policy, lambda logits: logits, "none"
+
+
+def _scored(
+    policy: Policy, change: Callable[[Array], Array], logits: Array, labels: Integers
+) -> _Scored:
+    changed = change(logits)
+    tensor = torch.from_numpy(changed)
+    with torch.no_grad():
+        scores = policy.scores(tensor).cpu().numpy().astype(np.float64)
+    confidence = scores if _is_probability(policy) else MaxSoftmax(0.5).scores(tensor).numpy()
+    # A probability that rounding has put above 1 is 1.
+    return _Scored(changed, correctness(logits, labels), scores, np.minimum(confidence, 1.0))
+
+
+def _is_probability(policy: Policy) -> bool:
+    """Whether a policy's scores are learned, and can be taken for probabilities."""
+    return isinstance(policy, LearnedScore) and isinstance(
+        policy.scorer, (ScoreHeads, TemperatureScaling)
+    )
+
+
+def _arrays(name: str, outputs: Outputs) -> tuple[Array, Integers]:
+    logits = as_logits(f"{name}.logits", outputs.logits)
+    return logits, as_labels(f"{name}.labels", outputs.labels, *logits.shape[1:])
+
+
+def _name(policy: Policy) -> str:
+    names = {MaxSoftmax: "max softmax", LearnedScore: "learned score"}
+    return names.get(type(policy), type(policy).__name__.lower())
+
+
+def _conventions(plan: Plan, policy: Policy, costs: Any) -> dict[str, str]:
+    counted = costs.convention if isinstance(costs, Costs) else "as given"
+    thresholds = (
+        f"for each exit, fitted on validation samples to {_POINTS} even budgets with shares "
+        "proportional to q^k, applied to the test samples"
+        if plan.protocol == "validation"
+        else "one for all exits, 100 even values between the scores of the test samples "
+        "themselves, and both extremes"
+    )
+    rule = f"score {'>' if policy.strict else '>='} threshold; else "
+    rule += "the last exit" if policy.fallback == "last" else "the most confident exit"
+    return {
+        "cost": f"{counted}, in units of the plain backbone; earlier heads included",
+        "thresholds": thresholds,
+        "leaving": rule,
+        "accuracy_at_budgets": BETWEEN,
+        "area": AREA,
+        "confidence": "the learned score"
+        if _is_probability(policy)
+        else "the largest softmax probability",
+        "ece": f"{plan.bins} bins of one width, weighted mean of absolute differences; a bin holds "
+        "its upper edge",
+        "nll": "natural logarithm, mean over samples",
+        "brier": "sum over classes, mean over samples",
+        "failure prediction": "of the policy's scores against correctness, each exit on all "
+        "samples; ties at midranks",
+        "means": "over the exits before the last, where a measure is defined",
+        "eefp": "AUROC of the policy's scores against: right, or no later exit right; the last "
+        "exit left out; our reading of arXiv 2508.21495",
+        "random": "exits by chance with shares proportional to q^k, in expectation",
+        "oracle": "the first exit that is right, bought for the cheapest samples first; the first "
+        "exit where none is right",
+    }

@@ -1,0 +1,186 @@
+"""What a model with exits says about a data set: logits of every exit, and the labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sized
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ...progress import progress_bar
+from ..activations import batch_of, map_tensors
+from ..model import MultiExitModel, evaluating
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Outputs:
+    """Logits of all exits and labels, of N samples.
+
+    Attributes
+    ----------
+    logits : ndarray [K, N, C], float32
+        Exits, samples, classes; exits in depth order.
+    labels : ndarray [N], int64
+    exit_names : tuple of str
+        K of them, the last one ``"output"``.
+
+    Raises
+    ------
+    ValueError
+        The sizes disagree.
+    """
+
+    logits: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    exit_names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        shape = np.shape(self.logits)
+        if len(shape) != 3 or 0 in shape:
+            raise ValueError(
+                f"logits must be [exits, samples, classes], none of them 0, got {list(shape)}"
+            )
+        if np.shape(self.labels) != shape[1:2] or len(self.exit_names) != shape[0]:
+            raise ValueError(
+                f"logits are {list(shape)}, so there must be {shape[1]} labels and {shape[0]} "
+                f"exit_names, got {list(np.shape(self.labels))} and {len(self.exit_names)}"
+            )
+
+    def subset(self, rows: Any) -> Outputs:
+        """The outputs of some samples.
+
+        Parameters
+        ----------
+        rows : slice, array of int, or array of bool [N]
+
+        Raises
+        ------
+        ValueError
+            None is left.
+        """
+        return Outputs(self.logits[:, rows], self.labels[rows], self.exit_names)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __repr__(self) -> str:
+        exits, samples, classes = self.logits.shape
+        return f"Outputs({exits} exits, {samples:,} samples, {classes} classes)"
+
+
+def collect(
+    model: MultiExitModel,
+    loader: Iterable[Any],
+    *,
+    device: torch.device | str | None = None,
+    progress: bool = False,
+) -> Outputs:
+    """Run all exits over a data set.
+
+    In evaluation mode and without gradients; every module's mode is put back.
+
+    Parameters
+    ----------
+    model : MultiExitModel
+        Stays on its device.
+    loader : iterable of (x, labels)
+        Batches, such as a DataLoader's: what the model takes, and class numbers, Tensor [batch].
+    device : torch.device or str, optional
+        Where batches go; that of the model's first parameter when not given.
+    progress : bool
+        Show a bar.
+
+    Returns
+    -------
+    Outputs
+        On the CPU: 4 K N C bytes.
+
+    Raises
+    ------
+    TypeError
+        `model` is no `MultiExitModel`, or batches are not pairs.
+    ValueError
+        No samples; labels that are not class numbers, one for each sample, or out of range; logits
+        that are not finite.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torch import nn
+    >>> from laplex.early_exit import MultiExitModel, collect
+    >>> backbone = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    >>> model = MultiExitModel(backbone, {"1": nn.Linear(8, 3)})
+    >>> collect(model, [(torch.zeros(5, 4), torch.zeros(5, dtype=torch.int64))])
+    Outputs(2 exits, 5 samples, 3 classes)
+    """
+    if not isinstance(model, MultiExitModel):
+        raise TypeError(f"model must be a MultiExitModel, got {type(model).__name__}")
+    if not isinstance(loader, Iterable) or isinstance(loader, (Tensor, np.ndarray)):
+        raise TypeError(
+            f"loader must give batches (x, labels), got {type(loader).__name__}: pass a DataLoader"
+        )
+    first = next(model.parameters(), None)
+    where = first.device if device is None and first is not None else torch.device(device or "cpu")
+    names = (*model.exit_names, "output")
+    total = len(loader) if isinstance(loader, Sized) else None
+    logits: list[NDArray[np.float32]] = []
+    labels: list[NDArray[np.int64]] = []
+    with (
+        evaluating(model),
+        torch.no_grad(),
+        progress_bar(progress, extra="exits") as report,
+    ):
+        for done, batch in enumerate(loader, 1):
+            x, given = _pair(batch)
+            found = model(map_tensors(lambda tensor: tensor.to(where), x))
+            logits.append(_together(found, names))
+            labels.append(_class_numbers(given, batch_of(x, "x"), logits[-1].shape[2]))
+            report("collect outputs", done, total, "")
+    if not labels or not sum(map(len, labels)):
+        raise ValueError("loader gave no samples: pass one that is not empty or used up")
+    return Outputs(np.concatenate(logits, axis=1), np.concatenate(labels), names)
+
+
+def _pair(batch: Any) -> tuple[Any, Any]:
+    if not isinstance(batch, (list, tuple)) or len(batch) != 2:
+        got = f"{len(batch)} of them" if isinstance(batch, (list, tuple)) else type(batch).__name__
+        raise TypeError(f"a batch must be the pair (x, labels), got {got}")
+    return batch[0], batch[1]
+
+
+def _together(found: tuple[Tensor, ...], names: tuple[str, ...]) -> NDArray[np.float32]:
+    """Logits of one batch, [K, batch, C]."""
+    shapes = {tuple(one.shape) for one in found}
+    if len(shapes) > 1:
+        raise ValueError(
+            f"exits disagree about the number of classes: {[list(one.shape) for one in found]}"
+        )
+    for one, name in zip(found, names, strict=True):
+        if not bool(one.isfinite().all()):
+            raise ValueError(
+                f"exit {name!r} gave logits that are not finite: the model has diverged, or the "
+                "data have such values"
+            )
+    together: NDArray[np.float32] = torch.stack(found).float().cpu().numpy()
+    return together
+
+
+def _class_numbers(given: Any, samples: int, classes: int) -> NDArray[np.int64]:
+    labels = torch.as_tensor(given)
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise ValueError(f"labels must be class numbers of an integer type, got {labels.dtype}")
+    if labels.shape != (samples,):
+        raise ValueError(
+            f"labels must be one number for each of {samples} samples, got {list(labels.shape)}"
+        )
+    numbers: NDArray[np.int64] = labels.cpu().numpy().astype(np.int64)
+    if samples and (numbers.min() < 0 or numbers.max() >= classes):
+        raise ValueError(
+            f"labels go from {numbers.min()} to {numbers.max()}, but the model has classes 0 to "
+            f"{classes - 1}: renumber them"
+        )
+    return numbers

@@ -1,0 +1,137 @@
+"""The arguments of an evaluation, checked before anything is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, get_args
+
+from ..arrays import Array, as_numbers
+from ..costs import Costs
+from ..metrics.score_heads import ScoreHeads
+from ..metrics.temperature import TemperatureScaling
+from ..policies import Entropy, Margin, MaxSoftmax, Patience, Policy
+from ..whole import whole
+from .thresholds import as_costs
+
+PolicyName = Literal["max-softmax", "entropy", "margin", "patience"]
+CalibrationName = Literal["temperature", "eefp", "correct"]
+Protocol = Literal["validation", "p1-test-sweep"]
+
+# By name; their thresholds are not used.
+_POLICIES: dict[str, Callable[[], Policy]] = {
+    "max-softmax": lambda: MaxSoftmax(0.5),
+    "entropy": lambda: Entropy(0.5),
+    "margin": lambda: Margin(0.5),
+    "patience": lambda: Patience(1),
+}
+
+
+class Plan(NamedTuple):
+    """What is to be done.
+
+    Attributes
+    ----------
+    policy : Policy
+    thresholds_given : bool
+        Whether the policy's thresholds are the caller's.
+    calibration : str, TemperatureScaling, ScoreHeads or None
+        A name is to be fitted.
+    protocol : str
+    budgets : ndarray
+    bins : int
+    """
+
+    policy: Policy
+    thresholds_given: bool
+    calibration: CalibrationName | TemperatureScaling | ScoreHeads | None
+    protocol: Protocol
+    budgets: Array
+    bins: int
+
+
+def make_plan(
+    policy: Any,
+    calibration: Any,
+    protocol: Any,
+    budgets: Any,
+    bins: Any,
+    *,
+    validated: bool,
+    exits: int,
+) -> Plan:
+    """The plan of an evaluation of so many exits, with validation samples or without.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `evaluate`.
+    """
+    if isinstance(policy, Policy):
+        policy.cuts(exits)
+    elif policy not in _POLICIES:
+        raise ValueError(
+            f"policy must be one of {', '.join(map(repr, _POLICIES))} or a Policy, got {policy!r}"
+        )
+    if isinstance(calibration, str):
+        if calibration not in get_args(CalibrationName):
+            raise ValueError(
+                f"calibration must be one of {get_args(CalibrationName)}, a fitted "
+                f"TemperatureScaling or ScoreHeads, or None, got {calibration!r}"
+            )
+        if not validated:
+            raise ValueError(
+                f"calibration={calibration!r} is fitted on validation samples: pass validation, "
+                "samples that are not among those of the test"
+            )
+    elif not isinstance(calibration, (TemperatureScaling, ScoreHeads, type(None))):
+        raise TypeError(
+            "calibration must be a name, a TemperatureScaling, a ScoreHeads or None, got "
+            f"{type(calibration).__name__}"
+        )
+    else:
+        _check_fitted(calibration, exits)
+    learned = calibration in ("eefp", "correct") or isinstance(calibration, ScoreHeads)
+    if learned and policy != "max-softmax":
+        raise ValueError(
+            "calibration by ScoreHeads brings its own score, which takes the place of policy's: "
+            "leave one of them out"
+        )
+    if protocol is None:
+        protocol = "validation" if validated else "p1-test-sweep"
+    if protocol not in get_args(Protocol):
+        raise ValueError(f"protocol must be one of {get_args(Protocol)}, got {protocol!r}")
+    if protocol == "validation" and not validated:
+        raise ValueError(
+            "protocol='validation' fits thresholds on validation samples: pass validation, or "
+            "protocol='p1-test-sweep'"
+        )
+    limits = as_numbers("budgets", budgets, 1, "[budgets]")
+    if (limits <= 0).any():
+        raise ValueError(f"budgets must be positive, got {limits.tolist()}")
+    rule = policy if isinstance(policy, Policy) else _POLICIES[policy]()
+    return Plan(
+        rule, isinstance(policy, Policy), calibration, protocol, limits, whole("bins", bins, 1)
+    )
+
+
+def relative_costs(costs: Any, exits: int) -> Array:
+    """Costs in units of the plain backbone, ndarray [exits], from `Costs` or numbers."""
+    return as_costs(costs.relative if isinstance(costs, Costs) else costs, exits)
+
+
+def _check_fitted(calibration: TemperatureScaling | ScoreHeads | None, exits: int) -> None:
+    if calibration is None:
+        return
+    name = "temperatures_" if isinstance(calibration, TemperatureScaling) else "intercepts_"
+    fitted = getattr(calibration, name, None)
+    if fitted is None:
+        kind = type(calibration).__name__
+        raise ValueError(
+            f"calibration is a {kind} that is not fitted: call its fit(logits, labels) first, or "
+            "pass a name and validation"
+        )
+    if len(fitted) != exits:
+        raise ValueError(
+            f"calibration was fitted for {len(fitted)} exits, but there are {exits}: fit it on "
+            "outputs of this model"
+        )

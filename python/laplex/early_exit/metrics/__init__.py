@@ -1,0 +1,1 @@
+"""How good an exit's confidence is: calibration, failure prediction, learned scores."""

@@ -1,0 +1,171 @@
+"""Whether confidences are probabilities of being right: ECE, NLL, Brier score."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+import numpy as np
+import scipy.special
+
+from ...optional import require
+from ..arrays import Array, Booleans, Integers, as_labels, as_numbers, as_numpy
+from .per_exit import PerExit, each_exit
+from .reliability_diagram import as_confidence, reliability
+
+Norm = Literal["l1", "l2", "max"]
+
+
+def ece(
+    confidence: Any,
+    correct: Any,
+    bins: int = 15,
+    norm: Norm = "l1",
+    adaptive: bool = False,
+) -> float | PerExit:
+    r"""Expected calibration error: how far confidences are from how often they were right.
+
+    .. math::
+        \text{l1: } \sum_b w_b |a_b - c_b|, \qquad
+        \text{l2: } \Bigl(\sum_b w_b (a_b - c_b)^2\Bigr)^{1/2}, \qquad
+        \text{max: } \max_{b:\,w_b > 0} |a_b - c_b|
+
+    with :math:`w_b` the fraction of samples in bin b, :math:`c_b` their mean confidence and
+    :math:`a_b` the fraction of them that is right.
+
+    Parameters
+    ----------
+    confidence, correct, bins, adaptive
+        As in `reliability`, which gives the bins.
+    norm : "l1", "l2" or "max"
+
+    Returns
+    -------
+    float, or PerExit for confidences of several exits
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `reliability`; an unknown `norm`.
+
+    Notes
+    -----
+    With norm "l1" that of Naeini et al. 2015 and Guo et al. 2017.
+
+    Examples
+    --------
+    >>> from laplex.early_exit import ece
+    >>> ece([0.25, 0.25, 1.0, 1.0], [False, True, True, True], bins=2)
+    0.125
+    """
+    if norm not in get_args(Norm):
+        raise ValueError(f"norm must be one of {get_args(Norm)}, got {norm!r}")
+    table = reliability(confidence, correct, bins, adaptive=adaptive)
+
+    def error(counts: Integers, means: Array, accuracy: Array) -> float:
+        there = counts > 0
+        weights = counts[there] / counts.sum()
+        gaps = np.abs(accuracy[there] - means[there])
+        if norm == "max":
+            return float(gaps.max())
+        return float(weights @ gaps if norm == "l1" else np.sqrt(weights @ gaps**2))
+
+    if table.counts.ndim == 1:
+        return error(table.counts, table.confidence, table.accuracy)
+    return each_exit(error, table.counts, table.confidence, table.accuracy)
+
+
+def smooth_ece(confidence: Any, correct: Any) -> float | PerExit:
+    """Calibration error without bins: the smooth ECE of Blasiok and Nakkiran (arXiv 2309.12236).
+
+    Parameters
+    ----------
+    confidence : array or Tensor [samples], or [exits, samples]
+        In [0, 1].
+    correct : array or Tensor of bool, of the same shape
+
+    Returns
+    -------
+    float, or PerExit for confidences of several exits
+
+    Raises
+    ------
+    ImportError
+        relplot, which computes it, is not there; it comes with ``laplex[smooth-ece]``.
+    TypeError, ValueError
+        As `reliability`.
+    """
+    scores, right = as_confidence(confidence, correct)
+    relplot = require("relplot", extra="smooth-ece", feature="laplex.early_exit.smooth_ece")
+
+    def error(one: Array, hits: Booleans) -> float:
+        return float(relplot.smECE(one, hits.astype(np.float64)))
+
+    return error(scores, right) if scores.ndim == 1 else each_exit(error, scores, right)
+
+
+def nll(logits: Any, labels: Any) -> float | PerExit:
+    r"""Mean negative log-likelihood :math:`-\log p_y` in nats.
+
+    Parameters
+    ----------
+    logits : array or Tensor [samples, classes], or [exits, samples, classes]
+    labels : array or Tensor [samples]
+        Whole numbers in [0, classes).
+
+    Returns
+    -------
+    float, or PerExit for logits of several exits
+
+    Raises
+    ------
+    TypeError, ValueError
+        Logits that are not finite, labels out of range, shapes that do not fit.
+    """
+    found, truth = _logits_and_labels(logits, labels)
+    taken = np.take_along_axis(log_softmax(found), truth[..., None], -1)[..., 0]
+    return _of_samples(-taken)
+
+
+def brier(logits: Any, labels: Any) -> float | PerExit:
+    r"""Mean Brier score :math:`\sum_c (p_c - [c = y])^2`, between 0 and 2.
+
+    The sum over all classes, as Brier (1950) has it; some libraries divide it by their number.
+
+    Parameters
+    ----------
+    logits, labels
+        As in `nll`.
+
+    Returns
+    -------
+    float, or PerExit for logits of several exits
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `nll`.
+    """
+    found, truth = _logits_and_labels(logits, labels)
+    probabilities = np.exp(log_softmax(found))
+    wanted = np.arange(found.shape[-1]) == truth[..., None]
+    return _of_samples(((probabilities - wanted) ** 2).sum(-1))
+
+
+def log_softmax(logits: Array) -> Array:
+    """Log-probabilities over the last dimension."""
+    found: Array = scipy.special.log_softmax(logits, axis=-1)
+    return found
+
+
+def _of_samples(losses: Array) -> float | PerExit:
+    return float(losses.mean()) if losses.ndim == 1 else PerExit(losses.mean(-1))
+
+
+def _logits_and_labels(logits: Any, labels: Any) -> tuple[Array, Integers]:
+    """Checked; labels as [samples], or [1, samples] to go with logits of several exits."""
+    found = as_numpy("logits", logits)
+    if found.ndim == 2:
+        numbers = as_numbers("logits", found, 2, "[samples, classes]")
+        return numbers, as_labels("labels", labels, *numbers.shape)
+    numbers = as_numbers("logits", found, 3, "[samples, classes] or [exits, samples, classes]")
+    return numbers, as_labels("labels", labels, *numbers.shape[1:])[None]

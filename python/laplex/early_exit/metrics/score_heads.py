@@ -1,0 +1,265 @@
+"""Learned scores: a small score for each exit, for who may leave there."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor
+
+from ..arrays import Array, Booleans, as_labels, as_logits, as_numbers, correctness
+from .failure_prediction import eefp_labels
+
+Target = Literal["eefp", "correct"]
+
+_FORMAT = "laplex.early_exit.ScoreHeads"
+#: How many of the largest log-probabilities are features.
+_TOP = 5
+
+
+class ScoreHeads:
+    r"""A score for each exit, trained to say whether a sample may leave there.
+
+    The network stays as it is. For each exit alone, a logistic regression is fitted (binary
+    cross-entropy, L2 penalty) from what the exit's own logits say of a sample: its five largest
+    log-probabilities, their entropy, the margin of the two largest probabilities, and the log-odds
+    of the largest. The target is
+
+    .. math::
+        e_k = c_k \vee \neg\,(c_{k+1} \vee \dots \vee c_{K-1}),
+
+    the exit is right or no later one is (`eefp_labels`). A drop-in for calibration: the score is a
+    probability, but that of being right *or beyond help*.
+
+    Parameters
+    ----------
+    target : "eefp" or "correct"
+        :math:`e_k`, or :math:`c_k`: whether the exit is right.
+    by_class : bool
+        Also use which class is predicted. Helps where classes differ in how often they are beyond
+        help and there are some hundred samples of each; hurts where there are few.
+    C : float
+        Inverse strength of the penalty on coefficients of standardised features, as in
+        `sklearn.linear_model.LogisticRegression`.
+
+    Attributes
+    ----------
+    coefficients_ : ndarray [exits, features]
+        After `fit`: of the standardised features; 0 where the target has one class alone, whose
+        score is one constant. So it is at the last exit of target "eefp", where everybody may
+        leave.
+    intercepts_ : ndarray [exits]
+
+    Notes
+    -----
+    In the style of arXiv 2508.21495, of which we know the abstract: the features and the regression
+    are ours. On Fashion-MNIST, with labels as they are and with 15 % of them redrawn, and on a
+    synthetic set, three seeds each: from 3,000 held-out samples, squares and products of the
+    features or a hidden layer changed EEFP by at most 0.008 and as often for the worse, and
+    `by_class` raised it by 0.007, 0.006 and 0.046; from 200 samples `by_class` lowered it by 0.005
+    to 0.021.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from laplex.early_exit import LearnedScore, ScoreHeads
+    >>> logits = torch.randn(3, 200, 4, generator=torch.Generator().manual_seed(0))
+    >>> heads = ScoreHeads().fit(logits, torch.zeros(200, dtype=torch.int64))
+    >>> LearnedScore(heads, 0.8).exit_index(logits).shape
+    torch.Size([200])
+    """
+
+    coefficients_: Array
+    intercepts_: Array
+    means_: Array
+    scales_: Array
+    classes_: int
+
+    def __init__(self, target: Target = "eefp", *, by_class: bool = False, C: float = 1.0) -> None:
+        if target not in get_args(Target):
+            raise ValueError(f"target must be one of {get_args(Target)}, got {target!r}")
+        if not (math.isfinite(C) and C > 0):
+            raise ValueError(f"C must be positive and finite, got {C}")
+        self.target: Target = target
+        self.by_class = bool(by_class)
+        self.C = float(C)
+
+    def fit(self, logits: Any, labels: Any) -> ScoreHeads:
+        """Fit a score for each exit. Deterministic.
+
+        Parameters
+        ----------
+        logits : array or Tensor [exits, samples, classes]
+            Of samples that the network was not trained on: on others it is right too often.
+        labels : array or Tensor [samples]
+
+        Raises
+        ------
+        TypeError, ValueError
+            Logits that are not finite, labels out of range, shapes that do not fit.
+        """
+        found = as_logits("logits", logits)
+        right = correctness(found, as_labels("labels", labels, *found.shape[1:]))
+        wanted = eefp_labels(right) if self.target == "eefp" else right
+        fitted = [
+            self._fit_one(self._features(torch.from_numpy(one)).numpy(), positive)
+            for one, positive in zip(found, wanted, strict=True)
+        ]
+        means, scales, coefficients, intercepts = zip(*fitted, strict=True)
+        self.means_, self.scales_ = np.stack(means), np.stack(scales)
+        self.coefficients_, self.intercepts_ = np.stack(coefficients), np.array(intercepts)
+        self.classes_ = found.shape[-1]
+        return self
+
+    def score(self, k: int, logits: Tensor) -> Tensor:
+        """Probability that a sample may leave at exit `k`, or is right there.
+
+        Parameters
+        ----------
+        k : int
+            The exit.
+        logits : Tensor [batch, classes]
+
+        Returns
+        -------
+        Tensor [batch], float64
+            In (0, 1), on the device of `logits`.
+
+        Raises
+        ------
+        AttributeError
+            It was not fitted.
+        ValueError
+            Another number of classes, or no such exit.
+        """
+        coefficients = self._fitted()
+        if not 0 <= k < len(coefficients):
+            raise ValueError(f"k must be one of {len(coefficients)} fitted exits, got {k}")
+        if logits.ndim != 2 or logits.shape[1] != self.classes_:
+            raise ValueError(
+                f"logits must be [batch, {self.classes_}], the classes it was fitted with, got "
+                f"{list(logits.shape)}"
+            )
+
+        def on_device(values: Array) -> Tensor:
+            return torch.from_numpy(values[k]).to(logits.device)
+
+        features = self._features(logits)
+        standard = (features - on_device(self.means_)) / on_device(self.scales_)
+        # Summed feature by feature: a product of matrices rounds by the size of the batch.
+        sums = (standard * on_device(coefficients)).sum(-1) + float(self.intercepts_[k])
+        tiny = torch.finfo(torch.float64).tiny
+        return sums.sigmoid().clamp(tiny, 1 - torch.finfo(torch.float64).eps / 2)
+
+    def scores(self, logits: Any) -> Array:
+        """Scores of every exit, ndarray [exits, samples].
+
+        Parameters
+        ----------
+        logits : array or Tensor [exits, samples, classes]
+
+        Raises
+        ------
+        AttributeError
+            It was not fitted.
+        TypeError, ValueError
+            Logits that are not finite, or not of the exits and classes it was fitted with.
+        """
+        coefficients = self._fitted()
+        found = as_logits("logits", logits)
+        if len(found) != len(coefficients):
+            raise ValueError(
+                f"logits have {len(found)} exits, but scores were fitted for {len(coefficients)}"
+            )
+        return np.stack(
+            [self.score(k, torch.from_numpy(one)).numpy() for k, one in enumerate(found)]
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain numbers and strings, for JSON; `from_dict` reads it."""
+        coefficients = self._fitted()
+        return {
+            "kind": _FORMAT,
+            "target": self.target,
+            "by_class": self.by_class,
+            "C": self.C,
+            "classes": self.classes_,
+            "means": self.means_.tolist(),
+            "scales": self.scales_.tolist(),
+            "coefficients": coefficients.tolist(),
+            "intercepts": self.intercepts_.tolist(),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ScoreHeads:
+        """The scores that `to_dict` wrote.
+
+        Raises
+        ------
+        ValueError
+            `values` come from elsewhere, or disagree.
+        """
+        if values.get("kind") != _FORMAT:
+            raise ValueError(f"values must be those of to_dict, of kind {_FORMAT!r}")
+        made = cls(values["target"], by_class=values["by_class"], C=values["C"])
+        made.classes_ = int(values["classes"])
+        for name in ("means", "scales", "coefficients"):
+            found = as_numbers(name, values[name], 2, "[exits, features]")
+            setattr(made, f"{name}_", found)
+        made.intercepts_ = as_numbers("intercepts", values["intercepts"], 1, "[exits]")
+        width = made._features(torch.zeros(1, made.classes_)).shape[1]
+        shape = (len(made.intercepts_), width)
+        if any(one.shape != shape for one in (made.means_, made.scales_, made.coefficients_)):
+            raise ValueError(f"values must be {list(shape)}, by exit and feature, in all tables")
+        return made
+
+    def _features(self, logits: Tensor) -> Tensor:
+        """What one exit's logits [batch, classes] say, [batch, features] in float64."""
+        logits = logits.detach().double()
+        falling = logits.log_softmax(-1).sort(-1, descending=True).values
+        chances = falling.exp()
+        largest = falling[:, 0]
+        second = chances[:, 1] if chances.shape[1] > 1 else torch.zeros_like(largest)
+        # log(1 - p) from the other classes: 1 - p itself would be 0 for the surest ones.
+        others = falling[:, 1:].logsumexp(-1) if chances.shape[1] > 1 else torch.zeros_like(largest)
+        told = [
+            falling[:, :_TOP],
+            torch.stack((-(chances * falling).sum(-1), chances[:, 0] - second), -1),
+            (largest - others)[:, None],
+        ]
+        if self.by_class:
+            told.append(torch.nn.functional.one_hot(logits.argmax(-1), logits.shape[1]).double())
+        return torch.cat(told, -1)
+
+    def _fit_one(self, features: Array, positive: Booleans) -> tuple[Array, Array, Array, float]:
+        """Means and scales of the features, coefficients of the standardised ones, intercept."""
+        means, scales = features.mean(0), features.std(0)
+        scales[scales < 1e-12 * np.maximum(1.0, np.abs(means))] = 1.0  # those that do not vary
+        share = (positive.sum() + 1) / (len(positive) + 2)  # never 0 or 1
+        constant = float(np.log(share / (1 - share)))
+        if positive.all() or not positive.any():
+            return means, scales, np.zeros(features.shape[1]), constant
+        regression = LogisticRegression(C=self.C, max_iter=1000, tol=1e-8)
+        with warnings.catch_warnings():
+            # A search that 1,000 steps do not end is as near as anyone needs.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            regression.fit((features - means) / scales, positive)
+        return means, scales, regression.coef_[0], float(regression.intercept_[0])
+
+    def _fitted(self) -> Array:
+        if not hasattr(self, "coefficients_"):
+            raise AttributeError("ScoreHeads is not fitted: call fit(logits, labels) first")
+        return self.coefficients_
+
+    def __repr__(self) -> str:
+        more = ", by_class=True" if self.by_class else ""
+        fitted = (
+            f"{len(self.intercepts_)} exits" if hasattr(self, "coefficients_") else "not fitted"
+        )
+        return f"ScoreHeads({self.target!r}{more}; {fitted})"

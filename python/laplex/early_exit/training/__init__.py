@@ -1,0 +1,1 @@
+"""Training by phases, on Lightning: strategies, objectives, freezing, going on."""

@@ -1,0 +1,143 @@
+"""What a batch of training or validation must be, said before torch says it less clearly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from ..model import MultiExitModel, evaluating
+from .freezing import trained_parts
+from .strategies import Part
+
+
+def check_loaders(train_loader: Any, val_loader: Any) -> None:
+    """Refuse what can't be gone through, again and again.
+
+    Raises
+    ------
+    TypeError, ValueError
+        No loader, an empty one, or an iterator that is used up after an epoch.
+    """
+    if train_loader is None:
+        raise TypeError("train_loader is None: pass a DataLoader")
+    for name, loader in (("train_loader", train_loader), ("val_loader", val_loader)):
+        if loader is None:
+            continue
+        if not hasattr(loader, "__iter__"):
+            raise TypeError(f"{name} must be a DataLoader, got {type(loader).__name__}")
+        if hasattr(loader, "__next__"):
+            raise TypeError(
+                f"{name} is an iterator, which is used up after one epoch: pass a DataLoader or a "
+                "list of batches"
+            )
+        if batches_of(loader) == 0:
+            raise ValueError(f"{name} is empty: with drop_last=True it needs one whole batch")
+
+
+def batches_of(loader: Any) -> int | None:
+    """How many batches a loader gives; None when it can't say."""
+    try:
+        return len(loader)
+    except (TypeError, NotImplementedError):
+        return None
+
+
+def pair_of(batch: Any, name: str) -> tuple[Any, Tensor]:
+    """The inputs and labels of a batch.
+
+    Raises
+    ------
+    ValueError
+        It is none of ``(x, labels)``.
+    """
+    if not isinstance(batch, (tuple, list)) or len(batch) != 2 or not isinstance(batch[1], Tensor):
+        got = f"{len(batch)} things" if isinstance(batch, (tuple, list)) else type(batch).__name__
+        if isinstance(batch, (tuple, list)) and len(batch) == 2:
+            got = f"labels that are no Tensor but {type(batch[1]).__name__}"
+        raise ValueError(f"{name} must give batches (x, labels), got {got}")
+    return batch[0], batch[1]
+
+
+def check_labels(labels: Tensor, logits: Tensor, name: str) -> None:
+    """Refuse labels that are no classes of the model.
+
+    Raises
+    ------
+    ValueError
+        They are not int64 [batch], or out of range.
+    """
+    classes = logits.shape[-1]
+    if labels.dtype != torch.int64 or labels.shape != logits.shape[:1]:
+        raise ValueError(
+            f"labels of {name} must be int64 [{len(logits)}], one for each sample, got "
+            f"{str(labels.dtype).removeprefix('torch.')} {list(labels.shape)}"
+        )
+    wrong = (labels < 0) | (labels >= classes)
+    if bool(wrong.any()):
+        raise ValueError(
+            f"labels of {name} must be 0 to {classes - 1}, as the model has {classes} classes, got "
+            f"{int(labels[wrong][0])}"
+        )
+
+
+def last_batch_is_one(loader: Any) -> bool:
+    """Whether a DataLoader is known to give a batch of one sample."""
+    if not isinstance(loader, DataLoader) or not loader.batch_size or loader.drop_last:
+        return False
+    try:
+        count = len(loader.sampler)  # type: ignore[arg-type]
+    except (TypeError, NotImplementedError):
+        return False
+    return count % loader.batch_size == 1 or (loader.batch_size == 1 and count > 0)
+
+
+def check_single(model: MultiExitModel, part: Part, x: Any) -> None:
+    """Refuse one sample of which a BatchNorm that is trained can't take statistics.
+
+    Parameters
+    ----------
+    model : MultiExitModel
+        Its flags and modes as the phase has them.
+    part : "backbone", "all" or "heads"
+    x
+        The sample, a batch of one.
+
+    Raises
+    ------
+    ValueError
+        BatchNorm gets one value a channel.
+    """
+
+    def look(name: str) -> Callable[[nn.Module, Any], None]:
+        def hook(module: nn.Module, inputs: Any) -> None:
+            if inputs[0].numel() <= inputs[0].shape[1]:
+                raise ValueError(
+                    "train_loader gives a batch of one sample, of which BatchNorm "
+                    f"({name!r}) can't take statistics: pass drop_last=True to the DataLoader, or "
+                    "another batch_size"
+                )
+
+        return hook
+
+    norms = {
+        module: name
+        for part_of_model in trained_parts(model, part)
+        for name, module in part_of_model.named_modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training
+    }
+    if not norms:
+        return
+    handles = [module.register_forward_pre_hook(look(name)) for module, name in norms.items()]
+    try:
+        with evaluating(model), torch.no_grad():  # statistics and random numbers stay
+            if part == "backbone":
+                model.walk(x, lambda k, activation: activation)
+            else:
+                model(x)
+    finally:
+        for handle in handles:
+            handle.remove()

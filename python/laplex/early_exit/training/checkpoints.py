@@ -1,0 +1,92 @@
+"""The checkpoint of a training run, and whether it is that of this one."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..model import MultiExitModel
+from .batch_checks import batches_of
+from .recipe import Recipe
+from .strategies import Phase
+
+#: Its name in the folder of a run.
+CHECKPOINT = "last.ckpt"
+
+
+def fingerprint_of(
+    model: MultiExitModel,
+    phases: Sequence[Phase],
+    recipe: Recipe,
+    *,
+    seed: int,
+    precision: str | int,
+    train_loader: Any,
+) -> dict[str, Any]:
+    """What must agree for a run to go on from a checkpoint, as plain values.
+
+    Functions can't be compared, nor are the data: that they are the same is the caller's word.
+    """
+    shapes = [
+        f"{name} {list(one.shape)} {one.dtype}"
+        for name, one in model.state_dict().items()
+        if isinstance(one, Tensor)
+    ]
+    return {
+        "exits": list(model.exit_names),
+        "model": hashlib.sha256("\n".join(shapes).encode()).hexdigest()[:16],
+        "phases": [[phase.train, phase.epochs, phase.learning_rate] for phase in phases],
+        "objective": repr(recipe.objective),
+        "optimizer": "AdamW" if recipe.optimizer is None else "a function",
+        "learning_rate": recipe.learning_rate,
+        "weight_decay": recipe.weight_decay,
+        "scheduler": "a function" if callable(recipe.scheduler) else recipe.scheduler,
+        "early_stopping": repr(recipe.early_stopping),
+        "seed": seed,
+        "precision": str(precision),
+        "batches": batches_of(train_loader),
+    }
+
+
+def load_checkpoint(path: Path, fingerprint: dict[str, Any]) -> dict[str, Any] | None:
+    """The ``state_dict`` of a `PhaseModule` and its extra state, or None without a file.
+
+    Returns
+    -------
+    dict or None
+        ``{"model": weights, "state": what PhaseModule.get_extra_state gave}``.
+
+    Raises
+    ------
+    ValueError
+        The file is broken, or that of another run.
+    """
+    if not path.exists():
+        return None
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+        state = saved["_extra_state"]
+        found = dict(state["fingerprint"])
+    except Exception as error:  # torch raises what it likes for files that are none of its own
+        first = (str(error).splitlines() or [repr(error)])[0]
+        raise ValueError(
+            f"{path} is no checkpoint of train, or a broken one ({first}): remove it, or pass "
+            "another checkpoint_dir"
+        ) from error
+    for name, wanted in fingerprint.items():
+        if found.get(name) != wanted:
+            raise ValueError(
+                f"{path} is a checkpoint of another run: its {name} is {found.get(name)!r}, not "
+                f"{wanted!r}: pass what it was begun with, or another checkpoint_dir"
+            )
+    weights = {
+        name.removeprefix("model."): value
+        for name, value in saved.items()
+        if name.startswith("model.")
+    }
+    return {"model": weights, "state": state}

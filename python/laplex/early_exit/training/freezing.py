@@ -1,0 +1,91 @@
+"""Freezing a part of a model, to the bit, for the length of a phase."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+from ..model import MultiExitModel
+from .strategies import Part
+
+
+def check_parts(model: MultiExitModel) -> None:
+    """Refuse a model whose parts can't be frozen one without the other.
+
+    Raises
+    ------
+    ValueError
+        A head shares a parameter or a buffer with the backbone.
+    """
+    owned = {id(one): name for name, one in model.backbone.named_parameters()}
+    owned.update({id(one): name for name, one in model.backbone.named_buffers()})
+    for exit_name, head in zip(model.exit_names, model.heads, strict=True):
+        for name, one in [*head.named_parameters(), *head.named_buffers()]:
+            if id(one) in owned:
+                raise ValueError(
+                    f"the head of exit {exit_name!r} shares {name!r} with {owned[id(one)]!r} of "
+                    "the backbone, so that neither can be frozen alone: give the head a copy"
+                )
+
+
+def trained_parts(model: MultiExitModel, part: Part) -> list[nn.Module]:
+    """The modules that a phase trains."""
+    both: list[nn.Module] = [model.backbone, model.heads]
+    return {"backbone": both[:1], "heads": both[1:], "all": both}[part]
+
+
+def set_modes(model: MultiExitModel, part: Part) -> None:
+    """Training mode for what a phase trains, evaluation mode for the rest.
+
+    Also in evaluation mode, so that no statistics move: modules in which all parameters were frozen
+    by whoever made the model, and what has no parameters inside of such modules.
+    """
+    model.eval()
+    for trained in trained_parts(model, part):
+        _set_mode(trained, frozen=False)
+
+
+def _set_mode(module: nn.Module, *, frozen: bool) -> None:
+    flags = [one.requires_grad for one in module.parameters()]
+    if flags:
+        frozen = not any(flags)
+    module.training = not frozen
+    for child in module.children():
+        _set_mode(child, frozen=frozen)
+
+
+@contextmanager
+def training_only(model: MultiExitModel, part: Part) -> Iterator[None]:
+    """Let one part learn; drop its gradients, put every flag and mode back afterwards.
+
+    Raises
+    ------
+    ValueError
+        Nothing is left to train, as all of the part was frozen before.
+    """
+    flags = [(one, one.requires_grad) for one in model.parameters()]
+    modes = [(module, module.training) for module in model.modules()]
+    learning: list[nn.Parameter] = []
+    try:
+        trained = {id(one) for one in trained_parts(model, part)}
+        for child in (model.backbone, model.heads):
+            if id(child) not in trained:
+                child.requires_grad_(False)
+        learning = [one for one in model.parameters() if one.requires_grad]
+        if not learning:
+            what = {"backbone": "the backbone", "heads": "the heads", "all": "the model"}[part]
+            raise ValueError(
+                f"a phase trains {part!r}, but no parameter of {what} requires a gradient: call "
+                "requires_grad_(True) on what should learn, or leave the phase away"
+            )
+        set_modes(model, part)
+        yield
+    finally:
+        for one in learning:
+            one.grad = None
+        for one, flag in flags:
+            one.requires_grad_(flag)
+        for module, mode in modes:
+            module.training = mode

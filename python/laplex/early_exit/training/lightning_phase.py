@@ -1,0 +1,270 @@
+"""A phase of training as a LightningModule. Importing this needs pytorch_lightning."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from laplex.complete_files import replacing
+from laplex.optional import require
+
+from ..model import MultiExitModel
+from .batch_checks import check_labels, check_single, pair_of
+from .epoch_means import EpochMeans
+from .exit_stopping import Counters
+from .freezing import set_modes, trained_parts
+from .manners import hush
+from .recipe import Recipe
+from .result import EpochRecord
+from .seeding import EpochSeeds
+from .strategies import Phase
+
+lightning = require("pytorch_lightning", extra="exits", feature="laplex.early_exit.train")
+
+
+class PhaseModule(lightning.LightningModule):  # type: ignore[misc, name-defined]
+    """One phase.
+
+    Parameters
+    ----------
+    model : MultiExitModel
+        Frozen as the phase wants it.
+    phase, index
+        What is trained, and the place of the phase in its run.
+    recipe : Recipe
+    seeds : EpochSeeds
+    loaders : (train, validation or None)
+    history : list of EpochRecord
+        Of the run so far; gets one more each epoch.
+    checkpoint : Path, optional
+        Where to save after each epoch.
+    fingerprint : dict
+        Of the run, for the checkpoint.
+
+    Attributes
+    ----------
+    best : dict of Tensor, or None
+        The weights of the epoch with the least validation loss, for early stopping.
+    steps : int
+        Batches since the run began, as loggers count them.
+    """
+
+    def __init__(
+        self,
+        model: MultiExitModel,
+        phase: Phase,
+        index: int,
+        recipe: Recipe,
+        seeds: EpochSeeds,
+        loaders: tuple[Any, Any],
+        history: list[EpochRecord],
+        checkpoint: Path | None,
+        fingerprint: dict[str, Any],
+    ) -> None:
+        super().__init__()
+        self.model, self.phase, self.index = model, phase, index
+        self.recipe, self.seeds, self.loaders = recipe, seeds, loaders
+        self.history, self.checkpoint, self.fingerprint = history, checkpoint, fingerprint
+        self.counters = None if recipe.early_stopping is None else Counters(recipe.early_stopping)
+        self.best: dict[str, Tensor] | None = None
+        self.finished = False
+        self.steps = 0
+        self.total_steps = math.inf
+        exits = model.num_exits
+        self.names = (*model.exit_names, "output")
+        self.trained = {
+            "backbone": [exits - 1],
+            "heads": list(range(exits - 1)),
+            "all": list(range(exits)),
+        }[phase.train]
+        sizes = {"loss": 1, "train_loss": exits, "val_loss": exits, "val_accuracy": exits}
+        self.means = nn.ModuleDict({what: EpochMeans(size) for what, size in sizes.items()})
+
+    def setup(self, stage: str) -> None:
+        """Quiet also in a process of its own."""
+        hush()
+
+    # --- data and seeds -----------------------------------------------------------------------
+
+    def train_dataloader(self) -> Any:
+        """The loader, seeded for the epoch: Lightning asks for it before each."""
+        self.seeds.start(self.index, self.current_epoch, self.global_rank)
+        return _one_loader(self.loaders[0])
+
+    def val_dataloader(self) -> Any:
+        """The validation loader, or nothing."""
+        return [] if self.loaders[1] is None else _one_loader(self.loaders[1])
+
+    def on_train_epoch_start(self) -> None:
+        """Modes and seeds, again: Lightning may have made a second iterator since."""
+        set_modes(self.model, self.phase.train)
+        self.seeds.start(self.index, self.current_epoch, self.global_rank)
+
+    # --- steps --------------------------------------------------------------------------------
+
+    def training_step(self, batch: Any, batch_index: int) -> Tensor:
+        """The objective on a batch."""
+        x, labels = pair_of(batch, "train_loader")
+        part, objective = self.phase.train, self.recipe.objective
+        if len(labels) == 1:
+            check_single(self.model, part, x)
+        logits = objective.logits(self.model, x, part)
+        check_labels(labels, cast(Tensor, logits[-1]), "train_loader")
+        progress = self.trainer.global_step / self.total_steps
+        losses = objective.losses(logits, labels, part, progress=progress, costs=self.recipe.costs)
+        if not bool(torch.isfinite(losses.total)):
+            raise self._diverged(losses.exits)
+        self._means("loss").update(losses.total[None], len(labels))
+        self._means("train_loss").update(losses.exits, len(labels))
+        self.log("loss", losses.total, prog_bar=True, logger=False)
+        return losses.total
+
+    def on_validation_epoch_start(self) -> None:
+        """An epoch may validate more than once: its last time counts."""
+        self._reset("val_loss", "val_accuracy")
+
+    def validation_step(self, batch: Any, batch_index: int) -> None:
+        """Loss and accuracy of every exit, also of heads that are not trained yet."""
+        x, labels = pair_of(batch, "val_loader")
+        logits = self.model(x)
+        check_labels(labels, logits[-1], "val_loader")
+        for what, means in (
+            ("val_loss", [nn.functional.cross_entropy(one.float(), labels) for one in logits]),
+            ("val_accuracy", [(one.argmax(-1) == labels).float().mean() for one in logits]),
+        ):
+            self._means(what).update(torch.stack(means), len(labels))
+
+    def on_train_epoch_end(self) -> None:
+        """Record, log, count, save. Validation is over by now."""
+        if not self._means("loss").update_called:
+            raise ValueError("train_loader gave no batches: it must hold at least one")
+        validated = self._means("val_loss").update_called
+        record = EpochRecord(
+            phase=self.index,
+            epoch=self.current_epoch,
+            train=self.phase.train,
+            loss=self._means("loss").numbers()[0],
+            train_loss=self._means("train_loss").numbers(),
+            val_loss=self._means("val_loss").numbers(),
+            val_accuracy=self._means("val_accuracy").numbers(),
+        )
+        self._reset(*self.means)
+        self.history.append(record)
+        self._log(record)
+        if self.counters is not None and validated:
+            if self.counters.update([record.val_loss[k] for k in self.trained]):
+                self.best = _weights(self.model)
+            if self.counters.run_out:
+                self.trainer.should_stop = True
+        self.finished = self.trainer.should_stop or self.current_epoch + 1 >= self.phase.epochs
+        self.steps = self.trainer.fit_loop.epoch_loop._batches_that_stepped
+        if self.checkpoint is not None:
+            self._save(self.checkpoint)
+
+    # --- optimiser ----------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> Any:
+        """The optimiser of what the phase trains, and of nothing else."""
+        parameters = [
+            one
+            for part in trained_parts(self.model, self.phase.train)
+            for one in part.parameters()
+            if one.requires_grad
+        ]
+        optimizer = self.recipe.make_optimizer(parameters, self.phase.learning_rate)
+        steps = self.trainer.estimated_stepping_batches
+        if 0 < steps < math.inf:
+            self.total_steps = steps
+        elif self.recipe.needs_length is not None:
+            raise ValueError(
+                f"train_loader has no length, which {self.recipe.needs_length} needs: pass one "
+                "that has, or scheduler=None and other weights than 'sdn'"
+            )
+        if self.recipe.scheduler is None:
+            return optimizer
+        scheduler = self.recipe.make_scheduler(optimizer, int(steps))
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    # --- state --------------------------------------------------------------------------------
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """The run so far: in checkpoints, and back from processes that Lightning starts."""
+        return {
+            "fingerprint": self.fingerprint,
+            "phase": self.index,
+            "finished": self.finished,
+            "steps": self.steps,
+            "history": [vars(one) for one in self.history],
+            "counters": None if self.counters is None else self.counters.state(),
+            "best": self.best,
+        }
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """From `get_extra_state`."""
+        self.history[:] = [EpochRecord(**one) for one in state["history"]]
+        if self.counters is not None:
+            self.counters.load(state["counters"])
+        self.best, self.finished, self.steps = state["best"], state["finished"], state["steps"]
+
+    def _save(self, path: Path) -> None:
+        first = self.trainer.is_global_zero  # the one that writes; all take part
+        with replacing(path) if first else nullcontext(path) as part:
+            self.trainer.save_checkpoint(part)
+
+    # --- inside -------------------------------------------------------------------------------
+
+    def _means(self, what: str) -> EpochMeans:
+        return cast(EpochMeans, self.means[what])
+
+    def _reset(self, *names: str) -> None:
+        for name in names:
+            self._means(name).reset()
+
+    def _log(self, record: EpochRecord) -> None:
+        # Lightning counts epochs anew in each phase; here they go on.
+        shown = {"phase": float(self.index), "epoch": float(len(self.history) - 1)}
+        shown["loss"] = record.loss
+        for what in ("train_loss", "val_loss", "val_accuracy"):
+            for name, value in zip(self.names, getattr(record, what), strict=True):
+                if not math.isnan(value):
+                    shown[f"{what}/{name}"] = value
+        self.log_dict(shown)
+
+    def _diverged(self, losses: Tensor) -> ValueError:
+        bad = [self.names[k] for k in self.trained if not bool(losses[k].isfinite())]
+        what = f"the loss of exit {bad[0]!r}" if bad else "the loss"
+        return ValueError(
+            f"{what} is not finite in epoch {self.current_epoch + 1} of phase {self.index + 1} "
+            f"({self.phase.train}): take a smaller learning_rate, or look for NaN in the inputs"
+        )
+
+
+def _weights(model: MultiExitModel) -> dict[str, Tensor]:
+    return copy.deepcopy({name: one.detach().cpu() for name, one in model.state_dict().items()})
+
+
+class _Listed:
+    """A list of batches, which Lightning would take for a list of loaders."""
+
+    def __init__(self, batches: Sequence[Any]) -> None:
+        self.batches = batches
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
+def _one_loader(loader: Any) -> Any:
+    return _Listed(loader) if isinstance(loader, (list, tuple)) else loader

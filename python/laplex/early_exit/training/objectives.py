@@ -1,0 +1,283 @@
+"""What is minimised: a weighted mean of the losses of the exits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..activations import map_tensors
+from ..model import MultiExitModel
+from .checked_numbers import not_negative, positive, share
+from .strategies import Part
+
+Weights = Literal["equal", "linear", "sdn"] | Sequence[float]
+Logits = tuple[Tensor | None, ...]
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """Exits learn from the last exit's probabilities too.
+
+    The loss of exit k becomes ``(1 - weight) CE + weight T^2 KL(p_last(T) || p_k(T))``, with
+    probabilities at temperature T and without gradient to the last exit (Hinton et al. 2015).
+
+    Parameters
+    ----------
+    weight : float
+        0 to 1.
+    temperature : float
+    """
+
+    weight: float = 0.5
+    temperature: float = 2.0
+
+    def __post_init__(self) -> None:
+        positive("Distillation.temperature", self.temperature)
+        share("Distillation.weight", self.weight)
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Losses of one batch.
+
+    Attributes
+    ----------
+    total : Tensor []
+        What is minimised.
+    exits : Tensor [K]
+        Cross-entropy of each exit, smoothed labels included; NaN for an exit whose head did not
+        run.
+    """
+
+    total: Tensor
+    exits: Tensor
+
+
+@dataclass(frozen=True)
+class Objective:
+    r"""The loss :math:`\sum_k w_k L_k / \sum_k w_k` over the exits that a phase trains.
+
+    Parameters
+    ----------
+    weights : "equal", "linear", "sdn", or a sequence of K numbers
+        ``"equal"``: 1, as in the code of arXiv 2407.14320. ``"linear"``: k + 1 for exit k.
+        ``"sdn"``: the ramp ``min(0.01 + t C_k, C_k)`` of shallow-deep networks, with t from 0 to 1
+        over the phase and C_k the cost of exit k over that of the backbone; 1 for the last exit.
+    gradient_equilibrium : bool
+        Scale what exit k (of 1..K) sends back into the backbone by ``1 / (K - k + 1)``, and what
+        comes back past it from later exits by ``(K - k) / (K - k + 1)`` (Li et al. 2019).
+    detach : bool
+        Send nothing back from the attached exits: the backbone learns from its own output alone.
+    distillation : Distillation, optional
+    label_smoothing : float
+        Of the cross-entropies, 0 to less than 1.
+    """
+
+    weights: Weights = "equal"
+    gradient_equilibrium: bool = False
+    detach: bool = False
+    distillation: Distillation | None = None
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "weights", _checked_weights(self.weights))
+        if self.detach and self.gradient_equilibrium:
+            raise ValueError("detach sends nothing back to scale: leave gradient_equilibrium away")
+        if self.distillation is not None and not isinstance(self.distillation, Distillation):
+            raise TypeError(
+                "distillation must be a Distillation such as Distillation(weight=0.5), got "
+                f"{self.distillation!r}"
+            )
+        if not_negative("label_smoothing", self.label_smoothing) >= 1:
+            raise ValueError(f"label_smoothing must be below 1, got {self.label_smoothing:g}")
+
+    def exit_weights(
+        self,
+        num_exits: int,
+        part: Part = "all",
+        *,
+        progress: float = 1.0,
+        costs: Sequence[float] | None = None,
+    ) -> list[float]:
+        """The weight of each exit, K numbers: 0 for exits that a phase does not train.
+
+        Parameters
+        ----------
+        num_exits : int
+        part : "backbone", "all" or "heads"
+            What the phase trains.
+        progress : float
+            Of the phase, 0 to 1.
+        costs : sequence of K floats, optional
+            Cost of each exit over that of the backbone, for ``"sdn"``.
+
+        Raises
+        ------
+        ValueError
+            Another number of weights, or none for the exits that the phase trains.
+        """
+        if part == "backbone":  # whose loss is its own, whatever the weights
+            return [0.0] * (num_exits - 1) + [1.0]
+        if self.weights == "equal":
+            found = [1.0] * num_exits
+        elif self.weights == "linear":
+            found = [float(k + 1) for k in range(num_exits)]
+        elif self.weights == "sdn":
+            if costs is None:
+                raise ValueError("weights='sdn' needs the costs of the exits")
+            ramp = [min(0.01 + progress * cost, cost) for cost in costs[:-1]]
+            found = [*(float(one) for one in ramp), 1.0]
+        else:
+            found = [float(one) for one in self.weights]
+            if len(found) != num_exits:
+                raise ValueError(
+                    f"weights has {len(found)} entries for {num_exits} exits, the last of them "
+                    "the backbone's own output: pass one for each"
+                )
+        if part == "heads":
+            found[-1] = 0.0
+            if not sum(found):
+                raise ValueError(
+                    "weights are 0 for all exits but the last, which heads don't train: give some "
+                    "of the others a weight"
+                )
+        return found
+
+    def logits(self, model: MultiExitModel, x: Any, part: Part = "all") -> Logits:
+        """Run a model on a batch as a phase does.
+
+        Returns
+        -------
+        tuple of K Tensors [batch, classes]
+            In a phase of the backbone no head runs: None for its logits. In one of the heads the
+            backbone runs without gradient.
+        """
+        exits = model.num_exits
+        if part == "backbone":
+            last = model.walk(x, lambda k, activation: activation)
+            return (*[None] * (exits - 1), last)
+        if part == "heads":
+            seen: list[Any] = []
+
+            def note(k: int, activation: Any) -> Any:
+                # A copy: the backbone's next module may write over the activation in place.
+                seen.append(map_tensors(Tensor.clone, activation))
+                return activation
+
+            with torch.no_grad():
+                last = model.walk(x, note)
+            return (*(model.head_logits(k, one) for k, one in enumerate(seen)), last)
+        found: list[Tensor] = []
+
+        def at_exit(k: int, activation: Any) -> Any:
+            own, passing = self._branches(activation, left=exits - k)
+            found.append(model.head_logits(k, own))
+            return passing
+
+        last = model.walk(x, at_exit)
+        return (*found, last)
+
+    def losses(
+        self,
+        logits: Logits,
+        labels: Tensor,
+        part: Part = "all",
+        *,
+        progress: float = 1.0,
+        costs: Sequence[float] | None = None,
+    ) -> Losses:
+        """The losses of what `logits` gave.
+
+        Parameters
+        ----------
+        logits : tuple of K Tensors [batch, classes], None where the head did not run
+        labels : Tensor [batch], int64
+        part, progress, costs
+            As for `exit_weights`.
+        """
+        last = logits[-1]
+        assert last is not None
+        weights = self.exit_weights(len(logits), part, progress=progress, costs=costs)
+        terms: list[Tensor] = []
+        each: list[Tensor] = []
+        for k, one in enumerate(logits):
+            if one is None:
+                each.append(_float(last).new_full((), torch.nan))
+                continue
+            entropy = functional.cross_entropy(
+                _float(one), labels, label_smoothing=self.label_smoothing
+            )
+            each.append(entropy.detach())
+            attached = k < len(logits) - 1
+            if attached and self.distillation is not None:
+                entropy = self._distilled(entropy, one, last, self.distillation)
+            if attached or part != "heads":
+                terms.append(weights[k] * entropy)
+        return Losses(torch.stack(terms).sum() / sum(weights), torch.stack(each))
+
+    def _branches(self, activation: Any, left: int) -> tuple[Any, Any]:
+        """What the exit's head gets and what the backbone goes on with; `left` is K - k + 1."""
+        if self.detach:
+            return map_tensors(Tensor.detach, activation), activation
+        if not self.gradient_equilibrium:
+            return activation, activation
+        own = map_tensors(lambda one: scale_gradient(one, 1 / left), activation)
+        return own, map_tensors(lambda one: scale_gradient(one, (left - 1) / left), activation)
+
+    @staticmethod
+    def _distilled(entropy: Tensor, logits: Tensor, last: Tensor, how: Distillation) -> Tensor:
+        kl = functional.kl_div(
+            (_float(logits) / how.temperature).log_softmax(-1),
+            (_float(last.detach()) / how.temperature).log_softmax(-1),
+            log_target=True,
+            reduction="batchmean",
+        )
+        return (1 - how.weight) * entropy + how.weight * how.temperature**2 * kl
+
+
+class _ScaleGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor
+        return value.clone()  # a view could not be written over in place by what comes next
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0] * ctx.factor, None
+
+
+def scale_gradient(value: Tensor, factor: float) -> Tensor:
+    """The same value, through which gradients are multiplied by `factor`."""
+    scaled: Tensor = _ScaleGradient.apply(value, factor)  # type: ignore[no-untyped-call]
+    return scaled
+
+
+def _checked_weights(weights: Any) -> str | tuple[float, ...]:
+    if isinstance(weights, str):
+        if weights in ("equal", "linear", "sdn"):
+            return weights
+    else:
+        try:
+            numbers = tuple(float(one) for one in weights)
+        except (TypeError, ValueError):
+            pass
+        else:
+            if not all(0 <= one < math.inf for one in numbers) or not sum(numbers):
+                raise ValueError(
+                    f"weights must be finite, not negative, and not all 0, got {list(numbers)}"
+                )
+            return numbers
+    raise ValueError(
+        f"weights must be 'equal', 'linear', 'sdn', or one number for each exit, got {weights!r}"
+    )
+
+
+def _float(logits: Tensor) -> Tensor:
+    """At least in float32."""
+    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits

@@ -1,0 +1,150 @@
+"""What a training run did, epoch by epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from laplex.optional import require
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+from ..plain_json import as_json, number, numbers, plain
+from .strategies import Phase
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """One epoch.
+
+    Attributes
+    ----------
+    phase, epoch : int
+        Counted from 0; the epoch within its phase.
+    train : "backbone", "all" or "heads"
+    loss : float
+        What was minimised, mean over the batches.
+    train_loss, val_loss, val_accuracy : tuple of K floats
+        Cross-entropy and accuracy of each exit; NaN for exits that did not run, and without
+        validation.
+    """
+
+    phase: int
+    epoch: int
+    train: str
+    loss: float
+    train_loss: tuple[float, ...]
+    val_loss: tuple[float, ...]
+    val_accuracy: tuple[float, ...]
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> EpochRecord:
+        """From plain lists and numbers, None for what is not defined."""
+        return cls(
+            phase=values["phase"],
+            epoch=values["epoch"],
+            train=values["train"],
+            loss=number(values["loss"]),
+            train_loss=tuple(numbers(values["train_loss"]).tolist()),
+            val_loss=tuple(numbers(values["val_loss"]).tolist()),
+            val_accuracy=tuple(numbers(values["val_accuracy"]).tolist()),
+        )
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What `train` returns; the model itself was trained in place.
+
+    Attributes
+    ----------
+    exit_names : tuple of str
+        K names, the last ``"output"``.
+    phases : tuple of Phase
+    history : tuple of EpochRecord
+    """
+
+    exit_names: tuple[str, ...]
+    phases: tuple[Phase, ...]
+    history: tuple[EpochRecord, ...]
+
+    def table(self) -> str:
+        """One line an epoch: what was trained, losses, validation accuracy of each exit."""
+        width = max(8, *(len(name) for name in self.exit_names))
+        names = "  ".join(f"{name:>{width}}" for name in self.exit_names)
+        lines = [
+            "validation accuracy of each exit",
+            f"{'phase':<12}  {'epoch':>5}  {'loss':>7}  {names}",
+        ]
+        for one in self.history:
+            accuracies = "  ".join(f"{_shown(value):>{width}}" for value in one.val_accuracy)
+            name = f"{one.phase + 1} {one.train}"
+            lines.append(f"{name:<12}  {one.epoch + 1:>5}  {one.loss:>7.4f}  {accuracies}")
+        return "\n".join(lines)
+
+    def plot(self) -> Figure:
+        """Loss and accuracy of each exit on the validation set, phases told apart.
+
+        Without validation, the loss in training.
+        """
+        figures = require("matplotlib.figure", extra="exits", feature="TrainingResult.plot")
+        figure: Figure = figures.Figure(figsize=(9, 3.4), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        epochs = range(1, len(self.history) + 1)
+        validated = any(value == value for one in self.history for value in one.val_accuracy)
+        losses = [one.val_loss if validated else one.train_loss for one in self.history]
+        for k, name in enumerate(self.exit_names):
+            shade = 0.15 + 0.7 * k / max(1, len(self.exit_names) - 1)
+            color = require("matplotlib", extra="exits").colormaps["viridis"](shade)
+            left.plot(epochs, [one[k] for one in losses], color=color, label=name)
+            right.plot(epochs, [one.val_accuracy[k] for one in self.history], color=color)
+        if not validated:
+            right.text(0.5, 0.5, "no validation", transform=right.transAxes, ha="center")
+        starts = [i for i, one in enumerate(self.history) if one.epoch == 0]
+        loss = "validation loss" if validated else "training loss"
+        for ax, what in ((left, loss), (right, "validation accuracy")):
+            ax.set_xlabel("epoch")
+            ax.set_ylabel(what)
+            ax.spines[["top", "right"]].set_visible(False)
+            for start in starts:
+                ax.axvline(start + 0.5, color="0.8", linewidth=0.8, zorder=0)
+                ax.annotate(
+                    self.history[start].train,
+                    (start + 0.5, 1.0),
+                    xycoords=("data", "axes fraction"),
+                    xytext=(3, 2),
+                    textcoords="offset points",
+                    fontsize="small",
+                    color="0.4",
+                )
+        left.legend(frameon=False, fontsize="small")
+        return figure
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists and numbers; what is not defined is None."""
+        found: dict[str, Any] = plain(self)
+        return found
+
+    def to_json(self) -> str:
+        """`to_dict` as a text."""
+        return as_json(self.to_dict(), None)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> TrainingResult:
+        """The result that `to_dict` wrote."""
+        return cls(
+            tuple(values["exit_names"]),
+            tuple(Phase(**phase) for phase in values["phases"]),
+            tuple(EpochRecord.from_dict(one) for one in values["history"]),
+        )
+
+    def __repr__(self) -> str:
+        listed = ", ".join(f"{phase.train} {phase.epochs}" for phase in self.phases)
+        last = self.history[-1].val_accuracy if self.history else ()
+        shown = ", ".join(_shown(value) for value in last)
+        return f"TrainingResult(phases: {listed}; validation accuracy by exit {shown or 'none'})"
+
+
+def _shown(value: float) -> str:
+    return "-" if value != value else f"{value:.4f}"
