@@ -16,7 +16,6 @@ import yaml
 from torch import nn
 from typer.testing import CliRunner
 
-from laplex.early_exit import lightning_phase
 from laplex.early_exit.command_line.backbones import build_model
 from laplex.early_exit.command_line.commands import app
 from laplex.early_exit.command_line.datasets import load_splits
@@ -30,6 +29,7 @@ from laplex.early_exit.deployment import ExportedModel
 from laplex.early_exit.evaluation.comparison import Comparison
 from laplex.early_exit.evaluation.evaluator import evaluate
 from laplex.early_exit.evaluation.outputs import collect
+from laplex.early_exit.training import lightning_phase
 from laplex.early_exit.training.exit_stopping import ExitStopping
 from laplex.early_exit.training.objectives import Distillation
 from laplex.early_exit.training.strategies import Phase
