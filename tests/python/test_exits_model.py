@@ -240,32 +240,74 @@ def test_a_module_that_runs_twice_or_never() -> None:
 
 
 class Around(nn.Module):
-    """Something of the batch passes `a` by."""
+    """Something of the batch passes `a` and `b` by."""
 
     def __init__(self, how: str) -> None:
         super().__init__()
-        self.a, self.b, self.how = nn.Linear(4, 4), nn.Linear(4, 3), how
+        self.a, self.b, self.c, self.how = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 3), how
+        self.act = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
+        rows = x.shape[0]
         y = self.a(x)
         if self.how == "sum":
-            return self.b(y + x)
+            return self.c(self.b(y + x) * y)
         if self.how == "rows":
-            return self.b(y.reshape(len(x), -1))
-        return self.b(y).expand(len(x), -1) if len(y) == 1 else self.b(y)
+            return self.c(self.b(y.reshape(rows, -1)).reshape(rows, -1))
+        if self.how == "in place":
+            z = self.b(self.act(y)) + x
+            z += 1
+            return self.c(self.act(z))
+        return self.c(torch.cat((self.b(y), y), 1)[:, :4])
 
 
-@pytest.mark.parametrize("how", ["sum", "rows"])
-@pytest.mark.parametrize("stay", [1, 2, 4])
-def test_a_skip_connection_around_an_exit_is_refused(how: str, stay: int) -> None:
-    model = MultiExitModel(Around(how), {"a": head(4)})
-    x = torch.randn(8, 4)
-    scores = MaxSoftmax(0).scores(offline(model, x))
-    cut = float(scores[0].sort().values[stay - 1 : stay + 1].mean())
-    with pytest.raises(
-        ValueError, match=r"nothing can leave at exit 'a' .* attach at modules whose"
-    ):
-        model.predict(x, MaxSoftmax(cut))
+@pytest.mark.parametrize("how", ["sum", "rows", "in place", "concatenated"])
+@pytest.mark.parametrize("batch", [1, 7, 64])
+def test_exits_that_something_passes_by(how: str, batch: int) -> None:
+    torch.manual_seed(0)
+    model = MultiExitModel(Around(how), {"a": head(4), "b": head(4)}).eval()
+    x = torch.randn(batch, 4)
+    logits = offline(model, x)
+    scores = MaxSoftmax(0).scores(logits)
+    cuts = [middle_cuts(scores, share) for share in (0.3, 0.6, 0.9)]
+    for fallback in ("last", "most_confident"):
+        for chosen in ([-math.inf] * 2, [math.inf] * 2, *(cuts if batch > 1 else [])):
+            policy = MaxSoftmax(0.5, fallback=fallback).with_cuts(chosen)  # type: ignore[arg-type]
+            found = model.predict(x, policy)
+            expected = policy.exit_index(logits)
+            assert torch.equal(found.exit_index, expected)
+            torch.testing.assert_close(found.logits, logits[expected, torch.arange(batch)])
+            stopped = policy.decide(scores)[1]
+            assert list(found.samples_per_segment) == [int((stopped >= k).sum()) for k in range(3)]
+    assert model.replays == (batch > 1)
+    assert all("forward" not in vars(module) for module in model.modules())
+    assert all(not module._forward_hooks for module in model.modules())
+
+
+def test_what_passes_by_is_not_computed_twice() -> None:
+    model = MultiExitModel(Around("sum"), {"a": head(4), "b": head(4)}).eval()
+    x = torch.randn(16, 4)
+    policy = MaxSoftmax(0.5).with_cuts(middle_cuts(MaxSoftmax(0).scores(offline(model, x)), 0.5))
+    model.predict(x, policy)  # finds out that something passes by
+    rows: list[int] = []
+    forward = model.backbone.b.forward  # type: ignore[union-attr, operator]
+    model.backbone.b.forward = lambda y: (rows.append(len(y)), forward(y))[1]  # type: ignore[union-attr, operator]
+    found = model.predict(x, policy)
+    assert rows == [found.samples_per_segment[1]]
+    assert vars(model.backbone.b)["forward"] is not None  # type: ignore[arg-type]
+
+
+def test_a_backbone_that_needs_all_its_samples_is_refused() -> None:
+    class Counting(Around):
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.c(self.b(self.a(x)))
+            return torch.cat((y, y))[:16]
+
+    model = MultiExitModel(Counting("sum"), {"a": head(4)})
+    x = torch.randn(16, 4)
+    cut = middle_cuts(MaxSoftmax(0).scores(offline(model, x)), 0.5)
+    with pytest.raises(ValueError, match="does not run in the same way for fewer samples"):
+        model.predict(x, MaxSoftmax(0.5).with_cuts(cut))
 
 
 def test_logits_of_another_shape() -> None:

@@ -4,52 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .activations import batch_of, map_tensors
+from .activations import batch_of
 from .heads import make_head
 from .policies import Policy
+from .real_exits import Prediction, RealExits, StopWalk
+
+__all__ = ["MultiExitModel", "Prediction", "StopWalk", "evaluating"]
 
 AtExit = Callable[[int, Any], Any]
-
-
-class StopWalk(Exception):
-    """Raised by the visitor of `MultiExitModel.walk` to leave the rest of the backbone undone."""
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What `MultiExitModel.predict` returns.
-
-    Attributes
-    ----------
-    logits : Tensor [batch, classes]
-        Of the exit that answered for each sample.
-    exit_index : Tensor [batch], int64
-        That exit, 0 the first.
-    samples_per_segment : tuple of int
-        How many samples each segment of the network truly computed, one for each exit.
-    """
-
-    logits: Tensor
-    exit_index: Tensor
-    samples_per_segment: tuple[int, ...]
-
-    @property
-    def labels(self) -> Tensor:
-        """The predicted classes, Tensor [batch], int64."""
-        return self.logits.argmax(-1)
-
-    def __repr__(self) -> str:
-        counts = torch.bincount(self.exit_index, minlength=len(self.samples_per_segment)).tolist()
-        return (
-            f"Prediction({len(self.exit_index)} samples; by exit {counts}; computed by segment "
-            f"{list(self.samples_per_segment)})"
-        )
 
 
 class MultiExitModel(nn.Module):
@@ -110,6 +77,8 @@ class MultiExitModel(nn.Module):
         self.backbone = backbone
         self.heads = nn.ModuleList(exits.values())
         self.exit_names: tuple[str, ...] = tuple(exits)
+        #: Whether `predict` runs the backbone anew behind an exit, as it found that it has to.
+        self.replays = False
 
     @property
     def num_exits(self) -> int:
@@ -265,12 +234,16 @@ class MultiExitModel(nn.Module):
         Raises
         ------
         ValueError
-            Thresholds for another number of exits; or an exit at which something else of the batch
-            passes by (a skip connection around it, a state that the backbone keeps): nothing can
-            leave there.
+            Thresholds for another number of exits; or a backbone that does not run in the same way
+            for fewer samples.
 
         Notes
         -----
+        Rows of the samples that leave are taken out of the activation, and the backbone goes on
+        with the rest. Where that fails, since something else of the batch passes an exit by (a
+        skip connection around it, a size of the batch taken at the start), the backbone is run
+        anew with the samples that stay, and its modules before the exit give what they gave.
+
         Decisions are those of ``policy.exit_index`` on all logits, sample for sample, up to the
         rounding by which convolutions and products depend on the size of a batch.
         """
@@ -280,7 +253,7 @@ class MultiExitModel(nn.Module):
             )
         cuts = policy.cuts(self.num_exits)
         with evaluating(self), torch.no_grad():
-            return _RealExits(self, policy, cuts, batch_of(x, "x")).run(x)
+            return RealExits(self, policy, cuts, batch_of(x, "x")).run(x)
 
     def extra_repr(self) -> str:
         """Text between the parentheses of ``repr``."""
@@ -299,113 +272,6 @@ class MultiExitModel(nn.Module):
         )
 
 
-class _RealExits:
-    """One batch on its way through a model, fewer samples at each exit."""
-
-    def __init__(self, model: MultiExitModel, policy: Policy, cuts: Tensor, batch: int) -> None:
-        self.model, self.policy, self.cuts, self.batch = model, policy, cuts, batch
-        self.logits: Tensor | None = None
-        self.exit_index: Tensor | None = None
-        self.rows: Tensor | None = None  # which samples are still there
-        self.memory: Tensor | None = None
-        self.computed = [0] * model.num_exits
-        self.best: tuple[Tensor, Tensor, Tensor] | None = None  # score, logits, exit
-
-    def run(self, x: Any) -> Prediction:
-        last = self.model.num_exits - 1
-        try:
-            logits = self.model.walk(x, self._at_exit)
-        except StopWalk:
-            pass
-        except (RuntimeError, IndexError) as error:
-            if self.rows is None or len(self.rows) == self.batch or _is_memory(error):
-                raise
-            raise self._bypassed(f": {error}") from error
-        else:
-            self._check_rows(logits, last)
-            self._answer(last, logits)
-        assert self.logits is not None
-        assert self.exit_index is not None
-        return Prediction(self.logits, self.exit_index, tuple(self.computed))
-
-    def _at_exit(self, k: int, activation: Any) -> Any:
-        self._check_rows(activation, k)
-        logits = self.model.head_logits(k, activation)
-        stays = self._answer(k, logits)
-        if stays is None:
-            return activation
-        if not len(self._rows_of(logits)):
-            raise StopWalk
-        return map_tensors(lambda tensor: tensor[stays.to(tensor.device)], activation)
-
-    def _answer(self, k: int, logits: Tensor) -> Tensor | None:
-        """Take the answers of exit k for those who leave there; say who stays, None for all.
-
-        A batch of one asks for speed: nothing is moved about when all stay or all leave.
-        """
-        count = len(logits)
-        self.computed[k] = count
-        final = k == self.model.num_exits - 1
-        answer, exits = logits, torch.full((count,), k, device=logits.device)
-        leaves = None
-        if not final or self.policy.fallback == "most_confident":
-            score, self.memory = self.policy.score(k, logits, self.memory)
-            if self.policy.fallback == "most_confident":
-                self.best = _better(self.best, (score, logits, exits))
-                if final:
-                    answer, exits = self.best[1], self.best[2]
-            if not final:
-                leaves = self.policy.reached(score, self.cuts[k].to(score.device))
-        leaving = count if leaves is None else int(leaves.sum())
-        if leaving == 0 and not final:
-            return None
-        if leaving == count == self.batch:  # all at once, the first to leave
-            self.logits, self.exit_index = answer, exits
-            self.rows = exits.new_empty(0)
-            return exits.new_zeros(count, dtype=torch.bool)
-        rows = self._rows_of(logits)
-        if self.logits is None or self.exit_index is None:
-            self.logits, self.exit_index = logits.new_empty((self.batch, logits.shape[1])), rows + 0
-        if leaves is None:
-            leaves = torch.ones_like(exits, dtype=torch.bool)
-        gone = rows[leaves]
-        self.logits[gone] = answer[leaves].to(self.logits.dtype)
-        self.exit_index[gone] = exits[leaves]
-        stays = ~leaves
-        self.rows = rows[stays]
-        self.memory = None if self.memory is None else self.memory[stays]
-        if self.best is not None:
-            score, logits, exits = self.best
-            self.best = (score[stays], logits[stays], exits[stays])
-        return stays
-
-    def _rows_of(self, logits: Tensor) -> Tensor:
-        """Which samples of the batch are still there."""
-        if self.rows is None:
-            self.rows = torch.arange(self.batch, device=logits.device)
-        return self.rows
-
-    def _check_rows(self, value: Any, k: int) -> None:
-        expected = self.batch if self.rows is None else len(self.rows)
-        where = "the output" if k == self.model.num_exits - 1 else self.model.exit_names[k]
-        if batch_of(value, where) != expected:
-            if self.rows is None:
-                raise ValueError(
-                    f"exit {where!r} has {batch_of(value, where)} rows for {expected} samples: "
-                    "attach at a module whose output has the batch as its first dimension"
-                )
-            raise self._bypassed("")
-
-    def _bypassed(self, more: str) -> ValueError:
-        done = sum(1 for count in self.computed if count)
-        name = self.model.exit_names[min(done, len(self.model.exit_names)) - 1]
-        return ValueError(
-            f"nothing can leave at exit {name!r} or before it, as something else of the batch "
-            "passes by (a skip connection, a state of the backbone): attach at modules whose "
-            f"output is all that goes on{more}"
-        )
-
-
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Put a model in evaluation mode; put every module's own mode back."""
@@ -418,19 +284,6 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
-
-
-def _better(
-    best: tuple[Tensor, Tensor, Tensor] | None, now: tuple[Tensor, Tensor, Tensor]
-) -> tuple[Tensor, Tensor, Tensor]:
-    if best is None:
-        return now
-    ahead = now[0] > best[0]  # the earlier exit where scores are equal, as argmax has it
-    return (
-        torch.where(ahead, now[0], best[0]),
-        torch.where(ahead[:, None], now[1], best[1]),
-        torch.where(ahead, now[2], best[2]),
-    )
 
 
 def _as_logits(output: Any, whose: str) -> Tensor:
@@ -459,7 +312,3 @@ def _check_names(backbone: nn.Module, names: Iterable[str]) -> None:
                 if known
                 else f"exit {name!r} is not a module of the backbone, which has none"
             )
-
-
-def _is_memory(error: BaseException) -> bool:
-    return isinstance(error, torch.OutOfMemoryError)

@@ -37,6 +37,8 @@ def fingerprint_of(
         for name, one in model.state_dict().items()
         if isinstance(one, Tensor)
     ]
+    # Another set of frozen parameters gives another optimizer state.
+    shapes += [f"{name} frozen" for name, one in model.named_parameters() if not one.requires_grad]
     return {
         "exits": list(model.exit_names),
         "model": hashlib.sha256("\n".join(shapes).encode()).hexdigest()[:16],
