@@ -6,6 +6,7 @@ import csv
 import itertools
 import json
 import math
+import os
 import random
 import subprocess
 import sys
@@ -45,6 +46,7 @@ from laplex.early_exit import (
 from laplex.early_exit.training.exit_stopping import Counters
 from laplex.early_exit.training.freezing import training_only
 from laplex.early_exit.training.result import EpochRecord
+from laplex.early_exit.training.seeding import EpochSeeds
 from laplex.early_exit.training.strategies import PARTS, STRATEGIES, Part, phases_of
 
 PARTS_OF = {"backbone": ("backbone",), "heads": ("heads",), "all": ("backbone", "heads")}
@@ -314,6 +316,27 @@ def test_the_seed_decides_and_nothing_else_does() -> None:
         found.append(snapshot(model))
     assert not differing(found[0], found[1])
     assert differing(found[0], found[2])
+
+
+def test_each_epoch_has_numbers_of_its_own_and_processes_share_the_order() -> None:
+    batches = loader(SAMPLES, shuffle=True)
+    seeds = EpochSeeds(0, batches)
+    drawn: dict[tuple[int, int, int], tuple[Any, ...]] = {}
+    with seeds.in_place():
+        for place in itertools.product(range(2), range(2), range(2)):
+            seeds.start(*place)
+            numbers = torch.rand(1).item(), np.random.rand(), random.random()  # noqa: NPY002
+            order = tuple(next(iter(batches))[0][:, 0].tolist())
+            lent = tuple(one.generator.initial_seed() for one in seeds.owners)
+            assert torch.initial_seed() not in lent
+            drawn[place] = (*numbers, order)
+            seeds.start(*place)
+            assert torch.rand(1).item() == numbers[0]
+    for column in range(3):
+        assert len({one[column] for one in drawn.values()}) == 8
+    assert len({one[3] for one in drawn.values()}) == 4
+    for phase, epoch in itertools.product(range(2), range(2)):
+        assert drawn[phase, epoch, 0][3] == drawn[phase, epoch, 1][3]
 
 
 # --- phases ----------------------------------------------------------------------------------
@@ -878,7 +901,5 @@ def test_several_processes_come_to_the_same_however_they_start(tmp_path: Path) -
 
 
 def _environment() -> dict[str, str]:
-    import os
-
     paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}

@@ -60,7 +60,7 @@ class EpochSeeds:
             numbers for dropout and augmentation.
         """
         shared = np.random.SeedSequence([self.seed, phase, epoch])
-        own = np.random.SeedSequence([self.seed, phase, epoch, rank]).generate_state(2)
+        own = np.random.SeedSequence([self.seed, phase, epoch], spawn_key=(rank,)).generate_state(2)
         torch.manual_seed(int(own[0]))
         np.random.seed(int(own[1]))  # noqa: NPY002
         random.seed(int(own[1]))
