@@ -279,9 +279,99 @@ def test_exits_that_something_passes_by(how: str, batch: int) -> None:
             torch.testing.assert_close(found.logits, logits[expected, torch.arange(batch)])
             stopped = policy.decide(scores)[1]
             assert list(found.samples_per_segment) == [int((stopped >= k).sum()) for k in range(3)]
-    assert model.replays == (batch > 1)
+    assert model.replays is (True if batch > 1 else None)
     assert all("forward" not in vars(module) for module in model.modules())
     assert all(not module._forward_hooks for module in model.modules())
+
+
+class Gathering(nn.Module):
+    """Later layers take from the input by row number: wrong rows would have the right shape."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.coarse, self.fine, self.how = nn.Linear(16, 16), nn.Linear(8, 3), how
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.coarse(x)
+        if self.how == "gather":
+            return self.fine(x.gather(1, h.topk(8, 1).indices))
+        if self.how == "slice":
+            return self.fine(x[: len(h), :8] * h[:, 8:])
+        return self.fine((x.reshape(-1)[: h.numel()].reshape(h.shape) + h)[:, :8])
+
+
+@pytest.mark.parametrize("how", ["gather", "slice", "flat"])
+@pytest.mark.parametrize("batch", [2, 7, 256])
+def test_rows_of_other_samples_are_noticed(how: str, batch: int) -> None:
+    torch.manual_seed(0)
+    model = MultiExitModel(Gathering(how), {"coarse": nn.Linear(16, 3)}).eval()
+    x = torch.randn(batch, 16)
+    logits = offline(model, x)
+    policy = MaxSoftmax(0.5).with_cuts(middle_cuts(MaxSoftmax(0).scores(logits), 0.5))
+    found = model.predict(x, policy)
+    expected = policy.exit_index(logits)
+    assert torch.equal(found.exit_index, expected)
+    torch.testing.assert_close(found.logits, logits[expected, torch.arange(batch)])
+    assert model.replays is True
+
+
+def test_samples_that_depend_on_each_other_are_refused() -> None:
+    body = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8, track_running_stats=False))
+    model = MultiExitModel(nn.Sequential(body, nn.Linear(8, 3)), {"0.0": head()})
+    with pytest.raises(ValueError, match="depends on the other samples of its batch"):
+        model.predict(torch.randn(16, 8), MaxSoftmax(0.5))
+
+
+def test_samples_that_are_alike_tell_nothing() -> None:
+    model = MultiExitModel(Gathering("gather"), {"coarse": nn.Linear(16, 3)}).eval()
+    model.predict(torch.zeros(8, 16), MaxSoftmax(0.9))
+    assert model.replays is None
+    model.predict(torch.randn(8, 16), MaxSoftmax(0.9))
+    assert model.replays is True
+
+
+def test_classes_and_rows_must_agree() -> None:
+    with pytest.raises(ValueError, match="num_classes is 10, but the backbone has 3: replace its"):
+        MultiExitModel.attach(chain(), ["1"], num_classes=10, example=torch.zeros(2, 4))
+    with pytest.raises(
+        ValueError, match=r"exit '1' gives logits \[2, 5\], but the backbone \[2, 3"
+    ):
+        MultiExitModel(chain(), {"1": nn.Linear(8, 5)})(torch.zeros(2, 4))
+
+    class Sequence(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.end = nn.Linear(4, 8), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.end(self.body(x.transpose(0, 1)).mean(1))
+
+    with pytest.raises(ValueError, match="the backbone gives 5 rows of logits for 2 samples"):
+        MultiExitModel.attach(Sequence(), ["body"], num_classes=3, example=torch.zeros(2, 5, 4))
+
+
+def test_attach_leaves_modes() -> None:
+    backbone = networks.small_resnet(width=4).train()
+    backbone.layer1.eval()  # type: ignore[union-attr, operator]
+    modes = [module.training for module in backbone.modules()]
+    model = MultiExitModel.attach(backbone, ["layer1"], num_classes=10, example=images(2))
+    assert [module.training for module in backbone.modules()] == modes
+    assert model.heads.training
+
+
+def test_scorers_that_do_not_fit() -> None:
+    class Other(Halves):
+        num_exits = 4
+
+    with pytest.raises(ValueError, match="scorer was fitted for 4 exits, but the model has 3"):
+        MODELS["mlp"]().predict(images(2), LearnedScore(Other(), 0.5))
+
+    class Whole:
+        def score(self, k: int, logits: Tensor) -> Tensor:
+            return logits
+
+    with pytest.raises(ValueError, match=r"scorer.score must give a Tensor \[2\], one score for"):
+        MODELS["mlp"]().predict(images(2), LearnedScore(Whole(), 0.5))
 
 
 def test_what_passes_by_is_not_computed_twice() -> None:
@@ -306,7 +396,7 @@ def test_a_backbone_that_needs_all_its_samples_is_refused() -> None:
     model = MultiExitModel(Counting("sum"), {"a": head(4)})
     x = torch.randn(16, 4)
     cut = middle_cuts(MaxSoftmax(0).scores(offline(model, x)), 0.5)
-    with pytest.raises(ValueError, match="does not run in the same way for fewer samples"):
+    with pytest.raises(ValueError, match=r"gives logits \[8, 3\], but the backbone \[16, 3\]"):
         model.predict(x, MaxSoftmax(0.5).with_cuts(cut))
 
 

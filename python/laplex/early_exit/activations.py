@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -21,7 +22,13 @@ def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
     if isinstance(value, Mapping):
         copied = {key: map_tensors(function, one) for key, one in value.items()}
         kind: Any = type(value)
-        return copied if kind is dict else kind(**copied)  # ModelOutput of transformers
+        if kind is dict:
+            return copied
+        if all(isinstance(key, str) for key in copied):
+            return kind(**copied)  # ModelOutput of transformers
+        same: Any = copy.copy(value)
+        same.update(copied)
+        return same
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*(map_tensors(function, one) for one in value))
     if isinstance(value, (list, tuple)):

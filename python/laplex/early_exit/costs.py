@@ -167,8 +167,8 @@ def count_costs(
 
     Matrix products, convolutions and attention count (`torch.utils.flop_counter`), and the product
     of `laplex.nn` layers; what goes number by number (activations, norms, pooling, softmax, the
-    decision to leave) does not. The count is made by running one sample in evaluation mode without
-    gradients; modes are put back.
+    decision to leave) does not, and `torch.nn.Bilinear` neither. The count is made by running
+    one sample in evaluation mode without gradients; modes are put back.
 
     Parameters
     ----------

@@ -77,8 +77,8 @@ class MultiExitModel(nn.Module):
         self.backbone = backbone
         self.heads = nn.ModuleList(exits.values())
         self.exit_names: tuple[str, ...] = tuple(exits)
-        #: Whether `predict` runs the backbone anew behind an exit, as it found that it has to.
-        self.replays = False
+        #: Whether `predict` runs the backbone anew behind an exit; None until it has found out.
+        self.replays: bool | None = None
 
     @property
     def num_exits(self) -> int:
@@ -129,7 +129,8 @@ class MultiExitModel(nn.Module):
             return activation
 
         with evaluating(probe), torch.no_grad():
-            probe.walk(example, note)
+            last = probe.walk(example, note)
+        _check_example(last, num_classes, batch_of(example, "example"))
         made = {
             name: make_head(head, activation, num_classes, where=name)
             for name, activation in zip(names, seen, strict=True)
@@ -138,7 +139,9 @@ class MultiExitModel(nn.Module):
         model = cls(backbone, made)
         if first is not None:
             model.heads.to(device=first.device, dtype=first.dtype)
-        return model.train(backbone.training)
+        model.heads.train(backbone.training)
+        model.training = backbone.training
+        return model
 
     def forward(self, x: Any) -> tuple[Tensor, ...]:
         """Logits of every exit, in depth order, the backbone's own last.
@@ -159,6 +162,13 @@ class MultiExitModel(nn.Module):
             return activation
 
         last = self.walk(x, at_exit)
+        for name, one in zip(self.exit_names, logits, strict=True):
+            if one.shape != last.shape:
+                raise ValueError(
+                    f"exit {name!r} gives logits {list(one.shape)}, but the backbone "
+                    f"{list(last.shape)}: both must be [batch, classes], of one batch and the same "
+                    "classes"
+                )
         return (*logits, last)
 
     def head_logits(self, k: int, activation: Any) -> Tensor:
@@ -234,15 +244,17 @@ class MultiExitModel(nn.Module):
         Raises
         ------
         ValueError
-            Thresholds for another number of exits; or a backbone that does not run in the same way
-            for fewer samples.
+            Thresholds for another number of exits; or a backbone in which what a sample gives
+            depends on the others of its batch.
 
         Notes
         -----
         Rows of the samples that leave are taken out of the activation, and the backbone goes on
-        with the rest. Where that fails, since something else of the batch passes an exit by (a
-        skip connection around it, a size of the batch taken at the start), the backbone is run
-        anew with the samples that stay, and its modules before the exit give what they gave.
+        with the rest. Where something else of the batch passes an exit by (a skip connection
+        around it, a size of the batch taken at the start), the backbone is run anew with the
+        samples that stay, and its modules before the exit give what they gave. Which of the two
+        it takes is found out with the first batch of several samples, by trying on eight of them
+        (`replays`).
 
         Decisions are those of ``policy.exit_index`` on all logits, sample for sample, up to the
         rounding by which convolutions and products depend on the size of a batch.
@@ -292,6 +304,19 @@ def _as_logits(output: Any, whose: str) -> Tensor:
         got = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ValueError(f"{whose} must give logits [batch, classes], got {got}")
     return logits
+
+
+def _check_example(logits: Tensor, num_classes: int, batch: int) -> None:
+    if logits.shape[1] != num_classes:
+        raise ValueError(
+            f"num_classes is {num_classes}, but the backbone has {logits.shape[1]}: replace its "
+            "last layer, or pass its number"
+        )
+    if len(logits) != batch:
+        raise ValueError(
+            f"the backbone gives {len(logits)} rows of logits for {batch} samples: the batch must "
+            "be the first dimension of what goes in and comes out"
+        )
 
 
 def _check_names(backbone: nn.Module, names: Iterable[str]) -> None:

@@ -336,7 +336,24 @@ class LearnedScore(Policy):
 
     def score(self, k: int, logits: Tensor, memory: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """As in `Policy.score`."""
-        return self.scorer.score(k, logits).double(), None
+        score = self.scorer.score(k, logits)
+        if not isinstance(score, Tensor) or score.shape != logits.shape[:-1]:
+            got = list(score.shape) if isinstance(score, Tensor) else type(score).__name__
+            raise ValueError(
+                f"scorer.score must give a Tensor [{len(logits)}], one score for each sample, got "
+                f"{got}"
+            )
+        return score.double(), None
+
+    def cuts(self, num_exits: int) -> Tensor:
+        """As in `Policy.cuts`; also refuses a scorer that was fitted for other exits."""
+        fitted = getattr(self.scorer, "num_exits", num_exits)
+        if fitted != num_exits:
+            raise ValueError(
+                f"scorer was fitted for {fitted} exits, but the model has {num_exits}: fit it on "
+                "outputs of this model"
+            )
+        return super().cuts(num_exits)
 
 
 def _probabilities(logits: Tensor) -> Tensor:

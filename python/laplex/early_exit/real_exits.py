@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,10 @@ from .replaying import Replay, rows_of
 
 if TYPE_CHECKING:
     from .model import MultiExitModel
+
+
+#: Samples on which `has_to_replay` finds out.
+_PROBED = 8
 
 
 class StopWalk(Exception):
@@ -77,15 +82,12 @@ class RealExits:
 
     def run(self, x: Any) -> Prediction:
         """Send a batch through; `MultiExitModel.predict` says what may go wrong."""
-        if self.model.replays:
+        if self.model.replays is None and self.batch > 1:
+            self.model.replays = has_to_replay(self.model, x)
+        if self.batch > 1 and self.model.replays is not False:  # right whatever passes by
             self._run_replaying(x)
         else:
-            try:
-                self._run_directly(x)
-            except _BypassedError:
-                self._begin()
-                self._run_replaying(x)
-                self.model.replays = True
+            self._run_directly(x)
         assert self.logits is not None
         assert self.exit_index is not None
         return Prediction(self.logits, self.exit_index, tuple(self.computed))
@@ -95,11 +97,6 @@ class RealExits:
             logits = self.model.walk(x, self._at_exit)
         except StopWalk:
             return
-        except (RuntimeError, IndexError, ValueError) as error:
-            fewer = self.rows is not None and len(self.rows) < self.batch
-            if fewer and not isinstance(error, torch.OutOfMemoryError):
-                raise _BypassedError(str(error)) from error
-            raise
         self._check_rows(logits, self.model.num_exits - 1)
         self._answer(self.model.num_exits - 1, logits)
 
@@ -200,15 +197,78 @@ class RealExits:
                     f"exit {where!r} has {batch_of(value, where)} rows for {expected} samples: "
                     "attach at a module whose output has the batch as its first dimension"
                 )
-            raise _BypassedError(
+            raise ValueError(
                 f"{where!r} has {batch_of(value, where)} rows for the {expected} samples that are "
                 "still there: the backbone does not run in the same way for fewer samples, so "
                 "none can leave before"
             )
 
 
-class _BypassedError(ValueError):
-    """Something else of the batch passes an exit by."""
+def has_to_replay(model: MultiExitModel, x: Any) -> bool | None:
+    """Whether something passes an exit by, found out on some samples of a batch.
+
+    For each exit, every other sample leaves there; what the rest give must be what they give
+    together with them. None where the samples are too much alike to tell.
+
+    Parameters
+    ----------
+    model : MultiExitModel
+        In evaluation mode.
+    x : Tensor [batch, ...] or nested
+        At least 2 samples.
+
+    Raises
+    ------
+    ValueError
+        What a sample gives depends on the other samples of its batch: nothing may leave.
+    """
+    count = min(_PROBED, batch_of(x, "x"))
+    some = map_tensors(lambda tensor: tensor[:count], x)
+    stays = torch.arange(count) % 2 == 1
+    together = model(some)
+    wanted = [rows_of(one, stays) for one in together]
+    if all(_close(one, one.roll(1, 0)) for one in together):
+        return None
+    for left, right in zip(model(rows_of(some, stays)), wanted, strict=True):
+        if not _close(left, right):
+            raise ValueError(
+                "what the backbone gives for a sample depends on the other samples of its batch (a "
+                "BatchNorm without running statistics?), so that predictions would change when "
+                "some leave: real exits need samples that are independent in evaluation mode"
+            )
+    return not all(_passes_on(model, some, k, stays, wanted) for k in range(model.num_exits - 1))
+
+
+def _passes_on(
+    model: MultiExitModel, x: Any, k: int, stays: Tensor, wanted: Sequence[Tensor]
+) -> bool:
+    """Whether the activation of exit k is all that the backbone needs to go on."""
+    found: list[Tensor] = []
+
+    def at_exit(place: int, activation: Any) -> Any:
+        if place > k:
+            found.append(model.head_logits(place, activation))
+        return rows_of(activation, stays) if place == k else activation
+
+    try:
+        found.append(model.walk(x, at_exit))
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, IndexError, ValueError, TypeError):
+        return False  # the shapes tell
+    return all(
+        one.shape == other.shape and _close(one, other)
+        for one, other in zip(found, wanted[k + 1 :], strict=True)
+    )
+
+
+def _close(one: Tensor, other: Tensor) -> bool:
+    """Equal up to the rounding by which the size of a batch changes sums."""
+    rounding = 1e-8 if one.dtype == torch.float64 else 1e-3
+    if one.dtype in (torch.float16, torch.bfloat16):
+        rounding = 0.1
+    scale = float(other.abs().nan_to_num(0, 0, 0).amax()) if other.numel() else 0.0
+    return torch.allclose(one, other, rtol=rounding, atol=rounding * scale, equal_nan=True)
 
 
 def _better(

@@ -188,6 +188,10 @@ def time_exits(
     sizes = [_positive("batch_sizes", size) for size in batch_sizes]
     if not sizes:
         raise ValueError("batch_sizes is empty: pass at least one size, for instance (1, 64)")
+    if max(sizes) > samples:
+        raise ValueError(
+            f"batch_sizes has {max(sizes)}, but inputs {samples} samples: pass at least as many"
+        )
     repeats = _positive("repeats", repeats)
     threads = None if threads is None else _positive("threads", threads)
     costs = count_costs(model, inputs)

@@ -254,12 +254,15 @@ class ExportedModel:
 
     def _inputs(self, x: Any) -> list[Array]:
         described = self.manifest["segments"][0]["inputs"]
-        given = list(_leaves(x))
-        if len(given) != len(described):
-            raise ValueError(f"x has {len(given)} arrays, but the model takes {len(described)}")
+        given = leaves(x)
+        places = self.manifest["input_places"]
+        if sorted(given) != sorted(places):
+            listed = ", ".join(place or "one array" for place in given)
+            wanted = ", ".join(place or "one array" for place in places)
+            raise ValueError(f"x has {listed or 'no arrays'}, but the model takes {wanted}")
         arrays = []
-        for value, one in zip(given, described, strict=True):
-            array = np.asarray(value)
+        for place, one in zip(places, described, strict=True):
+            array = np.asarray(given[place])
             if list(array.shape[1:]) != one["shape"][1:] or array.ndim != len(one["shape"]):
                 shape = ", ".join(map(str, one["shape"]))
                 raise ValueError(f"x must be [{shape}], got shape {list(array.shape)}")
@@ -445,13 +448,19 @@ def _needed(module: str, extra: str) -> Any:
         ) from error
 
 
-def _leaves(x: Any) -> list[Any]:
-    """The arrays in a structure, in order; what is no array was fixed in the export."""
+def leaves(x: Any, place: str = "") -> dict[str, Any]:
+    """The arrays in a structure by their places in it; what is no array was fixed in the export."""
+    parts: Any = ()
     if isinstance(x, Mapping):
-        return [leaf for value in x.values() for leaf in _leaves(value)]
-    if isinstance(x, (list, tuple)):
-        return [leaf for value in x for leaf in _leaves(value)]
-    return [] if x is None or isinstance(x, (bool, int, float, str)) else [x]
+        parts = x.items()
+    elif isinstance(x, (list, tuple)):
+        parts = enumerate(x)
+    elif not (x is None or isinstance(x, (bool, int, float, str))):
+        return {place: x}
+    found: dict[str, Any] = {}
+    for key, value in parts:
+        found.update(leaves(value, f"{place}[{key!r}]"))
+    return found
 
 
 def _numbers(value: Any) -> Any:

@@ -113,6 +113,7 @@ def export(
             _described(segment, file, learned is not None)
             for segment, file in zip(segments, files, strict=True)
         ],
+        "input_places": list(runner.leaves(example)),
         "policy": None if policy is None else _plain(runner.described(policy)),
         "learned_score": learned is not None,
         "dense_layers": dense,

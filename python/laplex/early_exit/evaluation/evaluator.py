@@ -112,6 +112,11 @@ def evaluate(
     )
     if costs is not None:
         relative_costs(costs, model.num_exits)
+    if validation is not None and validation is loader:
+        raise ValueError(
+            "validation is the loader itself: pass other samples, or thresholds are fitted to "
+            "those that they are judged on"
+        )
     with _first_sample(model) as first:
         outputs = collect(model, loader, device=device, progress=progress)
     if costs is None:

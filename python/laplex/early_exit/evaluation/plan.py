@@ -116,7 +116,13 @@ def make_plan(
 
 def relative_costs(costs: Any, exits: int) -> Array:
     """Costs in units of the plain backbone, ndarray [exits], from `Costs` or numbers."""
-    return as_costs(costs.relative if isinstance(costs, Costs) else costs, exits)
+    found = as_costs(costs.relative if isinstance(costs, Costs) else costs, exits)
+    if not 0.1 < found[-1] < 10:
+        raise ValueError(
+            f"costs must be in parts of the plain backbone, about 1 for the last exit, got "
+            f"{found[-1]:g}: divide them by the backbone's"
+        )
+    return found
 
 
 def _check_fitted(calibration: TemperatureScaling | ScoreHeads | None, exits: int) -> None:

@@ -117,6 +117,11 @@ class ScoreHeads:
         self.classes_ = found.shape[-1]
         return self
 
+    @property
+    def num_exits(self) -> int:
+        """Exits that it was fitted for."""
+        return len(self._fitted())
+
     def score(self, k: int, logits: Tensor) -> Tensor:
         """Probability that a sample may leave at exit `k`, or is right there.
 

@@ -224,9 +224,10 @@ class Objective:
     def _branches(self, activation: Any, left: int) -> tuple[Any, Any]:
         """What the exit's head gets and what the backbone goes on with; `left` is K - k + 1."""
         if self.detach:
-            return map_tensors(Tensor.detach, activation), activation
+            return map_tensors(lambda one: one.detach().clone(), activation), activation
         if not self.gradient_equilibrium:
-            return activation, activation
+            # A copy, as above: writing over what the head keeps for its gradient is an error.
+            return map_tensors(Tensor.clone, activation), activation
         own = map_tensors(lambda one: scale_gradient(one, 1 / left), activation)
         return own, map_tensors(lambda one: scale_gradient(one, (left - 1) / left), activation)
 
