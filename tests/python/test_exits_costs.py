@@ -257,7 +257,9 @@ def test_timing_says_what_it_needs():
     with pytest.raises(ValueError, match="batch_sizes is empty"):
         time_exits(model, x, rule, batch_sizes=())
     with pytest.raises(ValueError, match="repeats must be at least 1"):
-        time_exits(model, x, rule, repeats=0)
+        time_exits(model, x, rule, batch_sizes=(1,), repeats=0)
+    with pytest.raises(ValueError, match="batch_sizes has 64, but inputs 2 samples"):
+        time_exits(model, x, rule)
     with pytest.raises(TypeError, match="batch_sizes must be whole numbers"):
         time_exits(model, x, rule, batch_sizes=(1.5,))
 

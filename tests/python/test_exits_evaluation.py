@@ -798,3 +798,14 @@ def test_bad_arguments_are_named(
 ) -> None:
     with pytest.raises(error, match=message):
         call()
+
+
+def test_validation_samples_are_others_and_costs_are_relative() -> None:
+    model = MultiExitModel.attach(
+        networks.small_mlp(4, 3, seed=0), ["layers.0"], num_classes=3, example=torch.zeros(2, 4)
+    )
+    loader = [(torch.randn(12, 4), torch.arange(12) % 3)]
+    with pytest.raises(ValueError, match="validation is the loader itself: pass other samples"):
+        evaluate(model, loader, validation=loader)
+    with pytest.raises(ValueError, match="costs must be in parts of the plain backbone, about 1"):
+        evaluate(model, loader, costs=[40.0, 100.0])

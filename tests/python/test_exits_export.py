@@ -479,6 +479,7 @@ def stand_in(logits):
         "segments": [{"exit": str(k), "inputs": inputs} for k in range(len(logits))],
         "policy": None,
         "learned_score": False,
+        "input_places": [""],
         "file_format": "none",
     }
 
@@ -532,10 +533,29 @@ def test_inputs_that_do_not_fit():
     rule = {"rule": "Margin", "thresholds": 0}
     with pytest.raises(ValueError, match=r"x must be \[batch, 1\], got shape \[4\]"):
         files.predict(np.arange(4), rule)
-    with pytest.raises(ValueError, match="x has 2 arrays, but the model takes 1"):
+    with pytest.raises(ValueError, match=r"x has \[0\], \[1\], but the model takes one array"):
         files.predict([np.zeros((4, 1)), np.zeros((4, 1))], rule)
     with pytest.raises(ValueError, match="at least one sample"):
         files.predict(np.zeros((0, 1)), rule)
+
+
+def test_inputs_go_by_their_names(tmp_path):
+    class Around(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.rest = torch.nn.Linear(4, 4), torch.nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.rest(self.first(x["p"] - 2 * x["q"]))
+
+    model = MultiExitModel(Around(), {"first": torch.nn.Linear(4, 3)}).eval()
+    p, q = torch.randn(2, 5, 4)
+    export(model, {"p": p, "q": q}, tmp_path / "files", format="torch")
+    files = ExportedModel.load(tmp_path / "files")
+    wanted = torch.stack(model({"p": p, "q": q})).detach().numpy()
+    assert np.allclose(files.logits({"q": q.numpy(), "p": p.numpy()}), wanted, atol=1e-6)
+    with pytest.raises(ValueError, match=r"x has \['z'\], \['y'\], but the model takes \['p'\], "):
+        files.logits({"z": q.numpy(), "y": p.numpy()})
 
 
 # --- folders -------------------------------------------------------------------------------------

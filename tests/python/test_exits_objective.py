@@ -186,11 +186,7 @@ def test_a_backbone_may_write_over_what_an_exit_has_seen(part: Any, equilibrium:
     for one, other in zip(objective.logits(model, X, part), model(X), strict=True):
         assert one is not None
         assert torch.equal(one, other)
-    if part == "heads" or equilibrium:
-        assert gradients(losses(objective, model, part).total, model)
-    else:  # never a wrong gradient: the head's needs what was written over, and torch says so
-        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-            gradients(losses(objective, model, part).total, model)
+    assert gradients(losses(objective, model, part).total, model)
 
 
 @settings(deadline=None, max_examples=30)

@@ -341,6 +341,7 @@ def other_width() -> MultiExitModel:
         ),
         (tiny, {"train_loader": loader(7)}, None),  # as many batches: not seen
         (tiny, {"train_loader": loader(14)}, "its batches is 4, not 2"),
+        (tiny, {"trainer_options": {"gradient_clip_val": 0.1}}, r"its steps is \{\}, not"),
         (other_exits, {}, r"its exits is \['0', '1'\], not \['0'\]"),
         (other_width, {}, "its model is '[0-9a-f]{16}', not '[0-9a-f]{16}'"),
     ],

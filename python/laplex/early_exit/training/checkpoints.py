@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ def fingerprint_of(
     seed: int,
     precision: str | int,
     train_loader: Any,
+    trainer_options: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """What must agree for a run to go on from a checkpoint, as plain values.
 
@@ -52,6 +53,11 @@ def fingerprint_of(
         "seed": seed,
         "precision": str(precision),
         "batches": batches_of(train_loader),
+        "steps": {
+            name: str(value)
+            for name, value in (trainer_options or {}).items()
+            if name in ("accumulate_grad_batches", "gradient_clip_algorithm", "gradient_clip_val")
+        },
     }
 
 

@@ -160,7 +160,13 @@ def train(
     if checkpoint_dir is not None:
         run.path = Path(checkpoint_dir) / CHECKPOINT
         run.fingerprint = fingerprint_of(
-            model, phases, recipe, seed=seed, precision=precision, train_loader=train_loader
+            model,
+            phases,
+            recipe,
+            seed=seed,
+            precision=precision,
+            train_loader=train_loader,
+            trainer_options=trainer_options,
         )
         saved = load_checkpoint(run.path, run.fingerprint) if resume else None
         run.path.parent.mkdir(parents=True, exist_ok=True)
