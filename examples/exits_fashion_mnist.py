@@ -1,6 +1,6 @@
 """Disjoint, joint and mixed training of networks with exits, from scratch on Fashion-MNIST.
 
-    python examples/exits_fashion_mnist.py [--quick] [--networks resnet msdnet] [--seeds 5]
+    python examples/exits_fashion_mnist.py [--quick] [--networks resnet msdnet] [--seeds 3]
                                            [--epochs 12] [--images 10000] [--out DIR]
 
 A small residual network and a small MSDNet are trained by each strategy for the same total number
@@ -9,7 +9,7 @@ is, with a temperature for each exit, and with score heads that learn who is rig
 (in the style of arXiv 2508.21495). Thresholds are fitted on validation images; every number is of
 test images. Runs that are in DIR already are not made again, so it can be stopped and gone on
 with. Needs laplex[exits] and Debian's dataset-fashion-mnist; --quick takes a minute, everything
-some three quarters of an hour on one core.
+some 40 minutes on one core.
 """
 
 from __future__ import annotations
