@@ -27,6 +27,11 @@ from laplex.early_exit.heads import make_head
 from laplex.early_exit.policies import Policy
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
 class Halves:
     """A scorer: how far the first logit is above 0."""
 
