@@ -18,6 +18,11 @@ from laplex.early_exit.timing import time_exits
 from laplex.nn import LaplexHead
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
 def convolutional():
     backbone = nn.Sequential(
         nn.Conv2d(1, 4, 3, padding=1),  # 8 x 8
