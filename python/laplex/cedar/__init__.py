@@ -8,10 +8,9 @@ imported when first used.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ..optional import require
+from ..lazy_packages import importer
 
 if TYPE_CHECKING:
     from . import baselines as baselines
@@ -60,17 +59,7 @@ _HOME: dict[str, str] = {
 _MODULES = ("baselines", "encoders", "metrics")
 _NEEDED = ("torch", "scipy", "sklearn", "safetensors")
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME and name not in _MODULES:
-        raise AttributeError(f"module 'laplex.cedar' has no attribute {name!r}")
-    for package in _NEEDED:
-        require(package, extra="cedar", feature=f"laplex.cedar.{name}")
-    if name in _MODULES:
-        return import_module(f".{name}", __name__)
-    value = getattr(import_module(_HOME[name], __name__), name)
-    globals()[name] = value
-    return value
+__getattr__ = importer(globals(), _HOME, _MODULES, needed=_NEEDED, extra="cedar")
 
 
 def __dir__() -> list[str]:

@@ -8,10 +8,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ..optional import require
+from ..lazy_packages import importer
 
 if TYPE_CHECKING:
     from . import dynamics as dynamics
@@ -168,17 +167,7 @@ _HOME: dict[str, str] = {
 _MODULES = ("dynamics", "heads", "networks")
 _NEEDED = ("torch", "scipy", "sklearn")
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME and name not in _MODULES:
-        raise AttributeError(f"module 'laplex.early_exit' has no attribute {name!r}")
-    for package in _NEEDED:
-        require(package, extra="exits", feature=f"laplex.early_exit.{name}")
-    if name in _MODULES:
-        return import_module(f".{name}", __name__)
-    value = getattr(import_module(_HOME[name], __name__), name)
-    globals()[name] = value
-    return value
+__getattr__ = importer(globals(), _HOME, _MODULES, needed=_NEEDED, extra="exits")
 
 
 def __dir__() -> list[str]:
