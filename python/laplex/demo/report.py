@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 import math
 from collections.abc import Iterable, Sequence
 from importlib.resources import files
@@ -13,6 +11,7 @@ from typing import cast
 
 from matplotlib.figure import Figure
 
+from laplex.data_uris import figure_uri
 from laplex.demo import figures
 from laplex.demo.covariance import CovarianceStudy
 from laplex.demo.datasets import ImageDataset
@@ -49,22 +48,22 @@ def render(
         machine=html.escape(machine),
         exactness=table(EXACTNESS_COLUMNS, exactness_rows(exactness)),
         timing=table(TIMING_COLUMNS, timing_rows(timings)),
-        scaling=embedded(figures.scaling(timings)),
+        scaling=_embedded(figures.scaling(timings)),
         task=html.escape(task(images, settings)),
         training=table(TRAINING_COLUMNS, training_rows(comparisons)),
         findings=html.escape(findings(comparisons)),
-        curves=embedded(figures.training_curves(comparisons)),
-        samples=embedded(figures.samples(images, run.network)),
+        curves=_embedded(figures.training_curves(comparisons)),
+        samples=_embedded(figures.samples(images, run.network)),
         ranks=table(RANK_COLUMNS, rank_rows(ranks)),
         starts=html.escape(starts_compared(by_name)),
-        kernel=embedded(figures.kernel(cast("LaplexLinear", layers[1]))),
-        anchors=embedded(
+        kernel=_embedded(figures.kernel(cast("LaplexLinear", layers[1]))),
+        anchors=_embedded(
             figures.anchors(cast("LaplexLinear", starts[1]), cast("LaplexLinear", layers[1]))
         ),
-        routing=embedded(figures.routing(cast("LaplexHead", layers[-1]), images.class_names)),
+        routing=_embedded(figures.routing(cast("LaplexHead", layers[-1]), images.class_names)),
         covariances=table(COVARIANCE_COLUMNS, covariance_rows(covariances)),
-        order=embedded(covariances.model.plot_order(images.train_images.shape[1:])),
-        completions=embedded(figures.completions(covariances)),
+        order=_embedded(covariances.model.plot_order(images.train_images.shape[1:])),
+        completions=_embedded(figures.completions(covariances)),
     )
 
 
@@ -246,8 +245,5 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     )
 
 
-def embedded(figure: Figure) -> str:
-    """Return the figure as a data URI."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+def _embedded(figure: Figure) -> str:
+    return figure_uri(figure, dpi=110)

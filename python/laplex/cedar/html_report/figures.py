@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
-
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -72,10 +69,3 @@ def recurrence(report: StabilityReport) -> Figure:
     ax.set_ylabel("axes")
     ax.spines[["top", "right"]].set_visible(False)
     return figure
-
-
-def embedded(figure: Figure) -> str:
-    """The figure as a data URI."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

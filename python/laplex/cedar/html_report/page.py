@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from laplex.data_uris import figure_uri
+
 from ..basis import random_rotation
 from ..estimator import CEDAR
 from ..metrics import mcc
@@ -64,8 +66,8 @@ def render(
         axes="\n".join(
             _card(axis, measured, known[axis], names, items, thumbnails) for axis in shown
         ),
-        firing=figures.embedded(figures.firing(measured.report)),
-        sizes=figures.embedded(figures.code_sizes(measured)),
+        firing=figure_uri(figures.firing(measured.report)),
+        sizes=figure_uri(figures.code_sizes(measured)),
         busiest=escape(_busiest(measured)),
     )
 
@@ -124,7 +126,7 @@ def _comparison(comparison: Comparison | None) -> str:
         "must gain nothing there: on Gaussian rows without structure over a random rotation, on "
         "Gaussian rows with the data's covariance over PCA.</p>",
         f'<img class=plot alt="Variance explained against the size of a code, by method" '
-        f'src="{figures.embedded(comparison.plot())}">',
+        f'src="{figure_uri(comparison.plot())}">',
     ]
     for part in comparison.table().split("\n\n"):
         lines = part.splitlines()
@@ -166,7 +168,7 @@ def _stability(found: StabilityReport | None, starts: int) -> str:
         )
     parts.append(
         f'<img class=plot alt="How many axes were found by how many starts" '
-        f'src="{figures.embedded(figures.recurrence(found))}">'
+        f'src="{figure_uri(figures.recurrence(found))}">'
     )
     return "\n".join(parts)
 

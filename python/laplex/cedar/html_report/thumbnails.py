@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import os
 from typing import Any
 
 import numpy as np
 
+from laplex.data_uris import picture_uri
 from laplex.optional import require
 
 #: Longest side of a thumbnail; what is no larger is kept pixel by pixel.
@@ -71,5 +71,4 @@ def _encoded(image: Any, pil: Any) -> tuple[str, bool]:
     form = "PNG" if rough or clear else "JPEG"
     buffer = io.BytesIO()
     small.save(buffer, format=form)
-    text = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return f"data:image/{form.lower()};base64,{text}", rough
+    return picture_uri(buffer.getvalue(), form.lower()), rough

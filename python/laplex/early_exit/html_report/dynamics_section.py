@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from html import escape
 
+from laplex.data_uris import picture_uri
+
 from ..command_line.study import Study
-from .figures import embedded_png
 from .pieces import heading, paragraph
 
 _MEANINGS = {
@@ -57,7 +58,7 @@ def dynamics(study: Study) -> str:
             parts += [
                 paragraph(run, "note"),
                 f'<img class=plot alt="{escape(alternative)}" '
-                f'src="{embedded_png(one.pictures[name])}">',
+                f'src="{picture_uri(one.pictures[name], "png")}">',
                 f"<details><summary>as a table</summary><pre>{escape(one.tables[name])}</pre>"
                 "</details>",
             ]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -73,18 +71,6 @@ def proxies(groups: Mapping[str, Sequence[Evaluation]]) -> Figure:
     handles = panels[0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside right upper", frameon=False, fontsize="small")
     return figure
-
-
-def embedded(figure: Figure) -> str:
-    """The figure as a data URI."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    return embedded_png(buffer.getvalue())
-
-
-def embedded_png(picture: bytes) -> str:
-    """A PNG file as a data URI."""
-    return "data:image/png;base64," + base64.b64encode(picture).decode("ascii")
 
 
 def _line(ax: Axes, found: Curve, colour: str, style: str, label: str, dearest: float) -> None:

@@ -9,8 +9,9 @@ from html import escape
 import numpy as np
 from matplotlib.figure import Figure
 
+from laplex.data_uris import figure_uri
+
 from ..arrays import Array
-from .figures import embedded
 
 UNDEFINED = "undefined"
 
@@ -73,4 +74,4 @@ def definitions(listed: Mapping[str, str]) -> str:
 
 def picture(figure: Figure, about: str) -> str:
     """An embedded picture, with what it shows for those who can't see it."""
-    return f'<img class=plot alt="{escape(about)}" src="{embedded(figure)}">'
+    return f'<img class=plot alt="{escape(about)}" src="{figure_uri(figure)}">'
