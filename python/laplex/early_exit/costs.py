@@ -231,7 +231,7 @@ def count_costs(
     unit = 2.0 if convention == "multiply-adds" else 1.0
     steps = np.diff(np.asarray([0, *marks], dtype=np.float64)) / unit
     costs = Costs(
-        exit_names=(*model.exit_names, "output"),
+        exit_names=model.output_names,
         segments=steps[0::2],
         heads=steps[1::2],
         convention=convention,

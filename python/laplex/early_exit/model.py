@@ -85,6 +85,11 @@ class MultiExitModel(nn.Module):
         """Number of exits, the backbone's own output included."""
         return len(self.exit_names) + 1
 
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Names of all exits in depth order: `exit_names`, then ``"output"``."""
+        return (*self.exit_names, "output")
+
     @classmethod
     def attach(
         cls,

@@ -70,9 +70,6 @@ class RealExits:
 
     def __init__(self, model: MultiExitModel, policy: Policy, cuts: Tensor, batch: int) -> None:
         self.model, self.policy, self.cuts, self.batch = model, policy, cuts, batch
-        self._begin()
-
-    def _begin(self) -> None:
         self.logits: Tensor | None = None
         self.exit_index: Tensor | None = None
         self.rows: Tensor | None = None  # which samples are still there

@@ -74,7 +74,7 @@ def cut_segments(model: MultiExitModel, example: Any, score: LearnedScore | None
                 f"the model changes {spec.target!r} in evaluation mode, which a file can't keep: "
                 "leave that state out of its forward"
             )
-    names = (*model.exit_names, "output")
+    names = model.output_names
     found = []
     inputs = tuple(tensors_of(example))
     for name, part in zip(names, _Cut(program, counts, names).modules(), strict=True):

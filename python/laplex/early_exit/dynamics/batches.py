@@ -109,9 +109,4 @@ def _first(x: Any, most: int) -> Any:
 def _classes(model: MultiExitModel, x: Any) -> int:
     """The number of classes, which all exits share."""
     with evaluating(model), torch.no_grad():
-        widths: list[int] = [logits.shape[1] for logits in model(x)]
-    if len(set(widths)) > 1:
-        raise ValueError(
-            f"exits disagree about the number of classes, {widths}: give them heads of one width"
-        )
-    return widths[0]
+        return int(model(x)[0].shape[1])

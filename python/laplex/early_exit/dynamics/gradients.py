@@ -227,7 +227,7 @@ def gradient_share(
     return GradientShare(
         shares=_shares(norms, power),
         norms=norms,
-        exit_names=(*model.exit_names, "output"),
+        exit_names=model.output_names,
         blocks=names,
         squared=squared,
         average=average,

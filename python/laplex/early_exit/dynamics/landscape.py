@@ -221,7 +221,7 @@ def loss_landscape(
         x=x,
         y=y,
         losses=losses.reshape(-1, *shape),
-        exit_names=(*model.exit_names, "output"),
+        exit_names=model.output_names,
         seed=seed if directions is None else None,
         samples=sums[0].samples,
     )

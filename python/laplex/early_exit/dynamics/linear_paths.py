@@ -223,7 +223,7 @@ def mode_connectivity(
         alphas=path.alphas,
         losses=np.stack([one.loss / one.samples for one in sums], axis=1),
         accuracies=np.stack([one.right / one.samples for one in sums], axis=1),
-        exit_names=(*model_a.exit_names, "output"),
+        exit_names=model_a.output_names,
         statistics=statistics if tracking_layers(model_a) else "none",
         samples=sums[0].samples,
     )

@@ -78,7 +78,7 @@ class PhaseModule(lightning.LightningModule):  # type: ignore[misc, name-defined
         self.steps = 0
         self.total_steps = math.inf
         exits = model.num_exits
-        self.names = (*model.exit_names, "output")
+        self.names = model.output_names
         self.trained = {
             "backbone": [exits - 1],
             "heads": list(range(exits - 1)),

@@ -176,7 +176,7 @@ def train(
             run.go(saved)
     finally:
         model.to(device)
-    names = (*model.exit_names, "output")
+    names = model.output_names
     return TrainingResult(names, phases, tuple(run.history))
 
 
