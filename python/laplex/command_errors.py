@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from laplex.optional import require
+from laplex.complete_files import remove_empty
+from laplex.optional import require_installed
 
 #: What users can mend: a package, a file, a value.
 MENDABLE: tuple[type[Exception], ...] = (ImportError, OSError, ValueError, TypeError)
@@ -39,13 +40,14 @@ def sentences(
     extra
         The extra of Laplex that installs the packages.
     needs
-        The packages to ask for before anything else.
+        The packages to ask for before anything else. They are looked for and not imported, so
+        that a mistyped path is answered before torch, which takes seconds.
     errors
         Which exceptions become sentences; others keep their traceback.
     """
     try:
         for package in needs:
-            require(package, extra=extra, feature=feature)
+            require_installed(package, extra=extra, feature=feature)
         with warnings.catch_warnings():
             warnings.simplefilter("default", UserWarning)
             warnings.showwarning = _show_warning
@@ -106,10 +108,21 @@ def result_folder(out: Path) -> Iterator[None]:
             raise OSError(f"--out {out} can't be written to: {error.strerror}") from error
         yield
     except BaseException:
-        for path in missing:
-            with suppress(OSError):
-                path.rmdir()  # only where it is empty
+        remove_empty(missing)
         raise
+
+
+def check_folder(out: Path) -> None:
+    """Check that `result_folder` can make a folder, leaving nothing behind.
+
+    Raises
+    ------
+    OSError
+        As `result_folder`.
+    """
+    missing = [path for path in (out, *out.parents) if not path.exists()]
+    with result_folder(out):
+        remove_empty(missing)
 
 
 def usable_device(name: str | None) -> str | None:

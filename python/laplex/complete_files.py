@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -17,18 +17,42 @@ def replacing(path: Path) -> Iterator[Path]:
     OSError
         It can't be written there; before anything else is done.
     """
-    folder = path.absolute().parent
-    if not folder.is_dir():
-        raise FileNotFoundError(f"can't write {path}: there is no folder {folder}")
-    if path.is_dir():
-        raise IsADirectoryError(f"can't write {path}: it is a folder")
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_bytes(b"")
-    except OSError as error:
-        raise OSError(f"can't write {path}: {error.strerror}") from error
+    check_writable(path)
+    part = _part(path)
     try:
         yield part
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def check_writable(path: Path) -> None:
+    """Check that a file can be written, leaving nothing behind.
+
+    Raises
+    ------
+    OSError
+        It can't.
+    """
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise FileNotFoundError(f"can't write {path}: there is no folder {folder}")
+    if path.is_dir():
+        raise IsADirectoryError(f"can't write {path}: it is a folder")
+    part = _part(path)
+    try:
+        part.write_bytes(b"")
+        part.unlink()
+    except OSError as error:
+        raise OSError(f"can't write {path}: {error.strerror}") from error
+
+
+def remove_empty(folders: Iterable[Path]) -> None:
+    """Remove those of some folders that are empty, innermost first as they are given."""
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()  # which refuses a folder with something in it
+
+
+def _part(path: Path) -> Path:
+    return path.with_name(path.name + ".part")

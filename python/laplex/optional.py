@@ -39,5 +39,21 @@ def require(module: str, extra: str, *, feature: str | None = None) -> ModuleTyp
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] != package:
             raise
-        message = f'{feature or "laplex"} needs {package}: pip install "laplex[{extra}]"'
-        raise ImportError(message, name=package) from error
+        raise _absent(package, extra, feature) from error
+
+
+def require_installed(package: str, extra: str, *, feature: str | None = None) -> None:
+    """Check that a package is there without importing it, which may take seconds.
+
+    Raises
+    ------
+    ImportError
+        As `require` does when the package is absent.
+    """
+    if not installed(package):
+        raise _absent(package, extra, feature)
+
+
+def _absent(package: str, extra: str, feature: str | None) -> ImportError:
+    message = f'{feature or "laplex"} needs {package}: pip install "laplex[{extra}]"'
+    return ImportError(message, name=package)

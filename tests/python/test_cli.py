@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 import laplex
@@ -140,3 +141,78 @@ def test_usage_errors(arguments):
     result = run(*arguments)
     assert result.returncode == 2
     assert "Usage" in result.stderr
+
+
+def test_python_m_laplex_is_the_command():
+    result = subprocess.run(
+        [sys.executable, "-m", "laplex", "--version"], capture_output=True, text=True, check=False
+    )
+    assert (result.returncode, result.stdout.strip()) == (0, laplex.__version__)
+
+
+MISTYPED = [
+    ["demo", "--data", "nothing"],
+    ["demo", "--out", "file"],
+    ["cedar", "fit", "nothing.npy", "--out", "model"],
+    ["cedar", "fit", "rows.npy", "--out", "file"],
+    ["cedar", "transform", "nothing", "rows.npy", "--out", "codes.npz"],
+    ["cedar", "transform", "model", "nothing.npy", "--out", "codes.npz"],
+    ["cedar", "transform", "model", "rows.npy", "--out", "nowhere/codes.npz"],
+    ["cedar", "name", "nothing", "--words", "file", "--text-embeddings", "rows.npy"],
+    ["cedar", "name", "model", "--words", "nothing", "--text-embeddings", "rows.npy"],
+    ["cedar", "name", "model", "--words", "file", "--text-embeddings", "nothing.npy"],
+    ["cedar", "name", "model", "--words", "file", "--text-embeddings", "rows.npy", "--out", "run"],
+    ["cedar", "report", "nothing", "rows.npy"],
+    ["cedar", "report", "model", "nothing.npy"],
+    ["cedar", "report", "model", "rows.npy", "--out", "nowhere/page.html"],
+    ["cedar", "report", "model", "rows.npy", "--items", "nothing"],
+    ["cedar", "report", "model", "rows.npy", "--images", "nothing"],
+    ["exits", "train", "nothing.yaml"],
+    ["exits", "train", "--data", "nothing"],
+    ["exits", "train", "--out", "file"],
+    ["exits", "train", "--resume", "--out", "nothing"],
+    ["exits", "evaluate", "nothing"],
+    ["exits", "evaluate", "run", "--out", "nowhere/page.html"],
+    ["exits", "analyze", "nothing"],
+    ["exits", "analyze", "run", "--other", "nothing"],
+    ["exits", "export", "nothing", "--out", "files"],
+    ["exits", "report", "nothing"],
+    ["exits", "report", "run", "--out", "nowhere/page.html"],
+]
+
+
+def test_a_mistyped_path_is_answered_before_torch_is_imported(tmp_path):
+    # Importing torch takes seconds; a mistyped path should not.
+    (tmp_path / "file").write_text("a word\n")
+    np.save(tmp_path / "rows.npy", np.zeros((1, 2)))
+    for folder, names in (
+        ("model", ["config.json", "model.safetensors"]),
+        ("run", ["config.yaml", "weights.pt"]),
+    ):
+        (tmp_path / folder).mkdir()
+        for name in names:
+            (tmp_path / folder / name).write_text("{}")
+    before = sorted(tmp_path.rglob("*"))
+    code = f"""
+import contextlib, io, os
+from laplex.cli import main
+os.chdir({str(tmp_path)!r})
+for arguments in {MISTYPED!r}:
+    sys.argv[1:] = arguments
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said):
+        try:
+            main()
+            status = 0
+        except SystemExit as end:
+            status = end.code
+    slow = [name for name in ("torch", "sklearn", "scipy") if name in sys.modules]
+    print(status, said.getvalue().count("\\n"), slow, *arguments, "|", said.getvalue().strip())
+"""
+    result = run(code=code)
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert len(lines) == len(MISTYPED)
+    for line, arguments in zip(lines, MISTYPED, strict=True):
+        assert line.startswith(f"1 1 [] {' '.join(arguments)} | error: "), line
+    assert sorted(tmp_path.rglob("*")) == before

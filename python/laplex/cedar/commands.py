@@ -13,12 +13,16 @@ import typer
 
 from laplex.command_errors import (
     caution,
+    check_folder,
     result_folder,
     sentences,
     shows_progress,
     stoppable,
     usable_device,
 )
+from laplex.complete_files import check_writable, replacing
+
+from .files import check_embeddings, check_model, list_pictures, read_embeddings, read_lines
 
 if TYPE_CHECKING:
     from .estimator import CEDAR
@@ -126,12 +130,14 @@ def fit(
 ) -> None:
     """Learn a change of basis from embeddings."""
     with _sentences("fit"):
-        from .estimator import CEDAR
-        from .files import read_embeddings
-
+        check_embeddings(embeddings)
         _distinct("--checkpoint", checkpoint, embeddings)
         if resume and checkpoint is None:
             raise ValueError("--resume needs the file to go on from: add --checkpoint FILE")
+        check_folder(out)
+
+        from .estimator import CEDAR
+
         rows = read_embeddings(embeddings, key)
         ks = sorted(set(k or [32]))
         if ks[-1] > rows.shape[1]:
@@ -183,12 +189,15 @@ def transform(
 ) -> None:
     """Write signed sparse codes of embeddings. Memory does not grow with .npy files."""
     with _sentences("transform"):
-        from .code_files import write_codes
-        from .files import read_embeddings
-
         if out.suffix not in (".npy", ".npz"):
             raise ValueError(f"--out {out} must end in .npz (sparse) or .npy (with all the zeros)")
         _distinct("--out", out, embeddings)
+        check_model(model)
+        check_embeddings(embeddings)
+        check_writable(out)
+
+        from .code_files import write_codes
+
         cedar = _load(model)
         rows = read_embeddings(embeddings, key)
         if k is not None and k > cedar.n_features_in_:
@@ -221,11 +230,21 @@ def name(
 ) -> None:
     """Name both ends of each axis by the nearest words."""
     with _sentences("name"):
-        from laplex.complete_files import replacing
+        check_model(model)
+        check_embeddings(text_embeddings)
+        listed = read_lines(words)
+        if out is not None:
+            check_writable(out)
 
         cedar = _load(model)
         names = _names(
-            cedar, words, text_embeddings, key=key, threshold=threshold, all_axes=all_axes
+            cedar,
+            words,
+            listed,
+            text_embeddings,
+            key=key,
+            threshold=threshold,
+            all_axes=all_axes,
         )
         if out is not None:
             with replacing(out) as part:
@@ -261,15 +280,21 @@ def report(
 ) -> None:
     """Write all there is to know of a model as one HTML file."""
     with _sentences("report", "matplotlib"):
-        from .files import list_pictures, read_embeddings, read_lines
-        from .html_report import report as write_report
-
         if (words is None) != (text_embeddings is None):
             raise ValueError("--words and --text-embeddings go together: pass both or neither")
-        cedar = _load(model)
-        rows = read_embeddings(embeddings, key)
+        check_model(model)
+        check_embeddings(embeddings)
+        if text_embeddings is not None:
+            check_embeddings(text_embeddings)
+        listed = None if words is None else read_lines(words)
         texts = None if items is None else read_lines(items)
         pictures = None if images is None else list_pictures(images)
+        check_writable(out)
+
+        from .html_report import report as write_report
+
+        cedar = _load(model)
+        rows = read_embeddings(embeddings, key)
         for what, path, found in (("--items", items, texts), ("--images", images, pictures)):
             if found is not None and len(found) != len(rows):
                 raise ValueError(
@@ -277,8 +302,8 @@ def report(
                     "rows: there must be one for each row, in the same order"
                 )
         names = None
-        if words is not None and text_embeddings is not None:
-            names = _names(cedar, words, text_embeddings)
+        if words is not None and listed is not None and text_embeddings is not None:
+            names = _names(cedar, words, listed, text_embeddings)
         with _about(embeddings):
             write_report(
                 cedar,
@@ -336,16 +361,16 @@ def _load(folder: Path) -> CEDAR:
 def _names(
     cedar: CEDAR,
     words: Path,
+    listed: list[str],
     text_embeddings: Path,
     *,
     key: str | None = None,
     threshold: float | None = None,
     all_axes: bool = False,
 ) -> AxisNames:
-    from .files import read_embeddings, read_lines
     from .naming import MIN_RESTARTS, name_axes
 
-    listed, texts = read_lines(words), read_embeddings(text_embeddings, key)
+    texts = read_embeddings(text_embeddings, key)
     _check_words(listed, words, texts, text_embeddings)
     unknown = len(cedar.bases_) < MIN_RESTARTS
     if unknown and not all_axes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import numpy.typing as npt
 from laplex.optional import require
 
 _INDEX = re.compile(r"__index_level_\d+__")
+#: The files of a model; see `laplex.cedar.storage`.
+CONFIG, TENSORS = "config.json", "model.safetensors"
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
@@ -40,17 +43,43 @@ def read_embeddings(path: Path, key: str | None = None) -> Any:
     ValueError
         It holds no embeddings, or several; the message says what to do.
     """
-    readers = {".npy": _npy, ".safetensors": _safetensors, ".parquet": _parquet}
-    if path.suffix not in readers:
-        raise ValueError(f"{path} must be one of {', '.join(readers)}: numpy.save writes the first")
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
-    found = readers[path.suffix](path, key)
+    check_embeddings(path)
+    found = _readers()[path.suffix](path, key)
     if len(found.shape) != 2 or 0 in found.shape:
         raise ValueError(
             f"{path} must hold embeddings [n, d], one in each row, got shape {list(found.shape)}"
         )
     return found
+
+
+def check_embeddings(path: Path) -> None:
+    """Check that a file that `read_embeddings` reads is there, without reading it.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    ValueError
+        It is of another kind.
+    """
+    if path.suffix not in _readers():
+        kinds = ", ".join(_readers())
+        raise ValueError(f"{path} must be one of {kinds}: numpy.save writes the first")
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+
+
+def check_model(folder: Path) -> None:
+    """Check that a folder holds the files of a model, without reading them.
+
+    Raises
+    ------
+    FileNotFoundError
+        One is missing.
+    """
+    for name in (CONFIG, TENSORS):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder} holds no model of CEDAR: there is no {name} in it")
 
 
 def read_lines(path: Path) -> list[str]:
@@ -91,6 +120,10 @@ def list_pictures(folder: Path) -> list[Path]:
 
 
 # --- inside ---------------------------------------------------------------------------------------
+
+
+def _readers() -> dict[str, Callable[[Path, str | None], Any]]:
+    return {".npy": _npy, ".safetensors": _safetensors, ".parquet": _parquet}
 
 
 def _npy(path: Path, key: str | None) -> npt.NDArray[Any]:

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from .. import _core
+from .files import CONFIG, TENSORS, check_model
 from .module import basis_of
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
     Model = TypeVar("Model", bound=CEDAR)
 
-CONFIG, TENSORS = "config.json", "model.safetensors"
 _FORMAT = 1
 _VECTORS = ("mean", "data_mean")
 _NUMBERS = ("k_", "n_iter_", "n_samples_seen_", "n_features_in_", "loss_curve_", "scale_")
@@ -61,9 +61,7 @@ def load(cls: type[Model], folder: str | os.PathLike[str]) -> Model:
         The files are broken, of another kind, or newer than this version of Laplex.
     """
     path = Path(folder)
-    for name in (CONFIG, TENSORS):
-        if not (path / name).is_file():
-            raise FileNotFoundError(f"{path} holds no model of CEDAR: there is no {name} in it")
+    check_model(path)
     try:
         config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
         form = config["format"]

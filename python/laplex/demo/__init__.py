@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from laplex import _core
-from laplex.optional import require
+from laplex.complete_files import remove_empty
+from laplex.optional import require_installed
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -85,27 +86,35 @@ def run_demo(
         or `seed` is out of range. Raised before the long part.
     """
     for package in ("torch", "rich", "matplotlib"):
-        require(package, extra="demo", feature="the demo")
-    from rich.console import Console
-    from rich.markup import escape
-
-    from laplex.demo import report
-    from laplex.demo.datasets import load_images
-    from laplex.demo.exactness import check_exactness
-    from laplex.demo.timing import time_operator
-    from laplex.demo.training import initial_ranks
+        require_installed(package, extra="demo", feature="the demo")
+    from laplex.demo.datasets import find_images, load_images
 
     if epochs is not None and epochs < 1:
         raise DemoInputError(f"epochs must be at least 1, got {epochs}")
     if not 0 <= seed <= MAX_SEED:
         raise DemoInputError(f"seed must be between 0 and {MAX_SEED}, got {seed}")
+    try:  # before torch is imported and anything is computed: it is what fails most easily
+        find_images(data)
+    except OSError as error:
+        raise DemoInputError(str(error)) from error
+    made = [path for path in (out, *out.parents) if not path.exists()]
+    page = _prepared(out)
+
+    from rich.console import Console
+    from rich.markup import escape
+
+    from laplex.demo import report
+    from laplex.demo.exactness import check_exactness
+    from laplex.demo.timing import time_operator
+    from laplex.demo.training import initial_ranks
+
     console = console or Console()
     begin = time.monotonic()
-    try:  # before the long part: it is what fails most easily
+    try:
         images = load_images(data)
     except (OSError, ValueError) as error:
+        remove_empty(made)
         raise DemoInputError(str(error)) from error
-    page = _prepared(out)
     settings = choose_settings(len(images.train_labels), epochs, quick)
     machine = describe_machine()
     console.print(

@@ -69,8 +69,25 @@ def load_images(source: str) -> ImageDataset:
     ValueError
         When a file is not in the IDX format or the files do not belong together.
     """
+    folder = find_images(source)
+    return _digits() if folder is None else _fashion_mnist(folder)
+
+
+def find_images(source: str) -> Path | None:
+    """Find the folder of the files that `load_images` would read, without reading them.
+
+    Returns
+    -------
+    Path or None
+        None for the digits, which come with scikit-learn.
+
+    Raises
+    ------
+    FileNotFoundError
+        When a file is not there; the message says how to get the set.
+    """
     if source == "digits":
-        return _digits()
+        return None
     if not source:
         raise FileNotFoundError(f"no name of a data set. {_HOW_TO_GET_IT}")
     folder = DEBIAN_FOLDER if source == "fashion-mnist" else Path(source).expanduser()
@@ -78,7 +95,9 @@ def load_images(source: str) -> ImageDataset:
         raise FileNotFoundError(f"{folder} is a file: pass the folder that it is in")
     if (folder / TORCHVISION_FOLDER).is_dir():
         folder = folder / TORCHVISION_FOLDER
-    return _fashion_mnist(folder)
+    for name in _FILES.values():
+        _find(folder, name)
+    return folder
 
 
 def _digits() -> ImageDataset:

@@ -10,11 +10,14 @@ import typer
 
 from laplex.command_errors import (
     caution,
+    check_folder,
     result_folder,
     sentences,
     shows_progress,
     stoppable,
 )
+from laplex.complete_files import check_writable
+from laplex.demo.datasets import find_images
 
 from .command_choices import (
     Calibration,
@@ -30,6 +33,7 @@ from .command_choices import (
     Split,
     Strategy,
 )
+from .run_folder import begun, check_finished
 from .run_settings import ABOUT, MAX_SEED, RunSettings, changed, read_settings
 
 if TYPE_CHECKING:
@@ -91,8 +95,6 @@ def train(
     Writes config.yaml (all settings), checkpoints, history.json and weights.pt into --out.
     """
     with _sentences("train", "pytorch_lightning", "torchmetrics"):
-        from .runs import begun, has_checkpoint, train_run
-
         options = {
             "data": data,
             "images": images,
@@ -111,6 +113,10 @@ def train(
         if resume and (out / "weights.pt").is_file():
             typer.echo(f"finished already: {out}")
             return
+        find_images(settings.data)
+        check_folder(out)
+
+        from .runs import has_checkpoint, train_run
 
         def going_on() -> str:
             if has_checkpoint(out):
@@ -168,11 +174,13 @@ def evaluate(
     seed alone are taken together.
     """
     with _sentences("evaluate", *_for_page(out)):
+        if out is not None and out.suffix not in (".html", ".json"):
+            raise ValueError(f"--out {out} must end in .html (a report) or .json (the numbers)")
+        _check_paths(runs, out)
+
         from .run_evaluation import evaluate_run
         from .study import Study
 
-        if out is not None and out.suffix not in (".html", ".json"):
-            raise ValueError(f"--out {out} must end in .html (a report) or .json (the numbers)")
         found = _opened(runs)
         for run in found:
             evaluate_run(
@@ -223,6 +231,8 @@ def analyze(
     Writes tables, numbers and pictures into the run's folder analysis.
     """
     with _sentences("analyze", "matplotlib"):
+        _check_paths([run] if other is None else [run, other])
+
         from ..dynamics import analyze as look_inside
         from .run_analysis import RunAnalysis
 
@@ -272,10 +282,12 @@ def export(
 ) -> None:
     """Write a network as one file for each segment, with a runner and an exit policy."""
     with _sentences("export"):
-        from ..deployment import export as write
-
         if threshold is not None and budget is not None:
             raise ValueError("--threshold and --budget exclude each other: pass one of them")
+        _check_paths([run])
+
+        from ..deployment import export as write
+
         (found,) = _opened([run])
         chosen = _policy(found, policy.value, calibration.value, threshold, budget)
         example = found.splits.example()
@@ -299,6 +311,8 @@ def report(
     Runs that `laplex exits evaluate` has not judged are judged first, with its defaults.
     """
     with _sentences("report", "matplotlib"):
+        _check_paths(runs, out)
+
         from ..html_report import write_page
         from .run_evaluation import RunEvaluation, evaluate_run
         from .study import Study
@@ -321,6 +335,14 @@ def _sentences(command: str, *more: str) -> AbstractContextManager[None]:
 
 def _for_page(out: Path | None) -> tuple[str, ...]:
     return ("matplotlib",) if out is not None and out.suffix == ".html" else ()
+
+
+def _check_paths(runs: list[Path], out: Path | None = None) -> None:
+    """Check folders of runs and the file of a result before torch is imported."""
+    for folder in runs:
+        check_finished(folder)
+    if out is not None:
+        check_writable(out)
 
 
 def _settings(

@@ -28,9 +28,8 @@ from ..training.strategies import Phase, phases_of
 from ..training.trainer import CHECKPOINT, train
 from .backbones import build_model
 from .datasets import ImageSplits, load_splits
+from .run_folder import CHECKPOINTS, CONFIG, HISTORY, WEIGHTS, check_finished
 from .run_settings import RunSettings, read_settings
-
-CONFIG, HISTORY, WEIGHTS, CHECKPOINTS = "config.yaml", "history.json", "weights.pt", "checkpoints"
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,14 +54,7 @@ class Run:
         ValueError
             There is none, or it is not finished.
         """
-        if not (folder / CONFIG).is_file():
-            there = "holds no run" if folder.is_dir() else "is no folder"
-            raise ValueError(f"{folder} {there}: pass one that `laplex exits train --out` wrote")
-        if not (folder / WEIGHTS).is_file():
-            raise ValueError(
-                f"the run in {folder} is not finished: go on with `laplex exits train --out "
-                f"{folder} --resume`"
-            )
+        check_finished(folder)
         return cls(folder, read_settings(folder / CONFIG))
 
     @property
@@ -175,11 +167,6 @@ def train_run(settings: RunSettings, out: Path, *, resume: bool, progress: bool)
     with replacing(out / WEIGHTS) as part:
         torch.save(model.state_dict(), part)
     return Run.open(out)
-
-
-def begun(out: Path) -> RunSettings | None:
-    """The settings of the run that was begun in a folder, if there is one."""
-    return read_settings(out / CONFIG) if (out / CONFIG).is_file() else None
 
 
 def has_checkpoint(out: Path) -> bool:
