@@ -6,7 +6,7 @@
 #   PYTEST_ARGS="-k nn"   arguments for pytest
 #   DEMO_ARGS="--quick"   arguments for laplex demo
 #   BENCH_ARGS="--quick"  arguments for the benchmarks
-#   JOBS=4                compiler processes at a time
+#   JOBS=4                processes at a time, of the compiler and of pytest
 #   CUDA_ARCHITECTURES=90 GPUs to compile for, where nvcc is; the default: those here, else 90
 #   WERROR=ON             compiler warnings are errors (as in CI)
 
@@ -18,6 +18,8 @@ BENCH_ARGS ?=
 JOBS ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 WERROR ?= $(if $(CI),ON,OFF)
 CUDA_ARCHITECTURES ?= $(if $(shell nvidia-smi -L 2>/dev/null),,90)
+NVCC := $(shell command -v nvcc 2>/dev/null)
+CCACHE := $(shell command -v ccache 2>/dev/null)
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -25,19 +27,23 @@ STAMPS := $(VENV)/stamps
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export CMAKE_BUILD_PARALLEL_LEVEL := $(JOBS)
 export CTEST_PARALLEL_LEVEL := $(JOBS)
-export CMAKE_ARGS := -DLAPLEX_WERROR=$(WERROR) $(if $(CUDA_ARCHITECTURES),-DLAPLEX_CUDA_ARCHITECTURES=$(CUDA_ARCHITECTURES))
+export CMAKE_ARGS := -DLAPLEX_WERROR=$(WERROR) $(if $(CUDA_ARCHITECTURES),-DLAPLEX_CUDA_ARCHITECTURES=$(CUDA_ARCHITECTURES)) \
+  $(if $(CCACHE),-DCMAKE_CXX_COMPILER_LAUNCHER=$(CCACHE) -DCMAKE_CUDA_COMPILER_LAUNCHER=$(CCACHE))
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check $(if $(CI),--quiet)
 INSTALL := $(PIP) install -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+# A process for each core, each with one thread: threads of several processes would wait for one another.
+PYTEST = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(CURDIR)/$(BIN)/python -m pytest -n $(JOBS)
 HEADING = @printf '\n=== %s ===\n'
 
 CPP_FILES := $(shell find cpp cuda python/bindings tests bench -name '*.hpp' -o -name '*.cpp' -o -name '*.cu')
 CMAKE_FILES := CMakeLists.txt CMakePresets.json $(wildcard cmake/*) \
   $(shell find cpp cuda python/bindings tests -name CMakeLists.txt -o -name '*.in')
+MODULE_FILES := $(shell find cpp cuda python/bindings -type f)
 PACKAGE_FILES := pyproject.toml README.md LICENSE $(CMAKE_FILES) \
   $(shell find cpp cuda python -type f -not -name '*.pyc')
 
-.PHONY: help demo test bench gpu lint lint-quick format test-cpp test-asan test-tsan test-consume test-cuda test-emulated \
+.PHONY: help demo test check build bench gpu lint lint-quick format test-cpp test-asan test-tsan test-consume test-cuda test-emulated \
   wheel test-python test-slow clean distclean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
@@ -48,7 +54,7 @@ help: ## this list
 demo: $(STAMPS)/demo ## learnable Laplace kernels on real images: one to three minutes, and the installs the first time
 	$(BIN)/laplex demo $(DEMO_ARGS)
 
-test: lint test-cpp test-emulated test-cuda test-consume test-asan test-tsan wheel test-python ## every check and every test
+test: lint test-cpp test-emulated test-cuda test-consume wheel test-python test-asan test-tsan ## every check and every test
 
 # --- virtual environment -------------------------------------------------------------------------
 
@@ -89,8 +95,7 @@ lint-quick: $(STAMPS)/dev ## the same without clang-tidy
 build/lint/clang-tidy: $(CPP_FILES) $(CMAKE_FILES) .clang-tidy $(STAMPS)/dev
 	$(HEADING) "clang-tidy"
 	tools/googletest.sh
-	$(BIN)/cmake --preset python -B build/lint -Dpybind11_ROOT="$$($(BIN)/python -m pybind11 --cmakedir)" \
-	  -DPython_EXECUTABLE="$(CURDIR)/$(BIN)/python"
+	$(BIN)/cmake --preset all -B build/lint -DLAPLEX_CUDA=OFF $(PYTHON_MODULE)
 	$(BIN)/run-clang-tidy.py -quiet -j $(JOBS) -p build/lint '/(cpp|bindings)/' \
 	  -extra-arg=-Wno-unknown-warning-option -extra-arg=-Wno-ignored-optimization-argument
 	@touch $@
@@ -100,36 +105,39 @@ format: $(STAMPS)/dev ## rewrite the sources the way lint wants them
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CPP_FILES)
 
+# --- build ---------------------------------------------------------------------------------------
+
+# One build, from which the C++ tests, the emulation, the CUDA tests, the consumer, the wheel and the
+# editable install take what they need: each file is compiled once, sanitizers apart.
+PYTHON_MODULE = -DPython_EXECUTABLE="$(CURDIR)/$(BIN)/python" -Dpybind11_ROOT="$$($(BIN)/python -m pybind11 --cmakedir)"
+FOR_PACKAGE := --no-build-isolation -C build-dir=build/all
+
+build: $(STAMPS)/dev ## compile everything: library, C++ tests, Python module and, where nvcc is, the CUDA backend
+	$(HEADING) "build"
+	tools/googletest.sh
+	$(if $(NVCC),tools/google_benchmark.sh)
+	$(BIN)/cmake --preset all $(CMAKE_ARGS) $(PYTHON_MODULE) -DLAPLEX_BUILD_BENCH=$(if $(NVCC),ON,OFF)
+	$(BIN)/cmake --build --preset all
+
 # --- C++ -----------------------------------------------------------------------------------------
 
-test-cpp: $(STAMPS)/build ## build the C++ library, run its tests
+test-cpp: build ## the C++ tests, those of the CUDA kernels' emulation too
 	$(HEADING) "C++ tests"
-	tools/googletest.sh
-	$(BIN)/cmake --preset release $(CMAKE_ARGS)
-	$(BIN)/cmake --build --preset release
-	$(BIN)/ctest --preset release
+	$(BIN)/ctest --preset all -E '^cuda$$'
 
-# In the build of test-cpp: the Python module with the CUDA kernels' emulation in place of a GPU.
+# The Python module with the CUDA kernels' emulation in place of a GPU.
 EMULATED := build/emulated
-test-emulated: $(STAMPS)/dev ## the torch operators on the CUDA kernels, which run on the host: no GPU needed
+test-emulated: build ## the torch operators on the CUDA kernels, which run on the host: no GPU needed
 	$(HEADING) "torch operators on the emulated CUDA kernels"
-	tools/googletest.sh
-	$(BIN)/cmake --preset release $(CMAKE_ARGS) -DLAPLEX_CUDA=EMULATED -DLAPLEX_BUILD_PYTHON=ON \
-	  -Dpybind11_ROOT="$$($(BIN)/python -m pybind11 --cmakedir)" -DPython_EXECUTABLE="$(CURDIR)/$(BIN)/python"
-	$(BIN)/cmake --build --preset release --target _core
 	rm -rf $(EMULATED) && mkdir -p $(EMULATED) && cp -R python/laplex $(EMULATED)
-	$(BIN)/cmake --install build/release --prefix $(EMULATED) --component python
-	cd $(EMULATED) && LAPLEX_EMULATED_CUDA=1 PYTHONPATH="$(CURDIR)/$(EMULATED)" $(CURDIR)/$(BIN)/python -m pytest \
+	$(BIN)/cmake --install build/all --prefix $(EMULATED) --component python_emulated
+	cd $(EMULATED) && LAPLEX_EMULATED_CUDA=1 PYTHONPATH="$(CURDIR)/$(EMULATED)" $(PYTEST) \
 	  -c "$(CURDIR)/pyproject.toml" --rootdir "$(CURDIR)" $(patsubst %,"$(CURDIR)/tests/python/%",test_cuda.py test_cuda_gram.py test_cuda_plan.py test_gram.py)
 
-ifneq ($(shell command -v nvcc 2>/dev/null),)
-test-cuda: $(STAMPS)/build ## compile the CUDA backend, its tests and benchmarks, where nvcc is; test it, where a GPU is
+ifdef NVCC
+test-cuda: build ## the CUDA backend is compiled, with its tests and benchmarks, where nvcc is; tested, where a GPU is
 	$(HEADING) "CUDA backend"
-	tools/googletest.sh
-	tools/google_benchmark.sh
-	$(BIN)/cmake --preset gpu $(CMAKE_ARGS)
-	$(BIN)/cmake --build --preset gpu --target laplex_cuda_tests laplex_cuda_bench
-	$(BIN)/ctest --preset gpu -R '^cuda$$'
+	$(BIN)/ctest --preset all -R '^cuda$$'
 else
 test-cuda:
 	$(HEADING) "CUDA backend: skipped, there is no nvcc"
@@ -155,25 +163,26 @@ test-tsan: $(STAMPS)/build ## the C++ tests under ThreadSanitizer
 	$(NO_ASLR) $(BIN)/cmake --build --preset tsan
 	$(NO_ASLR) $(BIN)/ctest --preset tsan
 
-test-consume: $(STAMPS)/build ## install the C++ library, build a project on it with find_package
+test-consume: build ## install the C++ library, build a project on it with find_package
 	$(HEADING) "a project that uses the installed C++ library"
-	tools/googletest.sh
-	$(BIN)/cmake --preset release $(CMAKE_ARGS)
-	$(BIN)/cmake --build --preset release --target laplex
 	rm -rf build/consume
-	$(BIN)/cmake --install build/release --prefix build/consume/prefix --component development
+	$(BIN)/cmake --install build/all --prefix build/consume/prefix --component development
 	$(BIN)/cmake -S tests/consume -B build/consume/project -G Ninja -DCMAKE_PREFIX_PATH="$(CURDIR)/build/consume/prefix"
 	$(BIN)/cmake --build build/consume/project
 	$(BIN)/ctest --test-dir build/consume/project --output-on-failure --no-tests=error
 
 # --- Python --------------------------------------------------------------------------------------
 
-wheel: build/wheel/tested ## sdist, wheel from the sdist, repaired; tried in a fresh environment with NumPy alone
+wheel: build/wheel/tested ## sdist and wheel, the wheel repaired and tried in a fresh environment with NumPy alone
 
-build/wheel/tested: $(PACKAGE_FILES) tests/consume/wheel.py $(STAMPS)/dev
+# The wheel is built here and not from the sdist, to compile nothing twice; it is the same, as the sdist
+# has every file that git has.
+build/wheel/tested: $(PACKAGE_FILES) tests/consume/wheel.py tests/consume/sdist.py | build
 	$(HEADING) "sdist and wheel"
 	rm -rf build/wheel
-	$(BIN)/python -m build --no-isolation --outdir build/wheel/dist
+	$(BIN)/python -m build --no-isolation --sdist --outdir build/wheel/dist
+	$(BIN)/python tests/consume/sdist.py build/wheel/dist/*.tar.gz
+	$(PIP) wheel --no-deps $(FOR_PACKAGE) --wheel-dir build/wheel/dist .
 ifeq ($(shell uname -s),Linux)
 	$(BIN)/auditwheel repair --wheel-dir build/wheel/repaired build/wheel/dist/*.whl
 else
@@ -185,18 +194,39 @@ endif
 	build/wheel/venv/bin/python -I tests/consume/wheel.py
 	@touch $@
 
+# The environment has one laplex: the wheel, or the source tree.
 $(STAMPS)/wheel: build/wheel/tested
 	$(PIP) install --force-reinstall --no-deps build/wheel/repaired/*.whl
 	$(INSTALL) "laplex[all]"
+	@rm -f $(STAMPS)/editable
 	@touch $@
 
 test-python: $(STAMPS)/wheel ## the Python tests, against the installed wheel
 	$(HEADING) "Python tests, against the installed wheel"
-	$(BIN)/pytest $(PYTEST_ARGS)
+	$(PYTEST) $(PYTEST_ARGS)
 
 test-slow: $(STAMPS)/wheel ## the examples on pretrained models in full: minutes
 	$(HEADING) "slow Python tests, against the installed wheel"
-	$(BIN)/pytest -m slow $(PYTEST_ARGS)
+	$(PYTEST) -m slow $(PYTEST_ARGS)
+
+# --- the quick loop ------------------------------------------------------------------------------
+
+check: $(STAMPS)/editable lint-quick ## after an edit: an editable install, lint-quick, the tests of what differs from git's HEAD (or BASE=main)
+	$(HEADING) "tests of what has changed"
+	$(BIN)/python tools/tests_of_changes.py $(BASE) > build/check
+	@cat build/check
+	if grep -q '^cpp$$' build/check; then \
+	  $(BIN)/cmake --build build/all --target laplex_tests && build/all/tests/cpp/laplex_tests --gtest_brief=1; fi
+	tests=$$(grep '[.]py$$' build/check | tr '\n' ' '); if [ -n "$$tests" ]; then $(PYTEST) $(PYTEST_ARGS) $$tests; fi
+
+# Anew after changes of what is compiled, not of Python.
+$(STAMPS)/editable: pyproject.toml $(CMAKE_FILES) $(MODULE_FILES) $(STAMPS)/dev
+	$(HEADING) "laplex, editable"
+	tools/googletest.sh
+	$(BIN)/cmake --preset all $(CMAKE_ARGS) $(PYTHON_MODULE)
+	$(PIP) install --no-deps $(FOR_PACKAGE) --editable .
+	@rm -f $(STAMPS)/wheel
+	@touch $@
 
 # --- benchmarks ----------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 # LAPLEX_CUDA: AUTO builds the CUDA backend where there is a compiler for it, ON fails without one, OFF
-# does not look. EMULATED is for tests: the backend's own kernels on the host, see tests/cuda/emulation.
-if(NOT LAPLEX_CUDA MATCHES "^(AUTO|ON|OFF|EMULATED)$")
-  message(FATAL_ERROR "LAPLEX_CUDA must be AUTO, ON, OFF or EMULATED, not \"${LAPLEX_CUDA}\".")
+# does not look.
+if(NOT LAPLEX_CUDA MATCHES "^(AUTO|ON|OFF)$")
+  message(FATAL_ERROR "LAPLEX_CUDA must be AUTO, ON or OFF, not \"${LAPLEX_CUDA}\".")
 endif()
 
 set(LAPLEX_HAS_CUDA OFF)

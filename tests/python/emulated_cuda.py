@@ -1,6 +1,6 @@
 """The CUDA path of the torch operators on CPU tensors, for machines without a GPU.
 
-A core built with -DLAPLEX_CUDA=EMULATED runs the CUDA kernels on the host. `install` sends CPU
+The module that CMake calls _core_emulated runs the CUDA kernels on the host. `install` sends CPU
 tensors there, so that tests exercise what CUDA tensors take: see `make test-emulated`.
 """
 
@@ -17,7 +17,7 @@ _STREAM = 7  # any number but that of no stream
 
 
 def install() -> None:
-    assert _core.has_cuda, "build laplex with -DLAPLEX_CUDA=EMULATED"
+    assert _core.has_cuda, "this is not the module _core_emulated: use `make test-emulated`"
 
     def takes(tensor: torch.Tensor) -> bool:
         return tensor.is_cpu
