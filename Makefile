@@ -44,7 +44,7 @@ PACKAGE_FILES := pyproject.toml README.md LICENSE $(CMAKE_FILES) \
   $(shell find cpp cuda python -type f -not -name '*.pyc')
 
 .PHONY: help demo test check build bench gpu lint lint-quick format test-cpp test-asan test-tsan test-consume test-cuda test-emulated \
-  wheel test-python test-slow clean distclean
+  wheel test-python test-slow test-settings clean distclean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -208,6 +208,9 @@ test-python: $(STAMPS)/wheel ## the Python tests, against the installed wheel
 test-slow: $(STAMPS)/wheel ## the examples on pretrained models in full: minutes
 	$(HEADING) "slow Python tests, against the installed wheel"
 	$(PYTEST) -m slow $(PYTEST_ARGS)
+
+test-settings: $(STAMPS)/wheel ## the Python tests as on other processors and under load: about an hour; see CONTRIBUTING.md
+	$(BIN)/python tools/test_settings.py --jobs $(JOBS) $(PYTEST_ARGS)
 
 # --- the quick loop ------------------------------------------------------------------------------
 

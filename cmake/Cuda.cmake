@@ -27,11 +27,15 @@ if(LAPLEX_CUDA MATCHES "^(AUTO|ON)$")
 endif()
 
 if(LAPLEX_HAS_CUDA)
-  # For the GPUs that are here, which takes two minutes of compiling; without any, for all there are, which
-  # takes a quarter of an hour. 90 and 120 come as PTX too: for what is newer.
+  # For the GPUs that are here. Without any, a choice that compiles in three minutes on two cores: machine
+  # code for compute capabilities 8.0 (which 8.6 and 8.9 run too) and 9.0, and PTX of 7.5, which the driver
+  # compiles for every other when it is first used. "release" is everything there is, for wheels that are
+  # handed out: a quarter of an hour.
   set(LAPLEX_CUDA_ARCHITECTURES "" CACHE STRING
-    "GPU architectures: a list as of CMAKE_CUDA_ARCHITECTURES; empty: of the GPUs here, or all")
-  if(LAPLEX_CUDA_ARCHITECTURES)
+    "GPU architectures: a list as of CMAKE_CUDA_ARCHITECTURES, or \"release\" for all; empty: of the GPUs here, or a few")
+  if(LAPLEX_CUDA_ARCHITECTURES STREQUAL "release")
+    set(CMAKE_CUDA_ARCHITECTURES 75-real 80-real 86-real 89-real 90 100-real 120)
+  elseif(LAPLEX_CUDA_ARCHITECTURES)
     set(CMAKE_CUDA_ARCHITECTURES ${LAPLEX_CUDA_ARCHITECTURES})
   elseif(laplex_chooses_architectures)
     find_program(LAPLEX_NVIDIA_SMI nvidia-smi)
@@ -42,11 +46,16 @@ if(LAPLEX_HAS_CUDA)
     if(status EQUAL 0 AND gpus MATCHES "GPU 0")
       set(CMAKE_CUDA_ARCHITECTURES native)
     else()
-      set(CMAKE_CUDA_ARCHITECTURES 75-real 80-real 86-real 89-real 90 100-real 120)
+      set(CMAKE_CUDA_ARCHITECTURES 75-virtual 80-real 90-real)
     endif()
   endif()
+  set(laplex_architectures ${CMAKE_CUDA_ARCHITECTURES})
+  if(CMAKE_CUDA_ARCHITECTURES STREQUAL "native" AND CMAKE_CUDA_ARCHITECTURES_NATIVE)
+    set(laplex_architectures ${CMAKE_CUDA_ARCHITECTURES_NATIVE})
+  endif()
+  list(JOIN laplex_architectures ", " LAPLEX_ARCHITECTURES) # for `laplex info`
   message(STATUS "Laplex ${PROJECT_VERSION}: CPU and CUDA ${CMAKE_CUDA_COMPILER_VERSION}, "
-                 "architectures ${CMAKE_CUDA_ARCHITECTURES}")
+                 "for architectures ${LAPLEX_ARCHITECTURES}")
 else()
   message(STATUS "Laplex ${PROJECT_VERSION}: CPU only (LAPLEX_CUDA=${LAPLEX_CUDA})")
 endif()

@@ -3,9 +3,9 @@
 
     tools/tests_of_changes.py [REVISION]
 
-What differs from REVISION (HEAD, if none is given) or is not yet known to git counts as changed. For
-each changed module these are the test files that import it, or else those that import what imports
-it, and so on: a quick check for `make check`, not a proof, which is `make test`.
+What differs from REVISION (HEAD, if none is given) or is not yet known to git counts as changed.
+For each changed module these are the test files that import it, or else those that import what
+imports it, and so on: a quick check for `make check`, not a proof, which is `make test`.
 """
 
 from __future__ import annotations

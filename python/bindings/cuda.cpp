@@ -39,6 +39,7 @@ void add_cuda(py::module_& m) {
 
 void add_cuda_info(py::dict& info) {
   info["cuda_compiled"] = false;
+  info["cuda_architectures"] = "";
   info["cuda_devices"] = py::list();
 }
 
@@ -244,6 +245,7 @@ void add_cuda(py::module_& m) {
 
 void add_cuda_info(py::dict& info) {
   info["cuda_compiled"] = true;
+  info["cuda_architectures"] = LAPLEX_ARCHITECTURES;
   py::list devices;
   for (int k = 0; k < cuda::device_count(); ++k) {
     devices.append(cuda::device_name(k));

@@ -328,6 +328,7 @@ class _Info(TypedDict):
     threads: int
     compiler: str
     cuda_compiled: bool
+    cuda_architectures: str
     cuda_devices: list[str]
     features: list[str]
 

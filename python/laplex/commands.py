@@ -104,7 +104,7 @@ def info() -> None:
         "instruction set in use": f"{core['isa']} (of {', '.join(core['isa_available'])})",
         "threads": core["threads"],
         "compiler": core["compiler"],
-        "CUDA": _cuda(core["cuda_compiled"], core["cuda_devices"]),
+        "CUDA": _cuda(core["cuda_compiled"], core["cuda_architectures"], core["cuda_devices"]),
         "Python": platform.python_version(),
         "NumPy": _version("numpy"),
         "torch": _version("torch"),
@@ -114,16 +114,17 @@ def info() -> None:
     Console(soft_wrap=True).print(table)
 
 
-def _cuda(compiled: bool, devices: list[str]) -> str:
+def _cuda(compiled: bool, architectures: str, devices: list[str]) -> str:
     if not compiled:
         return "not compiled in: this build computes on the CPU"
+    there = f"compiled for {architectures}"
     if devices:
-        return "; ".join(devices)
+        return f"{'; '.join(devices)} ({there})"
     try:
         _core.cuda_require_device()
     except RuntimeError as error:
-        return f"compiled in; {error}"
-    return "compiled in"
+        return f"{there}; {error}"
+    return there
 
 
 def _version(package: str) -> str:

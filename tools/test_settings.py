@@ -1,0 +1,106 @@
+#!/usr/bin/env python3
+"""Run the Python tests as other processors and loads would have them, and print a table.
+
+    tools/test_settings.py [--only NAME] [pytest arguments]
+
+The libraries below us choose their code by the processor: OpenBLAS (NumPy, SciPy), MKL and oneDNN
+(torch), ATen and NumPy's own loops. Each setting makes them choose otherwise; where this processor
+lacks what a setting asks for, the library falls back to what there is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import time
+from typing import NamedTuple
+
+#: NumPy's names of AVX-512, all of which go together.
+_AVX512 = "AVX512F,AVX512CD,AVX512_SKX,AVX512_CLX,AVX512_CNL,AVX512_ICL,AVX512_SPR"
+
+
+class Setting(NamedTuple):
+    """What one run of the tests is like."""
+
+    name: str
+    environment: str
+    threads: int = 1  # of each process
+    shuffled: bool = False
+    loaded: bool = False  # beside processes that keep every core busy
+
+
+SETTINGS = (
+    Setting("ATen default, Prescott", "ATEN_CPU_CAPABILITY=default OPENBLAS_CORETYPE=Prescott"),
+    Setting(
+        "ATen avx2, Haswell",
+        "ATEN_CPU_CAPABILITY=avx2 OPENBLAS_CORETYPE=Haswell",
+        threads=2,
+        shuffled=True,
+    ),
+    Setting(
+        "MKL, oneDNN and NumPy at AVX2, Zen",
+        "MKL_ENABLE_INSTRUCTIONS=AVX2 ONEDNN_MAX_CPU_ISA=AVX2 OPENBLAS_CORETYPE=Zen "
+        f"NPY_DISABLE_CPU_FEATURES={_AVX512}",
+        shuffled=True,
+    ),
+    Setting(
+        "SkylakeX, loaded", "OPENBLAS_CORETYPE=SkylakeX", threads=2, shuffled=True, loaded=True
+    ),
+    Setting(
+        "MKL and oneDNN at SSE4, Laplex baseline",
+        "MKL_ENABLE_INSTRUCTIONS=SSE4_2 ONEDNN_MAX_CPU_ISA=SSE41 LAPLEX_ISA=baseline",
+    ),
+)
+#: Keeps a processor busy.
+_BUSY = "while True: pass"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument(
+        "--only", default="", help="settings whose name contains this; default: all"
+    )
+    parser.add_argument(
+        "--jobs", default=str(os.cpu_count()), help="processes; default: one a core"
+    )
+    options, arguments = parser.parse_known_args()
+    rows = []
+    for name, environment, threads, shuffled, loaded in SETTINGS:
+        if options.only not in name:
+            continue
+        chosen = dict(pair.split("=", 1) for pair in environment.split())
+        load = [
+            subprocess.Popen([sys.executable, "-c", _BUSY])
+            for _ in range((os.cpu_count() or 1) * loaded)
+        ]
+        order = ["--random-order-bucket=module", "--random-order"] if shuffled else []
+        begin = time.monotonic()
+        try:
+            done = subprocess.run(
+                [sys.executable, "-m", "pytest", "-q", "-n", options.jobs, *order, *arguments],
+                env={**os.environ, **chosen, "OMP_NUM_THREADS": str(threads)},
+                stdout=subprocess.PIPE,
+                text=True,
+                check=False,
+            )
+        finally:
+            for process in load:
+                process.kill()
+        minutes = (time.monotonic() - begin) / 60
+        failed = re.findall(r"^(?:FAILED|ERROR) .*$", done.stdout, re.MULTILINE)
+        last = (done.stdout.strip().splitlines() or ["nothing"])[-1].strip("= ")
+        rows.append((name, threads, "random" if shuffled else "as written", last))
+        print(f"{name}: {last}, {minutes:.0f} minutes", *failed, sep="\n  ", flush=True)
+        if done.returncode != 0 and not failed:
+            print(done.stdout[-4000:])
+    print("\n| setting | threads | order | result |\n|---|---|---|---|")
+    for row in rows:
+        print("| " + " | ".join(map(str, row)) + " |")
+    return int(any("failed" in row[-1] or "error" in row[-1] for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
