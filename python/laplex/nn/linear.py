@@ -60,7 +60,7 @@ class LaplexLinear(KernelLayer):
     >>> layer = LaplexLinear(784, 256, heads=2)
     >>> layer(torch.randn(8, 784)).shape
     torch.Size([8, 256])
-    >>> layer.weight().shape, sum(p.numel() for p in layer.parameters())
+    >>> layer.weight.shape, sum(p.numel() for p in layer.parameters())
     (torch.Size([256, 784]), 5986)
     """
 
@@ -86,8 +86,6 @@ class LaplexLinear(KernelLayer):
             device=device,
             dtype=dtype,
         )
-        self.in_features = self.sources.shape[-1]
-        self.out_features = self.targets.shape[-1]
 
     def _draw_anchors(self) -> tuple[Tensor, Tensor]:
         return initial_anchors(
@@ -98,11 +96,6 @@ class LaplexLinear(KernelLayer):
         # Half the geometric mean of the line's length, 2, and the spacing of its in + out anchors:
         # each output starts as a mean over about sqrt(in) / 2 inputs.
         return 1 / math.sqrt(self.sources.shape[-1] + self.targets.shape[-1])
-
-    def _source_factor(
-        self, gain: Tensor, targets: Tensor, sources: Tensor, lengthscale: Tensor
-    ) -> Tensor:
-        return gain
 
     def extra_repr(self) -> str:
         """Text between the parentheses of ``repr``."""
