@@ -6,7 +6,7 @@ import itertools
 import math
 import operator
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import numpy as np
 import torch
@@ -17,7 +17,12 @@ from laplex.functional import check_flag
 from laplex.nn.anchors import InitialAnchors, validated
 from laplex.nn.frobenius import frobenius_norms
 from laplex.nn.kernel_product import column_sums, kernel_product, shared_out
+from laplex.nn.least_squares import nearest_kernels
+from laplex.progress import progress_bar
 from laplex.validation import MAX_DENSE_ENTRIES
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # typing has it from Python 3.11 on
 
 # One node of a torch.fx graph: traced through, its checks would meet proxies instead of tensors. It
 # is wrapped where it is called, as torch.fx looks in the caller's names.
@@ -50,6 +55,9 @@ class KernelLayer(nn.Module):
     source_phase: nn.Parameter | None
     source_gain: nn.Parameter
     bias: nn.Parameter | None
+
+    #: Relative error of the weight when `from_linear` made the layer; None for other layers.
+    fit_error: float | None = None
 
     #: Whether a source's gain is divided by its column's sum, so that it is shared out.
     _shares_out: ClassVar[bool] = False
@@ -271,6 +279,99 @@ class KernelLayer(nn.Module):
             linear.bias.copy_(self.bias)
         return linear.train(self.training)
 
+    @classmethod
+    @torch.no_grad()
+    def from_linear(
+        cls,
+        linear: nn.Linear,
+        *,
+        heads: int = 1,
+        phased: bool = True,
+        rounds: int = 4,
+        progress: bool = False,
+    ) -> Self:
+        r"""Make the layer whose weight is near a dense layer's, by least squares on the weight.
+
+        Minimises :math:`\|W - \sum_h \mathrm{Re}(K_h)\,\mathrm{diag}(s_h)\|_F` by descent from the
+        truncated singular value decomposition; see `laplex.nn.least_squares.nearest_kernels`. The
+        minimum it finds is a local one. It draws no random numbers. The bias is copied.
+
+        Parameters
+        ----------
+        linear : nn.Linear
+            Of any floating point dtype and device; the new layer has both, and its mode.
+        heads : int
+            Number of kernels. With phases each starts as two terms of the singular value
+            decomposition, without as one.
+        phased : bool
+            With carrier phases, as in the constructor.
+        rounds : int
+            At least 0. A round costs O(heads * out_features * in_features) some 80 times, and the
+            error falls with each, by less and less; 0 stops at the decomposition.
+        progress : bool
+            Draw a progress bar.
+
+        Returns
+        -------
+        KernelLayer
+            Of this class. Its `fit_error` is the Frobenius norm of the difference of the weights
+            relative to that of the dense one, at the time of the fit.
+
+        Raises
+        ------
+        TypeError
+            When `linear` is no ``nn.Linear``, or `heads` or `rounds` no integer.
+        ValueError
+            When the weight is not finite, `heads` is below 1 or `rounds` below 0.
+        """
+        if not isinstance(linear, nn.Linear):
+            raise TypeError(
+                f"linear must be a torch.nn.Linear, got {type(linear).__name__}: copy its weight "
+                "into one"
+            )
+        heads = count("heads", heads)
+        rounds = count("rounds", rounds, least=0)
+        check_flag("phased", phased)
+        check_flag("progress", progress)
+        weight = linear.weight.detach()
+        if weight.is_meta:
+            raise ValueError("linear is on the meta device, without values: move it to a real one")
+        if not weight.isfinite().all():
+            raise ValueError("linear.weight must be finite, but has NaN or infinite entries")
+        with torch.random.fork_rng(devices=[]):  # the initial values are overwritten
+            layer = cls(
+                linear.in_features,
+                linear.out_features,
+                heads=heads,
+                phased=phased,
+                bias=linear.bias is not None,
+                init="interlaced",
+                device=weight.device,
+                dtype=weight.dtype,
+            )
+        # In units of its largest entry, so that no square of an entry over- or underflows.
+        unit = weight.double().abs().max()
+        unit = torch.where(unit > 0, unit, 1.0)
+        scaled = weight.double() / unit
+        with progress_bar(progress, extra="demo") as report:
+            fit = nearest_kernels(
+                scaled.to(layer.targets.dtype), heads, phased=phased, rounds=rounds, report=report
+            )
+        gain = fit.factor
+        if cls._shares_out:
+            gain = gain * column_sums(fit.targets, fit.sources, fit.log_lengthscale.exp())
+        layer.source_gain.copy_(gain.double() * unit)
+        for name in GEOMETRY:
+            parameter = getattr(layer, name)
+            if parameter is not None:
+                parameter.copy_(getattr(fit, name))
+        if layer.bias is not None:
+            layer.bias.copy_(linear.bias)
+        difference = layer._dense_weight(torch.float64) / unit - scaled
+        norm = torch.linalg.norm(scaled).clamp(min=1.0)  # less than 1 only for a weight of zeros
+        layer.fit_error = float(torch.linalg.norm(difference) / norm)
+        return layer.train(linear.training)
+
     def __prepare_scriptable__(self) -> NoReturn:
         raise NotImplementedError(
             f"torch.jit.script cannot compile a {type(self).__name__}: replace it by the dense "
@@ -303,7 +404,7 @@ class KernelLayer(nn.Module):
     # ------------------------------------------------------------------------------- moves, display
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> KernelLayer:
-        exact = list(self._geometry())
+        exact = list(self.geometry())
         exact += [tensor.grad for tensor in exact if tensor.grad is not None]
 
         def move(tensor: Tensor) -> Tensor:
@@ -315,7 +416,7 @@ class KernelLayer(nn.Module):
         super()._apply(move, recurse)  # type: ignore[no-untyped-call]
         return self
 
-    def _geometry(self) -> Iterator[Tensor]:
+    def geometry(self) -> Iterator[Tensor]:
         """Tensors that hold the geometry, or what a parametrization or pruning makes it from."""
         tensors = itertools.chain(self.named_parameters(), self.named_buffers())
         for path, tensor in tensors:
@@ -358,12 +459,12 @@ class KernelLayer(nn.Module):
         )
 
 
-def count(name: str, value: int) -> int:
-    """Return `value` as a positive int, or raise an error that names the argument."""
+def count(name: str, value: int, *, least: int = 1) -> int:
+    """Return `value` as an int of at least `least`, or raise an error that names the argument."""
     try:
         value = operator.index(value)
     except TypeError:
         raise TypeError(f"{name} must be an integer, got {value!r}") from None
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
     return value
