@@ -435,11 +435,12 @@ class KernelLayer(nn.Module):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        if strict and f"{prefix}weight" in state_dict:
+        # With strict=False too, as for a wrong shape: the layer would silently stay as it was drawn.
+        if f"{prefix}weight" in state_dict:
             error_msgs.append(
                 f"{prefix}weight is a dense matrix, which a {type(self).__name__} does not hold: "
                 "load it into an nn.Linear and convert that with "
-                f"{type(self).__name__}.from_linear(linear, heads=...)."
+                f"{type(self).__name__}.from_linear(linear, heads=...), or leave the key out."
             )
         super()._load_from_state_dict(
             state_dict,

@@ -63,7 +63,8 @@ def param_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
         if isinstance(module, KernelLayer)
         for tensor in module.geometry()
     }
-    decayed, others = [], []
+    decayed: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for parameter in model.parameters():
         suits = parameter.dim() >= 2 and id(parameter) not in geometry
         (decayed if suits else others).append(parameter)
@@ -76,6 +77,7 @@ def param_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
 def _decay(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"weight_decay must be a number, got {value!r}")
-    if not 0 <= value < math.inf:
+    decay = float(value)
+    if not 0 <= decay < math.inf:
         raise ValueError(f"weight_decay must be finite and at least 0, got {value}")
-    return float(value)
+    return decay
