@@ -178,7 +178,7 @@ class KernelLayer(nn.Module):
         ValueError
             When the last dimension of `input` has the wrong size.
         """
-        if torch.onnx.is_in_onnx_export():  # where there are matrices and no sorted products
+        if _on_the_way_to_onnx():  # where there are matrices and no sorted products
             return nn.functional.linear(input, self.weight, self.bias)
         targets, sources = self._anchors()
         return kernel_product(
@@ -458,6 +458,12 @@ class KernelLayer(nn.Module):
             f"heads={self.heads}, phased={self.phased}, bias={self.bias is not None}, "
             f"init={self.init!r}"
         )
+
+
+# Dynamo, of itself, takes torch's answer for False.
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _on_the_way_to_onnx() -> bool:
+    return torch.onnx.is_in_onnx_export()
 
 
 def count(name: str, value: int, *, least: int = 1) -> int:
