@@ -64,7 +64,7 @@ def test_rounds_lower_the_error(cls, phased):
 
 
 def test_it_ends_below_low_rank_of_equal_size():
-    # docs/layers.md has the margin on trained weights and white noise: 1 to 17 %.
+    # docs/layers.md has it on trained weights; white noise of this size leaves more room.
     weight = torch.randn(48, 48)
     layer = LaplexLinear.from_linear(linear_of(weight, bias=False), heads=4)
     parameters = sum(parameter.numel() for parameter in layer.parameters())

@@ -16,7 +16,7 @@ from laplex import Plan
 from laplex.functional import check_flag
 from laplex.nn.anchors import InitialAnchors, validated
 from laplex.nn.frobenius import frobenius_norms
-from laplex.nn.kernel_product import column_sums, kernel_product, shared_out
+from laplex.nn.kernel_product import column_sums, cosines, kernel_product, shared_out
 from laplex.nn.least_squares import nearest_kernels
 from laplex.progress import progress_bar
 from laplex.validation import MAX_DENSE_ENTRIES
@@ -249,8 +249,9 @@ class KernelLayer(nn.Module):
             kernel = torch.exp(-(targets[head, :, None] - sources[head]).abs() / lengthscale[head])
             factor = shared_out(gain[head], kernel.sum(0)) if self._shares_out else gain[head]
             if self.target_phase is not None and self.source_phase is not None:
-                phases = self.target_phase.to(dtype), self.source_phase.to(dtype)
-                kernel = kernel * torch.cos(phases[0][head, :, None] - phases[1][head])
+                kernel = kernel * cosines(
+                    self.target_phase[head].to(dtype), self.source_phase[head].to(dtype)
+                )
             total = total + kernel * factor
         return total
 
@@ -435,7 +436,7 @@ class KernelLayer(nn.Module):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        # With strict=False too, as for a wrong shape: the layer would silently stay as it was drawn.
+        # With strict=False too, as for a wrong shape: the layer would stay as it was drawn.
         if f"{prefix}weight" in state_dict:
             error_msgs.append(
                 f"{prefix}weight is a dense matrix, which a {type(self).__name__} does not hold: "

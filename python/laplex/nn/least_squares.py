@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from laplex.nn.kernel_product import cosines
 from laplex.progress import Report
 
 #: Places tried for each anchor, and angles for each target's phase.
@@ -49,7 +50,7 @@ class KernelSum:
         """Re(K_h), Tensor [n, m]."""
         distance = (self.targets[head, :, None] - self.sources[head]).abs()
         modulus = torch.exp(-distance / self.log_lengthscale[head].exp())
-        return modulus * torch.cos(self.target_phase[head, :, None] - self.source_phase[head])
+        return modulus * cosines(self.target_phase[head], self.source_phase[head])
 
     def part(self, head: int) -> Tensor:
         """Re(K_h) diag(s_h), Tensor [n, m]."""
