@@ -94,7 +94,7 @@ def test_a_matrix_of_the_class_is_found_in_part(cls):
     assert again.fit_error < 0.75 * low_rank_error(layer.weight.detach(), 3)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     cls=st.sampled_from(CLASSES),
     n=st.integers(1, 7),
@@ -148,6 +148,13 @@ def test_it_can_be_trained_on():
     torch.testing.assert_close(layer.routing().sum(1), torch.ones(2, 9))
     layer(torch.randn(4, 9)).square().sum().backward()
     assert all(parameter.grad.isfinite().all() for parameter in layer.parameters())
+    assert layer.targets.grad.any()
+
+
+def test_in_inference_mode():
+    with torch.inference_mode():
+        layer = LaplexLinear.from_linear(nn.Linear(4, 3), rounds=1)
+    layer(torch.randn(2, 4)).sum().backward()
     assert layer.targets.grad.any()
 
 

@@ -281,6 +281,7 @@ class KernelLayer(nn.Module):
         return linear.train(self.training)
 
     @classmethod
+    @torch.inference_mode(False)  # which forbids the descent, and would mark the new parameters
     @torch.no_grad()
     def from_linear(
         cls,
