@@ -17,7 +17,7 @@ from drop_in_cases import (
     made_dense,
     with_kernels,
 )
-from laplex.nn import LaplexHead, LaplexLinear
+from laplex.nn import LaplexHead, LaplexLinear, kernel_layer
 from laplex.nn.kernel_layer import GEOMETRY
 
 CLASSES = [LaplexLinear, LaplexHead]
@@ -125,10 +125,11 @@ def first(output):
 
 @pytest.mark.filterwarnings("ignore:.*nested tensors is in prototype:UserWarning")
 @pytest.mark.filterwarnings("ignore:enable_nested_tensor is True:UserWarning")
+@pytest.mark.parametrize("cls", CLASSES)
 @pytest.mark.parametrize("name", MODULES)
-def test_modules_compute_what_they_do_with_the_dense_layers(name):
+def test_modules_compute_what_they_do_with_the_dense_layers(name, cls):
     build, call = MODULES[name]
-    module = with_kernels(build())
+    module = with_kernels(build(), cls=cls)
     assert kernel_layers(module)
     dense = made_dense(module)
     arguments = call()
@@ -163,6 +164,20 @@ def test_the_encoder_takes_its_fast_path(monkeypatch):
     assert calls
     # Float32 outputs of a layer norm, of size about 1, through some hundred roundings.
     torch.testing.assert_close(quick, slow, rtol=0, atol=1e-5)
+
+
+def test_without_the_fast_path_the_encoder_calls_the_layers(monkeypatch):
+    encoder = with_kernels(encoder_layer()).eval()
+    encoder.self_attn.out_proj = encoder.self_attn.out_proj.to_linear()
+    monkeypatch.setattr(kernel_layer, "MAX_DENSE_ENTRIES", 1)  # so that reading a weight raises
+    with torch.no_grad(), pytest.raises(MemoryError, match="dense weight"):
+        encoder(tokens())
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.no_grad():
+            assert encoder(tokens()).isfinite().all()
+    finally:
+        torch.backends.mha.set_fastpath_enabled(True)
 
 
 def test_adaptive_softmax_predicts_the_same():

@@ -15,7 +15,7 @@ from drop_in_cases import (  # noqa: E402  (transformers has to be there)
     made_dense,
     with_kernels,
 )
-from laplex.nn import LaplexLinear  # noqa: E402
+from laplex.nn import LaplexHead, LaplexLinear  # noqa: E402
 
 IDS = torch.tensor([[5, 6, 7, 8, 9], [9, 3, 4, 1, 1]])
 MASK = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
@@ -172,6 +172,17 @@ def test_state_is_saved_and_loaded(build):
             torch.testing.assert_close(ours, theirs, **CLOSE)
 
 
+@pytest.mark.parametrize("build", [bert, distilbert, vit])
+def test_a_head_of_laplace_kernels_classifies(build):
+    model, inputs = build()
+    model.classifier = LaplexHead(16, 2, heads=2)
+    model.double()
+    output = model(**inputs)
+    torch.testing.assert_close(output.logits, made_dense(model)(**inputs).logits, **CLOSE)
+    output.logits.square().sum().backward()
+    assert_gradients_reach_the_anchors(model)
+
+
 @pytest.mark.parametrize("build", CAUSAL)
 def test_causal_models_generate_the_same(build):
     model, _ = made(build)
@@ -202,6 +213,12 @@ def test_blocks_can_start_from_the_dense_weights(build):
     output = model(**inputs)
     for ours, theirs in zip(tensors(output), tensors(made_dense(model)(**inputs)), strict=True):
         torch.testing.assert_close(ours, theirs, **CLOSE)
+
+
+def test_a_tied_head_of_t5_is_refused_when_it_is_tied_again():
+    model, _ = made(t5)
+    with pytest.raises(AttributeError, match=r"weight of a LaplexLinear .* cannot be set, tied"):
+        model.tie_weights()
 
 
 def test_a_tied_head_is_refused_by_a_sentence():

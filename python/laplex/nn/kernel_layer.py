@@ -308,8 +308,8 @@ class KernelLayer(nn.Module):
         phased : bool
             With carrier phases, as in the constructor.
         rounds : int
-            At least 0. A round costs O(heads * out_features * in_features) some 80 times, and the
-            error falls with each, by less and less; 0 stops at the decomposition.
+            At least 0, which leaves it at the decomposition. A round takes as long as a few hundred
+            readings of `weight`; each lowers the error, by less and less.
         progress : bool
             Draw a progress bar.
 
