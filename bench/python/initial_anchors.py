@@ -41,7 +41,7 @@ def ranks(variant: Variant, heads: int, inputs: int, classes: int) -> tuple[str,
     layer = network[3]
     assert isinstance(layer, LaplexLinear)
     layer.double()  # in float32 the roundings of the entries would count as rank
-    weight = layer.weight().detach()
+    weight = layer.weight.detach()
     return f"{np.mean(layer.rank()):.0f}", str(int(torch.linalg.matrix_rank(weight)))
 
 

@@ -47,7 +47,7 @@ def moved(layer):
 def test_forward_is_multiplication_by_weight(cls, heads, phased, shape):
     layer = moved(cls(17, 11, heads=heads, phased=phased, dtype=torch.float64))
     v = torch.randn(shape, dtype=torch.float64)
-    expected = nn.functional.linear(v, layer.weight(), layer.bias)
+    expected = nn.functional.linear(v, layer.weight, layer.bias)
     torch.testing.assert_close(layer(v), expected, rtol=1e-12, atol=1e-12)
 
 
@@ -59,7 +59,7 @@ def test_gradients_are_those_of_the_dense_weight(cls, heads, phased):
     inputs = [v, *layer.parameters()]
     ours = torch.autograd.grad((layer(v) * g).sum(), inputs)
     dense = torch.autograd.grad(
-        (nn.functional.linear(v, layer.weight(), layer.bias) * g).sum(), inputs
+        (nn.functional.linear(v, layer.weight, layer.bias) * g).sum(), inputs
     )
     names = ["input", *(name for name, _ in layer.named_parameters())]
     for name, a, b in zip(names, ours, dense, strict=True):
@@ -71,7 +71,7 @@ def test_gradients_are_those_of_the_dense_weight(cls, heads, phased):
 def test_weight_is_the_documented_formula():
     layer = moved(LaplexLinear(3, 2, heads=2, dtype=torch.float64))
     layer.requires_grad_(False)
-    weight = layer.weight()
+    weight = layer.weight
     for i in range(2):
         for j in range(3):
             entry = sum(
@@ -89,7 +89,7 @@ def test_routing_is_a_softmax_over_classes():
     assert routing.shape == (2, 5, 13)
     torch.testing.assert_close(routing.sum(1), torch.ones(2, 13, dtype=torch.float64))
     weight = (routing * head.source_gain[:, None, :]).sum(0)
-    torch.testing.assert_close(head.weight(), weight, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(head.weight, weight, rtol=1e-12, atol=1e-12)
 
 
 def test_features_far_outside_keep_their_route():
@@ -98,7 +98,7 @@ def test_features_far_outside_keep_their_route():
         head.sources[0, :2] = torch.tensor([1e6, -1e6])
     assert torch.isfinite(head(torch.randn(4, 6))).all()
     kernel = head.routing()[0] * torch.cos(head.target_phase[0, :, None] - head.source_phase[0])
-    torch.testing.assert_close(head.weight(), kernel * head.source_gain[0], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(head.weight, kernel * head.source_gain[0], rtol=1e-5, atol=1e-6)
     near = copy.deepcopy(head)
     near.sources[0, :2] = torch.stack([head.targets[0].max() + 1, head.targets[0].min() - 1])
     torch.testing.assert_close(near.routing(), head.routing())
@@ -114,7 +114,7 @@ def test_features_in_a_gap_have_no_route_and_no_overflow():
             head.source_gain.fill_(100.0)
         output = head(torch.full((2,), 100.0))
         torch.testing.assert_close(output, torch.tensor([0.0, logit, 0.0]))
-        assert head.weight().isfinite().all()
+        assert head.weight.isfinite().all()
         head.zero_grad()
         output.sum().backward()
         assert all(parameter.grad.isfinite().all() for parameter in head.parameters())
@@ -162,7 +162,7 @@ def test_rank_is_that_of_the_matrix():
     layer = LaplexLinear(30, 30, phased=False, init="random", dtype=torch.float64)
     with torch.no_grad():  # a short lengthscale keeps the small singular values from looking like 0
         layer.log_lengthscale.fill_(math.log(0.01))
-    assert layer.rank() == [int(torch.linalg.matrix_rank(layer.weight(), rtol=1e-13))]
+    assert layer.rank() == [int(torch.linalg.matrix_rank(layer.weight, rtol=1e-13))]
 
 
 @pytest.mark.parametrize("at_ends", [False, True])
@@ -184,12 +184,12 @@ def test_outputs_start_with_unit_variance(cls, heads, phased, init):
     # |W|_F^2 / out is the outputs' mean variance for white inputs. One head: exact. Several: cross
     # terms are zero on average only, so average over layers.
     wide = cls(200, 30, heads=heads, phased=phased, init=init, dtype=torch.float64)
-    norms = torch.stack([wide.weight().square().sum() / 30])
+    norms = torch.stack([wide.weight.square().sum() / 30])
     if heads == 1:
         torch.testing.assert_close(norms, torch.ones_like(norms), rtol=1e-12, atol=0)
     else:
         more = [
-            cls(200, 30, heads=heads, phased=phased, init=init).weight().square().sum() / 30
+            cls(200, 30, heads=heads, phased=phased, init=init).weight.square().sum() / 30
             for _ in range(60)
         ]
         assert 0.9 < sum(value.item() for value in more) / len(more) < 1.1
@@ -202,7 +202,7 @@ def test_head_norms_are_frobenius_norms(cls, heads, phased):
         alone = copy.deepcopy(layer)
         with torch.no_grad():
             alone.source_gain.mul_(torch.arange(heads)[:, None] == head)
-        torch.testing.assert_close(norm, torch.linalg.norm(alone.weight()), rtol=1e-12, atol=0)
+        torch.testing.assert_close(norm, torch.linalg.norm(alone.weight), rtol=1e-12, atol=0)
 
 
 def test_same_seed_same_layer_and_heads_differ():
@@ -269,7 +269,7 @@ def test_half_precision_moves_leave_the_geometry_unrounded(cls, half):
 def test_made_in_half_precision(half):
     layer = LaplexLinear(40, 12, dtype=half)
     assert {getattr(layer, name).dtype for name in GEOMETRY} == {torch.float32}
-    assert layer.source_gain.dtype == layer.weight().dtype == half
+    assert layer.source_gain.dtype == layer.weight.dtype == half
     layer(torch.randn(3, 40, dtype=half)).float().sum().backward()
     assert all(torch.isfinite(p.grad).all() for p in layer.parameters())
 

@@ -51,7 +51,7 @@ def samples(images: ImageDataset, network: nn.Module, count: int = 20) -> Figure
 def kernel(layer: LaplexLinear) -> Figure:
     """Draw a layer's dense weight, and one head's kernel with rows and columns in anchor order."""
     with torch.no_grad():
-        weight = layer.weight()
+        weight = layer.weight
         row_order, column_order = layer.targets[0].argsort(), layer.sources[0].argsort()
         distance = (layer.targets[0, :, None] - layer.sources[0]).abs()
         modulus = torch.exp(-distance / layer.lengthscale[0])

@@ -272,7 +272,7 @@ def initial_ranks(images: ImageDataset, settings: Settings, seed: int) -> list[R
                         f"{inputs} -> {outputs}",
                         min(inputs, outputs),
                         sum(ranks) / len(ranks),
-                        int(torch.linalg.matrix_rank(layer.weight().detach())),
+                        int(torch.linalg.matrix_rank(layer.weight.detach())),
                     )
                 )
     return rows

@@ -2,6 +2,7 @@
 
 `LaplexLinear` is a drop-in for `torch.nn.Linear` with O(heads * (in + out)) parameters;
 `LaplexHead` is a classification head that reads as soft routing of features to classes.
+`param_groups` keeps an optimiser's weight decay off their anchors.
 """
 
 from __future__ import annotations
@@ -12,5 +13,6 @@ require("torch", extra="torch", feature="laplex.nn")
 
 from laplex.nn.head import LaplexHead  # noqa: E402  (torch has to be there first)
 from laplex.nn.linear import LaplexLinear  # noqa: E402
+from laplex.nn.parameter_groups import param_groups  # noqa: E402
 
-__all__ = ["LaplexHead", "LaplexLinear"]
+__all__ = ["LaplexHead", "LaplexLinear", "param_groups"]

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from laplex.functional import matvec
 from laplex.nn.anchors import initial_anchors
 from laplex.nn.kernel_layer import KernelLayer, count
 
@@ -60,6 +59,8 @@ class LaplexHead(KernelLayer):
     torch.Size([1, 10, 64])
     """
 
+    _shares_out = True
+
     def __init__(
         self,
         in_features: int,
@@ -82,8 +83,7 @@ class LaplexHead(KernelLayer):
             device=device,
             dtype=dtype,
         )
-        self.in_features = self.sources.shape[-1]
-        self.num_classes = self.targets.shape[-1]
+        self.num_classes = self.out_features
 
     def _draw_anchors(self) -> tuple[Tensor, Tensor]:
         return initial_anchors(
@@ -99,17 +99,9 @@ class LaplexHead(KernelLayer):
 
     def _anchors(self) -> tuple[Tensor, Tensor]:
         # Exact, and it keeps exp from underflowing for features far outside.
-        lowest, highest = self.targets.aminmax(dim=-1, keepdim=True)
-        return self.targets, self.sources.clamp(lowest, highest)
-
-    def _source_factor(
-        self, gain: Tensor, targets: Tensor, sources: Tensor, lengthscale: Tensor
-    ) -> Tensor:
-        normaliser = matvec(torch.ones_like(targets), sources, targets, lengthscale=lengthscale)
-        # Below this the factor's derivative, gain / normaliser^2, would overflow: no route.
-        least = torch.finfo(normaliser.dtype).tiny ** 0.4
-        reached = normaliser > least
-        return torch.where(reached, gain / torch.where(reached, normaliser, 1.0), 0.0)
+        targets = self.targets
+        lowest, highest = targets.amin(-1, keepdim=True), targets.amax(-1, keepdim=True)
+        return targets, self.sources.clamp(lowest, highest)
 
     def routing(self) -> Tensor:
         """Routing of every head, Tensor [heads, num_classes, in_features]; columns sum to 1."""

@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from laplex import Plan
-from laplex.functional import check_flag, check_tensor, matvec
+from laplex.functional import check_flag
 from laplex.nn.anchors import InitialAnchors, validated
 from laplex.nn.frobenius import frobenius_norms
+from laplex.nn.kernel_product import column_sums, cosines, kernel_product, shared_out
+from laplex.nn.least_squares import nearest_kernels
+from laplex.progress import progress_bar
+from laplex.validation import MAX_DENSE_ENTRIES
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # typing has it from Python 3.11 on
+
+# One node of a torch.fx graph: traced through, its checks would meet proxies instead of tensors. It
+# is wrapped where it is called, as torch.fx looks in the caller's names.
+torch.fx.wrap("kernel_product")
 
 #: Parameters that say where things are. They stay in float32 when the layer moves to a half
 #: precision: anchors that round to one place are tied, and no gradient parts a tied pair again.
 GEOMETRY = ("targets", "sources", "log_lengthscale", "target_phase", "source_phase")
 _HALF = (torch.float16, torch.bfloat16)
-_DOUBLE = (torch.float64, torch.complex128)
 
 
 class KernelLayer(nn.Module):
@@ -28,8 +40,8 @@ class KernelLayer(nn.Module):
     .. math::
         \mathrm{Re}(K_h)_{ij} = e^{-|x_{hi} - y_{hj}| / \ell_h} \cos(\theta_{hi} - \phi_{hj})
 
-    The subclass says where the anchors start (`_draw_anchors`, `_initial_lengthscale`) and what
-    :math:`s_h` is (`_source_factor`).
+    The subclass says where the anchors start (`_draw_anchors`, `_initial_lengthscale`) and whether
+    :math:`s_h` is the gains or these shared out over the targets (`_shares_out`).
 
     Parameters are ``targets`` [heads, out], ``sources`` [heads, in], ``log_lengthscale`` [heads],
     ``target_phase`` [heads, out] and ``source_phase`` [heads, in] (None without phases),
@@ -44,10 +56,16 @@ class KernelLayer(nn.Module):
     source_gain: nn.Parameter
     bias: nn.Parameter | None
 
+    #: Relative error of the weight when `from_linear` made the layer; None for other layers.
+    fit_error: float | None = None
+
+    #: Whether a source's gain is divided by its column's sum, so that it is shared out.
+    _shares_out: ClassVar[bool] = False
+
     def __init__(
         self,
-        num_sources: int,
-        num_targets: int,
+        in_features: int,
+        out_features: int,
         *,
         heads: int,
         phased: bool,
@@ -57,6 +75,8 @@ class KernelLayer(nn.Module):
         dtype: torch.dtype | None,
     ) -> None:
         super().__init__()
+        self.in_features = in_features
+        self.out_features = out_features
         self.heads = heads
         self.phased = phased
         self.init: InitialAnchors = validated(init)
@@ -72,18 +92,18 @@ class KernelLayer(nn.Module):
         def parameter(*shape: int, dtype: torch.dtype = exact) -> nn.Parameter:
             return nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
 
-        self.targets = parameter(heads, num_targets)
-        self.sources = parameter(heads, num_sources)
+        self.targets = parameter(heads, out_features)
+        self.sources = parameter(heads, in_features)
         self.log_lengthscale = parameter(heads)
         if phased:
-            self.target_phase = parameter(heads, num_targets)
-            self.source_phase = parameter(heads, num_sources)
+            self.target_phase = parameter(heads, out_features)
+            self.source_phase = parameter(heads, in_features)
         else:
             self.register_parameter("target_phase", None)
             self.register_parameter("source_phase", None)
-        self.source_gain = parameter(heads, num_sources, dtype=dtype)
+        self.source_gain = parameter(heads, in_features, dtype=dtype)
         if bias:
-            self.bias = parameter(num_targets, dtype=dtype)
+            self.bias = parameter(out_features, dtype=dtype)
         else:
             self.register_parameter("bias", None)
         self.reset_parameters()
@@ -127,14 +147,10 @@ class KernelLayer(nn.Module):
         lengthscale = torch.full(
             (heads,), self._initial_lengthscale(), dtype=torch.float64, device="cpu"
         )
-        norms = frobenius_norms(
-            targets,
-            sources,
-            lengthscale,
-            self._source_factor(gain, targets, sources, lengthscale),
-            target_phase,
-            source_phase,
-        )
+        factor = gain
+        if self._shares_out:
+            factor = shared_out(gain, column_sums(targets, sources, lengthscale))
+        norms = frobenius_norms(targets, sources, lengthscale, factor, target_phase, source_phase)
         self.source_gain.copy_(gain * (math.sqrt(num_targets / heads) / norms)[:, None])
         if self.bias is not None:
             self.bias.zero_()
@@ -150,14 +166,8 @@ class KernelLayer(nn.Module):
         """Targets [heads, n] and sources [heads, m] as the kernel takes them."""
         return self.targets, self.sources
 
-    def _source_factor(
-        self, gain: Tensor, targets: Tensor, sources: Tensor, lengthscale: Tensor
-    ) -> Tensor:
-        """Factor s_h [heads, m] on the sources' values."""
-        raise NotImplementedError
-
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (nn.Linear's name for it)
-        """Apply the layer: input [..., num_sources] -> [..., num_targets].
+        """Apply the layer: input [..., in_features] -> [..., out_features].
 
         One product with all heads at once, O(heads * (n + m)) for each row after one sort.
 
@@ -168,62 +178,215 @@ class KernelLayer(nn.Module):
         ValueError
             When the last dimension of `input` has the wrong size.
         """
-        check_tensor("input", input)
+        if _on_the_way_to_onnx():  # where there are matrices and no sorted products
+            return nn.functional.linear(input, self.weight, self.bias)
         targets, sources = self._anchors()
-        if input.dtype in _DOUBLE and targets.dtype not in _DOUBLE:
-            raise TypeError(
-                f"input has dtype {input.dtype} but the layer is {targets.dtype}: convert one, "
-                "with input.float() or layer.double()"
-            )
-        if not (input.is_floating_point() or input.is_complex()):
-            raise TypeError(
-                f"input has dtype {input.dtype}: convert it with input.to({targets.dtype})"
-            )
-        if input.dim() == 0 or input.shape[-1] != sources.shape[-1]:
-            raise ValueError(
-                f"input must have {sources.shape[-1]} features in its last dimension, "
-                f"got shape {tuple(input.shape)}"
-            )
-        lengthscale = self.lengthscale
-        factor = self._source_factor(self.source_gain, targets, sources, lengthscale)
-        output: Tensor = matvec(
-            input.unsqueeze(-2) * factor,
+        return kernel_product(
+            input,
             targets,
             sources,
-            lengthscale=lengthscale,
-            target_phase=self.target_phase,
-            source_phase=self.source_phase,
-            real_part=self.phased,
-        ).sum(-2)
-        dtype = torch.promote_types(input.dtype, self.source_gain.dtype)
-        if dtype in _HALF:  # the head's factor, in float32 lest it overflow, has promoted it
-            output = output.to(dtype)
-        return output if self.bias is None else output + self.bias.to(output.dtype)
+            self.lengthscale,
+            self.source_gain,
+            self.target_phase,
+            self.source_phase,
+            self.bias,
+            self._shares_out,
+        )
 
+    @property
     def weight(self) -> Tensor:
-        """Dense view of the weight matrix, Tensor [num_targets, num_sources]; differentiable.
+        """Dense weight, Tensor [out_features, in_features] of the gains' dtype; differentiable.
 
-        Costs what the layer avoids, O(heads * num_targets * num_sources): for reading and tests.
+        Made anew each time it is asked for, in O(heads * out_features * in_features) time and (with
+        a graph) memory: what the layer itself avoids. It is there for all that reads the ``weight``
+        of an ``nn.Linear``, such as ``nn.MultiheadAttention`` with its ``out_proj``. Writing into
+        it, as ``nn.init`` would, writes into a copy and leaves the layer as it was.
+
+        Raises
+        ------
+        MemoryError
+            Above `laplex.validation.MAX_DENSE_ENTRIES` entries.
+        AttributeError
+            When set, tied, pruned or made a parameter: it is computed from the anchors.
         """
-        targets, sources = self._anchors()
-        lengthscale = self.lengthscale
-        factor = self._source_factor(self.source_gain, targets, sources, lengthscale)
-        total = targets.new_zeros(targets.shape[-1], sources.shape[-1])
+        try:
+            return self._dense_weight(self.targets.dtype).to(self.source_gain.dtype)
+        except AttributeError as error:
+            # nn.Module would go on to look for a parameter, and say that there is no "weight".
+            raise RuntimeError(f"the dense weight cannot be computed: {error}") from error
+
+    @weight.setter
+    def weight(self, value: object) -> None:
+        self._refuse_weight()
+
+    def _refuse_weight(self) -> NoReturn:
+        raise AttributeError(
+            f"weight of a {type(self).__name__} is computed from its anchors and cannot be set, "
+            "tied, pruned or reparametrized: do so with source_gain or another parameter, or "
+            "replace the layer by the dense one that layer.to_linear() returns"
+        )
+
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """Add a parameter; AttributeError for a ``weight``, which this layer computes."""
+        # Assignments of parameters come here too, and pruning asks for a "weight_orig".
+        if name == "weight" or name.startswith("weight_"):
+            self._refuse_weight()
+        super().register_parameter(name, param)
+
+    def _dense_weight(self, dtype: torch.dtype) -> Tensor:
+        """Evaluate the weight in `dtype`, head by head."""
+        n, m = self.out_features, self.in_features
+        if n * m > MAX_DENSE_ENTRIES:
+            raise MemoryError(
+                f"the dense weight would have {n} x {m} entries; it is made up to "
+                f"{MAX_DENSE_ENTRIES} of them: call the layer, which does not need it"
+            )
+        targets, sources = (anchors.to(dtype) for anchors in self._anchors())
+        lengthscale = self.log_lengthscale.to(dtype).exp()
+        gain = self.source_gain.to(dtype)
+        total = targets.new_zeros(n, m)
         for head in range(self.heads):
-            distance = (targets[head, :, None] - sources[head]).abs()
-            kernel = torch.exp(-distance / lengthscale[head])
+            kernel = torch.exp(-(targets[head, :, None] - sources[head]).abs() / lengthscale[head])
+            factor = shared_out(gain[head], kernel.sum(0)) if self._shares_out else gain[head]
             if self.target_phase is not None and self.source_phase is not None:
-                kernel = kernel * torch.cos(
-                    self.target_phase[head, :, None] - self.source_phase[head]
+                kernel = kernel * cosines(
+                    self.target_phase[head].to(dtype), self.source_phase[head].to(dtype)
                 )
-            total = total + kernel * factor[head]
-        return total.to(self.source_gain.dtype)
+            total = total + kernel * factor
+        return total
+
+    @torch.no_grad()
+    def to_linear(self) -> nn.Linear:
+        """Copy the layer into a dense ``nn.Linear`` of its device, dtype and mode.
+
+        For what needs a stored matrix: TorchScript, quantization, weight tying, pruning of single
+        weights. `from_linear` goes the other way. The weight is evaluated in double precision.
+
+        Raises
+        ------
+        MemoryError
+            Above `laplex.validation.MAX_DENSE_ENTRIES` entries.
+        """
+        weight = self._dense_weight(torch.float64)
+        linear = nn.Linear(  # there it draws no random numbers
+            weight.shape[1],
+            weight.shape[0],
+            bias=self.bias is not None,
+            device="meta",
+            dtype=self.source_gain.dtype,
+        ).to_empty(device=weight.device)
+        linear.weight.copy_(weight)
+        if self.bias is not None:
+            linear.bias.copy_(self.bias)
+        return linear.train(self.training)
+
+    @classmethod
+    @torch.inference_mode(False)  # which forbids the descent, and would mark the new parameters
+    @torch.no_grad()
+    def from_linear(
+        cls,
+        linear: nn.Linear,
+        *,
+        heads: int = 1,
+        phased: bool = True,
+        rounds: int = 4,
+        progress: bool = False,
+    ) -> Self:
+        r"""Make the layer whose weight is near a dense layer's, by least squares on the weight.
+
+        Minimises :math:`\|W - \sum_h \mathrm{Re}(K_h)\,\mathrm{diag}(s_h)\|_F` by descent from the
+        truncated singular value decomposition; see `laplex.nn.least_squares.nearest_kernels`. The
+        minimum it finds is a local one. It draws no random numbers. The bias is copied.
+
+        Parameters
+        ----------
+        linear : nn.Linear
+            Of any floating point dtype and device; the new layer has both, and its mode.
+        heads : int
+            Number of kernels. With phases each starts as two terms of the singular value
+            decomposition, without as one.
+        phased : bool
+            With carrier phases, as in the constructor.
+        rounds : int
+            At least 0, which leaves it at the decomposition. A round takes as long as a few hundred
+            readings of `weight`; each lowers the error, by less and less.
+        progress : bool
+            Draw a progress bar.
+
+        Returns
+        -------
+        KernelLayer
+            Of this class. Its `fit_error` is the Frobenius norm of the difference of the weights
+            relative to that of the dense one, at the time of the fit.
+
+        Raises
+        ------
+        TypeError
+            When `linear` is no ``nn.Linear``, or `heads` or `rounds` no integer.
+        ValueError
+            When the weight is not finite, `heads` is below 1 or `rounds` below 0.
+        """
+        if not isinstance(linear, nn.Linear):
+            raise TypeError(
+                f"linear must be a torch.nn.Linear, got {type(linear).__name__}: copy its weight "
+                "into one"
+            )
+        heads = count("heads", heads)
+        rounds = count("rounds", rounds, least=0)
+        check_flag("phased", phased)
+        check_flag("progress", progress)
+        weight = linear.weight.detach()
+        if weight.is_meta:
+            raise ValueError("linear is on the meta device, without values: move it to a real one")
+        if not weight.isfinite().all():
+            raise ValueError("linear.weight must be finite, but has NaN or infinite entries")
+        with torch.random.fork_rng(devices=[]):  # the initial values are overwritten
+            layer = cls(
+                linear.in_features,
+                linear.out_features,
+                heads=heads,
+                phased=phased,
+                bias=linear.bias is not None,
+                init="interlaced",
+                device=weight.device,
+                dtype=weight.dtype,
+            )
+        # In units of its largest entry, so that no square of an entry over- or underflows.
+        unit = weight.double().abs().max()
+        unit = torch.where(unit > 0, unit, 1.0)
+        scaled = weight.double() / unit
+        with progress_bar(progress, extra="demo") as report:
+            fit = nearest_kernels(
+                scaled.to(layer.targets.dtype), heads, phased=phased, rounds=rounds, report=report
+            )
+        gain = fit.factor
+        if cls._shares_out:
+            gain = gain * column_sums(fit.targets, fit.sources, fit.log_lengthscale.exp())
+        layer.source_gain.copy_(gain.double() * unit)
+        for name in GEOMETRY:
+            parameter = getattr(layer, name)
+            if parameter is not None:
+                parameter.copy_(getattr(fit, name))
+        if layer.bias is not None:
+            layer.bias.copy_(linear.bias)
+        difference = layer._dense_weight(torch.float64) / unit - scaled
+        norm = torch.linalg.norm(scaled).clamp(min=1.0)  # less than 1 only for a weight of zeros
+        layer.fit_error = float(torch.linalg.norm(difference) / norm)
+        return layer.train(linear.training)
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        raise NotImplementedError(
+            f"torch.jit.script cannot compile a {type(self).__name__}: replace it by the dense "
+            "layer that layer.to_linear() returns, or use torch.export or torch.compile"
+        )
 
     def head_norms(self) -> Tensor:
         """Frobenius norm of each head's part of the weight, Tensor [heads], in O(n log n)."""
         targets, sources = self._anchors()
-        lengthscale = self.lengthscale
-        factor = self._source_factor(self.source_gain, targets, sources, lengthscale)
+        lengthscale, gain = self.lengthscale, self.source_gain
+        factor: Tensor = gain
+        if self._shares_out:
+            factor = shared_out(gain, column_sums(targets, sources, lengthscale))
         return frobenius_norms(
             targets, sources, lengthscale, factor, self.target_phase, self.source_phase
         )
@@ -243,8 +406,8 @@ class KernelLayer(nn.Module):
     # ------------------------------------------------------------------------------- moves, display
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> KernelLayer:
-        exact = [getattr(self, name) for name in GEOMETRY if getattr(self, name) is not None]
-        exact += [parameter.grad for parameter in exact if parameter.grad is not None]
+        exact = list(self.geometry())
+        exact += [tensor.grad for tensor in exact if tensor.grad is not None]
 
         def move(tensor: Tensor) -> Tensor:
             moved = fn(tensor)
@@ -255,6 +418,42 @@ class KernelLayer(nn.Module):
         super()._apply(move, recurse)  # type: ignore[no-untyped-call]
         return self
 
+    def geometry(self) -> Iterator[Tensor]:
+        """Tensors that hold the geometry, or what a parametrization or pruning makes it from."""
+        tensors = itertools.chain(self.named_parameters(), self.named_buffers())
+        for path, tensor in tensors:
+            name = path.removeprefix("parametrizations.").split(".")[0]
+            # Pruned, "targets" are made from "targets_orig" and "targets_mask".
+            if any(name == each or name.startswith(f"{each}_") for each in GEOMETRY):
+                yield tensor
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        # With strict=False too, as for a wrong shape: the layer would stay as it was drawn.
+        if f"{prefix}weight" in state_dict:
+            error_msgs.append(
+                f"{prefix}weight is a dense matrix, which a {type(self).__name__} does not hold: "
+                "load it into an nn.Linear and convert that with "
+                f"{type(self).__name__}.from_linear(linear, heads=...), or leave the key out."
+            )
+        super()._load_from_state_dict(
+            state_dict,
+            prefix,
+            local_metadata,
+            strict,
+            missing_keys,
+            unexpected_keys,
+            error_msgs,
+        )
+
     def extra_repr(self) -> str:
         """Text between the parentheses of ``repr``."""
         return (
@@ -263,12 +462,18 @@ class KernelLayer(nn.Module):
         )
 
 
-def count(name: str, value: int) -> int:
-    """Return `value` as a positive int, or raise an error that names the argument."""
+# Dynamo, of itself, takes torch's answer for False.
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _on_the_way_to_onnx() -> bool:
+    return torch.onnx.is_in_onnx_export()
+
+
+def count(name: str, value: int, *, least: int = 1) -> int:
+    """Return `value` as an int of at least `least`, or raise an error that names the argument."""
     try:
         value = operator.index(value)
     except TypeError:
         raise TypeError(f"{name} must be an integer, got {value!r}") from None
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
     return value

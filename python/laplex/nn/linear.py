@@ -50,8 +50,12 @@ class LaplexLinear(KernelLayer):
     Our reading of arXiv 2605.24584 as a layer. Sources have a learnable gain each, targets have
     none: in front of a ReLU the next layer's gains do their work.
 
+    `weight` is the dense matrix, made when asked for: so modules and tools that read the weight of
+    an ``nn.Linear`` work with the layer. `to_linear` and `from_linear` convert (docs/layers.md).
+
     Anchors and lengthscales are on a scale that lets one learning rate serve all parameters; Adam
-    does well with 1e-2 to 4e-2, above what dense layers like (docs/learning_rates.md).
+    does well with 1e-2 to 4e-2, above what dense layers like (docs/learning_rates.md). Weight decay
+    is for the gains alone: see `laplex.nn.param_groups`.
 
     Examples
     --------
@@ -60,7 +64,7 @@ class LaplexLinear(KernelLayer):
     >>> layer = LaplexLinear(784, 256, heads=2)
     >>> layer(torch.randn(8, 784)).shape
     torch.Size([8, 256])
-    >>> layer.weight().shape, sum(p.numel() for p in layer.parameters())
+    >>> layer.weight.shape, sum(p.numel() for p in layer.parameters())
     (torch.Size([256, 784]), 5986)
     """
 
@@ -86,8 +90,6 @@ class LaplexLinear(KernelLayer):
             device=device,
             dtype=dtype,
         )
-        self.in_features = self.sources.shape[-1]
-        self.out_features = self.targets.shape[-1]
 
     def _draw_anchors(self) -> tuple[Tensor, Tensor]:
         return initial_anchors(
@@ -98,11 +100,6 @@ class LaplexLinear(KernelLayer):
         # Half the geometric mean of the line's length, 2, and the spacing of its in + out anchors:
         # each output starts as a mean over about sqrt(in) / 2 inputs.
         return 1 / math.sqrt(self.sources.shape[-1] + self.targets.shape[-1])
-
-    def _source_factor(
-        self, gain: Tensor, targets: Tensor, sources: Tensor, lengthscale: Tensor
-    ) -> Tensor:
-        return gain
 
     def extra_repr(self) -> str:
         """Text between the parentheses of ``repr``."""

@@ -45,19 +45,12 @@ def kernel_layers(model: nn.Module) -> list[str]:
     ]
 
 
-@torch.no_grad()
 def _make_dense(model: nn.Module) -> list[str]:
     """Replace layers of Laplace kernels by the dense layers that they are."""
     names = kernel_layers(model)
     for name in names:
         layer: Any = model.get_submodule(name)
-        # In double: a float32 product with the identity would round once more.
-        weight = copy.deepcopy(layer).double().weight()
-        linear = nn.Linear(weight.shape[1], weight.shape[0], bias=layer.bias is not None)
-        linear.weight.copy_(weight)
-        if layer.bias is not None:
-            linear.bias.copy_(layer.bias)
-        model.set_submodule(name, linear.requires_grad_(False))
+        model.set_submodule(name, layer.to_linear().requires_grad_(False))
     return names
 
 
