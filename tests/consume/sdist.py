@@ -1,4 +1,4 @@
-"""The sdist has every file that git has, but what pyproject.toml leaves out; run by `make wheel`."""
+"""The sdist has every file that git has, but for what pyproject.toml leaves out."""
 
 import subprocess
 import sys

@@ -493,3 +493,11 @@ def test_replaced_in_a_model_by_from_linear():
             kernels.set_submodule(name, LaplexLinear.from_linear(child, heads=2, rounds=1))
     v = torch.randn(5, 8, dtype=DOUBLE)
     torch.testing.assert_close(kernels(v), made_dense(kernels)(v), **CLOSE)
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_arguments_have_the_places_that_they_have_in_linear(cls: type) -> None:
+    assert list(inspect.signature(cls).parameters)[2:5] == ["bias", "device", "dtype"]
+    layer = cls(4, 2, False, "cpu", DOUBLE)
+    assert layer.bias is None
+    assert layer.source_gain.dtype is DOUBLE

@@ -33,7 +33,7 @@ class LaplexHead(KernelLayer):
     ----------
     in_features, num_classes : int
         At least 1.
-    heads, phased, bias, init, device, dtype
+    bias, device, dtype, heads, phased, init
         As for `laplex.nn.LaplexLinear`.
 
     Raises
@@ -65,13 +65,13 @@ class LaplexHead(KernelLayer):
         self,
         in_features: int,
         num_classes: int,
+        bias: bool = True,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
         *,
         heads: int = 1,
         phased: bool = True,
-        bias: bool = True,
         init: str = "interlaced",
-        device: torch.device | str | int | None = None,
-        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(
             count("in_features", in_features),

@@ -25,17 +25,17 @@ class LaplexLinear(KernelLayer):
     ----------
     in_features, out_features : int
         At least 1.
+    bias : bool
+        Add a learnable bias, zero at first.
+    device, dtype
+        As for ``nn.Linear``. In float16 and bfloat16 layers (by construction or by a later move)
+        anchors, phases and lengthscales are float32, gains and bias are in `dtype`.
     heads : int
         Number of kernels summed. Each has its own anchors, lengthscale, phases and gains.
     phased : bool
         With carrier phases :math:`\theta, \phi`: entries of both signs. Without: the kernel alone.
-    bias : bool
-        Add a learnable bias, zero at first.
     init : {"interlaced", "random"}
         Initial anchors; see `laplex.nn.anchors.initial_anchors`.
-    device, dtype
-        As for ``nn.Linear``. In float16 and bfloat16 layers (by construction or by a later move)
-        anchors, phases and lengthscales are float32, gains and bias are in `dtype`.
 
     Raises
     ------
@@ -72,13 +72,13 @@ class LaplexLinear(KernelLayer):
         self,
         in_features: int,
         out_features: int,
+        bias: bool = True,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
         *,
         heads: int = 1,
         phased: bool = True,
-        bias: bool = True,
         init: str = "interlaced",
-        device: torch.device | str | int | None = None,
-        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(
             count("in_features", in_features),
