@@ -638,10 +638,10 @@ class LaplaceGram:
         That is seen in the numbers themselves, of which a copy is kept. The versions of tensors do
         not count what is written through ``.data`` or through an array that shares memory.
         """
-        given = self._given()
-        if self._factored is None or not same_contents(self._factored[0], given):
-            self._factored = (copied(given), {})
-        kept = self._factored[1]
+        given, factored = self._given(), self._factored
+        if factored is None or not same_contents(factored[0], given):
+            self._factored = factored = (copied(given), {})
+        kept = factored[1]
         if ties_backwards not in kept:
             kept[ties_backwards] = factors.factorise(parameters, ties_backwards=ties_backwards)
         return kept[ties_backwards]
