@@ -226,6 +226,8 @@ class LaplaceGram:
         anchors = shared(self.anchors, other.anchors)
         return LaplaceGram(anchors, terms=(*self.terms, *other.terms), noise=noise)
 
+    __radd__ = __add__  # of what is no LaplaceGram: the same sentence
+
     def has_anchors_of(self, other: LaplaceGram) -> bool:
         """Whether the anchors of both are the same numbers, of the same precision and device."""
         return same_contents([self.anchors], [other.anchors])
