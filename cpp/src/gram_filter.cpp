@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <limits>
 #include <vector>
 
 namespace laplex::detail {
@@ -90,13 +89,12 @@ void load(const GramLine& line, const Starts& starts, std::int64_t i, Step<N, J>
   }
 }
 
-constexpr double kEpsilon = std::numeric_limits<double>::epsilon();
-
 /// The filter over `size` points of every run from the covariance given what is before it,
-/// `filtered`. Returns the first singular point or -1.
+/// `filtered`. Returns the first point whose variance is not safely positive, or -1.
 template <class N, int J>
 std::int64_t filter(GramLine& line, const Starts& starts, std::int64_t size, N* filtered) {
-  std::int64_t singular = -1;
+  const double part = safe_part<J>();
+  std::int64_t doubtful = -1;
   Step<N, J> s;
   for (std::int64_t i = 0; i < size; ++i) {
     load<N, J>(line, starts, i, s);
@@ -118,19 +116,33 @@ std::int64_t filter(GramLine& line, const Starts& starts, std::int64_t size, N* 
         prior += at(s.h[j], l) * at(s.h[j], l);
       }
       line.variance[k] = at(s.d, l);
-      // One column is found in sums of positive numbers alone; of more, the rounding of `prior` is
-      // in the difference.
-      const bool close = J > 1 && !std::isinf(line.noise[k]);
-      const double least = close ? 4.0 * J * kEpsilon * prior : 0.0;
-      if (!(line.variance[k] > least) && (singular < 0 || k < singular)) {
-        singular = k;
+      if (!(line.variance[k] > part * prior) && !std::isinf(line.noise[k]) &&
+          (doubtful < 0 || k < doubtful)) {
+        doubtful = k;
       }
     }
-    if (starts.count == 1 && singular >= 0) {
-      return singular;
+    if (starts.count == 1 && !(line.variance[starts.first[0] + i] > 0.0)) {
+      return doubtful;
     }
   }
-  return singular;
+  return doubtful;
+}
+
+/// Where filter() was in doubt: the first point of a variance that may be 0, or -1.
+template <int J>
+std::int64_t first_singular(const GramLine& line, std::int64_t n) {
+  const std::int64_t first = 0;
+  Growth<J> growth;
+  Step<double, J> s;
+  for (std::int64_t k = 0; k < n; ++k) {
+    load<double, J>(line, {&first, 1, n}, k, s);
+    std::copy_n(&line.gain[k * J], J, s.w);
+    const double least = kSingular<J> * growth.next(s);
+    if (s.observed() && !(line.variance[k] > least)) {
+      return k;
+    }
+  }
+  return -1;
 }
 
 /// What a point of one column does to the covariance x / y before it, as a map of (x, y) up to a
@@ -344,9 +356,10 @@ bool filter_ratio_segments(GramLine& line, std::int64_t n, int threads) {
 
 /// In segments: what each does to the covariance before it; from these, that before each; then all
 /// of them again from there. Returns false where that found no numbers: a segment that begins with
-/// coincident anchors without noise, whose passage has no inverse.
+/// coincident anchors without noise, whose passage has no inverse. `doubtful` becomes what filter()
+/// returns.
 template <int J>
-bool filter_segments(GramLine& line, std::int64_t n, int threads, std::int64_t& singular) {
+bool filter_segments(GramLine& line, std::int64_t n, int threads, std::int64_t& doubtful) {
   const std::int64_t size =
       (n + kSegments * kFilterChunk - 1) / (kSegments * kFilterChunk) * kFilterChunk;
   std::array<std::int64_t, kSegments> first{};
@@ -385,9 +398,9 @@ bool filter_segments(GramLine& line, std::int64_t n, int threads, std::int64_t& 
     const auto g = static_cast<std::size_t>(group);
     found[g] = filter<Lanes, J>(line, starts(group), size, before[g].data());
   });
-  singular = -1;
+  doubtful = -1;
   for (const std::int64_t k : found) {
-    singular = k >= 0 && (singular < 0 || k < singular) ? k : singular;
+    doubtful = k >= 0 && (doubtful < 0 || k < doubtful) ? k : doubtful;
   }
   return true;
 }
@@ -407,14 +420,19 @@ std::int64_t run_filter(GramLine& line, std::int64_t n, std::int64_t columns, in
         return;
       }
     }
+    bool in_segments = false;
     if constexpr (J > 1 && J <= 4) {
-      if (all_observed && n >= kSegmentedLines && filter_segments<J>(line, n, threads, singular)) {
-        return;
-      }
+      in_segments =
+          all_observed && n >= kSegmentedLines && filter_segments<J>(line, n, threads, singular);
     }
-    const std::int64_t first = 0;
-    double filtered[kPacked<J>] = {};
-    singular = filter<double, J>(line, {&first, 1, n}, n, filtered);
+    if (!in_segments) {
+      const std::int64_t first = 0;
+      double filtered[kPacked<J>] = {};
+      singular = filter<double, J>(line, {&first, 1, n}, n, filtered);
+    }
+    if constexpr (J > 1) {
+      singular = singular < 0 ? -1 : first_singular<J>(line, n);
+    }
   });
   return singular;
 }

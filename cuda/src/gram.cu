@@ -122,8 +122,16 @@ void factorise(const GramLine& line, const GramScratch& scratch, Stream stream) 
              stream, job);
     }
     launch(filter_kernel<J>, one_walk_each(line.all_chunks()), stream,
-           FilterJob{line, &scratch.found[1].first_bad});
+           FilterJob{line, &scratch.found[1].first_bad, &scratch.found[1].descents});
     compose<double, J>(tree, line.lines, line.decays, line.maps, stream);
+  });
+}
+
+/// Whether variances that are in doubt may be 0.
+void look_closer(const GramLine& line, const GramScratch& scratch, Stream stream) {
+  with_columns(line.width, [&](auto columns) {
+    launch(growth_kernel<decltype(columns)::value>, one_walk_each(line.all_chunks()), stream,
+           FilterJob{line, &scratch.found[1].first_bad, &scratch.found[1].descents});
   });
 }
 
@@ -273,6 +281,10 @@ Gram::Gram(const Covariance& c, Stream stream, Memory storage, Memory scratch) {
     double value = 0.0;
     copy_to_host(&value, c.noise + bad, sizeof(value), stream);
     laplex::detail::not_a_variance(c.batch, c.n, bad, value);
+  }
+  if (found[1].descents != 0) {
+    look_closer(line, spare, stream);
+    copy_to_host(found, spare.found, sizeof(found), stream);
   }
   if (found[1].first_bad != ~0ULL) {
     singular_at(line, static_cast<std::int64_t>(found[1].first_bad), stream);

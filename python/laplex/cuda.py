@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -336,6 +336,32 @@ class Plan:
     def adjoint(self, u: object, out: object = None, *, stream: object = None) -> Any:
         """``v = K^H u``, the conjugate transpose; see :meth:`transpose`."""
         return self._product(u, out, stream, 2)
+
+    #: NumPy's arrays leave ``array @ plan`` to the plan, which refuses them.
+    __array_ufunc__ = None
+
+    def __matmul__(self, other: object) -> Any:
+        """``plan @ v`` is ``apply(v)`` for a vector ``[m]`` of a plan without a batch.
+
+        Raises
+        ------
+        ValueError
+            For matrices, whose columns do not lie as the plan wants them.
+        """
+        ndim = len(_Call(None, v=other).view("v").shape)
+        if ndim != 1 or self._batch:
+            raise ValueError(
+                "a plan on the GPU multiplies a vector with @, one without a batch: call "
+                "plan.apply() with the columns of matrices as contiguous rows"
+            )
+        return self.apply(other)
+
+    def __array__(self, dtype: object = None, copy: object = None) -> NoReturn:
+        """A plan on the GPU does not become a NumPy array."""
+        raise TypeError(
+            "a plan on the GPU does not become a NumPy array: multiply with plan.apply(v), or "
+            "build a laplex.Plan of the anchors on the host"
+        )
 
     def half_sums(self, v: object, *, stream: object = None) -> tuple[Any, Any]:
         """The two parts of ``K v``: from the sources at or below each target, and from those above.

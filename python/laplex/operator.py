@@ -21,6 +21,8 @@ from .functional import (
 from .signature import Signature, signature
 
 if TYPE_CHECKING:
+    from typing import TypeGuard
+
     from .cuda_execution import BoundPlan
     from .plan import Plan
 
@@ -63,6 +65,9 @@ class LaplaceOperator:
     >>> (K.T @ torch.ones(2)).shape
     torch.Size([3])
     """
+
+    #: NumPy's arrays leave ``array @ operator`` to the operator.
+    __array_ufunc__ = None
 
     def __init__(
         self,
@@ -111,17 +116,18 @@ class LaplaceOperator:
         Returns ``[*batch, n]`` or ``[*batch, n, k]``, the operator's batch broadcast with that of
         the matrices.
         """
-        if isinstance(other, np.ndarray):
-            raise TypeError(
-                "a LaplaceOperator multiplies torch tensors, got a NumPy array: use "
-                "torch.as_tensor, or to_plan().apply"
-            )
-        if not isinstance(other, Tensor):
+        if not _is_tensor(other):
             return NotImplemented
         if other.dim() < 2:
             return self.matvec(other)
         columns = self._with_row_dimension()
         return columns.matvec(other.mT).mT
+
+    def __rmatmul__(self, other: object) -> Tensor:
+        """A vector ``[n]`` or matrices ``[..., k, n]`` times K: ``[..., m]`` or ``[..., k, m]``."""
+        if not _is_tensor(other):
+            return NotImplemented
+        return self.T @ other if other.dim() < 2 else (self.T @ other.mT).mT
 
     def matvec(self, values: Tensor) -> Tensor:
         """Multiply vectors in the last dimension: ``[..., m]`` to ``[..., n]``."""
@@ -273,6 +279,28 @@ class LaplaceOperator:
         )
         return matrix.to(self.dtype).expand(self.shape)
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        """``numpy.asarray(operator)`` is `to_dense` of a CPU operator, up to 2**24 entries.
+
+        Raises
+        ------
+        MemoryError
+            Above them: nobody may have meant to write down the matrix.
+        RuntimeError
+            When an argument requires its gradient, which an array would lose.
+        ValueError
+            With ``copy=False``.
+        """
+        validation.array_copy(copy, "a LaplaceOperator")
+        validation.array_size(tuple(self.shape), "a LaplaceOperator", "operator @ v")
+        if self.requires_grad:
+            raise RuntimeError(
+                "a LaplaceOperator that requires its gradient does not become a NumPy array: use "
+                "operator.to_plan(), or operator.to_dense().detach()"
+            )
+        matrix = self.to_dense().numpy()
+        return matrix if dtype is None else matrix.astype(dtype, copy=False)
+
     def rank(self) -> int | Tensor:
         """Rank of the matrix in exact arithmetic, from the order of the anchors alone in O(n + m).
 
@@ -345,6 +373,16 @@ class LaplaceOperator:
         from .adapters import to_linear_operator
 
         return to_linear_operator(self)
+
+
+def _is_tensor(other: object) -> TypeGuard[Tensor]:
+    """Whether an operator multiplies it; NumPy arrays are refused with the way out."""
+    if isinstance(other, np.ndarray):
+        raise TypeError(
+            "a LaplaceOperator multiplies torch tensors, got a NumPy array: use "
+            "torch.as_tensor, or to_plan().apply"
+        )
+    return isinstance(other, Tensor)
 
 
 def kernel(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -43,11 +44,14 @@ class Plan:
 
     Parameters
     ----------
-    targets : array [..., n], float32 or float64
+    targets : array [..., n], float32 or float64, or integers
         The anchors :math:`x`. Leading dimensions are a batch of independent matrices ("heads").
     sources : array [..., m], optional
         The anchors :math:`y`, in the same precision. None: the self case ``y = x``, sorted once;
         the two are then one parameter.
+
+        Anchors and phases that are integers or booleans take the precision of the others, or
+        float64 where all are. They are exact: beyond 2**53 (float32: 2**24) they are refused.
     lengthscale : float or array [...]
         :math:`\ell > 0`, in the unit of the anchors; one for all heads or one per head.
     frequency : float or array [...]
@@ -80,9 +84,10 @@ class Plan:
     Raises
     ------
     TypeError
-        For anchors that are not float32 or float64, or of mixed precision.
+        For anchors that are neither float32 nor float64 nor integers, or of mixed precision.
     ValueError
-        For NaN or infinite anchors, a lengthscale that is not positive, shapes that do not fit.
+        For NaN or infinite anchors, integers that a float would round, a lengthscale that is not
+        positive, shapes that do not fit.
     MemoryError
         For sizes beyond this machine.
 
@@ -92,7 +97,14 @@ class Plan:
     >>> plan = laplex.Plan([0.0, 1.0, 2.0], [0.5, 1.5], lengthscale=2.0)
     >>> plan.apply([1.0, -1.0]).round(4)
     array([ 0.3064,  0.    , -0.3064])
+    >>> (plan @ [[1.0, 1], [-1.0, 1]]).round(4)  # as a matrix, here of two columns
+    array([[ 0.3064,  1.2512],
+           [ 0.    ,  1.5576],
+           [-0.3064,  1.2512]])
     """
+
+    #: NumPy's arrays leave ``array @ plan`` to the plan.
+    __array_ufunc__ = None
 
     def __init__(
         self,
@@ -106,23 +118,22 @@ class Plan:
         real_part: bool = False,
         num_threads: int | None = None,
     ) -> None:
-        x = validation.anchors("targets", targets)
-        dtype: np.dtype[Any] = x.dtype.newbyteorder("=")
-        y = None if sources is None else validation.anchors("sources", sources, dtype)
+        given = {"targets": validation.as_array("targets", targets)}
+        for name, value in (
+            ("sources", sources),
+            ("target_phase", target_phase),
+            ("source_phase", source_phase),
+        ):
+            if value is not None:
+                given[name] = validation.as_array(name, value)
+        dtype = validation.precision(*given.values())
+        given = {name: validation.anchors(name, array, dtype) for name, array in given.items()}
+        x, y = given["targets"], given.get("sources")
+        theta, phi = given.get("target_phase"), given.get("source_phase")
         n = x.shape[-1]
         m = n if y is None else y.shape[-1]
         ell = validation.scalars("lengthscale", lengthscale)
         omega = validation.scalars("frequency", frequency)
-        theta = (
-            None
-            if target_phase is None
-            else validation.anchors("target_phase", target_phase, dtype)
-        )
-        phi = (
-            None
-            if source_phase is None
-            else validation.anchors("source_phase", source_phase, dtype)
-        )
         for name, phase, count, what in (
             ("target_phase", theta, n, "targets"),
             ("source_phase", phi, m, "sources"),
@@ -258,6 +269,80 @@ class Plan:
             return result.astype(np.float16)
         out[...] = result
         return out
+
+    def __matmul__(self, other: object) -> Array:
+        """K times a vector ``[m]`` or matrices ``[..., m, k]``, as ``numpy.matmul`` has it.
+
+        Returns ``[..., n]`` or ``[..., n, k]``, the plan's batch broadcast with that of the
+        matrices. :meth:`apply` is the same for rows, which lie as the plan wants them.
+        """
+        if isinstance(other, Plan):
+            return NotImplemented
+        return self._columns("v", other, 0)
+
+    def __rmatmul__(self, other: object) -> Array:
+        """A vector ``[n]`` or matrices ``[..., k, n]`` times K: ``[..., m]`` or ``[..., k, m]``."""
+        array = validation.values("u", other, self._dtype, self._n, "targets")
+        if array.ndim < 2:
+            return self.transpose(array)
+        return np.moveaxis(self.transpose(self._rows_first(array)), 0, -2)
+
+    @property
+    def matvec(self) -> Callable[[object], Array]:
+        """``plan @ v`` by SciPy's name: ``scipy.sparse.linalg.aslinearoperator(plan)`` asks for it.
+
+        A function of ``v [m]`` or ``[m, k]``, which it converts to the plan's precision, as ``@``
+        does not. :func:`laplex.adapters.to_scipy` multiplies the columns of a matrix together,
+        where SciPy takes one after another, and knows complex kernels.
+
+        Raises
+        ------
+        TypeError
+            For a complex kernel: SciPy would take `dtype`, the anchors', for that of the matrix.
+        """
+        self._as_real_matrix()
+        return lambda v: self._columns("v", self._converted("v", v), 0)
+
+    @property
+    def rmatvec(self) -> Callable[[object], Array]:
+        """``K^H u`` for ``u [n]`` or ``[n, k]``; see :attr:`matvec`."""
+        self._as_real_matrix()
+        return lambda u: self._columns("u", self._converted("u", u), 2)
+
+    def _as_real_matrix(self) -> None:
+        if self._complex:
+            raise TypeError(
+                "this plan is complex but its dtype is that of its anchors, which SciPy would take "
+                "for the matrix's: use laplex.adapters.to_scipy(plan)"
+            )
+
+    def _converted(self, name: str, value: object) -> Array:
+        array = validation.as_array(name, value)
+        wide = array.dtype.kind == "c"
+        return array.astype(
+            validation.complex_dtype(self._dtype) if wide else self._dtype, copy=False
+        )
+
+    def _columns(self, name: str, value: object, mode: int) -> Array:
+        """A product with a vector, or with the columns of matrices."""
+        array = validation.as_array(name, value)
+        if array.ndim < 2:
+            return self._product(array, None, mode)
+        count, what = (self._m, "sources") if mode == 0 else (self._n, "targets")
+        if array.shape[-2] != count:
+            raise ValueError(
+                f"{name} has shape {list(array.shape)} but the dimension before the last must be "
+                f"{count}, the number of {what}: apply() takes rows [..., {count}]"
+            )
+        rows = self._rows_first(array.swapaxes(-1, -2))
+        return np.moveaxis(self._product(rows, None, mode), 0, -1)
+
+    def _rows_first(self, matrices: Array) -> Array:
+        """``[..., k, count]`` as ``[k, ..., count]``, whose leading dimensions are the batch's."""
+        lead = validation.broadcast_shapes(
+            {"the matrices": matrices.shape[:-2], "plan": self._batch}
+        )
+        return np.moveaxis(np.broadcast_to(matrices, (*lead, *matrices.shape[-2:])), -2, 0)
 
     def _is_simple(self, v: object, count: int) -> TypeGuard[Array]:
         """Whether ``v`` is real rows of a plan without heads, as the core wants them."""
@@ -399,10 +484,35 @@ class Plan:
         self._core.to_dense(_address(matrix), np.iscomplexobj(matrix))
         return matrix
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        """``numpy.asarray(plan)`` is :meth:`to_dense`, up to 2**24 entries.
+
+        Raises
+        ------
+        MemoryError
+            Above them: nobody may have meant to write down the matrix.
+        ValueError
+            With ``copy=False``.
+        """
+        validation.array_copy(copy, "a plan")
+        validation.array_size(self.shape, "a plan", "plan @ v or plan.apply(v)")
+        matrix = self.to_dense()
+        return matrix if dtype is None else matrix.astype(dtype, copy=False)
+
     @property
     def shape(self) -> tuple[int, ...]:
         """``(..., n, m)``."""
         return (*self._batch, self._n, self._m)
+
+    @property
+    def ndim(self) -> int:
+        """The number of dimensions: 2, and the batch's."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """The number of entries, none of which is stored."""
+        return math.prod(self.shape)
 
     @property
     def batch_shape(self) -> tuple[int, ...]:

@@ -6,6 +6,7 @@ positive lengthscale) is checked by the C++ core, which looks at them anyway.
 
 from __future__ import annotations
 
+import math
 import operator
 import os
 from fractions import Fraction
@@ -18,6 +19,10 @@ Array = npt.NDArray[Any]
 
 #: to_dense() and other n-times-m requests stop here (in entries): 2**28 doubles are 2 GiB.
 MAX_DENSE_ENTRIES = 2**28
+
+#: numpy.asarray() of an operator stops here (in entries): it is often called by accident, by a
+#: function that knows no operators. 2**24 doubles are 128 MiB.
+MAX_ARRAY_ENTRIES = 2**24
 
 _REAL_DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 _COMPLEX_OF: dict[np.dtype[Any], np.dtype[Any]] = {
@@ -59,9 +64,39 @@ def as_array(name: str, value: object, wanted: str = "an array of floats") -> Ar
     return array
 
 
+def precision(*arrays: Array) -> np.dtype[Any]:
+    """The precision of anchors and phases together: that of the first that is of floats.
+
+    Integers take the precision of the others, and float64 where there are no others.
+    """
+    for array in arrays:
+        dtype: np.dtype[Any] = array.dtype.newbyteorder("=")
+        if dtype in _REAL_DTYPES:
+            return dtype
+    return np.dtype(np.float64)
+
+
+def without_loss(name: str, array: Array, dtype: np.dtype[Any]) -> Array:
+    """Integers as floats, or a ValueError where these would be other numbers."""
+    most = 2 ** (np.finfo(dtype).nmant + 1)
+    if array.dtype.itemsize >= dtype.itemsize and array.size:
+        extreme = max(int(array.max()), int(array.min()), key=abs)
+        if abs(extreme) > most:
+            raise ValueError(
+                f"{name} has the integer {extreme}, but {dtype} holds every integer only up to "
+                f"{most}: subtract an origin, such as {name} - {name}.min()"
+            )
+    return array.astype(dtype)
+
+
 def anchors(name: str, value: object, dtype: np.dtype[Any] | None = None) -> Array:
-    """Anchors or phases ``[..., count]`` in float32 or float64, native byte order, any strides."""
+    """Anchors or phases ``[..., count]`` in float32 or float64, native byte order, any strides.
+
+    Integers and booleans become floats of `dtype`, float64 by default.
+    """
     array = as_array(name, value)
+    if array.dtype.kind in "iub":
+        array = without_loss(name, array, np.dtype(np.float64) if dtype is None else dtype)
     if array.dtype.kind != "f" or array.dtype.itemsize not in (4, 8):
         raise TypeError(
             f"{name} must be float32 or float64, got {array.dtype}: convert with "
@@ -128,8 +163,13 @@ def broadcast_shapes(named: dict[str, tuple[int, ...]]) -> tuple[int, ...]:
 
 
 def values(name: str, value: object, dtype: np.dtype[Any], count: int, what: str) -> Array:
-    """Values ``[..., count]``, real or complex, of the plan's precision; float16 under float32."""
+    """Values ``[..., count]``, real or complex, of the plan's precision; float16 under float32.
+
+    Integers and booleans are rounded to the plan's precision.
+    """
     array = as_array(name, value)
+    if array.dtype.kind in "iub":
+        array = array.astype(dtype)
     allowed = {dtype, complex_dtype(dtype)}
     if dtype == np.float32:
         allowed.add(np.dtype(np.float16))
@@ -186,6 +226,30 @@ def enough_memory(what: str, nbytes: int) -> None:
         raise MemoryError(
             f"{what} needs about {nbytes / 2**30:,.1f} GiB, more than this machine's "
             f"{physical / 2**30:,.1f} GiB"
+        )
+
+
+def array_copy(copy: bool | None, owner: str) -> None:
+    """Refuse ``numpy.asarray(owner, copy=False)``: there is no matrix that could be shared."""
+    if copy is not None and not copy:
+        raise ValueError(
+            f"{owner} has no matrix in memory that an array could share: leave out copy=False"
+        )
+
+
+def array_size(shape: tuple[int, ...], owner: str, product: str) -> None:
+    """Refuse to become an array where that is a large matrix, which nobody may have asked for.
+
+    Raises
+    ------
+    MemoryError
+        Above `MAX_ARRAY_ENTRIES`, with what to call instead: `product`.
+    """
+    if math.prod(shape) > MAX_ARRAY_ENTRIES:
+        raise MemoryError(
+            f"{owner} of shape {list(shape)} is too large to become a NumPy array unasked, which "
+            f"it does up to {MAX_ARRAY_ENTRIES} entries: multiply with {product}, or call "
+            "to_dense() for the matrix"
         )
 
 

@@ -385,5 +385,40 @@ TEST(Gram, SingularMatricesAreRefusedByName) {
   }
 }
 
+/// `count` anchors at one place, without noise and with loadings of many sizes, among `n` with
+/// noise.
+Model coincident(std::int64_t n, std::int64_t width, std::int64_t count, std::uint64_t seed) {
+  Model m = make_model(Anchors::uniform, n, width, 0.2, seed);
+  std::mt19937_64 random(seed);
+  std::uniform_real_distribution<double> exponent(-3.0, 3.0);
+  for (std::int64_t k = 0; k < count; ++k) {
+    const std::int64_t point = n / 3 + k;
+    m.anchors[at(point)] = 0.5;
+    m.noise[at(point)] = 0.0;
+    const double size = std::pow(10.0, exponent(random));
+    for (std::int64_t j = 0; j < width; ++j) {
+      m.loadings[at(point * width + j)] *= size;
+    }
+  }
+  return m;
+}
+
+TEST(Gram, SingularWithMoreAnchorsAtOnePlaceThanColumns) {
+  // What rounding leaves of the last variance is far above the old bound, 4 J epsilon of the
+  // variance before: it grows as the variances of the others at that place shrink.
+  for (const std::int64_t width : {2, 3, 4, 5, 8, 17, 32}) {
+    for (std::uint64_t seed = 0; seed < 40; ++seed) {
+      SCOPED_TRACE(width * 1000 + static_cast<std::int64_t>(seed));
+      expect_error([&] { const Gram gram(coincident(120, width, width + 1, seed).covariance()); },
+                   ErrorCode::singular, "coincide, at 0.5");
+    }
+    EXPECT_NO_THROW({ const Gram gram(coincident(120, width, width, 7).covariance()); });
+  }
+  // In segments.
+  const std::int64_t n = (std::int64_t(1) << 20) + 321;
+  expect_error([&] { const Gram gram(coincident(n, 2, 3, 1).covariance()); }, ErrorCode::singular,
+               "coincide, at 0.5");
+}
+
 }  // namespace
 }  // namespace laplex::tests

@@ -488,6 +488,28 @@ TEST(CudaGram, SmallErrorsAreTheCpus) {
   expect_error(m, ErrorCode::singular);
 }
 
+TEST(CudaGram, SmallSingularWithLoadingsOfManySizes) {
+  // More points at one place than columns, and what rounding leaves of the last variance is not
+  // small.
+  std::mt19937_64 random(5);
+  std::uniform_real_distribution<double> exponent(-3.0, 3.0);
+  for (const std::int64_t width : {2, 3, 8}) {
+    for (const std::int64_t first : {40, 122, 125, 127, 128}) {  // a chunk begins at 128
+      Model m = model_of(Anchors::uniform, 300, width, 0.2);
+      std::sort(m.anchors.begin(), m.anchors.end());
+      for (std::int64_t k = first; k <= first + width; ++k) {
+        m.anchors[at(k)] = m.anchors[at(first)];
+        m.noise[at(k)] = 0.0;
+        const double size = std::pow(10.0, exponent(random));
+        for (std::int64_t j = 0; j < width; ++j) {
+          m.loadings[at(k * width + j)] *= size;
+        }
+      }
+      expect_error(m, ErrorCode::singular);
+    }
+  }
+}
+
 TEST(CudaGram, SmallWidthsThatTheDeviceDoesNotHave) {
   EXPECT_NE(message_of([] { static_cast<void>(Gram::storage_bytes(1, 10, 9)); },
                        ErrorCode::invalid_argument)

@@ -171,6 +171,8 @@ def test_it_is_the_plan_of_the_host(form, dtype, is_complex, n, m, batch, rows):
             on_gpu.apply(put(v))
         return
     assert_near(on_gpu.apply(put(v)), plan.apply(v))
+    if v.ndim == 1:
+        assert_near(on_gpu @ put(v), plan @ v)
     assert_near(on_gpu.transpose(put(u)), plan.transpose(u))
     assert_near(on_gpu.adjoint(put(u)), plan.adjoint(u))
     for got, want in zip(on_gpu.half_sums(put(v)), plan.half_sums(v), strict=True):
@@ -294,6 +296,13 @@ def test_errors():
         (lambda: plan.apply(strided), ValueError, "v must be C-contiguous: pass a copy"),
         (lambda: plan.apply([1.0] * 6), TypeError, "v must be a CUDA array .* got list"),
         (lambda: plan.apply(None), TypeError, "v must be a CUDA array .* got NoneType"),
+        (
+            lambda: plan @ put(x[:, None]),
+            ValueError,
+            "multiplies a vector with @.* contiguous rows",
+        ),
+        (lambda: plan @ x.tolist(), TypeError, "v must be a CUDA array .* got list"),
+        (lambda: np.asarray(plan), TypeError, "does not become a NumPy array: .* plan.apply"),
         (lambda: plan.apply(put(x.astype(np.float32))), TypeError, "v has dtype float32 but the"),
         (lambda: plan.apply(put(x.astype(np.int64))), TypeError, "v has dtype int64 but the plan"),
         (lambda: plan.apply(put(x[:5])), ValueError, r"v has shape \[5\] but must have shape"),

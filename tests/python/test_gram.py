@@ -544,8 +544,8 @@ def test_bad_values():
         gram.solve(torch.zeros(5))
     with pytest.raises(ValueError, match="last dimension must be 5"):
         gram.log_prob(torch.zeros(4, dtype=D))
-    with pytest.raises(TypeError, match="values must be a torch tensor"):
-        gram.solve(np.zeros(5))
+    with pytest.raises(TypeError, match="values must be a torch tensor or a NumPy array, got list"):
+        gram.solve([0.0] * 5)
     with pytest.raises(IndexError, match=r"outside 0\.\.4"):
         gram.condition(torch.tensor([5]), torch.zeros(1, dtype=D))
     with pytest.raises(ValueError, match="twice"):
@@ -575,8 +575,8 @@ def test_bad_calls():
     with pytest.raises(ValueError, match="shape must not be negative"):
         gram.sample((-3,))
     assert gram.sample(3).shape == (3, 5)
-    with pytest.raises(TypeError, match="got a NumPy array"):
-        gram @ np.ones(5)
+    with pytest.raises(TypeError, match="unsupported operand"):
+        gram @ ([1.0] * 5)
     with pytest.raises(ValueError, match="does not broadcast with the batch"):
         batched(5) @ torch.zeros(4, 2, 5, 1, dtype=D)
     with pytest.raises(TypeError, match="observed_index must be int64"):

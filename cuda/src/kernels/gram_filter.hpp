@@ -233,7 +233,14 @@ __device__ inline void extend(const Step<N, J>& s, N* map) {
 struct FilterJob {
   GramLine line;
   unsigned long long* singular;  ///< becomes the first point at which a matrix is, in sorted order
+  unsigned long long* doubtful;  ///< becomes 1 if growth_kernel has to say where that is
 };
+
+__device__ inline void report(const FilterJob& job, std::int64_t chunk, int i) {
+  const GramLine& line = job.line;
+  const std::int64_t at = chunk / line.chunks * line.n + chunk % line.chunks * kGramChunk + i;
+  atomicMin(job.singular, static_cast<unsigned long long>(at));
+}
 
 template <int J>
 __global__ void __launch_bounds__(kWalkThreads) filter_kernel(FilterJob job) {
@@ -255,6 +262,7 @@ __global__ void __launch_bounds__(kWalkThreads) filter_kernel(FilterJob job) {
   for (int j = 0; j < J; ++j) {
     decays[j] = 1.0;
   }
+  const double part = laplex::detail::safe_part<J>();
   Step<double, J> s;
   const int size = line.size(chunk);
   for (int i = 0; i < size; ++i) {
@@ -269,13 +277,15 @@ __global__ void __launch_bounds__(kWalkThreads) filter_kernel(FilterJob job) {
       prior += s.h[j] * s.h[j];
     }
     line.variance[slot<1>(chunk, i)] = s.d;
-    // As on the CPU: one column is found in sums of positive numbers alone; of more, the rounding
-    // of `prior` is in the difference.
-    const double least = J == 1 ? 0.0 : 4.0 * J * 0x1p-52 * prior;
-    if (!(s.d > least)) {
-      const std::int64_t at = chunk / line.chunks * line.n + chunk % line.chunks * kGramChunk + i;
-      atomicMin(job.singular, static_cast<unsigned long long>(at));
-      break;
+    if (s.observed() && !(s.d > part * prior)) {
+      if (J == 1) {
+        report(job, chunk, i);
+        break;
+      }
+      atomicOr(job.doubtful, 1ULL);
+      if (!(s.d > 0.0)) {
+        break;
+      }
     }
   }
   for (int j = 0; j < J; ++j) {
@@ -283,6 +293,33 @@ __global__ void __launch_bounds__(kWalkThreads) filter_kernel(FilterJob job) {
   }
   for (int k = 0; k < J * J; ++k) {
     line.maps[node * J * J + k] = map[k];
+  }
+}
+
+/// Where filter_kernel was in doubt: as the CPU's first_singular(), from the chunk before on. What
+/// is farther away would have to grow through kGramChunk points more.
+template <int J>
+__global__ void __launch_bounds__(kWalkThreads) growth_kernel(FilterJob job) {
+  const GramLine& line = job.line;
+  const std::int64_t own = walk_number();
+  if (own >= line.all_chunks()) {
+    return;
+  }
+  laplex::detail::Growth<J> growth;
+  Step<double, J> s;
+  for (std::int64_t chunk = own % line.chunks > 0 ? own - 1 : own; chunk <= own; ++chunk) {
+    const int size = line.size(chunk);
+    for (int i = 0; i < size; ++i) {
+      load<J>(line, chunk, i, s);
+      for (int j = 0; j < J; ++j) {
+        s.w[j] = line.gain[slot<J>(chunk, i, j)];
+      }
+      const double least = laplex::detail::kSingular<J> * growth.next(s);
+      if (s.observed() && !(line.variance[slot<1>(chunk, i)] > least)) {
+        report(job, chunk, i);  // in the chunk before: it reports the same or an earlier point
+        return;
+      }
+    }
   }
 }
 

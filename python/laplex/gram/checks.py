@@ -5,15 +5,21 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterable, Sequence
 from numbers import Real
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from .. import _core
+from .. import _core, validation
 
 if TYPE_CHECKING:
     from .term import Term
+
+#: What becomes a tensor: see `as_tensor`.
+ArrayLike: TypeAlias = "Tensor | npt.NDArray[Any]"
+ScalarLike: TypeAlias = "float | ArrayLike"
 
 
 def all_finite(tensor: Tensor) -> bool:
@@ -25,6 +31,56 @@ def all_finite(tensor: Tensor) -> bool:
 def broadcast(*shapes: Sequence[int]) -> torch.Size:
     """``torch.broadcast_shapes``, which has no types."""
     return torch.Size(torch.broadcast_shapes(*shapes))  # type: ignore[no-untyped-call]
+
+
+def as_tensor(
+    name: str, value: object, *, integers: torch.dtype = torch.float64, exact: bool = True
+) -> Tensor:
+    """A tensor as it is, or a copy of a NumPy array, on the CPU.
+
+    An array's integers and booleans become of the dtype `integers`; with `exact` they are refused
+    where that would round them.
+    """
+    if isinstance(value, Tensor):
+        return value
+    if not hasattr(value, "__array__"):
+        raise TypeError(
+            f"{name} must be a torch tensor or a NumPy array, got {type(value).__name__}: use "
+            "torch.as_tensor or numpy.asarray"
+        )
+    array = validation.as_array(name, value)
+    if array.dtype.kind in "iub":
+        dtype = np.dtype(str(integers).removeprefix("torch."))
+        array = validation.without_loss(name, array, dtype) if exact else array.astype(dtype)
+    if array.dtype.kind != "f" or array.dtype.itemsize not in (4, 8):
+        raise TypeError(f"{name} must be float32 or float64, got {array.dtype}")
+    return torch.from_numpy(np.array(array, array.dtype.newbyteorder("="), order="C"))
+
+
+def copied(given: Sequence[object]) -> list[object]:
+    """Tensors and numbers to compare with later: see `same_contents`."""
+    return [each.detach().clone() if isinstance(each, Tensor) else each for each in given]
+
+
+def same_contents(one: Sequence[object], two: Sequence[object]) -> bool:
+    """Whether two lists of tensors and numbers have the same entries; waits for a GPU once."""
+    if len(one) != len(two):
+        return False
+    differs = []
+    for a, b in zip(one, two, strict=True):
+        if not isinstance(a, Tensor) or not isinstance(b, Tensor):
+            if a is not b and (isinstance(a, Tensor) or isinstance(b, Tensor) or a != b):
+                return False
+        elif a.shape != b.shape or a.dtype is not b.dtype or a.device != b.device:
+            return False
+        elif a.is_cpu:
+            if not torch.equal(a, b):
+                return False
+        else:
+            differs.append((a != b).any())
+    if not differs or torch.cuda.is_current_stream_capturing():  # where nothing can be looked at
+        return True
+    return not bool(torch.stack(differs).any())
 
 
 def supported(device: torch.device) -> None:
@@ -88,14 +144,17 @@ def checked_noise(noise: object, anchors: Tensor) -> Tensor | None:
     """A noise variance as a tensor ``[*b, n]`` or ``[*b, 1]``, of its own precision."""
     if noise is None:
         return None
-    if not isinstance(noise, Tensor):
-        if isinstance(noise, bool) or not isinstance(noise, Real):
-            raise TypeError(f"noise must be a float, a tensor or None, got {type(noise).__name__}")
+    if isinstance(noise, bool) or not (isinstance(noise, Real) or hasattr(noise, "__array__")):
+        raise TypeError(
+            f"noise must be a float, a tensor, an array or None, got {type(noise).__name__}"
+        )
+    if isinstance(noise, Real):
         try:
             noise = float(noise)
         except OverflowError:
             raise ValueError("noise must be finite, got an integer beyond any float") from None
         noise = torch.tensor([noise], dtype=torch.float64, device=anchors.device)
+    noise = as_tensor("noise", noise)
     if not noise.is_floating_point():
         raise TypeError(f"noise must be float32 or float64, got {noise.dtype}")
     if noise.dim() == 0:
@@ -118,7 +177,7 @@ def split(observed: object, n: int, device: torch.device) -> tuple[Tensor, Tenso
     """Observed numbers, and the others in ascending order."""
     if not isinstance(observed, Tensor):
         try:
-            observed = torch.as_tensor(observed)
+            observed = torch.from_numpy(np.array(observed))
         except (TypeError, ValueError, RuntimeError):
             raise TypeError(
                 "observed_index must be int64 [k] or a bool mask [n], got "

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..functional import matvec
 from . import factor as factors
-from .checks import sample_shape
+from .checks import ArrayLike, copied, same_contents, sample_shape
 from .term import Term
 
 if TYPE_CHECKING:
@@ -35,9 +35,18 @@ class Conditional:
         The same without noise.
     """
 
-    def __init__(self, gram: LaplaceGram, observed: Tensor, rest: Tensor, values: Tensor) -> None:
+    def __init__(
+        self,
+        gram: LaplaceGram,
+        observed: Tensor,
+        rest: Tensor,
+        values: ArrayLike,
+        *,
+        made_of: LaplaceGram | None = None,
+    ) -> None:
         self._gram = gram
-        self._state = gram._state()
+        self._made_of = gram if made_of is None else made_of
+        self._contents = copied(self._made_of._given())
         self.observed = observed
         self.rest = rest
         self._given = _part(gram, observed)
@@ -51,21 +60,21 @@ class Conditional:
 
     def _kept(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
         """A result, computed once; without derivatives, if nobody asks for them, each time."""
+        self._check_contents()
         if torch.is_grad_enabled():
             if name not in self._results:
                 self._results[name] = compute()
             return self._results[name]
         return self._results[name].detach() if name in self._results else compute()
 
-    def _check_state(self) -> None:
-        if self._gram._state() != self._state:
+    def _check_contents(self) -> None:
+        if not same_contents(self._contents, self._made_of._given()):
             raise RuntimeError(
                 "anchors, noise or a term have changed since this conditional was made: make it "
                 "again, with condition() or predict()"
             )
 
     def _expectation(self, values: Tensor) -> Tensor:
-        self._check_state()
         weights = self._given.solve(values).double()
         anchors = self._gram.anchors.double()
         sources, targets = anchors[..., self.observed], anchors[..., self.rest]
@@ -88,7 +97,6 @@ class Conditional:
         return self._kept("latent_variance", self._latent_variance)
 
     def _latent_variance(self) -> Tensor:
-        self._check_state()
         gram = self._gram
         anchors, lengthscale, loadings, noise = gram._parameters()
         unobserved = torch.zeros_like(
@@ -128,7 +136,7 @@ class Conditional:
         what it lacks at the observed entries.
         """
         rows = self._values.shape[: self._values.dim() - 1 - (len(self._gram.shape) - 2)]
-        self._check_state()
+        self._check_contents()
         whole = self._gram._sample_at_ties((*sample_shape(shape), *rows), generator)
         return whole[..., self.rest] + self._expectation(self._values - whole[..., self.observed])
 

@@ -21,11 +21,10 @@ from torch import Tensor
 from ..gpytorch import LaplaceLinearOperator
 from ..operator import LaplaceOperator
 from .checks import broadcast
-from .laplace_gram import LaplaceGram
+from .laplace_gram import LaplaceGram, shared
 from .linear_operator import (
     LaplaceConditionalLinearOperator,
     LaplaceGramLinearOperator,
-    shared,
 )
 
 

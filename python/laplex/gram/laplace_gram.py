@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from math import log, pi, prod
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,14 +14,19 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from .. import validation
-from ..functional import Scalar, check_tensor, matvec
+from ..functional import matvec
 from . import factor as factors
 from .checks import (
+    ArrayLike,
+    ScalarLike,
     all_finite,
+    as_tensor,
     broadcast,
     checked_noise,
     checked_terms,
+    copied,
     no_transforms,
+    same_contents,
     same_device,
     sample_shape,
     split,
@@ -50,13 +57,13 @@ class LaplaceGram:
 
     Parameters
     ----------
-    anchors : Tensor, shape ``[*b, n]``, float32 or float64
-        x, in any order.
+    anchors : Tensor or array, shape ``[*b, n]``, float32 or float64
+        x, in any order. An array of integers becomes float64.
     lengthscale, variance, frequency, phase, scale
         Of a single term: see `laplex.gram.Term`.
     terms : sequence of Term, optional
         A sum of terms, in place of those arguments. At most 32 columns: J <= 32.
-    noise : float or Tensor, shapes ``[*b, n]`` or ``[*b, 1]``, optional
+    noise : float, Tensor or array, shapes ``[*b, n]`` or ``[*b, 1]``, optional
         Variance of the noise at each anchor, not negative. None is 0.
 
     Raises
@@ -74,6 +81,10 @@ class LaplaceGram:
     everything that does not depend on the order of the anchors (`solve`, `logdet`, `log_prob`,
     `condition`); `color` and `whiten` do, and are one-sided there.
 
+    NumPy arrays may stand for tensors everywhere. They are copied, and results are tensors. A
+    `LaplaceGram` keeps its factor, and makes it again when the numbers of a tensor have changed, in
+    whatever way.
+
     The factor S of A = S S^T has the anchors' numbers on both sides and is lower triangular in
     their sorted order.
 
@@ -88,20 +99,23 @@ class LaplaceGram:
     tensor(-2.6590, dtype=torch.float64)
     """
 
+    #: NumPy's arrays leave ``array @ gram`` to the Gram.
+    __array_ufunc__ = None
+
     def __init__(
         self,
-        anchors: Tensor,
+        anchors: ArrayLike,
         *,
-        lengthscale: Scalar = 1.0,
-        variance: Scalar = 1.0,
-        frequency: Scalar = 0.0,
-        phase: Tensor | None = None,
-        scale: Tensor | None = None,
+        lengthscale: ScalarLike = 1.0,
+        variance: ScalarLike = 1.0,
+        frequency: ScalarLike = 0.0,
+        phase: ArrayLike | None = None,
+        scale: ArrayLike | None = None,
         terms: Sequence[Term] | None = None,
-        noise: Scalar | None = None,
+        noise: ScalarLike | None = None,
     ) -> None:
-        check_tensor("anchors", anchors)
         no_transforms()
+        anchors = as_tensor("anchors", anchors)
         if anchors.dtype not in (torch.float32, torch.float64):
             raise TypeError(f"anchors must be float32 or float64, got {anchors.dtype}")
         if anchors.dim() == 0:
@@ -131,11 +145,11 @@ class LaplaceGram:
             raise ValueError(
                 "the leading dimensions of anchors, terms and noise do not broadcast"
             ) from None
-        self._factored: tuple[tuple[Any, ...], dict[bool, AnyFactor]] | None = None
+        self._factored: tuple[list[object], dict[bool, AnyFactor]] | None = None
 
     # --- products --------------------------------------------------------------------------------
 
-    def matvec(self, values: Tensor) -> Tensor:
+    def matvec(self, values: ArrayLike) -> Tensor:
         """A times values ``[..., n]``, by `laplex.matvec`; `values` broadcast with the batch."""
         values = self._checked(values).double()
         anchors = self.anchors.double()
@@ -151,12 +165,9 @@ class LaplaceGram:
 
     def __matmul__(self, other: object) -> Tensor:
         """A times a vector ``[n]`` or matrices ``[..., n, k]``."""
-        if isinstance(other, np.ndarray):
-            raise TypeError(
-                "a LaplaceGram multiplies torch tensors, got a NumPy array: use torch.as_tensor"
-            )
-        if not isinstance(other, Tensor):
+        if not isinstance(other, (Tensor, np.ndarray)):
             return NotImplemented
+        other = self._values(other)
         if other.dim() < 2:
             return self.matvec(other)
         # Columns as rows: of a Gram with a batch, as one leading dimension more.
@@ -170,7 +181,111 @@ class LaplaceGram:
         rows = other.expand(*lead, *other.shape[-2:]).movedim(-1, 0)
         return self.matvec(rows).movedim(0, -1)
 
-    def solve(self, values: Tensor) -> Tensor:
+    def __rmatmul__(self, other: object) -> Tensor:
+        """A vector ``[n]`` or matrices ``[..., k, n]`` times A."""
+        if not isinstance(other, (Tensor, np.ndarray)):
+            return NotImplemented
+        other = self._values(other)
+        return self @ other if other.dim() < 2 else (self @ other.mT).mT
+
+    # --- other matrices --------------------------------------------------------------------------
+
+    @property
+    def T(self) -> LaplaceGram:
+        """A itself, which is symmetric."""
+        return self
+
+    @property
+    def mT(self) -> LaplaceGram:
+        """A itself, by torch's name for the transpose of a batch of matrices."""
+        return self
+
+    def __add__(self, other: object) -> LaplaceGram:
+        """The sum of two on the same anchors: the terms and the noises of both.
+
+        Raises
+        ------
+        TypeError
+            For anything but a `LaplaceGram`: a number might mean noise, or every entry.
+        ValueError
+            For other anchors.
+        """
+        if not isinstance(other, LaplaceGram):
+            raise TypeError(
+                f"a LaplaceGram adds another LaplaceGram alone, got {type(other).__name__}: noise "
+                "is that of the constructor, LaplaceGram(A.anchors, terms=A.terms, noise=...)"
+            )
+        if not self.has_anchors_of(other):
+            raise ValueError(
+                "the two LaplaceGrams have different anchors: pass both the same tensor, or add "
+                "their to_dense()"
+            )
+        noise = other.noise if self.noise is None else self.noise
+        if self.noise is not None and other.noise is not None:
+            noise = self.noise + other.noise
+        anchors = shared(self.anchors, other.anchors)
+        return LaplaceGram(anchors, terms=(*self.terms, *other.terms), noise=noise)
+
+    __radd__ = __add__  # of what is no LaplaceGram: the same sentence
+
+    def has_anchors_of(self, other: LaplaceGram) -> bool:
+        """Whether the anchors of both are the same numbers, of the same precision and device."""
+        return same_contents([self.anchors], [other.anchors])
+
+    def __mul__(self, factor: object) -> LaplaceGram:
+        """A times a positive number, or numbers ``[*b]`` for a batch: variances and noise are."""
+        scale: Tensor
+        if isinstance(factor, (Tensor, np.ndarray)):
+            scale = as_tensor("factor", factor).to(self.device, torch.float64)
+        elif isinstance(factor, Real):
+            scale = torch.tensor(float(factor), dtype=torch.float64, device=self.device)
+        else:
+            return NotImplemented
+        if not bool(((scale > 0) & scale.isfinite()).all()):
+            raise ValueError(
+                "a LaplaceGram is multiplied with positive, finite numbers, as its variances are: "
+                f"got {factor}"
+            )
+        terms = [
+            replace(term, variance=tensors.variance * scale)
+            for term, tensors in zip(self.terms, self._tensors, strict=True)
+        ]
+        noise = None if self.noise is None else self.noise * scale[..., None]
+        return LaplaceGram(self.anchors, terms=terms, noise=noise)
+
+    __rmul__ = __mul__
+
+    def to(self, *args: Any, **kwargs: Any) -> LaplaceGram:
+        """The same on another device or in another precision; arguments as ``torch.Tensor.to``.
+
+        Lengthscale, variance and frequency keep their precision.
+        """
+        device, dtype, *_ = torch._C._nn._parse_to(*args, **kwargs)
+        if dtype not in (None, torch.float32, torch.float64):
+            raise TypeError(f"dtype must be torch.float32 or torch.float64, got {dtype}")
+        keep = ("lengthscale", "variance", "frequency")
+        return self._like(lambda name, tensor: tensor.to(device, None if name in keep else dtype))
+
+    def detach(self) -> LaplaceGram:
+        """The same without gradients, of the same memory."""
+        return self._like(lambda _, tensor: tensor.detach())
+
+    def _like(self, change: Callable[[str, Tensor], Tensor]) -> LaplaceGram:
+        """The same with other tensors in place of those there are; numbers stay."""
+
+        def changed(name: str, value: Any) -> Any:
+            return change(name, value) if isinstance(value, Tensor) else value
+
+        terms = [
+            Term(**{name: changed(name, value) for name, value in vars(term).items()})
+            for term in self.terms
+        ]
+        noise = None if self.noise is None else change("noise", self.noise)
+        return LaplaceGram(change("anchors", self.anchors), terms=terms, noise=noise)
+
+    # --- the factor ------------------------------------------------------------------------------
+
+    def solve(self, values: ArrayLike) -> Tensor:
         """A^-1 times values ``[..., n]``."""
         rows, restore = self._flatten(values)
         parameters = self._parameters()
@@ -184,21 +299,21 @@ class LaplaceGram:
 
         return restore(self._symmetric(solution, parameters))
 
-    def color(self, values: Tensor, *, transpose: bool = False) -> Tensor:
+    def color(self, values: ArrayLike, *, transpose: bool = False) -> Tensor:
         """S, or with `transpose` S^T, times values ``[..., n]``: A = S S^T.
 
         S makes samples of N(0, A) from white noise.
         """
         return self._scaled(values, Side.UPPER if transpose else Side.LOWER)
 
-    def whiten(self, values: Tensor, *, transpose: bool = False) -> Tensor:
+    def whiten(self, values: ArrayLike, *, transpose: bool = False) -> Tensor:
         """S^-1, or with `transpose` S^-T, times values ``[..., n]``: A^-1 = S^-T S^-1.
 
         S^-1 makes white noise of samples of N(0, A).
         """
         return self._scaled(values, Side.UPPER_INVERSE if transpose else Side.LOWER_INVERSE)
 
-    def _scaled(self, values: Tensor, side: Side) -> Tensor:
+    def _scaled(self, values: ArrayLike, side: Side) -> Tensor:
         rows, restore = self._flatten(values)
         parameters = self._parameters()
         factor = self._factor(parameters)
@@ -229,7 +344,7 @@ class LaplaceGram:
 
         return self._symmetric(value, parameters).reshape(self._batch).to(self.dtype)
 
-    def log_prob(self, values: Tensor) -> Tensor:
+    def log_prob(self, values: ArrayLike) -> Tensor:
         """Log density of N(0, A) at values ``[..., n]``: a number for each, ``[...]``."""
         rows, restore = self._flatten(values)
         parameters = self._parameters()
@@ -286,14 +401,14 @@ class LaplaceGram:
         flat = torch.stack(samples, -2)
         return flat.reshape(*shape, *self._batch, n).to(self.dtype)
 
-    def condition(self, observed_index: Tensor, values: Tensor) -> Conditional:
+    def condition(self, observed_index: ArrayLike, values: ArrayLike) -> Conditional:
         """The remaining entries of a vector of N(0, A), given some of them.
 
         Parameters
         ----------
-        observed_index : Tensor
-            Numbers of the observed entries, int64 ``[k]``, each once; or a bool mask ``[n]``.
-        values : Tensor, shape ``[..., k]``
+        observed_index : Tensor or array
+            Numbers of the observed entries, integers ``[k]``, each once; or a bool mask ``[n]``.
+        values : Tensor or array, shape ``[..., k]``
             The observed entries, noise included; for a mask in ascending order.
 
         Returns
@@ -305,14 +420,14 @@ class LaplaceGram:
         observed, rest = split(observed_index, n, self.device)
         return Conditional(self, observed, rest, values)
 
-    def predict(self, targets: Tensor, values: Tensor) -> Conditional:
+    def predict(self, targets: ArrayLike, values: ArrayLike) -> Conditional:
         """The process at new points without noise, given values ``[..., n]`` at the anchors.
 
         Parameters
         ----------
-        targets : Tensor, shape ``[*b, m]``
-            New points, of the anchors' dtype.
-        values : Tensor, shape ``[..., n]``
+        targets : Tensor or array, shape ``[*b, m]``
+            New points, of the anchors' dtype, or integers.
+        values : Tensor or array, shape ``[..., n]``
             Observations at the anchors, noise included.
 
         Raises
@@ -321,7 +436,7 @@ class LaplaceGram:
             When a term has phases or scales, which new points have not: build one LaplaceGram over
             all points, and `condition` it.
         """
-        check_tensor("targets", targets)
+        targets = as_tensor("targets", targets, integers=self.dtype)
         if targets.dtype is not self.dtype or targets.dim() == 0:
             raise TypeError(
                 f"targets must be {self.dtype} as the anchors are, of shape [..., m]; got "
@@ -343,7 +458,7 @@ class LaplaceGram:
             noise = torch.cat((self.noise.expand(*shape, n), self.noise.new_zeros(*shape, m)), -1)
         whole = LaplaceGram(anchors, terms=self.terms, noise=noise)
         numbers = torch.arange(n + m, device=self.device)
-        return Conditional(whole, numbers[:n], numbers[n:], values)
+        return Conditional(whole, numbers[:n], numbers[n:], values, made_of=self)
 
     def precision(self) -> tuple[Tensor, Tensor, Tensor]:
         """The tridiagonal inverse of a single real term without noise.
@@ -402,6 +517,33 @@ class LaplaceGram:
         """The anchors'."""
         return self.anchors.device
 
+    @property
+    def requires_grad(self) -> bool:
+        """Whether any tensor asks for its gradient."""
+        return any(isinstance(each, Tensor) and each.requires_grad for each in self._given())
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        """``numpy.asarray(gram)`` is `to_dense` of a Gram on the CPU, up to 2**24 entries.
+
+        Raises
+        ------
+        MemoryError
+            Above them: nobody may have meant to write down the matrix.
+        RuntimeError
+            When a tensor requires its gradient, which an array would lose.
+        ValueError
+            With ``copy=False``.
+        """
+        validation.array_copy(copy, "a LaplaceGram")
+        validation.array_size(tuple(self.shape), "a LaplaceGram", "A @ v")
+        if self.requires_grad:
+            raise RuntimeError(
+                "a LaplaceGram that requires its gradient does not become a NumPy array: use "
+                "detach()"
+            )
+        matrix = self.to_dense().numpy()
+        return matrix if dtype is None else matrix.astype(dtype, copy=False)
+
     def diagonal(self) -> Tensor:
         """The variances ``[*b, n]``, noise included."""
         _, _, loadings, noise = self._parameters()
@@ -439,6 +581,25 @@ class LaplaceGram:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_factored": None}  # the core's object is made again when needed
 
+    def to_scipy(self, *, inverse: bool = False) -> Any:
+        """A without gradients as a ``scipy.sparse.linalg.LinearOperator``, which can be pickled.
+
+        With `inverse` A^-1: as a preconditioner ``M=`` of SciPy's solvers, for instance.
+
+        Raises
+        ------
+        ImportError
+            Without SciPy.
+        ValueError
+            For a batch.
+        """
+        from ..optional import require
+
+        require("scipy.sparse.linalg", extra="all", feature="LaplaceGram.to_scipy")
+        from .scipy_operator import GramLinearOperator
+
+        return GramLinearOperator(self, inverse=inverse)
+
     def to_linear_operator(self) -> Any:
         """A as a GPyTorch ``LinearOperator`` with exact `solve` and `logdet` in O(n)."""
         from ..optional import require
@@ -474,32 +635,23 @@ class LaplaceGram:
         )
 
     def _factor(self, parameters: Parameters, *, ties_backwards: bool = False) -> AnyFactor:
-        """The factorisation of `parameters`, kept until a tensor changes."""
-        state = self._state()
-        if state is None:
-            return factors.factorise(parameters, ties_backwards=ties_backwards)
-        if self._factored is None or self._factored[0] != state:
-            self._factored = (state, {})
-        kept = self._factored[1]
+        """The factorisation of `parameters`, kept until a number changes.
+
+        That is seen in the numbers themselves, of which a copy is kept. The versions of tensors do
+        not count what is written through ``.data`` or through an array that shares memory.
+        """
+        given, factored = self._given(), self._factored
+        if factored is None or not same_contents(factored[0], given):
+            self._factored = factored = (copied(given), {})
+        kept = factored[1]
         if ties_backwards not in kept:
             kept[ties_backwards] = factors.factorise(parameters, ties_backwards=ties_backwards)
         return kept[ties_backwards]
 
-    def _state(self) -> tuple[Any, ...] | None:
-        """What changes with any argument; None where torch does not count changes.
-
-        Writing through ``.data`` or through an array that shares memory is not noticed.
-        """
-        state: list[Any] = []
+    def _given(self) -> list[object]:
+        """All that the matrix is made of: tensors, numbers and None."""
         terms = (value for term in self.terms for value in vars(term).values())
-        for each in (self.anchors, self.noise, *terms):
-            if not isinstance(each, Tensor):
-                state.append(each)
-                continue
-            if each.is_inference():
-                return None
-            state.append((_Same(each), each.data_ptr(), each.shape, each._version))
-        return tuple(state)
+        return [self.anchors, self.noise, *terms]
 
     def _symmetric(self, value: Callable[[AnyFactor], Tensor], parameters: Parameters) -> Tensor:
         """A value that does not depend on the order of equal anchors, as the mean over both orders.
@@ -512,10 +664,12 @@ class LaplaceGram:
             result = 0.5 * (result + value(self._factor(parameters, ties_backwards=True)))
         return result
 
+    def _values(self, values: object) -> Tensor:
+        return as_tensor("values", values, integers=self.dtype, exact=False)
+
     def _checked(self, values: object, what: str = "anchors") -> Tensor:
-        check_tensor("values", values)
         no_transforms()
-        assert isinstance(values, Tensor)
+        values = self._values(values)
         if values.dtype is not self.dtype:
             raise TypeError(
                 f"values are {values.dtype} but the anchors {self.dtype}: convert one with .to()"
@@ -536,7 +690,7 @@ class LaplaceGram:
                 f"{list(self._batch)}"
             ) from None
 
-    def _flatten(self, values: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    def _flatten(self, values: ArrayLike) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """Values as float64 ``[B, R, n]``, and what brings such a result into their shape.
 
         Rows are what the batch does not have: leading dimensions, and those where it has size 1.
@@ -573,13 +727,6 @@ def _recording(*tensors: Tensor) -> bool:
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
-class _Same:
-    """A tensor that equals itself alone; kept, so that no other can have its place."""
-
-    def __init__(self, tensor: Tensor) -> None:
-        self.tensor = tensor
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and self.tensor is other.tensor
-
-    __hash__ = None  # type: ignore[assignment]
+def shared(one: Tensor, two: Tensor) -> Tensor:
+    """Equal tensors as a single one, which hands derivatives on to both in halves."""
+    return one if one is two or not (one.requires_grad or two.requires_grad) else (one + two) / 2

@@ -6,7 +6,6 @@ of it costs O(n) and forms no matrix, where that package's own algebra takes con
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -43,11 +42,6 @@ def _trailing(name: str) -> int:
 
 def _expanded(tensor: Tensor, batch: torch.Size | list[int], name: str) -> Tensor:
     return tensor.expand((*batch, *tensor.shape[tensor.dim() - _trailing(name) :]))
-
-
-def shared(one: Tensor, two: Tensor) -> Tensor:
-    """Equal tensors as a single one, which hands derivatives on to both in halves."""
-    return one if one is two or not (one.requires_grad or two.requires_grad) else (one + two) / 2
 
 
 class _Covariance(LinearOperator):  # type: ignore[misc]
@@ -220,26 +214,16 @@ class LaplaceGramLinearOperator(_Covariance):
         """Diagonals become noise, and operators on the same anchors have the terms of both."""
         if not isinstance(other, LaplaceGramLinearOperator):
             return super().__add__(other)
-        one, two = self.gram, other.gram
-        if one.anchors is not two.anchors and not torch.equal(one.anchors, two.anchors):
+        if not self.gram.has_anchors_of(other.gram):
             return super().__add__(other)
-        terms = (*one.terms, *two.terms)
-        noises = [each.noise for each in (one, two) if each.noise is not None]
-        noise = sum(noises[1:], noises[0]) if noises else None
-        return self.of(LaplaceGram(shared(one.anchors, two.anchors), terms=terms, noise=noise))
+        return self.of(self.gram + other.gram)
 
     def _mul_constant(self, other: float | Tensor) -> LinearOperator:
         if not isinstance(other, Tensor):
             other = torch.tensor(other, dtype=self.dtype, device=self.device)
         if not bool((other > 0).all()):
             return super()._mul_constant(other)
-        gram, factor = self.gram, other.double()
-        terms = [
-            replace(term, variance=tensors.variance * factor)
-            for term, tensors in zip(gram.terms, gram._tensors, strict=True)
-        ]
-        noise = None if gram.noise is None else gram.noise * factor[..., None]
-        return self.of(LaplaceGram(gram.anchors, terms=terms, noise=noise))
+        return self.of(self.gram * other)
 
     def _expand_batch(self, batch_shape: torch.Size | list[int]) -> LaplaceGramLinearOperator:
         tensors = [_expanded(tensor, batch_shape, name) for name, tensor in self._named.items()]

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ..functional import Scalar, as_scalar, check_tensor
-from .checks import all_finite, broadcast
+from ..functional import Scalar, as_scalar
+from .checks import ArrayLike, ScalarLike, all_finite, as_tensor, broadcast
 from .rotation import rotation
 
 #: Variances between these are squared and divided without leaving the range of a double.
 _SMALLEST, _LARGEST = 1e-140, 1e140
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, init=False)
 class Term:
     r"""One Laplace kernel of a sum that `LaplaceGram` holds.
 
@@ -30,23 +31,43 @@ class Term:
 
     Parameters
     ----------
-    lengthscale : float or Tensor, shape ``[*b]``
+    lengthscale : float, Tensor or array, shape ``[*b]``
         Positive.
-    variance : float or Tensor, shape ``[*b]``
+    variance : float, Tensor or array, shape ``[*b]``
         sigma^2, positive.
-    frequency : float or Tensor, shape ``[*b]``
+    frequency : float, Tensor or array, shape ``[*b]``
         omega, radians per unit of the anchors.
-    phase : Tensor, shape ``[*b, n]``, optional
+    phase : Tensor or array, shape ``[*b, n]``, optional
         theta, radians.
-    scale : Tensor, shape ``[*b, n]``, optional
+    scale : Tensor or array, shape ``[*b, n]``, optional
         s, a factor for each anchor, of any sign.
+
+    Notes
+    -----
+    Arrays are copied into tensors, integers as float64.
     """
 
-    lengthscale: Scalar = 1.0
-    variance: Scalar = 1.0
-    frequency: Scalar = 0.0
-    phase: Tensor | None = None
-    scale: Tensor | None = None
+    lengthscale: Scalar
+    variance: Scalar
+    frequency: Scalar
+    phase: Tensor | None
+    scale: Tensor | None
+
+    def __init__(
+        self,
+        lengthscale: ScalarLike = 1.0,
+        variance: ScalarLike = 1.0,
+        frequency: ScalarLike = 0.0,
+        phase: ArrayLike | None = None,
+        scale: ArrayLike | None = None,
+    ) -> None:
+        given = {"lengthscale": lengthscale, "variance": variance, "frequency": frequency}
+        for name, number in given.items():
+            if isinstance(number, np.ndarray):
+                number = as_tensor(name, number)
+            object.__setattr__(self, name, number)
+        for name, numbers in (("phase", phase), ("scale", scale)):
+            object.__setattr__(self, name, None if numbers is None else as_tensor(name, numbers))
 
     def is_default(self) -> bool:
         """Whether nothing was given."""
@@ -59,7 +80,6 @@ class Term:
         for name, tensor in (("phase", self.phase), ("scale", self.scale)):
             if tensor is None:
                 continue
-            check_tensor(name, tensor)
             if not tensor.is_floating_point():
                 raise TypeError(f"{name} must be float32 or float64, got {tensor.dtype}")
             if tensor.dim() == 0 or tensor.shape[-1] != anchors.shape[-1]:
