@@ -195,7 +195,8 @@ def show_times(
     repeats: int = 7,
 ) -> None:
     """Time the last seed's network of each strategy."""
-    print(f"\nReal exits by the clock at a budget of 75 %: processor time, least of {repeats} passes")
+    about = f"processor time, least of {repeats} passes"
+    print(f"\nReal exits by the clock at a budget of 75 %: {about}")
     for strategy, model in models.items():
         found = timed(model, runs[strategy][-1]["softmax"], images, repeats=repeats)
         print(f"{strategy:<10}{found}")

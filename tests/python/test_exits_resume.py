@@ -189,7 +189,7 @@ def check(name: str, moments: Callable[[int], range], folder: Path) -> None:
 def test_a_run_that_goes_on_ends_with_the_same_bits(name: str, tmp_path: Path) -> None:
     # Moments in all phases, epochs and places of a batch; other ones for each run.
     start = 3 + list(RUNS).index(name)
-    check(name, lambda count: range(start, count, max(7, count // 7)), tmp_path)
+    check(name, lambda count: range(start, count, max(7, count // 4)), tmp_path)
 
 
 def test_a_run_with_workers_goes_on(tmp_path: Path) -> None:
