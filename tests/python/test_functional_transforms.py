@@ -13,6 +13,11 @@ from torch_cases import FORMS, case, dense, function, operator
 MAIN_FORMS = ("real", "carrier", "oscillating", "cosine")
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
 def raw(form, requires_grad=True, parity=0, moment=0, **options):
     """Arguments of ``torch.ops.laplex.matvec``."""
     inputs, real_part = case(form, requires_grad=requires_grad, **options)
