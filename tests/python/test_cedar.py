@@ -123,9 +123,10 @@ def test_rotations_are_orthogonal_on_every_path(kind: str, tmp_path: Path) -> No
 def test_procrustes_loss_never_grows_and_is_the_unexplained_variance() -> None:
     data = planted(2000, 16, 4, seed=3).data
     model = CEDAR(k=4, random_state=0, max_iter=25, tol=0).fit(data)
-    assert (np.diff(model.loss_curve_) <= 0).all()
+    rounding = 100 * np.finfo(np.float64).eps  # of sums of parts of 1
+    assert (np.diff(model.loss_curve_) <= rounding).all()
     # The last loss is that of the rotation before the last update.
-    assert 1 - model.score(data) <= model.loss_curve_[-1]
+    assert 1 - model.score(data) <= model.loss_curve_[-1] + rounding
     again = CEDAR(k=4, random_state=0, max_iter=26, tol=0).fit(data)
     if again.n_iter_ > model.n_iter_:  # no pass was taken back
         assert again.loss_curve_[: model.n_iter_] == model.loss_curve_
