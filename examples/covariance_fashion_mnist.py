@@ -62,7 +62,7 @@ def main() -> None:
     for axes, (name, pictures) in zip(figure.subplots(4, 8), lines.items(), strict=True):
         axes[0].set_ylabel(name)
         for ax, picture in zip(axes, pictures, strict=True):
-            ax.imshow(picture, cmap="gray", vmin=0, vmax=1)
+            ax.imshow(picture.numpy(), cmap="gray", vmin=0, vmax=1)
             ax.set(xticks=[], yticks=[])
     figure.savefig(options.out / "inpainting.png", dpi=110)
     model.plot_order((height, width)).savefig(options.out / "order.png", dpi=110)

@@ -65,7 +65,7 @@ def restore(steps: int, out: Path) -> None:
     figure = Figure(figsize=(12, 3), layout="constrained")
     pictures = {"photograph": photograph, "half of it": seen, "inpainted, by tiles": filled}
     for ax, (name, picture) in zip(figure.subplots(1, 3), pictures.items(), strict=True):
-        ax.imshow(picture.to(torch.uint8))
+        ax.imshow(picture.to(torch.uint8).numpy())
         ax.set(title=name, xticks=[], yticks=[])
     figure.savefig(out / "restored.png", dpi=110)
     model.plot_order((SIDE, SIDE, 3)).savefig(out / "order.png", dpi=110)
@@ -84,7 +84,7 @@ def whole(steps: int, side: int, out: Path) -> None:
     figure = Figure(figsize=(8, 4), layout="constrained")
     pictures = {"a crop": train[0].reshape(side, side, 3), "a sample": sample}
     for ax, (name, picture) in zip(figure.subplots(1, 2), pictures.items(), strict=True):
-        ax.imshow(picture.to(torch.uint8))
+        ax.imshow(picture.to(torch.uint8).numpy())
         ax.set(title=name, xticks=[], yticks=[])
     figure.savefig(out / "whole.png", dpi=110)
 

@@ -14,6 +14,11 @@ from laplex.adapters import to_scipy
 from torch_cases import FORMS, case, dense_matrix
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
 def build(form, **options):
     inputs, real_part = case(form, **options)
     _, targets, sources, lengthscale, frequency, theta, phi = inputs

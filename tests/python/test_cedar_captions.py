@@ -54,7 +54,11 @@ def random_blip(seed):
 
 @pytest.fixture(scope="module")
 def model():
-    return random_blip(3)
+    made = random_blip(3)
+    made.text_decoder.generation_config.max_length = (
+        20  # or `generate` warns that it is its default
+    )
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +108,6 @@ def greedy(model, processor, hidden):
 
 
 def test_equal_to_decoding_by_the_definition(model, processor, cedar):
-    model.text_decoder.generation_config.max_length = 20
     alphas = [-30.0, -3.0, 0.0, 3.0, 30.0]
     captions = decode_captions(model, processor, 4, alphas, cedar=cedar)
     assert [caption.alpha for caption in captions] == alphas

@@ -287,8 +287,9 @@ def test_clip_from_a_folder(tmp_path):
     encoder.model.save_pretrained(tmp_path)
     encoder.processor.save_pretrained(tmp_path)
     loaded = ClipEncoder.from_pretrained(str(tmp_path), normalize=False)
+    # The weights lie in other memory, by whose alignment a matrix product may round.
     for rows, others in zip(both(loaded), both(encoder), strict=True):
-        assert np.array_equal(rows, others)
+        np.testing.assert_allclose(rows, others, rtol=0, atol=BATCH_TOLERANCE)
 
 
 def test_progress(capsys):

@@ -64,7 +64,8 @@ def test_axes_recur_where_others_have_them(atoms: np.ndarray) -> None:
             assert report.mcc[i, j] == pytest.approx(metrics.mcc(a, b), abs=50 * EPS)
     np.testing.assert_array_equal(report.mcc, report.mcc.T)
     pairs = [report.mcc[i, j] for i in range(4) for j in range(i)]
-    assert report.mean == pytest.approx(np.mean(pairs), abs=EPS)
+    # Sums of six numbers of at most 1, in another order.
+    assert report.mean == pytest.approx(np.mean(pairs), abs=4 * EPS)
     assert report.min == min(pairs) < report.mean
     assert report.table().splitlines() == [
         "restarts  axes  share",

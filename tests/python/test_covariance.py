@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pickle
-import subprocess
-import sys
+import runpy
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -379,14 +379,22 @@ def test_errors_name_argument_and_remedy(call, error, message) -> None:  # type:
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-def run_example(name: str, *arguments: str) -> str:
-    command = [sys.executable, str(EXAMPLES / name), *arguments]
-    finished = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert finished.returncode == 0, finished.stderr
-    return finished.stdout
+@pytest.fixture
+def run_example(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., str]]:
+    """Runs an example as a script in this process, which has imported torch already."""
+
+    def run(name: str, *arguments: str) -> str:
+        monkeypatch.setattr("sys.argv", [name, *arguments])
+        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+        return capsys.readouterr().out
+
+    with torch.random.fork_rng():
+        yield run
 
 
-def test_example_of_fashion_mnist(tmp_path: Path) -> None:
+def test_example_of_fashion_mnist(run_example: Callable[..., str], tmp_path: Path) -> None:
     pytest.importorskip("rich")
     said = run_example(
         "covariance_fashion_mnist.py",
@@ -396,7 +404,7 @@ def test_example_of_fashion_mnist(tmp_path: Path) -> None:
     assert {"inpainting.png", "order.png"} <= {file.name for file in tmp_path.iterdir()}
 
 
-def test_example_of_photographs(tmp_path: Path) -> None:
+def test_example_of_photographs(run_example: Callable[..., str], tmp_path: Path) -> None:
     pytest.importorskip("rich")
     pytest.importorskip("skimage")
     arguments = ("--whole", "--side", "40", "--steps", "2", "--out", str(tmp_path))

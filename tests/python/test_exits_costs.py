@@ -187,9 +187,13 @@ def test_costs_say_what_they_need():
 # --- timing --------------------------------------------------------------------------------------
 
 
+#: Longer than a busy machine takes the processor away in the best of three passes.
+SLEEP = 0.02
+
+
 class Sleeps(nn.Module):
     def forward(self, x):
-        time.sleep(0.005)
+        time.sleep(SLEEP)
         return x
 
 
@@ -199,7 +203,7 @@ def sleepy():
 
 
 def test_timing_measures_what_is_left_out():
-    """Behind the exits there is a sleep of 5 ms: who leaves does not sleep."""
+    """Behind the exits there is a sleep: who leaves does not sleep."""
     model, x = sleepy(), torch.randn(6, 4)
     model.backbone[1].eval()
     modes = [module.training for module in model.modules()]
@@ -215,7 +219,7 @@ def test_timing_measures_what_is_left_out():
         plain, whole = timing.run("backbone", size), timing.run("all exits", size)
         left = timing.run("predict", size)
         for run in (plain, whole):
-            assert run.seconds_min >= 0.005 * passes / 6
+            assert run.seconds_min >= SLEEP * passes / 6
             assert run.cpu_seconds_min < run.seconds_min  # a sleep takes none
         assert left.seconds_min < plain.seconds_min
         for run in (plain, whole, left):

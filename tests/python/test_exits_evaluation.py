@@ -387,15 +387,18 @@ def test_score_heads_take_the_place_of_the_policy(target: str) -> None:
     data, unseen = outputs(200, seed=2), outputs(200, seed=3)
     found = evaluate_outputs(data, COSTS, validation=unseen, calibration=target)  # type: ignore[arg-type]
     heads = ScoreHeads(target=target).fit(unseen.logits, unseen.labels)  # type: ignore[arg-type]
-    same = evaluate_outputs(data, COSTS, validation=unseen, calibration=heads)
-    assert same.to_dict() == found.to_dict()
-    assert found.policy == "learned score"
+    given = evaluate_outputs(data, COSTS, validation=unseen, calibration=heads)
+    assert found.policy == given.policy == "learned score"
     assert target in found.calibration
+    assert given.calibration == found.calibration
     policy = LearnedScore(heads, 0.5)
     direct = evaluate_outputs(data, COSTS, validation=unseen, policy=policy)
-    for name in ("ece", "auroc", "eefp", "nll"):
-        assert getattr(direct, name) == pytest.approx(getattr(found, name), nan_ok=True)
-    assert direct.curve.accuracy == pytest.approx(found.curve.accuracy)
+    for other in (given, direct):
+        # Two fits agree to where their searches end, some 1e-6 of a score.
+        assert other.ece == pytest.approx(found.ece, abs=1e-5)
+        for name in ("auroc", "eefp", "nll"):
+            assert getattr(other, name) == pytest.approx(getattr(found, name), nan_ok=True)
+        assert other.curve.accuracy == pytest.approx(found.curve.accuracy)
 
 
 class Table:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import subprocess
 import sys
@@ -36,6 +38,18 @@ CLOSE = 1e-5
 @pytest.fixture(autouse=True)
 def seeded():
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_table_of_operators():
+    """Torch's exporter makes its table of ONNX operators anew for each file, for half a second."""
+    with pytest.MonkeyPatch.context() as patch:
+        with contextlib.suppress(ImportError):  # another version of torch: slower, not otherwise
+            from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+            made_once = functools.cache(ONNXRegistry.from_torchlib)
+            patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(made_once))
+        yield
 
 
 @pytest.fixture(scope="module")

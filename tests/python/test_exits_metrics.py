@@ -447,8 +447,9 @@ def test_temperature_is_the_best_of_each_exit() -> None:
         )
         # A search that only compares values sees the minimum sqrt(eps) wide, times the curvature.
         assert math.log(found) == pytest.approx(best.x, abs=1e-6)
+        # Each exit for itself. The search ends at a slope of 1e-10, against a curvature near 1.
         alone = TemperatureScaling().fit(one, labels)
-        assert alone.temperatures_[0] == found
+        assert alone.temperatures_[0] == pytest.approx(found, rel=1e-7)
     before, after = nll(logits, labels), nll(scaling.transform(logits), labels)
     assert (after.values <= before.values).all()
 
@@ -593,11 +594,19 @@ def test_scores_are_those_of_any_batch() -> None:
     whole = heads.scores(logits)
     assert whole.shape == (3, 50)
     assert ((whole > 0) & (whole < 1)).all()
+    # Torch sums and exponentiates a row of another batch by other instructions: each feature, of
+    # logits below 8 in size, is off by a few units in the last place of 8, the sum over features
+    # by as much times the slopes, and the score by a quarter of that.
+    assert np.abs(logits).max() < 8
+    slopes = np.abs(heads.coefficients_ / heads.scales_).sum(1)
     for k in range(3):
         parts = [heads.score(k, torch.tensor(logits[k, i : i + 1])) for i in range(50)]
-        np.testing.assert_array_equal(torch.cat(parts).numpy(), whole[k])
+        rounding = 8 * 8 * EPS * slopes[k] / 4 + 8 * EPS
+        np.testing.assert_allclose(torch.cat(parts).numpy(), whole[k], rtol=0, atol=rounding)
     policy = LearnedScore(heads, 0.7)
-    np.testing.assert_array_equal(policy.scores(torch.tensor(logits)).numpy(), whole)
+    rounding = 8 * 8 * EPS * slopes.max() / 4 + 8 * EPS
+    found = policy.scores(torch.tensor(logits)).numpy()
+    np.testing.assert_allclose(found, whole, rtol=0, atol=rounding)
     extreme = torch.tensor([[1e4, 0, 0, 0, 0, 0], [0.0] * 6])
     found = heads.score(0, extreme)
     assert ((found > 0) & (found < 1)).all()
@@ -608,11 +617,12 @@ def test_a_target_of_one_class_has_a_constant_score() -> None:
     labels = logits[0].argmax(-1)  # the first exit is always right
     heads = ScoreHeads("correct").fit(logits, labels)
     scores = heads.scores(logits)
-    assert np.ptp(scores[0]) == 0
+    # One number for all, but a sigmoid in a vector's tail is another function than in its body.
+    assert np.ptp(scores[0]) <= 4 * EPS
     assert scores[0, 0] == pytest.approx(41 / 42, rel=8 * EPS)  # 40 of 40, and one of each kind
     assert np.ptp(scores[1]) > 0
     # The last exit lets everybody go.
-    assert np.ptp(ScoreHeads("eefp").fit(logits, labels).scores(logits)[2]) == 0
+    assert np.ptp(ScoreHeads("eefp").fit(logits, labels).scores(logits)[2]) <= 4 * EPS
 
 
 @pytest.mark.parametrize("by_class", [False, True])
@@ -623,7 +633,10 @@ def test_score_heads_are_kept(by_class: bool, classes: int) -> None:
     again = ScoreHeads.from_dict(json.loads(json.dumps(heads.to_dict())))
     np.testing.assert_array_equal(again.scores(logits), heads.scores(logits))
     twice = ScoreHeads("correct", by_class=by_class).fit(torch.tensor(logits), labels)
-    np.testing.assert_array_equal(twice.scores(logits), heads.scores(logits))
+    # The search ends where no slope of the mean loss is above 1e-8, and products of vectors round
+    # by where these lie in memory. The penalty curves the loss by 1/80 at least, so a coefficient
+    # is known to 1e-6, and a score to that times a quarter of the features, 20 of up to 10.
+    np.testing.assert_allclose(twice.scores(logits), heads.scores(logits), rtol=0, atol=5e-5)
     assert repr(again) == repr(heads)
 
 

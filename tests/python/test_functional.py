@@ -14,6 +14,11 @@ import laplex
 from torch_cases import FORMS, case, dense, dense_matrix, function, operator
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
 @pytest.mark.parametrize("self_case", [False, True], ids=["two-sided", "self"])
 @pytest.mark.parametrize("complex_values", [False, True], ids=["real-v", "complex-v"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -16,6 +16,11 @@ from torch_cases import FORMS, NAMES, case, dense, dense_matrix, function, opera
 MAIN_FORMS = ("real", "carrier", "oscillating", "cosine")
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
 @pytest.mark.parametrize("self_case", [False, True], ids=["two-sided", "self"])
 @pytest.mark.parametrize("complex_values", [False, True], ids=["real-v", "complex-v"])
 @pytest.mark.parametrize("form", FORMS)

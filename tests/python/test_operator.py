@@ -10,6 +10,11 @@ import laplex
 from torch_cases import FORMS, case, dense_matrix
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
 def build(form, **options):
     """An operator of a form, and its dense matrix."""
     inputs, real_part = case(form, **options)

@@ -100,27 +100,27 @@ def test_ctrl_c_during_a_long_call(num_threads: int) -> None:
     one = rng.standard_normal(1_000_000)
     before = plan.apply(one)
     timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
-    start = time.monotonic()
+    start = time.process_time()  # which another process's load does not lengthen
     timer.start()
     with pytest.raises(KeyboardInterrupt):
         plan.apply(np.broadcast_to(one, (1000, one.size)))  # about ten seconds
     timer.join()
-    assert time.monotonic() - start < 3
+    assert time.process_time() - start < 3
     assert_same_bits(plan.apply(one), before)  # the plan is as good as ever
 
 
 @pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_while_a_plan_is_built() -> None:
     x = np.random.default_rng(0).random(10_000_000)
-    start = time.monotonic()
+    start = time.process_time()
     laplex.Plan(x, num_threads=1)
-    whole = time.monotonic() - start
+    whole = time.process_time() - start
     timer = threading.Timer(whole / 10, os.kill, (os.getpid(), signal.SIGINT))
-    start = time.monotonic()
+    start = time.process_time()
     timer.start()
     with pytest.raises(KeyboardInterrupt):
         laplex.Plan(x, num_threads=1)
-    assert time.monotonic() - start < 0.7 * whole  # before its end, not after
+    assert time.process_time() - start < 0.7 * whole  # before its end, not after
     timer.join()
 
 
@@ -232,11 +232,13 @@ def test_pickled_while_updated() -> None:
     thread = threading.Thread(target=move)
     thread.start()
     try:
-        seen = set()
-        for _ in range(200):
+        # On a busy machine the other thread may not run at all during the first 200.
+        seen, tries, deadline = set(), 0, time.monotonic() + 60
+        while tries < 200 or (len(seen) < 2 and time.monotonic() < deadline):
             x, y = plan.__reduce__()[1][1:3]
             seen.add(int(x.min() // 10))
             assert x.min() // 10 == y.min() // 10
+            tries += 1
     finally:
         stop.set()
         thread.join()

@@ -175,7 +175,8 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         checkpoint : path, optional
             A file that is written after each pass, or every 100 steps.
         resume
-            Go on from the checkpoint if there is one; the result is the same, bit for bit.
+            Go on from the checkpoint if there is one; on the same machine, with the same number of
+            threads, the result is the same, bit for bit.
         """
         with _unchanged_by_errors(self):
             rows = self._rows(X, reset=True)
@@ -355,7 +356,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> CEDAR:
-        """A model as it was saved: its results have the same bits."""
+        """A model as it was saved: on the same machine, its results have the same bits."""
         return storage.load(cls, folder)
 
     # --- scikit-learn -----------------------------------------------------------------------------

@@ -75,7 +75,9 @@ def load(cls: type[Model], folder: str | os.PathLike[str]) -> Model:
             f"version {config.get('laplex')} that saved it, or a newer one"
         )
     try:
-        tensors = load_file(path / TENSORS)
+        # In memory of their own, aligned as at the fit: products in a mapped file may round
+        # otherwise, by where its header happens to end.
+        tensors = {name: one.clone() for name, one in load_file(path / TENSORS).items()}
         model = cls(**config["parameters"])
         starts = sorted({int(name[5 : name.index(".")]) for name in tensors.keys() - set(_VECTORS)})
         bases = []

@@ -93,8 +93,9 @@ class LaplaceGram:
     >>> import torch, laplex
     >>> x = torch.tensor([0.0, 3.0, 1.0], dtype=torch.float64)
     >>> A = laplex.gram.LaplaceGram(x, lengthscale=2.0, noise=0.1)
-    >>> A.solve(A @ torch.ones(3, dtype=torch.float64))
-    tensor([1.0000, 1.0000, 1.0000], dtype=torch.float64)
+    >>> v = torch.tensor([0.5, 1.5, 2.5], dtype=torch.float64)
+    >>> A.solve(A @ v)
+    tensor([0.5000, 1.5000, 2.5000], dtype=torch.float64)
     >>> A.log_prob(torch.zeros(3, dtype=torch.float64))
     tensor(-2.6590, dtype=torch.float64)
     """

@@ -157,7 +157,6 @@ class ScoreHeads:
 
         features = self._features(logits)
         standard = (features - on_device(self.means_)) / on_device(self.scales_)
-        # Summed feature by feature: a product of matrices rounds by the size of the batch.
         sums = (standard * on_device(coefficients)).sum(-1) + float(self.intercepts_[k])
         tiny = torch.finfo(torch.float64).tiny
         return sums.sigmoid().clamp(tiny, 1 - torch.finfo(torch.float64).eps / 2)

@@ -206,7 +206,8 @@ class LaplaceCovariance(nn.Module):
         checkpoint : path, optional
             File to write every `checkpoint_every` steps and at the end, at once or not at all.
         resume : bool
-            Go on from `checkpoint` if it is there, to the same bits as without interruption.
+            Go on from `checkpoint` if it is there: on the same machine, with the same number of
+            threads, to the same bits as without interruption.
 
         Returns
         -------
