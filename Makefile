@@ -32,8 +32,9 @@ export CMAKE_ARGS := -DLAPLEX_WERROR=$(WERROR) $(if $(CUDA_ARCHITECTURES),-DLAPL
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check $(if $(CI),--quiet)
 INSTALL := $(PIP) install -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
-# A process for each core, each with one thread: threads of several processes would wait for one another.
-PYTEST = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(CURDIR)/$(BIN)/python -m pytest -n $(JOBS)
+# A process for each core, each with one thread, as threads of several processes would wait for one
+# another; each takes whole files, whose fixtures are costly.
+PYTEST = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(CURDIR)/$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 HEADING = @printf '\n=== %s ===\n'
 
 CPP_FILES := $(shell find cpp cuda python/bindings tests bench -name '*.hpp' -o -name '*.cpp' -o -name '*.cu')

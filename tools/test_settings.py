@@ -80,7 +80,17 @@ def main() -> int:
         begin = time.monotonic()
         try:
             done = subprocess.run(
-                [sys.executable, "-m", "pytest", "-q", "-n", options.jobs, *order, *arguments],
+                [
+                    sys.executable,
+                    "-m",
+                    "pytest",
+                    "-q",
+                    "-n",
+                    options.jobs,
+                    "--dist=loadfile",
+                    *order,
+                    *arguments,
+                ],
                 env={**os.environ, **chosen, "OMP_NUM_THREADS": str(threads)},
                 stdout=subprocess.PIPE,
                 text=True,

@@ -6,6 +6,9 @@ import os
 import sys
 from pathlib import Path
 
+# Before torch is imported: its threads then wait without spinning, which costs as much as the work
+# where several processes share the cores.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # Figures are written, never shown.
 os.environ.setdefault("MPLBACKEND", "Agg")
 sys.path.insert(0, str(Path(__file__).parent))

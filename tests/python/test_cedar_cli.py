@@ -71,8 +71,10 @@ def test_fit_is_the_library_s(folder, tmp_path):
     out, error = run("fit", folder / "z.npy", "--out", tmp_path / "m", "-k", 2, "--seed", 0)
     assert error == ""
     mine, theirs = CEDAR.load(tmp_path / "m"), CEDAR.load(folder / "model")
-    np.testing.assert_array_equal(mine.restarts_, theirs.restarts_)  # 3 starts by default
-    np.testing.assert_array_equal(mine.mean_, theirs.mean_)
+    # 3 starts by default. Rows that were read lie elsewhere in memory, and a library's products
+    # may differ in their last bits for that; single precision, and some ten passes.
+    np.testing.assert_allclose(mine.restarts_, theirs.restarts_, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(mine.mean_, theirs.mean_, rtol=1e-6)
     assert "3 starts agree" in out
     assert str(tmp_path / "m") in out
     # The loss is in parts of the variance of the training rows.
@@ -191,8 +193,9 @@ def test_transform_writes_the_library_s_codes(folder, tmp_path, monkeypatch):
         sparse = scipy.sparse.load_npz(tmp_path / "c.npz")
         assert dense.dtype == np.float32
         assert sparse.format == "csr"
-        np.testing.assert_array_equal(dense, expected)
-        np.testing.assert_array_equal(sparse.toarray(), expected)
+        np.testing.assert_allclose(dense, expected, rtol=1e-5, atol=1e-5)
+        np.testing.assert_array_equal(sparse.toarray() != 0, dense != 0)
+        np.testing.assert_allclose(sparse.toarray(), dense, rtol=1e-5, atol=1e-5)
     assert {path.name for path in tmp_path.iterdir()} == {"new.npy", "c.npy", "c.npz"}
 
 

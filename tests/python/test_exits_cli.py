@@ -29,6 +29,7 @@ from laplex.early_exit.deployment import ExportedModel
 from laplex.early_exit.evaluation.comparison import Comparison
 from laplex.early_exit.evaluation.evaluator import evaluate
 from laplex.early_exit.evaluation.outputs import collect
+from laplex.early_exit.policies import Patience, Policy
 from laplex.early_exit.training import lightning_phase
 from laplex.early_exit.training.exit_stopping import ExitStopping
 from laplex.early_exit.training.objectives import Distillation
@@ -53,6 +54,21 @@ def fails(*arguments: object) -> str:
     assert error.startswith("error: ")
     assert error.count("\n") == 1
     return error
+
+
+def decided(policy: Policy, logits: object) -> torch.Tensor:
+    """The samples whose way out no rounding decides.
+
+    Logits at another batch size, in single precision, are off by some 1e-6, scores by no more. A
+    threshold that was fitted lies at the score of a sample, which may fall on either side.
+    """
+    scores = policy.scores(logits)[:-1]
+    distance = (scores - policy.cuts(len(scores) + 1)[:, None]).abs()
+    two = torch.as_tensor(np.asarray(logits)).topk(2, -1).values
+    clear = two[..., 0] - two[..., 1] > 1e-4
+    if not isinstance(policy, Patience):  # whose scores are whole numbers
+        clear = torch.cat((clear[:-1] & (distance > 1e-5), clear[-1:]))
+    return clear.all(0)
 
 
 @pytest.fixture(scope="module")
@@ -431,8 +447,11 @@ def test_evaluate_takes_policies_calibrations_and_splits(folder):
         run("evaluate", folder / "mixed", *options, "--quiet")
         (mine,) = RunEvaluation.read(folder / "mixed").evaluations
         expected = evaluate(found.model, test, validation=unseen, **arguments)
-        np.testing.assert_array_equal(mine.curve.accuracy, expected.curve.accuracy)
-        np.testing.assert_array_equal(mine.ece, expected.ece)
+        # Two fits of a score may differ where their search stops, by some 1e-5: a sample or two
+        # then leave elsewhere, or are counted in the next bin.
+        few = 2.5 / len(found.splits.labels["test"])
+        np.testing.assert_allclose(mine.curve.accuracy, expected.curve.accuracy, rtol=0, atol=few)
+        np.testing.assert_allclose(mine.ece, expected.ece, rtol=0, atol=few)
         assert mine.policy == expected.policy
         assert mine.calibration == expected.calibration
         assert (mine.operating_point is not None) == ("--threshold" in options)
@@ -505,9 +524,13 @@ def test_rules_decide_for_real_as_they_were_judged(folder):
     ):
         rule = ExitRule(policy, calibration).fitted(unseen).for_budget(0.9, unseen, costs)
         prediction = found.model.predict(images, rule)
-        assert costs.mean(prediction.samples_per_segment) <= 0.9 * costs.backbone
+        clear = decided(rule, unseen.logits)
+        near = int((~clear).sum())  # each of them may go on to the end
+        spent = costs.mean(prediction.samples_per_segment) / costs.backbone
+        assert spent <= 0.9 + near / len(clear)
         expected = rule.exit_index(unseen.logits)
-        assert torch.equal(prediction.exit_index, expected)
+        assert near <= 6
+        assert torch.equal(prediction.exit_index[clear], expected[clear])
 
 
 def test_evaluate_failures(folder, tmp_path):
@@ -579,8 +602,11 @@ def test_export_follows_the_policy(folder, tmp_path):
     rule = ExitRule("learned").fitted(unseen).for_budget(0.9, unseen, costs)
     images = found.splits.images["test"][:50]
     expected = found.model.predict(images, rule)
+    with torch.no_grad():
+        clear = decided(rule, torch.stack(found.model(images)))
+    assert int((~clear).sum()) <= 3
     mine = ExportedModel.load(tmp_path / "e").predict(images.numpy())
-    np.testing.assert_array_equal(mine.exit_index, expected.exit_index.numpy())
+    np.testing.assert_array_equal(mine.exit_index[clear], expected.exit_index[clear].numpy())
     assert "holds an exported model" in fails(*to)
 
 
