@@ -28,9 +28,8 @@ endif()
 
 if(LAPLEX_HAS_CUDA)
   # For the GPUs that are here. Without any, a choice that compiles in three minutes on two cores: machine
-  # code for compute capabilities 8.0 (which 8.6 and 8.9 run too) and 9.0, and PTX of 7.5, which the driver
-  # compiles for every other when it is first used. "release" is everything there is, for wheels that are
-  # handed out: a quarter of an hour.
+  # code for compute capability 9.0, and PTX of 7.5, which the driver translates for every other GPU when
+  # it is first used. "release" is everything there is, for wheels that are handed out: a quarter of an hour.
   set(LAPLEX_CUDA_ARCHITECTURES "" CACHE STRING
     "GPU architectures: a list as of CMAKE_CUDA_ARCHITECTURES, or \"release\" for all; empty: of the GPUs here, or a few")
   if(LAPLEX_CUDA_ARCHITECTURES STREQUAL "release")
@@ -46,7 +45,7 @@ if(LAPLEX_HAS_CUDA)
     if(status EQUAL 0 AND gpus MATCHES "GPU 0")
       set(CMAKE_CUDA_ARCHITECTURES native)
     else()
-      set(CMAKE_CUDA_ARCHITECTURES 75-virtual 80-real 90-real)
+      set(CMAKE_CUDA_ARCHITECTURES 75-virtual 90-real)
     endif()
   endif()
   set(laplex_architectures ${CMAKE_CUDA_ARCHITECTURES})
