@@ -73,6 +73,7 @@ $(STAMPS)/build: constraints.txt | $(STAMPS)/venv
 $(STAMPS)/demo: $(PACKAGE_FILES) constraints.txt | $(STAMPS)/build
 	$(HEADING) "laplex with its demo (torch is large: minutes, the first time)"
 	$(INSTALL) --no-build-isolation -C build-dir=build/demo -C cmake.define.LAPLEX_CUDA=OFF ".[demo]"
+	@rm -f $(STAMPS)/wheel $(STAMPS)/editable
 	@touch $@
 
 # constraints.txt pins everything there is to install, so as requirements it is the whole toolbox.
@@ -195,12 +196,12 @@ endif
 	build/wheel/venv/bin/python -I tests/consume/wheel.py
 	@touch $@
 
-# The environment has one laplex: the wheel, or the source tree.
+# The environment has one laplex: the demo's, the wheel or the source tree. Either of these two serves the demo.
 $(STAMPS)/wheel: build/wheel/tested
 	$(PIP) install --force-reinstall --no-deps build/wheel/repaired/*.whl
 	$(INSTALL) "laplex[all]"
 	@rm -f $(STAMPS)/editable
-	@touch $@
+	@touch $@ $(STAMPS)/demo
 
 test-python: $(STAMPS)/wheel ## the Python tests, against the installed wheel
 	$(HEADING) "Python tests, against the installed wheel"
@@ -230,7 +231,7 @@ $(STAMPS)/editable: pyproject.toml $(CMAKE_FILES) $(MODULE_FILES) $(STAMPS)/dev
 	$(BIN)/cmake --preset all $(CMAKE_ARGS) $(PYTHON_MODULE)
 	$(PIP) install --no-deps $(FOR_PACKAGE) --editable .
 	@rm -f $(STAMPS)/wheel
-	@touch $@
+	@touch $@ $(STAMPS)/demo
 
 # --- benchmarks ----------------------------------------------------------------------------------
 
