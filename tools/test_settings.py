@@ -18,8 +18,11 @@ import sys
 import time
 from typing import NamedTuple
 
-#: NumPy's names of AVX-512, all of which go together.
-_AVX512 = "AVX512F,AVX512CD,AVX512_SKX,AVX512_CLX,AVX512_CNL,AVX512_ICL,AVX512_SPR"
+import numpy as np
+
+#: NumPy's names of AVX-512, which differ between its versions. It refuses names that it lacks.
+_SIMD = np.show_config(mode="dicts")["SIMD Extensions"]
+_AVX512 = ",".join(name for name in _SIMD.get("found", ()) if name.startswith(("AVX512", "X86_V4")))
 
 
 class Setting(NamedTuple):
