@@ -45,7 +45,7 @@ SETTINGS = (
     ),
     Setting(
         "MKL, oneDNN and NumPy at AVX2, Zen",
-        "MKL_ENABLE_INSTRUCTIONS=AVX2 ONEDNN_MAX_CPU_ISA=AVX2 OPENBLAS_CORETYPE=Zen "
+        "MKL_CBWR=AVX2 ONEDNN_MAX_CPU_ISA=AVX2 OPENBLAS_CORETYPE=Zen "
         f"NPY_DISABLE_CPU_FEATURES={_AVX512}",
         shuffled=True,
     ),
@@ -53,8 +53,8 @@ SETTINGS = (
         "SkylakeX, loaded", "OPENBLAS_CORETYPE=SkylakeX", threads=2, shuffled=True, loaded=True
     ),
     Setting(
-        "MKL and oneDNN at SSE4, Laplex baseline",
-        "MKL_ENABLE_INSTRUCTIONS=SSE4_2 ONEDNN_MAX_CPU_ISA=SSE41 LAPLEX_ISA=baseline",
+        "MKL compatible, oneDNN at SSE4.1, Laplex baseline",
+        "MKL_CBWR=COMPATIBLE ONEDNN_MAX_CPU_ISA=SSE41 LAPLEX_ISA=baseline",
     ),
 )
 #: Keeps a processor busy.
