@@ -71,7 +71,7 @@ void singular(const SingularPoint& point) {
                         " coincide, at " + place + ". Give them noise > 0, or keep one of them"
                   : what + " to working precision: given the anchors before it, anchor " + anchor +
                         ", at " + place + ", has variance " + text_of(point.variance) +
-                        ". Add noise > 0, or a loading that is not 0");
+                        ". Add noise > 0, or a scale that is not 0");
 }
 
 void check_rate(Rate rate, std::int64_t head, std::int64_t heads) {

@@ -21,6 +21,7 @@ from .optional import installed, require
 from .plan import Plan, PlanGradients
 
 if TYPE_CHECKING:
+    from . import adapters as adapters
     from . import cedar as cedar
     from . import cuda as cuda
     from . import early_exit as early_exit
@@ -37,6 +38,7 @@ __all__ = [
     "Plan",
     "PlanGradients",
     "__version__",
+    "adapters",
     "cedar",
     "cuda",
     "early_exit",
@@ -49,6 +51,7 @@ __all__ = [
 # Where a lazy name lives. Its value is the attribute to take, or None for the module itself.
 _LAZY: dict[str, tuple[str, str | None]] = {
     "LaplaceOperator": (".operator", "LaplaceOperator"),
+    "adapters": (".adapters", None),
     "cedar": (".cedar", None),
     "cuda": (".cuda", None),
     "early_exit": (".early_exit", None),
@@ -58,7 +61,7 @@ _LAZY: dict[str, tuple[str, str | None]] = {
     "plan_cache": (".plan_cache", None),
 }
 _EXTRAS = {"cedar": "cedar", "early_exit": "exits"}
-_WITHOUT_TORCH = frozenset({"cuda", "plan_cache"})
+_WITHOUT_TORCH = frozenset({"adapters", "cuda", "plan_cache"})
 
 if not installed("torch"):  # a star import must not ask for what is not there
     __all__ = [name for name in __all__ if name not in _LAZY or name in _WITHOUT_TORCH]

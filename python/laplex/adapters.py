@@ -29,9 +29,16 @@ def to_scipy(plan: Plan) -> Any:
     ------
     ImportError
         Without SciPy.
+    TypeError
+        For anything but a plan.
     ValueError
         For a plan with batched anchors.
     """
+    if not isinstance(plan, Plan):
+        raise TypeError(
+            f"plan must be a laplex.Plan, got {type(plan).__name__}: make one of the anchors; a "
+            "LaplaceGram has a method to_scipy()"
+        )
     require("scipy.sparse.linalg", extra="all", feature="laplex.adapters.to_scipy")
     from .scipy_operator import PlanLinearOperator
 

@@ -179,3 +179,9 @@ def test_linear_operator_refuses_a_complex_kernel():
     operator, _ = build("carrier")
     with pytest.raises(TypeError, match="real_part=True"):
         operator.to_linear_operator()
+
+
+@pytest.mark.parametrize("other", [None, np.eye(2), "plan"])
+def test_to_scipy_names_what_it_takes(other):
+    with pytest.raises(TypeError, match=r"plan must be a laplex\.Plan, got .*to_scipy\(\)"):
+        laplex.adapters.to_scipy(other)

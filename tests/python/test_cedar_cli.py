@@ -356,12 +356,12 @@ def test_inputs_are_never_written_over(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.csv", b"1,2", "must be one of .npy, .safetensors, .parquet"),
-        ("a.npy", b"", "no .npy file"),
-        ("a.npy", b"nonsense", "no .npy file"),
+        ("a.csv", b"1,2", "must end in .npy, .safetensors or .parquet"),
+        ("a.npy", b"", "not a readable .npy file"),
+        ("a.npy", b"nonsense", "not a readable .npy file"),
         ("a.npy", np.array(["a", "b"]), "real numbers, got <U1"),
         ("a.npy", np.array([[1j]]), "real numbers, got complex128"),
-        ("a.npy", np.array([[{}]]), "no .npy file of numbers"),
+        ("a.npy", np.array([[{}]]), "not a readable .npy file of numbers"),
         ("a.npy", np.zeros(3), r"\[n, d\], one in each row, got shape \[3\]"),
         ("a.npy", np.zeros((0, 3)), r"got shape \[0, 3\]"),
         ("a.safetensors", b"nonsense", "no .safetensors file"),

@@ -611,7 +611,7 @@ def test_a_folder_is_complete_or_not_there(tmp_path, monkeypatch):
     assert ExportedModel.load(folder).policy["rule"] == "Patience"
     assert [file.name for file in folder.parent.iterdir()] == ["files"]
     (folder / "manifest.json").unlink()
-    with pytest.raises(FileExistsError, match="holds something else"):
+    with pytest.raises(FileExistsError, match="holds files that are not an exported model"):
         export(model, x, folder, format="torch", overwrite=True)
     with pytest.raises(FileExistsError, match="is a file"):
         export(model, x, folder / "runner.py", format="torch")

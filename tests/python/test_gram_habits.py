@@ -428,3 +428,22 @@ def test_pickles_and_copies():
         same(again, gram)
     for other in (pickle.loads(pickle.dumps(conditional)), copy.deepcopy(conditional)):
         assert torch.equal(other.mean, conditional.mean)
+
+
+@pytest.mark.parametrize("first", ["mean", "sample"])
+def test_a_conditional_keeps_its_observations(first: str) -> None:
+    A = LaplaceGram(torch.arange(5, dtype=D) / 5, noise=0.1)
+    values = torch.ones(2, dtype=D, requires_grad=True)
+    observed = torch.tensor([0, 1])
+    expected = A.condition(observed, torch.ones(2, dtype=D)).mean
+    given = A.condition(observed, values)
+    if first == "mean":
+        assert torch.equal(given.mean, expected)
+    values.data.mul_(50)
+    assert torch.equal(given.mean, expected)
+    # Samples have the mean of the observations that were passed: 4 deviations of 4000 samples.
+    samples = given.sample(4000, generator=torch.Generator().manual_seed(0)).detach()
+    deviation = given.variance.detach().sqrt() / 4000**0.5
+    assert ((samples.mean(0) - expected).abs() < 4 * deviation).all()
+    (slope,) = torch.autograd.grad(given.mean.sum(), values)
+    assert slope.abs().sum() > 0

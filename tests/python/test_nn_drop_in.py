@@ -501,3 +501,23 @@ def test_arguments_have_the_places_that_they_have_in_linear(cls: type) -> None:
     layer = cls(4, 2, False, "cpu", DOUBLE)
     assert layer.bias is None
     assert layer.source_gain.dtype is DOUBLE
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_a_module_that_reads_the_weight_traces_by_fx(cls: type) -> None:
+    class Reads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = cls(6, 5, dtype=DOUBLE)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.functional.linear(x, self.layer.weight, self.layer.bias)
+
+    model, x = Reads(), torch.randn(3, 6, dtype=DOUBLE)
+    torch.testing.assert_close(torch.fx.symbolic_trace(model)(x), model.layer(x), **CLOSE)
+
+
+def test_layers_are_made_of_fake_tensors() -> None:
+    with torch._subclasses.FakeTensorMode():
+        layer = LaplexLinear(6, 5)
+        assert layer(torch.randn(3, 6)).shape == (3, 5)

@@ -143,6 +143,15 @@ def test_a_weight_of_zeros():
     assert not layer.weight.any()
 
 
+def test_gains_beyond_half_precision_are_refused():
+    linear = nn.Linear(6, 5).half()
+    with torch.no_grad():
+        linear.weight.fill_(6e4).mul_(torch.eye(5, 6) * 2 - 1)
+    with pytest.raises(ValueError, match=r"beyond torch.float16.*pass linear.float\(\)"):
+        LaplexHead.from_linear(linear)
+    assert LaplexHead.from_linear(linear.float()).fit_error < 1
+
+
 def test_it_can_be_trained_on():
     layer = LaplexHead.from_linear(linear_of(torch.randn(5, 9)), heads=2, rounds=1)
     torch.testing.assert_close(layer.routing().sum(1), torch.ones(2, 9))

@@ -62,11 +62,11 @@ def check_embeddings(path: Path) -> None:
     ValueError
         It is of another kind.
     """
+    _check_file(path)
     if path.suffix not in _readers():
-        kinds = ", ".join(_readers())
-        raise ValueError(f"{path} must be one of {kinds}: numpy.save writes the first")
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
+        raise ValueError(
+            f"{path} must end in .npy, .safetensors or .parquet: numpy.save writes a .npy file"
+        )
 
 
 def check_model(folder: Path) -> None:
@@ -92,8 +92,7 @@ def read_lines(path: Path) -> list[str]:
     ValueError
         It is not UTF-8.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
+    _check_file(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -111,6 +110,8 @@ def list_pictures(folder: Path) -> list[Path]:
     NotADirectoryError, ValueError
         There is no such folder, or no picture in it.
     """
+    if folder.is_file():
+        raise NotADirectoryError(f"{folder} is a file: pass a folder")
     if not folder.is_dir():
         raise NotADirectoryError(f"there is no folder {folder}")
     found = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES)
@@ -122,18 +123,25 @@ def list_pictures(folder: Path) -> list[Path]:
 # --- inside ---------------------------------------------------------------------------------------
 
 
+def _check_file(path: Path) -> None:
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder: pass a file")
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+
+
 def _readers() -> dict[str, Callable[[Path, str | None], Any]]:
     return {".npy": _npy, ".safetensors": _safetensors, ".parquet": _parquet}
 
 
 def _npy(path: Path, key: str | None) -> npt.NDArray[Any]:
     if key is not None:
-        raise ValueError(f"{path} holds one array: leave the key {key!r} away")
+        raise ValueError(f"{path} holds one array: leave out the key {key!r}")
     try:
         array: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError) as error:
         raise ValueError(
-            f"{path} is no .npy file of numbers, or a broken one: write it with numpy.save"
+            f"{path} is not a readable .npy file of numbers: write it with numpy.save"
         ) from error
     if array.dtype.kind not in "fiu":
         raise ValueError(f"{path} must hold real numbers, got {array.dtype}")

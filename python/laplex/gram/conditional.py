@@ -50,7 +50,8 @@ class Conditional:
         self.observed = observed
         self.rest = rest
         self._given = _part(gram, observed)
-        self._values = self._given._checked(values, "observed entries")
+        # A copy, as the anchors are: whatever is asked for later is of the same observations.
+        self._values = self._given._checked(values, "observed entries").clone()
         self._results: dict[str, Tensor] = {}
 
     @property

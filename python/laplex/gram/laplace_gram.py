@@ -257,9 +257,13 @@ class LaplaceGram:
     __rmul__ = __mul__
 
     def to(self, *args: Any, **kwargs: Any) -> LaplaceGram:
-        """The same on another device or in another precision; arguments as ``torch.Tensor.to``.
+        """The same on another device or in another precision.
 
-        Lengthscale, variance and frequency keep their precision.
+        Parameters
+        ----------
+        *args, **kwargs
+            Device and dtype, as ``torch.Tensor.to`` takes them. Lengthscale, variance and frequency
+            keep their precision.
         """
         device, dtype, *_ = torch._C._nn._parse_to(*args, **kwargs)
         if dtype not in (None, torch.float32, torch.float64):
@@ -268,7 +272,11 @@ class LaplaceGram:
         return self._like(lambda name, tensor: tensor.to(device, None if name in keep else dtype))
 
     def detach(self) -> LaplaceGram:
-        """The same without gradients, of the same memory."""
+        """The same without gradients, of the same memory.
+
+        Like a detached tensor, it follows what is written into a parameter and does not follow one
+        that gets other memory (``parameter.data = other``).
+        """
         return self._like(lambda _, tensor: tensor.detach())
 
     def _like(self, change: Callable[[str, Tensor], Tensor]) -> LaplaceGram:

@@ -75,7 +75,8 @@ def interlaced_places(
         places = torch.div((2 * step + 1) * total, 2 * few, rounding_mode="floor")
     is_few = torch.zeros(total, dtype=torch.bool, device="cpu")
     is_few[places] = True
-    smaller, larger = is_few.nonzero().flatten().double(), (~is_few).nonzero().flatten().double()
+    order = torch.argsort(is_few, stable=True)  # of a known size, as fake tensors need it
+    larger, smaller = order[: total - few].double(), order[total - few :].double()
     return (smaller, larger) if num_targets <= num_sources else (larger, smaller)
 
 

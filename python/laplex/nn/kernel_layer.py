@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 # One node of a torch.fx graph: traced through, its checks would meet proxies instead of tensors. It
 # is wrapped where it is called, as torch.fx looks in the caller's names.
 torch.fx.wrap("kernel_product")
+torch.fx.wrap("shared_out")
 
 #: Parameters that say where things are. They stay in float32 when the layer moves to a half
 #: precision: anchors that round to one place are tied, and no gradient parts a tied pair again.
@@ -85,8 +86,10 @@ class KernelLayer(nn.Module):
         dtype = torch.get_default_dtype() if dtype is None else dtype
         if not isinstance(dtype, torch.dtype):
             raise TypeError(f"dtype must be a torch.dtype, got {dtype!r}: pass torch.float32")
-        if not dtype.is_floating_point:
-            raise ValueError(f"dtype must be a floating point type, got {dtype}")
+        if dtype not in (*_HALF, torch.float32, torch.float64):
+            raise ValueError(
+                f"dtype must be torch.float64, float32, float16 or bfloat16, got {dtype}"
+            )
         exact = torch.float32 if dtype in _HALF else dtype
 
         def parameter(*shape: int, dtype: torch.dtype = exact) -> nn.Parameter:
@@ -324,7 +327,8 @@ class KernelLayer(nn.Module):
         TypeError
             When `linear` is no ``nn.Linear``, or `heads` or `rounds` no integer.
         ValueError
-            When the weight is not finite, `heads` is below 1 or `rounds` below 0.
+            When the weight is not finite, `heads` is below 1 or `rounds` below 0, or the gains are
+            beyond the weight's dtype (float16).
         """
         if not isinstance(linear, nn.Linear):
             raise TypeError(
@@ -363,6 +367,10 @@ class KernelLayer(nn.Module):
         if cls._shares_out:
             gain = gain * column_sums(fit.targets, fit.sources, fit.log_lengthscale.exp())
         layer.source_gain.copy_(gain.double() * unit)
+        if not layer.source_gain.isfinite().all():
+            raise ValueError(
+                f"the gains are beyond {weight.dtype}, which linear.weight has: pass linear.float()"
+            )
         for name in GEOMETRY:
             parameter = getattr(layer, name)
             if parameter is not None:

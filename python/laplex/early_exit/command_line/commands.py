@@ -19,6 +19,7 @@ from laplex.command_errors import (
 from laplex.complete_files import check_writable
 from laplex.demo.datasets import find_images
 
+from ..deployment.export_folder import check_export_folder
 from .command_choices import (
     Calibration,
     Format,
@@ -285,6 +286,7 @@ def export(
         if threshold is not None and budget is not None:
             raise ValueError("--threshold and --budget exclude each other: pass one of them")
         _check_paths([run])
+        check_export_folder(out, overwrite)
 
         from ..deployment import export as write
 

@@ -201,6 +201,8 @@ def read_settings(path: Path) -> RunSettings:
         It is no YAML, or as in `changed`.
     """
     yaml = _yaml()
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder: pass a file of settings")
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     try:

@@ -6,8 +6,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -23,6 +22,7 @@ from ..model import MultiExitModel
 from ..policies import LearnedScore, Policy
 from . import runner
 from .cutting import Segment, cut_segments, quiet
+from .export_folder import check_export_folder, complete_folder
 from .portable import FileFormat, check_rows, kernel_layers, portable
 
 #: How far a segment's logits may be from the model's, in units of the largest logit and 1.
@@ -93,7 +93,7 @@ def export(
     """
     path = Path(folder)
     _check(model, example, format, policy)
-    _check_folder(path, overwrite)
+    check_export_folder(path, overwrite)
     if format == "onnx":
         for module in ("onnx", "onnxscript", "onnxruntime"):
             require(module, extra="onnx", feature='laplex.early_exit.export with format="onnx"')
@@ -121,7 +121,7 @@ def export(
         "costs": costs.to_dict(),
         "versions": _versions(format),
     }
-    with _complete_folder(path) as part:
+    with complete_folder(path) as part:
         for segment, file in zip(segments, files, strict=True):
             _WRITERS[format](segment, part / file)
         shutil.copyfile(runner.__file__, part / "runner.py")
@@ -151,17 +151,6 @@ def _check(model: Any, example: Any, form: Any, policy: Any) -> None:
             )
         policy.cuts(model.num_exits)
         runner.described(policy)
-
-
-def _check_folder(path: Path, overwrite: bool) -> None:
-    if path.is_file():
-        raise FileExistsError(f"{path} is a file: pass a folder")
-    if not path.is_dir() or not any(path.iterdir()):
-        return
-    if not (path / runner.MANIFEST).is_file():
-        raise FileExistsError(f"{path} holds something else than an exported model: pass another")
-    if not overwrite:
-        raise FileExistsError(f"{path} holds an exported model: pass overwrite=True to replace it")
 
 
 # --- files ---------------------------------------------------------------------------------------
@@ -270,22 +259,3 @@ def _largest_difference(model: MultiExitModel, example: Any, folder: Path) -> fl
             )
         largest = max(largest, difference)
     return largest
-
-
-@contextmanager
-def _complete_folder(path: Path) -> Iterator[Path]:
-    """Yield a folder beside `path` to write to; it takes its place if all goes well."""
-    path = path.absolute()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part, old = (path.with_name(path.name + suffix) for suffix in (".part", ".old"))
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir()
-    try:
-        yield part
-        if path.exists():  # os.replace takes the place of empty folders alone
-            shutil.rmtree(old, ignore_errors=True)
-            os.replace(path, old)
-        os.replace(part, path)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
