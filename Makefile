@@ -222,7 +222,7 @@ check: $(STAMPS)/editable lint-quick ## after an edit: an editable install, lint
 	@cat build/check
 	if grep -q '^cpp$$' build/check; then \
 	  $(BIN)/cmake --build build/all --target laplex_tests && build/all/tests/cpp/laplex_tests --gtest_brief=1; fi
-	tests=$$(grep '[.]py$$' build/check | tr '\n' ' '); if [ -n "$$tests" ]; then $(PYTEST) $(PYTEST_ARGS) $$tests; fi
+	tests=$$(grep '[.]py$$' build/check | tr '\n' ' '); if [ -n "$$tests" ]; then $(PYTEST) --dist worksteal $(PYTEST_ARGS) $$tests; fi
 
 # Anew after changes of what is compiled, not of Python.
 $(STAMPS)/editable: pyproject.toml $(CMAKE_FILES) $(MODULE_FILES) $(STAMPS)/dev
