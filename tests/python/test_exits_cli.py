@@ -535,9 +535,9 @@ def test_rules_decide_for_real_as_they_were_judged(folder):
 
 def test_evaluate_failures(folder, tmp_path):
     mixed = folder / "mixed"
-    before = (
-        (mixed / "evaluation.json").read_bytes() if (mixed / "evaluation.json").exists() else b""
-    )
+    # Not what the commands below would write, were they to judge before they fail.
+    run("evaluate", mixed, "--budget", 0.8, "--quiet")
+    before = (mixed / "evaluation.json").read_bytes()
     for wrong, message in (
         ([tmp_path], "holds no run: pass one that `laplex exits train --out` wrote"),
         ([tmp_path / "none"], "is no folder"),
@@ -555,8 +555,7 @@ def test_evaluate_failures(folder, tmp_path):
     ):
         assert message in fails("evaluate", *wrong, "--quiet")
     assert list(tmp_path.iterdir()) == []
-    if before:
-        assert (mixed / "evaluation.json").read_bytes() == before
+    assert (mixed / "evaluation.json").read_bytes() == before
 
 
 def test_a_broken_run_is_told(folder, tmp_path):

@@ -232,7 +232,9 @@ def analyze(
     Writes tables, numbers and pictures into the run's folder analysis.
     """
     with _sentences("analyze", "matplotlib"):
-        _check_paths([run] if other is None else [run, other])
+        check_finished(run)
+        if other is not None:
+            check_finished(other)
 
         from ..dynamics import analyze as look_inside
         from .run_analysis import RunAnalysis
@@ -285,7 +287,7 @@ def export(
     with _sentences("export"):
         if threshold is not None and budget is not None:
             raise ValueError("--threshold and --budget exclude each other: pass one of them")
-        _check_paths([run])
+        check_finished(run)
         check_export_folder(out, overwrite)
 
         from ..deployment import export as write
@@ -339,10 +341,12 @@ def _for_page(out: Path | None) -> tuple[str, ...]:
     return ("matplotlib",) if out is not None and out.suffix == ".html" else ()
 
 
-def _check_paths(runs: list[Path], out: Path | None = None) -> None:
-    """Check folders of runs and the file of a result before torch is imported."""
+def _check_paths(runs: list[Path], out: Path | None) -> None:
+    """Check folders of runs and the file of a result, before any run is judged and written to."""
     for folder in runs:
         check_finished(folder)
+    if len({folder.resolve() for folder in runs}) < len(runs):
+        raise ValueError(f"a run is named twice: {', '.join(map(str, runs))}")
     if out is not None:
         check_writable(out)
 
