@@ -291,8 +291,7 @@ class LaplaceOperator:
         ValueError
             With ``copy=False``.
         """
-        validation.array_copy(copy, "a LaplaceOperator")
-        validation.array_size(tuple(self.shape), "a LaplaceOperator", "operator @ v")
+        validation.becomes_array("a LaplaceOperator", tuple(self.shape), copy, "operator @ v")
         if self.requires_grad:
             raise RuntimeError(
                 "a LaplaceOperator that requires its gradient does not become a NumPy array: use "

@@ -494,8 +494,7 @@ class Plan:
         ValueError
             With ``copy=False``.
         """
-        validation.array_copy(copy, "a plan")
-        validation.array_size(self.shape, "a plan", "plan @ v or plan.apply(v)")
+        validation.becomes_array("a plan", self.shape, copy, "plan @ v or plan.apply(v)")
         matrix = self.to_dense()
         return matrix if dtype is None else matrix.astype(dtype, copy=False)
 

@@ -229,22 +229,20 @@ def enough_memory(what: str, nbytes: int) -> None:
         )
 
 
-def array_copy(copy: bool | None, owner: str) -> None:
-    """Refuse ``numpy.asarray(owner, copy=False)``: there is no matrix that could be shared."""
+def becomes_array(owner: str, shape: tuple[int, ...], copy: bool | None, product: str) -> None:
+    """Check that ``numpy.asarray(owner)`` may write down a matrix.
+
+    Raises
+    ------
+    ValueError
+        With ``copy=False``, as there is no matrix that could be shared.
+    MemoryError
+        Above `MAX_ARRAY_ENTRIES`, as nobody may have asked for it; `product` is what to call.
+    """
     if copy is not None and not copy:
         raise ValueError(
             f"{owner} has no matrix in memory that an array could share: leave out copy=False"
         )
-
-
-def array_size(shape: tuple[int, ...], owner: str, product: str) -> None:
-    """Refuse to become an array where that is a large matrix, which nobody may have asked for.
-
-    Raises
-    ------
-    MemoryError
-        Above `MAX_ARRAY_ENTRIES`, with what to call instead: `product`.
-    """
     if math.prod(shape) > MAX_ARRAY_ENTRIES:
         raise MemoryError(
             f"{owner} of shape {list(shape)} is too large to become a NumPy array unasked, which "

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 # Before torch is imported: its threads then wait without spinning, which costs as much as the work
 # where several processes share the cores.
@@ -12,6 +15,21 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # Figures are written, never shown.
 os.environ.setdefault("MPLBACKEND", "Agg")
 sys.path.insert(0, str(Path(__file__).parent))
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Torch on one thread, which small matrices are better off with.
+
+    MKL's LU of a batch may spin for ever on several.
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
 
 if os.environ.get("LAPLEX_EMULATED_CUDA") == "1":
     import emulated_cuda

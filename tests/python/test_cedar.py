@@ -41,13 +41,8 @@ def make(kind: str, **changes: Any) -> CEDAR:
     return CEDAR(**{"k": 3, "random_state": 0, **KINDS[kind], **changes})
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Matrices this small only wait for a second thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+# Small matrices; see conftest.py.
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # --- the bottleneck -------------------------------------------------------------------------------

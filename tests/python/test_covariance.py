@@ -19,13 +19,8 @@ from laplex.gram.covariance import matching, training
 DIM = 40
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """The dense references on one thread: MKL's LU of a batch may spin for ever on several."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+# Small matrices; see conftest.py.
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def model_of(heads: int, phased: bool, dim: int = DIM, seed: int = 0) -> LaplaceCovariance:

@@ -21,22 +21,16 @@ EMULATED = os.environ.get("LAPLEX_EMULATED_CUDA") == "1"
 HAS_GPU = _core.has_cuda and not EMULATED and torch.cuda.is_available()
 DEVICE = "cpu" if EMULATED else "cuda"
 
-pytestmark = pytest.mark.skipif(
-    not (EMULATED or HAS_GPU or os.environ.get("LAPLEX_REQUIRE_GPU") == "1"),
-    reason="no GPU, or a build without CUDA",
-)
+pytestmark = [
+    pytest.mark.skipif(
+        not (EMULATED or HAS_GPU or os.environ.get("LAPLEX_REQUIRE_GPU") == "1"),
+        reason="no GPU, or a build without CUDA",
+    ),
+    pytest.mark.usefixtures("one_thread"),  # small matrices; see conftest.py
+]
 
 #: Of derivatives and products with noise of 0.1, whose sums the CPU forms in another order.
 CLOSE = {"rtol": 1e-10, "atol": 1e-10}
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """The dense references on one thread: MKL's LU of a batch may spin for ever on several."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def draw(batch: int, n: int, width: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -26,13 +26,8 @@ D = torch.float64
 EPSILON = torch.finfo(D).eps
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """The dense references on one thread: MKL's LU of a batch may spin for ever on several."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+# Small matrices; see conftest.py.
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:

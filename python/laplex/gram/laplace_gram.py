@@ -543,8 +543,7 @@ class LaplaceGram:
         ValueError
             With ``copy=False``.
         """
-        validation.array_copy(copy, "a LaplaceGram")
-        validation.array_size(tuple(self.shape), "a LaplaceGram", "A @ v")
+        validation.becomes_array("a LaplaceGram", tuple(self.shape), copy, "A @ v")
         if self.requires_grad:
             raise RuntimeError(
                 "a LaplaceGram that requires its gradient does not become a NumPy array: use "
