@@ -211,7 +211,7 @@ test-slow: $(STAMPS)/wheel ## the examples on pretrained models in full: minutes
 	$(HEADING) "slow Python tests, against the installed wheel"
 	$(PYTEST) -m slow $(PYTEST_ARGS)
 
-test-settings: $(STAMPS)/wheel ## the Python tests as on other processors and under load: about an hour; see CONTRIBUTING.md
+test-settings: $(STAMPS)/wheel ## the Python tests as on other processors and under load: half an hour; see CONTRIBUTING.md
 	$(BIN)/python tools/test_settings.py --jobs $(JOBS) $(PYTEST_ARGS)
 
 # --- the quick loop ------------------------------------------------------------------------------
