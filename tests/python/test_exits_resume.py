@@ -257,14 +257,6 @@ def test_steps_of_loggers_go_on(moment: int, tmp_path: Path) -> None:
     assert broken + logged(tmp_path / "broken", "second", None) == whole
 
 
-@pytest.fixture
-def ctrl_c() -> Iterator[None]:
-    """Ctrl-C as in the foreground: without job control, a background job ignores it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 @pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_is_an_interrupt_as_everywhere() -> None:
     class Press(pl.Callback):
