@@ -134,7 +134,7 @@ test-emulated: build ## the torch operators on the CUDA kernels, which run on th
 	rm -rf $(EMULATED) && mkdir -p $(EMULATED) && cp -R python/laplex $(EMULATED)
 	$(BIN)/cmake --install build/all --prefix $(EMULATED) --component python_emulated
 	cd $(EMULATED) && LAPLEX_EMULATED_CUDA=1 PYTHONPATH="$(CURDIR)/$(EMULATED)" $(PYTEST) \
-	  -c "$(CURDIR)/pyproject.toml" --rootdir "$(CURDIR)" $(patsubst %,"$(CURDIR)/tests/python/%",test_cuda.py test_cuda_gram.py test_cuda_plan.py test_gram.py)
+	  -c "$(CURDIR)/pyproject.toml" --rootdir "$(CURDIR)" $(patsubst %,"$(CURDIR)/tests/python/%",torch/test_cuda.py gram/test_cuda.py cuda/test_plan.py gram/test_gram.py)
 
 ifdef NVCC
 test-cuda: build ## the CUDA backend is compiled, with its tests and benchmarks, where nvcc is; tested, where a GPU is

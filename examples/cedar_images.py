@@ -25,12 +25,12 @@ import numpy as np
 from sklearn.decomposition import PCA as PrincipalComponents
 from sklearn.metrics import roc_auc_score
 
+from laplex._support.image_datasets import load_images
 from laplex.cedar import CEDAR, name_axes, report, stability
 from laplex.cedar.baselines import PCA, FastICA, RandomRotation
 from laplex.cedar.encoders import EfficientNetEncoder
 from laplex.cedar.metrics import fve, monosemanticity
 from laplex.cedar.naming import AxisNames
-from laplex.demo.datasets import load_images
 
 
 @dataclass

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 
-from laplex.demo.datasets import load_images
+from laplex._support.image_datasets import load_images
 from laplex.gram import LaplaceCovariance
 
 

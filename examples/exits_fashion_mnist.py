@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from laplex.demo.datasets import load_images
+from laplex._support.image_datasets import load_images
 from laplex.early_exit import (
     Evaluation,
     MaxSoftmax,

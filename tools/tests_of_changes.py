@@ -21,7 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE, TESTS = ROOT / "python", ROOT / "tests" / "python"
 #: The module that stands for what is compiled.
-COVARIANCES, OPERATOR = "laplex.gram.factor", "laplex.plan"
+COVARIANCES, OPERATOR = "laplex.gram.factor", "laplex.numpy.plan"
 
 
 def changed_files(revision: str) -> list[Path]:
@@ -101,11 +101,15 @@ def dotted(node: ast.expr) -> str | None:
     return None
 
 
+def is_test(module: str) -> bool:
+    return module.rpartition(".")[2].startswith("test_")
+
+
 def nearest_tests(changed: str, importers: dict[str, set[str]]) -> set[str]:
     """The test files fewest imports away from a module."""
     seen, level = {changed}, {changed}
     while level:
-        tests = {name for name in level if name.startswith("test_")}
+        tests = {name for name in level if is_test(name)}
         if tests:
             return tests
         level = {by for name in level for by in importers[name]} - seen
@@ -133,7 +137,7 @@ def main() -> None:
             tests |= {
                 name
                 for name in modules()
-                if name.startswith("test_") and path.stem in modules()[name].read_text("utf-8")
+                if is_test(name) and path.stem in modules()[name].read_text("utf-8")
             }
         elif path.suffix in (".cpp", ".hpp", ".cu", ".in"):
             compiled = True

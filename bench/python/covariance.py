@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 import laplex
-from laplex.demo.datasets import load_images
+from laplex._support.image_datasets import load_images
 from laplex.gram import LaplaceCovariance
 from laplex.gram.covariance.matching import NOISE_FLOOR
 from machine import processor

@@ -18,7 +18,7 @@ import torch
 from matplotlib.figure import Figure
 
 import laplex
-from laplex.demo.datasets import load_images
+from laplex._support.image_datasets import load_images
 from laplex.demo.training import SMALL, Comparison, Variant, build_network, train
 from laplex.nn import LaplexLinear
 from machine import processor

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 import laplex
-from laplex.demo.datasets import ImageDataset, load_images
+from laplex._support.image_datasets import ImageDataset, load_images
 from laplex.demo.training import (
     DENSE,
     LAPLEX,

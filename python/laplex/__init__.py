@@ -17,8 +17,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from . import _core
-from .optional import installed, require
-from .plan import Plan, PlanGradients
+from ._support.optional import installed, require
+from .numpy.plan import Plan, PlanGradients
 
 if TYPE_CHECKING:
     from . import adapters as adapters
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from . import gram as gram
     from . import nn as nn
     from . import plan_cache as plan_cache
-    from .functional import matvec as matvec
-    from .operator import LaplaceOperator as LaplaceOperator
+    from .torch.functional import matvec as matvec
+    from .torch.operator import LaplaceOperator as LaplaceOperator
 
 __version__: str = _core.__version__
 
@@ -50,13 +50,13 @@ __all__ = [
 
 # Where a lazy name lives. Its value is the attribute to take, or None for the module itself.
 _LAZY: dict[str, tuple[str, str | None]] = {
-    "LaplaceOperator": (".operator", "LaplaceOperator"),
+    "LaplaceOperator": (".torch.operator", "LaplaceOperator"),
     "adapters": (".adapters", None),
     "cedar": (".cedar", None),
     "cuda": (".cuda", None),
     "early_exit": (".early_exit", None),
     "gram": (".gram", None),
-    "matvec": (".functional", "matvec"),
+    "matvec": (".torch.functional", "matvec"),
     "nn": (".nn", None),
     "plan_cache": (".plan_cache", None),
 }

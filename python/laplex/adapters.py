@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .optional import require
-from .plan import Plan
+from ._support.optional import require
+from .numpy.plan import Plan
 
 if TYPE_CHECKING:
-    from .operator import LaplaceOperator
+    from .torch.operator import LaplaceOperator
 
 
 def to_scipy(plan: Plan) -> Any:
@@ -40,7 +40,7 @@ def to_scipy(plan: Plan) -> Any:
             "LaplaceGram has a method to_scipy()"
         )
     require("scipy.sparse.linalg", extra="all", feature="laplex.adapters.to_scipy")
-    from .scipy_operator import PlanLinearOperator
+    from .numpy.scipy_operator import PlanLinearOperator
 
     return PlanLinearOperator(plan)
 
@@ -58,6 +58,6 @@ def to_linear_operator(operator: LaplaceOperator) -> Any:
         For a complex kernel without `real_part`.
     """
     require("linear_operator", extra="all", feature="laplex.adapters.to_linear_operator")
-    from .gpytorch import LaplaceLinearOperator
+    from .torch.linear_operator import LaplaceLinearOperator
 
     return LaplaceLinearOperator.of(operator)

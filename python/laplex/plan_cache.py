@@ -36,7 +36,7 @@ def info() -> PlanCacheInfo:
 def clear() -> None:
     """Forget every plan. Plans in use live on until their last user is done."""
     _core.plan_cache_clear()
-    cuda_execution = sys.modules.get("laplex.cuda_execution")
+    cuda_execution = sys.modules.get("laplex.torch.cuda")
     if cuda_execution is not None:  # there are none if torch was not used
         cuda_execution.clear()
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from laplex import _core, cuda_execution
+from laplex import _core
+from laplex.torch import cuda as cuda_execution
 
 _STREAM = 7  # any number but that of no stream
 

@@ -93,7 +93,7 @@ def test_adapters_without_their_library():
 
 
 def test_a_broken_dependency_is_not_called_absent(tmp_path, monkeypatch):
-    from laplex.optional import require
+    from laplex._support.optional import require
 
     (tmp_path / "broken_dependency.py").write_text("import no_such_module_at_all\n")
     monkeypatch.syspath_prepend(str(tmp_path))

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse
 
-from laplex.complete_files import replacing
-from laplex.progress import progress_bar
+from laplex._support.complete_files import replacing
+from laplex._support.progress import progress_bar
 
 from .coding import coded_batches, rows_for
 from .estimator import CEDAR

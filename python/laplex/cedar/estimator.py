@@ -17,7 +17,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
-from laplex.progress import progress_bar
+from laplex._support.progress import progress_bar
 
 from . import coding, fitting, online, storage
 from .basis import Basis

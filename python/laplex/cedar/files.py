@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from laplex.optional import require
+from laplex._support.optional import require
 
 _INDEX = re.compile(r"__index_level_\d+__")
 #: The files of a model; see `laplex.cedar.storage`.

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from laplex.progress import Report
+from laplex._support.progress import Report
 
 from . import procrustes
 from .adam import Training

@@ -12,16 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-
 from laplex import _core
-from laplex.complete_files import remove_empty
-from laplex.optional import require_installed
+from laplex._support.complete_files import remove_empty
+from laplex._support.optional import require_installed
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from laplex._support.image_datasets import ImageDataset
     from laplex.demo.covariance import CovarianceStudy
-    from laplex.demo.datasets import ImageDataset
     from laplex.demo.exactness import Exactness
     from laplex.demo.timing import Timing
     from laplex.demo.training import Comparison, Settings
@@ -64,7 +63,7 @@ def run_demo(
     Parameters
     ----------
     data : str
-        ``"digits"``, ``"fashion-mnist"`` or a folder; see `laplex.demo.datasets.load_images`.
+        ``"digits"``, ``"fashion-mnist"`` or a folder; see `load_images`.
     out : Path
         Folder of the report; made if it is not there.
     epochs : int, optional
@@ -87,7 +86,7 @@ def run_demo(
     """
     for package in ("torch", "rich", "matplotlib"):
         require_installed(package, extra="demo", feature="the demo")
-    from laplex.demo.datasets import find_images, load_images
+    from laplex._support.image_datasets import find_images, load_images
 
     if epochs is not None and epochs < 1:
         raise DemoInputError(f"epochs must be at least 1, got {epochs}")

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from laplex.demo.datasets import ImageDataset
+from laplex._support.image_datasets import ImageDataset
 from laplex.gram import LaplaceCovariance
 
 _MOST_IMAGES = 5000

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import nn
 
+from laplex._support.image_datasets import ImageDataset
 from laplex.demo.covariance import CovarianceStudy
-from laplex.demo.datasets import ImageDataset
 from laplex.demo.timing import Timing
 from laplex.demo.training import Comparison
 from laplex.nn import LaplexHead, LaplexLinear

@@ -11,10 +11,10 @@ from typing import cast
 
 from matplotlib.figure import Figure
 
-from laplex.data_uris import figure_uri
+from laplex._support.data_uris import figure_uri
+from laplex._support.image_datasets import ImageDataset
 from laplex.demo import figures
 from laplex.demo.covariance import CovarianceStudy
-from laplex.demo.datasets import ImageDataset
 from laplex.demo.exactness import Exactness
 from laplex.demo.timing import Timing
 from laplex.demo.training import LAPLEX, RANDOM_START, Comparison, Ranks, Settings

@@ -11,7 +11,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from laplex.demo.datasets import ImageDataset
+from laplex._support.image_datasets import ImageDataset
 from laplex.demo.timing import one_thread
 from laplex.nn import LaplexHead, LaplexLinear
 

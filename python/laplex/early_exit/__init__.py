@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..lazy_packages import importer
+from .._support.lazy_packages import importer
 
 if TYPE_CHECKING:
     from . import dynamics as dynamics

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..complete_files import replacing
+from .._support.complete_files import replacing
 from .arrays import Array
 
 

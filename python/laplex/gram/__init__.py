@@ -11,7 +11,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from ..optional import require
+from .._support.optional import require
 
 if TYPE_CHECKING:
     from .conditional import Conditional as Conditional

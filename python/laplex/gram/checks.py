@@ -12,7 +12,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from .. import _core, validation
+from .. import _core
+from ..numpy import checks as validation
 
 if TYPE_CHECKING:
     from .term import Term

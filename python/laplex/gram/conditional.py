@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..functional import matvec
+from ..torch.functional import matvec
 from . import factor as factors
 from .checks import ArrayLike, copied, same_contents, sample_shape
 from .term import Term

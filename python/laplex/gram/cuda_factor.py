@@ -8,7 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from .. import _core, cuda_execution
+from .. import _core
+from ..torch import cuda as cuda_execution
 from .factor import Parameters, Side, plain
 
 #: The most columns of H that a GPU takes: sums of 8 real terms or 4 cosines.

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from .. import _core
-from ..cuda_execution import takes
+from ..torch.cuda import takes
 
 if TYPE_CHECKING:
     from .cuda_factor import CudaFactor

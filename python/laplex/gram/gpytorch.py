@@ -18,14 +18,11 @@ from linear_operator import LinearOperator
 from linear_operator.operators import ZeroLinearOperator
 from torch import Tensor
 
-from ..gpytorch import LaplaceLinearOperator
-from ..operator import LaplaceOperator
+from ..torch.linear_operator import LaplaceLinearOperator
+from ..torch.operator import LaplaceOperator
 from .checks import broadcast
 from .laplace_gram import LaplaceGram, shared
-from .linear_operator import (
-    LaplaceConditionalLinearOperator,
-    LaplaceGramLinearOperator,
-)
+from .linear_operator import LaplaceConditionalLinearOperator, LaplaceGramLinearOperator
 
 
 class LaplacePredictionStrategy(DefaultPredictionStrategy):  # type: ignore[misc]

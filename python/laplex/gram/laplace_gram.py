@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from .. import validation
-from ..functional import matvec
+from ..numpy import checks as validation
+from ..torch.functional import matvec
 from . import factor as factors
 from .checks import (
     ArrayLike,
@@ -601,7 +601,7 @@ class LaplaceGram:
         ValueError
             For a batch.
         """
-        from ..optional import require
+        from .._support.optional import require
 
         require("scipy.sparse.linalg", extra="all", feature="LaplaceGram.to_scipy")
         from .scipy_operator import GramLinearOperator
@@ -610,7 +610,7 @@ class LaplaceGram:
 
     def to_linear_operator(self) -> Any:
         """A as a GPyTorch ``LinearOperator`` with exact `solve` and `logdet` in O(n)."""
-        from ..optional import require
+        from .._support.optional import require
 
         require("linear_operator", extra="gp", feature="LaplaceGram.to_linear_operator")
         from .linear_operator import LaplaceGramLinearOperator

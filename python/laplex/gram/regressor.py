@@ -15,7 +15,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
-from ..operator import LaplaceOperator
+from ..torch.operator import LaplaceOperator
 from .laplace_gram import LaplaceGram
 
 Array = npt.NDArray[np.float64]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.sparse.linalg import LinearOperator
 
-from ..validation import Array
+from ..numpy.checks import Array
 from .laplace_gram import LaplaceGram
 
 

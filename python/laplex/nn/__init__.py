@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from laplex.optional import require
+from laplex._support.optional import require
 
 require("torch", extra="torch", feature="laplex.nn")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from laplex.functional import matvec
+from laplex.torch.functional import matvec
 
 
 def frobenius_norms(

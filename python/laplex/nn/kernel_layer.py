@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from laplex import Plan
-from laplex.functional import check_flag
+from laplex._support.progress import progress_bar
 from laplex.nn.anchors import InitialAnchors, validated
 from laplex.nn.frobenius import frobenius_norms
 from laplex.nn.kernel_product import column_sums, cosines, kernel_product, shared_out
 from laplex.nn.least_squares import nearest_kernels
-from laplex.progress import progress_bar
-from laplex.validation import MAX_DENSE_ENTRIES
+from laplex.numpy.checks import MAX_DENSE_ENTRIES
+from laplex.torch.functional import check_flag
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # typing has it from Python 3.11 on
@@ -208,7 +208,7 @@ class KernelLayer(nn.Module):
         Raises
         ------
         MemoryError
-            Above `laplex.validation.MAX_DENSE_ENTRIES` entries.
+            Above `laplex.numpy.checks.MAX_DENSE_ENTRIES` entries.
         AttributeError
             When set, tied, pruned or made a parameter: it is computed from the anchors.
         """
@@ -268,7 +268,7 @@ class KernelLayer(nn.Module):
         Raises
         ------
         MemoryError
-            Above `laplex.validation.MAX_DENSE_ENTRIES` entries.
+            Above `laplex.numpy.checks.MAX_DENSE_ENTRIES` entries.
         """
         weight = self._dense_weight(torch.float64)
         linear = nn.Linear(  # there it draws no random numbers

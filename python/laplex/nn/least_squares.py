@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from laplex._support.progress import Report
 from laplex.nn.kernel_product import cosines
-from laplex.progress import Report
 
 #: Places tried for each anchor, and angles for each target's phase.
 PLACES = 64

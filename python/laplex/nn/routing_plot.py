@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from laplex.optional import require
+from laplex._support.optional import require
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -18,7 +18,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted, check_scalar
 from torch import Tensor
 
-from laplex.progress import progress_bar
+from laplex._support.progress import progress_bar
 
 from ..estimator import CEDAR
 from ..metrics import Reconstruction, ReconstructionReport

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from laplex.optional import require
+from laplex._support.optional import require
 
 from . import fingerprint
 from .encoder import ImageEncoder, TextEncoder

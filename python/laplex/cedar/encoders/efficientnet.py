@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from laplex.optional import require
+from laplex._support.optional import require
 
 from . import fingerprint
 from .encoder import ImageEncoder

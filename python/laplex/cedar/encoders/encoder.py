@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from laplex.optional import require
+from laplex._support.optional import require
 
 from . import cache as disk
 from . import fingerprint

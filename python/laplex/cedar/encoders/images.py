@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from laplex.optional import require
+from laplex._support.optional import require
 
 if TYPE_CHECKING:
     from PIL.Image import Image

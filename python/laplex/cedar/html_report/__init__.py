@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted
 
-from laplex.complete_files import replacing
-from laplex.optional import require
+from laplex._support.complete_files import replacing
+from laplex._support.optional import require
 
 from ..coding import rows_for
 from ..estimator import CEDAR

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from laplex.progress import progress_bar
+from laplex._support.progress import progress_bar
 
 from ..axis_examples import AxisExamples, ExampleSearch
 from ..coding import coded_batches, restored

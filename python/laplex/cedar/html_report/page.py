@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from laplex.data_uris import figure_uri
+from laplex._support.data_uris import figure_uri
 
 from ..basis import random_rotation
 from ..estimator import CEDAR

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from laplex.data_uris import picture_uri
-from laplex.optional import require
+from laplex._support.data_uris import picture_uri
+from laplex._support.optional import require
 
 #: Longest side of a thumbnail; what is no larger is kept pixel by pixel.
 _SIDE = 112

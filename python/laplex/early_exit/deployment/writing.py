@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ... import __version__
-from ...optional import require
+from ..._support.optional import require
 from ..activations import batch_of, map_tensors
 from ..costs import count_costs
 from ..model import MultiExitModel
@@ -103,7 +103,7 @@ def export(
     segments = cut_segments(model, example, learned)
     costs = count_costs(model, example)
     files = [f"segment{k}.{'onnx' if format == 'onnx' else 'pt2'}" for k in range(len(segments))]
-    imports = [] if format == "onnx" or not kernel_layers(model) else ["laplex.torch_ops"]
+    imports = [] if format == "onnx" or not kernel_layers(model) else ["laplex.torch.autograd"]
     manifest: dict[str, Any] = {
         "kind": runner.KIND,
         "format": runner.FORMAT,

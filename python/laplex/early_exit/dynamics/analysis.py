@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
+from ..._support.arguments import whole
 from ..model import MultiExitModel
-from ..whole import whole
 from .batches import check_loader, check_model, labelled_batches
 from .gradients import GradientShare, gradient_share
 from .information import MutualInformation, mutual_information

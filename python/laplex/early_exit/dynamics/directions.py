@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ..._support.arguments import whole
 from ..model import MultiExitModel
-from ..whole import whole
 from .batches import check_model
 from .blocks import is_norm_or_embedding
 

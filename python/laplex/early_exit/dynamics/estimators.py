@@ -8,9 +8,9 @@ import numpy as np
 from scipy.spatial import cKDTree
 from scipy.special import digamma, logsumexp
 
+from ..._support.arguments import whole
 from ..arrays import Array, Integers, as_labels, as_numbers
-from ..whole import whole
-from .matrices import centred
+from .centring import centred
 
 #: Canonical correlations above 1 less this are 1: one side is a function of the other.
 _EXACT = 1e-12

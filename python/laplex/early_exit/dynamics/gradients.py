@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...progress import progress_bar
+from ..._support.arguments import whole
+from ..._support.progress import progress_bar
 from ..arrays import Array
 from ..costs import aligned
 from ..model import MultiExitModel
-from ..whole import whole
 from .batches import batch_count, check_loader, check_model, labelled_batches
 from .blocks import counted_parameters, default_blocks, named_blocks
 from .drawing import name_height, name_ticks

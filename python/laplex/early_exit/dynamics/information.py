@@ -9,12 +9,13 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from ...progress import progress_bar
+from ..._support.arguments import whole
+from ..._support.progress import progress_bar
 from ..arrays import Array, Integers
 from ..costs import aligned
 from ..model import MultiExitModel
-from ..whole import whole
 from .batches import check_loader, check_model
+from .centring import centred, rounding_error
 from .drawing import name_height, name_ticks, tidy
 from .estimators import (
     gaussian_information,
@@ -24,7 +25,6 @@ from .estimators import (
     label_entropy,
 )
 from .layers import AsRows, layer_rows
-from .matrices import centred, rounding_error
 from .result import DynamicsResult, plain
 
 Estimator = Literal["ksg", "gaussian"]

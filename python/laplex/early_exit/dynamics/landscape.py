@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...progress import progress_bar
+from ..._support.arguments import whole
+from ..._support.progress import progress_bar
 from ..arrays import Array
 from ..costs import aligned
 from ..model import MultiExitModel
-from ..whole import whole
 from .batches import batch_count, check_loader, check_model, labelled_batches
 from .directions import as_direction, filter_directions
 from .exit_losses import Loss, Sums, cross_entropy

@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ..._support.arguments import whole
 from ..activations import tensors_of
 from ..arrays import Integers
 from ..model import MultiExitModel
-from ..whole import whole
 from .batches import labelled_batches
 from .blocks import default_blocks, named_blocks
 from .restoring import unchanged

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ...progress import Report, progress_bar
+from ..._support.arguments import whole
+from ..._support.progress import Report, progress_bar
 from ..arrays import Array
 from ..costs import aligned
 from ..model import MultiExitModel
-from ..whole import whole
 from .batches import batch_count, check_loader, check_model, labelled_batches
 from .drawing import exit_colors, tidy
 from .exit_losses import Loss, Sums, cross_entropy

@@ -10,15 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import svdvals
 
-from ...progress import progress_bar
+from ..._support.arguments import whole
+from ..._support.progress import progress_bar
 from ..arrays import Array, Integers
 from ..costs import aligned
 from ..model import MultiExitModel
-from ..whole import whole
 from .batches import check_loader, check_model
+from .centring import centred, rounding_error
 from .drawing import exit_colors, name_height, name_ticks, tidy
 from .layers import AsRows, Spatial, layer_rows
-from .matrices import centred, rounding_error
 from .result import DynamicsResult, plain
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...optional import require
+from ..._support.optional import require
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure

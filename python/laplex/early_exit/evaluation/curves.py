@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..._support.arguments import whole
 from ..arrays import Array, Booleans, as_correct, as_scores, same_shape
 from ..policies import Policy
-from ..whole import whole
 from .thresholds import as_costs, geometric_shares
 
 #: What `Curve.area` is, for results to quote.

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ...progress import progress_bar
+from ..._support.progress import progress_bar
 from ..activations import batch_of, map_tensors
 from ..model import MultiExitModel, evaluating
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, get_args
 
+from ..._support.arguments import whole
 from ..arrays import Array, as_numbers
 from ..costs import Costs
 from ..metrics.score_heads import ScoreHeads
 from ..metrics.temperature import TemperatureScaling
 from ..policies import Entropy, Margin, MaxSoftmax, Patience, Policy
-from ..whole import whole
 from .thresholds import as_costs
 
 PolicyName = Literal["max-softmax", "entropy", "margin", "patience"]

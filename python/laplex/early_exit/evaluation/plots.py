@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...optional import require
+from ..._support.optional import require
 from ..arrays import Array
 
 if TYPE_CHECKING:

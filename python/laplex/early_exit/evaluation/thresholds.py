@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from ..._support.arguments import whole
 from ..arrays import Array, Integers, as_numbers, as_scores
-from ..whole import whole
 
 # q = t / (1 - t) for t in (0, 1): 50 halvings leave nothing between two doubles that matters.
 _HALVINGS = 50

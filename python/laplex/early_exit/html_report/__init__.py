@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...complete_files import replacing
-from ...optional import require
-from ..command_line.run_analysis import RunAnalysis
-from ..command_line.study import Study
+from ..._support.complete_files import replacing
+from ..._support.optional import require
 from ..costs import Costs
 from ..dynamics import Analysis
 from ..evaluation.comparison import Comparison, compare
 from ..evaluation.result import Evaluation
+from ..runs.run_analysis import RunAnalysis
+from ..runs.study import Study
 from ..timing import Timing
 from ..training.result import TrainingResult
 
@@ -113,7 +113,7 @@ def _study(results: Any, extras: Mapping[str, Any]) -> Study:
 
 
 def _of_folders(folders: Any) -> Study:
-    from ..command_line.runs import Run
+    from ..runs.run import Run
 
     if isinstance(folders, (str, os.PathLike)) or not isinstance(folders, Sequence):
         raise TypeError(

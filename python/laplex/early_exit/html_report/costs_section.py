@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..command_line.study import Study
 from ..costs import Costs
+from ..runs.study import Study
 from ..timing import Timing
 from .pieces import heading, paragraph, percent, table
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from html import escape
 
-from laplex.data_uris import picture_uri
+from laplex._support.data_uris import picture_uri
 
-from ..command_line.study import Study
+from ..runs.study import Study
 from .pieces import heading, paragraph
 
 _MEANINGS = {

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..command_line.study import Study
 from ..evaluation.comparison import Correlations
 from ..evaluation.result import Evaluation
+from ..runs.study import Study
 from .figures import proxies as proxies_figure
 from .pieces import definitions, heading, number, paragraph, percent, picture, table
 

@@ -8,8 +8,8 @@ from string import Template
 
 import numpy as np
 
-from ..command_line.study import Study
 from ..evaluation.result import Evaluation
+from ..runs.study import Study
 from . import dynamics_section, exits_section, tradeoff_section, training_section
 from .costs_section import costs
 from .pieces import definitions, percent

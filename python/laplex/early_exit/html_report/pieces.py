@@ -9,7 +9,7 @@ from html import escape
 import numpy as np
 from matplotlib.figure import Figure
 
-from laplex.data_uris import figure_uri
+from laplex._support.data_uris import figure_uri
 
 from ..arrays import Array
 

@@ -8,9 +8,9 @@ from itertools import takewhile
 import numpy as np
 
 from ..arrays import Array
-from ..command_line.study import Study
 from ..evaluation.curves import Curve
 from ..evaluation.result import Evaluation
+from ..runs.study import Study
 from .figures import baselines
 from .pieces import heading, paragraph, percent, picture, spread, table
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..command_line.study import Study
+from ..runs.study import Study
 from ..training.result import TrainingResult
 from .pieces import heading, paragraph, percent, picture, table
 

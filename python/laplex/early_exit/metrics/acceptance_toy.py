@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..._support.arguments import whole
 from ..arrays import Array, Booleans
-from ..whole import whole
 
 #: Part of the samples that no exit gets right.
 _HOPELESS = 0.2

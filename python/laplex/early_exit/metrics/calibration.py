@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import scipy.special
 
-from ...optional import require
+from ..._support.optional import require
 from ..arrays import Array, Booleans, Integers, as_labels, as_numbers, as_numpy
 from .per_exit import PerExit, each_exit
 from .reliability_diagram import as_confidence, reliability

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...optional import require
+from ..._support.arguments import whole
+from ..._support.optional import require
 from ..arrays import Array, Booleans, Integers, as_correct, as_numbers, as_numpy, same_shape
-from ..whole import whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from laplex.optional import require
+from laplex._support.optional import require
 
 torchmetrics = require("torchmetrics", extra="exits", feature="laplex.early_exit.train")
 

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..whole import whole
-from .checked_numbers import not_negative
+from ..._support.arguments import not_negative, whole
 
 
 @dataclass(frozen=True)

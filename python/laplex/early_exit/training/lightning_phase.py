@@ -12,15 +12,15 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from laplex.complete_files import replacing
-from laplex.optional import require
+from laplex._support.complete_files import replacing
+from laplex._support.optional import require
 
 from ..model import MultiExitModel
 from .batch_checks import check_labels, check_single, pair_of
 from .epoch_means import EpochMeans
 from .exit_stopping import Counters
 from .freezing import set_modes, trained_parts
-from .manners import hush
+from .quiet_lightning import hush
 from .recipe import Recipe
 from .result import EpochRecord
 from .seeding import EpochSeeds

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..._support.arguments import not_negative, positive, share
 from ..activations import map_tensors
 from ..model import MultiExitModel
-from .checked_numbers import not_negative, positive, share
 from .strategies import Part
 
 Weights = Literal["equal", "linear", "sdn"] | Sequence[float]

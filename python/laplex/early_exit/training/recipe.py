@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, ReduceLROnPlateau
 
-from .checked_numbers import not_negative, positive
+from ..._support.arguments import not_negative, positive
 from .exit_stopping import ExitStopping
 from .objectives import Objective
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from laplex.optional import require
+from laplex._support.optional import require
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..whole import whole
-from .checked_numbers import positive
+from ..._support.arguments import positive, whole
 
 Part = Literal["backbone", "all", "heads"]
 PARTS: tuple[Part, ...] = ("backbone", "all", "heads")

@@ -11,19 +11,19 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from laplex.optional import require
+from laplex._support.optional import require
 
+from ..._support.arguments import whole
 from ..activations import map_tensors
 from ..costs import count_costs
 from ..model import MultiExitModel
-from ..whole import whole
 from .batch_checks import check_loaders, check_single, last_batch_is_one, pair_of
 from .checkpoints import CHECKPOINT as CHECKPOINT
 from .checkpoints import fingerprint_of, load_checkpoint
 from .exit_stopping import ExitStopping
 from .freezing import check_parts, training_only
-from .manners import interruptible, quiet
 from .objectives import Distillation, Objective, Weights
+from .quiet_lightning import interruptible, quiet
 from .recipe import Recipe
 from .result import EpochRecord, TrainingResult
 from .seeding import EpochSeeds

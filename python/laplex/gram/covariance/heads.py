@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from laplex.functional import matvec
+from laplex.torch.functional import matvec
 
 
 class Heads(NamedTuple):

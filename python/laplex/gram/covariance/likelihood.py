@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from laplex.optional import require
+from laplex._support.optional import require
 
 from ..laplace_gram import LaplaceGram
 from .heads import Heads

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from laplex import validation
-from laplex.functional import check_flag
+from laplex.numpy import checks as validation
+from laplex.torch.functional import check_flag
 
 from . import checks, completion, likelihood, training
 from .heads import Heads

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from laplex.optional import require
+from laplex._support.optional import require
 
 from . import checks
 from .heads import Heads

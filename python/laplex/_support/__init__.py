@@ -1,0 +1,1 @@
+"""What every storey uses: optional packages, checks of arguments, progress, files, the console."""

@@ -1,0 +1,42 @@
+"""A progress bar for long work, or none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from laplex._support.optional import require
+
+#: Called with the name of a stage, how much of it is done, how much there is (None: unknown), and
+#: a note to show.
+Report = Callable[[str, int, int | None, str], None]
+
+
+@contextmanager
+def progress_bar(show: bool, *, extra: str) -> Iterator[Report]:
+    """Yield a `Report` that draws a bar for each stage, or does nothing.
+
+    `extra` is the extra of Laplex that brings rich to the caller.
+    """
+    if not show:
+        yield lambda stage, done, total, note: None
+        return
+    bars = require("rich.progress", extra=extra, feature="progress=True")
+    columns = (
+        bars.TextColumn("{task.description}"),
+        bars.BarColumn(),
+        bars.MofNCompleteColumn(),
+        bars.TimeElapsedColumn(),
+        bars.TimeRemainingColumn(),
+        bars.TextColumn("{task.fields[note]}"),
+    )
+    with bars.Progress(*columns) as display:
+        tasks: dict[str, Any] = {}
+
+        def report(stage: str, done: int, total: int | None, note: str) -> None:
+            if stage not in tasks:
+                tasks[stage] = display.add_task(stage, total=total, note="")
+            display.update(tasks[stage], completed=done, total=total, note=note)
+
+        yield report

@@ -1,0 +1,419 @@
+"""The commands of ``laplex cedar``. Importing this needs typer and rich, and nothing slow."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from laplex._support.command_errors import (
+    caution,
+    check_folder,
+    result_folder,
+    sentences,
+    shows_progress,
+    stoppable,
+    usable_device,
+)
+from laplex._support.complete_files import check_writable, replacing
+
+from ..cedar.files import check_embeddings, check_model, list_pictures, read_embeddings, read_lines
+
+if TYPE_CHECKING:
+    from ..cedar.estimator import CEDAR
+    from ..cedar.naming import AxisNames
+
+app = typer.Typer(
+    name="cedar",
+    help="Sparse codes for embeddings: learn a change of basis, name its axes, report on it.",
+    no_args_is_help=True,
+)
+
+_EMBEDDINGS = (
+    "Embeddings, one a row: .npy (read from the disk as needed), .safetensors, or .parquet with "
+    "columns of numbers or one column of lists."
+)
+
+
+class Transform(str, Enum):
+    """What U is."""
+
+    orthogonal = "orthogonal"
+    invertible = "invertible"
+    laplex = "laplex"
+
+
+class Solver(str, Enum):
+    """What finds it."""
+
+    auto = "auto"
+    procrustes = "procrustes"
+    adam = "adam"
+
+
+class Center(str, Enum):
+    """What is subtracted."""
+
+    mean = "mean"
+    learned = "learned"
+    none = "none"
+
+
+Embeddings = Annotated[Path, typer.Argument(metavar="EMBEDDINGS", help=_EMBEDDINGS)]
+Model = Annotated[
+    Path, typer.Argument(metavar="MODEL", help="Folder that `laplex cedar fit` wrote.")
+]
+Key = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Which tensor, or column of lists, where there are several."),
+]
+Words = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Words to name axes by, one a line.")
+]
+TextEmbeddings = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Their embeddings, a row for each, in the same space."),
+]
+
+
+@app.command()
+def fit(
+    embeddings: Embeddings,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the model.")],
+    k: Annotated[
+        list[int] | None,
+        typer.Option(
+            "-k",
+            "--k",
+            min=1,
+            help="Entries of a code; several (-k 8 -k 32) share one basis. Default: 32.",
+        ),
+    ] = None,
+    transform: Annotated[
+        Transform,
+        typer.Option(help="A rotation; any invertible matrix; or few numbers for wide embeddings."),
+    ] = Transform.orthogonal,
+    solver: Annotated[
+        Solver, typer.Option(help="auto: procrustes for rotations up to 1024 columns.")
+    ] = Solver.auto,
+    center: Annotated[Center, typer.Option(help="What is subtracted first.")] = Center.mean,
+    n_init: Annotated[
+        int,
+        typer.Option(min=1, help="Starts. With 3 or more it is known which axes come again."),
+    ] = 3,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Random seed.")] = 0,
+    max_iter: Annotated[
+        int | None,
+        typer.Option(min=1, help="Passes of procrustes (100), steps of adam (2000)."),
+    ] = None,
+    tol: Annotated[
+        float, typer.Option(min=0, help="Procrustes stops when five passes gain less.")
+    ] = 1e-5,
+    batch_size: Annotated[int, typer.Option(min=1, help="Of adam.")] = 1024,
+    learning_rate: Annotated[float, typer.Option(help="Of adam.")] = 0.01,
+    device: Annotated[
+        str | None, typer.Option(help="Where to compute, such as cuda. Default: the CPU.")
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Save the state of the fit as it goes.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the checkpoint, if it is there.")
+    ] = False,
+    key: Key = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+) -> None:
+    """Learn a change of basis from embeddings."""
+    with _sentences("fit"):
+        check_embeddings(embeddings)
+        _distinct("--checkpoint", checkpoint, embeddings)
+        if resume and checkpoint is None:
+            raise ValueError("--resume needs the file to go on from: add --checkpoint FILE")
+        check_folder(out)
+
+        from ..cedar.estimator import CEDAR
+
+        rows = read_embeddings(embeddings, key)
+        ks = sorted(set(k or [32]))
+        if ks[-1] > rows.shape[1]:
+            raise ValueError(
+                f"-k {ks[-1]} is more than the {rows.shape[1]} columns of {embeddings}: pass at "
+                "most that, and less for a sparse code"
+            )
+        model = CEDAR(
+            k=ks[0] if len(ks) == 1 else ks,
+            transform=transform.value,
+            solver=solver.value,
+            center=center.value,
+            n_init=n_init,
+            random_state=seed,
+            max_iter=max_iter,
+            tol=tol,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            device=usable_device(device),
+        )
+        with (
+            result_folder(out),
+            _about(embeddings),
+            stoppable(lambda: _going_on(checkpoint)),
+        ):
+            model.fit(rows, progress=shows_progress(quiet), checkpoint=checkpoint, resume=resume)
+            model.set_params(device=None)  # the model may be used elsewhere
+            model.save(out)
+        typer.echo(_summary(model, out))
+
+
+@app.command()
+def transform(
+    model: Model,
+    embeddings: Embeddings,
+    out: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE",
+            help="Codes: .npz, a sparse CSR matrix of SciPy; or .npy, with all the zeros.",
+        ),
+    ],
+    k: Annotated[
+        int | None,
+        typer.Option("-k", "--k", min=1, help="Entries of a code. Default: that of the fit."),
+    ] = None,
+    key: Key = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+) -> None:
+    """Write signed sparse codes of embeddings. Memory does not grow with .npy files."""
+    with _sentences("transform"):
+        if out.suffix not in (".npy", ".npz"):
+            raise ValueError(f"--out {out} must end in .npz (sparse) or .npy (with all the zeros)")
+        _distinct("--out", out, embeddings)
+        check_model(model)
+        check_embeddings(embeddings)
+        check_writable(out)
+
+        from ..cedar.code_files import write_codes
+
+        cedar = _load(model)
+        rows = read_embeddings(embeddings, key)
+        if k is not None and k > cedar.n_features_in_:
+            raise ValueError(f"-k {k} is more than the model's {cedar.n_features_in_} axes")
+        with _about(embeddings):
+            count = write_codes(cedar, rows, out, k, progress=shows_progress(quiet))
+        typer.echo(f"{count:,} codes with at most {k or cedar.k_} entries: {out}")
+
+
+@app.command()
+def name(
+    model: Model,
+    words: Annotated[Path, typer.Option(metavar="FILE", help="Words, one a line.")],
+    text_embeddings: Annotated[
+        Path,
+        typer.Option(metavar="FILE", help="Their embeddings, a row for each, in the same space."),
+    ],
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            help="Least cosine of a name. Default: what 99 % of names of random directions miss."
+        ),
+    ] = None,
+    all_axes: Annotated[
+        bool, typer.Option("--all-axes", help="Name axes that do not recur, too.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Everything, as JSON.")] = None,
+    top: Annotated[int, typer.Option(min=1, help="Axes to print.")] = 20,
+    key: Key = None,
+) -> None:
+    """Name both ends of each axis by the nearest words."""
+    with _sentences("name"):
+        check_model(model)
+        check_embeddings(text_embeddings)
+        listed = read_lines(words)
+        if out is not None:
+            check_writable(out)
+
+        cedar = _load(model)
+        names = _names(
+            cedar,
+            words,
+            listed,
+            text_embeddings,
+            key=key,
+            threshold=threshold,
+            all_axes=all_axes,
+        )
+        if out is not None:
+            with replacing(out) as part:
+                part.write_text(names.to_json() + "\n", encoding="utf-8")
+        typer.echo(names.table(top))
+
+
+@app.command()
+def report(
+    model: Model,
+    embeddings: Embeddings,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The page to write.")] = Path(
+        "cedar-report.html"
+    ),
+    words: Words = None,
+    text_embeddings: TextEmbeddings = None,
+    items: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Texts of the embeddings, one a line.")
+    ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Pictures of the embeddings: the order of names is that of rows."
+        ),
+    ] = None,
+    compare: Annotated[
+        bool, typer.Option(help="Fit baselines to compare with: a minute or several.")
+    ] = True,
+    max_axes: Annotated[int, typer.Option(min=1, help="Axes to show.")] = 24,
+    title: Annotated[str, typer.Option(help="Of the page.")] = "CEDAR report",
+    key: Key = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+) -> None:
+    """Write all there is to know of a model as one HTML file."""
+    with _sentences("report", "matplotlib"):
+        if (words is None) != (text_embeddings is None):
+            raise ValueError("--words and --text-embeddings go together: pass both or neither")
+        check_model(model)
+        check_embeddings(embeddings)
+        if text_embeddings is not None:
+            check_embeddings(text_embeddings)
+        listed = None if words is None else read_lines(words)
+        texts = None if items is None else read_lines(items)
+        pictures = None if images is None else list_pictures(images)
+        check_writable(out)
+
+        from ..cedar.html_report import report as write_report
+
+        cedar = _load(model)
+        rows = read_embeddings(embeddings, key)
+        for what, path, found in (("--items", items, texts), ("--images", images, pictures)):
+            if found is not None and len(found) != len(rows):
+                raise ValueError(
+                    f"{what} {path} has {len(found)} of them, but {embeddings} has {len(rows)} "
+                    "rows: there must be one for each row, in the same order"
+                )
+        names = None
+        if words is not None and listed is not None and text_embeddings is not None:
+            names = _names(cedar, words, listed, text_embeddings)
+        with _about(embeddings):
+            write_report(
+                cedar,
+                rows,
+                out=out,
+                names=names,
+                items=texts,
+                thumbnails=pictures,
+                compare=compare,
+                max_axes=max_axes,
+                title=title,
+                progress=shows_progress(quiet),
+            )
+        typer.echo(f"report: {out}")
+
+
+# --- inside ---------------------------------------------------------------------------------------
+
+
+def _sentences(command: str, *more: str) -> AbstractContextManager[None]:
+    needs = ("numpy", "torch", "sklearn", "scipy", "safetensors", *more)
+    return sentences(f"laplex cedar {command}", extra="cedar", needs=needs)
+
+
+@contextmanager
+def _about(path: Path) -> Iterator[None]:
+    """Begin messages about the contents of a file with its name."""
+    try:
+        yield
+    except ValueError as error:
+        if re.search(r"\b(X|embeddings|text_embeddings)\b", str(error)) is None:
+            raise
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _distinct(option: str, path: Path | None, embeddings: Path) -> None:
+    """Refuse to write over the input."""
+    if path is not None and path.resolve() == embeddings.resolve():
+        raise ValueError(f"{option} {path} would replace the embeddings: give another name")
+
+
+def _going_on(checkpoint: Path | None) -> str:
+    """What to say on Ctrl-C."""
+    if checkpoint is not None and checkpoint.exists():
+        return f"go on with the same options and --checkpoint {checkpoint} --resume"
+    return "nothing was written; with --checkpoint FILE a fit can go on later"
+
+
+def _load(folder: Path) -> CEDAR:
+    from ..cedar.estimator import CEDAR
+
+    return CEDAR.load(folder)
+
+
+def _names(
+    cedar: CEDAR,
+    words: Path,
+    listed: list[str],
+    text_embeddings: Path,
+    *,
+    key: str | None = None,
+    threshold: float | None = None,
+    all_axes: bool = False,
+) -> AxisNames:
+    from ..cedar.naming import MIN_RESTARTS, name_axes
+
+    texts = read_embeddings(text_embeddings, key)
+    _check_words(listed, words, texts, text_embeddings)
+    unknown = len(cedar.bases_) < MIN_RESTARTS
+    if unknown and not all_axes:
+        caution(
+            f"names are unconfirmed: with fewer than {MIN_RESTARTS} starts it is not known which "
+            f"axes recur; fit with --n-init {MIN_RESTARTS} or more",
+        )
+    with _about(text_embeddings):
+        return name_axes(
+            cedar,
+            texts,
+            listed,
+            threshold="chance" if threshold is None else threshold,
+            recurring=None if unknown or all_axes else "auto",
+        )
+
+
+def _check_words(words: list[str], path: Path, texts: Any, texts_path: Path) -> None:
+    if len(words) != len(texts):
+        raise ValueError(
+            f"--words {path} has {len(words)} lines, but --text-embeddings {texts_path} has "
+            f"{len(texts)} rows: there must be one for each word, in the same order"
+        )
+
+
+def _summary(cedar: CEDAR, out: Path) -> str:
+    starts = len(cedar.bases_)
+    lines = [
+        f"fraction of variance explained by {cedar.k_} of {cedar.n_features_in_} axes: "
+        f"{1 - cedar.loss_curve_[-1]:.4f} (training rows{_several(cedar)})"
+    ]
+    if starts > 1 and cedar.n_features_in_ <= 4096:
+        from ..cedar.restarts import stability
+
+        found = stability(cedar.restarts_)
+        line = f"{starts} starts agree with a mean correlation (MCC) of {found.mean:.3f}"
+        if starts >= 3:
+            line += f"; {int(found.recurring(3).sum())} axes recur in at least 3 of them"
+        lines.append(line)
+    elif starts == 1:
+        lines.append("one start: its axes may be accidents of the seed; --n-init 3 tells which are")
+    return "\n".join([*lines, f"model: {out}"])
+
+
+def _several(cedar: CEDAR) -> str:
+    return ", mean over all k" if not isinstance(cedar.k, int) else ""

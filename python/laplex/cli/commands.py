@@ -1,0 +1,134 @@
+"""The commands of ``laplex``: demo, info, cedar, exits. `laplex.cli` checks for what they need."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+import laplex
+from laplex import _core
+from laplex._support.command_errors import failure, sentences
+from laplex.cli.cedar import app as cedar
+from laplex.cli.exits import app as exits
+from laplex.demo import MAX_SEED, DemoInputError, run_demo
+
+app = typer.Typer(
+    name="laplex",
+    help="Exact O(n) products with learnable Laplace-kernel matrices.",
+    no_args_is_help=True,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(laplex.__version__)
+        raise typer.Exit
+
+
+app.add_typer(cedar)
+app.add_typer(exits)
+
+
+@app.callback()
+def root(
+    _: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    """Exact O(n) products with learnable Laplace-kernel matrices."""
+
+
+@app.command()
+def demo(
+    data: Annotated[
+        str,
+        typer.Option(
+            metavar="digits|fashion-mnist|DIR",
+            help="Images to learn: scikit-learn's digits, Debian's dataset-fashion-mnist, or a "
+            "folder with Fashion-MNIST's files.",
+        ),
+    ] = "digits",
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the report.")] = Path(
+        "laplex-demo"
+    ),
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Epochs of training. Default: 30 for digits, 3 for Fashion-MNIST."
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="First random seed.")] = 0,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Small sizes, two epochs: a few seconds.")
+    ] = False,
+) -> None:
+    """Check the operator, time it, train networks with it on images; write an HTML report.
+
+    One to three minutes for digits, some more for Fashion-MNIST.
+
+    Exit status 1: the operator misses its promised precision, or something it needs is missing.
+    """
+    with sentences(
+        "laplex demo",
+        extra="demo",
+        needs=("torch", "matplotlib", "sklearn"),
+        errors=(ImportError, DemoInputError),
+    ):
+        findings = run_demo(data, out, epochs=epochs, seed=seed, quick=quick)
+    if not findings.passed:
+        raise failure("the operator missed its promised precision")
+
+
+@app.command()
+def info() -> None:
+    """Print the version, what was compiled in, and what this machine offers."""
+    try:
+        core = _core.info()
+    except ValueError as error:  # LAPLEX_NUM_THREADS
+        raise failure(error) from error
+    table = Table(show_header=False, box=None)
+    rows = {
+        "laplex": core["version"],
+        "features": ", ".join(core["features"]),
+        "instruction set in use": f"{core['isa']} (of {', '.join(core['isa_available'])})",
+        "threads": core["threads"],
+        "compiler": core["compiler"],
+        "CUDA": _cuda(core["cuda_compiled"], core["cuda_architectures"], core["cuda_devices"]),
+        "Python": platform.python_version(),
+        "NumPy": _version("numpy"),
+        "torch": _version("torch"),
+    }
+    for name, value in rows.items():
+        table.add_row(name, str(value))
+    Console(soft_wrap=True).print(table)
+
+
+def _cuda(compiled: bool, architectures: str, devices: list[str]) -> str:
+    if not compiled:
+        return "not compiled in: this build computes on the CPU"
+    there = f"compiled for {architectures}"
+    if devices:
+        return f"{'; '.join(devices)} ({there})"
+    try:
+        _core.cuda_require_device()
+    except RuntimeError as error:
+        return f"{there}; {error}"
+    return there
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"

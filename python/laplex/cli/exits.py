@@ -1,0 +1,415 @@
+"""The commands of ``laplex exits``. Importing this needs typer and rich, and nothing slow."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from laplex._support.command_errors import (
+    caution,
+    check_folder,
+    result_folder,
+    sentences,
+    shows_progress,
+    stoppable,
+)
+from laplex._support.complete_files import check_writable
+from laplex._support.image_datasets import find_images
+
+from ..early_exit.deployment.export_folder import check_export_folder
+from ..early_exit.runs.run_folder import begun, check_finished
+from ..early_exit.runs.settings import ABOUT, MAX_SEED, RunSettings, changed, read_settings
+from .exits_choices import (
+    Calibration,
+    Format,
+    Head,
+    Part,
+    PolicyName,
+    PolicyOption,
+    Protocol,
+    Quiet,
+    RunFolder,
+    RunFolders,
+    Split,
+    Strategy,
+)
+
+if TYPE_CHECKING:
+    from ..early_exit.policies import Policy
+    from ..early_exit.runs.run import Run
+
+app = typer.Typer(
+    name="exits",
+    help="Networks with early exits: train them, judge them, look inside, export, report.",
+    no_args_is_help=True,
+)
+
+
+@app.command()
+def train(
+    config: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="CONFIG.yaml",
+            help="Settings; options come before them. Every run writes a config.yaml that lists "
+            "all there are, with what they are about.",
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the run.")] = Path(
+        "exits-run"
+    ),
+    data: Annotated[
+        str | None, typer.Option(metavar="digits|fashion-mnist|DIR", help=f"{ABOUT['data']}.")
+    ] = None,
+    images: Annotated[
+        int | None, typer.Option(help="Training images to take, validation included.")
+    ] = None,
+    backbone: Annotated[
+        str | None, typer.Option(metavar="NAME", help=f"{ABOUT['backbone']}.")
+    ] = None,
+    exits: Annotated[
+        str | None,
+        typer.Option(metavar="NAME,NAME", help="Modules to attach exits at, in depth order."),
+    ] = None,
+    head: Annotated[Head | None, typer.Option(help="Head of each exit.")] = None,
+    strategy: Annotated[
+        Strategy | None,
+        typer.Option(
+            help="mixed: the backbone, then all; joint: all; disjoint: the backbone, then the "
+            "heads. Phases of your own go into the file."
+        ),
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Of all phases together.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images in a step.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Of AdamW.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=MAX_SEED, help="Random seed.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run that was begun in --out.")
+    ] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a network with exits. Without options: a small one on digits, in under a minute.
+
+    Writes config.yaml (all settings), checkpoints, history.json and weights.pt into --out.
+    """
+    with _sentences("train", "pytorch_lightning", "torchmetrics"):
+        options = {
+            "data": data,
+            "images": images,
+            "backbone": backbone,
+            "exits": exits,
+            "head": None if head is None else head.value,
+            "strategy": None if strategy is None else strategy.value,
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "learning_rate": learning_rate,
+            "seed": seed,
+        }
+        given = {key: one for key, one in options.items() if one is not None}
+        before = begun(out) if out.is_dir() else None
+        settings = _settings(config, given, before, resume=resume, out=out)
+        if resume and (out / "weights.pt").is_file():
+            typer.echo(f"finished already: {out}")
+            return
+        find_images(settings.data)
+        check_folder(out)
+
+        from ..early_exit.runs.run import has_checkpoint, train_run
+
+        def going_on() -> str:
+            if has_checkpoint(out):
+                return f"go on with `laplex exits train --out {out} --resume`"
+            return "nothing was written yet; begin again"
+
+        with result_folder(out), stoppable(going_on):
+            run = train_run(settings, out, resume=resume, progress=shows_progress(quiet))
+        typer.echo(_summary(run))
+
+
+@app.command()
+def evaluate(
+    runs: RunFolders,
+    policy: PolicyOption = PolicyName.max_softmax,
+    calibration: Annotated[
+        list[Calibration] | None,
+        typer.Option(
+            help="Of the scores, fitted on validation images: none; a temperature for each exit; "
+            "or score heads that learn who is right or beyond help (eefp), or who is right "
+            "(correct). May be repeated, to judge each run several ways. Default: none."
+        ),
+    ] = None,
+    split: Annotated[Split, typer.Option(help="Images to judge on.")] = Split.test,
+    budget: Annotated[
+        list[float] | None,
+        typer.Option(
+            help="Mean cost, in parts of the plain backbone, to tell the accuracy at. May be "
+            "repeated. Default: 0.25, 0.5, 0.75, 1."
+        ),
+    ] = None,
+    protocol: Annotated[
+        Protocol | None,
+        typer.Option(
+            help="Thresholds fitted for each exit on validation images (the default), or one for "
+            "all exits swept on the judged images themselves."
+        ),
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(help="Also tell what this threshold, in the policy's units, gives."),
+    ] = None,
+    timing: Annotated[
+        bool, typer.Option("--timing", help="Measure real exits by the clock, too.")
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A report (.html), or the numbers (.json)."),
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Judge runs: each exit, accuracy against cost, calibration, failure prediction.
+
+    Writes evaluation.json into each run. Several runs are compared; those that differ in their
+    seed alone are taken together.
+    """
+    with _sentences("evaluate", *_for_page(out)):
+        if out is not None and out.suffix not in (".html", ".json"):
+            raise ValueError(f"--out {out} must end in .html (a report) or .json (the numbers)")
+        _check_paths(runs, out)
+
+        from ..early_exit.runs.run_evaluation import evaluate_run
+        from ..early_exit.runs.study import Study
+
+        found = _opened(runs)
+        for run in found:
+            evaluate_run(
+                run,
+                policy=policy.value,
+                calibrations=[one.value for one in calibration or [Calibration.none]],
+                split=split.value,
+                budgets=budget or (0.25, 0.5, 0.75, 1.0),
+                protocol=None if protocol is None else protocol.value,
+                threshold=threshold,
+                timing=timing,
+                progress=shows_progress(quiet),
+            ).write(run.folder)
+        study = Study.of_runs(found)
+        typer.echo(study.text())
+        if out is not None:
+            if out.suffix == ".html":
+                from ..early_exit.html_report import write_page
+
+                write_page(study, out, "Early exits")
+            else:
+                study.comparison.to_json(out)
+            typer.echo(f"\n{'report' if out.suffix == '.html' else 'numbers'}: {out}")
+
+
+@app.command()
+def analyze(
+    run: RunFolder,
+    other: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN_DIR",
+            help="A second run of the same network, to walk to on a straight line (linear mode "
+            "connectivity).",
+        ),
+    ] = None,
+    part: Annotated[
+        list[Part] | None,
+        typer.Option(help="What to measure; may be repeated. Default: everything."),
+    ] = None,
+    split: Annotated[Split, typer.Option(help="Images to look at.")] = Split.train,
+    samples: Annotated[int, typer.Option(min=2, help="How many of them.")] = 500,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Random seed.")] = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Look inside a run: gradients, ranks, information, loss landscape, mode connectivity.
+
+    Writes tables, numbers and pictures into the run's folder analysis.
+    """
+    with _sentences("analyze", "matplotlib"):
+        check_finished(run)
+        if other is not None:
+            check_finished(other)
+
+        from ..early_exit.dynamics import analyze as look_inside
+        from ..early_exit.runs.run_analysis import RunAnalysis
+
+        found = _opened([run] if other is None else [run, other])
+        splits = found[0].splits
+        analysis = look_inside(
+            found[0].model,
+            splits.loader(split.value, 100),
+            other=None if other is None else found[1].model,
+            train_loader=splits.loader("train", 500),
+            parts=None if part is None else [one.value for one in part],
+            max_samples=samples,
+            seed=seed,
+            progress=shows_progress(quiet),
+        )
+        folder = RunAnalysis.of(analysis).write(run)
+        for name, why in analysis.failures.items():
+            caution(f"{name} failed: {why}")
+        tables = [one.table() for one in analysis.parts().values()]
+        typer.echo("\n\n".join([*tables, f"tables, numbers and pictures: {folder}"]))
+
+
+@app.command()
+def export(
+    run: RunFolder,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the files.")],
+    format: Annotated[  # noqa: A002  (the word for it)
+        Format, typer.Option(help="ONNX files, or those of torch.export.")
+    ] = Format.onnx,
+    policy: PolicyOption = PolicyName.max_softmax,
+    calibration: Annotated[
+        Calibration, typer.Option(help="Of the scores, fitted on validation images.")
+    ] = Calibration.none,
+    threshold: Annotated[
+        float | None, typer.Option(help="When a sample leaves, in the policy's units.")
+    ] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(
+            help="Fit thresholds to this mean cost, in parts of the plain backbone, on validation "
+            "images. Default, without --threshold: 0.5, or what the first exit costs."
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a former export.")
+    ] = False,
+) -> None:
+    """Write a network as one file for each segment, with a runner and an exit policy."""
+    with _sentences("export"):
+        if threshold is not None and budget is not None:
+            raise ValueError("--threshold and --budget exclude each other: pass one of them")
+        check_finished(run)
+        check_export_folder(out, overwrite)
+
+        from ..early_exit.deployment import export as write
+
+        (found,) = _opened([run])
+        chosen = _policy(found, policy.value, calibration.value, threshold, budget)
+        example = found.splits.example()
+        folder = write(
+            found.model, example, out, format=format.value, policy=chosen, overwrite=overwrite
+        )
+        typer.echo(f"{chosen!r}\n{found.model.num_exits} segments with a runner: {folder}")
+
+
+@app.command()
+def report(
+    runs: RunFolders,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The page to write.")] = Path(
+        "exits-report.html"
+    ),
+    title: Annotated[str, typer.Option(help="Of the page.")] = "Early exits",
+    quiet: Quiet = False,
+) -> None:
+    """Write all there is to know of some runs as one HTML file.
+
+    Runs that `laplex exits evaluate` has not judged are judged first, with its defaults.
+    """
+    with _sentences("report", "matplotlib"):
+        _check_paths(runs, out)
+
+        from ..early_exit.html_report import write_page
+        from ..early_exit.runs.run_evaluation import RunEvaluation, evaluate_run
+        from ..early_exit.runs.study import Study
+
+        found = _opened(runs)
+        for run in found:
+            if RunEvaluation.read(run.folder) is None:
+                evaluate_run(run, progress=shows_progress(quiet)).write(run.folder)
+        write_page(Study.of_runs(found), out, title)
+        typer.echo(f"report: {out}")
+
+
+# --- inside ---------------------------------------------------------------------------------------
+
+
+def _sentences(command: str, *more: str) -> AbstractContextManager[None]:
+    needs = ("numpy", "torch", "yaml", "sklearn", "scipy", *more)
+    return sentences(f"laplex exits {command}", extra="exits", needs=needs)
+
+
+def _for_page(out: Path | None) -> tuple[str, ...]:
+    return ("matplotlib",) if out is not None and out.suffix == ".html" else ()
+
+
+def _check_paths(runs: list[Path], out: Path | None) -> None:
+    """Check folders of runs and the file of a result, before any run is judged and written to."""
+    for folder in runs:
+        check_finished(folder)
+    if len({folder.resolve() for folder in runs}) < len(runs):
+        raise ValueError(f"a run is named twice: {', '.join(map(str, runs))}")
+    if out is not None:
+        check_writable(out)
+
+
+def _settings(
+    config: Path | None,
+    given: dict[str, Any],
+    before: RunSettings | None,
+    *,
+    resume: bool,
+    out: Path,
+) -> RunSettings:
+    """From a file, options, and the run that is in `out` already."""
+    if resume and before is None:
+        raise ValueError(f"--resume: no run was begun in {out}: leave --resume out to begin one")
+    if before is not None and not resume:
+        raise ValueError(
+            f"--out {out} holds a run already: go on with it by --resume, or give another folder"
+        )
+    if before is None:
+        settings = RunSettings() if config is None else read_settings(config)
+        return changed(settings, given, "options")
+    asked = changed(before if config is None else read_settings(config), given, "options")
+    for key in before.differing(asked):
+        if config is not None and key in ("exits", "epochs") and getattr(asked, key) is None:
+            continue  # resolved in the run
+        raise ValueError(
+            f"--resume: the run in {out} was begun with {key}: {getattr(before, key)!r}, not "
+            f"{getattr(asked, key)!r}: go on with the settings that it has, or begin elsewhere"
+        )
+    return before
+
+
+def _opened(folders: list[Path]) -> list[Run]:
+    from ..early_exit.runs.run import Run
+
+    return [Run.open(folder) for folder in folders]
+
+
+def _policy(
+    run: Run, policy: str, calibration: str, threshold: float | None, budget: float | None
+) -> Policy:
+    from ..early_exit.costs import count_costs
+    from ..early_exit.evaluation.outputs import collect
+    from ..early_exit.runs.exit_rules import ExitRule
+
+    rule = ExitRule(policy, calibration, threshold)
+    unseen = collect(run.model, run.splits.loader("validation", 500))
+    fitted = rule.fitted(unseen)
+    if threshold is not None:
+        return fitted.real()
+    costs = count_costs(run.model, run.splits.example())
+    wanted = max(0.5, float(costs.relative[0])) if budget is None else budget
+    return fitted.for_budget(wanted, unseen, costs)
+
+
+def _summary(run: Run) -> str:
+    result = run.training
+    names = result.exit_names
+    last = result.history[-1].val_accuracy
+    shown = ", ".join(f"{name} {one:.1%}" for name, one in zip(names, last, strict=True))
+    return (
+        f"validation accuracy by exit: {shown}\n"
+        f"{run.history['seconds']:.0f} s; run: {run.folder}\n"
+        f"judge it with `laplex exits evaluate {run.folder}`"
+    )

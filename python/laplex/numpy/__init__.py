@@ -1,0 +1,1 @@
+"""The NumPy door: `laplex.Plan`, with the checks of its arguments. Nothing here knows torch."""

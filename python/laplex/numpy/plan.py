@@ -1,0 +1,686 @@
+"""The NumPy interface: a plan is built from the anchors once and applied many times."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from laplex import _core
+from laplex.numpy import checks as validation
+from laplex.numpy.checks import Array
+
+if TYPE_CHECKING:
+    from typing import TypeGuard
+
+__all__ = ["Plan", "PlanGradients"]
+
+#: What a plan and one product take at least: to refuse impossible sizes at once.
+_BYTES_PER_ANCHOR = 64
+_BYTES_PER_HEAD = 1024
+
+#: Entries up to which nothing is asked about memory.
+_SMALL = 1 << 24
+
+
+class PlanGradients(NamedTuple):
+    """Gradients of ``Re <grad, K v>``, each shaped like its argument; see :meth:`Plan.vjp`."""
+
+    values: Array
+    targets: Array
+    sources: Array | None
+    lengthscale: Array
+    frequency: Array
+    target_phase: Array | None
+    source_phase: Array | None
+
+
+class Plan:
+    r"""A Laplace kernel matrix ``[n, m]``, never formed, applied in O(n + m) after one sort.
+
+    .. math::
+        K_{ij} = \exp(-(1/\ell - i\omega)\,|x_i - y_j|)\,\exp(i(\theta_i - \phi_j))
+
+    Parameters
+    ----------
+    targets : array [..., n], float32 or float64, or integers
+        The anchors :math:`x`. Leading dimensions are a batch of independent matrices ("heads").
+    sources : array [..., m], optional
+        The anchors :math:`y`, in the same precision. None: the self case ``y = x``, sorted once;
+        the two are then one parameter.
+
+        Anchors and phases that are integers or booleans take the precision of the others, or
+        float64 where all are. They are exact: beyond 2**53 (float32: 2**24) they are refused.
+    lengthscale : float or array [...]
+        :math:`\ell > 0`, in the unit of the anchors; one for all heads or one per head.
+    frequency : float or array [...]
+        :math:`\omega`, in radians per unit of the anchors. Non-zero makes the kernel complex.
+    target_phase, source_phase : array [..., n], [..., m], optional
+        :math:`\theta, \phi` in radians. Given, they make the kernel complex (even where they are
+        0).
+    real_part : bool
+        Use the real matrix :math:`\mathrm{Re}\,K` (the cosine form).
+    num_threads : int, optional
+        Default: ``LAPLEX_NUM_THREADS``, else all processors this process may use. Never changes a
+        bit of the results.
+
+    Attributes
+    ----------
+    shape : (..., n, m)
+    dtype : of the anchors; float32 or float64
+    nbytes : bytes held by the plan now
+
+    Notes
+    -----
+    An implementation of the operator class of arXiv 2605.24584. Sums are accumulated in float64:
+    the error is at most 1e-14 (float64) or 1e-6 (float32) times :math:`\sum_j |K_{ij}||v_j|`.
+
+    Derivatives follow the convention sign(0) = 0: where a target equals a source the kernel has a
+    kink, and the tied pair contributes nothing to derivatives by the anchors.
+
+    A plan may be used from several threads at once, also while another calls :meth:`update`.
+
+    Raises
+    ------
+    TypeError
+        For anchors that are neither float32 nor float64 nor integers, or of mixed precision.
+    ValueError
+        For NaN or infinite anchors, integers that a float would round, a lengthscale that is not
+        positive, shapes that do not fit.
+    MemoryError
+        For sizes beyond this machine.
+
+    Examples
+    --------
+    >>> import numpy as np, laplex
+    >>> plan = laplex.Plan([0.0, 1.0, 2.0], [0.5, 1.5], lengthscale=2.0)
+    >>> plan.apply([1.0, -1.0]).round(4)
+    array([ 0.3064,  0.    , -0.3064])
+    >>> (plan @ [[1.0, 1], [-1.0, 1]]).round(4)  # as a matrix, here of two columns
+    array([[ 0.3064,  1.2512],
+           [ 0.    ,  1.5576],
+           [-0.3064,  1.2512]])
+    """
+
+    #: NumPy's arrays leave ``array @ plan`` to the plan.
+    __array_ufunc__ = None
+
+    def __init__(
+        self,
+        targets: object,
+        sources: object = None,
+        *,
+        lengthscale: object = 1.0,
+        frequency: object = 0.0,
+        target_phase: object = None,
+        source_phase: object = None,
+        real_part: bool = False,
+        num_threads: int | None = None,
+    ) -> None:
+        given = {"targets": validation.as_array("targets", targets)}
+        for name, value in (
+            ("sources", sources),
+            ("target_phase", target_phase),
+            ("source_phase", source_phase),
+        ):
+            if value is not None:
+                given[name] = validation.as_array(name, value)
+        dtype = validation.precision(*given.values())
+        given = {name: validation.anchors(name, array, dtype) for name, array in given.items()}
+        x, y = given["targets"], given.get("sources")
+        theta, phi = given.get("target_phase"), given.get("source_phase")
+        n = x.shape[-1]
+        m = n if y is None else y.shape[-1]
+        ell = validation.scalars("lengthscale", lengthscale)
+        omega = validation.scalars("frequency", frequency)
+        for name, phase, count, what in (
+            ("target_phase", theta, n, "targets"),
+            ("source_phase", phi, m, "sources"),
+        ):
+            if phase is not None and phase.shape[-1] != count:
+                raise ValueError(
+                    f"{name} has {phase.shape[-1]} entries but there are {count} {what}"
+                )
+        if not isinstance(real_part, (bool, np.bool_)):
+            raise TypeError(f"real_part must be True or False, got {real_part!r}")
+        self._threads = validation.num_threads(num_threads)
+
+        shapes = {"targets": x.shape[:-1], "lengthscale": ell.shape, "frequency": omega.shape}
+        for name, array in (("sources", y), ("target_phase", theta), ("source_phase", phi)):
+            if array is not None:
+                shapes[name] = array.shape[:-1]
+        self._batch = validation.broadcast_shapes(shapes)
+        self._input_shapes = shapes
+        heads = math.prod(self._batch)
+        validation.enough_memory(
+            f"a plan for n = {n}, m = {m}" + (f" and {heads} heads" if heads > 1 else ""),
+            heads * ((n + m) * _BYTES_PER_ANCHOR + _BYTES_PER_HEAD),
+        )
+
+        self._n, self._m = n, m
+        self._dtype = dtype
+        self._real_part = bool(real_part)
+        self._oscillates = bool(np.any(omega != 0))
+        self._complex = (self._oscillates or theta is not None or phi is not None) and not real_part
+        # Kept for pickling. The anchors are the core's, which alone knows them when several threads
+        # update; their shapes are what update() checks.
+        self._lengthscale, self._frequency = ell, omega
+        self._theta = None if theta is None else self._own(theta)
+        self._phi = None if phi is None else self._own(phi)
+        self._x_shape, self._y_shape = x.shape, None if y is None else y.shape
+
+        ell_heads = self._spread(ell, np.dtype(np.float64), ())
+        omega_heads = self._spread(omega, np.dtype(np.float64), ()) if self._oscillates else None
+        x_heads = self._spread(x, dtype, (n,))
+        y_heads = None if y is None else self._spread(y, dtype, (m,))
+        theta_heads = None if theta is None else self._spread(theta, dtype, (n,))
+        phi_heads = None if phi is None else self._spread(phi, dtype, (m,))
+        self._core = _core.Plan(
+            str(dtype),
+            heads,
+            n,
+            m,
+            _address(x_heads),
+            _address(y_heads),
+            _address(ell_heads),
+            _address(omega_heads),
+            _address(theta_heads),
+            _address(phi_heads),
+            self._real_part,
+            self._threads,
+        )
+
+    # ------------------------------------------------------------------------------------- products
+
+    def apply(self, v: object, out: Array | None = None) -> Array:
+        """``u = K v`` for ``v [..., m] -> u [..., n]``.
+
+        Leading dimensions of ``v`` broadcast with the plan's batch dimensions as in NumPy. ``v``
+        has the plan's precision, real or complex (or is float16 for a float32 plan; the result then
+        is float16 too). ``out`` receives the result if given: C-contiguous, writeable, of the
+        result's shape and dtype.
+        """
+        return self._product(v, out, mode=0)
+
+    def transpose(self, u: object, out: Array | None = None) -> Array:
+        """``v = K^T u`` for ``u [..., n] -> v [..., m]``; see :meth:`apply`."""
+        return self._product(u, out, mode=1)
+
+    def adjoint(self, u: object, out: Array | None = None) -> Array:
+        """``v = K^H u`` (conjugate transpose), ``u [..., n] -> v [..., m]``; see :meth:`apply`."""
+        return self._product(u, out, mode=2)
+
+    def half_sums(self, v: object) -> tuple[Array, Array]:
+        """The two parts of ``K v``: from the sources at or below each target, and from those above.
+
+        Returns
+        -------
+        (left, right) : arrays [..., n] with ``left + right == apply(v)`` up to rounding
+        """
+        array = validation.values("v", v, self._dtype, self._m, "sources")
+        batch, laid, is_complex, half = self._lay("v", array)
+        left = self._empty(batch, self._n, is_complex)
+        right = self._empty(batch, self._n, is_complex)
+        out, head_stride, row_stride = self._lay_out(left, batch)
+        out_right, _, _ = self._lay_out(right, batch)
+        self._core.half_sums(
+            *_vectors(laid), laid.shape[1], _address(out), _address(out_right),
+            np.iscomplexobj(left), head_stride, row_stride, self._threads,
+        )  # fmt: skip
+        left = self._lay_back(out, left, batch)
+        right = self._lay_back(out_right, right, batch)
+        if half and not self._complex:
+            return left.astype(np.float16), right.astype(np.float16)
+        return left, right
+
+    def _product(self, v: object, out: Array | None, mode: int) -> Array:
+        name, count, what = ("v", self._m, "sources") if mode == 0 else ("u", self._n, "targets")
+        size = self._n if mode == 0 else self._m
+        if self._is_simple(v, count):  # nothing to arrange, which costs more than a small product
+            dtype = self._result_dtype(False)
+            shape = (*v.shape[:-1], size)
+            if out is None:
+                out = np.empty(shape, dtype)
+            else:
+                validation.output("out", out, shape, dtype, v)
+            rows = v.size // count
+            self._core.sum(
+                _address(v), False, 0, count, rows, _address(out), self._complex, 0, size, mode,
+                0, 0, self._threads,
+            )  # fmt: skip
+            return out
+        array = validation.values(name, v, self._dtype, count, what)
+        batch, laid, is_complex, half = self._lay(name, array)
+        rounded = half and not self._complex  # there is no smaller type for a complex result
+        dtype = np.dtype(np.float16) if rounded else self._result_dtype(is_complex)
+        if out is not None:
+            out = validation.output("out", out, (*batch, size), dtype, array)
+        result = self._empty(batch, size, is_complex) if out is None or rounded else out
+        target, head_stride, row_stride = self._lay_out(result, batch)
+        self._core.sum(
+            *_vectors(laid), laid.shape[1], _address(target), np.iscomplexobj(result), head_stride,
+            row_stride, mode, 0, 0, self._threads,
+        )  # fmt: skip
+        result = self._lay_back(target, result, batch)
+        if not rounded:
+            return result
+        if out is None:
+            return result.astype(np.float16)
+        out[...] = result
+        return out
+
+    def __matmul__(self, other: object) -> Array:
+        """K times a vector ``[m]`` or matrices ``[..., m, k]``, as ``numpy.matmul`` has it.
+
+        Returns ``[..., n]`` or ``[..., n, k]``, the plan's batch broadcast with that of the
+        matrices. :meth:`apply` is the same for rows, which lie as the plan wants them.
+        """
+        if isinstance(other, Plan):
+            return NotImplemented
+        return self._columns("v", other, 0)
+
+    def __rmatmul__(self, other: object) -> Array:
+        """A vector ``[n]`` or matrices ``[..., k, n]`` times K: ``[..., m]`` or ``[..., k, m]``."""
+        array = validation.values("u", other, self._dtype, self._n, "targets")
+        if array.ndim < 2:
+            return self.transpose(array)
+        return np.moveaxis(self.transpose(self._rows_first(array)), 0, -2)
+
+    @property
+    def matvec(self) -> Callable[[object], Array]:
+        """``plan @ v`` by SciPy's name: ``scipy.sparse.linalg.aslinearoperator(plan)`` asks for it.
+
+        A function of ``v [m]`` or ``[m, k]``, which it converts to the plan's precision, as ``@``
+        does not. :func:`laplex.adapters.to_scipy` multiplies the columns of a matrix together,
+        where SciPy takes one after another, and knows complex kernels.
+
+        Raises
+        ------
+        TypeError
+            For a complex kernel: SciPy would take `dtype`, the anchors', for that of the matrix.
+        """
+        self._as_real_matrix()
+        return lambda v: self._columns("v", self._converted("v", v), 0)
+
+    @property
+    def rmatvec(self) -> Callable[[object], Array]:
+        """``K^H u`` for ``u [n]`` or ``[n, k]``; see :attr:`matvec`."""
+        self._as_real_matrix()
+        return lambda u: self._columns("u", self._converted("u", u), 2)
+
+    def _as_real_matrix(self) -> None:
+        if self._complex:
+            raise TypeError(
+                "this plan is complex but its dtype is that of its anchors, which SciPy would take "
+                "for the matrix's: use laplex.adapters.to_scipy(plan)"
+            )
+
+    def _converted(self, name: str, value: object) -> Array:
+        array = validation.as_array(name, value)
+        wide = array.dtype.kind == "c"
+        return array.astype(
+            validation.complex_dtype(self._dtype) if wide else self._dtype, copy=False
+        )
+
+    def _columns(self, name: str, value: object, mode: int) -> Array:
+        """A product with a vector, or with the columns of matrices."""
+        array = validation.as_array(name, value)
+        if array.ndim < 2:
+            return self._product(array, None, mode)
+        count, what = (self._m, "sources") if mode == 0 else (self._n, "targets")
+        if array.shape[-2] != count:
+            raise ValueError(
+                f"{name} has shape {list(array.shape)} but the dimension before the last must be "
+                f"{count}, the number of {what}: apply() takes rows [..., {count}]"
+            )
+        rows = self._rows_first(array.swapaxes(-1, -2))
+        return np.moveaxis(self._product(rows, None, mode), 0, -1)
+
+    def _rows_first(self, matrices: Array) -> Array:
+        """``[..., k, count]`` as ``[k, ..., count]``, whose leading dimensions are the batch's."""
+        lead = validation.broadcast_shapes(
+            {"the matrices": matrices.shape[:-2], "plan": self._batch}
+        )
+        return np.moveaxis(np.broadcast_to(matrices, (*lead, *matrices.shape[-2:])), -2, 0)
+
+    def _is_simple(self, v: object, count: int) -> TypeGuard[Array]:
+        """Whether ``v`` is real rows of a plan without heads, as the core wants them."""
+        return (
+            type(v) is np.ndarray
+            and v.dtype == self._dtype
+            and v.dtype.isnative
+            and v.flags.c_contiguous
+            and v.flags.aligned
+            and not self._batch
+            and v.ndim > 0
+            and v.shape[-1] == count
+            and 0 < v.size <= _SMALL
+        )
+
+    # ------------------------------------------------------------------------------------ gradients
+
+    def vjp(self, v: object, grad: object) -> PlanGradients:
+        r"""Gradients of ``Re <grad, K v>`` by all inputs: the vector-Jacobian product.
+
+        Parameters
+        ----------
+        v : array [..., m]
+        grad : array [..., n]
+            The cotangent, of the shape and dtype of ``apply(v)``.
+
+        Returns
+        -------
+        PlanGradients
+            ``values`` like ``v``; ``targets``, ``sources``, ``target_phase``, ``source_phase``,
+            ``lengthscale``, ``frequency`` in the shape each was given in, summed over everything it
+            was broadcast along. In the self case ``sources`` is None and ``targets`` is the total.
+            Phases that were not given are None. Complex gradients follow PyTorch (gradient of a
+            real loss :math:`L` is :math:`\partial L/\partial\mathrm{Re} + i\,\partial
+            L/\partial\mathrm{Im}`).
+
+        Notes
+        -----
+        With sign(0) = 0: :math:`\partial K_{ij}/\partial x_i = -c\,\mathrm{sign}(x_i - y_j)
+        K_{ij}`, :math:`c = 1/\ell - i\omega`; :math:`\partial K/\partial\ell = |x-y| K/\ell^2`;
+        :math:`\partial K/\partial\omega = i |x-y| K`.
+        """
+        array = validation.values("v", v, self._dtype, self._m, "sources")
+        batch, laid, is_complex, _ = self._lay("v", array)
+        g = validation.values("grad", grad, self._dtype, self._n, "targets")
+        if g.shape != (*batch, self._n):
+            raise ValueError(
+                f"grad has shape {list(g.shape)} but apply(v) has shape {[*batch, self._n]}: "
+                "pass a cotangent of the result's shape"
+            )
+        wanted = self._result_dtype(is_complex)
+        if np.iscomplexobj(g) and wanted.kind != "c":
+            raise TypeError(f"grad is {g.dtype} but apply(v) is {wanted}: pass a real cotangent")
+        _, g_laid, _, _ = self._lay("grad", g.astype(wanted, copy=False), batch)
+
+        heads, rows = laid.shape[:2]
+        d_values = np.empty((heads, rows, self._m), laid.dtype)
+        d_x = np.empty((heads, self._n), self._dtype)
+        d_y = np.empty((heads, self._m), self._dtype)
+        d_ell = np.empty(heads)
+        d_omega = np.empty(heads)
+        d_theta = None if self._theta is None else np.empty((heads, self._n), self._dtype)
+        d_phi = None if self._phi is None else np.empty((heads, self._m), self._dtype)
+        self._core.vjp(
+            *_vectors(laid), rows, *_vectors(g_laid), _address(d_values), _address(d_x),
+            _address(d_y), _address(d_ell), _address(d_omega), _address(d_theta), _address(d_phi),
+            self._threads,
+        )  # fmt: skip
+        if self._y_shape is None:
+            d_x += d_y
+        return PlanGradients(
+            values=_sum_to(self._from_heads(d_values, batch, self._m), array.shape).astype(
+                array.dtype.newbyteorder("="), copy=False
+            ),
+            targets=self._gather("targets", d_x),
+            sources=None if self._y_shape is None else self._gather("sources", d_y),
+            lengthscale=self._gather("lengthscale", d_ell),
+            frequency=self._gather("frequency", d_omega),
+            target_phase=None if d_theta is None else self._gather("target_phase", d_theta),
+            source_phase=None if d_phi is None else self._gather("source_phase", d_phi),
+        )
+
+    # ---------------------------------------------------------------------------------- the anchors
+
+    def update(self, targets: object, sources: object = None) -> None:
+        """Moves the anchors (the "anchor update" after an optimiser step); everything else stays.
+
+        The old order is checked and repaired where it is nearly right, and sorted anew otherwise;
+        the result is the same as a new plan's, bit for bit. If this raises, the plan is unchanged.
+
+        Parameters
+        ----------
+        targets : array [..., n], of the shape and dtype the plan was built with
+        sources : array [..., m]; must be None exactly in the self case
+        """
+        x = self._moved("targets", targets, self._x_shape)
+        validation.sides(sources is not None, self._y_shape is None)
+        y = None if self._y_shape is None else self._moved("sources", sources, self._y_shape)
+        x_heads = self._spread(x, self._dtype, (self._n,))
+        y_heads = None if y is None else self._spread(y, self._dtype, (self._m,))
+        self._core.update(_address(x_heads), _address(y_heads), self._threads)
+
+    def _moved(self, name: str, value: object, shape: tuple[int, ...]) -> Array:
+        array = validation.anchors(name, value, self._dtype)
+        if array.shape != shape:
+            raise ValueError(
+                f"{name} has shape {list(array.shape)} but the plan was built with "
+                f"{list(shape)}: build a new plan"
+            )
+        return array
+
+    # ----------------------------------------------------------------------------------- inspection
+
+    def rank(self) -> int | Array:
+        """The rank of K in exact arithmetic, in O(n + m) from the order alone.
+
+        Each target tied with a source counts 1 and splits the line; between ties it is the largest
+        number of disjoint neighbouring (target, source) pairs. An int, or an integer array of the
+        batch shape.
+
+        Raises
+        ------
+        ValueError
+            For the cosine form (``real_part`` with phases or a frequency): no such rule is known.
+        """
+        ranks = np.array(self._core.rank(), dtype=np.int64).reshape(self._batch)
+        return int(ranks) if ranks.ndim == 0 else ranks
+
+    def to_dense(self) -> Array:
+        """The matrix ``[..., n, m]``, for tests and pictures.
+
+        Raises
+        ------
+        MemoryError
+            Above 2**28 entries.
+        """
+        validation.dense_size(math.prod(self._batch), self._n, self._m)
+        matrix = np.empty((*self._batch, self._n, self._m), self._result_dtype(False))
+        self._core.to_dense(_address(matrix), np.iscomplexobj(matrix))
+        return matrix
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        """``numpy.asarray(plan)`` is :meth:`to_dense`, up to 2**24 entries.
+
+        Raises
+        ------
+        MemoryError
+            Above them: nobody may have meant to write down the matrix.
+        ValueError
+            With ``copy=False``.
+        """
+        validation.becomes_array("a plan", self.shape, copy, "plan @ v or plan.apply(v)")
+        matrix = self.to_dense()
+        return matrix if dtype is None else matrix.astype(dtype, copy=False)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """``(..., n, m)``."""
+        return (*self._batch, self._n, self._m)
+
+    @property
+    def ndim(self) -> int:
+        """The number of dimensions: 2, and the batch's."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """The number of entries, none of which is stored."""
+        return math.prod(self.shape)
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """The leading dimensions: one matrix for each entry."""
+        return self._batch
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Precision of anchors and values: float32 or float64."""
+        return self._dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held now; from the first update on with the memory of the next."""
+        copies = [a for a in (self._theta, self._phi) if a is not None]
+        return int(self._core.nbytes) + sum(a.nbytes for a in copies)
+
+    def __repr__(self) -> str:
+        form = "real"
+        if self._oscillates or self._theta is not None or self._phi is not None:
+            form = "oscillating" if self._oscillates else "carrier phases"
+            if self._real_part:
+                form = "cosine"
+        own = "self" if self._y_shape is None else "targets x sources"
+        ell = (
+            self._lengthscale.item()
+            if self._lengthscale.ndim == 0
+            else list(self._lengthscale.shape)
+        )
+        return (
+            f"Plan(shape={self.shape}, dtype={self._dtype}, form={form!r}, {own}, "
+            f"lengthscale={ell})"
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        options = {
+            "lengthscale": self._lengthscale,
+            "frequency": self._frequency,
+            "target_phase": self._theta,
+            "source_phase": self._phi,
+            "real_part": self._real_part,
+            "num_threads": self._threads or None,
+        }
+        x = np.empty((*self._batch, self._n), self._dtype)
+        y = np.empty((*self._batch, self._m), self._dtype)
+        self._core.anchors(_address(x), _address(y))
+        sources = None if self._y_shape is None else _take_back(y, self._y_shape)
+        return _rebuild, (type(self), _take_back(x, self._x_shape), sources, options)
+
+    # -------------------------------------------------------------------------------- memory layout
+
+    def _own(self, array: Array) -> Array:
+        return np.array(array, dtype=self._dtype, order="C", copy=True)
+
+    def _spread(self, array: Array, dtype: np.dtype[Any], tail: tuple[int, ...]) -> Array:
+        """One contiguous copy per head."""
+        return np.ascontiguousarray(np.broadcast_to(array, (*self._batch, *tail)), dtype=dtype)
+
+    def _result_dtype(self, values_complex: bool) -> np.dtype[Any]:
+        return (
+            validation.complex_dtype(self._dtype)
+            if values_complex or self._complex
+            else self._dtype
+        )
+
+    def _empty(self, batch: tuple[int, ...], size: int, values_complex: bool) -> Array:
+        dtype = self._result_dtype(values_complex)
+        validation.enough_memory("the result", math.prod(batch) * size * dtype.itemsize)
+        return np.empty((*batch, size), dtype)
+
+    def _axes(self, batch: tuple[int, ...]) -> list[int]:
+        """The axes of ``batch`` with those of the heads first: heads share a plan, rows do not."""
+        padded = (1,) * (len(batch) - len(self._batch)) + self._batch
+        heads = [k for k, size in enumerate(padded) if size != 1]
+        return heads + [k for k in range(len(batch)) if k not in heads]
+
+    def _lay(
+        self, name: str, array: Array, batch: tuple[int, ...] | None = None
+    ) -> tuple[tuple[int, ...], Array, bool, bool]:
+        """``[heads, rows, count]``, contiguous in the last; copies only where strides need it."""
+        if batch is None:
+            batch = validation.broadcast_shapes({name: array.shape[:-1], "plan": self._batch})
+        is_half = array.dtype.newbyteorder("=") == np.float16
+        is_complex = array.dtype.kind == "c"
+        dtype = validation.complex_dtype(self._dtype) if is_complex else self._dtype
+        array = array.astype(dtype, copy=False)
+        heads = math.prod(self._batch)
+        rows = math.prod(batch) // heads if heads else 0
+        spread = np.broadcast_to(array, (*batch, array.shape[-1]))
+        validation.enough_memory(name, spread.nbytes if spread.size else 0)
+        laid = spread.transpose(*self._axes(batch), len(batch)).reshape(
+            heads, rows, array.shape[-1]
+        )
+        if array.shape[-1] > 1 and laid.strides[-1] != laid.itemsize:
+            laid = np.ascontiguousarray(laid)
+        if any(stride % laid.itemsize for stride in laid.strides):
+            laid = np.ascontiguousarray(laid)
+        return batch, laid, is_complex, is_half
+
+    def _lay_out(self, result: Array, batch: tuple[int, ...]) -> tuple[Array, int, int]:
+        """Where the core writes ``result``: in place if its strides allow, otherwise beside it."""
+        heads = math.prod(self._batch)
+        rows = math.prod(batch) // heads if heads else 0
+        permuted = result.transpose(*self._axes(batch), len(batch))
+        view = permuted.reshape(heads, rows, result.shape[-1])
+        # reshape copies when the rows interleave with the heads in more than one place
+        itemsize = result.itemsize
+        return view, view.strides[0] // itemsize, view.strides[1] // itemsize
+
+    def _lay_back(self, written: Array, result: Array, batch: tuple[int, ...]) -> Array:
+        if not np.may_share_memory(written, result):
+            result[...] = self._from_heads(written, batch, result.shape[-1])
+        return result
+
+    def _from_heads(self, array: Array, batch: tuple[int, ...], size: int) -> Array:
+        """The inverse of :meth:`_lay`'s order of axes."""
+        axes = self._axes(batch)
+        permuted = array.reshape((*(batch[k] for k in axes), size))
+        inverse = [axes.index(k) for k in range(len(batch))]
+        back: Array = permuted.transpose(*inverse, len(batch))
+        return back
+
+    def _gather(self, name: str, gradient: Array) -> Array:
+        """A gradient per head, summed to the shape its input was given in."""
+        tail = gradient.shape[1:]
+        return _sum_to(gradient.reshape((*self._batch, *tail)), (*self._input_shapes[name], *tail))
+
+
+def _rebuild(
+    cls: type[Plan], targets: Array, sources: Array | None, options: dict[str, Any]
+) -> Plan:
+    return cls(targets, sources, **options)
+
+
+def _address(array: Array | None) -> int:
+    """0 means "not given" to the core: an empty array, with nothing to point at, gives 1."""
+    if array is None:
+        return 0
+    return _core.address(array) or 1
+
+
+def _vectors(laid: Array) -> tuple[int, bool, int, int]:
+    """Address, whether complex, and the strides of heads and rows in elements."""
+    itemsize = laid.itemsize
+    return (
+        _address(laid),
+        laid.dtype.kind == "c",
+        laid.strides[0] // itemsize,
+        laid.strides[1] // itemsize,
+    )
+
+
+def _take_back(array: Array, shape: tuple[int, ...]) -> Array:
+    """Undo the broadcast of an array of ``shape`` to ``array``."""
+    if array.size == 0:  # no head to take it from
+        return np.zeros(shape, array.dtype)
+    array = array[(0,) * (array.ndim - len(shape))]
+    return array[tuple(slice(size) for size in shape)]
+
+
+def _sum_to(array: Array, shape: tuple[int, ...]) -> Array:
+    """Sums over the dimensions along which an input of ``shape`` was broadcast to ``array``."""
+    extra = array.ndim - len(shape)
+    if extra:
+        array = array.sum(axis=tuple(range(extra)))
+    stretched = tuple(
+        k for k, (have, want) in enumerate(zip(array.shape, shape, strict=True)) if have != want
+    )
+    if stretched:
+        array = array.sum(axis=stretched, keepdims=True)
+    return np.asarray(array)

@@ -1,0 +1,1 @@
+"""The torch door: `laplex.matvec`, `laplex.LaplaceOperator`, and the backends under them."""

@@ -1,0 +1,409 @@
+"""`LaplaceOperator`: the kernel matrix as an object, with the habits of a torch matrix."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import _core
+from ..numpy import checks as validation
+from . import autograd as torch_ops
+from . import cpu as execution
+from .call import Signature, signature
+from .functional import Scalar, as_frequency, as_scalar, check_flag, check_tensors, matvec
+
+if TYPE_CHECKING:
+    from typing import TypeGuard
+
+    from ..numpy.plan import Plan
+    from .cuda import BoundPlan
+
+
+class LaplaceOperator:
+    r"""The Laplace-kernel matrix of targets and sources; it multiplies without being formed.
+
+    .. math::
+
+        K_{ij} = e^{-(1/\ell - i\omega)\,|x_i - y_j|}\; e^{i(\theta_i - \phi_j)}
+
+    Parameters
+    ----------
+    targets, sources, lengthscale, frequency, target_phase, source_phase, real_part
+        As for `laplex.matvec`. Leading dimensions make a batch of matrices.
+
+    Attributes
+    ----------
+    targets, sources, lengthscale, frequency, target_phase, source_phase : Tensor or None
+        The arguments as tensors; sources None in the self case, frequency None without oscillation.
+    real_part : bool
+
+    Raises
+    ------
+    TypeError, ValueError, NotImplementedError
+        As for `laplex.matvec`: shapes and dtypes here, the anchors' values when first used.
+
+    Notes
+    -----
+    Gradients flow to every tensor given, through ``@``, `to_dense` and the adapters to GPyTorch.
+
+    Examples
+    --------
+    >>> import torch, laplex
+    >>> K = laplex.LaplaceOperator(torch.tensor([0.0, 1.0]), torch.tensor([0.0, 2.0, 3.0]))
+    >>> K.shape
+    torch.Size([2, 3])
+    >>> K @ torch.ones(3)
+    tensor([1.1851, 0.8711])
+    >>> (K.T @ torch.ones(2)).shape
+    torch.Size([3])
+    """
+
+    #: NumPy's arrays leave ``array @ operator`` to the operator.
+    __array_ufunc__ = None
+
+    def __init__(
+        self,
+        targets: Tensor,
+        sources: Tensor | None = None,
+        *,
+        lengthscale: Scalar = 1.0,
+        frequency: Scalar = 0.0,
+        target_phase: Tensor | None = None,
+        source_phase: Tensor | None = None,
+        real_part: bool = False,
+    ) -> None:
+        check_tensors(targets, sources, target_phase, source_phase)
+        check_flag("real_part", real_part)
+        self.targets = targets
+        self.sources = None if sources is targets else sources
+        self.lengthscale = as_scalar("lengthscale", lengthscale, targets)
+        self.frequency = as_frequency(frequency, targets)
+        self.target_phase = target_phase
+        self.source_phase = source_phase
+        complex_kernel = not (
+            self.frequency is None and target_phase is None and source_phase is None
+        )
+        self.real_part = real_part and complex_kernel
+        self._signature = self._check()
+
+    def _check(self) -> Signature:
+        anchors = self.targets if self.sources is None else self.sources
+        values = anchors.new_empty(anchors.shape[-1:])
+        return signature(
+            values,
+            self.targets,
+            self.sources,
+            self.lengthscale,
+            self.frequency,
+            self.target_phase,
+            self.source_phase,
+            self.real_part,
+        )
+
+    # --- products ---------------------------------------------------------------------------------
+
+    def __matmul__(self, other: object) -> Tensor:
+        """Multiply a vector ``[m]`` or matrices ``[..., m, k]``, like ``torch.matmul``.
+
+        Returns ``[*batch, n]`` or ``[*batch, n, k]``, the operator's batch broadcast with that of
+        the matrices.
+        """
+        if not _is_tensor(other):
+            return NotImplemented
+        if other.dim() < 2:
+            return self.matvec(other)
+        columns = self._with_row_dimension()
+        return columns.matvec(other.mT).mT
+
+    def __rmatmul__(self, other: object) -> Tensor:
+        """A vector ``[n]`` or matrices ``[..., k, n]`` times K: ``[..., m]`` or ``[..., k, m]``."""
+        if not _is_tensor(other):
+            return NotImplemented
+        return self.T @ other if other.dim() < 2 else (self.T @ other.mT).mT
+
+    def matvec(self, values: Tensor) -> Tensor:
+        """Multiply vectors in the last dimension: ``[..., m]`` to ``[..., n]``."""
+        return matvec(values, self.targets, self.sources, **self._options())
+
+    def _with_row_dimension(self) -> LaplaceOperator:
+        """Give every batched argument a dimension of size 1 that the columns of a matrix fill."""
+
+        def spread(tensor: Tensor | None, dim: int) -> Tensor | None:
+            batched = tensor is not None and tensor.dim() >= -dim
+            return tensor.unsqueeze(dim) if tensor is not None and batched else tensor
+
+        return self._like(
+            [
+                spread(tensor, dim)
+                for tensor, dim in zip(self._tensors(), (-2, -2, -1, -1, -2, -2), strict=True)
+            ]
+        )
+
+    # --- related operators ------------------------------------------------------------------------
+
+    @property
+    def T(self) -> LaplaceOperator:
+        """The transpose, ``[..., m, n]``: roles exchanged, phases exchanged and negated."""
+        return self._exchanged(self.frequency, -1)
+
+    @property
+    def mT(self) -> LaplaceOperator:
+        """The transpose, by torch's name for it on batches of matrices."""
+        return self.T
+
+    @property
+    def H(self) -> LaplaceOperator:
+        """The adjoint (conjugate transpose), ``[..., m, n]``."""
+        return self._exchanged(None if self.frequency is None else -self.frequency, 1)
+
+    def _exchanged(self, frequency: Tensor | None, sign: int) -> LaplaceOperator:
+        theta, phi = self.target_phase, self.source_phase
+        if sign < 0:
+            theta, phi = None if theta is None else -theta, None if phi is None else -phi
+        targets, sources = self.targets, self.sources
+        if sources is not None:
+            targets, sources = sources, targets
+        return self._like([targets, sources, self.lengthscale, frequency, phi, theta])
+
+    def to(
+        self, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+    ) -> LaplaceOperator:
+        """Move the operator, or change the precision of anchors and phases (a real dtype).
+
+        Lengthscale and frequency keep their own dtype, float64 unless given as a float32 tensor.
+        """
+        targets, sources, lengthscale, frequency, theta, phi = self._tensors()
+
+        def moved(tensor: Tensor | None, dtype: torch.dtype | None) -> Tensor | None:
+            return None if tensor is None else tensor.to(dtype=dtype, device=device)
+
+        return self._like(
+            [
+                moved(targets, dtype),
+                moved(sources, dtype),
+                moved(lengthscale, None),
+                moved(frequency, None),
+                moved(theta, dtype),
+                moved(phi, dtype),
+            ]
+        )
+
+    def _tensors(self) -> tuple[Tensor | None, ...]:
+        return (
+            self.targets,
+            self.sources,
+            self.lengthscale,
+            self.frequency,
+            self.target_phase,
+            self.source_phase,
+        )
+
+    def _like(self, tensors: list[Tensor | None]) -> LaplaceOperator:
+        targets, sources, lengthscale, frequency, theta, phi = tensors
+        assert targets is not None
+        assert lengthscale is not None
+        return LaplaceOperator(
+            targets,
+            sources,
+            lengthscale=lengthscale,
+            frequency=0.0 if frequency is None else frequency,
+            target_phase=theta,
+            source_phase=phi,
+            real_part=self.real_part,
+        )
+
+    def _options(self) -> dict[str, Any]:
+        return {
+            "lengthscale": self.lengthscale,
+            "frequency": 0.0 if self.frequency is None else self.frequency,
+            "target_phase": self.target_phase,
+            "source_phase": self.source_phase,
+            "real_part": self.real_part,
+        }
+
+    # --- inspection -------------------------------------------------------------------------------
+
+    @property
+    def shape(self) -> torch.Size:
+        """``(*batch, n, m)``."""
+        sig = self._signature
+        return torch.Size((*sig.anchor_batch, sig.targets, sig.sources))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The matrix's: complex for a complex kernel, of the anchors' precision."""
+        return self._signature.result_dtype
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the anchors."""
+        return self.targets.device
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether any argument asks for its gradient."""
+        return any(tensor is not None and tensor.requires_grad for tensor in self._tensors())
+
+    def to_dense(self) -> Tensor:
+        """Return the matrix ``[*batch, n, m]`` by its formula, differentiable like ``@``.
+
+        Raises
+        ------
+        MemoryError
+            Above 2**28 entries.
+        """
+        sig = self._signature
+        validation.dense_size(prod(sig.anchor_batch), sig.targets, sig.sources)
+        targets, sources, lengthscale, frequency, theta, phi = self._tensors()
+        assert targets is not None
+        assert lengthscale is not None
+        if not torch.compiler.is_compiling() and torch_ops.is_plain(self._tensors()):
+            self._plan()  # the core checks the numbers: NaN anchors, a lengthscale of 0
+        sources = targets if sources is None else sources
+        matrix = kernel(
+            targets.unsqueeze(-1),
+            sources.unsqueeze(-2),
+            lengthscale[..., None, None],
+            None if frequency is None else frequency[..., None, None],
+            None if theta is None else theta.unsqueeze(-1),
+            None if phi is None else phi.unsqueeze(-2),
+            self.real_part,
+        )
+        return matrix.to(self.dtype).expand(self.shape)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        """``numpy.asarray(operator)`` is `to_dense` of a CPU operator, up to 2**24 entries.
+
+        Raises
+        ------
+        MemoryError
+            Above them: nobody may have meant to write down the matrix.
+        RuntimeError
+            When an argument requires its gradient, which an array would lose.
+        ValueError
+            With ``copy=False``.
+        """
+        validation.becomes_array("a LaplaceOperator", tuple(self.shape), copy, "operator @ v")
+        if self.requires_grad:
+            raise RuntimeError(
+                "a LaplaceOperator that requires its gradient does not become a NumPy array: use "
+                "operator.to_plan(), or operator.to_dense().detach()"
+            )
+        matrix = self.to_dense().numpy()
+        return matrix if dtype is None else matrix.astype(dtype, copy=False)
+
+    def rank(self) -> int | Tensor:
+        """Rank of the matrix in exact arithmetic, from the order of the anchors alone in O(n + m).
+
+        Returns
+        -------
+        int or Tensor
+            An int, or int64 of the batch's shape for a batch of matrices.
+
+        Raises
+        ------
+        ValueError
+            With `real_part`: no such rule is known for the cosine form.
+        """
+        # The order alone counts, wherever the numbers are.
+        plan = (self.to(device="cpu") if self.device.type == "cuda" else self)._plan()
+        assert isinstance(plan, _core.Plan)
+        ranks = torch.tensor(plan.rank(), dtype=torch.int64)
+        ranks = ranks.reshape(self._signature.anchor_batch)
+        return int(ranks) if ranks.dim() == 0 else ranks
+
+    def _plan(self) -> _core.Plan | BoundPlan:
+        tensors = [None if each is None else each.detach() for each in self._tensors()]
+        return execution.plan_of(self._signature, tensors, self.real_part, torch.get_num_threads())
+
+    def __repr__(self) -> str:
+        form = "real"
+        if self.dtype.is_complex or self.real_part:
+            form = "carrier phases" if self.frequency is None else "oscillating"
+            form = "cosine" if self.real_part else form
+        parts = [f"shape={tuple(self.shape)}", f"form={form!r}", f"dtype={self.dtype}"]
+        if self.sources is None:
+            parts.append("sources=targets")
+        if self.lengthscale.dim() == 0 and self.lengthscale.device.type == "cpu":
+            parts.append(f"lengthscale={float(self.lengthscale.detach()):.6g}")
+        if self.requires_grad:
+            parts.append("requires_grad=True")
+        return f"LaplaceOperator({', '.join(parts)})"
+
+    # --- other libraries --------------------------------------------------------------------------
+
+    def to_plan(self) -> Plan:
+        """Return a NumPy `laplex.Plan` of the same matrix and dtype, without gradients."""
+        from ..numpy.plan import Plan
+
+        targets, sources, lengthscale, frequency, theta, phi = (
+            None if tensor is None else tensor.detach().resolve_neg().cpu().numpy()
+            for tensor in self._tensors()
+        )
+        if frequency is not None and not frequency.any() and theta is None:
+            # A plan does not oscillate at frequency 0; phases of 0 keep its kernel complex.
+            theta = np.zeros_like(targets)
+        return Plan(
+            targets,
+            sources,
+            lengthscale=lengthscale,
+            frequency=0.0 if frequency is None else frequency,
+            target_phase=theta,
+            source_phase=phi,
+            real_part=self.real_part,
+        )
+
+    def to_scipy(self) -> Any:
+        """Return a ``scipy.sparse.linalg.LinearOperator``, see `laplex.adapters.to_scipy`."""
+        from ..adapters import to_scipy
+
+        return to_scipy(self.to_plan())
+
+    def to_linear_operator(self) -> Any:
+        """Return a GPyTorch ``LinearOperator``, see `laplex.adapters.to_linear_operator`."""
+        from ..adapters import to_linear_operator
+
+        return to_linear_operator(self)
+
+
+def _is_tensor(other: object) -> TypeGuard[Tensor]:
+    """Whether an operator multiplies it; NumPy arrays are refused with the way out."""
+    if isinstance(other, np.ndarray):
+        raise TypeError(
+            "a LaplaceOperator multiplies torch tensors, got a NumPy array: use "
+            "torch.as_tensor, or to_plan().apply"
+        )
+    return isinstance(other, Tensor)
+
+
+def kernel(
+    targets: Tensor,
+    sources: Tensor,
+    lengthscale: Tensor,
+    frequency: Tensor | None,
+    target_phase: Tensor | None,
+    source_phase: Tensor | None,
+    real_part: bool,
+) -> Tensor:
+    """Entries of K by the formula, in double precision, for arguments that broadcast entrywise.
+
+    ``abs`` has derivative 0 at 0: the same tie convention as the operator's.
+    """
+    distance = (targets.double() - sources.double()).abs()
+    modulus = torch.exp(-distance / lengthscale)
+    phase = torch.zeros((), dtype=torch.float64, device=targets.device)
+    if frequency is not None:
+        phase = frequency.double() * distance
+    if target_phase is not None:
+        phase = phase + target_phase.double()
+    if source_phase is not None:
+        phase = phase - source_phase.double()
+    if frequency is None and target_phase is None and source_phase is None:
+        return modulus
+    if real_part:
+        return modulus * phase.cos()
+    return torch.complex(modulus * phase.cos(), modulus * phase.sin())

@@ -1,0 +1,494 @@
+"""``laplex cedar``: what it writes agrees with the library; what goes wrong is one sentence."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+import scipy.sparse
+from PIL import Image
+from safetensors.torch import save_file
+from typer.testing import CliRunner
+
+import numpy as np
+import torch
+from laplex._support.complete_files import replacing
+from laplex.cedar import CEDAR, fitting
+from laplex.cedar.files import list_pictures, read_embeddings, read_lines
+from laplex.cedar.naming import name_axes
+from laplex.cli.cedar import app
+
+D = 10
+
+
+def make(seed: int = 0, rows: int = 300) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    codes = rng.standard_normal((rows, D)) * (rng.random((rows, D)) < 0.2)
+    turn = np.linalg.qr(np.random.default_rng(9).standard_normal((D, D)))[0]
+    return (codes @ turn + 1).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Embeddings, a model, words."""
+    path = tmp_path_factory.mktemp("cedar")
+    np.save(path / "z.npy", make())
+    model = CEDAR(k=2, n_init=3, random_state=0).fit(make())
+    model.save(path / "model")
+    words = [f"{sign}{i}" for sign in ("up", "down") for i in range(D)]
+    (path / "words.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
+    np.save(path / "t.npy", np.concatenate([model.atoms_, -model.atoms_]))
+    return path
+
+
+def run(*arguments: object, status: int = 0) -> tuple[str, str]:
+    result = CliRunner().invoke(app, [str(one) for one in arguments], env={"COLUMNS": "200"})
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == status, result.output
+    return result.stdout, result.stderr
+
+
+def fails(*arguments: object) -> str:
+    """The one sentence on stderr."""
+    out, error = run(*arguments, status=1)
+    assert out == ""
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    return error
+
+
+# --- fit ------------------------------------------------------------------------------------------
+
+
+def test_fit_is_the_library_s(folder, tmp_path):
+    out, error = run("fit", folder / "z.npy", "--out", tmp_path / "m", "-k", 2, "--seed", 0)
+    assert error == ""
+    mine, theirs = CEDAR.load(tmp_path / "m"), CEDAR.load(folder / "model")
+    # 3 starts by default. Rows that were read lie elsewhere in memory, and a library's products
+    # may differ in their last bits for that; single precision, and some ten passes.
+    np.testing.assert_allclose(mine.restarts_, theirs.restarts_, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(mine.mean_, theirs.mean_, rtol=1e-6)
+    assert "3 starts agree" in out
+    assert str(tmp_path / "m") in out
+    # The loss is in parts of the variance of the training rows.
+    said = float(out.split("axes: ")[1].split(" ")[0])
+    assert said == pytest.approx(theirs.score(make()), abs=1e-4)
+
+
+def test_fit_takes_every_option(folder, tmp_path):
+    options = ["-k", 2, "-k", 4, "--transform", "invertible", "--solver", "adam", "--n-init", 1]
+    options += ["--max-iter", 5, "--batch-size", 64, "--learning-rate", 0.02, "--tol", 0.001]
+    options += ["--center", "learned", "--seed", 7, "--device", "cpu"]
+    out, _ = run("fit", folder / "z.npy", "--out", tmp_path / "a" / "b", *options)
+    assert "one start" in out
+    found = CEDAR.load(tmp_path / "a" / "b").get_params()
+    expected = {
+        "k": [2, 4],
+        "transform": "invertible",
+        "solver": "adam",
+        "center": "learned",
+        "n_init": 1,
+        "random_state": 7,
+        "max_iter": 5,
+        "tol": 0.001,
+        "batch_size": 64,
+        "learning_rate": 0.02,
+        "device": None,
+    }
+    assert {name: found[name] for name in expected} == expected
+
+
+def test_fit_resumes(folder, tmp_path, monkeypatch):
+    fit = ["fit", folder / "z.npy", "-k", 2, "--max-iter", 8, "--tol", 0, "--n-init", 2]
+    run(*fit, "--out", tmp_path / "whole")
+    checkpoint = tmp_path / "state"
+    keep = fitting._Run._keep
+    calls = []
+
+    def interrupted(self, start, state):
+        keep(self, start, state)
+        calls.append(start)
+        if len(calls) == 11:
+            raise OSError("power cut")
+
+    monkeypatch.setattr(fitting._Run, "_keep", interrupted)
+    assert "power cut" in fails(*fit, "--out", tmp_path / "rest", "--checkpoint", checkpoint)
+    assert calls[-1] == 1  # the second start was under way
+    assert not (tmp_path / "rest").exists()
+    monkeypatch.undo()
+    passes = []
+
+    def counted(self, start, state):
+        keep(self, start, state)
+        passes.append(start)
+
+    monkeypatch.setattr(fitting._Run, "_keep", counted)
+    run(*fit, "--out", tmp_path / "rest", "--checkpoint", checkpoint, "--resume")
+    assert 0 < len(passes) < 8
+    np.testing.assert_array_equal(
+        CEDAR.load(tmp_path / "rest").restarts_, CEDAR.load(tmp_path / "whole").restarts_
+    )
+    message = fails(*fit, "--out", tmp_path / "x", "--resume")
+    assert "--checkpoint" in message
+
+
+def test_fit_failures(folder, tmp_path):
+    holes = make()
+    holes[17, 2] = np.nan
+    np.save(tmp_path / "holes.npy", holes)
+    before = set(tmp_path.iterdir())
+    fit = ["fit", folder / "z.npy", "--out"]
+    assert "holes.npy: X has NaN or infinity in row 17" in fails(
+        "fit", tmp_path / "holes.npy", "-k", 2, "--out", tmp_path / "m" / "n"
+    )
+    assert "-k 32 is more than the 10 columns" in fails(*fit, tmp_path / "m")
+    assert "z.npy is a file: pass a folder" in fails(*fit, folder / "z.npy", "-k", 2)
+    assert "--out /proc/m can't be written" in fails(*fit, "/proc/m", "-k", 2)
+    assert "--device nothing can't be used" in fails(
+        *fit, tmp_path / "m", "-k", 2, "--device", "nothing"
+    )
+    assert "folder does not exist" in fails(
+        *fit, tmp_path / "m", "-k", 2, "--checkpoint", tmp_path / "no" / "state"
+    )
+    assert "'adam'" in fails(
+        *fit, tmp_path / "m", "-k", 2, "--transform", "invertible", "--solver", "procrustes"
+    )
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_usage_errors(folder):
+    for wrong in (["fit", folder / "z.npy"], ["fit", "--out", "m"], ["name", folder / "model"]):
+        run(*wrong, status=2)
+    run("fit", folder / "z.npy", "--out", "m", "-k", 0, status=2)
+    run("fit", folder / "z.npy", "--out", "m", "--transform", "rotation", status=2)
+
+
+# --- transform ------------------------------------------------------------------------------------
+
+
+def test_transform_writes_the_library_s_codes(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("laplex.cedar.rows._BATCH_BYTES", 64 * D * 8)  # several batches
+    model, rows = CEDAR.load(folder / "model"), make(1)
+    np.save(tmp_path / "new.npy", rows)
+    for k, options in ((2, []), (3, ["-k", 3])):
+        expected = model.transform(rows, k=k)
+        for suffix in ("npy", "npz"):
+            out, _ = run(
+                "transform",
+                folder / "model",
+                tmp_path / "new.npy",
+                "--out",
+                tmp_path / f"c.{suffix}",
+                *options,
+            )
+            assert f"300 codes with at most {k}" in out
+        dense = np.load(tmp_path / "c.npy")
+        sparse = scipy.sparse.load_npz(tmp_path / "c.npz")
+        assert dense.dtype == np.float32
+        assert sparse.format == "csr"
+        np.testing.assert_allclose(dense, expected, rtol=1e-5, atol=1e-5)
+        np.testing.assert_array_equal(sparse.toarray() != 0, dense != 0)
+        np.testing.assert_allclose(sparse.toarray(), dense, rtol=1e-5, atol=1e-5)
+    assert {path.name for path in tmp_path.iterdir()} == {"new.npy", "c.npy", "c.npz"}
+
+
+def test_transform_warns_of_other_data(folder, tmp_path):
+    np.save(tmp_path / "far.npy", make() + 100)
+    _, error = run("transform", folder / "model", tmp_path / "far.npy", "--out", tmp_path / "c.npz")
+    assert error.startswith("warning: the mean of X is")
+    assert error.count("\n") == 1
+
+
+def test_transform_failures(folder, tmp_path):
+    broken = make()
+    broken[250] = np.inf
+    np.save(tmp_path / "holes.npy", broken)
+    np.save(tmp_path / "narrow.npy", make()[:, :4])
+    (tmp_path / "c.npy").write_bytes(b"older")
+    before = set(tmp_path.iterdir())
+    codes = ["--out", tmp_path / "c.npy"]
+    model = folder / "model"
+    assert "holes.npy: embeddings has NaN or infinity in row 250" in fails(
+        "transform", model, tmp_path / "holes.npy", *codes
+    )
+    assert "have 4 columns" in fails("transform", model, tmp_path / "narrow.npy", *codes)
+    assert ".npz (sparse)" in fails("transform", model, folder / "z.npy", "--out", "c.txt")
+    assert "-k 11 is more" in fails("transform", model, folder / "z.npy", *codes, "-k", 11)
+    assert "holds no model" in fails("transform", tmp_path, folder / "z.npy", *codes)
+    assert "there is no folder" in fails(
+        "transform", model, folder / "z.npy", "--out", tmp_path / "no" / "c.npy"
+    )
+    assert (tmp_path / "c.npy").read_bytes() == b"older"
+    assert set(tmp_path.iterdir()) == before
+
+
+# --- name and report ------------------------------------------------------------------------------
+
+
+def test_name(folder, tmp_path):
+    words = ["--words", folder / "words.txt", "--text-embeddings", folder / "t.npy"]
+    out, error = run("name", folder / "model", *words, "--out", tmp_path / "n.json", "--top", 3)
+    assert error == ""
+    expected = name_axes(
+        CEDAR.load(folder / "model"), np.load(folder / "t.npy"), read_lines(folder / "words.txt")
+    )
+    assert out == expected.table(3) + "\n"
+    assert json.loads((tmp_path / "n.json").read_text("utf-8")) == json.loads(expected.to_json())
+    out, _ = run("name", folder / "model", *words, "--threshold", 1.5)
+    assert out.startswith("0 of 10 axes have a name")
+    (tmp_path / "few.txt").write_text("a\nb")
+    message = fails("name", folder / "model", "--words", tmp_path / "few.txt", *words[2:])
+    assert "few.txt has 2 lines" in message
+    assert "t.npy has 20 rows" in message
+
+
+def test_name_after_one_start(folder, tmp_path):
+    CEDAR(k=2, random_state=0).fit(make()).save(tmp_path / "one")
+    words = ["--words", folder / "words.txt", "--text-embeddings", folder / "t.npy"]
+    out, error = run("name", tmp_path / "one", *words)
+    assert error.startswith("warning: names are unconfirmed")
+    assert "--n-init 3" in error
+    assert "UNCONFIRMED" in out
+    assert run("name", tmp_path / "one", *words, "--all-axes")[1] == ""
+
+
+def test_report(folder, tmp_path):
+    (tmp_path / "items.txt").write_text("".join(f"item {i}\n" for i in range(300)))
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for row in range(300):
+        Image.new("L", (4, 4), row % 256).save(pictures / f"{row:03}.png")
+    (pictures / "notes.txt").write_text("no picture")
+    page = tmp_path / "r.html"
+    out, error = run(
+        "report",
+        folder / "model",
+        folder / "z.npy",
+        *("--out", page, "--words", folder / "words.txt"),
+        *("--text-embeddings", folder / "t.npy", "--items", tmp_path / "items.txt"),
+        *("--images", pictures, "--no-compare", "--max-axes", 2, "--title", "Mine"),
+    )
+    assert (out, error) == (f"report: {page}\n", "")
+    html = page.read_text("utf-8")
+    for part in ("<title>Mine</title>", "item ", "class=rough", "class=name"):
+        assert part in html
+    assert "--words and --text-embeddings go together" in fails(
+        "report", folder / "model", folder / "z.npy", "--words", folder / "words.txt"
+    )
+    (tmp_path / "items.txt").write_text("one")
+    for option, path in (("--items", tmp_path / "items.txt"), ("--images", folder)):
+        message = fails("report", folder / "model", folder / "z.npy", option, path)
+        assert "no pictures" in message or "must be one for each row" in message
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:.*columns that are not numbers are left out")
+def test_every_kind_of_file_gives_the_same_embeddings(tmp_path):
+    rows = make()
+    np.save(tmp_path / "a.npy", rows)
+    save_file({"emb": torch.from_numpy(rows)}, tmp_path / "a.safetensors")
+    columns = {f"c{i}": rows[:, i] for i in range(D)}
+    pa.parquet.write_table(
+        pa.table({**columns, "label": ["x"] * len(rows)}), tmp_path / "a.parquet"
+    )
+    flat = pa.array(rows.ravel())
+    lists = {
+        "fixed": pa.FixedSizeListArray.from_arrays(flat, D),
+        "free": pa.ListArray.from_arrays(np.arange(0, rows.size + 1, D, dtype=np.int32), flat),
+        "id": np.arange(len(rows)),
+    }
+    pa.parquet.write_table(pa.table(lists), tmp_path / "lists.parquet", row_group_size=70)
+    assert isinstance(read_embeddings(tmp_path / "a.npy"), np.memmap)
+    for name, key in (
+        ("a.npy", None),
+        ("a.safetensors", None),
+        ("a.safetensors", "emb"),
+        ("a.parquet", None),
+        ("lists.parquet", "fixed"),
+        ("lists.parquet", "free"),
+    ):
+        found = read_embeddings(tmp_path / name, key)
+        np.testing.assert_array_equal(np.asarray(found), rows)
+        assert np.asarray(found).dtype == np.float32
+    with pytest.raises(ValueError, match="2 columns of lists: 'fixed', 'free'; choose one with"):
+        read_embeddings(tmp_path / "lists.parquet")
+
+
+def test_columns_of_a_table_that_are_no_embeddings_are_told(tmp_path):
+    rows = make()
+    columns = {f"c{i}": rows[:, i] for i in range(D)}
+    more = {"__index_level_0__": np.arange(len(rows)), "text": ["x"] * len(rows)}
+    pa.parquet.write_table(pa.table({**columns, **more}), tmp_path / "a.parquet")
+    with pytest.warns(UserWarning, match=r"left out \(__index_level_0__, text\)"):
+        found = read_embeddings(tmp_path / "a.parquet")
+    np.testing.assert_array_equal(found, rows)
+    pa.parquet.write_table(
+        pa.table({**columns, "label": np.arange(len(rows))}), tmp_path / "b.parquet"
+    )
+    with pytest.warns(UserWarning, match=r"taken as parts of the embeddings \(label\)"):
+        read_embeddings(tmp_path / "b.parquet")
+
+
+def test_inputs_are_never_written_over(tmp_path):
+    path = tmp_path / "rows.npy"
+    np.save(path, make())
+    before = path.read_bytes()
+    run = CliRunner().invoke
+    for arguments in (
+        ["fit", str(path), "--out", str(tmp_path / "m"), "-k", "2", "--checkpoint", str(path)],
+        ["transform", str(tmp_path / "m"), str(path), "--out", str(path)],
+    ):
+        result = run(app, arguments)
+        assert result.exit_code == 1
+        assert "would replace the embeddings" in result.stderr
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", b"1,2", "must end in .npy, .safetensors or .parquet"),
+        ("a.npy", b"", "not a readable .npy file"),
+        ("a.npy", b"nonsense", "not a readable .npy file"),
+        ("a.npy", np.array(["a", "b"]), "real numbers, got <U1"),
+        ("a.npy", np.array([[1j]]), "real numbers, got complex128"),
+        ("a.npy", np.array([[{}]]), "not a readable .npy file of numbers"),
+        ("a.npy", np.zeros(3), r"\[n, d\], one in each row, got shape \[3\]"),
+        ("a.npy", np.zeros((0, 3)), r"got shape \[0, 3\]"),
+        ("a.safetensors", b"nonsense", "no .safetensors file"),
+        ("a.safetensors", {}, "has 0 tensors"),
+        ("a.safetensors", {"p": torch.ones(2), "q": torch.ones(3)}, "'p', 'q'; choose one with"),
+        ("a.parquet", b"nonsense", "no .parquet file"),
+        ("a.parquet", {"x": ["a"]}, "no columns of numbers"),
+        ("a.parquet", {"x": [1.0, None]}, "missing values in 'x'"),
+        ("a.parquet", {"x": [[1.0], [1.0, 2.0]]}, "lists of 1 to 2 numbers"),
+        ("a.parquet", {"x": [[1.0], None]}, "missing values in 'x'"),
+        ("a.parquet", {"x": [[1.0], [None]]}, "missing values in 'x'"),
+    ],
+)
+def test_bad_files(name, content, message, tmp_path):
+    path = tmp_path / name
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif isinstance(content, np.ndarray):
+        np.save(path, content)
+    elif name.endswith("parquet"):
+        pa.parquet.write_table(pa.table(content), path)
+    else:
+        save_file(content, path)
+    with pytest.raises(ValueError, match=message):
+        read_embeddings(path)
+    assert str(path) in fails("fit", path, "--out", tmp_path / "m")
+    assert not (tmp_path / "m").exists()
+
+
+def test_keys_that_are_not_there(tmp_path):
+    np.save(tmp_path / "a.npy", make())
+    save_file({"emb": torch.ones(2, 2)}, tmp_path / "a.safetensors")
+    with pytest.raises(ValueError, match="no tensor 'other', only 'emb': change --key"):
+        read_embeddings(tmp_path / "a.safetensors", "other")
+    with pytest.raises(ValueError, match="holds one array"):
+        read_embeddings(tmp_path / "a.npy", "emb")
+    with pytest.raises(FileNotFoundError, match="there is no file"):
+        read_embeddings(tmp_path / "b.npy")
+    with pytest.raises(NotADirectoryError, match="there is no folder"):
+        list_pictures(tmp_path / "b")
+
+
+def test_parquet_needs_pyarrow(tmp_path, monkeypatch):
+    (tmp_path / "a.parquet").write_bytes(b"")
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    message = fails("fit", tmp_path / "a.parquet", "--out", tmp_path / "m")
+    assert 'needs pyarrow: pip install "laplex[parquet]"' in message
+
+
+def test_lines(tmp_path):
+    path = tmp_path / "w.txt"
+    path.write_bytes("\ufeffä\r\n\nb\u2028c\n".encode())
+    assert read_lines(path) == ["ä", "", "b\u2028c"]
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match="is not UTF-8"):
+        read_lines(path)
+
+
+def test_replacing_is_all_or_nothing(tmp_path):
+    path = tmp_path / "a"
+    with replacing(path) as part:
+        part.write_text("new")
+        assert not path.exists()
+    assert path.read_text() == "new"
+
+    def interrupted() -> None:
+        with replacing(path) as part:
+            part.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+# --- the command itself ---------------------------------------------------------------------------
+
+
+def command(*arguments: object, code: str = "") -> subprocess.CompletedProcess[str]:
+    program = "import sys; sys.argv[0] = 'laplex'; from laplex.cli import main; main()"
+    return subprocess.run(
+        [sys.executable, "-c", code + program, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"},
+        timeout=300,
+        check=False,
+    )
+
+
+def test_a_real_run(folder, tmp_path):
+    result = command("cedar", "fit", folder / "z.npy", "--out", tmp_path / "m", "-k", 2)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert CEDAR.load(tmp_path / "m").k_ == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--help"], ["cedar", "demo", "info"]),
+        (["cedar", "--help"], ["fit", "transform", "name", "report"]),
+        (["cedar", "fit", "-h"], ["--checkpoint", "--resume", "--n-init", "procrustes"]),
+    ],
+)
+def test_help_needs_no_torch(arguments, expected):
+    block = "import sys\nfor name in ('torch', 'sklearn', 'scipy', 'matplotlib'):\n"
+    block += "    sys.modules[name] = None\n"
+    result = command(*arguments, code=block)
+    assert result.returncode == 0, result.stderr
+    for word in expected:
+        assert word in result.stdout
+
+
+def test_without_torch_one_sentence(folder, tmp_path):
+    block = "import sys; sys.modules['torch'] = None\n"
+    result = command("cedar", "fit", folder / "z.npy", "--out", tmp_path / "m", code=block)
+    assert result.returncode == 1
+    assert result.stderr == 'error: laplex cedar fit needs torch: pip install "laplex[cedar]"\n'
+    assert not (tmp_path / "m").exists()
+
+
+def test_an_error_of_its_own_is_not_hidden(folder, tmp_path, monkeypatch):
+    def broken(*_, **__):
+        raise KeyError("x")
+
+    monkeypatch.setattr("laplex.cedar.code_files.write_codes", broken)
+    with pytest.raises(KeyError):
+        run("transform", folder / "model", folder / "z.npy", "--out", tmp_path / "c.npz")

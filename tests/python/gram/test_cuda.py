@@ -1,0 +1,174 @@
+"""Factorised covariances on a GPU: what the CPU gives.
+
+Skipped without a device, unless LAPLEX_REQUIRE_GPU=1. With LAPLEX_EMULATED_CUDA=1 and a core built
+for it, the same tests run on the kernels' emulation; see emulated_cuda.py.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+import numpy as np
+import torch
+from laplex import _core
+from laplex.gram.cuda_factor import MOST_COLUMNS, CudaFactor
+from laplex.gram.factor import Factor, Side, log_variances, product
+from laplex.torch import cuda as cuda_execution
+from torch import Tensor
+
+EMULATED = os.environ.get("LAPLEX_EMULATED_CUDA") == "1"
+HAS_GPU = _core.has_cuda and not EMULATED and torch.cuda.is_available()
+DEVICE = "cpu" if EMULATED else "cuda"
+
+pytestmark = [
+    pytest.mark.skipif(
+        not (EMULATED or HAS_GPU or os.environ.get("LAPLEX_REQUIRE_GPU") == "1"),
+        reason="no GPU, or a build without CUDA",
+    ),
+    pytest.mark.usefixtures("one_thread"),  # small matrices; see conftest.py
+]
+
+#: Of derivatives and products with noise of 0.1, whose sums the CPU forms in another order.
+CLOSE = {"rtol": 1e-10, "atol": 1e-10}
+
+
+def draw(batch: int, n: int, width: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed + n + width)
+
+    def random(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=generator, dtype=torch.float64)
+
+    return (
+        5 * random(batch, n),
+        random(batch, width) + 0.1,
+        random(batch, n, width),
+        random(batch, n) + 0.1,
+    )
+
+
+def on_device(tensors):
+    return tuple(None if tensor is None else tensor.to(DEVICE) for tensor in tensors)
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+def assert_close(got: Tensor, want: Tensor) -> None:
+    assert got.device.type == DEVICE
+    torch.testing.assert_close(got.cpu(), want, **CLOSE)
+
+
+@pytest.mark.parametrize("ties_backwards", [False, True])
+@pytest.mark.parametrize(
+    ("batch", "n", "width", "rows"), [(1, 1, 1, 1), (2, 50, 3, 4), (1, 3000, 2, 1), (3, 130, 8, 2)]
+)
+def test_everything_is_as_on_the_cpu(batch, n, width, rows, ties_backwards):
+    parameters = draw(batch, n, width)
+    parameters[0][:, : n // 2] = parameters[0][:, : n // 2].mul(4).floor()
+    want = Factor(parameters, ties_backwards=ties_backwards)
+    got = CudaFactor(on_device(parameters), ties_backwards=ties_backwards)
+    values = normal(batch, rows, n)
+    assert torch.equal(got.order().cpu(), want.order())
+    assert got.has_ties == want.has_ties
+    for side in Side:
+        for scaled in (False, True):
+            assert_close(
+                got.apply(side, values.to(DEVICE), scaled=scaled),
+                want.apply(side, values, scaled=scaled),
+            )
+    assert_close(got.solve(values.to(DEVICE)), want.solve(values))
+    assert_close(got.log_prob(values.to(DEVICE)), want.log_prob(values))
+    assert_close(got.log_variances(), want.log_variances())
+    assert_close(got.logdet(), want.logdet())
+
+
+@pytest.mark.parametrize(("batch", "n", "width", "rows"), [(2, 50, 3, 4), (1, 1000, 1, 2)])
+def test_derivatives_are_as_on_the_cpu(batch, n, width, rows):
+    parameters = draw(batch, n, width)
+    host, device = Factor(parameters), CudaFactor(on_device(parameters))
+    a, b, w = (normal(batch, rows, n, seed=k) for k in (1, 2, 3))
+    w = w[:, 0].contiguous()
+    for arguments in [(a, b, w), (a, b, None), (None, None, w)]:
+        want = host.vjp(*arguments)
+        for got, expected in zip(device.vjp(*on_device(arguments)), want, strict=True):
+            assert_close(got, expected)
+
+
+def test_second_derivatives_are_those_of_the_first():
+    batch, n, width, rows = 2, 80, 2, 2
+    parameters = draw(batch, n, width)
+    a, b, w = (normal(batch, rows, n, seed=k) for k in (1, 2, 3))
+    w = w[:, 0].contiguous()
+    tangents = tuple(normal(*each.shape, seed=4 + k) for k, each in enumerate(parameters))
+    step = 1e-6
+
+    def moved(sign: float):
+        return tuple(p + sign * step * t for p, t in zip(parameters, tangents, strict=True))
+
+    factor = CudaFactor(on_device(parameters))
+    d_a, d_b, d_w, d_parameters = factor.vjp_tangent(*on_device((a, b, w)), on_device(tangents))
+    above, below = (CudaFactor(on_device(moved(sign))) for sign in (1.0, -1.0))
+    ups, downs = (each.vjp(*on_device((a, b, w))) for each in (above, below))
+    for got, up, down in zip(d_parameters, ups, downs, strict=True):
+        want = (up - down) / (2 * step)
+        torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5 * want.abs().max().item())
+
+    def slope(f):
+        return (f(above) - f(below)) / (2 * step)
+
+    close = {"rtol": 1e-5, "atol": 1e-6}
+    torch.testing.assert_close(d_a, slope(lambda f: f.apply(Side.LOWER, b.to(DEVICE))), **close)
+    torch.testing.assert_close(d_b, slope(lambda f: f.apply(Side.UPPER, a.to(DEVICE))), **close)
+    torch.testing.assert_close(d_w, slope(lambda f: f.log_variances()), **close)
+
+
+@pytest.mark.parametrize("side", Side)
+def test_gradcheck_and_gradgradcheck(side):
+    parameters = tuple(each.requires_grad_() for each in on_device(draw(2, 5, 2)))
+    values = normal(2, 2, 5).to(DEVICE).requires_grad_()
+
+    def function(values: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor]:
+        factor = CudaFactor(parameters)
+        return product(factor, side, values, parameters), log_variances(factor, parameters)
+
+    assert torch.autograd.gradcheck(function, (values, *parameters))
+    assert torch.autograd.gradgradcheck(function, (values, *parameters))
+
+
+def test_no_points():
+    factor = CudaFactor(on_device(draw(2, 0, 1)))
+    assert factor.logdet().tolist() == [0.0, 0.0]
+    nothing = torch.empty(2, 3, 0, dtype=torch.float64).to(DEVICE)
+    assert factor.apply(Side.LOWER, nothing).shape == (2, 3, 0)
+    assert factor.vjp(None, None, None)[1].tolist() == [[0.0], [0.0]]
+
+
+def test_errors_are_the_cpus():
+    anchors, lengthscale, loadings, noise = draw(1, 10, 1)
+    anchors[0, 4] = anchors[0, 3]
+    singular = (anchors, lengthscale, loadings, torch.zeros_like(noise))
+    negative = (anchors, lengthscale, loadings, -noise)
+    for parameters, error in [(singular, np.linalg.LinAlgError), (negative, ValueError)]:
+        with pytest.raises(error) as want:
+            Factor(parameters)
+        with pytest.raises(error) as got:
+            CudaFactor(on_device(parameters))
+        assert str(got.value) == str(want.value)
+    with pytest.raises(ValueError, match=f"has 1 to {MOST_COLUMNS} columns, got 9"):
+        CudaFactor(on_device(draw(1, 10, 9)))
+
+
+def test_another_stream_waits_for_the_factor(monkeypatch):
+    factor = CudaFactor(on_device(draw(1, 10, 1)))
+    waited = []
+    monkeypatch.setattr(cuda_execution, "_wait", lambda event, storage: waited.append(storage))
+    factor.logdet()
+    assert not waited
+    monkeypatch.setattr(cuda_execution, "_stream", lambda device: 0)
+    factor.logdet()
+    factor.log_variances()
+    assert waited == [factor._storage, factor._storage]

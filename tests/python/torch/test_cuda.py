@@ -1,0 +1,403 @@
+"""The torch operators on a GPU: what the CPU gives, and what only a GPU has.
+
+Skipped without a device, unless LAPLEX_REQUIRE_GPU=1. With LAPLEX_EMULATED_CUDA=1 and a core built
+for it, the same tests run on the kernels' emulation; see emulated_cuda.py.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+
+import pytest
+
+import laplex
+import torch
+from laplex import _core
+from laplex.torch import cuda as cuda_execution
+from torch import Tensor
+from torch_cases import FORMS, dense_matrix
+
+EMULATED = os.environ.get("LAPLEX_EMULATED_CUDA") == "1"
+HAS_GPU = _core.has_cuda and not EMULATED and torch.cuda.is_available()
+DEVICE = "cpu" if EMULATED else "cuda"
+
+pytestmark = pytest.mark.skipif(
+    not (EMULATED or HAS_GPU or os.environ.get("LAPLEX_REQUIRE_GPU") == "1"),
+    reason="no GPU, or a build without CUDA",
+)
+emulated_only = pytest.mark.skipif(not EMULATED, reason="feigns a capture")
+gpu_only = pytest.mark.skipif(EMULATED, reason="needs a GPU")
+
+
+def draw(
+    form: str, n: int, m: int, dtype: torch.dtype, heads: tuple[int, ...] = ()
+) -> dict[str, Tensor | bool | None]:
+    """Arguments of `matvec` on the device, all with gradients."""
+    oscillates, phased, real_part = FORMS[form]
+    generator = torch.Generator().manual_seed(n + 7 * m)
+
+    def random(*shape: int, dtype: torch.dtype = dtype) -> Tensor:
+        x = torch.rand(shape, generator=generator, dtype=torch.float64)
+        return x.to(dtype).to(DEVICE).requires_grad_()
+
+    return {
+        "targets": random(*heads, n),
+        "sources": random(*heads, m),
+        "lengthscale": random(*heads, dtype=torch.float64),
+        "frequency": random(*heads, dtype=torch.float64) if oscillates else 0.0,
+        "target_phase": random(*heads, n) if phased else None,
+        "source_phase": random(*heads, m) if phased else None,
+        "real_part": real_part,
+    }
+
+
+def dense(arguments: dict) -> Tensor:
+    frequency = arguments["frequency"]
+    wide = {
+        k: v.double() if isinstance(v, Tensor) else v
+        for k, v in arguments.items()
+        if k != "frequency"
+    }
+    return dense_matrix(
+        **wide, frequency=frequency.double() if isinstance(frequency, Tensor) else None
+    )
+
+
+def gradients_of(result: Tensor, values: Tensor, arguments: dict) -> list[Tensor]:
+    inputs = [values, *(v for v in arguments.values() if isinstance(v, Tensor))]
+    weights = torch.linspace(-1, 1, result.numel(), dtype=torch.float64, device=DEVICE)
+    loss = (torch.view_as_real(result).sum(-1) if result.is_complex() else result).double()
+    return list(torch.autograd.grad((loss.flatten() * weights).sum(), inputs))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(
+    ("n", "m", "heads", "rows"), [(5, 7, (), 1), (40, 30, (3,), 2), (1500, 900, (), 2)]
+)
+def test_values_and_gradients_are_those_of_the_dense_matrix(form, dtype, n, m, heads, rows):
+    arguments = draw(form, n, m, dtype, heads)
+    values = (
+        torch.randn(rows, *heads, m, dtype=dtype, generator=torch.Generator().manual_seed(1))
+        .to(DEVICE)
+        .requires_grad_()
+    )
+    result = laplex.matvec(values, **arguments)
+    matrix = dense(arguments)
+    want = (matrix @ values.double().to(matrix.dtype).unsqueeze(-1)).squeeze(-1)
+    bound = 1e-6 if dtype is torch.float32 else 1e-13
+    scale = matrix.abs() @ values.double().abs().unsqueeze(-1)
+    assert result.device.type == DEVICE
+    assert ((result - want).abs() <= bound * scale.squeeze(-1)).all()
+    found = gradients_of(result, values, arguments)
+    for got, expected in zip(found, gradients_of(want, values, arguments), strict=True):
+        torch.testing.assert_close(
+            got.double(), expected.double(), rtol=300 * bound, atol=300 * bound * m
+        )
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_gradcheck_and_gradgradcheck(form):
+    arguments = draw(form, 4, 5, torch.float64)
+    names = [k for k, v in arguments.items() if isinstance(v, Tensor)]
+    values = torch.randn(5, dtype=torch.float64).to(DEVICE).requires_grad_()
+
+    def function(values, *tensors):
+        return laplex.matvec(values, **{**arguments, **dict(zip(names, tensors, strict=True))})
+
+    inputs = (values, *(arguments[name] for name in names))
+    assert torch.autograd.gradcheck(function, inputs)
+    assert torch.autograd.gradgradcheck(function, inputs)
+
+
+def test_the_self_case_sorts_once_and_adds_both_roles():
+    x = torch.rand(300, dtype=torch.float64).to(DEVICE).requires_grad_()
+    values = torch.randn(300, dtype=torch.float64).to(DEVICE)
+    (got,) = torch.autograd.grad(laplex.matvec(values, x, lengthscale=0.1).sum(), x)
+    matrix = dense_matrix(x, x, torch.tensor(0.1, dtype=torch.float64, device=DEVICE))
+    (want,) = torch.autograd.grad((matrix @ values).sum(), x)
+    torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_precision_values(dtype):
+    x = torch.linspace(0, 1, 50).to(DEVICE)
+    values = torch.randn(3, 50).to(DEVICE).to(dtype)
+    result = laplex.matvec(values, x, lengthscale=0.3)
+    assert result.dtype is dtype
+    assert torch.equal(result, laplex.matvec(values.float(), x, lengthscale=0.3).to(dtype))
+
+
+def test_empty_sides():
+    x = torch.rand(3).to(DEVICE)
+    none = torch.zeros(0).to(DEVICE)
+    assert laplex.matvec(none, x, none).tolist() == [0, 0, 0]
+    assert laplex.matvec(torch.ones(2, 3).to(DEVICE), none, x).shape == (2, 0)
+
+
+def test_a_layer_trains_and_moves():
+    torch.manual_seed(0)
+    layer = laplex.nn.LaplexLinear(20, 10)
+    other = laplex.nn.LaplexLinear(20, 10)
+    other.load_state_dict(layer.state_dict())
+    layer.to(DEVICE)
+    optimiser = torch.optim.Adam(layer.parameters(), lr=1e-2)
+    inputs = torch.randn(8, 20)
+    torch.testing.assert_close(layer(inputs.to(DEVICE)).cpu(), other(inputs))
+    losses = []
+    for _ in range(5):
+        optimiser.zero_grad()
+        loss = layer(inputs.to(DEVICE)).square().mean()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+    fresh = laplex.nn.LaplexLinear(20, 10).to(DEVICE)
+    fresh.load_state_dict(layer.state_dict())
+    assert torch.equal(fresh(inputs.to(DEVICE)), layer(inputs.to(DEVICE)))
+
+
+def test_operators_on_the_device():
+    x = torch.rand(30, dtype=torch.float64).to(DEVICE)
+    operator = laplex.LaplaceOperator(x, x[:10].clone(), lengthscale=0.2)
+    values = torch.randn(10, 3, dtype=torch.float64).to(DEVICE)
+    dense = operator.to_dense()
+    torch.testing.assert_close(operator @ values, dense @ values)
+    torch.testing.assert_close(operator.H @ (dense @ values), dense.mH @ (dense @ values))
+    if not EMULATED:
+        assert operator.rank() == torch.linalg.matrix_rank(dense)
+    plan = operator.to_plan()
+    torch.testing.assert_close(
+        torch.from_numpy(plan.apply(values.cpu().numpy().T).T), dense.cpu() @ values.cpu()
+    )
+
+
+# --- orders ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def orders():
+    gc.collect()
+    cuda_execution.clear()
+    yield lambda: cuda_execution.usage()[0]
+    cuda_execution.clear()
+
+
+def test_a_backward_pass_finds_the_order_of_its_forward_pass(orders, monkeypatch):
+    built = []
+    build = cuda_execution._build
+    monkeypatch.setattr(cuda_execution, "_build", lambda *args: built.append(1) or build(*args))
+    x = torch.rand(30).to(DEVICE).requires_grad_()
+    y = torch.rand(20).to(DEVICE)
+    values = torch.ones(20).to(DEVICE).requires_grad_()
+    for _ in range(3):
+        laplex.matvec(values, x, y, lengthscale=torch.rand(1).item() + 0.1).sum().backward()
+    assert built == [1]
+    assert orders() == 1
+
+
+def test_orders_follow_their_anchors(orders):
+    x = torch.rand(30).to(DEVICE)
+    values = torch.ones(30).to(DEVICE)
+
+    def check(x=x):
+        got = laplex.matvec(values, x, lengthscale=0.1)
+        # Results do not depend on whether the order was kept, moved or made anew.
+        assert torch.equal(got, laplex.matvec(values, x.clone(), lengthscale=0.1))
+
+    check()
+    x += 0.25
+    check()
+    x.copy_(torch.rand(30))
+    check()
+    x.data.mul_(-1)  # which PyTorch does not count
+    check()
+    assert orders() == 1
+    del x, check
+    gc.collect()
+    assert orders() == 0
+
+
+def test_bits_do_not_depend_on_what_the_anchors_were(orders):
+    for seed in range(10):
+        torch.manual_seed(seed)
+        x = torch.rand(300, dtype=torch.float64).to(DEVICE)
+        values = torch.randn(300, dtype=torch.float64).to(DEVICE)
+        laplex.matvec(values, x)
+        x.mul_(20).floor_()  # still ascending in the old order, and with ties now
+        assert torch.equal(laplex.matvec(values, x), laplex.matvec(values, x.clone()))
+
+
+def test_inductor_keeps_the_operators_out_of_its_graphs():
+    for operator in (torch.ops.laplex.matvec, torch.ops.laplex.matvec_vjp):
+        assert torch.Tag.cudagraph_unsafe in operator.default.tags
+
+
+def test_an_order_that_fails_is_not_kept(orders):
+    x = torch.rand(30).to(DEVICE)
+    values = torch.ones(30).to(DEVICE)
+    before = laplex.matvec(values, x)
+    kept = x[3].item()
+    x[3] = float("nan")
+    with pytest.raises(ValueError, match="targets must be finite, but entry 3 is NaN"):
+        laplex.matvec(values, x)
+    assert orders() == 0
+    x[3] = kept
+    assert torch.equal(laplex.matvec(values, x), before)
+    with pytest.raises(ValueError, match="lengthscale must be positive and finite, got -1"):
+        laplex.matvec(values, x.clone(), lengthscale=-1.0)
+
+
+def test_anchors_without_a_version(orders):
+    with torch.inference_mode():
+        x = torch.rand(30).to(DEVICE)
+        values = torch.ones(30).to(DEVICE)
+        assert laplex.matvec(values, x).shape == (30,)
+    assert orders() == 0
+
+
+@emulated_only
+def test_a_capture_sorts_for_itself_and_leaves_nothing(orders, monkeypatch):
+    built = []
+    build = cuda_execution._build
+    monkeypatch.setattr(cuda_execution, "_build", lambda *args: built.append(1) or build(*args))
+    x = torch.rand(30).requires_grad_()
+    values = torch.ones(30)
+    want = laplex.matvec(values, x)
+    for capture in (1, 2):
+        monkeypatch.setattr(_core, "cuda_capture_id", lambda stream, number=capture: number)
+        built.clear()
+        loss = laplex.matvec(values, x)
+        assert torch.equal(loss, want)
+        loss.sum().backward()
+        assert built == [1], "the backward pass finds the order of its forward pass"
+        with torch.no_grad():
+            x += 0.0  # an optimiser's step
+        laplex.matvec(values, x)
+        assert built == [1, 1], "anchors that moved are sorted again"
+        assert orders() == 2, "of the capture, and from before; none of the capture before"
+        x.data.add_(0.0)  # which PyTorch does not count
+        laplex.matvec(values, x)
+        assert built == [1, 1, 1]
+    y = torch.rand(5)
+    laplex.matvec(values[:5], y)
+    assert orders() == 3
+    del y
+    assert orders() == 2, "nor does it outlive its anchors"
+    monkeypatch.setattr(_core, "cuda_capture_id", lambda stream: None)
+    assert torch.equal(laplex.matvec(values, x), want)
+    assert orders() == 1
+
+
+# --- what only a GPU has --------------------------------------------------------------------------
+
+
+@gpu_only
+def test_a_graph_replays_a_product():
+    x = torch.rand(5000, device="cuda")
+    values = torch.randn(5000, device="cuda")
+    ell = torch.tensor(0.1, dtype=torch.float64, device="cuda")
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        for _ in range(2):
+            laplex.matvec(values, x, lengthscale=ell)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = laplex.matvec(values, x, lengthscale=ell)
+    values.copy_(torch.randn(5000, device="cuda"))
+    ell.fill_(0.2)  # parameters are read where they are
+    graph.replay()
+    torch.cuda.synchronize()
+    assert torch.equal(result, laplex.matvec(values, x, lengthscale=ell))
+
+
+@gpu_only
+@pytest.mark.parametrize("n", [300, 20000])
+def test_a_graph_replays_steps_that_move_the_anchors(n):
+    def start() -> tuple[Tensor, torch.optim.Optimizer]:
+        x = torch.linspace(0, 1, n, device="cuda").requires_grad_()
+        return x, torch.optim.SGD([x], lr=0.3)
+
+    values = torch.randn(n, device="cuda", generator=torch.Generator("cuda").manual_seed(1))
+    ell = torch.tensor(0.1, dtype=torch.float64, device="cuda")
+
+    def step(x: Tensor, optimiser: torch.optim.Optimizer) -> Tensor:
+        optimiser.zero_grad(set_to_none=False)
+        result = laplex.matvec(values, x, lengthscale=ell)
+        result.square().mean().backward()
+        optimiser.step()
+        return result.detach()  # or its graph goes on, on the stream of the capture
+
+    x, optimiser = start()
+    eager = [step(x, optimiser).clone() for _ in range(5)]
+    assert not torch.equal(eager[0], eager[-1])
+
+    x, optimiser = start()
+    x.grad = torch.zeros_like(x)
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        step(x, optimiser)  # one to warm up
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = step(x, optimiser)
+    for want in eager[1:]:
+        graph.replay()
+        assert torch.equal(result, want)
+    laplex.plan_cache.clear()
+    graph.replay()
+    torch.testing.assert_close(laplex.matvec(values, x, lengthscale=ell), step(x, optimiser))
+
+
+@gpu_only
+def test_compiled_with_graphs():
+    x = torch.rand(500, device="cuda").requires_grad_()
+    values = torch.randn(500, device="cuda")
+    compiled = torch.compile(lambda v, z: laplex.matvec(v * 2, z).sin(), mode="reduce-overhead")
+    for _ in range(4):
+        want = laplex.matvec(values * 2, x).sin()
+        got = compiled(values, x)
+        torch.testing.assert_close(got, want)
+        got.sum().backward()
+        with torch.no_grad():
+            x -= 1e-3 * x.grad
+
+
+@gpu_only
+def test_streams_wait_for_the_order():
+    x = torch.rand(2_000_000, device="cuda")
+    values = torch.randn(2_000_000, device="cuda")
+    want = laplex.matvec(values, x)
+    torch.cuda.synchronize()
+    cuda_execution.clear()
+    laplex.matvec(values, x)
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        got = laplex.matvec(values, x)
+    stream.synchronize()
+    assert torch.equal(got, want)
+
+
+@gpu_only
+@pytest.mark.skipif(not HAS_GPU or torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_every_device():
+    x = torch.rand(100)
+    values = torch.randn(100)
+    first, second = (laplex.matvec(values.to(d), x.to(d)).cpu() for d in ("cuda:0", "cuda:1"))
+    assert torch.equal(first, second)
+    with pytest.raises(ValueError, match="sources is on cuda:1, but targets is on cuda:0"):
+        laplex.matvec(values.to("cuda:0"), x.to("cuda:0"), x.to("cuda:1"))
+
+
+@gpu_only
+def test_compiled_and_vmapped():
+    x = torch.rand(4, 50, device="cuda")
+    values = torch.randn(4, 50, device="cuda")
+    want = laplex.matvec(values, x)
+    assert torch.equal(torch.vmap(lambda v, z: laplex.matvec(v, z))(values, x), want)
+    compiled = torch.compile(lambda v, z: laplex.matvec(v, z) * 2)
+    assert torch.equal(compiled(values, x), want * 2)
