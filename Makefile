@@ -84,13 +84,14 @@ $(STAMPS)/dev: constraints.txt | $(STAMPS)/build
 
 # --- lint ----------------------------------------------------------------------------------------
 
-lint: lint-quick build/lint/clang-tidy ## ruff, mypy, clang-format, clang-tidy
+lint: lint-quick build/lint/clang-tidy ## ruff, mypy, import-linter, clang-format, clang-tidy
 
 lint-quick: $(STAMPS)/dev ## the same without clang-tidy
-	$(HEADING) "ruff, mypy, clang-format"
+	$(HEADING) "ruff, mypy, import-linter, clang-format"
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	PYTHONPATH=python $(BIN)/lint-imports --no-cache --no-logo
 	$(BIN)/clang-format --dry-run --Werror $(CPP_FILES)
 
 # Compile commands of every C++ file, the bindings' and the tests' too; nothing is built.

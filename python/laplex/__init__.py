@@ -17,6 +17,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from . import _core
+from ._support.moved_modules import MOVED, keep_old_names
 from ._support.optional import installed, require
 from .numpy.plan import Plan, PlanGradients
 
@@ -67,7 +68,12 @@ if not installed("torch"):  # a star import must not ask for what is not there
     __all__ = [name for name in __all__ if name not in _LAZY or name in _WITHOUT_TORCH]
 
 
+keep_old_names()
+
+
 def __getattr__(name: str) -> Any:
+    if f"{__name__}.{name}" in MOVED:
+        return import_module(f"{__name__}.{name}")
     try:
         module, attribute = _LAZY[name]
     except KeyError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import subprocess
 import sys
 import textwrap
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import laplex
+from laplex._support.moved_modules import MOVED
 
 
 def run(code: str) -> str:
@@ -101,6 +103,22 @@ def test_a_broken_dependency_is_not_called_absent(tmp_path, monkeypatch):
         require("broken_dependency", extra="torch")
     with pytest.raises(ImportError, match=r'laplex needs absent_one: pip install "laplex\[demo\]"'):
         require("absent_one.part", extra="demo")
+
+
+@pytest.mark.parametrize(("old", "new"), MOVED.items())
+def test_modules_that_have_moved_keep_their_old_names_for_a_release(old, new):
+    sys.modules.pop(old, None)
+    with pytest.warns(DeprecationWarning, match=f"{old} has moved to {new}:") as warned:
+        module = importlib.import_module(old)
+    assert module is importlib.import_module(new)
+    assert all(one.category is DeprecationWarning for one in warned)
+
+
+def test_a_module_that_has_moved_is_found_as_an_attribute(monkeypatch):
+    sys.modules.pop("laplex.plan", None)
+    monkeypatch.delattr(laplex, "plan", raising=False)
+    with pytest.warns(DeprecationWarning, match="moved to laplex.numpy.plan"):
+        assert laplex.plan.Plan is laplex.Plan
 
 
 def test_names():

@@ -10,9 +10,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-
-from laplex import Plan
 from laplex._support.progress import progress_bar
 from laplex.nn.anchors import InitialAnchors, validated
 from laplex.nn.frobenius import frobenius_norms
@@ -20,6 +17,9 @@ from laplex.nn.kernel_product import column_sums, cosines, kernel_product, share
 from laplex.nn.least_squares import nearest_kernels
 from laplex.numpy.checks import MAX_DENSE_ENTRIES
 from laplex.torch.functional import check_flag
+from torch import Tensor, nn
+
+from ..numpy.plan import Plan
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # typing has it from Python 3.11 on

@@ -5,13 +5,17 @@ Importing this module needs that package; `LaplaceOperator.to_linear_operator` d
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from linear_operator import LinearOperator
 
 import torch
-from linear_operator import LinearOperator
 from torch import Tensor
 
-from .operator import LaplaceOperator, kernel
+from .dense import kernel
+
+if TYPE_CHECKING:
+    from .operator import LaplaceOperator
 
 # Of LaplaceOperator's arguments, with the number of their trailing (not batch) dimensions.
 _TRAILING = {
@@ -36,15 +40,21 @@ class LaplaceLinearOperator(LinearOperator):  # type: ignore[misc]
         Which arguments of `LaplaceOperator` the tensors are, targets first.
     real_part
         As for `LaplaceOperator`.
+    kind
+        `LaplaceOperator`, which imports this module and so cannot be imported here.
     """
 
-    def __init__(self, *tensors: Tensor, names: tuple[str, ...], real_part: bool) -> None:
-        super().__init__(*tensors, names=names, real_part=real_part)
+    def __init__(
+        self,
+        *tensors: Tensor,
+        names: tuple[str, ...],
+        real_part: bool,
+        kind: type[LaplaceOperator],
+    ) -> None:
+        super().__init__(*tensors, names=names, real_part=real_part, kind=kind)
         arguments: dict[str, Any] = dict(zip(names, tensors, strict=True))
         self._arguments = arguments
-        self._names = names
-        self._real_part = real_part
-        self._operator = LaplaceOperator(**arguments, real_part=real_part)
+        self._operator = kind(**arguments, real_part=real_part)
 
     @classmethod
     def of(cls, operator: LaplaceOperator) -> LaplaceLinearOperator:
@@ -60,7 +70,12 @@ class LaplaceLinearOperator(LinearOperator):  # type: ignore[misc]
             for name, last in _TRAILING.items()
             if (tensor := getattr(operator, name)) is not None
         }
-        return cls(*given.values(), names=tuple(given), real_part=operator.real_part)
+        return cls(
+            *given.values(),
+            names=tuple(given),
+            real_part=operator.real_part,
+            kind=type(operator),
+        )
 
     def _matmul(self, rhs: Tensor) -> Tensor:
         return self._operator @ rhs
@@ -75,19 +90,28 @@ class LaplaceLinearOperator(LinearOperator):  # type: ignore[misc]
         return self.of(self._operator.T)
 
     def _expand_batch(self, batch_shape: torch.Size | list[int]) -> LaplaceLinearOperator:
-        tensors = [
-            tensor.expand((*batch_shape, *tensor.shape[tensor.dim() - _TRAILING[name] :]))
-            for name, tensor in self._arguments.items()
-        ]
-        return LaplaceLinearOperator(*tensors, names=self._names, real_part=self._real_part)
+        return self._with(
+            {
+                name: tensor.expand((*batch_shape, *tensor.shape[tensor.dim() - _TRAILING[name] :]))
+                for name, tensor in self._arguments.items()
+            }
+        )
+
+    def _with(self, arguments: dict[str, Tensor]) -> LaplaceLinearOperator:
+        operator = self._operator
+        return LaplaceLinearOperator(
+            *arguments.values(),
+            names=tuple(arguments),
+            real_part=operator.real_part,
+            kind=type(operator),
+        )
 
     def _getitem(self, row_index: Any, col_index: Any, *batch_indices: Any) -> LinearOperator:
         """Return a part of the matrix, itself of this kind: its anchors are a part of ours."""
         tensors = [isinstance(index, Tensor) for index in (row_index, col_index, *batch_indices)]
         if any(tensors[2:]) or all(tensors[:2]):  # tensors that index together
             return super()._getitem(row_index, col_index, *batch_indices)
-        taken = self._take(row_index, col_index, batch_indices)
-        return LaplaceLinearOperator(*taken.values(), names=tuple(taken), real_part=self._real_part)
+        return self._with(self._take(row_index, col_index, batch_indices))
 
     def _get_indices(self, row_index: Tensor, col_index: Tensor, *batch_indices: Tensor) -> Tensor:
         """Entries by the formula: no matrix, no scan."""
@@ -99,7 +123,7 @@ class LaplaceLinearOperator(LinearOperator):  # type: ignore[misc]
             taken.get("frequency"),
             taken.get("target_phase"),
             taken.get("source_phase"),
-            self._real_part,
+            self._operator.real_part,
         )
         return entries.to(self.dtype)
 

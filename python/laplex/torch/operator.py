@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from .. import _core
+from .._support.optional import require
 from ..numpy import checks as validation
 from . import autograd as torch_ops
 from . import cpu as execution
 from .call import Signature, signature
+from .dense import kernel
 from .functional import Scalar, as_frequency, as_scalar, check_flag, check_tensors, matvec
 
 if TYPE_CHECKING:
@@ -359,15 +361,17 @@ class LaplaceOperator:
 
     def to_scipy(self) -> Any:
         """Return a ``scipy.sparse.linalg.LinearOperator``, see `laplex.adapters.to_scipy`."""
-        from ..adapters import to_scipy
+        require("scipy", extra="all", feature="laplex.LaplaceOperator.to_scipy")
+        from ..numpy.scipy_operator import PlanLinearOperator
 
-        return to_scipy(self.to_plan())
+        return PlanLinearOperator(self.to_plan())
 
     def to_linear_operator(self) -> Any:
         """Return a GPyTorch ``LinearOperator``, see `laplex.adapters.to_linear_operator`."""
-        from ..adapters import to_linear_operator
+        require("linear_operator", extra="all", feature="laplex.LaplaceOperator.to_linear_operator")
+        from .linear_operator import LaplaceLinearOperator
 
-        return to_linear_operator(self)
+        return LaplaceLinearOperator.of(self)
 
 
 def _is_tensor(other: object) -> TypeGuard[Tensor]:
@@ -378,32 +382,3 @@ def _is_tensor(other: object) -> TypeGuard[Tensor]:
             "torch.as_tensor, or to_plan().apply"
         )
     return isinstance(other, Tensor)
-
-
-def kernel(
-    targets: Tensor,
-    sources: Tensor,
-    lengthscale: Tensor,
-    frequency: Tensor | None,
-    target_phase: Tensor | None,
-    source_phase: Tensor | None,
-    real_part: bool,
-) -> Tensor:
-    """Entries of K by the formula, in double precision, for arguments that broadcast entrywise.
-
-    ``abs`` has derivative 0 at 0: the same tie convention as the operator's.
-    """
-    distance = (targets.double() - sources.double()).abs()
-    modulus = torch.exp(-distance / lengthscale)
-    phase = torch.zeros((), dtype=torch.float64, device=targets.device)
-    if frequency is not None:
-        phase = frequency.double() * distance
-    if target_phase is not None:
-        phase = phase + target_phase.double()
-    if source_phase is not None:
-        phase = phase - source_phase.double()
-    if frequency is None and target_phase is None and source_phase is None:
-        return modulus
-    if real_part:
-        return modulus * phase.cos()
-    return torch.complex(modulus * phase.cos(), modulus * phase.sin())

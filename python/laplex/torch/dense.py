@@ -1,0 +1,35 @@
+"""The entries of K by the formula, for `to_dense` and for entries that are asked for one by one."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def kernel(
+    targets: Tensor,
+    sources: Tensor,
+    lengthscale: Tensor,
+    frequency: Tensor | None,
+    target_phase: Tensor | None,
+    source_phase: Tensor | None,
+    real_part: bool,
+) -> Tensor:
+    """Entries of K by the formula, in double precision, for arguments that broadcast entrywise.
+
+    ``abs`` has derivative 0 at 0: the same tie convention as the operator's.
+    """
+    distance = (targets.double() - sources.double()).abs()
+    modulus = torch.exp(-distance / lengthscale)
+    phase = torch.zeros((), dtype=torch.float64, device=targets.device)
+    if frequency is not None:
+        phase = frequency.double() * distance
+    if target_phase is not None:
+        phase = phase + target_phase.double()
+    if source_phase is not None:
+        phase = phase - source_phase.double()
+    if frequency is None and target_phase is None and source_phase is None:
+        return modulus
+    if real_part:
+        return modulus * phase.cos()
+    return torch.complex(modulus * phase.cos(), modulus * phase.sin())
