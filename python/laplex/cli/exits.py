@@ -38,7 +38,7 @@ from .exits_choices import (
 )
 
 if TYPE_CHECKING:
-    from ..early_exit.policies import Policy
+    from ..early_exit.policies.base import Policy
     from ..early_exit.runs.run import Run
 
 app = typer.Typer(

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from . import dynamics as dynamics
     from . import heads as heads
     from . import networks as networks
+    from . import policies as policies
     from .costs import Costs as Costs
     from .costs import count_costs as count_costs
     from .deployment import ExportedModel as ExportedModel
@@ -48,12 +49,12 @@ if TYPE_CHECKING:
     from .metrics.temperature import TemperatureScaling as TemperatureScaling
     from .model import MultiExitModel as MultiExitModel
     from .model import Prediction as Prediction
-    from .policies import Entropy as Entropy
-    from .policies import LearnedScore as LearnedScore
-    from .policies import Margin as Margin
-    from .policies import MaxSoftmax as MaxSoftmax
-    from .policies import Patience as Patience
-    from .policies import Policy as Policy
+    from .policies.entropy import Entropy as Entropy
+    from .policies.learned import LearnedScore as LearnedScore
+    from .policies.margin import Margin as Margin
+    from .policies.max_softmax import MaxSoftmax as MaxSoftmax
+    from .policies.patience import Patience as Patience
+    from .policies.base import Policy as Policy
     from .timing import Timing as Timing
     from .timing import time_exits as time_exits
     from .training.exit_stopping import ExitStopping as ExitStopping
@@ -108,6 +109,7 @@ __all__ = [
     "heads",
     "networks",
     "nll",
+    "policies",
     "reliability",
     "report",
     "smooth_ece",
@@ -121,21 +123,21 @@ _HOME: dict[str, str] = {
     "Comparison": ".evaluation.comparison",
     "Costs": ".costs",
     "Distillation": ".training.objectives",
-    "Entropy": ".policies",
+    "Entropy": ".policies.entropy",
     "Evaluation": ".evaluation.result",
     "ExitStopping": ".training.exit_stopping",
     "ExportedModel": ".deployment",
     "ExportedPrediction": ".deployment",
-    "LearnedScore": ".policies",
-    "Margin": ".policies",
-    "MaxSoftmax": ".policies",
+    "LearnedScore": ".policies.learned",
+    "Margin": ".policies.margin",
+    "MaxSoftmax": ".policies.max_softmax",
     "MultiExitModel": ".model",
     "Objective": ".training.objectives",
     "Outputs": ".evaluation.outputs",
-    "Patience": ".policies",
+    "Patience": ".policies.patience",
     "PerExit": ".metrics.per_exit",
     "Phase": ".training.strategies",
-    "Policy": ".policies",
+    "Policy": ".policies.base",
     "Prediction": ".model",
     "Reliability": ".metrics.reliability_diagram",
     "ScoreHeads": ".metrics.score_heads",
@@ -164,7 +166,7 @@ _HOME: dict[str, str] = {
     "time_exits": ".timing",
     "train": ".training.trainer",
 }
-_MODULES = ("dynamics", "heads", "networks")
+_MODULES = ("dynamics", "heads", "networks", "policies")
 _NEEDED = ("torch", "scipy", "sklearn")
 
 __getattr__ = importer(globals(), _HOME, _MODULES, needed=_NEEDED, extra="exits")

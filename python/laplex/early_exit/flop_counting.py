@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 # Registers laplex::matvec, for which there is a count below.
-from ..torch import autograd as _torch_ops  # noqa: F401
+import laplex.nn  # noqa: F401
 
 
 @contextmanager

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from .activations import batch_of
-from .heads import make_head
-from .policies import Policy
+from .heads.base import make_head
+from .policies.base import Policy
 from .real_exits import Prediction, RealExits, StopWalk
 
 __all__ = ["MultiExitModel", "Prediction", "StopWalk", "evaluating"]
@@ -113,8 +113,9 @@ class MultiExitModel(nn.Module):
         head : str or callable
             ``"pooled"`` (maximum and average of a feature map, mixed, then linear), ``"linear"``
             (average, then linear), ``"mlp"``, ``"conv"``, ``"token"`` (the first token of
-            ``[batch, tokens, dim]``), ``"laplex"`` (average, then `laplex.nn.LaplexHead`); or a
-            function of an activation and the number of classes to a module.
+            ``[batch, tokens, dim]``), ``"laplex"`` (average, then `laplex.nn.LaplexHead`), or what
+            `laplex.early_exit.heads.HEADS` has besides; or a function of an activation and the
+            number of classes to a module.
 
         Raises
         ------
@@ -240,7 +241,7 @@ class MultiExitModel(nn.Module):
         x
             As for `forward`; any batch, also of one.
         policy : Policy
-            `MaxSoftmax`, `Entropy`, `Margin`, `Patience`, `LearnedScore`.
+            Such as `MaxSoftmax`; see `laplex.early_exit.policies`.
 
         Returns
         -------

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .activations import batch_of, map_tensors
-from .policies import Policy
+from .policies.base import Policy
 from .replaying import Replay, rows_of
 
 if TYPE_CHECKING:

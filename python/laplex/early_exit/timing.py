@@ -18,7 +18,7 @@ from .. import __version__
 from .activations import batch_of, map_tensors, tensors_of
 from .costs import aligned, count_costs
 from .model import MultiExitModel, evaluating
-from .policies import Policy
+from .policies.base import Policy
 
 
 @dataclass(frozen=True)

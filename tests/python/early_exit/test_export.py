@@ -18,6 +18,8 @@ from exits_cases import MODELS, images
 from laplex.early_exit.costs import Costs, count_costs
 from laplex.early_exit.deployment import ExportedModel, export, runner, writing
 from laplex.early_exit.deployment.portable import portable
+from laplex.early_exit.metrics.score_heads import ScoreHeads
+from laplex.early_exit.metrics.temperature import TemperatureScaling
 from laplex.early_exit.model import MultiExitModel
 from laplex.early_exit.policies import (
     Entropy,
@@ -127,7 +129,9 @@ def test_onnx_files_are_valid_and_dynamic(exported):
             each["name"] for each in one["inputs"]
         ]
         for value in (*graph.graph.input, *graph.graph.output):
-            assert value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+            score = value.name == "output_1"  # in double, as the policies have it
+            kind = onnx.TensorProto.DOUBLE if score else onnx.TensorProto.FLOAT
+            assert value.type.tensor_type.elem_type == kind
             assert value.type.tensor_type.shape.dim[0].dim_param
         for weights in graph.graph.initializer:
             assert weights.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.INT64)
@@ -161,7 +165,7 @@ def test_the_manifest_says_all(form, exported):
     # LaplexHead becomes the dense layer that it is, in ONNX alone; costs are those of the files.
     dense = form == "onnx"
     assert manifest["dense_layers"] == (["heads.0.head", "heads.1.head"] if dense else [])
-    assert manifest["imports"] == ([] if dense else ["laplex.torch.autograd"])
+    assert manifest["imports"] == ([] if dense else ["laplex.nn"])
     costs = Costs.from_dict(manifest["costs"])
     assert costs.convention == "multiply-adds"
     if dense:
@@ -426,6 +430,149 @@ def test_a_learned_score_becomes_part_of_the_files(scorer, form, tmp_path):
     assert other.samples_per_segment == (50, 0)
 
 
+def middles(policy, logits):
+    """A threshold for each exit but the last, in the widest gap between the scores of its samples.
+
+    Scores move by no more than rounding, so that no comparison hangs on it.
+    """
+    scores = np.sort(policy.scores(logits).numpy()[:-1], 1)
+    count = scores.shape[1]
+    gaps = np.diff(scores)[:, count // 4 : -count // 4]
+    assert gaps.max(1).min() > 1e-4
+    at = count // 4 + gaps.argmax(1)
+    rows = np.arange(len(scores))
+    return (scores[rows, at] + scores[rows, at + 1]) / 2
+
+
+def fitted(kind):
+    logits = torch.randn(3, 200, 3, generator=torch.Generator().manual_seed(1))
+    return kind.fit(logits, logits.sum(0).argmax(-1))
+
+
+class Margin2(Policy):
+    """Not that of Laplex, though it has its name."""
+
+    def score(self, k, logits, memory):
+        two = logits.double().topk(2, -1).values
+        return (two[:, 0] - two[:, 1]) * (k + 1), None
+
+
+Margin2.__name__ = Margin2.__qualname__ = "Margin"
+
+
+class Smoothed(Policy):
+    """The largest probability of the mean over all exits so far: it remembers their sum."""
+
+    def score(self, k, logits, memory):
+        total = logits.double().softmax(-1) + (0 if memory is None else memory)
+        return total.amax(-1) / (k + 1), total
+
+
+LIVE = {
+    "MaxSoftmax": lambda: MaxSoftmax(0.5, strict=True),
+    "Entropy": lambda: Entropy(0.5),
+    "Margin": lambda: Margin(0.5, fallback="most_confident"),
+    "Patience": lambda: Patience([1, 1]),
+    "TemperatureScaling": lambda: LearnedScore(fitted(TemperatureScaling()), 0.5),
+    "ScoreHeads": lambda: LearnedScore(fitted(ScoreHeads()), 0.5),
+    "a Margin of the user's": lambda: Margin2(0.5),
+    "one that remembers": lambda: Smoothed(0.5),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [*((name, "onnx") for name in LIVE), *((name, "torch") for name in [*LIVE][-2:])],
+)
+def test_files_have_the_policys_own_score(name, form, tmp_path):
+    model, x = small(), 3 * torch.randn(60, 5)
+    with torch.no_grad():
+        logits = torch.stack(model(x))
+    policy = LIVE[name]()
+    if not isinstance(policy, Patience):
+        policy = policy.with_cuts(middles(policy, logits))
+    files = ExportedModel.load(export(model, x, tmp_path / "files", format=form, policy=policy))
+    expected = model.predict(x, policy)
+    assert 0 < expected.samples_per_segment[2] < expected.samples_per_segment[1] <= 60
+    # By the files; by their manifest's description; by the policy itself.
+    for rule in (None, files.policy, policy):
+        found = files.predict(x.numpy(), rule)
+        assert found.exit_index.tolist() == expected.exit_index.tolist()
+        assert found.samples_per_segment == expected.samples_per_segment
+    own = isinstance(policy, (Margin2, Smoothed))
+    assert ("." in files.policy["rule"]) == own
+    if own:  # its score with other thresholds
+        sooner = {**files.policy, "thresholds": -1.0}
+        assert files.predict(x.numpy(), sooner).samples_per_segment == (60, 0, 0)
+        with pytest.raises(ValueError, match=r"MaxSoftmax, Entropy, Margin, Patience, .*\."):
+            files.predict(x.numpy(), {"rule": "Own", "thresholds": 0.5})
+    if name == "a Margin of the user's":
+        theirs = model.predict(x, Margin(policy.thresholds))
+        assert theirs.exit_index.tolist() != expected.exit_index.tolist()
+        by_rule = files.predict(x.numpy(), {"rule": "Margin", "thresholds": policy.thresholds})
+        assert by_rule.exit_index.tolist() == theirs.exit_index.tolist()
+
+
+class Branching(Policy):
+    def score(self, k, logits, memory):
+        return logits[:, 0] if bool((logits > 0).any()) else logits[:, 1], None
+
+
+class Wide(Policy):
+    def score(self, k, logits, memory):
+        return logits, None
+
+
+class Counting(Policy):
+    """Its score depends on how often it was asked."""
+
+    calls = 0
+
+    def score(self, k, logits, memory):
+        Counting.calls += 1
+        return logits[:, 0] + Counting.calls, None
+
+
+class Never(Policy):
+    def reached(self, score, cut):
+        return score < cut
+
+
+@pytest.mark.parametrize(
+    ("kind", "error", "message"),
+    [
+        (Branching, ValueError, r"the score of Branching\(0.5\) can't be traced by torch.export"),
+        (Policy, ValueError, r"the score of Policy\(0.5\) can't be traced .* NotImplementedError"),
+        (Wide, ValueError, r"the score of Wide\(0.5\) must be a Tensor \[4\], .* got \[4, 3\]"),
+        (Counting, RuntimeError, r"the files give other scores than Counting\(0.5\)"),
+        (Never, TypeError, "policy is a Never with a reached of its own"),
+    ],
+)
+def test_policies_that_files_can_not_keep(kind, error, message, tmp_path):
+    with pytest.raises(error, match=message):
+        export(small(), torch.randn(4, 5), tmp_path / "files", format="torch", policy=kind(0.5))
+    assert not list(tmp_path.iterdir())
+
+
+def test_folders_of_the_first_format_are_read(tmp_path):
+    """Their rules are those of the runner, unless a learned score was part of the files."""
+    model, x = small(), 3 * torch.randn(60, 5)
+    with torch.no_grad():
+        logits = torch.stack(model(x))
+    policy = Entropy(0.5).with_cuts(middles(Entropy(0.5), logits))
+    learned = LIVE["ScoreHeads"]()
+    learned = learned.with_cuts(middles(learned, logits))
+    for one, scored in ((policy, False), (learned, True)):
+        folder = tmp_path / str(scored)
+        export(model, x, folder, format="torch", policy=one if scored else None)
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        del manifest["scored"]
+        manifest.update(format=1, learned_score=scored, policy=writing.described(one, 3))
+        (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+        found = ExportedModel.load(folder).predict(x.numpy())
+        assert found.exit_index.tolist() == model.predict(x, one).exit_index.tolist()
+
+
 def test_every_laplace_kernel_becomes_dense():
     """Also one in the backbone, and one that stands in two places."""
     torch.manual_seed(0)
@@ -484,12 +631,13 @@ def test_the_runner_decides_as_the_policies(case):
         between = (scores[:, None] - scores[None]).abs()
         assume(not bool(((between < 1e-12) & (between > 0)).any()))
     exit_index, stopped_at = policy.decide(scores)
-    found = stand_in(logits).predict(np.arange(logits.shape[1])[:, None], policy)
-    assert found.exit_index.tolist() == exit_index.tolist()
-    computed = [int((stopped_at >= k).sum()) for k in range(len(logits))]
-    assert list(found.samples_per_segment) == computed
-    assert np.array_equal(found.logits, logits[exit_index.numpy(), np.arange(logits.shape[1])])
-    assert np.array_equal(found.labels, found.logits.argmax(-1))
+    for rule in (policy, writing.described(policy, len(logits))):  # by torch, and by NumPy
+        found = stand_in(logits).predict(np.arange(logits.shape[1])[:, None], rule)
+        assert found.exit_index.tolist() == exit_index.tolist()
+        computed = [int((stopped_at >= k).sum()) for k in range(len(logits))]
+        assert list(found.samples_per_segment) == computed
+        assert np.array_equal(found.logits, logits[exit_index.numpy(), np.arange(logits.shape[1])])
+        assert np.array_equal(found.labels, found.logits.argmax(-1))
 
 
 def stand_in(logits):
@@ -520,7 +668,7 @@ def test_a_policy_survives_the_manifest(tmp_path):
         Margin(0.125),
         Patience([1, 2]),
     ):
-        text = json.dumps(writing._plain(runner.described(policy)), allow_nan=False)
+        text = json.dumps(writing.described(policy, 3), allow_nan=False)
         cases.append((policy, json.loads(text)))
     for policy, description in cases:
         rule = runner.Rule.of(description, 3)
@@ -662,11 +810,6 @@ def test_export_says_what_it_needs(tmp_path):
     with pytest.raises(ValueError, match="threshold has 1 entry"):
         export(model, x, folder, policy=MaxSoftmax([0.5]))
 
-    class Own(Policy):
-        pass
-
-    with pytest.raises(TypeError, match=r"policy must be a MaxSoftmax, .* got Own"):
-        export(model, x, folder, policy=Own(0.5))
     assert not list(tmp_path.iterdir())
 
 
@@ -695,7 +838,7 @@ def test_loading_says_what_is_wrong(tmp_path, exported, monkeypatch):
     path = folder / "manifest.json"
     manifest = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps({**manifest, "format": 99}), encoding="utf-8")
-    with pytest.raises(ValueError, match="was exported in format 99, this runner reads 1"):
+    with pytest.raises(ValueError, match="was exported in format 99, this runner reads 1 and 2"):
         ExportedModel.load(folder)
     for text in ("{", "[]", "{}", '{"kind": "other", "format": 1}'):
         path.write_text(text, encoding="utf-8")

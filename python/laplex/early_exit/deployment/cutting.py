@@ -22,7 +22,7 @@ from torch.export.graph_signature import InputKind, OutputKind
 from ..activations import map_tensors, tensors_of
 from ..flop_counting import unfused
 from ..model import MultiExitModel
-from ..policies import LearnedScore
+from ..policies.base import Policy
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,9 @@ class Segment:
     exit : str
         Name of the exit; ``"output"`` the last.
     program : ExportedProgram
-        From the tensors that go in to logits, learned score if there is one, and the tensors that
-        go on. The batch, the first dimension of all, is dynamic.
+        From the tensors that go in to logits, the policy's score if there is one, and the tensors
+        that go on: those of the activation, and what the policy remembers. The batch, the first
+        dimension of all, is dynamic.
     inputs, outputs : tuple of Tensor
         Those of the example.
     """
@@ -46,7 +47,7 @@ class Segment:
     outputs: tuple[Tensor, ...]
 
 
-def cut_segments(model: MultiExitModel, example: Any, score: LearnedScore | None) -> list[Segment]:
+def cut_segments(model: MultiExitModel, example: Any, policy: Policy | None) -> list[Segment]:
     """Trace a model and cut it.
 
     Parameters
@@ -54,17 +55,21 @@ def cut_segments(model: MultiExitModel, example: Any, score: LearnedScore | None
     model : MultiExitModel
         In evaluation mode, on the CPU.
     example : Tensor [batch, ...], or nested; a batch of at least 2
-    score : LearnedScore, optional
+    policy : Policy, optional
         Its score becomes an output of every segment.
 
     Raises
     ------
     ValueError
-        The model can't be traced, fixes the batch's size, keeps a state in evaluation mode; or
+        The policy's score or the model can't be traced; the model fixes the batch's size, keeps a state in evaluation mode; or
         something passes an exit by.
     """
+    if policy is not None:
+        with torch.no_grad():
+            logits = model(example)
+        _check_score(policy, logits)
     counts: list[tuple[int, int]] = []
-    whole = _Whole(model, example, score, lambda found: counts.__setitem__(slice(None), found))
+    whole = _Whole(model, example, policy, lambda found: counts.__setitem__(slice(None), found))
     program = traced(whole, tuple(tensors_of(example)), "the model")
     with quiet():
         program = program.run_decompositions({})  # what writes in place becomes functional
@@ -83,7 +88,7 @@ def cut_segments(model: MultiExitModel, example: Any, score: LearnedScore | None
         with torch.no_grad():
             outputs = tuple(part(*inputs))
         found.append(Segment(name, one, inputs, outputs))
-        inputs = outputs[1 + (score is not None) :]
+        inputs = outputs[1 + (policy is not None) :]
     return found
 
 
@@ -109,7 +114,7 @@ def traced(module: nn.Module, inputs: tuple[Tensor, ...], what: str) -> Exported
                 f"{what} fixes the size of the batch in its forward, as len(x) and int(x.shape[0]) "
                 "do: write x.shape[0]"
             ) from error
-        reason = text.strip().partition("\n\n")[0]
+        reason = text.strip().partition("\n\n")[0] or type(error).__name__
         raise ValueError(f"{what} can't be traced by torch.export: {reason}") from error
 
 
@@ -140,13 +145,14 @@ class _Whole(nn.Module):
         self,
         model: MultiExitModel,
         example: Any,
-        score: LearnedScore | None,
+        policy: Policy | None,
         note: Callable[[list[tuple[int, int]]], None],
     ) -> None:
         super().__init__()
         self.model = model
         self.example = example
-        self.scorer = None if score is None else score.scorer
+        self.policy = policy
+        self.parts = modules_of(policy)  # whose weights are then part of the trace
         self.note = note  # told of each exit: how many answers, how many tensors that go on
 
     def forward(self, *leaves: Tensor) -> tuple[Tensor, ...]:
@@ -154,26 +160,66 @@ class _Whole(nn.Module):
         x = map_tensors(lambda tensor: next(given), self.example)
         flat: list[Tensor] = []
         counts: list[tuple[int, int]] = []
+        memory: Tensor | None = None  # which goes on with the activation
 
-        def put_out(k: int, logits: Tensor, onward: Sequence[Tensor]) -> None:
+        def put_out(k: int, logits: Tensor, activation: Any) -> Any:
+            nonlocal memory
             answers = [logits]
-            if self.scorer is not None:
-                answers.append(self.scorer.score(k, logits))
-            flat.extend((*answers, *onward))
-            counts.append((len(answers), len(onward)))
-
-        def at_exit(k: int, activation: Any) -> Any:
-            logits = self.model.head_logits(k, activation)
+            if self.policy is not None:
+                score, memory = self.policy.score(k, logits, memory)
+                answers.append(score.double())
             # Copies, lest what follows in place (a ReLU) changes what is put out; the cuts lie
             # between the two copies.
-            passed = map_tensors(torch.clone, activation)
-            put_out(k, logits, tensors_of(passed))
-            return map_tensors(torch.clone, passed)
+            passed, kept = map_tensors(torch.clone, (activation, memory))
+            onward = tensors_of((passed, kept))
+            flat.extend((*answers, *onward))
+            counts.append((len(answers), len(onward)))
+            activation, memory = map_tensors(torch.clone, (passed, kept))
+            return activation
 
-        logits = self.model.walk(x, at_exit)
-        put_out(self.model.num_exits - 1, logits, ())
+        logits = self.model.walk(
+            x, lambda k, activation: put_out(k, self.model.head_logits(k, activation), activation)
+        )
+        put_out(self.model.num_exits - 1, logits, None)
         self.note(counts)  # an attribute would be put back after the trace
         return tuple(flat)
+
+
+class _Scores(nn.Module):
+    """The scores [batch] of all exits from their logits."""
+
+    def __init__(self, policy: Policy) -> None:
+        super().__init__()
+        self.policy = policy
+        self.parts = modules_of(policy)
+
+    def forward(self, *logits: Tensor) -> tuple[Tensor, ...]:
+        memory: Tensor | None = None
+        found = []
+        for k, one in enumerate(logits):
+            score, memory = self.policy.score(k, one, memory)
+            found.append(score)
+        return tuple(found)
+
+
+def modules_of(policy: Policy | None) -> nn.ModuleList:
+    """The modules that a policy holds, such as the scorer of a `LearnedScore`."""
+    held = () if policy is None else vars(policy).values()
+    return nn.ModuleList(one for one in held if isinstance(one, nn.Module))
+
+
+def _check_score(policy: Policy, logits: tuple[Tensor, ...]) -> None:
+    """Trace a policy's score alone, so that what is wrong with it is said of it."""
+    what = f"the score of {policy!r}"
+    traced(_Scores(policy), logits, what)
+    with torch.no_grad():
+        scores = _Scores(policy)(*logits)
+    for k, score in enumerate(scores):
+        if score.shape != logits[k].shape[:1]:
+            raise ValueError(
+                f"{what} must be a Tensor [{len(logits[k])}], one number for each sample, got "
+                f"{list(score.shape)} at exit {k}"
+            )
 
 
 class _Cut:

@@ -8,10 +8,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ...nn.kernel_layer import KernelLayer
+from laplex.nn import LaplexHead, LaplexLinear
+
 from ..activations import batch_of, map_tensors
 from ..model import MultiExitModel
-from ..policies import LearnedScore, Policy
+from ..policies.base import Policy
+from .cutting import modules_of
 
 FileFormat = Literal["onnx", "torch"]
 
@@ -29,10 +31,8 @@ def portable(
         tensor = tensor.detach().cpu()
         return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
-    if isinstance(policy, LearnedScore):
-        policy = copy.deepcopy(policy)
-        if isinstance(policy.scorer, nn.Module):
-            policy.scorer.cpu().eval().requires_grad_(False)
+    policy = copy.deepcopy(policy)
+    modules_of(policy).cpu().eval().requires_grad_(False)
     return model.to(dtype), map_tensors(moved, example), policy, dense
 
 
@@ -41,7 +41,7 @@ def kernel_layers(model: nn.Module) -> list[str]:
     return [
         name
         for name, module in model.named_modules(remove_duplicate=False)
-        if isinstance(module, KernelLayer)
+        if isinstance(module, (LaplexHead, LaplexLinear))
     ]
 
 

@@ -18,11 +18,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-KIND, FORMAT = "laplex.early_exit.export", 1
+KIND, FORMAT, READ = "laplex.early_exit.export", 2, (1, 2)
 MANIFEST = "manifest.json"
 
 Array = np.ndarray[Any, Any]
 _Segment = Callable[[list[Array]], list[Array]]
+_Scorer = Callable[[int, Array, Any], tuple[Array, Any]]
 
 
 @dataclass(frozen=True)
@@ -65,59 +66,71 @@ class Rule(NamedTuple):
     """Thresholds in units of scores, [exits - 1]."""
     strict: bool
     most_confident: bool
+    score: _Scorer | None
+    """From exit, logits and memory to score and memory; None: the score of the files."""
 
     @classmethod
-    def of(cls, policy: Any, num_exits: int) -> Rule:
+    def of(cls, policy: Any, num_exits: int, exported: str | None = None) -> Rule:
         """From a policy, or a mapping with ``rule``, ``thresholds``, ``strict``, ``fallback``.
+
+        Parameters
+        ----------
+        policy
+        num_exits : int
+        exported : str, optional
+            The rule whose score is part of the files.
 
         Raises
         ------
         TypeError, ValueError
             It is neither, of an unknown rule, or has thresholds for another number of exits.
         """
-        found = policy if isinstance(policy, Mapping) else described(policy)
-        name, strict = found.get("rule"), bool(found.get("strict", False))
-        fallback = found.get("fallback", "last")
-        if name not in SCORES:
-            raise ValueError(f"policy has rule {name!r}: it must be one of {', '.join(SCORES)}")
+        if not isinstance(policy, Mapping):
+            return cls._live(policy, num_exits)
+        name, strict = policy.get("rule"), bool(policy.get("strict", False))
+        fallback = policy.get("fallback", "last")
+        if name == "LearnedScore" != exported:
+            raise ValueError(
+                "policy is a LearnedScore, but the model was exported without one: export with "
+                "policy=, so that its score becomes part of the segments"
+            )
+        if name != exported and name not in SCORES:
+            known = ", ".join([*SCORES, *({exported} - {None, *SCORES})])
+            raise ValueError(f"policy has rule {name!r}: it must be one of {known}")
         if fallback not in ("last", "most_confident"):
             raise ValueError(f"fallback must be 'last' or 'most_confident', got {fallback!r}")
-        if "thresholds" not in found:
+        if "thresholds" not in policy:
             raise ValueError(
                 f"policy has no thresholds: pass {{'rule': {name!r}, 'thresholds': ...}}"
             )
-        cuts = np.asarray(_numbers(found["thresholds"]), dtype=np.float64)
-        if cuts.ndim == 0:
-            cuts = np.full(num_exits - 1, cuts)
-        if cuts.shape != (num_exits - 1,):
-            raise ValueError(
-                f"policy has {cuts.size} thresholds, but the model has {num_exits - 1} exits "
-                f"before the last: pass one number, or {num_exits - 1} of them"
-            )
-        return cls(name, -cuts if name == "Entropy" else cuts, strict, fallback == "most_confident")
-
-
-def described(policy: Any) -> dict[str, Any]:
-    """A policy of `laplex.early_exit` as the manifest has it.
-
-    Raises
-    ------
-    TypeError
-        It is none of those that an exported model can follow.
-    """
-    name = type(policy).__name__
-    if name not in SCORES or not hasattr(policy, "thresholds"):
-        raise TypeError(
-            f"policy must be a {', '.join(SCORES)}, or a mapping such as {{'rule': 'MaxSoftmax', "
-            f"'thresholds': 0.9}}, got {name}"
+        cuts = _one_for_each(policy["thresholds"], num_exits)
+        return cls(
+            name,
+            -cuts if name == "Entropy" else cuts,
+            strict,
+            fallback == "most_confident",
+            None if name == exported else SCORES[name],
         )
-    thresholds = policy.thresholds
-    return {
-        "rule": name,
-        "thresholds": list(thresholds) if isinstance(thresholds, (list, tuple)) else thresholds,
-        "strict": policy.strict,
-        "fallback": policy.fallback,
-    }
+
+    @classmethod
+    def _live(cls, policy: Any, num_exits: int) -> Rule:
+        """From a policy, which scores the logits itself."""
+        name = type(policy).__name__
+        if not all(hasattr(policy, one) for one in ("score", "cuts", "thresholds", "fallback")):
+            raise TypeError(
+                f"policy must be a {', '.join(SCORES)}, another Policy of laplex, or a mapping such "
+                f"as {{'rule': 'MaxSoftmax', 'thresholds': 0.9}}, got {name}"
+            )
+        torch = _needed("torch", "exits")
+
+        def score(k: int, logits: Array, memory: Any) -> tuple[Array, Any]:
+            with torch.no_grad():
+                found, memory = policy.score(k, torch.from_numpy(logits), memory)
+            return found.numpy().astype(np.float64), memory
+
+        _one_for_each(policy.thresholds, num_exits)
+        cuts = np.asarray(policy.cuts(num_exits))
+        return cls(name, cuts, policy.strict, policy.fallback == "most_confident", score)
 
 
 class ExportedModel:
@@ -142,6 +155,8 @@ class ExportedModel:
         self._segments = tuple(segments)
         self.exit_names: tuple[str, ...] = tuple(one["exit"] for one in manifest["segments"])
         self.policy: dict[str, Any] | None = manifest["policy"]
+        # In format 1 the score of a LearnedScore alone was part of the files.
+        self._scored = bool(manifest.get("scored") or manifest.get("learned_score"))
 
     @classmethod
     def load(
@@ -196,7 +211,10 @@ class ExportedModel:
         x : ndarray [batch, ...], or lists, tuples and dicts of them, as the model took
             Converted to the type that the segments take.
         policy : mapping or policy of laplex, optional
-            That of the manifest when not given.
+            That of the manifest when not given, whose score is part of the files. A mapping with
+            the ``rule`` of the manifest takes that score, too, with other ``thresholds``; those
+            with a rule of `SCORES` are computed here from the logits. A policy of laplex scores the
+            logits itself, by torch.
 
         Returns
         -------
@@ -214,12 +232,7 @@ class ExportedModel:
                 "policy is needed, as the model was exported without one: pass "
                 "{'rule': 'MaxSoftmax', 'thresholds': 0.9} or export with policy="
             )
-        rule = Rule.of(policy, self.num_exits)
-        if rule.name == "LearnedScore" and not self.manifest["learned_score"]:
-            raise ValueError(
-                "policy is a LearnedScore, but the model was exported without one: export with "
-                "policy=, so that its score becomes part of the segments"
-            )
+        rule = Rule.of(policy, self.num_exits, self.policy["rule"] if self._scored else None)
         arrays = self._inputs(x)
         walk = _Walk(rule, len(arrays[0]), self.num_exits)
         for k, segment in enumerate(self._segments):
@@ -233,11 +246,16 @@ class ExportedModel:
 
     def logits(self, x: Any) -> Array:
         """Logits of every exit, none left: ndarray [exits, batch, classes]."""
+        return self.answers(x)[0]
+
+    def answers(self, x: Any) -> tuple[Array, Array | None]:
+        """`logits`, and the scores [exits, batch] of the policy that is part of the files."""
         arrays, found = self._inputs(x), []
         for segment in self._segments:
-            logits, _, arrays = self._split(segment(arrays))
-            found.append(logits)
-        return np.stack(found)
+            *answers, arrays = self._split(segment(arrays))
+            found.append(answers)
+        logits, scores = zip(*found, strict=True)
+        return np.stack(logits), np.stack(scores) if self._scored else None
 
     def __repr__(self) -> str:
         rule = "no policy" if self.policy is None else self.policy["rule"]
@@ -247,8 +265,8 @@ class ExportedModel:
         )
 
     def _split(self, outputs: list[Array]) -> tuple[Array, Array | None, list[Array]]:
-        """Outputs of a segment: logits, learned score, and what goes on."""
-        if self.manifest["learned_score"]:
+        """Outputs of a segment: logits, the score if there is one, and what goes on."""
+        if self._scored:
             return outputs[0], outputs[1], outputs[2:]
         return outputs[0], None, outputs[1:]
 
@@ -283,16 +301,20 @@ class _Walk:
         self.rows = np.arange(batch)  # which samples are still there
         self.logits: Array | None = None
         self.exit_index = np.zeros(batch, dtype=np.int64)
-        self.memory: Array | None = None
+        self.memory: Any = None
         self.best: tuple[Array, Array, Array] | None = None  # score, logits, exit
         self.computed = [0] * num_exits
 
-    def answer(self, k: int, logits: Array, learned: Array | None) -> Array:
+    def answer(self, k: int, logits: Array, exported: Array | None) -> Array:
         """Take the answers of exit k for those who leave there; say who stays."""
         self.computed[k] = len(logits)
         if self.logits is None:
             self.logits = np.empty_like(logits)
-        score, self.memory = SCORES[self.rule.name](logits, self.memory, learned)
+        if self.rule.score is None:
+            assert exported is not None
+            score = exported
+        else:
+            score, self.memory = self.rule.score(k, logits, self.memory)
         exits = np.full(len(logits), k)
         leaves = np.ones(len(logits), dtype=bool)
         if k < self.last:
@@ -325,9 +347,7 @@ class _Walk:
         return ExportedPrediction(self.logits, self.exit_index, tuple(self.computed))
 
 
-# --- scores: (logits, memory, learned) -> (score, memory), higher is surer -----------------------
-
-_Score = tuple[Array, Array | None]
+# --- scores of rules by name: (exit, logits, memory) -> (score, memory), higher is surer ---------
 
 
 def _probabilities(logits: Array) -> Array:
@@ -337,21 +357,21 @@ def _probabilities(logits: Array) -> Array:
     return found
 
 
-def _max_softmax(logits: Array, memory: Array | None, learned: Array | None) -> _Score:
+def _max_softmax(k: int, logits: Array, memory: Any) -> tuple[Array, Any]:
     return _probabilities(logits).max(-1), None
 
 
-def _entropy(logits: Array, memory: Array | None, learned: Array | None) -> _Score:
+def _entropy(k: int, logits: Array, memory: Any) -> tuple[Array, Any]:
     p = _probabilities(logits)
     return (p * np.log(np.where(p > 0, p, 1.0))).sum(-1), None
 
 
-def _margin(logits: Array, memory: Array | None, learned: Array | None) -> _Score:
+def _margin(k: int, logits: Array, memory: Any) -> tuple[Array, Any]:
     p = np.sort(_probabilities(logits), -1)
     return p[:, -1] - p[:, -2] if p.shape[-1] > 1 else p[:, -1], None
 
 
-def _patience(logits: Array, memory: Array | None, learned: Array | None) -> _Score:
+def _patience(k: int, logits: Array, memory: Any) -> tuple[Array, Any]:
     label = logits.argmax(-1)
     if memory is None:
         streak = np.zeros_like(label)
@@ -360,17 +380,12 @@ def _patience(logits: Array, memory: Array | None, learned: Array | None) -> _Sc
     return streak.astype(np.float64), np.stack((label, streak), 1)
 
 
-def _learned(logits: Array, memory: Array | None, learned: Array | None) -> _Score:
-    assert learned is not None
-    return learned.astype(np.float64), None
-
-
-SCORES: dict[str, Callable[[Array, Array | None, Array | None], _Score]] = {
+#: What a mapping may have for its ``rule``, beside the rule that a model was exported with.
+SCORES: dict[str, _Scorer] = {
     "MaxSoftmax": _max_softmax,
     "Entropy": _entropy,
     "Margin": _margin,
     "Patience": _patience,
-    "LearnedScore": _learned,
 }
 
 
@@ -389,10 +404,10 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         raise ValueError(f"{file} does not describe an exported model") from error
     if not known:
         raise ValueError(f"{file} does not describe an exported model")
-    if form != FORMAT:
+    if form not in READ:
         raise ValueError(
-            f"{path} was exported in format {form}, this runner reads {FORMAT}: use the runner.py "
-            "that lies in the folder"
+            f"{path} was exported in format {form}, this runner reads {' and '.join(map(str, READ))}:"
+            " use the runner.py that lies in the folder"
         )
     return manifest
 
@@ -463,7 +478,15 @@ def leaves(x: Any, place: str = "") -> dict[str, Any]:
     return found
 
 
-def _numbers(value: Any) -> Any:
-    if isinstance(value, (list, tuple, np.ndarray)):
-        return [float(one) for one in value]
-    return float(value)
+def _one_for_each(thresholds: Any, num_exits: int) -> Array:
+    """Thresholds [exits - 1] from one, or one for each exit but the last."""
+    several = isinstance(thresholds, (list, tuple, np.ndarray))
+    found = np.array([float(one) for one in thresholds] if several else float(thresholds))
+    if found.ndim == 0:
+        found = np.full(num_exits - 1, found)
+    if found.shape != (num_exits - 1,):
+        raise ValueError(
+            f"policy has {found.size} thresholds, but the model has {num_exits - 1} exits "
+            f"before the last: pass one number, or {num_exits - 1} of them"
+        )
+    return found

@@ -19,7 +19,8 @@ from ..._support.optional import require
 from ..activations import batch_of, map_tensors
 from ..costs import count_costs
 from ..model import MultiExitModel
-from ..policies import LearnedScore, Policy
+from ..policies import POLICIES
+from ..policies.base import Policy
 from . import runner
 from .cutting import Segment, cut_segments, quiet
 from .export_folder import check_export_folder, complete_folder
@@ -56,8 +57,8 @@ def export(
     format : "onnx" or "torch"
         ``.onnx`` files for onnxruntime, or ``.pt2`` files of `torch.export`.
     policy : Policy, optional
-        What ``ExportedModel.predict`` follows when it is not told otherwise. The score of a
-        `LearnedScore` is made part of the segments, so it must be given here to be used there.
+        What ``ExportedModel.predict`` follows when it is not told otherwise, one of your own too.
+        Its score is made part of the segments, what it remembers of each sample included.
     overwrite : bool
 
     Returns
@@ -68,8 +69,8 @@ def export(
     Raises
     ------
     TypeError, ValueError
-        Arguments that can't be used; a model that can't be traced or cut, with the name of the
-        exit that something passes by.
+        Arguments that can't be used; a score or a model that can't be traced; a model that can't
+        be cut, with the name of the exit that something passes by.
     FileExistsError
         There is something in the folder.
     ImportError
@@ -99,23 +100,22 @@ def export(
             require(module, extra="onnx", feature='laplex.early_exit.export with format="onnx"')
     model, example, policy, dense = portable(model, example, policy, format)
     check_rows(model, example)
-    learned = policy if isinstance(policy, LearnedScore) else None
-    segments = cut_segments(model, example, learned)
+    segments = cut_segments(model, example, policy)
     costs = count_costs(model, example)
     files = [f"segment{k}.{'onnx' if format == 'onnx' else 'pt2'}" for k in range(len(segments))]
-    imports = [] if format == "onnx" or not kernel_layers(model) else ["laplex.torch.autograd"]
+    imports = [] if format == "onnx" or not kernel_layers(model) else ["laplex.nn"]
     manifest: dict[str, Any] = {
         "kind": runner.KIND,
         "format": runner.FORMAT,
         "file_format": format,
         "num_exits": model.num_exits,
         "segments": [
-            _described(segment, file, learned is not None)
+            _described(segment, file, policy is not None)
             for segment, file in zip(segments, files, strict=True)
         ],
         "input_places": list(runner.leaves(example)),
-        "policy": None if policy is None else _plain(runner.described(policy)),
-        "learned_score": learned is not None,
+        "policy": None if policy is None else described(policy, model.num_exits),
+        "scored": policy is not None,
         "dense_layers": dense,
         "imports": imports,
         "costs": costs.to_dict(),
@@ -126,7 +126,7 @@ def export(
             _WRITERS[format](segment, part / file)
         shutil.copyfile(runner.__file__, part / "runner.py")
         _write_manifest(part, manifest)
-        manifest["largest_difference"] = _largest_difference(model, example, part)
+        manifest["largest_difference"] = _largest_difference(model, example, part, policy)
         _write_manifest(part, manifest)
     return path
 
@@ -150,7 +150,12 @@ def _check(model: Any, example: Any, form: Any, policy: Any) -> None:
                 f"policy must be a Policy such as MaxSoftmax(0.9), got {type(policy).__name__}"
             )
         policy.cuts(model.num_exits)
-        runner.described(policy)
+        for method in ("reached", "decide"):
+            if getattr(type(policy), method) is not getattr(Policy, method):
+                raise TypeError(
+                    f"policy is a {type(policy).__name__} with a {method} of its own, which files "
+                    "can't keep: they compare its score with its thresholds by >= or >"
+                )
 
 
 # --- files ---------------------------------------------------------------------------------------
@@ -185,8 +190,8 @@ def _names(word: str, count: int) -> list[str]:
     return [f"{word}_{place}" for place in range(count)]
 
 
-def _described(segment: Segment, file: str, learned: bool) -> dict[str, Any]:
-    outputs = ["logits", *(["score"] if learned else [])]
+def _described(segment: Segment, file: str, scored: bool) -> dict[str, Any]:
+    outputs = ["logits", *(["score"] if scored else [])]
     outputs += _names("activation", len(segment.outputs) - len(outputs))
     return {
         "exit": segment.exit,
@@ -220,16 +225,27 @@ def _versions(form: FileFormat) -> dict[str, str]:
     return found
 
 
-def _plain(policy: dict[str, Any]) -> dict[str, Any]:
-    """With infinities, which JSON does not have, as strings, which float() reads."""
+def described(policy: Policy, num_exits: int) -> dict[str, Any]:
+    """A policy as the manifest has it.
 
-    def number(value: float) -> float | str:
+    Those of Laplex have the names of their classes, and their thresholds as they were given;
+    others the places of their classes, and thresholds in units of scores.
+    """
+    kind = type(policy)
+    own = any(kind is one for one in POLICIES.built_in())
+    thresholds: Any = policy.thresholds if own else policy.cuts(num_exits).tolist()
+
+    def number(value: float) -> float | str:  # JSON has no infinities; float() reads the text
         return value if np.isfinite(value) else str(value)
 
-    thresholds = policy["thresholds"]
-    if isinstance(thresholds, list):
-        return {**policy, "thresholds": [number(one) for one in thresholds]}
-    return {**policy, "thresholds": number(thresholds)}
+    return {
+        "rule": kind.__name__ if own else f"{kind.__module__}.{kind.__qualname__}",
+        "thresholds": number(thresholds)
+        if isinstance(thresholds, float)
+        else [number(one) for one in thresholds],
+        "strict": policy.strict,
+        "fallback": policy.fallback,
+    }
 
 
 def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
@@ -237,25 +253,41 @@ def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     (folder / runner.MANIFEST).write_text(text, encoding="utf-8")
 
 
-def _largest_difference(model: MultiExitModel, example: Any, folder: Path) -> float:
+def _largest_difference(
+    model: MultiExitModel, example: Any, folder: Path, policy: Policy | None
+) -> float:
     """How far the files' logits are from the model's, on the example and its first sample alone.
 
     Raises
     ------
     RuntimeError
-        Further than rounding explains.
+        Further than rounding explains, or the files' scores are not the policy's for these logits.
     """
     exported = runner.ExportedModel.load(folder)
     largest = 0.0
     for x in (example, map_tensors(lambda tensor: tensor[:1], example)):
+        batch = batch_of(x, "example")
         with torch.no_grad():
             expected = torch.stack(model(x)).numpy()
-        found = exported.logits(x)
-        difference = float(np.abs(found - expected).max())
-        if not difference <= _AGREEMENT * (1 + float(np.abs(expected).max())):
+        logits, scores = exported.answers(x)
+        difference = _difference(logits, expected)
+        if not difference <= _AGREEMENT:
             raise RuntimeError(
                 f"the files give logits that differ by {difference:.2g} from the model's at a "
-                f"batch of {batch_of(x, 'example')}: report it, with the model"
+                f"batch of {batch}: report it, with the model"
             )
-        largest = max(largest, difference)
+        if policy is not None and scores is not None:
+            with torch.no_grad():
+                wanted = policy.scores(logits).numpy()
+            if not _difference(scores, wanted) <= _AGREEMENT:
+                raise RuntimeError(
+                    f"the files give other scores than {policy!r} at a batch of {batch}: a score "
+                    "must depend on k, logits and memory alone"
+                )
+        largest = max(largest, float(np.abs(logits - expected).max()))
     return largest
+
+
+def _difference(found: Any, expected: Any) -> float:
+    """In units of the largest number and 1."""
+    return float(np.abs(found - expected).max()) / (1 + float(np.abs(expected).max()))

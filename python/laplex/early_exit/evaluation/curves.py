@@ -11,7 +11,7 @@ import torch
 
 from ..._support.arguments import whole
 from ..arrays import Array, Booleans, as_correct, as_scores, same_shape
-from ..policies import Policy
+from ..policies.base import Policy
 from .thresholds import as_costs, geometric_shares
 
 #: What `Curve.area` is, for results to quote.

@@ -13,10 +13,10 @@ from ..costs import Convention, Costs, count_costs
 from ..metrics.score_heads import ScoreHeads
 from ..metrics.temperature import TemperatureScaling
 from ..model import MultiExitModel
-from ..policies import Policy
+from ..policies.base import Policy
 from .judging import judge
 from .outputs import Outputs, collect
-from .plan import CalibrationName, PolicyName, Protocol, make_plan, relative_costs
+from .plan import CalibrationName, Protocol, make_plan, relative_costs
 from .result import Evaluation
 
 
@@ -24,7 +24,7 @@ def evaluate(
     model: MultiExitModel,
     loader: Iterable[Any],
     *,
-    policy: PolicyName | Policy = "max-softmax",
+    policy: str | Policy = "max-softmax",
     calibration: CalibrationName | TemperatureScaling | ScoreHeads | None = None,
     validation: Iterable[Any] | Outputs | None = None,
     protocol: Protocol | None = None,
@@ -44,8 +44,9 @@ def evaluate(
     model : MultiExitModel
     loader : iterable of (x, labels)
         Batches of test samples, such as a DataLoader's.
-    policy : "max-softmax", "entropy", "margin", "patience" or Policy
-        Whose scores decide. Of a `Policy` the comparison and the fallback are used for the curve,
+    policy : str or Policy
+        Whose scores decide: ``"max-softmax"``, ``"entropy"``, ``"margin"``, ``"patience"``, or what
+        `laplex.early_exit.policies.POLICIES` has besides. Of a `Policy` the comparison and the fallback are used for the curve,
         and its own thresholds for `Evaluation.operating_point`.
     calibration : "temperature", "eefp", "correct", TemperatureScaling, ScoreHeads or None
         ``"temperature"``: `TemperatureScaling` fitted on validation samples. ``"eefp"``,
@@ -130,7 +131,7 @@ def evaluate_outputs(
     outputs: Outputs,
     costs: Costs | Sequence[float],
     *,
-    policy: PolicyName | Policy = "max-softmax",
+    policy: str | Policy = "max-softmax",
     calibration: CalibrationName | TemperatureScaling | ScoreHeads | None = None,
     validation: Outputs | None = None,
     protocol: Protocol | None = None,

@@ -15,7 +15,9 @@ from ..metrics.failure_prediction import aurc, eefp, failure_auroc, fpr95
 from ..metrics.reliability_diagram import reliability
 from ..metrics.score_heads import ScoreHeads
 from ..metrics.temperature import TemperatureScaling
-from ..policies import LearnedScore, MaxSoftmax, Policy
+from ..policies.base import Policy
+from ..policies.learned import LearnedScore
+from ..policies.max_softmax import MaxSoftmax
 from .curves import AREA, BETWEEN, Curve, curve, oracle_exits, random_exits, static_exits
 from .outputs import Outputs
 from .plan import Plan, relative_costs
@@ -155,8 +157,7 @@ def _arrays(name: str, outputs: Outputs) -> tuple[Array, Integers]:
 
 
 def _name(policy: Policy) -> str:
-    names = {MaxSoftmax: "max softmax", LearnedScore: "learned score"}
-    return names.get(type(policy), type(policy).__name__.lower())
+    return str(vars(type(policy)).get("label", type(policy).__name__.lower()))
 
 
 def _conventions(plan: Plan, policy: Policy, costs: Any) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, get_args
 
 from ..._support.arguments import whole
@@ -10,20 +9,12 @@ from ..arrays import Array, as_numbers
 from ..costs import Costs
 from ..metrics.score_heads import ScoreHeads
 from ..metrics.temperature import TemperatureScaling
-from ..policies import Entropy, Margin, MaxSoftmax, Patience, Policy
+from ..policies import POLICIES, named_policy
+from ..policies.base import Policy
 from .thresholds import as_costs
 
-PolicyName = Literal["max-softmax", "entropy", "margin", "patience"]
 CalibrationName = Literal["temperature", "eefp", "correct"]
 Protocol = Literal["validation", "p1-test-sweep"]
-
-# By name; their thresholds are not used.
-_POLICIES: dict[str, Callable[[], Policy]] = {
-    "max-softmax": lambda: MaxSoftmax(0.5),
-    "entropy": lambda: Entropy(0.5),
-    "margin": lambda: Margin(0.5),
-    "patience": lambda: Patience(1),
-}
 
 
 class Plan(NamedTuple):
@@ -68,10 +59,9 @@ def make_plan(
     """
     if isinstance(policy, Policy):
         policy.cuts(exits)
-    elif policy not in _POLICIES:
-        raise ValueError(
-            f"policy must be one of {', '.join(map(repr, _POLICIES))} or a Policy, got {policy!r}"
-        )
+        rule = policy
+    else:
+        rule = named_policy(policy)  # whose threshold is not used
     if isinstance(calibration, str):
         if calibration not in get_args(CalibrationName):
             raise ValueError(
@@ -91,7 +81,7 @@ def make_plan(
     else:
         _check_fitted(calibration, exits)
     learned = calibration in ("eefp", "correct") or isinstance(calibration, ScoreHeads)
-    if learned and policy != "max-softmax":
+    if learned and policy != POLICIES.default:
         raise ValueError(
             "calibration by ScoreHeads brings its own score, which takes the place of policy's: "
             "leave one of them out"
@@ -108,7 +98,6 @@ def make_plan(
     limits = as_numbers("budgets", budgets, 1, "[budgets]")
     if (limits <= 0).any():
         raise ValueError(f"budgets must be positive, got {limits.tolist()}")
-    rule = policy if isinstance(policy, Policy) else _POLICIES[policy]()
     return Plan(
         rule, isinstance(policy, Policy), calibration, protocol, limits, whole("bins", bins, 1)
     )

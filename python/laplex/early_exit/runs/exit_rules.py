@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..costs import Costs
 from ..evaluation.outputs import Outputs
-from ..evaluation.plan import PolicyName
 from ..evaluation.thresholds import fit_cuts
 from ..metrics.score_heads import ScoreHeads
 from ..metrics.temperature import TemperatureScaling
-from ..policies import Entropy, LearnedScore, Margin, MaxSoftmax, Patience, Policy
+from ..policies import POLICIES, named_policy
+from ..policies.base import Policy
+from ..policies.learned import LearnedScore
 
-# By name, with the threshold that they have where nobody says one and it is not used.
-_POLICIES: dict[str, tuple[Callable[[float], Policy], float]] = {
-    "max-softmax": (MaxSoftmax, 0.5),
-    "entropy": (Entropy, 0.5),
-    "margin": (Margin, 0.5),
-    "patience": (Patience, 1),
-}
 _TARGETS = {"eefp": "eefp", "correct": "correct"}
 
 
@@ -36,7 +29,7 @@ class FittedRule:
         For real exits; None where there is no such policy.
     """
 
-    judged: Policy | PolicyName
+    judged: Policy | str
     calibration: TemperatureScaling | ScoreHeads | None
     policy: Policy | None
 
@@ -80,7 +73,7 @@ class ExitRule:
     Parameters
     ----------
     policy : str
-        ``"max-softmax"``, ``"entropy"``, ``"margin"``, ``"patience"``, ``"learned"``.
+        A name of `laplex.early_exit.policies.POLICIES`.
     calibration : str
         ``"none"``; ``"temperature"``; ``"eefp"`` or ``"correct"``, the target of score heads.
         ``"learned"`` without a calibration means score heads with the target ``"eefp"``.
@@ -103,7 +96,7 @@ class ExitRule:
                 "policy learned brings a score of its own, which a temperature does not change: "
                 "take calibration eefp or correct, or another policy"
             )
-        if self.policy not in ("learned", "max-softmax") and self.calibration in _TARGETS:
+        if self.policy not in ("learned", POLICIES.default) and self.calibration in _TARGETS:
             raise ValueError(
                 f"calibration {self.calibration} brings a score of its own, which takes the place "
                 f"of {self.policy}: leave the policy out"
@@ -119,8 +112,7 @@ class ExitRule:
         """
         target = _TARGETS.get(self.calibration, "eefp" if self.policy == "learned" else None)
         if target is None and self.calibration == "none":
-            rule = self._plain()
-            return FittedRule(self._judged(), None, rule)
+            return FittedRule(self._judged(), None, self._plain())
         if unseen is None:
             raise ValueError(
                 f"calibration {self.calibration if target is None else target} is fitted on the "
@@ -128,26 +120,16 @@ class ExitRule:
             )
         if target is None:
             scaling = TemperatureScaling().fit(unseen.logits, unseen.labels)
-            return FittedRule(self._judged(), scaling, self._scaled(scaling))
+            return FittedRule(self._judged(), scaling, self._plain().scaled(scaling))
         heads = ScoreHeads(target="eefp" if target == "eefp" else "correct")
         heads.fit(unseen.logits, unseen.labels)
         policy = LearnedScore(heads, 0.5 if self.threshold is None else self.threshold)
         if self.threshold is None:
-            return FittedRule("max-softmax", heads, policy)
+            return FittedRule(str(POLICIES.default), heads, policy)
         return FittedRule(policy, None, policy)
 
     def _plain(self) -> Policy:
-        make, default = _POLICIES[self.policy]
-        return make(default if self.threshold is None else self.threshold)
+        return named_policy(self.policy, self.threshold)
 
-    def _judged(self) -> Policy | PolicyName:
-        if self.threshold is not None:
-            return self._plain()
-        return self.policy  # type: ignore[return-value]  # "learned" does not come here
-
-    def _scaled(self, scaling: TemperatureScaling) -> Policy | None:
-        if self.policy == "patience":  # temperatures change no prediction
-            return self._plain()
-        if self.policy != "max-softmax":
-            return None
-        return LearnedScore(scaling, 0.5 if self.threshold is None else self.threshold)
+    def _judged(self) -> Policy | str:
+        return self.policy if self.threshold is None else self._plain()

@@ -99,7 +99,7 @@ def evaluate_run(
     ----------
     run : Run
     policy : str
-        ``"max-softmax"``, ``"entropy"``, ``"margin"``, ``"patience"`` or ``"learned"``.
+        A name of `laplex.early_exit.policies.POLICIES`.
     calibrations : sequence of str
         ``"none"``, ``"temperature"``, ``"eefp"``, ``"correct"``; fitted on validation images.
     split : str

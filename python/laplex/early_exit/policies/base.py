@@ -1,18 +1,16 @@
-"""When a sample leaves: exit policies, the same rule offline and in `MultiExitModel.predict`.
-
-A policy scores the logits of an exit; a sample leaves at the first exit whose score reaches the
-exit's threshold. The last exit takes whoever is left.
-"""
+"""What every exit policy is: a score of an exit's logits, and thresholds that it is to reach."""
 
 from __future__ import annotations
 
 import copy
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
+
+__all__ = ["Fallback", "Policy", "Scorer", "SoftmaxPolicy", "Thresholds"]
 
 Thresholds = float | Sequence[float]
 Fallback = Literal["last", "most_confident"]
@@ -45,6 +43,12 @@ class Policy:
     TypeError, ValueError
         A threshold is not a finite number, or `fallback` is neither.
     """
+
+    #: What tables call it; the class's name in small letters where it says nothing.
+    label: ClassVar[str]
+    #: The threshold where the policy is given by name and none is said; None for a policy that
+    #: takes more than a threshold, and can't be given by name.
+    usual_threshold: ClassVar[float | None] = 0.5
 
     #: What the thresholds are called in messages and in `repr`.
     _argument = "threshold"
@@ -169,6 +173,12 @@ class Policy:
         other.thresholds = tuple(self._cut(float(cut)) for cut in cuts)
         return other
 
+    def scaled(self, scaling: Any) -> Policy | None:
+        """The same rule for real exits whose logits a `TemperatureScaling` divides; None: there is
+        none.
+        """
+        return None
+
     def _cut(self, threshold: float) -> float:
         """A threshold in units of scores, and back."""
         return threshold
@@ -184,24 +194,8 @@ class Policy:
         return f"{type(self).__name__}({shown}{more})"
 
 
-class MaxSoftmax(Policy):
-    """Leave when the largest softmax probability reaches the threshold.
-
-    Parameters
-    ----------
-    threshold : float or sequence of float
-        Probabilities, 0 to 1.
-    strict, fallback
-        As in `Policy`.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from laplex.early_exit import MaxSoftmax
-    >>> logits = torch.tensor([[[0.0, 5.0], [0.0, 1.0]], [[0.0, 1.0], [2.0, 0.0]]])
-    >>> MaxSoftmax(0.9).exit_index(logits)
-    tensor([0, 1])
-    """
+class SoftmaxPolicy(Policy):
+    """Base of the rules that look at the softmax probabilities of each exit alone."""
 
     def __init__(
         self, threshold: Thresholds, *, strict: bool = False, fallback: Fallback = "last"
@@ -210,156 +204,13 @@ class MaxSoftmax(Policy):
 
     def score(self, k: int, logits: Tensor, memory: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """As in `Policy.score`."""
-        return _probabilities(logits).amax(-1), None
+        # In double whatever the logits are: float32 rounds what is near 1 to one value, and ties
+        # there would make thresholds jump.
+        return self.of_probabilities(logits.double().softmax(-1)), None
 
-
-class Entropy(Policy):
-    """Leave when the entropy of the softmax probabilities is at most the threshold, in nats.
-
-    Scores are *minus* the entropy. `strict` means ``<``.
-
-    Parameters
-    ----------
-    threshold : float or sequence of float
-        Entropies, 0 to log(classes).
-    strict, fallback
-        As in `Policy`.
-    """
-
-    def __init__(
-        self, threshold: Thresholds, *, strict: bool = False, fallback: Fallback = "last"
-    ) -> None:
-        super().__init__(threshold, strict=strict, fallback=fallback)
-
-    def score(self, k: int, logits: Tensor, memory: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """As in `Policy.score`."""
-        return torch.special.entr(_probabilities(logits)).sum(-1).neg(), None
-
-    def _cut(self, threshold: float) -> float:
-        return -threshold
-
-
-class Margin(Policy):
-    """Leave when the two largest softmax probabilities differ by the threshold or more.
-
-    Parameters
-    ----------
-    threshold : float or sequence of float
-        Differences, 0 to 1. With a single class the margin is its probability, 1.
-    strict, fallback
-        As in `Policy`.
-    """
-
-    def __init__(
-        self, threshold: Thresholds, *, strict: bool = False, fallback: Fallback = "last"
-    ) -> None:
-        super().__init__(threshold, strict=strict, fallback=fallback)
-
-    def score(self, k: int, logits: Tensor, memory: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """As in `Policy.score`."""
-        top = _probabilities(logits).topk(min(2, logits.shape[-1]), dim=-1).values
-        return top[..., 0] - top[..., 1] if top.shape[-1] == 2 else top[..., 0], None
-
-
-class Patience(Policy):
-    """Leave when `n` exits in a row, after the first, confirmed the prediction before them (PABEE).
-
-    The score is the number of exits, up to this one, that repeated the prediction of the exit
-    before; a changed prediction sets it to 0. So `n` + 1 equal predictions in a row let a sample
-    go, and the first exit is left by none unless `n` is 0.
-
-    Parameters
-    ----------
-    n : int, or sequence of int
-        At least 0.
-    strict, fallback
-        As in `Policy`.
-    """
-
-    _argument = "n"
-
-    def __init__(self, n: Thresholds, *, strict: bool = False, fallback: Fallback = "last") -> None:
-        super().__init__(n, strict=strict, fallback=fallback)
-        self._check_whole()
-
-    def with_thresholds(self, thresholds: Thresholds) -> Policy:
-        """The same rule with other thresholds."""
-        other = super().with_thresholds(thresholds)
-        assert isinstance(other, Patience)
-        other._check_whole()
-        return other
-
-    def score(self, k: int, logits: Tensor, memory: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """As in `Policy.score`."""
-        label = logits.argmax(-1)
-        if memory is None:
-            streak = torch.zeros_like(label)
-        else:
-            streak = torch.where(label == memory[:, 0], memory[:, 1] + 1, 0)
-        return streak.double(), torch.stack((label, streak), dim=1)
-
-    def _check_whole(self) -> None:
-        numbers = [self.thresholds] if isinstance(self.thresholds, float) else self.thresholds
-        for one in numbers:
-            if one < 0 or one != math.floor(one):
-                raise ValueError(f"n must be a whole number of at least 0, got {one:g}")
-
-
-class LearnedScore(Policy):
-    """Leave when a score that was learned reaches the threshold.
-
-    Parameters
-    ----------
-    scorer : object with ``score(k, logits [batch, classes]) -> Tensor [batch]``
-        For instance a fitted `ScoreHeads`.
-    threshold : float or sequence of float
-        In units of the score.
-    strict, fallback
-        As in `Policy`.
-    """
-
-    def __init__(
-        self,
-        scorer: Scorer,
-        threshold: Thresholds,
-        *,
-        strict: bool = False,
-        fallback: Fallback = "last",
-    ) -> None:
-        super().__init__(threshold, strict=strict, fallback=fallback)
-        if not callable(getattr(scorer, "score", None)):
-            raise TypeError(
-                f"scorer must have a method score(k, logits), got {type(scorer).__name__}: pass a "
-                "fitted ScoreHeads"
-            )
-        self.scorer = scorer
-
-    def score(self, k: int, logits: Tensor, memory: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """As in `Policy.score`."""
-        score = self.scorer.score(k, logits)
-        if not isinstance(score, Tensor) or score.shape != logits.shape[:-1]:
-            got = list(score.shape) if isinstance(score, Tensor) else type(score).__name__
-            raise ValueError(
-                f"scorer.score must give a Tensor [{len(logits)}], one score for each sample, got "
-                f"{got}"
-            )
-        return score.double(), None
-
-    def cuts(self, num_exits: int) -> Tensor:
-        """As in `Policy.cuts`; also refuses a scorer that was fitted for other exits."""
-        fitted = getattr(self.scorer, "num_exits", num_exits)
-        if fitted != num_exits:
-            raise ValueError(
-                f"scorer was fitted for {fitted} exits, but the model has {num_exits}: fit it on "
-                "outputs of this model"
-            )
-        return super().cuts(num_exits)
-
-
-def _probabilities(logits: Tensor) -> Tensor:
-    # In double whatever the logits are: float32 rounds what is near 1 to one value, and ties there
-    # would make thresholds jump.
-    return logits.double().softmax(-1)
+    def of_probabilities(self, probabilities: Tensor) -> Tensor:
+        """Scores [batch] of probabilities [batch, classes] in float64."""
+        raise NotImplementedError
 
 
 def _stacked(logits: Any) -> Sequence[Tensor]:

@@ -1,0 +1,30 @@
+"""Heads of exits: from what a module puts out to logits.
+
+Each takes feature maps ``[batch, channels, height, width]``, tokens ``[batch, tokens, dim]`` or
+features ``[batch, features]`` as said; of a list or tuple (one entry a scale) the last entry. Each
+module but `base` is a head; one of your own is named by `HEADS.register`, a decorator.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..._support.registry import Registry
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from .base import Head as Head
+    from .base import make_head as make_head
+    from .conv import ConvHead as ConvHead
+    from .laplex import LaplexExit as LaplexExit
+    from .linear import LinearHead as LinearHead
+    from .mlp import MLPHead as MLPHead
+    from .pooled import PooledHead as PooledHead
+    from .token import TokenHead as TokenHead
+
+HEADS: Registry[type[nn.Module]] = Registry("head", __name__, default="pooled", by_file=True)
+
+
+def __getattr__(name: str) -> Any:
+    return HEADS.attribute(name)

@@ -1,0 +1,91 @@
+"""What every head is: a module from an activation to logits."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from . import HEADS
+
+__all__ = ["Head", "make_head"]
+
+
+class Head(nn.Module):
+    """Base of the heads, which are made of the features of an activation and the classes.
+
+    Parameters
+    ----------
+    in_features : int
+        Channels of a map, dim of tokens, or features.
+    num_classes : int
+    """
+
+    #: How many dimensions an activation may have.
+    dimensions: ClassVar[tuple[int, ...]] = (2, 3, 4)
+
+
+def make_head(
+    head: str | Callable[[Any, int], nn.Module], activation: Any, num_classes: int, *, where: str
+) -> nn.Module:
+    """A new head for activations like the one given.
+
+    Parameters
+    ----------
+    head : str or callable
+        A name of `laplex.early_exit.heads.HEADS`; or a function of the activation and the number of
+        classes.
+    activation : Tensor, or nested
+    num_classes : int
+        At least 1.
+    where : str
+        The exit's name, for messages.
+
+    Raises
+    ------
+    ValueError, TypeError
+        There is no such head, or it does not take such an activation.
+    """
+    try:
+        classes = operator.index(num_classes)
+    except TypeError:
+        raise TypeError(f"num_classes must be an integer, got {num_classes!r}") from None
+    if classes < 1:
+        raise ValueError(f"num_classes must be at least 1, got {classes}")
+    if callable(head):
+        return head(activation, classes)
+    if head not in HEADS:
+        raise ValueError(
+            f"head must be one of {', '.join(sorted(HEADS))} or a function, got {head!r}"
+        )
+    kind = HEADS[head]
+    shape = tuple(last(activation).shape)
+    needs = getattr(kind, "dimensions", Head.dimensions)  # a Module of the user's may have none
+    if len(shape) not in needs:
+        wanted = {4: "[batch, channels, height, width]", 3: "[batch, tokens, dim]"}
+        raise ValueError(
+            f"head={head!r} needs activations {wanted.get(needs[0], '[batch, features]')}, but "
+            f"those of {where!r} are {list(shape)}: take another head"
+        )
+    return kind(shape[1] if len(shape) != 3 else shape[2], classes)
+
+
+def last(activation: Any) -> Tensor:
+    """The Tensor of an activation; of several the last."""
+    value = activation[-1] if isinstance(activation, (list, tuple)) else activation
+    value = getattr(value, "last_hidden_state", value)
+    if not isinstance(value, Tensor):
+        raise TypeError(
+            f"an activation is a {type(value).__name__}: heads take Tensors, or lists of them"
+        )
+    return value
+
+
+def positions(activation: Any) -> Tensor:
+    """Features by position: [batch, positions, features]."""
+    value = last(activation)
+    if value.ndim == 4:
+        return value.flatten(2).transpose(1, 2)
+    return value if value.ndim == 3 else value[:, None]

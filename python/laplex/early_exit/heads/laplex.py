@@ -1,0 +1,37 @@
+"""A head of Laplace kernels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from laplex.nn import LaplexHead
+
+from . import HEADS
+from .base import Head, positions
+
+
+@HEADS.register("laplex")
+class LaplexExit(Head):
+    """Average over positions, then a `laplex.nn.LaplexHead`: few numbers, read as soft routing.
+
+    Parameters
+    ----------
+    in_features, num_classes : int
+    heads : int
+        Of the Laplace kernels; parameters and cost grow with it.
+    phased : bool
+        Whether the kernels have phases, without which routes can't be negative.
+    """
+
+    def __init__(
+        self, in_features: int, num_classes: int, *, heads: int = 2, phased: bool = True
+    ) -> None:
+        super().__init__()
+        self.head = LaplexHead(in_features, num_classes, heads=heads, phased=phased)
+
+    def forward(self, activation: Any) -> Tensor:
+        """Logits [batch, num_classes]."""
+        logits: Tensor = self.head(positions(activation).mean(1))
+        return logits

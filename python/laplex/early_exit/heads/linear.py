@@ -1,0 +1,29 @@
+"""The average over positions, then linear."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from . import HEADS
+from .base import Head, positions
+
+
+@HEADS.register("linear")
+class LinearHead(Head):
+    """Average over positions, then linear.
+
+    Parameters
+    ----------
+    in_features, num_classes : int
+    """
+
+    def __init__(self, in_features: int, num_classes: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(in_features, num_classes)
+
+    def forward(self, activation: Any) -> Tensor:
+        """Logits [batch, num_classes]."""
+        logits: Tensor = self.linear(positions(activation).mean(1))
+        return logits

@@ -1,0 +1,34 @@
+"""The average over positions, then a layer of hidden units."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from . import HEADS
+from .base import Head, positions
+
+
+@HEADS.register("mlp")
+class MLPHead(Head):
+    """Average over positions, then a layer of hidden units.
+
+    Parameters
+    ----------
+    in_features, num_classes : int
+    hidden : int, optional
+        `in_features` when not given.
+    """
+
+    def __init__(self, in_features: int, num_classes: int, hidden: int | None = None) -> None:
+        super().__init__()
+        width = in_features if hidden is None else hidden
+        self.layers = nn.Sequential(
+            nn.Linear(in_features, width), nn.ReLU(), nn.Linear(width, num_classes)
+        )
+
+    def forward(self, activation: Any) -> Tensor:
+        """Logits [batch, num_classes]."""
+        logits: Tensor = self.layers(positions(activation).mean(1))
+        return logits

@@ -1,0 +1,39 @@
+"""Maximum and average over positions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import HEADS
+from .base import Head, positions
+
+
+@HEADS.register("pooled")
+class PooledHead(Head):
+    """Maximum and average over positions, mixed by a learned share, then linear.
+
+    ``W (a max + (1 - a) mean) + b`` with ``a = sigmoid(mix)``, as in shallow-deep networks
+    (Kaya et al. 2019).
+
+    Parameters
+    ----------
+    in_features : int
+        Channels of a map, or dim of tokens.
+    num_classes : int
+    """
+
+    def __init__(self, in_features: int, num_classes: int) -> None:
+        super().__init__()
+        self.mix = nn.Parameter(torch.zeros(()))
+        self.linear = nn.Linear(in_features, num_classes)
+
+    def forward(self, activation: Any) -> Tensor:
+        """Logits [batch, num_classes]."""
+        by_position = positions(activation)
+        share = self.mix.sigmoid()
+        pooled = share * by_position.amax(1) + (1 - share) * by_position.mean(1)
+        logits: Tensor = self.linear(pooled)
+        return logits

@@ -1,0 +1,34 @@
+"""The class token of a transformer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from . import HEADS
+from .base import Head, last
+
+
+@HEADS.register("token")
+class TokenHead(Head):
+    """Normalisation and a linear layer on the first token, the class token of a transformer.
+
+    Parameters
+    ----------
+    in_features : int
+        Dim of the tokens.
+    num_classes : int
+    """
+
+    dimensions = (3,)
+
+    def __init__(self, in_features: int, num_classes: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(in_features)
+        self.linear = nn.Linear(in_features, num_classes)
+
+    def forward(self, activation: Any) -> Tensor:
+        """Logits [batch, num_classes]."""
+        logits: Tensor = self.linear(self.norm(last(activation)[:, 0]))
+        return logits

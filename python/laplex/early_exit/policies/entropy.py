@@ -1,0 +1,31 @@
+"""Leave by the entropy of the probabilities."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from . import POLICIES
+from .base import SoftmaxPolicy
+
+
+@POLICIES.register("entropy")
+class Entropy(SoftmaxPolicy):
+    """Leave when the entropy of the softmax probabilities is at most the threshold, in nats.
+
+    Scores are *minus* the entropy. `strict` means ``<``.
+
+    Parameters
+    ----------
+    threshold : float or sequence of float
+        Entropies, 0 to log(classes).
+    strict, fallback
+        As in `Policy`.
+    """
+
+    def of_probabilities(self, probabilities: Tensor) -> Tensor:
+        """Minus the entropy."""
+        return torch.special.entr(probabilities).sum(-1).neg()
+
+    def _cut(self, threshold: float) -> float:
+        return -threshold

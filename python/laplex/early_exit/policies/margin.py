@@ -1,0 +1,26 @@
+"""Leave by the difference of the two largest probabilities."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from . import POLICIES
+from .base import SoftmaxPolicy
+
+
+@POLICIES.register("margin")
+class Margin(SoftmaxPolicy):
+    """Leave when the two largest softmax probabilities differ by the threshold or more.
+
+    Parameters
+    ----------
+    threshold : float or sequence of float
+        Differences, 0 to 1. With a single class the margin is its probability, 1.
+    strict, fallback
+        As in `Policy`.
+    """
+
+    def of_probabilities(self, probabilities: Tensor) -> Tensor:
+        """The difference of the two largest."""
+        top = probabilities.topk(min(2, probabilities.shape[-1]), dim=-1).values
+        return top[..., 0] - top[..., 1] if top.shape[-1] == 2 else top[..., 0]

@@ -1,0 +1,62 @@
+"""Leave by the number of exits that agree."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import POLICIES
+from .base import Fallback, Policy, Thresholds
+
+
+@POLICIES.register("patience")
+class Patience(Policy):
+    """Leave when `n` exits in a row, after the first, confirmed the prediction before them (PABEE).
+
+    The score is the number of exits, up to this one, that repeated the prediction of the exit
+    before; a changed prediction sets it to 0. So `n` + 1 equal predictions in a row let a sample
+    go, and the first exit is left by none unless `n` is 0.
+
+    Parameters
+    ----------
+    n : int, or sequence of int
+        At least 0.
+    strict, fallback
+        As in `Policy`.
+    """
+
+    usual_threshold = 1
+    _argument = "n"
+
+    def __init__(self, n: Thresholds, *, strict: bool = False, fallback: Fallback = "last") -> None:
+        super().__init__(n, strict=strict, fallback=fallback)
+        self._check_whole()
+
+    def with_thresholds(self, thresholds: Thresholds) -> Policy:
+        """The same rule with other thresholds."""
+        other = super().with_thresholds(thresholds)
+        assert isinstance(other, Patience)
+        other._check_whole()
+        return other
+
+    def score(self, k: int, logits: Tensor, memory: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """As in `Policy.score`."""
+        label = logits.argmax(-1)
+        if memory is None:
+            streak = torch.zeros_like(label)
+        else:
+            streak = torch.where(label == memory[:, 0], memory[:, 1] + 1, 0)
+        return streak.double(), torch.stack((label, streak), dim=1)
+
+    def scaled(self, scaling: Any) -> Policy:
+        """As in `Policy.scaled`: temperatures change no prediction."""
+        return self
+
+    def _check_whole(self) -> None:
+        numbers = [self.thresholds] if isinstance(self.thresholds, float) else self.thresholds
+        for one in numbers:
+            if one < 0 or one != math.floor(one):
+                raise ValueError(f"n must be a whole number of at least 0, got {one:g}")
