@@ -142,9 +142,7 @@ class Registry(Mapping[str, T]):
         return [member for member in self.values() if self._is_inside(member)]
 
     def attribute(self, name: str) -> Any:
-        """What the ``__getattr__`` of the package gives: a member by the name of its class, or what
-        ``base`` exports.
-        """
+        """What the package's ``__getattr__`` gives: a member's class, or what ``base`` exports."""
         if not name.startswith("_"):
             self._import()
             for member in self.built_in():

@@ -52,7 +52,8 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
     transform : {"orthogonal", "invertible", "laplex"}
         What U is: a rotation; any invertible matrix, :math:`e^A`, whose entries are chosen by the
         size :math:`|u_i \cdot z|\,|a_i|` of their part of the reconstruction; a product of
-        rotations by Laplace kernels, d numbers a head in place of d x d (see `LaplaceRotations`).
+        rotations by Laplace kernels, d numbers a head in place of d x d (see `LaplaceRotations`);
+        or what `laplex.cedar.transforms.TRANSFORMS` has besides.
     solver : {"auto", "procrustes", "adam"}
         "procrustes" alternates between codes and the rotation that fits them best, from a singular
         value decomposition, with momentum: no learning rate, and the loss never grows. "adam":
@@ -122,7 +123,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
     def __init__(
         self,
         k: int | Sequence[int] = 32,
-        transform: Literal["orthogonal", "invertible", "laplex"] = "orthogonal",
+        transform: str = "orthogonal",
         solver: Literal["auto", "procrustes", "adam"] = "auto",
         center: Literal["mean", "learned", "none"] = "mean",
         n_init: int = 1,

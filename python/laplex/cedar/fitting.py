@@ -9,19 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from laplex._support.progress import Report
 
 from . import procrustes
 from .adam import Training
-from .basis import Basis, nearest_rotation, random_rotation
-from .laplace_rotation import LaplaceRotations
+from .basis import Basis, random_rotation
 from .minibatches import MiniBatches
 from .rows import Rows
 from .settings import Settings
 from .statistics import Statistics, gather
-from .transforms import Invertible, Laplace, Orthogonal
+from .transforms import TRANSFORMS
+from .transforms.base import Transform
 
 #: Rows that the alternating solver converges on first, where there are more than four times as
 #: many: the passes over all of them then start near their end.
@@ -29,7 +29,7 @@ _SAMPLE_ROWS = 2**16
 #: Numbers of a sample, and rows of it whatever their width: 1 GiB of float32.
 _SAMPLE_NUMBERS, _LEAST_ROWS = 2**28, 1024
 _SAMPLE_PASSES = 100
-#: Passes over the sample that the gradient solver's start for `invertible` comes from.
+#: Passes over the sample that a rotation for the gradient solver to start from comes from.
 _STARTING_PASSES = 50
 _STEPS_PER_CHECKPOINT = 100
 _FORMAT = 1
@@ -213,15 +213,14 @@ class _Run:
         training.check()
         return Solution(training.basis(), training.mean(), training.losses)
 
-    def _transform(self, start: int, *, resumed: bool) -> nn.Module:
+    def _transform(self, start: int, *, resumed: bool) -> Transform:
+        kind = TRANSFORMS[self.settings.transform]
         rotation = sample = None
-        if self.settings.transform == "invertible" and not resumed:
-            # From a rotation that fits, gradients find atoms that are not orthogonal: on mixtures
-            # of condition 20 in 2000 steps to the last digit, from a random one not quite.
+        if kind.starts_from == "rotation" and not resumed:
             rotation = self._on_sample(start, "rotation", _STARTING_PASSES).solution
-        elif self.settings.transform == "laplex" and not resumed:
+        elif kind.starts_from == "rows" and not resumed:
             sample = self.statistics.sample - self.centre.to(self.rows.dtype)
-        return new_transform(
+        return kind.new(
             self.settings,
             self.rows.dim,
             _generator(self.seed + start),
@@ -284,44 +283,8 @@ def scale_of(statistics: Statistics, settings: Settings) -> float:
     return float((statistics.scale**2 + statistics.mean.square().sum()) ** 0.5)
 
 
-def new_transform(
-    settings: Settings,
-    dim: int,
-    random: torch.Generator,
-    device: torch.device,
-    dtype: torch.dtype,
-    *,
-    rotation: Tensor | None = None,
-    sample: Tensor | None = None,
-    basis: Basis | None = None,
-) -> nn.Module:
-    """The trainable parameters, at a basis or rotation, where a sample says, or at random."""
-    if basis is not None:
-        return _transform_at(basis, settings)
-    if settings.transform == "laplex":
-        return Laplace(dim, settings.heads, random, device=device, dtype=dtype, sample=sample)
-    if rotation is None:
-        rotation = random_rotation(dim, random).to(device, dtype)
-    if settings.transform == "invertible":
-        return Invertible(rotation)
-    return Orthogonal(rotation, settings.parametrization)
-
-
-def _transform_at(basis: Basis, settings: Settings) -> nn.Module:
-    if settings.transform == "laplex":
-        if not isinstance(basis, LaplaceRotations):
-            raise ValueError(
-                "transform='laplex' can't go on from a basis of another kind: call fit"
-            )
-        return Laplace.at(basis)
-    if settings.transform == "invertible":
-        return Invertible(basis.readouts.clone(), basis.atoms.clone())
-    rotation = nearest_rotation(basis.readouts)  # of an invertible basis too
-    return Orthogonal(rotation.to(basis.readouts.dtype), settings.parametrization)
-
-
 def new_training(
-    settings: Settings, transform: nn.Module, centre: Tensor, scale: float, *, steps: int | None
+    settings: Settings, transform: Transform, centre: Tensor, scale: float, *, steps: int | None
 ) -> Training:
     """The gradient solver at its start."""
     return Training(

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from .adam import Training
 from .basis import Basis, DenseBasis, nearest_rotation, random_rotation
-from .fitting import new_training, new_transform
+from .fitting import new_training
 from .procrustes import sweep
 from .rows import Rows
 from .settings import Settings
 from .statistics import check_size
+from .transforms import TRANSFORMS
 
 #: Rows that count in full before forgetting begins, for each column.
 _ROWS_PER_COLUMN = 20
@@ -183,15 +184,18 @@ class Learner:
     def _descend(self, batch: Tensor) -> None:
         base = self._base().to(batch.dtype)
         if self._training is None:
-            transform = new_transform(
-                self._settings,
-                self._dim,
-                self._random,
-                batch.device,
-                batch.dtype,
-                sample=batch - base,
-                basis=self._start,
-            )
+            kind = TRANSFORMS[self._settings.transform]
+            if self._start is not None:
+                transform = kind.at(self._start, self._settings)
+            else:
+                transform = kind.new(
+                    self._settings,
+                    self._dim,
+                    self._random,
+                    batch.device,
+                    batch.dtype,
+                    sample=batch - base,
+                )
             self._training = new_training(self._settings, transform, base, self.scale, steps=None)
             with torch.no_grad():
                 self._training.shift.copy_(self._offset / self.scale)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
 from numbers import Real
 from typing import TYPE_CHECKING, Any
+
+from laplex._support.options import setting
+
+from .transforms import TRANSFORMS
 
 if TYPE_CHECKING:
     from .estimator import CEDAR
 
-TRANSFORMS = ("orthogonal", "invertible", "laplex")
 SOLVERS = ("auto", "procrustes", "adam")
 CENTRES = ("mean", "learned", "none")
 PARAMETRIZATIONS = ("expm", "cayley")
@@ -20,81 +23,6 @@ PARAMETRIZATIONS = ("expm", "cayley")
 _WIDEST_FOR_PROCRUSTES = 1024
 _STEPS = {"procrustes": 100, "adam": 2000}
 _HEADS = 16
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a fit goes by; all of it plain, so that a checkpoint can hold it."""
-
-    ks: tuple[int, ...]
-    transform: str
-    solver: str
-    parametrization: str
-    center: str
-    n_init: int
-    max_iter: int
-    tol: float
-    batch_size: int
-    learning_rate: float
-    heads: int
-
-    @property
-    def learn_centre(self) -> bool:
-        """Whether b is learned."""
-        return self.center == "learned"
-
-
-def settings_of(model: CEDAR, dim: int) -> Settings:
-    """Parameters of an estimator for embeddings of `dim` columns.
-
-    Raises
-    ------
-    TypeError, ValueError
-        With the name of the parameter and the remedy.
-    """
-    transform = one_of("transform", model.get_params(deep=False)["transform"], TRANSFORMS)
-    solver = one_of("solver", model.solver, SOLVERS)
-    if solver == "auto":
-        alternates = transform == "orthogonal" and dim <= _WIDEST_FOR_PROCRUSTES
-        solver = "procrustes" if alternates else "adam"
-    elif solver == "procrustes" and transform != "orthogonal":
-        raise ValueError(
-            f"solver='procrustes' finds rotations: for transform={transform!r} pass solver='adam' "
-            "or leave it 'auto'"
-        )
-    tol = number("tol", model.tol)
-    if tol < 0:
-        raise ValueError(f"tol must not be negative, got {tol}")
-    rate = number("learning_rate", model.learning_rate)
-    if rate <= 0:
-        raise ValueError(f"learning_rate must be positive, got {rate}")
-    return Settings(
-        ks=checked_ks(model.k, dim),
-        transform=transform,
-        solver=solver,
-        parametrization=one_of("parametrization", model.parametrization, PARAMETRIZATIONS),
-        center=one_of("center", model.center, CENTRES),
-        n_init=whole("n_init", model.n_init),
-        max_iter=_STEPS[solver] if model.max_iter is None else whole("max_iter", model.max_iter),
-        tol=tol,
-        batch_size=whole("batch_size", model.batch_size),
-        learning_rate=rate,
-        heads=_HEADS if model.heads is None else whole("heads", model.heads),
-    )
-
-
-def checked_ks(k: object, dim: int | None = None) -> tuple[int, ...]:
-    """K, or several, in ascending order."""
-    several = isinstance(k, Iterable) and not isinstance(k, (str, bytes))
-    ks = tuple(sorted({whole("k", one) for one in k})) if several else (whole("k", k),)  # type: ignore[attr-defined]
-    if not ks:
-        raise ValueError("k is empty: pass a number of entries, or several of them")
-    if dim is not None and ks[-1] > dim:
-        raise ValueError(
-            f"k={ks[-1]} entries of a code of {dim}: X has {dim} features, so k must be at most "
-            f"{dim}, and well below it for a sparse code"
-        )
-    return ks
 
 
 def whole(name: str, value: object) -> int:
@@ -120,9 +48,156 @@ def number(name: str, value: object) -> float:
     return found
 
 
-def one_of(name: str, value: Any, choices: tuple[str, ...]) -> str:
-    """One of some words."""
-    if not isinstance(value, str) or value not in choices:
-        listed = ", ".join(map(repr, choices[:-1])) + f" or {choices[-1]!r}"
-        raise ValueError(f"{name} must be {listed}, got {value!r}")
-    return value
+def not_negative(name: str, value: object) -> float:
+    """A finite number of at least 0."""
+    found = number(name, value)
+    if found < 0:
+        raise ValueError(f"{name} must not be negative, got {found}")
+    return found
+
+
+def positive(name: str, value: object) -> float:
+    """A finite number above 0."""
+    found = number(name, value)
+    if found <= 0:
+        raise ValueError(f"{name} must be positive, got {found}")
+    return found
+
+
+def one_of(choices: Iterable[str]) -> Callable[[str, Any], str]:
+    """A check for one of some words, which are asked for when a value is checked."""
+
+    def check(name: str, value: Any) -> str:
+        known = list(choices)
+        if not isinstance(value, str) or value not in known:
+            listed = ", ".join(map(repr, known[:-1])) + f" or {known[-1]!r}"
+            raise ValueError(f"{name} must be {listed}, got {value!r}")
+        return value
+
+    return check
+
+
+def or_none(check: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
+    """None, or what a check takes."""
+    return lambda name, value: None if value is None else check(name, value)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a fit goes by; all of it plain, so that a checkpoint can hold it.
+
+    Those with an ``option`` are options of ``laplex cedar fit`` too; their defaults are those of
+    `CEDAR`.
+    """
+
+    ks: tuple[int, ...]
+    transform: str = setting(
+        TRANSFORMS.default,
+        one_of(TRANSFORMS),
+        "What U is: a rotation; any invertible matrix; or, for wide embeddings, a product of "
+        "rotations by Laplace kernels (laplex), which has few numbers.",
+        option=str,
+        choices=TRANSFORMS,
+    )
+    solver: str = setting(
+        "auto",
+        one_of(SOLVERS),
+        "Solver: auto takes procrustes for rotations up to 1024 columns, and adam otherwise.",
+        option=str,
+        choices=SOLVERS,
+    )
+    parametrization: str = setting(
+        "expm",
+        one_of(PARAMETRIZATIONS),
+        "Parametrization of a rotation under adam: matrix exponential, or Cayley transform.",
+        option=str,
+        choices=PARAMETRIZATIONS,
+    )
+    center: str = setting(
+        "mean",
+        one_of(CENTRES),
+        "What is subtracted from the embeddings first: their mean, a learned vector, or nothing.",
+        option=str,
+        choices=CENTRES,
+    )
+    n_init: int = setting(
+        1,
+        whole,
+        "Number of random starts. With 3 or more it is known which axes come again.",
+        option=int,
+        least=1,
+    )
+    max_iter: int = setting(
+        None,
+        or_none(whole),
+        "Passes over the data of procrustes, steps of adam.",
+        option=int,
+        least=1,
+        unset="100 passes, 2000 steps",
+    )
+    tol: float = setting(
+        1e-5,
+        not_negative,
+        "Procrustes stops when five passes gain less than this part of the variance.",
+        option=float,
+        least=0,
+    )
+    batch_size: int = setting(1024, whole, "Rows in a step of adam.", option=int)
+    learning_rate: float = setting(0.01, positive, "Learning rate of adam.", option=float)
+    heads: int = setting(
+        None,
+        or_none(whole),
+        "Number of rotations in the product of transform laplex.",
+        option=int,
+        least=1,
+        unset="16",
+    )
+
+    @property
+    def learn_centre(self) -> bool:
+        """Whether b is learned."""
+        return self.center == "learned"
+
+
+def settings_of(model: CEDAR, dim: int) -> Settings:
+    """Parameters of an estimator for embeddings of `dim` columns.
+
+    Raises
+    ------
+    TypeError, ValueError
+        With the name of the parameter and the remedy.
+    """
+    given = model.get_params(deep=False)
+    values = {
+        one.name: one.metadata["check"](one.name, given[one.name])
+        for one in fields(Settings)
+        if one.metadata
+    }
+    transform, solver = values["transform"], values["solver"]
+    alternates = TRANSFORMS[transform].alternates
+    if solver == "auto":
+        found = alternates and dim <= _WIDEST_FOR_PROCRUSTES
+        values["solver"] = "procrustes" if found else "adam"
+    elif solver == "procrustes" and not alternates:
+        raise ValueError(
+            f"solver='procrustes' finds rotations: for transform={transform!r} pass solver='adam' "
+            "or leave it 'auto'"
+        )
+    for name, usual in (("max_iter", _STEPS[values["solver"]]), ("heads", _HEADS)):
+        if values[name] is None:
+            values[name] = usual
+    return Settings(ks=checked_ks(model.k, dim), **values)
+
+
+def checked_ks(k: object, dim: int | None = None) -> tuple[int, ...]:
+    """K, or several, in ascending order."""
+    several = isinstance(k, Iterable) and not isinstance(k, (str, bytes))
+    ks = tuple(sorted({whole("k", one) for one in k})) if several else (whole("k", k),)  # type: ignore[attr-defined]
+    if not ks:
+        raise ValueError("k is empty: pass a number of entries, or several of them")
+    if dim is not None and ks[-1] > dim:
+        raise ValueError(
+            f"k={ks[-1]} entries of a code of {dim}: X has {dim} features, so k must be at most "
+            f"{dim}, and well below it for a sparse code"
+        )
+    return ks

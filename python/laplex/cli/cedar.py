@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,8 +20,10 @@ from laplex._support.command_errors import (
     usable_device,
 )
 from laplex._support.complete_files import check_writable, replacing
+from laplex._support.options import with_options
 
 from ..cedar.files import check_embeddings, check_model, list_pictures, read_embeddings, read_lines
+from ..cedar.settings import Settings
 
 if TYPE_CHECKING:
     from ..cedar.estimator import CEDAR
@@ -38,30 +39,6 @@ _EMBEDDINGS = (
     "Embeddings, one a row: .npy (read from the disk as needed), .safetensors, or .parquet with "
     "columns of numbers or one column of lists."
 )
-
-
-class Transform(str, Enum):
-    """What U is."""
-
-    orthogonal = "orthogonal"
-    invertible = "invertible"
-    laplex = "laplex"
-
-
-class Solver(str, Enum):
-    """What finds it."""
-
-    auto = "auto"
-    procrustes = "procrustes"
-    adam = "adam"
-
-
-class Center(str, Enum):
-    """What is subtracted."""
-
-    mean = "mean"
-    learned = "learned"
-    none = "none"
 
 
 Embeddings = Annotated[Path, typer.Argument(metavar="EMBEDDINGS", help=_EMBEDDINGS)]
@@ -82,6 +59,7 @@ TextEmbeddings = Annotated[
 
 
 @app.command()
+@with_options(Settings, {"n_init": 3})
 def fit(
     embeddings: Embeddings,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the model.")],
@@ -94,28 +72,7 @@ def fit(
             help="Entries of a code; several (-k 8 -k 32) share one basis. Default: 32.",
         ),
     ] = None,
-    transform: Annotated[
-        Transform,
-        typer.Option(help="A rotation; any invertible matrix; or few numbers for wide embeddings."),
-    ] = Transform.orthogonal,
-    solver: Annotated[
-        Solver, typer.Option(help="auto: procrustes for rotations up to 1024 columns.")
-    ] = Solver.auto,
-    center: Annotated[Center, typer.Option(help="What is subtracted first.")] = Center.mean,
-    n_init: Annotated[
-        int,
-        typer.Option(min=1, help="Starts. With 3 or more it is known which axes come again."),
-    ] = 3,
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Random seed.")] = 0,
-    max_iter: Annotated[
-        int | None,
-        typer.Option(min=1, help="Passes of procrustes (100), steps of adam (2000)."),
-    ] = None,
-    tol: Annotated[
-        float, typer.Option(min=0, help="Procrustes stops when five passes gain less.")
-    ] = 1e-5,
-    batch_size: Annotated[int, typer.Option(min=1, help="Of adam.")] = 1024,
-    learning_rate: Annotated[float, typer.Option(help="Of adam.")] = 0.01,
     device: Annotated[
         str | None, typer.Option(help="Where to compute, such as cuda. Default: the CPU.")
     ] = None,
@@ -127,6 +84,7 @@ def fit(
     ] = False,
     key: Key = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    **given: Any,
 ) -> None:
     """Learn a change of basis from embeddings."""
     with _sentences("fit"):
@@ -147,16 +105,9 @@ def fit(
             )
         model = CEDAR(
             k=ks[0] if len(ks) == 1 else ks,
-            transform=transform.value,
-            solver=solver.value,
-            center=center.value,
-            n_init=n_init,
             random_state=seed,
-            max_iter=max_iter,
-            tol=tol,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
             device=usable_device(device),
+            **given,
         )
         with (
             result_folder(out),
@@ -274,7 +225,7 @@ def report(
         bool, typer.Option(help="Fit baselines to compare with: a minute or several.")
     ] = True,
     max_axes: Annotated[int, typer.Option(min=1, help="Axes to show.")] = 24,
-    title: Annotated[str, typer.Option(help="Of the page.")] = "CEDAR report",
+    title: Annotated[str, typer.Option(help="Title of the page.")] = "CEDAR report",
     key: Key = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:

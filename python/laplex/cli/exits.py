@@ -18,23 +18,22 @@ from laplex._support.command_errors import (
 )
 from laplex._support.complete_files import check_writable
 from laplex._support.image_datasets import find_images
+from laplex._support.options import choice, with_options
 
 from ..early_exit.deployment.export_folder import check_export_folder
+from ..early_exit.policies import POLICIES
 from ..early_exit.runs.run_folder import begun, check_finished
-from ..early_exit.runs.settings import ABOUT, MAX_SEED, RunSettings, changed, read_settings
+from ..early_exit.runs.settings import MAX_SEED, RunSettings, changed, read_settings
 from .exits_choices import (
-    Calibration,
-    Format,
-    Head,
-    Part,
-    PolicyName,
+    CALIBRATIONS,
+    FORMATS,
+    PARTS,
+    PROTOCOLS,
+    SPLITS,
     PolicyOption,
-    Protocol,
     Quiet,
     RunFolder,
     RunFolders,
-    Split,
-    Strategy,
 )
 
 if TYPE_CHECKING:
@@ -49,6 +48,7 @@ app = typer.Typer(
 
 
 @app.command()
+@with_options(RunSettings)
 def train(
     config: Annotated[
         Path | None,
@@ -61,54 +61,17 @@ def train(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the run.")] = Path(
         "exits-run"
     ),
-    data: Annotated[
-        str | None, typer.Option(metavar="digits|fashion-mnist|DIR", help=f"{ABOUT['data']}.")
-    ] = None,
-    images: Annotated[
-        int | None, typer.Option(help="Training images to take, validation included.")
-    ] = None,
-    backbone: Annotated[
-        str | None, typer.Option(metavar="NAME", help=f"{ABOUT['backbone']}.")
-    ] = None,
-    exits: Annotated[
-        str | None,
-        typer.Option(metavar="NAME,NAME", help="Modules to attach exits at, in depth order."),
-    ] = None,
-    head: Annotated[Head | None, typer.Option(help="Head of each exit.")] = None,
-    strategy: Annotated[
-        Strategy | None,
-        typer.Option(
-            help="mixed: the backbone, then all; joint: all; disjoint: the backbone, then the "
-            "heads. Phases of your own go into the file."
-        ),
-    ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Of all phases together.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images in a step.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Of AdamW.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, max=MAX_SEED, help="Random seed.")] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run that was begun in --out.")
     ] = False,
     quiet: Quiet = False,
+    **given: Any,
 ) -> None:
     """Train a network with exits. Without options: a small one on digits, in under a minute.
 
     Writes config.yaml (all settings), checkpoints, history.json and weights.pt into --out.
     """
     with _sentences("train", "pytorch_lightning", "torchmetrics"):
-        options = {
-            "data": data,
-            "images": images,
-            "backbone": backbone,
-            "exits": exits,
-            "head": None if head is None else head.value,
-            "strategy": None if strategy is None else strategy.value,
-            "epochs": epochs,
-            "batch_size": batch_size,
-            "learning_rate": learning_rate,
-            "seed": seed,
-        }
-        given = {key: one for key, one in options.items() if one is not None}
         before = begun(out) if out.is_dir() else None
         settings = _settings(config, given, before, resume=resume, out=out)
         if resume and (out / "weights.pt").is_file():
@@ -132,16 +95,17 @@ def train(
 @app.command()
 def evaluate(
     runs: RunFolders,
-    policy: PolicyOption = PolicyName.max_softmax,
+    policy: PolicyOption = str(POLICIES.default),
     calibration: Annotated[
-        list[Calibration] | None,
-        typer.Option(
-            help="Of the scores, fitted on validation images: none; a temperature for each exit; "
-            "or score heads that learn who is right or beyond help (eefp), or who is right "
-            "(correct). May be repeated, to judge each run several ways. Default: none."
+        list[str] | None,
+        choice(
+            CALIBRATIONS,
+            "Calibration of the scores, fitted on validation images: none; a temperature for each "
+            "exit; or score heads that learn who is right or beyond help (eefp), or who is right "
+            "(correct). May be repeated, to judge each run several ways. Default: none.",
         ),
     ] = None,
-    split: Annotated[Split, typer.Option(help="Images to judge on.")] = Split.test,
+    split: Annotated[str, choice(SPLITS, "Images to judge on.")] = "test",
     budget: Annotated[
         list[float] | None,
         typer.Option(
@@ -150,10 +114,11 @@ def evaluate(
         ),
     ] = None,
     protocol: Annotated[
-        Protocol | None,
-        typer.Option(
-            help="Thresholds fitted for each exit on validation images (the default), or one for "
-            "all exits swept on the judged images themselves."
+        str | None,
+        choice(
+            PROTOCOLS,
+            "Thresholds fitted for each exit on validation images (the default), or one for all "
+            "exits swept on the judged images themselves.",
         ),
     ] = None,
     threshold: Annotated[
@@ -186,11 +151,11 @@ def evaluate(
         for run in found:
             evaluate_run(
                 run,
-                policy=policy.value,
-                calibrations=[one.value for one in calibration or [Calibration.none]],
-                split=split.value,
+                policy=policy,
+                calibrations=calibration or ["none"],
+                split=split,  # type: ignore[arg-type]  # one of SPLITS
                 budgets=budget or (0.25, 0.5, 0.75, 1.0),
-                protocol=None if protocol is None else protocol.value,
+                protocol=protocol,  # type: ignore[arg-type]
                 threshold=threshold,
                 timing=timing,
                 progress=shows_progress(quiet),
@@ -219,10 +184,10 @@ def analyze(
         ),
     ] = None,
     part: Annotated[
-        list[Part] | None,
-        typer.Option(help="What to measure; may be repeated. Default: everything."),
+        list[str] | None,
+        choice(PARTS, "What to measure; may be repeated. Default: everything."),
     ] = None,
-    split: Annotated[Split, typer.Option(help="Images to look at.")] = Split.train,
+    split: Annotated[str, choice(SPLITS, "Images to look at.")] = "train",
     samples: Annotated[int, typer.Option(min=2, help="How many of them.")] = 500,
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Random seed.")] = 0,
     quiet: Quiet = False,
@@ -243,10 +208,10 @@ def analyze(
         splits = found[0].splits
         analysis = look_inside(
             found[0].model,
-            splits.loader(split.value, 100),
+            splits.loader(split, 100),
             other=None if other is None else found[1].model,
             train_loader=splits.loader("train", 500),
-            parts=None if part is None else [one.value for one in part],
+            parts=part or None,
             max_samples=samples,
             seed=seed,
             progress=shows_progress(quiet),
@@ -263,12 +228,12 @@ def export(
     run: RunFolder,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the files.")],
     format: Annotated[  # noqa: A002  (the word for it)
-        Format, typer.Option(help="ONNX files, or those of torch.export.")
-    ] = Format.onnx,
-    policy: PolicyOption = PolicyName.max_softmax,
+        str, choice(FORMATS, "Format of the files: ONNX, or that of torch.export.")
+    ] = "onnx",
+    policy: PolicyOption = str(POLICIES.default),
     calibration: Annotated[
-        Calibration, typer.Option(help="Of the scores, fitted on validation images.")
-    ] = Calibration.none,
+        str, choice(CALIBRATIONS, "Calibration of the scores, fitted on validation images.")
+    ] = "none",
     threshold: Annotated[
         float | None, typer.Option(help="When a sample leaves, in the policy's units.")
     ] = None,
@@ -293,11 +258,9 @@ def export(
         from ..early_exit.deployment import export as write
 
         (found,) = _opened([run])
-        chosen = _policy(found, policy.value, calibration.value, threshold, budget)
+        chosen = _policy(found, policy, calibration, threshold, budget)
         example = found.splits.example()
-        folder = write(
-            found.model, example, out, format=format.value, policy=chosen, overwrite=overwrite
-        )
+        folder = write(found.model, example, out, format=format, policy=chosen, overwrite=overwrite)
         typer.echo(f"{chosen!r}\n{found.model.num_exits} segments with a runner: {folder}")
 
 
@@ -307,7 +270,7 @@ def report(
     out: Annotated[Path, typer.Option(metavar="FILE", help="The page to write.")] = Path(
         "exits-report.html"
     ),
-    title: Annotated[str, typer.Option(help="Of the page.")] = "Early exits",
+    title: Annotated[str, typer.Option(help="Title of the page.")] = "Early exits",
     quiet: Quiet = False,
 ) -> None:
     """Write all there is to know of some runs as one HTML file.

@@ -61,8 +61,8 @@ def cut_segments(model: MultiExitModel, example: Any, policy: Policy | None) -> 
     Raises
     ------
     ValueError
-        The policy's score or the model can't be traced; the model fixes the batch's size, keeps a state in evaluation mode; or
-        something passes an exit by.
+        The policy's score or the model can't be traced; the model fixes the batch's size or keeps a
+        state in evaluation mode; or something passes an exit by.
     """
     if policy is not None:
         with torch.no_grad():

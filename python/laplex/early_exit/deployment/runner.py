@@ -87,7 +87,7 @@ class Rule(NamedTuple):
         """
         if not isinstance(policy, Mapping):
             return cls._live(policy, num_exits)
-        name, strict = policy.get("rule"), bool(policy.get("strict", False))
+        name: Any = policy.get("rule")
         fallback = policy.get("fallback", "last")
         if name == "LearnedScore" != exported:
             raise ValueError(
@@ -95,8 +95,8 @@ class Rule(NamedTuple):
                 "policy=, so that its score becomes part of the segments"
             )
         if name != exported and name not in SCORES:
-            known = ", ".join([*SCORES, *({exported} - {None, *SCORES})])
-            raise ValueError(f"policy has rule {name!r}: it must be one of {known}")
+            known = dict.fromkeys([*SCORES, *([exported] if exported else [])])
+            raise ValueError(f"policy has rule {name!r}: it must be one of {', '.join(known)}")
         if fallback not in ("last", "most_confident"):
             raise ValueError(f"fallback must be 'last' or 'most_confident', got {fallback!r}")
         if "thresholds" not in policy:
@@ -107,7 +107,7 @@ class Rule(NamedTuple):
         return cls(
             name,
             -cuts if name == "Entropy" else cuts,
-            strict,
+            bool(policy.get("strict", False)),
             fallback == "most_confident",
             None if name == exported else SCORES[name],
         )
@@ -118,8 +118,8 @@ class Rule(NamedTuple):
         name = type(policy).__name__
         if not all(hasattr(policy, one) for one in ("score", "cuts", "thresholds", "fallback")):
             raise TypeError(
-                f"policy must be a {', '.join(SCORES)}, another Policy of laplex, or a mapping such "
-                f"as {{'rule': 'MaxSoftmax', 'thresholds': 0.9}}, got {name}"
+                f"policy must be a {', '.join(SCORES)}, another Policy of laplex, or a mapping "
+                f"such as {{'rule': 'MaxSoftmax', 'thresholds': 0.9}}, got {name}"
             )
         torch = _needed("torch", "exits")
 
@@ -232,7 +232,8 @@ class ExportedModel:
                 "policy is needed, as the model was exported without one: pass "
                 "{'rule': 'MaxSoftmax', 'thresholds': 0.9} or export with policy="
             )
-        rule = Rule.of(policy, self.num_exits, self.policy["rule"] if self._scored else None)
+        exported = self.policy["rule"] if self.policy is not None and self._scored else None
+        rule = Rule.of(policy, self.num_exits, exported)
         arrays = self._inputs(x)
         walk = _Walk(rule, len(arrays[0]), self.num_exits)
         for k, segment in enumerate(self._segments):
@@ -406,8 +407,8 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         raise ValueError(f"{file} does not describe an exported model")
     if form not in READ:
         raise ValueError(
-            f"{path} was exported in format {form}, this runner reads {' and '.join(map(str, READ))}:"
-            " use the runner.py that lies in the folder"
+            f"{path} was exported in format {form}, this runner reads {READ[0]} and {READ[1]}: use "
+            "the runner.py that lies in the folder"
         )
     return manifest
 

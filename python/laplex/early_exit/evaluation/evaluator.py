@@ -46,8 +46,8 @@ def evaluate(
         Batches of test samples, such as a DataLoader's.
     policy : str or Policy
         Whose scores decide: ``"max-softmax"``, ``"entropy"``, ``"margin"``, ``"patience"``, or what
-        `laplex.early_exit.policies.POLICIES` has besides. Of a `Policy` the comparison and the fallback are used for the curve,
-        and its own thresholds for `Evaluation.operating_point`.
+        `laplex.early_exit.policies.POLICIES` has besides. Of a `Policy` the comparison and the
+        fallback are used for the curve, and its own thresholds for `Evaluation.operating_point`.
     calibration : "temperature", "eefp", "correct", TemperatureScaling, ScoreHeads or None
         ``"temperature"``: `TemperatureScaling` fitted on validation samples. ``"eefp"``,
         ``"correct"``: `ScoreHeads` with that target fitted on validation samples; their score takes

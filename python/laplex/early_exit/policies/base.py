@@ -174,9 +174,7 @@ class Policy:
         return other
 
     def scaled(self, scaling: Any) -> Policy | None:
-        """The same rule for real exits whose logits a `TemperatureScaling` divides; None: there is
-        none.
-        """
+        """The rule for real exits whose logits a `TemperatureScaling` divides; None: none does."""
         return None
 
     def _cut(self, threshold: float) -> float:

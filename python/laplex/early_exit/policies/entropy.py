@@ -25,7 +25,8 @@ class Entropy(SoftmaxPolicy):
 
     def of_probabilities(self, probabilities: Tensor) -> Tensor:
         """Minus the entropy."""
-        return torch.special.entr(probabilities).sum(-1).neg()
+        negative: Tensor = torch.special.entr(probabilities).sum(-1).neg()
+        return negative
 
     def _cut(self, threshold: float) -> float:
         return -threshold

@@ -7,9 +7,14 @@ a message that names the key.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+
+STRATEGIES = ("mixed", "joint", "disjoint")
+SCHEDULERS = ("cosine", "none")
+WEIGHTS = ("equal", "linear", "sdn")
 
 
 class Unfit(ValueError):
@@ -36,12 +41,12 @@ def flag(value: Any) -> bool:
     return value
 
 
-def one_of(*words: str) -> Callable[[Any], str]:
-    """One of some words."""
+def one_of(words: Iterable[str]) -> Callable[[Any], str]:
+    """One of some words, which are asked for when a value is checked."""
 
     def check(value: Any) -> str:
-        if value not in words:
-            raise Unfit(f"one of {', '.join(words)}")
+        if value not in (known := tuple(words)):
+            raise Unfit(f"one of {', '.join(known)}")
         return str(value)
 
     return check
@@ -107,7 +112,7 @@ def mapping(value: Any) -> dict[str, Any]:
 def strategy(value: Any) -> str | tuple[dict[str, Any], ...]:
     """A strategy by name, or mappings with the arguments of `Phase`."""
     if isinstance(value, str):
-        return one_of("mixed", "joint", "disjoint")(value)
+        return one_of(STRATEGIES)(value)
     if not isinstance(value, (list, tuple)) or not value:
         raise Unfit("mixed, joint, disjoint, or a list of phases")
     needed, known = {"train", "epochs"}, {"train", "epochs", "learning_rate"}
@@ -123,7 +128,7 @@ def strategy(value: Any) -> str | tuple[dict[str, Any], ...]:
 def weights(value: Any) -> str | tuple[float, ...]:
     """Weights of exits by name, or numbers."""
     if isinstance(value, str):
-        return one_of("equal", "linear", "sdn")(value)
+        return one_of(WEIGHTS)(value)
     if not isinstance(value, (list, tuple)) or not value:
         raise Unfit("equal, linear, sdn, or a number for each exit")
     return tuple(not_negative(one) for one in value)

@@ -3,139 +3,160 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Mapping
+from dataclasses import Field, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from laplex._support.optional import require
+from laplex._support.options import setting
 
+from ..heads import HEADS
 from . import setting_values as value
 
 MAX_SEED = 2**31 - 1
 
 
-def _key(check: Callable[[Any], Any], about: str) -> dict[str, Any]:
-    return {"check": check, "about": about}
-
-
 @dataclass(frozen=True)
 class RunSettings:
-    """A training run: data, network, strategy. Each field is a key of the YAML file."""
+    """A training run: data, network, strategy. Each field is a key of the YAML file.
 
-    data: str = field(
-        default="digits",
-        metadata=_key(
-            value.source, "digits, fashion-mnist, or a folder with Fashion-MNIST's four files"
-        ),
+    Those with an ``option`` are options of ``laplex exits train`` too.
+    """
+
+    data: str = setting(
+        "digits",
+        value.source,
+        "Images: digits, fashion-mnist, or a folder with Fashion-MNIST's four files.",
+        option=str,
+        metavar="digits|fashion-mnist|DIR",
     )
-    images: int | None = field(
-        default=None,
-        metadata=_key(
-            value.optional(value.whole(10)),
-            "training images to take, validation included; null: all",
-        ),
+    images: int | None = setting(
+        None,
+        value.optional(value.whole(10)),
+        "Number of training images to take, validation included.",
+        option=int,
+        unset="all",
     )
-    validation: float = field(
-        default=0.2,
-        metadata=_key(value.fraction, "part of the training images kept for fitting thresholds"),
+    validation: float = setting(
+        0.2,
+        value.fraction,
+        "Fraction of the training images that is kept for fitting thresholds.",
+        option=float,
     )
-    backbone: str = field(
-        default="small_resnet",
-        metadata=_key(
-            value.text,
-            "small_mlp, small_msdnet, small_resnet, small_vit, or package.module:function",
-        ),
+    backbone: str = setting(
+        "small_resnet",
+        value.text,
+        "Network: small_mlp, small_msdnet, small_resnet, small_vit, or package.module:function.",
+        option=str,
+        metavar="NAME",
     )
-    backbone_options: dict[str, Any] = field(
-        default_factory=dict,
-        metadata=_key(value.mapping, "arguments of the backbone's function, such as {width: 8}"),
+    backbone_options: dict[str, Any] = setting(
+        dict, value.mapping, "Arguments of the backbone's function, such as {width: 8}."
     )
-    exits: tuple[str, ...] | None = field(
-        default=None,
-        metadata=_key(
-            value.optional(value.names),
-            "modules to attach exits at, in depth order; null: the usual ones",
-        ),
+    exits: tuple[str, ...] | None = setting(
+        None,
+        value.optional(value.names),
+        "Modules of the backbone to attach exits at, in depth order.",
+        option=str,
+        metavar="NAME,NAME",
+        unset="the usual ones",
     )
-    head: str = field(
-        default="pooled",
-        metadata=_key(
-            value.one_of("pooled", "linear", "mlp", "conv", "token", "laplex"),
-            "of each exit: pooled, linear, mlp, conv, token or laplex",
-        ),
+    head: str = setting(
+        HEADS.default,
+        value.one_of(HEADS),
+        "Head of each exit, from an activation to logits.",
+        option=str,
+        choices=HEADS,
     )
-    strategy: str | tuple[dict[str, Any], ...] = field(
-        default="mixed",
-        metadata=_key(
-            value.strategy,
-            "mixed (backbone, then all), joint (all), disjoint (backbone, then heads), or "
-            "phases: [{train: backbone, epochs: 5}, {train: all, epochs: 5, learning_rate: 0.001}]",
-        ),
+    strategy: str | tuple[dict[str, Any], ...] = setting(
+        "mixed",
+        value.strategy,
+        "What is trained in which order: mixed (the backbone, then all), joint (all), disjoint "
+        "(the backbone, then the heads).",
+        option=str,
+        choices=value.STRATEGIES,
+        in_file="Or phases: [{train: backbone, epochs: 5}, {train: all, epochs: 5, learning_rate: "
+        "0.001}].",
     )
-    epochs: int | None = field(
-        default=None,
-        metadata=_key(
-            value.optional(value.whole(1)),
-            "of all phases together, for a strategy by name; null: 10",
-        ),
+    epochs: int | None = setting(
+        None,
+        value.optional(value.whole(1)),
+        "Number of epochs of all phases together.",
+        option=int,
+        unset="10",
+        in_file="With phases, each has its own.",
     )
-    batch_size: int = field(default=64, metadata=_key(value.whole(2), "images in a step"))
-    learning_rate: float = field(
-        default=0.003, metadata=_key(value.positive, "of AdamW, at the start of each phase")
+    batch_size: int = setting(
+        64, value.whole(2), "Number of images in a training step.", option=int
     )
-    weight_decay: float = field(default=0.01, metadata=_key(value.not_negative, "of AdamW"))
-    scheduler: str = field(
-        default="cosine",
-        metadata=_key(
-            value.one_of("cosine", "none"),
-            "cosine: the learning rate falls to 0 in each phase; or none",
-        ),
+    learning_rate: float = setting(
+        0.003,
+        value.positive,
+        "Learning rate of AdamW at the start of each phase.",
+        option=float,
     )
-    weights: str | tuple[float, ...] = field(
-        default="equal",
-        metadata=_key(
-            value.weights,
-            "of the exits' losses: equal, linear, sdn (a ramp), or a number for each exit",
-        ),
+    weight_decay: float = setting(0.01, value.not_negative, "Weight decay of AdamW.", option=float)
+    scheduler: str = setting(
+        "cosine",
+        value.one_of(value.SCHEDULERS),
+        "Learning rate within a phase: it falls to 0 along a cosine, or stays.",
+        option=str,
+        choices=value.SCHEDULERS,
     )
-    gradient_equilibrium: bool = field(
-        default=False,
-        metadata=_key(value.flag, "scale gradients so that many exits don't outweigh the last one"),
+    weights: str | tuple[float, ...] = setting(
+        "equal",
+        value.weights,
+        "Weights of the exits' losses: equal, growing linearly, or the ramp of shallow-deep "
+        "networks (sdn).",
+        option=str,
+        choices=value.WEIGHTS,
+        in_file="Or a number for each exit.",
     )
-    detach: bool = field(
-        default=False, metadata=_key(value.flag, "the backbone learns from its own output alone")
+    gradient_equilibrium: bool = setting(
+        False,
+        value.flag,
+        "Scale gradients so that many exits don't outweigh the last one.",
+        option=bool,
     )
-    distillation: dict[str, float] | None = field(
-        default=None,
-        metadata=_key(
-            value.optional(value.distillation),
-            "null, or {weight: 0.5, temperature: 2}: exits learn from the last one too",
-        ),
+    detach: bool = setting(
+        False, value.flag, "Let the backbone learn from its own output alone.", option=bool
     )
-    label_smoothing: float = field(
-        default=0.0,
-        metadata=_key(
-            value.number("a number from 0 to below 1", lambda one: 0 <= one < 1),
-            "of the losses, 0 for none",
-        ),
+    distillation: dict[str, float] | None = setting(
+        None,
+        value.optional(value.distillation),
+        "Let exits learn from the last one too, as {weight: 0.5, temperature: 2} says.",
+        unset="no distillation",
     )
-    patience: int | None = field(
-        default=None,
-        metadata=_key(
-            value.optional(value.whole(1)),
-            "end a phase when no exit's validation loss has fallen for so many epochs; null: never",
-        ),
+    label_smoothing: float = setting(
+        0.0,
+        value.number("a number from 0 to below 1", lambda one: 0 <= one < 1),
+        "Label smoothing of the losses, from 0 to below 1.",
+        option=float,
     )
-    precision: str = field(
-        default="32-true", metadata=_key(value.text, "Lightning's, such as bf16-mixed")
+    patience: int | None = setting(
+        None,
+        value.optional(value.whole(1)),
+        "Number of epochs without a lower validation loss of any exit that ends a phase.",
+        option=int,
+        unset="phases are not ended early",
     )
-    accelerator: str = field(
-        default="auto", metadata=_key(value.text, "Lightning's: auto, cpu, gpu, ...; one device")
+    precision: str = setting(
+        "32-true", value.text, "Precision of Lightning, such as bf16-mixed.", option=str
     )
-    seed: int = field(
-        default=0,
-        metadata=_key(value.whole(0, MAX_SEED), "of initial weights and of the order of images"),
+    accelerator: str = setting(
+        "auto",
+        value.text,
+        "Accelerator of Lightning: auto, cpu, gpu, ...; one device of it.",
+        option=str,
+    )
+    seed: int = setting(
+        0,
+        value.whole(0, MAX_SEED),
+        "Random seed of initial weights and of the order of images.",
+        option=int,
+        least=0,
+        most=MAX_SEED,
     )
 
     def differing(self, other: RunSettings) -> list[str]:
@@ -150,14 +171,12 @@ class RunSettings:
             plain = _as_yaml(getattr(self, one.name))
             text = yaml.safe_dump(plain, default_flow_style=True, sort_keys=False, width=1e9)
             text = text.removesuffix("...\n").rstrip()  # what follows a scalar
-            lines.append(f"\n# {one.metadata['about']}\n{one.name}: {text}")
+            lines.append(f"\n# {_about(one)}\n{one.name}: {text}")
         return "\n".join(lines) + "\n"
 
 
 #: The keys, in the order of the file.
 KEYS = tuple(one.name for one in fields(RunSettings))
-#: What each key is about, one line.
-ABOUT: dict[str, str] = {one.name: one.metadata["about"] for one in fields(RunSettings)}
 _CHECKS = {one.name: one.metadata["check"] for one in fields(RunSettings)}
 
 
@@ -214,6 +233,15 @@ def read_settings(path: Path) -> RunSettings:
     if not isinstance(values, Mapping):
         raise ValueError(f"{path} must hold keys with values, such as `epochs: 10`")
     return changed(RunSettings(), values, str(path))
+
+
+def _about(key: Field[Any]) -> str:
+    """What a key is about, in one line."""
+    known = key.metadata
+    words = ", ".join(known["choices"])
+    null = f"null: {known['unset']}." if known["unset"] else ""
+    parts = (known["about"], words and f"One of {words}.", known["in_file"], null)
+    return " ".join(part for part in parts if part)
 
 
 def _as_yaml(given: Any) -> Any:

@@ -1,0 +1,136 @@
+"""Settings as fields of a dataclass, each of them an option of a command too."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import Field, field, fields
+from typing import Annotated, Any, Optional
+
+
+def setting(
+    default: Any,
+    check: Callable[..., Any],
+    about: str,
+    *,
+    option: type | None = None,
+    choices: Iterable[str] = (),
+    metavar: str | None = None,
+    least: float | None = None,
+    most: float | None = None,
+    unset: str | None = None,
+    in_file: str = "",
+) -> Any:
+    """A field of a dataclass of settings.
+
+    Parameters
+    ----------
+    default
+        A value, or a function that makes one.
+    check : callable
+        From a value to one that fits, for whoever reads settings.
+    about : str
+        What the setting does: sentences for the help of the option and for files.
+    option : type, optional
+        What the text of the option becomes. None: a setting of files alone.
+    choices : iterable of str
+        The words that the option may be; asked when a command is made.
+    metavar : str, optional
+        What the help calls the value.
+    least, most : number, optional
+        Bounds that the command line checks, before anything is read.
+    unset : str, optional
+        What the default None means.
+    in_file : str
+        What files may have besides.
+    """
+    metadata = {
+        "check": check,
+        "about": about,
+        "option": option,
+        "choices": choices,
+        "metavar": metavar,
+        "min": least,
+        "max": most,
+        "unset": unset,
+        "in_file": in_file,
+    }
+    if callable(default):
+        return field(default_factory=default, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def choice(words: Iterable[str], about: str, **more: Any) -> Any:
+    """An option of typer that is one of some words; not an Enum, as registries say them."""
+    import typer
+
+    known = tuple(words)
+
+    def check(value: Any) -> Any:
+        for one in value if isinstance(value, list) else [value]:
+            if one is not None and one not in known:
+                raise typer.BadParameter(f"{one!r} is not one of {', '.join(map(repr, known))}.")
+        return value
+
+    return typer.Option(help=about, metavar=f"[{'|'.join(known)}]", callback=check, **more)
+
+
+def with_options(
+    settings: type, defaults: Mapping[str, Any] | None = None
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command an option for each field of a dataclass of settings.
+
+    The command has a last parameter ``**given``, which gets the options that were set.
+
+    Parameters
+    ----------
+    settings : dataclass
+        Of fields made by `setting`; others, and those without `option`, are passed over.
+    defaults : mapping, optional
+        Defaults that the command has otherwise; they are among what is given.
+    """
+    other = defaults or {}
+    options = [one for one in fields(settings) if one.metadata.get("option")]
+
+    def put(command: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(command, eval_str=True)
+        own = list(signature.parameters.values())[:-1]
+        added = [_parameter(one, other.get(one.name)) for one in options]
+
+        @functools.wraps(command)
+        def run(**values: Any) -> None:
+            for one in added:
+                if values[one.name] is None:
+                    del values[one.name]
+            command(**values)
+
+        parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own] + added
+        run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {one.name: one.annotation for one in parameters}
+        return run
+
+    return put
+
+
+def _parameter(one: Field[Any], other: Any) -> inspect.Parameter:
+    import typer
+
+    known = one.metadata
+    default = one.default if other is None else other
+    if isinstance(default, bool):
+        shown = "on" if default else "off"
+    else:
+        shown = known["unset"] if default is None else str(default)
+    about = f"{known['about']} Default: {shown}."
+    if choices := known["choices"]:
+        info = choice(choices, about, show_default=False)
+    else:
+        more = {key: known[key] for key in ("metavar", "min", "max")}
+        info = typer.Option(help=about, show_default=False, **more)
+    return inspect.Parameter(
+        one.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=other,
+        annotation=Annotated[Optional[known["option"]], info],  # noqa: UP045  (made at run time)
+    )

@@ -1,0 +1,64 @@
+"""A rotation."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from ..basis import Basis, DenseBasis, nearest_rotation
+from . import TRANSFORMS
+from .base import Transform
+
+if TYPE_CHECKING:
+    from ..settings import Settings
+
+
+@TRANSFORMS.register("orthogonal")
+class Orthogonal(Transform):
+    r"""U = exp(A - A^T) U_0 or, as ``"cayley"``, (I + B)^{-1} (I - B) U_0 with B = A - A^T.
+
+    Parameters
+    ----------
+    start : Tensor [d, d]
+        The rotation U_0; A = 0.
+    parametrization : {"expm", "cayley"}
+    """
+
+    alternates = True
+
+    start: Tensor
+
+    def __init__(self, start: Tensor, parametrization: str = "expm") -> None:
+        super().__init__()
+        self.register_buffer("start", start)
+        self.generator = nn.Parameter(torch.zeros_like(start))
+        self.parametrization = parametrization
+
+    @classmethod
+    def from_rotation(cls, rotation: Tensor, settings: Settings) -> Orthogonal:
+        """At a rotation [d, d]."""
+        return cls(rotation, settings.parametrization)
+
+    @classmethod
+    def at(cls, basis: Basis, settings: Settings) -> Orthogonal:
+        """At the rotation nearest to a basis."""
+        rotation = nearest_rotation(basis.readouts)  # of an invertible basis too
+        return cls(rotation.to(basis.readouts.dtype), settings.parametrization)
+
+    def forward(self) -> Basis:
+        """The basis, with gradients."""
+        skew = self.generator - self.generator.T
+        if self.parametrization == "expm":
+            rotation = torch.linalg.matrix_exp(skew)
+        else:
+            identity = torch.eye(len(skew), dtype=skew.dtype, device=skew.device)
+            rotation = torch.linalg.solve(identity + skew, identity - skew)
+        return DenseBasis(rotation @ self.start)
+
+    @torch.no_grad()
+    def finished(self) -> Basis:
+        """The basis, orthogonal to the last digit."""
+        readouts = nearest_rotation(self().readouts)
+        return DenseBasis(readouts.to(self.start.dtype))
