@@ -208,7 +208,7 @@ def analyze(
         splits = found[0].splits
         analysis = look_inside(
             found[0].model,
-            splits.loader(split, 100),
+            splits.loader(split, 100),  # type: ignore[arg-type]
             other=None if other is None else found[1].model,
             train_loader=splits.loader("train", 500),
             parts=part or None,
