@@ -108,14 +108,19 @@ class Comparison(Result):
             f"{self.train_rows} + {self.test_rows} rows of {self.dim}; print it for the table"
         )
 
-    def table(self) -> str:
-        """One aligned text: equal k, equal bits, null controls; mean ± deviation over seeds."""
+    @property
+    def title(self) -> str:
+        """What the numbers are of."""
+        seeds = f", mean ± standard deviation of {self.seeds} seeds" if self.seeds > 1 else ""
+        return (
+            f"Fraction of variance explained on held-out rows ({self.train_rows:,} training rows, "
+            f"{self.test_rows:,} held out, d = {self.dim}{seeds})"
+        )
+
+    def tables(self) -> list[tuple[list[str], list[list[str]]]]:
+        """Columns and rows for equal k, equal bits, null controls; mean ± deviation over seeds."""
         middle = self.k[len(self.k) // 2]
-        parts = [
-            "Fraction of variance explained on held-out rows"
-            f" ({self.train_rows:,} training rows, {self.test_rows:,} held out, d = {self.dim}"
-            + (f", mean ± standard deviation of {self.seeds} seeds)" if self.seeds > 1 else ")")
-        ]
+        found = []
 
         head = ["Equal k", *(f"k={k}" for k in self.k), "axes"]
         head += [f"{what} (k={middle})" for what in ("cosine", "L0", "dead")] + ["fit s"]
@@ -133,7 +138,7 @@ class Comparison(Result):
                     _number([row.fit_seconds for row in line.rows], 1),
                 ]
             )
-        parts.append(aligned(head, body, rule="whole"))
+        found.append((head, body))
 
         lines = self._lines("equal bits")
         if lines:
@@ -147,7 +152,7 @@ class Comparison(Result):
                     entries = f" ({', '.join(map(str, sorted(kept)))})" if kept else ""
                     cells.append(_spread(line.values(k, _fve)) + entries)
                 body.append([line.label, *cells])
-            parts.append(aligned(head, body, rule="whole"))
+            found.append((head, body))
 
         for block, (title, reference) in _NULLS.items():
             lines = self._lines(block)
@@ -157,9 +162,13 @@ class Comparison(Result):
                 ]
                 gains = [_spread(self.null_gains(block, k), sign=True) for k in self.k]
                 body.append([f"CEDAR less {reference}", *gains])
-                head = [title, *(f"k={k}" for k in self.k)]
-                parts.append(aligned(head, body, rule="whole"))
-        return "\n\n".join(parts)
+                found.append(([title, *(f"k={k}" for k in self.k)], body))
+        return found
+
+    def table(self) -> str:
+        """One aligned text: the title and all `tables`."""
+        texts = [aligned(head, body, rule="whole") for head, body in self.tables()]
+        return "\n\n".join([self.title, *texts])
 
     def null_gains(self, block: Null, column: int) -> list[float]:
         """FVE of CEDAR less that of what it must not beat, of each seed, on a null control.
