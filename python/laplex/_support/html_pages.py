@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from .data_uris import figure_uri
+from .data_uris import figure_uri, picture_uri
 from .optional import require
 
 
@@ -49,6 +49,8 @@ def render_page(package: str, template: str, *, extra: str, **values: Any) -> st
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["data_uri"] = figure_uri
+    environment.filters["data_uri"] = lambda content: (
+        picture_uri(content, "png") if isinstance(content, bytes) else figure_uri(content)
+    )
     page: str = environment.get_template(template).render(values)
     return page
