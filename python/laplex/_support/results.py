@@ -156,7 +156,8 @@ def from_plain(kind: Any, value: Any) -> Any:
         (other,) = (one for one in inner if one is not NoneType)
         return None if value is None else from_plain(other, value)
     if origin is np.ndarray:
-        return np.asarray(_float(value), np.float64).astype(get_args(inner[1])[0])
+        (dtype,) = get_args(inner[1])
+        return np.asarray(_float(value) if issubclass(dtype, np.floating) else value, dtype)
     if origin is dict:
         return {str(key): from_plain(inner[1], one) for key, one in value.items()}
     if origin in (tuple, list):

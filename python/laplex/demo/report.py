@@ -39,7 +39,7 @@ def render(
     run = by_name[LAPLEX.name].runs[0]
     layers, starts = list(run.network), list(run.before)
     return render_page(
-        "laplex.demo",
+        __package__,
         "report.html",
         extra="demo",
         title=f"Laplex demo: {images.name}",

@@ -92,26 +92,30 @@ class Costs(Result):
             )
         return float(counts @ (self.segments + np.append(self.heads, 0.0)) / counts[0])
 
+    def cells(self, percent: str = "%", missing: str = "-") -> list[list[str]]:
+        """Rows of a table, one for each exit and one for the plain backbone.
+
+        Cost of the segment and of the head, of leaving here and as a part of the backbone's,
+        parameters.
+        """
+        columns = (
+            self.exit_names,
+            [f"{one:,.0f}" for one in self.segments],
+            [*(f"{one:,.0f}" for one in self.heads), missing],
+            [f"{one:,.0f}" for one in self.exits],
+            [f"{100 * part:.1f}{percent}" for part in self.relative],
+            [*(f"{one:,}" for one in self.head_parameters), missing],
+        )
+        plain, parameters = f"{self.backbone:,.0f}", f"{self.backbone_parameters:,}"
+        return [
+            *map(list, zip(*columns, strict=True)),
+            ["plain backbone", plain, missing, plain, f"100.0{percent}", parameters],
+        ]
+
     def table(self) -> str:
         """One aligned text, a line for each exit."""
         head = ["exit", "segment", "head", "leaving here", "of backbone", "parameters"]
-        body = [
-            [name, f"{segment:,.0f}", head_cost, f"{cost:,.0f}", f"{part:.1%}", parameters]
-            for name, segment, head_cost, cost, part, parameters in zip(
-                self.exit_names,
-                self.segments,
-                [*(f"{one:,.0f}" for one in self.heads), "-"],
-                self.exits,
-                self.relative,
-                [*(f"{one:,}" for one in self.head_parameters), "-"],
-                strict=True,
-            )
-        ]
-        plain = f"{self.backbone:,.0f}"
-        body.append(
-            ["plain backbone", plain, "-", plain, "100.0%", f"{self.backbone_parameters:,}"]
-        )
-        return f"Cost of a sample by exit, in {self.convention}\n" + aligned(head, body)
+        return f"Cost of a sample by exit, in {self.convention}\n{aligned(head, self.cells())}"
 
     def _summary(self) -> str:
         shown = ", ".join(f"{part:.1%}" for part in self.relative)

@@ -83,7 +83,7 @@ def render(
             for own, again in zip(names, known, strict=True)
         ]
     return render_page(
-        "laplex.cedar.html_report",
+        __package__,
         "page.html",
         extra="cedar",
         title=title,

@@ -71,7 +71,7 @@ class Comparison(Result):
             [
                 name,
                 str(len(self.groups[name])),
-                *(_spread(row[column], parts=column not in _PROXIES) for column in columns),
+                *(spread(row[column], parts=column not in _PROXIES) for column in columns),
             ]
             for name, row in values.items()
         ]
@@ -178,11 +178,12 @@ def compare(results: Mapping[str, Evaluation | Sequence[Evaluation]]) -> Compari
     return Comparison(groups)
 
 
-def _spread(values: Array, *, parts: bool) -> str:
+def spread(values: Array, *, parts: bool, percent: str = "%", missing: str = "-") -> str:
+    """Mean and, of several runs, standard deviation; `missing` where a run has no such number."""
     if np.isnan(values).any():
-        return "-"
+        return missing
     scale, digits = (100, 1) if parts else (1, 3)
     mean = f"{scale * values.mean():.{digits}f}"
     if len(values) > 1:
         mean += f" ± {scale * values.std(ddof=1):.{digits}f}"
-    return mean + ("%" if parts else "")
+    return mean + (percent if parts else "")

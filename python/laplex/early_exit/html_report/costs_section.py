@@ -10,12 +10,20 @@ from ..runs.study import Study
 from ..timing import Timing
 from .number_formats import percent
 
+_COLUMNS = (
+    "exit", "segment before it", "its head", "leaving here", "of the backbone", "parameters",
+)  # fmt: skip
+
 
 def costs(study: Study) -> dict[str, Any]:
     """What the section shows."""
     return {
         "counted": [
-            {"names": names, "convention": found.convention, "exits": _counted(found)}
+            {
+                "names": names,
+                "convention": found.convention,
+                "exits": Table(_COLUMNS, found.cells(" %", "–")),
+            }
             for names, found in _distinct(study.costs)
         ],
         "relative": _relative(study),
@@ -24,25 +32,6 @@ def costs(study: Study) -> dict[str, Any]:
             for name, timing in study.timing.items()
         ],
     }
-
-
-def _counted(found: Costs) -> Table:
-    rows = [
-        [name, f"{segment:,.0f}", head, f"{cost:,.0f}", percent(float(part)), parameters]
-        for name, segment, head, cost, part, parameters in zip(
-            found.exit_names,
-            found.segments,
-            [*(f"{one:,.0f}" for one in found.heads), "–"],
-            found.exits,
-            found.relative,
-            [*(f"{one:,}" for one in found.head_parameters), "–"],
-            strict=True,
-        )
-    ]
-    plain = f"{found.backbone:,.0f}"
-    rows.append(["plain backbone", plain, "–", plain, "100.0 %", f"{found.backbone_parameters:,}"])
-    columns = ["exit", "segment before it", "its head", "leaving here", "of the backbone"]
-    return Table([*columns, "parameters"], rows)
 
 
 def _relative(study: Study) -> Table:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
 from ..arrays import Array
+from ..evaluation.comparison import spread as mean_and_deviation
 
 UNDEFINED = "undefined"
 
@@ -23,10 +22,4 @@ def percent(value: float, digits: int = 1) -> str:
 
 def spread(values: Array, *, parts: bool) -> str:
     """Mean and, of several runs, standard deviation; a word where a run has no such number."""
-    if np.isnan(values).any():
-        return UNDEFINED
-    scale, digits = (100, 1) if parts else (1, 3)
-    text = f"{scale * values.mean():.{digits}f}"
-    if len(values) > 1:
-        text += f" ± {scale * values.std(ddof=1):.{digits}f}"
-    return text + (" %" if parts else "")
+    return mean_and_deviation(values, parts=parts, percent=" %", missing=UNDEFINED)

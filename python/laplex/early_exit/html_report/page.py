@@ -18,7 +18,7 @@ from .training_section import training
 def render(study: Study, title: str) -> str:
     """The report as HTML, pictures embedded."""
     return render_page(
-        "laplex.early_exit.html_report",
+        __package__,
         "page.html",
         extra="exits",
         title=title,
