@@ -128,9 +128,10 @@ def _parameter(one: Field[Any], other: Any) -> inspect.Parameter:
     else:
         more = {key: known[key] for key in ("metavar", "min", "max")}
         info = typer.Option(help=about, show_default=False, **more)
+    kind = known["option"]
     return inspect.Parameter(
         one.name,
         inspect.Parameter.KEYWORD_ONLY,
         default=other,
-        annotation=Annotated[Optional[known["option"]], info],  # noqa: UP045  (made at run time)
+        annotation=Annotated[Optional[kind], info],  # noqa: UP045  (made at run time)
     )

@@ -137,15 +137,15 @@ class Registry(Mapping[str, T]):
             + (f": did you mean {near[0]!r}?" if near else "")
         )
 
-    def built_in(self) -> list[T]:
+    def built_in(self) -> dict[str, T]:
         """The members of the folder, without those from outside."""
-        return [member for member in self.values() if self._is_inside(member)]
+        return {name: member for name, member in self.items() if self._is_inside(member)}
 
     def attribute(self, name: str) -> Any:
         """What the package's ``__getattr__`` gives: a member's class, or what ``base`` exports."""
         if not name.startswith("_"):
             self._import()
-            for member in self.built_in():
+            for member in self.built_in().values():
                 if getattr(member, "__name__", "") == name:
                     return member
             base = import_module(f"{self._package}.{BASE}")

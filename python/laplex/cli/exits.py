@@ -260,7 +260,14 @@ def export(
         (found,) = _opened([run])
         chosen = _policy(found, policy, calibration, threshold, budget)
         example = found.splits.example()
-        folder = write(found.model, example, out, format=format, policy=chosen, overwrite=overwrite)
+        folder = write(
+            found.model,
+            example,
+            out,
+            format=format,  # type: ignore[arg-type]
+            policy=chosen,
+            overwrite=overwrite,
+        )
         typer.echo(f"{chosen!r}\n{found.model.num_exits} segments with a runner: {folder}")
 
 

@@ -26,20 +26,17 @@ from ..rows import as_rows
 from ..settings import checked_ks
 from ..statistics import ConstantColumnWarning, gather
 from .comparison import Block, Comparison, Measurement
-from .dictionary import MAX_ROWS, Array, Dictionary
+from .dictionary import BASELINES, MAX_ROWS, Array, Dictionary
 from .equal_bits import bits_of, k_within
-from .fast_ica import FastICA
 from .held_out import Subset, held_out
 from .null_controls import covariance_gaussian, isotropic_gaussian
-from .orthomax import Quartimax, Varimax
 from .pca import PCA
 from .random_rotation import RandomRotation
-from .topk_sae import TopKSAE
 
 
 def all_baselines() -> list[Dictionary]:
     """One of each baseline, unfitted, with its defaults; PCA in both readings."""
-    return [RandomRotation(), PCA("leading"), PCA(), Varimax(), Quartimax(), FastICA(), TopKSAE()]
+    return [one for kind in BASELINES.values() for one in kind.variants()]
 
 
 def compare(
@@ -48,7 +45,7 @@ def compare(
     *,
     test: Any = None,
     test_size: float | int = 0.2,
-    baselines: Sequence[Dictionary] | None = None,
+    baselines: Sequence[Dictionary | str] | None = None,
     models: Mapping[str, Any] | None = None,
     cedar: CEDAR | None = None,
     fit_k: int | Sequence[int] | None = None,
@@ -72,8 +69,8 @@ def compare(
         Up to d.
     test : array, Tensor, memory map or iterable of batches, optional
         Held-out rows. None: drawn from the embeddings, `test_size` of them.
-    baselines : sequence of Dictionary, optional
-        Unfitted ones. None: `all_baselines`.
+    baselines : sequence of Dictionary or str, optional
+        Unfitted ones, or names of `BASELINES`. None: `all_baselines`.
     models : mapping of names to estimators, optional
         More methods with ``transform(X, k)`` and ``inverse_transform``. Fitted ones are
         measured as they are (on rows they may have seen); others are fitted, once for all k.
@@ -189,12 +186,14 @@ class _Method:
 
 def _methods(
     template: CEDAR,
-    baselines: Sequence[Dictionary] | None,
+    baselines: Sequence[Dictionary | str] | None,
     models: Mapping[str, Any] | None,
     fits: tuple[int, ...],
 ) -> list[_Method]:
     """CEDAR last but for the models that were passed: a table is read from the floor up."""
-    chosen = all_baselines() if baselines is None else list(baselines)
+    chosen: list[Dictionary] = []
+    for one in all_baselines() if baselines is None else baselines:
+        chosen += BASELINES.find(one).variants() if isinstance(one, str) else [one]
     for baseline in chosen:
         if not isinstance(baseline, Dictionary):
             raise TypeError(

@@ -14,6 +14,7 @@ from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted, check_scalar
 from torch import Tensor
 
+from ..._support.registry import Registry
 from ..rows import as_rows
 from ..statistics import Statistics, gather
 from ..topk import top_k
@@ -25,6 +26,10 @@ Array = npt.NDArray[Any]
 
 #: Rows that `fit` holds in memory by default: 150 MB of 768 float32 numbers each.
 MAX_ROWS = 50_000
+
+
+#: The baselines by name. Each stands in a file of its own and registers itself.
+BASELINES: Registry[type[Dictionary]] = Registry("baseline", "laplex.cedar.baselines")
 
 
 class Dictionary(BaseEstimator, ABC):  # type: ignore[misc]
@@ -49,6 +54,11 @@ class Dictionary(BaseEstimator, ABC):  # type: ignore[misc]
     mean_: Array
     atoms_: Array
     n_features_in_: int
+
+    @classmethod
+    def variants(cls) -> list[Self]:
+        """What a comparison takes of it by default, unfitted."""
+        return [cls()]
 
     @property
     @abstractmethod

@@ -14,10 +14,11 @@ from sklearn.utils.validation import check_scalar
 
 from ..basis import nearest_rotation
 from ..statistics import Statistics
-from .dictionary import MAX_ROWS, LinearDictionary
+from .dictionary import BASELINES, MAX_ROWS, LinearDictionary
 from .pca import principal_axes, rank
 
 
+@BASELINES.register("fast-ica", order=4)
 class FastICA(LinearDictionary):
     r"""Independent components of whitened embeddings, by scikit-learn's `FastICA`.
 

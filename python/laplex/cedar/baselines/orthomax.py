@@ -1,4 +1,4 @@
-"""Quartimax and varimax: rotations to simple structure, as factor analysis has them."""
+"""Rotations to simple structure, as factor analysis has them: what quartimax and varimax share."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def orthomax(
     return Orthomax(rotation, [one * size**4 for one in criterion], converged)
 
 
-class _OrthomaxRotation(LinearDictionary):
+class OrthomaxRotation(LinearDictionary):
     """The principal axes, rotated so that coordinates of rows become few and large."""
 
     gamma: ClassVar[float]
@@ -140,46 +140,3 @@ class _OrthomaxRotation(LinearDictionary):
         self.rotation_, self.criterion_ = result.rotation, result.criterion
         self.n_iter_, self.converged_ = len(result.criterion) - 1, result.converged
         self.atoms_ = self.readouts_ = self.rotation_.T @ axes
-
-
-class Quartimax(_OrthomaxRotation):
-    """Principal axes, rotated to the largest sum of the fourth powers of all coordinates.
-
-    Of a row of a given norm that sum is largest where one coordinate has all of it: the smooth
-    cousin of the energy in the top k. It is the *scores* [n, d] that are rotated to simple
-    structure, so that each embedding has few large ones; rotating loadings would simplify the
-    embedding's own columns.
-
-    Parameters
-    ----------
-    max_iter, tol
-        As in `orthomax`.
-    max_rows : int
-        Rows in memory, drawn uniformly.
-    random_state : int, RandomState or None
-        Of that draw; the rotation starts from the principal axes.
-
-    Attributes
-    ----------
-    rotation_ : ndarray ``[d, d]``
-        ``atoms_ = rotation_.T @ principal axes``.
-    criterion_ : list of float
-        At the start and after each step that was taken.
-    n_iter_ : int
-        Such steps.
-    converged_ : bool
-    """
-
-    gamma = 0.0
-
-
-class Varimax(_OrthomaxRotation):
-    """Principal axes, rotated to the largest variance of the squared coordinates of each axis.
-
-    Unlike quartimax, it gains nothing from an axis that is large in every row. Varimax of scores
-    is that of Rohe and Zeng, "Vintage factor analysis with varimax performs statistical inference",
-    arXiv 2004.05387, who whiten them; not so here, so that the basis stays orthonormal.
-    Parameters and attributes are those of `Quartimax`.
-    """
-
-    gamma = 1.0

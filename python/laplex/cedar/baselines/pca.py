@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from ..statistics import Statistics
-from .dictionary import MAX_ROWS, Array, LinearDictionary
+from .dictionary import BASELINES, MAX_ROWS, Array, LinearDictionary
 
 #: Variances below this part of the largest are rounding: no direction to whiten or to rotate.
 _LEAST_VARIANCE = 1e-10
 
 
+@BASELINES.register("pca", order=1)
 class PCA(LinearDictionary):
     """Orthonormal principal components, by scikit-learn's `PCA`, completed to a basis.
 
@@ -50,6 +51,11 @@ class PCA(LinearDictionary):
         self.select = select
         self.max_rows = max_rows
         self.random_state = random_state
+
+    @classmethod
+    def variants(cls) -> list[PCA]:
+        """Both readings."""
+        return [cls("leading"), cls()]
 
     @property
     def name(self) -> str:

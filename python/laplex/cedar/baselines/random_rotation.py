@@ -6,9 +6,10 @@ from typing import Any
 
 from ..basis import random_rotation
 from ..statistics import Statistics
-from .dictionary import MAX_ROWS, LinearDictionary
+from .dictionary import BASELINES, MAX_ROWS, LinearDictionary
 
 
+@BASELINES.register("random-rotation", order=0)
 class RandomRotation(LinearDictionary):
     """A basis drawn uniformly (Haar) from all orthogonal ones; only the mean is learned.
 

@@ -16,7 +16,7 @@ from torch.nn.functional import normalize
 
 from ..statistics import Statistics
 from ..topk import top_k
-from .dictionary import MAX_ROWS, Dictionary
+from .dictionary import BASELINES, MAX_ROWS, Dictionary
 
 #: Weight of the auxiliary loss (Gao et al., appendix A.2).
 _AUXILIARY_WEIGHT = 1 / 32
@@ -24,6 +24,7 @@ _AUXILIARY_WEIGHT = 1 / 32
 _DECAY = 0.2
 
 
+@BASELINES.register("topk-sae", order=5)
 class TopKSAE(Dictionary):
     r"""TopK sparse autoencoder: an overcomplete dictionary with a linear encoder.
 

@@ -232,7 +232,7 @@ def described(policy: Policy, num_exits: int) -> dict[str, Any]:
     others the places of their classes, and thresholds in units of scores.
     """
     kind = type(policy)
-    own = any(kind is one for one in POLICIES.built_in())
+    own = any(kind is one for one in POLICIES.built_in().values())
     thresholds: Any = policy.thresholds if own else policy.cuts(num_exits).tolist()
 
     def number(value: float) -> float | str:  # JSON has no infinities; float() reads the text

@@ -13,13 +13,10 @@ from ..._support.text_tables import aligned
 from ..arrays import Array
 from .correlations import Correlations as Correlations
 from .correlations import correlation
-from .result import Evaluation
+from .result import Evaluation, proxies
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-# The measure of each run that is to tell its area, and the property it is.
-_PROXIES = {"mean ECE": "mean_ece", "mean AUROC": "mean_auroc", "mean EEFP": "mean_eefp"}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -52,10 +49,7 @@ class Comparison(Result):
                 },
                 "area": np.array([run.area for run in runs]),
                 "full": np.array([run.accuracy[-1] for run in runs]),
-                **{
-                    label: np.array([getattr(run, name) for run in runs])
-                    for label, name in _PROXIES.items()
-                },
+                **{f"mean {kind.label}": _means(name, runs) for name, kind in proxies().items()},
             }
             for name, runs in self.groups.items()
         }
@@ -71,7 +65,7 @@ class Comparison(Result):
             [
                 name,
                 str(len(self.groups[name])),
-                *(spread(row[column], parts=column not in _PROXIES) for column in columns),
+                *(spread(row[column], parts=not column.startswith("mean ")) for column in columns),
             ]
             for name, row in values.items()
         ]
@@ -110,8 +104,8 @@ class Comparison(Result):
         area = np.array([run.area for run in runs])
         return Correlations(
             tuple(
-                correlation(label, np.array([getattr(run, name) for run in runs]), area)
-                for label, name in _PROXIES.items()
+                correlation(f"mean {kind.label}", _means(name, runs), area)
+                for name, kind in proxies().items()
             )
         )
 
@@ -129,6 +123,11 @@ class Comparison(Result):
 
     def _check(self) -> None:
         compare(self.groups)
+
+
+def _means(name: str, runs: Sequence[Evaluation]) -> Array:
+    """A metric's mean in each run; NaN where a run was judged without it."""
+    return np.array([getattr(run, f"mean_{name}", np.nan) for run in runs])
 
 
 def compare(results: Mapping[str, Evaluation | Sequence[Evaluation]]) -> Comparison:

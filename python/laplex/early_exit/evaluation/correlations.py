@@ -12,6 +12,7 @@ import scipy.stats
 from ..._support.results import Result
 from ..._support.text_tables import aligned, cell
 from ..arrays import Array
+from ..metrics import METRICS
 
 # With fewer runs than this a correlation says little, as its table says.
 _FEW = 10
@@ -78,8 +79,11 @@ class Correlations(Result):
             ]
             for row in self.rows
         ]
+        lower = ", ".join(
+            one.label for one in METRICS.values() if one.proxy and one.better == "lower"
+        )
         return (
-            "Correlation with the area under the curve, over runs (ECE: lower is better)\n"
+            f"Correlation with the area under the curve, over runs ({lower}: lower is better)\n"
             + aligned(["measure", "Pearson", "p", "Spearman", "p", "runs"], body)
             + f"\n{self.note}"
         )

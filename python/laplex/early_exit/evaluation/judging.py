@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 
-from ..arrays import Array, Booleans, Integers, as_labels, as_logits, correctness
+from ..arrays import Array, Integers, as_labels, as_logits, correctness
 from ..costs import Costs
-from ..metrics.calibration import brier, ece, nll
-from ..metrics.failure_prediction import aurc, eefp, failure_auroc, fpr95
+from ..metrics import METRICS
+from ..metrics.base import Judged
 from ..metrics.reliability_diagram import reliability
 from ..metrics.score_heads import ScoreHeads
 from ..metrics.temperature import TemperatureScaling
@@ -26,15 +26,6 @@ from .thresholds import fit_cuts, shared_cuts
 
 # Points of a curve of fitted thresholds, at even budgets from the first exit's cost to the last's.
 _POINTS = 30
-
-
-class _Scored(NamedTuple):
-    """What the judging looks at."""
-
-    logits: Array  # [K, N, C], calibrated
-    correct: Booleans
-    scores: Array  # [K, N], the policy's
-    confidence: Array  # [K, N], in [0, 1]
 
 
 def judge(
@@ -59,8 +50,8 @@ def judge(
             "both must be of the same exits and classes"
         )
     policy, change, how = _calibration(plan, fitting)
-    test = _scored(policy, change, logits, labels)
-    unseen = None if fitting is None else _scored(policy, change, *fitting).scores
+    test = _scored(policy, change, logits, labels, plan.bins)
+    unseen = None if fitting is None else _scored(policy, change, *fitting, plan.bins).scores
 
     def points(cuts: Any) -> Curve:
         return curve(test.scores, test.correct, prices, cuts, policy=policy)
@@ -71,6 +62,7 @@ def judge(
         own = OperatingPoint(
             repr(policy), float(point.accuracy[0]), float(point.cost[0]), point.shares[0]
         )
+    metrics = {name: np.asarray(kind.per_exit(test)) for name, kind in METRICS.items()}
     return Evaluation(
         exit_names=tuple(outputs.exit_names),
         policy=_name(policy),
@@ -79,14 +71,7 @@ def judge(
         samples=len(labels),
         validation_samples=0 if validation is None else len(validation),
         costs=prices,
-        accuracy=test.correct.mean(1),
-        nll=np.asarray(nll(test.logits, labels)),
-        brier=np.asarray(brier(test.logits, labels)),
-        ece=np.asarray(ece(test.confidence, test.correct, plan.bins)),
-        auroc=np.asarray(failure_auroc(test.scores, test.correct)),
-        aurc=np.asarray(aurc(test.scores, test.correct)),
-        fpr95=np.asarray(fpr95(test.scores, test.correct)),
-        eefp=np.asarray(eefp(test.scores, test.correct)),
+        **{name: metrics.pop(name) for name in METRICS.built_in()},
         reliability=reliability(test.confidence, test.correct, plan.bins),
         curve=points(_cuts(plan, policy, test.scores, unseen, prices)),
         static=static_exits(test.correct, prices),
@@ -95,6 +80,7 @@ def judge(
         budgets=plan.budgets,
         operating_point=own,
         conventions=_conventions(plan, policy, costs),
+        others=metrics,
     )
 
 
@@ -133,15 +119,16 @@ def _calibration(
 
 
 def _scored(
-    policy: Policy, change: Callable[[Array], Array], logits: Array, labels: Integers
-) -> _Scored:
+    policy: Policy, change: Callable[[Array], Array], logits: Array, labels: Integers, bins: int
+) -> Judged:
     changed = change(logits)
     tensor = torch.from_numpy(changed)
     with torch.no_grad():
         scores = policy.scores(tensor).cpu().numpy().astype(np.float64)
     confidence = scores if _is_probability(policy) else MaxSoftmax(0.5).scores(tensor).numpy()
     # A probability that rounding has put above 1 is 1.
-    return _Scored(changed, correctness(logits, labels), scores, np.minimum(confidence, 1.0))
+    confidence = np.minimum(confidence, 1.0)
+    return Judged(changed, labels, correctness(logits, labels), scores, confidence, bins)
 
 
 def _is_probability(policy: Policy) -> bool:

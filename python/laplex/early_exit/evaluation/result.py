@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from ..._support.results import Result
+from ..._support.results import Result, to_plain
 from ..._support.text_tables import aligned, cell
 from ..arrays import Array
+from ..metrics import METRICS
+from ..metrics.base import Metric
 from ..metrics.per_exit import PerExit
 from ..metrics.reliability_diagram import Reliability
 from .curves import Curve
@@ -17,7 +20,6 @@ from .curves import Curve
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_PER_EXIT = ("accuracy", "nll", "brier", "ece", "auroc", "aurc", "fpr95", "eefp")
 _CURVES = ("curve", "static", "random", "oracle")
 
 
@@ -59,6 +61,9 @@ class Evaluation(Result):
         Of each exit on all samples.
     auroc, aurc, fpr95, eefp : ndarray [K]
         How well the policy's scores tell failures; NaN where undefined.
+    mean_ece, mean_auroc, mean_eefp, ... : float
+        Mean of each of these over the exits before the last, whose scores decide who leaves, where
+        it is defined.
     reliability : Reliability
         The bins of `ece`, [K, bins].
     curve : Curve
@@ -70,6 +75,9 @@ class Evaluation(Result):
         Where a policy with thresholds was given.
     conventions : dict of str to str
         What every number means.
+    others : dict of str to ndarray [K]
+        Metrics that were registered from outside, see `laplex.early_exit.metrics.METRICS`. They are
+        attributes too.
 
     Notes
     -----
@@ -77,7 +85,7 @@ class Evaluation(Result):
     """
 
     _kind: ClassVar = "laplex.early_exit.Evaluation"
-    _derived: ClassVar = ("accuracy_at_budgets", "area", "mean_ece", "mean_auroc", "mean_eefp")
+    _derived: ClassVar = ("accuracy_at_budgets", "area")
 
     exit_names: tuple[str, ...]
     policy: str
@@ -102,6 +110,7 @@ class Evaluation(Result):
     budgets: Array
     operating_point: OperatingPoint | None
     conventions: dict[str, str]
+    others: dict[str, Array] = field(default_factory=dict)
 
     @property
     def accuracy_at_budgets(self) -> Array:
@@ -114,19 +123,39 @@ class Evaluation(Result):
         return self.curve.area
 
     @property
-    def mean_ece(self) -> float:
-        """Mean of `ece` over the exits before the last, whose scores decide who leaves."""
-        return _mean(self.ece)
+    def metrics(self) -> dict[str, Array]:
+        """All metrics by their names, ndarray [K] each, in the order of tables."""
+        known = {**vars(self), **self.others}
+        return {name: known[name] for name in METRICS if name in known}
 
-    @property
-    def mean_auroc(self) -> float:
-        """Mean of `auroc` over the exits before the last, where it is defined."""
-        return _mean(self.auroc)
+    def __getattr__(self, name: str) -> Any:
+        others = vars(self).get("others", {})
+        if name in others:
+            return others[name]
+        if name.startswith("mean_") and name[5:] in METRICS:
+            return _mean(getattr(self, name[5:]))
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
-    @property
-    def mean_eefp(self) -> float:
-        """Mean of `eefp` over the exits before the last, where it is defined."""
-        return _mean(self.eefp)
+    def to_dict(self) -> dict[str, Any]:
+        """As plain numbers, lists and strings, for JSON: NaN as None; `from_dict` reads it."""
+        found = super().to_dict()
+        found.update(found.pop("others"))
+        means = [f"mean_{name}" for name in proxies() if name in self.metrics]
+        return {**found, **{name: to_plain(getattr(self, name)) for name in means}}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Evaluation:
+        """The evaluation that `to_dict` wrote.
+
+        Raises
+        ------
+        ValueError
+            `values` come from elsewhere, or disagree.
+        """
+        if isinstance(values, Mapping):
+            others = [name for name in METRICS if name in values.keys() - METRICS.built_in().keys()]
+            values = {**values, "others": {name: values[name] for name in others}}
+        return super().from_dict(values)
 
     def cuts_at(self, budget: float) -> Array:
         """Thresholds for a mean cost, in units of scores: ``policy.with_cuts(found.cuts_at(0.5))``.
@@ -157,18 +186,15 @@ class Evaluation(Result):
 
     def table(self) -> str:
         """Two aligned tables: a line for each exit, and one for each budget."""
-        exits = [
-            [name, f"{cost:.1%}", f"{right:.1%}", *map(cell, rest)]
-            for name, cost, right, *rest in zip(
-                self.exit_names,
-                self.costs,
-                *(getattr(self, name) for name in _PER_EXIT),
-                strict=True,
-            )
+        kinds = [METRICS[name] for name in self.metrics]
+        columns = [
+            [cell(one, ".1%" if kind.percent else ".4f") for one in (*values, _mean(values))]
+            for kind, values in zip(kinds, self.metrics.values(), strict=True)
         ]
-        means = [_mean(getattr(self, name)) for name in _PER_EXIT]
-        exits.append(["mean, last left out", "", f"{means[0]:.1%}", *map(cell, means[1:])])
-        head = ["exit", "cost", "accuracy", "NLL", "Brier", "ECE", "AUROC", "AURC", "FPR95", "EEFP"]
+        names = [*self.exit_names, "mean, last left out"]
+        costs = [*(f"{cost:.1%}" for cost in self.costs), ""]
+        exits = list(zip(names, costs, *columns, strict=True))
+        head = ["exit", "cost", *(kind.label for kind in kinds)]
         curves = [getattr(self, name) for name in _CURVES]
         at = np.stack([curve.accuracy_at(self.budgets) for curve in curves], axis=1)
         budgets = [
@@ -214,13 +240,18 @@ class Evaluation(Result):
         return evaluation_figure(self)
 
     def _check(self) -> None:
-        if any(getattr(self, name).shape != self.costs.shape for name in _PER_EXIT):
+        if any(values.shape != self.costs.shape for values in self.metrics.values()):
             raise ValueError("sizes differ")
 
     def _protocol(self) -> str:
         if self.protocol == "validation":
             return f"thresholds fitted on {self.validation_samples:,} validation samples"
         return "thresholds swept on the test samples themselves: p1-test-sweep"
+
+
+def proxies() -> dict[str, type[Metric]]:
+    """The metrics whose mean is set beside the area under the curve, by name."""
+    return {name: kind for name, kind in METRICS.items() if kind.proxy}
 
 
 def _mean(values: Array) -> float:

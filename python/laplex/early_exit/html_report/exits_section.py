@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..._support.html_pages import Table
 from ..evaluation.result import Evaluation
+from ..metrics import METRICS
 from ..runs.study import Study
 from .number_formats import number, percent
 
 #: Groups whose reliability is drawn.
 _DRAWN = 4
-
-_COLUMNS = ("nll", "brier", "ece", "auroc", "aurc", "fpr95", "eefp")
 
 
 def exits(study: Study) -> list[dict[str, Any]]:
@@ -35,16 +34,13 @@ def _exits(runs: Sequence[Evaluation]) -> Table:
     first = runs[0]
     same = [one for one in runs if one.exit_names == first.exit_names]
 
-    def mean(attribute: str) -> list[float]:
-        found: list[float] = np.mean([getattr(one, attribute) for one in same], axis=0).tolist()
-        return found
+    def column(attribute: str, shown: Callable[[float], str]) -> list[str]:
+        mean = np.mean([getattr(one, attribute) for one in same], axis=0)
+        return [shown(one) for one in mean.tolist()]
 
-    columns = [mean(name) for name in _COLUMNS]
-    rows = [
-        [name, percent(cost), percent(right), *map(number, rest)]
-        for name, cost, right, *rest in zip(
-            first.exit_names, mean("costs"), mean("accuracy"), *columns, strict=True
-        )
-    ]
-    heads = ("NLL", "Brier", "ECE", "AUROC", "AURC", "FPR95", "EEFP")
-    return Table(["exit", "cost", "accuracy", *heads], rows)
+    kinds = {
+        name: kind for name, kind in METRICS.items() if all(hasattr(one, name) for one in same)
+    }
+    columns = [column(name, percent if kind.percent else number) for name, kind in kinds.items()]
+    rows = zip(first.exit_names, column("costs", percent), *columns, strict=True)
+    return Table(["exit", "cost", *(kind.label for kind in kinds.values())], list(rows))

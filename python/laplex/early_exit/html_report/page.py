@@ -6,6 +6,7 @@ import numpy as np
 
 from ..._support.html_pages import render_page
 from ..evaluation.result import Evaluation
+from ..metrics import METRICS
 from ..runs.study import Study
 from .costs_section import costs
 from .exits_section import exits
@@ -27,6 +28,7 @@ def render(study: Study, title: str) -> str:
         training=training(study) if study.training else None,
         tradeoff=tradeoff(study),
         exits=exits(study),
+        metrics=METRICS.values(),
         proxies=proxies(study),
         dynamics=study.dynamics,
         costs=costs(study),

@@ -9,6 +9,8 @@ import scipy.special
 
 from ..._support.optional import require
 from ..arrays import Array, Booleans, Integers, as_labels, as_numbers, as_numpy
+from . import METRICS
+from .base import Judged, Metric
 from .per_exit import PerExit, each_exit
 from .reliability_diagram import as_confidence, reliability
 
@@ -74,6 +76,24 @@ def ece(
     return each_exit(error, table.counts, table.confidence, table.accuracy)
 
 
+@METRICS.register("ece", order=3)
+class ECE(Metric):
+    """`ece` of an evaluation."""
+
+    label = "ECE"
+    meaning = (
+        "Expected calibration error: how far confidence is from how often it is right. 0 "
+        "means that of the samples of which the exit is 80 % sure, 80 % are right."
+    )
+    better = "lower"
+    proxy = True
+
+    @staticmethod
+    def per_exit(judged: Judged) -> Any:
+        """Numbers [K]."""
+        return ece(judged.confidence, judged.correct, judged.bins)
+
+
 def smooth_ece(confidence: Any, correct: Any) -> float | PerExit:
     """Calibration error without bins: the smooth ECE of Blasiok and Nakkiran (arXiv 2309.12236).
 
@@ -126,6 +146,23 @@ def nll(logits: Any, labels: Any) -> float | PerExit:
     return _of_samples(-taken)
 
 
+@METRICS.register("nll", order=1)
+class NLL(Metric):
+    """`nll` of an evaluation."""
+
+    label = "NLL"
+    meaning = (
+        "How much probability goes to the right class, as its negative logarithm; lower is "
+        "better. Confident mistakes are punished without limit."
+    )
+    better = "lower"
+
+    @staticmethod
+    def per_exit(judged: Judged) -> Any:
+        """Numbers [K]."""
+        return nll(judged.logits, judged.labels)
+
+
 def brier(logits: Any, labels: Any) -> float | PerExit:
     r"""Mean Brier score :math:`\sum_c (p_c - [c = y])^2`, between 0 and 2.
 
@@ -149,6 +186,23 @@ def brier(logits: Any, labels: Any) -> float | PerExit:
     probabilities = np.exp(log_softmax(found))
     wanted = np.arange(found.shape[-1]) == truth[..., None]
     return _of_samples(((probabilities - wanted) ** 2).sum(-1))
+
+
+@METRICS.register("brier", order=2)
+class Brier(Metric):
+    """`brier` of an evaluation."""
+
+    label = "Brier"
+    meaning = (
+        "How much probability goes to the right class, as a sum of squares between 0 and 2;"
+        " lower is better."
+    )
+    better = "lower"
+
+    @staticmethod
+    def per_exit(judged: Judged) -> Any:
+        """Numbers [K]."""
+        return brier(judged.logits, judged.labels)
 
 
 def log_softmax(logits: Array) -> Array:

@@ -8,6 +8,8 @@ import numpy as np
 import scipy.stats
 
 from ..arrays import Array, Booleans, as_correct, as_scores, same_shape
+from . import METRICS
+from .base import Judged, Metric
 from .per_exit import PerExit, each_exit
 
 
@@ -46,6 +48,24 @@ def failure_auroc(scores: Any, correct: Any) -> PerExit:
     return each_exit(auroc, found, right)
 
 
+@METRICS.register("auroc", order=4)
+class AUROC(Metric):
+    """`failure_auroc` of an evaluation."""
+
+    label = "AUROC"
+    meaning = (
+        "The probability that a right answer has a higher score than a wrong one: 0.5 is "
+        "chance, 1 is perfect. It looks at the order of scores alone, not at their size."
+    )
+    better = "higher"
+    proxy = True
+
+    @staticmethod
+    def per_exit(judged: Judged) -> Any:
+        """Numbers [K]."""
+        return failure_auroc(judged.scores, judged.correct)
+
+
 def aurc(scores: Any, correct: Any) -> PerExit:
     r"""Area under the risk-coverage curve of each exit; lower is better.
 
@@ -77,6 +97,23 @@ def aurc(scores: Any, correct: Any) -> PerExit:
     return each_exit(_aurc, found, right)
 
 
+@METRICS.register("aurc", order=5)
+class AURC(Metric):
+    """`aurc` of an evaluation."""
+
+    label = "AURC"
+    meaning = (
+        "How many of the surest answers are wrong, averaged over how many are taken; lower "
+        "is better."
+    )
+    better = "lower"
+
+    @staticmethod
+    def per_exit(judged: Judged) -> Any:
+        """Numbers [K]."""
+        return aurc(judged.scores, judged.correct)
+
+
 def fpr95(scores: Any, correct: Any) -> PerExit:
     """How many wrong answers are taken where 95 % of the right ones are; lower is better.
 
@@ -100,6 +137,22 @@ def fpr95(scores: Any, correct: Any) -> PerExit:
     """
     found, right = _checked(scores, correct)
     return each_exit(_fpr95, found, right)
+
+
+@METRICS.register("fpr95", order=6)
+class FPR95(Metric):
+    """`fpr95` of an evaluation."""
+
+    label = "FPR95"
+    meaning = (
+        "How many of the wrong answers are taken where 95 % of the right ones are; lower is better."
+    )
+    better = "lower"
+
+    @staticmethod
+    def per_exit(judged: Judged) -> Any:
+        """Numbers [K]."""
+        return fpr95(judged.scores, judged.correct)
 
 
 def eefp_labels(correct: Any) -> Booleans:
@@ -168,6 +221,25 @@ def eefp(scores: Any, correct: Any) -> PerExit:
     """
     found, right = _checked(scores, correct)
     return each_exit(auroc, found, eefp_labels(right))  # one class, so NaN, at the last exit
+
+
+@METRICS.register("eefp", order=7)
+class EEFP(Metric):
+    """`eefp` of an evaluation."""
+
+    label = "EEFP"
+    meaning = (
+        "Early-exit failure prediction: AUROC again, but a sample that no later exit gets "
+        "right either may leave, as going on would cost more and bring nothing. There is "
+        "none at the last exit, from which nobody goes on."
+    )
+    better = "higher"
+    proxy = True
+
+    @staticmethod
+    def per_exit(judged: Judged) -> Any:
+        """Numbers [K]."""
+        return eefp(judged.scores, judged.correct)
 
 
 def auroc(scores: Array, positive: Booleans) -> float:
