@@ -6,7 +6,8 @@ import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import Field, field, fields
-from typing import Annotated, Any, Optional
+from types import UnionType
+from typing import Annotated, Any, Optional, Union, get_args, get_origin, get_type_hints
 
 
 def setting(
@@ -14,7 +15,6 @@ def setting(
     check: Callable[..., Any],
     about: str,
     *,
-    option: type | None = None,
     choices: Iterable[str] = (),
     metavar: str | None = None,
     least: float | None = None,
@@ -24,6 +24,9 @@ def setting(
 ) -> Any:
     """A field of a dataclass of settings.
 
+    It is an option too where its type is or allows a number, a text or a bool, or has a `metavar`;
+    else a setting of files alone.
+
     Parameters
     ----------
     default
@@ -32,8 +35,6 @@ def setting(
         From a value to one that fits, for whoever reads settings.
     about : str
         What the setting does: sentences for the help of the option and for files.
-    option : type, optional
-        What the text of the option becomes. None: a setting of files alone.
     choices : iterable of str
         The words that the option may be; asked when a command is made.
     metavar : str, optional
@@ -48,7 +49,6 @@ def setting(
     metadata = {
         "check": check,
         "about": about,
-        "option": option,
         "choices": choices,
         "metavar": metavar,
         "min": least,
@@ -86,17 +86,21 @@ def with_options(
     Parameters
     ----------
     settings : dataclass
-        Of fields made by `setting`; others, and those without `option`, are passed over.
+        Of fields made by `setting`; others, and those of files alone, are passed over.
     defaults : mapping, optional
         Defaults that the command has otherwise; they are among what is given.
     """
     other = defaults or {}
-    options = [one for one in fields(settings) if one.metadata.get("option")]
+    types = get_type_hints(settings)
+    added = [
+        _parameter(one, kind, other.get(one.name))
+        for one in fields(settings)
+        if one.metadata and (kind := _kind(types[one.name], one.metadata["metavar"]))
+    ]
 
     def put(command: Callable[..., None]) -> Callable[..., None]:
         signature = inspect.signature(command, eval_str=True)
         own = list(signature.parameters.values())[:-1]
-        added = [_parameter(one, other.get(one.name)) for one in options]
 
         @functools.wraps(command)
         def run(**values: Any) -> None:
@@ -113,7 +117,16 @@ def with_options(
     return put
 
 
-def _parameter(one: Field[Any], other: Any) -> inspect.Parameter:
+def _kind(hint: Any, metavar: str | None) -> type | None:
+    """What the text of an option becomes."""
+    union = get_origin(hint) in (Union, UnionType)
+    for one in get_args(hint) if union else (hint,):
+        if one in (bool, int, float, str):
+            return one  # type: ignore[no-any-return]
+    return str if metavar else None
+
+
+def _parameter(one: Field[Any], kind: type, other: Any) -> inspect.Parameter:
     import typer
 
     known = one.metadata
@@ -128,7 +141,6 @@ def _parameter(one: Field[Any], other: Any) -> inspect.Parameter:
     else:
         more = {key: known[key] for key in ("metavar", "min", "max")}
         info = typer.Option(help=about, show_default=False, **more)
-    kind = known["option"]
     return inspect.Parameter(
         one.name,
         inspect.Parameter.KEYWORD_ONLY,

@@ -27,22 +27,6 @@ if TYPE_CHECKING:
     from .restarts import stability as stability
     from .statistics import ConstantColumnWarning as ConstantColumnWarning
 
-__all__ = [
-    "CEDAR",
-    "ConstantColumnWarning",
-    "DriftWarning",
-    "baselines",
-    "chance_scores",
-    "compare",
-    "decode_captions",
-    "encoders",
-    "metrics",
-    "name_axes",
-    "report",
-    "stability",
-    "top_examples",
-]
-
 # The module of a name.
 _HOME: dict[str, str] = {
     "CEDAR": ".estimator",
@@ -59,6 +43,7 @@ _HOME: dict[str, str] = {
 _MODULES = ("baselines", "encoders", "metrics")
 _NEEDED = ("torch", "scipy", "sklearn", "safetensors")
 
+__all__ = sorted([*_HOME, *_MODULES])
 __getattr__ = importer(globals(), _HOME, _MODULES, needed=_NEEDED, extra="cedar")
 
 

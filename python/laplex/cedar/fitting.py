@@ -21,7 +21,7 @@ from .rows import Rows
 from .settings import Settings
 from .statistics import Statistics, gather
 from .transforms import TRANSFORMS
-from .transforms.base import Transform
+from .transforms.base import Start, Transform
 
 #: Rows that the alternating solver converges on first, where there are more than four times as
 #: many: the passes over all of them then start near their end.
@@ -220,15 +220,9 @@ class _Run:
             rotation = self._on_sample(start, "rotation", _STARTING_PASSES).solution
         elif kind.starts_from == "rows" and not resumed:
             sample = self.statistics.sample - self.centre.to(self.rows.dtype)
-        return kind.new(
-            self.settings,
-            self.rows.dim,
-            _generator(self.seed + start),
-            self.rows.device,
-            self.rows.dtype,
-            rotation=rotation,
-            sample=sample,
-        )
+        rows, random = self.rows, _generator(self.seed + start)
+        begun = Start(rows.dim, random, rows.device, rows.dtype, rotation, sample)
+        return kind.new(self.settings, begun)
 
     def _rotation(self, start: int) -> Tensor:
         rotation = random_rotation(self.rows.dim, _generator(self.seed + start))

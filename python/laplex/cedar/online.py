@@ -16,6 +16,7 @@ from .rows import Rows
 from .settings import Settings
 from .statistics import check_size
 from .transforms import TRANSFORMS
+from .transforms.base import Start
 
 #: Rows that count in full before forgetting begins, for each column.
 _ROWS_PER_COLUMN = 20
@@ -188,14 +189,8 @@ class Learner:
             if self._start is not None:
                 transform = kind.at(self._start, self._settings)
             else:
-                transform = kind.new(
-                    self._settings,
-                    self._dim,
-                    self._random,
-                    batch.device,
-                    batch.dtype,
-                    sample=batch - base,
-                )
+                start = Start(self._dim, self._random, batch.device, batch.dtype)
+                transform = kind.new(self._settings, start._replace(sample=batch - base))
             self._training = new_training(self._settings, transform, base, self.scale, steps=None)
             with torch.no_grad():
                 self._training.shift.copy_(self._offset / self.scale)

@@ -86,8 +86,7 @@ def or_none(check: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
 class Settings:
     """What a fit goes by; all of it plain, so that a checkpoint can hold it.
 
-    Those with an ``option`` are options of ``laplex cedar fit`` too; their defaults are those of
-    `CEDAR`.
+    All but ``ks`` are options of ``laplex cedar fit`` too; their defaults are those of `CEDAR`.
     """
 
     ks: tuple[int, ...]
@@ -96,42 +95,36 @@ class Settings:
         one_of(TRANSFORMS),
         "What U is: a rotation; any invertible matrix; or, for wide embeddings, a product of "
         "rotations by Laplace kernels (laplex), which has few numbers.",
-        option=str,
         choices=TRANSFORMS,
     )
     solver: str = setting(
         "auto",
         one_of(SOLVERS),
         "Solver: auto takes procrustes for rotations up to 1024 columns, and adam otherwise.",
-        option=str,
         choices=SOLVERS,
     )
     parametrization: str = setting(
         "expm",
         one_of(PARAMETRIZATIONS),
         "Parametrization of a rotation under adam: matrix exponential, or Cayley transform.",
-        option=str,
         choices=PARAMETRIZATIONS,
     )
     center: str = setting(
         "mean",
         one_of(CENTRES),
         "What is subtracted from the embeddings first: their mean, a learned vector, or nothing.",
-        option=str,
         choices=CENTRES,
     )
     n_init: int = setting(
         1,
         whole,
         "Number of random starts. With 3 or more it is known which axes come again.",
-        option=int,
         least=1,
     )
     max_iter: int = setting(
         None,
         or_none(whole),
         "Passes over the data of procrustes, steps of adam.",
-        option=int,
         least=1,
         unset="100 passes, 2000 steps",
     )
@@ -139,16 +132,14 @@ class Settings:
         1e-5,
         not_negative,
         "Procrustes stops when five passes gain less than this part of the variance.",
-        option=float,
         least=0,
     )
-    batch_size: int = setting(1024, whole, "Rows in a step of adam.", option=int)
-    learning_rate: float = setting(0.01, positive, "Learning rate of adam.", option=float)
+    batch_size: int = setting(1024, whole, "Rows in a step of adam.", least=1)
+    learning_rate: float = setting(0.01, positive, "Learning rate of adam.")
     heads: int = setting(
         None,
         or_none(whole),
         "Number of rotations in the product of transform laplex.",
-        option=int,
         least=1,
         unset="16",
     )

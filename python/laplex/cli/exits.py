@@ -129,8 +129,7 @@ def evaluate(
         bool, typer.Option("--timing", help="Measure real exits by the clock, too.")
     ] = False,
     out: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="A report (.html), or the numbers (.json)."),
+        Path | None, typer.Option(metavar="FILE", help="A report (.html), or the numbers (.json).")
     ] = None,
     quiet: Quiet = False,
 ) -> None:
@@ -184,8 +183,7 @@ def analyze(
         ),
     ] = None,
     part: Annotated[
-        list[str] | None,
-        choice(PARTS, "What to measure; may be repeated. Default: everything."),
+        list[str] | None, choice(PARTS, "What to measure; may be repeated. Default: everything.")
     ] = None,
     split: Annotated[str, choice(SPLITS, "Images to look at.")] = "train",
     samples: Annotated[int, typer.Option(min=2, help="How many of them.")] = 500,

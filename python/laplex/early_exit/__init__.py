@@ -64,59 +64,6 @@ if TYPE_CHECKING:
     from .training.strategies import Phase as Phase
     from .training.trainer import train as train
 
-__all__ = [
-    "Analysis",
-    "Comparison",
-    "Costs",
-    "Distillation",
-    "Entropy",
-    "Evaluation",
-    "ExitStopping",
-    "ExportedModel",
-    "ExportedPrediction",
-    "LearnedScore",
-    "Margin",
-    "MaxSoftmax",
-    "MultiExitModel",
-    "Objective",
-    "Outputs",
-    "Patience",
-    "PerExit",
-    "Phase",
-    "Policy",
-    "Prediction",
-    "Reliability",
-    "ScoreHeads",
-    "TemperatureScaling",
-    "Timing",
-    "TrainingResult",
-    "analyze",
-    "aurc",
-    "brier",
-    "collect",
-    "compare",
-    "count_costs",
-    "dynamics",
-    "ece",
-    "eefp",
-    "eefp_labels",
-    "evaluate",
-    "evaluate_outputs",
-    "export",
-    "failure_auroc",
-    "fpr95",
-    "futility_toy",
-    "heads",
-    "networks",
-    "nll",
-    "policies",
-    "reliability",
-    "report",
-    "smooth_ece",
-    "time_exits",
-    "train",
-]
-
 # The module of a name.
 _HOME: dict[str, str] = {
     "Analysis": ".dynamics",
@@ -169,6 +116,7 @@ _HOME: dict[str, str] = {
 _MODULES = ("dynamics", "heads", "networks", "policies")
 _NEEDED = ("torch", "scipy", "sklearn")
 
+__all__ = sorted([*_HOME, *_MODULES])
 __getattr__ = importer(globals(), _HOME, _MODULES, needed=_NEEDED, extra="exits")
 
 

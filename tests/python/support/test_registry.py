@@ -132,7 +132,7 @@ def test_a_policy(registered):
         def score(self, k, logits, memory):
             return logits.double().logsumexp(-1), None
 
-    with pytest.raises(ValueError, match="policy must be one of .* or a Policy, got 'sum'"):
+    with pytest.raises(ValueError, match=r"policy must be one of .* or a Policy, got 'sum'"):
         evaluate_outputs(outputs(), COSTS, policy="sum")
     registered(POLICIES, "sum", Sum)
     found = evaluate_outputs(outputs(), COSTS, policy="sum")
@@ -151,7 +151,7 @@ def test_a_head(registered):
         def forward(self, activation):
             return self.linear(activation.flatten(1)[:, : self.linear.in_features])
 
-    with pytest.raises(ValueError, match="settings: head must be one of pooled, .*, got 'first'"):
+    with pytest.raises(ValueError, match=r"settings: head must be one of pooled, .*, got"):
         changed(RunSettings(), {"head": "first"}, "settings")
     registered(HEADS, "first", First)
     assert changed(RunSettings(), {"head": "first"}, "settings").head == "first"
@@ -170,8 +170,9 @@ def test_a_metric(registered):
     before = evaluate_outputs(outputs(), COSTS)
 
     class Surest(Metric):
+        """The largest confidence."""
+
         label = "surest"
-        meaning = "The largest confidence."
         better = "higher"
         percent = True
         proxy = True
@@ -238,7 +239,7 @@ def test_a_transform(registered):
     rows = np.random.default_rng(0).standard_normal((60, 4)).astype(np.float32)
     options = {"k": 2, "max_iter": 3, "random_state": 0, "solver": "adam"}
     with pytest.raises(
-        ValueError, match="transform must be 'orthogonal', 'invertible' or 'laplex'"
+        ValueError, match=r"transform must be 'orthogonal', 'invertible' or 'laplex'"
     ):
         cedar.CEDAR(transform="signed", **options).fit(rows)
     registered(TRANSFORMS, "signed", Signed)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..._support.registry import Registry
 
 if TYPE_CHECKING:
+    from .base import Start as Start
     from .base import Transform as Transform
     from .invertible import Invertible as Invertible
     from .laplex import Laplace as Laplace

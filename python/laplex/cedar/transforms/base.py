@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,20 @@ if TYPE_CHECKING:
 
     from ..settings import Settings
 
-__all__ = ["Transform"]
+__all__ = ["Start", "Transform"]
+
+
+class Start(NamedTuple):
+    """What a fit has when it makes a transform of d coordinates."""
+
+    dim: int
+    random: torch.Generator
+    device: torch.device
+    dtype: torch.dtype
+    rotation: Tensor | None = None
+    """[d, d], where to start; by chance when there is none."""
+    sample: Tensor | None = None
+    """[m, d], centred rows of the data."""
 
 
 class Transform(nn.Module):
@@ -22,33 +35,16 @@ class Transform(nn.Module):
 
     #: Whether the alternating solver, procrustes, finds it.
     alternates: ClassVar[bool] = False
-    #: What a fit looks for in a sample of the data before it makes one: nothing, a rotation that
-    #: the alternating solver finds, or centred rows.
+    #: What a fit looks for before it makes one: nothing, a rotation that the alternating solver
+    #: finds on a sample of the data, or the sample.
     starts_from: ClassVar[Literal["chance", "rotation", "rows"]] = "chance"
 
     @classmethod
-    def new(
-        cls,
-        settings: Settings,
-        dim: int,
-        random: torch.Generator,
-        device: torch.device,
-        dtype: torch.dtype,
-        *,
-        rotation: Tensor | None = None,
-        sample: Tensor | None = None,
-    ) -> Self:
-        """Parameters at their start.
-
-        Parameters
-        ----------
-        rotation : Tensor [d, d], optional
-            Where to start; one by chance when not given.
-        sample : Tensor [m, d], optional
-            Centred rows of the data.
-        """
+    def new(cls, settings: Settings, start: Start) -> Self:
+        """Parameters at their start."""
+        rotation = start.rotation
         if rotation is None:
-            rotation = random_rotation(dim, random).to(device, dtype)
+            rotation = random_rotation(start.dim, start.random).to(start.device, start.dtype)
         return cls.from_rotation(rotation, settings)
 
     @classmethod

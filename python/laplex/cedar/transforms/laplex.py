@@ -11,7 +11,7 @@ from ..basis import Basis
 from ..laplace_rotation import LaplaceRotations
 from ..laplace_start import starting_anchors
 from . import TRANSFORMS
-from .base import Transform
+from .base import Start, Transform
 
 if TYPE_CHECKING:
     from ..settings import Settings
@@ -62,18 +62,9 @@ class Laplace(Transform):
         self.anchors = nn.Parameter(anchors.to(device, dtype))
 
     @classmethod
-    def new(
-        cls,
-        settings: Settings,
-        dim: int,
-        random: torch.Generator,
-        device: torch.device,
-        dtype: torch.dtype,
-        *,
-        rotation: Tensor | None = None,
-        sample: Tensor | None = None,
-    ) -> Laplace:
-        """Anchors where a sample says; see `Transform.new`."""
+    def new(cls, settings: Settings, start: Start) -> Laplace:
+        """Anchors where the sample says."""
+        dim, random, device, dtype, _, sample = start
         return cls(dim, settings.heads, random, device=device, dtype=dtype, sample=sample)
 
     @classmethod
@@ -85,11 +76,7 @@ class Laplace(Transform):
             )
         heads, dim = basis.anchors.shape
         made = cls(
-            dim,
-            heads,
-            torch.Generator(),
-            device=basis.anchors.device,
-            dtype=basis.anchors.dtype,
+            dim, heads, torch.Generator(), device=basis.anchors.device, dtype=basis.anchors.dtype
         )
         made.anchors = nn.Parameter(basis.anchors.detach().clone())
         return made

@@ -2,7 +2,9 @@
 
 Each takes feature maps ``[batch, channels, height, width]``, tokens ``[batch, tokens, dim]`` or
 features ``[batch, features]`` as said; of a list or tuple (one entry a scale) the last entry. Each
-module but `base` is a head; one of your own is named by `HEADS.register`, a decorator.
+module but `base` is a head. One of your own is any Module that is made of the number of features
+and the number of classes, named by `HEADS.register`, a decorator; ``dimensions`` says how many its
+activations may have, where not 2 to 4.
 """
 
 from __future__ import annotations
@@ -14,7 +16,6 @@ from ..._support.registry import Registry
 if TYPE_CHECKING:
     from torch import nn
 
-    from .base import Head as Head
     from .base import make_head as make_head
     from .conv import ConvHead as ConvHead
     from .laplex import LaplexExit as LaplexExit

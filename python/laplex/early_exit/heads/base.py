@@ -1,30 +1,16 @@
-"""What every head is: a module from an activation to logits."""
+"""What the heads share, and a head by its name."""
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor, nn
 
 from . import HEADS
 
-__all__ = ["Head", "make_head"]
-
-
-class Head(nn.Module):
-    """Base of the heads, which are made of the features of an activation and the classes.
-
-    Parameters
-    ----------
-    in_features : int
-        Channels of a map, dim of tokens, or features.
-    num_classes : int
-    """
-
-    #: How many dimensions an activation may have.
-    dimensions: ClassVar[tuple[int, ...]] = (2, 3, 4)
+__all__ = ["make_head"]
 
 
 def make_head(
@@ -62,7 +48,7 @@ def make_head(
         )
     kind = HEADS[head]
     shape = tuple(last(activation).shape)
-    needs = getattr(kind, "dimensions", Head.dimensions)  # a Module of the user's may have none
+    needs = getattr(kind, "dimensions", (2, 3, 4))
     if len(shape) not in needs:
         wanted = {4: "[batch, channels, height, width]", 3: "[batch, tokens, dim]"}
         raise ValueError(

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from . import HEADS
-from .base import Head, last
+from .base import last
 
 
 @HEADS.register("conv")
-class ConvHead(Head):
+class ConvHead(nn.Module):
     """A 3 x 3 convolution with batch normalisation, then average and linear; for maps.
 
     Parameters

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from laplex.nn import LaplexHead
 
 from . import HEADS
-from .base import Head, positions
+from .base import positions
 
 
 @HEADS.register("laplex")
-class LaplexExit(Head):
+class LaplexExit(nn.Module):
     """Average over positions, then a `laplex.nn.LaplexHead`: few numbers, read as soft routing.
 
     Parameters

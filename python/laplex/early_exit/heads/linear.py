@@ -7,11 +7,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from . import HEADS
-from .base import Head, positions
+from .base import positions
 
 
 @HEADS.register("linear")
-class LinearHead(Head):
+class LinearHead(nn.Module):
     """Average over positions, then linear.
 
     Parameters

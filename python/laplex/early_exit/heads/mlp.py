@@ -7,11 +7,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from . import HEADS
-from .base import Head, positions
+from .base import positions
 
 
 @HEADS.register("mlp")
-class MLPHead(Head):
+class MLPHead(nn.Module):
     """Average over positions, then a layer of hidden units.
 
     Parameters

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from . import HEADS
-from .base import Head, positions
+from .base import positions
 
 
 @HEADS.register("pooled")
-class PooledHead(Head):
+class PooledHead(nn.Module):
     """Maximum and average over positions, mixed by a learned share, then linear.
 
     ``W (a max + (1 - a) mean) + b`` with ``a = sigmoid(mix)``, as in shallow-deep networks

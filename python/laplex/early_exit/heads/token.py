@@ -7,11 +7,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from . import HEADS
-from .base import Head, last
+from .base import last
 
 
 @HEADS.register("token")
-class TokenHead(Head):
+class TokenHead(nn.Module):
     """Normalisation and a linear layer on the first token, the class token of a transformer.
 
     Parameters

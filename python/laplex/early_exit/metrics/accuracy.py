@@ -9,15 +9,13 @@ from .base import Judged, Metric
 
 @METRICS.register("accuracy", order=0)
 class Accuracy(Metric):
-    """The part of the samples that an exit gets right."""
+    """How many of all samples the exit alone gets right."""
 
     label = "accuracy"
-    meaning = "How many of all samples the exit alone gets right."
     better = "higher"
     percent = True
 
     @staticmethod
-    def per_exit(judged: Judged) -> Array:
-        """Numbers [K]."""
+    def per_exit(judged: Judged) -> Array:  # noqa: D102  (as in the base)
         accuracy: Array = judged.correct.mean(1)
         return accuracy

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Literal, NamedTuple
 
 from ..arrays import Array, Booleans, Integers
@@ -25,13 +24,14 @@ class Judged(NamedTuple):
     """Of the calibration error."""
 
 
-class Metric(ABC):
-    """Base of the metrics, which are classes that are never made."""
+class Metric:
+    """Base of the metrics, which are classes that are never made.
+
+    The docstring of a metric says what it is to a reader who never met it: reports quote it.
+    """
 
     #: The heading of its column.
     label: ClassVar[str]
-    #: What it is, for a reader who never met it.
-    meaning: ClassVar[str]
     better: ClassVar[Literal["higher", "lower"]]
     #: Whether tables show it in per cent.
     percent: ClassVar[bool] = False
@@ -39,6 +39,11 @@ class Metric(ABC):
     proxy: ClassVar[bool] = False
 
     @staticmethod
-    @abstractmethod
     def per_exit(judged: Judged) -> Any:
         """The numbers [K], NaN where it is undefined."""
+        raise NotImplementedError
+
+    @classmethod
+    def meaning(cls) -> str:
+        """The docstring as running text."""
+        return " ".join((cls.__doc__ or "").split())

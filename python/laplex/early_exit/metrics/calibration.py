@@ -78,19 +78,17 @@ def ece(
 
 @METRICS.register("ece", order=3)
 class ECE(Metric):
-    """`ece` of an evaluation."""
+    """Expected calibration error: how far confidence is from how often it is right.
+
+    0 means that of the samples of which the exit is 80 % sure, 80 % are right.
+    """
 
     label = "ECE"
-    meaning = (
-        "Expected calibration error: how far confidence is from how often it is right. 0 "
-        "means that of the samples of which the exit is 80 % sure, 80 % are right."
-    )
     better = "lower"
     proxy = True
 
     @staticmethod
-    def per_exit(judged: Judged) -> Any:
-        """Numbers [K]."""
+    def per_exit(judged: Judged) -> Any:  # noqa: D102  (as in the base)
         return ece(judged.confidence, judged.correct, judged.bins)
 
 
@@ -148,18 +146,16 @@ def nll(logits: Any, labels: Any) -> float | PerExit:
 
 @METRICS.register("nll", order=1)
 class NLL(Metric):
-    """`nll` of an evaluation."""
+    """How much probability goes to the right class, as its negative logarithm; lower is better.
+
+    Confident mistakes are punished without limit.
+    """
 
     label = "NLL"
-    meaning = (
-        "How much probability goes to the right class, as its negative logarithm; lower is "
-        "better. Confident mistakes are punished without limit."
-    )
     better = "lower"
 
     @staticmethod
-    def per_exit(judged: Judged) -> Any:
-        """Numbers [K]."""
+    def per_exit(judged: Judged) -> Any:  # noqa: D102  (as in the base)
         return nll(judged.logits, judged.labels)
 
 
@@ -190,18 +186,13 @@ def brier(logits: Any, labels: Any) -> float | PerExit:
 
 @METRICS.register("brier", order=2)
 class Brier(Metric):
-    """`brier` of an evaluation."""
+    """How much probability goes to the right class, as squares from 0 to 2; lower is better."""
 
     label = "Brier"
-    meaning = (
-        "How much probability goes to the right class, as a sum of squares between 0 and 2;"
-        " lower is better."
-    )
     better = "lower"
 
     @staticmethod
-    def per_exit(judged: Judged) -> Any:
-        """Numbers [K]."""
+    def per_exit(judged: Judged) -> Any:  # noqa: D102  (as in the base)
         return brier(judged.logits, judged.labels)
 
 

@@ -50,19 +50,17 @@ def failure_auroc(scores: Any, correct: Any) -> PerExit:
 
 @METRICS.register("auroc", order=4)
 class AUROC(Metric):
-    """`failure_auroc` of an evaluation."""
+    """The probability that a right answer has a higher score than a wrong one.
+
+    0.5 is chance, 1 is perfect. It looks at the order of scores alone, not at their size.
+    """
 
     label = "AUROC"
-    meaning = (
-        "The probability that a right answer has a higher score than a wrong one: 0.5 is "
-        "chance, 1 is perfect. It looks at the order of scores alone, not at their size."
-    )
     better = "higher"
     proxy = True
 
     @staticmethod
-    def per_exit(judged: Judged) -> Any:
-        """Numbers [K]."""
+    def per_exit(judged: Judged) -> Any:  # noqa: D102  (as in the base)
         return failure_auroc(judged.scores, judged.correct)
 
 
@@ -99,18 +97,13 @@ def aurc(scores: Any, correct: Any) -> PerExit:
 
 @METRICS.register("aurc", order=5)
 class AURC(Metric):
-    """`aurc` of an evaluation."""
+    """How many of the surest answers are wrong, averaged over how many are taken; lower better."""
 
     label = "AURC"
-    meaning = (
-        "How many of the surest answers are wrong, averaged over how many are taken; lower "
-        "is better."
-    )
     better = "lower"
 
     @staticmethod
-    def per_exit(judged: Judged) -> Any:
-        """Numbers [K]."""
+    def per_exit(judged: Judged) -> Any:  # noqa: D102  (as in the base)
         return aurc(judged.scores, judged.correct)
 
 
@@ -141,17 +134,13 @@ def fpr95(scores: Any, correct: Any) -> PerExit:
 
 @METRICS.register("fpr95", order=6)
 class FPR95(Metric):
-    """`fpr95` of an evaluation."""
+    """How many wrong answers are taken where 95 % of the right ones are; lower is better."""
 
     label = "FPR95"
-    meaning = (
-        "How many of the wrong answers are taken where 95 % of the right ones are; lower is better."
-    )
     better = "lower"
 
     @staticmethod
-    def per_exit(judged: Judged) -> Any:
-        """Numbers [K]."""
+    def per_exit(judged: Judged) -> Any:  # noqa: D102  (as in the base)
         return fpr95(judged.scores, judged.correct)
 
 
@@ -225,20 +214,18 @@ def eefp(scores: Any, correct: Any) -> PerExit:
 
 @METRICS.register("eefp", order=7)
 class EEFP(Metric):
-    """`eefp` of an evaluation."""
+    """Early-exit failure prediction: AUROC of who may leave.
+
+    A sample that no later exit gets right either may, as going on would cost more and bring
+    nothing. There is none at the last exit, from which nobody goes on.
+    """
 
     label = "EEFP"
-    meaning = (
-        "Early-exit failure prediction: AUROC again, but a sample that no later exit gets "
-        "right either may leave, as going on would cost more and bring nothing. There is "
-        "none at the last exit, from which nobody goes on."
-    )
     better = "higher"
     proxy = True
 
     @staticmethod
-    def per_exit(judged: Judged) -> Any:
-        """Numbers [K]."""
+    def per_exit(judged: Judged) -> Any:  # noqa: D102  (as in the base)
         return eefp(judged.scores, judged.correct)
 
 

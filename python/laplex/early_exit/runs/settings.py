@@ -21,34 +21,28 @@ MAX_SEED = 2**31 - 1
 class RunSettings:
     """A training run: data, network, strategy. Each field is a key of the YAML file.
 
-    Those with an ``option`` are options of ``laplex exits train`` too.
+    Those of numbers, texts and names are options of ``laplex exits train`` too.
     """
 
     data: str = setting(
         "digits",
         value.source,
         "Images: digits, fashion-mnist, or a folder with Fashion-MNIST's four files.",
-        option=str,
         metavar="digits|fashion-mnist|DIR",
     )
     images: int | None = setting(
         None,
         value.optional(value.whole(10)),
         "Number of training images to take, validation included.",
-        option=int,
         unset="all",
     )
     validation: float = setting(
-        0.2,
-        value.fraction,
-        "Fraction of the training images that is kept for fitting thresholds.",
-        option=float,
+        0.2, value.fraction, "Fraction of the training images that is kept for fitting thresholds."
     )
     backbone: str = setting(
         "small_resnet",
         value.text,
         "Network: small_mlp, small_msdnet, small_resnet, small_vit, or package.module:function.",
-        option=str,
         metavar="NAME",
     )
     backbone_options: dict[str, Any] = setting(
@@ -58,7 +52,6 @@ class RunSettings:
         None,
         value.optional(value.names),
         "Modules of the backbone to attach exits at, in depth order.",
-        option=str,
         metavar="NAME,NAME",
         unset="the usual ones",
     )
@@ -66,7 +59,6 @@ class RunSettings:
         HEADS.default,
         value.one_of(HEADS),
         "Head of each exit, from an activation to logits.",
-        option=str,
         choices=HEADS,
     )
     strategy: str | tuple[dict[str, Any], ...] = setting(
@@ -74,7 +66,6 @@ class RunSettings:
         value.strategy,
         "What is trained in which order: mixed (the backbone, then all), joint (all), disjoint "
         "(the backbone, then the heads).",
-        option=str,
         choices=value.STRATEGIES,
         in_file="Or phases: [{train: backbone, epochs: 5}, {train: all, epochs: 5, learning_rate: "
         "0.001}].",
@@ -83,25 +74,18 @@ class RunSettings:
         None,
         value.optional(value.whole(1)),
         "Number of epochs of all phases together.",
-        option=int,
         unset="10",
         in_file="With phases, each has its own.",
     )
-    batch_size: int = setting(
-        64, value.whole(2), "Number of images in a training step.", option=int
-    )
+    batch_size: int = setting(64, value.whole(2), "Number of images in a training step.")
     learning_rate: float = setting(
-        0.003,
-        value.positive,
-        "Learning rate of AdamW at the start of each phase.",
-        option=float,
+        0.003, value.positive, "Learning rate of AdamW at the start of each phase."
     )
-    weight_decay: float = setting(0.01, value.not_negative, "Weight decay of AdamW.", option=float)
+    weight_decay: float = setting(0.01, value.not_negative, "Weight decay of AdamW.")
     scheduler: str = setting(
         "cosine",
         value.one_of(value.SCHEDULERS),
         "Learning rate within a phase: it falls to 0 along a cosine, or stays.",
-        option=str,
         choices=value.SCHEDULERS,
     )
     weights: str | tuple[float, ...] = setting(
@@ -109,19 +93,13 @@ class RunSettings:
         value.weights,
         "Weights of the exits' losses: equal, growing linearly, or the ramp of shallow-deep "
         "networks (sdn).",
-        option=str,
         choices=value.WEIGHTS,
         in_file="Or a number for each exit.",
     )
     gradient_equilibrium: bool = setting(
-        False,
-        value.flag,
-        "Scale gradients so that many exits don't outweigh the last one.",
-        option=bool,
+        False, value.flag, "Scale gradients so that many exits don't outweigh the last one."
     )
-    detach: bool = setting(
-        False, value.flag, "Let the backbone learn from its own output alone.", option=bool
-    )
+    detach: bool = setting(False, value.flag, "Let the backbone learn from its own output alone.")
     distillation: dict[str, float] | None = setting(
         None,
         value.optional(value.distillation),
@@ -132,29 +110,21 @@ class RunSettings:
         0.0,
         value.number("a number from 0 to below 1", lambda one: 0 <= one < 1),
         "Label smoothing of the losses, from 0 to below 1.",
-        option=float,
     )
     patience: int | None = setting(
         None,
         value.optional(value.whole(1)),
         "Number of epochs without a lower validation loss of any exit that ends a phase.",
-        option=int,
         unset="phases are not ended early",
     )
-    precision: str = setting(
-        "32-true", value.text, "Precision of Lightning, such as bf16-mixed.", option=str
-    )
+    precision: str = setting("32-true", value.text, "Precision of Lightning, such as bf16-mixed.")
     accelerator: str = setting(
-        "auto",
-        value.text,
-        "Accelerator of Lightning: auto, cpu, gpu, ...; one device of it.",
-        option=str,
+        "auto", value.text, "Accelerator of Lightning: auto, cpu, gpu, ...; one device of it."
     )
     seed: int = setting(
         0,
         value.whole(0, MAX_SEED),
         "Random seed of initial weights and of the order of images.",
-        option=int,
         least=0,
         most=MAX_SEED,
     )
