@@ -554,6 +554,20 @@ def test_policies_that_files_can_not_keep(kind, error, message, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_policy_says_itself_who_leaves():
+    """At run time, where it is asked: files alone could not."""
+    logits = np.random.default_rng(0).standard_normal((3, 20, 4)).astype(np.float32)
+
+    class Worst(MaxSoftmax):
+        def reached(self, score, cut):
+            return score < cut
+
+    found = stand_in(logits).predict(np.arange(20)[:, None], Worst(0.5))
+    leaves = Worst(0.5).scores(logits) < 0.5
+    leaves[-1] = True
+    assert found.exit_index.tolist() == leaves.int().argmax(0).tolist()
+
+
 def test_folders_of_the_first_format_are_read(tmp_path):
     """Their rules are those of the runner, unless a learned score was part of the files."""
     model, x = small(), 3 * torch.randn(60, 5)

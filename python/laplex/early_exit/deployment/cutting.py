@@ -215,10 +215,11 @@ def _check_score(policy: Policy, logits: tuple[Tensor, ...]) -> None:
     with torch.no_grad():
         scores = _Scores(policy)(*logits)
     for k, score in enumerate(scores):
-        if score.shape != logits[k].shape[:1]:
+        if not isinstance(score, Tensor) or score.shape != logits[k].shape[:1]:
+            got = list(score.shape) if isinstance(score, Tensor) else type(score).__name__
             raise ValueError(
                 f"{what} must be a Tensor [{len(logits[k])}], one number for each sample, got "
-                f"{list(score.shape)} at exit {k}"
+                f"{got} at exit {k}"
             )
 
 

@@ -68,6 +68,16 @@ class Rule(NamedTuple):
     most_confident: bool
     score: _Scorer | None
     """From exit, logits and memory to score and memory; None: the score of the files."""
+    policy: Any = None
+    """A policy that says itself who leaves."""
+
+    def leaves(self, k: int, score: Array) -> Array:
+        """Who leaves at exit k by their scores, [batch] of bool."""
+        if self.policy is not None:
+            torch = _needed("torch", "exits")
+            reached = self.policy.reached(torch.from_numpy(score), torch.tensor(self.cuts[k]))
+            return np.asarray(reached)
+        return np.asarray(score > self.cuts[k] if self.strict else score >= self.cuts[k])
 
     @classmethod
     def of(cls, policy: Any, num_exits: int, exported: str | None = None) -> Rule:
@@ -116,7 +126,7 @@ class Rule(NamedTuple):
     def _live(cls, policy: Any, num_exits: int) -> Rule:
         """From a policy, which scores the logits itself."""
         name = type(policy).__name__
-        if not all(hasattr(policy, one) for one in ("score", "cuts", "thresholds", "fallback")):
+        if not all(hasattr(policy, one) for one in ("score", "cuts", "reached", "fallback")):
             raise TypeError(
                 f"policy must be a {', '.join(SCORES)}, another Policy of laplex, or a mapping "
                 f"such as {{'rule': 'MaxSoftmax', 'thresholds': 0.9}}, got {name}"
@@ -130,7 +140,7 @@ class Rule(NamedTuple):
 
         _one_for_each(policy.thresholds, num_exits)
         cuts = np.asarray(policy.cuts(num_exits))
-        return cls(name, cuts, policy.strict, policy.fallback == "most_confident", score)
+        return cls(name, cuts, policy.strict, policy.fallback == "most_confident", score, policy)
 
 
 class ExportedModel:
@@ -319,8 +329,7 @@ class _Walk:
         exits = np.full(len(logits), k)
         leaves = np.ones(len(logits), dtype=bool)
         if k < self.last:
-            cut = self.rule.cuts[k]
-            leaves = score > cut if self.rule.strict else score >= cut
+            leaves = self.rule.leaves(k, score)
         answers = logits
         if self.rule.most_confident:
             if self.best is not None:  # the earlier exit where scores are equal

@@ -97,7 +97,7 @@ def aurc(scores: Any, correct: Any) -> PerExit:
 
 @METRICS.register("aurc", order=5)
 class AURC(Metric):
-    """How many of the surest answers are wrong, averaged over how many are taken; lower better."""
+    """The part of wrong answers among the surest, over all numbers of them; lower is better."""
 
     label = "AURC"
     better = "lower"
