@@ -55,7 +55,7 @@ MOVED = {
 
 
 class _Finder(MetaPathFinder, Loader):
-    """Answers for old names. It comes first: others would find parts of packages that moved twice."""
+    """Answers for old names. It comes first: others would find parts of moved packages twice."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
