@@ -20,7 +20,7 @@ MOVED = {
     "laplex.cuda_execution": "laplex.torch.cuda",
     "laplex.data_uris": "laplex._support.data_uris",
     "laplex.derivatives": "laplex.torch.derivatives",
-    "laplex.execution": "laplex.torch.cpu",
+    "laplex.execution": "laplex.torch.execution",
     "laplex.functional": "laplex.torch.functional",
     "laplex.gpytorch": "laplex.torch.linear_operator",
     "laplex.lazy_packages": "laplex._support.lazy_packages",

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 import numpy as np
 
 from .. import _core
+from .._support.core import Gradients, Kernel, Memory, Vectors
 from ..numpy import checks as validation
 
 if TYPE_CHECKING:
@@ -280,24 +281,17 @@ class Plan:
         self._has_phases = (theta is not None, phi is not None)
         self._oscillates = omega is not None
         self._complex = (self._oscillates or any(self._has_phases)) and not self._real_part
-        storage = _lend(targets, _core.cuda_storage_bytes(*self._sizes), call)
-        scratch = _lend(targets, _core.cuda_scratch_bytes(*self._sizes), call)
-        self._core = _core.CudaPlan(
-            str(self._dtype),
+        self._kernel = Kernel(
+            self._dtype == _DOUBLE,
+            self._real_part,
             math.prod(self._batch),
             self._n,
             self._m,
-            x.pointer,
-            _pointer(y),
-            _pointer(ell),
-            _pointer(omega),
-            _pointer(theta),
-            _pointer(phi),
-            self._real_part,
-            call.stream,
-            *storage.span,
-            *scratch.span,
+            *(_pointer(each) for each in (x, y, ell, omega, theta, phi)),
         )
+        storage = _lend(targets, _core.cuda_storage_bytes(self._kernel), call)
+        scratch = _lend(targets, _core.cuda_scratch_bytes(self._kernel), call)
+        self._core = _core.CudaPlan(self._kernel, call.stream, storage.span, scratch.span)
         # The core points to these, and gives memory back on the stream: after it, as in Array.
         self._parameters = (ell, omega, theta, phi)
         self._storage = storage
@@ -381,9 +375,13 @@ class Plan:
         right, right_at = _new(v, shape, dtype, call.owner)
         work = self._workspace(v, values, call)
         self._core.half_sums(
-            *self._vectors(values), self._rows(values), left_at, right_at, dtype.kind == "c",
-            *self._strides(self._n), call.stream, *work.span,
-        )  # fmt: skip
+            self._vectors(values),
+            self._rows(values),
+            self._written(left_at, dtype, self._n),
+            self._written(right_at, dtype, self._n),
+            call.stream,
+            work.span,
+        )
         return left, right
 
     def _product(self, v: object, out: object, stream: object, mode: int) -> Any:
@@ -401,9 +399,16 @@ class Plan:
             address = _output(call, shape, dtype, values, name)
         work = self._workspace(v, values, call)
         self._core.sum(
-            *self._vectors(values), self._rows(values), address, dtype.kind == "c",
-            *self._strides(size), int(half), mode, 0, 0, call.stream, *work.span,
-        )  # fmt: skip
+            self._vectors(values),
+            self._rows(values),
+            self._written(address, dtype, size),
+            int(half),
+            mode,
+            0,
+            0,
+            call.stream,
+            work.span,
+        )
         return out
 
     # ------------------------------------------------------------------------------------ gradients
@@ -467,13 +472,14 @@ class Plan:
         d_theta, d_theta_at = new((self._n,)) if self._has_phases[0] else (None, 0)
         d_phi, d_phi_at = new((self._m,)) if self._has_phases[1] else (None, 0)
         work = _lend(v, self._core.gradient_workspace_bytes(rows, values.is_complex), call)
+        gradients = Gradients(
+            d_values_at, d_x_at, d_y_at, d_ell_at, d_omega_at, d_theta_at, d_phi_at
+        )
         self._core.vjp(
-            *self._vectors(values), rows, g.pointer, g.is_complex, *self._strides(self._n),
-            d_values_at, d_x_at, d_y_at, d_ell_at, d_omega_at, d_theta_at, d_phi_at, call.stream,
-            *work.span,
-        )  # fmt: skip
+            self._vectors(values), self._vectors(g), rows, gradients, call.stream, work.span
+        )
         if role is not None:
-            _core.cuda_add(str(self._dtype), d_x_at, d_y_at, heads * self._n, call.stream)
+            _core.cuda_add(self._kernel.is_double, d_x_at, d_y_at, heads * self._n, call.stream)
         return PlanGradients(d_values, d_x, d_y, d_ell, d_omega, d_theta, d_phi)
 
     # ---------------------------------------------------------------------------------- the anchors
@@ -497,8 +503,8 @@ class Plan:
         y = None
         if sources is not None:
             y = _anchors(call, "sources", self._dtype, self._batch, self._m)
-        scratch = _lend(targets, _core.cuda_scratch_bytes(*self._sizes), call)
-        self._core.update(x.pointer, _pointer(y), call.stream, *scratch.span)
+        scratch = _lend(targets, _core.cuda_scratch_bytes(self._kernel), call)
+        self._core.update(x.pointer, _pointer(y), call.stream, scratch.span)
 
     # ----------------------------------------------------------------------------------- inspection
 
@@ -563,10 +569,6 @@ class Plan:
             )
         return view
 
-    @property
-    def _sizes(self) -> tuple[str, int, int, int, bool]:
-        return str(self._dtype), math.prod(self._batch), self._n, self._m, self._is_self
-
     def _workspace(self, like: object, values: _View, call: _Call) -> _Lent:
         nbytes = self._core.workspace_bytes(self._rows(values), values.is_complex, 0)
         return _lend(like, nbytes, call)
@@ -578,8 +580,11 @@ class Plan:
         """From head to head and from row to row of ``[*rows, *batch, size]``."""
         return size, math.prod(self._batch) * size
 
-    def _vectors(self, values: _View) -> tuple[int, bool, int, int]:
-        return (values.pointer, values.is_complex, *self._strides(values.shape[-1]))
+    def _vectors(self, view: _View) -> Vectors:
+        return self._written(view.pointer, view.dtype, view.shape[-1])
+
+    def _written(self, address: int, dtype: np.dtype[Any], size: int) -> Vectors:
+        return Vectors(address, dtype.kind == "c", *self._strides(size))
 
     def _result_dtype(self, values_complex: bool) -> np.dtype[Any]:
         wide = values_complex or self._complex
@@ -834,7 +839,7 @@ class _Lent:
     """Memory lent to the core, for as long as this lives."""
 
     owner: object
-    span: tuple[int, int]  #: address and bytes
+    span: Memory
 
 
 def _lend(like: object, nbytes: int, call: _Call) -> _Lent:
@@ -844,13 +849,13 @@ def _lend(like: object, nbytes: int, call: _Call) -> _Lent:
     out again, and the graph goes on using it. What CUDA allocates in a capture is the graph's own.
     """
     if nbytes == 0:
-        return _Lent(None, (0, 0))
+        return _Lent(None, Memory(0, 0))
     bytes_ = np.dtype(np.uint8)
     if _library_of(like) in ("cupy", "torch") and _core.cuda_capture_id(call.stream) is None:
         owner, address = _new(like, (nbytes,), bytes_, call.owner)
-        return _Lent(owner, (address, nbytes))
+        return _Lent(owner, Memory(address, nbytes))
     own = Array((nbytes,), bytes_, call.owner)
-    return _Lent(own, (_pointer(own), nbytes))
+    return _Lent(own, Memory(_pointer(own), nbytes))
 
 
 # --- arguments ------------------------------------------------------------------------------------

@@ -10,11 +10,11 @@ import gc
 import itertools
 import os
 
+import numpy as np
 import pytest
+import torch
 
 import laplex
-import numpy as np
-import torch
 from laplex import _core
 from torch_cases import FORMS
 
