@@ -21,7 +21,7 @@ from laplex.early_exit.evaluation.evaluator import evaluate_outputs
 from laplex.early_exit.evaluation.outputs import Outputs
 from laplex.early_exit.evaluation.result import Evaluation
 from laplex.early_exit.html_report import report
-from laplex.early_exit.html_report.pieces import number, percent, spread
+from laplex.early_exit.html_report.number_formats import number, percent, spread
 from laplex.early_exit.html_report.tradeoff_section import _networks, _ranking
 from laplex.early_exit.model import MultiExitModel
 from laplex.early_exit.policies import MaxSoftmax
