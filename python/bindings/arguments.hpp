@@ -30,8 +30,8 @@ inline constexpr KernelArray kTargets{Extent::targets, false};
 inline constexpr KernelArray kSources{Extent::sources, false};
 inline constexpr KernelArray kParameter{Extent::one, true};
 
-/// A kernel of either precision. Its arrays: targets, sources, lengthscale, frequency, target_phase,
-/// source_phase.
+/// A kernel of either precision. Its arrays: targets, sources, lengthscale, frequency,
+/// target_phase, source_phase.
 struct KernelArguments {
   static constexpr std::array kArrays{kTargets,   kSources, kParameter,
                                       kParameter, kTargets, kSources};
@@ -94,8 +94,12 @@ struct GradientArguments {
   template <class T>
   [[nodiscard]] Gradients<T, T> of() const {
     const auto [values, targets, sources, lengthscale, frequency, theta, phi] = arrays;
-    return {pointer<T>(values),           pointer<T>(targets),        pointer<T>(sources),
-            pointer<double>(lengthscale), pointer<double>(frequency), pointer<T>(theta),
+    return {pointer<T>(values),
+            pointer<T>(targets),
+            pointer<T>(sources),
+            pointer<double>(lengthscale),
+            pointer<double>(frequency),
+            pointer<T>(theta),
             pointer<T>(phi)};
   }
 };
@@ -149,13 +153,11 @@ inline bool read(PyObject* given, MemoryArguments& m) {
 }  // namespace laplex::python
 
 /// Tuples to the structs above; `name` is what signatures, and the stub made from them, say.
-#define LAPLEX_TUPLE_CASTER(Type, name)                              \
-  template <>                                                        \
-  struct pybind11::detail::type_caster<Type> {                       \
-    PYBIND11_TYPE_CASTER(Type, const_name(name));                    \
-    bool load(handle given, bool) {                                  \
-      return laplex::python::read(given.ptr(), value);               \
-    }                                                                \
+#define LAPLEX_TUPLE_CASTER(Type, name)                                                \
+  template <>                                                                          \
+  struct pybind11::detail::type_caster<Type> {                                         \
+    PYBIND11_TYPE_CASTER(Type, const_name(name));                                      \
+    bool load(handle given, bool) { return laplex::python::read(given.ptr(), value); } \
   }
 
 LAPLEX_TUPLE_CASTER(laplex::python::KernelArguments, "laplex._support.core.Kernel");

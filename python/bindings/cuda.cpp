@@ -87,7 +87,8 @@ std::shared_ptr<AnyCudaPlan> with_parameters(const AnyCudaPlan& any,
                                              const KernelArguments& kernel) {
   return visit(any, [&](const auto& plan) {
     using T = decltype(scalar_of(plan));
-    return std::make_shared<AnyCudaPlan>(AnyCudaPlan{plan.with_parameters(kernel_of<T>(kernel, 0))});
+    return std::make_shared<AnyCudaPlan>(
+        AnyCudaPlan{plan.with_parameters(kernel_of<T>(kernel, 0))});
   });
 }
 
@@ -156,7 +157,7 @@ void add_cuda(py::module_& m) {
   m.def("cuda_device_count", &cuda::device_count);
   m.def("cuda_require_device", &cuda::require_device);
   m.def("cuda_current_device", &cuda::current_device);
-    const py::pos_only positional;
+  const py::pos_only positional;
   const py::arg kernel("kernel"), values("values"), rows("rows"), targets("targets"),
       sources("sources"), stream("stream"), scratch("scratch"), workspace("workspace"),
       values_complex("values_complex");

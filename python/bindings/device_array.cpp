@@ -151,8 +151,7 @@ Described read_dlpack(const py::object& capsule) {
           tensor.device.device_id};
 }
 
-void add_to(bool is_double, Address to, Address from, std::int64_t count,
-            Address stream) {
+void add_to(bool is_double, Address to, Address from, std::int64_t count, Address stream) {
   with_precision(is_double, [&](auto zero) {
     using T = decltype(zero);
     cuda::add(pointer<T>(to), pointer<const T>(from), count, pointer<CUstream_st>(stream));

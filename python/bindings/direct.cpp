@@ -176,14 +176,14 @@ class DirectCalls {
     }
     out.data = static_cast<std::byte*>(out.data) + out.byte_offset;
     return out.device.device_type == kDLCPU && step > 0 && out.data != nullptr &&
-           !(asks && (is(tensor, is_neg_) ||
-                      (out.dtype.code == kDLComplex && is(tensor, is_conj_))));
+           !(asks &&
+             (is(tensor, is_neg_) || (out.dtype.code == kDLComplex && is(tensor, is_conj_))));
   }
 
   /// Torch's lazily negated and conjugated views, of which DLPack knows nothing.
   static bool is(PyObject* tensor, const py::str& question) {
-    const auto answer = py::reinterpret_steal<py::object>(
-        PyObject_CallMethodNoArgs(tensor, question.ptr()));
+    const auto answer =
+        py::reinterpret_steal<py::object>(PyObject_CallMethodNoArgs(tensor, question.ptr()));
     if (!answer) {
       PyErr_Clear();
     }

@@ -70,8 +70,8 @@ void vjp(const AnyPlan& any, const Vectors& values, const Vectors& grad, std::in
     visit(any, [&](const auto& plan) {
       using T = decltype(scalar_of(plan));
       plan.vjp_any(pointer<const T>(values.data), values.complex, values.strides,
-                   pointer<const T>(grad.data), grad.complex, grad.strides, rows,
-                   gradients.of<T>(), num_threads);
+                   pointer<const T>(grad.data), grad.complex, grad.strides, rows, gradients.of<T>(),
+                   num_threads);
     });
   });
 }
