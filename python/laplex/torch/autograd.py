@@ -48,7 +48,7 @@ def primitive(call: Call) -> Tensor:
         return transformed
     sig = signature(call)
     if _recording(call):
-        recorded: Tensor = _record(*call.tensors, (call, sig))
+        recorded: Tensor = _record(*call[:TENSORS], (call, sig))
         return recorded
     return _evaluate(call, sig)[0]
 
@@ -68,7 +68,7 @@ def _gradients(
 ) -> Sequence[Tensor | None]:
     if sig.plain and type(grad) is Tensor and not (is_watched() or _is_batched(grad)):
         return execution.gradients(grad, call, sig, needs, plan)
-    found: Sequence[Tensor] = MATVEC_VJP(grad, *call.tensors, call.real_part, needs)
+    found: Sequence[Tensor] = MATVEC_VJP(grad, *call[:TENSORS], call.real_part, needs)
     return [each if need else None for each, need in zip(found, needs, strict=True)]
 
 
@@ -134,7 +134,7 @@ class Transformed(torch.autograd.Function):
         # enclosing jvp. Switched on, the inputs must shed the tangents that are dealt with here.
         with forward_ad._set_fwd_grad_enabled(True):
             call = _saved(ctx)
-            own = (None if each is None else _unpack_dual(each).primal for each in call.tensors)
+            own = (None if each is None else _unpack_dual(each).primal for each in call[:TENSORS])
             return derivatives.jvp(primitive, Call._make((*own, *ctx.form)), tangents[:TENSORS])
 
     @staticmethod
@@ -148,9 +148,9 @@ _transform: Any = Transformed.apply
 
 
 def _save(ctx: Any, call: Call) -> None:
-    ctx.save_for_backward(*call.tensors)
+    ctx.save_for_backward(*call[:TENSORS])
     if forward_ad._current_level >= 0:
-        ctx.save_for_forward(*call.tensors)
+        ctx.save_for_forward(*call[:TENSORS])
     ctx.form = call[TENSORS:]
     ctx.set_materialize_grads(False)
 
@@ -180,7 +180,7 @@ def _matvec_autograd(keyset: Any, *args: Any) -> Any:
     if _recording(args):
         _refuse_transforms()
         call = Call(*args)
-        return _record(*call.tensors, (call, signature(call)))
+        return _record(*call[:TENSORS], (call, signature(call)))
     return MATVEC.redispatch(keyset & torch._C._after_autograd_keyset, *args)
 
 

@@ -50,11 +50,6 @@ class Call(NamedTuple):
     moment: int = 0
 
     @property
-    def tensors(self) -> tuple[Tensor | None, ...]:
-        """The seven."""
-        return self[:TENSORS]
-
-    @property
     def is_complex_kernel(self) -> bool:
         """Whether K has complex entries before `real_part` takes their real parts."""
         return not (self.frequency is None and self.target_phase is None is self.source_phase)
@@ -91,6 +86,9 @@ TRAILING = (1, 1, 1, 0, 0, 1, 1)
 """How many of each tensor's last dimensions are not batch dimensions."""
 
 
+_TENSORS_GIVEN = ("values", "targets", "sources", "target_phase", "source_phase")
+
+
 def call_of(
     values: Tensor,
     targets: Tensor,
@@ -102,27 +100,31 @@ def call_of(
     real_part: bool,
 ) -> Call:
     """The call of the arguments of `laplex.matvec`, their kinds checked; see `signature`."""
-    check_tensor("values", values)
-    check_tensor("targets", targets)
-    if sources is not None:
-        check_tensor("sources", sources)
-    if target_phase is not None:
-        check_tensor("target_phase", target_phase)
-    if source_phase is not None:
-        check_tensor("source_phase", source_phase)
-    check_flag("real_part", real_part)
+    given = (values, targets, sources, target_phase, source_phase)
+    for position, tensor in enumerate(given):
+        if not isinstance(tensor, Tensor) and (tensor is not None or position < 2):
+            check_tensor(_TENSORS_GIVEN[position], tensor)
+    if real_part is not False:
+        check_flag("real_part", real_part)
     if sources is targets:
         sources = None
     ell = as_scalar("lengthscale", lengthscale, targets)
-    omega = as_frequency(frequency, targets)
+    still = type(frequency) is float and frequency == 0.0
+    omega = None if still else as_frequency(frequency, targets)
     real_part = real_part and not (omega is None and target_phase is None is source_phase)
     return Call(values, targets, sources, ell, omega, target_phase, source_phase, real_part)
 
 
 def as_scalar(name: str, value: object, targets: Tensor) -> Tensor:
     """Return a tensor as it is, a number as double-precision 0-d: float32 would lose its digits."""
-    if type(value) is float and _is_eager(targets):
-        return _double(value)
+    if (
+        type(value) is float
+        and not torch.compiler.is_compiling()
+        and targets.is_cpu
+        and not torch.is_inference_mode_enabled()
+        and torch._C._len_torch_dispatch_stack() == 0
+    ):
+        return _double(value)  # which is now what it would be at any other time
     if isinstance(value, Tensor):
         return value
     if isinstance(value, bool) or not isinstance(value, (float, Real)):
@@ -139,16 +141,6 @@ def as_scalar(name: str, value: object, targets: Tensor) -> Tensor:
 def _double(value: float) -> Tensor:
     """A constant of former calls: to make one costs a fifth of a small product."""
     return torch.scalar_tensor(value, dtype=torch.float64)
-
-
-def _is_eager(tensor: Tensor) -> bool:
-    """Whether a tensor made now would be like one made at any other time."""
-    return (
-        not torch.compiler.is_compiling()
-        and tensor.is_cpu
-        and not torch.is_inference_mode_enabled()
-        and torch._C._len_torch_dispatch_stack() == 0
-    )
 
 
 def as_frequency(value: object, targets: Tensor) -> Tensor | None:
@@ -221,7 +213,9 @@ def signature(call: Call) -> Signature:
     if call.targets.is_cpu and not torch._C._are_functorch_transforms_active():
         found = DIRECT.signature(call[:TENSORS])
         if found is not None and not (real_part and found[-1]):
-            return _of_direct(*found, call.is_complex_kernel and not real_part)
+            _, _, _, _, frequency, target_phase, source_phase = call[:TENSORS]
+            is_real = real_part or (frequency is None and target_phase is None is source_phase)
+            return _of_direct(*found, not is_real)
     values, targets, sources, lengthscale, frequency, target_phase, source_phase = call[:TENSORS]
     dtype = targets.dtype
     if dtype not in COMPLEX_OF:

@@ -28,7 +28,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .call import Call
+from .call import TENSORS, Call
 
 NEXT_PARITY = {0: 1, 1: 2, 2: 1}
 
@@ -65,12 +65,10 @@ def vjp(
     list
         Seven tensors of those shapes and the call's dtypes, None where not wanted.
     """
-    values, _, sources, lengthscale, frequency, target_phase, source_phase = call.tensors
-    assert values is not None
-    assert lengthscale is not None
+    values, _, sources, lengthscale, frequency, target_phase, source_phase = call[:TENSORS]
     real_part, parity, moment = call.real_part, call.parity, call.moment
     if shapes is None:
-        shapes = [() if each is None else each.shape for each in call.tensors]
+        shapes = [() if each is None else each.shape for each in call[:TENSORS]]
     result: list[Tensor | None] = [None] * 7
     need_values, need_x, need_y, need_lengthscale, need_frequency, need_theta, need_phi = needs
     need_y = need_x if sources is None else need_y

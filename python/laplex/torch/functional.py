@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .autograd import primitive
-from .call import TRAILING, Call, Scalar, call_of
+from .call import TENSORS, TRAILING, Call, Scalar, call_of
 
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -132,7 +132,7 @@ def _of_both_parts(call: Call) -> Tensor:
     values = call.values
     batch = max(
         tensor.dim() - last
-        for tensor, last in zip(call.tensors, TRAILING, strict=True)
+        for tensor, last in zip(call[:TENSORS], TRAILING, strict=True)
         if tensor is not None
     )
     if values.numel() == 0:  # PyTorch can't go back through view_as_real there

@@ -166,7 +166,7 @@ class LaplaceOperator:
 
     @property
     def _tensors(self) -> tuple[Tensor | None, ...]:
-        return self._call.tensors[1:]
+        return self._call[1:TENSORS]
 
     def _like(self, tensors: Iterable[Tensor | None]) -> LaplaceOperator:
         """The operator of other tensors."""
@@ -269,7 +269,7 @@ class LaplaceOperator:
         return int(ranks) if ranks.dim() == 0 else ranks
 
     def _plan(self) -> execution.Plan:
-        own = (None if each is None else each.detach() for each in self._call.tensors)
+        own = (None if each is None else each.detach() for each in self._call[:TENSORS])
         return execution.plan_of(Call._make((*own, *self._call[TENSORS:])), self._signature)
 
     def __repr__(self) -> str:

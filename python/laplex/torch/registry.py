@@ -70,7 +70,7 @@ def _matvec_vjp_fake(grad: Tensor, *args: Any) -> list[Tensor]:
         call.targets.new_empty(tensor.shape, dtype=tensor.dtype)
         if needed and tensor is not None
         else call.targets.new_empty(0)
-        for tensor, needed in zip(call.tensors, needs, strict=True)
+        for tensor, needed in zip(call[:TENSORS], needs, strict=True)
     ]
 
 
