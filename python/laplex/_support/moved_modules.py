@@ -20,7 +20,7 @@ MOVED = {
     "laplex.cuda_execution": "laplex.torch.cuda",
     "laplex.data_uris": "laplex._support.data_uris",
     "laplex.derivatives": "laplex.torch.derivatives",
-    "laplex.execution": "laplex.torch.cpu",
+    "laplex.execution": "laplex.torch.execution",
     "laplex.functional": "laplex.torch.functional",
     "laplex.gpytorch": "laplex.torch.linear_operator",
     "laplex.lazy_packages": "laplex._support.lazy_packages",
@@ -56,7 +56,7 @@ MOVED = {
 
 
 class _Finder(MetaPathFinder, Loader):
-    """Answers for old names. It comes first: others would find parts of packages that moved twice."""
+    """Answers for old names. It comes first: others would find parts of moved packages twice."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None

@@ -47,10 +47,10 @@ class CudaFactor:
         self.device = loadings.device
         sizes = (self.batch, self.n, self.width)
         storage_bytes = _core.CudaGram.storage_bytes(*sizes)
-        with cuda_execution._on(self.device):
-            self._stream = cuda_execution._stream(self.device)
-            self._storage = cuda_execution._memory(storage_bytes, self.device)
-            scratch = cuda_execution._memory(_core.CudaGram.scratch_bytes(*sizes), self.device)
+        with cuda_execution.on(self.device):
+            self._stream = cuda_execution.current_stream(self.device)
+            self._storage = cuda_execution.memory(storage_bytes, self.device)
+            scratch = cuda_execution.memory(_core.CudaGram.scratch_bytes(*sizes), self.device)
             self.core = _core.CudaGram(
                 *sizes,
                 anchors.data_ptr(),
@@ -64,7 +64,7 @@ class CudaFactor:
                 scratch.data_ptr(),
                 scratch.numel(),
             )
-            self._event = cuda_execution._event(self.device)
+            self._event = cuda_execution.event(self.device)
 
     @property
     def has_ties(self) -> bool:
@@ -145,10 +145,10 @@ class CudaFactor:
     @contextmanager
     def _in_stream(self) -> Iterator[int]:
         """The current stream, in which the factor is there."""
-        with cuda_execution._on(self.device):
-            stream = cuda_execution._stream(self.device)
+        with cuda_execution.on(self.device):
+            stream = cuda_execution.current_stream(self.device)
             if stream != self._stream:
-                cuda_execution._wait(self._event, self._storage)
+                cuda_execution.wait(self._event, self._storage)
             yield stream
 
     def _run(self, call: Callable[..., None], rows: int, *arguments: int) -> None:
@@ -156,7 +156,7 @@ class CudaFactor:
 
     def _run_in(self, nbytes: int, call: Callable[..., None], *arguments: int) -> None:
         with self._in_stream() as stream:
-            workspace = cuda_execution._memory(nbytes, self.device)
+            workspace = cuda_execution.memory(nbytes, self.device)
             call(*arguments, stream, workspace.data_ptr(), nbytes)
 
     def _empty(self, *shape: int) -> Tensor:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..torch.functional import Scalar, as_scalar
+from ..torch.call import Scalar, as_scalar
 from .checks import ArrayLike, ScalarLike, all_finite, as_tensor, broadcast
 from .rotation import rotation
 

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from linear_operator import LinearOperator
-
 import torch
+from linear_operator import LinearOperator
 from torch import Tensor
 
 from .dense import kernel

@@ -7,12 +7,12 @@ import math
 from dataclasses import dataclass, fields
 from typing import ClassVar, Literal
 
-import pytest
-
 import numpy as np
+import pytest
+from numpy.typing import NDArray
+
 from laplex._support.results import Result
 from laplex._support.text_tables import aligned, cell
-from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
