@@ -49,12 +49,12 @@ if TYPE_CHECKING:
     from .metrics.temperature import TemperatureScaling as TemperatureScaling
     from .model import MultiExitModel as MultiExitModel
     from .model import Prediction as Prediction
+    from .policies.base import Policy as Policy
     from .policies.entropy import Entropy as Entropy
     from .policies.learned import LearnedScore as LearnedScore
     from .policies.margin import Margin as Margin
     from .policies.max_softmax import MaxSoftmax as MaxSoftmax
     from .policies.patience import Patience as Patience
-    from .policies.base import Policy as Policy
     from .timing import Timing as Timing
     from .timing import time_exits as time_exits
     from .training.exit_stopping import ExitStopping as ExitStopping

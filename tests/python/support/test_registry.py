@@ -7,10 +7,11 @@ import subprocess
 import sys
 from dataclasses import fields
 
-import pytest
-
 import numpy as np
+import pytest
 import torch
+from torch import nn
+
 from laplex import cedar, early_exit
 from laplex._support.registry import BASE
 from laplex.cedar.baselines import BASELINES, LinearDictionary
@@ -25,7 +26,6 @@ from laplex.early_exit.metrics import METRICS
 from laplex.early_exit.metrics.base import Metric
 from laplex.early_exit.policies import POLICIES, MaxSoftmax, Policy
 from laplex.early_exit.runs.settings import RunSettings, changed
-from torch import nn
 
 BY_FILE = {
     "policies": (POLICIES, early_exit.policies),

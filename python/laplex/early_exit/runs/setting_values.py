@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-
 STRATEGIES = ("mixed", "joint", "disjoint")
 SCHEDULERS = ("cosine", "none")
 WEIGHTS = ("equal", "linear", "sdn")
