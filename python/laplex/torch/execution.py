@@ -19,6 +19,7 @@ from ..numpy.layout import Layout, layout_of
 from . import cuda
 from .call import DIRECT, TENSORS, Call, Signature
 
+_LITTLE = 1 << 20  # numbers that may be copied for a shorter way to the core
 _PRODUCT = 0  # mode of the core's sum: K itself, not its transpose or adjoint
 # The core reads a null pointer as "absent", and torch gives null for tensors without elements.
 # (Not a tensor: this module may be first imported under a mode that makes tensors without memory.)
@@ -77,6 +78,8 @@ def gradients(
     `plan` is that of the call's product, where it was kept.
     """
     if sig.direct and isinstance(plan, _core.Plan):
+        if grad.numel() < _LITTLE:
+            grad = grad.contiguous()  # that of a sum is one number, repeated
         out = [
             torch.empty_like(each) if need and each is not None else None
             for each, need in zip(call[:TENSORS], needs, strict=True)

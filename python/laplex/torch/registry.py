@@ -8,7 +8,7 @@ fake and meta tensors, and dispatch modes; `autograd` adds the derivatives, `bat
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from torch import Tensor
@@ -16,16 +16,15 @@ from torch import Tensor
 from . import execution
 from .call import TENSORS, Call, signature
 
-_INPUTS = (
-    "Tensor values, Tensor targets, Tensor? sources, Tensor lengthscale, Tensor? frequency, "
-    "Tensor? target_phase, Tensor? source_phase, bool real_part"
-)
+_KINDS: dict[Any, str] = {Tensor: "Tensor", Tensor | None: "Tensor?", bool: "bool", int: "int"}
+_FIELDS = [f"{_KINDS[kind]} {name}" for name, kind in get_type_hints(Call).items()]
 # Inductor's CUDA graphs own all memory that is taken while they warm up, and orders outlive that.
 _TAGS = (torch.Tag.pt2_compliant_tag, torch.Tag.cudagraph_unsafe)
 LIBRARY: Any = torch.library.Library("laplex", "DEF")  # type: ignore[no-untyped-call]
-LIBRARY.define(f"matvec({_INPUTS}, int parity, int moment) -> Tensor", tags=_TAGS)
+LIBRARY.define(f"matvec({', '.join(_FIELDS)}) -> Tensor", tags=_TAGS)
 LIBRARY.define(
-    f"matvec_vjp(Tensor grad, {_INPUTS}, bool[7] needs) -> ({', '.join(['Tensor'] * TENSORS)})",
+    f"matvec_vjp(Tensor grad, {', '.join(_FIELDS[: TENSORS + 1])}, bool[{TENSORS}] needs) "
+    f"-> ({', '.join(['Tensor'] * TENSORS)})",
     tags=_TAGS,
 )
 MATVEC = torch.ops.laplex.matvec.default
