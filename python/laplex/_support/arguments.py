@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import operator
-from typing import Any
+from typing import Any, get_args
 
 
-def whole(name: str, value: Any, least: int) -> int:
-    """The value as an int.
+def whole(name: str, value: Any, least: int, kind: str = "a whole number") -> int:
+    """The value as an int; `kind` is what messages ask for.
 
     Raises
     ------
@@ -18,10 +18,22 @@ def whole(name: str, value: Any, least: int) -> int:
     try:
         number = operator.index(value)
     except TypeError:
-        raise TypeError(f"{name} must be a whole number, got {value!r}") from None
+        raise TypeError(f"{name} must be {kind}, got {value!r}") from None
     if number < least:
         raise ValueError(f"{name} must be at least {least}, got {number}")
     return number
+
+
+def integer(name: str, value: Any, least: int = 1) -> int:
+    """As `whole`, of which messages say "an integer"."""
+    return whole(name, value, least, "an integer")
+
+
+def one_of(name: str, value: Any, literal: Any) -> Any:
+    """The value, if it is one of the words of a Literal, or an error that names it."""
+    if value not in get_args(literal):
+        raise ValueError(f"{name} must be one of {get_args(literal)}, got {value!r}")
+    return value
 
 
 def positive(name: str, value: Any) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -78,10 +78,3 @@ def interlaced_places(
     order = torch.argsort(is_few, stable=True)  # of a known size, as fake tensors need it
     larger, smaller = order[: total - few].double(), order[total - few :].double()
     return (smaller, larger) if num_targets <= num_sources else (larger, smaller)
-
-
-def validated(kind: str) -> InitialAnchors:
-    """Return `kind` if it names a way to start; ValueError otherwise."""
-    if kind not in get_args(InitialAnchors):
-        raise ValueError(f"init must be one of {get_args(InitialAnchors)}, got {kind!r}")
-    return kind  # type: ignore[return-value]

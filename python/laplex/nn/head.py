@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from laplex.nn.anchors import initial_anchors
-from laplex.nn.kernel_layer import KernelLayer, count
+from laplex._support.arguments import integer
+from laplex.nn.kernel_layer import KernelLayer
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -60,6 +60,7 @@ class LaplexHead(KernelLayer):
     """
 
     _shares_out = True
+    _targets_at_ends = True
 
     def __init__(
         self,
@@ -74,25 +75,16 @@ class LaplexHead(KernelLayer):
         init: str = "interlaced",
     ) -> None:
         super().__init__(
-            count("in_features", in_features),
-            count("num_classes", num_classes),
-            heads=count("heads", heads),
+            in_features,
+            integer("num_classes", num_classes),
+            bias,
+            device,
+            dtype,
+            heads=heads,
             phased=phased,
-            bias=bias,
             init=init,
-            device=device,
-            dtype=dtype,
         )
         self.num_classes = self.out_features
-
-    def _draw_anchors(self) -> tuple[Tensor, Tensor]:
-        return initial_anchors(
-            self.init,
-            self.heads,
-            self.targets.shape[-1],
-            self.sources.shape[-1],
-            targets_at_ends=True,
-        )
 
     def _initial_lengthscale(self) -> float:
         return 2 * REACH / max(self.targets.shape[-1] - 1, 1)
@@ -144,7 +136,4 @@ class LaplexHead(KernelLayer):
 
     def extra_repr(self) -> str:
         """Text between the parentheses of ``repr``."""
-        return (
-            f"in_features={self.in_features}, num_classes={self.num_classes}, "
-            f"{super().extra_repr()}"
-        )
+        return super().extra_repr().replace("out_features", "num_classes")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import operator
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
@@ -12,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from laplex._support.arguments import integer, one_of
 from laplex._support.progress import progress_bar
-from laplex.nn.anchors import InitialAnchors, validated
+from laplex.nn.anchors import InitialAnchors, initial_anchors
 from laplex.nn.frobenius import frobenius_norms
 from laplex.nn.kernel_product import column_sums, cosines, kernel_product, shared_out
 from laplex.nn.least_squares import nearest_kernels
@@ -42,8 +42,8 @@ class KernelLayer(nn.Module):
     .. math::
         \mathrm{Re}(K_h)_{ij} = e^{-|x_{hi} - y_{hj}| / \ell_h} \cos(\theta_{hi} - \phi_{hj})
 
-    The subclass says where the anchors start (`_draw_anchors`, `_initial_lengthscale`) and whether
-    :math:`s_h` is the gains or these shared out over the targets (`_shares_out`).
+    The subclass says where the anchors start (`_targets_at_ends`, `_initial_lengthscale`) and
+    whether :math:`s_h` is the gains or these shared out over the targets (`_shares_out`).
 
     Parameters are ``targets`` [heads, out], ``sources`` [heads, in], ``log_lengthscale`` [heads],
     ``target_phase`` [heads, out] and ``source_phase`` [heads, in] (None without phases),
@@ -64,24 +64,27 @@ class KernelLayer(nn.Module):
     #: Whether a source's gain is divided by its column's sum, so that it is shared out.
     _shares_out: ClassVar[bool] = False
 
+    #: Whether no source starts beyond the outermost targets, where targets are fewer.
+    _targets_at_ends: ClassVar[bool] = False
+
     def __init__(
         self,
         in_features: int,
         out_features: int,
+        bias: bool = True,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
         *,
-        heads: int,
-        phased: bool,
-        bias: bool,
-        init: str,
-        device: torch.device | str | int | None,
-        dtype: torch.dtype | None,
+        heads: int = 1,
+        phased: bool = True,
+        init: str = "interlaced",
     ) -> None:
         super().__init__()
-        self.in_features = in_features
-        self.out_features = out_features
-        self.heads = heads
+        self.in_features = in_features = integer("in_features", in_features)
+        self.out_features = out_features = integer("out_features", out_features)
+        self.heads = heads = integer("heads", heads)
         self.phased = phased
-        self.init: InitialAnchors = validated(init)
+        self.init: InitialAnchors = one_of("init", init, InitialAnchors)
         check_flag("phased", phased)
         check_flag("bias", bias)
         dtype = torch.get_default_dtype() if dtype is None else dtype
@@ -114,10 +117,6 @@ class KernelLayer(nn.Module):
 
     # ------------------------------------------------------------------------------ initial values
 
-    def _draw_anchors(self) -> tuple[Tensor, Tensor]:
-        """Draw targets [heads, n] and sources [heads, m], on the CPU."""
-        raise NotImplementedError
-
     def _initial_lengthscale(self) -> float:
         """Return the initial lengthscale of every head."""
         raise NotImplementedError
@@ -131,9 +130,10 @@ class KernelLayer(nn.Module):
         exactly in O(n log n). Random phases (without phases: random signs of the gains) make the
         heads uncorrelated, so that their variances add up.
         """
-        targets, sources = self._draw_anchors()
-        heads, num_targets = targets.shape
-        num_sources = sources.shape[-1]
+        heads, num_targets, num_sources = self.heads, self.out_features, self.in_features
+        targets, sources = initial_anchors(
+            self.init, heads, num_targets, num_sources, targets_at_ends=self._targets_at_ends
+        )
         self.targets.copy_(targets)
         self.sources.copy_(sources)
         self.log_lengthscale.fill_(math.log(self._initial_lengthscale()))
@@ -336,8 +336,8 @@ class KernelLayer(nn.Module):
                 f"linear must be a torch.nn.Linear, got {type(linear).__name__}: copy its weight "
                 "into one"
             )
-        heads = count("heads", heads)
-        rounds = count("rounds", rounds, least=0)
+        heads = integer("heads", heads)
+        rounds = integer("rounds", rounds, 0)
         check_flag("phased", phased)
         check_flag("progress", progress)
         weight = linear.weight.detach()
@@ -466,6 +466,7 @@ class KernelLayer(nn.Module):
     def extra_repr(self) -> str:
         """Text between the parentheses of ``repr``."""
         return (
+            f"in_features={self.in_features}, out_features={self.out_features}, "
             f"heads={self.heads}, phased={self.phased}, bias={self.bias is not None}, "
             f"init={self.init!r}"
         )
@@ -475,14 +476,3 @@ class KernelLayer(nn.Module):
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _on_the_way_to_onnx() -> bool:
     return torch.onnx.is_in_onnx_export()
-
-
-def count(name: str, value: int, *, least: int = 1) -> int:
-    """Return `value` as an int of at least `least`, or raise an error that names the argument."""
-    try:
-        value = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be an integer, got {value!r}") from None
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")
-    return value

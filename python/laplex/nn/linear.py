@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import math
 
-import torch
-from torch import Tensor
-
-from laplex.nn.anchors import initial_anchors
-from laplex.nn.kernel_layer import KernelLayer, count
+from laplex.nn.kernel_layer import KernelLayer
 
 
 class LaplexLinear(KernelLayer):
@@ -68,42 +64,7 @@ class LaplexLinear(KernelLayer):
     (torch.Size([256, 784]), 5986)
     """
 
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        bias: bool = True,
-        device: torch.device | str | int | None = None,
-        dtype: torch.dtype | None = None,
-        *,
-        heads: int = 1,
-        phased: bool = True,
-        init: str = "interlaced",
-    ) -> None:
-        super().__init__(
-            count("in_features", in_features),
-            count("out_features", out_features),
-            heads=count("heads", heads),
-            phased=phased,
-            bias=bias,
-            init=init,
-            device=device,
-            dtype=dtype,
-        )
-
-    def _draw_anchors(self) -> tuple[Tensor, Tensor]:
-        return initial_anchors(
-            self.init, self.heads, self.targets.shape[-1], self.sources.shape[-1]
-        )
-
     def _initial_lengthscale(self) -> float:
         # Half the geometric mean of the line's length, 2, and the spacing of its in + out anchors:
         # each output starts as a mean over about sqrt(in) / 2 inputs.
         return 1 / math.sqrt(self.sources.shape[-1] + self.targets.shape[-1])
-
-    def extra_repr(self) -> str:
-        """Text between the parentheses of ``repr``."""
-        return (
-            f"in_features={self.in_features}, out_features={self.out_features}, "
-            f"{super().extra_repr()}"
-        )

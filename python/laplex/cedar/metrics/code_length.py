@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import operator
 from math import fsum, log2
+
+from laplex._support.arguments import integer
 
 
 def code_bits(axes: int, k: int, value_bits: int = 32) -> float:
@@ -29,21 +30,11 @@ def code_bits(axes: int, k: int, value_bits: int = 32) -> float:
     TypeError, ValueError
         Where these are not whole numbers, or out of range.
     """
-    axes, k = _count("axes", axes, 1), _count("k", k, 0)
-    value_bits = _count("value_bits", value_bits, 0)
+    axes, k = integer("axes", axes), integer("k", k, 0)
+    value_bits = integer("value_bits", value_bits, 0)
     if k > axes:
         raise ValueError(f"k must be at most axes, got k={k} of axes={axes}")
     chosen = min(k, axes - k)
     # Terms that are all positive: differences of log-gammas would lose bits where axes >> k.
     which = fsum(log2((axes - i) / (chosen - i)) for i in range(chosen))
     return which + k * value_bits
-
-
-def _count(name: str, value: int, least: int) -> int:
-    try:
-        value = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be an integer, got {value!r}") from None
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")
-    return value

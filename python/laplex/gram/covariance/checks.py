@@ -1,36 +1,17 @@
-"""Checks of images, masks and counts; every message names the argument and the remedy."""
+"""Checks of images and masks; every message names the argument and the remedy."""
 
 from __future__ import annotations
 
 import math
-import operator
 
 import torch
 from torch import Tensor
 
+from laplex._support.arguments import integer
+from laplex._support.arguments import positive as positive
 from laplex.torch.call import check_tensor
 
-
-def count(name: str, value: int, least: int = 1) -> int:
-    """Return `value` as an int of at least `least`."""
-    try:
-        value = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be an integer, got {value!r}") from None
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")
-    return value
-
-
-def positive(name: str, value: float) -> float:
-    """Return `value` as a positive, finite float."""
-    try:
-        value = float(value)
-    except (TypeError, ValueError):
-        raise TypeError(f"{name} must be a number, got {value!r}") from None
-    if not 0 < value < math.inf:
-        raise ValueError(f"{name} must be positive and finite, got {value}")
-    return value
+count = integer
 
 
 def flat_images(name: str, images: Tensor, dim: int) -> Tensor:
