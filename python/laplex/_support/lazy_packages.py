@@ -9,38 +9,40 @@ from typing import Any
 from .optional import require
 
 
-def importer(
+def lazy_names(
     names: dict[str, Any],
     homes: Mapping[str, str],
-    modules: Sequence[str],
+    modules: Sequence[str] = (),
     *,
-    needed: Sequence[str],
-    extra: str,
-) -> Callable[[str], Any]:
-    """The ``__getattr__`` of a package.
+    needed: Sequence[str] = (),
+    extra: str = "",
+) -> tuple[list[str], Callable[[str], Any], Callable[[], list[str]]]:
+    """The ``__all__``, ``__getattr__`` and ``__dir__`` of a package.
 
     Parameters
     ----------
     names
         Its ``globals()``, where a value is put when it was found.
     homes
-        The module of a name, relative to the package.
+        Modules, relative to the package, and the names that come from each.
     modules
         Submodules that are names too.
     needed, extra
         Packages to ask for, and the extra of Laplex that brings them.
     """
     package: str = names["__name__"]
+    home_of = {name: module for module, listed in homes.items() for name in listed.split()}
+    public = sorted([*home_of, *modules])
 
     def find(name: str) -> Any:
-        if name not in homes and name not in modules:
+        if name not in public:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         for one in needed:
             require(one, extra=extra, feature=f"{package}.{name}")
         if name in modules:
             return import_module(f".{name}", package)
-        value = getattr(import_module(homes[name], package), name)
+        value = getattr(import_module(home_of[name], package), name)
         names[name] = value
         return value
 
-    return find
+    return public, find, lambda: sorted({*names, *public})

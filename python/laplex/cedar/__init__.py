@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .._support.lazy_packages import importer
+from .._support.lazy_packages import lazy_names
 
 if TYPE_CHECKING:
     from . import baselines as baselines
@@ -27,25 +27,20 @@ if TYPE_CHECKING:
     from .restarts import stability as stability
     from .statistics import ConstantColumnWarning as ConstantColumnWarning
 
-# The module of a name.
-_HOME: dict[str, str] = {
-    "CEDAR": ".estimator",
-    "ConstantColumnWarning": ".statistics",
-    "DriftWarning": ".drift",
-    "chance_scores": ".naming",
-    "compare": ".baselines",
-    "decode_captions": ".captions",
-    "name_axes": ".naming",
-    "report": ".html_report",
-    "stability": ".restarts",
-    "top_examples": ".axis_examples",
-}
-_MODULES = ("baselines", "encoders", "metrics")
-_NEEDED = ("torch", "scipy", "sklearn", "safetensors")
-
-__all__ = sorted([*_HOME, *_MODULES])
-__getattr__ = importer(globals(), _HOME, _MODULES, needed=_NEEDED, extra="cedar")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__all__, __getattr__, __dir__ = lazy_names(
+    globals(),
+    {
+        ".axis_examples": "top_examples",
+        ".baselines": "compare",
+        ".captions": "decode_captions",
+        ".drift": "DriftWarning",
+        ".estimator": "CEDAR",
+        ".html_report": "report",
+        ".naming": "chance_scores name_axes",
+        ".restarts": "stability",
+        ".statistics": "ConstantColumnWarning",
+    },
+    ("baselines", "encoders", "metrics"),
+    needed=("torch", "scipy", "sklearn", "safetensors"),
+    extra="cedar",
+)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .._support.lazy_packages import importer
+from .._support.lazy_packages import lazy_names
 
 if TYPE_CHECKING:
     from . import dynamics as dynamics
@@ -64,61 +64,39 @@ if TYPE_CHECKING:
     from .training.strategies import Phase as Phase
     from .training.trainer import train as train
 
-# The module of a name.
-_HOME: dict[str, str] = {
-    "Analysis": ".dynamics",
-    "Comparison": ".evaluation.comparison",
-    "Costs": ".costs",
-    "Distillation": ".training.objectives",
-    "Entropy": ".policies.entropy",
-    "Evaluation": ".evaluation.result",
-    "ExitStopping": ".training.exit_stopping",
-    "ExportedModel": ".deployment",
-    "ExportedPrediction": ".deployment",
-    "LearnedScore": ".policies.learned",
-    "Margin": ".policies.margin",
-    "MaxSoftmax": ".policies.max_softmax",
-    "MultiExitModel": ".model",
-    "Objective": ".training.objectives",
-    "Outputs": ".evaluation.outputs",
-    "Patience": ".policies.patience",
-    "PerExit": ".metrics.per_exit",
-    "Phase": ".training.strategies",
-    "Policy": ".policies.base",
-    "Prediction": ".model",
-    "Reliability": ".metrics.reliability_diagram",
-    "ScoreHeads": ".metrics.score_heads",
-    "TemperatureScaling": ".metrics.temperature",
-    "Timing": ".timing",
-    "TrainingResult": ".training.result",
-    "analyze": ".dynamics",
-    "aurc": ".metrics.failure_prediction",
-    "brier": ".metrics.calibration",
-    "collect": ".evaluation.outputs",
-    "compare": ".evaluation.comparison",
-    "count_costs": ".costs",
-    "ece": ".metrics.calibration",
-    "eefp": ".metrics.failure_prediction",
-    "eefp_labels": ".metrics.failure_prediction",
-    "evaluate": ".evaluation.evaluator",
-    "evaluate_outputs": ".evaluation.evaluator",
-    "export": ".deployment",
-    "failure_auroc": ".metrics.failure_prediction",
-    "fpr95": ".metrics.failure_prediction",
-    "futility_toy": ".metrics.acceptance_toy",
-    "nll": ".metrics.calibration",
-    "reliability": ".metrics.reliability_diagram",
-    "report": ".html_report",
-    "smooth_ece": ".metrics.calibration",
-    "time_exits": ".timing",
-    "train": ".training.trainer",
-}
-_MODULES = ("dynamics", "heads", "networks", "policies")
-_NEEDED = ("torch", "scipy", "sklearn")
-
-__all__ = sorted([*_HOME, *_MODULES])
-__getattr__ = importer(globals(), _HOME, _MODULES, needed=_NEEDED, extra="exits")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__all__, __getattr__, __dir__ = lazy_names(
+    globals(),
+    {
+        ".costs": "Costs count_costs",
+        ".deployment": "ExportedModel ExportedPrediction export",
+        ".dynamics": "Analysis analyze",
+        ".evaluation.comparison": "Comparison compare",
+        ".evaluation.evaluator": "evaluate evaluate_outputs",
+        ".evaluation.outputs": "Outputs collect",
+        ".evaluation.result": "Evaluation",
+        ".html_report": "report",
+        ".metrics.acceptance_toy": "futility_toy",
+        ".metrics.calibration": "brier ece nll smooth_ece",
+        ".metrics.failure_prediction": "aurc eefp eefp_labels failure_auroc fpr95",
+        ".metrics.per_exit": "PerExit",
+        ".metrics.reliability_diagram": "Reliability reliability",
+        ".metrics.score_heads": "ScoreHeads",
+        ".metrics.temperature": "TemperatureScaling",
+        ".model": "MultiExitModel Prediction",
+        ".policies.base": "Policy",
+        ".policies.entropy": "Entropy",
+        ".policies.learned": "LearnedScore",
+        ".policies.margin": "Margin",
+        ".policies.max_softmax": "MaxSoftmax",
+        ".policies.patience": "Patience",
+        ".timing": "Timing time_exits",
+        ".training.exit_stopping": "ExitStopping",
+        ".training.objectives": "Distillation Objective",
+        ".training.result": "TrainingResult",
+        ".training.strategies": "Phase",
+        ".training.trainer": "train",
+    },
+    ("dynamics", "heads", "networks", "policies"),
+    needed=("torch", "scipy", "sklearn"),
+    extra="exits",
+)

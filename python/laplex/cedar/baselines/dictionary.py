@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from numbers import Integral
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -48,6 +48,9 @@ class Dictionary(BaseEstimator, ABC):  # type: ignore[misc]
     n_features_in_ : int
         d.
     """
+
+    #: Kinds and least values of parameters.
+    _limits: ClassVar[dict[str, tuple[type, int]]] = {}
 
     max_rows: int
     random_state: Any
@@ -141,7 +144,8 @@ class Dictionary(BaseEstimator, ABC):  # type: ignore[misc]
         """Codes [b, axes] of centred rows [b, d]."""
 
     def _check_parameters(self) -> None:
-        check_scalar(self.max_rows, "max_rows", Integral, min_val=2)
+        for name, (kind, least) in {"max_rows": (Integral, 2), **self._limits}.items():
+            check_scalar(getattr(self, name), name, kind, min_val=least)
 
     def _seed(self) -> int:
         return int(check_random_state(self.random_state).randint(2**31 - 1))

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import warnings
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import sklearn.decomposition
 import torch
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils.validation import check_scalar
 
 from ..basis import nearest_rotation
 from ..statistics import Statistics
@@ -50,6 +49,8 @@ class FastICA(LinearDictionary):
     analysis: algorithms and applications", Neural Networks 13 (2000).
     """
 
+    _limits: ClassVar = {"max_iter": (Integral, 1), "tol": (Real, 0)}
+
     n_iter_: int
     converged_: bool
 
@@ -70,11 +71,6 @@ class FastICA(LinearDictionary):
     def name(self) -> str:
         """What tables call it."""
         return "FastICA"
-
-    def _check_parameters(self) -> None:
-        super()._check_parameters()
-        check_scalar(self.max_iter, "max_iter", Integral, min_val=1)
-        check_scalar(self.tol, "tol", Real, min_val=0)
 
     def _learn(self, found: Statistics) -> None:
         axes, variances = principal_axes(found.sample)

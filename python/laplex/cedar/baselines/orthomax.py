@@ -102,6 +102,7 @@ def orthomax(
 class OrthomaxRotation(LinearDictionary):
     """The principal axes, rotated so that coordinates of rows become few and large."""
 
+    _limits: ClassVar = {"max_iter": (Integral, 1), "tol": (Real, 0)}
     gamma: ClassVar[float]
 
     rotation_: Array
@@ -126,11 +127,6 @@ class OrthomaxRotation(LinearDictionary):
     def name(self) -> str:
         """What tables call it."""
         return type(self).__name__.lower()
-
-    def _check_parameters(self) -> None:
-        super()._check_parameters()
-        check_scalar(self.max_iter, "max_iter", Integral, min_val=1)
-        check_scalar(self.tol, "tol", Real, min_val=0)
 
     def _learn(self, found: Statistics) -> None:
         axes, _ = principal_axes(found.sample)

@@ -7,7 +7,7 @@ sae-lens, dictionary-learning and eai-sparsify bring a language-model stack. Hen
 from __future__ import annotations
 
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from sklearn.utils.validation import check_scalar
@@ -67,6 +67,11 @@ class TopKSAE(Dictionary):
         Squared error in parts of the variance, of the batch of each step.
     """
 
+    _limits: ClassVar = {
+        **dict.fromkeys(("k", "expansion", "batch_size", "dead_after"), (Integral, 1)),
+        "steps": (Integral, 0),
+    }
+
     def __init__(
         self,
         k: int = 32,
@@ -97,9 +102,6 @@ class TopKSAE(Dictionary):
 
     def _check_parameters(self) -> None:
         super()._check_parameters()
-        for name in ("k", "expansion", "batch_size", "dead_after"):
-            check_scalar(getattr(self, name), name, Integral, min_val=1)
-        check_scalar(self.steps, "steps", Integral, min_val=0)
         check_scalar(
             self.learning_rate, "learning_rate", Real, min_val=0, include_boundaries="neither"
         )

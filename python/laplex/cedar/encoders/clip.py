@@ -11,8 +11,7 @@ from torch import Tensor
 from laplex._support.optional import require
 
 from . import fingerprint
-from .encoder import ImageEncoder, TextEncoder
-from .pretrained import explained
+from .encoder import ImageEncoder, TextEncoder, explained
 
 if TYPE_CHECKING:
     from PIL.Image import Image

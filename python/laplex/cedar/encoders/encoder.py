@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import operator
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +14,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from laplex._support.optional import require
+from laplex._support.arguments import integer
+from laplex._support.progress import progress_bar
 
 from . import cache as disk
 from . import fingerprint
@@ -71,7 +71,7 @@ class Encoder(ABC):
         digest
             Of an item's content.
         """
-        batch_size = _batch_size(batch_size)
+        batch_size = integer("batch_size", batch_size)
 
         def compute(first: int, end: int) -> Embeddings:
             rows = []
@@ -79,15 +79,15 @@ class Encoder(ABC):
                 stop = min(start + batch_size, end)
                 with torch.inference_mode():
                     rows.append(self._finished(embed(start, items[start:stop]), kind, start))
-                report(stop)
+                report(f"encoding {kind}", stop, len(items), "")
             return np.concatenate(rows)
 
-        with _progress_bar(progress, kind, len(items)) as report:
+        with progress_bar(progress, extra="encoders") as report:
             if cache is None:
                 return compute(0, len(items))
             key = self._key(kind, items, digest)
             rows = disk.load_or_compute(cache, key, len(items), compute)
-            report(len(items))
+            report(f"encoding {kind}", len(items), len(items), "")
             return rows
 
     def _finished(self, rows: Tensor, kind: str, start: int) -> Embeddings:
@@ -219,24 +219,15 @@ class TextEncoder(Encoder):
         return self._run("texts", items, embed, digest, batch_size, progress, cache)
 
 
-def _batch_size(value: int) -> int:
-    try:
-        value = operator.index(value)
-    except TypeError:
-        raise TypeError(f"batch_size must be an integer, got {value!r}") from None
-    if value < 1:
-        raise ValueError(f"batch_size must be at least 1, got {value}")
-    return value
-
-
 @contextmanager
-def _progress_bar(show: bool, kind: str, count: int) -> Iterator[Callable[[int], None]]:
-    """Yield a function that shows how many items are done."""
-    if not show:
-        yield lambda done: None
-        return
-    bars = require("rich.progress", extra="encoders", feature="progress=True")
-    columns = (*bars.Progress.get_default_columns(), bars.MofNCompleteColumn())
-    with bars.Progress(*columns) as display:
-        task = display.add_task(f"encoding {kind}", total=count)
-        yield lambda done: display.update(task, completed=done)
+def explained(name: str) -> Iterator[None]:
+    """Add the remedy to the error of a model that is neither on disk nor to be downloaded."""
+    try:
+        yield
+    except (OSError, ValueError) as error:  # ValueError: AutoProcessor's, of a file that is absent
+        raise OSError(
+            f"{error}\nname={name!r} is looked for as a folder, in the cache of the Hugging Face "
+            "hub, and then online. Without a network, pass the folder of a model that was saved "
+            "with save_pretrained; or load it once where there is a network, and copy the folder "
+            "that HF_HOME names there."
+        ) from error

@@ -10,8 +10,7 @@ from torch import Tensor
 from laplex._support.optional import require
 
 from . import fingerprint
-from .encoder import TextEncoder
-from .pretrained import explained
+from .encoder import TextEncoder, explained
 
 
 class SentenceEncoder(TextEncoder):

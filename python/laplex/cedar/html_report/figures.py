@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..metrics import ReconstructionReport
@@ -16,8 +17,7 @@ def firing(report: ReconstructionReport) -> Figure:
     """How often each axis is in a code, above and below 0, the busiest axis first."""
     assert report.positive is not None
     assert report.negative is not None
-    figure = Figure(figsize=(10, 3.2), layout="constrained")
-    ax = figure.subplots()
+    figure, ax = _figure(3.2)
     order = np.argsort(-(report.positive + report.negative), kind="stable")
     place = np.arange(len(order) + 1)
     up, down = (100 * counts[order] / report.count for counts in (report.positive, report.negative))
@@ -29,14 +29,12 @@ def firing(report: ReconstructionReport) -> Figure:
     ax.set_xlabel("axes, the busiest first")
     ax.set_ylabel("% of rows")
     ax.legend(frameon=False, fontsize="small")
-    ax.spines[["top", "right"]].set_visible(False)
     return figure
 
 
 def code_sizes(measured: Measured) -> Figure:
     """How large the entries of codes are."""
-    figure = Figure(figsize=(10, 3), layout="constrained")
-    ax = figure.subplots()
+    figure, ax = _figure(3)
     edges = EDGES.copy()
     edges[0], edges[-1] = edges[1] ** 2 / edges[2], edges[-2] ** 2 / edges[-3]
     total = max(int(measured.sizes.sum()), 1)
@@ -51,7 +49,6 @@ def code_sizes(measured: Measured) -> Figure:
     ax.set_xlabel("size of an entry, in parts of the embeddings' typical distance from their mean")
     ax.set_ylabel("% of entries")
     ax.legend(frameon=False, fontsize="small")
-    ax.spines[["top", "right"]].set_visible(False)
     return figure
 
 
@@ -59,13 +56,18 @@ def recurrence(report: StabilityReport) -> Figure:
     """How many axes were found by how many starts."""
     starts = np.arange(1, len(report.mcc) + 1)
     axes = np.array([int((report.recurrence + 1 == count).sum()) for count in starts])
-    figure = Figure(figsize=(10, 2.3), layout="constrained")
-    ax = figure.subplots()
+    figure, ax = _figure(2.3)
     bars = ax.bar(starts, axes, color=[POSITIVE if n >= 3 else NEITHER for n in starts], width=0.5)
     ax.bar_label(bars, fontsize="small")
     ax.margins(y=0.15)
     ax.set_xticks(starts)
     ax.set_xlabel(f"starts that found an axis (|cosine| > {report.threshold:g})")
     ax.set_ylabel("axes")
-    ax.spines[["top", "right"]].set_visible(False)
     return figure
+
+
+def _figure(height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(10, height), layout="constrained")
+    ax = figure.subplots()
+    ax.spines[["top", "right"]].set_visible(False)
+    return figure, ax

@@ -6,7 +6,7 @@ decorator, and is then a `transform` of `CEDAR`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..._support.registry import Registry
 
@@ -20,7 +20,4 @@ if TYPE_CHECKING:
 TRANSFORMS: Registry[type[Transform]] = Registry(
     "transform", __name__, default="orthogonal", by_file=True
 )
-
-
-def __getattr__(name: str) -> Any:
-    return TRANSFORMS.attribute(name)
+__getattr__ = TRANSFORMS.attribute

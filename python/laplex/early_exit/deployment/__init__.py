@@ -8,26 +8,15 @@ them.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ..._support.lazy_packages import lazy_names
 
 if TYPE_CHECKING:
     from .runner import ExportedModel as ExportedModel
     from .runner import ExportedPrediction as ExportedPrediction
     from .writing import export as export
 
-__all__ = ["ExportedModel", "ExportedPrediction", "export"]
-
-_HOME = {"ExportedModel": ".runner", "ExportedPrediction": ".runner", "export": ".writing"}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(_HOME[name], __name__), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__all__, __getattr__, __dir__ = lazy_names(
+    globals(), {".runner": "ExportedModel ExportedPrediction", ".writing": "export"}
+)

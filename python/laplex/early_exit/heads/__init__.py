@@ -9,7 +9,7 @@ activations may have, where not 2 to 4.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..._support.registry import Registry
 
@@ -25,7 +25,4 @@ if TYPE_CHECKING:
     from .token import TokenHead as TokenHead
 
 HEADS: Registry[type[nn.Module]] = Registry("head", __name__, default="pooled", by_file=True)
-
-
-def __getattr__(name: str) -> Any:
-    return HEADS.attribute(name)
+__getattr__ = HEADS.attribute

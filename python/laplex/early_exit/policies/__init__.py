@@ -7,7 +7,7 @@ your own is named by `POLICIES.register`, a decorator.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..._support.registry import Registry
 
@@ -38,5 +38,4 @@ def named_policy(name: str, threshold: float | None = None) -> Policy:
     return kind(kind.usual_threshold if threshold is None else threshold)  # type: ignore[arg-type]
 
 
-def __getattr__(name: str) -> Any:
-    return POLICIES.attribute(name)
+__getattr__ = POLICIES.attribute
