@@ -19,6 +19,7 @@ from laplex._support.optional import require_installed
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import Progress
 
     from laplex._support.image_datasets import ImageDataset
     from laplex.demo.covariance import CovarianceStudy
@@ -199,16 +200,20 @@ def choose_settings(train_images: int, epochs: int | None, quick: bool) -> Setti
     return chosen if epochs is None else dataclasses.replace(chosen, epochs=epochs)
 
 
+def _bars(console: Console) -> Progress:
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description:32}"), BarColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console)
+
+
 def _train_all(
     console: Console, images: ImageDataset, settings: Settings, seed: int
 ) -> list[Comparison]:
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
     from laplex.demo.training import VARIANTS, Comparison, train
 
     comparisons = []
-    columns = (TextColumn("{task.description:32}"), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
+    with _bars(console) as progress:
         for variant in VARIANTS:
             bar = progress.add_task(variant.name, total=settings.seeds * settings.epochs)
             runs = [
@@ -222,12 +227,9 @@ def _train_all(
 def _fit_covariances(
     console: Console, images: ImageDataset, steps: int, seed: int
 ) -> CovarianceStudy:
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
     from laplex.demo.covariance import MODELS, fit_covariances
 
-    columns = (TextColumn("{task.description:32}"), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
+    with _bars(console) as progress:
         bar = progress.add_task("covariance models", total=len(MODELS))
         return fit_covariances(images, steps, seed, lambda: progress.advance(bar))
 

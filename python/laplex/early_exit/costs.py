@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from .._support.arguments import one_of
 from .._support.results import Result
 from .._support.text_tables import aligned
 from .activations import batch_of, map_tensors
+from .batches import check_model
 from .flop_counting import counting_flops
 from .model import MultiExitModel, evaluating
 
@@ -177,9 +179,8 @@ def count_costs(
     >>> costs.exits, costs.backbone
     (array([56., 80.]), 56.0)
     """
-    if not isinstance(model, MultiExitModel):
-        raise TypeError(f"model must be a MultiExitModel, got {type(model).__name__}")
-    convention = _convention(convention)
+    check_model(model)
+    one_of("convention", convention, Convention)
     if batch_of(example, "example") < 1:
         raise ValueError("example has no samples: pass a batch of at least one")
     sample = map_tensors(lambda tensor: tensor[:1], example)
@@ -216,10 +217,3 @@ def count_costs(
 
 def _parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
-
-
-def _convention(value: Any) -> Convention:
-    if value not in get_args(Convention):
-        raise ValueError(f"convention must be one of {get_args(Convention)}, got {value!r}")
-    found: Convention = value
-    return found

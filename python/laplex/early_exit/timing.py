@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,9 +14,11 @@ import torch
 from numpy.typing import NDArray
 
 from .. import __version__
+from .._support.arguments import whole
 from .._support.results import Result
 from .._support.text_tables import aligned
 from .activations import batch_of, map_tensors, tensors_of
+from .batches import check_model
 from .costs import count_costs
 from .model import MultiExitModel, evaluating
 from .policies.base import Policy
@@ -167,8 +168,7 @@ def time_exits(
     what goes number by number and what every call takes however small its batch is, so small
     networks save less by the clock than by the count.
     """
-    if not isinstance(model, MultiExitModel):
-        raise TypeError(f"model must be a MultiExitModel, got {type(model).__name__}")
+    check_model(model)
     if not isinstance(policy, Policy):
         raise TypeError(
             f"policy must be a Policy such as MaxSoftmax(0.9), got {type(policy).__name__}"
@@ -177,15 +177,15 @@ def time_exits(
     samples = batch_of(inputs, "inputs")
     if samples < 1:
         raise ValueError("inputs has no samples: pass at least one")
-    sizes = [_positive("batch_sizes", size) for size in batch_sizes]
+    sizes = [whole("batch_sizes", size, 1, "whole numbers") for size in batch_sizes]
     if not sizes:
         raise ValueError("batch_sizes is empty: pass at least one size, for instance (1, 64)")
     if max(sizes) > samples:
         raise ValueError(
             f"batch_sizes has {max(sizes)}, but inputs {samples} samples: pass at least as many"
         )
-    repeats = _positive("repeats", repeats)
-    threads = None if threads is None else _positive("threads", threads)
+    repeats = whole("repeats", repeats, 1, "whole numbers")
+    threads = None if threads is None else whole("threads", threads, 1, "whole numbers")
     costs = count_costs(model, inputs)
     device = tensors_of(inputs)[0].device
 
@@ -278,13 +278,3 @@ def _named(device: torch.device) -> str:
     if device.type == "cuda":
         return f"{device} ({torch.cuda.get_device_name(device)})"
     return f"{device} ({platform.processor() or platform.machine()})"
-
-
-def _positive(name: str, value: Any) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be whole numbers, got {value!r}") from None
-    if number < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")
-    return number

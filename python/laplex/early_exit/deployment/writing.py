@@ -8,15 +8,17 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ... import __version__
+from ..._support.arguments import one_of
 from ..._support.optional import require
 from ..activations import batch_of, map_tensors
+from ..batches import check_model
 from ..costs import count_costs
 from ..model import MultiExitModel
 from ..policies import POLICIES
@@ -135,10 +137,8 @@ def export(
 
 
 def _check(model: Any, example: Any, form: Any, policy: Any) -> None:
-    if not isinstance(model, MultiExitModel):
-        raise TypeError(f"model must be a MultiExitModel, got {type(model).__name__}")
-    if form not in get_args(FileFormat):
-        raise ValueError(f"format must be one of {get_args(FileFormat)}, got {form!r}")
+    check_model(model)
+    one_of("format", form, FileFormat)
     if batch_of(example, "example") < 2:
         raise ValueError(
             "example has fewer than 2 samples, from which no size of a batch but that one can be "

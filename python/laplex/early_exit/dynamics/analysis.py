@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from ..._support.arguments import whole
+from ..batches import check_inputs, labelled_batches
 from ..model import MultiExitModel
-from .batches import check_loader, check_model, labelled_batches
 from .gradients import GradientShare, gradient_share
 from .information import MutualInformation, mutual_information
 from .landscape import LossLandscape, loss_landscape
@@ -164,8 +164,7 @@ def analyze(
     >>> analyze(model, [(x, (x[:, 0] > 0).long())], parts=["gradient_share", "activation_rank"])
     Analysis(gradient_share, activation_rank; print it for the tables)
     """
-    check_model(model)
-    check_loader(loader)
+    check_inputs(model, loader)
     max_samples, seed = whole("max_samples", max_samples, 2), whole("seed", seed, 0)
     if other is not None and not isinstance(other, (MultiExitModel, Mapping)):
         raise TypeError(

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..._support.arguments import whole
+from ..batches import check_model
 from ..model import MultiExitModel
-from .batches import check_model
 from .blocks import is_norm_or_embedding
 
 Direction = dict[str, NDArray[Any]]

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..._support.arguments import whole
+from ..._support.arguments import one_of
 from ..._support.progress import progress_bar
 from ..._support.text_tables import aligned, cell
 from ..arrays import Array
+from ..batches import batch_count, check_inputs, labelled_batches
 from ..model import MultiExitModel
-from .batches import batch_count, check_loader, check_model, labelled_batches
 from .blocks import counted_parameters, default_blocks, named_blocks
 from .drawing import name_height, name_ticks
 from .exit_losses import Loss, cross_entropy, loss_of
@@ -165,12 +165,8 @@ def gradient_share(
     >>> result.blocks, result.shares[:, 1]  # the last block is behind the first exit
     (('0', '2'), array([0., 1.]))
     """
-    check_model(model)
-    check_loader(loader)
-    if average not in get_args(Average):
-        raise ValueError(f"average must be one of {get_args(Average)}, got {average!r}")
-    if batches is not None:
-        batches = whole("batches", batches, 1)
+    check_inputs(model, loader, batches)
+    one_of("average", average, Average)
     parameters = _block_parameters(model, blocks)
     names = tuple(parameters)
     flat = list({id(one): one for block in parameters.values() for one in block}.values())

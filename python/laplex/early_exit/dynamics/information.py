@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..._support.arguments import whole
+from ..._support.arguments import one_of, whole
 from ..._support.progress import progress_bar
 from ..._support.text_tables import aligned
 from ..arrays import Array, Integers
+from ..batches import check_inputs
 from ..model import MultiExitModel
-from .batches import check_loader, check_model
 from .centring import centred, rounding_error
 from .drawing import name_height, name_ticks, tidy
 from .estimators import (
@@ -210,15 +210,10 @@ def mutual_information(
     >>> result.layers, result.layer_dims
     (('0', '1', '2'), array([2, 2, 2]))
     """
-    check_model(model)
-    check_loader(loader)
-    for name, value, kinds in (
-        ("estimator", estimator, get_args(Estimator)),
-        ("reduction", reduction, get_args(Reduction)),
-        ("spatial", spatial, ("pool", "flatten")),
-    ):
-        if value not in kinds:
-            raise ValueError(f"{name} must be one of {kinds}, got {value!r}")
+    check_inputs(model, loader)
+    one_of("estimator", estimator, Estimator)
+    one_of("reduction", reduction, Reduction)
+    one_of("spatial", spatial, Literal["pool", "flatten"])
     dims, neighbours = whole("dims", dims, 1), whole("neighbours", neighbours, 1)
     max_samples = whole("max_samples", max_samples, 2 * dims + 2)
     if not 0 <= noise < np.inf:
@@ -226,15 +221,8 @@ def mutual_information(
     as_rows = AsRows(spatial, channel_axis=channel_axis, seed=seed)
     with progress_bar(progress, extra="exits") as report:
         found = layer_rows(
-            model,
-            loader,
-            layers,
-            as_rows,
-            max_samples=max_samples,
-            inputs=inputs,
-            report=lambda done: report("activations", done, max_samples, ""),
+            model, loader, layers, as_rows, max_samples=max_samples, inputs=inputs, report=report
         )
-        report("activations", len(found.labels), len(found.labels), "")
         x = None
         if found.inputs is not None:
             epsilon = float(np.finfo(found.inputs.dtype).eps)

@@ -14,8 +14,8 @@ from ..._support.arguments import whole
 from ..._support.progress import progress_bar
 from ..._support.text_tables import aligned
 from ..arrays import Array
+from ..batches import batch_count, check_inputs, labelled_batches
 from ..model import MultiExitModel
-from .batches import batch_count, check_loader, check_model, labelled_batches
 from .directions import as_direction, filter_directions
 from .exit_losses import Loss, Sums, cross_entropy
 from .restoring import unchanged
@@ -172,15 +172,12 @@ def loss_landscape(
     >>> loss_landscape(model, [batch], points=(5, 3)).losses.shape
     (2, 5, 3)
     """
-    check_model(model)
-    check_loader(loader)
+    check_inputs(model, loader, batches)
     if not isinstance(points, (tuple, list)) or len(points) != 2:
         raise ValueError(f"points must be two whole numbers, got {points!r}")
     shape = (whole("points[0]", points[0], 2), whole("points[1]", points[1], 2))
     if not 0 < span < np.inf:
         raise ValueError(f"span must be a positive number, got {span}")
-    if batches is not None:
-        batches = whole("batches", batches, 1)
     if directions is None:
         first, second = filter_directions(model, seed)
     elif isinstance(directions, (tuple, list)) and len(directions) == 2:

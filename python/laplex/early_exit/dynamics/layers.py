@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..._support.arguments import whole
+from ..._support.arguments import one_of, whole
+from ..._support.progress import Report
 from ..activations import tensors_of
 from ..arrays import Integers
+from ..batches import labelled_batches
 from ..model import MultiExitModel
-from .batches import labelled_batches
 from .blocks import default_blocks, named_blocks
 from .restoring import unchanged
 
@@ -45,8 +46,7 @@ class AsRows:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.spatial not in get_args(Spatial):
-            raise ValueError(f"spatial must be one of {get_args(Spatial)}, got {self.spatial!r}")
+        one_of("spatial", self.spatial, Spatial)
         whole("positions", self.positions, 1)
         whole("seed", self.seed, 0)
 
@@ -121,7 +121,7 @@ def layer_rows(
     *,
     max_samples: int,
     inputs: bool = False,
-    report: Callable[[int], None],
+    report: Report,
 ) -> LayerRows:
     """Run the backbone over the first samples of a loader and listen.
 
@@ -139,7 +139,7 @@ def layer_rows(
     inputs : bool
         Keep the inputs too.
     report : callable
-        Told the number of samples done.
+        Of a progress bar: told the number of samples done.
 
     Raises
     ------
@@ -161,7 +161,9 @@ def layer_rows(
             labels.append(numbers.cpu().numpy())
             if inputs:
                 given.append(_input_rows(x))
-            report(sum(map(len, labels)))
+            report("activations", sum(map(len, labels)), max_samples, "")
+    done = sum(map(len, labels))
+    report("activations", done, done, "")
     for listener in listeners:
         if listener.runs != forwards and layers is not None:
             raise ValueError(

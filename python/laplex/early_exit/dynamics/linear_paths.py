@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ..._support.arguments import whole
+from ..._support.arguments import one_of, whole
 from ..._support.progress import Report, progress_bar
 from ..._support.text_tables import aligned
 from ..arrays import Array
+from ..batches import batch_count, check_inputs, check_loader, check_model, labelled_batches
 from ..model import MultiExitModel
-from .batches import batch_count, check_loader, check_model, labelled_batches
 from .drawing import exit_colors, tidy
 from .exit_losses import Loss, Sums, cross_entropy
 from .restoring import unchanged
@@ -186,14 +186,11 @@ def mode_connectivity(
     ModeConnectivity(barriers 0, 0; 5 samples)
     """
     check_model(model_a, "model_a")
-    check_loader(loader)
+    check_inputs(model_a, loader, batches)
     if train_loader is not None:
         check_loader(train_loader, "train_loader")
     points = whole("points", points, 2)
-    if batches is not None:
-        batches = whole("batches", batches, 1)
-    if statistics not in get_args(Statistics):
-        raise ValueError(f"statistics must be one of {get_args(Statistics)}, got {statistics!r}")
+    one_of("statistics", statistics, Statistics)
     recompute = statistics == "recomputed" and bool(tracking_layers(model_a))
     if recompute and train_loader is None and isinstance(loader, Iterator):
         raise ValueError(

@@ -14,8 +14,8 @@ from ..._support.arguments import whole
 from ..._support.progress import progress_bar
 from ..._support.text_tables import aligned
 from ..arrays import Array, Integers
+from ..batches import check_inputs
 from ..model import MultiExitModel
-from .batches import check_loader, check_model
 from .centring import centred, rounding_error
 from .drawing import exit_colors, name_height, name_ticks, tidy
 from .layers import AsRows, Spatial, layer_rows
@@ -182,22 +182,13 @@ def activation_rank(
     >>> activation_rank(model, [batch])
     ActivationRank(0: 4, 1: 3; 100 samples; print it for the table)
     """
-    check_model(model)
-    check_loader(loader)
+    check_inputs(model, loader)
     if not 0 < tol < 1:
         raise ValueError(f"tol must be between 0 and 1, got {tol}: pass 1e-3, or near it")
     max_samples = whole("max_samples", max_samples, 2)
     as_rows = AsRows(spatial, positions=positions, channel_axis=channel_axis, seed=seed)
     with progress_bar(progress, extra="exits") as report:
-        found = layer_rows(
-            model,
-            loader,
-            layers,
-            as_rows,
-            max_samples=max_samples,
-            report=lambda done: report("activations", done, max_samples, ""),
-        )
-        report("activations", len(found.labels), len(found.labels), "")
+        found = layer_rows(model, loader, layers, as_rows, max_samples=max_samples, report=report)
         ranks, values = [], []
         for number, (name, rows) in enumerate(found.rows.items(), 1):
             rank, spectrum = _rank(rows.astype(np.float64), tol, center, found.rounding[name])

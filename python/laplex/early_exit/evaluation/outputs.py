@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sized
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..._support.progress import progress_bar
 from ..activations import batch_of, map_tensors
+from ..batches import batch_count, check_inputs, device_of, pair_of
 from ..model import MultiExitModel, evaluating
 
 
@@ -117,16 +118,10 @@ def collect(
     >>> collect(model, [(torch.zeros(5, 4), torch.zeros(5, dtype=torch.int64))])
     Outputs(2 exits, 5 samples, 3 classes)
     """
-    if not isinstance(model, MultiExitModel):
-        raise TypeError(f"model must be a MultiExitModel, got {type(model).__name__}")
-    if not isinstance(loader, Iterable) or isinstance(loader, (Tensor, np.ndarray)):
-        raise TypeError(
-            f"loader must give batches (x, labels), got {type(loader).__name__}: pass a DataLoader"
-        )
-    first = next(model.parameters(), None)
-    where = first.device if device is None and first is not None else torch.device(device or "cpu")
+    check_inputs(model, loader)
+    where = device_of(model) if device is None else torch.device(device)
     names = model.output_names
-    total = len(loader) if isinstance(loader, Sized) else None
+    total = batch_count(loader)
     logits: list[NDArray[np.float32]] = []
     labels: list[NDArray[np.int64]] = []
     with (
@@ -135,7 +130,7 @@ def collect(
         progress_bar(progress, extra="exits") as report,
     ):
         for done, batch in enumerate(loader, 1):
-            x, given = _pair(batch)
+            x, given = pair_of(batch, "loader")
             found = model(map_tensors(lambda tensor: tensor.to(where), x))
             logits.append(_together(found, names))
             labels.append(_class_numbers(given, batch_of(x, "x"), logits[-1].shape[2]))
@@ -143,13 +138,6 @@ def collect(
     if not labels or not sum(map(len, labels)):
         raise ValueError("loader gave no samples: pass one that is not empty or used up")
     return Outputs(np.concatenate(logits, axis=1), np.concatenate(labels), names)
-
-
-def _pair(batch: Any) -> tuple[Any, Any]:
-    if not isinstance(batch, (list, tuple)) or len(batch) != 2:
-        got = f"{len(batch)} of them" if isinstance(batch, (list, tuple)) else type(batch).__name__
-        raise TypeError(f"a batch must be the pair (x, labels), got {got}")
-    return batch[0], batch[1]
 
 
 def _together(found: tuple[Tensor, ...], names: tuple[str, ...]) -> NDArray[np.float32]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, NamedTuple, get_args
 
-from ..._support.arguments import whole
+from ..._support.arguments import one_of, whole
 from ..arrays import Array, as_numbers
 from ..costs import Costs
 from ..metrics.score_heads import ScoreHeads
@@ -88,8 +88,7 @@ def make_plan(
         )
     if protocol is None:
         protocol = "validation" if validated else "p1-test-sweep"
-    if protocol not in get_args(Protocol):
-        raise ValueError(f"protocol must be one of {get_args(Protocol)}, got {protocol!r}")
+    one_of("protocol", protocol, Protocol)
     if protocol == "validation" and not validated:
         raise ValueError(
             "protocol='validation' fits thresholds on validation samples: pass validation, or "

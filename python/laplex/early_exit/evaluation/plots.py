@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from .comparison import Comparison
+    from .curves import Curve
     from .result import Evaluation
 
 POLICY, ORACLE, CHANCE, STATIC = "#0072b2", "#009e73", "#8c8c8c", "#d55e00"
@@ -60,21 +61,35 @@ def comparison_figure(found: Comparison) -> Figure:
             ax.fill_between(
                 100 * cost, accuracy.min(0), accuracy.max(0), color=colour, alpha=0.18, linewidth=0
             )
-    ax.axvline(100, color="#b0b0b0", linewidth=0.8)
-    ax.set_xlim(left=0)
-    ax.set_xlabel("mean cost, % of the plain backbone")
-    ax.set_ylabel("accuracy, %")
+    _cost_axes(ax)
     counts = sorted({len(runs) for runs in found.groups.values()})
     if counts[-1] > 1:
         number = f"{counts[0]} to {counts[-1]}" if counts[0] < counts[-1] else f"{counts[0]}"
         ax.set_title(f"Mean of {number} runs, and from the least to the most", fontsize="medium")
-    _tidy(ax)
     longest = max(map(len, found.groups))
     _legend_below(ax, max(1, min(len(found.groups), 80 // (longest + 6))))
     return figure
 
 
-def _tidy(ax: Axes) -> None:
+def draw_curve(ax: Axes, found: Curve, colour: str, style: str, label: str, dearest: float) -> None:
+    """Accuracy against cost; an oracle's goes on to the cost of the last exit."""
+    order = np.argsort(found.cost, kind="stable")
+    cost, accuracy = 100 * found.cost[order], 100 * found.accuracy[order]
+    if label == "oracle" and cost[-1] < 100 * dearest:  # more money buys nothing
+        cost, accuracy = np.append(cost, 100 * dearest), np.append(accuracy, accuracy[-1])
+    ax.plot(cost, accuracy, style, color=colour, label=label, linewidth=1.8)
+
+
+def _cost_axes(ax: Axes) -> None:
+    """Cost along, accuracy up, a line where the plain backbone is."""
+    ax.axvline(100, color="#b0b0b0", linewidth=0.8)
+    ax.set_xlim(left=0)
+    ax.set_xlabel("mean cost, % of the plain backbone")
+    ax.set_ylabel("accuracy, %")
+    tidy(ax)
+
+
+def tidy(ax: Axes) -> None:
     """The house's axes: two spines, a pale grid behind."""
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(color="#e6e6e6", linewidth=0.6)
@@ -100,17 +115,10 @@ def _exit_colours(count: int) -> list[Any]:
 
 
 def _curve(ax: Axes, found: Evaluation) -> None:
-    for one, colour, style, label in (
-        (found.oracle, ORACLE, "--", "oracle"),
-        (found.random, CHANCE, ":", "exits by chance"),
-        (found.curve, POLICY, "-", "policy"),
-    ):
-        order = np.argsort(one.cost, kind="stable")
-        cost, accuracy = 100 * one.cost[order], 100 * one.accuracy[order]
-        if label == "oracle" and cost[-1] < 100 * found.costs[-1]:  # more money buys nothing
-            cost = np.append(cost, 100 * found.costs[-1])
-            accuracy = np.append(accuracy, accuracy[-1])
-        ax.plot(cost, accuracy, style, color=colour, label=label, linewidth=1.8)
+    dearest = float(found.costs[-1])
+    draw_curve(ax, found.oracle, ORACLE, "--", "oracle", dearest)
+    draw_curve(ax, found.random, CHANCE, ":", "exits by chance", dearest)
+    draw_curve(ax, found.curve, POLICY, "-", "policy", dearest)
     ax.plot(
         100 * found.costs, 100 * found.accuracy, "o", color=STATIC, label="one exit", markersize=6
     )
@@ -119,13 +127,9 @@ def _curve(ax: Axes, found: Evaluation) -> None:
         ax.plot(
             100 * point.cost, 100 * point.accuracy, "*", color="black", label=point.policy, ms=11
         )
-    ax.axvline(100, color="#b0b0b0", linewidth=0.8)
-    ax.set_xlim(left=0)
-    ax.set_xlabel("mean cost, % of the plain backbone")
-    ax.set_ylabel("accuracy, %")
+    _cost_axes(ax)
     how = "validation" if found.protocol == "validation" else "the test samples"
     ax.set_title(f"Accuracy against cost; thresholds from {how}", fontsize="medium")
-    _tidy(ax)
     _legend_below(ax, 3 if found.operating_point is not None else 4)
 
 
@@ -145,7 +149,7 @@ def _exits(ax: Axes, found: Evaluation) -> None:
     ax.set_yticks(range(0, 101, 20))
     ax.set_ylabel("accuracy, %")
     ax.set_title("Each exit on all samples", fontsize="medium")
-    _tidy(ax)
+    tidy(ax)
     ax.grid(visible=False, axis="x")
 
 
@@ -176,7 +180,7 @@ def _reliability(ax: Axes, found: Evaluation) -> None:
     ax.set_xlabel("mean confidence of a bin")
     ax.set_ylabel("part of the bin that is right")
     ax.set_title(f"Reliability: ECE {_range(found.ece)}", fontsize="medium")
-    _tidy(ax)
+    tidy(ax)
     _legend_below(ax, min(len(found.exit_names), 4))
 
 
@@ -197,7 +201,7 @@ def _shares(ax: Axes, found: Evaluation) -> None:
     ax.set_xlabel("mean cost, % of the plain backbone")
     ax.set_ylabel("samples leaving, %")
     ax.set_title("Who leaves where", fontsize="medium")
-    _tidy(ax)
+    tidy(ax)
     _legend_below(ax, min(len(names), 4))
 
 

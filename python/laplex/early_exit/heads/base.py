@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
 
+from ..._support.arguments import integer
 from . import HEADS
 
 __all__ = ["make_head"]
@@ -34,12 +34,7 @@ def make_head(
     ValueError, TypeError
         There is no such head, or it does not take such an activation.
     """
-    try:
-        classes = operator.index(num_classes)
-    except TypeError:
-        raise TypeError(f"num_classes must be an integer, got {num_classes!r}") from None
-    if classes < 1:
-        raise ValueError(f"num_classes must be at least 1, got {classes}")
+    classes = integer("num_classes", num_classes)
     if callable(head):
         return head(activation, classes)
     if head not in HEADS:

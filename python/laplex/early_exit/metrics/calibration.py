@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import scipy.special
 
+from ..._support.arguments import one_of
 from ..._support.optional import require
 from ..arrays import Array, Booleans, Integers, as_labels, as_numbers, as_numpy
 from . import METRICS
@@ -59,8 +60,7 @@ def ece(
     >>> ece([0.25, 0.25, 1.0, 1.0], [False, True, True, True], bins=2)
     0.125
     """
-    if norm not in get_args(Norm):
-        raise ValueError(f"norm must be one of {get_args(Norm)}, got {norm!r}")
+    one_of("norm", norm, Norm)
     table = reliability(confidence, correct, bins, adaptive=adaptive)
 
     def error(counts: Integers, means: Array, accuracy: Array) -> float:

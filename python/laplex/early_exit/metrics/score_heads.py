@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -13,6 +12,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
+from ..._support.arguments import one_of, positive
 from ..arrays import Array, Booleans, as_labels, as_logits, as_numbers, correctness
 from .failure_prediction import eefp_labels
 
@@ -82,13 +82,9 @@ class ScoreHeads:
     classes_: int
 
     def __init__(self, target: Target = "eefp", *, by_class: bool = False, C: float = 1.0) -> None:
-        if target not in get_args(Target):
-            raise ValueError(f"target must be one of {get_args(Target)}, got {target!r}")
-        if not (math.isfinite(C) and C > 0):
-            raise ValueError(f"C must be positive and finite, got {C}")
-        self.target: Target = target
+        self.target: Target = one_of("target", target, Target)
         self.by_class = bool(by_class)
-        self.C = float(C)
+        self.C = positive("C", C)
 
     def fit(self, logits: Any, labels: Any) -> ScoreHeads:
         """Fit a score for each exit. Deterministic.

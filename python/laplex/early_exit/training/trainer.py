@@ -15,6 +15,7 @@ from laplex._support.optional import require
 
 from ..._support.arguments import whole
 from ..activations import map_tensors
+from ..batches import check_model, device_of
 from ..costs import count_costs
 from ..model import MultiExitModel
 from .batch_checks import check_loaders, check_single, last_batch_is_one, pair_of
@@ -138,8 +139,7 @@ def train(
     KeyboardInterrupt
         On Ctrl-C, after which `resume` goes on.
     """
-    if not isinstance(model, MultiExitModel):
-        raise TypeError(f"model must be a MultiExitModel, got {type(model).__name__}")
+    check_model(model)
     phases = phases_of(strategy, epochs)
     objective = Objective(weights, gradient_equilibrium, detach, distillation, label_smoothing)
     recipe = Recipe(objective, optimizer, learning_rate, weight_decay, scheduler, early_stopping)
@@ -170,7 +170,7 @@ def train(
         )
         saved = load_checkpoint(run.path, run.fingerprint) if resume else None
         run.path.parent.mkdir(parents=True, exist_ok=True)
-    device = _device(model)
+    device = device_of(model)
     try:
         with quiet(), seeds.in_place(), torch.enable_grad():
             run.go(saved)
@@ -204,7 +204,7 @@ class _Run:
         counts, single = self.recipe.objective.weights == "sdn", last_batch_is_one(self.loaders[0])
         if not counts and not single:
             return
-        device = _device(self.model)
+        device = device_of(self.model)
         x, _ = pair_of(next(iter(self.loaders[0]), None), "train_loader")
         x = map_tensors(lambda one: one[:1].to(device), x)
         if counts:
@@ -296,7 +296,3 @@ def _options(
         **(more or {}),
         "reload_dataloaders_every_n_epochs": 1,  # so that each epoch is seeded before its iterator
     }
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next((one.device for one in model.parameters()), torch.device("cpu"))

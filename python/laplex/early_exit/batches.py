@@ -1,4 +1,4 @@
-"""Batches of (x, labels) for the measurements: checked, moved, as many as asked for."""
+"""Batches of (x, labels): checked, moved, as many as asked for."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..activations import batch_of, map_tensors
-from ..arrays import as_labels
-from ..model import MultiExitModel, evaluating
+from .._support.arguments import whole
+from .activations import batch_of, map_tensors
+from .arrays import as_labels
+from .model import MultiExitModel, evaluating
 
 
 def check_model(model: Any, name: str = "model") -> None:
@@ -42,6 +43,38 @@ def check_loader(loader: Any, name: str = "loader") -> None:
         )
 
 
+def check_inputs(model: Any, loader: Any, batches: Any = None) -> None:
+    """Refuse what a measurement can't be made of.
+
+    Raises
+    ------
+    TypeError, ValueError
+    """
+    check_model(model)
+    check_loader(loader)
+    if batches is not None:
+        whole("batches", batches, 1)
+
+
+def pair_of(batch: Any, name: str) -> tuple[Any, Any]:
+    """The inputs and labels of a batch of the loader `name`.
+
+    Raises
+    ------
+    TypeError
+        It is none of ``(x, labels)``.
+    """
+    if not isinstance(batch, (list, tuple)) or len(batch) != 2:
+        got = f"{len(batch)} of them" if isinstance(batch, (list, tuple)) else type(batch).__name__
+        raise TypeError(f"a batch of {name} must be the pair (x, labels), got {got}")
+    return batch[0], batch[1]
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """That of the first parameter; the CPU without any."""
+    return next((one.device for one in model.parameters()), torch.device("cpu"))
+
+
 def labelled_batches(
     model: MultiExitModel,
     loader: Iterable[Any],
@@ -70,17 +103,13 @@ def labelled_batches(
     TypeError, ValueError
         Batches are no pairs, labels are no class numbers of the model, or there are no samples.
     """
-    device = next((one.device for one in model.parameters()), torch.device("cpu"))
+    device = device_of(model)
     left = samples
     classes: int | None = None
     for done, batch in enumerate(loader):
         if left == 0 or done == batches:
             break
-        if not isinstance(batch, (list, tuple)) or len(batch) != 2:
-            raise TypeError(
-                f"a batch of {name} must be the pair (x, labels), got {type(batch).__name__}"
-            )
-        x, labels = batch
+        x, labels = pair_of(batch, name)
         count = batch_of(x, f"x of {name}")
         if not count:
             continue
