@@ -13,7 +13,6 @@ dataset-fashion-mnist; --quick takes a minute, everything some half an hour on o
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import copy
 import io
@@ -21,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from exits_fashion_mnist import Data, Judged, judged, load, show, show_times, trained
+from exits_fashion_mnist import Data, Judged, judged, load, options_of, show, show_times, trained
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
@@ -69,16 +68,9 @@ def probed(network: nn.Module, data: Data) -> nn.Module:
 
 def main() -> None:
     """Train, judge, show."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", default="fashion-mnist", help="or a folder with its files")
-    parser.add_argument("--images", type=int, default=2000)
-    parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--epochs", type=int, default=8)
+    parser = options_of(__doc__, images=2000, epochs=8, seeds=2)
     parser.add_argument("--side", type=int, default=64)
     parser.add_argument("--out", type=Path, default=Path("exits-efficientnet"))
-    parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
     counts = (options.images, 1000, 2000)
     if options.quick:

@@ -202,18 +202,23 @@ def show_times(
         print(f"{strategy:<10}{found}")
 
 
-def main() -> None:
-    """Train, judge, show."""
+def options_of(about: str | None, images: int, epochs: int, seeds: int) -> argparse.ArgumentParser:
+    """The options that all of these examples have, with their defaults."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=about, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", default="fashion-mnist", help="or a folder with its files")
-    parser.add_argument("--networks", nargs="+", default=["resnet", "msdnet"])
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--images", type=int, default=10_000)
-    parser.add_argument("--out", type=Path, default=Path("exits-fashion-mnist"))
+    for name, default in (("images", images), ("epochs", epochs), ("seeds", seeds)):
+        parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--quick", action="store_true")
+    return parser
+
+
+def main() -> None:
+    """Train, judge, show."""
+    parser = options_of(__doc__, images=10_000, epochs=12, seeds=3)
+    parser.add_argument("--networks", nargs="+", default=["resnet", "msdnet"])
+    parser.add_argument("--out", type=Path, default=Path("exits-fashion-mnist"))
     options = parser.parse_args()
     counts = (options.images, 2000, 10_000)
     if options.quick:

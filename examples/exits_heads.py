@@ -11,14 +11,13 @@ laplex[exits] and Debian's dataset-fashion-mnist; --quick takes a minute, everyt
 
 from __future__ import annotations
 
-import argparse
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from exits_fashion_mnist import Data, load
+from exits_fashion_mnist import Data, load, options_of
 from torch import Tensor, nn
 
 from laplex.early_exit import MultiExitModel, Phase, collect, count_costs, networks, train
@@ -94,15 +93,7 @@ def measure(
 
 def main() -> None:
     """Train, measure, print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", default="fashion-mnist", help="or a folder with its files")
-    parser.add_argument("--images", type=int, default=6000)
-    parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--quick", action="store_true")
-    options = parser.parse_args()
+    options = options_of(__doc__, images=6000, epochs=6, seeds=2).parse_args()
     counts = (options.images, 500, 5000)
     if options.quick:
         options.epochs, options.seeds, counts = 1, 1, (500, 100, 300)

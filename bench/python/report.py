@@ -10,6 +10,7 @@ import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,142 +49,77 @@ def peer(results: Results, dtype: str, name: str, n: int) -> float:
     return float(results["peers"][f"{dtype} {n}"][name]["seconds"])
 
 
-def _targets() -> list[Target]:
-    targets: list[Target] = []
+def _cpp(
+    what: str, ours: str, theirs: str, limits: dict[int, float], *, at_most: bool = False
+) -> list[Target]:
+    """C++ benchmarks: how much faster ours is at least, or `at_most` how much longer it takes."""
 
-    def add_cpp(
-        what: str, limit: float, at_most: bool, ours: str, theirs: str, sizes: list[int]
-    ) -> None:
-        for n in sizes:
-            targets.append(
-                Target(
-                    f"{what}, n = {n:.0e}",
-                    limit,
-                    at_most,
-                    lambda r, n=n: (
-                        cpp(r, ours, n) / cpp(r, theirs, n)
-                        if at_most
-                        else cpp(r, theirs, n) / cpp(r, ours, n)
-                    ),
-                )
-            )
+    def ratio(results: Results, n: int) -> float:
+        times = cpp(results, ours, n), cpp(results, theirs, n)
+        return times[0] / times[1] if at_most else times[1] / times[0]
 
-    def add_peer(what: str, limits: dict[int, float], dtype: str, ours: str, theirs: str) -> None:
-        for n, limit in limits.items():
-            targets.append(
-                Target(
-                    f"{what}, n = {n:.0e}",
-                    limit,
-                    False,
-                    lambda r, n=n: peer(r, dtype, theirs, n) / peer(r, dtype, ours, n),
-                )
-            )
+    return [
+        Target(f"{what}, n = {n:.0e}", limit, at_most, partial(ratio, n=n))
+        for n, limit in limits.items()
+    ]
 
-    large = [10**5, 10**6, 10**7]
-    add_cpp(
-        "forward, sorted, vs memcpy of 28n bytes", 2, True, "forward, sorted", "memcpy 28n", large
-    )
-    for n, limit in ((10**6, 1.3), (10**7, 1.1)):
-        add_cpp(
-            "forward, random, vs gather + scatter",
-            limit,
-            True,
-            "forward, random",
-            "gather + scatter",
-            [n],
-        )
-    add_cpp(
-        "forward + all gradients vs forward",
-        2.3,
-        True,
-        "forward + gradients, random",
-        "forward, random",
-        large,
-    )
-    add_cpp(
-        "new plan vs radix sort of the same pairs", 1.5, True, "new plan", "radix sort of 2n", large
-    )
-    add_cpp(
-        "update after a small step vs new plan", 0.5, True, "update, small step", "new plan", large
-    )
-    for n in large:
-        targets.append(
-            Target(
-                f"new plan vs torch.sort of both, n = {n:.0e}",
-                8,
-                False,
-                lambda r, n=n: peer(r, "float32", "torch.sort of both", n) / cpp(r, "new plan", n),
-            )
-        )
-    add_peer(
-        "forward vs celerite2, f64, self",
-        {10**5: 30, 10**6: 15},
-        "float64",
-        "laplex, self",
-        "celerite2, self",
-    )
-    add_peer(
-        "forward vs torch.fft.rfft(n)",
-        {10**5: 8, 10**6: 4, 10**7: 5},
-        "float32",
-        "laplex, sorted",
-        "torch.fft.rfft",
-    )
-    add_peer(
-        "forward vs jax associative_scan, self",
-        {10**5: 20},
-        "float32",
-        "laplex, self",
-        "jax associative_scan, self",
-    )
-    add_peer("forward vs tinygp, f64, self", {10**5: 50}, "float64", "laplex, self", "tinygp, self")
-    add_peer(
-        "forward vs numba loop, sorted",
-        {10**5: 3.5},
-        "float32",
-        "laplex, sorted",
-        "numba loop, sorted",
-    )
-    add_cpp(
-        "forward vs scalar C++ loop, sorted",
-        10,
-        False,
-        "forward, sorted",
-        "scalar loop, sorted",
-        [10**5],
-    )
-    add_peer(
-        "forward + gradients vs torch cumsum autograd, self",
-        {10**5: 15},
-        "float32",
-        "laplex, self: forward + gradients",
-        "torch cumsum(exp) and backward, self",
-    )
-    add_cpp("64 rows vs memcpy of V", 2, True, "forward, 64 rows", "memcpy of 64 rows", [10**5])
-    add_cpp(
-        "cosine forward vs real forward", 2.2, True, "forward, cosine", "forward, random", large
-    )
-    add_cpp(
-        "two threads vs one (wall time)",
-        1.8,
-        False,
-        "forward, random, wall, threads 2",
-        "forward, random, wall, threads 1",
-        [10**6, 10**7],
-    )
-    targets.append(
+
+def _peer(what: str, dtype: str, ours: str, theirs: str, limits: dict[int, float]) -> list[Target]:
+    """Tasks of the Python suite: how much faster ours is at least."""
+    return [
         Target(
-            "whole laplex.matvec call, n = 64, no gradients",
-            15,
-            True,
-            lambda r: float(r["overhead"]["64"]["matvec, no grad"]),
-            " us",
+            f"{what}, n = {n:.0e}",
+            limit,
+            False,
+            lambda r, n=n: peer(r, dtype, theirs, n) / peer(r, dtype, ours, n),
         )
-    )
-    return targets
+        for n, limit in limits.items()
+    ]
 
 
-TARGETS = _targets()
+_LARGE = (10**5, 10**6, 10**7)
+# fmt: off
+TARGETS = [
+    *_cpp("forward, sorted, vs memcpy of 28n bytes", "forward, sorted", "memcpy 28n",
+          dict.fromkeys(_LARGE, 2), at_most=True),
+    *_cpp("forward, random, vs gather + scatter", "forward, random", "gather + scatter",
+          {10**6: 1.3, 10**7: 1.1}, at_most=True),
+    *_cpp("forward + all gradients vs forward", "forward + gradients, random", "forward, random",
+          dict.fromkeys(_LARGE, 2.3), at_most=True),
+    *_cpp("new plan vs radix sort of the same pairs", "new plan", "radix sort of 2n",
+          dict.fromkeys(_LARGE, 1.5), at_most=True),
+    *_cpp("update after a small step vs new plan", "update, small step", "new plan",
+          dict.fromkeys(_LARGE, 0.5), at_most=True),
+    *(
+        Target(f"new plan vs torch.sort of both, n = {n:.0e}", 8, False, lambda r, n=n: (
+            peer(r, "float32", "torch.sort of both", n) / cpp(r, "new plan", n)
+        ))
+        for n in _LARGE
+    ),
+    *_peer("forward vs celerite2, f64, self", "float64", "laplex, self", "celerite2, self",
+           {10**5: 30, 10**6: 15}),
+    *_peer("forward vs torch.fft.rfft(n)", "float32", "laplex, sorted", "torch.fft.rfft",
+           {10**5: 8, 10**6: 4, 10**7: 5}),
+    *_peer("forward vs jax associative_scan, self", "float32", "laplex, self",
+           "jax associative_scan, self", {10**5: 20}),
+    *_peer("forward vs tinygp, f64, self", "float64", "laplex, self", "tinygp, self", {10**5: 50}),
+    *_peer("forward vs numba loop, sorted", "float32", "laplex, sorted", "numba loop, sorted",
+           {10**5: 3.5}),
+    *_cpp("forward vs scalar C++ loop, sorted", "forward, sorted", "scalar loop, sorted",
+          {10**5: 10}),
+    *_peer("forward + gradients vs torch cumsum autograd, self", "float32",
+           "laplex, self: forward + gradients", "torch cumsum(exp) and backward, self",
+           {10**5: 15}),
+    *_cpp("64 rows vs memcpy of V", "forward, 64 rows", "memcpy of 64 rows", {10**5: 2},
+          at_most=True),
+    *_cpp("cosine forward vs real forward", "forward, cosine", "forward, random",
+          dict.fromkeys(_LARGE, 2.2), at_most=True),
+    *_cpp("two threads vs one (wall time)", "forward, random, wall, threads 2",
+          "forward, random, wall, threads 1", dict.fromkeys((10**6, 10**7), 1.8)),
+    Target("whole laplex.matvec call, n = 64, no gradients", 15, True,
+           lambda r: float(r["overhead"]["64"]["matvec, no grad"]), " us"),
+]
+# fmt: on
 
 
 def table(head: list[str], rows: list[list[str]]) -> list[str]:
