@@ -33,6 +33,20 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture
+def seeded() -> None:
+    """Torch's random numbers are those of every other run."""
+    import torch
+
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def importable_examples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The examples are modules."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "examples"))
+
+
+@pytest.fixture
 def ctrl_c() -> Iterator[None]:
     """Ctrl-C as in the foreground: without job control, a background job ignores it."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -161,3 +161,21 @@ def operator(
         source_phase=source_phase,
         real_part=real_part,
     )
+
+
+def build(form: str, **options: Any) -> tuple[Any, Tensor]:
+    """A `laplex.LaplaceOperator` of a form, and its dense matrix."""
+    import laplex
+
+    inputs, real_part = case(form, **options)
+    _, targets, sources, lengthscale, frequency, theta, phi = inputs
+    operator = laplex.LaplaceOperator(
+        targets,
+        sources,
+        lengthscale=lengthscale,
+        frequency=0.0 if frequency is None else frequency,
+        target_phase=theta,
+        source_phase=phi,
+        real_part=real_part,
+    )
+    return operator, dense_matrix(*inputs[1:], real_part=real_part)  # type: ignore[arg-type]

@@ -13,11 +13,7 @@ import pytest
 from cedar_cases import planted, rotation_error
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
-
-
-@pytest.fixture(autouse=True)
-def importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(EXAMPLES))
+pytestmark = pytest.mark.usefixtures("importable_examples")
 
 
 def test_words_on_planted_axes() -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,8 +15,9 @@ import scipy.sparse
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from typer.testing import CliRunner
 
+import command_cases
+from command_cases import command, without
 from laplex._support.complete_files import replacing
 from laplex.cedar import CEDAR, fitting
 from laplex.cedar.files import list_pictures, read_embeddings, read_lines
@@ -25,6 +25,8 @@ from laplex.cedar.naming import name_axes
 from laplex.cli.cedar import app
 
 D = 10
+run = functools.partial(command_cases.run, app)
+fails = functools.partial(command_cases.fails, app)
 
 
 def make(seed: int = 0, rows: int = 300) -> np.ndarray:
@@ -45,23 +47,6 @@ def folder(tmp_path_factory) -> Path:
     (path / "words.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
     np.save(path / "t.npy", np.concatenate([model.atoms_, -model.atoms_]))
     return path
-
-
-def run(*arguments: object, status: int = 0) -> tuple[str, str]:
-    result = CliRunner().invoke(app, [str(one) for one in arguments], env={"COLUMNS": "200"})
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == status, result.output
-    return result.stdout, result.stderr
-
-
-def fails(*arguments: object) -> str:
-    """The one sentence on stderr."""
-    out, error = run(*arguments, status=1)
-    assert out == ""
-    assert error.startswith("error: ")
-    assert error.count("\n") == 1
-    return error
 
 
 # --- fit ------------------------------------------------------------------------------------------
@@ -342,14 +327,11 @@ def test_inputs_are_never_written_over(tmp_path):
     path = tmp_path / "rows.npy"
     np.save(path, make())
     before = path.read_bytes()
-    run = CliRunner().invoke
     for arguments in (
-        ["fit", str(path), "--out", str(tmp_path / "m"), "-k", "2", "--checkpoint", str(path)],
-        ["transform", str(tmp_path / "m"), str(path), "--out", str(path)],
+        ["fit", path, "--out", tmp_path / "m", "-k", 2, "--checkpoint", path],
+        ["transform", tmp_path / "m", path, "--out", path],
     ):
-        result = run(app, arguments)
-        assert result.exit_code == 1
-        assert "would replace the embeddings" in result.stderr
+        assert "would replace the embeddings" in run(*arguments, status=1)[1]
     assert path.read_bytes() == before
 
 
@@ -442,18 +424,6 @@ def test_replacing_is_all_or_nothing(tmp_path):
 # --- the command itself ---------------------------------------------------------------------------
 
 
-def command(*arguments: object, code: str = "") -> subprocess.CompletedProcess[str]:
-    program = "import sys; sys.argv[0] = 'laplex'; from laplex.cli import main; main()"
-    return subprocess.run(
-        [sys.executable, "-c", code + program, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"},
-        timeout=300,
-        check=False,
-    )
-
-
 def test_a_real_run(folder, tmp_path):
     result = command("cedar", "fit", folder / "z.npy", "--out", tmp_path / "m", "-k", 2)
     assert (result.returncode, result.stderr) == (0, "")
@@ -469,17 +439,15 @@ def test_a_real_run(folder, tmp_path):
     ],
 )
 def test_help_needs_no_torch(arguments, expected):
-    block = "import sys\nfor name in ('torch', 'sklearn', 'scipy', 'matplotlib'):\n"
-    block += "    sys.modules[name] = None\n"
-    result = command(*arguments, code=block)
+    result = command(*arguments, before=without("torch", "sklearn", "scipy", "matplotlib"))
     assert result.returncode == 0, result.stderr
     for word in expected:
         assert word in result.stdout
 
 
 def test_without_torch_one_sentence(folder, tmp_path):
-    block = "import sys; sys.modules['torch'] = None\n"
-    result = command("cedar", "fit", folder / "z.npy", "--out", tmp_path / "m", code=block)
+    fit = ("cedar", "fit", folder / "z.npy", "--out", tmp_path / "m")
+    result = command(*fit, before=without("torch"))
     assert result.returncode == 1
     assert result.stderr == 'error: laplex cedar fit needs torch: pip install "laplex[cedar]"\n'
     assert not (tmp_path / "m").exists()

@@ -1,6 +1,5 @@
 """The command line: what it prints and the status it exits with."""
 
-import os
 import subprocess
 import sys
 
@@ -8,18 +7,9 @@ import numpy as np
 import pytest
 
 import laplex
+from command_cases import command as run
+from command_cases import without
 from laplex import _core
-
-
-def run(*arguments, code="from laplex.cli import main; main()", **environment):
-    return subprocess.run(
-        [sys.executable, "-c", f"import sys; sys.argv[0] = 'laplex'; {code}", *arguments],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb", **environment},
-        timeout=300,
-        check=False,
-    )
 
 
 def test_version():
@@ -38,7 +28,7 @@ def test_info():
 
 
 def test_info_does_not_import_torch():
-    result = run("info", code="sys.modules['torch'] = None; from laplex.cli import main; main()")
+    result = run("info", before=without("torch"))
     assert result.returncode == 0, result.stderr
 
 
@@ -68,8 +58,7 @@ def test_help_of_the_demo():
 
 @pytest.mark.parametrize("package", ["typer", "rich"])
 def test_without_its_packages_one_sentence(package):
-    code = f"sys.modules[{package!r}] = None; from laplex.cli import main; main()"
-    result = run("info", code=code)
+    result = run("info", before=without(package))
     assert result.returncode == 1
     assert result.stdout == ""
     assert result.stderr == f'the laplex command needs {package}: pip install "laplex[demo]"\n'
@@ -80,8 +69,7 @@ def test_without_its_packages_one_sentence(package):
     [("torch", "torch"), ("matplotlib", "matplotlib"), ("sklearn", "sklearn")],
 )
 def test_demo_without_its_packages(package, needed):
-    code = f"sys.modules[{package!r}] = None; from laplex.cli import main; main()"
-    result = run("demo", "--quick", code=code)
+    result = run("demo", "--quick", before=without(package))
     assert result.returncode == 1
     assert f'needs {needed}: pip install "laplex[demo]"' in result.stderr
     assert "Traceback" not in result.stderr
@@ -117,11 +105,8 @@ def test_bad_paths_are_named_before_any_work(arguments, message, tmp_path, monke
 
 
 def test_an_error_of_the_demo_itself_keeps_its_traceback(tmp_path):
-    code = (
-        "import laplex.demo as d; d.choose_settings = lambda *_: int('x'); "
-        "from laplex.cli import main; main()"
-    )
-    result = run("demo", "--out", str(tmp_path / "out"), code=code)
+    broken = "import laplex.demo as d; d.choose_settings = lambda *_: int('x')"
+    result = run("demo", "--out", str(tmp_path / "out"), before=broken)
     assert result.returncode == 1
     assert "invalid literal" in result.stderr
     assert "Traceback" in result.stderr

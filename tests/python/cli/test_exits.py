@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import json
-import os
-import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -16,6 +15,8 @@ import yaml
 from torch import nn
 from typer.testing import CliRunner
 
+import command_cases
+from command_cases import command, without
 from laplex.cli.exits import app
 from laplex.early_exit.costs import count_costs
 from laplex.early_exit.deployment import ExportedModel
@@ -36,24 +37,10 @@ from laplex.early_exit.training.objectives import Distillation
 from laplex.early_exit.training.strategies import Phase
 from laplex.early_exit.training.trainer import train
 
+run = functools.partial(command_cases.run, app)
+fails = functools.partial(command_cases.fails, app)
+
 SMALL = ("--images", 200, "--backbone", "small_mlp", "--epochs", 2, "--quiet")
-
-
-def run(*arguments: object, status: int = 0) -> tuple[str, str]:
-    result = CliRunner().invoke(app, [str(one) for one in arguments], env={"COLUMNS": "200"})
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == status, result.output
-    return result.stdout, result.stderr
-
-
-def fails(*arguments: object) -> str:
-    """The one sentence on stderr."""
-    out, error = run(*arguments, status=1)
-    assert out == ""
-    assert error.startswith("error: ")
-    assert error.count("\n") == 1
-    return error
 
 
 def decided(policy: Policy, logits: object) -> torch.Tensor:
@@ -312,9 +299,9 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_end(tmp_path, monkeypatch, f
     assert "power cut" in fails("train", "--out", out, *SMALL)
     assert done == [0]
     monkeypatch.undo()
-    for command in ("evaluate", "analyze"):
+    for name in ("evaluate", "analyze"):
         assert f"is not finished: go on with `laplex exits train --out {out} --resume`" in fails(
-            command, out
+            name, out
         )
     assert "holds a run already: go on with it by --resume" in fails("train", "--out", out, *SMALL)
     assert "was begun with epochs: 2, not 7" in fails(
@@ -657,18 +644,6 @@ def test_report_judges_what_was_not_judged(folder, tmp_path):
 # --- the command itself ---------------------------------------------------------------------------
 
 
-def command(*arguments: object, code: str = "") -> subprocess.CompletedProcess[str]:
-    program = "import sys; sys.argv[0] = 'laplex'; from laplex.cli import main; main()"
-    return subprocess.run(
-        [sys.executable, "-c", code + program, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"},
-        timeout=300,
-        check=False,
-    )
-
-
 def test_a_real_run_prints_nothing_but_its_result(tmp_path):
     result = command("exits", "train", "--out", tmp_path / "r", *SMALL)
     assert (result.returncode, result.stderr) == (0, "")
@@ -684,9 +659,7 @@ def test_a_real_run_prints_nothing_but_its_result(tmp_path):
     ],
 )
 def test_help_needs_no_torch(arguments, expected):
-    block = "import sys\nfor name in ('torch', 'sklearn', 'scipy', 'matplotlib', 'yaml'):\n"
-    block += "    sys.modules[name] = None\n"
-    result = command(*arguments, code=block)
+    result = command(*arguments, before=without("torch", "sklearn", "scipy", "matplotlib", "yaml"))
     assert result.returncode == 0, result.stderr
     for word in expected:
         assert word in result.stdout

@@ -17,10 +17,7 @@ from laplex.early_exit.policies import MaxSoftmax, Patience
 from laplex.early_exit.timing import time_exits
 from laplex.nn import LaplexHead
 
-
-@pytest.fixture(autouse=True)
-def seeded():
-    torch.manual_seed(0)
+pytestmark = pytest.mark.usefixtures("seeded")
 
 
 def convolutional():

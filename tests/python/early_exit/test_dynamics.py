@@ -30,14 +30,17 @@ def image_batches(count=12, size=6):
     return list(zip(x.split(size), y.split(size), strict=True))
 
 
+def with_weights(model, seed, step=10):
+    with torch.no_grad():
+        for number, parameter in enumerate(model.parameters()):
+            parameter.copy_(normal(*parameter.shape, seed=seed + step * number))
+    return model
+
+
 def linear_net(seed=0):
     """Two exits, no nonlinearity: h = A x, exits H h and B h; all in float64."""
     backbone = nn.Sequential(nn.Linear(5, 4, bias=False), nn.Linear(4, 3, bias=False))
-    model = MultiExitModel(backbone, {"0": nn.Linear(4, 3, bias=False)}).double()
-    with torch.no_grad():
-        for number, parameter in enumerate(model.parameters()):
-            parameter.copy_(normal(*parameter.shape, seed=seed + 10 * number))
-    return model
+    return with_weights(MultiExitModel(backbone, {"0": nn.Linear(4, 3, bias=False)}).double(), seed)
 
 
 def normed_net(seed=0):
@@ -46,11 +49,7 @@ def normed_net(seed=0):
         nn.BatchNorm1d(5), nn.Linear(5, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3)
     )
     head = nn.Sequential(nn.BatchNorm1d(6), nn.Linear(6, 3))
-    model = MultiExitModel(backbone, {"3": head}).double()
-    with torch.no_grad():
-        for number, parameter in enumerate(model.parameters()):
-            parameter.copy_(normal(*parameter.shape, seed=seed + 10 * number))
-    return model
+    return with_weights(MultiExitModel(backbone, {"3": head}).double(), seed)
 
 
 def direct_losses(model, x, y):
@@ -851,10 +850,7 @@ def deep_net(depth):
     for name in names:
         backbone.add_module(name, nn.Linear(3, 3))
     model = MultiExitModel(backbone, {name: nn.Linear(3, 3) for name in names[:-1]})
-    with torch.no_grad():
-        for number, parameter in enumerate(model.parameters()):
-            parameter.copy_(normal(*parameter.shape, seed=number))
-    return model
+    return with_weights(model, 0, step=1)
 
 
 @pytest.mark.parametrize("depth", [2, 9])

@@ -13,12 +13,7 @@ import torch
 
 from laplex._support.image_datasets import load_images
 
-EXAMPLES = Path(__file__).parents[3] / "examples"
-
-
-@pytest.fixture(autouse=True)
-def importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(EXAMPLES))
+pytestmark = pytest.mark.usefixtures("importable_examples")
 
 
 @pytest.fixture(scope="module")

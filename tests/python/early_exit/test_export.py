@@ -32,14 +32,11 @@ from laplex.early_exit.policies import (
 )
 from laplex.nn import LaplexHead, LaplexLinear
 
+pytestmark = pytest.mark.usefixtures("seeded")
+
 FORMATS = ("onnx", "torch")
 #: Two float32 evaluations of some hundred thousand terms, in units of the largest logit and 1.
 CLOSE = 1e-5
-
-
-@pytest.fixture(autouse=True)
-def seeded():
-    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="module", autouse=True)

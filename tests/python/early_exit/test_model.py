@@ -26,10 +26,7 @@ from laplex.early_exit import (
 from laplex.early_exit.heads import make_head
 from laplex.early_exit.policies import Policy
 
-
-@pytest.fixture(autouse=True)
-def seeded() -> None:
-    torch.manual_seed(0)
+pytestmark = pytest.mark.usefixtures("seeded")
 
 
 class Halves:

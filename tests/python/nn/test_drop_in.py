@@ -20,13 +20,10 @@ from drop_in_cases import (
 from laplex.nn import LaplexHead, LaplexLinear, kernel_layer
 from laplex.nn.kernel_layer import GEOMETRY
 
+pytestmark = pytest.mark.usefixtures("seeded")
+
 CLASSES = [LaplexLinear, LaplexHead]
 DOUBLE = torch.float64
-
-
-@pytest.fixture(autouse=True)
-def seeded():
-    torch.manual_seed(0)
 
 
 # --- every module of torch.nn that holds a Linear -------------------------------------------------

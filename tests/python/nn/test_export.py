@@ -8,13 +8,10 @@ from torch import nn
 
 from laplex.nn import LaplexHead, LaplexLinear, kernel_layer
 
+pytestmark = pytest.mark.usefixtures("seeded")
+
 #: Float32 outputs of size about 1: the file's dense product and ours each round some hundred terms.
 CLOSE = 1e-5
-
-
-@pytest.fixture(autouse=True)
-def seeded():
-    torch.manual_seed(0)
 
 
 def network():

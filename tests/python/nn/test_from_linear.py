@@ -13,16 +13,9 @@ from torch import nn
 from laplex.nn import LaplexHead, LaplexLinear
 from laplex.nn.least_squares import LEAST_AMPLITUDE
 
+pytestmark = pytest.mark.usefixtures("seeded", "one_thread")
+
 CLASSES = [LaplexLinear, LaplexHead]
-
-
-@pytest.fixture(autouse=True)
-def seeded():
-    torch.manual_seed(0)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def linear_of(weight, **options):

@@ -11,6 +11,8 @@ from torch import nn
 from laplex.nn import LaplexHead, LaplexLinear
 from laplex.nn.anchors import interlaced_places
 
+pytestmark = pytest.mark.usefixtures("seeded", "one_thread")
+
 LAYERS = [
     pytest.param(cls, heads, phased, id=f"{cls.__name__}-{heads}-{'phased' if phased else 'real'}")
     for cls in (LaplexLinear, LaplexHead)
@@ -18,17 +20,6 @@ LAYERS = [
     for phased in (True, False)
 ]
 GEOMETRY = ("targets", "sources", "log_lengthscale", "target_phase", "source_phase")
-
-
-@pytest.fixture(autouse=True)
-def _reproducible_and_quick():
-    torch.manual_seed(0)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(
-        1
-    )  # on a busy machine threads that wait for each other cost ten times that
-    yield
-    torch.set_num_threads(threads)
 
 
 def moved(layer):

@@ -17,6 +17,8 @@ from drop_in_cases import (  # noqa: E402  (transformers has to be there)
 )
 from laplex.nn import LaplexHead, LaplexLinear  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("seeded", "one_thread")
+
 IDS = torch.tensor([[5, 6, 7, 8, 9], [9, 3, 4, 1, 1]])
 MASK = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
 TEXT = {"input_ids": IDS, "attention_mask": MASK}
@@ -123,15 +125,6 @@ MODELS = [
     bert, roberta, electra, distilbert, vit, clip, llama, mistral, qwen2, opt, t5, whisper,
 ]  # fmt: skip
 CAUSAL = [llama, mistral, qwen2, opt]
-
-
-@pytest.fixture(autouse=True)
-def seeded():
-    torch.manual_seed(0)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def made(build):

@@ -13,10 +13,7 @@ import torch
 import laplex
 from torch_cases import FORMS, case, dense, dense_matrix, function, operator
 
-
-@pytest.fixture(autouse=True)
-def seeded():
-    torch.manual_seed(0)
+pytestmark = pytest.mark.usefixtures("seeded")
 
 
 @pytest.mark.parametrize("self_case", [False, True], ids=["two-sided", "self"])

@@ -10,12 +10,9 @@ import torch
 import laplex
 from torch_cases import FORMS, case, dense, function, operator
 
+pytestmark = pytest.mark.usefixtures("seeded")
+
 MAIN_FORMS = ("real", "carrier", "oscillating", "cosine")
-
-
-@pytest.fixture(autouse=True)
-def seeded():
-    torch.manual_seed(0)
 
 
 def raw(form, requires_grad=True, parity=0, moment=0, **options):

@@ -12,13 +12,10 @@ from torch.autograd import gradcheck, gradgradcheck
 import laplex
 from torch_cases import FORMS, NAMES, case, dense, dense_matrix, function, operator
 
+pytestmark = pytest.mark.usefixtures("seeded")
+
 # The four forms of the specification, for the slower checks.
 MAIN_FORMS = ("real", "carrier", "oscillating", "cosine")
-
-
-@pytest.fixture(autouse=True)
-def seeded():
-    torch.manual_seed(0)
 
 
 @pytest.mark.parametrize("self_case", [False, True], ids=["two-sided", "self"])

@@ -7,28 +7,9 @@ import pytest
 import torch
 
 import laplex
-from torch_cases import FORMS, case, dense_matrix
+from torch_cases import FORMS, build
 
-
-@pytest.fixture(autouse=True)
-def seeded():
-    torch.manual_seed(0)
-
-
-def build(form, **options):
-    """An operator of a form, and its dense matrix."""
-    inputs, real_part = case(form, **options)
-    _, targets, sources, lengthscale, frequency, theta, phi = inputs
-    operator = laplex.LaplaceOperator(
-        targets,
-        sources,
-        lengthscale=lengthscale,
-        frequency=0.0 if frequency is None else frequency,
-        target_phase=theta,
-        source_phase=phi,
-        real_part=real_part,
-    )
-    return operator, dense_matrix(*inputs[1:], real_part=real_part)
+pytestmark = pytest.mark.usefixtures("seeded")
 
 
 CASES = {
