@@ -51,6 +51,7 @@ MOVED = {
     "laplex.early_exit.training.checked_numbers": "laplex._support.arguments",
     "laplex.early_exit.training.manners": "laplex.early_exit.training.quiet_lightning",
     "laplex.early_exit.whole": "laplex._support.arguments",
+    "laplex.gram.cuda_factor": "laplex.gram.cuda",
 }
 
 

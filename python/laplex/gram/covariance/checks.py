@@ -6,9 +6,8 @@ import math
 import operator
 
 import torch
-from torch import Tensor
-
 from laplex.torch.functional import check_tensor
+from torch import Tensor
 
 
 def count(name: str, value: int, least: int = 1) -> int:

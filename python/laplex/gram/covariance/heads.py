@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
-
 from laplex.torch.functional import matvec
+from torch import Tensor
 
 
 class Heads(NamedTuple):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from linear_operator import LinearOperator
+
+import torch
 from torch import Tensor
 
 from .heads import Heads

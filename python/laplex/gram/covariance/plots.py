@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
-
 from laplex._support.optional import require
+from torch import Tensor
 
 from . import checks
 from .heads import Heads

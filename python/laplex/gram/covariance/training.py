@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
-
 from laplex._support.optional import require
+from torch import Tensor
 
 from . import checks, matching
 from .matching import Moments
