@@ -79,7 +79,6 @@ class Conditional:
         for term in self._gram.terms:
             lengthscale, columns = term.columns(anchors)
             for column in columns:
-                column = column.expand(*column.shape[:-1], anchors.shape[-1])
                 product = matvec(
                     column[..., self.observed] * weights,
                     targets,

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..torch import cuda as cuda_execution
+from ..torch.functional import Scalar
 from .cpu import CpuBackend
 from .cuda import CudaBackend
 
@@ -43,6 +44,43 @@ class Covariance(NamedTuple):
     lengthscale: Tensor
     loadings: Tensor
     noise: Tensor
+
+
+class CovarianceParts(NamedTuple):
+    """Numbers, and float64 tensors of any strides, that broadcast to the tensors of a `Covariance`.
+
+    Of a term whose parameters are numbers nothing is written out but for the core.
+    """
+
+    sizes: tuple[int, int, int]
+    anchors: Tensor
+    lengthscale: Scalar
+    loadings: Scalar
+    noise: Scalar
+
+    def covariance(self) -> Covariance:
+        """Written out."""
+        anchors = self.anchors
+        batch, n, width = self.sizes
+        shapes = ((batch, n), (batch, width), (batch, n, width), (batch, n))
+        return Covariance(
+            *(
+                plain(part.expand(shape))
+                if isinstance(part, Tensor)
+                else anchors.new_full(shape, part)
+                for part, shape in zip(self[1:], shapes, strict=True)
+            )
+        )
+
+    def flattened(self, batch: Sequence[int]) -> CovarianceParts:
+        """Of several leading dimensions ``[*b]`` in all parts one, B."""
+        _, n, width = self.sizes
+        tails = ((n,), (width,), (n, width), (n,))
+        parts = (
+            part.expand(*batch, *tail).reshape(-1, *tail) if isinstance(part, Tensor) else part
+            for part, tail in zip(self[1:], tails, strict=True)
+        )
+        return CovarianceParts(self.sizes, *parts)  # type: ignore[arg-type]
 
 
 class Factor(IntEnum):
@@ -209,12 +247,17 @@ def innovations(gram: Gram, values: Tensor, covariance: Covariance) -> tuple[Ten
     return result
 
 
-def log_prob(gram: Gram, values: Tensor, covariance: Covariance) -> Tensor:
-    """Log density of N(0, A) at each row ``[B, R]``."""
-    if gram.has_ties:  # the mean of both orders, whose derivatives autograd sums in one pass
-        return _density(*innovations(gram, values, covariance))
-    result: Tensor = _LogProb.apply(gram, values, *covariance)  # type: ignore[no-untyped-call]
+def log_prob(gram: Gram, values: Tensor, parts: CovarianceParts) -> Tensor:
+    """Log density of N(0, A) at each row ``[B, R]``: one node of autograd in place of a dozen."""
+    result: Tensor = _LogProb.apply(gram, values, *parts)  # type: ignore[no-untyped-call]
     return result
+
+
+def density(whitened: Tensor, logs: Tensor) -> Tensor:
+    """Log density ``[B, R]``, given L^-1 values and log D."""
+    square = whitened.square() * torch.exp(-logs)[:, None]
+    constant = whitened.shape[-1] * log(2 * pi)
+    return -0.5 * (square.sum(-1) + logs.sum(-1, keepdim=True) + constant)
 
 
 def unobserved_variances(gram: Gram, covariance: Covariance) -> Tensor:
@@ -299,42 +342,47 @@ class _Innovations(torch.autograd.Function):
 
 
 class _LogProb(torch.autograd.Function):
-    """One node in place of a dozen, which would cost a small matrix most of its time."""
-
     @staticmethod
-    def forward(ctx: Any, gram: Gram, values: Tensor, *covariance: Tensor) -> Tensor:
+    def forward(ctx: Any, gram: Gram, values: Tensor, *parts: Any) -> Tensor:
         whitened, logs = gram.apply(Factor.LOWER_INVERSE, values), gram.log_variances()
         ctx.gram = gram
-        ctx.save_for_backward(values, *covariance, whitened, logs)
-        return _density(whitened, logs)
+        ctx.numbers = [None if isinstance(part, Tensor) else part for part in parts]
+        tensors = [part if isinstance(part, Tensor) else None for part in parts]
+        ctx.save_for_backward(values, *tensors, whitened, logs)
+        return density(whitened, logs)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        values, *covariance, whitened, logs = ctx.saved_tensors
+        values, *tensors, whitened, logs = ctx.saved_tensors
         (grad,) = grads
         if torch.is_grad_enabled():  # for derivatives of these derivatives
-            inputs = (values, *covariance)
-            density = _density(*innovations(ctx.gram, values, Covariance(*covariance)))
-            needed = [each for each in inputs if each.requires_grad]
-            found = iter(torch.autograd.grad(density, needed, grad, create_graph=True))
-            return (None, *(next(found) if each.requires_grad else None for each in inputs))
-        half = -0.5 * grad
-        precision = torch.exp(-logs)
-        by_square = half[..., None]
-        by_whitened = (by_square * precision[:, None]) * (2 * whitened)
-        by_precision = (by_square * whitened.square()).sum(1)
-        by_logs = half.sum(-1, keepdim=True) - by_precision * precision
-        passed = ctx.gram.apply(Factor.UPPER_INVERSE, by_whitened)
+            # Views, since one of them may be a function of another one.
+            inputs = [None if each is None else each.view_as(each) for each in (values, *tensors)]
+            numbers = zip(inputs[1:], ctx.numbers, strict=True)
+            parts = CovarianceParts(*(b if a is None else a for a, b in numbers))
+            again = density(*innovations(ctx.gram, inputs[0], parts.covariance()))
+            needed = [each for each in inputs if each is not None and each.requires_grad]
+            found = iter(torch.autograd.grad(again, needed, grad, create_graph=True))
+            by_inputs = (
+                next(found) if each is not None and each.requires_grad else None for each in inputs
+            )
+            return (None, *by_inputs)
+        # By -2 log p = sum of whitened^2 / D + log D; halves are exact.
+        precision, grad = torch.exp(-logs), grad[..., None]
+        a = ctx.gram.apply(Factor.UPPER_INVERSE, grad * precision[:, None] * whitened)
+        by_values = -a if ctx.needs_input_grad[1] else None
         if not any(ctx.needs_input_grad[2:]):
-            return (None, passed, None, None, None, None)
-        return (None, passed, *ctx.gram.vjp(-passed, whitened, by_logs))
-
-
-def _density(whitened: Tensor, logs: Tensor) -> Tensor:
-    """Log density ``[B, R]`` of L^-1 values, given log D."""
-    square = whitened.square() * torch.exp(-logs)[:, None]
-    constant = whitened.shape[-1] * log(2 * pi)
-    return -0.5 * (square.sum(-1) + logs.sum(-1, keepdim=True) + constant)
+            return (None, by_values, *(None for _ in tensors))
+        square = (grad * whitened.square()).sum(1) * precision
+        by_logs = (square - grad.sum(1)).mul_(0.5)
+        by_covariance = ctx.gram.vjp(a, whitened, by_logs)
+        by_tensors = (
+            by.sum_to_size(tensor.shape) if needed else None
+            for by, tensor, needed in zip(
+                by_covariance, tensors[1:], ctx.needs_input_grad[3:], strict=True
+            )
+        )
+        return (None, by_values, None, *by_tensors)
 
 
 class _Vjp(torch.autograd.Function):

@@ -62,11 +62,10 @@ class Gaussian:
         parameters = self.parameters
         values = parameters.expanded(values).double()
         anchors = self.anchors.double()
-        n = anchors.shape[-1]
         result = torch.zeros_like(values) if self.noise is None else self.noise * values
         for term in self.terms:
             lengthscale, some = term.columns(anchors)
-            columns = torch.stack([column.expand(*column.shape[:-1], n) for column in some])
+            columns = torch.stack(some)
             columns = columns.reshape(
                 columns.shape[:1] + (1,) * (values.dim() + 1 - columns.dim()) + columns.shape[1:]
             )
@@ -191,7 +190,7 @@ class Gaussian:
         if not self._is_recorded(rows):
             return restore(self._factor().apply(factor, rows, scaled=True))
         covariance = self.parameters.covariance()
-        gram = self._factor(covariance)
+        gram = self._factor(lambda: covariance)
         half = 0.5 * factors.log_variances(gram, covariance)[:, None]
         if factor is Factor.LOWER:
             rows = rows * half.exp()
@@ -220,11 +219,16 @@ class Gaussian:
         """Log density of N(0, A) at values ``[..., n]``: a number for each, ``[...]``."""
         rows, restore = self.parameters.flattened(values)
 
-        def value(gram: Gram, covariance: Covariance) -> Tensor:
-            return factors.log_prob(gram, rows, covariance)
+        def both(gram: Gram, covariance: Covariance) -> Tensor:
+            return factors.density(*factors.innovations(gram, rows, covariance))
 
-        recorded = self._is_recorded(rows)
-        result = self._symmetric(value) if recorded else self._factor().log_prob(rows)
+        if not self._is_recorded(rows):
+            result = self._factor().log_prob(rows)
+        else:
+            parts = self.parameters.parts()
+            gram = self._factor(parts.covariance)
+            tied = gram.has_ties
+            result = self._symmetric(both) if tied else factors.log_prob(gram, rows, parts)
         return restore(result[..., None])[..., 0]
 
     def inv_quad_logdet(self, values: ArrayLike) -> tuple[Tensor, Tensor]:
@@ -359,9 +363,9 @@ class Gaussian:
 
     # --- inside -----------------------------------------------------------------------------------
     def _factor(
-        self, covariance: Covariance | None = None, *, ties_backwards: bool = False
+        self, covariance: Callable[[], Covariance] | None = None, *, ties_backwards: bool = False
     ) -> Gram:
-        """The factorisation, kept until a number changes; `covariance`, if it is there already.
+        """The factorisation, kept until a number changes; `covariance` is what to factorise then.
 
         That is seen in the numbers themselves, of which a copy is kept. The versions of tensors do
         not count what is written through ``.data`` or through an array that shares memory.
@@ -371,9 +375,9 @@ class Gaussian:
             self._factored = factored = (copied(given), {})
         kept = factored[1]
         if ties_backwards not in kept:
-            if covariance is None:
-                covariance = self.parameters.covariance()
-            kept[ties_backwards] = Gram(covariance, ties_backwards=ties_backwards)
+            with torch.no_grad():
+                made = (covariance or self.parameters.covariance)()
+            kept[ties_backwards] = Gram(made, ties_backwards=ties_backwards)
         return kept[ties_backwards]
 
     def _is_recorded(self, *others: Tensor) -> bool:
@@ -394,10 +398,10 @@ class Gaussian:
         Its derivatives by the anchors are one-sided in each: the mean has sign(0) = 0.
         """
         covariance = self.parameters.covariance()
-        gram = self._factor(covariance)
+        gram = self._factor(lambda: covariance)
         result = value(gram, covariance)
         if gram.has_ties and torch.is_grad_enabled() and self.anchors.requires_grad:
-            backwards = self._factor(covariance, ties_backwards=True)
+            backwards = self._factor(lambda: covariance, ties_backwards=True)
             result = 0.5 * (result + value(backwards, covariance))
         return result
 

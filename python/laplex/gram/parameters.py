@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import prod
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..torch.functional import Scalar
 from .checks import (
     as_tensor,
     broadcast,
@@ -18,7 +19,7 @@ from .checks import (
     same_contents,
     same_device,
 )
-from .factor import Covariance, plain
+from .factor import Covariance, CovarianceParts
 from .term import Term, checked_terms
 
 
@@ -236,28 +237,29 @@ class GramParameters(NamedTuple):
 
     def covariance(self) -> Covariance:
         """The matrices one after the other, as the core takes them."""
-        anchors, n, lead = self.anchors.double(), self.n, self.batch or (1,)
-        lengthscales: list[Tensor] = []
-        columns: list[Tensor] = []
+        return self.parts().covariance()
+
+    def parts(self) -> CovarianceParts:
+        """What broadcasts to them."""
+        anchors, n, batch = self.anchors.double(), self.n, self.batch
+        lengthscales: list[Scalar] = []
+        columns: list[Scalar] = []
         for term in self.terms:
-            lengthscale, some = term.columns(anchors)
-            if not isinstance(lengthscale, Tensor):
-                lengthscale = anchors.new_full((), lengthscale)
-            lengthscales += [lengthscale.expand(lead) for _ in some]
-            columns += [column.expand(*lead, n) for column in some]
-        noise = anchors.new_zeros(()) if self.noise is None else self.noise.double()
-
-        def flat(tensor: Tensor) -> Tensor:
-            if len(lead) > 1:
-                tensor = tensor.reshape(prod(lead), *tensor.shape[len(lead) :])
-            return plain(tensor)
-
-        return Covariance(
-            flat(anchors.expand(*lead, n)),
-            flat(_stacked(lengthscales)),
-            flat(_stacked(columns)),
-            flat(noise.expand(*lead, n)),
+            lengthscale, some = term.loadings(anchors)
+            if len(some) > 1 or len(self.terms) > 1:
+                lengthscales += [_in_full(lengthscale, batch, anchors) for _ in some]
+                columns += [_in_full(column, (*batch, n), anchors) for column in some]
+            else:
+                lengthscales, columns = [lengthscale], some
+        width = len(columns)
+        parts = CovarianceParts(
+            (prod(batch), n, width),
+            anchors,
+            _stacked(lengthscales),
+            _stacked(columns),
+            0.0 if self.noise is None else self.noise.double(),
         )
+        return parts if len(batch) < 2 else parts.flattened(batch)
 
 
 def shared(one: Tensor, two: Tensor) -> Tensor:
@@ -265,6 +267,15 @@ def shared(one: Tensor, two: Tensor) -> Tensor:
     return one if one is two or not (one.requires_grad or two.requires_grad) else (one + two) / 2
 
 
-def _stacked(tensors: list[Tensor]) -> Tensor:
-    """Tensors along a new last dimension, of which one is a view."""
-    return torch.stack(tensors, -1) if len(tensors) > 1 else tensors[0][..., None]
+def _in_full(part: Scalar, shape: Sequence[int], anchors: Tensor) -> Tensor:
+    if not isinstance(part, Tensor):
+        return anchors.new_full(shape, part)
+    return part.expand(shape)
+
+
+def _stacked(parts: list[Scalar]) -> Scalar:
+    """Along a new last dimension; a number or one without dimensions stays what it is."""
+    if len(parts) > 1:
+        return torch.stack(parts, -1)  # type: ignore[arg-type]
+    (part,) = parts
+    return part[..., None] if isinstance(part, Tensor) and part.dim() else part

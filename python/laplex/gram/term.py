@@ -150,14 +150,17 @@ class Term:
     def columns(self, anchors: Tensor) -> tuple[Scalar, list[Tensor]]:
         """Lengthscale ``[*b]`` and columns H of `sum_k diag(H_k) E diag(H_k)`, as they are now.
 
-        One column, or cosine and sine, each ``[*b, n]`` or ``[*b, 1]`` for float64 anchors
-        ``[*b, n]``.
+        One column, or cosine and sine, each ``[*b, n]`` for float64 anchors ``[*b, n]``.
         """
-        n, amplitude = anchors.shape[-1], _root(self._number("variance", anchors))
-        if not isinstance(amplitude, Tensor):
-            amplitude = anchors.new_full((1,), amplitude)
+        lengthscale, loadings = self.loadings(anchors)
+        return lengthscale, [_in_full(each, anchors) for each in loadings]
+
+    def loadings(self, anchors: Tensor) -> tuple[Scalar, list[Scalar]]:
+        """As `columns`, but one that is equal everywhere may be a number, ``[]`` or ``[*b, 1]``."""
+        lengthscale = self._number("lengthscale", anchors)
+        amplitude = _root(self._number("variance", anchors))
         if self.scale is not None:
-            amplitude = amplitude.expand(*amplitude.shape[:-1], n) * self.scale.double()
+            amplitude = _in_full(amplitude, anchors) * self.scale.double()
         cosine, sine = None, None
         frequency = self._frequency(anchors)
         if frequency is not None:
@@ -172,11 +175,11 @@ class Term:
                 if cosine is None or sine is None
                 else (cosine * c - sine * s, sine * c + cosine * s)
             )
-        columns = [amplitude]
-        if cosine is not None and sine is not None:
-            amplitude = amplitude.expand(*amplitude.shape[:-1], n)
-            columns = [amplitude * cosine, amplitude * sine]
-        return self._number("lengthscale", anchors), columns
+        if cosine is None or sine is None:
+            return lengthscale, [amplitude]
+        if isinstance(amplitude, Tensor):
+            amplitude = _in_full(amplitude, anchors)
+        return lengthscale, [amplitude * cosine, amplitude * sine]
 
     def map(self, change: Callable[[str, Tensor], Tensor]) -> Term:
         """The same with other tensors in place of those there are; numbers stay."""
@@ -226,8 +229,18 @@ def checked_terms(terms: object) -> tuple[Term, ...]:
 
 
 def _root(variance: Scalar) -> Scalar:
-    """Square roots ``[*b, 1]``."""
-    return variance.sqrt()[..., None] if isinstance(variance, Tensor) else sqrt(variance)
+    """Square roots ``[*b, 1]``, or ``[]`` of one."""
+    if not isinstance(variance, Tensor):
+        return sqrt(variance)
+    return variance.sqrt()[..., None] if variance.dim() else variance.sqrt()
+
+
+def _in_full(loadings: Scalar, anchors: Tensor) -> Tensor:
+    """Loadings as a column ``[*b, n]``."""
+    n = anchors.shape[-1]
+    if not isinstance(loadings, Tensor):
+        return anchors.new_full((n,), loadings)
+    return loadings.expand(*loadings.shape[:-1], n)
 
 
 def _detached(value: Scalar) -> Scalar:
