@@ -99,6 +99,11 @@ def same_contents(one: Sequence[object], two: Sequence[object]) -> bool:
     return not bool(torch.stack(differs).any())
 
 
+def expanded(part: float | Tensor, shape: Sequence[int], like: Tensor) -> Tensor:
+    """A number, or a tensor that broadcasts to a shape, in this shape."""
+    return part.expand(shape) if isinstance(part, Tensor) else like.new_full(shape, part)
+
+
 def supported(device: torch.device) -> None:
     """Refuse devices that there is no code for."""
     if device.type == "cuda" and not _core.has_cuda:
@@ -134,19 +139,20 @@ def sample_shape(shape: object) -> tuple[int, ...]:
     return sizes
 
 
-def same_device(name: str, value: object, device: torch.device) -> None:
-    """Refuse a tensor that is not where the anchors are."""
-    if isinstance(value, Tensor) and value.device != device:
-        raise ValueError(
-            f"{name} is on {value.device}, but anchors is on {device}: move it with "
-            f"{name}.to({str(device)!r})"
-        )
+def same_device(named: dict[str, object], device: torch.device) -> None:
+    """Refuse tensors that are not where the anchors are."""
+    for name, value in named.items():
+        if isinstance(value, Tensor) and value.device != device:
+            raise ValueError(
+                f"{name} is on {value.device}, but anchors is on {device}: move it with "
+                f"{name}.to({str(device)!r})"
+            )
 
 
 def checked_anchors(anchors: object) -> Tensor:
     """Finite anchors ``[*b, n]``."""
     anchors = as_tensor("anchors", anchors)
-    if anchors.dtype not in (torch.float32, torch.float64):
+    if anchors.dtype is not torch.float64 and anchors.dtype is not torch.float32:
         raise TypeError(f"anchors must be float32 or float64, got {anchors.dtype}")
     if anchors.dim() == 0:
         raise ValueError("anchors must have shape [..., n], got a scalar: pass it as [x]")

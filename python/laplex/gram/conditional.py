@@ -47,7 +47,7 @@ class Conditional:
         self.rest = rest
         self._given = Gaussian(gram.parameters.take(observed))
         # A copy, as the anchors are: whatever is asked for later is of the same observations.
-        self._values = self._given.parameters.expanded(values, "observed entries").clone()
+        self._values = self._given.parameters.broadcast_values(values, "observed entries").clone()
         self._results: dict[str, Tensor] = {}
 
     @property

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import IntEnum
+from itertools import compress
 from math import log, pi
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from ..torch import cuda as cuda_execution
 from ..torch.functional import Scalar
+from .checks import expanded
 from .cpu import CpuBackend
 from .cuda import CudaBackend
 
@@ -61,16 +63,8 @@ class CovarianceParts(NamedTuple):
     def covariance(self) -> Covariance:
         """Written out."""
         anchors = self.anchors
-        batch, n, width = self.sizes
-        shapes = ((batch, n), (batch, width), (batch, n, width), (batch, n))
-        return Covariance(
-            *(
-                plain(part.expand(shape))
-                if isinstance(part, Tensor)
-                else anchors.new_full(shape, part)
-                for part, shape in zip(self[1:], shapes, strict=True)
-            )
-        )
+        parts = zip(self[1:], _shapes(*self.sizes), strict=True)
+        return Covariance(*(plain(expanded(part, shape, anchors)) for part, shape in parts))
 
     def flattened(self, batch: Sequence[int]) -> CovarianceParts:
         """Of several leading dimensions ``[*b]`` in all parts one, B."""
@@ -81,6 +75,14 @@ class CovarianceParts(NamedTuple):
             for part, tail in zip(self[1:], tails, strict=True)
         )
         return CovarianceParts(self.sizes, *parts)  # type: ignore[arg-type]
+
+
+def _shapes(batch: int, n: int, width: int) -> tuple[tuple[int, ...], ...]:
+    return (batch, n), (batch, width), (batch, n, width), (batch, n)
+
+
+#: Derivatives by all tensors of a covariance.
+_ALL = (True, True, True, True)
 
 
 class Factor(IntEnum):
@@ -162,7 +164,7 @@ class Gram:
     def log_prob(self, values: Tensor) -> Tensor:
         """Log density of N(0, A) at each row ``[B, R]``."""
         values = self._rows(values)
-        out, rows = self._empty(*values.shape[:-1]), values.shape[1]
+        out, rows = values.new_empty(values.shape[:-1]), values.shape[1]
         self.backend.call("log_prob", *_addresses(values, out), rows, rows=rows)
         return out
 
@@ -178,28 +180,37 @@ class Gram:
         self.backend.call("logdet", out.data_ptr())
         return out
 
-    def vjp(self, a: Tensor | None, b: Tensor | None, w: Tensor | None) -> Covariance:
-        """Gradients of <a, L b> + <w, log D> by the covariance; None stands for 0."""
+    def vjp(
+        self,
+        a: Tensor | None,
+        b: Tensor | None,
+        w: Tensor | None,
+        needs: Sequence[bool] = _ALL,
+    ) -> list[Tensor | None]:
+        """Gradients of <a, L b> + <w, log D> by the covariance; None stands for 0.
+
+        Of its tensors, those that `needs` says: None for the others.
+        """
         a, b, w = (None if each is None else plain(each) for each in (a, b, w))
         rows = 0 if a is None else a.shape[1]
-        out = self._empty_covariance()
+        out = self._empty_covariance(needs)
         self.backend.call("vjp", *_addresses(a, b), rows, *_addresses(w, *out), 0, rows=rows)
         return out
 
     def vjp_tangent(
         self, a: Tensor | None, b: Tensor | None, w: Tensor | None, along: Covariance
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Covariance]:
+    ) -> list[Tensor | None]:
         """Derivatives by a, b, w and the covariance of <along, vjp(a, b, w)>."""
         a, b, w = (None if each is None else plain(each) for each in (a, b, w))
         tangent = [plain(each) for each in along]
         rows = 0 if a is None else a.shape[1]
         d_a, d_b, d_w = (None if each is None else torch.empty_like(each) for each in (a, b, w))
-        out = self._empty_covariance()
+        out = self._empty_covariance(_ALL)
         outputs = (*out, d_a, d_b, d_w)
         self.backend.call(
             "vjp_tangent", *_addresses(a, b), rows, *_addresses(w, *tangent, *outputs), rows=rows
         )
-        return d_a, d_b, d_w, out
+        return [d_a, d_b, d_w, *out]
 
     def _rows(self, values: Tensor) -> Tensor:
         assert values.dim() == 3
@@ -209,14 +220,18 @@ class Gram:
     def _empty(self, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
         return torch.empty(shape, dtype=dtype, device=self.device)
 
-    def _empty_covariance(self) -> Covariance:
-        batch, n, width = self.batch, self.n, self.width
-        shapes = ((batch, n), (batch, width), (batch, n, width), (batch, n))
-        return Covariance(*(self._empty(*shape) for shape in shapes))
+    def _empty_covariance(self, needs: Sequence[bool]) -> list[Tensor | None]:
+        shapes = _shapes(self.batch, self.n, self.width)
+        return [
+            self._empty(*shape) if needed else None
+            for shape, needed in zip(shapes, needs, strict=True)
+        ]
 
 
 def plain(tensor: Tensor) -> Tensor:
     """Its numbers as they lie in memory: contiguous, and no view that negates."""
+    if tensor.is_contiguous() and not tensor.is_neg():
+        return tensor
     return tensor.resolve_neg().contiguous()
 
 
@@ -253,11 +268,20 @@ def log_prob(gram: Gram, values: Tensor, parts: CovarianceParts) -> Tensor:
     return result
 
 
-def density(whitened: Tensor, logs: Tensor) -> Tensor:
+def log_density(whitened: Tensor, logs: Tensor) -> Tensor:
     """Log density ``[B, R]``, given L^-1 values and log D."""
-    square = whitened.square() * torch.exp(-logs)[:, None]
+    return _density(whitened, logs, torch.exp(-logs))
+
+
+def _density(whitened: Tensor, logs: Tensor, precision: Tensor) -> Tensor:
+    square = whitened.square() * precision[:, None]
     constant = whitened.shape[-1] * log(2 * pi)
     return -0.5 * (square.sum(-1) + logs.sum(-1, keepdim=True) + constant)
+
+
+def _row_sum(rows: Tensor) -> Tensor:
+    """Sums over R of ``[B, R, n]``."""
+    return rows[:, 0] if rows.shape[1] == 1 else rows.sum(1)
 
 
 def unobserved_variances(gram: Gram, covariance: Covariance) -> Tensor:
@@ -266,16 +290,23 @@ def unobserved_variances(gram: Gram, covariance: Covariance) -> Tensor:
     The second is the variance of H state at that point, given the observed ones: log det gains
     log(1 + b var) from an observation of precision b.
     """
-    return _vjp(gram, None, None, torch.ones_like(covariance.noise), covariance)[3]
+    by_noise = _vjp(gram, None, None, torch.ones_like(covariance.noise), covariance)[3]
+    assert by_noise is not None
+    return by_noise
 
 
 def _vjp(
-    gram: Gram, a: Tensor | None, b: Tensor | None, w: Tensor | None, covariance: Sequence[Tensor]
-) -> tuple[Tensor, ...]:
+    gram: Gram,
+    a: Tensor | None,
+    b: Tensor | None,
+    w: Tensor | None,
+    covariance: Sequence[Tensor],
+    needs: Sequence[bool] = _ALL,
+) -> Sequence[Tensor | None]:
     """See `Gram.vjp`."""
     if not torch.is_grad_enabled():
-        return gram.vjp(a, b, w)
-    result: tuple[Tensor, ...] = _Vjp.apply(gram, a, b, w, *covariance)  # type: ignore[no-untyped-call]
+        return gram.vjp(a, b, w, needs)
+    result: Sequence[Tensor] = _Vjp.apply(gram, a, b, w, *covariance)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -300,7 +331,8 @@ class _Product(torch.autograd.Function):
             Factor.UPPER_INVERSE: Factor.LOWER_INVERSE,
         }[ctx.factor]
         passed = product(ctx.gram, dual, grad, Covariance(*covariance))
-        if not any(ctx.needs_input_grad[3:]):
+        needs = ctx.needs_input_grad[3:]
+        if not any(needs):
             return (None, None, passed, None, None, None, None)
         # <grad, d out> as +-<a, dL b>:
         a, b, sign = {
@@ -309,7 +341,7 @@ class _Product(torch.autograd.Function):
             Factor.UPPER: (values, grad, 1.0),
             Factor.UPPER_INVERSE: (out, passed, -1.0),
         }[ctx.factor]
-        return (None, None, passed, *_vjp(ctx.gram, sign * a, b, None, covariance))
+        return (None, None, passed, *_vjp(ctx.gram, sign * a, b, None, covariance, needs))
 
 
 class _LogVariances(torch.autograd.Function):
@@ -321,7 +353,8 @@ class _LogVariances(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        return (None, *_vjp(ctx.gram, None, None, grads[0], ctx.saved_tensors))
+        needs = ctx.needs_input_grad[1:]
+        return (None, *_vjp(ctx.gram, None, None, grads[0], ctx.saved_tensors, needs))
 
 
 class _Innovations(torch.autograd.Function):
@@ -336,53 +369,52 @@ class _Innovations(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         out, *covariance = ctx.saved_tensors
         passed = product(ctx.gram, Factor.UPPER_INVERSE, grads[0], Covariance(*covariance))
-        if not any(ctx.needs_input_grad[2:]):
+        needs = ctx.needs_input_grad[2:]
+        if not any(needs):
             return (None, passed, None, None, None, None)
-        return (None, passed, *_vjp(ctx.gram, -passed, out, grads[1], covariance))
+        return (None, passed, *_vjp(ctx.gram, -passed, out, grads[1], covariance, needs))
 
 
 class _LogProb(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gram: Gram, values: Tensor, *parts: Any) -> Tensor:
         whitened, logs = gram.apply(Factor.LOWER_INVERSE, values), gram.log_variances()
+        precision = torch.exp(-logs)
         ctx.gram = gram
         ctx.numbers = [None if isinstance(part, Tensor) else part for part in parts]
         tensors = [part if isinstance(part, Tensor) else None for part in parts]
-        ctx.save_for_backward(values, *tensors, whitened, logs)
-        return density(whitened, logs)
+        ctx.save_for_backward(values, *tensors, whitened, precision)
+        return _density(whitened, logs, precision)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        values, *tensors, whitened, logs = ctx.saved_tensors
+        values, *tensors, whitened, precision = ctx.saved_tensors
         (grad,) = grads
         if torch.is_grad_enabled():  # for derivatives of these derivatives
             # Views, since one of them may be a function of another one.
-            inputs = [None if each is None else each.view_as(each) for each in (values, *tensors)]
-            numbers = zip(inputs[1:], ctx.numbers, strict=True)
+            values = values.view_as(values)
+            tensors = [None if each is None else each.view_as(each) for each in tensors]
+            numbers = zip(tensors, ctx.numbers, strict=True)
             parts = CovarianceParts(*(b if a is None else a for a, b in numbers))
-            again = density(*innovations(ctx.gram, inputs[0], parts.covariance()))
-            needed = [each for each in inputs if each is not None and each.requires_grad]
-            found = iter(torch.autograd.grad(again, needed, grad, create_graph=True))
-            by_inputs = (
-                next(found) if each is not None and each.requires_grad else None for each in inputs
-            )
-            return (None, *by_inputs)
+            again = log_density(*innovations(ctx.gram, values, parts.covariance()))
+            inputs = [None, values, *tensors]
+            needed = [each is not None and each.requires_grad for each in inputs]
+            by = torch.autograd.grad(again, list(compress(inputs, needed)), grad, create_graph=True)
+            found = iter(by)
+            return tuple(next(found) if each else None for each in needed)
         # By -2 log p = sum of whitened^2 / D + log D; halves are exact.
-        precision, grad = torch.exp(-logs), grad[..., None]
+        grad = grad[..., None]
         a = ctx.gram.apply(Factor.UPPER_INVERSE, grad * precision[:, None] * whitened)
         by_values = -a if ctx.needs_input_grad[1] else None
-        if not any(ctx.needs_input_grad[2:]):
+        needs = ctx.needs_input_grad[3:]
+        if not any(needs):
             return (None, by_values, *(None for _ in tensors))
-        square = (grad * whitened.square()).sum(1) * precision
-        by_logs = (square - grad.sum(1)).mul_(0.5)
-        by_covariance = ctx.gram.vjp(a, whitened, by_logs)
-        by_tensors = (
-            by.sum_to_size(tensor.shape) if needed else None
-            for by, tensor, needed in zip(
-                by_covariance, tensors[1:], ctx.needs_input_grad[3:], strict=True
-            )
+        by_logs = (_row_sum(grad * whitened.square()) * precision - _row_sum(grad)).mul_(0.5)
+        by_covariance = zip(ctx.gram.vjp(a, whitened, by_logs, needs), tensors[1:], strict=True)
+        by_parts = (
+            None if by is None else by.sum_to_size(part.shape) for by, part in by_covariance
         )
-        return (None, by_values, None, *by_tensors)
+        return (None, by_values, None, *by_parts)
 
 
 class _Vjp(torch.autograd.Function):
@@ -396,10 +428,10 @@ class _Vjp(torch.autograd.Function):
         b: Tensor | None,
         w: Tensor | None,
         *covariance: Tensor,
-    ) -> tuple[Tensor, ...]:
+    ) -> tuple[Tensor | None, ...]:
         ctx.gram = gram
         ctx.save_for_backward(a, b, w, *covariance)
-        return gram.vjp(a, b, w)
+        return tuple(gram.vjp(a, b, w))
 
     @staticmethod
     def backward(ctx: Any, *tangents: Tensor) -> tuple[Tensor | None, ...]:
@@ -419,8 +451,7 @@ class _VjpTangent(torch.autograd.Function):
         *covariance_and_tangents: Tensor,
     ) -> tuple[Tensor | None, ...]:
         along = Covariance(*covariance_and_tangents[4:])
-        *by_inputs, by_covariance = gram.vjp_tangent(a, b, w, along)
-        return (*by_inputs, *by_covariance)
+        return tuple(gram.vjp_tangent(a, b, w, along))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:

@@ -60,7 +60,7 @@ class Gaussian:
     def matvec(self, values: ArrayLike) -> Tensor:
         """A times values ``[..., n]``, by `laplex.matvec`; `values` broadcast with the batch."""
         parameters = self.parameters
-        values = parameters.expanded(values).double()
+        values = parameters.broadcast_values(values).double()
         anchors = self.anchors.double()
         result = torch.zeros_like(values) if self.noise is None else self.noise * values
         for term in self.terms:
@@ -219,8 +219,8 @@ class Gaussian:
         """Log density of N(0, A) at values ``[..., n]``: a number for each, ``[...]``."""
         rows, restore = self.parameters.flattened(values)
 
-        def both(gram: Gram, covariance: Covariance) -> Tensor:
-            return factors.density(*factors.innovations(gram, rows, covariance))
+        def value(gram: Gram, covariance: Covariance) -> Tensor:
+            return factors.log_density(*factors.innovations(gram, rows, covariance))
 
         if not self._is_recorded(rows):
             result = self._factor().log_prob(rows)
@@ -228,8 +228,8 @@ class Gaussian:
             parts = self.parameters.parts()
             gram = self._factor(parts.covariance)
             tied = gram.has_ties
-            result = self._symmetric(both) if tied else factors.log_prob(gram, rows, parts)
-        return restore(result[..., None])[..., 0]
+            result = self._symmetric(value) if tied else factors.log_prob(gram, rows, parts)
+        return restore(result)
 
     def inv_quad_logdet(self, values: ArrayLike) -> tuple[Tensor, Tensor]:
         """``v^T A^-1 v`` of values ``[..., n]``, and log det A ``[*b]``, in one pass."""
@@ -242,7 +242,7 @@ class Gaussian:
 
         result = self._symmetric(both)
         logdet = self.parameters.restored(result[..., -1].reshape(self._batch))
-        return restore(result[..., :-1, None])[..., 0], logdet
+        return restore(result[..., :-1]), logdet
 
     def sample(
         self, shape: int | Sequence[int] = (), *, generator: torch.Generator | None = None
@@ -308,9 +308,7 @@ class Gaussian:
     @property
     def requires_grad(self) -> bool:
         """Whether any tensor asks for its gradient."""
-        return any(
-            isinstance(each, Tensor) and each.requires_grad for each in self.parameters.contents()
-        )
+        return any(each.requires_grad for each in self.parameters.tensors())
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
         """``numpy.asarray(gram)`` is `to_dense` of a Gram on the CPU, up to 2**24 entries.
@@ -362,6 +360,7 @@ class Gaussian:
         return {**self.__dict__, "_factored": None}  # the core's object is made again when needed
 
     # --- inside -----------------------------------------------------------------------------------
+
     def _factor(
         self, covariance: Callable[[], Covariance] | None = None, *, ties_backwards: bool = False
     ) -> Gram:
@@ -375,15 +374,17 @@ class Gaussian:
             self._factored = factored = (copied(given), {})
         kept = factored[1]
         if ties_backwards not in kept:
-            with torch.no_grad():
-                made = (covariance or self.parameters.covariance)()
+            if covariance is None:
+                made = self.parameters.covariance()
+            else:
+                with torch.no_grad():
+                    made = covariance()
             kept[ties_backwards] = Gram(made, ties_backwards=ties_backwards)
         return kept[ties_backwards]
 
     def _is_recorded(self, *others: Tensor) -> bool:
         """Whether derivatives are asked for, by a parameter or by one of the others."""
-        tensors = [each for each in self.parameters.contents() if isinstance(each, Tensor)]
-        tensors += others
+        tensors = [*others, *self.parameters.tensors()]
         if forward_ad._current_level >= 0 and any(
             _unpack_dual(each).tangent is not None for each in tensors
         ):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from math import prod
 from typing import NamedTuple
 
@@ -15,8 +15,8 @@ from .checks import (
     broadcast,
     checked_anchors,
     checked_noise,
+    expanded,
     no_transforms,
-    same_contents,
     same_device,
 )
 from .factor import Covariance, CovarianceParts
@@ -53,10 +53,9 @@ class GramParameters(NamedTuple):
         no_transforms()
         anchors = checked_anchors(anchors)
         terms = checked_terms(terms)
-        same_device("noise", noise, anchors.device)
+        same_device({"noise": noise}, anchors.device)
         for term in terms:
-            for name, value in vars(term).items():
-                same_device(name, value, anchors.device)
+            same_device(vars(term), anchors.device)
         noise = checked_noise(noise, anchors)
         for term in terms:
             term.check(anchors)
@@ -84,8 +83,14 @@ class GramParameters(NamedTuple):
 
     def contents(self) -> list[object]:
         """All that the matrix is made of: tensors, numbers and None."""
-        terms = (value for term in self.terms for value in vars(term).values())
-        return [self.anchors, self.noise, *terms]
+        found: list[object] = [self.anchors, self.noise]
+        for term in self.terms:
+            found += vars(term).values()
+        return found
+
+    def tensors(self) -> list[Tensor]:
+        """The tensors among them."""
+        return [each for each in self.contents() if isinstance(each, Tensor)]
 
     def named(self) -> dict[str, Tensor]:
         """The tensors by name: ``anchors``, ``noise``, for term 0 ``0.lengthscale`` and so on.
@@ -161,17 +166,13 @@ class GramParameters(NamedTuple):
         noise = None if self.noise is None else self.noise * factor[..., None]
         return self.checked(self.anchors, [term.times(factor) for term in self.terms], noise)
 
-    def has_anchors_of(self, other: GramParameters) -> bool:
-        """Whether the anchors of both are the same numbers, of the same precision and device."""
-        return same_contents([self.anchors], [other.anchors])
-
     # --- numbers ----------------------------------------------------------------------------------
 
     def as_values(self, values: object) -> Tensor:
         """Values as a tensor; an array's integers become of the anchors' dtype."""
         return as_tensor("values", values, integers=self.anchors.dtype, exact=False)
 
-    def expanded(self, values: object, what: str = "anchors") -> Tensor:
+    def broadcast_values(self, values: object, what: str = "anchors") -> Tensor:
         """Values ``[..., n]`` with all dimensions of the batch; n is the number of `what`.
 
         Raises
@@ -204,16 +205,15 @@ class GramParameters(NamedTuple):
             ) from None
 
     def flattened(self, values: object) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-        """Values as float64 ``[B, R, n]``, and what brings such a result into their shape.
+        """Values as float64 ``[B, R, n]``, and what gives results ``[B, R, ...]`` their dimensions.
 
         Rows are what the batch does not have: leading dimensions, and those where it has size 1.
         """
-        values = self.expanded(values).double()
+        values = self.broadcast_values(values).double()
         n, lead = self.n, values.shape[:-1]
         if not self.batch:
-            return values.reshape(1, prod(lead), n), lambda result: self.restored(
-                result.reshape(*lead, result.shape[-1])
-            )
+            flat = values.reshape(1, prod(lead), n)
+            return flat, lambda result: self.restored(result.reshape(lead + result.shape[2:]))
         batch = (1,) * (len(lead) - len(self.batch)) + tuple(self.batch)
         own = [d for d, size in enumerate(batch) if size > 1]
         rows = [d for d, size in enumerate(batch) if size <= 1]
@@ -225,9 +225,10 @@ class GramParameters(NamedTuple):
         flat = moved.reshape(flat_batch, flat_rows, n)
 
         def restore(result: Tensor) -> Tensor:
-            shaped = result.reshape(*(lead[d] for d in order), result.shape[-1])
+            tail = result.shape[2:]
+            shaped = result.reshape(*(lead[d] for d in order), *tail)
             back = [order.index(d) for d in range(len(lead))]
-            return self.restored(shaped.permute(*back, len(lead)))
+            return self.restored(shaped.permute(*back, *range(len(lead), shaped.dim())))
 
         return flat, restore
 
@@ -247,8 +248,8 @@ class GramParameters(NamedTuple):
         for term in self.terms:
             lengthscale, some = term.loadings(anchors)
             if len(some) > 1 or len(self.terms) > 1:
-                lengthscales += [_in_full(lengthscale, batch, anchors) for _ in some]
-                columns += [_in_full(column, (*batch, n), anchors) for column in some]
+                lengthscales += [expanded(lengthscale, batch, anchors) for _ in some]
+                columns += [expanded(column, (*batch, n), anchors) for column in some]
             else:
                 lengthscales, columns = [lengthscale], some
         width = len(columns)
@@ -265,12 +266,6 @@ class GramParameters(NamedTuple):
 def shared(one: Tensor, two: Tensor) -> Tensor:
     """Equal tensors as a single one, which hands derivatives on to both in halves."""
     return one if one is two or not (one.requires_grad or two.requires_grad) else (one + two) / 2
-
-
-def _in_full(part: Scalar, shape: Sequence[int], anchors: Tensor) -> Tensor:
-    if not isinstance(part, Tensor):
-        return anchors.new_full(shape, part)
-    return part.expand(shape)
 
 
 def _stacked(parts: list[Scalar]) -> Scalar:

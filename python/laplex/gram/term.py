@@ -19,6 +19,7 @@ from .checks import (
     all_of,
     as_tensor,
     broadcast,
+    expanded,
     positive,
 )
 from .rotation import rotation
@@ -75,13 +76,17 @@ class Term:
         phase: ArrayLike | None = None,
         scale: ArrayLike | None = None,
     ) -> None:
-        given = {"lengthscale": lengthscale, "variance": variance, "frequency": frequency}
-        for name, number in given.items():
-            if isinstance(number, np.ndarray):
-                number = as_tensor(name, number)
-            object.__setattr__(self, name, number)
-        for name, numbers in (("phase", phase), ("scale", scale)):
-            object.__setattr__(self, name, None if numbers is None else as_tensor(name, numbers))
+        given = {
+            "lengthscale": lengthscale,
+            "variance": variance,
+            "frequency": frequency,
+            "phase": phase,
+            "scale": scale,
+        }
+        for name, value in given.items():
+            if isinstance(value, np.ndarray) or (name in self.PER_ANCHOR and value is not None):
+                given[name] = as_tensor(name, value)
+        self.__dict__.update(given)  # frozen
 
     # --- what a Gram asks of a term ---------------------------------------------------------------
 
@@ -237,10 +242,8 @@ def _root(variance: Scalar) -> Scalar:
 
 def _in_full(loadings: Scalar, anchors: Tensor) -> Tensor:
     """Loadings as a column ``[*b, n]``."""
-    n = anchors.shape[-1]
-    if not isinstance(loadings, Tensor):
-        return anchors.new_full((n,), loadings)
-    return loadings.expand(*loadings.shape[:-1], n)
+    lead = loadings.shape[:-1] if isinstance(loadings, Tensor) else ()
+    return expanded(loadings, (*lead, anchors.shape[-1]), anchors)
 
 
 def _detached(value: Scalar) -> Scalar:

@@ -119,7 +119,7 @@ def test_second_derivatives_are_those_of_the_first():
         return tuple(p + sign * step * t for p, t in zip(parameters, tangents, strict=True))
 
     gram = cuda_gram(on_device(parameters))
-    d_a, d_b, d_w, d_parameters = gram.vjp_tangent(*on_device((a, b, w)), on_device(tangents))
+    d_a, d_b, d_w, *d_parameters = gram.vjp_tangent(*on_device((a, b, w)), on_device(tangents))
     above, below = (cuda_gram(on_device(moved(sign))) for sign in (1.0, -1.0))
     ups, downs = (each.vjp(*on_device((a, b, w))) for each in (above, below))
     for got, up, down in zip(d_parameters, ups, downs, strict=True):
