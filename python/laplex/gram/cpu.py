@@ -8,19 +8,7 @@ from .. import _core
 
 
 class CpuBackend:
-    """`laplex::Gram` over the memory of tensors.
-
-    Parameters
-    ----------
-    sizes
-        B, n, J of a `laplex.gram.factor.Covariance`.
-    addresses
-        Where its tensors are.
-    ties_backwards
-        Take equal anchors against their numbers.
-    device
-        Of the tensors.
-    """
+    """`laplex::Gram` at the `addresses` of a `Covariance` of `sizes` B, n, J."""
 
     def __init__(
         self,

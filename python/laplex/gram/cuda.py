@@ -12,11 +12,9 @@ MOST_COLUMNS = 8
 
 
 class CudaBackend:
-    """`laplex::cuda::Gram` over the memory of tensors, on torch's streams, in torch's memory.
+    """`laplex::cuda::Gram`, as `CpuBackend`: on the device's current stream, in torch's memory.
 
     The constructor waits for the device, as it has to say what is singular; nothing else does.
-    Everything runs on the current stream of the device. Parameters are those of
-    `laplex.gram.cpu.CpuBackend`.
     """
 
     def __init__(

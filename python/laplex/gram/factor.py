@@ -93,6 +93,11 @@ class Factor(IntEnum):
     UPPER = 2
     UPPER_INVERSE = 3
 
+    @property
+    def transpose(self) -> Factor:
+        """Lower for upper."""
+        return Factor(self ^ 2)
+
 
 class Gram:
     """A factorisation that was computed, without derivatives.
@@ -252,7 +257,7 @@ def product(gram: Gram, factor: Factor, values: Tensor, covariance: Covariance) 
 
 def log_variances(gram: Gram, covariance: Covariance) -> Tensor:
     """Log D ``[B, n]``, whose sum is log det A."""
-    result: Tensor = _LogVariances.apply(gram, *covariance)  # type: ignore[no-untyped-call]
+    result: Tensor = _Innovations.apply(gram, None, *covariance)[1]  # type: ignore[no-untyped-call]
     return result
 
 
@@ -324,13 +329,7 @@ class _Product(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grads
         values, out, *covariance = ctx.saved_tensors
-        dual = {
-            Factor.LOWER: Factor.UPPER,
-            Factor.LOWER_INVERSE: Factor.UPPER_INVERSE,
-            Factor.UPPER: Factor.LOWER,
-            Factor.UPPER_INVERSE: Factor.LOWER_INVERSE,
-        }[ctx.factor]
-        passed = product(ctx.gram, dual, grad, Covariance(*covariance))
+        passed = product(ctx.gram, ctx.factor.transpose, grad, Covariance(*covariance))
         needs = ctx.needs_input_grad[3:]
         if not any(needs):
             return (None, None, passed, None, None, None, None)
@@ -344,23 +343,12 @@ class _Product(torch.autograd.Function):
         return (None, None, passed, *_vjp(ctx.gram, sign * a, b, None, covariance, needs))
 
 
-class _LogVariances(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, gram: Gram, *covariance: Tensor) -> Tensor:
-        ctx.gram = gram
-        ctx.save_for_backward(*covariance)
-        return gram.log_variances()
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        needs = ctx.needs_input_grad[1:]
-        return (None, *_vjp(ctx.gram, None, None, grads[0], ctx.saved_tensors, needs))
-
-
 class _Innovations(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, gram: Gram, values: Tensor, *covariance: Tensor) -> tuple[Tensor, Tensor]:
-        out = gram.apply(Factor.LOWER_INVERSE, values)
+    def forward(
+        ctx: Any, gram: Gram, values: Tensor | None, *covariance: Tensor
+    ) -> tuple[Tensor | None, Tensor]:
+        out = None if values is None else gram.apply(Factor.LOWER_INVERSE, values)
         ctx.gram = gram
         ctx.save_for_backward(out, *covariance)
         return out, gram.log_variances()
@@ -368,11 +356,14 @@ class _Innovations(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         out, *covariance = ctx.saved_tensors
-        passed = product(ctx.gram, Factor.UPPER_INVERSE, grads[0], Covariance(*covariance))
+        passed = minus = None
+        if out is not None:
+            passed = product(ctx.gram, Factor.UPPER_INVERSE, grads[0], Covariance(*covariance))
+            minus = -passed
         needs = ctx.needs_input_grad[2:]
         if not any(needs):
             return (None, passed, None, None, None, None)
-        return (None, passed, *_vjp(ctx.gram, -passed, out, grads[1], covariance, needs))
+        return (None, passed, *_vjp(ctx.gram, minus, out, grads[1], covariance, needs))
 
 
 class _LogProb(torch.autograd.Function):

@@ -18,7 +18,7 @@ from ..torch.functional import matvec
 from . import factor as factors
 from .checks import ArrayLike, as_tensor, broadcast, copied, positive, same_contents, sample_shape
 from .factor import Covariance, Factor, Gram
-from .parameters import GramParameters
+from .parameters import GramParameters, shared
 from .term import Term
 
 if TYPE_CHECKING:
@@ -130,7 +130,11 @@ class Gaussian:
                 "the two LaplaceGrams have different anchors: pass both the same tensor, or add "
                 "their to_dense()"
             )
-        return self.of(self.parameters.plus(other.parameters))
+        noise = other.noise if self.noise is None else self.noise
+        if self.noise is not None and other.noise is not None:
+            noise = self.noise + other.noise
+        anchors = shared(self.anchors, other.anchors)
+        return self.of(GramParameters.checked(anchors, (*self.terms, *other.terms), noise))
 
     __radd__ = __add__  # of what is no LaplaceGram: the same sentence
 
@@ -152,7 +156,9 @@ class Gaussian:
                 "a LaplaceGram is multiplied with positive, finite numbers, as its variances are: "
                 f"got {factor}"
             )
-        return self.of(self.parameters.times(scale))
+        terms = [term.times(scale) for term in self.terms]
+        noise = None if self.noise is None else self.noise * scale[..., None]
+        return self.of(GramParameters.checked(self.anchors, terms, noise))
 
     __rmul__ = __mul__
 

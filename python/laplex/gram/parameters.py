@@ -153,19 +153,6 @@ class GramParameters(NamedTuple):
             noise = torch.cat((noise.expand(*lead, n), noise.new_zeros(*lead, m)), -1)
         return self.checked(anchors, self.terms, noise)
 
-    def plus(self, other: GramParameters) -> GramParameters:
-        """The sum of two on the same anchors: the terms and the noises of both."""
-        noise = other.noise if self.noise is None else self.noise
-        if self.noise is not None and other.noise is not None:
-            noise = self.noise + other.noise
-        anchors = shared(self.anchors, other.anchors)
-        return self.checked(anchors, (*self.terms, *other.terms), noise)
-
-    def times(self, factor: Tensor) -> GramParameters:
-        """The matrix times positive float64 numbers ``[*b]``."""
-        noise = None if self.noise is None else self.noise * factor[..., None]
-        return self.checked(self.anchors, [term.times(factor) for term in self.terms], noise)
-
     # --- numbers ----------------------------------------------------------------------------------
 
     def as_values(self, values: object) -> Tensor:

@@ -6,14 +6,13 @@ from math import pi
 from numbers import Real
 from typing import Any, Literal, overload
 
+import numpy as np
 import numpy.typing as npt
 import scipy.optimize
+import torch
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
-
-import numpy as np
-import torch
 from torch import Tensor
 
 from ..torch.operator import LaplaceOperator

@@ -6,8 +6,9 @@ import math
 import operator
 
 import torch
-from laplex.torch.functional import check_tensor
 from torch import Tensor
+
+from laplex.torch.functional import check_tensor
 
 
 def count(name: str, value: int, least: int = 1) -> int:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from laplex.torch.functional import matvec
 from torch import Tensor
+
+from laplex.torch.functional import matvec
 
 
 class Heads(NamedTuple):

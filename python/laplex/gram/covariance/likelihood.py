@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
-from laplex._support.optional import require
 from torch import Tensor
+
+from laplex._support.optional import require
 
 from ..laplace_gram import LaplaceGram
 from .heads import Heads

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from linear_operator import LinearOperator
-
 import torch
+from linear_operator import LinearOperator
 from torch import Tensor
 
 from .heads import Heads

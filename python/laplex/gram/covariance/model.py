@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor, nn
+
 from laplex.numpy import checks as validation
 from laplex.torch.functional import check_flag
-from torch import Tensor, nn
 
 from . import checks, completion, likelihood, training
 from .heads import Heads

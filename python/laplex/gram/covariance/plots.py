@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from laplex._support.optional import require
 from torch import Tensor
+
+from laplex._support.optional import require
 
 from . import checks
 from .heads import Heads

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from laplex._support.optional import require
 from torch import Tensor
+
+from laplex._support.optional import require
 
 from . import checks, matching
 from .matching import Moments
