@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import IntEnum
-from itertools import compress
 from math import log, pi
 from typing import Any, NamedTuple
 
@@ -18,8 +17,6 @@ import torch
 from torch import Tensor
 
 from ..torch import cuda as cuda_execution
-from ..torch.functional import Scalar
-from .checks import expanded
 from .cpu import CpuBackend
 from .cuda import CudaBackend
 
@@ -46,39 +43,6 @@ class Covariance(NamedTuple):
     lengthscale: Tensor
     loadings: Tensor
     noise: Tensor
-
-
-class CovarianceParts(NamedTuple):
-    """Numbers, and float64 tensors of any strides, that broadcast to the tensors of a `Covariance`.
-
-    Of a term whose parameters are numbers nothing is written out but for the core.
-    """
-
-    sizes: tuple[int, int, int]
-    anchors: Tensor
-    lengthscale: Scalar
-    loadings: Scalar
-    noise: Scalar
-
-    def covariance(self) -> Covariance:
-        """Written out."""
-        anchors = self.anchors
-        parts = zip(self[1:], _shapes(*self.sizes), strict=True)
-        return Covariance(*(plain(expanded(part, shape, anchors)) for part, shape in parts))
-
-    def flattened(self, batch: Sequence[int]) -> CovarianceParts:
-        """Of several leading dimensions ``[*b]`` in all parts one, B."""
-        _, n, width = self.sizes
-        tails = ((n,), (width,), (n, width), (n,))
-        parts = (
-            part.expand(*batch, *tail).reshape(-1, *tail) if isinstance(part, Tensor) else part
-            for part, tail in zip(self[1:], tails, strict=True)
-        )
-        return CovarianceParts(self.sizes, *parts)  # type: ignore[arg-type]
-
-
-def _shapes(batch: int, n: int, width: int) -> tuple[tuple[int, ...], ...]:
-    return (batch, n), (batch, width), (batch, n, width), (batch, n)
 
 
 #: Derivatives by all tensors of a covariance.
@@ -226,7 +190,8 @@ class Gram:
         return torch.empty(shape, dtype=dtype, device=self.device)
 
     def _empty_covariance(self, needs: Sequence[bool]) -> list[Tensor | None]:
-        shapes = _shapes(self.batch, self.n, self.width)
+        batch, n, width = self.batch, self.n, self.width
+        shapes = ((batch, n), (batch, width), (batch, n, width), (batch, n))
         return [
             self._empty(*shape) if needed else None
             for shape, needed in zip(shapes, needs, strict=True)
@@ -267,9 +232,11 @@ def innovations(gram: Gram, values: Tensor, covariance: Covariance) -> tuple[Ten
     return result
 
 
-def log_prob(gram: Gram, values: Tensor, parts: CovarianceParts) -> Tensor:
+def log_prob(gram: Gram, values: Tensor, covariance: Covariance) -> Tensor:
     """Log density of N(0, A) at each row ``[B, R]``: one node of autograd in place of a dozen."""
-    result: Tensor = _LogProb.apply(gram, values, *parts)  # type: ignore[no-untyped-call]
+    if gram.has_ties:  # the mean of both orders, whose derivatives autograd sums in one pass
+        return log_density(*innovations(gram, values, covariance))
+    result: Tensor = _LogProb.apply(gram, values, *covariance)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -368,44 +335,33 @@ class _Innovations(torch.autograd.Function):
 
 class _LogProb(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, gram: Gram, values: Tensor, *parts: Any) -> Tensor:
+    def forward(ctx: Any, gram: Gram, values: Tensor, *covariance: Tensor) -> Tensor:
         whitened, logs = gram.apply(Factor.LOWER_INVERSE, values), gram.log_variances()
         precision = torch.exp(-logs)
         ctx.gram = gram
-        ctx.numbers = [None if isinstance(part, Tensor) else part for part in parts]
-        tensors = [part if isinstance(part, Tensor) else None for part in parts]
-        ctx.save_for_backward(values, *tensors, whitened, precision)
+        ctx.save_for_backward(values, *covariance, whitened, precision)
         return _density(whitened, logs, precision)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        values, *tensors, whitened, precision = ctx.saved_tensors
+        *inputs, whitened, precision = ctx.saved_tensors
         (grad,) = grads
         if torch.is_grad_enabled():  # for derivatives of these derivatives
             # Views, since one of them may be a function of another one.
-            values = values.view_as(values)
-            tensors = [None if each is None else each.view_as(each) for each in tensors]
-            numbers = zip(tensors, ctx.numbers, strict=True)
-            parts = CovarianceParts(*(b if a is None else a for a, b in numbers))
-            again = log_density(*innovations(ctx.gram, values, parts.covariance()))
-            inputs = [None, values, *tensors]
-            needed = [each is not None and each.requires_grad for each in inputs]
-            by = torch.autograd.grad(again, list(compress(inputs, needed)), grad, create_graph=True)
-            found = iter(by)
-            return tuple(next(found) if each else None for each in needed)
+            values, *covariance = inputs = [each.view_as(each) for each in inputs]
+            density = log_density(*innovations(ctx.gram, values, Covariance(*covariance)))
+            needed = [each for each in inputs if each.requires_grad]
+            found = iter(torch.autograd.grad(density, needed, grad, create_graph=True))
+            return (None, *(next(found) if each.requires_grad else None for each in inputs))
         # By -2 log p = sum of whitened^2 / D + log D; halves are exact.
         grad = grad[..., None]
         a = ctx.gram.apply(Factor.UPPER_INVERSE, grad * precision[:, None] * whitened)
         by_values = -a if ctx.needs_input_grad[1] else None
-        needs = ctx.needs_input_grad[3:]
+        needs = ctx.needs_input_grad[2:]
         if not any(needs):
-            return (None, by_values, *(None for _ in tensors))
+            return (None, by_values, None, None, None, None)
         by_logs = (_row_sum(grad * whitened.square()) * precision - _row_sum(grad)).mul_(0.5)
-        by_covariance = zip(ctx.gram.vjp(a, whitened, by_logs, needs), tensors[1:], strict=True)
-        by_parts = (
-            None if by is None else by.sum_to_size(part.shape) for by, part in by_covariance
-        )
-        return (None, by_values, None, *by_parts)
+        return (None, by_values, *ctx.gram.vjp(a, whitened, by_logs, needs))
 
 
 class _Vjp(torch.autograd.Function):

@@ -196,7 +196,7 @@ class Gaussian:
         if not self._is_recorded(rows):
             return restore(self._factor().apply(factor, rows, scaled=True))
         covariance = self.parameters.covariance()
-        gram = self._factor(lambda: covariance)
+        gram = self._factor(covariance)
         half = 0.5 * factors.log_variances(gram, covariance)[:, None]
         if factor is Factor.LOWER:
             rows = rows * half.exp()
@@ -226,16 +226,10 @@ class Gaussian:
         rows, restore = self.parameters.flattened(values)
 
         def value(gram: Gram, covariance: Covariance) -> Tensor:
-            return factors.log_density(*factors.innovations(gram, rows, covariance))
+            return factors.log_prob(gram, rows, covariance)
 
-        if not self._is_recorded(rows):
-            result = self._factor().log_prob(rows)
-        else:
-            parts = self.parameters.parts()
-            gram = self._factor(parts.covariance)
-            tied = gram.has_ties
-            result = self._symmetric(value) if tied else factors.log_prob(gram, rows, parts)
-        return restore(result)
+        recorded = self._is_recorded(rows)
+        return restore(self._symmetric(value) if recorded else self._factor().log_prob(rows))
 
     def inv_quad_logdet(self, values: ArrayLike) -> tuple[Tensor, Tensor]:
         """``v^T A^-1 v`` of values ``[..., n]``, and log det A ``[*b]``, in one pass."""
@@ -368,9 +362,9 @@ class Gaussian:
     # --- inside -----------------------------------------------------------------------------------
 
     def _factor(
-        self, covariance: Callable[[], Covariance] | None = None, *, ties_backwards: bool = False
+        self, covariance: Covariance | None = None, *, ties_backwards: bool = False
     ) -> Gram:
-        """The factorisation, kept until a number changes; `covariance` is what to factorise then.
+        """The factorisation, kept until a number changes; `covariance`, if it is there already.
 
         That is seen in the numbers themselves, of which a copy is kept. The versions of tensors do
         not count what is written through ``.data`` or through an array that shares memory.
@@ -381,11 +375,8 @@ class Gaussian:
         kept = factored[1]
         if ties_backwards not in kept:
             if covariance is None:
-                made = self.parameters.covariance()
-            else:
-                with torch.no_grad():
-                    made = covariance()
-            kept[ties_backwards] = Gram(made, ties_backwards=ties_backwards)
+                covariance = self.parameters.covariance()
+            kept[ties_backwards] = Gram(covariance, ties_backwards=ties_backwards)
         return kept[ties_backwards]
 
     def _is_recorded(self, *others: Tensor) -> bool:
@@ -405,10 +396,10 @@ class Gaussian:
         Its derivatives by the anchors are one-sided in each: the mean has sign(0) = 0.
         """
         covariance = self.parameters.covariance()
-        gram = self._factor(lambda: covariance)
+        gram = self._factor(covariance)
         result = value(gram, covariance)
         if gram.has_ties and torch.is_grad_enabled() and self.anchors.requires_grad:
-            backwards = self._factor(lambda: covariance, ties_backwards=True)
+            backwards = self._factor(covariance, ties_backwards=True)
             result = 0.5 * (result + value(backwards, covariance))
         return result
 

@@ -197,7 +197,7 @@ class LaplaceGram(Gaussian):
             raise ValueError(
                 "the inverse is tridiagonal for a single real term without noise only: use solve()"
             )
-        order = self._factor(lambda: covariance).order()
+        order = self._factor(covariance).order()
         gaps = anchors.gather(-1, order).diff(dim=-1) / lengthscale
         scale = loadings[..., 0].gather(-1, order)
         lost = -torch.expm1(-2 * gaps)  # 1 - r^2, without cancellation

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import prod
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..torch.functional import Scalar
 from .checks import (
     as_tensor,
     broadcast,
@@ -19,7 +18,7 @@ from .checks import (
     no_transforms,
     same_device,
 )
-from .factor import Covariance, CovarianceParts
+from .factor import Covariance, plain
 from .term import Term, checked_terms
 
 
@@ -225,29 +224,27 @@ class GramParameters(NamedTuple):
 
     def covariance(self) -> Covariance:
         """The matrices one after the other, as the core takes them."""
-        return self.parts().covariance()
-
-    def parts(self) -> CovarianceParts:
-        """What broadcasts to them."""
         anchors, n, batch = self.anchors.double(), self.n, self.batch
-        lengthscales: list[Scalar] = []
-        columns: list[Scalar] = []
+        lengthscales: list[Tensor] = []
+        columns: list[Tensor] = []
         for term in self.terms:
-            lengthscale, some = term.loadings(anchors)
-            if len(some) > 1 or len(self.terms) > 1:
-                lengthscales += [expanded(lengthscale, batch, anchors) for _ in some]
-                columns += [expanded(column, (*batch, n), anchors) for column in some]
-            else:
-                lengthscales, columns = [lengthscale], some
-        width = len(columns)
-        parts = CovarianceParts(
-            (prod(batch), n, width),
-            anchors,
-            _stacked(lengthscales),
-            _stacked(columns),
-            0.0 if self.noise is None else self.noise.double(),
+            lengthscale, some = term.columns(anchors)
+            lengthscales += [expanded(lengthscale, batch, anchors) for _ in some]
+            columns += [column.expand(*batch, n) for column in some]
+        noise = 0.0 if self.noise is None else self.noise.double()
+        lead = batch or (1,)
+
+        def flat(tensor: Tensor) -> Tensor:
+            if len(lead) > 1:
+                tensor = tensor.reshape(prod(lead), *tensor.shape[len(lead) :])
+            return plain(tensor)
+
+        return Covariance(
+            flat(anchors.expand(*lead, n)),
+            flat(_stacked(lengthscales, lead)),
+            flat(_stacked(columns, (*lead, n))),
+            flat(expanded(noise, (*lead, n), anchors)),
         )
-        return parts if len(batch) < 2 else parts.flattened(batch)
 
 
 def shared(one: Tensor, two: Tensor) -> Tensor:
@@ -255,9 +252,8 @@ def shared(one: Tensor, two: Tensor) -> Tensor:
     return one if one is two or not (one.requires_grad or two.requires_grad) else (one + two) / 2
 
 
-def _stacked(parts: list[Scalar]) -> Scalar:
-    """Along a new last dimension; a number or one without dimensions stays what it is."""
-    if len(parts) > 1:
-        return torch.stack(parts, -1)  # type: ignore[arg-type]
-    (part,) = parts
-    return part[..., None] if isinstance(part, Tensor) and part.dim() else part
+def _stacked(tensors: list[Tensor], shape: Sequence[int]) -> Tensor:
+    """Tensors along a new last dimension, in a shape that may have a dimension more than they."""
+    if len(tensors) == 1:
+        return tensors[0].expand(shape)[..., None]
+    return torch.stack(tensors, -1).expand(*shape, len(tensors))

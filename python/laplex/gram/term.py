@@ -157,15 +157,11 @@ class Term:
 
         One column, or cosine and sine, each ``[*b, n]`` for float64 anchors ``[*b, n]``.
         """
-        lengthscale, loadings = self.loadings(anchors)
-        return lengthscale, [_in_full(each, anchors) for each in loadings]
-
-    def loadings(self, anchors: Tensor) -> tuple[Scalar, list[Scalar]]:
-        """As `columns`, but one that is equal everywhere may be a number, ``[]`` or ``[*b, 1]``."""
-        lengthscale = self._number("lengthscale", anchors)
-        amplitude = _root(self._number("variance", anchors))
+        lead = self.variance.shape if isinstance(self.variance, Tensor) else ()
+        root = _root(self._number("variance", anchors))
+        amplitude = expanded(root, (*lead, anchors.shape[-1]), anchors)
         if self.scale is not None:
-            amplitude = _in_full(amplitude, anchors) * self.scale.double()
+            amplitude = amplitude * self.scale.double()
         cosine, sine = None, None
         frequency = self._frequency(anchors)
         if frequency is not None:
@@ -180,11 +176,10 @@ class Term:
                 if cosine is None or sine is None
                 else (cosine * c - sine * s, sine * c + cosine * s)
             )
-        if cosine is None or sine is None:
-            return lengthscale, [amplitude]
-        if isinstance(amplitude, Tensor):
-            amplitude = _in_full(amplitude, anchors)
-        return lengthscale, [amplitude * cosine, amplitude * sine]
+        columns = [amplitude]
+        if cosine is not None and sine is not None:
+            columns = [amplitude * cosine, amplitude * sine]
+        return self._number("lengthscale", anchors), columns
 
     def map(self, change: Callable[[str, Tensor], Tensor]) -> Term:
         """The same with other tensors in place of those there are; numbers stay."""
@@ -234,16 +229,8 @@ def checked_terms(terms: object) -> tuple[Term, ...]:
 
 
 def _root(variance: Scalar) -> Scalar:
-    """Square roots ``[*b, 1]``, or ``[]`` of one."""
-    if not isinstance(variance, Tensor):
-        return sqrt(variance)
-    return variance.sqrt()[..., None] if variance.dim() else variance.sqrt()
-
-
-def _in_full(loadings: Scalar, anchors: Tensor) -> Tensor:
-    """Loadings as a column ``[*b, n]``."""
-    lead = loadings.shape[:-1] if isinstance(loadings, Tensor) else ()
-    return expanded(loadings, (*lead, anchors.shape[-1]), anchors)
+    """Square roots ``[*b, 1]``."""
+    return variance.sqrt()[..., None] if isinstance(variance, Tensor) else sqrt(variance)
 
 
 def _detached(value: Scalar) -> Scalar:
