@@ -230,7 +230,9 @@ class GramParameters(NamedTuple):
         for term in self.terms:
             lengthscale, some = term.columns(anchors)
             lengthscales += [expanded(lengthscale, batch, anchors) for _ in some]
-            columns += [column.expand(*batch, n) for column in some]
+            columns += [
+                each if each.shape[:-1] == batch else each.expand(*batch, n) for each in some
+            ]
         noise = 0.0 if self.noise is None else self.noise.double()
         lead = batch or (1,)
 
