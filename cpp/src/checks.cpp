@@ -1,5 +1,6 @@
 #include "checks.hpp"
 
+#include <laplex/detail/scan_element.hpp>
 #include <laplex/error.hpp>
 
 #include <array>
@@ -48,6 +49,39 @@ void check_sizes(std::int64_t heads, std::int64_t n, std::int64_t m, std::int64_
     throw Error(ErrorCode::out_of_memory, "a plan for " + std::to_string(heads) + " x (" +
                                               std::to_string(n) + " + " + std::to_string(m) +
                                               ") anchors is beyond any memory");
+  }
+}
+
+void check_sides(bool self, std::int64_t n, std::int64_t m) {
+  if (self && n != m) {
+    invalid("num_sources must equal num_targets when sources are the targets");
+  }
+}
+
+void check_sides(bool self, bool given, std::int64_t sources) {
+  if (self && given && sources > 0) {
+    invalid("this plan's sources are its targets: give targets alone");
+  }
+  if (!self && !given && sources > 0) {
+    invalid("sources are missing: this plan has sources of its own");
+  }
+}
+
+void check_call(std::int64_t rows, const char* name, bool complex, bool should_be_complex) {
+  if (rows < 0) {
+    invalid("rows must not be negative, got " + std::to_string(rows));
+  }
+  if (complex != should_be_complex) {
+    invalid(std::string("the ") + name + " must be " +
+            (should_be_complex ? "complex: the values or the kernel are"
+                               : "real: values and kernel are"));
+  }
+}
+
+void check_term(Term term) {
+  if (term.moment < 0 || term.moment > kMaxMoment) {
+    invalid("moment must be in 0.." + std::to_string(kMaxMoment) + ", got " +
+            std::to_string(term.moment));
   }
 }
 

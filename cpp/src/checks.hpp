@@ -18,6 +18,17 @@ namespace laplex::detail {
 /// Throws for sizes below 0, for more than `most` anchors a head, and for those beyond any memory.
 void check_sizes(std::int64_t heads, std::int64_t n, std::int64_t m, std::int64_t most);
 
+/// Throws unless self cases have one size, and others sources of their own.
+void check_sides(bool self, std::int64_t n, std::int64_t m);
+/// The same of the anchors for an update; `given`: whether there are sources among them.
+void check_sides(bool self, bool given, std::int64_t sources);
+
+/// Throws for fewer rows than none, and for an array (the result, a cotangent) of the wrong type.
+void check_call(std::int64_t rows, const char* name, bool complex, bool should_be_complex);
+
+/// Throws for a moment that the family of sums does not have.
+void check_term(Term term);
+
 /// Throws unless the lengthscale is positive, finite and normal, and the frequency finite.
 void check_rate(Rate rate, std::int64_t head, std::int64_t heads);
 
@@ -38,6 +49,13 @@ struct SingularPoint {
   double variance;
 };
 [[noreturn]] void singular(const SingularPoint& point);
+
+/// Whether sums take complex numbers, even where `real_part` then takes their real parts.
+template <class T>
+[[nodiscard]] bool has_complex_entries(const Kernel<T>& kernel) {
+  return kernel.frequency != nullptr || kernel.target_phase != nullptr ||
+         kernel.source_phase != nullptr;
+}
 
 /// No sources at all may come as a null pointer too, and are not the targets.
 template <class T>

@@ -4,9 +4,9 @@
 
 #include "parallel.hpp"
 
-#include <laplex/detail/chunks.hpp>
 #include <laplex/detail/complex.hpp>
 #include <laplex/detail/decay.hpp>
+#include "chunks.hpp"
 
 #include <cstdint>
 #include <vector>

@@ -14,13 +14,13 @@
 // through the gradients by the anchors, which loses |x|/ell digits.
 #include "block_pass.hpp"
 #include "boundary.hpp"
+#include "checks.hpp"
 #include "state.hpp"
 
 #include <laplex/plan.hpp>
 
 #include <algorithm>
 #include <cmath>
-#include <string>
 #include <vector>
 
 namespace laplex {
@@ -228,13 +228,7 @@ void Plan<T>::vjp_any(const T* v, bool v_complex, Strides v_strides, const T* g,
                       int num_threads) const {
   const auto snapshot = state();
   const Fixed<T>& fixed = snapshot->fixed();
-  if (rows < 0) {
-    throw Error(ErrorCode::invalid_argument,
-                "rows must not be negative, got " + std::to_string(rows));
-  }
-  if (g_complex != (v_complex || kernel_is_complex())) {
-    throw Error(ErrorCode::invalid_argument, "the cotangent must have the type of the result");
-  }
+  check_call(rows, "cotangent", g_complex, v_complex || kernel_is_complex());
   const int parts = parts_of(fixed, v_complex);
   const Strides contiguous{rows * fixed.m, fixed.m};
   Call<T> call{*snapshot,

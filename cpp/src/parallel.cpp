@@ -51,8 +51,12 @@ namespace detail {
 
 int threads_for(std::int64_t work, int requested) {
   constexpr std::int64_t kWorkPerThread = 1 << 16;
+  const std::int64_t useful = std::max<std::int64_t>(work / kWorkPerThread, 1);
+  if (useful == 1 && std::getenv("LAPLEX_NUM_THREADS") == nullptr) {
+    return 1;  // to ask how many processors there are takes longer than a small product
+  }
   const int limit = requested > 0 ? requested : default_num_threads();
-  return static_cast<int>(std::clamp<std::int64_t>(work / kWorkPerThread, 1, limit));
+  return static_cast<int>(std::min<std::int64_t>(useful, limit));
 }
 
 void poll_interrupt() {

@@ -162,9 +162,7 @@ template <class T>
 Plan<T>::Plan(const Kernel<T>& kernel) {
   const Kernel<T>& k = kernel;
   check_sizes(k.heads, k.num_targets, k.num_sources, kMostAnchors);
-  if (is_self_case(k) && k.num_sources != k.num_targets) {
-    invalid("num_sources must equal num_targets when sources are the targets");
-  }
+  check_sides(is_self_case(k), k.num_targets, k.num_sources);
   check_finite("targets", k.targets, k.heads, k.num_targets);
   if (!is_self_case(k)) {
     check_finite("sources", k.sources, k.heads, k.num_sources);
@@ -184,12 +182,7 @@ template <class T>
 void Plan<T>::update(const T* targets, const T* sources, int num_threads) {
   const auto old = state();
   const Fixed<T>& fixed = old->fixed();
-  if (fixed.self && sources != nullptr && fixed.m > 0) {
-    invalid("this plan's sources are its targets: update it with targets alone");
-  }
-  if (!fixed.self && sources == nullptr && fixed.m > 0) {
-    invalid("sources are missing: this plan has sources of its own");
-  }
+  check_sides(fixed.self, sources != nullptr, fixed.m);
   check_finite("targets", targets, fixed.heads, fixed.n);
   if (!fixed.self) {
     check_finite("sources", sources, fixed.heads, fixed.m);

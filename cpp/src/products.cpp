@@ -1,14 +1,13 @@
 // Products with K, K^T and K^H, the derivative family, and the half sums.
 #include "block_pass.hpp"
 #include "boundary.hpp"
+#include "checks.hpp"
 #include "moments.hpp"
 #include "state.hpp"
 
-#include <laplex/detail/scan_element.hpp>
 #include <laplex/plan.hpp>
 
 #include <algorithm>
-#include <string>
 #include <vector>
 
 namespace laplex {
@@ -16,21 +15,6 @@ namespace laplex {
 using namespace detail;
 
 namespace {
-
-void check_result_type(bool given_complex, bool result_complex) {
-  if (given_complex != result_complex) {
-    throw Error(ErrorCode::invalid_argument, result_complex
-                                                 ? "the result is complex: pass a complex output"
-                                                 : "the result is real: pass a real output");
-  }
-}
-
-void check_rows(std::int64_t rows) {
-  if (rows < 0) {
-    throw Error(ErrorCode::invalid_argument,
-                "rows must not be negative, got " + std::to_string(rows));
-  }
-}
 
 /// One of the results of a pass.
 template <class T>
@@ -92,12 +76,8 @@ void Plan<T>::apply_any(const T* v, bool v_complex, std::int64_t rows, Strides v
                         int num_threads) const {
   const auto snapshot = state();
   const Fixed<T>& fixed = snapshot->fixed();
-  check_rows(rows);
-  check_result_type(u_complex, v_complex || kernel_is_complex());
-  if (term.moment < 0 || term.moment > kMaxMoment) {
-    throw Error(ErrorCode::invalid_argument, "moment must be in 0.." + std::to_string(kMaxMoment) +
-                                                 ", got " + std::to_string(term.moment));
-  }
+  check_call(rows, "result", u_complex, v_complex || kernel_is_complex());
+  check_term(term);
   const bool transposed = mode != Mode::plain;
   const int parts = parts_of(fixed, v_complex);
   // sign(x_i - y_j) seen from the source is its negative.
@@ -123,8 +103,7 @@ void Plan<T>::half_sums_any(const T* v, bool v_complex, std::int64_t rows, Strid
                             int num_threads) const {
   const auto snapshot = state();
   const Fixed<T>& fixed = snapshot->fixed();
-  check_rows(rows);
-  check_result_type(u_complex, v_complex || kernel_is_complex());
+  check_call(rows, "result", u_complex, v_complex || kernel_is_complex());
   const int parts = parts_of(fixed, v_complex);
   guarded([&] {
     run<T>(*snapshot, {v, v_complex, v_strides, parts}, rows, false, false,

@@ -4,8 +4,8 @@
 #include "decays.hpp"
 #include "parallel.hpp"
 
-#include <laplex/detail/chunks.hpp>
 #include <laplex/detail/scan_element.hpp>
+#include "chunks.hpp"
 
 #include <algorithm>
 #include <cstdint>

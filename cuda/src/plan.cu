@@ -3,34 +3,22 @@
 #include "state.hpp"
 
 #include <laplex/cuda/plan.hpp>
-#include <laplex/detail/scan_element.hpp>
 
 #include <string>
 
 namespace laplex::cuda {
 
 using namespace detail;
+using laplex::detail::check_call;
+using laplex::detail::check_term;
+using laplex::detail::has_complex_entries;
 using laplex::detail::invalid;
 
 namespace {
 
-template <class T>
-bool has_complex_entries(const Kernel<T>& kernel) {
-  return kernel.frequency != nullptr || kernel.target_phase != nullptr ||
-         kernel.source_phase != nullptr;
-}
-
-void check_call(std::int64_t rows, bool values_complex, bool real_part, bool result_complex,
-                bool result_should_be) {
-  if (rows < 0) {
-    invalid("rows must not be negative, got " + std::to_string(rows));
-  }
-  if (values_complex && real_part) {
+void check_values(bool complex, bool real_part) {
+  if (complex && real_part) {
     invalid("complex values with real_part: pass their real and imaginary parts as two rows");
-  }
-  if (result_complex != result_should_be) {
-    invalid(result_should_be ? "the result must be complex: the values or the kernel are"
-                             : "the result must be real: values and kernel are");
   }
 }
 
@@ -74,13 +62,6 @@ ProductCall<T> product_call(const State<T>& state, const Kernel<T>& kernel,
           part};
 }
 
-void check_term(Term term) {
-  if (term.moment < 0 || term.moment > laplex::detail::kMaxMoment) {
-    invalid("moment must be in 0.." + std::to_string(laplex::detail::kMaxMoment) + ", got " +
-            std::to_string(term.moment));
-  }
-}
-
 }  // namespace
 
 template <class T>
@@ -108,8 +89,8 @@ bool Plan<T>::holds(const T* targets, const T* sources, Stream stream, Memory sc
 template <class T>
 void Plan<T>::apply(const ConstVectors& values, std::int64_t rows, const Vectors& result,
                     Stream stream, Mode mode, Term term, Memory workspace) const {
-  check_call(rows, values.complex, parameters_.real_part, result.complex,
-             values.complex || kernel_is_complex());
+  check_call(rows, "result", result.complex, values.complex || kernel_is_complex());
+  check_values(values.complex, parameters_.real_part);
   check_vectors<T>(values, "values");
   check_vectors<T>(result, "result");
   check_term(term);
@@ -122,10 +103,10 @@ template <class T>
 void Plan<T>::half_sums(const ConstVectors& values, std::int64_t rows, const Vectors& left,
                         const Vectors& right, Stream stream, Memory workspace) const {
   for (const Vectors& half : {left, right}) {
-    check_call(rows, values.complex, parameters_.real_part, half.complex,
-               values.complex || kernel_is_complex());
+    check_call(rows, "result", half.complex, values.complex || kernel_is_complex());
     check_vectors<T>(half, "half sums");
   }
+  check_values(values.complex, parameters_.real_part);
   check_vectors<T>(values, "values");
   product(product_call(*state_, parameters_, values, rows, left, Mode::plain, {}, Part::left),
           workspace, false, stream);
@@ -159,8 +140,8 @@ GradientCall<T> gradient_call(const State<T>& state, const Kernel<T>& kernel,
 template <class T>
 void Plan<T>::vjp(const ConstVectors& values, const ConstVectors& grad, std::int64_t rows,
                   const Gradients<T, T>& gradients, Stream stream, Memory workspace) const {
-  check_call(rows, values.complex, parameters_.real_part, grad.complex,
-             values.complex || kernel_is_complex());
+  check_call(rows, "cotangent", grad.complex, values.complex || kernel_is_complex());
+  check_values(values.complex, parameters_.real_part);
   check_vectors<T>(values, "values");
   check_vectors<T>(grad, "grad");
   laplex::cuda::detail::gradients(

@@ -30,9 +30,7 @@ void check_sides(std::int64_t heads, std::int64_t n, std::int64_t m, bool self) 
   laplex::detail::check_sizes(heads, n, m, 2 * kMostOfSide);
   check_side(n, "targets");
   check_side(m, "sources");
-  if (self && n != m) {
-    invalid("num_sources must equal num_targets when sources are the targets");
-  }
+  laplex::detail::check_sides(self, n, m);
 }
 
 }  // namespace
@@ -183,12 +181,7 @@ void State<T>::interleave(Stream stream) {
 
 template <class T>
 void State<T>::check_given(const T* targets, const T* sources) const {
-  if (self_ && sources != nullptr && m_ > 0) {
-    invalid("this plan's sources are its targets: give targets alone");
-  }
-  if (!self_ && sources == nullptr && heads_ * m_ > 0) {
-    invalid("sources are missing: this plan has sources of its own");
-  }
+  laplex::detail::check_sides(self_, sources != nullptr, heads_ * m_);
   check_array(targets, heads_ * n_, "targets");
   if (!self_) {
     check_array(sources, heads_ * m_, "sources");

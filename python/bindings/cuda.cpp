@@ -1,6 +1,6 @@
 #include "cuda.hpp"
 
-#include "any_plan.hpp"
+#include "arguments.hpp"
 
 #include <laplex/laplex.hpp>
 
@@ -47,8 +47,6 @@ void add_cuda_info(py::dict& info) {
 
 namespace {
 
-using Address = std::uintptr_t;
-
 struct AnyCudaPlan {
   std::variant<cuda::Plan<float>, cuda::Plan<double> > plan;
 };
@@ -57,8 +55,12 @@ cuda::Stream stream_of(Address address) {
   return pointer<CUstream_st>(address);
 }
 
-cuda::Memory memory(Address address, std::size_t bytes) {
-  return {pointer<void>(address), bytes};
+cuda::Memory memory(const MemoryArguments& lent) {
+  return {pointer<void>(lent.data), lent.bytes};
+}
+
+cuda::Vectors vectors(const Vectors& v, cuda::Storage storage = cuda::Storage::single_or_double) {
+  return {pointer<void>(v.data), v.complex, v.strides, storage};
 }
 
 template <class F>
@@ -69,119 +71,82 @@ auto visit(const AnyCudaPlan& any, const F& f) {
 template <class T>
 T scalar_of(const cuda::Plan<T>&);
 
-std::shared_ptr<AnyCudaPlan> make_cuda_plan(const std::string& dtype, std::int64_t heads,
-                                            std::int64_t n, std::int64_t m, Address targets,
-                                            Address sources, Address lengthscale, Address frequency,
-                                            Address target_phase, Address source_phase,
-                                            bool real_part, Address stream, Address storage,
-                                            std::size_t storage_bytes, Address scratch,
-                                            std::size_t scratch_bytes) {
-  const Description d{is_double(dtype), heads,        n,           m,
-                      targets,          sources,      lengthscale, frequency,
-                      target_phase,     source_phase, real_part};
+std::shared_ptr<AnyCudaPlan> make_cuda_plan(const KernelArguments& kernel, Address stream,
+                                            const MemoryArguments& storage,
+                                            const MemoryArguments& scratch) {
   const py::gil_scoped_release release;
-  return with_precision(dtype, [&](auto zero) {
+  return with_precision(kernel.is_double, [&](auto zero) {
     using T = decltype(zero);
-    return std::make_shared<AnyCudaPlan>(
-        AnyCudaPlan{cuda::Plan<T>(kernel_of<T>(d), stream_of(stream),
-                                  memory(storage, storage_bytes), memory(scratch, scratch_bytes))});
+    return std::make_shared<AnyCudaPlan>(AnyCudaPlan{cuda::Plan<T>(
+        kernel_of<T>(kernel, 0), stream_of(stream), memory(storage), memory(scratch))});
   });
 }
 
-std::shared_ptr<AnyCudaPlan> with_parameters(const AnyCudaPlan& any, Address lengthscale,
-                                             Address frequency, Address target_phase,
-                                             Address source_phase, bool real_part) {
-  Description d;  // without anchors
-  d.lengthscale = lengthscale;
-  d.frequency = frequency;
-  d.target_phase = target_phase;
-  d.source_phase = source_phase;
-  d.real_part = real_part;
+/// Of `kernel` its parameters alone.
+std::shared_ptr<AnyCudaPlan> with_parameters(const AnyCudaPlan& any,
+                                             const KernelArguments& kernel) {
   return visit(any, [&](const auto& plan) {
     using T = decltype(scalar_of(plan));
-    return std::make_shared<AnyCudaPlan>(AnyCudaPlan{plan.with_parameters(kernel_of<T>(d))});
+    return std::make_shared<AnyCudaPlan>(
+        AnyCudaPlan{plan.with_parameters(kernel_of<T>(kernel, 0))});
   });
 }
 
-void update(AnyCudaPlan& any, Address targets, Address sources, Address stream, Address scratch,
-            std::size_t scratch_bytes) {
+void update(AnyCudaPlan& any, Address targets, Address sources, Address stream,
+            const MemoryArguments& scratch) {
   const py::gil_scoped_release release;
   std::visit(
       [&](auto& plan) {
         using T = decltype(scalar_of(plan));
         plan.update(pointer<const T>(targets), pointer<const T>(sources), stream_of(stream),
-                    memory(scratch, scratch_bytes));
+                    memory(scratch));
       },
       any.plan);
 }
 
 bool holds(const AnyCudaPlan& any, Address targets, Address sources, Address stream,
-           Address scratch, std::size_t scratch_bytes) {
+           const MemoryArguments& scratch) {
   const py::gil_scoped_release release;
   return visit(any, [&](const auto& plan) {
     using T = decltype(scalar_of(plan));
     return plan.holds(pointer<const T>(targets), pointer<const T>(sources), stream_of(stream),
-                      memory(scratch, scratch_bytes));
+                      memory(scratch));
   });
 }
 
-void sum(const AnyCudaPlan& any, Address values, bool values_complex,
-         std::int64_t values_head_stride, std::int64_t values_row_stride, std::int64_t rows,
-         Address out, bool out_complex, std::int64_t out_head_stride, std::int64_t out_row_stride,
-         int storage, int mode, int parity, int moment, Address stream, Address workspace,
-         std::size_t workspace_bytes) {
+void sum(const AnyCudaPlan& any, const Vectors& values, std::int64_t rows, const Vectors& out,
+         int storage, int mode, int parity, int moment, Address stream,
+         const MemoryArguments& workspace) {
   if (mode < 0 || mode > 2 || parity < 0 || parity > 2 || storage < 0 || storage > 2) {
     throw Error(ErrorCode::invalid_argument, "mode, parity and storage must be 0, 1 or 2");
   }
   const auto stored = static_cast<cuda::Storage>(storage);
   const py::gil_scoped_release release;
   visit(any, [&](const auto& plan) {
-    plan.apply({pointer<const void>(values),
-                values_complex,
-                {values_head_stride, values_row_stride},
-                stored},
-               rows,
-               {pointer<void>(out),
-                out_complex,
-                {out_head_stride, out_row_stride},
-                out_complex ? cuda::Storage::single_or_double : stored},
+    plan.apply(vectors(values, stored), rows,
+               vectors(out, out.complex ? cuda::Storage::single_or_double : stored),
                stream_of(stream), static_cast<Mode>(mode), {static_cast<Parity>(parity), moment},
-               memory(workspace, workspace_bytes));
+               memory(workspace));
   });
 }
 
-void half_sums(const AnyCudaPlan& any, Address values, bool values_complex,
-               std::int64_t values_head_stride, std::int64_t values_row_stride, std::int64_t rows,
-               Address left, Address right, bool out_complex, std::int64_t out_head_stride,
-               std::int64_t out_row_stride, Address stream, Address workspace,
-               std::size_t workspace_bytes) {
+void half_sums(const AnyCudaPlan& any, const Vectors& values, std::int64_t rows,
+               const Vectors& left, const Vectors& right, Address stream,
+               const MemoryArguments& workspace) {
   const py::gil_scoped_release release;
   visit(any, [&](const auto& plan) {
-    const Strides strides{out_head_stride, out_row_stride};
-    plan.half_sums(
-        {pointer<const void>(values), values_complex, {values_head_stride, values_row_stride}},
-        rows, {pointer<void>(left), out_complex, strides},
-        {pointer<void>(right), out_complex, strides}, stream_of(stream),
-        memory(workspace, workspace_bytes));
+    plan.half_sums(vectors(values), rows, vectors(left), vectors(right), stream_of(stream),
+                   memory(workspace));
   });
 }
 
-void vjp(const AnyCudaPlan& any, Address values, bool values_complex,
-         std::int64_t values_head_stride, std::int64_t values_row_stride, std::int64_t rows,
-         Address grad, bool grad_complex, std::int64_t grad_head_stride,
-         std::int64_t grad_row_stride, Address d_values, Address d_targets, Address d_sources,
-         Address d_lengthscale, Address d_frequency, Address d_target_phase, Address d_source_phase,
-         Address stream, Address workspace, std::size_t workspace_bytes) {
+void vjp(const AnyCudaPlan& any, const Vectors& values, const Vectors& grad, std::int64_t rows,
+         const GradientArguments& gradients, Address stream, const MemoryArguments& workspace) {
   const py::gil_scoped_release release;
   visit(any, [&](const auto& plan) {
     using T = decltype(scalar_of(plan));
-    const Gradients<T, T> gradients{pointer<T>(d_values),         pointer<T>(d_targets),
-                                    pointer<T>(d_sources),        pointer<double>(d_lengthscale),
-                                    pointer<double>(d_frequency), pointer<T>(d_target_phase),
-                                    pointer<T>(d_source_phase)};
-    plan.vjp({pointer<const void>(values), values_complex, {values_head_stride, values_row_stride}},
-             {pointer<const void>(grad), grad_complex, {grad_head_stride, grad_row_stride}}, rows,
-             gradients, stream_of(stream), memory(workspace, workspace_bytes));
+    plan.vjp(vectors(values), vectors(grad), rows, gradients.of<T>(), stream_of(stream),
+             memory(workspace));
   });
 }
 
@@ -192,48 +157,68 @@ void add_cuda(py::module_& m) {
   m.def("cuda_device_count", &cuda::device_count);
   m.def("cuda_require_device", &cuda::require_device);
   m.def("cuda_current_device", &cuda::current_device);
-  m.def("cuda_capture_id", [](Address stream) { return cuda::capture_id(stream_of(stream)); });
-  m.def("cuda_storage_bytes", [](const std::string& dtype, std::int64_t heads, std::int64_t n,
-                                 std::int64_t m_, bool self) {
-    return with_precision(dtype, [&](auto zero) {
-      return cuda::Plan<decltype(zero)>::storage_bytes(heads, n, m_, self);
-    });
-  });
-  m.def("cuda_scratch_bytes", [](const std::string& dtype, std::int64_t heads, std::int64_t n,
-                                 std::int64_t m_, bool self) {
-    return with_precision(dtype, [&](auto zero) {
-      return cuda::Plan<decltype(zero)>::scratch_bytes(heads, n, m_, self);
-    });
-  });
+  const py::pos_only positional;
+  const py::arg kernel("kernel"), values("values"), rows("rows"), targets("targets"),
+      sources("sources"), stream("stream"), scratch("scratch"), workspace("workspace"),
+      values_complex("values_complex");
+  m.def(
+      "cuda_capture_id", [](Address on) { return cuda::capture_id(stream_of(on)); }, stream,
+      positional);
+  const auto is_self = [](const KernelArguments& k) { return k.arrays[1] == 0; };
+  m.def(
+      "cuda_storage_bytes",
+      [=](const KernelArguments& k) {
+        return with_precision(k.is_double, [&](auto zero) {
+          return cuda::Plan<decltype(zero)>::storage_bytes(k.heads, k.n, k.m, is_self(k));
+        });
+      },
+      kernel, positional);
+  m.def(
+      "cuda_scratch_bytes",
+      [=](const KernelArguments& k) {
+        return with_precision(k.is_double, [&](auto zero) {
+          return cuda::Plan<decltype(zero)>::scratch_bytes(k.heads, k.n, k.m, is_self(k));
+        });
+      },
+      kernel, positional);
   add_device_array(m);
   add_cuda_gram(m);
   py::class_<AnyCudaPlan, std::shared_ptr<AnyCudaPlan> >(m, "CudaPlan")
-      .def(py::init(&make_cuda_plan))
-      .def("with_parameters", &with_parameters)
-      .def("update", &update)
-      .def("holds", &holds)
-      .def("sum", &sum)
-      .def("half_sums", &half_sums)
-      .def("vjp", &vjp)
-      .def("anchors",
-           [](const AnyCudaPlan& any, Address targets, Address sources, Address stream) {
-             visit(any, [&](const auto& plan) {
-               using T = decltype(scalar_of(plan));
-               plan.anchors(pointer<T>(targets), pointer<T>(sources), stream_of(stream));
-             });
-           })
-      .def("workspace_bytes",
-           [](const AnyCudaPlan& any, std::int64_t rows, bool values_complex, int moment) {
-             return visit(any, [&](const auto& plan) {
-               return plan.workspace_bytes(rows, values_complex, {Parity::even, moment});
-             });
-           })
-      .def("gradient_workspace_bytes",
-           [](const AnyCudaPlan& any, std::int64_t rows, bool values_complex) {
-             return visit(any, [&](const auto& plan) {
-               return plan.gradient_workspace_bytes(rows, values_complex);
-             });
-           })
+      .def(py::init(&make_cuda_plan), kernel, stream, py::arg("storage"), scratch, positional)
+      .def("with_parameters", &with_parameters, kernel, positional)
+      .def("update", &update, targets, sources, stream, scratch, positional)
+      .def("holds", &holds, targets, sources, stream, scratch, positional)
+      .def("sum", &sum, values, rows, py::arg("out"), py::arg("storage"), py::arg("mode"),
+           py::arg("parity"), py::arg("moment"), stream, workspace, positional)
+      .def("half_sums", &half_sums, values, rows, py::arg("left"), py::arg("right"), stream,
+           workspace, positional)
+      .def("vjp", &vjp, values, py::arg("grad"), rows, py::arg("gradients"), stream, workspace,
+           positional)
+      .def(
+          "anchors",
+          [](const AnyCudaPlan& any, Address x, Address y, Address on) {
+            visit(any, [&](const auto& plan) {
+              using T = decltype(scalar_of(plan));
+              plan.anchors(pointer<T>(x), pointer<T>(y), stream_of(on));
+            });
+          },
+          targets, sources, stream, positional)
+      .def(
+          "workspace_bytes",
+          [](const AnyCudaPlan& any, std::int64_t count, bool complex, int moment) {
+            return visit(any, [&](const auto& plan) {
+              return plan.workspace_bytes(count, complex, {Parity::even, moment});
+            });
+          },
+          rows, values_complex, py::arg("moment"), positional)
+      .def(
+          "gradient_workspace_bytes",
+          [](const AnyCudaPlan& any, std::int64_t count, bool complex) {
+            return visit(any, [&](const auto& plan) {
+              return plan.gradient_workspace_bytes(count, complex);
+            });
+          },
+          rows, values_complex, positional)
       .def_property_readonly("nbytes",
                              [](const AnyCudaPlan& any) {
                                return visit(any, [](const auto& plan) { return plan.nbytes(); });

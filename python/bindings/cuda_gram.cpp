@@ -1,7 +1,7 @@
 // laplex._core.CudaGram: as Gram, over device addresses, a stream and memory that is lent.
 #include "cuda_gram.hpp"
 
-#include "any_plan.hpp"
+#include "arguments.hpp"
 
 #include <laplex/cuda/gram.hpp>
 
@@ -13,8 +13,6 @@ namespace py = pybind11;
 
 namespace laplex::python {
 namespace {
-
-using Address = std::uintptr_t;
 
 cuda::Stream stream_of(Address address) {
   return pointer<CUstream_st>(address);

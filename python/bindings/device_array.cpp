@@ -1,6 +1,7 @@
 #include "device_array.hpp"
 
-#include "any_plan.hpp"
+#include "arguments.hpp"
+#include "dlpack.hpp"
 
 #include <laplex/cuda/device.hpp>
 #include <laplex/laplex.hpp>
@@ -20,47 +21,6 @@ namespace py = pybind11;
 
 namespace laplex::python {
 namespace {
-
-using Address = std::uintptr_t;
-
-// DLPack 0.8, as its specification lays it out; the struct's names and order are part of it.
-
-enum DLDeviceType : std::int32_t { kDLCPU = 1, kDLCUDA = 2 };
-
-enum DLDataTypeCode : std::uint8_t {
-  kDLInt = 0,
-  kDLUInt = 1,
-  kDLFloat = 2,
-  kDLComplex = 5,
-  kDLBool = 6
-};
-
-struct DLDevice {
-  std::int32_t device_type;
-  std::int32_t device_id;
-};
-
-struct DLDataType {
-  std::uint8_t code;
-  std::uint8_t bits;
-  std::uint16_t lanes;
-};
-
-struct DLTensor {
-  void* data;
-  DLDevice device;
-  std::int32_t ndim;
-  DLDataType dtype;
-  std::int64_t* shape;
-  std::int64_t* strides;  // in elements; null: contiguous
-  std::uint64_t byte_offset;
-};
-
-struct DLManagedTensor {
-  DLTensor dl_tensor;
-  void* manager_ctx;
-  void (*deleter)(DLManagedTensor*);
-};
 
 constexpr const char* kFresh = "dltensor";
 
@@ -191,9 +151,8 @@ Described read_dlpack(const py::object& capsule) {
           tensor.device.device_id};
 }
 
-void add_to(const std::string& dtype, Address to, Address from, std::int64_t count,
-            Address stream) {
-  with_precision(dtype, [&](auto zero) {
+void add_to(bool is_double, Address to, Address from, std::int64_t count, Address stream) {
+  with_precision(is_double, [&](auto zero) {
     using T = decltype(zero);
     cuda::add(pointer<T>(to), pointer<const T>(from), count, pointer<CUstream_st>(stream));
   });

@@ -2,7 +2,7 @@
 // package; 0 stands for "not given".
 #include "gram.hpp"
 
-#include "any_plan.hpp"
+#include "arguments.hpp"
 #include "without_gil.hpp"
 
 #include <cstdint>
@@ -12,8 +12,6 @@ namespace py = pybind11;
 
 namespace laplex::python {
 namespace {
-
-using Address = std::uintptr_t;
 
 std::shared_ptr<Gram> make(std::int64_t batch, std::int64_t n, std::int64_t width, Address anchors,
                            Address lengthscale, Address loadings, Address noise,

@@ -2,6 +2,7 @@
 // package.
 #include "any_plan.hpp"
 #include "cuda.hpp"
+#include "direct.hpp"
 #include "gram.hpp"
 #include "plan_cache.hpp"
 #include "without_gil.hpp"
@@ -28,16 +29,6 @@ namespace py = pybind11;
 namespace laplex::python {
 namespace {
 
-using Address = std::uintptr_t;
-
-Description describe(const std::string& dtype, std::int64_t heads, std::int64_t n, std::int64_t m,
-                     Address targets, Address sources, Address lengthscale, Address frequency,
-                     Address target_phase, Address source_phase, bool real_part, int num_threads) {
-  return {is_double(dtype), heads,        n,           m,
-          targets,          sources,      lengthscale, frequency,
-          target_phase,     source_phase, real_part,   num_threads};
-}
-
 template <class F>
 auto visit(const AnyPlan& plan, const F& f) {
   return std::visit(f, plan.plan);
@@ -46,88 +37,41 @@ auto visit(const AnyPlan& plan, const F& f) {
 template <class T>
 T scalar_of(const Plan<T>&);
 
-PlanCache& cache();
-
-void sum(const AnyPlan& any, Address values, bool values_complex, std::int64_t values_head_stride,
-         std::int64_t values_row_stride, std::int64_t rows, Address out, bool out_complex,
-         std::int64_t out_head_stride, std::int64_t out_row_stride, int mode, int parity,
-         int moment, int num_threads) {
+void sum(const AnyPlan& any, const Vectors& values, std::int64_t rows, const Vectors& out, int mode,
+         int parity, int moment, int num_threads) {
   if (mode < 0 || mode > 2 || parity < 0 || parity > 2) {
     throw Error(ErrorCode::invalid_argument, "mode and parity must be 0, 1 or 2");
   }
   without_gil([&] {
     visit(any, [&](const auto& plan) {
       using T = decltype(scalar_of(plan));
-      plan.apply_any(pointer<const T>(values), values_complex, rows,
-                     {values_head_stride, values_row_stride}, pointer<T>(out), out_complex,
-                     {out_head_stride, out_row_stride}, static_cast<Mode>(mode),
+      plan.apply_any(pointer<const T>(values.data), values.complex, rows, values.strides,
+                     pointer<T>(out.data), out.complex, out.strides, static_cast<Mode>(mode),
                      {static_cast<Parity>(parity), moment}, num_threads);
     });
   });
 }
 
-/// The common small call in one step: a real kernel of one head, rows one after the other.
-void plain_product(bool is_double, std::int64_t n, std::int64_t m, Address targets, Address sources,
-                   double lengthscale, Address values, std::int64_t rows, Address out,
-                   int num_threads) {
-  Description d;
-  d.is_double = is_double;
-  d.n = n;
-  d.m = m;
-  d.targets = targets;
-  d.sources = sources;
-  d.lengthscale = reinterpret_cast<Address>(&lengthscale);
-  d.num_threads = num_threads;
-  without_gil([&] {
-    visit(*cache().get(d), [&](const auto& plan) {
-      using T = decltype(scalar_of(plan));
-      plan.apply_any(pointer<const T>(values), false, rows, {rows * m, m}, pointer<T>(out), false,
-                     {rows * n, n}, Mode::plain, {}, num_threads);
-    });
-  });
-}
-
-/// Where an array's memory begins; faster than any way through its attributes.
-Address address(const py::object& array) {
-  Py_buffer view;
-  if (PyObject_GetBuffer(array.ptr(), &view, PyBUF_STRIDES) != 0) {
-    throw py::error_already_set();
-  }
-  const auto start = reinterpret_cast<Address>(view.buf);
-  PyBuffer_Release(&view);
-  return start;
-}
-
-void half_sums(const AnyPlan& any, Address values, bool values_complex,
-               std::int64_t values_head_stride, std::int64_t values_row_stride, std::int64_t rows,
-               Address left, Address right, bool out_complex, std::int64_t out_head_stride,
-               std::int64_t out_row_stride, int num_threads) {
+void half_sums(const AnyPlan& any, const Vectors& values, std::int64_t rows, const Vectors& left,
+               const Vectors& right, int num_threads) {
   without_gil([&] {
     visit(any, [&](const auto& plan) {
       using T = decltype(scalar_of(plan));
-      plan.half_sums_any(pointer<const T>(values), values_complex, rows,
-                         {values_head_stride, values_row_stride}, pointer<T>(left),
-                         pointer<T>(right), out_complex, {out_head_stride, out_row_stride},
+      plan.half_sums_any(pointer<const T>(values.data), values.complex, rows, values.strides,
+                         pointer<T>(left.data), pointer<T>(right.data), left.complex, left.strides,
                          num_threads);
     });
   });
 }
 
-void vjp(const AnyPlan& any, Address values, bool values_complex, std::int64_t values_head_stride,
-         std::int64_t values_row_stride, std::int64_t rows, Address grad, bool grad_complex,
-         std::int64_t grad_head_stride, std::int64_t grad_row_stride, Address d_values,
-         Address d_targets, Address d_sources, Address d_lengthscale, Address d_frequency,
-         Address d_target_phase, Address d_source_phase, int num_threads) {
+void vjp(const AnyPlan& any, const Vectors& values, const Vectors& grad, std::int64_t rows,
+         const GradientArguments& gradients, int num_threads) {
   without_gil([&] {
     visit(any, [&](const auto& plan) {
       using T = decltype(scalar_of(plan));
-      const Gradients<T, T> gradients{pointer<T>(d_values),         pointer<T>(d_targets),
-                                      pointer<T>(d_sources),        pointer<double>(d_lengthscale),
-                                      pointer<double>(d_frequency), pointer<T>(d_target_phase),
-                                      pointer<T>(d_source_phase)};
-      plan.vjp_any(pointer<const T>(values), values_complex,
-                   {values_head_stride, values_row_stride}, pointer<const T>(grad), grad_complex,
-                   {grad_head_stride, grad_row_stride}, rows, gradients, num_threads);
+      plan.vjp_any(pointer<const T>(values.data), values.complex, values.strides,
+                   pointer<const T>(grad.data), grad.complex, grad.strides, rows, gradients.of<T>(),
+                   num_threads);
     });
   });
 }
@@ -159,6 +103,17 @@ void to_dense(const AnyPlan& any, Address out, bool out_complex) {
       plan.to_dense_any(pointer<T>(out), out_complex);
     });
   });
+}
+
+/// Where an array's memory begins; faster than any way through its attributes.
+Address address(const py::object& array) {
+  Py_buffer view;
+  if (PyObject_GetBuffer(array.ptr(), &view, PyBUF_STRIDES) != 0) {
+    throw py::error_already_set();
+  }
+  const auto start = reinterpret_cast<Address>(view.buf);
+  PyBuffer_Release(&view);
+  return start;
 }
 
 /// An eighth of the machine's memory.
@@ -244,43 +199,25 @@ PYBIND11_MODULE(_core, m) {
     }
   });
 
-  const auto add_plan_args = [](auto&& define) {
-    define(py::arg("dtype"), py::arg("heads"), py::arg("n"), py::arg("m"), py::arg("targets_ptr"),
-           py::arg("sources_ptr"), py::arg("lengthscale_ptr"), py::arg("frequency_ptr"),
-           py::arg("target_phase_ptr"), py::arg("source_phase_ptr"), py::arg("real_part"),
-           py::arg("num_threads"));
+  const auto cached_plan = [](const KernelArguments& kernel, int num_threads) {
+    return without_gil([&] { return cache().get(kernel, num_threads); });
   };
-
-  py::class_<AnyPlan, std::shared_ptr<AnyPlan>> plan(m, "Plan");
-  add_plan_args([&](auto... args) {
-    plan.def(
-        py::init([](const std::string& dtype, std::int64_t heads, std::int64_t n, std::int64_t m_,
-                    Address targets, Address sources, Address lengthscale, Address frequency,
-                    Address target_phase, Address source_phase, bool real_part, int num_threads) {
-          const Description d =
-              describe(dtype, heads, n, m_, targets, sources, lengthscale, frequency, target_phase,
-                       source_phase, real_part, num_threads);
-          return without_gil([&] { return std::make_shared<AnyPlan>(make_plan(d)); });
-        }),
-        args...);
-    m.def(
-        "cached_plan",
-        [](const std::string& dtype, std::int64_t heads, std::int64_t n, std::int64_t m_,
-           Address targets, Address sources, Address lengthscale, Address frequency,
-           Address target_phase, Address source_phase, bool real_part, int num_threads) {
-          const Description d =
-              describe(dtype, heads, n, m_, targets, sources, lengthscale, frequency, target_phase,
-                       source_phase, real_part, num_threads);
-          return without_gil([&] { return cache().get(d); });
-        },
-        args...);
-  });
-  plan.def("sum", &sum)
-      .def("half_sums", &half_sums)
-      .def("vjp", &vjp)
-      .def("update", &update)
-      .def("anchors", &anchors)
-      .def("to_dense", &to_dense)
+  const auto new_plan = [](const KernelArguments& kernel, int num_threads) {
+    return without_gil([&] { return std::make_shared<AnyPlan>(make_plan(kernel, num_threads)); });
+  };
+  const py::pos_only positional;
+  const py::arg values("values"), rows("rows"), out("out"), grad("grad"), targets("targets"),
+      sources("sources"), num_threads("num_threads");
+  py::class_<AnyPlan, std::shared_ptr<AnyPlan>>(m, "Plan")
+      .def(py::init(new_plan), py::arg("kernel"), num_threads, positional)
+      .def("sum", &sum, values, rows, out, py::arg("mode"), py::arg("parity"), py::arg("moment"),
+           num_threads, positional)
+      .def("half_sums", &half_sums, values, rows, py::arg("left"), py::arg("right"), num_threads,
+           positional)
+      .def("vjp", &vjp, values, grad, rows, py::arg("gradients"), num_threads, positional)
+      .def("update", &update, targets, sources, num_threads, positional)
+      .def("anchors", &anchors, targets, sources, positional)
+      .def("to_dense", &to_dense, out, py::arg("out_complex"), positional)
       .def("rank",
            [](const AnyPlan& any) {
              return without_gil([&] { return visit(any, [](const auto& p) { return p.rank(); }); });
@@ -304,11 +241,14 @@ PYBIND11_MODULE(_core, m) {
       });
 
   add_cuda(m);
+  add_direct(m, cache());
   add_gram(m);
-  m.def("plain_product", &plain_product);
-  m.def("address", &address);
+  m.def("cached_plan", cached_plan, py::arg("kernel"), num_threads, positional);
+  m.def("address", &address, py::arg("array"), positional);
   m.def("plan_cache_clear", [] { cache().clear(); });
-  m.def("plan_cache_set_max_bytes", [](std::int64_t bytes) { cache().set_max_bytes(bytes); });
+  m.def(
+      "plan_cache_set_max_bytes", [](std::int64_t bytes) { cache().set_max_bytes(bytes); },
+      py::arg("max_bytes"), positional);
   m.def("plan_cache_info", [] {
     const PlanCache::Info i = cache().info();
     py::dict d;

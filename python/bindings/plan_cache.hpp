@@ -28,7 +28,7 @@ class PlanCache {
 
   explicit PlanCache(std::int64_t max_bytes) : max_bytes_(max_bytes) {}
 
-  std::shared_ptr<AnyPlan> get(const Description& description);
+  std::shared_ptr<AnyPlan> get(const KernelArguments& kernel, int num_threads);
   void clear();
   /// Around a fork, so that the child does not inherit the lock of a thread it does not have.
   void lock() { mutex_.lock(); }
@@ -38,13 +38,13 @@ class PlanCache {
 
  private:
   struct Entry {
-    Description description;  ///< sizes and options; addresses tell only which arrays were given
+    KernelArguments kernel;  ///< sizes and options; addresses tell only which arrays were given
     std::vector<std::byte> content;
     std::shared_ptr<AnyPlan> plan;
     [[nodiscard]] std::int64_t bytes() const;
   };
 
-  std::shared_ptr<AnyPlan> find(const Description& description);
+  std::shared_ptr<AnyPlan> find(const KernelArguments& kernel);
   void shrink();
   [[nodiscard]] std::int64_t bytes() const;
 

@@ -2,36 +2,18 @@
 
 from typing import TypedDict
 
+from ._support.core import Gradients, Kernel, Memory, Vectors
+
 __version__: str
 has_cuda: bool
 
 class Plan:
-    def __init__(
-        self,
-        dtype: str,
-        heads: int,
-        n: int,
-        m: int,
-        targets_ptr: int,
-        sources_ptr: int,
-        lengthscale_ptr: int,
-        frequency_ptr: int,
-        target_phase_ptr: int,
-        source_phase_ptr: int,
-        real_part: bool,
-        num_threads: int,
-    ) -> None: ...
+    def __init__(self, kernel: Kernel, num_threads: int, /) -> None: ...
     def sum(
         self,
-        values: int,
-        values_complex: bool,
-        values_head_stride: int,
-        values_row_stride: int,
+        values: Vectors,
         rows: int,
-        out: int,
-        out_complex: bool,
-        out_head_stride: int,
-        out_row_stride: int,
+        out: Vectors,
         mode: int,
         parity: int,
         moment: int,
@@ -39,40 +21,10 @@ class Plan:
         /,
     ) -> None: ...
     def half_sums(
-        self,
-        values: int,
-        values_complex: bool,
-        values_head_stride: int,
-        values_row_stride: int,
-        rows: int,
-        left: int,
-        right: int,
-        out_complex: bool,
-        out_head_stride: int,
-        out_row_stride: int,
-        num_threads: int,
-        /,
+        self, values: Vectors, rows: int, left: Vectors, right: Vectors, num_threads: int, /
     ) -> None: ...
     def vjp(
-        self,
-        values: int,
-        values_complex: bool,
-        values_head_stride: int,
-        values_row_stride: int,
-        rows: int,
-        grad: int,
-        grad_complex: bool,
-        grad_head_stride: int,
-        grad_row_stride: int,
-        d_values: int,
-        d_targets: int,
-        d_sources: int,
-        d_lengthscale: int,
-        d_frequency: int,
-        d_target_phase: int,
-        d_source_phase: int,
-        num_threads: int,
-        /,
+        self, values: Vectors, grad: Vectors, rows: int, gradients: Gradients, num_threads: int, /
     ) -> None: ...
     def update(self, targets: int, sources: int, num_threads: int, /) -> None: ...
     def anchors(self, targets: int, sources: int, /) -> None: ...
@@ -89,100 +41,69 @@ class Plan:
     @property
     def is_self(self) -> bool: ...
 
+class DirectCalls:
+    def __init__(self, api: object, types: tuple[type, ...], /) -> None: ...
+    def signature(
+        self, tensors: tuple[object, ...], /
+    ) -> tuple[tuple[int, ...], tuple[int, ...], int, int, bool, bool] | None: ...
+    def product(
+        self,
+        tensors: tuple[object, ...],
+        real_part: bool,
+        parity: int,
+        moment: int,
+        out: object,
+        num_threads: int,
+        /,
+    ) -> Plan: ...
+    def vjp(
+        self,
+        plan: Plan,
+        tensors: tuple[object, ...],
+        grad: object,
+        out: tuple[object, ...],
+        num_threads: int,
+        /,
+    ) -> bool: ...
+
 class CudaPlan:  # there if has_cuda
     def __init__(
-        self,
-        dtype: str,
-        heads: int,
-        n: int,
-        m: int,
-        targets_ptr: int,
-        sources_ptr: int,
-        lengthscale_ptr: int,
-        frequency_ptr: int,
-        target_phase_ptr: int,
-        source_phase_ptr: int,
-        real_part: bool,
-        stream: int,
-        storage_ptr: int,
-        storage_bytes: int,
-        scratch_ptr: int,
-        scratch_bytes: int,
-        /,
+        self, kernel: Kernel, stream: int, storage: Memory, scratch: Memory, /
     ) -> None: ...
-    def with_parameters(
-        self,
-        lengthscale_ptr: int,
-        frequency_ptr: int,
-        target_phase_ptr: int,
-        source_phase_ptr: int,
-        real_part: bool,
-        /,
-    ) -> CudaPlan: ...
-    def update(
-        self, targets: int, sources: int, stream: int, scratch_ptr: int, scratch_bytes: int, /
-    ) -> None: ...
-    def holds(
-        self, targets: int, sources: int, stream: int, scratch_ptr: int, scratch_bytes: int, /
-    ) -> bool: ...
+    def with_parameters(self, kernel: Kernel, /) -> CudaPlan: ...
+    def update(self, targets: int, sources: int, stream: int, scratch: Memory, /) -> None: ...
+    def holds(self, targets: int, sources: int, stream: int, scratch: Memory, /) -> bool: ...
     def sum(
         self,
-        values: int,
-        values_complex: bool,
-        values_head_stride: int,
-        values_row_stride: int,
+        values: Vectors,
         rows: int,
-        out: int,
-        out_complex: bool,
-        out_head_stride: int,
-        out_row_stride: int,
+        out: Vectors,
         storage: int,
         mode: int,
         parity: int,
         moment: int,
         stream: int,
-        workspace_ptr: int,
-        workspace_bytes: int,
+        workspace: Memory,
         /,
     ) -> None: ...
     def half_sums(
         self,
-        values: int,
-        values_complex: bool,
-        values_head_stride: int,
-        values_row_stride: int,
+        values: Vectors,
         rows: int,
-        left: int,
-        right: int,
-        out_complex: bool,
-        out_head_stride: int,
-        out_row_stride: int,
+        left: Vectors,
+        right: Vectors,
         stream: int,
-        workspace_ptr: int,
-        workspace_bytes: int,
+        workspace: Memory,
         /,
     ) -> None: ...
     def vjp(
         self,
-        values: int,
-        values_complex: bool,
-        values_head_stride: int,
-        values_row_stride: int,
+        values: Vectors,
+        grad: Vectors,
         rows: int,
-        grad: int,
-        grad_complex: bool,
-        grad_head_stride: int,
-        grad_row_stride: int,
-        d_values: int,
-        d_targets: int,
-        d_sources: int,
-        d_lengthscale: int,
-        d_frequency: int,
-        d_target_phase: int,
-        d_source_phase: int,
+        gradients: Gradients,
         stream: int,
-        workspace_ptr: int,
-        workspace_bytes: int,
+        workspace: Memory,
         /,
     ) -> None: ...
     def anchors(self, targets: int, sources: int, stream: int, /) -> None: ...
@@ -306,13 +227,13 @@ def read_dlpack(capsule: object, /) -> tuple[int, list[int], list[int] | None, s
 cuda_emulated: bool
 
 def cuda_synchronize(stream: int, /) -> None: ...
-def cuda_add(dtype: str, to: int, source: int, count: int, stream: int, /) -> None: ...
+def cuda_add(is_double: bool, to: int, source: int, count: int, stream: int, /) -> None: ...
 def cuda_device_count() -> int: ...
 def cuda_current_device() -> int: ...
 def cuda_capture_id(stream: int, /) -> int | None: ...
 def cuda_require_device() -> None: ...
-def cuda_storage_bytes(dtype: str, heads: int, n: int, m: int, self_case: bool, /) -> int: ...
-def cuda_scratch_bytes(dtype: str, heads: int, n: int, m: int, self_case: bool, /) -> int: ...
+def cuda_storage_bytes(kernel: Kernel, /) -> int: ...
+def cuda_scratch_bytes(kernel: Kernel, /) -> int: ...
 
 class _CacheInfo(TypedDict):
     plans: int
@@ -332,33 +253,8 @@ class _Info(TypedDict):
     cuda_devices: list[str]
     features: list[str]
 
-def plain_product(
-    is_double: bool,
-    n: int,
-    m: int,
-    targets_ptr: int,
-    sources_ptr: int,
-    lengthscale: float,
-    values_ptr: int,
-    rows: int,
-    out_ptr: int,
-    num_threads: int,
-) -> None: ...
 def address(array: object) -> int: ...
-def cached_plan(
-    dtype: str,
-    heads: int,
-    n: int,
-    m: int,
-    targets_ptr: int,
-    sources_ptr: int,
-    lengthscale_ptr: int,
-    frequency_ptr: int,
-    target_phase_ptr: int,
-    source_phase_ptr: int,
-    real_part: bool,
-    num_threads: int,
-) -> Plan: ...
+def cached_plan(kernel: Kernel, num_threads: int, /) -> Plan: ...
 def plan_cache_clear() -> None: ...
 def plan_cache_set_max_bytes(max_bytes: int, /) -> None: ...
 def plan_cache_info() -> _CacheInfo: ...

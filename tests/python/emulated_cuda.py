@@ -7,11 +7,13 @@ tensors there, so that tests exercise what CUDA tensors take: see `make test-emu
 from __future__ import annotations
 
 import contextlib
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 
 from laplex import _core
+from laplex.torch import call
 from laplex.torch import cuda as cuda_execution
 
 _STREAM = 7  # any number but that of no stream
@@ -26,8 +28,9 @@ def install() -> None:
     def on(device: torch.device) -> Any:
         return contextlib.nullcontext()
 
+    call.DIRECT = SimpleNamespace(signature=lambda tensors: None)  # those of the host
     cuda_execution.takes = takes
-    cuda_execution._on = on
-    cuda_execution._stream = lambda device: _STREAM
-    cuda_execution._event = lambda device: None
-    cuda_execution._wait = lambda event, storage: None
+    cuda_execution.on = on
+    cuda_execution.current_stream = lambda device: _STREAM
+    cuda_execution.event = lambda device: None
+    cuda_execution.wait = lambda event, storage: None

@@ -133,7 +133,7 @@ def test_linear_operator_products(form, options):
 @pytest.mark.parametrize("form", REAL_FORMS)
 def test_linear_operator_gradients(form, options):
     operator, matrix = build(form, **options)
-    tensors = [t for t in operator._tensors() if t is not None]
+    tensors = [t for t in operator._tensors if t is not None]
     other = torch.randn(matrix.shape[-1], 3, dtype=torch.float64, requires_grad=True)
     tensors.append(other)
     expected = torch.autograd.grad((matrix @ other).square().sum(), tensors)

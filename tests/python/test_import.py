@@ -177,10 +177,10 @@ def test_plan_cache():
         x = torch.rand(50, requires_grad=True)
         laplex.matvec(torch.ones(50), x).sum().backward()
         info = laplex.plan_cache.info()
-        # One sort for the product and its gradients.
+        # One sort for the product and its gradients, which keep the plan.
         assert info.plans == 1
         assert info.misses == before.misses + 1
-        assert info.hits == before.hits + 1
+        assert info.hits == before.hits
         assert 0 < info.bytes <= info.max_bytes
         laplex.plan_cache.set_max_bytes(0)
         assert laplex.plan_cache.info().plans == 0

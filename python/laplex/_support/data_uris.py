@@ -10,10 +10,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def figure_uri(figure: Figure, *, dpi: int = 120) -> str:
+def figure_uri(figure: Figure) -> str:
     """The figure as a data URI of a PNG file."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi)
+    figure.savefig(buffer, format="png", dpi=120)
     return picture_uri(buffer.getvalue(), "png")
 
 

@@ -20,7 +20,7 @@ MOVED = {
     "laplex.cuda_execution": "laplex.torch.cuda",
     "laplex.data_uris": "laplex._support.data_uris",
     "laplex.derivatives": "laplex.torch.derivatives",
-    "laplex.execution": "laplex.torch.cpu",
+    "laplex.execution": "laplex.torch.execution",
     "laplex.functional": "laplex.torch.functional",
     "laplex.gpytorch": "laplex.torch.linear_operator",
     "laplex.lazy_packages": "laplex._support.lazy_packages",
@@ -50,13 +50,14 @@ MOVED = {
     "laplex.early_exit.dynamics.matrices": "laplex.early_exit.dynamics.centring",
     "laplex.early_exit.training.checked_numbers": "laplex._support.arguments",
     "laplex.early_exit.training.manners": "laplex.early_exit.training.quiet_lightning",
+    "laplex.early_exit.plain_json": "laplex._support.results",
     "laplex.early_exit.whole": "laplex._support.arguments",
     "laplex.gram.cuda_factor": "laplex.gram.cuda",
 }
 
 
 class _Finder(MetaPathFinder, Loader):
-    """Answers for old names. It comes first: others would find parts of packages that moved twice."""
+    """Answers for old names. It comes first: others would find parts of moved packages twice."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None

@@ -17,6 +17,8 @@ import numpy.typing as npt
 import torch
 from sklearn.utils.validation import check_is_fitted
 
+from laplex._support.text_tables import aligned
+
 from .basis import random_rotation
 from .metrics.inputs import Array, float64, unit_rows
 from .restarts import stability
@@ -145,16 +147,7 @@ class AxisNames(Sequence[AxisName]):
             ]
             for axis in chosen
         ]
-        widths = [max(map(len, column)) for column in zip(head, *body, strict=True)]
-        left = {2, 5}
-        lines = [
-            "  ".join(
-                cell.ljust(width) if place in left else cell.rjust(width)
-                for place, (cell, width) in enumerate(zip(line, widths, strict=True))
-            ).rstrip()
-            for line in (head, *body)
-        ]
-        return "\n".join([f"{self!r}", *lines])
+        return f"{self!r}\n{aligned(head, body, left=(2, 5), rule='none')}"
 
     def to_json(self) -> str:
         """Everything, as a JSON object."""

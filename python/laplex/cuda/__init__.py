@@ -4,6 +4,13 @@ Arrays are taken through ``__cuda_array_interface__`` or DLPack, without a copy;
 NumPy alone. (PyTorch users have :func:`laplex.matvec`, which also differentiates.)
 """
 
-from .plan import Array, Plan, PlanGradients, device_count
+from .. import _core
+from .array import Array
+from .plan import Plan, PlanGradients
 
 __all__ = ["Array", "Plan", "PlanGradients", "device_count"]
+
+
+def device_count() -> int:
+    """How many GPUs can be used; 0 without a driver, or in a build for the CPU alone."""
+    return _core.cuda_device_count()

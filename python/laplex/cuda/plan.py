@@ -1,141 +1,20 @@
-"""Plans on a GPU, for the arrays of any library: CuPy, JAX, Numba, PyTorch.
-
-Arrays are taken through ``__cuda_array_interface__`` or DLPack, without a copy; this module needs
-NumPy alone. (PyTorch users have :func:`laplex.matvec`, which also differentiates.)
-"""
+"""`laplex.cuda.Plan`: `laplex.Plan` for arrays on a GPU."""
 
 from __future__ import annotations
 
 import math
-import sys
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
 from .. import _core
+from .._support.core import Gradients, Kernel, Vectors
 from ..numpy import checks as validation
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-__all__ = ["Array", "Plan", "PlanGradients", "device_count"]
-
-#: DLPack's numbers of the devices whose memory is read: kDLCUDA; the host's only in the emulation.
-_DEVICE_TYPES = frozenset({1, 2} if _core.cuda_emulated else {2})
-
-#: The address of what has no entries; not 0, which means "not given" to the core.
-_NOWHERE = 256
+from .array import Array
+from .interchange import DeviceArrays, Lent, View, is_on_device, lend, new_array, pointer_to
 
 _HALF = np.dtype(np.float16)
 _DOUBLE = np.dtype(np.float64)
-
-
-def device_count() -> int:
-    """How many GPUs can be used; 0 without a driver, or in a build for the CPU alone."""
-    return _core.cuda_device_count()
-
-
-class Array:
-    """An array in GPU memory: what results are where the input's library makes no arrays.
-
-    Other libraries take it without a copy: ``cupy.asarray(a)``, ``jax.dlpack.from_dlpack(a)``,
-    ``torch.as_tensor(a, device="cuda")``, ``numba.cuda.as_cuda_array(a)``.
-
-    Attributes
-    ----------
-    shape : tuple of int
-    dtype : numpy.dtype
-    """
-
-    def __init__(
-        self, shape: Sequence[int], dtype: np.dtype[Any], stream: object, axes: Sequence[int] = ()
-    ) -> None:
-        # `axes` says where each dimension lies in memory, the slowest first; default: C order.
-        self._shape = tuple(shape)
-        self._dtype = np.dtype(dtype)
-        self._axes = tuple(axes) or tuple(range(len(self._shape)))
-        strides = [0] * len(self._shape)
-        step = 1
-        for axis in reversed(self._axes):
-            strides[axis] = step
-            step *= self._shape[axis]
-        self._in_order = self._axes == tuple(range(len(self._shape)))
-        self._strides = tuple(stride * self._dtype.itemsize for stride in strides)
-        self._stream = _address_of(stream)
-        self._memory = _core.DeviceArray(
-            step * self._dtype.itemsize,
-            self._dtype.str,
-            list(self._shape),
-            strides,
-            self._stream,
-        )
-        self._kept = stream  # memory is given back on it; attributes go in the order they came
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The dimensions."""
-        return self._shape
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """The type of the entries."""
-        return self._dtype
-
-    @property
-    def ndim(self) -> int:
-        """The number of dimensions."""
-        return len(self._shape)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of GPU memory."""
-        return math.prod(self._shape) * self._dtype.itemsize
-
-    @property
-    def __cuda_array_interface__(self) -> dict[str, Any]:
-        return {
-            "shape": self._shape,
-            "typestr": self._dtype.str,
-            "data": (self._memory.pointer, False),
-            "strides": None if self._in_order else self._strides,
-            "version": 3,
-            "stream": self._stream or 1,  # 0 is not allowed there: it is ambiguous
-        }
-
-    def __dlpack_device__(self) -> tuple[int, int]:
-        return (1 if _core.cuda_emulated else 2), self._memory.device
-
-    def __dlpack__(
-        self,
-        *,
-        stream: int | None = None,
-        max_version: tuple[int, int] | None = None,
-        dl_device: tuple[int, int] | None = None,
-        copy: bool | None = None,
-    ) -> object:
-        """A DLPack capsule (unversioned) for a consumer on ``stream``.
-
-        Raises
-        ------
-        BufferError
-            If a copy or another device is asked for.
-        """
-        if copy or (dl_device is not None and tuple(dl_device) != self.__dlpack_device__()):
-            raise BufferError("only the array itself can be handed out, where it is")
-        if stream != -1 and _address_of(stream) != self._stream:  # -1: do not wait
-            _core.cuda_synchronize(self._stream)
-        return self._memory.to_dlpack()
-
-    def numpy(self) -> validation.Array:
-        """A copy on the host; waits for the array's stream."""
-        laid = np.empty([self._shape[axis] for axis in self._axes], self._dtype)
-        if laid.size:
-            self._memory.copy_to_host(_core.address(laid))
-        return laid if self._in_order else laid.transpose(np.argsort(self._axes)).copy()
-
-    def __repr__(self) -> str:
-        return f"laplex.cuda.Array(shape={self._shape}, dtype={self._dtype})"
 
 
 class PlanGradients(NamedTuple):
@@ -244,7 +123,7 @@ class Plan:
         _core.cuda_require_device()
         if not isinstance(real_part, (bool, np.bool_)):
             raise TypeError(f"real_part must be True or False, got {real_part!r}")
-        call = _Call(
+        call = DeviceArrays(
             stream,
             targets=targets,
             sources=sources,
@@ -272,7 +151,7 @@ class Plan:
             phi = _anchors(call, "source_phase", self._dtype, self._batch, self._m)
         ell = _scalars(call, "lengthscale", self._batch)
         # Where no head oscillates, the core has a kernel that does not.
-        still = not _is_on_device(frequency) and not np.any(
+        still = not is_on_device(frequency) and not np.any(
             validation.scalars("frequency", frequency)
         )
         omega = None if still else _scalars(call, "frequency", self._batch)
@@ -280,24 +159,17 @@ class Plan:
         self._has_phases = (theta is not None, phi is not None)
         self._oscillates = omega is not None
         self._complex = (self._oscillates or any(self._has_phases)) and not self._real_part
-        storage = _lend(targets, _core.cuda_storage_bytes(*self._sizes), call)
-        scratch = _lend(targets, _core.cuda_scratch_bytes(*self._sizes), call)
-        self._core = _core.CudaPlan(
-            str(self._dtype),
+        self._kernel = Kernel(
+            self._dtype == _DOUBLE,
+            self._real_part,
             math.prod(self._batch),
             self._n,
             self._m,
-            x.pointer,
-            _pointer(y),
-            _pointer(ell),
-            _pointer(omega),
-            _pointer(theta),
-            _pointer(phi),
-            self._real_part,
-            call.stream,
-            *storage.span,
-            *scratch.span,
+            *(pointer_to(each) for each in (x, y, ell, omega, theta, phi)),
         )
+        storage = lend(targets, _core.cuda_storage_bytes(self._kernel), call)
+        scratch = lend(targets, _core.cuda_scratch_bytes(self._kernel), call)
+        self._core = _core.CudaPlan(self._kernel, call.stream, storage.span, scratch.span)
         # The core points to these, and gives memory back on the stream: after it, as in Array.
         self._parameters = (ell, omega, theta, phi)
         self._storage = storage
@@ -349,7 +221,7 @@ class Plan:
         ValueError
             For matrices, whose columns do not lie as the plan wants them.
         """
-        ndim = len(_Call(None, v=other).view("v").shape)
+        ndim = len(DeviceArrays(None, v=other).view("v").shape)
         if ndim != 1 or self._batch:
             raise ValueError(
                 "a plan on the GPU multiplies a vector with @, one without a batch: call "
@@ -373,37 +245,48 @@ class Plan:
         -------
         (left, right) : arrays [*rows, *batch, n] with ``left + right == apply(v)`` up to rounding
         """
-        call = _Call(stream, v=v)
+        call = DeviceArrays(stream, v=v)
         values = self._values(call, "v", self._m, "sources")
         shape = (*values.shape[:-1], self._n)
         dtype = self._result_dtype(values.is_complex)
-        left, left_at = _new(v, shape, dtype, call.owner)
-        right, right_at = _new(v, shape, dtype, call.owner)
+        left, left_at = new_array(v, shape, dtype, call.owner)
+        right, right_at = new_array(v, shape, dtype, call.owner)
         work = self._workspace(v, values, call)
         self._core.half_sums(
-            *self._vectors(values), self._rows(values), left_at, right_at, dtype.kind == "c",
-            *self._strides(self._n), call.stream, *work.span,
-        )  # fmt: skip
+            self._vectors(values),
+            self._rows(values),
+            self._written(left_at, dtype, self._n),
+            self._written(right_at, dtype, self._n),
+            call.stream,
+            work.span,
+        )
         return left, right
 
     def _product(self, v: object, out: object, stream: object, mode: int) -> Any:
         name, count, what = ("v", self._m, "sources") if mode == 0 else ("u", self._n, "targets")
         size = self._n if mode == 0 else self._m
-        call = _Call(stream, **{name: v, "out": out})
+        call = DeviceArrays(stream, **{name: v, "out": out})
         values = self._values(call, name, count, what, half=True)
         half = values.dtype == _HALF
         shape = (*values.shape[:-1], size)
         # There is no smaller type for a complex result.
         dtype = _HALF if half and not self._complex else self._result_dtype(values.is_complex)
         if out is None:
-            out, address = _new(v, shape, dtype, call.owner)
+            out, address = new_array(v, shape, dtype, call.owner)
         else:
             address = _output(call, shape, dtype, values, name)
         work = self._workspace(v, values, call)
         self._core.sum(
-            *self._vectors(values), self._rows(values), address, dtype.kind == "c",
-            *self._strides(size), int(half), mode, 0, 0, call.stream, *work.span,
-        )  # fmt: skip
+            self._vectors(values),
+            self._rows(values),
+            self._written(address, dtype, size),
+            int(half),
+            mode,
+            0,
+            0,
+            call.stream,
+            work.span,
+        )
         return out
 
     # ------------------------------------------------------------------------------------ gradients
@@ -432,7 +315,7 @@ class Plan:
         --------
         laplex.Plan.vjp : for the conventions at ties and of complex gradients.
         """
-        call = _Call(stream, v=v, grad=grad)
+        call = DeviceArrays(stream, v=v, grad=grad)
         values = self._values(call, "v", self._m, "sources")
         wanted = self._result_dtype(values.is_complex)
         g = call.view("grad")
@@ -446,19 +329,19 @@ class Plan:
         rows, heads = self._rows(values), math.prod(self._batch)
 
         def new(shape: tuple[int, ...], dtype: np.dtype[Any] = self._dtype) -> tuple[Any, int]:
-            return _new(v, (*self._batch, *shape), dtype, call.owner)
+            return new_array(v, (*self._batch, *shape), dtype, call.owner)
 
         axes: tuple[int, ...] = ()
         if rows > 1 and heads > 1:
             first = len(values.shape) - 1 - len(self._batch)
             last = len(values.shape) - 1
             axes = (*range(first, last), *range(first), last)
-        d_values, d_values_at = _new(v, values.shape, values.dtype, call.owner, axes)
+        d_values, d_values_at = new_array(v, values.shape, values.dtype, call.owner, axes)
         d_x, d_x_at = new((self._n,))
         d_y, d_y_at = None, 0
         role = None  # in the self case, the sources' share of the targets' gradient
         if self._is_self:
-            role = _lend(v, heads * self._m * self._dtype.itemsize, call)
+            role = lend(v, heads * self._m * self._dtype.itemsize, call)
             d_y_at = role.span[0]
         else:
             d_y, d_y_at = new((self._m,))
@@ -466,14 +349,15 @@ class Plan:
         d_omega, d_omega_at = new((), _DOUBLE)
         d_theta, d_theta_at = new((self._n,)) if self._has_phases[0] else (None, 0)
         d_phi, d_phi_at = new((self._m,)) if self._has_phases[1] else (None, 0)
-        work = _lend(v, self._core.gradient_workspace_bytes(rows, values.is_complex), call)
+        work = lend(v, self._core.gradient_workspace_bytes(rows, values.is_complex), call)
+        gradients = Gradients(
+            d_values_at, d_x_at, d_y_at, d_ell_at, d_omega_at, d_theta_at, d_phi_at
+        )
         self._core.vjp(
-            *self._vectors(values), rows, g.pointer, g.is_complex, *self._strides(self._n),
-            d_values_at, d_x_at, d_y_at, d_ell_at, d_omega_at, d_theta_at, d_phi_at, call.stream,
-            *work.span,
-        )  # fmt: skip
+            self._vectors(values), self._vectors(g), rows, gradients, call.stream, work.span
+        )
         if role is not None:
-            _core.cuda_add(str(self._dtype), d_x_at, d_y_at, heads * self._n, call.stream)
+            _core.cuda_add(self._kernel.is_double, d_x_at, d_y_at, heads * self._n, call.stream)
         return PlanGradients(d_values, d_x, d_y, d_ell, d_omega, d_theta, d_phi)
 
     # ---------------------------------------------------------------------------------- the anchors
@@ -492,13 +376,13 @@ class Plan:
             See the class's notes.
         """
         validation.sides(sources is not None, self._is_self)
-        call = _Call(stream, targets=targets, sources=sources)
+        call = DeviceArrays(stream, targets=targets, sources=sources)
         x = _anchors(call, "targets", self._dtype, self._batch, self._n)
         y = None
         if sources is not None:
             y = _anchors(call, "sources", self._dtype, self._batch, self._m)
-        scratch = _lend(targets, _core.cuda_scratch_bytes(*self._sizes), call)
-        self._core.update(x.pointer, _pointer(y), call.stream, *scratch.span)
+        scratch = lend(targets, _core.cuda_scratch_bytes(self._kernel), call)
+        self._core.update(x.pointer, pointer_to(y), call.stream, scratch.span)
 
     # ----------------------------------------------------------------------------------- inspection
 
@@ -538,8 +422,8 @@ class Plan:
     # -------------------------------------------------------------------------------- memory layout
 
     def _values(
-        self, call: _Call, name: str, count: int, what: str, *, half: bool = False
-    ) -> _View:
+        self, call: DeviceArrays, name: str, count: int, what: str, *, half: bool = False
+    ) -> View:
         view = call.view(name)
         allowed = {self._dtype, validation.complex_dtype(self._dtype)}
         if self._dtype == np.float32:
@@ -563,306 +447,38 @@ class Plan:
             )
         return view
 
-    @property
-    def _sizes(self) -> tuple[str, int, int, int, bool]:
-        return str(self._dtype), math.prod(self._batch), self._n, self._m, self._is_self
-
-    def _workspace(self, like: object, values: _View, call: _Call) -> _Lent:
+    def _workspace(self, like: object, values: View, call: DeviceArrays) -> Lent:
         nbytes = self._core.workspace_bytes(self._rows(values), values.is_complex, 0)
-        return _lend(like, nbytes, call)
+        return lend(like, nbytes, call)
 
-    def _rows(self, values: _View) -> int:
+    def _rows(self, values: View) -> int:
         return math.prod(values.shape[: len(values.shape) - 1 - len(self._batch)])
 
     def _strides(self, size: int) -> tuple[int, int]:
         """From head to head and from row to row of ``[*rows, *batch, size]``."""
         return size, math.prod(self._batch) * size
 
-    def _vectors(self, values: _View) -> tuple[int, bool, int, int]:
-        return (values.pointer, values.is_complex, *self._strides(values.shape[-1]))
+    def _vectors(self, view: View) -> Vectors:
+        return self._written(view.pointer, view.dtype, view.shape[-1])
+
+    def _written(self, address: int, dtype: np.dtype[Any], size: int) -> Vectors:
+        return Vectors(address, dtype.kind == "c", *self._strides(size))
 
     def _result_dtype(self, values_complex: bool) -> np.dtype[Any]:
         wide = values_complex or self._complex
         return validation.complex_dtype(self._dtype) if wide else self._dtype
 
 
-# --- arrays of others -----------------------------------------------------------------------------
-
-
-@dataclass
-class _View:
-    """A contiguous array in device memory, of whichever library."""
-
-    pointer: int  #: never 0, which means "not given" to the core
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    read_only: bool
-    owner: object  #: keeps the memory alive
-
-    @property
-    def is_complex(self) -> bool:
-        return self.dtype.kind == "c"
-
-    @property
-    def nbytes(self) -> int:
-        return math.prod(self.shape) * self.dtype.itemsize
-
-
-class _Call:
-    """The arrays of one call, and the stream that it runs on."""
-
-    def __init__(self, stream: object, **arrays: object) -> None:
-        self._arrays = arrays
-        self._interfaces = {name: _interface_of(each) for name, each in arrays.items()}
-        self._streams: dict[str, object] = {}
-        for name, each in arrays.items():
-            own = _current_stream_of(each)
-            if own is None:
-                own = (self._interfaces[name] or {}).get("stream")
-            self._streams[name] = own
-        if stream is None:
-            stream = next((each for each in self._streams.values() if each is not None), None)
-        #: What to keep for as long as the stream is used; its address is `stream`.
-        self.owner = stream
-        self.stream = _address_of(stream)
-
-    def view(self, name: str) -> _View:
-        """The argument, ready to be read on the stream.
-
-        Raises
-        ------
-        TypeError
-            If it is no CUDA array.
-        ValueError
-            If it is not contiguous, or has a mask.
-        """
-        value = self._arrays[name]
-        interface = self._interfaces[name]
-        own = self._streams[name]
-        if own is not None and _address_of(own) != self.stream:
-            if _core.cuda_capture_id(self.stream) is not None:
-                raise RuntimeError(
-                    f"{name} is of another stream than the one that is captured into a graph, and "
-                    "nothing can be waited for there: pass an array of the captured stream"
-                )
-            _core.cuda_synchronize(_address_of(own))
-        device = _device_of(value)
-        if device is not None and device[0] == 2 and device[1] != _core.cuda_current_device():
-            raise ValueError(
-                f"{name} is on GPU {device[1]}, but the current one is "
-                f"{_core.cuda_current_device()}: make the array's GPU the current one, as with "
-                f"cupy.cuda.Device({device[1]}) or torch.cuda.device({device[1]})"
-            )
-        if interface is None:
-            return self._from_dlpack(name, value, device)
-        if interface.get("mask") is not None:
-            raise ValueError(f"{name} has a mask: pass an array without one")
-        if any(getattr(value, each, bool)() for each in ("is_conj", "is_neg")):
-            # PyTorch's lazy views, of which the interface says nothing
-            raise ValueError(
-                f"{name} is a lazily conjugated or negated view: pass "
-                f"{name}.resolve_conj().resolve_neg()"
-            )
-        address, read_only = interface["data"]
-        return _contiguous(
-            name, address, interface["shape"], interface.get("strides"), interface["typestr"],
-            bool(read_only), value,
-        )  # fmt: skip
-
-    def _from_dlpack(self, name: str, value: object, device: tuple[int, int] | None) -> _View:
-        if device is None or not hasattr(value, "__dlpack__"):
-            raise TypeError(
-                f"{name} must be a CUDA array (with __cuda_array_interface__ or __dlpack__), got "
-                f"{type(value).__name__}"
-            )
-        if device[0] not in _DEVICE_TYPES:
-            raise TypeError(f"{name} is not in GPU memory: use laplex.Plan, or copy it to the GPU")
-        # The producer makes its work come before ours; 1 is DLPack's legacy default stream.
-        stream = None if device[0] == 1 else self.stream or 1
-        capsule = value.__dlpack__(stream=stream)
-        address, shape, strides, typestr, _, _ = _core.read_dlpack(capsule)
-        return _contiguous(name, address, shape, strides, typestr, False, capsule)
-
-
-def _contiguous(
-    name: str,
-    address: int,
-    shape: Sequence[int],
-    strides: Sequence[int] | None,
-    typestr: str,
-    read_only: bool,
-    owner: object,
-) -> _View:
-    dtype = np.dtype(typestr)
-    if 0 in shape:
-        return _View(_NOWHERE, tuple(shape), dtype, read_only, owner)
-    if strides is not None:
-        step = dtype.itemsize
-        for size, stride in zip(reversed(shape), reversed(strides), strict=True):
-            if size > 1 and stride != step:
-                raise ValueError(
-                    f"{name} must be C-contiguous: pass a copy, such as "
-                    f"cupy.ascontiguousarray({name}) or {name}.contiguous()"
-                )
-            step *= size
-    # Of a complex number each part is read for itself.
-    alignment = dtype.itemsize // (2 if dtype.kind == "c" else 1)
-    if address % alignment:
-        raise ValueError(
-            f"{name} lies at an address that is no multiple of {alignment} bytes: pass a copy"
-        )
-    return _View(address, tuple(shape), dtype, read_only, owner)
-
-
-def _interface_of(value: object) -> dict[str, Any] | None:
-    device = _device_of(value)
-    if device is not None and device[0] == 1:  # asking is an error to some arrays of the host
-        return None
-    interface: dict[str, Any] | None = getattr(value, "__cuda_array_interface__", None)
-    if (
-        interface is not None
-        and device is not None
-        and interface.get("version", 0) < 3
-        and _current_stream_of(value) is None
-    ):
-        return None  # before version 3 it names no stream to wait for: DLPack waits (JAX)
-    return interface
-
-
-def _device_of(value: object) -> tuple[int, int] | None:
-    """DLPack's numbers for the kind of memory and for the device, or None."""
-    device_of = getattr(value, "__dlpack_device__", None)
-    if device_of is None:
-        return None
-    kind, number = device_of()
-    return int(kind), int(number)
-
-
-def _is_in_device_memory(value: object) -> bool:
-    device = _device_of(value)
-    return device is not None and device[0] in _DEVICE_TYPES
-
-
-def _is_on_device(value: object) -> bool:
-    if isinstance(value, (np.ndarray, np.generic)):  # numbers of the host, in the emulation too
-        return False
-    return _interface_of(value) is not None or _is_in_device_memory(value)
-
-
-def _library_of(value: object) -> str:
-    return type(value).__module__.partition(".")[0]
-
-
-def _current_stream_of(value: object) -> object:
-    """The stream that the array's library works on, as an object that keeps it alive; or None."""
-    library = _library_of(value)
-    if library == "cupy" and hasattr(value, "__cuda_array_interface__"):
-        return sys.modules["cupy"].cuda.get_current_stream()
-    if library == "torch" and getattr(value, "is_cuda", False):
-        return sys.modules["torch"].cuda.current_stream(value.device)  # type: ignore[attr-defined]
-    return None
-
-
-def _address_of(stream: object) -> int:
-    """A stream's address; 0 is the legacy default stream, which others also call 1."""
-    if stream is None:
-        return 0
-    address = stream
-    for attribute in ("ptr", "cuda_stream"):
-        address = getattr(stream, attribute, address)
-    if not isinstance(address, int) or isinstance(address, bool) or address < 0:
-        raise TypeError(
-            "stream must be an address (an int), or a stream of CuPy or PyTorch, got "
-            f"{type(stream).__name__}"
-        )
-    return 0 if address == 1 else address
-
-
-def _pointer(given: _View | Array | None) -> int:
-    if given is None:
-        return 0
-    return given.pointer if isinstance(given, _View) else given._memory.pointer or _NOWHERE
-
-
-def _new(
-    like: object,
-    shape: tuple[int, ...],
-    dtype: np.dtype[Any],
-    stream: object,
-    axes: Sequence[int] = (),
-) -> tuple[Any, int]:
-    """A new array of the library of `like`, on the stream, and its address; axes: see Array."""
-    axes = axes or range(len(shape))
-    laid = tuple(shape[axis] for axis in axes)
-    back = tuple(int(k) for k in np.argsort(axes))
-    library = _library_of(like)
-    address = _address_of(stream)
-    # On the stream of the call, so that the library's allocator knows whose memory it is.
-    if library == "cupy":
-        cupy = sys.modules["cupy"]
-        if _address_of(cupy.cuda.get_current_stream()) == address:
-            array = cupy.empty(laid, dtype)
-        else:
-            with cupy.cuda.ExternalStream(address) if address else cupy.cuda.Stream.null:
-                array = cupy.empty(laid, dtype)
-        return array.transpose(back), array.data.ptr or _NOWHERE
-    if library == "torch":
-        torch = sys.modules["torch"]
-        device = like.device  # type: ignore[attr-defined]
-        kind = getattr(torch, dtype.name)
-        if device.type == "cpu" or _address_of(torch.cuda.current_stream(device)) == address:
-            tensor = torch.empty(laid, dtype=kind, device=device)
-        else:
-            with torch.cuda.stream(
-                torch.cuda.ExternalStream(address, device)
-                if address
-                else torch.cuda.default_stream(device)
-            ):
-                tensor = torch.empty(laid, dtype=kind, device=device)
-        return tensor.permute(back), tensor.data_ptr() or _NOWHERE
-    if _core.cuda_capture_id(address) is not None:
-        raise RuntimeError(
-            "a result would be allocated while the stream is captured into a graph, and belong to "
-            "the graph: pass out, allocated before the capture, or arrays of CuPy or PyTorch"
-        )
-    own = Array(shape, dtype, stream, axes)
-    return own, own._memory.pointer or _NOWHERE
-
-
-@dataclass
-class _Lent:
-    """Memory lent to the core, for as long as this lives."""
-
-    owner: object
-    span: tuple[int, int]  #: address and bytes
-
-
-def _lend(like: object, nbytes: int, call: _Call) -> _Lent:
-    """Memory from the pool of the library of `like`, if it has one, else from CUDA's.
-
-    From CUDA's too while the stream is captured into a graph: another pool would hand the memory
-    out again, and the graph goes on using it. What CUDA allocates in a capture is the graph's own.
-    """
-    if nbytes == 0:
-        return _Lent(None, (0, 0))
-    bytes_ = np.dtype(np.uint8)
-    if _library_of(like) in ("cupy", "torch") and _core.cuda_capture_id(call.stream) is None:
-        owner, address = _new(like, (nbytes,), bytes_, call.owner)
-        return _Lent(owner, (address, nbytes))
-    own = Array((nbytes,), bytes_, call.owner)
-    return _Lent(own, (_pointer(own), nbytes))
-
-
 # --- arguments ------------------------------------------------------------------------------------
 
 
 def _anchors(
-    call: _Call,
+    call: DeviceArrays,
     name: str,
     dtype: np.dtype[Any] | None = None,
     batch: tuple[int, ...] | None = None,
     count: int | None = None,
-) -> _View:
+) -> View:
     """Anchors or phases ``[*batch, count]``, as far as these are known."""
     view = call.view(name)
     if view.dtype not in (np.float32, np.float64):
@@ -885,10 +501,10 @@ def _anchors(
     return view
 
 
-def _scalars(call: _Call, name: str, batch: tuple[int, ...]) -> _View | Array:
+def _scalars(call: DeviceArrays, name: str, batch: tuple[int, ...]) -> View | Array:
     """One float64 per head: the caller's array on the device, or a copy of numbers of the host."""
     value = call._arrays[name]
-    if _is_on_device(value):
+    if is_on_device(value):
         view = call.view(name)
         if view.dtype != np.float64:
             raise TypeError(f"{name} on the GPU must be float64, got {view.dtype}")
@@ -913,7 +529,7 @@ def _scalars(call: _Call, name: str, batch: tuple[int, ...]) -> _View | Array:
 
 
 def _output(
-    call: _Call, shape: tuple[int, ...], dtype: np.dtype[Any], values: _View, name: str
+    call: DeviceArrays, shape: tuple[int, ...], dtype: np.dtype[Any], values: View, name: str
 ) -> int:
     """The address of the caller's output array, exactly as the result will be."""
     view = call.view("out")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+
 from laplex import _core
 from laplex._support.complete_files import remove_empty
 from laplex._support.optional import require_installed

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Iterable, Sequence
-from importlib.resources import files
-from string import Template
 from typing import cast
 
-from matplotlib.figure import Figure
-
-from laplex._support.data_uris import figure_uri
+from laplex._support.html_pages import Table, render_page
 from laplex._support.image_datasets import ImageDataset
 from laplex.demo import figures
 from laplex.demo.covariance import CovarianceStudy
@@ -43,27 +38,28 @@ def render(
     by_name = {comparison.variant.name: comparison for comparison in comparisons}
     run = by_name[LAPLEX.name].runs[0]
     layers, starts = list(run.network), list(run.before)
-    return Template(files("laplex.demo").joinpath("report.html").read_text("utf-8")).substitute(
-        data=html.escape(images.name),
-        machine=html.escape(machine),
-        exactness=table(EXACTNESS_COLUMNS, exactness_rows(exactness)),
-        timing=table(TIMING_COLUMNS, timing_rows(timings)),
-        scaling=_embedded(figures.scaling(timings)),
-        task=html.escape(task(images, settings)),
-        training=table(TRAINING_COLUMNS, training_rows(comparisons)),
-        findings=html.escape(findings(comparisons)),
-        curves=_embedded(figures.training_curves(comparisons)),
-        samples=_embedded(figures.samples(images, run.network)),
-        ranks=table(RANK_COLUMNS, rank_rows(ranks)),
-        starts=html.escape(starts_compared(by_name)),
-        kernel=_embedded(figures.kernel(cast("LaplexLinear", layers[1]))),
-        anchors=_embedded(
-            figures.anchors(cast("LaplexLinear", starts[1]), cast("LaplexLinear", layers[1]))
-        ),
-        routing=_embedded(figures.routing(cast("LaplexHead", layers[-1]), images.class_names)),
-        covariances=table(COVARIANCE_COLUMNS, covariance_rows(covariances)),
-        order=_embedded(covariances.model.plot_order(images.train_images.shape[1:])),
-        completions=_embedded(figures.completions(covariances)),
+    return render_page(
+        __package__,
+        "report.html",
+        extra="demo",
+        title=f"Laplex demo: {images.name}",
+        machine=machine,
+        exactness=Table(EXACTNESS_COLUMNS, exactness_rows(exactness)),
+        timing=Table(TIMING_COLUMNS, timing_rows(timings)),
+        scaling=figures.scaling(timings),
+        task=task(images, settings),
+        training=Table(TRAINING_COLUMNS, training_rows(comparisons)),
+        findings=findings(comparisons),
+        curves=figures.training_curves(comparisons),
+        samples=figures.samples(images, run.network),
+        ranks=Table(RANK_COLUMNS, rank_rows(ranks)),
+        starts=starts_compared(by_name),
+        kernel=figures.kernel(cast("LaplexLinear", layers[1])),
+        anchors=figures.anchors(cast("LaplexLinear", starts[1]), cast("LaplexLinear", layers[1])),
+        routing=figures.routing(cast("LaplexHead", layers[-1]), images.class_names),
+        covariances=Table(COVARIANCE_COLUMNS, covariance_rows(covariances)),
+        order=covariances.model.plot_order(images.train_images.shape[1:]),
+        completions=figures.completions(covariances),
     )
 
 
@@ -229,21 +225,3 @@ def _against(what: str, ours: Comparison, name: str, theirs: Comparison) -> str:
     if abs(mean - other) <= noise:
         return f"{what} and {name} are within the noise of the seeds {numbers}."
     return f"{what} do {'better' if mean > other else 'worse'} than {name} {numbers}."
-
-
-# ------------------------------------------------------------------------------------------ HTML
-
-
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """HTML table of text cells."""
-
-    def row(tag: str, cells: Sequence[str]) -> str:
-        return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
-
-    return "\n".join(
-        ["<table>", row("th", columns), *(row("td", cells) for cells in rows), "</table>"]
-    )
-
-
-def _embedded(figure: Figure) -> str:
-    return figure_uri(figure, dpi=110)

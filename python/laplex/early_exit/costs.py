@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from .._support.results import Result
+from .._support.text_tables import aligned
 from .activations import batch_of, map_tensors
 from .flop_counting import counting_flops
 from .model import MultiExitModel, evaluating
 
 Convention = Literal["multiply-adds", "flops"]
-_FORMAT = "laplex.early_exit.Costs"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Costs:
+class Costs(Result):
     """What one sample costs; printing it prints the table.
 
     Attributes
@@ -37,6 +38,12 @@ class Costs:
     head_parameters : tuple of int
         Numbers of parameters, K - 1 of them; one that two heads share counts for both.
     """
+
+    _kind: ClassVar = "laplex.early_exit.Costs"
+    _written: ClassVar = (
+        "convention", "exit_names", "segments", "heads", "exits", "relative", "backbone",
+        "backbone_parameters", "head_parameters",
+    )  # fmt: skip
 
     exit_names: tuple[str, ...]
     segments: NDArray[np.float64]
@@ -85,79 +92,40 @@ class Costs:
             )
         return float(counts @ (self.segments + np.append(self.heads, 0.0)) / counts[0])
 
+    def cells(self, percent: str = "%", missing: str = "-") -> list[list[str]]:
+        """Rows of a table, one for each exit and one for the plain backbone.
+
+        Cost of the segment and of the head, of leaving here and as a part of the backbone's,
+        parameters.
+        """
+        columns = (
+            self.exit_names,
+            [f"{one:,.0f}" for one in self.segments],
+            [*(f"{one:,.0f}" for one in self.heads), missing],
+            [f"{one:,.0f}" for one in self.exits],
+            [f"{100 * part:.1f}{percent}" for part in self.relative],
+            [*(f"{one:,}" for one in self.head_parameters), missing],
+        )
+        plain, parameters = f"{self.backbone:,.0f}", f"{self.backbone_parameters:,}"
+        return [
+            *map(list, zip(*columns, strict=True)),
+            ["plain backbone", plain, missing, plain, f"100.0{percent}", parameters],
+        ]
+
     def table(self) -> str:
         """One aligned text, a line for each exit."""
         head = ["exit", "segment", "head", "leaving here", "of backbone", "parameters"]
-        body = [
-            [name, f"{segment:,.0f}", head_cost, f"{cost:,.0f}", f"{part:.1%}", parameters]
-            for name, segment, head_cost, cost, part, parameters in zip(
-                self.exit_names,
-                self.segments,
-                [*(f"{one:,.0f}" for one in self.heads), "-"],
-                self.exits,
-                self.relative,
-                [*(f"{one:,}" for one in self.head_parameters), "-"],
-                strict=True,
-            )
-        ]
-        plain = f"{self.backbone:,.0f}"
-        body.append(
-            ["plain backbone", plain, "-", plain, "100.0%", f"{self.backbone_parameters:,}"]
-        )
-        return f"Cost of a sample by exit, in {self.convention}\n" + aligned(head, body)
+        return f"Cost of a sample by exit, in {self.convention}\n{aligned(head, self.cells())}"
 
-    def __str__(self) -> str:
-        return self.table()
-
-    def __repr__(self) -> str:
+    def _summary(self) -> str:
         shown = ", ".join(f"{part:.1%}" for part in self.relative)
-        return (
-            f"Costs({self.backbone:,.0f} {self.convention} in the backbone; exits at {shown}; "
-            "print it for the table)"
-        )
+        return f"{self.backbone:,.0f} {self.convention} in the backbone; exits at {shown}"
 
-    def to_dict(self) -> dict[str, Any]:
-        """As plain numbers, lists and strings, for JSON; `from_dict` reads it."""
-        return {
-            "kind": _FORMAT,
-            "convention": self.convention,
-            "exit_names": list(self.exit_names),
-            "segments": self.segments.tolist(),
-            "heads": self.heads.tolist(),
-            "exits": self.exits.tolist(),
-            "relative": self.relative.tolist(),
-            "backbone": self.backbone,
-            "backbone_parameters": self.backbone_parameters,
-            "head_parameters": list(self.head_parameters),
-        }
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Costs:
-        """The costs that `to_dict` wrote.
-
-        Raises
-        ------
-        ValueError
-            `values` come from elsewhere, or disagree.
-        """
-        try:
-            found = cls(
-                exit_names=tuple(str(name) for name in values["exit_names"]),
-                segments=np.asarray(values["segments"], dtype=np.float64),
-                heads=np.asarray(values["heads"], dtype=np.float64),
-                convention=_convention(values["convention"]),
-                backbone_parameters=int(values["backbone_parameters"]),
-                head_parameters=tuple(int(one) for one in values["head_parameters"]),
-            )
-            count = len(found.exit_names)
-            sizes = (found.segments.shape, found.heads.shape, len(found.head_parameters))
-            if sizes != ((count,), (count - 1,), count - 1):
-                raise ValueError("sizes differ")
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"values are not those of Costs.to_dict ({error!r}): pass what it returned"
-            ) from error
-        return found
+    def _check(self) -> None:
+        count = len(self.exit_names)
+        sizes = (self.segments.shape, self.heads.shape, len(self.head_parameters))
+        if sizes != ((count,), (count - 1,), count - 1):
+            raise ValueError("sizes differ")
 
 
 def count_costs(
@@ -255,20 +223,3 @@ def _convention(value: Any) -> Convention:
         raise ValueError(f"convention must be one of {get_args(Convention)}, got {value!r}")
     found: Convention = value
     return found
-
-
-def aligned(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    """A table as text: the first column to the left, the others to the right."""
-    rows = [list(head), *(list(row) for row in body)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
-
-    def line(row: Sequence[str]) -> str:
-        cells = [
-            cell.rjust(width) if column else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        return "  ".join(cells).rstrip()
-
-    return "\n".join(
-        [line(rows[0]), "  ".join("-" * width for width in widths), *map(line, rows[1:])]
-    )

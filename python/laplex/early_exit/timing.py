@@ -7,7 +7,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,10 @@ import torch
 from numpy.typing import NDArray
 
 from .. import __version__
+from .._support.results import Result
+from .._support.text_tables import aligned
 from .activations import batch_of, map_tensors, tensors_of
-from .costs import aligned, count_costs
+from .costs import count_costs
 from .model import MultiExitModel, evaluating
 from .policies import Policy
 
@@ -50,7 +52,7 @@ class TimedRun:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Timing:
+class Timing(Result):
     """Result of `time_exits`; printing it prints the table.
 
     Attributes
@@ -111,24 +113,14 @@ class Timing:
             f"{threads}; {versions}"
         )
 
-    def __str__(self) -> str:
-        return self.table()
-
-    def __repr__(self) -> str:
+    def _summary(self) -> str:
         shown = []
         for one in self.runs:
             if one.way == "predict":
                 plain = self.run("backbone", one.batch_size)
                 part = one.seconds_min / plain.seconds_min
                 shown.append(f"{part:.1%} at batch {one.batch_size}")
-        return (
-            f"Timing({self.policy} takes {', '.join(shown)} of the plain backbone's time; "
-            "print it for the table)"
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain numbers, lists and strings, for JSON."""
-        return asdict(self)
+        return f"{self.policy} takes {', '.join(shown)} of the plain backbone's time"
 
 
 def time_exits(

@@ -8,9 +8,8 @@ from math import inf, isfinite
 from numbers import Real
 from typing import Any, TypeAlias
 
-import numpy.typing as npt
-
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 

@@ -25,10 +25,10 @@ class CudaBackend:
         device: torch.device,
     ) -> None:
         self.device = device
-        with cuda_execution._on(device):
-            self._stream = cuda_execution._stream(device)
-            self.storage = cuda_execution._memory(_core.CudaGram.storage_bytes(*sizes), device)
-            scratch = cuda_execution._memory(_core.CudaGram.scratch_bytes(*sizes), device)
+        with cuda_execution.on(device):
+            self._stream = cuda_execution.current_stream(device)
+            self.storage = cuda_execution.memory(_core.CudaGram.storage_bytes(*sizes), device)
+            scratch = cuda_execution.memory(_core.CudaGram.scratch_bytes(*sizes), device)
             self.core = _core.CudaGram(
                 *sizes,
                 *addresses,
@@ -39,14 +39,14 @@ class CudaBackend:
                 scratch.data_ptr(),
                 scratch.numel(),
             )
-            self._event = cuda_execution._event(device)
+            self._event = cuda_execution.event(device)
 
     def call(self, name: str, *arguments: int, rows: int | None = None) -> None:
         """Call a method of the core: one of vectors, of which there are `rows`, or of none."""
-        with cuda_execution._on(self.device):
-            stream = cuda_execution._stream(self.device)
+        with cuda_execution.on(self.device):
+            stream = cuda_execution.current_stream(self.device)
             if stream != self._stream:
-                cuda_execution._wait(self._event, self.storage)
+                cuda_execution.wait(self._event, self.storage)
             if name in ("order", "log_variances"):  # which need no workspace
                 getattr(self.core, name)(*arguments, stream)
                 return
@@ -54,5 +54,5 @@ class CudaBackend:
                 nbytes = self.core.gradient_workspace_bytes(rows or 0, name == "vjp_tangent")
             else:
                 nbytes = self.core.workspace_bytes(rows or 0)
-            workspace = cuda_execution._memory(nbytes, self.device)
+            workspace = cuda_execution.memory(nbytes, self.device)
             getattr(self.core, name)(*arguments, stream, workspace.data_ptr(), nbytes)

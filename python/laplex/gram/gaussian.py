@@ -7,11 +7,10 @@ from math import prod
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
-from torch.autograd import forward_ad
-
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from ..numpy import checks as validation
 from ..torch.functional import matvec

@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Any
 
+import torch
 from gpytorch import settings
 from gpytorch.constraints import Interval, Positive
 from gpytorch.kernels import AdditiveKernel, Kernel
@@ -15,8 +16,6 @@ from gpytorch.models.exact_prediction_strategies import DefaultPredictionStrateg
 from gpytorch.priors import Prior
 from linear_operator import LinearOperator
 from linear_operator.operators import ZeroLinearOperator
-
-import torch
 from torch import Tensor
 
 from ..torch.linear_operator import LaplaceLinearOperator

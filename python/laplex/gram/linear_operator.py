@@ -10,14 +10,13 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
+import torch
 from linear_operator import LinearOperator
 from linear_operator.operators import (
     ConstantDiagLinearOperator,
     DiagLinearOperator,
     RootLinearOperator,
 )
-
-import torch
 from torch import Tensor
 
 from .checks import broadcast

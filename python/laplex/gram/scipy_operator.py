@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from scipy.sparse.linalg import LinearOperator
-
 import numpy as np
+from scipy.sparse.linalg import LinearOperator
 
 from ..numpy.checks import Array
 from .gaussian import Gaussian

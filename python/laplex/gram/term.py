@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..torch.functional import Scalar, as_scalar
+from ..torch.call import Scalar, as_scalar
 from .checks import (
     ArrayLike,
     ScalarLike,

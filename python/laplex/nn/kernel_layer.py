@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import numpy as np
 import torch
+from torch import Tensor, nn
+
 from laplex._support.progress import progress_bar
 from laplex.nn.anchors import InitialAnchors, validated
 from laplex.nn.frobenius import frobenius_norms
 from laplex.nn.kernel_product import column_sums, cosines, kernel_product, shared_out
 from laplex.nn.least_squares import nearest_kernels
 from laplex.numpy.checks import MAX_DENSE_ENTRIES
-from laplex.torch.functional import check_flag
-from torch import Tensor, nn
+from laplex.torch.call import check_flag
 
 from ..numpy.plan import Plan
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from laplex.torch.functional import check_tensor, matvec
+from laplex.torch.call import check_tensor
+from laplex.torch.functional import matvec
 
 _HALF = (torch.float16, torch.bfloat16)
 _DOUBLE = (torch.float64, torch.complex128)

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from laplex import _core
-from laplex.numpy import checks as validation
-from laplex.numpy.checks import Array
+from .. import _core
+from .._support.core import Gradients, Kernel, Vectors
+from . import checks as validation
+from .checks import Array
+from .layout import layout_of
 
 if TYPE_CHECKING:
     from typing import TypeGuard
@@ -177,20 +179,10 @@ class Plan:
         y_heads = None if y is None else self._spread(y, dtype, (m,))
         theta_heads = None if theta is None else self._spread(theta, dtype, (n,))
         phi_heads = None if phi is None else self._spread(phi, dtype, (m,))
-        self._core = _core.Plan(
-            str(dtype),
-            heads,
-            n,
-            m,
-            _address(x_heads),
-            _address(y_heads),
-            _address(ell_heads),
-            _address(omega_heads),
-            _address(theta_heads),
-            _address(phi_heads),
-            self._real_part,
-            self._threads,
-        )
+        arrays = (x_heads, y_heads, ell_heads, omega_heads, theta_heads, phi_heads)
+        addresses = (_address(each) for each in arrays)
+        kernel = Kernel(dtype == np.float64, self._real_part, heads, n, m, *addresses)
+        self._core = _core.Plan(kernel, self._threads)
 
     # ------------------------------------------------------------------------------------- products
 
@@ -223,12 +215,10 @@ class Plan:
         batch, laid, is_complex, half = self._lay("v", array)
         left = self._empty(batch, self._n, is_complex)
         right = self._empty(batch, self._n, is_complex)
-        out, head_stride, row_stride = self._lay_out(left, batch)
-        out_right, _, _ = self._lay_out(right, batch)
+        out, out_right = self._lay_out(left, batch), self._lay_out(right, batch)
         self._core.half_sums(
-            *_vectors(laid), laid.shape[1], _address(out), _address(out_right),
-            np.iscomplexobj(left), head_stride, row_stride, self._threads,
-        )  # fmt: skip
+            _vectors(laid), laid.shape[1], _vectors(out), _vectors(out_right), self._threads
+        )
         left = self._lay_back(out, left, batch)
         right = self._lay_back(out_right, right, batch)
         if half and not self._complex:
@@ -246,10 +236,9 @@ class Plan:
             else:
                 validation.output("out", out, shape, dtype, v)
             rows = v.size // count
-            self._core.sum(
-                _address(v), False, 0, count, rows, _address(out), self._complex, 0, size, mode,
-                0, 0, self._threads,
-            )  # fmt: skip
+            given = Vectors(_address(v), False, 0, count)
+            written = Vectors(_address(out), self._complex, 0, size)
+            self._core.sum(given, rows, written, mode, 0, 0, self._threads)
             return out
         array = validation.values(name, v, self._dtype, count, what)
         batch, laid, is_complex, half = self._lay(name, array)
@@ -258,11 +247,8 @@ class Plan:
         if out is not None:
             out = validation.output("out", out, (*batch, size), dtype, array)
         result = self._empty(batch, size, is_complex) if out is None or rounded else out
-        target, head_stride, row_stride = self._lay_out(result, batch)
-        self._core.sum(
-            *_vectors(laid), laid.shape[1], _address(target), np.iscomplexobj(result), head_stride,
-            row_stride, mode, 0, 0, self._threads,
-        )  # fmt: skip
+        target = self._lay_out(result, batch)
+        self._core.sum(_vectors(laid), laid.shape[1], _vectors(target), mode, 0, 0, self._threads)
         result = self._lay_back(target, result, batch)
         if not rounded:
             return result
@@ -407,11 +393,9 @@ class Plan:
         d_omega = np.empty(heads)
         d_theta = None if self._theta is None else np.empty((heads, self._n), self._dtype)
         d_phi = None if self._phi is None else np.empty((heads, self._m), self._dtype)
-        self._core.vjp(
-            *_vectors(laid), rows, *_vectors(g_laid), _address(d_values), _address(d_x),
-            _address(d_y), _address(d_ell), _address(d_omega), _address(d_theta), _address(d_phi),
-            self._threads,
-        )  # fmt: skip
+        found = (d_values, d_x, d_y, d_ell, d_omega, d_theta, d_phi)
+        gradients = Gradients(*(_address(each) for each in found))
+        self._core.vjp(_vectors(laid), _vectors(g_laid), rows, gradients, self._threads)
         if self._y_shape is None:
             d_x += d_y
         return PlanGradients(
@@ -583,12 +567,6 @@ class Plan:
         validation.enough_memory("the result", math.prod(batch) * size * dtype.itemsize)
         return np.empty((*batch, size), dtype)
 
-    def _axes(self, batch: tuple[int, ...]) -> list[int]:
-        """The axes of ``batch`` with those of the heads first: heads share a plan, rows do not."""
-        padded = (1,) * (len(batch) - len(self._batch)) + self._batch
-        heads = [k for k, size in enumerate(padded) if size != 1]
-        return heads + [k for k in range(len(batch)) if k not in heads]
-
     def _lay(
         self, name: str, array: Array, batch: tuple[int, ...] | None = None
     ) -> tuple[tuple[int, ...], Array, bool, bool]:
@@ -599,12 +577,11 @@ class Plan:
         is_complex = array.dtype.kind == "c"
         dtype = validation.complex_dtype(self._dtype) if is_complex else self._dtype
         array = array.astype(dtype, copy=False)
-        heads = math.prod(self._batch)
-        rows = math.prod(batch) // heads if heads else 0
+        layout = layout_of(batch, self._batch)
         spread = np.broadcast_to(array, (*batch, array.shape[-1]))
         validation.enough_memory(name, spread.nbytes if spread.size else 0)
-        laid = spread.transpose(*self._axes(batch), len(batch)).reshape(
-            heads, rows, array.shape[-1]
+        laid = spread.transpose(*layout.order, len(batch)).reshape(
+            layout.heads, layout.rows, array.shape[-1]
         )
         if array.shape[-1] > 1 and laid.strides[-1] != laid.itemsize:
             laid = np.ascontiguousarray(laid)
@@ -612,15 +589,13 @@ class Plan:
             laid = np.ascontiguousarray(laid)
         return batch, laid, is_complex, is_half
 
-    def _lay_out(self, result: Array, batch: tuple[int, ...]) -> tuple[Array, int, int]:
+    def _lay_out(self, result: Array, batch: tuple[int, ...]) -> Array:
         """Where the core writes ``result``: in place if its strides allow, otherwise beside it."""
-        heads = math.prod(self._batch)
-        rows = math.prod(batch) // heads if heads else 0
-        permuted = result.transpose(*self._axes(batch), len(batch))
-        view = permuted.reshape(heads, rows, result.shape[-1])
+        layout = layout_of(batch, self._batch)
+        permuted = result.transpose(*layout.order, len(batch))
         # reshape copies when the rows interleave with the heads in more than one place
-        itemsize = result.itemsize
-        return view, view.strides[0] // itemsize, view.strides[1] // itemsize
+        laid: Array = permuted.reshape(layout.heads, layout.rows, result.shape[-1])
+        return laid
 
     def _lay_back(self, written: Array, result: Array, batch: tuple[int, ...]) -> Array:
         if not np.may_share_memory(written, result):
@@ -629,10 +604,8 @@ class Plan:
 
     def _from_heads(self, array: Array, batch: tuple[int, ...], size: int) -> Array:
         """The inverse of :meth:`_lay`'s order of axes."""
-        axes = self._axes(batch)
-        permuted = array.reshape((*(batch[k] for k in axes), size))
-        inverse = [axes.index(k) for k in range(len(batch))]
-        back: Array = permuted.transpose(*inverse, len(batch))
+        layout = layout_of(batch, self._batch)
+        back: Array = array.reshape((*layout.sizes, size)).transpose(*layout.back, len(batch))
         return back
 
     def _gather(self, name: str, gradient: Array) -> Array:
@@ -654,15 +627,9 @@ def _address(array: Array | None) -> int:
     return _core.address(array) or 1
 
 
-def _vectors(laid: Array) -> tuple[int, bool, int, int]:
-    """Address, whether complex, and the strides of heads and rows in elements."""
-    itemsize = laid.itemsize
-    return (
-        _address(laid),
-        laid.dtype.kind == "c",
-        laid.strides[0] // itemsize,
-        laid.strides[1] // itemsize,
-    )
+def _vectors(laid: Array) -> Vectors:
+    (head, row, _), itemsize = laid.strides, laid.itemsize
+    return Vectors(_address(laid), laid.dtype.kind == "c", head // itemsize, row // itemsize)
 
 
 def _take_back(array: Array, shape: tuple[int, ...]) -> Array:

@@ -19,14 +19,14 @@ import weakref
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .. import _core
-from .call import Signature
+from .._support.core import Gradients, Kernel, Memory, Vectors
+from .call import Call, Signature
 
 
 def takes(tensor: Tensor) -> bool:
@@ -37,40 +37,42 @@ def takes(tensor: Tensor) -> bool:
 # What is asked of torch.cuda, in one place: tests put an emulated device here.
 
 
-def _on(device: torch.device) -> AbstractContextManager[Any]:
+def on(device: torch.device) -> AbstractContextManager[Any]:
+    """Make a device the current one."""
     return torch.cuda.device(device)
 
 
-def _stream(device: torch.device) -> int:
+def current_stream(device: torch.device) -> int:
+    """The address of the stream that torch works on."""
     address: int = torch.cuda.current_stream(device).cuda_stream
     return address
 
 
-def _event(device: torch.device) -> Any:
-    event: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
-    event.record(torch.cuda.current_stream(device))
-    return event
+def event(device: torch.device) -> Any:
+    """An event at this point of that stream."""
+    made: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    made.record(torch.cuda.current_stream(device))
+    return made
 
 
-def _wait(event: Any, storage: Tensor) -> None:
+def wait(event: Any, storage: Tensor) -> None:
     """Let the current stream, another than the order's, wait for the order."""
     stream = torch.cuda.current_stream(storage.device)
     stream.wait_event(event)
     storage.record_stream(stream)
 
 
-def _memory(nbytes: int, device: torch.device) -> Tensor:
+def memory(nbytes: int, device: torch.device) -> Tensor:
+    """Memory of torch's allocator."""
     return torch.empty(nbytes, dtype=torch.uint8, device=device)
 
 
+def span(tensor: Tensor) -> Memory:
+    """Where memory lies."""
+    return Memory(tensor.data_ptr(), tensor.numel())
+
+
 # --- orders -------------------------------------------------------------------------------------
-
-
-Addresses = tuple[int, int]
-"""Addresses of targets and sources; 0 instead of the sources: they are the targets."""
-
-Parameters = tuple[int, int, int, int, bool]
-"""Addresses of lengthscale, frequency and both phases (0: not given), and real_part."""
 
 
 @dataclass
@@ -123,41 +125,35 @@ def _state_of(anchors: Sequence[Tensor]) -> tuple[Any, ...]:
 
 
 def _order_of(
-    sig: Signature,
-    given: Sequence[Tensor],
-    addresses: Addresses,
-    parameters: Parameters,
-    trusted: bool,
+    given: Sequence[Tensor], batch: tuple[int, ...], kernel: Kernel, trusted: bool
 ) -> _Order:
     """Find or build the order of targets and perhaps sources.
 
-    `given` are the caller's tensors, by which it is found; at `addresses` they are contiguous, with
+    `given` are the caller's tensors, by which it is found; in `kernel` they are contiguous, with
     all heads; `trusted` ones are taken for what they were.
     """
     if any(each.is_inference() for each in given):  # which have no version
-        return _build(sig, given[0].device, addresses, parameters)
-    key = (*map(id, given), sig.anchor_batch)
+        return _build(given[0].device, kernel)
+    key = (*map(id, given), batch)
     state = _state_of(given)
-    stream = _stream(given[0].device)
+    stream = current_stream(given[0].device)
     capture = _core.cuda_capture_id(stream)
     with _lock:
         if capture is not None:
-            return _captured_order(
-                sig, given, addresses, parameters, (capture, *key), state, trusted or not verify
-            )
+            return _captured_order(given, kernel, (capture, *key), state, trusted or not verify)
         _captured.clear()  # their memory is the graph's again
         order = _orders.get(key)
         if order is not None and order.is_of(given) and order.state == state:
             if order.stream != stream:
-                _wait(order.event, order.storage)
-            if trusted or not verify or _holds(order, addresses, stream):
+                wait(order.event, order.storage)
+            if trusted or not verify or _holds(order, kernel, stream):
                 return order
         moved = order is not None and order.is_of(given) and order.stream == stream
         _orders.pop(key, None)  # before anything can fail
         if moved and order is not None:
-            _move(sig, order, addresses, stream)
+            _move(order, kernel, stream)
         else:
-            order = _build(sig, given[0].device, addresses, parameters)
+            order = _build(given[0].device, kernel)
             order.tensors = [weakref.ref(each, _forgetter(_orders, key)) for each in given]
         order.state = state
         _orders[key] = order
@@ -165,10 +161,8 @@ def _order_of(
 
 
 def _captured_order(
-    sig: Signature,
     given: Sequence[Tensor],
-    addresses: Addresses,
-    parameters: Parameters,
+    kernel: Kernel,
     key: tuple[Any, ...],
     state: tuple[Any, ...],
     trusted: bool,
@@ -182,12 +176,12 @@ def _captured_order(
     """
     order = _captured.get(key)
     if trusted and order is not None and order.is_of(given) and order.state == state:
-        if order.stream != _stream(given[0].device):
-            _wait(order.event, order.storage)
+        if order.stream != current_stream(given[0].device):
+            wait(order.event, order.storage)
         return order
     for old in [each for each in _captured if each[0] != key[0]]:
         del _captured[old]
-    order = _build(sig, given[0].device, addresses, parameters)
+    order = _build(given[0].device, kernel)
     order.tensors = [weakref.ref(each, _forgetter(_captured, key)) for each in given]
     order.state = state
     _captured[key] = order
@@ -205,166 +199,79 @@ def _forgetter(orders: dict[tuple[Any, ...], _Order], key: tuple[Any, ...]) -> A
     return forget
 
 
-def _sizes(sig: Signature, addresses: Addresses) -> tuple[str, int, int, int, bool]:
-    name = "float64" if sig.dtype is torch.float64 else "float32"
-    return name, prod(sig.anchor_batch), sig.targets, sig.sources, addresses[1] == 0
+def _build(device: torch.device, kernel: Kernel) -> _Order:
+    stream = current_stream(device)
+    storage = memory(_core.cuda_storage_bytes(kernel), device)
+    scratch = memory(_core.cuda_scratch_bytes(kernel), device)
+    plan = _core.CudaPlan(kernel, stream, span(storage), span(scratch))
+    return _Order(plan, storage, stream, event(device), ())
 
 
-def _build(
-    sig: Signature, device: torch.device, addresses: Addresses, parameters: Parameters
-) -> _Order:
-    sizes = _sizes(sig, addresses)
-    dtype, heads, n, m, _ = sizes
-    targets, sources = addresses
-    stream = _stream(device)
-    storage = _memory(_core.cuda_storage_bytes(*sizes), device)
-    scratch = _memory(_core.cuda_scratch_bytes(*sizes), device)
-    plan = _core.CudaPlan(
-        dtype,
-        heads,
-        n,
-        m,
-        targets,
-        sources,
-        *parameters,
-        stream,
-        storage.data_ptr(),
-        storage.numel(),
-        scratch.data_ptr(),
-        scratch.numel(),
-    )
-    return _Order(plan, storage, stream, _event(device), ())
+def _holds(order: _Order, kernel: Kernel, stream: int) -> bool:
+    scratch = memory(64, order.storage.device)
+    return order.plan.holds(kernel.targets, kernel.sources, stream, span(scratch))
 
 
-def _holds(order: _Order, addresses: Addresses, stream: int) -> bool:
-    scratch = _memory(64, order.storage.device)
-    return order.plan.holds(*addresses, stream, scratch.data_ptr(), scratch.numel())
-
-
-def _move(sig: Signature, order: _Order, addresses: Addresses, stream: int) -> None:
+def _move(order: _Order, kernel: Kernel, stream: int) -> None:
     device = order.storage.device
-    scratch = _memory(_core.cuda_scratch_bytes(*_sizes(sig, addresses)), device)
-    order.plan.update(*addresses, stream, scratch.data_ptr(), scratch.numel())
-    order.event = _event(device)
+    scratch = memory(_core.cuda_scratch_bytes(kernel), device)
+    order.plan.update(kernel.targets, kernel.sources, stream, span(scratch))
+    order.event = event(device)
 
 
 # --- plans --------------------------------------------------------------------------------------
 
 
-class BoundPlan:
-    """A plan of the core for one call, with the interface of the CPU's plan."""
+class DevicePlan:
+    """A plan of the core for one call, with the methods of the CPU's.
+
+    `kept` is what the plan points to. The number of threads is the device's business.
+    """
 
     def __init__(self, plan: _core.CudaPlan, device: torch.device, kept: Sequence[Any]) -> None:
         self._plan = plan
         self._device = device
-        self._kept = kept  # what the plan points to
+        self._kept = kept
 
     def sum(
         self,
-        values: int,
-        values_complex: bool,
-        values_head_stride: int,
-        values_row_stride: int,
+        values: Vectors,
         rows: int,
-        out: int,
-        out_complex: bool,
-        out_head_stride: int,
-        out_row_stride: int,
+        out: Vectors,
         mode: int,
         parity: int,
         moment: int,
         num_threads: int,
+        /,
     ) -> None:
-        """See `_core.Plan.sum`; the number of threads is the device's business."""
-        with _on(self._device):
-            workspace = _memory(
-                self._plan.workspace_bytes(rows, values_complex, moment), self._device
-            )
-            self._plan.sum(
-                values,
-                values_complex,
-                values_head_stride,
-                values_row_stride,
-                rows,
-                out,
-                out_complex,
-                out_head_stride,
-                out_row_stride,
-                0,
-                mode,
-                parity,
-                moment,
-                _stream(self._device),
-                workspace.data_ptr(),
-                workspace.numel(),
-            )
+        """As `execution.Plan.sum`."""
+        with on(self._device):
+            nbytes = self._plan.workspace_bytes(rows, values.is_complex, moment)
+            workspace = memory(nbytes, self._device)
+            stream = current_stream(self._device)
+            self._plan.sum(values, rows, out, 0, mode, parity, moment, stream, span(workspace))
 
     def vjp(
-        self,
-        values: int,
-        values_complex: bool,
-        values_head_stride: int,
-        values_row_stride: int,
-        rows: int,
-        grad: int,
-        grad_complex: bool,
-        grad_head_stride: int,
-        grad_row_stride: int,
-        d_values: int,
-        d_targets: int,
-        d_sources: int,
-        d_lengthscale: int,
-        d_frequency: int,
-        d_target_phase: int,
-        d_source_phase: int,
-        num_threads: int,
+        self, values: Vectors, grad: Vectors, rows: int, gradients: Gradients, num_threads: int, /
     ) -> None:
-        """See `_core.Plan.vjp`."""
-        with _on(self._device):
-            workspace = _memory(
-                self._plan.gradient_workspace_bytes(rows, values_complex), self._device
-            )
-            self._plan.vjp(
-                values,
-                values_complex,
-                values_head_stride,
-                values_row_stride,
-                rows,
-                grad,
-                grad_complex,
-                grad_head_stride,
-                grad_row_stride,
-                d_values,
-                d_targets,
-                d_sources,
-                d_lengthscale,
-                d_frequency,
-                d_target_phase,
-                d_source_phase,
-                _stream(self._device),
-                workspace.data_ptr(),
-                workspace.numel(),
-            )
+        """As `execution.Plan.vjp`."""
+        with on(self._device):
+            nbytes = self._plan.gradient_workspace_bytes(rows, values.is_complex)
+            workspace = memory(nbytes, self._device)
+            stream = current_stream(self._device)
+            self._plan.vjp(values, grad, rows, gradients, stream, span(workspace))
 
 
 def plan_of(
-    sig: Signature,
-    given: Sequence[Tensor | None],
-    laid: Sequence[Tensor | None],
-    addresses: Sequence[int],
-    real_part: bool,
-    trusted: bool,
-) -> BoundPlan:
-    """Find or build the plan of targets, sources, lengthscale, frequency and both phases.
+    call: Call, sig: Signature, kernel: Kernel, laid: Sequence[Tensor | None], trusted: bool
+) -> DevicePlan:
+    """Find or build the plan of a call.
 
-    `given` are the caller's tensors; `laid` are the same in the core's dtypes, contiguous with all
-    heads, and `addresses` their memory (0: not given). `trusted`: nothing wrote to the anchors
-    without PyTorch's knowledge.
+    `laid` are the tensors whose addresses `kernel` has: the call's in the core's dtypes, contiguous
+    with all heads. `trusted`: nothing wrote to the anchors without PyTorch's knowledge.
     """
-    x, y, ell, omega, theta, phi = addresses
-    parameters = (ell, omega, theta, phi, real_part)
-    anchors = [each for each in given[:2] if each is not None]
-    device = anchors[0].device
-    with _on(device):
-        order = _order_of(sig, anchors, (x, y), parameters, trusted)
-        return BoundPlan(order.plan.with_parameters(*parameters), device, (order.storage, *laid))
+    anchors = [call.targets] if call.sources is None else [call.targets, call.sources]
+    device = call.targets.device
+    with on(device):
+        order = _order_of(anchors, sig.anchor_batch, kernel, trusted)
+        return DevicePlan(order.plan.with_parameters(kernel), device, (order.storage, *laid))

@@ -28,24 +28,22 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from .call import TENSORS, Call
+
 NEXT_PARITY = {0: 1, 1: 2, 2: 1}
 
-Primitive = Callable[..., Tensor]
-"""Of (values, targets, sources, lengthscale, frequency, target_phase, source_phase, real_part,
-parity, moment): the operator, in the form in which the caller wants it recorded."""
+Primitive = Callable[[Call], Tensor]
+"""The operator, in the form in which the caller wants it recorded."""
 
 
 def vjp(
     primitive: Primitive,
     grad: Tensor,
-    inputs: Sequence[Tensor | None],
-    real_part: bool,
-    parity: int,
-    moment: int,
+    call: Call,
     needs: Sequence[bool],
     shapes: Sequence[Sequence[int]] | None = None,
 ) -> list[Tensor | None]:
-    """Gradients of Re <grad, S(parity, moment)> with respect to the seven inputs.
+    """Gradients of Re <grad, S(parity, moment)> with respect to the seven tensors.
 
     Parameters
     ----------
@@ -53,42 +51,36 @@ def vjp(
         The operator to build the formula with.
     grad
         Gradient of the result, ``[*batch, n]``, of the result's dtype.
-    inputs
-        values, targets, sources, lengthscale, frequency, target_phase, source_phase. With sources
-        None the targets are the sources too, and their gradient is the sum of both roles.
+    call
+        With sources None the targets are the sources too, and their gradient is the sum of both
+        roles.
     needs
         Which of the seven gradients are wanted.
     shapes
-        The seven shapes to sum the gradients to; those of the inputs when absent. (Under vmap the
-        gradient of a shared input has one dimension more than the input.)
+        The seven shapes to sum the gradients to; those of the tensors when absent. (Under vmap the
+        gradient of a shared tensor has one dimension more than the tensor.)
 
     Returns
     -------
     list
-        Seven tensors of those shapes and the inputs' dtypes, None where not wanted.
+        Seven tensors of those shapes and the call's dtypes, None where not wanted.
     """
-    values, targets, sources, lengthscale, frequency, target_phase, source_phase = inputs
-    assert values is not None
-    assert targets is not None
-    assert lengthscale is not None
+    values, _, sources, lengthscale, frequency, target_phase, source_phase = call[:TENSORS]
+    real_part, parity, moment = call.real_part, call.parity, call.moment
     if shapes is None:
-        shapes = [() if each is None else each.shape for each in inputs]
+        shapes = [() if each is None else each.shape for each in call[:TENSORS]]
     result: list[Tensor | None] = [None] * 7
     need_values, need_x, need_y, need_lengthscale, need_frequency, need_theta, need_phi = needs
     need_y = need_x if sources is None else need_y
 
-    def forward(s: int, p: int) -> Tensor:
-        return primitive(values, *inputs[1:], False, s, p)
+    back = call.adjoint(grad)
 
-    # The adjoint exchanges the roles of x and y, conjugates, and sign(x - y) changes its sign.
-    back = (targets, None) if sources is None else (sources, targets)
-    conjugate = None if frequency is None else -frequency
+    def forward(s: int, p: int) -> Tensor:
+        return primitive(call.member(values, s, p))
 
     def adjoint(s: int, p: int, real_part: bool = False) -> Tensor:
-        out = primitive(
-            grad, *back, lengthscale, conjugate, source_phase, target_phase, real_part, s, p
-        )
-        return -out if s == 1 else out
+        out = primitive(back.member(grad, s, p, real_part))
+        return -out if s == 1 else out  # sign(x - y) changes its sign
 
     if need_values or need_phi:
         back_sum = adjoint(parity, moment, real_part and not need_phi)
@@ -102,7 +94,7 @@ def vjp(
         along = slope(forward, lengthscale, frequency, parity, moment)
         result[1] = inner(grad, along).sum_to_size(shapes[1])
     if need_y:
-        along = slope(adjoint, lengthscale, conjugate, parity, moment)
+        along = slope(adjoint, lengthscale, back.frequency, parity, moment)
         total = inner(-along, values)
         if sources is None:
             assert result[1] is not None
@@ -128,24 +120,16 @@ def vjp(
     return result
 
 
-def jvp(
-    primitive: Primitive,
-    inputs: Sequence[Tensor | None],
-    tangents: Sequence[Tensor | None],
-    real_part: bool,
-    parity: int,
-    moment: int,
-) -> Tensor | None:
-    """Differentiate S(parity, moment) along the seven tangents (None for an input held fixed)."""
-    values, _, sources, lengthscale, frequency = inputs[:5]
-    assert values is not None
-    assert lengthscale is not None
+def jvp(primitive: Primitive, call: Call, tangents: Sequence[Tensor | None]) -> Tensor | None:
+    """Differentiate S(parity, moment) along the seven tangents (None for a tensor held fixed)."""
+    values, lengthscale, frequency = call.values, call.lengthscale, call.frequency
+    parity, moment = call.parity, call.moment
     d_values, d_x, d_y, d_lengthscale, d_frequency, d_theta, d_phi = tangents
-    if sources is None:
+    if call.sources is None:
         d_y = d_x
 
     def along(v: Tensor, s: int, p: int) -> Tensor:
-        return primitive(v, *inputs[1:], False, s, p)
+        return primitive(call.member(v, s, p))
 
     def forward(s: int, p: int) -> Tensor:
         return along(values, s, p)
@@ -178,7 +162,7 @@ def jvp(
     total = terms[0]
     for term in terms[1:]:
         total = total + term
-    return real(total) if real_part else total
+    return real(total) if call.real_part else total
 
 
 def slope(

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from numbers import Real
-
 import torch
 from torch import Tensor
 
-from .autograd import plain_product, primitive
-
-Scalar = float | Tensor
+from .autograd import primitive
+from .call import TENSORS, TRAILING, Call, Scalar, call_of
 
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -104,104 +101,45 @@ def matvec(
     >>> laplex.matvec(torch.ones(2, dtype=torch.float64), targets, sources)
     tensor([1.1353, 0.7358], dtype=torch.float64)
     """
-    check_tensor("values", values)
-    check_tensors(targets, sources, target_phase, source_phase)
-    check_flag("real_part", real_part)
-    real = target_phase is None and source_phase is None
-    if real and type(lengthscale) is float and type(frequency) is float and frequency == 0.0:
-        other = None if sources is targets else sources
-        product = plain_product(values, targets, other, lengthscale)
-        if product is not None:
-            return product
-    ell = as_scalar("lengthscale", lengthscale, targets)
-    omega = as_frequency(frequency, targets)
-    if sources is targets:
-        sources = None
-    real_part = real_part and not (omega is None and target_phase is None and source_phase is None)
-
-    # Under float64 anchors they are refused, by the dtype they came with.
-    half = values.dtype if values.dtype in _HALF and targets.dtype is torch.float32 else None
-    if half is not None:
-        values = values.float()
-    # A real matrix acts on real and imaginary parts alike: they become one more leading dimension.
-    split = real_part and values.is_complex()
-    if split:
-        batch = max(
-            tensor.dim() - 1
-            for tensor in (values, targets, sources, target_phase, source_phase)
-            if tensor is not None
+    return product(
+        call_of(
+            values,
+            targets,
+            sources,
+            lengthscale,
+            frequency,
+            target_phase,
+            source_phase,
+            real_part,
         )
-        batch = max(batch, ell.dim(), 0 if omega is None else omega.dim())
-        if values.numel() == 0:  # PyTorch can't go back through view_as_real there
-            parts = torch.stack((values.real, values.imag))
-        else:
-            parts = torch.view_as_real(values.resolve_conj()).movedim(-1, 0)
-        missing = batch - (values.dim() - 1)
-        values = parts.reshape(parts.shape[:1] + (1,) * missing + parts.shape[1:])
-
-    result = primitive(
-        values,
-        targets,
-        sources,
-        ell,
-        omega,
-        target_phase,
-        source_phase,
-        real_part,
-        0,
-        0,
     )
-    if split:
-        return torch.complex(result[0], result[1])
-    if half is not None and not result.is_complex():
-        return result.to(half)
-    return result
 
 
-def as_scalar(name: str, value: object, targets: Tensor) -> Tensor:
-    """Return a tensor as it is, a number as double-precision 0-d: float32 would lose its digits."""
-    if isinstance(value, Tensor):
-        return value
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} must be a float or a torch tensor, got {type(value).__name__}")
-    if not torch.compiler.is_compiling():  # which follows numbers that it does not know yet
-        try:
-            value = float(value)
-        except OverflowError:
-            raise ValueError(f"{name} must be finite, got an integer beyond any float") from None
-    return torch.scalar_tensor(value, dtype=torch.float64, device=targets.device)  # type: ignore[arg-type]
+def product(call: Call) -> Tensor:
+    """The result of `matvec`, whose values may be of half precision, or complex for a real part."""
+    values = call.values
+    if call.real_part and values.is_complex():
+        return _of_both_parts(call)
+    # Under float64 anchors they are refused, by the dtype they came with.
+    if values.dtype in _HALF and call.targets.dtype is torch.float32:
+        result = primitive(call.member(values.float(), 0, 0, call.real_part))
+        return result if result.is_complex() else result.to(values.dtype)
+    return primitive(call)
 
 
-def as_frequency(value: object, targets: Tensor) -> Tensor | None:
-    """Return a frequency as a tensor; None, a kernel that does not oscillate, for the number 0."""
-    if not isinstance(value, Tensor) and isinstance(value, Real) and value == 0:
-        return None
-    return as_scalar("frequency", value, targets)
-
-
-def check_flag(name: str, value: object) -> None:
-    """Refuse what is not True or False: a word would count as True."""
-    if value is not True and value is not False:
-        raise TypeError(f"{name} must be True or False, got {value!r}")
-
-
-def check_tensors(
-    targets: object, sources: object, target_phase: object, source_phase: object
-) -> None:
-    """Refuse lists and arrays with a sentence that names the argument."""
-    check_tensor("targets", targets)
-    if sources is not None:
-        check_tensor("sources", sources)
-    if target_phase is not None:
-        check_tensor("target_phase", target_phase)
-    if source_phase is not None:
-        check_tensor("source_phase", source_phase)
-
-
-def check_tensor(name: str, argument: object) -> None:
-    """Refuse what is not a tensor."""
-    if not isinstance(argument, Tensor):
-        raise TypeError(
-            f"{name} must be a torch tensor, got {type(argument).__name__}: use torch.as_tensor, "
-            "or laplex.Plan for NumPy arrays"
-        )
+def _of_both_parts(call: Call) -> Tensor:
+    """A real matrix times complex values: their parts become one more leading dimension."""
+    values = call.values
+    batch = max(
+        tensor.dim() - last
+        for tensor, last in zip(call[:TENSORS], TRAILING, strict=True)
+        if tensor is not None
+    )
+    if values.numel() == 0:  # PyTorch can't go back through view_as_real there
+        parts = torch.stack((values.real, values.imag))
+    else:
+        parts = torch.view_as_real(values.resolve_conj()).movedim(-1, 0)
+    missing = batch - (values.dim() - 1)
+    parts = parts.reshape(parts.shape[:1] + (1,) * missing + parts.shape[1:])
+    result = primitive(call.member(parts, 0, 0, real_part=True))
+    return torch.complex(result[0], result[1])

@@ -7,25 +7,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from linear_operator import LinearOperator
-
 import torch
+from linear_operator import LinearOperator
 from torch import Tensor
 
+from .call import NAMES, TRAILING
 from .dense import kernel
 
 if TYPE_CHECKING:
     from .operator import LaplaceOperator
 
 # Of LaplaceOperator's arguments, with the number of their trailing (not batch) dimensions.
-_TRAILING = {
-    "targets": 1,
-    "sources": 1,
-    "lengthscale": 0,
-    "frequency": 0,
-    "target_phase": 1,
-    "source_phase": 1,
-}
+_TRAILING = dict(zip(NAMES[1:], TRAILING[1:], strict=True))
 
 
 class LaplaceLinearOperator(LinearOperator):  # type: ignore[misc]
@@ -116,26 +109,15 @@ class LaplaceLinearOperator(LinearOperator):  # type: ignore[misc]
     def _get_indices(self, row_index: Tensor, col_index: Tensor, *batch_indices: Tensor) -> Tensor:
         """Entries by the formula: no matrix, no scan."""
         taken = self._take(row_index, col_index, batch_indices)
-        entries = kernel(
-            taken["targets"],
-            taken["sources"],
-            taken["lengthscale"],
-            taken.get("frequency"),
-            taken.get("target_phase"),
-            taken.get("source_phase"),
-            self._operator.real_part,
-        )
+        arguments: dict[str, Any] = {name: taken.get(name) for name in _TRAILING}
+        entries = kernel(**arguments, real_part=self._operator.real_part)
         return entries.to(self.dtype)
 
     def _take(self, rows: Any, columns: Any, batch: tuple[Any, ...]) -> dict[str, Tensor]:
         """Index every argument: targets by row, sources by column, and all by batch."""
         keys = {
-            "targets": (*batch, rows),
-            "sources": (*batch, columns),
-            "lengthscale": batch,
-            "frequency": batch,
-            "target_phase": (*batch, rows),
-            "source_phase": (*batch, columns),
+            name: batch if last == 0 else (*batch, columns if name.startswith("source") else rows)
+            for name, last in _TRAILING.items()
         }
         arguments = dict(self._arguments)
         arguments.setdefault("sources", arguments["targets"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -12,17 +13,16 @@ from torch import Tensor
 from .. import _core
 from .._support.optional import require
 from ..numpy import checks as validation
-from . import autograd as torch_ops
-from . import cpu as execution
-from .call import Signature, signature
+from . import execution
+from .autograd import is_watched
+from .call import TENSORS, TRAILING, Call, Scalar, call_of, check_tensor, signature
 from .dense import kernel
-from .functional import Scalar, as_frequency, as_scalar, check_flag, check_tensors, matvec
+from .functional import product
 
 if TYPE_CHECKING:
     from typing import TypeGuard
 
     from ..numpy.plan import Plan
-    from .cuda import BoundPlan
 
 
 class LaplaceOperator:
@@ -78,33 +78,29 @@ class LaplaceOperator:
         source_phase: Tensor | None = None,
         real_part: bool = False,
     ) -> None:
-        check_tensors(targets, sources, target_phase, source_phase)
-        check_flag("real_part", real_part)
-        self.targets = targets
-        self.sources = None if sources is targets else sources
-        self.lengthscale = as_scalar("lengthscale", lengthscale, targets)
-        self.frequency = as_frequency(frequency, targets)
-        self.target_phase = target_phase
-        self.source_phase = source_phase
-        complex_kernel = not (
-            self.frequency is None and target_phase is None and source_phase is None
+        check_tensor("targets", targets)
+        self._take(
+            call_of(
+                targets,  # in place of values, which come later
+                targets,
+                sources,
+                lengthscale,
+                frequency,
+                target_phase,
+                source_phase,
+                real_part,
+            )
         )
-        self.real_part = real_part and complex_kernel
-        self._signature = self._check()
 
-    def _check(self) -> Signature:
-        anchors = self.targets if self.sources is None else self.sources
-        values = anchors.new_empty(anchors.shape[-1:])
-        return signature(
-            values,
-            self.targets,
-            self.sources,
-            self.lengthscale,
-            self.frequency,
-            self.target_phase,
-            self.source_phase,
-            self.real_part,
-        )
+    def _take(self, call: Call) -> None:
+        """Check a call but for its values, and be its matrix."""
+        anchors = call.targets if call.sources is None else call.sources
+        self._call = call._replace(values=anchors.new_empty(anchors.shape[-1:]))
+        self._signature = signature(self._call)
+        self.targets, self.sources = call.targets, call.sources
+        self.lengthscale, self.frequency = call.lengthscale, call.frequency
+        self.target_phase, self.source_phase = call.target_phase, call.source_phase
+        self.real_part = call.real_part
 
     # --- products ---------------------------------------------------------------------------------
 
@@ -129,20 +125,14 @@ class LaplaceOperator:
 
     def matvec(self, values: Tensor) -> Tensor:
         """Multiply vectors in the last dimension: ``[..., m]`` to ``[..., n]``."""
-        return matvec(values, self.targets, self.sources, **self._options())
+        check_tensor("values", values)
+        return product(Call(values, *self._call[1:]))
 
     def _with_row_dimension(self) -> LaplaceOperator:
         """Give every batched argument a dimension of size 1 that the columns of a matrix fill."""
-
-        def spread(tensor: Tensor | None, dim: int) -> Tensor | None:
-            batched = tensor is not None and tensor.dim() >= -dim
-            return tensor.unsqueeze(dim) if tensor is not None and batched else tensor
-
         return self._like(
-            [
-                spread(tensor, dim)
-                for tensor, dim in zip(self._tensors(), (-2, -2, -1, -1, -2, -2), strict=True)
-            ]
+            tensor if tensor is None or tensor.dim() == last else tensor.unsqueeze(-1 - last)
+            for tensor, last in zip(self._tensors, TRAILING[1:], strict=True)
         )
 
     # --- related operators ------------------------------------------------------------------------
@@ -150,7 +140,7 @@ class LaplaceOperator:
     @property
     def T(self) -> LaplaceOperator:
         """The transpose, ``[..., m, n]``: roles exchanged, phases exchanged and negated."""
-        return self._exchanged(self.frequency, -1)
+        return self._of(self._call.transpose(self._call.values))
 
     @property
     def mT(self) -> LaplaceOperator:
@@ -160,16 +150,7 @@ class LaplaceOperator:
     @property
     def H(self) -> LaplaceOperator:
         """The adjoint (conjugate transpose), ``[..., m, n]``."""
-        return self._exchanged(None if self.frequency is None else -self.frequency, 1)
-
-    def _exchanged(self, frequency: Tensor | None, sign: int) -> LaplaceOperator:
-        theta, phi = self.target_phase, self.source_phase
-        if sign < 0:
-            theta, phi = None if theta is None else -theta, None if phi is None else -phi
-        targets, sources = self.targets, self.sources
-        if sources is not None:
-            targets, sources = sources, targets
-        return self._like([targets, sources, self.lengthscale, frequency, phi, theta])
+        return self._of(self._call.adjoint(self._call.values))
 
     def to(
         self, dtype: torch.dtype | None = None, device: torch.device | str | None = None
@@ -178,54 +159,23 @@ class LaplaceOperator:
 
         Lengthscale and frequency keep their own dtype, float64 unless given as a float32 tensor.
         """
-        targets, sources, lengthscale, frequency, theta, phi = self._tensors()
-
-        def moved(tensor: Tensor | None, dtype: torch.dtype | None) -> Tensor | None:
-            return None if tensor is None else tensor.to(dtype=dtype, device=device)
-
         return self._like(
-            [
-                moved(targets, dtype),
-                moved(sources, dtype),
-                moved(lengthscale, None),
-                moved(frequency, None),
-                moved(theta, dtype),
-                moved(phi, dtype),
-            ]
+            None if tensor is None else tensor.to(dtype=dtype if last else None, device=device)
+            for tensor, last in zip(self._tensors, TRAILING[1:], strict=True)
         )
 
+    @property
     def _tensors(self) -> tuple[Tensor | None, ...]:
-        return (
-            self.targets,
-            self.sources,
-            self.lengthscale,
-            self.frequency,
-            self.target_phase,
-            self.source_phase,
-        )
+        return self._call[1:TENSORS]
 
-    def _like(self, tensors: list[Tensor | None]) -> LaplaceOperator:
-        targets, sources, lengthscale, frequency, theta, phi = tensors
-        assert targets is not None
-        assert lengthscale is not None
-        return LaplaceOperator(
-            targets,
-            sources,
-            lengthscale=lengthscale,
-            frequency=0.0 if frequency is None else frequency,
-            target_phase=theta,
-            source_phase=phi,
-            real_part=self.real_part,
-        )
+    def _like(self, tensors: Iterable[Tensor | None]) -> LaplaceOperator:
+        """The operator of other tensors."""
+        return self._of(Call._make((self._call.values, *tensors, *self._call[TENSORS:])))
 
-    def _options(self) -> dict[str, Any]:
-        return {
-            "lengthscale": self.lengthscale,
-            "frequency": 0.0 if self.frequency is None else self.frequency,
-            "target_phase": self.target_phase,
-            "source_phase": self.source_phase,
-            "real_part": self.real_part,
-        }
+    def _of(self, call: Call) -> LaplaceOperator:
+        operator = LaplaceOperator.__new__(LaplaceOperator)
+        operator._take(call)
+        return operator
 
     # --- inspection -------------------------------------------------------------------------------
 
@@ -248,7 +198,7 @@ class LaplaceOperator:
     @property
     def requires_grad(self) -> bool:
         """Whether any argument asks for its gradient."""
-        return any(tensor is not None and tensor.requires_grad for tensor in self._tensors())
+        return any(tensor is not None and tensor.requires_grad for tensor in self._tensors)
 
     def to_dense(self) -> Tensor:
         """Return the matrix ``[*batch, n, m]`` by its formula, differentiable like ``@``.
@@ -260,10 +210,10 @@ class LaplaceOperator:
         """
         sig = self._signature
         validation.dense_size(prod(sig.anchor_batch), sig.targets, sig.sources)
-        targets, sources, lengthscale, frequency, theta, phi = self._tensors()
+        targets, sources, lengthscale, frequency, theta, phi = self._tensors
         assert targets is not None
         assert lengthscale is not None
-        if not torch.compiler.is_compiling() and torch_ops.is_plain(self._tensors()):
+        if not torch.compiler.is_compiling() and sig.plain and not is_watched():
             self._plan()  # the core checks the numbers: NaN anchors, a lengthscale of 0
         sources = targets if sources is None else sources
         matrix = kernel(
@@ -318,9 +268,9 @@ class LaplaceOperator:
         ranks = ranks.reshape(self._signature.anchor_batch)
         return int(ranks) if ranks.dim() == 0 else ranks
 
-    def _plan(self) -> _core.Plan | BoundPlan:
-        tensors = [None if each is None else each.detach() for each in self._tensors()]
-        return execution.plan_of(self._signature, tensors, self.real_part, torch.get_num_threads())
+    def _plan(self) -> execution.Plan:
+        own = (None if each is None else each.detach() for each in self._call[:TENSORS])
+        return execution.plan_of(Call._make((*own, *self._call[TENSORS:])), self._signature)
 
     def __repr__(self) -> str:
         form = "real"
@@ -344,7 +294,7 @@ class LaplaceOperator:
 
         targets, sources, lengthscale, frequency, theta, phi = (
             None if tensor is None else tensor.detach().resolve_neg().cpu().numpy()
-            for tensor in self._tensors()
+            for tensor in self._tensors
         )
         if frequency is not None and not frequency.any() and theta is None:
             # A plan does not oscillate at frequency 0; phases of 0 keep its kernel complex.

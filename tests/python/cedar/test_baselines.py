@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import warnings
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
-import numpy as np
-import torch
 from laplex.cedar import CEDAR
 from laplex.cedar.baselines import (
     PCA,

@@ -6,10 +6,10 @@ Its sentences are nonsense, but they are the ones that the model's own `generate
 import sys
 from types import SimpleNamespace
 
-import pytest
-
 import numpy as np
+import pytest
 import torch
+
 from laplex.cedar.captions import Caption, _decode, decode_captions
 
 transformers = pytest.importorskip("transformers")

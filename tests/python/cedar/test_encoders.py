@@ -9,13 +9,14 @@ import sys
 import threading
 from types import ModuleType, SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from torch import nn
 
-import numpy as np
-import torch
 from laplex.cedar.encoders import (
     ClipEncoder,
     EfficientNetEncoder,
@@ -25,7 +26,6 @@ from laplex.cedar.encoders import (
     cache,
     fingerprint,
 )
-from torch import nn
 
 transformers = pytest.importorskip("transformers")
 

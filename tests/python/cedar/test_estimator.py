@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.base import clone
@@ -18,8 +20,6 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-import numpy as np
-import torch
 from cedar_cases import planted, rotation_error
 from laplex.cedar import CEDAR, ConstantColumnWarning, DriftWarning
 from laplex.cedar.metrics import fve, mcc

@@ -7,9 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-import numpy as np
 from cedar_cases import planted, rotation_error
 
 EXAMPLES = Path(__file__).parents[3] / "examples"

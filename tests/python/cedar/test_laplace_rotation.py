@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import torch
 from laplex.cedar import CEDAR, laplace_start
 from laplex.cedar.adam import Training
 from laplex.cedar.laplace_rotation import LaplaceRotations

@@ -6,7 +6,9 @@ import itertools
 import math
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -15,8 +17,6 @@ from scipy.stats import ortho_group
 from sklearn.datasets import load_digits
 from sklearn.metrics import r2_score
 
-import numpy as np
-import torch
 from laplex.cedar import metrics
 from laplex.cedar.metrics import inputs
 from strategies import quick

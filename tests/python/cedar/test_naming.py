@@ -6,13 +6,13 @@ import json
 import warnings
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import ortho_group
 
-import numpy as np
-import torch
 from laplex.cedar import CEDAR
 from laplex.cedar import naming as naming_module
 from laplex.cedar.axis_examples import ExampleSearch, top_examples

@@ -7,11 +7,11 @@ import io
 import re
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-import numpy as np
 from laplex.cedar import CEDAR, report
 from laplex.cedar.baselines import PCA, RandomRotation, compare
 from laplex.cedar.html_report.measuring import EDGES, measure

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+import torch
 from scipy.stats import ortho_group
 
-import numpy as np
-import torch
 from laplex.cedar import metrics
 from laplex.cedar.restarts import stability
 

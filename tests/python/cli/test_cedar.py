@@ -8,16 +8,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
 import scipy.sparse
+import torch
 from PIL import Image
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-import numpy as np
-import torch
 from laplex._support.complete_files import replacing
 from laplex.cedar import CEDAR, fitting
 from laplex.cedar.files import list_pictures, read_embeddings, read_lines

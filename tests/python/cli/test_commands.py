@@ -4,10 +4,10 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 import laplex
-import numpy as np
 from laplex import _core
 
 

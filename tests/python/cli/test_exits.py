@@ -9,12 +9,13 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 import yaml
+from torch import nn
 from typer.testing import CliRunner
 
-import numpy as np
-import torch
 from laplex.cli.exits import app
 from laplex.early_exit.costs import count_costs
 from laplex.early_exit.deployment import ExportedModel
@@ -34,7 +35,6 @@ from laplex.early_exit.training.exit_stopping import ExitStopping
 from laplex.early_exit.training.objectives import Distillation
 from laplex.early_exit.training.strategies import Phase
 from laplex.early_exit.training.trainer import train
-from torch import nn
 
 SMALL = ("--images", 200, "--backbone", "small_mlp", "--epochs", 2, "--quiet")
 

@@ -10,11 +10,11 @@ import gc
 import itertools
 import os
 
+import numpy as np
 import pytest
+import torch
 
 import laplex
-import numpy as np
-import torch
 from laplex import _core
 from torch_cases import FORMS
 
@@ -374,7 +374,7 @@ def test_what_interfaces_say(monkeypatch):
         ptr = 9
 
     assert plan.apply(Interface(x), stream=Stream()).__cuda_array_interface__["stream"] == 9
-    monkeypatch.setattr(laplex.cuda.plan, "_DEVICE_TYPES", frozenset({2}))
+    monkeypatch.setattr(laplex.cuda.interchange, "DEVICE_TYPES", frozenset({2}))
     for v in (x, torch.from_numpy(x)):
         with pytest.raises(TypeError, match=r"v is not in GPU memory: use laplex\.Plan"):
             plan.apply(v)
@@ -456,14 +456,14 @@ def test_streams():
 @emulated_only
 def test_what_the_core_is_lent(monkeypatch):
     lent = []
-    new = laplex.cuda.plan._new
+    new = laplex.cuda.interchange.new_array
 
     def spy(like, shape, dtype, *rest):
         if dtype == np.uint8:
             lent.append(shape[0])
         return new(like, shape, dtype, *rest)
 
-    monkeypatch.setattr(laplex.cuda.plan, "_new", spy)
+    monkeypatch.setattr(laplex.cuda.interchange, "new_array", spy)
     x = torch.rand(9000, dtype=torch.float64)
     plan = laplex.cuda.Plan(x)
     assert lent[0] == plan.nbytes - 8 == 108288  # and a lengthscale
@@ -479,7 +479,7 @@ def test_what_the_core_is_lent(monkeypatch):
     assert lent == [
         8 * 9000,  # what the sources add to the targets' gradient
         plan._core.gradient_workspace_bytes(1, False),
-        _core.cuda_scratch_bytes("float64", 1, 9000, 9000, True),
+        _core.cuda_scratch_bytes(plan._kernel),
     ]
 
 
@@ -498,8 +498,9 @@ def test_in_a_capture(monkeypatch):
     ones = torch.ones(5, dtype=torch.float64)
     assert out[0] == plan.apply(ones)[4]
     made = []
-    new = laplex.cuda.plan._new
-    monkeypatch.setattr(laplex.cuda.plan, "_new", lambda *args: made.append(new(*args)) or made[-1])
+    home = laplex.cuda.plan
+    new = home.new_array
+    monkeypatch.setattr(home, "new_array", lambda *args: made.append(new(*args)) or made[-1])
     gradients = plan.vjp(ones, ones)
     kept = {id(each) for each in gradients}
     assert made

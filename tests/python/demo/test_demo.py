@@ -6,12 +6,12 @@ import io
 import math
 import re
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
 from rich.console import Console
 
-import numpy as np
-import torch
 from laplex import Plan
 from laplex._support.image_datasets import load_images
 from laplex.demo import choose_settings, exactness, report, run_demo, timing, training

@@ -4,10 +4,11 @@ import json
 import math
 import time
 
-import pytest
-
 import numpy as np
+import pytest
 import torch
+from torch import nn
+
 from laplex.early_exit import networks
 from laplex.early_exit.costs import Costs, count_costs
 from laplex.early_exit.heads import LaplexExit, LinearHead, PooledHead, TokenHead
@@ -15,7 +16,6 @@ from laplex.early_exit.model import MultiExitModel
 from laplex.early_exit.policies import MaxSoftmax, Patience
 from laplex.early_exit.timing import time_exits
 from laplex.nn import LaplexHead
-from torch import nn
 
 
 @pytest.fixture(autouse=True)

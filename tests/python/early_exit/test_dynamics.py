@@ -3,12 +3,13 @@
 import json
 import math
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
-import numpy as np
-import torch
 from dynamics_cases import labels, normal
 from exits_cases import MODELS, images
 from laplex.early_exit import MultiExitModel
@@ -22,7 +23,6 @@ from laplex.early_exit.dynamics import (
     mutual_information,
 )
 from laplex.early_exit.dynamics.restoring import unchanged
-from torch import nn
 
 
 def image_batches(count=12, size=6):

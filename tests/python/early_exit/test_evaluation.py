@@ -10,13 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-import numpy as np
-import torch
 from laplex.early_exit import (
     Entropy,
     LearnedScore,
@@ -42,7 +43,6 @@ from laplex.early_exit.evaluation.thresholds import fit_cuts, geometric_shares, 
 from laplex.early_exit.metrics.score_heads import ScoreHeads
 from laplex.early_exit.metrics.temperature import TemperatureScaling
 from laplex.early_exit.policies import Policy
-from torch import Tensor, nn
 
 COSTS = [0.3, 0.6, 1.1]
 

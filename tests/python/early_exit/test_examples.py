@@ -7,10 +7,10 @@ import json
 import re
 from pathlib import Path
 
-import pytest
-
 import numpy as np
+import pytest
 import torch
+
 from laplex._support.image_datasets import load_images
 
 EXAMPLES = Path(__file__).parents[3] / "examples"

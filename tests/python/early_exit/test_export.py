@@ -8,12 +8,13 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from torch import nn
 
-import numpy as np
-import torch
 from exits_cases import MODELS, images
 from laplex.early_exit.costs import Costs, count_costs
 from laplex.early_exit.deployment import ExportedModel, export, runner, writing
@@ -28,7 +29,6 @@ from laplex.early_exit.policies import (
     Policy,
 )
 from laplex.nn import LaplexHead, LaplexLinear
-from torch import nn
 
 FORMATS = ("onnx", "torch")
 #: Two float32 evaluations of some hundred thousand terms, in units of the largest logit and 1.

@@ -2,14 +2,15 @@
 
 import math
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import quad
 from scipy.special import digamma
+from torch import nn
 
-import numpy as np
-import torch
 from dynamics_cases import labels, normal
 from exits_cases import MODELS, images
 from laplex.early_exit import MultiExitModel
@@ -21,7 +22,6 @@ from laplex.early_exit.dynamics import (
     label_entropy,
     mutual_information,
 )
-from torch import nn
 
 # --- estimators -----------------------------------------------------------------------------------
 

@@ -8,15 +8,15 @@ import math
 import re
 from typing import Any
 
+import numpy as np
 import pytest
 import scipy.optimize
+import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.metrics import roc_auc_score
 
-import numpy as np
-import torch
 from laplex.early_exit.arrays import (
     as_correct,
     as_labels,

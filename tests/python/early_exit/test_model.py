@@ -6,12 +6,13 @@ import copy
 import math
 import pickle
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor, nn
 
-import numpy as np
-import torch
 from exits_cases import MODELS, images
 from laplex.early_exit import (
     Entropy,
@@ -24,7 +25,6 @@ from laplex.early_exit import (
 )
 from laplex.early_exit.heads import make_head
 from laplex.early_exit.policies import Policy
-from torch import Tensor, nn
 
 
 @pytest.fixture(autouse=True)

@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor, nn
 
-import numpy as np
-import torch
 from exits_training_cases import CLASSES, data, plain, tiny
 from laplex.early_exit import Distillation, MultiExitModel, Objective
 from laplex.early_exit.training.objectives import Losses, scale_gradient
-from torch import Tensor, nn
 
 X, Y = (one[:8] for one in data(dtype=torch.float64).tensors)
 COSTS = [0.3, 0.6, 1.1]

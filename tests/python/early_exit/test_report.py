@@ -9,10 +9,11 @@ from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
-import pytest
-
 import numpy as np
+import pytest
 import torch
+from torch import nn
+
 from laplex.early_exit.costs import count_costs
 from laplex.early_exit.dynamics import analyze
 from laplex.early_exit.evaluation.comparison import compare
@@ -20,13 +21,12 @@ from laplex.early_exit.evaluation.evaluator import evaluate_outputs
 from laplex.early_exit.evaluation.outputs import Outputs
 from laplex.early_exit.evaluation.result import Evaluation
 from laplex.early_exit.html_report import report
-from laplex.early_exit.html_report.pieces import number, percent, spread
+from laplex.early_exit.html_report.number_formats import number, percent, spread
 from laplex.early_exit.html_report.tradeoff_section import _networks, _ranking
 from laplex.early_exit.model import MultiExitModel
 from laplex.early_exit.policies import MaxSoftmax
 from laplex.early_exit.timing import time_exits
 from laplex.early_exit.training.trainer import train
-from torch import nn
 
 SECTIONS = (
     "1. How the networks were trained",

@@ -12,17 +12,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
+import torch
+from torch import Tensor
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import OneCycleLR
 from torch.utils.data import DataLoader, Dataset, Sampler, WeightedRandomSampler
 
-import numpy as np
-import torch
 from exits_training_cases import CLASSES, SAMPLES, data, differing, loader, snapshot, tiny
 from laplex.early_exit import Distillation, ExitStopping, MultiExitModel, Phase, train
-from torch import Tensor
 
 PHASES = [Phase("backbone", 2), Phase("all", 2), Phase("heads", 2, learning_rate=0.01)]
 

@@ -15,14 +15,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 from torch.utils.data import DataLoader, IterableDataset
 
-import numpy as np
-import torch
 from exits_training_cases import (
     CLASSES,
     FEATURES,
@@ -47,7 +48,6 @@ from laplex.early_exit.training.freezing import training_only
 from laplex.early_exit.training.result import EpochRecord
 from laplex.early_exit.training.seeding import EpochSeeds
 from laplex.early_exit.training.strategies import PARTS, STRATEGIES, Part, phases_of
-from torch import Tensor, nn
 
 PARTS_OF = {"backbone": ("backbone",), "heads": ("heads",), "all": ("backbone", "heads")}
 

@@ -7,14 +7,14 @@ import runpy
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import pytest
-from sklearn.datasets import load_digits
-
 import numpy as np
+import pytest
 import torch
+from sklearn.datasets import load_digits
+from torch import Tensor
+
 from laplex.gram import LaplaceCovariance
 from laplex.gram.covariance import matching, training
-from torch import Tensor
 
 DIM = 40
 

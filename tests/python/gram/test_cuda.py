@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import os
 
-import pytest
-
 import numpy as np
+import pytest
 import torch
+from torch import Tensor
+
 from laplex import _core
 from laplex.gram.cpu import CpuBackend
 from laplex.gram.cuda import MOST_COLUMNS, CudaBackend
 from laplex.gram.factor import Covariance, Factor, Gram, log_variances, product
 from laplex.torch import cuda as cuda_execution
-from torch import Tensor
 
 EMULATED = os.environ.get("LAPLEX_EMULATED_CUDA") == "1"
 HAS_GPU = _core.has_cuda and not EMULATED and torch.cuda.is_available()
@@ -174,10 +174,10 @@ def test_errors_are_the_cpus():
 def test_another_stream_waits_for_the_factor(monkeypatch):
     gram = cuda_gram(on_device(draw(1, 10, 1)))
     waited = []
-    monkeypatch.setattr(cuda_execution, "_wait", lambda event, storage: waited.append(storage))
+    monkeypatch.setattr(cuda_execution, "wait", lambda event, storage: waited.append(storage))
     gram.logdet()
     assert not waited
-    monkeypatch.setattr(cuda_execution, "_stream", lambda device: 0)
+    monkeypatch.setattr(cuda_execution, "current_stream", lambda device: 0)
     gram.logdet()
     gram.log_variances()
     assert waited == [gram.backend.storage, gram.backend.storage]

@@ -13,10 +13,10 @@ import time
 import gpytorch
 import linear_operator
 import pytest
+import torch
 from gpytorch.kernels import MaternKernel, ScaleKernel
 from linear_operator.operators import ConstantDiagLinearOperator, DiagLinearOperator
 
-import torch
 from laplex.gram import LaplaceGram, Term
 from laplex.gram.gpytorch import LaplaceKernel, LaplaceSumKernel
 from laplex.gram.linear_operator import (

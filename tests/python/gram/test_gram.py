@@ -11,14 +11,14 @@ import math
 import pickle
 
 import mpmath
+import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
 
 import laplex
-import numpy as np
-import torch
 from laplex.gram import Conditional, LaplaceGram, Term
 from strategies import awkward_anchor, quick
 

@@ -6,12 +6,12 @@ import copy
 import pickle
 from typing import Any
 
+import numpy as np
 import pytest
 import scipy.sparse.linalg
+import torch
 
 import laplex
-import numpy as np
-import torch
 from laplex.gram import LaplaceGram, Term, gaussian
 from laplex.numpy.checks import MAX_ARRAY_ENTRIES
 

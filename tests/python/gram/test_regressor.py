@@ -7,6 +7,7 @@ import runpy
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
@@ -15,7 +16,6 @@ from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 from sklearn.model_selection import cross_val_score
 from sklearn.utils.estimator_checks import check_estimator, parametrize_with_checks
 
-import numpy as np
 from laplex.gram import LaplaceGPRegressor
 
 

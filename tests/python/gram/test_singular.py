@@ -11,12 +11,12 @@ import math
 from collections.abc import Callable
 
 import mpmath
+import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import numpy as np
-import torch
 from laplex.gram import LaplaceGram, Term
 from strategies import quick
 

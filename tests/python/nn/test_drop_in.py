@@ -6,9 +6,10 @@ import re
 import warnings
 
 import pytest
+import torch
+from torch import nn
 from torch.nn.utils import fusion, parametrizations, parametrize, prune
 
-import torch
 from drop_in_cases import (
     CLOSE,
     assert_gradients_reach_the_anchors,
@@ -18,7 +19,6 @@ from drop_in_cases import (
 )
 from laplex.nn import LaplexHead, LaplexLinear, kernel_layer
 from laplex.nn.kernel_layer import GEOMETRY
-from torch import nn
 
 CLASSES = [LaplexLinear, LaplexHead]
 DOUBLE = torch.float64

@@ -3,10 +3,10 @@
 import warnings
 
 import pytest
-
 import torch
-from laplex.nn import LaplexHead, LaplexLinear, kernel_layer
 from torch import nn
+
+from laplex.nn import LaplexHead, LaplexLinear, kernel_layer
 
 #: Float32 outputs of size about 1: the file's dense product and ours each round some hundred terms.
 CLOSE = 1e-5

@@ -5,13 +5,13 @@ import math
 import pickle
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
-import torch
 from laplex.nn import LaplexHead, LaplexLinear
 from laplex.nn.least_squares import LEAST_AMPLITUDE
-from torch import nn
 
 CLASSES = [LaplexLinear, LaplexHead]
 

@@ -5,11 +5,11 @@ import math
 import pickle
 
 import pytest
-
 import torch
+from torch import nn
+
 from laplex.nn import LaplexHead, LaplexLinear
 from laplex.nn.anchors import interlaced_places
-from torch import nn
 
 LAYERS = [
     pytest.param(cls, heads, phased, id=f"{cls.__name__}-{heads}-{'phased' if phased else 'real'}")

@@ -1,11 +1,11 @@
 """Weight decay: for gains and dense weights, never for anchors."""
 
 import pytest
+import torch
+from torch import nn
 from torch.nn.utils import parametrize, prune
 
-import torch
 from laplex.nn import LaplexHead, LaplexLinear, param_groups
-from torch import nn
 
 
 def names(model, groups):

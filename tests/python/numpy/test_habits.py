@@ -6,14 +6,14 @@ import copy
 import pickle
 from typing import Any
 
+import numpy as np
 import pytest
 import scipy.sparse.linalg
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 import laplex
-import numpy as np
-import torch
 from exactness_cases import FORMS, PROMISE, kernel
 from laplex.adapters import to_scipy
 from laplex.numpy.checks import MAX_ARRAY_ENTRIES

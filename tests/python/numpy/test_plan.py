@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pickle
 
+import numpy as np
 import pytest
 
 import laplex
-import numpy as np
 from exactness_cases import FORMS, kernel, values
 from strategies import assert_same_bits, assert_same_plan
 

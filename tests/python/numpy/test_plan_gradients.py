@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 import laplex
-import numpy as np
 from exactness_cases import FORMS, PROMISE, kernel, values
 from reference import Kernel
 

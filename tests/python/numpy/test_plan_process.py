@@ -11,10 +11,10 @@ import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 
 import laplex
-import numpy as np
 from strategies import assert_same_bits
 
 

@@ -2,9 +2,9 @@
 
 import gzip
 
+import numpy as np
 import pytest
 
-import numpy as np
 from laplex._support import image_datasets as datasets
 from laplex._support.image_datasets import load_images, read_idx
 

@@ -10,12 +10,12 @@ import gc
 import os
 
 import pytest
+import torch
+from torch import Tensor
 
 import laplex
-import torch
 from laplex import _core
 from laplex.torch import cuda as cuda_execution
-from torch import Tensor
 from torch_cases import FORMS, dense_matrix
 
 EMULATED = os.environ.get("LAPLEX_EMULATED_CUDA") == "1"

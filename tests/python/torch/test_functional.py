@@ -6,11 +6,11 @@ import itertools
 import re
 import threading
 
+import numpy as np
 import pytest
+import torch
 
 import laplex
-import numpy as np
-import torch
 from torch_cases import FORMS, case, dense, dense_matrix, function, operator
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 
 import pytest
+import torch
 
 import laplex
-import torch
 from torch_cases import FORMS, case, dense, function, operator
 
 MAIN_FORMS = ("real", "carrier", "oscillating", "cosine")

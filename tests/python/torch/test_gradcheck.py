@@ -6,10 +6,10 @@ from __future__ import annotations
 import itertools
 
 import pytest
+import torch
 from torch.autograd import gradcheck, gradgradcheck
 
 import laplex
-import torch
 from torch_cases import FORMS, NAMES, case, dense, dense_matrix, function, operator
 
 # The four forms of the specification, for the slower checks.

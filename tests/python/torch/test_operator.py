@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+import torch
 
 import laplex
-import numpy as np
-import torch
 from torch_cases import FORMS, case, dense_matrix
 
 
@@ -90,7 +90,7 @@ def test_transpose_and_adjoint(form, options):
 @pytest.mark.parametrize("form", FORMS)
 def test_gradients_through_products_and_to_dense(form):
     operator, matrix = build(form, batch=(2,))
-    tensors = [t for t in operator._tensors() if t is not None]
+    tensors = [t for t in operator._tensors if t is not None]
     assert operator.requires_grad
     other = torch.randn(4, 3, dtype=matrix.dtype)
     expected = torch.autograd.grad((matrix @ other).abs().sum(), tensors, retain_graph=True)

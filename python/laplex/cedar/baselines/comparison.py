@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from statistics import fmean, stdev
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from laplex._support.results import Result
+from laplex._support.text_tables import aligned
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Null = Literal["isotropic null", "covariance null"]
-Block = Literal["equal k", "equal bits"] | Null
+Block = Literal["equal k", "equal bits", Null]
 
 _NULLS: dict[Null, tuple[str, str]] = {
     "isotropic null": ("Null control: isotropic Gaussian", "random rotation"),
@@ -77,7 +79,7 @@ class _Line:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Comparison:
+class Comparison(Result):
     """Result of `compare`; printing it prints the table.
 
     Attributes
@@ -89,6 +91,8 @@ class Comparison:
         Of the embeddings.
     seeds : int
     """
+
+    _written: ClassVar = ("k", "dim", "train_rows", "test_rows", "seeds", "rows")
 
     rows: list[Measurement]
     k: tuple[int, ...]
@@ -104,17 +108,19 @@ class Comparison:
             f"{self.train_rows} + {self.test_rows} rows of {self.dim}; print it for the table"
         )
 
-    def __str__(self) -> str:
-        return self.table()
+    @property
+    def title(self) -> str:
+        """What the numbers are of."""
+        seeds = f", mean ± standard deviation of {self.seeds} seeds" if self.seeds > 1 else ""
+        return (
+            f"Fraction of variance explained on held-out rows ({self.train_rows:,} training rows, "
+            f"{self.test_rows:,} held out, d = {self.dim}{seeds})"
+        )
 
-    def table(self) -> str:
-        """One aligned text: equal k, equal bits, null controls; mean ± deviation over seeds."""
+    def tables(self) -> list[tuple[list[str], list[list[str]]]]:
+        """Columns and rows for equal k, equal bits, null controls; mean ± deviation over seeds."""
         middle = self.k[len(self.k) // 2]
-        parts = [
-            "Fraction of variance explained on held-out rows"
-            f" ({self.train_rows:,} training rows, {self.test_rows:,} held out, d = {self.dim}"
-            + (f", mean ± standard deviation of {self.seeds} seeds)" if self.seeds > 1 else ")")
-        ]
+        found = []
 
         head = ["Equal k", *(f"k={k}" for k in self.k), "axes"]
         head += [f"{what} (k={middle})" for what in ("cosine", "L0", "dead")] + ["fit s"]
@@ -132,7 +138,7 @@ class Comparison:
                     _number([row.fit_seconds for row in line.rows], 1),
                 ]
             )
-        parts.append(_aligned(head, body))
+        found.append((head, body))
 
         lines = self._lines("equal bits")
         if lines:
@@ -146,7 +152,7 @@ class Comparison:
                     entries = f" ({', '.join(map(str, sorted(kept)))})" if kept else ""
                     cells.append(_spread(line.values(k, _fve)) + entries)
                 body.append([line.label, *cells])
-            parts.append(_aligned(head, body))
+            found.append((head, body))
 
         for block, (title, reference) in _NULLS.items():
             lines = self._lines(block)
@@ -156,8 +162,13 @@ class Comparison:
                 ]
                 gains = [_spread(self.null_gains(block, k), sign=True) for k in self.k]
                 body.append([f"CEDAR less {reference}", *gains])
-                parts.append(_aligned([title, *(f"k={k}" for k in self.k)], body))
-        return "\n\n".join(parts)
+                found.append(([title, *(f"k={k}" for k in self.k)], body))
+        return found
+
+    def table(self) -> str:
+        """One aligned text: the title and all `tables`."""
+        texts = [aligned(head, body, rule="whole") for head, body in self.tables()]
+        return "\n\n".join([self.title, *texts])
 
     def null_gains(self, block: Null, column: int) -> list[float]:
         """FVE of CEDAR less that of what it must not beat, of each seed, on a null control.
@@ -172,15 +183,6 @@ class Comparison:
         }
         seeds = sorted({seed for _, seed in found})
         return [found["CEDAR", seed] - found[reference, seed] for seed in seeds]
-
-    def to_json(self) -> str:
-        """All measurements as a JSON object; nan, where there is no number, as null."""
-        rows = [
-            {key: None if value != value else value for key, value in asdict(row).items()}
-            for row in self.rows
-        ]
-        about = {name: getattr(self, name) for name in ("dim", "train_rows", "test_rows", "seeds")}
-        return json.dumps({"k": list(self.k), **about, "rows": rows}, indent=1, allow_nan=False)
 
     def plot(self) -> Figure:
         """Held-out FVE against k, and against bits of a code; bars are deviations over seeds."""
@@ -251,17 +253,3 @@ def _spread(values: Sequence[float], *, sign: bool = False) -> str:
 def _number(values: Sequence[float], digits: int) -> str:
     known = [value for value in values if value == value]
     return f"{fmean(known):.{digits}f}" if known else "-"
-
-
-def _aligned(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
-    """A text table: the first column to the left, numbers to the right."""
-    lines = [head, *body]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    text = [
-        "  ".join(
-            [line[0].ljust(widths[0])]
-            + [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)]
-        )
-        for line in lines
-    ]
-    return "\n".join([text[0], "-" * len(text[0]), *text[1:]])

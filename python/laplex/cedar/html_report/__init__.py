@@ -88,7 +88,7 @@ def report(
     Raises
     ------
     ImportError
-        matplotlib, or Pillow for thumbnails, is missing; the message names the extra.
+        matplotlib, Jinja, or Pillow for thumbnails, is missing; the message names the extra.
     TypeError, ValueError
         Sizes that disagree; arguments that exclude each other.
 
@@ -97,7 +97,8 @@ def report(
     UnconfirmedNamesWarning
         Axes are named, and there are fewer than 3 restarts.
     """
-    require("matplotlib", extra="cedar", feature="laplex.cedar.report")
+    for package in ("matplotlib", "jinja2"):
+        require(package, extra="cedar", feature="laplex.cedar.report")
     from . import page
     from .measuring import measure
     from .thumbnails import thumbnail

@@ -1,23 +1,19 @@
-"""The page: sections as HTML, put into ``page.html``. All text from outside is escaped here."""
+"""What ``page.html`` shows, gathered."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
-from html import escape
-from importlib.resources import files
-from string import Template
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 
-from laplex._support.data_uris import figure_uri
+from laplex._support.html_pages import Table, render_page
 
 from ..basis import random_rotation
 from ..estimator import CEDAR
 from ..metrics import mcc
-from ..naming import MIN_RESTARTS, AxisName, AxisNames, Name
+from ..naming import MIN_RESTARTS, AxisNames, Name
 from ..restarts import StabilityReport, stability
 from . import figures
 from .measuring import Measured
@@ -27,6 +23,39 @@ if TYPE_CHECKING:
     from ..baselines import Comparison
 
 _LONGEST_TEXT = 160
+
+
+class Example(NamedTuple):
+    """A row at an end of an axis, its text and its picture where there are any."""
+
+    row: int
+    code: float
+    text: str | None
+    picture: tuple[str, bool] | None
+
+
+class End(NamedTuple):
+    """One of two ends of an axis, "up" or "down".
+
+    `clear` and `fires` are parts of the rows; `score` is that of the best word, None where names
+    were not looked for.
+    """
+
+    side: str
+    name: Name | None
+    score: float | None
+    clear: float
+    fires: float
+    examples: list[Example]
+
+
+class Axis(NamedTuple):
+    """An axis, and its part of the codes' energy."""
+
+    number: int
+    recurs: bool | None
+    share: float
+    ends: list[End]
 
 
 def render(
@@ -45,30 +74,38 @@ def render(
     found = stability(cedar.restarts_) if starts > 1 else None
     recurs = found.recurring(MIN_RESTARTS) if found and starts >= MIN_RESTARTS else None
     # A mask of the caller's own, in names, goes before.
-    known = [None if recurs is None else bool(one) for one in _mask(recurs, len(measured.share))]
+    known: list[bool | None] = [None] * len(measured.share)
+    if recurs is not None:
+        known = [bool(one) for one in recurs]
     if names is not None:
         known = [
             own.recurs if own.recurs is not None else again
             for own, again in zip(names, known, strict=True)
         ]
-    shown = _chosen(measured, known, max_axes)
-    template = files("laplex.cedar.html_report").joinpath("page.html").read_text("utf-8")
-    return Template(template).substitute(
-        title=escape(title),
-        about=escape(_about(cedar, measured)),
+    return render_page(
+        __package__,
+        "page.html",
+        extra="cedar",
+        title=title,
+        about=_about(cedar, measured),
         k=cedar.k_,
         dim=cedar.n_features_in_,
-        tiles=_tiles(cedar, measured),
+        numbers=_numbers(cedar, measured),
         metrics=_metrics(measured),
-        comparison=_comparison(comparison),
-        stability=_stability(found, starts),
-        axes_note=_axes_note(names, len(shown), len(measured.share)),
-        axes="\n".join(
-            _card(axis, measured, known[axis], names, items, thumbnails) for axis in shown
-        ),
-        firing=figure_uri(figures.firing(measured.report)),
-        sizes=figure_uri(figures.code_sizes(measured)),
-        busiest=escape(_busiest(measured)),
+        comparison=comparison,
+        compared=[] if comparison is None else [Table(*one) for one in comparison.tables()],
+        starts=starts,
+        enough_starts=MIN_RESTARTS,
+        stability=None if found is None else _stability(found, starts),
+        recurrence=None if found is None else figures.recurrence(found),
+        names=names,
+        axes=[
+            _axis(axis, measured, known[axis], names, items, thumbnails)
+            for axis in _chosen(measured, known, max_axes)
+        ],
+        firing=figures.firing(measured.report),
+        sizes=figures.code_sizes(measured),
+        busiest=_busiest(measured),
     )
 
 
@@ -85,21 +122,17 @@ def _about(cedar: CEDAR, measured: Measured) -> str:
     )
 
 
-def _tiles(cedar: CEDAR, measured: Measured) -> str:
+def _numbers(cedar: CEDAR, measured: Measured) -> list[tuple[str, str]]:
     report = measured.report
-    tiles = [
+    return [
         (f"{100 * report.fve:.1f} %", f"of the variance explained by {cedar.k_} entries a row"),
         (f"{report.cosine:.3f}", "cosine with the embedding, both centred"),
         (f"{report.l0:.1f}", f"entries in a code, of {cedar.n_features_in_}"),
         (f"{report.dead:,}", "axes that never fire"),
     ]
-    return "\n".join(
-        f"<div class=tile><b>{escape(value)}</b><span>{escape(what)}</span></div>"
-        for value, what in tiles
-    )
 
 
-def _metrics(measured: Measured) -> str:
+def _metrics(measured: Measured) -> Table:
     columns = ["", *(f"k = {k}" for k in measured.reports)]
     reports = list(measured.reports.values())
     rows = [
@@ -110,44 +143,10 @@ def _metrics(measured: Measured) -> str:
         ["axes that never fire", *(f"{one.dead}" for one in reports)],
         ["rows", *(f"{one.count:,}" for one in reports)],
     ]
-    return _table(columns, rows)
+    return Table(columns, rows)
 
 
-def _comparison(comparison: Comparison | None) -> str:
-    if comparison is None:
-        return (
-            "<p class=notice>Not compared with baselines: without them the numbers of this report "
-            "can't be called good or bad. Pass <code>compare=True</code>.</p>"
-        )
-    parts = [
-        "<p>CEDAR, fitted anew, beside other ways to write an embedding with <i>k</i> numbers, on "
-        "rows that none of them has seen. The floor is a random rotation: keeping the largest of "
-        "any coordinates explains something. In null controls there is nothing to find, so CEDAR "
-        "must gain nothing there: on Gaussian rows without structure over a random rotation, on "
-        "Gaussian rows with the data's covariance over PCA.</p>",
-        f'<img class=plot alt="Variance explained against the size of a code, by method" '
-        f'src="{figure_uri(comparison.plot())}">',
-    ]
-    for part in comparison.table().split("\n\n"):
-        lines = part.splitlines()
-        cells = [re.split(r" {2,}", line.strip()) for line in lines if line.strip("-")]
-        if len(lines) > 2 and len({len(row) for row in cells}) == 1 and len(cells[0]) > 1:
-            parts.append(_table(cells[0], cells[1:]))
-        elif len(lines) == 1:
-            parts.append(f"<p>{escape(part)}</p>")
-        else:
-            parts.append(f"<pre>{escape(part)}</pre>")
-    return "\n".join(parts)
-
-
-def _stability(found: StabilityReport | None, starts: int) -> str:
-    if found is None:
-        return (
-            "<p class=notice><b>One start only.</b> Another seed may explain as much with other "
-            "axes, and this report can't tell which of these it would find again. Don't take them "
-            f"for <i>the</i> concepts of the data: fit with <code>n_init={MIN_RESTARTS}</code> or "
-            "more.</p>"
-        )
+def _stability(found: StabilityReport, starts: int) -> Table:
     again = int((found.recurrence + 1 >= MIN_RESTARTS).sum())
     rows = [
         ["mean correlation (MCC) of two starts' axes", f"{found.mean:.3f}"],
@@ -159,38 +158,7 @@ def _stability(found: StabilityReport | None, starts: int) -> str:
         rows.append(
             [f"axes found by at least {MIN_RESTARTS} starts", f"{again} ({100 * share:.0f} %)"]
         )
-    parts = [_table(["", f"{starts} starts"], rows)]
-    if starts < MIN_RESTARTS:
-        parts.append(
-            f"<p class=notice><b>{starts} starts only.</b> An axis counts as a property of the "
-            f"data where {MIN_RESTARTS} starts find it: fit with "
-            f"<code>n_init={MIN_RESTARTS}</code> or more.</p>"
-        )
-    parts.append(
-        f'<img class=plot alt="How many axes were found by how many starts" '
-        f'src="{figure_uri(figures.recurrence(found))}">'
-    )
-    return "\n".join(parts)
-
-
-def _axes_note(names: AxisNames | None, shown: int, axes: int) -> str:
-    parts = [
-        f"<p>{shown} of {axes} axes: those that recur first, then by their share of the codes' "
-        "energy.</p>"
-    ]
-    if names is not None:
-        parts.append(
-            f"<p>A name is the word whose embedding, less the mean of all, has the largest cosine "
-            f"(<em>score</em>) with the direction; the <em>margin</em> is how far the next word is "
-            f"behind. Words with a score under {names.threshold:.3f} are no names.</p>"
-        )
-        if not names.confirmed:
-            parts.append(
-                f"<p class=notice><b>Unconfirmed names.</b> With {names.restarts} "
-                f"start{'s' if names.restarts > 1 else ''} it is not known whether other starts "
-                "find these axes.</p>"
-            )
-    return "\n".join(parts)
+    return Table(["", f"{starts} starts"], rows)
 
 
 def _busiest(measured: Measured) -> str:
@@ -211,99 +179,46 @@ def _busiest(measured: Measured) -> str:
 # -------------------------------------------------------------------------------------------- axes
 
 
-def _card(
+def _axis(
     axis: int,
     measured: Measured,
     recurs: bool | None,
     names: AxisNames | None,
     items: Sequence[str] | None,
     thumbnails: Sequence[Any] | None,
-) -> str:
+) -> Axis:
     report, examples = measured.report, measured.examples
     assert report.positive is not None
     assert report.negative is not None
-    name: AxisName | None = None if names is None else names[axis]
-    badge = {
-        True: "<span class='badge yes'>recurs</span>",
-        False: "<span class='badge no'>this start only</span>",
-        None: "<span class=badge>not known to recur</span>",
-    }[recurs]
+    name = None if names is None else names[axis]
     ends = []
-    for sign, rows, codes, fires, clear in (
+    for place, (side, sign, fires, rows, codes) in enumerate(
         (
-            "+",
-            examples.positive[axis],
-            examples.positive_codes[axis],
-            report.positive[axis],
-            measured.clear[0, axis],
-        ),
-        (
-            "−",
-            examples.negative[axis],
-            examples.negative_codes[axis],
-            report.negative[axis],
-            measured.clear[1, axis],
-        ),
+            ("up", "positive", report.positive, examples.positive, examples.positive_codes),
+            ("down", "negative", report.negative, examples.negative, examples.negative_codes),
+        )
     ):
-        label = "" if name is None else _label(name, sign, recurs)
-        here = [(int(row), float(code)) for row, code in zip(rows, codes, strict=True) if row >= 0]
-        ends.append(
-            f"<div class='end {'up' if sign == '+' else 'down'}'><h4><span class=sign>{sign}</span>"
-            f"{label}</h4><p class=note>clear in {100 * clear / report.count:.1f} % of rows, "
-            f"in the code of {100 * fires / report.count:.1f} %</p>"
-            f"{_examples(here, items, thumbnails)}</div>"
-        )
-    share = 100 * measured.share[axis]
-    return (
-        f"<section class=axis><h3>Axis {axis} {badge}"
-        f"<span class=note>{share:.2f} % of the codes' energy</span></h3>"
-        f"<div class=ends>{''.join(ends)}</div></section>"
-    )
-
-
-def _label(axis: AxisName, sign: str, recurs: bool | None) -> str:
-    name: Name | None = axis.positive if sign == "+" else axis.negative
-    if name is not None:
-        return (
-            f"<span class=name>{escape(name.word)}</span><span class=note>score "
-            f"{name.score:.3f}, margin {name.margin:.3f} to “{escape(name.runner_up)}”</span>"
-        )
-    score = axis.positive_score if sign == "+" else axis.negative_score
-    why = "does not recur" if recurs is False else f"best score {score:.3f}"
-    return f"<span class=none>no name</span><span class=note>{why}</span>"
-
-
-def _examples(
-    rows: list[tuple[int, float]], items: Sequence[str] | None, thumbnails: Sequence[Any] | None
-) -> str:
-    if not rows:
-        return "<p class=note>no examples</p>"
-    parts = []
-    if thumbnails is not None:
-        pictures = []
-        for row, code in rows:
-            source, rough = thumbnail(thumbnails[row], row)
-            about = f"row {row}, code {code:.3g}"
-            if items is not None:
-                about += f": {_short(items[row])}"
-            pictures.append(
-                f'<img alt="{escape(about)}" title="{escape(about)}" src="{source}"'
-                f"{' class=rough' if rough else ''}>"
+        shown = [
+            Example(
+                int(row),
+                float(code),
+                None if items is None else _short(items[row]),
+                None if thumbnails is None else thumbnail(thumbnails[row], int(row)),
             )
-        parts.append(f"<div class=pictures>{''.join(pictures)}</div>")
-    elif items is not None:
-        lines = (
-            f"<li><span class=code>{code:.3g}</span><span>{escape(_short(items[row]))}</span></li>"
-            for row, code in rows
+            for row, code in zip(rows[axis], codes[axis], strict=True)
+            if row >= 0
+        ]
+        ends.append(
+            End(
+                side,
+                None if name is None else getattr(name, sign),
+                None if name is None else getattr(name, f"{sign}_score"),
+                measured.clear[place, axis] / report.count,
+                fires[axis] / report.count,
+                shown,
+            )
         )
-        parts.append(f"<ul class=texts>{''.join(lines)}</ul>")
-    else:
-        listed = ", ".join(f"{row} ({code:.3g})" for row, code in rows)
-        parts.append(f"<p class=note>rows (codes): {listed}</p>")
-    return "".join(parts)
-
-
-# ------------------------------------------------------------------------------------------ pieces
+    return Axis(axis, recurs, measured.share[axis], ends)
 
 
 def _chosen(measured: Measured, recurs: Sequence[bool | None], max_axes: int) -> list[int]:
@@ -311,10 +226,6 @@ def _chosen(measured: Measured, recurs: Sequence[bool | None], max_axes: int) ->
     order = np.lexsort((-measured.share, ~again))
     alive = order[measured.share[order] > 0]
     return [int(axis) for axis in alive[:max_axes]]
-
-
-def _mask(recurs: Any, axes: int) -> Iterable[Any]:
-    return [None] * axes if recurs is None else recurs
 
 
 def _random_mcc(dim: int) -> float:
@@ -326,11 +237,3 @@ def _random_mcc(dim: int) -> float:
 def _short(text: object) -> str:
     line = " ".join(str(text).split())
     return line if len(line) <= _LONGEST_TEXT else line[: _LONGEST_TEXT - 1] + "…"
-
-
-def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    def row(tag: str, cells: Sequence[str]) -> str:
-        return "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
-
-    body = "\n".join([row("th", columns), *(row("td", cells) for cells in rows)])
-    return f"<div class=wide><table>\n{body}\n</table></div>"

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from inspect import signature
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -54,6 +53,8 @@ class Analysis(DynamicsResult):
         Parts that failed, and why.
     """
 
+    _kind: ClassVar = "laplex.early_exit.Analysis"
+
     gradient_share: GradientShare | None
     mutual_information: MutualInformation | None
     activation_rank: ActivationRank | None
@@ -71,19 +72,6 @@ class Analysis(DynamicsResult):
         texts = [part.table() for part in self.parts().values()]
         texts += [f"{name} failed: {why}" for name, why in self.failures.items()]
         return "\n\n".join(texts)
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain numbers, lists and strings, for JSON; what is not finite as None."""
-        parts = self.parts()
-        return {
-            "kind": "laplex.early_exit.Analysis",
-            **{name: parts[name].to_dict() if name in parts else None for name in PARTS},
-            "failures": dict(self.failures),
-        }
-
-    def to_json(self) -> str:
-        """`to_dict` as a JSON object."""
-        return json.dumps(self.to_dict(), indent=1, allow_nan=False)
 
     def __repr__(self) -> str:
         failed = f"; failed: {', '.join(self.failures)}" if self.failures else ""

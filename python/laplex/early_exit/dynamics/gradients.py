@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import torch
@@ -12,15 +12,15 @@ from torch import Tensor, nn
 
 from ..._support.arguments import whole
 from ..._support.progress import progress_bar
+from ..._support.text_tables import aligned, cell
 from ..arrays import Array
-from ..costs import aligned
 from ..model import MultiExitModel
 from .batches import batch_count, check_loader, check_model, labelled_batches
 from .blocks import counted_parameters, default_blocks, named_blocks
 from .drawing import name_height, name_ticks
 from .exit_losses import Loss, cross_entropy, loss_of
 from .restoring import unchanged
-from .result import DynamicsResult, plain
+from .result import DynamicsResult
 
 Average = Literal["gradients", "norms"]
 
@@ -45,6 +45,8 @@ class GradientShare(DynamicsResult):
         The gradients are of their losses.
     """
 
+    _kind: ClassVar = "laplex.early_exit.GradientShare"
+
     shares: Array
     norms: Array
     exit_names: tuple[str, ...]
@@ -57,32 +59,16 @@ class GradientShare(DynamicsResult):
     def table(self) -> str:
         """One aligned text, a line for each block."""
         body = [
-            [block, *("-" if np.isnan(one) else f"{one:.1%}" for one in column)]
+            [block, *(cell(one, ".1%") for one in column)]
             for block, column in zip(self.blocks, self.shares.T, strict=True)
         ]
         what = "squared gradient norms" if self.squared else "gradient norms"
         title = f"Share of each exit in the {what} of a block ({self.samples:,} samples)"
         return f"{title}\n{aligned(['block', *self.exit_names], body)}"
 
-    def to_dict(self) -> dict[str, Any]:
-        """As plain numbers, lists and strings, for JSON; what is not finite as None."""
-        return {
-            "kind": "laplex.early_exit.GradientShare",
-            "shares": plain(self.shares),
-            "norms": plain(self.norms),
-            "exit_names": list(self.exit_names),
-            "blocks": list(self.blocks),
-            "squared": self.squared,
-            "average": self.average,
-            "training": self.training,
-            "samples": self.samples,
-        }
-
-    def __repr__(self) -> str:
-        return (
-            f"GradientShare({len(self.exit_names)} exits in {len(self.blocks)} blocks, "
-            f"{self.samples:,} samples; print it for the table)"
-        )
+    def _summary(self) -> str:
+        exits, blocks = len(self.exit_names), len(self.blocks)
+        return f"{exits} exits in {blocks} blocks, {self.samples:,} samples"
 
     def _size(self) -> tuple[float, float]:
         words = 0.07 * max(map(len, self.exit_names))

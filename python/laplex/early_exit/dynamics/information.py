@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..._support.arguments import whole
 from ..._support.progress import progress_bar
+from ..._support.text_tables import aligned
 from ..arrays import Array, Integers
-from ..costs import aligned
 from ..model import MultiExitModel
 from .batches import check_loader, check_model
 from .centring import centred, rounding_error
@@ -25,7 +25,7 @@ from .estimators import (
     label_entropy,
 )
 from .layers import AsRows, layer_rows
-from .result import DynamicsResult, plain
+from .result import DynamicsResult
 
 Estimator = Literal["ksg", "gaussian"]
 Reduction = Literal["pca", "random"]
@@ -60,6 +60,13 @@ class MutualInformation(DynamicsResult):
     samples : int
     """
 
+    _kind: ClassVar = "laplex.early_exit.MutualInformation"
+    _written: ClassVar = (
+        "unit", "layers", "label_information", "input_information", "label_entropy", "estimator",
+        "neighbours", "reduction", "layer_dims", "input_dims", "noise", "samples",
+    )  # fmt: skip
+    unit: ClassVar = "nats"
+
     layers: tuple[str, ...]
     label_information: Array
     input_information: Array | None
@@ -89,24 +96,6 @@ class MutualInformation(DynamicsResult):
             f"Mutual information in nats ({self.samples:,} samples; {', '.join(about)})\n"
             f"{aligned(head, body)}\nH(Y) = {self.label_entropy:.3f}"
         )
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain numbers, lists and strings, for JSON; what is not finite as None."""
-        return {
-            "kind": "laplex.early_exit.MutualInformation",
-            "unit": "nats",
-            "layers": list(self.layers),
-            "label_information": plain(self.label_information),
-            "input_information": plain(self.input_information),
-            "label_entropy": self.label_entropy,
-            "estimator": self.estimator,
-            "neighbours": self.neighbours,
-            "reduction": self.reduction,
-            "layer_dims": plain(self.layer_dims),
-            "input_dims": self.input_dims,
-            "noise": self.noise,
-            "samples": self.samples,
-        }
 
     def __repr__(self) -> str:
         shown = ", ".join(

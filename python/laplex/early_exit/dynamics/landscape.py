@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -12,14 +12,14 @@ from torch import Tensor
 
 from ..._support.arguments import whole
 from ..._support.progress import progress_bar
+from ..._support.text_tables import aligned
 from ..arrays import Array
-from ..costs import aligned
 from ..model import MultiExitModel
 from .batches import batch_count, check_loader, check_model, labelled_batches
 from .directions import as_direction, filter_directions
 from .exit_losses import Loss, Sums, cross_entropy
 from .restoring import unchanged
-from .result import DynamicsResult, plain
+from .result import DynamicsResult
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -39,6 +39,8 @@ class LossLandscape(DynamicsResult):
         Of the directions; None where they were given.
     samples : int
     """
+
+    _kind: ClassVar = "laplex.early_exit.LossLandscape"
 
     x: Array
     y: Array
@@ -60,23 +62,9 @@ class LossLandscape(DynamicsResult):
         head = ["exit", "in the middle", "least", "at", "largest"]
         return f"Loss on a plane through the parameters ({about})\n{aligned(head, body)}"
 
-    def to_dict(self) -> dict[str, Any]:
-        """As plain numbers, lists and strings, for JSON; what is not finite as None."""
-        return {
-            "kind": "laplex.early_exit.LossLandscape",
-            "x": plain(self.x),
-            "y": plain(self.y),
-            "losses": plain(self.losses),
-            "exit_names": list(self.exit_names),
-            "seed": self.seed,
-            "samples": self.samples,
-        }
-
-    def __repr__(self) -> str:
-        return (
-            f"LossLandscape({len(self.exit_names)} exits on {len(self.x)} x {len(self.y)} points, "
-            f"{self.samples:,} samples; print it for the table)"
-        )
+    def _summary(self) -> str:
+        points = f"{len(self.x)} x {len(self.y)} points"
+        return f"{len(self.exit_names)} exits on {points}, {self.samples:,} samples"
 
     def _grid(self) -> tuple[int, int]:
         columns = min(len(self.exit_names), 4)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import torch
@@ -13,14 +13,14 @@ from torch.func import functional_call
 
 from ..._support.arguments import whole
 from ..._support.progress import Report, progress_bar
+from ..._support.text_tables import aligned
 from ..arrays import Array
-from ..costs import aligned
 from ..model import MultiExitModel
 from .batches import batch_count, check_loader, check_model, labelled_batches
 from .drawing import exit_colors, tidy
 from .exit_losses import Loss, Sums, cross_entropy
 from .restoring import unchanged
-from .result import DynamicsResult, plain
+from .result import DynamicsResult
 from .running_statistics import averaging, fresh_statistics, tracking_layers
 
 Statistics = Literal["recomputed", "interpolated"]
@@ -40,6 +40,11 @@ class ModeConnectivity(DynamicsResult):
         Of normalisation layers: "recomputed", "interpolated", or "none" where there are none.
     samples : int
     """
+
+    _kind: ClassVar = "laplex.early_exit.ModeConnectivity"
+    _written: ClassVar = (
+        "alphas", "losses", "accuracies", "barriers", "exit_names", "statistics", "samples",
+    )  # fmt: skip
 
     alphas: Array
     losses: Array
@@ -77,19 +82,6 @@ class ModeConnectivity(DynamicsResult):
         head = ["exit", "loss a", "loss b", "barrier", "at", "accuracy a", "b", "least"]
         about = f"{self.samples:,} samples, statistics of norms: {self.statistics}"
         return f"The straight line from a to b ({about})\n{aligned(head, body)}"
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain numbers, lists and strings, for JSON; what is not finite as None."""
-        return {
-            "kind": "laplex.early_exit.ModeConnectivity",
-            "alphas": plain(self.alphas),
-            "losses": plain(self.losses),
-            "accuracies": plain(self.accuracies),
-            "barriers": plain(self.barriers),
-            "exit_names": list(self.exit_names),
-            "statistics": self.statistics,
-            "samples": self.samples,
-        }
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{one:.3g}" for one in self.barriers)

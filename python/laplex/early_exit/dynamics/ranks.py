@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,14 +12,14 @@ from scipy.linalg import svdvals
 
 from ..._support.arguments import whole
 from ..._support.progress import progress_bar
+from ..._support.text_tables import aligned
 from ..arrays import Array, Integers
-from ..costs import aligned
 from ..model import MultiExitModel
 from .batches import check_loader, check_model
 from .centring import centred, rounding_error
 from .drawing import exit_colors, name_height, name_ticks, tidy
 from .layers import AsRows, Spatial, layer_rows
-from .result import DynamicsResult, plain
+from .result import DynamicsResult
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -39,6 +39,12 @@ class ActivationRank(DynamicsResult):
     spatial : "pool", "flatten" or "positions"
     samples : int
     """
+
+    _kind: ClassVar = "laplex.early_exit.ActivationRank"
+    _written: ClassVar = (
+        "layers", "ranks", "relative", "rows", "features", "singular_values", "tol", "center",
+        "spatial", "samples",
+    )  # fmt: skip
 
     layers: tuple[str, ...]
     ranks: Integers
@@ -69,27 +75,9 @@ class ActivationRank(DynamicsResult):
         head = ["layer", "rank", "of possible", "features", "rows"]
         return f"Rank of activations: {about}; {self.spatial}\n{aligned(head, body)}"
 
-    def to_dict(self) -> dict[str, Any]:
-        """As plain numbers, lists and strings, for JSON."""
-        return {
-            "kind": "laplex.early_exit.ActivationRank",
-            "layers": list(self.layers),
-            "ranks": plain(self.ranks),
-            "relative": plain(self.relative),
-            "rows": plain(self.rows),
-            "features": plain(self.features),
-            "singular_values": [plain(one) for one in self.singular_values],
-            "tol": self.tol,
-            "center": self.center,
-            "spatial": self.spatial,
-            "samples": self.samples,
-        }
-
-    def __repr__(self) -> str:
-        shown = ", ".join(
-            f"{name}: {rank}" for name, rank in zip(self.layers, self.ranks, strict=True)
-        )
-        return f"ActivationRank({shown}; {self.samples:,} samples; print it for the table)"
+    def _summary(self) -> str:
+        shown = zip(self.layers, self.ranks, strict=True)
+        return f"{', '.join(f'{name}: {rank}' for name, rank in shown)}; {self.samples:,} samples"
 
     def _size(self) -> tuple[float, float]:
         return max(8.0, 5.0 + 0.5 * len(self.layers)), 3.2 + name_height(self.layers)

@@ -1,29 +1,23 @@
-"""What the results of all measurements can do: print, be written, be drawn."""
+"""What the results of all measurements can do: be drawn, beside what any result can."""
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..._support.optional import require
+from ..._support.results import Result
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
 
 
-class DynamicsResult(ABC):
-    """A measurement; printing it prints the table."""
+@dataclass(frozen=True, eq=False, repr=False)
+class DynamicsResult(Result, ABC):
+    """A measurement, which can also be drawn; in JSON what is not finite is null."""
 
-    @abstractmethod
-    def table(self) -> str:
-        """One aligned text."""
-
-    @abstractmethod
-    def to_dict(self) -> dict[str, Any]:
-        """As plain numbers, lists and strings, for JSON; what is not finite as None."""
+    _infinities: ClassVar = False
 
     @abstractmethod
     def _draw(self, figure: Any) -> None:
@@ -60,19 +54,3 @@ class DynamicsResult(ABC):
         self._draw(into)
         root: Figure = into.get_figure(root=True)
         return root
-
-    def __str__(self) -> str:
-        return self.table()
-
-
-def plain(values: Any) -> Any:
-    """Arrays and numbers as lists and numbers that JSON has; what is not finite as None."""
-    if isinstance(values, np.ndarray):
-        return plain(values.tolist())
-    if isinstance(values, (list, tuple)):
-        return [plain(one) for one in values]
-    if isinstance(values, dict):
-        return {key: plain(one) for key, one in values.items()}
-    if isinstance(values, float) and not math.isfinite(values):
-        return None
-    return values

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from ..._support.results import Result
+from ..._support.text_tables import aligned
 from ..arrays import Array
-from ..costs import aligned
-from ..plain_json import as_json, from_json, plain
 from .correlations import Correlations as Correlations
 from .correlations import correlation
 from .result import Evaluation
@@ -19,13 +18,12 @@ from .result import Evaluation
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_FORMAT = "laplex.early_exit.Comparison"
 # The measure of each run that is to tell its area, and the property it is.
 _PROXIES = {"mean ECE": "mean_ece", "mean AUROC": "mean_auroc", "mean EEFP": "mean_eefp"}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Comparison:
+class Comparison(Result):
     """Result of `compare`; printing it prints the table.
 
     Attributes
@@ -33,6 +31,9 @@ class Comparison:
     groups : dict of str to tuple of Evaluation
         Runs by group, such as seeds by strategy.
     """
+
+    _kind: ClassVar = "laplex.early_exit.Comparison"
+    _derived: ClassVar = ("values", "correlations")
 
     groups: dict[str, tuple[Evaluation, ...]]
 
@@ -70,7 +71,7 @@ class Comparison:
             [
                 name,
                 str(len(self.groups[name])),
-                *(_spread(row[column], parts=column not in _PROXIES) for column in columns),
+                *(spread(row[column], parts=column not in _PROXIES) for column in columns),
             ]
             for name, row in values.items()
         ]
@@ -88,9 +89,6 @@ class Comparison:
             else f"Mind that thresholds come from different protocols: {', '.join(protocols)}"
         )
         return "\n".join(lines)
-
-    def __str__(self) -> str:
-        return self.table()
 
     def __repr__(self) -> str:
         runs = sum(map(len, self.groups.values()))
@@ -129,55 +127,8 @@ class Comparison:
 
         return comparison_figure(self)
 
-    def to_dict(self) -> dict[str, Any]:
-        """As plain numbers, lists and strings, for JSON: NaN as None; `from_dict` reads it."""
-        return {
-            "kind": _FORMAT,
-            "groups": {name: [run.to_dict() for run in runs] for name, runs in self.groups.items()},
-            "values": plain(self.values()),
-            "correlations": self.correlations().to_dict(),
-        }
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Comparison:
-        """The comparison that `to_dict` wrote.
-
-        Raises
-        ------
-        ValueError
-            `values` come from elsewhere.
-        """
-        if not isinstance(values, Mapping) or values.get("kind") != _FORMAT:
-            raise ValueError("values are not those of Comparison.to_dict: pass what it returned")
-        return compare(
-            {
-                name: [Evaluation.from_dict(run) for run in runs]
-                for name, runs in values["groups"].items()
-            }
-        )
-
-    def to_json(self, path: str | Path | None = None) -> str:
-        """`to_dict` as JSON; also written to `path` where one is given.
-
-        Raises
-        ------
-        OSError
-            It can't be written there.
-        """
-        return as_json(self.to_dict(), path)
-
-    @classmethod
-    def from_json(cls, source: str | Path) -> Comparison:
-        """The comparison of a text or file that `to_json` wrote.
-
-        Raises
-        ------
-        ValueError
-            It holds something else.
-        OSError
-            There is no such file.
-        """
-        return cls.from_dict(from_json(source))
+    def _check(self) -> None:
+        compare(self.groups)
 
 
 def compare(results: Mapping[str, Evaluation | Sequence[Evaluation]]) -> Comparison:
@@ -227,11 +178,12 @@ def compare(results: Mapping[str, Evaluation | Sequence[Evaluation]]) -> Compari
     return Comparison(groups)
 
 
-def _spread(values: Array, *, parts: bool) -> str:
+def spread(values: Array, *, parts: bool, percent: str = "%", missing: str = "-") -> str:
+    """Mean and, of several runs, standard deviation; `missing` where a run has no such number."""
     if np.isnan(values).any():
-        return "-"
+        return missing
     scale, digits = (100, 1) if parts else (1, 3)
     mean = f"{scale * values.mean():.{digits}f}"
     if len(values) > 1:
         mean += f" ± {scale * values.std(ddof=1):.{digits}f}"
-    return mean + ("%" if parts else "")
+    return mean + (percent if parts else "")

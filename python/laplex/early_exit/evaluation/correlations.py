@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 import scipy.stats
 
+from ..._support.results import Result
+from ..._support.text_tables import aligned, cell
 from ..arrays import Array
-from ..costs import aligned
-from ..plain_json import plain
 
 # With fewer runs than this a correlation says little, as its table says.
 _FEW = 10
@@ -41,7 +41,7 @@ class Correlation:
 
 
 @dataclass(frozen=True)
-class Correlations:
+class Correlations(Result):
     """Result of `Comparison.correlations`; printing it prints the table.
 
     Attributes
@@ -49,6 +49,8 @@ class Correlations:
     rows : tuple of Correlation
         Of the mean ECE, the mean AUROC and the mean EEFP.
     """
+
+    _derived: ClassVar = ("note",)
 
     rows: tuple[Correlation, ...]
 
@@ -63,11 +65,15 @@ class Correlations:
             )
         return "p-values take runs for independent; runs of one group, or of one seed, are not."
 
-    def __str__(self) -> str:
+    def table(self) -> str:
+        """One aligned text, a line for each measure."""
         body = [
             [
                 row.measure,
-                *map(_signed, (row.pearson, row.pearson_p, row.spearman, row.spearman_p)),
+                *(
+                    cell(one, ".3f")
+                    for one in (row.pearson, row.pearson_p, row.spearman, row.spearman_p)
+                ),
                 str(row.runs),
             ]
             for row in self.rows
@@ -77,10 +83,6 @@ class Correlations:
             + aligned(["measure", "Pearson", "p", "Spearman", "p", "runs"], body)
             + f"\n{self.note}"
         )
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain numbers and strings, for JSON: NaN as None."""
-        return {"rows": plain(self.rows), "note": self.note}
 
 
 def correlation(label: str, measure: Array, area: Array) -> Correlation:
@@ -102,7 +104,3 @@ def correlation(label: str, measure: Array, area: Array) -> Correlation:
         float(spearman.pvalue),
         len(x),
     )
-
-
-def _signed(value: float) -> str:
-    return "-" if np.isnan(value) else f"{value:.3f}"

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from ..._support.results import Result
+from ..._support.text_tables import aligned, cell
 from ..arrays import Array
-from ..costs import aligned
 from ..metrics.per_exit import PerExit
 from ..metrics.reliability_diagram import Reliability
-from ..plain_json import as_json, from_json, number, numbers, plain
 from .curves import Curve
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_FORMAT = "laplex.early_exit.Evaluation"
 _PER_EXIT = ("accuracy", "nll", "brier", "ece", "auroc", "aurc", "fpr95", "eefp")
 _CURVES = ("curve", "static", "random", "oracle")
 
@@ -45,7 +42,7 @@ class OperatingPoint:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Evaluation:
+class Evaluation(Result):
     """Result of `evaluate`, of K exits; printing it prints the table.
 
     Attributes
@@ -73,7 +70,14 @@ class Evaluation:
         Where a policy with thresholds was given.
     conventions : dict of str to str
         What every number means.
+
+    Notes
+    -----
+    `to_dict` adds for readers what follows from the rest: `area`, means, accuracies at budgets.
     """
+
+    _kind: ClassVar = "laplex.early_exit.Evaluation"
+    _derived: ClassVar = ("accuracy_at_budgets", "area", "mean_ece", "mean_auroc", "mean_eefp")
 
     exit_names: tuple[str, ...]
     policy: str
@@ -154,7 +158,7 @@ class Evaluation:
     def table(self) -> str:
         """Two aligned tables: a line for each exit, and one for each budget."""
         exits = [
-            [name, f"{cost:.1%}", f"{right:.1%}", *map(_shown, rest)]
+            [name, f"{cost:.1%}", f"{right:.1%}", *map(cell, rest)]
             for name, cost, right, *rest in zip(
                 self.exit_names,
                 self.costs,
@@ -163,15 +167,15 @@ class Evaluation:
             )
         ]
         means = [_mean(getattr(self, name)) for name in _PER_EXIT]
-        exits.append(["mean, last left out", "", f"{means[0]:.1%}", *map(_shown, means[1:])])
+        exits.append(["mean, last left out", "", f"{means[0]:.1%}", *map(cell, means[1:])])
         head = ["exit", "cost", "accuracy", "NLL", "Brier", "ECE", "AUROC", "AURC", "FPR95", "EEFP"]
         curves = [getattr(self, name) for name in _CURVES]
         at = np.stack([curve.accuracy_at(self.budgets) for curve in curves], axis=1)
         budgets = [
-            [f"{budget:.0%}", *map(_percent, row)]
+            [f"{budget:.0%}", *(cell(one, ".1%") for one in row)]
             for budget, row in zip(self.budgets, at, strict=True)
         ]
-        budgets.append(["area", *(_percent(curve.area) for curve in curves)])
+        budgets.append(["area", *(cell(curve.area, ".1%") for curve in curves)])
         parts = [
             f"{self.policy}, calibration: {self.calibration}, {self.samples:,} samples; "
             "cost in parts of the plain backbone",
@@ -190,14 +194,11 @@ class Evaluation:
             ]
         return "\n".join(parts)
 
-    def __str__(self) -> str:
-        return self.table()
-
-    def __repr__(self) -> str:
+    def _summary(self) -> str:
         return (
-            f"Evaluation({self.policy}, calibration: {self.calibration}; {len(self.exit_names)} "
-            f"exits, {self.samples:,} samples; full accuracy {self.accuracy[-1]:.1%}, area "
-            f"{_percent(self.area)}; print it for the table)"
+            f"{self.policy}, calibration: {self.calibration}; {len(self.exit_names)} exits, "
+            f"{self.samples:,} samples; full accuracy {self.accuracy[-1]:.1%}, area "
+            f"{cell(self.area, '.1%')}"
         )
 
     def plot(self) -> Figure:
@@ -212,75 +213,9 @@ class Evaluation:
 
         return evaluation_figure(self)
 
-    def to_dict(self) -> dict[str, Any]:
-        """As plain numbers, lists and strings, for JSON: NaN as None; `from_dict` reads it.
-
-        What follows from the rest (`area`, means, accuracies at budgets) is added for readers.
-        """
-        values: dict[str, Any] = plain(self)
-        derived = ("accuracy_at_budgets", "area", "mean_ece", "mean_auroc", "mean_eefp")
-        return {"kind": _FORMAT, **values, **{name: plain(getattr(self, name)) for name in derived}}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Evaluation:
-        """The evaluation that `to_dict` wrote.
-
-        Raises
-        ------
-        ValueError
-            `values` come from elsewhere.
-        """
-        try:
-            if values["kind"] != _FORMAT:
-                raise ValueError(f"they are a {values['kind']}")
-            point = values["operating_point"]
-            per_exit: dict[str, Any] = {name: numbers(values[name]) for name in _PER_EXIT}
-            curves: dict[str, Any] = {name: _curve(values[name]) for name in _CURVES}
-            found = cls(
-                exit_names=tuple(str(name) for name in values["exit_names"]),
-                policy=str(values["policy"]),
-                calibration=str(values["calibration"]),
-                protocol=str(values["protocol"]),
-                samples=int(values["samples"]),
-                validation_samples=int(values["validation_samples"]),
-                costs=numbers(values["costs"]),
-                **per_exit,
-                reliability=_reliability(values["reliability"]),
-                **curves,
-                budgets=numbers(values["budgets"]),
-                operating_point=None if point is None else _point(point),
-                conventions={str(key): str(one) for key, one in values["conventions"].items()},
-            )
-            if any(getattr(found, name).shape != found.costs.shape for name in _PER_EXIT):
-                raise ValueError("sizes differ")
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ValueError(
-                f"values are not those of Evaluation.to_dict ({error!r}): pass what it returned"
-            ) from error
-        return found
-
-    def to_json(self, path: str | Path | None = None) -> str:
-        """`to_dict` as JSON; also written to `path` where one is given.
-
-        Raises
-        ------
-        OSError
-            It can't be written there.
-        """
-        return as_json(self.to_dict(), path)
-
-    @classmethod
-    def from_json(cls, source: str | Path) -> Evaluation:
-        """The evaluation of a text or file that `to_json` wrote.
-
-        Raises
-        ------
-        ValueError
-            It holds something else.
-        OSError
-            There is no such file.
-        """
-        return cls.from_dict(from_json(source))
+    def _check(self) -> None:
+        if any(getattr(self, name).shape != self.costs.shape for name in _PER_EXIT):
+            raise ValueError("sizes differ")
 
     def _protocol(self) -> str:
         if self.protocol == "validation":
@@ -288,37 +223,7 @@ class Evaluation:
         return "thresholds swept on the test samples themselves: p1-test-sweep"
 
 
-def _curve(values: Mapping[str, Any]) -> Curve:
-    parts = {name: numbers(values[name]) for name in ("cost", "accuracy", "shares", "cuts")}
-    return Curve(**parts, low=number(values["low"]))
-
-
-def _reliability(values: Mapping[str, Any]) -> Reliability:
-    edges, confidence, accuracy = (
-        numbers(values[name]) for name in ("edges", "confidence", "accuracy")
-    )
-    counts = numbers(values["counts"]).astype(np.int64)
-    return Reliability(edges, counts, confidence, accuracy)
-
-
-def _point(values: Mapping[str, Any]) -> OperatingPoint:
-    return OperatingPoint(
-        str(values["policy"]),
-        number(values["accuracy"]),
-        number(values["cost"]),
-        numbers(values["shares"]),
-    )
-
-
 def _mean(values: Array) -> float:
     # The last exit's score decides nothing, and a score learned for deciding may be one constant
     # there: its AUROC of 0.5 would hide what the others do.
     return PerExit(values[:-1]).mean
-
-
-def _shown(value: float) -> str:
-    return "-" if np.isnan(value) else f"{value:.4f}"
-
-
-def _percent(value: float) -> str:
-    return "-" if np.isnan(value) else f"{value:.1%}"

@@ -60,7 +60,7 @@ def report(
     Raises
     ------
     ImportError
-        matplotlib is missing; the message names the extra.
+        matplotlib or Jinja is missing; the message names the extra.
     TypeError, ValueError
         Something else than results; folders without runs, or with runs that were not judged.
     OSError
@@ -71,7 +71,8 @@ def report(
     >>> from laplex.early_exit import report                       # doctest: +SKIP
     >>> report({"mixed": evaluation}, out="exits.html")            # doctest: +SKIP
     """
-    require("matplotlib", extra="exits", feature="laplex.early_exit.report")
+    for package in ("matplotlib", "jinja2"):
+        require(package, extra="exits", feature="laplex.early_exit.report")
     extras = {"training": training, "costs": costs, "timing": timing, "dynamics": dynamics}
     if isinstance(results, (Comparison, Evaluation, Mapping)):
         study = _study(results, extras)

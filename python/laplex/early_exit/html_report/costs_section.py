@@ -2,69 +2,39 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from ..._support.html_pages import Table
 from ..costs import Costs
 from ..runs.study import Study
 from ..timing import Timing
-from .pieces import heading, paragraph, percent, table
+from .number_formats import percent
+
+_COLUMNS = (
+    "exit", "segment before it", "its head", "leaving here", "of the backbone", "parameters",
+)  # fmt: skip
 
 
-def costs(study: Study) -> str:
-    """The section as HTML."""
-    parts = [
-        paragraph(
-            "Cost is counted in multiply-adds: one multiplication with the addition of its "
-            "result, of which matrix products, convolutions and attention are made. Papers count "
-            "differently (a multiply-add is two flops, and many say “FLOPs” for multiply-adds), so "
-            "that curves here use parts of the plain backbone. A sample that leaves at an exit has "
-            "paid for the network up to there and for every head that it was asked at."
-        )
-    ]
-    for names, found in _distinct(study.costs):
-        parts += [heading(", ".join(names)), _counted(found)]
-    if not study.costs:
-        parts.append(_relative(study))
-    parts.append(heading("By the clock"))
-    if not study.timing:
-        parts.append(
-            "<p class=note>Not measured: <code>laplex exits evaluate --timing</code> does, or pass "
-            "<code>timing={name: time_exits(...)}</code>.</p>"
-        )
-        return "\n".join(parts)
-    parts.append(
-        paragraph(
-            "Real exits, with what lies behind an exit truly not computed, against the plain "
-            "backbone and against all exits. The minimum says what the work takes, the median what "
-            "a user waits. Small networks save less by the clock than by the count: deciding, and "
-            "taking samples out of a batch, takes time that is not counted."
-        )
-    )
-    for name, timing in study.timing.items():
-        parts += [heading(name), _timed(timing)]
-    return "\n".join(parts)
+def costs(study: Study) -> dict[str, Any]:
+    """What the section shows."""
+    return {
+        "counted": [
+            {
+                "names": names,
+                "convention": found.convention,
+                "exits": Table(_COLUMNS, found.cells(" %", "–")),
+            }
+            for names, found in _distinct(study.costs)
+        ],
+        "relative": _relative(study),
+        "timed": [
+            {"name": name, "timing": timing, "ways": _timed(timing)}
+            for name, timing in study.timing.items()
+        ],
+    }
 
 
-def _counted(found: Costs) -> str:
-    rows = [
-        [name, f"{segment:,.0f}", head, f"{cost:,.0f}", percent(float(part)), parameters]
-        for name, segment, head, cost, part, parameters in zip(
-            found.exit_names,
-            found.segments,
-            [*(f"{one:,.0f}" for one in found.heads), "–"],
-            found.exits,
-            found.relative,
-            [*(f"{one:,}" for one in found.head_parameters), "–"],
-            strict=True,
-        )
-    ]
-    plain = f"{found.backbone:,.0f}"
-    rows.append(["plain backbone", plain, "–", plain, "100.0 %", f"{found.backbone_parameters:,}"])
-    columns = ["exit", "segment before it", "its head", "leaving here", "of the backbone"]
-    return paragraph(f"In {found.convention}, for one sample.", "note") + table(
-        [*columns, "parameters"], rows
-    )
-
-
-def _relative(study: Study) -> str:
+def _relative(study: Study) -> Table:
     rows = []
     for name, runs in study.comparison.groups.items():
         shown = ", ".join(
@@ -72,10 +42,10 @@ def _relative(study: Study) -> str:
             for exit_name, cost in zip(runs[0].exit_names, runs[0].costs, strict=True)
         )
         rows.append([name, shown])
-    return table(["", "of the plain backbone, leaving at"], rows)
+    return Table(["", "of the plain backbone, leaving at"], rows)
 
 
-def _timed(found: Timing) -> str:
+def _timed(found: Timing) -> Table:
     rows = []
     for one in found.runs:
         plain = found.run("backbone", one.batch_size)
@@ -89,14 +59,7 @@ def _timed(found: Timing) -> str:
             ]
         )
     columns = ["", "ms a sample (minimum)", "(median)", "time, of the backbone", "counted cost"]
-    threads = f"{found.threads} thread{'s' if found.threads != 1 else ''}"
-    versions = ", ".join(f"{name} {version}" for name, version in found.versions.items())
-    extreme = " A threshold of -inf lets everybody go, one of inf nobody."
-    return table(columns, rows) + paragraph(
-        f"{found.policy}; {found.repeats} passes over {found.runs[0].samples} samples on "
-        f"{found.device}, {threads}; {versions}.{extreme if 'inf' in found.policy else ''}",
-        "note",
-    )
+    return Table(columns, rows)
 
 
 def _distinct(found: dict[str, Costs]) -> list[tuple[list[str], Costs]]:

@@ -1,34 +1,36 @@
-"""The page: its sections put into ``page.html``."""
+"""What ``page.html`` shows, gathered: each section has a module and a template of its name."""
 
 from __future__ import annotations
 
-from html import escape
-from importlib.resources import files
-from string import Template
-
 import numpy as np
 
+from ..._support.html_pages import render_page
 from ..evaluation.result import Evaluation
 from ..runs.study import Study
-from . import dynamics_section, exits_section, tradeoff_section, training_section
 from .costs_section import costs
-from .pieces import definitions, percent
+from .exits_section import exits
+from .number_formats import percent
+from .proxies_section import proxies
+from .tradeoff_section import tradeoff
+from .training_section import training
 
 
 def render(study: Study, title: str) -> str:
     """The report as HTML, pictures embedded."""
-    template = files("laplex.early_exit.html_report").joinpath("page.html").read_text("utf-8")
-    return Template(template).substitute(
-        title=escape(title),
-        about=escape(_about(study)),
-        tiles=_tiles(study),
-        training=training_section.training(study),
-        tradeoff=tradeoff_section.tradeoff(study),
-        exits=exits_section.exits(study),
-        proxies=exits_section.proxies(study),
-        dynamics=dynamics_section.dynamics(study),
+    return render_page(
+        __package__,
+        "page.html",
+        extra="exits",
+        title=title,
+        about=_about(study),
+        numbers=_numbers(study),
+        training=training(study) if study.training else None,
+        tradeoff=tradeoff(study),
+        exits=exits(study),
+        proxies=proxies(study),
+        dynamics=study.dynamics,
         costs=costs(study),
-        conventions=definitions(_conventions(study)),
+        conventions=_conventions(study),
     )
 
 
@@ -44,13 +46,13 @@ def _about(study: Study) -> str:
     return text + "."
 
 
-def _tiles(study: Study) -> str:
+def _numbers(study: Study) -> list[tuple[str, str]]:
     name, runs = best_group(study)
     full = float(np.mean([one.accuracy[-1] for one in runs]))
     half = float(np.mean([float(one.curve.accuracy_at(0.5)) for one in runs]))
     enough = [_enough(one) for one in runs]
     where = f" ({name})" if len(study.comparison.groups) > 1 else ""
-    tiles = [
+    return [
         (percent(full), f"right when every sample goes through the whole network{where}"),
         (percent(half), f"right at half of the plain backbone's cost{where}"),
         (
@@ -59,10 +61,6 @@ def _tiles(study: Study) -> str:
         ),
         (percent(float(runs[0].costs[0]), 0), "of its cost is what the first exit takes"),
     ]
-    return "\n".join(
-        f"<div class=tile><b>{escape(value)}</b><span>{escape(what)}</span></div>"
-        for value, what in tiles
-    )
 
 
 def best_group(study: Study) -> tuple[str, tuple[Evaluation, ...]]:

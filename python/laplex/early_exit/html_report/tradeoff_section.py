@@ -4,76 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import takewhile
+from typing import Any
 
 import numpy as np
 
+from ..._support.html_pages import Table
 from ..arrays import Array
 from ..evaluation.curves import Curve
 from ..evaluation.result import Evaluation
 from ..runs.study import Study
 from .figures import baselines
-from .pieces import heading, paragraph, percent, picture, spread, table
+from .number_formats import percent, spread
 
 #: Panels of the picture of baselines.
 _PANELS = 6
 
 
-def tradeoff(study: Study) -> str:
-    """The section as HTML."""
+def tradeoff(study: Study) -> dict[str, Any]:
+    """What the section shows."""
     groups = study.comparison.groups
     protocols = {one.protocol for runs in groups.values() for one in runs}
-    parts = [
-        paragraph(
-            "Every point of a curve is a choice of thresholds: how much a sample costs on average, "
-            "and how many of the samples are answered rightly. 100 % is what the plain backbone "
-            "costs, without any head. A curve further up and to the left is better. It can go "
-            "beyond 100 %, as a sample that no exit lets go has paid for all heads as well."
-        ),
-        paragraph(_protocol(protocols), "" if protocols == {"validation"} else "notice"),
-    ]
-    if len(groups) > 1:
-        parts.append(picture(study.comparison.plot(), "Accuracy against mean cost, by group"))
-    parts += [
-        heading("At given budgets"),
-        paragraph(
-            "How many samples are right when a sample may cost so much of the plain backbone on "
-            "average; undefined where even the first exit costs more. The area is the mean height "
-            "of the curve from the first exit's cost to 100 %: one number for the whole trade. The "
-            "last column is the accuracy of the last exit alone, with nobody leaving early."
-        ),
-        _budgets(study),
-    ]
-    if any(len(runs) > 1 for runs in groups.values()):
-        parts.append(paragraph("Mean ± standard deviation over runs of one group.", "note"))
-    if len(groups) > 1:
-        parts.append(paragraph(_ranking(groups)))
     networks = _networks(groups)
-    parts += [
-        heading("What the curves are to be compared with"),
-        paragraph(
-            "One exit: all samples leave at the same exit, so that nothing is decided. By chance: "
-            "samples leave at random, which is what a score that knows nothing would do; a policy "
-            "below that line does harm. Oracle: one who knows which exits are right lets each "
-            "sample leave at the first of them, and gives up at once on those that none gets "
-            "right; no policy can be above."
-        ),
-        picture(
-            baselines(dict(list(networks.items())[:_PANELS])),
-            "Accuracy against cost of the policy, an oracle, chance, and single exits",
-        ),
-        _baselines(networks, study.comparison.budgets),
-    ]
-    if len(networks) < len(groups) or len(networks) > _PANELS:
-        shown = min(len(networks), _PANELS)
-        parts.append(
-            paragraph(
-                f"The picture has {shown} of {len(groups)} groups, the policy of the first run of "
-                "each; how samples are scored changes the policy's curve alone.",
-                "note",
-            )
-        )
-    parts += _points(groups)
-    return "\n".join(parts)
+    return {
+        "groups": len(groups),
+        "protocol": _protocol(protocols),
+        "swept": protocols != {"validation"},
+        "curves": study.comparison.plot() if len(groups) > 1 else None,
+        "budgets": _budgets(study),
+        "repeated": any(len(runs) > 1 for runs in groups.values()),
+        "ranking": _ranking(groups),
+        "baselines": baselines(dict(list(networks.items())[:_PANELS])),
+        "baseline_table": _baselines(networks, study.comparison.budgets),
+        "panels": min(len(networks), _PANELS),
+        "left_out": len(networks) < len(groups) or len(networks) > _PANELS,
+        "points": _points(groups),
+    }
 
 
 def _protocol(protocols: set[str]) -> str:
@@ -91,7 +56,7 @@ def _protocol(protocols: set[str]) -> str:
     return text
 
 
-def _budgets(study: Study) -> str:
+def _budgets(study: Study) -> Table:
     values = study.comparison.values()
     columns = [*(f"at {budget:.0%}" for budget in study.comparison.budgets), "area", "full"]
     rows = [
@@ -105,7 +70,7 @@ def _budgets(study: Study) -> str:
             means = np.array([found[column].mean() for found in values.values()])
             if not np.isnan(means).all():
                 best.append((int(np.nanargmax(means)), place + 2))
-    return table(["", "runs", *columns], rows, best)
+    return Table(["", "runs", *columns], rows, best)
 
 
 def _ranking(groups: Mapping[str, Sequence[Evaluation]]) -> str:
@@ -153,7 +118,7 @@ def _networks(groups: Mapping[str, Sequence[Evaluation]]) -> dict[str, Sequence[
     return found
 
 
-def _baselines(networks: Mapping[str, Sequence[Evaluation]], budgets: Array) -> str:
+def _baselines(networks: Mapping[str, Sequence[Evaluation]], budgets: Array) -> Table:
     curves: dict[str, Callable[[Evaluation], Curve]] = {
         "one exit": lambda one: one.static,
         "by chance": lambda one: one.random,
@@ -165,10 +130,10 @@ def _baselines(networks: Mapping[str, Sequence[Evaluation]], budgets: Array) -> 
             found = np.mean([curve(one).accuracy_at(budgets) for one in runs], axis=0)
             area = float(np.mean([curve(one).area for one in runs]))
             rows.append([f"{name}: {label}", *map(percent, found), percent(area)])
-    return table(["", *(f"at {budget:.0%}" for budget in budgets), "area"], rows)
+    return Table(["", *(f"at {budget:.0%}" for budget in budgets), "area"], rows)
 
 
-def _points(groups: Mapping[str, Sequence[Evaluation]]) -> list[str]:
+def _points(groups: Mapping[str, Sequence[Evaluation]]) -> Table | None:
     """What the policies get with thresholds of their own, where there are any."""
     rows = [
         [
@@ -182,10 +147,5 @@ def _points(groups: Mapping[str, Sequence[Evaluation]]) -> list[str]:
         for point in (one.operating_point for one in runs)
         if point is not None
     ]
-    if not rows:
-        return []
-    return [
-        heading("At the thresholds that were asked for"),
-        paragraph("How many are right, what a sample costs, and how many leave at each exit."),
-        table(["", "policy", "accuracy", "mean cost", "leaving, by exit"], rows),
-    ]
+    columns = ["", "policy", "accuracy", "mean cost", "leaving, by exit"]
+    return Table(columns, rows) if rows else None

@@ -2,60 +2,37 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from ..._support.html_pages import Table
 from ..runs.study import Study
 from ..training.result import TrainingResult
-from .pieces import heading, paragraph, percent, picture, table
+from .number_formats import percent
 
 #: Runs whose curves are shown: the first of each kind of phases.
 _SHOWN = 6
 
 
-def training(study: Study) -> str:
-    """The section as HTML."""
-    if not study.training:
-        return paragraph("Nothing is known here about how these networks were trained.", "notice")
-    parts = []
-    if study.facts:
-        parts.append(_facts(study))
-    parts.append(
-        paragraph(
-            "What each phase trained and for how many epochs, and how often each exit was right "
-            "about validation images at the end:"
-        )
-    )
-    parts.append(_phases(study.training))
-    shown = _chosen(study.training)
-    parts.append(
-        paragraph(
-            "Loss (lower is better) and accuracy of each exit on validation images, epoch by "
-            "epoch. Grey lines and words say where a phase begins and what it trains. In a phase "
-            "that trains the backbone alone, the heads have learned nothing yet, so that only the "
-            "output is to be looked at."
-        )
-    )
-    if len(shown) < len(study.training):
-        parts.append(
-            paragraph(
-                f"Shown are {len(shown)} of {len(study.training)} runs: the first of each kind.",
-                "note",
-            )
-        )
-    for name in shown:
-        parts.append(heading(name))
-        parts.append(picture(study.training[name].plot(), f"Training curves of {name}"))
-    return "\n".join(parts)
+def training(study: Study) -> dict[str, Any]:
+    """What the section shows, of at least one run."""
+    return {
+        "facts": _facts(study) if study.facts else None,
+        "phases": _phases(study.training),
+        "runs": len(study.training),
+        "curves": {name: study.training[name].plot() for name in _chosen(study.training)},
+    }
 
 
-def _facts(study: Study) -> str:
+def _facts(study: Study) -> Table:
     columns = list(dict.fromkeys(column for facts in study.facts.values() for column in facts))
     rows = [
         [name, *(facts.get(column, "–") for column in columns)]
         for name, facts in study.facts.items()
     ]
-    return table(["run", *columns], rows)
+    return Table(["run", *columns], rows)
 
 
-def _phases(found: dict[str, TrainingResult]) -> str:
+def _phases(found: dict[str, TrainingResult]) -> Table:
     most = max(len(result.exit_names) for result in found.values())
     columns = ["run", "phases", "epochs", *(f"exit {k + 1}" for k in range(most - 1)), "output"]
     rows = []
@@ -66,7 +43,7 @@ def _phases(found: dict[str, TrainingResult]) -> str:
         rows.append(
             [name, _text(result), str(len(result.history)), *right[:-1], *missing, *right[-1:]]
         )
-    return table(columns, rows)
+    return Table(columns, rows)
 
 
 def _text(result: TrainingResult) -> str:

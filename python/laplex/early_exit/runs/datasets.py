@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from torch.utils.data import DataLoader, TensorDataset
-
 import numpy as np
 import torch
-from laplex._support.image_datasets import load_images
 from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
+
+from laplex._support.image_datasets import load_images
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")

@@ -6,14 +6,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from ..._support.results import from_plain, to_plain
 from ..costs import Costs, count_costs
 from ..evaluation.evaluator import evaluate_outputs
 from ..evaluation.outputs import collect
 from ..evaluation.plan import Protocol
 from ..evaluation.result import Evaluation
-from ..timing import TimedRun, Timing, time_exits
+from ..timing import Timing, time_exits
 from .datasets import Split
 from .exit_rules import ExitRule
 from .run import Run, write_json
@@ -48,11 +48,11 @@ class RunEvaluation:
         values = {
             "kind": _KIND,
             "split": self.split,
-            "costs": self.costs.to_dict(),
-            "timing": None if self.timing is None else self.timing.to_dict(),
-            "evaluations": [one.to_dict() for one in self.evaluations],
+            "costs": self.costs,
+            "timing": self.timing,
+            "evaluations": self.evaluations,
         }
-        write_json(folder / FILE, values)
+        write_json(folder / FILE, to_plain(values))
 
     @classmethod
     def read(cls, folder: Path) -> RunEvaluation | None:
@@ -67,13 +67,8 @@ class RunEvaluation:
         if not path.is_file():
             return None
         try:
-            values = json.loads(path.read_text("utf-8"))
-            return cls(
-                split=str(values["split"]),
-                evaluations=tuple(Evaluation.from_dict(one) for one in values["evaluations"]),
-                costs=Costs.from_dict(values["costs"]),
-                timing=None if values["timing"] is None else _timing(values["timing"]),
-            )
+            found: RunEvaluation = from_plain(cls, json.loads(path.read_text("utf-8")))
+            return found
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{path} is not what `laplex exits evaluate` writes ({error}): evaluate the run "
@@ -148,7 +143,3 @@ def evaluate_run(
             real = real.with_cuts(last.cuts_at(within))
         measured = time_exits(run.model, splits.images[split][:_TIMED], real)
     return RunEvaluation(split, evaluations, costs, measured)
-
-
-def _timing(values: Any) -> Timing:
-    return Timing(**{**values, "runs": [TimedRun(**one) for one in values["runs"]]})

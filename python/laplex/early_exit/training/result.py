@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from laplex._support.optional import require
+from ..._support.optional import require
+from ..._support.results import Result
+from ..._support.text_tables import cell
+from .strategies import Phase
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-from ..plain_json import as_json, number, numbers, plain
-from .strategies import Phase
 
 
 @dataclass(frozen=True)
@@ -39,22 +38,9 @@ class EpochRecord:
     val_loss: tuple[float, ...]
     val_accuracy: tuple[float, ...]
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> EpochRecord:
-        """From plain lists and numbers, None for what is not defined."""
-        return cls(
-            phase=values["phase"],
-            epoch=values["epoch"],
-            train=values["train"],
-            loss=number(values["loss"]),
-            train_loss=tuple(numbers(values["train_loss"]).tolist()),
-            val_loss=tuple(numbers(values["val_loss"]).tolist()),
-            val_accuracy=tuple(numbers(values["val_accuracy"]).tolist()),
-        )
-
 
 @dataclass(frozen=True)
-class TrainingResult:
+class TrainingResult(Result):
     """What `train` returns; the model itself was trained in place.
 
     Attributes
@@ -78,7 +64,7 @@ class TrainingResult:
             f"{'phase':<12}  {'epoch':>5}  {'loss':>7}  {names}",
         ]
         for one in self.history:
-            accuracies = "  ".join(f"{_shown(value):>{width}}" for value in one.val_accuracy)
+            accuracies = "  ".join(f"{cell(value):>{width}}" for value in one.val_accuracy)
             name = f"{one.phase + 1} {one.train}"
             lines.append(f"{name:<12}  {one.epoch + 1:>5}  {one.loss:>7.4f}  {accuracies}")
         return "\n".join(lines)
@@ -121,30 +107,10 @@ class TrainingResult:
         left.legend(frameon=False, fontsize="small")
         return figure
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain lists and numbers; what is not defined is None."""
-        found: dict[str, Any] = plain(self)
-        return found
-
-    def to_json(self) -> str:
-        """`to_dict` as a text."""
-        return as_json(self.to_dict(), None)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> TrainingResult:
-        """The result that `to_dict` wrote."""
-        return cls(
-            tuple(values["exit_names"]),
-            tuple(Phase(**phase) for phase in values["phases"]),
-            tuple(EpochRecord.from_dict(one) for one in values["history"]),
-        )
-
     def __repr__(self) -> str:
         listed = ", ".join(f"{phase.train} {phase.epochs}" for phase in self.phases)
         last = self.history[-1].val_accuracy if self.history else ()
-        shown = ", ".join(_shown(value) for value in last)
+        shown = ", ".join(cell(value) for value in last)
         return f"TrainingResult(phases: {listed}; validation accuracy by exit {shown or 'none'})"
 
-
-def _shown(value: float) -> str:
-    return "-" if value != value else f"{value:.4f}"
+    __str__ = __repr__  # a table has a line for each epoch

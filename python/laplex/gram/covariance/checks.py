@@ -8,7 +8,7 @@ import operator
 import torch
 from torch import Tensor
 
-from laplex.torch.functional import check_tensor
+from laplex.torch.call import check_tensor
 
 
 def count(name: str, value: int, least: int = 1) -> int:

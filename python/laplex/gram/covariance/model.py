@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from laplex.numpy import checks as validation
-from laplex.torch.functional import check_flag
+from laplex.torch.call import check_flag
 
 from . import checks, completion, likelihood, training
 from .heads import Heads

@@ -1,0 +1,166 @@
+/// What the module's functions take, as tuples of numbers: laplex/_support/core.py has their names.
+/// Addresses come from NumPy or torch; 0 stands for "not given".
+#pragma once
+
+#include <laplex/laplex.hpp>
+
+#include <pybind11/pybind11.h>
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <tuple>
+
+namespace laplex::python {
+
+using Address = std::uintptr_t;
+
+template <class T>
+T* pointer(Address address) {
+  return reinterpret_cast<T*>(address);
+}
+
+/// How many entries a head has in one of a kernel's arrays.
+enum class Extent { targets, sources, one };
+struct KernelArray {
+  Extent extent;
+  bool always_double;
+};
+inline constexpr KernelArray kTargets{Extent::targets, false};
+inline constexpr KernelArray kSources{Extent::sources, false};
+inline constexpr KernelArray kParameter{Extent::one, true};
+
+/// A kernel of either precision. Its arrays: targets, sources, lengthscale, frequency,
+/// target_phase, source_phase.
+struct KernelArguments {
+  static constexpr std::array kArrays{kTargets,   kSources, kParameter,
+                                      kParameter, kTargets, kSources};
+  using Arrays = std::array<Address, kArrays.size()>;
+
+  bool is_double = true;
+  std::int64_t heads = 1;
+  std::int64_t n = 0;
+  std::int64_t m = 0;
+  Arrays arrays{};
+  bool real_part = false;
+
+  [[nodiscard]] std::size_t bytes(std::size_t array) const {
+    const KernelArray& one = kArrays[array];
+    const std::int64_t entries = one.extent == Extent::targets   ? n
+                                 : one.extent == Extent::sources ? m
+                                                                 : 1;
+    return arrays[array] == 0 ? 0
+                              : static_cast<std::size_t>(heads * entries) *
+                                    (one.always_double || is_double ? 8 : 4);
+  }
+};
+
+template <class T>
+Kernel<T> kernel_of(const KernelArguments& k, int num_threads) {
+  const auto [targets, sources, lengthscale, frequency, target_phase, source_phase] = k.arrays;
+  Kernel<T> kernel;
+  kernel.heads = k.heads;
+  kernel.num_targets = k.n;
+  kernel.num_sources = k.m;
+  kernel.targets = pointer<const T>(targets);
+  kernel.sources = pointer<const T>(sources);
+  kernel.lengthscale = pointer<const double>(lengthscale);
+  kernel.frequency = pointer<const double>(frequency);
+  kernel.target_phase = pointer<const T>(target_phase);
+  kernel.source_phase = pointer<const T>(source_phase);
+  kernel.real_part = k.real_part;
+  kernel.num_threads = num_threads;
+  return kernel;
+}
+
+/// Runs f(T{}) for a precision.
+template <class F>
+auto with_precision(bool is_double, const F& f) {
+  return is_double ? f(double{}) : f(float{});
+}
+
+/// Vectors `[heads, rows, count]`, contiguous in the last dimension; strides in elements.
+struct Vectors {
+  Address data = 0;
+  bool complex = false;
+  Strides strides{};
+};
+
+/// Addresses of the gradients by values, targets, sources, lengthscale, frequency, target_phase and
+/// source_phase.
+struct GradientArguments {
+  std::array<Address, 7> arrays{};
+
+  template <class T>
+  [[nodiscard]] Gradients<T, T> of() const {
+    const auto [values, targets, sources, lengthscale, frequency, theta, phi] = arrays;
+    return {pointer<T>(values),
+            pointer<T>(targets),
+            pointer<T>(sources),
+            pointer<double>(lengthscale),
+            pointer<double>(frequency),
+            pointer<T>(theta),
+            pointer<T>(phi)};
+  }
+};
+
+/// Device memory that is lent: its address and bytes.
+struct MemoryArguments {
+  Address data = 0;
+  std::size_t bytes = 0;
+};
+
+/// Reads a tuple's numbers into variables; false where it is no such tuple.
+template <class... Numbers>
+bool read(PyObject* given, Numbers&... numbers) {
+  if (!PyTuple_Check(given) || PyTuple_GET_SIZE(given) != sizeof...(Numbers)) {
+    return false;
+  }
+  Py_ssize_t next = 0;
+  const auto one = [&](auto& number) {
+    PyObject* const item = PyTuple_GET_ITEM(given, next++);
+    using Number = std::remove_reference_t<decltype(number)>;
+    if constexpr (std::is_same_v<Number, bool>) {
+      number = PyObject_IsTrue(item) == 1;
+    } else if constexpr (std::is_signed_v<Number>) {
+      number = static_cast<Number>(PyLong_AsLongLong(item));
+    } else {
+      number = static_cast<Number>(PyLong_AsUnsignedLongLong(item));
+    }
+  };
+  (one(numbers), ...);
+  if (PyErr_Occurred() != nullptr) {
+    PyErr_Clear();
+    return false;
+  }
+  return true;
+}
+
+inline bool read(PyObject* given, KernelArguments& k) {
+  auto& [x, y, ell, omega, theta, phi] = k.arrays;
+  return read(given, k.is_double, k.real_part, k.heads, k.n, k.m, x, y, ell, omega, theta, phi);
+}
+inline bool read(PyObject* given, Vectors& v) {
+  return read(given, v.data, v.complex, v.strides.head, v.strides.row);
+}
+inline bool read(PyObject* given, GradientArguments& g) {
+  return std::apply([&](auto&... each) { return read(given, each...); }, g.arrays);
+}
+inline bool read(PyObject* given, MemoryArguments& m) {
+  return read(given, m.data, m.bytes);
+}
+
+}  // namespace laplex::python
+
+/// Tuples to the structs above; `name` is what signatures, and the stub made from them, say.
+#define LAPLEX_TUPLE_CASTER(Type, name)                                                \
+  template <>                                                                          \
+  struct pybind11::detail::type_caster<Type> {                                         \
+    PYBIND11_TYPE_CASTER(Type, const_name(name));                                      \
+    bool load(handle given, bool) { return laplex::python::read(given.ptr(), value); } \
+  }
+
+LAPLEX_TUPLE_CASTER(laplex::python::KernelArguments, "laplex._support.core.Kernel");
+LAPLEX_TUPLE_CASTER(laplex::python::Vectors, "laplex._support.core.Vectors");
+LAPLEX_TUPLE_CASTER(laplex::python::GradientArguments, "laplex._support.core.Gradients");
+LAPLEX_TUPLE_CASTER(laplex::python::MemoryArguments, "laplex._support.core.Memory");

@@ -1,0 +1,242 @@
+"""Execution of the operator: a plan of the core, run on the tensors' memory.
+
+A plan on the CPU is the core's own, found again by the content of its anchors; on a GPU it is
+`cuda.DevicePlan`, which has the same two methods.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import _core
+from .._support.core import Gradients, Kernel, Vectors
+from ..numpy.layout import Layout, layout_of
+from . import cuda
+from .call import DIRECT, TENSORS, Call, Signature
+
+_LITTLE = 1 << 20  # numbers that may be copied for a shorter way to the core
+_PRODUCT = 0  # mode of the core's sum: K itself, not its transpose or adjoint
+# The core reads a null pointer as "absent", and torch gives null for tensors without elements.
+# (Not a tensor: this module may be first imported under a mode that makes tensors without memory.)
+_NO_ELEMENTS = np.zeros(1)
+
+
+class Plan(Protocol):
+    """The matrix of a call's anchors and parameters."""
+
+    def sum(
+        self,
+        values: Vectors,
+        rows: int,
+        out: Vectors,
+        mode: int,
+        parity: int,
+        moment: int,
+        num_threads: int,
+        /,
+    ) -> None:
+        """Write K v, or another sum of the family."""
+
+    def vjp(
+        self, values: Vectors, grad: Vectors, rows: int, gradients: Gradients, num_threads: int, /
+    ) -> None:
+        """Write the first-order gradients that have an address."""
+
+
+def product(call: Call, sig: Signature) -> tuple[Tensor, Plan]:
+    """S(parity, moment) of the module `derivatives`, new and contiguous ``[*batch, n]``."""
+    if sig.direct:
+        if sig.batch or sig.result_dtype is not sig.dtype:
+            out = torch.empty(sig.shape, dtype=sig.result_dtype)
+        else:
+            out = torch.empty_like(call.targets)  # in half the time
+        form = (call.real_part, call.parity, call.moment)
+        return out, DIRECT.product(call[:TENSORS], *form, out, torch.get_num_threads())
+    plan = plan_of(call, sig)
+    out = torch.empty(sig.shape, dtype=sig.result_dtype, device=call.targets.device)
+    if out.numel() == 0:
+        return out, plan
+    layout = layout_of(sig.batch, sig.anchor_batch)
+    _values, given = _strided(call.values, layout, sig.sources)
+    result, written = _writable(out, layout)
+    plan.sum(
+        given, layout.rows, written, _PRODUCT, call.parity, call.moment, torch.get_num_threads()
+    )
+    return (out if result is None else _restored(result, layout).contiguous()), plan
+
+
+def gradients(
+    grad: Tensor, call: Call, sig: Signature, needs: Sequence[bool], plan: Plan | None = None
+) -> list[Tensor | None]:
+    """The seven first-order gradients in one fused pass, None where not needed.
+
+    `plan` is that of the call's product, where it was kept.
+    """
+    if sig.direct and isinstance(plan, _core.Plan):
+        if grad.numel() < _LITTLE:
+            grad = grad.contiguous()  # that of a sum is one number, repeated
+        out = [
+            torch.empty_like(each) if need and each is not None else None
+            for each, need in zip(call[:TENSORS], needs, strict=True)
+        ]
+        if DIRECT.vjp(plan, call[:TENSORS], grad, tuple(out), torch.get_num_threads()):
+            return out
+    # A device's is looked up anew: the stream may be another by now, or captured into a graph.
+    if plan is None or cuda.takes(call.targets):
+        plan = plan_of(call, sig, backward=True)
+    n, m = sig.targets, sig.sources
+    layout = layout_of(sig.batch, sig.anchor_batch)
+    device = call.targets.device
+
+    def new(need: bool, shape: tuple[int, ...], dtype: torch.dtype = sig.dtype) -> Tensor | None:
+        return torch.empty(shape, dtype=dtype, device=device) if need else None
+
+    heads, of_targets, of_sources = (
+        sig.anchor_batch,
+        (*sig.anchor_batch, n),
+        (*sig.anchor_batch, m),
+    )
+    of_values = (*sig.batch, m) if layout.in_order else (layout.heads, layout.rows, m)
+    found = [
+        new(needs[0], of_values, call.values.dtype),
+        new(needs[1], of_targets),
+        new(needs[2 if call.sources is not None else 1], of_sources),  # self: the other role
+        new(needs[3], heads, torch.float64),
+        new(needs[4], heads, torch.float64),
+        new(needs[5], of_targets),
+        new(needs[6], of_sources),
+    ]
+    if n and m and layout.heads and layout.rows:
+        _values, given = _strided(call.values, layout, m)
+        _grad, of_result = _strided(grad, layout, n)
+        addresses = Gradients(*[0 if each is None else each.data_ptr() for each in found])
+        plan.vjp(given, of_result, layout.rows, addresses, torch.get_num_threads())
+    else:
+        for each in found:
+            if each is not None:
+                each.zero_()
+
+    if found[0] is not None and not layout.in_order:
+        found[0] = _restored(found[0], layout)
+    d_targets, d_sources = found[1:3]
+    if call.sources is None and d_targets is not None and d_sources is not None:
+        d_targets += d_sources
+    return [
+        None if each is None or tensor is None else _summed(each, tensor)
+        for each, tensor in zip(found, call[:TENSORS], strict=True)
+    ]
+
+
+def check_gradient(grad: Tensor, sig: Signature) -> None:
+    """Refuse a gradient that doesn't have the result's shape and dtype."""
+    if tuple(grad.shape) != sig.shape:
+        raise ValueError(f"grad has shape {tuple(grad.shape)}, but the result has {sig.shape}")
+    if grad.dtype is not sig.result_dtype:
+        raise TypeError(f"grad has dtype {grad.dtype}, but the result has {sig.result_dtype}")
+
+
+def plan_of(call: Call, sig: Signature, backward: bool = False) -> Plan:
+    """Look up or build the plan of a call's anchors and parameters.
+
+    On the CPU the core copies what it keeps: no tensor need outlive the call.
+    """
+    laid = _laid(call, sig)  # alive until the core has read them
+    addresses = [
+        0 if tensor is None else tensor.data_ptr() or _no_address(tensor) for tensor in laid
+    ]
+    batch = sig.anchor_batch
+    heads = layout_of(batch, batch).heads
+    kernel = Kernel(
+        sig.dtype is torch.float64, call.real_part, heads, sig.targets, sig.sources, *addresses
+    )
+    if cuda.takes(call.targets):
+        return cuda.plan_of(call, sig, kernel, laid, backward)
+    return _core.cached_plan(kernel, torch.get_num_threads())
+
+
+def _laid(call: Call, sig: Signature) -> list[Tensor | None]:
+    """The six tensors that describe the kernel in the core's dtypes, contiguous with all heads."""
+    batch = sig.anchor_batch
+    targets, sources = (sig.dtype, (*batch, sig.targets)), (sig.dtype, (*batch, sig.sources))
+    parameter = (torch.float64, batch)
+    laid: list[Tensor | None] = []
+    for tensor, (dtype, shape) in zip(
+        call[1:TENSORS], (targets, sources, parameter, parameter, targets, sources), strict=True
+    ):
+        if tensor is not None:
+            if tensor.dtype is not dtype:
+                tensor = tensor.to(dtype)
+            if tensor.shape != shape:
+                tensor = tensor.expand(shape)
+            if tensor.is_neg() or not tensor.is_contiguous():
+                tensor = tensor.resolve_neg().contiguous()
+        laid.append(tensor)
+    return laid
+
+
+# --- memory -------------------------------------------------------------------------------------
+
+
+def _strided(tensor: Tensor, layout: Layout, length: int) -> tuple[Tensor, Vectors]:
+    """``[*b, length]`` as heads x rows x length: its own memory where strides allow.
+
+    The tensor that is returned holds the memory. Strides are 0 where a head or row is a repetition.
+    """
+    if tensor.is_neg() or tensor.is_conj():  # memory holds the negative or conjugate
+        tensor = tensor.resolve_conj().resolve_neg()
+    heads, rows, order, in_order, batch = layout
+    if in_order and tensor.is_contiguous() and tensor.shape[:-1] == batch:
+        head, row = rows * length, length  # without making views, which cost time
+    else:
+        tensor = tensor.expand(*batch, length)
+        if not in_order:
+            tensor = tensor.permute(*order, -1)
+        tensor = tensor.reshape(heads, rows, length)
+        if length > 1 and tensor.stride(-1) != 1:
+            tensor = tensor.contiguous()
+        head, row = tensor.stride(0), tensor.stride(1)
+    address = tensor.data_ptr() or _no_address(tensor)
+    return tensor, Vectors(address, tensor.is_complex(), head, row)
+
+
+def _writable(out: Tensor, layout: Layout) -> tuple[Tensor | None, Vectors]:
+    """Where to write a contiguous result: beside it where no view does, see `_restored`."""
+    length = out.shape[-1]
+    heads, rows, order, in_order, _ = layout
+    if in_order:
+        return None, Vectors(out.data_ptr(), out.is_complex(), rows * length, length)
+    beside = None
+    try:
+        view = out.permute(*order, -1).view(heads, rows, length)
+    except RuntimeError:
+        beside = view = out.new_empty((heads, rows, length))
+    return beside, Vectors(view.data_ptr(), out.is_complex(), view.stride(0), view.stride(1))
+
+
+def _restored(tensor: Tensor, layout: Layout) -> Tensor:
+    """View ``[heads, rows, length]`` as ``[*batch, length]``, not contiguous."""
+    return tensor.reshape(*layout.sizes, tensor.shape[-1]).permute(*layout.back, -1)
+
+
+def _summed(gradient: Tensor, tensor: Tensor) -> Tensor:
+    """Sum a gradient over the dimensions in which its tensor was repeated."""
+    if gradient.shape != tensor.shape:
+        gradient = gradient.sum_to_size(tensor.shape)
+    if gradient.dtype is not tensor.dtype:
+        gradient = gradient.to(tensor.dtype)
+    return gradient.contiguous()
+
+
+def _no_address(tensor: Tensor) -> int:
+    """What stands for the address of no elements."""
+    if tensor.numel() > 0:
+        raise ValueError(
+            f"a tensor of shape {tuple(tensor.shape)} on {tensor.device} has no memory to read "
+            "numbers from: pass a materialised one, such as tensor.clone() on the CPU"
+        )
+    return int(_NO_ELEMENTS.ctypes.data)

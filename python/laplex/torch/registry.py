@@ -1,0 +1,77 @@
+"""The operators ``laplex::matvec`` and ``laplex::matvec_vjp`` of PyTorch's registry.
+
+``laplex::matvec`` is the primitive of the module `derivatives`; ``laplex::matvec_vjp`` its seven
+first-order gradients (parity 0, moment 0) in one fused pass. The registry serves ``torch.compile``,
+fake and meta tensors, and dispatch modes; `autograd` adds the derivatives, `batching` vmap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, get_type_hints
+
+import torch
+from torch import Tensor
+
+from . import execution
+from .call import TENSORS, Call, signature
+
+_KINDS: dict[Any, str] = {Tensor: "Tensor", Tensor | None: "Tensor?", bool: "bool", int: "int"}
+_FIELDS = [f"{_KINDS[kind]} {name}" for name, kind in get_type_hints(Call).items()]
+# Inductor's CUDA graphs own all memory that is taken while they warm up, and orders outlive that.
+_TAGS = (torch.Tag.pt2_compliant_tag, torch.Tag.cudagraph_unsafe)
+LIBRARY: Any = torch.library.Library("laplex", "DEF")  # type: ignore[no-untyped-call]
+LIBRARY.define(f"matvec({', '.join(_FIELDS)}) -> Tensor", tags=_TAGS)
+LIBRARY.define(
+    f"matvec_vjp(Tensor grad, {', '.join(_FIELDS[: TENSORS + 1])}, bool[{TENSORS}] needs) "
+    f"-> ({', '.join(['Tensor'] * TENSORS)})",
+    tags=_TAGS,
+)
+MATVEC = torch.ops.laplex.matvec.default
+MATVEC_VJP = torch.ops.laplex.matvec_vjp.default
+
+
+def filled(gradients: Sequence[Tensor | None], targets: Tensor) -> tuple[Tensor, ...]:
+    """Stand an empty tensor in for every gradient that was not wanted: the schema has no None."""
+    return tuple(targets.new_empty(0) if each is None else each for each in gradients)
+
+
+def _matvec(*args: Any) -> Tensor:
+    call = Call(*args)
+    return execution.product(call, signature(call))[0]
+
+
+def _matvec_vjp(grad: Tensor, *args: Any) -> tuple[Tensor, ...]:
+    call, needs = Call(*args[:-1]), args[-1]
+    sig = signature(call)
+    execution.check_gradient(grad, sig)
+    return filled(execution.gradients(grad, call, sig, needs), call.targets)
+
+
+# For every backend, so that tensors of any other device meet the sentence of `signature`.
+LIBRARY.impl("matvec", _matvec, "CompositeExplicitAutograd")
+LIBRARY.impl("matvec_vjp", _matvec_vjp, "CompositeExplicitAutograd")
+
+
+# Keyword arguments come by the schema's names.
+
+
+def _matvec_fake(*args: Any, **named: Any) -> Tensor:
+    call = Call(*args, **named)
+    sig = signature(call)
+    return call.targets.new_empty(sig.shape, dtype=sig.result_dtype)
+
+
+def _matvec_vjp_fake(grad: Tensor, *args: Any) -> list[Tensor]:
+    call, needs = Call(*args[:-1]), args[-1]
+    execution.check_gradient(grad, signature(call))
+    return [
+        call.targets.new_empty(tensor.shape, dtype=tensor.dtype)
+        if needed and tensor is not None
+        else call.targets.new_empty(0)
+        for tensor, needed in zip(call[:TENSORS], needs, strict=True)
+    ]
+
+
+torch.library.register_fake("laplex::matvec", _matvec_fake, lib=LIBRARY)
+torch.library.register_fake("laplex::matvec_vjp", _matvec_vjp_fake, lib=LIBRARY)
