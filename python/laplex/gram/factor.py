@@ -368,16 +368,10 @@ class _Vjp(torch.autograd.Function):
     """Gradients of <a, L b> + <w, log D> by the covariance; None stands for a, b or w of 0."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        gram: Gram,
-        a: Tensor | None,
-        b: Tensor | None,
-        w: Tensor | None,
-        *covariance: Tensor,
-    ) -> tuple[Tensor | None, ...]:
+    def forward(ctx: Any, gram: Gram, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
         ctx.gram = gram
-        ctx.save_for_backward(a, b, w, *covariance)
+        ctx.save_for_backward(*tensors)
+        a, b, w, *_ = tensors
         return tuple(gram.vjp(a, b, w))
 
     @staticmethod
@@ -389,16 +383,9 @@ class _VjpTangent(torch.autograd.Function):
     """The derivative of `_Vjp`: gradients by a, b, w and the covariance of <tangents, _Vjp>."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        gram: Gram,
-        a: Tensor | None,
-        b: Tensor | None,
-        w: Tensor | None,
-        *covariance_and_tangents: Tensor,
-    ) -> tuple[Tensor | None, ...]:
-        along = Covariance(*covariance_and_tangents[4:])
-        return tuple(gram.vjp_tangent(a, b, w, along))
+    def forward(ctx: Any, gram: Gram, *tensors: Any) -> tuple[Tensor | None, ...]:
+        a, b, w, *covariance_and_tangents = tensors
+        return tuple(gram.vjp_tangent(a, b, w, Covariance(*covariance_and_tangents[4:])))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:

@@ -52,7 +52,7 @@ class LaplaceGram(Gaussian):
 
     Notes
     -----
-    All computations are in float64, on the CPU; results have the anchors' dtype. Gradients flow to
+    All computations are in float64; results have the anchors' dtype and device. Gradients flow to
     every tensor, twice. Where anchors coincide, first derivatives by anchors use sign(0) = 0 in
     everything that does not depend on the order of the anchors (`solve`, `logdet`, `log_prob`,
     `condition`); `color` and `whiten` do, and are one-sided there.
