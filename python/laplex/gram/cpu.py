@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from .. import _core
+from .._support.core import Covariance
 
 
 class CpuBackend:
-    """`laplex::Gram` at the `addresses` of a `Covariance` of `sizes` B, n, J."""
+    """`laplex::Gram` of a covariance."""
 
-    def __init__(
-        self,
-        sizes: tuple[int, int, int],
-        addresses: tuple[int, int, int, int],
-        ties_backwards: bool,
-        device: torch.device,
-    ) -> None:
-        threads = torch.get_num_threads()
-        self.core = _core.Gram(*sizes, *addresses, ties_backwards, threads)
+    def __init__(self, covariance: Covariance, device: torch.device) -> None:
+        self.core = _core.Gram(covariance, torch.get_num_threads())
 
-    def call(self, name: str, *arguments: int, rows: int | None = None) -> None:
-        """Call a method of the core: one of vectors, of which there are `rows`, or of none."""
-        threads = () if rows is None else (torch.get_num_threads(),)
-        getattr(self.core, name)(*arguments, *threads)
+    def call(self, method: str, *arguments: Any, rows: int = 0, derivatives: int = 0) -> None:
+        """Call a method of the core with all but its last argument: where to run.
+
+        `derivatives`: 1 for a method that takes the first, 2 the second.
+        """
+        getattr(self.core, method)(*arguments, torch.get_num_threads())

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from .. import _core
+from .._support.core import Covariance, Place
 from ..torch import cuda as cuda_execution
 
 #: The most columns of H that a GPU takes: sums of 8 real terms or 4 cosines.
@@ -17,42 +20,27 @@ class CudaBackend:
     The constructor waits for the device, as it has to say what is singular; nothing else does.
     """
 
-    def __init__(
-        self,
-        sizes: tuple[int, int, int],
-        addresses: tuple[int, int, int, int],
-        ties_backwards: bool,
-        device: torch.device,
-    ) -> None:
+    def __init__(self, covariance: Covariance, device: torch.device) -> None:
         self.device = device
         with cuda_execution.on(device):
             self._stream = cuda_execution.current_stream(device)
+            sizes = covariance[1:4]
             self.storage = cuda_execution.memory(_core.CudaGram.storage_bytes(*sizes), device)
             scratch = cuda_execution.memory(_core.CudaGram.scratch_bytes(*sizes), device)
-            self.core = _core.CudaGram(
-                *sizes,
-                *addresses,
-                ties_backwards,
-                self._stream,
-                self.storage.data_ptr(),
-                self.storage.numel(),
-                scratch.data_ptr(),
-                scratch.numel(),
-            )
+            spans = (cuda_execution.span(self.storage), cuda_execution.span(scratch))
+            self.core = _core.CudaGram(covariance, self._stream, *spans)
             self._event = cuda_execution.event(device)
 
-    def call(self, name: str, *arguments: int, rows: int | None = None) -> None:
-        """Call a method of the core: one of vectors, of which there are `rows`, or of none."""
+    def call(self, method: str, *arguments: Any, rows: int = 0, derivatives: int = 0) -> None:
+        """As `CpuBackend.call`: on the current stream, with memory to work in."""
         with cuda_execution.on(self.device):
             stream = cuda_execution.current_stream(self.device)
             if stream != self._stream:
                 cuda_execution.wait(self._event, self.storage)
-            if name in ("order", "log_variances"):  # which need no workspace
-                getattr(self.core, name)(*arguments, stream)
-                return
-            if name in ("vjp", "vjp_tangent"):
-                nbytes = self.core.gradient_workspace_bytes(rows or 0, name == "vjp_tangent")
+            if derivatives:
+                nbytes = self.core.gradient_workspace_bytes(rows, derivatives == 2)
             else:
-                nbytes = self.core.workspace_bytes(rows or 0)
+                nbytes = self.core.workspace_bytes(rows)
             workspace = cuda_execution.memory(nbytes, self.device)
-            getattr(self.core, name)(*arguments, stream, workspace.data_ptr(), nbytes)
+            place = Place(stream, *cuda_execution.span(workspace))
+            getattr(self.core, method)(*arguments, place)

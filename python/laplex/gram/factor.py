@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .._support import core
 from ..torch import cuda as cuda_execution
 from .cpu import CpuBackend
 from .cuda import CudaBackend
@@ -101,9 +102,8 @@ class Gram:
             on_gpu = cuda_execution.takes(covariance.anchors)
             backend = CudaBackend if on_gpu else CpuBackend
         sizes = (self.batch, self.n, self.width)
-        anchors, lengthscale, loadings, noise = _addresses(*covariance)
-        addresses = (anchors, lengthscale, loadings, noise)
-        self.backend = backend(sizes, addresses, ties_backwards, self.device)
+        given = core.Covariance(ties_backwards, *sizes, *_addresses(*covariance))
+        self.backend = backend(given, self.device)
 
     @property
     def has_ties(self) -> bool:
@@ -163,7 +163,10 @@ class Gram:
         a, b, w = (None if each is None else plain(each) for each in (a, b, w))
         rows = 0 if a is None else a.shape[1]
         out = self._empty_covariance(needs)
-        self.backend.call("vjp", *_addresses(a, b), rows, *_addresses(w, *out), 0, rows=rows)
+        (weights,), gradients = _addresses(w), core.CovarianceGradients(*_addresses(*out))
+        self.backend.call(
+            "vjp", *_addresses(a, b), rows, weights, gradients, 0, rows=rows, derivatives=1
+        )
         return out
 
     def vjp_tangent(
@@ -175,9 +178,18 @@ class Gram:
         rows = 0 if a is None else a.shape[1]
         d_a, d_b, d_w = (None if each is None else torch.empty_like(each) for each in (a, b, w))
         out = self._empty_covariance(_ALL)
-        outputs = (*out, d_a, d_b, d_w)
+        (weights,), direction = _addresses(w), core.CovarianceGradients(*_addresses(*tangent))
+        gradients = core.CovarianceGradients(*_addresses(*out))
         self.backend.call(
-            "vjp_tangent", *_addresses(a, b), rows, *_addresses(w, *tangent, *outputs), rows=rows
+            "vjp_tangent",
+            *_addresses(a, b),
+            rows,
+            weights,
+            direction,
+            gradients,
+            *_addresses(d_a, d_b, d_w),
+            rows=rows,
+            derivatives=2,
         )
         return [d_a, d_b, d_w, *out]
 
