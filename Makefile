@@ -24,6 +24,7 @@ CCACHE := $(shell command -v ccache 2>/dev/null)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/stamps
+EMULATED := build/emulated
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export CMAKE_BUILD_PARALLEL_LEVEL := $(JOBS)
 export CTEST_PARALLEL_LEVEL := $(JOBS)
@@ -44,7 +45,7 @@ MODULE_FILES := $(shell find cpp cuda python/bindings -type f)
 PACKAGE_FILES := pyproject.toml README.md LICENSE $(CMAKE_FILES) \
   $(shell find cpp cuda python -type f -not -name '*.pyc')
 
-.PHONY: help demo test check build bench gpu lint lint-quick format test-cpp test-asan test-tsan test-consume test-cuda test-emulated \
+.PHONY: help demo test check build bench gpu lint lint-quick format stub $(EMULATED)/ready test-cpp test-asan test-tsan test-consume test-cuda test-emulated \
   wheel test-python test-slow test-settings clean distclean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
@@ -129,13 +130,18 @@ test-cpp: build ## the C++ tests, those of the CUDA kernels' emulation too
 	$(BIN)/ctest --preset all -E '^cuda$$'
 
 # The Python module with the CUDA kernels' emulation in place of a GPU.
-EMULATED := build/emulated
-test-emulated: build ## the torch operators on the CUDA kernels, which run on the host: no GPU needed
-	$(HEADING) "torch operators on the emulated CUDA kernels"
+$(EMULATED)/ready: build
 	rm -rf $(EMULATED) && mkdir -p $(EMULATED) && cp -R python/laplex $(EMULATED)
 	$(BIN)/cmake --install build/all --prefix $(EMULATED) --component python_emulated
+
+test-emulated: $(EMULATED)/ready ## the torch operators on the CUDA kernels, which run on the host: no GPU needed
+	$(HEADING) "the stub of the compiled module, and torch operators on the emulated CUDA kernels"
+	PYTHONPATH="$(CURDIR)/$(EMULATED)" $(BIN)/python tools/core_stub.py --check
 	cd $(EMULATED) && LAPLEX_EMULATED_CUDA=1 PYTHONPATH="$(CURDIR)/$(EMULATED)" $(PYTEST) \
 	  -c "$(CURDIR)/pyproject.toml" --rootdir "$(CURDIR)" $(patsubst %,"$(CURDIR)/tests/python/%",torch/test_cuda.py gram/test_cuda.py cuda/test_plan.py gram/test_gram.py)
+
+stub: $(EMULATED)/ready ## write python/laplex/_core.pyi anew, after a change of python/bindings
+	PYTHONPATH="$(CURDIR)/$(EMULATED)" $(BIN)/python tools/core_stub.py
 
 ifdef NVCC
 test-cuda: build ## the CUDA backend is compiled, with its tests and benchmarks, where nvcc is; tested, where a GPU is

@@ -29,6 +29,7 @@ SIMPLER = {
     ": tuple,": ": tuple[Any, ...],",
     ": tuple)": ": tuple[Any, ...])",
     "-> tuple:": "-> tuple[Any, ...]:",
+    "-> tuple | None:": "-> tuple[Any, ...] | None:",
     "-> dict:": "-> dict[str, Any]:",
     "import core": "from ._support import core",
     "import typing_extensions\n": "",

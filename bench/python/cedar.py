@@ -148,7 +148,7 @@ def mixing(sizes: Sizes) -> str:
     makers: dict[str, Callable[[int], Any]] = {
         "CEDAR, orthogonal": lambda seed: CEDAR(4, random_state=seed),
         "CEDAR, invertible": lambda seed: CEDAR(
-            4, transform="invertible", max_iter=sizes.adam_steps, random_state=seed
+            4, basis="invertible", max_iter=sizes.adam_steps, random_state=seed
         ),
         "FastICA": lambda seed: FastICA(random_state=seed),
         "PCA, per-row top k": lambda seed: PCA(),
@@ -221,7 +221,7 @@ def text(sizes: Sizes, rows: np.ndarray, folder: Path) -> str:
     steps = sizes.adam_steps // 2
     models = {
         "CEDAR, k = 4, 16, 32, 64 at once": CEDAR(list(K)),
-        "CEDAR, invertible": CEDAR(fit, transform="invertible", max_iter=steps),
+        "CEDAR, invertible": CEDAR(fit, basis="invertible", max_iter=steps),
     }
     found = compare(rows, K, fit_k=fit, seeds=sizes.seeds, models=models, nulls=True, progress=True)
     figure = found.plot()
@@ -302,7 +302,7 @@ True k = 4, normal causes mixed by a matrix of the condition given.
 
 {timed("mixing", lambda: mixing(sizes))}
 
-A rotation can't follow such a mixture, `transform="invertible"` can. FastICA can too: it whitens.
+A rotation can't follow such a mixture, `basis="invertible"` can. FastICA can too: it whitens.
 
 ## What nobody can tell apart
 

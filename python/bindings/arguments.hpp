@@ -110,6 +110,26 @@ struct MemoryArguments {
   std::size_t bytes = 0;
 };
 
+/// Covariance matrices by the addresses of their arrays.
+struct CovarianceArguments {
+  Covariance covariance;
+};
+
+/// Where to write the derivatives by all that a covariance is made of, or a direction among these.
+struct CovarianceGradients {
+  Address anchors = 0;
+  Address lengthscale = 0;
+  Address loadings = 0;
+  Address noise = 0;
+
+  template <class Result>
+  [[nodiscard]] Result of() const {
+    using P = decltype(Result::anchors);
+    return {reinterpret_cast<P>(anchors), reinterpret_cast<P>(lengthscale),
+            reinterpret_cast<P>(loadings), reinterpret_cast<P>(noise)};
+  }
+};
+
 /// Reads a tuple's numbers into variables; false where it is no such tuple.
 template <class... Numbers>
 bool read(PyObject* given, Numbers&... numbers) {
@@ -146,6 +166,20 @@ inline bool read(PyObject* given, Vectors& v) {
 inline bool read(PyObject* given, GradientArguments& g) {
   return std::apply([&](auto&... each) { return read(given, each...); }, g.arrays);
 }
+inline bool read(PyObject* given, CovarianceGradients& g) {
+  return read(given, g.anchors, g.lengthscale, g.loadings, g.noise);
+}
+inline bool read(PyObject* given, CovarianceArguments& c) {
+  CovarianceGradients arrays;
+  const bool right =
+      read(given, c.covariance.ties_backwards, c.covariance.batch, c.covariance.n,
+           c.covariance.width, arrays.anchors, arrays.lengthscale, arrays.loadings, arrays.noise);
+  c.covariance.anchors = pointer<const double>(arrays.anchors);
+  c.covariance.lengthscale = pointer<const double>(arrays.lengthscale);
+  c.covariance.loadings = pointer<const double>(arrays.loadings);
+  c.covariance.noise = pointer<const double>(arrays.noise);
+  return right;
+}
 inline bool read(PyObject* given, MemoryArguments& m) {
   return read(given, m.data, m.bytes);
 }
@@ -164,3 +198,6 @@ LAPLEX_TUPLE_CASTER(laplex::python::KernelArguments, "laplex._support.core.Kerne
 LAPLEX_TUPLE_CASTER(laplex::python::Vectors, "laplex._support.core.Vectors");
 LAPLEX_TUPLE_CASTER(laplex::python::GradientArguments, "laplex._support.core.Gradients");
 LAPLEX_TUPLE_CASTER(laplex::python::MemoryArguments, "laplex._support.core.Memory");
+LAPLEX_TUPLE_CASTER(laplex::python::CovarianceArguments, "laplex._support.core.Covariance");
+LAPLEX_TUPLE_CASTER(laplex::python::CovarianceGradients,
+                    "laplex._support.core.CovarianceGradients");

@@ -1,12 +1,10 @@
-// laplex._core.CudaGram: as Gram, over device addresses, a stream and memory that is lent.
+// laplex._core.CudaGram: as Gram, over device addresses, on a stream and in memory that is lent.
 #include "cuda_gram.hpp"
 
-#include "arguments.hpp"
+#include "gram_methods.hpp"
 
 #include <laplex/cuda/gram.hpp>
 
-#include <cstddef>
-#include <cstdint>
 #include <memory>
 
 namespace py = pybind11;
@@ -14,117 +12,66 @@ namespace py = pybind11;
 namespace laplex::python {
 namespace {
 
-cuda::Stream stream_of(Address address) {
-  return pointer<CUstream_st>(address);
+cuda::Memory memory(const MemoryArguments& lent) {
+  return {pointer<void>(lent.data), lent.bytes};
 }
 
-cuda::Memory memory(Address address, std::size_t bytes) {
-  return {pointer<void>(address), bytes};
-}
+/// On a stream, in a workspace.
+struct Place {
+  Address stream = 0;
+  MemoryArguments workspace;
 
-std::shared_ptr<cuda::Gram> make(std::int64_t batch, std::int64_t n, std::int64_t width,
-                                 Address anchors, Address lengthscale, Address loadings,
-                                 Address noise, bool ties_backwards, Address stream,
-                                 Address storage, std::size_t storage_bytes, Address scratch,
-                                 std::size_t scratch_bytes) {
-  Covariance c;
-  c.batch = batch;
-  c.n = n;
-  c.width = width;
-  c.anchors = pointer<const double>(anchors);
-  c.lengthscale = pointer<const double>(lengthscale);
-  c.loadings = pointer<const double>(loadings);
-  c.noise = pointer<const double>(noise);
-  c.ties_backwards = ties_backwards;
-  const py::gil_scoped_release release;
-  return std::make_shared<cuda::Gram>(c, stream_of(stream), memory(storage, storage_bytes),
-                                      memory(scratch, scratch_bytes));
-}
+  [[nodiscard]] cuda::Stream on() const { return pointer<CUstream_st>(stream); }
 
-void apply(const cuda::Gram& gram, int factor, bool scaled, Address in, Address out,
-           std::int64_t rows, Address stream, Address workspace, std::size_t workspace_bytes) {
-  if (factor < 0 || factor > 3) {
-    throw Error(ErrorCode::invalid_argument, "factor must be 0, 1, 2 or 3");
+  template <class F>
+  void run(const F& call) const {
+    const py::gil_scoped_release release;
+    call(on(), memory(workspace));
   }
-  const py::gil_scoped_release release;
-  gram.apply(static_cast<Factor>(factor), scaled, pointer<const double>(in), pointer<double>(out),
-             rows, stream_of(stream), memory(workspace, workspace_bytes));
-}
-
-void solve(const cuda::Gram& gram, Address b, Address x, std::int64_t rows, Address stream,
-           Address workspace, std::size_t workspace_bytes) {
-  const py::gil_scoped_release release;
-  gram.solve(pointer<const double>(b), pointer<double>(x), rows, stream_of(stream),
-             memory(workspace, workspace_bytes));
-}
-
-void log_prob(const cuda::Gram& gram, Address v, Address out, std::int64_t rows, Address stream,
-              Address workspace, std::size_t workspace_bytes) {
-  const py::gil_scoped_release release;
-  gram.log_prob(pointer<const double>(v), pointer<double>(out), rows, stream_of(stream),
-                memory(workspace, workspace_bytes));
-}
-
-void logdet(const cuda::Gram& gram, Address out, Address stream, Address workspace,
-            std::size_t workspace_bytes) {
-  const py::gil_scoped_release release;
-  gram.logdet(pointer<double>(out), stream_of(stream), memory(workspace, workspace_bytes));
-}
-
-GramGradients gradients_at(Address anchors, Address lengthscale, Address loadings, Address noise) {
-  return {pointer<double>(anchors), pointer<double>(lengthscale), pointer<double>(loadings),
-          pointer<double>(noise)};
-}
-
-void vjp(const cuda::Gram& gram, Address a, Address b, std::int64_t rows, Address w,
-         Address d_anchors, Address d_lengthscale, Address d_loadings, Address d_noise, Address d_b,
-         Address stream, Address workspace, std::size_t workspace_bytes) {
-  const py::gil_scoped_release release;
-  gram.vjp(pointer<const double>(a), pointer<const double>(b), rows, pointer<const double>(w),
-           gradients_at(d_anchors, d_lengthscale, d_loadings, d_noise), pointer<double>(d_b),
-           stream_of(stream), memory(workspace, workspace_bytes));
-}
-
-void vjp_tangent(const cuda::Gram& gram, Address a, Address b, std::int64_t rows, Address w,
-                 Address t_anchors, Address t_lengthscale, Address t_loadings, Address t_noise,
-                 Address d_anchors, Address d_lengthscale, Address d_loadings, Address d_noise,
-                 Address d_a, Address d_b, Address d_w, Address stream, Address workspace,
-                 std::size_t workspace_bytes) {
-  const py::gil_scoped_release release;
-  gram.vjp_tangent(pointer<const double>(a), pointer<const double>(b), rows,
-                   pointer<const double>(w),
-                   {pointer<const double>(t_anchors), pointer<const double>(t_lengthscale),
-                    pointer<const double>(t_loadings), pointer<const double>(t_noise)},
-                   gradients_at(d_anchors, d_lengthscale, d_loadings, d_noise),
-                   pointer<double>(d_a), pointer<double>(d_b), pointer<double>(d_w),
-                   stream_of(stream), memory(workspace, workspace_bytes));
-}
+  template <class F>
+  void run_unthreaded(const F& call) const {
+    run(call);
+  }
+  template <class F>
+  void run_in_place(const F& call) const {
+    call(on());
+  }
+};
 
 }  // namespace
 
+static bool read(PyObject* given, Place& place) {
+  return read(given, place.stream, place.workspace.data, place.workspace.bytes);
+}
+
+}  // namespace laplex::python
+
+template <>
+struct pybind11::detail::type_caster<laplex::python::Place> {
+  PYBIND11_TYPE_CASTER(laplex::python::Place, const_name("laplex._support.core.Place"));
+  bool load(handle given, bool) { return laplex::python::read(given.ptr(), value); }
+};
+
+namespace laplex::python {
+
 void add_cuda_gram(py::module_& m) {
-  py::class_<cuda::Gram, std::shared_ptr<cuda::Gram>>(m, "CudaGram")
-      .def(py::init(&make))
-      .def("apply", &apply)
-      .def("solve", &solve)
-      .def("log_prob", &log_prob)
-      .def("logdet", &logdet)
-      .def("vjp", &vjp)
-      .def("vjp_tangent", &vjp_tangent)
-      .def("log_variances",
-           [](const cuda::Gram& gram, Address out, Address stream) {
-             gram.log_variances(pointer<double>(out), stream_of(stream));
-           })
-      .def("order",
-           [](const cuda::Gram& gram, Address out, Address stream) {
-             gram.order(pointer<std::int64_t>(out), stream_of(stream));
-           })
-      .def_static("storage_bytes", &cuda::Gram::storage_bytes)
-      .def_static("scratch_bytes", &cuda::Gram::scratch_bytes)
-      .def("workspace_bytes", &cuda::Gram::workspace_bytes)
-      .def("gradient_workspace_bytes", &cuda::Gram::gradient_workspace_bytes)
-      .def_property_readonly("has_ties", &cuda::Gram::has_ties)
-      .def_property_readonly("nbytes", &cuda::Gram::nbytes);
+  const py::pos_only positional;
+  const py::arg batch("batch"), n("n"), width("width"), rows("rows");
+  py::class_<cuda::Gram, std::shared_ptr<cuda::Gram>> gram(m, "CudaGram");
+  gram.def(py::init([](const CovarianceArguments& given, Address stream,
+                       const MemoryArguments& storage, const MemoryArguments& scratch) {
+             const py::gil_scoped_release release;
+             return std::make_shared<cuda::Gram>(given.covariance, pointer<CUstream_st>(stream),
+                                                 memory(storage), memory(scratch));
+           }),
+           py::arg("covariance"), py::arg("stream"), py::arg("storage"), py::arg("scratch"),
+           positional);
+  add_gram_methods<cuda::Gram, Place>(gram);
+  gram.def_static("storage_bytes", &cuda::Gram::storage_bytes, batch, n, width, positional)
+      .def_static("scratch_bytes", &cuda::Gram::scratch_bytes, batch, n, width, positional)
+      .def("workspace_bytes", &cuda::Gram::workspace_bytes, rows, positional)
+      .def("gradient_workspace_bytes", &cuda::Gram::gradient_workspace_bytes, rows,
+           py::arg("tangent"), positional);
 }
 
 }  // namespace laplex::python

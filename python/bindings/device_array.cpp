@@ -162,26 +162,37 @@ void add_to(bool is_double, Address to, Address from, std::int64_t count, Addres
 
 void add_device_array(py::module_& m) {
   m.attr("cuda_emulated") = kEmulated;
-  m.def("read_dlpack", &read_dlpack);
-  m.def("cuda_add", &add_to);
-  m.def("cuda_synchronize", [](Address stream) {
-    const py::gil_scoped_release release;
-    cuda::synchronize(pointer<CUstream_st>(stream));
-  });
+  const py::pos_only positional;
+  const py::arg stream("stream"), address("address");
+  m.def("read_dlpack", &read_dlpack, py::arg("capsule"), positional);
+  m.def("cuda_add", &add_to, py::arg("is_double"), py::arg("to"), py::arg("source"),
+        py::arg("count"), stream, positional);
+  m.def(
+      "cuda_synchronize",
+      [](Address on) {
+        const py::gil_scoped_release release;
+        cuda::synchronize(pointer<CUstream_st>(on));
+      },
+      stream, positional);
   py::class_<DeviceArray>(m, "DeviceArray")
-      .def(py::init(&make_device_array))
-      .def("copy_from_host",
-           [](const DeviceArray& array, Address host) {
-             const py::gil_scoped_release release;
-             cuda::copy_to_device(array.memory->data(), pointer<const void>(host), array.nbytes,
-                                  array.stream);
-           })
-      .def("copy_to_host",
-           [](const DeviceArray& array, Address host) {
-             const py::gil_scoped_release release;
-             cuda::copy_to_host(pointer<void>(host), array.memory->data(), array.nbytes,
-                                array.stream);
-           })
+      .def(py::init(&make_device_array), py::arg("nbytes"), py::arg("typestr"), py::arg("shape"),
+           py::arg("strides"), stream, positional)
+      .def(
+          "copy_from_host",
+          [](const DeviceArray& array, Address host) {
+            const py::gil_scoped_release release;
+            cuda::copy_to_device(array.memory->data(), pointer<const void>(host), array.nbytes,
+                                 array.stream);
+          },
+          address, positional)
+      .def(
+          "copy_to_host",
+          [](const DeviceArray& array, Address host) {
+            const py::gil_scoped_release release;
+            cuda::copy_to_host(pointer<void>(host), array.memory->data(), array.nbytes,
+                               array.stream);
+          },
+          address, positional)
       .def("to_dlpack", &to_dlpack)
       .def_property_readonly(
           "pointer",

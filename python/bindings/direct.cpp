@@ -7,6 +7,8 @@
 #include "dlpack.hpp"
 #include "without_gil.hpp"
 
+#include <pybind11/stl.h>
+
 #include <algorithm>
 #include <array>
 #include <cstddef>
@@ -53,10 +55,10 @@ class DirectCalls {
 
   /// The batch of the values and that of the anchors, n, m, and whether precision is double and
   /// values are complex; None for what is not for us.
-  [[nodiscard]] py::object signature(const py::tuple& tensors) const {
+  [[nodiscard]] std::optional<py::tuple> signature(const py::tuple& tensors) const {
     const std::optional<DirectCall> call = read(tensors, true);
     if (!call) {
-      return py::none();
+      return std::nullopt;
     }
     const DLTensor& v = call->values;
     const py::tuple batch = sizes(v.shape, v.shape + v.ndim - 1);

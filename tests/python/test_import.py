@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ast
 import importlib
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
 
 import pytest
 
@@ -129,36 +127,6 @@ def test_names():
     assert laplex.matvec is laplex.matvec
     with pytest.raises(AttributeError, match="has no attribute 'nonsense'"):
         laplex.nonsense  # noqa: B018
-
-
-def test_stub_of_the_core_names_what_is_there():
-    stub = ast.parse(Path(laplex.__file__).with_name("_core.pyi").read_text())
-    for scope, module in ((stub, laplex._core), (_class("Plan", stub), laplex._core.Plan)):
-        typed = {
-            name
-            for node in ast.iter_child_nodes(scope)
-            for name in [
-                node.target.id if isinstance(node, ast.AnnAssign) else getattr(node, "name", "_")
-            ]
-            if not name.startswith("_")
-        }
-        there = {name for name in dir(module) if not name.startswith("_")}
-        if laplex._core.has_cuda:
-            assert typed == there
-        else:  # what is not compiled in is named all the same
-            assert typed >= there
-            absent = typed - there
-            assert all(
-                "cuda" in name.lower() or "device" in name.lower() for name in absent - DLPACK
-            )
-
-
-#: Of the CUDA backend, by another name.
-DLPACK = {"read_dlpack"}
-
-
-def _class(name, tree):
-    return next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name)
 
 
 def test_version_is_the_distribution_s():

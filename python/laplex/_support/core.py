@@ -47,3 +47,33 @@ class Memory(NamedTuple):
 
     address: int
     nbytes: int
+
+
+class Place(NamedTuple):
+    """A stream, and memory to work in that is lent for a call."""
+
+    stream: int
+    address: int
+    nbytes: int
+
+
+class Covariance(NamedTuple):
+    """Covariance matrices ``[batch, n, n]`` of `width` columns, by the addresses of their arrays."""
+
+    ties_backwards: bool
+    batch: int
+    n: int
+    width: int
+    anchors: int
+    lengthscale: int
+    loadings: int
+    noise: int
+
+
+class CovarianceGradients(NamedTuple):
+    """Addresses of the gradients by a covariance's arrays, or of a direction among these."""
+
+    anchors: int
+    lengthscale: int
+    loadings: int
+    noise: int

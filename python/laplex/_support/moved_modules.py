@@ -52,6 +52,7 @@ MOVED = {
     "laplex.early_exit.training.manners": "laplex.early_exit.training.quiet_lightning",
     "laplex.early_exit.plain_json": "laplex._support.results",
     "laplex.early_exit.whole": "laplex._support.arguments",
+    "laplex.gram.cuda_factor": "laplex.gram.cuda",
 }
 
 

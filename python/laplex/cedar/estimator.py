@@ -18,6 +18,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from laplex._support.progress import progress_bar
+from laplex._support.renamed_parameters import renamed_parameter
 
 from . import coding, fitting, online, storage
 from .basis import Basis
@@ -49,7 +50,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
     k : int or sequence of int
         Entries of a code. Of several the losses are averaged, so that one basis serves them all
         (Matryoshka); `transform` then uses the largest unless told.
-    transform : {"orthogonal", "invertible", "laplex"}
+    basis : {"orthogonal", "invertible", "laplex"}
         What U is: a rotation; any invertible matrix, :math:`e^A`, whose entries are chosen by the
         size :math:`|u_i \cdot z|\,|a_i|` of their part of the reconstruction; a product of
         rotations by Laplace kernels, d numbers a head in place of d x d (see `LaplaceRotations`);
@@ -120,10 +121,11 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
     True
     """
 
+    @renamed_parameter("CEDAR", "transform", "basis")
     def __init__(
         self,
         k: int | Sequence[int] = 32,
-        transform: str = "orthogonal",
+        basis: str = "orthogonal",
         solver: Literal["auto", "procrustes", "adam"] = "auto",
         center: Literal["mean", "learned", "none"] = "mean",
         n_init: int = 1,
@@ -139,7 +141,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         device: Any = None,
     ) -> None:
         self.k = k
-        self.transform = transform  # type: ignore[method-assign, assignment]
+        self.basis = basis
         self.solver = solver
         self.center = center
         self.n_init = n_init
@@ -465,24 +467,3 @@ def _unchanged_by_errors(model: CEDAR) -> Iterator[None]:
         model.__dict__.clear()
         model.__dict__.update(before)
         raise
-
-
-class _ParameterAndMethod:
-    """`transform` as scikit-learn's method, beside the constructor's parameter of that name.
-
-    An instance keeps the parameter under the name in its ``__dict__``, where `get_params` reads
-    it; the attribute is the method.
-    """
-
-    def __init__(self, method: Callable[..., Any]) -> None:
-        self.method = method
-        self.__doc__ = method.__doc__
-
-    def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        return self.method if instance is None else self.method.__get__(instance, owner)
-
-    def __set__(self, instance: Any, value: object) -> None:
-        vars(instance)["transform"] = value
-
-
-CEDAR.transform = _ParameterAndMethod(CEDAR.transform)  # type: ignore[method-assign, assignment]

@@ -214,7 +214,7 @@ class _Run:
         return Solution(training.basis(), training.mean(), training.losses)
 
     def _transform(self, start: int, *, resumed: bool) -> Transform:
-        kind = TRANSFORMS[self.settings.transform]
+        kind = TRANSFORMS[self.settings.basis]
         rotation = sample = None
         if kind.starts_from == "rotation" and not resumed:
             rotation = self._on_sample(start, "rotation", _STARTING_PASSES).solution

@@ -185,7 +185,7 @@ class Learner:
     def _descend(self, batch: Tensor) -> None:
         base = self._base().to(batch.dtype)
         if self._training is None:
-            kind = TRANSFORMS[self._settings.transform]
+            kind = TRANSFORMS[self._settings.basis]
             if self._start is not None:
                 transform = kind.at(self._start, self._settings)
             else:

@@ -90,7 +90,7 @@ class Settings:
     """
 
     ks: tuple[int, ...]
-    transform: str = setting(
+    basis: str = setting(
         TRANSFORMS.default,
         one_of(TRANSFORMS),
         "What U is: a rotation; any invertible matrix; or, for wide embeddings, a product of "
@@ -139,7 +139,7 @@ class Settings:
     heads: int = setting(
         None,
         or_none(whole),
-        "Number of rotations in the product of transform laplex.",
+        "Number of rotations in the product of basis laplex.",
         least=1,
         unset="16",
     )
@@ -164,14 +164,14 @@ def settings_of(model: CEDAR, dim: int) -> Settings:
         for one in fields(Settings)
         if one.metadata
     }
-    transform, solver = values["transform"], values["solver"]
-    alternates = TRANSFORMS[transform].alternates
+    basis, solver = values["basis"], values["solver"]
+    alternates = TRANSFORMS[basis].alternates
     if solver == "auto":
         found = alternates and dim <= _WIDEST_FOR_PROCRUSTES
         values["solver"] = "procrustes" if found else "adam"
     elif solver == "procrustes" and not alternates:
         raise ValueError(
-            f"solver='procrustes' finds rotations: for transform={transform!r} pass solver='adam' "
+            f"solver='procrustes' finds rotations: for basis={basis!r} pass solver='adam' "
             "or leave it 'auto'"
         )
     for name, usual in (("max_iter", _STEPS[values["solver"]]), ("heads", _HEADS)):

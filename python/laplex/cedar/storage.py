@@ -78,7 +78,10 @@ def load(cls: type[Model], folder: str | os.PathLike[str]) -> Model:
         # In memory of their own, aligned as at the fit: products in a mapped file may round
         # otherwise, by where its header happens to end.
         tensors = {name: one.clone() for name, one in load_file(path / TENSORS).items()}
-        model = cls(**config["parameters"])
+        parameters = config["parameters"]
+        if "transform" in parameters:  # as the parameter was called at first
+            parameters["basis"] = parameters.pop("transform")
+        model = cls(**parameters)
         starts = sorted({int(name[5 : name.index(".")]) for name in tensors.keys() - set(_VECTORS)})
         bases = []
         for start in starts:

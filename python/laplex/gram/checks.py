@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from math import inf, isfinite
 from numbers import Real
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -15,9 +16,6 @@ from torch import Tensor
 from .. import _core
 from ..numpy import checks as validation
 
-if TYPE_CHECKING:
-    from .term import Term
-
 #: What becomes a tensor: see `as_tensor`.
 ArrayLike: TypeAlias = "Tensor | npt.NDArray[Any]"
 ScalarLike: TypeAlias = "float | ArrayLike"
@@ -26,11 +24,27 @@ ScalarLike: TypeAlias = "float | ArrayLike"
 def all_finite(tensor: Tensor) -> bool:
     """Whether there is no NaN or infinity: quicker than asking each number, where there is none."""
     detached = tensor.detach()
-    return bool(detached.sum().isfinite()) or bool(detached.isfinite().all())
+    return isfinite(detached.sum().item()) or bool(detached.isfinite().all())
+
+
+def all_of(numbers: float | Tensor, condition: Callable[[Any], Any]) -> bool:
+    """Whether a condition holds of a number, or of all in a tensor: of one without tensors."""
+    if isinstance(numbers, Tensor):
+        if numbers.numel() != 1:
+            return bool(condition(numbers).all())
+        numbers = numbers.item()
+    return bool(condition(numbers))
+
+
+def positive(numbers: float | Tensor) -> bool:
+    """Whether a number, or all of a tensor, are positive and finite."""
+    return all_of(numbers, lambda each: (each > 0) & (each < inf))
 
 
 def broadcast(*shapes: Sequence[int]) -> torch.Size:
-    """``torch.broadcast_shapes``, which has no types."""
+    """``torch.broadcast_shapes``, which has no types and takes as long as a small factorisation."""
+    if not any(shapes):
+        return torch.Size()
     return torch.Size(torch.broadcast_shapes(*shapes))  # type: ignore[no-untyped-call]
 
 
@@ -84,6 +98,11 @@ def same_contents(one: Sequence[object], two: Sequence[object]) -> bool:
     return not bool(torch.stack(differs).any())
 
 
+def expanded(part: float | Tensor, shape: Sequence[int], like: Tensor) -> Tensor:
+    """A number, or a tensor that broadcasts to a shape, in this shape."""
+    return part.expand(shape) if isinstance(part, Tensor) else like.new_full(shape, part)
+
+
 def supported(device: torch.device) -> None:
     """Refuse devices that there is no code for."""
     if device.type == "cuda" and not _core.has_cuda:
@@ -105,18 +124,6 @@ def no_transforms() -> None:
             "the transforms of torch.func do not go through laplex.gram: use torch.autograd, and "
             "leading dimensions in place of vmap"
         )
-
-
-def checked_terms(terms: object) -> tuple[Term, ...]:
-    """A sequence of at least one term."""
-    from .term import Term
-
-    found = tuple(terms) if isinstance(terms, Iterable) else ()
-    if not found or not all(isinstance(term, Term) for term in found):
-        raise TypeError(
-            "terms must be a sequence of at least one laplex.gram.Term: pass [Term(...)]"
-        )
-    return found
 
 
 def sample_shape(shape: object) -> tuple[int, ...]:
@@ -141,6 +148,19 @@ def same_device(named: dict[str, object], device: torch.device) -> None:
             )
 
 
+def checked_anchors(anchors: object) -> Tensor:
+    """Finite anchors ``[*b, n]``."""
+    anchors = as_tensor("anchors", anchors)
+    if anchors.dtype is not torch.float64 and anchors.dtype is not torch.float32:
+        raise TypeError(f"anchors must be float32 or float64, got {anchors.dtype}")
+    if anchors.dim() == 0:
+        raise ValueError("anchors must have shape [..., n], got a scalar: pass it as [x]")
+    supported(anchors.device)
+    if not all_finite(anchors):
+        raise ValueError("anchors must be finite, but have a NaN or an infinity")
+    return anchors
+
+
 def checked_noise(noise: object, anchors: Tensor) -> Tensor | None:
     """A noise variance as a tensor ``[*b, n]`` or ``[*b, 1]``, of its own precision."""
     if noise is None:
@@ -154,7 +174,7 @@ def checked_noise(noise: object, anchors: Tensor) -> Tensor | None:
             noise = float(noise)
         except OverflowError:
             raise ValueError("noise must be finite, got an integer beyond any float") from None
-        noise = torch.tensor([noise], dtype=torch.float64, device=anchors.device)
+        noise = torch.full((1,), noise, dtype=torch.float64, device=anchors.device)
     noise = as_tensor("noise", noise)
     if not noise.is_floating_point():
         raise TypeError(f"noise must be float32 or float64, got {noise.dtype}")
@@ -165,7 +185,7 @@ def checked_noise(noise: object, anchors: Tensor) -> Tensor | None:
             f"noise has shape {list(noise.shape)} but its last dimension must be 1 or "
             f"{anchors.shape[-1]}, the number of anchors: one for each matrix of a batch is [*b, 1]"
         )
-    if not (all_finite(noise) and bool((noise >= 0).all())):
+    if not all_of(noise, lambda variance: (variance >= 0) & (variance < inf)):
         wrong = ~((noise >= 0) & noise.isfinite())
         raise ValueError(
             f"noise must be finite and not negative, got {noise[wrong][0].item():g}: it is a "

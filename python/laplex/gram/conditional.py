@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ..torch.functional import matvec
-from . import factor as factors
 from .checks import ArrayLike, copied, same_contents, sample_shape
-from .term import Term
-
-if TYPE_CHECKING:
-    from .laplace_gram import LaplaceGram
+from .factor import Gram, unobserved_variances
+from .gaussian import Gaussian
 
 
 class Conditional:
@@ -37,21 +33,21 @@ class Conditional:
 
     def __init__(
         self,
-        gram: LaplaceGram,
+        gram: Gaussian,
         observed: Tensor,
         rest: Tensor,
         values: ArrayLike,
         *,
-        made_of: LaplaceGram | None = None,
+        made_of: Gaussian | None = None,
     ) -> None:
         self._gram = gram
         self._made_of = gram if made_of is None else made_of
-        self._contents = copied(self._made_of._given())
+        self._contents = copied(self._made_of.parameters.contents())
         self.observed = observed
         self.rest = rest
-        self._given = _part(gram, observed)
+        self._given = Gaussian(gram.parameters.take(observed))
         # A copy, as the anchors are: whatever is asked for later is of the same observations.
-        self._values = self._given._checked(values, "observed entries").clone()
+        self._values = self._given.parameters.broadcast_values(values, "observed entries").clone()
         self._results: dict[str, Tensor] = {}
 
     @property
@@ -69,7 +65,7 @@ class Conditional:
         return self._results[name].detach() if name in self._results else compute()
 
     def _check_contents(self) -> None:
-        if not same_contents(self._contents, self._made_of._given()):
+        if not same_contents(self._contents, self._made_of.parameters.contents()):
             raise RuntimeError(
                 "anchors, noise or a term have changed since this conditional was made: make it "
                 "again, with condition() or predict()"
@@ -80,17 +76,17 @@ class Conditional:
         anchors = self._gram.anchors.double()
         sources, targets = anchors[..., self.observed], anchors[..., self.rest]
         total = anchors.new_zeros(())
-        for tensors in self._gram._tensors:
-            for column in tensors.loadings(anchors):
-                column = column.expand(*column.shape[:-1], anchors.shape[-1])
+        for term in self._gram.terms:
+            lengthscale, columns = term.columns(anchors)
+            for column in columns:
                 product = matvec(
                     column[..., self.observed] * weights,
                     targets,
                     sources,
-                    lengthscale=tensors.lengthscale,
+                    lengthscale=lengthscale,
                 )
                 total = total + column[..., self.rest] * product
-        return total.to(self._gram.dtype)
+        return self._gram.parameters.restored(total)
 
     @property
     def latent_variance(self) -> Tensor:
@@ -99,24 +95,25 @@ class Conditional:
 
     def _latent_variance(self) -> Tensor:
         gram = self._gram
-        anchors, lengthscale, loadings, noise = gram._parameters()
+        covariance = gram.parameters.covariance()
+        anchors, noise = covariance.anchors, covariance.noise
         unobserved = torch.zeros_like(
             anchors[0] if len(anchors) else noise.sum(0), dtype=torch.bool
         )
         unobserved[self.rest] = True
-        parameters = (anchors, lengthscale, loadings, torch.where(unobserved, torch.inf, noise))
+        covariance = covariance._replace(noise=torch.where(unobserved, torch.inf, noise))
 
         def variances(ties_backwards: bool) -> Tensor:
-            factor = factors.factorise(parameters, ties_backwards=ties_backwards)
-            ties.append(factor.has_ties)
-            return factors.unobserved_variances(factor, parameters)[:, self.rest]
+            factorised = Gram(covariance, ties_backwards=ties_backwards)
+            ties.append(factorised.has_ties)
+            return unobserved_variances(factorised, covariance)[:, self.rest]
 
         ties: list[bool] = []
         result = variances(False)
         if ties[0] and torch.is_grad_enabled() and anchors.requires_grad:
-            result = 0.5 * (result + variances(True))  # sign(0) = 0, see LaplaceGram._symmetric
+            result = 0.5 * (result + variances(True))  # sign(0) = 0, see Gaussian._symmetric
         result = result.reshape(*gram.shape[:-2], self.rest.numel())
-        return result.clamp(min=0).to(gram.dtype)
+        return gram.parameters.restored(result.clamp(min=0))
 
     @property
     def variance(self) -> Tensor:
@@ -138,7 +135,7 @@ class Conditional:
         """
         rows = self._values.shape[: self._values.dim() - 1 - (len(self._gram.shape) - 2)]
         self._check_contents()
-        whole = self._gram._sample_at_ties((*sample_shape(shape), *rows), generator)
+        whole = self._gram.sample_at_ties((*sample_shape(shape), *rows), generator)
         return whole[..., self.rest] + self._expectation(self._values - whole[..., self.observed])
 
     def __repr__(self) -> str:
@@ -146,20 +143,3 @@ class Conditional:
             f"Conditional({self.rest.numel()} entries given {self.observed.numel()}, "
             f"values={list(self._values.shape)})"
         )
-
-
-def _part(gram: LaplaceGram, index: Tensor) -> LaplaceGram:
-    """The rows and columns `index` of a Gram."""
-    from .laplace_gram import LaplaceGram
-
-    def take(tensor: Tensor | None) -> Tensor | None:
-        return None if tensor is None else tensor[..., index]
-
-    terms = [
-        Term(term.lengthscale, term.variance, term.frequency, take(term.phase), take(term.scale))
-        for term in gram.terms
-    ]
-    noise = gram.noise
-    if noise is not None and noise.shape[-1] != 1:
-        noise = noise[..., index]
-    return LaplaceGram(gram.anchors[..., index], terms=terms, noise=noise)

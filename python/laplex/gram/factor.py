@@ -1,37 +1,56 @@
-"""The factor A = L D L^T of a covariance on a line, as differentiable functions of torch tensors.
+"""The factor A = L D L^T of covariances on a line, as differentiable functions of torch tensors.
 
-`Factor` holds the compiled core's factorisation of ``B`` matrices
-
-    A[i, j] = sum_k H[i, k] H[j, k] exp(-|t_i - t_j| / lengthscale_k) + noise_i [i = j]
-
-with anchors t ``[B, n]``, lengthscale ``[B, J]``, loadings H ``[B, n, J]``, noise ``[B, n]``, all
-float64, L unit lower triangular in the sorted order, D diagonal; vectors are ``[B, R, n]``. The
-functions take the four tensors besides, for autograd, and have first and second derivatives. All
-derivatives of the factor are those of <a, L b> + <w, log D> (`_Vjp`), and theirs in turn come from
-the same code in dual numbers.
+`Gram` holds the compiled core's factorisation of the `Covariance` of ``B`` matrices. Vectors are
+``[B, R, n]``. The functions take the covariance's tensors besides, for autograd, and have first and
+second derivatives. All derivatives of the factor are those of <a, L b> + <w, log D> (`_Vjp`), and
+theirs in turn come from the same code in dual numbers.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, TypeAlias
+from math import log, pi
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from .. import _core
-from ..torch.cuda import takes
-
-if TYPE_CHECKING:
-    from .cuda_factor import CudaFactor
-
-    AnyFactor: TypeAlias = "Factor | CudaFactor"
-
-#: anchors, lengthscale, loadings, noise
-Parameters = tuple[Tensor, Tensor, Tensor, Tensor]
+from .._support import core
+from ..torch import cuda as cuda_execution
+from .cpu import CpuBackend
+from .cuda import CudaBackend
 
 
-class Side(IntEnum):
+class Covariance(NamedTuple):
+    """The matrices that are factorised, or derivatives by all that they are made of.
+
+        A[i, j] = sum_k H[i, k] H[j, k] exp(-|t_i - t_j| / lengthscale_k) + noise_i [i = j]
+
+    Contiguous float64 tensors of one device.
+
+    Attributes
+    ----------
+    anchors : Tensor ``[B, n]``
+        t, in any order.
+    lengthscale : Tensor ``[B, J]``
+    loadings : Tensor ``[B, n, J]``
+        H.
+    noise : Tensor ``[B, n]``
+        Variances. Infinity marks a point that was not observed.
+    """
+
+    anchors: Tensor
+    lengthscale: Tensor
+    loadings: Tensor
+    noise: Tensor
+
+
+#: Derivatives by all tensors of a covariance.
+_ALL = (True, True, True, True)
+
+
+class Factor(IntEnum):
     """Which matrix `product` multiplies with."""
 
     LOWER = 0
@@ -39,289 +58,346 @@ class Side(IntEnum):
     UPPER = 2
     UPPER_INVERSE = 3
 
+    @property
+    def transpose(self) -> Factor:
+        """Lower for upper."""
+        return Factor(self ^ 2)
 
-class Factor:
+
+class Gram:
     """A factorisation that was computed, without derivatives.
+
+    L is unit lower triangular in the sorted order of the anchors, D diagonal.
 
     Parameters
     ----------
-    parameters
-        Contiguous float64 tensors on the CPU, see the module. A noise of infinity marks a point
-        that was not observed.
+    covariance
+        See there.
     ties_backwards
         Take equal anchors against their numbers.
+    backend
+        What computes; that of the tensors' device when not given.
 
     Raises
     ------
     ValueError
-        NaN or infinite anchors or loadings, a lengthscale that is not positive, negative noise.
+        NaN or infinite anchors or loadings, a lengthscale that is not positive, negative noise,
+        more columns than the backend takes.
     numpy.linalg.LinAlgError
         A singular matrix.
+    RuntimeError
+        The stream of a GPU is being captured into a graph.
     """
 
-    def __init__(self, parameters: Parameters, *, ties_backwards: bool = False) -> None:
-        anchors, lengthscale, loadings, noise = (tensor.detach() for tensor in parameters)
-        self.batch, self.n, self.width = loadings.shape
-        self.core = _core.Gram(
-            self.batch,
-            self.n,
-            self.width,
-            anchors.data_ptr(),
-            lengthscale.data_ptr(),
-            loadings.data_ptr(),
-            noise.data_ptr(),
-            ties_backwards,
-            torch.get_num_threads(),
-        )
+    def __init__(
+        self,
+        covariance: Covariance,
+        *,
+        ties_backwards: bool = False,
+        backend: type[CpuBackend | CudaBackend] | None = None,
+    ) -> None:
+        self.batch, self.n, self.width = covariance.loadings.shape
+        self.device = covariance.anchors.device
+        if backend is None:
+            on_gpu = cuda_execution.takes(covariance.anchors)
+            backend = CudaBackend if on_gpu else CpuBackend
+        sizes = (self.batch, self.n, self.width)
+        given = core.Covariance(ties_backwards, *sizes, *_addresses(*covariance))
+        self.backend = backend(given, self.device)
+
+    @property
+    def has_ties(self) -> bool:
+        """Whether anchors of a matrix coincide."""
+        return self.backend.core.has_ties
 
     def order(self) -> Tensor:
         """The numbers of the anchors in ascending order, int64 ``[B, n]``."""
-        order = torch.empty(self.batch, self.n, dtype=torch.int64)
-        self.core.order(order.data_ptr())
-        return order
+        out = self._empty(self.batch, self.n, dtype=torch.int64)
+        self.backend.call("order", out.data_ptr())
+        return out
 
-    def apply(self, side: Side, values: Tensor, *, scaled: bool = False) -> Tensor:
+    def apply(self, factor: Factor, values: Tensor, *, scaled: bool = False) -> Tensor:
         """L, L^-1, L^T or L^-T times values, or with `scaled` the same of L D^1/2."""
         values = self._rows(values)
-        out = torch.empty_like(values)
-        self.core.apply(
-            int(side),
-            scaled,
-            values.data_ptr(),
-            out.data_ptr(),
-            values.shape[1],
-            torch.get_num_threads(),
-        )
+        out, rows = torch.empty_like(values), values.shape[1]
+        self.backend.call("apply", int(factor), scaled, *_addresses(values, out), rows, rows=rows)
         return out
 
     def solve(self, values: Tensor) -> Tensor:
         """A^-1 times values."""
         values = self._rows(values)
-        out = torch.empty_like(values)
-        self.core.solve(values.data_ptr(), out.data_ptr(), values.shape[1], torch.get_num_threads())
+        out, rows = torch.empty_like(values), values.shape[1]
+        self.backend.call("solve", *_addresses(values, out), rows, rows=rows)
         return out
 
     def log_prob(self, values: Tensor) -> Tensor:
         """Log density of N(0, A) at each row ``[B, R]``."""
         values = self._rows(values)
-        out = torch.empty(values.shape[:-1], dtype=torch.float64)
-        self.core.log_prob(
-            values.data_ptr(), out.data_ptr(), values.shape[1], torch.get_num_threads()
-        )
+        out, rows = values.new_empty(values.shape[:-1]), values.shape[1]
+        self.backend.call("log_prob", *_addresses(values, out), rows, rows=rows)
         return out
 
-    @property
-    def has_ties(self) -> bool:
-        """Whether anchors of a matrix coincide."""
-        return self.core.has_ties
+    def log_variances(self) -> Tensor:
+        """Log D ``[B, n]``."""
+        out = self._empty(self.batch, self.n)
+        self.backend.call("log_variances", out.data_ptr())
+        return out
 
-    def vjp(self, a: Tensor | None, b: Tensor | None, w: Tensor | None) -> Parameters:
-        """Gradients of <a, L b> + <w, log D> by the parameters; None stands for 0."""
+    def logdet(self) -> Tensor:
+        """Log det A ``[B]``."""
+        out = self._empty(self.batch)
+        self.backend.call("logdet", out.data_ptr())
+        return out
+
+    def vjp(
+        self,
+        a: Tensor | None,
+        b: Tensor | None,
+        w: Tensor | None,
+        needs: Sequence[bool] = _ALL,
+    ) -> list[Tensor | None]:
+        """Gradients of <a, L b> + <w, log D> by the covariance; None stands for 0.
+
+        Of its tensors, those that `needs` says: None for the others.
+        """
         a, b, w = (None if each is None else plain(each) for each in (a, b, w))
-        out = self._empty_parameters()
-        self.core.vjp(
-            _address(a),
-            _address(b),
-            0 if a is None else a.shape[1],
-            _address(w),
-            *_four(out),
-            0,
-            torch.get_num_threads(),
+        rows = 0 if a is None else a.shape[1]
+        out = self._empty_covariance(needs)
+        (weights,), gradients = _addresses(w), core.CovarianceGradients(*_addresses(*out))
+        self.backend.call(
+            "vjp", *_addresses(a, b), rows, weights, gradients, 0, rows=rows, derivatives=1
         )
         return out
 
     def vjp_tangent(
-        self, a: Tensor | None, b: Tensor | None, w: Tensor | None, tangents: Parameters
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Parameters]:
-        """Derivatives by a, b, w and the parameters of <tangents, vjp(a, b, w)>."""
+        self, a: Tensor | None, b: Tensor | None, w: Tensor | None, along: Covariance
+    ) -> list[Tensor | None]:
+        """Derivatives by a, b, w and the covariance of <along, vjp(a, b, w)>."""
         a, b, w = (None if each is None else plain(each) for each in (a, b, w))
-        along = tuple(plain(tangent) for tangent in tangents)
+        tangent = [plain(each) for each in along]
+        rows = 0 if a is None else a.shape[1]
         d_a, d_b, d_w = (None if each is None else torch.empty_like(each) for each in (a, b, w))
-        out = self._empty_parameters()
-        self.core.vjp_tangent(
-            _address(a),
-            _address(b),
-            0 if a is None else a.shape[1],
-            _address(w),
-            *_four(along),
-            *_four(out),
-            _address(d_a),
-            _address(d_b),
-            _address(d_w),
-            torch.get_num_threads(),
+        out = self._empty_covariance(_ALL)
+        (weights,), direction = _addresses(w), core.CovarianceGradients(*_addresses(*tangent))
+        gradients = core.CovarianceGradients(*_addresses(*out))
+        self.backend.call(
+            "vjp_tangent",
+            *_addresses(a, b),
+            rows,
+            weights,
+            direction,
+            gradients,
+            *_addresses(d_a, d_b, d_w),
+            rows=rows,
+            derivatives=2,
         )
-        return d_a, d_b, d_w, out
+        return [d_a, d_b, d_w, *out]
 
     def _rows(self, values: Tensor) -> Tensor:
         assert values.dim() == 3
         assert values.shape[::2] == (self.batch, self.n)
         return plain(values)
 
-    def _empty_parameters(self) -> Parameters:
+    def _empty(self, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
+        return torch.empty(shape, dtype=dtype, device=self.device)
+
+    def _empty_covariance(self, needs: Sequence[bool]) -> list[Tensor | None]:
         batch, n, width = self.batch, self.n, self.width
-        anchors, lengthscale, loadings, noise = (
-            torch.empty(shape, dtype=torch.float64)
-            for shape in ((batch, n), (batch, width), (batch, n, width), (batch, n))
-        )
-        return anchors, lengthscale, loadings, noise
-
-    def log_variances(self) -> Tensor:
-        """Log D ``[B, n]``."""
-        out = torch.empty(self.batch, self.n, dtype=torch.float64)
-        self.core.log_variances(out.data_ptr())
-        return out
-
-    def logdet(self) -> Tensor:
-        """Log det A ``[B]``."""
-        out = torch.empty(self.batch, dtype=torch.float64)
-        self.core.logdet(out.data_ptr())
-        return out
+        shapes = ((batch, n), (batch, width), (batch, n, width), (batch, n))
+        return [
+            self._empty(*shape) if needed else None
+            for shape, needed in zip(shapes, needs, strict=True)
+        ]
 
 
 def plain(tensor: Tensor) -> Tensor:
     """Its numbers as they lie in memory: contiguous, and no view that negates."""
+    if tensor.is_contiguous() and not tensor.is_neg():
+        return tensor
     return tensor.resolve_neg().contiguous()
 
 
-def factorise(parameters: Parameters, *, ties_backwards: bool = False) -> AnyFactor:
-    """Factorise where the parameters are."""
-    if takes(parameters[0]):
-        from .cuda_factor import CudaFactor
-
-        return CudaFactor(parameters, ties_backwards=ties_backwards)
-    return Factor(parameters, ties_backwards=ties_backwards)
+def _addresses(*tensors: Tensor | None) -> list[int]:
+    return [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
 
 
-def product(factor: AnyFactor, side: Side, values: Tensor, parameters: Parameters) -> Tensor:
+# --- differentiable functions ---------------------------------------------------------------------
+
+
+def product(gram: Gram, factor: Factor, values: Tensor, covariance: Covariance) -> Tensor:
     """L, L^-1, L^T or L^-T times values ``[B, R, n]``."""
-    result: Tensor = _Product.apply(factor, side, values, *parameters)  # type: ignore[no-untyped-call]
+    if not torch.is_grad_enabled():  # in a first derivative: a Function costs more than the product
+        return gram.apply(factor, values)
+    result: Tensor = _Product.apply(gram, factor, values, *covariance)  # type: ignore[no-untyped-call]
     return result
 
 
-def log_variances(factor: AnyFactor, parameters: Parameters) -> Tensor:
+def log_variances(gram: Gram, covariance: Covariance) -> Tensor:
     """Log D ``[B, n]``, whose sum is log det A."""
-    result: Tensor = _LogVariances.apply(factor, *parameters)  # type: ignore[no-untyped-call]
+    result: Tensor = _Innovations.apply(gram, None, *covariance)[1]  # type: ignore[no-untyped-call]
     return result
 
 
-def innovations(factor: AnyFactor, values: Tensor, parameters: Parameters) -> tuple[Tensor, Tensor]:
+def innovations(gram: Gram, values: Tensor, covariance: Covariance) -> tuple[Tensor, Tensor]:
     """L^-1 values and log D: all that a likelihood needs, with one reverse pass for both."""
-    result: tuple[Tensor, Tensor] = _Innovations.apply(factor, values, *parameters)  # type: ignore[no-untyped-call]
+    result: tuple[Tensor, Tensor] = _Innovations.apply(gram, values, *covariance)  # type: ignore[no-untyped-call]
     return result
 
 
-def unobserved_variances(factor: AnyFactor, parameters: Parameters) -> Tensor:
+def log_prob(gram: Gram, values: Tensor, covariance: Covariance) -> Tensor:
+    """Log density of N(0, A) at each row ``[B, R]``: one node of autograd in place of a dozen."""
+    if gram.has_ties:  # the mean of both orders, whose derivatives autograd sums in one pass
+        return log_density(*innovations(gram, values, covariance))
+    result: Tensor = _LogProb.apply(gram, values, *covariance)  # type: ignore[no-untyped-call]
+    return result
+
+
+def log_density(whitened: Tensor, logs: Tensor) -> Tensor:
+    """Log density ``[B, R]``, given L^-1 values and log D."""
+    return _density(whitened, logs, torch.exp(-logs))
+
+
+def _density(whitened: Tensor, logs: Tensor, precision: Tensor) -> Tensor:
+    square = whitened.square() * precision[:, None]
+    constant = whitened.shape[-1] * log(2 * pi)
+    return -0.5 * (square.sum(-1) + logs.sum(-1, keepdim=True) + constant)
+
+
+def _row_sum(rows: Tensor) -> Tensor:
+    """Sums over R of ``[B, R, n]``."""
+    return rows[:, 0] if rows.shape[1] == 1 else rows.sum(1)
+
+
+def unobserved_variances(gram: Gram, covariance: Covariance) -> Tensor:
     """Derivative of log det A by noise, or at points with infinite noise by its inverse ``[B, n]``.
 
     The second is the variance of H state at that point, given the observed ones: log det gains
     log(1 + b var) from an observation of precision b.
     """
-    gradients = _Vjp.apply(factor, None, None, torch.ones_like(parameters[3]), *parameters)  # type: ignore[no-untyped-call]
-    result: Tensor = gradients[3]
+    by_noise = _vjp(gram, None, None, torch.ones_like(covariance.noise), covariance)[3]
+    assert by_noise is not None
+    return by_noise
+
+
+def _vjp(
+    gram: Gram,
+    a: Tensor | None,
+    b: Tensor | None,
+    w: Tensor | None,
+    covariance: Sequence[Tensor],
+    needs: Sequence[bool] = _ALL,
+) -> Sequence[Tensor | None]:
+    """See `Gram.vjp`."""
+    if not torch.is_grad_enabled():
+        return gram.vjp(a, b, w, needs)
+    result: Sequence[Tensor] = _Vjp.apply(gram, a, b, w, *covariance)  # type: ignore[no-untyped-call]
     return result
 
 
 class _Product(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, factor: AnyFactor, side: Side, values: Tensor, *parameters: Tensor
+        ctx: Any, gram: Gram, factor: Factor, values: Tensor, *covariance: Tensor
     ) -> Tensor:
-        out = factor.apply(side, values)
-        ctx.factor, ctx.side = factor, side
-        ctx.save_for_backward(values, out, *parameters)
+        out = gram.apply(factor, values)
+        ctx.gram, ctx.factor = gram, factor
+        ctx.save_for_backward(values, out, *covariance)
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grads
-        values, out, *parameters = ctx.saved_tensors
-        dual = {
-            Side.LOWER: Side.UPPER,
-            Side.LOWER_INVERSE: Side.UPPER_INVERSE,
-            Side.UPPER: Side.LOWER,
-            Side.UPPER_INVERSE: Side.LOWER_INVERSE,
-        }[ctx.side]
-        passed = product(ctx.factor, dual, grad, tuple(parameters))
-        if not any(ctx.needs_input_grad[3:]):
+        values, out, *covariance = ctx.saved_tensors
+        passed = product(ctx.gram, ctx.factor.transpose, grad, Covariance(*covariance))
+        needs = ctx.needs_input_grad[3:]
+        if not any(needs):
             return (None, None, passed, None, None, None, None)
         # <grad, d out> as +-<a, dL b>:
         a, b, sign = {
-            Side.LOWER: (grad, values, 1.0),
-            Side.LOWER_INVERSE: (passed, out, -1.0),
-            Side.UPPER: (values, grad, 1.0),
-            Side.UPPER_INVERSE: (out, passed, -1.0),
-        }[ctx.side]
-        return (None, None, passed, *_Vjp.apply(ctx.factor, sign * a, b, None, *parameters))  # type: ignore[no-untyped-call]
-
-
-class _LogVariances(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, factor: AnyFactor, *parameters: Tensor) -> Tensor:
-        ctx.factor = factor
-        ctx.save_for_backward(*parameters)
-        return factor.log_variances()
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        return (None, *_Vjp.apply(ctx.factor, None, None, grads[0], *ctx.saved_tensors))  # type: ignore[no-untyped-call]
+            Factor.LOWER: (grad, values, 1.0),
+            Factor.LOWER_INVERSE: (passed, out, -1.0),
+            Factor.UPPER: (values, grad, 1.0),
+            Factor.UPPER_INVERSE: (out, passed, -1.0),
+        }[ctx.factor]
+        return (None, None, passed, *_vjp(ctx.gram, sign * a, b, None, covariance, needs))
 
 
 class _Innovations(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, factor: AnyFactor, values: Tensor, *parameters: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        out = factor.apply(Side.LOWER_INVERSE, values)
-        ctx.factor = factor
-        ctx.save_for_backward(out, *parameters)
-        return out, factor.log_variances()
+        ctx: Any, gram: Gram, values: Tensor | None, *covariance: Tensor
+    ) -> tuple[Tensor | None, Tensor]:
+        out = None if values is None else gram.apply(Factor.LOWER_INVERSE, values)
+        ctx.gram = gram
+        ctx.save_for_backward(out, *covariance)
+        return out, gram.log_variances()
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        out, *parameters = ctx.saved_tensors
-        passed = product(ctx.factor, Side.UPPER_INVERSE, grads[0], tuple(parameters))
-        if not any(ctx.needs_input_grad[2:]):
+        out, *covariance = ctx.saved_tensors
+        passed = minus = None
+        if out is not None:
+            passed = product(ctx.gram, Factor.UPPER_INVERSE, grads[0], Covariance(*covariance))
+            minus = -passed
+        needs = ctx.needs_input_grad[2:]
+        if not any(needs):
             return (None, passed, None, None, None, None)
-        return (None, passed, *_Vjp.apply(ctx.factor, -passed, out, grads[1], *parameters))  # type: ignore[no-untyped-call]
+        return (None, passed, *_vjp(ctx.gram, minus, out, grads[1], covariance, needs))
+
+
+class _LogProb(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gram: Gram, values: Tensor, *covariance: Tensor) -> Tensor:
+        whitened, logs = gram.apply(Factor.LOWER_INVERSE, values), gram.log_variances()
+        precision = torch.exp(-logs)
+        ctx.gram = gram
+        ctx.save_for_backward(values, *covariance, whitened, precision)
+        return _density(whitened, logs, precision)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        *inputs, whitened, precision = ctx.saved_tensors
+        (grad,) = grads
+        if torch.is_grad_enabled():  # for derivatives of these derivatives
+            # Views, since one of them may be a function of another one.
+            values, *covariance = inputs = [each.view_as(each) for each in inputs]
+            density = log_density(*innovations(ctx.gram, values, Covariance(*covariance)))
+            needed = [each for each in inputs if each.requires_grad]
+            found = iter(torch.autograd.grad(density, needed, grad, create_graph=True))
+            return (None, *(next(found) if each.requires_grad else None for each in inputs))
+        # By -2 log p = sum of whitened^2 / D + log D; halves are exact.
+        grad = grad[..., None]
+        a = ctx.gram.apply(Factor.UPPER_INVERSE, grad * precision[:, None] * whitened)
+        by_values = -a if ctx.needs_input_grad[1] else None
+        needs = ctx.needs_input_grad[2:]
+        if not any(needs):
+            return (None, by_values, None, None, None, None)
+        by_logs = (_row_sum(grad * whitened.square()) * precision - _row_sum(grad)).mul_(0.5)
+        return (None, by_values, *ctx.gram.vjp(a, whitened, by_logs, needs))
 
 
 class _Vjp(torch.autograd.Function):
-    """Gradients of <a, L b> + <w, log D> by the parameters; None stands for a, b or w of 0."""
+    """Gradients of <a, L b> + <w, log D> by the covariance; None stands for a, b or w of 0."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        factor: AnyFactor,
-        a: Tensor | None,
-        b: Tensor | None,
-        w: Tensor | None,
-        *parameters: Tensor,
-    ) -> tuple[Tensor, ...]:
-        ctx.factor = factor
-        ctx.save_for_backward(a, b, w, *parameters)
-        return factor.vjp(a, b, w)
+    def forward(ctx: Any, gram: Gram, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+        ctx.gram = gram
+        ctx.save_for_backward(*tensors)
+        a, b, w, *_ = tensors
+        return tuple(gram.vjp(a, b, w))
 
     @staticmethod
     def backward(ctx: Any, *tangents: Tensor) -> tuple[Tensor | None, ...]:
-        return (None, *_VjpTangent.apply(ctx.factor, *ctx.saved_tensors, *tangents))  # type: ignore[no-untyped-call]
+        return (None, *_VjpTangent.apply(ctx.gram, *ctx.saved_tensors, *tangents))  # type: ignore[no-untyped-call]
 
 
 class _VjpTangent(torch.autograd.Function):
-    """The derivative of `_Vjp`: gradients by a, b, w and the parameters of <tangents, _Vjp>."""
+    """The derivative of `_Vjp`: gradients by a, b, w and the covariance of <tangents, _Vjp>."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        factor: AnyFactor,
-        a: Tensor | None,
-        b: Tensor | None,
-        w: Tensor | None,
-        *parameters_and_tangents: Tensor,
-    ) -> tuple[Tensor | None, ...]:
-        anchors, lengthscale, loadings, noise = parameters_and_tangents[4:]
-        along = (anchors, lengthscale, loadings, noise)
-        *by_inputs, by_parameters = factor.vjp_tangent(a, b, w, along)
-        return (*by_inputs, *by_parameters)
+    def forward(ctx: Any, gram: Gram, *tensors: Any) -> tuple[Tensor | None, ...]:
+        a, b, w, *covariance_and_tangents = tensors
+        return tuple(gram.vjp_tangent(a, b, w, Covariance(*covariance_and_tangents[4:])))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -329,12 +405,3 @@ class _VjpTangent(torch.autograd.Function):
             "covariances on a line have first and second derivatives, and conditional variances "
             "first ones: this is one more"
         )
-
-
-def _address(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
-
-
-def _four(tensors: tuple[Tensor, ...]) -> tuple[int, int, int, int]:
-    anchors, lengthscale, loadings, noise = tensors
-    return anchors.data_ptr(), lengthscale.data_ptr(), loadings.data_ptr(), noise.data_ptr()

@@ -20,9 +20,10 @@ from torch import Tensor
 
 from ..torch.linear_operator import LaplaceLinearOperator
 from ..torch.operator import LaplaceOperator
-from .checks import broadcast
-from .laplace_gram import LaplaceGram, shared
+from .gaussian import Gaussian
+from .laplace_gram import LaplaceGram
 from .linear_operator import LaplaceConditionalLinearOperator, LaplaceGramLinearOperator
+from .parameters import shared
 
 
 class LaplacePredictionStrategy(DefaultPredictionStrategy):  # type: ignore[misc]
@@ -61,8 +62,9 @@ class LaplacePredictionStrategy(DefaultPredictionStrategy):  # type: ignore[misc
         if settings.skip_posterior_variances.on():
             return ZeroLinearOperator(*test_test_covar.size())
         train = self._train.detach() if settings.detach_test_caches.on() else self._train
+        whole = Gaussian(train.gram.parameters.extended(test_test_covar.gram.anchors))
         return LaplaceConditionalLinearOperator(
-            _joined(train.gram, test_test_covar.gram), observed=train.shape[-1]
+            LaplaceGramLinearOperator.of(whole), observed=train.shape[-1]
         )
 
     def exact_prediction(
@@ -86,18 +88,6 @@ class LaplacePredictionStrategy(DefaultPredictionStrategy):  # type: ignore[misc
         """With more training values: anew, since that costs O(n)."""
         likelihood = self.likelihood.get_fantasy_likelihood(**kwargs)
         return type(self)(full_inputs, full_output, full_targets, likelihood)
-
-
-def _joined(train: LaplaceGram, test: LaplaceGram) -> LaplaceGramLinearOperator:
-    """The covariance of training and test points, the former with noise."""
-    n, m = train.anchors.shape[-1], test.anchors.shape[-1]
-    batch = broadcast(train.anchors.shape[:-1], test.anchors.shape[:-1])
-    anchors = torch.cat((train.anchors.expand(*batch, n), test.anchors.expand(*batch, m)), -1)
-    noise = None
-    if train.noise is not None:
-        lead = train.noise.shape[:-1]
-        noise = torch.cat((train.noise.expand(*lead, n), train.noise.new_zeros(*lead, m)), -1)
-    return LaplaceGramLinearOperator.of(LaplaceGram(anchors, terms=train.terms, noise=noise))
 
 
 def _frequency_of(kernel: LaplaceKernel) -> Tensor | None:

@@ -6,6 +6,7 @@ of it costs O(n) and forms no matrix, where that package's own algebra takes con
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
@@ -18,30 +19,16 @@ from linear_operator.operators import (
 )
 from torch import Tensor
 
-from . import factor as factors
 from .checks import broadcast
 from .conditional import Conditional
-from .laplace_gram import LaplaceGram
-from .term import Term
-
-# Of an operator's tensors, the number of their trailing (not batch) dimensions.
-_TRAILING = {
-    "anchors": 1,
-    "noise": 1,
-    "lengthscale": 0,
-    "variance": 0,
-    "frequency": 0,
-    "phase": 1,
-    "scale": 1,
-}
-
-
-def _trailing(name: str) -> int:
-    return _TRAILING[name.rpartition(".")[-1]]
+from .gaussian import Gaussian
+from .parameters import GramParameters
 
 
 def _expanded(tensor: Tensor, batch: torch.Size | list[int], name: str) -> Tensor:
-    return tensor.expand((*batch, *tensor.shape[tensor.dim() - _trailing(name) :]))
+    return tensor.expand(
+        (*batch, *tensor.shape[tensor.dim() - GramParameters.is_per_anchor(name) :])
+    )
 
 
 class _Covariance(LinearOperator):  # type: ignore[misc]
@@ -106,41 +93,36 @@ class LaplaceGramLinearOperator(_Covariance):
         apart into tensors, treats these (permute, expand, differentiate) and builds anew.
     names
         What the tensors are: ``anchors`` first, ``noise``, and for term 0 ``0.lengthscale`` etc.
+    make
+        What makes `gram` of its parameters.
     """
 
-    def __init__(self, *tensors: Tensor, names: tuple[str, ...]) -> None:
-        super().__init__(*tensors, names=names)
+    def __init__(
+        self,
+        *tensors: Tensor,
+        names: tuple[str, ...],
+        make: Callable[[GramParameters], Gaussian] = Gaussian.of,
+    ) -> None:
+        super().__init__(*tensors, names=names, make=make)
         self._named = dict(zip(names, tensors, strict=True))
+        self._make = make
 
     @classmethod
-    def of(cls, gram: LaplaceGram) -> LaplaceGramLinearOperator:
+    def of(cls, gram: Gaussian) -> LaplaceGramLinearOperator:
         """Wrap a Gram."""
-        given: dict[str, Tensor | None] = {"anchors": gram.anchors, "noise": gram.noise}
-        for number, term in enumerate(gram._tensors):
-            given |= {f"{number}.{name}": tensor for name, tensor in vars(term).items()}
-        batch = gram.shape[:-2]
+        parameters = gram.parameters
         named = {
-            name: _expanded(tensor, batch, name)
-            for name, tensor in given.items()
-            if tensor is not None
+            name: _expanded(tensor, parameters.batch, name)
+            for name, tensor in parameters.named().items()
         }
-        operator = cls(*named.values(), names=tuple(named))
+        operator = cls(*named.values(), names=tuple(named), make=gram.of)
         operator.__dict__["gram"] = gram  # which may have its factorisation already
         return operator
 
     @cached_property
-    def gram(self) -> LaplaceGram:
-        """The operator as a `LaplaceGram`."""
-        terms: dict[str, dict[str, Tensor]] = {}
-        for name, tensor in self._named.items():
-            number, dot, parameter = name.partition(".")
-            if dot:
-                terms.setdefault(number, {})[parameter] = tensor
-        return LaplaceGram(
-            self._named["anchors"],
-            terms=[Term(**parameters) for parameters in terms.values()],
-            noise=self._named.get("noise"),
-        )
+    def gram(self) -> Gaussian:
+        """The operator as the `LaplaceGram` that it was made of."""
+        return self._make(GramParameters.from_named(self._named))
 
     # --- algebra ----------------------------------------------------------------------------------
 
@@ -165,21 +147,9 @@ class LaplaceGramLinearOperator(_Covariance):
         if inv_quad_rhs is None:
             return none, gram.logdet() if logdet else none
         rhs = inv_quad_rhs[..., None] if inv_quad_rhs.dim() == 1 else inv_quad_rhs
-        rows, restore = gram._flatten(self._rows(rhs))
-        parameters = gram._parameters()
-
-        def both(factor: factors.AnyFactor) -> Tensor:
-            whitened, logs = factors.innovations(factor, rows, parameters)
-            squares = (whitened.square() * torch.exp(-logs)[:, None]).sum(-1)
-            return torch.cat((squares, logs.sum(-1, keepdim=True)), -1)
-
-        result = gram._symmetric(both, parameters)
-        quadratic = restore(result[..., :-1, None])[..., 0].movedim(0, -1)
-        if reduce_inv_quad:
-            quadratic = quadratic.sum(-1)
-        if not logdet:
-            return quadratic, none
-        return quadratic, result[..., -1].reshape(self.batch_shape).to(self.dtype)
+        quadratic, determinant = gram.inv_quad_logdet(self._rows(rhs))
+        quadratic = quadratic.movedim(0, -1)
+        return quadratic.sum(-1) if reduce_inv_quad else quadratic, determinant if logdet else none
 
     def _rows(self, matrices: Tensor) -> Tensor:
         """Columns of ``[..., n, k]`` as rows that broadcast with the batch, ``[k, ..., n]``."""
@@ -208,7 +178,8 @@ class LaplaceGramLinearOperator(_Covariance):
             noise = gram.noise + noise
         if not bool((noise >= 0).all()):
             return super().add_diagonal(diag)
-        return self.of(LaplaceGram(gram.anchors, terms=gram.terms, noise=noise))
+        parameters = GramParameters.checked(gram.anchors, gram.terms, noise)
+        return self.of(self._make(parameters))
 
     def __add__(self, other: Any) -> Any:
         """Diagonals become noise, and operators on the same anchors have the terms of both."""
@@ -226,19 +197,24 @@ class LaplaceGramLinearOperator(_Covariance):
         return self.of(self.gram * other)
 
     def _expand_batch(self, batch_shape: torch.Size | list[int]) -> LaplaceGramLinearOperator:
-        tensors = [_expanded(tensor, batch_shape, name) for name, tensor in self._named.items()]
-        return type(self)(*tensors, names=tuple(self._named))
+        return self._map(lambda name, tensor: _expanded(tensor, batch_shape, name))
 
     def _principal(
         self, index: Any, batch: tuple[Any, ...] = (Ellipsis,)
     ) -> LaplaceGramLinearOperator:
         n = self.shape[-1]
-        tensors = []
-        for name, tensor in self._named.items():
-            along = _trailing(name) and tensor.shape[-1] == n  # a noise [*b, 1] serves all
-            key = (*batch, index) if along else batch
-            tensors.append(tensor[key])
-        return type(self)(*tensors, names=tuple(self._named))
+
+        def taken(name: str, tensor: Tensor) -> Tensor:
+            # A noise [*b, 1] serves all.
+            along = GramParameters.is_per_anchor(name) and tensor.shape[-1] == n
+            return tensor[(*batch, index) if along else batch]
+
+        return self._map(taken)
+
+    def _map(self, change: Callable[[str, Tensor], Tensor]) -> LaplaceGramLinearOperator:
+        """The same with other tensors."""
+        tensors = [change(name, tensor) for name, tensor in self._named.items()]
+        return type(self)(*tensors, names=tuple(self._named), make=self._make)
 
     # --- entries ----------------------------------------------------------------------------------
 
@@ -261,9 +237,11 @@ class LaplaceGramLinearOperator(_Covariance):
         anchors = self.gram.anchors.double().expand(*self.batch_shape, n)
         distance = (take(anchors, row_index) - take(anchors, col_index)).abs()
         total = distance.new_zeros(())
-        for tensors in self.gram._tensors:
-            lengthscale = tensors.lengthscale.expand(self.batch_shape)[batch_indices]
-            loadings = [column.expand(*self.batch_shape, n) for column in tensors.loadings(anchors)]
+        for term in self.gram.terms:
+            lengthscale, columns = term.columns(anchors)
+            if isinstance(lengthscale, Tensor):
+                lengthscale = lengthscale.expand(self.batch_shape)[batch_indices]
+            loadings = [column.expand(*self.batch_shape, n) for column in columns]
             products = [take(each, row_index) * take(each, col_index) for each in loadings]
             total = total + torch.exp(-distance / lengthscale) * sum(products)
         if "noise" in self._named:

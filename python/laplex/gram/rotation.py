@@ -44,20 +44,26 @@ class _Rotation(torch.autograd.Function):
     def forward(
         ctx: Any, frequency: Tensor, places: Tensor, origin: Tensor
     ) -> tuple[Tensor, Tensor]:
-        shape = places.shape
-        cosine, sine = (places.new_empty(shape) for _ in range(2))
-        step = _BLOCK if places.device.type == "cpu" else max(shape[-1], 1)
-        for start in range(0, shape[-1], step):
-            block = (..., slice(start, start + step))
-            _rotate(frequency[block], places[block], origin[block], cosine[block], sine[block])
+        cosine, sine = torch.empty_like(places), torch.empty_like(places)
+        tensors, n = (frequency, places, origin, cosine, sine), places.shape[-1]
+        if n <= _BLOCK or places.device.type != "cpu":
+            _rotate(*tensors)
+        else:
+            for start in range(0, n, _BLOCK):
+                _rotate(*(tensor[..., start : start + _BLOCK] for tensor in tensors))
         ctx.save_for_backward(frequency, places, origin, cosine, sine)
         return cosine, sine
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         frequency, places, origin, cosine, sine = ctx.saved_tensors
         by_angle = grads[1] * cosine - grads[0] * sine
-        return by_angle * (places - origin), by_angle * frequency, None
+        by_frequency, by_places, _ = ctx.needs_input_grad
+        return (
+            by_angle * (places - origin) if by_frequency else None,
+            by_angle * frequency if by_places else None,
+            None,
+        )
 
 
 def _rotate(

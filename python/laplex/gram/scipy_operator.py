@@ -6,7 +6,7 @@ import numpy as np
 from scipy.sparse.linalg import LinearOperator
 
 from ..numpy.checks import Array
-from .laplace_gram import LaplaceGram
+from .gaussian import Gaussian
 
 
 class GramLinearOperator(LinearOperator):  # type: ignore[misc]
@@ -14,8 +14,8 @@ class GramLinearOperator(LinearOperator):  # type: ignore[misc]
 
     Parameters
     ----------
-    gram : LaplaceGram
-        A single matrix. It is detached, and brought to the CPU.
+    gram : Gaussian
+        A single matrix, without gradients, on the CPU.
     inverse : bool
         A^-1 in place of A.
 
@@ -25,13 +25,13 @@ class GramLinearOperator(LinearOperator):  # type: ignore[misc]
         For a batch.
     """
 
-    def __init__(self, gram: LaplaceGram, *, inverse: bool = False) -> None:
+    def __init__(self, gram: Gaussian, *, inverse: bool = False) -> None:
         if len(gram.shape) > 2:
             raise ValueError(
                 f"the LaplaceGram holds a batch of shape {tuple(gram.shape[:-2])}, SciPy's "
                 "LinearOperator is one matrix: make a LaplaceGram of one of them"
             )
-        self._gram = gram.detach().to("cpu")
+        self._gram = gram
         self._inverse = inverse
         super().__init__(dtype=str(gram.dtype).removeprefix("torch."), shape=tuple(gram.shape))
 

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from math import isfinite, sqrt
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..torch.call import Scalar, as_scalar
-from .checks import ArrayLike, ScalarLike, all_finite, as_tensor, broadcast
+from .checks import (
+    ArrayLike,
+    ScalarLike,
+    all_finite,
+    all_of,
+    as_tensor,
+    broadcast,
+    expanded,
+    positive,
+)
 from .rotation import rotation
 
 #: Variances between these are squared and divided without leaving the range of a double.
@@ -47,6 +59,9 @@ class Term:
     Arrays are copied into tensors, integers as float64.
     """
 
+    #: The parameters whose last dimension numbers the anchors; the others have shape ``[*b]``.
+    PER_ANCHOR: ClassVar[frozenset[str]] = frozenset({"phase", "scale"})
+
     lengthscale: Scalar
     variance: Scalar
     frequency: Scalar
@@ -61,19 +76,29 @@ class Term:
         phase: ArrayLike | None = None,
         scale: ArrayLike | None = None,
     ) -> None:
-        given = {"lengthscale": lengthscale, "variance": variance, "frequency": frequency}
-        for name, number in given.items():
-            if isinstance(number, np.ndarray):
-                number = as_tensor(name, number)
-            object.__setattr__(self, name, number)
-        for name, numbers in (("phase", phase), ("scale", scale)):
-            object.__setattr__(self, name, None if numbers is None else as_tensor(name, numbers))
+        given = {
+            "lengthscale": lengthscale,
+            "variance": variance,
+            "frequency": frequency,
+            "phase": phase,
+            "scale": scale,
+        }
+        for name, value in given.items():
+            if isinstance(value, np.ndarray) or (name in self.PER_ANCHOR and value is not None):
+                given[name] = as_tensor(name, value)
+        self.__dict__.update(given)  # frozen
+
+    # --- what a Gram asks of a term ---------------------------------------------------------------
 
     def is_default(self) -> bool:
         """Whether nothing was given."""
         plain = (self.lengthscale, self.variance, self.frequency)
         given = any(isinstance(each, Tensor) for each in plain) or plain != (1.0, 1.0, 0.0)
         return not given and self.phase is None and self.scale is None
+
+    def has_parameters_per_anchor(self) -> bool:
+        """Whether it belongs to the anchors it was made for, and to no others."""
+        return any(getattr(self, name) is not None for name in self.PER_ANCHOR)
 
     def check(self, anchors: Tensor) -> None:
         """Refuse what is no term of these anchors, naming the argument."""
@@ -89,80 +114,124 @@ class Term:
                 )
             if not all_finite(tensor):
                 raise ValueError(f"{name} must be finite, but has a NaN or an infinity")
-        tensors = self.tensors(anchors)
-        for name, value in (("variance", tensors.variance), ("lengthscale", tensors.lengthscale)):
-            if not bool(((value > 0) & value.isfinite()).all()):
+        frequency = self._frequency(anchors)
+        lengthscale = self._number("lengthscale", anchors)
+        variance = self._number("variance", anchors)
+        for name, value in (("variance", variance), ("lengthscale", lengthscale)):
+            if not positive(value):
                 raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)}")
-        if tensors.frequency is not None:
-            if not bool(tensors.frequency.isfinite().all()):
+        if frequency is not None:
+            if not (
+                all_finite(frequency) if isinstance(frequency, Tensor) else isfinite(frequency)
+            ):
                 raise ValueError(f"frequency must be finite, got {self.frequency}")
             farthest = anchors.detach().abs().amax(-1) if anchors.numel() else anchors.new_zeros(())
-            if not bool((tensors.frequency.detach() * farthest.double()).isfinite().all()):
+            if not all_finite(_detached(frequency) * farthest.double()):
                 raise ValueError(
                     "frequency times the farthest anchor is beyond any float: there is no such "
                     "angle; rescale the anchors"
                 )
-        sizes = tensors.variance.detach()[..., None]
-        if tensors.scale is not None:
-            sizes = sizes.sqrt() * tensors.scale.detach()
-            sizes = sizes.square()[tensors.scale.detach().expand(sizes.shape) != 0]
-        if not bool(((sizes >= _SMALLEST) & (sizes <= _LARGEST)).all()):
+        sizes = variance
+        if self.scale is not None:
+            scale = self.scale.detach().double()
+            sizes = (_root(_detached(variance)) * scale).square()
+            sizes = sizes[scale.expand(sizes.shape) != 0]
+        if not all_of(sizes, lambda size: (size >= _SMALLEST) & (size <= _LARGEST)):
             raise ValueError(
                 f"variance times the square of scale must be between {_SMALLEST:g} and "
                 f"{_LARGEST:g}, where it is not 0: rescale the values"
             )
 
-    def tensors(self, anchors: Tensor) -> TermTensors:
-        """The parameters as they are now, as float64 tensors; None for what is not given."""
-        frequency = None
-        if isinstance(self.frequency, Tensor) or self.frequency != 0:
-            frequency = as_scalar("frequency", self.frequency, anchors).double()
-        return TermTensors(
-            as_scalar("lengthscale", self.lengthscale, anchors).double(),
-            as_scalar("variance", self.variance, anchors).double(),
-            frequency,
-            None if self.phase is None else self.phase.double(),
-            None if self.scale is None else self.scale.double(),
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class TermTensors:
-    """A term's parameters as float64 tensors."""
-
-    lengthscale: Tensor
-    variance: Tensor
-    frequency: Tensor | None
-    phase: Tensor | None
-    scale: Tensor | None
-
     def batch_shape(self) -> torch.Size:
         """What the parameters' leading dimensions broadcast to."""
         return broadcast(
-            self.lengthscale.shape,
-            self.variance.shape,
-            *(() if self.frequency is None else (self.frequency.shape,)),
-            *(each.shape[:-1] for each in (self.phase, self.scale) if each is not None),
+            *(
+                each.shape[:-1] if name in self.PER_ANCHOR else each.shape
+                for name, each in vars(self).items()
+                if isinstance(each, Tensor)
+            )
         )
 
-    def loadings(self, anchors: Tensor) -> list[Tensor]:
-        """The term as columns H of `sum_k diag(H_k) E diag(H_k)`: one, or cosine and sine.
+    def columns(self, anchors: Tensor) -> tuple[Scalar, list[Tensor]]:
+        """Lengthscale ``[*b]`` and columns H of `sum_k diag(H_k) E diag(H_k)`, as they are now.
 
-        Float64 anchors ``[*b, n]``; a column ``[*b, n]``.
+        One column, or cosine and sine, each ``[*b, n]`` for float64 anchors ``[*b, n]``.
         """
-        amplitude = self.variance.sqrt()[..., None].expand(*self.variance.shape, anchors.shape[-1])
+        lead = self.variance.shape if isinstance(self.variance, Tensor) else ()
+        root = _root(self._number("variance", anchors))
+        amplitude = expanded(root, (*lead, anchors.shape[-1]), anchors)
         if self.scale is not None:
-            amplitude = amplitude * self.scale
+            amplitude = amplitude * self.scale.double()
         cosine, sine = None, None
-        if self.frequency is not None:
-            cosine, sine = rotation(self.frequency[..., None], anchors)
+        frequency = self._frequency(anchors)
+        if frequency is not None:
+            if not isinstance(frequency, Tensor):
+                frequency = anchors.new_full((), frequency)
+            cosine, sine = rotation(frequency[..., None], anchors)
         if self.phase is not None:
-            c, s = self.phase.cos(), self.phase.sin()
+            phase = self.phase.double()
+            c, s = phase.cos(), phase.sin()
             cosine, sine = (
                 (c, s)
                 if cosine is None or sine is None
                 else (cosine * c - sine * s, sine * c + cosine * s)
             )
-        if cosine is None or sine is None:
-            return [amplitude]
-        return [amplitude * cosine, amplitude * sine]
+        columns = [amplitude]
+        if cosine is not None and sine is not None:
+            columns = [amplitude * cosine, amplitude * sine]
+        return self._number("lengthscale", anchors), columns
+
+    def map(self, change: Callable[[str, Tensor], Tensor]) -> Term:
+        """The same with other tensors in place of those there are; numbers stay."""
+        return Term(
+            **{
+                name: change(name, each) if isinstance(each, Tensor) else each
+                for name, each in vars(self).items()
+            }
+        )
+
+    def times(self, factor: Tensor) -> Term:
+        """The term times positive float64 numbers ``[*b]``."""
+        return replace(self, variance=self._number("variance", factor) * factor)
+
+    def tensors(self, anchors: Tensor) -> dict[str, Tensor]:
+        """The parameters by name, as float64 tensors, without those that are not given."""
+        given = {name: each for name, each in vars(self).items() if each is not None}
+        if self._frequency(anchors) is None:
+            del given["frequency"]
+        return {name: as_scalar(name, each, anchors).double() for name, each in given.items()}
+
+    # --- inside -----------------------------------------------------------------------------------
+
+    def _number(self, name: str, anchors: Tensor) -> Scalar:
+        """A parameter ``[*b]`` as it is now: a float, or a float64 tensor."""
+        value = getattr(self, name)
+        if type(value) is float:
+            return value
+        tensor = as_scalar(name, value, anchors).double()
+        return tensor if isinstance(value, Tensor) else float(tensor)
+
+    def _frequency(self, anchors: Tensor) -> Scalar | None:
+        """None for a term that does not oscillate: the number 0, not a tensor of it."""
+        if not isinstance(self.frequency, Tensor) and self.frequency == 0:
+            return None
+        return self._number("frequency", anchors)
+
+
+def checked_terms(terms: object) -> tuple[Term, ...]:
+    """A sequence of at least one term."""
+    found = tuple(terms) if isinstance(terms, Iterable) else ()
+    if not found or not all(isinstance(term, Term) for term in found):
+        raise TypeError(
+            "terms must be a sequence of at least one laplex.gram.Term: pass [Term(...)]"
+        )
+    return found
+
+
+def _root(variance: Scalar) -> Scalar:
+    """Square roots ``[*b, 1]``."""
+    return variance.sqrt()[..., None] if isinstance(variance, Tensor) else sqrt(variance)
+
+
+def _detached(value: Scalar) -> Scalar:
+    return value.detach() if isinstance(value, Tensor) else value

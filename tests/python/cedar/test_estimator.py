@@ -29,8 +29,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "procrustes": {},
     "adam": {"solver": "adam", "max_iter": 30},
     "cayley": {"solver": "adam", "parametrization": "cayley", "max_iter": 30},
-    "invertible": {"transform": "invertible", "max_iter": 30},
-    "laplex": {"transform": "laplex", "heads": 3, "max_iter": 30},
+    "invertible": {"basis": "invertible", "max_iter": 30},
+    "laplex": {"basis": "laplex", "heads": 3, "max_iter": 30},
     "learned centre": {"center": "learned"},
     "no centre": {"center": "none"},
     "several k": {"k": [2, 4]},
@@ -162,7 +162,7 @@ def test_planted_axes_are_found(k: int) -> None:
 def test_invertible_finds_atoms_that_are_not_orthogonal() -> None:
     case = planted(6000, 16, 2, seed=6, condition=10)
     rotation = CEDAR(k=2, random_state=0).fit(case.data)
-    general = CEDAR(k=2, transform="invertible", random_state=0, max_iter=1000).fit(case.data)
+    general = CEDAR(k=2, basis="invertible", random_state=0, max_iter=1000).fit(case.data)
     assert mcc(general.atoms_, case.atoms) > 0.99 > mcc(rotation.atoms_, case.atoms) + 0.02
     assert general.score(case.data) > rotation.score(case.data)
     assert np.allclose(np.linalg.norm(general.atoms_, axis=1), 1, atol=1e-6)
@@ -508,14 +508,14 @@ def with_nan(row: int) -> np.ndarray:
         ({}, "rows.npy", TypeError, r"X is a path: pass np\.load\('rows\.npy'"),
         ({}, [{"embedding": ROWS}, {}], TypeError, "batches are mappings with embedding"),
         (
-            {"transform": "invertible", "max_iter": 20, "learning_rate": 10.0},
+            {"basis": "invertible", "max_iter": 20, "learning_rate": 10.0},
             ROWS,
             ValueError,
             "the fit diverged",
         ),
         ({}, ROWS + 1j, ValueError, "Complex data not supported"),
         ({}, [ROWS, ROWS[:, :5]], ValueError, r"each must be \[b, 6\]"),
-        ({"transform": "rotation"}, ROWS, ValueError, "transform must be 'orthogonal'"),
+        ({"basis": "rotation"}, ROWS, ValueError, "basis must be 'orthogonal'"),
         ({"solver": "sgd"}, ROWS, ValueError, "solver must be 'auto'"),
         ({"center": "median"}, ROWS, ValueError, "center must be"),
         ({"n_init": 0}, ROWS, ValueError, "n_init must be at least 1"),
@@ -523,7 +523,7 @@ def with_nan(row: int) -> np.ndarray:
         ({"tol": -1.0}, ROWS, ValueError, "tol must not be negative"),
         ({"learning_rate": 0.0}, ROWS, ValueError, "learning_rate must be positive"),
         (
-            {"transform": "invertible", "solver": "procrustes"},
+            {"basis": "invertible", "solver": "procrustes"},
             ROWS,
             ValueError,
             "solver='procrustes' finds rotations",
@@ -586,8 +586,8 @@ def test_drifted_embeddings_are_told(tmp_path: Path) -> None:
     [
         CEDAR(k=1, max_iter=10),
         CEDAR(k=1, solver="adam", max_iter=3),
-        CEDAR(k=1, transform="invertible", max_iter=3),
-        CEDAR(k=1, transform="laplex", heads=2, max_iter=3),
+        CEDAR(k=1, basis="invertible", max_iter=3),
+        CEDAR(k=1, basis="laplex", heads=2, max_iter=3),
     ]
 )
 @pytest.mark.filterwarnings("ignore::laplex.cedar.ConstantColumnWarning")
@@ -598,16 +598,29 @@ def test_scikit_learn_contract(estimator: Any, check: Any) -> None:
 
 
 def test_transform_is_a_parameter_and_a_method() -> None:
-    model = CEDAR(k=2, transform="invertible", max_iter=5)
-    assert model.get_params()["transform"] == "invertible"
-    assert "transform='invertible'" in repr(model)
+    model = CEDAR(k=2, basis="invertible", max_iter=5)
+    assert model.get_params()["basis"] == "invertible"
+    assert "basis='invertible'" in repr(model)
     assert clone(model).get_params() == model.get_params()
-    model.set_params(transform="orthogonal").fit(ROWS)
+    model.set_params(basis="orthogonal").fit(ROWS)
     assert callable(model.transform)
     assert rotation_error(model.components_[None]) < 1e-12
     chain = make_pipeline(StandardScaler(), CEDAR(k=2, random_state=0)).fit(ROWS)
     assert chain.transform(ROWS).shape == (40, 6)
     assert list(chain[-1].get_feature_names_out()) == [f"cedar{i}" for i in range(6)]
+
+
+def test_the_parameter_s_former_name_works_for_a_release(tmp_path: Path) -> None:
+    with pytest.warns(DeprecationWarning, match="transform of CEDAR is now called basis"):
+        model = CEDAR(k=2, transform="laplex", heads=2, max_iter=3, random_state=0)
+    assert model.get_params()["basis"] == "laplex"
+    assert np.array_equal(model.fit(ROWS).atoms_, clone(model).fit(ROWS).atoms_)
+    model.save(tmp_path / "model")
+    config = tmp_path / "model" / "config.json"
+    config.write_text(config.read_text().replace('"basis"', '"transform"'))
+    assert CEDAR.load(tmp_path / "model").get_params()["basis"] == "laplex"
+    with pytest.raises(TypeError, match="unexpected keyword argument 'rotation'"):
+        CEDAR(k=2, rotation=True)
 
 
 def test_same_seed_same_model_and_starts_are_a_prefix() -> None:

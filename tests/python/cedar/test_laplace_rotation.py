@@ -232,7 +232,7 @@ def test_learns_beyond_its_start():
 
 def test_is_saved_to_the_bit(tmp_path):
     train, test = waves(500, 32, 0), waves(100, 32, 1)
-    model = CEDAR(k=3, transform="laplex", heads=2, max_iter=20, random_state=0).fit(train)
+    model = CEDAR(k=3, basis="laplex", heads=2, max_iter=20, random_state=0).fit(train)
     assert model.basis_.tensors()["anchors"].shape == (2, 32)
     model.save(tmp_path)
     loaded = CEDAR.load(tmp_path)

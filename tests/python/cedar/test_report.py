@@ -212,7 +212,7 @@ def test_measures_are_those_of_the_library(model, embeddings):
 
 
 def test_energy_counts_the_length_of_atoms(embeddings):
-    model = CEDAR(k=2, transform="invertible", max_iter=20, random_state=0).fit(embeddings)
+    model = CEDAR(k=2, basis="invertible", max_iter=20, random_state=0).fit(embeddings)
     found = measure(model, as_rows(embeddings), (2,), 1, False)
     codes = model.transform(embeddings) * np.linalg.norm(model.atoms_, axis=1)
     np.testing.assert_allclose(found.share, (codes**2).sum(0) / (codes**2).sum(), rtol=1e-6)

@@ -68,7 +68,7 @@ def test_fit_is_the_library_s(folder, tmp_path):
 
 
 def test_fit_takes_every_option(folder, tmp_path):
-    options = ["-k", 2, "-k", 4, "--transform", "invertible", "--solver", "adam", "--n-init", 1]
+    options = ["-k", 2, "-k", 4, "--basis", "invertible", "--solver", "adam", "--n-init", 1]
     options += ["--max-iter", 5, "--batch-size", 64, "--learning-rate", 0.02, "--tol", 0.001]
     options += ["--center", "learned", "--seed", 7, "--device", "cpu"]
     out, _ = run("fit", folder / "z.npy", "--out", tmp_path / "a" / "b", *options)
@@ -76,7 +76,7 @@ def test_fit_takes_every_option(folder, tmp_path):
     found = CEDAR.load(tmp_path / "a" / "b").get_params()
     expected = {
         "k": [2, 4],
-        "transform": "invertible",
+        "basis": "invertible",
         "solver": "adam",
         "center": "learned",
         "n_init": 1,
@@ -143,7 +143,7 @@ def test_fit_failures(folder, tmp_path):
         *fit, tmp_path / "m", "-k", 2, "--checkpoint", tmp_path / "no" / "state"
     )
     assert "'adam'" in fails(
-        *fit, tmp_path / "m", "-k", 2, "--transform", "invertible", "--solver", "procrustes"
+        *fit, tmp_path / "m", "-k", 2, "--basis", "invertible", "--solver", "procrustes"
     )
     assert set(tmp_path.iterdir()) == before
 
@@ -152,7 +152,7 @@ def test_usage_errors(folder):
     for wrong in (["fit", folder / "z.npy"], ["fit", "--out", "m"], ["name", folder / "model"]):
         run(*wrong, status=2)
     run("fit", folder / "z.npy", "--out", "m", "-k", 0, status=2)
-    run("fit", folder / "z.npy", "--out", "m", "--transform", "rotation", status=2)
+    run("fit", folder / "z.npy", "--out", "m", "--basis", "rotation", status=2)
 
 
 # --- transform ------------------------------------------------------------------------------------

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from laplex import _core
-from laplex.gram.cuda_factor import MOST_COLUMNS, CudaFactor
-from laplex.gram.factor import Factor, Side, log_variances, product
+from laplex.gram.cpu import CpuBackend
+from laplex.gram.cuda import MOST_COLUMNS, CudaBackend
+from laplex.gram.factor import Covariance, Factor, Gram, log_variances, product
 from laplex.torch import cuda as cuda_execution
 
 EMULATED = os.environ.get("LAPLEX_EMULATED_CUDA") == "1"
@@ -32,6 +33,14 @@ pytestmark = [
 
 #: Of derivatives and products with noise of 0.1, whose sums the CPU forms in another order.
 CLOSE = {"rtol": 1e-10, "atol": 1e-10}
+
+
+def cpu_gram(covariance, **options) -> Gram:
+    return Gram(Covariance(*covariance), backend=CpuBackend, **options)
+
+
+def cuda_gram(covariance, **options) -> Gram:
+    return Gram(Covariance(*covariance), backend=CudaBackend, **options)
 
 
 def draw(batch: int, n: int, width: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -69,16 +78,16 @@ def assert_close(got: Tensor, want: Tensor) -> None:
 def test_everything_is_as_on_the_cpu(batch, n, width, rows, ties_backwards):
     parameters = draw(batch, n, width)
     parameters[0][:, : n // 2] = parameters[0][:, : n // 2].mul(4).floor()
-    want = Factor(parameters, ties_backwards=ties_backwards)
-    got = CudaFactor(on_device(parameters), ties_backwards=ties_backwards)
+    want = cpu_gram(parameters, ties_backwards=ties_backwards)
+    got = cuda_gram(on_device(parameters), ties_backwards=ties_backwards)
     values = normal(batch, rows, n)
     assert torch.equal(got.order().cpu(), want.order())
     assert got.has_ties == want.has_ties
-    for side in Side:
+    for factor in Factor:
         for scaled in (False, True):
             assert_close(
-                got.apply(side, values.to(DEVICE), scaled=scaled),
-                want.apply(side, values, scaled=scaled),
+                got.apply(factor, values.to(DEVICE), scaled=scaled),
+                want.apply(factor, values, scaled=scaled),
             )
     assert_close(got.solve(values.to(DEVICE)), want.solve(values))
     assert_close(got.log_prob(values.to(DEVICE)), want.log_prob(values))
@@ -89,7 +98,7 @@ def test_everything_is_as_on_the_cpu(batch, n, width, rows, ties_backwards):
 @pytest.mark.parametrize(("batch", "n", "width", "rows"), [(2, 50, 3, 4), (1, 1000, 1, 2)])
 def test_derivatives_are_as_on_the_cpu(batch, n, width, rows):
     parameters = draw(batch, n, width)
-    host, device = Factor(parameters), CudaFactor(on_device(parameters))
+    host, device = cpu_gram(parameters), cuda_gram(on_device(parameters))
     a, b, w = (normal(batch, rows, n, seed=k) for k in (1, 2, 3))
     w = w[:, 0].contiguous()
     for arguments in [(a, b, w), (a, b, None), (None, None, w)]:
@@ -109,9 +118,9 @@ def test_second_derivatives_are_those_of_the_first():
     def moved(sign: float):
         return tuple(p + sign * step * t for p, t in zip(parameters, tangents, strict=True))
 
-    factor = CudaFactor(on_device(parameters))
-    d_a, d_b, d_w, d_parameters = factor.vjp_tangent(*on_device((a, b, w)), on_device(tangents))
-    above, below = (CudaFactor(on_device(moved(sign))) for sign in (1.0, -1.0))
+    gram = cuda_gram(on_device(parameters))
+    d_a, d_b, d_w, *d_parameters = gram.vjp_tangent(*on_device((a, b, w)), on_device(tangents))
+    above, below = (cuda_gram(on_device(moved(sign))) for sign in (1.0, -1.0))
     ups, downs = (each.vjp(*on_device((a, b, w))) for each in (above, below))
     for got, up, down in zip(d_parameters, ups, downs, strict=True):
         want = (up - down) / (2 * step)
@@ -121,30 +130,30 @@ def test_second_derivatives_are_those_of_the_first():
         return (f(above) - f(below)) / (2 * step)
 
     close = {"rtol": 1e-5, "atol": 1e-6}
-    torch.testing.assert_close(d_a, slope(lambda f: f.apply(Side.LOWER, b.to(DEVICE))), **close)
-    torch.testing.assert_close(d_b, slope(lambda f: f.apply(Side.UPPER, a.to(DEVICE))), **close)
+    torch.testing.assert_close(d_a, slope(lambda f: f.apply(Factor.LOWER, b.to(DEVICE))), **close)
+    torch.testing.assert_close(d_b, slope(lambda f: f.apply(Factor.UPPER, a.to(DEVICE))), **close)
     torch.testing.assert_close(d_w, slope(lambda f: f.log_variances()), **close)
 
 
-@pytest.mark.parametrize("side", Side)
-def test_gradcheck_and_gradgradcheck(side):
+@pytest.mark.parametrize("factor", Factor)
+def test_gradcheck_and_gradgradcheck(factor):
     parameters = tuple(each.requires_grad_() for each in on_device(draw(2, 5, 2)))
     values = normal(2, 2, 5).to(DEVICE).requires_grad_()
 
     def function(values: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor]:
-        factor = CudaFactor(parameters)
-        return product(factor, side, values, parameters), log_variances(factor, parameters)
+        gram, covariance = cuda_gram(parameters), Covariance(*parameters)
+        return product(gram, factor, values, covariance), log_variances(gram, covariance)
 
     assert torch.autograd.gradcheck(function, (values, *parameters))
     assert torch.autograd.gradgradcheck(function, (values, *parameters))
 
 
 def test_no_points():
-    factor = CudaFactor(on_device(draw(2, 0, 1)))
-    assert factor.logdet().tolist() == [0.0, 0.0]
+    gram = cuda_gram(on_device(draw(2, 0, 1)))
+    assert gram.logdet().tolist() == [0.0, 0.0]
     nothing = torch.empty(2, 3, 0, dtype=torch.float64).to(DEVICE)
-    assert factor.apply(Side.LOWER, nothing).shape == (2, 3, 0)
-    assert factor.vjp(None, None, None)[1].tolist() == [[0.0], [0.0]]
+    assert gram.apply(Factor.LOWER, nothing).shape == (2, 3, 0)
+    assert gram.vjp(None, None, None)[1].tolist() == [[0.0], [0.0]]
 
 
 def test_errors_are_the_cpus():
@@ -154,21 +163,21 @@ def test_errors_are_the_cpus():
     negative = (anchors, lengthscale, loadings, -noise)
     for parameters, error in [(singular, np.linalg.LinAlgError), (negative, ValueError)]:
         with pytest.raises(error) as want:
-            Factor(parameters)
+            cpu_gram(parameters)
         with pytest.raises(error) as got:
-            CudaFactor(on_device(parameters))
+            cuda_gram(on_device(parameters))
         assert str(got.value) == str(want.value)
     with pytest.raises(ValueError, match=f"has 1 to {MOST_COLUMNS} columns, got 9"):
-        CudaFactor(on_device(draw(1, 10, 9)))
+        cuda_gram(on_device(draw(1, 10, 9)))
 
 
 def test_another_stream_waits_for_the_factor(monkeypatch):
-    factor = CudaFactor(on_device(draw(1, 10, 1)))
+    gram = cuda_gram(on_device(draw(1, 10, 1)))
     waited = []
     monkeypatch.setattr(cuda_execution, "wait", lambda event, storage: waited.append(storage))
-    factor.logdet()
+    gram.logdet()
     assert not waited
     monkeypatch.setattr(cuda_execution, "current_stream", lambda device: 0)
-    factor.logdet()
-    factor.log_variances()
-    assert waited == [factor._storage, factor._storage]
+    gram.logdet()
+    gram.log_variances()
+    assert waited == [gram.backend.storage, gram.backend.storage]

@@ -296,6 +296,16 @@ def test_gradients(name):
         assert gradgradcheck(function, (v, *tensors), atol=1e-4)
 
 
+def test_values_and_parameters_may_be_functions_of_each_other():
+    def function(x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        gram = LaplaceGram(scale * x, lengthscale=scale * x.mean(), variance=scale, noise=0.1)
+        return gram.log_prob(scale * x.sin())
+
+    inputs = (uniform(6).requires_grad_(), torch.tensor(1.3, dtype=D, requires_grad=True))
+    assert gradcheck(function, inputs)
+    assert gradgradcheck(function, inputs, atol=1e-4)
+
+
 def test_one_derivative_too_many_says_so():
     x = uniform(5).requires_grad_()
     value = LaplaceGram(x, noise=0.1).logdet()

@@ -181,7 +181,7 @@ def test_well_conditioned_matrices_are_not_refused_and_right(gram: LaplaceGram) 
     least, largest = eigenvalues(gram)
     if least < 1e-8 * largest:
         return
-    width = gram._parameters()[2].shape[-1]
+    width = gram.parameters.covariance().loadings.shape[-1]
     # The factor belongs to a matrix that is off by 64 J epsilon sqrt(S_i S_j), as the C++ tests
     # have it: an eigenvalue of the scaled matrix by n times that, its logarithm by that over the
     # least, and there are n of them. to_dense() and its determinant have as much again.

@@ -238,16 +238,14 @@ def test_a_transform(registered):
 
     rows = np.random.default_rng(0).standard_normal((60, 4)).astype(np.float32)
     options = {"k": 2, "max_iter": 3, "random_state": 0, "solver": "adam"}
-    with pytest.raises(
-        ValueError, match=r"transform must be 'orthogonal', 'invertible' or 'laplex'"
-    ):
-        cedar.CEDAR(transform="signed", **options).fit(rows)
+    with pytest.raises(ValueError, match=r"basis must be 'orthogonal', 'invertible' or 'laplex'"):
+        cedar.CEDAR(basis="signed", **options).fit(rows)
     registered(TRANSFORMS, "signed", Signed)
     plain = cedar.CEDAR(**options).fit(rows)
-    signed = cedar.CEDAR(transform="signed", **options).fit(rows)
+    signed = cedar.CEDAR(basis="signed", **options).fit(rows)
     assert np.allclose(signed.components_, -plain.components_, atol=1e-6)
     with pytest.raises(ValueError, match="solver='procrustes' finds rotations"):
-        cedar.CEDAR(transform="signed", **{**options, "solver": "procrustes"}).fit(rows)
+        cedar.CEDAR(basis="signed", **{**options, "solver": "procrustes"}).fit(rows)
 
 
 def test_a_policy_of_the_users_called_as_ours_is_not_ours(registered):

@@ -117,7 +117,7 @@ def _about(cedar: CEDAR, measured: Measured) -> str:
     starts = len(cedar.bases_)
     return (
         f"{cedar.n_features_in_} axes, at most {cedar.k_} of them in a code; "
-        f"transform: {parameters['transform']}, {starts} start{'s' if starts > 1 else ''}, fitted "
+        f"basis: {parameters['basis']}, {starts} start{'s' if starts > 1 else ''}, fitted "
         f"to {cedar.n_samples_seen_:,} embeddings. Measured on {measured.count:,}."
     )
 

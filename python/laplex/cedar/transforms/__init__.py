@@ -1,7 +1,7 @@
 """Trainable parameters of a change of basis: modules that give a `Basis` when called.
 
 Each module but `base` is a transform; one of your own is named by `TRANSFORMS.register`, a
-decorator, and is then a `transform` of `CEDAR`.
+decorator, and is then a `basis` of `CEDAR`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,6 @@ if TYPE_CHECKING:
     from .orthogonal import Orthogonal as Orthogonal
 
 TRANSFORMS: Registry[type[Transform]] = Registry(
-    "transform", __name__, default="orthogonal", by_file=True
+    "basis", __name__, default="orthogonal", by_file=True
 )
 __getattr__ = TRANSFORMS.attribute

@@ -1,0 +1,31 @@
+"""Parameters that have another name now: the old one works for one release, with a warning."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def renamed_parameter(owner: str, old: str, new: str) -> Callable[[Function], Function]:
+    """Let a function take a keyword by its old name; its signature has the new one alone."""
+
+    def put(function: Function) -> Function:
+        @functools.wraps(function)
+        def call(*args: Any, **named: Any) -> Any:
+            if old in named:
+                warnings.warn(
+                    f"the parameter {old} of {owner} is now called {new}: the old name will be "
+                    "gone in the next release",
+                    DeprecationWarning,
+                    stacklevel=2,
+                )
+                named[new] = named.pop(old)
+            return function(*args, **named)
+
+        return call  # type: ignore[return-value]
+
+    return put

@@ -1,0 +1,46 @@
+"""Factorised covariances on a GPU: the backend of `laplex.gram.factor` for CUDA tensors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from .. import _core
+from .._support.core import Covariance, Place
+from ..torch import cuda as cuda_execution
+
+#: The most columns of H that a GPU takes: sums of 8 real terms or 4 cosines.
+MOST_COLUMNS = 8
+
+
+class CudaBackend:
+    """`laplex::cuda::Gram`, as `CpuBackend`: on the device's current stream, in torch's memory.
+
+    The constructor waits for the device, as it has to say what is singular; nothing else does.
+    """
+
+    def __init__(self, covariance: Covariance, device: torch.device) -> None:
+        self.device = device
+        with cuda_execution.on(device):
+            self._stream = cuda_execution.current_stream(device)
+            sizes = covariance[1:4]
+            self.storage = cuda_execution.memory(_core.CudaGram.storage_bytes(*sizes), device)
+            scratch = cuda_execution.memory(_core.CudaGram.scratch_bytes(*sizes), device)
+            spans = (cuda_execution.span(self.storage), cuda_execution.span(scratch))
+            self.core = _core.CudaGram(covariance, self._stream, *spans)
+            self._event = cuda_execution.event(device)
+
+    def call(self, method: str, *arguments: Any, rows: int = 0, derivatives: int = 0) -> None:
+        """As `CpuBackend.call`: on the current stream, with memory to work in."""
+        with cuda_execution.on(self.device):
+            stream = cuda_execution.current_stream(self.device)
+            if stream != self._stream:
+                cuda_execution.wait(self._event, self.storage)
+            if derivatives:
+                nbytes = self.core.gradient_workspace_bytes(rows, derivatives == 2)
+            else:
+                nbytes = self.core.workspace_bytes(rows)
+            workspace = cuda_execution.memory(nbytes, self.device)
+            place = Place(stream, *cuda_execution.span(workspace))
+            getattr(self.core, method)(*arguments, place)

@@ -1,0 +1,261 @@
+"""`GramParameters`: what a covariance matrix on a line is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import prod
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .checks import (
+    as_tensor,
+    broadcast,
+    checked_anchors,
+    checked_noise,
+    expanded,
+    no_transforms,
+    same_device,
+)
+from .factor import Covariance, plain
+from .term import Term, checked_terms
+
+
+class GramParameters(NamedTuple):
+    """Tensors as a caller gave them, checked; all that is computed is of their numbers by then.
+
+    Attributes
+    ----------
+    anchors : Tensor ``[*b, n]``
+        Their dtype and device are the matrix's.
+    terms : tuple of Term
+    noise : Tensor ``[*b, n]`` or ``[*b, 1]``, or None
+    batch : torch.Size
+        The leading dimensions of all broadcast, ``[*b]``.
+    """
+
+    anchors: Tensor
+    terms: tuple[Term, ...]
+    noise: Tensor | None
+    batch: torch.Size
+
+    @classmethod
+    def checked(cls, anchors: object, terms: object, noise: object) -> GramParameters:
+        """Check what a caller gave.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Bad shapes, dtypes or numbers, naming the argument.
+        """
+        no_transforms()
+        anchors = checked_anchors(anchors)
+        terms = checked_terms(terms)
+        same_device({"noise": noise}, anchors.device)
+        for term in terms:
+            same_device(vars(term), anchors.device)
+        noise = checked_noise(noise, anchors)
+        for term in terms:
+            term.check(anchors)
+        try:
+            return cls.of(anchors, terms, noise)
+        except RuntimeError:
+            raise ValueError(
+                "the leading dimensions of anchors, terms and noise do not broadcast"
+            ) from None
+
+    @classmethod
+    def of(cls, anchors: Tensor, terms: tuple[Term, ...], noise: Tensor | None) -> GramParameters:
+        """Parameters that were checked."""
+        lead = [term.batch_shape() for term in terms]
+        if noise is not None:
+            lead.append(noise.shape[:-1])
+        return cls(anchors, terms, noise, broadcast(anchors.shape[:-1], *lead))
+
+    @property
+    def n(self) -> int:
+        """How many anchors there are."""
+        return self.anchors.shape[-1]
+
+    # --- tensors ----------------------------------------------------------------------------------
+
+    def contents(self) -> list[object]:
+        """All that the matrix is made of: tensors, numbers and None."""
+        found: list[object] = [self.anchors, self.noise]
+        for term in self.terms:
+            found += vars(term).values()
+        return found
+
+    def tensors(self) -> list[Tensor]:
+        """The tensors among them."""
+        return [each for each in self.contents() if isinstance(each, Tensor)]
+
+    def named(self) -> dict[str, Tensor]:
+        """The tensors by name: ``anchors``, ``noise``, for term 0 ``0.lengthscale`` and so on.
+
+        Those of the terms are of float64; what is not given is left out.
+        """
+        found = {"anchors": self.anchors}
+        if self.noise is not None:
+            found["noise"] = self.noise
+        for number, term in enumerate(self.terms):
+            tensors = term.tensors(self.anchors)
+            found |= {f"{number}.{name}": tensor for name, tensor in tensors.items()}
+        return found
+
+    @classmethod
+    def from_named(cls, named: dict[str, Tensor]) -> GramParameters:
+        """The reverse of `named`."""
+        terms: dict[str, dict[str, Tensor]] = {}
+        for name, tensor in named.items():
+            number, dot, parameter = name.partition(".")
+            if dot:
+                terms.setdefault(number, {})[parameter] = tensor
+        made = [Term(**parameters) for parameters in terms.values()]
+        return cls.checked(named["anchors"], made, named.get("noise"))
+
+    @staticmethod
+    def is_per_anchor(name: str) -> bool:
+        """Whether the last dimension of a named tensor numbers the anchors."""
+        own = name.rpartition(".")[-1]
+        return own in ("anchors", "noise") or own in Term.PER_ANCHOR
+
+    def map(self, change: Callable[[str, Tensor], Tensor]) -> GramParameters:
+        """The same with other tensors in place of those there are; numbers stay."""
+        return self.of(
+            change("anchors", self.anchors),
+            tuple(term.map(change) for term in self.terms),
+            None if self.noise is None else change("noise", self.noise),
+        )
+
+    # --- other matrices ---------------------------------------------------------------------------
+
+    def take(self, index: Tensor) -> GramParameters:
+        """Those of the rows and columns `index`."""
+        n = self.n
+
+        def taken(name: str, tensor: Tensor) -> Tensor:
+            along = self.is_per_anchor(name) and tensor.shape[-1] == n  # a noise [*b, 1] serves all
+            return tensor[..., index] if along else tensor
+
+        return self.map(taken)
+
+    def extended(self, targets: Tensor) -> GramParameters:
+        """With more anchors ``[*b, m]`` behind those there are, which have no noise."""
+        n, m = self.n, targets.shape[-1]
+        batch = broadcast(self.anchors.shape[:-1], targets.shape[:-1])
+        anchors = torch.cat((self.anchors.expand(*batch, n), targets.expand(*batch, m)), -1)
+        noise = self.noise
+        if noise is not None:
+            lead = noise.shape[:-1]
+            noise = torch.cat((noise.expand(*lead, n), noise.new_zeros(*lead, m)), -1)
+        return self.checked(anchors, self.terms, noise)
+
+    # --- numbers ----------------------------------------------------------------------------------
+
+    def as_values(self, values: object) -> Tensor:
+        """Values as a tensor; an array's integers become of the anchors' dtype."""
+        return as_tensor("values", values, integers=self.anchors.dtype, exact=False)
+
+    def broadcast_values(self, values: object, what: str = "anchors") -> Tensor:
+        """Values ``[..., n]`` with all dimensions of the batch; n is the number of `what`.
+
+        Raises
+        ------
+        TypeError, ValueError, NotImplementedError
+            Values of another dtype, device or shape, or of a transform of ``torch.func``.
+        """
+        no_transforms()
+        values, anchors = self.as_values(values), self.anchors
+        if values.dtype is not anchors.dtype:
+            raise TypeError(
+                f"values are {values.dtype} but the anchors {anchors.dtype}: convert one with .to()"
+            )
+        if values.device != anchors.device:
+            raise ValueError(f"values are on {values.device} but the anchors on {anchors.device}")
+        n = self.n
+        if values.dim() == 0 or values.shape[-1] != n:
+            raise ValueError(
+                f"values have shape {list(values.shape)} but the last dimension must be {n}, the "
+                f"number of {what}"
+            )
+        if not self.batch:
+            return values
+        try:
+            return values.expand(*broadcast(values.shape[:-1], self.batch), n)
+        except RuntimeError:
+            raise ValueError(
+                f"values have shape {list(values.shape)}, which does not broadcast with the batch "
+                f"{list(self.batch)}"
+            ) from None
+
+    def flattened(self, values: object) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """Values as float64 ``[B, R, n]``, and what gives results ``[B, R, ...]`` their dimensions.
+
+        Rows are what the batch does not have: leading dimensions, and those where it has size 1.
+        """
+        values = self.broadcast_values(values).double()
+        n, lead = self.n, values.shape[:-1]
+        if not self.batch:
+            flat = values.reshape(1, prod(lead), n)
+            return flat, lambda result: self.restored(result.reshape(lead + result.shape[2:]))
+        batch = (1,) * (len(lead) - len(self.batch)) + tuple(self.batch)
+        own = [d for d, size in enumerate(batch) if size > 1]
+        rows = [d for d, size in enumerate(batch) if size <= 1]
+        # A batch of size 0 has no matrix, and a row dimension of that size no row.
+        order = [*own, *rows]
+        moved = values.permute(*order, len(lead))
+        flat_batch = prod(self.batch)
+        flat_rows = prod(lead[d] for d in rows) if flat_batch else 0
+        flat = moved.reshape(flat_batch, flat_rows, n)
+
+        def restore(result: Tensor) -> Tensor:
+            tail = result.shape[2:]
+            shaped = result.reshape(*(lead[d] for d in order), *tail)
+            back = [order.index(d) for d in range(len(lead))]
+            return self.restored(shaped.permute(*back, *range(len(lead), shaped.dim())))
+
+        return flat, restore
+
+    def restored(self, result: Tensor) -> Tensor:
+        """A float64 result in the anchors' dtype."""
+        return result if self.anchors.dtype is torch.float64 else result.float()
+
+    def covariance(self) -> Covariance:
+        """The matrices one after the other, as the core takes them."""
+        anchors, n, batch = self.anchors.double(), self.n, self.batch
+        lengthscales: list[Tensor] = []
+        columns: list[Tensor] = []
+        for term in self.terms:
+            lengthscale, some = term.columns(anchors)
+            lengthscales += [expanded(lengthscale, batch, anchors) for _ in some]
+            columns += [
+                each if each.shape[:-1] == batch else each.expand(*batch, n) for each in some
+            ]
+        noise = 0.0 if self.noise is None else self.noise.double()
+        lead = batch or (1,)
+
+        def flat(tensor: Tensor) -> Tensor:
+            if len(lead) > 1:
+                tensor = tensor.reshape(prod(lead), *tensor.shape[len(lead) :])
+            return plain(tensor)
+
+        return Covariance(
+            flat(anchors.expand(*lead, n)),
+            flat(_stacked(lengthscales, lead)),
+            flat(_stacked(columns, (*lead, n))),
+            flat(expanded(noise, (*lead, n), anchors)),
+        )
+
+
+def shared(one: Tensor, two: Tensor) -> Tensor:
+    """Equal tensors as a single one, which hands derivatives on to both in halves."""
+    return one if one is two or not (one.requires_grad or two.requires_grad) else (one + two) / 2
+
+
+def _stacked(tensors: list[Tensor], shape: Sequence[int]) -> Tensor:
+    """Tensors along a new last dimension, in a shape that may have a dimension more than they."""
+    if len(tensors) == 1:
+        return tensors[0].expand(shape)[..., None]
+    return torch.stack(tensors, -1).expand(*shape, len(tensors))
