@@ -17,16 +17,7 @@ import torch
 
 import laplex
 from laplex._support.image_datasets import ImageDataset, load_images
-from laplex.demo.training import (
-    DENSE,
-    LAPLEX,
-    LARGE,
-    LOW_RANK,
-    SMALL,
-    Comparison,
-    Settings,
-    train,
-)
+from laplex.demo.training import DENSE, LAPLEX, LARGE, LOW_RANK, SMALL, Comparison, Settings, train
 from machine import processor
 
 ROOT = Path(__file__).parents[2]

@@ -339,9 +339,7 @@ def main() -> None:
         "compiler": core["compiler"],
         "versions": versions(),
         "cpp": run_binary(
-            options.binary,
-            [10**3, 10**5] if quick else [10**3, 10**4, 10**5, 10**6, 10**7],
-            quick,
+            options.binary, [10**3, 10**5] if quick else [10**3, 10**4, 10**5, 10**6, 10**7], quick
         ),
         "peers": run_peers([10**k for k in ((3, 5) if quick else range(3, 8))], failures),
         "missing": failures,

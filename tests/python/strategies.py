@@ -20,9 +20,7 @@ from exactness_cases import FORMS, PROMISE
 
 #: No deadline: the code is compiled, so a slow example is a busy machine and no finding.
 quick = settings(
-    max_examples=int(os.environ.get("LAPLEX_EXAMPLES", "60")),
-    deadline=None,
-    print_blob=True,
+    max_examples=int(os.environ.get("LAPLEX_EXAMPLES", "60")), deadline=None, print_blob=True
 )
 
 # Ties, both zeros, gaps of 30 decades on both sides of 1, denormals of both precisions.

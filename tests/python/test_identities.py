@@ -147,9 +147,7 @@ def test_translation_leaves_a_loss_alone(case: Case) -> None:
 
 
 @quick
-@given(
-    cases(anchor=moderate_anchor, lengthscales=(0.25, 1.0, 37.5), oscillating=False),
-)
+@given(cases(anchor=moderate_anchor, lengthscales=(0.25, 1.0, 37.5), oscillating=False))
 def test_euler_identity_of_the_lengthscale(case: Case) -> None:
     """K depends on x, y and ell by their ratios: the derivative along all of them together is 0."""
     v = case.values(case.plan.shape[-1])

@@ -11,15 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-NAMES = (
-    "values",
-    "targets",
-    "sources",
-    "lengthscale",
-    "frequency",
-    "target_phase",
-    "source_phase",
-)
+NAMES = ("values", "targets", "sources", "lengthscale", "frequency", "target_phase", "source_phase")
 
 # form -> (oscillates, has phases, real part)
 FORMS = {

@@ -17,12 +17,7 @@ from .settings import checked_ks
 
 
 def write_codes(
-    cedar: CEDAR,
-    embeddings: object,
-    out: Path,
-    k: int | None = None,
-    *,
-    progress: bool = False,
+    cedar: CEDAR, embeddings: object, out: Path, k: int | None = None, *, progress: bool = False
 ) -> int:
     """Write the signed codes [n, d] of embeddings [n, d]; the file appears when it is complete.
 

@@ -271,11 +271,7 @@ def name_axes(
 
 
 def chance_scores(
-    text_embeddings: Any,
-    *,
-    text_mean: Any = None,
-    axes: int = 256,
-    random_state: int = 0,
+    text_embeddings: Any, *, text_mean: Any = None, axes: int = 256, random_state: int = 0
 ) -> Array:
     r"""Scores that names of *random* directions get: what a score must be above to say anything.
 

@@ -109,11 +109,7 @@ def fit(
             device=usable_device(device),
             **given,
         )
-        with (
-            result_folder(out),
-            _about(embeddings),
-            stoppable(lambda: _going_on(checkpoint)),
-        ):
+        with result_folder(out), _about(embeddings), stoppable(lambda: _going_on(checkpoint)):
             model.fit(rows, progress=shows_progress(quiet), checkpoint=checkpoint, resume=resume)
             model.set_params(device=None)  # the model may be used elsewhere
             model.save(out)
@@ -189,13 +185,7 @@ def name(
 
         cedar = _load(model)
         names = _names(
-            cedar,
-            words,
-            listed,
-            text_embeddings,
-            key=key,
-            threshold=threshold,
-            all_axes=all_axes,
+            cedar, words, listed, text_embeddings, key=key, threshold=threshold, all_axes=all_axes
         )
         if out is not None:
             with replacing(out) as part:
@@ -327,7 +317,7 @@ def _names(
     if unknown and not all_axes:
         caution(
             f"names are unconfirmed: with fewer than {MIN_RESTARTS} starts it is not known which "
-            f"axes recur; fit with --n-init {MIN_RESTARTS} or more",
+            f"axes recur; fit with --n-init {MIN_RESTARTS} or more"
         )
     with _about(text_embeddings):
         return name_axes(

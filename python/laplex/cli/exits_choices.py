@@ -28,8 +28,7 @@ RunFolder = Annotated[
     Path, typer.Argument(metavar="RUN_DIR", help="Folder that `laplex exits train` wrote.")
 ]
 RunFolders = Annotated[
-    list[Path],
-    typer.Argument(metavar="RUN_DIR", help="Folders that `laplex exits train` wrote."),
+    list[Path], typer.Argument(metavar="RUN_DIR", help="Folders that `laplex exits train` wrote.")
 ]
 PolicyOption = Annotated[
     str,

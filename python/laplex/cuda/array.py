@@ -45,11 +45,7 @@ class Array:
         self._strides = tuple(stride * self._dtype.itemsize for stride in strides)
         self._stream = address_of(stream)
         self._memory = _core.DeviceArray(
-            step * self._dtype.itemsize,
-            self._dtype.str,
-            list(self._shape),
-            strides,
-            self._stream,
+            step * self._dtype.itemsize, self._dtype.str, list(self._shape), strides, self._stream
         )
         self._kept = stream  # memory is given back on it; attributes go in the order they came
 

@@ -156,13 +156,7 @@ def scaling(timings: Sequence[Timing]) -> Figure:
             color="black",
             label="n² from there (not run)",
         )
-        ax.loglog(
-            [largest],
-            [dense_seconds * 1e3],
-            "k*",
-            markersize=12,
-            label="dense product",
-        )
+        ax.loglog([largest], [dense_seconds * 1e3], "k*", markersize=12, label="dense product")
     ax.set_xlabel("n targets and n sources")
     ax.set_ylabel("CPU time of one thread, milliseconds")
     ax.grid(visible=True, which="major", alpha=0.3)

@@ -66,17 +66,7 @@ def render(
 # ------------------------------------------------------------------------- tables, as text cells
 
 EXACTNESS_COLUMNS = ("form", "precision", "max error / Σ|K||v|", "promised", "")
-TIMING_COLUMNS = (
-    "n",
-    "sort",
-    "new",
-    "moved",
-    "again",
-    "+ grads",
-    "FFT",
-    "dense",
-    "fill",
-)
+TIMING_COLUMNS = ("n", "sort", "new", "moved", "again", "+ grads", "FFT", "dense", "fill")
 TIMING_NOTE = (
     "sort: a new plan; new: with its first product; moved: anchor update and product; again: a "
     "product; + grads: and all gradients; fill: forming the dense matrix"

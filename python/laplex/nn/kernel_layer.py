@@ -454,13 +454,7 @@ class KernelLayer(nn.Module):
                 f"{type(self).__name__}.from_linear(linear, heads=...), or leave the key out."
             )
         super()._load_from_state_dict(
-            state_dict,
-            prefix,
-            local_metadata,
-            strict,
-            missing_keys,
-            unexpected_keys,
-            error_msgs,
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
 
     def extra_repr(self) -> str:

@@ -68,10 +68,7 @@ def param_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     for parameter in model.parameters():
         suits = parameter.dim() >= 2 and id(parameter) not in geometry
         (decayed if suits else others).append(parameter)
-    return [
-        {"params": decayed, "weight_decay": decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
+    return [{"params": decayed, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
 
 
 def _decay(value: object) -> float:

@@ -30,13 +30,7 @@ from laplex.cedar.baselines.equal_bits import bits_of, k_within
 from laplex.cedar.metrics import code_bits, fve, mcc
 
 EPS = np.finfo(np.float64).eps
-ORTHOGONAL = [
-    RandomRotation(random_state=0),
-    PCA(),
-    PCA("leading"),
-    Quartimax(),
-    Varimax(),
-]
+ORTHOGONAL = [RandomRotation(random_state=0), PCA(), PCA("leading"), Quartimax(), Varimax()]
 LINEAR = [*ORTHOGONAL, FastICA(random_state=0)]
 SAE = TopKSAE(3, expansion=2, steps=20, random_state=0)
 

@@ -180,10 +180,7 @@ WORDS = [letter * (number + 1) for number, letter in enumerate("abcdefghijk")]
 
 
 def both(encoder, **settings):
-    return (
-        encoder.encode_images(PICTURES, **settings),
-        encoder.encode_texts(TEXTS, **settings),
-    )
+    return (encoder.encode_images(PICTURES, **settings), encoder.encode_texts(TEXTS, **settings))
 
 
 def test_batches_do_not_matter(encoder):

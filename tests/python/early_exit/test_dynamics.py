@@ -700,8 +700,7 @@ def test_analyze_is_its_parts():
     )
     np.testing.assert_array_equal(found.activation_rank.ranks, activation_rank(model, data).ranks)
     np.testing.assert_array_equal(
-        found.mode_connectivity.losses,
-        mode_connectivity(model, nearby(model), data).losses,
+        found.mode_connectivity.losses, mode_connectivity(model, nearby(model), data).losses
     )
     np.testing.assert_array_equal(
         found.loss_landscape.losses, loss_landscape(model, data, points=(3, 3)).losses

@@ -167,10 +167,7 @@ def test_thresholds_lie_between_samples() -> None:
 
 
 @settings(max_examples=50, deadline=None)
-@given(
-    steps=st.lists(st.floats(0.01, 1.0), min_size=2, max_size=6),
-    part=st.floats(0.0, 1.0),
-)
+@given(steps=st.lists(st.floats(0.01, 1.0), min_size=2, max_size=6), part=st.floats(0.0, 1.0))
 def test_geometric_shares_cost_the_budget(steps: list[float], part: float) -> None:
     costs = np.cumsum(steps)
     budget = float(costs[0] + part * (costs[-1] - costs[0]))
@@ -460,9 +457,7 @@ def test_evaluate_runs_a_model_and_counts_its_costs() -> None:
     with torch.no_grad():
         logits = torch.stack(model(x)).numpy()
     direct = evaluate_outputs(
-        Outputs(logits, y.numpy(), found.exit_names),
-        costs,
-        validation=collect(model, unseen),
+        Outputs(logits, y.numpy(), found.exit_names), costs, validation=collect(model, unseen)
     )
     assert found.accuracy == pytest.approx(direct.accuracy)
     assert found.nll == pytest.approx(direct.nll, rel=1e-5)  # batches of another size round anew
@@ -714,9 +709,7 @@ GOOD = outputs()
         ),
         (
             lambda: evaluate_outputs(
-                GOOD,
-                COSTS,
-                calibration=TemperatureScaling().fit(GOOD.logits[:2], GOOD.labels),
+                GOOD, COSTS, calibration=TemperatureScaling().fit(GOOD.logits[:2], GOOD.labels)
             ),
             ValueError,
             "fitted for 2 exits, but there are 3",

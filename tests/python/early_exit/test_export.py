@@ -22,14 +22,7 @@ from laplex.early_exit.deployment.portable import portable
 from laplex.early_exit.metrics.score_heads import ScoreHeads
 from laplex.early_exit.metrics.temperature import TemperatureScaling
 from laplex.early_exit.model import MultiExitModel
-from laplex.early_exit.policies import (
-    Entropy,
-    LearnedScore,
-    Margin,
-    MaxSoftmax,
-    Patience,
-    Policy,
-)
+from laplex.early_exit.policies import Entropy, LearnedScore, Margin, MaxSoftmax, Patience, Policy
 from laplex.nn import LaplexHead, LaplexLinear
 
 pytestmark = pytest.mark.usefixtures("seeded")

@@ -53,10 +53,7 @@ tied = st.integers(0, 4).map(lambda number: number / 4)
 def judged(draw: Any, most: int = 9) -> tuple[np.ndarray, np.ndarray]:
     """Scores and correctness [exits, samples]."""
     shape = (draw(st.integers(1, 4)), draw(st.integers(1, most)))
-    return (
-        draw(hnp.arrays(np.float64, shape, elements=tied)),
-        draw(hnp.arrays(np.bool_, shape)),
-    )
+    return (draw(hnp.arrays(np.float64, shape, elements=tied)), draw(hnp.arrays(np.bool_, shape)))
 
 
 def random_logits(exits: int, samples: int, classes: int, seed: int = 0) -> tuple[Any, Any]:

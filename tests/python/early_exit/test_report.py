@@ -58,10 +58,7 @@ def judged(seed: int, sharpness: float = 1.0, **arguments: object) -> Evaluation
 
 @pytest.fixture(scope="module")
 def groups() -> dict[str, list[Evaluation]]:
-    return {
-        "weak": [judged(0, 0.6), judged(1, 0.6)],
-        "strong": [judged(2, 1.5), judged(3, 1.5)],
-    }
+    return {"weak": [judged(0, 0.6), judged(1, 0.6)], "strong": [judged(2, 1.5), judged(3, 1.5)]}
 
 
 @pytest.fixture(autouse=True)
@@ -274,10 +271,7 @@ def test_ranking_says_how_far_it_can_be_trusted():
         return found
 
     # Standard errors by hand: var(0.50, 0.60) = 0.005, of a mean of two 0.0025.
-    near = {
-        "one": [with_area(0.5), with_area(0.6)],
-        "two": [with_area(0.52), with_area(0.52)],
-    }
+    near = {"one": [with_area(0.5), with_area(0.6)], "two": [with_area(0.52), with_area(0.52)]}
     text = _ranking(near)
     assert text.startswith("The largest area is that of “one” with 55.0 %")
     assert "3.0 points behind" in text

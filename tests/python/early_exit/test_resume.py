@@ -119,7 +119,7 @@ WORKERS: dict[str, Callable[[], dict[str, Any]]] = {
         "train_loader": DataLoader(Noisy(), batch_size=8, shuffle=True, num_workers=1),
         "val_loader": DataLoader(Noisy(), batch_size=8, shuffle=True, num_workers=1),
         "strategy": [Phase("all", 3)],
-    },
+    }
 }
 
 

@@ -330,19 +330,9 @@ def test_repr():
             ValueError,
             r"init must be one of .*'interlaced'.*got 'sorted'",
         ),
-        (
-            (4, 4),
-            {"dtype": torch.int64},
-            ValueError,
-            "float16 or bfloat16, got",
-        ),
+        ((4, 4), {"dtype": torch.int64}, ValueError, "float16 or bfloat16, got"),
         ((4, 4), {"dtype": torch.float8_e4m3fn}, ValueError, "dtype must be torch.float64, "),
-        (
-            (4, 4),
-            {"dtype": torch.complex64},
-            ValueError,
-            "float16 or bfloat16, got",
-        ),
+        ((4, 4), {"dtype": torch.complex64}, ValueError, "float16 or bfloat16, got"),
     ],
 )
 def test_bad_arguments(arguments, options, error, message):

@@ -28,10 +28,7 @@ _DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 def load_or_compute(
-    folder: str | os.PathLike[str],
-    key: str,
-    count: int,
-    compute: Callable[[int, int], Embeddings],
+    folder: str | os.PathLike[str], key: str, count: int, compute: Callable[[int, int], Embeddings]
 ) -> Embeddings:
     """Return the embeddings [count, d] with a key, memory-mapped and read-only.
 

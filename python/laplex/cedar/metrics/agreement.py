@@ -44,10 +44,7 @@ class Agreement:
 
 
 def zero_shot_agreement(
-    z: ArrayInput,
-    z_hat: ArrayInput,
-    class_embeddings: ArrayInput,
-    labels: ArrayInput | None = None,
+    z: ArrayInput, z_hat: ArrayInput, class_embeddings: ArrayInput, labels: ArrayInput | None = None
 ) -> Agreement:
     r"""Zero-shot classification before and after reconstruction.
 

@@ -89,12 +89,7 @@ class Curve:
 
 
 def curve(
-    scores: Any,
-    correct: Any,
-    costs: Any,
-    cuts: Iterable[Any],
-    *,
-    policy: Policy | None = None,
+    scores: Any, correct: Any, costs: Any, cuts: Iterable[Any], *, policy: Policy | None = None
 ) -> Curve:
     """Decide with each of several thresholds, offline.
 

@@ -29,10 +29,7 @@ _POINTS = 30
 
 
 def judge(
-    plan: Plan,
-    outputs: Outputs,
-    costs: Costs | Any,
-    validation: Outputs | None,
+    plan: Plan, outputs: Outputs, costs: Costs | Any, validation: Outputs | None
 ) -> Evaluation:
     """Carry out a plan.
 

@@ -124,11 +124,7 @@ def collect(
     total = batch_count(loader)
     logits: list[NDArray[np.float32]] = []
     labels: list[NDArray[np.int64]] = []
-    with (
-        evaluating(model),
-        torch.no_grad(),
-        progress_bar(progress, extra="exits") as report,
-    ):
+    with evaluating(model), torch.no_grad(), progress_bar(progress, extra="exits") as report:
         for done, batch in enumerate(loader, 1):
             x, given = pair_of(batch, "loader")
             found = model(map_tensors(lambda tensor: tensor.to(where), x))

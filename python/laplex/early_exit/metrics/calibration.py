@@ -19,11 +19,7 @@ Norm = Literal["l1", "l2", "max"]
 
 
 def ece(
-    confidence: Any,
-    correct: Any,
-    bins: int = 15,
-    norm: Norm = "l1",
-    adaptive: bool = False,
+    confidence: Any, correct: Any, bins: int = 15, norm: Norm = "l1", adaptive: bool = False
 ) -> float | PerExit:
     r"""Expected calibration error: how far confidences are from how often they were right.
 

@@ -136,11 +136,7 @@ class TemperatureScaling:
     def to_dict(self) -> dict[str, Any]:
         """As plain numbers, for JSON; `from_dict` reads it."""
         fitted = self._fitted()
-        return {
-            "kind": _FORMAT,
-            "bounds": list(self.bounds),
-            "temperatures": fitted.tolist(),
-        }
+        return {"kind": _FORMAT, "bounds": list(self.bounds), "temperatures": fitted.tolist()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TemperatureScaling:
