@@ -6,11 +6,15 @@ has the style of ``pages/style.css``. What is put into it is escaped.
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Collection, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .data_uris import figure_uri, picture_uri
 from .optional import require
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class Table(NamedTuple):
@@ -49,8 +53,20 @@ def render_page(package: str, template: str, *, extra: str, **values: Any) -> st
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["data_uri"] = lambda content: (
-        picture_uri(content, "png") if isinstance(content, bytes) else figure_uri(content)
+    environment.filters["data_uri"] = lambda content: picture_uri(
+        content if isinstance(content, bytes) else png_of(content), "png"
     )
     page: str = environment.get_template(template).render(values)
     return page
+
+
+def png_of(figure: Figure) -> bytes:
+    """The figure as a PNG file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    return buffer.getvalue()
+
+
+def picture_uri(picture: bytes, form: str) -> str:
+    """A picture file as a data URI; `form` is ``"png"`` or ``"jpeg"``."""
+    return f"data:image/{form};base64," + base64.b64encode(picture).decode("ascii")

@@ -18,7 +18,7 @@ MOVED = {
     "laplex.commands": "laplex.cli.commands",
     "laplex.complete_files": "laplex._support.complete_files",
     "laplex.cuda_execution": "laplex.torch.cuda",
-    "laplex.data_uris": "laplex._support.data_uris",
+    "laplex.data_uris": "laplex._support.html_pages",
     "laplex.derivatives": "laplex.torch.derivatives",
     "laplex.execution": "laplex.torch.execution",
     "laplex.functional": "laplex.torch.functional",

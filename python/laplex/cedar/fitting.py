@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from laplex._support.complete_files import replacing
 from laplex._support.progress import Report
 
 from . import procrustes
@@ -260,9 +261,8 @@ class _Run:
             "fingerprint": self.fingerprint,
             "states": self.states,
         }
-        part = self.path.with_name(self.path.name + ".part")
-        torch.save(content, part)
-        os.replace(part, self.path)
+        with replacing(self.path) as part:
+            torch.save(content, part)
 
 
 def centre_of(statistics: Statistics, settings: Settings) -> Tensor:

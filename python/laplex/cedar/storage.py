@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from .. import _core
+from .._support.complete_files import replacing
 from .files import CONFIG, TENSORS, check_model
 from .module import basis_of
 
@@ -45,9 +46,10 @@ def save(model: CEDAR, folder: str | os.PathLike[str]) -> None:
     }
     if hasattr(model, "feature_names_in_"):
         config["feature_names_in_"] = [str(name) for name in model.feature_names_in_]
-    _replace(path / TENSORS, lambda part: save_file(tensors, part))
-    text = json.dumps(config, indent=2) + "\n"
-    _replace(path / CONFIG, lambda part: part.write_text(text, encoding="utf-8"))
+    with replacing(path / TENSORS) as part:
+        save_file(tensors, part)
+    with replacing(path / CONFIG) as part:
+        part.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def load(cls: type[Model], folder: str | os.PathLike[str]) -> Model:
@@ -102,12 +104,6 @@ def load(cls: type[Model], folder: str | os.PathLike[str]) -> Model:
     if "feature_names_in_" in config:
         model.feature_names_in_ = np.array(config["feature_names_in_"], dtype=object)
     return model
-
-
-def _replace(path: Path, write: Any) -> None:
-    part = path.with_name(path.name + ".part")
-    write(part)
-    os.replace(part, path)
 
 
 def _plain(value: Any) -> Any:

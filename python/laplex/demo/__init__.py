@@ -257,13 +257,14 @@ def describe_machine() -> str:
 
     info = _core.info()
     return (
-        f"{_processor()}, {os.cpu_count()} logical CPUs; Laplex {info['version']} ({info['isa']}), "
+        f"{processor()}, {os.cpu_count()} logical CPUs; Laplex {info['version']} ({info['isa']}), "
         f"Python {platform.python_version()}, NumPy {np.__version__}, torch {torch.__version__}, "
         f"{platform.system()}"
     )
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The processor's name."""
     try:
         lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
     except OSError:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from laplex._support.data_uris import picture_uri
+from laplex._support.html_pages import picture_uri
 from laplex._support.optional import require
 
 #: Longest side of a thumbnail; what is no larger is kept pixel by pixel.

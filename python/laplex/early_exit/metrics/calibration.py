@@ -11,7 +11,7 @@ from ..._support.arguments import one_of
 from ..._support.optional import require
 from ..arrays import Array, Booleans, Integers, as_labels, as_numbers, as_numpy
 from . import METRICS
-from .base import Judged, Metric
+from .base import Metric
 from .per_exit import PerExit, each_exit
 from .reliability_diagram import as_confidence, reliability
 
@@ -82,10 +82,7 @@ class ECE(Metric):
     label = "ECE"
     better = "lower"
     proxy = True
-
-    @staticmethod
-    def per_exit(judged: Judged) -> Any:  # noqa: D102  (as in the base)
-        return ece(judged.confidence, judged.correct, judged.bins)
+    per_exit = staticmethod(lambda judged: ece(judged.confidence, judged.correct, judged.bins))
 
 
 def smooth_ece(confidence: Any, correct: Any) -> float | PerExit:
@@ -149,10 +146,7 @@ class NLL(Metric):
 
     label = "NLL"
     better = "lower"
-
-    @staticmethod
-    def per_exit(judged: Judged) -> Any:  # noqa: D102  (as in the base)
-        return nll(judged.logits, judged.labels)
+    per_exit = staticmethod(lambda judged: nll(judged.logits, judged.labels))
 
 
 def brier(logits: Any, labels: Any) -> float | PerExit:
@@ -186,10 +180,7 @@ class Brier(Metric):
 
     label = "Brier"
     better = "lower"
-
-    @staticmethod
-    def per_exit(judged: Judged) -> Any:  # noqa: D102  (as in the base)
-        return brier(judged.logits, judged.labels)
+    per_exit = staticmethod(lambda judged: brier(judged.logits, judged.labels))
 
 
 def log_softmax(logits: Array) -> Array:

@@ -9,7 +9,7 @@ import scipy.stats
 
 from ..arrays import Array, Booleans, as_correct, as_scores, same_shape
 from . import METRICS
-from .base import Judged, Metric
+from .base import Metric
 from .per_exit import PerExit, each_exit
 
 
@@ -58,10 +58,7 @@ class AUROC(Metric):
     label = "AUROC"
     better = "higher"
     proxy = True
-
-    @staticmethod
-    def per_exit(judged: Judged) -> Any:  # noqa: D102  (as in the base)
-        return failure_auroc(judged.scores, judged.correct)
+    per_exit = staticmethod(lambda judged: failure_auroc(judged.scores, judged.correct))
 
 
 def aurc(scores: Any, correct: Any) -> PerExit:
@@ -101,10 +98,7 @@ class AURC(Metric):
 
     label = "AURC"
     better = "lower"
-
-    @staticmethod
-    def per_exit(judged: Judged) -> Any:  # noqa: D102  (as in the base)
-        return aurc(judged.scores, judged.correct)
+    per_exit = staticmethod(lambda judged: aurc(judged.scores, judged.correct))
 
 
 def fpr95(scores: Any, correct: Any) -> PerExit:
@@ -138,10 +132,7 @@ class FPR95(Metric):
 
     label = "FPR95"
     better = "lower"
-
-    @staticmethod
-    def per_exit(judged: Judged) -> Any:  # noqa: D102  (as in the base)
-        return fpr95(judged.scores, judged.correct)
+    per_exit = staticmethod(lambda judged: fpr95(judged.scores, judged.correct))
 
 
 def eefp_labels(correct: Any) -> Booleans:
@@ -223,10 +214,7 @@ class EEFP(Metric):
     label = "EEFP"
     better = "higher"
     proxy = True
-
-    @staticmethod
-    def per_exit(judged: Judged) -> Any:  # noqa: D102  (as in the base)
-        return eefp(judged.scores, judged.correct)
+    per_exit = staticmethod(lambda judged: eefp(judged.scores, judged.correct))
 
 
 def auroc(scores: Array, positive: Booleans) -> float:

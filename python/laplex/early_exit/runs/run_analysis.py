@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..._support.complete_files import replacing
+from ..._support.html_pages import png_of
 from ..dynamics import Analysis
 from .run import write_json
 
@@ -41,14 +41,9 @@ class RunAnalysis:
     def of(cls, analysis: Analysis) -> RunAnalysis:
         """Draw an analysis."""
         parts = analysis.parts()
-        pictures = {}
-        for name, part in parts.items():
-            buffer = io.BytesIO()
-            part.plot().savefig(buffer, format="png", dpi=120)
-            pictures[name] = buffer.getvalue()
         return cls(
             tables={name: part.table() for name, part in parts.items()},
-            pictures=pictures,
+            pictures={name: png_of(part.plot()) for name, part in parts.items()},
             failures=dict(analysis.failures),
             numbers=analysis.to_dict(),
         )
