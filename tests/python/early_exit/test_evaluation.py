@@ -683,60 +683,44 @@ GOOD = outputs()
 
 
 @pytest.mark.parametrize(
-    ("call", "error", "message"),
+    ("options", "error", "message"),
     [
-        (lambda: evaluate_outputs(GOOD, COSTS, policy="certain"), ValueError, "policy must be one"),
+        ({"policy": "certain"}, ValueError, "policy must be one"),
+        ({"policy": MaxSoftmax([0.1, 0.2, 0.3])}, ValueError, "threshold has 3 entries"),
+        ({"calibration": "temperature"}, ValueError, "pass validation"),
+        ({"calibration": "isotonic"}, ValueError, "calibration must be one of"),
+        ({"calibration": 3}, TypeError, "calibration must be a"),
+        ({"calibration": TemperatureScaling()}, ValueError, "not fitted"),
         (
-            lambda: evaluate_outputs(GOOD, COSTS, policy=MaxSoftmax([0.1, 0.2, 0.3])),
-            ValueError,
-            "threshold has 3 entries",
-        ),
-        (
-            lambda: evaluate_outputs(GOOD, COSTS, calibration="temperature"),
-            ValueError,
-            "pass validation",
-        ),
-        (
-            lambda: evaluate_outputs(GOOD, COSTS, calibration="isotonic"),
-            ValueError,
-            "calibration must be one of",
-        ),
-        (lambda: evaluate_outputs(GOOD, COSTS, calibration=3), TypeError, "calibration must be a"),
-        (
-            lambda: evaluate_outputs(GOOD, COSTS, calibration=TemperatureScaling()),
-            ValueError,
-            "not fitted",
-        ),
-        (
-            lambda: evaluate_outputs(
-                GOOD, COSTS, calibration=TemperatureScaling().fit(GOOD.logits[:2], GOOD.labels)
-            ),
+            {"calibration": TemperatureScaling().fit(GOOD.logits[:2], GOOD.labels)},
             ValueError,
             "fitted for 2 exits, but there are 3",
         ),
         (
-            lambda: evaluate_outputs(
-                GOOD, COSTS, calibration="eefp", policy="entropy", validation=GOOD
-            ),
+            {"calibration": "eefp", "policy": "entropy", "validation": GOOD},
             ValueError,
             "leave one of them out",
         ),
-        (lambda: evaluate_outputs(GOOD, COSTS, protocol="test"), ValueError, "protocol must be"),
-        (
-            lambda: evaluate_outputs(GOOD, COSTS, protocol="validation"),
-            ValueError,
-            "pass validation",
-        ),
-        (lambda: evaluate_outputs(GOOD, COSTS, budgets=[0.5, 0]), ValueError, "budgets must be"),
-        (lambda: evaluate_outputs(GOOD, COSTS, bins=0), ValueError, "bins must be at least 1"),
+        ({"protocol": "test"}, ValueError, "protocol must be"),
+        ({"protocol": "validation"}, ValueError, "pass validation"),
+        ({"budgets": [0.5, 0]}, ValueError, "budgets must be"),
+        ({"bins": 0}, ValueError, "bins must be at least 1"),
+        ({"validation": outputs(classes=5)}, ValueError, "same exits and classes"),
+    ],
+)
+def test_bad_options_are_named(
+    options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        evaluate_outputs(GOOD, COSTS, **options)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
         (lambda: evaluate_outputs(GOOD, COSTS[:2]), ValueError, "costs must be 3 numbers"),
         (lambda: evaluate_outputs(GOOD, [1.0, 0.5, 2.0]), ValueError, "never fall"),
         (lambda: evaluate_outputs(GOOD.logits, COSTS), TypeError, "outputs must be Outputs"),
-        (
-            lambda: evaluate_outputs(GOOD, COSTS, validation=outputs(classes=5)),
-            ValueError,
-            "same exits and classes",
-        ),
         (
             lambda: evaluate_outputs(Outputs(GOOD.logits, GOOD.labels + 3, GOOD.exit_names), COSTS),
             ValueError,

@@ -431,79 +431,7 @@ def frozen() -> MultiExitModel:
     return tiny().requires_grad_(False)
 
 
-@pytest.mark.parametrize(
-    ("model", "loaders", "options", "error", "said"),
-    [
-        (lambda: tiny().backbone, (loader(),), {}, TypeError, "model must be a MultiExitModel"),
-        (tiny, (None,), {}, TypeError, "train_loader is None: pass a DataLoader"),
-        (tiny, (3,), {}, TypeError, "train_loader must be a DataLoader, got int"),
-        (tiny, (iter(loader()),), {}, TypeError, "train_loader is an iterator, which is used up"),
-        (tiny, (loader(), iter(loader())), {}, TypeError, "val_loader is an iterator"),
-        (tiny, (loader(99, drop_last=True),), {}, ValueError, "train_loader is empty: with drop"),
-        (tiny, (loader(), []), {}, ValueError, "val_loader is empty"),
-        (tiny, (loader(),), {"early_stopping": ExitStopping()}, ValueError, "needs a val_loader"),
-        (tiny, (loader(), loader()), {"early_stopping": 3}, TypeError, "must be an ExitStopping"),
-        (tiny, (loader(),), {"weights": [1, 1]}, ValueError, "2 entries for 3 exits"),
-        (tiny, (loader(),), {"weights": [1, 1], "strategy": "joint"}, ValueError, "for 3 exits"),
-        (
-            tiny,
-            (loader(),),
-            {"weights": [0, 0, 1], "strategy": "disjoint"},
-            ValueError,
-            "weights are 0 for all exits but the last, which heads don't train",
-        ),
-        (tiny, (loader(),), {"learning_rate": 0}, ValueError, "learning_rate must be positive"),
-        (tiny, (loader(),), {"weight_decay": -1}, ValueError, "weight_decay must be at least 0"),
-        (tiny, (loader(),), {"seed": -1}, ValueError, "seed must be at least 0, got -1"),
-        (tiny, (loader(),), {"scheduler": "step"}, ValueError, "scheduler must be 'cosine', None"),
-        (tiny, (loader(),), {"optimizer": "SGD"}, TypeError, "optimizer must be a function of"),
-        (
-            tiny,
-            (loader(),),
-            {"optimizer": lambda p: list(p)},
-            TypeError,
-            "optimizer must return a torch.optim.Optimizer, got list",
-        ),
-        (
-            tiny,
-            (loader(),),
-            {"scheduler": lambda o, n: ReduceLROnPlateau(o)},
-            TypeError,
-            "scheduler must return .* without a metric, got ReduceLROnPlateau",
-        ),
-        (
-            tiny,
-            (loader(),),
-            {"trainer_options": {"max_epochs": 3}},
-            ValueError,
-            "trainer_options has 'max_epochs': pass epochs, or the epochs of each Phase, to train",
-        ),
-        (
-            tiny,
-            (loader(),),
-            {"trainer_options": {"precision": 16}},
-            ValueError,
-            "trainer_options has 'precision': pass precision to train",
-        ),
-        (sharing, (loader(),), {}, ValueError, "exit '0' shares 'shared.weight' with '2.weight'"),
-        (
-            sharing_statistics,
-            (loader(),),
-            {},
-            ValueError,
-            "exit '0' shares '0.shared.running_mean' with '1.running_mean' of the backbone",
-        ),
-        (frozen, (loader(),), {}, ValueError, "no parameter of the backbone requires a gradient"),
-        (
-            frozen,
-            (loader(),),
-            {"strategy": "joint"},
-            ValueError,
-            "no parameter of the model requires a gradient: call requires_grad_",
-        ),
-    ],
-)
-def test_bad_arguments_are_refused_before_any_work(
+def check_refused(
     model: Any, loaders: Any, options: Any, error: type[Exception], said: str
 ) -> None:
     trained = model()
@@ -511,6 +439,88 @@ def test_bad_arguments_are_refused_before_any_work(
     with pytest.raises(error, match=said):
         train(trained, *loaders, **options)
     assert not differing(before, snapshot(trained))
+
+
+@pytest.mark.parametrize(
+    ("model", "loaders", "options", "error", "said"),
+    [
+        (tiny, (None,), {}, TypeError, "train_loader is None: pass a DataLoader"),
+        (tiny, (3,), {}, TypeError, "train_loader must be a DataLoader, got int"),
+        (tiny, (iter(loader()),), {}, TypeError, "train_loader is an iterator, which is used up"),
+        (tiny, (loader(), iter(loader())), {}, TypeError, "val_loader is an iterator"),
+        (tiny, (loader(99, drop_last=True),), {}, ValueError, "train_loader is empty: with drop"),
+        (tiny, (loader(), []), {}, ValueError, "val_loader is empty"),
+        (tiny, (loader(), loader()), {"early_stopping": 3}, TypeError, "must be an ExitStopping"),
+    ],
+)
+def test_bad_loaders_are_refused_before_any_work(
+    model: Any, loaders: Any, options: Any, error: type[Exception], said: str
+) -> None:
+    check_refused(model, loaders, options, error, said)
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "error", "said"),
+    [
+        (lambda: tiny().backbone, {}, TypeError, "model must be a MultiExitModel"),
+        (tiny, {"early_stopping": ExitStopping()}, ValueError, "needs a val_loader"),
+        (tiny, {"weights": [1, 1]}, ValueError, "2 entries for 3 exits"),
+        (tiny, {"weights": [1, 1], "strategy": "joint"}, ValueError, "for 3 exits"),
+        (
+            tiny,
+            {"weights": [0, 0, 1], "strategy": "disjoint"},
+            ValueError,
+            "weights are 0 for all exits but the last, which heads don't train",
+        ),
+        (tiny, {"learning_rate": 0}, ValueError, "learning_rate must be positive"),
+        (tiny, {"weight_decay": -1}, ValueError, "weight_decay must be at least 0"),
+        (tiny, {"seed": -1}, ValueError, "seed must be at least 0, got -1"),
+        (tiny, {"scheduler": "step"}, ValueError, "scheduler must be 'cosine', None"),
+        (tiny, {"optimizer": "SGD"}, TypeError, "optimizer must be a function of"),
+        (
+            tiny,
+            {"optimizer": lambda p: list(p)},
+            TypeError,
+            "optimizer must return a torch.optim.Optimizer, got list",
+        ),
+        (
+            tiny,
+            {"scheduler": lambda o, n: ReduceLROnPlateau(o)},
+            TypeError,
+            "scheduler must return .* without a metric, got ReduceLROnPlateau",
+        ),
+        (
+            tiny,
+            {"trainer_options": {"max_epochs": 3}},
+            ValueError,
+            "trainer_options has 'max_epochs': pass epochs, or the epochs of each Phase, to train",
+        ),
+        (
+            tiny,
+            {"trainer_options": {"precision": 16}},
+            ValueError,
+            "trainer_options has 'precision': pass precision to train",
+        ),
+        (sharing, {}, ValueError, "exit '0' shares 'shared.weight' with '2.weight'"),
+        (
+            sharing_statistics,
+            {},
+            ValueError,
+            "exit '0' shares '0.shared.running_mean' with '1.running_mean' of the backbone",
+        ),
+        (frozen, {}, ValueError, "no parameter of the backbone requires a gradient"),
+        (
+            frozen,
+            {"strategy": "joint"},
+            ValueError,
+            "no parameter of the model requires a gradient: call requires_grad_",
+        ),
+    ],
+)
+def test_bad_arguments_are_refused_before_any_work(
+    model: Any, options: Any, error: type[Exception], said: str
+) -> None:
+    check_refused(model, (loader(),), options, error, said)
 
 
 def test_an_optimiser_that_is_used_again_is_refused() -> None:

@@ -249,51 +249,24 @@ def test_an_error_inside_the_weight_is_not_hidden():
 COMPUTED = r"weight of a Laplex\w+ is computed from its anchors .* layer\.to_linear\(\)"
 NO_PARAMETER = r"does not have a parameter, .* with name 'weight'"
 # What would replace the weight: by our sentence, or by torch's that comes first.
+COMPUTED_WEIGHT = {
+    "a parameter": lambda layer: setattr(layer, "weight", nn.Embedding(6, 8).weight),
+    "a tensor": lambda layer: setattr(layer, "weight", torch.zeros(6, 8)),
+    "register_parameter": lambda layer: layer.register_parameter("weight", None),
+    "functional_call": lambda layer: torch.func.functional_call(
+        layer, {"weight": torch.zeros(6, 8)}, torch.zeros(8)
+    ),
+    "l1_unstructured": lambda layer: prune.l1_unstructured(layer, "weight", 0.5),
+    "random_structured": lambda layer: prune.random_structured(layer, "weight", 0.5, dim=0),
+    "global_unstructured": lambda layer: prune.global_unstructured(
+        [(layer, "weight")], prune.L1Unstructured, amount=0.5
+    ),
+    "fuse_linear_bn_eval": lambda layer: fusion.fuse_linear_bn_eval(
+        layer.eval(), nn.BatchNorm1d(6).eval()
+    ),
+}
 REFUSED = {
-    "a parameter": (
-        lambda layer: setattr(layer, "weight", nn.Embedding(6, 8).weight),
-        AttributeError,
-        COMPUTED,
-    ),
-    "a tensor": (
-        lambda layer: setattr(layer, "weight", torch.zeros(6, 8)),
-        AttributeError,
-        COMPUTED,
-    ),
-    "register_parameter": (
-        lambda layer: layer.register_parameter("weight", None),
-        AttributeError,
-        COMPUTED,
-    ),
-    "functional_call": (
-        lambda layer: torch.func.functional_call(
-            layer, {"weight": torch.zeros(6, 8)}, torch.zeros(8)
-        ),
-        AttributeError,
-        COMPUTED,
-    ),
-    "l1_unstructured": (
-        lambda layer: prune.l1_unstructured(layer, "weight", 0.5),
-        AttributeError,
-        COMPUTED,
-    ),
-    "random_structured": (
-        lambda layer: prune.random_structured(layer, "weight", 0.5, dim=0),
-        AttributeError,
-        COMPUTED,
-    ),
-    "global_unstructured": (
-        lambda layer: prune.global_unstructured(
-            [(layer, "weight")], prune.L1Unstructured, amount=0.5
-        ),
-        AttributeError,
-        COMPUTED,
-    ),
-    "fuse_linear_bn_eval": (
-        lambda layer: fusion.fuse_linear_bn_eval(layer.eval(), nn.BatchNorm1d(6).eval()),
-        AttributeError,
-        COMPUTED,
-    ),
+    **{name: (act, AttributeError, COMPUTED) for name, act in COMPUTED_WEIGHT.items()},
     "register_buffer": (
         lambda layer: layer.register_buffer("weight", torch.zeros(6, 8)),
         KeyError,

@@ -319,123 +319,96 @@ def test_autocast():
 # --- refusals -------------------------------------------------------------------------------------
 
 F = torch.tensor([0.0, 1.0, 2.0])
-BAD = {
-    "values-list": (TypeError, "values must be a torch tensor, got list", ([1.0], F), {}),
-    "targets-array": (
-        TypeError,
+
+
+def refused(message, *args, **options):
+    """What is said of these arguments."""
+    return message, args, options
+
+
+WRONG_TYPES = {
+    "values-list": refused("values must be a torch tensor, got list", [1.0], F),
+    "targets-array": refused(
         "targets must be a torch tensor, got ndarray: use torch.as_tensor, or laplex.Plan",
-        (F, np.zeros(3)),
-        {},
+        F,
+        np.zeros(3),
     ),
-    "phase-list": (
-        TypeError,
-        "target_phase must be a torch tensor",
-        (F, F),
-        {"target_phase": [0.0]},
+    "phase-list": refused("target_phase must be a torch tensor", F, F, target_phase=[0.0]),
+    "lengthscale-text": refused(
+        "lengthscale must be a float or a torch tensor, got str", F, F, lengthscale="1"
     ),
-    "lengthscale-text": (
-        TypeError,
-        "lengthscale must be a float or a torch tensor, got str",
-        (F, F),
-        {"lengthscale": "1"},
+    "frequency-none": refused(
+        "frequency must be a float or a torch tensor, got NoneType", F, F, frequency=None
     ),
-    "frequency-none": (
-        TypeError,
-        "frequency must be a float or a torch tensor, got NoneType",
-        (F, F),
-        {"frequency": None},
+    "integer-anchors": refused(
+        "targets has dtype torch.int64: anchors must be float32 or float64", F, F.long()
     ),
-    "integer-anchors": (
-        TypeError,
-        "targets has dtype torch.int64: anchors must be float32 or float64",
-        (F, F.long()),
-        {},
+    "bfloat16-anchors": refused(
+        r"targets has dtype torch.bfloat16.* pass targets.float\(\)", F.bfloat16(), F.bfloat16()
     ),
-    "bfloat16-anchors": (
-        TypeError,
-        r"targets has dtype torch.bfloat16.* pass targets.float\(\)",
-        (F.bfloat16(), F.bfloat16()),
-        {},
+    "half-values-double-anchors": refused(
+        "values has dtype torch.float16, but the anchors are torch.float64", F.half(), F.double()
     ),
-    "half-values-double-anchors": (
-        TypeError,
-        "values has dtype torch.float16, but the anchors are torch.float64",
-        (F.half(), F.double()),
-        {},
-    ),
-    "values-of-other-precision": (
-        TypeError,
+    "values-of-other-precision": refused(
         r"values has dtype torch.float32, but the anchors are torch.float64.*"
         r"values.to\(torch.float64\)",
-        (F, F.double()),
-        {},
+        F,
+        F.double(),
     ),
-    "integer-values": (TypeError, "values has dtype torch.int64", (F.long(), F), {}),
-    "sources-of-other-precision": (
-        TypeError,
+    "integer-values": refused("values has dtype torch.int64", F.long(), F),
+    "sources-of-other-precision": refused(
         r"sources has dtype torch.float64, but targets has torch.float32: "
         r"pass sources.to\(torch.float32\)",
-        (F, F, F.double()),
-        {},
+        F,
+        F,
+        F.double(),
     ),
-    "phase-of-other-precision": (
-        TypeError,
-        "source_phase has dtype torch.float64",
-        (F, F),
-        {"source_phase": F.double()},
+    "phase-of-other-precision": refused(
+        "source_phase has dtype torch.float64", F, F, source_phase=F.double()
     ),
-    "integer-lengthscale-tensor": (
-        TypeError,
-        "lengthscale has dtype torch.int64: give a Python float",
-        (F, F),
-        {"lengthscale": torch.tensor(1)},
+    "integer-lengthscale-tensor": refused(
+        "lengthscale has dtype torch.int64: give a Python float", F, F, lengthscale=torch.tensor(1)
     ),
-    "0-d-targets": (ValueError, "targets is a 0-d tensor", (F, F[0]), {}),
-    "0-d-sources": (ValueError, "sources is a 0-d tensor", (F, F, F[0]), {}),
-    "0-d-values": (ValueError, "values is a 0-d tensor", (F[0], F), {}),
-    "values-length": (
-        ValueError,
-        "values has 2 entries in its last dimension, but sources has 3",
-        (F[:2], F, F.clone()),
-        {},
+}
+WRONG_VALUES = {
+    "0-d-targets": refused("targets is a 0-d tensor", F, F[0]),
+    "0-d-sources": refused("sources is a 0-d tensor", F, F, F[0]),
+    "0-d-values": refused("values is a 0-d tensor", F[0], F),
+    "values-length": refused(
+        "values has 2 entries in its last dimension, but sources has 3", F[:2], F, F.clone()
     ),
-    "values-length-self": (ValueError, "the sources are the targets here", (F[:2], F), {}),
-    "phase-length": (
-        ValueError,
-        r"target_phase has shape \(2,\): its last dimension must be 3",
-        (F, F),
-        {"target_phase": F[:2]},
+    "values-length-self": refused("the sources are the targets here", F[:2], F),
+    "phase-length": refused(
+        r"target_phase has shape \(2,\): its last dimension must be 3", F, F, target_phase=F[:2]
     ),
-    "batches": (
-        ValueError,
+    "batches": refused(
         r"leading dimensions do not broadcast: values \(4, 3\), targets \(5, 3\)",
-        (F.expand(4, 3), F.expand(5, 3)),
-        {},
+        F.expand(4, 3),
+        F.expand(5, 3),
     ),
-    "lengthscale-shape": (
-        ValueError,
+    "lengthscale-shape": refused(
         r"lengthscale \(3,\).*lengthscale and frequency have leading dimensions only",
-        (F.expand(2, 3), F.expand(2, 3)),
-        {"lengthscale": torch.ones(3)},
+        F.expand(2, 3),
+        F.expand(2, 3),
+        lengthscale=torch.ones(3),
     ),
-    "devices": (
-        ValueError,
+    "devices": refused(
         r"sources is on meta, but targets is on cpu: move it with sources.to\('cpu'\)",
-        (F, F, F.to("meta")),
-        {},
+        F,
+        F,
+        F.to("meta"),
     ),
-    "nan-targets": (ValueError, "targets", (F, F * float("nan")), {}),
-    "infinite-sources": (ValueError, "sources", (F, F, F + float("inf")), {}),
-    "nan-phase": (ValueError, "target_phase", (F, F), {"target_phase": F * float("nan")}),
-    "zero-lengthscale": (ValueError, "lengthscale", (F, F), {"lengthscale": 0.0}),
-    "negative-lengthscale": (
-        ValueError,
-        "lengthscale",
-        (F, F),
-        {"lengthscale": torch.tensor(-1.0)},
-    ),
-    "nan-lengthscale": (ValueError, "lengthscale", (F, F), {"lengthscale": float("nan")}),
-    "infinite-frequency": (ValueError, "frequency", (F, F), {"frequency": float("inf")}),
+    "nan-targets": refused("targets", F, F * float("nan")),
+    "infinite-sources": refused("sources", F, F, F + float("inf")),
+    "nan-phase": refused("target_phase", F, F, target_phase=F * float("nan")),
+    "zero-lengthscale": refused("lengthscale", F, F, lengthscale=0.0),
+    "negative-lengthscale": refused("lengthscale", F, F, lengthscale=torch.tensor(-1.0)),
+    "nan-lengthscale": refused("lengthscale", F, F, lengthscale=float("nan")),
+    "infinite-frequency": refused("frequency", F, F, frequency=float("inf")),
+}
+BAD = {
+    **{name: (TypeError, *case) for name, case in WRONG_TYPES.items()},
+    **{name: (ValueError, *case) for name, case in WRONG_VALUES.items()},
 }
 
 
