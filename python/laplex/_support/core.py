@@ -58,7 +58,7 @@ class Place(NamedTuple):
 
 
 class Covariance(NamedTuple):
-    """Covariance matrices ``[batch, n, n]`` of `width` columns, by the addresses of their arrays."""
+    """Covariance matrices ``[batch, n, n]`` of `width` columns, by their arrays' addresses."""
 
     ties_backwards: bool
     batch: int

@@ -50,6 +50,7 @@ MOVED = {
     "laplex.early_exit.dynamics.matrices": "laplex.early_exit.dynamics.centring",
     "laplex.early_exit.training.checked_numbers": "laplex._support.arguments",
     "laplex.early_exit.training.manners": "laplex.early_exit.training.quiet_lightning",
+    "laplex.early_exit.evaluation.plan": "laplex.early_exit.evaluation.arguments",
     "laplex.early_exit.plain_json": "laplex._support.results",
     "laplex.early_exit.whole": "laplex._support.arguments",
     "laplex.gram.cuda_factor": "laplex.gram.cuda",

@@ -14,9 +14,9 @@ from ..metrics.score_heads import ScoreHeads
 from ..metrics.temperature import TemperatureScaling
 from ..model import MultiExitModel
 from ..policies.base import Policy
+from .arguments import CalibrationName, Protocol, checked_arguments, relative_costs
 from .judging import judge
 from .outputs import Outputs, collect
-from .plan import CalibrationName, Protocol, make_plan, relative_costs
 from .result import Evaluation
 
 
@@ -102,7 +102,7 @@ def evaluate(
             f"model must be a MultiExitModel, got {type(model).__name__}: use evaluate_outputs for "
             "logits"
         )
-    plan = make_plan(
+    arguments = checked_arguments(
         policy,
         calibration,
         protocol,
@@ -124,7 +124,7 @@ def evaluate(
         costs = count_costs(model, first[0], convention=cost_convention)
     if validation is not None and not isinstance(validation, Outputs):
         validation = collect(model, validation, device=device, progress=progress)
-    return judge(plan, outputs, costs, validation)
+    return judge(arguments, outputs, costs, validation)
 
 
 def evaluate_outputs(
@@ -165,7 +165,7 @@ def evaluate_outputs(
                 f"{name} must be Outputs, got {type(value).__name__}: use collect(model, loader), "
                 "or Outputs(logits, labels, exit_names)"
             )
-    plan = make_plan(
+    arguments = checked_arguments(
         policy,
         calibration,
         protocol,
@@ -174,7 +174,7 @@ def evaluate_outputs(
         validated=validation is not None,
         exits=len(outputs.exit_names),
     )
-    return judge(plan, outputs, costs, validation)
+    return judge(arguments, outputs, costs, validation)
 
 
 @contextmanager

@@ -18,9 +18,9 @@ from ..metrics.temperature import TemperatureScaling
 from ..policies.base import Policy
 from ..policies.learned import LearnedScore
 from ..policies.max_softmax import MaxSoftmax
+from .arguments import Arguments, relative_costs
 from .curves import AREA, BETWEEN, Curve, curve, oracle_exits, random_exits, static_exits
 from .outputs import Outputs
-from .plan import Plan, relative_costs
 from .result import Evaluation, OperatingPoint
 from .thresholds import fit_cuts, shared_cuts
 
@@ -29,9 +29,12 @@ _POINTS = 30
 
 
 def judge(
-    plan: Plan, outputs: Outputs, costs: Costs | Any, validation: Outputs | None
+    arguments: Arguments,
+    outputs: Outputs,
+    costs: Costs | Any,
+    validation: Outputs | None,
 ) -> Evaluation:
-    """Carry out a plan.
+    """Carry out an evaluation.
 
     Raises
     ------
@@ -46,15 +49,15 @@ def judge(
             f"validation has logits {list(fitting[0].shape)} and outputs {list(logits.shape)}: "
             "both must be of the same exits and classes"
         )
-    policy, change, how = _calibration(plan, fitting)
-    test = _scored(policy, change, logits, labels, plan.bins)
-    unseen = None if fitting is None else _scored(policy, change, *fitting, plan.bins).scores
+    policy, change, how = _calibration(arguments, fitting)
+    test = _scored(policy, change, logits, labels, arguments.bins)
+    unseen = None if fitting is None else _scored(policy, change, *fitting, arguments.bins).scores
 
     def points(cuts: Any) -> Curve:
         return curve(test.scores, test.correct, prices, cuts, policy=policy)
 
     own = None
-    if plan.thresholds_given:
+    if arguments.thresholds_given:
         point = points([policy.cuts(len(logits)).numpy()])
         own = OperatingPoint(
             repr(policy), float(point.accuracy[0]), float(point.cost[0]), point.shares[0]
@@ -64,26 +67,28 @@ def judge(
         exit_names=tuple(outputs.exit_names),
         policy=_name(policy),
         calibration=how,
-        protocol=plan.protocol,
+        protocol=arguments.protocol,
         samples=len(labels),
         validation_samples=0 if validation is None else len(validation),
         costs=prices,
         **{name: metrics.pop(name) for name in METRICS.built_in()},
-        reliability=reliability(test.confidence, test.correct, plan.bins),
-        curve=points(_cuts(plan, policy, test.scores, unseen, prices)),
+        reliability=reliability(test.confidence, test.correct, arguments.bins),
+        curve=points(_cuts(arguments, policy, test.scores, unseen, prices)),
         static=static_exits(test.correct, prices),
         random=random_exits(test.correct, prices),
         oracle=oracle_exits(test.correct, prices),
-        budgets=plan.budgets,
+        budgets=arguments.budgets,
         operating_point=own,
-        conventions=_conventions(plan, policy, costs),
+        conventions=_conventions(arguments, policy, costs),
         others=metrics,
     )
 
 
-def _cuts(plan: Plan, policy: Policy, test: Array, unseen: Array | None, prices: Array) -> Any:
-    """The thresholds of the curve, by the plan's protocol."""
-    if plan.protocol == "p1-test-sweep":
+def _cuts(
+    arguments: Arguments, policy: Policy, test: Array, unseen: Array | None, prices: Array
+) -> Any:
+    """The thresholds of the curve, by the protocol."""
+    if arguments.protocol == "p1-test-sweep":
         return shared_cuts(test)
     assert unseen is not None
     return [
@@ -93,10 +98,10 @@ def _cuts(plan: Plan, policy: Policy, test: Array, unseen: Array | None, prices:
 
 
 def _calibration(
-    plan: Plan, fitting: tuple[Array, Integers] | None
+    arguments: Arguments, fitting: tuple[Array, Integers] | None
 ) -> tuple[Policy, Callable[[Array], Array], str]:
     """The policy, what is done to logits, and a name for it."""
-    chosen = plan.calibration
+    chosen = arguments.calibration
     if isinstance(chosen, str):
         assert fitting is not None
         if chosen == "temperature":
@@ -106,13 +111,13 @@ def _calibration(
     if isinstance(chosen, TemperatureScaling):
         scaling = chosen
         return (
-            plan.policy,
+            arguments.policy,
             lambda logits: as_logits("logits", scaling.transform(logits)),
             "temperature",
         )
     if isinstance(chosen, ScoreHeads):
         return LearnedScore(chosen, 0.5), lambda logits: logits, f"score heads ({chosen.target})"
-    return plan.policy, lambda logits: logits, "none"
+    return arguments.policy, lambda logits: logits, "none"
 
 
 def _scored(
@@ -144,12 +149,12 @@ def _name(policy: Policy) -> str:
     return str(vars(type(policy)).get("label", type(policy).__name__.lower()))
 
 
-def _conventions(plan: Plan, policy: Policy, costs: Any) -> dict[str, str]:
+def _conventions(arguments: Arguments, policy: Policy, costs: Any) -> dict[str, str]:
     counted = costs.convention if isinstance(costs, Costs) else "as given"
     thresholds = (
         f"for each exit, fitted on validation samples to {_POINTS} even budgets with shares "
         "proportional to q^k, applied to the test samples"
-        if plan.protocol == "validation"
+        if arguments.protocol == "validation"
         else "one for all exits, 100 even values between the scores of the test samples "
         "themselves, and both extremes"
     )
@@ -164,8 +169,8 @@ def _conventions(plan: Plan, policy: Policy, costs: Any) -> dict[str, str]:
         "confidence": "the learned score"
         if _is_probability(policy)
         else "the largest softmax probability",
-        "ece": f"{plan.bins} bins of one width, weighted mean of absolute differences; a bin holds "
-        "its upper edge",
+        "ece": f"{arguments.bins} bins of one width, weighted mean of absolute differences; a bin "
+        "holds its upper edge",
         "nll": "natural logarithm, mean over samples",
         "brier": "sum over classes, mean over samples",
         "failure prediction": "of the policy's scores against correctness, each exit on all "

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from ..._support.results import from_plain, to_plain
 from ..costs import Costs, count_costs
+from ..evaluation.arguments import Protocol
 from ..evaluation.evaluator import evaluate_outputs
 from ..evaluation.outputs import collect
-from ..evaluation.plan import Protocol
 from ..evaluation.result import Evaluation
 from ..timing import Timing, time_exits
 from .datasets import Split

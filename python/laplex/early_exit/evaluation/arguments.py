@@ -17,7 +17,7 @@ CalibrationName = Literal["temperature", "eefp", "correct"]
 Protocol = Literal["validation", "p1-test-sweep"]
 
 
-class Plan(NamedTuple):
+class Arguments(NamedTuple):
     """What is to be done.
 
     Attributes
@@ -40,7 +40,7 @@ class Plan(NamedTuple):
     bins: int
 
 
-def make_plan(
+def checked_arguments(
     policy: Any,
     calibration: Any,
     protocol: Any,
@@ -49,8 +49,8 @@ def make_plan(
     *,
     validated: bool,
     exits: int,
-) -> Plan:
-    """The plan of an evaluation of so many exits, with validation samples or without.
+) -> Arguments:
+    """The arguments of an evaluation of so many exits, with validation samples or without.
 
     Raises
     ------
@@ -97,7 +97,7 @@ def make_plan(
     limits = as_numbers("budgets", budgets, 1, "[budgets]")
     if (limits <= 0).any():
         raise ValueError(f"budgets must be positive, got {limits.tolist()}")
-    return Plan(
+    return Arguments(
         rule, isinstance(policy, Policy), calibration, protocol, limits, whole("bins", bins, 1)
     )
 
