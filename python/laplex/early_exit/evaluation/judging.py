@@ -29,10 +29,7 @@ _POINTS = 30
 
 
 def judge(
-    arguments: Arguments,
-    outputs: Outputs,
-    costs: Costs | Any,
-    validation: Outputs | None,
+    arguments: Arguments, outputs: Outputs, costs: Costs | Any, validation: Outputs | None
 ) -> Evaluation:
     """Carry out an evaluation.
 
