@@ -130,29 +130,19 @@ def function(which: Any, inputs: list[Tensor | None], real_part: bool) -> tuple[
     return call, [inputs[position] for position in present]  # type: ignore[misc]
 
 
-def operator(
-    values: Tensor,
-    targets: Tensor,
-    sources: Tensor | None,
-    lengthscale: Tensor,
-    frequency: Tensor | None = None,
-    target_phase: Tensor | None = None,
-    source_phase: Tensor | None = None,
-    real_part: bool = False,
-) -> Tensor:
+def _named(*kernel: Any) -> dict[str, Any]:
+    """The arguments of `dense_matrix` by name, as the operator takes them."""
+    named = dict(zip(NAMES[1:], kernel, strict=False))
+    if named.get("frequency") is None:
+        named["frequency"] = 0.0
+    return named
+
+
+def operator(values: Tensor, *kernel: Any, real_part: bool = False) -> Tensor:
     """`laplex.matvec` with the positional arguments of `dense`."""
     import laplex
 
-    return laplex.matvec(
-        values,
-        targets,
-        sources,
-        lengthscale=lengthscale,
-        frequency=0.0 if frequency is None else frequency,
-        target_phase=target_phase,
-        source_phase=source_phase,
-        real_part=real_part,
-    )
+    return laplex.matvec(values, **_named(*kernel), real_part=real_part)
 
 
 def build(form: str, **options: Any) -> tuple[Any, Tensor]:
@@ -160,14 +150,5 @@ def build(form: str, **options: Any) -> tuple[Any, Tensor]:
     import laplex
 
     inputs, real_part = case(form, **options)
-    _, targets, sources, lengthscale, frequency, theta, phi = inputs
-    operator = laplex.LaplaceOperator(
-        targets,
-        sources,
-        lengthscale=lengthscale,
-        frequency=0.0 if frequency is None else frequency,
-        target_phase=theta,
-        source_phase=phi,
-        real_part=real_part,
-    )
+    operator = laplex.LaplaceOperator(**_named(*inputs[1:]), real_part=real_part)
     return operator, dense_matrix(*inputs[1:], real_part=real_part)  # type: ignore[arg-type]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import base64
 import io
 import re
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from html_cases import Page
 from laplex.cedar import CEDAR, report
 from laplex.cedar.baselines import PCA, RandomRotation, compare
 from laplex.cedar.html_report.measuring import EDGES, measure
@@ -38,34 +38,6 @@ def model(embeddings) -> CEDAR:
 @pytest.fixture(scope="module")
 def comparison(embeddings):
     return compare(embeddings, k=(2, 4), baselines=[RandomRotation(), PCA()], fit_k=2)
-
-
-class Page(HTMLParser):
-    """Text, tags and pictures of a page; fails where tags don't close."""
-
-    VOID = frozenset({"meta", "img", "br"})
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.open: list[str] = []
-        self.feed(html)
-        assert not self.open
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text += data
-
-    def sources(self) -> list[str]:
-        return [str(about["src"]) for _, about in self.tags if "src" in about]
 
 
 def check_alone(html: str) -> Page:
