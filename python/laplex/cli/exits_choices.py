@@ -34,9 +34,7 @@ PolicyOption = Annotated[
     str,
     choice(
         POLICIES,
-        "What has to reach a threshold for a sample to leave: the largest probability; the "
-        "entropy, from above; a learned score; the margin of the two largest probabilities; equal "
-        "predictions in a row (patience).",
+        "Policy whose score has to reach a threshold for a sample to leave.",
     ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]

@@ -183,7 +183,7 @@ class Term:
 
     def map(self, change: Callable[[str, Tensor], Tensor]) -> Term:
         """The same with other tensors in place of those there are; numbers stay."""
-        return Term(
+        return type(self)(
             **{
                 name: change(name, each) if isinstance(each, Tensor) else each
                 for name, each in vars(self).items()

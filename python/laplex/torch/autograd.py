@@ -20,7 +20,7 @@ from torch.autograd import forward_ad
 
 from . import derivatives, execution
 from .batching import pad_batch
-from .call import TENSORS, Call, Signature, signature
+from .call import FLAGS, TENSORS, Call, Signature, signature
 from .registry import LIBRARY, MATVEC, MATVEC_VJP, filled
 
 _unpack_dual: Any = forward_ad.unpack_dual
@@ -68,7 +68,7 @@ def _gradients(
 ) -> Sequence[Tensor | None]:
     if sig.plain and type(grad) is Tensor and not (is_watched() or _is_batched(grad)):
         return execution.gradients(grad, call, sig, needs, plan)
-    found: Sequence[Tensor] = MATVEC_VJP(grad, *call[:TENSORS], call.real_part, needs)
+    found: Sequence[Tensor] = MATVEC_VJP(grad, *call[:FLAGS], needs)
     return [each if need else None for each, need in zip(found, needs, strict=True)]
 
 

@@ -46,13 +46,14 @@ def _matvec_vjp_vmap(
 
     The fused pass sums over what shares an anchor, and vmap asks for each summand.
     """
-    grad, tensors, real_part, needs = args[0], args[1 : 1 + TENSORS], args[-2], args[-1]
+    grad, given, needs = args[0], args[1:-1], args[-1]
+    tensors = given[:TENSORS]
     in_dim, own_dims = in_dims[0], in_dims[1 : 1 + TENSORS]
     own = [
         None if t is None else t.shape if dim is None else t.movedim(dim, 0).shape[1:]
         for t, dim in zip(tensors, own_dims, strict=True)
     ]
-    call = Call._make((*pad_batch(own_dims, tensors), real_part, 0, 0))
+    call = Call(*pad_batch(own_dims, given))
     grad = grad.expand(info.batch_size, *grad.shape) if in_dim is None else grad.movedim(in_dim, 0)
     widest = grad.dim() - 2  # the gradient has every leading dimension of the result
     shapes = [

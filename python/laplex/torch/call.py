@@ -50,6 +50,11 @@ class Call(NamedTuple):
     moment: int = 0
 
     @property
+    def flags(self) -> tuple[bool]:
+        """Those of the kernel."""
+        return (self.real_part,)
+
+    @property
     def is_complex_kernel(self) -> bool:
         """Whether K has complex entries before `real_part` takes their real parts."""
         return not (self.frequency is None and self.target_phase is None is self.source_phase)
@@ -82,8 +87,12 @@ class Call(NamedTuple):
 
 
 NAMES = Call._fields[:TENSORS]
-TRAILING = (1, 1, 1, 0, 0, 1, 1)
+SIDES = ("sources", "targets", "sources", None, None, "targets", "sources")
+"""What the last dimension of each tensor numbers; None where all dimensions are the batch's."""
+TRAILING = tuple(int(side is not None) for side in SIDES)
 """How many of each tensor's last dimensions are not batch dimensions."""
+FLAGS: Final = 8
+"""Where what tells the kernel ends, and what tells the member of the family begins."""
 
 
 _TENSORS_GIVEN = ("values", "targets", "sources", "target_phase", "source_phase")

@@ -69,7 +69,7 @@ def vjp(
     real_part, parity, moment = call.real_part, call.parity, call.moment
     if shapes is None:
         shapes = [() if each is None else each.shape for each in call[:TENSORS]]
-    result: list[Tensor | None] = [None] * 7
+    result: list[Tensor | None] = [None] * TENSORS
     need_values, need_x, need_y, need_lengthscale, need_frequency, need_theta, need_phi = needs
     need_y = need_x if sources is None else need_y
 

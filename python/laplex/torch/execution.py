@@ -17,7 +17,7 @@ from .. import _core
 from .._support.core import Gradients, Kernel, Vectors
 from ..numpy.layout import Layout, layout_of
 from . import cuda
-from .call import DIRECT, TENSORS, Call, Signature
+from .call import DIRECT, SIDES, TENSORS, Call, Signature
 
 _LITTLE = 1 << 20  # numbers that may be copied for a shorter way to the core
 _PRODUCT = 0  # mode of the core's sum: K itself, not its transpose or adjoint
@@ -55,7 +55,7 @@ def product(call: Call, sig: Signature) -> tuple[Tensor, Plan]:
             out = torch.empty(sig.shape, dtype=sig.result_dtype)
         else:
             out = torch.empty_like(call.targets)  # in half the time
-        form = (call.real_part, call.parity, call.moment)
+        form = call[TENSORS:]
         return out, DIRECT.product(call[:TENSORS], *form, out, torch.get_num_threads())
     plan = plan_of(call, sig)
     out = torch.empty(sig.shape, dtype=sig.result_dtype, device=call.targets.device)
@@ -92,24 +92,15 @@ def gradients(
     n, m = sig.targets, sig.sources
     layout = layout_of(sig.batch, sig.anchor_batch)
     device = call.targets.device
-
-    def new(need: bool, shape: tuple[int, ...], dtype: torch.dtype = sig.dtype) -> Tensor | None:
-        return torch.empty(shape, dtype=dtype, device=device) if need else None
-
-    heads, of_targets, of_sources = (
-        sig.anchor_batch,
-        (*sig.anchor_batch, n),
-        (*sig.anchor_batch, m),
-    )
-    of_values = (*sig.batch, m) if layout.in_order else (layout.heads, layout.rows, m)
+    forms = list(_forms(sig))
+    own = (*sig.batch, m) if layout.in_order else (layout.heads, layout.rows, m)
+    forms[0] = (call.values.dtype, own)
+    wanted = list(needs)
+    if call.sources is None:
+        wanted[2] = needs[1]  # the targets' other role
     found = [
-        new(needs[0], of_values, call.values.dtype),
-        new(needs[1], of_targets),
-        new(needs[2 if call.sources is not None else 1], of_sources),  # self: the other role
-        new(needs[3], heads, torch.float64),
-        new(needs[4], heads, torch.float64),
-        new(needs[5], of_targets),
-        new(needs[6], of_sources),
+        torch.empty(shape, dtype=dtype, device=device) if need else None
+        for need, (dtype, shape) in zip(wanted, forms, strict=True)
     ]
     if n and m and layout.heads and layout.rows:
         _values, given = _strided(call.values, layout, m)
@@ -152,22 +143,26 @@ def plan_of(call: Call, sig: Signature, backward: bool = False) -> Plan:
     batch = sig.anchor_batch
     heads = layout_of(batch, batch).heads
     kernel = Kernel(
-        sig.dtype is torch.float64, call.real_part, heads, sig.targets, sig.sources, *addresses
+        sig.dtype is torch.float64, *call.flags, heads, sig.targets, sig.sources, *addresses
     )
     if cuda.takes(call.targets):
         return cuda.plan_of(call, sig, kernel, laid, backward)
     return _core.cached_plan(kernel, torch.get_num_threads())
 
 
+def _forms(sig: Signature) -> list[tuple[torch.dtype, tuple[int, ...]]]:
+    """The core's dtype and shape of each tensor, with all heads; of the values but for the rows."""
+    batch = sig.anchor_batch
+    vectors = {"targets": (*batch, sig.targets), "sources": (*batch, sig.sources)}
+    return [
+        (torch.float64, batch) if side is None else (sig.dtype, vectors[side]) for side in SIDES
+    ]
+
+
 def _laid(call: Call, sig: Signature) -> list[Tensor | None]:
     """The six tensors that describe the kernel in the core's dtypes, contiguous with all heads."""
-    batch = sig.anchor_batch
-    targets, sources = (sig.dtype, (*batch, sig.targets)), (sig.dtype, (*batch, sig.sources))
-    parameter = (torch.float64, batch)
     laid: list[Tensor | None] = []
-    for tensor, (dtype, shape) in zip(
-        call[1:TENSORS], (targets, sources, parameter, parameter, targets, sources), strict=True
-    ):
+    for tensor, (dtype, shape) in zip(call[1:TENSORS], _forms(sig)[1:], strict=True):
         if tensor is not None:
             if tensor.dtype is not dtype:
                 tensor = tensor.to(dtype)

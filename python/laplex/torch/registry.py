@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from . import execution
-from .call import TENSORS, Call, signature
+from .call import FLAGS, TENSORS, Call, signature
 
 _KINDS: dict[Any, str] = {Tensor: "Tensor", Tensor | None: "Tensor?", bool: "bool", int: "int"}
 _FIELDS = [f"{_KINDS[kind]} {name}" for name, kind in get_type_hints(Call).items()]
@@ -23,7 +23,7 @@ _TAGS = (torch.Tag.pt2_compliant_tag, torch.Tag.cudagraph_unsafe)
 LIBRARY: Any = torch.library.Library("laplex", "DEF")  # type: ignore[no-untyped-call]
 LIBRARY.define(f"matvec({', '.join(_FIELDS)}) -> Tensor", tags=_TAGS)
 LIBRARY.define(
-    f"matvec_vjp(Tensor grad, {', '.join(_FIELDS[: TENSORS + 1])}, bool[{TENSORS}] needs) "
+    f"matvec_vjp(Tensor grad, {', '.join(_FIELDS[:FLAGS])}, bool[{TENSORS}] needs) "
     f"-> ({', '.join(['Tensor'] * TENSORS)})",
     tags=_TAGS,
 )

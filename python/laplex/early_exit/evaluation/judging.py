@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -68,7 +69,7 @@ def judge(
         samples=len(labels),
         validation_samples=0 if validation is None else len(validation),
         costs=prices,
-        **{name: metrics.pop(name) for name in METRICS.built_in()},
+        **{one.name: metrics.pop(one.name) for one in fields(Evaluation) if one.name in metrics},
         reliability=reliability(test.confidence, test.correct, arguments.bins),
         curve=points(_cuts(arguments, policy, test.scores, unseen, prices)),
         static=static_exits(test.correct, prices),

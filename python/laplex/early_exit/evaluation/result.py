@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -153,7 +153,8 @@ class Evaluation(Result):
             `values` come from elsewhere, or disagree.
         """
         if isinstance(values, Mapping):
-            others = [name for name in METRICS if name in values.keys() - METRICS.built_in().keys()]
+            own = {one.name for one in fields(cls)}
+            others = [name for name in METRICS if name in values.keys() - own]
             values = {**values, "others": {name: values[name] for name in others}}
         return super().from_dict(values)
 

@@ -6,6 +6,7 @@ did) and, last, ``weights.pt`` (a state_dict). Evaluations and analyses are put 
 
 from __future__ import annotations
 
+import inspect
 import json
 import time
 from collections.abc import Iterator
@@ -29,7 +30,15 @@ from ..training.trainer import CHECKPOINT, train
 from .backbones import build_model
 from .datasets import ImageSplits, load_splits
 from .run_folder import CHECKPOINTS, CONFIG, HISTORY, WEIGHTS, check_finished
-from .settings import RunSettings, read_settings
+from .settings import KEYS, RunSettings, read_settings
+
+# Settings that are arguments of `train` as they are: a new one of its name needs nothing here.
+_PASSED_ON = (set(KEYS) & set(inspect.signature(train).parameters)) - {
+    "strategy",
+    "epochs",
+    "distillation",
+    "scheduler",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,23 +143,16 @@ def train_run(settings: RunSettings, out: Path, *, resume: bool, progress: bool)
             splits.loader("train", settings.batch_size, shuffle=True),
             splits.loader("validation", 500),
             strategy=phases,
-            weights=settings.weights,  # type: ignore[arg-type]  # checked by the settings
-            gradient_equilibrium=settings.gradient_equilibrium,
-            detach=settings.detach,
             distillation=None
             if settings.distillation is None
             else Distillation(**settings.distillation),
-            label_smoothing=settings.label_smoothing,
-            learning_rate=settings.learning_rate,
-            weight_decay=settings.weight_decay,
             scheduler=None if settings.scheduler == "none" else settings.scheduler,
             early_stopping=None if settings.patience is None else ExitStopping(settings.patience),
-            seed=settings.seed,
             checkpoint_dir=out / CHECKPOINTS,
             resume=resume,
-            precision=settings.precision,
             trainer_options={"accelerator": settings.accelerator, "devices": 1},
             progress=progress,
+            **{name: getattr(settings, name) for name in _PASSED_ON},
         )
     model.cpu()
     history = {
