@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -56,7 +56,7 @@ def check_inputs(model: Any, loader: Any, batches: Any = None) -> None:
         whole("batches", batches, 1)
 
 
-def pair_of(batch: Any, name: str) -> tuple[Any, Any]:
+def inputs_and_labels(batch: Any, name: str) -> tuple[Any, Any]:
     """The inputs and labels of a batch of the loader `name`.
 
     Raises
@@ -109,7 +109,7 @@ def labelled_batches(
     for done, batch in enumerate(loader):
         if left == 0 or done == batches:
             break
-        x, labels = pair_of(batch, name)
+        x, labels = inputs_and_labels(batch, name)
         count = batch_of(x, f"x of {name}")
         if not count:
             continue
@@ -127,8 +127,11 @@ def labelled_batches(
 
 def batch_count(loader: Iterable[Any], batches: int | None = None) -> int | None:
     """How many batches `labelled_batches` will give, where that is known."""
-    total = len(loader) if isinstance(loader, Sized) else None
-    return total if batches is None or total is None else min(total, batches)
+    try:
+        total = len(loader)  # type: ignore[arg-type]
+    except (TypeError, NotImplementedError):  # a DataLoader of an iterable data set has no length
+        return None
+    return total if batches is None else min(total, batches)
 
 
 def _first(x: Any, most: int) -> Any:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..._support.progress import progress_bar
 from ..activations import batch_of, map_tensors
-from ..batches import batch_count, check_inputs, device_of, pair_of
+from ..batches import batch_count, check_inputs, device_of, inputs_and_labels
 from ..model import MultiExitModel, evaluating
 
 
@@ -126,7 +126,7 @@ def collect(
     labels: list[NDArray[np.int64]] = []
     with evaluating(model), torch.no_grad(), progress_bar(progress, extra="exits") as report:
         for done, batch in enumerate(loader, 1):
-            x, given = pair_of(batch, "loader")
+            x, given = inputs_and_labels(batch, "loader")
             found = model(map_tensors(lambda tensor: tensor.to(where), x))
             logits.append(_together(found, names))
             labels.append(_class_numbers(given, batch_of(x, "x"), logits[-1].shape[2]))

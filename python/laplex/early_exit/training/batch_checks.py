@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from ..batches import batch_count
 from ..model import MultiExitModel, evaluating
 from .freezing import trained_parts
 from .strategies import Part
@@ -34,16 +35,8 @@ def check_loaders(train_loader: Any, val_loader: Any) -> None:
                 f"{name} is an iterator, which is used up after one epoch: pass a DataLoader or a "
                 "list of batches"
             )
-        if batches_of(loader) == 0:
+        if batch_count(loader) == 0:
             raise ValueError(f"{name} is empty: with drop_last=True it needs one whole batch")
-
-
-def batches_of(loader: Any) -> int | None:
-    """How many batches a loader gives; None when it can't say."""
-    try:
-        return len(loader)
-    except (TypeError, NotImplementedError):
-        return None
 
 
 def pair_of(batch: Any, name: str) -> tuple[Any, Tensor]:

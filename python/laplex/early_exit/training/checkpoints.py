@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..batches import batch_count
 from ..model import MultiExitModel
-from .batch_checks import batches_of
 from .recipe import Recipe
 from .strategies import Phase
 
@@ -52,7 +52,7 @@ def fingerprint_of(
         "early_stopping": repr(recipe.early_stopping),
         "seed": seed,
         "precision": str(precision),
-        "batches": batches_of(train_loader),
+        "batches": batch_count(train_loader),
         "steps": {
             name: str(value)
             for name, value in (trainer_options or {}).items()
