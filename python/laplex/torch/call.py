@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from numbers import Real
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import torch
 from numpy import broadcast_shapes as _numpy_broadcast_shapes
@@ -99,20 +99,27 @@ _TENSORS_GIVEN = ("values", "targets", "sources", "target_phase", "source_phase"
 
 
 def call_of(
-    values: Tensor,
-    targets: Tensor,
-    sources: Tensor | None,
+    values: Any,
+    targets: Any,
+    sources: Any,
     lengthscale: Scalar,
     frequency: Scalar,
-    target_phase: Tensor | None,
-    source_phase: Tensor | None,
+    target_phase: Any,
+    source_phase: Any,
     real_part: bool,
 ) -> Call:
     """The call of the arguments of `laplex.matvec`, their kinds checked; see `signature`."""
-    given = (values, targets, sources, target_phase, source_phase)
-    for position, tensor in enumerate(given):
-        if not isinstance(tensor, Tensor) and (tensor is not None or position < 2):
-            check_tensor(_TENSORS_GIVEN[position], tensor)
+    if not (
+        isinstance(values, Tensor)
+        and isinstance(targets, Tensor)
+        and (sources is None or isinstance(sources, Tensor))
+        and (target_phase is None or isinstance(target_phase, Tensor))
+        and (source_phase is None or isinstance(source_phase, Tensor))
+    ):
+        given = (values, targets, sources, target_phase, source_phase)
+        for name, tensor in zip(_TENSORS_GIVEN, given, strict=True):
+            if tensor is not None or name in ("values", "targets"):
+                check_tensor(name, tensor)
     if real_part is not False:
         check_flag("real_part", real_part)
     if sources is targets:
@@ -210,12 +217,12 @@ def signature(call: Call) -> Signature:
         More than four derivatives by lengthscale and frequency together.
     """
     real_part, parity, moment = call[TENSORS:]
-    if moment > MAX_MOMENT:
-        raise NotImplementedError(
-            f"lengthscale and frequency can be differentiated {MAX_MOMENT} times together, "
-            "and this is one time more"
-        )
-    if moment < 0 or not 0 <= parity <= 2:
+    if not (0 <= moment <= MAX_MOMENT and 0 <= parity <= 2):
+        if moment > MAX_MOMENT:
+            raise NotImplementedError(
+                f"lengthscale and frequency can be differentiated {MAX_MOMENT} times together, "
+                "and this is one time more"
+            )
         raise ValueError(
             f"parity is 0, 1 or 2 and moment 0 to {MAX_MOMENT}, got {parity} and {moment}"
         )
