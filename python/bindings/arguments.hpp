@@ -44,6 +44,17 @@ struct KernelArguments {
   Arrays arrays{};
   bool real_part = false;
 
+  /// Whether all but the contents of the arrays is the same.
+  [[nodiscard]] bool same_options(const KernelArguments& other) const {
+    for (std::size_t k = 0; k < arrays.size(); ++k) {
+      if ((arrays[k] == 0) != (other.arrays[k] == 0)) {
+        return false;
+      }
+    }
+    return is_double == other.is_double && heads == other.heads && n == other.n && m == other.m &&
+           real_part == other.real_part;
+  }
+
   [[nodiscard]] std::size_t bytes(std::size_t array) const {
     const KernelArray& one = kArrays[array];
     const std::int64_t entries = one.extent == Extent::targets   ? n
@@ -79,6 +90,13 @@ auto with_precision(bool is_double, const F& f) {
   return is_double ? f(double{}) : f(float{});
 }
 
+/// What a call has beside its tensors: the kernel's flags and the member of the family of sums.
+struct FormArguments {
+  bool real_part = false;
+  int parity = 0;
+  int moment = 0;
+};
+
 /// Vectors `[heads, rows, count]`, contiguous in the last dimension; strides in elements.
 struct Vectors {
   Address data = 0;
@@ -89,7 +107,7 @@ struct Vectors {
 /// Addresses of the gradients by values, targets, sources, lengthscale, frequency, target_phase and
 /// source_phase.
 struct GradientArguments {
-  std::array<Address, 7> arrays{};
+  std::array<Address, 1 + KernelArguments::kArrays.size()> arrays{};
 
   template <class T>
   [[nodiscard]] Gradients<T, T> of() const {
@@ -160,6 +178,9 @@ inline bool read(PyObject* given, KernelArguments& k) {
   auto& [x, y, ell, omega, theta, phi] = k.arrays;
   return read(given, k.is_double, k.real_part, k.heads, k.n, k.m, x, y, ell, omega, theta, phi);
 }
+inline bool read(PyObject* given, FormArguments& f) {
+  return read(given, f.real_part, f.parity, f.moment);
+}
 inline bool read(PyObject* given, Vectors& v) {
   return read(given, v.data, v.complex, v.strides.head, v.strides.row);
 }
@@ -195,6 +216,7 @@ inline bool read(PyObject* given, MemoryArguments& m) {
   }
 
 LAPLEX_TUPLE_CASTER(laplex::python::KernelArguments, "laplex._support.core.Kernel");
+LAPLEX_TUPLE_CASTER(laplex::python::FormArguments, "tuple[bool, int, int]");
 LAPLEX_TUPLE_CASTER(laplex::python::Vectors, "laplex._support.core.Vectors");
 LAPLEX_TUPLE_CASTER(laplex::python::GradientArguments, "laplex._support.core.Gradients");
 LAPLEX_TUPLE_CASTER(laplex::python::MemoryArguments, "laplex._support.core.Memory");

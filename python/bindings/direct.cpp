@@ -40,6 +40,8 @@ struct DirectCall {
 template <class P>
 using Scalar = std::conditional_t<std::is_same_v<std::decay_t<P>, Plan<double>>, double, float>;
 
+constexpr std::size_t kGradients = std::tuple_size_v<decltype(GradientArguments::arrays)>;
+
 class DirectCalls {
  public:
   /// `api`: of the tensors whose class is among `types`.
@@ -69,8 +71,8 @@ class DirectCalls {
 
   /// Writes the product of tensors that `signature` has just taken to contiguous `out` [*batch, n]
   /// of the right type. The plan that made it.
-  [[nodiscard]] std::shared_ptr<AnyPlan> product(const py::tuple& tensors, bool real_part,
-                                                 int parity, int moment, const py::object& out,
+  [[nodiscard]] std::shared_ptr<AnyPlan> product(const py::tuple& tensors,
+                                                 const FormArguments& form, const py::object& out,
                                                  int num_threads) const {
     std::optional<DirectCall> call = read(tensors, false);
     DLTensor result{};
@@ -78,7 +80,7 @@ class DirectCalls {
       throw Error(ErrorCode::invalid_argument, "a call that is not direct, or no result for it");
     }
     KernelArguments& kernel = call->kernel;
-    kernel.real_part = real_part;
+    kernel.real_part = form.real_part;
     return without_gil([&] {
       std::shared_ptr<AnyPlan> any = cache_.get(kernel, num_threads);
       std::visit(
@@ -87,14 +89,14 @@ class DirectCalls {
             plan.apply_any(static_cast<const T*>(call->values.data), call->values_complex(),
                            call->rows, call->strides(kernel.m), static_cast<T*>(result.data),
                            result.dtype.code == kDLComplex, call->strides(kernel.n), Mode::plain,
-                           {static_cast<Parity>(parity), moment}, num_threads);
+                           {static_cast<Parity>(form.parity), form.moment}, num_threads);
           },
           any->plan);
       return any;
     });
   }
 
-  /// Writes the first-order gradients of `tensors` to those of `out` [7] that are not None, which
+  /// Writes the first-order gradients of `tensors` to those of `out` that are not None, which
   /// have their shapes and types. False, with nothing done, for a cotangent that is not for us.
   [[nodiscard]] bool vjp(const AnyPlan& any, const py::tuple& tensors, const py::object& grad,
                          const py::tuple& out, int num_threads) const {
@@ -108,8 +110,8 @@ class DirectCalls {
       return false;  // the core writes gradients by the values with the heads outermost
     }
     GradientArguments gradients;
-    std::array<DLTensor, 7> to{};
-    std::array<std::vector<double>, 7> wide;  // in place of the float ones of parameters
+    std::array<DLTensor, kGradients> to{};
+    std::array<std::vector<double>, kGradients> wide;  // in place of the float ones of parameters
     for (std::size_t k = 0; k < to.size(); ++k) {
       if (item(out, k) == Py_None) {
         continue;
@@ -274,8 +276,8 @@ void add_direct(py::module_& m, PlanCache& cache) {
            }),
            py::arg("api"), py::arg("types"), positional)
       .def("signature", &DirectCalls::signature, tensors, positional)
-      .def("product", &DirectCalls::product, tensors, py::arg("real_part"), py::arg("parity"),
-           py::arg("moment"), py::arg("out"), py::arg("num_threads"), positional)
+      .def("product", &DirectCalls::product, tensors, py::arg("form"), py::arg("out"),
+           py::arg("num_threads"), positional)
       .def("vjp", &DirectCalls::vjp, py::arg("plan"), tensors, py::arg("grad"), py::arg("out"),
            py::arg("num_threads"), positional);
 }

@@ -11,16 +11,6 @@ std::size_t padded(std::size_t size) {
   return (size + 7) / 8 * 8;
 }
 
-bool same_options(const KernelArguments& a, const KernelArguments& b) {
-  for (std::size_t k = 0; k < a.arrays.size(); ++k) {
-    if ((a.arrays[k] == 0) != (b.arrays[k] == 0)) {
-      return false;
-    }
-  }
-  return a.is_double == b.is_double && a.heads == b.heads && a.n == b.n && a.m == b.m &&
-         a.real_part == b.real_part;
-}
-
 bool same_content(const std::vector<std::byte>& content, const KernelArguments& kernel) {
   const std::byte* at = content.data();
   for (std::size_t k = 0; k < kernel.arrays.size(); ++k) {
@@ -70,7 +60,7 @@ std::int64_t PlanCache::Entry::bytes() const {
 
 std::shared_ptr<AnyPlan> PlanCache::find(const KernelArguments& kernel) {
   for (auto entry = entries_.begin(); entry != entries_.end(); ++entry) {
-    if (same_options(entry->kernel, kernel) && same_content(entry->content, kernel)) {
+    if (entry->kernel.same_options(kernel) && same_content(entry->content, kernel)) {
       entries_.splice(entries_.begin(), entries_, entry);
       return entry->plan;
     }

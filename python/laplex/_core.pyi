@@ -114,13 +114,7 @@ class DeviceArray:
 class DirectCalls:
     def __init__(self, api: object, types: tuple[Any, ...]) -> None: ...
     def product(
-        self,
-        tensors: tuple[Any, ...],
-        real_part: bool,
-        parity: int,
-        moment: int,
-        out: object,
-        num_threads: int,
+        self, tensors: tuple[Any, ...], form: tuple[bool, int, int], out: object, num_threads: int
     ) -> Plan: ...
     def signature(self, tensors: tuple[Any, ...]) -> tuple[Any, ...] | None: ...
     def vjp(

@@ -55,8 +55,7 @@ def product(call: Call, sig: Signature) -> tuple[Tensor, Plan]:
             out = torch.empty(sig.shape, dtype=sig.result_dtype)
         else:
             out = torch.empty_like(call.targets)  # in half the time
-        form = call[TENSORS:]
-        return out, DIRECT.product(call[:TENSORS], *form, out, torch.get_num_threads())
+        return out, DIRECT.product(call[:TENSORS], call[TENSORS:], out, torch.get_num_threads())
     plan = plan_of(call, sig)
     out = torch.empty(sig.shape, dtype=sig.result_dtype, device=call.targets.device)
     if out.numel() == 0:
