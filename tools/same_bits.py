@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """Compare the results of many seeded calls, bit for bit, with those of another version of Laplex.
 
-    PYTHONPATH=BEFORE tools/same_bits.py --save FILE
+    PYTHONPATH=OTHER tools/same_bits.py --save FILE
     tools/same_bits.py --compare FILE [--only AREA ...]
 
-For a change that may change no number. The calls are in `same_bits_calls`, an area for each part of
-the package, through its public names alone. FILE holds a digest (SHA-256 of dtype, shape and bytes)
-of every result, and is good for one machine and one set of libraries: others round differently.
-Exit status 1 if anything differs.
+This is for a change that is to change no number: save before it, compare after it. The calls are in
+`same_bits_calls`, an area for each part of the package, and use public names only. FILE holds a
+digest of each result (SHA-256 of dtypes, shapes and bytes), or the text of the exception that was
+raised instead. Digests hold for one machine and one set of libraries: others round differently.
+The exit status is 1 if anything differs.
 """
 
 from __future__ import annotations
@@ -19,85 +20,95 @@ os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", OPENBLAS_NUM_THREADS
 os.environ["MKL_CBWR"] = "COMPATIBLE"
 
 import argparse
-import dataclasses
 import hashlib
 import json
 import logging
-import platform
-import random
 import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import same_bits_calls as calls
 import torch
-from same_bits_calls import AREAS
 
 import laplex
 
-torch.set_num_threads(1)
-
-
-def bits(value: Any) -> Iterator[bytes]:
-    """What a result consists of: its numbers' bytes, and the shape of what holds them."""
-    if isinstance(value, torch.Tensor):
-        value = value.detach().resolve_conj().resolve_neg().cpu().contiguous()
-        yield f"tensor {value.dtype} {list(value.shape)}".encode()
-        yield value.reshape(-1).view(torch.uint8).numpy().tobytes()
-    elif isinstance(value, (np.ndarray, np.generic)):
-        yield f"array {value.dtype.str} {list(value.shape)}".encode()
-        yield from [value.tobytes()] if value.dtype != object else bits(value.tolist())
-    elif value is None or isinstance(value, (bool, int, float, complex, str)):
-        yield repr(value).encode()
-    elif isinstance(value, Mapping):
-        for key, each in value.items():
-            yield f"key {key}".encode()
-            yield from bits(each)
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        for field in dataclasses.fields(value):
-            yield f"field {field.name}".encode()
-            yield from bits(getattr(value, field.name))
-    elif isinstance(value, Sequence):
-        yield f"sequence {len(value)}".encode()
-        for each in value:
-            yield from bits(each)
-    else:
-        raise TypeError(f"no bits of a {type(value).__name__}")
+AREAS = {area.__name__: area for area in calls.AREAS}
 
 
 def digest(value: Any) -> str:
-    found = hashlib.sha256()
-    for piece in bits(value):
-        found.update(len(piece).to_bytes(8, "little") + piece)
-    return found.hexdigest()
+    """SHA-256 of the numbers in a result and of the dtypes, shapes and names of what holds them."""
+    if isinstance(value, torch.Tensor):
+        whole = value.detach().resolve_conj().resolve_neg().contiguous()
+        value = (str(value.dtype), list(value.shape), whole.flatten().view(torch.uint8).numpy())
+    elif hasattr(value, "to_dict"):
+        value = value.to_dict()
+    if hasattr(value, "__array__"):
+        value = np.asarray(value)
+        content = f"{value.dtype.str} {value.shape}".encode() + value.tobytes()
+    elif value is None or isinstance(value, (bool, int, float, complex, str)):
+        content = repr(value).encode()
+    elif isinstance(value, Sequence):
+        content = f"{len(value)} {' '.join(digest(each) for each in value)}".encode()
+    else:
+        items = (value if isinstance(value, Mapping) else vars(value)).items()
+        content = digest(list(items)).encode()
+    return hashlib.sha256(content).hexdigest()
 
 
-def digests(areas: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Name and digest of every result; of a dictionary's entries one by one."""
-    for area in areas:
-        start, count = time.process_time(), 0
-        for name, call in AREAS[area]():
-            random.seed(0)
+def evaluated(make: str, use: str, orders: int, names: dict[str, Any]) -> dict[str, Any]:
+    """The value of the expression `use`, in which `A` is what `make` gives, and its derivatives.
+
+    Derivatives are by the tensors among the names and in `given`, and by A's parameters: gradients
+    of the value, of the sum of their squares, and so on. Without any, A is made once for all uses.
+    """
+    leaves: dict[str, torch.Tensor] = {}
+    if orders:
+        given = names["given"]
+        tensors = {k: v for k, v in (given | names).items() if isinstance(v, torch.Tensor)}
+        leaves = {k: v.detach().requires_grad_() for k, v in tensors.items()}
+        names = names | leaves | {"given": {k: leaves.get(k, v) for k, v in given.items()}}
+    if orders or "A" not in names:
+        names["A"] = eval(make, names)
+    value = eval(use, names)
+    if isinstance(names["A"], torch.nn.Module):
+        leaves |= dict(names["A"].named_parameters())
+    found = {"": value}
+    for order in range(orders):
+        if not (isinstance(value, torch.Tensor) and value.requires_grad):
+            break
+        options: Any = {"allow_unused": True, "materialize_grads": True}
+        options |= {"create_graph": order + 1 < orders, "grad_outputs": calls.weights(value)}
+        gradients = torch.autograd.grad(value, [*leaves.values()], **options)
+        found |= {f", {order * 'again '}by {k}": v for k, v in zip(leaves, gradients, strict=True)}
+        value = sum(each.abs().square().sum() for each in gradients)
+    return found
+
+
+def results(area: str) -> Iterator[tuple[str, str]]:
+    """Names of results, with their digests or the text of an exception."""
+    common = {"given": {}} | vars(calls)
+    for name, make, uses, orders, names in AREAS[area]():
+        names = common | names
+        for use, order in product(calls.expressions(uses), {0, orders}):
             np.random.seed(0)  # noqa: NPY002  (for what draws from it)
             torch.manual_seed(0)
+            full = f"{area}: {name}; {use}{', recorded' * (order > 0)}"
             try:
-                result = call()
+                for key, value in evaluated(make, use, order, names).items():
+                    yield full + key, digest(value)
+            except (NameError, SyntaxError):
+                raise  # a mistake in the expressions
             except Exception as error:
-                yield f"{area}: {name}", f"{type(error).__name__}: {error}"
-                continue
-            for key, value in (result if isinstance(result, dict) else {"": result}).items():
-                yield f"{area}: {name}{key and f', {key}'}", digest(value)
-            count += 1
-        print(f"{area}: {count} calls, {time.process_time() - start:.0f} s", file=sys.stderr)
+                yield full, f"{type(error).__name__}: {error}"
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description="Compare results, bit for bit, between versions.")
     parser.add_argument("--only", nargs="+", choices=list(AREAS), default=list(AREAS))
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--save", type=Path, metavar="FILE")
@@ -105,37 +116,28 @@ def main() -> int:
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
+    torch.set_num_threads(1)
     print(laplex.__file__, file=sys.stderr)
-    machine = {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "torch's instructions": torch.backends.cpu.get_cpu_capability(),
-    }
     found: dict[str, str] = {}
-    for name, value in digests(options.only):
-        if name in found:
-            raise ValueError(f"two results are named {name!r}")
-        found[name] = value
-    raised = [f"{name}: {value}" for name, value in found.items() if ": " in value]
+    for area in options.only:
+        start, count = time.process_time(), len(found)
+        found |= results(area)
+        seconds = time.process_time() - start
+        print(f"{area}: {len(found) - count} results, {seconds:.1f} s", file=sys.stderr)
+    machine = [sys.version, np.__version__, torch.__version__, torch.__config__.show()]
     if options.save:
-        options.save.write_text(json.dumps({"machine": machine, "digests": found}, indent=1))
-        print(f"{len(found)} results saved, {len(raised)} of them errors", *raised, sep="\n")
+        options.save.write_text(json.dumps({"machine": machine, "results": found}, indent=1))
+        exceptions = sum(": " in value for value in found.values())
+        print(f"{len(found)} results saved, {exceptions} of them exceptions")
         return 0
     saved = json.loads(options.compare.read_text())
     if saved["machine"] != machine:
-        print(f"made on another machine: {saved['machine']}, and this is {machine}")
-    before = {
-        name: value
-        for name, value in saved["digests"].items()
-        if name.partition(":")[0] in options.only
-    }
+        print("the file is of another machine or of other libraries", file=sys.stderr)
+    before = {k: v for k, v in saved["results"].items() if k.partition(":")[0] in options.only}
     names = sorted(before.keys() | found.keys())
     differ = [name for name in names if before.get(name) != found.get(name)]
     for name in differ:
-        error = f": {found[name]}" if ": " in found.get(name, "") else ""
-        absent = " (not in the file)" * (name not in before) + " (not made)" * (name not in found)
-        print(f"differs: {name}{absent}{error}")
+        print(f"{name}: was {before.get(name, 'absent')}, is {found.get(name, 'absent')}")
     print(f"{len(names) - len(differ)} of {len(names)} results are the same")
     return int(bool(differ))
 
