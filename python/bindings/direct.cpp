@@ -13,7 +13,9 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <numeric>
 #include <optional>
 #include <utility>
 #include <variant>
@@ -77,7 +79,8 @@ class DirectCalls {
     std::optional<DirectCall> call = read(tensors, false);
     DLTensor result{};
     if (!call || !borrow(out.ptr(), result, false)) {
-      throw Error(ErrorCode::invalid_argument, "a call that is not direct, or no result for it");
+      throw Error(ErrorCode::invalid_argument,
+                  "the tensors of a call were changed by another thread while it was made");
     }
     KernelArguments& kernel = call->kernel;
     kernel.real_part = form.real_part;
@@ -97,7 +100,8 @@ class DirectCalls {
   }
 
   /// Writes the first-order gradients of `tensors` to those of `out` that are not None, which
-  /// have their shapes and types. False, with nothing done, for a cotangent that is not for us.
+  /// have their shapes and types. False, with nothing done, for a cotangent that Python has to
+  /// arrange first.
   [[nodiscard]] bool vjp(const AnyPlan& any, const py::tuple& tensors, const py::object& grad,
                          const py::tuple& out, int num_threads) const {
     std::optional<DirectCall> call = read(tensors, false);
@@ -106,8 +110,19 @@ class DirectCalls {
       return false;
     }
     const KernelArguments& kernel = call->kernel;
-    if (kernel.heads > 1 && call->rows > 1) {
-      return false;  // the core writes gradients by the values with the heads outermost
+    const bool fits = std::visit(
+        [&](const auto& plan) {
+          return std::is_same_v<Scalar<decltype(plan)>, double> == kernel.is_double &&
+                 plan.heads() == kernel.heads && plan.num_targets() == kernel.n &&
+                 plan.num_sources() == kernel.m &&
+                 count(g) == call->rows * kernel.heads * kernel.n &&
+                 g.dtype.bits ==
+                     (kernel.is_double ? 64 : 32) * (g.dtype.code == kDLComplex ? 2 : 1);
+        },
+        any.plan);
+    // The core writes gradients by the values with the heads outermost.
+    if (!fits || (kernel.heads > 1 && call->rows > 1)) {
+      return false;
     }
     GradientArguments gradients;
     std::array<DLTensor, kGradients> to{};
@@ -153,6 +168,10 @@ class DirectCalls {
   }
 
  private:
+  static std::int64_t count(const DLTensor& t) {
+    return std::accumulate(t.shape, t.shape + t.ndim, std::int64_t(1), std::multiplies<>());
+  }
+
   static py::tuple sizes(const std::int64_t* begin, const std::int64_t* end) {
     py::tuple all(end - begin);
     for (std::size_t k = 0; k < all.size(); ++k) {
@@ -161,7 +180,8 @@ class DirectCalls {
     return all;
   }
 
-  /// A contiguous tensor in the host's memory; `asks`: whether it is what its numbers say.
+  /// A contiguous tensor in the host's memory; `asks`: unless it is a lazily negated or conjugated
+  /// view.
   bool borrow(PyObject* tensor, DLTensor& out, bool asks) const {
     bool known = false;
     for (const py::handle type : types_) {

@@ -128,8 +128,10 @@ std::int64_t default_cache_bytes() {
   return std::int64_t(1) << 30;
 }
 
+void survive_forks();
+
 PlanCache& cache() {
-  static PlanCache instance(default_cache_bytes());
+  static PlanCache instance(default_cache_bytes(), &survive_forks);
   return instance;
 }
 
@@ -177,7 +179,6 @@ PYBIND11_MODULE(_core, m) {
       "The compiled core: plans over raw addresses. Use laplex.Plan or laplex.matvec instead.";
 
   m.attr("__version__") = LAPLEX_VERSION;
-  survive_forks();
   main_thread =
       py::module_::import("threading").attr("main_thread")().attr("ident").cast<unsigned long>();
   py::register_exception_translator([](std::exception_ptr p) {

@@ -83,6 +83,8 @@ std::shared_ptr<AnyPlan> PlanCache::get(const KernelArguments& kernel, int num_t
   std::vector<std::byte> content = copy_content(kernel);
   const KernelArguments copied = over(content, kernel);
   auto plan = std::make_shared<AnyPlan>(make_plan(copied, num_threads));
+  static_cast<void>(plan_bytes(*plan));
+  std::call_once(registered_, survive_forks_);
   const std::lock_guard<std::mutex> lock(mutex_);
   const bool kept = find(copied) != nullptr;
   Entry entry{kernel, std::move(content), plan};

@@ -26,7 +26,11 @@ class PlanCache {
     std::int64_t misses = 0;
   };
 
-  explicit PlanCache(std::int64_t max_bytes) : max_bytes_(max_bytes) {}
+  /// `survive_forks` is called when the first plan is there: of the handlers of a fork the last one
+  /// that is registered runs first, and this cache is to be locked before the lock of the plans,
+  /// which a plan's size takes while the cache is locked.
+  PlanCache(std::int64_t max_bytes, void (*survive_forks)())
+      : max_bytes_(max_bytes), survive_forks_(survive_forks) {}
 
   std::shared_ptr<AnyPlan> get(const KernelArguments& kernel, int num_threads);
   void clear();
@@ -51,6 +55,8 @@ class PlanCache {
   mutable std::mutex mutex_;
   std::list<Entry> entries_;  ///< most recently used first
   std::int64_t max_bytes_;
+  void (*survive_forks_)();
+  std::once_flag registered_;
   std::int64_t hits_ = 0;
   std::int64_t misses_ = 0;
 };

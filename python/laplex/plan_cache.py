@@ -2,7 +2,7 @@
 
 A plan (the sorted order of the anchors and the decays between them) is found again by the content
 of its anchors, so that the next batch through the same layer does not sort a second time; a
-backward pass has the plan of its forward pass. The cache is shared by all threads and bounded in
+recorded product keeps its plan, whatever the bound, until its first backward pass. The cache is shared by all threads and bounded in
 bytes; the least recently used plan goes first.
 
 Plans on a GPU are not counted here: they live as long as their anchors, by whose identity and

@@ -21,6 +21,7 @@ def setting(
     most: float | None = None,
     unset: str | None = None,
     in_file: str = "",
+    former: str | None = None,
 ) -> Any:
     """A field of a dataclass of settings.
 
@@ -45,6 +46,8 @@ def setting(
         What the default None means.
     in_file : str
         What files may have besides.
+    former : str, optional
+        Another option of the same meaning: what it was called in a version before.
     """
     metadata = {
         "check": check,
@@ -55,14 +58,15 @@ def setting(
         "max": most,
         "unset": unset,
         "in_file": in_file,
+        "names": (former,) if former else (),
     }
     if callable(default):
         return field(default_factory=default, metadata=metadata)
     return field(default=default, metadata=metadata)
 
 
-def choice(words: Iterable[str], about: str, **more: Any) -> Any:
-    """An option of typer that is one of some words; not an Enum, as registries say them."""
+def choice(words: Iterable[str], about: str, *names: str, **more: Any) -> Any:
+    """An option of typer that is one of some words, such as the names of a registry."""
     import typer
 
     known = tuple(words)
@@ -73,7 +77,8 @@ def choice(words: Iterable[str], about: str, **more: Any) -> Any:
                 raise typer.BadParameter(f"{one!r} is not one of {', '.join(map(repr, known))}.")
         return value
 
-    return typer.Option(help=about, metavar=f"[{'|'.join(known)}]", callback=check, **more)
+    metavar = f"[{'|'.join(known)}]"
+    return typer.Option(*names, help=about, metavar=metavar, callback=check, **more)
 
 
 def with_options(
@@ -136,11 +141,12 @@ def _parameter(one: Field[Any], kind: type, other: Any) -> inspect.Parameter:
     else:
         shown = known["unset"] if default is None else str(default)
     about = f"{known['about']} Default: {shown}."
+    names = (f"--{one.name.replace('_', '-')}", *known["names"]) if known["names"] else ()
     if choices := known["choices"]:
-        info = choice(choices, about, show_default=False)
+        info = choice(choices, about, *names, show_default=False)
     else:
         more = {key: known[key] for key in ("metavar", "min", "max")}
-        info = typer.Option(help=about, show_default=False, **more)
+        info = typer.Option(*names, help=about, show_default=False, **more)
     return inspect.Parameter(
         one.name,
         inspect.Parameter.KEYWORD_ONLY,

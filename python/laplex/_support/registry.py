@@ -69,9 +69,16 @@ class Registry(Mapping[str, T]):
 
         Raises
         ------
+        TypeError
+            The name is no text.
         ValueError
             Something else has the name. The same definition, run again, replaces itself.
         """
+        if not isinstance(name, str) or not name:
+            raise TypeError(
+                f"a {self.argument} is registered by a name: write "
+                f"@registry.register('name') before its class, got {name!r}"
+            )
 
         def put(member: C) -> C:
             if not self._is_inside(member):

@@ -10,6 +10,25 @@ from typing import Any, TypeVar
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
+def renamed(named: dict[str, Any], owner: str, old: str, new: str) -> dict[str, Any]:
+    """Keyword arguments with the new name in place of the old one.
+
+    Raises
+    ------
+    TypeError
+        Both are there.
+    """
+    if new in named:
+        raise TypeError(f"{owner} got both {new} and {old}, its former name: leave out {old}")
+    warnings.warn(
+        f"the parameter {old} of {owner} is now called {new}: the old name will be gone in the "
+        "next release",
+        DeprecationWarning,
+        stacklevel=3,
+    )
+    return {new if name == old else name: value for name, value in named.items()}
+
+
 def renamed_parameter(owner: str, old: str, new: str) -> Callable[[Function], Function]:
     """Let a function take a keyword by its old name; its signature has the new one alone."""
 
@@ -17,13 +36,7 @@ def renamed_parameter(owner: str, old: str, new: str) -> Callable[[Function], Fu
         @functools.wraps(function)
         def call(*args: Any, **named: Any) -> Any:
             if old in named:
-                warnings.warn(
-                    f"the parameter {old} of {owner} is now called {new}: the old name will be "
-                    "gone in the next release",
-                    DeprecationWarning,
-                    stacklevel=2,
-                )
-                named[new] = named.pop(old)
+                named = renamed(named, owner, old, new)
             return function(*args, **named)
 
         return call  # type: ignore[return-value]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
 from types import NoneType
 from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -46,6 +46,15 @@ class Result:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._summary()}; print it for the table)"
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take a pickle, of a version with fewer fields too."""
+        for one in fields(self):
+            if one.default is not MISSING:
+                state.setdefault(one.name, one.default)
+            elif one.default_factory is not MISSING:
+                state.setdefault(one.name, one.default_factory())
+        vars(self).update(state)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain numbers, lists and strings, for JSON: NaN as None; `from_dict` reads it."""

@@ -18,7 +18,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from laplex._support.progress import progress_bar
-from laplex._support.renamed_parameters import renamed_parameter
+from laplex._support.renamed_parameters import renamed, renamed_parameter
 
 from . import coding, fitting, online, storage
 from .basis import Basis
@@ -154,6 +154,19 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         self.parametrization = parametrization
         self.sparse_output = sparse_output
         self.device = device
+
+    def set_params(self, **params: Any) -> CEDAR:
+        """As scikit-learn's."""
+        if "transform" in params:
+            params = renamed(params, "CEDAR", "transform", "basis")
+        found: CEDAR = super().set_params(**params)
+        return found
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if "transform" in state:  # as the parameter was called at first
+            state = {**state, "basis": state["transform"]}
+            del state["transform"]
+        super().__setstate__(state)
 
     # --- learning ---------------------------------------------------------------------------------
 

@@ -96,6 +96,7 @@ class Settings:
         "What U is: a rotation; any invertible matrix; or, for wide embeddings, a product of "
         "rotations by Laplace kernels (laplex), which has few numbers.",
         choices=TRANSFORMS,
+        former="--transform",
     )
     solver: str = setting(
         "auto",

@@ -95,7 +95,13 @@ class Recorded(torch.autograd.Function):
         call, needs = _saved(ctx), ctx.needs_input_grad[:TENSORS]
         if _needs_composite(call):
             return (*derivatives.vjp(primitive, grad, call, needs), None)
-        return (*_gradients(grad, call, ctx.signature, needs, ctx.plan), None)
+        # What comes back may be another tensor: hooks may change it, and writes to `.data` do.
+        sig = signature(call)
+        if sig != ctx.signature:
+            execution.check_gradient(grad, sig)
+            ctx.plan = None
+        plan, ctx.plan = ctx.plan, None  # which would outlive the saved tensors
+        return (*_gradients(grad, call, sig, needs, plan), None)
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensor | None:

@@ -92,7 +92,7 @@ SIDES = ("sources", "targets", "sources", None, None, "targets", "sources")
 TRAILING = tuple(int(side is not None) for side in SIDES)
 """How many of each tensor's last dimensions are not batch dimensions."""
 FLAGS: Final = 8
-"""Where what tells the kernel ends, and what tells the member of the family begins."""
+"""The fields before it describe values and kernel, those from it the member of the family."""
 
 
 _TENSORS_GIVEN = ("values", "targets", "sources", "target_phase", "source_phase")
@@ -133,16 +133,10 @@ def call_of(
 
 def as_scalar(name: str, value: object, targets: Tensor) -> Tensor:
     """Return a tensor as it is, a number as double-precision 0-d: float32 would lose its digits."""
-    if (
-        type(value) is float
-        and not torch.compiler.is_compiling()
-        and targets.is_cpu
-        and not torch.is_inference_mode_enabled()
-        and torch._C._len_torch_dispatch_stack() == 0
-    ):
-        return _double(value)  # which is now what it would be at any other time
     if isinstance(value, Tensor):
         return value
+    if type(value) is float:
+        return torch.scalar_tensor(value, dtype=torch.float64, device=targets.device)
     if isinstance(value, bool) or not isinstance(value, (float, Real)):
         raise TypeError(f"{name} must be a float or a torch tensor, got {type(value).__name__}")
     if not torch.compiler.is_compiling():  # which follows numbers that it does not know yet
@@ -151,12 +145,6 @@ def as_scalar(name: str, value: object, targets: Tensor) -> Tensor:
         except OverflowError:
             raise ValueError(f"{name} must be finite, got an integer beyond any float") from None
     return torch.scalar_tensor(value, dtype=torch.float64, device=targets.device)  # type: ignore[arg-type]
-
-
-@lru_cache(maxsize=64)
-def _double(value: float) -> Tensor:
-    """A constant of former calls: to make one costs a fifth of a small product."""
-    return torch.scalar_tensor(value, dtype=torch.float64)
 
 
 def as_frequency(value: object, targets: Tensor) -> Tensor | None:
@@ -193,9 +181,9 @@ class Signature(NamedTuple):
     dtype: torch.dtype
     """Of the anchors, real; the precision of the call."""
     result_dtype: torch.dtype
-    plain: bool
-    """Whether all are tensors in memory, of no subclass."""
-    direct: bool
+    plain: bool = False
+    """Whether all tensors have memory and none is of a subclass."""
+    direct: bool = False
     """Whether the core reads them as they are: contiguous, all of the same heads."""
 
     @property

@@ -52,7 +52,7 @@ def product(call: Call, sig: Signature) -> tuple[Tensor, Plan]:
     """S(parity, moment) of the module `derivatives`, new and contiguous ``[*batch, n]``."""
     if sig.direct:
         if sig.batch or sig.result_dtype is not sig.dtype:
-            out = torch.empty(sig.shape, dtype=sig.result_dtype)
+            out = torch.empty(sig.shape, dtype=sig.result_dtype, device=call.targets.device)
         else:
             out = torch.empty_like(call.targets)  # in half the time
         return out, DIRECT.product(call[:TENSORS], call[TENSORS:], out, torch.get_num_threads())

@@ -95,12 +95,17 @@ class LaplaceOperator:
     def _take(self, call: Call) -> None:
         """Check a call but for its values, and be its matrix."""
         anchors = call.targets if call.sources is None else call.sources
-        self._call = call._replace(values=anchors.new_empty(anchors.shape[-1:]))
-        self._signature = signature(self._call)
+        self._signature = signature(call._replace(values=anchors.new_empty(anchors.shape[-1:])))
         self.targets, self.sources = call.targets, call.sources
         self.lengthscale, self.frequency = call.lengthscale, call.frequency
         self.target_phase, self.source_phase = call.target_phase, call.source_phase
         self.real_part = call.real_part
+
+    @property
+    def _call(self) -> Call:
+        """The arguments as a call, whose values are yet to come."""
+        tensors = (self.targets, self.targets, self.sources, self.lengthscale, self.frequency)
+        return Call(*tensors, self.target_phase, self.source_phase, self.real_part)
 
     # --- products ---------------------------------------------------------------------------------
 
@@ -140,7 +145,7 @@ class LaplaceOperator:
     @property
     def T(self) -> LaplaceOperator:
         """The transpose, ``[..., m, n]``: roles exchanged, phases exchanged and negated."""
-        return self._of(self._call.transpose(self._call.values))
+        return self._of(self._call.transpose(self.targets))
 
     @property
     def mT(self) -> LaplaceOperator:
@@ -150,7 +155,7 @@ class LaplaceOperator:
     @property
     def H(self) -> LaplaceOperator:
         """The adjoint (conjugate transpose), ``[..., m, n]``."""
-        return self._of(self._call.adjoint(self._call.values))
+        return self._of(self._call.adjoint(self.targets))
 
     def to(
         self, dtype: torch.dtype | None = None, device: torch.device | str | None = None
@@ -170,7 +175,7 @@ class LaplaceOperator:
 
     def _like(self, tensors: Iterable[Tensor | None]) -> LaplaceOperator:
         """The operator of other tensors."""
-        return self._of(Call._make((self._call.values, *tensors, *self._call[TENSORS:])))
+        return self._of(Call._make((self.targets, *tensors, *self._call[TENSORS:])))
 
     def _of(self, call: Call) -> LaplaceOperator:
         operator = LaplaceOperator.__new__(LaplaceOperator)

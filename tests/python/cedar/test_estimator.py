@@ -619,8 +619,14 @@ def test_the_parameter_s_former_name_works_for_a_release(tmp_path: Path) -> None
     config = tmp_path / "model" / "config.json"
     config.write_text(config.read_text().replace('"basis"', '"transform"'))
     assert CEDAR.load(tmp_path / "model").get_params()["basis"] == "laplex"
-    with pytest.raises(TypeError, match="unexpected keyword argument 'rotation'"):
-        CEDAR(k=2, rotation=True)
+    with pytest.warns(DeprecationWarning, match="now called basis"):
+        assert CEDAR().set_params(transform="invertible").basis == "invertible"
+    state = model.__getstate__()
+    older = CEDAR.__new__(CEDAR)
+    older.__setstate__({**state, "transform": state.pop("basis")})
+    assert np.array_equal(older.transform(ROWS), model.transform(ROWS))
+    with pytest.raises(TypeError, match="both basis and transform"):
+        CEDAR(k=2, basis="laplex", transform="laplex")
 
 
 def test_same_seed_same_model_and_starts_are_a_prefix() -> None:

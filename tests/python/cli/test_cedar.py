@@ -152,7 +152,7 @@ def test_usage_errors(folder):
     for wrong in (["fit", folder / "z.npy"], ["fit", "--out", "m"], ["name", folder / "model"]):
         run(*wrong, status=2)
     run("fit", folder / "z.npy", "--out", "m", "-k", 0, status=2)
-    run("fit", folder / "z.npy", "--out", "m", "--basis", "rotation", status=2)
+    run("fit", folder / "z.npy", "--out", "m", "--transform", "rotation", status=2)
 
 
 # --- transform ------------------------------------------------------------------------------------

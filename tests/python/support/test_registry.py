@@ -256,3 +256,9 @@ def test_a_policy_of_the_users_called_as_ours_is_not_ours(registered):
     registered(POLICIES, "max-softmax-of-mine", MaxSoftmaxOfMine)
     assert MaxSoftmaxOfMine not in POLICIES.built_in().values()
     assert early_exit.policies.MaxSoftmax is MaxSoftmax
+
+
+@pytest.mark.parametrize("name", [None, 5, "", lambda: None])
+def test_a_name_is_a_text(name):
+    with pytest.raises(TypeError, match="is registered by a name"):
+        early_exit.policies.POLICIES.register(name)

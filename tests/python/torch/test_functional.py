@@ -450,3 +450,36 @@ def test_the_registered_operator_checks_its_arguments_too():
     for parity, moment in ((3, 0), (-1, 0), (0, -1)):
         with pytest.raises(ValueError, match="parity is 0, 1 or 2 and moment 0 to 4"):
             torch.ops.laplex.matvec(F, F, *rest[:-2], parity, moment)
+
+
+def test_numbers_of_one_call_are_not_those_of_another():
+    x = torch.linspace(0, 1, 5, dtype=torch.float64)
+    v = torch.ones_like(x)
+    before = laplex.matvec(v, x, lengthscale=0.51)
+    torch.func.hessian(lambda x: laplex.matvec(v, x, lengthscale=0.51).sum())(x)
+    operator = laplex.LaplaceOperator(x, lengthscale=0.51)
+    operator.lengthscale.mul_(3)
+    with torch.device("meta"):
+        inside = laplex.matvec(v.expand(2, 5).clone(), x, lengthscale=0.51)
+    assert torch.equal(inside[0], before)
+    assert torch.equal(laplex.matvec(v, x, lengthscale=0.51), before)
+
+
+@pytest.mark.parametrize("change", ["shorter", "narrower", "conjugate"])
+def test_saved_tensors_that_come_back_otherwise(change):
+    x, y = (torch.rand(n, dtype=torch.float64, requires_grad=True) for n in (30, 20))
+    v = torch.rand(20, dtype=torch.complex128, requires_grad=True)
+    unpack = {
+        "shorter": lambda t: t[:10] if t.shape == (30,) else t,
+        "narrower": lambda t: t.to(torch.complex64) if t.is_complex() else t,
+        "conjugate": lambda t: t.conj().resolve_conj().conj() if t.is_complex() else t,
+    }[change]
+    wanted = torch.autograd.grad(laplex.matvec(v, x, y).abs().sum(), (v, x, y))
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t, unpack):
+        product = laplex.matvec(v, x, y)
+    if change == "conjugate":
+        found = torch.autograd.grad(product.abs().sum(), (v, x, y))
+        assert all(map(torch.equal, found, wanted))
+    else:
+        with pytest.raises((ValueError, TypeError), match=r"grad has|values has"):
+            product.abs().sum().backward()

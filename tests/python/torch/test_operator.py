@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -191,3 +193,13 @@ def test_refuses_to_densify_the_enormous():
     operator = laplex.LaplaceOperator(torch.zeros(100_000))
     with pytest.raises(MemoryError, match="100000 x 100000"):
         operator.to_dense()
+
+
+def test_attributes_can_be_written_and_operators_pickled():
+    x = torch.rand(7, dtype=torch.float64)
+    operator = laplex.LaplaceOperator(x, lengthscale=0.4, frequency=2.0)
+    operator.lengthscale = torch.tensor(0.7, dtype=torch.float64)
+    v = torch.rand(7, dtype=torch.float64)
+    wanted = laplex.matvec(v, x, lengthscale=0.7, frequency=2.0)
+    assert torch.equal(operator @ v, wanted)
+    assert torch.equal(pickle.loads(pickle.dumps(operator)) @ v, wanted)
