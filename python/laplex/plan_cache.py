@@ -1,9 +1,9 @@
 """The cache of plans behind `laplex.matvec`.
 
 A plan (the sorted order of the anchors and the decays between them) is found again by the content
-of its anchors, so that the next batch through the same layer does not sort a second time; a
-recorded product keeps its plan, whatever the bound, until its first backward pass. The cache is shared by all threads and bounded in
-bytes; the least recently used plan goes first.
+of its anchors, so that the next batch through the same layer does not sort a second time. The
+cache is shared by all threads and bounded in bytes; the least recently used plan goes first. A
+recorded product keeps its plan for its first backward pass, whatever the bound.
 
 Plans on a GPU are not counted here: they live as long as their anchors, by whose identity and
 version they are found again; `clear` forgets them too.
