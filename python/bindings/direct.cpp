@@ -58,7 +58,7 @@ class DirectCalls {
   }
 
   /// The batch of the values and that of the anchors, n, m, and whether precision is double and
-  /// values are complex; None for what is not for us.
+  /// values are complex; None for tensors that Python has to look at.
   [[nodiscard]] std::optional<py::tuple> signature(const py::tuple& tensors) const {
     const std::optional<DirectCall> call = read(tensors, true);
     if (!call) {
