@@ -14,6 +14,7 @@
 
 #if defined(LAPLEX_HAS_CUDA)
 #include "cuda_gram.hpp"
+#include "device.hpp"
 #include "device_array.hpp"
 
 #include <laplex/cuda/device.hpp>
@@ -50,14 +51,6 @@ namespace {
 struct AnyCudaPlan {
   std::variant<cuda::Plan<float>, cuda::Plan<double> > plan;
 };
-
-cuda::Stream stream_of(Address address) {
-  return pointer<CUstream_st>(address);
-}
-
-cuda::Memory memory(const MemoryArguments& lent) {
-  return {pointer<void>(lent.data), lent.bytes};
-}
 
 cuda::Vectors vectors(const Vectors& v, cuda::Storage storage = cuda::Storage::single_or_double) {
   return {pointer<void>(v.data), v.complex, v.strides, storage};

@@ -1,6 +1,7 @@
 // laplex._core.CudaGram: as Gram, over device addresses, on a stream and in memory that is lent.
 #include "cuda_gram.hpp"
 
+#include "device.hpp"
 #include "gram_methods.hpp"
 
 #include <laplex/cuda/gram.hpp>
@@ -12,21 +13,15 @@ namespace py = pybind11;
 namespace laplex::python {
 namespace {
 
-cuda::Memory memory(const MemoryArguments& lent) {
-  return {pointer<void>(lent.data), lent.bytes};
-}
-
 /// On a stream, in a workspace.
 struct Place {
   Address stream = 0;
   MemoryArguments workspace;
 
-  [[nodiscard]] cuda::Stream on() const { return pointer<CUstream_st>(stream); }
-
   template <class F>
   void run(const F& call) const {
     const py::gil_scoped_release release;
-    call(on(), memory(workspace));
+    call(stream_of(stream), memory(workspace));
   }
   template <class F>
   void run_unthreaded(const F& call) const {
@@ -34,7 +29,7 @@ struct Place {
   }
   template <class F>
   void run_in_place(const F& call) const {
-    call(on());
+    call(stream_of(stream));
   }
 };
 
@@ -61,7 +56,7 @@ void add_cuda_gram(py::module_& m) {
   gram.def(py::init([](const CovarianceArguments& given, Address stream,
                        const MemoryArguments& storage, const MemoryArguments& scratch) {
              const py::gil_scoped_release release;
-             return std::make_shared<cuda::Gram>(given.covariance, pointer<CUstream_st>(stream),
+             return std::make_shared<cuda::Gram>(given.covariance, stream_of(stream),
                                                  memory(storage), memory(scratch));
            }),
            py::arg("covariance"), py::arg("stream"), py::arg("storage"), py::arg("scratch"),

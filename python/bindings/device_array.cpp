@@ -1,6 +1,6 @@
 #include "device_array.hpp"
 
-#include "arguments.hpp"
+#include "device.hpp"
 #include "dlpack.hpp"
 
 #include <laplex/cuda/device.hpp>
@@ -70,7 +70,7 @@ DeviceArray make_device_array(std::size_t nbytes, std::string typestr,
   if (shape.size() != strides.size()) {
     throw Error(ErrorCode::invalid_argument, "shape and strides must be of one length");
   }
-  const auto stream = pointer<CUstream_st>(stream_address);
+  const auto stream = stream_of(stream_address);
   const py::gil_scoped_release release;
   return {std::make_shared<cuda::DeviceMemory>(nbytes, stream),
           nbytes,
@@ -154,7 +154,7 @@ Described read_dlpack(const py::object& capsule) {
 void add_to(bool is_double, Address to, Address from, std::int64_t count, Address stream) {
   with_precision(is_double, [&](auto zero) {
     using T = decltype(zero);
-    cuda::add(pointer<T>(to), pointer<const T>(from), count, pointer<CUstream_st>(stream));
+    cuda::add(pointer<T>(to), pointer<const T>(from), count, stream_of(stream));
   });
 }
 
@@ -171,7 +171,7 @@ void add_device_array(py::module_& m) {
       "cuda_synchronize",
       [](Address on) {
         const py::gil_scoped_release release;
-        cuda::synchronize(pointer<CUstream_st>(on));
+        cuda::synchronize(stream_of(on));
       },
       stream, positional);
   py::class_<DeviceArray>(m, "DeviceArray")

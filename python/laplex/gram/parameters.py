@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..numpy.layout import layout_of
 from .checks import (
     as_tensor,
     broadcast,
@@ -193,28 +194,19 @@ class GramParameters(NamedTuple):
     def flattened(self, values: object) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """Values as float64 ``[B, R, n]``, and what gives results ``[B, R, ...]`` their dimensions.
 
-        Rows are what the batch does not have: leading dimensions, and those where it has size 1.
+        Rows are what the batch does not have, see `layout_of`.
         """
         values = self.broadcast_values(values).double()
-        n, lead = self.n, values.shape[:-1]
-        if not self.batch:
-            flat = values.reshape(1, prod(lead), n)
-            return flat, lambda result: self.restored(result.reshape(lead + result.shape[2:]))
-        batch = (1,) * (len(lead) - len(self.batch)) + tuple(self.batch)
-        own = [d for d, size in enumerate(batch) if size > 1]
-        rows = [d for d, size in enumerate(batch) if size <= 1]
-        # A batch of size 0 has no matrix, and a row dimension of that size no row.
-        order = [*own, *rows]
-        moved = values.permute(*order, len(lead))
-        flat_batch = prod(self.batch)
-        flat_rows = prod(lead[d] for d in rows) if flat_batch else 0
-        flat = moved.reshape(flat_batch, flat_rows, n)
+        lead = tuple(values.shape[:-1])
+        layout = layout_of(lead, tuple(self.batch))
+        moved = values if layout.in_order else values.permute(*layout.order, len(lead))
+        flat = moved.reshape(layout.heads, layout.rows, self.n)
 
         def restore(result: Tensor) -> Tensor:
-            tail = result.shape[2:]
-            shaped = result.reshape(*(lead[d] for d in order), *tail)
-            back = [order.index(d) for d in range(len(lead))]
-            return self.restored(shaped.permute(*back, *range(len(lead), shaped.dim())))
+            shaped = result.reshape((*layout.sizes, *result.shape[2:]))
+            if not layout.in_order:
+                shaped = shaped.permute(*layout.back, *range(len(lead), shaped.dim()))
+            return self.restored(shaped)
 
         return flat, restore
 
