@@ -245,7 +245,7 @@ $(STAMPS)/editable: pyproject.toml $(CMAKE_FILES) $(MODULE_FILES) $(STAMPS)/dev
 # In an environment of its own: the peers bring much that nothing else here needs.
 BENCH_BIN := build/bench/venv/bin
 
-bench: build/bench/ready ## ours beside floors and peers: ten minutes, one with BENCH_ARGS=--quick, and the installs; see docs/benchmarks.md
+bench: build/bench/ready ## ours beside floors and peers: ten minutes, one with BENCH_ARGS=--quick, and the installs; see docs/measurements/benchmarks.md
 	$(HEADING) "benchmarks"
 	tools/google_benchmark.sh
 	$(BIN)/cmake --preset bench

@@ -1,6 +1,6 @@
 """What the compiler gives each CUDA kernel: registers, spills, stack, shared and constant memory.
 
-    python tools/cuda_resources.py [--arch sm_90] [--output docs/cuda_resources.md]
+    python tools/cuda_resources.py [--arch sm_90] [--output docs/measurements/cuda_resources.md]
 
 Needs nvcc, c++filt and readelf, and no GPU. Takes some minutes.
 """
@@ -154,7 +154,7 @@ def main() -> None:
     """Compile, parse and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--arch", default="sm_90")
-    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "cuda_resources.md")
+    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "measurements" / "cuda_resources.md")
     arguments = parser.parse_args()
 
     version = re.search(r"V(\d+\.\d+\.\d+)", run("nvcc", "--version").stdout)

@@ -1,4 +1,4 @@
-"""Writes docs/cedar_measurements.md and its pictures: CEDAR beside its baselines.
+"""Writes docs/measurements/cedar.md and its pictures: CEDAR beside its baselines.
 
     python bench/python/cedar.py [--quick] [--seeds 3]
 
@@ -276,7 +276,7 @@ def page(sizes: Sizes, folder: Path, cache: Path) -> str:
     return f"""\
 # CEDAR, measured
 
-Written by [bench/python/cedar.py](../bench/python/cedar.py) on an {processor()}, one thread; mean ±
+Written by [bench/python/cedar.py](../../bench/python/cedar.py) on an {processor()}, one thread; mean ±
 standard deviation of {sizes.seeds} seeds, each with data, split and start of its own. Our reading
 of the abstract of arXiv 2605.22679: no number here is the paper's.
 
@@ -357,12 +357,12 @@ def main() -> None:
     sizes = QUICK if options.quick else FULL
     if options.seeds:
         sizes.seeds = options.seeds
-    folder = ROOT / "build" / "cedar" if options.quick else ROOT / "docs"
+    folder = ROOT / "build" / "cedar" if options.quick else ROOT / "docs" / "measurements"
     folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     text = page(sizes, folder, options.cache)
-    (folder / "cedar_measurements.md").write_text(text, encoding="utf-8")
+    (folder / "cedar.md").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Writes the tables and pictures of docs/covariance.md: covariance models of real images.
+"""Writes the tables and pictures of docs/measurements/covariance.md: covariance models of real images.
 
     python bench/python/covariance.py [--quick] [--only order fashion patches retina]
 
@@ -29,7 +29,7 @@ from laplex.gram import LaplaceCovariance
 from laplex.gram.covariance.matching import NOISE_FLOOR
 from machine import processor
 
-PAGE = Path(__file__).parents[2] / "docs" / "covariance.md"
+PAGE = Path(__file__).parents[2] / "docs" / "measurements" / "covariance.md"
 PHOTOGRAPHS = ("astronaut", "coffee", "rocket", "immunohistochemistry")
 HELD_OUT = ("chelsea",)
 FASHION, PATCH = (28, 28), (16, 16, 3)

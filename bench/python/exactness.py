@@ -1,6 +1,6 @@
-"""Writes docs/exactness.md: the largest error in units of sum |K||v|, per form, precision and size.
+"""Writes docs/measurements/exactness.md: the largest error in units of sum |K||v|, per form, precision and size.
 
-    python bench/python/exactness.py [--quick] [--out docs/exactness.md]
+    python bench/python/exactness.py [--quick] [--out docs/measurements/exactness.md]
 
 Errors are against the extended-precision reference of tests/python/reference.py. Takes half an hour
 on two processors; --quick leaves out sizes from 10^5, takes two minutes and writes only where
@@ -135,7 +135,7 @@ def page(
         "",
         "Largest error of a product in units of `sum_j |K_ij| |v_j|`, against an independent",
         "reference in 80-bit extended precision",
-        "([tests/python/reference.py](../tests/python/reference.py)). The promise is 1e-14 for",
+        "([tests/python/reference.py](../../tests/python/reference.py)). The promise is 1e-14 for",
         "float64 and 1e-6 for float32.",
         "",
         f"Anchors: {', '.join(ANCHORS)}.",
@@ -166,7 +166,7 @@ def page(
             "",
             "Random values are kind: rounding errors of many terms cancel. The worst pattern known",
             "is one value that is not zero on a regular grid",
-            "([accuracy.md](accuracy.md) says why). Float64; lengthscales from 0.03 n to 10 n,",
+            "([why the results are exact](../explanation/exactness.md) says why). Float64; lengthscales from 0.03 n to 10 n,",
             "frequencies that turn by 0.1 to 10,000 radians over the grid:",
             "",
             "| n | drawn | real | oscillating |",
@@ -196,9 +196,9 @@ def main() -> None:
     """Measure and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--out", type=Path, help="default: docs/exactness.md, unless --quick")
+    parser.add_argument("--out", type=Path, help="default: docs/measurements/exactness.md, unless --quick")
     options = parser.parse_args()
-    out = options.out or (None if options.quick else ROOT / "docs" / "exactness.md")
+    out = options.out or (None if options.quick else ROOT / "docs" / "measurements" / "exactness.md")
     start = time.monotonic()
     rows = list(itertools.product((*FORMS, PHASED), PROMISE, (False, True)))
     table: dict[tuple[str, str, bool], list[float]] = {}

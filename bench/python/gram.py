@@ -1,4 +1,4 @@
-"""Writes the tables and the picture of docs/gram.md: exact Gaussian models on a line, and rivals.
+"""Writes the tables and the picture of docs/measurements/gram.md: exact Gaussian models on a line, and rivals.
 
     python bench/python/gram.py [--quick] [--only times agreement memory samples stability]
 
@@ -41,7 +41,7 @@ from machine import processor
 from measure import measure
 
 ROOT = Path(__file__).parents[2]
-PAGE = ROOT / "docs" / "gram.md"
+PAGE = ROOT / "docs" / "measurements" / "gram.md"
 Array = np.ndarray
 D = torch.float64
 

@@ -1,6 +1,6 @@
-"""Writes docs/initial_anchors.md and its picture: layers started interlaced and at random.
+"""Writes docs/measurements/initial_anchors.md and its picture: layers started interlaced and at random.
 
-    python bench/python/initial_anchors.py [--quick] [--out docs/initial_anchors.md]
+    python bench/python/initial_anchors.py [--quick] [--out docs/measurements/initial_anchors.md]
 
 Trains the demo's network on scikit-learn's digits from both kinds of initial anchors, with one or
 two heads, with and without phases. Takes about five minutes; --quick, two seeds, one.
@@ -49,7 +49,7 @@ def main() -> None:
     """Train, and write the page and the picture."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "initial_anchors.md")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "measurements" / "initial_anchors.md")
     options = parser.parse_args()
     seeds = 2 if options.quick else 8
     images = load_images("digits")
@@ -92,7 +92,7 @@ def main() -> None:
         "# Initial anchors: interlaced or random",
         "",
         "The rank of a kernel is the largest number of disjoint neighbouring (target, source)",
-        "pairs along the line ([operator.md](operator.md#rank)), so anchors drawn independently",
+        "pairs along the line ([the operator](../explanation/operator.md#rank)), so anchors drawn independently",
         "lose rank, and interlaced ones do not. Does training notice? The demo's network,",
         f"64 - 128 - 128 - 10 on scikit-learn's digits, {SMALL.epochs} epochs, {seeds} seeds.",
         "Ranks are those of the layer 128 -> 128: one kernel alone and the whole weight (which",

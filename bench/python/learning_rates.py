@@ -1,6 +1,6 @@
-"""Writes docs/learning_rates.md: held-out accuracy of the demo's networks by Adam's learning rate.
+"""Writes docs/measurements/learning_rates.md: held-out accuracy of the demo's networks by Adam's learning rate.
 
-    python bench/python/learning_rates.py [--out docs/learning_rates.md]
+    python bench/python/learning_rates.py [--out docs/measurements/learning_rates.md]
 
 The demo trains each kind of network at the rate that this finds for it. Held out are training
 images, others for each seed; the test images play no part. Takes about ten minutes.
@@ -61,7 +61,7 @@ def rows(images: ImageDataset, most: int, settings: Settings) -> list[str]:
 def main() -> None:
     """Train, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "learning_rates.md")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "measurements" / "learning_rates.md")
     options = parser.parse_args()
     lines = [
         "# Learning rates of the demo's networks",

@@ -154,7 +154,7 @@ def page(results: Results, plots: list[str] | None = None) -> str:
     lines = [
         "# Benchmarks",
         "",
-        "Written by `make bench`; [performance.md](performance.md) explains the figures. One",
+        "Written by `make bench`; [performance](../explanation/performance.md) explains the figures. One",
         "thread and float32 unless said, process CPU time, minimum of interleaved rounds: read",
         "the ratios, not the times. Anchors are uniform on [0, 1], the lengthscale is 0.1.",
         "",
@@ -328,4 +328,4 @@ def write(results: Results, folder: Path) -> None:
 
 if __name__ == "__main__":
     source = Path(sys.argv[1])
-    write(json.loads(source.read_text()), Path(sys.argv[2] if len(sys.argv) > 2 else "docs"))
+    write(json.loads(source.read_text()), Path(sys.argv[2] if len(sys.argv) > 2 else "docs/measurements"))

@@ -3,7 +3,7 @@
     python bench/python/run.py [--quick] [--binary build/release/bench/cpp/laplex_bench]
 
 `make bench` calls this in an environment that has the peers; those that are missing are named. One
-thread unless said. Results: bench/results/<processor>.json, docs/benchmarks.md and its plots.
+thread unless said. Results: bench/results/<processor>.json, docs/measurements/benchmarks.md and its plots.
 """
 
 from __future__ import annotations
@@ -363,8 +363,8 @@ def main() -> None:
     out = options.out / "bench" / "results" / f"{name}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(results, indent=1) + "\n")
-    report.write(results, options.out / "docs")
-    say(f"written: {out} and docs/benchmarks.md")
+    report.write(results, options.out / "docs" / "measurements")
+    say(f"written: {out} and docs/measurements/benchmarks.md")
 
 
 if __name__ == "__main__":

@@ -264,7 +264,7 @@ TYPED_TEST(CudaPlan, LentMemoryIsEnoughAndTooLittleIsRefused) {
   }
 }
 
-/// The byte budget of docs/cuda.md: what a plan holds, sorts with and works in, an anchor.
+/// The byte budget of docs/explanation/gpu.md: what a plan holds, sorts with and works in, an anchor.
 TEST(CudaMemory, BudgetOfABillion) {
   constexpr std::int64_t n = 100000;
   const auto per = [](std::size_t bytes) {

@@ -13,14 +13,14 @@ import pytest
 import laplex
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 ALL_PAGES = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!https?:)([^)#]*)(?:#([^)]+))?\)")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_examples_run(page: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)  # what an example writes stays out of the tree
     namespace: dict[str, object] = {}
@@ -32,7 +32,7 @@ def test_readme_has_examples() -> None:
     assert len(BLOCK.findall(PAGES[0].read_text())) >= 2
 
 
-@pytest.mark.parametrize("page", ALL_PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", ALL_PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
     for name, anchor in LINK.findall(page.read_text()):
         target = page.parent / name if name else page
@@ -47,7 +47,7 @@ ERROR_ROW = re.compile(r"^\| `(.+?)` \| `(\w+): (.+)` \|$", re.MULTILINE)
 
 
 def test_errors_are_those_of_the_page() -> None:
-    page = (ROOT / "docs" / "errors.md").read_text()
+    page = (ROOT / "docs" / "reference" / "errors.md").read_text()
     namespace: dict[str, object] = {}
     for block in BLOCK.findall(page):
         exec(block, namespace)

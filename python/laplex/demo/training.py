@@ -40,7 +40,7 @@ class Settings:
     """Size and length of the training runs, and Adam's peak learning rate for each kind of layer.
 
     Of 1e-3, 3e-3, 1e-2, 2e-2, 4e-2 and 8e-2 each kind has the rate that did best on held-out
-    *training* images, or one that differs by less than the noise: see docs/learning_rates.md.
+    *training* images, or one that differs by less than the noise: see docs/measurements/learning_rates.md.
     """
 
     hidden: int

@@ -47,10 +47,10 @@ class LaplexLinear(KernelLayer):
     none: in front of a ReLU the next layer's gains do their work.
 
     `weight` is the dense matrix, made when asked for: so modules and tools that read the weight of
-    an ``nn.Linear`` work with the layer. `to_linear` and `from_linear` convert (docs/layers.md).
+    an ``nn.Linear`` work with the layer. `to_linear` and `from_linear` convert (docs/guides/layers.md).
 
     Anchors and lengthscales are on a scale that lets one learning rate serve all parameters; Adam
-    does well with 1e-2 to 4e-2, above what dense layers like (docs/learning_rates.md). Weight decay
+    does well with 1e-2 to 4e-2, above what dense layers like (docs/measurements/learning_rates.md). Weight decay
     is for the gains alone: see `laplex.nn.param_groups`.
 
     Examples
