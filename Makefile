@@ -45,7 +45,7 @@ MODULE_FILES := $(shell find cpp cuda python/bindings -type f)
 PACKAGE_FILES := pyproject.toml README.md LICENSE $(CMAKE_FILES) \
   $(shell find cpp cuda python -type f -not -name '*.pyc')
 
-.PHONY: help demo test check build bench gpu lint lint-quick format stub $(EMULATED)/ready test-cpp test-asan test-tsan test-consume test-cuda test-emulated \
+.PHONY: help demo test docs check build bench gpu lint lint-quick format stub $(EMULATED)/ready test-cpp test-asan test-tsan test-consume test-cuda test-emulated \
   wheel test-python test-slow test-settings clean distclean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
@@ -56,7 +56,7 @@ help: ## this list
 demo: $(STAMPS)/demo ## learnable Laplace kernels on real images: one to three minutes, and the installs the first time
 	$(BIN)/laplex demo $(DEMO_ARGS)
 
-test: lint test-cpp test-emulated test-cuda test-consume wheel test-python test-asan test-tsan ## every check and every test
+test: lint test-cpp test-emulated test-cuda test-consume wheel test-python docs test-asan test-tsan ## every check and every test
 
 # --- virtual environment -------------------------------------------------------------------------
 
@@ -220,6 +220,18 @@ test-slow: $(STAMPS)/wheel ## the examples on pretrained models in full: minutes
 
 test-settings: $(STAMPS)/wheel ## the Python tests as on other processors and under load: half an hour; see CONTRIBUTING.md
 	$(BIN)/python tools/test_settings.py --jobs $(JOBS) $(PYTEST_ARGS)
+
+# --- documentation -------------------------------------------------------------------------------
+
+# Any of the installs of laplex will do. Everything is built anew: a page that warned once would
+# otherwise be taken for good the next time.
+docs: $(STAMPS)/dev $(STAMPS)/demo ## the documentation as a website, in build/site: notebooks run, warnings are errors, links are checked
+	$(HEADING) "documentation"
+	command -v doxygen || tools/system_package.sh Doxygen doxygen doxygen doxygen
+	rm -rf build/doxygen build/site docs/reference/generated && mkdir -p build/doxygen
+	doxygen docs/Doxyfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx --fail-on-warning --keep-going --fresh-env --quiet -b html -d build/doctrees docs build/site
+	$(BIN)/linkchecker --no-status --config docs/linkchecker.ini build/site/index.html
 
 # --- the quick loop ------------------------------------------------------------------------------
 
