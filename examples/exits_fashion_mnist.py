@@ -4,12 +4,12 @@
                                            [--epochs 12] [--images 10000] [--out DIR]
 
 A small residual network and a small MSDNet are trained by each strategy for the same total number
-of epochs, from several seeds, on the same images. Each run is judged with three scores: the plain softmax,
-the softmax with a temperature for each exit, and score heads that learn whether an exit is right or
-no later exit is (in the style of arXiv 2508.21495). Thresholds are fitted on validation images, and
-all results are for test images. Runs that DIR already holds are not repeated, so you can stop the
-script and start it again. It needs laplex[exits] and Debian's dataset-fashion-mnist; with --quick
-it takes a minute, in full about 40 minutes on one core.
+of epochs, from several seeds, on the same images. Each run is judged with three scores: the plain
+softmax, the softmax with a temperature for each exit, and score heads that learn whether an exit is
+right or no later exit is (in the style of arXiv 2508.21495). Thresholds are fitted on validation
+images, and all results are for test images. Runs that DIR already holds are not repeated, so you
+can stop the script and start it again. It needs laplex[exits] and Debian's dataset-fashion-mnist;
+with --quick it takes a minute, in full about 40 minutes on one core.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def trained(
 
 
 def judged(model: MultiExitModel, file: Path, data: Data) -> Judged:
-    """Judge a run on test images with each of the scores, or read the results of an earlier call."""
+    """Judge a run on test images with each score, or read the results of an earlier call."""
     if not file.exists():
         test, validation = collect(model, data.test), collect(model, data.validation)
         costs = count_costs(model, data.example())
