@@ -160,7 +160,7 @@ def test_what_it_refuses():
         LaplaceGPRegressor().fit(np.hstack([X, X]), y)
     with pytest.raises(NotFittedError):
         LaplaceGPRegressor().predict(X)
-    with pytest.raises(ValueError, match="either return_std or return_cov"):
+    with pytest.raises(ValueError, match="either return_std=True or return_cov=True"):
         LaplaceGPRegressor().fit(X, y).predict(X, return_std=True, return_cov=True)
     with pytest.raises(ValueError, match="noise must be positive and finite, got -1"):
         LaplaceGPRegressor(noise=-1.0).fit(X, y)
