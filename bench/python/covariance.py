@@ -476,7 +476,9 @@ PARTS = {"order": order, "fashion": fashion, "patches": patches, "retina": retin
 
 def main() -> None:
     """Measure, and write the tables between their marks in the page."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
         "--quick", action="store_true", help="use small sizes; write to build/covariance"
     )

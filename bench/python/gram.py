@@ -571,7 +571,9 @@ def machine_line() -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="use small sizes; write to build/gram")
     names = ("times", "agreement", "memory", "samples", "stability")
     parser.add_argument(

@@ -395,7 +395,7 @@ def test_example_of_fashion_mnist(run_example: Callable[..., str], tmp_path: Pat
         "covariance_fashion_mnist.py",
         *("--data", "digits", "--steps", "40", "--polish", "3", "--out", str(tmp_path)),
     )
-    assert "nats an image" in said
+    assert "nats per image" in said
     assert {"inpainting.png", "order.png"} <= {file.name for file in tmp_path.iterdir()}
 
 
@@ -403,7 +403,7 @@ def test_example_of_photographs(run_example: Callable[..., str], tmp_path: Path)
     pytest.importorskip("rich")
     pytest.importorskip("skimage")
     arguments = ("--whole", "--side", "40", "--steps", "2", "--out", str(tmp_path))
-    assert "s a step" in run_example("covariance_photographs.py", *arguments)
+    assert "s per step" in run_example("covariance_photographs.py", *arguments)
     assert (tmp_path / "whole.png").exists()
 
 

@@ -319,6 +319,7 @@ def _progress_bar(show: bool) -> Iterator[Callable[[str, int, int, float], None]
         def report(name: str, taken: int, steps: int, value: float) -> None:
             if name not in tasks:
                 tasks[name] = display.add_task(name, total=steps, value="")
-            display.update(tasks[name], completed=taken, value=f"{value:.5g}")
+            label = "loss" if name == "matching" else "log density"
+            display.update(tasks[name], completed=taken, value=f"{label} {value:.5g}")
 
         yield report
