@@ -182,7 +182,7 @@ class Term:
         return self._number("lengthscale", anchors), columns
 
     def map(self, change: Callable[[str, Tensor], Tensor]) -> Term:
-        """A copy in which every tensor is replaced by the result of `change`."""
+        """A copy in which every tensor is replaced by the result of ``change``."""
         return type(self)(
             **{
                 name: change(name, each) if isinstance(each, Tensor) else each

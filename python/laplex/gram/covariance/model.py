@@ -252,7 +252,7 @@ class LaplaceCovariance(nn.Module):
         )
 
     def relative_error(self, images: Tensor, *, probes: int | None = None) -> float:
-        r"""Off-diagonal relative squared error against the sample covariance of `images`.
+        r"""Off-diagonal relative squared error against the sample covariance of images.
 
         .. math:: \sum_{i \ne j} (S - \Sigma)_{ij}^2 \Big/ \sum_{i \ne j} S_{ij}^2
 
