@@ -237,7 +237,7 @@ class KernelLayer(nn.Module):
     def _refuse_weight(self) -> NoReturn:
         raise AttributeError(
             f"the weight of a {type(self).__name__} is computed from its anchors and cannot be "
-            "set, tied, pruned or reparametrized: do so with source_gain or another parameter, or "
+            "set, tied, pruned or reparametrized: apply that to source_gain or another parameter, or "
             "replace the layer by the dense one that layer.to_linear() returns"
         )
 

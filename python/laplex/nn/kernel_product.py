@@ -78,13 +78,13 @@ def kernel_product(
         real_part=target_phase is not None,
     ).sum(-2)
     dtype = torch.promote_types(input.dtype, gain.dtype)
-    if dtype in _HALF:  # a distributed factor is float32, so as not to overflow, and promotes the result
+    if dtype in _HALF:  # a distributed gain is float32, lest it overflow, and promotes this
         output = output.to(dtype)
     return output if bias is None else output + bias.to(output.dtype)
 
 
 def column_sums(targets: Tensor, sources: Tensor, lengthscale: Tensor) -> Tensor:
-    r"""Return each column's sum :math:`\sum_c e^{-|x_c - y_f|/\ell}`, as a tensor [heads, m]."""
+    r"""Return the sum :math:`\sum_c e^{-|x_c - y_f|/\ell}` of each column, as [heads, m]."""
     sums: Tensor = matvec(torch.ones_like(targets), sources, targets, lengthscale=lengthscale)
     return sums
 

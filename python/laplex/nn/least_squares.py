@@ -84,7 +84,7 @@ def nearest_kernels(
     rounds : int
         The number of rounds; 0 keeps the start.
     report : Report
-        Called before the first round and after each round.
+        Called before and after each round.
 
     Returns
     -------
@@ -149,7 +149,7 @@ def _singular_start(weight: Tensor, heads: int, phased: bool) -> KernelSum:
         largest = amplitude.max().clamp(min=torch.finfo(weight.dtype).tiny)
         depth = -(amplitude / largest).clamp(min=LEAST_AMPLITUDE).log()  # in lengthscales
         span = depth.max().clamp(min=1.0)
-        fit.targets[head] = 2 * depth / span - 1  # on [-1, 1] as other layers' anchors
+        fit.targets[head] = 2 * depth / span - 1  # on [-1, 1], as the anchors of other layers
         fit.log_lengthscale[head] = torch.log(2 / span)
         fit.factor[head] = factor * largest
     return fit
@@ -163,7 +163,7 @@ def _best_head(weight: Tensor, fit: KernelSum, head: int, phased: bool) -> Kerne
         tried = copy.deepcopy(fit)
         if stretch != 1.0:
             tried.log_lengthscale[head] += math.log(stretch)
-            tried.factor[head] = 0  # so that every column is placed anew
+            tried.factor[head] = 0  # so that every column gets a new place
         _move_sources(rest, tried, head, phased)
         _move_targets(rest, tried, head, phased)
         _move_sources(rest, tried, head, phased)
@@ -190,7 +190,7 @@ def _move_sources(rest: Tensor, fit: KernelSum, head: int, phased: bool) -> None
     basis = kernel[..., None] * waves  # [places, n, 1 or 2]
     gram = basis.mT @ basis
     size = gram.diagonal(dim1=-2, dim2=-1).sum(-1)
-    # Where few rows are near, or all of one phase, cos and sin may be one direction.
+    # If few rows are near, or all have one phase, cos and sin may be linearly dependent.
     ridge = 8 * torch.finfo(rest.dtype).eps * size + torch.finfo(rest.dtype).tiny
     gram += torch.diag_embed(ridge[:, None].expand(-1, gram.shape[-1]))
     moments = basis.mT @ rest  # [places, 1 or 2, m]
@@ -208,7 +208,7 @@ def _move_sources(rest: Tensor, fit: KernelSum, head: int, phased: bool) -> None
 
 
 def _move_targets(rest: Tensor, fit: KernelSum, head: int, phased: bool) -> None:
-    """Give each row the best place among the sources and on both sides, with its best phase."""
+    """Move each row to its best place among the sources or beside them, with its best phase."""
     sources, phase = fit.sources[head], fit.source_phase[head]
     lengthscale = fit.log_lengthscale[head].exp()
     both = torch.cat([sources, fit.targets[head]])
@@ -236,7 +236,7 @@ def _move_targets(rest: Tensor, fit: KernelSum, head: int, phased: bool) -> None
 
 
 def _best_factors(weight: Tensor, kernels: Tensor) -> Tensor:
-    """Solve for the factors [heads, m], a least-squares problem of `heads` unknowns a column."""
+    """Solve for the factors [heads, m] by least squares, with one unknown per head and column."""
     gram = torch.einsum("hnm,gnm->mhg", kernels, kernels)
     moments = torch.einsum("hnm,nm->mh", kernels, weight)
     size = gram.diagonal(dim1=-2, dim2=-1).sum(-1)
@@ -247,13 +247,13 @@ def _best_factors(weight: Tensor, kernels: Tensor) -> Tensor:
 
 
 def _descend(weight: Tensor, fit: KernelSum, phased: bool) -> None:
-    """Move all heads' geometry by Adam; the best step stays."""
+    """Move the geometry of all heads by Adam, and keep the best step."""
     names = ["targets", "sources", "log_lengthscale"]
     names += ["target_phase", "source_phase"] if phased else []
     geometry = [getattr(fit, name).requires_grad_() for name in names]
     optimiser = torch.optim.Adam(geometry, lr=LEARNING_RATE, betas=(0.9, 0.99))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, STEPS, LEARNING_RATE / 100)
-    # Not below Adam's epsilon, however small the entries are.
+    # Scaled so that gradients stay above Adam's epsilon, however small the entries are.
     scale = weight.square().sum().clamp(min=torch.finfo(weight.dtype).tiny)
     best: list[Tensor] = []
     least = math.inf
@@ -267,7 +267,7 @@ def _descend(weight: Tensor, fit: KernelSum, phased: bool) -> None:
                 least, best = error, [factor, *(each.detach().clone() for each in geometry)]
         optimiser.zero_grad()
         with torch.enable_grad():
-            for head in range(fit.heads):  # one graph at a time: it is several matrices large
+            for head in range(fit.heads):  # one graph at a time: each is several matrices
                 (fit.kernel(head) * factor[head] * rest).sum().mul(-2 / scale).backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         schedule.step()
@@ -277,7 +277,7 @@ def _descend(weight: Tensor, fit: KernelSum, phased: bool) -> None:
 
 
 def _draw_in(fit: KernelSum) -> None:
-    """Put sources beyond the outermost target at that target: the matrix stays the same."""
+    """Move sources beyond the outermost target to that target, which keeps the matrix."""
     lowest, highest = fit.targets.aminmax(dim=-1, keepdim=True)
     inside = fit.sources.clamp(lowest, highest)
     beyond = (fit.sources - inside).abs()

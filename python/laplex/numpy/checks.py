@@ -125,9 +125,9 @@ def scalars(name: str, value: object) -> Array:
             raise ValueError(
                 f"{name} must be finite, got an integer too large for a float"
             ) from None
-    array = as_array(name, value, "a float, or an array of one per head")
+    array = as_array(name, value, "a float, or an array with one per head")
     if array.dtype.kind not in "fiu":
-        raise TypeError(f"{name} must be real numbers, got {array.dtype}")
+        raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}")
     return array.astype(np.float64)
 
 
@@ -135,7 +135,7 @@ def sides(has_sources: bool, is_self: bool) -> None:
     """Refuse an update whose sources do not match the kind of the plan (self case or not)."""
     if has_sources and is_self:
         raise ValueError(
-            "sources were given, but this plan's sources are its targets: pass targets alone"
+            "sources were given, but this plan's sources are its targets: pass only targets"
         )
     if not has_sources and not is_self:
         raise ValueError("sources is None, but this plan has sources of its own: pass both")

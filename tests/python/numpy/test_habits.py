@@ -207,7 +207,7 @@ def test_operators_of_torch_are_arrays_too() -> None:
             product()
     with pytest.raises(ValueError, match="leave out copy=False"):
         np.asarray(operator, copy=False)
-    with pytest.raises(RuntimeError, match="requires its gradient does not become a NumPy array"):
+    with pytest.raises(RuntimeError, match="requires its gradient cannot become a NumPy array"):
         np.asarray(laplex.LaplaceOperator(x.clone().requires_grad_()))
     many = torch.arange(MAX_ARRAY_ENTRIES // 1000 + 1)
     with pytest.raises(MemoryError, match="multiply with operator @ v"):

@@ -367,7 +367,7 @@ WRONG_TYPES = {
         "source_phase has dtype torch.float64", F, F, source_phase=F.double()
     ),
     "integer-lengthscale-tensor": refused(
-        "lengthscale has dtype torch.int64: give a Python float", F, F, lengthscale=torch.tensor(1)
+        "lengthscale has dtype torch.int64, but must be a Python float", F, F, lengthscale=torch.tensor(1)
     ),
 }
 WRONG_VALUES = {
@@ -377,7 +377,7 @@ WRONG_VALUES = {
     "values-length": refused(
         "values has 2 entries in its last dimension, but sources has 3", F[:2], F, F.clone()
     ),
-    "values-length-self": refused("the sources are the targets here", F[:2], F),
+    "values-length-self": refused("which are also the sources", F[:2], F),
     "phase-length": refused(
         r"target_phase has shape \(2,\): its last dimension must be 3", F, F, target_phase=F[:2]
     ),
