@@ -7,10 +7,14 @@ import importlib
 import pkgutil
 import re
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+import typer.main
 
 import laplex
+from laplex._support.registry import Registry
+from laplex.cli.commands import app
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -70,3 +74,57 @@ def test_docstring_examples() -> None:
         assert result.failed == 0, info.name
         tried += result.attempted
     assert tried >= 4
+
+
+REFERENCE = ROOT / "docs" / "reference"
+AUTOSUMMARY = re.compile(r"^\.\. currentmodule:: (\S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def documented() -> dict[str, list[str]]:
+    """The names of the Python reference, by their modules."""
+    names: dict[str, list[str]] = {}
+    for page in sorted(REFERENCE.glob("*.md")):
+        for module, entries in AUTOSUMMARY.findall(page.read_text()):
+            names.setdefault(module, []).extend(re.findall(r"^   (\w+)$", entries, re.MULTILINE))
+    return names
+
+
+@pytest.mark.parametrize("name", documented())
+def test_every_public_name_is_in_the_reference(name: str) -> None:
+    # A name is documented once, in the module where a user would look for it.
+    objects = [getattr(importlib.import_module(m), n) for m, ns in documented().items() for n in ns]
+    module = importlib.import_module(name)
+    public = {n: getattr(module, n) for n in getattr(module, "__all__", [])}
+    for registry in [one for one in vars(module).values() if isinstance(one, Registry)]:
+        public.update({kind.__name__: kind for kind in registry.values() if callable(kind)})
+    for n, value in public.items():
+        if isinstance(value, ModuleType):
+            assert value.__name__ in documented(), f"{name}.{n} has no section in the reference"
+        elif n != "__version__":
+            assert any(value is one for one in objects), f"{name}.{n} is not in the reference"
+
+
+CPP_NAME = re.compile(
+    r"^(?:class|struct|enum class|using) (\w+)(?= [{:=])"
+    r"|^inline constexpr \w+ (\w+)"
+    r"|^(?=\w|\[)(?!using|template|static|extern)[^(;{=]*?(\w+)\(",  # a function
+    re.MULTILINE,
+)
+
+
+def test_every_cpp_name_is_in_the_reference() -> None:
+    names = set()
+    for header in ROOT.glob("c*/include/laplex/**/*.hpp"):
+        text = re.sub(r"^namespace detail \{.*?^\}", "", header.read_text(), flags=re.S | re.M)
+        space = re.search(r"^namespace (laplex[:\w]*) \{", text, re.MULTILINE)
+        if space and "detail" not in str(header.parent):
+            names |= {f"{space[1]}::{''.join(groups)}" for groups in CPP_NAME.findall(text)}
+    page = (REFERENCE / "cpp.md").read_text()
+    assert names == set(re.findall(r"^```\{doxygen\w+\} (\S+)$", page, re.MULTILINE))
+
+
+def test_every_command_is_in_the_reference() -> None:
+    page = (REFERENCE / "command_line.md").read_text()
+    for name, command in typer.main.get_command(app).commands.items():
+        for heading in [f"{name} {one}" for one in getattr(command, "commands", [])] or [name]:
+            assert f"\n## laplex {heading}\n" in page
