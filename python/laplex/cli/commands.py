@@ -55,29 +55,33 @@ def demo(
         str,
         typer.Option(
             metavar="digits|fashion-mnist|DIR",
-            help="Images to learn: scikit-learn's digits, Debian's dataset-fashion-mnist, or a "
-            "folder with Fashion-MNIST's files.",
+            help="Images to train on: the digits of scikit-learn, Fashion-MNIST from Debian's "
+            "package dataset-fashion-mnist, or a folder with the files of Fashion-MNIST.",
         ),
     ] = "digits",
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the report.")] = Path(
-        "laplex-demo"
-    ),
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="The folder to write the report to.")
+    ] = Path("laplex-demo"),
     epochs: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Epochs of training. Default: 30 for digits, 3 for Fashion-MNIST."
+            min=1,
+            help="Number of training epochs. The default is 30 for digits and 3 for Fashion-MNIST.",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="First random seed.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="The first random seed.")] = 0,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Small sizes, two epochs: a few seconds.")
+        bool,
+        typer.Option(
+            "--quick", help="Use small sizes, two epochs and one seed; this takes a few seconds."
+        ),
     ] = False,
 ) -> None:
-    """Check the operator, time it, train networks with it on images; write an HTML report.
+    """Check and time the operator, train networks on images, and write an HTML report.
 
-    One to three minutes for digits, some more for Fashion-MNIST.
+    The demo takes one to three minutes for digits, and somewhat longer for Fashion-MNIST.
 
-    Exit status 1: the operator misses its promised precision, or something it needs is missing.
+    The exit status is 1 if the operator misses its promised precision or a package is missing.
     """
     with sentences(
         "laplex demo",
@@ -92,7 +96,7 @@ def demo(
 
 @app.command()
 def info() -> None:
-    """Print the version, what was compiled in, and what this machine offers."""
+    """Print the versions, the features of this build, and the instruction set and GPUs in use."""
     try:
         core = _core.info()
     except ValueError as error:  # LAPLEX_NUM_THREADS
@@ -116,7 +120,7 @@ def info() -> None:
 
 def _cuda(compiled: bool, architectures: str, devices: list[str]) -> str:
     if not compiled:
-        return "not compiled in: this build computes on the CPU"
+        return "not compiled in; this build runs on the CPU only"
     there = f"compiled for {architectures}"
     if devices:
         return f"{'; '.join(devices)} ({there})"

@@ -1,4 +1,4 @@
-"""The demo: whether the operator is exact and fast, and whether it learns on real images."""
+"""The demo: it checks the operator, times it, and trains networks with it on real images."""
 
 from __future__ import annotations
 
@@ -32,12 +32,26 @@ MAX_SEED = 2**31 - 1
 
 
 class DemoInputError(ValueError):
-    """What the demo was asked for can't be: no such data, nowhere to write."""
+    """The arguments of the demo are invalid, for instance because the data set does not exist."""
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What `run_demo` measured and where it wrote it."""
+    """The results of `run_demo`.
+
+    Attributes
+    ----------
+    report : Path
+        The file of the report.
+    exactness : list of Exactness
+        The errors of the operator.
+    timings : list of Timing
+        The times of the operator.
+    comparisons : list of Comparison
+        The training runs.
+    covariances : CovarianceStudy
+        The Gaussian models of the images.
+    """
 
     report: Path
     exactness: list[Exactness]
@@ -47,7 +61,7 @@ class Findings:
 
     @property
     def passed(self) -> bool:
-        """Whether the operator kept its promised precision in every form."""
+        """Whether the operator has its promised precision in every form."""
         return all(row.passed for row in self.exactness)
 
 
@@ -60,31 +74,35 @@ def run_demo(
     quick: bool = False,
     console: Console | None = None,
 ) -> Findings:
-    """Check, time and train; print the numbers and write ``out/report.html``.
+    """Check and time the operator, train networks, print the results and write a report.
 
     Parameters
     ----------
     data : str
-        ``"digits"``, ``"fashion-mnist"`` or a folder; see `load_images`.
+        ``"digits"``, ``"fashion-mnist"`` or a folder with the files of Fashion-MNIST.
     out : Path
-        Folder of the report; made if it is not there.
+        The folder of the report ``report.html``, which is created if necessary.
     epochs : int, optional
-        Length of each training run. Default: 30 for digits (the whole demo then takes one to
-        three minutes), 3 for anything larger (some more).
+        The number of epochs of each training run. The default is 30 for digits, for which the demo
+        takes one to three minutes, and 3 for larger data sets, for which it takes somewhat longer.
     seed : int
-        First seed of the training runs.
+        The first seed of the training runs.
     quick : bool
-        Seconds instead: small sizes, two epochs, one seed. To see that everything works.
+        Only check that everything works, in a few seconds: small sizes, two epochs, one seed.
     console : rich.console.Console, optional
-        Where to print.
+        The console to print on.
+
+    Returns
+    -------
+    Findings
 
     Raises
     ------
     ImportError
-        When a package is missing; the message names the extra that brings it.
+        If a package is missing; the message names the extra to install.
     DemoInputError
-        A ValueError: when the data are missing or broken, `out` can't be written to, or `epochs`
-        or `seed` is out of range. Raised before the long part.
+        If the data are missing or broken, ``out`` cannot be written to, or ``epochs`` or ``seed``
+        is out of range. This ValueError is raised before the long computations.
     """
     for package in ("torch", "rich", "matplotlib"):
         require_installed(package, extra="demo", feature="the demo")
@@ -94,7 +112,7 @@ def run_demo(
         raise DemoInputError(f"epochs must be at least 1, got {epochs}")
     if not 0 <= seed <= MAX_SEED:
         raise DemoInputError(f"seed must be between 0 and {MAX_SEED}, got {seed}")
-    try:  # before torch is imported and anything is computed: it is what fails most easily
+    try:  # this fails most often, so it comes before the import of torch
         find_images(data)
     except OSError as error:
         raise DemoInputError(str(error)) from error
@@ -130,12 +148,12 @@ def run_demo(
         report.exactness_rows(exactness),
     )
 
-    with console.status("timing"):
+    with console.status("timing the operator"):
         sizes = (1_000, 4_000) if quick else SIZES
         timings = [time_operator(n, seed, budget=0.02 if quick else 0.3) for n in sizes]
     _show(
         console,
-        "2. CPU milliseconds, one thread, float32",
+        "2. CPU time in milliseconds (one thread, float32)",
         report.TIMING_COLUMNS,
         report.timing_rows(timings),
     )
@@ -148,7 +166,7 @@ def run_demo(
     )
     console.print(report.findings(comparisons))
     ranks = initial_ranks(images, settings, seed)
-    _show(console, "4. Rank at the start", report.RANK_COLUMNS, report.rank_rows(ranks))
+    _show(console, "4. Initial rank", report.RANK_COLUMNS, report.rank_rows(ranks))
     console.print(report.starts_compared({row.variant.name: row for row in comparisons}))
 
     covariances = _fit_covariances(console, images, 20 if quick else 500, seed)
@@ -169,17 +187,17 @@ def run_demo(
     console.print(
         f"\nReport with pictures: [bold]{escape(str(page.resolve()))}[/bold]", soft_wrap=True
     )
-    console.print(f"[dim]{time.monotonic() - begin:.0f} seconds in all[/dim]")
+    console.print(f"[dim]The demo took {time.monotonic() - begin:.0f} seconds.[/dim]")
     return Findings(page, exactness, timings, comparisons, covariances)
 
 
 def _prepared(out: Path) -> Path:
-    """Make the folder; return the path of the report, which can be written there."""
+    """Make the folder, and return the path of the report after checking that it is writable."""
     page = out / "report.html"
     try:
         out.mkdir(parents=True, exist_ok=True)
         is_new = not page.exists()
-        with page.open("ab"):  # an old report stays until the new one is there
+        with page.open("ab"):  # an old report stays until the new one is complete
             pass
         if is_new:
             page.unlink()
@@ -191,7 +209,7 @@ def _prepared(out: Path) -> Path:
 
 
 def choose_settings(train_images: int, epochs: int | None, quick: bool) -> Settings:
-    """Size and length of the training runs for a data set of that many images."""
+    """Choose the size and length of the training runs by the number of training images."""
     from laplex.demo.training import LARGE, SMALL
 
     chosen = SMALL if train_images <= 10_000 else LARGE
@@ -252,7 +270,7 @@ def _show(
 
 
 def describe_machine() -> str:
-    """One line: processor, instruction set in use, versions."""
+    """Return one line with the processor, the instruction set in use and the versions."""
     import torch
 
     info = _core.info()
@@ -264,7 +282,7 @@ def describe_machine() -> str:
 
 
 def processor() -> str:
-    """The processor's name."""
+    """Return the name of the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
     except OSError:

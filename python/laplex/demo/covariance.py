@@ -1,4 +1,4 @@
-"""Covariance models of images, none of which is told where a pixel is, beside PCA of equal size."""
+"""Covariance models of images that do not know where pixels are, compared with PCA."""
 
 from __future__ import annotations
 
@@ -20,20 +20,23 @@ _NEIGHBOURS = 4
 
 @dataclass(frozen=True)
 class CovarianceFit:
-    """How well one model knows the images.
+    """The quality of one model of the images.
 
     Attributes
     ----------
     name : str
+        The name of the model.
     parameters : int
+        The number of its parameters.
     error : float
-        Squared distance of the off-diagonal covariances of test images from the model's, over
-        their own squares; pixels divided by their standard deviation.
+        The squared error of the model's off-diagonal covariances on test images, relative to the
+        squares of these covariances. Pixels are divided by their standard deviation.
     distance : float
-        Mean distance in pixels of each pixel's four most correlated others, which is how much of
-        the image's plane the model has found.
+        The mean distance, in pixels, between a pixel and the four pixels that are most correlated
+        with it. It measures how much of the plane of the image the model has found.
     psnr : float
-        Of test images with half of the pixels filled in by the model, decibels.
+        The peak signal-to-noise ratio, in decibels, of test images in which the model has filled in
+        a missing half of the pixels.
     """
 
     name: str
@@ -45,15 +48,16 @@ class CovarianceFit:
 
 @dataclass(frozen=True)
 class CovarianceStudy:
-    """What `fit_covariances` found.
+    """The results of `fit_covariances`.
 
     Attributes
     ----------
     fits : list of CovarianceFit
+        One entry per model.
     model : LaplaceCovariance
-        The one with a single phased head.
-    completions : dict of str to array [shown, height, width]
-        Test images, what was left of them (NaN elsewhere), and what models made of that.
+        The model with a single phased head.
+    completions : dict of str to array ``[shown, height, width]``
+        The test images, their known pixels (NaN elsewhere), and the completions by the models.
     """
 
     fits: list[CovarianceFit]
@@ -64,7 +68,7 @@ class CovarianceStudy:
 def fit_covariances(
     images: ImageDataset, steps: int, seed: int, advance: Callable[[], None] = lambda: None
 ) -> CovarianceStudy:
-    """Fit models with 1 and 4 heads and PCA to training images, measure them on test images."""
+    """Fit models with 1 and 4 heads and PCA to training images, and measure them on test images."""
     height, width = images.train_images.shape[1:]
     train, test = (
         torch.from_numpy(part[:_MOST_IMAGES].reshape(-1, height * width)).double()
@@ -85,7 +89,7 @@ def fit_covariances(
         parameters = sum(parameter.numel() for parameter in model.parameters())
         covariances[name] = (model.covariance().double(), parameters)
         models[name] = model
-    # Standardised by the same deviations as the models, which pixels that hardly vary need.
+    # Standardised by the same deviations as in the models, because some pixels hardly vary.
     deviation = models[ONE_HEAD].deviation.double()
     mean = train.mean(0)
     standard = (train - mean) / deviation
@@ -128,12 +132,12 @@ def fit_covariances(
 
 ONE_HEAD = "1 head, phased"
 LARGEST = "4 heads, phased"
-NO_MODEL = "pixels apart"
+NO_MODEL = "independent pixels"
 MODELS = (("1 head, real", 1, False), (ONE_HEAD, 1, True), (LARGEST, 4, True))
 
 
 def _principal(sample: Tensor, rank: int) -> Tensor:
-    """The leading part of a covariance, and on the diagonal what is left: probabilistic PCA's."""
+    """Return the covariance of probabilistic PCA: the leading part and a diagonal remainder."""
     values, vectors = torch.linalg.eigh(sample)
     leading = vectors[:, -rank:] * values[-rank:] @ vectors[:, -rank:].T
     rest = (sample.diagonal() - leading.diagonal()).clamp(min=1e-3)
@@ -142,13 +146,13 @@ def _principal(sample: Tensor, rank: int) -> Tensor:
 
 
 def _fill(images: Tensor, missing: Tensor, mean: Tensor, covariance: Tensor) -> Tensor:
-    """Conditional means of missing pixels, each image having its own."""
+    """Fill in missing pixels, different ones in each image, with their conditional means."""
     result = images.clone()
     for k in range(len(images)):
         lost, known = missing[k], ~missing[k]
         if bool(known.any()) and bool(lost.any()):
             block = covariance[known][:, known]
-            # What keeps every model's matrix invertible: pixels that never vary.
+            # Keeps every model's matrix invertible, although some pixels never vary.
             block = block + 1e-6 * torch.eye(len(block), dtype=block.dtype)
             weights = torch.linalg.solve(block, (images[k] - mean)[known])
             result[k, lost] = mean[lost] + covariance[lost][:, known] @ weights
@@ -163,7 +167,7 @@ def _off_diagonal_error(truth: Tensor, model: Tensor) -> float:
 
 
 def _pixel_distance(covariance: Tensor, height: int, width: int) -> float:
-    """Mean distance of each pixel's most correlated others."""
+    """Return the mean distance between a pixel and those most correlated with it."""
     spread = covariance.diagonal().clamp(min=1e-12).sqrt()
     strength = (covariance / spread[:, None] / spread).abs()
     strength.fill_diagonal_(-1)

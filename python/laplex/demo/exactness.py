@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from laplex import Plan
 
-#: What is promised for max error / sum |K| |v|, by precision.
+#: The promised bounds of max error / (sum ``|K| |v|``), by precision.
 BOUNDS = {"float64": 1e-14, "float32": 1e-6}
-#: Arguments of `Plan` of each form. True stands for random phases.
+#: The arguments of `laplex.Plan` for each form; ``phases`` stands for random phases.
 FORMS: dict[str, dict[str, Any]] = {
     "real": {},
     "carrier phases": {"phases": True},
@@ -24,7 +24,7 @@ LENGTHSCALES = (1e-3, 0.1, 10.0)
 
 @dataclass(frozen=True)
 class Exactness:
-    """Largest error of one form in one precision, as a fraction of sum |K| |v|, and its bound."""
+    """The largest error of one form and precision relative to sum ``|K| |v|``, and its bound."""
 
     form: str
     precision: str
@@ -33,21 +33,26 @@ class Exactness:
 
     @property
     def passed(self) -> bool:
-        """Whether the promise is kept."""
+        """Whether the error is within the bound."""
         return self.error <= self.bound
 
 
 def check_exactness(size: int, seed: int = 0) -> list[Exactness]:
     """Compare ``Plan.apply`` with a dense float64 product for each form and precision.
 
-    Anchors are uniform on [-1, 1], a tenth of them tied; the error is the worst over three
+    Anchors are uniform on [-1, 1], and a tenth of them is tied. The error is the largest over three
     lengthscales.
 
     Parameters
     ----------
     size : int
-        Number of sources; there are ``size // 2 + 1`` targets.
+        The number of sources; there are ``size // 2 + 1`` targets.
     seed : int
+        The seed of anchors and values.
+
+    Returns
+    -------
+    list of Exactness
     """
     rows = []
     for form, arguments in FORMS.items():

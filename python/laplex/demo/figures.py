@@ -1,4 +1,4 @@
-"""The pictures of the report. Each function returns a matplotlib Figure; nothing is shown."""
+"""The pictures of the report. Each function returns a matplotlib Figure and shows nothing."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from laplex.nn import LaplexHead, LaplexLinear
 TARGETS, SOURCES = "#d95f02", "#1b9e77"
 COLORS = {
     "Laplex": "#d95f02",
-    "Laplex, random start": "#7570b3",
+    "Laplex, random anchors": "#7570b3",
     "low-rank": "#1b9e77",
     "dense": "#666666",
 }
 
 
 def samples(images: ImageDataset, network: nn.Module, count: int = 20) -> Figure:
-    """Test images with their labels and, where it differs, what the trained network says."""
+    """Draw test images with their labels and the network's prediction if it is wrong."""
     figure = Figure(figsize=(10, 2.6), layout="constrained")
     shift, scale = float(images.train_images.mean()), float(images.train_images.std())
     pixels = torch.from_numpy(images.test_images[:count])
@@ -41,7 +41,7 @@ def samples(images: ImageDataset, network: nn.Module, count: int = 20) -> Figure
         ax.imshow(image, cmap="gray_r", interpolation="nearest")
         ax.set_xticks([])
         ax.set_yticks([])
-        wrong = "" if guess == label else f"\nseen as {images.class_names[guess]}"
+        wrong = "" if guess == label else f"\npredicted: {images.class_names[guess]}"
         ax.set_title(
             images.class_names[label] + wrong, fontsize=8, color="#b2182b" if wrong else "black"
         )
@@ -60,9 +60,9 @@ def kernel(layer: LaplexLinear) -> Figure:
             part *= torch.cos(layer.target_phase[0, :, None] - layer.source_phase[0])
     figure = Figure(figsize=(10.5, 4.2), layout="constrained")
     pictures = (
-        ("weight matrix, as the layer applies it", weight),
-        ("head 0: kernel, in the features' order", part),
-        ("head 0: kernel, in anchor order", part[row_order][:, column_order]),
+        ("weight matrix of the layer", weight),
+        ("head 0: kernel in the order of the features", part),
+        ("head 0: kernel in the order of the anchors", part[row_order][:, column_order]),
     )
     axes = figure.subplots(1, 3)
     for ax, (title, matrix) in zip(axes, pictures, strict=True):
@@ -83,7 +83,7 @@ def kernel(layer: LaplexLinear) -> Figure:
 
 
 def anchors(before: LaplexLinear, after: LaplexLinear, most: int = 200) -> Figure:
-    """Where the anchors of the first head were before training (top) and are after it (bottom)."""
+    """Draw the anchors of the first head before training (top) and after it (bottom)."""
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
     kinds = (
@@ -101,14 +101,14 @@ def anchors(before: LaplexLinear, after: LaplexLinear, most: int = 200) -> Figur
             f"{title}: {len(old)}" + ("" if len(shown) == len(old) else f", {most} traced")
         )
         ax.set_ylim(-0.15, 1.15)
-        ax.set_xlabel("place on the line")
+        ax.set_xlabel("position on the line")
         _without_box(ax)
     axes[0].set_yticks([1, 0], ["before training", "after training"])
     return figure
 
 
 def routing(head: LaplexHead, class_names: Sequence[str]) -> Figure:
-    """Every head's features and classes on their line, and its routing matrix."""
+    """Draw every head's features and classes on their line, and its routing matrix."""
     figure = Figure(figsize=(11, 3.4 * head.heads), layout="constrained")
     grid = figure.subplots(head.heads, 2, width_ratios=(2, 1), squeeze=False)
     shares = head.routing().detach().cpu().numpy()
@@ -125,14 +125,14 @@ def routing(head: LaplexHead, class_names: Sequence[str]) -> Figure:
             interpolation="nearest",
         )
         matrix.set_yticks(range(len(rows)), [class_names[row] for row in rows], fontsize=8)
-        matrix.set_xlabel("features, in anchor order")
+        matrix.set_xlabel("features in the order of their anchors")
         matrix.set_title("share of each feature that goes to each class", fontsize=10)
         figure.colorbar(image, ax=matrix, shrink=0.8)
     return figure
 
 
 def scaling(timings: Sequence[Timing]) -> Figure:
-    """CPU time against n, both on logarithmic axes."""
+    """Plot the CPU time against n on logarithmic axes."""
     figure = Figure(figsize=(7.5, 4.8), layout="constrained")
     ax = figure.subplots()
     sizes = np.array([row.n for row in timings], dtype=float)
@@ -154,7 +154,7 @@ def scaling(timings: Sequence[Timing]) -> Figure:
             dense_seconds * 1e3 * (guide / largest) ** 2,
             ":",
             color="black",
-            label="n² from there (not run)",
+            label="extrapolation with n² (not measured)",
         )
         ax.loglog([largest], [dense_seconds * 1e3], "k*", markersize=12, label="dense product")
     ax.set_xlabel("n targets and n sources")
@@ -165,7 +165,7 @@ def scaling(timings: Sequence[Timing]) -> Figure:
 
 
 def training_curves(comparisons: Sequence[Comparison]) -> Figure:
-    """Training loss and test error, epoch by epoch: mean and range over seeds."""
+    """Plot training loss and test error by epoch, as mean and range over seeds."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     loss_ax, error_ax = figure.subplots(1, 2)
     for comparison in comparisons:
@@ -192,7 +192,7 @@ def training_curves(comparisons: Sequence[Comparison]) -> Figure:
 
 
 def completions(study: CovarianceStudy) -> Figure:
-    """Test images, what was left of them, and what each model filled in."""
+    """Draw test images, their known pixels, and the completion by each model."""
     shown = len(study.completions["image"])
     size = (1.2 * shown + 1.8, 1.25 * len(study.completions))
     figure = Figure(figsize=size, layout="constrained")

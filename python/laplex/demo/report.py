@@ -1,4 +1,4 @@
-"""Write what the demo found as one HTML file that needs nothing else: no network, no other file."""
+"""The report of the demo: one HTML file that needs neither network nor other files."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def render(
     covariances: CovarianceStudy,
     machine: str,
 ) -> str:
-    """Return the report as HTML, pictures embedded.
+    """Return the report as HTML with embedded pictures.
 
     Parameters
     ----------
     images, exactness, timings, settings, comparisons, ranks, covariances
-        What was measured; see the modules of those names.
+        The results; see the modules of the demo.
     machine : str
-        One line on processor and versions.
+        One line about the processor and the versions.
     """
     by_name = {comparison.variant.name: comparison for comparison in comparisons}
     run = by_name[LAPLEX.name].runs[0]
@@ -66,22 +66,25 @@ def render(
 # ------------------------------------------------------------------------- tables, as text cells
 
 EXACTNESS_COLUMNS = ("form", "precision", "max error / Σ|K||v|", "promised", "")
-TIMING_COLUMNS = ("n", "sort", "new", "moved", "again", "+ grads", "FFT", "dense", "fill")
+TIMING_COLUMNS = ("n", "plan", "first", "update", "apply", "grads", "FFT", "dense", "matrix")
 TIMING_NOTE = (
-    "sort: a new plan; new: with its first product; moved: anchor update and product; again: a "
-    "product; + grads: and all gradients; fill: forming the dense matrix"
+    "plan: building a plan; first: building a plan and multiplying; update: moving the anchors and "
+    "multiplying; apply: multiplying again; grads: multiplying and computing all gradients; "
+    "FFT: torch.fft.rfft of n values; dense: multiplying by the dense matrix; matrix: forming the "
+    "dense matrix"
 )
 TRAINING_COLUMNS = ("layers", "accuracy, %", "±", "parameters", "CPU s")
-COVARIANCE_COLUMNS = ("model", "parameters", "error, %", "nearest, pixels", "filled in, dB")
+COVARIANCE_COLUMNS = ("model", "parameters", "error, %", "neighbours, pixels", "PSNR, dB")
 COVARIANCE_NOTE = (
-    "error: of test images' covariances off the diagonal; nearest: mean distance of a pixel's four "
-    "most correlated others; filled in: PSNR where half of the pixels were missing"
+    "error: relative squared error of the test images' covariances off the diagonal; neighbours: "
+    "mean distance between a pixel and the four pixels most correlated with it; PSNR: of test "
+    "images in which the model has filled in a missing half of the pixels"
 )
-RANK_COLUMNS = ("initial anchors", "layer", "full", "one kernel alone", "whole weight")
+RANK_COLUMNS = ("initial anchors", "layer", "full rank", "one kernel", "whole weight")
 
 
 def exactness_rows(rows: Iterable[Exactness]) -> list[tuple[str, ...]]:
-    """Cells of the table of errors."""
+    """Return the cells of the table of errors."""
     return [
         (
             row.form,
@@ -95,7 +98,7 @@ def exactness_rows(rows: Iterable[Exactness]) -> list[tuple[str, ...]]:
 
 
 def timing_rows(rows: Iterable[Timing]) -> list[tuple[str, ...]]:
-    """Cells of the table of times, in milliseconds."""
+    """Return the cells of the table of times, in milliseconds."""
     return [
         (
             f"{row.n:,}",
@@ -118,7 +121,7 @@ def timing_rows(rows: Iterable[Timing]) -> list[tuple[str, ...]]:
 
 
 def training_rows(comparisons: Iterable[Comparison]) -> list[tuple[str, ...]]:
-    """Cells of the table of networks."""
+    """Return the cells of the table of networks."""
     return [
         (
             comparison.variant.name,
@@ -132,14 +135,14 @@ def training_rows(comparisons: Iterable[Comparison]) -> list[tuple[str, ...]]:
 
 
 def rank_rows(ranks: Iterable[Ranks]) -> list[tuple[str, ...]]:
-    """Cells of the table of ranks at the start."""
+    """Return the cells of the table of initial ranks."""
     return [
         (row.init, row.layer, str(row.full), f"{row.kernel:.0f}", str(row.weight)) for row in ranks
     ]
 
 
 def covariance_rows(study: CovarianceStudy) -> list[tuple[str, ...]]:
-    """Cells of the table of covariance models."""
+    """Return the cells of the table of covariance models."""
     return [
         (
             fit.name,
@@ -156,21 +159,22 @@ def covariance_rows(study: CovarianceStudy) -> list[tuple[str, ...]]:
 
 
 def task(images: ImageDataset, settings: Settings) -> str:
-    """Say what is trained on what."""
+    """Describe the data, the network and the training."""
     height, width = images.train_images.shape[1:]
     return (
-        f"{images.name}: {len(images.train_labels):,} images of {height} x {width} pixels to learn "
-        f"from, {len(images.test_labels):,} to be tested on. A network {height * width} - "
-        f"{settings.hidden} - {settings.hidden} - {len(images.class_names)} with ReLU, Adam, "
-        f"{settings.epochs} epochs, {settings.seeds} seed{'s' if settings.seeds > 1 else ''}; its "
-        f"three dense layers are Laplace-kernel layers of {settings.heads} heads, low-rank layers "
-        "with at least as many parameters, or ordinary dense ones. Each kind has a learning rate "
-        "of its own, chosen on held-out training images."
+        f"The data are {images.name}, with {len(images.train_labels):,} training images and "
+        f"{len(images.test_labels):,} test images of {height} x {width} pixels. The network has "
+        f"layers {height * width} - {settings.hidden} - {settings.hidden} - "
+        f"{len(images.class_names)} with ReLU between them. Adam trains it for {settings.epochs} "
+        f"epochs with {settings.seeds} seed{'s' if settings.seeds > 1 else ''}. Its three layers "
+        f"are Laplace-kernel layers with {settings.heads} heads, low-rank layers with at least as "
+        "many parameters, or ordinary dense layers. Each kind has its own learning rate, which "
+        "was chosen on held-out training images."
     )
 
 
 def findings(comparisons: Sequence[Comparison]) -> str:
-    """Say who won, by the numbers of this run."""
+    """Compare the kinds of layers by the numbers of this run."""
     by_kind = {comparison.variant.kind: comparison for comparison in reversed(comparisons)}
     laplex, low_rank, dense = by_kind["laplex"], by_kind["low-rank"], by_kind["dense"]
     sentences = [
@@ -180,19 +184,20 @@ def findings(comparisons: Sequence[Comparison]) -> str:
     share = laplex.runs[0].parameters / dense.runs[0].parameters
     slower = laplex.seconds / dense.seconds
     sentences.append(
-        f"The kernels use {100 * share:.0f} % of the dense network's parameters. In time "
+        f"The Laplace-kernel layers have {100 * share:.0f} % of the dense network's parameters. "
         + (
-            f"dense layers win: they train {slower:.1f} times faster. Matrices this small suit a "
-            "processor well; the sweep pays from some thousands of inputs on (section 2)."
+            f"Dense layers train {slower:.1f} times faster, because processors multiply very "
+            "efficiently by matrices this small. The kernels become faster from some thousands of "
+            "inputs on (section 2)."
             if slower > 1
-            else f"they take {slower:.2f} of what dense layers do."
+            else f"Their training takes {slower:.2f} times as long as that of dense layers."
         )
     )
     return " ".join(sentences)
 
 
 def starts_compared(by_name: dict[str, Comparison]) -> str:
-    """Say what the initial anchors changed in training."""
+    """Compare training with interlaced and with random initial anchors."""
     ours, theirs = by_name[LAPLEX.name], by_name[RANDOM_START.name]
     sentence = _against("Interlaced initial anchors", ours, "random initial anchors", theirs)
     interlaced, random = (
@@ -200,18 +205,18 @@ def starts_compared(by_name: dict[str, Comparison]) -> str:
         for comparison in (ours, theirs)
     )
     return (
-        f"{sentence} Training loss in the first epoch: {interlaced:.3f} interlaced, "
-        f"{random:.3f} random."
+        f"{sentence} The training loss in the first epoch is {interlaced:.3f} with interlaced "
+        f"anchors and {random:.3f} with random ones."
     )
 
 
 def _against(what: str, ours: Comparison, name: str, theirs: Comparison) -> str:
     (mean, spread), (other, other_spread) = ours.accuracy, theirs.accuracy
-    # Two standard errors of the difference: below that, the seeds alone could explain it.
+    # Two standard errors of the difference; the seeds alone could explain a smaller difference.
     noise = 2 * math.sqrt(spread**2 / len(ours.runs) + other_spread**2 / len(theirs.runs))
     if len(ours.runs) == 1:
-        return f"{what} reach {mean:.2f} %, {name} {other:.2f} %, with one seed."
-    numbers = f"({mean:.2f} % against {other:.2f} %)"
+        return f"{what} reach {mean:.2f} % and {name} reach {other:.2f} % with one seed."
+    numbers = f"({mean:.2f} % and {other:.2f} %)"
     if abs(mean - other) <= noise:
-        return f"{what} and {name} are within the noise of the seeds {numbers}."
+        return f"{what} and {name} differ by less than the noise of the seeds {numbers}."
     return f"{what} do {'better' if mean > other else 'worse'} than {name} {numbers}."

@@ -1,4 +1,4 @@
-"""Time the operator beside an FFT of the same length and a dense product."""
+"""Time the operator, an FFT of the same length and a dense product."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import torch
 
 from laplex import Plan
 
-#: Largest dense matrix to build: a side of 10^4 takes 400 MB in float32, 10^5 would take 40 GB.
+#: The largest dense matrix to build. A side of 10^4 takes 400 MB in float32; 10^5 would take 40 GB.
 LARGEST_DENSE = 10_000
-#: Spend about this long on each figure (CPU seconds), but run it at least three times.
+#: The CPU seconds to spend on each measurement, which runs at least three times.
 BUDGET = 0.3
 
 
@@ -25,21 +25,22 @@ class Timing:
     Attributes
     ----------
     n : int
+        The number of targets and of sources.
     sort : float
-        ``Plan(...)``: the sort of both sets of anchors, and the tables.
+        ``Plan(...)``: sorting both sets of anchors and computing the tables.
     new_forward : float
-        ``Plan(...).apply``: with a first product.
+        ``Plan(...).apply``: the same and a first product.
     moved_forward : float
-        ``Plan.update`` after every anchor moved by up to one mean distance between neighbours, and
-        a product: what a training step pays.
+        ``Plan.update`` and a product, after every anchor has moved by up to one mean distance
+        between neighbours. This is the cost of a training step.
     forward : float
-        ``Plan.apply`` again, for one vector.
+        Another ``Plan.apply`` for one vector.
     forward_backward : float
         ``Plan.apply`` and all gradients (values, targets, sources, lengthscale).
     fft : float
         ``torch.fft.rfft`` of n values.
     dense, dense_build : float or None
-        One product with the dense matrix, and forming that matrix; None where it does not fit.
+        One product with the dense matrix, and forming that matrix; None if it is too large.
     """
 
     n: int
@@ -68,7 +69,7 @@ def time_operator(n: int, seed: int = 0, budget: float = BUDGET) -> Timing:
     positions = ((targets + steps[0], sources + steps[1]), (targets, sources))
     turn = 0
 
-    def move() -> None:  # there and back again: each is a small step from where the plan is
+    def move() -> None:  # alternates between two positions, so that every move is small
         nonlocal turn
         plan.update(*positions[turn % 2])
         turn += 1
@@ -79,7 +80,7 @@ def time_operator(n: int, seed: int = 0, budget: float = BUDGET) -> Timing:
         sort = cpu_seconds(build, budget)
         new_forward = cpu_seconds(lambda: build().apply(values), budget)
         moved_forward = cpu_seconds(move, budget)
-        plan.apply(values), plan.vjp(values, grad)  # the tables of both directions
+        plan.apply(values), plan.vjp(values, grad)  # computes the tables of both directions
         forward = cpu_seconds(lambda: plan.apply(values), budget)
         both = cpu_seconds(lambda: (plan.apply(values), plan.vjp(values, grad)), budget)
         fft = cpu_seconds(lambda: torch.fft.rfft(signal), budget)
@@ -98,7 +99,7 @@ def time_operator(n: int, seed: int = 0, budget: float = BUDGET) -> Timing:
 
 
 def cpu_seconds(call: Callable[[], object], budget: float) -> float:
-    """Return the least process CPU time of a call, of at least three and about `budget` seconds."""
+    """Return the smallest CPU time of a call that is repeated for about ``budget`` seconds."""
     best = float("inf")
     runs = 0
     begin = time.process_time()
@@ -112,7 +113,7 @@ def cpu_seconds(call: Callable[[], object], budget: float) -> float:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Let torch use one thread: CPU time then counts work, not threads that wait."""
+    """Restrict torch to one thread, so that the CPU time does not include waiting threads."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

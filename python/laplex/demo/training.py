@@ -20,7 +20,7 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class Variant:
-    """A network to compare: what its layers are, how their anchors start, whether with phases."""
+    """A network to compare: the kind of its layers, their initial anchors and phases."""
 
     name: str
     kind: str
@@ -29,7 +29,7 @@ class Variant:
 
 
 LAPLEX = Variant("Laplex", "laplex")
-RANDOM_START = Variant("Laplex, random start", "laplex", init="random")
+RANDOM_START = Variant("Laplex, random anchors", "laplex", init="random")
 DENSE = Variant("dense", "dense")
 LOW_RANK = Variant("low-rank", "low-rank")
 VARIANTS = (LAPLEX, RANDOM_START, LOW_RANK, DENSE)
@@ -37,10 +37,11 @@ VARIANTS = (LAPLEX, RANDOM_START, LOW_RANK, DENSE)
 
 @dataclass(frozen=True)
 class Settings:
-    """Size and length of the training runs, and Adam's peak learning rate for each kind of layer.
+    """The size, length and peak learning rates of the training runs.
 
-    Of 1e-3, 3e-3, 1e-2, 2e-2, 4e-2 and 8e-2 each kind has the rate that did best on held-out
-    *training* images, or one that differs by less than the noise: see docs/measurements/learning_rates.md.
+    The learning rates were chosen from 1e-3, 3e-3, 1e-2, 2e-2, 4e-2 and 8e-2. Each is the best on
+    held-out *training* images, or differs from the best by less than the noise; see
+    docs/measurements/learning_rates.md.
     """
 
     hidden: int
@@ -73,14 +74,15 @@ class Run:
     Attributes
     ----------
     accuracy : float
-        Per cent of test images told right after the last epoch.
+        The per cent of test images that are classified correctly after the last epoch.
     parameters : int
+        The number of parameters.
     seconds : float
-        Process CPU time of training, evaluation left out.
+        The CPU time of the training without the evaluation.
     losses, accuracies : list of float
-        Mean training loss of each epoch; test accuracy after each.
+        The mean training loss of each epoch, and the test accuracy after it.
     before, network : nn.Sequential
-        The network as it started and as it ended.
+        The network before and after training.
     """
 
     accuracy: float
@@ -94,29 +96,29 @@ class Run:
 
 @dataclass
 class Comparison:
-    """The runs of one variant, a seed each."""
+    """The runs of one variant with different seeds."""
 
     variant: Variant
     runs: list[Run] = field(default_factory=list)
 
     @property
     def accuracy(self) -> tuple[float, float]:
-        """Mean and sample standard deviation over seeds, in per cent; 0 of one seed."""
+        """The mean and sample standard deviation over seeds, in per cent; 0 for one seed."""
         values = torch.tensor([run.accuracy for run in self.runs], dtype=torch.float64)
         spread = float(values.std()) if len(self.runs) > 1 else 0.0
         return float(values.mean()), spread
 
     @property
     def seconds(self) -> float:
-        """Mean training time."""
+        """The mean training time."""
         return sum(run.seconds for run in self.runs) / len(self.runs)
 
 
 def build_network(variant: Variant, inputs: int, classes: int, settings: Settings) -> nn.Sequential:
-    """Two hidden layers and a head: inputs -> hidden -> hidden -> classes, with ReLU between.
+    """Build a network inputs -> hidden -> hidden -> classes with ReLU between its layers.
 
-    Low-rank layers get the least rank that gives them at least the parameters of the Laplace-kernel
-    layer of that size, and stay dense where that takes fewer.
+    Low-rank layers have the smallest rank that gives them at least as many parameters as the
+    Laplace-kernel layer of that size. A layer stays dense if that takes fewer parameters.
     """
     sizes = [inputs, settings.hidden, settings.hidden, classes]
     layers: list[nn.Module] = [nn.Flatten()]
@@ -137,12 +139,12 @@ def build_network(variant: Variant, inputs: int, classes: int, settings: Setting
 
 
 def laplex_parameters(inputs: int, outputs: int, heads: int) -> int:
-    """Return the number of parameters of a phased `LaplexLinear` or `LaplexHead` with bias."""
+    """Return the number of parameters of a phased LaplexLinear or LaplexHead with bias."""
     return heads * (3 * inputs + 2 * outputs + 1) + outputs
 
 
 def low_rank(inputs: int, outputs: int, parameters: int) -> nn.Module:
-    """Return a factorised linear layer of the least rank with at least `parameters` parameters."""
+    """Return a factorised linear layer of the smallest rank with at least that many parameters."""
     rank = math.ceil((parameters - outputs) / (inputs + outputs))
     if rank * (inputs + outputs) >= inputs * outputs:
         return nn.Linear(inputs, outputs)
@@ -161,12 +163,17 @@ def train(
     Parameters
     ----------
     variant, images, settings
+        The network, the data and the settings of the run.
     seed : int
-        Of initial values and of the order of batches.
+        The seed of the initial values and of the order of batches.
     on_epoch
         Called after every epoch.
+
+    Returns
+    -------
+    Run
     """
-    with one_thread():  # layers this small lose more to threads that wait than they gain
+    with one_thread():  # threads would slow down layers this small
         return _train(variant, images, settings, seed, on_epoch)
 
 
@@ -222,7 +229,7 @@ def _train(
 
 @torch.no_grad()
 def accuracy(network: nn.Module, inputs: Tensor, labels: Tensor) -> float:
-    """Return the per cent of inputs given their label."""
+    """Return the per cent of inputs that are classified correctly."""
     right = sum(
         (network(some).argmax(-1) == truth).sum().item()
         for some, truth in zip(torch.split(inputs, 1000), torch.split(labels, 1000), strict=True)
@@ -232,18 +239,18 @@ def accuracy(network: nn.Module, inputs: Tensor, labels: Tensor) -> float:
 
 @dataclass(frozen=True)
 class Ranks:
-    """Rank of a layer as it starts.
+    """The rank of a layer before training.
 
     Attributes
     ----------
     init, layer : str
-        How the anchors start; inputs -> outputs.
+        The kind of initial anchors, and the layer's inputs -> outputs.
     full : int
-        Rank of an ordinary matrix of that shape.
+        The full rank of a matrix of that shape.
     kernel : float
-        Rank of one head's kernel without phases, mean over heads.
+        The rank of one head's kernel without phases, as a mean over heads.
     weight : int
-        Rank of the weight: all heads, phases and gains.
+        The rank of the weight with all heads, phases and gains.
     """
 
     init: str
@@ -254,7 +261,7 @@ class Ranks:
 
 
 def initial_ranks(images: ImageDataset, settings: Settings, seed: int) -> list[Ranks]:
-    """Find the ranks of the Laplace-kernel layers at the start, for both kinds of anchors."""
+    """Compute the initial ranks of the Laplace-kernel layers for both kinds of anchors."""
     pixels = int(images.train_images[0].size)
     rows = []
     for variant in (LAPLEX, RANDOM_START):
@@ -265,7 +272,7 @@ def initial_ranks(images: ImageDataset, settings: Settings, seed: int) -> list[R
             if isinstance(layer, (LaplexLinear, LaplexHead)):
                 outputs, inputs = layer.targets.shape[-1], layer.sources.shape[-1]
                 ranks = layer.rank()
-                layer.double()  # in float32 the roundings of the entries would count as rank
+                layer.double()  # in float32, rounding errors of the entries would count as rank
                 rows.append(
                     Ranks(
                         variant.init,

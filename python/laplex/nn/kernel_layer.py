@@ -237,8 +237,8 @@ class KernelLayer(nn.Module):
     def _refuse_weight(self) -> NoReturn:
         raise AttributeError(
             f"the weight of a {type(self).__name__} is computed from its anchors and cannot be "
-            "set, tied, pruned or reparametrized: apply that to source_gain or another parameter, or "
-            "replace the layer by the dense one that layer.to_linear() returns"
+            "set, tied, pruned or reparametrized: apply that to source_gain or another parameter, "
+            "or replace the layer by the dense one that layer.to_linear() returns"
         )
 
     def register_parameter(self, name: str, param: nn.Parameter | None) -> None:

@@ -129,9 +129,7 @@ def check_gradient(grad: Tensor, sig: Signature) -> None:
             f"grad has shape {tuple(grad.shape)}, but the result has shape {sig.shape}"
         )
     if grad.dtype is not sig.result_dtype:
-        raise TypeError(
-            f"grad has dtype {grad.dtype}, but the result has dtype {sig.result_dtype}"
-        )
+        raise TypeError(f"grad has dtype {grad.dtype}, but the result has dtype {sig.result_dtype}")
 
 
 def plan_of(call: Call, sig: Signature, backward: bool = False) -> Plan:

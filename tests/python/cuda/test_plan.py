@@ -307,7 +307,11 @@ def test_errors():
         (lambda: plan.apply(put(x.astype(np.int64))), TypeError, "v has dtype int64 but the plan"),
         (lambda: plan.apply(put(x[:5])), ValueError, r"v has shape \[5\] but must have shape"),
         (lambda: plan.apply(put(np.array(1.0))), ValueError, r"v has shape \[\] but must"),
-        (lambda: plan.transpose(put(x[:5])), ValueError, "u has shape .* number of targets come last"),
+        (
+            lambda: plan.transpose(put(x[:5])),
+            ValueError,
+            "u has shape .* number of targets come last",
+        ),
         (lambda: plan.apply(put(x), out=put(x[:5])), ValueError, "out has shape .* but the result"),
         (lambda: plan.apply(put(x), stream="0"), TypeError, "stream must be an address"),
         (lambda: plan.vjp(put(x), put(x[:5])), ValueError, "grad has shape .* but apply"),
@@ -505,7 +509,9 @@ def test_in_a_capture(monkeypatch):
     kept = {id(each) for each in gradients}
     assert made
     assert all(id(array) in kept for array, _ in made), "memory of a pool was let go"
-    with pytest.raises(RuntimeError, match="v belongs to another stream than the one that is captured"):
+    with pytest.raises(
+        RuntimeError, match="v belongs to another stream than the one that is captured"
+    ):
         plan.apply(Interface(v, stream=9), Interface(out), stream=8)
 
 
@@ -513,7 +519,9 @@ def test_in_a_capture(monkeypatch):
 def test_addresses_that_do_not_fit():
     bytes_ = np.zeros(8 * 5 + 4, np.uint8)
     odd = bytes_[2:42].view(np.float64)
-    with pytest.raises(ValueError, match="targets starts at an address that is not a multiple of 8"):
+    with pytest.raises(
+        ValueError, match="targets starts at an address that is not a multiple of 8"
+    ):
         laplex.cuda.Plan(Interface(odd))
     plan = laplex.cuda.Plan(Interface(np.arange(5.0, dtype=np.float32)))
     fits = np.zeros(44, np.uint8)

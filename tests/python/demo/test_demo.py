@@ -19,7 +19,7 @@ from laplex.demo import choose_settings, exactness, report, run_demo, timing, tr
 PICTURES = {
     "CPU time against n",
     "training loss and test error by epoch",
-    "test images and what the Laplex network takes them for",
+    "test images and the predictions of the Laplex network",
     "dense view of a learned kernel",
     "anchors before and after training",
     "routing of the head",
@@ -175,7 +175,7 @@ def test_ranks_at_the_start():
     [
         ([98.0, 98.1, 98.2], [96.0, 96.1, 96.2], "better than"),
         ([96.0, 96.1, 96.2], [98.0, 98.1, 98.2], "worse than"),
-        ([95.0, 98.0, 97.0], [96.5, 97.5, 97.0], "within the noise"),
+        ([95.0, 98.0, 97.0], [96.5, 97.5, 97.0], "less than the noise"),
         ([95.0], [96.5], "with one seed"),
     ],
 )

@@ -367,7 +367,10 @@ WRONG_TYPES = {
         "source_phase has dtype torch.float64", F, F, source_phase=F.double()
     ),
     "integer-lengthscale-tensor": refused(
-        "lengthscale has dtype torch.int64, but must be a Python float", F, F, lengthscale=torch.tensor(1)
+        "lengthscale has dtype torch.int64, but must be a Python float",
+        F,
+        F,
+        lengthscale=torch.tensor(1),
     ),
 }
 WRONG_VALUES = {
