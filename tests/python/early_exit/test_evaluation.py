@@ -729,7 +729,7 @@ def test_bad_options_are_named(
         (lambda: Outputs(GOOD.logits, GOOD.labels[:3], ("a",)), ValueError, "60 labels and 3"),
         (lambda: Outputs(GOOD.logits[0], GOOD.labels, ("a",)), ValueError, "logits must be"),
         (lambda: evaluate(nn.Linear(2, 2), []), TypeError, "model must be a MultiExitModel"),
-        (lambda: evaluate(network(), []), ValueError, "loader gave no samples"),
+        (lambda: evaluate(network(), []), ValueError, "loader yielded no samples"),
         (lambda: evaluate(network(), samples(2)[0]), TypeError, "pass a DataLoader"),
         (lambda: evaluate(network(), [samples(2)[0]]), TypeError, "must be the pair"),
         (lambda: evaluate(network(), [samples(2)], costs=[1.0]), ValueError, "costs must be 3"),
