@@ -522,7 +522,7 @@ def test_temperature_is_kept_and_checked() -> None:
         TemperatureScaling().fit(logits, labels + 4)
     with pytest.raises(ValueError, match="values must be those of to_dict"):
         TemperatureScaling.from_dict({})
-    with pytest.raises(ValueError, match="bounds must be two rising"):
+    with pytest.raises(ValueError, match="bounds must be two positive, finite"):
         TemperatureScaling(bounds=(2, 1))
 
 
@@ -646,7 +646,7 @@ def test_score_heads_check() -> None:
     with pytest.raises(AttributeError, match="not fitted: call fit"):
         ScoreHeads().scores(logits)
     heads = ScoreHeads().fit(logits, labels)
-    with pytest.raises(ValueError, match="k must be one of 2 fitted exits, got 2"):
+    with pytest.raises(ValueError, match="k must be 0 to 1, the exits that were fitted, got 2"):
         heads.score(2, torch.zeros(1, 4))
     with pytest.raises(ValueError, match="the classes it was fitted with"):
         heads.score(0, torch.zeros(1, 5))
