@@ -702,7 +702,7 @@ GOOD = outputs()
             "either a calibration or a policy",
         ),
         ({"protocol": "test"}, ValueError, "protocol must be"),
-        ({"protocol": "validation"}, ValueError, "pass them as validation"),
+        ({"protocol": "validation"}, ValueError, "pass validation"),
         ({"budgets": [0.5, 0]}, ValueError, "budgets must be"),
         ({"bins": 0}, ValueError, "bins must be at least 1"),
         ({"validation": outputs(classes=5)}, ValueError, "same exits and classes"),
