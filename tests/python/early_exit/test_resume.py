@@ -357,7 +357,7 @@ def test_a_checkpoint_of_another_run_is_refused(
         train(model(), arguments.pop("train_loader"), **arguments, **options)
         (interrupted / "last.ckpt").write_bytes(before)
         return
-    message = rf"last.ckpt is a checkpoint of another run: {said}.*: pass the value that the run was started with"
+    message = rf"last.ckpt is a checkpoint of another run: {said}.*: pass the value that the run"
     with pytest.raises(ValueError, match=message):
         train(model(), arguments.pop("train_loader"), **arguments, **options)
     assert (interrupted / "last.ckpt").read_bytes() == before

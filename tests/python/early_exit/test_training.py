@@ -498,7 +498,7 @@ def test_bad_loaders_are_refused_before_any_work(
             tiny,
             {"trainer_options": {"max_epochs": 3}},
             ValueError,
-            "trainer_options has 'max_epochs', which train sets itself: pass epochs, or the epochs of each Phase, to train",
+            "'max_epochs', which train sets itself: pass epochs, or the epochs of each Phase, to",
         ),
         (
             tiny,
