@@ -1,9 +1,12 @@
-"""Early exits: train, understand, run and judge networks with several outputs.
+"""Early exits: train, run, evaluate, analyse and export networks with several outputs.
 
-`MultiExitModel` attaches exits to any module by name; `train` trains them by a strategy, its
-`predict` leaves for real, by a policy; `evaluate` and `compare` judge, `analyze` looks inside,
-`export` writes a file for each segment, `report` a page. Our reading of the abstracts of arXiv
-2407.14320 and 2508.21495. Names are imported when first used.
+`MultiExitModel` attaches exits to the named modules of any network, and `train` trains them with a
+chosen strategy. `MultiExitModel.predict` stops computing a sample at the exit where a policy lets
+it leave. `evaluate` and `compare` measure accuracy against cost, `analyze` looks inside a network,
+`export` writes one file for each segment, and `report` writes an HTML page.
+
+The package is our reading of the abstracts of arXiv 2407.14320 and arXiv 2508.21495. Names are
+imported when they are first used.
 """
 
 from __future__ import annotations

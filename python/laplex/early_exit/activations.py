@@ -1,4 +1,4 @@
-"""What modules put out: Tensors, or lists, tuples and dicts of them."""
+"""Outputs of modules: Tensors, or lists, tuples and dicts of Tensors."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch import Tensor
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
-    """The same structure with `function` of each Tensor; None and numbers stay.
+    """Apply `function` to each Tensor of a structure; None, numbers and strings stay.
 
     Raises
     ------
     TypeError
-        For a structure that is none of Tensor, list, tuple, named tuple or mapping.
+        If the structure holds anything but Tensors, lists, tuples, named tuples and mappings.
     """
     if isinstance(value, Tensor):
         return function(value)
@@ -36,8 +36,8 @@ def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     raise TypeError(
-        f"an activation holds a {type(value).__name__}: exits work at modules that put out "
-        "Tensors, or lists, tuples and dicts of them"
+        f"an activation holds a {type(value).__name__}: attach exits at modules that return "
+        "Tensors, or lists, tuples and dicts of Tensors"
     )
 
 
@@ -54,12 +54,12 @@ def tensors_of(value: Any) -> list[Tensor]:
 
 
 def batch_of(value: Any, name: str) -> int:
-    """The first dimension, which all Tensors of a structure share.
+    """The size of the first dimension, which all Tensors of a structure must share.
 
     Raises
     ------
     ValueError
-        There are no Tensors, or they disagree.
+        If there are no Tensors, or their sizes differ.
     """
     sizes = {len(tensor) if tensor.ndim else -1 for tensor in tensors_of(value)}
     if len(sizes) != 1 or -1 in sizes:

@@ -1,4 +1,4 @@
-"""What the offline functions accept: arrays and tensors of logits, labels, scores, correctness."""
+"""Checks of the arrays and tensors that the offline functions accept."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ Integers: TypeAlias = NDArray[np.int64]
 
 
 def as_numpy(name: str, value: Any) -> NDArray[Any]:
-    """A NumPy array of numbers or booleans from an array, a tensor, or a sequence of either.
+    """Convert an array, a tensor, or a sequence of either to a NumPy array of numbers or booleans.
 
-    Tensors may be on any device and need a gradient. A sequence is stacked, as the tuple of logits
-    that a `MultiExitModel` returns.
+    Tensors may be on any device and may require a gradient. A sequence, such as the tuple of logits
+    that a `MultiExitModel` returns, is stacked.
 
     Raises
     ------
     TypeError
-        There is something else in it than real numbers or booleans.
+        If it holds anything but real numbers and booleans.
     ValueError
-        Entries of a sequence differ in shape.
+        If the entries of a sequence differ in shape.
     """
     if isinstance(value, (list, tuple)) and any(isinstance(one, Tensor) for one in value):
         parts = [as_numpy(name, one) for one in value]
@@ -47,28 +47,28 @@ def as_numpy(name: str, value: Any) -> NDArray[Any]:
 
 
 def as_numbers(name: str, value: Any, ndim: int, axes: str) -> Array:
-    """Finite numbers of a given number of dimensions, none of length 0, as float64.
+    """Convert to a float64 array, checked: finite, not empty, of a given number of dimensions.
 
     Parameters
     ----------
     name : str
-        Of the argument, for messages.
+        Name of the argument, for messages.
     value : array, Tensor or sequence
     ndim : int
     axes : str
-        What the dimensions are, for messages: ``"[exits, samples]"``.
+        Names of the dimensions, for messages: ``"[exits, samples]"``.
 
     Raises
     ------
     TypeError, ValueError
-        They are none.
+        If the check fails.
     """
     found = as_numpy(name, value).astype(np.float64, copy=False)
     _check_shape(name, found, ndim, axes)
     if not np.isfinite(found).all():
         raise ValueError(
-            f"{name} must be finite, got {_first(~np.isfinite(found), found)}: leave those "
-            "samples out, or clip them"
+            f"{name} must be finite, got {_first(~np.isfinite(found), found)}: remove those "
+            "samples, or clip the values"
         )
     return found
 
@@ -79,7 +79,7 @@ def as_logits(name: str, value: Any) -> Array:
     Raises
     ------
     TypeError, ValueError
-        They are not three-dimensional, empty, or not finite.
+        If they are not three-dimensional, empty, or not finite.
     """
     return as_numbers(name, value, 3, "[exits, samples, classes]")
 
@@ -90,7 +90,7 @@ def as_labels(name: str, value: Any, count: int, classes: int) -> Integers:
     Raises
     ------
     TypeError, ValueError
-        They are not whole numbers, not `count` of them, or out of range.
+        If they are not integers, not `count` of them, or out of range.
     """
     found = as_numpy(name, value)
     if found.dtype.kind not in "iu":
@@ -112,18 +112,18 @@ def as_labels(name: str, value: Any, count: int, classes: int) -> Integers:
 
 
 def as_scores(name: str, value: Any) -> Array:
-    """Scores of every exit, higher is surer, ndarray [exits, samples] in float64.
+    """Scores of every exit, higher is more confident, ndarray [exits, samples] in float64.
 
     Raises
     ------
     TypeError, ValueError
-        They are not two-dimensional, empty, or not finite.
+        If they are not two-dimensional, empty, or not finite.
     """
     return as_numbers(name, value, 2, "[exits, samples]")
 
 
 def as_correct(name: str, value: Any, ndim: int = 2) -> Booleans:
-    """Whether each exit is right about each sample, ndarray [exits, samples] of bool.
+    """Whether each exit classifies each sample correctly, ndarray [exits, samples] of bool.
 
     Parameters
     ----------
@@ -136,7 +136,7 @@ def as_correct(name: str, value: Any, ndim: int = 2) -> Booleans:
     Raises
     ------
     TypeError, ValueError
-        Other numbers, another shape, or nothing.
+        If there are other numbers, the shape is wrong, or the array is empty.
     """
     found = as_numpy(name, value)
     _check_shape(name, found, ndim, "[exits, samples]" if ndim == 2 else "[samples]")
@@ -151,19 +151,21 @@ def as_correct(name: str, value: Any, ndim: int = 2) -> Booleans:
 
 
 def same_shape(first: str, a: NDArray[Any], second: str, b: NDArray[Any]) -> None:
-    """Check that two arrays have one shape.
+    """Check that two arrays have the same shape.
 
     Raises
     ------
     ValueError
-        They don't.
+        If they do not.
     """
     if a.shape != b.shape:
-        raise ValueError(f"{first} and {second} must have one shape, got {a.shape} and {b.shape}")
+        raise ValueError(
+            f"{first} and {second} must have the same shape, got {a.shape} and {b.shape}"
+        )
 
 
 def correctness(logits: Array, labels: Integers) -> Booleans:
-    """Whether the largest logit, the first of equal ones, is the label's: [exits, samples].
+    """Whether the largest logit (the first of equal ones) is that of the label: [exits, samples].
 
     Parameters
     ----------

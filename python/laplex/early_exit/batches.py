@@ -1,4 +1,4 @@
-"""Batches of (x, labels): checked, moved, as many as asked for."""
+"""Batches ``(x, labels)``: checked, moved to the device of a model, limited in number."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from .model import MultiExitModel, evaluating
 
 
 def check_model(model: Any, name: str = "model") -> None:
-    """Refuse what is no `MultiExitModel`.
+    """Check that an argument is a `MultiExitModel`.
 
     Raises
     ------
     TypeError
+        If it is not.
     """
     if not isinstance(model, MultiExitModel):
         raise TypeError(
@@ -30,25 +31,27 @@ def check_model(model: Any, name: str = "model") -> None:
 
 
 def check_loader(loader: Any, name: str = "loader") -> None:
-    """Refuse what can't give batches.
+    """Check that an argument can yield batches.
 
     Raises
     ------
     TypeError
+        If it cannot.
     """
     if not isinstance(loader, Iterable) or isinstance(loader, (Tensor, np.ndarray, str, dict)):
         raise TypeError(
-            f"{name} must give batches (x, labels), got {type(loader).__name__}: pass a DataLoader "
-            "or a list of batches"
+            f"{name} must yield batches (x, labels), got {type(loader).__name__}: pass a "
+            "DataLoader or a list of batches"
         )
 
 
 def check_inputs(model: Any, loader: Any, batches: Any = None) -> None:
-    """Refuse what a measurement can't be made of.
+    """Check the arguments that all measurements share.
 
     Raises
     ------
     TypeError, ValueError
+        If one of them is invalid.
     """
     check_model(model)
     check_loader(loader)
@@ -62,16 +65,16 @@ def inputs_and_labels(batch: Any, name: str) -> tuple[Any, Any]:
     Raises
     ------
     TypeError
-        It is none of ``(x, labels)``.
+        If the batch is not a pair ``(x, labels)``.
     """
     if not isinstance(batch, (list, tuple)) or len(batch) != 2:
-        got = f"{len(batch)} of them" if isinstance(batch, (list, tuple)) else type(batch).__name__
+        got = f"{len(batch)} items" if isinstance(batch, (list, tuple)) else type(batch).__name__
         raise TypeError(f"a batch of {name} must be the pair (x, labels), got {got}")
     return batch[0], batch[1]
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """That of the first parameter; the CPU without any."""
+    """The device of the first parameter, or the CPU if there is none."""
     return next((one.device for one in model.parameters()), torch.device("cpu"))
 
 
@@ -90,9 +93,9 @@ def labelled_batches(
     model : MultiExitModel
     loader : iterable of (x, labels)
     batches, samples : int, optional
-        At most so many; the last batch is cut.
+        Maximum number of batches and of samples; the last batch is cut to fit.
     name : str
-        Of the loader, for messages.
+        Name of the loader, for messages.
 
     Yields
     ------
@@ -101,7 +104,8 @@ def labelled_batches(
     Raises
     ------
     TypeError, ValueError
-        Batches are no pairs, labels are no class numbers of the model, or there are no samples.
+        If batches are not pairs, labels are not class indices of the model, or there are no
+        samples.
     """
     device = device_of(model)
     left = samples
@@ -122,11 +126,11 @@ def labelled_batches(
             left -= len(numbers)
         yield x, numbers.to(device)
     if classes is None:
-        raise ValueError(f"{name} gave no samples: pass one that is not empty or used up")
+        raise ValueError(f"{name} yielded no samples: pass one that is neither empty nor exhausted")
 
 
 def batch_count(loader: Iterable[Any], batches: int | None = None) -> int | None:
-    """How many batches `labelled_batches` will give, where that is known."""
+    """The number of batches that `labelled_batches` will yield, or None if it is unknown."""
     try:
         total = len(loader)  # type: ignore[arg-type]
     except (TypeError, NotImplementedError):  # a DataLoader of an iterable data set has no length

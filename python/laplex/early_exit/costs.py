@@ -1,4 +1,4 @@
-"""What a sample costs by the exit it leaves at: multiply-adds, counted."""
+"""The cost of a sample by the exit where it leaves, in counted multiply-adds."""
 
 from __future__ import annotations
 
@@ -24,21 +24,23 @@ Convention = Literal["multiply-adds", "flops"]
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Costs(Result):
-    """What one sample costs; printing it prints the table.
+    """Result of `count_costs`: the cost of one sample. Printing it prints the table.
 
     Attributes
     ----------
     exit_names : tuple of str
-        Of the K exits, the last one ``"output"``.
+        Names of the K exits; the last one is ``"output"``.
     segments : ndarray [K], float64
         Cost of the backbone between exit k - 1 and exit k, without heads.
     heads : ndarray [K - 1], float64
-        Cost of the head of each exit but the last, which is the backbone's own.
+        Cost of the head of each exit but the last, whose head belongs to the backbone.
     convention : "multiply-adds" or "flops"
         The unit. A multiply-add is 2 flops.
     backbone_parameters : int
+        Number of parameters of the backbone.
     head_parameters : tuple of int
-        Numbers of parameters, K - 1 of them; one that two heads share counts for both.
+        Number of parameters of each of the K - 1 heads. A parameter that two heads share counts for
+        both.
     """
 
     _kind: ClassVar = "laplex.early_exit.Costs"
@@ -56,49 +58,57 @@ class Costs(Result):
 
     @property
     def backbone(self) -> float:
-        """Cost of the plain backbone, no head run: 100 %."""
+        """Cost of the plain backbone, without any head; this is 100 %."""
         return float(self.segments.sum())
 
     @property
     def exits(self) -> NDArray[np.float64]:
         """Cost of a sample that leaves at exit k, ndarray [K].
 
-        It has gone through segments 0 to k, and through heads 0 to k as it asked each whether to
-        leave. So the last exit costs more than the plain backbone, by all heads.
+        The sample runs through segments 0 to k and through heads 0 to k, because each of these
+        heads decides whether it leaves. The last exit therefore costs more than the plain backbone,
+        by the cost of all heads.
         """
         return np.cumsum(self.segments + np.append(self.heads, 0.0))
 
     @property
     def relative(self) -> NDArray[np.float64]:
-        """`exits` in units of `backbone`, ndarray [K]: 1.0 is 100 %."""
+        """`exits` divided by `backbone`, ndarray [K]; 1.0 is 100 %."""
         return self.exits / self.backbone
 
     def mean(self, samples_per_segment: Sequence[int]) -> float:
-        """Mean cost of the samples of a `Prediction`, by what was truly computed.
+        """Mean cost of the samples of a `Prediction`, from the segments that were computed.
 
         Parameters
         ----------
         samples_per_segment : sequence of int
-            K numbers: how many samples each segment, and the head after it, computed.
+            The attribute of this name of a `Prediction`: K numbers, how many samples each segment
+            and the head after it computed.
+
+        Returns
+        -------
+        float
+            In the unit `convention`.
 
         Raises
         ------
         ValueError
-            Another number of segments, or no samples.
+            If there are not K numbers, or the first one is not positive.
         """
         counts = np.asarray(samples_per_segment, dtype=np.float64)
         if counts.shape != self.segments.shape or counts[0] <= 0:
             raise ValueError(
                 f"samples_per_segment must be {len(self.segments)} numbers, one for each exit, the "
-                f"first of them positive, got {list(samples_per_segment)}: pass that of predict"
+                f"first of them positive, got {list(samples_per_segment)}: pass the attribute of "
+                "the prediction"
             )
         return float(counts @ (self.segments + np.append(self.heads, 0.0)) / counts[0])
 
     def cells(self, percent: str = "%", missing: str = "-") -> list[list[str]]:
-        """Rows of a table, one for each exit and one for the plain backbone.
+        """Rows of the table: one for each exit, and one for the plain backbone.
 
-        Cost of the segment and of the head, of leaving here and as a part of the backbone's,
-        parameters.
+        The columns are the name, the cost of the segment, the cost of the head, the cost of a
+        sample that leaves here, the same relative to the backbone, and the number of parameters.
         """
         columns = (
             self.exit_names,
@@ -115,7 +125,7 @@ class Costs(Result):
         ]
 
     def table(self) -> str:
-        """One aligned text, a line for each exit."""
+        """Format the costs as aligned text, one line for each exit."""
         head = ["exit", "segment", "head", "leaving here", "of backbone", "parameters"]
         return f"Cost of a sample by exit, in {self.convention}\n{aligned(head, self.cells())}"
 
@@ -133,21 +143,22 @@ class Costs(Result):
 def count_costs(
     model: MultiExitModel, example: Any, *, convention: Convention = "multiply-adds"
 ) -> Costs:
-    r"""Count what a sample costs that leaves at each exit.
+    r"""Count the cost of a sample that leaves at each exit.
 
-    Matrix products, convolutions and attention count (`torch.utils.flop_counter`), and the product
-    of `laplex.nn` layers; what goes number by number (activations, norms, pooling, softmax, the
-    decision to leave) does not, and `torch.nn.Bilinear` neither. The count is made by running
-    one sample in evaluation mode without gradients; modes are put back.
+    Matrix products, convolutions and attention are counted (`torch.utils.flop_counter`), and so are
+    the products of `laplex.nn` layers. Elementwise work (activations, norms, pooling, softmax, the
+    decision to leave) is not counted, and neither is `torch.nn.Bilinear`. To count, one sample is
+    run in evaluation mode without gradients; the mode of every module is restored.
 
     Parameters
     ----------
     model : MultiExitModel
-    example : Tensor [batch, ...], or nested lists, tuples and dicts of them
-        As for ``model(example)``. Its first sample is run, alone, so that the count does not
+        The model.
+    example : Tensor [batch, ...], or nested lists, tuples and dicts of Tensors
+        An input of ``model(example)``. Only its first sample is run, so that the count does not
         depend on the batch.
     convention : "multiply-adds" or "flops"
-        What is counted; a multiply-add is 2 flops. Papers that say "FLOPs" often mean the former.
+        The unit. A multiply-add is 2 flops. Papers that say "FLOPs" often mean multiply-adds.
 
     Returns
     -------
@@ -156,18 +167,19 @@ def count_costs(
     Raises
     ------
     TypeError
-        `model` is no `MultiExitModel`.
+        If `model` is not a `MultiExitModel`.
     ValueError
-        An unknown `convention`, an empty batch, or a backbone in which nothing can be counted.
+        If `convention` is unknown, the batch is empty, or nothing in the backbone can be counted.
 
     Notes
     -----
-    Attention counts in full, masks or not. A product with a Laplace kernel
-    counts :math:`2 (n + m)` multiply-adds for a row of each of its heads, or :math:`6 (n + m)` with
-    phases, for n targets and m sources: each anchor is weighed from both sides and enters two
-    running sums, on one plane of numbers or on two, into which phases turn it. The order
-    of the anchors, which every call finds, is not counted. `LaplexHead` makes two such products a
-    call, one of them for its normaliser; that one is shared by a batch, and counts in full here.
+    Attention counts in full, with or without a mask. For n targets and m sources, a product with a
+    Laplace kernel counts :math:`2 (n + m)` multiply-adds for each row of each of its heads, or
+    :math:`6 (n + m)` with phases: each anchor is weighted from both sides and enters two running
+    sums, on one plane of numbers without phases and on two planes with them, for which the phases
+    also rotate the values. Sorting the anchors, which every call does, is not counted. `LaplexHead`
+    computes two such products a call, one of them for its normaliser. A batch shares the
+    normaliser, but here it counts in full.
 
     Examples
     --------
@@ -209,8 +221,8 @@ def count_costs(
     )
     if costs.backbone <= 0:
         raise ValueError(
-            "nothing of the backbone was counted, so there is no 100 %: model must have matrix "
-            "products, convolutions or attention"
+            "nothing in the backbone was counted, so costs have no unit: the backbone must contain "
+            "matrix products, convolutions or attention"
         )
     return costs
 

@@ -1,4 +1,4 @@
-"""Count flops as they are dispatched: PyTorch's counter, and what it would miss."""
+"""Count flops as they are dispatched: PyTorch's counter, and the operations it would miss."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import laplex.nn  # noqa: F401
 
 @contextmanager
 def counting_flops() -> Iterator[Callable[[], int]]:
-    """Count the flops of what runs inside; yields a function that tells the number so far."""
+    """Count the flops of what runs inside; yields a function that returns the number so far."""
     counter = FlopCounterMode(display=False, custom_mapping=_EXTRA)
     with unfused(), sdpa_kernel(SDPBackend.MATH), counter:
         yield counter.get_total_flops
@@ -26,11 +26,11 @@ def counting_flops() -> Iterator[Callable[[], int]]:
 
 @contextmanager
 def unfused() -> Iterator[None]:
-    """Have PyTorch's layers run as plain products.
+    """Make PyTorch's layers run as plain products.
 
-    The counter sees what is dispatched. The fused layers of nn.Transformer and the libraries'
-    recurrent layers are single operators that it has no formula for and counts as nothing, as is
-    fused attention on the CPU.
+    The counter sees the operators that are dispatched. The fused layers of nn.Transformer, the
+    recurrent layers of MKL-DNN and cuDNN, and fused attention on the CPU are single operators that
+    it has no formula for, and would count as nothing.
     """
     backends: list[Any] = [torch.backends.mkldnn, torch.backends.cudnn]
     enabled = [backend.enabled for backend in backends]
@@ -60,7 +60,7 @@ _matvec_flops._get_raw = True  # type: ignore[attr-defined]  # the counter's mar
 
 
 def _vector_flops(*shapes: Any, out_shape: Any = None, **_: Any) -> int:
-    """Flops of a product with a vector: 2 for each entry of the matrix, the largest argument."""
+    """Flops of a product with a vector: 2 for each entry of the matrix, its largest argument."""
     return 2 * max(prod(shape) for shape in shapes if isinstance(shape, torch.Size))
 
 

@@ -1,4 +1,4 @@
-"""A network with several outputs: exits attached to any module, and left for real."""
+"""A network with several outputs: exits are attached to any module, and samples leave at them."""
 
 from __future__ import annotations
 
@@ -22,29 +22,34 @@ AtExit = Callable[[int, Any], Any]
 class MultiExitModel(nn.Module):
     """A backbone with exits.
 
-    The backbone is not changed: exits listen by forward hooks, put on for the length of a call.
+    The backbone is not changed. Exits read the outputs of its modules through forward hooks, which
+    are registered only while a call runs.
 
     Parameters
     ----------
     backbone : Module
-        Its output, or the ``.logits`` of its output, are the logits ``[batch, classes]`` of the
-        last exit. The batch is the first dimension everywhere.
+        The network. Its output, or the ``.logits`` of its output, is taken as the logits
+        ``[batch, classes]`` of the last exit. The batch is the first dimension everywhere.
     exits : mapping of str to Module
-        The names of modules of the backbone, as in ``backbone.named_modules()``, in the order in
-        which they run, and the head of each: a module from that module's output to logits.
+        The head of each exit, by the name of the module it is attached to, as in
+        ``backbone.named_modules()``. A head maps the output of that module to logits. List the
+        exits in the order in which their modules run.
 
     Attributes
     ----------
     exit_names : tuple of str
+        Names of the modules with an exit, in depth order.
     heads : ModuleList
+        The head of each exit, in the same order.
     num_exits : int
-        The exits of `exits` and the backbone's own.
+        Number of exits, the backbone's own output included.
 
     Raises
     ------
     ValueError
-        No exits, a name that the backbone does not have. And from the first call: an exit that
-        does not run, runs twice, or runs before the one listed before it.
+        If `exits` is empty or names a module that the backbone does not have. The first call also
+        raises it if the module of an exit does not run, runs twice, or runs before the module of
+        the exit listed before it.
 
     Examples
     --------
@@ -77,7 +82,7 @@ class MultiExitModel(nn.Module):
         self.backbone = backbone
         self.heads = nn.ModuleList(exits.values())
         self.exit_names: tuple[str, ...] = tuple(exits)
-        #: Whether `predict` runs the backbone anew behind an exit; None until it has found out.
+        #: Whether `predict` has to run the backbone again after an exit; None until it is known.
         self.replays: bool | None = None
 
     @property
@@ -87,7 +92,7 @@ class MultiExitModel(nn.Module):
 
     @property
     def output_names(self) -> tuple[str, ...]:
-        """Names of all exits in depth order: `exit_names`, then ``"output"``."""
+        """Names of all exits in depth order: `exit_names`, followed by ``"output"``."""
         return (*self.exit_names, "output")
 
     @classmethod
@@ -100,33 +105,43 @@ class MultiExitModel(nn.Module):
         example: Any,
         head: str | Callable[[Any, int], nn.Module] = "pooled",
     ) -> MultiExitModel:
-        """Attach exits with new heads, as wide as the activations of an example are.
+        """Attach exits with new heads whose sizes are taken from the activations of an example.
 
         Parameters
         ----------
         backbone : Module
+            The network.
         at : sequence of str
-            Names of its modules, in the order in which they run.
+            Names of the modules to attach exits to, in the order in which they run.
         num_classes : int
-        example : Tensor or nested
-            A batch as the backbone takes it. Run once in evaluation mode, without gradients.
+            Number of classes.
+        example : Tensor, or nested lists, tuples and dicts of Tensors
+            A batch that the backbone accepts. It is run once, in evaluation mode and without
+            gradients.
         head : str or callable
-            ``"pooled"`` (maximum and average of a feature map, mixed, then linear), ``"linear"``
-            (average, then linear), ``"mlp"``, ``"conv"``, ``"token"`` (the first token of
-            ``[batch, tokens, dim]``), ``"laplex"`` (average, then `laplex.nn.LaplexHead`), or what
-            `laplex.early_exit.heads.HEADS` has besides; or a function of an activation and the
-            number of classes to a module.
+            Either a name from `laplex.early_exit.heads.HEADS`, or a function that takes an
+            activation and the number of classes and returns a module. The built-in names are
+            ``"pooled"`` (a learned mix of maximum and average over positions, then a linear layer),
+            ``"linear"`` (the average, then a linear layer), ``"mlp"`` (the average, then a layer of
+            hidden units), ``"conv"`` (a convolution, for feature maps), ``"token"`` (the first
+            token of ``[batch, tokens, dim]``) and ``"laplex"`` (the average, then
+            `laplex.nn.LaplexHead`).
+
+        Returns
+        -------
+        MultiExitModel
+            The model, on the device and in the precision of the backbone's first parameter.
 
         Raises
         ------
         ValueError
-            As the constructor; or the head does not fit the activation.
+            As for the constructor, or if the head does not fit the activation.
         """
         if isinstance(at, str):
             raise TypeError(f"at must be a sequence of names, got {at!r}: pass [{at!r}]")
         names = list(at)
         if len(set(names)) < len(names):
-            raise ValueError(f"at names a module twice: {names}")
+            raise ValueError(f"at names a module twice: {names}: list each name once")
         probe = cls(backbone, {name: nn.Identity() for name in names})
         seen: list[Any] = []
 
@@ -150,16 +165,17 @@ class MultiExitModel(nn.Module):
         return model
 
     def forward(self, x: Any) -> tuple[Tensor, ...]:
-        """Logits of every exit, in depth order, the backbone's own last.
+        """Compute the logits of every exit.
 
         Parameters
         ----------
-        x : Tensor [batch, ...], or nested lists, tuples and dicts of them
-            What the backbone takes as its one argument.
+        x : Tensor [batch, ...], or nested lists, tuples and dicts of Tensors
+            The single argument of the backbone.
 
         Returns
         -------
         tuple of Tensor [batch, classes]
+            The logits in depth order; those of the backbone itself come last.
         """
         logits: list[Tensor] = []
 
@@ -178,30 +194,31 @@ class MultiExitModel(nn.Module):
         return (*logits, last)
 
     def head_logits(self, k: int, activation: Any) -> Tensor:
-        """Logits [batch, classes] of the head of exit `k` for the output of its module."""
+        """Run the head of exit `k` on the output of its module; returns logits [batch, classes]."""
         return _as_logits(self.heads[k](activation), f"the head of exit {self.exit_names[k]!r}")
 
     def walk(self, x: Any, at_exit: AtExit) -> Tensor:
-        """Run the backbone and call a visitor at each exit but the last. No head is run.
+        """Run the backbone and call a function at each exit but the last. No head is run.
 
         Parameters
         ----------
         x
-            As for `forward`.
+            As in `forward`.
         at_exit : callable
-            ``at_exit(k, activation)`` gets what the exit's module put out, and returns what the
-            backbone goes on with: the same, or one with fewer rows. It may raise `StopWalk`, which
-            `walk` passes on.
+            ``at_exit(k, activation)`` receives the output of the module of exit ``k``, and returns
+            the activation that the backbone continues with: the same one, or one with fewer rows.
+            It may raise `StopWalk` to skip the rest of the backbone; `walk` lets that exception
+            through.
 
         Returns
         -------
         Tensor [batch, classes]
-            The backbone's own logits.
+            The logits of the backbone itself.
 
         Raises
         ------
         ValueError
-            The exits did not run once each in their order.
+            If the modules of the exits do not run once each, in their order.
         """
         reached = 0
 
@@ -232,16 +249,17 @@ class MultiExitModel(nn.Module):
         return logits
 
     def predict(self, x: Any, policy: Policy) -> Prediction:
-        """Predict, each sample leaving at its exit: what lies behind is not computed for it.
+        """Predict with early exits: the layers after a sample's exit are not computed for it.
 
-        Computed in evaluation mode and without gradients; modes are put back.
+        The model runs in evaluation mode and without gradients. The mode of every module is
+        restored afterwards.
 
         Parameters
         ----------
         x
-            As for `forward`; any batch, also of one.
+            As in `forward`. The batch may have any size, including 1.
         policy : Policy
-            Such as `MaxSoftmax`; see `laplex.early_exit.policies`.
+            The exit policy, such as `MaxSoftmax`; see `laplex.early_exit.policies`.
 
         Returns
         -------
@@ -250,20 +268,20 @@ class MultiExitModel(nn.Module):
         Raises
         ------
         ValueError
-            Thresholds for another number of exits; or a backbone in which what a sample gives
-            depends on the others of its batch.
+            If the policy has thresholds for another number of exits, or if the logits of a sample
+            depend on the other samples of its batch.
 
         Notes
         -----
-        Rows of the samples that leave are taken out of the activation, and the backbone goes on
-        with the rest. Where something else of the batch passes an exit by (a skip connection
-        around it, a size of the batch taken at the start), the backbone is run anew with the
-        samples that stay, and its modules before the exit give what they gave. Which of the two
-        it takes is found out with the first batch of several samples, by trying on eight of them
-        (`replays`).
+        The rows of the samples that leave are removed from the activation, and the backbone
+        continues with the remaining rows. This is not enough where other data of the batch bypass
+        an exit: a skip connection around it, or a batch size read at the start of the forward. The
+        backbone is then run again with the remaining samples, while the modules before the exit
+        return their stored outputs. The first batch of more than one sample decides between the two
+        methods, by a trial on up to 8 of its samples; `replays` holds the outcome.
 
-        Decisions are those of ``policy.exit_index`` on all logits, sample for sample, up to the
-        rounding by which convolutions and products depend on the size of a batch.
+        Decisions equal those of ``policy.exit_index`` on the logits of all exits, sample by sample,
+        up to the rounding by which convolutions and matrix products depend on the batch size.
         """
         if not isinstance(policy, Policy):
             raise TypeError(
@@ -292,8 +310,8 @@ class MultiExitModel(nn.Module):
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model in evaluation mode; put every module's own mode back."""
-    # Those alone that are to change: to set an attribute of a module takes microseconds.
+    """Put a model in evaluation mode, and restore the mode of every module afterwards."""
+    # Only the modules that change: setting an attribute of a module takes microseconds.
     training = [module for module in model.modules() if module.training]
     for module in training:
         module.training = False
@@ -315,13 +333,13 @@ def _as_logits(output: Any, whose: str) -> Tensor:
 def _check_example(logits: Tensor, num_classes: int, batch: int) -> None:
     if logits.shape[1] != num_classes:
         raise ValueError(
-            f"num_classes is {num_classes}, but the backbone has {logits.shape[1]}: replace its "
-            "last layer, or pass its number"
+            f"num_classes is {num_classes}, but the backbone has {logits.shape[1]} classes: "
+            f"replace its last layer, or pass num_classes={logits.shape[1]}"
         )
     if len(logits) != batch:
         raise ValueError(
             f"the backbone gives {len(logits)} rows of logits for {batch} samples: the batch must "
-            "be the first dimension of what goes in and comes out"
+            "be the first dimension of its inputs and outputs"
         )
 
 
@@ -341,5 +359,5 @@ def _check_names(backbone: nn.Module, names: Iterable[str]) -> None:
             raise ValueError(
                 f"exit {name!r} is not a module of the backbone: it has {listed}"
                 if known
-                else f"exit {name!r} is not a module of the backbone, which has none"
+                else f"exit {name!r} is not a module of the backbone, which has no modules"
             )

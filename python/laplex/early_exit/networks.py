@@ -1,4 +1,4 @@
-"""Small backbones for images, to try exits on: a residual network, an MSDNet, a transformer."""
+"""Small backbones to try exits on: a residual network, an MSDNet, a vision transformer, an MLP."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 M = TypeVar("M", bound=nn.Module)
 
-#: Where exits are attached when nobody says so: backbone -> names of its modules.
+#: The default exits of each backbone: names of its modules.
 EXITS: dict[str, tuple[str, ...]] = {
     "small_mlp": ("layers.0", "layers.1"),
     "small_msdnet": ("blocks.0", "blocks.1", "blocks.2"),
@@ -41,7 +41,7 @@ class _Residual(nn.Module):
 
 
 class SmallResNet(nn.Module):
-    """`small_resnet`."""
+    """The network that `small_resnet` makes."""
 
     def __init__(
         self,
@@ -87,19 +87,28 @@ def small_resnet(
     stem_stride: int = 1,
     seed: int | None = None,
 ) -> SmallResNet:
-    """A residual network (He et al. 2016) of three stages: ``layer1``, ``layer2``, ``layer3``.
+    """Make a residual network (He et al. 2016) with stages ``layer1``, ``layer2``, ``layer3``.
 
     Parameters
     ----------
-    num_classes, in_channels : int
+    num_classes : int
+        Number of classes.
+    in_channels : int
+        Number of channels of the images.
     width : int
-        Channels of the first stage; each later one has twice as many on half the side.
+        Number of channels of the first stage. Each later stage has twice as many channels and maps
+        of half the side.
     blocks : sequence of int
-        Residual blocks of each stage.
+        Number of residual blocks of each stage.
     stem_stride : int
-        2 makes every stage four times cheaper.
+        Stride of the first convolution; 2 makes every stage four times cheaper.
     seed : int, optional
-        Of the initial weights, drawn without touching torch's own generator.
+        Random seed of the initial weights. If given, torch's global generator is left alone;
+        otherwise the weights are drawn from it.
+
+    Returns
+    -------
+    SmallResNet
     """
     return _seeded(seed, lambda: SmallResNet(num_classes, in_channels, width, blocks, stem_stride))
 
@@ -113,7 +122,7 @@ def _conv(before: int, after: int, stride: int = 1) -> nn.Sequential:
 
 
 class _MultiScale(nn.Module):
-    """A layer of an MSDNet: at each scale, its own past and the finer scale's, concatenated on."""
+    """A layer of an MSDNet: each scale gets new maps from itself and from the finer scale."""
 
     def __init__(self, channels: Sequence[int], growth: int) -> None:
         super().__init__()
@@ -133,7 +142,7 @@ class _MultiScale(nn.Module):
 
 
 class SmallMSDNet(nn.Module):
-    """`small_msdnet`."""
+    """The network that `small_msdnet` makes."""
 
     def __init__(
         self, num_classes: int, in_channels: int, width: int, growth: int, blocks: int, scales: int
@@ -171,21 +180,31 @@ def small_msdnet(
     scales: int = 3,
     seed: int | None = None,
 ) -> SmallMSDNet:
-    """A network in the style of MSDNet (Huang et al. 2018): coarse features from the start.
+    """Make a network in the style of MSDNet (Huang et al. 2018): coarse features from the start.
 
-    Every block keeps the maps of all scales, and puts out a list of them; an exit reads the
-    coarsest, the last.
+    Every block keeps the maps of all scales, and returns a list of them. An exit reads the last
+    entry, the coarsest scale.
 
     Parameters
     ----------
-    num_classes, in_channels : int
+    num_classes : int
+        Number of classes.
+    in_channels : int
+        Number of channels of the images.
     width : int
-        Channels of the finest scale at the start; each coarser one has twice as many.
+        Number of channels of the finest scale at the start. Each coarser scale has twice as many.
     growth : int
-        Channels that a block adds to the finest scale.
-    blocks, scales : int
+        Number of channels that a block adds to the finest scale.
+    blocks : int
+        Number of blocks.
+    scales : int
+        Number of scales.
     seed : int, optional
         As in `small_resnet`.
+
+    Returns
+    -------
+    SmallMSDNet
     """
     return _seeded(
         seed, lambda: SmallMSDNet(num_classes, in_channels, width, growth, blocks, scales)
@@ -212,7 +231,7 @@ class _Attention(nn.Module):
 
 
 class SmallViT(nn.Module):
-    """`small_vit`."""
+    """The network that `small_vit` makes."""
 
     def __init__(
         self,
@@ -257,16 +276,30 @@ def small_vit(
     heads: int = 4,
     seed: int | None = None,
 ) -> SmallViT:
-    """A vision transformer (Dosovitskiy et al. 2021) with a class token.
+    """Make a vision transformer (Dosovitskiy et al. 2021) with a class token.
 
     Parameters
     ----------
-    num_classes, in_channels : int
-    image_size, patch : int
-        Sides, in pixels.
-    dim, depth, heads : int
+    num_classes : int
+        Number of classes.
+    in_channels : int
+        Number of channels of the images.
+    image_size : int
+        Side of the square images, in pixels.
+    patch : int
+        Side of a patch, in pixels; must divide `image_size`.
+    dim : int
+        Dimension of the tokens; must be a multiple of `heads`.
+    depth : int
+        Number of blocks.
+    heads : int
+        Number of attention heads of a block.
     seed : int, optional
         As in `small_resnet`.
+
+    Returns
+    -------
+    SmallViT
     """
     return _seeded(
         seed, lambda: SmallViT(num_classes, in_channels, image_size, patch, dim, depth, heads)
@@ -274,7 +307,7 @@ def small_vit(
 
 
 class SmallMLP(nn.Module):
-    """`small_mlp`."""
+    """The network that `small_mlp` makes."""
 
     def __init__(self, in_features: int, num_classes: int, widths: Sequence[int]) -> None:
         super().__init__()
@@ -288,7 +321,7 @@ class SmallMLP(nn.Module):
         self.head = nn.Linear(sizes[-1], num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits [batch, num_classes] of anything [batch, ...] with in_features numbers a row."""
+        """Logits [batch, num_classes] of inputs [batch, ...] with in_features numbers a sample."""
         logits: Tensor = self.head(self.layers(x.flatten(1)))
         return logits
 
@@ -300,15 +333,22 @@ def small_mlp(
     widths: Sequence[int] = (32, 32, 32),
     seed: int | None = None,
 ) -> SmallMLP:
-    """A multilayer perceptron: ``layers.0``, ``layers.1``, ...
+    """Make a multilayer perceptron with hidden layers ``layers.0``, ``layers.1``, ...
 
     Parameters
     ----------
-    in_features, num_classes : int
+    in_features : int
+        Number of input features of a sample.
+    num_classes : int
+        Number of classes.
     widths : sequence of int
-        Of the hidden layers.
+        Widths of the hidden layers.
     seed : int, optional
         As in `small_resnet`.
+
+    Returns
+    -------
+    SmallMLP
     """
     return _seeded(seed, lambda: SmallMLP(in_features, num_classes, widths))
 

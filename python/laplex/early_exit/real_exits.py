@@ -1,4 +1,4 @@
-"""Exits left for real: a batch that gets smaller on its way through a model."""
+"""Early exits at run time: a batch gets smaller on its way through a model."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ if TYPE_CHECKING:
     from .model import MultiExitModel
 
 
-#: Samples on which `has_to_replay` finds out.
+#: Number of samples that `has_to_replay` tries.
 _PROBED = 8
 
 
 class StopWalk(Exception):
-    """Raised by the visitor of `MultiExitModel.walk` to leave the rest of the backbone undone."""
+    """Raised by the function passed to `MultiExitModel.walk` to skip the rest of the backbone."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What `MultiExitModel.predict` returns.
+    """Result of `MultiExitModel.predict`.
 
     Attributes
     ----------
     logits : Tensor [batch, classes]
-        Of the exit that answered for each sample.
+        Logits of each sample, from the exit that answered for it.
     exit_index : Tensor [batch], int64
-        That exit, 0 the first.
+        Index of that exit; 0 is the first.
     samples_per_segment : tuple of int
-        How many samples each segment of the network truly computed, one for each exit.
+        Number of samples that each segment of the network computed, one entry for each exit.
     """
 
     logits: Tensor
@@ -45,7 +45,7 @@ class Prediction:
 
     @property
     def labels(self) -> Tensor:
-        """The predicted classes, Tensor [batch], int64."""
+        """Predicted classes, Tensor [batch], int64."""
         return self.logits.argmax(-1)
 
     def __repr__(self) -> str:
@@ -57,31 +57,32 @@ class Prediction:
 
 
 class RealExits:
-    """One batch on its way through a model in evaluation mode, fewer samples at each exit.
+    """One batch on its way through a model in evaluation mode, with fewer samples at each exit.
 
     Parameters
     ----------
     model : MultiExitModel
     policy : Policy
     cuts : Tensor [K - 1]
-        Its thresholds in units of scores.
+        Thresholds of the policy, in units of its scores.
     batch : int
+        Number of samples.
     """
 
     def __init__(self, model: MultiExitModel, policy: Policy, cuts: Tensor, batch: int) -> None:
         self.model, self.policy, self.cuts, self.batch = model, policy, cuts, batch
         self.logits: Tensor | None = None
         self.exit_index: Tensor | None = None
-        self.rows: Tensor | None = None  # which samples are still there
+        self.rows: Tensor | None = None  # indices of the samples that have not left yet
         self.memory: Tensor | None = None
         self.computed = [0] * self.model.num_exits
         self.best: tuple[Tensor, Tensor, Tensor] | None = None  # score, logits, exit
 
     def run(self, x: Any) -> Prediction:
-        """Send a batch through; `MultiExitModel.predict` says what may go wrong."""
+        """Run a batch through the model; `MultiExitModel.predict` lists the exceptions."""
         if self.model.replays is None and self.batch > 1:
             self.model.replays = has_to_replay(self.model, x)
-        if self.batch > 1 and self.model.replays is not False:  # right whatever passes by
+        if self.batch > 1 and self.model.replays is not False:  # correct for every backbone
             self._run_replaying(x)
         else:
             self._run_directly(x)
@@ -98,9 +99,9 @@ class RealExits:
         self._answer(self.model.num_exits - 1, logits)
 
     def _run_replaying(self, x: Any) -> None:
-        """The same with a new run of the backbone for the samples that stay at each exit."""
+        """The same, with a new run of the backbone for the samples that stay at each exit."""
         replay = Replay(self.model.backbone, self.model.exit_names)
-        asked = 0  # exits that were asked in an earlier run
+        asked = 0  # number of exits that have decided in an earlier run
         stays: Tensor | None = None
 
         def at_exit(k: int, activation: Any) -> Any:
@@ -139,9 +140,9 @@ class RealExits:
         return map_tensors(lambda tensor: tensor[stays.to(tensor.device)], activation)
 
     def _answer(self, k: int, logits: Tensor) -> Tensor | None:
-        """Take the answers of exit k for those who leave there; say who stays, None for all.
+        """Store the answers of exit k for the samples that leave; return which stay (None: all).
 
-        A batch of one asks for speed: nothing is moved about when all stay or all leave.
+        To keep a batch of one fast, nothing is copied when all samples stay or all leave.
         """
         count = len(logits)
         self.computed[k] = count
@@ -159,7 +160,7 @@ class RealExits:
         leaving = count if leaves is None else int(leaves.sum())
         if leaving == 0 and not final:
             return None
-        if leaving == count == self.batch:  # all at once, the first to leave
+        if leaving == count == self.batch:  # the whole batch leaves at once
             self.logits, self.exit_index = answer, exits
             self.rows = exits.new_empty(0)
             return exits.new_zeros(count, dtype=torch.bool)
@@ -180,7 +181,7 @@ class RealExits:
         return stays
 
     def _rows_of(self, logits: Tensor) -> Tensor:
-        """Which samples of the batch are still there."""
+        """Indices of the samples of the batch that have not left yet."""
         if self.rows is None:
             self.rows = torch.arange(self.batch, device=logits.device)
         return self.rows
@@ -195,29 +196,30 @@ class RealExits:
                     "attach at a module whose output has the batch as its first dimension"
                 )
             raise ValueError(
-                f"{where!r} has {batch_of(value, where)} rows for the {expected} samples that are "
-                "still there: the backbone does not run in the same way for fewer samples, so "
-                "none can leave before"
+                f"{where!r} has {batch_of(value, where)} rows for the {expected} samples that have "
+                "not left: the backbone runs differently for fewer samples, so none can leave "
+                "before it"
             )
 
 
 def has_to_replay(model: MultiExitModel, x: Any) -> bool | None:
-    """Whether something passes an exit by, found out on some samples of a batch.
+    """Find out, on a few samples of a batch, whether any data bypass an exit.
 
-    For each exit, every other sample leaves there; what the rest give must be what they give
-    together with them. None where the samples are too much alike to tell.
+    For each exit, every other sample is made to leave there. The logits of the rest must then equal
+    the logits that they have in the full batch. The result is None if the samples are too similar
+    to tell.
 
     Parameters
     ----------
     model : MultiExitModel
-        In evaluation mode.
-    x : Tensor [batch, ...] or nested
+        Must be in evaluation mode.
+    x : Tensor [batch, ...], or nested
         At least 2 samples.
 
     Raises
     ------
     ValueError
-        What a sample gives depends on the other samples of its batch: nothing may leave.
+        If the logits of a sample depend on the other samples of its batch, so that none may leave.
     """
     count = min(_PROBED, batch_of(x, "x"))
     some = map_tensors(lambda tensor: tensor[:count], x)
@@ -229,9 +231,9 @@ def has_to_replay(model: MultiExitModel, x: Any) -> bool | None:
     for left, right in zip(model(rows_of(some, stays)), wanted, strict=True):
         if not _close(left, right):
             raise ValueError(
-                "what the backbone gives for a sample depends on the other samples of its batch (a "
-                "BatchNorm without running statistics?), so that predictions would change when "
-                "some leave: real exits need samples that are independent in evaluation mode"
+                "the logits of a sample depend on the other samples of its batch (a BatchNorm "
+                "without running statistics?), so predictions would change when some leave: early "
+                "exits need a backbone that treats samples independently in evaluation mode"
             )
     return not all(_passes_on(model, some, k, stays, wanted) for k in range(model.num_exits - 1))
 
@@ -239,7 +241,7 @@ def has_to_replay(model: MultiExitModel, x: Any) -> bool | None:
 def _passes_on(
     model: MultiExitModel, x: Any, k: int, stays: Tensor, wanted: Sequence[Tensor]
 ) -> bool:
-    """Whether the activation of exit k is all that the backbone needs to go on."""
+    """Whether the activation of exit k is all that the backbone needs to continue."""
     found: list[Tensor] = []
 
     def at_exit(place: int, activation: Any) -> Any:
@@ -252,7 +254,7 @@ def _passes_on(
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, IndexError, ValueError, TypeError):
-        return False  # the shapes tell
+        return False  # the shapes no longer fit
     return all(
         one.shape == other.shape and _close(one, other)
         for one, other in zip(found, wanted[k + 1 :], strict=True)
@@ -260,7 +262,7 @@ def _passes_on(
 
 
 def _close(one: Tensor, other: Tensor) -> bool:
-    """Equal up to the rounding by which the size of a batch changes sums."""
+    """Whether two tensors are equal up to the rounding that depends on the batch size."""
     rounding = 1e-8 if one.dtype == torch.float64 else 1e-3
     if one.dtype in (torch.float16, torch.bfloat16):
         rounding = 0.1
@@ -273,7 +275,7 @@ def _better(
 ) -> tuple[Tensor, Tensor, Tensor]:
     if best is None:
         return now
-    ahead = now[0] > best[0]  # the earlier exit where scores are equal, as argmax has it
+    ahead = now[0] > best[0]  # among equal scores the earlier exit wins, as with argmax
     return (
         torch.where(ahead, now[0], best[0]),
         torch.where(ahead[:, None], now[1], best[1]),

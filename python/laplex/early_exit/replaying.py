@@ -1,8 +1,9 @@
-"""Running a backbone again for some of its samples, without what it has done for them before.
+"""Run a backbone again for some of its samples, without repeating the work of its modules.
 
-For backbones in which more goes on behind an exit than its activation: something passes it by, or
-the size of the batch was taken at the start. All of the forward then runs for the smaller batch,
-but the modules that had run give the rows of what they gave.
+This is for backbones in which the computation after an exit uses more than the activation of the
+exit: other data bypass it, or the batch size was read at the start of the forward. The whole
+forward then runs again for the smaller batch, but the modules that had already run return the
+remaining rows of their stored outputs.
 """
 
 from __future__ import annotations
@@ -18,16 +19,16 @@ from .activations import map_tensors
 
 
 class Replay:
-    """Remembers what modules of a backbone gave, and has them give it again.
+    """Stores the outputs of modules of a backbone, and makes them return these again.
 
-    Of a module within another that has run, nothing is kept: the outer one answers. What runs
-    between modules, in the forward of the backbone itself, is done again.
+    For a module inside another module that has finished, nothing is stored: the outer one answers.
+    Operations between modules, in the forward of the backbone itself, are computed again.
 
     Parameters
     ----------
     backbone : Module
     exit_names : sequence of str
-        The modules after which it may be run again.
+        The modules after which the backbone may be run again.
     """
 
     def __init__(self, backbone: nn.Module, exit_names: Sequence[str]) -> None:
@@ -36,7 +37,7 @@ class Replay:
         self.answers: dict[nn.Module, deque[Any]] = {}
 
     def keep(self, stays: Tensor) -> None:
-        """Keep the rows of some samples, for the next run.
+        """Keep the stored rows of some samples for the next run.
 
         Parameters
         ----------
@@ -48,7 +49,7 @@ class Replay:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """While the backbone runs: answers are given, and what modules give is noted."""
+        """While the backbone runs inside: return stored outputs and store new ones."""
         self.calls = []
         begun: list[int] = []
 
@@ -57,7 +58,7 @@ class Replay:
 
         def after(module: nn.Module, inputs: Any, output: Any) -> None:
             del self.calls[begun.pop() :]
-            # A copy, as what comes next may write into it.
+            # A copy, because the next module may write into it.
             self.calls.append((module, map_tensors(Tensor.clone, output)))
 
         handles = []
@@ -81,9 +82,9 @@ class Replay:
 
 
 def _outermost(backbone: nn.Module, exit_names: Sequence[str]) -> list[nn.Module]:
-    """The modules that may have run, within nothing else that has, when an exit is reached.
+    """The outermost modules that may have finished when an exit is reached.
 
-    These are the children of what an exit stands in: whatever is further inside has an outer one.
+    These are the children of every module that contains an exit.
     """
     around = {""}
     for name in exit_names:
@@ -98,7 +99,7 @@ def _outermost(backbone: nn.Module, exit_names: Sequence[str]) -> list[nn.Module
 
 
 def rows_of(value: Any, stays: Tensor) -> Any:
-    """The rows of some samples in all Tensors that have a row for each; the rest as it is."""
+    """Select the rows of some samples in all Tensors with one row a sample; keep the others."""
 
     def cut(tensor: Tensor) -> Tensor:
         mine = tensor.ndim > 0 and len(tensor) == len(stays)

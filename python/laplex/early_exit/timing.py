@@ -1,4 +1,4 @@
-"""What leaving early saves by the clock, beside what it should save by the count."""
+"""The time that early exits save, measured by the clock and compared with the counted cost."""
 
 from __future__ import annotations
 
@@ -26,20 +26,23 @@ from .policies.base import Policy
 
 @dataclass(frozen=True)
 class TimedRun:
-    """One way to run one batch size, over all inputs.
+    """Times of one way to run the model, with one batch size.
 
     Attributes
     ----------
     way : "predict", "backbone" or "all exits"
+        What was run: `MultiExitModel.predict`, the plain backbone, or the model with all exits.
     batch_size : int
+        Number of samples in a batch.
     samples : int
-        How many inputs a pass goes through.
+        Number of samples in a pass.
     seconds_min, seconds_median : float
-        Wall-clock seconds per sample, of the passes.
+        Wall-clock seconds per sample: minimum and median over the passes.
     cpu_seconds_min, cpu_seconds_median : float
-        Seconds of the process on all cores per sample; on CUDA the host's, not the device's.
+        CPU seconds per sample, summed over all cores. For a model on CUDA this is the time of the
+        host, not of the device.
     counted : float
-        Mean cost of a sample by the count, in units of the plain backbone.
+        Mean counted cost of a sample, in units of the plain backbone.
     """
 
     way: str
@@ -54,19 +57,22 @@ class TimedRun:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Timing(Result):
-    """Result of `time_exits`; printing it prints the table.
+    """Result of `time_exits`. Printing it prints the table.
 
     Attributes
     ----------
     runs : list of TimedRun
+        One entry for each way and each batch size.
     policy : str
+        The exit policy, as its ``repr``.
     repeats : int
-        Passes of each way, interleaved.
+        Number of measured passes of each way.
     threads : int
-        torch's threads in the passes.
+        Number of threads that torch used.
     device : str
+        The device that the inputs were on.
     versions : dict of str to str
-        Of laplex, torch and numpy.
+        Versions of laplex, torch and numpy.
     """
 
     runs: list[TimedRun]
@@ -77,12 +83,23 @@ class Timing(Result):
     versions: dict[str, str]
 
     def run(self, way: str, batch_size: int) -> TimedRun:
-        """The run of a way and a batch size.
+        """Look up the times of a way and a batch size.
+
+        Parameters
+        ----------
+        way : "predict", "backbone" or "all exits"
+            As in `TimedRun`.
+        batch_size : int
+            One of the batch sizes that were timed.
+
+        Returns
+        -------
+        TimedRun
 
         Raises
         ------
         KeyError
-            It was not timed.
+            If they were not timed.
         """
         for one in self.runs:
             if (one.way, one.batch_size) == (way, batch_size):
@@ -90,7 +107,7 @@ class Timing(Result):
         raise KeyError(f"{way!r} was not timed at batch_size={batch_size}")
 
     def table(self) -> str:
-        """One aligned text: milliseconds per sample, and cost measured and counted."""
+        """Format the times as aligned text: milliseconds per sample, measured and counted cost."""
         head = ["way", "ms (min)", "ms (median)", "CPU ms (min)", "measured", "counted"]
         body = []
         for one in self.runs:
@@ -108,7 +125,7 @@ class Timing(Result):
         versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
         threads = f"{self.threads} thread{'s' if self.threads != 1 else ''}"
         return (
-            f"Time per sample, {self.policy}; per cent are of the plain backbone\n"
+            f"Time per sample, {self.policy}; percentages are relative to the plain backbone\n"
             + aligned(head, body)
             + f"\n{self.repeats} passes over {self.runs[0].samples} samples on {self.device}, "
             f"{threads}; {versions}"
@@ -133,25 +150,29 @@ def time_exits(
     repeats: int = 7,
     threads: int | None = 1,
 ) -> Timing:
-    """Measure real exits against the plain backbone and against all exits.
+    """Time prediction with early exits against the plain backbone and against all exits.
 
-    A pass goes through all inputs in batches. Passes of the three ways take turns, so that a
-    machine that slows down slows all of them, after one pass of each that is not measured. All in
-    evaluation mode without gradients; modes are put back.
+    A pass runs all inputs in batches. Passes of the three ways alternate, so that a machine that
+    slows down slows all of them; one unmeasured pass of each comes first. The model runs in
+    evaluation mode without gradients, and the mode of every module is restored.
 
     Parameters
     ----------
     model : MultiExitModel
-    inputs : Tensor [samples, ...], or nested lists, tuples and dicts of them
-        On the model's device.
+        The model.
+    inputs : Tensor [samples, ...], or nested lists, tuples and dicts of Tensors
+        Samples to run, on the device of the model.
     policy : Policy
+        The exit policy.
     batch_sizes : sequence of int
-        The last batch of a pass is smaller where one does not divide the samples.
+        Batch sizes to time. The last batch of a pass is smaller if the size does not divide the
+        number of samples.
     repeats : int
-        Measured passes of each way.
+        Number of measured passes of each way.
     threads : int or None
-        torch's threads meanwhile; None leaves them as they are. One thread measures work; more
-        measure how well a batch is shared out as well.
+        Number of threads that torch uses during the measurement; None leaves it unchanged. One
+        thread measures the work alone; several threads also measure how well a batch is divided
+        among them.
 
     Returns
     -------
@@ -160,13 +181,13 @@ def time_exits(
     Raises
     ------
     TypeError, ValueError
-        Arguments that can't be used; before anything runs.
+        If an argument is invalid. This is checked before anything runs.
 
     Notes
     -----
-    The minimum says what the work takes, the median what a user waits. Counted cost leaves out
-    what goes number by number and what every call takes however small its batch is, so small
-    networks save less by the clock than by the count.
+    The minimum measures the work, the median what a user waits. The counted cost leaves out
+    elementwise operations and the fixed overhead of a call, so small networks save less by the
+    clock than by the count.
     """
     check_model(model)
     if not isinstance(policy, Policy):
@@ -182,7 +203,8 @@ def time_exits(
         raise ValueError("batch_sizes is empty: pass at least one size, for instance (1, 64)")
     if max(sizes) > samples:
         raise ValueError(
-            f"batch_sizes has {max(sizes)}, but inputs {samples} samples: pass at least as many"
+            f"batch_sizes has {max(sizes)}, but inputs has only {samples} samples: pass more "
+            "samples, or smaller sizes"
         )
     repeats = whole("repeats", repeats, 1, "whole numbers")
     threads = None if threads is None else whole("threads", threads, 1, "whole numbers")
@@ -194,7 +216,7 @@ def time_exits(
         for size in sizes:
             batches = _batches(inputs, samples, size)
             computed = np.zeros(model.num_exits, dtype=np.int64)
-            for batch in batches:  # also what warms the machine up
+            for batch in batches:  # this also warms the machine up
                 computed += np.asarray(model.predict(batch, policy).samples_per_segment)
             counted = {
                 "predict": costs.mean(computed.tolist()) / costs.backbone,
@@ -248,7 +270,7 @@ def _interleaved(
 
     seconds = {way: np.zeros((repeats, 2)) for way in ways}
     order = list(ways)
-    for turn in range(-1, repeats):  # the first is for warmth
+    for turn in range(-1, repeats):  # the first turn warms up
         for way in order:
             call = ways[way]
             finished()
@@ -264,7 +286,7 @@ def _interleaved(
 
 @contextmanager
 def _threads(number: int | None) -> Iterator[int]:
-    """Set torch's threads, and put them back; yields how many there are."""
+    """Set the number of torch's threads and restore it afterwards; yield the number in use."""
     before = torch.get_num_threads()
     if number is not None:
         torch.set_num_threads(number)

@@ -286,7 +286,7 @@ def test_norms_and_embeddings_do_not_count_and_frozen_parameters_do():
     assert found.norms[0, 0] == pytest.approx(expected, rel=1e-5)
     linear.requires_grad_(False)
     np.testing.assert_array_equal(gradient_share(model, [(x, y)]).norms, found.norms)
-    with pytest.raises(ValueError, match="'embed' has no parameters but"):
+    with pytest.raises(ValueError, match="'embed' has no parameters other than"):
         gradient_share(model, [(x, y)], blocks=["embed", "head"])
 
 
@@ -756,7 +756,7 @@ def test_a_part_that_fails_says_so_and_the_others_are_made():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"parts": ["rank"]}, "parts has 'rank', which is none of gradient_share"),
+        ({"parts": ["rank"]}, "parts has 'rank', which is not one of gradient_share"),
         ({"parts": "activation_rank"}, "parts must be a list"),
         ({"parts": []}, "parts is empty"),
         ({"parts": ["mode_connectivity"]}, "needs a second checkpoint: pass other"),
@@ -764,9 +764,9 @@ def test_a_part_that_fails_says_so_and_the_others_are_made():
         ({"options": {"rank": {}}}, "options has 'rank'"),
         (
             {"options": {"activation_rank": {"tolerance": 1}}},
-            "'tolerance', which is none of layers",
+            "'tolerance', which is not one of layers",
         ),
-        ({"options": {"activation_rank": {"loader": 1}}}, "'loader', which is none of layers"),
+        ({"options": {"activation_rank": {"loader": 1}}}, "'loader', which is not one of layers"),
         ({"max_samples": 1}, "max_samples must be at least 2"),
     ],
 )
@@ -782,9 +782,9 @@ def test_analyze_refuses(options, message):
     ("call", "message"),
     [
         (lambda m, d: gradient_share(m.backbone, d), "model must be a MultiExitModel, got Sequent"),
-        (lambda m, d: gradient_share(m, d[0][0]), "loader must give batches"),
+        (lambda m, d: gradient_share(m, d[0][0]), "loader must yield batches"),
         (lambda m, d: gradient_share(m, [d[0][0]]), "a batch of loader must be the pair"),
-        (lambda m, d: gradient_share(m, []), "loader gave no samples"),
+        (lambda m, d: gradient_share(m, []), "loader yielded no samples"),
         (lambda m, d: gradient_share(m, [(d[0][0], d[0][1] + 9)]), r"must be in \[0, 3\)"),
         (lambda m, d: gradient_share(m, [(d[0][0], d[0][1] - 9)]), r"must be in \[0, 3\)"),
         (lambda m, d: gradient_share(m, [(d[0][0], d[0][1] / 2)]), "must be whole numbers"),
@@ -810,7 +810,7 @@ def test_analyze_refuses(options, message):
         (lambda m, d: activation_rank(m, d, spatial="mean"), "spatial must be one of"),
         (lambda m, d: activation_rank(m, d, positions=0), "positions must be at least 1"),
         (lambda m, d: activation_rank(m, d, max_samples=1), "max_samples must be at least 2"),
-        (lambda m, d: activation_rank(m, [(math.inf * d[0][0], d[0][1])]), "'0' puts out numbers"),
+        (lambda m, d: activation_rank(m, [(math.inf * d[0][0], d[0][1])]), "'0' returns numbers"),
         (lambda m, d: mode_connectivity(m, m, d, points=1), "points must be at least 2"),
         (lambda m, d: mode_connectivity(m, m, d, statistics="a"), "statistics must be one of"),
         (lambda m, d: mutual_information(m, d, estimator="mine"), "estimator must be one of"),
@@ -823,7 +823,7 @@ def test_analyze_refuses(options, message):
         (lambda m, d: loss_landscape(m, d, span=0), "span must be a positive number"),
         (
             lambda m, d: loss_landscape(m, d, directions=({}, {"a": 1})),
-            "'a', which is no parameter",
+            "'a', which is not a parameter",
         ),
         (
             lambda m, d: loss_landscape(m, d, directions=({"heads.0.weight": [1.0]}, {})),
@@ -837,7 +837,7 @@ def test_bad_arguments_say_what_to_do(call, message):
 
 
 def test_maps_of_several_scales_have_no_common_positions():
-    with pytest.raises(ValueError, match="puts out 3 maps, whose positions are not the same"):
+    with pytest.raises(ValueError, match="returns 3 maps, whose positions are not the same"):
         activation_rank(MODELS["msdnet"](), image_batches(), spatial="positions")
     with pytest.raises(ValueError, match="channel_axis must be a dimension of layer"):
         activation_rank(MODELS["resnet"](), image_batches(), channel_axis=4, layers=["layer1"])

@@ -582,7 +582,7 @@ def test_plots_draw_what_was_found() -> None:
     assert len(figure.axes) == 4
     curve_lines = {line.get_label(): line for line in figure.axes[0].get_lines()}
     assert curve_lines["policy"].get_xdata() == pytest.approx(100 * np.sort(found.curve.cost))
-    assert curve_lines["one exit"].get_ydata() == pytest.approx(100 * found.accuracy)
+    assert curve_lines["single exit"].get_ydata() == pytest.approx(100 * found.accuracy)
     heights = [bar.get_height() for bar in figure.axes[1].patches]
     assert heights == pytest.approx(list(100 * found.accuracy))
     assert "MaxSoftmax(0.7)" in curve_lines
@@ -687,19 +687,19 @@ GOOD = outputs()
     [
         ({"policy": "certain"}, ValueError, "policy must be one"),
         ({"policy": MaxSoftmax([0.1, 0.2, 0.3])}, ValueError, "threshold has 3 entries"),
-        ({"calibration": "temperature"}, ValueError, "pass validation"),
+        ({"calibration": "temperature"}, ValueError, "pass them as validation"),
         ({"calibration": "isotonic"}, ValueError, "calibration must be one of"),
         ({"calibration": 3}, TypeError, "calibration must be a"),
         ({"calibration": TemperatureScaling()}, ValueError, "not fitted"),
         (
             {"calibration": TemperatureScaling().fit(GOOD.logits[:2], GOOD.labels)},
             ValueError,
-            "fitted for 2 exits, but there are 3",
+            "fitted for 2 exits, but the model has 3",
         ),
         (
             {"calibration": "eefp", "policy": "entropy", "validation": GOOD},
             ValueError,
-            "leave one of them out",
+            "either a calibration or a policy",
         ),
         ({"protocol": "test"}, ValueError, "protocol must be"),
         ({"protocol": "validation"}, ValueError, "pass validation"),
@@ -719,7 +719,7 @@ def test_bad_options_are_named(
     ("call", "error", "message"),
     [
         (lambda: evaluate_outputs(GOOD, COSTS[:2]), ValueError, "costs must be 3 numbers"),
-        (lambda: evaluate_outputs(GOOD, [1.0, 0.5, 2.0]), ValueError, "never fall"),
+        (lambda: evaluate_outputs(GOOD, [1.0, 0.5, 2.0]), ValueError, "must not decrease"),
         (lambda: evaluate_outputs(GOOD.logits, COSTS), TypeError, "outputs must be Outputs"),
         (
             lambda: evaluate_outputs(Outputs(GOOD.logits, GOOD.labels + 3, GOOD.exit_names), COSTS),
@@ -729,7 +729,7 @@ def test_bad_options_are_named(
         (lambda: Outputs(GOOD.logits, GOOD.labels[:3], ("a",)), ValueError, "60 labels and 3"),
         (lambda: Outputs(GOOD.logits[0], GOOD.labels, ("a",)), ValueError, "logits must be"),
         (lambda: evaluate(nn.Linear(2, 2), []), TypeError, "model must be a MultiExitModel"),
-        (lambda: evaluate(network(), []), ValueError, "loader gave no samples"),
+        (lambda: evaluate(network(), []), ValueError, "loader yielded no samples"),
         (lambda: evaluate(network(), samples(2)[0]), TypeError, "pass a DataLoader"),
         (lambda: evaluate(network(), [samples(2)[0]]), TypeError, "must be the pair"),
         (lambda: evaluate(network(), [samples(2)], costs=[1.0]), ValueError, "costs must be 3"),
@@ -741,12 +741,12 @@ def test_bad_options_are_named(
         (
             lambda: collect(network(), [(torch.zeros(2, 6), torch.zeros(2))]),
             ValueError,
-            "class numbers of an integer type",
+            "class indices of an integer type",
         ),
         (
             lambda: collect(network(), [(torch.zeros(2, 6), torch.zeros(3).long())]),
             ValueError,
-            "one number for each of 2",
+            "one number for each of the 2",
         ),
         (lambda: curve(SCORES, CORRECT, COSTS[:2], [[0.1, 0.2]]), ValueError, "one threshold or 1"),
         (lambda: curve(SCORES, CORRECT, COSTS[:2], []), ValueError, "cuts is empty"),
@@ -787,5 +787,5 @@ def test_validation_samples_are_others_and_costs_are_relative() -> None:
     loader = [(torch.randn(12, 4), torch.arange(12) % 3)]
     with pytest.raises(ValueError, match="validation is the loader itself: pass other samples"):
         evaluate(model, loader, validation=loader)
-    with pytest.raises(ValueError, match="costs must be in parts of the plain backbone, about 1"):
+    with pytest.raises(ValueError, match="costs must be in units of the plain backbone, about 1"):
         evaluate(model, loader, costs=[40.0, 100.0])

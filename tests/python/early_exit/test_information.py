@@ -171,7 +171,7 @@ def test_constant_columns_tell_nothing():
     x, y = np.random.default_rng(0).standard_normal(200), np.arange(200) % 2
     assert abs(ksg_information(x, np.full(200, 7.0))) < 0.1
     assert abs(ksg_label_information(np.full(200, 7.0), y)) < 0.1
-    with pytest.raises(ValueError, match="columns of z are constant or depend linearly"):
+    with pytest.raises(ValueError, match="columns of z are constant or linearly dependent"):
         gaussian_information(x, np.full(200, 7.0))
     with pytest.raises(ValueError, match="columns of class 0 are constant"):
         gaussian_label_information(np.full(200, 7.0), y)
@@ -180,10 +180,13 @@ def test_constant_columns_tell_nothing():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda x, y: ksg_information(x, x[:-1]), "as many rows, got 20 and 19"),
+        (lambda x, y: ksg_information(x, x[:-1]), "the same number of rows, got 20 and 19"),
         (lambda x, y: ksg_information(x, np.where(x > 0, np.nan, x)), "z must be finite"),
         (lambda x, y: ksg_information(x, x, neighbours=0), "neighbours must be at least 1"),
-        (lambda x, y: ksg_information(x, x, neighbours=20), "20 samples have no 20 neighbours"),
+        (
+            lambda x, y: ksg_information(x, x, neighbours=20),
+            "20 samples are too few for 20 neighbours",
+        ),
         (lambda x, y: gaussian_information(x[:5], x[:5]), "5 samples are too few"),
         (lambda x, y: ksg_label_information(x, np.arange(20)), "no class of two samples"),
         (lambda x, y: ksg_label_information(x, y[:-1]), "labels must have shape"),

@@ -120,8 +120,8 @@ def test_arrays_tensors_and_lists_are_the_same() -> None:
         (lambda: as_labels("labels", [[0]], 1, 10), ValueError, "labels must have shape (1,)"),
         (lambda: as_correct("correct", [[0, 2]]), ValueError, "got 2 at index (0, 1)"),
         (lambda: as_correct("correct", [True]), ValueError, "correct must be [exits, samples]"),
-        (lambda: failure_auroc([[1.0, 2]], [[True]]), ValueError, "must have one shape"),
-        (lambda: eefp([[1.0, 2]], [[True]]), ValueError, "must have one shape"),
+        (lambda: failure_auroc([[1.0, 2]], [[True]]), ValueError, "must have the same shape"),
+        (lambda: eefp([[1.0, 2]], [[True]]), ValueError, "must have the same shape"),
         (lambda: ece([0.5, 1.5], [1, 0]), ValueError, "confidence must be in [0, 1]"),
         (lambda: ece([-0.1], [1]), ValueError, "confidence must be in [0, 1]"),
         (lambda: ece([0.1], [1], bins=0), ValueError, "bins must be at least 1"),
@@ -522,7 +522,7 @@ def test_temperature_is_kept_and_checked() -> None:
         TemperatureScaling().fit(logits, labels + 4)
     with pytest.raises(ValueError, match="values must be those of to_dict"):
         TemperatureScaling.from_dict({})
-    with pytest.raises(ValueError, match="bounds must be two rising"):
+    with pytest.raises(ValueError, match="bounds must be two positive, finite"):
         TemperatureScaling(bounds=(2, 1))
 
 
@@ -646,7 +646,7 @@ def test_score_heads_check() -> None:
     with pytest.raises(AttributeError, match="not fitted: call fit"):
         ScoreHeads().scores(logits)
     heads = ScoreHeads().fit(logits, labels)
-    with pytest.raises(ValueError, match="k must be one of 2 fitted exits, got 2"):
+    with pytest.raises(ValueError, match="k must be 0 to 1, the exits that were fitted, got 2"):
         heads.score(2, torch.zeros(1, 4))
     with pytest.raises(ValueError, match="the classes it was fitted with"):
         heads.score(0, torch.zeros(1, 5))

@@ -330,7 +330,7 @@ def test_rows_of_other_samples_are_noticed(how: str, batch: int) -> None:
 def test_samples_that_depend_on_each_other_are_refused() -> None:
     body = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8, track_running_stats=False))
     model = MultiExitModel(nn.Sequential(body, nn.Linear(8, 3)), {"0.0": head()})
-    with pytest.raises(ValueError, match="depends on the other samples of its batch"):
+    with pytest.raises(ValueError, match="depend on the other samples of its batch"):
         model.predict(torch.randn(16, 8), MaxSoftmax(0.5))
 
 
@@ -343,7 +343,7 @@ def test_samples_that_are_alike_tell_nothing() -> None:
 
 
 def test_classes_and_rows_must_agree() -> None:
-    with pytest.raises(ValueError, match="num_classes is 10, but the backbone has 3: replace its"):
+    with pytest.raises(ValueError, match="num_classes is 10, but the backbone has 3 classes"):
         MultiExitModel.attach(chain(), ["1"], num_classes=10, example=torch.zeros(2, 4))
     with pytest.raises(
         ValueError, match=r"exit '1' gives logits \[2, 5\], but the backbone \[2, 3"
@@ -382,7 +382,7 @@ def test_scorers_that_do_not_fit() -> None:
         def score(self, k: int, logits: Tensor) -> Tensor:
             return logits
 
-    with pytest.raises(ValueError, match=r"scorer.score must give a Tensor \[2\], one score for"):
+    with pytest.raises(ValueError, match=r"scorer.score must return a Tensor \[2\], one score for"):
         MODELS["mlp"]().predict(images(2), LearnedScore(Whole(), 0.5))
 
 
@@ -437,7 +437,7 @@ def test_heads_fit_what_they_take(kind: str) -> None:
         assert made(activation).shape == (2, 3)
         assert torch.equal(made.eval()([None, activation]), made(activation))
     if kind in ("conv", "token"):
-        with pytest.raises(ValueError, match=f"head='{kind}' needs activations .* take another"):
+        with pytest.raises(ValueError, match=f"head='{kind}' needs activations .* choose another"):
             make_head(kind, torch.randn(2, 6), 3, where="x")
 
 

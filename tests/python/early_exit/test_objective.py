@@ -212,7 +212,11 @@ def test_only_the_ratio_of_weights_counts(weights: list[float], factor: float) -
         ({"weights": [0.0, 0.0]}, ValueError, r"not all 0, got \[0.0, 0.0\]"),
         ({"weights": [math.inf, 1]}, ValueError, "weights must be finite"),
         ({"weights": [math.nan, 1]}, ValueError, "weights must be finite"),
-        ({"detach": True, "gradient_equilibrium": True}, ValueError, "nothing back to scale"),
+        (
+            {"detach": True, "gradient_equilibrium": True},
+            ValueError,
+            "detach and gradient_equilibrium exclude each other",
+        ),
         ({"label_smoothing": 1.0}, ValueError, "label_smoothing must be below 1, got 1"),
         ({"label_smoothing": -0.1}, ValueError, "label_smoothing must be at least 0"),
         ({"label_smoothing": "a"}, TypeError, "label_smoothing must be a number, got 'a'"),

@@ -357,7 +357,7 @@ def test_a_checkpoint_of_another_run_is_refused(
         train(model(), arguments.pop("train_loader"), **arguments, **options)
         (interrupted / "last.ckpt").write_bytes(before)
         return
-    message = rf"last.ckpt is a checkpoint of another run: {said}.*: pass what it was begun with"
+    message = rf"last.ckpt is a checkpoint of another run: {said}.*: pass the value that the run"
     with pytest.raises(ValueError, match=message):
         train(model(), arguments.pop("train_loader"), **arguments, **options)
     assert (interrupted / "last.ckpt").read_bytes() == before
@@ -371,12 +371,12 @@ def test_a_broken_checkpoint_is_refused(interrupted: Path, tmp_path: Path, broke
     else:
         content = (interrupted / "last.ckpt").read_bytes()
         path.write_bytes({"cut": content[:999], "empty": b"", "text": b"hello"}[broken])
-    with pytest.raises(ValueError, match=r"last.ckpt is no checkpoint of train, or a broken one"):
+    with pytest.raises(ValueError, match=r"last.ckpt is not a checkpoint of train, or is broken"):
         train(tiny(), loader(), strategy=PHASES, checkpoint_dir=tmp_path, resume=True)
 
 
 def test_resume_without_a_folder_or_a_file(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="resume needs a checkpoint_dir"):
+    with pytest.raises(ValueError, match="resume=True needs the folder of a checkpoint"):
         train(tiny(), loader(), resume=True)
     new, model, same = tmp_path / "a" / "b", tiny(), tiny()
     train(model, loader(), epochs=2, checkpoint_dir=new, resume=True)

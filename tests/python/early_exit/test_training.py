@@ -371,7 +371,7 @@ def test_strategies_by_name() -> None:
         ("mixed", 1, ValueError, "epochs must be at least 2 for strategy='mixed', one for each"),
         ("joint", 0, ValueError, "epochs must be at least 1, got 0"),
         ("joint", 1.5, TypeError, "epochs must be a whole number, got 1.5"),
-        ([Phase("all", 1)], 3, ValueError, "epochs goes with a strategy by name"),
+        ([Phase("all", 1)], 3, ValueError, "epochs is only for a strategy given by name"),
         ([], None, ValueError, "strategy has no phases: pass at least one"),
         (["all"], None, TypeError, r"strategy\[0\] must be a Phase, got str"),
         (Phase("all", 1), None, TypeError, "strategy must be a name or a sequence of Phase"),
@@ -446,9 +446,9 @@ def check_refused(
     [
         (tiny, (None,), {}, TypeError, "train_loader is None: pass a DataLoader"),
         (tiny, (3,), {}, TypeError, "train_loader must be a DataLoader, got int"),
-        (tiny, (iter(loader()),), {}, TypeError, "train_loader is an iterator, which is used up"),
+        (tiny, (iter(loader()),), {}, TypeError, "train_loader is an iterator, which is exhausted"),
         (tiny, (loader(), iter(loader())), {}, TypeError, "val_loader is an iterator"),
-        (tiny, (loader(99, drop_last=True),), {}, ValueError, "train_loader is empty: with drop"),
+        (tiny, (loader(99, drop_last=True),), {}, ValueError, "train_loader is empty: pass one"),
         (tiny, (loader(), []), {}, ValueError, "val_loader is empty"),
         (tiny, (loader(), loader()), {"early_stopping": 3}, TypeError, "must be an ExitStopping"),
     ],
@@ -463,14 +463,19 @@ def test_bad_loaders_are_refused_before_any_work(
     ("model", "options", "error", "said"),
     [
         (lambda: tiny().backbone, {}, TypeError, "model must be a MultiExitModel"),
-        (tiny, {"early_stopping": ExitStopping()}, ValueError, "needs a val_loader"),
+        (
+            tiny,
+            {"early_stopping": ExitStopping()},
+            ValueError,
+            "early_stopping needs validation losses: pass a val_loader",
+        ),
         (tiny, {"weights": [1, 1]}, ValueError, "2 entries for 3 exits"),
         (tiny, {"weights": [1, 1], "strategy": "joint"}, ValueError, "for 3 exits"),
         (
             tiny,
             {"weights": [0, 0, 1], "strategy": "disjoint"},
             ValueError,
-            "weights are 0 for all exits but the last, which heads don't train",
+            "weights are 0 for all exits but the last",
         ),
         (tiny, {"learning_rate": 0}, ValueError, "learning_rate must be positive"),
         (tiny, {"weight_decay": -1}, ValueError, "weight_decay must be at least 0"),
@@ -493,13 +498,13 @@ def test_bad_loaders_are_refused_before_any_work(
             tiny,
             {"trainer_options": {"max_epochs": 3}},
             ValueError,
-            "trainer_options has 'max_epochs': pass epochs, or the epochs of each Phase, to train",
+            "'max_epochs', which train sets itself: pass epochs, or the epochs of each Phase, to",
         ),
         (
             tiny,
             {"trainer_options": {"precision": 16}},
             ValueError,
-            "trainer_options has 'precision': pass precision to train",
+            "trainer_options has 'precision', which train sets itself: pass precision",
         ),
         (sharing, {}, ValueError, "exit '0' shares 'shared.weight' with '2.weight'"),
         (
@@ -526,7 +531,9 @@ def test_bad_arguments_are_refused_before_any_work(
 def test_an_optimiser_that_is_used_again_is_refused() -> None:
     model = tiny()
     made = SGD(model.parameters(), lr=0.1)
-    with pytest.raises(ValueError, match="optimizer returned one that has other parameters than"):
+    with pytest.raises(
+        ValueError, match="optimizer returned an optimiser of other parameters than"
+    ):
         train(model, loader(), optimizer=lambda p: made)
 
 
@@ -546,11 +553,11 @@ def _batches(y: Any, x: Any = None) -> list[Any]:
         (_batches(torch.zeros(3).long()), r"labels of {} must be .*, got int64 \[3\]"),
         (
             _batches([0, 1, 2, 0]),
-            r"{} must give batches \(x, labels\), got labels that are no Tens",
+            r"{} must yield batches \(x, labels\), got labels of type list",
         ),
-        ([data().tensors[0][:4]], r"{} must give batches \(x, labels\), got Tensor"),
-        ([{"x": data().tensors[0]}], r"{} must give batches \(x, labels\), got dict"),
-        ([(*data().tensors, 1)], r"{} must give batches \(x, labels\), got 3 things"),
+        ([data().tensors[0][:4]], r"{} must yield batches \(x, labels\), got Tensor"),
+        ([{"x": data().tensors[0]}], r"{} must yield batches \(x, labels\), got dict"),
+        ([(*data().tensors, 1)], r"{} must yield batches \(x, labels\), got 3 items"),
     ],
 )
 @pytest.mark.parametrize("part", PARTS)
@@ -570,7 +577,7 @@ def _one_left() -> DataLoader[Any]:
 def test_a_batch_of_one_sample_with_batchnorm_is_refused(batches: Any, strategy: str) -> None:
     model = tiny()
     before = snapshot(model)
-    with pytest.raises(ValueError, match=r"batch of one sample, of which BatchNorm \('0.1'\)"):
+    with pytest.raises(ValueError, match=r"batch of one sample, from which BatchNorm \('0.1'\)"):
         train(model, batches, strategy=strategy)
     assert not differing(before, snapshot(model))  # said before any work
     with pytest.raises(ValueError, match=r"BatchNorm \('0.1'\).*: pass drop_last=True"):
@@ -601,10 +608,10 @@ def test_a_loss_that_is_not_finite_says_where() -> None:
         model.heads[1].bias.fill_(torch.nan)
     with pytest.raises(
         ValueError,
-        match=r"the loss of exit '1' is not finite in epoch 1 of phase 2 \(heads\): take a smaller",
+        match=r"the loss of exit '1' is not finite in epoch 1 of phase 2 \(heads\): try a smaller",
     ):
         train(model, loader(), loader(), strategy="disjoint")
-    with pytest.raises(ValueError, match="train_loader gave no batches"):
+    with pytest.raises(ValueError, match="train_loader yielded no batches"):
         train(tiny(), Empty(), scheduler=None)
 
 
@@ -853,7 +860,7 @@ def test_a_loader_without_a_length() -> None:
     result = train(tiny(), stream, stream, epochs=2, scheduler=None)
     assert len(result.history) == 2
     for options in ({}, {"scheduler": StepLR}, {"scheduler": None, "weights": "sdn"}):
-        with pytest.raises(ValueError, match=r"train_loader has no length, which .* needs"):
+        with pytest.raises(ValueError, match=r"train_loader has no length, but .* needs it"):
             train(tiny(), stream, **options)
     limited = train(
         tiny(), stream, strategy="joint", epochs=1, trainer_options={"limit_train_batches": 2}

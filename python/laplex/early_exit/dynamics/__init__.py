@@ -1,8 +1,9 @@
-"""Inside a network with exits: gradients, ranks, paths, information, loss surfaces.
+"""Measurements inside a network with exits: gradients, ranks, information, loss surfaces.
 
 `gradient_share`, `activation_rank`, `mode_connectivity`, `mutual_information` and `loss_landscape`
-each give arrays that print as a table, can be drawn (`plot`) and written (`to_dict`); `analyze`
-makes all of them. The model is as it was afterwards, bit for bit.
+each return arrays that print as a table, and that you can plot (``plot``) and save (``to_dict``,
+``to_json``). `analyze` makes all of these measurements. Afterwards the model is the same as before,
+bit for bit.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""All measurements of a model's inside, on one sample of data."""
+"""All measurements inside a model, on the same samples."""
 
 from __future__ import annotations
 
@@ -28,29 +28,34 @@ _MAKERS: dict[str, Callable[..., DynamicsResult]] = {
     "loss_landscape": loss_landscape,
 }
 
-#: Of `analyze`, in the order in which they are made and shown.
+#: The measurements of `analyze`, in the order in which they are made and shown.
 PARTS = tuple(_MAKERS)
 
-#: Samples of the landscape, which runs the model at every point.
+#: Number of samples for the loss landscape, which runs the model at every point.
 _LANDSCAPE_SAMPLES = 128
 
-#: Inches that parts beside one another in the picture of an `Analysis` may fill.
+#: Width in inches that the parts in one row of the figure of an `Analysis` may fill.
 _WIDTH = 14.0
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Analysis(DynamicsResult):
-    """Result of `analyze`: parts that were not asked for, or failed, are None.
+    """Result of `analyze`. Measurements that were not requested, or that failed, are None.
 
     Attributes
     ----------
     gradient_share : GradientShare or None
+        How much of the gradient of each block comes from each exit.
     mutual_information : MutualInformation or None
+        Information of each layer about the label and the input.
     activation_rank : ActivationRank or None
+        Numerical rank of the activations of each layer.
     mode_connectivity : ModeConnectivity or None
+        Loss on the straight line to a second checkpoint.
     loss_landscape : LossLandscape or None
+        Loss on a plane through the parameters.
     failures : dict of str to str
-        Parts that failed, and why.
+        The measurements that failed, and the reason.
     """
 
     _kind: ClassVar = "laplex.early_exit.Analysis"
@@ -63,12 +68,12 @@ class Analysis(DynamicsResult):
     failures: dict[str, str]
 
     def parts(self) -> dict[str, DynamicsResult]:
-        """The results that there are, by name."""
+        """Return the measurements that were made, by name."""
         found = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: part for name, part in found.items() if isinstance(part, DynamicsResult)}
 
     def table(self) -> str:
-        """The tables of all parts, and what failed."""
+        """Format the tables of all measurements, and list the failures."""
         texts = [part.table() for part in self.parts().values()]
         texts += [f"{name} failed: {why}" for name, why in self.failures.items()]
         return "\n\n".join(texts)
@@ -78,7 +83,7 @@ class Analysis(DynamicsResult):
         return f"Analysis({', '.join(self.parts())}{failed}; print it for the tables)"
 
     def _rows(self) -> list[list[DynamicsResult]]:
-        """Parts that share a row: as many as fit, and every row is filled by what it has."""
+        """The parts in each row: as many as fit."""
         rows: list[list[DynamicsResult]] = []
         for part in self.parts().values():
             width = part._size()[0]
@@ -116,32 +121,33 @@ def analyze(
     seed: int = 0,
     progress: bool = False,
 ) -> Analysis:
-    """Look inside a model: all measurements of `laplex.early_exit.dynamics`, quickly.
+    """Make all measurements of `laplex.early_exit.dynamics`, with settings that run quickly.
 
-    A part that fails says why in `Analysis.failures`, and the others are made all the same.
+    If a measurement fails, `Analysis.failures` holds the reason, and the others are still made.
 
     Parameters
     ----------
     model : MultiExitModel
-        Nothing of it is changed.
+        The model, which is not changed.
     loader : iterable of (x, labels)
-        Shuffled, or in an order that does not matter: its first samples are used, read once.
+        Batches of samples. It is read once, and only its first samples are used, so shuffle it
+        unless its order is arbitrary.
     other : MultiExitModel or mapping of str to Tensor, optional
-        A second checkpoint, for `mode_connectivity`, which is left out without.
+        A second checkpoint, for `mode_connectivity`. Without it, that measurement is omitted.
     train_loader : iterable of (x, labels), optional
-        For `mode_connectivity`.
+        Batches for the running statistics in `mode_connectivity`.
     parts : sequence of str, optional
-        Which to make, of "gradient_share", "mutual_information", "activation_rank",
-        "mode_connectivity", "loss_landscape"; all when not given.
+        The measurements to make: "gradient_share", "mutual_information", "activation_rank",
+        "mode_connectivity", "loss_landscape". The default is all of them.
     options : mapping of str to mapping, optional
-        Arguments for parts: ``{"loss_landscape": {"points": (31, 31)}}``. The landscape has
-        11 x 11 points unless told otherwise, and is of the first 128 samples.
+        Arguments for single measurements, such as ``{"loss_landscape": {"points": (31, 31)}}``. By
+        default the landscape has 11 x 11 points. It always uses only the first 128 samples.
     max_samples : int
-        The first so many samples are used.
+        Number of samples to use.
     seed : int
-        Of all parts.
+        Random seed of all measurements.
     progress : bool
-        Show bars.
+        Whether to show progress bars.
 
     Returns
     -------
@@ -150,7 +156,8 @@ def analyze(
     Raises
     ------
     TypeError, ValueError
-        Unfit arguments or batches; or, if every part fails, what the first one raises.
+        If arguments or batches are invalid. If every measurement fails, the exception of the first
+        one.
 
     Examples
     --------
@@ -191,7 +198,7 @@ def analyze(
         arguments = {**defaults.get(name, {}), "progress": progress, **chosen.get(name, {})}
         try:
             found[name] = _MAKERS[name](*given.get(name, (model, batches)), **arguments)
-        except Exception as error:  # of whatever kind: it is the caller's model that runs
+        except Exception as error:  # of any kind, because the model is the caller's code
             failures[name] = error
     if len(failures) == len(asked):
         raise next(iter(failures.values()))
@@ -223,7 +230,7 @@ def _chosen(options: Mapping[str, Mapping[str, Any]] | None) -> dict[str, dict[s
         for argument in arguments:
             if argument not in known:
                 raise TypeError(
-                    f"options[{name!r}] has {argument!r}, which is none of {', '.join(known)}"
+                    f"options[{name!r}] has {argument!r}, which is not one of {', '.join(known)}"
                 )
     return chosen
 
@@ -231,4 +238,4 @@ def _chosen(options: Mapping[str, Mapping[str, Any]] | None) -> dict[str, dict[s
 def _check_parts(argument: str, names: Sequence[str]) -> None:
     for name in names:
         if name not in PARTS:
-            raise ValueError(f"{argument} has {name!r}, which is none of {', '.join(PARTS)}")
+            raise ValueError(f"{argument} has {name!r}, which is not one of {', '.join(PARTS)}")

@@ -1,4 +1,4 @@
-"""Blocks of a backbone, and which of their parameters count."""
+"""The blocks of a backbone, and the parameters of theirs that are counted."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ _LEFT_OUT_NAME = re.compile(r"(Norm(\dd)?|Embed|Embeddings?)$")
 
 
 def is_norm_or_embedding(module: nn.Module) -> bool:
-    """Whether a module's own parameters are those of a normalisation or an embedding.
+    """Whether a module is a normalisation or an embedding.
 
-    It is one of torch's, or its class's name ends in Norm, Norm1d to Norm3d, Embed, Embedding or
-    Embeddings.
+    It is if it is one of torch's, or if the name of its class ends in Norm, Norm1d to Norm3d,
+    Embed, Embedding or Embeddings.
     """
     return isinstance(module, _LEFT_OUT) or bool(_LEFT_OUT_NAME.search(type(module).__name__))
 
 
 def counted_parameters(module: nn.Module) -> list[nn.Parameter]:
-    """Parameters of a module and those below, each once, without norms and embeddings."""
+    """Parameters of a module and its submodules, each once, without norms and embeddings."""
     found = {
         id(parameter): parameter
         for owner in module.modules()
@@ -44,7 +44,7 @@ def counted_parameters(module: nn.Module) -> list[nn.Parameter]:
 
 
 def default_blocks(model: MultiExitModel) -> list[str]:
-    """Names of the backbone's children; those with exits inside are taken apart into theirs."""
+    """Names of the children of the backbone; a child that contains exits is split into its own."""
     return list(_children(model.backbone, "", model.exit_names))
 
 
@@ -58,18 +58,19 @@ def _children(module: nn.Module, prefix: str, exits: Sequence[str]) -> Iterator[
 
 
 def named_blocks(model: MultiExitModel, blocks: Any) -> dict[str, nn.Module]:
-    """Modules of the backbone by the names that they are shown under.
+    """Look up modules of the backbone.
 
     Parameters
     ----------
     model : MultiExitModel
     blocks : mapping of str to str, or sequence of str
-        Names of modules, as in ``backbone.named_modules()``, under other names or as they are.
+        Names of modules, as in ``backbone.named_modules()``. A mapping gives them other names for
+        display.
 
     Raises
     ------
     TypeError, ValueError
-        Something else, nothing, or names that the backbone does not have.
+        If `blocks` has another type, is empty, or names modules that the backbone does not have.
     """
     if isinstance(blocks, str) or not isinstance(blocks, (Mapping, Sequence)):
         raise TypeError(

@@ -1,4 +1,4 @@
-"""Random directions among a model's parameters, as long as its filters."""
+"""Random directions in the parameter space of a model, with the norms of its filters."""
 
 from __future__ import annotations
 
@@ -19,28 +19,32 @@ Direction = dict[str, NDArray[Any]]
 
 
 def filter_directions(model: MultiExitModel, seed: int = 0) -> tuple[Direction, Direction]:
-    r"""Two random directions, normalised filter by filter (Li et al. 2018).
+    r"""Draw two random directions, normalised filter by filter (Li et al. 2018).
 
     .. math:: d_f \leftarrow \frac{d_f}{\lVert d_f \rVert} \lVert \theta_f \rVert
 
-    for Gaussian :math:`d_f` and each filter f: an entry of the first dimension of a parameter (a
-    filter of a convolution, a row of a matrix). Parameters of less than two dimensions (biases),
-    and those of normalisations and embeddings, stand still: they are not in the directions.
+    for Gaussian :math:`d_f` and each filter f, which is an entry of the first dimension of a
+    parameter (a filter of a convolution, a row of a matrix). Parameters with fewer than two
+    dimensions (biases), and those of normalisations and embeddings, do not move: the directions do
+    not contain them.
 
     Parameters
     ----------
     model : MultiExitModel
+        The model.
     seed : int
+        Random seed of the directions.
 
     Returns
     -------
     tuple of two dicts of str to ndarray
-        By the names of ``model.named_parameters()``, in their shapes and precision.
+        The directions: arrays by the names of ``model.named_parameters()``, in the shapes and the
+        precision of the parameters.
 
     Raises
     ------
     TypeError, ValueError
-        No `MultiExitModel`, or no parameter that moves.
+        If `model` is not a `MultiExitModel`, or has no parameter that moves.
     """
     check_model(model)
     generator = torch.Generator().manual_seed(whole("seed", seed, 0))
@@ -79,12 +83,12 @@ def _as_filters(parameter: Tensor, generator: torch.Generator) -> NDArray[Any]:
 
 
 def as_direction(model: nn.Module, direction: Any, name: str) -> dict[str, Tensor]:
-    """A direction as tensors like the model's parameters.
+    """Convert a direction to tensors like the parameters of the model.
 
     Raises
     ------
     TypeError, ValueError
-        It names no parameters, or other shapes, or is not finite.
+        If it names anything but parameters, has other shapes, or is not finite.
     """
     if not isinstance(direction, Mapping):
         raise TypeError(
@@ -95,7 +99,7 @@ def as_direction(model: nn.Module, direction: Any, name: str) -> dict[str, Tenso
     found = {}
     for key, values in direction.items():
         if key not in known:
-            raise ValueError(f"{name} has {key!r}, which is no parameter of the model")
+            raise ValueError(f"{name} has {key!r}, which is not a parameter of the model")
         array = np.asarray(values)
         if array.shape != tuple(known[key].shape) or not np.isfinite(array).all():
             raise ValueError(

@@ -1,4 +1,4 @@
-"""What the pictures of several measurements share: colours of exits, axes with names."""
+"""Drawing functions that several measurements share: colours of exits, axes with names."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def exit_colors(count: int) -> list[Any]:
-    """Colours of exits, from dark, the first, to light."""
+    """Colours of exits, from dark (the first) to light."""
     from matplotlib import colormaps
 
     # The light end of the map can't be seen on white.
@@ -15,7 +15,7 @@ def exit_colors(count: int) -> list[Any]:
 
 
 def name_ticks(ax: Any, names: Sequence[str]) -> None:
-    """Put names at 0, 1, 2, ... of the x axis, slanted where they would run into one another."""
+    """Label 0, 1, 2, ... of the x axis with names, slanted if they would overlap."""
     crowded = _crowded(names)
     ax.set_xticks(
         range(len(names)),
@@ -27,7 +27,7 @@ def name_ticks(ax: Any, names: Sequence[str]) -> None:
 
 
 def name_height(names: Sequence[str]) -> float:
-    """Inches that `name_ticks` needs beyond a line."""
+    """Height in inches that `name_ticks` needs beyond one line."""
     return 0.05 * max(map(len, names)) if _crowded(names) else 0.0
 
 

@@ -12,37 +12,41 @@ from ..._support.arguments import whole
 from ..arrays import Array, Integers, as_labels, as_numbers
 from .centring import centred
 
-#: Canonical correlations above 1 less this are 1: one side is a function of the other.
+#: Canonical correlations above 1 minus this count as 1: one side is a function of the other.
 _EXACT = 1e-12
 
 
 def gaussian_information(x: Any, z: Any) -> float:
-    r"""I(X;Z) of two vectors that are Gaussian together.
+    r"""Estimate the mutual information I(X;Z) of two jointly Gaussian vectors.
 
     .. math::
         -\tfrac12 \sum_i \log(1 - \rho_i^2)
             - \tfrac12 \sum_{i=1}^{d_x} \left[ \psi\left(\tfrac{n - i}{2}\right)
             - \psi\left(\tfrac{n - d_z - i}{2}\right) \right]
 
-    with the canonical correlations :math:`\rho_i` of the samples; the second sum is the bias of the
-    first, exact for Gaussian vectors (the mean of a Wishart matrix's log-determinant), so that the
-    estimate has none, and may be below 0. Of other vectors it sees linear dependence alone.
+    with the canonical correlations :math:`\rho_i` of the samples. The second sum is the bias of the
+    first. It is exact for Gaussian vectors (from the mean log-determinant of a Wishart matrix), so
+    the estimate is unbiased and may be negative. For other vectors it only captures linear
+    dependence.
 
     Parameters
     ----------
     x : array or Tensor [n, dx] or [n]
+        Samples of X.
     z : array or Tensor [n, dz] or [n]
+        Samples of Z.
 
     Returns
     -------
     float
-        In nats; infinite if a direction of one side is a linear function of the other.
+        The estimate in nats; infinite if a direction of one vector is a linear function of the
+        other vector.
 
     Raises
     ------
     TypeError, ValueError
-        Not finite, different n, n less than dx + dz + 2, or columns that depend linearly on others
-        of their own side.
+        If values are not finite, the numbers of samples differ, n is less than dx + dz + 2, or
+        columns of one vector are linearly dependent.
     """
     x, z = _pair(x, z)
     n, sizes = len(x), (x.shape[1], z.shape[1])
@@ -60,32 +64,35 @@ def gaussian_information(x: Any, z: Any) -> float:
 
 
 def gaussian_label_information(z: Any, labels: Any, *, folds: int = 5, seed: int = 0) -> float:
-    r"""I(Z;Y) of a vector that is Gaussian within each class.
+    r"""Estimate the mutual information I(Z;Y) of a vector that is Gaussian within each class.
 
-    The mean of :math:`\log q(z_i | y_i) - \log \sum_c p_c q(z_i | c)` over samples, each with the
-    means, covariances and frequencies of the other folds. In expectation not above the truth
-    whatever the distribution, up to the error of the frequencies :math:`p_c`: q is judged on
-    samples that it has not seen. So it may be below 0; the more so the more parameters, d (d + 3)
-    / 2 a class, there are for a sample.
+    The estimate is the mean of :math:`\log q(z_i | y_i) - \log \sum_c p_c q(z_i | c)` over the
+    samples, where q and the frequencies :math:`p_c` are fitted to the other folds. Because q is
+    evaluated on samples that it was not fitted to, the expected estimate is not above the truth for
+    any distribution, up to the error of the frequencies. It may be negative, the more so the more
+    parameters, d (d + 3) / 2 for each class, there are for each sample.
 
     Parameters
     ----------
     z : array or Tensor [n, d] or [n]
+        Samples of Z.
     labels : array or Tensor [n], integers
+        Classes Y.
     folds : int
-        At least 2; each class is dealt out evenly over them.
+        Number of folds, at least 2. The samples of each class are divided evenly among them.
     seed : int
-        Of the dealing.
+        Random seed of the division into folds.
 
     Returns
     -------
     float
-        In nats, at most the entropy of the labels but for the error of the frequencies.
+        The estimate in nats. It is at most the entropy of the labels, up to the error of the
+        frequencies.
 
     Raises
     ------
     TypeError, ValueError
-        Not finite, or a class with too few samples, or whose columns depend linearly.
+        If values are not finite, or a class has too few samples or linearly dependent columns.
     """
     z, classes, index = _labelled(z, labels)
     folds = whole("folds", folds, 2)
@@ -108,36 +115,39 @@ def gaussian_label_information(z: Any, labels: Any, *, folds: int = 5, seed: int
 
 
 def ksg_information(x: Any, z: Any, *, neighbours: int = 3) -> float:
-    r"""I(X;Z) of two continuous vectors, by nearest neighbours.
+    r"""Estimate the mutual information I(X;Z) of two continuous vectors from nearest neighbours.
 
     .. math:: \psi(k) + \psi(n) - \langle \psi(n_x + 1) + \psi(n_z + 1) \rangle
 
-    with, for each sample, the numbers :math:`n_x, n_z` of others that are closer in x, or in z,
-    than its k-th neighbour in both (largest coordinate difference): the first estimator of Kraskov,
-    Stoegbauer and Grassberger (2004). Columns are scaled to deviation 1 first, and get noise of
-    :math:`10^{-10}`, which parts equal samples.
+    This is the first estimator of Kraskov, Stoegbauer and Grassberger (2004). For each sample,
+    :math:`n_x` and :math:`n_z` are the numbers of other samples that are closer in x, or in z, than
+    its k-th neighbour in both together; the distance is the largest coordinate difference. Columns
+    are first scaled to a standard deviation of 1, and noise of :math:`10^{-10}` is added to
+    separate equal samples.
 
-    Nearly unbiased where dependence is weak; too low where it is strong for the number of samples,
-    the more so the more columns: of 1000 samples of 4 + 4 columns with correlations of 0.9, which
-    share 3.3 nats, it finds 2.5. It can't be above :math:`\psi(n) - \psi(k)`, so n samples tell of
-    little more than log n nats.
+    The estimate is nearly unbiased for weak dependence. It is too low if the dependence is strong
+    for the number of samples, and more so with more columns: for 1000 samples of 4 + 4 columns with
+    correlations of 0.9, which share 3.3 nats, it gives 2.5. It is at most
+    :math:`\psi(n) - \psi(k)`, so n samples cannot show much more than log n nats.
 
     Parameters
     ----------
     x : array or Tensor [n, dx] or [n]
+        Samples of X.
     z : array or Tensor [n, dz] or [n]
+        Samples of Z.
     neighbours : int
-        k. More: less variance, more bias.
+        The number k. A larger k lowers the variance and raises the bias.
 
     Returns
     -------
     float
-        In nats; may be a little below 0.
+        The estimate in nats; it may be slightly negative.
 
     Raises
     ------
     TypeError, ValueError
-        Not finite, different n, or no more samples than neighbours.
+        If values are not finite, the numbers of samples differ, or n is at most `neighbours`.
     """
     x, z = _pair(x, z)
     n, k = len(x), _neighbours(neighbours, len(x))
@@ -153,33 +163,36 @@ def ksg_information(x: Any, z: Any, *, neighbours: int = 3) -> float:
 
 
 def ksg_label_information(z: Any, labels: Any, *, neighbours: int = 3) -> float:
-    r"""I(Z;Y) of a continuous vector and classes, by nearest neighbours.
+    r"""Estimate the mutual information I(Z;Y) of a vector and classes from nearest neighbours.
 
     .. math:: \psi(n) + \langle \psi(k_i) - \psi(n_{y_i}) - \psi(m_i) \rangle
 
-    with the size :math:`n_{y}` of a sample's class, and the number :math:`m_i` of samples of any
-    class, itself included, that are closer than its :math:`k_i`-th neighbour within the class:
-    Ross (2014). :math:`k_i` is `neighbours`, or as many as the class has; classes of one sample are
-    left out. Distances and scaling as in `ksg_information`.
+    This is the estimator of Ross (2014). For each sample, :math:`n_{y_i}` is the size of its class,
+    and :math:`m_i` is the number of samples of any class, itself included, that are closer than its
+    :math:`k_i`-th neighbour within the class. :math:`k_i` is `neighbours`, or fewer if the class is
+    smaller; classes of one sample are left out. Distances and scaling are as in `ksg_information`.
 
-    Too low for classes that are apart by little in many columns; may be above the entropy of the
-    labels by a little.
+    The estimate is too low for classes that differ slightly in many columns. It may be slightly
+    above the entropy of the labels.
 
     Parameters
     ----------
     z : array or Tensor [n, d] or [n]
+        Samples of Z.
     labels : array or Tensor [n], integers
+        Classes Y.
     neighbours : int
+        Number of neighbours.
 
     Returns
     -------
     float
-        In nats; may be a little below 0.
+        The estimate in nats; it may be slightly negative.
 
     Raises
     ------
     TypeError, ValueError
-        Not finite, or no class of two samples.
+        If values are not finite, or no class has two samples.
     """
     z, classes, index = _labelled(z, labels)
     neighbours = _neighbours(neighbours, len(z))
@@ -200,11 +213,16 @@ def ksg_label_information(z: Any, labels: Any, *, neighbours: int = 3) -> float:
 
 
 def label_entropy(labels: Any) -> float:
-    """H(Y) of the labels' frequencies, in nats.
+    """Compute the entropy H(Y) of the frequencies of the labels, in nats.
 
     Parameters
     ----------
     labels : array or Tensor [n], integers
+        Classes Y.
+
+    Returns
+    -------
+    float
     """
     counts = np.unique(np.asarray(labels), return_counts=True)[1]
     parts = counts / counts.sum()
@@ -222,7 +240,7 @@ def _columns(name: str, values: Any) -> Array:
 def _pair(x: Any, z: Any) -> tuple[Array, Array]:
     x, z = _columns("x", x), _columns("z", z)
     if len(x) != len(z):
-        raise ValueError(f"x and z must have as many rows, got {len(x)} and {len(z)}")
+        raise ValueError(f"x and z must have the same number of rows, got {len(x)} and {len(z)}")
     return x, z
 
 
@@ -236,7 +254,7 @@ def _labelled(z: Any, labels: Any) -> tuple[Array, Integers, Integers]:
 def _neighbours(neighbours: Any, samples: int) -> int:
     k = whole("neighbours", neighbours, 1)
     if samples <= k:
-        raise ValueError(f"{samples} samples have no {k} neighbours: pass more than {k}")
+        raise ValueError(f"{samples} samples are too few for {k} neighbours: pass more than {k}")
     return k
 
 
@@ -250,7 +268,7 @@ def _scaled(values: Array, stream: int) -> Array:
 
 
 def _orthonormal(name: str, values: Array) -> Array:
-    """Columns that span those of `values` less their means."""
+    """Orthonormal columns with the span of the columns of `values` minus their means."""
     values = centred(values)
     scale = np.linalg.norm(values, axis=0)
     directions, sizes, _ = np.linalg.svd(
@@ -258,8 +276,7 @@ def _orthonormal(name: str, values: Array) -> Array:
     )
     if sizes[-1] <= 1e-10 * sizes[0]:
         raise ValueError(
-            f"columns of {name} are constant or depend linearly on one another: reduce them to "
-            "fewer, with PCA"
+            f"columns of {name} are constant or linearly dependent: reduce them to fewer, with PCA"
         )
     spanning: Array = directions
     return spanning
@@ -271,13 +288,13 @@ def _log_density(z: Array, of: Array, label: Any) -> Array:
     if count < d + 2:
         raise ValueError(
             f"class {label} has {count} samples outside of a fold, too few for a covariance of {d} "
-            f"columns: pass {d + 2} or more, or reduce to fewer columns"
+            f"columns: pass {d + 2} or more samples, or fewer columns"
         )
-    # By singular values: a covariance would square the condition of the columns.
+    # From singular values, because a covariance would square the condition number of the columns.
     _, sizes, directions = np.linalg.svd(centred(of) / np.sqrt(count - 1), full_matrices=False)
     if sizes[-1] <= 1e-10 * max(sizes[0], np.finfo(np.float64).tiny):
         raise ValueError(
-            f"columns of class {label} are constant or depend linearly on one another: reduce them "
+            f"columns of class {label} are constant or linearly dependent: reduce them "
             "to fewer, or use neighbours"
         )
     standard = (z - of.mean(axis=0)) @ (directions.T / sizes)

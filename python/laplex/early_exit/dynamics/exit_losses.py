@@ -1,4 +1,4 @@
-"""Losses of all exits, at the parameters of a model or at others."""
+"""Losses of all exits, at the parameters of a model or at other parameters."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ cross_entropy: Loss = nn.functional.cross_entropy
 
 
 def loss_of(loss: Loss, logits: Tensor, labels: Tensor) -> Tensor:
-    """A loss in at least float32.
+    """Compute a loss in at least float32.
 
     Raises
     ------
     ValueError
-        It is no scalar Tensor.
+        If it is not a scalar Tensor.
     """
     wide = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
     value = loss(wide, labels)
@@ -41,7 +41,7 @@ def loss_of(loss: Loss, logits: Tensor, labels: Tensor) -> Tensor:
 
 @dataclass
 class Sums:
-    """Losses and right answers of K exits, summed over samples."""
+    """Losses and numbers of right predictions of K exits, summed over samples."""
 
     exits: int
     samples: int = 0
@@ -60,7 +60,7 @@ class Sums:
         labels: Tensor,
         loss: Loss,
     ) -> None:
-        """Run a batch with `tensors` in place of parameters and buffers of those names."""
+        """Run a batch with `tensors` in place of the parameters and buffers of those names."""
         logits = functional_call(model, dict(tensors), (x,))
         count = len(labels)
         for k, one in enumerate(logits):

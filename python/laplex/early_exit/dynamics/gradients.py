@@ -1,4 +1,4 @@
-"""Which exit pulls at which block: shares of gradient norms."""
+"""Shares of the exits in the gradient norm of each block of the backbone."""
 
 from __future__ import annotations
 
@@ -27,22 +27,28 @@ Average = Literal["gradients", "norms"]
 
 @dataclass(frozen=True, eq=False, repr=False)
 class GradientShare(DynamicsResult):
-    """Result of `gradient_share`.
+    """Result of `gradient_share`, for K exits and B blocks. Printing it prints the table.
 
     Attributes
     ----------
     shares : ndarray [K, B], float64
-        Of exits in blocks. A column sums to 1; it is NaN where no exit has a gradient.
+        Share of each exit in each block. A column sums to 1; it is NaN if no exit has a gradient in
+        that block.
     norms : ndarray [K, B], float64
-        Norms of the gradients; mean norms for ``average="norms"``, of which the root mean square
-        with `squared`.
+        Norms of the gradients. With ``average="norms"`` they are means over batches: root mean
+        squares if `squared`, arithmetic means otherwise.
     exit_names : tuple of str [K]
+        Names of the exits.
     blocks : tuple of str [B]
+        Names of the blocks.
     squared : bool
+        Whether the shares are of squared norms.
     average : "gradients" or "norms"
+        What was averaged over batches.
     training : bool
+        Whether the model was in training mode.
     samples : int
-        The gradients are of their losses.
+        Number of samples.
     """
 
     _kind: ClassVar = "laplex.early_exit.GradientShare"
@@ -57,7 +63,7 @@ class GradientShare(DynamicsResult):
     samples: int
 
     def table(self) -> str:
-        """One aligned text, a line for each block."""
+        """Format the shares as aligned text, one line for each block."""
         body = [
             [block, *(cell(one, ".1%") for one in column)]
             for block, column in zip(self.blocks, self.shares.T, strict=True)
@@ -107,40 +113,42 @@ def gradient_share(
     training: bool = False,
     progress: bool = False,
 ) -> GradientShare:
-    r"""How much of the pull on each block of the backbone comes from each exit.
+    r"""Measure how much of the gradient of each block of the backbone comes from each exit.
 
     .. math::
         D_{kb} = \frac{\lVert \partial L_k / \partial \theta_b \rVert}
             {\sum_j \lVert \partial L_j / \partial \theta_b \rVert}
 
-    for exits k and blocks b, where :math:`L_k` is the loss of exit k alone, without weight. In the
-    style of arXiv 2407.14320; the formula is ours.
+    for exits k and blocks b, where :math:`L_k` is the unweighted loss of exit k alone. This is in
+    the style of arXiv 2407.14320; the formula is ours.
 
     Parameters
     ----------
     model : MultiExitModel
-        Nothing of it is changed: parameters, buffers, gradients, modes, random state.
+        The model. Its parameters, buffers, gradients and modes, and the random state, are not
+        changed.
     loader : iterable of (x, labels)
+        Batches of samples.
     squared : bool
-        Shares of squared norms.
+        Whether to use squared norms.
     blocks : mapping of str to str, or sequence of str, optional
-        Names of modules of the backbone, under other names or as they are. When not given, the
-        backbone's children that have parameters; a child with exits inside is taken apart.
-        Parameters that a block consists of are those of its modules without normalisations and
-        embeddings (torch's, and classes named so); frozen ones count like others.
+        Names of modules of the backbone; a mapping gives them other names for display. The default
+        is the children of the backbone that have parameters; a child that contains exits is split
+        into its own children. Parameters of normalisations and embeddings (torch's, and classes
+        named like them) are left out; frozen parameters are included.
     average : "gradients" or "norms"
-        ``"gradients"``: norms of the mean gradient over all samples, which do not depend on the
-        size of batches in evaluation mode. ``"norms"``: mean over batches of each batch's norm (or
-        squared norm), in which the noise of small batches is included, as it is in training.
-        Batches weigh by their number of samples.
+        ``"gradients"`` takes the norm of the mean gradient over all samples, which in evaluation
+        mode does not depend on the batch size. ``"norms"`` takes the mean of the norms (or squared
+        norms) of the batches; like training, it includes the noise of small batches. Batches are
+        weighted by their number of samples.
     batches : int, optional
-        How many to read; all when not given.
+        Number of batches to read; by default all.
     loss : callable
-        ``loss(logits [batch, classes], labels [batch])``, the mean over the batch.
+        ``loss(logits [batch, classes], labels [batch])`` returns the mean loss of the batch.
     training : bool
-        Measure in training mode (batch statistics, dropout) rather than in evaluation mode.
+        Whether to measure in training mode (batch statistics, dropout) instead of evaluation mode.
     progress : bool
-        Show a bar.
+        Whether to show a progress bar.
 
     Returns
     -------
@@ -149,8 +157,8 @@ def gradient_share(
     Raises
     ------
     TypeError, ValueError
-        Unfit arguments or batches, a block without parameters that count, gradients that are not
-        finite.
+        If arguments or batches are invalid, a block has no parameters that count, or gradients are
+        not finite.
 
     Examples
     --------
@@ -162,7 +170,7 @@ def gradient_share(
     >>> model = MultiExitModel(backbone, {"1": nn.Linear(8, 3)})
     >>> batch = (torch.randn(5, 4), torch.tensor([0, 1, 2, 0, 1]))
     >>> result = gradient_share(model, [batch])
-    >>> result.blocks, result.shares[:, 1]  # the last block is behind the first exit
+    >>> result.blocks, result.shares[:, 1]  # the last block is after the first exit
     (('0', '2'), array([0., 1.]))
     """
     check_inputs(model, loader, batches)
@@ -204,7 +212,7 @@ def gradient_share(
         k, b = np.argwhere(~np.isfinite(norms))[0]
         raise ValueError(
             f"the gradient of exit {k} in block {names[b]!r} is not finite: the model has "
-            "diverged, or the data have such values"
+            "diverged, or its inputs are not finite"
         )
     return GradientShare(
         shares=_shares(norms, power),
@@ -226,21 +234,21 @@ def _block_parameters(model: MultiExitModel, blocks: Any) -> dict[str, list[nn.P
     empty = [name for name, parameters in found.items() if not parameters]
     if empty or not found:
         raise ValueError(
-            f"block {empty[0]!r} has no parameters but those of normalisations and embeddings: "
-            "leave it out"
+            f"block {empty[0]!r} has no parameters other than those of normalisations and "
+            "embeddings: leave it out of blocks"
             if empty
-            else "the backbone's children have no parameters: name its blocks"
+            else "the children of the backbone have no parameters: pass blocks"
         )
     return found
 
 
 def _wide(parameter: Tensor) -> torch.dtype:
-    """What gradients are summed in: at least float32."""
+    """The precision in which gradients are summed: at least float32."""
     return torch.promote_types(parameter.dtype, torch.float32)
 
 
 def _gradients(loss: Tensor, flat: list[nn.Parameter], *, keep: bool) -> list[Tensor]:
-    if not loss.requires_grad:  # a head that reads nothing of the backbone's parameters
+    if not loss.requires_grad:  # the loss does not depend on parameters of the backbone
         return [torch.zeros_like(one) for one in flat]
     found = torch.autograd.grad(loss, flat, retain_graph=keep, allow_unused=True)
     return [

@@ -1,4 +1,4 @@
-"""What layers know of the label and of the input: mutual information, estimated."""
+"""Estimates of the mutual information between layers and the label or the input."""
 
 from __future__ import annotations
 
@@ -30,34 +30,38 @@ from .result import DynamicsResult
 Estimator = Literal["ksg", "gaussian"]
 Reduction = Literal["pca", "random"]
 
-#: Principal components this much smaller than the first, by deviation, are numerically nothing.
+#: Principal components with a standard deviation below this part of the first count as zero.
 _LEAST = 1e-3
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class MutualInformation(DynamicsResult):
-    """Result of `mutual_information`, of L layers, in nats.
+    """Result of `mutual_information`, for L layers, in nats. Printing it prints the table.
 
     Attributes
     ----------
     layers : tuple of str [L]
+        Names of the layers.
     label_information : ndarray [L], float64
-        I(Z;Y).
+        I(Z;Y), the information of each layer about the label.
     input_information : ndarray [L], float64, or None
-        I(X;Z); None where it was not asked for.
+        I(X;Z), the information of each layer about the input; None if it was not requested.
     label_entropy : float
-        H(Y) of the labels' frequencies: what I(Z;Y) can be at most.
+        H(Y), the entropy of the label frequencies; the maximum of I(Z;Y).
     estimator : "ksg" or "gaussian"
+        The estimator.
     neighbours : int
-        Used by "ksg".
+        Number of neighbours, used by "ksg".
     reduction : "pca" or "random"
+        The method that reduced layers and inputs to few dimensions.
     layer_dims : ndarray [L], int64
-        Dimensions that each layer was reduced to, at most those asked for.
+        Number of dimensions that each layer was reduced to, at most the requested number.
     input_dims : int
-        The same of the input; 0 where it was not asked for.
+        Number of dimensions that the input was reduced to; 0 if I(X;Z) was not requested.
     noise : float
-        Added to each layer's dimensions, in their standard deviations.
+        Standard deviation of the noise added to each dimension of a layer, whose own is 1.
     samples : int
+        Number of samples.
     """
 
     _kind: ClassVar = "laplex.early_exit.MutualInformation"
@@ -80,7 +84,7 @@ class MutualInformation(DynamicsResult):
     samples: int
 
     def table(self) -> str:
-        """One aligned text, a line for each layer."""
+        """Format the estimates as aligned text, one line for each layer."""
         given = self.input_information
         about = [f"{self.estimator} estimator", f"{self.reduction} reduction"]
         about += [] if given is None else [f"inputs in {self.input_dims} dimensions"]
@@ -142,60 +146,62 @@ def mutual_information(
     seed: int = 0,
     progress: bool = False,
 ) -> MutualInformation:
-    r"""How much layers Z know of the label, I(Z;Y), and of the input, I(X;Z), in nats.
+    r"""Estimate the information of layers Z about the label, I(Z;Y), and the input, I(X;Z).
 
-    In the style of arXiv 2407.14320; the estimators are named, and ours to choose. No estimator
-    works in the hundreds of dimensions that layers have. So layers and inputs are first reduced to
-    `dims` numbers, and what is estimated is the information of *those*: a lower bound for I(Z;Y),
-    and a number of its own for I(X;Z). A network without noise is a function, of which
-    :math:`I(X;Z)` is infinite in truth; of the reduced vectors it is finite, but tells of the
-    reduction as well as of the layer. Compare layers and checkpoints with one another under the
-    same options, not with numbers from elsewhere.
+    The estimates are in nats. They are in the style of arXiv 2407.14320; the choice of estimators
+    is ours. No estimator works in the hundreds of dimensions of a layer. Layers and inputs are
+    therefore reduced to `dims` numbers first, and the estimates are for *these* numbers: a lower
+    bound for I(Z;Y), and a quantity of its own for I(X;Z). A network without noise is a
+    deterministic function, whose true :math:`I(X;Z)` is infinite. For the reduced vectors it is
+    finite, but it depends on the reduction as well as on the layer. Compare layers and checkpoints
+    with one another under the same options, not with numbers from elsewhere.
 
     Parameters
     ----------
     model : MultiExitModel
-        Run in evaluation mode; nothing of it is changed.
+        The model. It runs in evaluation mode and is not changed.
     loader : iterable of (x, labels)
-        Shuffled, or in an order that does not matter: its first samples are used.
+        Batches of samples. Only its first samples are used, so shuffle it unless its order is
+        arbitrary.
     layers, channel_axis
-        As for `activation_rank`.
+        As in `activation_rank`.
     estimator : "ksg" or "gaussian"
-        ``"ksg"``: nearest neighbours, `ksg_label_information` (Ross) and `ksg_information`
-        (Kraskov et al.). ``"gaussian"``: `gaussian_label_information` (Gaussian within each class)
-        and `gaussian_information` (Gaussian together). Their biases are told there.
+        ``"ksg"`` uses nearest neighbours: `ksg_label_information` (Ross) and `ksg_information`
+        (Kraskov et al.). ``"gaussian"`` uses `gaussian_label_information` (Gaussian within each
+        class) and `gaussian_information` (jointly Gaussian). These functions describe their biases.
     neighbours : int
-        Of "ksg".
+        Number of neighbours for "ksg".
     dims : int
-        Fewer where a layer has fewer directions in which it varies more than a thousandth of the
-        first.
+        Number of dimensions after the reduction. A layer gets fewer if it has fewer directions
+        whose standard deviation is more than a thousandth of the largest.
     reduction : "pca" or "random"
-        ``"pca"``: the principal components with the most variance. ``"random"``: projections on
-        `dims` random directions. Both are then scaled to deviation 1 and no correlation.
+        ``"pca"`` keeps the principal components with the largest variance. ``"random"`` projects on
+        `dims` random directions. The results are then decorrelated and scaled to a standard
+        deviation of 1.
     noise : float
-        Deviation of Gaussian noise that is added to each of a layer's reduced dimensions, whose own
-        is 1. Makes :math:`I(X;Z)` finite in truth as well.
+        Standard deviation of Gaussian noise that is added to each reduced dimension of a layer.
+        With noise, the true :math:`I(X;Z)` is finite as well.
     inputs : bool
         Whether to estimate I(X;Z).
     spatial : "pool" or "flatten"
-        What a sample's row is where a layer puts out maps or tokens; see `activation_rank`.
+        How feature maps and tokens become one row for each sample; see `activation_rank`.
     max_samples : int
-        The first so many samples are used.
+        Number of samples to use.
     seed : int
-        Of the random directions, of the noise, and of the folds of "gaussian".
+        Random seed of the random directions, the noise, and the folds of "gaussian".
     progress : bool
-        Show a bar.
+        Whether to show progress bars.
 
     Returns
     -------
     MutualInformation
-        Estimates as they are, also below 0. A layer that does not vary has 0.
+        The estimates, which may be negative. They are 0 for a layer that does not vary.
 
     Raises
     ------
     TypeError, ValueError
-        Unfit arguments or batches, too few samples for the estimator, inputs that are no real
-        numbers.
+        If arguments or batches are invalid, there are too few samples for the estimator, or inputs
+        are not real numbers.
 
     Examples
     --------
@@ -230,7 +236,7 @@ def mutual_information(
             x = _reduced(found.inputs, epsilon, dims, reduction, rng)
         known, seen, layer_dims = [], [], []
         for number, (name, rows) in enumerate(found.rows.items(), 1):
-            # Drawn anew for each layer, whose numbers so don't depend on which others there are.
+            # Drawn anew for each layer, so that its estimate does not depend on the other layers.
             rng = np.random.default_rng([seed, 1])
             z = _reduced(rows, found.rounding[name], dims, reduction, rng)
             z = z + noise * rng.standard_normal(z.shape)
@@ -270,7 +276,7 @@ def _input_information(x: Array, z: Array, estimator: Estimator, neighbours: int
 def _reduced(
     rows: NDArray[Any], epsilon: float, dims: int, reduction: Reduction, rng: np.random.Generator
 ) -> Array:
-    """Principal components of rows or of their projections, of deviation 1: [n, <= dims]."""
+    """Principal components of rows or of their projections, scaled to 1: [n, <= dims]."""
     exact = rows.astype(np.float64)
     error = rounding_error(exact, epsilon)
     exact = centred(exact)

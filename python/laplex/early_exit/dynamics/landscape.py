@@ -1,4 +1,4 @@
-"""Loss of each exit on a plane through a model's parameters."""
+"""Loss of each exit on a plane through the parameters of a model."""
 
 from __future__ import annotations
 
@@ -24,20 +24,22 @@ from .result import DynamicsResult
 
 @dataclass(frozen=True, eq=False, repr=False)
 class LossLandscape(DynamicsResult):
-    """Result of `loss_landscape`: K exits on P x Q points.
+    """Result of `loss_landscape`, for K exits at P x Q points. Printing it prints the table.
 
     Attributes
     ----------
     x : ndarray [P], float64
-        How far along the first direction.
+        Coordinates along the first direction.
     y : ndarray [Q], float64
-        How far along the second.
+        Coordinates along the second direction.
     losses : ndarray [K, P, Q], float64
-        Not finite where they overflow.
+        Loss of each exit at each point; not finite where it overflows.
     exit_names : tuple of str [K]
+        Names of the exits.
     seed : int or None
-        Of the directions; None where they were given.
+        Random seed of the directions; None if you passed the directions.
     samples : int
+        Number of samples.
     """
 
     _kind: ClassVar = "laplex.early_exit.LossLandscape"
@@ -50,7 +52,7 @@ class LossLandscape(DynamicsResult):
     samples: int
 
     def table(self) -> str:
-        """One aligned text, a line for each exit."""
+        """Format the losses as aligned text, one line for each exit."""
         body = []
         for name, losses in zip(self.exit_names, self.losses, strict=True):
             known = np.where(np.isnan(losses), np.inf, losses)
@@ -59,7 +61,7 @@ class LossLandscape(DynamicsResult):
             numbers = [f"{one:.3f}" for one in (middle, losses[i, j], known.max())]
             body.append([name, *numbers[:2], f"{self.x[i]:.2f}, {self.y[j]:.2f}", numbers[2]])
         about = f"{len(self.x)} x {len(self.y)} points, {self.samples:,} samples"
-        head = ["exit", "in the middle", "least", "at", "largest"]
+        head = ["exit", "at the centre", "smallest", "at", "largest"]
         return f"Loss on a plane through the parameters ({about})\n{aligned(head, body)}"
 
     def _summary(self) -> str:
@@ -82,7 +84,7 @@ class LossLandscape(DynamicsResult):
         axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
         seen = np.ma.masked_invalid(self.losses)
         low, high = (float(one) for one in (seen.min(), seen.max())) if seen.count() else (0.0, 1.0)
-        # A valley is lost in a linear scale that has to show the hills as well.
+        # On a linear scale, the largest losses would hide the valley.
         in_decades = low > 0 and high > 10 * low
         if not high > low:
             high = low + 1.0
@@ -124,32 +126,36 @@ def loss_landscape(
     loss: Loss = cross_entropy,
     progress: bool = False,
 ) -> LossLandscape:
-    r"""Loss of each exit on a plane through the parameters, spanned by two directions.
+    r"""Compute the loss of each exit on a plane through the parameters.
 
-    At :math:`\theta + a\,d_1 + b\,d_2`, the directions random and as long as the model's filters
-    (Li et al. 2018), so that surfaces of networks can be compared. All exits are measured at the
-    same parameters, and heads move as the backbone does. In the style of arXiv 2407.14320.
+    The points are :math:`\theta + a\,d_1 + b\,d_2`, with random directions that have the norms of
+    the model's filters (Li et al. 2018), so that the surfaces of different networks can be
+    compared. All exits are measured at the same parameters, and heads move like the backbone. This
+    is in the style of arXiv 2407.14320.
 
     Parameters
     ----------
     model : MultiExitModel
-        Run in evaluation mode, running statistics as they are; nothing of it is changed.
+        The model. It runs in evaluation mode, with its running statistics as they are, and is not
+        changed.
     loader : iterable of (x, labels)
-        Read once.
+        Batches of samples. It is read once.
     points : tuple of two int
-        Along each direction, at least 2; odd numbers have the model itself in the middle.
+        Number of points along each direction, at least 2. With odd numbers, the point in the centre
+        is the model itself.
     span : float
-        a and b go from -span to span; at 1, each filter moves by its own length.
+        The coordinates a and b range from -span to span. At 1, each filter moves by its own norm.
     seed : int
-        Of the directions, see `filter_directions`.
+        Random seed of the directions; see `filter_directions`.
     directions : tuple of two mappings of str to array, optional
-        Others: names of parameters to arrays of their shapes; what is not named stands still.
+        Your own directions: arrays by name of the parameter, of the same shape. Parameters that are
+        not named do not move.
     batches : int, optional
-        How many to read; all when not given.
+        Number of batches to read; by default all.
     loss : callable
-        ``loss(logits [batch, classes], labels [batch])``, the mean over the batch.
+        ``loss(logits [batch, classes], labels [batch])`` returns the mean loss of the batch.
     progress : bool
-        Show a bar.
+        Whether to show a progress bar.
 
     Returns
     -------
@@ -158,7 +164,7 @@ def loss_landscape(
     Raises
     ------
     TypeError, ValueError
-        Unfit arguments, directions or batches.
+        If arguments, directions or batches are invalid.
 
     Examples
     --------
@@ -183,13 +189,16 @@ def loss_landscape(
     elif isinstance(directions, (tuple, list)) and len(directions) == 2:
         first, second = (dict(one) for one in directions)
     else:
-        raise ValueError("directions must be two mappings of names of parameters to arrays")
+        raise ValueError(
+            "directions must be two mappings from names of parameters to arrays: see "
+            "filter_directions"
+        )
     plane = _Plane(
         dict(model.named_parameters()),
         as_direction(model, first, "directions[0]"),
         as_direction(model, second, "directions[1]"),
     )
-    # The middle of an odd number is 0 to the bit: the model itself.
+    # With an odd number of points the centre is exactly 0: the model itself.
     x, y = (span * (np.arange(1.0 - count, count, 2.0) / (count - 1)) for count in shape)
     grid = [(float(a), float(b)) for a in x for b in y]
     sums = [Sums(model.num_exits) for _ in grid]
@@ -213,7 +222,7 @@ def loss_landscape(
 
 
 class _Plane:
-    """Parameters on a plane; those that stand still are left to the model."""
+    """Parameters at points of a plane, without those that do not move."""
 
     def __init__(
         self, at: Mapping[str, Tensor], first: Mapping[str, Tensor], second: Mapping[str, Tensor]

@@ -1,4 +1,4 @@
-"""What layers put out for some samples, as rows of a matrix for each layer."""
+"""Outputs of layers for some samples, as the rows of one matrix for each layer."""
 
 from __future__ import annotations
 
@@ -26,18 +26,20 @@ Spatial = Literal["pool", "flatten", "positions"]
 
 @dataclass(frozen=True)
 class AsRows:
-    """How an activation becomes rows.
+    """How activations are converted to rows of a matrix.
 
     Attributes
     ----------
     spatial : "pool", "flatten" or "positions"
-        Maps and tokens: the mean over positions, all their numbers, or each position a row.
+        For feature maps and tokens: the mean over positions, all numbers, or one row for each
+        position.
     positions : int
-        For "positions": how many are drawn of each sample; all where there are no more.
+        For "positions": the number of positions that are drawn from each sample, at most all.
     channel_axis : int or None
-        None: the last of three dimensions, the one after the batch of more.
+        The dimension of the channels. None stands for the last of three dimensions, and for the
+        second of four or more.
     seed : int
-        Of the positions drawn.
+        Random seed of the positions.
     """
 
     spatial: Spatial
@@ -51,17 +53,17 @@ class AsRows:
         whole("seed", self.seed, 0)
 
     def of(self, activation: Any, generator: torch.Generator, layer: str) -> Tensor:
-        """Rows [rows, features] of what a layer put out for a batch.
+        """Convert the output of a layer for a batch to rows [rows, features].
 
         Raises
         ------
         ValueError
-            There are no numbers, or several maps that have no positions in common.
+            If it has no numbers, or several maps without common positions.
         """
         parts = [part.detach() for part in tensors_of(activation) if part.is_floating_point()]
         if not parts or any(part.ndim < 2 for part in parts):
             raise ValueError(
-                f"layer {layer!r} puts out no numbers [batch, features, ...]: name another"
+                f"layer {layer!r} returns no numbers [batch, features, ...]: name another layer"
             )
         if self.spatial == "flatten":
             return torch.cat([part.flatten(1) for part in parts], 1)
@@ -69,7 +71,7 @@ class AsRows:
             return torch.cat([self._by_position(part, layer).mean(1) for part in parts], 1)
         if len(parts) > 1:
             raise ValueError(
-                f"layer {layer!r} puts out {len(parts)} maps, whose positions are not the same: "
+                f"layer {layer!r} returns {len(parts)} maps, whose positions are not the same: "
                 'use spatial="pool"'
             )
         rows = self._by_position(parts[0], layer)
@@ -86,25 +88,26 @@ class AsRows:
         axis = (2 if part.ndim == 3 else 1) if self.channel_axis is None else self.channel_axis
         if not -part.ndim < axis < part.ndim or axis == 0:
             raise ValueError(
-                f"channel_axis must be a dimension of layer {layer!r}, which puts out "
-                f"{list(part.shape)}, and not the batch, got {axis}"
+                f"channel_axis must be a dimension of the output of layer {layer!r}, "
+                f"{list(part.shape)}, other than the batch, got {axis}"
             )
         return part.movedim(axis, -1).flatten(1, -2)
 
 
 @dataclass(frozen=True)
 class LayerRows:
-    """Rows of each layer, what the model was given for them, and its labels.
+    """Rows of each layer, and the inputs and labels that belong to them.
 
     Attributes
     ----------
     rows : dict of str to ndarray [rows, features], float32 or float64
-        By layer.
+        Rows by layer.
     rounding : dict of str to float
-        Of each layer: the relative rounding error of its numbers.
+        Relative rounding error of the numbers of each layer.
     inputs : ndarray [samples, numbers], float32 or float64, or None
-        None if they were not asked for.
+        Inputs of the model; None if they were not requested.
     labels : ndarray [samples], int64
+        Class indices.
     """
 
     rows: dict[str, NDArray[Any]]
@@ -123,29 +126,29 @@ def layer_rows(
     inputs: bool = False,
     report: Report,
 ) -> LayerRows:
-    """Run the backbone over the first samples of a loader and listen.
+    """Run the backbone over the first samples of a loader and collect the outputs of its layers.
 
     Parameters
     ----------
     model : MultiExitModel
-        Run in evaluation mode; nothing of it is changed.
+        The model. It runs in evaluation mode and is not changed.
     loader : iterable of (x, labels)
     layers : mapping of str to str, sequence of str, or None
-        Names of modules of the backbone. None: its children, those with exits inside taken apart,
-        as far as they run once in a forward.
+        Names of modules of the backbone. None stands for its children that run exactly once in a
+        forward; children that contain exits are split into their own children.
     as_rows : AsRows
     max_samples : int
-        The first so many.
+        Number of samples to use.
     inputs : bool
-        Keep the inputs too.
+        Whether to keep the inputs, too.
     report : callable
-        Of a progress bar: told the number of samples done.
+        Function of a progress bar, called with the number of samples done.
 
     Raises
     ------
     TypeError, ValueError
-        Unknown layers, layers that do not run once in a forward, or put out no finite numbers;
-        inputs that are no real numbers.
+        If layers are unknown, do not run exactly once in a forward, or return numbers that are not
+        finite, or inputs are not real numbers.
     """
     modules = named_blocks(model, default_blocks(model) if layers is None else layers)
     listeners = [_Listener(name, as_rows) for name in modules]
@@ -168,11 +171,11 @@ def layer_rows(
         if listener.runs != forwards and layers is not None:
             raise ValueError(
                 f"layer {listener.name!r} ran {listener.runs} times in {forwards} forwards of the "
-                "backbone: name one that runs once in each"
+                "backbone: name a layer that runs once in each"
             )
     once = [listener for listener in listeners if listener.runs == forwards]
     if not once:
-        raise ValueError("no child of the backbone runs once in its forward: name some layers")
+        raise ValueError("no child of the backbone runs exactly once in its forward: pass layers")
     return LayerRows(
         rows={one.name: one.rows() for one in once},
         rounding={one.name: one.rounding for one in once},
@@ -182,7 +185,7 @@ def layer_rows(
 
 
 class _Listener:
-    """Collects what one layer puts out, in one forward after another."""
+    """Collects the outputs of one layer over several forwards."""
 
     def __init__(self, name: str, as_rows: AsRows) -> None:
         self.name, self.as_rows = name, as_rows
@@ -200,8 +203,8 @@ class _Listener:
         found = np.concatenate(self.parts)
         if not np.isfinite(found).all():
             raise ValueError(
-                f"layer {self.name!r} puts out numbers that are not finite: the model has "
-                "diverged, or the data have such values"
+                f"layer {self.name!r} returns numbers that are not finite: the model has "
+                "diverged, or its inputs are not finite"
             )
         return found
 
@@ -223,13 +226,13 @@ def _input_rows(x: Any) -> NDArray[Any]:
     parts = tensors_of(x)
     if not all(part.is_floating_point() or part.dtype == torch.uint8 for part in parts):
         raise ValueError(
-            f"inputs of {[str(part.dtype) for part in parts]} are no real numbers, of which "
-            "I(X;Z) could be estimated: pass inputs=False"
+            f"inputs of {[str(part.dtype) for part in parts]} are not real numbers, so I(X;Z) "
+            "cannot be estimated: pass inputs=False"
         )
     return _as_array(torch.cat([part.flatten(1) for part in parts], 1))
 
 
 def _as_array(rows: Tensor) -> NDArray[Any]:
-    """On the CPU, in float32 or float64."""
+    """Convert to an array in float32 or float64."""
     array: NDArray[Any] = rows.to(torch.promote_types(rows.dtype, torch.float32)).cpu().numpy()
     return array

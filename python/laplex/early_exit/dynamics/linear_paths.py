@@ -1,4 +1,4 @@
-"""The straight line between two checkpoints: loss and accuracy of each exit along it."""
+"""Loss and accuracy of each exit on the straight line between two checkpoints."""
 
 from __future__ import annotations
 
@@ -28,17 +28,21 @@ Statistics = Literal["recomputed", "interpolated"]
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ModeConnectivity(DynamicsResult):
-    """Result of `mode_connectivity`: K exits at P points.
+    """Result of `mode_connectivity`, for K exits at P points. Printing it prints the table.
 
     Attributes
     ----------
     alphas : ndarray [P], float64
-        From 0, the first checkpoint, to 1, the second.
+        Positions on the line, from 0 (the first checkpoint) to 1 (the second).
     losses, accuracies : ndarray [K, P], float64
+        Loss and accuracy of each exit at each point.
     exit_names : tuple of str [K]
+        Names of the exits.
     statistics : str
-        Of normalisation layers: "recomputed", "interpolated", or "none" where there are none.
+        Origin of the running statistics of normalisation layers: "recomputed", "interpolated", or
+        "none" if there are no such layers.
     samples : int
+        Number of samples.
     """
 
     _kind: ClassVar = "laplex.early_exit.ModeConnectivity"
@@ -55,21 +59,21 @@ class ModeConnectivity(DynamicsResult):
 
     @property
     def excess(self) -> Array:
-        """Loss above the straight line between both ends' losses, ndarray [K, P]."""
+        """Loss above the straight line between the losses at both ends, ndarray [K, P]."""
         first, last = self.losses[:, :1], self.losses[:, -1:]
         line = first + self.alphas * (last - first)
-        line[:, -1:] = last  # to the bit: the sum above may round
+        line[:, -1:] = last  # exactly: the sum above may round
         above: Array = self.losses - line
         return above
 
     @property
     def barriers(self) -> Array:
-        """Barrier height of each exit, the largest `excess`: ndarray [K], 0 or more."""
+        """Height of the barrier of each exit, the largest `excess`; ndarray [K], at least 0."""
         heights: Array = self.excess.max(axis=1)
         return heights
 
     def table(self) -> str:
-        """One aligned text, a line for each exit."""
+        """Format losses, barriers and accuracies as aligned text, one line for each exit."""
         body = []
         for name, losses, accuracies, excess in zip(
             self.exit_names, self.losses, self.accuracies, self.excess, strict=True
@@ -79,8 +83,8 @@ class ModeConnectivity(DynamicsResult):
             where = f"{self.alphas[top]:.2f}"
             rights = [f"{accuracies[i]:.1%}" for i in (0, -1)] + [f"{accuracies.min():.1%}"]
             body.append([name, *numbers, where, *rights])
-        head = ["exit", "loss a", "loss b", "barrier", "at", "accuracy a", "b", "least"]
-        about = f"{self.samples:,} samples, statistics of norms: {self.statistics}"
+        head = ["exit", "loss a", "loss b", "barrier", "at", "accuracy a", "b", "lowest"]
+        about = f"{self.samples:,} samples, normalisation statistics: {self.statistics}"
         return f"The straight line from a to b ({about})\n{aligned(head, body)}"
 
     def __repr__(self) -> str:
@@ -107,7 +111,7 @@ class ModeConnectivity(DynamicsResult):
         left.set_ylabel("loss")
         right.set_ylabel("accuracy, %")
         for ax in (left, right):
-            ax.set_xlabel("place between the checkpoints")
+            ax.set_xlabel("position between the checkpoints")
             ax.margins(y=0.08)
             tidy(ax)
         lines = left.get_lines()[::2]
@@ -133,35 +137,38 @@ def mode_connectivity(
     loss: Loss = cross_entropy,
     progress: bool = False,
 ) -> ModeConnectivity:
-    r"""Loss and accuracy of each exit on the straight line between two checkpoints.
+    r"""Measure loss and accuracy of each exit on the straight line between two checkpoints.
 
-    At :math:`\theta(\alpha) = (1 - \alpha)\,\theta_a + \alpha\,\theta_b`; the barrier of exit k is
-    the largest :math:`L_k(\alpha) - ((1 - \alpha) L_k(0) + \alpha L_k(1))` over the points
-    (Frankle et al. 2020). In the style of arXiv 2407.14320; the conventions are ours.
+    The points are :math:`\theta(\alpha) = (1 - \alpha)\,\theta_a + \alpha\,\theta_b`. The barrier
+    of exit k is the largest :math:`L_k(\alpha) - ((1 - \alpha) L_k(0) + \alpha L_k(1))` over the
+    points (Frankle et al. 2020). This is in the style of arXiv 2407.14320; the conventions are
+    ours.
 
     Parameters
     ----------
     model_a : MultiExitModel
-        At 0. Neither model is changed.
+        The model at :math:`\alpha = 0`. Neither model is changed.
     model_b : MultiExitModel or mapping of str to Tensor
-        At 1: the same network with other parameters, or its ``state_dict()``.
+        The model at :math:`\alpha = 1`: the same network with other parameters, or its
+        ``state_dict()``.
     loader : iterable of (x, labels)
-        What loss and accuracy are measured on, in evaluation mode. Read once.
+        Batches on which loss and accuracy are measured, in evaluation mode. It is read once.
     points : int
-        At least 2, evenly from 0 to 1.
+        Number of equally spaced points from 0 to 1, at least 2.
     train_loader : iterable of (x, labels), optional
-        What running statistics (BatchNorm) are computed from; `loader`, which is then read twice,
-        when not given. Read once.
+        Batches from which running statistics (BatchNorm) are computed. It is read once. By default
+        `loader` is used, which is then read twice.
     statistics : "recomputed" or "interpolated"
-        ``"recomputed"``: at each point, both ends included, anew, averaged over all batches of
-        `train_loader`, a batch as much as another; those of the checkpoints belong to other
-        parameters than the points'. ``"interpolated"``: like parameters.
+        ``"recomputed"`` computes the running statistics anew at each point, both ends included, as
+        the unweighted mean over all batches of `train_loader`; the statistics of the checkpoints
+        belong to other parameters than those of the points. ``"interpolated"`` interpolates them
+        like parameters.
     batches : int, optional
-        How many of `loader`, and of `train_loader`, to read; all when not given.
+        Number of batches to read from `loader` and from `train_loader`; by default all.
     loss : callable
-        ``loss(logits [batch, classes], labels [batch])``, the mean over the batch.
+        ``loss(logits [batch, classes], labels [batch])`` returns the mean loss of the batch.
     progress : bool
-        Show a bar.
+        Whether to show progress bars.
 
     Returns
     -------
@@ -170,8 +177,8 @@ def mode_connectivity(
     Raises
     ------
     TypeError, ValueError
-        Unfit arguments or batches, checkpoints of different networks, or batches of one sample to
-        compute statistics from.
+        If arguments or batches are invalid, the checkpoints are of different networks, or a batch
+        has too few samples to compute statistics from.
 
     Examples
     --------
@@ -194,8 +201,8 @@ def mode_connectivity(
     recompute = statistics == "recomputed" and bool(tracking_layers(model_a))
     if recompute and train_loader is None and isinstance(loader, Iterator):
         raise ValueError(
-            "loader can be read only once, but statistics of norm layers are to be computed first: "
-            "pass a train_loader, or a DataLoader or list of batches"
+            "loader can be read only once, but the statistics of normalisation layers have to be "
+            "computed first: pass a train_loader, or a DataLoader or list of batches as the loader"
         )
     path = _Path(model_a, _state_of(model_b), points)
     sums = [Sums(model_a.num_exits) for _ in path.alphas]
@@ -241,12 +248,12 @@ class _Path:
         return {**tensors, **self.statistics[point]}
 
     def recompute(self, loader: Iterable[Any], batches: int | None, report: Report) -> None:
-        """Compute statistics of every point in one reading of a loader."""
+        """Compute the statistics of every point in one pass over a loader."""
         self.statistics = [fresh_statistics(self.model) for _ in self.alphas]
         total = batch_count(loader, batches)
         named = labelled_batches(self.model, loader, batches=batches, name="train_loader")
         for done, (x, _) in enumerate(named, 1):
-            # Around the forward alone: a caller's loader may run the model itself.
+            # Around the forward only, because the caller's loader may run the model itself.
             with averaging(self.model):
                 for point in range(len(self.alphas)):
                     try:
@@ -255,9 +262,9 @@ class _Path:
                         if "more than 1 value per channel" not in str(error):
                             raise
                         raise ValueError(
-                            "a batch of one sample has no variance to compute statistics of norm "
-                            "layers from: pass a train_loader with drop_last=True, or of larger "
-                            "batches"
+                            "a batch of one sample has no variance, so the statistics of "
+                            "normalisation layers cannot be computed from it: pass a train_loader "
+                            "with drop_last=True, or with larger batches"
                         ) from error
             report("statistics on the line", done, total, "")
 

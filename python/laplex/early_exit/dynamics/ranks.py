@@ -1,4 +1,4 @@
-"""Along how many directions activations vary: numerical rank, layer by layer."""
+"""Numerical rank of the activations of each layer: the number of directions in which they vary."""
 
 from __future__ import annotations
 
@@ -24,20 +24,26 @@ from .result import DynamicsResult
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ActivationRank(DynamicsResult):
-    """Result of `activation_rank`, of L layers.
+    """Result of `activation_rank`, for L layers. Printing it prints the table.
 
     Attributes
     ----------
     layers : tuple of str [L]
+        Names of the layers.
     ranks : ndarray [L], int64
+        Numerical rank of each layer.
     rows, features : ndarray [L], int64
         Sizes of the matrices of activations.
     singular_values : tuple of ndarray [min(rows, features)], float64
-        From the largest down.
+        Singular values of each matrix, in descending order.
     tol : float
+        The relative tolerance.
     center : bool
+        Whether the mean of each feature was subtracted.
     spatial : "pool", "flatten" or "positions"
+        How feature maps and tokens became rows.
     samples : int
+        Number of samples.
     """
 
     _kind: ClassVar = "laplex.early_exit.ActivationRank"
@@ -58,19 +64,19 @@ class ActivationRank(DynamicsResult):
 
     @property
     def relative(self) -> Array:
-        """Rank as a part of what the matrix allows, min(rows, features): ndarray [L]."""
+        """Rank divided by the largest possible rank, min(rows, features); ndarray [L]."""
         parts: Array = self.ranks / np.minimum(self.rows, self.features)
         return parts
 
     def table(self) -> str:
-        """One aligned text, a line for each layer."""
+        """Format the ranks as aligned text, one line for each layer."""
         body = [
             [name, str(rank), f"{part:.1%}", f"{features:,}", f"{rows:,}"]
             for name, rank, part, features, rows in zip(
                 self.layers, self.ranks, self.relative, self.features, self.rows, strict=True
             )
         ]
-        about = f"singular values above {self.tol:g} of the largest"
+        about = f"singular values above {self.tol:g} times the largest"
         about += ", centred" if self.center else ", not centred"
         head = ["layer", "rank", "of possible", "features", "rows"]
         return f"Rank of activations: {about}; {self.spatial}\n{aligned(head, body)}"
@@ -101,8 +107,8 @@ class ActivationRank(DynamicsResult):
         else:
             right.xaxis.get_major_locator().set_params(integer=True)
         right.set_ylim(self.tol / 30, 1.6)
-        right.set_xlabel("number of the singular value (colours of layers)")
-        right.set_ylabel("part of the largest")
+        right.set_xlabel("index of singular value (coloured by layer)")
+        right.set_ylabel("relative to the largest")
         tidy(left)
         left.grid(axis="x", visible=False)
         tidy(right)
@@ -123,42 +129,46 @@ def activation_rank(
     seed: int = 0,
     progress: bool = False,
 ) -> ActivationRank:
-    r"""Numerical rank of each layer's activations, a matrix A [rows, features].
+    r"""Compute the numerical rank of the activations of each layer.
 
-    The number of singular values above :math:`\mathrm{tol} \cdot \sigma_1`; 0 where the layer's
-    output does not vary, :math:`\sigma_1 \le 4 \epsilon \lVert A \rVert_F` with A not centred and
-    the machine epsilon of its numbers. In the style of arXiv 2407.14320; the formula is ours.
+    The rank of the matrix A [rows, features] of activations is the number of its singular values
+    above :math:`\mathrm{tol} \cdot \sigma_1`. It is 0 if the output of the layer does not vary,
+    that is, if :math:`\sigma_1 \le 4 \epsilon \lVert A \rVert_F`, with the norm of the matrix
+    before centring and the machine epsilon of its numbers. This is in the style of arXiv
+    2407.14320; the formula is ours.
 
     Parameters
     ----------
     model : MultiExitModel
-        Run in evaluation mode; nothing of it is changed.
+        The model. It runs in evaluation mode and is not changed.
     loader : iterable of (x, labels)
-        Shuffled, or in an order that does not matter: its first samples are used.
+        Batches of samples. Only its first samples are used, so shuffle it unless its order is
+        arbitrary.
     layers : mapping of str to str, or sequence of str, optional
-        Names of modules of the backbone, under other names or as they are. When not given, the
-        backbone's children; a child with exits inside is taken apart, and one that does not run
-        just once in a forward is left out.
+        Names of modules of the backbone; a mapping gives them other names for display. The default
+        is the children of the backbone that run exactly once in a forward; a child that contains
+        exits is split into its own children.
     tol : float
-        Between 0 and 1.
+        Relative tolerance, between 0 and 1.
     center : bool
-        Take each feature's mean off first.
+        Whether to subtract the mean of each feature first.
     spatial : "pool", "flatten" or "positions"
-        What the rows are where a layer puts out maps or tokens. ``"pool"``: a sample each, means
-        over positions. ``"flatten"``: a sample each, all its numbers. ``"positions"``: positions of
-        samples; `positions` of each are drawn, uniformly without replacement. Of a layer that puts
-        out several maps (a list, one a scale) features are put beside one another.
+        How feature maps and tokens become rows. ``"pool"`` makes one row for each sample, the mean
+        over positions. ``"flatten"`` makes one row for each sample, with all its numbers.
+        ``"positions"`` makes rows of single positions; `positions` of them are drawn from each
+        sample, uniformly without replacement. If a layer returns several maps (a list, one for each
+        scale), their features are concatenated.
     positions : int
-        Used with ``spatial="positions"``.
+        Number of positions for each sample with ``spatial="positions"``.
     channel_axis : int, optional
-        Where channels are. When not given, the last of three dimensions (tokens), the second of
-        four or more (maps).
+        The dimension of the channels. By default it is the last of three dimensions (tokens), and
+        the second of four or more (feature maps).
     max_samples : int
-        The first so many samples are used. Fewer samples than features bound the rank.
+        Number of samples to use. With fewer samples than features, it bounds the rank.
     seed : int
-        Of the positions drawn.
+        Random seed of the positions.
     progress : bool
-        Show a bar.
+        Whether to show progress bars.
 
     Returns
     -------
@@ -167,8 +177,8 @@ def activation_rank(
     Raises
     ------
     TypeError, ValueError
-        Unfit arguments or batches; layers that do not run once in a forward, or put out no finite
-        numbers.
+        If arguments or batches are invalid, or layers do not run exactly once in a forward or
+        return numbers that are not finite.
 
     Examples
     --------
@@ -184,7 +194,7 @@ def activation_rank(
     """
     check_inputs(model, loader)
     if not 0 < tol < 1:
-        raise ValueError(f"tol must be between 0 and 1, got {tol}: pass 1e-3, or near it")
+        raise ValueError(f"tol must be between 0 and 1, got {tol}: 1e-3 is a common choice")
     max_samples = whole("max_samples", max_samples, 2)
     as_rows = AsRows(spatial, positions=positions, channel_axis=channel_axis, seed=seed)
     with progress_bar(progress, extra="exits") as report:

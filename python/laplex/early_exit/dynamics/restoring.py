@@ -1,4 +1,4 @@
-"""A model is as it was after it has been looked into, also when that goes wrong."""
+"""Restore a model after a measurement, even if the measurement fails."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 @contextmanager
 def unchanged(model: nn.Module) -> Iterator[None]:
-    """Put back, at the end or on an exception, all that running a model may have changed.
+    """Restore, at the end or on an exception, everything that running a model may change.
 
-    Parameters and buffers bit for bit and as the same objects, their ``requires_grad`` and
-    ``.grad``, every module's training mode, and torch's random state (of the CPU, and of the GPUs
-    that the model is on).
+    This covers the parameters and buffers, bit for bit and as the same objects; their
+    ``requires_grad`` and ``.grad``; the training mode of every module; and torch's random state (of
+    the CPU, and of the GPUs that the model is on).
 
     Parameters
     ----------
@@ -25,7 +25,7 @@ def unchanged(model: nn.Module) -> Iterator[None]:
 
     Notes
     -----
-    Holds a copy of all parameters, gradients and buffers meanwhile. A tensor that nothing was
+    Until then, a copy of all parameters, gradients and buffers is kept. A tensor that was not
     written to is not written to here either, so graphs that hold it stay valid.
     """
     modes = [(module, module.training) for module in model.modules()]
@@ -55,7 +55,7 @@ def unchanged(model: nn.Module) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Copy:
-    """A tensor, what is in it, and how often it had been written to."""
+    """A tensor, its contents, and its version: how often it had been written to."""
 
     tensor: Tensor
     values: Tensor
@@ -66,7 +66,7 @@ class _Copy:
         return cls(tensor, tensor.detach().clone(), tensor._version)
 
     def put_back(self) -> None:
-        # The version tells of writes that torch knows of, the comparison of those through .data.
+        # The version shows writes that torch knows of, the comparison those through .data.
         if self.tensor._version != self.version or not torch.equal(self.tensor, self.values):
             with torch.no_grad():
                 self.tensor.copy_(self.values)
@@ -81,7 +81,7 @@ class _Content:
 
     @classmethod
     def of(cls, tensor: Tensor) -> _Content:
-        # Asked of a tensor that is computed (a buffer may be), .grad warns: it has none.
+        # On a tensor that is not a leaf (a buffer may be one), .grad is None and warns.
         gradient = tensor.grad if tensor.is_leaf else None
         return cls(
             tensor,

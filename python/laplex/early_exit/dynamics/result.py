@@ -1,4 +1,4 @@
-"""What the results of all measurements can do: be drawn, beside what any result can."""
+"""The base of the results of all measurements: results that can be plotted."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class DynamicsResult(Result, ABC):
-    """A measurement, which can also be drawn; in JSON what is not finite is null."""
+    """Base class of measurements, which can be plotted. In JSON, non-finite numbers are null."""
 
     _infinities: ClassVar = False
 
     @abstractmethod
     def _draw(self, figure: Any) -> None:
-        """Draw into a Figure or SubFigure that is empty."""
+        """Draw into an empty Figure or SubFigure."""
 
     @abstractmethod
     def _size(self) -> tuple[float, float]:
-        """Width and height of the picture, in inches."""
+        """Width and height of the figure, in inches."""
 
     def plot(self, into: SubFigure | None = None) -> Figure:
-        """The picture.
+        """Plot the result.
 
         Parameters
         ----------
         into : SubFigure, optional
-            Where to draw; a new figure when not given.
+            Where to draw; by default in a new figure.
 
         Returns
         -------
         matplotlib.figure.Figure
-            Not shown: save it with ``savefig``.
+            The figure. It is not shown; save it with ``savefig``.
 
         Raises
         ------
         ImportError
-            Without matplotlib.
+            If matplotlib is not installed.
         """
         feature = f"{type(self).__name__}.plot"
         figures: Any = require("matplotlib.figure", extra="exits", feature=feature)

@@ -1,4 +1,4 @@
-"""Statistics of BatchNorm layers, computed anew at other parameters."""
+"""Running statistics of BatchNorm layers, recomputed at other parameters."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 def tracking_layers(model: nn.Module) -> dict[str, nn.modules.batchnorm._NormBase]:
-    """Layers that keep running statistics, by name."""
+    """The layers that keep running statistics, by name."""
     return {
         name: module
         for name, module in model.named_modules()
@@ -19,7 +19,7 @@ def tracking_layers(model: nn.Module) -> dict[str, nn.modules.batchnorm._NormBas
 
 
 def fresh_statistics(model: nn.Module) -> dict[str, Tensor]:
-    """Buffers of `tracking_layers` as before the first batch, by their names in the model."""
+    """Buffers of `tracking_layers` in their initial state, by their names in the model."""
     found = {}
     for name, module in tracking_layers(model).items():
         prefix = f"{name}." if name else ""
@@ -31,10 +31,10 @@ def fresh_statistics(model: nn.Module) -> dict[str, Tensor]:
 
 @contextmanager
 def averaging(model: nn.Module) -> Iterator[None]:
-    """Put a model in evaluation mode, but have its norm layers average statistics over batches.
+    """Put a model in evaluation mode, but let its normalisation layers average their statistics.
 
     Each batch counts the same (cumulative averages: ``momentum=None``), as in
-    `torch.optim.swa_utils.update_bn`. Momenta are put back; modes are the caller's to put back.
+    `torch.optim.swa_utils.update_bn`. Momenta are restored; the caller has to restore the modes.
     """
     layers = list(tracking_layers(model).values())
     momenta = [layer.momentum for layer in layers]

@@ -1,1 +1,1 @@
-"""Judging a network with exits: accuracy against cost, thresholds, comparisons."""
+"""Evaluation of networks with exits: accuracy against cost, thresholds, comparisons."""

@@ -1,4 +1,4 @@
-"""The arguments of an evaluation, checked before anything is computed."""
+"""Checks of the arguments of an evaluation, before anything is computed."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ Protocol = Literal["validation", "p1-test-sweep"]
 
 
 class Arguments(NamedTuple):
-    """What is to be done.
+    """The checked arguments of an evaluation.
 
     Attributes
     ----------
     policy : Policy
     thresholds_given : bool
-        Whether the policy's thresholds are the caller's.
+        Whether the caller gave the thresholds of the policy.
     calibration : str, TemperatureScaling, ScoreHeads or None
-        A name is to be fitted.
+        A name stands for a calibration that has yet to be fitted.
     protocol : str
     budgets : ndarray
     bins : int
@@ -50,18 +50,27 @@ def checked_arguments(
     validated: bool,
     exits: int,
 ) -> Arguments:
-    """The arguments of an evaluation of so many exits, with validation samples or without.
+    """Check the arguments of an evaluation.
+
+    Parameters
+    ----------
+    policy, calibration, protocol, budgets, bins
+        As in `evaluate`.
+    validated : bool
+        Whether there are validation samples.
+    exits : int
+        Number of exits.
 
     Raises
     ------
     TypeError, ValueError
-        As `evaluate`.
+        As in `evaluate`.
     """
     if isinstance(policy, Policy):
         policy.cuts(exits)
         rule = policy
     else:
-        rule = named_policy(policy)  # whose threshold is not used
+        rule = named_policy(policy)  # its threshold is not used
     if isinstance(calibration, str):
         if calibration not in get_args(CalibrationName):
             raise ValueError(
@@ -70,8 +79,8 @@ def checked_arguments(
             )
         if not validated:
             raise ValueError(
-                f"calibration={calibration!r} is fitted on validation samples: pass validation, "
-                "samples that are not among those of the test"
+                f"calibration={calibration!r} is fitted on validation samples: pass them as "
+                "validation; they must not be among the test samples"
             )
     elif not isinstance(calibration, (TemperatureScaling, ScoreHeads, type(None))):
         raise TypeError(
@@ -83,8 +92,8 @@ def checked_arguments(
     learned = calibration in ("eefp", "correct") or isinstance(calibration, ScoreHeads)
     if learned and policy != POLICIES.default:
         raise ValueError(
-            "calibration by ScoreHeads brings its own score, which takes the place of policy's: "
-            "leave one of them out"
+            "calibration by ScoreHeads replaces the score of the policy: pass either a calibration "
+            "or a policy, not both"
         )
     if protocol is None:
         protocol = "validation" if validated else "p1-test-sweep"
@@ -107,8 +116,8 @@ def relative_costs(costs: Any, exits: int) -> Array:
     found = as_costs(costs.relative if isinstance(costs, Costs) else costs, exits)
     if not 0.1 < found[-1] < 10:
         raise ValueError(
-            f"costs must be in parts of the plain backbone, about 1 for the last exit, got "
-            f"{found[-1]:g}: divide them by the backbone's"
+            f"costs must be in units of the plain backbone, about 1 for the last exit, got "
+            f"{found[-1]:g}: divide them by the cost of the backbone"
         )
     return found
 
@@ -126,6 +135,6 @@ def _check_fitted(calibration: TemperatureScaling | ScoreHeads | None, exits: in
         )
     if len(fitted) != exits:
         raise ValueError(
-            f"calibration was fitted for {len(fitted)} exits, but there are {exits}: fit it on "
+            f"calibration was fitted for {len(fitted)} exits, but the model has {exits}: fit it on "
             "outputs of this model"
         )

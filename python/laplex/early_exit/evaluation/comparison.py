@@ -1,4 +1,4 @@
-"""Several evaluations side by side."""
+"""Comparison of several evaluations."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Comparison(Result):
-    """Result of `compare`; printing it prints the table.
+    """Result of `compare`. Printing it prints the table.
 
     Attributes
     ----------
     groups : dict of str to tuple of Evaluation
-        Runs by group, such as seeds by strategy.
+        The evaluations of each group, for instance several seeds of one training strategy.
     """
 
     _kind: ClassVar = "laplex.early_exit.Comparison"
@@ -36,11 +36,11 @@ class Comparison(Result):
 
     @property
     def budgets(self) -> Array:
-        """Mean costs that all evaluations tell the accuracy at, ndarray [B]."""
+        """Mean costs at which all evaluations report the accuracy, ndarray [B]."""
         return next(iter(self.groups.values()))[0].budgets
 
     def values(self) -> dict[str, dict[str, Array]]:
-        """What the table is made of: group -> column -> a number of each run, ndarray [runs]."""
+        """Return the numbers behind the table: group -> column -> ndarray [runs]."""
         return {
             name: {
                 **{
@@ -55,9 +55,10 @@ class Comparison(Result):
         }
 
     def table(self) -> str:
-        """One aligned text, a line for each group: mean ± standard deviation over its runs.
+        """Format the comparison as aligned text, one line for each group.
 
-        A dash where some run has no such number.
+        Numbers are the mean ± standard deviation over the runs of a group. A dash stands where the
+        number is undefined for some run.
         """
         values = self.values()
         columns = list(next(iter(values.values())))
@@ -70,17 +71,17 @@ class Comparison(Result):
             for name, row in values.items()
         ]
         lines = [
-            "Accuracy at mean cost in parts of the plain backbone, area under the curve, accuracy "
-            "of the last exit",
+            "Accuracy at a mean cost (relative to the plain backbone), area under the curve, and "
+            "accuracy of the last exit (full)",
             aligned(["", "runs", *columns], body),
         ]
         if any(len(runs) > 1 for runs in self.groups.values()):
             lines.append("mean ± standard deviation over runs")
         protocols = sorted({run.protocol for runs in self.groups.values() for run in runs})
         lines.append(
-            f"thresholds by {protocols[0]}"
+            f"threshold protocol: {protocols[0]}"
             if len(protocols) == 1
-            else f"Mind that thresholds come from different protocols: {', '.join(protocols)}"
+            else f"Note: thresholds come from different protocols: {', '.join(protocols)}"
         )
         return "\n".join(lines)
 
@@ -89,12 +90,12 @@ class Comparison(Result):
         return f"Comparison of {runs} runs in {len(self.groups)} groups; print it for the table"
 
     def correlations(self) -> Correlations:
-        """Pearson and Spearman correlations of three measures with the area, over all runs.
+        """Correlate metrics with the area under the curve, over all runs.
 
-        arXiv 2508.21495 says in its abstract that failure prediction tells the performance of early
-        exits better than calibration does: this looks whether it does so here. A measure that
-        tells it has a correlation near 1; the calibration error, which is better when lower, near
-        -1.
+        The abstract of arXiv 2508.21495 says that failure prediction indicates the performance of
+        early exits better than calibration does. These Pearson and Spearman correlations show
+        whether it does so here. A good indicator has a correlation near 1, or near -1 if lower is
+        better, as for the calibration error.
 
         Returns
         -------
@@ -110,12 +111,17 @@ class Comparison(Result):
         )
 
     def plot(self) -> Figure:
-        """A matplotlib Figure, not shown: each group's mean curve, and a band from least to most.
+        """Plot the mean curve of each group, with a band from the smallest to the largest run.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+            The figure. It is not shown; save it with ``savefig``.
 
         Raises
         ------
         ImportError
-            matplotlib is not there; the message names the extra that brings it.
+            If matplotlib is not installed; the message names the extra that installs it.
         """
         from .plots import comparison_figure
 
@@ -126,17 +132,18 @@ class Comparison(Result):
 
 
 def _means(name: str, runs: Sequence[Evaluation]) -> Array:
-    """A metric's mean in each run; NaN where a run was judged without it."""
+    """The mean of a metric in each run; NaN where a run was evaluated without it."""
     return np.array([getattr(run, f"mean_{name}", np.nan) for run in runs])
 
 
 def compare(results: Mapping[str, Evaluation | Sequence[Evaluation]]) -> Comparison:
-    """Set evaluations side by side.
+    """Compare evaluations.
 
     Parameters
     ----------
-    results : mapping of str to Evaluation, or to a sequence of them
-        Runs that differ in their seed only under one name: what is shown is their mean and spread.
+    results : mapping of str to Evaluation, or to a sequence of Evaluation
+        Evaluations by name of their group. Put runs that differ only in their seed into one group;
+        the comparison reports their mean and spread.
 
     Returns
     -------
@@ -145,9 +152,9 @@ def compare(results: Mapping[str, Evaluation | Sequence[Evaluation]]) -> Compari
     Raises
     ------
     TypeError
-        Something else than evaluations.
+        If `results` holds anything but evaluations.
     ValueError
-        No evaluations, or budgets that differ.
+        If there are no evaluations, or their budgets differ.
     """
     if not isinstance(results, Mapping):
         raise TypeError(
@@ -172,13 +179,14 @@ def compare(results: Mapping[str, Evaluation | Sequence[Evaluation]]) -> Compari
     for name, runs in groups.items():
         if any(not np.array_equal(run.budgets, first.budgets) for run in runs):
             raise ValueError(
-                f"results[{name!r}] has other budgets than the first: evaluate all with the same"
+                f"results[{name!r}] has other budgets than the first group: evaluate all runs with "
+                "the same budgets"
             )
     return Comparison(groups)
 
 
 def spread(values: Array, *, parts: bool, percent: str = "%", missing: str = "-") -> str:
-    """Mean and, of several runs, standard deviation; `missing` where a run has no such number."""
+    """Mean and, for several runs, standard deviation; `missing` if the number is undefined."""
     if np.isnan(values).any():
         return missing
     scale, digits = (100, 1) if parts else (1, 3)

@@ -1,4 +1,4 @@
-"""Which measure goes with the area under the curve."""
+"""Correlation of metrics with the area under the curve."""
 
 from __future__ import annotations
 
@@ -20,17 +20,18 @@ _FEW = 10
 
 @dataclass(frozen=True)
 class Correlation:
-    """How one measure goes with the area under the curve.
+    """Correlation of one metric with the area under the curve.
 
     Attributes
     ----------
     measure : str
+        Name of the metric.
     pearson, spearman : float
-        NaN with fewer than three runs, or where all have one value.
+        Correlation coefficients; NaN with fewer than three runs, or if all runs have one value.
     pearson_p, spearman_p : float
-        Two-sided p-values, of independent runs.
+        Two-sided p-values, which assume independent runs.
     runs : int
-        Where the measure and the area are defined.
+        Number of runs for which the metric and the area are defined.
     """
 
     measure: str
@@ -43,12 +44,12 @@ class Correlation:
 
 @dataclass(frozen=True)
 class Correlations(Result):
-    """Result of `Comparison.correlations`; printing it prints the table.
+    """Result of `Comparison.correlations`. Printing it prints the table.
 
     Attributes
     ----------
     rows : tuple of Correlation
-        Of the mean ECE, the mean AUROC and the mean EEFP.
+        One entry for each metric: the mean ECE, the mean AUROC and the mean EEFP.
     """
 
     _derived: ClassVar = ("note",)
@@ -57,17 +58,17 @@ class Correlations(Result):
 
     @property
     def note(self) -> str:
-        """What to mind in reading the table."""
+        """A caution for readers of the table."""
         runs = min(row.runs for row in self.rows)
         if runs < _FEW:
             return (
-                f"Only {runs} run{'s' if runs != 1 else ''}: with fewer than {_FEW} such numbers "
+                f"Only {runs} run{'s' if runs != 1 else ''}: with fewer than {_FEW}, correlations "
                 "say little."
             )
-        return "p-values take runs for independent; runs of one group, or of one seed, are not."
+        return "p-values assume independent runs; runs of one group or one seed are not."
 
     def table(self) -> str:
-        """One aligned text, a line for each measure."""
+        """Format the correlations as aligned text, one line for each metric."""
         body = [
             [
                 row.measure,
@@ -84,20 +85,20 @@ class Correlations(Result):
         )
         return (
             f"Correlation with the area under the curve, over runs ({lower}: lower is better)\n"
-            + aligned(["measure", "Pearson", "p", "Spearman", "p", "runs"], body)
+            + aligned(["metric", "Pearson", "p", "Spearman", "p", "runs"], body)
             + f"\n{self.note}"
         )
 
 
 def correlation(label: str, measure: Array, area: Array) -> Correlation:
-    """The correlation of a measure with the area, both ndarray [runs]; NaN runs are left out."""
+    """Correlate a metric with the area, both ndarray [runs]; runs with NaN are left out."""
     there = np.isfinite(measure) & np.isfinite(area)
     x, y = measure[there], area[there]
     nothing = float("nan")
     if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return Correlation(label, nothing, nothing, nothing, nothing, len(x))
     with warnings.catch_warnings():
-        # scipy's note that values differ by little more than rounding.
+        # scipy warns of values that differ by little more than rounding.
         warnings.simplefilter("ignore", scipy.stats.NearConstantInputWarning)
         pearson, spearman = scipy.stats.pearsonr(x, y), scipy.stats.spearmanr(x, y)
     return Correlation(

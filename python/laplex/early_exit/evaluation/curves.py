@@ -1,4 +1,4 @@
-"""Accuracy against mean cost: of a policy, and of what it is to be compared with."""
+"""Curves of accuracy against mean cost, for a policy and for the baselines."""
 
 from __future__ import annotations
 
@@ -14,33 +14,34 @@ from ..arrays import Array, Booleans, as_correct, as_scores, same_shape
 from ..policies.base import Policy
 from .thresholds import as_costs, geometric_shares
 
-#: What `Curve.area` is, for results to quote.
+#: The meaning of `Curve.area`, for results to quote.
 AREA = (
-    "mean height of the curve, linear between its points, from the first exit's cost to the plain "
-    "backbone's (1.0)"
+    "mean height of the curve, linear between its points, from the cost of the first exit to that "
+    "of the plain backbone (1.0)"
 )
-#: What `Curve.accuracy_at` is, for results to quote.
+#: The meaning of `Curve.accuracy_at`, for results to quote.
 BETWEEN = (
-    "linear between points, as mixing two thresholds by chance has it; undefined below the "
-    "cheapest point; that of the dearest point beyond it"
+    "linear between points, as if one of two thresholds were chosen at random for each sample; "
+    "undefined below the cheapest point; constant above the most expensive point"
 )
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Curve:
-    """Points of accuracy against mean cost, T of them, for K exits.
+    """A curve of accuracy against mean cost: T points, for K exits.
 
     Attributes
     ----------
     cost : ndarray [T]
-        Mean cost of a sample, in units of the plain backbone.
+        Mean cost of a sample at each point, in units of the plain backbone.
     accuracy : ndarray [T]
+        Accuracy at each point.
     shares : ndarray [T, K]
-        Parts of the samples for which computing stopped at each exit.
+        Fraction of the samples for which computing stops at each exit.
     cuts : ndarray [T, K - 1]
-        Thresholds in units of scores, for ``policy.with_cuts``; [T, 0] where there are none.
+        Thresholds in units of scores, for ``policy.with_cuts``; [T, 0] if there are none.
     low : float
-        Cost of the first exit, from which `area` is taken.
+        Cost of the first exit, where `area` starts.
     """
 
     cost: Array
@@ -50,11 +51,20 @@ class Curve:
     low: float
 
     def accuracy_at(self, budgets: Any) -> Array:
-        """Accuracy at mean costs, ndarray of the shape of `budgets`.
+        """Interpolate the accuracy at given mean costs.
 
-        Linear between points of the curve, as one gets by choosing between two thresholds by
-        chance; points of one cost are averaged. NaN below the cheapest point; beyond the dearest
-        one, its accuracy.
+        The interpolation is linear between the points of the curve, which is what you get by
+        choosing one of two thresholds at random for each sample. Points of equal cost are averaged.
+
+        Parameters
+        ----------
+        budgets : array
+            Mean costs, in units of the plain backbone.
+
+        Returns
+        -------
+        ndarray of the shape of `budgets`
+            Accuracies. NaN below the cheapest point; above the most expensive point, its accuracy.
         """
         at = np.asarray(budgets, dtype=np.float64)
         cost, accuracy = self._sorted()
@@ -64,7 +74,7 @@ class Curve:
 
     @property
     def area(self) -> float:
-        """Mean accuracy over costs from `low` to 1; NaN where the curve begins later, or never."""
+        """Mean accuracy over costs from `low` to 1; NaN if the curve does not cover `low`."""
         cost, accuracy = self._sorted()
         if not cost[0] <= self.low < 1.0:
             return float("nan")
@@ -83,7 +93,7 @@ class Curve:
         )
 
     def _sorted(self) -> tuple[Array, Array]:
-        """Rising costs, no two the same, and their accuracies."""
+        """Distinct costs in ascending order, and their accuracies."""
         cost, where = np.unique(self.cost, return_inverse=True)
         return cost, np.bincount(where, self.accuracy) / np.bincount(where)
 
@@ -91,31 +101,32 @@ class Curve:
 def curve(
     scores: Any, correct: Any, costs: Any, cuts: Iterable[Any], *, policy: Policy | None = None
 ) -> Curve:
-    """Decide with each of several thresholds, offline.
+    """Compute the curve of a policy for a sequence of thresholds, offline.
 
     Parameters
     ----------
     scores : array or Tensor [K, N]
-        Higher is surer.
+        Scores; higher is more confident.
     correct : array or Tensor [K, N] of bool
         Whether each exit is right about each sample.
     costs : array [K]
-        Of a sample that leaves at exit k, in units of the plain backbone; not falling.
+        Cost of a sample that leaves at exit k, in units of the plain backbone; must not decrease.
     cuts : iterable of float, or of array [K - 1]
-        Thresholds in units of scores, one or K - 1 for each point; infinite ones are fine.
+        Thresholds in units of scores, one or K - 1 for each point. They may be infinite.
     policy : Policy, optional
-        Whose comparison and fallback are used, its own thresholds not. ``>=`` and the last exit
-        when not given.
+        The policy whose comparison and fallback are used; its own thresholds are not. By default
+        the comparison is ``>=`` and the fallback is the last exit.
 
     Returns
     -------
     Curve
-        A point for each entry of `cuts`, in their order.
+        One point for each entry of `cuts`, in the same order.
 
     Raises
     ------
     ValueError
-        Shapes that differ, thresholds of a wrong length or NaN, no thresholds.
+        If the shapes differ, a threshold has the wrong length or is NaN, or there are no
+        thresholds.
 
     Examples
     --------
@@ -143,7 +154,7 @@ def curve(
 
 
 def static_exits(correct: Any, costs: Any) -> Curve:
-    """Each exit alone, for all samples: K points.
+    """Compute the baseline of single exits: all samples leave at the same exit, K points.
 
     Parameters
     ----------
@@ -155,16 +166,17 @@ def static_exits(correct: Any, costs: Any) -> Curve:
 
 
 def random_exits(correct: Any, costs: Any, count: int = 30) -> Curve:
-    """Exits drawn by chance, whatever the sample: what a policy that knows nothing gets.
+    """Compute the baseline of random exits: what an uninformative policy achieves.
 
-    In expectation, not drawn. The share of exit k is proportional to q^k, as in `fit_cuts`.
+    The result is the expected value; nothing is drawn. The share of exit k is proportional to q^k,
+    as in `fit_cuts`.
 
     Parameters
     ----------
     correct, costs
         As in `curve`.
     count : int
-        Points, at even costs.
+        Number of points, at equally spaced costs.
     """
     right, prices = _right(correct, costs)
     budgets = np.linspace(prices[0], prices[-1], whole("count", count, 2))
@@ -173,11 +185,11 @@ def random_exits(correct: Any, costs: Any, count: int = 30) -> Curve:
 
 
 def oracle_exits(correct: Any, costs: Any) -> Curve:
-    """Exits chosen by one who knows which are right: no policy gets above this curve.
+    """Compute the bound of an oracle that knows which exits are right. No policy exceeds it.
 
-    Point k spends on those that exit k or an earlier one gets right: each leaves at the first exit
-    that is right about it, all others at the first exit, where being wrong is cheapest. The last
-    point is the oracle without a budget.
+    At point k, each sample that exit k or an earlier one gets right leaves at the first exit that
+    is right about it. All other samples leave at the first exit, where a mistake is cheapest. The
+    last point is the oracle without a budget.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Judge a model with exits: each exit, and accuracy against mean cost under a policy."""
+"""Evaluate a model with exits: every exit alone, and accuracy against mean cost under a policy."""
 
 from __future__ import annotations
 
@@ -35,44 +35,48 @@ def evaluate(
     device: torch.device | str | None = None,
     progress: bool = False,
 ) -> Evaluation:
-    """Run a model over test samples and judge it.
+    """Run a model over test samples and evaluate it.
 
-    Decisions are made offline from all exits' logits; `MultiExitModel.predict` makes the same.
+    Exit decisions are computed offline from the logits of all exits; they are the decisions of
+    `MultiExitModel.predict`.
 
     Parameters
     ----------
     model : MultiExitModel
+        The model.
     loader : iterable of (x, labels)
-        Batches of test samples, such as a DataLoader's.
+        Batches of test samples, such as a DataLoader.
     policy : str or Policy
-        Whose scores decide: ``"max-softmax"``, ``"entropy"``, ``"margin"``, ``"patience"``, or what
-        `laplex.early_exit.policies.POLICIES` has besides. Of a `Policy` the comparison and the
-        fallback are used for the curve, and its own thresholds for `Evaluation.operating_point`.
+        The exit policy. A name selects one from `laplex.early_exit.policies.POLICIES`:
+        ``"max-softmax"``, ``"entropy"``, ``"margin"``, ``"patience"``, or one of your own. For a
+        `Policy`, the curve uses its score, comparison and fallback, and
+        `Evaluation.operating_point` uses its own thresholds.
     calibration : "temperature", "eefp", "correct", TemperatureScaling, ScoreHeads or None
-        ``"temperature"``: `TemperatureScaling` fitted on validation samples. ``"eefp"``,
-        ``"correct"``: `ScoreHeads` with that target fitted on validation samples; their score takes
-        the place of the policy's. Or either of the two, fitted already.
+        Calibration of the scores. ``"temperature"`` fits a `TemperatureScaling` on the validation
+        samples. ``"eefp"`` and ``"correct"`` fit `ScoreHeads` with that target on the validation
+        samples; their score replaces that of the policy. You can also pass an object of either
+        class that is already fitted.
     validation : iterable of (x, labels), or Outputs
-        Samples that the model was not trained on and that are not in `loader`.
+        Validation samples, which must be neither in the training set nor in `loader`.
     protocol : "validation" or "p1-test-sweep", optional
-        Where thresholds of the curve come from. ``"validation"``: per exit, fitted to budgets on
-        validation samples, as MSDNet has it, and applied to the test samples.
-        ``"p1-test-sweep"``: one for all exits, 100 even values between the scores of the test
-        samples themselves, as arXiv 2407.14320 sweeps them. When not given, the first where there
-        are validation samples.
+        Where the thresholds of the curve come from. With ``"validation"``, a threshold for each
+        exit is fitted to budgets on the validation samples, as for MSDNet, and applied to the test
+        samples. With ``"p1-test-sweep"``, one threshold for all exits takes 100 equally spaced
+        values between the scores of the test samples themselves, as in arXiv 2407.14320. The
+        default is ``"validation"`` if there are validation samples.
     budgets : sequence of float
-        Mean costs at which accuracy is told, in units of the plain backbone.
+        Mean costs at which the accuracy is reported, in units of the plain backbone.
     costs : Costs or sequence of K float, optional
-        Of a sample that leaves at exit k, in units of the plain backbone; counted by `count_costs`
-        on the first sample when not given.
+        Cost of a sample that leaves at exit k, in units of the plain backbone. By default
+        `count_costs` counts it on the first sample.
     bins : int
-        Of the calibration error.
+        Number of bins of the calibration error.
     cost_convention : "multiply-adds" or "flops"
-        For `count_costs`.
+        Unit for `count_costs`.
     device : torch.device or str, optional
-        Where batches go; that of the model's first parameter when not given.
+        Device that batches are moved to; by default that of the model's first parameter.
     progress : bool
-        Show bars.
+        Whether to show progress bars.
 
     Returns
     -------
@@ -81,8 +85,8 @@ def evaluate(
     Raises
     ------
     TypeError, ValueError
-        An unknown name, thresholds for another number of exits, a calibration or a protocol that
-        needs validation samples without any, or what `collect` raises.
+        If a name is unknown, the thresholds are for another number of exits, or the calibration or
+        the protocol needs validation samples and there are none. `collect` may raise these, too.
 
     Examples
     --------
@@ -99,8 +103,8 @@ def evaluate(
     """
     if not isinstance(model, MultiExitModel):
         raise TypeError(
-            f"model must be a MultiExitModel, got {type(model).__name__}: use evaluate_outputs for "
-            "logits"
+            f"model must be a MultiExitModel, got {type(model).__name__}: to evaluate logits, use "
+            "evaluate_outputs"
         )
     arguments = checked_arguments(
         policy,
@@ -115,8 +119,8 @@ def evaluate(
         relative_costs(costs, model.num_exits)
     if validation is not None and validation is loader:
         raise ValueError(
-            "validation is the loader itself: pass other samples, or thresholds are fitted to "
-            "those that they are judged on"
+            "validation is the loader itself: pass other samples, because thresholds must not be "
+            "fitted to the test samples"
         )
     with _first_sample(model) as first:
         outputs = collect(model, loader, device=device, progress=progress)
@@ -138,17 +142,18 @@ def evaluate_outputs(
     budgets: Sequence[float] = (0.25, 0.5, 0.75, 1.0),
     bins: int = 15,
 ) -> Evaluation:
-    """Judge logits that are there already, as `evaluate` does.
+    """Evaluate logits that have already been computed.
 
     Parameters
     ----------
     outputs : Outputs
-        Of test samples; from `collect`, or of your own arrays.
+        Logits and labels of the test samples, from `collect` or from your own arrays.
     costs : Costs or sequence of K float
-        Of a sample that leaves at exit k, in units of the plain backbone; not falling.
+        Cost of a sample that leaves at exit k, in units of the plain backbone; must not decrease.
     policy, calibration, protocol, budgets, bins
         As in `evaluate`.
     validation : Outputs, optional
+        Logits and labels of the validation samples.
 
     Returns
     -------
@@ -157,7 +162,7 @@ def evaluate_outputs(
     Raises
     ------
     TypeError, ValueError
-        As `evaluate`; logits that are not finite, labels out of range.
+        As in `evaluate`, or if logits are not finite or labels are out of range.
     """
     for name, value in (("outputs", outputs), ("validation", validation)):
         if not isinstance(value, Outputs) and not (name == "validation" and value is None):
@@ -179,9 +184,9 @@ def evaluate_outputs(
 
 @contextmanager
 def _first_sample(model: MultiExitModel) -> Iterator[list[Any]]:
-    """Note the first sample that goes into a model, for its cost to be counted.
+    """Keep the first sample that goes into a model, so that its cost can be counted.
 
-    A loader can't be asked twice: it may be used up, or draw anew.
+    The loader cannot be read twice: it may be exhausted, or draw other samples.
     """
     seen: list[Any] = []
 

@@ -1,4 +1,4 @@
-"""The judging of logits: what `evaluate` does once a model has been run."""
+"""Evaluation of logits: what `evaluate` does after it has run the model."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .outputs import Outputs
 from .result import Evaluation, OperatingPoint
 from .thresholds import fit_cuts, shared_cuts
 
-# Points of a curve of fitted thresholds, at even budgets from the first exit's cost to the last's.
+# Points of a curve of fitted thresholds: equally spaced budgets from the first to the last exit.
 _POINTS = 30
 
 
@@ -37,7 +37,7 @@ def judge(
     Raises
     ------
     TypeError, ValueError
-        As `evaluate_outputs`.
+        As in `evaluate_outputs`.
     """
     logits, labels = _arrays("outputs", outputs)
     prices = relative_costs(costs, len(logits))
@@ -45,7 +45,7 @@ def judge(
     if fitting is not None and fitting[0].shape[::2] != logits.shape[::2]:
         raise ValueError(
             f"validation has logits {list(fitting[0].shape)} and outputs {list(logits.shape)}: "
-            "both must be of the same exits and classes"
+            "both must have the same exits and classes"
         )
     policy, change, how = _calibration(arguments, fitting)
     test = _scored(policy, change, logits, labels, arguments.bins)
@@ -85,7 +85,7 @@ def judge(
 def _cuts(
     arguments: Arguments, policy: Policy, test: Array, unseen: Array | None, prices: Array
 ) -> Any:
-    """The thresholds of the curve, by the protocol."""
+    """The thresholds of the curve, according to the protocol."""
     if arguments.protocol == "p1-test-sweep":
         return shared_cuts(test)
     assert unseen is not None
@@ -98,7 +98,7 @@ def _cuts(
 def _calibration(
     arguments: Arguments, fitting: tuple[Array, Integers] | None
 ) -> tuple[Policy, Callable[[Array], Array], str]:
-    """The policy, what is done to logits, and a name for it."""
+    """The policy, the function that calibrates logits, and its name."""
     chosen = arguments.calibration
     if isinstance(chosen, str):
         assert fitting is not None
@@ -126,13 +126,13 @@ def _scored(
     with torch.no_grad():
         scores = policy.scores(tensor).cpu().numpy().astype(np.float64)
     confidence = scores if _is_probability(policy) else MaxSoftmax(0.5).scores(tensor).numpy()
-    # A probability that rounding has put above 1 is 1.
+    # Rounding may put a probability above 1.
     confidence = np.minimum(confidence, 1.0)
     return Judged(changed, labels, correctness(logits, labels), scores, confidence, bins)
 
 
 def _is_probability(policy: Policy) -> bool:
-    """Whether a policy's scores are learned, and can be taken for probabilities."""
+    """Whether the scores of a policy are learned probabilities."""
     return isinstance(policy, LearnedScore) and isinstance(
         policy.scorer, (ScoreHeads, TemperatureScaling)
     )
@@ -150,16 +150,17 @@ def _name(policy: Policy) -> str:
 def _conventions(arguments: Arguments, policy: Policy, costs: Any) -> dict[str, str]:
     counted = costs.convention if isinstance(costs, Costs) else "as given"
     thresholds = (
-        f"for each exit, fitted on validation samples to {_POINTS} even budgets with shares "
-        "proportional to q^k, applied to the test samples"
+        f"one for each exit, fitted on validation samples to {_POINTS} equally spaced budgets with "
+        "shares proportional to q^k, and applied to the test samples"
         if arguments.protocol == "validation"
-        else "one for all exits, 100 even values between the scores of the test samples "
+        else "one for all exits: 100 equally spaced values between the scores of the test samples "
         "themselves, and both extremes"
     )
-    rule = f"score {'>' if policy.strict else '>='} threshold; else "
+    rule = f"a sample leaves if its score is {'>' if policy.strict else '>='} the threshold; "
     rule += "the last exit" if policy.fallback == "last" else "the most confident exit"
+    rule += " answers for a sample that reaches no threshold"
     return {
-        "cost": f"{counted}, in units of the plain backbone; earlier heads included",
+        "cost": f"{counted}, in units of the plain backbone; includes the heads of earlier exits",
         "thresholds": thresholds,
         "leaving": rule,
         "accuracy_at_budgets": BETWEEN,
@@ -167,16 +168,17 @@ def _conventions(arguments: Arguments, policy: Policy, costs: Any) -> dict[str, 
         "confidence": "the learned score"
         if _is_probability(policy)
         else "the largest softmax probability",
-        "ece": f"{arguments.bins} bins of one width, weighted mean of absolute differences; a bin "
-        "holds its upper edge",
+        "ece": f"{arguments.bins} bins of equal width, weighted mean of absolute differences; a "
+        "bin includes its upper edge",
         "nll": "natural logarithm, mean over samples",
         "brier": "sum over classes, mean over samples",
-        "failure prediction": "of the policy's scores against correctness, each exit on all "
+        "failure prediction": "scores of the policy against correctness, for each exit on all "
         "samples; ties at midranks",
-        "means": "over the exits before the last, where a measure is defined",
-        "eefp": "AUROC of the policy's scores against: right, or no later exit right; the last "
-        "exit left out; our reading of arXiv 2508.21495",
-        "random": "exits by chance with shares proportional to q^k, in expectation",
-        "oracle": "the first exit that is right, bought for the cheapest samples first; the first "
-        "exit where none is right",
+        "means": "over the exits before the last for which the metric is defined",
+        "eefp": "AUROC of the scores of the policy, where the positive samples are those that the "
+        "exit or no later exit gets right; undefined for the last exit; our reading of arXiv "
+        "2508.21495",
+        "random": "random exits with shares proportional to q^k, in expectation",
+        "oracle": "a sample leaves at the first exit that is right, the cheapest samples first; at "
+        "the first exit if none is right",
     }

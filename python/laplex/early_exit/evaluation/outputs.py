@@ -1,4 +1,4 @@
-"""What a model with exits says about a data set: logits of every exit, and the labels."""
+"""The outputs of a model with exits for a data set: logits of every exit, and the labels."""
 
 from __future__ import annotations
 
@@ -19,20 +19,21 @@ from ..model import MultiExitModel, evaluating
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Outputs:
-    """Logits of all exits and labels, of N samples.
+    """Logits of all exits, and labels, for N samples.
 
     Attributes
     ----------
     logits : ndarray [K, N, C], float32
-        Exits, samples, classes; exits in depth order.
+        Logits by exit, sample and class; exits in depth order.
     labels : ndarray [N], int64
+        Class indices.
     exit_names : tuple of str
-        K of them, the last one ``"output"``.
+        Names of the K exits; the last one is ``"output"``.
 
     Raises
     ------
     ValueError
-        The sizes disagree.
+        If the sizes do not match.
     """
 
     logits: NDArray[np.float32]
@@ -43,7 +44,7 @@ class Outputs:
         shape = np.shape(self.logits)
         if len(shape) != 3 or 0 in shape:
             raise ValueError(
-                f"logits must be [exits, samples, classes], none of them 0, got {list(shape)}"
+                f"logits must be [exits, samples, classes] and not empty, got {list(shape)}"
             )
         if np.shape(self.labels) != shape[1:2] or len(self.exit_names) != shape[0]:
             raise ValueError(
@@ -52,16 +53,21 @@ class Outputs:
             )
 
     def subset(self, rows: Any) -> Outputs:
-        """The outputs of some samples.
+        """Select the outputs of some samples.
 
         Parameters
         ----------
         rows : slice, array of int, or array of bool [N]
+            The samples.
+
+        Returns
+        -------
+        Outputs
 
         Raises
         ------
         ValueError
-            None is left.
+            If no sample is selected.
         """
         return Outputs(self.logits[:, rows], self.labels[rows], self.exit_names)
 
@@ -80,33 +86,33 @@ def collect(
     device: torch.device | str | None = None,
     progress: bool = False,
 ) -> Outputs:
-    """Run all exits over a data set.
+    """Run all exits of a model over a data set.
 
-    In evaluation mode and without gradients; every module's mode is put back.
+    The model runs in evaluation mode and without gradients; the mode of every module is restored.
 
     Parameters
     ----------
     model : MultiExitModel
-        Stays on its device.
+        The model. It stays on its device.
     loader : iterable of (x, labels)
-        Batches, such as a DataLoader's: what the model takes, and class numbers, Tensor [batch].
+        Batches, such as a DataLoader: inputs of the model, and class indices, Tensor [batch].
     device : torch.device or str, optional
-        Where batches go; that of the model's first parameter when not given.
+        Device that batches are moved to; by default that of the model's first parameter.
     progress : bool
-        Show a bar.
+        Whether to show a progress bar.
 
     Returns
     -------
     Outputs
-        On the CPU: 4 K N C bytes.
+        Arrays in main memory; the logits take 4 K N C bytes.
 
     Raises
     ------
     TypeError
-        `model` is no `MultiExitModel`, or batches are not pairs.
+        If `model` is not a `MultiExitModel`, or batches are not pairs.
     ValueError
-        No samples; labels that are not class numbers, one for each sample, or out of range; logits
-        that are not finite.
+        If there are no samples, labels are not one class index for each sample or are out of range,
+        or logits are not finite.
 
     Examples
     --------
@@ -132,7 +138,7 @@ def collect(
             labels.append(_class_numbers(given, batch_of(x, "x"), logits[-1].shape[2]))
             report("collect outputs", done, total, "")
     if not labels or not sum(map(len, labels)):
-        raise ValueError("loader gave no samples: pass one that is not empty or used up")
+        raise ValueError("loader yielded no samples: pass one that is neither empty nor exhausted")
     return Outputs(np.concatenate(logits, axis=1), np.concatenate(labels), names)
 
 
@@ -141,8 +147,8 @@ def _together(found: tuple[Tensor, ...], names: tuple[str, ...]) -> NDArray[np.f
     for one, name in zip(found, names, strict=True):
         if not bool(one.isfinite().all()):
             raise ValueError(
-                f"exit {name!r} gave logits that are not finite: the model has diverged, or the "
-                "data have such values"
+                f"exit {name!r} gave logits that are not finite: the model has diverged, or its "
+                "inputs are not finite"
             )
     together: NDArray[np.float32] = torch.stack(found).float().cpu().numpy()
     return together
@@ -151,10 +157,11 @@ def _together(found: tuple[Tensor, ...], names: tuple[str, ...]) -> NDArray[np.f
 def _class_numbers(given: Any, samples: int, classes: int) -> NDArray[np.int64]:
     labels = torch.as_tensor(given)
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise ValueError(f"labels must be class numbers of an integer type, got {labels.dtype}")
+        raise ValueError(f"labels must be class indices of an integer type, got {labels.dtype}")
     if labels.shape != (samples,):
         raise ValueError(
-            f"labels must be one number for each of {samples} samples, got {list(labels.shape)}"
+            f"labels must be one number for each of the {samples} samples, got shape "
+            f"{list(labels.shape)}"
         )
     numbers: NDArray[np.int64] = labels.cpu().numpy().astype(np.int64)
     if samples and (numbers.min() < 0 or numbers.max() >= classes):

@@ -1,4 +1,4 @@
-"""The pictures of evaluations, as matplotlib Figures; nothing is shown."""
+"""The figures of evaluations, made with matplotlib; nothing is shown."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LETTERS = 12
 
 
 def evaluation_figure(found: Evaluation) -> Figure:
-    """Four panels: the curve, accuracy by exit, reliability by exit, who leaves where."""
+    """Four panels: the curve, accuracy by exit, reliability by exit, and samples by exit."""
     require("matplotlib", extra="exits", feature="Evaluation.plot")
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -41,7 +41,7 @@ def evaluation_figure(found: Evaluation) -> Figure:
 
 
 def comparison_figure(found: Comparison) -> Figure:
-    """The mean curve of each group, and a band from the least to the most of its runs."""
+    """The mean curve of each group, with a band from the smallest to the largest of its runs."""
     require("matplotlib", extra="exits", feature="Comparison.plot")
     from matplotlib import colormaps
     from matplotlib.figure import Figure
@@ -65,23 +65,23 @@ def comparison_figure(found: Comparison) -> Figure:
     counts = sorted({len(runs) for runs in found.groups.values()})
     if counts[-1] > 1:
         number = f"{counts[0]} to {counts[-1]}" if counts[0] < counts[-1] else f"{counts[0]}"
-        ax.set_title(f"Mean of {number} runs, and from the least to the most", fontsize="medium")
+        ax.set_title(f"Mean and range of {number} runs", fontsize="medium")
     longest = max(map(len, found.groups))
     _legend_below(ax, max(1, min(len(found.groups), 80 // (longest + 6))))
     return figure
 
 
 def draw_curve(ax: Axes, found: Curve, colour: str, style: str, label: str, dearest: float) -> None:
-    """Accuracy against cost; an oracle's goes on to the cost of the last exit."""
+    """Draw accuracy against cost; extend the curve of the oracle to the cost of the last exit."""
     order = np.argsort(found.cost, kind="stable")
     cost, accuracy = 100 * found.cost[order], 100 * found.accuracy[order]
-    if label == "oracle" and cost[-1] < 100 * dearest:  # more money buys nothing
+    if label == "oracle" and cost[-1] < 100 * dearest:  # a larger budget gains nothing
         cost, accuracy = np.append(cost, 100 * dearest), np.append(accuracy, accuracy[-1])
     ax.plot(cost, accuracy, style, color=colour, label=label, linewidth=1.8)
 
 
 def _cost_axes(ax: Axes) -> None:
-    """Cost along, accuracy up, a line where the plain backbone is."""
+    """Label the axes, and draw a line at the cost of the plain backbone."""
     ax.axvline(100, color="#b0b0b0", linewidth=0.8)
     ax.set_xlim(left=0)
     ax.set_xlabel("mean cost, % of the plain backbone")
@@ -90,7 +90,7 @@ def _cost_axes(ax: Axes) -> None:
 
 
 def tidy(ax: Axes) -> None:
-    """The house's axes: two spines, a pale grid behind."""
+    """The common style of axes: two spines, a pale grid behind."""
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(color="#e6e6e6", linewidth=0.6)
     ax.set_axisbelow(True)
@@ -117,10 +117,15 @@ def _exit_colours(count: int) -> list[Any]:
 def _curve(ax: Axes, found: Evaluation) -> None:
     dearest = float(found.costs[-1])
     draw_curve(ax, found.oracle, ORACLE, "--", "oracle", dearest)
-    draw_curve(ax, found.random, CHANCE, ":", "exits by chance", dearest)
+    draw_curve(ax, found.random, CHANCE, ":", "random exits", dearest)
     draw_curve(ax, found.curve, POLICY, "-", "policy", dearest)
     ax.plot(
-        100 * found.costs, 100 * found.accuracy, "o", color=STATIC, label="one exit", markersize=6
+        100 * found.costs,
+        100 * found.accuracy,
+        "o",
+        color=STATIC,
+        label="single exit",
+        markersize=6,
     )
     if found.operating_point is not None:
         point = found.operating_point
@@ -128,7 +133,7 @@ def _curve(ax: Axes, found: Evaluation) -> None:
             100 * point.cost, 100 * point.accuracy, "*", color="black", label=point.policy, ms=11
         )
     _cost_axes(ax)
-    how = "validation" if found.protocol == "validation" else "the test samples"
+    how = "validation samples" if found.protocol == "validation" else "the test samples"
     ax.set_title(f"Accuracy against cost; thresholds from {how}", fontsize="medium")
     _legend_below(ax, 3 if found.operating_point is not None else 4)
 
@@ -178,7 +183,7 @@ def _reliability(ax: Axes, found: Evaluation) -> None:
     ax.set_xlim(-0.02, 1.02)
     ax.set_ylim(-0.02, 1.02)
     ax.set_xlabel("mean confidence of a bin")
-    ax.set_ylabel("part of the bin that is right")
+    ax.set_ylabel("accuracy of the bin")
     ax.set_title(f"Reliability: ECE {_range(found.ece)}", fontsize="medium")
     tidy(ax)
     _legend_below(ax, min(len(found.exit_names), 4))
@@ -200,7 +205,7 @@ def _shares(ax: Axes, found: Evaluation) -> None:
     ax.set_ylim(0, 100)
     ax.set_xlabel("mean cost, % of the plain backbone")
     ax.set_ylabel("samples leaving, %")
-    ax.set_title("Who leaves where", fontsize="medium")
+    ax.set_title("Samples that leave at each exit", fontsize="medium")
     tidy(ax)
     _legend_below(ax, min(len(names), 4))
 
@@ -211,7 +216,7 @@ def _range(values: Array) -> str:
 
 
 def _short(names: tuple[str, ...]) -> list[str]:
-    """The exits' names, or their numbers where names are too long for a legend."""
+    """Names of the exits, or their numbers if the names are too long for a legend."""
     if max(map(len, names)) <= _LETTERS:
         return list(names)
     return [*(f"exit {k}" for k in range(len(names) - 1)), names[-1][:_LETTERS]]

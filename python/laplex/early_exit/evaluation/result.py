@@ -1,4 +1,4 @@
-"""What `evaluate` found, as arrays, a table, a picture and JSON."""
+"""The result of `evaluate`, as arrays, a table, a figure and JSON."""
 
 from __future__ import annotations
 
@@ -25,16 +25,18 @@ _CURVES = ("curve", "static", "random", "oracle")
 
 @dataclass(frozen=True, eq=False)
 class OperatingPoint:
-    """What a policy gets with its own thresholds.
+    """Accuracy and cost of a policy with its own thresholds.
 
     Attributes
     ----------
     policy : str
+        The policy, as its ``repr``.
     accuracy : float
+        Fraction of the samples that are classified correctly.
     cost : float
         Mean cost of a sample, in units of the plain backbone.
     shares : ndarray [K]
-        Parts of the samples for which computing stopped at each exit.
+        Fraction of the samples for which computing stops at each exit.
     """
 
     policy: str
@@ -45,43 +47,47 @@ class OperatingPoint:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Evaluation(Result):
-    """Result of `evaluate`, of K exits; printing it prints the table.
+    """Result of `evaluate`, for K exits. Printing it prints the table.
 
     Attributes
     ----------
     exit_names : tuple of str
-        The last one is ``"output"``.
+        Names of the exits; the last one is ``"output"``.
     policy, calibration, protocol : str
+        Names of the policy, the calibration and the threshold protocol.
     samples : int
+        Number of test samples.
     validation_samples : int
-        0 where there were none.
+        Number of validation samples; 0 if there were none.
     costs : ndarray [K]
-        Of a sample that leaves at exit k, in units of the plain backbone.
+        Cost of a sample that leaves at exit k, in units of the plain backbone.
     accuracy, nll, brier, ece : ndarray [K]
-        Of each exit on all samples.
+        Accuracy and calibration metrics of each exit on all samples.
     auroc, aurc, fpr95, eefp : ndarray [K]
-        How well the policy's scores tell failures; NaN where undefined.
+        Failure prediction metrics of the policy's scores; NaN where undefined.
     mean_ece, mean_auroc, mean_eefp, ... : float
-        Mean of each of these over the exits before the last, whose scores decide who leaves, where
-        it is defined.
+        Mean of a metric over the exits for which it is defined. The last exit is left out, because
+        its score decides nothing.
     reliability : Reliability
         The bins of `ece`, [K, bins].
     curve : Curve
-        Accuracy against mean cost.
+        Accuracy of the policy against mean cost.
     static, random, oracle : Curve
-        Each exit alone; exits by chance; the bound for every policy.
+        The baselines: each exit alone, random exits, and the upper bound for every policy.
     budgets : ndarray [B]
+        Mean costs at which the accuracy is reported, in units of the plain backbone.
     operating_point : OperatingPoint or None
-        Where a policy with thresholds was given.
+        Accuracy and cost with the policy's own thresholds, if a policy with thresholds was given.
     conventions : dict of str to str
-        What every number means.
+        The meaning of every number.
     others : dict of str to ndarray [K]
-        Metrics that were registered from outside, see `laplex.early_exit.metrics.METRICS`. They are
-        attributes too.
+        Metrics that you registered in `laplex.early_exit.metrics.METRICS`. Each of them is an
+        attribute as well.
 
     Notes
     -----
-    `to_dict` adds for readers what follows from the rest: `area`, means, accuracies at budgets.
+    `to_dict` also contains numbers that follow from the others: `area`, the means, and the
+    accuracies at the budgets.
     """
 
     _kind: ClassVar = "laplex.early_exit.Evaluation"
@@ -119,12 +125,12 @@ class Evaluation(Result):
 
     @property
     def area(self) -> float:
-        """Area under `curve`, see `Curve.area`."""
+        """Area under `curve`; see `Curve.area`."""
         return self.curve.area
 
     @property
     def metrics(self) -> dict[str, Array]:
-        """All metrics by their names, ndarray [K] each, in the order of tables."""
+        """All metrics by name, ndarray [K] each, in the order of the tables."""
         known = {**vars(self), **self.others}
         return {name: known[name] for name in METRICS if name in known}
 
@@ -137,7 +143,10 @@ class Evaluation(Result):
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain numbers, lists and strings, for JSON: NaN as None; `from_dict` reads it."""
+        """Convert to plain numbers, lists and strings, for JSON; NaN becomes None.
+
+        `from_dict` reads the result.
+        """
         found = super().to_dict()
         found.update(found.pop("others"))
         means = [f"mean_{name}" for name in proxies() if name in self.metrics]
@@ -145,12 +154,12 @@ class Evaluation(Result):
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Evaluation:
-        """The evaluation that `to_dict` wrote.
+        """Make the evaluation that `to_dict` described.
 
         Raises
         ------
         ValueError
-            `values` come from elsewhere, or disagree.
+            If `values` are not from `to_dict`, or are inconsistent.
         """
         if isinstance(values, Mapping):
             own = {one.name for one in fields(cls)}
@@ -159,22 +168,22 @@ class Evaluation(Result):
         return super().from_dict(values)
 
     def cuts_at(self, budget: float) -> Array:
-        """Thresholds for a mean cost, in units of scores: ``policy.with_cuts(found.cuts_at(0.5))``.
+        """Look up thresholds for a mean cost, for use as ``policy.with_cuts(found.cuts_at(0.5))``.
 
         Parameters
         ----------
         budget : float
-            In units of the plain backbone.
+            Mean cost of a sample, in units of the plain backbone.
 
         Returns
         -------
         ndarray [K - 1]
-            Those of the dearest point of `curve` that costs no more.
+            Thresholds in units of scores, of the most expensive point of `curve` within the budget.
 
         Raises
         ------
         ValueError
-            Even the cheapest point costs more.
+            If even the cheapest point costs more.
         """
         within = np.flatnonzero(self.curve.cost <= budget)
         if not len(within):
@@ -186,13 +195,13 @@ class Evaluation(Result):
         return cuts
 
     def table(self) -> str:
-        """Two aligned tables: a line for each exit, and one for each budget."""
+        """Format two aligned tables: one line for each exit, and one for each budget."""
         kinds = [METRICS[name] for name in self.metrics]
         columns = [
             [cell(one, ".1%" if kind.percent else ".4f") for one in (*values, _mean(values))]
             for kind, values in zip(kinds, self.metrics.values(), strict=True)
         ]
-        names = [*self.exit_names, "mean, last left out"]
+        names = [*self.exit_names, "mean without last"]
         costs = [*(f"{cost:.1%}" for cost in self.costs), ""]
         exits = list(zip(names, costs, *columns, strict=True))
         head = ["exit", "cost", *(kind.label for kind in kinds)]
@@ -205,11 +214,11 @@ class Evaluation(Result):
         budgets.append(["area", *(cell(curve.area, ".1%") for curve in curves)])
         parts = [
             f"{self.policy}, calibration: {self.calibration}, {self.samples:,} samples; "
-            "cost in parts of the plain backbone",
+            "cost relative to the plain backbone",
             aligned(head, exits),
             "",
             f"Accuracy at mean cost ({self._protocol()})",
-            aligned(["budget", "policy", "one exit", "by chance", "oracle"], budgets),
+            aligned(["budget", "policy", "single exit", "random", "oracle"], budgets),
         ]
         if self.operating_point is not None:
             point = self.operating_point
@@ -229,12 +238,17 @@ class Evaluation(Result):
         )
 
     def plot(self) -> Figure:
-        """A matplotlib Figure, not shown: the curve, and each exit's accuracy, reliability, share.
+        """Plot the curve, and the accuracy, reliability and share of samples of each exit.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+            The figure. It is not shown; save it with ``savefig``.
 
         Raises
         ------
         ImportError
-            matplotlib is not there; the message names the extra that brings it.
+            If matplotlib is not installed; the message names the extra that installs it.
         """
         from .plots import evaluation_figure
 
@@ -247,15 +261,15 @@ class Evaluation(Result):
     def _protocol(self) -> str:
         if self.protocol == "validation":
             return f"thresholds fitted on {self.validation_samples:,} validation samples"
-        return "thresholds swept on the test samples themselves: p1-test-sweep"
+        return "thresholds swept on the test samples themselves, protocol p1-test-sweep"
 
 
 def proxies() -> dict[str, type[Metric]]:
-    """The metrics whose mean is set beside the area under the curve, by name."""
+    """The metrics whose mean is correlated with the area under the curve, by name."""
     return {name: kind for name, kind in METRICS.items() if kind.proxy}
 
 
 def _mean(values: Array) -> float:
-    # The last exit's score decides nothing, and a score learned for deciding may be one constant
-    # there: its AUROC of 0.5 would hide what the others do.
+    # The score of the last exit decides nothing, and a learned score may be constant there: its
+    # AUROC of 0.5 would distort the mean.
     return PerExit(values[:-1]).mean

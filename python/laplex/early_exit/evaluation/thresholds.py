@@ -1,4 +1,4 @@
-"""Thresholds: one for all exits, swept; or one for each exit, fitted to a budget."""
+"""Thresholds: one for all exits, swept over a range, or one for each exit, fitted to a budget."""
 
 from __future__ import annotations
 
@@ -9,30 +9,31 @@ import numpy as np
 from ..._support.arguments import whole
 from ..arrays import Array, Integers, as_numbers, as_scores
 
-# q = t / (1 - t) for t in (0, 1): 50 halvings leave nothing between two doubles that matters.
+# q = t / (1 - t) for t in (0, 1): after 50 bisections the interval is below the rounding of t.
 _HALVINGS = 50
 
 
 def shared_cuts(scores: Any, count: int = 100) -> Array:
-    """Even thresholds for all exits alike, as arXiv 2407.14320 sweeps them, and both extremes.
+    """Equally spaced thresholds shared by all exits, as in arXiv 2407.14320, and both extremes.
 
     Parameters
     ----------
     scores : array or Tensor [K, N]
-        Higher is surer. The last exit's are not looked at, as nobody asks it whether to leave.
+        Scores; higher is more confident. The scores of the last exit are ignored, because they
+        decide nothing.
     count : int
-        At least 2.
+        Number of equally spaced thresholds, at least 2.
 
     Returns
     -------
     ndarray [count + 2]
-        Minus infinity (all leave at the first exit), `count` even values from the least to the
-        largest score, infinity (none leaves before the last exit).
+        Minus infinity (all samples leave at the first exit), `count` equally spaced values from the
+        smallest to the largest score, and infinity (none leaves before the last exit).
 
     Raises
     ------
     ValueError
-        Fewer than two exits or thresholds, or scores that are not finite.
+        If there are fewer than two exits or thresholds, or scores are not finite.
 
     Examples
     --------
@@ -47,38 +48,40 @@ def shared_cuts(scores: Any, count: int = 100) -> Array:
 
 
 def fit_cuts(scores: Any, costs: Any, budget: float, *, strict: bool = False) -> Array:
-    r"""A threshold for each exit, fitted to a mean cost: the protocol of MSDNet.
+    r"""Fit a threshold for each exit to a mean cost: the protocol of MSDNet.
 
-    The share of samples that leaves at exit k is to be proportional to :math:`q^k`; q is found by
-    bisection, so that the mean cost of `scores` meets the budget. Thresholds lie halfway between
-    the scores of the last sample that leaves and the next one, of those that are still there.
+    The share of the samples that leave at exit k is proportional to :math:`q^k`. Bisection finds q
+    such that the mean cost of the samples meets the budget. Each threshold lies halfway between the
+    score of the last sample that leaves and that of the next sample, among those that have not left
+    before.
 
     Parameters
     ----------
     scores : array or Tensor [K, N]
-        Of validation samples; higher is surer.
+        Scores of validation samples; higher is more confident.
     costs : array [K]
-        Of a sample that leaves at exit k; not falling.
+        Cost of a sample that leaves at exit k; must not decrease.
     budget : float
-        In the unit of `costs`.
+        Mean cost of a sample, in the unit of `costs`.
     strict : bool
-        The thresholds are for ``score > threshold`` instead of ``>=``.
+        Whether the thresholds are for ``score > threshold`` instead of ``>=``.
 
     Returns
     -------
     ndarray [K - 1]
-        In units of scores. Minus infinity where all that are still there leave, infinity where
-        none does.
+        Thresholds in units of scores: minus infinity where all remaining samples leave, infinity
+        where none does.
 
     Raises
     ------
     ValueError
-        Fewer than two exits, costs that fall or are not positive, a budget that is not positive.
+        If there are fewer than two exits, costs decrease or are not positive, or the budget is not
+        positive.
 
     Notes
     -----
-    Samples of equal scores leave together, which costs less. The mean cost of `scores` is never
-    above the budget, unless even the first exit costs more: then everybody leaves there.
+    Samples with equal scores leave together, which lowers the cost. The mean cost of the samples is
+    never above the budget, unless even the first exit costs more; then all samples leave there.
 
     Examples
     --------
@@ -106,20 +109,20 @@ def fit_cuts(scores: Any, costs: Any, budget: float, *, strict: bool = False) ->
 
 
 def geometric_shares(costs: Any, budget: float) -> Array:
-    """Shares of samples by exit, proportional to q^k, whose mean cost is the budget.
+    """Shares of the samples by exit, proportional to q^k, whose mean cost is the budget.
 
     Parameters
     ----------
     costs : array [K]
-        Not falling.
+        Cost of a sample that leaves at exit k; must not decrease.
     budget : float
-        In the unit of `costs`. Below the first exit's cost all leave there, above the last one's
-        none before.
+        Mean cost, in the unit of `costs`. Below the cost of the first exit, all samples leave
+        there; above that of the last exit, none leaves before it.
 
     Returns
     -------
     ndarray [K]
-        They sum to 1.
+        The shares, which sum to 1.
     """
     prices = as_costs(costs, None)
     limit = _budget(budget)
@@ -136,21 +139,23 @@ def geometric_shares(costs: Any, budget: float) -> Array:
 
 
 def as_costs(costs: Any, exits: int | None) -> Array:
-    """Costs of exits as float64 [exits]: positive, finite, not falling.
+    """Check costs of exits: float64 [exits], positive, finite, not decreasing.
 
     Raises
     ------
     ValueError
-        They are not, or of another number than `exits`.
+        If they are not, or there are not `exits` of them.
     """
     found = as_numbers("costs", costs, 1, "[exits]")
     if len(found) < 2 or (exits is not None and len(found) != exits):
-        wanted = "a number for each exit" if exits is None else f"{exits} numbers, one an exit"
+        wanted = "one number for each exit"
+        if exits is not None:
+            wanted = f"{exits} numbers, one for each exit"
         raise ValueError(f"costs must be {wanted}, got shape {list(found.shape)}")
     if found[0] <= 0 or (np.diff(found) < 0).any():
         raise ValueError(
-            f"costs must be positive and never fall from exit to exit, got {found.tolist()}: each "
-            "is of a sample that leaves there, all before it included"
+            f"costs must be positive and must not decrease from exit to exit, got "
+            f"{found.tolist()}: each is the whole cost of a sample that leaves at that exit"
         )
     return found
 
@@ -158,7 +163,7 @@ def as_costs(costs: Any, exits: int | None) -> Array:
 def _cuts_for(
     scores: Array, order: Integers, shares: Array, costs: Array, strict: bool
 ) -> tuple[Array, float]:
-    """Cuts that let these shares go, and the mean cost they have; `order` sorts scores, falling."""
+    """Thresholds for these shares, and their mean cost; `order` sorts the scores, descending."""
     exits, count = scores.shape
     there = np.ones(count, dtype=bool)
     goal = np.floor(count * np.cumsum(shares) + 0.5).astype(np.int64)
@@ -171,7 +176,7 @@ def _cuts_for(
             cuts[k] = np.inf
             continue
         ranked = scores[k][queue]
-        # With those who leave go the ones whose score is the same.
+        # Samples with equal scores leave together.
         leaving = int(np.searchsorted(-ranked, -ranked[min(leaving, len(queue)) - 1], side="right"))
         there[queue[:leaving]] = False
         left += leaving
@@ -186,7 +191,7 @@ def _between(below: float, above: float, strict: bool) -> float:
     middle = below / 2 + above / 2
     if below < middle < above:
         return middle
-    return below if strict else above  # neighbours among floating-point numbers
+    return below if strict else above  # they are adjacent floating-point numbers
 
 
 def _geometric(t: float, exits: int) -> Array:
@@ -201,7 +206,7 @@ def _geometric(t: float, exits: int) -> Array:
 def _several(scores: Any) -> Array:
     found = as_scores("scores", scores)
     if len(found) < 2:
-        raise ValueError("scores must be of at least two exits, got one: nobody can leave early")
+        raise ValueError("scores must be of at least two exits, got one: no sample can leave early")
     return found
 
 

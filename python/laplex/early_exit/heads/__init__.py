@@ -1,10 +1,13 @@
-"""Heads of exits: from what a module puts out to logits.
+"""Heads of exits, which map the output of a module to logits.
 
-Each takes feature maps ``[batch, channels, height, width]``, tokens ``[batch, tokens, dim]`` or
-features ``[batch, features]`` as said; of a list or tuple (one entry a scale) the last entry. Each
-module but `base` is a head. One of your own is any Module that is made of the number of features
-and the number of classes, named by `HEADS.register`, a decorator; ``dimensions`` says how many its
-activations may have, where not 2 to 4.
+A head accepts feature maps ``[batch, channels, height, width]``, tokens ``[batch, tokens, dim]`` or
+features ``[batch, features]``, unless its documentation says otherwise. Of a list or tuple (one
+entry for each scale) it takes the last entry. Each module of this package except ``base`` defines
+one head.
+
+A head of your own is a Module class whose constructor takes the number of features and the number
+of classes. Decorate it with ``HEADS.register`` to give it a name. Its attribute ``dimensions``
+lists the numbers of dimensions that its activations may have; the default is 2, 3 and 4.
 """
 
 from __future__ import annotations

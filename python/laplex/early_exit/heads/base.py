@@ -1,4 +1,4 @@
-"""What the heads share, and a head by its name."""
+"""Functions that the heads share, and the making of a head from its name."""
 
 from __future__ import annotations
 
@@ -16,23 +16,28 @@ __all__ = ["make_head"]
 def make_head(
     head: str | Callable[[Any, int], nn.Module], activation: Any, num_classes: int, *, where: str
 ) -> nn.Module:
-    """A new head for activations like the one given.
+    """Make a new head for activations like the one given.
 
     Parameters
     ----------
     head : str or callable
-        A name of `laplex.early_exit.heads.HEADS`; or a function of the activation and the number of
-        classes.
+        A name from `laplex.early_exit.heads.HEADS`, or a function that takes the activation and the
+        number of classes and returns a module.
     activation : Tensor, or nested
+        An example of the output of the module that the head is attached to.
     num_classes : int
-        At least 1.
+        Number of classes, at least 1.
     where : str
-        The exit's name, for messages.
+        Name of the exit, for messages.
+
+    Returns
+    -------
+    Module
 
     Raises
     ------
     ValueError, TypeError
-        There is no such head, or it does not take such an activation.
+        If there is no such head, or it does not accept such an activation.
     """
     classes = integer("num_classes", num_classes)
     if callable(head):
@@ -48,18 +53,18 @@ def make_head(
         wanted = {4: "[batch, channels, height, width]", 3: "[batch, tokens, dim]"}
         raise ValueError(
             f"head={head!r} needs activations {wanted.get(needs[0], '[batch, features]')}, but "
-            f"those of {where!r} are {list(shape)}: take another head"
+            f"those of {where!r} are {list(shape)}: choose another head"
         )
     return kind(shape[1] if len(shape) != 3 else shape[2], classes)
 
 
 def last(activation: Any) -> Tensor:
-    """The Tensor of an activation; of several the last."""
+    """The Tensor of an activation; the last one if there are several."""
     value = activation[-1] if isinstance(activation, (list, tuple)) else activation
     value = getattr(value, "last_hidden_state", value)
     if not isinstance(value, Tensor):
         raise TypeError(
-            f"an activation is a {type(value).__name__}: heads take Tensors, or lists of them"
+            f"an activation is a {type(value).__name__}: heads take Tensors, or lists of Tensors"
         )
     return value
 

@@ -1,4 +1,4 @@
-"""A convolution, for maps."""
+"""The head that starts with a convolution, for feature maps."""
 
 from __future__ import annotations
 
@@ -13,15 +13,20 @@ from .base import last
 
 @HEADS.register("conv")
 class ConvHead(nn.Module):
-    """A 3 x 3 convolution with batch normalisation, then average and linear; for maps.
+    """A 3 x 3 convolution with batch normalisation, then an average and a linear layer.
+
+    This head accepts feature maps only.
 
     Parameters
     ----------
-    in_features, num_classes : int
+    in_features : int
+        Number of channels of the feature map.
+    num_classes : int
+        Number of classes.
     hidden : int, optional
-        Channels of the convolution; `in_features` when not given.
+        Number of channels of the convolution; by default `in_features`.
     stride : int
-        Of the convolution.
+        Stride of the convolution.
     """
 
     dimensions = (4,)

@@ -1,4 +1,4 @@
-"""A head of Laplace kernels."""
+"""The head that uses learnable Laplace kernels."""
 
 from __future__ import annotations
 
@@ -14,15 +14,18 @@ from .base import positions
 
 @HEADS.register("laplex")
 class LaplexExit(nn.Module):
-    """Average over positions, then a `laplex.nn.LaplexHead`: few numbers, read as soft routing.
+    """An average over positions, then a `laplex.nn.LaplexHead`, which reads as soft routing.
 
     Parameters
     ----------
-    in_features, num_classes : int
+    in_features : int
+        Number of channels of a feature map, or dimension of the tokens or features.
+    num_classes : int
+        Number of classes.
     heads : int
-        Of the Laplace kernels; parameters and cost grow with it.
+        Number of Laplace kernels; parameters and cost grow with it.
     phased : bool
-        Whether the kernels have phases, without which routes can't be negative.
+        Whether the kernels have phases. Without phases, routing weights cannot be negative.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The average over positions, then linear."""
+"""The head that averages over positions and applies a linear layer."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ from .base import positions
 
 @HEADS.register("linear")
 class LinearHead(nn.Module):
-    """Average over positions, then linear.
+    """An average over positions, then a linear layer.
 
     Parameters
     ----------
-    in_features, num_classes : int
+    in_features : int
+        Number of channels of a feature map, or dimension of the tokens or features.
+    num_classes : int
+        Number of classes.
     """
 
     def __init__(self, in_features: int, num_classes: int) -> None:

@@ -1,4 +1,4 @@
-"""The average over positions, then a layer of hidden units."""
+"""The head that averages over positions and applies a layer of hidden units."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from .base import positions
 
 @HEADS.register("mlp")
 class MLPHead(nn.Module):
-    """Average over positions, then a layer of hidden units.
+    """An average over positions, then a layer of hidden units and a linear layer.
 
     Parameters
     ----------
-    in_features, num_classes : int
+    in_features : int
+        Number of channels of a feature map, or dimension of the tokens or features.
+    num_classes : int
+        Number of classes.
     hidden : int, optional
-        `in_features` when not given.
+        Number of hidden units; by default `in_features`.
     """
 
     def __init__(self, in_features: int, num_classes: int, hidden: int | None = None) -> None:

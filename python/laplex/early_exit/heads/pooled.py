@@ -1,4 +1,4 @@
-"""Maximum and average over positions."""
+"""The head that mixes the maximum and the average over positions."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from .base import positions
 
 @HEADS.register("pooled")
 class PooledHead(nn.Module):
-    """Maximum and average over positions, mixed by a learned share, then linear.
+    """A learned mix of the maximum and the average over positions, then a linear layer.
 
-    ``W (a max + (1 - a) mean) + b`` with ``a = sigmoid(mix)``, as in shallow-deep networks
-    (Kaya et al. 2019).
+    The logits are ``W (a max + (1 - a) mean) + b`` with ``a = sigmoid(mix)``, as in shallow-deep
+    networks (Kaya et al. 2019).
 
     Parameters
     ----------
     in_features : int
-        Channels of a map, or dim of tokens.
+        Number of channels of a feature map, or dimension of the tokens or features.
     num_classes : int
+        Number of classes.
     """
 
     def __init__(self, in_features: int, num_classes: int) -> None:

@@ -1,4 +1,4 @@
-"""The class token of a transformer."""
+"""The head that reads the class token of a transformer."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from .base import last
 
 @HEADS.register("token")
 class TokenHead(nn.Module):
-    """Normalisation and a linear layer on the first token, the class token of a transformer.
+    """Layer normalisation and a linear layer on the first token, the class token of a transformer.
 
     Parameters
     ----------
     in_features : int
-        Dim of the tokens.
+        Dimension of the tokens.
     num_classes : int
+        Number of classes.
     """
 
     dimensions = (3,)

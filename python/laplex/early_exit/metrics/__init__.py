@@ -1,8 +1,8 @@
-"""How good an exit's confidence is: calibration, failure prediction, learned scores.
+"""Metrics of an exit's confidence: calibration, failure prediction, learned scores.
 
-What an evaluation tells of each exit are the `METRICS`: classes that register themselves beside the
-functions that compute them. One of your own, registered by `METRICS.register`, is a column of its
-tables and a key of its JSON.
+An evaluation reports every metric in the registry `METRICS` for each exit. A metric is a class that
+registers itself next to the function that computes it. A metric of your own, registered with
+``METRICS.register``, becomes a column of the tables and a key of the JSON.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Exits made up by a formula, on which calibration misleads: some samples are beyond help."""
+"""Synthetic exits for which calibration misleads: no exit classifies some samples correctly."""
 
 from __future__ import annotations
 
@@ -9,26 +9,27 @@ import numpy as np
 from ..._support.arguments import whole
 from ..arrays import Array, Booleans
 
-#: Part of the samples that no exit gets right.
+#: Fraction of the samples that no exit classifies correctly.
 _HOPELESS = 0.2
-#: The difficulty at which each exit is right every other time, and how steeply that changes.
+#: The difficulty at which each exit is right half of the time, and how steeply that changes.
 _ABILITIES = (0.56, 0.79, 1.02)
 _STEEPNESS = 10.0
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class FutilityToy:
-    """What `futility_toy` makes: three exits, N samples.
+    """Result of `futility_toy`: three exits and N samples.
 
     Attributes
     ----------
     correct : ndarray [3, N] of bool
+        Whether each exit classifies each sample correctly.
     right_scores : ndarray [3, N]
-        Exactly the probability of being right, given how difficult a sample is.
+        The exact probability that the exit is right, given the difficulty of the sample.
     leave_scores : ndarray [3, N]
-        Exactly the probability that the exit is right or that no later one is.
+        The exact probability that the exit is right or that no later exit is.
     costs : ndarray [3]
-        Of a sample that leaves at each exit, in units of the whole network: 1/3, 2/3, 1.
+        Cost of a sample that leaves at each exit, in units of the whole network: 1/3, 2/3, 1.
     """
 
     correct: Booleans
@@ -42,25 +43,26 @@ class FutilityToy:
 
 
 def futility_toy(samples: int = 20_000, *, seed: int = 0) -> FutilityToy:
-    r"""Three exits that know exactly how sure they may be, and a fifth of samples beyond help.
+    r"""Make three exits with exact scores, and samples of which a fifth is always misclassified.
 
-    A sample has a difficulty d, even in (0, 1), and exit k is right about it with probability
+    A sample has a difficulty d, uniform in (0, 1), and exit k is right about it with probability
 
     .. math::
         p_k = 1 / (1 + e^{-10 (a_k - d)}), \qquad a = (0.56, 0.79, 1.02),
 
-    independently of the other exits; save for one sample in five, which every exit gets wrong,
-    p = 0. One score is :math:`p_k`, perfectly calibrated; the other is
-    :math:`p_k + (1 - p_k) \prod_{j > k} (1 - p_j)`, the probability of being right or beyond help,
-    which as a confidence is far from calibrated. Yet leaving by the second is better at every
-    budget: it spends nothing on samples that can't be helped. ECE ranks the two scores the wrong
-    way, EEFP the right way.
+    independently of the other exits. The exception is one sample in five, which every exit gets
+    wrong: its p is 0. The first score is :math:`p_k`, which is perfectly calibrated. The second is
+    :math:`p_k + (1 - p_k) \prod_{j > k} (1 - p_j)`, the probability that the exit is right or that
+    no later exit is; taken as a confidence, it is far from calibrated. Yet leaving by the second
+    score is better at every budget, because it spends nothing on samples that no exit gets right.
+    ECE ranks the two scores in the wrong order, EEFP in the right one.
 
     Parameters
     ----------
     samples : int
+        Number of samples N.
     seed : int
-        Of difficulties and of who is right.
+        Random seed of the difficulties and of which exits are right.
 
     Returns
     -------
@@ -68,11 +70,11 @@ def futility_toy(samples: int = 20_000, *, seed: int = 0) -> FutilityToy:
 
     Notes
     -----
-    What arXiv 2508.21495 argues, in the least example. The numbers 0.56, 0.23 from exit to exit and
-    10 were chosen so that the accuracies at half the cost, with thresholds fitted to it (55.2 % and
-    64.6 % in expectation), and the ECE of the second score (0.238) come out as in another such
-    example (55.2 %, 64.4 %, 0.238), whose construction isn't known. There are no thresholds with
-    which the first score gets near the second.
+    This is a minimal example of the argument of arXiv 2508.21495. The numbers 0.56, 10 and 0.23
+    (the step from exit to exit) were chosen so that the accuracies at half the cost, with
+    thresholds fitted to it (55.2 % and 64.6 % in expectation), and the ECE of the second score
+    (0.238) come out as in another such example (55.2 %, 64.4 %, 0.238), whose construction is not
+    known. No thresholds bring the first score near the second.
     """
     count = whole("samples", samples, 1)
     generator = np.random.default_rng(whole("seed", seed, 0))

@@ -1,4 +1,4 @@
-"""How often each exit is right."""
+"""Accuracy of each exit."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .base import Judged, Metric
 
 @METRICS.register("accuracy", order=0)
 class Accuracy(Metric):
-    """How many of all samples the exit alone gets right."""
+    """The fraction of all samples that the exit alone classifies correctly."""
 
     label = "accuracy"
     better = "higher"

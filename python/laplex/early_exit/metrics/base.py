@@ -1,4 +1,4 @@
-"""What every metric of an evaluation is: a number of each exit, and what to say of it."""
+"""The base of all metrics of an evaluation: one number for each exit, with its description."""
 
 from __future__ import annotations
 
@@ -8,39 +8,40 @@ from ..arrays import Array, Booleans, Integers
 
 
 class Judged(NamedTuple):
-    """What metrics look at, of K exits and N samples."""
+    """The input of a metric, for K exits and N samples."""
 
     logits: Array
-    """[K, N, classes], calibrated."""
+    """Calibrated logits, [K, N, classes]."""
     labels: Integers
-    """[N]"""
+    """Labels, [N]."""
     correct: Booleans
-    """[K, N]"""
+    """Whether each exit is right about each sample, [K, N]."""
     scores: Array
-    """[K, N], the policy's."""
+    """Scores of the policy, [K, N]."""
     confidence: Array
-    """[K, N], in [0, 1]."""
+    """Confidences in [0, 1], [K, N]."""
     bins: int
-    """Of the calibration error."""
+    """Number of bins of the calibration error."""
 
 
 class Metric:
-    """Base of the metrics, which are classes that are never made.
+    """Base class of the metrics. A metric is a class that is never instantiated.
 
-    The docstring of a metric says what it is to a reader who never met it: reports quote it.
+    Its docstring explains the metric to a reader who has never met it: reports quote it.
     """
 
-    #: The heading of its column.
+    #: Heading of its column in tables.
     label: ClassVar[str]
+    #: Whether a higher or a lower value is better.
     better: ClassVar[Literal["higher", "lower"]]
     #: Whether tables show it in per cent.
     percent: ClassVar[bool] = False
-    #: Whether comparisons look how its mean goes with the area under the curve.
+    #: Whether comparisons correlate its mean with the area under the curve.
     proxy: ClassVar[bool] = False
 
     @staticmethod
     def per_exit(judged: Judged) -> Any:
-        """The numbers [K], NaN where it is undefined."""
+        """One number for each exit, [K]; NaN where the metric is undefined."""
         raise NotImplementedError
 
     @classmethod

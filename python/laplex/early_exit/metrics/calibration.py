@@ -1,4 +1,4 @@
-"""Whether confidences are probabilities of being right: ECE, NLL, Brier score."""
+"""Calibration, or whether confidences are probabilities of being right: ECE, NLL, Brier score."""
 
 from __future__ import annotations
 
@@ -21,21 +21,22 @@ Norm = Literal["l1", "l2", "max"]
 def ece(
     confidence: Any, correct: Any, bins: int = 15, norm: Norm = "l1", adaptive: bool = False
 ) -> float | PerExit:
-    r"""Expected calibration error: how far confidences are from how often they were right.
+    r"""Expected calibration error: the distance between confidence and accuracy, over bins.
 
     .. math::
         \text{l1: } \sum_b w_b |a_b - c_b|, \qquad
         \text{l2: } \Bigl(\sum_b w_b (a_b - c_b)^2\Bigr)^{1/2}, \qquad
         \text{max: } \max_{b:\,w_b > 0} |a_b - c_b|
 
-    with :math:`w_b` the fraction of samples in bin b, :math:`c_b` their mean confidence and
-    :math:`a_b` the fraction of them that is right.
+    Here :math:`w_b` is the fraction of the samples in bin b, :math:`c_b` their mean confidence, and
+    :math:`a_b` their accuracy.
 
     Parameters
     ----------
     confidence, correct, bins, adaptive
-        As in `reliability`, which gives the bins.
+        As in `reliability`, which computes the bins.
     norm : "l1", "l2" or "max"
+        How the differences are combined; see the formula.
 
     Returns
     -------
@@ -44,11 +45,11 @@ def ece(
     Raises
     ------
     TypeError, ValueError
-        As `reliability`; an unknown `norm`.
+        As in `reliability`, or if `norm` is unknown.
 
     Notes
     -----
-    With norm "l1" that of Naeini et al. 2015 and Guo et al. 2017.
+    With norm "l1", this is the error of Naeini et al. 2015 and Guo et al. 2017.
 
     Examples
     --------
@@ -74,9 +75,10 @@ def ece(
 
 @METRICS.register("ece", order=3)
 class ECE(Metric):
-    """Expected calibration error: how far confidence is from how often it is right.
+    """Expected calibration error: the distance between the exit's confidence and its accuracy.
 
-    0 means that of the samples of which the exit is 80 % sure, 80 % are right.
+    0 means, for instance, that the exit is right about 80 % of the samples for which its confidence
+    is 80 %.
     """
 
     label = "ECE"
@@ -91,8 +93,9 @@ def smooth_ece(confidence: Any, correct: Any) -> float | PerExit:
     Parameters
     ----------
     confidence : array or Tensor [samples], or [exits, samples]
-        In [0, 1].
+        Confidences in [0, 1].
     correct : array or Tensor of bool, of the same shape
+        Whether each prediction is right.
 
     Returns
     -------
@@ -101,9 +104,9 @@ def smooth_ece(confidence: Any, correct: Any) -> float | PerExit:
     Raises
     ------
     ImportError
-        relplot, which computes it, is not there; it comes with ``laplex[smooth-ece]``.
+        If relplot, which computes it, is not installed: ``pip install "laplex[smooth-ece]"``.
     TypeError, ValueError
-        As `reliability`.
+        As in `reliability`.
     """
     scores, right = as_confidence(confidence, correct)
     relplot = require("relplot", extra="smooth-ece", feature="laplex.early_exit.smooth_ece")
@@ -115,13 +118,14 @@ def smooth_ece(confidence: Any, correct: Any) -> float | PerExit:
 
 
 def nll(logits: Any, labels: Any) -> float | PerExit:
-    r"""Mean negative log-likelihood :math:`-\log p_y` in nats.
+    r"""Mean negative log-likelihood :math:`-\log p_y` of the labels, in nats.
 
     Parameters
     ----------
     logits : array or Tensor [samples, classes], or [exits, samples, classes]
+        Logits; their softmax is p.
     labels : array or Tensor [samples]
-        Whole numbers in [0, classes).
+        Class indices, integers in [0, classes).
 
     Returns
     -------
@@ -130,7 +134,7 @@ def nll(logits: Any, labels: Any) -> float | PerExit:
     Raises
     ------
     TypeError, ValueError
-        Logits that are not finite, labels out of range, shapes that do not fit.
+        If logits are not finite, labels are out of range, or the shapes do not match.
     """
     found, truth = _logits_and_labels(logits, labels)
     taken = np.take_along_axis(log_softmax(found), truth[..., None], -1)[..., 0]
@@ -139,9 +143,9 @@ def nll(logits: Any, labels: Any) -> float | PerExit:
 
 @METRICS.register("nll", order=1)
 class NLL(Metric):
-    """How much probability goes to the right class, as its negative logarithm; lower is better.
+    """Negative logarithm of the probability that the exit gives the right class; lower is better.
 
-    Confident mistakes are punished without limit.
+    Confident mistakes are penalised without limit.
     """
 
     label = "NLL"
@@ -152,7 +156,8 @@ class NLL(Metric):
 def brier(logits: Any, labels: Any) -> float | PerExit:
     r"""Mean Brier score :math:`\sum_c (p_c - [c = y])^2`, between 0 and 2.
 
-    The sum over all classes, as Brier (1950) has it; some libraries divide it by their number.
+    This is the sum over all classes, as in Brier (1950). Some libraries divide it by the number of
+    classes.
 
     Parameters
     ----------
@@ -166,7 +171,7 @@ def brier(logits: Any, labels: Any) -> float | PerExit:
     Raises
     ------
     TypeError, ValueError
-        As `nll`.
+        As in `nll`.
     """
     found, truth = _logits_and_labels(logits, labels)
     probabilities = np.exp(log_softmax(found))
@@ -176,7 +181,7 @@ def brier(logits: Any, labels: Any) -> float | PerExit:
 
 @METRICS.register("brier", order=2)
 class Brier(Metric):
-    """How much probability goes to the right class, as squares from 0 to 2; lower is better."""
+    """Squared distance of the probabilities from the right class, from 0 to 2; lower is better."""
 
     label = "Brier"
     better = "lower"
@@ -194,7 +199,7 @@ def _of_samples(losses: Array) -> float | PerExit:
 
 
 def _logits_and_labels(logits: Any, labels: Any) -> tuple[Array, Integers]:
-    """Checked; labels as [samples], or [1, samples] to go with logits of several exits."""
+    """Check both; return labels as [samples], or [1, samples] for logits of several exits."""
     found = as_numpy("logits", logits)
     if found.ndim == 2:
         numbers = as_numbers("logits", found, 2, "[samples, classes]")

@@ -1,4 +1,4 @@
-"""Whether scores tell right answers from wrong ones, and who may leave from who should go on."""
+"""Failure prediction: whether scores separate right predictions from wrong ones."""
 
 from __future__ import annotations
 
@@ -14,29 +14,32 @@ from .per_exit import PerExit, each_exit
 
 
 def failure_auroc(scores: Any, correct: Any) -> PerExit:
-    r"""Of each exit, the probability that a right answer has a higher score than a wrong one.
+    r"""AUROC of failure prediction: how well each exit's scores separate right from wrong.
+
+    It is the probability that a right prediction has a higher score than a wrong one,
 
     .. math::
         P(s^+ > s^-) + \tfrac12 P(s^+ = s^-)
 
-    over all pairs of a right and a wrong answer: the area under the ROC curve, ties at their
-    midrank.
+    over all pairs of a right and a wrong prediction: the area under the ROC curve, with ties at
+    their midrank.
 
     Parameters
     ----------
     scores : array or Tensor [exits, samples]
-        Higher is surer.
+        Scores; higher is more confident.
     correct : array or Tensor [exits, samples] of bool
+        Whether each prediction is right.
 
     Returns
     -------
     PerExit
-        In [0, 1], 0.5 by chance; NaN for an exit that is always right, or never.
+        Numbers in [0, 1]; 0.5 is chance. NaN for an exit that is always right or never right.
 
     Raises
     ------
     TypeError, ValueError
-        Scores that are not finite, shapes that differ, no samples.
+        If scores are not finite, the shapes differ, or there are no samples.
 
     Examples
     --------
@@ -50,9 +53,9 @@ def failure_auroc(scores: Any, correct: Any) -> PerExit:
 
 @METRICS.register("auroc", order=4)
 class AUROC(Metric):
-    """The probability that a right answer has a higher score than a wrong one.
+    """The probability that a right prediction has a higher score than a wrong one.
 
-    0.5 is chance, 1 is perfect. It looks at the order of scores alone, not at their size.
+    0.5 is chance, 1 is perfect. Only the order of the scores matters, not their size.
     """
 
     label = "AUROC"
@@ -65,7 +68,7 @@ def aurc(scores: Any, correct: Any) -> PerExit:
     r"""Area under the risk-coverage curve of each exit; lower is better.
 
     .. math::
-        \frac1N \sum_{n=1}^N R_n, \qquad R_n = \text{part of wrong ones among the n surest}
+        \frac1N \sum_{n=1}^N R_n, \qquad R_n = \text{error rate among the n highest scores}
 
     Parameters
     ----------
@@ -75,18 +78,19 @@ def aurc(scores: Any, correct: Any) -> PerExit:
     Returns
     -------
     PerExit
-        In [0, 1]: 0 for an exit that is always right; its error rate by chance.
+        Numbers in [0, 1]: 0 for an exit that is always right; the error rate of the exit if its
+        scores are random.
 
     Raises
     ------
     TypeError, ValueError
-        As `failure_auroc`.
+        As in `failure_auroc`.
 
     Notes
     -----
-    That of Geifman et al. 2019 (arXiv 1805.08206). Among samples of one score any order is as
-    good: :math:`R_n` is its expected value over their orders, so that the result does not depend
-    on how samples are listed.
+    The definition is that of Geifman et al. 2019 (arXiv 1805.08206). For samples with equal scores,
+    :math:`R_n` is the expected value over all their orders, so the result does not depend on the
+    order of the samples.
     """
     found, right = _checked(scores, correct)
     return each_exit(_aurc, found, right)
@@ -94,7 +98,7 @@ def aurc(scores: Any, correct: Any) -> PerExit:
 
 @METRICS.register("aurc", order=5)
 class AURC(Metric):
-    """The part of wrong answers among the surest, over all numbers of them; lower is better."""
+    """The error rate among the n highest scores, averaged over all n; lower is better."""
 
     label = "AURC"
     better = "lower"
@@ -102,10 +106,12 @@ class AURC(Metric):
 
 
 def fpr95(scores: Any, correct: Any) -> PerExit:
-    """How many wrong answers are taken where 95 % of the right ones are; lower is better.
+    """False positive rate at 95 % true positive rate, for each exit; lower is better.
 
-    Answers are taken from a score on. Of the scores at which at least 95 % of the right answers are
-    taken, the highest counts: nothing is interpolated, and answers of one score go together.
+    A prediction is accepted if its score reaches a threshold. The threshold is the highest score at
+    which at least 95 % of the right predictions are accepted; the result is the fraction of the
+    wrong predictions that are then accepted. Nothing is interpolated, and predictions with equal
+    scores are accepted together.
 
     Parameters
     ----------
@@ -115,12 +121,12 @@ def fpr95(scores: Any, correct: Any) -> PerExit:
     Returns
     -------
     PerExit
-        Part of the wrong answers, in [0, 1]; NaN for an exit that is always right, or never.
+        Fractions in [0, 1]; NaN for an exit that is always right or never right.
 
     Raises
     ------
     TypeError, ValueError
-        As `failure_auroc`.
+        As in `failure_auroc`.
     """
     found, right = _checked(scores, correct)
     return each_exit(_fpr95, found, right)
@@ -128,7 +134,10 @@ def fpr95(scores: Any, correct: Any) -> PerExit:
 
 @METRICS.register("fpr95", order=6)
 class FPR95(Metric):
-    """How many wrong answers are taken where 95 % of the right ones are; lower is better."""
+    """The fraction of wrong predictions accepted along with 95 % of the right ones.
+
+    Lower is better.
+    """
 
     label = "FPR95"
     better = "lower"
@@ -136,7 +145,7 @@ class FPR95(Metric):
 
 
 def eefp_labels(correct: Any) -> Booleans:
-    r"""Where a sample may leave: the exit is right, or no later one is.
+    r"""Whether a sample may leave at each exit: the exit is right, or no later exit is.
 
     .. math::
         e_k = c_k \vee \neg\,(c_{k+1} \vee \dots \vee c_{K-1})
@@ -144,6 +153,7 @@ def eefp_labels(correct: Any) -> Booleans:
     Parameters
     ----------
     correct : array or Tensor [exits, samples] of bool
+        Whether each exit is right about each sample; exits in depth order.
 
     Returns
     -------
@@ -153,11 +163,11 @@ def eefp_labels(correct: Any) -> Booleans:
     Raises
     ------
     TypeError, ValueError
-        Something else than booleans, another shape, no samples.
+        If there are values other than booleans, the shape is wrong, or there are no samples.
 
     Notes
     -----
-    Our reading of the abstract of arXiv 2508.21495.
+    This is our reading of the abstract of arXiv 2508.21495.
     """
     right = as_correct("correct", correct)
     later = np.zeros_like(right)
@@ -166,10 +176,10 @@ def eefp_labels(correct: Any) -> Booleans:
 
 
 def eefp(scores: Any, correct: Any) -> PerExit:
-    """Early-exit failure prediction: how well a score tells who may leave from who should go on.
+    """Early-exit failure prediction: how well scores separate samples that may leave from others.
 
-    `failure_auroc` against `eefp_labels` instead of correctness. A sample that every later exit
-    gets wrong as well loses nothing by leaving, so that a high score for it is no failure.
+    This is `failure_auroc` with `eefp_labels` in place of correctness. A sample that every later
+    exit gets wrong as well loses nothing by leaving, so a high score for it is not a failure.
 
     Parameters
     ----------
@@ -179,21 +189,22 @@ def eefp(scores: Any, correct: Any) -> PerExit:
     Returns
     -------
     PerExit
-        NaN for the last exit, which nobody goes on from, and where all samples may leave, or none;
-        ``.mean`` is over the other exits.
+        NaN for the last exit, after which no exit follows, and for exits where all samples may
+        leave, or none. ``.mean`` is the mean over the other exits.
 
     Raises
     ------
     TypeError, ValueError
-        As `failure_auroc`.
+        As in `failure_auroc`.
 
     Notes
     -----
-    Our reading of the abstract of arXiv 2508.21495; whether its formula is this one isn't known.
+    This is our reading of the abstract of arXiv 2508.21495. Whether the paper uses this formula is
+    not known.
 
     Examples
     --------
-    Nobody gets the last sample right: to be sure of it is no failure.
+    No exit classifies the last sample correctly, so a high score for it is not a failure.
 
     >>> from laplex.early_exit import eefp
     >>> eefp([[0.9, 0.1, 0.5], [0.9, 0.9, 0.9]], [[True, False, False], [True, True, False]])
@@ -205,10 +216,10 @@ def eefp(scores: Any, correct: Any) -> PerExit:
 
 @METRICS.register("eefp", order=7)
 class EEFP(Metric):
-    """Early-exit failure prediction: AUROC of who may leave.
+    """Early-exit failure prediction: the AUROC of whether a sample may leave at this exit.
 
-    A sample that no later exit gets right either may, as going on would cost more and bring
-    nothing. There is none at the last exit, from which nobody goes on.
+    It may leave if the exit is right, or if no later exit is, since continuing would then cost more
+    and gain nothing. It is undefined for the last exit, where every sample leaves.
     """
 
     label = "EEFP"
@@ -218,7 +229,7 @@ class EEFP(Metric):
 
 
 def auroc(scores: Array, positive: Booleans) -> float:
-    """Area under the ROC curve of scores [samples], ties at midranks; NaN without two classes."""
+    """Area under the ROC curve of scores [samples], ties at midranks; NaN if a class is absent."""
     positives = int(positive.sum())
     pairs = positives * (len(positive) - positives)
     if not pairs:

@@ -11,15 +11,17 @@ from ..arrays import Array
 
 
 class PerExit:
-    """One number for each exit, NaN where it is undefined; used as an array it is `values`.
+    """One number for each exit, NaN where it is undefined. NumPy treats it as the array `values`.
 
     Parameters
     ----------
     values : array [exits]
+        The numbers.
 
     Attributes
     ----------
     values : ndarray [exits], float64
+        The numbers.
     """
 
     def __init__(self, values: Any) -> None:
@@ -29,7 +31,7 @@ class PerExit:
 
     @property
     def mean(self) -> float:
-        """Mean over the exits where it is defined; NaN if there are none."""
+        """Mean over the exits where the number is defined; NaN if there are none."""
         defined = self.values[~np.isnan(self.values)]
         return float(defined.mean()) if len(defined) else float("nan")
 
@@ -51,5 +53,5 @@ class PerExit:
 
 
 def each_exit(function: Callable[..., float], *arrays: Any) -> PerExit:
-    """`PerExit` of a function of one exit's part of each array ``[exits, ...]``."""
+    """Apply a function to the part of each array ``[exits, ...]`` that belongs to one exit."""
     return PerExit([function(*parts) for parts in zip(*arrays, strict=True)])

@@ -1,4 +1,4 @@
-"""Confidences in bins, beside how often they were right."""
+"""Reliability diagrams: the mean confidence and the accuracy of each bin of confidences."""
 
 from __future__ import annotations
 
@@ -15,22 +15,23 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: How far above 1 a softmax in float32 may come.
+#: How far above 1 a softmax in float32 may be.
 _ROUNDING = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
 class Reliability:
-    """Result of `reliability`: confidences in bins, beside how often they were right.
+    """Result of `reliability`: the mean confidence and the accuracy of each bin of confidences.
 
     Attributes
     ----------
     edges : ndarray [bins + 1], or [exits, bins + 1]
-        Bin b holds the confidences in (edges[b], edges[b + 1]], the first one its lower edge too.
+        Edges of the bins. Bin b holds the confidences in (edges[b], edges[b + 1]]; the first bin
+        also holds its lower edge.
     counts : ndarray [bins] of int64, or [exits, bins]
-        Samples in each bin.
+        Number of samples in each bin.
     confidence, accuracy : ndarray [bins], or [exits, bins]
-        Their means; NaN in a bin without samples.
+        Mean confidence and accuracy of each bin; NaN for a bin without samples.
     """
 
     edges: Array
@@ -39,7 +40,18 @@ class Reliability:
     accuracy: Array
 
     def plot(self) -> Figure:
-        """A matplotlib Figure, not shown: accuracy against confidence, a panel for each exit."""
+        """Plot accuracy against confidence, with one panel for each exit.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+            The figure. It is not shown; save it with ``savefig``.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is not installed.
+        """
         require("matplotlib", extra="exits", feature="laplex.early_exit.Reliability.plot")
         from matplotlib.figure import Figure
 
@@ -54,13 +66,14 @@ class Reliability:
         return figure
 
     def draw(self, axes: Axes, k: int = 0) -> None:
-        """Draw one exit's bins: a dot each, as large as its share of the samples.
+        """Draw the bins of one exit as dots, sized by their share of the samples.
 
         Parameters
         ----------
-        axes : matplotlib Axes
+        axes : matplotlib.axes.Axes
+            Where to draw.
         k : int
-            The exit.
+            Index of the exit.
         """
         counts, means, accuracy = (
             np.atleast_2d(one)[k] for one in (self.counts, self.confidence, self.accuracy)
@@ -76,18 +89,20 @@ class Reliability:
 def reliability(
     confidence: Any, correct: Any, bins: int = 15, *, adaptive: bool = False
 ) -> Reliability:
-    """Sort confidences into bins, and compare each bin's mean with how often it was right.
+    """Sort confidences into bins, and compute the mean confidence and the accuracy of each bin.
 
     Parameters
     ----------
     confidence : array or Tensor [samples], or [exits, samples]
-        In [0, 1].
+        Confidences in [0, 1].
     correct : array or Tensor of bool, of the same shape
+        Whether each prediction is right.
     bins : int
+        Number of bins.
     adaptive : bool
-        Edges at quantiles of the confidences, so that bins hold as many samples each, instead of
-        bins of one width. Equal confidences always share a bin, in whatever order they come, so
-        some bins may be empty then.
+        If true, the edges are quantiles of the confidences, so that all bins hold about the same
+        number of samples; otherwise all bins have the same width. Equal confidences always share a
+        bin, whatever their order, so some adaptive bins may be empty.
 
     Returns
     -------
@@ -96,12 +111,12 @@ def reliability(
     Raises
     ------
     TypeError, ValueError
-        Confidences outside [0, 1], shapes that differ, no samples.
+        If confidences are outside [0, 1], the shapes differ, or there are no samples.
 
     Notes
     -----
-    A bin holds its upper edge and not its lower one, as in Guo et al. 2017 (arXiv 1706.04599); so a
-    confidence of exactly 1 is in the last bin. The first bin holds 0.
+    A bin includes its upper edge but not its lower edge, as in Guo et al. 2017 (arXiv 1706.04599),
+    so a confidence of exactly 1 is in the last bin. The first bin includes 0.
     """
     scores, right = as_confidence(confidence, correct)
     bins = whole("bins", bins, 1)
@@ -115,12 +130,12 @@ def reliability(
 
 
 def as_confidence(confidence: Any, correct: Any) -> tuple[Array, Booleans]:
-    """Probabilities [samples] or [exits, samples], and whether they were right, checked.
+    """Check probabilities [samples] or [exits, samples], and whether the predictions were right.
 
     Raises
     ------
     TypeError, ValueError
-        As `reliability`.
+        As in `reliability`.
     """
     found = as_numpy("confidence", confidence)
     ndim = 1 if found.ndim == 1 else 2
@@ -128,7 +143,7 @@ def as_confidence(confidence: Any, correct: Any) -> tuple[Array, Booleans]:
     if scores.min() < -_ROUNDING or scores.max() > 1 + _ROUNDING:
         raise ValueError(
             f"confidence must be in [0, 1], got {scores.min():g} to {scores.max():g}: pass "
-            "probabilities, such as the largest of softmax"
+            "probabilities, such as the largest softmax probability"
         )
     scores = scores.clip(0, 1)
     right = as_correct("correct", correct, ndim)

@@ -16,38 +16,41 @@ _FORMAT = "laplex.early_exit.TemperatureScaling"
 
 
 class TemperatureScaling:
-    r"""Divide the logits of each exit by one number, fitted to the likelihood of held-out labels.
+    r"""Temperature scaling: divide each exit's logits by a temperature fitted to held-out data.
 
     .. math::
         T_k = \arg\min_{T} -\frac1N \sum_n \log \operatorname{softmax}(z_{kn} / T)_{y_n}
 
-    found on :math:`\log T` by LBFGS, in float64. Predictions never change; which samples an exit is
-    surest of may, as long as there are three classes or more.
+    The minimum is found over :math:`\log T` by LBFGS, in float64. Scaling never changes a
+    prediction. With 3 classes or more, it may change the order of the confidences of an exit.
 
     Parameters
     ----------
     bounds : (float, float)
-        The least and the largest temperature. The best is at a bound where every label has the
-        largest logit (no finite confidence is enough), or where logits say nothing about labels.
+        The smallest and the largest temperature. The optimum is at a bound if every label has the
+        largest logit (then no finite confidence is high enough), or if the logits carry no
+        information about the labels.
 
     Attributes
     ----------
     temperatures_ : ndarray [exits]
-        After `fit`.
+        After `fit`: the temperatures.
     at_bound_ : ndarray [exits] of bool
-        Which are at a bound: their samples can't tell the temperature, more may.
+        After `fit`: whether each temperature is at a bound. If so, the samples do not determine it;
+        more samples may.
 
     Notes
     -----
-    Guo et al. 2017 (arXiv 1706.04599), for each exit on its own. `LearnedScore` takes it as a
-    scorer, so that real exits leave by the scaled softmax.
+    The method is that of Guo et al. 2017 (arXiv 1706.04599), applied to each exit separately. Pass
+    the fitted object to `LearnedScore` as the scorer to let samples leave by the scaled softmax in
+    `MultiExitModel.predict`.
 
     Examples
     --------
     >>> import numpy as np
     >>> from laplex.early_exit import TemperatureScaling
     >>> logits = np.array([[4.0, 0.0], [4.0, 0.0], [4.0, 0.0], [4.0, 0.0]])
-    >>> scaling = TemperatureScaling().fit(logits, [0, 0, 0, 1])  # sure, and right 3 times of 4
+    >>> scaling = TemperatureScaling().fit(logits, [0, 0, 0, 1])  # right 3 times of 4
     >>> scaling.temperatures_.round(4)  # 4 / log(3)
     array([3.641])
     """
@@ -58,7 +61,9 @@ class TemperatureScaling:
     def __init__(self, bounds: tuple[float, float] = (0.01, 100.0)) -> None:
         low, high = (float(one) for one in bounds)
         if not 0 < low < high < math.inf:
-            raise ValueError(f"bounds must be two rising positive numbers, got {bounds}")
+            raise ValueError(
+                f"bounds must be two positive, finite numbers, the smaller one first, got {bounds}"
+            )
         self.bounds = (low, high)
 
     def fit(self, logits: Any, labels: Any) -> TemperatureScaling:
@@ -67,13 +72,19 @@ class TemperatureScaling:
         Parameters
         ----------
         logits : array or Tensor [exits, samples, classes], or [samples, classes]
-            Of samples that the network was not trained on.
+            Logits of samples that the network was not trained on.
         labels : array or Tensor [samples]
+            Class indices.
+
+        Returns
+        -------
+        TemperatureScaling
+            The object itself.
 
         Raises
         ------
         TypeError, ValueError
-            Logits that are not finite, labels out of range, shapes that do not fit.
+            If logits are not finite, labels are out of range, or the shapes do not match.
         """
         found = _exits_of("logits", logits)
         truth = torch.from_numpy(as_labels("labels", labels, *found.shape[1:]))
@@ -83,25 +94,25 @@ class TemperatureScaling:
         return self
 
     def transform(self, logits: Any) -> Array:
-        """Logits divided by the temperatures.
+        """Divide logits by the temperatures.
 
         Parameters
         ----------
         logits : array or Tensor
-            As for `fit`, of as many exits.
+            As in `fit`, with the same number of exits.
 
         Returns
         -------
         ndarray, float64, of the shape of `logits`
-            With the same largest logits: where a division rounds two to one value, the one that
-            was larger stays so.
+            The scaled logits. The largest logit stays the largest, even where the division rounds
+            two logits to the same value.
 
         Raises
         ------
         AttributeError
-            It was not fitted.
+            If the temperatures have not been fitted.
         TypeError, ValueError
-            Logits that are not finite, or of another number of exits.
+            If logits are not finite, or the number of exits differs from the fitted one.
         """
         fitted = self._fitted()
         given = as_numpy("logits", logits)
@@ -113,39 +124,40 @@ class TemperatureScaling:
         return _divided(found, fitted[:, None, None]).reshape(given.shape)
 
     def fit_transform(self, logits: Any, labels: Any) -> Array:
-        """`fit`, then `transform` of the same logits."""
+        """Fit the temperatures, and divide the same logits by them; see `fit` and `transform`."""
         return self.fit(logits, labels).transform(logits)
 
     def score(self, k: int, logits: Tensor) -> Tensor:
-        """The largest softmax probability of scaled logits, as `LearnedScore` asks for it.
+        """Compute the largest softmax probability of the scaled logits, as `LearnedScore` needs it.
 
         Parameters
         ----------
         k : int
-            The exit.
+            Index of the exit.
         logits : Tensor [batch, classes]
+            Logits of that exit.
 
         Returns
         -------
         Tensor [batch], float64
-            On the device of `logits`.
+            The probabilities, on the device of `logits`.
         """
         probabilities = (logits.double() / float(self._fitted()[k])).softmax(-1)
         return probabilities.amax(-1)
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain numbers, for JSON; `from_dict` reads it."""
+        """Convert to plain numbers, for JSON; `from_dict` reads them."""
         fitted = self._fitted()
         return {"kind": _FORMAT, "bounds": list(self.bounds), "temperatures": fitted.tolist()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TemperatureScaling:
-        """The scaling that `to_dict` wrote.
+        """Make the scaling that `to_dict` described.
 
         Raises
         ------
         ValueError
-            `values` come from elsewhere.
+            If `values` are not from `to_dict`.
         """
         if values.get("kind") != _FORMAT:
             raise ValueError(f"values must be those of to_dict, of kind {_FORMAT!r}")
@@ -173,7 +185,7 @@ class TemperatureScaling:
 
 
 def _exits_of(name: str, logits: Any) -> Array:
-    """[exits, samples, classes]; logits [samples, classes] are those of one exit."""
+    """Logits as [exits, samples, classes]; logits [samples, classes] belong to one exit."""
     found = as_numpy(name, logits)
     if found.ndim == 2:
         return as_numbers(name, found, 2, "[samples, classes]")[None]
@@ -190,9 +202,9 @@ def _divided(logits: Array, temperatures: Array) -> Array:
 
 
 def _fit_one(logits: Tensor, labels: Tensor, bounds: tuple[float, float]) -> float:
-    """The temperature in `bounds` of the least NLL, for logits [samples, classes] in float64."""
+    """The temperature within `bounds` that minimises the NLL of logits [samples, classes]."""
     if bool((logits == logits[:, :1]).all()):
-        return min(max(1.0, bounds[0]), bounds[1])  # all temperatures are alike
+        return min(max(1.0, bounds[0]), bounds[1])  # all temperatures give the same NLL
 
     def nll(log_t: Tensor) -> Tensor:
         return torch.nn.functional.cross_entropy(logits / log_t.exp(), labels)

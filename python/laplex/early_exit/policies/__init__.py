@@ -1,8 +1,9 @@
-"""When a sample leaves: exit policies, the same rule offline and in `MultiExitModel.predict`.
+"""Exit policies decide when a sample leaves, both offline and in `MultiExitModel.predict`.
 
-A policy scores the logits of an exit; a sample leaves at the first exit whose score reaches the
-exit's threshold. The last exit takes whoever is left. Each module but `base` is a policy; one of
-your own is named by `POLICIES.register`, a decorator.
+A policy scores the logits of an exit. A sample leaves at the first exit where its score reaches the
+threshold of that exit; samples that reach none leave at the last exit. Each module of this package
+except ``base`` defines one policy. To register a policy of your own under a name, decorate its
+class with ``POLICIES.register``.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ POLICIES: Registry[type[Policy]] = Registry("policy", __name__, default="max-sof
 
 
 def named_policy(name: str, threshold: float | None = None) -> Policy:
-    """A policy by its name, with its usual threshold where none is given.
+    """Make a policy from its name, with its usual threshold if none is given.
 
     Raises
     ------
     ValueError
-        No such policy, or one that takes more than a threshold.
+        If there is no such policy, or it needs more than a threshold.
     """
     among = [one for one, kind in POLICIES.items() if kind.usual_threshold is not None]
     kind = POLICIES.find(name, among, also=" or a Policy")

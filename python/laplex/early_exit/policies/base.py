@@ -1,4 +1,4 @@
-"""What every exit policy is: a score of an exit's logits, and thresholds that it is to reach."""
+"""The base of all exit policies: a score of the logits of an exit, and thresholds to reach."""
 
 from __future__ import annotations
 
@@ -17,40 +17,40 @@ Fallback = Literal["last", "most_confident"]
 
 
 class Scorer(Protocol):
-    """What `LearnedScore` asks: a score of each sample from the logits of one exit."""
+    """The interface that `LearnedScore` needs: scores of samples from the logits of one exit."""
 
     def score(self, k: int, logits: Tensor) -> Tensor:
-        """Scores ``[batch]`` of exit ``k`` for its logits ``[batch, classes]``."""
+        """Return scores ``[batch]`` for the logits ``[batch, classes]`` of exit ``k``."""
         ...
 
 
 class Policy:
-    """Base of the exit rules.
+    """Base class of the exit policies.
 
     Parameters
     ----------
     thresholds : float or sequence of float
-        One for all exits, or one for each exit but the last.
+        One threshold for all exits, or one for each exit but the last.
     strict : bool
-        A sample leaves when its score is ``> threshold`` instead of ``>= threshold``.
+        If true, a sample leaves when its score is ``> threshold`` instead of ``>= threshold``.
     fallback : "last" or "most_confident"
-        Who answers for a sample that no exit let go: the last exit (as in arXiv 2407.14320), or
-        the exit with the highest score, the last one included (as in shallow-deep networks). The
-        cost is that of the last exit either way.
+        Which exit answers for a sample that reaches no threshold: the last exit (as in arXiv
+        2407.14320), or the exit with the highest score, the last one included (as in shallow-deep
+        networks). The cost is that of the last exit in both cases.
 
     Raises
     ------
     TypeError, ValueError
-        A threshold is not a finite number, or `fallback` is neither.
+        If a threshold is not a finite number, or `fallback` is unknown.
     """
 
-    #: What tables call it; the class's name in small letters where it says nothing.
+    #: Name of the policy in tables; by default the name of the class in lower case.
     label: ClassVar[str]
-    #: The threshold where the policy is given by name and none is said; None for a policy that
-    #: takes more than a threshold, and can't be given by name.
+    #: Threshold of a policy that is selected by name alone. None for a policy that needs more than
+    #: a threshold and cannot be selected by name.
     usual_threshold: ClassVar[float | None] = 0.5
 
-    #: What the thresholds are called in messages and in `repr`.
+    #: Name of the thresholds in messages.
     _argument = "threshold"
 
     def __init__(
@@ -63,35 +63,39 @@ class Policy:
         self.fallback: Fallback = fallback
 
     def score(self, k: int, logits: Tensor, memory: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Scores of one exit, sample by sample, and what to remember of each sample.
+        """Score the samples of a batch at one exit.
 
         Parameters
         ----------
         k : int
-            The exit.
+            Index of the exit.
         logits : Tensor [batch, classes]
+            Logits of that exit.
         memory : Tensor [batch, ...] or None
-            What the call for exit ``k - 1`` returned, of the samples that are still there.
+            The memory that the call for exit ``k - 1`` returned, restricted to the samples that
+            have not left; None at the first exit.
 
         Returns
         -------
         scores : Tensor [batch], float64
-            Higher is surer.
+            Scores; higher is more confident.
         memory : Tensor [batch, ...] or None
+            What the policy has to remember of each sample for the next exit.
         """
         raise NotImplementedError
 
     def scores(self, logits: Any) -> Tensor:
-        """Scores of every exit.
+        """Score samples at every exit.
 
         Parameters
         ----------
         logits : Tensor or array [exits, samples, classes], or a sequence of [samples, classes]
+            Logits of all exits.
 
         Returns
         -------
         Tensor [exits, samples], float64
-            Higher is surer.
+            Scores; higher is more confident.
         """
         memory: Tensor | None = None
         found = []
@@ -101,12 +105,12 @@ class Policy:
         return torch.stack(found)
 
     def cuts(self, num_exits: int) -> Tensor:
-        """The thresholds in units of scores, Tensor [num_exits - 1] in float64.
+        """Return the thresholds in units of scores, Tensor [num_exits - 1] in float64.
 
         Raises
         ------
         ValueError
-            There are thresholds for another number of exits.
+            If the thresholds are for another number of exits.
         """
         if isinstance(self.thresholds, float):
             return torch.full((num_exits - 1,), self._cut(self.thresholds), dtype=torch.float64)
@@ -119,34 +123,37 @@ class Policy:
         return torch.tensor([self._cut(one) for one in self.thresholds], dtype=torch.float64)
 
     def reached(self, score: Tensor, cut: Tensor) -> Tensor:
-        """Whether a score lets a sample go, Tensor of bool."""
+        """Whether a score reaches a threshold, so that the sample leaves; Tensor of bool."""
         return score > cut if self.strict else score >= cut
 
     def exit_index(self, logits: Any) -> Tensor:
-        """The exit that answers for each sample, decided offline from all logits.
+        """Decide offline, from the logits of all exits, which exit answers for each sample.
 
         Parameters
         ----------
-        logits : as in `scores`
+        logits
+            As in `scores`.
 
         Returns
         -------
         Tensor [samples], int64
-            What `MultiExitModel.predict` gives for the same logits.
+            The index of the exit, as `MultiExitModel.predict` returns it for the same logits.
         """
         return self.decide(self.scores(logits))[0]
 
     def decide(self, scores: Tensor) -> tuple[Tensor, Tensor]:
-        """The exits that answer and the exits where computing stopped, from scores.
+        """Decide from scores which exit answers for each sample, and where computing stops.
 
         Parameters
         ----------
         scores : Tensor [exits, samples]
+            As `scores` returns them.
 
         Returns
         -------
         exit_index, stopped_at : Tensor [samples], int64
-            They differ only for samples that fell back to an earlier, most confident exit.
+            Indices of the exits. The two differ only for samples that fall back to an earlier, more
+            confident exit.
         """
         last = len(scores) - 1
         cuts = self.cuts(last + 1).to(scores.device)
@@ -159,26 +166,27 @@ class Policy:
         return torch.where(stays, scores.argmax(0), stopped_at), stopped_at
 
     def with_thresholds(self, thresholds: Thresholds) -> Policy:
-        """The same rule with other thresholds, in the constructor's units."""
+        """Return the same policy with other thresholds, in the units of the constructor."""
         other = copy.copy(self)
         other.thresholds = _checked(self._argument, thresholds)
         return other
 
     def with_cuts(self, cuts: Any) -> Policy:
-        """The same rule with thresholds given in units of scores, one for each exit but the last.
+        """Return the same policy with other thresholds, in units of scores.
 
-        Infinite ones are allowed here: ``inf`` lets nobody go, ``-inf`` everybody.
+        There is one threshold for each exit but the last. Infinite thresholds are allowed
+        here: with ``inf`` no sample leaves at that exit, with ``-inf`` every sample does.
         """
         other = copy.copy(self)
         other.thresholds = tuple(self._cut(float(cut)) for cut in cuts)
         return other
 
     def scaled(self, scaling: Any) -> Policy | None:
-        """The rule for real exits whose logits a `TemperatureScaling` divides; None: none does."""
+        """Return the policy for logits scaled by a `TemperatureScaling`, or None if none exists."""
         return None
 
     def _cut(self, threshold: float) -> float:
-        """A threshold in units of scores, and back."""
+        """Convert a threshold to units of scores, or back."""
         return threshold
 
     def __repr__(self) -> str:
@@ -193,7 +201,7 @@ class Policy:
 
 
 class SoftmaxPolicy(Policy):
-    """Base of the rules that look at the softmax probabilities of each exit alone."""
+    """Base class of the policies that use only the softmax probabilities of each exit."""
 
     def __init__(
         self, threshold: Thresholds, *, strict: bool = False, fallback: Fallback = "last"
@@ -202,12 +210,12 @@ class SoftmaxPolicy(Policy):
 
     def score(self, k: int, logits: Tensor, memory: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """As in `Policy.score`."""
-        # In double whatever the logits are: float32 rounds what is near 1 to one value, and ties
-        # there would make thresholds jump.
+        # Always in double: float32 rounds probabilities near 1 to one value, and ties there would
+        # make thresholds jump.
         return self.of_probabilities(logits.double().softmax(-1)), None
 
     def of_probabilities(self, probabilities: Tensor) -> Tensor:
-        """Scores [batch] of probabilities [batch, classes] in float64."""
+        """Return scores [batch] for probabilities [batch, classes] in float64."""
         raise NotImplementedError
 
 

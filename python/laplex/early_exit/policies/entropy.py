@@ -1,4 +1,4 @@
-"""Leave by the entropy of the probabilities."""
+"""The policy that compares the entropy of the softmax probabilities with a threshold."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from .base import SoftmaxPolicy
 class Entropy(SoftmaxPolicy):
     """Leave when the entropy of the softmax probabilities is at most the threshold, in nats.
 
-    Scores are *minus* the entropy. `strict` means ``<``.
+    The score is the *negative* entropy. With `strict`, the entropy must be below the threshold.
 
     Parameters
     ----------
     threshold : float or sequence of float
-        Entropies, 0 to log(classes).
+        Entropies in nats, from 0 to log(classes).
     strict, fallback
         As in `Policy`.
     """
 
     def of_probabilities(self, probabilities: Tensor) -> Tensor:
-        """Minus the entropy."""
+        """The negative entropy."""
         negative: Tensor = torch.special.entr(probabilities).sum(-1).neg()
         return negative
 

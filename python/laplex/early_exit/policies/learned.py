@@ -1,4 +1,4 @@
-"""Leave by a score that was learned."""
+"""The policy that compares a learned score with a threshold."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from .base import Fallback, Policy, Scorer, Thresholds
 
 @POLICIES.register("learned")
 class LearnedScore(Policy):
-    """Leave when a score that was learned reaches the threshold.
+    """Leave when a learned score reaches the threshold.
 
     Parameters
     ----------
-    scorer : object with ``score(k, logits [batch, classes]) -> Tensor [batch]``
-        For instance a fitted `ScoreHeads`.
+    scorer : object with a method ``score(k, logits)``
+        Returns scores, Tensor [batch], for the logits, Tensor [batch, classes], of exit k. For
+        instance a fitted `ScoreHeads` or `TemperatureScaling`.
     threshold : float or sequence of float
-        In units of the score.
+        Thresholds in units of the score.
     strict, fallback
         As in `Policy`.
     """
@@ -47,13 +48,13 @@ class LearnedScore(Policy):
         if not isinstance(score, Tensor) or score.shape != logits.shape[:-1]:
             got = list(score.shape) if isinstance(score, Tensor) else type(score).__name__
             raise ValueError(
-                f"scorer.score must give a Tensor [{len(logits)}], one score for each sample, got "
-                f"{got}"
+                f"scorer.score must return a Tensor [{len(logits)}], one score for each sample, "
+                f"got {got}"
             )
         return score.double(), None
 
     def cuts(self, num_exits: int) -> Tensor:
-        """As in `Policy.cuts`; also refuses a scorer that was fitted for other exits."""
+        """As in `Policy.cuts`; also raises ValueError if the scorer was fitted for other exits."""
         fitted = getattr(self.scorer, "num_exits", num_exits)
         if fitted != num_exits:
             raise ValueError(

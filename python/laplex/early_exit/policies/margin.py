@@ -1,4 +1,4 @@
-"""Leave by the difference of the two largest probabilities."""
+"""The policy that compares the margin between the two largest probabilities with a threshold."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ class Margin(SoftmaxPolicy):
     Parameters
     ----------
     threshold : float or sequence of float
-        Differences, 0 to 1. With a single class the margin is its probability, 1.
+        Differences, from 0 to 1. With a single class, the margin is its probability, 1.
     strict, fallback
         As in `Policy`.
     """
 
     def of_probabilities(self, probabilities: Tensor) -> Tensor:
-        """The difference of the two largest."""
+        """The difference of the two largest probabilities."""
         top = probabilities.topk(min(2, probabilities.shape[-1]), dim=-1).values
         return top[..., 0] - top[..., 1] if top.shape[-1] == 2 else top[..., 0]

@@ -1,4 +1,4 @@
-"""Leave by the largest probability."""
+"""The policy that compares the largest softmax probability with a threshold."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class MaxSoftmax(SoftmaxPolicy):
     Parameters
     ----------
     threshold : float or sequence of float
-        Probabilities, 0 to 1.
+        Probabilities, from 0 to 1.
     strict, fallback
         As in `Policy`.
 
@@ -34,9 +34,9 @@ class MaxSoftmax(SoftmaxPolicy):
     label = "max softmax"
 
     def of_probabilities(self, probabilities: Tensor) -> Tensor:
-        """The largest."""
+        """The largest probability."""
         return probabilities.amax(-1)
 
     def scaled(self, scaling: Any) -> Policy:
-        """As in `Policy.scaled`: the score of a `TemperatureScaling` is the largest probability."""
+        """As in `Policy.scaled`: a `LearnedScore` whose scorer is the `TemperatureScaling`."""
         return LearnedScore(scaling, self.thresholds, strict=self.strict, fallback=self.fallback)

@@ -1,4 +1,4 @@
-"""Leave by the number of exits that agree."""
+"""The policy that counts how many exits in a row agree (PABEE)."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from .base import Fallback, Policy, Thresholds
 
 @POLICIES.register("patience")
 class Patience(Policy):
-    """Leave when `n` exits in a row, after the first, confirmed the prediction before them (PABEE).
+    """Leave when `n` exits in a row have repeated the prediction of the exit before them (PABEE).
 
-    The score is the number of exits, up to this one, that repeated the prediction of the exit
-    before; a changed prediction sets it to 0. So `n` + 1 equal predictions in a row let a sample
-    go, and the first exit is left by none unless `n` is 0.
+    The score is the number of exits in a row, up to this one, that repeated the prediction of the
+    previous exit; a changed prediction resets it to 0. A sample thus leaves after `n` + 1 equal
+    predictions in a row, and no sample leaves at the first exit unless `n` is 0.
 
     Parameters
     ----------
     n : int, or sequence of int
-        At least 0.
+        Number of repetitions, at least 0.
     strict, fallback
         As in `Policy`.
     """
@@ -36,7 +36,7 @@ class Patience(Policy):
         self._check_whole()
 
     def with_thresholds(self, thresholds: Thresholds) -> Policy:
-        """The same rule with other thresholds."""
+        """As in `Policy.with_thresholds`; the thresholds must be whole numbers."""
         other = super().with_thresholds(thresholds)
         assert isinstance(other, Patience)
         other._check_whole()
@@ -52,7 +52,7 @@ class Patience(Policy):
         return streak.double(), torch.stack((label, streak), dim=1)
 
     def scaled(self, scaling: Any) -> Policy:
-        """As in `Policy.scaled`: temperatures change no prediction."""
+        """As in `Policy.scaled`: the same policy, since temperatures change no prediction."""
         return self
 
     def _check_whole(self) -> None:

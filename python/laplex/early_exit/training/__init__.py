@@ -1,1 +1,1 @@
-"""Training by phases, on Lightning: strategies, objectives, freezing, going on."""
+"""Training in phases, with Lightning: strategies, objectives, freezing, checkpoints."""

@@ -1,4 +1,4 @@
-"""What a batch of training or validation must be, said before torch says it less clearly."""
+"""Checks of training and validation batches, with clearer messages than those of torch."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from .strategies import Part
 
 
 def check_loaders(train_loader: Any, val_loader: Any) -> None:
-    """Refuse what can't be gone through, again and again.
+    """Check that the loaders can be read once in every epoch.
 
     Raises
     ------
     TypeError, ValueError
-        No loader, an empty one, or an iterator that is used up after an epoch.
+        If one is not a loader, is empty, or is an iterator, which is exhausted after one epoch.
     """
     if train_loader is None:
         raise TypeError("train_loader is None: pass a DataLoader")
@@ -32,11 +32,14 @@ def check_loaders(train_loader: Any, val_loader: Any) -> None:
             raise TypeError(f"{name} must be a DataLoader, got {type(loader).__name__}")
         if hasattr(loader, "__next__"):
             raise TypeError(
-                f"{name} is an iterator, which is used up after one epoch: pass a DataLoader or a "
-                "list of batches"
+                f"{name} is an iterator, which is exhausted after one epoch: pass a DataLoader or "
+                "a list of batches"
             )
         if batch_count(loader) == 0:
-            raise ValueError(f"{name} is empty: with drop_last=True it needs one whole batch")
+            raise ValueError(
+                f"{name} is empty: pass one with at least one batch (with drop_last=True, there "
+                "must be one full batch)"
+            )
 
 
 def pair_of(batch: Any, name: str) -> tuple[Any, Tensor]:
@@ -45,23 +48,23 @@ def pair_of(batch: Any, name: str) -> tuple[Any, Tensor]:
     Raises
     ------
     ValueError
-        It is none of ``(x, labels)``.
+        If the batch is not a pair ``(x, labels)``.
     """
     if not isinstance(batch, (tuple, list)) or len(batch) != 2 or not isinstance(batch[1], Tensor):
-        got = f"{len(batch)} things" if isinstance(batch, (tuple, list)) else type(batch).__name__
+        got = f"{len(batch)} items" if isinstance(batch, (tuple, list)) else type(batch).__name__
         if isinstance(batch, (tuple, list)) and len(batch) == 2:
-            got = f"labels that are no Tensor but {type(batch[1]).__name__}"
-        raise ValueError(f"{name} must give batches (x, labels), got {got}")
+            got = f"labels of type {type(batch[1]).__name__} instead of Tensor"
+        raise ValueError(f"{name} must yield batches (x, labels), got {got}")
     return batch[0], batch[1]
 
 
 def check_labels(labels: Tensor, logits: Tensor, name: str) -> None:
-    """Refuse labels that are no classes of the model.
+    """Check that labels are class indices of the model.
 
     Raises
     ------
     ValueError
-        They are not int64 [batch], or out of range.
+        If they are not int64 [batch], or are out of range.
     """
     classes = logits.shape[-1]
     if labels.dtype != torch.int64 or labels.shape != logits.shape[:1]:
@@ -78,7 +81,7 @@ def check_labels(labels: Tensor, logits: Tensor, name: str) -> None:
 
 
 def last_batch_is_one(loader: Any) -> bool:
-    """Whether a DataLoader is known to give a batch of one sample."""
+    """Whether a DataLoader is known to yield a batch of one sample."""
     if not isinstance(loader, DataLoader) or not loader.batch_size or loader.drop_last:
         return False
     try:
@@ -89,29 +92,30 @@ def last_batch_is_one(loader: Any) -> bool:
 
 
 def check_single(model: MultiExitModel, part: Part, x: Any) -> None:
-    """Refuse one sample of which a BatchNorm that is trained can't take statistics.
+    """Check that every trained BatchNorm can compute statistics from a batch of one sample.
 
     Parameters
     ----------
     model : MultiExitModel
-        Its flags and modes as the phase has them.
+        The model, with the flags and modes of the phase.
     part : "backbone", "all" or "heads"
+        The part that the phase trains.
     x
-        The sample, a batch of one.
+        A batch of one sample.
 
     Raises
     ------
     ValueError
-        BatchNorm gets one value a channel.
+        If a BatchNorm gets only one value for each channel.
     """
 
     def look(name: str) -> Callable[[nn.Module, Any], None]:
         def hook(module: nn.Module, inputs: Any) -> None:
             if inputs[0].numel() <= inputs[0].shape[1]:
                 raise ValueError(
-                    "train_loader gives a batch of one sample, of which BatchNorm "
-                    f"({name!r}) can't take statistics: pass drop_last=True to the DataLoader, or "
-                    "another batch_size"
+                    "train_loader yields a batch of one sample, from which BatchNorm "
+                    f"({name!r}) cannot compute statistics: pass drop_last=True to the DataLoader, "
+                    "or another batch_size"
                 )
 
         return hook
@@ -126,7 +130,7 @@ def check_single(model: MultiExitModel, part: Part, x: Any) -> None:
         return
     handles = [module.register_forward_pre_hook(look(name)) for module, name in norms.items()]
     try:
-        with evaluating(model), torch.no_grad():  # statistics and random numbers stay
+        with evaluating(model), torch.no_grad():  # leaves statistics and random state unchanged
             if part == "backbone":
                 model.walk(x, lambda k, activation: activation)
             else:

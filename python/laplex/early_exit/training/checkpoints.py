@@ -1,4 +1,4 @@
-"""The checkpoint of a training run, and whether it is that of this one."""
+"""The checkpoint of a training run, and the check that it belongs to this run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..model import MultiExitModel
 from .recipe import Recipe
 from .strategies import Phase
 
-#: Its name in the folder of a run.
+#: Name of the checkpoint in the folder of a run.
 CHECKPOINT = "last.ckpt"
 
 
@@ -29,9 +29,9 @@ def fingerprint_of(
     train_loader: Any,
     trainer_options: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """What must agree for a run to go on from a checkpoint, as plain values.
+    """The settings that must match for a run to resume from a checkpoint, as plain values.
 
-    Functions can't be compared, nor are the data: that they are the same is the caller's word.
+    Functions and data are not compared; the caller has to keep them the same.
     """
     shapes = [
         f"{name} {list(one.shape)} {one.dtype}"
@@ -62,17 +62,17 @@ def fingerprint_of(
 
 
 def load_checkpoint(path: Path, fingerprint: dict[str, Any]) -> dict[str, Any] | None:
-    """The ``state_dict`` of a `PhaseModule` and its extra state, or None without a file.
+    """Read the weights and the state of a `PhaseModule`, or return None if there is no file.
 
     Returns
     -------
     dict or None
-        ``{"model": weights, "state": what PhaseModule.get_extra_state gave}``.
+        ``{"model": weights, "state": the result of PhaseModule.get_extra_state}``.
 
     Raises
     ------
     ValueError
-        The file is broken, or that of another run.
+        If the file is broken, or belongs to another run.
     """
     if not path.exists():
         return None
@@ -80,17 +80,18 @@ def load_checkpoint(path: Path, fingerprint: dict[str, Any]) -> dict[str, Any] |
         saved = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
         state = saved["_extra_state"]
         found = dict(state["fingerprint"])
-    except Exception as error:  # torch raises what it likes for files that are none of its own
+    except Exception as error:  # torch raises many kinds for files that it did not write
         first = (str(error).splitlines() or [repr(error)])[0]
         raise ValueError(
-            f"{path} is no checkpoint of train, or a broken one ({first}): remove it, or pass "
+            f"{path} is not a checkpoint of train, or is broken ({first}): remove it, or pass "
             "another checkpoint_dir"
         ) from error
     for name, wanted in fingerprint.items():
         if found.get(name) != wanted:
             raise ValueError(
                 f"{path} is a checkpoint of another run: its {name} is {found.get(name)!r}, not "
-                f"{wanted!r}: pass what it was begun with, or another checkpoint_dir"
+                f"{wanted!r}: pass the value that the run was started with, or another "
+                "checkpoint_dir"
             )
     weights = {
         name.removeprefix("model."): value

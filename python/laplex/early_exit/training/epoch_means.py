@@ -13,7 +13,7 @@ torchmetrics = require("torchmetrics", extra="exits", feature="laplex.early_exit
 
 
 class EpochMeans(torchmetrics.Metric):  # type: ignore[misc, name-defined]
-    """The means of several numbers over samples, of all processes together.
+    """Means of several numbers over the samples of all processes.
 
     Parameters
     ----------
@@ -21,7 +21,7 @@ class EpochMeans(torchmetrics.Metric):  # type: ignore[misc, name-defined]
         How many numbers.
     """
 
-    # `torchmetrics.MeanMetric` leaves weights out of account where NaN are to stay (1.9).
+    # `torchmetrics.MeanMetric` ignores the weights if NaN are to be kept (1.9).
     full_state_update = False
     total: Tensor
     weight: Tensor
@@ -32,7 +32,7 @@ class EpochMeans(torchmetrics.Metric):  # type: ignore[misc, name-defined]
         self.add_state("weight", torch.zeros(()), dist_reduce_fx="sum")
 
     def update(self, means: Tensor, count: int) -> None:
-        """Take the means [size] of a batch of `count` samples."""
+        """Add the means [size] of a batch of `count` samples."""
         self.total += means.detach().to(self.total) * count
         self.weight += count
 
@@ -41,7 +41,7 @@ class EpochMeans(torchmetrics.Metric):  # type: ignore[misc, name-defined]
         return self.total / self.weight
 
     def numbers(self) -> tuple[float, ...]:
-        """As floats; NaN before any update."""
+        """The means as floats; NaN before any update."""
         if not self.update_called:
             return (math.nan,) * len(self.total)
         return tuple(self.compute().reshape(-1).tolist())  # torchmetrics squeezes one number

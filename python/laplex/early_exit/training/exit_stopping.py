@@ -12,20 +12,20 @@ from ..._support.arguments import not_negative, whole
 
 @dataclass(frozen=True)
 class ExitStopping:
-    """End a phase when no exit that it trains gets better any more.
+    """Early stopping: end a phase when none of the exits that it trains improves any more.
 
-    Every exit has its own counter of epochs without progress (as in arXiv 2407.14320, our reading);
-    a phase ends when all have run out.
+    Every exit has its own counter of epochs without improvement (our reading of arXiv 2407.14320).
+    A phase ends when all counters have reached `patience`.
 
     Parameters
     ----------
     patience : int
-        Epochs without progress after which an exit's counter has run out.
+        Number of epochs without improvement, at least 1.
     min_delta : float
-        What counts as progress, in units of the validation loss.
+        Smallest decrease of the validation loss that counts as an improvement.
     restore_best : bool
-        At the end of a phase go back to the weights of the epoch with the least mean validation
-        loss over the exits that the phase trains.
+        Whether to restore, at the end of a phase, the weights of the epoch with the lowest mean
+        validation loss over the exits that the phase trains.
     """
 
     patience: int = 5
@@ -39,7 +39,7 @@ class ExitStopping:
 
 @dataclass
 class Counters:
-    """The best loss of each exit and for how many epochs it has not been beaten."""
+    """The best loss of each exit, and the number of epochs since it was reached."""
 
     rule: ExitStopping
     best: list[float] = field(default_factory=list)
@@ -47,9 +47,9 @@ class Counters:
     best_mean: float = math.inf
 
     def update(self, losses: Sequence[float]) -> bool:
-        """Take the validation losses of an epoch; say whether their mean is the best so far.
+        """Add the validation losses of an epoch; return whether their mean is the best so far.
 
-        NaN is no progress, and never the best.
+        NaN counts as no improvement, and is never the best.
         """
         if not self.best:
             self.best, self.waited = [math.inf] * len(losses), [0] * len(losses)
@@ -66,14 +66,14 @@ class Counters:
 
     @property
     def run_out(self) -> bool:
-        """Whether every exit's counter has."""
+        """Whether the counters of all exits have reached the patience."""
         return bool(self.waited) and min(self.waited) >= self.rule.patience
 
     def state(self) -> dict[str, Any]:
-        """For a checkpoint."""
+        """The counters as plain values, for a checkpoint."""
         return {"best": self.best, "waited": self.waited, "best_mean": self.best_mean}
 
     def load(self, state: dict[str, Any]) -> None:
-        """From a checkpoint."""
+        """Restore the counters from a checkpoint."""
         self.best, self.waited = list(state["best"]), list(state["waited"])
         self.best_mean = float(state["best_mean"])

@@ -1,4 +1,4 @@
-"""Freezing a part of a model, to the bit, for the length of a phase."""
+"""Freeze a part of a model, bit for bit, during a phase."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from .strategies import Part
 
 
 def check_parts(model: MultiExitModel) -> None:
-    """Refuse a model whose parts can't be frozen one without the other.
+    """Check that the backbone and the heads can be frozen separately.
 
     Raises
     ------
     ValueError
-        A head shares a parameter or a buffer with the backbone.
+        If a head shares a parameter or a buffer with the backbone.
     """
     owned = {id(one): name for name, one in model.backbone.named_parameters()}
     owned.update({id(one): name for name, one in model.backbone.named_buffers()})
@@ -26,7 +26,7 @@ def check_parts(model: MultiExitModel) -> None:
             if id(one) in owned:
                 raise ValueError(
                     f"the head of exit {exit_name!r} shares {name!r} with {owned[id(one)]!r} of "
-                    "the backbone, so that neither can be frozen alone: give the head a copy"
+                    "the backbone, so neither can be frozen alone: give the head a copy"
                 )
 
 
@@ -37,10 +37,10 @@ def trained_parts(model: MultiExitModel, part: Part) -> list[nn.Module]:
 
 
 def set_modes(model: MultiExitModel, part: Part) -> None:
-    """Training mode for what a phase trains, evaluation mode for the rest.
+    """Set training mode for the part that a phase trains, and evaluation mode for the rest.
 
-    Also in evaluation mode, so that no statistics move: modules in which all parameters were frozen
-    by whoever made the model, and what has no parameters inside of such modules.
+    Modules whose parameters were all frozen by the caller, and modules without parameters inside
+    them, are set to evaluation mode as well, so that their statistics do not change.
     """
     model.eval()
     for trained in trained_parts(model, part):
@@ -58,12 +58,12 @@ def _set_mode(module: nn.Module, *, frozen: bool) -> None:
 
 @contextmanager
 def training_only(model: MultiExitModel, part: Part) -> Iterator[None]:
-    """Let one part learn; drop its gradients, put every flag and mode back afterwards.
+    """Enable gradients for one part only; afterwards drop them, and restore all flags and modes.
 
     Raises
     ------
     ValueError
-        Nothing is left to train, as all of the part was frozen before.
+        If there is nothing to train, because the caller has frozen the whole part.
     """
     flags = [(one, one.requires_grad) for one in model.parameters()]
     modes = [(module, module.training) for module in model.modules()]
@@ -78,7 +78,7 @@ def training_only(model: MultiExitModel, part: Part) -> Iterator[None]:
             what = {"backbone": "the backbone", "heads": "the heads", "all": "the model"}[part]
             raise ValueError(
                 f"a phase trains {part!r}, but no parameter of {what} requires a gradient: call "
-                "requires_grad_(True) on what should learn, or leave the phase away"
+                "requires_grad_(True) on the modules to train, or omit the phase"
             )
         set_modes(model, part)
         yield

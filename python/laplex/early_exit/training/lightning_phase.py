@@ -30,30 +30,30 @@ lightning = require("pytorch_lightning", extra="exits", feature="laplex.early_ex
 
 
 class PhaseModule(lightning.LightningModule):  # type: ignore[misc, name-defined]
-    """One phase.
+    """One training phase.
 
     Parameters
     ----------
     model : MultiExitModel
-        Frozen as the phase wants it.
+        The model, frozen as the phase requires.
     phase, index
-        What is trained, and the place of the phase in its run.
+        The phase, and its index in the run.
     recipe : Recipe
     seeds : EpochSeeds
     loaders : (train, validation or None)
     history : list of EpochRecord
-        Of the run so far; gets one more each epoch.
+        Records of the run so far. One is appended after each epoch.
     checkpoint : Path, optional
         Where to save after each epoch.
     fingerprint : dict
-        Of the run, for the checkpoint.
+        Fingerprint of the run, for the checkpoint.
 
     Attributes
     ----------
     best : dict of Tensor, or None
-        The weights of the epoch with the least validation loss, for early stopping.
+        The weights of the epoch with the lowest validation loss, for early stopping.
     steps : int
-        Batches since the run began, as loggers count them.
+        Number of batches since the run started, as loggers count them.
     """
 
     def __init__(
@@ -88,29 +88,29 @@ class PhaseModule(lightning.LightningModule):  # type: ignore[misc, name-defined
         self.means = nn.ModuleDict({what: EpochMeans(size) for what, size in sizes.items()})
 
     def setup(self, stage: str) -> None:
-        """Quiet also in a process of its own."""
+        """Silence Lightning's advice in the processes that it starts, too."""
         hush()
 
     # --- data and seeds -----------------------------------------------------------------------
 
     def train_dataloader(self) -> Any:
-        """The loader, seeded for the epoch: Lightning asks for it before each."""
+        """The training loader, seeded for the epoch. Lightning calls this before each epoch."""
         self.seeds.start(self.index, self.current_epoch, self.global_rank)
         return _one_loader(self.loaders[0])
 
     def val_dataloader(self) -> Any:
-        """The validation loader, or nothing."""
+        """The validation loader, or an empty list."""
         return [] if self.loaders[1] is None else _one_loader(self.loaders[1])
 
     def on_train_epoch_start(self) -> None:
-        """Modes and seeds, again: Lightning may have made a second iterator since."""
+        """Set modes and seeds again, since Lightning may have made a second iterator."""
         set_modes(self.model, self.phase.train)
         self.seeds.start(self.index, self.current_epoch, self.global_rank)
 
     # --- steps --------------------------------------------------------------------------------
 
     def training_step(self, batch: Any, batch_index: int) -> Tensor:
-        """The objective on a batch."""
+        """Compute the objective on a batch."""
         x, labels = pair_of(batch, "train_loader")
         part, objective = self.phase.train, self.recipe.objective
         if len(labels) == 1:
@@ -127,11 +127,11 @@ class PhaseModule(lightning.LightningModule):  # type: ignore[misc, name-defined
         return losses.total
 
     def on_validation_epoch_start(self) -> None:
-        """An epoch may validate more than once: its last time counts."""
+        """Reset the means: an epoch may validate more than once, and the last time counts."""
         self._reset("val_loss", "val_accuracy")
 
     def validation_step(self, batch: Any, batch_index: int) -> None:
-        """Loss and accuracy of every exit, also of heads that are not trained yet."""
+        """Compute loss and accuracy of every exit, including heads that are not trained yet."""
         x, labels = pair_of(batch, "val_loader")
         logits = self.model(x)
         check_labels(labels, logits[-1], "val_loader")
@@ -142,9 +142,9 @@ class PhaseModule(lightning.LightningModule):  # type: ignore[misc, name-defined
             self._means(what).update(torch.stack(means), len(labels))
 
     def on_train_epoch_end(self) -> None:
-        """Record, log, count, save. Validation is over by now."""
+        """Record, log, count and save. Validation has already run."""
         if not self._means("loss").update_called:
-            raise ValueError("train_loader gave no batches: it must hold at least one")
+            raise ValueError("train_loader yielded no batches: pass one with at least one batch")
         validated = self._means("val_loss").update_called
         record = EpochRecord(
             phase=self.index,
@@ -171,7 +171,7 @@ class PhaseModule(lightning.LightningModule):  # type: ignore[misc, name-defined
     # --- optimiser ----------------------------------------------------------------------------
 
     def configure_optimizers(self) -> Any:
-        """The optimiser of what the phase trains, and of nothing else."""
+        """Make the optimiser of the parameters that the phase trains."""
         parameters = [
             one
             for part in trained_parts(self.model, self.phase.train)
@@ -184,8 +184,8 @@ class PhaseModule(lightning.LightningModule):  # type: ignore[misc, name-defined
             self.total_steps = steps
         elif self.recipe.needs_length is not None:
             raise ValueError(
-                f"train_loader has no length, which {self.recipe.needs_length} needs: pass one "
-                "that has, or scheduler=None and other weights than 'sdn'"
+                f"train_loader has no length, but {self.recipe.needs_length} needs it: pass a "
+                "loader with a length, or scheduler=None and weights other than 'sdn'"
             )
         if self.recipe.scheduler is None:
             return optimizer
@@ -198,7 +198,7 @@ class PhaseModule(lightning.LightningModule):  # type: ignore[misc, name-defined
     # --- state --------------------------------------------------------------------------------
 
     def get_extra_state(self) -> dict[str, Any]:
-        """The run so far: in checkpoints, and back from processes that Lightning starts."""
+        """The state of the run, for checkpoints and for the processes that Lightning starts."""
         return {
             "fingerprint": self.fingerprint,
             "phase": self.index,
@@ -210,14 +210,14 @@ class PhaseModule(lightning.LightningModule):  # type: ignore[misc, name-defined
         }
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """From `get_extra_state`."""
+        """Restore the state that `get_extra_state` returned."""
         self.history[:] = [EpochRecord(**one) for one in state["history"]]
         if self.counters is not None:
             self.counters.load(state["counters"])
         self.best, self.finished, self.steps = state["best"], state["finished"], state["steps"]
 
     def _save(self, path: Path) -> None:
-        first = self.trainer.is_global_zero  # the one that writes; all take part
+        first = self.trainer.is_global_zero  # one process writes, but all must take part
         with replacing(path) if first else nullcontext(path) as part:
             self.trainer.save_checkpoint(part)
 
@@ -231,7 +231,7 @@ class PhaseModule(lightning.LightningModule):  # type: ignore[misc, name-defined
             self._means(name).reset()
 
     def _log(self, record: EpochRecord) -> None:
-        # Lightning counts epochs anew in each phase; here they go on.
+        # Lightning restarts the count of epochs in each phase; here it continues.
         shown = {"phase": float(self.index), "epoch": float(len(self.history) - 1)}
         shown["loss"] = record.loss
         for what in ("train_loss", "val_loss", "val_accuracy"):
@@ -245,7 +245,7 @@ class PhaseModule(lightning.LightningModule):  # type: ignore[misc, name-defined
         what = f"the loss of exit {bad[0]!r}" if bad else "the loss"
         return ValueError(
             f"{what} is not finite in epoch {self.current_epoch + 1} of phase {self.index + 1} "
-            f"({self.phase.train}): take a smaller learning_rate, or look for NaN in the inputs"
+            f"({self.phase.train}): try a smaller learning_rate, or look for NaN in the inputs"
         )
 
 
@@ -254,7 +254,7 @@ def _weights(model: MultiExitModel) -> dict[str, Tensor]:
 
 
 class _Listed:
-    """A list of batches, which Lightning would take for a list of loaders."""
+    """A wrapped list of batches, which Lightning would otherwise treat as a list of loaders."""
 
     def __init__(self, batches: Sequence[Any]) -> None:
         self.batches = batches

@@ -1,4 +1,4 @@
-"""What is minimised: a weighted mean of the losses of the exits."""
+"""The training objective: a weighted mean of the losses of the exits."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ Logits = tuple[Tensor | None, ...]
 
 @dataclass(frozen=True)
 class Distillation:
-    """Exits learn from the last exit's probabilities too.
+    """Self-distillation: the earlier exits also learn from the probabilities of the last exit.
 
     The loss of exit k becomes ``(1 - weight) CE + weight T^2 KL(p_last(T) || p_k(T))``, with
-    probabilities at temperature T and without gradient to the last exit (Hinton et al. 2015).
+    probabilities at temperature T and no gradient to the last exit (Hinton et al. 2015).
 
     Parameters
     ----------
     weight : float
-        0 to 1.
+        Weight of the distillation term, from 0 to 1.
     temperature : float
+        Temperature T, positive.
     """
 
     weight: float = 0.5
@@ -49,7 +50,7 @@ class Losses:
     Attributes
     ----------
     total : Tensor []
-        What is minimised.
+        The objective, which is minimised.
     exits : Tensor [K]
         Cross-entropy of each exit, smoothed labels included; NaN for an exit whose head did not
         run.
@@ -61,22 +62,27 @@ class Losses:
 
 @dataclass(frozen=True)
 class Objective:
-    r"""The loss :math:`\sum_k w_k L_k / \sum_k w_k` over the exits that a phase trains.
+    r"""The objective :math:`\sum_k w_k L_k / \sum_k w_k` over the exits that a phase trains.
 
     Parameters
     ----------
     weights : "equal", "linear", "sdn", or a sequence of K numbers
-        ``"equal"``: 1, as in the code of arXiv 2407.14320. ``"linear"``: k + 1 for exit k.
-        ``"sdn"``: the ramp ``min(0.01 + t C_k, C_k)`` of shallow-deep networks, with t from 0 to 1
-        over the phase and C_k the cost of exit k over that of the backbone; 1 for the last exit.
+        Weights :math:`w_k` of the losses. ``"equal"`` sets all to 1, as in the code of arXiv
+        2407.14320. ``"linear"`` sets k + 1 for exit k, counted from 0. ``"sdn"`` is the ramp
+        ``min(0.01 + t C_k, C_k)`` of shallow-deep networks, where t rises from 0 to 1 over the
+        phase and C_k is the cost of exit k relative to the backbone; the last exit has the weight
+        1.
     gradient_equilibrium : bool
-        Scale what exit k (of 1..K) sends back into the backbone by ``1 / (K - k + 1)``, and what
-        comes back past it from later exits by ``(K - k) / (K - k + 1)`` (Li et al. 2019).
+        Whether to scale gradients in the backbone (Li et al. 2019): the gradient of exit k (of
+        1..K) by ``1 / (K - k + 1)``, and the gradients of later exits, where they pass exit k, by
+        ``(K - k) / (K - k + 1)``.
     detach : bool
-        Send nothing back from the attached exits: the backbone learns from its own output alone.
+        Whether to stop the gradients of the attached exits at their heads, so that the backbone
+        learns from its own output only.
     distillation : Distillation, optional
+        Self-distillation from the last exit.
     label_smoothing : float
-        Of the cross-entropies, 0 to less than 1.
+        Label smoothing of the cross-entropies, at least 0 and less than 1.
     """
 
     weights: Weights = "equal"
@@ -88,7 +94,10 @@ class Objective:
     def __post_init__(self) -> None:
         object.__setattr__(self, "weights", _checked_weights(self.weights))
         if self.detach and self.gradient_equilibrium:
-            raise ValueError("detach sends nothing back to scale: leave gradient_equilibrium away")
+            raise ValueError(
+                "detach and gradient_equilibrium exclude each other: with detach, exits send no "
+                "gradients into the backbone: pass one of the two"
+            )
         if self.distillation is not None and not isinstance(self.distillation, Distillation):
             raise TypeError(
                 "distillation must be a Distillation such as Distillation(weight=0.5), got "
@@ -105,24 +114,29 @@ class Objective:
         progress: float = 1.0,
         costs: Sequence[float] | None = None,
     ) -> list[float]:
-        """The weight of each exit, K numbers: 0 for exits that a phase does not train.
+        """Compute the weight of each exit, 0 for exits that a phase does not train.
 
         Parameters
         ----------
         num_exits : int
+            Number of exits K.
         part : "backbone", "all" or "heads"
-            What the phase trains.
+            The part that the phase trains.
         progress : float
-            Of the phase, 0 to 1.
+            Progress of the phase, from 0 to 1.
         costs : sequence of K floats, optional
-            Cost of each exit over that of the backbone, for ``"sdn"``.
+            Cost of each exit relative to the backbone, for ``"sdn"``.
+
+        Returns
+        -------
+        list of K floats
 
         Raises
         ------
         ValueError
-            Another number of weights, or none for the exits that the phase trains.
+            If there are not K weights, or all exits that the phase trains have the weight 0.
         """
-        if part == "backbone":  # whose loss is its own, whatever the weights
+        if part == "backbone":  # its loss does not depend on the weights
             return [0.0] * (num_exits - 1) + [1.0]
         if self.weights == "equal":
             found = [1.0] * num_exits
@@ -144,19 +158,28 @@ class Objective:
             found[-1] = 0.0
             if not sum(found):
                 raise ValueError(
-                    "weights are 0 for all exits but the last, which heads don't train: give some "
-                    "of the others a weight"
+                    "weights are 0 for all exits but the last, which a phase of the heads does not "
+                    "train: give another exit a positive weight"
                 )
         return found
 
     def logits(self, model: MultiExitModel, x: Any, part: Part = "all") -> Logits:
-        """Run a model on a batch as a phase does.
+        """Run a model on a batch in the way that a phase trains it.
+
+        Parameters
+        ----------
+        model : MultiExitModel
+            The model.
+        x
+            As in `MultiExitModel.forward`.
+        part : "backbone", "all" or "heads"
+            The part that the phase trains.
 
         Returns
         -------
         tuple of K Tensors [batch, classes]
-            In a phase of the backbone no head runs: None for its logits. In one of the heads the
-            backbone runs without gradient.
+            Logits of each exit. In a phase of the backbone no head runs, and the logits of the
+            attached exits are None. In a phase of the heads the backbone runs without gradients.
         """
         exits = model.num_exits
         if part == "backbone":
@@ -192,14 +215,20 @@ class Objective:
         progress: float = 1.0,
         costs: Sequence[float] | None = None,
     ) -> Losses:
-        """The losses of what `logits` gave.
+        """Compute the losses of the logits that the method `logits` returned.
 
         Parameters
         ----------
-        logits : tuple of K Tensors [batch, classes], None where the head did not run
+        logits : tuple of K Tensors [batch, classes]
+            Logits of each exit, None where the head did not run.
         labels : Tensor [batch], int64
+            Class indices.
         part, progress, costs
-            As for `exit_weights`.
+            As in `exit_weights`.
+
+        Returns
+        -------
+        Losses
         """
         last = logits[-1]
         assert last is not None
@@ -222,11 +251,11 @@ class Objective:
         return Losses(torch.stack(terms).sum() / sum(weights), torch.stack(each))
 
     def _branches(self, activation: Any, left: int) -> tuple[Any, Any]:
-        """What the exit's head gets and what the backbone goes on with; `left` is K - k + 1."""
+        """The activation for the head and the one for the backbone; `left` is K - k + 1."""
         if self.detach:
             return map_tensors(lambda one: one.detach().clone(), activation), activation
         if not self.gradient_equilibrium:
-            # A copy, as above: writing over what the head keeps for its gradient is an error.
+            # A copy, as above: overwriting what the head keeps for its gradient is an error.
             return map_tensors(Tensor.clone, activation), activation
         own = map_tensors(lambda one: scale_gradient(one, 1 / left), activation)
         return own, map_tensors(lambda one: scale_gradient(one, (left - 1) / left), activation)
@@ -246,7 +275,7 @@ class _ScaleGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, value: Tensor, factor: float) -> Tensor:
         ctx.factor = factor
-        return value.clone()  # a view could not be written over in place by what comes next
+        return value.clone()  # the next module could not write into a view in place
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
@@ -254,7 +283,7 @@ class _ScaleGradient(torch.autograd.Function):
 
 
 def scale_gradient(value: Tensor, factor: float) -> Tensor:
-    """The same value, through which gradients are multiplied by `factor`."""
+    """Return the same value, but multiply gradients that pass through it by `factor`."""
     scaled: Tensor = _ScaleGradient.apply(value, factor)  # type: ignore[no-untyped-call]
     return scaled
 
@@ -280,5 +309,5 @@ def _checked_weights(weights: Any) -> str | tuple[float, ...]:
 
 
 def _float(logits: Tensor) -> Tensor:
-    """At least in float32."""
+    """Convert half precision to float32."""
     return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits

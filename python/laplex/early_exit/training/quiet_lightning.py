@@ -1,4 +1,4 @@
-"""Lightning with the manners of a library: no advice, and Ctrl-C as everywhere."""
+"""Make Lightning behave like a library: no advice, and the usual meaning of Ctrl-C."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LOGGERS = (
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Ctrl-C as everywhere: Lightning makes it an exit, and has it ignored ever after."""
+    """Keep the usual Ctrl-C: Lightning turns it into an exit, and ignores it from then on."""
     before = signal.getsignal(signal.SIGINT)
     try:
         yield
@@ -36,7 +36,7 @@ def interruptible() -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without Lightning's tips and advice; its errors stay."""
+    """Hide Lightning's tips and advice, but not its errors."""
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     levels = [one.level for one in loggers]
     with warnings.catch_warnings():
@@ -49,7 +49,7 @@ def quiet() -> Iterator[None]:
 
 
 def hush() -> None:
-    """As `quiet`, for good: in processes that Lightning starts."""
+    """As `quiet`, but permanently, for the processes that Lightning starts."""
     advice = require("lightning_fabric.utilities.warnings", extra="exits")
     warnings.filterwarnings("ignore", category=advice.PossibleUserWarning)
     for module in ("pytorch_lightning", "lightning_fabric"):

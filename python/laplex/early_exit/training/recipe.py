@@ -1,4 +1,4 @@
-"""How to train, the same for all phases: what is minimised, by what, and when to stop."""
+"""Settings shared by all training phases: objective, optimiser, scheduler, early stopping."""
 
 from __future__ import annotations
 
@@ -17,24 +17,25 @@ from .objectives import Objective
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train.
+    """Settings shared by all training phases.
 
     Parameters
     ----------
     objective : Objective
     optimizer : callable, optional
-        From parameters to an optimiser; AdamW with the next two when not given.
+        A function from parameters to an optimiser; by default AdamW with the next two arguments.
     learning_rate, weight_decay : float
     scheduler : "cosine", None, or callable
-        From an optimiser and the number of steps to a scheduler, which steps after each batch.
+        A function from an optimiser and the number of steps to a scheduler that steps after each
+        batch.
     early_stopping : ExitStopping, optional
     costs : sequence of K floats, optional
-        Of the exits over that of the backbone, where the objective asks for them.
+        Costs of the exits relative to the backbone, if the objective needs them.
 
     Raises
     ------
     TypeError, ValueError
-        For values that are none of these.
+        If a value is invalid.
     """
 
     objective: Objective
@@ -66,24 +67,24 @@ class Recipe:
 
     @property
     def needs_length(self) -> str | None:
-        """What can't do without the number of steps of a phase, if anything."""
+        """The argument that needs the number of steps of a phase, if any does."""
         if self.scheduler is not None:
             return "scheduler='cosine'" if self.scheduler == "cosine" else "scheduler"
         return "weights='sdn'" if self.objective.weights == "sdn" else None
 
     def make_optimizer(self, parameters: list[nn.Parameter], rate: float | None) -> Optimizer:
-        """The optimiser of these parameters and of nothing else.
+        """Make the optimiser of some parameters.
 
         Parameters
         ----------
         parameters : list of Parameter
         rate : float, optional
-            The learning rate of the phase, over any other.
+            The learning rate of the phase, which takes precedence over any other.
 
         Raises
         ------
         TypeError, ValueError
-            What `optimizer` made is none, or is one of other parameters.
+            If `optimizer` does not return an optimiser, or returns one of other parameters.
         """
         if self.optimizer is None:
             return AdamW(parameters, lr=rate or self.learning_rate, weight_decay=self.weight_decay)
@@ -95,8 +96,8 @@ class Recipe:
         own = {id(one) for one in parameters}
         if any(id(one) not in own for group in made.param_groups for one in group["params"]):
             raise ValueError(
-                "optimizer returned one that has other parameters than those it was given: make a "
-                "new one of the parameters at each call, as each phase trains others"
+                "optimizer returned an optimiser of other parameters than those it was given: make "
+                "a new one from the parameters at each call, since each phase trains others"
             )
         if rate is not None:
             for group in made.param_groups:
@@ -104,12 +105,12 @@ class Recipe:
         return made
 
     def make_scheduler(self, optimizer: Optimizer, steps: int) -> LRScheduler | None:
-        """The scheduler for a phase of so many steps.
+        """Make the scheduler for a phase with a given number of steps.
 
         Raises
         ------
         TypeError
-            What `scheduler` made is none that steps by itself.
+            If `scheduler` does not return a scheduler that steps without a metric.
         """
         if self.scheduler is None:
             return None

@@ -1,4 +1,4 @@
-"""What a training run did, epoch by epoch."""
+"""The result of a training run, epoch by epoch."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """One epoch.
+    """Losses and accuracies of one epoch.
 
     Attributes
     ----------
     phase, epoch : int
-        Counted from 0; the epoch within its phase.
+        Index of the phase, and of the epoch within its phase; both count from 0.
     train : "backbone", "all" or "heads"
+        The part that was trained.
     loss : float
-        What was minimised, mean over the batches.
+        Mean of the objective over the samples.
     train_loss, val_loss, val_accuracy : tuple of K floats
-        Cross-entropy and accuracy of each exit; NaN for exits that did not run, and without
-        validation.
+        Cross-entropy and accuracy of each exit. NaN for exits that did not run, and for validation
+        if there was none.
     """
 
     phase: int
@@ -41,14 +42,16 @@ class EpochRecord:
 
 @dataclass(frozen=True)
 class TrainingResult(Result):
-    """What `train` returns; the model itself was trained in place.
+    """Result of `train`: the history of the run. The model itself is trained in place.
 
     Attributes
     ----------
     exit_names : tuple of str
-        K names, the last ``"output"``.
+        Names of the K exits; the last one is ``"output"``.
     phases : tuple of Phase
+        The phases of the run.
     history : tuple of EpochRecord
+        One record for each epoch, in order.
     """
 
     exit_names: tuple[str, ...]
@@ -56,7 +59,7 @@ class TrainingResult(Result):
     history: tuple[EpochRecord, ...]
 
     def table(self) -> str:
-        """One line an epoch: what was trained, losses, validation accuracy of each exit."""
+        """Format the history, one line for each epoch: phase, loss, validation accuracy by exit."""
         width = max(8, *(len(name) for name in self.exit_names))
         names = "  ".join(f"{name:>{width}}" for name in self.exit_names)
         lines = [
@@ -70,9 +73,19 @@ class TrainingResult(Result):
         return "\n".join(lines)
 
     def plot(self) -> Figure:
-        """Loss and accuracy of each exit on the validation set, phases told apart.
+        """Plot validation loss and accuracy of each exit by epoch, with the phases marked.
 
-        Without validation, the loss in training.
+        Without validation, the training loss is plotted.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+            The figure. It is not shown; save it with ``savefig``.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is not installed.
         """
         figures = require("matplotlib.figure", extra="exits", feature="TrainingResult.plot")
         figure: Figure = figures.Figure(figsize=(9, 3.4), layout="constrained")

@@ -1,4 +1,4 @@
-"""The same random numbers for an epoch, whether a run came to it or goes on from it."""
+"""The same random numbers in an epoch, whether a run is interrupted and resumed or not."""
 
 from __future__ import annotations
 
@@ -13,17 +13,16 @@ from torch.utils.data import DataLoader
 
 
 class EpochSeeds:
-    """Seeds torch, NumPy, Python and the loaders' generators from (seed, phase, epoch).
+    """Seeds torch, NumPy, Python and the generators of the loaders from (seed, phase, epoch).
 
-    A loader's shuffling gets a generator of its own for the length of a run, and each of its
-    samplers another one, so that it does not matter how often an iterator is made (Lightning makes
-    one more in a run that was not resumed).
+    During a run, each loader and each of its samplers gets its own generator. It then does not
+    matter how often an iterator is made (Lightning makes one more in a run that is not resumed).
 
     Parameters
     ----------
     seed : int
     loaders
-        For training and validation; what is no DataLoader has no generators to seed.
+        The loaders of training and validation. Only a DataLoader has generators to seed.
     """
 
     def __init__(self, seed: int, *loaders: Any) -> None:
@@ -32,10 +31,10 @@ class EpochSeeds:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Lend generators to the loaders; put everything back afterwards, the global ones too."""
+        """Lend generators to the loaders, and restore these and the global ones afterwards."""
         before = [(one, one.generator) for one in self.owners]
         numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002
-        cuda = _cuda_started()  # starting it here would forbid forking processes
+        cuda = _cuda_started()  # starting CUDA here would rule out forked processes
         try:
             for owner, _ in before:
                 owner.generator = _LentGenerator()
@@ -56,8 +55,8 @@ class EpochSeeds:
         ----------
         phase, epoch : int
         rank : int
-            Of the process. All shuffle alike, so that each can take its share, but draw other
-            numbers for dropout and augmentation.
+            Index of the process. All processes shuffle alike, so that each can take its share, but
+            draw different numbers for dropout and augmentation.
         """
         shared = np.random.SeedSequence([self.seed, phase, epoch])
         own = np.random.SeedSequence([self.seed, phase, epoch], spawn_key=(rank,)).generate_state(2)
@@ -69,9 +68,9 @@ class EpochSeeds:
 
 
 class _LentGenerator(torch.Generator):
-    """A generator that goes to other processes without its state, which `EpochSeeds.start` sets.
+    """A generator that is pickled without its state; `EpochSeeds.start` sets the state.
 
-    The state would go in a Tensor that is gone before the process starts (torch 2.13).
+    The state would be sent in a Tensor that is freed before the process starts (torch 2.13).
     """
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -79,7 +78,7 @@ class _LentGenerator(torch.Generator):
 
 
 def _owners(loaders: Any) -> list[Any]:
-    """What draws numbers to go through loaders: themselves, for their workers; their samplers."""
+    """The objects that draw random numbers for loaders: the loaders, and their samplers."""
     found: list[Any] = []
     for loader in loaders:
         if isinstance(loader, DataLoader):
@@ -90,7 +89,7 @@ def _owners(loaders: Any) -> list[Any]:
 
 
 def _has_generator(one: Any) -> bool:
-    """Whether a torch.Generator can be lent; a sampler of the user's may have another kind."""
+    """Whether a torch.Generator can be lent; a custom sampler may have another kind."""
     return hasattr(one, "generator") and isinstance(one.generator, (torch.Generator, type(None)))
 
 

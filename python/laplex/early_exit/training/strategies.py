@@ -11,7 +11,7 @@ from ..._support.arguments import positive, whole
 Part = Literal["backbone", "all", "heads"]
 PARTS: tuple[Part, ...] = ("backbone", "all", "heads")
 
-#: The parts that the phases of a strategy train, in the names of arXiv 2407.14320.
+#: The parts that the phases of a strategy train, by the names of arXiv 2407.14320.
 STRATEGIES: dict[str, tuple[Part, ...]] = {
     "disjoint": ("backbone", "heads"),
     "joint": ("all",),
@@ -21,21 +21,22 @@ STRATEGIES: dict[str, tuple[Part, ...]] = {
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of training in which one part of a model learns and the rest stays bit for bit.
+    """A training phase: one part of the model learns, and the rest stays the same bit for bit.
 
     Parameters
     ----------
     train : "backbone", "all" or "heads"
-        The backbone alone, by its own output; everything; the heads alone.
+        The part to train: the backbone from its own output, everything, or the heads only.
     epochs : int
-        At least 1.
+        Number of epochs, at least 1.
     learning_rate : float, optional
-        That of `train` when not given.
+        Learning rate of the phase; by default that of the function
+        `laplex.early_exit.train`.
 
     Raises
     ------
     TypeError, ValueError
-        For values that are none of these.
+        If a value is invalid.
     """
 
     train: Part
@@ -52,21 +53,27 @@ class Phase:
 
 
 def phases_of(strategy: str | Sequence[Phase], epochs: int | None = None) -> tuple[Phase, ...]:
-    """The phases of a strategy.
+    """Return the phases of a strategy.
 
     Parameters
     ----------
     strategy : str or sequence of Phase
-        ``"disjoint"``: the backbone, then the heads. ``"joint"``: everything. ``"mixed"``: the
-        backbone, then everything. Or phases in any order, also several of a kind.
+        ``"disjoint"`` trains the backbone, then the heads. ``"joint"`` trains everything at once.
+        ``"mixed"`` trains the backbone, then everything. A sequence of phases may have any order,
+        and several phases of one kind.
     epochs : int, optional
-        Of all phases together, for a strategy by name: shared out evenly, what is left over to the
-        first ones. 10 when not given. Phases have their own.
+        Number of epochs of all phases together, 10 by default, for a strategy given by name. They
+        are divided evenly; the first phases get the remainder. A `Phase` has its own number.
+
+    Returns
+    -------
+    tuple of Phase
 
     Raises
     ------
     TypeError, ValueError
-        An unknown strategy, fewer epochs than phases, no phases, or epochs beside phases.
+        If the strategy is unknown, there are fewer epochs than phases, there are no phases, or
+        `epochs` is given together with phases.
 
     Examples
     --------
@@ -90,7 +97,9 @@ def phases_of(strategy: str | Sequence[Phase], epochs: int | None = None) -> tup
         each, more = divmod(total, len(parts))
         return tuple(Phase(part, each + (place < more)) for place, part in enumerate(parts))
     if epochs is not None:
-        raise ValueError("epochs goes with a strategy by name: each Phase has its own")
+        raise ValueError(
+            "epochs is only for a strategy given by name: each Phase has its own, so leave it out"
+        )
     if isinstance(strategy, Phase) or not isinstance(strategy, Sequence):
         raise TypeError(
             f"strategy must be a name or a sequence of Phase, got {type(strategy).__name__}: pass "

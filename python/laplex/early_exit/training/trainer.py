@@ -1,4 +1,4 @@
-"""`train`: a model with exits, trained phase by phase on Lightning."""
+"""The function `train`: train a model with exits phase by phase, with Lightning."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from .result import EpochRecord, TrainingResult
 from .seeding import EpochSeeds
 from .strategies import Phase, phases_of
 
-#: What `train` tells Lightning's Trainer itself, and by which argument to say it.
+#: Options that `train` sets for Lightning's Trainer, and the argument of `train` to use instead.
 _OWN_OPTIONS = {
     "max_epochs": "epochs, or the epochs of each Phase,",
     "min_epochs": "epochs, or the epochs of each Phase,",
@@ -40,7 +40,7 @@ _OWN_OPTIONS = {
     "logger": "logger",
     "callbacks": "callbacks",
     "enable_progress_bar": "progress",
-    "reload_dataloaders_every_n_epochs": "nothing: loaders are gone through anew in each epoch",
+    "reload_dataloaders_every_n_epochs": "nothing (loaders are read anew in each epoch)",
 }
 
 
@@ -72,58 +72,66 @@ def train(
 ) -> TrainingResult:
     """Train a model with exits, in place, phase by phase.
 
-    Each phase is one `fit` of a Lightning Trainer. What a phase does not train stays the same to
-    the bit, statistics of BatchNorm included, in every order of phases. What was frozen before
-    (``requires_grad_(False)``) stays the same throughout, with the statistics of frozen modules.
-    Flags and modes are put back at the end.
+    Each phase is one ``fit`` of a Lightning Trainer. The part that a phase does not train stays the
+    same bit for bit, including BatchNorm statistics, in any order of phases. Parameters that you
+    froze before (``requires_grad_(False)``), and the statistics of frozen modules, never change.
+    All flags and modes are restored at the end.
 
     Parameters
     ----------
     model : MultiExitModel
+        The model, which is trained in place.
     train_loader, val_loader : DataLoader, or another iterable of pairs
-        ``(x, labels)`` with x as the model takes it and labels int64 [batch].
+        Batches ``(x, labels)``: x is an input of the model, and labels are class indices, int64
+        [batch]. Validation is optional.
     strategy : "mixed", "joint", "disjoint", or sequence of Phase
-        As in `phases_of`; our reading of arXiv 2407.14320.
+        ``"mixed"`` trains the backbone, then everything; ``"joint"`` trains everything at once;
+        ``"disjoint"`` trains the backbone, then the heads. This is our reading of arXiv 2407.14320.
+        Alternatively, pass your own phases.
     epochs : int, optional
-        Of all phases together (10 when not given); only with a strategy by name.
+        Number of epochs of all phases together, 10 by default. Only for a strategy given by name;
+        the epochs are divided evenly among its phases.
     weights, gradient_equilibrium, detach, distillation, label_smoothing
         As in `Objective`.
     optimizer : callable, optional
-        From parameters to a new optimiser, such as ``lambda p: SGD(p, lr=0.1, momentum=0.9)``; it
-        gets those that the phase trains. AdamW with the next two when not given.
+        A function from parameters to a new optimiser, such as
+        ``lambda p: SGD(p, lr=0.1, momentum=0.9)``. It receives the parameters that the phase
+        trains. The default is AdamW with the next two arguments.
     learning_rate, weight_decay : float
-        Of AdamW. The learning rate of a Phase is set in an optimiser of your own, too.
+        Learning rate and weight decay of AdamW. The learning rate of a `Phase` takes precedence, in
+        an optimiser of your own as well.
     scheduler : "cosine", None, or callable
-        Of the learning rate, by step, anew in each phase; or a function of an optimiser and the
-        number of steps to a scheduler.
+        Schedule of the learning rate, which restarts in each phase and steps after each batch:
+        along a cosine to 0, or constant. Alternatively, a function that takes an optimiser and the
+        number of steps, and returns a scheduler.
     early_stopping : ExitStopping, optional
-        Needs `val_loader`.
+        Rule that ends phases early. It needs `val_loader`.
     seed : int
-        Everything random in epoch e of phase p follows from (seed, p, e): shuffling, dropout,
-        augmentation by torch, NumPy's or Python's global generator. The caller's generators are put
-        back.
+        Random seed. All randomness in epoch e of phase p follows from (seed, p, e): shuffling,
+        dropout, and augmentation that uses the global generator of torch, NumPy or Python. The
+        state of these generators is restored afterwards.
     checkpoint_dir : path, optional
-        A checkpoint is written there after every epoch, complete or not at all.
+        Folder for a checkpoint, which is written after every epoch, completely or not at all.
     resume : bool
-        Go on from the checkpoint, if there is one. The result is that of a run without
-        interruption, to the bit, on the same machine with the same number of threads, and where a
-        GPU's kernels are deterministic. Workers that a DataLoader keeps (``persistent_workers``)
-        draw other random numbers; an iterable that is no DataLoader must see to its shuffling
-        itself.
+        Whether to continue from the checkpoint if there is one. The result equals that of an
+        uninterrupted run bit for bit, on the same machine with the same number of threads, and on a
+        GPU if its kernels are deterministic. There are two exceptions: workers that a DataLoader
+        keeps (``persistent_workers``) draw other random numbers, and an iterable that is not a
+        DataLoader has to seed its own shuffling.
     precision : str
-        Lightning's, such as ``"bf16-mixed"``.
+        Precision for Lightning, such as ``"bf16-mixed"``.
     logger : Lightning logger, optional
-        Gets ``loss``, and ``train_loss/NAME``, ``val_loss/NAME``, ``val_accuracy/NAME`` of every
-        exit, once an epoch; epochs and steps are counted on from phase to phase.
+        Receives, once an epoch, ``loss`` and, for every exit, ``train_loss/NAME``,
+        ``val_loss/NAME`` and ``val_accuracy/NAME``. Epochs and steps count on from phase to phase.
     callbacks : sequence of Lightning callbacks
-        The same ones in all phases.
+        Callbacks for all phases.
     trainer_options : mapping, optional
-        More arguments of ``pytorch_lightning.Trainer``: ``accelerator``, ``devices`` (1 when not
-        given), ``strategy="ddp"``, ``gradient_clip_val``, ... Among several processes Lightning
-        shares out the batches, shuffles by a seed of its own (``seed_everything``), and validates
-        on a few samples twice where they don't divide.
+        More arguments of ``pytorch_lightning.Trainer``, such as ``accelerator``, ``devices``
+        (1 by default), ``strategy="ddp"`` or ``gradient_clip_val``. With several processes,
+        Lightning divides the batches among them, shuffles with a seed of its own
+        (``seed_everything``), and validates on a few samples twice if they do not divide evenly.
     progress : bool
-        Show Lightning's progress bar.
+        Whether to show Lightning's progress bar.
 
     Returns
     -------
@@ -132,12 +140,13 @@ def train(
     Raises
     ------
     ImportError
-        Without pytorch_lightning: ``pip install "laplex[exits]"``.
+        If pytorch_lightning is not installed: ``pip install "laplex[exits]"``.
     ValueError, TypeError
-        Bad settings, before any work; labels out of range, a batch of one with BatchNorm, a loss
-        that is not finite; a checkpoint of another run.
+        If a setting is invalid, which is checked before any work; if labels are out of range, a
+        BatchNorm gets a batch of one sample, or a loss is not finite; or if the checkpoint belongs
+        to another run.
     KeyboardInterrupt
-        On Ctrl-C, after which `resume` goes on.
+        On Ctrl-C. Call again with `resume` to continue.
     """
     check_model(model)
     phases = phases_of(strategy, epochs)
@@ -147,9 +156,9 @@ def train(
     _check_phases(model, phases, objective)
     check_loaders(train_loader, val_loader)
     if early_stopping is not None and val_loader is None:
-        raise ValueError("early_stopping needs a val_loader to look at")
+        raise ValueError("early_stopping needs validation losses: pass a val_loader")
     if resume and checkpoint_dir is None:
-        raise ValueError("resume needs a checkpoint_dir to go on from")
+        raise ValueError("resume=True needs the folder of a checkpoint: pass checkpoint_dir")
     options = _options(trainer_options, precision, logger, callbacks, progress)
 
     seeds = EpochSeeds(seed, train_loader, val_loader)
@@ -200,7 +209,7 @@ class _Run:
         self.steps = 0
 
     def look_ahead(self) -> None:
-        """Take from a first batch what must be known before any work."""
+        """Run the checks and counts that need a first batch, before any work."""
         counts, single = self.recipe.objective.weights == "sdn", last_batch_is_one(self.loaders[0])
         if not counts and not single:
             return
@@ -260,7 +269,7 @@ class _Run:
 
 
 def _check_phases(model: MultiExitModel, phases: Sequence[Phase], objective: Objective) -> None:
-    """Refuse phases in which nothing would be trained."""
+    """Check that every phase has something to train."""
     check_parts(model)
     costs = [1.0] * model.num_exits
     objective.exit_weights(model.num_exits, costs=costs)
@@ -280,7 +289,9 @@ def _options(
     """The arguments of Lightning's Trainer."""
     for name, instead in _OWN_OPTIONS.items():
         if name in (more or {}):
-            raise ValueError(f"trainer_options has {name!r}: pass {instead} to train")
+            raise ValueError(
+                f"trainer_options has {name!r}, which train sets itself: pass {instead} to train"
+            )
     callbacks = list(callbacks)
     lightning = require("pytorch_lightning", extra="exits", feature="laplex.early_exit.train")
     saves = any(isinstance(one, lightning.callbacks.Checkpoint) for one in callbacks)
