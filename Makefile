@@ -1,14 +1,14 @@
-# The whole project from a fresh machine with Python 3.10+, a C++17 compiler and make: everything else
-# (CMake, Ninja, linters, torch) comes from PyPI into .venv, at the versions of constraints.txt.
+# Builds and tests the whole project on a machine with Python 3.10+, a C++17 compiler and make. Everything
+# else (CMake, Ninja, linters, torch) is installed from PyPI into .venv, at the versions of constraints.txt.
 #
-#   PYTHON=python3.12     the interpreter that .venv is made from (after `make distclean`)
+#   PYTHON=python3.12     the interpreter for .venv (after `make distclean`)
 #   TORCH_INDEX=URL       another index for torch, such as https://download.pytorch.org/whl/cpu
 #   PYTEST_ARGS="-k nn"   arguments for pytest
 #   DEMO_ARGS="--quick"   arguments for laplex demo
 #   BENCH_ARGS="--quick"  arguments for the benchmarks
-#   JOBS=4                processes at a time, of the compiler and of pytest
-#   CUDA_ARCHITECTURES=90 GPUs to compile for, where nvcc is; the default: those here, else 90
-#   WERROR=ON             compiler warnings are errors (as in CI)
+#   JOBS=4                processes at a time, of the compiler and of pytest (default: one per core)
+#   CUDA_ARCHITECTURES=90 GPU architectures to compile for, with nvcc (default: those of this machine, or 90)
+#   WERROR=ON             treat compiler warnings as errors (default in CI)
 
 PYTHON ?= python3
 TORCH_INDEX ?=
@@ -33,8 +33,8 @@ export CMAKE_ARGS := -DLAPLEX_WERROR=$(WERROR) $(if $(CUDA_ARCHITECTURES),-DLAPL
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check $(if $(CI),--quiet)
 INSTALL := $(PIP) install -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
-# A process for each core, each with one thread, as threads of several processes would wait for one
-# another; each takes whole files, whose fixtures are costly.
+# One process per core, each with one thread, because threads of several processes would wait for one
+# another. Each process takes whole files, because their fixtures are expensive.
 PYTEST = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(CURDIR)/$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 HEADING = @printf '\n=== %s ===\n'
 
@@ -45,18 +45,18 @@ MODULE_FILES := $(shell find cpp cuda python/bindings -type f)
 PACKAGE_FILES := pyproject.toml README.md LICENSE $(CMAKE_FILES) \
   $(shell find cpp cuda python -type f -not -name '*.pyc')
 
-.PHONY: help demo test check build bench gpu lint lint-quick format stub $(EMULATED)/ready test-cpp test-asan test-tsan test-consume test-cuda test-emulated \
+.PHONY: help demo test docs check build bench gpu lint lint-quick format stub $(EMULATED)/ready test-cpp test-asan test-tsan test-consume test-cuda test-emulated \
   wheel test-python test-slow test-settings clean distclean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
-help: ## this list
+help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
 
-demo: $(STAMPS)/demo ## learnable Laplace kernels on real images: one to three minutes, and the installs the first time
+demo: $(STAMPS)/demo ## run the demo, learnable Laplace kernels on real images: one to three minutes, plus installation the first time
 	$(BIN)/laplex demo $(DEMO_ARGS)
 
-test: lint test-cpp test-emulated test-cuda test-consume wheel test-python test-asan test-tsan ## every check and every test
+test: lint test-cpp test-emulated test-cuda test-consume wheel test-python docs test-asan test-tsan ## run every check and every test
 
 # --- virtual environment -------------------------------------------------------------------------
 
@@ -65,29 +65,29 @@ $(STAMPS)/venv:
 	tools/create_venv.sh "$(PYTHON)" "$(VENV)"
 	@mkdir -p $(STAMPS) && touch $@
 
-# pip 23.1 is the first with -C; Debian 12 and Ubuntu 22.04 make environments with older ones.
+# pip 23.1 is the first with -C. Debian 12 and Ubuntu 22.04 create environments with older ones.
 $(STAMPS)/build: constraints.txt | $(STAMPS)/venv
 	$(HEADING) "build tools"
 	$(INSTALL) "pip>=23.1" scikit-build-core pybind11 cmake ninja
 	@touch $@
 
 $(STAMPS)/demo: $(PACKAGE_FILES) constraints.txt | $(STAMPS)/build
-	$(HEADING) "laplex with its demo (torch is large: minutes, the first time)"
+	$(HEADING) "laplex with its demo (torch is large: this takes minutes the first time)"
 	$(INSTALL) --no-build-isolation -C build-dir=build/demo -C cmake.define.LAPLEX_CUDA=OFF ".[demo]"
 	@rm -f $(STAMPS)/wheel $(STAMPS)/editable
 	@touch $@
 
-# constraints.txt pins everything there is to install, so as requirements it is the whole toolbox.
+# constraints.txt pins every package, so that as a requirements file it installs all tools.
 $(STAMPS)/dev: constraints.txt | $(STAMPS)/build
-	$(HEADING) "test and lint tools (torch is large: minutes, the first time)"
+	$(HEADING) "test and lint tools (torch is large: this takes minutes the first time)"
 	$(INSTALL) -r constraints.txt
 	@touch $@
 
 # --- lint ----------------------------------------------------------------------------------------
 
-lint: lint-quick build/lint/clang-tidy ## ruff, mypy, import-linter, clang-format, clang-tidy
+lint: lint-quick build/lint/clang-tidy ## run ruff, mypy, import-linter, clang-format and clang-tidy
 
-lint-quick: $(STAMPS)/dev ## the same without clang-tidy
+lint-quick: $(STAMPS)/dev ## run all of lint but clang-tidy
 	$(HEADING) "ruff, mypy, import-linter, clang-format"
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -95,7 +95,7 @@ lint-quick: $(STAMPS)/dev ## the same without clang-tidy
 	PYTHONPATH=python $(BIN)/lint-imports --no-cache --no-logo
 	$(BIN)/clang-format --dry-run --Werror $(CPP_FILES)
 
-# Compile commands of every C++ file, the bindings' and the tests' too; nothing is built.
+# Configures for the compile commands of every C++ file, including bindings and tests. Nothing is built.
 build/lint/clang-tidy: $(CPP_FILES) $(CMAKE_FILES) .clang-tidy $(STAMPS)/dev
 	$(HEADING) "clang-tidy"
 	tools/googletest.sh
@@ -104,19 +104,19 @@ build/lint/clang-tidy: $(CPP_FILES) $(CMAKE_FILES) .clang-tidy $(STAMPS)/dev
 	  -extra-arg=-Wno-unknown-warning-option -extra-arg=-Wno-ignored-optimization-argument
 	@touch $@
 
-format: $(STAMPS)/dev ## rewrite the sources the way lint wants them
+format: $(STAMPS)/dev ## reformat the sources, and repair what lint can repair
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CPP_FILES)
 
 # --- build ---------------------------------------------------------------------------------------
 
-# One build, from which the C++ tests, the emulation, the CUDA tests, the consumer, the wheel and the
-# editable install take what they need: each file is compiled once, sanitizers apart.
+# One build, which the C++ tests, the emulation, the CUDA tests, the consumer, the wheel and the editable
+# install share. Each file is compiled once, except for the sanitizers.
 PYTHON_MODULE = -DPython_EXECUTABLE="$(CURDIR)/$(BIN)/python" -Dpybind11_ROOT="$$($(BIN)/python -m pybind11 --cmakedir)"
 FOR_PACKAGE := --no-build-isolation -C build-dir=build/all
 
-build: $(STAMPS)/dev ## compile everything: library, C++ tests, Python module and, where nvcc is, the CUDA backend
+build: $(STAMPS)/dev ## compile everything: library, C++ tests, Python module and, if there is an nvcc, the CUDA backend
 	$(HEADING) "build"
 	tools/googletest.sh
 	$(if $(NVCC),tools/google_benchmark.sh)
@@ -125,54 +125,54 @@ build: $(STAMPS)/dev ## compile everything: library, C++ tests, Python module an
 
 # --- C++ -----------------------------------------------------------------------------------------
 
-test-cpp: build ## the C++ tests, those of the CUDA kernels' emulation too
+test-cpp: build ## run the C++ tests, including those of the emulated CUDA kernels
 	$(HEADING) "C++ tests"
 	$(BIN)/ctest --preset all -E '^cuda$$'
 
-# The Python module with the CUDA kernels' emulation in place of a GPU.
+# The Python module with emulated CUDA kernels instead of a GPU.
 $(EMULATED)/ready: build
 	rm -rf $(EMULATED) && mkdir -p $(EMULATED) && cp -R python/laplex $(EMULATED)
 	$(BIN)/cmake --install build/all --prefix $(EMULATED) --component python_emulated
 
-test-emulated: $(EMULATED)/ready ## the torch operators on the CUDA kernels, which run on the host: no GPU needed
+test-emulated: $(EMULATED)/ready ## run the torch operators on CUDA kernels emulated on the host: no GPU needed
 	$(HEADING) "the stub of the compiled module, and torch operators on the emulated CUDA kernels"
 	PYTHONPATH="$(CURDIR)/$(EMULATED)" $(BIN)/python tools/core_stub.py --check
 	cd $(EMULATED) && LAPLEX_EMULATED_CUDA=1 PYTHONPATH="$(CURDIR)/$(EMULATED)" $(PYTEST) \
 	  -c "$(CURDIR)/pyproject.toml" --rootdir "$(CURDIR)" $(patsubst %,"$(CURDIR)/tests/python/%",torch/test_cuda.py gram/test_cuda.py cuda/test_plan.py gram/test_gram.py)
 
-stub: $(EMULATED)/ready ## write python/laplex/_core.pyi anew, after a change of python/bindings
+stub: $(EMULATED)/ready ## rewrite python/laplex/_core.pyi after a change of python/bindings
 	PYTHONPATH="$(CURDIR)/$(EMULATED)" $(BIN)/python tools/core_stub.py
 
 ifdef NVCC
-test-cuda: build ## the CUDA backend is compiled, with its tests and benchmarks, where nvcc is; tested, where a GPU is
+test-cuda: build ## compile the CUDA backend with its tests and benchmarks, and test it if there is a GPU
 	$(HEADING) "CUDA backend"
 	$(BIN)/ctest --preset all -R '^cuda$$'
 else
 test-cuda:
-	$(HEADING) "CUDA backend: skipped, there is no nvcc"
+	$(HEADING) "CUDA backend: skipped, because there is no nvcc"
 endif
 
-gpu: ## everything there is to do on a machine with a GPU: tests, sanitizers, benchmarks
+gpu: ## run everything that needs a GPU: tests, sanitizers and benchmarks
 	tools/gpu.sh
 
-test-asan: $(STAMPS)/build ## the C++ tests under AddressSanitizer and UBSan
+test-asan: $(STAMPS)/build ## run the C++ tests under AddressSanitizer and UBSan
 	$(HEADING) "C++ tests under AddressSanitizer and UBSan"
 	tools/googletest.sh
 	$(BIN)/cmake --preset asan $(CMAKE_ARGS)
 	$(BIN)/cmake --build --preset asan
 	$(BIN)/ctest --preset asan
 
-# GCC's ThreadSanitizer before 14 dies at start on kernels that randomise addresses by more than 28 bits.
+# Before GCC 14, ThreadSanitizer crashes at start on kernels that randomise addresses by more than 28 bits.
 NO_ASLR := $(shell setarch $$(uname -m) -R true 2>/dev/null && echo setarch $$(uname -m) -R)
 
-test-tsan: $(STAMPS)/build ## the C++ tests under ThreadSanitizer
+test-tsan: $(STAMPS)/build ## run the C++ tests under ThreadSanitizer
 	$(HEADING) "C++ tests under ThreadSanitizer"
 	tools/googletest.sh
 	$(BIN)/cmake --preset tsan $(CMAKE_ARGS)
 	$(NO_ASLR) $(BIN)/cmake --build --preset tsan
 	$(NO_ASLR) $(BIN)/ctest --preset tsan
 
-test-consume: build ## install the C++ library, build a project on it with find_package
+test-consume: build ## install the C++ library, and build a project on it with find_package
 	$(HEADING) "a project that uses the installed C++ library"
 	rm -rf build/consume
 	$(BIN)/cmake --install build/all --prefix build/consume/prefix --component development
@@ -182,10 +182,10 @@ test-consume: build ## install the C++ library, build a project on it with find_
 
 # --- Python --------------------------------------------------------------------------------------
 
-wheel: build/wheel/tested ## sdist and wheel, the wheel repaired and tried in a fresh environment with NumPy alone
+wheel: build/wheel/tested ## build sdist and wheel, and try the wheel in a fresh environment with NumPy only
 
-# The wheel is built here and not from the sdist, to compile nothing twice; it is the same, as the sdist
-# has every file that git has.
+# The wheel is built from the tree and not from the sdist, to compile nothing twice. It is the same wheel,
+# because the sdist contains every file that git has.
 build/wheel/tested: $(PACKAGE_FILES) tests/consume/wheel.py tests/consume/sdist.py | build
 	$(HEADING) "sdist and wheel"
 	rm -rf build/wheel
@@ -197,33 +197,45 @@ ifeq ($(shell uname -s),Linux)
 else
 	mkdir -p build/wheel/repaired && cp build/wheel/dist/*.whl build/wheel/repaired
 endif
-	$(HEADING) "the wheel in a fresh environment with NumPy alone"
+	$(HEADING) "the wheel in a fresh environment with NumPy only"
 	$(BIN)/python -m venv build/wheel/venv
 	build/wheel/venv/bin/python -m pip --quiet --disable-pip-version-check install -c constraints.txt build/wheel/repaired/*.whl
 	build/wheel/venv/bin/python -I tests/consume/wheel.py
 	@touch $@
 
-# The environment has one laplex: the demo's, the wheel or the source tree. Either of these two serves the demo.
+# The environment has one laplex: that of the demo, the wheel or the source tree. The last two serve the demo too.
 $(STAMPS)/wheel: build/wheel/tested
 	$(PIP) install --force-reinstall --no-deps build/wheel/repaired/*.whl
 	$(INSTALL) "laplex[all]"
 	@rm -f $(STAMPS)/editable
 	@touch $@ $(STAMPS)/demo
 
-test-python: $(STAMPS)/wheel ## the Python tests, against the installed wheel
-	$(HEADING) "Python tests, against the installed wheel"
+test-python: $(STAMPS)/wheel ## run the Python tests on the installed wheel
+	$(HEADING) "Python tests on the installed wheel"
 	$(PYTEST) $(PYTEST_ARGS)
 
-test-slow: $(STAMPS)/wheel ## the examples on pretrained models in full: minutes
-	$(HEADING) "slow Python tests, against the installed wheel"
+test-slow: $(STAMPS)/wheel ## run the examples on pretrained models in full: minutes
+	$(HEADING) "slow Python tests on the installed wheel"
 	$(PYTEST) -m slow $(PYTEST_ARGS)
 
-test-settings: $(STAMPS)/wheel ## the Python tests as on other processors and under load: half an hour; see CONTRIBUTING.md
+test-settings: $(STAMPS)/wheel ## run the Python tests under the settings of other processors and under load: half an hour; see CONTRIBUTING.md
 	$(BIN)/python tools/test_settings.py --jobs $(JOBS) $(PYTEST_ARGS)
+
+# --- documentation -------------------------------------------------------------------------------
+
+# Any installation of laplex will do. Every build is a fresh one, because Sphinx would not repeat a
+# page's warning the next time.
+docs: $(STAMPS)/dev $(STAMPS)/demo ## build the documentation as a website, in build/site; run the tutorials, check the links
+	$(HEADING) "documentation"
+	command -v doxygen || tools/system_package.sh Doxygen doxygen doxygen doxygen
+	rm -rf build/doxygen build/site docs/reference/generated && mkdir -p build/doxygen
+	doxygen docs/Doxyfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx --fail-on-warning --keep-going --fresh-env --quiet -b html -d build/doctrees docs build/site
+	$(BIN)/linkchecker --no-status --config docs/linkchecker.ini build/site/index.html
 
 # --- the quick loop ------------------------------------------------------------------------------
 
-check: $(STAMPS)/editable lint-quick ## after an edit: an editable install, lint-quick, the tests of what differs from git's HEAD (or BASE=main)
+check: $(STAMPS)/editable lint-quick ## check an edit: an editable install, lint-quick, and the tests nearest to the difference from HEAD (or BASE=main)
 	$(HEADING) "tests of what has changed"
 	$(BIN)/python tools/tests_of_changes.py $(BASE) > build/check
 	@cat build/check
@@ -231,7 +243,7 @@ check: $(STAMPS)/editable lint-quick ## after an edit: an editable install, lint
 	  $(BIN)/cmake --build build/all --target laplex_tests && build/all/tests/cpp/laplex_tests --gtest_brief=1; fi
 	tests=$$(grep '[.]py$$' build/check | tr '\n' ' '); if [ -n "$$tests" ]; then $(PYTEST) --dist worksteal $(PYTEST_ARGS) $$tests; fi
 
-# Anew after changes of what is compiled, not of Python.
+# Repeated after changes of compiled files, but not of Python files.
 $(STAMPS)/editable: pyproject.toml $(CMAKE_FILES) $(MODULE_FILES) $(STAMPS)/dev
 	$(HEADING) "laplex, editable"
 	tools/googletest.sh
@@ -242,10 +254,10 @@ $(STAMPS)/editable: pyproject.toml $(CMAKE_FILES) $(MODULE_FILES) $(STAMPS)/dev
 
 # --- benchmarks ----------------------------------------------------------------------------------
 
-# In an environment of its own: the peers bring much that nothing else here needs.
+# In its own environment: the other libraries have many dependencies that nothing else here needs.
 BENCH_BIN := build/bench/venv/bin
 
-bench: build/bench/ready ## ours beside floors and peers: ten minutes, one with BENCH_ARGS=--quick, and the installs; see docs/measurements/benchmarks.md
+bench: build/bench/ready ## compare with memory floors and other libraries: ten minutes, or one with BENCH_ARGS=--quick; see docs/measurements/benchmarks.md
 	$(HEADING) "benchmarks"
 	tools/google_benchmark.sh
 	$(BIN)/cmake --preset bench
@@ -253,7 +265,7 @@ bench: build/bench/ready ## ours beside floors and peers: ten minutes, one with 
 	$(BENCH_BIN)/python bench/python/run.py --binary build/bench/cpp/bench/cpp/laplex_bench $(BENCH_ARGS)
 
 build/bench/ready: build/wheel/tested bench/constraints.txt
-	$(HEADING) "the wheel and its peers in an environment of their own"
+	$(HEADING) "the wheel and the other libraries in their own environment"
 	test -x $(BENCH_BIN)/python || $(BIN)/python -m venv build/bench/venv
 	$(BENCH_BIN)/python -m pip --quiet --disable-pip-version-check install --force-reinstall --no-deps build/wheel/repaired/*.whl
 	$(BENCH_BIN)/python -m pip --quiet --disable-pip-version-check install -c constraints.txt -c bench/constraints.txt \
@@ -262,8 +274,8 @@ build/bench/ready: build/wheel/tested bench/constraints.txt
 
 # --- housekeeping --------------------------------------------------------------------------------
 
-clean: ## remove what was built
+clean: ## remove everything that was built
 	rm -rf build laplex-demo .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
-distclean: clean ## remove the virtual environment too
+distclean: clean ## also remove the virtual environment
 	rm -rf $(VENV)

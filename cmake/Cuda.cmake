@@ -1,5 +1,5 @@
-# LAPLEX_CUDA: AUTO builds the CUDA backend where there is a compiler for it, ON fails without one, OFF
-# does not look.
+# LAPLEX_CUDA: AUTO builds the CUDA backend if there is a compiler for it, ON fails if there is none, and
+# OFF does not look for one.
 if(NOT LAPLEX_CUDA MATCHES "^(AUTO|ON|OFF)$")
   message(FATAL_ERROR "LAPLEX_CUDA must be AUTO, ON or OFF, not \"${LAPLEX_CUDA}\".")
 endif()
@@ -17,21 +17,22 @@ if(LAPLEX_CUDA MATCHES "^(AUTO|ON)$")
     if(CMAKE_CUDA_COMPILER_VERSION VERSION_GREATER_EQUAL 12.8)
       set(LAPLEX_HAS_CUDA ON)
     elseif(LAPLEX_CUDA STREQUAL "ON")
-      message(FATAL_ERROR "LAPLEX_CUDA=ON needs nvcc 12.8 or later, the first for sm_120; this one is "
-                          "${CMAKE_CUDA_COMPILER_VERSION}.")
+      message(FATAL_ERROR "LAPLEX_CUDA=ON needs nvcc 12.8 or later, the first that supports sm_120, but found "
+                          "${CMAKE_CUDA_COMPILER_VERSION}: install a later CUDA toolkit, or use LAPLEX_CUDA=OFF.")
     endif()
   elseif(LAPLEX_CUDA STREQUAL "ON")
     message(FATAL_ERROR "LAPLEX_CUDA=ON, but no CUDA compiler was found: put nvcc on the PATH, set CUDACXX to "
-                        "it, or use LAPLEX_CUDA=AUTO to build for the CPU alone.")
+                        "it, or use LAPLEX_CUDA=AUTO to build for the CPU only.")
   endif()
 endif()
 
 if(LAPLEX_HAS_CUDA)
-  # For the GPUs that are here. Without any, a choice that compiles in three minutes on two cores: machine
-  # code for compute capability 9.0, and PTX of 7.5, which the driver translates for every other GPU when
-  # it is first used. "release" is everything there is, for wheels that are handed out: a quarter of an hour.
+  # The default is the GPUs of this machine. Without any, it is a choice that compiles in three minutes on
+  # two cores: machine code for compute capability 9.0, and PTX of 7.5, which the driver translates for every
+  # other GPU when it is first used. "release" is all architectures, for wheels that are distributed: a
+  # quarter of an hour.
   set(LAPLEX_CUDA_ARCHITECTURES "" CACHE STRING
-    "GPU architectures: a list as of CMAKE_CUDA_ARCHITECTURES, or \"release\" for all; empty: of the GPUs here, or a few")
+    "GPU architectures: a list as in CMAKE_CUDA_ARCHITECTURES, or \"release\" for all; empty: those of this machine, or 9.0 and PTX of 7.5")
   if(LAPLEX_CUDA_ARCHITECTURES STREQUAL "release")
     set(CMAKE_CUDA_ARCHITECTURES 75-real 80-real 86-real 89-real 90 100-real 120)
   elseif(LAPLEX_CUDA_ARCHITECTURES)

@@ -4,9 +4,9 @@ if(LAPLEX_SANITIZE)
     message(FATAL_ERROR "LAPLEX_SANITIZE must be empty, \"address,undefined\" or \"thread\", not \"${LAPLEX_SANITIZE}\".")
   endif()
   if(MSVC)
-    message(FATAL_ERROR "LAPLEX_SANITIZE needs GCC or Clang.")
+    message(FATAL_ERROR "LAPLEX_SANITIZE needs GCC or Clang: choose one with CMAKE_CXX_COMPILER, or leave LAPLEX_SANITIZE empty.")
   endif()
-  # A finding ends the program: a report that scrolls by and exits 0 is a test that passes.
+  # An error ends the program: otherwise the program would print a report, exit with 0 and pass the test.
   add_compile_options(-fsanitize=${LAPLEX_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer)
   add_link_options(-fsanitize=${LAPLEX_SANITIZE})
 endif()

@@ -1,10 +1,11 @@
-"""Covariance models of scikit-image's photographs: patches, or a whole one of 3,145,728 numbers.
+"""Fit covariance models to photographs from scikit-image: small patches, or large crops.
 
     python examples/covariance_photographs.py [--steps 600] [--out DIR]
     python examples/covariance_photographs.py --whole [--steps 45] [--side 1024]
 
-Without --whole: fits patches 16 x 16 x 3 of four photographs and restores half the pixels of a
-fifth, tile by tile. With it: one model of crops of the retina, each side x side x 3.
+Without --whole, the script fits a model to 16 x 16 x 3 patches of four photographs. It then
+restores half the pixels of a fifth photograph, tile by tile. With --whole, it fits one model to
+crops of a photograph of a retina, each side x side x 3 (3,145,728 numbers by default).
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def joined(parts: Tensor, shape: torch.Size) -> Tensor:
 
 
 def restore(steps: int, out: Path) -> None:
-    """Learn from patches of four photographs, and fill in half the pixels of another."""
+    """Fit patches of four photographs, and fill in half the pixels of another one."""
     photographs = ("astronaut", "coffee", "rocket", "immunohistochemistry")
     train = torch.cat(
         [crops(torch.tensor(getattr(skimage.data, name)()), SIDE, 4000) for name in photographs]
@@ -63,7 +64,7 @@ def restore(steps: int, out: Path) -> None:
     error = (filled - photograph)[missing].square().mean()
     print(f"PSNR of the missing pixels: {float(10 * (255**2 / error).log10()):.1f} dB")
     figure = Figure(figsize=(12, 3), layout="constrained")
-    pictures = {"photograph": photograph, "half of it": seen, "inpainted, by tiles": filled}
+    pictures = {"photograph": photograph, "observed half": seen, "inpainted by tiles": filled}
     for ax, (name, picture) in zip(figure.subplots(1, 3), pictures.items(), strict=True):
         ax.imshow(picture.to(torch.uint8).numpy())
         ax.set(title=name, xticks=[], yticks=[])
@@ -72,14 +73,14 @@ def restore(steps: int, out: Path) -> None:
 
 
 def whole(steps: int, side: int, out: Path) -> None:
-    """Fit one model to big crops of a photograph, and draw a sample of it."""
+    """Fit one model to large crops of a photograph, and draw a sample of the model."""
     train = crops(torch.tensor(skimage.data.retina()), side, 16).flatten(1)
-    model = LaplaceCovariance(train.shape[1], heads=1)  # its loss is exact without probes
+    model = LaplaceCovariance(train.shape[1], heads=1)  # with one head, the loss is exact
     print(model)
     start = time.perf_counter()
     history = model.fit(train, steps=steps, learning_rate=0.3, progress=True)
-    print(f"{(time.perf_counter() - start) / steps:.1f} s a step")
-    print(f"loss {history.losses[0]:.3f} -> {history.losses[-1]:.3f}")
+    print(f"{(time.perf_counter() - start) / steps:.1f} s per step")
+    print(f"loss: {history.losses[0]:.3f} at first, {history.losses[-1]:.3f} at the end")
     sample = model.sample(1).reshape(side, side, 3).clamp(0, 255)
     figure = Figure(figsize=(8, 4), layout="constrained")
     pictures = {"a crop": train[0].reshape(side, side, 3), "a sample": sample}
@@ -90,12 +91,30 @@ def whole(steps: int, side: int, out: Path) -> None:
 
 
 def main() -> None:
-    """Fit, print and draw."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--whole", action="store_true")
-    parser.add_argument("--steps", type=int)
-    parser.add_argument("--side", type=int, default=1024, help="of the crops with --whole")
-    parser.add_argument("--out", type=Path, default=Path("covariance_photographs"))
+    """Fit a model, print results and draw the figures."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--whole", action="store_true", help="fit large crops of one photograph, not patches"
+    )
+    parser.add_argument(
+        "--steps",
+        type=int,
+        help="number of matching steps (default: 600 for patches, 45 with --whole)",
+    )
+    parser.add_argument(
+        "--side",
+        type=int,
+        default=1024,
+        help="side of the crops in pixels, with --whole (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("covariance_photographs"),
+        help="folder for the figures (default: %(default)s)",
+    )
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
@@ -103,7 +122,7 @@ def main() -> None:
         whole(options.steps or 45, options.side, options.out)
     else:
         restore(options.steps or 600, options.out)
-    print(f"pictures are in {options.out}")
+    print(f"The figures are in {options.out}.")
 
 
 if __name__ == "__main__":

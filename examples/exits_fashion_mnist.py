@@ -4,12 +4,12 @@
                                            [--epochs 12] [--images 10000] [--out DIR]
 
 A small residual network and a small MSDNet are trained by each strategy for the same total number
-of epochs, from several seeds, on the same images. Each run is judged three ways: its softmax as it
-is, with a temperature for each exit, and with score heads that learn who is right or beyond help
-(in the style of arXiv 2508.21495). Thresholds are fitted on validation images; every number is of
-test images. Runs that are in DIR already are not made again, so it can be stopped and gone on
-with. Needs laplex[exits] and Debian's dataset-fashion-mnist; --quick takes a minute, everything
-some 40 minutes on one core.
+of epochs, from several seeds, on the same images. Each run is judged with three scores: the plain
+softmax, the softmax with a temperature for each exit, and score heads that learn whether an exit is
+right or no later exit is (in the style of arXiv 2508.21495). Thresholds are fitted on validation
+images, and all results are for test images. Runs that DIR already holds are not repeated, so you
+can stop the script and start it again. It needs laplex[exits] and Debian's dataset-fashion-mnist;
+with --quick it takes a minute, in full about 40 minutes on one core.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from laplex.early_exit import (
 Loader = DataLoader[tuple[Tensor, ...]]
 Judged = dict[str, Evaluation]
 
-#: How a run is judged: the name in tables -> `calibration` of `evaluate`.
+#: The scores that a run is judged with: the name in tables -> `calibration` of `evaluate`.
 WAYS = {"softmax": None, "temperature": "temperature", "score heads": "eefp"}
 
 
@@ -73,7 +73,7 @@ def load(
     prepare: Callable[[Tensor], Tensor] = lambda x: (x - 0.286) / 0.353,  # mean, deviation
     batch: int = 100,
 ) -> Data:
-    """So many images for training, after them so many for validation; so many of the test set."""
+    """Load images for training, validation and testing, by their counts in this order."""
     found = load_images(source)
     images, validation, tests = counts
 
@@ -92,13 +92,13 @@ def load(
 
 
 def network(name: str, seed: int, example: Tensor) -> MultiExitModel:
-    """A new network with exits; one seed gives the same weights to every strategy."""
+    """Make a network with exits; a seed gives every strategy the same initial weights."""
     if name == "resnet":
         backbone: nn.Module = networks.small_resnet(width=8, seed=seed)
     elif name == "msdnet":
         backbone = networks.small_msdnet(width=6, growth=4, seed=seed)
     else:
-        raise SystemExit(f"--networks: resnet, msdnet; not {name}")
+        raise SystemExit(f"--networks must be resnet or msdnet, got {name}")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         at = networks.EXITS[f"small_{name}"]
@@ -114,7 +114,7 @@ def trained(
     seed: int,
     **options: Any,
 ) -> MultiExitModel:
-    """Train, or read the weights of a run that is in `file` already."""
+    """Train a model, or read the weights of a run that `file` already holds."""
     if not file.exists():
         start = time.process_time()
         result = train(
@@ -135,7 +135,7 @@ def trained(
 
 
 def judged(model: MultiExitModel, file: Path, data: Data) -> Judged:
-    """Judge a run on test images in each of the ways, or read how it was."""
+    """Judge a run on test images with each score, or read the results of an earlier call."""
     if not file.exists():
         test, validation = collect(model, data.test), collect(model, data.validation)
         costs = count_costs(model, data.example())
@@ -155,7 +155,7 @@ def timed(
     budget: float = 0.75,
     repeats: int = 7,
 ) -> str:
-    """Real exits by the clock, thresholds fitted to a budget, in parts of the plain backbone."""
+    """Time real exits, with thresholds fitted to a budget, relative to the plain backbone."""
     rule = MaxSoftmax(0.5).with_cuts(found.cuts_at(budget))
     timing = time_exits(model, images, rule, batch_sizes=(1, 64), repeats=repeats)
     parts = []
@@ -169,12 +169,12 @@ def timed(
 
 
 def show(name: str, runs: Mapping[str, Sequence[Judged]], out: Path) -> None:
-    """Tables and pictures of a network: strategies, ways, and what goes with the area."""
-    print(f"\n=== {name}: strategies, softmax as it is ===")
+    """Print tables and save a picture for one network: strategies, scores and correlations."""
+    print(f"\n=== {name}: training strategies, judged by the plain softmax ===")
     strategies = compare({one: [run["softmax"] for run in found] for one, found in runs.items()})
     print(strategies.table())
     strategies.plot().savefig(out / f"{name}_strategies.png", dpi=110)
-    print(f"\n=== {name}: ways to decide ===")
+    print(f"\n=== {name}: training strategies and scores ===")
     ways = compare(
         {
             f"{strategy}, {way}": [run[way] for run in found]
@@ -183,7 +183,7 @@ def show(name: str, runs: Mapping[str, Sequence[Judged]], out: Path) -> None:
         }
     )
     print(ways.table())
-    print(f"\n=== {name}: does calibration or EEFP go with the area under the curve? ===")
+    print(f"\n=== {name}: correlation of calibration and EEFP with the area under the curve ===")
     print(ways.correlations())
     (out / f"{name}.json").write_text(ways.to_json())
 
@@ -195,30 +195,53 @@ def show_times(
     repeats: int = 7,
 ) -> None:
     """Time the last seed's network of each strategy."""
-    about = f"processor time, least of {repeats} passes"
-    print(f"\nReal exits by the clock at a budget of 75 %: {about}")
+    about = f"processor time relative to the plain backbone, minimum of {repeats} passes"
+    print(f"\nTime of real exits at a budget of 75 %: {about}")
     for strategy, model in models.items():
         found = timed(model, runs[strategy][-1]["softmax"], images, repeats=repeats)
         print(f"{strategy:<10}{found}")
 
 
 def options_of(about: str | None, images: int, epochs: int, seeds: int) -> argparse.ArgumentParser:
-    """The options that all of these examples have, with their defaults."""
+    """Make a parser with the options that all of these examples share."""
     parser = argparse.ArgumentParser(
         description=about, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", default="fashion-mnist", help="or a folder with its files")
-    for name, default in (("images", images), ("epochs", epochs), ("seeds", seeds)):
-        parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--quick", action="store_true")
+    parser.add_argument(
+        "--data",
+        default="fashion-mnist",
+        help="fashion-mnist, or a folder with its files (default: %(default)s)",
+    )
+    for name, default, what in (
+        ("images", images, "number of training images"),
+        ("epochs", epochs, "number of training epochs in total"),
+        ("seeds", seeds, "number of seeds"),
+    ):
+        parser.add_argument(
+            f"--{name}", type=int, default=default, help=f"{what} (default: %(default)s)"
+        )
+    parser.add_argument(
+        "--quick", action="store_true", help="run a small version that takes a minute"
+    )
     return parser
 
 
 def main() -> None:
     """Train, judge, show."""
     parser = options_of(__doc__, images=10_000, epochs=12, seeds=3)
-    parser.add_argument("--networks", nargs="+", default=["resnet", "msdnet"])
-    parser.add_argument("--out", type=Path, default=Path("exits-fashion-mnist"))
+    parser.add_argument(
+        "--networks",
+        nargs="+",
+        default=["resnet", "msdnet"],
+        help="networks to train: resnet, msdnet (default: both)",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("exits-fashion-mnist"),
+        metavar="DIR",
+        help="folder for weights, results and pictures (default: %(default)s)",
+    )
     options = parser.parse_args()
     counts = (options.images, 2000, 10_000)
     if options.quick:

@@ -1,12 +1,13 @@
-"""Heads of exits side by side: linear, multilayer perceptron, Laplace kernels.
+"""Heads of exits compared: linear layers, multilayer perceptrons, Laplace kernels.
 
     python examples/exits_heads.py [--quick] [--images 6000] [--epochs 6] [--seeds 2]
 
-A small residual network is trained on Fashion-MNIST by its own output; then the heads alone, the
-backbone frozen, once for each kind of head. Heads see the mean of each channel, or the whole map,
-one feature for each place. For each: accuracy on test images, parameters, multiply-adds, and which
-is the smallest head of its kind whose accuracy is within half a point of the linear one's. Needs
-laplex[exits] and Debian's dataset-fashion-mnist; --quick takes a minute, everything ten.
+A small residual network is trained on Fashion-MNIST by its own output. Then its backbone is frozen,
+and heads of each kind are trained. A head reads the mean of each channel, or the whole feature map
+with one feature for each position. The tables give the accuracy on test images, the parameters and
+the multiply-adds of each head, and mark the smallest head of its kind whose accuracy is within half
+a point of the linear head's. It needs laplex[exits] and Debian's dataset-fashion-mnist; with
+--quick it takes a minute, in full ten minutes.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class _Mean(nn.Module):
 
 
 def perceptron(hidden: int) -> Make:
-    """A layer of hidden units."""
+    """Return a function that makes a perceptron with one hidden layer."""
     return lambda features, classes: nn.Sequential(
         nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, classes)
     )
@@ -108,7 +109,7 @@ def main() -> None:
         train(model, data.train, strategy=phases, learning_rate=4e-3, seed=seed)
         backbones.append(model.backbone)
     for flat in (False, True):
-        features = "every place of the map" if flat else "the mean of each channel"
+        features = "every position of the feature map" if flat else "the mean of each channel"
         rows = {
             kind: {
                 name: measure(backbones, make, flat, options.epochs, data)
@@ -136,7 +137,7 @@ def main() -> None:
                         f"{name:<24}{row.accuracy:>9.1%}{spread:>8.1%}{row.parameters:>12,}"
                         f"{row.cost:>15,.0f}{mark}"
                     )
-            print("* the fewest parameters of its kind within half a point of linear, or above")
+            print("* fewest parameters of its kind with an accuracy within half a point of linear")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Write python/laplex/_core.pyi from the compiled module that can be imported, or check it.
 
-    tools/core_stub.py           write
-    tools/core_stub.py --check   fail where the file is another
+    tools/core_stub.py           write the file
+    tools/core_stub.py --check   fail if the file differs
 
-mypy's stubgen reads the signatures that pybind11 gives. `make stub` and `make test-emulated` call
-this with the emulated module, which has the CUDA backend on every machine.
+mypy's stubgen reads the signatures from pybind11. `make stub` and `make test-emulated` run this
+script with the emulated module, which contains the CUDA backend on every machine.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ HEAD = '''"""The compiled core, see python/bindings; written by `make stub`."""
 
 from typing import Any
 '''
-#: pybind11 takes more for an int than the package passes, and does not know what is in its tuples.
+#: pybind11 accepts more types for an int than the package passes, and does not know what its tuples
+#: contain.
 SIMPLER = {
     "typing.SupportsInt | typing.SupportsIndex": "int",
     "typing_extensions.CapsuleType": "object",
@@ -62,7 +63,9 @@ def main() -> None:
     if "--check" not in sys.argv[1:]:
         STUB.write_text(new, "utf-8")
     elif STUB.read_text("utf-8") != new:
-        sys.exit(f"{STUB.name} is not what the compiled module has: run `make stub`, and commit it")
+        sys.exit(
+            f"error: {STUB.name} does not match the compiled module: run `make stub` and commit it"
+        )
 
 
 if __name__ == "__main__":

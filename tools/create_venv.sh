@@ -8,11 +8,11 @@ python=$1 directory=$2
 package=$(dirname "$0")/system_package.sh
 
 if ! version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])'); then
-  echo "error: $python does not run. Name a Python 3.10 or newer: make PYTHON=/path/to/python3 ..." >&2
+  echo "error: $python does not run. Name a Python 3.10 or newer, as in: make PYTHON=/path/to/python3 ..." >&2
   exit 1
 fi
 if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))'; then
-  echo "error: $python is Python $version; Laplex needs 3.10 or newer: make PYTHON=python3.12 ..." >&2
+  echo "error: $python is Python $version; Laplex needs 3.10 or newer. Name one, as in: make PYTHON=python3.12 ..." >&2
   exit 1
 fi
 # Debian and Ubuntu ship Python without venv and without its C headers.

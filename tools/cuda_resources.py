@@ -1,8 +1,8 @@
-"""What the compiler gives each CUDA kernel: registers, spills, stack, shared and constant memory.
+"""Write a table of the registers, spills, stack and memory of each CUDA kernel.
 
     python tools/cuda_resources.py [--arch sm_90] [--output docs/measurements/cuda_resources.md]
 
-Needs nvcc, c++filt and readelf, and no GPU. Takes some minutes.
+This needs nvcc, c++filt and readelf, but no GPU. It takes some minutes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-# Of cuda/src, those with kernels of ours.
+# The files of cuda/src that contain kernels.
 SOURCES = ("products", "gradients", "state", "gram", "gram_gradients")
 FLAGS = ("-std=c++17", "-fmad=false", "--expt-relaxed-constexpr")
 INCLUDES = ("cuda/include", "cpp/include", "cpp/src", "cuda/src")
@@ -24,7 +24,7 @@ INCLUDES = ("cuda/include", "cpp/include", "cpp/src", "cuda/src")
 
 @dataclass(frozen=True)
 class Kernel:
-    """One kernel's resources, in bytes where they are not registers."""
+    """The resources of one kernel, in bytes except for registers."""
 
     symbol: str
     registers: int = 0
@@ -36,21 +36,21 @@ class Kernel:
 
 
 def run(*command: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    """Run a command in the repository; its own words are the error message."""
+    """Run a command in the repository; if it fails, exit with its error output."""
     try:
         done = subprocess.run(command, cwd=ROOT, input=stdin, capture_output=True, text=True)
     except FileNotFoundError:
-        raise SystemExit(f"error: {command[0]} is missing") from None
+        raise SystemExit(f"error: {command[0]} was not found: put it on the PATH") from None
     if done.returncode != 0:
         raise SystemExit(f"error: {' '.join(command)}\n{done.stderr}")
     return done
 
 
 def parse_ptxas(log: str) -> list[Kernel]:
-    """Kernels of what `ptxas -v` says.
+    """Parse the kernels from the output of `ptxas -v`.
 
-    An entry function is announced by name, followed by its properties and by what it uses; the
-    properties of functions that it calls come after, and are no kernels'.
+    ptxas prints the name of an entry function, then its properties and resources. The properties of
+    the functions that it calls follow, and belong to no kernel.
     """
     kernels: list[Kernel] = []
     function = ""
@@ -77,7 +77,7 @@ def parse_ptxas(log: str) -> list[Kernel]:
 
 
 def parse_sections(sections: str) -> dict[str, int]:
-    """Bytes of constant memory of each kernel, its arguments included, from `readelf -SW`."""
+    """Parse each kernel's bytes of constant memory, arguments included, from `readelf -SW`."""
     sizes: dict[str, int] = {}
     for found in re.finditer(r"\.nv\.constant\d+\.(\w+)\s+\w+\s+\w+\s+\w+\s+(\w+)", sections):
         sizes[found[1]] = sizes.get(found[1], 0) + int(found[2], 16)
@@ -98,10 +98,10 @@ def compiled(source: str, arch: str) -> list[Kernel]:
 
 
 def short(demangled: str) -> str:
-    """`product_kernel<float, double, double, P=0, ties=no, 256 threads, 8 items>`."""
+    """Return a short name, as `product_kernel<float, double, double, P=0, ties=no, 8 items>`."""
     found = re.search(r"(\w+)(?:<(.*?)>)?\(", re.sub(r"laplex::(cuda::)?detail::", "", demangled))
     if found is None:
-        raise SystemExit(f"error: not the name of a kernel: {demangled}")
+        raise SystemExit(f"error: cannot parse the name of a kernel: {demangled}")
     name, arguments = found.groups()
     if arguments is None:
         return name
@@ -121,18 +121,19 @@ def short(demangled: str) -> str:
 
 
 def natural(name: str) -> list[tuple[int, str]]:
-    """A key that sorts 32 before 256."""
+    """Return a sorting key that puts 32 before 256."""
     return [(int(word), "") if word.isdigit() else (-1, word) for word in re.split(r"(\d+)", name)]
 
 
 def page(kernels: list[Kernel], names: dict[str, str], arch: str, version: str) -> str:
-    """The page in Markdown."""
+    """Return the page in Markdown."""
     introduction = (
-        f"Written by `tools/cuda_resources.py` from what ptxas reports for `{arch}`, by nvcc "
-        f"{version} with `{' '.join(FLAGS)}`. *P* is the largest moment, *ties* whether tied "
-        "anchors are kept apart, *J* the columns of a Gram. Bytes but for registers. Shared memory "
-        "is what is fixed when compiling; kernels ask for theirs when launched. Constant memory "
-        "holds the arguments too."
+        f"`tools/cuda_resources.py` writes this page from the report of ptxas for `{arch}`, by "
+        f"nvcc {version} with `{' '.join(FLAGS)}`. In the names of kernels, *P* is the largest "
+        "moment, *ties* says whether tied sources are summed separately, and *J* is the number of "
+        "columns of a covariance matrix. All numbers except registers are in bytes. Shared memory "
+        "is the part that is fixed at compile time; kernels request more when they are launched. "
+        "Constant memory includes the arguments."
     )
     lines = [
         "# Resources of the CUDA kernels",
@@ -153,8 +154,15 @@ def page(kernels: list[Kernel], names: dict[str, str], arch: str, version: str) 
 def main() -> None:
     """Compile, parse and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--arch", default="sm_90")
-    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "measurements" / "cuda_resources.md")
+    parser.add_argument(
+        "--arch", default="sm_90", help="the architecture to compile for (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=ROOT / "docs" / "measurements" / "cuda_resources.md",
+        help="the page to write (default: %(default)s)",
+    )
     arguments = parser.parse_args()
 
     version = re.search(r"V(\d+\.\d+\.\d+)", run("nvcc", "--version").stdout)

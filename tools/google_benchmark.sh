@@ -1,5 +1,6 @@
 #!/bin/sh
-# Makes sure that the C++ benchmarks find Google Benchmark, as googletest.sh does for GoogleTest.
+# Checks that the C++ benchmarks find Google Benchmark, and installs it if possible, as googletest.sh
+# does for GoogleTest.
 set -eu
 
 [ -n "${benchmark_ROOT:-}" ] && exit 0

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Makes sure that the C++ tests find GoogleTest: installed where we may, otherwise a failure that says
-# what to do. GTest_ROOT names one built by hand.
+# Checks that the C++ tests find GoogleTest. Installs it where that is allowed, and otherwise fails and
+# says what to do. GTest_ROOT names one that you built yourself.
 set -eu
 
 has_googletest() {
@@ -10,7 +10,7 @@ has_googletest() {
 }
 
 if ! command -v "${CXX:-c++}" >/dev/null 2>&1; then
-  echo "error: no C++ compiler (${CXX:-c++}). Install g++ or clang++, or name one: CXX=... make test" >&2
+  echo "error: there is no C++ compiler ${CXX:-c++}. Install g++ or clang++, or name one, as in: CXX=... make test" >&2
   exit 1
 fi
 has_googletest && exit 0

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Everything there is to do on a machine with an NVIDIA GPU: builds the CUDA backend, tests it from C++ and
-# from Python, runs its tests under compute-sanitizer, measures it.
+# Runs everything that needs an NVIDIA GPU: builds the CUDA backend, tests it from C++ and from Python, runs
+# its tests under compute-sanitizer, and measures it.
 #
 #     tools/gpu.sh [--quick]
 #
-# Results: bench/results/<device>.json, .md and, where ncu is, -ncu.csv. --quick measures one size, runs
-# memcheck alone, and leaves its results in build/gpu. What cannot be done here is skipped with a sentence;
-# with LAPLEX_REQUIRE_GPU=1 that is a failure. PYTHON names the interpreter that has torch.
+# The results are bench/results/<device>.json, .md and, if ncu is installed, -ncu.csv. --quick measures one
+# size, runs only memcheck, and leaves its results in build/gpu. What cannot run on this machine is skipped
+# with a message; with LAPLEX_REQUIRE_GPU=1 it is a failure. PYTHON names the interpreter that has torch.
 set -euo pipefail
 
 # Small lines: under the sanitizers a test takes some hundred times as long.
@@ -38,7 +38,7 @@ stop() {
 
 passed=() failed=() skipped=()
 
-# step NAME COMMAND...: goes on after a failure, so that one run tells all.
+# step NAME COMMAND...: runs a step. A failure does not stop the script, so that one run reports all.
 step() {
   local name=$1 status=0
   shift
@@ -58,7 +58,7 @@ step() {
   fi
 }
 
-# skip NAME SENTENCE
+# skip NAME REASON: skips a step.
 skip() {
   printf '\n=== %s ===\n%s\n' "$1" "$2"
   if [ "$required" = 1 ]; then
@@ -68,7 +68,7 @@ skip() {
   fi
 }
 
-# --- what has to be here -------------------------------------------------------------------------
+# --- requirements --------------------------------------------------------------------------------
 
 if ! command -v nvcc >/dev/null 2>&1 && [ -x /usr/local/cuda/bin/nvcc ]; then
   PATH=/usr/local/cuda/bin:$PATH
@@ -76,11 +76,11 @@ fi
 command -v nvcc >/dev/null 2>&1 ||
   stop "nvcc is missing: install the CUDA toolkit, or put its bin folder on the PATH"
 command -v nvidia-smi >/dev/null 2>&1 ||
-  stop "nvidia-smi is missing: this machine has no NVIDIA driver, and nothing here runs without a GPU"
-nvidia-smi -L || stop "nvidia-smi finds no GPU: the driver is not loaded, or none is visible here"
+  stop "nvidia-smi is missing: this machine has no NVIDIA driver. Run this on a machine with a GPU"
+nvidia-smi -L || stop "nvidia-smi finds no GPU: load the driver, and make a GPU visible to this process"
 command -v cmake >/dev/null 2>&1 || stop "cmake is missing: pip install -c constraints.txt cmake"
 command -v ninja >/dev/null 2>&1 || stop "ninja is missing: pip install -c constraints.txt ninja"
-command -v "$python" >/dev/null 2>&1 || stop "$python is missing: name a Python 3.10 or newer, PYTHON=..."
+command -v "$python" >/dev/null 2>&1 || stop "$python is missing: name a Python 3.10 or newer, as in PYTHON=python3.12"
 nvcc --version
 driver=$(nvidia-smi --query-gpu=driver_version --format=csv,noheader | head -n 1)
 commit=$(git describe --always --dirty --exclude '*' 2>/dev/null || echo unknown)
@@ -96,7 +96,7 @@ passed+=(build)
 
 # --- tests ---------------------------------------------------------------------------------------
 
-# A test that skips for want of a GPU has not been run.
+# A test that is skipped because there is no GPU has not been run.
 export LAPLEX_REQUIRE_GPU=1
 
 step "C++ tests" ctest --preset gpu
@@ -110,8 +110,8 @@ for tool in "${sanitizers[@]}"; do
   fi
 done
 
-# In an environment of its own, which sees the packages beside torch by a path: torch is large, and the
-# one that is here fits the driver.
+# In its own environment, which sees the packages installed next to torch by a path file: torch is large,
+# and the installed one fits the driver.
 python_tests() {
   local venv=$build/venv torch site isolation=()
   rm -rf "$venv"
@@ -123,26 +123,26 @@ python_tests() {
   if "$venv/bin/python" -c 'import scikit_build_core, pybind11' 2>/dev/null; then
     isolation=(--no-build-isolation)
   fi
-  # Without CUDA the build would fall back to the CPU alone.
+  # Without CUDA the build would fall back to the CPU only.
   CMAKE_ARGS="${CMAKE_ARGS:-} -DLAPLEX_CUDA=ON" "$venv/bin/python" -m pip --disable-pip-version-check install \
     -c "$build/constraints.txt" "${isolation[@]}" ".[test]"
   "$venv/bin/python" -m pytest tests/python -k cuda
 }
 
 if ! "$python" -c 'import torch' 2>/dev/null; then
-  skip "Python tests" "$python has no torch: pip install -c constraints.txt torch, or name one that has, PYTHON=..."
+  skip "Python tests" "$python has no torch: pip install -c constraints.txt torch, or name a Python that has it, PYTHON=..."
 elif ! "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
-  skip "Python tests" "the torch of $python sees no GPU: install a CUDA build of it that fits driver $driver"
+  skip "Python tests" "the torch of $python finds no GPU: install a CUDA build of torch that fits driver $driver"
 else
   step "Python tests" python_tests
   if ! "$python" -c 'import cupy' 2>/dev/null; then
-    skip "CuPy's arrays" "$python has no cupy: pip install cupy-cuda13x, or that of the driver's CUDA"
+    skip "CuPy arrays" "$python has no cupy: pip install cupy-cuda13x, or the package for the CUDA version of the driver"
   fi
 fi
 
 # --- measurements --------------------------------------------------------------------------------
 
-# Of a device's name, a file's.
+# The name of a file, from the name of the device.
 slug() {
   "$python" -c 'import json, re, sys; print(re.sub("[^a-z0-9]+", "-", json.load(open(sys.argv[1]))["device"]["name"].lower()).strip("-"))' "$1"
 }
@@ -154,7 +154,7 @@ measure() {
   fi
   rm -f "$json"
   "$bench" "${arguments[@]}" --json "$json" --driver "$driver" --commit "$commit" || status=$?
-  # Wrong results are written down too.
+  # Wrong results are written too.
   if [ -s "$json" ]; then
     mkdir -p "$results"
     cp "$json" "$results/$(slug "$json").json"
@@ -165,7 +165,7 @@ measure() {
 }
 step "measurements" measure
 
-# The bytes that a product really moves, from the hardware's counters, beside those it is compared with.
+# The bytes that a product really moves, from the counters of the hardware, and those of its rivals.
 profile() {
   local log=$build/ncu.log csv
   csv=bench/results/$(slug "$build/bench.json")-ncu.csv
@@ -175,7 +175,7 @@ profile() {
   if ! grep '^"' "$log" >"$csv"; then
     rm -f "$csv"
     cat "$log"
-    echo "error: ncu measured nothing, see above; often only root may read the counters" >&2
+    echo "error: ncu measured nothing; its output is above. Often only root may read the counters" >&2
     return 1
   fi
   echo "written: $csv"

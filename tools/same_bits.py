@@ -4,18 +4,18 @@
     PYTHONPATH=OTHER tools/same_bits.py --save FILE
     tools/same_bits.py --compare FILE [--only AREA ...]
 
-This is for a change that is to change no number: save before it, compare after it. The calls are in
-`same_bits_calls`, an area for each part of the package, and use public names only. FILE holds a
-digest of each result (SHA-256 of dtypes, shapes and bytes), or the text of the exception that was
-raised instead. Digests hold for one machine and one set of libraries: others round differently.
-The exit status is 1 if anything differs.
+Use it for a change that should not change any number: save before the change, and compare after it.
+The calls are in `same_bits_calls`, with an area for each part of the package, and use only public
+names. FILE contains a digest of each result (SHA-256 of dtypes, shapes and bytes), or the text of
+the exception that was raised instead. Digests are valid for one machine and one set of libraries,
+because others round differently. The exit status is 1 if anything differs.
 """
 
 from __future__ import annotations
 
 import os
 
-# One thread, and sums whose order does not depend on where an array happens to lie.
+# One thread, and sums whose order does not depend on the address of an array.
 os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
 os.environ["MKL_CBWR"] = "COMPATIBLE"
 
@@ -41,7 +41,7 @@ AREAS = {area.__name__: area for area in calls.AREAS}
 
 
 def digest(value: Any) -> str:
-    """SHA-256 of the numbers in a result and of the dtypes, shapes and names of what holds them."""
+    """Return the SHA-256 of the numbers in a result, and of its dtypes, shapes and names."""
     if isinstance(value, torch.Tensor):
         whole = value.detach().resolve_conj().resolve_neg().contiguous()
         value = (str(value.dtype), list(value.shape), whole.flatten().view(torch.uint8).numpy())
@@ -61,10 +61,10 @@ def digest(value: Any) -> str:
 
 
 def evaluated(make: str, use: str, orders: int, names: dict[str, Any]) -> dict[str, Any]:
-    """The value of the expression `use`, in which `A` is what `make` gives, and its derivatives.
+    """Return the value of the expression `use`, in which `A` is that of `make`, and derivatives.
 
-    Derivatives are by the tensors among the names and in `given`, and by A's parameters: gradients
-    of the value, of the sum of their squares, and so on. Without any, A is made once for all uses.
+    Derivatives are by the tensors in `names` and in `given`, and by the parameters of A: gradients
+    of the value, of the sum of their squares, and so on. Without derivatives, A is made only once.
     """
     leaves: dict[str, torch.Tensor] = {}
     if orders:
@@ -90,7 +90,7 @@ def evaluated(make: str, use: str, orders: int, names: dict[str, Any]) -> dict[s
 
 
 def results(area: str) -> Iterator[tuple[str, str]]:
-    """Names of results, with their digests or the text of an exception."""
+    """Yield names of results, with their digests or the text of an exception."""
     common = {"given": {}} | vars(calls)
     for name, make, uses, orders, names in AREAS[area]():
         names = common | names
@@ -109,10 +109,18 @@ def results(area: str) -> Iterator[tuple[str, str]]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Compare results, bit for bit, between versions.")
-    parser.add_argument("--only", nargs="+", choices=list(AREAS), default=list(AREAS))
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=list(AREAS),
+        default=list(AREAS),
+        help="evaluate only the calls of these areas (default: all)",
+    )
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--save", type=Path, metavar="FILE")
-    what.add_argument("--compare", type=Path, metavar="FILE")
+    what.add_argument("--save", type=Path, metavar="FILE", help="write the results to FILE")
+    what.add_argument(
+        "--compare", type=Path, metavar="FILE", help="compare with the results in FILE"
+    )
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
@@ -132,7 +140,10 @@ def main() -> int:
         return 0
     saved = json.loads(options.compare.read_text())
     if saved["machine"] != machine:
-        print("the file is of another machine or of other libraries", file=sys.stderr)
+        print(
+            f"warning: {options.compare} comes from another machine or other library versions",
+            file=sys.stderr,
+        )
     before = {k: v for k, v in saved["results"].items() if k.partition(":")[0] in options.only}
     names = sorted(before.keys() | found.keys())
     differ = [name for name in names if before.get(name) != found.get(name)]

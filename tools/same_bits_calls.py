@@ -1,7 +1,7 @@
-"""The calls of `tools/same_bits.py`: for each area a generator of cases.
+"""The calls of `tools/same_bits.py`: a generator of cases for each area.
 
-A case is its name, an expression that makes an object `A`, expressions to evaluate (separated by
-semicolons; A may stand in them), the order up to which to differentiate, and all other names used.
+A case is a name, an expression that makes an object `A`, expressions to evaluate (separated by
+semicolons; they may contain A), the order up to which to differentiate, and all other names used.
 """
 
 # ruff: noqa: F401  (expressions use what is imported)

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs one package that pip cannot bring, with the system's own package manager, or says how.
+# Installs a package that pip cannot install, with the package manager of the system, or says how to.
 #
 #     tools/system_package.sh WHAT APT-NAME DNF-NAME BREW-NAME
 set -eu
@@ -20,7 +20,7 @@ apt_install() {
   as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$apt"
 }
 
-echo "$what is missing: trying to install it" >&2
+echo "$what is missing. Trying to install it ..." >&2
 if command -v apt-get >/dev/null 2>&1; then
   command="apt-get install $apt"
   # The package lists may be absent (a fresh container) or old.

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Run the Python tests as other processors and loads would have them, and print a table.
+"""Run the Python tests under the settings of other processors and loads, and print a table.
 
     tools/test_settings.py [--only NAME] [pytest arguments]
 
-The libraries below us choose their code by the processor: OpenBLAS (NumPy, SciPy), MKL and oneDNN
-(torch), ATen and NumPy's own loops. Each setting makes them choose otherwise; where this processor
-lacks what a setting asks for, the library falls back to what there is.
+The libraries that Laplex uses choose their code by the processor: OpenBLAS (NumPy, SciPy), MKL and
+oneDNN (torch), ATen, and NumPy's own loops. Each setting makes them choose other code. If this
+processor lacks what a setting requests, the library falls back to what the processor has.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-#: NumPy's names of AVX-512, which differ between its versions. It refuses names that it lacks.
+#: NumPy's names for AVX-512, which differ between its versions. It refuses unknown names.
 _SIMD = np.show_config(mode="dicts")["SIMD Extensions"]
 _AVX512 = ",".join(name for name in _SIMD.get("found", ()) if name.startswith(("AVX512", "X86_V4")))
 
 
 class Setting(NamedTuple):
-    """What one run of the tests is like."""
+    """The settings of one run of the tests."""
 
     name: str
     environment: str
     threads: int = 1  # of each process
     shuffled: bool = False
-    loaded: bool = False  # beside processes that keep every core busy
+    loaded: bool = False  # while other processes keep every core busy
 
 
 SETTINGS = (
@@ -64,10 +64,14 @@ _BUSY = "while True: pass"
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument(
-        "--only", default="", help="settings whose name contains this; default: all"
+        "--only",
+        default="",
+        help="run only the settings whose name contains this text (default: all)",
     )
     parser.add_argument(
-        "--jobs", default=str(os.cpu_count()), help="processes; default: one a core"
+        "--jobs",
+        default=str(os.cpu_count()),
+        help="test processes at a time (default: one per core)",
     )
     options, arguments = parser.parse_known_args()
     rows = []

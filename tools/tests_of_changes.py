@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Print the test files nearest to what has changed, one a line; and `cpp` where C++ has changed.
+"""Print the test files nearest to what has changed, one per line, and `cpp` if C++ has changed.
 
     tools/tests_of_changes.py [REVISION]
 
-What differs from REVISION (HEAD, if none is given) or is not yet known to git counts as changed.
-For each changed module these are the test files that import it, or else those that import what
-imports it, and so on: a quick check for `make check`, not a proof, which is `make test`.
+Files that differ from REVISION (default: HEAD) or that git does not track count as changed. For
+each changed module, the script prints the test files that import it, or else those that import a
+module that imports it, and so on. `make check` uses it as a quick check. It does not replace
+`make test`.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE, TESTS = ROOT / "python", ROOT / "tests" / "python"
-#: The module that stands for what is compiled.
+#: The modules that stand for the compiled code.
 COVARIANCES, OPERATOR = "laplex.gram.factor", "laplex.numpy.plan"
 
 
 def changed_files(revision: str) -> list[Path]:
-    """The files that differ, and those that are new."""
+    """Return the files that differ, and those that are new."""
     names: set[str] = set()
     for command in (
         ["diff", "--name-only", "-z", revision, "--"],
@@ -40,7 +41,7 @@ def changed_files(revision: str) -> list[Path]:
 
 @cache
 def modules() -> dict[str, Path]:
-    """Every module of the package and of the tests, by name."""
+    """Return every module of the package and of the tests, by name."""
     found = {}
     for folder in (SOURCE, TESTS):
         for path in folder.rglob("*.py"):
@@ -55,7 +56,7 @@ def tree(module: str) -> ast.Module:
 
 
 def from_imports(module: str) -> Iterator[tuple[str, str, str]]:
-    """(name here, module it comes from, name there) of each `from ... import ...`."""
+    """Yield (name here, source module, name there) for each name of `from ... import ...`."""
     package = module if modules()[module].name == "__init__.py" else module.rpartition(".")[0]
     for node in ast.walk(tree(module)):
         if isinstance(node, ast.ImportFrom):
@@ -67,7 +68,7 @@ def from_imports(module: str) -> Iterator[tuple[str, str, str]]:
 
 @cache
 def home(module: str, name: str) -> str | None:
-    """The module in which a name of a module is defined: packages hand on names of their parts."""
+    """Return the module that defines a name of a module, also if a package re-exports it."""
     if f"{module}.{name}" in modules():
         return f"{module}.{name}"
     if module not in modules():
@@ -80,7 +81,7 @@ def home(module: str, name: str) -> str | None:
 
 
 def imports(module: str) -> set[str]:
-    """The modules that a module imports names of."""
+    """Return the modules from which a module imports names."""
     found = {home(source, name) for _, source, name in from_imports(module)}
     for node in ast.walk(tree(module)):
         if isinstance(node, ast.Import):
@@ -106,7 +107,7 @@ def is_test(module: str) -> bool:
 
 
 def nearest_tests(changed: str, importers: dict[str, set[str]]) -> set[str]:
-    """The test files fewest imports away from a module."""
+    """Return the test files that are fewest imports away from a module."""
     seen, level = {changed}, {changed}
     while level:
         tests = {name for name in level if is_test(name)}

@@ -363,7 +363,9 @@ int main(int argc, char** argv) {
     sizes = {1000, 10000, 100000, 1000000, 10000000};
   }
   if (*std::min_element(sizes.begin(), sizes.end()) < 1) {
-    std::fprintf(stderr, "usage: laplex_bench [SIZE ...] [--benchmark_...]; sizes from 1 on\n");
+    std::fprintf(stderr,
+                 "usage: laplex_bench [SIZE ...] [--benchmark_...]\nSIZE is the number of targets "
+                 "and of sources, an integer of at least 1.\n");
     return 1;
   }
   benchmark::AddCustomContext("instruction set", laplex::name_of(laplex::instruction_set()));

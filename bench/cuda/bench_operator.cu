@@ -118,7 +118,7 @@ class Group {
         return times_[k].minimum;
       }
     }
-    std::fprintf(stderr, "no task is called %s\n", name.c_str());
+    std::fprintf(stderr, "there is no task named %s\n", name.c_str());
     std::abort();
   }
 
@@ -603,17 +603,18 @@ void measure_all(const Bench& bench) {
 
 constexpr const char* kUsage =
     "usage: laplex_cuda_bench [options]\n"
-    "  --sizes 1e6,1e7,1e8  numbers of targets and of sources\n"
-    "  --huge               n = 1e9 too: forward, gradients and update\n"
-    "  --repetitions 20     samples of each task\n"
-    "  --quick              one size of 1e6 and five repetitions, unless said\n"
-    "  --profile            one product of each size and order for ncu, and nothing else\n"
-    "  --device 0           which GPU\n"
-    "  --json FILE          write the results there\n"
-    "  --driver RELEASE     of the driver, as nvidia-smi says it\n"
-    "  --commit HASH        what they are results of\n"
-    "  --help\n"
-    "Exits with 1 if a result is wrong, with 2 if there is none.\n";
+    "  --sizes LIST         comma-separated numbers of targets and of sources to measure\n"
+    "                       (default: 1e6,1e7,1e8)\n"
+    "  --huge               also measure n = 1e9: forward, gradients and update\n"
+    "  --repetitions N      samples of each task (default: 20)\n"
+    "  --quick              measure one size, 1e6, with five repetitions, unless you set them\n"
+    "  --profile            run only one product of each size and order, to be profiled by ncu\n"
+    "  --device N           the number of the GPU to use (default: 0)\n"
+    "  --json FILE          write the results to FILE\n"
+    "  --driver RELEASE     record this release of the driver, as nvidia-smi prints it\n"
+    "  --commit HASH        record this commit with the results (default: unknown)\n"
+    "  --help               show this help\n"
+    "The exit status is 1 if a result is wrong, and 2 if there are no results.\n";
 
 [[noreturn]] void stop(const std::string& message) {
   std::fprintf(stderr, "laplex_cuda_bench: %s\n%s", message.c_str(), kUsage);
@@ -673,7 +674,7 @@ Options options_of(int argc, char** argv) {
     } else if (name == "--commit") {
       options.commit = value();
     } else {
-      stop("what is " + name + "?");
+      stop(name + " is not an option");
     }
   }
   if (options.sizes.empty()) {

@@ -1,4 +1,4 @@
-"""The page of a GPU's benchmarks, from what laplex_cuda_bench --json wrote; goes beside it.
+"""Write the page of a GPU's benchmarks, beside the JSON that laplex_cuda_bench --json wrote.
 
 python bench/cuda/report.py bench/results/NAME.json
 """
@@ -15,17 +15,17 @@ Results = dict[str, Any]
 
 
 def number(value: float | None) -> str:
-    """Three digits; nothing for what was not counted."""
+    """Return three digits, or nothing for what was not counted."""
     return "" if value is None else f"{value:.3g}"
 
 
 def size(n: int) -> str:
-    """4096, 1e+08."""
+    """Format a size: 4096, 1e+08."""
     return str(n) if n < 100_000 else f"{n:.3g}"
 
 
 def table(head: list[str], rows: list[list[str]]) -> list[str]:
-    """A Markdown table."""
+    """Return the lines of a Markdown table."""
     return [
         "| " + " | ".join(head) + " |",
         "|" + "---|" * len(head),
@@ -37,7 +37,7 @@ def table(head: list[str], rows: list[list[str]]) -> list[str]:
 def by_size(
     measurements: list[dict[str, Any]], cell: Callable[[dict[str, Any]], float | None]
 ) -> list[str]:
-    """One row a task, one column a size, for the tasks that have any cells."""
+    """Return a table with a row per task and a column per size, for tasks that have any cells."""
     cells = {(m["name"], m["n"]): value for m in measurements if (value := cell(m)) is not None}
     names = dict.fromkeys(name for name, _ in cells)
     sizes = sorted({n for _, n in cells})
@@ -48,15 +48,16 @@ def by_size(
 
 
 def page(results: Results, source: str) -> str:
-    """The page in Markdown."""
+    """Return the page in Markdown."""
     device = results["device"]
     lines = [
         f"# GPU benchmarks: {device['name']}",
         "",
-        f"Written by `bench/cuda/report.py` from `{source}`, which `tools/gpu.sh` measures. n",
-        "targets and n sources, float32 unless said, anchors uniform on [0, n / 100], lengthscale",
-        f"1. Times are of one call, the minimum of {results['repetitions']} samples that took",
-        "turns with those that they are compared with: read the ratios.",
+        f"`bench/cuda/report.py` writes this page from `{source}`, which `tools/gpu.sh` measures.",
+        "There are n targets and n sources, uniform on [0, n / 100], and the lengthscale is 1.",
+        "Data are in float32 unless stated otherwise. A time is that of one call, the minimum of",
+        f"{results['repetitions']} samples, interleaved with the calls that it is compared with:",
+        "compare ratios rather than times.",
         "",
         f"{device['name']}, compute capability {device['compute_capability']}, "
         f"{device['multiprocessors']} multiprocessors, {device['memory_bytes'] / 2**30:.0f} GiB, "
@@ -69,7 +70,7 @@ def page(results: Results, source: str) -> str:
     met = [c["ratio"] <= c["limit"] for c in judged]
     lines += ["## Targets", ""]
     lines += table(
-        ["what", "n", "target", "measured", "met"],
+        ["ratio", "n", "target", "measured", "met"],
         [
             [
                 f"{c['ours']} vs {c['theirs']}",
@@ -82,25 +83,29 @@ def page(results: Results, source: str) -> str:
         ],
     )
     lines += [
-        f"{sum(met)} of {len(met)} are met. They are meant for n = 1e+08, those of batches for",
-        "4096: a shorter line lies in the cache, and does not fill the device.",
+        f"{sum(met)} of {len(met)} targets are met. They are meant for n = 1e+08, and those of",
+        "batches for n = 4096. A shorter line fits in the cache and does not fill the device.",
         "",
         "## Other ratios",
         "",
     ]
     lines += table(
-        ["what", "n", "ratio"],
+        ["ratio", "n", "measured"],
         [
             [f"{c['ours']} vs {c['theirs']}", size(c["n"]), f"{number(c['ratio'])}x"]
             for c in results["comparisons"]
             if c["limit"] is None
         ],
     )
-    lines += ["## Milliseconds", "", *by_size(results["measurements"], lambda m: m["minimum_ms"])]
     lines += [
-        "## GB/s",
+        "## Times in milliseconds",
         "",
-        "Of bytes that must be read and written; what is found in a cache counts too.",
+        *by_size(results["measurements"], lambda m: m["minimum_ms"]),
+    ]
+    lines += [
+        "## Memory throughput in GB/s",
+        "",
+        "This counts the bytes that must be read and written, including those found in a cache.",
         "",
         *by_size(
             results["measurements"],
@@ -108,19 +113,20 @@ def page(results: Results, source: str) -> str:
         ),
         "## Errors",
         "",
-        "Against the CPU in double, for longer lines than 10^6 at 16 entries against sums over all",
-        "pairs; in units of sum_j |K_ij| |v_j|, gradients in the same way.",
+        "Results are compared with the CPU in double, and for n above 10^6 with sums over all",
+        "pairs at 16 entries. The unit of errors is `sum_j |K_ij| |v_j|`, and similarly for",
+        "gradients.",
         "",
     ]
     lines += table(
-        ["what", "n", "largest", "allowed", ""],
+        ["result", "n", "largest error", "allowed error", "verdict"],
         [
             [
                 c["name"],
                 size(c["n"]),
                 "not finite" if c["error"] is None else f"{c['error']:.2g}",
                 f"{c['limit']:.2g}",
-                "right" if c["error"] is not None and c["error"] <= c["limit"] else "**wrong**",
+                "correct" if c["error"] is not None and c["error"] <= c["limit"] else "**wrong**",
             ]
             for c in results["checks"]
         ],
@@ -131,8 +137,8 @@ def page(results: Results, source: str) -> str:
             f"## n = {size(huge['n'])}",
             "",
             f"Plan, forward, gradients and update take {huge['peak_bytes'] / 1e9:.1f} GB of device "
-            f"memory at their peak, inputs and results included; the plan holds "
-            f"{huge['plan_bytes'] / 1e9:.1f} GB of them, "
+            f"memory at their peak, including inputs and results. The plan holds "
+            f"{huge['plan_bytes'] / 1e9:.1f} GB of it, "
             f"{huge['plan_bytes'] / huge['n'] / 2:.1f} bytes an anchor.",
             "",
         ]

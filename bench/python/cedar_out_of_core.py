@@ -1,12 +1,12 @@
-"""Fits CEDAR to a file that is larger than the memory allowed: time per pass, memory, bytes.
+"""Fit CEDAR to a file that is larger than the allowed memory, and print times and memory.
 
     python bench/python/cedar_out_of_core.py [--rows 1000000] [--dim 512] [--file build/rows.npy]
 
-Rows are planted, so that the result can be judged: each is a mixture of k of the columns of a
-rotation. The fit runs in a process of its own, whose memory is limited to --limit GiB, pages of the
-file aside; its peak, with those, is printed. A pass is compared with its floor: one read of the
-file and products of as many operations, measured in that process. Times are of the processor, on
---threads threads, so that other work on the machine disturbs them little.
+The rows are synthetic, so that the true atoms are known: each is a mixture of k columns of a
+rotation, plus noise. The fit runs in its own process, whose memory is limited to --limit GiB, not
+counting the pages of the file. The printed peak counts them. A pass is compared with its floor: one
+read of the file and matrix products of as many operations, measured in the same process. Times are
+process CPU times on --threads threads, so that other work on the machine affects them little.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import resource
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,7 @@ def rotation(dim: int) -> np.ndarray:
 
 
 def write(path: Path, rows: int, dim: int, k: int) -> None:
-    """Planted rows, a block at a time."""
+    """Write synthetic rows, one block at a time."""
     atoms = torch.from_numpy(rotation(dim))
     random = torch.Generator().manual_seed(1)
     part = path.with_name(path.name + ".part")
@@ -52,7 +53,7 @@ def write(path: Path, rows: int, dim: int, k: int) -> None:
 
 
 def read_seconds(path: Path) -> float:
-    """One read of the file, in blocks."""
+    """Time one read of the file, in blocks."""
     start = time.process_time()
     with path.open("rb", buffering=0) as file:
         buffer = bytearray(_BLOCK * 2048)
@@ -62,7 +63,7 @@ def read_seconds(path: Path) -> float:
 
 
 def product_seconds(path: Path, dim: int) -> float:
-    """The two products of a pass, U z and S^T Z, of as many rows, all of one block."""
+    """Time the two products of a pass, U z and S^T Z, for as many rows, all from one block."""
     file = np.load(path, mmap_mode="r")
     block, matrix = torch.from_numpy(np.array(file[:_BLOCK])), torch.from_numpy(rotation(dim))
     best = float("inf")
@@ -75,7 +76,7 @@ def product_seconds(path: Path, dim: int) -> float:
 
 
 def fit(path: Path, k: int, passes: int) -> None:
-    """The measured process."""
+    """Fit and print the measurements, in the limited process."""
     rows = np.load(path, mmap_mode="r")
     dim = rows.shape[1]
     seconds: list[float] = []
@@ -100,15 +101,15 @@ def fit(path: Path, k: int, passes: int) -> None:
     print(f"machine: {processor()}, {torch.get_num_threads()} threads")
     print(f"{rows.shape[0]:,} x {dim} float32, {rows.nbytes / 1e9:.2f} GB, k = {k}")
     print(
-        f"fit {total:.0f} s ({wall:.0f} s by the clock): {len(seconds) - len(last)} passes over a "
+        f"fit: {total:.0f} s ({wall:.0f} s of wall time): {len(seconds) - len(last)} passes over a "
         "sample of 65,536 rows, then "
         f"{len(last)} over the file of {min(last):.1f} to {max(last):.1f} s"
     )
     print(
         f"floor: one read {read:.1f} s + two products {product:.1f} s = {floor:.1f} s; a pass "
-        f"takes {min(last) / floor:.2f} of it"
+        f"takes {min(last) / floor:.2f} times the floor"
     )
-    print(f"peak resident memory {peak:.2f} GiB")
+    print(f"peak resident memory: {peak:.2f} GiB")
     print(
         f"MCC with the true atoms {mcc(model.atoms_, rotation(dim)):.4f}, "
         f"FVE {model.score(rows[:_BLOCK]):.4f}"
@@ -119,13 +120,19 @@ def fit(path: Path, k: int, passes: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--dim", type=int, default=512)
-    parser.add_argument("-k", type=int, default=16)
-    parser.add_argument("--passes", type=int, default=10)
-    parser.add_argument("--limit", type=float, default=4.0, help="GiB of memory for the fit")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--file", type=Path, default=Path("build/cedar_rows.npy"))
+    option = partial(parser.add_argument, type=int)
+    option("--rows", default=1_000_000, help="rows of a new file (default: %(default)s)")
+    option("--dim", default=512, help="columns of a new file (default: %(default)s)")
+    option("-k", default=16, help="atoms per row and size of a code (default: %(default)s)")
+    option("--passes", default=10, help="the most passes over the file (default: %(default)s)")
+    option("--limit", type=float, default=4.0, help="memory of the fit, GiB (default: %(default)s)")
+    option("--threads", default=1, help="threads of the fit (default: %(default)s)")
+    option(
+        "--file",
+        type=Path,
+        default=Path("build/cedar_rows.npy"),
+        help="the file of rows, written if it does not exist (default: %(default)s)",
+    )
     parser.add_argument("--fit", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.fit:

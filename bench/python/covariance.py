@@ -1,9 +1,10 @@
-"""Writes the tables and pictures of docs/measurements/covariance.md: covariance models of real images.
+"""Write the tables and pictures of docs/measurements/covariance.md.
 
     python bench/python/covariance.py [--quick] [--only order fashion patches retina]
 
-Fashion-MNIST comes from Debian's dataset-fashion-mnist, the photographs from scikit-image. Takes
-about twenty minutes on one core; --quick takes four and writes into build/covariance.
+The script compares covariance models of real images. Fashion-MNIST comes from Debian's package
+dataset-fashion-mnist, and the photographs come from scikit-image. It takes about twenty minutes on
+one core. With --quick it takes four minutes and writes into build/covariance.
 """
 
 from __future__ import annotations
@@ -318,8 +319,8 @@ def order(quick: bool, folder: Path) -> list[str]:
     images = (images - mean) / deviation.clamp_min(1e-8)
     sample = (images.T @ images / len(images)).double()
     lines = [
-        "| model | throw-away experiment | 600 steps: error² / px | 2000 steps: error² / px "
-        "| s a step | low rank at equal size: error² / px |",
+        "| model | prototype | 600 steps: error² / px | 2000 steps: error² / px "
+        "| seconds per step | low rank at equal size: error² / px |",
         "|---|---|---|---|---|---|",
     ]
     for (heads, phased), earlier in zip(FORMS, EARLIER, strict=True):
@@ -453,8 +454,8 @@ def retina(quick: bool, folder: Path) -> list[str]:
         f"| PCA, rank {rank}, + diagonal | {model.dim:,} | {(rank + 1) * model.dim:,} "
         f"| {rival[0]:.3f} | {rival[1]:.3f} |",
         "",
-        f"A step took {seconds:.1f} s, a sample {sampling:.1f} s; peak memory of the process was "
-        f"{peak:.1f} GiB.",
+        f"A step took {seconds:.1f} s and a sample {sampling:.1f} s. "
+        f"The peak memory of the process was {peak:.1f} GiB.",
     ]
 
 
@@ -475,14 +476,20 @@ PARTS = {"order": order, "fashion": fashion, "patches": patches, "retina": retin
 
 def main() -> None:
     """Measure, and write the tables between their marks in the page."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--out", type=Path)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="use small sizes; write to build/covariance"
+    )
+    parser.add_argument(
+        "--only", nargs="+", choices=PARTS, default=list(PARTS), help="measure these sections only"
+    )
+    parser.add_argument("--out", type=Path, help="write to this page instead")
     options = parser.parse_args()
     torch.set_num_threads(1)
     out = options.out or (
-        PAGE.parents[1] / "build" / "covariance" / PAGE.name if options.quick else PAGE
+        PAGE.parents[2] / "build" / "covariance" / PAGE.name if options.quick else PAGE
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     text = (out if out.exists() else PAGE).read_text()

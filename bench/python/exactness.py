@@ -1,10 +1,11 @@
-"""Writes docs/measurements/exactness.md: the largest error in units of sum |K||v|, per form, precision and size.
+"""Writes docs/measurements/exactness.md: the largest error in units of sum |K||v|.
 
     python bench/python/exactness.py [--quick] [--out docs/measurements/exactness.md]
 
-Errors are against the extended-precision reference of tests/python/reference.py. Takes half an hour
-on two processors; --quick leaves out sizes from 10^5, takes two minutes and writes only where
---out says.
+The table has one row per form and precision and one column per size. The script compares results
+with the extended-precision reference of tests/python/reference.py. It takes half an hour on two
+processors. With --quick it leaves out the sizes from 10^5 on, takes two minutes and prints the page
+unless --out is given.
 """
 
 from __future__ import annotations
@@ -36,20 +37,20 @@ SIZES = (0, 1, 2, 7, 1000)
 
 @dataclass(frozen=True)
 class Column:
-    """What one column of the table tries, with every kind of anchors."""
+    """The cases of one column of the table, each tried with every kind of anchors."""
 
     name: str
     pairs: tuple[tuple[int, int], ...]
     lengthscales: tuple[float, ...]
     self_lengthscales: tuple[float, ...]
-    """For the self case, where n = m."""
+    """The lengthscales of the self case, for n = m."""
     mixed_pairs: tuple[tuple[int, int], ...] = ()
-    """Pairs tried at lengthscale 0.3 alone: at large sizes the reference is the cost."""
+    """Pairs tried only at lengthscale 0.3, because the reference is slow at large sizes."""
     adjoint: bool = False
 
 
 def small(largest: int) -> tuple[tuple[int, int], ...]:
-    """Return every pair of the sizes up to `largest`, with at least one above 7 if it is."""
+    """Return every pair of sizes up to `largest`; above 7, only pairs with a size above 7."""
     pairs = [p for p in itertools.product(SIZES, repeat=2) if max(p) <= largest]
     return tuple(p for p in pairs if largest <= 7 or max(p) > 7)
 
@@ -67,11 +68,11 @@ COLUMNS = (
     Column("10^6", ((1_000_000, 999_999),), (1e-6, 0.3), ()),
 )
 GRIDS = ((1_000, 2_000), (10_000, 1_000), (100_000, 200), (1_000_000, 20), (10_000_000, 3))
-LARGE = 2  # columns from here on are what --quick leaves out
+LARGE = 2  # --quick leaves out the columns from this one on
 
 
 def cases(column: Column) -> Iterator[tuple[int, int, str, float, bool]]:
-    """Yield what a column tries: n, m, kind of anchors, lengthscale, whether a self case."""
+    """Yield a column's cases: n, m, kind of anchors, lengthscale, whether it is the self case."""
     for (n, m), kind in itertools.product(column.pairs, ANCHORS):
         yield from ((n, m, kind, ell, False) for ell in column.lengthscales)
         if n == m:
@@ -81,7 +82,7 @@ def cases(column: Column) -> Iterator[tuple[int, int, str, float, bool]]:
 
 
 def row(form: str, dtype: str, is_complex: bool, columns: int) -> tuple[list[float], int]:
-    """Return the largest error of each column, and how many results were compared."""
+    """Return the largest error of each column, and the number of results compared."""
     worst = []
     tried = 0
     for number, column in enumerate(COLUMNS[:columns]):
@@ -100,7 +101,8 @@ def row(form: str, dtype: str, is_complex: bool, columns: int) -> tuple[list[flo
 def one_value(size: int, tries: int) -> tuple[float, float]:
     """Return the largest errors, real and oscillating, for one value on the grid 0, 1, 2, ...
 
-    The exact result is the formula. Its angle is split in two that extended precision holds.
+    The exact result is given by the formula. Its angle is split into two parts that are exact in
+    extended precision.
     """
     rng = np.random.default_rng(size)
     grid = np.arange(size, dtype=np.float64)
@@ -133,24 +135,24 @@ def page(
     lines = [
         "# Exactness, measured",
         "",
-        "Largest error of a product in units of `sum_j |K_ij| |v_j|`, against an independent",
-        "reference in 80-bit extended precision",
-        "([tests/python/reference.py](../../tests/python/reference.py)). The promise is 1e-14 for",
-        "float64 and 1e-6 for float32.",
+        "The table shows the largest error of a product in units of `sum_j |K_ij| |v_j|`,",
+        "compared with an independent reference in 80-bit extended precision",
+        "([tests/python/reference.py](../../tests/python/reference.py)). The promise is 1e-14",
+        "for float64 and 1e-6 for float32.",
         "",
-        f"Anchors: {', '.join(ANCHORS)}.",
-        "Sizes: every pair (n, m) of 0, 1, 2, 7 and 1000, in the column of the larger, with",
-        "`apply` and `adjoint`, with sources of their own and (where n = m) with the targets as",
-        "sources, at lengthscales 1e-6, 1e-5, ..., 1e6.",
+        f"* Anchors: {', '.join(ANCHORS)}.",
+        "* Sizes up to 1000: every pair (n, m) of 0, 1, 2, 7 and 1000, in the column of the",
+        "  larger size, with `apply` and `adjoint`, with separate sources and (for n = m)",
+        "  with the targets as sources, at lengthscales 1e-6, 1e-5, ..., 1e6.",
     ]
     if not quick:
         lines += [
-            "At 10^5: n = m at 1e-6, 0.3, 1e6, the self case and either beside every smaller size",
-            "of the other at 0.3. At 10^6: 1,000,000 x 999,999, at 1e-6 and 0.3. Beyond 1000,",
-            "`apply` alone.",
+            "* Size 10^5, `apply` only: n = m at lengthscales 1e-6, 0.3 and 1e6; at 0.3 also the",
+            "  self case, and 10^5 targets or sources with every smaller size of the other.",
+            "* Size 10^6, `apply` only: 1,000,000 x 999,999 at lengthscales 1e-6 and 0.3.",
         ]
     lines += [
-        "The frequency, where there is one, is 3 / lengthscale.",
+        "* The frequency, if there is one, is 3 / lengthscale.",
         "",
         "| form | values | " + " | ".join(f"max(n, m) = {name}" for name in names) + " |",
         "|---|---|" + "---|" * len(names),
@@ -164,10 +166,11 @@ def page(
             "",
             f"{tried} results, {'all' if kept(table, grids) else 'NOT all'} within the promise.",
             "",
-            "Random values are kind: rounding errors of many terms cancel. The worst pattern known",
-            "is one value that is not zero on a regular grid",
-            "([why the results are exact](../explanation/exactness.md) says why). Float64; lengthscales from 0.03 n to 10 n,",
-            "frequencies that turn by 0.1 to 10,000 radians over the grid:",
+            "Random values hide errors, because the rounding errors of many terms cancel. The",
+            "worst known pattern is a single nonzero value on a regular grid ([Why the results",
+            "are exact](../explanation/exactness.md) gives the reason). The next table shows it",
+            "in float64, with lengthscales from 0.03 n to 10 n and frequencies that turn by 0.1",
+            "to 10,000 radians over the grid:",
             "",
             "| n | drawn | real | oscillating |",
             "|---|---|---|---|",
@@ -195,15 +198,22 @@ def kept(
 def main() -> None:
     """Measure and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--out", type=Path, help="default: docs/measurements/exactness.md, unless --quick")
+    parser.add_argument(
+        "--quick", action="store_true", help="measure only small sizes, in two minutes"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="file to write (default: docs/measurements/exactness.md, or none with --quick)",
+    )
     options = parser.parse_args()
-    out = options.out or (None if options.quick else ROOT / "docs" / "measurements" / "exactness.md")
+    page_of_docs = ROOT / "docs" / "measurements" / "exactness.md"
+    out = options.out or (None if options.quick else page_of_docs)
     start = time.monotonic()
     rows = list(itertools.product((*FORMS, PHASED), PROMISE, (False, True)))
     table: dict[tuple[str, str, bool], list[float]] = {}
     total = 0
-    os.environ.setdefault("LAPLEX_NUM_THREADS", "1")  # one process a processor is enough
+    os.environ.setdefault("LAPLEX_NUM_THREADS", "1")  # one process per processor is enough
     draws = ((1_000, 200), (10_000, 200)) if options.quick else GRIDS
     with ProcessPoolExecutor() as pool:
         on_grids = {draw: pool.submit(one_value, *draw) for draw in draws}
@@ -222,7 +232,7 @@ def main() -> None:
         out.write_text(text)
         print(f"written: {out}")
     if not kept(table, grids):
-        raise SystemExit("an error is beyond the promise")
+        raise SystemExit("at least one error exceeds the promise")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""Writes the tables and the picture of docs/measurements/gram.md: exact Gaussian models on a line, and rivals.
+"""Write the tables and the picture of docs/measurements/gram.md.
 
     python bench/python/gram.py [--quick] [--only times agreement memory samples stability]
 
-One thread, process CPU time, minimum of interleaved rounds. Takes about ten minutes; --quick takes
-one and writes into build/gram.
+The script compares laplex.gram with celerite2, GPyTorch and scikit-learn, on one thread. Times are
+process CPU times, the minimum over interleaved rounds. It takes about ten minutes. With --quick it
+takes one minute and writes into build/gram.
 """
 
 from __future__ import annotations
@@ -331,14 +332,17 @@ def section_times(times: Times, folder: Path) -> str:
             ours, theirs = times[form, what, "laplex"], times[form, what, "celerite2"]
             ratios.append([form, what, *(f"{theirs[n] / ours[n]:.2f}" for n in sizes)])
     lines.append(
-        table(["celerite2's time over ours", "", *(f"n = {power(n)}" for n in sizes)], ratios)
+        table(
+            ["time of celerite2 / time of laplex", "", *(f"n = {power(n)}" for n in sizes)], ratios
+        )
     )
     cells = [float(cell) for row in ratios for cell in row[2:]]
     lost = [cell for cell in cells if cell < 1]
     if lost:
         lines.append(
-            f"celerite2 is faster in {len(lost)} of {len(cells)} cases, by up to "
-            f"{1 / min(lost):.1f} times: for small n we spend most on setting up tensors.\n"
+            f"celerite2 is faster in {len(lost)} of {len(cells)} cases, by a factor of up to "
+            f"{1 / min(lost):.1f}: for small n, Laplex spends most of its time on setting up "
+            "tensors.\n"
         )
     draw_times(times, folder)
     return "\n".join(lines)
@@ -355,7 +359,7 @@ def draw_times(times: Times, folder: Path) -> None:
                 ax.plot(list(points), list(points.values()), style, color=colours[who], label=label)
         ax.set(xscale="log", yscale="log", xlabel="n", title=f"One {form} term")
         ax.grid(alpha=0.3)
-    figure.axes[0].set_ylabel("seconds of one core")
+    figure.axes[0].set_ylabel("CPU time in seconds")
     figure.axes[0].legend(
         fontsize=8, title="solid: with gradients; dotted: without", title_fontsize=8
     )
@@ -404,7 +408,7 @@ def section_agreement(quick: bool) -> str:
                 names = ("lengthscale", "variance", "noise", "frequency", "anchors", "values")
                 errors = [f"{error(ours[k], theirs[k]):.0e}" if k in ours else "" for k in names]
                 rows.append([rival, form, f"{n:,}", f"{error(value, expected):.0e}", *errors])
-    head = ["against", "term", "n", "log_prob", *(f"by {k}" for k in names)]
+    head = ["reference", "term", "n", "log_prob", *(f"by {k}" for k in names)]
     return table(head, rows)
 
 
@@ -446,7 +450,7 @@ def section_memory(quick: bool) -> str:
                 peak = int(subprocess.run(command, capture_output=True, check=True).stdout)
                 cells.append(f"{peak / 1e6:.3g} MB, {peak / n:.0f} n")
             rows.append([name, f"{n:,}", *cells])
-    return table(["beyond the data, in bytes", "n", *FORMS], rows)
+    return table(["memory beyond the data", "n", *FORMS], rows)
 
 
 def section_samples(quick: bool) -> str:
@@ -470,7 +474,7 @@ def section_samples(quick: bool) -> str:
         ["expected", *(f"{expected / math.sqrt(c):.4f}" for c in counts)],
     ]
     text = table(["samples", *(power(c) for c in counts)], rows)
-    return text + f"\nThe fitted exponent of the number of samples is {slope(errors):.3f}.\n"
+    return text + f"\nThe fitted exponent of N is {slope(errors):.3f}.\n"
 
 
 STABILITY: dict[str, list[Term]] = {
@@ -541,10 +545,10 @@ def section_stability() -> str:
             rows.append([name, f"1e-{exponent:02}", *cells])
             messages += [message] if message else []
         head = ["terms", "spacing", "condition", "backward error of solve", "error of logdet"]
-        lines.append(table([*head, "celerite2's"], rows))
+        lines.append(table([*head, "celerite2: error of logdet"], rows))
     text = "\n".join(lines)
     if messages:
-        text += f"\nThe last refusal reads: `{messages[-1]}`\n"
+        text += f"\nThe last refusal has the message: `{messages[-1]}`\n"
     return text
 
 
@@ -560,17 +564,21 @@ def machine_line() -> str:
     text = f"{processor()}, one thread; commit {commit}, {date.today()}; {versions}."
     if absent:
         text += (
-            f" {' and '.join(absent)} {'are' if absent[1:] else 'is'} not installed: celerite2's "
-            "gradients are those of its compiled functions, called directly."
+            f" {' and '.join(absent)} {'are' if absent[1:] else 'is'} not installed, so "
+            "celerite2's gradients come from direct calls of its compiled functions."
         )
     return text + "\n"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="use small sizes; write to build/gram")
     names = ("times", "agreement", "memory", "samples", "stability")
-    parser.add_argument("--only", nargs="+", choices=names, default=names)
+    parser.add_argument(
+        "--only", nargs="+", choices=names, default=names, help="measure these sections only"
+    )
     parser.add_argument("--peak", help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -1,9 +1,9 @@
-"""Writes docs/measurements/initial_anchors.md and its picture: layers started interlaced and at random.
+"""Writes docs/measurements/initial_anchors.md and its picture.
 
     python bench/python/initial_anchors.py [--quick] [--out docs/measurements/initial_anchors.md]
 
 Trains the demo's network on scikit-learn's digits from both kinds of initial anchors, with one or
-two heads, with and without phases. Takes about five minutes; --quick, two seeds, one.
+two heads, with and without phases. Takes about five minutes, or one minute with --quick.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ def label(heads: int, phased: bool) -> str:
 
 
 def ranks(variant: Variant, heads: int, inputs: int, classes: int) -> tuple[str, str]:
-    """Return the ranks of the square layer 128 -> 128: one kernel, mean of heads; whole weight."""
+    """Return the ranks of one kernel (mean of heads) and of the weight of the layer 128 -> 128."""
     torch.manual_seed(0)
     network = build_network(variant, inputs, classes, dataclasses.replace(SMALL, heads=heads))
     layer = network[3]
     assert isinstance(layer, LaplexLinear)
-    layer.double()  # in float32 the roundings of the entries would count as rank
+    layer.double()  # in float32, rounding errors of the entries would count as rank
     weight = layer.weight.detach()
     return f"{np.mean(layer.rank()):.0f}", str(int(torch.linalg.matrix_rank(weight)))
 
@@ -48,8 +48,13 @@ def ranks(variant: Variant, heads: int, inputs: int, classes: int) -> tuple[str,
 def main() -> None:
     """Train, and write the page and the picture."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "measurements" / "initial_anchors.md")
+    parser.add_argument("--quick", action="store_true", help="train two seeds instead of eight")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=ROOT / "docs" / "measurements" / "initial_anchors.md",
+        help="file to write; the picture goes beside it (default: %(default)s)",
+    )
     options = parser.parse_args()
     seeds = 2 if options.quick else 8
     images = load_images("digits")
@@ -92,23 +97,26 @@ def main() -> None:
         "# Initial anchors: interlaced or random",
         "",
         "The rank of a kernel is the largest number of disjoint neighbouring (target, source)",
-        "pairs along the line ([the operator](../explanation/operator.md#rank)), so anchors drawn independently",
-        "lose rank, and interlaced ones do not. Does training notice? The demo's network,",
-        f"64 - 128 - 128 - 10 on scikit-learn's digits, {SMALL.epochs} epochs, {seeds} seeds.",
-        "Ranks are those of the layer 128 -> 128: one kernel alone and the whole weight (which",
-        "phases and sums of heads can lift) as it starts, and one kernel again after training.",
+        "pairs along the line ([Rank](../explanation/operator.md#rank)). Anchors that are",
+        "drawn independently therefore lose rank, and interlaced anchors do not. This page",
+        "asks whether that matters for training. It uses the network of the demo, 64 - 128 -",
+        f"128 - 10, on scikit-learn's digits, with {SMALL.epochs} epochs and {seeds} seeds.",
+        "The ranks are those of the layer 128 -> 128: before training that of one kernel and",
+        "that of the whole weight (which phases and sums of heads can increase), and after",
+        "training that of one kernel.",
         "",
-        "| layers | start | rank, one kernel | rank, weight | one kernel, trained "
-        "| loss, epoch 1 | epoch 5 | last | test accuracy, % |",
+        "| layers | initial anchors | initial rank, one kernel | initial rank, weight "
+        "| trained rank, one kernel | loss, epoch 1 | loss, epoch 5 | loss, last epoch "
+        "| test accuracy, % |",
         "|---|---|---|---|---|---|---|---|---|",
         *(f"| {' | '.join(row)} |" for row in rows),
         "",
         f"![training loss by epoch]({picture.name})",
         "",
-        "Lines are means over seeds, bands their range; accuracy is the mean and standard",
-        "deviation over seeds. On this task the answer is: hardly. The rank a layer starts with",
-        "is not the one it keeps, since training moves anchors past each other: interlaced layers",
-        "lose rank, and what random ones lack at the start they do not miss.",
+        "Lines are means over seeds, and bands are their range. The accuracy is the mean and",
+        "standard deviation over seeds. On this task the initial anchors hardly matter.",
+        "Training moves anchors past each other, so a layer does not keep its initial rank:",
+        "interlaced layers lose rank, and the lower initial rank of random ones does no harm.",
         "",
         f"laplex {laplex.__version__}, torch {torch.__version__}, {processor()};",
         "`python bench/python/initial_anchors.py`.",

@@ -1,9 +1,10 @@
-"""Writes docs/measurements/learning_rates.md: held-out accuracy of the demo's networks by Adam's learning rate.
+"""Writes docs/measurements/learning_rates.md: accuracy of the demo's networks by learning rate.
 
     python bench/python/learning_rates.py [--out docs/measurements/learning_rates.md]
 
-The demo trains each kind of network at the rate that this finds for it. Held out are training
-images, others for each seed; the test images play no part. Takes about ten minutes.
+The demo trains each kind of network at the rate that this script finds for it. The script holds out
+training images, different ones for each seed, and does not use the test images. It takes about ten
+minutes.
 """
 
 from __future__ import annotations
@@ -61,16 +62,22 @@ def rows(images: ImageDataset, most: int, settings: Settings) -> list[str]:
 def main() -> None:
     """Train, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "measurements" / "learning_rates.md")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=ROOT / "docs" / "measurements" / "learning_rates.md",
+        help="file to write (default: %(default)s)",
+    )
     options = parser.parse_args()
     lines = [
         "# Learning rates of the demo's networks",
         "",
-        "Accuracy in per cent on held-out *training* images, mean over seeds, by Adam's peak",
-        "learning rate (one-cycle schedule). The best of a row is bold, the one that the demo uses",
-        "is marked: the best, or one that differs from it by less than the noise. (Some 270 images",
-        "are held out of the digits, so a mean over eight splits has a standard error of 0.4.)",
-        "Test images play no part.",
+        "The tables show the accuracy in per cent on held-out *training* images, as a mean",
+        "over seeds, by the peak learning rate of Adam (with a one-cycle schedule). Test",
+        "images are not used. The best rate of a row is bold. The rate that the demo uses is",
+        "marked: it is the best, or one that differs from it by less than the noise. (About",
+        "270 images are held out of the digits, so a mean over eight splits has a standard",
+        "error of 0.4.)",
     ]
     sets = (
         ("digits", 10**9, dataclasses.replace(SMALL, seeds=8)),
@@ -81,9 +88,9 @@ def main() -> None:
         example = held_out(images, most, 0)
         lines += [
             "",
-            f"{images.name.split(' (')[0]}: {len(example.train_labels):,} images to learn from, "
-            f"{len(example.test_labels):,} held out (others",
-            f"for each seed), {settings.epochs} epochs, {settings.seeds} seeds.",
+            f"{images.name.split(' (')[0]}: {len(example.train_labels):,} training images, "
+            f"{len(example.test_labels):,} held-out images",
+            f"(different ones for each seed), {settings.epochs} epochs, {settings.seeds} seeds.",
             "",
             f"| layers | {' | '.join(f'{rate:g}' for rate in RATES)} |",
             "|---|" + "---|" * len(RATES),

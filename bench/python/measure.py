@@ -1,7 +1,7 @@
-"""Timing: rounds in which everything runs once, in process CPU time, and the minimum of the rounds.
+"""Timing in rounds: every task runs once per round, and the minimum of its CPU times counts.
 
-The machine may be shared and slow down by half for a second; a ratio of two minima from the same
-rounds survives that, a ratio of two numbers from different runs does not.
+The machine may be shared and slow down by half for a second. A ratio of two minima from the same
+rounds is still valid then. A ratio of two numbers from different runs is not.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ def measure(
     wall: bool = False,
     budget: float = 30.0,
 ) -> dict[str, float]:
-    """Seconds per task: the minimum over the rounds, of which the first only fills caches.
+    """Return seconds per task: the minimum over the rounds, of which the first only fills caches.
 
-    Short tasks are repeated within a round, to 2 ms at least. Rounds end early when `budget`
-    seconds have passed, but not before the third.
+    Short tasks are repeated within a round until they take at least 2 ms. Rounds end early once
+    `budget` seconds have passed, but not before the third.
     """
     clock = time.perf_counter if wall else time.process_time
     repeats: dict[str, int] = {}

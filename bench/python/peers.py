@@ -1,8 +1,8 @@
-"""The operator and its peers as functions of the same inputs.
+"""The operator and other libraries (its peers) as functions of the same inputs.
 
-Every product of this module is of one problem: anchors uniform on [0, 1], lengthscale 0.1. A peer
-that needs sorted anchors, or the self case, gets them; the names say so. What a peer may prepare
-once (a matrix, a compiled function) it prepares before it is timed, as a plan is.
+Every product of this module solves one problem: anchors uniform on [0, 1], with lengthscale 0.1. A
+peer that needs sorted anchors, or the self case, gets them, and its name says so. Everything that a
+peer can prepare once (a matrix, a compiled function) is prepared before it is timed, like a plan.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import laplex
 Array = np.ndarray
 ELL = 0.1
 
-#: Packages of the peers, and what to say of those that are not there.
+#: The packages of the peers.
 PACKAGES = ("celerite2", "jax", "numba", "pykeops", "tinygp")
 
 
@@ -31,7 +31,7 @@ def missing() -> list[str]:
 
 @dataclass(frozen=True)
 class Problem:
-    """Inputs of one size and precision; `exact` are the products in float64."""
+    """Inputs of one size and precision."""
 
     n: int
     dtype: str
@@ -43,13 +43,13 @@ class Problem:
 
     @classmethod
     def draw(cls, n: int, dtype: str) -> Problem:
-        """Draw a problem; the same one every time."""
+        """Draw a problem, the same one every time."""
         rng = np.random.default_rng(0)
         x, y = rng.random((2, n)).astype(dtype)
         return cls(n, dtype, x, y, rng.standard_normal(n).astype(dtype), np.sort(x), np.sort(y))
 
     def error(self, product: Array, kind: str) -> float:
-        """Largest error of a product in units of sum_j |K_ij| |v_j|."""
+        """Return the largest error of a product in units of sum_j |K_ij| |v_j|."""
         x, y = {
             "random": (self.x, self.y),
             "sorted": (self.sorted_x, self.sorted_y),
@@ -64,7 +64,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Task:
-    """One thing to time; `kind` is the product that it returns, if any, to be checked."""
+    """A task to time; `kind` is the kind of product that it returns, if any, for the check."""
 
     name: str
     run: Callable[[], Any]
@@ -72,7 +72,7 @@ class Task:
 
 
 def ours(p: Problem) -> list[Task]:
-    """Our products: plans made before."""
+    """Return our products, with plans built beforehand."""
     tasks = []
     for kind, x, y in (
         ("random", p.x, p.y),
@@ -86,7 +86,7 @@ def ours(p: Problem) -> list[Task]:
 
 
 def ours_gradients(p: Problem) -> list[Task]:
-    """Ours with all gradients, in the self case: through a plan, and through torch's autograd."""
+    """Return ours with all gradients, in the self case: by a plan, and by torch's autograd."""
     plan = laplex.Plan(p.sorted_x, lengthscale=ELL, num_threads=1)
     u = plan.apply(p.v)
     x = torch.from_numpy(p.sorted_x).requires_grad_()
@@ -105,7 +105,7 @@ def ours_gradients(p: Problem) -> list[Task]:
 
 
 def torch_tasks(p: Problem) -> list[Task]:
-    """Sorts, a Fourier transform, and the two ways of writing the operator with torch's scans."""
+    """Return sorts, a Fourier transform, and the operator written with torch's scans."""
     x, y, v = (torch.from_numpy(a) for a in (p.x, p.y, p.v))
     z = torch.from_numpy(p.sorted_x)
 
@@ -114,14 +114,14 @@ def torch_tasks(p: Problem) -> list[Task]:
         torch.sort(y)
 
     def cumsum(z: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        """exp(-z/ell) times a cumulative sum, both ways. Overflows from 88 lengthscales on."""
+        """Multiply exp(-z/ell) by cumulative sums, both ways; overflows from 88 lengthscales on."""
         t = z / ELL
         up, down = torch.exp(t), torch.exp(-t)
         left = down * torch.cumsum(up * v, 0)
         return left + up * torch.cumsum((down * v).flip(0), 0).flip(0) - v
 
     def log_cumsum() -> torch.Tensor:
-        """The same in logarithms, which need positive values: positive and negative part apart."""
+        """Do the same in logarithms, separately for the positive and negative parts of values."""
         t = z / ELL
 
         def product(w: torch.Tensor) -> torch.Tensor:
@@ -177,7 +177,7 @@ def _torch_associative_scan() -> Any:
 
 
 def celerite2_tasks(p: Problem) -> list[Task]:
-    """The self case in float64; its matrices made before."""
+    """Return the self case in float64, with matrices built beforehand."""
     if p.dtype != "float64":
         return []
     from celerite2 import driver
@@ -195,7 +195,7 @@ def celerite2_tasks(p: Problem) -> list[Task]:
 
 
 def jax_tasks(p: Problem) -> list[Task]:
-    """Two associative scans, compiled; the self case."""
+    """Return two compiled associative scans, in the self case."""
     import jax
     import jax.numpy as jnp
 
@@ -218,7 +218,7 @@ def jax_tasks(p: Problem) -> list[Task]:
 
 
 def tinygp_tasks(p: Problem) -> list[Task]:
-    """A quasiseparable matrix times a vector, compiled; the self case in float64."""
+    """Return a compiled product with a quasiseparable matrix, in the self case and float64."""
     if p.dtype != "float64" or p.n > 10**6:
         return []
     import jax
@@ -232,7 +232,7 @@ def tinygp_tasks(p: Problem) -> list[Task]:
 
 
 def numba_tasks(p: Problem) -> list[Task]:
-    """What one would write by hand: a loop over sorted anchors, compiled."""
+    """Return what one would write by hand: a compiled loop over sorted anchors."""
     import numba
 
     @numba.njit
@@ -258,7 +258,7 @@ def numba_tasks(p: Problem) -> list[Task]:
 
 
 def pykeops_tasks(p: Problem) -> list[Task]:
-    """All n * m pairs, never stored."""
+    """Return the sum over all n * m pairs, which are never stored."""
     if p.n > 10**4:
         return []
     from pykeops.numpy import LazyTensor
@@ -270,7 +270,7 @@ def pykeops_tasks(p: Problem) -> list[Task]:
     return [Task("pykeops", lambda: (kernel @ column)[:, 0], "random")]
 
 
-#: What needs a package beside NumPy and torch.
+#: The tasks that need packages other than NumPy and torch.
 OPTIONAL: dict[str, Callable[[Problem], list[Task]]] = {
     "celerite2": celerite2_tasks,
     "jax": jax_tasks,
@@ -281,7 +281,7 @@ OPTIONAL: dict[str, Callable[[Problem], list[Task]]] = {
 
 
 def tasks_for(p: Problem, failures: dict[str, str]) -> list[Task]:
-    """Return everything there is to time on a problem; note in `failures` which peers can't run."""
+    """Return all tasks of a problem; record in `failures` which peers can't run."""
     tasks = [*ours(p), *ours_gradients(p), *torch_tasks(p)]
     for package, make in OPTIONAL.items():
         if importlib.util.find_spec(package) is None:

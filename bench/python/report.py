@@ -1,6 +1,8 @@
-"""The page and the plots of the benchmarks, from their JSON.
+"""Write the page and the plots of the benchmarks from their JSON.
 
-python bench/python/report.py bench/results/NAME.json [docs]
+python bench/python/report.py bench/results/NAME.json [FOLDER]
+
+The default folder is docs/measurements.
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +22,7 @@ Results = dict[str, Any]
 
 @dataclass(frozen=True)
 class Target:
-    """A ratio and where it should be. `ratio` raises KeyError where it was not measured."""
+    """A ratio and its limit. `ratio` raises KeyError if it was not measured."""
 
     what: str
     limit: float
@@ -28,7 +31,7 @@ class Target:
     unit: str = "x"
 
     def row(self, results: Results) -> tuple[str, str, str, bool | None]:
-        """What, target, measured and whether it is met."""
+        """Return the name, the target, the measured value and whether the target is met."""
         sign = "<=" if self.at_most else ">="
         target = f"{sign} {self.limit:g}{self.unit}"
         try:
@@ -40,19 +43,19 @@ class Target:
 
 
 def cpp(results: Results, name: str, n: int) -> float:
-    """Seconds of a C++ benchmark."""
+    """Return the seconds of a C++ benchmark."""
     return float(results["cpp"][name][str(n)])
 
 
 def peer(results: Results, dtype: str, name: str, n: int) -> float:
-    """Seconds of a task of the Python suite."""
+    """Return the seconds of a task of the Python suite."""
     return float(results["peers"][f"{dtype} {n}"][name]["seconds"])
 
 
 def _cpp(
     what: str, ours: str, theirs: str, limits: dict[int, float], *, at_most: bool = False
 ) -> list[Target]:
-    """C++ benchmarks: how much faster ours is at least, or `at_most` how much longer it takes."""
+    """Targets of C++ benchmarks: our speed-up, or with `at_most` our time, over theirs."""
 
     def ratio(results: Results, n: int) -> float:
         times = cpp(results, ours, n), cpp(results, theirs, n)
@@ -65,7 +68,7 @@ def _cpp(
 
 
 def _peer(what: str, dtype: str, ours: str, theirs: str, limits: dict[int, float]) -> list[Target]:
-    """Tasks of the Python suite: how much faster ours is at least."""
+    """Targets of the Python suite: our speed-up over theirs."""
     return [
         Target(
             f"{what}, n = {n:.0e}",
@@ -122,8 +125,20 @@ TARGETS = [
 # fmt: on
 
 
+_PLOTS = {
+    "benchmarks_floors.png": "Time per n of Laplex and of the floors, over n",
+    "benchmarks_peers_float32.png": "Time per n of Laplex and other libraries in float32, over n",
+    "benchmarks_peers_float64.png": "Time per n of Laplex and other libraries in float64, over n",
+}
+
+
+def paragraph(*parts: str) -> list[str]:
+    """Return the lines of a paragraph."""
+    return [*textwrap.wrap(" ".join(parts), 100, break_on_hyphens=False), ""]
+
+
 def table(head: list[str], rows: list[list[str]]) -> list[str]:
-    """A Markdown table."""
+    """Return the lines of a Markdown table."""
     return [
         "| " + " | ".join(head) + " |",
         "|" + "---|" * len(head),
@@ -133,12 +148,12 @@ def table(head: list[str], rows: list[list[str]]) -> list[str]:
 
 
 def number(value: float | None) -> str:
-    """Three digits, or a dash for what was not measured."""
+    """Return three digits, or nothing for what was not measured."""
     return "" if value is None or math.isnan(value) else f"{value:.3g}"
 
 
 def exponent(times: dict[str, float], sizes: list[int]) -> float:
-    """Slope of log time over log n, by least squares."""
+    """Return the slope of log time over log n, by least squares."""
     points = [(math.log(n), math.log(times[str(n)])) for n in sizes if str(n) in times]
     mean_x = sum(x for x, _ in points) / len(points)
     mean_y = sum(y for _, y in points) / len(points)
@@ -148,25 +163,32 @@ def exponent(times: dict[str, float], sizes: list[int]) -> float:
 
 
 def page(results: Results, plots: list[str] | None = None) -> str:
-    """The page in Markdown."""
+    """Return the page in Markdown."""
     rows = [target.row(results) for target in TARGETS]
     measured = [row for row in rows if row[3] is not None]
     lines = [
         "# Benchmarks",
         "",
-        "Written by `make bench`; [performance](../explanation/performance.md) explains the figures. One",
-        "thread and float32 unless said, process CPU time, minimum of interleaved rounds: read",
-        "the ratios, not the times. Anchors are uniform on [0, 1], the lengthscale is 0.1.",
-        "",
-        f"{results['processor']}, instruction set {results['instruction_set']}, "
-        f"{results['compiler']}, commit {results['commit']}, {results['date']}; "
-        + ", ".join(f"{k} {v}" for k, v in results["versions"].items())
-        + ". The machine is shared.",
-        "",
+        *paragraph(
+            "`make bench` writes this page. [Performance on the",
+            "CPU](../explanation/performance.md) explains the figures. Unless stated otherwise,",
+            "benchmarks run on one thread in float32. Times are process CPU times, the minimum",
+            "over interleaved rounds. The machine is shared: compare ratios rather than times.",
+        ),
+        *paragraph(
+            "There are n targets and n sources, uniform on [0, 1], and the lengthscale is 0.1.",
+            "*Sorted* and *random* are the order in which the anchors are given. *Self* means",
+            "that the sources are the targets. *Forward* is a product with an existing plan.",
+        ),
+        *paragraph(
+            f"Processor: {results['processor']}, instruction set {results['instruction_set']}.",
+            f"Compiler: {results['compiler']}. Commit {results['commit']}, {results['date']}.",
+            "Versions: " + ", ".join(f"{k} {v}" for k, v in results["versions"].items()) + ".",
+        ),
         "## Targets",
         "",
         *table(
-            ["what", "target", "measured", "met"],
+            ["ratio", "target", "measured", "met"],
             [
                 [what, target, got, "" if met is None else "yes" if met else "**no**"]
                 for what, target, got, met in rows
@@ -176,10 +198,18 @@ def page(results: Results, plots: list[str] | None = None) -> str:
         "",
     ]
     for plot in plots or []:
-        lines += [f"![{plot}]({plot})", ""]
+        lines += [f"![{_PLOTS[plot]}]({plot})", ""]
 
     sizes = sorted({int(n) for times in results["cpp"].values() for n in times})
-    lines += ["## C++: nanoseconds per n", ""]
+    lines += [
+        "## C++ benchmarks",
+        "",
+        *paragraph(
+            "The table shows nanoseconds per n. A batch of 64 rows counts as one n. *Exponent* is",
+            "the power of n that fits the columns best, by least squares. It is above 1 where",
+            "larger arrays no longer fit a cache.",
+        ),
+    ]
     lines += table(
         ["", *(f"n = {n:.0e}" for n in sizes), "exponent"],
         [
@@ -192,16 +222,19 @@ def page(results: Results, plots: list[str] | None = None) -> str:
         ],
     )
     lines += [
-        "Rows of 64 vectors count as one n. *Exponent*: of n, by least squares over the columns; a",
-        "step from one cache to the next one down adds to it.",
+        "## Comparison with other libraries",
         "",
+        *paragraph(
+            "The tables show nanoseconds per n, and the largest error over all sizes. The unit of",
+            "errors is `sum_j |K_ij| |v_j|`.",
+        ),
     ]
     for dtype in ("float32", "float64"):
         columns = [key.split()[1] for key in results["peers"] if key.startswith(dtype)]
         names = list(
             dict.fromkeys(name for n in columns for name in results["peers"][f"{dtype} {n}"])
         )
-        lines += [f"## Peers, {dtype}: nanoseconds per n, and the largest error", ""]
+        lines += [f"### {dtype}", ""]
         body = []
         for name in names:
             found = [results["peers"][f"{dtype} {n}"].get(name) for n in columns]
@@ -213,13 +246,17 @@ def page(results: Results, plots: list[str] | None = None) -> str:
             worst = max(errors, key=lambda e: math.inf if math.isnan(e) else e, default=None)
             body.append([name, *cells, "" if worst is None else f"{worst:.2g}"])
         lines += table(["", *(f"n = {int(n):.0e}" for n in columns), "error"], body)
-    lines += ["Errors are in units of sum_j |K_ij| |v_j|, the largest of all sizes.", ""]
     if results["missing"]:
         lines += [
             "Not measured: " + "; ".join(f"{k} ({v})" for k, v in results["missing"].items()) + ".",
             "",
         ]
-    lines += ["## Batches, float32: nanoseconds per entry", ""]
+    lines += [
+        "## Batches of vectors",
+        "",
+        "The table shows nanoseconds per entry of the batch, in float32.",
+        "",
+    ]
     tasks = list(dict.fromkeys(t for found in results["batches"].values() for t in found))
     lines += table(
         ["n, rows", *tasks],
@@ -234,15 +271,27 @@ def page(results: Results, plots: list[str] | None = None) -> str:
             for key, found in results["batches"].items()
         ],
     )
-    lines += ["## Small calls, microseconds", ""]
+    lines += [
+        "## Small calls",
+        "",
+        "The table shows microseconds of a whole call. *Recorded* means with gradients requested.",
+        "",
+    ]
     tasks = list(next(iter(results["overhead"].values())))
     lines += table(
         ["n", *tasks],
         [[n, *(number(found.get(t)) for t in tasks)] for n, found in results["overhead"].items()],
     )
-    lines += ["A layer 784 -> 256 on a batch of 256, microseconds:", ""]
-    lines += table(["", "us"], [[k, number(v)] for k, v in results["layer"].items()])
-    lines += ["## Updates: time over that of a new plan", ""]
+    lines += ["A layer from 784 to 256 features, on a batch of 256:", ""]
+    lines += table(["call", "microseconds"], [[k, number(v)] for k, v in results["layer"].items()])
+    lines += [
+        "## Updates",
+        "",
+        *paragraph(
+            "The table shows the time of `Plan.update`, divided by the time of a new plan. Every",
+            "anchor moves by lr in one direction or the other, as in Adam's first steps.",
+        ),
+    ]
     tasks = [t for t in next(iter(results["updates"].values())) if t != "new plan"]
     lines += table(
         ["n", *tasks],
@@ -252,38 +301,41 @@ def page(results: Results, plots: list[str] | None = None) -> str:
         ],
     )
     lines += [
-        "Every anchor of [0, 1] moves by +-lr, as in Adam's first steps.",
+        "## Threads together with torch",
         "",
-        "## Threads beside torch's, milliseconds of wall time",
-        "",
+        *paragraph(
+            "The table shows milliseconds of wall time, with two threads each, for a product with",
+            "n = 10^6 and a matrix product of 700 x 700. *In turns* means one call of each after",
+            "the other, so that torch's threads are warm when ours start.",
+        ),
     ]
-    lines += table(["", "ms"], [[k, number(1e3 * v)] for k, v in results["pool"].items()])
-    lines += [
-        "Two threads each, n = 10^6 and a matrix product of 700 x 700; *in turns*: one call of",
-        "each after the other, so that torch's threads are warm when ours start.",
-        "",
-    ]
+    lines += table(
+        ["call", "milliseconds"], [[k, number(1e3 * v)] for k, v in results["pool"].items()]
+    )
     if "huge" in results:
         h = results["huge"]
         gib = 2**30
         lines += [
             f"## n = {h['n']:.0e}",
             "",
-            f"Targets and sources {h['n']:,} each, float32, all threads. New plan: "
-            f"{h['plan']['wall']:.1f} s; product: {h['forward again']['wall']:.1f} s "
-            f"({h['forward']['wall']:.1f} s the first time). The plan holds "
-            f"{h['plan_bytes'] / h['n'] / 2:.1f} bytes an anchor, {h['plan_bytes'] / gib:.1f} GiB. "
-            f"Peak memory of the process: {h['peak_plan'] / gib:.1f} GiB while building, "
-            f"{h['peak_forward'] / gib:.1f} GiB in all, of which "
-            f"{h['inputs_bytes'] / gib:.1f} GiB are inputs. Largest error of four entries "
-            f"against sums of all pairs in float64: {h['error']:.1e}.",
-            "",
+            *paragraph(
+                f"With {h['n']:,} targets and as many sources, in float32 on all threads,",
+                f"a new plan takes {h['plan']['wall']:.1f} s and a product",
+                f"{h['forward again']['wall']:.1f} s",
+                f"({h['forward']['wall']:.1f} s the first time). The plan holds",
+                f"{h['plan_bytes'] / h['n'] / 2:.1f} bytes an anchor,",
+                f"{h['plan_bytes'] / gib:.1f} GiB. The peak memory of the process is",
+                f"{h['peak_plan'] / gib:.1f} GiB while the plan is built and",
+                f"{h['peak_forward'] / gib:.1f} GiB in all, of which",
+                f"{h['inputs_bytes'] / gib:.1f} GiB are inputs. The largest error of four entries,",
+                f"compared with sums of all pairs in float64, is {h['error']:.1e}.",
+            ),
         ]
     return "\n".join(lines)
 
 
 def draw(results: Results, folder: Path) -> list[str]:
-    """Draw time over n, ours beside the floors and beside the peers; return the files' names."""
+    """Draw time over n for Laplex, the floors and the peers; return the names of the files."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -307,7 +359,7 @@ def draw(results: Results, folder: Path) -> list[str]:
         for name, times in sorted(results["cpp"].items())
         if len(times) > 1 and "rows" not in name and "wall" not in name and "f64" not in name
     }
-    files = [figure("benchmarks_floors.png", "Ours and the floors, float32, one thread", floors)]
+    files = [figure("benchmarks_floors.png", "Laplex and floors, float32, one thread", floors)]
     for dtype in ("float32", "float64"):
         curves: dict[str, dict[int, float]] = {}
         for key, found in results["peers"].items():
@@ -316,7 +368,9 @@ def draw(results: Results, folder: Path) -> list[str]:
                 for name, entry in found.items():
                     curves.setdefault(name, {})[n] = entry["seconds"] / n * 1e9
         files.append(
-            figure(f"benchmarks_peers_{dtype}.png", f"Ours and peers, {dtype}, one thread", curves)
+            figure(
+                f"benchmarks_peers_{dtype}.png", f"Laplex and peers, {dtype}, one thread", curves
+            )
         )
     return files
 
@@ -328,4 +382,7 @@ def write(results: Results, folder: Path) -> None:
 
 if __name__ == "__main__":
     source = Path(sys.argv[1])
-    write(json.loads(source.read_text()), Path(sys.argv[2] if len(sys.argv) > 2 else "docs/measurements"))
+    write(
+        json.loads(source.read_text()),
+        Path(sys.argv[2] if len(sys.argv) > 2 else "docs/measurements"),
+    )

@@ -1,9 +1,10 @@
-"""Measures the operator beside its floors and its peers; writes JSON, a page and plots.
+"""Compare the operator with its floors and with other libraries; write JSON, a page and plots.
 
     python bench/python/run.py [--quick] [--binary build/release/bench/cpp/laplex_bench]
 
-`make bench` calls this in an environment that has the peers; those that are missing are named. One
-thread unless said. Results: bench/results/<processor>.json, docs/measurements/benchmarks.md and its plots.
+`make bench` runs this in an environment that has the other libraries; the page names those that are
+missing. Benchmarks run on one thread unless stated otherwise. The results are
+bench/results/<processor>.json, docs/measurements/benchmarks.md and its plots.
 """
 
 from __future__ import annotations
@@ -43,12 +44,12 @@ ROOT = Path(__file__).parents[2]
 
 
 def say(text: str) -> None:
-    """Tell how far we are."""
+    """Report progress."""
     print(f"{time.strftime('%H:%M:%S')}  {text}", file=sys.stderr, flush=True)
 
 
 def run_binary(binary: Path, sizes: list[int], quick: bool) -> dict[str, dict[str, float]]:
-    """Minima of the C++ benchmarks in seconds: {name: {n: seconds}}."""
+    """Run the C++ benchmarks and return minima in seconds, {name: {n: seconds}}."""
     times: dict[str, dict[str, float]] = {}
     for n in sizes:  # one process a size: the inputs of the largest take a gigabyte
         say(f"C++ benchmarks at n = {n:,}")
@@ -71,7 +72,7 @@ def run_binary(binary: Path, sizes: list[int], quick: bool) -> dict[str, dict[st
 
 
 def run_peers(sizes: list[int], failures: dict[str, str]) -> dict[str, dict[str, Any]]:
-    """Ours and the peers', interleaved: {"float32 1000": {task: {seconds, error}}}."""
+    """Run our tasks and the peers', interleaved: {"float32 1000": {task: {seconds, error}}}."""
     found: dict[str, dict[str, Any]] = {}
     for dtype in ("float32", "float64"):
         for n in sizes:
@@ -92,7 +93,7 @@ def run_peers(sizes: list[int], failures: dict[str, str]) -> dict[str, dict[str,
 
 
 def run_batches(sizes: list[int]) -> dict[str, dict[str, float]]:
-    """Batches of 1, 64 and 256 rows: seconds, {"n 64": {task: seconds}}."""
+    """Run batches of 1, 64 and 256 rows: {"n 64": {task: seconds}}."""
     found = {}
     for n in sizes:
         rng = np.random.default_rng(0)
@@ -115,7 +116,7 @@ def run_batches(sizes: list[int]) -> dict[str, dict[str, float]]:
 
 
 def run_overhead() -> dict[str, dict[str, float]]:
-    """Microseconds of whole small calls: {"64": {what: us}}."""
+    """Measure whole small calls in microseconds: {"64": {call: microseconds}}."""
     found = {}
     compiled = torch.compile(lambda v, x: laplex.matvec(v, x, lengthscale=ELL))
     for n in (64, 256, 1024, 4096):
@@ -157,7 +158,7 @@ def run_overhead() -> dict[str, dict[str, float]]:
 
 
 def run_layer() -> dict[str, float]:
-    """A layer 784 -> 256 on a batch of 256, in microseconds, and what of it is the core's."""
+    """Measure a layer from 784 to 256 features on a batch of 256, in microseconds."""
     torch.manual_seed(0)
     layer = laplex.nn.LaplexLinear(784, 256)
     dense = torch.nn.Linear(784, 256)
@@ -188,7 +189,7 @@ def run_layer() -> dict[str, float]:
 
 
 def run_pool(n: int) -> dict[str, float]:
-    """Two threads of ours and two of torch's, alone and in turns, by the clock on the wall."""
+    """Measure the wall time of two threads of ours and two of torch's, alone and in turns."""
     torch.set_num_threads(2)
     rng = np.random.default_rng(0)
     x, v = rng.random(n).astype(np.float32), rng.standard_normal(n).astype(np.float32)
@@ -226,7 +227,7 @@ def run_pool(n: int) -> dict[str, float]:
 
 
 def run_updates(sizes: list[int]) -> dict[str, dict[str, float]]:
-    """Update against a new plan for steps as of Adam at several learning rates."""
+    """Compare updates with new plans, for steps like Adam's at several learning rates."""
     found = {}
     for n in sizes:
         rng = np.random.default_rng(0)
@@ -282,7 +283,7 @@ print(json.dumps(found))
 
 
 def run_huge(n: int) -> dict[str, Any]:
-    """One product of n x n in a process of its own, with its peak memory."""
+    """Measure one n x n product in its own process, with its peak memory."""
     say(f"n = {n:,}, with peak memory")
     done = subprocess.run(
         [sys.executable, "-c", HUGE, str(n)], capture_output=True, text=True, check=True
@@ -292,7 +293,7 @@ def run_huge(n: int) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Return what was measured with what."""
+    """Return the versions of the packages that were measured."""
     found = {"laplex": laplex.__version__, "Python": platform.python_version()}
     for package in ("numpy", "torch", *PACKAGES):
         try:
@@ -318,15 +319,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="to n = 10^5 only; prints, no files")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="measure up to n = 10^5 only, print the page and write no files",
+    )
     parser.add_argument(
         "--binary", type=Path, default=ROOT / "build/release/bench/cpp/laplex_bench",
-        help="the C++ benchmarks",
+        help="the compiled C++ benchmarks (default: %(default)s)",
     )  # fmt: skip
-    parser.add_argument("--out", type=Path, default=ROOT, help="root of bench/results and docs")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=ROOT,
+        help="the folder that holds bench/results and docs (default: the repository)",
+    )
     options = parser.parse_args()
     if not options.binary.exists():
-        parser.error(f"{options.binary} is missing: build it with `make bench`")
+        parser.error(
+            f"{options.binary} does not exist: build it with `make bench`, or pass --binary"
+        )
     torch.set_num_threads(1)
     quick = options.quick
     failures = dict.fromkeys(missing(), "not installed")

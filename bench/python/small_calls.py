@@ -1,17 +1,18 @@
-"""What a small call costs: microseconds beside another version and beside peers, and its frames.
+"""Compare the time of small calls with another version and with other libraries; list their frames.
 
     python bench/python/small_calls.py [--before FOLDER] [--rounds N] [--only WORD]
     python bench/python/small_calls.py --frames [--before FOLDER]
 
-Prints a Markdown table. FOLDER holds another version of the package `laplex` and goes first on the
-path. Each version has a process of its own that stays; they take turns, task by task, in rounds, of
-which the minimum counts: process CPU time, one thread. A peer runs in all of them, in the same
-rounds. "recorded" is with gradients asked for, of values and targets; the peer's is asked for that
-of the matrix.
+The script prints a Markdown table of microseconds. FOLDER contains another version of the package
+`laplex` and is put first on the path. Each version runs in its own process. The processes take
+turns, task by task, in rounds, and the minimum of the rounds counts, in process CPU time on one
+thread. A peer (another library) runs in all processes, in the same rounds. "Recorded" means with
+gradients requested, for values and targets; a peer is asked for the gradient of the matrix.
 
 --frames lists the Python functions that one recorded `laplex.matvec` of 64 float64 numbers enters,
-and then its backward pass, both warm: events "call" of `sys.setprofile`; calls of C functions that
-Python makes are counted beside them ("c_call"). A generator enters anew for each of its items.
+and those that its backward pass enters, after warming up. These are the "call" events of
+`sys.setprofile`. Calls of C functions by Python ("c_call") are counted separately. A generator
+counts once for each of its items.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_
 
 
 def tasks() -> dict[str, dict[str, Task]]:
-    """By name: the call, and a peer's where there is one."""
+    """Return tasks by name: the call, and that of a peer if there is one."""
     import celerite2
     import numpy as np
     import torch
@@ -130,7 +131,7 @@ def tasks() -> dict[str, dict[str, Task]]:
 
 
 def frames() -> dict[str, Any]:
-    """The functions that a recorded product and its backward pass enter: depth, name, place."""
+    """Return the functions that a recorded product and its backward pass enter."""
     import torch
 
     import laplex
@@ -173,7 +174,7 @@ def frames() -> dict[str, Any]:
 
 
 def work() -> None:
-    """Answer lines of JSON: a task's name and who, and how often to run it, with seconds a run."""
+    """Answer lines of JSON (a task, ours or the peer's, a number of runs) with seconds per run."""
     known = tasks()
     print(json.dumps({name: list(group) for name, group in known.items()}), flush=True)
     for line in sys.stdin:
@@ -191,7 +192,7 @@ def work() -> None:
 
 
 class Worker:
-    """A process that stays, with one version of the package."""
+    """A worker process with one version of the package."""
 
     def __init__(self, folder: Path | None) -> None:
         self.process = start(folder, "--work")
@@ -205,7 +206,7 @@ class Worker:
     def _read(self) -> Any:
         line = self.process.stdout.readline()
         if not line:
-            sys.exit("a worker ended, see above")
+            sys.exit("error: a worker process ended unexpectedly; its output is above")
         return json.loads(line)
 
 
@@ -222,7 +223,7 @@ def start(folder: Path | None, what: str) -> subprocess.Popen[str]:
 
 
 def measure(workers: dict[str, Worker], rounds: int, word: str) -> dict[str, dict[str, float]]:
-    """Seconds by task, and by version or peer."""
+    """Return seconds by task, and by version or peer."""
     names = next(iter(workers.values())).tasks
     best: dict[str, dict[str, float]] = {name: {} for name in names if word in name}
     counts: dict[tuple[str, str, str], int] = {}
@@ -241,9 +242,9 @@ def measure(workers: dict[str, Worker], rounds: int, word: str) -> dict[str, dic
 
 
 def table(best: dict[str, dict[str, float]], versions: list[str]) -> str:
-    """Microseconds and ratios."""
+    """Return a table of microseconds and ratios."""
     last = versions[-1]
-    head = ["", *(f"{version}, us" for version in versions)]
+    head = ["call", *(f"{version}, us" for version in versions)]
     head += [f"{last} / {versions[0]}"] if versions[1:] else []
     lines = [[*head, "peer, us", f"{last} / peer"]]
     lines.append(["---", *["--:"] * (len(lines[0]) - 1)])
@@ -272,10 +273,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--before", type=Path, metavar="FOLDER", help="another version")
-    parser.add_argument("--rounds", type=int, default=40)
-    parser.add_argument("--only", default="", metavar="WORD", help="tasks with this in their name")
-    parser.add_argument("--frames", action="store_true")
+    parser.add_argument(
+        "--before",
+        type=Path,
+        metavar="FOLDER",
+        help="a folder with another version to compare with",
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=40, help="rounds of measurement (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--only", default="", metavar="WORD", help="measure only tasks whose name contains WORD"
+    )
+    parser.add_argument(
+        "--frames", action="store_true", help="list Python functions instead of measuring times"
+    )
     for what in ("--work", "--list"):
         parser.add_argument(what, action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -275,7 +275,7 @@ void Gram::precision(double* diagonal, double* off_diagonal) const {
   for (const GramLine& line : state_->lines) {
     if (width() != 1 || std::any_of(line.noise.begin(), line.noise.end(),
                                     [](double noise) { return noise != 0.0; })) {
-      invalid("the inverse is tridiagonal for one real term without noise alone: use solve()");
+      invalid("the inverse is tridiagonal for one real term without noise only: use solve()");
     }
   }
   const std::int64_t n = size();

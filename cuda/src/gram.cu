@@ -227,9 +227,11 @@ Gram::Gram(const Covariance& c, Stream stream, Memory storage, Memory scratch) {
   check_shape(c.batch, c.n, c.width);
   require_device();
   if (is_capturing(stream)) {
-    throw Error(ErrorCode::device,
-                "a covariance is factorised while its stream is captured into a graph, and whether "
-                "it is singular has to be waited for: factorise it before the capture");
+    throw Error(
+        ErrorCode::device,
+        "a covariance cannot be factorised while its stream is being captured into a graph, "
+        "because the host has to learn whether it is singular: factorise it before the "
+        "capture");
   }
   auto state = std::make_shared<GramState>(c.batch, c.n, c.width);
   GramLine& line = state->line;

@@ -90,8 +90,8 @@ State<T>::State(const Kernel<T>& kernel, Stream stream, Memory storage, Memory s
   check_aligned(storage.data, kLentAlignment, "storage");
   if (storage.data == nullptr && bytes > 0 && is_capturing(stream)) {
     throw Error(ErrorCode::device,
-                "a plan is built while its stream is captured into a graph, and can own no memory "
-                "there: lend it storage that lives as long as the graph, or build it before the "
+                "a plan cannot own memory if it is built while its stream is being captured into a "
+                "graph: lend it storage that lives as long as the graph, or build it before the "
                 "capture");
   }
   const Lent lent(scratch, scratch_bytes(heads_, n_, m_, self_), stream, "scratch");
@@ -203,8 +203,8 @@ void State<T>::update(const T* targets, const T* sources, Stream stream, Memory 
                            (!self_ && sources_.in_place && !inspection.ascends(1));
   if (loses_place && captured_in_place_) {
     throw Error(ErrorCode::invalid_argument,
-                "a graph was captured while this plan's anchors ascended, and would go on taking "
-                "them for sorted: build a plan, and capture it, anew");
+                "a captured graph relies on the ascending order of this plan's anchors, and would "
+                "not notice the update: build a new plan, and capture a new graph with it");
   }
   const auto reorder = [&](Array& side, const T* given, std::int64_t count, bool keeps) {
     order(side, given, count, keeps, side.in_place && keeps, lent.data(), stream);
@@ -220,8 +220,8 @@ template <class T>
 bool State<T>::holds(const T* targets, const T* sources, Stream stream, Memory scratch) const {
   if (is_capturing(stream)) {
     throw Error(ErrorCode::device,
-                "whether a plan's anchors are these is asked while the stream is captured into a "
-                "graph, and the answer has to be waited for: ask before the capture");
+                "a plan's anchors cannot be compared while the stream is being captured into a "
+                "graph, because the host has to wait for the answer: ask before the capture");
   }
   check_given(targets, sources);
   const Lent lent(scratch, sizeof(Findings), stream, "scratch");

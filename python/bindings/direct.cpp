@@ -80,7 +80,7 @@ class DirectCalls {
     DLTensor result{};
     if (!call || !borrow(out.ptr(), result, false)) {
       throw Error(ErrorCode::invalid_argument,
-                  "the tensors of a call were changed by another thread while it was made");
+                  "another thread changed the tensors of a call during the call");
     }
     KernelArguments& kernel = call->kernel;
     kernel.real_part = form.real_part;

@@ -1,14 +1,14 @@
-"""Exact O(n) products with learnable Laplace-kernel matrices.
+"""Exact products with learnable Laplace-kernel matrices in O(n) time.
 
-An implementation of the operator class of arXiv 2605.24584: ``u = K v`` with
+Laplex implements the operator class of arXiv 2605.24584. It computes ``u = K v`` with ::
 
     K[i, j] = exp(-(1/lengthscale - i frequency) |x_i - y_j|)
               * exp(i (target_phase_i - source_phase_j))
 
-in time linear in the number of targets ``x`` and sources ``y`` once these are sorted.
+The time is linear in the number of targets ``x`` and sources ``y`` once both are sorted.
 
-``import laplex`` needs NumPy alone. The names that need PyTorch (`matvec`, `LaplaceOperator`,
-`gram`, `nn`, `cedar`, `early_exit`) are imported when first used.
+``import laplex`` needs only NumPy. The names that need PyTorch (``matvec``, ``LaplaceOperator``,
+``gram``, ``nn``, ``cedar``, ``early_exit``) are imported when they are first used.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ __all__ = [
     "plan_cache",
 ]
 
-# Where a lazy name lives. Its value is the attribute to take, or None for the module itself.
+# The module and attribute behind each lazy name; None stands for the module itself.
 _LAZY: dict[str, tuple[str, str | None]] = {
     "LaplaceOperator": (".torch.operator", "LaplaceOperator"),
     "adapters": (".adapters", None),
@@ -64,7 +64,7 @@ _LAZY: dict[str, tuple[str, str | None]] = {
 _EXTRAS = {"cedar": "cedar", "early_exit": "exits"}
 _WITHOUT_TORCH = frozenset({"adapters", "cuda", "plan_cache"})
 
-if not installed("torch"):  # a star import must not ask for what is not there
+if not installed("torch"):  # a star import must not fail on names that need torch
     __all__ = [name for name in __all__ if name not in _LAZY or name in _WITHOUT_TORCH]
 
 
@@ -83,7 +83,7 @@ def __getattr__(name: str) -> Any:
     value: Any = import_module(module, __name__)
     if attribute is not None:
         value = getattr(value, attribute)
-    globals()[name] = value  # the next look-up finds it without coming here
+    globals()[name] = value  # so that later look-ups do not call this function
     return value
 
 

@@ -1,4 +1,4 @@
-"""The operator in the clothes of other libraries: SciPy's and GPyTorch's ``LinearOperator``."""
+"""Adapters to other libraries: SciPy's ``LinearOperator`` and that of GPyTorch."""
 
 from __future__ import annotations
 
@@ -16,28 +16,29 @@ def to_scipy(plan: Plan) -> Any:
 
     Parameters
     ----------
-    plan
-        A single matrix ``[n, m]``.
+    plan : laplex.Plan
+        A plan of one matrix ``[n, m]``, without a batch.
 
     Returns
     -------
     scipy.sparse.linalg.LinearOperator
-        With matvec, rmatvec, matmat and rmatmat, of the matrix's dtype. What it multiplies is
-        converted to the plan's precision. It can be pickled and copied, the plan with it.
+        An operator with ``matvec``, ``rmatvec``, ``matmat`` and ``rmatmat`` and the dtype of the
+        matrix. It converts its operands to the plan's precision. Pickling and copying it includes
+        the plan.
 
     Raises
     ------
     ImportError
-        Without SciPy.
+        If SciPy is not installed.
     TypeError
-        For anything but a plan.
+        If ``plan`` is not a plan.
     ValueError
-        For a plan with batched anchors.
+        If the plan has a batch of matrices.
     """
     if not isinstance(plan, Plan):
         raise TypeError(
-            f"plan must be a laplex.Plan, got {type(plan).__name__}: make one of the anchors; a "
-            "LaplaceGram has a method to_scipy()"
+            f"plan must be a laplex.Plan, got {type(plan).__name__}: build one from the anchors (a "
+            "LaplaceGram has a method to_scipy() of its own)"
         )
     require("scipy.sparse.linalg", extra="all", feature="laplex.adapters.to_scipy")
     from .numpy.scipy_operator import PlanLinearOperator
@@ -46,16 +47,26 @@ def to_scipy(plan: Plan) -> Any:
 
 
 def to_linear_operator(operator: LaplaceOperator) -> Any:
-    """Wrap an operator as a ``linear_operator.LinearOperator``, as GPyTorch uses.
+    """Wrap an operator as a ``linear_operator.LinearOperator``, the matrix class of GPyTorch.
 
-    Gradients flow to the operator's tensors. Only real matrices: the library has no complex ones.
+    Gradients flow to the operator's tensors.
+
+    Parameters
+    ----------
+    operator : laplex.LaplaceOperator
+        An operator with a real matrix, or a batch of them; the package has no complex matrices.
+
+    Returns
+    -------
+    linear_operator.LinearOperator
+        The same matrix, with the operator's batch.
 
     Raises
     ------
     ImportError
-        Without the package ``linear_operator``.
+        If the package ``linear_operator`` is not installed.
     TypeError
-        For a complex kernel without `real_part`.
+        If the kernel is complex and the operator was built without ``real_part=True``.
     """
     require("linear_operator", extra="all", feature="laplex.adapters.to_linear_operator")
     from .torch.linear_operator import LaplaceLinearOperator

@@ -1,12 +1,13 @@
 """The cache of plans behind `laplex.matvec`.
 
-A plan (the sorted order of the anchors and the decays between them) is found again by the content
-of its anchors, so that the next batch through the same layer does not sort a second time. The
-cache is shared by all threads and bounded in bytes; the least recently used plan goes first. A
-recorded product keeps its plan for its first backward pass, whatever the bound.
+A plan holds the sorted order of the anchors and the decays between them. `laplex.matvec` finds
+plans by the content of their anchors, so that the next batch through the same layer does not sort
+again. All threads share the cache. It is bounded in bytes and drops the least recently used plan
+first. A product that autograd records keeps its plan until its first backward pass, whatever the
+bound.
 
-Plans on a GPU are not counted here: they live as long as their anchors, by whose identity and
-version they are found again; `clear` forgets them too.
+Plans on a GPU are not counted here. They are looked up by the identity and version of their anchors
+and live as long as these do. `clear` forgets them too.
 """
 
 from __future__ import annotations
@@ -19,7 +20,19 @@ from . import _core
 
 
 class PlanCacheInfo(NamedTuple):
-    """State of the cache: plans held, their bytes, the bound, and look-ups since `clear`."""
+    """The state of the cache, as `info` returns it.
+
+    Attributes
+    ----------
+    plans : int
+        The number of plans in the cache.
+    bytes : int
+        The memory that they hold.
+    max_bytes : int
+        The bound on ``bytes``; see `set_max_bytes`.
+    hits, misses : int
+        The number of look-ups since the last `clear` that found a plan, and that did not.
+    """
 
     plans: int
     bytes: int
@@ -29,27 +42,32 @@ class PlanCacheInfo(NamedTuple):
 
 
 def info() -> PlanCacheInfo:
-    """Return what the cache holds now and how often it was of use."""
+    """Return what the cache holds now, and how many look-ups found a plan."""
     return PlanCacheInfo(**_core.plan_cache_info())
 
 
 def clear() -> None:
-    """Forget every plan. Plans in use live on until their last user is done."""
+    """Forget every plan. A plan that is in use lives on until its last user is done."""
     _core.plan_cache_clear()
     cuda_execution = sys.modules.get("laplex.torch.cuda")
-    if cuda_execution is not None:  # there are none if torch was not used
+    if cuda_execution is not None:  # otherwise there are no plans on a GPU
         cuda_execution.clear()
 
 
 def set_max_bytes(max_bytes: int) -> None:
-    """Bound the memory of the cache; 0 keeps no plan at all.
+    """Bound the memory of the cache.
+
+    Parameters
+    ----------
+    max_bytes : int
+        The largest number of bytes that cached plans may hold; 0 disables the cache.
 
     Raises
     ------
     TypeError
-        When `max_bytes` is no integer.
+        If ``max_bytes`` is not an integer.
     ValueError
-        When `max_bytes` is negative.
+        If ``max_bytes`` is negative.
     """
     try:
         max_bytes = operator.index(max_bytes)

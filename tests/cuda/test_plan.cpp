@@ -264,7 +264,8 @@ TYPED_TEST(CudaPlan, LentMemoryIsEnoughAndTooLittleIsRefused) {
   }
 }
 
-/// The byte budget of docs/explanation/gpu.md: what a plan holds, sorts with and works in, an anchor.
+/// The byte budget of docs/explanation/gpu.md: what a plan holds, sorts with and works in, an
+/// anchor.
 TEST(CudaMemory, BudgetOfABillion) {
   constexpr std::int64_t n = 100000;
   const auto per = [](std::size_t bytes) {
@@ -456,7 +457,8 @@ TEST(Emulation, APlanCapturedWhileItsAnchorsAscendKeepsThemSo) {
   captured.update(anchors.up.data(), nullptr, kStream);
   const std::string text = message_of(
       [&] { captured.update(anchors.down.data(), nullptr, kStream); }, ErrorCode::invalid_argument);
-  EXPECT_NE(text.find("build a plan, and capture it, anew"), std::string::npos) << text;
+  EXPECT_NE(text.find("build a new plan, and capture a new graph with it"), std::string::npos)
+      << text;
   EXPECT_TRUE(captured.is_sorted());
   EXPECT_TRUE(captured.holds(anchors.up.data(), nullptr, kStream));
 }

@@ -1,15 +1,18 @@
+/// \file
 /// Exact algebra with covariance matrices on a line.
 ///
-/// With anchors t[n] on a line, the matrix, never formed, is
+/// With anchors `t[n]` on a line, the matrix, which is never formed, is
 ///
 ///     A[i,j] = sum_k H[i,k] H[j,k] exp(-|t_i - t_j| / lengthscale_k)  +  noise_i [i = j]
 ///
-/// A sum of Laplace kernels between the same anchors, each between two diagonal matrices. It holds
-/// the cosine forms too: exp(-d/l) cos(psi_i - psi_j) is two columns, H = (cos psi, sin psi), with
-/// psi = phase + frequency * t. A = S S^T with S = L sqrt(D) comes from one pass of a Kalman filter
-/// over the sorted anchors, O(n width^2), in which every quantity is a covariance: nothing grows,
-/// and for width 1 nothing cancels. The factorisation is that of celerite (arXiv 1703.09710),
-/// the filter's form of it that of Sarkka, "Bayesian Filtering and Smoothing" (2013), chapter 4.
+/// This is a sum of Laplace kernels over the same anchors, each multiplied by a diagonal matrix on
+/// both sides, plus a diagonal. The cosine form `exp(-d/l) cos(psi_i - psi_j)` is included: it is
+/// two columns `H = (cos psi, sin psi)` with `psi = phase + frequency * t`.
+///
+/// The factorisation `A = S S^T` with `S = L sqrt(D)` comes from one pass of a Kalman filter over
+/// the sorted anchors, in O(n width^2). Every quantity in it is a covariance: nothing grows, and
+/// for width 1 nothing cancels. The factorisation is that of celerite (arXiv 1703.09710). Its form
+/// as a filter is that of Sarkka, "Bayesian Filtering and Smoothing" (2013), chapter 4.
 #pragma once
 
 #include <laplex/error.hpp>
@@ -20,103 +23,174 @@
 
 namespace laplex {
 
+/// \cond
 namespace detail {
 struct GramState;
 }
+/// \endcond
 
-/// What a Gram is built from. Nothing is referred to after the constructor.
+/// Describes the covariance matrices that a Gram is built from: sizes, and pointers to the caller's
+/// arrays.
+///
+/// The constructor of Gram reads the arrays, and they are not needed after it. All arrays are
+/// contiguous and in row-major order.
 struct Covariance {
-  std::int64_t batch = 1;  ///< independent matrices
-  std::int64_t n = 0;
-  std::int64_t width = 1;               ///< columns of H, at most kMostColumns
-  const double* anchors = nullptr;      ///< [batch, n], in any order
-  const double* lengthscale = nullptr;  ///< [batch, width]; null: 1
-  const double* loadings = nullptr;     ///< H, [batch, n, width]; null: 1
-  const double* noise = nullptr;        ///< variances, [batch, n]; null: 0
-  /// Equal anchors are taken in the order of their numbers, or against it. A and all that belongs
-  /// to it is the same in both; the mean of both orders' derivatives by anchors is the one with
-  /// sign(0) = 0.
+  std::int64_t batch = 1;               ///< The number of independent matrices.
+  std::int64_t n = 0;                   ///< The number of anchors of each matrix.
+  std::int64_t width = 1;               ///< The number of columns of H, 1 to kMostColumns.
+  const double* anchors = nullptr;      ///< The anchors, `[batch, n]`, in any order.
+  const double* lengthscale = nullptr;  ///< The lengthscales, `[batch, width]`. Null: 1.
+  const double* loadings = nullptr;     ///< The matrix H, `[batch, n, width]`. Null: 1.
+  const double* noise = nullptr;        ///< The noise variances, `[batch, n]`. Null: 0.
+  /// The order in which equal anchors are taken: ascending by their index, or descending.
+  ///
+  /// The matrix and everything derived from it are the same for both. The derivatives by tied
+  /// anchors are one-sided, and the mean over the two orders follows the convention sign(0) = 0.
   bool ties_backwards = false;
-  int num_threads = 0;  ///< default for the calls; 0: default_num_threads()
+  /// The number of threads of calls that do not give their own. 0: default_num_threads().
+  int num_threads = 0;
 };
 
-/// The most columns of H: sums of up to 32 real terms or 16 cosines.
+/// The largest number of columns of H, enough for a sum of 32 real terms or 16 cosine terms.
 inline constexpr std::int64_t kMostColumns = 32;
 
-/// A noise of infinity is a point that was not observed: it takes part in no sum, its derivative by
-/// `noise` is that by its precision 1/noise at 0, of log det the variance given the others.
+/// Whether a noise variance belongs to a point that was observed.
+///
+/// An infinite noise marks a point that was not observed, which contributes to no sum. Its
+/// derivative by `noise` is taken with respect to the precision 1/noise at 0. For log det A this is
+/// the variance of the point given the others.
+/// \param noise the noise variance
+/// \return false if `noise` is infinite
 [[nodiscard]] bool is_observed(double noise);
 
-/// Which matrix Gram::apply() multiplies with. L is unit lower triangular in sorted order, D
-/// diagonal, A = L D L^T; rows and columns are numbered as the anchors were given.
-enum class Factor { lower = 0, lower_inverse = 1, upper = 2, upper_inverse = 3 };
-
-/// Derivatives of f = sum_rows <a, L b> + sum_i w_i log D_i; null entries are not computed.
-struct GramGradients {
-  double* anchors = nullptr;      ///< [batch, n]
-  double* lengthscale = nullptr;  ///< [batch, width]
-  double* loadings = nullptr;     ///< [batch, n, width]
-  double* noise = nullptr;        ///< [batch, n]
-};
-
-/// A direction in the space of parameters, laid out as GramGradients.
-struct GramTangent {
-  const double* anchors = nullptr;
-  const double* lengthscale = nullptr;
-  const double* loadings = nullptr;
-  const double* noise = nullptr;
-};
-
-/// A factorised covariance matrix. Const calls are safe from several threads.
+/// The matrix that Gram::apply() multiplies with.
 ///
-/// Vectors are [batch, rows, n], contiguous. The results do not depend on the number of threads.
+/// In `A = L D L^T`, L is unit lower triangular in the sorted order of the anchors, and D is
+/// diagonal. Rows and columns are numbered in the order in which the anchors were given.
+enum class Factor {
+  lower = 0,          ///< L.
+  lower_inverse = 1,  ///< The inverse of L.
+  upper = 2,          ///< The transpose of L.
+  upper_inverse = 3,  ///< The inverse of the transpose of L.
+};
+
+/// Receives the derivatives of `f = sum_rows <a, L b> + sum_i w_i log D_i`. Null members are not
+/// computed.
+struct GramGradients {
+  double* anchors = nullptr;      ///< By the anchors, `[batch, n]`.
+  double* lengthscale = nullptr;  ///< By the lengthscales, `[batch, width]`.
+  double* loadings = nullptr;     ///< By the loadings H, `[batch, n, width]`.
+  double* noise = nullptr;        ///< By the noise variances, `[batch, n]`.
+};
+
+/// A direction in the space of the parameters, laid out like GramGradients. Null members stand
+/// for 0.
+struct GramTangent {
+  const double* anchors = nullptr;      ///< The part along the anchors, `[batch, n]`.
+  const double* lengthscale = nullptr;  ///< The part along the lengthscales, `[batch, width]`.
+  const double* loadings = nullptr;     ///< The part along the loadings, `[batch, n, width]`.
+  const double* noise = nullptr;        ///< The part along the noise variances, `[batch, n]`.
+};
+
+/// A batch of factorised covariance matrices.
+///
+/// Vectors are contiguous arrays `[batch, rows, n]`. All results have the same bits for any number
+/// of threads. Const members are safe to call from several threads at once. Every member that takes
+/// `num_threads` treats 0 as Covariance::num_threads.
 class Gram {
  public:
-  /// Throws Error: NaN or infinite input, lengthscale not positive, negative noise
-  /// (invalid_argument); a matrix that is singular, or so nearly that its factor would have no
-  /// correct digit (singular), naming the anchors.
+  /// Sorts the anchors and factorises the matrices.
+  /// \param covariance the description; its arrays are not needed afterwards
+  /// \throws Error `invalid_argument` for NaN or infinite input, a lengthscale that is not
+  /// positive,
+  ///   and negative noise; `singular`, with the anchors named, for a matrix that is singular, or so
+  ///   nearly singular that its factor would have no correct digit; `out_of_memory`
   explicit Gram(const Covariance& covariance);
 
-  /// out = F in for F = L, L^-1, L^T or L^-T, or with `scaled` the same of S = L sqrt(D): S, S^-1
-  /// (whitening), S^T or S^-T. `out` may be `in`.
+  /// Multiplies with a factor: `out = F in`.
+  /// \param factor the matrix F: L, its inverse, its transpose, or the inverse of that
+  /// \param scaled whether to use `S = L sqrt(D)` in place of L; its inverse whitens
+  /// \param in the vectors, `[batch, rows, n]`
+  /// \param out receives the result, `[batch, rows, n]`; may be `in`
+  /// \param rows the number of vectors of each matrix
+  /// \param num_threads the number of threads
   void apply(Factor factor, bool scaled, const double* in, double* out, std::int64_t rows,
              int num_threads = 0) const;
 
-  /// x = A^-1 b. `x` may be `b`.
+  /// Solves `A x = b`.
+  /// \param b the right-hand sides, `[batch, rows, n]`
+  /// \param x receives the solutions, `[batch, rows, n]`; may be `b`
+  /// \param rows the number of vectors of each matrix
+  /// \param num_threads the number of threads
   void solve(const double* b, double* x, std::int64_t rows, int num_threads = 0) const;
 
-  /// log D_i, [batch, n]: the logarithm of each anchor's variance given those before it. Its sum is
-  /// log det A. Of a point that was not observed: 0.
+  /// Writes log D: the logarithm of the variance of each anchor given those before it in sorted
+  /// order. The entries of a matrix add up to log det A. Points that were not observed have 0.
+  /// \param out receives the logarithms, `[batch, n]`
   void log_variances(double* out) const;
 
-  /// log det A, [batch].
+  /// Writes log det A.
+  /// \param out receives the logarithms, `[batch]`
   void logdet(double* out) const;
 
-  /// The log density of N(0, A) at v, [batch, rows].
+  /// Computes the log density of the normal distribution N(0, A).
+  /// \param v the points, `[batch, rows, n]`
+  /// \param out receives the log densities, `[batch, rows]`
+  /// \param rows the number of points of each matrix
+  /// \param num_threads the number of threads
   void log_prob(const double* v, double* out, std::int64_t rows, int num_threads = 0) const;
 
-  /// The tridiagonal inverse in sorted order: diagonal [batch, n], off-diagonal [batch, n - 1]
-  /// (entry i couples i and i + 1). Throws unless width is 1 and there is no noise.
+  /// Writes the inverse of A, which is tridiagonal in the sorted order of the anchors if `width` is
+  /// 1 and there is no noise.
+  /// \param diagonal receives the diagonal, `[batch, n]`
+  /// \param off_diagonal receives the entries beside it, `[batch, n - 1]`; entry i couples the
+  ///   sorted anchors i and i + 1
+  /// \throws Error `invalid_argument` if `width` is not 1 or there is noise
   void precision(double* diagonal, double* off_diagonal) const;
 
-  /// The numbers of the anchors in ascending order, [batch, n].
+  /// Writes the indices of the anchors in ascending order of the anchors.
+  /// \param out receives the indices, `[batch, n]`
   void order(std::int64_t* out) const;
 
-  /// Gradients of f for a, b [batch, rows, n] and w [batch, n] (null: 0). `d_b`, if not null,
-  /// receives L^T a.
+  /// Computes the gradients of f (see GramGradients).
+  /// \param a the vectors a of f, `[batch, rows, n]`
+  /// \param b the vectors b of f, `[batch, rows, n]`
+  /// \param rows the number of vectors of each matrix
+  /// \param w the weights of log D, `[batch, n]`; null: 0
+  /// \param gradients where to write the gradients; null members are not computed
+  /// \param d_b receives the gradient by b, which is `L^T a`, `[batch, rows, n]`; may be null
+  /// \param num_threads the number of threads
   void vjp(const double* a, const double* b, std::int64_t rows, const double* w,
            const GramGradients& gradients, double* d_b = nullptr, int num_threads = 0) const;
 
-  /// The derivative of vjp()'s gradients along `tangent`, which is also, for a, b and w, that of
-  /// the directional derivative of f: d_a = L' b, d_b = L'^T a, d_w = (log D)'.
+  /// Computes the derivatives of the gradients of vjp() along a direction.
+  ///
+  /// These are also the gradients of the derivative of f along the direction. Where dL and dlogD
+  /// are the derivatives of L and log D along it, the gradients by a, b and w are `dL b`, `dL^T a`
+  /// and `dlogD`.
+  /// \param a the vectors a of f, `[batch, rows, n]`
+  /// \param b the vectors b of f, `[batch, rows, n]`
+  /// \param rows the number of vectors of each matrix
+  /// \param w the weights of log D, `[batch, n]`; null: 0
+  /// \param tangent the direction
+  /// \param gradients where to write the derivatives; null members are not computed
+  /// \param d_a receives the gradient by a, `[batch, rows, n]`; may be null
+  /// \param d_b receives the gradient by b, `[batch, rows, n]`; may be null
+  /// \param d_w receives the gradient by w, `[batch, n]`; may be null
+  /// \param num_threads the number of threads
   void vjp_tangent(const double* a, const double* b, std::int64_t rows, const double* w,
                    const GramTangent& tangent, const GramGradients& gradients, double* d_a,
                    double* d_b, double* d_w, int num_threads = 0) const;
 
+  /// The number of matrices.
   [[nodiscard]] std::int64_t batch() const noexcept;
+  /// The number n of anchors of each matrix.
   [[nodiscard]] std::int64_t size() const noexcept;
+  /// The number of columns of H.
   [[nodiscard]] std::int64_t width() const noexcept;
+  /// Whether any matrix has two equal anchors.
   [[nodiscard]] bool has_ties() const noexcept;
+  /// The bytes of memory that the factors hold.
   [[nodiscard]] std::int64_t nbytes() const noexcept;
 
  private:

@@ -1,4 +1,5 @@
-/// How a host program (Python, a GUI) stops a long call.
+/// \file
+/// Stopping a long call from the host program, such as Python or a GUI.
 #pragma once
 
 #include <functional>
@@ -6,17 +7,25 @@
 
 namespace laplex {
 
-/// Called now and then (every few tens of milliseconds) by the thread that called the library,
-/// while it works. Return true to stop: the call then throws Error with ErrorCode::interrupted. May
-/// itself throw; that exception reaches the caller unchanged.
+/// A function that says whether a running call should stop.
+///
+/// The thread that called the library calls it every few tens of milliseconds while it works. If it
+/// returns true, the call stops and throws Error with ErrorCode::interrupted. It may also throw an
+/// exception of its own, which reaches the caller unchanged.
 using InterruptCheck = std::function<bool()>;
 
-/// Installs a check for the calls that this thread makes while the scope lives.
+/// Installs an InterruptCheck for the calls of the current thread, for as long as the scope lives.
+/// Scopes may be nested: the destructor restores the previous check.
 class InterruptScope {
  public:
+  /// Installs a check.
+  /// \param check the function to ask
   explicit InterruptScope(InterruptCheck check);
+  /// Restores the check that was installed before.
   ~InterruptScope();
+  /// A scope cannot be copied.
   InterruptScope(const InterruptScope&) = delete;
+  /// A scope cannot be copied.
   InterruptScope& operator=(const InterruptScope&) = delete;
 
  private:

@@ -1,5 +1,5 @@
-/// Laplex: learnable Laplace kernels exp(-|x_i - y_j| / lengthscale), applied exactly in O(n log
-/// n).
+/// \file
+/// All public headers of the CPU library.
 #pragma once
 
 #include <laplex/error.hpp>
@@ -9,3 +9,7 @@
 #include <laplex/plan.hpp>
 #include <laplex/threads.hpp>
 #include <laplex/version.hpp>
+
+/// \namespace laplex
+/// Learnable Laplace kernels `exp(-|x_i - y_j| / lengthscale)`, applied exactly: O(n log n) to sort
+/// the anchors, then O(n) for every product.

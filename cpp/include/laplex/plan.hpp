@@ -1,11 +1,14 @@
-/// The plan: everything that depends on the anchors, computed once and applied many times.
+/// \file
+/// The plan of a Laplace kernel: everything that depends on the anchors, computed once and applied
+/// many times.
 ///
-/// An implementation of the operator class of arXiv 2605.24584 ("LAPLEX"). The matrix, never
+/// Plan implements the operator class of arXiv 2605.24584 ("LAPLEX"). The matrix, which is never
 /// formed, is
 ///
 ///     K[i,j] = exp(-(1/lengthscale - i*frequency) * |x_i - y_j|) * exp(i * (theta_i - phi_j))
 ///
-/// with targets x[n], sources y[m], phases theta[n], phi[m]. Products cost O(n + m) after one sort.
+/// with targets `x[n]`, sources `y[m]` and phases `theta[n]` and `phi[m]`. A product costs O(n + m)
+/// after one sort.
 #pragma once
 
 #include <laplex/error.hpp>
@@ -18,87 +21,130 @@
 
 namespace laplex {
 
+/// \cond
 namespace detail {
 template <class T>
 class State;
 template <class T>
 struct Spare;
 }  // namespace detail
+/// \endcond
 
-/// What a plan is built from. Nothing is copied before the constructor and nothing is referred to
-/// after it.
+/// Describes the matrix that a plan is built from: sizes, and pointers to the caller's arrays.
+///
+/// The plan's constructor reads the arrays. Nothing is copied before it, and the arrays are not
+/// needed after it. All arrays are contiguous and in row-major order.
+/// \tparam T the type of anchors and phases, float or double
 template <class T>
 struct Kernel {
-  std::int64_t heads = 1;        ///< independent matrices of the same shape
-  std::int64_t num_targets = 0;  ///< n
-  std::int64_t num_sources = 0;  ///< m; must be n in the self case
-  const T* targets = nullptr;    ///< [heads, n]
-  const T* sources = nullptr;    ///< [heads, m]; null: the self case, sources are the targets
-  const double* lengthscale = nullptr;  ///< [heads], positive; null: 1
-  const double* frequency = nullptr;    ///< [heads]; null: the kernel does not oscillate
-  const T* target_phase = nullptr;      ///< [heads, n], radians; null: 0
-  const T* source_phase = nullptr;      ///< [heads, m], radians; null: 0
-  bool real_part = false;               ///< use Re K (the cosine form): real in, real out
-  int num_threads = 0;                  ///< default for the calls; 0: default_num_threads()
+  std::int64_t heads = 1;        ///< The number of independent matrices of the same shape.
+  std::int64_t num_targets = 0;  ///< The number n of targets of each head.
+  std::int64_t num_sources = 0;  ///< The number m of sources of each head; n in the self case.
+  const T* targets = nullptr;    ///< The targets, `[heads, n]`.
+  /// The sources, `[heads, m]`. Null selects the self case, in which the targets are the sources.
+  const T* sources = nullptr;
+  /// The lengthscales, `[heads]`, positive, in the unit of the anchors. Null stands for 1.
+  const double* lengthscale = nullptr;
+  /// The frequencies, `[heads]`, in radians per unit of the anchors. Null: no oscillation.
+  const double* frequency = nullptr;
+  const T* target_phase = nullptr;  ///< The phases theta, `[heads, n]`, in radians. Null: 0.
+  const T* source_phase = nullptr;  ///< The phases phi, `[heads, m]`, in radians. Null: 0.
+  bool real_part = false;           ///< Use Re K (the cosine form), which maps real to real.
+  /// The number of threads of calls that do not give their own. 0: default_num_threads().
+  int num_threads = 0;
 };
 
-/// Which of the three matrices a product uses.
-enum class Mode { plain = 0, transpose = 1, adjoint = 2 };
+/// The matrix that a product uses.
+enum class Mode {
+  plain = 0,      ///< K, from sources to targets.
+  transpose = 1,  ///< The transpose of K, from targets to sources.
+  adjoint = 2,    ///< The conjugate transpose of K, from targets to sources.
+};
 
-/// sign(x_i - y_j)^s in front of the kernel, sign(0) = 0. `even`: none. `odd`: the sign, so tied
-/// pairs drop out. `strict`: its square, so tied pairs drop out and the rest keeps its value.
-enum class Parity { even = 0, odd = 1, strict = 2 };
+/// The power of `sign(x_i - y_j)` in front of the kernel, where sign(0) = 0.
+enum class Parity {
+  even = 0,    ///< No sign.
+  odd = 1,     ///< The sign. Tied pairs contribute nothing.
+  strict = 2,  ///< The square of the sign. Tied pairs contribute nothing; all others are unchanged.
+};
 
-/// The family of sums that is closed under differentiation by every parameter:
-///     u_i = sum_j sign(x_i - y_j)^parity * (|x_i - y_j| / lengthscale)^moment * K[i,j] * v_j.
+/// A member of the family of sums that is closed under differentiation by every parameter:
+///
+///     u_i = sum_j sign(x_i - y_j)^parity * (|x_i - y_j| / lengthscale)^moment * K[i,j] * v_j
 struct Term {
-  Parity parity = Parity::even;
-  int moment = 0;  ///< 0..4
+  Parity parity = Parity::even;  ///< The power of the sign.
+  int moment = 0;                ///< The power of the scaled distance, 0 to 4.
 };
 
-/// Where vector (head h, row r) starts: base + h * head_stride + r * row_stride, in elements of its
-/// type. The entries of a vector are contiguous.
+/// The layout of a batch of vectors. The vector of head h and row r starts at
+/// `base + h * head + r * row`, and its entries are contiguous.
 struct Strides {
-  std::int64_t head = 0;
-  std::int64_t row = 0;
+  std::int64_t head = 0;  ///< The distance between heads, in elements of the vectors' type.
+  std::int64_t row = 0;   ///< The distance between rows, in elements of the vectors' type.
 };
 
-/// First derivatives of Re<g, K v>; null entries are not computed. Gradients of everything but the
-/// values are summed over the rows. At ties sign(0) = 0: tied pairs do not contribute to
-/// derivatives by anchors. In the self case `targets` and `sources` are the two roles of one
-/// anchor: add them.
+/// Receives the first derivatives of `Re<g, K v>`. Null members are not computed.
+///
+/// The gradients of everything but the values are summed over the rows. The convention at ties is
+/// sign(0) = 0: tied pairs contribute nothing to derivatives by anchors. In the self case an anchor
+/// is both a target and a source, and its gradient is the sum of `targets` and `sources`.
+/// \tparam T the type of anchors and phases, float or double
+/// \tparam V the type of the values, T or `std::complex<T>`
 template <class T, class V>
 struct Gradients {
-  V* values = nullptr;            ///< [heads, rows, m], contiguous
-  T* targets = nullptr;           ///< [heads, n]
-  T* sources = nullptr;           ///< [heads, m]
-  double* lengthscale = nullptr;  ///< [heads]
-  double* frequency = nullptr;    ///< [heads]
-  T* target_phase = nullptr;      ///< [heads, n]
-  T* source_phase = nullptr;      ///< [heads, m]
+  V* values = nullptr;            ///< By the values, `[heads, rows, m]`, contiguous.
+  T* targets = nullptr;           ///< By the targets, `[heads, n]`.
+  T* sources = nullptr;           ///< By the sources, `[heads, m]`.
+  double* lengthscale = nullptr;  ///< By the lengthscales, `[heads]`.
+  double* frequency = nullptr;    ///< By the frequencies, `[heads]`.
+  T* target_phase = nullptr;      ///< By the phases of the targets, `[heads, n]`.
+  T* source_phase = nullptr;      ///< By the phases of the sources, `[heads, m]`.
 };
 
-/// T is float or double: the type of anchors, phases and values; sums are accumulated in double
-/// either way.
+/// The matrices of a Kernel, ready for products and gradients.
 ///
-/// Accuracy: |error| <= 1e-14 (double) or 1e-6 (float) times sum_j |K_ij| |v_j|, at every size and
-/// spread. The result depends on the data alone: not on the number of threads, not on the history
-/// of updates. Const calls are safe from several threads, also while another thread calls update().
+/// **Accuracy.** The error is at most 1e-14 (double) or 1e-6 (float) times
+/// `sum_j |K_ij| |v_j|`, at every size and spread of the anchors. Sums are accumulated in double.
+/// The results depend only on the data: their bits do not depend on the number of threads or on the
+/// history of updates.
+///
+/// **Threads.** Const members are safe to call from several threads at once, also while another
+/// thread calls update().
+/// Members that take `num_threads` treat 0 as Kernel::num_threads.
+///
+/// **Errors.** Members throw Error for arguments outside their domain (`invalid_argument`) and for
+/// lack of memory (`out_of_memory`).
+/// \tparam T the type of anchors, phases and values, float or double
 template <class T>
 class Plan {
   static_assert(std::is_same_v<T, float> || std::is_same_v<T, double>, "float or double");
 
  public:
-  /// Throws Error: NaN or infinite anchors or phases, lengthscale not positive, impossible sizes,
-  /// no memory.
+  /// Sorts the anchors and computes the tables that products use.
+  /// \param kernel the description; its arrays are not needed afterwards
+  /// \throws Error `invalid_argument` for anchors or phases that are NaN or infinite, a lengthscale
+  ///   that is not positive, and impossible sizes; `out_of_memory`
   explicit Plan(const Kernel<T>& kernel);
 
-  /// Replaces the anchors (same shapes). An order that is nearly right is repaired rather than
-  /// sorted anew. The plan is unchanged if this throws.
+  /// Replaces the anchors by others of the same shapes. The order of the anchors is repaired where
+  /// it is nearly right, and computed anew otherwise. The plan is unchanged if this throws.
+  /// \param targets the new targets, `[heads, n]`
+  /// \param sources the new sources, `[heads, m]`; null in the self case
+  /// \param num_threads the number of threads
   void update(const T* targets, const T* sources = nullptr, int num_threads = 0);
 
-  /// u = K v, K^T v or K^H v. V is T or std::complex<T>; R is complex iff result_is_complex<V>().
-  /// plain: v [m], u [n]; otherwise v [n], u [m]. u must not overlap v.
+  /// Computes a product `u = K v`, `K^T v` or `K^H v` for each row of each head.
+  ///
+  /// The type V of the values is T or `std::complex<T>`. The type R of the result is complex if and
+  /// only if `result_is_complex<V>()`.
+  /// \param v the values, of m entries a vector; of n entries unless `mode` is Mode::plain
+  /// \param u receives the result, of n entries a vector (otherwise m); must not overlap v
+  /// \param rows the number of vectors of each head
+  /// \param v_strides the layout of v
+  /// \param u_strides the layout of u
+  /// \param mode the matrix: K, its transpose or its adjoint
+  /// \param term the member of the family of sums; the default is the product itself
+  /// \param num_threads the number of threads
   template <class V, class R>
   void apply(const V* v, R* u, std::int64_t rows, Strides v_strides, Strides u_strides,
              Mode mode = Mode::plain, Term term = {}, int num_threads = 0) const {
@@ -106,8 +152,11 @@ class Plan {
               u_strides, mode, term, num_threads);
   }
 
-  /// The same for contiguous [heads, rows, m] -> [heads, rows, n] (n and m exchanged for the other
-  /// modes).
+  /// Computes products for contiguous arrays.
+  /// \param v the values, `[heads, rows, m]`; `[heads, rows, n]` unless `mode` is Mode::plain
+  /// \param u receives the result, `[heads, rows, n]` (otherwise `[heads, rows, m]`)
+  /// \param rows the number of vectors of each head
+  /// \param mode the matrix: K, its transpose or its adjoint
   template <class V, class R>
   void apply(const V* v, R* u, std::int64_t rows = 1, Mode mode = Mode::plain) const {
     const std::int64_t in = mode == Mode::plain ? num_sources() : num_targets();
@@ -115,17 +164,32 @@ class Plan {
     apply(v, u, rows, Strides{rows * in, in}, Strides{rows * out, out}, mode);
   }
 
+  /// Computes `v = K^T u` for contiguous arrays.
+  /// \param u the values at the targets, `[heads, rows, n]`
+  /// \param v receives the result at the sources, `[heads, rows, m]`
+  /// \param rows the number of vectors of each head
   template <class V, class R>
   void transpose(const V* u, R* v, std::int64_t rows = 1) const {
     apply(u, v, rows, Mode::transpose);
   }
 
+  /// Computes `v = K^H u` for contiguous arrays.
+  /// \param u the values at the targets, `[heads, rows, n]`
+  /// \param v receives the result at the sources, `[heads, rows, m]`
+  /// \param rows the number of vectors of each head
   template <class V, class R>
   void adjoint(const V* u, R* v, std::int64_t rows = 1) const {
     apply(u, v, rows, Mode::adjoint);
   }
 
-  /// The two halves of u = left + right: the sources at or below each target, and those above it.
+  /// Computes the two halves of a product, `K v = left + right`.
+  /// \param v the values, of m entries a vector
+  /// \param left receives the sums over the sources at or below each target, of n entries a vector
+  /// \param right receives the sums over the sources above each target, of n entries a vector
+  /// \param rows the number of vectors of each head
+  /// \param v_strides the layout of v
+  /// \param u_strides the layout of left and of right
+  /// \param num_threads the number of threads
   template <class V, class R>
   void half_sums(const V* v, R* left, R* right, std::int64_t rows, Strides v_strides,
                  Strides u_strides, int num_threads = 0) const {
@@ -133,8 +197,15 @@ class Plan {
                   as_scalars(right), is_complex<R>, u_strides, num_threads);
   }
 
-  /// First-order gradients for a cotangent g of the result's type (PyTorch's convention for complex
-  /// numbers).
+  /// Computes first-order gradients of `Re<g, K v>`: a vector-Jacobian product. Complex gradients
+  /// follow PyTorch's convention.
+  /// \param v the values, of m entries a vector
+  /// \param v_strides the layout of v
+  /// \param g the cotangent, of the result's type, of n entries a vector
+  /// \param g_strides the layout of g
+  /// \param rows the number of vectors of each head
+  /// \param gradients where to write the gradients; null members are not computed
+  /// \param num_threads the number of threads
   template <class V, class R>
   void vjp(const V* v, Strides v_strides, const R* g, Strides g_strides, std::int64_t rows,
            const Gradients<T, V>& gradients, int num_threads = 0) const {
@@ -146,45 +217,90 @@ class Plan {
             scalars, num_threads);
   }
 
-  /// Copies the anchors out, [heads, n] and [heads, m], in the order they were given, both of one
-  /// moment; either may be null. A -0 comes back as 0.
+  /// Copies the anchors out, in the order in which they were given. Both arrays are from the same
+  /// update. An anchor given as -0 comes back as 0.
+  /// \param targets receives the targets, `[heads, n]`; may be null
+  /// \param sources receives the sources, `[heads, m]`; may be null
   void anchors(T* targets, T* sources) const;
 
-  /// The rank of each head's matrix in exact arithmetic, from the order alone, in O(n + m): each
-  /// tied target-source pair counts 1 and splits the line; between them, the largest number of
-  /// disjoint neighbouring (target, source) pairs. Throws for the cosine form, where no such rule
-  /// is known.
+  /// The rank of each head's matrix in exact arithmetic, from the order of the anchors alone, in
+  /// O(n + m).
+  ///
+  /// A target that is tied with a source counts 1 and splits the line. Between such ties, the rank
+  /// is the largest number of disjoint pairs of a target and a neighbouring source.
+  /// \return the ranks, `[heads]`
+  /// \throws Error `invalid_argument` for the cosine form, for which no such rule is known
   [[nodiscard]] std::vector<std::int64_t> rank() const;
 
-  /// The matrix itself, [heads, n, m]; for tests and pictures. R is complex iff
+  /// Writes the dense matrix, for tests and pictures. The type R is complex if and only if
   /// kernel_is_complex().
+  /// \param matrix receives the entries, `[heads, n, m]`
   template <class R>
   void to_dense(R* matrix) const {
     to_dense_any(as_scalars(matrix), is_complex<R>);
   }
 
+  /// The number of heads.
   [[nodiscard]] std::int64_t heads() const noexcept;
+  /// The number n of targets of each head.
   [[nodiscard]] std::int64_t num_targets() const noexcept;
+  /// The number m of sources of each head.
   [[nodiscard]] std::int64_t num_sources() const noexcept;
+  /// Whether the sources are the targets.
   [[nodiscard]] bool is_self() const noexcept;
-  /// Whether the matrix has complex entries (phases or a frequency, and not real_part).
+  /// Whether the matrix has complex entries: it has phases or a frequency, and `real_part` is
+  /// false.
   [[nodiscard]] bool kernel_is_complex() const noexcept;
+  /// Whether the result of a product with values of type V is complex: if V or the kernel is.
   template <class V>
   [[nodiscard]] bool result_is_complex() const noexcept {
     return is_complex<V> || kernel_is_complex();
   }
-  /// Bytes held now: the tables, those that derivatives beyond the first have asked for, and from
-  /// the first update() on the memory of the next.
+  /// The bytes of memory that the plan holds now: the tables, those that derivatives beyond the
+  /// first have asked for, and, after the first update(), memory that the next one will reuse.
   [[nodiscard]] std::int64_t nbytes() const noexcept;
 
-  /// The untyped forms behind the templates: complex numbers as pairs of T, strides in elements.
+  /// The untyped form of apply(). Complex numbers are pairs of T, and strides count elements.
+  /// \param v the values
+  /// \param v_complex whether the values are complex
+  /// \param rows the number of vectors of each head
+  /// \param v_strides the layout of v
+  /// \param u receives the result
+  /// \param u_complex whether the result is complex
+  /// \param u_strides the layout of u
+  /// \param mode the matrix: K, its transpose or its adjoint
+  /// \param term the member of the family of sums
+  /// \param num_threads the number of threads
   void apply_any(const T* v, bool v_complex, std::int64_t rows, Strides v_strides, T* u,
                  bool u_complex, Strides u_strides, Mode mode, Term term, int num_threads) const;
+  /// The untyped form of half_sums().
+  /// \param v the values
+  /// \param v_complex whether the values are complex
+  /// \param rows the number of vectors of each head
+  /// \param v_strides the layout of v
+  /// \param left receives the sums over the sources at or below each target
+  /// \param right receives the sums over the sources above each target
+  /// \param u_complex whether the results are complex
+  /// \param u_strides the layout of left and of right
+  /// \param num_threads the number of threads
   void half_sums_any(const T* v, bool v_complex, std::int64_t rows, Strides v_strides, T* left,
                      T* right, bool u_complex, Strides u_strides, int num_threads) const;
+  /// The untyped form of vjp().
+  /// \param v the values
+  /// \param v_complex whether the values are complex
+  /// \param v_strides the layout of v
+  /// \param g the cotangent
+  /// \param g_complex whether the cotangent is complex
+  /// \param g_strides the layout of g
+  /// \param rows the number of vectors of each head
+  /// \param gradients where to write the gradients; null members are not computed
+  /// \param num_threads the number of threads
   void vjp_any(const T* v, bool v_complex, Strides v_strides, const T* g, bool g_complex,
                Strides g_strides, std::int64_t rows, const Gradients<T, T>& gradients,
                int num_threads) const;
+  /// The untyped form of to_dense().
+  /// \param matrix receives the entries
+  /// \param matrix_complex whether the entries are complex
   void to_dense_any(T* matrix, bool matrix_complex) const;
 
  private:

@@ -1,7 +1,7 @@
-"""Plans on a GPU, for the arrays of any library: CuPy, JAX, Numba, PyTorch.
+"""Plans on a GPU for the arrays of any library: CuPy, JAX, Numba, PyTorch.
 
-Arrays are taken through ``__cuda_array_interface__`` or DLPack, without a copy; this module needs
-NumPy alone. (PyTorch users have :func:`laplex.matvec`, which also differentiates.)
+This module takes arrays through ``__cuda_array_interface__`` or DLPack, without copying them. It
+needs only NumPy. With PyTorch you can also use `laplex.matvec`, which is differentiable.
 """
 
 from .. import _core
@@ -12,5 +12,5 @@ __all__ = ["Array", "Plan", "PlanGradients", "device_count"]
 
 
 def device_count() -> int:
-    """How many GPUs can be used; 0 without a driver, or in a build for the CPU alone."""
+    """Return the number of usable GPUs; 0 without a driver or in a build without CUDA."""
     return _core.cuda_device_count()

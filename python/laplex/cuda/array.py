@@ -1,4 +1,4 @@
-"""`laplex.cuda.Array`: memory on a GPU that Laplex owns, as other libraries take it."""
+"""`laplex.cuda.Array`: GPU memory that Laplex owns, in a form that other libraries accept."""
 
 from __future__ import annotations
 
@@ -13,26 +13,30 @@ from ..numpy import checks
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-#: The address of what has no entries; not 0, which means "not given" to the core.
+#: The address of an array without entries; not 0, which means "not given" to the core.
 NOWHERE = 256
 
 
 class Array:
-    """An array in GPU memory: what results are where the input's library makes no arrays.
+    """An array in GPU memory that Laplex owns.
 
-    Other libraries take it without a copy: ``cupy.asarray(a)``, ``jax.dlpack.from_dlpack(a)``,
+    Results have this type when the library of the input is neither CuPy nor PyTorch.
+
+    Other libraries accept it without a copy: ``cupy.asarray(a)``, ``jax.dlpack.from_dlpack(a)``,
     ``torch.as_tensor(a, device="cuda")``, ``numba.cuda.as_cuda_array(a)``.
 
     Attributes
     ----------
     shape : tuple of int
+        The dimensions.
     dtype : numpy.dtype
+        The type of the entries.
     """
 
     def __init__(
         self, shape: Sequence[int], dtype: np.dtype[Any], stream: object, axes: Sequence[int] = ()
     ) -> None:
-        # `axes` says where each dimension lies in memory, the slowest first; default: C order.
+        # `axes` lists the dimensions from the slowest to the fastest in memory; default: C order.
         self._shape = tuple(shape)
         self._dtype = np.dtype(dtype)
         self._axes = tuple(axes) or tuple(range(len(self._shape)))
@@ -47,7 +51,7 @@ class Array:
         self._memory = _core.DeviceArray(
             step * self._dtype.itemsize, self._dtype.str, list(self._shape), strides, self._stream
         )
-        self._kept = stream  # memory is given back on it; attributes go in the order they came
+        self._kept = stream  # last: the memory, deleted before it, is freed on this stream
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -66,7 +70,7 @@ class Array:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of GPU memory."""
+        """The number of bytes of GPU memory."""
         return math.prod(self._shape) * self._dtype.itemsize
 
     @property
@@ -91,21 +95,24 @@ class Array:
         dl_device: tuple[int, int] | None = None,
         copy: bool | None = None,
     ) -> object:
-        """A DLPack capsule (unversioned) for a consumer on ``stream``.
+        """Return an unversioned DLPack capsule for a consumer on ``stream``.
 
         Raises
         ------
         BufferError
-            If a copy or another device is asked for.
+            If a copy or another device is requested.
         """
         if copy or (dl_device is not None and tuple(dl_device) != self.__dlpack_device__()):
-            raise BufferError("only the array itself can be handed out, where it is")
+            raise BufferError(
+                "this array can be exported only without a copy and on its own device: leave out "
+                "copy and dl_device"
+            )
         if stream != -1 and address_of(stream) != self._stream:  # -1: do not wait
             _core.cuda_synchronize(self._stream)
         return self._memory.to_dlpack()
 
     def numpy(self) -> checks.Array:
-        """A copy on the host; waits for the array's stream."""
+        """Return a copy on the host, after waiting for the array's stream."""
         laid = np.empty([self._shape[axis] for axis in self._axes], self._dtype)
         if laid.size:
             self._memory.copy_to_host(_core.address(laid))
@@ -116,7 +123,7 @@ class Array:
 
 
 def address_of(stream: object) -> int:
-    """A stream's address; 0 is the legacy default stream, which others also call 1."""
+    """Return a stream's address; 0 is the legacy default stream, which others also call 1."""
     if stream is None:
         return 0
     address = stream
@@ -124,7 +131,7 @@ def address_of(stream: object) -> int:
         address = getattr(stream, attribute, address)
     if not isinstance(address, int) or isinstance(address, bool) or address < 0:
         raise TypeError(
-            "stream must be an address (an int), or a stream of CuPy or PyTorch, got "
+            "stream must be an address (an int) or a stream of CuPy or PyTorch, got "
             f"{type(stream).__name__}"
         )
     return 0 if address == 1 else address

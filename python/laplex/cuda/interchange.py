@@ -1,4 +1,4 @@
-"""Arrays of other libraries on a GPU: CUDA's array interface, DLPack, streams and pools."""
+"""Exchange of GPU arrays with other libraries: array interface, DLPack, streams and pools."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from .array import NOWHERE, Array, address_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-#: DLPack's numbers of the devices whose memory is read: kDLCUDA; the host's only in the emulation.
+#: DLPack's numbers of the devices that can be read: kDLCUDA, and the host in the emulation only.
 DEVICE_TYPES = frozenset({1, 2} if _core.cuda_emulated else {2})
 
 
 @dataclass
 class View:
-    """A contiguous array in device memory, of whichever library."""
+    """A contiguous array of any library in device memory."""
 
     pointer: int  #: never 0, which means "not given" to the core
     shape: tuple[int, ...]
@@ -37,7 +37,7 @@ class View:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the entries."""
+        """The number of bytes of the entries."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
@@ -55,19 +55,21 @@ class DeviceArrays:
             self._streams[name] = own
         if stream is None:
             stream = next((each for each in self._streams.values() if each is not None), None)
-        #: What to keep for as long as the stream is used; its address is `stream`.
+        #: The object to keep alive while the stream is used; its address is `stream`.
         self.owner = stream
         self.stream = address_of(stream)
 
     def view(self, name: str) -> View:
-        """The argument, ready to be read on the stream.
+        """Return an argument, ready to be read on the stream.
 
         Raises
         ------
         TypeError
-            If it is no CUDA array.
+            If it is not a CUDA array.
         ValueError
-            If it is not contiguous, or has a mask.
+            If it is not contiguous, has a mask, or is on another GPU.
+        RuntimeError
+            If it names another stream than the one that is captured into a graph.
         """
         value = self._arrays[name]
         interface = self._interfaces[name]
@@ -75,23 +77,23 @@ class DeviceArrays:
         if own is not None and address_of(own) != self.stream:
             if _core.cuda_capture_id(self.stream) is not None:
                 raise RuntimeError(
-                    f"{name} is of another stream than the one that is captured into a graph, and "
-                    "nothing can be waited for there: pass an array of the captured stream"
+                    f"{name} belongs to another stream than the one that is captured into a "
+                    "graph, where no wait is possible: pass an array of the captured stream"
                 )
             _core.cuda_synchronize(address_of(own))
         device = _device_of(value)
         if device is not None and device[0] == 2 and device[1] != _core.cuda_current_device():
             raise ValueError(
-                f"{name} is on GPU {device[1]}, but the current one is "
-                f"{_core.cuda_current_device()}: make the array's GPU the current one, as with "
-                f"cupy.cuda.Device({device[1]}) or torch.cuda.device({device[1]})"
+                f"{name} is on GPU {device[1]}, but the current GPU is "
+                f"{_core.cuda_current_device()}: make the array's GPU the current one, for "
+                f"instance with cupy.cuda.Device({device[1]}) or torch.cuda.device({device[1]})"
             )
         if interface is None:
             return self._from_dlpack(name, value, device)
         if interface.get("mask") is not None:
             raise ValueError(f"{name} has a mask: pass an array without one")
         if any(getattr(value, each, bool)() for each in ("is_conj", "is_neg")):
-            # PyTorch's lazy views, of which the interface says nothing
+            # lazy views of PyTorch, which the interface does not report
             raise ValueError(
                 f"{name} is a lazily conjugated or negated view: pass "
                 f"{name}.resolve_conj().resolve_neg()"
@@ -110,7 +112,7 @@ class DeviceArrays:
             )
         if device[0] not in DEVICE_TYPES:
             raise TypeError(f"{name} is not in GPU memory: use laplex.Plan, or copy it to the GPU")
-        # The producer makes its work come before ours; 1 is DLPack's legacy default stream.
+        # The producer orders its work before ours; 1 is DLPack's legacy default stream.
         stream = None if device[0] == 1 else self.stream or 1
         capsule = value.__dlpack__(stream=stream)
         address, shape, strides, typestr, _, _ = _core.read_dlpack(capsule)
@@ -138,18 +140,18 @@ def _contiguous(
                     f"cupy.ascontiguousarray({name}) or {name}.contiguous()"
                 )
             step *= size
-    # Of a complex number each part is read for itself.
+    # The parts of a complex number are read separately.
     alignment = dtype.itemsize // (2 if dtype.kind == "c" else 1)
     if address % alignment:
         raise ValueError(
-            f"{name} lies at an address that is no multiple of {alignment} bytes: pass a copy"
+            f"{name} starts at an address that is not a multiple of {alignment} bytes: pass a copy"
         )
     return View(address, tuple(shape), dtype, read_only, owner)
 
 
 def _interface_of(value: object) -> dict[str, Any] | None:
     device = _device_of(value)
-    if device is not None and device[0] == 1:  # asking is an error to some arrays of the host
+    if device is not None and device[0] == 1:  # some host arrays raise when asked
         return None
     interface: dict[str, Any] | None = getattr(value, "__cuda_array_interface__", None)
     if (
@@ -158,12 +160,12 @@ def _interface_of(value: object) -> dict[str, Any] | None:
         and interface.get("version", 0) < 3
         and _current_stream_of(value) is None
     ):
-        return None  # before version 3 it names no stream to wait for: DLPack waits (JAX)
+        return None  # before version 3 it names no stream to wait for, but DLPack waits (JAX)
     return interface
 
 
 def _device_of(value: object) -> tuple[int, int] | None:
-    """DLPack's numbers for the kind of memory and for the device, or None."""
+    """Return DLPack's numbers for the kind of memory and for the device, or None."""
     device_of = getattr(value, "__dlpack_device__", None)
     if device_of is None:
         return None
@@ -178,7 +180,7 @@ def _is_in_device_memory(value: object) -> bool:
 
 def is_on_device(value: object) -> bool:
     """Whether an argument is an array on a GPU."""
-    if isinstance(value, (np.ndarray, np.generic)):  # numbers of the host, in the emulation too
+    if isinstance(value, (np.ndarray, np.generic)):  # on the host, also in the emulation
         return False
     return _interface_of(value) is not None or _is_in_device_memory(value)
 
@@ -188,7 +190,7 @@ def _library_of(value: object) -> str:
 
 
 def _current_stream_of(value: object) -> object:
-    """The stream that the array's library works on, as an object that keeps it alive; or None."""
+    """Return the current stream of the array's library, as an object that keeps it alive."""
     library = _library_of(value)
     if library == "cupy" and hasattr(value, "__cuda_array_interface__"):
         return sys.modules["cupy"].cuda.get_current_stream()
@@ -198,7 +200,7 @@ def _current_stream_of(value: object) -> object:
 
 
 def pointer_to(given: View | Array | None) -> int:
-    """An address for the core: 0 stands for None."""
+    """Return an address for the core; 0 stands for None."""
     if given is None:
         return 0
     return given.pointer if isinstance(given, View) else given._memory.pointer or NOWHERE
@@ -211,13 +213,13 @@ def new_array(
     stream: object,
     axes: Sequence[int] = (),
 ) -> tuple[Any, int]:
-    """A new array of the library of `like`, on the stream, and its address; axes: see Array."""
+    """Return a new array of the library of ``like`` on the stream, and its address; see Array."""
     axes = axes or range(len(shape))
     laid = tuple(shape[axis] for axis in axes)
     back = tuple(int(k) for k in np.argsort(axes))
     library = _library_of(like)
     address = address_of(stream)
-    # On the stream of the call, so that the library's allocator knows whose memory it is.
+    # Allocate on the stream of the call, so that the library's allocator knows where it is used.
     if library == "cupy":
         cupy = sys.modules["cupy"]
         if address_of(cupy.cuda.get_current_stream()) == address:
@@ -242,8 +244,8 @@ def new_array(
         return tensor.permute(back), tensor.data_ptr() or NOWHERE
     if _core.cuda_capture_id(address) is not None:
         raise RuntimeError(
-            "a result would be allocated while the stream is captured into a graph, and belong to "
-            "the graph: pass out, allocated before the capture, or arrays of CuPy or PyTorch"
+            "a result allocated while the stream is captured into a graph would belong to the "
+            "graph: pass out, allocated before the capture, or use arrays of CuPy or PyTorch"
         )
     own = Array(shape, dtype, stream, axes)
     return own, own._memory.pointer or NOWHERE
@@ -251,17 +253,18 @@ def new_array(
 
 @dataclass
 class Lent:
-    """Memory lent to the core, for as long as this lives."""
+    """Memory lent to the core while this object lives."""
 
     owner: object
     span: Memory
 
 
 def lend(like: object, nbytes: int, call: DeviceArrays) -> Lent:
-    """Memory from the pool of the library of `like`, if it has one, else from CUDA's.
+    """Lend memory from the pool of the library of ``like``, or from CUDA's if it has none.
 
-    From CUDA's too while the stream is captured into a graph: another pool would hand the memory
-    out again, and the graph goes on using it. What CUDA allocates in a capture is the graph's own.
+    While the stream is captured into a graph, the memory comes from CUDA's pool in any case.
+    Another pool would reuse the memory while the graph still needs it, whereas memory that CUDA
+    allocates in a capture belongs to the graph.
     """
     if nbytes == 0:
         return Lent(None, Memory(0, 0))

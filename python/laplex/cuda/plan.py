@@ -1,4 +1,4 @@
-"""`laplex.cuda.Plan`: `laplex.Plan` for arrays on a GPU."""
+"""`laplex.cuda.Plan`: the counterpart of `laplex.Plan` for arrays on a GPU."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _DOUBLE = np.dtype(np.float64)
 
 
 class PlanGradients(NamedTuple):
-    """Gradients of ``Re <grad, K v>``, as arrays on the GPU; see :meth:`Plan.vjp`."""
+    """Gradients of ``Re <grad, K v>`` as arrays on the GPU, see `laplex.cuda.Plan.vjp`."""
 
     values: Any
     targets: Any
@@ -30,82 +30,91 @@ class PlanGradients(NamedTuple):
 
 
 class Plan:
-    r"""A Laplace kernel matrix ``[n, m]`` on a GPU: :class:`laplex.Plan` for arrays that are there.
+    r"""A Laplace kernel matrix ``[n, m]`` on a GPU, the counterpart of `laplex.Plan`.
 
     .. math::
         K_{ij} = \exp(-(1/\ell - i\omega)\,|x_i - y_j|)\,\exp(i(\theta_i - \phi_j))
 
     Parameters
     ----------
-    targets : CUDA array [*batch, n], float32 or float64
-        The anchors :math:`x`; the leading dimensions are a batch of independent matrices.
-    sources : CUDA array [*batch, m], optional
-        The anchors :math:`y`, in the same precision. None: the self case ``y = x``.
-    lengthscale : float, array of them on the host, or CUDA array [*batch] in float64
+    targets : CUDA array ``[*batch, n]``, float32 or float64
+        The anchors :math:`x`. The leading dimensions are a batch of independent matrices.
+    sources : CUDA array ``[*batch, m]``, optional
+        The anchors :math:`y`, in the same precision. None selects the self case ``y = x``.
+    lengthscale : float, array on the host, or float64 CUDA array ``[*batch]``
         :math:`\ell > 0`. Numbers from the host broadcast to the batch and are copied once. A CUDA
-        array is read where it is *at every call*: write to it, and the next product has the new
-        lengthscale (one that is not positive then makes NaN).
-    frequency : like lengthscale
-        :math:`\omega`. Non-zero on the host, or on the GPU at all, makes the kernel complex.
-    target_phase, source_phase : CUDA arrays [*batch, n], [*batch, m], optional
-        :math:`\theta, \phi` in radians, of the anchors' precision; read at every call, like a
-        lengthscale on the GPU.
+        array is read in place *at every call*: if you write to it, the next product uses the new
+        lengthscale (a lengthscale that is not positive then gives NaN).
+    frequency : like ``lengthscale``
+        :math:`\omega`. The kernel is complex if any number on the host is not 0, or if a CUDA
+        array is given.
+    target_phase, source_phase : CUDA array ``[*batch, n]``, CUDA array ``[*batch, m]``, optional
+        :math:`\theta` and :math:`\phi` in radians, of the anchors' precision. They are read at
+        every call, like a lengthscale on the GPU.
     real_part : bool
-        Use the real matrix :math:`\mathrm{Re}\,K` (the cosine form); for real values alone.
+        Use the real matrix :math:`\mathrm{Re}\,K` (the cosine form). It takes only real values.
     stream : int or stream, optional
-        For the construction; see Notes.
+        The stream of the construction; see Notes.
 
     Attributes
     ----------
-    shape : (*batch, n, m)
-    dtype : of the anchors; float32 or float64
-    nbytes : bytes of GPU memory held by the plan
+    shape : tuple of int
+        ``(*batch, n, m)``.
+    dtype : numpy.dtype
+        The precision of the anchors, float32 or float64.
+    nbytes : int
+        The number of bytes of GPU memory that the plan holds.
 
     Notes
     -----
-    A CUDA array is any object with ``__cuda_array_interface__``, or DLPack's methods for a CUDA
-    device: CuPy, JAX, Numba, PyTorch, :class:`laplex.cuda.Array`. It must be C-contiguous, and on
-    the current device.
+    **CUDA arrays.** A CUDA array is any object with ``__cuda_array_interface__`` or with DLPack's
+    methods for a CUDA device: arrays of CuPy, JAX, Numba and PyTorch, and `laplex.cuda.Array`. It
+    must be C-contiguous and on the current device.
 
-    Results come as arrays of the values' library if that is CuPy or PyTorch, otherwise as
-    :class:`laplex.cuda.Array`; or in ``out``.
+    **Results.** A result is written to ``out`` if it is given. Otherwise it is an array of the
+    values' library if that is CuPy or PyTorch, and a `laplex.cuda.Array` if it is not.
 
-    ``stream`` is an address, or a stream of CuPy or PyTorch. Left out, it is the one that the first
-    of the arrays names: for CuPy and PyTorch their current one; otherwise the legacy default
-    stream. Arrays that name another stream are waited for. Nothing else waits, except construction
-    and :meth:`update`, which look at the anchors.
+    **Streams.** ``stream`` is an address, or a stream of CuPy or PyTorch. By default it is the
+    stream that the first of the arrays names, which for CuPy and PyTorch is their current stream,
+    or else the legacy default stream. If an array names another stream, the call waits for that
+    stream. Nothing else waits, except the construction and `update`, which check the anchors.
 
-    For the caller to see to: a plan that is used on several streams must be built, or updated,
-    before the others use it, and outlive their work; arrays must live until the call's work is
-    done, which CuPy and PyTorch arrange on their own streams, and which is so once a result has
-    been handed to JAX or copied to the host; a stream given by its address must outlive what was
-    made on it.
+    **Lifetimes.** The caller is responsible for the following:
 
-    In a stream that is captured into a CUDA graph, products and gradients are captured with the
-    order that the plan has, and :meth:`update` as a sort: every replay takes the anchors as they
-    are by then. Nothing is looked at there, and NaN makes NaN. Arrays must not name another stream.
-    No plan or :class:`laplex.cuda.Array` of the stream may be let go while it is captured: CUDA
-    does not take memory back there that is not the graph's. The plan itself is built before, and
-    update comes first in a capture that has both. The plan, and all arrays of the calls, must live
-    as long as the graph is replayed. Results must be ``out``, or arrays of CuPy or PyTorch.
+    - Build or update a plan that several streams use before the other streams use it, and keep it
+      until their work is done.
+    - Keep arrays until the work of the call is done. CuPy and PyTorch take care of this on their
+      own streams. It is also done once a result has been handed to JAX or copied to the host.
+    - Keep a stream that was given by its address longer than everything that was made on it.
 
-    Memory to work in comes from the pool of CuPy or PyTorch where the arrays are theirs, otherwise,
-    and in a capture, from CUDA's.
+    **CUDA graphs.** In a stream that is captured into a CUDA graph, products and gradients are
+    captured with the current order of the plan. `update` is captured as a sort: every replay uses
+    the anchors as they are then. Nothing is checked there, and NaN gives NaN. These rules apply:
 
-    Sums are accumulated in float64, as in :class:`laplex.Plan`, but in another order: results agree
-    to rounding, and from run to run bit for bit.
+    - Build the plan before the capture. In a capture with both, call `update` first.
+    - Arrays must not name another stream.
+    - Results must go to ``out`` or be arrays of CuPy or PyTorch.
+    - Do not release a plan or `laplex.cuda.Array` of the stream during the capture, where CUDA
+      cannot free memory that does not belong to the graph.
+    - Keep the plan and all arrays of the calls for as long as the graph is replayed.
+
+    **Memory.** Working memory comes from the pool of CuPy or PyTorch if the arrays are theirs.
+    Otherwise, and in a capture, it comes from CUDA's pool.
+
+    **Accuracy.** Sums are accumulated in float64, as in `laplex.Plan`, but in another order. The
+    results agree with those of the CPU up to rounding, and from run to run bit for bit.
 
     Raises
     ------
     RuntimeError
-        Without a GPU, or in a build without CUDA.
+        If there is no GPU, or the build has no CUDA.
     TypeError
-        For arrays that are not on the GPU; for types that do not fit.
+        If an array is not on the GPU, or dtypes do not match.
     ValueError
-        For NaN or infinite anchors, a lengthscale that is not positive, shapes that do not fit,
-        arrays that are not contiguous, not aligned to their numbers, or on another GPU.
+        If anchors are NaN or infinite, a lengthscale is not positive, shapes do not match, or an
+        array is not contiguous, not aligned, or on another GPU.
     MemoryError
-        If the GPU's memory does not suffice.
+        If the GPU does not have enough memory.
     """
 
     def __init__(
@@ -134,8 +143,8 @@ class Plan:
         )
         if _core.cuda_capture_id(call.stream) is not None:
             raise RuntimeError(
-                "a plan is built while its stream is captured into a graph, and has to wait for "
-                "what it finds in the anchors: build it before the capture"
+                "a plan cannot be built while its stream is captured into a graph, because it has "
+                "to wait for the check of its anchors: build it before the capture"
             )
         x = _anchors(call, "targets")
         self._dtype = x.dtype
@@ -150,7 +159,7 @@ class Plan:
         if source_phase is not None:
             phi = _anchors(call, "source_phase", self._dtype, self._batch, self._m)
         ell = _scalars(call, "lengthscale", self._batch)
-        # Where no head oscillates, the core has a kernel that does not.
+        # If no head oscillates, use the core's kernel without oscillation.
         still = not is_on_device(frequency) and not np.any(
             validation.scalars("frequency", frequency)
         )
@@ -170,7 +179,7 @@ class Plan:
         storage = lend(targets, _core.cuda_storage_bytes(self._kernel), call)
         scratch = lend(targets, _core.cuda_scratch_bytes(self._kernel), call)
         self._core = _core.CudaPlan(self._kernel, call.stream, storage.span, scratch.span)
-        # The core points to these, and gives memory back on the stream: after it, as in Array.
+        # The core points to these and frees memory on the stream; deleted after it, as in Array.
         self._parameters = (ell, omega, theta, phi)
         self._storage = storage
         self._stream = call.owner
@@ -182,68 +191,79 @@ class Plan:
     # ------------------------------------------------------------------------------------- products
 
     def apply(self, v: object, out: object = None, *, stream: object = None) -> Any:
-        """``u = K v`` for ``v [*rows, *batch, m] -> u [*rows, *batch, n]``.
+        """Multiply by the matrix: ``u = K v``.
 
         Parameters
         ----------
-        v : CUDA array [*rows, *batch, m]
-            Of the plan's precision, real or complex; or float16 for a float32 plan.
-        out : CUDA array [*rows, *batch, n], optional
-            Receives the result: C-contiguous, writeable, of the result's dtype, not overlapping
-            ``v``.
+        v : CUDA array ``[*rows, *batch, m]``
+            Values of the plan's precision, real or complex; a float32 plan also takes float16.
+        out : CUDA array ``[*rows, *batch, n]``, optional
+            Receives the result. It must be C-contiguous and writeable, have the dtype of the
+            result, and not overlap ``v``.
         stream : int or stream, optional
-            See the class's notes.
+            The stream of the call; see the notes of the class.
 
         Returns
         -------
-        array [*rows, *batch, n]
-            ``out``, or a new one: complex if ``v`` or the kernel is; float16 if ``v`` is and the
-            kernel is real.
+        array ``[*rows, *batch, n]``
+            ``out``, or a new array. It is complex if ``v`` or the kernel is, and float16 if ``v``
+            is float16 and the kernel is real.
         """
         return self._product(v, out, stream, 0)
 
     def transpose(self, u: object, out: object = None, *, stream: object = None) -> Any:
-        """``v = K^T u`` for ``u [*rows, *batch, n] -> v [*rows, *batch, m]``; see :meth:`apply`."""
+        """Multiply by the transpose: ``v = K^T u`` for ``u [*rows, *batch, n]``.
+
+        The arguments are those of `apply`, and the result has shape ``[*rows, *batch, m]``.
+        """
         return self._product(u, out, stream, 1)
 
     def adjoint(self, u: object, out: object = None, *, stream: object = None) -> Any:
-        """``v = K^H u``, the conjugate transpose; see :meth:`transpose`."""
+        """Multiply by the adjoint (conjugate transpose): ``v = K^H u``; see `transpose`."""
         return self._product(u, out, stream, 2)
 
-    #: NumPy's arrays leave ``array @ plan`` to the plan, which refuses them.
+    #: Tells NumPy's arrays to leave ``array @ plan`` to the plan, which refuses them.
     __array_ufunc__ = None
 
     def __matmul__(self, other: object) -> Any:
-        """``plan @ v`` is ``apply(v)`` for a vector ``[m]`` of a plan without a batch.
+        """Multiply a vector ``[m]`` by a plan without a batch, as ``apply(v)`` does.
 
         Raises
         ------
         ValueError
-            For matrices, whose columns do not lie as the plan wants them.
+            If the operand is a matrix, whose columns do not have the memory layout that the plan
+            needs, or if the plan has a batch.
         """
         ndim = len(DeviceArrays(None, v=other).view("v").shape)
         if ndim != 1 or self._batch:
             raise ValueError(
-                "a plan on the GPU multiplies a vector with @, one without a batch: call "
+                "on the GPU, plan @ v takes one vector and a plan without a batch: call "
                 "plan.apply() with the columns of matrices as contiguous rows"
             )
         return self.apply(other)
 
     def __array__(self, dtype: object = None, copy: object = None) -> NoReturn:
-        """A plan on the GPU does not become a NumPy array."""
+        """Refuse the conversion to a NumPy array with a TypeError."""
         raise TypeError(
-            "a plan on the GPU does not become a NumPy array: multiply with plan.apply(v), or "
+            "a plan on the GPU cannot become a NumPy array: multiply with plan.apply(v), or "
             "build a laplex.Plan of the anchors on the host"
         )
 
     def half_sums(self, v: object, *, stream: object = None) -> tuple[Any, Any]:
-        """The two parts of ``K v``: from the sources at or below each target, and from those above.
+        """Split ``K v`` into the parts that come from the left and from the right of each target.
 
-        ``v`` is as in :meth:`apply`, but never float16.
+        Parameters
+        ----------
+        v : CUDA array ``[*rows, *batch, m]``
+            Values as in `apply`, but never float16.
+        stream : int or stream, optional
+            The stream of the call; see the notes of the class.
 
         Returns
         -------
-        (left, right) : arrays [*rows, *batch, n] with ``left + right == apply(v)`` up to rounding
+        left, right : array ``[*rows, *batch, n]``
+            The sums over the sources at or below each target, and over the sources above it. Up to
+            rounding, ``left + right`` equals ``apply(v)``.
         """
         call = DeviceArrays(stream, v=v)
         values = self._values(call, "v", self._m, "sources")
@@ -292,35 +312,39 @@ class Plan:
     # ------------------------------------------------------------------------------------ gradients
 
     def vjp(self, v: object, grad: object, *, stream: object = None) -> PlanGradients:
-        r"""Gradients of ``Re <grad, K v>`` by all inputs: the vector-Jacobian product.
+        r"""Compute the gradients of ``Re <grad, K v>`` with respect to all inputs.
 
         Parameters
         ----------
-        v : CUDA array [*rows, *batch, m], never float16
-        grad : CUDA array [*rows, *batch, n]
+        v : CUDA array ``[*rows, *batch, m]``
+            The values of the product, never float16.
+        grad : CUDA array ``[*rows, *batch, n]``
             The cotangent, of the shape and dtype of ``apply(v)``.
         stream : int or stream, optional
-            See the class's notes.
+            The stream of the call; see the notes of the class.
 
         Returns
         -------
         PlanGradients
-            ``values`` like ``v``, with the heads outermost in memory: where there are rows *and*
-            heads it is not contiguous. ``targets``, ``sources``, ``target_phase``,
-            ``source_phase`` like the anchors; ``lengthscale`` and ``frequency`` ``[*batch]`` in
-            float64, also where one number was given for all heads. In the self case ``sources`` is
-            None and ``targets`` is the total. Phases that were not given are None.
+            ``values`` has the shape of ``v``, with the heads outermost in memory, so it is not
+            contiguous if there are both rows *and* heads. ``targets``, ``sources``,
+            ``target_phase`` and ``source_phase`` have the shape of the anchors. ``lengthscale`` and
+            ``frequency`` have shape ``[*batch]`` in float64, even if one number was given for all
+            heads. In the self case ``sources`` is None and ``targets`` is the total. Phases that
+            were not given are None.
 
         See Also
         --------
-        laplex.Plan.vjp : for the conventions at ties and of complex gradients.
+        laplex.Plan.vjp : The conventions at ties and for complex gradients.
         """
         call = DeviceArrays(stream, v=v, grad=grad)
         values = self._values(call, "v", self._m, "sources")
         wanted = self._result_dtype(values.is_complex)
         g = call.view("grad")
         if g.dtype != wanted:
-            raise TypeError(f"grad is {g.dtype} but apply(v) is {wanted}: pass a cotangent of it")
+            raise TypeError(
+                f"grad is {g.dtype} but apply(v) is {wanted}: pass a cotangent of that dtype"
+            )
         if g.shape != (*values.shape[:-1], self._n):
             raise ValueError(
                 f"grad has shape {list(g.shape)} but apply(v) has shape "
@@ -339,7 +363,7 @@ class Plan:
         d_values, d_values_at = new_array(v, values.shape, values.dtype, call.owner, axes)
         d_x, d_x_at = new((self._n,))
         d_y, d_y_at = None, 0
-        role = None  # in the self case, the sources' share of the targets' gradient
+        role = None  # in the self case, the part of the targets' gradient in the role of sources
         if self._is_self:
             role = lend(v, heads * self._m * self._dtype.itemsize, call)
             d_y_at = role.span[0]
@@ -363,17 +387,20 @@ class Plan:
     # ---------------------------------------------------------------------------------- the anchors
 
     def update(self, targets: object, sources: object = None, *, stream: object = None) -> None:
-        """Moves the anchors (after an optimiser step); everything else stays.
+        """Move the anchors, as after an optimiser step, and keep everything else.
 
-        An order that is still right is kept. If this raises, the plan is unchanged. Waits for the
-        stream, unless it is captured into a graph: see the class's notes.
+        An order that is still right is kept. If the call raises, the plan is unchanged. The call
+        waits for the stream, unless the stream is captured into a graph; see the notes of the
+        class.
 
         Parameters
         ----------
-        targets : CUDA array [*batch, n], of the shape and dtype the plan was built with
-        sources : CUDA array [*batch, m]; must be None exactly in the self case
+        targets : CUDA array ``[*batch, n]``
+            The new targets, in the shape and dtype that the plan was built with.
+        sources : CUDA array ``[*batch, m]``, optional
+            The new sources, likewise. It must be None in the self case, and only there.
         stream : int or stream, optional
-            See the class's notes.
+            The stream of the call; see the notes of the class.
         """
         validation.sides(sources is not None, self._is_self)
         call = DeviceArrays(stream, targets=targets, sources=sources)
@@ -388,22 +415,22 @@ class Plan:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """``(*batch, n, m)``."""
+        """The shape ``(*batch, n, m)``."""
         return (*self._batch, self._n, self._m)
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
-        """The leading dimensions: one matrix for each entry."""
+        """The leading dimensions, with one matrix for each of their entries."""
         return self._batch
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Precision of anchors and values: float32 or float64."""
+        """The precision of anchors and values: float32 or float64."""
         return self._dtype
 
     @property
     def nbytes(self) -> int:
-        """Bytes of GPU memory held, without the arrays that the caller keeps."""
+        """The number of bytes of GPU memory held, without the arrays that the caller keeps."""
         own = (each.nbytes for each in self._parameters if isinstance(each, Array))
         return self._core.nbytes + sum(own)
 
@@ -429,8 +456,8 @@ class Plan:
         if self._dtype == np.float32:
             if view.dtype == _HALF and not half:
                 raise TypeError(
-                    f"{name} is float16, which apply, transpose and adjoint take alone: convert "
-                    "it to float32"
+                    f"{name} is float16, which only apply, transpose and adjoint take: convert it "
+                    "to float32"
                 )
             allowed.add(_HALF)
         if view.dtype not in allowed:
@@ -443,7 +470,7 @@ class Plan:
             batch = "".join(f"{size}, " for size in self._batch)
             raise ValueError(
                 f"{name} has shape {list(view.shape)} but must have shape [..., {batch}{count}]: "
-                f"{'the heads and ' if self._batch else ''}the number of {what} last"
+                f"{'the heads and ' if self._batch else ''}the number of {what} come last"
             )
         return view
 
@@ -455,7 +482,7 @@ class Plan:
         return math.prod(values.shape[: len(values.shape) - 1 - len(self._batch)])
 
     def _strides(self, size: int) -> tuple[int, int]:
-        """From head to head and from row to row of ``[*rows, *batch, size]``."""
+        """Return the strides between heads and between rows of ``[*rows, *batch, size]``."""
         return size, math.prod(self._batch) * size
 
     def _vectors(self, view: View) -> Vectors:
@@ -479,14 +506,14 @@ def _anchors(
     batch: tuple[int, ...] | None = None,
     count: int | None = None,
 ) -> View:
-    """Anchors or phases ``[*batch, count]``, as far as these are known."""
+    """Return anchors or phases ``[*batch, count]``, checked against what is given of these."""
     view = call.view(name)
     if view.dtype not in (np.float32, np.float64):
         raise TypeError(f"{name} must be float32 or float64, got {view.dtype}")
     if dtype is not None and view.dtype != dtype:
         raise TypeError(
             f"{name} is {view.dtype} but {'the plan is' if name == 'targets' else 'targets are'} "
-            f"{dtype}: convert one"
+            f"{dtype}: convert one of them"
         )
     if not view.shape:
         raise ValueError(f"{name} must have at least one dimension [..., count], got a scalar")
@@ -496,13 +523,13 @@ def _anchors(
         wanted = [*batch, "count" if count is None else count]
         raise ValueError(
             f"{name} has shape {list(view.shape)} but must have shape "
-            f"[{', '.join(map(str, wanted))}], the heads of the targets"
+            f"[{', '.join(map(str, wanted))}], with the heads of the targets"
         )
     return view
 
 
 def _scalars(call: DeviceArrays, name: str, batch: tuple[int, ...]) -> View | Array:
-    """One float64 per head: the caller's array on the device, or a copy of numbers of the host."""
+    """Return one float64 per head: the caller's array on the device, or a copy of host numbers."""
     value = call._arrays[name]
     if is_on_device(value):
         view = call.view(name)
@@ -531,7 +558,7 @@ def _scalars(call: DeviceArrays, name: str, batch: tuple[int, ...]) -> View | Ar
 def _output(
     call: DeviceArrays, shape: tuple[int, ...], dtype: np.dtype[Any], values: View, name: str
 ) -> int:
-    """The address of the caller's output array, exactly as the result will be."""
+    """Check the caller's output array against the result, and return its address."""
     view = call.view("out")
     if view.shape != shape or view.dtype != dtype:
         raise ValueError(

@@ -1,9 +1,10 @@
-"""Exact Gaussian models with Laplace kernels: algebra, processes, covariances of images.
+"""Exact Gaussian models with Laplace kernels.
 
-`LaplaceGram` is the matrix, with everything a Gaussian needs in linear time; `LaplaceGPRegressor` a
-regressor with scikit-learn's interface; `LaplaceCovariance` a covariance model of flattened images
-with learnable anchors; `LaplaceKernel`, `LaplaceSumKernel` and `LaplaceGramLinearOperator` serve
-GPyTorch. Names are imported when first used.
+`LaplaceGram` is a covariance matrix of points on a line, with the operations of a Gaussian in
+linear time. `LaplaceGPRegressor` is a Gaussian process regressor with scikit-learn's interface.
+`LaplaceCovariance` is a covariance model of flattened images with learnable anchors.
+`LaplaceKernel`, `LaplaceSumKernel` and `LaplaceGramLinearOperator` are for GPyTorch. Each name is
+imported at its first use.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ __all__ = [
     "Term",
 ]
 
-# The module of a name, and what it needs besides torch: (module to find, extra).
+# For each name its module, and what it needs besides torch: (module to find, extra).
 _HOME: dict[str, tuple[str, tuple[str, str] | None]] = {
     "Conditional": (".conditional", None),
     "LaplaceCovariance": (".covariance", None),

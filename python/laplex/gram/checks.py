@@ -1,4 +1,4 @@
-"""What callers may pass to `laplex.gram`: messages name the argument and the remedy."""
+"""Checks of the arguments of `laplex.gram`; messages name the argument and the remedy."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from torch import Tensor
 from .. import _core
 from ..numpy import checks as validation
 
-#: What becomes a tensor: see `as_tensor`.
+#: What `as_tensor` converts to a tensor.
 ArrayLike: TypeAlias = "Tensor | npt.NDArray[Any]"
 ScalarLike: TypeAlias = "float | ArrayLike"
 
 
 def all_finite(tensor: Tensor) -> bool:
-    """Whether there is no NaN or infinity: quicker than asking each number, where there is none."""
+    """Whether there is no NaN and no infinity; the sum decides most cases quickly."""
     detached = tensor.detach()
     return isfinite(detached.sum().item()) or bool(detached.isfinite().all())
 
 
 def all_of(numbers: float | Tensor, condition: Callable[[Any], Any]) -> bool:
-    """Whether a condition holds of a number, or of all in a tensor: of one without tensors."""
+    """Whether a condition holds for a number, or for all numbers in a tensor."""
     if isinstance(numbers, Tensor):
         if numbers.numel() != 1:
             return bool(condition(numbers).all())
@@ -37,12 +37,12 @@ def all_of(numbers: float | Tensor, condition: Callable[[Any], Any]) -> bool:
 
 
 def positive(numbers: float | Tensor) -> bool:
-    """Whether a number, or all of a tensor, are positive and finite."""
+    """Whether a number, or all numbers in a tensor, are positive and finite."""
     return all_of(numbers, lambda each: (each > 0) & (each < inf))
 
 
 def broadcast(*shapes: Sequence[int]) -> torch.Size:
-    """``torch.broadcast_shapes``, which has no types and takes as long as a small factorisation."""
+    """Broadcast shapes; ``torch.broadcast_shapes`` is slow and is called only if needed."""
     if not any(shapes):
         return torch.Size()
     return torch.Size(torch.broadcast_shapes(*shapes))  # type: ignore[no-untyped-call]
@@ -51,10 +51,10 @@ def broadcast(*shapes: Sequence[int]) -> torch.Size:
 def as_tensor(
     name: str, value: object, *, integers: torch.dtype = torch.float64, exact: bool = True
 ) -> Tensor:
-    """A tensor as it is, or a copy of a NumPy array, on the CPU.
+    """Return a tensor as it is, or copy a NumPy array into a tensor on the CPU.
 
-    An array's integers and booleans become of the dtype `integers`; with `exact` they are refused
-    where that would round them.
+    Integers and booleans in an array are converted to the dtype `integers`. With `exact`, integers
+    that this dtype would round raise an error.
     """
     if isinstance(value, Tensor):
         return value
@@ -73,12 +73,12 @@ def as_tensor(
 
 
 def copied(given: Sequence[object]) -> list[object]:
-    """Tensors and numbers to compare with later: see `same_contents`."""
+    """Copies of tensors and numbers for a later comparison by `same_contents`."""
     return [each.detach().clone() if isinstance(each, Tensor) else each for each in given]
 
 
 def same_contents(one: Sequence[object], two: Sequence[object]) -> bool:
-    """Whether two lists of tensors and numbers have the same entries; waits for a GPU once."""
+    """Whether two lists of tensors and numbers are equal; synchronises with a GPU once."""
     if len(one) != len(two):
         return False
     differs = []
@@ -93,18 +93,20 @@ def same_contents(one: Sequence[object], two: Sequence[object]) -> bool:
                 return False
         else:
             differs.append((a != b).any())
-    if not differs or torch.cuda.is_current_stream_capturing():  # where nothing can be looked at
+    if (
+        not differs or torch.cuda.is_current_stream_capturing()
+    ):  # nothing can be compared during a capture
         return True
     return not bool(torch.stack(differs).any())
 
 
 def expanded(part: float | Tensor, shape: Sequence[int], like: Tensor) -> Tensor:
-    """A number, or a tensor that broadcasts to a shape, in this shape."""
+    """Expand a number or a tensor to a shape."""
     return part.expand(shape) if isinstance(part, Tensor) else like.new_full(shape, part)
 
 
 def supported(device: torch.device) -> None:
-    """Refuse devices that there is no code for."""
+    """Raise an error for devices that Laplex does not support."""
     if device.type == "cuda" and not _core.has_cuda:
         raise NotImplementedError(
             f"anchors is on {device}: this build of Laplex is for the CPU alone; install it again "
@@ -118,16 +120,16 @@ def supported(device: torch.device) -> None:
 
 
 def no_transforms() -> None:
-    """Refuse ``torch.func``, which the compiled core cannot see through."""
+    """Raise an error under a transform of ``torch.func``, which the compiled core cannot follow."""
     if torch._C._are_functorch_transforms_active():
         raise NotImplementedError(
-            "the transforms of torch.func do not go through laplex.gram: use torch.autograd, and "
+            "laplex.gram does not support the transforms of torch.func: use torch.autograd, and "
             "leading dimensions in place of vmap"
         )
 
 
 def sample_shape(shape: object) -> tuple[int, ...]:
-    """The leading dimensions of samples; a number is one dimension."""
+    """The leading dimensions of samples as a tuple; a single integer is one dimension."""
     numbers: Iterable[Any] = shape if isinstance(shape, Iterable) else (shape,)
     try:
         sizes = tuple(operator.index(size) for size in numbers)
@@ -139,7 +141,7 @@ def sample_shape(shape: object) -> tuple[int, ...]:
 
 
 def same_device(named: dict[str, object], device: torch.device) -> None:
-    """Refuse tensors that are not where the anchors are."""
+    """Raise an error for tensors on another device than the anchors."""
     for name, value in named.items():
         if isinstance(value, Tensor) and value.device != device:
             raise ValueError(
@@ -149,7 +151,7 @@ def same_device(named: dict[str, object], device: torch.device) -> None:
 
 
 def checked_anchors(anchors: object) -> Tensor:
-    """Finite anchors ``[*b, n]``."""
+    """Check anchors ``[*b, n]`` and return them as a tensor."""
     anchors = as_tensor("anchors", anchors)
     if anchors.dtype is not torch.float64 and anchors.dtype is not torch.float32:
         raise TypeError(f"anchors must be float32 or float64, got {anchors.dtype}")
@@ -162,7 +164,7 @@ def checked_anchors(anchors: object) -> Tensor:
 
 
 def checked_noise(noise: object, anchors: Tensor) -> Tensor | None:
-    """A noise variance as a tensor ``[*b, n]`` or ``[*b, 1]``, of its own precision."""
+    """Check a noise variance and return it as a tensor ``[*b, n]`` or ``[*b, 1]``."""
     if noise is None:
         return None
     if isinstance(noise, bool) or not (isinstance(noise, Real) or hasattr(noise, "__array__")):
@@ -183,7 +185,8 @@ def checked_noise(noise: object, anchors: Tensor) -> Tensor | None:
     if noise.shape[-1] not in (1, anchors.shape[-1]):
         raise ValueError(
             f"noise has shape {list(noise.shape)} but its last dimension must be 1 or "
-            f"{anchors.shape[-1]}, the number of anchors: one for each matrix of a batch is [*b, 1]"
+            f"{anchors.shape[-1]}, the number of anchors: pass shape [*b, 1] for one variance per "
+            "matrix of a batch"
         )
     if not all_of(noise, lambda variance: (variance >= 0) & (variance < inf)):
         wrong = ~((noise >= 0) & noise.isfinite())
@@ -195,7 +198,7 @@ def checked_noise(noise: object, anchors: Tensor) -> Tensor | None:
 
 
 def split(observed: object, n: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Observed numbers, and the others in ascending order."""
+    """The observed indices, and the remaining ones in ascending order."""
     if not isinstance(observed, Tensor):
         try:
             observed = torch.from_numpy(np.array(observed))
@@ -222,5 +225,5 @@ def split(observed: object, n: int, device: torch.device) -> tuple[Tensor, Tenso
     mask[observed] = False
     rest = mask.nonzero()[:, 0]
     if rest.numel() != n - observed.numel():
-        raise ValueError("observed_index names an anchor twice")
+        raise ValueError("observed_index contains an anchor twice: give each index once")
     return observed, rest

@@ -1,4 +1,4 @@
-"""`Conditional`: the rest of a Gaussian vector, given some of its entries."""
+"""`Conditional`: the remaining entries of a Gaussian vector, given some of its entries."""
 
 from __future__ import annotations
 
@@ -14,21 +14,23 @@ from .gaussian import Gaussian
 
 
 class Conditional:
-    """The Gaussian of the entries `rest` of a vector of N(0, A), given those of `observed`.
+    """The conditional distribution of some entries of a Gaussian vector, given the others.
 
-    Made by `LaplaceGram.condition` and `LaplaceGram.predict`. Everything is computed when it is
-    asked for, in O(n J^2), and differentiable.
+    `LaplaceGram.condition` and `LaplaceGram.predict` return objects of this class. Each property is
+    computed at its first use, in O(n J^2) for J columns, and is differentiable. The object belongs
+    to the numbers that it was made from: if the `LaplaceGram` changes, its properties raise
+    ``RuntimeError``.
 
     Attributes
     ----------
     observed, rest : Tensor, int64
-        Numbers of the entries that were given, and of those that are asked for.
+        Indices of the ``k`` given entries, and of the ``m`` remaining ones.
     mean : Tensor ``[..., m]``
-        Expectation, for each row of values.
+        Expectation of the remaining entries, for each row of values.
     variance : Tensor ``[*b, m]``
-        Of each entry, its own noise included. First derivatives only.
+        Variance of each remaining entry, its own noise included. It has first derivatives only.
     latent_variance : Tensor ``[*b, m]``
-        The same without noise.
+        Variance of each remaining entry without its noise. It has first derivatives only.
     """
 
     def __init__(
@@ -46,17 +48,17 @@ class Conditional:
         self.observed = observed
         self.rest = rest
         self._given = Gaussian(gram.parameters.take(observed))
-        # A copy, as the anchors are: whatever is asked for later is of the same observations.
+        # A copy, as for the anchors, so that later results are of the same observations.
         self._values = self._given.parameters.broadcast_values(values, "observed entries").clone()
         self._results: dict[str, Tensor] = {}
 
     @property
     def mean(self) -> Tensor:
-        """Expectation ``[..., m]``, for each row of values."""
+        """Expectation ``[..., m]`` of the remaining entries, for each row of values."""
         return self._kept("mean", lambda: self._expectation(self._values))
 
     def _kept(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
-        """A result, computed once; without derivatives, if nobody asks for them, each time."""
+        """A result, which is kept if derivatives are recorded and computed anew otherwise."""
         self._check_contents()
         if torch.is_grad_enabled():
             if name not in self._results:
@@ -90,7 +92,7 @@ class Conditional:
 
     @property
     def latent_variance(self) -> Tensor:
-        """Variance ``[*b, m]`` of each entry without its noise."""
+        """Variance ``[*b, m]`` of each remaining entry without its noise."""
         return self._kept("latent_variance", self._latent_variance)
 
     def _latent_variance(self) -> Tensor:
@@ -117,7 +119,7 @@ class Conditional:
 
     @property
     def variance(self) -> Tensor:
-        """Variance ``[*b, m]`` of each entry, its noise included."""
+        """Variance ``[*b, m]`` of each remaining entry, its noise included."""
         noise = self._gram.noise
         if noise is None:
             return self.latent_variance
@@ -128,10 +130,17 @@ class Conditional:
     def sample(
         self, shape: int | Sequence[int] = (), *, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Samples ``[*shape, ..., m]`` of the entries, noise included, jointly.
+        """Draw joint samples ``[*shape, ..., m]`` of the remaining entries, noise included.
 
-        By Matheron's rule: a sample of the whole vector, moved by the conditional expectation of
-        what it lacks at the observed entries.
+        The samples follow Matheron's rule: draw the whole vector, then add the conditional
+        expectation of its difference from the values at the observed entries.
+
+        Parameters
+        ----------
+        shape : int or sequence of int
+            Leading dimensions of the result.
+        generator : torch.Generator, optional
+            Source of random numbers. By default, torch's global generator.
         """
         rows = self._values.shape[: self._values.dim() - 1 - (len(self._gram.shape) - 2)]
         self._check_contents()

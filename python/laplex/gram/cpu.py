@@ -1,4 +1,4 @@
-"""Factorised covariances on the CPU: the backend of `laplex.gram.factor` for its tensors."""
+"""The CPU backend of `laplex.gram.factor`: factorised covariances."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from .._support.core import Covariance
 
 
 class CpuBackend:
-    """`laplex::Gram` of a covariance."""
+    """A `laplex::Gram` of a covariance."""
 
     def __init__(self, covariance: Covariance, device: torch.device) -> None:
         self.core = _core.Gram(covariance, torch.get_num_threads())
 
     def call(self, method: str, *arguments: Any, rows: int = 0, derivatives: int = 0) -> None:
-        """Call a method of the core with all but its last argument: where to run.
+        """Call a method of the core; its last argument, which says where to run, is added.
 
-        `derivatives`: 1 for a method that takes the first, 2 the second.
+        `derivatives` is 1 for a method that takes first derivatives and 2 for second ones.
         """
         getattr(self.core, method)(*arguments, torch.get_num_threads())

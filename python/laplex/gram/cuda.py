@@ -1,4 +1,4 @@
-"""Factorised covariances on a GPU: the backend of `laplex.gram.factor` for CUDA tensors."""
+"""The CUDA backend of `laplex.gram.factor`: factorised covariances on a GPU."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from .. import _core
 from .._support.core import Covariance, Place
 from ..torch import cuda as cuda_execution
 
-#: The most columns of H that a GPU takes: sums of 8 real terms or 4 cosines.
+#: The largest number of columns of H on a GPU: sums of 8 real terms or of 4 cosines.
 MOST_COLUMNS = 8
 
 
 class CudaBackend:
-    """`laplex::cuda::Gram`, as `CpuBackend`: on the device's current stream, in torch's memory.
+    """A `laplex::cuda::Gram` on the device's current stream, in memory from torch.
 
-    The constructor waits for the device, as it has to say what is singular; nothing else does.
+    It has the interface of `CpuBackend`. Only the constructor waits for the device, because it has
+    to report singular matrices.
     """
 
     def __init__(self, covariance: Covariance, device: torch.device) -> None:
@@ -32,7 +33,7 @@ class CudaBackend:
             self._event = cuda_execution.event(device)
 
     def call(self, method: str, *arguments: Any, rows: int = 0, derivatives: int = 0) -> None:
-        """As `CpuBackend.call`: on the current stream, with memory to work in."""
+        """Do what `CpuBackend.call` does, on the current stream and with a workspace."""
         with cuda_execution.on(self.device):
             stream = cuda_execution.current_stream(self.device)
             if stream != self._stream:

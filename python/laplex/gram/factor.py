@@ -1,9 +1,9 @@
 """The factor A = L D L^T of covariances on a line, as differentiable functions of torch tensors.
 
-`Gram` holds the compiled core's factorisation of the `Covariance` of ``B`` matrices. Vectors are
-``[B, R, n]``. The functions take the covariance's tensors besides, for autograd, and have first and
-second derivatives. All derivatives of the factor are those of <a, L b> + <w, log D> (`_Vjp`), and
-theirs in turn come from the same code in dual numbers.
+`Gram` holds the compiled core's factorisation of the `Covariance` of ``B`` matrices. Vectors have
+shape ``[B, R, n]``. The functions also take the tensors of the covariance, for autograd, and have
+first and second derivatives. All derivatives of the factor are those of <a, L b> + <w, log D>
+(`_Vjp`); their derivatives come from the same code in dual numbers.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from .cuda import CudaBackend
 
 
 class Covariance(NamedTuple):
-    """The matrices that are factorised, or derivatives by all that they are made of.
+    """The parameters of the matrices that are factorised, or derivatives by these parameters.
 
         A[i, j] = sum_k H[i, k] H[j, k] exp(-|t_i - t_j| / lengthscale_k) + noise_i [i = j]
 
-    Contiguous float64 tensors of one device.
+    All are contiguous float64 tensors on one device.
 
     Attributes
     ----------
@@ -51,7 +51,7 @@ _ALL = (True, True, True, True)
 
 
 class Factor(IntEnum):
-    """Which matrix `product` multiplies with."""
+    """The matrix by which `product` multiplies."""
 
     LOWER = 0
     LOWER_INVERSE = 1
@@ -60,33 +60,33 @@ class Factor(IntEnum):
 
     @property
     def transpose(self) -> Factor:
-        """Lower for upper."""
+        """The transposed matrix: lower becomes upper and upper becomes lower."""
         return Factor(self ^ 2)
 
 
 class Gram:
-    """A factorisation that was computed, without derivatives.
+    """A computed factorisation, without derivatives.
 
-    L is unit lower triangular in the sorted order of the anchors, D diagonal.
+    L is unit lower triangular in the sorted order of the anchors, and D is diagonal.
 
     Parameters
     ----------
     covariance
-        See there.
+        The parameters of the matrices.
     ties_backwards
-        Take equal anchors against their numbers.
+        Sort equal anchors in descending order of their indices.
     backend
-        What computes; that of the tensors' device when not given.
+        The backend that computes. By default, that of the tensors' device.
 
     Raises
     ------
     ValueError
-        NaN or infinite anchors or loadings, a lengthscale that is not positive, negative noise,
-        more columns than the backend takes.
+        If anchors or loadings are NaN or infinite, a lengthscale is not positive, noise is
+        negative, or there are more columns than the backend supports.
     numpy.linalg.LinAlgError
-        A singular matrix.
+        If a matrix is singular.
     RuntimeError
-        The stream of a GPU is being captured into a graph.
+        If the stream of a GPU is being captured into a graph.
     """
 
     def __init__(
@@ -107,24 +107,24 @@ class Gram:
 
     @property
     def has_ties(self) -> bool:
-        """Whether anchors of a matrix coincide."""
+        """Whether any anchors of a matrix coincide."""
         return self.backend.core.has_ties
 
     def order(self) -> Tensor:
-        """The numbers of the anchors in ascending order, int64 ``[B, n]``."""
+        """The indices of the anchors in ascending order, int64 ``[B, n]``."""
         out = self._empty(self.batch, self.n, dtype=torch.int64)
         self.backend.call("order", out.data_ptr())
         return out
 
     def apply(self, factor: Factor, values: Tensor, *, scaled: bool = False) -> Tensor:
-        """L, L^-1, L^T or L^-T times values, or with `scaled` the same of L D^1/2."""
+        """Multiply L, L^-1, L^T or L^-T by values; with `scaled`, use L D^1/2 in place of L."""
         values = self._rows(values)
         out, rows = torch.empty_like(values), values.shape[1]
         self.backend.call("apply", int(factor), scaled, *_addresses(values, out), rows, rows=rows)
         return out
 
     def solve(self, values: Tensor) -> Tensor:
-        """A^-1 times values."""
+        """Multiply A^-1 by values."""
         values = self._rows(values)
         out, rows = torch.empty_like(values), values.shape[1]
         self.backend.call("solve", *_addresses(values, out), rows, rows=rows)
@@ -158,7 +158,7 @@ class Gram:
     ) -> list[Tensor | None]:
         """Gradients of <a, L b> + <w, log D> by the covariance; None stands for 0.
 
-        Of its tensors, those that `needs` says: None for the others.
+        Only the gradients that `needs` marks are computed; the others are None.
         """
         a, b, w = (None if each is None else plain(each) for each in (a, b, w))
         rows = 0 if a is None else a.shape[1]
@@ -211,7 +211,7 @@ class Gram:
 
 
 def plain(tensor: Tensor) -> Tensor:
-    """Its numbers as they lie in memory: contiguous, and no view that negates."""
+    """The tensor in contiguous memory, with pending negations resolved."""
     if tensor.is_contiguous() and not tensor.is_neg():
         return tensor
     return tensor.resolve_neg().contiguous()
@@ -225,7 +225,7 @@ def _addresses(*tensors: Tensor | None) -> list[int]:
 
 
 def product(gram: Gram, factor: Factor, values: Tensor, covariance: Covariance) -> Tensor:
-    """L, L^-1, L^T or L^-T times values ``[B, R, n]``."""
+    """Multiply L, L^-1, L^T or L^-T by values ``[B, R, n]``."""
     if not torch.is_grad_enabled():  # in a first derivative: a Function costs more than the product
         return gram.apply(factor, values)
     result: Tensor = _Product.apply(gram, factor, values, *covariance)  # type: ignore[no-untyped-call]
@@ -239,13 +239,13 @@ def log_variances(gram: Gram, covariance: Covariance) -> Tensor:
 
 
 def innovations(gram: Gram, values: Tensor, covariance: Covariance) -> tuple[Tensor, Tensor]:
-    """L^-1 values and log D: all that a likelihood needs, with one reverse pass for both."""
+    """L^-1 times values, and log D, for a likelihood; one reverse pass serves both."""
     result: tuple[Tensor, Tensor] = _Innovations.apply(gram, values, *covariance)  # type: ignore[no-untyped-call]
     return result
 
 
 def log_prob(gram: Gram, values: Tensor, covariance: Covariance) -> Tensor:
-    """Log density of N(0, A) at each row ``[B, R]``: one node of autograd in place of a dozen."""
+    """Log density of N(0, A) at each row ``[B, R]``, as a single autograd node."""
     if gram.has_ties:  # the mean of both orders, whose derivatives autograd sums in one pass
         return log_density(*innovations(gram, values, covariance))
     result: Tensor = _LogProb.apply(gram, values, *covariance)  # type: ignore[no-untyped-call]
@@ -264,15 +264,15 @@ def _density(whitened: Tensor, logs: Tensor, precision: Tensor) -> Tensor:
 
 
 def _row_sum(rows: Tensor) -> Tensor:
-    """Sums over R of ``[B, R, n]``."""
+    """Sum ``[B, R, n]`` over R."""
     return rows[:, 0] if rows.shape[1] == 1 else rows.sum(1)
 
 
 def unobserved_variances(gram: Gram, covariance: Covariance) -> Tensor:
-    """Derivative of log det A by noise, or at points with infinite noise by its inverse ``[B, n]``.
+    """Derivatives ``[B, n]`` of log det A by noise, or by its inverse where noise is infinite.
 
-    The second is the variance of H state at that point, given the observed ones: log det gains
-    log(1 + b var) from an observation of precision b.
+    The latter is the variance of the process at that point, given the observed points, because an
+    observation of precision b adds log(1 + b var) to log det A.
     """
     by_noise = _vjp(gram, None, None, torch.ones_like(covariance.noise), covariance)[3]
     assert by_noise is not None
@@ -402,6 +402,6 @@ class _VjpTangent(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         raise NotImplementedError(
-            "covariances on a line have first and second derivatives, and conditional variances "
-            "first ones: this is one more"
+            "LaplaceGram has first and second derivatives, and only first derivatives of "
+            "conditional variances: a higher derivative was requested"
         )

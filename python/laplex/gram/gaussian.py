@@ -1,4 +1,4 @@
-"""`Gaussian`: N(0, A) for a covariance matrix A of points on a line, exact and in linear time."""
+"""`Gaussian`: exact algebra of N(0, A) in linear time, for points on a line."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
 
 
 class Gaussian:
-    """The algebra of `laplex.gram.LaplaceGram`, and what others build on it.
+    """The algebra of `laplex.gram.LaplaceGram`, on which other classes build.
 
-    The factor is kept, and made again when the numbers of a tensor have changed, in whatever way.
+    The factor is kept, and computed again if the numbers in any tensor have changed since.
 
     Parameters
     ----------
     parameters
-        What A is made of; they were checked.
+        The parameters of A, already checked.
     """
 
-    #: NumPy's arrays leave ``array @ gram`` to the Gram.
+    #: NumPy arrays leave ``array @ gram`` to this class.
     __array_ufunc__ = None
 
     def __init__(self, parameters: GramParameters) -> None:
@@ -44,20 +44,23 @@ class Gaussian:
 
     @classmethod
     def of(cls, parameters: GramParameters) -> Self:
-        """One of this class from parameters that were checked."""
+        """Make an object of this class from parameters that were already checked."""
         made = cls.__new__(cls)
         Gaussian.__init__(made, parameters)
         return made
 
     @property
     def parameters(self) -> GramParameters:
-        """What the matrix is made of."""
+        """The parameters of the matrix."""
         return GramParameters(self.anchors, self.terms, self.noise, self._batch)
 
     # --- products --------------------------------------------------------------------------------
 
     def matvec(self, values: ArrayLike) -> Tensor:
-        """A times values ``[..., n]``, by `laplex.matvec`; `values` broadcast with the batch."""
+        """Multiply A by values ``[..., n]``, which broadcast with the batch.
+
+        The product uses `laplex.matvec` and does not need the factor.
+        """
         parameters = self.parameters
         values = parameters.broadcast_values(values).double()
         anchors = self.anchors.double()
@@ -73,13 +76,13 @@ class Gaussian:
         return parameters.restored(result)
 
     def __matmul__(self, other: object) -> Tensor:
-        """A times a vector ``[n]`` or matrices ``[..., n, k]``."""
+        """Multiply A by a vector ``[n]`` or by matrices ``[..., n, k]``."""
         if not isinstance(other, (Tensor, np.ndarray)):
             return NotImplemented
         other = self.parameters.as_values(other)
         if other.dim() < 2:
             return self.matvec(other)
-        # Columns as rows: of a Gram with a batch, as one leading dimension more.
+        # Columns become rows; with a batch, they become one more leading dimension.
         try:
             lead = broadcast(other.shape[:-2], self._batch)
         except RuntimeError:
@@ -91,7 +94,7 @@ class Gaussian:
         return self.matvec(rows).movedim(0, -1)
 
     def __rmatmul__(self, other: object) -> Tensor:
-        """A vector ``[n]`` or matrices ``[..., k, n]`` times A."""
+        """Multiply a vector ``[n]`` or matrices ``[..., k, n]`` by A."""
         if not isinstance(other, (Tensor, np.ndarray)):
             return NotImplemented
         other = self.parameters.as_values(other)
@@ -101,33 +104,37 @@ class Gaussian:
 
     @property
     def T(self) -> Self:
-        """A itself, which is symmetric."""
+        """The transpose, which is A itself."""
         return self
 
     @property
     def mT(self) -> Self:
-        """A itself, by torch's name for the transpose of a batch of matrices."""
+        """The transpose under torch's name for batches of matrices, which is A itself."""
         return self
 
     def __add__(self, other: object) -> Self:
-        """The sum of two on the same anchors: the terms and the noises of both.
+        """Add two covariance matrices on the same anchors.
+
+        The sum has the terms of both and the sum of their noise variances.
 
         Raises
         ------
         TypeError
-            For anything but a `LaplaceGram`: a number might mean noise, or every entry.
+            If the other object is not a `LaplaceGram`. A number, for example, could mean noise or
+            a constant in every entry.
         ValueError
-            For other anchors.
+            If the anchors differ.
         """
         if not isinstance(other, Gaussian):
             raise TypeError(
-                f"a LaplaceGram adds another LaplaceGram alone, got {type(other).__name__}: noise "
-                "is that of the constructor, LaplaceGram(A.anchors, terms=A.terms, noise=...)"
+                "a LaplaceGram can only be added to another LaplaceGram, got "
+                f"{type(other).__name__}: to add noise, pass it to the constructor, "
+                "LaplaceGram(A.anchors, terms=A.terms, noise=...)"
             )
         if not self.has_anchors_of(other):
             raise ValueError(
-                "the two LaplaceGrams have different anchors: pass both the same tensor, or add "
-                "their to_dense()"
+                "the two LaplaceGrams have different anchors: build both from the same anchors, or "
+                "add the results of to_dense()"
             )
         noise = other.noise if self.noise is None else self.noise
         if self.noise is not None and other.noise is not None:
@@ -135,14 +142,17 @@ class Gaussian:
         anchors = shared(self.anchors, other.anchors)
         return self.of(GramParameters.checked(anchors, (*self.terms, *other.terms), noise))
 
-    __radd__ = __add__  # of what is no LaplaceGram: the same sentence
+    __radd__ = __add__  # raises the same error for any other object
 
     def has_anchors_of(self, other: Gaussian) -> bool:
-        """Whether the anchors of both are the same numbers, of the same precision and device."""
+        """Whether both have equal anchors of the same dtype and device."""
         return same_contents([self.anchors], [other.anchors])
 
     def __mul__(self, factor: object) -> Self:
-        """A times a positive number, or numbers ``[*b]`` for a batch: variances and noise are."""
+        """Multiply A by a positive number, or by numbers ``[*b]`` for a batch.
+
+        The factor multiplies the variances of all terms and of the noise.
+        """
         scale: Tensor
         if isinstance(factor, (Tensor, np.ndarray)):
             scale = as_tensor("factor", factor).to(self.device, torch.float64)
@@ -152,8 +162,8 @@ class Gaussian:
             return NotImplemented
         if not positive(scale):
             raise ValueError(
-                "a LaplaceGram is multiplied with positive, finite numbers, as its variances are: "
-                f"got {factor}"
+                "a LaplaceGram can only be multiplied by positive, finite numbers, so that its "
+                f"variances stay positive, got {factor}"
             )
         terms = [term.times(scale) for term in self.terms]
         noise = None if self.noise is None else self.noise * scale[..., None]
@@ -164,7 +174,7 @@ class Gaussian:
     # --- the factor ------------------------------------------------------------------------------
 
     def solve(self, values: ArrayLike) -> Tensor:
-        """A^-1 times values ``[..., n]``."""
+        """Multiply the inverse of A by values ``[..., n]``."""
         rows, restore = self.parameters.flattened(values)
         if not self._is_recorded(rows):
             return restore(self._factor().solve(rows))
@@ -177,16 +187,18 @@ class Gaussian:
         return restore(self._symmetric(solution))
 
     def color(self, values: ArrayLike, *, transpose: bool = False) -> Tensor:
-        """S, or with `transpose` S^T, times values ``[..., n]``: A = S S^T.
+        """Multiply the factor S of A = S S^T by values ``[..., n]``.
 
-        S makes samples of N(0, A) from white noise.
+        S turns white noise into samples of N(0, A). With ``transpose=True``, multiply the transpose
+        of S instead.
         """
         return self._scaled(values, Factor.UPPER if transpose else Factor.LOWER)
 
     def whiten(self, values: ArrayLike, *, transpose: bool = False) -> Tensor:
-        """S^-1, or with `transpose` S^-T, times values ``[..., n]``: A^-1 = S^-T S^-1.
+        """Multiply the inverse of the factor S of A = S S^T by values ``[..., n]``.
 
-        S^-1 makes white noise of samples of N(0, A).
+        The inverse of S turns samples of N(0, A) into white noise. With ``transpose=True``,
+        multiply the transpose of this inverse instead.
         """
         return self._scaled(values, Factor.UPPER_INVERSE if transpose else Factor.LOWER_INVERSE)
 
@@ -211,7 +223,7 @@ class Gaussian:
     # --- the Gaussian N(0, A) --------------------------------------------------------------------
 
     def logdet(self) -> Tensor:
-        """Log det A ``[*b]``."""
+        """Return the log determinant of A, of shape ``[*b]``."""
 
         def value(gram: Gram, covariance: Covariance) -> Tensor:
             return factors.log_variances(gram, covariance).sum(-1)
@@ -221,7 +233,7 @@ class Gaussian:
         return self.parameters.restored(result.reshape(self._batch))
 
     def log_prob(self, values: ArrayLike) -> Tensor:
-        """Log density of N(0, A) at values ``[..., n]``: a number for each, ``[...]``."""
+        """Return the log density ``[...]`` of N(0, A) at each vector of values ``[..., n]``."""
         rows, restore = self.parameters.flattened(values)
 
         def value(gram: Gram, covariance: Covariance) -> Tensor:
@@ -231,7 +243,10 @@ class Gaussian:
         return restore(self._symmetric(value) if recorded else self._factor().log_prob(rows))
 
     def inv_quad_logdet(self, values: ArrayLike) -> tuple[Tensor, Tensor]:
-        """``v^T A^-1 v`` of values ``[..., n]``, and log det A ``[*b]``, in one pass."""
+        """Return ``v^T A^-1 v`` for values ``[..., n]``, and the log determinant ``[*b]``.
+
+        One pass computes both.
+        """
         rows, restore = self.parameters.flattened(values)
 
         def both(gram: Gram, covariance: Covariance) -> Tensor:
@@ -246,7 +261,15 @@ class Gaussian:
     def sample(
         self, shape: int | Sequence[int] = (), *, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Samples of N(0, A) ``[*shape, *b, n]``, with gradients to the parameters."""
+        """Draw samples ``[*shape, *b, n]`` of N(0, A), with gradients to the parameters.
+
+        Parameters
+        ----------
+        shape : int or sequence of int
+            Leading dimensions of the result.
+        generator : torch.Generator, optional
+            Source of random numbers. By default, torch's global generator.
+        """
         white = torch.randn(
             *sample_shape(shape),
             *self._batch,
@@ -258,9 +281,9 @@ class Gaussian:
         return self.color(white.to(self.dtype))
 
     def sample_at_ties(self, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
-        """As `sample`, also where anchors coincide without noise and A is singular.
+        """Draw samples as `sample` does, also if coincident anchors make A singular.
 
-        Each column is an independent process, drawn at the places without their copies.
+        Each column is an independent process, which is drawn once at each distinct place.
         """
         try:
             return self.sample(shape, generator=generator)
@@ -271,7 +294,7 @@ class Gaussian:
         samples = []
         for b in range(len(anchors)):
             places, copy_of = torch.unique(anchors[b], return_inverse=True)
-            # Derivatives by anchors go through one of the copies: they are one place.
+            # Derivatives by anchors go through the first of the anchors at each place.
             first = torch.full_like(copy_of[: len(places)], n).scatter_reduce(
                 0, copy_of, torch.arange(n, device=copy_of.device), "amin"
             )
@@ -290,59 +313,60 @@ class Gaussian:
 
     @property
     def shape(self) -> torch.Size:
-        """``(*b, n, n)``."""
+        """The shape ``(*b, n, n)`` of the matrix, with the batch in front."""
         n = self.anchors.shape[-1]
         return torch.Size((*self._batch, n, n))
 
     @property
     def dtype(self) -> torch.dtype:
-        """The anchors', and of all results."""
+        """The dtype of the anchors and of all results."""
         return self.anchors.dtype
 
     @property
     def device(self) -> torch.device:
-        """The anchors'."""
+        """The device of the anchors and of all results."""
         return self.anchors.device
 
     @property
     def requires_grad(self) -> bool:
-        """Whether any tensor asks for its gradient."""
+        """Whether any of the tensors requires gradients."""
         return any(each.requires_grad for each in self.parameters.tensors())
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
-        """``numpy.asarray(gram)`` is `to_dense` of a Gram on the CPU, up to 2**24 entries.
+        """Convert to the dense matrix of up to 2**24 entries, for ``numpy.asarray``.
 
         Raises
         ------
         MemoryError
-            Above them: nobody may have meant to write down the matrix.
+            If the matrix has more entries. A function that converts its argument to an array would
+            otherwise form it by accident; call `to_dense` instead.
         RuntimeError
-            When a tensor requires its gradient, which an array would lose.
+            If a tensor requires gradients, which the array would lose.
         ValueError
-            With ``copy=False``.
+            If ``copy=False``.
         """
         validation.becomes_array("a LaplaceGram", tuple(self.shape), copy, "A @ v")
         if self.requires_grad:
             raise RuntimeError(
-                "a LaplaceGram that requires its gradient does not become a NumPy array: use "
+                "a LaplaceGram that requires gradients cannot be converted to a NumPy array: use "
                 "detach()"
             )
         matrix = self.to_dense().numpy()
         return matrix if dtype is None else matrix.astype(dtype, copy=False)
 
     def diagonal(self) -> Tensor:
-        """The variances ``[*b, n]``, noise included."""
+        """Return the diagonal of A, the variances ``[*b, n]``, noise included."""
         covariance = self.parameters.covariance()
         variances = covariance.loadings.square().sum(-1) + covariance.noise
         return self.parameters.restored(variances.reshape(self.shape[:-1]))
 
     def to_dense(self) -> Tensor:
-        """A itself ``[*b, n, n]``, differentiable.
+        """Return the dense matrix ``[*b, n, n]``, which is differentiable.
 
         Raises
         ------
         MemoryError
-            Above 2**28 entries.
+            If the matrix has more than 2**28 entries.
         """
         n = self.anchors.shape[-1]
         validation.dense_size(prod(self._batch), n, n)
@@ -356,17 +380,21 @@ class Gaussian:
         return self.parameters.restored(dense.reshape(self.shape))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_factored": None}  # the core's object is made again when needed
+        return {
+            **self.__dict__,
+            "_factored": None,
+        }  # not picklable; made again
 
     # --- inside -----------------------------------------------------------------------------------
 
     def _factor(
         self, covariance: Covariance | None = None, *, ties_backwards: bool = False
     ) -> Gram:
-        """The factorisation, kept until a number changes; `covariance`, if it is there already.
+        """The factorisation, which is kept until a number in a tensor changes.
 
-        That is seen in the numbers themselves, of which a copy is kept. The versions of tensors do
-        not count what is written through ``.data`` or through an array that shares memory.
+        A copy of the numbers is kept to detect changes, because the version counters of tensors
+        miss what is written through ``.data`` or through an array that shares memory. Pass
+        `covariance` if it is already computed.
         """
         given, factored = self.parameters.contents(), self._factored
         if factored is None or not same_contents(factored[0], given):
@@ -379,20 +407,21 @@ class Gaussian:
         return kept[ties_backwards]
 
     def _is_recorded(self, *others: Tensor) -> bool:
-        """Whether derivatives are asked for, by a parameter or by one of the others."""
+        """Whether a parameter or another given tensor requires gradients."""
         tensors = [*others, *self.parameters.tensors()]
         if forward_ad._current_level >= 0 and any(
             _unpack_dual(each).tangent is not None for each in tensors
         ):
             raise NotImplementedError(
-                "LaplaceGram has no forward-mode derivatives but of matvec: use torch.autograd.grad"
+                "LaplaceGram supports forward-mode derivatives only for matvec: use "
+                "torch.autograd.grad"
             )
         return torch.is_grad_enabled() and any(each.requires_grad for each in tensors)
 
     def _symmetric(self, value: Callable[[Gram, Covariance], Tensor]) -> Tensor:
-        """A value that does not depend on the order of equal anchors, as the mean over both orders.
+        """The mean of a value over both orders of equal anchors, on which it does not depend.
 
-        Its derivatives by the anchors are one-sided in each: the mean has sign(0) = 0.
+        Its derivatives by the anchors are one-sided in each order; the mean has sign(0) = 0.
         """
         covariance = self.parameters.covariance()
         gram = self._factor(covariance)

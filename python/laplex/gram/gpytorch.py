@@ -1,4 +1,4 @@
-"""`LaplaceKernel`: with it an exact Gaussian process in one dimension costs GPyTorch O(n).
+"""`LaplaceKernel`: a GPyTorch kernel whose exact Gaussian processes cost O(n) in one dimension.
 
 Importing this module needs GPyTorch.
 """
@@ -27,17 +27,17 @@ from .parameters import shared
 
 
 class LaplacePredictionStrategy(DefaultPredictionStrategy):  # type: ignore[misc]
-    """GPyTorch's exact predictions, their covariance lazy and in O(n).
+    """GPyTorch's exact predictions with a lazy covariance, in O(n).
 
-    Where GPyTorch forms the matrix between test and training points, this returns a
-    `LaplaceConditionalLinearOperator`. With `gpytorch.settings.detach_test_caches`, which is on by
-    default, variances carry derivatives to test points and not to parameters. A NaN policy other
-    than ``"ignore"`` leaves everything to GPyTorch.
+    Where GPyTorch forms the matrix between test and training points, this class returns a
+    ``LaplaceConditionalLinearOperator``. With ``gpytorch.settings.detach_test_caches``, which is on
+    by default, variances have derivatives by the test points and none by the parameters. With a NaN
+    policy other than ``"ignore"``, GPyTorch computes everything itself.
     """
 
     @cached_property
     def _train(self) -> LinearOperator:
-        """Covariance of the training values, with noise."""
+        """The covariance of the training values, with noise."""
         return self.lik_train_train_covar.evaluate_kernel()
 
     def _mean_cache(self, nan_policy: str) -> Tensor:
@@ -53,7 +53,7 @@ class LaplacePredictionStrategy(DefaultPredictionStrategy):  # type: ignore[misc
     def exact_predictive_covar(
         self, test_test_covar: LinearOperator, test_train_covar: LinearOperator
     ) -> LinearOperator:
-        """Covariance of the process at test points, given the training values."""
+        """Return the covariance of the process at test points, given the training values."""
         ours = isinstance(test_test_covar, LaplaceGramLinearOperator) and isinstance(
             self._train, LaplaceGramLinearOperator
         )
@@ -70,7 +70,7 @@ class LaplacePredictionStrategy(DefaultPredictionStrategy):  # type: ignore[misc
     def exact_prediction(
         self, test_mean: Tensor, test_test_covar: Any, test_train_covar: Any
     ) -> tuple[Tensor, Any]:
-        """Mean and covariance at test points; small problems are not made dense."""
+        """Return mean and covariance at test points; small problems do not become dense."""
         return (
             self.exact_predictive_mean(test_mean, test_train_covar),
             self.exact_predictive_covar(test_test_covar, test_train_covar),
@@ -85,7 +85,7 @@ class LaplacePredictionStrategy(DefaultPredictionStrategy):  # type: ignore[misc
         full_output: Any,
         **kwargs: Any,
     ) -> LaplacePredictionStrategy:
-        """With more training values: anew, since that costs O(n)."""
+        """Return a strategy with more training values, computed anew because that costs O(n)."""
         likelihood = self.likelihood.get_fantasy_likelihood(**kwargs)
         return type(self)(full_inputs, full_output, full_targets, likelihood)
 
@@ -99,30 +99,35 @@ def _set_frequency(kernel: LaplaceKernel, value: float | Tensor) -> None:
 
 
 class LaplaceKernel(Kernel):  # type: ignore[misc]
-    r"""The kernel of the Ornstein-Uhlenbeck process, Matern-1/2, of one-dimensional inputs.
+    r"""The Matern-1/2 (Ornstein-Uhlenbeck) kernel of one-dimensional inputs, for GPyTorch.
 
     .. math::
 
         k(x, x') = e^{-|x - x'|/\ell} \cos(\omega (x - x'))
 
-    An exact GP with it trains, predicts and samples in O(n) time and memory with GPyTorch's own
-    classes, alone, in a `ScaleKernel`, or in a `LaplaceSumKernel` of such.
+    With this kernel, GPyTorch's own classes train exact Gaussian processes, predict and sample in
+    O(n) time and memory. The kernel may stand alone, in a ``ScaleKernel``, or in a
+    `LaplaceSumKernel` of these.
 
     Parameters
     ----------
-    oscillates
-        Whether there is a frequency omega to learn. Without, it is 0.
-    frequency_prior, frequency_constraint
-        As GPyTorch's kernels have them; the frequency is positive by default.
+    oscillates : bool
+        Learn a frequency :math:`\omega`. If False, the frequency is 0.
+    frequency_prior : gpytorch.priors.Prior, optional
+        Prior of the frequency.
+    frequency_constraint : gpytorch.constraints.Interval, optional
+        Constraint of the frequency. By default, the frequency is positive.
     **kwargs
-        As for `gpytorch.kernels.Kernel`: ``batch_shape``, ``active_dims``, ``lengthscale_prior``,
-        ``lengthscale_constraint``.
+        Arguments of ``gpytorch.kernels.Kernel``: ``batch_shape``, ``active_dims``,
+        ``lengthscale_prior`` and ``lengthscale_constraint``.
 
     Attributes
     ----------
     lengthscale : Tensor ``[*b, 1, 1]``
+        The lengthscale :math:`\ell`, in units of the inputs.
     frequency : Tensor ``[*b, 1, 1]`` or None
-        Radians per unit of the inputs.
+        The frequency :math:`\omega`, in radians per unit of the inputs. None if
+        ``oscillates=False``.
     """
 
     has_lengthscale = True
@@ -148,7 +153,7 @@ class LaplaceKernel(Kernel):  # type: ignore[misc]
 
     @property
     def frequency(self) -> Tensor | None:
-        """Omega ``[*b, 1, 1]``."""
+        """The frequency ``[*b, 1, 1]``, or None if the kernel does not oscillate."""
         if not self.oscillates:
             return None
         frequency: Tensor = self.raw_frequency_constraint.transform(self.raw_frequency)
@@ -169,10 +174,13 @@ class LaplaceKernel(Kernel):  # type: ignore[misc]
         last_dim_is_batch: bool = False,
         **params: Any,
     ) -> Tensor | LinearOperator:
-        """Covariances of inputs ``[*b, n, 1]`` and ``[*b, m, 1]``, see GPyTorch's `Kernel`."""
+        """Return the covariance of inputs ``[*b, n, 1]`` and ``[*b, m, 1]``.
+
+        See ``gpytorch.kernels.Kernel`` for the arguments.
+        """
         if x1.shape[-1] != 1 or last_dim_is_batch:
             raise ValueError(
-                f"LaplaceKernel is of one-dimensional inputs, got {x1.shape[-1]} columns: choose "
+                f"LaplaceKernel takes one-dimensional inputs, got {x1.shape[-1]} columns: choose "
                 "one with active_dims=[k]"
             )
         one, two = x1[..., 0], x2[..., 0]
@@ -192,16 +200,22 @@ class LaplaceKernel(Kernel):  # type: ignore[misc]
         return LaplaceLinearOperator.of(LaplaceOperator(one, two, real_part=True, **options))
 
     def prediction_strategy(self, *arguments: Any) -> LaplacePredictionStrategy:
-        """How `gpytorch.models.ExactGP` predicts with this kernel."""
+        """Return the strategy with which ``gpytorch.models.ExactGP`` predicts."""
         return LaplacePredictionStrategy(*arguments)
 
 
 class LaplaceSumKernel(AdditiveKernel):  # type: ignore[misc]
-    """A sum of `LaplaceKernel`, each in a `ScaleKernel` or not, whose predictions are in O(n) too.
+    """A sum of `LaplaceKernel` objects whose predictions cost O(n).
 
-    GPyTorch's ``+`` of kernels trains in O(n), but predicts variances by conjugate gradients.
+    Each summand may stand in a ``ScaleKernel``. GPyTorch's own ``+`` of kernels also trains in
+    O(n), but predicts variances by conjugate gradients.
+
+    Parameters
+    ----------
+    *kernels
+        The summands.
     """
 
     def prediction_strategy(self, *arguments: Any) -> LaplacePredictionStrategy:
-        """How `gpytorch.models.ExactGP` predicts with this kernel."""
+        """Return the strategy with which ``gpytorch.models.ExactGP`` predicts."""
         return LaplacePredictionStrategy(*arguments)

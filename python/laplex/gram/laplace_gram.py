@@ -1,4 +1,4 @@
-"""`LaplaceGram`: exact algebra with covariance matrices of points on a line."""
+"""`LaplaceGram`: a covariance matrix of points on a line, with exact algebra."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .term import Term
 
 
 class LaplaceGram(Gaussian):
-    r"""A covariance matrix of Laplace kernels between anchors on a line, with noise.
+    r"""A covariance matrix of points on a line: a sum of Laplace kernels, plus noise.
 
     .. math::
 
@@ -26,43 +26,48 @@ class LaplaceGram(Gaussian):
             \cos(\theta_{ti} - \theta_{tj} + \omega_t (x_i - x_j))\bigr]\,
             \mathrm{diag}(s_t) + \mathrm{diag}(\text{noise})
 
-    Products, solutions, determinants, samples and conditionals are exact and cost O(n J^2) once the
-    anchors are sorted, J counting 1 for a term without phase and frequency and 2 for another. A is
-    factorised by one pass of a Kalman filter along the line, whose result is celerite's (arXiv
-    1703.09710); the model is that of arXiv 2605.24584, section on Gram operators, in our reading.
+    Products, solutions, determinants, samples and conditional distributions are exact up to
+    rounding. They cost O(n J^2) time and O(n J) memory once the anchors are sorted. A term without
+    phase and frequency adds 1 to the number of columns J, and any other term adds 2.
 
     Parameters
     ----------
     anchors : Tensor or array, shape ``[*b, n]``, float32 or float64
-        x, in any order. An array of integers becomes float64.
+        The points :math:`x`, in any order. An array of integers becomes float64.
     lengthscale, variance, frequency, phase, scale
-        Of a single term: see `laplex.gram.Term`.
+        The parameters of a single term; see `laplex.gram.Term`.
     terms : sequence of Term, optional
-        A sum of terms, in place of those arguments. At most 32 columns: J <= 32.
+        A sum of terms, in place of the parameters of a single one. The number of columns J is at
+        most 32, on a GPU at most 8.
     noise : float, Tensor or array, shapes ``[*b, n]`` or ``[*b, 1]``, optional
-        Variance of the noise at each anchor, not negative. None is 0.
+        The variance of the noise at each anchor, at least 0. None stands for 0.
 
     Raises
     ------
     TypeError, ValueError
-        Bad shapes, dtypes or numbers, naming the argument.
+        If an argument has a wrong shape, dtype or value.
     numpy.linalg.LinAlgError
-        When A is first factorised: A is singular, or so nearly that double precision cannot tell.
-        The message names the anchors. Coincident anchors make A singular where they have no noise.
+        If A is singular, or so close to singular that its factor would have no correct digit. The
+        error is raised when A is first factorised, and names the anchors. Anchors that coincide
+        can make A singular unless they have noise.
 
     Notes
     -----
-    All computations are in float64; results have the anchors' dtype and device. Gradients flow to
-    every tensor, twice. Where anchors coincide, first derivatives by anchors use sign(0) = 0 in
-    everything that does not depend on the order of the anchors (`solve`, `logdet`, `log_prob`,
-    `condition`); `color` and `whiten` do, and are one-sided there.
+    A is factorised by one pass of a Kalman filter along the line. The result is that of celerite
+    (arXiv 1703.09710). The model follows the Gram operators of arXiv 2605.24584 in our reading of
+    its abstract.
 
-    NumPy arrays may stand for tensors everywhere. They are copied, and results are tensors. A
-    `LaplaceGram` keeps its factor, and makes it again when the numbers of a tensor have changed, in
-    whatever way.
+    All computations are in float64, and results have the anchors' dtype and device. Derivatives
+    reach every tensor, up to second order. Where anchors coincide, first derivatives by anchors use
+    the convention sign(0) = 0 in every result that does not depend on the order of the anchors
+    (`solve`, `logdet`, `log_prob`, `condition`). `color` and `whiten` depend on the order, so their
+    derivatives are one-sided.
 
-    The factor S of A = S S^T has the anchors' numbers on both sides and is lower triangular in
-    their sorted order.
+    NumPy arrays are accepted in place of tensors. They are copied, and results are tensors.
+
+    The factor is kept, and computed again if the numbers in any tensor have changed since. The
+    factor S of A = S S^T has rows and columns in the order of the given anchors, and is lower
+    triangular in their sorted order.
 
     Examples
     --------
@@ -96,13 +101,13 @@ class LaplaceGram(Gaussian):
         super().__init__(GramParameters.checked(anchors, terms, noise))
 
     def to(self, *args: Any, **kwargs: Any) -> LaplaceGram:
-        """The same on another device or in another precision.
+        """Return a copy on another device or in another precision.
 
         Parameters
         ----------
         *args, **kwargs
-            Device and dtype, as ``torch.Tensor.to`` takes them. Lengthscale, variance and frequency
-            keep their precision.
+            Device and dtype, as for ``torch.Tensor.to``. Lengthscale, variance and frequency keep
+            their precision.
         """
         device, dtype, *_ = torch._C._nn._parse_to(*args, **kwargs)
         if dtype not in (None, torch.float32, torch.float64):
@@ -115,59 +120,65 @@ class LaplaceGram(Gaussian):
         return self.of(GramParameters.checked(anchors, terms, noise))
 
     def detach(self) -> LaplaceGram:
-        """The same without gradients, of the same memory.
+        """Return a LaplaceGram without gradients that shares memory with this one.
 
-        Like a detached tensor, it follows what is written into a parameter and does not follow one
-        that gets other memory (``parameter.data = other``).
+        As with a detached tensor, values written into a parameter show in both. Assigning new
+        memory to a parameter (``parameter.data = other``) does not affect the detached one.
         """
         return self.of(self.parameters.map(lambda _, tensor: tensor.detach()))
 
     def condition(self, observed_index: ArrayLike, values: ArrayLike) -> Conditional:
-        """The remaining entries of a vector of N(0, A), given some of them.
+        """Condition a vector of N(0, A) on some of its entries.
 
         Parameters
         ----------
         observed_index : Tensor or array
-            Numbers of the observed entries, integers ``[k]``, each once; or a bool mask ``[n]``.
+            Indices ``[k]`` of the observed entries, each once, or a bool mask ``[n]``.
         values : Tensor or array, shape ``[..., k]``
-            The observed entries, noise included; for a mask in ascending order.
+            The observed entries, noise included, in the order of ``observed_index``. For a mask,
+            they are in ascending order of the entries.
 
         Returns
         -------
         Conditional
-            Of the remaining entries, in ascending order, noise included.
+            The distribution of the remaining entries in ascending order, noise included.
         """
         observed, rest = split(observed_index, self.anchors.shape[-1], self.device)
         return Conditional(self, observed, rest, values)
 
     def predict(self, targets: ArrayLike, values: ArrayLike) -> Conditional:
-        """The process at new points without noise, given values ``[..., n]`` at the anchors.
+        """Predict the process, without noise, at new points.
 
         Parameters
         ----------
         targets : Tensor or array, shape ``[*b, m]``
-            New points, of the anchors' dtype, or integers.
+            New points, of the anchors' dtype, or an array of integers.
         values : Tensor or array, shape ``[..., n]``
             Observations at the anchors, noise included.
+
+        Returns
+        -------
+        Conditional
+            The distribution of the process at the targets, given the values.
 
         Raises
         ------
         ValueError
-            When a term has phases or scales, which new points have not: build one LaplaceGram over
-            all points, and `condition` it.
+            If a term has phases or scales, because new points have neither. In that case build one
+            `LaplaceGram` over anchors and targets together, and call `condition`.
         """
         targets = as_tensor("targets", targets, integers=self.dtype)
         if targets.dtype is not self.dtype or targets.dim() == 0:
             raise TypeError(
-                f"targets must be {self.dtype} as the anchors are, of shape [..., m]; got "
+                f"targets must be {self.dtype}, like the anchors, and of shape [..., m]; got "
                 f"{targets.dtype} {list(targets.shape)}"
             )
         if not all_finite(targets):
             raise ValueError("targets must be finite, but have a NaN or an infinity")
         if any(term.has_parameters_per_anchor() for term in self.terms):
             raise ValueError(
-                "predict has no phase or scale for the targets: build a LaplaceGram of anchors and "
-                "targets together, and condition() it"
+                "predict has no phase or scale for the targets: build one LaplaceGram over anchors "
+                "and targets together, and call its condition()"
             )
         whole = Gaussian(self.parameters.extended(targets))
         numbers = torch.arange(whole.anchors.shape[-1], device=self.device)
@@ -175,27 +186,28 @@ class LaplaceGram(Gaussian):
         return Conditional(whole, observed, rest, values, made_of=self)
 
     def precision(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The tridiagonal inverse of a single real term without noise.
+        """Return the tridiagonal inverse of a single real term without noise.
 
         Returns
         -------
         order : Tensor, int64 ``[*b, n]``
-            Numbers of the anchors in ascending order.
+            Indices of the anchors in ascending order.
         diagonal : Tensor ``[*b, n]``
-            ``inv(A)[order, order]``, the diagonal in sorted order.
+            The diagonal of the inverse in sorted order, ``inv(A)[order, order]``.
         off_diagonal : Tensor ``[*b, n - 1]``
-            Entries between an anchor and the next one in sorted order. All others are 0.
+            The entries between each anchor and the next one in sorted order. All other entries
+            are 0.
 
         Raises
         ------
         ValueError
-            With noise, or more than one column: the inverse is dense then; use `solve`.
+            If there is noise or more than one column. The inverse is dense then; use `solve`.
         """
         covariance = self.parameters.covariance()
         anchors, lengthscale, loadings, noise = covariance
         if loadings.shape[-1] != 1 or bool((noise != 0).any()):
             raise ValueError(
-                "the inverse is tridiagonal for a single real term without noise only: use solve()"
+                "the inverse is tridiagonal only for a single real term without noise: use solve()"
             )
         order = self._factor(covariance).order()
         gaps = anchors.gather(-1, order).diff(dim=-1) / lengthscale
@@ -223,16 +235,22 @@ class LaplaceGram(Gaussian):
         )
 
     def to_scipy(self, *, inverse: bool = False) -> Any:
-        """A without gradients as a ``scipy.sparse.linalg.LinearOperator``, which can be pickled.
+        """Return A, without gradients, as a ``scipy.sparse.linalg.LinearOperator``.
 
-        With `inverse` A^-1: as a preconditioner ``M=`` of SciPy's solvers, for instance.
+        The operator can be pickled.
+
+        Parameters
+        ----------
+        inverse : bool
+            Return the inverse of A instead, for example as the preconditioner ``M=`` of one of
+            SciPy's solvers.
 
         Raises
         ------
         ImportError
-            Without SciPy.
+            If SciPy is not installed.
         ValueError
-            For a batch.
+            If A is a batch of matrices.
         """
         require("scipy.sparse.linalg", extra="all", feature="LaplaceGram.to_scipy")
         from .scipy_operator import GramLinearOperator
@@ -240,7 +258,7 @@ class LaplaceGram(Gaussian):
         return GramLinearOperator(self.detach().to("cpu"), inverse=inverse)
 
     def to_linear_operator(self) -> Any:
-        """A as a GPyTorch ``LinearOperator`` with exact `solve` and `logdet` in O(n)."""
+        """Return A as a `LaplaceGramLinearOperator`, with exact algebra in O(n) for GPyTorch."""
         require("linear_operator", extra="gp", feature="LaplaceGram.to_linear_operator")
         from .linear_operator import LaplaceGramLinearOperator
 

@@ -1,7 +1,8 @@
-"""`LaplaceGramLinearOperator`: covariances on a line as GPyTorch's ``linear_operator`` knows them.
+"""`LaplaceGramLinearOperator`: a covariance on a line for GPyTorch's package ``linear_operator``.
 
-Importing this module needs that package; `LaplaceGram.to_linear_operator` does it when called. All
-of it costs O(n) and forms no matrix, where that package's own algebra takes conjugate gradients.
+Importing this module needs that package; `LaplaceGram.to_linear_operator` imports it when called.
+Every operation costs O(n) and forms no matrix, where the package's own algebra would use conjugate
+gradients.
 """
 
 from __future__ import annotations
@@ -32,28 +33,31 @@ def _expanded(tensor: Tensor, batch: torch.Size | list[int], name: str) -> Tenso
 
 
 class _Covariance(LinearOperator):  # type: ignore[misc]
-    """What the covariances here share: symmetric, square, with algebra of their own."""
+    """The common base of the covariances here: symmetric matrices with algebra of their own."""
 
     def matmul(self, other: Any) -> Any:
-        """A times a tensor ``[..., n, k]`` or ``[n]``, with torch's derivatives, twice."""
+        """Multiply A by a tensor ``[..., n, k]`` or ``[n]``, twice differentiable."""
         return self._matmul(other) if isinstance(other, Tensor) else super().matmul(other)
 
     def solve(self, right_tensor: Tensor, left_tensor: Tensor | None = None) -> Tensor:
-        """A^-1 times ``[..., n, k]`` or ``[n]``; from the left times `left_tensor`, if given."""
+        """Multiply the inverse of A by ``right_tensor``, of shape ``[..., n, k]`` or ``[n]``.
+
+        If ``left_tensor`` is given, multiply the result by it from the left.
+        """
         result: Tensor = self._solve(right_tensor)
         return result if left_tensor is None else left_tensor @ result
 
     def inv_quad(self, inv_quad_rhs: Tensor, reduce_inv_quad: bool = True) -> Tensor:
-        """The traces of ``R^T A^-1 R``, or with False the diagonals."""
+        """Return the traces of ``R^T A^-1 R``, or its diagonals if ``reduce_inv_quad=False``."""
         quadratic: Tensor = self.inv_quad_logdet(inv_quad_rhs, reduce_inv_quad=reduce_inv_quad)[0]
         return quadratic
 
     def evaluate_kernel(self) -> _Covariance:
-        """Itself: nothing here waits to be evaluated."""
+        """Return the operator itself, which is not lazy."""
         return self
 
     def __add__(self, other: Any) -> Any:
-        """Diagonals become noise."""
+        """Add another operator; a diagonal becomes noise."""
         if isinstance(other, ConstantDiagLinearOperator):
             return self.add_diagonal(other.diag_values)
         if isinstance(other, DiagLinearOperator):
@@ -61,7 +65,10 @@ class _Covariance(LinearOperator):  # type: ignore[misc]
         return super().__add__(other)
 
     def mul(self, other: Any) -> Any:
-        """A times positive numbers, one for each matrix, stays of its kind."""
+        """Multiply by another operator or tensor.
+
+        Positive numbers, one for each matrix of the batch, keep the type of the operator.
+        """
         if isinstance(other, Tensor) and other.dim() >= 2 and other.shape[-2:] == (1, 1):
             return self._mul_constant(other[..., 0, 0])
         return super().mul(other)
@@ -70,7 +77,7 @@ class _Covariance(LinearOperator):  # type: ignore[misc]
         return self
 
     def _getitem(self, row_index: Any, col_index: Any, *batch_indices: Any) -> Any:
-        """Principal submatrices are of their kind; others multiply by way of the whole."""
+        """Principal submatrices keep their type; others multiply through the whole matrix."""
         tensors = any(isinstance(each, Tensor) for each in (row_index, col_index, *batch_indices))
         if tensors or row_index != col_index:
             return super()._getitem(row_index, col_index, *batch_indices)
@@ -81,20 +88,22 @@ class _Covariance(LinearOperator):  # type: ignore[misc]
 
 
 class LaplaceGramLinearOperator(_Covariance):
-    """A `LaplaceGram` for GPyTorch: exact `solve`, `logdet` and samples in O(n).
+    """A `LaplaceGram` as a ``LinearOperator`` for GPyTorch, with exact algebra in O(n).
 
-    Diagonals that are added become noise, positive factors variances, and a sum of two on the same
-    anchors one with the terms of both.
+    Use `LaplaceGram.to_linear_operator` to build one. An added diagonal becomes noise, a positive
+    factor multiplies the variances, and the sum of two operators on the same anchors has the terms
+    of both.
 
     Parameters
     ----------
     *tensors
-        Those named by `names`, all with the full batch in front: the package takes its operators
-        apart into tensors, treats these (permute, expand, differentiate) and builds anew.
-    names
-        What the tensors are: ``anchors`` first, ``noise``, and for term 0 ``0.lengthscale`` etc.
-    make
-        What makes `gram` of its parameters.
+        The tensors named by ``names``, all with the full batch in front. The package
+        ``linear_operator`` takes its operators apart into tensors, changes these (by permuting,
+        expanding or differentiating), and builds new operators from them.
+    names : tuple of str
+        The name of each tensor: ``anchors``, ``noise``, and for term 0 ``0.lengthscale`` and so on.
+    make : callable
+        The function that makes the matrix from its parameters.
     """
 
     def __init__(
@@ -109,19 +118,19 @@ class LaplaceGramLinearOperator(_Covariance):
 
     @classmethod
     def of(cls, gram: Gaussian) -> LaplaceGramLinearOperator:
-        """Wrap a Gram."""
+        """Wrap a `LaplaceGram`."""
         parameters = gram.parameters
         named = {
             name: _expanded(tensor, parameters.batch, name)
             for name, tensor in parameters.named().items()
         }
         operator = cls(*named.values(), names=tuple(named), make=gram.of)
-        operator.__dict__["gram"] = gram  # which may have its factorisation already
+        operator.__dict__["gram"] = gram  # which may have been factorised already
         return operator
 
     @cached_property
     def gram(self) -> Gaussian:
-        """The operator as the `LaplaceGram` that it was made of."""
+        """The `LaplaceGram` that the operator was made from."""
         return self._make(GramParameters.from_named(self._named))
 
     # --- algebra ----------------------------------------------------------------------------------
@@ -142,7 +151,7 @@ class LaplaceGramLinearOperator(_Covariance):
         logdet: bool | None = False,
         reduce_inv_quad: bool | None = True,
     ) -> tuple[Tensor, Tensor]:
-        """The traces (or diagonals) of ``R^T A^-1 R``, and log det A, in one pass."""
+        """Return the traces (or diagonals) of ``R^T A^-1 R``, and log det A, in one pass."""
         gram, none = self.gram, torch.zeros((), dtype=self.dtype, device=self.device)
         if inv_quad_rhs is None:
             return none, gram.logdet() if logdet else none
@@ -157,21 +166,21 @@ class LaplaceGramLinearOperator(_Covariance):
         return matrices.expand(*lead, *matrices.shape[-2:]).movedim(-1, 0)
 
     def root_decomposition(self, method: str | None = None) -> RootLinearOperator:
-        """S of A = S S^T, lower triangular in the anchors' sorted order, exactly."""
+        """Return the exact factor S of A = S S^T, lower triangular in sorted order."""
         return RootLinearOperator(_Root(self, inverse=False, transposed=False))
 
     def root_inv_decomposition(self, *_: Any, **__: Any) -> RootLinearOperator:
-        """S^-T, for A^-1 = S^-T S^-1, exactly."""
+        """Return the exact transposed inverse of S, a root of the inverse of A."""
         return RootLinearOperator(_Root(self, inverse=True, transposed=True))
 
     def zero_mean_mvn_samples(self, num_samples: int) -> Tensor:
-        """Samples ``[num_samples, *b, n]`` of N(0, A)."""
+        """Draw samples ``[num_samples, *b, n]`` of N(0, A)."""
         return self.gram.sample((num_samples,))
 
     # --- operators made of this one ---------------------------------------------------------------
 
     def add_diagonal(self, diag: Tensor) -> LinearOperator:
-        """A with more noise, of shape ``[..., n]``, ``[..., 1]`` or ``[]``."""
+        """Add noise variances of shape ``[..., n]``, ``[..., 1]`` or ``[]`` to A."""
         noise = diag.double()[None] if diag.dim() == 0 else diag.double()
         gram = self.gram
         if gram.noise is not None:
@@ -182,7 +191,11 @@ class LaplaceGramLinearOperator(_Covariance):
         return self.of(self._make(parameters))
 
     def __add__(self, other: Any) -> Any:
-        """Diagonals become noise, and operators on the same anchors have the terms of both."""
+        """Add another operator.
+
+        A diagonal becomes noise, and the sum of two operators on the same anchors has the terms of
+        both.
+        """
         if not isinstance(other, LaplaceGramLinearOperator):
             return super().__add__(other)
         if not self.gram.has_anchors_of(other.gram):
@@ -205,14 +218,14 @@ class LaplaceGramLinearOperator(_Covariance):
         n = self.shape[-1]
 
         def taken(name: str, tensor: Tensor) -> Tensor:
-            # A noise [*b, 1] serves all.
+            # A noise variance [*b, 1] is shared by all anchors.
             along = GramParameters.is_per_anchor(name) and tensor.shape[-1] == n
             return tensor[(*batch, index) if along else batch]
 
         return self._map(taken)
 
     def _map(self, change: Callable[[str, Tensor], Tensor]) -> LaplaceGramLinearOperator:
-        """The same with other tensors."""
+        """A copy in which every tensor is replaced by the result of `change`."""
         tensors = [change(name, tensor) for name, tensor in self._named.items()]
         return type(self)(*tensors, names=tuple(self._named), make=self._make)
 
@@ -226,11 +239,11 @@ class LaplaceGramLinearOperator(_Covariance):
         return self.gram.diagonal()
 
     def _get_indices(self, row_index: Tensor, col_index: Tensor, *batch_indices: Tensor) -> Tensor:
-        """Entries by the formula: no matrix, no scan."""
+        """Compute single entries by the formula."""
         n = self.shape[-1]
 
         def take(tensor: Tensor, index: Tensor) -> Tensor:
-            # Of a noise [*b, 1], the one entry.
+            # A noise variance [*b, 1] has one entry, whatever the index.
             last = index if tensor.shape[-1] == n else torch.zeros_like(index)
             return tensor[batch_indices + (last,)]  # noqa: RUF005 (Python 3.10)
 
@@ -249,12 +262,12 @@ class LaplaceGramLinearOperator(_Covariance):
         return total.to(self.dtype)
 
     def to_dense(self) -> Tensor:
-        """The matrix ``[*b, n, n]`` by its formula."""
+        """Return the dense matrix ``[*b, n, n]``."""
         return self.gram.to_dense()
 
 
 class _Root(LinearOperator):  # type: ignore[misc]
-    """S of A = S S^T, S^T, or their inverses."""
+    """The factor S of A = S S^T, its transpose, or the inverse of either."""
 
     def __init__(
         self, covariance: LaplaceGramLinearOperator, *, inverse: bool, transposed: bool
@@ -265,7 +278,7 @@ class _Root(LinearOperator):  # type: ignore[misc]
         self._transposed = transposed
 
     def matmul(self, other: Any) -> Any:
-        """The factor times a tensor ``[..., n, k]`` or ``[n]``."""
+        """Multiply the factor by a tensor ``[..., n, k]`` or ``[n]``."""
         return self._matmul(other) if isinstance(other, Tensor) else super().matmul(other)
 
     def _matmul(self, rhs: Tensor) -> Tensor:
@@ -286,15 +299,15 @@ class _Root(LinearOperator):  # type: ignore[misc]
 class LaplaceConditionalLinearOperator(_Covariance):
     """The covariance of the last entries of a Gaussian vector, given the first ones, in O(n).
 
-    A Schur complement ``A_rr - A_ro A_oo^-1 A_or`` of a `LaplaceGram`, so that its inverse is a
-    block of the whole's inverse.
+    It is the Schur complement ``A_rr - A_ro A_oo^-1 A_or`` of a `LaplaceGram`, so its inverse is a
+    block of the inverse of A.
 
     Parameters
     ----------
     whole : LaplaceGramLinearOperator
-        The covariance A ``[*b, n, n]`` of all entries, with their noise.
+        The covariance A ``[*b, n, n]`` of all entries, noise included.
     observed : int
-        How many are given.
+        The number of given entries.
     """
 
     def __init__(self, whole: LaplaceGramLinearOperator, *, observed: int) -> None:
@@ -340,7 +353,10 @@ class LaplaceConditionalLinearOperator(_Covariance):
         logdet: bool | None = False,
         reduce_inv_quad: bool | None = True,
     ) -> tuple[Tensor, Tensor]:
-        """The traces (or diagonals) of ``R^T C^-1 R``, and log det C = log det A - log det A_oo."""
+        """Return the traces (or diagonals) of ``R^T C^-1 R``, and log det C.
+
+        log det C is log det A minus log det A_oo.
+        """
         if inv_quad_rhs is not None:
             rhs = inv_quad_rhs[..., None] if inv_quad_rhs.dim() == 1 else inv_quad_rhs
             inv_quad_rhs = self._padded(rhs)
@@ -350,11 +366,11 @@ class LaplaceConditionalLinearOperator(_Covariance):
         return quadratic, determinant
 
     def zero_mean_mvn_samples(self, num_samples: int) -> Tensor:
-        """Samples ``[num_samples, *b, m]`` of N(0, C), by Matheron's rule."""
+        """Draw samples ``[num_samples, *b, m]`` of N(0, C) by Matheron's rule."""
         return self._conditional().sample((num_samples,))
 
     def add_diagonal(self, diag: Tensor) -> LinearOperator:
-        """C with more noise at its entries, of shape ``[..., m]``, ``[..., 1]`` or ``[]``."""
+        """Add noise variances of shape ``[..., m]``, ``[..., 1]`` or ``[]`` to C."""
         diag = diag[None] if diag.dim() == 0 else diag
         own = diag.expand(*diag.shape[:-1], self.shape[-1])
         padded = torch.cat((own.new_zeros(*own.shape[:-1], self._observed), own), -1)

@@ -1,4 +1,4 @@
-"""`GramParameters`: what a covariance matrix on a line is made of."""
+"""`GramParameters`: the parameters of a covariance matrix of points on a line."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from .term import Term, checked_terms
 
 
 class GramParameters(NamedTuple):
-    """Tensors as a caller gave them, checked; all that is computed is of their numbers by then.
+    """The checked tensors that a caller gave; results use the numbers they hold at that time.
 
     Attributes
     ----------
     anchors : Tensor ``[*b, n]``
-        Their dtype and device are the matrix's.
+        Their dtype and device are those of the matrix.
     terms : tuple of Term
     noise : Tensor ``[*b, n]`` or ``[*b, 1]``, or None
     batch : torch.Size
-        The leading dimensions of all broadcast, ``[*b]``.
+        The broadcast leading dimensions of all parameters, ``[*b]``.
     """
 
     anchors: Tensor
@@ -43,12 +43,12 @@ class GramParameters(NamedTuple):
 
     @classmethod
     def checked(cls, anchors: object, terms: object, noise: object) -> GramParameters:
-        """Check what a caller gave.
+        """Check a caller's arguments.
 
         Raises
         ------
         TypeError, ValueError
-            Bad shapes, dtypes or numbers, naming the argument.
+            If an argument has a wrong shape, dtype or value.
         """
         no_transforms()
         anchors = checked_anchors(anchors)
@@ -68,7 +68,7 @@ class GramParameters(NamedTuple):
 
     @classmethod
     def of(cls, anchors: Tensor, terms: tuple[Term, ...], noise: Tensor | None) -> GramParameters:
-        """Parameters that were checked."""
+        """Make an object from parameters that were already checked."""
         lead = [term.batch_shape() for term in terms]
         if noise is not None:
             lead.append(noise.shape[:-1])
@@ -76,26 +76,26 @@ class GramParameters(NamedTuple):
 
     @property
     def n(self) -> int:
-        """How many anchors there are."""
+        """The number of anchors."""
         return self.anchors.shape[-1]
 
     # --- tensors ----------------------------------------------------------------------------------
 
     def contents(self) -> list[object]:
-        """All that the matrix is made of: tensors, numbers and None."""
+        """All parameters of the matrix: tensors, numbers and None."""
         found: list[object] = [self.anchors, self.noise]
         for term in self.terms:
             found += vars(term).values()
         return found
 
     def tensors(self) -> list[Tensor]:
-        """The tensors among them."""
+        """The tensors among the parameters."""
         return [each for each in self.contents() if isinstance(each, Tensor)]
 
     def named(self) -> dict[str, Tensor]:
         """The tensors by name: ``anchors``, ``noise``, for term 0 ``0.lengthscale`` and so on.
 
-        Those of the terms are of float64; what is not given is left out.
+        Tensors of terms are converted to float64, and parameters that are None are left out.
         """
         found = {"anchors": self.anchors}
         if self.noise is not None:
@@ -123,7 +123,7 @@ class GramParameters(NamedTuple):
         return own in ("anchors", "noise") or own in Term.PER_ANCHOR
 
     def map(self, change: Callable[[str, Tensor], Tensor]) -> GramParameters:
-        """The same with other tensors in place of those there are; numbers stay."""
+        """A copy in which every tensor is replaced by the result of `change`."""
         return self.of(
             change("anchors", self.anchors),
             tuple(term.map(change) for term in self.terms),
@@ -133,17 +133,17 @@ class GramParameters(NamedTuple):
     # --- other matrices ---------------------------------------------------------------------------
 
     def take(self, index: Tensor) -> GramParameters:
-        """Those of the rows and columns `index`."""
+        """The parameters of the submatrix with the rows and columns `index`."""
         n = self.n
 
         def taken(name: str, tensor: Tensor) -> Tensor:
-            along = self.is_per_anchor(name) and tensor.shape[-1] == n  # a noise [*b, 1] serves all
+            along = self.is_per_anchor(name) and tensor.shape[-1] == n  # noise may be [*b, 1]
             return tensor[..., index] if along else tensor
 
         return self.map(taken)
 
     def extended(self, targets: Tensor) -> GramParameters:
-        """With more anchors ``[*b, m]`` behind those there are, which have no noise."""
+        """A copy with further anchors ``[*b, m]`` at the end, which have no noise."""
         n, m = self.n, targets.shape[-1]
         batch = broadcast(self.anchors.shape[:-1], targets.shape[:-1])
         anchors = torch.cat((self.anchors.expand(*batch, n), targets.expand(*batch, m)), -1)
@@ -156,25 +156,29 @@ class GramParameters(NamedTuple):
     # --- numbers ----------------------------------------------------------------------------------
 
     def as_values(self, values: object) -> Tensor:
-        """Values as a tensor; an array's integers become of the anchors' dtype."""
+        """Values as a tensor; an array of integers is converted to the anchors' dtype."""
         return as_tensor("values", values, integers=self.anchors.dtype, exact=False)
 
     def broadcast_values(self, values: object, what: str = "anchors") -> Tensor:
-        """Values ``[..., n]`` with all dimensions of the batch; n is the number of `what`.
+        """Expand values ``[..., n]`` to all dimensions of the batch; n is the number of `what`.
 
         Raises
         ------
         TypeError, ValueError, NotImplementedError
-            Values of another dtype, device or shape, or of a transform of ``torch.func``.
+            If values have another dtype, device or shape, or under a transform of ``torch.func``.
         """
         no_transforms()
         values, anchors = self.as_values(values), self.anchors
         if values.dtype is not anchors.dtype:
             raise TypeError(
-                f"values are {values.dtype} but the anchors {anchors.dtype}: convert one with .to()"
+                f"values are {values.dtype} but the anchors are {anchors.dtype}: convert one with "
+                ".to()"
             )
         if values.device != anchors.device:
-            raise ValueError(f"values are on {values.device} but the anchors on {anchors.device}")
+            raise ValueError(
+                f"values are on {values.device} but the anchors are on {anchors.device}: move one "
+                "with .to()"
+            )
         n = self.n
         if values.dim() == 0 or values.shape[-1] != n:
             raise ValueError(
@@ -192,9 +196,9 @@ class GramParameters(NamedTuple):
             ) from None
 
     def flattened(self, values: object) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-        """Values as float64 ``[B, R, n]``, and what gives results ``[B, R, ...]`` their dimensions.
+        """Values as float64 ``[B, R, n]``, and a function that restores the shape of results.
 
-        Rows are what the batch does not have, see `layout_of`.
+        Rows are the dimensions that the batch does not have; see `layout_of`.
         """
         values = self.broadcast_values(values).double()
         lead = tuple(values.shape[:-1])
@@ -215,7 +219,7 @@ class GramParameters(NamedTuple):
         return result if self.anchors.dtype is torch.float64 else result.float()
 
     def covariance(self) -> Covariance:
-        """The matrices one after the other, as the core takes them."""
+        """The matrices in the layout of the compiled core, with the batch as one dimension."""
         anchors, n, batch = self.anchors.double(), self.n, self.batch
         lengthscales: list[Tensor] = []
         columns: list[Tensor] = []
@@ -242,12 +246,12 @@ class GramParameters(NamedTuple):
 
 
 def shared(one: Tensor, two: Tensor) -> Tensor:
-    """Equal tensors as a single one, which hands derivatives on to both in halves."""
+    """Merge two equal tensors into one that passes half of its derivatives to each."""
     return one if one is two or not (one.requires_grad or two.requires_grad) else (one + two) / 2
 
 
 def _stacked(tensors: list[Tensor], shape: Sequence[int]) -> Tensor:
-    """Tensors along a new last dimension, in a shape that may have a dimension more than they."""
+    """Stack tensors along a new last dimension and expand them to a shape."""
     if len(tensors) == 1:
         return tensors[0].expand(shape)[..., None]
     return torch.stack(tensors, -1).expand(*shape, len(tensors))

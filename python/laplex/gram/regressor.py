@@ -1,4 +1,4 @@
-"""`LaplaceGPRegressor`: exact Gaussian processes of one feature, with scikit-learn's interface."""
+"""`LaplaceGPRegressor`: an exact Gaussian process regressor with scikit-learn's interface."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Array = npt.NDArray[np.float64]
 
 
 class LaplaceGPRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
-    r"""Exact Gaussian process regression of one feature, in O(n).
+    r"""Exact Gaussian process regression on one feature, in O(n).
 
     .. math::
 
@@ -30,41 +30,46 @@ class LaplaceGPRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         \mathrm{Cov}(f(x), f(x')) = \sigma^2 e^{-|x - x'|/\ell} \cos(\omega (x - x')),\qquad
         \varepsilon_i \sim N(0, \text{noise})
 
-    The model of scikit-learn's `GaussianProcessRegressor` with the kernel
-    ``sigma2 * Matern(nu=0.5) + WhiteKernel(noise)``, for millions of points. Equal x are welcome.
+    This is the model of scikit-learn's ``GaussianProcessRegressor`` with the kernel
+    ``sigma2 * Matern(nu=0.5) + WhiteKernel(noise)``, for millions of points. Values of X may
+    repeat.
 
     Parameters
     ----------
     lengthscale, variance, noise : float, optional
-        ell, sigma^2 and the variance of the noise, from where `fit` starts. None: a tenth of the
-        range of X; the mean square of y; a tenth of that.
+        The values of :math:`\ell`, :math:`\sigma^2` and the noise variance from which `fit`
+        starts. By default, a tenth of the range of X, the mean square of y, and a tenth of that
+        mean square.
     frequency : float, optional
-        omega, radians per unit of X, likewise positive. None: a kernel that does not oscillate.
+        The value of :math:`\omega` from which `fit` starts, in radians per unit of X, positive.
+        None stands for a kernel that does not oscillate.
     optimizer : {"lbfgs"} or None
-        How `fit` maximises the marginal likelihood: by L-BFGS in the logarithms of the parameters,
-        with exact gradients. None leaves the parameters as they are given.
+        The method by which `fit` maximises the marginal likelihood: L-BFGS in the logarithms of the
+        parameters, with exact gradients. None keeps the parameters as given.
     n_restarts : int
-        Further starts, from random parameters within a factor of 30 of the first. A likelihood has
-        a maximum near each period that the data suggest: give restarts with a frequency.
+        The number of further starts, from random parameters within a factor of 30 of the first
+        ones. Use restarts with a frequency, because the likelihood has a local maximum near every
+        period that the data suggest.
     normalize_y : bool
-        Shift and scale y to mean 0 and variance 1 first; `variance`, `noise`, and the likelihood
-        are then of that. Without, f has mean 0.
+        Shift and scale y to mean 0 and variance 1 before the fit. The parameters ``variance`` and
+        ``noise`` and the likelihood then refer to the scaled values. If False, f has mean 0.
     random_state : int, RandomState or None
-        Of the restarts.
+        The source of random numbers for the restarts.
 
     Attributes
     ----------
     lengthscale_, variance_, noise_, frequency_ : float
-        As fitted; ``frequency_`` None without one.
+        The fitted parameters; ``frequency_`` is None if the kernel does not oscillate.
     theta_ : ndarray ``[3]`` or ``[4]``
-        Their logarithms, in that order.
+        The logarithms of the fitted parameters, in that order.
     log_marginal_likelihood_value_ : float
+        The log marginal likelihood of the fitted parameters.
     gram_ : LaplaceGram
-        Covariance of the training values.
+        The covariance of the training values.
     X_train_, y_train_ : ndarray ``[n]``
-        Copies of the data in ascending order of X, y as normalised.
+        Copies of the data in ascending order of X, with y as normalised.
     n_features_in_ : int
-        1.
+        The number of features, 1.
 
     Examples
     --------
@@ -98,10 +103,23 @@ class LaplaceGPRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         self.random_state = random_state
 
     def fit(self, X: npt.ArrayLike, y: npt.ArrayLike) -> LaplaceGPRegressor:
-        """Learn the parameters from X ``[n, 1]`` and y ``[n]``."""
+        """Fit the parameters to the training data.
+
+        Parameters
+        ----------
+        X : array of shape ``[n, 1]``
+            The points.
+        y : array of shape ``[n]``
+            The values at the points.
+
+        Returns
+        -------
+        LaplaceGPRegressor
+            The regressor itself.
+        """
         rows, target = validate_data(self, X, y, dtype=np.float64, y_numeric=True)
         x, values = self._line(rows), np.asarray(target, np.float64)
-        order = np.argsort(x, kind="stable")  # here, and not at every step of the fit
+        order = np.argsort(x, kind="stable")  # once, instead of at every step of the fit
         x, values = x[order], values[order]
         self._shift, self._unit = 0.0, 1.0
         if self.normalize_y:
@@ -134,9 +152,14 @@ class LaplaceGPRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
     def log_marginal_likelihood(
         self, theta: npt.ArrayLike | None = None, eval_gradient: bool = False
     ) -> float | tuple[float, Array]:
-        """Log p(y | X) at logarithms theta of the parameters, as in ``theta_``, the default.
+        """Return the log marginal likelihood of the training data.
 
-        With `eval_gradient`, also its derivatives by theta ``[3]`` or ``[4]``.
+        Parameters
+        ----------
+        theta : array of shape ``[3]`` or ``[4]``, optional
+            The logarithms of the parameters, in the order of ``theta_``. By default, ``theta_``.
+        eval_gradient : bool
+            Return the derivatives by theta as well.
         """
         if theta is None:
             check_is_fitted(self)
@@ -155,20 +178,27 @@ class LaplaceGPRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         return_cov: bool = False,
         include_noise: bool = False,
     ) -> Any:
-        """Expectation of f ``[m]`` at X ``[m, 1]``, given the training values.
+        """Predict f at new points, given the training values.
 
         Parameters
         ----------
-        return_std
+        X : array of shape ``[m, 1]``
+            The new points.
+        return_std : bool
             Also return the standard deviations ``[m]``.
-        return_cov
+        return_cov : bool
             Also return the covariance ``[m, m]``, in O(m (n + m)).
-        include_noise
-            Standard deviations and covariance of new observations, in place of f alone: as
-            scikit-learn has them with a `WhiteKernel` in its kernel.
+        include_noise : bool
+            Return the standard deviations or the covariance of new observations instead of those of
+            f, as scikit-learn does with a ``WhiteKernel`` in its kernel.
+
+        Returns
+        -------
+        ndarray ``[m]``, or a tuple of two arrays
+            The expectation of f, with the standard deviations or the covariance if requested.
         """
         if return_std and return_cov:
-            raise ValueError("predict returns either return_std or return_cov, not both")
+            raise ValueError("pass either return_std=True or return_cov=True, not both")
         points = self._points(X)
         conditional = self.gram_.predict(points, torch.from_numpy(self.y_train_))
         mean = conditional.mean.numpy() * self._unit + self._shift
@@ -187,10 +217,27 @@ class LaplaceGPRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         random_state: Any = 0,
         include_noise: bool = False,
     ) -> Array:
-        """Samples of f ``[m, n_samples]`` at X, given the training values, in O(n + m) each."""
+        """Draw samples of f at new points, given the training values, in O(n + m) each.
+
+        Parameters
+        ----------
+        X : array of shape ``[m, 1]``
+            The new points.
+        n_samples : int
+            The number of samples.
+        random_state : int, RandomState or None
+            The source of random numbers.
+        include_noise : bool
+            Draw new observations instead of f.
+
+        Returns
+        -------
+        ndarray ``[m, n_samples]``
+            The samples.
+        """
         random = check_random_state(random_state)
         generator = torch.Generator().manual_seed(int(random.randint(2**31)))
-        # f has one value at equal points, which a sample of both would be singular for.
+        # f has one value at equal points, so sampling both would need a singular matrix.
         points, inverse = np.unique(self._points(X).numpy(), return_inverse=True)
         conditional = self.gram_.predict(torch.from_numpy(points), torch.from_numpy(self.y_train_))
         samples = conditional.sample((n_samples,), generator=generator)[:, inverse]
@@ -203,21 +250,21 @@ class LaplaceGPRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
     # --- inside -----------------------------------------------------------------------------------
 
     def _line(self, X: Array) -> Array:
-        """The one feature ``[n]`` of X ``[n, 1]``."""
+        """The single feature ``[n]`` of X ``[n, 1]``."""
         if X.shape[1] != 1:
             raise ValueError(
-                f"X has {X.shape[1]} features, but LaplaceGPRegressor is a process on a line: pass "
-                "one of them, X[:, [k]]; scikit-learn's GaussianProcessRegressor takes several"
+                f"X has {X.shape[1]} features, but LaplaceGPRegressor takes exactly one: pass one "
+                "of them, X[:, [k]], or use scikit-learn's GaussianProcessRegressor"
             )
         return np.array(X[:, 0])
 
     def _points(self, X: npt.ArrayLike) -> Tensor:
-        """Points to predict at ``[m]``."""
+        """The points ``[m]`` at which to predict."""
         check_is_fitted(self)
         return torch.from_numpy(self._line(validate_data(self, X, dtype=np.float64, reset=False)))
 
     def _start(self) -> tuple[Array, Array]:
-        """The logarithms of the first parameters, and bounds ``[k, 2]`` for them."""
+        """The logarithms of the initial parameters, and bounds ``[k, 2]`` for them."""
         span = float(np.ptp(self.X_train_)) or 1.0
         power = float(np.mean(self.y_train_**2)) or 1.0
         scales = {"lengthscale": span, "variance": power, "noise": power}

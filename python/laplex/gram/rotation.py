@@ -1,4 +1,4 @@
-"""Cosine and sine of a frequency times a place, however far away."""
+"""Cosine and sine of a frequency times a place, accurate at any distance."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from torch import Tensor
 from .checks import broadcast
 
 _SPLIT = 2.0**27 + 1
-#: Of this many places the middle one is sought.
+#: The origin is the median of about this many places.
 _SOME = 1001
-#: Numbers at a time, which keeps what is between in the cache: four times faster than all at once.
+#: Numbers per block: intermediate results stay in the cache, which is four times faster.
 _BLOCK = 2**14
 
 
 def rotation(frequency: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
-    """Cos and sin of frequency * (places - origin), float64 ``[*b, n]``.
+    """Compute cos and sin of frequency * (places - origin), float64 ``[*b, n]``.
 
-    Differences of angles are right to a few units, wherever the places are: differences and
-    products are taken with what rounding takes from them, which of an angle of 1e16 is all of it.
-    The origin is a place in their middle, so that the sines of places close together keep their
-    digits.
+    Differences of angles are accurate to a few units of rounding, wherever the places are. To this
+    end, differences and products are computed together with their rounding errors; for an angle of
+    1e16, the rounding error is of order 1. The origin is a place near the
+    median, so that the sines of places that are close together keep their digits.
 
     Parameters
     ----------
@@ -75,14 +75,14 @@ def _rotate(
     angle = frequency * distance
     rest = _lost(frequency, distance, angle).add_(lost.mul_(frequency))
     c, s = angle.cos(), angle.sin()
-    # Half a unit of the angle: tiny for ordinary ones, of order 1 for those beyond 1e16.
+    # At most half a unit of the angle: tiny for ordinary angles, of order 1 beyond 1e16.
     rest_c, rest_s = rest.cos(), rest.sin_()
     torch.sub(c * rest_c, s * rest_s, out=cosine)
     torch.add(s * rest_c, c * rest_s, out=sine)
 
 
 def _lost(a: Tensor, b: Tensor, product: Tensor) -> Tensor:
-    """What rounding took from the product of a and b: Dekker's algorithm, with Veltkamp's split."""
+    """The rounding error of a product, by Dekker's algorithm with Veltkamp's splitting."""
     a_high, b_high = _high(a), _high(b)
     a_low, b_low = a - a_high, b - b_high
     rest = (a_high * b_high).sub_(product).add_(a_high * b_low).add_(a_low * b_high)

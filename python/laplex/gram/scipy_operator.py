@@ -10,32 +10,32 @@ from .gaussian import Gaussian
 
 
 class GramLinearOperator(LinearOperator):  # type: ignore[misc]
-    """A or A^-1 ``[n, n]`` of the anchors' precision, to which it converts what it multiplies.
+    """A or its inverse, ``[n, n]``, in the dtype of the anchors; operands are converted to it.
 
     Parameters
     ----------
     gram : Gaussian
         A single matrix, without gradients, on the CPU.
     inverse : bool
-        A^-1 in place of A.
+        Apply the inverse of A instead of A.
 
     Raises
     ------
     ValueError
-        For a batch.
+        If `gram` is a batch of matrices.
     """
 
     def __init__(self, gram: Gaussian, *, inverse: bool = False) -> None:
         if len(gram.shape) > 2:
             raise ValueError(
-                f"the LaplaceGram holds a batch of shape {tuple(gram.shape[:-2])}, SciPy's "
-                "LinearOperator is one matrix: make a LaplaceGram of one of them"
+                f"the LaplaceGram holds a batch of shape {tuple(gram.shape[:-2])}, but a SciPy "
+                "LinearOperator is a single matrix: build a LaplaceGram for each of them"
             )
         self._gram = gram
         self._inverse = inverse
         super().__init__(dtype=str(gram.dtype).removeprefix("torch."), shape=tuple(gram.shape))
 
-    # A vector comes as [n] or [n, 1], a matrix as [n, k]: `.T` makes rows of each.
+    # A vector has shape [n] or [n, 1] and a matrix [n, k]; `.T` turns their columns into rows.
 
     def _matvec(self, v: Array) -> Array:
         if np.iscomplexobj(v):

@@ -1,4 +1,4 @@
-"""`Term`: one summand of a covariance on a line."""
+"""`Term`: one summand of a covariance matrix of points on a line."""
 
 from __future__ import annotations
 
@@ -30,33 +30,33 @@ _SMALLEST, _LARGEST = 1e-140, 1e140
 
 @dataclass(frozen=True, eq=False, init=False)
 class Term:
-    r"""One Laplace kernel of a sum that `LaplaceGram` holds.
+    r"""One summand of the covariance matrix of a `LaplaceGram`.
 
     .. math::
 
         k_{ij} = \sigma^2\, s_i s_j\; e^{-|x_i - x_j|/\ell}
                  \cos\bigl(\theta_i - \theta_j + \omega (x_i - x_j)\bigr)
 
-    With the default phase, frequency and scale, the Ornstein-Uhlenbeck covariance; with a
-    frequency, the real part of the oscillating form; with phases, that of a Hermitian kernel.
-    Positive semidefinite always.
+    With the default phase, frequency and scale, this is the covariance of the Ornstein-Uhlenbeck
+    process. With a frequency, it is the real part of the oscillating kernel; with phases, it is the
+    real part of a Hermitian kernel. The matrix is always positive semidefinite.
 
     Parameters
     ----------
     lengthscale : float, Tensor or array, shape ``[*b]``
-        Positive.
+        The lengthscale :math:`\ell`, positive, in units of the anchors.
     variance : float, Tensor or array, shape ``[*b]``
-        sigma^2, positive.
+        The variance :math:`\sigma^2`, positive.
     frequency : float, Tensor or array, shape ``[*b]``
-        omega, radians per unit of the anchors.
+        The frequency :math:`\omega`, in radians per unit of the anchors.
     phase : Tensor or array, shape ``[*b, n]``, optional
-        theta, radians.
+        The phase :math:`\theta` of each anchor, in radians. None stands for 0.
     scale : Tensor or array, shape ``[*b, n]``, optional
-        s, a factor for each anchor, of any sign.
+        The factor :math:`s` of each anchor, of either sign. None stands for 1.
 
     Notes
     -----
-    Arrays are copied into tensors, integers as float64.
+    NumPy arrays are copied into tensors; integers become float64.
     """
 
     #: The parameters whose last dimension numbers the anchors; the others have shape ``[*b]``.
@@ -88,20 +88,20 @@ class Term:
                 given[name] = as_tensor(name, value)
         self.__dict__.update(given)  # frozen
 
-    # --- what a Gram asks of a term ---------------------------------------------------------------
+    # --- what a LaplaceGram uses ------------------------------------------------------------------
 
     def is_default(self) -> bool:
-        """Whether nothing was given."""
+        """Whether all parameters have their default values."""
         plain = (self.lengthscale, self.variance, self.frequency)
         given = any(isinstance(each, Tensor) for each in plain) or plain != (1.0, 1.0, 0.0)
         return not given and self.phase is None and self.scale is None
 
     def has_parameters_per_anchor(self) -> bool:
-        """Whether it belongs to the anchors it was made for, and to no others."""
+        """Whether the term has phases or scales, which belong to particular anchors."""
         return any(getattr(self, name) is not None for name in self.PER_ANCHOR)
 
     def check(self, anchors: Tensor) -> None:
-        """Refuse what is no term of these anchors, naming the argument."""
+        """Raise an error that names the argument if the term does not fit these anchors."""
         for name, tensor in (("phase", self.phase), ("scale", self.scale)):
             if tensor is None:
                 continue
@@ -128,8 +128,7 @@ class Term:
             farthest = anchors.detach().abs().amax(-1) if anchors.numel() else anchors.new_zeros(())
             if not all_finite(_detached(frequency) * farthest.double()):
                 raise ValueError(
-                    "frequency times the farthest anchor is beyond any float: there is no such "
-                    "angle; rescale the anchors"
+                    "frequency times the largest anchor overflows a float: rescale the anchors"
                 )
         sizes = variance
         if self.scale is not None:
@@ -138,12 +137,12 @@ class Term:
             sizes = sizes[scale.expand(sizes.shape) != 0]
         if not all_of(sizes, lambda size: (size >= _SMALLEST) & (size <= _LARGEST)):
             raise ValueError(
-                f"variance times the square of scale must be between {_SMALLEST:g} and "
-                f"{_LARGEST:g}, where it is not 0: rescale the values"
+                f"variance times the square of scale must be 0 or between {_SMALLEST:g} and "
+                f"{_LARGEST:g}: rescale the values"
             )
 
     def batch_shape(self) -> torch.Size:
-        """What the parameters' leading dimensions broadcast to."""
+        """The shape to which the leading dimensions of the parameters broadcast."""
         return broadcast(
             *(
                 each.shape[:-1] if name in self.PER_ANCHOR else each.shape
@@ -153,9 +152,10 @@ class Term:
         )
 
     def columns(self, anchors: Tensor) -> tuple[Scalar, list[Tensor]]:
-        """Lengthscale ``[*b]`` and columns H of `sum_k diag(H_k) E diag(H_k)`, as they are now.
+        """The current lengthscale ``[*b]`` and columns H of ``sum_k diag(H_k) E diag(H_k)``.
 
-        One column, or cosine and sine, each ``[*b, n]`` for float64 anchors ``[*b, n]``.
+        There is one column, or a cosine and a sine, each ``[*b, n]`` for float64 anchors
+        ``[*b, n]``.
         """
         lead = self.variance.shape if isinstance(self.variance, Tensor) else ()
         root = _root(self._number("variance", anchors))
@@ -182,7 +182,7 @@ class Term:
         return self._number("lengthscale", anchors), columns
 
     def map(self, change: Callable[[str, Tensor], Tensor]) -> Term:
-        """The same with other tensors in place of those there are; numbers stay."""
+        """A copy in which every tensor is replaced by the result of ``change``."""
         return type(self)(
             **{
                 name: change(name, each) if isinstance(each, Tensor) else each
@@ -191,11 +191,11 @@ class Term:
         )
 
     def times(self, factor: Tensor) -> Term:
-        """The term times positive float64 numbers ``[*b]``."""
+        """The term multiplied by positive float64 numbers ``[*b]``."""
         return replace(self, variance=self._number("variance", factor) * factor)
 
     def tensors(self, anchors: Tensor) -> dict[str, Tensor]:
-        """The parameters by name, as float64 tensors, without those that are not given."""
+        """The parameters that were given, as float64 tensors by name."""
         given = {name: each for name, each in vars(self).items() if each is not None}
         if self._frequency(anchors) is None:
             del given["frequency"]
@@ -204,7 +204,7 @@ class Term:
     # --- inside -----------------------------------------------------------------------------------
 
     def _number(self, name: str, anchors: Tensor) -> Scalar:
-        """A parameter ``[*b]`` as it is now: a float, or a float64 tensor."""
+        """The current value ``[*b]`` of a parameter: a float, or a float64 tensor."""
         value = getattr(self, name)
         if type(value) is float:
             return value
@@ -212,7 +212,7 @@ class Term:
         return tensor if isinstance(value, Tensor) else float(tensor)
 
     def _frequency(self, anchors: Tensor) -> Scalar | None:
-        """None for a term that does not oscillate: the number 0, not a tensor of it."""
+        """The frequency, or None if it is the number 0 (a tensor of zeros still counts)."""
         if not isinstance(self.frequency, Tensor) and self.frequency == 0:
             return None
         return self._number("frequency", anchors)

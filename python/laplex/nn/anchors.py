@@ -1,4 +1,4 @@
-"""Where the anchors of a layer start: on the interval [-1, 1]."""
+"""The initial anchors of a layer, on the interval [-1, 1]."""
 
 from __future__ import annotations
 
@@ -23,19 +23,21 @@ def initial_anchors(
     Parameters
     ----------
     kind : {"interlaced", "random"}
-        ``"interlaced"``: on one regular grid of ``num_targets + num_sources`` points, the members
-        of the smaller set are spread evenly among those of the larger, so each has a neighbour of
-        its own and every head has rank ``min(num_targets, num_sources)``. Which target (source)
-        takes which of the places is a random permutation, another for each head: heads with one
-        order would be redundant. ``"random"``: independent uniform anchors, which lose rank (a
-        third of it when the sets are of one size).
+        With ``"interlaced"``, the anchors lie on one regular grid of ``num_targets + num_sources``
+        points. The members of the smaller set are spread evenly among those of the larger, so each
+        has a neighbour of its own and every head has rank ``min(num_targets, num_sources)``. A
+        random permutation for each head assigns targets and sources to their places, because heads
+        with the same order would be redundant. With ``"random"``, the anchors are independent and
+        uniform. They lose rank: a third of it if the sets have the same size.
     heads, num_targets, num_sources : int
+        The number of heads, and of targets and sources per head.
     targets_at_ends : bool
-        Interlace so that no source lies beyond the outermost targets, where targets are fewer.
+        Place no source beyond the outermost targets, if there are fewer targets than sources.
 
     Returns
     -------
-    targets, sources : Tensor [heads, num_targets], [heads, num_sources], float64
+    targets, sources : Tensor ``[heads, num_targets]``, Tensor ``[heads, num_sources]``
+        The anchors in float64.
 
     Notes
     -----
@@ -63,18 +65,19 @@ def interlaced_places(
 
     Returns
     -------
-    targets, sources : Tensor [num_targets], [num_sources], float64, increasing
+    targets, sources : Tensor ``[num_targets]``, Tensor ``[num_sources]``
+        The places in float64, increasing.
     """
     total = num_targets + num_sources
     few = min(num_targets, num_sources)
     step = torch.arange(few, device="cpu")
-    # Members of the smaller set are at least two places apart: each has a neighbour of its own.
+    # Members of the smaller set are at least two places apart, so each has its own neighbour.
     if targets_at_ends and 1 < num_targets <= num_sources:
         places = torch.div(step * (total - 1), few - 1, rounding_mode="floor")
     else:
         places = torch.div((2 * step + 1) * total, 2 * few, rounding_mode="floor")
     is_few = torch.zeros(total, dtype=torch.bool, device="cpu")
     is_few[places] = True
-    order = torch.argsort(is_few, stable=True)  # of a known size, as fake tensors need it
+    order = torch.argsort(is_few, stable=True)  # of known size, which fake tensors need
     larger, smaller = order[: total - few].double(), order[total - few :].double()
     return (smaller, larger) if num_targets <= num_sources else (larger, smaller)

@@ -1,4 +1,4 @@
-"""Frobenius norm of a scaled Laplace kernel: squaring the entries stays in the class of kernels."""
+"""The Frobenius norm of a scaled Laplace kernel, whose squared entries form kernels again."""
 
 from __future__ import annotations
 
@@ -15,25 +15,29 @@ def frobenius_norms(
     target_phase: Tensor | None,
     source_phase: Tensor | None,
 ) -> Tensor:
-    r"""Frobenius norm of Re(K_h) diag(s_h) for every head, exactly and in O(n log n).
+    r"""Compute the Frobenius norm of Re(K_h) diag(s_h) for every head exactly, in O(n log n).
 
     .. math::
         (e^{-d/\ell} \cos(\theta - \phi))^2
         = \tfrac12 e^{-d/(\ell/2)} + \tfrac12 e^{-d/(\ell/2)} \cos(2\theta - 2\phi)
 
-    so the sum over entries is one or two products with kernels of half the lengthscale.
+    so the sum over all entries takes one or two products with kernels of half the lengthscale.
 
     Parameters
     ----------
-    targets, sources : Tensor [heads, n], [heads, m]
-    lengthscale : Tensor [heads]
-    source_factor : Tensor [heads, m]
-        :math:`s_h`.
-    target_phase, source_phase : Tensor [heads, n], [heads, m], or both None
+    targets, sources : Tensor ``[heads, n]``, Tensor ``[heads, m]``
+        The anchors.
+    lengthscale : Tensor ``[heads]``
+        The lengthscales.
+    source_factor : Tensor ``[heads, m]``
+        The factors :math:`s_h`.
+    target_phase, source_phase : Tensor ``[heads, n]``, Tensor ``[heads, m]``, or both None
+        The phases.
 
     Returns
     -------
-    Tensor [heads], differentiable
+    Tensor ``[heads]``
+        The norms, differentiable.
     """
     energy = source_factor.to(sources.dtype).square()
     half = lengthscale / 2

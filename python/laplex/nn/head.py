@@ -1,4 +1,4 @@
-"""A classification head that reads as soft routing: features hand their value to near classes."""
+"""A classification head that can be read as a soft routing of features to near classes."""
 
 from __future__ import annotations
 
@@ -14,39 +14,40 @@ from laplex.nn.kernel_layer import KernelLayer
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-#: Initial lengthscale in gaps between neighbouring classes.
+#: The initial lengthscale, in units of the gap between neighbouring classes.
 REACH = 1.0
 
 
 class LaplexHead(KernelLayer):
-    r"""Classification head: features are routed to the classes near them on a line.
+    r"""A classification head that routes features to the classes near them on a line.
 
     .. math::
         R_h[c, f] &= \operatorname{softmax}_c\left(-|x_{hc} - y_{hf}| / \ell_h\right) \\
         \mathrm{logit}_c &= \sum_{h, f}
             R_h[c, f] \cos(\theta_{hc} - \phi_{hf})\, g_{hf}\, v_f + b_c
 
-    so a feature's gain is shared out over the classes, most of it to the nearest. R is never
-    formed: its normaliser :math:`z_f = \sum_c e^{-|x_c - y_f|/\ell}` is one transposed product.
+    Each feature distributes its gain over the classes, and the nearest class gets most of it. The
+    matrix R is never formed: its normaliser :math:`z_f = \sum_c e^{-|x_c - y_f|/\ell}` is one
+    product with the transpose.
 
     Parameters
     ----------
     in_features, num_classes : int
-        At least 1.
+        The number of features and of classes, at least 1.
     bias, device, dtype, heads, phased, init
         As for `laplex.nn.LaplexLinear`.
 
     Raises
     ------
     ValueError, TypeError
-        As `laplex.nn.LaplexLinear` does.
+        As for `laplex.nn.LaplexLinear`.
 
     Notes
     -----
-    Beyond the outermost class the routing does not depend on where exactly a feature is, so
-    features count as if at that class. A feature further than about 35 lengthscales (float32) from
-    every class, in a gap between two, gets no route at all from `forward`, as its derivatives would
-    overflow.
+    Beyond the outermost class the routing does not depend on the exact place of a feature, so the
+    layer treats such a feature as if it were at that class. A feature in a gap between two classes
+    that is more than about 35 lengthscales (float32) from both gets no route in `forward`, because
+    its derivatives would overflow.
 
     Examples
     --------
@@ -90,13 +91,19 @@ class LaplexHead(KernelLayer):
         return 2 * REACH / max(self.targets.shape[-1] - 1, 1)
 
     def _anchors(self) -> tuple[Tensor, Tensor]:
-        # Exact, and it keeps exp from underflowing for features far outside.
+        # This does not change the result, and keeps exp from underflowing for features far outside.
         targets = self.targets
         lowest, highest = targets.amin(-1, keepdim=True), targets.amax(-1, keepdim=True)
         return targets, self.sources.clamp(lowest, highest)
 
     def routing(self) -> Tensor:
-        """Routing of every head, Tensor [heads, num_classes, in_features]; columns sum to 1."""
+        """Return the routing matrix R of every head.
+
+        Returns
+        -------
+        Tensor ``[heads, num_classes, in_features]``
+            The share of each feature that goes to each class. Every column sums to 1.
+        """
         targets, sources = self._anchors()
         distance = (targets[:, :, None] - sources[:, None, :]).abs()
         return torch.softmax(-distance / self.lengthscale[:, None, None], dim=1)
@@ -109,15 +116,18 @@ class LaplexHead(KernelLayer):
         *,
         head: int = 0,
     ) -> Axes:
-        """Draw features and classes of one head on their anchor line, with the strongest routes.
+        """Draw the features and classes of one head on their line, with the strongest routes.
 
         Parameters
         ----------
-        class_names, feature_names : sequence of str, optional
-            Labels, `num_classes` and `in_features` of them. Features have no label when not given.
+        class_names : sequence of str, optional
+            One label for each class. The default is the numbers from 0.
+        feature_names : sequence of str, optional
+            One label for each feature. By default features are not labelled.
         ax : matplotlib.axes.Axes, optional
-            Where to draw; a new figure when not given.
+            The axes to draw on. By default a new figure is made.
         head : int
+            The number of the head, from 0.
 
         Returns
         -------
@@ -126,14 +136,14 @@ class LaplexHead(KernelLayer):
         Raises
         ------
         ImportError
-            Without matplotlib; the message names the extra that brings it.
+            If matplotlib is not installed; the message names the extra to install.
         ValueError
-            For the wrong number of names, or a `head` out of range.
+            If the number of names is wrong, or ``head`` is out of range.
         """
         from laplex.nn.routing_plot import draw_routing
 
         return draw_routing(self, class_names, feature_names, ax, head)
 
     def extra_repr(self) -> str:
-        """Text between the parentheses of ``repr``."""
+        """Return the text between the parentheses of ``repr``."""
         return super().extra_repr().replace("out_features", "num_classes")

@@ -1,4 +1,4 @@
-"""What the layers share: a weight matrix that is a sum of scaled Laplace kernels, one per head."""
+"""The base class of the layers: its weight is a sum of scaled Laplace kernels, one per head."""
 
 from __future__ import annotations
 
@@ -25,29 +25,30 @@ from ..numpy.plan import Plan
 if TYPE_CHECKING:
     from typing_extensions import Self  # typing has it from Python 3.11 on
 
-# One node of a torch.fx graph: traced through, its checks would meet proxies instead of tensors. It
-# is wrapped where it is called, as torch.fx looks in the caller's names.
+# torch.fx must record each of these as one node: if it traced through them, their checks would get
+# proxies instead of tensors. torch.fx looks names up in the caller, so they are wrapped here.
 torch.fx.wrap("kernel_product")
 torch.fx.wrap("shared_out")
 
-#: Parameters that say where things are. They stay in float32 when the layer moves to a half
-#: precision: anchors that round to one place are tied, and no gradient parts a tied pair again.
+#: Parameters that describe the geometry. They stay float32 when the layer moves to half precision:
+#: anchors that round to one place are tied, and no gradient can separate a tied pair again.
 GEOMETRY = ("targets", "sources", "log_lengthscale", "target_phase", "source_phase")
 _HALF = (torch.float16, torch.bfloat16)
 
 
 class KernelLayer(nn.Module):
-    r"""Linear map :math:`y = W v + b` with :math:`W = \sum_h \mathrm{Re}(K_h)\,\mathrm{diag}(s_h)`.
+    r"""A linear map with the weight :math:`W = \sum_h \mathrm{Re}(K_h)\,\mathrm{diag}(s_h)`.
 
     .. math::
         \mathrm{Re}(K_h)_{ij} = e^{-|x_{hi} - y_{hj}| / \ell_h} \cos(\theta_{hi} - \phi_{hj})
 
-    The subclass says where the anchors start (`_targets_at_ends`, `_initial_lengthscale`) and
-    whether :math:`s_h` is the gains or these shared out over the targets (`_shares_out`).
+    A subclass decides where the anchors start (``_targets_at_ends``, ``_initial_lengthscale``) and
+    whether :math:`s_h` is the gains themselves or the gains distributed over the targets
+    (``_shares_out``).
 
-    Parameters are ``targets`` [heads, out], ``sources`` [heads, in], ``log_lengthscale`` [heads],
-    ``target_phase`` [heads, out] and ``source_phase`` [heads, in] (None without phases),
-    ``source_gain`` [heads, in] and ``bias`` [out] (or None).
+    The parameters are ``targets [heads, out]``, ``sources [heads, in]``,
+    ``log_lengthscale [heads]``, ``target_phase [heads, out]`` and ``source_phase [heads, in]``
+    (None without phases), ``source_gain [heads, in]`` and ``bias [out]`` (or None).
     """
 
     targets: nn.Parameter
@@ -58,13 +59,13 @@ class KernelLayer(nn.Module):
     source_gain: nn.Parameter
     bias: nn.Parameter | None
 
-    #: Relative error of the weight when `from_linear` made the layer; None for other layers.
+    #: The relative error of the weight if `from_linear` made the layer, otherwise None.
     fit_error: float | None = None
 
-    #: Whether a source's gain is divided by its column's sum, so that it is shared out.
+    #: Whether a gain is divided by its column's sum, which distributes it over the targets.
     _shares_out: ClassVar[bool] = False
 
-    #: Whether no source starts beyond the outermost targets, where targets are fewer.
+    #: Whether all sources start between the outermost targets, if there are fewer targets.
     _targets_at_ends: ClassVar[bool] = False
 
     def __init__(
@@ -125,10 +126,10 @@ class KernelLayer(nn.Module):
     def reset_parameters(self) -> None:
         """Draw new initial values from torch's global CPU generator, whatever the device.
 
-        Outputs have mean zero and, averaged over outputs, unit variance when inputs are independent
-        with unit variance: each head's Frobenius norm is set to sqrt(num_targets / heads), computed
-        exactly in O(n log n). Random phases (without phases: random signs of the gains) make the
-        heads uncorrelated, so that their variances add up.
+        For independent inputs of unit variance, the outputs have mean zero and, on average over the
+        outputs, unit variance. To achieve this, each head's Frobenius norm is computed exactly, in
+        O(n log n), and set to sqrt(num_targets / heads). Random phases (without phases: random
+        signs of the gains) make the heads uncorrelated, so that their variances add up.
         """
         heads, num_targets, num_sources = self.heads, self.out_features, self.in_features
         targets, sources = initial_anchors(
@@ -163,26 +164,35 @@ class KernelLayer(nn.Module):
 
     @property
     def lengthscale(self) -> Tensor:
-        """Lengthscale of each head, Tensor [heads]; positive, as the parameter is its logarithm."""
+        """The lengthscales ``[heads]``; they are positive, as the parameter is their logarithm."""
         return self.log_lengthscale.exp()
 
     def _anchors(self) -> tuple[Tensor, Tensor]:
-        """Targets [heads, n] and sources [heads, m] as the kernel takes them."""
+        """Return the targets ``[heads, n]`` and sources ``[heads, m]`` of the kernel."""
         return self.targets, self.sources
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (nn.Linear's name for it)
-        """Apply the layer: input [..., in_features] -> [..., out_features].
+        """Apply the layer, in one product with all heads.
 
-        One product with all heads at once, O(heads * (n + m)) for each row after one sort.
+        It takes O(heads * (in_features + out_features)) time per row after one sort.
+
+        Parameters
+        ----------
+        input : Tensor ``[..., in_features]``
+            The features, in a floating-point or complex dtype.
+
+        Returns
+        -------
+        Tensor ``[..., out_features]``
 
         Raises
         ------
         TypeError
-            When `input` is no tensor, holds integers, or is float64 in a float32 layer.
+            If ``input`` is not a tensor, holds integers, or is float64 in a float32 layer.
         ValueError
-            When the last dimension of `input` has the wrong size.
+            If the last dimension of ``input`` has the wrong size.
         """
-        if _on_the_way_to_onnx():  # where there are matrices and no sorted products
+        if _on_the_way_to_onnx():  # which has matrices but no sorted products
             return nn.functional.linear(input, self.weight, self.bias)
         targets, sources = self._anchors()
         return kernel_product(
@@ -199,24 +209,25 @@ class KernelLayer(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """Dense weight, Tensor [out_features, in_features] of the gains' dtype; differentiable.
+        """The dense weight ``[out_features, in_features]`` in the gains' dtype, differentiable.
 
-        Made anew each time it is asked for, in O(heads * out_features * in_features) time and (with
-        a graph) memory: what the layer itself avoids. It is there for all that reads the ``weight``
-        of an ``nn.Linear``, such as ``nn.MultiheadAttention`` with its ``out_proj``. Writing into
-        it, as ``nn.init`` would, writes into a copy and leaves the layer as it was.
+        It exists for code that reads the ``weight`` of an ``nn.Linear``, as
+        ``nn.MultiheadAttention`` does with its ``out_proj``. Every access computes it again, in
+        O(heads * out_features * in_features) time and, with a graph, memory, which calling the
+        layer avoids. Writing into it, as ``nn.init`` does, changes a copy and leaves the layer
+        unchanged.
 
         Raises
         ------
         MemoryError
-            Above `laplex.numpy.checks.MAX_DENSE_ENTRIES` entries.
+            If it would have more than `laplex.numpy.checks.MAX_DENSE_ENTRIES` entries.
         AttributeError
-            When set, tied, pruned or made a parameter: it is computed from the anchors.
+            If it is set, tied, pruned or made a parameter, because it is computed from the anchors.
         """
         try:
             return self._dense_weight(self.targets.dtype).to(self.source_gain.dtype)
         except AttributeError as error:
-            # nn.Module would go on to look for a parameter, and say that there is no "weight".
+            # Otherwise nn.Module would look for a parameter and report that there is no "weight".
             raise RuntimeError(f"the dense weight cannot be computed: {error}") from error
 
     @weight.setter
@@ -225,25 +236,25 @@ class KernelLayer(nn.Module):
 
     def _refuse_weight(self) -> NoReturn:
         raise AttributeError(
-            f"weight of a {type(self).__name__} is computed from its anchors and cannot be set, "
-            "tied, pruned or reparametrized: do so with source_gain or another parameter, or "
+            f"the weight of a {type(self).__name__} is computed from its anchors and cannot be "
+            "set, tied, pruned or reparametrized: apply that to source_gain or another parameter, or "
             "replace the layer by the dense one that layer.to_linear() returns"
         )
 
     def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
-        """Add a parameter; AttributeError for a ``weight``, which this layer computes."""
-        # Assignments of parameters come here too, and pruning asks for a "weight_orig".
+        """Add a parameter; a ``weight`` raises an AttributeError, because the layer computes it."""
+        # Assigning a parameter also calls this method, and pruning registers a "weight_orig".
         if name == "weight" or name.startswith("weight_"):
             self._refuse_weight()
         super().register_parameter(name, param)
 
     def _dense_weight(self, dtype: torch.dtype) -> Tensor:
-        """Evaluate the weight in `dtype`, head by head."""
+        """Evaluate the weight in ``dtype``, head by head."""
         n, m = self.out_features, self.in_features
         if n * m > MAX_DENSE_ENTRIES:
             raise MemoryError(
-                f"the dense weight would have {n} x {m} entries; it is made up to "
-                f"{MAX_DENSE_ENTRIES} of them: call the layer, which does not need it"
+                f"the dense weight would have {n} x {m} entries, more than the limit of "
+                f"{MAX_DENSE_ENTRIES}: call the layer, which does not need it"
             )
         targets, sources = (anchors.to(dtype) for anchors in self._anchors())
         lengthscale = self.log_lengthscale.to(dtype).exp()
@@ -261,18 +272,23 @@ class KernelLayer(nn.Module):
 
     @torch.no_grad()
     def to_linear(self) -> nn.Linear:
-        """Copy the layer into a dense ``nn.Linear`` of its device, dtype and mode.
+        """Return a dense ``nn.Linear`` with the layer's weight, device, dtype and mode.
 
-        For what needs a stored matrix: TorchScript, quantization, weight tying, pruning of single
-        weights. `from_linear` goes the other way. The weight is evaluated in double precision.
+        Use it where a stored matrix is needed: TorchScript, quantization, weight tying, or pruning
+        single weights. The weight is evaluated in double precision. `from_linear` is the other
+        direction.
+
+        Returns
+        -------
+        nn.Linear
 
         Raises
         ------
         MemoryError
-            Above `laplex.numpy.checks.MAX_DENSE_ENTRIES` entries.
+            If the weight would have more than `laplex.numpy.checks.MAX_DENSE_ENTRIES` entries.
         """
         weight = self._dense_weight(torch.float64)
-        linear = nn.Linear(  # there it draws no random numbers
+        linear = nn.Linear(  # on the meta device it draws no random numbers
             weight.shape[1],
             weight.shape[0],
             bias=self.bias is not None,
@@ -285,7 +301,7 @@ class KernelLayer(nn.Module):
         return linear.train(self.training)
 
     @classmethod
-    @torch.inference_mode(False)  # which forbids the descent, and would mark the new parameters
+    @torch.inference_mode(False)  # inference mode forbids the descent and marks new parameters
     @torch.no_grad()
     def from_linear(
         cls,
@@ -296,40 +312,43 @@ class KernelLayer(nn.Module):
         rounds: int = 4,
         progress: bool = False,
     ) -> Self:
-        r"""Make the layer whose weight is near a dense layer's, by least squares on the weight.
+        r"""Create a layer that approximates a dense layer, by least squares on its weight.
 
-        Minimises :math:`\|W - \sum_h \mathrm{Re}(K_h)\,\mathrm{diag}(s_h)\|_F` by descent from the
-        truncated singular value decomposition; see `laplex.nn.least_squares.nearest_kernels`. The
-        minimum it finds is a local one. It draws no random numbers. The bias is copied.
+        The method minimises
+        :math:`\|W - \sum_h \mathrm{Re}(K_h)\,\mathrm{diag}(s_h)\|_F` by descent from the truncated
+        singular value decomposition; see `laplex.nn.least_squares.nearest_kernels`. It finds a
+        local minimum and uses no random numbers. The bias is copied.
 
         Parameters
         ----------
         linear : nn.Linear
-            Of any floating point dtype and device; the new layer has both, and its mode.
+            The dense layer, of any floating-point dtype and on any device. The new layer has the
+            same dtype, device and mode.
         heads : int
-            Number of kernels. With phases each starts as two terms of the singular value
-            decomposition, without as one.
+            The number of kernels. Each starts as two terms of the singular value decomposition with
+            phases, and as one term without.
         phased : bool
-            With carrier phases, as in the constructor.
+            Use carrier phases, as in the constructor.
         rounds : int
-            At least 0, which leaves it at the decomposition. A round takes as long as a few hundred
-            readings of `weight`; each lowers the error, by less and less.
+            The number of rounds of the descent; 0 keeps the truncated decomposition. A round takes
+            as long as a few hundred accesses to `weight`. Each round lowers the error, by less and
+            less.
         progress : bool
-            Draw a progress bar.
+            Show a progress bar.
 
         Returns
         -------
         KernelLayer
-            Of this class. Its `fit_error` is the Frobenius norm of the difference of the weights
-            relative to that of the dense one, at the time of the fit.
+            A layer of this class. Its ``fit_error`` is the Frobenius norm of the difference of the
+            weights divided by that of the dense weight, at the time of the fit.
 
         Raises
         ------
         TypeError
-            When `linear` is no ``nn.Linear``, or `heads` or `rounds` no integer.
+            If ``linear`` is not an ``nn.Linear``, or ``heads`` or ``rounds`` is not an integer.
         ValueError
-            When the weight is not finite, `heads` is below 1 or `rounds` below 0, or the gains are
-            beyond the weight's dtype (float16).
+            If the weight is not finite, ``heads`` is below 1, ``rounds`` is below 0, or the gains
+            overflow the weight's dtype (float16).
         """
         if not isinstance(linear, nn.Linear):
             raise TypeError(
@@ -342,10 +361,12 @@ class KernelLayer(nn.Module):
         check_flag("progress", progress)
         weight = linear.weight.detach()
         if weight.is_meta:
-            raise ValueError("linear is on the meta device, without values: move it to a real one")
+            raise ValueError(
+                "linear is on the meta device and has no values: move it to a real device"
+            )
         if not weight.isfinite().all():
             raise ValueError("linear.weight must be finite, but has NaN or infinite entries")
-        with torch.random.fork_rng(devices=[]):  # the initial values are overwritten
+        with torch.random.fork_rng(devices=[]):  # the initial values are overwritten below
             layer = cls(
                 linear.in_features,
                 linear.out_features,
@@ -356,7 +377,7 @@ class KernelLayer(nn.Module):
                 device=weight.device,
                 dtype=weight.dtype,
             )
-        # In units of its largest entry, so that no square of an entry over- or underflows.
+        # Scale by the largest entry, so that no square of an entry over- or underflows.
         unit = weight.double().abs().max()
         unit = torch.where(unit > 0, unit, 1.0)
         scaled = weight.double() / unit
@@ -370,7 +391,8 @@ class KernelLayer(nn.Module):
         layer.source_gain.copy_(gain.double() * unit)
         if not layer.source_gain.isfinite().all():
             raise ValueError(
-                f"the gains are beyond {weight.dtype}, which linear.weight has: pass linear.float()"
+                f"the gains overflow {weight.dtype}, the dtype of linear.weight: pass "
+                "linear.float()"
             )
         for name in GEOMETRY:
             parameter = getattr(layer, name)
@@ -379,7 +401,7 @@ class KernelLayer(nn.Module):
         if layer.bias is not None:
             layer.bias.copy_(linear.bias)
         difference = layer._dense_weight(torch.float64) / unit - scaled
-        norm = torch.linalg.norm(scaled).clamp(min=1.0)  # less than 1 only for a weight of zeros
+        norm = torch.linalg.norm(scaled).clamp(min=1.0)  # below 1 only for a weight of zeros
         layer.fit_error = float(torch.linalg.norm(difference) / norm)
         return layer.train(linear.training)
 
@@ -390,7 +412,12 @@ class KernelLayer(nn.Module):
         )
 
     def head_norms(self) -> Tensor:
-        """Frobenius norm of each head's part of the weight, Tensor [heads], in O(n log n)."""
+        """Return the Frobenius norm of each head's part of the weight, in O(n log n).
+
+        Returns
+        -------
+        Tensor ``[heads]``
+        """
         targets, sources = self._anchors()
         lengthscale, gain = self.lengthscale, self.source_gain
         factor: Tensor = gain
@@ -402,10 +429,15 @@ class KernelLayer(nn.Module):
 
     @torch.no_grad()
     def rank(self) -> list[int]:
-        """Rank of each head's kernel before phases, in O(n log n).
+        """Return the rank of each head's kernel without its phases, in O(n log n).
 
-        It counts disjoint neighbouring (target, source) pairs along the line. Phases turn each head
-        into the real part of a complex matrix of that rank, a real matrix of at most twice it.
+        The rank is the number of disjoint neighbouring (target, source) pairs along the line.
+        Phases make each head the real part of a complex matrix of that rank, so its real rank is at
+        most twice as large.
+
+        Returns
+        -------
+        list of int
         """
         targets, sources = (anchors.cpu().numpy() for anchors in self._anchors())
         lengthscale = self.lengthscale.double().cpu().numpy()
@@ -428,11 +460,11 @@ class KernelLayer(nn.Module):
         return self
 
     def geometry(self) -> Iterator[Tensor]:
-        """Tensors that hold the geometry, or what a parametrization or pruning makes it from."""
+        """Yield the tensors of the geometry, or those from which it is parametrized or pruned."""
         tensors = itertools.chain(self.named_parameters(), self.named_buffers())
         for path, tensor in tensors:
             name = path.removeprefix("parametrizations.").split(".")[0]
-            # Pruned, "targets" are made from "targets_orig" and "targets_mask".
+            # Pruned "targets" are computed from "targets_orig" and "targets_mask".
             if any(name == each or name.startswith(f"{each}_") for each in GEOMETRY):
                 yield tensor
 
@@ -446,19 +478,19 @@ class KernelLayer(nn.Module):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        # With strict=False too, as for a wrong shape: the layer would stay as it was drawn.
+        # Also with strict=False, as for a wrong shape: the layer would keep its initial values.
         if f"{prefix}weight" in state_dict:
             error_msgs.append(
-                f"{prefix}weight is a dense matrix, which a {type(self).__name__} does not hold: "
+                f"{prefix}weight is a dense matrix, which a {type(self).__name__} does not store: "
                 "load it into an nn.Linear and convert that with "
-                f"{type(self).__name__}.from_linear(linear, heads=...), or leave the key out."
+                f"{type(self).__name__}.from_linear(linear, heads=...), or remove the key."
             )
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
 
     def extra_repr(self) -> str:
-        """Text between the parentheses of ``repr``."""
+        """Return the text between the parentheses of ``repr``."""
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, "
             f"heads={self.heads}, phased={self.phased}, bias={self.bias is not None}, "
@@ -466,7 +498,7 @@ class KernelLayer(nn.Module):
         )
 
 
-# Dynamo, of itself, takes torch's answer for False.
+# Without the decorator, Dynamo would assume that torch's function returns False.
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _on_the_way_to_onnx() -> bool:
     return torch.onnx.is_in_onnx_export()

@@ -1,4 +1,4 @@
-"""What a layer computes, as functions of its tensors."""
+"""The computations of a layer, as functions of its tensors."""
 
 from __future__ import annotations
 
@@ -27,30 +27,37 @@ def kernel_product(
 
     Parameters
     ----------
-    input : Tensor [..., m]
-    targets, sources : Tensor [heads, n], [heads, m]
-    lengthscale : Tensor [heads]
-    gain : Tensor [heads, m]
-    target_phase, source_phase : Tensor [heads, n], [heads, m], or both None
-    bias : Tensor [n] or None
+    input : Tensor ``[..., m]``
+        The features.
+    targets, sources : Tensor ``[heads, n]``, Tensor ``[heads, m]``
+        The anchors.
+    lengthscale : Tensor ``[heads]``
+        The lengthscales.
+    gain : Tensor ``[heads, m]``
+        The gains of the sources.
+    target_phase, source_phase : Tensor ``[heads, n]``, Tensor ``[heads, m]``, or both None
+        The phases.
+    bias : Tensor ``[n]`` or None
+        The bias.
     share_out : bool
-        Whether :math:`s_h` is the gain divided by its column's sum (see `shared_out`), or the gain.
+        Whether :math:`s_h` is the gain divided by its column's sum (see `shared_out`) or the gain
+        itself.
 
     Returns
     -------
-    Tensor [..., n]
+    Tensor ``[..., n]``
 
     Raises
     ------
     TypeError
-        When `input` is no tensor, holds integers, or is float64 beside float32 anchors.
+        If ``input`` is not a tensor, holds integers, or is float64 while the anchors are float32.
     ValueError
-        When the last dimension of `input` has the wrong size.
+        If the last dimension of ``input`` has the wrong size.
     """
     check_tensor("input", input)
     if input.dtype in _DOUBLE and targets.dtype not in _DOUBLE:
         raise TypeError(
-            f"input has dtype {input.dtype} but the layer is {targets.dtype}: convert one, "
+            f"input has dtype {input.dtype} but the layer is {targets.dtype}: convert one of them "
             "with input.float() or layer.double()"
         )
     if not (input.is_floating_point() or input.is_complex()):
@@ -71,30 +78,31 @@ def kernel_product(
         real_part=target_phase is not None,
     ).sum(-2)
     dtype = torch.promote_types(input.dtype, gain.dtype)
-    if dtype in _HALF:  # a factor that is shared out, in float32 lest it overflow, has promoted it
+    if dtype in _HALF:  # a distributed gain is float32, lest it overflow, and promotes this
         output = output.to(dtype)
     return output if bias is None else output + bias.to(output.dtype)
 
 
 def column_sums(targets: Tensor, sources: Tensor, lengthscale: Tensor) -> Tensor:
-    r"""Sums :math:`\sum_c e^{-|x_c - y_f|/\ell}` of each source's column, Tensor [heads, m]."""
+    r"""Return the sum :math:`\sum_c e^{-|x_c - y_f|/\ell}` of each column, as [heads, m]."""
     sums: Tensor = matvec(torch.ones_like(targets), sources, targets, lengthscale=lengthscale)
     return sums
 
 
 def shared_out(gain: Tensor, sums: Tensor) -> Tensor:
-    """Divide gains by their columns' sums, so that each is shared out over the targets.
+    """Divide gains by their columns' sums, which distributes each over the targets.
 
-    Below a certain sum the quotient's derivative, gain / sums^2, would overflow: there it is 0.
+    The result is 0 for sums so small that the derivative, gain / sums^2, would overflow.
     """
     reached = sums > torch.finfo(sums.dtype).tiny ** 0.4
     return torch.where(reached, gain / torch.where(reached, sums, 1.0), 0.0)
 
 
 def cosines(target_phase: Tensor, source_phase: Tensor) -> Tensor:
-    """Matrix cos(theta_i - phi_j), Tensor [n, m], by the addition theorem: n + m cosines, not n m.
+    """Return the matrix cos(theta_i - phi_j), computed by the addition theorem.
 
-    It makes reading the weight of a layer of 1,024 x 1,024 and two heads five times as fast.
+    It needs n + m cosines instead of n m, which makes computing the weight of a 1,024 x 1,024 layer
+    with two heads five times as fast.
     """
     real = target_phase.cos()[:, None] * source_phase.cos()
     return torch.addcmul(real, target_phase.sin()[:, None], source_phase.sin())

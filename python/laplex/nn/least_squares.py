@@ -1,4 +1,4 @@
-"""The sum of Laplace kernels nearest to a matrix by least squares: a start for a trained layer."""
+"""The least-squares fit of a sum of Laplace kernels to a matrix, as a start for training."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from torch import Tensor
 from laplex._support.progress import Report
 from laplex.nn.kernel_product import cosines
 
-#: Places tried for each anchor, and angles for each target's phase.
+#: The number of places tried for each anchor, and of angles for each target's phase.
 PLACES = 64
 ANGLES = 48
-#: A round is so many passes over the heads and then so many steps of Adam. Measured on five
-#: matrices: four rounds of 3 and 75 end up to a fifth lower than one of 3 and 300.
+#: The passes over the heads in a round, and the steps of Adam that follow them. Measured on five
+#: matrices, four rounds of 3 and 75 end with an error up to a fifth lower than one of 3 and 300.
 PASSES = 3
 STEPS = 75
 LEARNING_RATE = 0.03
-#: Factors tried on a head's lengthscale in each pass.
+#: The factors by which each pass tries to change a head's lengthscale.
 STRETCHES = (0.7, 1.0, 1.4)
-#: Smallest amplitude of a row at the start, relative to the largest: five lengthscales.
+#: The smallest initial amplitude of a row relative to the largest, about five lengthscales.
 LEAST_AMPLITUDE = 5e-3
 
 
 @dataclass
 class KernelSum:
-    r"""The matrix :math:`\sum_h \mathrm{Re}(K_h)\,\mathrm{diag}(s_h)` with n rows, m columns.
+    r"""The matrix :math:`\sum_h \mathrm{Re}(K_h)\,\mathrm{diag}(s_h)` with n rows and m columns.
 
-    ``targets`` and ``target_phase`` are [heads, n], ``sources``, ``source_phase`` and ``factor``
-    [heads, m], ``log_lengthscale`` is [heads].
+    ``targets`` and ``target_phase`` have shape ``[heads, n]``; ``sources``, ``source_phase`` and
+    ``factor`` have shape ``[heads, m]``; ``log_lengthscale`` has shape ``[heads]``.
     """
 
     targets: Tensor
@@ -43,17 +43,17 @@ class KernelSum:
 
     @property
     def heads(self) -> int:
-        """Number of kernels."""
+        """The number of kernels."""
         return self.targets.shape[0]
 
     def kernel(self, head: int) -> Tensor:
-        """Re(K_h), Tensor [n, m]."""
+        """Return Re(K_h), a tensor [n, m]."""
         distance = (self.targets[head, :, None] - self.sources[head]).abs()
         modulus = torch.exp(-distance / self.log_lengthscale[head].exp())
         return modulus * cosines(self.target_phase[head], self.source_phase[head])
 
     def part(self, head: int) -> Tensor:
-        """Re(K_h) diag(s_h), Tensor [n, m]."""
+        """Return Re(K_h) diag(s_h), a tensor [n, m]."""
         return self.kernel(head) * self.factor[head]
 
 
@@ -62,31 +62,34 @@ def nearest_kernels(
 ) -> KernelSum:
     r"""Fit :math:`\sum_h \mathrm{Re}(K_h)\,\mathrm{diag}(s_h)` to a matrix, by descent.
 
-    It starts at the truncated singular value decomposition: with all sources on one side of all
-    targets the kernel is an outer product, :math:`e^{-x_i/\ell} e^{y_j/\ell}`, so that a head with
-    phases is any matrix of rank 2, one without any of rank 1 whose rows do not differ in sign.
-    Then anchors move in among each other: in turns one head's sources, each column to the best of
-    `PLACES` with its best phase and factor, and its targets likewise, for several lengthscales;
-    and all heads together by Adam, with the factors at their least-squares optimum (variable
-    projection: separable by columns). Every accepted move lowers the error; no random number is
-    drawn.
+    The fit starts at the truncated singular value decomposition. With all sources on one side of
+    all targets, the kernel is an outer product :math:`e^{-x_i/\ell} e^{y_j/\ell}`. A head with
+    phases can therefore be any matrix of rank 2; a head without phases can be any matrix of rank 1
+    whose rows do not differ in sign.
+
+    The descent then alternates between two kinds of moves. The first moves the sources of one head,
+    each column to the best of `PLACES` places with its best phase and factor, and then its targets
+    in the same way, for several lengthscales. The second moves all heads together by Adam, with the
+    factors at their least-squares optimum (variable projection, which is separable by columns).
+    Every accepted move lowers the error. No random numbers are drawn.
 
     Parameters
     ----------
-    weight : Tensor [n, m], float32 or float64, finite
-        In such units that its entries are of size about 1 or below.
+    weight : Tensor ``[n, m]``
+        The matrix: float32 or float64, finite, scaled so that its entries are about 1 or smaller.
     heads : int
+        The number of kernels.
     phased : bool
         Fit the phases as well; otherwise they are 0.
     rounds : int
-        At least 0, which leaves it at the start.
+        The number of rounds; 0 keeps the start.
     report : Report
-        Told after each round.
+        Called before and after each round.
 
     Returns
     -------
     KernelSum
-        With sources between the outermost targets.
+        The fit, with all sources between the outermost targets.
     """
     fit = _singular_start(weight, heads, phased)
     for done in range(rounds):
@@ -101,13 +104,13 @@ def nearest_kernels(
 
 
 def relative_error(weight: Tensor, fit: KernelSum) -> float:
-    """Frobenius norm of the difference in units of the weight's; 0 for a weight of zeros."""
+    """Return the Frobenius norm of the difference relative to the weight's; 0 if that is 0."""
     norm = torch.linalg.norm(weight).clamp(min=torch.finfo(weight.dtype).tiny)
     return float(torch.linalg.norm(_residual(weight, fit)) / norm)
 
 
 def _residual(weight: Tensor, fit: KernelSum, without: int | None = None) -> Tensor:
-    """What the heads, or all but one of them, leave of the weight."""
+    """Return the weight minus the parts of all heads, or of all heads but one."""
     rest = weight.clone()
     for head in range(fit.heads):
         if head != without:
@@ -116,7 +119,7 @@ def _residual(weight: Tensor, fit: KernelSum, without: int | None = None) -> Ten
 
 
 def _singular_start(weight: Tensor, heads: int, phased: bool) -> KernelSum:
-    """Two singular triples (without phases: one) a head."""
+    """Start each head at two singular triples, or at one without phases."""
     n, m = weight.shape
     take = 2 if phased else 1
     u, s, vh = torch.linalg.svd(weight, full_matrices=False)
@@ -146,7 +149,7 @@ def _singular_start(weight: Tensor, heads: int, phased: bool) -> KernelSum:
         largest = amplitude.max().clamp(min=torch.finfo(weight.dtype).tiny)
         depth = -(amplitude / largest).clamp(min=LEAST_AMPLITUDE).log()  # in lengthscales
         span = depth.max().clamp(min=1.0)
-        fit.targets[head] = 2 * depth / span - 1  # on [-1, 1] as other layers' anchors
+        fit.targets[head] = 2 * depth / span - 1  # on [-1, 1], as the anchors of other layers
         fit.log_lengthscale[head] = torch.log(2 / span)
         fit.factor[head] = factor * largest
     return fit
@@ -160,7 +163,7 @@ def _best_head(weight: Tensor, fit: KernelSum, head: int, phased: bool) -> Kerne
         tried = copy.deepcopy(fit)
         if stretch != 1.0:
             tried.log_lengthscale[head] += math.log(stretch)
-            tried.factor[head] = 0  # so that every column is placed anew
+            tried.factor[head] = 0  # so that every column gets a new place
         _move_sources(rest, tried, head, phased)
         _move_targets(rest, tried, head, phased)
         _move_sources(rest, tried, head, phased)
@@ -187,7 +190,7 @@ def _move_sources(rest: Tensor, fit: KernelSum, head: int, phased: bool) -> None
     basis = kernel[..., None] * waves  # [places, n, 1 or 2]
     gram = basis.mT @ basis
     size = gram.diagonal(dim1=-2, dim2=-1).sum(-1)
-    # Where few rows are near, or all of one phase, cos and sin may be one direction.
+    # If few rows are near, or all have one phase, cos and sin may be linearly dependent.
     ridge = 8 * torch.finfo(rest.dtype).eps * size + torch.finfo(rest.dtype).tiny
     gram += torch.diag_embed(ridge[:, None].expand(-1, gram.shape[-1]))
     moments = basis.mT @ rest  # [places, 1 or 2, m]
@@ -205,7 +208,7 @@ def _move_sources(rest: Tensor, fit: KernelSum, head: int, phased: bool) -> None
 
 
 def _move_targets(rest: Tensor, fit: KernelSum, head: int, phased: bool) -> None:
-    """Give each row the best place among the sources and on both sides, with its best phase."""
+    """Move each row to its best place among the sources or beside them, with its best phase."""
     sources, phase = fit.sources[head], fit.source_phase[head]
     lengthscale = fit.log_lengthscale[head].exp()
     both = torch.cat([sources, fit.targets[head]])
@@ -233,7 +236,7 @@ def _move_targets(rest: Tensor, fit: KernelSum, head: int, phased: bool) -> None
 
 
 def _best_factors(weight: Tensor, kernels: Tensor) -> Tensor:
-    """Solve for the factors [heads, m], a least-squares problem of `heads` unknowns a column."""
+    """Solve for the factors [heads, m] by least squares, with one unknown per head and column."""
     gram = torch.einsum("hnm,gnm->mhg", kernels, kernels)
     moments = torch.einsum("hnm,nm->mh", kernels, weight)
     size = gram.diagonal(dim1=-2, dim2=-1).sum(-1)
@@ -244,13 +247,13 @@ def _best_factors(weight: Tensor, kernels: Tensor) -> Tensor:
 
 
 def _descend(weight: Tensor, fit: KernelSum, phased: bool) -> None:
-    """Move all heads' geometry by Adam; the best step stays."""
+    """Move the geometry of all heads by Adam, and keep the best step."""
     names = ["targets", "sources", "log_lengthscale"]
     names += ["target_phase", "source_phase"] if phased else []
     geometry = [getattr(fit, name).requires_grad_() for name in names]
     optimiser = torch.optim.Adam(geometry, lr=LEARNING_RATE, betas=(0.9, 0.99))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, STEPS, LEARNING_RATE / 100)
-    # Not below Adam's epsilon, however small the entries are.
+    # Scaled so that gradients stay above Adam's epsilon, however small the entries are.
     scale = weight.square().sum().clamp(min=torch.finfo(weight.dtype).tiny)
     best: list[Tensor] = []
     least = math.inf
@@ -264,7 +267,7 @@ def _descend(weight: Tensor, fit: KernelSum, phased: bool) -> None:
                 least, best = error, [factor, *(each.detach().clone() for each in geometry)]
         optimiser.zero_grad()
         with torch.enable_grad():
-            for head in range(fit.heads):  # one graph at a time: it is several matrices large
+            for head in range(fit.heads):  # one graph at a time: each is several matrices
                 (fit.kernel(head) * factor[head] * rest).sum().mul(-2 / scale).backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         schedule.step()
@@ -274,7 +277,7 @@ def _descend(weight: Tensor, fit: KernelSum, phased: bool) -> None:
 
 
 def _draw_in(fit: KernelSum) -> None:
-    """Put sources beyond the outermost target at that target: the matrix stays the same."""
+    """Move sources beyond the outermost target to that target, which keeps the matrix."""
     lowest, highest = fit.targets.aminmax(dim=-1, keepdim=True)
     inside = fit.sources.clamp(lowest, highest)
     beyond = (fit.sources - inside).abs()

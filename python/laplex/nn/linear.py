@@ -1,4 +1,4 @@
-"""A drop-in for `torch.nn.Linear` in O(in + out) parameters and time a head."""
+"""A drop-in replacement for ``torch.nn.Linear`` with O(in + out) parameters and time per head."""
 
 from __future__ import annotations
 
@@ -8,50 +8,55 @@ from laplex.nn.kernel_layer import KernelLayer
 
 
 class LaplexLinear(KernelLayer):
-    r"""Linear map whose weight is a sum of Laplace kernels between learnable anchors.
+    r"""A linear layer whose weight is a sum of Laplace kernels between learnable anchors.
 
     .. math::
         y = \sum_{h} \mathrm{Re}(K_h)\,(g_h \odot v) + b, \qquad
         \mathrm{Re}(K_h)_{ij} = e^{-|x_{hi} - y_{hj}|/\ell_h} \cos(\theta_{hi} - \phi_{hj})
 
-    Takes the place of ``nn.Linear(in_features, out_features)``: 2 out + 3 in + 1 parameters a head
-    instead of in * out; time O(in + out) a row and head after one sort, instead of O(in * out).
+    The layer replaces ``nn.Linear(in_features, out_features)``. It has 2 out + 3 in + 1 parameters
+    per head instead of in * out. After one sort it takes O(in + out) time per row and head instead
+    of O(in * out).
 
     Parameters
     ----------
     in_features, out_features : int
-        At least 1.
+        The sizes of input and output, at least 1.
     bias : bool
-        Add a learnable bias, zero at first.
+        Add a learnable bias, which starts at zero.
     device, dtype
-        As for ``nn.Linear``. In float16 and bfloat16 layers (by construction or by a later move)
-        anchors, phases and lengthscales are float32, gains and bias are in `dtype`.
+        As for ``nn.Linear``. In float16 and bfloat16 layers, whether constructed so or moved later,
+        the anchors, phases and lengthscales stay float32; only the gains and the bias have this
+        dtype.
     heads : int
-        Number of kernels summed. Each has its own anchors, lengthscale, phases and gains.
+        The number of kernels in the sum. Each has its own anchors, lengthscale, phases and gains.
     phased : bool
-        With carrier phases :math:`\theta, \phi`: entries of both signs. Without: the kernel alone.
+        Use carrier phases :math:`\theta, \phi`, which give entries of both signs. Without them each
+        head is the positive kernel times the gains.
     init : {"interlaced", "random"}
-        Initial anchors; see `laplex.nn.anchors.initial_anchors`.
+        How the initial anchors are chosen; see `laplex.nn.anchors.initial_anchors`.
 
     Raises
     ------
     ValueError
-        For sizes below 1, an unknown `init`, a `dtype` that is not floating point; in `forward`,
-        for an input whose last dimension is not `in_features`.
+        If a size is below 1, ``init`` is unknown or ``dtype`` is not a floating-point type; in
+        `forward`, if the last dimension of the input is not ``in_features``.
     TypeError
-        For sizes that are not integers.
+        If a size is not an integer.
 
     Notes
     -----
-    Our reading of arXiv 2605.24584 as a layer. Sources have a learnable gain each, targets have
-    none: in front of a ReLU the next layer's gains do their work.
+    This is our reading of arXiv 2605.24584 as a layer. Each source has a learnable gain. Targets
+    have none: in front of a ReLU, the gains of the next layer play that role.
 
-    `weight` is the dense matrix, made when asked for: so modules and tools that read the weight of
-    an ``nn.Linear`` work with the layer. `to_linear` and `from_linear` convert (docs/guides/layers.md).
+    The property `weight` computes the dense matrix on request, so modules and tools that read the
+    weight of an ``nn.Linear`` work with this layer. `to_linear` and `from_linear` convert between
+    the two. The guide to layers (docs/guides/layers.md) has the details.
 
-    Anchors and lengthscales are on a scale that lets one learning rate serve all parameters; Adam
-    does well with 1e-2 to 4e-2, above what dense layers like (docs/measurements/learning_rates.md). Weight decay
-    is for the gains alone: see `laplex.nn.param_groups`.
+    Anchors and lengthscales have a scale that lets one learning rate serve all parameters. Adam
+    does well with 1e-2 to 4e-2, higher than for dense layers
+    (docs/measurements/learning_rates.md). Apply weight decay only to the gains; see
+    `laplex.nn.param_groups`.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Parameter groups of an optimiser: weight decay for what it suits."""
+"""Parameter groups for an optimiser, which keep weight decay off the anchors."""
 
 from __future__ import annotations
 
@@ -12,34 +12,35 @@ from laplex.nn.kernel_layer import KernelLayer
 
 
 def param_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Split a model's parameters into those that weight decay suits and those that it harms.
+    """Split a model's parameters into a group with weight decay and a group without.
 
-    Decay pulls a parameter to zero. That suits gains and dense weights. It would pull all anchors
-    of a layer of Laplace kernels to one place, its phases to one phase and its lengthscales to 1,
-    though many of them have two dimensions as a dense weight has.
+    Weight decay pulls a parameter towards zero, which suits gains and dense weights. In a layer of
+    Laplace kernels it would pull all anchors to one place, all phases to one phase and the
+    lengthscales to 1. The usual rule, by the number of dimensions, does not exempt them, because
+    anchors and phases have two dimensions, as a dense weight does.
 
     Parameters
     ----------
     model : nn.Module
-        Any module; layers of Laplace kernels may be anywhere in it.
+        Any module. Layers of Laplace kernels may be anywhere in it.
     weight_decay : float
-        At least 0.
+        The weight decay of the first group, at least 0.
 
     Returns
     -------
     list of two dict
-        For an optimiser's constructor. The first group, with `weight_decay`, has every parameter of
-        two or more dimensions that is not an anchor or phase. The second, with 0, has the rest:
-        anchors, phases, lengthscales, biases, scales of normalisation layers. Every parameter is
-        in one group, once, in the order of ``model.parameters()``; frozen ones are there as they
-        are there.
+        The groups for an optimiser's constructor. The first group has every parameter of two or
+        more dimensions that is not an anchor or phase. The second group, with weight decay 0, has
+        the rest: anchors, phases, lengthscales, biases and the scales of normalisation layers.
+        Every parameter, frozen or not, is in exactly one group, in the order of
+        ``model.parameters()``.
 
     Raises
     ------
     TypeError
-        When `model` is no module, or `weight_decay` no number.
+        If ``model`` is not a module, or ``weight_decay`` is not a number.
     ValueError
-        When `weight_decay` is negative or not finite.
+        If ``weight_decay`` is negative or not finite.
 
     Examples
     --------
@@ -47,7 +48,7 @@ def param_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     >>> import laplex
     >>> model = torch.nn.Sequential(laplex.nn.LaplexLinear(8, 4), torch.nn.Linear(4, 2))
     >>> groups = laplex.nn.param_groups(model, weight_decay=0.1)
-    >>> [len(group["params"]) for group in groups]  # two weights; seven others
+    >>> [len(group["params"]) for group in groups]  # two weights, seven others
     [2, 7]
     >>> optimiser = torch.optim.AdamW(groups, lr=1e-2)
     """

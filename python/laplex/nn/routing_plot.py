@@ -1,4 +1,4 @@
-"""Picture of a head's routing: features and classes on their common line."""
+"""The picture of a head's routing: features and classes on their common line."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from laplex.nn.head import LaplexHead
 
-#: Routes drawn at most: more turn the picture grey.
+#: The largest number of routes drawn; more would turn the picture grey.
 MOST_ROUTES = 400
 ADDS, SUBTRACTS = "#2166ac", "#b2182b"
 
@@ -28,14 +28,14 @@ def draw_routing(
     ax: Axes | None,
     head: int,
 ) -> Axes:
-    """Draw one head of `layer`; see `laplex.nn.LaplexHead.plot_routing`."""
+    """Draw one head of ``layer``; see `laplex.nn.LaplexHead.plot_routing`."""
     require("matplotlib", extra="demo", feature="LaplexHead.plot_routing")
     from matplotlib import pyplot
     from matplotlib.collections import LineCollection
     from matplotlib.colors import to_rgba
 
     if not 0 <= head < layer.heads:
-        raise ValueError(f"head must be in 0..{layer.heads - 1}, got {head}")
+        raise ValueError(f"head must be between 0 and {layer.heads - 1}, got {head}")
     classes = _names("class_names", class_names, layer.num_classes)
     features = _names("feature_names", feature_names, layer.in_features)
     if classes is None:
@@ -95,7 +95,7 @@ def draw_routing(
     ax.set_ylim(-0.35 if features else -0.12, 1.5)
     ax.set_yticks([0, 1], ["features", "classes"])
     ax.set_xlabel(f"anchor (lengthscale {float(layer.lengthscale[head].detach()):.3g})")
-    ax.set_title("blue routes add to a class, red ones take away", fontsize=10)
+    ax.set_title("blue routes add to a class, red routes subtract from it", fontsize=10)
     for side in ("left", "right", "top"):
         ax.spines[side].set_visible(False)
     ax.tick_params(axis="y", length=0)
@@ -103,7 +103,7 @@ def draw_routing(
 
 
 def _without_overlap(places: NDArray[np.float64], lengths: list[int]) -> list[tuple[int, int]]:
-    """(level, index) of each label: one that would cover its neighbour goes up, three levels."""
+    """Return (level, index) of each label, on three levels so that labels do not overlap."""
     line = max(float(np.ptp(places)), np.finfo(float).tiny)
     levels: list[tuple[int, int]] = []
     ends = [-np.inf] * 3

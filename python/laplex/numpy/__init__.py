@@ -1,1 +1,1 @@
-"""The NumPy door: `laplex.Plan`, with the checks of its arguments. Nothing here knows torch."""
+"""The NumPy interface: `laplex.Plan` and the checks of its arguments, independent of torch."""

@@ -1,7 +1,7 @@
-"""Checks of what callers pass to :class:`laplex.Plan`, in one place and before any work.
+"""Checks of the arguments of `laplex.Plan`, all in one place and made before any work.
 
-Every message names the argument and the remedy. Whether the *numbers* are legal (finite anchors, a
-positive lengthscale) is checked by the C++ core, which looks at them anyway.
+Every message names the argument and the remedy. The C++ core checks the *numbers* (finite anchors,
+a positive lengthscale), because it reads them anyway.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 
-#: to_dense() and other n-times-m requests stop here (in entries): 2**28 doubles are 2 GiB.
+#: The largest number of entries that to_dense() and other dense requests write: 2**28 doubles are
+#: 2 GiB.
 MAX_DENSE_ENTRIES = 2**28
 
-#: numpy.asarray() of an operator stops here (in entries): it is often called by accident, by a
-#: function that knows no operators. 2**24 doubles are 128 MiB.
+#: The largest number of entries that numpy.asarray() of an operator writes. Functions that do not
+#: know operators often call it by accident. 2**24 doubles are 128 MiB.
 MAX_ARRAY_ENTRIES = 2**24
 
 _REAL_DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
@@ -32,23 +33,23 @@ _COMPLEX_OF: dict[np.dtype[Any], np.dtype[Any]] = {
 
 
 def complex_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """The complex type whose parts are ``dtype``."""
+    """Return the complex type whose parts are ``dtype``."""
     return _COMPLEX_OF[dtype]
 
 
 def is_on_gpu(value: object) -> bool:
-    """Whether an array says that it is in the memory of a CUDA device."""
+    """Whether an array declares that it is in the memory of a CUDA device."""
     device_of = getattr(value, "__dlpack_device__", None)
     if device_of is not None:
         try:
             return int(device_of()[0]) == 2  # kDLCUDA
-        except Exception:  # what cannot say where it is, such as a sparse tensor, is not for us
+        except Exception:  # an object that cannot say where it is, such as a sparse tensor
             return False
     return hasattr(value, "__cuda_array_interface__")
 
 
 def as_array(name: str, value: object, wanted: str = "an array of floats") -> Array:
-    """An array of numbers, without copying, or a TypeError naming the argument."""
+    """Return an array of numbers without copying, or raise a TypeError that names the argument."""
     if value is None:
         raise TypeError(f"{name} is None: pass {wanted}")
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
@@ -65,9 +66,9 @@ def as_array(name: str, value: object, wanted: str = "an array of floats") -> Ar
 
 
 def precision(*arrays: Array) -> np.dtype[Any]:
-    """The precision of anchors and phases together: that of the first that is of floats.
+    """Return the common precision of anchors and phases: that of the first floating-point array.
 
-    Integers take the precision of the others, and float64 where there are no others.
+    If all arrays hold integers, the precision is float64.
     """
     for array in arrays:
         dtype: np.dtype[Any] = array.dtype.newbyteorder("=")
@@ -77,7 +78,7 @@ def precision(*arrays: Array) -> np.dtype[Any]:
 
 
 def without_loss(name: str, array: Array, dtype: np.dtype[Any]) -> Array:
-    """Integers as floats, or a ValueError where these would be other numbers."""
+    """Convert integers to floats, or raise a ValueError if that would change a number."""
     most = 2 ** (np.finfo(dtype).nmant + 1)
     if array.dtype.itemsize >= dtype.itemsize and array.size:
         extreme = max(int(array.max()), int(array.min()), key=abs)
@@ -90,9 +91,9 @@ def without_loss(name: str, array: Array, dtype: np.dtype[Any]) -> Array:
 
 
 def anchors(name: str, value: object, dtype: np.dtype[Any] | None = None) -> Array:
-    """Anchors or phases ``[..., count]`` in float32 or float64, native byte order, any strides.
+    """Return anchors or phases ``[..., count]`` in float32 or float64, with any strides.
 
-    Integers and booleans become floats of `dtype`, float64 by default.
+    Integers and booleans become floats of ``dtype``, which is float64 by default.
     """
     array = as_array(name, value)
     if array.dtype.kind in "iub":
@@ -116,30 +117,32 @@ def anchors(name: str, value: object, dtype: np.dtype[Any] | None = None) -> Arr
 
 
 def scalars(name: str, value: object) -> Array:
-    """Lengthscales or frequencies, one per head, as float64: a Python float keeps its digits."""
+    """Return lengthscales or frequencies, one per head, as float64, so that no digit is lost."""
     if isinstance(value, (int, Fraction)) and not isinstance(value, bool):
         try:
-            value = float(value)  # NumPy has no type for fractions and integers beyond 64 bits
+            value = float(value)  # NumPy has no type for fractions or for integers beyond 64 bits
         except OverflowError:
-            raise ValueError(f"{name} must be finite, got an integer beyond any float") from None
-    array = as_array(name, value, "a float, or an array of one per head")
+            raise ValueError(
+                f"{name} must be finite, got an integer too large for a float"
+            ) from None
+    array = as_array(name, value, "a float, or an array with one per head")
     if array.dtype.kind not in "fiu":
-        raise TypeError(f"{name} must be real numbers, got {array.dtype}")
+        raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}")
     return array.astype(np.float64)
 
 
 def sides(has_sources: bool, is_self: bool) -> None:
-    """Refuse an update of a plan with the sides of another one."""
+    """Refuse an update whose sources do not match the kind of the plan (self case or not)."""
     if has_sources and is_self:
         raise ValueError(
-            "sources were given, but this plan's sources are its targets: pass targets alone"
+            "sources were given, but this plan's sources are its targets: pass only targets"
         )
     if not has_sources and not is_self:
         raise ValueError("sources is None, but this plan has sources of its own: pass both")
 
 
 def num_threads(value: object) -> int:
-    """A thread count; None means the default (0 for the core)."""
+    """Return a thread count; None stands for the default, which is 0 for the core."""
     if value is None:
         return 0
     try:
@@ -154,7 +157,7 @@ def num_threads(value: object) -> int:
 
 
 def broadcast_shapes(named: dict[str, tuple[int, ...]]) -> tuple[int, ...]:
-    """NumPy's broadcast of leading dimensions, with an error that names the arguments."""
+    """Broadcast leading dimensions as NumPy does, with an error that names the arguments."""
     try:
         return np.broadcast_shapes(*named.values())
     except ValueError:
@@ -163,9 +166,9 @@ def broadcast_shapes(named: dict[str, tuple[int, ...]]) -> tuple[int, ...]:
 
 
 def values(name: str, value: object, dtype: np.dtype[Any], count: int, what: str) -> Array:
-    """Values ``[..., count]``, real or complex, of the plan's precision; float16 under float32.
+    """Return values ``[..., count]``, real or complex, of the plan's precision.
 
-    Integers and booleans are rounded to the plan's precision.
+    A float32 plan also takes float16. Integers and booleans are rounded to the plan's precision.
     """
     array = as_array(name, value)
     if array.dtype.kind in "iub":
@@ -191,7 +194,7 @@ def values(name: str, value: object, dtype: np.dtype[Any], count: int, what: str
 def output(
     name: str, value: object, shape: tuple[int, ...], dtype: np.dtype[Any], inputs: Array
 ) -> Array:
-    """A caller's output array, exactly as the result will be."""
+    """Check a caller's output array: its shape and dtype must be those of the result."""
     if not isinstance(value, np.ndarray):
         raise TypeError(f"{name} must be a NumPy array, got {type(value).__name__}")
     if value.shape != shape or value.dtype != dtype:
@@ -211,7 +214,7 @@ def output(
 
 
 def enough_memory(what: str, nbytes: int) -> None:
-    """Refuses at once what cannot fit, instead of driving the machine into swap.
+    """Refuse at once a request that cannot fit, instead of driving the machine into swap.
 
     Raises
     ------
@@ -220,7 +223,7 @@ def enough_memory(what: str, nbytes: int) -> None:
     """
     try:
         physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # not a POSIX system: let the allocator decide
+    except (AttributeError, ValueError, OSError):  # not a POSIX system: leave it to the allocator
         return
     if nbytes > physical:
         raise MemoryError(
@@ -230,14 +233,17 @@ def enough_memory(what: str, nbytes: int) -> None:
 
 
 def becomes_array(owner: str, shape: tuple[int, ...], copy: bool | None, product: str) -> None:
-    """Check that ``numpy.asarray(owner)`` may write down a matrix.
+    """Check that ``numpy.asarray(owner)`` may write the dense matrix.
+
+    ``product`` is the call that the error message recommends instead.
 
     Raises
     ------
     ValueError
-        With ``copy=False``, as there is no matrix that could be shared.
+        If ``copy=False``, because there is no matrix in memory that could be shared.
     MemoryError
-        Above `MAX_ARRAY_ENTRIES`, as nobody may have asked for it; `product` is what to call.
+        If there are more than `MAX_ARRAY_ENTRIES` entries, as the conversion is then probably an
+        accident.
     """
     if copy is not None and not copy:
         raise ValueError(
@@ -245,16 +251,16 @@ def becomes_array(owner: str, shape: tuple[int, ...], copy: bool | None, product
         )
     if math.prod(shape) > MAX_ARRAY_ENTRIES:
         raise MemoryError(
-            f"{owner} of shape {list(shape)} is too large to become a NumPy array unasked, which "
-            f"it does up to {MAX_ARRAY_ENTRIES} entries: multiply with {product}, or call "
-            "to_dense() for the matrix"
+            f"{owner} of shape {list(shape)} is too large for an implicit conversion to a NumPy "
+            f"array, which is limited to {MAX_ARRAY_ENTRIES} entries: multiply with {product}, or "
+            "call to_dense() for the matrix"
         )
 
 
 def dense_size(batch: int, n: int, m: int) -> None:
-    """Refuses to write down a matrix whose whole point is not to be written down."""
+    """Refuse to write a dense matrix of more than `MAX_DENSE_ENTRIES` entries."""
     if batch * n * m > MAX_DENSE_ENTRIES:
         raise MemoryError(
-            f"to_dense would write {batch} x {n} x {m} entries; it is meant for tests and "
-            f"pictures, up to {MAX_DENSE_ENTRIES} entries: use apply()"
+            f"to_dense would write {batch} x {n} x {m} entries, but it is meant for tests and "
+            f"pictures and is limited to {MAX_DENSE_ENTRIES} entries: use apply()"
         )

@@ -1,8 +1,8 @@
-"""How leading dimensions become the core's heads and rows: one rule for NumPy, torch and Gram.
+"""The mapping of leading dimensions to the core's heads and rows, for NumPy, torch and Gram.
 
-A head has its own anchors, rows are vectors that share them. Leading dimensions that the anchors
-have are heads, those that only the values have are rows; heads come first. Both are views wherever
-strides allow, so nothing is copied in the common layouts.
+A head has anchors of its own; rows are vectors that share the anchors of a head. Leading dimensions
+that the anchors have become heads. Those that only the values have become rows. Heads come first.
+Both are views wherever strides allow, so the common layouts are not copied.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ class Layout(NamedTuple):
     heads: int
     rows: int
     order: tuple[int, ...]
-    """The batch's dimensions, those of the heads first."""
+    """The dimensions of the batch, with those of the heads first."""
     in_order: bool
-    """Whether they are so already."""
+    """Whether the dimensions of the batch are in that order already."""
     batch: tuple[int, ...]
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """The batch's sizes in that order."""
+        """The sizes of the batch in the order of ``order``."""
         return tuple(self.batch[dim] for dim in self.order)
 
     @property
     def back(self) -> tuple[int, ...]:
-        """The inverse of `order`."""
+        """The inverse permutation of ``order``."""
         return tuple(self.order.index(dim) for dim in range(len(self.order)))
 
 
 @lru_cache(maxsize=256)
 def layout_of(batch: tuple[int, ...], anchor_batch: tuple[int, ...]) -> Layout:
-    """The layout of vectors ``[*batch, count]`` for anchors ``[*anchor_batch, n]``."""
+    """Return the layout of vectors ``[*batch, count]`` for anchors ``[*anchor_batch, n]``."""
     padded = (1,) * (len(batch) - len(anchor_batch)) + anchor_batch
     dims = range(len(batch))
     heads = [dim for dim in dims if padded[dim] != 1]

@@ -1,4 +1,4 @@
-"""The NumPy interface: a plan is built from the anchors once and applied many times."""
+"""The NumPy interface: build a plan from the anchors once, then apply it many times."""
 
 from __future__ import annotations
 
@@ -19,16 +19,20 @@ if TYPE_CHECKING:
 
 __all__ = ["Plan", "PlanGradients"]
 
-#: What a plan and one product take at least: to refuse impossible sizes at once.
+#: The least memory that a plan and one product need, so that impossible sizes fail at once.
 _BYTES_PER_ANCHOR = 64
 _BYTES_PER_HEAD = 1024
 
-#: Entries up to which nothing is asked about memory.
+#: Arrays of up to this many entries skip the check of available memory.
 _SMALL = 1 << 24
 
 
 class PlanGradients(NamedTuple):
-    """Gradients of ``Re <grad, K v>``, each shaped like its argument; see :meth:`Plan.vjp`."""
+    """Gradients of ``Re <grad, K v>`` with respect to every argument, as `Plan.vjp` returns them.
+
+    Each gradient has the shape of its argument. Those of sources and phases are None if these were
+    not given.
+    """
 
     values: Array
     targets: Array
@@ -40,59 +44,67 @@ class PlanGradients(NamedTuple):
 
 
 class Plan:
-    r"""A Laplace kernel matrix ``[n, m]``, never formed, applied in O(n + m) after one sort.
+    r"""A Laplace kernel matrix that multiplies in O(n + m) time without being formed.
 
     .. math::
         K_{ij} = \exp(-(1/\ell - i\omega)\,|x_i - y_j|)\,\exp(i(\theta_i - \phi_j))
 
+    Building a plan sorts the anchors once. Every product after that is linear in their number.
+
     Parameters
     ----------
-    targets : array [..., n], float32 or float64, or integers
+    targets : array ``[..., n]``, float32, float64 or integer
         The anchors :math:`x`. Leading dimensions are a batch of independent matrices ("heads").
-    sources : array [..., m], optional
-        The anchors :math:`y`, in the same precision. None: the self case ``y = x``, sorted once;
-        the two are then one parameter.
+    sources : array ``[..., m]``, optional
+        The anchors :math:`y`, in the same precision. None selects the self case ``y = x``: the
+        anchors are sorted once, and targets and sources are one parameter.
 
-        Anchors and phases that are integers or booleans take the precision of the others, or
-        float64 where all are. They are exact: beyond 2**53 (float32: 2**24) they are refused.
-    lengthscale : float or array [...]
+        Integer and boolean anchors and phases take the precision of the floating-point ones, or
+        float64 if there are none. They must be exact: integers beyond 2**53 (in float32, 2**24)
+        raise an error.
+    lengthscale : float or array ``[...]``
         :math:`\ell > 0`, in the unit of the anchors; one for all heads or one per head.
-    frequency : float or array [...]
-        :math:`\omega`, in radians per unit of the anchors. Non-zero makes the kernel complex.
-    target_phase, source_phase : array [..., n], [..., m], optional
-        :math:`\theta, \phi` in radians. Given, they make the kernel complex (even where they are
-        0).
+    frequency : float or array ``[...]``
+        :math:`\omega`, in radians per unit of the anchors. A non-zero frequency makes the kernel
+        complex.
+    target_phase, source_phase : array ``[..., n]``, array ``[..., m]``, optional
+        :math:`\theta` and :math:`\phi` in radians. Phases make the kernel complex, even where they
+        are 0.
     real_part : bool
         Use the real matrix :math:`\mathrm{Re}\,K` (the cosine form).
     num_threads : int, optional
-        Default: ``LAPLEX_NUM_THREADS``, else all processors this process may use. Never changes a
-        bit of the results.
+        The number of threads. The default is the environment variable ``LAPLEX_NUM_THREADS``, or
+        else all processors that this process may use. The results do not depend on it, bit for
+        bit.
 
     Attributes
     ----------
-    shape : (..., n, m)
-    dtype : of the anchors; float32 or float64
-    nbytes : bytes held by the plan now
+    shape : tuple of int
+        ``(..., n, m)``.
+    dtype : numpy.dtype
+        The precision of the anchors, float32 or float64.
+    nbytes : int
+        The number of bytes that the plan holds now.
 
     Notes
     -----
-    An implementation of the operator class of arXiv 2605.24584. Sums are accumulated in float64:
-    the error is at most 1e-14 (float64) or 1e-6 (float32) times :math:`\sum_j |K_{ij}||v_j|`.
+    This is the operator class of arXiv 2605.24584. Sums are accumulated in float64. The error is at
+    most 1e-14 (float64) or 1e-6 (float32) times :math:`\sum_j |K_{ij}||v_j|`.
 
-    Derivatives follow the convention sign(0) = 0: where a target equals a source the kernel has a
-    kink, and the tied pair contributes nothing to derivatives by the anchors.
+    Where a target equals a source, the kernel has a kink. Derivatives follow the convention
+    sign(0) = 0: the tied pair contributes nothing to derivatives with respect to the anchors.
 
-    A plan may be used from several threads at once, also while another calls :meth:`update`.
+    Several threads may use one plan at once, even while another thread calls `update`.
 
     Raises
     ------
     TypeError
-        For anchors that are neither float32 nor float64 nor integers, or of mixed precision.
+        If the anchors are neither float32, float64 nor integers, or have mixed precision.
     ValueError
-        For NaN or infinite anchors, integers that a float would round, a lengthscale that is not
-        positive, shapes that do not fit.
+        If anchors are NaN or infinite, an integer cannot be represented exactly, a lengthscale is
+        not positive, or shapes do not match.
     MemoryError
-        For sizes beyond this machine.
+        If the plan would need more memory than the machine has.
 
     Examples
     --------
@@ -100,13 +112,13 @@ class Plan:
     >>> plan = laplex.Plan([0.0, 1.0, 2.0], [0.5, 1.5], lengthscale=2.0)
     >>> plan.apply([1.0, -1.0]).round(4)
     array([ 0.3064,  0.    , -0.3064])
-    >>> (plan @ [[1.0, 1], [-1.0, 1]]).round(4)  # as a matrix, here of two columns
+    >>> (plan @ [[1.0, 1], [-1.0, 1]]).round(4)  # a matrix of two columns
     array([[ 0.3064,  1.2512],
            [ 0.    ,  1.5576],
            [-0.3064,  1.2512]])
     """
 
-    #: NumPy's arrays leave ``array @ plan`` to the plan.
+    #: Tells NumPy's arrays to leave ``array @ plan`` to the plan.
     __array_ufunc__ = None
 
     def __init__(
@@ -166,8 +178,8 @@ class Plan:
         self._real_part = bool(real_part)
         self._oscillates = bool(np.any(omega != 0))
         self._complex = (self._oscillates or theta is not None or phi is not None) and not real_part
-        # Kept for pickling. The anchors are the core's, which alone knows them when several threads
-        # update; their shapes are what update() checks.
+        # Kept for pickling. The core keeps the anchors, because only the core knows the current
+        # ones when several threads call update(), which checks these shapes.
         self._lengthscale, self._frequency = ell, omega
         self._theta = None if theta is None else self._own(theta)
         self._phi = None if phi is None else self._own(phi)
@@ -187,29 +199,52 @@ class Plan:
     # ------------------------------------------------------------------------------------- products
 
     def apply(self, v: object, out: Array | None = None) -> Array:
-        """``u = K v`` for ``v [..., m] -> u [..., n]``.
+        """Multiply by the matrix: ``u = K v``.
 
-        Leading dimensions of ``v`` broadcast with the plan's batch dimensions as in NumPy. ``v``
-        has the plan's precision, real or complex (or is float16 for a float32 plan; the result then
-        is float16 too). ``out`` receives the result if given: C-contiguous, writeable, of the
-        result's shape and dtype.
+        Parameters
+        ----------
+        v : array ``[..., m]``
+            Values of the plan's precision, real or complex; a float32 plan also takes float16.
+            Leading dimensions broadcast with the plan's batch dimensions as in NumPy.
+        out : numpy.ndarray ``[..., n]``, optional
+            Receives the result. It must be C-contiguous and writeable, have the shape and dtype of
+            the result, and share no memory with ``v``.
+
+        Returns
+        -------
+        array ``[..., n]``
+            ``out``, or a new array. It is complex if ``v`` or the kernel is, and float16 if ``v``
+            is float16 and the kernel is real.
         """
         return self._product(v, out, mode=0)
 
     def transpose(self, u: object, out: Array | None = None) -> Array:
-        """``v = K^T u`` for ``u [..., n] -> v [..., m]``; see :meth:`apply`."""
+        """Multiply by the transpose: ``v = K^T u`` for ``u [..., n]``.
+
+        The arguments are those of `apply`, and the result has shape ``[..., m]``.
+        """
         return self._product(u, out, mode=1)
 
     def adjoint(self, u: object, out: Array | None = None) -> Array:
-        """``v = K^H u`` (conjugate transpose), ``u [..., n] -> v [..., m]``; see :meth:`apply`."""
+        """Multiply by the adjoint (conjugate transpose): ``v = K^H u`` for ``u [..., n]``.
+
+        The arguments are those of `apply`, and the result has shape ``[..., m]``.
+        """
         return self._product(u, out, mode=2)
 
     def half_sums(self, v: object) -> tuple[Array, Array]:
-        """The two parts of ``K v``: from the sources at or below each target, and from those above.
+        """Split ``K v`` into the parts that come from the left and from the right of each target.
+
+        Parameters
+        ----------
+        v : array ``[..., m]``
+            Values as in `apply`.
 
         Returns
         -------
-        (left, right) : arrays [..., n] with ``left + right == apply(v)`` up to rounding
+        left, right : array ``[..., n]``
+            The sums over the sources at or below each target, and over the sources above it. Up to
+            rounding, ``left + right`` equals ``apply(v)``.
         """
         array = validation.values("v", v, self._dtype, self._m, "sources")
         batch, laid, is_complex, half = self._lay("v", array)
@@ -228,7 +263,7 @@ class Plan:
     def _product(self, v: object, out: Array | None, mode: int) -> Array:
         name, count, what = ("v", self._m, "sources") if mode == 0 else ("u", self._n, "targets")
         size = self._n if mode == 0 else self._m
-        if self._is_simple(v, count):  # nothing to arrange, which costs more than a small product
+        if self._is_simple(v, count):  # skip the arrangement, which costs more than a small product
             dtype = self._result_dtype(False)
             shape = (*v.shape[:-1], size)
             if out is None:
@@ -258,17 +293,21 @@ class Plan:
         return out
 
     def __matmul__(self, other: object) -> Array:
-        """K times a vector ``[m]`` or matrices ``[..., m, k]``, as ``numpy.matmul`` has it.
+        """Multiply a vector ``[m]`` or matrices ``[..., m, k]``, as ``numpy.matmul`` does.
 
-        Returns ``[..., n]`` or ``[..., n, k]``, the plan's batch broadcast with that of the
-        matrices. :meth:`apply` is the same for rows, which lie as the plan wants them.
+        The result has shape ``[..., n]`` or ``[..., n, k]``; the plan's batch broadcasts with that
+        of the matrices. `apply` does the same for rows, which already have the memory layout that
+        the plan needs.
         """
         if isinstance(other, Plan):
             return NotImplemented
         return self._columns("v", other, 0)
 
     def __rmatmul__(self, other: object) -> Array:
-        """A vector ``[n]`` or matrices ``[..., k, n]`` times K: ``[..., m]`` or ``[..., k, m]``."""
+        """Multiply a vector ``[n]`` or matrices ``[..., k, n]`` from the left: ``u @ plan``.
+
+        The result has shape ``[..., m]`` or ``[..., k, m]``.
+        """
         array = validation.values("u", other, self._dtype, self._n, "targets")
         if array.ndim < 2:
             return self.transpose(array)
@@ -276,23 +315,24 @@ class Plan:
 
     @property
     def matvec(self) -> Callable[[object], Array]:
-        """``plan @ v`` by SciPy's name: ``scipy.sparse.linalg.aslinearoperator(plan)`` asks for it.
+        """The product ``plan @ v`` under the name that SciPy's ``aslinearoperator`` looks for.
 
-        A function of ``v [m]`` or ``[m, k]``, which it converts to the plan's precision, as ``@``
-        does not. :func:`laplex.adapters.to_scipy` multiplies the columns of a matrix together,
-        where SciPy takes one after another, and knows complex kernels.
+        The value is a function of ``v [m]`` or ``[m, k]``. Unlike ``@`` it converts ``v`` to the
+        plan's precision. Prefer `laplex.adapters.to_scipy`: it multiplies all columns of a matrix
+        together, where SciPy takes one column after another, and it supports complex kernels.
 
         Raises
         ------
         TypeError
-            For a complex kernel: SciPy would take `dtype`, the anchors', for that of the matrix.
+            If the kernel is complex, because SciPy would take ``dtype``, which is that of the
+            anchors, for the matrix's.
         """
         self._as_real_matrix()
         return lambda v: self._columns("v", self._converted("v", v), 0)
 
     @property
     def rmatvec(self) -> Callable[[object], Array]:
-        """``K^H u`` for ``u [n]`` or ``[n, k]``; see :attr:`matvec`."""
+        """The adjoint product ``K^H u`` for ``u [n]`` or ``[n, k]``; see `matvec`."""
         self._as_real_matrix()
         return lambda u: self._columns("u", self._converted("u", u), 2)
 
@@ -311,7 +351,7 @@ class Plan:
         )
 
     def _columns(self, name: str, value: object, mode: int) -> Array:
-        """A product with a vector, or with the columns of matrices."""
+        """Multiply a vector or the columns of matrices."""
         array = validation.as_array(name, value)
         if array.ndim < 2:
             return self._product(array, None, mode)
@@ -325,14 +365,14 @@ class Plan:
         return np.moveaxis(self._product(rows, None, mode), 0, -1)
 
     def _rows_first(self, matrices: Array) -> Array:
-        """``[..., k, count]`` as ``[k, ..., count]``, whose leading dimensions are the batch's."""
+        """Move the axis ``k`` of ``[..., k, count]`` to the front, before the batch."""
         lead = validation.broadcast_shapes(
             {"the matrices": matrices.shape[:-2], "plan": self._batch}
         )
         return np.moveaxis(np.broadcast_to(matrices, (*lead, *matrices.shape[-2:])), -2, 0)
 
     def _is_simple(self, v: object, count: int) -> TypeGuard[Array]:
-        """Whether ``v`` is real rows of a plan without heads, as the core wants them."""
+        """Whether the core can read ``v`` as it is: real rows for a plan without heads."""
         return (
             type(v) is np.ndarray
             and v.dtype == self._dtype
@@ -348,28 +388,31 @@ class Plan:
     # ------------------------------------------------------------------------------------ gradients
 
     def vjp(self, v: object, grad: object) -> PlanGradients:
-        r"""Gradients of ``Re <grad, K v>`` by all inputs: the vector-Jacobian product.
+        r"""Compute the gradients of ``Re <grad, K v>`` with respect to all inputs.
 
         Parameters
         ----------
-        v : array [..., m]
-        grad : array [..., n]
+        v : array ``[..., m]``
+            The values of the product.
+        grad : array ``[..., n]``
             The cotangent, of the shape and dtype of ``apply(v)``.
 
         Returns
         -------
         PlanGradients
-            ``values`` like ``v``; ``targets``, ``sources``, ``target_phase``, ``source_phase``,
-            ``lengthscale``, ``frequency`` in the shape each was given in, summed over everything it
-            was broadcast along. In the self case ``sources`` is None and ``targets`` is the total.
-            Phases that were not given are None. Complex gradients follow PyTorch (gradient of a
-            real loss :math:`L` is :math:`\partial L/\partial\mathrm{Re} + i\,\partial
-            L/\partial\mathrm{Im}`).
+            ``values`` has the shape of ``v``. Every other gradient has the shape in which its
+            argument was given; it is summed over all dimensions along which the argument was
+            broadcast. In the self case ``sources`` is None and ``targets`` is the total. Phases
+            that were not given are None. Complex gradients follow PyTorch: the gradient of a real
+            loss :math:`L` is :math:`\partial L/\partial\mathrm{Re} + i\,\partial
+            L/\partial\mathrm{Im}`.
 
         Notes
         -----
-        With sign(0) = 0: :math:`\partial K_{ij}/\partial x_i = -c\,\mathrm{sign}(x_i - y_j)
-        K_{ij}`, :math:`c = 1/\ell - i\omega`; :math:`\partial K/\partial\ell = |x-y| K/\ell^2`;
+        This is the vector-Jacobian product. With :math:`c = 1/\ell - i\omega` and the convention
+        sign(0) = 0, the derivatives of the matrix are
+        :math:`\partial K_{ij}/\partial x_i = -c\,\mathrm{sign}(x_i - y_j) K_{ij}`,
+        :math:`\partial K/\partial\ell = |x-y| K/\ell^2` and
         :math:`\partial K/\partial\omega = i |x-y| K`.
         """
         array = validation.values("v", v, self._dtype, self._m, "sources")
@@ -413,15 +456,18 @@ class Plan:
     # ---------------------------------------------------------------------------------- the anchors
 
     def update(self, targets: object, sources: object = None) -> None:
-        """Moves the anchors (the "anchor update" after an optimiser step); everything else stays.
+        """Move the anchors, as after an optimiser step, and keep everything else.
 
-        The old order is checked and repaired where it is nearly right, and sorted anew otherwise;
-        the result is the same as a new plan's, bit for bit. If this raises, the plan is unchanged.
+        If the old order is nearly right it is repaired; otherwise the anchors are sorted again. The
+        results are the same as those of a new plan, bit for bit. If the call raises, the plan is
+        unchanged.
 
         Parameters
         ----------
-        targets : array [..., n], of the shape and dtype the plan was built with
-        sources : array [..., m]; must be None exactly in the self case
+        targets : array ``[..., n]``
+            The new targets, in the shape and dtype that the plan was built with.
+        sources : array ``[..., m]``, optional
+            The new sources, likewise. It must be None in the self case, and only there.
         """
         x = self._moved("targets", targets, self._x_shape)
         validation.sides(sources is not None, self._y_shape is None)
@@ -442,27 +488,33 @@ class Plan:
     # ----------------------------------------------------------------------------------- inspection
 
     def rank(self) -> int | Array:
-        """The rank of K in exact arithmetic, in O(n + m) from the order alone.
+        """Return the rank of the matrix in exact arithmetic, in O(n + m).
 
-        Each target tied with a source counts 1 and splits the line; between ties it is the largest
-        number of disjoint neighbouring (target, source) pairs. An int, or an integer array of the
-        batch shape.
+        The rank follows from the order of the anchors. Each target that is tied with a source
+        counts 1 and splits the line. Between ties, the rank is the largest number of disjoint
+        neighbouring (target, source) pairs.
+
+        Returns
+        -------
+        int or array
+            An int, or an integer array of the batch shape.
 
         Raises
         ------
         ValueError
-            For the cosine form (``real_part`` with phases or a frequency): no such rule is known.
+            For the cosine form (``real_part`` with phases or a frequency), for which no such rule
+            is known.
         """
         ranks = np.array(self._core.rank(), dtype=np.int64).reshape(self._batch)
         return int(ranks) if ranks.ndim == 0 else ranks
 
     def to_dense(self) -> Array:
-        """The matrix ``[..., n, m]``, for tests and pictures.
+        """Return the dense matrix ``[..., n, m]``, for tests and pictures.
 
         Raises
         ------
         MemoryError
-            Above 2**28 entries.
+            If the matrix would have more than 2**28 entries.
         """
         validation.dense_size(math.prod(self._batch), self._n, self._m)
         matrix = np.empty((*self._batch, self._n, self._m), self._result_dtype(False))
@@ -470,14 +522,15 @@ class Plan:
         return matrix
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
-        """``numpy.asarray(plan)`` is :meth:`to_dense`, up to 2**24 entries.
+        """Return `to_dense` for ``numpy.asarray(plan)``, up to 2**24 entries.
 
         Raises
         ------
         MemoryError
-            Above them: nobody may have meant to write down the matrix.
+            If the matrix would have more entries, because the conversion is then probably an
+            accident.
         ValueError
-            With ``copy=False``.
+            If ``copy=False`` is requested.
         """
         validation.becomes_array("a plan", self.shape, copy, "plan @ v or plan.apply(v)")
         matrix = self.to_dense()
@@ -485,32 +538,32 @@ class Plan:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """``(..., n, m)``."""
+        """The shape ``(..., n, m)``."""
         return (*self._batch, self._n, self._m)
 
     @property
     def ndim(self) -> int:
-        """The number of dimensions: 2, and the batch's."""
+        """The number of dimensions: two and those of the batch."""
         return len(self.shape)
 
     @property
     def size(self) -> int:
-        """The number of entries, none of which is stored."""
+        """The number of entries of the matrix, none of which is stored."""
         return math.prod(self.shape)
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
-        """The leading dimensions: one matrix for each entry."""
+        """The leading dimensions, with one matrix for each of their entries."""
         return self._batch
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Precision of anchors and values: float32 or float64."""
+        """The precision of anchors and values: float32 or float64."""
         return self._dtype
 
     @property
     def nbytes(self) -> int:
-        """Bytes held now; from the first update on with the memory of the next."""
+        """The number of bytes held now; after the first `update`, with the memory for the next."""
         copies = [a for a in (self._theta, self._phi) if a is not None]
         return int(self._core.nbytes) + sum(a.nbytes for a in copies)
 
@@ -570,7 +623,7 @@ class Plan:
     def _lay(
         self, name: str, array: Array, batch: tuple[int, ...] | None = None
     ) -> tuple[tuple[int, ...], Array, bool, bool]:
-        """``[heads, rows, count]``, contiguous in the last; copies only where strides need it."""
+        """Lay out ``[heads, rows, count]``, contiguous in the last; copy only if necessary."""
         if batch is None:
             batch = validation.broadcast_shapes({name: array.shape[:-1], "plan": self._batch})
         is_half = array.dtype.newbyteorder("=") == np.float16
@@ -590,7 +643,7 @@ class Plan:
         return batch, laid, is_complex, is_half
 
     def _lay_out(self, result: Array, batch: tuple[int, ...]) -> Array:
-        """Where the core writes ``result``: in place if its strides allow, otherwise beside it."""
+        """Return where the core writes ``result``: in place if strides allow, else a new array."""
         layout = layout_of(batch, self._batch)
         permuted = result.transpose(*layout.order, len(batch))
         # reshape copies when the rows interleave with the heads in more than one place
@@ -603,13 +656,13 @@ class Plan:
         return result
 
     def _from_heads(self, array: Array, batch: tuple[int, ...], size: int) -> Array:
-        """The inverse of :meth:`_lay`'s order of axes."""
+        """Undo the order of axes of :meth:`_lay`."""
         layout = layout_of(batch, self._batch)
         back: Array = array.reshape((*layout.sizes, size)).transpose(*layout.back, len(batch))
         return back
 
     def _gather(self, name: str, gradient: Array) -> Array:
-        """A gradient per head, summed to the shape its input was given in."""
+        """Sum a gradient per head to the shape in which its input was given."""
         tail = gradient.shape[1:]
         return _sum_to(gradient.reshape((*self._batch, *tail)), (*self._input_shapes[name], *tail))
 
@@ -621,7 +674,7 @@ def _rebuild(
 
 
 def _address(array: Array | None) -> int:
-    """0 means "not given" to the core: an empty array, with nothing to point at, gives 1."""
+    """Return an address; 0 means "not given" to the core, so an empty array gives 1."""
     if array is None:
         return 0
     return _core.address(array) or 1
@@ -634,14 +687,14 @@ def _vectors(laid: Array) -> Vectors:
 
 def _take_back(array: Array, shape: tuple[int, ...]) -> Array:
     """Undo the broadcast of an array of ``shape`` to ``array``."""
-    if array.size == 0:  # no head to take it from
+    if array.size == 0:  # there is no head to take it from
         return np.zeros(shape, array.dtype)
     array = array[(0,) * (array.ndim - len(shape))]
     return array[tuple(slice(size) for size in shape)]
 
 
 def _sum_to(array: Array, shape: tuple[int, ...]) -> Array:
-    """Sums over the dimensions along which an input of ``shape`` was broadcast to ``array``."""
+    """Sum over the dimensions along which an input of ``shape`` was broadcast to ``array``."""
     extra = array.ndim - len(shape)
     if extra:
         array = array.sum(axis=tuple(range(extra)))

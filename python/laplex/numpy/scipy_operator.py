@@ -1,4 +1,4 @@
-"""SciPy's ``LinearOperator`` of a plan. Importing this module needs SciPy: `adapters` does it."""
+"""A plan as SciPy's ``LinearOperator``; only `laplex.adapters` imports this module."""
 
 from __future__ import annotations
 
@@ -10,30 +10,32 @@ from .plan import Plan
 
 
 class PlanLinearOperator(LinearOperator):  # type: ignore[misc]
-    """A plan's matrix ``[n, m]`` of the plan's precision, complex for a complex kernel.
+    """A plan as a ``scipy.sparse.linalg.LinearOperator`` of shape ``[n, m]``.
+
+    Its dtype has the plan's precision and is complex for a complex kernel.
 
     Parameters
     ----------
     plan : Plan
-        A single matrix.
+        A plan of one matrix, without a batch.
 
     Raises
     ------
     ValueError
-        For a plan with batched anchors.
+        If the plan has a batch of matrices.
     """
 
     def __init__(self, plan: Plan) -> None:
         if plan.batch_shape:
             raise ValueError(
-                f"the plan holds a batch of shape {plan.batch_shape}, SciPy's LinearOperator is "
-                "one matrix: make a plan of one of them"
+                f"the plan holds a batch of shape {plan.batch_shape}, but SciPy's LinearOperator "
+                "is one matrix: build a plan of one matrix of the batch"
             )
         self._plan = plan
         none = np.zeros((0, plan.shape[-1]), plan.dtype)
         super().__init__(dtype=plan.apply(none).dtype, shape=plan.shape)
 
-    # A vector comes as [m] or [m, 1], a matrix as [m, k]: `.T` makes rows of each.
+    # A vector has shape [m] or [m, 1], a matrix [m, k]; `.T` turns each into rows.
 
     def _matvec(self, v: Array) -> Array:
         product: Array = self._plan.apply(self._converted(v).T).T

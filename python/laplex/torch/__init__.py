@@ -1,1 +1,1 @@
-"""The torch door: `laplex.matvec`, `laplex.LaplaceOperator`, and the backends under them."""
+"""The PyTorch interface: `laplex.matvec`, `laplex.LaplaceOperator` and their backends."""

@@ -1,12 +1,12 @@
-"""The operator with derivatives, in whatever way PyTorch asks for them.
+"""The operator with derivatives, for every way in which PyTorch may request them.
 
-`matvec` is evaluated past PyTorch's dispatcher where nobody watches, and recorded by
-`torch.autograd.Function`; the operators of the module `registry` serve modes, tracers and
-``torch.compile``, with the same formulas. The registry has no forward-mode derivative, and an
-operator's autograd kernel cannot run under ``torch.func``'s transforms: hence both.
+``matvec`` bypasses PyTorch's dispatcher if no mode, transform or tracer is active, and is recorded
+by ``torch.autograd.Function``. The operators of the module ``registry`` serve modes, tracers and
+``torch.compile`` with the same formulas. Both are needed: the registry has no forward-mode
+derivative, and an operator's autograd kernel cannot run under the transforms of ``torch.func``.
 
-When a graph is recorded through the gradients, they take the form of the composite formula of the
-module `derivatives` instead of the fused pass, which can be differentiated again.
+When a graph is recorded through the gradients, they use the composite formula of the module
+``derivatives``, which can be differentiated again, instead of the fused pass, which cannot.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from .call import FLAGS, TENSORS, Call, Signature, signature
 from .registry import LIBRARY, MATVEC, MATVEC_VJP, filled
 
 _unpack_dual: Any = forward_ad.unpack_dual
-# Those that torch.autograd.grad(..., is_grads_batched=True) brings, as gradients and tangents.
+# Detects the batched gradients and tangents of torch.autograd.grad(..., is_grads_batched=True).
 _is_batched = torch._C._functorch.is_legacy_batchedtensor
 _NONE = (None,) * len(Call._fields[TENSORS:])
 
 
 def is_watched() -> bool:
-    """Whether a mode, a transform or a tracer needs to see calls."""
+    """Whether a mode, a transform or a tracer must see calls."""
     return (
         torch._C._are_functorch_transforms_active()
         or torch._C._len_torch_dispatch_stack() != 0
@@ -39,7 +39,7 @@ def is_watched() -> bool:
 
 
 def primitive(call: Call) -> Tensor:
-    """S(parity, moment) of a call, recorded where derivatives may be asked for."""
+    """Compute S(parity, moment) of a call, recorded if derivatives may be requested."""
     if torch.compiler.is_compiling():
         compiled: Tensor = MATVEC(*call)
         return compiled
@@ -54,9 +54,9 @@ def primitive(call: Call) -> Tensor:
 
 
 def _evaluate(call: Call, sig: Signature) -> tuple[Tensor, execution.Plan | None]:
-    """The product without derivatives, and its plan where we have seen it.
+    """Compute the product without derivatives; return it with its plan, if that is known.
 
-    Past PyTorch's dispatcher where nobody watches it: that costs more than the product at n = 64.
+    PyTorch's dispatcher costs more than the product at n = 64, so it is bypassed if possible.
     """
     if (sig.direct or (sig.plain and not _is_batched(call.values))) and not is_watched():
         return execution.product(call, sig)
@@ -75,13 +75,13 @@ def _gradients(
 class Recorded(torch.autograd.Function):
     """The primitive with its reverse- and forward-mode derivatives, on ordinary tensors.
 
-    The context comes with `forward`: in this form `apply` costs half of that with `setup_context`,
-    which only ``torch.func`` needs (see `Transformed`).
+    ``forward`` takes the context. In this form ``apply`` costs half as much as with
+    ``setup_context``, which only ``torch.func`` needs (see ``Transformed``).
     """
 
     @staticmethod
     def forward(ctx: Any, *args: Any) -> Tensor:
-        """Return the product of a call, whose tensors come one by one too, to be recorded."""
+        """Return the product of a call; its tensors are also passed one by one to be recorded."""
         call, ctx.signature = args[TENSORS]
         _save(ctx, call)
         result, ctx.plan = _evaluate(call, ctx.signature)
@@ -95,12 +95,12 @@ class Recorded(torch.autograd.Function):
         call, needs = _saved(ctx), ctx.needs_input_grad[:TENSORS]
         if _needs_composite(call):
             return (*derivatives.vjp(primitive, grad, call, needs), None)
-        # What comes back may be another tensor: hooks may change it, and writes to `.data` do.
+        # The saved tensors may have changed: hooks can replace them, and so do writes to `.data`.
         sig = signature(call)
         if sig != ctx.signature:
             execution.check_gradient(grad, sig)
             ctx.plan = None
-        plan, ctx.plan = ctx.plan, None  # which would outlive the saved tensors
+        plan, ctx.plan = ctx.plan, None  # it would outlive the saved tensors
         return (*_gradients(grad, call, sig, needs, plan), None)
 
     @staticmethod
@@ -110,11 +110,11 @@ class Recorded(torch.autograd.Function):
 
 
 class Transformed(torch.autograd.Function):
-    """The primitive under the transforms of ``torch.func``: vmap, grad, jvp in any nesting."""
+    """The primitive under the transforms of ``torch.func``: vmap, grad and jvp in any nesting."""
 
     @staticmethod
     def forward(*args: Any) -> Tensor:
-        """Return the product of a call, flat."""
+        """Return the product of a call that is passed as separate arguments."""
         call = Call(*args)
         return _evaluate(call, signature(call))[0]
 
@@ -137,7 +137,7 @@ class Transformed(torch.autograd.Function):
     def jvp(ctx: Any, *tangents: Any) -> Tensor | None:
         """Return the product's derivative along the tangents."""
         # PyTorch calls this with forward mode off, which would silently drop the derivatives of an
-        # enclosing jvp. Switched on, the inputs must shed the tangents that are dealt with here.
+        # enclosing jvp. With it on, remove the tangents that this function handles from the inputs.
         with forward_ad._set_fwd_grad_enabled(True):
             call = _saved(ctx)
             own = (None if each is None else _unpack_dual(each).primal for each in call[:TENSORS])
@@ -166,12 +166,12 @@ def _saved(ctx: Any) -> Call:
 
 
 def _needs_composite(call: Call) -> bool:
-    """Whether gradients are to be differentiated again, which those of the fused pass cannot."""
+    """Whether gradients may be differentiated again, which the fused pass does not support."""
     return bool(call.parity or call.moment or torch.is_grad_enabled() or _forward_mode())
 
 
 def _recording(args: Sequence[Any]) -> bool:
-    """Whether a derivative of this call may be asked for, in reverse or forward mode."""
+    """Whether a derivative of this call may be requested, in reverse or forward mode."""
     return (torch.is_grad_enabled() and torch._C._any_requires_grad(*args)) or _forward_mode()
 
 
@@ -201,7 +201,7 @@ def _matvec_vjp_autograd(keyset: Any, *args: Any) -> Any:
 def _refuse_transforms() -> None:
     if torch._C._are_functorch_transforms_active():
         raise RuntimeError(
-            "torch.ops.laplex can't be differentiated inside a torch.func transform (no operator "
+            "torch.ops.laplex cannot be differentiated inside a torch.func transform (no operator "
             "of torch.library can): call laplex.matvec there, outside torch.compile"
         )
 

@@ -1,4 +1,4 @@
-"""``torch.vmap`` of the registry's operators."""
+"""The batching rules of the registry's operators for ``torch.vmap``."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from .registry import LIBRARY, MATVEC
 
 
 def pad_batch(in_dims: Sequence[int | None], args: Sequence[Any]) -> list[Any]:
-    """Put the vmapped dimension in front of every tensor that has it, so that all still broadcast.
+    """Move the vmapped dimension of every tensor to the front, so that all still broadcast.
 
     A tensor with fewer leading dimensions than the widest gets dimensions of size 1 between the
-    vmapped one and its own; tensors that are not vmapped, such as shared anchors, stay shared.
+    vmapped dimension and its own. Tensors that are not vmapped, such as shared anchors, remain
+    shared.
     """
     tensors = args[:TENSORS]
     widest = max(
@@ -42,9 +43,9 @@ def _matvec_vmap(info: Any, in_dims: Sequence[Any], *args: Any) -> tuple[Tensor,
 def _matvec_vjp_vmap(
     info: Any, in_dims: Sequence[Any], *args: Any
 ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
-    """Batching rule of the gradients, by the composite formula.
+    """Batch the gradients by the composite formula.
 
-    The fused pass sums over what shares an anchor, and vmap asks for each summand.
+    The fused pass sums over everything that shares an anchor, but vmap needs each summand.
     """
     grad, given, needs = args[0], args[1:-1], args[-1]
     tensors = given[:TENSORS]

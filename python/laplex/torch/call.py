@@ -1,8 +1,8 @@
-"""One call of the operator on torch tensors: its arguments, and what they say together.
+"""One call of the operator on torch tensors: its arguments and their checks.
 
-Every torch argument is checked here and nowhere else, from metadata alone, so that the same
-sentence comes in eager mode, under ``torch.compile`` and on meta tensors, and before any work.
-What needs the numbers themselves (NaN anchors, a lengthscale of 0) is checked by the core.
+Every torch argument is checked here and nowhere else, from its metadata alone. So the message is
+the same in eager mode, under ``torch.compile`` and on meta tensors, and it comes before any work.
+The core checks what needs the numbers themselves (NaN anchors, a lengthscale of 0).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 from .. import _core
 
 MAX_MOMENT = 4
-"""Highest power of |x - y| in the core: each derivative by lengthscale or frequency takes one."""
+"""The highest power of |x - y| in the core; a lengthscale or frequency derivative adds one."""
 
 COMPLEX_OF = {torch.float32: torch.complex64, torch.float64: torch.complex128}
 
@@ -29,7 +29,7 @@ TENSORS: Final = 7
 _PLAIN_TYPES = (Tensor, torch.nn.Parameter)
 
 DIRECT = _core.DirectCalls(Tensor.__dlpack_c_exchange_api__, _PLAIN_TYPES)
-"""Calls that the core reads and checks itself, in a fraction of the time that Python takes."""
+"""The core's own reading and checking of calls, which takes a fraction of the time of Python's."""
 
 
 class Call(NamedTuple):
@@ -51,7 +51,7 @@ class Call(NamedTuple):
 
     @property
     def flags(self) -> tuple[bool]:
-        """Those of the kernel."""
+        """The flags of the kernel."""
         return (self.real_part,)
 
     @property
@@ -60,16 +60,16 @@ class Call(NamedTuple):
         return not (self.frequency is None and self.target_phase is None is self.source_phase)
 
     def member(self, values: Tensor, parity: int, moment: int, real_part: bool = False) -> Call:
-        """Another sum of the family with this kernel."""
+        """Return another sum of the family with this kernel."""
         return Call(values, *self[1:TENSORS], real_part, parity, moment)
 
     def adjoint(self, values: Tensor) -> Call:
-        """The call with the conjugate transpose: roles exchanged, the frequency negated."""
+        """Return the call with the conjugate transpose: roles exchanged, the frequency negated."""
         frequency = None if self.frequency is None else -self.frequency
         return self._exchanged(values, frequency, self.source_phase, self.target_phase)
 
     def transpose(self, values: Tensor) -> Call:
-        """The call with the transpose: roles exchanged, phases negated."""
+        """Return the call with the transpose: roles exchanged, phases negated."""
         phases = (None if p is None else -p for p in (self.source_phase, self.target_phase))
         return self._exchanged(values, self.frequency, *phases)
 
@@ -88,11 +88,11 @@ class Call(NamedTuple):
 
 NAMES = Call._fields[:TENSORS]
 SIDES = ("sources", "targets", "sources", None, None, "targets", "sources")
-"""What the last dimension of each tensor numbers; None where all dimensions are the batch's."""
+"""What the last dimension of each tensor counts; None if all dimensions belong to the batch."""
 TRAILING = tuple(int(side is not None) for side in SIDES)
 """How many of each tensor's last dimensions are not batch dimensions."""
 FLAGS: Final = 8
-"""The fields before it describe values and kernel, those from it the member of the family."""
+"""The fields before this index describe values and kernel; the others, the member of the family."""
 
 
 _TENSORS_GIVEN = ("values", "targets", "sources", "target_phase", "source_phase")
@@ -108,7 +108,7 @@ def call_of(
     source_phase: Any,
     real_part: bool,
 ) -> Call:
-    """The call of the arguments of `laplex.matvec`, their kinds checked; see `signature`."""
+    """Make a call of the arguments of `laplex.matvec` and check their kinds; see `signature`."""
     if not (
         isinstance(values, Tensor)
         and isinstance(targets, Tensor)
@@ -132,36 +132,38 @@ def call_of(
 
 
 def as_scalar(name: str, value: object, targets: Tensor) -> Tensor:
-    """Return a tensor as it is, a number as double-precision 0-d: float32 would lose its digits."""
+    """Return a tensor as it is, and a number as a 0-d float64 tensor, which keeps its digits."""
     if isinstance(value, Tensor):
         return value
     if type(value) is float:
         return torch.scalar_tensor(value, dtype=torch.float64, device=targets.device)
     if isinstance(value, bool) or not isinstance(value, (float, Real)):
         raise TypeError(f"{name} must be a float or a torch tensor, got {type(value).__name__}")
-    if not torch.compiler.is_compiling():  # which follows numbers that it does not know yet
+    if not torch.compiler.is_compiling():  # whose numbers may be symbols
         try:
             value = float(value)
         except OverflowError:
-            raise ValueError(f"{name} must be finite, got an integer beyond any float") from None
+            raise ValueError(
+                f"{name} must be finite, got an integer too large for a float"
+            ) from None
     return torch.scalar_tensor(value, dtype=torch.float64, device=targets.device)  # type: ignore[arg-type]
 
 
 def as_frequency(value: object, targets: Tensor) -> Tensor | None:
-    """Return a frequency as a tensor; None, a kernel that does not oscillate, for the number 0."""
+    """Return a frequency as a tensor, or None (no oscillation) for the number 0."""
     if isinstance(value, (float, Real)) and value == 0:
         return None
     return as_scalar("frequency", value, targets)
 
 
 def check_flag(name: str, value: object) -> None:
-    """Refuse what is not True or False: a word would count as True."""
+    """Refuse anything but True and False; a string would count as True."""
     if value is not True and value is not False:
         raise TypeError(f"{name} must be True or False, got {value!r}")
 
 
 def check_tensor(name: str, argument: object) -> None:
-    """Refuse lists and arrays with a sentence that names the argument."""
+    """Refuse lists and arrays with a message that names the argument."""
     if not isinstance(argument, Tensor):
         raise TypeError(
             f"{name} must be a torch tensor, got {type(argument).__name__}: use torch.as_tensor, "
@@ -170,25 +172,25 @@ def check_tensor(name: str, argument: object) -> None:
 
 
 class Signature(NamedTuple):
-    """What the arguments of one call say together."""
+    """The shapes and dtypes that follow from the arguments of one call."""
 
     batch: tuple[int, ...]
-    """Leading dimensions of the result: all arguments' broadcast."""
+    """The leading dimensions of the result: those of all arguments, broadcast."""
     anchor_batch: tuple[int, ...]
-    """Leading dimensions of everything but the values: one plan holds their product as heads."""
+    """The leading dimensions of everything but the values; one plan has their product as heads."""
     targets: int
     sources: int
     dtype: torch.dtype
-    """Of the anchors, real; the precision of the call."""
+    """The real dtype of the anchors, which is the precision of the call."""
     result_dtype: torch.dtype
     plain: bool = False
-    """Whether all tensors have memory and none is of a subclass."""
+    """Whether all tensors have memory and none is an instance of a subclass."""
     direct: bool = False
-    """Whether the core reads them as they are: contiguous, all of the same heads."""
+    """Whether the core can read the tensors as they are: contiguous, all with the same heads."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the result."""
+        """The shape of the result."""
         return (*self.batch, self.targets)
 
 
@@ -198,21 +200,24 @@ def signature(call: Call) -> Signature:
     Raises
     ------
     TypeError
-        Anchors, phases or values whose dtype does not fit, naming the argument and the remedy.
+        If the dtype of anchors, phases or values does not match; the message names the argument
+        and the remedy.
     ValueError
-        Shapes that do not broadcast, missing last dimensions, tensors on two devices.
+        If shapes do not broadcast, a last dimension is missing, or tensors are on two devices.
     NotImplementedError
-        More than four derivatives by lengthscale and frequency together.
+        If lengthscale and frequency are differentiated more than four times in total.
     """
     real_part, parity, moment = call[TENSORS:]
     if not (0 <= moment <= MAX_MOMENT and 0 <= parity <= 2):
         if moment > MAX_MOMENT:
             raise NotImplementedError(
-                f"lengthscale and frequency can be differentiated {MAX_MOMENT} times together, "
-                "and this is one time more"
+                "lengthscale and frequency can be differentiated at most "
+                f"{MAX_MOMENT} times in total: differentiate with respect to the other arguments "
+                "first"
             )
         raise ValueError(
-            f"parity is 0, 1 or 2 and moment 0 to {MAX_MOMENT}, got {parity} and {moment}"
+            f"parity must be 0, 1 or 2 and moment between 0 and {MAX_MOMENT}, got {parity} and "
+            f"{moment}"
         )
     if call.targets.is_cpu and not torch._C._are_functorch_transforms_active():
         found = DIRECT.signature(call[:TENSORS])
@@ -224,8 +229,8 @@ def signature(call: Call) -> Signature:
     dtype = targets.dtype
     if dtype not in COMPLEX_OF:
         raise TypeError(
-            f"targets has dtype {dtype}: anchors must be float32 or float64, whatever the values' "
-            "precision; pass targets.float() or targets.double()"
+            f"targets has dtype {dtype}, but anchors must be float32 or float64, whatever the "
+            "precision of the values: pass targets.float() or targets.double()"
         )
     if targets.dim() == 0:
         raise ValueError(_no_dimension_message("targets", "n"))
@@ -240,10 +245,10 @@ def signature(call: Call) -> Signature:
     if values.dim() == 0:
         raise ValueError(_no_dimension_message("values", "m"))
     if values.shape[-1] != m:
-        what = "targets (the sources are the targets here)" if sources is None else "sources"
+        what = "targets (which are also the sources)" if sources is None else "sources"
         raise ValueError(
             f"values has {values.shape[-1]} entries in its last dimension, but {what} has {m}: "
-            "give one value per source"
+            "pass one value per source"
         )
     complex_dtype = COMPLEX_OF[dtype]
     values_complex = values.dtype is complex_dtype
@@ -263,8 +268,8 @@ def signature(call: Call) -> Signature:
         raise TypeError(_scalar_dtype_message("frequency", frequency.dtype))
     if real_part and values_complex:
         raise TypeError(
-            "values is complex, and the operator with real_part=True takes real values: call "
-            "laplex.matvec, which applies it to real and imaginary parts"
+            "values is complex, but the operator with real_part=True takes real values: call "
+            "laplex.matvec, which applies it to the real and the imaginary part"
         )
     result_complex = values_complex or (call.is_complex_kernel and not real_part)
     result_dtype = complex_dtype if result_complex else dtype
@@ -293,30 +298,32 @@ def _check_phase(name: str, phase: Tensor, size: int, dtype: torch.dtype) -> Non
         raise TypeError(_other_dtype_message(name, phase.dtype, dtype))
     if phase.dim() == 0 or phase.size(-1) != size:
         raise ValueError(
-            f"{name} has shape {tuple(phase.shape)}: its last dimension must be {size}, one phase "
-            "per anchor"
+            f"{name} has shape {tuple(phase.shape)}, but its last dimension must be {size}: pass "
+            "one phase per anchor"
         )
 
 
 def _are_plain(call: Call) -> bool:
-    """Whether all are tensors in memory, of no subclass; refuses what no backend takes."""
+    """Whether all are tensors in memory, of no subclass; refuse those that no backend takes."""
     device = call.targets.device
     if device.type == "cuda" and not _core.has_cuda:
         raise NotImplementedError(
-            f"targets is on {device}: this build of Laplex is for the CPU alone; install it again "
-            "where nvcc is on the PATH, or move the arguments with .cpu()"
+            f"targets is on {device}, but this build of Laplex supports only the CPU: install it "
+            "again with nvcc on the PATH, or move the arguments with .cpu()"
         )
     if device.type not in ("cpu", "cuda", "meta"):
         raise NotImplementedError(
-            f"targets is on {device}: Laplex computes on CPU and CUDA tensors; move the arguments "
-            "with .cpu()"
+            f"targets is on {device}, but Laplex takes only CPU and CUDA tensors: move the "
+            "arguments with .cpu()"
         )
     plain = True
     for name, tensor in zip(NAMES, call[:TENSORS], strict=True):
         if tensor is None:
             continue
         if tensor.layout is not torch.strided:
-            raise TypeError(f"{name} is a tensor of layout {tensor.layout}: pass {name}.to_dense()")
+            raise TypeError(
+                f"{name} has the layout {tensor.layout}, but must be dense: pass {name}.to_dense()"
+            )
         if tensor.device != device:
             raise ValueError(
                 f"{name} is on {tensor.device}, but targets is on {device}: move it with "
@@ -327,7 +334,7 @@ def _are_plain(call: Call) -> bool:
 
 
 def _broadcast(call: Call) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Leading dimensions of the result, and of the anchors with all that belongs to them."""
+    """Return the leading dimensions of the result, and of everything but the values."""
     shapes = [
         tuple(tensor.shape[: tensor.dim() - last])
         for tensor, last in zip(call[1:TENSORS], TRAILING[1:], strict=True)
@@ -345,12 +352,12 @@ def _broadcast(call: Call) -> tuple[tuple[int, ...], tuple[int, ...]]:
         )
         raise ValueError(
             f"leading dimensions do not broadcast: {given} (lengthscale and frequency have leading "
-            "dimensions only; put a dimension of size 1 where an argument is to be repeated)"
+            "dimensions only; insert a dimension of size 1 where an argument is to be repeated)"
         ) from None
 
 
 def _broadcast_shapes(*shapes: tuple[int, ...]) -> tuple[int, ...]:
-    """As torch's, which costs more than a small product, and is asked where sizes are symbols."""
+    """Broadcast shapes; torch's slow function is called only if sizes are symbols."""
     given = [shape for shape in shapes if shape]
     if not given:
         return ()
@@ -366,8 +373,8 @@ def _broadcast_shapes(*shapes: tuple[int, ...]) -> tuple[int, ...]:
 
 def _scalar_dtype_message(name: str, dtype: torch.dtype) -> str:
     return (
-        f"{name} has dtype {dtype}: give a Python float, or a float32 or float64 tensor "
-        f"({name}.double())"
+        f"{name} has dtype {dtype}, but must be a Python float, or a float32 or float64 tensor: "
+        f"pass {name}.double()"
     )
 
 
@@ -376,4 +383,4 @@ def _other_dtype_message(name: str, dtype: torch.dtype, expected: torch.dtype) -
 
 
 def _no_dimension_message(name: str, size: str) -> str:
-    return f"{name} is a 0-d tensor: give at least one dimension, {name}[..., {size}]"
+    return f"{name} is a 0-d tensor, but must have shape [..., {size}]: pass {name}[None]"

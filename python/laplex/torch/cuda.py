@@ -1,15 +1,15 @@
 """Execution of the operator on CUDA tensors: plans of the core on torch's streams and memory.
 
-Everything runs on the current stream of the tensors' device; memory comes from torch's allocator.
+Everything runs on the current stream of the tensors' device. Memory comes from torch's allocator.
 
-Orders (the sorted anchors) are kept for as long as their anchors live. They are found again by the
-identity of the anchor tensors and by the version that PyTorch counts up at every in-place
-operation. That is enough for a backward pass. But writing through ``tensor.data`` counts nothing
-up, and gradcheck and some optimisers do so: a forward pass therefore compares the anchors with
-those that were sorted, one pass over them and a wait for the answer, unless `verify` is off.
+Orders (the sorted anchors) live as long as their anchors. They are found by the identity of the
+anchor tensors and by their version, which PyTorch increments at every in-place operation. That is
+enough for a backward pass. But writing through ``tensor.data``, as gradcheck and some optimisers
+do, does not change the version. So a forward pass compares the anchors with those that were sorted,
+unless ``verify`` is off. This takes one pass over the anchors and a wait for the answer.
 
-In a stream that is captured into a CUDA graph, the sort is captured too: every replay takes the
-anchors as they are by then, also those that an optimiser moved within the graph.
+In a stream that is captured into a CUDA graph, the sort is captured too. Every replay uses the
+anchors as they are then, even those that an optimiser moved within the graph.
 """
 
 from __future__ import annotations
@@ -30,45 +30,45 @@ from .call import Call, Signature
 
 
 def takes(tensor: Tensor) -> bool:
-    """Whether a tensor's calls are executed here."""
+    """Whether calls on a tensor are executed by this module."""
     return tensor.is_cuda
 
 
-# What is asked of torch.cuda, in one place: tests put an emulated device here.
+# All uses of torch.cuda are in one place, so that tests can substitute an emulated device.
 
 
 def on(device: torch.device) -> AbstractContextManager[Any]:
-    """Make a device the current one."""
+    """Make a device current, as a context manager."""
     return torch.cuda.device(device)
 
 
 def current_stream(device: torch.device) -> int:
-    """The address of the stream that torch works on."""
+    """Return the address of torch's current stream."""
     address: int = torch.cuda.current_stream(device).cuda_stream
     return address
 
 
 def event(device: torch.device) -> Any:
-    """An event at this point of that stream."""
+    """Record an event on torch's current stream."""
     made: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
     made.record(torch.cuda.current_stream(device))
     return made
 
 
 def wait(event: Any, storage: Tensor) -> None:
-    """Let the current stream, another than the order's, wait for the order."""
+    """Let the current stream, which is not the order's, wait for the order."""
     stream = torch.cuda.current_stream(storage.device)
     stream.wait_event(event)
     storage.record_stream(stream)
 
 
 def memory(nbytes: int, device: torch.device) -> Tensor:
-    """Memory of torch's allocator."""
+    """Allocate memory with torch's allocator."""
     return torch.empty(nbytes, dtype=torch.uint8, device=device)
 
 
 def span(tensor: Tensor) -> Memory:
-    """Where memory lies."""
+    """Return address and size of a tensor's memory."""
     return Memory(tensor.data_ptr(), tensor.numel())
 
 
@@ -77,7 +77,7 @@ def span(tensor: Tensor) -> Memory:
 
 @dataclass
 class _Order:
-    """Sorted anchors on a device, and what identifies them."""
+    """Sorted anchors on a device and their identification."""
 
     plan: _core.CudaPlan
     storage: Tensor
@@ -93,11 +93,11 @@ class _Order:
 
 
 verify = True
-"""Whether a forward pass compares anchors with those of the order that it found."""
+"""Whether a forward pass compares the anchors with those of the order that it found."""
 
 _orders: dict[tuple[Any, ...], _Order] = {}
-# Of the graph that is being captured: forgotten by the next call outside, or with their anchors.
-# (A call outside on another thread makes a capture sort once more.)
+# The orders of the graph that is being captured. The next call outside the capture forgets them, as
+# does the end of their anchors. (A call on another thread makes the capture sort once more.)
 _captured: dict[tuple[Any, ...], _Order] = {}
 _lock = threading.RLock()  # a finaliser may run inside, on the same thread
 
@@ -110,14 +110,14 @@ def clear() -> None:
 
 
 def usage() -> tuple[int, int]:
-    """How many orders there are, and the bytes of device memory that they hold."""
+    """Return the number of orders and the bytes of device memory that they hold."""
     with _lock:
         orders = [*_orders.values(), *_captured.values()]
         return len(orders), sum(order.storage.numel() for order in orders)
 
 
 def _state_of(anchors: Sequence[Tensor]) -> tuple[Any, ...]:
-    """What changes when a tensor's content or layout does."""
+    """Return a value that changes when a tensor's content or layout does."""
     return tuple(
         (each._version, each.data_ptr(), each.shape, each.stride(), each.is_neg())
         for each in anchors
@@ -127,12 +127,12 @@ def _state_of(anchors: Sequence[Tensor]) -> tuple[Any, ...]:
 def _order_of(
     given: Sequence[Tensor], batch: tuple[int, ...], kernel: Kernel, trusted: bool
 ) -> _Order:
-    """Find or build the order of targets and perhaps sources.
+    """Find or build the order of targets and, if there are any, sources.
 
-    `given` are the caller's tensors, by which it is found; in `kernel` they are contiguous, with
-    all heads; `trusted` ones are taken for what they were.
+    ``given`` are the caller's tensors, which identify the order. In ``kernel`` they are contiguous
+    and have all heads. ``trusted`` anchors are not compared with those that were sorted.
     """
-    if any(each.is_inference() for each in given):  # which have no version
+    if any(each.is_inference() for each in given):  # tensors without a version
         return _build(given[0].device, kernel)
     key = (*map(id, given), batch)
     state = _state_of(given)
@@ -141,7 +141,7 @@ def _order_of(
     with _lock:
         if capture is not None:
             return _captured_order(given, kernel, (capture, *key), state, trusted or not verify)
-        _captured.clear()  # their memory is the graph's again
+        _captured.clear()  # their memory belongs to the graph
         order = _orders.get(key)
         if order is not None and order.is_of(given) and order.state == state:
             if order.stream != stream:
@@ -167,12 +167,12 @@ def _captured_order(
     state: tuple[Any, ...],
     trusted: bool,
 ) -> _Order:
-    """Find or build the order in the graph itself: nothing is looked at, all is sorted.
+    """Find or build an order within the graph, by a sort without any check.
 
-    Nor can anchors be compared there: those that are not trusted are sorted once more.
+    Anchors cannot be compared during a capture, so those that are not trusted are sorted again.
 
-    An order from before the capture is of no use. The graph would go on reading it, and neither
-    move it along with its anchors nor keep it alive.
+    An order from before the capture is useless. The graph would keep reading it, but would neither
+    move it with its anchors nor keep it alive.
     """
     order = _captured.get(key)
     if trusted and order is not None and order.is_of(given) and order.state == state:
@@ -192,7 +192,7 @@ def _forgetter(orders: dict[tuple[Any, ...], _Order], key: tuple[Any, ...]) -> A
     def forget(dead: weakref.ref[Tensor]) -> None:
         with _lock:
             order = orders.get(key)
-            # The key may have gone to a tensor that took the address over.
+            # Another tensor may have taken over the address, and with it the key.
             if order is not None and any(own is dead for own in order.tensors):
                 del orders[key]
 
@@ -223,9 +223,9 @@ def _move(order: _Order, kernel: Kernel, stream: int) -> None:
 
 
 class DevicePlan:
-    """A plan of the core for one call, with the methods of the CPU's.
+    """A plan of the core for one call, with the same methods as a plan on the CPU.
 
-    `kept` is what the plan points to. The number of threads is the device's business.
+    ``kept`` are the objects that the plan points to. The number of threads is ignored.
     """
 
     def __init__(self, plan: _core.CudaPlan, device: torch.device, kept: Sequence[Any]) -> None:
@@ -244,7 +244,7 @@ class DevicePlan:
         num_threads: int,
         /,
     ) -> None:
-        """As `execution.Plan.sum`."""
+        """Write K v or another sum of the family, as ``execution.Plan.sum`` does."""
         with on(self._device):
             nbytes = self._plan.workspace_bytes(rows, values.is_complex, moment)
             workspace = memory(nbytes, self._device)
@@ -254,7 +254,7 @@ class DevicePlan:
     def vjp(
         self, values: Vectors, grad: Vectors, rows: int, gradients: Gradients, num_threads: int, /
     ) -> None:
-        """As `execution.Plan.vjp`."""
+        """Write the first-order gradients, as ``execution.Plan.vjp`` does."""
         with on(self._device):
             nbytes = self._plan.gradient_workspace_bytes(rows, values.is_complex)
             workspace = memory(nbytes, self._device)
@@ -267,8 +267,9 @@ def plan_of(
 ) -> DevicePlan:
     """Find or build the plan of a call.
 
-    `laid` are the tensors whose addresses `kernel` has: the call's in the core's dtypes, contiguous
-    with all heads. `trusted`: nothing wrote to the anchors without PyTorch's knowledge.
+    ``laid`` are the tensors whose addresses ``kernel`` has: those of the call in the core's dtypes,
+    contiguous and with all heads. ``trusted`` says that nothing has written to the anchors without
+    PyTorch's knowledge.
     """
     anchors = [call.targets] if call.sources is None else [call.targets, call.sources]
     device = call.targets.device

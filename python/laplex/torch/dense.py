@@ -1,4 +1,4 @@
-"""The entries of K by the formula, for `to_dense` and for entries that are asked for one by one."""
+"""The entries of K by the formula, for ``to_dense`` and for single entries."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def kernel(
     source_phase: Tensor | None,
     real_part: bool,
 ) -> Tensor:
-    """Entries of K by the formula, in double precision, for arguments that broadcast entrywise.
+    """Compute entries of K by the formula in double precision; the arguments broadcast.
 
-    ``abs`` has derivative 0 at 0: the same tie convention as the operator's.
+    The derivative of ``abs`` at 0 is 0, which is also the operator's convention for ties.
     """
     distance = (targets.double() - sources.double()).abs()
     modulus = torch.exp(-distance / lengthscale)

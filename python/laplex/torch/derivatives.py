@@ -1,11 +1,12 @@
-"""Derivatives of the operator, written with the operator.
+"""Derivatives of the operator, expressed by the operator itself.
 
-The primitive is the family (tau = |x_i - y_j| / lengthscale, K the complex kernel matrix)
+The primitive is the following family, where tau = |x_i - y_j| / lengthscale and K is the complex
+kernel matrix:
 
     S(s, p)_i = sum_j sign(x_i - y_j)^s tau_ij^p K_ij v_j,   parity s in {0, 1, 2}, moment p >= 0,
 
-where parity 2 is sign squared: 1, but 0 at a tie. With the convention sign(0) = 0 the family is
-closed under differentiation: with c' = 1 - i frequency lengthscale, and s+ = 1, 2, 1 for
+Parity 2 is the square of the sign: 1, but 0 at a tie. With the convention sign(0) = 0 the family
+is closed under differentiation. With c' = 1 - i frequency lengthscale, and s+ = 1, 2, 1 for
 s = 0, 1, 2,
 
     dS/dx_i         =  (p S(s+, p-1) - c' S(s+, p)) / lengthscale        (sources: the negative)
@@ -13,12 +14,12 @@ s = 0, 1, 2,
     dS/dfrequency   =  i lengthscale S(s, p+1)
     dS/dtheta_i     =  i S(s, p)_i                                       (source phases: -i)
 
-so `vjp` and `jvp` below are sums of a few calls of the primitive, and differentiating *them* gives
-every higher derivative exactly. The lengthscale and frequency take the moment S(s, p+1) rather than
-the identity W = -(1/c) (sum_i x_i ... + sum_j y_j ...) that makes them free in a first-order pass:
-that sum cancels (its terms grow with the anchors' range, its value does not).
+So ``vjp`` and ``jvp`` below are sums of a few calls of the primitive, and differentiating *them*
+gives every higher derivative exactly. The lengthscale and frequency use the moment S(s, p+1). The
+identity W = -(1/c) (sum_i x_i ... + sum_j y_j ...) would make them free in a first-order pass, but
+that sum cancels: its terms grow with the range of the anchors, and its value does not.
 
-Wirtinger convention of PyTorch: for a gradient g, dL = Re(conj(g) du).
+Complex gradients follow PyTorch's Wirtinger convention: for a gradient g, dL = Re(conj(g) du).
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from .call import TENSORS, Call
 NEXT_PARITY = {0: 1, 1: 2, 2: 1}
 
 Primitive = Callable[[Call], Tensor]
-"""The operator, in the form in which the caller wants it recorded."""
+"""The operator, in the form that the caller wants to record."""
 
 
 def vjp(
@@ -43,27 +44,27 @@ def vjp(
     needs: Sequence[bool],
     shapes: Sequence[Sequence[int]] | None = None,
 ) -> list[Tensor | None]:
-    """Gradients of Re <grad, S(parity, moment)> with respect to the seven tensors.
+    """Compute the gradients of Re <grad, S(parity, moment)> with respect to the seven tensors.
 
     Parameters
     ----------
     primitive
-        The operator to build the formula with.
+        The operator from which the formula is built.
     grad
-        Gradient of the result, ``[*batch, n]``, of the result's dtype.
+        The gradient of the result, ``[*batch, n]``, of the result's dtype.
     call
-        With sources None the targets are the sources too, and their gradient is the sum of both
-        roles.
+        The call. If ``sources`` is None, the targets are also the sources, and their gradient is
+        the sum over both roles.
     needs
-        Which of the seven gradients are wanted.
+        Which of the seven gradients to compute.
     shapes
-        The seven shapes to sum the gradients to; those of the tensors when absent. (Under vmap the
-        gradient of a shared tensor has one dimension more than the tensor.)
+        The seven shapes to which the gradients are summed; the default is those of the tensors.
+        (Under vmap the gradient of a shared tensor has one dimension more than the tensor.)
 
     Returns
     -------
     list
-        Seven tensors of those shapes and the call's dtypes, None where not wanted.
+        Seven tensors of those shapes and of the call's dtypes; those not needed are None.
     """
     values, _, sources, lengthscale, frequency, target_phase, source_phase = call[:TENSORS]
     real_part, parity, moment = call.real_part, call.parity, call.moment
@@ -80,7 +81,7 @@ def vjp(
 
     def adjoint(s: int, p: int, real_part: bool = False) -> Tensor:
         out = primitive(back.member(grad, s, p, real_part))
-        return -out if s == 1 else out  # sign(x - y) changes its sign
+        return -out if s == 1 else out  # because sign(x - y) is odd
 
     if need_values or need_phi:
         back_sum = adjoint(parity, moment, real_part and not need_phi)
@@ -181,30 +182,30 @@ def slope(
     if moment:
         total = total - moment * primitive(odd, moment - 1)
     divisor = as_factor(lengthscale, total)
-    if divisor.dtype is not lengthscale.dtype:  # in float32 a tiny one is 0, and 0 / 0 no number
+    if divisor.dtype is not lengthscale.dtype:  # in float32 a tiny one is 0, and 0 / 0 is NaN
         divisor = divisor.clamp_min(torch.finfo(divisor.dtype).tiny)
     return -total / divisor
 
 
 def as_factor(scalar: Tensor, like: Tensor) -> Tensor:
-    """Shape a per-head scalar as a factor of ``like[..., n]``, without raising its precision."""
+    """Shape one scalar per head as a factor of ``like[..., n]``, without raising its precision."""
     return scalar.unsqueeze(-1).to(like.real.dtype if like.is_complex() else like.dtype)
 
 
 def real(z: Tensor) -> Tensor:
-    """Real part; a real tensor as it is."""
+    """Return the real part; a real tensor is returned as it is."""
     return z.real if z.is_complex() else z
 
 
 def inner(a: Tensor, b: Tensor) -> Tensor:
-    """Re(conj(a) b) entry by entry, for real and complex a and b."""
+    """Compute Re(conj(a) b) entry by entry, for real and complex a and b."""
     if a.is_complex() and b.is_complex():
         return a.real * b.real + a.imag * b.imag
     return real(a) * real(b)
 
 
 def imaginary_inner(a: Tensor, b: Tensor) -> Tensor:
-    """Im(conj(a) b) entry by entry; at least one of them complex."""
+    """Compute Im(conj(a) b) entry by entry; at least one of them must be complex."""
     if a.is_complex() and b.is_complex():
         return a.real * b.imag - a.imag * b.real
     return a * b.imag if b.is_complex() else -a.imag * b

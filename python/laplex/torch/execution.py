@@ -1,7 +1,7 @@
-"""Execution of the operator: a plan of the core, run on the tensors' memory.
+"""Execution of the operator: a plan of the core runs on the memory of the tensors.
 
-A plan on the CPU is the core's own, found again by the content of its anchors; on a GPU it is
-`cuda.DevicePlan`, which has the same two methods.
+On the CPU, plans belong to the core, which finds them by the content of their anchors. On a GPU, a
+plan is a ``cuda.DevicePlan``, which has the same two methods.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from ..numpy.layout import Layout, layout_of
 from . import cuda
 from .call import DIRECT, SIDES, TENSORS, Call, Signature
 
-_LITTLE = 1 << 20  # numbers that may be copied for a shorter way to the core
+_LITTLE = 1 << 20  # gradients of up to this many numbers are copied to take the core's fast path
 _PRODUCT = 0  # mode of the core's sum: K itself, not its transpose or adjoint
-# The core reads a null pointer as "absent", and torch gives null for tensors without elements.
-# (Not a tensor: this module may be first imported under a mode that makes tensors without memory.)
+# The core takes a null pointer for "absent", but torch returns null for tensors without elements.
+# (Not a tensor: this module may be imported under a mode that makes tensors without memory.)
 _NO_ELEMENTS = np.zeros(1)
 
 
@@ -40,7 +40,7 @@ class Plan(Protocol):
         num_threads: int,
         /,
     ) -> None:
-        """Write K v, or another sum of the family."""
+        """Write K v or another sum of the family."""
 
     def vjp(
         self, values: Vectors, grad: Vectors, rows: int, gradients: Gradients, num_threads: int, /
@@ -49,12 +49,12 @@ class Plan(Protocol):
 
 
 def product(call: Call, sig: Signature) -> tuple[Tensor, Plan]:
-    """S(parity, moment) of the module `derivatives`, new and contiguous ``[*batch, n]``."""
+    """Compute S(parity, moment) of the module ``derivatives``, as a new tensor ``[*batch, n]``."""
     if sig.direct:
         if sig.batch or sig.result_dtype is not sig.dtype:
             out = torch.empty(sig.shape, dtype=sig.result_dtype, device=call.targets.device)
         else:
-            out = torch.empty_like(call.targets)  # in half the time
+            out = torch.empty_like(call.targets)  # which takes half the time
         return out, DIRECT.product(call[:TENSORS], call[TENSORS:], out, torch.get_num_threads())
     plan = plan_of(call, sig)
     out = torch.empty(sig.shape, dtype=sig.result_dtype, device=call.targets.device)
@@ -72,20 +72,20 @@ def product(call: Call, sig: Signature) -> tuple[Tensor, Plan]:
 def gradients(
     grad: Tensor, call: Call, sig: Signature, needs: Sequence[bool], plan: Plan | None = None
 ) -> list[Tensor | None]:
-    """The seven first-order gradients in one fused pass, None where not needed.
+    """Compute the first-order gradients in one fused pass; those not needed are None.
 
-    `plan` is that of the call's product, where it was kept.
+    ``plan`` is the plan of the call's product, if it was kept.
     """
     if sig.direct and isinstance(plan, _core.Plan):
         if grad.numel() < _LITTLE:
-            grad = grad.contiguous()  # that of a sum is one number, repeated
+            grad = grad.contiguous()  # the gradient of a sum is one number, repeated
         out = [
             torch.empty_like(each) if need and each is not None else None
             for each, need in zip(call[:TENSORS], needs, strict=True)
         ]
         if DIRECT.vjp(plan, call[:TENSORS], grad, tuple(out), torch.get_num_threads()):
             return out
-    # A device's is looked up anew: the stream may be another by now, or captured into a graph.
+    # On a device, look the plan up again: the stream may have changed, or be captured into a graph.
     if plan is None or cuda.takes(call.targets):
         plan = plan_of(call, sig, backward=True)
     n, m = sig.targets, sig.sources
@@ -123,17 +123,21 @@ def gradients(
 
 
 def check_gradient(grad: Tensor, sig: Signature) -> None:
-    """Refuse a gradient that doesn't have the result's shape and dtype."""
+    """Refuse a gradient that does not have the result's shape and dtype."""
     if tuple(grad.shape) != sig.shape:
-        raise ValueError(f"grad has shape {tuple(grad.shape)}, but the result has {sig.shape}")
+        raise ValueError(
+            f"grad has shape {tuple(grad.shape)}, but the result has shape {sig.shape}"
+        )
     if grad.dtype is not sig.result_dtype:
-        raise TypeError(f"grad has dtype {grad.dtype}, but the result has {sig.result_dtype}")
+        raise TypeError(
+            f"grad has dtype {grad.dtype}, but the result has dtype {sig.result_dtype}"
+        )
 
 
 def plan_of(call: Call, sig: Signature, backward: bool = False) -> Plan:
-    """Look up or build the plan of a call's anchors and parameters.
+    """Find or build the plan of a call's anchors and parameters.
 
-    On the CPU the core copies what it keeps: no tensor need outlive the call.
+    On the CPU the core copies what it keeps, so no tensor has to outlive the call.
     """
     laid = _laid(call, sig)  # alive until the core has read them
     addresses = [
@@ -150,7 +154,7 @@ def plan_of(call: Call, sig: Signature, backward: bool = False) -> Plan:
 
 
 def _forms(sig: Signature) -> list[tuple[torch.dtype, tuple[int, ...]]]:
-    """The core's dtype and shape of each tensor, with all heads; of the values but for the rows."""
+    """Return the core's dtype and shape of each tensor with all heads (of values, without rows)."""
     batch = sig.anchor_batch
     vectors = {"targets": (*batch, sig.targets), "sources": (*batch, sig.sources)}
     return [
@@ -159,7 +163,7 @@ def _forms(sig: Signature) -> list[tuple[torch.dtype, tuple[int, ...]]]:
 
 
 def _laid(call: Call, sig: Signature) -> list[Tensor | None]:
-    """The six tensors that describe the kernel in the core's dtypes, contiguous with all heads."""
+    """Return the six tensors of the kernel in the core's dtypes, contiguous and with all heads."""
     laid: list[Tensor | None] = []
     for tensor, (dtype, shape) in zip(call[1:TENSORS], _forms(sig)[1:], strict=True):
         if tensor is not None:
@@ -177,15 +181,15 @@ def _laid(call: Call, sig: Signature) -> list[Tensor | None]:
 
 
 def _strided(tensor: Tensor, layout: Layout, length: int) -> tuple[Tensor, Vectors]:
-    """``[*b, length]`` as heads x rows x length: its own memory where strides allow.
+    """View ``[*b, length]`` as heads x rows x length, without a copy if strides allow.
 
-    The tensor that is returned holds the memory. Strides are 0 where a head or row is a repetition.
+    The tensor that is returned holds the memory. The stride of a repeated head or row is 0.
     """
     if tensor.is_neg() or tensor.is_conj():  # memory holds the negative or conjugate
         tensor = tensor.resolve_conj().resolve_neg()
     heads, rows, order, in_order, batch = layout
     if in_order and tensor.is_contiguous() and tensor.shape[:-1] == batch:
-        head, row = rows * length, length  # without making views, which cost time
+        head, row = rows * length, length  # without views, which take time
     else:
         tensor = tensor.expand(*batch, length)
         if not in_order:
@@ -199,7 +203,7 @@ def _strided(tensor: Tensor, layout: Layout, length: int) -> tuple[Tensor, Vecto
 
 
 def _writable(out: Tensor, layout: Layout) -> tuple[Tensor | None, Vectors]:
-    """Where to write a contiguous result: beside it where no view does, see `_restored`."""
+    """Return where to write a contiguous result: a new tensor if no view fits; see `_restored`."""
     length = out.shape[-1]
     heads, rows, order, in_order, _ = layout
     if in_order:
@@ -213,12 +217,12 @@ def _writable(out: Tensor, layout: Layout) -> tuple[Tensor | None, Vectors]:
 
 
 def _restored(tensor: Tensor, layout: Layout) -> Tensor:
-    """View ``[heads, rows, length]`` as ``[*batch, length]``, not contiguous."""
+    """View ``[heads, rows, length]`` as ``[*batch, length]``, which is not contiguous."""
     return tensor.reshape(*layout.sizes, tensor.shape[-1]).permute(*layout.back, -1)
 
 
 def _summed(gradient: Tensor, tensor: Tensor) -> Tensor:
-    """Sum a gradient over the dimensions in which its tensor was repeated."""
+    """Sum a gradient over the dimensions along which its tensor was repeated."""
     if gradient.shape != tensor.shape:
         gradient = gradient.sum_to_size(tensor.shape)
     if gradient.dtype is not tensor.dtype:
@@ -227,10 +231,10 @@ def _summed(gradient: Tensor, tensor: Tensor) -> Tensor:
 
 
 def _no_address(tensor: Tensor) -> int:
-    """What stands for the address of no elements."""
+    """Return the address that stands for a tensor without elements."""
     if tensor.numel() > 0:
         raise ValueError(
             f"a tensor of shape {tuple(tensor.shape)} on {tensor.device} has no memory to read "
-            "numbers from: pass a materialised one, such as tensor.clone() on the CPU"
+            "numbers from: pass a tensor with data, on the CPU or a GPU"
         )
     return int(_NO_ELEMENTS.ctypes.data)

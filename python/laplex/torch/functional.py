@@ -1,4 +1,4 @@
-"""`matvec`: the operator as a differentiable function of torch tensors."""
+"""`laplex.matvec`: the operator as a differentiable function of torch tensors."""
 
 from __future__ import annotations
 
@@ -28,69 +28,75 @@ def matvec(
 
         u_i = \sum_j e^{-(1/\ell - i\omega)\,|x_i - y_j|}\; e^{i(\theta_i - \phi_j)}\; v_j
 
-    with targets x, sources y, lengthscale ell, frequency omega, target phases theta and source
-    phases phi. With ``real_part=True`` the matrix is the real part of this one,
-    exp(-d/ell) cos(theta_i - phi_j + omega d) at distance d.
+    Here :math:`x` are the targets, :math:`y` the sources, :math:`\ell` is the lengthscale and
+    :math:`\omega` the frequency; :math:`\theta` and :math:`\phi` are the target and source phases.
+    With ``real_part=True`` the matrix is the real part of this one,
+    :math:`e^{-d/\ell} \cos(\theta_i - \phi_j + \omega d)` at distance :math:`d`.
 
-    Differentiable in every tensor argument, in reverse and forward mode: four times in lengthscale
-    and frequency together, without limit in the others (differentiate by those first: a backward
-    pass through the fourth derivative by a lengthscale asks for a fifth). Works under
-    ``torch.func``, ``torch.compile`` and autocast.
+    The result is differentiable with respect to every tensor argument, in reverse and forward mode.
+    Lengthscale and frequency can be differentiated four times in total, the other arguments without
+    limit. The function works under ``torch.func``, ``torch.compile`` and autocast.
 
     Parameters
     ----------
     values : Tensor, shape ``[*b, m]``
-        Vectors to multiply. Real or complex, of the anchors' precision; float16 and bfloat16 also
-        go with float32 anchors.
+        The vectors to multiply, real or complex, of the anchors' precision. Float32 anchors also
+        take float16 and bfloat16 values.
     targets : Tensor, shape ``[*b, n]``
-        float32 or float64, finite, in any order.
+        The targets :math:`x`: float32 or float64, finite, in any order.
     sources : Tensor, shape ``[*b, m]``, optional
-        Like the targets. When absent the targets are the sources too (and sorted once).
+        The sources :math:`y`, like the targets. If it is not given, the targets are also the
+        sources, and are sorted once.
     lengthscale : float or Tensor, shape ``[*b]``
-        Positive. As a float, or a float64 tensor, it is used in double precision whatever the
-        anchors' dtype.
+        The lengthscale, positive. A float or a float64 tensor is used in double precision,
+        whatever the dtype of the anchors.
     frequency : float or Tensor, shape ``[*b]``
-        Oscillation per unit of distance; the float 0 means a kernel without oscillation, a tensor
-        always a complex one.
+        The frequency in radians per unit of distance. The float 0 gives a kernel without
+        oscillation; a tensor always gives a complex kernel.
     target_phase, source_phase : Tensor, shapes ``[*b, n]`` and ``[*b, m]``, optional
         Carrier phases in radians, of the anchors' dtype.
-    real_part
-        Use the real part of the matrix: real values then give a real result.
-
-    Leading dimensions ``*b`` broadcast against each other as in NumPy. Mind that lengthscale and
-    frequency have leading dimensions only: one for each of H heads has shape ``[H]`` beside anchors
-    ``[H, n]``, and values ``[B, 1, m]`` then give a result ``[B, H, n]``.
+    real_part : bool
+        Use the real part of the matrix, so that real values give a real result.
 
     Returns
     -------
     Tensor, shape ``[*b, n]``
-        Complex when the values are complex, or when the kernel is (a phase, a frequency) and
-        `real_part` is not set. Half-precision values are multiplied in float32 and the result
-        rounded to their dtype; a complex result stays complex64, as there is no smaller type for
-        both.
+        The product. It is complex if the values are complex, or if the kernel has phases or a
+        frequency and ``real_part`` is False. Half-precision values are multiplied in float32 and
+        the result is rounded to their dtype, except that a complex result stays complex64, because
+        there is no smaller complex type for both half precisions.
 
     Raises
     ------
     TypeError
-        Integer or half-precision anchors, dtypes that do not fit together, arguments that are not
-        tensors.
+        If the anchors are integers or of half precision, dtypes do not match, or an argument is not
+        a tensor.
     ValueError
-        Shapes that do not fit, tensors on different devices, NaN or infinite anchors, a lengthscale
-        that is not positive and finite.
+        If shapes do not match, tensors are on different devices, anchors are NaN or infinite, or
+        the lengthscale is not positive and finite.
     NotImplementedError
-        Tensors of another device than the CPU.
+        If the tensors are on a device that this build does not support, or if lengthscale and
+        frequency are differentiated more than four times in total.
 
     Notes
     -----
-    Accuracy: the error of every result entry is at most 1e-14 (float64) or 1e-6 (float32) times
-    sum_j |K_ij| |v_j|, with |K_ij| = exp(-d/ell).
+    **Batches.** The leading dimensions ``*b`` broadcast against each other as in NumPy. Lengthscale
+    and frequency have leading dimensions only: for H heads with anchors ``[H, n]`` they have shape
+    ``[H]``, and values ``[B, 1, m]`` then give a result ``[B, H, n]``.
 
-    Ties: at x_i = y_j the kernel has a kink. Derivatives use sign(0) = 0 there, as ``torch.abs``
-    does: the mean of the one-sided derivatives. In the self case every target ties with itself.
+    **Accuracy.** The error of every entry of the result is at most 1e-14 (float64) or 1e-6
+    (float32) times :math:`\sum_j |K_{ij}| |v_j|`, where :math:`|K_{ij}| = e^{-d/\ell}`. NaN and
+    infinity in the values propagate.
 
-    Derivatives in PyTorch's convention for complex numbers. NaN and infinity in values propagate.
+    **Ties.** At :math:`x_i = y_j` the kernel has a kink. Derivatives use sign(0) = 0 there, as
+    ``torch.abs`` does, which is the mean of the one-sided derivatives. In the self case every
+    target is tied with itself.
 
-    An implementation of the operator class of arXiv 2605.24584; the recurrence is that of celerite
+    **Higher derivatives.** Differentiate with respect to the other arguments before lengthscale and
+    frequency: a backward pass through a fourth derivative with respect to the lengthscale needs a
+    fifth. Complex gradients follow PyTorch's convention.
+
+    This is the operator class of arXiv 2605.24584; the recurrence is that of celerite
     (arXiv 1703.09710).
 
     Examples
@@ -116,11 +122,11 @@ def matvec(
 
 
 def product(call: Call) -> Tensor:
-    """The result of `matvec`, whose values may be of half precision, or complex for a real part."""
+    """Multiply as `matvec` does, also half-precision values, and complex ones by a real part."""
     values = call.values
     if call.real_part and values.is_complex():
         return _of_both_parts(call)
-    # Under float64 anchors they are refused, by the dtype they came with.
+    # With float64 anchors the check of dtypes refuses half-precision values.
     if values.dtype in _HALF and call.targets.dtype is torch.float32:
         result = primitive(call.member(values.float(), 0, 0, call.real_part))
         return result if result.is_complex() else result.to(values.dtype)
@@ -128,14 +134,14 @@ def product(call: Call) -> Tensor:
 
 
 def _of_both_parts(call: Call) -> Tensor:
-    """A real matrix times complex values: their parts become one more leading dimension."""
+    """Multiply complex values by a real matrix: their parts form one more leading dimension."""
     values = call.values
     batch = max(
         tensor.dim() - last
         for tensor, last in zip(call[:TENSORS], TRAILING, strict=True)
         if tensor is not None
     )
-    if values.numel() == 0:  # PyTorch can't go back through view_as_real there
+    if values.numel() == 0:  # PyTorch cannot differentiate view_as_real of an empty tensor
         parts = torch.stack((values.real, values.imag))
     else:
         parts = torch.view_as_real(values.resolve_conj()).movedim(-1, 0)

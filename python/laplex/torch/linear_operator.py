@@ -1,6 +1,7 @@
-"""`LaplaceLinearOperator`: the operator as GPyTorch's ``linear_operator`` package knows matrices.
+"""The operator as a matrix class of GPyTorch's ``linear_operator`` package.
 
-Importing this module needs that package; `LaplaceOperator.to_linear_operator` does it when called.
+Importing this module needs that package, so ``LaplaceOperator.to_linear_operator`` imports it on
+demand.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from .dense import kernel
 if TYPE_CHECKING:
     from .operator import LaplaceOperator
 
-# Of LaplaceOperator's arguments, with the number of their trailing (not batch) dimensions.
+# The arguments of LaplaceOperator with the number of their trailing (not batch) dimensions.
 _TRAILING = dict(zip(NAMES[1:], TRAILING[1:], strict=True))
 
 
@@ -27,14 +28,16 @@ class LaplaceLinearOperator(LinearOperator):  # type: ignore[misc]
     Parameters
     ----------
     *tensors
-        Those named by `names`, all with the full batch in front: the package takes its operators
-        apart into tensors, treats these (permute, expand, differentiate) and builds anew.
+        The tensors that ``names`` lists, all with the full batch in front. The package splits its
+        operators into tensors, transforms these (permute, expand, differentiate) and builds the
+        operator again.
     names
-        Which arguments of `LaplaceOperator` the tensors are, targets first.
+        The arguments of `laplex.LaplaceOperator` that the tensors are, targets first.
     real_part
-        As for `LaplaceOperator`.
+        As for `laplex.LaplaceOperator`.
     kind
-        `LaplaceOperator`, which imports this module and so cannot be imported here.
+        The class `laplex.LaplaceOperator`, which imports this module and so cannot be imported
+        here.
     """
 
     def __init__(
@@ -54,7 +57,7 @@ class LaplaceLinearOperator(LinearOperator):  # type: ignore[misc]
         """Wrap an operator with a real matrix."""
         if operator.dtype.is_complex:
             raise TypeError(
-                "linear_operator has real matrices only: build the LaplaceOperator with "
+                "linear_operator supports only real matrices: build the LaplaceOperator with "
                 "real_part=True, or without phases and frequency"
             )
         batch = operator.shape[:-2]
@@ -100,21 +103,21 @@ class LaplaceLinearOperator(LinearOperator):  # type: ignore[misc]
         )
 
     def _getitem(self, row_index: Any, col_index: Any, *batch_indices: Any) -> LinearOperator:
-        """Return a part of the matrix, itself of this kind: its anchors are a part of ours."""
+        """Return a part of the matrix, which is an operator with a part of the anchors."""
         tensors = [isinstance(index, Tensor) for index in (row_index, col_index, *batch_indices)]
-        if any(tensors[2:]) or all(tensors[:2]):  # tensors that index together
+        if any(tensors[2:]) or all(tensors[:2]):  # tensors that index jointly
             return super()._getitem(row_index, col_index, *batch_indices)
         return self._with(self._take(row_index, col_index, batch_indices))
 
     def _get_indices(self, row_index: Tensor, col_index: Tensor, *batch_indices: Tensor) -> Tensor:
-        """Entries by the formula: no matrix, no scan."""
+        """Compute single entries by the formula, without a matrix or a scan."""
         taken = self._take(row_index, col_index, batch_indices)
         arguments: dict[str, Any] = {name: taken.get(name) for name in _TRAILING}
         entries = kernel(**arguments, real_part=self._operator.real_part)
         return entries.to(self.dtype)
 
     def _take(self, rows: Any, columns: Any, batch: tuple[Any, ...]) -> dict[str, Tensor]:
-        """Index every argument: targets by row, sources by column, and all by batch."""
+        """Index every argument: targets by row, sources by column, all by batch."""
         keys = {
             name: batch if last == 0 else (*batch, columns if name.startswith("source") else rows)
             for name, last in _TRAILING.items()

@@ -1,4 +1,4 @@
-"""`LaplaceOperator`: the kernel matrix as an object, with the habits of a torch matrix."""
+"""`LaplaceOperator`: the kernel matrix as an object that behaves like a torch matrix."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class LaplaceOperator:
-    r"""The Laplace-kernel matrix of targets and sources; it multiplies without being formed.
+    r"""A Laplace-kernel matrix that multiplies torch tensors without being formed.
 
     .. math::
 
@@ -35,22 +35,25 @@ class LaplaceOperator:
     Parameters
     ----------
     targets, sources, lengthscale, frequency, target_phase, source_phase, real_part
-        As for `laplex.matvec`. Leading dimensions make a batch of matrices.
+        The arguments of `laplex.matvec`. Leading dimensions make a batch of matrices.
 
     Attributes
     ----------
     targets, sources, lengthscale, frequency, target_phase, source_phase : Tensor or None
-        The arguments as tensors; sources None in the self case, frequency None without oscillation.
+        The arguments as tensors. ``sources`` is None in the self case, ``frequency`` is None for a
+        kernel without oscillation.
     real_part : bool
+        Whether the matrix is the real part.
 
     Raises
     ------
     TypeError, ValueError, NotImplementedError
-        As for `laplex.matvec`: shapes and dtypes here, the anchors' values when first used.
+        As for `laplex.matvec`. The constructor checks shapes and dtypes; the first use checks the
+        values of the anchors.
 
     Notes
     -----
-    Gradients flow to every tensor given, through ``@``, `to_dense` and the adapters to GPyTorch.
+    Gradients flow to every tensor given, through ``@``, `to_dense` and the adapter to GPyTorch.
 
     Examples
     --------
@@ -64,7 +67,7 @@ class LaplaceOperator:
     torch.Size([3])
     """
 
-    #: NumPy's arrays leave ``array @ operator`` to the operator.
+    #: Tells NumPy's arrays to leave ``array @ operator`` to the operator.
     __array_ufunc__ = None
 
     def __init__(
@@ -81,7 +84,7 @@ class LaplaceOperator:
         check_tensor("targets", targets)
         self._take(
             call_of(
-                targets,  # in place of values, which come later
+                targets,  # stands in for the values, which are not known yet
                 targets,
                 sources,
                 lengthscale,
@@ -93,7 +96,7 @@ class LaplaceOperator:
         )
 
     def _take(self, call: Call) -> None:
-        """Check a call but for its values, and be its matrix."""
+        """Check a call, except for its values, and take its arguments."""
         anchors = call.targets if call.sources is None else call.sources
         self._signature = signature(call._replace(values=anchors.new_empty(anchors.shape[-1:])))
         self.targets, self.sources = call.targets, call.sources
@@ -103,17 +106,17 @@ class LaplaceOperator:
 
     @property
     def _call(self) -> Call:
-        """The arguments as a call, whose values are yet to come."""
+        """The arguments as a call whose values are a placeholder."""
         tensors = (self.targets, self.targets, self.sources, self.lengthscale, self.frequency)
         return Call(*tensors, self.target_phase, self.source_phase, self.real_part)
 
     # --- products ---------------------------------------------------------------------------------
 
     def __matmul__(self, other: object) -> Tensor:
-        """Multiply a vector ``[m]`` or matrices ``[..., m, k]``, like ``torch.matmul``.
+        """Multiply a vector ``[m]`` or matrices ``[..., m, k]``, as ``torch.matmul`` does.
 
-        Returns ``[*batch, n]`` or ``[*batch, n, k]``, the operator's batch broadcast with that of
-        the matrices.
+        The result has shape ``[*batch, n]`` or ``[*batch, n, k]``; the operator's batch broadcasts
+        with that of the matrices.
         """
         if not _is_tensor(other):
             return NotImplemented
@@ -123,18 +126,21 @@ class LaplaceOperator:
         return columns.matvec(other.mT).mT
 
     def __rmatmul__(self, other: object) -> Tensor:
-        """A vector ``[n]`` or matrices ``[..., k, n]`` times K: ``[..., m]`` or ``[..., k, m]``."""
+        """Multiply a vector ``[n]`` or matrices ``[..., k, n]`` from the left: ``u @ operator``.
+
+        The result has shape ``[..., m]`` or ``[..., k, m]``.
+        """
         if not _is_tensor(other):
             return NotImplemented
         return self.T @ other if other.dim() < 2 else (self.T @ other.mT).mT
 
     def matvec(self, values: Tensor) -> Tensor:
-        """Multiply vectors in the last dimension: ``[..., m]`` to ``[..., n]``."""
+        """Multiply vectors along the last dimension: ``[..., m]`` to ``[..., n]``."""
         check_tensor("values", values)
         return product(Call(values, *self._call[1:]))
 
     def _with_row_dimension(self) -> LaplaceOperator:
-        """Give every batched argument a dimension of size 1 that the columns of a matrix fill."""
+        """Give every batched argument a dimension of size 1 for the columns of a matrix."""
         return self._like(
             tensor if tensor is None or tensor.dim() == last else tensor.unsqueeze(-1 - last)
             for tensor, last in zip(self._tensors, TRAILING[1:], strict=True)
@@ -144,25 +150,35 @@ class LaplaceOperator:
 
     @property
     def T(self) -> LaplaceOperator:
-        """The transpose, ``[..., m, n]``: roles exchanged, phases exchanged and negated."""
+        """The transpose, of shape ``[..., m, n]``: both roles are exchanged, and phases negated."""
         return self._of(self._call.transpose(self.targets))
 
     @property
     def mT(self) -> LaplaceOperator:
-        """The transpose, by torch's name for it on batches of matrices."""
+        """The transpose, under torch's name for batches of matrices."""
         return self.T
 
     @property
     def H(self) -> LaplaceOperator:
-        """The adjoint (conjugate transpose), ``[..., m, n]``."""
+        """The adjoint (conjugate transpose), of shape ``[..., m, n]``."""
         return self._of(self._call.adjoint(self.targets))
 
     def to(
         self, dtype: torch.dtype | None = None, device: torch.device | str | None = None
     ) -> LaplaceOperator:
-        """Move the operator, or change the precision of anchors and phases (a real dtype).
+        """Return the operator on another device or with another precision.
 
-        Lengthscale and frequency keep their own dtype, float64 unless given as a float32 tensor.
+        Parameters
+        ----------
+        dtype : torch.dtype, optional
+            The new dtype of anchors and phases, torch.float32 or torch.float64. Lengthscale and
+            frequency keep their own dtype, which is float64 unless they were float32 tensors.
+        device : torch.device or str, optional
+            The new device of all tensors.
+
+        Returns
+        -------
+        LaplaceOperator
         """
         return self._like(
             None if tensor is None else tensor.to(dtype=dtype if last else None, device=device)
@@ -174,7 +190,7 @@ class LaplaceOperator:
         return self._call[1:TENSORS]
 
     def _like(self, tensors: Iterable[Tensor | None]) -> LaplaceOperator:
-        """The operator of other tensors."""
+        """Return the operator of other tensors."""
         return self._of(Call._make((self.targets, *tensors, *self._call[TENSORS:])))
 
     def _of(self, call: Call) -> LaplaceOperator:
@@ -186,13 +202,13 @@ class LaplaceOperator:
 
     @property
     def shape(self) -> torch.Size:
-        """``(*batch, n, m)``."""
+        """The shape ``(*batch, n, m)``."""
         sig = self._signature
         return torch.Size((*sig.anchor_batch, sig.targets, sig.sources))
 
     @property
     def dtype(self) -> torch.dtype:
-        """The matrix's: complex for a complex kernel, of the anchors' precision."""
+        """The dtype of the matrix: that of the anchors, or the complex type of their precision."""
         return self._signature.result_dtype
 
     @property
@@ -202,16 +218,16 @@ class LaplaceOperator:
 
     @property
     def requires_grad(self) -> bool:
-        """Whether any argument asks for its gradient."""
+        """Whether any argument requires its gradient."""
         return any(tensor is not None and tensor.requires_grad for tensor in self._tensors)
 
     def to_dense(self) -> Tensor:
-        """Return the matrix ``[*batch, n, m]`` by its formula, differentiable like ``@``.
+        """Return the dense matrix ``[*batch, n, m]``, computed by its formula and differentiable.
 
         Raises
         ------
         MemoryError
-            Above 2**28 entries.
+            If the matrix would have more than 2**28 entries.
         """
         sig = self._signature
         validation.dense_size(prod(sig.anchor_batch), sig.targets, sig.sources)
@@ -233,40 +249,41 @@ class LaplaceOperator:
         return matrix.to(self.dtype).expand(self.shape)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
-        """``numpy.asarray(operator)`` is `to_dense` of a CPU operator, up to 2**24 entries.
+        """Return `to_dense` for ``numpy.asarray(operator)`` on the CPU, up to 2**24 entries.
 
         Raises
         ------
         MemoryError
-            Above them: nobody may have meant to write down the matrix.
+            If the matrix would have more entries, because the conversion is then probably an
+            accident.
         RuntimeError
-            When an argument requires its gradient, which an array would lose.
+            If an argument requires its gradient, which an array would lose.
         ValueError
-            With ``copy=False``.
+            If ``copy=False`` is requested.
         """
         validation.becomes_array("a LaplaceOperator", tuple(self.shape), copy, "operator @ v")
         if self.requires_grad:
             raise RuntimeError(
-                "a LaplaceOperator that requires its gradient does not become a NumPy array: use "
+                "a LaplaceOperator that requires its gradient cannot become a NumPy array: use "
                 "operator.to_plan(), or operator.to_dense().detach()"
             )
         matrix = self.to_dense().numpy()
         return matrix if dtype is None else matrix.astype(dtype, copy=False)
 
     def rank(self) -> int | Tensor:
-        """Rank of the matrix in exact arithmetic, from the order of the anchors alone in O(n + m).
+        """Return the rank of the matrix in exact arithmetic, in O(n + m) from the anchors' order.
 
         Returns
         -------
         int or Tensor
-            An int, or int64 of the batch's shape for a batch of matrices.
+            An int, or an int64 tensor of the batch's shape for a batch of matrices.
 
         Raises
         ------
         ValueError
-            With `real_part`: no such rule is known for the cosine form.
+            With ``real_part``: no such rule is known for the cosine form.
         """
-        # The order alone counts, wherever the numbers are.
+        # Only the order matters, so the numbers may be on any device.
         plan = (self.to(device="cpu") if self.device.type == "cuda" else self)._plan()
         assert isinstance(plan, _core.Plan)
         ranks = torch.tensor(plan.rank(), dtype=torch.int64)
@@ -294,7 +311,7 @@ class LaplaceOperator:
     # --- other libraries --------------------------------------------------------------------------
 
     def to_plan(self) -> Plan:
-        """Return a NumPy `laplex.Plan` of the same matrix and dtype, without gradients."""
+        """Return a `laplex.Plan` of the same matrix and dtype, without gradients."""
         from ..numpy.plan import Plan
 
         targets, sources, lengthscale, frequency, theta, phi = (
@@ -302,7 +319,7 @@ class LaplaceOperator:
             for tensor in self._tensors
         )
         if frequency is not None and not frequency.any() and theta is None:
-            # A plan does not oscillate at frequency 0; phases of 0 keep its kernel complex.
+            # A plan with frequency 0 does not oscillate; phases of 0 keep its kernel complex.
             theta = np.zeros_like(targets)
         return Plan(
             targets,
@@ -315,14 +332,14 @@ class LaplaceOperator:
         )
 
     def to_scipy(self) -> Any:
-        """Return a ``scipy.sparse.linalg.LinearOperator``, see `laplex.adapters.to_scipy`."""
+        """Return a ``scipy.sparse.linalg.LinearOperator``; see `laplex.adapters.to_scipy`."""
         require("scipy", extra="all", feature="laplex.LaplaceOperator.to_scipy")
         from ..numpy.scipy_operator import PlanLinearOperator
 
         return PlanLinearOperator(self.to_plan())
 
     def to_linear_operator(self) -> Any:
-        """Return a GPyTorch ``LinearOperator``, see `laplex.adapters.to_linear_operator`."""
+        """Return GPyTorch's ``LinearOperator``; see `laplex.adapters.to_linear_operator`."""
         require("linear_operator", extra="all", feature="laplex.LaplaceOperator.to_linear_operator")
         from .linear_operator import LaplaceLinearOperator
 
@@ -330,7 +347,7 @@ class LaplaceOperator:
 
 
 def _is_tensor(other: object) -> TypeGuard[Tensor]:
-    """Whether an operator multiplies it; NumPy arrays are refused with the way out."""
+    """Whether an operator can multiply it; NumPy arrays raise an error with the remedy."""
     if isinstance(other, np.ndarray):
         raise TypeError(
             "a LaplaceOperator multiplies torch tensors, got a NumPy array: use "

@@ -1,8 +1,9 @@
 """The operators ``laplex::matvec`` and ``laplex::matvec_vjp`` of PyTorch's registry.
 
-``laplex::matvec`` is the primitive of the module `derivatives`; ``laplex::matvec_vjp`` its seven
-first-order gradients (parity 0, moment 0) in one fused pass. The registry serves ``torch.compile``,
-fake and meta tensors, and dispatch modes; `autograd` adds the derivatives, `batching` vmap.
+``laplex::matvec`` is the primitive of the module ``derivatives``; ``laplex::matvec_vjp`` computes
+its seven first-order gradients (parity 0, moment 0) in one fused pass. The registry serves
+``torch.compile``, fake and meta tensors, and dispatch modes. The module ``autograd`` adds the
+derivatives and ``batching`` the rules for vmap.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from .call import FLAGS, TENSORS, Call, signature
 
 _KINDS: dict[Any, str] = {Tensor: "Tensor", Tensor | None: "Tensor?", bool: "bool", int: "int"}
 _FIELDS = [f"{_KINDS[kind]} {name}" for name, kind in get_type_hints(Call).items()]
-# Inductor's CUDA graphs own all memory that is taken while they warm up, and orders outlive that.
+# Inductor's CUDA graphs own all memory allocated during their warm-up, but orders must outlive it.
 _TAGS = (torch.Tag.pt2_compliant_tag, torch.Tag.cudagraph_unsafe)
 LIBRARY: Any = torch.library.Library("laplex", "DEF")  # type: ignore[no-untyped-call]
 LIBRARY.define(f"matvec({', '.join(_FIELDS)}) -> Tensor", tags=_TAGS)
@@ -32,7 +33,7 @@ MATVEC_VJP = torch.ops.laplex.matvec_vjp.default
 
 
 def filled(gradients: Sequence[Tensor | None], targets: Tensor) -> tuple[Tensor, ...]:
-    """Stand an empty tensor in for every gradient that was not wanted: the schema has no None."""
+    """Replace every gradient that is not needed by an empty tensor: the schema has no None."""
     return tuple(targets.new_empty(0) if each is None else each for each in gradients)
 
 
@@ -48,12 +49,12 @@ def _matvec_vjp(grad: Tensor, *args: Any) -> tuple[Tensor, ...]:
     return filled(execution.gradients(grad, call, sig, needs), call.targets)
 
 
-# For every backend, so that tensors of any other device meet the sentence of `signature`.
+# Registered for every backend, so that other devices get the error message of `signature`.
 LIBRARY.impl("matvec", _matvec, "CompositeExplicitAutograd")
 LIBRARY.impl("matvec_vjp", _matvec_vjp, "CompositeExplicitAutograd")
 
 
-# Keyword arguments come by the schema's names.
+# Keyword arguments have the names of the schema.
 
 
 def _matvec_fake(*args: Any, **named: Any) -> Tensor:

@@ -299,15 +299,15 @@ def test_errors():
         (
             lambda: plan @ put(x[:, None]),
             ValueError,
-            "multiplies a vector with @.* contiguous rows",
+            "takes one vector and a plan without a batch.* contiguous rows",
         ),
         (lambda: plan @ x.tolist(), TypeError, "v must be a CUDA array .* got list"),
-        (lambda: np.asarray(plan), TypeError, "does not become a NumPy array: .* plan.apply"),
+        (lambda: np.asarray(plan), TypeError, "cannot become a NumPy array: .* plan.apply"),
         (lambda: plan.apply(put(x.astype(np.float32))), TypeError, "v has dtype float32 but the"),
         (lambda: plan.apply(put(x.astype(np.int64))), TypeError, "v has dtype int64 but the plan"),
         (lambda: plan.apply(put(x[:5])), ValueError, r"v has shape \[5\] but must have shape"),
         (lambda: plan.apply(put(np.array(1.0))), ValueError, r"v has shape \[\] but must"),
-        (lambda: plan.transpose(put(x[:5])), ValueError, "u has shape .* number of targets last"),
+        (lambda: plan.transpose(put(x[:5])), ValueError, "u has shape .* number of targets come last"),
         (lambda: plan.apply(put(x), out=put(x[:5])), ValueError, "out has shape .* but the result"),
         (lambda: plan.apply(put(x), stream="0"), TypeError, "stream must be an address"),
         (lambda: plan.vjp(put(x), put(x[:5])), ValueError, "grad has shape .* but apply"),
@@ -505,7 +505,7 @@ def test_in_a_capture(monkeypatch):
     kept = {id(each) for each in gradients}
     assert made
     assert all(id(array) in kept for array, _ in made), "memory of a pool was let go"
-    with pytest.raises(RuntimeError, match="v is of another stream than the one that is captured"):
+    with pytest.raises(RuntimeError, match="v belongs to another stream than the one that is captured"):
         plan.apply(Interface(v, stream=9), Interface(out), stream=8)
 
 
@@ -513,7 +513,7 @@ def test_in_a_capture(monkeypatch):
 def test_addresses_that_do_not_fit():
     bytes_ = np.zeros(8 * 5 + 4, np.uint8)
     odd = bytes_[2:42].view(np.float64)
-    with pytest.raises(ValueError, match="targets lies at an address that is no multiple of 8"):
+    with pytest.raises(ValueError, match="targets starts at an address that is not a multiple of 8"):
         laplex.cuda.Plan(Interface(odd))
     plan = laplex.cuda.Plan(Interface(np.arange(5.0, dtype=np.float32)))
     fits = np.zeros(44, np.uint8)

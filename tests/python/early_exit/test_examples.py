@@ -61,7 +61,7 @@ def test_strategies(
     json.loads((tmp_path / "resnet.json").read_text())
     run("exits_fashion_mnist", monkeypatch, *options)  # what is there is not made again
     again = capsys.readouterr().out
-    cut = "\nReal exits by the clock"
+    cut = "\nTime of real exits"
     assert again[: again.index(cut)] == tables[: tables.index(cut)]
 
 

@@ -308,7 +308,7 @@ def test_a_resumed_fit_has_the_same_bits(digits, tmp_path, monkeypatch, interrup
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
     assert sorted(file.name for file in tmp_path.iterdir()) == ["covariance.pt"]
-    with pytest.raises(ValueError, match=r"checkpoint .* is of another run: its steps is 30"):
+    with pytest.raises(ValueError, match=r"checkpoint .* belongs to another run: its steps is 30"):
         resumed.fit(digits, checkpoint=path, resume=True, **{**options, "steps": 31})
 
 
@@ -343,7 +343,7 @@ MASK = torch.zeros(16, dtype=torch.bool)
         (lambda m: LaplaceCovariance(16, 1.5), TypeError, "heads must be an integer"),
         (lambda m: LaplaceCovariance(16, phased=2), TypeError, "phased must be True or False"),
         (lambda m: LaplaceCovariance(16, dtype=torch.float16), TypeError, "dtype must be"),
-        (lambda m: m.fit(GOOD[:1]), ValueError, "images must be at least 2"),
+        (lambda m: m.fit(GOOD[:1]), ValueError, "images must contain at least 2"),
         (lambda m: m.fit(GOOD), ValueError, "images are all the same"),
         (lambda m: m.fit(SPOILT), ValueError, "images must be finite"),
         (lambda m: m.fit(torch.zeros(3, 15)), ValueError, "images must have 16 numbers"),
@@ -395,7 +395,7 @@ def test_example_of_fashion_mnist(run_example: Callable[..., str], tmp_path: Pat
         "covariance_fashion_mnist.py",
         *("--data", "digits", "--steps", "40", "--polish", "3", "--out", str(tmp_path)),
     )
-    assert "nats an image" in said
+    assert "nats per image" in said
     assert {"inpainting.png", "order.png"} <= {file.name for file in tmp_path.iterdir()}
 
 
@@ -403,7 +403,7 @@ def test_example_of_photographs(run_example: Callable[..., str], tmp_path: Path)
     pytest.importorskip("rich")
     pytest.importorskip("skimage")
     arguments = ("--whole", "--side", "40", "--steps", "2", "--out", str(tmp_path))
-    assert "s a step" in run_example("covariance_photographs.py", *arguments)
+    assert "s per step" in run_example("covariance_photographs.py", *arguments)
     assert (tmp_path / "whole.png").exists()
 
 
@@ -437,11 +437,11 @@ def test_checkpoints_of_other_images_and_broken_ones_change_nothing(tmp_path):
     for content in (b"", b"garbage", path.read_bytes()[:300]):
         broken = tmp_path / "broken.pt"
         broken.write_bytes(content)
-        with pytest.raises(ValueError, match=r"broken\.pt is no checkpoint of fit"):
+        with pytest.raises(ValueError, match=r"broken\.pt was not written by fit"):
             model.fit(images, steps=2, checkpoint=broken, resume=True)
     for state in ({"a": 1}, {"fingerprint": 3}):
         torch.save(state, tmp_path / "broken.pt")
-        with pytest.raises(ValueError, match="no checkpoint of fit"):
+        with pytest.raises(ValueError, match="was not written by fit"):
             model.fit(images, steps=2, checkpoint=tmp_path / "broken.pt", resume=True)
     with pytest.raises(ValueError, match="cannot be written"):
         model.fit(images, steps=2, checkpoint=tmp_path / "missing" / "fit.pt")

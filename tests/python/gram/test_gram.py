@@ -316,7 +316,9 @@ def test_one_derivative_too_many_says_so():
     given = torch.tensor([0, 2])
     variance = LaplaceGram(x, noise=0.1).condition(given, draw(2)).variance
     (first,) = torch.autograd.grad(variance.sum(), x, create_graph=True)
-    with pytest.raises(NotImplementedError, match="conditional variances first ones"):
+    with pytest.raises(
+        NotImplementedError, match="only first derivatives of conditional variances"
+    ):
         torch.autograd.grad(first.sum(), x)
 
 
@@ -533,7 +535,11 @@ def test_pickle_and_repr():
             ValueError,
             "rescale the values",
         ),
-        ({"anchors": torch.tensor([0.0, 1e308], dtype=D), "frequency": 3.0}, ValueError, "no such"),
+        (
+            {"anchors": torch.tensor([0.0, 1e308], dtype=D), "frequency": 3.0},
+            ValueError,
+            "overflows a float",
+        ),
         ({"terms": []}, TypeError, "at least one laplex.gram.Term"),
         ({"terms": [Term()], "lengthscale": 2.0}, ValueError, "not both"),
         ({"lengthscale": torch.ones(2), "noise": torch.ones(3, 1)}, ValueError, "broadcast"),

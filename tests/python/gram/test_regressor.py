@@ -160,7 +160,7 @@ def test_what_it_refuses():
         LaplaceGPRegressor().fit(np.hstack([X, X]), y)
     with pytest.raises(NotFittedError):
         LaplaceGPRegressor().predict(X)
-    with pytest.raises(ValueError, match="either return_std or return_cov"):
+    with pytest.raises(ValueError, match="either return_std=True or return_cov=True"):
         LaplaceGPRegressor().fit(X, y).predict(X, return_std=True, return_cov=True)
     with pytest.raises(ValueError, match="noise must be positive and finite, got -1"):
         LaplaceGPRegressor(noise=-1.0).fit(X, y)
@@ -183,7 +183,7 @@ def test_the_example(monkeypatch, tmp_path, capsys):
     script = Path(__file__).parents[3] / "examples" / "gp_regression.py"
     monkeypatch.setattr(sys, "argv", [str(script), "--out", str(tmp_path)])
     runpy.run_path(str(script), run_name="__main__")
-    assert "within two deviations" in capsys.readouterr().out
+    assert "within two standard deviations" in capsys.readouterr().out
     assert (tmp_path / "gp_regression.png").exists()
 
 
@@ -221,4 +221,4 @@ def test_sklearns_checks_fail_by_the_number_of_columns_alone():
             while error is not None:
                 chain.append(str(error))
                 error = error.__cause__ or error.__context__
-            assert any("is a process on a line" in message for message in chain), result
+            assert any("takes exactly one" in message for message in chain), result

@@ -319,7 +319,7 @@ def test_an_embedding_may_not_share_its_weight_but_read_it():
 def test_a_dense_checkpoint_is_refused_with_the_way_to_convert_it(cls):
     model = nn.Sequential(cls(8, 6))
     dense = nn.Sequential(nn.Linear(8, 6)).state_dict()
-    message = rf"(?s)0\.weight is a dense matrix.*{cls.__name__}\.from_linear.* leave the key out"
+    message = rf"(?s)0\.weight is a dense matrix.*{cls.__name__}\.from_linear.* remove the key"
     for strict in (True, False):  # as for a wrong shape
         with pytest.raises(RuntimeError, match=message):
             model.load_state_dict(dense, strict=strict)

@@ -57,7 +57,7 @@ def test_rounds_lower_the_error(cls, phased):
 
 
 def test_it_ends_below_low_rank_of_equal_size():
-    # docs/guides/layers.md has it on trained weights; white noise of this size leaves more room.
+    # docs/measurements/layers.md has trained weights; white noise of this size leaves more room.
     weight = torch.randn(48, 48)
     layer = LaplexLinear.from_linear(linear_of(weight, bias=False), heads=4)
     parameters = sum(parameter.numel() for parameter in layer.parameters())
@@ -81,7 +81,7 @@ def test_a_matrix_of_rank_two_is_one_head(cls):
 
 @pytest.mark.parametrize("cls", CLASSES)
 def test_a_matrix_of_the_class_is_found_in_part(cls):
-    # The minimum is a local one: docs/guides/layers.md says how far off it is.
+    # The minimum is a local one: docs/measurements/layers.md says how far off it is.
     layer = cls(32, 32, heads=1, bias=False)
     again = cls.from_linear(layer.to_linear())
     assert again.fit_error < 0.75 * low_rank_error(layer.weight.detach(), 3)
@@ -140,7 +140,7 @@ def test_gains_beyond_half_precision_are_refused():
     linear = nn.Linear(6, 5).half()
     with torch.no_grad():
         linear.weight.fill_(6e4).mul_(torch.eye(5, 6) * 2 - 1)
-    with pytest.raises(ValueError, match=r"beyond torch.float16.*pass linear.float\(\)"):
+    with pytest.raises(ValueError, match=r"overflow torch.float16.*pass linear.float\(\)"):
         LaplexHead.from_linear(linear)
     assert LaplexHead.from_linear(linear.float()).fit_error < 1
 

@@ -341,7 +341,7 @@ WRONG_TYPES = {
         "frequency must be a float or a torch tensor, got NoneType", F, F, frequency=None
     ),
     "integer-anchors": refused(
-        "targets has dtype torch.int64: anchors must be float32 or float64", F, F.long()
+        "targets has dtype torch.int64, but anchors must be float32 or float64", F, F.long()
     ),
     "bfloat16-anchors": refused(
         r"targets has dtype torch.bfloat16.* pass targets.float\(\)", F.bfloat16(), F.bfloat16()
@@ -367,7 +367,7 @@ WRONG_TYPES = {
         "source_phase has dtype torch.float64", F, F, source_phase=F.double()
     ),
     "integer-lengthscale-tensor": refused(
-        "lengthscale has dtype torch.int64: give a Python float", F, F, lengthscale=torch.tensor(1)
+        "lengthscale has dtype torch.int64, but must be a Python float", F, F, lengthscale=torch.tensor(1)
     ),
 }
 WRONG_VALUES = {
@@ -377,9 +377,9 @@ WRONG_VALUES = {
     "values-length": refused(
         "values has 2 entries in its last dimension, but sources has 3", F[:2], F, F.clone()
     ),
-    "values-length-self": refused("the sources are the targets here", F[:2], F),
+    "values-length-self": refused("which are also the sources", F[:2], F),
     "phase-length": refused(
-        r"target_phase has shape \(2,\): its last dimension must be 3", F, F, target_phase=F[:2]
+        r"target_phase has shape \(2,\), but its last dimension must be 3", F, F, target_phase=F[:2]
     ),
     "batches": refused(
         r"leading dimensions do not broadcast: values \(4, 3\), targets \(5, 3\)",
@@ -448,7 +448,7 @@ def test_the_registered_operator_checks_its_arguments_too():
     with pytest.raises(TypeError, match=r"grad has dtype torch\.float64"):
         torch.ops.laplex.matvec_vjp(F.double(), F, F, *grads)
     for parity, moment in ((3, 0), (-1, 0), (0, -1)):
-        with pytest.raises(ValueError, match="parity is 0, 1 or 2 and moment 0 to 4"):
+        with pytest.raises(ValueError, match="parity must be 0, 1 or 2 and moment between 0 and 4"):
             torch.ops.laplex.matvec(F, F, *rest[:-2], parity, moment)
 
 

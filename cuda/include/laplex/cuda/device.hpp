@@ -1,4 +1,5 @@
-/// Which devices there are, and memory on the current one.
+/// \file
+/// CUDA devices, and memory on the current one.
 #pragma once
 
 #include <cstddef>
@@ -10,44 +11,65 @@ struct CUstream_st;
 
 namespace laplex::cuda {
 
-/// cudaStream_t.
+/// A CUDA stream, the same type as cudaStream_t.
 using Stream = CUstream_st*;
 
-/// How many devices can be used; 0 without a driver.
+/// The number of devices that can be used; 0 without a driver.
 [[nodiscard]] int device_count() noexcept;
 
-/// Throws Error unless there is a device, with the sentence that says why there is none.
+/// Checks that there is a device.
+/// \throws Error `device` if there is none, with a sentence that says why
 void require_device();
 
-/// Name, compute capability and memory of a device, in words.
+/// The name, compute capability and memory of a device, as text for people.
+/// \param device the number of the device
 [[nodiscard]] std::string device_name(int device);
 
-/// The driver's and the runtime's version, as 13000 for 13.0; 0 without a driver.
+/// The CUDA version that the driver supports, such as 13000 for 13.0; 0 without a driver.
 [[nodiscard]] int driver_version() noexcept;
+/// The version of the CUDA runtime, such as 13000 for 13.0.
 [[nodiscard]] int runtime_version() noexcept;
 
-/// The device that this thread's calls are for; 0 without a driver.
+/// The device that calls of this thread use; 0 without a driver.
 [[nodiscard]] int current_device() noexcept;
-/// Makes another device the current one; does nothing if it cannot.
+/// Makes a device the current one of this thread. Does nothing if that is impossible.
+/// \param device the number of the device
 void set_current_device(int device) noexcept;
 
-/// Device memory, ordered in the stream: of no bytes it is null. Throws Error if there is none
-/// left.
+/// Allocates device memory in the order of a stream.
+/// \param bytes the size
+/// \param stream the stream
+/// \return the memory; null if `bytes` is 0
+/// \throws Error `out_of_memory` if the device has too little memory left
 [[nodiscard]] void* allocate(std::size_t bytes, Stream stream);
-/// Gives it back once the stream has come so far; null is let pass.
+/// Frees memory from allocate() in the order of a stream.
+/// \param memory the memory; null is ignored
+/// \param stream the stream
 void release(void* memory, Stream stream) noexcept;
 
-/// Device memory for as long as this lives. It is given back in the stream that it came in, which
-/// must live as long and not be captured then, and on the device that it came on, whichever is
-/// current.
+/// Owns device memory.
+///
+/// The destructor frees the memory in the stream in which it was allocated, and on the device on
+/// which it was allocated, whichever device is current. The stream must live as long as this object
+/// and must not be in a capture when it is destroyed.
 class DeviceMemory {
  public:
+  /// Owns nothing.
   DeviceMemory() = default;
+  /// Allocates memory on the current device.
+  /// \param bytes the size
+  /// \param stream the stream
+  /// \throws Error `out_of_memory` if the device has too little memory left
   DeviceMemory(std::size_t bytes, Stream stream);
+  /// Frees the memory.
   ~DeviceMemory();
+  /// Takes the memory over, and leaves `other` with none.
   DeviceMemory(DeviceMemory&& other) noexcept;
+  /// Exchanges the memory of both.
   DeviceMemory& operator=(DeviceMemory&& other) noexcept;
+  /// The address of the memory; null if there is none.
   [[nodiscard]] void* data() const noexcept { return data_; }
+  /// The device that the memory is on.
   [[nodiscard]] int device() const noexcept { return device_; }
 
  private:
@@ -56,17 +78,34 @@ class DeviceMemory {
   int device_ = 0;
 };
 
-/// Both wait: the host's memory can be used again, or read, when they return.
+/// Copies from the host to the device, and waits until the copy is done.
+/// \param device the destination, a device pointer
+/// \param host the source, a host pointer
+/// \param bytes the size
+/// \param stream the stream
 void copy_to_device(void* device, const void* host, std::size_t bytes, Stream stream);
+/// Copies from the device to the host, and waits until the copy is done.
+/// \param host the destination, a host pointer
+/// \param device the source, a device pointer
+/// \param bytes the size
+/// \param stream the stream
 void copy_to_host(void* host, const void* device, std::size_t bytes, Stream stream);
 
-/// Waits until everything that the stream was given is done.
+/// Waits until all work in a stream is done.
+/// \param stream the stream
 void synchronize(Stream stream);
 
-/// A number for the graph that the stream is being captured into; none if it is not.
+/// Identifies the graph that a stream is being captured into.
+/// \param stream the stream
+/// \return a number for the graph; nothing if the stream is not being captured
 [[nodiscard]] std::optional<std::uint64_t> capture_id(Stream stream);
 
-/// to[k] += from[k], without waiting; T is float or double.
+/// Adds an array to another, `to[k] += from[k]`, without waiting for the device.
+/// \tparam T float or double
+/// \param to the array to add to, a device pointer
+/// \param from the array to add, a device pointer
+/// \param count the number of entries
+/// \param stream the stream
 template <class T>
 void add(T* to, const T* from, std::int64_t count, Stream stream);
 

@@ -1,16 +1,19 @@
+/// \file
 /// The covariance matrices of laplex/gram.hpp on a GPU: device pointers, a stream, memory from the
 /// caller.
 ///
-/// What differs from the CPU's, and why:
-///  * The filter runs along all chunks of a line at once, from covariances that an associative scan
-///    has found. Sums are formed in another order than on the CPU, but always in the same: the same
-///    input gives the same bits.
-///  * At most kMostColumns columns: a thread holds matrices of that size.
-///  * The constructor waits for the stream, since it has to say what is singular, and so cannot run
-///    in a stream that is captured. All other calls can, wait for nothing, and allocate nothing if
-///    given a workspace.
+/// These points differ from the CPU:
 ///
-/// Everything runs on the current device and on the given stream; pointers are device pointers of
+/// - The filter runs in all chunks of a line at once, from covariances that an associative scan has
+///   found. Sums are formed in another order than on the CPU, but in a fixed one: the same input
+///   gives the same bits.
+/// - There are at most laplex::cuda::Gram::kMostColumns columns, because a thread holds matrices of
+///   that size.
+/// - The constructor waits for the stream, because it reports which matrix is singular. It
+///   therefore cannot run in a stream that is being captured. All other calls can, wait for
+///   nothing, and allocate nothing if they are given a workspace.
+///
+/// All work runs on the current device and in the given stream. Pointers are pointers to memory of
 /// that device. This header needs no CUDA header.
 #pragma once
 
@@ -24,67 +27,136 @@
 
 namespace laplex::cuda {
 
+/// \cond
 namespace detail {
 struct GramState;
 }
+/// \endcond
 
-/// A factorised covariance matrix. Vectors are [batch, rows, n], contiguous.
+/// A batch of factorised covariance matrices in device memory.
+///
+/// Vectors are contiguous arrays `[batch, rows, n]`. Every member that takes a stream throws Error:
+/// `invalid_argument` for arguments outside their domain and for lent memory that is too small or
+/// not aligned, `out_of_memory`, and `device` for errors of CUDA.
 class Gram {
  public:
-  /// The most columns of H: sums of up to 8 real terms or 4 cosines.
+  /// The largest number of columns of H, enough for a sum of 8 real terms or 4 cosine terms.
   static constexpr std::int64_t kMostColumns = 8;
 
-  /// All pointers of `covariance` are device pointers; Covariance::num_threads is not used.
-  ///
-  /// `storage` holds the factor from then on (storage_bytes); `scratch` is used until the call
-  /// returns (scratch_bytes). Without storage the stream must outlive the matrix, which gives its
-  /// memory back in it. Throws Error as laplex::Gram does, and for memory that is too small or not
-  /// aligned, no memory, no device.
+  /// Sorts the anchors and factorises the matrices. Waits for the stream.
+  /// \param covariance the description; all its pointers are device pointers, and num_threads is
+  ///   unused
+  /// \param stream the stream; without `storage` it must outlive the object, which frees its memory
+  ///   in it
+  /// \param storage holds the factor for the life of the object: storage_bytes()
+  /// \param scratch is used until the call returns: scratch_bytes()
+  /// \throws Error as laplex::Gram does; also `invalid_argument` for memory that is too small or
+  ///   not aligned, and `device` if there is no device or the stream is being captured
   Gram(const Covariance& covariance, Stream stream, Memory storage = {}, Memory scratch = {});
 
-  /// See laplex::Gram. `out` may be `in`.
+  /// Multiplies with a factor: `out = F in`; see laplex::Gram::apply().
+  /// \param factor the matrix F: L, its inverse, its transpose, or the inverse of that
+  /// \param scaled whether to use `S = L sqrt(D)` in place of L
+  /// \param in the vectors, `[batch, rows, n]`
+  /// \param out receives the result, `[batch, rows, n]`; may be `in`
+  /// \param rows the number of vectors of each matrix
+  /// \param stream the stream
+  /// \param workspace memory for the call: workspace_bytes()
   void apply(Factor factor, bool scaled, const double* in, double* out, std::int64_t rows,
              Stream stream, Memory workspace = {}) const;
 
-  /// x = A^-1 b. `x` may be `b`.
+  /// Solves `A x = b`.
+  /// \param b the right-hand sides, `[batch, rows, n]`
+  /// \param x receives the solutions, `[batch, rows, n]`; may be `b`
+  /// \param rows the number of vectors of each matrix
+  /// \param stream the stream
+  /// \param workspace memory for the call: workspace_bytes()
   void solve(const double* b, double* x, std::int64_t rows, Stream stream,
              Memory workspace = {}) const;
 
-  /// log D_i, [batch, n].
+  /// Writes log D; see laplex::Gram::log_variances().
+  /// \param out receives the logarithms, `[batch, n]`
+  /// \param stream the stream
   void log_variances(double* out, Stream stream) const;
 
-  /// log det A, [batch].
+  /// Writes log det A.
+  /// \param out receives the logarithms, `[batch]`
+  /// \param stream the stream
+  /// \param workspace memory for the call: workspace_bytes() of 0 rows
   void logdet(double* out, Stream stream, Memory workspace = {}) const;
 
-  /// The log density of N(0, A) at v, [batch, rows].
+  /// Computes the log density of the normal distribution N(0, A).
+  /// \param v the points, `[batch, rows, n]`
+  /// \param out receives the log densities, `[batch, rows]`
+  /// \param rows the number of points of each matrix
+  /// \param stream the stream
+  /// \param workspace memory for the call: workspace_bytes()
   void log_prob(const double* v, double* out, std::int64_t rows, Stream stream,
                 Memory workspace = {}) const;
 
-  /// The numbers of the anchors in ascending order, [batch, n].
+  /// Writes the indices of the anchors in ascending order of the anchors.
+  /// \param out receives the indices, `[batch, n]`
+  /// \param stream the stream
   void order(std::int64_t* out, Stream stream) const;
 
-  /// See laplex::Gram.
+  /// Computes the gradients of f (see GramGradients); see laplex::Gram::vjp().
+  /// \param a the vectors a of f, `[batch, rows, n]`
+  /// \param b the vectors b of f, `[batch, rows, n]`
+  /// \param rows the number of vectors of each matrix
+  /// \param w the weights of log D, `[batch, n]`; null: 0
+  /// \param gradients where to write the gradients; null members are not computed
+  /// \param d_b receives the gradient by b, `[batch, rows, n]`; may be null
+  /// \param stream the stream
+  /// \param workspace memory for the call: gradient_workspace_bytes()
   void vjp(const double* a, const double* b, std::int64_t rows, const double* w,
            const GramGradients& gradients, double* d_b, Stream stream, Memory workspace = {}) const;
+  /// Computes the derivatives of the gradients of vjp() along a direction; see
+  /// laplex::Gram::vjp_tangent().
+  /// \param a the vectors a of f, `[batch, rows, n]`
+  /// \param b the vectors b of f, `[batch, rows, n]`
+  /// \param rows the number of vectors of each matrix
+  /// \param w the weights of log D, `[batch, n]`; null: 0
+  /// \param tangent the direction
+  /// \param gradients where to write the derivatives; null members are not computed
+  /// \param d_a receives the gradient by a, `[batch, rows, n]`; may be null
+  /// \param d_b receives the gradient by b, `[batch, rows, n]`; may be null
+  /// \param d_w receives the gradient by w, `[batch, n]`; may be null
+  /// \param stream the stream
+  /// \param workspace memory for the call: gradient_workspace_bytes() with `tangent`
   void vjp_tangent(const double* a, const double* b, std::int64_t rows, const double* w,
                    const GramTangent& tangent, const GramGradients& gradients, double* d_a,
                    double* d_b, double* d_w, Stream stream, Memory workspace = {}) const;
 
-  /// Bytes of memory to lend.
+  /// The bytes of `storage` that the constructor needs.
+  /// \param batch the number of matrices
+  /// \param n the number of anchors of each matrix
+  /// \param width the number of columns of H
   [[nodiscard]] static std::size_t storage_bytes(std::int64_t batch, std::int64_t n,
                                                  std::int64_t width);
+  /// The bytes of `scratch` that the constructor needs.
+  /// \param batch the number of matrices
+  /// \param n the number of anchors of each matrix
+  /// \param width the number of columns of H
   [[nodiscard]] static std::size_t scratch_bytes(std::int64_t batch, std::int64_t n,
                                                  std::int64_t width);
-  /// For apply(), solve() and log_prob(), and with no rows for logdet().
+  /// The bytes of `workspace` that apply(), solve() and log_prob() need, and with 0 rows those that
+  /// logdet() needs.
+  /// \param rows the number of vectors of each matrix
   [[nodiscard]] std::size_t workspace_bytes(std::int64_t rows) const;
-  /// For vjp(), or with `tangent` for vjp_tangent().
+  /// The bytes of `workspace` that vjp() or vjp_tangent() needs.
+  /// \param rows the number of vectors of each matrix
+  /// \param tangent false for vjp(), true for vjp_tangent()
   [[nodiscard]] std::size_t gradient_workspace_bytes(std::int64_t rows, bool tangent) const;
 
+  /// The number of matrices.
   [[nodiscard]] std::int64_t batch() const noexcept;
+  /// The number n of anchors of each matrix.
   [[nodiscard]] std::int64_t size() const noexcept;
+  /// The number of columns of H.
   [[nodiscard]] std::int64_t width() const noexcept;
+  /// Whether any matrix has two equal anchors.
   [[nodiscard]] bool has_ties() const noexcept;
-  /// Bytes of device memory.
+  /// The bytes of device memory that the factors hold.
   [[nodiscard]] std::int64_t nbytes() const noexcept;
 
  private:

@@ -1,23 +1,27 @@
+/// \file
 /// The plan of laplex/plan.hpp on a GPU: device pointers, a stream, memory from the caller.
 ///
-/// What differs from the CPU's, and why:
-///  * A plan holds the order of the anchors alone. Lengthscales, frequencies and phases are read
-///    where they are, at every call, so that they may be trained without a new plan: their memory
-///    must live as long as the plan is used.
-///  * Construction and update() look at the anchors and wait for what they find (NaN; already
-///    sorted). Products and gradients never wait for the device, and allocate nothing if given a
-///    workspace.
-///  * Sums are accumulated in double, in a fixed order: the same input gives the same bits, run for
-///    run.
+/// These points differ from the CPU:
 ///
-/// **In a stream that is captured into a graph** products and gradients are captured as they are,
-/// and go on with the order that the plan has. update(), or a plan built there in storage that is
-/// lent, is captured as a sort: every replay then takes the anchors as they are by then. Nothing is
-/// looked at: NaN among them makes NaN. What was captured is so of the plan only once the graph has
-/// run, and every pointer and all lent memory must live as long as the graph is replayed.
+/// - A plan holds only the order of the anchors. Every call reads the lengthscales, frequencies and
+///   phases from the caller's memory, so that they can be trained without a new plan. That memory
+///   must live as long as the plan is used.
+/// - Construction and Plan::update() inspect the anchors and wait for the outcome (are any NaN? are
+///   they sorted already?). Products and gradients never wait for the device, and they allocate
+///   nothing if they are given a workspace.
+/// - Sums are accumulated in double in a fixed order: the same input gives the same bits in every
+///   run.
 ///
-/// Everything runs on the current device and on the given stream; pointers are device pointers of
-/// that device unless said otherwise, aligned to their numbers. This header needs no CUDA header.
+/// **Capturing into a CUDA graph.** Products and gradients can be captured as they are, and use the
+/// order that the plan has. An update(), or a plan that is built during the capture in lent
+/// storage, is captured as a sort: every replay takes the anchors as they are by then. Nothing can
+/// be inspected during a capture, so NaN anchors give NaN results. The plan takes the captured
+/// state only when the graph has run. Every pointer and all lent memory must live as long as the
+/// graph is replayed.
+///
+/// All work runs on the current device and in the given stream. Pointers are pointers to memory of
+/// that device, unless stated otherwise, and must be aligned to the size of their type. This header
+/// needs no CUDA header.
 #pragma once
 
 #include <laplex/cuda/device.hpp>
@@ -28,113 +32,195 @@
 #include <memory>
 #include <type_traits>
 
+/// \namespace laplex::cuda
+/// The CUDA backend: the plans and covariance matrices of laplex over device pointers. It has not
+/// run on a GPU yet; its kernels are tested in an emulation on the host.
 namespace laplex::cuda {
 
-/// Device memory lent by the caller, aligned to 16 bytes. Null: the library allocates for itself,
-/// ordered in the stream.
+/// Device memory that the caller lends for a call, or for the life of an object.
 struct Memory {
+  /// The address, aligned to 16 bytes. Null: the library allocates memory in the order of the
+  /// stream.
   void* data = nullptr;
-  std::size_t bytes = 0;
+  std::size_t bytes = 0;  ///< The size.
 };
 
+/// \cond
 namespace detail {
 template <class T>
 class State;
 }
+/// \endcond
 
-/// How the entries of a vector are stored; half precision goes with Plan<float> and is widened on
-/// the way in and rounded on the way out, and complex numbers are pairs of T.
-enum class Storage { single_or_double, half, bfloat16 };
-
-/// `rows` vectors for each head: see laplex::Strides.
-struct Vectors {
-  void* data = nullptr;
-  bool complex = false;
-  Strides strides{};
-  Storage storage = Storage::single_or_double;
+/// The type in which the entries of vectors are stored. Half precision is for real values of
+/// `Plan<float>`: it is widened when read and rounded when written.
+enum class Storage {
+  single_or_double,  ///< The type T of the plan; complex numbers are pairs of T.
+  half,              ///< IEEE half precision, 16 bits.
+  bfloat16,          ///< bfloat16, 16 bits.
 };
-struct ConstVectors {
-  const void* data = nullptr;
-  bool complex = false;
-  Strides strides{};
-  Storage storage = Storage::single_or_double;
 
+/// A batch of vectors to write to: the same number of rows for each head.
+struct Vectors {
+  void* data = nullptr;                         ///< The first entry, a device pointer.
+  bool complex = false;                         ///< Whether the entries are complex.
+  Strides strides{};                            ///< The layout.
+  Storage storage = Storage::single_or_double;  ///< The type of the entries.
+};
+/// A batch of vectors to read from: the same number of rows for each head.
+struct ConstVectors {
+  const void* data = nullptr;                   ///< The first entry, a device pointer.
+  bool complex = false;                         ///< Whether the entries are complex.
+  Strides strides{};                            ///< The layout.
+  Storage storage = Storage::single_or_double;  ///< The type of the entries.
+
+  /// No vectors.
   ConstVectors() = default;
+  /// Describes vectors in device memory.
+  /// \param p the first entry, a device pointer
+  /// \param is_complex whether the entries are complex
+  /// \param s the layout
+  /// \param stored the type of the entries
   ConstVectors(const void* p, bool is_complex, Strides s,
                Storage stored = Storage::single_or_double)
       : data(p), complex(is_complex), strides(s), storage(stored) {}
+  /// Describes the same memory for reading.
+  /// \param v the vectors
   ConstVectors(const Vectors& v)  // NOLINT(google-explicit-constructor): as pointers convert
       : data(v.data), complex(v.complex), strides(v.strides), storage(v.storage) {}
 };
 
-/// T is float or double: the type of anchors and phases. Copies share the order of their anchors.
+/// The matrices of a Kernel in device memory, ready for products and gradients.
+///
+/// Copies of a plan share the order of their anchors. Every member that takes a stream throws
+/// Error: `invalid_argument` for arguments outside their domain and for lent memory that is too
+/// small or not aligned, `out_of_memory`, and `device` for errors of CUDA.
+/// \tparam T the type of anchors and phases, float or double
 template <class T>
 class Plan {
   static_assert(std::is_same_v<T, float> || std::is_same_v<T, double>, "float or double");
 
  public:
-  /// All pointers of `kernel` are device pointers; Kernel::num_threads is not used.
-  ///
-  /// `storage` holds the order from then on (storage_bytes); `scratch` is used until the call
-  /// returns (scratch_bytes). Without storage the stream must outlive the plan, which gives its
-  /// memory back in it. Waits for the stream, once for each of anchors, lengthscale and frequency.
-  /// Throws Error: NaN or infinite anchors, lengthscale not positive, impossible sizes, memory
-  /// that is too small or not aligned, no memory, no device.
+  /// Sorts the anchors. Waits for the stream, once for each of anchors, lengthscale and frequency.
+  /// \param kernel the description; all its pointers are device pointers, and num_threads is unused
+  /// \param stream the stream; without `storage` it must outlive the plan, which frees memory in it
+  /// \param storage holds the order for the life of the plan: storage_bytes()
+  /// \param scratch is used until the call returns: scratch_bytes()
+  /// \throws Error `invalid_argument` for anchors or phases that are NaN or infinite, a lengthscale
+  ///   that is not positive, impossible sizes, and memory that is too small or not aligned;
+  ///   `out_of_memory`; `device` if there is no device, or if the stream is being captured and
+  ///   there is no `storage`
   Plan(const Kernel<T>& kernel, Stream stream, Memory storage = {}, Memory scratch = {});
 
-  /// A plan on the same anchors with other lengthscales, frequencies, phases or real_part. Only
-  /// pointers are taken over: nothing is looked at, and a lengthscale that is not positive makes
-  /// NaN.
+  /// A plan on the same anchors with other lengthscales, frequencies, phases or `real_part`. Only
+  /// the pointers are copied, and what they point to is not checked: a lengthscale that is not
+  /// positive gives NaN.
+  /// \param kernel the new parameters; its anchors and sizes are ignored
+  /// \return the plan, which shares the order of the anchors with this one
   [[nodiscard]] Plan with_parameters(const Kernel<T>& kernel) const;
 
-  /// Moves the anchors, for all copies of this plan too. An order that is still right is kept. The
-  /// plan is unchanged if this throws. Waits for the stream once. Throws Error also if products
-  /// were captured while anchors ascended, and these do not or are not looked at: in one capture,
-  /// update first, then apply.
+  /// Replaces the anchors, also for all copies of this plan, and keeps the order where it is still
+  /// right. Waits for the stream once. The plan is unchanged if this throws.
+  /// \param targets the new targets, `[heads, n]`
+  /// \param sources the new sources, `[heads, m]`; null in the self case
+  /// \param stream the stream
+  /// \param scratch is used until the call returns: scratch_bytes()
+  /// \throws Error `invalid_argument`, besides the usual reasons, if products of this plan were
+  ///   captured while its anchors were in ascending order, and the new anchors are not or cannot be
+  ///   inspected. Within one capture, update first and then apply.
   void update(const T* targets, const T* sources, Stream stream, Memory scratch = {});
 
-  /// Whether the plan's anchors are these, number by number. Waits for the stream once; `scratch`
-  /// of 64 bytes.
+  /// Whether the plan's anchors are equal to these, number by number. Waits for the stream once.
+  /// \param targets the targets to compare, `[heads, n]`
+  /// \param sources the sources to compare, `[heads, m]`; null in the self case
+  /// \param stream the stream, which must not be in a capture
+  /// \param scratch 64 bytes, used until the call returns
   [[nodiscard]] bool holds(const T* targets, const T* sources, Stream stream,
                            Memory scratch = {}) const;
 
-  /// u = K v, K^T v or K^H v, and the family of `Term`: see laplex::Plan::apply. The result is
-  /// complex iff the values or the kernel are, and half if it may be stored so.
+  /// Computes a product `u = K v`, `K^T v` or `K^H v`; see laplex::Plan::apply().
+  /// \param values the values
+  /// \param rows the number of vectors of each head
+  /// \param result where to write the result, complex if and only if the values or the kernel are;
+  ///   half precision is possible where the result is real and T is float
+  /// \param stream the stream
+  /// \param mode the matrix: K, its transpose or its adjoint
+  /// \param term the member of the family of sums; the default is the product itself
+  /// \param workspace memory for the call: workspace_bytes()
   void apply(const ConstVectors& values, std::int64_t rows, const Vectors& result, Stream stream,
              Mode mode = Mode::plain, Term term = {}, Memory workspace = {}) const;
 
-  /// The two halves of u = left + right; both laid out alike.
+  /// Computes the two halves of a product, `K v = left + right`; see laplex::Plan::half_sums().
+  /// \param values the values
+  /// \param rows the number of vectors of each head
+  /// \param left where to write the sums over the sources at or below each target
+  /// \param right where to write the sums over the sources above each target, laid out like `left`
+  /// \param stream the stream
+  /// \param workspace memory for the call: workspace_bytes()
   void half_sums(const ConstVectors& values, std::int64_t rows, const Vectors& left,
                  const Vectors& right, Stream stream, Memory workspace = {}) const;
 
-  /// First-order gradients of Re<grad, K values>; see laplex::Plan::vjp. Gradients::values is
-  /// contiguous [heads, rows, m] of the values' type (never half).
+  /// Computes first-order gradients of `Re<grad, K values>`; see laplex::Plan::vjp().
+  /// \param values the values
+  /// \param grad the cotangent, of the result's type
+  /// \param rows the number of vectors of each head
+  /// \param gradients where to write the gradients, in device memory; null members are not
+  /// computed.
+  ///   The gradient by the values is contiguous, `[heads, rows, m]`, complex if they are, and never
+  ///   in half precision.
+  /// \param stream the stream
+  /// \param workspace memory for the call: gradient_workspace_bytes()
   void vjp(const ConstVectors& values, const ConstVectors& grad, std::int64_t rows,
            const Gradients<T, T>& gradients, Stream stream, Memory workspace = {}) const;
 
-  /// Bytes of memory to lend.
+  /// The bytes of `storage` that the constructor needs.
+  /// \param heads the number of heads
+  /// \param n the number of targets of each head
+  /// \param m the number of sources of each head
+  /// \param self whether the sources are the targets
   [[nodiscard]] static std::size_t storage_bytes(std::int64_t heads, std::int64_t n, std::int64_t m,
                                                  bool self);
+  /// The bytes of `scratch` that the constructor and update() need.
+  /// \param heads the number of heads
+  /// \param n the number of targets of each head
+  /// \param m the number of sources of each head
+  /// \param self whether the sources are the targets
   [[nodiscard]] static std::size_t scratch_bytes(std::int64_t heads, std::int64_t n, std::int64_t m,
                                                  bool self);
-  /// For products of `rows` rows a head, with anchors as the plan has them: to be asked again after
-  /// an update() of anchors that ascended; `values_complex` as in the call.
+  /// The bytes of `workspace` that apply() and half_sums() need, for the anchors that the plan has
+  /// now. Ask again after an update() if the anchors were in ascending order before it.
+  /// \param rows the number of vectors of each head
+  /// \param values_complex whether the values are complex
+  /// \param term the member of the family of sums
   [[nodiscard]] std::size_t workspace_bytes(std::int64_t rows, bool values_complex,
                                             Term term = {}) const;
-  /// For all gradients at once; those of fewer take no more.
+  /// The bytes of `workspace` that vjp() needs for all gradients at once, which are enough for
+  /// fewer.
+  /// \param rows the number of vectors of each head
+  /// \param values_complex whether the values are complex
   [[nodiscard]] std::size_t gradient_workspace_bytes(std::int64_t rows, bool values_complex) const;
 
-  /// Copies the anchors out to device memory, in the order they were given; either may be null.
+  /// Copies the anchors to device memory, in the order in which they were given.
+  /// \param targets receives the targets, `[heads, n]`; may be null
+  /// \param sources receives the sources, `[heads, m]`; may be null
+  /// \param stream the stream
   void anchors(T* targets, T* sources, Stream stream) const;
 
+  /// The number of heads.
   [[nodiscard]] std::int64_t heads() const noexcept;
+  /// The number n of targets of each head.
   [[nodiscard]] std::int64_t num_targets() const noexcept;
+  /// The number m of sources of each head.
   [[nodiscard]] std::int64_t num_sources() const noexcept;
+  /// Whether the sources are the targets.
   [[nodiscard]] bool is_self() const noexcept;
+  /// Whether the matrix has complex entries: it has phases or a frequency, and `real_part` is
+  /// false.
   [[nodiscard]] bool kernel_is_complex() const noexcept;
-  /// Whether every head's anchors came sorted on both sides: products then permute nothing.
+  /// Whether the anchors of every head were given in ascending order on both sides. Products then
+  /// need no permutation.
   [[nodiscard]] bool is_sorted() const noexcept;
-  /// Bytes of device memory the plan holds.
+  /// The bytes of device memory that the plan holds.
   [[nodiscard]] std::int64_t nbytes() const noexcept;
 
  private:

@@ -1,4 +1,4 @@
-"""Checks of images and masks; every message names the argument and the remedy."""
+"""Checks of images and masks; messages name the argument and the remedy."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ count = integer
 def flat_images(name: str, images: Tensor, dim: int) -> Tensor:
     """Return images [*b, ...] of `dim` numbers each as rows [count, dim].
 
-    An image may be flat or have its own shape: leading dimensions are those before the shortest
-    tail with `dim` numbers.
+    An image may be flat or have its own shape. The shortest trailing shape with `dim` numbers is
+    that of an image, and the dimensions before it are leading dimensions.
     """
     check_tensor(name, images)
     if images.is_complex() or images.dtype is torch.bool:
@@ -33,23 +33,23 @@ def flat_images(name: str, images: Tensor, dim: int) -> Tensor:
 
 
 def lead_dims(images: Tensor, dim: int) -> int:
-    """How many leading dimensions number the images: those before the shortest tail of `dim`."""
+    """The number of leading dimensions, those before the shortest trailing shape of `dim`."""
     return max(start for start in range(images.dim()) if math.prod(images.shape[start:]) == dim)
 
 
 def finite(name: str, rows: Tensor) -> None:
-    """Refuse NaN and infinity."""
+    """Raise an error for NaN and infinity."""
     if not bool(torch.isfinite(rows).all()):
         raise ValueError(
-            f"{name} must be finite, but has NaN or infinity: clean it, or give missing pixels any "
-            "value and name them in the mask of inpaint"
+            f"{name} must be finite, but has NaN or infinity: replace these values, or mark them "
+            "as missing in the mask of inpaint"
         )
 
 
 def missing_pixels(mask: Tensor, images: Tensor, dim: int) -> Tensor:
-    """Return a mask of missing pixels, for one image or for all, as bool [count or 1, dim].
+    """Return a mask of missing pixels as bool [count, dim], or [1, dim] for all images.
 
-    Its shape is that of the images, of one of them, or flat.
+    The mask may have the shape of all images or of one image, flat or not.
     """
     check_tensor("mask", mask)
     if mask.dtype is not torch.bool:

@@ -1,4 +1,4 @@
-"""Posterior means: missing pixels from the others, clean images from noisy ones."""
+"""Posterior means: inpainting of missing pixels, and denoising."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 def inpaint(model: LaplaceCovariance, rows: Tensor, missing: Tensor) -> Tensor:
     r"""Posterior mean :math:`C_{mo} (C_{oo} + N_o)^{-1} z_o` of standardised images [n, dim].
 
-    Rows hold 0 where `missing` [n or 1, dim] is True; so the product with all of C gives the
-    missing entries. Images with one mask are solved together.
+    Rows hold 0 where `missing` [n or 1, dim] is True, so a product with the whole of C gives the
+    missing entries. Images with the same mask are solved together.
     """
     heads, noise = double(model.parts()), model.noise.double()
     filled = torch.empty_like(rows)
@@ -34,14 +34,14 @@ def inpaint(model: LaplaceCovariance, rows: Tensor, missing: Tensor) -> Tensor:
 
 
 def denoise(model: LaplaceCovariance, rows: Tensor, added: Tensor) -> Tensor:
-    r"""Posterior mean :math:`z - V (C + N + V)^{-1} z` under added noise of variance V [dim]."""
+    r"""Posterior mean :math:`z - V (C + N + V)^{-1} z` under further noise of variance V [dim]."""
     heads, noise = double(model.parts()), model.noise.double()
     values, added = rows.double(), added.double()
     return (values - added * _solve(heads, noise + added, values)).to(rows.dtype)
 
 
 def _solve(heads: Heads, noise: Tensor, values: Tensor) -> Tensor:
-    """(C + diag(noise))^{-1} times rows [k, n]."""
+    """Multiply (C + diag(noise))^{-1} by rows [k, n]."""
     if len(heads.anchors) == 1:
         return gram(heads, noise).solve(values)
     matrix = linear_operator(heads, noise)

@@ -1,4 +1,4 @@
-"""The sum of scaled kernels in a covariance model: products, norms and entries by the formula."""
+"""The sum of scaled kernels in a covariance model: products, norms and entries."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Heads(NamedTuple):
     phases: Tensor | None = None
 
     def products(self, values: Tensor, lengthscale: float = 1.0) -> Tensor:
-        """Multiply values [rows, n] by every head, Tensor [rows, heads, n], O(n) each a row."""
+        """Multiply values [rows, n] by every head: Tensor [rows, heads, n], O(n) per product."""
         scaled = values.unsqueeze(-2) * self.scales
         return self.scales * matvec(
             scaled,
@@ -49,7 +49,7 @@ class Heads(NamedTuple):
     def squared_norm(self) -> Tensor:
         r"""Return :math:`\sum_h |D_h \mathrm{Re}(K_h) D_h|_F^2`, exactly, in O(n) after the sort.
 
-        The square of an entry is in the class again, with half the lengthscale and
+        The squared entries form a kernel of the same class, with half the lengthscale, by
         :math:`\cos^2 \alpha = (1 + \cos 2\alpha) / 2`.
         """
         energy = Heads(self.anchors, self.scales.square())
@@ -61,7 +61,7 @@ class Heads(NamedTuple):
         return (total + doubled.products(ones, 0.5).sum()) / 2
 
     def entries(self, row: Tensor, column: Tensor) -> Tensor:
-        """Entries of C at indices that broadcast against each other, by the formula."""
+        """Compute entries of C at indices that broadcast against each other."""
         total = self.anchors.new_zeros(())
         for head, (anchors, scales) in enumerate(zip(self.anchors, self.scales, strict=True)):
             entries = torch.exp(-(anchors[row] - anchors[column]).abs())
@@ -71,11 +71,11 @@ class Heads(NamedTuple):
         return total
 
     def rows(self, index: Tensor) -> Tensor:
-        """Return the rows of C that `index` [k] names, Tensor [k, n]."""
+        """Return the rows of C at `index` [k], Tensor [k, n]."""
         every = torch.arange(self.anchors.shape[-1], device=index.device)
         return self.entries(index[:, None], every)
 
     def take(self, index: Tensor) -> Heads:
-        """Return the heads on the pixels that `index` [k] names alone."""
+        """Return the heads restricted to the pixels at `index` [k]."""
         phases = None if self.phases is None else self.phases[:, index]
         return Heads(self.anchors[:, index], self.scales[:, index], phases)

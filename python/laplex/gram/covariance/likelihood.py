@@ -1,4 +1,4 @@
-"""Density and samples: exact algebra for one head, GPyTorch's linear_operator for a sum."""
+"""Log density and samples: exact for one head, by GPyTorch's linear_operator for a sum."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .heads import Heads
 if TYPE_CHECKING:
     from .model import LaplaceCovariance
 
-#: Relative residual at which conjugate gradients end, and their most iterations.
+#: Relative residual at which conjugate gradients stop, and their maximal number of iterations.
 _RESIDUAL, _MOST_ITERATIONS = 1e-4, 2000
 #: Rank of the pivoted Cholesky factor that preconditions them: few eigenvalues are large.
 _PRECONDITIONER = 100
@@ -50,7 +50,7 @@ def linear_operator(heads: Heads, noise: Tensor) -> Any:
 
 @contextmanager
 def iterations() -> Iterator[None]:
-    """Make linear_operator iterate until it is right: by default it ends at a residual of 1."""
+    """Make linear_operator iterate to a small residual; by default it stops at a residual of 1."""
     settings = require("linear_operator", extra="gp").settings
     with (
         settings.cg_tolerance(_RESIDUAL),
@@ -71,7 +71,8 @@ def operator(model: LaplaceCovariance, deviation: Tensor) -> Any:
 def log_prob(model: LaplaceCovariance, rows: Tensor) -> Tensor:
     """Log density of images [n, dim], float64 [n].
 
-    Standardised pixels keep the condition number small; their Jacobian is put back.
+    The computation uses standardised pixels, which keeps the condition number small, and then
+    subtracts the logarithm of the Jacobian.
     """
     values = model.standardise(rows).double()
     heads, noise = double(model.parts()), model.noise.double()
@@ -86,9 +87,9 @@ def log_prob(model: LaplaceCovariance, rows: Tensor) -> Tensor:
 
 
 def sample(model: LaplaceCovariance, count: int, generator: torch.Generator | None) -> Tensor:
-    """Draw standardised images [count, dim], float64: a sum of independent samples of the heads.
+    """Draw standardised images [count, dim], float64, as sums of independent samples of the heads.
 
-    The noise is shared out among the heads, so that none of them is singular where anchors meet.
+    Each head gets an equal part of the noise, so that none is singular if its anchors coincide.
     """
     heads, noise = double(model.parts()), model.noise.double() / model.heads
     drawn = [

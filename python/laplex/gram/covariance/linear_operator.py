@@ -1,4 +1,4 @@
-"""`HeadsLinearOperator`: a sum of scaled kernels, as GPyTorch's linear_operator knows matrices."""
+"""`HeadsLinearOperator`: a sum of scaled kernels for GPyTorch's package linear_operator."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class HeadsLinearOperator(LinearOperator):  # type: ignore[misc]
     Parameters
     ----------
     anchors, scales, phases
-        As for `Heads`, phases left out in a real kernel: tensors alone, for the package takes
-        operators apart into tensors and builds them anew.
+        As for `Heads`; leave out the phases of a real kernel. The arguments are tensors only,
+        because the package takes operators apart into tensors and builds new ones from them.
     """
 
     def __init__(self, *parts: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Covariance matching: the squared Frobenius distance to a sample covariance, never formed."""
+"""Covariance matching: the squared Frobenius distance to a sample covariance."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from torch import Tensor
 
 from .heads import Heads
 
-#: Least variance of a pixel's own noise, in units of standardised pixels.
+#: The smallest variance of a pixel's own noise, for standardised pixels.
 NOISE_FLOOR = 1e-3
-#: Pixels up to which cross terms of heads are summed over all unit vectors, exactly.
+#: Up to this many pixels, cross terms of heads are exact sums over all unit vectors.
 EXACT_UP_TO = 2048
-#: Rows, and entries of all heads, that are multiplied at once.
+#: The most rows, and the most entries of all heads, in one product.
 _BLOCK, _ENTRIES = 512, 2**24
 
 
 @dataclass(frozen=True)
 class Moments:
-    """What matching needs to know once about all centred images Z [N, n], S = Z^T Z / N.
+    """Moments of all centred images Z [N, n] that matching needs, with S = Z^T Z / N.
 
     Attributes
     ----------
@@ -39,7 +39,7 @@ class Moments:
 
 
 def probe_vectors(dim: int, count: int | None, generator: torch.Generator | None) -> Tensor:
-    """Vectors q [k, dim] with E sum_k q q^T = 1: all unit vectors (None), or random signs."""
+    """Return vectors q [k, dim] with E sum_k q q^T = 1: unit vectors (None) or random signs."""
     if count is None:
         return torch.eye(dim)
     signs = 2 * torch.randint(2, (count, dim), generator=generator) - 1
@@ -49,19 +49,20 @@ def probe_vectors(dim: int, count: int | None, generator: torch.Generator | None
 def squared_distance(
     heads: Heads, moments: Moments, rows: Tensor, weight: float, probes: Tensor
 ) -> Tensor:
-    r"""Squared Frobenius distance of S and :math:`C + \mathrm{diag}(\nu)` at its best noise.
+    r"""Squared Frobenius distance of S and :math:`C + \mathrm{diag}(\nu)` for the best noise.
 
     .. math::
         \sum_{i \ne j} (S - C)_{ij}^2 + \sum_i \max(C_{ii} + \epsilon - S_{ii}, 0)^2
 
-    Noise takes up what the heads leave of a pixel's variance, at least :math:`\epsilon`, so the
-    diagonal counts only where the heads exceed that. Of the other entries
+    The noise takes up what the heads leave of a pixel's variance, and is at least
+    :math:`\epsilon`. The diagonal therefore counts only where the heads exceed the variance. For
+    the other entries,
 
     .. math::
         |S - C|^2 = |S|^2 - 2 \sum_n w\, z_n^T C z_n
             + \sum_h |C_h|^2 + \sum_q (|C q|^2 - \sum_h |C_h q|^2)
 
-    where all but the last sum, that of the cross terms of different heads, is exact in O(n log n).
+    where everything is exact in O(n log n) except the last sum, the cross terms of different heads.
 
     Parameters
     ----------
@@ -69,11 +70,12 @@ def squared_distance(
     moments : Moments
         Of all images.
     rows : Tensor [rows, n]
-        Centred images whose weighted sum of squares w Z^T Z is, or on average is, S.
+        Centred images for which the weighted sum w Z^T Z equals S, exactly or on average.
     weight : float
-        w.
+        The weight w.
     probes : Tensor [k, n]
-        From `probe_vectors`: exact with unit vectors, unbiased with random signs.
+        Vectors from `probe_vectors`. The result is exact with unit vectors and unbiased with random
+        signs.
 
     Returns
     -------
@@ -81,7 +83,7 @@ def squared_distance(
 
     Notes
     -----
-    Source of the identities: |S - C|^2 multiplied out; random signs as in Hutchinson (1990).
+    The identities follow by expanding |S - C|^2; the random signs are those of Hutchinson (1990).
     """
     excess = (heads.diagonal() + NOISE_FLOOR - moments.variance).clamp_min(0)
     off_diagonal = off_diagonal_distance(heads, moments, rows, weight, probes)
@@ -117,7 +119,7 @@ def best_noise(heads: Heads, variance: Tensor) -> Tensor:
 
 
 def gram_squared_norm(rows: Tensor) -> float:
-    """Squared Frobenius norm of Z^T Z for Z [N, n], by blocks of the smaller of Z Z^T, Z^T Z."""
+    """Squared Frobenius norm of Z^T Z for Z [N, n], by blocks of Z Z^T or Z^T Z."""
     sides = rows if rows.shape[0] <= rows.shape[1] else rows.T
     total = 0.0
     for start, left in enumerate(torch.split(sides, _BLOCK)):
@@ -128,7 +130,7 @@ def gram_squared_norm(rows: Tensor) -> float:
 
 
 def square_root(rows: Tensor, weight: float) -> Tensor:
-    """Return R [n, n] with R^T R = w Z^T Z: what stands for more images than pixels."""
+    """Return R [n, n] with R^T R = w Z^T Z, which replaces Z if it has more rows than columns."""
     values, vectors = torch.linalg.eigh(weight * (rows.T @ rows).double())
     root: Tensor = values.clamp_min(0).sqrt()[:, None] * vectors.T
     return root.to(rows.dtype)

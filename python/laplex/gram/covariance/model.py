@@ -1,4 +1,4 @@
-"""`LaplaceCovariance`: a Gaussian model of images with one learnable anchor per pixel."""
+"""`LaplaceCovariance`: a Gaussian model of images with learnable anchors."""
 
 from __future__ import annotations
 
@@ -20,48 +20,56 @@ from .matching import NOISE_FLOOR
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: Standard deviation of the initial anchors, in lengthscales: every pair starts coupled.
+#: Standard deviation of the initial anchors, in lengthscales, so that all pairs start coupled.
 INITIAL_SPREAD = 0.3
-#: Least standard deviation of a pixel that is divided by, as a part of the largest.
+#: The smallest divisor of a pixel, as a fraction of the largest standard deviation.
 _LEAST_DEVIATION = 0.02
 _ENTRIES_AT_ONCE = 2**22
 
 
 class LaplaceCovariance(nn.Module):
-    r"""Gaussian model of flattened images with a covariance that is never formed.
+    r"""Gaussian model of flattened images whose covariance is a sum of Laplace kernels.
 
     .. math::
         \Sigma = B \Bigl( \sum_h D_h\,\mathrm{Re}(K_h)\,D_h + \mathrm{diag}(\nu) \Bigr) B, \qquad
         \mathrm{Re}(K_h)_{ij} = e^{-|x_{hi} - x_{hj}|} \cos(\theta_{hi} - \theta_{hj})
 
-    Each head h gives every pixel (and channel) an anchor :math:`x_{hi}` on its line, in
-    lengthscales, a phase :math:`\theta_{hi}` and a scale, the diagonal of :math:`D_h`;
-    :math:`\nu` is each pixel's own noise, :math:`B` the diagonal of the pixels' standard
-    deviations, so that all but `mean` and `deviation` is free of units. Nothing tells the model
-    where a pixel is: anchors start at random.
+    Each head h gives every pixel (and channel) i an anchor :math:`x_{hi}` on its line, measured in
+    lengthscales, a phase :math:`\theta_{hi}`, and a scale on the diagonal of :math:`D_h`. The
+    vector :math:`\nu` holds the variance of each pixel's own noise, and the diagonal matrix
+    :math:`B` holds the standard deviations of the pixels. Only ``mean`` and ``deviation`` have the
+    units of the images. The model does not know where a pixel is; anchors start at random. The
+    dense matrix is never formed.
 
     Parameters
     ----------
     dim : int
-        Numbers in an image: pixels times channels.
+        The size of an image: pixels times channels.
     heads : int
+        The number of kernels in the sum.
     phased : bool
-        False leaves out the phases.
-    device, dtype
-        Of the parameters; float32 unless torch's default dtype is another.
+        Give every anchor a phase. If False, all phases are 0.
+    device : torch.device, str or int, optional
+        The device of the parameters.
+    dtype : torch.dtype, optional
+        The dtype of the parameters, float32 or float64. By default, torch's default dtype.
 
     Attributes
     ----------
-    anchors, phases, scales : Parameter [heads, dim]
-        phases is None without them.
-    log_noise : Parameter [dim]
-    mean, deviation : buffer [dim]
-        Of the images' pixels, from `fit`.
+    anchors, scales : Parameter ``[heads, dim]``
+        The anchors and scales of every head.
+    phases : Parameter ``[heads, dim]`` or None
+        The phases in radians, or None if ``phased=False``.
+    log_noise : Parameter ``[dim]``
+        The logarithm of the noise variance of each standardised pixel.
+    mean, deviation : buffer ``[dim]``
+        The mean and the standard deviation of each pixel, set by `fit`.
 
     Notes
     -----
-    Our reading of the Gram operators of arXiv 2605.24584, which we know by its abstract. Gradients
-    flow through `log_prob`; what else is computed from a model is detached from it.
+    The model is our reading of the Gram operators of arXiv 2605.24584, which we know by its
+    abstract only. Gradients flow through `log_prob`; other results are detached from the
+    parameters.
 
     Examples
     --------
@@ -115,11 +123,11 @@ class LaplaceCovariance(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draw new anchors and phases from torch's global generator and forget the images.
+        """Draw new anchors and phases from torch's global generator, and reset everything else.
 
-        Anchors are normal with a standard deviation of 0.3 lengthscales: every pair of pixels is
-        coupled at first, so that a gradient can bring any two together. Phases are
-        uniform; the heads share the variance equally and leave none to the noise.
+        Anchors are normal with a standard deviation of 0.3 lengthscales. Every pair of pixels is
+        thus coupled at first, so that gradients can bring any two together. Phases are uniform. The
+        heads share the variance equally and leave almost none to the noise.
         """
         self.anchors.copy_(INITIAL_SPREAD * torch.randn(self.anchors.shape))
         if self.phases is not None:
@@ -133,23 +141,23 @@ class LaplaceCovariance(nn.Module):
 
     @property
     def noise(self) -> Tensor:
-        """Variance of each standardised pixel's own noise, Tensor [dim]."""
+        """The noise variance of each standardised pixel, Tensor ``[dim]``."""
         return self.log_noise.exp()
 
     def parts(self) -> Heads:
-        """Return the sum of kernels on standardised pixels, with the parameters as they are."""
+        """Return the sum of kernels on standardised pixels, with the current parameters."""
         return Heads(self.anchors, self.scales, self.phases)
 
     def standardise(self, rows: Tensor) -> Tensor:
-        """Turn images [n, dim] into standardised pixels, of the model's dtype."""
+        """Convert images ``[n, dim]`` to standardised pixels of the model's dtype."""
         return (rows.to(self.mean) - self.mean) / self.deviation
 
     @torch.no_grad()
     def set_pixels(self, mean: Tensor, deviation: Tensor) -> None:
-        """Take mean and standard deviation [dim] of the pixels from images.
+        """Set the mean and the standard deviation ``[dim]`` of the pixels.
 
-        Pixels that hardly vary are divided by 2 % of the largest deviation instead, lest their
-        rare values count thousandfold.
+        Deviations below 2 % of the largest one are raised to that value. Otherwise rare values of
+        pixels that hardly vary would dominate.
         """
         largest = float(deviation.max())
         if largest == 0:
@@ -174,51 +182,57 @@ class LaplaceCovariance(nn.Module):
         checkpoint_every: int = 100,
         resume: bool = False,
     ) -> training.History:
-        r"""Match the sample covariance of images, from wherever the parameters are.
+        r"""Fit the model to the sample covariance of images, from the current parameters.
 
-        Adam on the squared Frobenius distance (see `matching.squared_distance`), relative to that
-        of the sample covariance, with a learning rate that falls to 0 as a cosine. No matrix of
-        dim x dim numbers is formed when there are fewer images than pixels; a step costs
-        O((batch_size + probes) heads dim) after a sort. Every pair of pixels counts, so anchors can
+        Adam minimises the squared Frobenius distance to the sample covariance, relative to the
+        squared norm of the latter. The learning rate decays to 0 as a cosine. No matrix of dim x
+        dim entries is formed if there are fewer images than pixels. After a sort, a step costs
+        O((batch_size + probes) heads dim). The loss counts every pair of pixels, so anchors can
         pass each other and find an order.
 
         Parameters
         ----------
-        images : Tensor [count, dim] or [count, height, width, ...]
-            At least 2, of any real dtype.
+        images : Tensor ``[count, dim]`` or ``[count, height, width, ...]``
+            At least 2 images of any real dtype.
         steps : int
-            Of matching.
+            The number of matching steps.
         batch_size : int, optional
-            Images a step, drawn without replacement. None: all of them (of more images than pixels
-            a square root of their covariance, which is the same).
+            The number of images in each step, drawn without replacement. By default, all images;
+            more images than pixels are replaced by a square root of their covariance, which gives
+            the same loss.
         probes : int, optional
-            Random sign vectors that estimate the cross terms of different heads. None: exact sums
-            up to 2048 pixels, 8 vectors above. One head needs none.
+            The number of random sign vectors that estimate the cross terms of different heads. By
+            default, exact sums up to 2048 pixels, and 8 vectors above. One head needs none.
         learning_rate : float
-            Adam's, for anchors, phases and scales alike.
+            The learning rate of Adam for all parameters.
         likelihood_steps : int
-            Steps of Adam on `log_prob` after matching, at a tenth of the learning rate: the
-            likelihood sees near pixels only, which polishes an order that is already there.
+            The number of Adam steps on `log_prob` after matching, at a tenth of the learning rate.
+            The likelihood depends mainly on pixels that are close to each other, so these steps
+            refine an order that is already there.
         seed : int
-            Of the draws of images and probes. (Initial anchors are torch's global generator's.)
+            The seed for drawing images and probes. Initial anchors come from torch's global
+            generator instead.
         progress : bool
-            Draw a progress bar with rich.
+            Show a progress bar, which needs rich.
         checkpoint : path, optional
-            File to write every `checkpoint_every` steps and at the end, at once or not at all.
+            A file to which the state is saved every ``checkpoint_every`` steps and at the end. It
+            is written completely or not at all.
+        checkpoint_every : int
+            The number of steps between two checkpoints.
         resume : bool
-            Go on from `checkpoint` if it is there: on the same machine, with the same number of
-            threads, to the same bits as without interruption.
+            Continue from ``checkpoint`` if the file exists. On the same machine and with the same
+            number of threads, the result is bit for bit that of an uninterrupted run.
 
         Returns
         -------
         History
-            Loss of every step.
+            The loss of every step.
 
         Raises
         ------
         TypeError, ValueError
-            Images that are not finite, of a wrong size or fewer than 2; a checkpoint of another
-            run.
+            If images are not finite, have a wrong size or are fewer than 2, or if the checkpoint
+            belongs to another run.
         """
         return training.fit(
             self,
@@ -238,34 +252,42 @@ class LaplaceCovariance(nn.Module):
         )
 
     def relative_error(self, images: Tensor, *, probes: int | None = None) -> float:
-        r"""Off-diagonal relative squared error against the sample covariance of `images`.
+        r"""Off-diagonal relative squared error against the sample covariance of images.
 
         .. math:: \sum_{i \ne j} (S - \Sigma)_{ij}^2 \Big/ \sum_{i \ne j} S_{ij}^2
 
-        of pixels standardised by the model's own `mean` and `deviation`. The diagonal is left out:
-        noise matches it in any model.
+        Pixels are standardised by the model's own ``mean`` and ``deviation``. The diagonal is left
+        out, because the noise matches it in any model.
 
         Parameters
         ----------
-        images : Tensor [count, ...]
+        images : Tensor ``[count, dim]`` or ``[count, height, width, ...]``
+            The images whose sample covariance is the reference.
         probes : int, optional
-            As for `fit`; 64 vectors above 2048 pixels unless given.
+            As for `fit`, but 64 vectors by default above 2048 pixels.
         """
         return training.relative_error(self, images, probes)
 
     # ----------------------------------------------------------------------------- the Gaussian
 
     def log_prob(self, images: Tensor) -> Tensor:
-        """Log density of each image, Tensor float64 [*b], differentiable in the parameters.
+        """Return the log density of each image, differentiable by the parameters.
 
-        Exact for one head, in O(dim). For a sum of heads by GPyTorch's linear_operator: a Cholesky
-        factor up to its setting ``max_cholesky_size`` (800) of pixels; above it preconditioned
-        conjugate gradients and stochastic Lanczos quadrature, whose log determinant is random and
-        the more exact the larger the setting ``num_trace_samples`` (10).
+        With one head, the density is exact and costs O(dim). With several heads, GPyTorch's
+        ``linear_operator`` computes it. Up to its setting ``max_cholesky_size`` (800 pixels) it
+        uses a Cholesky factor. Above that it uses preconditioned conjugate gradients and stochastic
+        Lanczos quadrature, so the log determinant is a random estimate; a larger setting
+        ``num_trace_samples`` (10) makes it more accurate.
 
         Parameters
         ----------
-        images : Tensor [*b, dim] or [*b, height, width, ...]
+        images : Tensor ``[*b, dim]`` or ``[*b, height, width, ...]``
+            The images.
+
+        Returns
+        -------
+        Tensor ``[*b]``, float64
+            The log densities, in nats.
         """
         rows = self._rows("images", images)
         values = likelihood.log_prob(self, rows)
@@ -273,28 +295,29 @@ class LaplaceCovariance(nn.Module):
 
     @torch.no_grad()
     def sample(self, count: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Draw images [count, dim], exactly and in O(heads dim) each."""
+        """Draw exact samples ``[count, dim]`` of the model, in O(heads dim) each."""
         checks.count("count", count)
         drawn = likelihood.sample(self, count, generator).to(self.mean)
         return self.mean + self.deviation * drawn
 
     @torch.no_grad()
     def inpaint(self, image: Tensor, mask: Tensor) -> Tensor:
-        """Posterior mean of missing pixels given the others, in the shape of `image`.
+        """Replace missing pixels by their posterior mean, given the other pixels.
 
-        Exact for one head; conjugate gradients for a sum, to a relative residual of 1e-4.
+        With one head, the result is exact. With several heads, conjugate gradients compute it to a
+        relative residual of 1e-4.
 
         Parameters
         ----------
-        image : Tensor [*b, dim] or [*b, height, width, ...]
-            Missing pixels may hold anything.
+        image : Tensor ``[*b, dim]`` or ``[*b, height, width, ...]``
+            The images. Missing pixels may hold any value, NaN included.
         mask : Tensor of bool
-            True where a pixel is missing; one mask for all images, or one for each.
+            True where a pixel is missing. Pass one mask for all images, or one for each.
 
         Returns
         -------
         Tensor
-            The images with missing pixels filled in, of the model's dtype.
+            The completed images, in the shape of ``image`` and of the model's dtype.
         """
         rows = checks.flat_images("image", image, self.dim)
         missing = checks.missing_pixels(mask, image, self.dim)
@@ -306,12 +329,14 @@ class LaplaceCovariance(nn.Module):
 
     @torch.no_grad()
     def denoise(self, image: Tensor, variance: float) -> Tensor:
-        """Posterior mean of images seen through white noise of a variance, in their own units.
+        """Return the posterior mean of images that were observed with white noise.
 
         Parameters
         ----------
-        image : Tensor [*b, dim] or [*b, height, width, ...]
+        image : Tensor ``[*b, dim]`` or ``[*b, height, width, ...]``
+            The noisy images.
         variance : float
+            The variance of the white noise, in squared units of the images.
         """
         rows = self._rows("image", image)
         added = checks.positive("variance", variance) / self.deviation.square()
@@ -322,12 +347,21 @@ class LaplaceCovariance(nn.Module):
 
     @torch.no_grad()
     def neighbours(self, pixel: int, k: int = 8) -> tuple[Tensor, Tensor]:
-        """Pixels most correlated with one, by the heads without noise.
+        """Return the pixels that correlate most with a given one, by the heads without noise.
+
+        Parameters
+        ----------
+        pixel : int
+            The index of the pixel in a flattened image.
+        k : int
+            The number of pixels to return.
 
         Returns
         -------
-        index, correlation : Tensor [k], int64 and float
-            By falling absolute correlation.
+        index : Tensor ``[k]``, int64
+            The pixels, in descending order of absolute correlation.
+        correlation : Tensor ``[k]``
+            Their correlations with the given pixel.
         """
         if isinstance(pixel, bool):
             raise TypeError("pixel must be an integer, got a bool")
@@ -348,20 +382,21 @@ class LaplaceCovariance(nn.Module):
         return index, correlation[index]
 
     def operator(self) -> Any:
-        """Return the covariance, noise included, in the images' units as a ``LinearOperator``.
+        """Return the covariance of images, noise included, as a ``LinearOperator`` in float64.
 
-        Of GPyTorch's linear_operator package: ``@``, ``solve``, ``inv_quad_logdet``; float64.
+        It belongs to GPyTorch's ``linear_operator`` package and supports ``@``, ``solve`` and
+        ``inv_quad_logdet``.
         """
         return likelihood.operator(self, self.deviation.double())
 
     @torch.no_grad()
     def covariance(self) -> Tensor:
-        """Return the dense covariance [dim, dim], noise included, in the images' units.
+        """Return the dense covariance ``[dim, dim]`` of images, noise included.
 
         Raises
         ------
         MemoryError
-            Above 2**28 entries.
+            If the matrix has more than 2**28 entries.
         """
         validation.dense_size(1, self.dim, self.dim)
         every = torch.arange(self.dim, device=self.anchors.device)
@@ -372,13 +407,17 @@ class LaplaceCovariance(nn.Module):
         return dense * self.deviation[:, None] * self.deviation
 
     def plot_order(self, shape: Sequence[int] | None = None, *, head: int = 0) -> Figure:
-        """Draw where a head put the pixels: rank and phase of each, its covariance when sorted.
+        """Draw the order of the pixels in one head, which needs matplotlib.
+
+        The figure shows the rank and the phase of each pixel's anchor, and the head's covariance
+        with pixels sorted by anchor.
 
         Parameters
         ----------
         shape : (height, width) or (height, width, channels), optional
-            Of an image; a square when not given.
+            The shape of an image. By default, a square.
         head : int
+            The index of the head.
         """
         from .plots import draw_order
 
@@ -396,6 +435,6 @@ class LaplaceCovariance(nn.Module):
         return images.shape[: checks.lead_dims(images, self.dim)]
 
     def extra_repr(self) -> str:
-        """Text between the parentheses of ``repr``."""
+        """Return the text between the parentheses of ``repr``."""
         numbers = sum(parameter.numel() for parameter in self.parameters())
         return f"dim={self.dim}, heads={self.heads}, phased={self.phased}, parameters={numbers:,}"

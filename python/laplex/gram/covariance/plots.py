@@ -1,4 +1,4 @@
-"""Picture of the order that a covariance model's head has found."""
+"""Figure of the order of the pixels in one head of a covariance model."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def draw_order(model: LaplaceCovariance, shape: Sequence[int] | None, head: int)
         axes[ax].set_yticks([])
         figure.colorbar(image, ax=axes[ax], shrink=0.8)
 
-    # A pixel that a head hardly uses is wherever it happens to be: it fades.
+    # A pixel that the head hardly uses has an arbitrary place, so it is drawn faint.
     weight = model.scales[head].abs()
     usual = weight.kthvalue(max(1, 9 * model.dim // 10)).values
     opacity = (weight / usual).nan_to_num(1.0).clamp(0.08, 1)

@@ -1,4 +1,4 @@
-"""Fit a covariance model: Adam on covariance matching, then on the likelihood; resumable."""
+"""Fitting of a covariance model: covariance matching, then likelihood; resumable."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from .matching import Moments
 if TYPE_CHECKING:
     from .model import LaplaceCovariance
 
-#: Random sign vectors a step, and for an evaluation, where exact sums would cost too much.
+#: Random sign vectors per step and per evaluation where exact sums would cost too much.
 _STEP_PROBES = 8
 _EVALUATION_PROBES = 64
-#: Learning rate of the polish over that of matching.
+#: Learning rate of the likelihood steps, relative to that of matching.
 _POLISH_RATE = 1 / 10
 
 
 @dataclass
 class History:
-    """What a fit went through.
+    """The record of a fit.
 
     Attributes
     ----------
     losses : list of float
-        Squared Frobenius distance over that of the sample covariance, before each step of
-        matching; an estimate with mini-batches or random probes.
+        The relative squared Frobenius distance before each matching step. It is an estimate if
+        there are mini-batches or random probes.
     log_likelihoods : list of float
-        Mean log density of an image, before each step of the polish.
+        The mean log density of an image before each likelihood step.
     """
 
     losses: list[float] = field(default_factory=list)
@@ -48,7 +48,7 @@ class History:
 
 @dataclass(frozen=True)
 class Settings:
-    """What makes a run the same run; see `LaplaceCovariance.fit`."""
+    """The settings that identify a run; see `LaplaceCovariance.fit`."""
 
     steps: int
     batch_size: int | None
@@ -71,7 +71,9 @@ def fit(
     """See `LaplaceCovariance.fit`."""
     images = checks.flat_images("images", images, model.dim)
     if len(images) < 2:
-        raise ValueError(f"images must be at least 2 for a covariance, got {len(images)}")
+        raise ValueError(
+            f"images must contain at least 2 images for a covariance, got {len(images)}"
+        )
     checks.finite("images", images)
     if resume and checkpoint is None:
         raise ValueError("resume=True needs the path of a checkpoint")
@@ -80,7 +82,9 @@ def fit(
     state = None
     if path is not None:
         if not os.access(path.parent, os.W_OK):
-            raise ValueError(f"checkpoint {path} cannot be written: there is no such folder for us")
+            raise ValueError(
+                f"checkpoint {path} cannot be written: its folder does not exist or is not writable"
+            )
         if resume and path.exists():
             state = _read(path, fingerprint, model)
 
@@ -115,7 +119,7 @@ def fit(
 
 @dataclass(frozen=True)
 class _Stage:
-    """Steps of one kind, the record of their values, and what is done after the last."""
+    """A sequence of steps, the record of their losses, and a function to call after the last."""
 
     name: str
     steps: int
@@ -126,7 +130,7 @@ class _Stage:
 
 
 class _Run:
-    """A fit under way: the model, its optimiser, generator and history."""
+    """The state of a running fit: model, optimiser, generator and history."""
 
     def __init__(
         self, model: LaplaceCovariance, settings: Settings, fingerprint: dict[str, Any]
@@ -200,7 +204,7 @@ class _Run:
         return value
 
     def save(self, path: Path) -> None:
-        """Write a checkpoint: to a file beside, which then takes the place of the old one."""
+        """Write a checkpoint to a new file beside the old one, then replace the old one."""
         state = {
             "fingerprint": self.fingerprint,
             "model": self.model.state_dict(),
@@ -213,7 +217,7 @@ class _Run:
         os.replace(part, path)
 
     def resume(self, state: dict[str, Any]) -> None:
-        """Go on where a checkpoint was written."""
+        """Restore the state of a checkpoint."""
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.generator.set_state(state["generator"])
@@ -222,10 +226,10 @@ class _Run:
 
 
 def _read(path: Path, fingerprint: dict[str, Any], model: LaplaceCovariance) -> dict[str, Any]:
-    """The state in a checkpoint of this run; nothing is changed."""
+    """Read the state from a checkpoint of this run, without changing the model."""
     broken = ValueError(
-        f"checkpoint {path} is no checkpoint of fit, or a broken one: delete it, or write to "
-        "another path"
+        f"checkpoint {path} was not written by fit, or is damaged: delete it, or write to another "
+        "path"
     )
     try:
         state: dict[str, Any] = torch.load(path, weights_only=True)
@@ -237,8 +241,8 @@ def _read(path: Path, fingerprint: dict[str, Any], model: LaplaceCovariance) -> 
     for name, value in fingerprint.items():
         if theirs.get(name) != value:
             raise ValueError(
-                f"checkpoint {path} is of another run: its {name} is {theirs.get(name)}, this "
-                f"one's {value}; fit with the same arguments, or write to another path"
+                f"checkpoint {path} belongs to another run: its {name} is {theirs.get(name)}, but "
+                f"this run's is {value}; fit with the same arguments, or write to another path"
             )
     if not complete or shapes != {k: v.shape for k, v in model.state_dict().items()}:
         raise broken
@@ -259,7 +263,7 @@ def relative_error(model: LaplaceCovariance, images: Tensor, probes: int | None)
     images = checks.flat_images("images", images, model.dim)
     if len(images) == 0 or model.dim < 2:
         raise ValueError(
-            "there is no covariance to compare with: pass images of two pixels or more"
+            "there is no covariance to compare with: pass at least one image of at least two pixels"
         )
     checks.finite("images", images)
     if probes is not None:
@@ -276,14 +280,14 @@ def relative_error(model: LaplaceCovariance, images: Tensor, probes: int | None)
 
 
 def _probe_count(model: LaplaceCovariance, probes: int | None, default: int) -> int | None:
-    """Return how many random vectors cross terms need; None for all unit vectors."""
+    """Return the number of random vectors for the cross terms; None stands for unit vectors."""
     if model.heads == 1:
         return 0  # there are no cross terms
     return default if probes is None and model.dim > matching.EXACT_UP_TO else probes
 
 
 def _fingerprint(model: LaplaceCovariance, settings: Settings, images: Tensor) -> dict[str, Any]:
-    """What must agree for a checkpoint to be of this run, in types that a checkpoint may hold."""
+    """The values that identify this run, in types that a checkpoint may hold."""
     return {
         **{name: getattr(model, name) for name in ("dim", "heads", "phased")},
         **asdict(settings),
@@ -294,7 +298,7 @@ def _fingerprint(model: LaplaceCovariance, settings: Settings, images: Tensor) -
 
 
 def _hash(images: Tensor) -> str:
-    """A hash of images [count, dim], an image at a time: no copy of them all is made."""
+    """Hash images [count, dim] one at a time, which avoids a copy of all of them."""
     digest = hashlib.blake2b(str(images.dtype).encode(), digest_size=16)
     for image in images.detach():
         digest.update(image.cpu().contiguous().view(torch.uint8).numpy().tobytes())
@@ -315,6 +319,7 @@ def _progress_bar(show: bool) -> Iterator[Callable[[str, int, int, float], None]
         def report(name: str, taken: int, steps: int, value: float) -> None:
             if name not in tasks:
                 tasks[name] = display.add_task(name, total=steps, value="")
-            display.update(tasks[name], completed=taken, value=f"{value:.5g}")
+            label = "loss" if name == "matching" else "log density"
+            display.update(tasks[name], completed=taken, value=f"{label} {value:.5g}")
 
         yield report

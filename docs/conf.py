@@ -1,0 +1,108 @@
+"""Configuration of Sphinx. `make docs` builds the site into build/site."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import laplex
+
+if TYPE_CHECKING:
+    from docutils.nodes import Element, reference
+    from sphinx.addnodes import pending_xref
+    from sphinx.application import Sphinx
+    from sphinx.environment import BuildEnvironment
+
+BUILD = Path(__file__).parents[1] / "build"
+
+project = "Laplex"
+author = "The Laplex authors"
+copyright = "2026, The Laplex authors"  # noqa: A001 (the name that Sphinx reads)
+version = release = laplex.__version__
+
+extensions = [
+    "breathe",
+    "myst_nb",
+    "numpydoc",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx-mathjax-offline",  # formulas are shown without a network, too
+    "sphinx_copybutton",
+    "sphinx_design",
+]
+exclude_patterns = ["_templates"]
+templates_path = ["_templates"]
+default_role = "py:obj"
+
+# --- Markdown and notebooks ---
+myst_enable_extensions = ["colon_fence"]
+myst_heading_anchors = 3  # [text](page.md#heading), as on GitHub
+nb_execution_mode = "force"
+nb_execution_show_tb = True  # a cell that fails is a warning, and warnings are errors
+nb_execution_timeout = 300
+nb_merge_streams = True
+nb_render_markdown_format = "myst"
+
+# --- Reference ---
+autosummary_generate = True
+autosummary_ignore_module_all = False
+autodoc_typehints = "none"  # docstrings have them, and say more
+autodoc_member_order = "bysource"
+numpydoc_show_class_members = False  # the templates list them
+breathe_projects = {"laplex": str(BUILD / "doxygen" / "xml")}
+breathe_default_project = "laplex"
+breathe_default_members = ("members", "undoc-members")
+
+# --- Appearance ---
+html_theme = "pydata_sphinx_theme"
+html_title = "Laplex"
+html_static_path = ["_static"]
+html_css_files = ["style.css"]
+html_favicon = "_static/logo.svg"
+html_show_sourcelink = False
+html_theme_options = {
+    "logo": {"text": "Laplex", "image_light": "_static/logo.svg", "image_dark": "_static/logo.svg"},
+    "navbar_align": "left",
+    "navbar_center": ["navbar-nav"],
+    "header_links_before_dropdown": 6,
+    "show_toc_level": 2,
+    "show_prev_next": True,
+    "secondary_sidebar_items": ["page-toc"],
+    "footer_start": ["copyright"],
+    "footer_end": [],
+    "back_to_top_button": True,
+}
+html_sidebars = {"index": [], "gallery": []}
+pygments_style = "default"
+
+
+def link_by_last_name(
+    app: Sphinx, env: BuildEnvironment, node: pending_xref, contnode: Element
+) -> reference | None:
+    """Link `Name` in a docstring to the one object whose last name it is.
+
+    Docstrings name objects as their module sees them, and the reference by their public path.
+    """
+    if node.get("refdomain") != "py" or node.get("reftype") not in {"obj", "class", "func"}:
+        return None
+    domain = env.domains.python_domain
+    target = "." + node["reftarget"].lstrip(".~")
+    names = [name for name in domain.objects if name.endswith(target)]
+    if len(names) != 1:
+        return None
+    return domain.resolve_xref(
+        env, node["refdoc"], app.builder, "obj", names[0], node, contnode
+    )
+
+
+def skip_metadata_routing(
+    app: Sphinx, what: str, name: str, member: object, skip: bool, options: object
+) -> bool | None:
+    """Leave out scikit-learn's ``set_fit_request`` and the like, which every estimator inherits."""
+    return True if name.startswith("set_") and name.endswith("_request") else None
+
+
+def setup(app: Sphinx) -> None:
+    """Connect what Sphinx has no option for."""
+    app.connect("missing-reference", link_by_last_name)
+    app.connect("autodoc-skip-member", skip_metadata_routing)
