@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import laplex
 
 if TYPE_CHECKING:
-    from docutils.nodes import Element, reference
+    from docutils.nodes import Element
     from sphinx.addnodes import pending_xref
     from sphinx.application import Sphinx
     from sphinx.environment import BuildEnvironment
 
-BUILD = Path(__file__).parents[1] / "build"
+ROOT = Path(__file__).parents[1]
 
 project = "Laplex"
 author = "The Laplex authors"
@@ -49,7 +49,7 @@ autosummary_ignore_module_all = False
 autodoc_typehints = "none"  # docstrings have them, and say more
 autodoc_member_order = "bysource"
 numpydoc_show_class_members = False  # the templates list them
-breathe_projects = {"laplex": str(BUILD / "doxygen" / "xml")}
+breathe_projects = {"laplex": str(ROOT / "build" / "doxygen" / "xml")}
 breathe_default_project = "laplex"
 breathe_default_members = ("members", "undoc-members")
 
@@ -78,11 +78,15 @@ pygments_style = "default"
 
 def link_by_last_name(
     app: Sphinx, env: BuildEnvironment, node: pending_xref, contnode: Element
-) -> reference | None:
+) -> Element | None:
     """Link `Name` in a docstring to the one object whose last name it is.
 
-    Docstrings name objects as their module sees them, and the reference by their public path.
+    Docstrings name objects as their module sees them, and the reference by their public path. A page
+    may name a folder of the repository, which has no page here: its name stays as text.
     """
+    place = (ROOT / "docs" / node["refdoc"]).parent / node["reftarget"]
+    if node["reftype"] == "myst" and place.is_dir():
+        return contnode
     if node.get("refdomain") != "py" or node.get("reftype") not in {"obj", "class", "func"}:
         return None
     domain = env.domains.python_domain
@@ -90,9 +94,7 @@ def link_by_last_name(
     names = [name for name in domain.objects if name.endswith(target)]
     if len(names) != 1:
         return None
-    return domain.resolve_xref(
-        env, node["refdoc"], app.builder, "obj", names[0], node, contnode
-    )
+    return domain.resolve_xref(env, node["refdoc"], app.builder, "obj", names[0], node, contnode)
 
 
 def skip_metadata_routing(

@@ -43,11 +43,18 @@ matrix.set(xlabel="source j", ylabel="target i", xticks=[], yticks=[])
 sweep.set_title("3. Two sweeps multiply by it, exactly")
 values = np.ones(y.size)
 left, right = plan.half_sums(values)
-for place, sums, arrow, name in ((1, left, "→", "from the left"), (0, right, "←", "from the right")):
+for place, sums, arrow, name in (
+    (1, left, "→", "from the left"),
+    (0, right, "←", "from the right"),
+):
     sweep.scatter(x, np.full(x.size, place), s=30 + 110 * sums, color=TARGETS, alpha=0.75)
     sweep.text(0.5, place + 0.3, f"sums {name}  {arrow}", ha="center", color=TARGETS)
 sweep.text(
-    0.5, -0.62, "O(n log n) to sort, then O(n)\nn² entries from 2n numbers", ha="center", fontsize=10
+    0.5,
+    -0.62,
+    "O(n log n) to sort, then O(n)\nn² entries from 2n numbers",
+    ha="center",
+    fontsize=10,
 )
 sweep.set(ylim=(-0.8, 1.6), xlim=(-0.05, 1.05))
 sweep.axis("off")
