@@ -59,7 +59,7 @@ html_title = "Laplex"
 html_static_path = ["_static"]
 html_css_files = ["style.css"]
 html_favicon = "_static/logo.svg"
-html_show_sourcelink = False
+html_sourcelink_suffix = ""  # a notebook that is downloaded can be opened
 html_theme_options = {
     "logo": {"text": "Laplex", "image_light": "_static/logo.svg", "image_dark": "_static/logo.svg"},
     "navbar_align": "left",
@@ -67,7 +67,7 @@ html_theme_options = {
     "header_links_before_dropdown": 6,
     "show_toc_level": 2,
     "show_prev_next": True,
-    "secondary_sidebar_items": ["page-toc"],
+    "secondary_sidebar_items": ["page-toc", "sourcelink"],
     "footer_start": ["copyright"],
     "footer_end": [],
     "back_to_top_button": True,
@@ -81,12 +81,8 @@ def link_by_last_name(
 ) -> Element | None:
     """Link `Name` in a docstring to the one object whose last name it is.
 
-    Docstrings name objects as their module sees them, and the reference by their public path. A page
-    may name a folder of the repository, which has no page here: its name stays as text.
+    Docstrings name objects as their module sees them, and the reference by their public path.
     """
-    place = (ROOT / "docs" / node["refdoc"]).parent / node["reftarget"]
-    if node["reftype"] == "myst" and place.is_dir():
-        return contnode
     if node.get("refdomain") != "py" or node.get("reftype") not in {"obj", "class", "func"}:
         return None
     domain = env.domains.python_domain

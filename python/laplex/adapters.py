@@ -10,6 +10,8 @@ from .numpy.plan import Plan
 if TYPE_CHECKING:
     from .torch.operator import LaplaceOperator
 
+__all__ = ["to_linear_operator", "to_scipy"]
+
 
 def to_scipy(plan: Plan) -> Any:
     """Wrap a plan as a ``scipy.sparse.linalg.LinearOperator``, for SciPy's iterative solvers.

@@ -18,6 +18,8 @@ from typing import NamedTuple
 
 from . import _core
 
+__all__ = ["PlanCacheInfo", "clear", "info", "set_max_bytes"]
+
 
 class PlanCacheInfo(NamedTuple):
     """The state of the cache, as `info` returns it.

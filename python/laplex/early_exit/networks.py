@@ -9,6 +9,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+__all__ = ["small_mlp", "small_msdnet", "small_resnet", "small_vit"]
+
 M = TypeVar("M", bound=nn.Module)
 
 #: The default exits of each backbone: names of its modules.

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from ..._support.registry import Registry
 
 if TYPE_CHECKING:
-    from .base import Metric
+    from .base import Judged as Judged
+    from .base import Metric as Metric
 
 METRICS: Registry[type[Metric]] = Registry("metric", __name__)
+__getattr__ = METRICS.attribute

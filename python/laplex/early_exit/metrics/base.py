@@ -6,6 +6,8 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 from ..arrays import Array, Booleans, Integers
 
+__all__ = ["Judged", "Metric"]
+
 
 class Judged(NamedTuple):
     """The input of a metric, for K exits and N samples."""
