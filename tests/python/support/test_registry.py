@@ -102,9 +102,7 @@ def test_what_can_not_be_found_or_registered(registered):
         POLICIES.find("margins")
     with pytest.raises(ValueError, match="policy must be one of"):
         POLICIES.unregister("nothing")
-    with pytest.raises(
-        ValueError, match=r"policy 'margin' is already registered as laplex\.\S+: "
-    ):
+    with pytest.raises(ValueError, match=r"policy 'margin' is already registered as laplex\.\S+: "):
         POLICIES.register("margin")(type("Other", (Policy,), {}))
     for _ in range(2):  # as a cell of a notebook that is run again
         mine = registered(POLICIES, "mine", type("Mine", (Policy,), {}))
