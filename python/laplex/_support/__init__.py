@@ -1,1 +1,1 @@
-"""What every storey uses: optional packages, checks of arguments, progress, files, the console."""
+"""Shared helpers: optional packages, checks of arguments, progress bars, files and the console."""

@@ -1,4 +1,4 @@
-"""Checks of numbers among the arguments: each returns the number, or raises and names it."""
+"""Checks of arguments: each returns the value, or raises an error that names the argument."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from typing import Any, get_args
 
 
 def whole(name: str, value: Any, least: int, kind: str = "a whole number") -> int:
-    """The value as an int; `kind` is what messages ask for.
+    """Return the value as an int; messages call it ``kind``.
 
     Raises
     ------
-    TypeError, ValueError
-        It is no whole number, or less than `least`.
+    TypeError
+        If the value is not a whole number.
+    ValueError
+        If it is less than ``least``.
     """
     try:
         number = operator.index(value)
@@ -25,19 +27,19 @@ def whole(name: str, value: Any, least: int, kind: str = "a whole number") -> in
 
 
 def integer(name: str, value: Any, least: int = 1) -> int:
-    """As `whole`, of which messages say "an integer"."""
+    """Check the value as `whole` does; messages call it "an integer"."""
     return whole(name, value, least, "an integer")
 
 
 def one_of(name: str, value: Any, literal: Any) -> Any:
-    """The value, if it is one of the words of a Literal, or an error that names it."""
+    """Return the value if it is one of the strings of a Literal; otherwise raise a ValueError."""
     if value not in get_args(literal):
         raise ValueError(f"{name} must be one of {get_args(literal)}, got {value!r}")
     return value
 
 
 def positive(name: str, value: Any) -> float:
-    """A finite number above 0, or an error that names it."""
+    """Return a finite number above 0, or raise an error."""
     number = _number(name, value)
     if not (math.isfinite(number) and number > 0):
         raise ValueError(f"{name} must be positive and finite, got {number:g}")
@@ -45,7 +47,7 @@ def positive(name: str, value: Any) -> float:
 
 
 def not_negative(name: str, value: Any) -> float:
-    """A finite number of at least 0, or an error that names it."""
+    """Return a finite number of at least 0, or raise an error."""
     number = _number(name, value)
     if not (math.isfinite(number) and number >= 0):
         raise ValueError(f"{name} must be at least 0 and finite, got {number:g}")
@@ -53,10 +55,10 @@ def not_negative(name: str, value: Any) -> float:
 
 
 def share(name: str, value: Any) -> float:
-    """A number from 0 to 1, or an error that names it."""
+    """Return a number between 0 and 1, or raise an error."""
     number = _number(name, value)
     if not 0 <= number <= 1:
-        raise ValueError(f"{name} must be 0 to 1, got {number:g}")
+        raise ValueError(f"{name} must be between 0 and 1, got {number:g}")
     return number
 
 

@@ -1,6 +1,6 @@
-"""What the commands share: what goes wrong is a sentence, and results have a folder from the start.
+"""Helpers of the commands: errors become one-line messages, and result folders are checked first.
 
-Importing this needs typer and rich, and nothing slow.
+Importing this module needs typer and rich, and nothing slow.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rich.markup import escape
 from laplex._support.complete_files import remove_empty
 from laplex._support.optional import require_installed
 
-#: What users can mend: a package, a file, a value.
+#: The exceptions that a user can remedy: a missing package, a file, a value.
 MENDABLE: tuple[type[Exception], ...] = (ImportError, OSError, ValueError, TypeError)
 
 
@@ -31,19 +31,19 @@ def sentences(
     needs: tuple[str, ...],
     errors: tuple[type[Exception], ...] = MENDABLE,
 ) -> Iterator[None]:
-    """Turn what users can mend into a sentence and status 1, and warnings into sentences.
+    """Turn errors that a user can remedy into a message and status 1, and warnings into messages.
 
     Parameters
     ----------
     feature
-        The command, for the message about a package that is missing.
+        The command, for the message about a missing package.
     extra
         The extra of Laplex that installs the packages.
     needs
-        The packages to ask for before anything else. They are looked for and not imported, so
-        that a mistyped path is answered before torch, which takes seconds.
+        The packages to check for first. They are not imported, so that a mistyped path is reported
+        before the import of torch, which takes seconds.
     errors
-        Which exceptions become sentences; others keep their traceback.
+        The exceptions that become messages; others keep their traceback.
     """
     try:
         for package in needs:
@@ -60,7 +60,7 @@ def sentences(
 
 
 def failure(message: object) -> typer.Exit:
-    """Print a sentence on stderr; return what ends the command with status 1."""
+    """Print an error on stderr, and return the exception that ends the command with status 1."""
     say("[red]error:[/red]", message)
     return typer.Exit(1)
 
@@ -71,14 +71,14 @@ def caution(message: object) -> None:
 
 
 def say(label: str, message: object) -> None:
-    """Print one line on stderr: a label, in rich's markup, and a message, as it is."""
+    """Print one line on stderr: a label in rich's markup, and a message without markup."""
     text = " ".join(str(message).split())
     Console(stderr=True).print(f"{label} {escape(text)}", soft_wrap=True)
 
 
 @contextmanager
 def stoppable(how_to_go_on: Callable[[], str]) -> Iterator[None]:
-    """Say on Ctrl-C how to go on."""
+    """Say on Ctrl-C how to continue."""
     try:
         yield
     except KeyboardInterrupt:
@@ -88,12 +88,12 @@ def stoppable(how_to_go_on: Callable[[], str]) -> Iterator[None]:
 
 @contextmanager
 def result_folder(out: Path) -> Iterator[None]:
-    """Make a folder before the work whose result goes there; unmake it if that fails.
+    """Make the folder for a result before the work, and remove it if the work fails.
 
     Raises
     ------
     OSError
-        ``--out`` is a file, or can't be written to.
+        If ``--out`` is a file, or cannot be written to.
     """
     if out.exists() and not out.is_dir():
         raise NotADirectoryError(f"--out {out} is a file: pass a folder")
@@ -113,12 +113,12 @@ def result_folder(out: Path) -> Iterator[None]:
 
 
 def check_folder(out: Path) -> None:
-    """Check that `result_folder` can make a folder, leaving nothing behind.
+    """Check that `result_folder` can make a folder, without leaving anything behind.
 
     Raises
     ------
     OSError
-        As `result_folder`.
+        As for `result_folder`.
     """
     missing = [path for path in (out, *out.parents) if not path.exists()]
     with result_folder(out):
@@ -126,12 +126,12 @@ def check_folder(out: Path) -> None:
 
 
 def usable_device(name: str | None) -> str | None:
-    """The name of a device, tried.
+    """Return the name of a device after checking that torch can use it.
 
     Raises
     ------
     ValueError
-        There is no such device here.
+        If torch cannot use the device on this machine.
     """
     import torch
 
@@ -145,7 +145,7 @@ def usable_device(name: str | None) -> str | None:
 
 
 def shows_progress(quiet: bool) -> bool:
-    """Whether to draw bars: for people, not in files."""
+    """Whether to draw progress bars, which suit terminals but not files."""
     return not quiet and sys.stdout.isatty()
 
 

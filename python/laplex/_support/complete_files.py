@@ -10,12 +10,12 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a path beside `path` to write to; what was written takes its place if all goes well.
+    """Yield a temporary path beside ``path`` to write to, which replaces ``path`` on success.
 
     Raises
     ------
     OSError
-        It can't be written there; before anything else is done.
+        If the file cannot be written; raised before anything else is done.
     """
     check_writable(path)
     part = _part(path)
@@ -27,12 +27,12 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def check_writable(path: Path) -> None:
-    """Check that a file can be written, leaving nothing behind.
+    """Check that a file can be written, without leaving anything behind.
 
     Raises
     ------
     OSError
-        It can't.
+        If it cannot be written.
     """
     folder = path.absolute().parent
     if not folder.is_dir():
@@ -48,10 +48,10 @@ def check_writable(path: Path) -> None:
 
 
 def remove_empty(folders: Iterable[Path]) -> None:
-    """Remove those of some folders that are empty, innermost first as they are given."""
+    """Remove the empty ones of some folders, which are given innermost first."""
     for folder in folders:
         with suppress(OSError):
-            folder.rmdir()  # which refuses a folder with something in it
+            folder.rmdir()  # refuses a folder that is not empty
 
 
 def _part(path: Path) -> Path:

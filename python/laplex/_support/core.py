@@ -1,4 +1,4 @@
-"""What the compiled core takes, by name: addresses in memory, 0 for what is not given."""
+"""The arguments of the compiled core by name: memory addresses, and 0 for missing arguments."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Kernel(NamedTuple):
-    """Kernel matrices ``[heads, n, m]`` by the addresses of their contiguous arrays."""
+    """Kernel matrices ``[heads, n, m]``, given by the addresses of their contiguous arrays."""
 
     is_double: bool
     real_part: bool
@@ -22,7 +22,7 @@ class Kernel(NamedTuple):
 
 
 class Vectors(NamedTuple):
-    """Vectors ``[heads, rows, count]``, contiguous in the last; strides in elements."""
+    """Vectors ``[heads, rows, count]``, contiguous in the last dimension; strides in elements."""
 
     address: int
     is_complex: bool
@@ -31,7 +31,7 @@ class Vectors(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """Addresses of the gradients by each argument."""
+    """Addresses of the gradients with respect to each argument."""
 
     values: int
     targets: int
@@ -50,7 +50,7 @@ class Memory(NamedTuple):
 
 
 class Place(NamedTuple):
-    """A stream, and memory to work in that is lent for a call."""
+    """A stream, and working memory that is lent for a call."""
 
     stream: int
     address: int
@@ -58,7 +58,7 @@ class Place(NamedTuple):
 
 
 class Covariance(NamedTuple):
-    """Covariance matrices ``[batch, n, n]`` of `width` columns, by their arrays' addresses."""
+    """Covariance matrices ``[batch, n, n]`` of ``width`` columns, given by array addresses."""
 
     ties_backwards: bool
     batch: int
@@ -71,7 +71,7 @@ class Covariance(NamedTuple):
 
 
 class CovarianceGradients(NamedTuple):
-    """Addresses of the gradients by a covariance's arrays, or of a direction among these."""
+    """Addresses of the gradients with respect to a covariance's arrays, or of a direction."""
 
     anchors: int
     lengthscale: int

@@ -1,7 +1,7 @@
-"""HTML pages that need nothing else: no network, no script, no other file.
+"""Self-contained HTML pages, which need no network, no script and no other file.
 
 A page extends ``pages/base.html``, takes its tables and pictures from ``pages/elements.html``, and
-has the style of ``pages/style.css``. What is put into it is escaped.
+has the style of ``pages/style.css``. Values are escaped.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Table(NamedTuple):
-    """A table of texts; `best` are (row, column) of the cells to stand out."""
+    """A table of strings; ``best`` lists (row, column) of the cells to highlight."""
 
     columns: Sequence[str]
     rows: Iterable[Sequence[str]]
@@ -26,23 +26,23 @@ class Table(NamedTuple):
 
 
 def render_page(package: str, template: str, *, extra: str, **values: Any) -> str:
-    """The page of a template, as HTML.
+    """Render a template as HTML.
 
     Parameters
     ----------
     package : str
-        Where the template is, and those that it includes.
+        The package that contains the template and those that it includes.
     template : str
-        Its file's name.
+        The file name of the template.
     extra : str
-        Of Laplex, which brings Jinja to the caller.
+        The extra of Laplex that installs Jinja.
     **values
-        What the template names.
+        The variables of the template.
 
     Raises
     ------
     ImportError
-        Jinja is missing; the message names the extra.
+        If Jinja is not installed; the message names the extra.
     """
     jinja2 = require("jinja2", extra=extra, feature=package)
     loaders = [jinja2.PackageLoader(package, ""), jinja2.PackageLoader(__package__, "pages")]
@@ -61,12 +61,12 @@ def render_page(package: str, template: str, *, extra: str, **values: Any) -> st
 
 
 def png_of(figure: Figure) -> bytes:
-    """The figure as a PNG file."""
+    """Return a figure as the bytes of a PNG file."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
     return buffer.getvalue()
 
 
 def picture_uri(picture: bytes, form: str) -> str:
-    """A picture file as a data URI; `form` is ``"png"`` or ``"jpeg"``."""
+    """Return a picture file as a data URI; ``form`` is ``"png"`` or ``"jpeg"``."""
     return f"data:image/{form};base64," + base64.b64encode(picture).decode("ascii")

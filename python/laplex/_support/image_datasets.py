@@ -1,4 +1,4 @@
-"""Real images for the demo: scikit-learn's digits, or Fashion-MNIST from files on this machine."""
+"""The images of the demo: scikit-learn's digits, or Fashion-MNIST from files on this machine."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _FILES = {
     "test_labels": "t10k-labels-idx1-ubyte",
 }
 _HOW_TO_GET_IT = (
-    "Get Fashion-MNIST with `apt-get install dataset-fashion-mnist` (Debian, Ubuntu; 31 MB), then "
-    "`--data fashion-mnist`; or with `torchvision.datasets.FashionMNIST(DIR, download=True)`, then "
-    f"`--data DIR`. Any folder with {', '.join(_FILES.values())}, raw or .gz, will do. "
+    "To get Fashion-MNIST, run `apt-get install dataset-fashion-mnist` (Debian, Ubuntu; 31 MB) and "
+    "pass `--data fashion-mnist`, or run `torchvision.datasets.FashionMNIST(DIR, download=True)` "
+    f"and pass `--data DIR`. Any folder with {', '.join(_FILES.values())}, raw or .gz, will do. "
     "`--data digits` needs no files."
 )
 
@@ -39,9 +39,13 @@ class ImageDataset:
     Attributes
     ----------
     name : str
-    train_images, test_images : array [count, height, width], float32 in [0, 1]
-    train_labels, test_labels : array [count], int64 in 0..len(class_names) - 1
+        The name of the data set.
+    train_images, test_images : array ``[count, height, width]``
+        The images, in float32 between 0 and 1.
+    train_labels, test_labels : array ``[count]``
+        The labels, int64 from 0 to ``len(class_names) - 1``.
     class_names : tuple of str
+        The names of the classes.
     """
 
     name: str
@@ -53,7 +57,7 @@ class ImageDataset:
 
 
 def load_images(source: str) -> ImageDataset:
-    """Load the data set that `source` names.
+    """Load the data set that ``source`` names.
 
     Parameters
     ----------
@@ -65,9 +69,9 @@ def load_images(source: str) -> ImageDataset:
     Raises
     ------
     FileNotFoundError
-        When a file is not there; the message says how to get the set.
+        If a file is missing; the message says how to get the data set.
     ValueError
-        When a file is not in the IDX format or the files do not belong together.
+        If a file is not in the IDX format, or the files do not belong together.
     """
     folder = find_images(source)
     return _digits() if folder is None else _fashion_mnist(folder)
@@ -79,20 +83,20 @@ def find_images(source: str) -> Path | None:
     Returns
     -------
     Path or None
-        None for the digits, which come with scikit-learn.
+        None for the digits, which are part of scikit-learn.
 
     Raises
     ------
     FileNotFoundError
-        When a file is not there; the message says how to get the set.
+        If a file is missing; the message says how to get the data set.
     """
     if source == "digits":
         return None
     if not source:
-        raise FileNotFoundError(f"no name of a data set. {_HOW_TO_GET_IT}")
+        raise FileNotFoundError(f"the name of the data set is empty. {_HOW_TO_GET_IT}")
     folder = DEBIAN_FOLDER if source == "fashion-mnist" else Path(source).expanduser()
     if folder.is_file():
-        raise FileNotFoundError(f"{folder} is a file: pass the folder that it is in")
+        raise FileNotFoundError(f"{folder} is a file: pass the folder that contains it")
     if (folder / TORCHVISION_FOLDER).is_dir():
         folder = folder / TORCHVISION_FOLDER
     for name in _FILES.values():
@@ -102,7 +106,7 @@ def find_images(source: str) -> Path | None:
 
 def _digits() -> ImageDataset:
     digits = require("sklearn.datasets", extra="demo", feature="the digits data set").load_digits()
-    # Three quarters for training, by a fixed draw: the file's own order groups writers.
+    # A fixed random draw puts three quarters into training; the file itself is ordered by writer.
     order = np.random.default_rng(0).permutation(len(digits.images))
     images = (digits.images[order] / 16).astype(np.float32)
     labels = digits.target[order].astype(np.int64)
@@ -124,7 +128,7 @@ def _fashion_mnist(folder: Path) -> ImageDataset:
         if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels) or not len(labels):
             raise ValueError(
                 f"{folder}: {_FILES[f'{part}_images']} {images.shape} and "
-                f"{_FILES[f'{part}_labels']} {labels.shape} are no images with their labels"
+                f"{_FILES[f'{part}_labels']} {labels.shape} are not images with their labels"
             )
         if labels.max() >= len(FASHION_CLASSES):
             raise ValueError(f"{folder}: {_FILES[f'{part}_labels']} has labels above 9")
@@ -148,20 +152,20 @@ def _find(folder: Path, name: str) -> Path:
 def read_idx(path: Path) -> NDArray[Any]:
     """Read a file of unsigned bytes in the IDX format, raw or gzipped.
 
-    The format: two zero bytes, a type code (8 for unsigned bytes), the number of dimensions, each
-    dimension as a big-endian 32-bit integer, then the data.
+    The format is two zero bytes, a type code (8 for unsigned bytes), the number of dimensions, each
+    dimension as a big-endian 32-bit integer, and then the data.
 
     Raises
     ------
     ValueError
-        When the file is broken or holds another type.
+        If the file is broken or holds another type.
     """
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise ValueError(f"{path} is a broken gzip file: {error}") from error
     if len(content) < 4 or content[:3] != b"\0\0\x08":
-        raise ValueError(f"{path} is no IDX file of unsigned bytes")
+        raise ValueError(f"{path} is not an IDX file of unsigned bytes")
     start = 4 + 4 * content[3]
     shape = tuple(int(size) for size in np.frombuffer(content[4:start], ">u4"))
     if len(shape) != content[3] or len(content) - start != int(np.prod(shape)):

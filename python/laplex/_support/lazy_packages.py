@@ -1,4 +1,4 @@
-"""Packages whose names are imported when first used, and ask for what they need then."""
+"""Packages whose names are imported when they are first used, with checks of dependencies."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ def lazy_names(
     needed: Sequence[str] = (),
     extra: str = "",
 ) -> tuple[list[str], Callable[[str], Any], Callable[[], list[str]]]:
-    """The ``__all__``, ``__getattr__`` and ``__dir__`` of a package.
+    """Make the ``__all__``, ``__getattr__`` and ``__dir__`` of a package.
 
     Parameters
     ----------
     names
-        Its ``globals()``, where a value is put when it was found.
+        The package's ``globals()``, which receives every value that was looked up.
     homes
-        Modules, relative to the package, and the names that come from each.
+        The modules, relative to the package, with the names that each defines.
     modules
-        Submodules that are names too.
+        The submodules that are public names themselves.
     needed, extra
-        Packages to ask for, and the extra of Laplex that brings them.
+        The packages that the names need, and the extra of Laplex that installs them.
     """
     package: str = names["__name__"]
     home_of = {name: module for module, listed in homes.items() for name in listed.split()}

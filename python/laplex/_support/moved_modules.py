@@ -1,6 +1,6 @@
-"""Modules that have moved: importing one by its old name works for one release, with a warning.
+"""Modules that have moved: the import by their old names works for one release, with a warning.
 
-A name here is gone in the release after 0.1.
+The old names will be removed in the release after 0.1.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ MOVED = {
 
 
 class _Finder(MetaPathFinder, Loader):
-    """Answers for old names. It comes first: others would find parts of moved packages twice."""
+    """Finds old names. It must come first: other finders would import moved modules twice."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -75,14 +75,14 @@ class _Finder(MetaPathFinder, Loader):
     def exec_module(self, module: ModuleType) -> None:
         old, new = module.__name__, MOVED[module.__name__]
         warnings.warn(
-            f"{old} has moved to {new}: the old name will be gone in the next release",
+            f"{old} has moved to {new}: the old name will be removed in the next release",
             DeprecationWarning,
-            stacklevel=2,  # of which frames of the import system do not count
+            stacklevel=2,  # frames of the import system do not count
         )
         sys.modules[old] = import_module(new)
 
 
-#: Old names that had modules of their own under them.
+#: Old names of packages.
 PACKAGES = {name for name in MOVED if any(other.startswith(f"{name}.") for other in MOVED)}
 
 

@@ -1,4 +1,4 @@
-"""Optional dependencies: import one, or say which extra of Laplex brings it."""
+"""Optional dependencies: import one, or name the extra of Laplex that installs it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from types import ModuleType
 
 
 def installed(module: str) -> bool:
-    """Whether a top-level module is there, without importing it."""
+    """Whether a top-level module is installed; it is not imported."""
     try:
         return find_spec(module) is not None
-    except (ImportError, ValueError):  # hidden by an import hook, or half imported
+    except (ImportError, ValueError):  # hidden by an import hook, or partly imported
         return False
 
 
@@ -21,17 +21,18 @@ def require(module: str, extra: str, *, feature: str | None = None) -> ModuleTyp
     Parameters
     ----------
     module
-        Name to import, for instance ``"torch"`` or ``"scipy.sparse.linalg"``.
+        The name to import, for instance ``"torch"`` or ``"scipy.sparse.linalg"``.
     extra
         The extra of the ``laplex`` distribution that installs it.
     feature
-        What needs it, for the message; ``"laplex"`` when not given.
+        The feature that needs it, for the message. The default is ``"laplex"``.
 
     Raises
     ------
     ImportError
-        ``<feature> needs <package>: pip install "laplex[<extra>]"``, when the package is absent.
-        An ImportError *inside* an installed package is passed on as it is.
+        If the package is not installed, with the message
+        ``<feature> needs <package>: pip install "laplex[<extra>]"``. An ImportError *inside* an
+        installed package is passed on.
     """
     package = module.partition(".")[0]
     try:
@@ -43,12 +44,12 @@ def require(module: str, extra: str, *, feature: str | None = None) -> ModuleTyp
 
 
 def require_installed(package: str, extra: str, *, feature: str | None = None) -> None:
-    """Check that a package is there without importing it, which may take seconds.
+    """Check that a package is installed without importing it, which may take seconds.
 
     Raises
     ------
     ImportError
-        As `require` does when the package is absent.
+        As for `require`, if the package is not installed.
     """
     if not installed(package):
         raise _absent(package, extra, feature)

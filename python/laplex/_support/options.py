@@ -1,4 +1,4 @@
-"""Settings as fields of a dataclass, each of them an option of a command too."""
+"""Settings as fields of a dataclass, which also become options of a command."""
 
 from __future__ import annotations
 
@@ -23,31 +23,31 @@ def setting(
     in_file: str = "",
     former: str | None = None,
 ) -> Any:
-    """A field of a dataclass of settings.
+    """Define a field of a dataclass of settings.
 
-    It is an option too where its type is or allows a number, a text or a bool, or has a `metavar`;
-    else a setting of files alone.
+    The field also becomes an option of the command line if its type allows a number, a string or a
+    bool, or if it has a ``metavar``. Otherwise it can only be set in a file.
 
     Parameters
     ----------
     default
-        A value, or a function that makes one.
+        A value, or a function that returns one.
     check : callable
-        From a value to one that fits, for whoever reads settings.
+        A function that checks and converts a value.
     about : str
-        What the setting does: sentences for the help of the option and for files.
+        What the setting does, in sentences, for the help of the option and for files.
     choices : iterable of str
-        The words that the option may be; asked when a command is made.
+        The values that the option accepts, evaluated when a command is made.
     metavar : str, optional
-        What the help calls the value.
+        The name of the value in the help.
     least, most : number, optional
-        Bounds that the command line checks, before anything is read.
+        Bounds that the command line checks before anything is read.
     unset : str, optional
         What the default None means.
     in_file : str
-        What files may have besides.
+        What else a file may contain.
     former : str, optional
-        Another option of the same meaning: what it was called in a version before.
+        The name of the option in an earlier version, which is still accepted.
     """
     metadata = {
         "check": check,
@@ -66,7 +66,7 @@ def setting(
 
 
 def choice(words: Iterable[str], about: str, *names: str, **more: Any) -> Any:
-    """An option of typer that is one of some words, such as the names of a registry."""
+    """Make an option of typer that accepts some strings, such as the names of a registry."""
     import typer
 
     known = tuple(words)
@@ -86,14 +86,15 @@ def with_options(
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command an option for each field of a dataclass of settings.
 
-    The command has a last parameter ``**given``, which gets the options that were set.
+    The last parameter of the command is ``**given``, which receives the options that were set.
 
     Parameters
     ----------
     settings : dataclass
-        Of fields made by `setting`; others, and those of files alone, are passed over.
+        A dataclass whose fields are made by `setting`. Other fields, and those that only files can
+        set, are ignored.
     defaults : mapping, optional
-        Defaults that the command has otherwise; they are among what is given.
+        Defaults of the command that differ from those of the settings; they are always given.
     """
     other = defaults or {}
     types = get_type_hints(settings)
@@ -123,7 +124,7 @@ def with_options(
 
 
 def _kind(hint: Any, metavar: str | None) -> type | None:
-    """What the text of an option becomes."""
+    """Return the type to which the text of an option is converted."""
     union = get_origin(hint) in (Union, UnionType)
     for one in get_args(hint) if union else (hint,):
         if one in (bool, int, float, str):

@@ -1,4 +1,4 @@
-"""A progress bar for long work, or none."""
+"""An optional progress bar for long computations."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 from laplex._support.optional import require
 
-#: Called with the name of a stage, how much of it is done, how much there is (None: unknown), and
-#: a note to show.
+#: Called with the name of a stage, the amount done, the total amount (None if unknown), and a note
+#: to show.
 Report = Callable[[str, int, int | None, str], None]
 
 
@@ -17,7 +17,7 @@ Report = Callable[[str, int, int | None, str], None]
 def progress_bar(show: bool, *, extra: str) -> Iterator[Report]:
     """Yield a `Report` that draws a bar for each stage, or does nothing.
 
-    `extra` is the extra of Laplex that brings rich to the caller.
+    ``extra`` is the extra of Laplex that installs rich.
     """
     if not show:
         yield lambda stage, done, total, note: None

@@ -1,4 +1,4 @@
-"""Registries: classes by name, each of which registers itself in a file of its own."""
+"""Registries of classes by name; each class registers itself in its own file."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 C = TypeVar("C")
 
-#: The module of a folder that has what its members share, and is none of them.
+#: The module of a folder that holds the shared code of the members and is not a member itself.
 BASE = "base"
 
 
 class Registry(Mapping[str, T]):
-    """The members of a folder by their names, and others that are registered from outside.
+    """A mapping of names to the members of a folder and to members registered from outside.
 
-    ``@registry.register("name")`` before a class registers it. The modules of the folder are
-    imported when a member is first asked for, so that a new file is all that a new member takes.
+    The decorator ``@registry.register("name")`` registers a class. The modules of the folder are
+    imported when a member is first looked up, so a new member only needs a new file.
 
     Parameters
     ----------
     argument : str
-        What the members are for, as messages call it, such as ``"policy"``.
+        The name of the argument that selects a member, for messages, such as ``"policy"``.
     package : str
-        The folder, by the name of its package.
+        The name of the package that contains the members.
     default : str, optional
-        The member that comes first.
+        The member that is listed first.
     by_file : bool
-        Each module of the folder, but ``base``, is the member of its own name (with ``-`` for
-        ``_``). The names are then known without an import of what the members need.
+        Whether each module of the folder, except ``base``, is the member of the same name (with
+        ``-`` for ``_``). The names are then known without importing the members.
 
     Examples
     --------
@@ -59,25 +59,26 @@ class Registry(Mapping[str, T]):
         self._imported = False
 
     def register(self, name: str, *, order: float = math.inf) -> Callable[[C], C]:
-        """A decorator that registers what it is put before.
+        """Return a decorator that registers a class or function.
 
         Parameters
         ----------
         name : str
+            The name of the member.
         order : float
-            Members are listed by it, and by their names where it is equal.
+            The position in listings; members with equal positions are listed by name.
 
         Raises
         ------
         TypeError
-            The name is no text.
+            If the name is not a string, or is empty.
         ValueError
-            Something else has the name. The same definition, run again, replaces itself.
+            If another definition has this name. The same definition may be run again.
         """
         if not isinstance(name, str) or not name:
             raise TypeError(
-                f"a {self.argument} is registered by a name: write "
-                f"@registry.register('name') before its class, got {name!r}"
+                f"a {self.argument} must be registered by a name, got {name!r}: write "
+                "@registry.register('name') before its class"
             )
 
         def put(member: C) -> C:
@@ -86,7 +87,7 @@ class Registry(Mapping[str, T]):
             there = self._members.get(name)
             if there is not None and _place(there) != _place(member):
                 raise ValueError(
-                    f"{self.argument} {name!r} is registered already, as {_place(there)}: take "
+                    f"{self.argument} {name!r} is already registered as {_place(there)}: choose "
                     "another name"
                 )
             self._members[name] = member  # type: ignore[assignment]
@@ -96,18 +97,18 @@ class Registry(Mapping[str, T]):
         return put
 
     def unregister(self, name: str) -> None:
-        """Forget a member.
+        """Remove a member.
 
         Raises
         ------
         ValueError
-            There is none of this name.
+            If there is no member of this name.
         """
         self.find(name)
         del self._members[name], self._order[name]
 
     def names(self) -> tuple[str, ...]:
-        """All names: the default, then the others in order."""
+        """Return all names: the default, then the others in order."""
         if self._by_file:
             files = {name.replace("_", "-") for name in self._modules() if name != BASE}
             return tuple(
@@ -119,20 +120,21 @@ class Registry(Mapping[str, T]):
         )
 
     def find(self, name: Any, among: Sequence[str] | None = None, *, also: str = "") -> T:
-        """The member of a name.
+        """Return the member of a name.
 
         Parameters
         ----------
         name
+            The name to look up.
         among : sequence of str, optional
-            The names that will do; all when not given.
+            The names that are allowed; by default all are.
         also : str
             What else the argument may be, for the message.
 
         Raises
         ------
         ValueError
-            There is none; the message lists the names, with the nearest one.
+            If there is no such member; the message lists the names and suggests the nearest one.
         """
         self._import()
         names = self.names() if among is None else among
@@ -145,11 +147,11 @@ class Registry(Mapping[str, T]):
         )
 
     def built_in(self) -> dict[str, T]:
-        """The members of the folder, without those from outside."""
+        """Return the members of the folder, without those registered from outside."""
         return {name: member for name, member in self.items() if self._is_inside(member)}
 
     def attribute(self, name: str) -> Any:
-        """What the package's ``__getattr__`` gives: a member's class, or what ``base`` exports."""
+        """Look up a name for the package's ``__getattr__``: a member or an export of ``base``."""
         if not name.startswith("_"):
             self._import()
             for member in self.built_in().values():

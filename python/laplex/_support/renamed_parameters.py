@@ -1,4 +1,4 @@
-"""Parameters that have another name now: the old one works for one release, with a warning."""
+"""Renamed parameters, whose old names work for one more release, with a warning."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def renamed(named: dict[str, Any], owner: str, old: str, new: str) -> dict[str, Any]:
-    """Keyword arguments with the new name in place of the old one.
+    """Return keyword arguments with the new name in place of the old one.
 
     Raises
     ------
     TypeError
-        Both are there.
+        If both names are given.
     """
     if new in named:
         raise TypeError(f"{owner} got both {new} and {old}, its former name: leave out {old}")
     warnings.warn(
-        f"the parameter {old} of {owner} is now called {new}: the old name will be gone in the "
+        f"the parameter {old} of {owner} is now called {new}: the old name will be removed in the "
         "next release",
         DeprecationWarning,
         stacklevel=3,
@@ -30,7 +30,7 @@ def renamed(named: dict[str, Any], owner: str, old: str, new: str) -> dict[str, 
 
 
 def renamed_parameter(owner: str, old: str, new: str) -> Callable[[Function], Function]:
-    """Let a function take a keyword by its old name; its signature has the new one alone."""
+    """Let a function accept the old name of a keyword that its signature does not show."""
 
     def put(function: Function) -> Function:
         @functools.wraps(function)

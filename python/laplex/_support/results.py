@@ -1,6 +1,6 @@
-"""Results: dataclasses that print as a table, and are written to JSON and read from it.
+"""Results: dataclasses that print as a table and can be written to and read from JSON.
 
-In JSON, NaN is null and infinities are "inf" and "-inf", for which it has no numbers.
+JSON has no numbers for NaN and infinities; they become null, "inf" and "-inf".
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ AnyResult = TypeVar("AnyResult", bound="Result")
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Result:
-    """What was measured, in the fields of a dataclass; printing it prints its table."""
+    """A result in the fields of a dataclass; printing it prints its table."""
 
-    #: The name of the class in files; None where they do not hold it.
+    #: The name of the class in files, or None if files do not hold it.
     _kind: ClassVar[str | None] = None
-    #: What files hold beside the fields: attributes, and methods without arguments.
+    #: What files hold besides the fields: attributes, and methods without arguments.
     _derived: ClassVar[tuple[str, ...]] = ()
-    #: All that files hold, where another order than fields and `_derived` is to be kept.
+    #: Everything that files hold, if the order is not that of the fields and ``_derived``.
     _written: ClassVar[tuple[str, ...]] = ()
-    #: Whether files tell infinities from NaN.
+    #: Whether files distinguish infinities from NaN.
     _infinities: ClassVar[bool] = True
 
     def table(self) -> str:
-        """One aligned text."""
+        """Return the result as an aligned table."""
         raise NotImplementedError
 
     def _summary(self) -> str:
-        """What `repr` says, unless the class has a ``__repr__`` of its own."""
+        """Return the text of ``repr``, unless the class has its own ``__repr__``."""
         raise NotImplementedError
 
     def __str__(self) -> str:
@@ -48,7 +48,7 @@ class Result:
         return f"{type(self).__name__}({self._summary()}; print it for the table)"
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take a pickle, of a version with fewer fields too."""
+        """Restore a pickle, even of a version with fewer fields."""
         for one in fields(self):
             if one.default is not MISSING:
                 state.setdefault(one.name, one.default)
@@ -57,7 +57,7 @@ class Result:
         vars(self).update(state)
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain numbers, lists and strings, for JSON: NaN as None; `from_dict` reads it."""
+        """Return plain numbers, lists and strings for JSON, with None for NaN; see `from_dict`."""
         found = {} if self._kind is None else {"kind": self._kind}
         for name in self._written or [*(one.name for one in fields(self)), *self._derived]:
             value = getattr(self, name)
@@ -66,12 +66,12 @@ class Result:
 
     @classmethod
     def from_dict(cls: type[AnyResult], values: Mapping[str, Any]) -> AnyResult:
-        """The result that `to_dict` wrote.
+        """Return the result from the output of `to_dict`.
 
         Raises
         ------
         ValueError
-            `values` come from elsewhere, or disagree.
+            If ``values`` are not such an output, or are inconsistent.
         """
         try:
             if cls._kind is not None and values["kind"] != cls._kind:
@@ -85,15 +85,17 @@ class Result:
         return found
 
     def _check(self) -> None:
-        """Raise ValueError where fields that were read do not go together."""
+        """Raise a ValueError if the fields that were read are inconsistent."""
 
     def to_json(self, path: str | Path | None = None) -> str:
-        """`to_dict` as JSON; also written to `path` where one is given, whole or not at all.
+        """Return `to_dict` as JSON, and write it to ``path`` if one is given.
+
+        The file is written completely or not at all.
 
         Raises
         ------
         OSError
-            It can't be written there.
+            If the file cannot be written.
         """
         text = json.dumps(self.to_dict(), indent=1, allow_nan=False)
         if path is not None:
@@ -103,14 +105,14 @@ class Result:
 
     @classmethod
     def from_json(cls: type[AnyResult], source: str | Path) -> AnyResult:
-        """The result of a text or file that `to_json` wrote.
+        """Return the result from a string or file that `to_json` wrote.
 
         Raises
         ------
         ValueError
-            It holds something else.
+            If the contents are something else.
         OSError
-            There is no such file.
+            If the file does not exist.
         """
         text = str(source)
         if isinstance(source, Path) or not text.lstrip().startswith(("{", "[")):
@@ -119,15 +121,15 @@ class Result:
             values = json.loads(text)
         except ValueError as error:
             raise ValueError(
-                f"that is no JSON ({error}): pass what to_json returned or wrote"
+                f"source is not JSON ({error}): pass what to_json returned or wrote"
             ) from None
         return cls.from_dict(values)
 
 
 def to_plain(value: Any, infinities: bool = True) -> Any:
-    """Results, dataclasses, arrays, tuples and mappings as dicts, lists, numbers and strings.
+    """Convert results, dataclasses, arrays and mappings to dicts, lists, numbers and strings.
 
-    NaN becomes None, and so do infinities unless they are to be told apart.
+    NaN becomes None, and so do infinities unless ``infinities`` is set.
     """
     if isinstance(value, Result):
         return value.to_dict()
@@ -145,7 +147,7 @@ def to_plain(value: Any, infinities: bool = True) -> Any:
 
 
 def from_plain(kind: Any, value: Any) -> Any:
-    """What `to_plain` made plain.
+    """Convert the output of `to_plain` back.
 
     Parameters
     ----------
@@ -153,12 +155,12 @@ def from_plain(kind: Any, value: Any) -> Any:
         A dataclass, an array, a number, str, Literal, None, or a tuple, list, dict or union of
         these.
     value
-        What JSON holds.
+        The value from JSON.
 
     Raises
     ------
     KeyError, TypeError, ValueError, AttributeError
-        It is something else.
+        If the value does not have this type.
     """
     origin, inner = get_origin(kind), get_args(kind)
     if NoneType in inner:

@@ -1,4 +1,4 @@
-"""Tables as text."""
+"""Tables in plain text."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ def aligned(
     left: Container[int] = (0,),
     rule: Literal["broken", "whole", "none"] = "broken",
 ) -> str:
-    """A table as text.
+    """Format a table as text.
 
     Parameters
     ----------
     head, body
-        Its columns' names, and its rows.
+        The names of the columns, and the rows.
     left
-        Columns to the left; all others go to the right.
+        The columns to align to the left; all others are aligned to the right.
     rule
-        What is between head and body: a line under each column, one under all of them, or none.
+        The line between head and body: one under each column, one under all of them, or none.
     """
     widths = [max(map(len, column)) for column in zip(head, *body, strict=True)]
     lines = [
@@ -40,5 +40,5 @@ def aligned(
 
 
 def cell(value: float, form: str = ".4f") -> str:
-    """A number in a table, or a dash where there is none."""
+    """Format a number for a table; NaN becomes a dash."""
     return "-" if math.isnan(value) else f"{value:{form}}"

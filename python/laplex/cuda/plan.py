@@ -18,7 +18,19 @@ _DOUBLE = np.dtype(np.float64)
 
 
 class PlanGradients(NamedTuple):
-    """Gradients of ``Re <grad, K v>`` as arrays on the GPU, see `laplex.cuda.Plan.vjp`."""
+    """Gradients of ``Re <grad, K v>`` as arrays on the GPU, from `laplex.cuda.Plan.vjp`.
+
+    Attributes
+    ----------
+    values : array ``[*rows, *batch, m]``
+        The gradient with respect to the values.
+    targets, sources : array ``[*batch, n]``, array ``[*batch, m]`` or None
+        The gradients with respect to the anchors. ``sources`` is None in the self case.
+    lengthscale, frequency : array ``[*batch]``
+        The gradients with respect to lengthscale and frequency, in float64.
+    target_phase, source_phase : array ``[*batch, n]``, array ``[*batch, m]``, or None
+        The gradients with respect to the phases; None for phases that were not given.
+    """
 
     values: Any
     targets: Any
@@ -94,8 +106,8 @@ class Plan:
     - Build the plan before the capture. In a capture with both, call `update` first.
     - Arrays must not name another stream.
     - Results must go to ``out`` or be arrays of CuPy or PyTorch.
-    - Do not release a plan or `laplex.cuda.Array` of the stream during the capture, where CUDA
-      cannot free memory that does not belong to the graph.
+    - Do not release a plan or `laplex.cuda.Array` of the stream during the capture. CUDA cannot
+      free memory there that does not belong to the graph.
     - Keep the plan and all arrays of the calls for as long as the graph is replayed.
 
     **Memory.** Working memory comes from the pool of CuPy or PyTorch if the arrays are theirs.

@@ -137,10 +137,10 @@ def scaling(timings: Sequence[Timing]) -> Figure:
     ax = figure.subplots()
     sizes = np.array([row.n for row in timings], dtype=float)
     lines = (
-        ("new plan and forward", "#7570b3", "s-", [row.new_forward for row in timings]),
-        ("anchor update and forward", "#e7298a", "v-", [row.moved_forward for row in timings]),
-        ("forward", TARGETS, "o-", [row.forward for row in timings]),
-        ("forward and all gradients", "#a6761d", "^-", [row.forward_backward for row in timings]),
+        ("new plan and product", "#7570b3", "s-", [row.new_forward for row in timings]),
+        ("anchor update and product", "#e7298a", "v-", [row.moved_forward for row in timings]),
+        ("product", TARGETS, "o-", [row.forward for row in timings]),
+        ("product and all gradients", "#a6761d", "^-", [row.forward_backward for row in timings]),
         ("torch.fft.rfft of n values", "#666666", "d--", [row.fft for row in timings]),
     )
     for label, color, style, seconds in lines:

@@ -220,7 +220,7 @@ class KernelLayer(nn.Module):
         Raises
         ------
         MemoryError
-            If it would have more than `laplex.numpy.checks.MAX_DENSE_ENTRIES` entries.
+            If it would have more than ``laplex.numpy.checks.MAX_DENSE_ENTRIES`` entries.
         AttributeError
             If it is set, tied, pruned or made a parameter, because it is computed from the anchors.
         """
@@ -285,7 +285,7 @@ class KernelLayer(nn.Module):
         Raises
         ------
         MemoryError
-            If the weight would have more than `laplex.numpy.checks.MAX_DENSE_ENTRIES` entries.
+            If the weight would have more than ``laplex.numpy.checks.MAX_DENSE_ENTRIES`` entries.
         """
         weight = self._dense_weight(torch.float64)
         linear = nn.Linear(  # on the meta device it draws no random numbers
@@ -316,7 +316,7 @@ class KernelLayer(nn.Module):
 
         The method minimises
         :math:`\|W - \sum_h \mathrm{Re}(K_h)\,\mathrm{diag}(s_h)\|_F` by descent from the truncated
-        singular value decomposition; see `laplex.nn.least_squares.nearest_kernels`. It finds a
+        singular value decomposition; see ``laplex.nn.least_squares.nearest_kernels``. It finds a
         local minimum and uses no random numbers. The bias is copied.
 
         Parameters

@@ -78,7 +78,7 @@ def kernel_product(
         real_part=target_phase is not None,
     ).sum(-2)
     dtype = torch.promote_types(input.dtype, gain.dtype)
-    if dtype in _HALF:  # a distributed gain is float32, lest it overflow, and promotes this
+    if dtype in _HALF:  # distributed gains are float32, to avoid overflow, and promote this
         output = output.to(dtype)
     return output if bias is None else output + bias.to(output.dtype)
 

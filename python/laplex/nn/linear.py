@@ -34,7 +34,7 @@ class LaplexLinear(KernelLayer):
         Use carrier phases :math:`\theta, \phi`, which give entries of both signs. Without them each
         head is the positive kernel times the gains.
     init : {"interlaced", "random"}
-        How the initial anchors are chosen; see `laplex.nn.anchors.initial_anchors`.
+        How the initial anchors are chosen; see ``laplex.nn.anchors.initial_anchors``.
 
     Raises
     ------

@@ -30,8 +30,18 @@ _SMALL = 1 << 24
 class PlanGradients(NamedTuple):
     """Gradients of ``Re <grad, K v>`` with respect to every argument, as `Plan.vjp` returns them.
 
-    Each gradient has the shape of its argument. Those of sources and phases are None if these were
-    not given.
+    Attributes
+    ----------
+    values : array
+        The gradient with respect to the values, of their shape.
+    targets, sources : array or None
+        The gradients with respect to the anchors, in the shapes in which these were given.
+        ``sources`` is None in the self case.
+    lengthscale, frequency : array
+        The gradients with respect to lengthscale and frequency, in the shapes in which these were
+        given.
+    target_phase, source_phase : array or None
+        The gradients with respect to the phases; None for phases that were not given.
     """
 
     values: Array

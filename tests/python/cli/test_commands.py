@@ -86,8 +86,8 @@ def test_missing_data_is_a_sentence_not_a_traceback(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--data", ""], "no name of a data set"),
-        (["--data", "a file"], "a file is a file: pass the folder that it is in"),
+        (["--data", ""], "the name of the data set is empty"),
+        (["--data", "a file"], "a file is a file: pass the folder that contains it"),
         (["--out", "a file"], "can't write a file/report.html"),
         (["--out", "taken"], "can't write taken/report.html"),
         (["--out", "/proc/nowhere"], "can't write /proc/nowhere/report.html"),

@@ -235,7 +235,7 @@ def test_bad_weights_and_distillations() -> None:
         Objective([0, 0, 1]).exit_weights(3, "heads")
     with pytest.raises(ValueError, match="weights='sdn' needs the costs of the exits"):
         Objective("sdn").exit_weights(3)
-    with pytest.raises(ValueError, match=r"Distillation.weight must be 0 to 1, got 1.5"):
+    with pytest.raises(ValueError, match=r"Distillation.weight must be between 0 and 1, got 1.5"):
         Distillation(weight=1.5)
     with pytest.raises(ValueError, match=r"Distillation.temperature must be positive"):
         Distillation(temperature=0)

@@ -86,9 +86,9 @@ def test_digits():
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("short", b"\0\0", "no IDX file"),
-        ("type", b"\0\0\x0d\x01\0\0\0\x01\0\0\0\0", "no IDX file"),
-        ("text", b"<html>not found</html>", "no IDX file"),
+        ("short", b"\0\0", "not an IDX file"),
+        ("type", b"\0\0\x0d\x01\0\0\0\x01\0\0\0\0", "not an IDX file"),
+        ("text", b"<html>not found</html>", "not an IDX file"),
         ("cut", idx(np.zeros((3, 4)))[:-1], "should hold"),
         ("long", idx(np.zeros((3, 4))) + b"\0", "should hold"),
         ("header", b"\0\0\x08\x03\0\0\0\x01", "should hold"),
@@ -107,8 +107,8 @@ def test_broken_files_are_named(tmp_path, name, content, message):
 @pytest.mark.parametrize(
     ("part", "array", "message"),
     [
-        ("train-labels-idx1", np.zeros(29), "no images with their labels"),
-        ("train-images-idx3", np.zeros((30, 784)), "no images with their labels"),
+        ("train-labels-idx1", np.zeros(29), "not images with their labels"),
+        ("train-images-idx3", np.zeros((30, 784)), "not images with their labels"),
         ("t10k-labels-idx1", np.full(20, 10), "labels above 9"),
     ],
 )
@@ -121,5 +121,5 @@ def test_files_that_do_not_belong_together(tmp_path, arrays, part, array, messag
 def test_an_empty_set(tmp_path, arrays):
     empty = {"t10k-images-idx3": np.zeros((0, 28, 28)), "t10k-labels-idx1": np.zeros(0)}
     write(tmp_path, {**arrays, **empty}, compress=False)
-    with pytest.raises(ValueError, match="no images with their labels"):
+    with pytest.raises(ValueError, match="not images with their labels"):
         load_images(str(tmp_path))

@@ -102,9 +102,7 @@ def test_what_can_not_be_found_or_registered(registered):
         POLICIES.find("margins")
     with pytest.raises(ValueError, match="policy must be one of"):
         POLICIES.unregister("nothing")
-    with pytest.raises(
-        ValueError, match=r"policy 'margin' is registered already, as laplex\.\S+: "
-    ):
+    with pytest.raises(ValueError, match=r"policy 'margin' is already registered as laplex\.\S+: "):
         POLICIES.register("margin")(type("Other", (Policy,), {}))
     for _ in range(2):  # as a cell of a notebook that is run again
         mine = registered(POLICIES, "mine", type("Mine", (Policy,), {}))
@@ -260,5 +258,5 @@ def test_a_policy_of_the_users_called_as_ours_is_not_ours(registered):
 
 @pytest.mark.parametrize("name", [None, 5, "", lambda: None])
 def test_a_name_is_a_text(name):
-    with pytest.raises(TypeError, match="is registered by a name"):
+    with pytest.raises(TypeError, match="must be registered by a name"):
         early_exit.policies.POLICIES.register(name)
