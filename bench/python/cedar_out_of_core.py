@@ -1,12 +1,12 @@
-"""Fits CEDAR to a file that is larger than the memory allowed: time per pass, memory, bytes.
+"""Fit CEDAR to a file that is larger than the memory allowed, and measure time and memory.
 
     python bench/python/cedar_out_of_core.py [--rows 1000000] [--dim 512] [--file build/rows.npy]
 
-Rows are planted, so that the result can be judged: each is a mixture of k of the columns of a
-rotation. The fit runs in a process of its own, whose memory is limited to --limit GiB, pages of the
-file aside; its peak, with those, is printed. A pass is compared with its floor: one read of the
-file and products of as many operations, measured in that process. Times are of the processor, on
---threads threads, so that other work on the machine disturbs them little.
+The rows are planted so that the result can be judged: each mixes k columns of a rotation. The fit
+runs in its own process. --limit limits the memory of that process, not counting pages of the file;
+the printed peak includes those pages. The script compares a pass with its floor: one read of the
+file and products with as many operations, measured in the same process. Times are processor times
+on --threads threads, so other work on the machine disturbs them little.
 """
 
 from __future__ import annotations

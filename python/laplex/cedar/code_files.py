@@ -42,7 +42,9 @@ def write_codes(
     """
     rows = rows_for(cedar, embeddings)
     if rows.count is None:
-        raise ValueError("embeddings come in batches: pass an array, whose number of rows is known")
+        raise ValueError(
+            "embeddings come in batches, so their number is unknown: pass an array instead"
+        )
     (entries,) = checked_ks(cedar.k_ if k is None else k, rows.dim)
     dtype = cedar.mean_.dtype
     with replacing(out) as part, progress_bar(progress, extra="cedar") as report:

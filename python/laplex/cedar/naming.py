@@ -161,11 +161,14 @@ class AxisNames(Sequence[AxisName]):
 
     def __repr__(self) -> str:
         named = sum(axis.named for axis in self.axes)
-        about = f"{named} of {len(self)} axes have a name with a cosine of {self.threshold:.3f} up"
+        about = (
+            f"{named} of {len(self)} axes have a name with a cosine of at least "
+            f"{self.threshold:.3f}"
+        )
         if self.confirmed:
             recurring = sum(axis.recurs is True for axis in self.axes)
             return f"{about}; {recurring} recur"
-        return f"{about}; UNCONFIRMED: not known to recur in other starts"
+        return f"{about}; UNCONFIRMED: it is unknown which axes recur in other starts"
 
 
 def name_axes(
@@ -418,10 +421,10 @@ def _recurring(
             raise ValueError(f"recurring must be 'auto', None or a mask, got {recurring!r}")
         if starts < MIN_RESTARTS:
             warnings.warn(
-                f"with {starts} start{'s' if starts > 1 else ''} nobody knows which axes are "
-                "properties of the data and which are accidents of a seed, and names are "
-                f"unconfirmed: fit with n_init={MIN_RESTARTS} or more to name the axes that recur, "
-                "or pass recurring=None to do without",
+                f"names are unconfirmed: with {starts} start{'s' if starts > 1 else ''} it is "
+                "unknown which axes are properties of the data and which are accidents of the "
+                f"seed. Fit with n_init={MIN_RESTARTS} or more to name only the axes that recur, "
+                "or pass recurring=None to name all axes without this warning",
                 UnconfirmedNamesWarning,
                 stacklevel=3,
             )
@@ -439,7 +442,7 @@ def _recurring(
 
 def _checked_words(words: Sequence[str], rows: Rows) -> list[str]:
     if isinstance(words, (str, bytes)):
-        raise TypeError(f"words must be a sequence of words, got the single one {words!r}")
+        raise TypeError(f"words must be a sequence of words, got the single word {words!r}")
     spelled = list(words)
     for place, word in enumerate(spelled):
         if not isinstance(word, str):
@@ -452,7 +455,8 @@ def _checked_words(words: Sequence[str], rows: Rows) -> list[str]:
 def _check_count(rows: int, words: int) -> None:
     if rows != words:
         raise ValueError(
-            f"words and text_embeddings must be as many, got {words} words and {rows} rows"
+            "words and text_embeddings must have the same length, got "
+            f"{words} words and {rows} rows"
         )
 
 

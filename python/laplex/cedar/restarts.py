@@ -64,8 +64,9 @@ class StabilityReport:
     def __repr__(self) -> str:
         return (
             f"Stability of {len(self.recurrence)} axes in {len(self.mcc)} restarts: "
-            f"MCC {self.mean:.3f} on average, {self.min:.3f} at least.\n"
-            f"Axes of restart 0 by the restarts that found them (|cosine| > {self.threshold:g}):\n"
+            f"the MCC is {self.mean:.3f} on average and {self.min:.3f} at least.\n"
+            f"Axes of restart 0 by the number of restarts that found them (|cosine| > "
+            f"{self.threshold:g}):\n"
             f"{self.table()}"
         )
 
@@ -110,7 +111,9 @@ def stability(restarts: ArrayInput, *, threshold: float = 0.7) -> StabilityRepor
         raise TypeError("restarts must be atoms [r, axes, d]: pass the model's restarts_")
     atoms = float64("restarts", restarts, ndim=3)
     if len(atoms) < 2:
-        raise ValueError("restarts has a single one: fit with n_init=2 or more, 3 to name axes")
+        raise ValueError(
+            "restarts holds only one start: fit with n_init=2 or more (3 or more to name axes)"
+        )
     if not 0 < threshold < 1:
         raise ValueError(f"threshold must be between 0 and 1, got {threshold}")
     mcc = np.eye(len(atoms))

@@ -123,7 +123,7 @@ class Comparison(Result):
         found = []
 
         head = ["Equal k", *(f"k={k}" for k in self.k), "axes"]
-        head += [f"{what} (k={middle})" for what in ("cosine", "L0", "dead")] + ["fit s"]
+        head += [f"{what} (k={middle})" for what in ("cosine", "L0", "dead")] + ["fit (s)"]
         body = []
         for line in self._lines("equal k"):
             aside = line.at(middle)
@@ -161,7 +161,7 @@ class Comparison(Result):
                     [line.label, *(_spread(line.values(k, _fve)) for k in self.k)] for line in lines
                 ]
                 gains = [_spread(self.null_gains(block, k), sign=True) for k in self.k]
-                body.append([f"CEDAR less {reference}", *gains])
+                body.append([f"CEDAR minus {reference}", *gains])
                 found.append(([title, *(f"k={k}" for k in self.k)], body))
         return found
 

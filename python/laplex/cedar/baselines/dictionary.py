@@ -128,7 +128,7 @@ class Dictionary(BaseEstimator, ABC):  # type: ignore[misc]
         )
         if entries.shape[1] != len(self.atoms_):
             raise ValueError(
-                f"codes must be [n, {len(self.atoms_)}], one column an axis, got "
+                f"codes must be [n, {len(self.atoms_)}], one column for each axis, got "
                 f"{list(entries.shape)}"
             )
         mean, atoms = self.mean_.astype(entries.dtype), self.atoms_.astype(entries.dtype)

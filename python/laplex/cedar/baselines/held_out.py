@@ -50,13 +50,15 @@ def held_out(embeddings: Any, test_size: float | int, seed: int) -> tuple[Any, A
     """
     rows = as_rows(embeddings, name="embeddings")
     if rows.count is None:
-        raise ValueError("embeddings come in batches, which compare can't split: pass test as well")
+        raise ValueError("compare can't split embeddings that come in batches: pass test as well")
     if rows.count < 4:
         raise ValueError(f"embeddings have {rows.count} rows, but compare needs at least 4")
     train, test = train_test_split(range(rows.count), test_size=test_size, random_state=seed)
     for name, index in (("training", train), ("test", test)):
         if len(index) < 2:
-            raise ValueError(f"test_size={test_size} leaves {len(index)} {name} rows: at least 2")
+            raise ValueError(
+                f"test_size={test_size} leaves {len(index)} {name} rows, but at least 2 are needed"
+            )
     parts = [torch.tensor(index).sort().values for index in (train, test)]
     if rows.in_memory:
         return rows.take(parts[0]), rows.take(parts[1])

@@ -71,7 +71,7 @@ class Laplace(Transform):
     def at(cls, basis: Basis, settings: Settings) -> Laplace:
         """Trainable anchors where those of a basis are."""
         if not isinstance(basis, LaplaceRotations):
-            raise ValueError("basis='laplex' can't go on from a basis of another kind: call fit")
+            raise ValueError("basis='laplex' can't continue from a basis of another kind: call fit")
         heads, dim = basis.anchors.shape
         made = cls(
             dim, heads, torch.Generator(), device=basis.anchors.device, dtype=basis.anchors.dtype
