@@ -60,7 +60,7 @@ TextEmbeddings = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
-        help="File of the embeddings of the words, in the space of the model, one row per word.",
+        help="File of the embeddings of the words, in the space of the model, one per row.",
     ),
 ]
 
@@ -186,7 +186,7 @@ def name(
         Path,
         typer.Option(
             metavar="FILE",
-            help="File of the embeddings of the words, in the space of the model, one row per word.",
+            help="File of the embeddings of the words, in the space of the model, one per row.",
         ),
     ],
     threshold: Annotated[

@@ -415,7 +415,7 @@ def test_broken_models_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="format 99"):
         CEDAR.load(tmp_path)
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(ValueError, match="does not describe a model"):
+    with pytest.raises(ValueError, match="does not describe a CEDAR model"):
         CEDAR.load(tmp_path)
     with pytest.raises(NotFittedError):
         CEDAR().save(tmp_path / "new")
@@ -498,7 +498,7 @@ def with_nan(row: int) -> np.ndarray:
         ({}, with_nan(17), ValueError, "X has NaN or infinity in row 17"),
         ({}, torch.from_numpy(with_nan(39)), ValueError, "in row 39"),
         ({}, [ROWS, with_nan(3)], ValueError, "in row 43"),
-        ({"k": 7}, ROWS, ValueError, r"k=7 entries of a code of 6.*at most 6"),
+        ({"k": 7}, ROWS, ValueError, r"k=7 is more than the 6 features of X.*at most 6"),
         ({"k": [2, 9]}, ROWS, ValueError, "k=9"),
         ({"k": 0}, ROWS, ValueError, "k must be at least 1"),
         ({"k": []}, ROWS, ValueError, "k is empty"),

@@ -16,7 +16,7 @@ from ..metrics import Reconstruction, ReconstructionReport
 from ..metrics.inputs import Array
 from ..rows import Rows
 
-#: Edges of the histogram of |s_i| |a_i| / scale_: four decades, and everything outside them.
+#: Edges of the histogram of ``abs(s_i) * norm(a_i) / scale_``: four decades, and all outside them.
 EDGES = np.concatenate([[0.0], np.logspace(-3, 1, 65), [np.inf]])
 
 #: Entries above this fraction of `scale_` count as clear.

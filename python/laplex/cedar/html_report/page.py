@@ -173,10 +173,10 @@ def _busiest(measured: Measured) -> str:
     return (
         f"The busiest axis fires in {100 * rates[0]:.1f} % of the rows, the median axis in "
         f"{100 * float(np.median(rates)):.1f} %. If all axes fired equally often, each would fire "
-        f"in {100 * report.l0 / len(rates):.1f} %. A code always has {report.l0:g} entries, and some "
-        "are small where fewer causes are at work. The rates therefore say how often an axis is "
-        "chosen, not how much it matters. An entry is called clear if it is above a tenth of the "
-        "typical length of a row."
+        f"in {100 * report.l0 / len(rates):.1f} %. A code always has {report.l0:g} entries, "
+        "and some are small where fewer causes are at work. The rates therefore say how often an "
+        "axis is chosen, not how much it matters. An entry is called clear if it is above a tenth "
+        "of the typical length of a row."
     )
 
 
