@@ -160,7 +160,7 @@ def main() -> None:
     if not options.quick:  # half of a thousand words are too few for 384 columns
         recur, again = in_both_halves(embeddings, options.k, starts=3)
         print(
-            f"{recur} axes recur in one half of the words, and {again} of these also in the other half"
+            f"{recur} axes recur in one half of the words; {again} of these also in the other half"
         )
     print(found.names.table(12))
     print("\n".join(both_ends(found.model, embeddings, words, found.names)))

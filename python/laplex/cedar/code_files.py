@@ -69,7 +69,7 @@ def write_codes(
             else:
                 sparse.append(scipy.sparse.csr_array(block))
             done += len(block)
-            report("codes", done, rows.count, "")
+            report("computing codes", done, rows.count, "")
         if whole_file is not None:
             whole_file.flush()  # type: ignore[attr-defined]
             del whole_file

@@ -1,4 +1,4 @@
-"""`CEDAR`: a sparse code for embeddings by an invertible change of basis."""
+"""The estimator `CEDAR`: sparse codes for embeddings by an invertible change of basis."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from .settings import Settings, checked_ks, number, settings_of
 
 Array = npt.NDArray[Any]
 
-#: The widest embeddings for which `components_` forms a matrix that the basis does not hold: 2 GiB.
+#: The widest embeddings for which ``components_`` forms a d x d matrix: 2 GiB.
 _WIDEST_MATRIX = 16384
 
 
@@ -554,7 +554,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
 
 @contextmanager
 def _unchanged_by_errors(model: CEDAR) -> Iterator[None]:
-    """Leave a model as it was where learning fails."""
+    """Restore a model to its earlier state if learning fails."""
     before = dict(vars(model))
     try:
         yield

@@ -24,13 +24,13 @@ from .statistics import Statistics, gather
 from .transforms import TRANSFORMS
 from .transforms.base import Start, Transform
 
-#: Rows that the alternating solver converges on first, where there are more than four times as
-#: many: the passes over all of them then start near their end.
+#: Number of rows on which the alternating solver converges first, if there are more than four times
+#: as many. The passes over all rows then start close to the solution.
 _SAMPLE_ROWS = 2**16
-#: Numbers of a sample, and rows of it whatever their width: 1 GiB of float32.
+#: Largest number of entries of a sample (1 GiB of float32), and its smallest number of rows.
 _SAMPLE_NUMBERS, _LEAST_ROWS = 2**28, 1024
 _SAMPLE_PASSES = 100
-#: Passes over the sample that a rotation for the gradient solver to start from comes from.
+#: Number of passes over the sample that find a starting rotation for the gradient solver.
 _STARTING_PASSES = 50
 _STEPS_PER_CHECKPOINT = 100
 _FORMAT = 1
@@ -89,10 +89,10 @@ def fit(
                 "the same random_state, or write to another path"
             )
         seed = earlier["seed"]
-    report("statistics", 0, 1, "")
+    report("first pass", 0, 1, "")
     size = max(_LEAST_ROWS, min(_SAMPLE_ROWS, _SAMPLE_NUMBERS // rows.dim))
     statistics = gather(rows, size, _generator(seed))
-    report("statistics", 1, 1, f"{statistics.count} rows")
+    report("first pass", 1, 1, f"{statistics.count} rows")
     run = _Run(rows, settings, seed, statistics, report, path)
     if earlier is not None and path is not None:
         _check_same(path, earlier["fingerprint"], run.fingerprint)
@@ -106,7 +106,7 @@ def fit(
 
 
 class _Run:
-    """One fit."""
+    """The state of one fit."""
 
     def __init__(
         self,
@@ -146,7 +146,12 @@ class _Run:
             found = procrustes.Search(self._rotation(start), self.centre)
 
         def after(now: procrustes.Search) -> None:
-            self._show(self._stage(start, "passes"), now.passes, settings.max_iter, now.losses)
+            self._show(
+                self._stage(start, "passes over the data"),
+                now.passes,
+                settings.max_iter,
+                now.losses,
+            )
             self._keep(start, now.state())
 
         found = procrustes.search(
@@ -204,7 +209,7 @@ class _Run:
         batches = MiniBatches(
             self.rows, settings.batch_size, self.seed + 7919 * (start + 1), **place
         )
-        stage = self._stage(start, "steps")
+        stage = self._stage(start, "gradient steps")
         while training.step < settings.max_iter:
             training.advance(next(batches))
             self._show(stage, training.step, settings.max_iter, training.losses)
@@ -218,7 +223,7 @@ class _Run:
         kind = TRANSFORMS[self.settings.basis]
         rotation = sample = None
         if kind.starts_from == "rotation" and not resumed:
-            rotation = self._on_sample(start, "rotation", _STARTING_PASSES).solution
+            rotation = self._on_sample(start, "starting rotation", _STARTING_PASSES).solution
         elif kind.starts_from == "rows" and not resumed:
             sample = self.statistics.sample - self.centre.to(self.rows.dtype)
         rows, random = self.rows, _generator(self.seed + start)

@@ -163,7 +163,7 @@ def as_rows(
         return _from_batches(X, name, place, dtype, once)
     if isinstance(X, np.ndarray) and X.dtype.kind == "f" and X.ndim == 2 and X.size:
         array = X
-    else:  # lists, data frames, other numbers, and what is none: with scikit-learn's messages
+    else:  # lists, data frames, other numbers, or invalid: messages are those of scikit-learn
         if scipy.sparse.issparse(X):
             raise TypeError(
                 f"{name} is a sparse matrix, but sparse input is not supported: "

@@ -77,8 +77,8 @@ def load(cls: type[Model], folder: str | os.PathLike[str]) -> Model:
             f"{_FORMAT}: use version {config.get('laplex')}, which saved it, or a newer one"
         )
     try:
-        # In memory of their own, aligned as at the fit: products in a mapped file may round
-        # otherwise, by where its header happens to end.
+        # Copied to aligned memory, as in the fit: products with a mapped file may round differently,
+        # depending on where its header ends.
         tensors = {name: one.clone() for name, one in load_file(path / TENSORS).items()}
         parameters = config["parameters"]
         if "transform" in parameters:  # as the parameter was called at first
@@ -107,7 +107,7 @@ def load(cls: type[Model], folder: str | os.PathLike[str]) -> Model:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON holds: a generator of random numbers is not kept."""
+    """Return a parameter as a type of JSON; a generator of random numbers becomes None."""
     if isinstance(value, (np.integer, np.floating)):
         return value.item()
     if isinstance(value, (list, tuple, np.ndarray)):

@@ -140,17 +140,17 @@ def compare(
             known = gather(as_rows(train, device="cpu"), MAX_ROWS, generator)
             for method in methods:
                 for fitted_for in method.fits:
-                    report("compare", done, total, method.name)
+                    report("comparing methods", done, total, method.name)
                     fitted = method.fit(train, fitted_for, seed)
                     rows += _measured(fitted, judged, known.mean.numpy(), ks, seed)
                     done += 1
             if nulls:
-                report("compare", done, total, "null controls")
+                report("comparing methods", done, total, "null controls")
                 middle = fits[len(fits) // 2]
                 count = min(_count(judged), MAX_ROWS)
                 rows += _null_controls(template, known.sample, count, ks, middle, seed)
                 done += 1
-        report("compare", total, total, "")
+        report("comparing methods", total, total, "")
     return Comparison(rows, ks, dim, known.count, _count(judged), int(seeds))
 
 

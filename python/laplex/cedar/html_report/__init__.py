@@ -25,7 +25,7 @@ __all__ = ["report"]
 
 #: Numbers of entries at which CEDAR and its baselines are compared, as far as they are below d.
 _COMPARED_KS = (4, 16, 32, 64)
-#: Rows shown for each end of an axis.
+#: Number of rows shown for each end of an axis.
 _EXAMPLES = 9
 
 
@@ -123,7 +123,7 @@ def report(
         _check_counts(items, thumbnails, rows.count)
     path = Path(out)
     if thumbnails is not None and len(thumbnails):
-        thumbnail(thumbnails[0], 0)  # fails now where all would fail after the comparison
+        thumbnail(thumbnails[0], 0)  # fails before the comparison, not after it
     with replacing(path) as part:  # made at once, for the same reason
         if names is None and words is not None:
             names = name_axes(cedar, text_embeddings, words)
@@ -173,5 +173,5 @@ def _compared(cedar: CEDAR, embeddings: Any, dim: int, progress: bool) -> Compar
     ks = checked_ks(cedar.k)
     columns = sorted({k for k in (*_COMPARED_KS, *ks) if k < dim} or {dim})
     fresh = clone(cedar).set_params(n_init=1)
-    # One fit, for the middle of the model's own k: those for each k of the table cost minutes.
+    # One fit, for the middle k of the model: a fit for each k of the table would take minutes.
     return compare(embeddings, columns, cedar=fresh, fit_k=ks[len(ks) // 2], progress=progress)

@@ -83,7 +83,7 @@ def measure(
             for sign, half in enumerate((parts[parts > 0], -parts[parts < 0])):
                 sizes[sign] += np.histogram(half / (cedar.scale_ or 1.0), EDGES)[0]
             count += len(last)
-            report("codes", count, rows.count, "")
+            report("computing codes", count, rows.count, "")
     total = energy.sum()
     return Measured(
         count=count,
