@@ -89,8 +89,8 @@ class Learner:
             self._start = basis
             return
         self._rotation = nearest_rotation(basis.readouts).to(self._dtype)
-        # At a solution S^T Z is a symmetric matrix times U. Its trace is the energy of the codes as a
-        # fraction of the variance. How it was distributed is unknown, so it is spread evenly here.
+        # At a solution S^T Z is a symmetric matrix times U. Its trace is the energy of the codes as
+        # a fraction of the variance. How it was distributed is unknown: it is spread evenly here.
         window = min(self.count, self._window())
         energy = window * len(self._settings.ks) * (1 - known.loss) / self._dim
         self._correlation = energy * self._rotation.double()

@@ -77,8 +77,8 @@ def load(cls: type[Model], folder: str | os.PathLike[str]) -> Model:
             f"{_FORMAT}: use version {config.get('laplex')}, which saved it, or a newer one"
         )
     try:
-        # Copied to aligned memory, as in the fit: products with a mapped file may round differently,
-        # depending on where its header ends.
+        # Copied to aligned memory, as in the fit: products with a mapped file may round
+        # differently, depending on where its header ends.
         tensors = {name: one.clone() for name, one in load_file(path / TENSORS).items()}
         parameters = config["parameters"]
         if "transform" in parameters:  # as the parameter was called at first
