@@ -1,16 +1,17 @@
-"""Which axes of an image network's features stand for a class: CEDAR on real images.
+"""Find out which axes of image features stand for a class: CEDAR on real images.
 
     python examples/cedar_images.py [--quick] [--images 4000] [-k 8] [--out DIR]
     python examples/cedar_images.py --wide [--images 4000] [--passes 10] [--out DIR]
 
-EfficientNet-Lite0 (trained on ImageNet, never on these) turns images of Fashion-MNIST into 1280
-features; their 64 principal components are coded by CEDAR. Axes are judged by whether one of them
-alone tells a class from the others, on held-out images, beside random rotations, principal
-components and FastICA; and named by the classes. Needs laplex[examples] and Debian's
-dataset-fashion-mnist. Features take 0.1 s an image on one core, once; --quick takes a minute.
+EfficientNet-Lite0, which was trained on ImageNet and never on these images, turns images of
+Fashion-MNIST into 1280 features. CEDAR codes their 64 principal components. The program judges on
+held-out images whether a single axis tells a class from the others, compares this with a random
+rotation, principal components and FastICA, and names the axes by the classes. It needs
+laplex[examples] and Debian's dataset-fashion-mnist. The features take 0.1 s per image on one core,
+once; --quick takes a minute.
 
-With --wide: all 1280 features, fitted to fewer and to more images. What it explains of those it
-has seen then says little of others.
+--wide fits all 1280 features to fewer and to more images. The variance explained on the training
+images then says little about other images.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from laplex.cedar.naming import AxisNames
 
 @dataclass
 class Method:
-    """One basis, judged on held-out images."""
+    """Results of one basis on held-out images."""
 
     name: str
     explained: float
@@ -47,7 +48,7 @@ class Method:
 def best_axis_auroc(
     train: np.ndarray, train_labels: np.ndarray, test: np.ndarray, labels: np.ndarray
 ) -> float:
-    """AUROC on held-out codes of the end of an axis that was best for each class in training."""
+    """Return the mean AUROC on held-out codes, for the best end of an axis in training."""
     both, both_test = np.hstack((train, -train)), np.hstack((test, -test))
     found = []
     for one in np.unique(train_labels):
@@ -65,7 +66,7 @@ def judge(
     pixels: np.ndarray,
     k: int,
 ) -> Method:
-    """Fit a basis; `pixels` are an independent view of the held-out images."""
+    """Fit a basis and judge it; ``pixels`` are an independent view of the held-out images."""
     method.fit(train[0])
     codes, held_out = method.transform(train[0], k), method.transform(test[0], k)
     score = monosemanticity(held_out, pixels)
@@ -82,14 +83,14 @@ def judge(
 def names_by_class(
     model: CEDAR, features: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]
 ) -> AxisNames:
-    """Names from the mean features of each class, in place of embeddings of its name."""
+    """Name the axes by the mean features of each class, in place of embeddings of its name."""
     means = np.stack([features[labels == one].mean(0) for one in range(len(classes))])
     return name_axes(model, means, classes, text_mean=features.mean(0))
 
 
 @dataclass
 class Fit:
-    """All columns, fitted to some of the rows."""
+    """Results of a fit of all columns to some of the rows."""
 
     rows: int
     name: str
@@ -101,9 +102,10 @@ class Fit:
 def rows_and_columns(
     train: np.ndarray, test: np.ndarray, counts: list[int], k: int, passes: int
 ) -> list[Fit]:
-    """PCA and CEDAR on the first so many rows, judged on those and on others; with all, also adam.
+    """Fit PCA and CEDAR to the first rows of each count, and judge them on these and on other rows.
 
-    Adam gets as many steps as procrustes has passes, to compare their time: it is far from its end.
+    The largest count is also fitted by adam, with as many steps as procrustes has passes. This
+    compares their time only: adam is then far from convergence.
     """
     fits = []
     for count in counts:
@@ -123,15 +125,21 @@ def rows_and_columns(
 
 
 def main() -> None:
-    """Encode, reduce, fit, judge, report."""
+    """Encode and reduce the images, fit and judge the methods, and write a report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="300 images")
-    parser.add_argument("--wide", action="store_true", help="all features, more and fewer images")
-    parser.add_argument("--passes", type=int, default=10, help="of the fits with --wide")
-    parser.add_argument("--images", type=int, default=4000)
-    parser.add_argument("-k", type=int, default=8)
-    parser.add_argument("--components", type=int, default=64)
-    parser.add_argument("--out", type=Path, default=Path("cedar-images"))
+    parser.add_argument("--quick", action="store_true", help="use only 300 images")
+    parser.add_argument(
+        "--wide", action="store_true", help="fit all features to fewer and to more images"
+    )
+    parser.add_argument("--passes", type=int, default=10, help="number of passes with --wide")
+    parser.add_argument("--images", type=int, default=4000, help="number of images")
+    parser.add_argument("-k", type=int, default=8, help="number of nonzero entries of a code")
+    parser.add_argument(
+        "--components", type=int, default=64, help="number of principal components to keep"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("cedar-images"), help="folder for the report and the cache"
+    )
     options = parser.parse_args()
     count = 300 if options.quick else options.images
     options.out.mkdir(parents=True, exist_ok=True)
@@ -153,7 +161,7 @@ def main() -> None:
             print(f"{fit.rows:4d}  {fit.name:<20} {fit.train_explained:10.3f} "
                   f"{fit.explained:9.3f} {fit.seconds:12.1f}")  # fmt: skip
         return
-    # 1280 columns have more freedom than a few thousand rows can pin down.
+    # A rotation of 1280 columns has more freedom than a few thousand rows can pin down.
     reduce = PrincipalComponents(options.components, svd_solver="full").fit(features[:cut])
     rows = reduce.transform(features).astype(np.float32)
     kept = float(reduce.explained_variance_ratio_.sum())

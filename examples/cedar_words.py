@@ -1,11 +1,11 @@
-"""What the axes of a language model's word embeddings stand for: CEDAR on a vocabulary of concepts.
+"""Find out what the axes of word embeddings stand for: CEDAR on a vocabulary of concepts.
 
     python examples/cedar_words.py [--quick] [--text gloss] [--starts 5] [-k 16] [--out DIR]
 
-Embeds some 6,800 concrete nouns with all-MiniLM-L6-v2, learns a rotation in which few coordinates
-describe each, from several starts, names the axes that recur with the vocabulary itself, and
-writes an HTML report. Needs laplex[examples] and WordNet (apt-get install wordnet-base). Five
-minutes on one core; --quick takes one.
+The program embeds some 6,800 concrete nouns with all-MiniLM-L6-v2. From several starts it learns a
+rotation in which few coordinates describe each noun. It names the axes that recur by words of the
+vocabulary itself, and writes an HTML report. It needs laplex[examples] and WordNet (apt-get install
+wordnet-base) and takes five minutes on one core; --quick takes one minute.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from laplex.cedar.naming import AxisNames
 
 @dataclass
 class Findings:
-    """What the example found."""
+    """Results of the example."""
 
     held_out: dict[str, float]  # method -> fraction of variance explained
     model: CEDAR
@@ -35,14 +35,14 @@ class Findings:
 
 
 def split(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Four fifths to fit, one to judge."""
+    """Split rows at random: four fifths to fit to, one fifth to judge by."""
     order = np.random.default_rng(0).permutation(len(rows))
     cut = len(rows) * 4 // 5
     return rows[order[:cut]], rows[order[cut:]]
 
 
 def study(embeddings: np.ndarray, words: list[str], k: int, starts: int) -> Findings:
-    """Fit on four fifths and judge on the rest; then fit all, and name what recurs."""
+    """Fit to four fifths and judge on the rest; then fit to all and name the axes that recur."""
     train, test = split(embeddings)
     held_out = {}
     for name, method in (
@@ -58,9 +58,9 @@ def study(embeddings: np.ndarray, words: list[str], k: int, starts: int) -> Find
 
 
 def in_both_halves(rows: np.ndarray, k: int, starts: int) -> tuple[int, int]:
-    """How many axes recur in one half of the words, and how many of these the other half has too.
+    """Count the axes that recur in one half of the words, and those that the other half has too.
 
-    Restarts see the same rows, and may agree on what is peculiar to them; halves share none.
+    Restarts see the same rows and may agree on what is peculiar to them; the halves share no rows.
     """
     order = np.random.default_rng(0).permutation(len(rows))
     half = len(rows) // 2
@@ -75,13 +75,13 @@ def in_both_halves(rows: np.ndarray, k: int, starts: int) -> tuple[int, int]:
 
 
 def rotation_error(restarts: np.ndarray) -> float:
-    """The largest entry of U U^T - I over the restarts [r, d, d]."""
+    """Return the largest entry of U U^T - I over the restarts [r, d, d]."""
     exact = restarts.astype(np.float64)
     return float(np.abs(exact @ exact.transpose(0, 2, 1) - np.eye(exact.shape[-1])).max())
 
 
 def both_ends(model: CEDAR, rows: np.ndarray, words: list[str], names: AxisNames) -> list[str]:
-    """A line for each named end of the best axes: its name, and the words that have most of it."""
+    """List the named ends of the best axes, each with the words that have the largest codes."""
     examples = top_examples(model, rows, 6)
     lines = []
     for axis in [axis for axis in names.ranked() if axis.named][:8]:
@@ -98,9 +98,10 @@ def both_ends(model: CEDAR, rows: np.ndarray, words: list[str], names: AxisNames
 def spelled_alike(
     model: CEDAR, rows: np.ndarray, words: list[str], axes: np.ndarray
 ) -> tuple[int, int]:
-    """Of how many ends of axes 4 of the first 6 words begin with the same two letters; of how many.
+    """Count the ends of axes where 4 of the first 6 words begin with the same two letters.
 
-    Word embeddings know the spelling, too, and an axis of "st..." gets a name like any other.
+    Word embeddings also encode the spelling, and an axis of "st..." gets a name like any other. The
+    second number returned is that of all ends with 6 words.
     """
     examples = top_examples(model, rows, 6)
     ends = [found for end in (examples.positive, examples.negative) for found in end[axes]]
@@ -111,25 +112,32 @@ def spelled_alike(
 def neighbours(
     rows: np.ndarray, words: list[str], z: np.ndarray, count: int | None = 5
 ) -> list[str]:
-    """The words nearest to z, by the cosine about the mean; all for None."""
+    """Return the words nearest to z by the cosine about the mean; all words for None."""
     centre = rows.mean(0)
     unit = (rows - centre) / np.linalg.norm(rows - centre, axis=1, keepdims=True)
     return [words[i] for i in np.argsort(-unit @ (z - centre))[:count]]
 
 
 def main() -> None:
-    """Embed, fit, name, steer, report."""
+    """Embed the words, fit CEDAR, name its axes, steer a word, and write a report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="a thousand words, three starts")
+    parser.add_argument(
+        "--quick", action="store_true", help="use only a thousand words and three starts"
+    )
     parser.add_argument(
         "--text",
         choices=("word", "gloss"),
         default="word",
-        help='what is embedded: a word alone, or "word: gloss"',
+        help='text to embed: the word alone, or "word: gloss"',
     )
-    parser.add_argument("--starts", type=int, default=5)
-    parser.add_argument("-k", type=int, default=16)
-    parser.add_argument("--out", type=Path, default=Path("cedar-words"))
+    parser.add_argument("--starts", type=int, default=5, help="number of random starts")
+    parser.add_argument("-k", type=int, default=16, help="number of nonzero entries of a code")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("cedar-words"),
+        help="folder for the report and the model",
+    )
     options = parser.parse_args()
     starts = 3 if options.quick else options.starts
     options.out.mkdir(parents=True, exist_ok=True)
@@ -142,7 +150,7 @@ def main() -> None:
     embeddings = np.array(encoder.encode_texts(texts, batch_size=64, progress=True, cache=cache))
 
     found = study(embeddings, words, options.k, starts)
-    print(f"\n{len(words)} words, {embeddings.shape[1]} columns, k = {options.k}")
+    print(f"\n{len(words)} words, {embeddings.shape[1]} columns, k = {options.k}:")
     for name, value in found.held_out.items():
         print(f"  {value:.3f} of the variance of held-out words: {name}")
     print(
@@ -151,13 +159,17 @@ def main() -> None:
     print(stability(found.model.restarts_))
     if not options.quick:  # half of a thousand words are too few for 384 columns
         recur, again = in_both_halves(embeddings, options.k, starts=3)
-        print(f"of one half of the words {recur} axes recur; {again} of them are in the other, too")
+        print(
+            f"{recur} axes recur in one half of the words; {again} of these also in the other half"
+        )
     print(found.names.table(12))
     print("\n".join(both_ends(found.model, embeddings, words, found.names)))
     recurring = np.flatnonzero([axis.recurs for axis in found.names])
     alike, ends = spelled_alike(found.model, embeddings, words, recurring)
-    print(f"of {alike} in {ends} ends of recurring axes, the words begin with the same letters")
-    print(f"a random direction's best word has a cosine of {found.chance:.2f} on average")
+    print(
+        f"at {alike} of {ends} ends of recurring axes, most words begin with the same two letters"
+    )
+    print(f"the best word of a random direction has a cosine of {found.chance:.2f} on average")
 
     codes = found.model.transform(embeddings)
     ranked = [axis for axis in found.names.ranked() if axis.named]
@@ -170,14 +182,14 @@ def main() -> None:
         value = end * float(np.abs(codes[:, axis.axis]).max())
         moved = found.model.intervene(embeddings[place], {axis.axis: value})
         print(f"\n{word!r} is near {', '.join(neighbours(embeddings, words, embeddings[place]))};")
-        print(f"with axis {axis.axis} at its {name.word if name else ''} end, near "
+        print(f"moved along axis {axis.axis} to its {name.word if name else ''} end, it is near "
               f"{', '.join(neighbours(embeddings, words, moved))};")  # fmt: skip
         if name:
             before, after = (
                 1 + neighbours(embeddings, words, z, None).index(name.word)
                 for z in (embeddings[place], moved)
             )
-            print(f"{name.word} was the nearest word number {before} and is number {after}")
+            print(f"{name.word} moved from rank {before} to rank {after} among its nearest words")
     page = report(
         found.model,
         embeddings,

@@ -2,18 +2,18 @@
 
     python examples/concept_vocabulary.py [--limit 50] [--wordnet DIR] [--kind animal]
 
-Joins the frequencies of wordfreq with the nouns of WordNet 3.0 to some 6,800 words, each with a
-gloss, and prints them, the most frequent first. The words name the axes of a CEDAR model.
+The program joins the word frequencies of wordfreq with the nouns of WordNet 3.0. It prints some
+6,800 words, each with a gloss, the most frequent first. The words name the axes of a CEDAR model.
 
-A word is taken when
+A word is taken if all of these hold:
 
-- at least 3 letters, and used once in 3 million words or more (a Zipf frequency of 2.5: below,
-  wordfreq's counts are few and the words unknown to most readers);
-- its *first* sense in WordNet, the most frequent one, is of a concrete kind (`KINDS`), written in
-  small letters (which leaves out names and abbreviations);
-- it is a noun at least as often as anything else, by the counts of WordNet's tagged texts: "will"
-  and "like" are nouns too, but seldom;
-- it is not offensive: see `is_offensive`.
+- It has at least 3 letters and occurs at least once in 3 million words, which is a Zipf frequency
+  of 2.5. Below that, the counts of wordfreq are small and most readers do not know the words.
+- Its *first* sense in WordNet, the most frequent one, is of a concrete kind (`KINDS`) and written
+  in lower case, which excludes names and abbreviations.
+- It is a noun at least as often as any other part of speech, by the counts of the tagged texts of
+  WordNet. "Will" and "like" are also nouns, but rarely.
+- It is not offensive (see `is_offensive`).
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 WORDNET = Path("/usr/share/wordnet")
-#: WordNet's lexicographer files of concrete nouns (lexnames(5WN)). Left out are acts, attributes,
-#: cognition, communication, events, feelings, groups, motives, possessions, processes, quantities,
-#: relations, shapes, states, times and the tops of the hierarchy.
+#: The lexicographer files of WordNet with concrete nouns (lexnames(5WN)). This leaves out acts,
+#: attributes, cognition, communication, events, feelings, groups, motives, possessions, processes,
+#: quantities, relations, shapes, states, times and the tops of the hierarchy.
 KINDS = {
     5: "animal",
     6: "artifact",
@@ -42,9 +42,9 @@ KINDS = {
 }
 LEAST_ZIPF = 2.5
 LEAST_LETTERS = 3
-#: Usages that WordNet marks (by a pointer ";u" to one of these); it marks few.
+#: Offensive usages that WordNet marks by a pointer ";u" to one of these; it marks only a few.
 OFFENSIVE_USAGES = frozenset(("disparagement", "ethnic_slur", "obscenity"))
-#: The rest, from reading the list: profanity, slurs, words whose first sense is an insult.
+#: More words, from reading the list: profanity, slurs, and words whose first sense is an insult.
 # fmt: off
 OFFENSIVE = frozenset((
     "arse", "arsehole", "ass", "bimbo", "boob", "booby", "bugger", "bum", "clit", "commie",
@@ -56,22 +56,23 @@ OFFENSIVE = frozenset((
     "wench", "whore",
 ))
 # fmt: on
-#: Of the sense keys of cntlist.rev. Adjectives have two: 3, and 5 for satellites.
+#: Codes in the sense keys of cntlist.rev. Adjectives have two: 3, and 5 for satellites.
 _PART_OF_SPEECH = {"1": "noun", "2": "verb", "3": "adjective", "4": "adverb", "5": "adjective"}
 
 
 class Word(NamedTuple):
-    """A word, its meaning and how common it is.
+    """A word with its meaning and frequency.
 
     Attributes
     ----------
     word : str
+        The word.
     gloss : str
         Definition of its most frequent sense, without examples.
     zipf : float
-        Logarithm to base 10 of its uses in a billion words.
+        Logarithm to base 10 of its number of uses in a billion words.
     lexname : str
-        Kind of thing, as "noun.animal".
+        Kind of thing, such as "noun.animal".
     """
 
     word: str
@@ -81,7 +82,7 @@ class Word(NamedTuple):
 
 
 class Synset(NamedTuple):
-    """A sense: what words share."""
+    """A sense that several words share."""
 
     kind: int
     words: list[str]
@@ -94,19 +95,19 @@ def load_vocabulary(limit: int | None = None, wordnet: Path = WORDNET) -> list[W
 
     Parameters
     ----------
-    limit
-        At most so many. None: all, about 6,800.
-    wordnet
-        Folder with WordNet's files data.noun, index.noun and cntlist.rev.
+    limit : int, optional
+        Largest number of words; by default all, about 6,800.
+    wordnet : Path
+        Folder with the files data.noun, index.noun and cntlist.rev of WordNet.
 
     Raises
     ------
     FileNotFoundError
-        Without WordNet: ``apt-get install wordnet-base``.
+        If WordNet is missing: ``apt-get install wordnet-base``.
     ImportError
-        Without wordfreq: ``pip install "laplex[examples]"``.
+        If wordfreq is missing: ``pip install "laplex[examples]"``.
     ValueError
-        A limit below 1.
+        If the limit is below 1.
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be at least 1, got {limit}")
@@ -140,7 +141,7 @@ def load_vocabulary(limit: int | None = None, wordnet: Path = WORDNET) -> list[W
 
 
 def is_offensive(word: str, synset: Synset, synsets: dict[str, Synset]) -> bool:
-    """Whether a word is so itself, or WordNet says so of its sense."""
+    """Whether a word is in the list of offensive words, or WordNet marks its sense."""
     usages = {usage for offset in synset.usages for usage in synsets[offset].words}
     return word in OFFENSIVE or not OFFENSIVE_USAGES.isdisjoint(usages)
 
@@ -174,12 +175,12 @@ def read_uses(wordnet: Path) -> defaultdict[str, Counter[str]]:
 
 
 def _lines(path: Path) -> Iterator[str]:
-    """Yield the lines of a WordNet file but for its licence, which is indented."""
+    """Yield the lines of a WordNet file without its licence, which is indented."""
     try:
         file = path.open(encoding="utf-8")
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"there is no {path}: apt-get install wordnet-base, or name the folder of WordNet 3.0"
+            f"there is no {path}: apt-get install wordnet-base, or pass the folder of WordNet 3.0"
         ) from error
     with file:
         yield from (line for line in file if not line.startswith(" "))
@@ -188,9 +189,11 @@ def _lines(path: Path) -> Iterator[str]:
 def main() -> None:
     """Print the vocabulary."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--limit", type=int, default=50)
-    parser.add_argument("--wordnet", type=Path, default=WORDNET)
-    parser.add_argument("--kind", choices=sorted(KINDS.values()))
+    parser.add_argument("--limit", type=int, default=50, help="largest number of words to print")
+    parser.add_argument("--wordnet", type=Path, default=WORDNET, help="folder of WordNet 3.0")
+    parser.add_argument(
+        "--kind", choices=sorted(KINDS.values()), help="print only words of this kind"
+    )
     options = parser.parse_args()
     words = load_vocabulary(wordnet=options.wordnet)
     counts = Counter(word.lexname for word in words)

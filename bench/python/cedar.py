@@ -1,9 +1,9 @@
-"""Writes docs/measurements/cedar.md and its pictures: CEDAR beside its baselines.
+"""Write docs/measurements/cedar.md and its pictures: CEDAR beside its baselines.
 
     python bench/python/cedar.py [--quick] [--seeds 3]
 
-Takes about twenty minutes on one core; --quick takes two, with small sizes, and writes into
-build/cedar. Embeddings of words come from the packaged all-MiniLM-L6-v2 and wordfreq.
+This takes about twenty minutes on one core. --quick uses small sizes, takes two minutes, and writes
+into build/cedar. The word embeddings come from the packaged all-MiniLM-L6-v2 and from wordfreq.
 """
 
 from __future__ import annotations
@@ -251,8 +251,8 @@ def starts(sizes: Sizes, rows: np.ndarray, folder: Path) -> str:
         axis.bar(range(1, 6), np.bincount(recurrence, minlength=5)[:5])
         axis.set(title=name, xlabel="starts that found the axis, of 5", ylabel="axes")
     figure.savefig(folder / "cedar_stability.png", dpi=110)
-    head = ["5 starts", "FVE of the starts, on their rows", "MCC, mean", "MCC, least",
-            "axes in 3 or more", "MCC of random rotations"]  # fmt: skip
+    head = ["5 starts", "FVE of the starts on training rows", "mean MCC", "minimum MCC",
+            "axes in 3 or more starts", "MCC of random rotations"]  # fmt: skip
     return table(head, lines)
 
 
@@ -272,87 +272,98 @@ def page(sizes: Sizes, folder: Path, cache: Path) -> str:
         return found
 
     embeddings = words(sizes, cache)
-    planted_size = f"d = {sizes.dim}, {sizes.rows:,} rows, four fifths of them for training"
+    planted_size = f"d = {sizes.dim}, {sizes.rows:,} rows, four\nfifths of which are for training"
     return f"""\
-# CEDAR, measured
+# CEDAR: measurements
 
-Written by [bench/python/cedar.py](../../bench/python/cedar.py) on an {processor()}, one thread; mean ±
-standard deviation of {sizes.seeds} seeds, each with data, split and start of its own. Our reading
-of the abstract of arXiv 2605.22679: no number here is the paper's.
+[bench/python/cedar.py](../../bench/python/cedar.py) writes this page. It ran on one thread of an
+{processor()}. Each number is the mean ± the standard deviation of
+{sizes.seeds} seeds; every seed has its own data, split and start. CEDAR is our reading of the
+abstract of arXiv 2605.22679: no number here is the paper's. The guide lists the
+[metrics](../guides/cedar.md#measuring-the-codes).
 
-## Planted axes are found
+## Recovery of planted axes
 
-Rows are mixtures of k of d normal causes by a random rotation: {planted_size}.
+Each row mixes k of d normal causes by a random rotation: {planted_size}.
 
 {timed("recovery", lambda: recovery(sizes))}
 
-CEDAR finds every axis. So do FastICA and the two rotations of factor analysis, on this model, which
-is ideal for all of them: a tie, and no reason by itself to prefer CEDAR. PCA sees next to nothing
-in it, as all directions have about the same variance.
+CEDAR finds every axis. So do FastICA and the two rotations of factor analysis. This model is ideal
+for all of them, so the result is a tie and by itself no reason to prefer CEDAR. PCA finds almost
+nothing, because all directions have about the same variance.
 
-## A k that is too large costs, one too small does not
+## Choosing k
 
-True k = 4.
+The true k is 4. A k that is too large costs accuracy; one that is too small does not.
 
 {timed("wrong k", lambda: wrong_k(sizes))}
 
-## Atoms that are not at right angles
+## Non-orthogonal atoms
 
-True k = 4, normal causes mixed by a matrix of the condition given.
+The true k is 4. A matrix with the given condition number mixes normal causes.
 
 {timed("mixing", lambda: mixing(sizes))}
 
-A rotation can't follow such a mixture, `basis="invertible"` can. FastICA can too: it whitens.
+A rotation cannot follow such a mixture; `basis="invertible"` can. FastICA can too, because it
+whitens the data.
 
-## What nobody can tell apart
+## Indistinguishable axes
 
-Causes 2i and 2i + 1 always fire together, with independent values, so that any rotation within
-their plane explains the data as well. To fail here is correct.
+Causes 2i and 2i + 1 always fire together, with independent values. Any rotation within their plane
+explains the data equally well, so failing to find the axes is the correct result here.
 
 {timed("pairs", lambda: pairs(sizes))}
 
 ## Momentum
 
-Passes until the loss is within 0.001 of the best; plain alternation between codes and rotation is
-the other.
+The table counts the passes until the loss is within 0.001 of the best. "Plain" alternates between
+codes and rotation without momentum.
 
 {timed("solvers", lambda: solvers(sizes))}
 
-## Embeddings of words
+## Word embeddings
 
 all-MiniLM-L6-v2 of the {len(embeddings):,} most frequent English words, {embeddings.shape[1]}
-columns, a fifth held out. What is told a k is fitted for 32. "Equal bits" gives each code as many
-entries as cost no more than CEDAR's: a choice among more axes is dearer, leading components need
-none. The null controls are the same fits on Gaussian rows, isotropic and with the covariance of the
-words: a gain there would be a gain from noise.
+columns, with a fifth of the rows held out. Methods that need a k are fitted for k = 32. "Equal
+bits" gives each code as many entries as fit into the bits of CEDAR's code: an entry chosen among
+more axes costs more bits, and leading components need no choice. The null controls repeat the fits
+on Gaussian rows, both isotropic and with the covariance of the words. A gain there would be a gain
+from noise.
 
 {timed("text", lambda: text(sizes, embeddings, folder))}
 
 ![Variance explained against k](cedar_fve.png)
 
-What this says, in our reading: the best at k = 32 are the invertible CEDAR and the sparse
-autoencoder, a little ahead of the rotation; but the one takes twenty times as long to fit (500
-steps here), and the other has four times the axes, which at equal bits costs it its lead. At k =
-4 FastICA is best, at k = 64 the rotation. Fitted for several k at once, CEDAR loses nothing at
-its own and gains at small ones. Quartimax and varimax stopped at 100 iterations, their default.
-Nothing is gained from noise.
+Our reading: at k = 32, the invertible CEDAR and the sparse autoencoder are best, a little ahead of
+the rotation. But the invertible CEDAR takes twenty times as long to fit (500 steps here), and the
+autoencoder has four times as many axes, which costs it its lead at equal bits. At k = 4 FastICA is
+best; at k = 64 the rotation is. A CEDAR fitted for several k at once loses nothing at k = 32 and
+gains at small k. Quartimax and varimax stopped at 100 iterations, their default. No method gains
+from noise.
 
-## Do axes recur?
+## Recurrence of axes across starts
 
 {timed("starts", lambda: starts(sizes, embeddings, folder))}
 
 ![How many starts find each axis](cedar_stability.png)
 
-Five starts explain the variance of the words equally well and share only some of their axes. Axes
-of one start are not "the concepts" of a model: `name_axes` names those alone that recur.
+Five starts explain the variance of the words equally well but share only some of their axes. The
+axes of one start are not "the concepts" of a model: `name_axes` names only the axes that recur.
 """
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="small sizes, into build/cedar")
-    parser.add_argument("--seeds", type=int)
-    parser.add_argument("--cache", type=Path, default=ROOT / "build" / "embeddings")
+    parser.add_argument(
+        "--quick", action="store_true", help="use small sizes, write into build/cedar"
+    )
+    parser.add_argument("--seeds", type=int, help="number of repetitions with different seeds")
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        default=ROOT / "build" / "embeddings",
+        help="folder that keeps the word embeddings between runs",
+    )
     options = parser.parse_args()
     sizes = QUICK if options.quick else FULL
     if options.seeds:

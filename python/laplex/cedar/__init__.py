@@ -1,9 +1,11 @@
-"""Sparse disentanglement of embeddings by an invertible change of basis.
+"""Sparse codes for embeddings, by an invertible change of basis (CEDAR).
 
-`CEDAR` learns the basis; `metrics` and `stability` judge it, `baselines` stand beside it;
-`name_axes`, `decode_captions` and `CEDAR.intervene` say what its axes are; `report` writes it all
-down; `encoders` make the embeddings. Our reading of the abstract of arXiv 2605.22679. Names are
-imported when first used.
+`CEDAR` learns the change of basis. `metrics` and `stability` judge it, and `compare` measures it
+against `baselines`. `name_axes`, `top_examples`, `decode_captions` and `CEDAR.intervene` show what
+its axes stand for. `report` writes all of this into one HTML file. `encoders` turn images and texts
+into embeddings.
+
+This is our reading of the abstract of arXiv 2605.22679. Names are imported when first used.
 """
 
 from __future__ import annotations

@@ -11,29 +11,36 @@ from torch import Tensor, nn
 from .basis import Basis
 from .topk import top_k
 
-#: Part of the steps in which the learning rate rises from 0; over the others it falls as a cosine.
+#: Fraction of the steps in which the learning rate rises from 0; after them it falls as a cosine.
 _WARM_UP = 0.05
 
-#: Codes of a rotation lose at most 1, the variance; a batch may have more of it than most.
+#: The loss of a rotation is at most 1, the variance; that of one batch may be larger.
 _WORST_LOSS = 10.0
 
 
 class Training:
-    r"""Adam on the mean squared reconstruction error, in parts of the variance, summed over ks.
+    r"""Adam on the mean squared reconstruction error, as a fraction of the variance.
 
-    The mask of T_k is piecewise constant: plain gradients through the kept values are exact almost
-    everywhere.
+    With several k, the loss is the mean of their losses. The mask of T_k is piecewise constant, so
+    plain gradients through the kept values are exact almost everywhere.
 
     Parameters
     ----------
     transform : Module
-        Gives a `Basis` when called.
+        Returns a ``Basis`` when called.
     centre : Tensor [d]
-        b; a parameter too with `learn_centre`.
+        The centre b; with ``learn_centre`` it is trained too.
     scale : float
-        Root of the variance: data are divided by it, so that a learning rate is free of units.
+        Root of the variance. The data are divided by it, so the learning rate does not depend on
+        their unit.
+    ks : sequence of int
+        Numbers of entries of a code.
+    learning_rate : float
+        The largest learning rate of the schedule.
     steps : int or None
-        Of the schedule; None keeps the learning rate constant.
+        Length of the schedule; None keeps the learning rate constant.
+    learn_centre : bool
+        Whether to train the centre.
     """
 
     def __init__(
@@ -61,7 +68,7 @@ class Training:
         self.losses: list[float] = []
 
     def advance(self, batch: Tensor) -> float:
-        """One step on rows [b, d]; returns the loss before it."""
+        """Take one step on rows [b, d] and return the loss before it."""
         self._set_rate()
         self.optimizer.zero_grad(set_to_none=True)
         z = (batch - self.centre) / self.scale - self.shift
@@ -73,24 +80,24 @@ class Training:
         return self.losses[-1]
 
     def check(self) -> None:
-        """Refuse a loss that is not finite, or worse than that of the mean alone."""
+        """Raise an error if the loss is not finite or far above that of the mean alone."""
         if not self.losses[-1] <= _WORST_LOSS:
             raise ValueError(
-                f"the fit diverged, its loss is {self.losses[-1]:.3g} in parts of the variance: "
-                f"lower learning_rate={self.learning_rate:g}"
+                f"the fit diverged: its loss is {self.losses[-1]:.3g} times the variance; lower "
+                f"learning_rate={self.learning_rate:g}"
             )
 
     def basis(self) -> Basis:
-        """The basis as it is now."""
+        """Return the current basis."""
         finished: Callable[[], Basis] = self.transform.finished  # type: ignore[assignment]
         return finished()
 
     def mean(self) -> Tensor:
-        """The centre b [d] as it is now, float64."""
+        """Return the current centre b [d] in float64."""
         return self.centre.double() + self.shift.detach().double() * self.scale
 
     def state(self) -> dict[str, Any]:
-        """Everything that `restore` needs to go on with the same bits."""
+        """Return everything that ``restore`` needs to continue with the same bits."""
         return {
             "transform": self.transform.state_dict(),
             "shift": self.shift.detach().clone(),
@@ -100,7 +107,7 @@ class Training:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a state."""
+        """Continue from a state."""
         self.transform.load_state_dict(state["transform"])
         with torch.no_grad():
             self.shift.copy_(state["shift"])
@@ -122,7 +129,7 @@ class Training:
 
 
 def reconstruction_error(basis: Basis, z: Tensor, ks: Sequence[int]) -> Tensor:
-    r"""Mean over ks of :math:`\langle |z - U^{-1} T_k(U z)|^2 \rangle`, z [n, d] being centred."""
+    r"""Return :math:`\langle |z - U^{-1} T_k(U z)|^2 \rangle` for centred z, averaged over ks."""
     norms = basis.atom_norms
     coordinates = basis.analyse(z)
     losses = []

@@ -1,6 +1,6 @@
-"""What an axis responds to: the rows whose codes are largest on it, at either end.
+"""Examples of an axis: the rows with the largest codes on it, at either end.
 
-A name of an axis that needs no other model and no list of words.
+Examples describe an axis without another model or a list of words.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ Index = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class AxisExamples:
-    """Rows with the largest codes of each axis, the largest first.
+    """The rows with the largest codes on each axis, the largest first.
 
     Attributes
     ----------
     positive, negative : ndarray ``[axes, n]`` of int64
-        Numbers of the rows; -1 where fewer than n rows have a code above (below) 0 there.
+        Row numbers for the positive and the negative end; -1 where fewer than n rows have a code
+        above (below) 0.
     positive_codes, negative_codes : ndarray ``[axes, n]`` of float64
-        Their codes, with their signs; 0 where there is no row.
+        The codes of these rows, with their signs; 0 where there is no row.
     """
 
     positive: Index
@@ -40,19 +41,19 @@ class AxisExamples:
 def top_examples(
     cedar: CEDAR, embeddings: Any, n: int = 9, *, k: int | None = None
 ) -> AxisExamples:
-    """Find the n rows with the largest codes of each axis, and the n with the smallest.
+    """Find the n rows with the largest codes on each axis, and the n rows with the smallest.
 
     Parameters
     ----------
     cedar : CEDAR
-        Fitted.
+        A fitted model.
     embeddings : array, Tensor or memory map ``[n, d]``; or batches of them
-        Gone through once: a generator will do.
+        Embeddings to search. They are read once, so a generator of batches is accepted.
     n : int
-        Rows for each end of each axis.
+        Number of rows for each end of each axis.
     k : int, optional
-        Entries of a code: a row counts for an axis only where the axis is among its k. None: that
-        of the fit.
+        Number of nonzero entries of a code, by default that of the fit. A row counts for an axis
+        only if the axis is among its k.
 
     Returns
     -------
@@ -60,7 +61,7 @@ def top_examples(
 
     Notes
     -----
-    Of equal codes the first rows win. Memory is O(axes n) beside a batch.
+    Of equal codes, the first rows win. Memory is O(axes n), plus one batch.
     """
     rows = rows_for(cedar, embeddings)
     found = ExampleSearch(rows.dim, n)
@@ -71,11 +72,14 @@ def top_examples(
 
 
 class ExampleSearch:
-    """`top_examples` for codes that come in batches.
+    """The search of `top_examples`, for codes that come in batches.
 
     Parameters
     ----------
-    axes, n : int
+    axes : int
+        Length of a code.
+    n : int
+        Number of rows for each end of each axis.
     """
 
     def __init__(self, axes: int, n: int) -> None:
@@ -83,7 +87,7 @@ class ExampleSearch:
         self._seen = 0
 
     def update(self, codes: npt.NDArray[Any]) -> None:
-        """Look at the codes ``[b, axes]`` of the next rows."""
+        """Add the codes ``[b, axes]`` of the next rows."""
         rows, axes = np.nonzero(codes)
         values = codes[rows, axes].astype(np.float64)
         for end, sign in zip(self._ends, (1, -1), strict=True):
@@ -92,7 +96,7 @@ class ExampleSearch:
         self._seen += len(codes)
 
     def compute(self) -> AxisExamples:
-        """The largest so far."""
+        """Return the rows with the largest codes so far."""
         up, down = self._ends
         return AxisExamples(up.rows.copy(), down.rows.copy(), up.values.copy(), 0.0 - down.values)
 
@@ -105,8 +109,9 @@ class _Largest:
         self.rows = np.full((axes, n), -1, np.int64)
 
     def update(self, axes: npt.NDArray[np.intp], values: Array, rows: npt.NDArray[np.intp]) -> None:
-        """Take in values that come with their axes and rows; rows are later than all before."""
-        # Soon nearly all are too small, and what is left to sort is little. Equal ones come late.
+        """Add values with their axes and rows; the rows come after all earlier ones."""
+        # After a few batches nearly all values are too small, so little is left to sort. Equal
+        # values lose, because they come later.
         news = values > self.values[axes, -1]
         axes, values, rows = axes[news], values[news], rows[news]
         changed, counts = np.unique(axes, return_counts=True)

@@ -1,4 +1,4 @@
-"""An invertible change of basis: codes from centred embeddings, and embeddings from codes."""
+"""Invertible changes of basis: codes from centred embeddings, and embeddings from codes."""
 
 from __future__ import annotations
 
@@ -11,68 +11,71 @@ from .topk import top_k
 
 
 class Basis(ABC):
-    r"""Readouts :math:`u_i`, the rows of U, and atoms, the columns of :math:`U^{-1}`.
+    r"""Base class of an invertible change of basis U.
+
+    The rows :math:`u_i` of U are the readouts; the columns of :math:`U^{-1}` are the atoms.
 
     Attributes
     ----------
     dim : int
-        d.
+        Number of coordinates d.
     """
 
     dim: int
 
     @abstractmethod
     def analyse(self, z: Tensor) -> Tensor:
-        r"""Coordinates :math:`U z` of rows z [n, d]."""
+        r"""Return the coordinates :math:`U z` of rows z [n, d]."""
 
     @abstractmethod
     def synthesise(self, codes: Tensor) -> Tensor:
-        r"""Embeddings :math:`U^{-1} s` of rows s [n, d]."""
+        r"""Return the embeddings :math:`U^{-1} s` of rows s [n, d]."""
 
     @property
     @abstractmethod
     def atom_norms(self) -> Tensor | None:
-        """Norms of the atoms [d]; None where all are 1."""
+        """The norms of the atoms [d], or None if all are 1."""
 
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
-        """What the basis is made of, by name, for files."""
+        """Return the tensors that define the basis, by name, for files."""
 
     @property
     def readouts(self) -> Tensor:
-        """U [d, d], its rows the readouts."""
+        """The matrix U [d, d]; its rows are the readouts."""
         return self.analyse(self._identity()).T.contiguous()
 
     @property
     def atoms(self) -> Tensor:
-        """Atoms as rows [d, d]: the transpose of U^-1."""
+        """The atoms as rows [d, d]: the transpose of the inverse of U."""
         return self.synthesise(self._identity())
 
     def encode(self, z: Tensor, k: int) -> Tensor:
-        r"""Codes :math:`T_k(U z)` [n, d] of centred rows z [n, d].
+        r"""Return the codes :math:`T_k(U z)` [n, d] of centred rows z [n, d].
 
-        The k entries are those with the largest parts :math:`|u_i \cdot z|\,\|a_i\|` of the
-        reconstruction: the scale of a row of U alone is arbitrary.
+        A code keeps the k entries with the largest contributions to the reconstruction,
+        :math:`|u_i \cdot z|\,\|a_i\|`, because the scale of a row of U alone is arbitrary.
         """
         return top_k(self.analyse(z), k, self.atom_norms)
 
     @abstractmethod
     def to(self, device: torch.device, dtype: torch.dtype) -> Basis:
-        """The same basis elsewhere, or in another precision."""
+        """Return the same basis on another device or in another precision."""
 
     @abstractmethod
     def _identity(self) -> Tensor: ...
 
 
 class DenseBasis(Basis):
-    """A basis held as matrices.
+    """A change of basis that is stored as matrices.
 
     Parameters
     ----------
     readouts : Tensor [d, d]
-        U.
+        The matrix U.
     atoms : Tensor [d, d], optional
-        Atoms as rows, :math:`U^{-T}`; None for an orthogonal U, where they are the readouts.
+        The atoms as rows, :math:`U^{-T}`. Leave them out for an orthogonal U, whose atoms are its
+        readouts.
     """
 
     def __init__(self, readouts: Tensor, atoms: Tensor | None = None) -> None:
@@ -81,36 +84,36 @@ class DenseBasis(Basis):
         self.dim = readouts.shape[0]
 
     def analyse(self, z: Tensor) -> Tensor:
-        """Coordinates [n, d] of rows z [n, d]."""
+        """Return the coordinates [n, d] of rows z [n, d]."""
         return z @ self._readouts.T
 
     def synthesise(self, codes: Tensor) -> Tensor:
-        """Embeddings [n, d] of codes [n, d]."""
+        """Return the embeddings [n, d] of codes [n, d]."""
         return codes @ (self._readouts if self._atoms is None else self._atoms)
 
     @property
     def atom_norms(self) -> Tensor | None:
-        """Norms of the atoms [d]; None for a rotation."""
+        """The norms of the atoms [d], or None for a rotation."""
         return None if self._atoms is None else self._atoms.norm(dim=1)
 
     @property
     def readouts(self) -> Tensor:
-        """U [d, d], its rows the readouts."""
+        """The matrix U [d, d]; its rows are the readouts."""
         return self._readouts
 
     @property
     def atoms(self) -> Tensor:
-        """Atoms as rows [d, d]."""
+        """The atoms as rows [d, d]."""
         return self._readouts if self._atoms is None else self._atoms
 
     def tensors(self) -> dict[str, Tensor]:
-        """The matrices, by name."""
+        """Return the matrices, by name."""
         if self._atoms is None:
             return {"readouts": self._readouts}
         return {"readouts": self._readouts, "atoms": self._atoms}
 
     def to(self, device: torch.device, dtype: torch.dtype) -> DenseBasis:
-        """The same matrices elsewhere, or in another precision."""
+        """Return the same basis on another device or in another precision."""
         atoms = None if self._atoms is None else self._atoms.to(device, dtype)
         return DenseBasis(self._readouts.to(device, dtype), atoms)
 
@@ -119,7 +122,7 @@ class DenseBasis(Basis):
 
 
 def random_rotation(dim: int, generator: torch.Generator) -> Tensor:
-    """A rotation or reflection [d, d] from the uniform (Haar) distribution, float64."""
+    """Draw an orthogonal matrix [d, d] from the uniform (Haar) distribution, in float64."""
     normal = torch.randn(dim, dim, generator=generator, dtype=torch.float64)
     q, r = torch.linalg.qr(normal)
     rotation: Tensor = q * r.diagonal().sign()  # the signs make it uniform (Mezzadri, 2007)
@@ -127,9 +130,9 @@ def random_rotation(dim: int, generator: torch.Generator) -> Tensor:
 
 
 def nearest_rotation(matrix: Tensor) -> Tensor:
-    """The orthogonal matrix nearest to a matrix [d, d]: its polar factor, in float64.
+    """Return the orthogonal matrix nearest to a matrix [d, d]: its polar factor, in float64.
 
-    It maximises tr(Q^T M) over orthogonal Q, the orthogonal Procrustes problem (Schoenemann, 1966).
+    It maximises tr(Q^T M) over orthogonal Q: the orthogonal Procrustes problem (Schoenemann, 1966).
     """
     left, _, right = torch.linalg.svd(matrix.double())
     rotation: Tensor = left @ right

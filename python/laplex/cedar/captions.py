@@ -1,4 +1,4 @@
-"""What an axis says: sentences that a BLIP model decodes from multiples of its atom."""
+"""Captions for axes: sentences that a BLIP model decodes from multiples of an atom."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from laplex._support.optional import require
 
 
 class Caption(NamedTuple):
-    """A sentence, and how much of the atom it was decoded from.
+    """A sentence and the multiple of the atom from which it was decoded.
 
     Attributes
     ----------
     alpha : float
         Value of the code on the axis.
     text : str
+        The sentence.
     """
 
     alpha: float
@@ -37,47 +38,49 @@ def decode_captions(
     base: npt.ArrayLike | Tensor | None = None,
     **generate: Any,
 ) -> list[Caption]:
-    r"""Decode :math:`b + \alpha\,a_i` to a sentence, for each alpha.
+    r"""Decode :math:`b + \alpha\,a_i` into a sentence, for each alpha.
 
-    An image gives BLIP's text decoder a sequence of vectors to attend to. Here the sequence is the
-    one vector :math:`b + \alpha\,a_i`: atoms are single vectors, and to repeat one changes nothing,
-    for attention to t equal keys is the mean of t equal values. Give `base` the whole sequence of
-    an image to steer that image's caption instead: the multiple of the atom is added to each of its
-    vectors.
+    For an image, BLIP's text decoder attends to a sequence of vectors. Here the sequence is the
+    single vector :math:`b + \alpha\,a_i`. Repeating it would change nothing, because attention to
+    t equal keys is the mean of t equal values. To steer the caption of an image instead, pass its
+    whole sequence as ``base``: the multiple of the atom is then added to each of its vectors.
 
     Parameters
     ----------
     model : transformers.BlipForConditionalGeneration
-        In evaluation mode. Its public ``generate`` takes pixels only, so that we call its text
-        decoder, with the arguments that ``generate`` passes on.
+        The model, in evaluation mode. Its public ``generate`` takes only pixels, so this function
+        calls its text decoder with the arguments that ``generate`` would pass on.
     processor : transformers.BlipProcessor
         Turns tokens into text.
     axis : int
-        i, from 0 to d - 1.
+        The axis i, from 0 to d - 1.
     alphas : sequence of float ``[a]``
-        Values of the code on the axis; negative ones show the atom's other end. The codes of the
-        data say which are usual.
+        Values of the code on the axis. Negative values show the other end of the axis. The codes
+        of your data show which values are usual.
     cedar : CEDAR
-        Fitted to the model's own image embeddings: rows of ``model.vision_model(pixels)[0]``, the
-        first of each image for instance. Anything with ``mean_`` ``[d]`` and ``atoms_`` ``[d, d]``.
+        A model fitted to image embeddings of the same BLIP model: rows of
+        ``model.vision_model(pixels)[0]``, for instance the first of each image. Any object with
+        ``mean_`` ``[d]`` and ``atoms_`` ``[d, d]`` is accepted.
     base : array ``[d]`` or ``[t, d]``, optional
-        In place of the mean b.
+        Vectors to use in place of the mean b.
     **generate
-        For transformers' ``generate``: ``max_new_tokens``, ``num_beams``, ... Without any, decoding
-        is greedy up to the length in the decoder's generation config.
+        Arguments of the ``generate`` method of transformers, such as ``max_new_tokens`` or
+        ``num_beams``. Without any, decoding is greedy up to the length in the generation
+        configuration of the decoder.
 
     Returns
     -------
     list of Caption
-        In the order of `alphas`.
+        One caption for each of ``alphas``, in their order.
 
     Raises
     ------
     ImportError
-        Without transformers: ``pip install "laplex[encoders]"``.
+        If transformers is missing: ``pip install "laplex[encoders]"``.
     TypeError, ValueError
-        Another kind of model, or one in training mode; an axis out of range; no alphas, or not
-        finite; a `base`, or a `cedar`, whose d is not the size that the decoder attends to.
+        If the model is of another kind or in training mode, the axis is out of range, ``alphas``
+        is empty or not finite, or the d of ``base`` or ``cedar`` is not the hidden size of the
+        image encoder.
     """
     transformers = require("transformers", extra="encoders", feature="decode_captions")
     if not isinstance(model, transformers.BlipForConditionalGeneration):
@@ -99,16 +102,16 @@ def decode_captions(
             )
     hidden = torch.from_numpy(vectors + values[:, None, None] * atom)
     tokens = _decode(model, hidden, **generate)
-    # One at a time: what a processor's decode makes of a batch differs between versions.
+    # One at a time: versions of transformers differ in how a processor decodes a batch.
     texts = [processor.decode(row, skip_special_tokens=True).strip() for row in tokens]
     return [Caption(alpha, text) for alpha, text in zip(values.tolist(), texts, strict=True)]
 
 
 def _decode(model: Any, hidden: Tensor, **generate: Any) -> Tensor:
-    """Generate tokens [a, length] from what the decoder attends to, [a, t, d].
+    """Generate tokens [a, length] from vectors [a, t, d] that the decoder attends to.
 
-    As `BlipForConditionalGeneration.generate` of transformers 5 does without a prompt: it makes
-    [bos, eos], drops the last, and ends sentences at sep.
+    This follows ``BlipForConditionalGeneration.generate`` of transformers 5 without a prompt, which
+    makes [bos, eos], drops the last token, and ends sentences at sep.
     """
     decoder, ids = model.text_decoder, model.config.text_config
     hidden = hidden.to(decoder.device, decoder.dtype)

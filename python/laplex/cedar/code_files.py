@@ -1,4 +1,4 @@
-"""Codes of many embeddings as a file, in memory that does not grow with their number."""
+"""Writing the codes of many embeddings to a file, in memory that does not grow with them."""
 
 from __future__ import annotations
 
@@ -19,30 +19,39 @@ from .settings import checked_ks
 def write_codes(
     cedar: CEDAR, embeddings: object, out: Path, k: int | None = None, *, progress: bool = False
 ) -> int:
-    """Write the signed codes [n, d] of embeddings [n, d]; the file appears when it is complete.
+    """Write the signed codes of embeddings to a file, which appears when it is complete.
 
     Parameters
     ----------
+    cedar : CEDAR
+        A fitted model.
     embeddings : array, Tensor or memory map ``[n, d]``
-    out
-        ``.npy``: all n d numbers, in the model's precision. ``.npz``: a CSR matrix for
-        `scipy.sparse.load_npz`; its at most n k entries are in memory until they are written.
-    k
-        None: that of the fit.
+        Embeddings, of the same kind as those of the fit.
+    out : Path
+        A ``.npy`` file holds all n d numbers, in the precision of the model. A ``.npz`` file holds
+        a CSR matrix for ``scipy.sparse.load_npz``; its entries, at most n k of them, are in memory
+        until they are written.
+    k : int, optional
+        Number of nonzero entries; by default that of the fit.
+    progress : bool
+        Whether to show a progress bar.
 
     Returns
     -------
     int
-        n.
+        The number of rows n.
 
     Raises
     ------
     ValueError
-        Another number of columns, values that are not finite, or a count of rows that is unknown.
+        If the number of columns is another, a value is not finite, or the number of rows is
+        unknown.
     """
     rows = rows_for(cedar, embeddings)
     if rows.count is None:
-        raise ValueError("embeddings come in batches: pass an array, whose number of rows is known")
+        raise ValueError(
+            "embeddings come in batches, so their number is unknown: pass an array instead"
+        )
     (entries,) = checked_ks(cedar.k_ if k is None else k, rows.dim)
     dtype = cedar.mean_.dtype
     with replacing(out) as part, progress_bar(progress, extra="cedar") as report:
@@ -60,7 +69,7 @@ def write_codes(
             else:
                 sparse.append(scipy.sparse.csr_array(block))
             done += len(block)
-            report("codes", done, rows.count, "")
+            report("computing codes", done, rows.count, "")
         if whole_file is not None:
             whole_file.flush()  # type: ignore[attr-defined]
             del whole_file

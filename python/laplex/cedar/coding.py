@@ -1,4 +1,4 @@
-"""Codes of a stream of embeddings, batch by batch: what `CEDAR.transform` does, in O(1) memory."""
+"""Codes of a stream of embeddings, batch by batch, in constant memory."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ if TYPE_CHECKING:
 
 
 def rows_for(cedar: CEDAR, embeddings: Any, *, once: bool = True) -> Rows:
-    """Embeddings as batches in the model's precision.
+    """Return embeddings as batches in the precision of the model.
 
     Raises
     ------
     ValueError
-        They have another number of columns than those of the fit.
+        If the number of columns is not that of the fit.
     """
     dtype = torch.as_tensor(cedar.mean_).dtype
     rows = as_rows(embeddings, name="embeddings", device=cedar.device, dtype=dtype, once=once)
     if rows.dim != cedar.n_features_in_:
         raise ValueError(
             f"embeddings have {rows.dim} columns, but the model was fitted to "
-            f"{cedar.n_features_in_}: embed them as those of the fit were"
+            f"{cedar.n_features_in_}: use the encoder of the fit"
         )
     return rows
 
 
 def coded_batches(cedar: CEDAR, rows: Rows, ks: tuple[int, ...]) -> Iterator[tuple[Tensor, ...]]:
-    """For each batch the embeddings [b, d], then their codes [b, d] of each size in ks.
+    """Yield for each batch the embeddings [b, d], then their codes [b, d] for each k in ks.
 
     Warns
     -----
     DriftWarning
-        As `CEDAR.transform`, after the last batch.
+        After the last batch, as ``CEDAR.transform`` does.
     """
     centre = torch.as_tensor(cedar.mean_).to(rows.device)
     basis = cedar.basis_.to(rows.device, rows.dtype)
@@ -52,6 +52,6 @@ def coded_batches(cedar: CEDAR, rows: Rows, ks: tuple[int, ...]) -> Iterator[tup
 
 
 def restored(cedar: CEDAR, codes: Tensor) -> Tensor:
-    """Reconstructions [b, d] of codes [b, d]."""
+    """Return the reconstructions [b, d] of codes [b, d]."""
     basis = cedar.basis_.to(codes.device, codes.dtype)
     return basis.synthesise(codes) + torch.as_tensor(cedar.mean_).to(codes.device)

@@ -1,4 +1,4 @@
-"""Whether embeddings are like those of the fit: their mean and their spread."""
+"""A check whether embeddings resemble those of the fit, by their mean and their spread."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from torch import Tensor
 if TYPE_CHECKING:
     from .estimator import CEDAR
 
-#: Rows from which on a mean and a norm say something about where data come from.
+#: With fewer rows than this, mean and norm say too little about where the data come from.
 _ROWS_TO_JUDGE = 32
 _FAR_MEAN = 0.5
 _FAR_NORM = 1.5
 
 
 class DriftWarning(UserWarning):
-    """Embeddings differ from those of the fit in mean or norm."""
+    """The embeddings differ from those of the fit in mean or norm."""
 
 
 class Drift:
-    """Mean and spread of rows, against those of the fit."""
+    """Compares the mean and spread of rows with those of the fit."""
 
     def __init__(self, model: CEDAR) -> None:
         self.scale = model.scale_
@@ -33,7 +33,7 @@ class Drift:
         self.square = 0.0
 
     def see(self, z: Tensor) -> None:
-        """Take rows [n, d], less b."""
+        """Add rows [n, d] from which b was subtracted."""
         if not self.scale:
             return
         z = z / self.scale  # squares of tiny or huge numbers would not fit a float32
@@ -42,15 +42,15 @@ class Drift:
         self.square += float(z.square().sum(1).sum(dtype=torch.float64))
 
     def warn(self) -> None:
-        """Warn, if what was seen is far from the rows of the fit."""
+        """Warn if the rows seen are far from the rows of the fit."""
         if self.count < _ROWS_TO_JUDGE:
             return
         mean = self.total / self.count
         away = float((mean + self.apart).norm())
         if away > _FAR_MEAN:
             warnings.warn(
-                f"the mean of X is {away:.2f} deviations of the training rows away from theirs: "
-                "codes of other embeddings mean other things. Check the encoder and its "
+                f"the mean of X is {away:.2f} standard deviations of the training rows away from "
+                "their mean, so its codes may mean something else: check the encoder and its "
                 "normalisation, or fit again",
                 DriftWarning,
                 stacklevel=5,
@@ -59,7 +59,7 @@ class Drift:
         ratio = spread**0.5
         if not 1 / _FAR_NORM < ratio < _FAR_NORM:
             warnings.warn(
-                f"rows of X, less their mean, are {ratio:.2f} times as long as those of the fit: "
+                f"the centred rows of X are {ratio:.2f} times as long as those of the fit: "
                 "check the encoder and its normalisation, or fit again",
                 DriftWarning,
                 stacklevel=5,

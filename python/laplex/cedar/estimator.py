@@ -1,4 +1,4 @@
-"""`CEDAR`: a sparse code for embeddings by an invertible change of basis."""
+"""The estimator `CEDAR`: sparse codes for embeddings by an invertible change of basis."""
 
 from __future__ import annotations
 
@@ -29,82 +29,105 @@ from .settings import Settings, checked_ks, number, settings_of
 
 Array = npt.NDArray[Any]
 
-#: The widest embeddings of which `components_` makes a matrix, where there is none: 2 GiB.
+#: The widest embeddings for which ``components_`` forms a d x d matrix: 2 GiB.
 _WIDEST_MATRIX = 16384
 
 
 class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
-    r"""Sparse code for embeddings by an invertible change of basis with a top-k bottleneck.
+    r"""Sparse codes for embeddings, by a learned change of basis and the k largest coordinates.
 
     .. math::
         s = T_k(U (z - b)), \qquad \hat z = b + U^{-1} s
 
-    U is invertible, so the code has as many coordinates, *axes*, as the embedding; :math:`T_k`
-    keeps the k largest with their signs. Rows of U are readouts, columns of :math:`U^{-1}` are
-    *atoms*, the directions that axes stand for. Learned by least squares,
-    :math:`\min \langle |z - \hat z|^2 \rangle`; for orthogonal U this maximises the energy in the
-    k largest coordinates.
+    U is invertible, so the code has as many coordinates, called *axes*, as the embedding.
+    :math:`T_k` keeps the k largest coordinates in absolute value, with their signs. The rows of U
+    are called *readouts*. The columns of :math:`U^{-1}` are called *atoms*: the directions in
+    embedding space that the axes stand for.
+
+    U minimises the mean squared error :math:`\langle |z - \hat z|^2 \rangle`. For an orthogonal U,
+    this maximises the energy in the k largest coordinates.
 
     Parameters
     ----------
     k : int or sequence of int
-        Entries of a code. Of several the losses are averaged, so that one basis serves them all
-        (Matryoshka); `transform` then uses the largest unless told.
+        Number of nonzero entries of a code. With several, the losses are averaged, and one basis
+        serves all of them (Matryoshka); ``transform`` then uses the largest by default.
     basis : {"orthogonal", "invertible", "laplex"}
-        What U is: a rotation; any invertible matrix, :math:`e^A`, whose entries are chosen by the
-        size :math:`|u_i \cdot z|\,|a_i|` of their part of the reconstruction; a product of
-        rotations by Laplace kernels, d numbers a head in place of d x d (see `LaplaceRotations`);
-        or what `laplex.cedar.transforms.TRANSFORMS` has besides.
+        Kind of matrix U. "orthogonal" is a rotation. "invertible" is any invertible matrix,
+        parametrised by :math:`e^A`; it chooses the entries of a code by the size
+        :math:`|u_i \cdot z|\,|a_i|` of their contribution to the reconstruction. "laplex" is a
+        product of rotations by Laplace kernels, with d parameters per head in place of d x d (see
+        ``laplex.cedar.laplace_rotation.LaplaceRotations``). Other names come from
+        ``laplex.cedar.transforms.TRANSFORMS``.
     solver : {"auto", "procrustes", "adam"}
-        "procrustes" alternates between codes and the rotation that fits them best, from a singular
-        value decomposition, with momentum: no learning rate, and the loss never grows. "adam":
-        gradients on mini-batches, for any transform and width. "auto": procrustes for rotations up
-        to 1024 columns.
+        "procrustes" alternates between the codes and the rotation that fits them best, which comes
+        from a singular value decomposition. It uses momentum, has no learning rate, and its loss
+        never grows. "adam" takes gradient steps on mini-batches, for any basis and width. "auto"
+        chooses procrustes for rotations of up to 1024 columns, and adam otherwise.
     center : {"mean", "learned", "none"}
-        b: the mean of the data; learned from there, together with U; 0.
+        The centre b. "mean" is the mean of the data. "learned" starts from the mean and learns b
+        together with U. "none" is 0.
     n_init : int
-        Random starts; the one with the least loss is kept first, the others for `restarts_`.
+        Number of random starts. The model is the start with the smallest loss; ``restarts_`` holds
+        the atoms of all starts.
     random_state : int, RandomState or None
+        Seed of the starts and of the order of mini-batches.
     max_iter : int, optional
-        Passes over the data of procrustes (None: 100), steps of adam (None: 2000).
+        Maximum number of passes over the data (procrustes, default 100) or number of steps (adam,
+        default 2000).
     tol : float
-        Procrustes stops when five passes gain less, in parts of the variance.
-    batch_size, learning_rate : int, float
-        Of adam. Data are divided by the root of their variance: the rate is free of units.
+        Procrustes stops when five passes together lower the loss by less than this fraction of the
+        variance.
+    batch_size : int
+        Number of rows in a step of adam.
+    learning_rate : float
+        Learning rate of adam. The data are divided by the root of their variance, so the rate does
+        not depend on their unit.
     heads : int, optional
-        Of "laplex". None: 16.
+        Number of rotations in the product of basis "laplex"; 16 by default.
     parametrization : {"expm", "cayley"}
-        Of a rotation under adam.
+        How adam parametrises a rotation: by the matrix exponential or the Cayley transform.
     sparse_output : bool
-        Whether `transform` gives a SciPy matrix in CSR format.
+        Whether ``transform`` returns a SciPy matrix in CSR format.
     device : str or torch.device, optional
-        Where to compute. None: where a tensor is, else the CPU.
+        Where to compute. By default, on the device of the input if it is a tensor, else on the CPU.
 
     Attributes
     ----------
     mean_ : ndarray [d]
-        b.
+        The centre b.
     data_mean_ : ndarray [d]
         Mean of the training rows.
     scale_ : float
-        Root of the mean square norm of the training rows less that: of their variance.
+        Root of the total variance: of the mean squared distance of the training rows from their
+        mean.
     components_ : ndarray [d, d]
-        U, its rows the readouts.
+        The matrix U; its rows are the readouts.
     atoms_ : ndarray [d, d]
-        Row i is atom i, column i of U^-1. Those of a rotation are the readouts.
+        The atoms as rows: row i is column i of :math:`U^{-1}`. For a rotation they equal the
+        readouts.
     restarts_ : ndarray [n_init, d, d]
-        Atoms from every start, the best first.
+        The atoms of every start, the best start first.
     basis_ : Basis
-        U as an object; `bases_` that of each start, the best first.
+        U as an object with ``analyse`` and ``synthesise``.
+    bases_ : list of Basis
+        The same for every start, the best first.
     loss_curve_ : list of float
-        Squared error in parts of the variance, of each pass or step of the best start.
-    n_iter_, n_samples_seen_, n_features_in_, k_ : int
-        k_ is the largest k.
+        Squared error as a fraction of the variance, for each pass or step of the best start.
+    n_iter_ : int
+        Number of passes or steps of the best start.
+    n_samples_seen_ : int
+        Number of training rows.
+    n_features_in_ : int
+        Number of columns d.
+    k_ : int
+        The largest k.
 
     Notes
     -----
-    Our reading of the abstract of arXiv 2605.22679; the body of the paper is unknown to us. What
-    axes two starts share says how far they are properties of the data: see `stability`.
+    This is our reading of the abstract of arXiv 2605.22679; we do not know the body of the paper.
+    The share of axes that several starts find says how far the axes are properties of the data: see
+    `stability`.
 
     Examples
     --------
@@ -156,7 +179,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         self.device = device
 
     def set_params(self, **params: Any) -> CEDAR:
-        """As scikit-learn's."""
+        """Set parameters of the estimator, as scikit-learn does."""
         if "transform" in params:
             params = renamed(params, "CEDAR", "transform", "basis")
         found: CEDAR = super().set_params(**params)
@@ -184,15 +207,28 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         Parameters
         ----------
         X : array-like, Tensor or memory map [n, d]; or batches of them
-            At least 2 rows, finite. Batches: a list, a DataLoader or anything that can be iterated
-            again. Files and batches are streamed: memory does not grow with n.
-        progress
-            Show a progress bar.
+            At least 2 rows of finite numbers. Batches may come from a list, a DataLoader or any
+            other object that can be iterated again. Files and batches are streamed, so memory does
+            not grow with n.
+        y : object
+            Ignored.
+        progress : bool
+            Whether to show a progress bar.
         checkpoint : path, optional
-            A file that is written after each pass, or every 100 steps.
-        resume
-            Go on from the checkpoint if there is one; on the same machine, with the same number of
-            threads, the result is the same, bit for bit.
+            A file that is written after each pass of procrustes, or every 100 steps of adam.
+        resume : bool
+            Whether to continue from the checkpoint if it exists. On the same machine with the same
+            number of threads, the result has the same bits as that of an uninterrupted fit.
+
+        Returns
+        -------
+        CEDAR
+            The estimator itself.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a parameter or X is not valid, or the checkpoint belongs to another fit.
         """
         with _unchanged_by_errors(self):
             rows = self._rows(X, reset=True)
@@ -218,12 +254,24 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         return self
 
     def partial_fit(self, X: Any, y: object = None) -> CEDAR:
-        """Learn from more embeddings, and forget the oldest slowly.
+        """Learn from more embeddings, and slowly forget the oldest.
 
-        The first call of a new model needs at least 2 different rows. One that was fitted or loaded
-        goes on from its best start; which rows its codes came from is not known then. Procrustes
-        remembers codes of the last third of what it saw; adam goes through the batch once in steps
-        of `batch_size`, at a constant rate.
+        The first call of a new model needs at least 2 different rows. A model that was fitted or
+        loaded continues from its best start, without knowledge of the rows it has seen. Procrustes
+        remembers the codes of the last third of the rows seen. Adam goes through X once in steps of
+        ``batch_size`` rows, at a constant learning rate.
+
+        Parameters
+        ----------
+        X : array-like, Tensor or memory map [b, d]; or batches of them
+            The new rows; a generator is accepted.
+        y : object
+            Ignored.
+
+        Returns
+        -------
+        CEDAR
+            The estimator itself.
         """
         learner: online.Learner | None = getattr(self, "_online", None)
         with _unchanged_by_errors(self):
@@ -248,19 +296,24 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
     # --- codes ------------------------------------------------------------------------------------
 
     def transform(self, X: Any, k: int | None = None) -> Any:
-        """Signed codes [n, d] of embeddings [n, d], with at most k entries a row that are not 0.
+        """Return the signed codes of embeddings.
 
         Parameters
         ----------
-        X
-            As in `fit`; a generator of batches will do.
-        k
-            None: that of the fit, the largest of several.
+        X : array-like, Tensor or memory map [n, d]; or batches of them
+            As in ``fit``; a generator of batches is accepted too.
+        k : int, optional
+            Number of nonzero entries; by default the k of the fit, or the largest of several.
+
+        Returns
+        -------
+        ndarray or scipy.sparse.csr_array [n, d]
+            Codes with at most k nonzero entries in each row.
 
         Warns
         -----
         DriftWarning
-            Mean or norm of 32 rows or more are far from those of the fit.
+            If X has 32 rows or more and their mean or norm is far from that of the training rows.
         """
         check_is_fitted(self)
         entries = self._entries(k)
@@ -274,7 +327,17 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         return np.concatenate(parts)
 
     def inverse_transform(self, X: Any) -> Array:
-        r"""Embeddings [n, d] of codes [n, d]: :math:`b + U^{-1} s`. Any codes will do."""
+        r"""Return the embeddings that codes stand for, :math:`b + U^{-1} s`.
+
+        Parameters
+        ----------
+        X : array-like, Tensor or SciPy sparse matrix [n, d]
+            Codes, with any number of nonzero entries.
+
+        Returns
+        -------
+        ndarray [n, d]
+        """
         check_is_fitted(self)
         if scipy.sparse.issparse(X):
             X = X.toarray()
@@ -286,22 +349,23 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         )
 
     def intervene(self, z: Any, values: Mapping[int, float]) -> Any:
-        r"""Embeddings with some coordinates set, and all others as they were.
+        r"""Set some coordinates of embeddings and leave all others as they are.
 
         .. math:: z' = z + \sum_i (t_i - u_i \cdot (z - b))\, a_i
 
-        Nothing is cut off to k entries: what the code leaves out of z stays in it.
+        Coordinates are not cut off to k entries: the part of z that its code omits stays in it.
 
         Parameters
         ----------
         z : array-like or Tensor [n, d] or [d]
-        values : mapping
-            From axes to the coordinates t_i that they get.
+            Embeddings.
+        values : mapping of int to float
+            The new coordinates :math:`t_i`, by axis.
 
         Returns
         -------
         ndarray or Tensor
-            As z.
+            The changed embeddings, of the type and shape of z.
         """
         check_is_fitted(self)
         if not isinstance(values, Mapping):
@@ -326,7 +390,22 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         return moved if isinstance(z, Tensor) else moved.cpu().numpy()
 
     def score(self, X: Any, y: object = None) -> float:
-        r"""Fraction of variance explained: :math:`1 - E|z-\hat z|^2 / (E|z|^2 - |Ez|^2)`."""
+        r"""Return the fraction of variance explained.
+
+        .. math:: 1 - E|z - \hat z|^2 / (E|z|^2 - |E z|^2)
+
+        Parameters
+        ----------
+        X : array-like, Tensor or memory map [n, d]; or batches of them
+            Embeddings; rows that the fit has not seen give an honest value.
+        y : object
+            Ignored.
+
+        Returns
+        -------
+        float
+            At most 1.
+        """
         check_is_fitted(self)
         rows = self._rows(X, reset=False)
         basis, centre = self._placed(rows)
@@ -345,40 +424,43 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
 
     @property
     def components_(self) -> Array:
-        """U [d, d], its rows the readouts."""
+        """The matrix U [d, d]; its rows are the readouts."""
         return self._matrix(lambda basis: basis.readouts, self.basis_)
 
     @property
     def atoms_(self) -> Array:
-        """Atoms as rows [d, d]: row i is column i of U^-1."""
+        """The atoms as rows [d, d]: row i is column i of the inverse of U."""
         return self._matrix(lambda basis: basis.atoms, self.basis_)
 
     @property
     def restarts_(self) -> Array:
-        """Atoms [n_init, d, d] from every start, the best first."""
+        """The atoms [n_init, d, d] of every start, the best start first."""
         return np.stack([self._matrix(lambda basis: basis.atoms, basis) for basis in self.bases_])
 
     def torch_module(self) -> CedarModule:
-        """A module with `encode`, `decode` and `forward`, for networks; a copy, not trainable."""
+        """Return a copy of the model as a torch module with ``encode``, ``decode`` and ``forward``.
+
+        Gradients flow to the input; the module has no trainable parameters.
+        """
         check_is_fitted(self)
         return CedarModule(self.basis_, torch.as_tensor(self.mean_), self.k_)
 
     # --- files ------------------------------------------------------------------------------------
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write ``config.json`` and ``model.safetensors`` into a folder, made if need be."""
+        """Write ``config.json`` and ``model.safetensors`` into a folder; make it if needed."""
         check_is_fitted(self)
         storage.save(self, folder)
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> CEDAR:
-        """A model as it was saved: on the same machine, its results have the same bits."""
+        """Read a saved model; on the same machine, its results have the same bits."""
         return storage.load(cls, folder)
 
     # --- scikit-learn -----------------------------------------------------------------------------
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Parameters of the constructor, by name."""
+        """Return the parameters of the constructor, by name."""
         names = self._get_param_names()
         return {name: vars(self)[name] for name in names}
 
@@ -454,7 +536,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
 
     def _axis(self, axis: object) -> int:
         if isinstance(axis, bool) or not isinstance(axis, (int, np.integer)):
-            raise TypeError(f"axes are integers, got {axis!r}")
+            raise TypeError(f"axes must be integers, got {axis!r}")
         if not 0 <= axis < self.n_features_in_:
             raise IndexError(f"axis {axis} is not one of 0..{self.n_features_in_ - 1}")
         return int(axis)
@@ -463,8 +545,8 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         check_is_fitted(self)
         if basis.dim > _WIDEST_MATRIX:
             raise ValueError(
-                f"a matrix of {basis.dim} x {basis.dim} numbers is not formed: use basis_.analyse "
-                "and basis_.synthesise"
+                f"a matrix of {basis.dim} x {basis.dim} numbers is too large to form: use "
+                "basis_.analyse and basis_.synthesise instead"
             )
         matrix: Array = part(basis).numpy()
         return matrix
@@ -472,7 +554,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
 
 @contextmanager
 def _unchanged_by_errors(model: CEDAR) -> Iterator[None]:
-    """Leave a model as it was where learning fails."""
+    """Restore a model to its earlier state if learning fails."""
     before = dict(vars(model))
     try:
         yield

@@ -1,4 +1,4 @@
-"""Embeddings, words and pictures in files."""
+"""Reading embeddings, words and pictures from files."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
 def read_embeddings(path: Path, key: str | None = None) -> Any:
-    """Embeddings [n, d] from a file.
+    """Read embeddings [n, d] from a file.
 
     Parameters
     ----------
-    path
-        ``.npy``, which stays on the disk, memory-mapped; ``.safetensors``; ``.parquet`` with
-        columns of numbers, or one column of lists of equal length.
-    key
-        Which tensor, or which column of lists; None where there is one.
+    path : Path
+        A ``.npy`` file, which stays on the disk and is memory-mapped; a ``.safetensors`` file; or a
+        ``.parquet`` file with columns of numbers, or with one column of lists of equal length.
+    key : str, optional
+        Name of the tensor or of the column of lists; not needed if there is only one.
 
     Returns
     -------
@@ -37,11 +37,11 @@ def read_embeddings(path: Path, key: str | None = None) -> Any:
     Raises
     ------
     FileNotFoundError
-        There is no such file.
+        If there is no such file.
     ImportError
-        pyarrow is missing.
+        If pyarrow is missing.
     ValueError
-        It holds no embeddings, or several; the message says what to do.
+        If the file holds no embeddings, or several; the message says what to do.
     """
     check_embeddings(path)
     found = _readers()[path.suffix](path, key)
@@ -53,14 +53,14 @@ def read_embeddings(path: Path, key: str | None = None) -> Any:
 
 
 def check_embeddings(path: Path) -> None:
-    """Check that a file that `read_embeddings` reads is there, without reading it.
+    """Check that a file exists and has a suffix that `read_embeddings` accepts.
 
     Raises
     ------
     FileNotFoundError
-        There is no such file.
+        If there is no such file.
     ValueError
-        It is of another kind.
+        If its suffix is another.
     """
     _check_file(path)
     if path.suffix not in _readers():
@@ -75,7 +75,7 @@ def check_model(folder: Path) -> None:
     Raises
     ------
     FileNotFoundError
-        One is missing.
+        If one is missing.
     """
     for name in (CONFIG, TENSORS):
         if not (folder / name).is_file():
@@ -83,32 +83,32 @@ def check_model(folder: Path) -> None:
 
 
 def read_lines(path: Path) -> list[str]:
-    """Lines of a text in UTF-8, without what ends them.
+    """Read the lines of a text file in UTF-8, without their line ends.
 
     Raises
     ------
     FileNotFoundError
-        There is no such file.
+        If there is no such file.
     ValueError
-        It is not UTF-8.
+        If the file is not UTF-8.
     """
     _check_file(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8: convert it") from error
+        raise ValueError(f"{path} is not UTF-8: convert it to UTF-8") from error
     # Not splitlines, which also cuts at characters that may stand within a text.
     lines = text.split("\n")
     return lines[:-1] if lines[-1] == "" else lines
 
 
 def list_pictures(folder: Path) -> list[Path]:
-    """Pictures in a folder, in the order of their names.
+    """List the pictures in a folder, in the order of their names.
 
     Raises
     ------
     NotADirectoryError, ValueError
-        There is no such folder, or no picture in it.
+        If there is no such folder, or no picture in it.
     """
     if folder.is_file():
         raise NotADirectoryError(f"{folder} is a file: pass a folder")
@@ -156,7 +156,7 @@ def _safetensors(path: Path, key: str | None) -> Any:
             names = sorted(file.keys())
             return file.get_tensor(_one_of(path, "tensor", "", names, key))
     except SafetensorError as error:
-        raise ValueError(f"{path} is no .safetensors file, or a broken one: {error}") from error
+        raise ValueError(f"{path} is not a .safetensors file, or it is damaged: {error}") from error
 
 
 def _parquet(path: Path, key: str | None) -> npt.NDArray[Any]:
@@ -166,7 +166,7 @@ def _parquet(path: Path, key: str | None) -> npt.NDArray[Any]:
     try:
         file = parquet.ParquetFile(path)
     except (arrow.ArrowException, ValueError) as error:
-        raise ValueError(f"{path} is no .parquet file, or a broken one: {error}") from error
+        raise ValueError(f"{path} is not a .parquet file, or it is damaged: {error}") from error
     types = arrow.types
     schema = {field.name: field.type for field in file.schema_arrow}
     lists = [name for name, kind in schema.items() if _is_list(types, kind)]
@@ -186,7 +186,7 @@ def _parquet(path: Path, key: str | None) -> npt.NDArray[Any]:
         if len(lengths) > 1:
             raise ValueError(
                 f"{path} has lists of {min(lengths)} to {max(lengths)} numbers in {name!r}: all "
-                "must be equally long"
+                "lists must have the same length"
             )
         wide = flat.to_numpy(zero_copy_only=False)
         found: npt.NDArray[Any] = wide.reshape(rows, -1) if rows else wide.reshape(0, 0)
@@ -196,16 +196,16 @@ def _parquet(path: Path, key: str | None) -> npt.NDArray[Any]:
         whole = [name for name in numbers if types.is_integer(schema[name])]
         if whole and len(whole) < len(numbers):
             warnings.warn(
-                f"{path}: columns of integers among those of floats are taken as parts of the "
-                f"embeddings ({', '.join(whole[:5])}): remove them if they are labels or numbers "
-                "of rows",
+                f"{path}: columns of integers among columns of floats are taken as parts of the "
+                f"embeddings ({', '.join(whole[:5])}). Remove them if they are labels or row "
+                "numbers",
                 UserWarning,
                 stacklevel=2,
             )
         left = [name for name in schema if name not in numbers]
         if left:
             warnings.warn(
-                f"{path}: columns that are not numbers are left out ({', '.join(left[:5])})",
+                f"{path}: columns that do not hold numbers are left out ({', '.join(left[:5])})",
                 UserWarning,
                 stacklevel=2,
             )
@@ -227,7 +227,7 @@ def _is_list(types: Any, kind: Any) -> bool:
 
 
 def _one_of(path: Path, what: str, more: str, names: list[str], key: str | None) -> str:
-    """The key, or the only name there is."""
+    """Return the key, or the only name there is."""
     listed = ", ".join(map(repr, names[:10])) + (", ..." if len(names) > 10 else "")
     if key is not None:
         if key not in names:

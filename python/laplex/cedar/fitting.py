@@ -1,4 +1,4 @@
-"""A fit from the first pass over the data to the last: starts, warm-up, checkpoints, progress."""
+"""The steps of a fit: first pass, starts, warm-up on a sample, checkpoints, and progress."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from .statistics import Statistics, gather
 from .transforms import TRANSFORMS
 from .transforms.base import Start, Transform
 
-#: Rows that the alternating solver converges on first, where there are more than four times as
-#: many: the passes over all of them then start near their end.
+#: Number of rows on which the alternating solver converges first, if there are more than four times
+#: as many. The passes over all rows then start close to the solution.
 _SAMPLE_ROWS = 2**16
-#: Numbers of a sample, and rows of it whatever their width: 1 GiB of float32.
+#: Largest number of entries of a sample (1 GiB of float32), and its smallest number of rows.
 _SAMPLE_NUMBERS, _LEAST_ROWS = 2**28, 1024
 _SAMPLE_PASSES = 100
-#: Passes over the sample that a rotation for the gradient solver to start from comes from.
+#: Number of passes over the sample that find a starting rotation for the gradient solver.
 _STARTING_PASSES = 50
 _STEPS_PER_CHECKPOINT = 100
 _FORMAT = 1
@@ -38,7 +38,7 @@ _FORMAT = 1
 
 @dataclass(frozen=True)
 class Solution:
-    """What a start of a solver ended with."""
+    """The result of one start of a solver."""
 
     basis: Basis
     centre: Tensor  # [d], float64
@@ -47,7 +47,7 @@ class Solution:
 
 @dataclass(frozen=True)
 class Fit:
-    """Solutions, the best first, and the statistics of the data."""
+    """The solutions, the best first, and the statistics of the data."""
 
     statistics: Statistics
     solutions: list[Solution]
@@ -68,12 +68,12 @@ def fit(
     Parameters
     ----------
     seed : int
-        Of everything random. A fit with one start begins as the first start of one with more.
+        Seed of everything random. A fit with one start equals the first start of a fit with more.
     random_state : object
-        Where the seed comes from: with None, a checkpoint's seed will do as well.
+        Where the seed comes from; with None, the seed of a checkpoint is accepted.
     """
     if resume and checkpoint is None:
-        raise ValueError("resume=True needs the path of a checkpoint")
+        raise ValueError("resume=True needs the path of a checkpoint: pass checkpoint=PATH")
     path = None if checkpoint is None else Path(checkpoint)
     if path is not None and not path.absolute().parent.is_dir():
         raise ValueError(f"checkpoint {path} can't be written: its folder does not exist")
@@ -85,14 +85,14 @@ def fit(
     if earlier is not None:
         if random_state is not None and earlier["seed"] != seed:
             raise ValueError(
-                f"checkpoint {path} is of another fit, with another random_state; fit with the "
-                "same one, or write to another path"
+                f"checkpoint {path} belongs to another fit, with another random_state: fit with "
+                "the same random_state, or write to another path"
             )
         seed = earlier["seed"]
-    report("statistics", 0, 1, "")
+    report("first pass", 0, 1, "")
     size = max(_LEAST_ROWS, min(_SAMPLE_ROWS, _SAMPLE_NUMBERS // rows.dim))
     statistics = gather(rows, size, _generator(seed))
-    report("statistics", 1, 1, f"{statistics.count} rows")
+    report("first pass", 1, 1, f"{statistics.count} rows")
     run = _Run(rows, settings, seed, statistics, report, path)
     if earlier is not None and path is not None:
         _check_same(path, earlier["fingerprint"], run.fingerprint)
@@ -106,7 +106,7 @@ def fit(
 
 
 class _Run:
-    """One fit."""
+    """The state of one fit."""
 
     def __init__(
         self,
@@ -128,7 +128,7 @@ class _Run:
         self.states: dict[int, dict[str, Any]] = {}
 
     def solve(self, start: int, state: dict[str, Any] | None) -> Solution:
-        """The solution from one start, from a checkpoint's state on."""
+        """Return the solution of one start, which may continue from the state of a checkpoint."""
         if self.settings.solver == "procrustes":
             return self._alternate(start, state)
         return self._descend(start, state)
@@ -146,7 +146,12 @@ class _Run:
             found = procrustes.Search(self._rotation(start), self.centre)
 
         def after(now: procrustes.Search) -> None:
-            self._show(self._stage(start, "passes"), now.passes, settings.max_iter, now.losses)
+            self._show(
+                self._stage(start, "passes over the data"),
+                now.passes,
+                settings.max_iter,
+                now.losses,
+            )
             self._keep(start, now.state())
 
         found = procrustes.search(
@@ -164,7 +169,7 @@ class _Run:
     def _on_sample(
         self, start: int, what: str, passes: int, *, learn_centre: bool = False
     ) -> procrustes.Search:
-        """The alternating solver on the sample, from a random rotation."""
+        """Run the alternating solver on the sample, from a random rotation."""
         sample, stage = self.statistics.sample, self._stage(start, what)
         return procrustes.search(
             procrustes.Search(self._rotation(start), self.centre),
@@ -204,7 +209,7 @@ class _Run:
         batches = MiniBatches(
             self.rows, settings.batch_size, self.seed + 7919 * (start + 1), **place
         )
-        stage = self._stage(start, "steps")
+        stage = self._stage(start, "gradient steps")
         while training.step < settings.max_iter:
             training.advance(next(batches))
             self._show(stage, training.step, settings.max_iter, training.losses)
@@ -218,7 +223,7 @@ class _Run:
         kind = TRANSFORMS[self.settings.basis]
         rotation = sample = None
         if kind.starts_from == "rotation" and not resumed:
-            rotation = self._on_sample(start, "rotation", _STARTING_PASSES).solution
+            rotation = self._on_sample(start, "starting rotation", _STARTING_PASSES).solution
         elif kind.starts_from == "rows" and not resumed:
             sample = self.statistics.sample - self.centre.to(self.rows.dtype)
         rows, random = self.rows, _generator(self.seed + start)
@@ -239,7 +244,7 @@ class _Run:
 
     @property
     def fingerprint(self) -> dict[str, Any]:
-        """What must agree for a checkpoint to be of this fit."""
+        """Return what must agree for a checkpoint to belong to this fit."""
         statistics = self.statistics
         return {
             **{name: _plain(value) for name, value in asdict(self.settings).items()},
@@ -251,7 +256,7 @@ class _Run:
         }
 
     def _keep(self, start: int, state: dict[str, Any]) -> None:
-        """Write a checkpoint: to a file beside, which then takes the place of the old one."""
+        """Write a checkpoint to a temporary file, which then replaces the old one."""
         if self.path is None:
             return
         self.states[start] = state
@@ -266,12 +271,12 @@ class _Run:
 
 
 def centre_of(statistics: Statistics, settings: Settings) -> Tensor:
-    """Where b starts [d], float64."""
+    """Return the starting value of the centre b [d] in float64."""
     return torch.zeros_like(statistics.mean) if settings.center == "none" else statistics.mean
 
 
 def scale_of(statistics: Statistics, settings: Settings) -> float:
-    """Root of the mean square norm of rows less b."""
+    """Return the root of the mean squared distance of the rows from b."""
     if settings.center != "none":
         return statistics.scale
     return float((statistics.scale**2 + statistics.mean.square().sum()) ** 0.5)
@@ -280,7 +285,7 @@ def scale_of(statistics: Statistics, settings: Settings) -> float:
 def new_training(
     settings: Settings, transform: Transform, centre: Tensor, scale: float, *, steps: int | None
 ) -> Training:
-    """The gradient solver at its start."""
+    """Make the gradient solver at its start."""
     return Training(
         transform,
         centre,
@@ -302,8 +307,8 @@ def _generator(seed: int) -> torch.Generator:
 
 def _read(path: Path) -> dict[str, Any]:
     broken = ValueError(
-        f"checkpoint {path} is no checkpoint of fit, or a broken one: delete it, or write to "
-        "another path"
+        f"checkpoint {path} is not a checkpoint of CEDAR.fit, or it is damaged: delete it, or "
+        "write to another path"
     )
     try:
         content: dict[str, Any] = torch.load(path, weights_only=True)
@@ -318,8 +323,8 @@ def _read(path: Path) -> dict[str, Any]:
 def _check_same(path: Path, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
     for name, value in ours.items():
         if theirs.get(name) != value:
-            shown = "" if name == "mean" else f": {theirs.get(name)} there, {value} here"
+            shown = "" if name == "mean" else f" ({theirs.get(name)} there, {value} here)"
             raise ValueError(
-                f"checkpoint {path} is of another fit, with another {name}{shown}; fit with the "
-                "same arguments and data, or write to another path"
+                f"checkpoint {path} belongs to another fit, with another {name}{shown}: fit with "
+                "the same arguments and data, or write to another path"
             )

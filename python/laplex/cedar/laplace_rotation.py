@@ -1,4 +1,4 @@
-r"""`LaplaceRotations`: an orthogonal change of basis by products with Laplace kernels."""
+r"""An orthogonal change of basis by products with Laplace kernels."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from .basis import Basis
 
 
 class LaplaceRotations(Basis):
-    r"""U = :math:`R_H \cdots R_1`, each R orthogonal and given by an anchor for each coordinate.
+    r"""A product of H orthogonal matrices, each given by one anchor per coordinate.
 
-    With coordinates in the order of their anchors, gaps g between neighbours, in lengthscales,
-    :math:`c_i = e^{-g_i}` and :math:`s_i = \sqrt{1 - c_i^2}`, a chain of plane rotations carries a
-    state h along the line:
+    U is the product :math:`R_H \cdots R_1`, one factor for each head. Take the coordinates in the
+    order of their anchors, with gaps :math:`g_i` between neighbours in lengthscales,
+    :math:`c_i = e^{-g_i}` and :math:`s_i = \sqrt{1 - c_i^2}`. A chain of plane rotations then
+    carries a state h along the line:
 
     .. math::
         h_1 = v_1,\qquad
@@ -24,23 +25,24 @@ class LaplaceRotations(Basis):
         \begin{pmatrix} h_i \\ v_{i+1} \end{pmatrix},\qquad
         u_n = h_n
 
-    The states are h = S v, with S the square-root factor of the Laplace kernel between the
-    anchors, :math:`S S^T = K,\; K_{ij} = e^{-|x_i - x_j|}`: R completes S to an orthogonal matrix,
-    :math:`R_{ij} = -s_i\, s_{j-1}\, e^{-(x_i - x_j)}` below its upper diagonal. So a product costs
-    O(n) after a sort, and R stays orthogonal whatever the anchors are: equal ones pass on their
-    values, distant ones only change a sign.
+    The states are h = S v, where S is the square-root factor of the Laplace kernel between the
+    anchors, :math:`S S^T = K,\; K_{ij} = e^{-|x_i - x_j|}`. R completes S to an orthogonal matrix,
+    with :math:`R_{ij} = -s_i\, s_{j-1}\, e^{-(x_i - x_j)}` below its upper diagonal. A product
+    therefore costs O(n) after a sort, and R is orthogonal for any anchors: equal anchors pass their
+    values on, and distant anchors only change a sign.
 
     Parameters
     ----------
     anchors : Tensor [heads, d]
-        In lengthscales. d numbers a head in place of d (d - 1) / 2 of a rotation.
+        Anchors in lengthscales: d parameters per head, in place of d (d - 1) / 2 for a rotation.
 
     Notes
     -----
-    Ours: neither abstract has it. Gradients flow to the anchors, given their order. On one core
-    of a busy machine, `analyse` with 8 heads in float32 took some 100, 450, 2000 and 8000
-    microseconds a row of 1024, 4096, 16,384 and 65,536 coordinates, a d x d matrix 15, 240, 5800
-    and 91,000 (the last from a sixteenth of its rows): they are for 10^4 coordinates or more.
+    This construction is ours; neither the CEDAR nor the LAPLEX abstract has it. Gradients flow to
+    the anchors, given their order. On one core of a busy machine, ``analyse`` with 8 heads in
+    float32 took about 100, 450, 2000 and 8000 microseconds per row of 1024, 4096, 16,384 and 65,536
+    coordinates. A d x d matrix took 15, 240, 5800 and 91,000 (the last from a sixteenth of its
+    rows). Use this basis for 10^4 coordinates or more.
     """
 
     def __init__(self, anchors: Tensor) -> None:
@@ -49,28 +51,28 @@ class LaplaceRotations(Basis):
         self._heads = [Rotation(line) for line in anchors]
 
     def analyse(self, z: Tensor) -> Tensor:
-        r"""Coordinates :math:`U z` of rows z [n, d]."""
+        r"""Return the coordinates :math:`U z` of rows z [n, d]."""
         for head in self._heads:
             z = head.apply(z)
         return z
 
     def synthesise(self, codes: Tensor) -> Tensor:
-        r"""Embeddings :math:`U^T s` of rows s [n, d]."""
+        r"""Return the embeddings :math:`U^T s` of rows s [n, d]."""
         for head in reversed(self._heads):
             codes = head.transpose(codes)
         return codes
 
     @property
     def atom_norms(self) -> None:
-        """All are 1."""
+        """None, because all atoms have norm 1."""
         return None
 
     def tensors(self) -> dict[str, Tensor]:
-        """The anchors."""
+        """Return the anchors, by name."""
         return {"anchors": self.anchors}
 
     def to(self, device: torch.device, dtype: torch.dtype) -> LaplaceRotations:
-        """The same rotations elsewhere, or in another precision."""
+        """Return the same rotations on another device or in another precision."""
         anchors = self.anchors.to(device, dtype)
         return self if anchors is self.anchors else LaplaceRotations(anchors)
 
@@ -86,13 +88,13 @@ class Rotation:
         ordered = anchors[self.order]
         gaps = ordered.diff()
         self.cosine = torch.exp(-gaps)
-        # The square root has no derivative at 0, where anchors coincide; nor has the kernel's
-        # factor digits at denormal gaps. Below eps^2 a plane turns by less than a rounding.
+        # The square root has no derivative at 0, where anchors coincide, and the factor of the
+        # kernel has no digits at denormal gaps. Below eps^2 a plane turns by less than a rounding.
         wide = gaps > torch.finfo(gaps.dtype).eps ** 2
         spread = -torch.expm1(-2 * torch.where(wide, gaps, 1.0))
         self.sine = torch.where(wide, spread.sqrt(), 0.0)
-        # A kernel between equal anchors is singular: they are one place, which has the first's
-        # value, as the others' do not reach the state (their sine is 0).
+        # The kernel between equal anchors is singular. They count as one place with the value of
+        # the first, because the values of the others do not reach the state (their sine is 0).
         first = torch.cat((wide.new_ones(1), wide))
         self.place = first.cumsum(0) - 1
         self.first = first.nonzero()[:, 0]
@@ -101,7 +103,7 @@ class Rotation:
         self.inverse = torch.argsort(self.order)
 
     def apply(self, z: Tensor) -> Tensor:
-        """R z for rows [n, d]."""
+        """Return R z for rows z [n, d]."""
         values = z[:, self.order]
         if self.ties:
             states = self.gram.color(values[:, self.first])[:, self.place]
@@ -111,13 +113,13 @@ class Rotation:
         return torch.cat((turned, states[:, -1:]), 1)[:, self.inverse]
 
     def transpose(self, u: Tensor) -> Tensor:
-        """R^T u for rows [n, d]."""
+        """Return R^T u for rows u [n, d]."""
         turned = u[:, self.order]
         into = torch.cat((-self.sine * turned[:, :-1], turned[:, -1:]), 1)
         values = torch.cat((turned.new_zeros(len(turned), 1), self.cosine * turned[:, :-1]), 1)
         if not self.ties:
             return (values + self.gram.color(into, transpose=True))[:, self.inverse]
-        # The adjoint of reading a place's state several times is to add there.
+        # The adjoint of reading the state of a place several times is a sum at that place.
         places = into.new_zeros(len(into), len(self.first)).index_add(1, self.place, into)
         drawn = self.gram.color(places, transpose=True)
         return values.index_add(1, self.first, drawn)[:, self.inverse]

@@ -1,4 +1,4 @@
-"""Anchors that `LaplaceRotations` start from: planes that make a sample of the data sparse."""
+"""Starting anchors of `LaplaceRotations`, from planes that make a sample of the data sparse."""
 
 from __future__ import annotations
 
@@ -9,53 +9,54 @@ from torch import Tensor
 
 from .laplace_rotation import Rotation
 
-#: Coordinates, at most, that are compared with each other for a start: 4 MiB a matrix in float32.
+#: Largest number of coordinates that are compared with each other: 4 MiB per float32 matrix.
 _BLOCK = 1024
-#: Rows, and entries of them, that a start is made from: 8192 x 8192 or 1024 x 65536.
+#: Largest numbers of rows and of entries that a start uses: 8192 x 8192 or 1024 x 65536.
 _ROWS, _ENTRIES = 2**13, 2**26
-#: Coordinates of a run, in the starts that are tried. Pairs are best for images: FVE .83 against
-#: .76 for runs of 8, of Fashion-MNIST with 8 heads and k = 32. Runs of 8 are best for embeddings
-#: of words: .447 against .438; longer ones gain .002 more.
+#: Lengths of the runs that a start tries. Pairs are best for images: on Fashion-MNIST with 8 heads
+#: and k = 32, the FVE is .83 against .76 for runs of 8. Runs of 8 are best for embeddings of words:
+#: .447 against .438; longer runs gain .002 more.
 _RUNS = (2, 8)
-#: Gap between runs and the largest within one, in lengthscales: e^-6 of a state passes. Larger
-#: ones would get no gradient, and leave float32 anchors of a long line without digits.
+#: Gap between runs, and largest gap within a run, in lengthscales: e^-6 of a state passes. Larger
+#: gaps would get no gradient, and float32 anchors of a long line would run out of digits.
 _WIDEST = 6.0
 
 
 @torch.no_grad()
 def starting_anchors(sample: Tensor, heads: int, random: torch.Generator) -> Tensor:
-    r"""Anchors [heads, d] of rotations that make a sample sparse, found head by head.
+    r"""Find anchors [heads, d] of rotations that make a sample sparse, head by head.
 
-    Each head couples the coordinates that its predecessors left, in runs of neighbours, so that
-    plane rotations raise :math:`\sum_i \langle u_i^4 \rangle` the most. A plane's best angle is
-    known in closed form (Comon, 1994):
+    Each head couples the coordinates that earlier heads produced, in runs of neighbours, such that
+    plane rotations raise :math:`\sum_i \langle u_i^4 \rangle` the most. The best angle of a plane
+    has a closed form (Comon, 1994):
 
     .. math::
         \langle u_1^4 + u_2^4 \rangle = \text{const} + A \cos 4\theta + B \sin 4\theta,\qquad
         A = \tfrac14 \langle a^4 + b^4 - 6 a^2 b^2 \rangle,\quad
         B = \langle a^3 b - a b^3 \rangle
 
-    and the pairs are a greedy matching by what they gain. Of a rotation's angles, which matter
-    modulo a right angle, the one in :math:`[\pi/4, \pi/2]` is taken: neighbours are then
-    :math:`\ln(2)/2` lengthscales apart or more, and do not change places when they learn, which
-    would undo what was learned.
+    A greedy matching chooses the pairs by their gain. Angles matter only modulo a right angle, and
+    the one in :math:`[\pi/4, \pi/2]` is taken. Neighbours are then at least :math:`\ln(2)/2`
+    lengthscales apart and do not change places during learning, which would undo what was learned.
 
     Parameters
     ----------
     sample : Tensor [m, d]
-        Centred rows, m at least 1.
+        Centred rows, at least 1.
+    heads : int
+        Number of rotations.
     random : torch.Generator
-        Draws rows with replacement, so that several starts differ, and, above 1024 coordinates,
-        which of them are compared.
+        Draws rows with replacement, so that several starts differ. Above 1024 coordinates it also
+        draws which of them are compared.
 
     Returns
     -------
     Tensor [heads, d]
-        float64, on the CPU.
+        Anchors in float64, on the CPU.
 
     Notes
     -----
-    Time O(heads * m * d * min(d, 1024)), memory O(m * d + d).
+    The time is O(heads m d min(d, 1024)), and the memory is O(m d + d).
     """
     count = min(len(sample), _ROWS, max(1, _ENTRIES // sample.shape[1]))
     rows = sample[torch.randint(len(sample), (count,), generator=random).to(sample.device)]
@@ -75,9 +76,9 @@ def starting_anchors(sample: Tensor, heads: int, random: torch.Generator) -> Ten
 
 
 def _line(z: Tensor, run: int, random: torch.Generator, *, shuffled: bool) -> Tensor:
-    """Anchors [d] of one head for rows [n, d], in runs of `run` coordinates.
+    """Return anchors [d] of one head for rows [n, d], in runs of ``run`` coordinates.
 
-    Blocks of coordinates are compared: of neighbours, which are often alike, or of any.
+    Coordinates are compared within blocks, which hold neighbours (often alike) or a random choice.
     """
     dim = z.shape[1]
     numbers = torch.randperm(dim, generator=random) if shuffled else torch.arange(dim)
@@ -92,12 +93,12 @@ def _line(z: Tensor, run: int, random: torch.Generator, *, shuffled: bool) -> Te
 
 
 def _runs(z: Tensor, run: int) -> tuple[Tensor, Tensor]:
-    """An order of the coordinates of rows [n, b], and the gap before each, [b] both."""
+    """Return an order of the coordinates of rows [n, b] and the gap before each, both [b]."""
     dim = z.shape[1]
     count = dim // run
     if count == 0:
         return torch.arange(dim), torch.full((dim,), _WIDEST, dtype=torch.float64)
-    # Pairs, the ones that gain the most; which of the two is first decides the angle's sign.
+    # The pairs with the largest gain; the order within a pair decides the sign of the angle.
     gain, angle = _planes(z, z)
     upper = gain.triu(1)
     first, second = _matching((upper + upper.T).fill_diagonal_(-1.0), count)
@@ -129,7 +130,7 @@ def _states(states: Tensor, values: Tensor, angles: Tensor) -> Tensor:
 
 
 def _planes(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """What the best rotation of each pair of columns gains, and its angle, [p, q] both."""
+    """Return the gain of the best rotation of each pair of columns, and its angle, both [p, q]."""
     squares_a, squares_b = a.square(), b.square()
     mixed = squares_a.T @ squares_b / len(a)
     odd = ((squares_a * a).T @ b - a.T @ (squares_b * b)) / len(a)
@@ -139,9 +140,9 @@ def _planes(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _matching(gain: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """`count` disjoint pairs of b numbers, those with most gain [b, b], symmetric, first.
+    """Return ``count`` disjoint pairs of b numbers by descending gain [b, b], a symmetric matrix.
 
-    Pairs that are each other's best belong to the greedy matching, and go all at once.
+    Pairs that are each other's best belong to the greedy matching and are taken together.
     """
     numbers = torch.arange(len(gain), device=gain.device)
     firsts, seconds, gains = [], [], []
@@ -165,7 +166,7 @@ def _matching(gain: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def _assignment(gain: Tensor) -> Tensor:
-    """A column of its own for each row of gain [p, q], q at least p: greedy, as `_matching`."""
+    """Assign a column to each row of gain [p, q], q at least p, greedily as in ``_matching``."""
     rows = torch.arange(len(gain), device=gain.device)
     columns = torch.arange(gain.shape[1], device=gain.device)
     chosen = torch.empty_like(rows)

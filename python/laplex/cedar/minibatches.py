@@ -1,4 +1,4 @@
-"""Endless shuffled mini-batches whose place can be noted and taken up again."""
+"""Endless shuffled mini-batches, which can continue from a noted place."""
 
 from __future__ import annotations
 
@@ -9,25 +9,30 @@ from torch import Tensor
 
 from .rows import Rows
 
-#: Rows of a file or a loader that are shuffled among each other.
+#: Number of rows of a file or a loader that are shuffled together.
 _BUFFER_ROWS = 2**16
 
 
 class MiniBatches:
-    """Batches of `size` rows, every row once an epoch, each epoch in an order of its own.
+    """Batches of ``size`` rows that use every row once per epoch, in a new order each epoch.
 
     Arrays and tensors in memory are shuffled as a whole. A file is read in blocks of rows, in
-    random order, each block shuffled; a loader's batches are shuffled within a buffer, so rows of
-    one kind should not stand together there.
+    random order, and each block is shuffled. The batches of a loader are shuffled within a buffer,
+    so rows of one kind should not stand together there.
 
     Parameters
     ----------
     rows : Rows
+        The embeddings.
     size : int
-        Rows in a batch; what is left of an epoch beyond whole batches is dropped, unless it is all.
+        Number of rows in a batch. The rest of an epoch that does not fill a batch is dropped,
+        unless it is the whole epoch.
     seed : int
-    epoch, used : int
-        Where to start: batches used of that epoch.
+        Seed of the order.
+    epoch : int
+        Epoch to start in.
+    used : int
+        Number of batches of that epoch to skip.
     """
 
     def __init__(self, rows: Rows, size: int, seed: int, *, epoch: int = 0, used: int = 0) -> None:

@@ -12,15 +12,19 @@ from .laplace_rotation import LaplaceRotations
 
 
 class CedarModule(nn.Module):
-    r"""Codes :math:`T_k(U (z - b))` and reconstructions :math:`b + U^{-1} s`, with gradients by z.
+    r"""A fitted model as a torch module, with gradients with respect to the embeddings.
+
+    ``encode`` gives codes :math:`s = T_k(U (z - b))`, ``decode`` gives embeddings
+    :math:`b + U^{-1} s`, and ``forward`` gives reconstructions.
 
     Parameters
     ----------
     basis : Basis
+        The change of basis U.
     mean : Tensor [d]
-        b.
+        The centre b.
     k : int
-        Entries of a code.
+        Number of nonzero entries of a code.
     """
 
     mean: Tensor
@@ -34,20 +38,20 @@ class CedarModule(nn.Module):
             self.register_buffer(name, tensor.detach().clone())
 
     def encode(self, z: Tensor, k: int | None = None) -> Tensor:
-        """Codes [..., d] of embeddings [..., d]."""
+        """Return the codes [..., d] of embeddings [..., d]."""
         rows = self._flat(z) - self.mean
         return self._basis().encode(rows, self.k if k is None else k).reshape(z.shape)
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Embeddings [..., d] of codes [..., d]."""
+        """Return the embeddings [..., d] of codes [..., d]."""
         return (self._basis().synthesise(self._flat(codes)) + self.mean).reshape(codes.shape)
 
     def forward(self, z: Tensor) -> Tensor:
-        """Reconstructions [..., d] of embeddings [..., d]."""
+        """Return the reconstructions [..., d] of embeddings [..., d]."""
         return self.decode(self.encode(z))
 
     def extra_repr(self) -> str:
-        """What ``repr`` shows."""
+        """Return what ``repr`` shows."""
         return f"dim={len(self.mean)}, k={self.k}"
 
     def _flat(self, rows: Tensor) -> Tensor:
@@ -60,7 +64,7 @@ class CedarModule(nn.Module):
 
 
 def basis_of(tensors: dict[str, Any]) -> Basis:
-    """The basis that was made of `tensors`, as `Basis.tensors` gives them."""
+    """Make a basis from the tensors that ``Basis.tensors`` returns."""
     if "anchors" in tensors:
         return LaplaceRotations(torch.as_tensor(tensors["anchors"]))
     return DenseBasis(tensors["readouts"], tensors.get("atoms"))

@@ -1,7 +1,7 @@
-"""Names for axes: the words whose embeddings point where an atom does, and where its negative does.
+"""Names for axes: the words whose embeddings point along an atom, or against it.
 
-An axis has two ends, and what lies at one says little about the other: "red" against "green", or
-against nothing at all. So each gets a name of its own, or none.
+An axis has two ends, and one end says little about the other: "red" may be opposite to "green", or
+to nothing at all. So each end gets a name of its own, or none.
 """
 
 from __future__ import annotations
@@ -25,29 +25,30 @@ from .restarts import stability
 from .rows import Rows, as_rows
 from .settings import number, whole
 
-#: Restarts that must have found an axis before it is named, the model's own among them.
+#: Number of restarts that must find an axis before it is named, including that of the model.
 MIN_RESTARTS = 3
-#: Random directions that `threshold="chance"` draws, and the share of their names it refuses.
+#: Number of random directions that `threshold="chance"` draws, and the quantile of their scores.
 _CHANCE_AXES, _CHANCE_LEVEL = 256, 0.99
-#: Cosines, axes times words, that are computed at a time: 8 MiB, and some temporaries as large.
+#: Number of cosines (axes times words) computed at a time: 8 MiB, and temporaries of that size.
 _COSINES_AT_ONCE = 2**20
 
 
 class UnconfirmedNamesWarning(UserWarning):
-    """Axes were named of which nobody knows whether another start finds them."""
+    """Axes were named although it is unknown whether another start finds them."""
 
 
 @dataclass(frozen=True)
 class Name:
-    """What one end of an axis is called.
+    """The name of one end of an axis.
 
     Attributes
     ----------
     word : str
+        The word with the best score.
     score : float
-        Cosine of the end's direction with the centred embedding of the word.
+        Cosine of the direction of this end with the centred embedding of the word.
     margin : float
-        `score` less that of the best *other* word; 0 where two words fit equally well.
+        Score of the word minus that of the best *other* word; 0 if two words fit equally well.
     runner_up : str
         That other word.
     """
@@ -60,18 +61,19 @@ class Name:
 
 @dataclass(frozen=True)
 class AxisName:
-    """Both ends of an axis.
+    """The names of both ends of an axis.
 
     Attributes
     ----------
     axis : int
+        Number of the axis.
     positive, negative : Name or None
-        Of the atom and of its negative. None where the best word scores under the threshold, or
-        the axis does not recur.
+        Names of the atom and of its negative. None if the score of the best word is below the
+        threshold, or the axis does not recur.
     positive_score, negative_score : float
-        Of the best word, whether it became a name or not.
+        Score of the best word, whether or not it became a name.
     recurs : bool or None
-        Whether enough restarts found the axis; None where that is not known.
+        Whether enough restarts found the axis; None if that is unknown.
     """
 
     axis: int
@@ -89,15 +91,16 @@ class AxisName:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class AxisNames(Sequence[AxisName]):
-    """What `name_axes` found: a sequence with one `AxisName` for each axis, in order.
+    """Result of `name_axes`: a sequence with one ``AxisName`` for each axis, in order.
 
     Attributes
     ----------
     axes : tuple of AxisName
+        The names of each axis.
     threshold : float
-        Cosine below which a word is no name.
+        Smallest cosine that a name needs.
     restarts : int
-        How many there were to look for the axes in.
+        Number of restarts in which the axes were looked for.
     """
 
     axes: tuple[AxisName, ...]
@@ -119,7 +122,7 @@ class AxisNames(Sequence[AxisName]):
         return all(axis.recurs is not None for axis in self.axes)
 
     def ranked(self) -> list[AxisName]:
-        """Axes with names, the best score first, before those without."""
+        """Return the axes, those with names first and by score in descending order."""
 
         def best(axis: AxisName) -> tuple[bool, float]:
             scores = [name.score for name in (axis.positive, axis.negative) if name is not None]
@@ -128,12 +131,12 @@ class AxisNames(Sequence[AxisName]):
         return sorted(self.axes, key=best)
 
     def table(self, n: int | None = 20) -> str:
-        """The n best-named axes as lines of text; all named ones for None.
+        """Return a text table of the axes with the best names.
 
         Parameters
         ----------
         n : int, optional
-            At least 1.
+            Number of axes, at least 1; None for all named axes.
         """
         chosen = [axis for axis in self.ranked() if axis.named]
         chosen = chosen if n is None else chosen[: whole("n", n)]
@@ -150,7 +153,7 @@ class AxisNames(Sequence[AxisName]):
         return f"{self!r}\n{aligned(head, body, left=(2, 5), rule='none')}"
 
     def to_json(self) -> str:
-        """Everything, as a JSON object."""
+        """Return all names and scores as a JSON object."""
         content = {
             "threshold": self.threshold,
             "restarts": self.restarts,
@@ -161,11 +164,14 @@ class AxisNames(Sequence[AxisName]):
 
     def __repr__(self) -> str:
         named = sum(axis.named for axis in self.axes)
-        about = f"{named} of {len(self)} axes have a name with a cosine of {self.threshold:.3f} up"
+        about = (
+            f"{named} of {len(self)} axes have a name with a cosine of at least "
+            f"{self.threshold:.3f}"
+        )
         if self.confirmed:
             recurring = sum(axis.recurs is True for axis in self.axes)
             return f"{about}; {recurring} recur"
-        return f"{about}; UNCONFIRMED: not known to recur in other starts"
+        return f"{about}; UNCONFIRMED: it is unknown which axes recur in other starts"
 
 
 def name_axes(
@@ -177,7 +183,7 @@ def name_axes(
     threshold: float | Literal["chance"] = "chance",
     recurring: npt.ArrayLike | Literal["auto"] | None = "auto",
 ) -> AxisNames:
-    r"""Name both ends of each axis by the word whose direction is nearest.
+    r"""Name both ends of each axis by the word with the nearest direction.
 
     .. math::
         \text{score}_i^\pm = \max_w \cos(\pm a_i,\; t_w - \bar t)
@@ -185,46 +191,49 @@ def name_axes(
     Parameters
     ----------
     cedar : CEDAR or other estimator with ``atoms_`` ``[axes, d]``
-        Fitted.
+        A fitted model.
     text_embeddings : array, Tensor, memory map ``[m, d]``, or batches of them
-        t_w, in the space that the embeddings of the fit are in; read twice, in blocks.
-    words : sequence of str
-        m of them. One that stands there several times (say, in several sentences) is still one
-        word: margins are to the best *other* word. Capitals make no difference in this.
+        Embeddings :math:`t_w` of the words, in the space of the embeddings of the fit. They are
+        read twice, in blocks.
+    words : sequence of str ``[m]``
+        The words. A word that appears several times (say, in several sentences) is still one word:
+        margins are to the best *other* word. Upper and lower case count as the same word.
     text_mean : array ``[d]``, optional
-        What is subtracted of each text embedding. None: their mean. Not the model's own mean:
-        where images and texts share a space, as CLIP's, they lie in two cones apart from each other
-        (Liang et al., "Mind the gap", arXiv 2203.02053). Less the mean of the *images*, all words
-        would keep the gap between the cones as a common part, larger than all that tells them
-        apart: scores would say how an axis lies to the gap, the same for every word.
+        Vector :math:`\bar t` to subtract from each text embedding; by default their mean. The mean
+        of the model would not do: where images and texts share a space, as in CLIP, they lie in two
+        separate cones (Liang et al., "Mind the gap", arXiv 2203.02053). After subtracting the mean
+        of the *images*, all words would keep the gap between the cones as a common part, which is
+        larger than all differences between the words. The scores would then measure how an axis
+        lies relative to the gap, and be the same for every word.
     threshold : float or "chance"
-        Least score of a name. "chance": what 99 % of names of random directions don't reach, see
-        `chance_scores`; it depends on how many words there are and how they spread.
+        Smallest score of a name. "chance" is the score that 99 % of random directions do not reach
+        (see `chance_scores`); it depends on the number of words and on their spread.
     recurring : "auto", None or array of bool ``[axes]``
-        Which axes may have a name. "auto": those that at least 3 restarts found (see `stability`).
-        With fewer than 3 restarts nothing is known of that: axes are then named, marked as
-        unconfirmed (``recurs=None``), with a warning. None: all, without one.
+        Which axes may have a name. "auto" names those that at least 3 restarts found (see
+        `stability`). With fewer than 3 restarts it is unknown which axes recur: all are then named,
+        marked as unconfirmed (``recurs=None``), with a warning. None names all axes without a
+        warning.
 
     Returns
     -------
     AxisNames
-        Indexed by axis; print its `table`.
+        The names, indexed by axis; print its ``table()``.
 
     Warns
     -----
     UnconfirmedNamesWarning
-        ``recurring="auto"`` and the model has fewer than 3 restarts.
+        If ``recurring="auto"`` and the model has fewer than 3 restarts.
 
     Raises
     ------
     TypeError, ValueError
-        Sizes that disagree, fewer than two different words, values that are not finite.
+        If sizes disagree, there are fewer than two different words, or a value is not finite.
 
     Notes
     -----
-    O(axes m d) time, in float64; memory does not grow with m. Of equal scores the first word wins.
-    A name is the nearest of the words on offer, which the axis may still be far from: look at
-    `top_examples` too.
+    The time is O(axes m d), in float64; memory does not grow with m. Of equal scores, the first
+    word wins. A name is the nearest of the words on offer, and the axis may still be far from it:
+    look at `top_examples` too.
 
     Examples
     --------
@@ -250,7 +259,7 @@ def name_axes(
         if threshold != "chance":
             raise ValueError(f"threshold must be a cosine or 'chance', got {threshold!r}")
         chance = np.quantile(_best_scores(texts, _random_axes(atoms.shape[1])), _CHANCE_LEVEL)
-        # Where texts are all alike no cosine is above 0, and no word nearer than another.
+        # If all texts are equal, no cosine is above 0 and no word is nearer than another.
         least = max(float(chance), float(np.finfo(np.float64).tiny))
     else:
         least = number("threshold", threshold)
@@ -273,23 +282,27 @@ def name_axes(
 def chance_scores(
     text_embeddings: Any, *, text_mean: Any = None, axes: int = 256, random_state: int = 0
 ) -> Array:
-    r"""Scores that names of *random* directions get: what a score must be above to say anything.
+    r"""Return the scores that names of *random* directions get.
 
-    Among many words one is always near: in d dimensions, m words in all directions have a cosine of
-    about :math:`\sqrt{2 \ln m / d}` with a direction that has nothing to do with them.
+    Only scores above these say anything. Among many words, one is always near: in d dimensions, the
+    best of m words in all directions has a cosine of about :math:`\sqrt{2 \ln m / d}` with a
+    direction that is unrelated to them.
 
     Parameters
     ----------
-    text_embeddings, text_mean
-        As in `name_axes`.
+    text_embeddings : array, Tensor, memory map ``[m, d]``, or batches of them
+        Embeddings of the words, as in `name_axes`.
+    text_mean : array ``[d]``, optional
+        Vector to subtract from each, as in `name_axes`.
     axes : int
-        Rows of random rotations to name.
+        Number of random directions, which are rows of random rotations.
     random_state : int
+        Seed of the directions.
 
     Returns
     -------
     ndarray ``[axes, 2]``
-        Scores of the best word for each end, + and -.
+        Score of the best word for the positive and the negative end.
     """
     texts = _Texts(text_embeddings, text_mean, None)
     return _best_scores(texts, _random_axes(texts.rows.dim, whole("axes", axes), random_state))
@@ -299,7 +312,7 @@ def chance_scores(
 
 
 class _Texts:
-    """Centred text embeddings of length 1, in blocks."""
+    """Centred text embeddings of unit length, in blocks."""
 
     def __init__(self, text_embeddings: Any, text_mean: Any, dim: int | None) -> None:
         self.rows = as_rows(
@@ -311,7 +324,7 @@ class _Texts:
                 "be embedded into the space that the model was fitted in"
             )
         if text_mean is None:
-            # About the first row: the common part, which is large, rounds nothing away.
+            # Sums are about the first row, so that the large common part does not cause rounding.
             shift = next(self.rows.batches(1))[0].numpy().copy()
             total, count = np.zeros(self.rows.dim), 0
             for batch in self.rows.batches():
@@ -327,7 +340,7 @@ class _Texts:
                 )
 
     def cosines(self, directions: Array) -> Iterator[tuple[int, Array]]:
-        """Number of the first word and cosines [axes, b] with unit directions, block by block."""
+        """Yield for each block the number of its first word and the cosines [axes, b]."""
         start = 0
         for batch in self.rows.batches(max(1, _COSINES_AT_ONCE // len(directions))):
             yield start, np.clip(directions @ unit_rows(batch.numpy() - self.mean).T, -1, 1)
@@ -336,7 +349,7 @@ class _Texts:
 
 @dataclass
 class _Nearest:
-    """The best word for a direction, and the best that is another word."""
+    """The best word for a direction, and the best other word."""
 
     word: int
     score: float
@@ -347,7 +360,7 @@ class _Nearest:
 def _nearest(
     texts: _Texts, directions: Array, same: npt.NDArray[np.int64]
 ) -> tuple[list[_Nearest], list[_Nearest]]:
-    """Best words for directions and for their negatives; `same` numbers equal words alike."""
+    """Find the best words for directions and their negatives; ``same`` marks equal words."""
     axes = np.arange(len(directions))
     found: list[npt.NDArray[Any] | None] = [None, None]
     scores: list[npt.NDArray[Any] | None] = [None, None]
@@ -366,7 +379,7 @@ def _nearest(
             values_here = np.stack([top, rest[axes, second]], axis=1)
             before, before_scores = found[end], scores[end]
             if before is not None and before_scores is not None:
-                # Earlier blocks first, so that of equal scores the first word wins.
+                # Earlier blocks come first, so that of equal scores the first word wins.
                 words = np.concatenate([before, words], axis=1)
                 values_here = np.concatenate([before_scores, values_here], axis=1)
                 best = values_here.argmax(axis=1)
@@ -409,7 +422,7 @@ def _random_axes(dim: int, axes: int = _CHANCE_AXES, random_state: int = 0) -> A
 def _recurring(
     cedar: Any, recurring: npt.ArrayLike | str | None, axes: int
 ) -> tuple[int, Sequence[bool | None]]:
-    """How many restarts there are, and whether each axis recurs in them."""
+    """Return the number of restarts and whether each axis recurs in them."""
     starts = len(getattr(cedar, "bases_", [None]))
     if recurring is None:
         return starts, [None] * axes
@@ -418,10 +431,10 @@ def _recurring(
             raise ValueError(f"recurring must be 'auto', None or a mask, got {recurring!r}")
         if starts < MIN_RESTARTS:
             warnings.warn(
-                f"with {starts} start{'s' if starts > 1 else ''} nobody knows which axes are "
-                "properties of the data and which are accidents of a seed, and names are "
-                f"unconfirmed: fit with n_init={MIN_RESTARTS} or more to name the axes that recur, "
-                "or pass recurring=None to do without",
+                f"names are unconfirmed: with {starts} start{'s' if starts > 1 else ''} it is "
+                "unknown which axes are properties of the data and which are accidents of the "
+                f"seed. Fit with n_init={MIN_RESTARTS} or more to name only the axes that recur, "
+                "or pass recurring=None to name all axes without this warning",
                 UnconfirmedNamesWarning,
                 stacklevel=3,
             )
@@ -439,7 +452,7 @@ def _recurring(
 
 def _checked_words(words: Sequence[str], rows: Rows) -> list[str]:
     if isinstance(words, (str, bytes)):
-        raise TypeError(f"words must be a sequence of words, got the single one {words!r}")
+        raise TypeError(f"words must be a sequence of words, got the single word {words!r}")
     spelled = list(words)
     for place, word in enumerate(spelled):
         if not isinstance(word, str):
@@ -452,12 +465,13 @@ def _checked_words(words: Sequence[str], rows: Rows) -> list[str]:
 def _check_count(rows: int, words: int) -> None:
     if rows != words:
         raise ValueError(
-            f"words and text_embeddings must be as many, got {words} words and {rows} rows"
+            "words and text_embeddings must have the same length, got "
+            f"{words} words and {rows} rows"
         )
 
 
 def _same_words(words: list[str]) -> npt.NDArray[np.int64]:
-    """Numbers [m], equal for equal words."""
+    """Return numbers [m] that are equal for equal words."""
     numbers: dict[str, int] = {}
     found = np.array(
         [numbers.setdefault(word.strip().casefold(), len(numbers)) for word in words], np.int64

@@ -1,4 +1,4 @@
-"""Learning from embeddings that arrive in batches, each seen once."""
+"""Learning from embeddings that arrive in batches, each of which is seen once."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from .statistics import check_size
 from .transforms import TRANSFORMS
 from .transforms.base import Start
 
-#: Rows that count in full before forgetting begins, for each column.
+#: Number of rows, per column, that count in full before forgetting begins.
 _ROWS_PER_COLUMN = 20
-#: The part of all rows seen that is remembered then.
+#: The fraction of all rows seen that is remembered after that.
 _REMEMBERED = 1 / 3
 
 
 @dataclass(frozen=True)
 class Known:
-    """A model to go on from: rows seen, their mean and deviation, b, the basis and its loss."""
+    """A model to continue from: rows seen, their mean and deviation, b, the basis and its loss."""
 
     count: int
     mean: Tensor
@@ -37,20 +37,20 @@ class Known:
 
 
 class Learner:
-    """State between calls of `partial_fit`.
+    """State between calls of ``partial_fit``.
 
     Attributes
     ----------
     count : int
-        Rows seen.
+        Number of rows seen.
     mean : Tensor [d]
-        Of these rows, float64.
+        Mean of these rows, in float64.
     deviation : float
-        Root of their mean square norm less that.
+        Root of the mean squared distance of these rows from their mean.
     scale : float
-        The same less where b starts, which losses are in parts of.
+        The same from the starting value of b; losses are fractions of its square.
     losses : list of float
-        Of each batch, before learning from it.
+        Loss of each batch, before learning from it.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Learner:
             self._take_up(known)
 
     def _take_up(self, known: Known) -> None:
-        """Go on from a model, as if it had been learned here."""
+        """Continue from a model as if it had been learned here."""
         self.count = known.count
         self.mean = known.mean.to(self.mean)
         self._square = known.deviation**2 * known.count
@@ -89,8 +89,8 @@ class Learner:
             self._start = basis
             return
         self._rotation = nearest_rotation(basis.readouts).to(self._dtype)
-        # At a solution S^T Z is a symmetric matrix times U. Its trace, the energy of the codes in
-        # parts of the variance, is spread evenly here: nothing says how it was.
+        # At a solution S^T Z is a symmetric matrix times U. Its trace is the energy of the codes as
+        # a fraction of the variance. How it was distributed is unknown: it is spread evenly here.
         window = min(self.count, self._window())
         energy = window * len(self._settings.ks) * (1 - known.loss) / self._dim
         self._correlation = energy * self._rotation.double()
@@ -100,11 +100,11 @@ class Learner:
         return self._settings.solver == "procrustes"
 
     def learn(self, rows: Rows, settings: Settings) -> None:
-        """Learn from each batch of rows, after all of them were found to do."""
+        """Check all batches of rows, then learn from each."""
         if settings != self._settings:
             raise ValueError(
-                "parameters have changed between calls of partial_fit: call fit, or go on with "
-                "the same ones"
+                "parameters have changed between calls of partial_fit: call fit, or keep the same "
+                "parameters"
             )
         batches = list(rows.batches())
         if not batches:
@@ -125,14 +125,14 @@ class Learner:
                 self._descend(batch)
 
     def centre(self) -> Tensor:
-        """The centre b [d], float64."""
+        """Return the centre b [d] in float64."""
         if self._training is not None:
             return self._training.mean()
         centre: Tensor = self._base() + self._offset
         return centre
 
     def basis(self) -> Basis:
-        """The change of basis as it is now."""
+        """Return the current change of basis."""
         if self._training is not None:
             return self._training.basis()
         assert self._rotation is not None
@@ -142,7 +142,7 @@ class Learner:
         return torch.zeros_like(self.mean) if self._settings.center == "none" else self.mean
 
     def _see(self, batch: Tensor) -> None:
-        """Running mean and variance (Chan, Golub and LeVeque, 1983)."""
+        """Update the running mean and variance (Chan, Golub and LeVeque, 1983)."""
         exact = batch.double()
         mean = exact.mean(0)
         square = float((exact - mean).square().sum())
@@ -159,7 +159,7 @@ class Learner:
         self.scale = math.hypot(self.deviation, from_zero) or 1.0
 
     def _window(self) -> float:
-        """Rows that count."""
+        """Return the number of rows that count."""
         return max(_ROWS_PER_COLUMN * self._dim, _REMEMBERED * self.count)
 
     def _alternate(self, batch: Tensor) -> None:

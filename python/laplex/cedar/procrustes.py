@@ -1,4 +1,4 @@
-r"""The alternating solver: codes for a rotation, then the rotation for the codes."""
+r"""The alternating solver: codes for a rotation, then the rotation that fits the codes."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from torch import Tensor
 from .basis import DenseBasis, nearest_rotation
 from .topk import top_k
 
-#: Passes that must together gain less than the tolerance before the solver stops.
+#: Number of passes that must together gain less than the tolerance before the solver stops.
 _PATIENCE = 5
-#: The part of the old rotation in the new one's Procrustes problem: decides where the data do not.
+#: Weight of the old rotation in the Procrustes problem; it decides where the data do not.
 _PROXIMITY = 1e-7
 
 
 @dataclass
 class Search:
-    r"""State of the search for a rotation; everything that a checkpoint holds.
+    r"""State of the search for a rotation, which is also the content of a checkpoint.
 
-    The rotation of each pass is extrapolated from the last two by Nesterov's momentum. Where that
-    makes the loss worse, the pass is not counted, momentum starts anew and the search goes back
-    (O'Donoghue and Candes, 2015): the loss of `losses` never grows. On embeddings of words 20
-    passes reach what 50 do without, and 50 what 200 do.
+    Nesterov's momentum extrapolates the rotation of each pass from the last two. If that makes the
+    loss worse, the search discards the pass, restarts the momentum and goes back (O'Donoghue and
+    Candes, 2015), so ``losses`` never grow. On embeddings of words, 20 passes reach what 50 passes
+    reach without momentum, and 50 passes what 200 reach.
     """
 
     rotation: Tensor
@@ -41,12 +41,12 @@ class Search:
         self.solution = self.rotation
 
     def state(self) -> dict[str, Any]:
-        """A copy that `restore` takes back."""
+        """Return a copy of the state for ``restore``."""
         return dict(vars(self), losses=list(self.losses))
 
     @classmethod
     def restore(cls, state: dict[str, Any]) -> Search:
-        """The search as it was."""
+        """Return the search from a copy of its state."""
         search = cls(state["rotation"], state["centre"])
         vars(search).update(state, losses=list(state["losses"]))
         return search
@@ -59,7 +59,7 @@ class Search:
         *,
         learn_centre: bool = False,
     ) -> None:
-        """One pass over the data."""
+        """Make one pass over the data."""
         found = sweep(batches, self.rotation, self.centre, ks, scale, means=learn_centre)
         self.passes += 1
         if self.extrapolated and found.loss > self.losses[-1]:
@@ -82,7 +82,7 @@ class Search:
         self.momentum, self.solution = momentum, solution.to(dtype)
 
     def converged(self, tolerance: float) -> bool:
-        """Whether the last passes gained less than the tolerance, in parts of the variance."""
+        """Whether the last passes gained less than the tolerance, a fraction of the variance."""
         if len(self.losses) <= _PATIENCE:
             return False
         return self.losses[-1 - _PATIENCE] - self.losses[-1] < tolerance
@@ -90,17 +90,18 @@ class Search:
 
 @dataclass(frozen=True)
 class Sweep:
-    """Sums of a pass, float64.
+    """Sums of a pass over the data, in float64.
 
     Attributes
     ----------
     loss : float
+        Squared error as a fraction of the variance.
     correlation : Tensor [d, d]
         S^T (Z - b) / scale^2.
     mean, mean_code : Tensor [d]
-        Of embeddings and of codes.
+        Means of the embeddings and of the codes.
     count : int
-        Rows.
+        Number of rows.
     """
 
     loss: float
@@ -119,12 +120,12 @@ def sweep(
     *,
     means: bool = False,
 ) -> Sweep:
-    r"""Codes of all rows, and what the next rotation follows from.
+    r"""Compute the codes of all rows and the sums that determine the next rotation.
 
-    The loss is the squared reconstruction error in parts of the variance, scale^2, averaged over
-    ks: :math:`\langle |z-b|^2 - |T_k(U (z-b))|^2 \rangle / \text{scale}^2` for orthogonal U.
-    The means, which a learned centre needs, cost as much as a selection: without `means` they are
-    not computed.
+    The loss is the squared reconstruction error as a fraction of the variance scale^2, averaged
+    over ks: :math:`\langle |z-b|^2 - |T_k(U (z-b))|^2 \rangle / \text{scale}^2` for orthogonal U.
+    A learned centre needs the means. They cost as much as a selection, so they are computed only
+    with ``means=True``.
     """
     correlation = torch.zeros_like(rotation, dtype=torch.float64)
     total = torch.zeros_like(correlation[0])
@@ -138,7 +139,7 @@ def sweep(
         for k in ks:
             codes = top_k(coordinates, k)
             correlation += codes.T @ z
-            # Of the coordinates left out, not a difference of sums: exact where little is lost.
+            # Summed over the omitted coordinates, not as a difference: exact where little is lost.
             left_out = torch.linalg.vector_norm(coordinates - codes, dim=1)
             lost += left_out.double().square().sum()
             if means:
@@ -147,7 +148,9 @@ def sweep(
             total += z.sum(0, dtype=torch.float64)
         count += len(batch)
     if not count:
-        raise ValueError("there are no rows to pass over: their source can be read only once")
+        raise ValueError(
+            "the embeddings have no rows in a later pass: pass a source that can be read again"
+        )
     codes_seen = count * len(ks)
     loss = float(lost) / codes_seen
     mean = total * (scale / count) + near
@@ -165,9 +168,9 @@ def search(
     learn_centre: bool = False,
     after: Callable[[Search], None] | None = None,
 ) -> Search:
-    """Pass over the data until nothing is gained, or `max_passes` of it are made.
+    """Pass over the data until the gain is below the tolerance, or ``max_passes`` are made.
 
-    `after` is called after each pass, to show it or to keep it.
+    ``after`` is called after each pass, to show the progress or write a checkpoint.
     """
     while found.passes < max_passes and not found.converged(tolerance):
         found.advance(batches(), ks, scale, learn_centre=learn_centre)
@@ -177,5 +180,5 @@ def search(
 
 
 def finished(found: Search) -> DenseBasis:
-    """The basis of the last accepted solution."""
+    """Return the basis of the last accepted solution."""
     return DenseBasis(nearest_rotation(found.solution).to(found.solution.dtype))

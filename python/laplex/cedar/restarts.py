@@ -1,4 +1,4 @@
-"""Whether restarts find the same axes: an axis of one run alone is an accident of its seed."""
+"""Recurrence of axes: an axis that only one start finds is an accident of its seed."""
 
 from __future__ import annotations
 
@@ -13,18 +13,20 @@ from .metrics.matching import match
 
 @dataclass(frozen=True, eq=False, repr=False)
 class StabilityReport:
-    """What `stability` found.
+    """Result of `stability`.
 
     Attributes
     ----------
     mcc : ndarray ``[r, r]``
-        Mean absolute cosine of matched atoms for every pair of restarts; symmetric, diagonal 1.
+        Mean absolute cosine of matched atoms for every pair of restarts. It is symmetric, and its
+        diagonal is 1.
     mean, min : float
-        Of its entries off the diagonal.
+        Mean and minimum of its entries off the diagonal.
     recurrence : ndarray ``[axes]`` of int64
-        For each axis of restart 0, in how many of the *other* restarts its matched atom has an
-        absolute cosine above `threshold`: 0 to r - 1.
+        For each axis of restart 0, the number of *other* restarts in which its matched atom has an
+        absolute cosine above ``threshold``, from 0 to r - 1.
     threshold : float
+        Absolute cosine above which two atoms count as the same axis.
     """
 
     mcc: Array
@@ -34,14 +36,24 @@ class StabilityReport:
     threshold: float
 
     def recurring(self, min_restarts: int = 3) -> npt.NDArray[np.bool_]:
-        """Which axes of restart 0 were found by at least `min_restarts` restarts, ``[axes]``.
+        """Return which axes of restart 0 were found by at least ``min_restarts`` restarts.
 
-        Restart 0 counts as one of them: 3 asks for a match in two others.
+        Restart 0 counts as one of them, so 3 requires a match in two others.
+
+        Parameters
+        ----------
+        min_restarts : int
+            From 2 to the number of restarts.
+
+        Returns
+        -------
+        ndarray ``[axes]`` of bool
 
         Raises
         ------
         ValueError
-            Where fewer than two are asked for, which every axis fulfils, or more than there are.
+            If ``min_restarts`` is below 2, which every axis fulfils, or above the number of
+            restarts.
         """
         restarts = len(self.mcc)
         if not 2 <= min_restarts <= restarts:
@@ -53,7 +65,7 @@ class StabilityReport:
         return mask
 
     def table(self) -> str:
-        """How many axes of restart 0 were found by how many restarts, as lines of text."""
+        """Return a text table: how many axes of restart 0 were found by how many restarts."""
         found = 1 + self.recurrence
         lines = ["restarts  axes  share"]
         for count in range(len(self.mcc), 0, -1):
@@ -64,14 +76,15 @@ class StabilityReport:
     def __repr__(self) -> str:
         return (
             f"Stability of {len(self.recurrence)} axes in {len(self.mcc)} restarts: "
-            f"MCC {self.mean:.3f} on average, {self.min:.3f} at least.\n"
-            f"Axes of restart 0 by the restarts that found them (|cosine| > {self.threshold:g}):\n"
+            f"the MCC is {self.mean:.3f} on average and {self.min:.3f} at least.\n"
+            f"Axes of restart 0 by the number of restarts that found them (|cosine| > "
+            f"{self.threshold:g}):\n"
             f"{self.table()}"
         )
 
 
 def stability(restarts: ArrayInput, *, threshold: float = 0.7) -> StabilityReport:
-    r"""Compare the atoms of restarts with each other.
+    r"""Measure how many axes the restarts of a model share.
 
     .. math::
         \text{MCC}_{ab} = \frac1{\text{axes}} \max_\pi \sum_i |\cos(a_i, b_{\pi(i)})|, \qquad
@@ -81,21 +94,26 @@ def stability(restarts: ArrayInput, *, threshold: float = 0.7) -> StabilityRepor
     Parameters
     ----------
     restarts : array or Tensor ``[r, axes, d]``
-        Atoms of r >= 2 restarts, ``restarts_`` of a fitted model; those of the model itself first.
-    threshold
-        Of recurrence, in (0, 1).
+        Atoms of r >= 2 restarts, as in ``restarts_`` of a fitted model; the atoms of the model
+        itself come first.
+    threshold : float
+        Absolute cosine above which two atoms count as the same axis, in (0, 1).
+
+    Returns
+    -------
+    StabilityReport
 
     Raises
     ------
     ValueError
-        Where there are fewer than two restarts, values that are not finite, or a threshold out of
+        If there are fewer than two restarts, a value is not finite, or the threshold is out of
         range.
 
     Notes
     -----
-    r (r - 1) / 2 matchings, O(axes^3) each. Two random bases have an MCC well above 0, 0.32 in 64
-    dimensions: compare with that, not with 0. A matching is one to one, so of two equal atoms of
-    restart 0 only one can recur by one atom of another.
+    The cost is r (r - 1) / 2 matchings of O(axes^3) each. Two random bases have an MCC well above
+    0, for example 0.32 in 64 dimensions: compare with that, not with 0. A matching is one to one,
+    so one atom of another restart can match only one of two equal atoms of restart 0.
 
     Examples
     --------
@@ -107,10 +125,12 @@ def stability(restarts: ArrayInput, *, threshold: float = 0.7) -> StabilityRepor
     array([2, 2, 2])
     """
     if hasattr(restarts, "restarts_"):
-        raise TypeError("restarts must be atoms [r, axes, d]: pass the model's restarts_")
+        raise TypeError("restarts must be atoms [r, axes, d]: pass restarts_ of the model")
     atoms = float64("restarts", restarts, ndim=3)
     if len(atoms) < 2:
-        raise ValueError("restarts has a single one: fit with n_init=2 or more, 3 to name axes")
+        raise ValueError(
+            "restarts holds only one start: fit with n_init=2 or more (3 or more to name axes)"
+        )
     if not 0 < threshold < 1:
         raise ValueError(f"threshold must be between 0 and 1, got {threshold}")
     mcc = np.eye(len(atoms))

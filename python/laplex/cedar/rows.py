@@ -1,4 +1,4 @@
-"""Embeddings as a stream of batches, whatever holds them: arrays, tensors, files, loaders."""
+"""Embeddings as a stream of batches, from arrays, tensors, files or loaders."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ import torch
 from sklearn.utils import check_array
 from torch import Tensor
 
-#: Bytes of embeddings in memory at a time, where they come from a file.
+#: Bytes of embeddings in memory at a time if they come from a file.
 _BATCH_BYTES = 2**25
 
 
 class Rows:
-    """Embeddings [n, d] that can be gone through as often as needed, a batch at a time.
+    """Embeddings [n, d] that can be iterated as often as needed, in batches.
 
     Attributes
     ----------
     dim : int
-        d.
+        Number of columns d.
     count : int or None
-        n; None where only going through the batches tells.
+        Number of rows n; None if only an iteration over the batches tells it.
     dtype : torch.float32 or torch.float64
-        Of the batches: float64 for float64 and integers, float32 for float32 and smaller floats.
+        Precision of the batches: float64 for float64 and integers, float32 for float32 and smaller
+        floats.
     in_memory : bool
-        Whether any row is quickly had.
+        Whether single rows can be read quickly.
     """
 
     def __init__(
@@ -52,18 +53,19 @@ class Rows:
         self.in_memory = count is not None and not isinstance(source, np.memmap)
 
     def batches(self, size: int | None = None) -> Iterator[Tensor]:
-        """Batches [b, d], on the device, each checked to be finite.
+        """Yield batches [b, d] on the device, after checking that they are finite.
 
         Parameters
         ----------
-        size
-            Rows in a batch, the last aside; None: as many as 32 MiB hold. A source that brings its
-            own batches decides by itself.
+        size : int, optional
+            Number of rows in each batch but the last; by default as many as fit into 32 MiB. A
+            source that comes in batches keeps them.
 
         Raises
         ------
         ValueError
-            A row with NaN or an infinity, by its number; a batch of another width.
+            If a row holds NaN or an infinity (the message has its number), or a batch has another
+            width.
         """
         size = size or max(1, _BATCH_BYTES // (self.dim * 8))
         start = 0
@@ -75,7 +77,7 @@ class Rows:
             yield rows
 
     def take(self, index: Tensor) -> Tensor:
-        """The rows with the numbers in index [b]; only of what has a count."""
+        """Return the rows with the numbers in index [b]; the number of rows must be known."""
         source = self.source
         if isinstance(source, Tensor):
             return self._tensor(source[index.to(source.device)], None)
@@ -89,7 +91,7 @@ class Rows:
         elif isinstance(batch, np.memmap) or (
             isinstance(batch, np.ndarray) and not batch.flags.writeable
         ):
-            # A copy: torch can't hold what must not be written, nor should a file's pages stay.
+            # A copy: torch tensors can't be read-only, and pages of a file should not stay here.
             rows = torch.from_numpy(np.array(batch))
         else:
             rows = torch.as_tensor(np.ascontiguousarray(batch))
@@ -99,7 +101,7 @@ class Rows:
                 f"must be [b, {self.dim}]"
             )
         rows = rows.to(self.device, self.dtype)
-        # The sum tells at once that all is well; it can overflow where nothing is wrong.
+        # A finite sum shows at once that all values are finite; an infinite one may be an overflow.
         if not bool(rows.sum().isfinite()):
             wrong = (~rows.isfinite().all(1)).nonzero()[:, 0]
             if wrong.numel():
@@ -120,27 +122,28 @@ def as_rows(
     dtype: torch.dtype | None = None,
     once: bool = False,
 ) -> Rows:
-    """Take embeddings in any form.
+    """Wrap embeddings in any form as ``Rows``.
 
     Parameters
     ----------
     X : array-like, Tensor or memory map [n, d]; or an iterable of batches [b, d]
         Batches are arrays or tensors, or sequences that begin with one, as data loaders yield them.
-    name
-        For messages.
-    device
-        Where batches go; None: where a tensor is, else the CPU.
-    dtype
-        Of the batches; None: float64 for float64 and integers, float32 for shorter floats.
-    once
-        Whether one pass is enough, so that a generator will do.
+    name : str
+        Name of X in messages.
+    device : str or torch.device, optional
+        Device of the batches; by default that of X if it is a tensor, else the CPU.
+    dtype : torch.dtype, optional
+        Precision of the batches; by default float64 for float64 and integers, and float32 for
+        shorter floats.
+    once : bool
+        Whether one pass is enough, so that a generator is accepted.
 
     Raises
     ------
     TypeError
-        Complex or sparse input; a generator where several passes are needed.
+        If X is complex or sparse, or a generator where several passes are needed.
     ValueError
-        Not two-dimensional, no rows, no columns.
+        If X is not two-dimensional, or has no rows or no columns.
     """
     if isinstance(X, (str, os.PathLike)):
         raise TypeError(f"{name} is a path: pass np.load({str(X)!r}, mmap_mode='r')")
@@ -160,7 +163,7 @@ def as_rows(
         return _from_batches(X, name, place, dtype, once)
     if isinstance(X, np.ndarray) and X.dtype.kind == "f" and X.ndim == 2 and X.size:
         array = X
-    else:  # lists, data frames, other numbers, and what is none: with scikit-learn's messages
+    else:  # lists, data frames, other numbers, or invalid: messages are those of scikit-learn
         if scipy.sparse.issparse(X):
             raise TypeError(
                 f"{name} is a sparse matrix, but sparse input is not supported: "
@@ -223,7 +226,7 @@ def _brings_batches(X: Any) -> bool:
 
 
 def _batch(batch: Any) -> Any:
-    """The embeddings of a batch, where labels or others follow them."""
+    """Return the embeddings of a batch, without labels that may follow them."""
     if isinstance(batch, (list, tuple)) and batch and isinstance(batch[0], (np.ndarray, Tensor)):
         batch = batch[0]
     if isinstance(batch, Mapping):

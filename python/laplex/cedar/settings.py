@@ -1,4 +1,4 @@
-"""Parameters of a fit, checked against the data before any work."""
+"""Parameters of a fit, which are checked against the data before any work."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ SOLVERS = ("auto", "procrustes", "adam")
 CENTRES = ("mean", "learned", "none")
 PARAMETRIZATIONS = ("expm", "cayley")
 
-#: The widest embeddings whose rotation `solver="auto"` takes from a singular value decomposition.
+#: The widest embeddings for which `solver="auto"` chooses procrustes.
 _WIDEST_FOR_PROCRUSTES = 1024
 _STEPS = {"procrustes": 100, "adam": 2000}
 _HEADS = 16
 
 
 def whole(name: str, value: object) -> int:
-    """A positive integer."""
+    """Check that a value is a positive integer, and return it."""
     try:
         if isinstance(value, bool):
             raise TypeError
@@ -39,7 +39,7 @@ def whole(name: str, value: object) -> int:
 
 
 def number(name: str, value: object) -> float:
-    """A finite number."""
+    """Check that a value is a finite number, and return it."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number, got {value!r}")
     found = float(value)
@@ -49,7 +49,7 @@ def number(name: str, value: object) -> float:
 
 
 def not_negative(name: str, value: object) -> float:
-    """A finite number of at least 0."""
+    """Check that a value is a finite number of at least 0, and return it."""
     found = number(name, value)
     if found < 0:
         raise ValueError(f"{name} must not be negative, got {found}")
@@ -57,7 +57,7 @@ def not_negative(name: str, value: object) -> float:
 
 
 def positive(name: str, value: object) -> float:
-    """A finite number above 0."""
+    """Check that a value is a finite number above 0, and return it."""
     found = number(name, value)
     if found <= 0:
         raise ValueError(f"{name} must be positive, got {found}")
@@ -65,7 +65,7 @@ def positive(name: str, value: object) -> float:
 
 
 def one_of(choices: Iterable[str]) -> Callable[[str, Any], str]:
-    """A check for one of some words, which are asked for when a value is checked."""
+    """Make a check for one of some words, which are looked up when a value is checked."""
 
     def check(name: str, value: Any) -> str:
         known = list(choices)
@@ -78,86 +78,88 @@ def one_of(choices: Iterable[str]) -> Callable[[str, Any], str]:
 
 
 def or_none(check: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
-    """None, or what a check takes."""
+    """Make a check that also accepts None."""
     return lambda name, value: None if value is None else check(name, value)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a fit goes by; all of it plain, so that a checkpoint can hold it.
+    """Checked parameters of a fit, all of plain types, so that a checkpoint can hold them.
 
-    All but ``ks`` are options of ``laplex cedar fit`` too; their defaults are those of `CEDAR`.
+    All but ``ks`` are options of ``laplex cedar fit`` too.
     """
 
     ks: tuple[int, ...]
     basis: str = setting(
         TRANSFORMS.default,
         one_of(TRANSFORMS),
-        "What U is: a rotation; any invertible matrix; or, for wide embeddings, a product of "
-        "rotations by Laplace kernels (laplex), which has few numbers.",
+        "Kind of the matrix U: a rotation (orthogonal), any invertible matrix (invertible) or, for "
+        "very wide embeddings, a product of rotations by Laplace kernels (laplex).",
         choices=TRANSFORMS,
         former="--transform",
     )
     solver: str = setting(
         "auto",
         one_of(SOLVERS),
-        "Solver: auto takes procrustes for rotations up to 1024 columns, and adam otherwise.",
+        "Solver: procrustes alternates between codes and rotation, adam takes gradient steps, and "
+        "auto uses procrustes for rotations of up to 1024 columns and adam otherwise.",
         choices=SOLVERS,
     )
     parametrization: str = setting(
         "expm",
         one_of(PARAMETRIZATIONS),
-        "Parametrization of a rotation under adam: matrix exponential, or Cayley transform.",
+        "How adam parametrises a rotation: by the matrix exponential (expm) or the Cayley "
+        "transform (cayley).",
         choices=PARAMETRIZATIONS,
     )
     center: str = setting(
         "mean",
         one_of(CENTRES),
-        "What is subtracted from the embeddings first: their mean, a learned vector, or nothing.",
+        "Vector to subtract from the embeddings: their mean, a learned vector, or none.",
         choices=CENTRES,
     )
     n_init: int = setting(
         1,
         whole,
-        "Number of random starts. With 3 or more it is known which axes come again.",
+        "Number of random starts. With 3 or more you can tell which axes recur.",
         least=1,
     )
     max_iter: int = setting(
         None,
         or_none(whole),
-        "Passes over the data of procrustes, steps of adam.",
+        "Maximum number of passes over the data (procrustes) or of steps (adam).",
         least=1,
-        unset="100 passes, 2000 steps",
+        unset="100 passes or 2000 steps",
     )
     tol: float = setting(
         1e-5,
         not_negative,
-        "Procrustes stops when five passes gain less than this part of the variance.",
+        "Procrustes stops when five passes together gain less than this fraction of the variance.",
         least=0,
     )
-    batch_size: int = setting(1024, whole, "Rows in a step of adam.", least=1)
+    batch_size: int = setting(1024, whole, "Number of rows in a step of adam.", least=1)
     learning_rate: float = setting(0.01, positive, "Learning rate of adam.")
     heads: int = setting(
         None,
         or_none(whole),
-        "Number of rotations in the product of basis laplex.",
+        "Number of rotations in the product, for --basis laplex.",
         least=1,
         unset="16",
     )
 
     @property
     def learn_centre(self) -> bool:
-        """Whether b is learned."""
+        """Whether the centre b is learned."""
         return self.center == "learned"
 
 
 def settings_of(model: CEDAR, dim: int) -> Settings:
-    """Parameters of an estimator for embeddings of `dim` columns.
+    """Check the parameters of an estimator for embeddings of ``dim`` columns.
 
     Raises
     ------
     TypeError, ValueError
-        With the name of the parameter and the remedy.
+        If a parameter is not valid; the message names it and the remedy.
     """
     given = model.get_params(deep=False)
     values = {
@@ -172,8 +174,8 @@ def settings_of(model: CEDAR, dim: int) -> Settings:
         values["solver"] = "procrustes" if found else "adam"
     elif solver == "procrustes" and not alternates:
         raise ValueError(
-            f"solver='procrustes' finds rotations: for basis={basis!r} pass solver='adam' "
-            "or leave it 'auto'"
+            f"solver='procrustes' finds rotations only: for basis={basis!r} pass solver='adam' "
+            "or solver='auto'"
         )
     for name, usual in (("max_iter", _STEPS[values["solver"]]), ("heads", _HEADS)):
         if values[name] is None:
@@ -182,14 +184,14 @@ def settings_of(model: CEDAR, dim: int) -> Settings:
 
 
 def checked_ks(k: object, dim: int | None = None) -> tuple[int, ...]:
-    """K, or several, in ascending order."""
+    """Return one k or several, checked, in ascending order."""
     several = isinstance(k, Iterable) and not isinstance(k, (str, bytes))
     ks = tuple(sorted({whole("k", one) for one in k})) if several else (whole("k", k),)  # type: ignore[attr-defined]
     if not ks:
         raise ValueError("k is empty: pass a number of entries, or several of them")
     if dim is not None and ks[-1] > dim:
         raise ValueError(
-            f"k={ks[-1]} entries of a code of {dim}: X has {dim} features, so k must be at most "
-            f"{dim}, and well below it for a sparse code"
+            f"k={ks[-1]} is more than the {dim} features of X: k must be at most {dim}, and well "
+            "below it for a sparse code"
         )
     return ks

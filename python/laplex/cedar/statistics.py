@@ -1,4 +1,4 @@
-"""One pass over embeddings before any training: mean, size, a sample, and whether they will do."""
+"""The first pass over embeddings: their mean and size, a sample, and checks of the values."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .rows import Rows
 
-#: Variances between this and its inverse have squares of some digits.
+#: Variances between this and its inverse have squares that float64 can represent.
 _LEAST = 1e-290
 
 
@@ -19,33 +19,33 @@ class ConstantColumnWarning(UserWarning):
 
 
 def check_size(largest: Tensor, name: str) -> None:
-    """Refuse numbers whose squares overflow a float64."""
+    """Raise an error for numbers whose squares overflow a float64."""
     if float(largest) > _LEAST**-0.5:
         raise _out_of_range(name, "large", largest)
 
 
 def _out_of_range(name: str, size: str, largest: Tensor) -> ValueError:
     return ValueError(
-        f"{name} is so {size} that its squares do not fit a float64: pass it divided by "
+        f"{name} is so {size} that its squares do not fit a float64: divide it by "
         f"{float(largest):.3g}"
     )
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """What a pass over embeddings [n, d] tells.
+    """Statistics of embeddings [n, d] from one pass over them.
 
     Attributes
     ----------
     count : int
-        n.
+        Number of rows n.
     mean : Tensor [d]
-        float64.
+        Mean of the rows, in float64.
     scale : float
-        Root of the mean square norm of centred rows: the root of their total variance.
+        Root of the total variance: of the mean squared norm of the centred rows.
     sample : Tensor [m, d]
-        Rows drawn uniformly without replacement, in their order; all of them when there are no
-        more than asked for.
+        Rows drawn uniformly without replacement, in their order; all rows if there are no more
+        than were asked for.
     """
 
     count: int
@@ -55,16 +55,17 @@ class Statistics:
 
 
 def gather(rows: Rows, sample_size: int, generator: torch.Generator) -> Statistics:
-    """Go once through embeddings.
+    """Collect the statistics of embeddings in one pass.
 
     Raises
     ------
     ValueError
-        NaN or an infinity, fewer than two rows, or rows that are all the same.
+        If there are fewer than two rows, all rows are the same, or a value is NaN or infinite.
 
     Warns
     -----
     ConstantColumnWarning
+        If a column has the same value in every row.
     """
     count = 0
     shift: Tensor | None = None
@@ -95,14 +96,15 @@ def gather(rows: Rows, sample_size: int, generator: torch.Generator) -> Statisti
         raise _out_of_range(rows.name, size, torch.maximum(low.abs(), high.abs()).max())
     if not varies:
         raise ValueError(
-            f"all {count} rows of {rows.name} are the same: there is nothing to learn from"
+            f"all {count} rows of {rows.name} are the same, so there is nothing to learn: pass "
+            "rows that differ"
         )
     constant = (low == high).nonzero()[:, 0].tolist()
     if constant:
         named = ", ".join(map(str, constant[:5])) + (", ..." if len(constant) > 5 else "")
         warnings.warn(
             f"{rows.name} has {len(constant)} constant columns ({named}): they carry no "
-            "information; remove them, or know that as many axes stay without use",
+            "information, and as many axes stay unused. Remove them, or ignore this warning",
             ConstantColumnWarning,
             stacklevel=4,
         )

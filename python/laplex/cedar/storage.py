@@ -1,4 +1,4 @@
-"""A model as files: ``config.json`` and ``model.safetensors``."""
+"""Saving and loading a model as ``config.json`` and ``model.safetensors``."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _NUMBERS = ("k_", "n_iter_", "n_samples_seen_", "n_features_in_", "loss_curve_",
 
 
 def save(model: CEDAR, folder: str | os.PathLike[str]) -> None:
-    """Write a fitted model; each file takes the place of an older one when it is complete."""
+    """Write a fitted model; each file replaces an older one when it is complete."""
     path = Path(folder)
     if path.is_file():
         raise FileExistsError(f"{path} is a file: pass a folder")
@@ -58,9 +58,9 @@ def load(cls: type[Model], folder: str | os.PathLike[str]) -> Model:
     Raises
     ------
     FileNotFoundError
-        There is no model in the folder.
+        If there is no model in the folder.
     ValueError
-        The files are broken, of another kind, or newer than this version of Laplex.
+        If the files are damaged, of another kind, or newer than this version of Laplex.
     """
     path = Path(folder)
     check_model(path)
@@ -70,15 +70,15 @@ def load(cls: type[Model], folder: str | os.PathLike[str]) -> Model:
         if config["model"] != "laplex.cedar.CEDAR":
             raise KeyError("model")
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path / CONFIG} does not describe a model of CEDAR") from error
+        raise ValueError(f"{path / CONFIG} does not describe a CEDAR model") from error
     if form != _FORMAT:
         raise ValueError(
-            f"{path} was saved in format {form}, this version of Laplex reads {_FORMAT}: use the "
-            f"version {config.get('laplex')} that saved it, or a newer one"
+            f"{path} was saved in format {form}, but this version of Laplex reads format "
+            f"{_FORMAT}: use version {config.get('laplex')}, which saved it, or a newer one"
         )
     try:
-        # In memory of their own, aligned as at the fit: products in a mapped file may round
-        # otherwise, by where its header happens to end.
+        # Copied to aligned memory, as in the fit: products with a mapped file may round
+        # differently, depending on where its header ends.
         tensors = {name: one.clone() for name, one in load_file(path / TENSORS).items()}
         parameters = config["parameters"]
         if "transform" in parameters:  # as the parameter was called at first
@@ -97,7 +97,7 @@ def load(cls: type[Model], folder: str | os.PathLike[str]) -> Model:
         if len(dims) != 1:
             raise ValueError("sizes differ")
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} holds a broken model of CEDAR: {error}") from error
+        raise ValueError(f"{path} holds a damaged CEDAR model: {error}") from error
     model.bases_ = bases
     for name, value in {**vectors, **fitted}.items():
         setattr(model, name, value)
@@ -107,7 +107,7 @@ def load(cls: type[Model], folder: str | os.PathLike[str]) -> Model:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON holds: a generator of random numbers is not kept."""
+    """Return a parameter as a type of JSON; a generator of random numbers becomes None."""
     if isinstance(value, (np.integer, np.floating)):
         return value.item()
     if isinstance(value, (list, tuple, np.ndarray)):

@@ -1,4 +1,4 @@
-"""The bottleneck T_k: of each row, the k entries largest in absolute value, with their signs."""
+"""The bottleneck T_k, which keeps the k largest entries of each row in absolute value."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from torch import Tensor
 
 
 def top_k(values: Tensor, k: int, weights: Tensor | None = None) -> Tensor:
-    r"""Keep the k entries of each row with the largest :math:`w_i |u_i|`, zero the others.
+    r"""Keep the k entries of each row with the largest :math:`w_i |u_i|`, and zero the others.
 
     Parameters
     ----------
     values : Tensor [n, axes]
-        float32 or float64, finite.
+        The entries :math:`u_i`: float32 or float64, finite.
     k : int
-        At least 1. From `axes` on, nothing is removed.
+        Number of entries to keep, at least 1. If it is ``axes`` or more, all are kept.
     weights : Tensor [axes], optional
-        Not negative; 1 when absent.
+        The weights :math:`w_i`, not negative; 1 by default.
 
     Returns
     -------
     Tensor [n, axes]
-        At most k entries a row are not zero: equal ones are kept from the lowest index on.
-        Differentiable by values: which entries are kept is constant almost everywhere, so the
-        gradient passes through the kept ones and nothing else.
+        Rows with at most k nonzero entries. Of equal entries, those with the lowest index are
+        kept. The result is differentiable with respect to ``values``: the choice of entries is
+        constant almost everywhere, so the gradient passes only through the kept entries.
     """
     axes = values.shape[1]
     if k >= axes:
@@ -43,9 +43,9 @@ def top_k(values: Tensor, k: int, weights: Tensor | None = None) -> Tensor:
 
 
 def _kth_largest(size: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k-th largest of each row [n, 1], and the rows where the next is as large, but not 0.
+    """Return the k-th largest of each row [n, 1], and the rows with a tie above 0 at that place.
 
-    Zeros can crowd as they like: they stay zero.
+    Ties of zeros need no care, because they stay zero.
     """
     if size.device.type == "cpu":
         # NumPy's vectorised quickselect takes a quarter of the time of torch.topk: 1.7 against

@@ -36,25 +36,32 @@ app = typer.Typer(
 )
 
 _EMBEDDINGS = (
-    "Embeddings, one a row: .npy (read from the disk as needed), .safetensors, or .parquet with "
-    "columns of numbers or one column of lists."
+    "File of embeddings, one per row: .npy (memory-mapped), .safetensors, or .parquet with columns "
+    "of numbers or one column of lists."
 )
 
 
 Embeddings = Annotated[Path, typer.Argument(metavar="EMBEDDINGS", help=_EMBEDDINGS)]
 Model = Annotated[
-    Path, typer.Argument(metavar="MODEL", help="Folder that `laplex cedar fit` wrote.")
+    Path, typer.Argument(metavar="MODEL", help="Folder of a model that `laplex cedar fit` wrote.")
 ]
 Key = Annotated[
     str | None,
-    typer.Option(metavar="NAME", help="Which tensor, or column of lists, where there are several."),
+    typer.Option(
+        metavar="NAME",
+        help="Name of the tensor or the column of lists to read, if there are several.",
+    ),
 ]
 Words = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Words to name axes by, one a line.")
+    Path | None,
+    typer.Option(metavar="FILE", help="Text file with the words that name the axes, one per line."),
 ]
 TextEmbeddings = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Their embeddings, a row for each, in the same space."),
+    typer.Option(
+        metavar="FILE",
+        help="File of the embeddings of the words, in the space of the model, one per row.",
+    ),
 ]
 
 
@@ -62,28 +69,30 @@ TextEmbeddings = Annotated[
 @with_options(Settings, {"n_init": 3})
 def fit(
     embeddings: Embeddings,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the model.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write the model to.")],
     k: Annotated[
         list[int] | None,
         typer.Option(
             "-k",
             "--k",
             min=1,
-            help="Entries of a code; several (-k 8 -k 32) share one basis. Default: 32.",
+            help="Number of nonzero entries of a code. Give several (-k 8 -k 32) to learn one "
+            "basis for all of them. Default: 32.",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Random seed.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of the random starts.")] = 0,
     device: Annotated[
-        str | None, typer.Option(help="Where to compute, such as cuda. Default: the CPU.")
+        str | None, typer.Option(help="Device to compute on, such as cuda. Default: the CPU.")
     ] = None,
     checkpoint: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Save the state of the fit as it goes.")
+        Path | None,
+        typer.Option(metavar="FILE", help="File to save the state of the fit to as it runs."),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the checkpoint, if it is there.")
+        bool, typer.Option("--resume", help="Continue from the checkpoint if the file exists.")
     ] = False,
     key: Key = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Do not show a progress bar.")] = False,
     **given: Any,
 ) -> None:
     """Learn a change of basis from embeddings."""
@@ -91,7 +100,7 @@ def fit(
         check_embeddings(embeddings)
         _distinct("--checkpoint", checkpoint, embeddings)
         if resume and checkpoint is None:
-            raise ValueError("--resume needs the file to go on from: add --checkpoint FILE")
+            raise ValueError("--resume needs a file to continue from: add --checkpoint FILE")
         check_folder(out)
 
         from ..cedar.estimator import CEDAR
@@ -101,7 +110,7 @@ def fit(
         if ks[-1] > rows.shape[1]:
             raise ValueError(
                 f"-k {ks[-1]} is more than the {rows.shape[1]} columns of {embeddings}: pass at "
-                "most that, and less for a sparse code"
+                "most that number, and a much smaller one for a sparse code"
             )
         model = CEDAR(
             k=ks[0] if len(ks) == 1 else ks,
@@ -124,20 +133,31 @@ def transform(
         Path,
         typer.Option(
             metavar="FILE",
-            help="Codes: .npz, a sparse CSR matrix of SciPy; or .npy, with all the zeros.",
+            help="File to write the codes to: .npz (a sparse CSR matrix of SciPy) or .npy (a dense "
+            "array with all the zeros).",
         ),
     ],
     k: Annotated[
         int | None,
-        typer.Option("-k", "--k", min=1, help="Entries of a code. Default: that of the fit."),
+        typer.Option(
+            "-k",
+            "--k",
+            min=1,
+            help="Number of nonzero entries of a code. Default: that of the fit.",
+        ),
     ] = None,
     key: Key = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Do not show a progress bar.")] = False,
 ) -> None:
-    """Write signed sparse codes of embeddings. Memory does not grow with .npy files."""
+    """Write the signed sparse codes of embeddings.
+
+    Memory does not grow with the size of the input or output where both are .npy files.
+    """
     with _sentences("transform"):
         if out.suffix not in (".npy", ".npz"):
-            raise ValueError(f"--out {out} must end in .npz (sparse) or .npy (with all the zeros)")
+            raise ValueError(
+                f"--out {out} must end in .npz (sparse) or .npy (dense, with all zeros)"
+            )
         _distinct("--out", out, embeddings)
         check_model(model)
         check_embeddings(embeddings)
@@ -148,31 +168,43 @@ def transform(
         cedar = _load(model)
         rows = read_embeddings(embeddings, key)
         if k is not None and k > cedar.n_features_in_:
-            raise ValueError(f"-k {k} is more than the model's {cedar.n_features_in_} axes")
+            raise ValueError(
+                f"-k {k} is more than the {cedar.n_features_in_} axes of the model: pass less"
+            )
         with _about(embeddings):
             count = write_codes(cedar, rows, out, k, progress=shows_progress(quiet))
-        typer.echo(f"{count:,} codes with at most {k or cedar.k_} entries: {out}")
+        typer.echo(f"{count:,} codes with at most {k or cedar.k_} nonzero entries: {out}")
 
 
 @app.command()
 def name(
     model: Model,
-    words: Annotated[Path, typer.Option(metavar="FILE", help="Words, one a line.")],
+    words: Annotated[
+        Path, typer.Option(metavar="FILE", help="Text file with the words, one per line.")
+    ],
     text_embeddings: Annotated[
         Path,
-        typer.Option(metavar="FILE", help="Their embeddings, a row for each, in the same space."),
+        typer.Option(
+            metavar="FILE",
+            help="File of the embeddings of the words, in the space of the model, one per row.",
+        ),
     ],
     threshold: Annotated[
         float | None,
         typer.Option(
-            help="Least cosine of a name. Default: what 99 % of names of random directions miss."
+            help="Smallest cosine that a name needs. Default: the cosine that 99 % of random "
+            "directions do not reach with their best word."
         ),
     ] = None,
     all_axes: Annotated[
-        bool, typer.Option("--all-axes", help="Name axes that do not recur, too.")
+        bool,
+        typer.Option("--all-axes", help="Also name the axes that do not recur in other starts."),
     ] = False,
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Everything, as JSON.")] = None,
-    top: Annotated[int, typer.Option(min=1, help="Axes to print.")] = 20,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="JSON file to write all names and scores to."),
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="Number of axes to print.")] = 20,
     key: Key = None,
 ) -> None:
     """Name both ends of each axis by the nearest words."""
@@ -197,29 +229,33 @@ def name(
 def report(
     model: Model,
     embeddings: Embeddings,
-    out: Annotated[Path, typer.Option(metavar="FILE", help="The page to write.")] = Path(
+    out: Annotated[Path, typer.Option(metavar="FILE", help="HTML file to write.")] = Path(
         "cedar-report.html"
     ),
     words: Words = None,
     text_embeddings: TextEmbeddings = None,
     items: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Texts of the embeddings, one a line.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Text file that describes the embeddings, one line per row."
+        ),
     ] = None,
     images: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="Pictures of the embeddings: the order of names is that of rows."
+            metavar="DIR",
+            help="Folder of pictures, one for each row, in the order of their names.",
         ),
     ] = None,
     compare: Annotated[
-        bool, typer.Option(help="Fit baselines to compare with: a minute or several.")
+        bool, typer.Option(help="Fit baselines to compare with; this takes one or more minutes.")
     ] = True,
-    max_axes: Annotated[int, typer.Option(min=1, help="Axes to show.")] = 24,
+    max_axes: Annotated[int, typer.Option(min=1, help="Number of axes to show.")] = 24,
     title: Annotated[str, typer.Option(help="Title of the page.")] = "CEDAR report",
     key: Key = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Do not show a progress bar.")] = False,
 ) -> None:
-    """Write all there is to know of a model as one HTML file."""
+    """Write a report on a model as one HTML file."""
     with _sentences("report", "matplotlib"):
         if (words is None) != (text_embeddings is None):
             raise ValueError("--words and --text-embeddings go together: pass both or neither")
@@ -239,7 +275,7 @@ def report(
         for what, path, found in (("--items", items, texts), ("--images", images, pictures)):
             if found is not None and len(found) != len(rows):
                 raise ValueError(
-                    f"{what} {path} has {len(found)} of them, but {embeddings} has {len(rows)} "
+                    f"{what} {path} has {len(found)} entries, but {embeddings} has {len(rows)} "
                     "rows: there must be one for each row, in the same order"
                 )
         names = None
@@ -271,7 +307,7 @@ def _sentences(command: str, *more: str) -> AbstractContextManager[None]:
 
 @contextmanager
 def _about(path: Path) -> Iterator[None]:
-    """Begin messages about the contents of a file with its name."""
+    """Put the name of a file in front of messages about its contents."""
     try:
         yield
     except ValueError as error:
@@ -281,16 +317,16 @@ def _about(path: Path) -> Iterator[None]:
 
 
 def _distinct(option: str, path: Path | None, embeddings: Path) -> None:
-    """Refuse to write over the input."""
+    """Raise an error if an output would replace the input."""
     if path is not None and path.resolve() == embeddings.resolve():
-        raise ValueError(f"{option} {path} would replace the embeddings: give another name")
+        raise ValueError(f"{option} {path} would replace the embeddings: pass another name")
 
 
 def _going_on(checkpoint: Path | None) -> str:
-    """What to say on Ctrl-C."""
+    """Return what to print after Ctrl-C."""
     if checkpoint is not None and checkpoint.exists():
-        return f"go on with the same options and --checkpoint {checkpoint} --resume"
-    return "nothing was written; with --checkpoint FILE a fit can go on later"
+        return f"continue with the same options and --checkpoint {checkpoint} --resume"
+    return "nothing was written; with --checkpoint FILE you can continue a fit later"
 
 
 def _load(folder: Path) -> CEDAR:
@@ -316,7 +352,7 @@ def _names(
     unknown = len(cedar.bases_) < MIN_RESTARTS
     if unknown and not all_axes:
         caution(
-            f"names are unconfirmed: with fewer than {MIN_RESTARTS} starts it is not known which "
+            f"names are unconfirmed: with fewer than {MIN_RESTARTS} starts it is unknown which "
             f"axes recur; fit with --n-init {MIN_RESTARTS} or more"
         )
     with _about(text_embeddings):
@@ -352,7 +388,9 @@ def _summary(cedar: CEDAR, out: Path) -> str:
             line += f"; {int(found.recurring(3).sum())} axes recur in at least 3 of them"
         lines.append(line)
     elif starts == 1:
-        lines.append("one start: its axes may be accidents of the seed; --n-init 3 tells which are")
+        lines.append(
+            "one start: its axes may be accidents of the seed; --n-init 3 shows which axes recur"
+        )
     return "\n".join([*lines, f"model: {out}"])
 
 

@@ -407,7 +407,7 @@ def test_broken_models_are_refused(tmp_path: Path) -> None:
     model.save(tmp_path)
     tensors = (tmp_path / "model.safetensors").read_bytes()
     (tmp_path / "model.safetensors").write_bytes(tensors[:-9])
-    with pytest.raises(ValueError, match="broken model"):
+    with pytest.raises(ValueError, match="damaged CEDAR model"):
         CEDAR.load(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(tensors)
     config = json.loads((tmp_path / "config.json").read_text())
@@ -415,7 +415,7 @@ def test_broken_models_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="format 99"):
         CEDAR.load(tmp_path)
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(ValueError, match="does not describe a model"):
+    with pytest.raises(ValueError, match="does not describe a CEDAR model"):
         CEDAR.load(tmp_path)
     with pytest.raises(NotFittedError):
         CEDAR().save(tmp_path / "new")
@@ -455,7 +455,7 @@ def test_a_resumed_fit_has_the_same_bits(
     resumed = clone(model).fit(data, checkpoint=path, resume=True)
     assert np.array_equal(resumed.restarts_, expected.restarts_)
     assert resumed.loss_curve_ == expected.loss_curve_
-    with pytest.raises(ValueError, match="of another fit, with another ks"):
+    with pytest.raises(ValueError, match="belongs to another fit, with another ks"):
         clone(model).set_params(k=4).fit(data, checkpoint=path, resume=True)
     with pytest.raises(ValueError, match="another random_state"):
         clone(model).set_params(random_state=1).fit(data, checkpoint=path, resume=True)
@@ -468,9 +468,11 @@ def test_a_resumed_fit_has_the_same_bits(
 def test_checkpoints_that_will_not_do_are_refused(tmp_path: Path) -> None:
     data = planted(100, 6, 2, seed=20).data
     (tmp_path / "noise").write_bytes(b"no checkpoint")
-    with pytest.raises(ValueError, match="no checkpoint of fit, or a broken one"):
+    with pytest.raises(ValueError, match=r"not a checkpoint of CEDAR\.fit, or it is damaged"):
         make("procrustes").fit(data, checkpoint=tmp_path / "noise", resume=True)
-    with pytest.raises(ValueError, match="no checkpoint of fit"):  # nothing is written over
+    with pytest.raises(
+        ValueError, match=r"not a checkpoint of CEDAR\.fit"
+    ):  # nothing is written over
         make("procrustes").fit(data, checkpoint=tmp_path / "noise")
     assert (tmp_path / "noise").read_bytes() == b"no checkpoint"
     with pytest.raises(ValueError, match="resume=True needs the path"):
@@ -496,7 +498,7 @@ def with_nan(row: int) -> np.ndarray:
         ({}, with_nan(17), ValueError, "X has NaN or infinity in row 17"),
         ({}, torch.from_numpy(with_nan(39)), ValueError, "in row 39"),
         ({}, [ROWS, with_nan(3)], ValueError, "in row 43"),
-        ({"k": 7}, ROWS, ValueError, r"k=7 entries of a code of 6.*at most 6"),
+        ({"k": 7}, ROWS, ValueError, r"k=7 is more than the 6 features of X.*at most 6"),
         ({"k": [2, 9]}, ROWS, ValueError, "k=9"),
         ({"k": 0}, ROWS, ValueError, "k must be at least 1"),
         ({"k": []}, ROWS, ValueError, "k is empty"),
@@ -560,7 +562,7 @@ def test_width_is_checked_at_transform() -> None:
             call(
                 np.random.default_rng(0).standard_normal((40, 5))
             ) if call != model.partial_fit else model.transform(ROWS[:, :5])
-    with pytest.raises(ValueError, match="k=7 entries"):
+    with pytest.raises(ValueError, match="k=7 is more than the 6 features"):
         model.transform(ROWS, k=7)
     with pytest.raises(NotFittedError):
         CEDAR().transform(ROWS)

@@ -221,7 +221,7 @@ def test_errors_of_reconstruction() -> None:
     accumulator = metrics.Reconstruction()
     with pytest.raises(ValueError, match="call update first"):
         accumulator.compute()
-    with pytest.raises(ValueError, match="z and z_hat must have one shape"):
+    with pytest.raises(ValueError, match="z and z_hat must have the same shape"):
         accumulator.update(z, z_hat[:, 1:])
     with pytest.raises(ValueError, match="z_hat has values that are not finite"):
         accumulator.update(z, holed)
@@ -233,7 +233,7 @@ def test_errors_of_reconstruction() -> None:
         accumulator.update(z + 0j, z_hat)
     with pytest.raises(TypeError, match="z must hold real numbers"):
         accumulator.update(torch.from_numpy(z + 0j), z_hat)
-    with pytest.raises(ValueError, match="z and codes must have as many rows"):
+    with pytest.raises(ValueError, match="z and codes must have the same number of rows"):
         accumulator.update(z, z_hat, z[1:])
     accumulator.update(z, z_hat)
     before = accumulator.compute()
@@ -340,7 +340,7 @@ def test_mcc_of_codes_gives_axes_that_never_vary_nothing() -> None:
     codes = truth.copy()
     codes[:, 1] = 0.1  # whose mean, summed naively, is not 0.1
     assert metrics.mcc_of_codes(codes, truth) == pytest.approx(0.5, abs=30 * EPS)
-    with pytest.raises(ValueError, match="codes and truth must have as many rows"):
+    with pytest.raises(ValueError, match="codes and truth must have the same number of rows"):
         metrics.mcc_of_codes(codes[1:], truth)
 
 
@@ -395,7 +395,7 @@ def test_amari_distance_at_its_ends() -> None:
         metrics.amari_distance(np.diag([1.0, 0.0]), np.eye(2))
     with pytest.raises(ValueError, match="must be square"):
         metrics.amari_distance(np.ones((2, 3)), np.ones((2, 3)))
-    with pytest.raises(ValueError, match="readouts and mixing must have one shape"):
+    with pytest.raises(ValueError, match="readouts and mixing must have the same shape"):
         metrics.amari_distance(np.eye(2), np.eye(3))
 
 
@@ -468,7 +468,7 @@ def test_errors_of_monosemanticity() -> None:
     accumulator = metrics.Monosemanticity()
     with pytest.raises(ValueError, match="call update first"):
         accumulator.compute()
-    with pytest.raises(ValueError, match="codes and embeddings must have as many rows"):
+    with pytest.raises(ValueError, match="codes and embeddings must have the same number of rows"):
         accumulator.update(codes, embeddings[1:])
     with pytest.raises(ValueError, match="a row of zeros"):
         metrics.monosemanticity(codes, embeddings, mean=[1.0, 1.0])

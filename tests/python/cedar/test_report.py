@@ -248,8 +248,12 @@ def test_thumbnails_of_any_kind(tmp_path):
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"items": ["a"]}, ValueError, "items and embeddings must be as many, got 1 and 600"),
-        ({"thumbnails": [1, 2]}, ValueError, "thumbnails and embeddings must be as many"),
+        (
+            {"items": ["a"]},
+            ValueError,
+            "items and embeddings must have the same length, got 1",
+        ),
+        ({"thumbnails": [1, 2]}, ValueError, "thumbnails and embeddings must have the same length"),
         ({"thumbnails": np.full((600, 2, 2), 2.0)}, ValueError, "floats from 0 to 1"),
         ({"words": ["a", "b"]}, ValueError, "go together"),
         ({"max_axes": 0}, ValueError, "max_axes must be at least 1"),
@@ -284,7 +288,7 @@ def test_batches(model, embeddings, tmp_path):
     one = report(model, iter(parts), out=tmp_path / "b.html", compare=False).read_text("utf-8")
     two = report(model, embeddings, out=tmp_path / "b.html", compare=False).read_text("utf-8")
     assert Page(one).text == Page(two).text
-    with pytest.raises(ValueError, match="items and embeddings must be as many, got 5 and 600"):
+    with pytest.raises(ValueError, match="same length, got 5 and 600"):
         report(model, parts, out=tmp_path / "b.html", compare=False, items=["a"] * 5)
 
 
@@ -292,7 +296,7 @@ def test_names_must_be_of_the_model(model, embeddings):
     other = name_axes(
         CEDAR(k=1, n_init=3, random_state=0).fit(embeddings[:, :4]), np.eye(4), list("abcd")
     )
-    with pytest.raises(ValueError, match="names are of 4 axes, but the model has 12"):
+    with pytest.raises(ValueError, match="names describe 4 axes, but the model has 12"):
         report(model, embeddings, names=other, compare=False)
     with pytest.raises(ValueError, match="not both"):
         report(model, embeddings, names=other, words=["a"], compare=False)

@@ -276,7 +276,7 @@ def test_report(folder, tmp_path):
 # --- files ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.filterwarnings("ignore:.*columns that are not numbers are left out")
+@pytest.mark.filterwarnings("ignore:.*columns that do not hold numbers are left out")
 def test_every_kind_of_file_gives_the_same_embeddings(tmp_path):
     rows = make()
     np.save(tmp_path / "a.npy", rows)
@@ -346,10 +346,10 @@ def test_inputs_are_never_written_over(tmp_path):
         ("a.npy", np.array([[{}]]), "not a readable .npy file of numbers"),
         ("a.npy", np.zeros(3), r"\[n, d\], one in each row, got shape \[3\]"),
         ("a.npy", np.zeros((0, 3)), r"got shape \[0, 3\]"),
-        ("a.safetensors", b"nonsense", "no .safetensors file"),
+        ("a.safetensors", b"nonsense", "not a .safetensors file"),
         ("a.safetensors", {}, "has 0 tensors"),
         ("a.safetensors", {"p": torch.ones(2), "q": torch.ones(3)}, "'p', 'q'; choose one with"),
-        ("a.parquet", b"nonsense", "no .parquet file"),
+        ("a.parquet", b"nonsense", "not a .parquet file"),
         ("a.parquet", {"x": ["a"]}, "no columns of numbers"),
         ("a.parquet", {"x": [1.0, None]}, "missing values in 'x'"),
         ("a.parquet", {"x": [[1.0], [1.0, 2.0]]}, "lists of 1 to 2 numbers"),

@@ -1,8 +1,9 @@
-"""Other ways to write an embedding with k numbers, behind one interface, and `compare`.
+"""Baselines: other ways to describe an embedding by k numbers, and `compare`, which measures them.
 
-Every baseline has ``fit(X)``, ``transform(X, k)`` to signed codes ``[n, axes]`` with at most k
-non-zero entries a row, ``inverse_transform(codes)``, ``atoms_``, ``mean_`` and a ``name``. One of
-your own, registered by ``BASELINES.register``, is part of every comparison.
+Every baseline has ``fit(X)``, ``transform(X, k)``, ``inverse_transform(codes)``, ``atoms_``,
+``mean_`` and a ``name``. ``transform`` returns signed codes ``[n, axes]`` with at most k nonzero
+entries in each row. A baseline of your own, registered by ``BASELINES.register``, takes part in
+every comparison.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`compare`: CEDAR beside its baselines, on rows that none of them has seen."""
+"""Comparison of CEDAR with its baselines, on rows that none of them has seen."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from .random_rotation import RandomRotation
 
 
 def all_baselines() -> list[Dictionary]:
-    """One of each baseline, unfitted, with its defaults; PCA in both readings."""
+    """Return one unfitted instance of each baseline with its defaults, and both variants of PCA."""
     return [one for kind in BASELINES.values() for one in kind.variants()]
 
 
@@ -54,39 +54,43 @@ def compare(
     seeds: int = 1,
     progress: bool = False,
 ) -> Comparison:
-    """Fit CEDAR and baselines, and measure their codes on held-out rows.
+    """Fit CEDAR and its baselines, and measure their codes on held-out rows.
 
-    At equal k every code may have the same number of non-zero entries. At equal bits every code
-    may cost what CEDAR's of k entries does, at 32 bits an entry and log2 of the number of ways to
-    choose the entries: an overcomplete dictionary then keeps fewer, leading components, which
-    need no choice, more. Each null control fits a random rotation, PCA and CEDAR in the same way
-    to Gaussian rows in which there is nothing to find.
+    The result has two comparisons. At equal k, every code has the same number of nonzero entries.
+    At equal bits, every code may cost as many bits as a CEDAR code of k entries: 32 bits for each
+    entry, plus log2 of the number of ways to choose the entries. An overcomplete dictionary then
+    keeps fewer entries; leading components, which need no choice, keep more. Each null control fits
+    a random rotation, PCA and CEDAR in the same way to Gaussian rows that contain nothing to find.
 
     Parameters
     ----------
-    embeddings : array, Tensor or memory map ``[n, d]``; or an iterable of batches, with `test`
+    embeddings : array, Tensor or memory map ``[n, d]``; or an iterable of batches, with ``test``
+        Embeddings to fit to.
     k : int or sequence of int
-        Up to d.
+        Numbers of nonzero entries to compare at, up to d.
     test : array, Tensor, memory map or iterable of batches, optional
-        Held-out rows. None: drawn from the embeddings, `test_size` of them.
+        Held-out rows. By default, ``test_size`` of the embeddings are drawn.
+    test_size : float or int
+        Fraction or number of rows to hold out if ``test`` is not given.
     baselines : sequence of Dictionary or str, optional
-        Unfitted ones, or names of `BASELINES`. None: `all_baselines`.
+        Unfitted baselines, or names in ``BASELINES``; by default all of them.
     models : mapping of names to estimators, optional
-        More methods with ``transform(X, k)`` and ``inverse_transform``. Fitted ones are
-        measured as they are (on rows they may have seen); others are fitted, once for all k.
+        More methods with ``transform(X, k)`` and ``inverse_transform``. Fitted models are measured
+        as they are, on rows that they may have seen. Others are fitted once for all k.
     cedar : CEDAR, optional
-        Unfitted, with the settings to use. None: the defaults.
+        Unfitted model with the settings to use; by default ``CEDAR()``.
     fit_k : int or sequence of int, optional
-        For which k CEDAR and the sparse autoencoder are fitted, one fit each. Each fit is measured
-        at every k. None: for every k, which costs ``len(k)`` fits of both.
+        Values of k for which CEDAR and the sparse autoencoder are fitted, one fit each. Each fit is
+        measured at every k. By default they are fitted for every k, which costs ``len(k)`` fits of
+        both.
     nulls : bool
-        Whether to run the null controls, two more fits of CEDAR.
+        Whether to run the null controls, which need two more fits of CEDAR.
     random_state : int
-        Seed of the split, of the controls and of every fit, whatever the models' own.
+        Seed of the split, of the controls and of every fit; it overrides that of the models.
     seeds : int
-        Repetitions of everything, with seeds `random_state`, `random_state` + 1, ...
+        Number of repetitions of everything, with seeds ``random_state``, ``random_state + 1``, ...
     progress : bool
-        Show a progress bar.
+        Whether to show a progress bar.
 
     Returns
     -------
@@ -96,7 +100,7 @@ def compare(
     Raises
     ------
     TypeError, ValueError
-        Arguments out of range; two methods with the same name; rows that can't be split.
+        If an argument is out of range, two methods have the same name, or the rows cannot be split.
 
     Examples
     --------
@@ -124,7 +128,7 @@ def compare(
     total = seeds * (sum(len(one.fits) for one in methods) + nulls)
     rows: list[Measurement] = []
     with progress_bar(progress, extra="cedar") as report, warnings.catch_warnings():
-        # The table has a column of dead axes, which tells it better than each fit in turn.
+        # The table has a column of dead axes, which says this better than a warning from each fit.
         warnings.simplefilter("ignore", ConstantColumnWarning)
         done = 0
         for seed in range(random_state, random_state + seeds):
@@ -136,17 +140,17 @@ def compare(
             known = gather(as_rows(train, device="cpu"), MAX_ROWS, generator)
             for method in methods:
                 for fitted_for in method.fits:
-                    report("compare", done, total, method.name)
+                    report("comparing methods", done, total, method.name)
                     fitted = method.fit(train, fitted_for, seed)
                     rows += _measured(fitted, judged, known.mean.numpy(), ks, seed)
                     done += 1
             if nulls:
-                report("compare", done, total, "null controls")
+                report("comparing methods", done, total, "null controls")
                 middle = fits[len(fits) // 2]
                 count = min(_count(judged), MAX_ROWS)
                 rows += _null_controls(template, known.sample, count, ks, middle, seed)
                 done += 1
-        report("compare", total, total, "")
+        report("comparing methods", total, total, "")
     return Comparison(rows, ks, dim, known.count, _count(judged), int(seeds))
 
 
@@ -155,7 +159,7 @@ def compare(
 
 @dataclass(frozen=True)
 class _Fitted:
-    """A method that is ready to be measured."""
+    """A fitted method, ready to be measured."""
 
     name: str
     model: Any
@@ -165,7 +169,7 @@ class _Fitted:
 
 @dataclass(frozen=True)
 class _Method:
-    """A method, and for which k it is fitted; None: it is not told any, or came fitted."""
+    """A method and the k it is fitted for; None if it takes no k, or came fitted."""
 
     name: str
     model: Any
@@ -190,7 +194,7 @@ def _methods(
     models: Mapping[str, Any] | None,
     fits: tuple[int, ...],
 ) -> list[_Method]:
-    """CEDAR last but for the models that were passed: a table is read from the floor up."""
+    """List the methods; CEDAR comes after the baselines, and the models that were passed last."""
     chosen: list[Dictionary] = []
     for one in all_baselines() if baselines is None else baselines:
         chosen += BASELINES.find(one).variants() if isinstance(one, str) else [one]
@@ -232,7 +236,7 @@ def _is_fitted(model: Any) -> bool:
 def _measured(
     fitted: _Fitted, judged: Any, centre: Array, ks: tuple[int, ...], seed: int
 ) -> list[Measurement]:
-    """One fit at every k and, in bits of CEDAR's codes with d axes, at every budget."""
+    """Measure one fit at every k and at every budget, in bits of CEDAR's codes with d axes."""
     indexed = bool(getattr(fitted.model, "indexed", True))
     axes = _axes(fitted.model, judged)
     kept: dict[tuple[Block, int], int] = {("equal k", k): min(k, axes) for k in ks}
@@ -249,7 +253,7 @@ def _measured(
 def _null_controls(
     template: CEDAR, sample: Tensor, held: int, ks: tuple[int, ...], fit_k: int, seed: int
 ) -> list[Measurement]:
-    """The same fits on as many rows as sample has, in which there is nothing to find."""
+    """Repeat the fits on as many rows as sample has, in which there is nothing to find."""
     generator = torch.Generator().manual_seed(seed)
     count, axes = sample.shape
     methods = [
@@ -289,7 +293,7 @@ def _reports(
 
 
 def _axes(model: Any, judged: Any) -> int:
-    """Length of a code: of a row, since atoms are not formed where d is very large."""
+    """Return the length of a code, from one row: a matrix of atoms may be too large to form."""
     row = next(as_rows(judged, device="cpu").batches())[:1].numpy()
     return int(model.transform(row, 1).shape[1])
 

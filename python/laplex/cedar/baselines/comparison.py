@@ -1,4 +1,4 @@
-"""What `compare` measured, as records, a table, a picture and JSON."""
+"""Results of `compare` as records, a table, a figure and JSON."""
 
 from __future__ import annotations
 
@@ -24,29 +24,34 @@ _NULLS: dict[Null, tuple[str, str]] = {
 
 @dataclass(frozen=True)
 class Measurement:
-    """One fitted method with codes of one size on held-out rows.
+    """Measurement of one fitted method with codes of one size, on held-out rows.
 
     Attributes
     ----------
     block : str
         "equal k", "equal bits", "isotropic null" or "covariance null".
     method : str
+        Name of the method.
     seed : int
-        Of the split and of the fit.
+        Seed of the split and of the fit.
     fit_k : int or None
-        What the method was fitted for; None where it was not told any k by `compare`.
+        The k that the method was fitted for; None if ``compare`` gave it no k.
     column : int
-        k of the table's column: that of CEDAR's codes whose bits are the budget, in "equal bits".
+        The k of the column of the table. In "equal bits", the CEDAR code with this k sets the
+        budget.
     k : int
-        Entries that this method's codes may have: `column`, but in "equal bits".
+        Number of nonzero entries that a code may have: equal to ``column``, except in "equal bits".
     axes : int
+        Length of a code.
     bits : float
-        Of a code.
+        Cost of a code in bits.
     fve, cosine, l0 : float
+        As in `laplex.cedar.metrics.Reconstruction`; cosines are about the mean of the training
+        rows.
     dead : int
-        As of `laplex.cedar.metrics.Reconstruction`, cosines about the mean of the training rows.
+        Number of axes that were 0 in every row.
     fit_seconds : float
-        nan where the model came fitted.
+        Time of the fit in seconds; nan if the model came fitted.
     """
 
     block: Block
@@ -66,7 +71,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class _Line:
-    """Measurements that stand in one line of a table, or make one curve."""
+    """Measurements that form one line of a table, or one curve."""
 
     label: str
     rows: list[Measurement]
@@ -80,16 +85,20 @@ class _Line:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Comparison(Result):
-    """Result of `compare`; printing it prints the table.
+    """Result of `compare`; print it for the table.
 
     Attributes
     ----------
     rows : list of Measurement
+        All measurements.
     k : tuple of int
-        The table's columns.
-    dim, train_rows, test_rows : int
-        Of the embeddings.
+        The values of k, which are the columns of the table.
+    dim : int
+        Number of columns of the embeddings.
+    train_rows, test_rows : int
+        Numbers of rows for training and for the test.
     seeds : int
+        Number of repetitions.
     """
 
     _written: ClassVar = ("k", "dim", "train_rows", "test_rows", "seeds", "rows")
@@ -110,7 +119,7 @@ class Comparison(Result):
 
     @property
     def title(self) -> str:
-        """What the numbers are of."""
+        """The title of the table: what was measured, and on which rows."""
         seeds = f", mean ± standard deviation of {self.seeds} seeds" if self.seeds > 1 else ""
         return (
             f"Fraction of variance explained on held-out rows ({self.train_rows:,} training rows, "
@@ -118,12 +127,15 @@ class Comparison(Result):
         )
 
     def tables(self) -> list[tuple[list[str], list[list[str]]]]:
-        """Columns and rows for equal k, equal bits, null controls; mean ± deviation over seeds."""
+        """Return columns and rows of the tables for equal k, equal bits and the null controls.
+
+        Entries are means ± standard deviations over the seeds.
+        """
         middle = self.k[len(self.k) // 2]
         found = []
 
         head = ["Equal k", *(f"k={k}" for k in self.k), "axes"]
-        head += [f"{what} (k={middle})" for what in ("cosine", "L0", "dead")] + ["fit s"]
+        head += [f"{what} (k={middle})" for what in ("cosine", "L0", "dead")] + ["fit (s)"]
         body = []
         for line in self._lines("equal k"):
             aside = line.at(middle)
@@ -161,19 +173,20 @@ class Comparison(Result):
                     [line.label, *(_spread(line.values(k, _fve)) for k in self.k)] for line in lines
                 ]
                 gains = [_spread(self.null_gains(block, k), sign=True) for k in self.k]
-                body.append([f"CEDAR less {reference}", *gains])
+                body.append([f"CEDAR minus {reference}", *gains])
                 found.append(([title, *(f"k={k}" for k in self.k)], body))
         return found
 
     def table(self) -> str:
-        """One aligned text: the title and all `tables`."""
+        """Return the title and all tables as aligned text."""
         texts = [aligned(head, body, rule="whole") for head, body in self.tables()]
         return "\n\n".join([self.title, *texts])
 
     def null_gains(self, block: Null, column: int) -> list[float]:
-        """FVE of CEDAR less that of what it must not beat, of each seed, on a null control.
+        """Return the gain in FVE of CEDAR on a null control, for each seed.
 
-        That is a random rotation of isotropic rows, and per-row PCA of those with a covariance.
+        The gain is over the method that CEDAR must not beat: a random rotation on isotropic rows,
+        and PCA with per-row top k on rows with a covariance.
         """
         _, reference = _NULLS[block]
         found = {
@@ -185,7 +198,10 @@ class Comparison(Result):
         return [found["CEDAR", seed] - found[reference, seed] for seed in seeds]
 
     def plot(self) -> Figure:
-        """Held-out FVE against k, and against bits of a code; bars are deviations over seeds."""
+        """Plot the held-out FVE against k and against the bits of a code.
+
+        Error bars are standard deviations over the seeds.
+        """
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(11, 4.5), layout="constrained")
@@ -210,9 +226,10 @@ class Comparison(Result):
     # --- inside -----------------------------------------------------------------------------------
 
     def _lines(self, block: Block) -> list[_Line]:
-        """Lines of a block, in order; of methods fitted for several k one of them all, one of one.
+        """Return the lines of a block, in order.
 
-        The one is fitted for the upper median: chosen beforehand, not by its result.
+        A method that is fitted for several k has two lines: one for the fits at each k, and one for
+        the fit at the upper median, which is chosen beforehand and not by its result.
         """
         rows = [row for row in self.rows if row.block == block]
         lines = []

@@ -1,4 +1,4 @@
-"""What every baseline is: a centre, atoms, and a way to read a sparse code from an embedding."""
+"""Base classes of the baselines: a centre, atoms, and a way to compute sparse codes."""
 
 from __future__ import annotations
 
@@ -24,32 +24,35 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 
-#: Rows that `fit` holds in memory by default: 150 MB of 768 float32 numbers each.
+#: Largest number of rows in memory by default: 150 MB for 768 float32 numbers each.
 MAX_ROWS = 50_000
 
 
-#: The baselines by name. Each stands in a file of its own and registers itself.
+#: The baselines by name. Each is in a file of its own and registers itself.
 BASELINES: Registry[type[Dictionary]] = Registry("baseline", "laplex.cedar.baselines")
 
 
 class Dictionary(BaseEstimator, ABC):  # type: ignore[misc]
-    r"""A dictionary: :math:`\hat z = b + \sum_i s_i a_i` with at most k non-zero :math:`s_i`.
+    r"""Base class of the baselines: a dictionary of atoms for sparse codes.
 
-    Subclasses learn in `fit` and take at least the parameters `max_rows` and `random_state`. The
-    centre is the mean of *all* rows, in one pass; everything else is learned from a uniform sample
-    of at most `max_rows` of them, held in memory. `transform` goes through the rows in batches.
+    .. math:: \hat z = b + \sum_i s_i a_i
+
+    with at most k nonzero :math:`s_i`. Subclasses take at least the parameters ``max_rows`` and
+    ``random_state``. The centre b is the mean of *all* rows, from one pass. Everything else is
+    learned from a uniform sample of at most ``max_rows`` rows, which are held in memory.
+    ``transform`` reads the rows in batches.
 
     Attributes
     ----------
     mean_ : ndarray ``[d]`` of float64
-        b: subtracted before a code is read, added back to a reconstruction.
+        The centre b, which is subtracted from an embedding and added to a reconstruction.
     atoms_ : ndarray ``[axes, d]`` of float64
-        a_i.
+        The atoms :math:`a_i`.
     n_features_in_ : int
-        d.
+        Number of columns d.
     """
 
-    #: Kinds and least values of parameters.
+    #: Types and smallest values of the parameters.
     _limits: ClassVar[dict[str, tuple[type, int]]] = {}
 
     max_rows: int
@@ -60,29 +63,42 @@ class Dictionary(BaseEstimator, ABC):  # type: ignore[misc]
 
     @classmethod
     def variants(cls) -> list[Self]:
-        """What a comparison takes of it by default, unfitted."""
+        """Return the unfitted instances that a comparison uses by default."""
         return [cls()]
 
     @property
     @abstractmethod
     def name(self) -> str:
-        """What tables call it."""
+        """The name of the method in tables."""
 
     @property
     def indexed(self) -> bool:
-        """Whether rows choose their axes, so that a code has to say which; False: always the first.
+        """Whether each row chooses its axes, so that a code must store the choice.
 
-        What a code costs in bits depends on it.
+        If not, a code uses the first k axes. The cost of a code in bits depends on this.
         """
         return True
 
     def fit(self, X: Any, y: object = None) -> Self:
-        """Learn from X: array, tensor or memory map ``[n, d]``, or an iterable of batches.
+        """Learn the dictionary from embeddings.
+
+        Parameters
+        ----------
+        X : array, Tensor or memory map ``[n, d]``, or an iterable of batches
+            Embeddings.
+        y : object
+            Ignored.
+
+        Returns
+        -------
+        Dictionary
+            The estimator itself.
 
         Raises
         ------
         ValueError
-            Fewer than two rows, rows that are all the same, or not finite; parameters out of range.
+            If there are fewer than two rows, all rows are the same, a value is not finite, or a
+            parameter is out of range.
         """
         self._check_parameters()
         rows = as_rows(X, device="cpu")
@@ -93,14 +109,20 @@ class Dictionary(BaseEstimator, ABC):  # type: ignore[misc]
         return self
 
     def transform(self, X: Any, k: int) -> Array:
-        """Signed codes ``[n, axes]``, at most k entries of each row not zero.
+        """Return the signed codes of embeddings.
 
         Parameters
         ----------
         X : array, Tensor or memory map ``[n, d]``, or an iterable of batches
-            Codes are float64 for float64 and integers, else float32.
+            Embeddings.
         k : int
-            From 1 to the number of axes.
+            Number of nonzero entries, from 1 to the number of axes.
+
+        Returns
+        -------
+        ndarray ``[n, axes]``
+            Codes with at most k nonzero entries in each row: float64 if X is float64 or integers,
+            else float32.
         """
         check_is_fitted(self, "atoms_")
         axes = len(self.atoms_)
@@ -114,21 +136,21 @@ class Dictionary(BaseEstimator, ABC):  # type: ignore[misc]
                 f"{self.n_features_in_} features as input"
             )
         mean = torch.from_numpy(self.mean_)
-        # Centred in float64: a large common mean cancels before anything is rounded.
+        # Centred in float64, so that a large common mean cancels before anything is rounded.
         codes = [
             self._encode((batch - mean).to(rows.dtype), int(k)).numpy() for batch in rows.batches()
         ]
         return np.concatenate(codes)
 
     def inverse_transform(self, codes: npt.ArrayLike) -> Array:
-        """Reconstructions ``[n, d]`` from codes ``[n, axes]``, in their precision."""
+        """Return the reconstructions ``[n, d]`` of codes ``[n, axes]``, in their precision."""
         check_is_fitted(self, "atoms_")
         entries: Array = check_array(
             codes, dtype=[np.float64, np.float32], input_name="codes", ensure_min_samples=0
         )
         if entries.shape[1] != len(self.atoms_):
             raise ValueError(
-                f"codes must be [n, {len(self.atoms_)}], one column an axis, got "
+                f"codes must be [n, {len(self.atoms_)}], one column for each axis, got "
                 f"{list(entries.shape)}"
             )
         mean, atoms = self.mean_.astype(entries.dtype), self.atoms_.astype(entries.dtype)
@@ -137,11 +159,11 @@ class Dictionary(BaseEstimator, ABC):  # type: ignore[misc]
 
     @abstractmethod
     def _learn(self, found: Statistics) -> None:
-        """Set the attributes, from the sample of all rows and their exact mean."""
+        """Set the attributes from a sample of the rows and their exact mean."""
 
     @abstractmethod
     def _encode(self, z: Tensor, k: int) -> Tensor:
-        """Codes [b, axes] of centred rows [b, d]."""
+        """Return the codes [b, axes] of centred rows [b, d]."""
 
     def _check_parameters(self) -> None:
         for name, (kind, least) in {"max_rows": (Integral, 2), **self._limits}.items():
@@ -155,16 +177,16 @@ class Dictionary(BaseEstimator, ABC):  # type: ignore[misc]
 
 
 class LinearDictionary(Dictionary):
-    r"""A dictionary whose codes are read by one linear map: :math:`s = T_k(U (z - b))`.
+    r"""A dictionary with codes from one linear map, :math:`s = T_k(U (z - b))`.
 
-    T_k keeps the k entries with the largest :math:`|u_i \cdot z|\,\|a_i\|`, their part of the
-    reconstruction: for atoms of length 1 simply the largest.
+    :math:`T_k` keeps the k entries with the largest contributions to the reconstruction,
+    :math:`|u_i \cdot z|\,\|a_i\|`. For atoms of length 1 these are the largest entries.
 
     Attributes
     ----------
     readouts_ : ndarray ``[axes, d]`` of float64
-        Rows u_i of U, with :math:`u_i \cdot a_j = \delta_{ij}`; the atoms, where these are
-        orthonormal.
+        The rows :math:`u_i` of U, with :math:`u_i \cdot a_j = \delta_{ij}`. For orthonormal atoms
+        they equal the atoms.
     """
 
     readouts_: Array
@@ -172,6 +194,6 @@ class LinearDictionary(Dictionary):
     def _encode(self, z: Tensor, k: int) -> Tensor:
         coordinates = z @ torch.from_numpy(self.readouts_).to(z.dtype).T
         weights = torch.from_numpy(np.linalg.norm(self.atoms_, axis=1)).to(z.dtype)
-        # Of unit length but for rounding, which must not decide between equal coordinates.
+        # Unit length up to rounding, which must not decide between equal coordinates.
         unit = self.readouts_ is self.atoms_
         return top_k(coordinates, k, None if unit else weights)

@@ -1,23 +1,23 @@
-"""How many entries a code may have for the bits that another one costs."""
+"""Number of entries that a code may have for a budget of bits."""
 
 from __future__ import annotations
 
 from ..metrics import code_bits
 
-#: Of a stored value: a float32.
+#: Bits of a stored value: a float32.
 VALUE_BITS = 32
 
 
 def bits_of(axes: int, k: int, indexed: bool = True) -> float:
-    """Bits of a code with k of `axes` entries; without the choice of entries if not `indexed`."""
+    """Return the bits of a code with k of ``axes`` entries, without their choice if not indexed."""
     return code_bits(axes, k, VALUE_BITS) if indexed else float(k * VALUE_BITS)
 
 
 def k_within(bits: float, axes: int, indexed: bool = True) -> int:
-    """The largest k, up to `axes`, whose codes cost no more than `bits`; 0 where one entry does.
+    """Return the largest k, up to ``axes``, whose codes cost at most ``bits``; it may be 0.
 
-    One more entry adds 32 bits and changes the choice's by log2((axes - k) / (k + 1)), which is
-    above -32 for any number of axes that fits a memory: the cost grows with k.
+    One more entry adds 32 bits and changes the cost of the choice by log2((axes - k) / (k + 1)).
+    This is above -32 for any number of axes that fits into memory, so the cost grows with k.
     """
     low, high = 0, axes
     while low < high:

@@ -1,4 +1,4 @@
-"""Independent components: atoms that need not be orthogonal."""
+"""Independent components, whose atoms need not be orthogonal."""
 
 from __future__ import annotations
 
@@ -19,34 +19,38 @@ from .pca import principal_axes, rank
 
 @BASELINES.register("fast-ica", order=4)
 class FastICA(LinearDictionary):
-    r"""Independent components of whitened embeddings, by scikit-learn's `FastICA`.
+    r"""Independent components of whitened embeddings, by scikit-learn's ``FastICA``.
 
     .. math:: U = W \Lambda^{-1/2} V, \qquad \text{atoms}^\top = V^\top \Lambda^{1/2} W^\top
 
-    with principal axes V, their variances Lambda and the rotation W that FastICA finds: an exact
-    inverse without solving anything. Atoms are not orthogonal, so entries are kept by
-    :math:`|u_i \cdot z|\,\|a_i\|`; the kept ones are not fitted again.
+    Here V are the principal axes, :math:`\Lambda` their variances, and W the rotation that FastICA
+    finds. The inverse is exact and needs no linear solve. The atoms are not orthogonal, so codes
+    keep the entries with the largest :math:`|u_i \cdot z|\,\|a_i\|`; the kept entries are not
+    fitted again.
 
     Parameters
     ----------
-    max_iter, tol
-        scikit-learn's.
+    max_iter : int
+        Maximum number of iterations of scikit-learn.
+    tol : float
+        Tolerance of scikit-learn.
     max_rows : int
-        Rows in memory, drawn uniformly.
+        Largest number of rows in memory; more rows are sampled uniformly.
     random_state : int, RandomState or None
-        Of that draw and of the start.
+        Seed of the sample and of the start.
 
     Attributes
     ----------
     n_iter_ : int
+        Number of iterations.
     converged_ : bool
-        Whether it came to rest within `max_iter`; on embeddings it often does not. scikit-learn's
-        warning becomes this attribute.
+        Whether FastICA converged within ``max_iter``; on embeddings it often does not. This
+        attribute replaces the warning of scikit-learn.
 
     Notes
     -----
-    There are as many axes as directions with variance. Hyvaerinen and Oja, "Independent component
-    analysis: algorithms and applications", Neural Networks 13 (2000).
+    There are as many axes as directions with variance. Reference: Hyvaerinen and Oja, "Independent
+    component analysis: algorithms and applications", Neural Networks 13 (2000).
     """
 
     _limits: ClassVar = {"max_iter": (Integral, 1), "tol": (Real, 0)}
@@ -69,7 +73,7 @@ class FastICA(LinearDictionary):
 
     @property
     def name(self) -> str:
-        """What tables call it."""
+        """The name of the method in tables."""
         return "FastICA"
 
     def _learn(self, found: Statistics) -> None:

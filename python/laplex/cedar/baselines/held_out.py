@@ -1,4 +1,4 @@
-"""Rows to learn from and rows to judge by."""
+"""Splitting embeddings into rows for training and rows for the test."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch import Tensor
 
 from ..rows import Rows, as_rows
 
-#: Rows that are read from a file at a time.
+#: Number of rows that are read from a file at a time.
 _BATCH_ROWS = 4096
 
 
 class Subset:
-    """Some rows of a file, as batches that can be gone through again: never all in memory."""
+    """Some rows of a file, as batches that can be iterated again; they are never all in memory."""
 
     def __init__(self, rows: Rows, index: Tensor) -> None:
         self._rows = rows
@@ -36,8 +36,11 @@ def held_out(embeddings: Any, test_size: float | int, seed: int) -> tuple[Any, A
     Parameters
     ----------
     embeddings : array, Tensor or memory map [n, d]
-    test_size
-        A part of the rows, or their number, as of scikit-learn's `train_test_split`.
+        The rows to split.
+    test_size : float or int
+        Fraction or number of test rows, as in scikit-learn's ``train_test_split``.
+    seed : int
+        Seed of the split.
 
     Returns
     -------
@@ -46,17 +49,19 @@ def held_out(embeddings: Any, test_size: float | int, seed: int) -> tuple[Any, A
     Raises
     ------
     ValueError
-        Batches, which can't be split by rows; a size that leaves fewer than two rows.
+        If embeddings come in batches, which cannot be split, or a part has fewer than two rows.
     """
     rows = as_rows(embeddings, name="embeddings")
     if rows.count is None:
-        raise ValueError("embeddings come in batches, which compare can't split: pass test as well")
+        raise ValueError("compare can't split embeddings that come in batches: pass test as well")
     if rows.count < 4:
         raise ValueError(f"embeddings have {rows.count} rows, but compare needs at least 4")
     train, test = train_test_split(range(rows.count), test_size=test_size, random_state=seed)
     for name, index in (("training", train), ("test", test)):
         if len(index) < 2:
-            raise ValueError(f"test_size={test_size} leaves {len(index)} {name} rows: at least 2")
+            raise ValueError(
+                f"test_size={test_size} leaves {len(index)} {name} rows, but at least 2 are needed"
+            )
     parts = [torch.tensor(index).sort().values for index in (train, test)]
     if rows.in_memory:
         return rows.take(parts[0]), rows.take(parts[1])

@@ -1,4 +1,4 @@
-"""Embeddings with nothing to find: what a sound method must not gain on."""
+"""Null controls: embeddings without structure, on which a sound method must gain nothing."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from .pca import principal_axes
 
 
 def isotropic_gaussian(count: int, sample: Tensor, generator: torch.Generator) -> Tensor:
-    """Rows [count, d] without any preferred direction, d and precision those of sample [m, d].
+    """Draw rows [count, d] without a preferred direction, like sample [m, d] in d and precision.
 
-    All rotations are alike, so none explains more than a random one.
+    All rotations are equivalent, so none explains more than a random one.
     """
     return torch.randn(count, sample.shape[1], generator=generator, dtype=sample.dtype)
 
 
 def covariance_gaussian(count: int, sample: Tensor, generator: torch.Generator) -> Tensor:
-    """Gaussian rows [count, d] with the covariance of sample [m, d].
+    """Draw Gaussian rows [count, d] with the covariance of sample [m, d].
 
-    All there is to know is the covariance: nothing to gain over principal axes.
+    The covariance determines these rows, so nothing can be gained over principal axes.
     """
     axes, variances = principal_axes(sample)
     factor = torch.from_numpy(np.sqrt(variances)[:, None] * axes)

@@ -1,4 +1,4 @@
-"""Rotations to simple structure, as factor analysis has them: what quartimax and varimax share."""
+"""Rotations to simple structure from factor analysis: the base of quartimax and varimax."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from .pca import principal_axes
 
 @dataclass(frozen=True, eq=False)
 class Orthomax:
-    """What `orthomax` found.
+    """Result of ``orthomax``.
 
     Attributes
     ----------
     rotation : ndarray ``[axes, axes]`` of float64
-        R: coordinates @ R have simple structure.
+        The rotation R: ``coordinates @ R`` have simple structure.
     criterion : list of float
-        Q at the start and after each iteration; never falls.
+        The criterion Q at the start and after each iteration; it never falls.
     converged : bool
         Whether the last iteration gained no more than the tolerance.
     """
@@ -37,32 +37,38 @@ class Orthomax:
 def orthomax(
     coordinates: npt.ArrayLike, gamma: float, *, max_iter: int = 100, tol: float = 1e-5
 ) -> Orthomax:
-    r"""Rotate coordinates to the largest sum of their fourth powers, or variance of their squares.
+    r"""Rotate coordinates to maximise their fourth powers (quartimax) or a variance (varimax).
 
     .. math::
         Q(R) = \sum_{ij} s_{ij}^4 - \frac{\gamma}{n} \sum_j \Bigl(\sum_i s_{ij}^2\Bigr)^2,
         \qquad S = A R
 
-    gamma = 0 is quartimax, gamma = 1 varimax (Kaiser, "The varimax criterion for analytic rotation
-    in factor analysis", Psychometrika 23, 1958), without Kaiser's normalisation of rows. Each step
-    takes the polar factor of the gradient plus a multiple of R, as in Jennrich, "A simple general
-    procedure for orthogonal rotation", Psychometrika 66 (2001); the multiple grows only where a
-    step would make Q fall. Jennrich proves that with it large enough none does.
+    gamma = 0 is quartimax and gamma = 1 is varimax (Kaiser, "The varimax criterion for analytic
+    rotation in factor analysis", Psychometrika 23, 1958), without Kaiser's normalisation of rows.
+    Each step takes the polar factor of the gradient plus a multiple of R, as in Jennrich, "A simple
+    general procedure for orthogonal rotation", Psychometrika 66 (2001). The multiple grows only if
+    a step would make Q fall; Jennrich proves that no step does if the multiple is large enough.
 
     Parameters
     ----------
     coordinates : array ``[n, axes]``
-        A, such as the principal components of n embeddings. Products are taken in its precision.
+        The matrix A, such as the principal components of n embeddings. Products are computed in its
+        precision.
     gamma : float
         From 0 to 1.
     max_iter : int
+        Maximum number of iterations.
     tol : float
-        Least gain of an iteration, in parts of Q.
+        Smallest gain of an iteration, as a fraction of Q.
+
+    Returns
+    -------
+    Orthomax
 
     Raises
     ------
     ValueError
-        gamma out of range.
+        If gamma is out of range.
     """
     check_scalar(gamma, "gamma", Real, min_val=0, max_val=1)
     given = np.asarray(coordinates)
@@ -100,7 +106,7 @@ def orthomax(
 
 
 class OrthomaxRotation(LinearDictionary):
-    """The principal axes, rotated so that coordinates of rows become few and large."""
+    """Base class: principal axes, rotated so that the coordinates of a row become few and large."""
 
     _limits: ClassVar = {"max_iter": (Integral, 1), "tol": (Real, 0)}
     gamma: ClassVar[float]
@@ -125,7 +131,7 @@ class OrthomaxRotation(LinearDictionary):
 
     @property
     def name(self) -> str:
-        """What tables call it."""
+        """The name of the method in tables."""
         return type(self).__name__.lower()
 
     def _learn(self, found: Statistics) -> None:

@@ -1,4 +1,4 @@
-"""Principal components, read in two ways."""
+"""Principal components, with two ways to choose the entries of a code."""
 
 from __future__ import annotations
 
@@ -13,30 +13,31 @@ from torch import Tensor
 from ..statistics import Statistics
 from .dictionary import BASELINES, MAX_ROWS, Array, LinearDictionary
 
-#: Variances below this part of the largest are rounding: no direction to whiten or to rotate.
+#: Variances below this fraction of the largest are rounding and are not whitened or rotated.
 _LEAST_VARIANCE = 1e-10
 
 
 @BASELINES.register("pca", order=1)
 class PCA(LinearDictionary):
-    """Orthonormal principal components, by scikit-learn's `PCA`, completed to a basis.
+    """Orthonormal principal components by scikit-learn's ``PCA``, completed to a basis.
 
     Parameters
     ----------
     select : {"per_row", "leading"}
-        Which k coordinates a code keeps. "per_row": the k largest of each row, which is what the
-        other methods do and hence the fair comparison. "leading": the first k for every row, as
-        PCA is commonly used; the axes need no naming, so its codes cost fewer bits.
+        Which k coordinates a code keeps. "per_row" keeps the k largest of each row, as the other
+        methods do; this is the fair comparison. "leading" keeps the first k for every row, as PCA
+        is commonly used; its codes cost fewer bits, because they need not store which axes they
+        use.
     max_rows : int
-        Rows in memory, drawn uniformly.
+        Largest number of rows in memory; more rows are sampled uniformly.
     random_state : int, RandomState or None
-        Of that draw.
+        Seed of the sample.
 
     Attributes
     ----------
     explained_variance_ : ndarray ``[d]``
-        Variance along each atom, falling; 0 for those that complete the basis where there are
-        fewer rows than columns.
+        Variance along each atom, in descending order. With fewer rows than columns, atoms that
+        complete the basis have variance 0.
     """
 
     explained_variance_: Array
@@ -54,17 +55,17 @@ class PCA(LinearDictionary):
 
     @classmethod
     def variants(cls) -> list[PCA]:
-        """Both readings."""
+        """Return PCA with leading components, and PCA with the top k of each row."""
         return [cls("leading"), cls()]
 
     @property
     def name(self) -> str:
-        """What tables call it."""
+        """The name of the method in tables."""
         return "PCA, per-row top k" if self.select == "per_row" else "PCA, leading k"
 
     @property
     def indexed(self) -> bool:
-        """Whether rows choose their axes."""
+        """Whether each row chooses its axes."""
         return self.select == "per_row"
 
     def _check_parameters(self) -> None:
@@ -85,9 +86,9 @@ class PCA(LinearDictionary):
 
 
 def principal_axes(sample: Tensor) -> tuple[Array, Array]:
-    """Principal axes as rows [d, d], orthonormal, and variances [d], falling; float64.
+    """Return orthonormal principal axes as rows [d, d] and descending variances [d], in float64.
 
-    Fewer rows than columns leave directions without variance, which complete the basis.
+    With fewer rows than columns, directions without variance complete the basis.
     """
     model = sklearn.decomposition.PCA(svd_solver="full" if len(sample) < 1000 else "auto")
     axes: Array = model.fit(sample.double().numpy()).components_
@@ -100,5 +101,5 @@ def principal_axes(sample: Tensor) -> tuple[Array, Array]:
 
 
 def rank(variances: Array) -> int:
-    """How many principal axes carry variance that is not rounding."""
+    """Return the number of principal axes with a variance above rounding."""
     return int((variances > _LEAST_VARIANCE * variances[0]).sum())

@@ -10,29 +10,32 @@ from .orthomax import OrthomaxRotation
 class Quartimax(OrthomaxRotation):
     """Principal axes, rotated to the largest sum of the fourth powers of all coordinates.
 
-    Of a row of a given norm that sum is largest where one coordinate has all of it: the smooth
-    cousin of the energy in the top k. It is the *scores* [n, d] that are rotated to simple
-    structure, so that each embedding has few large ones; rotating loadings would simplify the
-    embedding's own columns.
+    For a row of given norm, this sum is largest if one coordinate has all of the norm. It is a
+    smooth relative of the energy in the top k. The rotation gives simple structure to the *scores*
+    [n, d], so that each embedding has few large scores. Rotating the loadings would instead
+    simplify the columns of the embeddings.
 
     Parameters
     ----------
-    max_iter, tol
-        As in `orthomax`.
+    max_iter : int
+        Maximum number of iterations.
+    tol : float
+        Smallest gain of an iteration, as a fraction of the criterion.
     max_rows : int
-        Rows in memory, drawn uniformly.
+        Largest number of rows in memory; more rows are sampled uniformly.
     random_state : int, RandomState or None
-        Of that draw; the rotation starts from the principal axes.
+        Seed of the sample. The rotation starts from the principal axes.
 
     Attributes
     ----------
     rotation_ : ndarray ``[d, d]``
-        ``atoms_ = rotation_.T @ principal axes``.
+        The rotation: ``atoms_`` is ``rotation_.T`` times the principal axes.
     criterion_ : list of float
-        At the start and after each step that was taken.
+        The criterion at the start and after each step.
     n_iter_ : int
-        Such steps.
+        Number of steps.
     converged_ : bool
+        Whether the last step gained no more than the tolerance.
     """
 
     gamma = 0.0

@@ -1,4 +1,4 @@
-"""The floor: a basis that knows nothing of the data."""
+"""A random rotation: the floor of every comparison."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ from .dictionary import BASELINES, MAX_ROWS, LinearDictionary
 
 @BASELINES.register("random-rotation", order=0)
 class RandomRotation(LinearDictionary):
-    """A basis drawn uniformly (Haar) from all orthogonal ones; only the mean is learned.
+    """An orthogonal basis drawn uniformly (from the Haar measure); only the mean is learned.
 
-    What per-row top k alone explains: a method that does not beat it has found nothing.
+    It shows what the top k of each row explains in any basis. A method that does not beat it has
+    found nothing.
 
     Parameters
     ----------
     max_rows : int
-        As in `Dictionary`; nothing depends on it.
+        Largest number of rows in memory; the result does not depend on it.
     random_state : int, RandomState or None
+        Seed of the rotation.
 
     Examples
     --------
@@ -37,7 +39,7 @@ class RandomRotation(LinearDictionary):
 
     @property
     def name(self) -> str:
-        """What tables call it."""
+        """The name of the method in tables."""
         return "random rotation"
 
     def _learn(self, found: Statistics) -> None:

@@ -1,7 +1,7 @@
-"""A minimal TopK sparse autoencoder, trained on embeddings that are already there.
+"""A minimal TopK sparse autoencoder for given embeddings.
 
-Looked for before writing: overcomplete 0.3 (the nearest) brings timm, torchvision and OpenCV;
-sae-lens, dictionary-learning and eai-sparsify bring a language-model stack. Hence 100 lines here.
+The existing packages bring large dependencies: overcomplete 0.3, the nearest, needs timm,
+torchvision and OpenCV; sae-lens, dictionary-learning and eai-sparsify need a language-model stack.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .dictionary import BASELINES, MAX_ROWS, Dictionary
 
 #: Weight of the auxiliary loss (Gao et al., appendix A.2).
 _AUXILIARY_WEIGHT = 1 / 32
-#: Part of the steps, at the end, in which the learning rate falls to 0 (Gao et al. train without).
+#: Fraction of the steps, at the end, in which the learning rate falls to 0 (not in Gao et al.).
 _DECAY = 0.2
 
 
@@ -32,39 +32,41 @@ class TopKSAE(Dictionary):
         s = T_k\bigl(\mathrm{ReLU}(E (z - b))\bigr), \qquad \hat z = b + D^\top s, \qquad
         \|d_i\| = 1
 
-    after Gao et al., "Scaling and evaluating sparse autoencoders", arXiv 2406.04093: E starts as D,
-    b as the mean; Adam on the squared error in parts of the variance; gradients of D without their
-    part along the atoms, which are then made unit again. Latents that have not fired for
-    `dead_after` steps model the residual, the d/2 strongest of them, with a weight of 1/32.
+    The method follows Gao et al., "Scaling and evaluating sparse autoencoders", arXiv 2406.04093.
+    E starts as D, and b starts as the mean. Adam minimises the squared error as a fraction of the
+    variance. The gradient of D has no component along the atoms, which are normalised after each
+    step. Of the latents that have not fired for ``dead_after`` steps, the d/2 strongest model the
+    residual, with a weight of 1/32.
 
     Parameters
     ----------
     k : int
-        Non-zero latents of a row in training. `transform` can take another k.
+        Number of nonzero latents of a row in training; ``transform`` accepts another k.
     expansion : int
-        Latents over d.
+        Number of latents divided by d.
     steps : int
-        Of training, whatever the number of rows.
+        Number of training steps, whatever the number of rows.
     batch_size : int
-        Rows a step, drawn with replacement.
+        Number of rows in a step, drawn with replacement.
     learning_rate : float
-        Adam's, constant for four fifths of the steps, then falling linearly to 0.
+        Learning rate of Adam: constant for four fifths of the steps, then falling linearly to 0.
     dead_after : int
-        Steps without firing after which a latent counts as dead.
+        Number of steps without firing after which a latent counts as dead.
     max_rows : int
-        Rows in memory, drawn uniformly.
+        Largest number of rows in memory; more rows are sampled uniformly.
     device : str
-        Where it is trained.
+        Device to train on.
     random_state : int, RandomState or None
+        Seed of everything random.
 
     Attributes
     ----------
     mean_ : ndarray ``[d]``
-        b, as learned.
+        The learned centre b.
     readouts_, atoms_ : ndarray ``[axes, d]``
-        Rows of E and D.
+        The rows of E and D.
     loss_curve_ : list of float
-        Squared error in parts of the variance, of the batch of each step.
+        Squared error of the batch of each step, as a fraction of the variance.
     """
 
     _limits: ClassVar = {
@@ -97,7 +99,7 @@ class TopKSAE(Dictionary):
 
     @property
     def name(self) -> str:
-        """What tables call it."""
+        """The name of the method in tables."""
         return f"TopK SAE, {self.expansion}x"
 
     def _check_parameters(self) -> None:
@@ -130,7 +132,7 @@ class TopKSAE(Dictionary):
     def _train(
         self, rows: Tensor, encoder: Tensor, decoder: Tensor, bias: Tensor, random: torch.Generator
     ) -> list[float]:
-        """Train the parameters in place; the loss of every step."""
+        """Train the parameters in place and return the loss of every step."""
         # Adam's epsilon is Gao et al.'s: gradients of rare latents are smaller than its default.
         adam = torch.optim.Adam([encoder, decoder, bias], self.learning_rate, eps=6.25e-10)
         falling = max(1.0, _DECAY * self.steps)

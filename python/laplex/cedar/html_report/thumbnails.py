@@ -1,4 +1,4 @@
-"""Small pictures of rows, as data URIs."""
+"""Thumbnails of rows as data URIs."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ import numpy as np
 from laplex._support.html_pages import picture_uri
 from laplex._support.optional import require
 
-#: Longest side of a thumbnail; what is no larger is kept pixel by pixel.
+#: Longest side of a thumbnail in pixels; smaller pictures keep their pixels.
 _SIDE = 112
 _ROUGH = 48
 
 
 def thumbnail(picture: Any, row: int) -> tuple[str, bool]:
-    """A picture as a data URI, and whether it is so small that its pixels should stay sharp.
+    """Return a picture as a data URI, and whether it is so small that its pixels should stay sharp.
 
     Parameters
     ----------
     picture : path, PIL image, or array ``[h, w]``, ``[h, w, 3]``, ``[h, w, 4]``
         Arrays of uint8 or bool, or floats from 0 to 1.
     row : int
-        For messages.
+        Number of the row, for messages.
 
     Raises
     ------
     ImportError
-        Without Pillow.
+        If Pillow is missing.
     ValueError
-        It can't be read as a picture.
+        If the input cannot be read as a picture.
     """
     pil = require("PIL.Image", extra="cedar", feature="report(thumbnails=...)")
     name = f"thumbnails[{row}]"

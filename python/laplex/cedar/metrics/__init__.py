@@ -1,9 +1,12 @@
-"""Metrics of codes, atoms and reconstructions, each with its formula where it is defined.
+"""Metrics of codes, atoms and reconstructions; each documents its formula.
 
-Of reconstructions: `Reconstruction`, `fve`, `zero_shot_agreement`, `linear_probe_agreement`, and
-`code_bits` for what they cost. Of atoms: `match`, `mcc`, `mcc_of_codes`, `amari_distance`. Of
-single axes: `monosemanticity`. All take NumPy arrays or torch tensors of any precision and compute
-in float64 on the CPU; what may be large is read in blocks, or comes in batches.
+- Reconstructions: `Reconstruction`, `fve`, `zero_shot_agreement`, `linear_probe_agreement`, and
+  `code_bits` for their cost in bits.
+- Atoms: `match`, `mcc`, `mcc_of_codes`, `amari_distance`.
+- Single axes: `Monosemanticity`, `monosemanticity`.
+
+All metrics take NumPy arrays or torch tensors of any precision and compute in float64 on the CPU.
+Large inputs are read in blocks or come in batches.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Whether what the embeddings are used for survives the reconstruction."""
+"""Agreement of classifiers before and after reconstruction."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from .inputs import (
 
 @dataclass(frozen=True)
 class Agreement:
-    """Classification of embeddings and of their reconstructions by one classifier.
+    """Agreement of one classifier on embeddings and on their reconstructions.
 
     Attributes
     ----------
     agreement : float
-        Fraction of rows whose class is the same before and after.
+        Fraction of rows that get the same class before and after reconstruction.
     accuracy_before, accuracy_after : float or None
-        Fraction of rows classified as labelled; None without labels.
+        Fraction of rows that get their label; None without labels.
     count : int
-        Rows classified.
+        Number of rows classified.
     """
 
     agreement: float
@@ -46,7 +46,7 @@ class Agreement:
 def zero_shot_agreement(
     z: ArrayInput, z_hat: ArrayInput, class_embeddings: ArrayInput, labels: ArrayInput | None = None
 ) -> Agreement:
-    r"""Zero-shot classification before and after reconstruction.
+    r"""Compare zero-shot classification before and after reconstruction.
 
     .. math::
         \text{agreement} = P\bigl(\arg\max_c \cos(z, t_c) = \arg\max_c \cos(\hat z, t_c)\bigr)
@@ -54,21 +54,27 @@ def zero_shot_agreement(
     Parameters
     ----------
     z, z_hat : array or Tensor ``[n, d]``
-        Embeddings and reconstructions, as the encoder gives them: not centred.
+        Embeddings and reconstructions in the space of the encoder, not centred.
     class_embeddings : array or Tensor ``[classes, d]``
-        t, for instance of "a photo of a ..."; their lengths do not matter.
+        Embeddings t of the classes, for instance of "a photo of a ..."; their lengths do not
+        matter.
     labels : integers ``[n]`` in [0, classes), optional
+        True classes.
+
+    Returns
+    -------
+    Agreement
 
     Raises
     ------
     ValueError
-        Where shapes disagree, there are fewer than two classes, a class embedding is zero, or a
-        label is out of range.
+        If shapes disagree, there are fewer than two classes, a class embedding is zero, or a label
+        is out of range.
 
     Notes
     -----
-    Zero-shot classification of Radford et al., arXiv 2103.00020. Ties go to the first class. Rows
-    are read in blocks, in float64.
+    This is the zero-shot classification of Radford et al., arXiv 2103.00020. Ties go to the first
+    class. Rows are read in blocks, in float64.
     """
     rows, approximations = untouched("z", z), untouched("z_hat", z_hat)
     same_shape("z", rows, "z_hat", approximations)
@@ -81,7 +87,7 @@ def zero_shot_agreement(
     directions = unit_rows(classes).T
     before, after = np.empty(len(rows), np.int64), np.empty(len(rows), np.int64)
     for block in row_blocks(rows, approximations):
-        # The lengths of rows do not change which class is the nearest.
+        # The lengths of rows do not change which class is nearest.
         before[block] = np.argmax(float64("z", rows[block]) @ directions, axis=1)
         after[block] = np.argmax(float64("z_hat", approximations[block]) @ directions, axis=1)
     truth = None
@@ -104,29 +110,35 @@ def linear_probe_agreement(
     max_iter: int = 1000,
     random_state: Any = 0,
 ) -> Agreement:
-    """Linear classification before and after reconstruction, by a probe trained on originals.
+    """Compare linear classification before and after reconstruction, by a probe on the originals.
 
-    The probe, multinomial logistic regression of standardised features, is fitted to embeddings z
-    of one part of the rows, and classifies z and z_hat of the other part: it is the *same* probe,
-    so a reconstruction that is merely as separable in another way does not pass.
+    The probe is a multinomial logistic regression on standardised features. It is fitted to the
+    embeddings z of one part of the rows and classifies both z and z_hat of the other part. Because
+    the *same* probe classifies both, a reconstruction that is equally separable, but in another
+    way, does not pass.
 
     Parameters
     ----------
     z, z_hat : array or Tensor ``[n, d]``
-        Embeddings and reconstructions: of rows that the model was not fitted to, for a fair figure.
+        Embeddings and reconstructions. For a fair value, pass rows that the model was not fitted
+        to.
     labels : array ``[n]``
-        Classes, of any type that sorts; each at least twice.
-    test_size
-        Fraction of rows held out, of every class alike.
-    C, max_iter
-        Of `sklearn.linear_model.LogisticRegression`.
+        Classes, of any type that can be sorted; each must occur at least twice.
+    test_size : float
+        Fraction of rows to hold out, the same for every class.
+    C, max_iter : float, int
+        Arguments of ``sklearn.linear_model.LogisticRegression``.
     random_state : int, RandomState or None
-        Of the split.
+        Seed of the split.
+
+    Returns
+    -------
+    Agreement
 
     Raises
     ------
     ValueError
-        Where shapes disagree, or there are fewer than two classes or two rows of one.
+        If shapes disagree, or there are fewer than two classes or fewer than two rows of a class.
     """
     rows, approximations = float64("z", z), float64("z_hat", z_hat)
     same_shape("z", rows, "z_hat", approximations)

@@ -1,4 +1,4 @@
-"""What the metrics accept: arrays or tensors of finite real numbers, taken in blocks of rows."""
+"""Checks of what the metrics accept: arrays or tensors of finite real numbers."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from torch import Tensor
 Array: TypeAlias = npt.NDArray[np.float64]
 ArrayInput: TypeAlias = npt.ArrayLike | Tensor
 
-#: Numbers converted to float64 at a time, 32 MiB: a memory-mapped array never comes in whole.
+#: Numbers converted to float64 at a time (32 MiB): a memory-mapped array is never read whole.
 _NUMBERS_AT_ONCE = 2**22
 
 
 def untouched(name: str, value: ArrayInput, ndim: int = 2) -> npt.NDArray[Any] | Tensor:
-    """Check type and shape and convert nothing: ndarray or Tensor, none of its sizes 0.
+    """Check the type and shape of an array or tensor without converting its values.
 
     Raises
     ------
     TypeError
-        Where the values are not real numbers.
+        If the values are not real numbers.
     ValueError
-        Where there are not `ndim` dimensions, or no values.
+        If there are not ``ndim`` dimensions, or no values.
     """
     array = value if isinstance(value, (np.ndarray, Tensor)) else np.asarray(value)
     real = not array.is_complex() if isinstance(array, Tensor) else array.dtype.kind in "fiub"
@@ -38,14 +38,14 @@ def untouched(name: str, value: ArrayInput, ndim: int = 2) -> npt.NDArray[Any] |
 
 
 def float64(name: str, value: ArrayInput, ndim: int = 2) -> Array:
-    """The values as a finite float64 array with `ndim` dimensions; not a copy if they are one.
+    """Return the values as a finite float64 array with ``ndim`` dimensions, copied only if needed.
 
     Raises
     ------
     TypeError
-        Where the values are not real numbers.
+        If the values are not real numbers.
     ValueError
-        Where there are not `ndim` dimensions, no values, or values that are not finite.
+        If there are not ``ndim`` dimensions, no values, or values that are not finite.
     """
     array = untouched(name, value, ndim)
     if isinstance(array, Tensor):
@@ -57,17 +57,20 @@ def float64(name: str, value: ArrayInput, ndim: int = 2) -> Array:
 
 
 def same_shape(first: str, a: Any, second: str, b: Any) -> None:
-    """Check that two arrays have one shape."""
+    """Check that two arrays have the same shape."""
     if tuple(a.shape) != tuple(b.shape):
         raise ValueError(
-            f"{first} and {second} must have one shape, got {tuple(a.shape)} and {tuple(b.shape)}"
+            f"{first} and {second} must have the same shape, got {tuple(a.shape)} and "
+            f"{tuple(b.shape)}"
         )
 
 
 def same_rows(first: str, a: Any, second: str, b: Any) -> None:
-    """Check that two arrays have as many rows."""
+    """Check that two arrays have the same number of rows."""
     if len(a) != len(b):
-        raise ValueError(f"{first} and {second} must have as many rows, got {len(a)} and {len(b)}")
+        raise ValueError(
+            f"{first} and {second} must have the same number of rows, got {len(a)} and {len(b)}"
+        )
 
 
 def same_width(first: str, a: Any, second: str, b: Any) -> None:
@@ -80,7 +83,7 @@ def same_width(first: str, a: Any, second: str, b: Any) -> None:
 
 
 def row_blocks(*arrays: Any) -> Iterator[slice]:
-    """Slices over the rows of arrays ``[n, ...]`` that together keep a block within 32 MiB."""
+    """Yield slices over the rows of arrays ``[n, ...]``, in blocks of at most 32 MiB."""
     width = sum(int(np.prod(array.shape[1:])) for array in arrays)
     step = max(1, _NUMBERS_AT_ONCE // max(1, width))
     for start in range(0, len(arrays[0]), step):
@@ -88,7 +91,7 @@ def row_blocks(*arrays: Any) -> Iterator[slice]:
 
 
 def labels_of(name: str, value: Any, rows: int) -> npt.NDArray[Any]:
-    """One label for each of `rows` rows, ndarray ``[rows]`` of any type."""
+    """Return one label for each row, as an ndarray ``[rows]`` of any type."""
     labels = np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value)
     if labels.shape != (rows,):
         raise ValueError(f"{name} must have shape ({rows},), one for each row, got {labels.shape}")
@@ -96,9 +99,9 @@ def labels_of(name: str, value: Any, rows: int) -> npt.NDArray[Any]:
 
 
 def unit_rows(rows: Array) -> Array:
-    """Rows ``[n, d]`` divided by their norms; a row of zeros stays one.
+    """Return rows ``[n, d]`` divided by their norms; a row of zeros stays zero.
 
-    By the largest entry first, so that squares neither overflow nor vanish.
+    Each row is divided by its largest entry first, so that squares neither overflow nor vanish.
     """
     largest = np.abs(rows).max(axis=1, keepdims=True)
     safe = rows / np.where(largest > 0, largest, 1.0)

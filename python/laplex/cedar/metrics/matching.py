@@ -1,4 +1,4 @@
-"""Comparing atoms, whose order and sign mean nothing: matching, MCC, Amari distance."""
+"""Comparison of atoms up to order and sign: matching, MCC and Amari distance."""
 
 from __future__ import annotations
 
@@ -32,21 +32,23 @@ def match(atoms_a: ArrayInput, atoms_b: ArrayInput, *, signed: bool = False) -> 
     Parameters
     ----------
     atoms_a : array or Tensor ``[p, d]``
+        The first atoms.
     atoms_b : array or Tensor ``[q, d]``
-    signed
-        Match by the cosine itself, for codes that cannot be negative, where an atom and its
-        negative are two things.
+        The second atoms.
+    signed : bool
+        Whether to match by the cosine itself. Use this for codes that cannot be negative, where an
+        atom and its negative are two different things.
 
     Returns
     -------
     index : ndarray ``[p]`` of int64
-        The atom of b matched with each of a; -1 for those left over where p > q.
+        For each atom of a, the number of the matched atom of b; -1 for those left over if p > q.
     cosine : ndarray ``[p]``
         Their cosine, with its sign; 0 for those left over. An atom of zeros has cosine 0 with all.
 
     Notes
     -----
-    In O(max(p, q)^3), by `scipy.optimize.linear_sum_assignment`, which has its own source.
+    The cost is O(max(p, q)^3), by ``scipy.optimize.linear_sum_assignment``.
     """
     a, b = float64("atoms_a", atoms_a), float64("atoms_b", atoms_b)
     same_width("atoms_a", a, "atoms_b", b)
@@ -54,26 +56,33 @@ def match(atoms_a: ArrayInput, atoms_b: ArrayInput, *, signed: bool = False) -> 
 
 
 def mcc(atoms: ArrayInput, truth: ArrayInput, *, signed: bool = False) -> float:
-    r"""Mean absolute cosine of the true atoms with the atoms matched to them.
+    r"""Return the mean absolute cosine of the true atoms with the atoms matched to them.
 
     .. math::
         \text{MCC} = \frac1q \max_\pi \sum_{j=1}^q |\cos(\text{truth}_j, \text{atom}_{\pi(j)})|
 
-    In [0, 1]; 1 only where every true atom was found, up to order, sign and length. Of two
-    random bases of R^64 it is about 0.32: matching finds what resemblance there is.
+    The value is in [0, 1]. It is 1 only if every true atom was found, up to order, sign and length.
+    For two random bases of R^64 it is about 0.32, because the matching finds any resemblance.
 
     Parameters
     ----------
     atoms : array or Tensor ``[p, d]``
-        As found. More than the truth's are no fault; of fewer, the true atoms left over count 0.
+        The atoms found. More atoms than the truth has do not lower the value; with fewer, the true
+        atoms left over count as 0.
     truth : array or Tensor ``[q, d]``
-    signed
-        As in `match`; then in [-1, 1].
+        The true atoms.
+    signed : bool
+        Whether to match by the cosine itself, as in `match`; the value is then in [-1, 1].
+
+    Returns
+    -------
+    float
 
     Notes
     -----
-    "Mean correlation coefficient" is the name of the independent component literature, where it is
-    of codes, see `mcc_of_codes`; for orthonormal atoms and white codes the two agree.
+    The name "mean correlation coefficient" comes from the literature on independent components,
+    where it compares codes (see `mcc_of_codes`). For orthonormal atoms and white codes the two
+    agree.
     """
     found, true = float64("atoms", atoms), float64("truth", truth)
     same_width("atoms", found, "truth", true)
@@ -81,7 +90,7 @@ def mcc(atoms: ArrayInput, truth: ArrayInput, *, signed: bool = False) -> float:
 
 
 def mcc_of_codes(codes: ArrayInput, truth: ArrayInput, *, signed: bool = False) -> float:
-    r"""Mean absolute Pearson correlation of the true codes with the codes matched to them.
+    r"""Return the mean absolute Pearson correlation of true codes with the codes matched to them.
 
     .. math::
         \text{MCC} = \frac1q \max_\pi \sum_{j=1}^q |\rho(\text{truth}_{\cdot j},
@@ -90,16 +99,21 @@ def mcc_of_codes(codes: ArrayInput, truth: ArrayInput, *, signed: bool = False) 
     Parameters
     ----------
     codes : array or Tensor ``[n, p]``
-        As found. Axes that never vary have correlation 0 with all.
+        The codes found. Axes that never vary have correlation 0 with all others.
     truth : array or Tensor ``[n, q]``
-        Codes that the embeddings were made from; where p < q, those left over count 0.
-    signed
-        Match by the correlation itself, not its absolute value.
+        The codes that the embeddings were made from; if p < q, those left over count as 0.
+    signed : bool
+        Whether to match by the correlation itself, not by its absolute value.
+
+    Returns
+    -------
+    float
 
     Notes
     -----
-    As in Hyvarinen and Morioka, "Unsupervised feature extraction by time-contrastive learning and
-    nonlinear ICA", NIPS 2016. Two passes over blocks of rows, in float64.
+    This is the measure of Hyvarinen and Morioka, "Unsupervised feature extraction by
+    time-contrastive learning and nonlinear ICA", NIPS 2016. It takes two passes over blocks of
+    rows, in float64.
     """
     found, true = untouched("codes", codes), untouched("truth", truth)
     same_rows("codes", found, "truth", true)
@@ -112,7 +126,7 @@ def mcc_of_codes(codes: ArrayInput, truth: ArrayInput, *, signed: bool = False) 
         cross += b.T @ a
         scatter_found += np.square(a).sum(axis=0)
         scatter_true += np.square(b).sum(axis=0)
-    # Root by root: the product of two scatters may leave the range of float64.
+    # One root after the other: the product of two scatters may leave the range of float64.
     sizes = np.sqrt(scatter_true)[:, None], np.sqrt(scatter_found)
     correlations = cross / np.where(sizes[0] > 0, sizes[0], 1.0)
     correlations /= np.where(sizes[1] > 0, sizes[1], 1.0)
@@ -120,32 +134,37 @@ def mcc_of_codes(codes: ArrayInput, truth: ArrayInput, *, signed: bool = False) 
 
 
 def amari_distance(readouts: ArrayInput, mixing: ArrayInput) -> float:
-    r"""How far readouts U are from undoing a mixing A, up to order, sign and scale.
+    r"""Return how far readouts U are from inverting a mixing A, up to order, sign and scale.
 
     .. math::
         \frac{1}{2d(d-1)} \Bigl[ \sum_i \Bigl( \sum_j \frac{|p_{ij}|}{\max_k |p_{ik}|} - 1 \Bigr)
         + \sum_j \Bigl( \sum_i \frac{|p_{ij}|}{\max_k |p_{kj}|} - 1 \Bigr) \Bigr], \qquad P = U A
 
-    In [0, 1]: 0 exactly where P is a permutation times a scale for each row, 1 where all entries
-    of P are equally large, and 0 in one dimension.
+    The value is in [0, 1]. It is 0 exactly if P is a permutation with a scale for each row, 1 if
+    all entries of P have the same absolute value, and 0 in one dimension.
 
     Parameters
     ----------
     readouts : array or Tensor ``[d, d]``
-        U, one in each row: ``components_`` of a fitted model.
+        The matrix U with one readout in each row: ``components_`` of a fitted model.
     mixing : array or Tensor ``[d, d]``
-        A, a true atom in each *column*: embeddings are A s.
+        The matrix A with one true atom in each *column*, so that embeddings are A s.
+
+    Returns
+    -------
+    float
 
     Raises
     ------
     ValueError
-        Where a row or a column of P is zero: no source is read, or one is lost.
+        If a row or a column of P is zero, so that no source is read, or one is lost.
 
     Notes
     -----
-    After Amari, Cichocki and Yang, "A new learning algorithm for blind signal separation", NIPS
-    1995, divided by its largest value. Where it is not 0 it depends on the relative lengths of
-    the readouts: scale them alike, for instance to ``codes`` of unit variance, before comparing.
+    The formula follows Amari, Cichocki and Yang, "A new learning algorithm for blind signal
+    separation", NIPS 1995, divided by its largest value. If the value is not 0, it depends on the
+    relative lengths of the readouts. Scale them alike before you compare, for instance to codes of
+    unit variance.
     """
     u, a = float64("readouts", readouts), float64("mixing", mixing)
     same_shape("readouts", u, "mixing", a)
@@ -164,7 +183,7 @@ def amari_distance(readouts: ArrayInput, mixing: ArrayInput) -> float:
 
 
 def _assigned(similarity: Array, signed: bool) -> tuple[Index, Array]:
-    """For each row of a similarity ``[p, q]`` its column, or -1, and their similarity, or 0."""
+    """Return for each row of a similarity ``[p, q]`` its column or -1, and the similarity or 0."""
     rows, columns = scipy.optimize.linear_sum_assignment(
         similarity if signed else np.abs(similarity), maximize=True
     )
@@ -180,7 +199,7 @@ def _mean_matched(matched: Array, signed: bool) -> float:
 
 
 def _column_means(name: str, array: npt.NDArray[np.generic] | Tensor) -> Array:
-    """Means ``[d]`` about the first row: of a column of equal values exactly that value."""
+    """Return means ``[d]``, summed about the first row: exact for a column of equal values."""
     shift = float64(name, array[:1])[0]
     total = np.zeros_like(shift)
     for block in row_blocks(array):

@@ -1,4 +1,4 @@
-"""Monosemanticity score: how alike the examples are that an axis answers to."""
+"""Monosemanticity score: how alike the examples are that activate an axis."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ Counts = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class MonosemanticityReport:
-    """What `Monosemanticity.compute` measured.
+    """Result of ``Monosemanticity.compute``.
 
     Attributes
     ----------
     positive, negative : ndarray ``[axes]``
         Scores of the two halves of each axis, in [-1, 1]; nan where fewer than two examples have
-        weight.
+        a positive weight.
     positive_count, negative_count : ndarray ``[axes]`` of int64
-        How many examples have weight: a score of two examples says little.
+        Numbers of examples with a positive weight. A score of two examples says little.
     all_pairs : float
-        The mean cosine of all pairs of examples: what an axis scores that answers to all alike, and
-        hence the level to compare with. nan of a single example.
+        Mean cosine of all pairs of examples. This is the score of an axis that all examples
+        activate equally, and hence the level to compare with. nan for a single example.
     count : int
-        Examples.
+        Number of examples.
     """
 
     positive: Array
@@ -50,32 +50,32 @@ class MonosemanticityReport:
 
 
 class Monosemanticity:
-    r"""Streaming monosemanticity score of each half of each axis.
+    r"""Accumulates the monosemanticity score of each half of each axis over batches.
 
     .. math::
         \text{MS} = \frac{\sum_{i<j} w_i w_j \cos(e_i, e_j)}{\sum_{i<j} w_i w_j}, \qquad
         w_i = \frac{a_i - \min a}{\max a - \min a}
 
-    e are embeddings of the examples by an *independent* encoder: the score of the codes' own
-    embeddings would reward any linear readout. a are the activations of one half of an axis,
-    max(s, 0) or max(-s, 0): the two ends of an axis may stand for two things, and are scored apart.
+    Here e are embeddings of the examples by an *independent* encoder. The embeddings that the codes
+    come from would reward any linear readout. The activations a of one half of an axis are
+    max(s, 0) or max(-s, 0): the two ends of an axis may stand for two things, so each gets a score.
 
     Parameters
     ----------
     mean : array ``[e]``, optional
-        Subtracted from the embeddings before their cosines are taken. Without it the score is the
-        published one, to which a common mean adds the same for every axis: see ``all_pairs``.
+        Vector to subtract from the embeddings before the cosines. Without it, the score is the
+        published one, to which a common mean adds the same for every axis (see ``all_pairs``).
 
     Notes
     -----
-    Score of Pach et al., arXiv 2504.02821, as published programs compute it. The pairs are not
-    visited: with unit e,
+    This is the score of Pach et al., arXiv 2504.02821, as published programs compute it. The
+    computation does not visit the pairs. With unit e,
 
     .. math:: \sum_{i \ne j} w_i w_j \langle e_i, e_j\rangle = |\sum_i w_i e_i|^2 - \sum_i w_i^2
 
-    which costs O(n e) for an axis, in place of O(n^2 e); arXiv 2602.12403 announces such a pass,
-    too. The maximum cancels. The minimum, 0 for an axis that is not active in every example, is
-    kept up to date by shifting the sums. Memory O(axes e), float64.
+    which costs O(n e) per axis in place of O(n^2 e); arXiv 2602.12403 also announces such a pass.
+    The maximum cancels. The minimum is 0 for an axis that is not active in every example; otherwise
+    the sums are shifted when it changes. Memory is O(axes e), in float64.
 
     Examples
     --------
@@ -95,18 +95,20 @@ class Monosemanticity:
         self._count = 0
 
     def update(self, codes: ArrayInput, embeddings: ArrayInput) -> None:
-        """Take in a batch of examples.
+        """Add a batch of examples.
 
         Parameters
         ----------
         codes : array or Tensor ``[b, axes]``
+            Signed codes of the examples.
         embeddings : array or Tensor ``[b, e]``
+            Their embeddings by an independent encoder.
 
         Raises
         ------
         ValueError
-            Where shapes disagree with each other or with batches before, where there are no rows,
-            a value that is not finite, or an embedding that is zero (after centring).
+            If shapes disagree with each other or with earlier batches, there are no rows, a value
+            is not finite, or an embedding is zero (after centring).
         """
         entries, rows = float64("codes", codes), float64("embeddings", embeddings)
         same_rows("codes", entries, "embeddings", rows)
@@ -129,12 +131,16 @@ class Monosemanticity:
         self._count += len(units)
 
     def compute(self) -> MonosemanticityReport:
-        """Report on all examples so far.
+        """Return the report on all examples so far.
+
+        Returns
+        -------
+        MonosemanticityReport
 
         Raises
         ------
         ValueError
-            Where there were none.
+            If there were none.
         """
         if self._halves is None:
             raise ValueError("nothing was measured: call update first")
@@ -154,9 +160,23 @@ class Monosemanticity:
 def monosemanticity(
     codes: ArrayInput, embeddings: ArrayInput, *, mean: ArrayInput | None = None
 ) -> MonosemanticityReport:
-    """Monosemanticity scores of codes ``[n, axes]`` by independent embeddings ``[n, e]``.
+    """Return the monosemanticity scores of codes, by embeddings of an independent encoder.
 
-    `Monosemanticity` for arrays at hand, read in blocks of rows; there are formula and errors.
+    This is `Monosemanticity` for whole arrays, which are read in blocks of rows; its documentation
+    has the formula and the errors.
+
+    Parameters
+    ----------
+    codes : array or Tensor ``[n, axes]``
+        Signed codes of the examples.
+    embeddings : array or Tensor ``[n, e]``
+        Their embeddings by an independent encoder.
+    mean : array ``[e]``, optional
+        Vector to subtract from the embeddings.
+
+    Returns
+    -------
+    MonosemanticityReport
     """
     entries, rows = untouched("codes", codes), untouched("embeddings", embeddings)
     same_rows("codes", entries, "embeddings", rows)
@@ -170,7 +190,7 @@ def monosemanticity(
 
 
 class _Half:
-    """Sums of one half of every axis, of weights w = a - least."""
+    """Sums for one half of every axis, with weights w = a - least."""
 
     def __init__(self, axes: int, dim: int) -> None:
         self.least = np.full(axes, np.inf)
@@ -180,7 +200,7 @@ class _Half:
         self.squares = np.zeros(axes)  # sum w^2
 
     def add(self, active: Array, units: Array, units_before: Array, count_before: int) -> None:
-        """Take in activations ``[b, axes]`` of examples with embeddings ``[b, e]``."""
+        """Add activations ``[b, axes]`` of examples with embeddings ``[b, e]``."""
         least = np.minimum(self.least, active.min(axis=0))
         if count_before:
             drop = self.least - least
@@ -198,7 +218,7 @@ class _Half:
     def scores(self, count: int) -> Array:
         pairs = np.square(self.total) - self.squares
         likeness = np.square(self.weighted).sum(axis=1) - self.squares
-        # With fewer than two weights both are 0 but for rounding.
+        # With fewer than two weights both are 0 up to rounding.
         defined = (count - self.at_least >= 2) & (pairs > 0)
         scores: Array = np.where(defined, likeness / np.where(defined, pairs, 1.0), np.nan)
         return np.clip(scores, -1, 1)

@@ -1,4 +1,4 @@
-"""How much of the embeddings a code keeps: explained variance, cosines, sparsity, in one pass."""
+"""Quality of reconstructions in one pass: explained variance, cosines and sparsity."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ Counts = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class ReconstructionReport:
-    """What `Reconstruction.compute` measured.
+    """Result of ``Reconstruction.compute``.
 
     Attributes
     ----------
     fve : float
-        Fraction of variance explained, at most 1; nan where the embeddings have no variance.
+        Fraction of variance explained, at most 1; nan if the embeddings have no variance.
     cosine : float
-        Mean cosine of the centred embedding with the centred reconstruction; nan without a `mean`.
+        Mean cosine of the centred embedding with the centred reconstruction; nan without ``mean``.
     cosine_mean_only : float
-        Mean cosine of the embedding with the mean alone, nothing centred: what an uncentred cosine
-        gets for free.
+        Mean cosine of the embedding with the mean alone, without centring: the cosine that a
+        constant reconstruction reaches.
     l0 : float
-        Mean number of non-zero entries of a code; nan without codes.
+        Mean number of nonzero entries of a code; nan without codes.
     dead : int or None
-        Axes that were 0 in every row; None without codes.
+        Number of axes that were 0 in every row; None without codes.
     count : int
-        Rows.
+        Number of rows.
     positive, negative : ndarray ``[axes]`` of int64, or None
-        In how many rows each axis was above and below 0; None without codes.
+        Numbers of rows in which each axis was above and below 0; None without codes.
     """
 
     fve: float
@@ -57,7 +57,7 @@ class ReconstructionReport:
 
 
 class Reconstruction:
-    r"""Streaming measurement of reconstructions, in float64 and O(d + axes) memory.
+    r"""Measures reconstructions over batches, in float64 and O(d + axes) memory.
 
     .. math::
         \text{FVE} = 1 - \frac{E|z - \hat z|^2}{E|z|^2 - |E z|^2}, \qquad
@@ -68,23 +68,23 @@ class Reconstruction:
     Parameters
     ----------
     mean : array ``[d]``, optional
-        The centre b of the cosines: what the model subtracts, ``mean_`` of a fitted one. A centre
-        known beforehand is what lets the cosine be taken in one pass, and not depend on which other
-        rows are measured. Without it `cosine` is nan, and `cosine_mean_only`, which is linear in
-        b / abs(b), takes the mean of the rows.
+        The centre b of the cosines: the vector that the model subtracts, ``mean_`` of a fitted
+        model. A centre that is known beforehand allows one pass, and makes the cosine independent
+        of the other rows. Without it ``cosine`` is nan, and ``cosine_mean_only``, which is linear
+        in b / abs(b), uses the mean of the rows.
 
     Notes
     -----
-    *Variance*. The right-hand side of the definition cancels where the common mean is large, so the
-    variance is summed about the first row of a batch, and batches are joined by the update of Chan,
-    Golub and LeVeque, "Algorithms for computing the sample variance", The American Statistician 37
-    (1983). Where all rows are equal it is exactly 0, and the FVE, 0/0 or worse, is nan.
+    *Variance*. The difference in the definition cancels digits if the common mean is large.
+    Therefore the variance is summed about the first row of a batch, and batches are joined by the
+    update of Chan, Golub and LeVeque, "Algorithms for computing the sample variance", The American
+    Statistician 37 (1983). If all rows are equal, the variance is exactly 0, and the FVE is nan.
 
     *Cosine*. A row equal to b has no direction and is left out. A reconstruction equal to b, such
-    as that of an empty code, has cosine 0: it says nothing about the row. The same holds for rows
-    of zeros and a mean of zeros in `cosine_mean_only`.
+    as that of an empty code, has cosine 0, because it says nothing about the row. The same holds
+    for rows of zeros and a mean of zeros in ``cosine_mean_only``.
 
-    *Codes*. An entry counts where it is != 0, not > 0: these codes have signs.
+    *Codes*. An entry counts if it is not 0, whatever its sign.
 
     Examples
     --------
@@ -112,21 +112,21 @@ class Reconstruction:
         z, z_hat : array or Tensor ``[b, d]``
             Embeddings and their reconstructions.
         codes : array or Tensor ``[b, axes]``, optional
-            With every batch or with none.
+            Their codes; pass them with every batch or with none.
 
         Raises
         ------
         ValueError
-            Where shapes disagree with each other or with batches before, where there are no rows,
-            or a value that is not finite. Nothing of the batch is counted then.
+            If shapes disagree with each other or with earlier batches, there are no rows, or a
+            value is not finite. Nothing of the batch is counted then.
         """
         batch = _measure(self._mean, z, z_hat, codes)
         self._sums = batch if self._sums is None else _joined(self._sums, batch)
 
     def merge(self, other: Reconstruction) -> Reconstruction:
-        """Add what another accumulator with the same `mean` has measured; returns self.
+        """Add the measurements of another accumulator with the same ``mean``, and return self.
 
-        Equals one accumulator of all the rows, to rounding.
+        The result equals that of one accumulator for all rows, up to rounding.
         """
         if (self._mean is None) != (other._mean is None) or (
             self._mean is not None
@@ -139,12 +139,16 @@ class Reconstruction:
         return self
 
     def compute(self) -> ReconstructionReport:
-        """Report on all rows so far.
+        """Return the report on all rows so far.
+
+        Returns
+        -------
+        ReconstructionReport
 
         Raises
         ------
         ValueError
-            Where there were none.
+            If there were none.
         """
         sums = self._sums
         if sums is None:
@@ -170,22 +174,41 @@ class Reconstruction:
 
 
 def fve(z: ArrayInput, z_hat: ArrayInput) -> float:
-    r"""Fraction of the variance of embeddings z that their reconstructions z_hat explain.
+    r"""Return the fraction of variance explained (FVE) by reconstructions of embeddings.
 
     .. math:: \text{FVE} = 1 - \frac{E|z - \hat z|^2}{E|z|^2 - |E z|^2}
 
-    Both are arrays or Tensors ``[n, d]``. 1 is perfect, 0 is what the mean alone achieves, and
-    below 0 is worse than that; nan where all rows of z are equal, since there is then nothing to
-    explain. It is R^2 with ``multioutput="variance_weighted"``, and no rotation changes it.
+    The value is 1 for a perfect reconstruction, 0 for the mean alone, and negative for anything
+    worse than the mean. It equals R^2 with ``multioutput="variance_weighted"``, and no rotation
+    changes it.
 
-    Other formulas circulate under this name. Dividing by E|z|^2, without the mean's part, credits
-    the reconstruction with the common mean, which costs nothing to keep: of embeddings in a narrow
-    cone, the mean alone "explains" nearly all. Averaging a ratio for each row or each coordinate
-    lets those with hardly any variance count as much as all others, so that a rotation changes it.
-    And a variance of the residual in place of its mean square forgives a constant error.
+    Parameters
+    ----------
+    z : array or Tensor ``[n, d]``
+        Embeddings. Arrays, including memory-mapped ones, are read in blocks of rows.
+    z_hat : array or Tensor ``[n, d]``
+        Their reconstructions.
 
-    Arrays, memory-mapped ones included, are read in blocks of rows; for batches see
-    `Reconstruction`, whose errors these are.
+    Returns
+    -------
+    float
+        The FVE; nan if all rows of z are equal, because there is then nothing to explain.
+
+    Raises
+    ------
+    ValueError
+        As `Reconstruction.update`, which measures batches.
+
+    Notes
+    -----
+    Other formulas circulate under this name:
+
+    - Division by :math:`E|z|^2`, without subtracting the part of the mean, credits the
+      reconstruction with the common mean, which costs nothing to keep. For embeddings in a narrow
+      cone, the mean alone then "explains" nearly everything.
+    - The average of a ratio for each row or each coordinate gives those with hardly any variance
+      the same weight as all others, and a rotation changes it.
+    - The variance of the residual in place of its mean square forgives a constant error.
     """
     rows, approximations = untouched("z", z), untouched("z_hat", z_hat)
     same_shape("z", rows, "z_hat", approximations)
@@ -200,7 +223,7 @@ def fve(z: ArrayInput, z_hat: ArrayInput) -> float:
 
 @dataclass(frozen=True)
 class _Sums:
-    """Sums over rows, from which all metrics follow; never changed, so that they may be shared."""
+    """Sums over rows that determine all metrics; they are immutable, so they can be shared."""
 
     count: int
     shift: Array  # [d], a row: the mean is shift + offset
@@ -255,7 +278,7 @@ def _measure(
 def _joined(a: _Sums, b: _Sums) -> _Sums:
     same_shape("z", b.shift, "z of earlier batches", a.shift)
     count = a.count + b.count
-    # The rows' large common part cancels between two rows, exactly where they are equal.
+    # The large common part cancels between two rows, and exactly if they are equal.
     step = (b.shift - a.shift) + (b.offset - a.offset)
     return _Sums(
         count=count,

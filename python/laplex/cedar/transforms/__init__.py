@@ -1,7 +1,7 @@
-"""Trainable parameters of a change of basis: modules that give a `Basis` when called.
+"""Changes of basis with trainable parameters: modules that return a ``Basis`` when called.
 
-Each module but `base` is a transform; one of your own is named by `TRANSFORMS.register`, a
-decorator, and is then a `basis` of `CEDAR`.
+Each file but ``base`` holds one. Register a transform of your own with the decorator
+``TRANSFORMS.register("name")``; ``CEDAR(basis="name")`` then uses it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What every transform is: parameters that a solver trains, and the bases that they are."""
+"""Base class of the transforms: parameters that a solver trains, and the basis they define."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ __all__ = ["Start", "Transform"]
 
 
 class Start(NamedTuple):
-    """What a fit has when it makes a transform of d coordinates."""
+    """What a fit provides to make a transform of ``dim`` coordinates."""
 
     dim: int
     random: torch.Generator
     device: torch.device
     dtype: torch.dtype
     rotation: Tensor | None = None
-    """[d, d], where to start; by chance when there is none."""
+    """Rotation [d, d] to start from; a random one if None."""
     sample: Tensor | None = None
-    """[m, d], centred rows of the data."""
+    """Centred rows [m, d] of the data."""
 
 
 class Transform(nn.Module):
-    """Base of the transforms. ``forward()`` gives the basis, with gradients."""
+    """Base class of the transforms; ``forward()`` returns the basis with gradients."""
 
-    #: Whether the alternating solver, procrustes, finds it.
+    #: Whether the alternating solver, procrustes, can find it.
     alternates: ClassVar[bool] = False
-    #: What a fit looks for before it makes one: nothing, a rotation that the alternating solver
-    #: finds on a sample of the data, or the sample.
+    #: What a fit prepares before it makes one: nothing, a rotation that the alternating solver
+    #: finds on a sample of the data, or the sample itself.
     starts_from: ClassVar[Literal["chance", "rotation", "rows"]] = "chance"
 
     @classmethod
     def new(cls, settings: Settings, start: Start) -> Self:
-        """Parameters at their start."""
+        """Make a transform at its start."""
         rotation = start.rotation
         if rotation is None:
             rotation = random_rotation(start.dim, start.random).to(start.device, start.dtype)
@@ -49,18 +49,18 @@ class Transform(nn.Module):
 
     @classmethod
     def from_rotation(cls, rotation: Tensor, settings: Settings) -> Self:
-        """Parameters of a rotation [d, d]."""
+        """Make a transform at a rotation [d, d]."""
         raise NotImplementedError
 
     @classmethod
     def at(cls, basis: Basis, settings: Settings) -> Self:
-        """Parameters of a basis that was found before."""
+        """Make a transform at a basis that was found before."""
         raise NotImplementedError
 
     def forward(self) -> Basis:
-        """The basis, with gradients."""
+        """Return the basis with gradients."""
         raise NotImplementedError
 
     def finished(self) -> Basis:
-        """The basis, without gradients and without what training rounded."""
+        """Return the basis without gradients and without rounding errors of the training."""
         raise NotImplementedError

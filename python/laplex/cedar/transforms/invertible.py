@@ -1,4 +1,4 @@
-"""Any invertible matrix."""
+"""Any invertible matrix as a change of basis."""
 
 from __future__ import annotations
 
@@ -17,18 +17,20 @@ if TYPE_CHECKING:
 
 @TRANSFORMS.register("invertible")
 class Invertible(Transform):
-    r"""U = exp(A) U_0 and :math:`U^{-1} = U_0^T e^{-A}`, which no solve is needed for.
+    r"""An invertible matrix :math:`U = e^A U_0` with trainable A.
+
+    The inverse is :math:`U^{-1} = U_0^T e^{-A}` and needs no linear solve. A starts at 0.
 
     Parameters
     ----------
     start : Tensor [d, d]
-        The rotation U_0; A = 0. Any U_0 will do together with its atoms.
+        The rotation :math:`U_0`, or any invertible matrix if ``atoms`` is given.
     atoms : Tensor [d, d], optional
-        Of U_0, as rows: its inverse transposed.
+        The atoms of :math:`U_0` as rows: its inverse transposed.
     """
 
-    # From a rotation that fits, gradients find atoms that are not orthogonal: on mixtures of
-    # condition 20 in 2000 steps to the last digit, from a random one not quite.
+    # From the best rotation, gradients find non-orthogonal atoms of mixtures with condition 20 to
+    # the last digit in 2000 steps; from a random rotation they do not quite.
     starts_from = "rotation"
 
     start: Tensor
@@ -42,21 +44,21 @@ class Invertible(Transform):
 
     @classmethod
     def from_rotation(cls, rotation: Tensor, settings: Settings) -> Invertible:
-        """At a rotation [d, d]."""
+        """Make a transform at a rotation [d, d]."""
         return cls(rotation)
 
     @classmethod
     def at(cls, basis: Basis, settings: Settings) -> Invertible:
-        """At any basis."""
+        """Make a transform at any basis."""
         return cls(basis.readouts.clone(), basis.atoms.clone())
 
     def forward(self) -> Basis:
-        """The basis, with gradients."""
+        """Return the basis with gradients."""
         return self._basis(self.generator, self.start, self.atoms)
 
     @torch.no_grad()
     def finished(self) -> Basis:
-        """The basis with atoms of norm 1, in float64: scales of rows of U are arbitrary."""
+        """Return the basis with atoms of norm 1, because the scale of a row of U is arbitrary."""
         basis = self._basis(self.generator.double(), self.start.double(), self.atoms.double())
         norms = basis.atoms.norm(dim=1, keepdim=True)
         unit = DenseBasis(basis.readouts * norms, basis.atoms / norms)

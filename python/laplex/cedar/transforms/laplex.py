@@ -1,4 +1,4 @@
-"""A product of rotations by Laplace kernels."""
+"""A product of rotations by Laplace kernels as a change of basis."""
 
 from __future__ import annotations
 
@@ -16,29 +16,36 @@ from .base import Start, Transform
 if TYPE_CHECKING:
     from ..settings import Settings
 
-#: Standard deviation of the initial anchors, in lengthscales times the number of coordinates:
-#: neighbours are about two lengthscales apart, so that a chain mixes some and loses nothing.
+#: Standard deviation of the initial anchors, in lengthscales times the number of coordinates.
+#: Neighbours are then about two lengthscales apart, so that a chain mixes some and loses nothing.
 _ANCHOR_SPREAD = 0.6
 
 
 @TRANSFORMS.register("laplex")
 class Laplace(Transform):
-    """`LaplaceRotations` between trainable anchors.
+    """``LaplaceRotations`` with trainable anchors.
 
-    It suits coordinates with neighbours that are alike, and is weak without: 4, 8 and 16 heads
-    reach a held-out FVE at k = 32 of .76, .85 and .86 on Fashion-MNIST (a cosine transform .83, PCA
-    .88, a rotation .92), but .43, .45 and .48 on 384-d embeddings of words, where coordinates as
-    they are have .41, PCA .58 and a rotation .67.
+    This basis suits coordinates whose neighbours are alike, and is weak otherwise. With 4, 8 and 16
+    heads it reaches a held-out FVE at k = 32 of .76, .85 and .86 on Fashion-MNIST, where a cosine
+    transform has .83, PCA .88 and a rotation .92. On 384-dimensional embeddings of words it reaches
+    .43, .45 and .48, where the coordinates as they are have .41, PCA .58 and a rotation .67.
 
     Parameters
     ----------
-    dim, heads : int
-        d coordinates, as many chains.
+    dim : int
+        Number of coordinates d.
+    heads : int
+        Number of rotations in the product.
     random : torch.Generator
-        Of the start.
+        Random numbers for the start.
+    device : torch.device
+        Device of the anchors.
+    dtype : torch.dtype
+        Precision of the anchors.
     sample : Tensor [m, d], optional
-        Centred rows that the anchors start from, see `starting_anchors`. None: normal anchors, for
-        parameters that are loaded next; from there hardly anything is learned.
+        Centred rows that determine the starting anchors (see ``starting_anchors``). Without it the
+        anchors are normal, for parameters that are loaded next; from there hardly anything is
+        learned.
     """
 
     starts_from = "rows"
@@ -63,15 +70,15 @@ class Laplace(Transform):
 
     @classmethod
     def new(cls, settings: Settings, start: Start) -> Laplace:
-        """Anchors where the sample says."""
+        """Make anchors at the start that the sample determines."""
         dim, random, device, dtype, _, sample = start
         return cls(dim, settings.heads, random, device=device, dtype=dtype, sample=sample)
 
     @classmethod
     def at(cls, basis: Basis, settings: Settings) -> Laplace:
-        """Trainable anchors where those of a basis are."""
+        """Make trainable anchors at those of a basis."""
         if not isinstance(basis, LaplaceRotations):
-            raise ValueError("basis='laplex' can't go on from a basis of another kind: call fit")
+            raise ValueError("basis='laplex' can't continue from a basis of another kind: call fit")
         heads, dim = basis.anchors.shape
         made = cls(
             dim, heads, torch.Generator(), device=basis.anchors.device, dtype=basis.anchors.dtype
@@ -80,10 +87,10 @@ class Laplace(Transform):
         return made
 
     def forward(self) -> Basis:
-        """The basis, with gradients."""
+        """Return the basis with gradients."""
         return LaplaceRotations(self.anchors)
 
     @torch.no_grad()
     def finished(self) -> Basis:
-        """The basis, without gradients."""
+        """Return the basis without gradients."""
         return LaplaceRotations(self.anchors.detach().clone())

@@ -1,4 +1,4 @@
-"""A rotation."""
+"""A rotation as a change of basis."""
 
 from __future__ import annotations
 
@@ -17,13 +17,17 @@ if TYPE_CHECKING:
 
 @TRANSFORMS.register("orthogonal")
 class Orthogonal(Transform):
-    r"""U = exp(A - A^T) U_0 or, as ``"cayley"``, (I + B)^{-1} (I - B) U_0 with B = A - A^T.
+    r"""A rotation with a trainable matrix A.
+
+    With :math:`B = A - A^T`, the rotation is :math:`U = e^B U_0` ("expm") or
+    :math:`U = (I + B)^{-1} (I - B) U_0` ("cayley"). A starts at 0.
 
     Parameters
     ----------
     start : Tensor [d, d]
-        The rotation U_0; A = 0.
+        The rotation :math:`U_0`.
     parametrization : {"expm", "cayley"}
+        The matrix exponential or the Cayley transform.
     """
 
     alternates = True
@@ -38,17 +42,17 @@ class Orthogonal(Transform):
 
     @classmethod
     def from_rotation(cls, rotation: Tensor, settings: Settings) -> Orthogonal:
-        """At a rotation [d, d]."""
+        """Make a transform at a rotation [d, d]."""
         return cls(rotation, settings.parametrization)
 
     @classmethod
     def at(cls, basis: Basis, settings: Settings) -> Orthogonal:
-        """At the rotation nearest to a basis."""
+        """Make a transform at the rotation nearest to a basis."""
         rotation = nearest_rotation(basis.readouts)  # of an invertible basis too
         return cls(rotation.to(basis.readouts.dtype), settings.parametrization)
 
     def forward(self) -> Basis:
-        """The basis, with gradients."""
+        """Return the basis with gradients."""
         skew = self.generator - self.generator.T
         if self.parametrization == "expm":
             rotation = torch.linalg.matrix_exp(skew)
@@ -59,6 +63,6 @@ class Orthogonal(Transform):
 
     @torch.no_grad()
     def finished(self) -> Basis:
-        """The basis, orthogonal to the last digit."""
+        """Return the basis, orthogonal to the last digit."""
         readouts = nearest_rotation(self().readouts)
         return DenseBasis(readouts.to(self.start.dtype))
