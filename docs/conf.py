@@ -93,14 +93,16 @@ def link_by_last_name(
     return domain.resolve_xref(env, node["refdoc"], app.builder, "obj", names[0], node, contnode)
 
 
-def skip_metadata_routing(
+def skip_inherited(
     app: Sphinx, what: str, name: str, member: object, skip: bool, options: object
 ) -> bool | None:
-    """Leave out scikit-learn's ``set_fit_request`` and the like, which every estimator inherits."""
-    return True if name.startswith("set_") and name.endswith("_request") else None
+    """Leave out what is not ours: metadata routing of scikit-learn, fields of named tuples."""
+    routing = name.startswith("set_") and name.endswith("_request")
+    field = str(getattr(member, "__doc__", "")).startswith("Alias for field number")
+    return True if routing or field else None
 
 
 def setup(app: Sphinx) -> None:
     """Connect what Sphinx has no option for."""
     app.connect("missing-reference", link_by_last_name)
-    app.connect("autodoc-skip-member", skip_metadata_routing)
+    app.connect("autodoc-skip-member", skip_inherited)

@@ -133,7 +133,7 @@ def page(
     """Return the page in Markdown."""
     names = [column.name for column in COLUMNS[: LARGE if quick else len(COLUMNS)]]
     lines = [
-        "# Exactness, measured",
+        "# Exactness: measurements",
         "",
         "The table shows the largest error of a product in units of `sum_j |K_ij| |v_j|`,",
         "compared with an independent reference in 80-bit extended precision",
