@@ -134,6 +134,8 @@ def main() -> None:
             tests |= nearest_tests(names[path], importers)
         elif path.suffix == ".md":
             tests.add("test_docs")
+        elif path.suffix == ".ipynb":
+            tests.add("test_notebooks")
         elif inside[0] == "examples":
             tests |= {
                 name
