@@ -1,4 +1,4 @@
-"""The commands of ``laplex``: demo, info, cedar, exits. `laplex.cli` checks for what they need."""
+"""The commands of ``laplex``: demo, info, cedar, exits."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from laplex.demo import MAX_SEED, DemoInputError, run_demo
 
 app = typer.Typer(
     name="laplex",
-    help="Exact O(n) products with learnable Laplace-kernel matrices.",
+    help="Learnable Laplace kernels: exact matrix products in O(n), and models built on them.",
     no_args_is_help=True,
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -42,11 +42,11 @@ def root(
     _: Annotated[
         bool,
         typer.Option(
-            "--version", callback=_print_version, is_eager=True, help="Print the version."
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
         ),
     ] = False,
 ) -> None:
-    """Exact O(n) products with learnable Laplace-kernel matrices."""
+    """Learnable Laplace kernels: exact matrix products in O(n), and models built on them."""
 
 
 @app.command()
@@ -55,29 +55,37 @@ def demo(
         str,
         typer.Option(
             metavar="digits|fashion-mnist|DIR",
-            help="Images to learn: scikit-learn's digits, Debian's dataset-fashion-mnist, or a "
-            "folder with Fashion-MNIST's files.",
+            help="Images to train on: the digits of scikit-learn, Fashion-MNIST from Debian's "
+            "package dataset-fashion-mnist, or a folder with the files of Fashion-MNIST.",
         ),
     ] = "digits",
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the report.")] = Path(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write the report to.")] = Path(
         "laplex-demo"
     ),
     epochs: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Epochs of training. Default: 30 for digits, 3 for Fashion-MNIST."
+            min=1,
+            help="Number of training epochs. Default: 30 for digits, 3 for Fashion-MNIST.",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="First random seed.")] = 0,
+    seed: Annotated[
+        int,
+        typer.Option(
+            min=0, max=MAX_SEED, help="First random seed; further runs use the next seeds."
+        ),
+    ] = 0,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Small sizes, two epochs: a few seconds.")
+        bool,
+        typer.Option("--quick", help="Use small sizes and 2 epochs, to finish in a few seconds."),
     ] = False,
 ) -> None:
-    """Check the operator, time it, train networks with it on images; write an HTML report.
+    """Check and time the operator, train networks with it on images, and write an HTML report.
 
-    One to three minutes for digits, some more for Fashion-MNIST.
+    This takes 1 to 3 minutes for digits, and longer for Fashion-MNIST.
 
-    Exit status 1: the operator misses its promised precision, or something it needs is missing.
+    The exit status is 1 if the operator misses its promised precision, or if a package or a file
+    is missing.
     """
     with sentences(
         "laplex demo",
@@ -87,12 +95,12 @@ def demo(
     ):
         findings = run_demo(data, out, epochs=epochs, seed=seed, quick=quick)
     if not findings.passed:
-        raise failure("the operator missed its promised precision")
+        raise failure("the operator missed its promised precision: see the report for details")
 
 
 @app.command()
 def info() -> None:
-    """Print the version, what was compiled in, and what this machine offers."""
+    """Print the version, the features of this build, and the capabilities of this machine."""
     try:
         core = _core.info()
     except ValueError as error:  # LAPLEX_NUM_THREADS
