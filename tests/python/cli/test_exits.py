@@ -300,8 +300,9 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_end(tmp_path, monkeypatch, f
     assert done == [0]
     monkeypatch.undo()
     for name in ("evaluate", "analyze"):
-        assert f"is not finished: continue it with `laplex exits train --out {out} --resume`" in fails(
-            name, out
+        assert (
+            f"is not finished: continue it with `laplex exits train --out {out} --resume`"
+            in fails(name, out)
         )
     assert "already holds a run: pass --resume" in fails("train", "--out", out, *SMALL)
     assert "was started with epochs: 2, not 7" in fails(
@@ -530,7 +531,7 @@ def test_evaluate_failures(folder, tmp_path):
         ([tmp_path / "none"], "is not a folder"),
         ([mixed, mixed], "a run is named twice"),
         ([mixed, "--out", tmp_path / "a.txt"], ".html (a report) or .json"),
-        ([mixed, "--policy", "learned", "--calibration", "temperature"], "a score of its own"),
+        ([mixed, "--policy", "learned", "--calibration", "temperature"], "its own score"),
         ([mixed, "--policy", "margin", "--calibration", "eefp"], "takes the place of margin"),
         ([mixed, "--budget", -1], "budgets must be positive"),
         ([mixed, "--split", "validation", "--policy", "learned"], "take --split test"),
