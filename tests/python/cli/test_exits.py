@@ -532,12 +532,12 @@ def test_evaluate_failures(folder, tmp_path):
         ([mixed, mixed], "a run is named twice"),
         ([mixed, "--out", tmp_path / "a.txt"], ".html (a report) or .json"),
         ([mixed, "--policy", "learned", "--calibration", "temperature"], "its own score"),
-        ([mixed, "--policy", "margin", "--calibration", "eefp"], "takes the place of margin"),
+        ([mixed, "--policy", "margin", "--calibration", "eefp"], "replaces that of the policy"),
         ([mixed, "--budget", -1], "budgets must be positive"),
-        ([mixed, "--split", "validation", "--policy", "learned"], "take --split test"),
+        ([mixed, "--split", "validation", "--policy", "learned"], "use --split test"),
         (
             [mixed, "--timing", "--policy", "entropy", "--calibration", "temperature"],
-            "judged offline only",
+            "can only be evaluated offline",
         ),
         ([mixed, "--policy", "patience", "--threshold", 1.5], "n must be a whole number"),
     ):

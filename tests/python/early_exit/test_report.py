@@ -307,7 +307,7 @@ def test_failures_are_told_and_write_nothing(groups, tmp_path):
             r"training\['a'\] must be of type TrainingResult",
         ),
         ({"results": groups, "dynamics": {"a": 1}}, r"dynamics\['a'\] must be of type Analysis"),
-        ({"results": [tmp_path], "costs": {}}, "costs is read from the folders of runs"),
+        ({"results": [tmp_path], "costs": {}}, "costs is read from the folders of the runs"),
     ):
         with pytest.raises((TypeError, ValueError), match=message):
             report(**wrong, out=out)
