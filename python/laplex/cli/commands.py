@@ -1,4 +1,4 @@
-"""The commands of ``laplex``: demo, info, cedar, exits. `laplex.cli` checks for what they need."""
+"""The commands of ``laplex``: demo, info, cedar, exits."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from laplex.demo import MAX_SEED, DemoInputError, run_demo
 
 app = typer.Typer(
     name="laplex",
-    help="Exact O(n) products with learnable Laplace-kernel matrices.",
+    help="Learnable Laplace kernels: exact matrix products in O(n), and models built on them.",
     no_args_is_help=True,
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -42,11 +42,11 @@ def root(
     _: Annotated[
         bool,
         typer.Option(
-            "--version", callback=_print_version, is_eager=True, help="Print the version."
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
         ),
     ] = False,
 ) -> None:
-    """Exact O(n) products with learnable Laplace-kernel matrices."""
+    """Learnable Laplace kernels: exact matrix products in O(n), and models built on them."""
 
 
 @app.command()
@@ -59,29 +59,33 @@ def demo(
             "package dataset-fashion-mnist, or a folder with the files of Fashion-MNIST.",
         ),
     ] = "digits",
-    out: Annotated[
-        Path, typer.Option(metavar="DIR", help="The folder to write the report to.")
-    ] = Path("laplex-demo"),
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write the report to.")] = Path(
+        "laplex-demo"
+    ),
     epochs: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="Number of training epochs. The default is 30 for digits and 3 for Fashion-MNIST.",
+            help="Number of training epochs. Default: 30 for digits, 3 for Fashion-MNIST.",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="The first random seed.")] = 0,
+    seed: Annotated[
+        int,
+        typer.Option(
+            min=0, max=MAX_SEED, help="First random seed; further runs use the next seeds."
+        ),
+    ] = 0,
     quick: Annotated[
         bool,
-        typer.Option(
-            "--quick", help="Use small sizes, two epochs and one seed; this takes a few seconds."
-        ),
+        typer.Option("--quick", help="Use small sizes and 2 epochs, to finish in a few seconds."),
     ] = False,
 ) -> None:
-    """Check and time the operator, train networks on images, and write an HTML report.
+    """Check and time the operator, train networks with it on images, and write an HTML report.
 
-    The demo takes one to three minutes for digits, and somewhat longer for Fashion-MNIST.
+    This takes 1 to 3 minutes for digits, and longer for Fashion-MNIST.
 
-    The exit status is 1 if the operator misses its promised precision or a package is missing.
+    The exit status is 1 if the operator misses its promised precision, or if a package or a file
+    is missing.
     """
     with sentences(
         "laplex demo",
@@ -91,12 +95,12 @@ def demo(
     ):
         findings = run_demo(data, out, epochs=epochs, seed=seed, quick=quick)
     if not findings.passed:
-        raise failure("the operator missed its promised precision")
+        raise failure("the operator missed its promised precision: see the report for details")
 
 
 @app.command()
 def info() -> None:
-    """Print the versions, the features of this build, and the instruction set and GPUs in use."""
+    """Print the version, the features of this build, and the capabilities of this machine."""
     try:
         core = _core.info()
     except ValueError as error:  # LAPLEX_NUM_THREADS

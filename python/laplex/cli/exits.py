@@ -1,4 +1,4 @@
-"""The commands of ``laplex exits``. Importing this needs typer and rich, and nothing slow."""
+"""The commands of ``laplex exits``. Importing this needs only typer and rich, and is fast."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="exits",
-    help="Networks with early exits: train them, judge them, look inside, export, report.",
+    help="Train, evaluate, analyse and export networks with early exits, and write reports.",
     no_args_is_help=True,
 )
 
@@ -54,28 +54,29 @@ def train(
         Path | None,
         typer.Argument(
             metavar="CONFIG.yaml",
-            help="Settings; options come before them. Every run writes a config.yaml that lists "
-            "all there are, with what they are about.",
+            help="Settings file. Options on the command line take precedence. Every run writes a "
+            "config.yaml that lists and explains all settings.",
         ),
     ] = None,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the run.")] = Path(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write the run to.")] = Path(
         "exits-run"
     ),
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run that was begun in --out.")
+        bool, typer.Option("--resume", help="Continue the run that was started in --out.")
     ] = False,
     quiet: Quiet = False,
     **given: Any,
 ) -> None:
-    """Train a network with exits. Without options: a small one on digits, in under a minute.
+    """Train a network with early exits.
 
-    Writes config.yaml (all settings), checkpoints, history.json and weights.pt into --out.
+    Without options, this trains a small network on the digits data set in under a minute. The
+    command writes config.yaml (all settings), checkpoints, history.json and weights.pt into --out.
     """
     with _sentences("train", "pytorch_lightning", "torchmetrics"):
         before = begun(out) if out.is_dir() else None
         settings = _settings(config, given, before, resume=resume, out=out)
         if resume and (out / "weights.pt").is_file():
-            typer.echo(f"finished already: {out}")
+            typer.echo(f"The run in {out} is already finished.")
             return
         find_images(settings.data)
         check_folder(out)
@@ -84,8 +85,8 @@ def train(
 
         def going_on() -> str:
             if has_checkpoint(out):
-                return f"go on with `laplex exits train --out {out} --resume`"
-            return "nothing was written yet; begin again"
+                return f"continue with `laplex exits train --out {out} --resume`"
+            return "there is no checkpoint yet; start the run again"
 
         with result_folder(out), stoppable(going_on):
             run = train_run(settings, out, resume=resume, progress=shows_progress(quiet))
@@ -100,43 +101,51 @@ def evaluate(
         list[str] | None,
         choice(
             CALIBRATIONS,
-            "Calibration of the scores, fitted on validation images: none; a temperature for each "
-            "exit; or score heads that learn who is right or beyond help (eefp), or who is right "
-            "(correct). May be repeated, to judge each run several ways. Default: none.",
+            "Calibration of the scores, fitted on the validation images: none, a temperature for "
+            "each exit, or score heads that learn whether a sample may leave (eefp) or whether the "
+            "exit is right (correct). Repeat the option to evaluate each run with several "
+            "calibrations. Default: none.",
         ),
     ] = None,
-    split: Annotated[str, choice(SPLITS, "Images to judge on.")] = "test",
+    split: Annotated[str, choice(SPLITS, "Images to evaluate on.")] = "test",
     budget: Annotated[
         list[float] | None,
         typer.Option(
-            help="Mean cost, in parts of the plain backbone, to tell the accuracy at. May be "
-            "repeated. Default: 0.25, 0.5, 0.75, 1."
+            help="Mean cost at which to report the accuracy, relative to the plain backbone. "
+            "Repeat the option for several costs. Default: 0.25, 0.5, 0.75 and 1."
         ),
     ] = None,
     protocol: Annotated[
         str | None,
         choice(
             PROTOCOLS,
-            "Thresholds fitted for each exit on validation images (the default), or one for all "
-            "exits swept on the judged images themselves.",
+            "How to choose thresholds: fit one for each exit on the validation images, or sweep "
+            "one for all exits over the evaluated images themselves (p1-test-sweep). Default: "
+            "validation, or p1-test-sweep with --split validation.",
         ),
     ] = None,
     threshold: Annotated[
         float | None,
-        typer.Option(help="Also tell what this threshold, in the policy's units, gives."),
+        typer.Option(
+            help="Also report accuracy and cost at this threshold, in the units of the policy."
+        ),
     ] = None,
     timing: Annotated[
-        bool, typer.Option("--timing", help="Measure real exits by the clock, too.")
+        bool,
+        typer.Option("--timing", help="Also measure the run time of prediction with early exits."),
     ] = False,
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A report (.html), or the numbers (.json).")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="File to write: a report (.html), or the numbers (.json)."
+        ),
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Judge runs: each exit, accuracy against cost, calibration, failure prediction.
+    """Evaluate runs: accuracy against cost, calibration and failure prediction of the exits.
 
-    Writes evaluation.json into each run. Several runs are compared; those that differ in their
-    seed alone are taken together.
+    The command writes evaluation.json into the folder of each run. Several runs are compared; runs
+    that differ only in their seed are averaged.
     """
     with _sentences("evaluate", *_for_page(out)):
         if out is not None and out.suffix not in (".html", ".json"):
@@ -168,7 +177,8 @@ def evaluate(
                 write_page(study, out, "Early exits")
             else:
                 study.comparison.to_json(out)
-            typer.echo(f"\n{'report' if out.suffix == '.html' else 'numbers'}: {out}")
+            what = "The report is" if out.suffix == ".html" else "The numbers are"
+            typer.echo(f"\n{what} in {out}")
 
 
 @app.command()
@@ -178,21 +188,27 @@ def analyze(
         Path | None,
         typer.Option(
             metavar="RUN_DIR",
-            help="A second run of the same network, to walk to on a straight line (linear mode "
-            "connectivity).",
+            help="Second run of the same network, for measuring the loss on the straight line "
+            "between the two (linear mode connectivity).",
         ),
     ] = None,
     part: Annotated[
-        list[str] | None, choice(PARTS, "What to measure; may be repeated. Default: everything.")
+        list[str] | None,
+        choice(
+            PARTS,
+            "Measurement to make. Repeat the option for several. Default: all of them.",
+        ),
     ] = None,
-    split: Annotated[str, choice(SPLITS, "Images to look at.")] = "train",
-    samples: Annotated[int, typer.Option(min=2, help="How many of them.")] = 500,
-    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Random seed.")] = 0,
+    split: Annotated[str, choice(SPLITS, "Images to measure on.")] = "train",
+    samples: Annotated[int, typer.Option(min=2, help="Number of images to use.")] = 500,
+    seed: Annotated[
+        int, typer.Option(min=0, max=MAX_SEED, help="Random seed of the measurements.")
+    ] = 0,
     quiet: Quiet = False,
 ) -> None:
-    """Look inside a run: gradients, ranks, information, loss landscape, mode connectivity.
+    """Analyse a run: gradients, ranks, information, loss landscape, mode connectivity.
 
-    Writes tables, numbers and pictures into the run's folder analysis.
+    The command writes tables, numbers and figures into the folder "analysis" of the run.
     """
     with _sentences("analyze", "matplotlib"):
         check_finished(run)
@@ -218,35 +234,44 @@ def analyze(
         for name, why in analysis.failures.items():
             caution(f"{name} failed: {why}")
         tables = [one.table() for one in analysis.parts().values()]
-        typer.echo("\n\n".join([*tables, f"tables, numbers and pictures: {folder}"]))
+        typer.echo("\n\n".join([*tables, f"Tables, numbers and figures are in {folder}"]))
 
 
 @app.command()
 def export(
     run: RunFolder,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the files.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write the files to.")],
     format: Annotated[  # noqa: A002  (the word for it)
-        str, choice(FORMATS, "Format of the files: ONNX, or that of torch.export.")
+        str, choice(FORMATS, "Format of the files: ONNX, or that of torch.export (torch).")
     ] = "onnx",
     policy: PolicyOption = str(POLICIES.default),
     calibration: Annotated[
-        str, choice(CALIBRATIONS, "Calibration of the scores, fitted on validation images.")
+        str,
+        choice(
+            CALIBRATIONS,
+            "Calibration of the scores, fitted on the validation images; see `laplex exits "
+            "evaluate`.",
+        ),
     ] = "none",
     threshold: Annotated[
-        float | None, typer.Option(help="When a sample leaves, in the policy's units.")
+        float | None,
+        typer.Option(
+            help="Threshold at which a sample leaves, in the units of the policy. Default: fit "
+            "thresholds to --budget."
+        ),
     ] = None,
     budget: Annotated[
         float | None,
         typer.Option(
-            help="Fit thresholds to this mean cost, in parts of the plain backbone, on validation "
-            "images. Default, without --threshold: 0.5, or what the first exit costs."
+            help="Mean cost to which thresholds are fitted on the validation images, relative to "
+            "the plain backbone. Default: 0.5, or the cost of the first exit if that is larger."
         ),
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a former export.")
+        bool, typer.Option("--overwrite", help="Replace a previous export in --out.")
     ] = False,
 ) -> None:
-    """Write a network as one file for each segment, with a runner and an exit policy."""
+    """Export a network: one file for each segment, with a runner and an exit policy."""
     with _sentences("export"):
         if threshold is not None and budget is not None:
             raise ValueError("--threshold and --budget exclude each other: pass one of them")
@@ -266,21 +291,24 @@ def export(
             policy=chosen,
             overwrite=overwrite,
         )
-        typer.echo(f"{chosen!r}\n{found.model.num_exits} segments with a runner: {folder}")
+        typer.echo(
+            f"Policy: {chosen!r}\n{found.model.num_exits} segments with a runner are in {folder}"
+        )
 
 
 @app.command()
 def report(
     runs: RunFolders,
-    out: Annotated[Path, typer.Option(metavar="FILE", help="The page to write.")] = Path(
+    out: Annotated[Path, typer.Option(metavar="FILE", help="HTML file to write.")] = Path(
         "exits-report.html"
     ),
-    title: Annotated[str, typer.Option(help="Title of the page.")] = "Early exits",
+    title: Annotated[str, typer.Option(help="Title of the report.")] = "Early exits",
     quiet: Quiet = False,
 ) -> None:
-    """Write all there is to know of some runs as one HTML file.
+    """Write a report of one or several runs as a single HTML file.
 
-    Runs that `laplex exits evaluate` has not judged are judged first, with its defaults.
+    Runs that have not been evaluated yet are evaluated first, with the default options of `laplex
+    exits evaluate`.
     """
     with _sentences("report", "matplotlib"):
         _check_paths(runs, out)
@@ -294,7 +322,7 @@ def report(
             if RunEvaluation.read(run.folder) is None:
                 evaluate_run(run, progress=shows_progress(quiet)).write(run.folder)
         write_page(Study.of_runs(found), out, title)
-        typer.echo(f"report: {out}")
+        typer.echo(f"The report is in {out}")
 
 
 # --- inside ---------------------------------------------------------------------------------------
@@ -310,11 +338,11 @@ def _for_page(out: Path | None) -> tuple[str, ...]:
 
 
 def _check_paths(runs: list[Path], out: Path | None) -> None:
-    """Check folders of runs and the file of a result, before any run is judged and written to."""
+    """Check the folders of runs and the output file, before any run is evaluated."""
     for folder in runs:
         check_finished(folder)
     if len({folder.resolve() for folder in runs}) < len(runs):
-        raise ValueError(f"a run is named twice: {', '.join(map(str, runs))}")
+        raise ValueError(f"a run is named twice: {', '.join(map(str, runs))}: name each run once")
     if out is not None:
         check_writable(out)
 
@@ -327,12 +355,14 @@ def _settings(
     resume: bool,
     out: Path,
 ) -> RunSettings:
-    """From a file, options, and the run that is in `out` already."""
+    """The settings from a file, from options, and from the run that is already in `out`."""
     if resume and before is None:
-        raise ValueError(f"--resume: no run was begun in {out}: leave --resume out to begin one")
+        raise ValueError(
+            f"--resume: no run was started in {out}: leave out --resume to start a new one"
+        )
     if before is not None and not resume:
         raise ValueError(
-            f"--out {out} holds a run already: go on with it by --resume, or give another folder"
+            f"--out {out} already holds a run: pass --resume to continue it, or another folder"
         )
     if before is None:
         settings = RunSettings() if config is None else read_settings(config)
@@ -340,10 +370,10 @@ def _settings(
     asked = changed(before if config is None else read_settings(config), given, "options")
     for key in before.differing(asked):
         if config is not None and key in ("exits", "epochs") and getattr(asked, key) is None:
-            continue  # resolved in the run
+            continue  # the run holds the resolved values
         raise ValueError(
-            f"--resume: the run in {out} was begun with {key}: {getattr(before, key)!r}, not "
-            f"{getattr(asked, key)!r}: go on with the settings that it has, or begin elsewhere"
+            f"--resume: the run in {out} was started with {key}: {getattr(before, key)!r}, not "
+            f"{getattr(asked, key)!r}: keep its settings, or start a new run in another folder"
         )
     return before
 
@@ -377,7 +407,7 @@ def _summary(run: Run) -> str:
     last = result.history[-1].val_accuracy
     shown = ", ".join(f"{name} {one:.1%}" for name, one in zip(names, last, strict=True))
     return (
-        f"validation accuracy by exit: {shown}\n"
-        f"{run.history['seconds']:.0f} s; run: {run.folder}\n"
-        f"judge it with `laplex exits evaluate {run.folder}`"
+        f"Validation accuracy by exit: {shown}\n"
+        f"The run took {run.history['seconds']:.0f} s and is in {run.folder}\n"
+        f"Evaluate it with `laplex exits evaluate {run.folder}`"
     )

@@ -1,4 +1,4 @@
-"""What the options of ``laplex exits`` may be, and the options that several commands have."""
+"""The choices of the options of ``laplex exits``, and the options that several commands share."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PolicyOption = Annotated[
     str,
     choice(
         POLICIES,
-        "Policy whose score has to reach a threshold for a sample to leave.",
+        "Exit policy: a sample leaves when the score of this policy reaches a threshold.",
     ),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Do not show progress bars.")]

@@ -166,26 +166,26 @@ def test_every_key_refuses_what_it_is_not():
     ("text", "message"),
     [
         ("epoch: 3", "c.yaml: there is no key 'epoch': did you mean epochs?"),
-        ("xyzzy: 3", "there is no key 'xyzzy': keys are data, images,"),
+        ("xyzzy: 3", "there is no key 'xyzzy': the keys are data, images,"),
         ("epochs: many", "c.yaml: epochs must be a whole number of at least 1, got 'many'"),
         ("seed: 2147483648", "seed must be a whole number of at most 2147483647"),
         ("exits: [layers.7]", "exit 'layers.7' is not a module of the backbone: it has"),
-        ("backbone: small_mpl", "'small_mpl' is none of small_mlp, small_msdnet"),
+        ("backbone: small_mpl", "'small_mpl' is not one of small_mlp, small_msdnet"),
         ("backbone: nothing.at.all:make", "there is no module 'nothing'"),
         ("backbone: math:pie", "math has no function 'pie'"),
         ("backbone: platform:machine\nexits: [a]", "returned a str: the function must return a"),
         ("backbone: random:random\nexits: [a]", "returned a float: the function must return a"),
-        ("backbone: math:hypot", "needs exits"),
+        ("backbone: math:hypot", "has no default exits: name some"),
         ("backbone_options: {width: 3}", "small_mlp takes in_features, num_classes, widths, seed"),
         ("backbone: small_vit\nhead: conv", "head='conv' needs activations"),
         ("strategy: [{train: all, epochs: 1}]\nepochs: 2", "each Phase has its own"),
         ("strategy: [{train: most, epochs: 1}]", "Phase.train must be one of"),
         ("strategy: mixed\nepochs: 1", "epochs must be at least 2"),
         ("weights: [1, 1]", "weights has 2 entries for 3 exits"),
-        ("detach: true\ngradient_equilibrium: true", "leave gradient_equilibrium away"),
-        ("images: 10\nvalidation: 0.9", "leave 1 to train on"),
+        ("detach: true\ngradient_equilibrium: true", "gradient_equilibrium exclude each other"),
+        ("images: 10\nvalidation: 0.9", "leave only 1 to train on"),
         ("- a", "must hold keys with values"),
-        ("a: [", "is no YAML"),
+        ("a: [", "is not valid YAML"),
     ],
 )
 def test_settings_that_are_wrong_are_told_and_leave_nothing(text, message, tmp_path):
@@ -300,27 +300,28 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_end(tmp_path, monkeypatch, f
     assert done == [0]
     monkeypatch.undo()
     for name in ("evaluate", "analyze"):
-        assert f"is not finished: go on with `laplex exits train --out {out} --resume`" in fails(
-            name, out
+        assert (
+            f"is not finished: continue it with `laplex exits train --out {out} --resume`"
+            in fails(name, out)
         )
-    assert "holds a run already: go on with it by --resume" in fails("train", "--out", out, *SMALL)
-    assert "was begun with epochs: 2, not 7" in fails(
+    assert "already holds a run: pass --resume" in fails("train", "--out", out, *SMALL)
+    assert "was started with epochs: 2, not 7" in fails(
         "train", "--out", out, "--resume", "--epochs", 7
     )
     text, _ = run("train", "--out", out, "--resume", "--epochs", 2, "--quiet")
-    assert "validation accuracy by exit: layers.0" in text
+    assert "Validation accuracy by exit: layers.0" in text
     mine, whole = Run.open(out), Run.open(folder / "mixed")
     for name, value in whole.model.state_dict().items():
         assert torch.equal(mine.model.state_dict()[name], value), name
     assert mine.training.to_dict() == whole.training.to_dict()
     before = (out / "weights.pt").read_bytes()
-    assert run("train", "--out", out, "--resume")[0] == f"finished already: {out}\n"
+    assert run("train", "--out", out, "--resume")[0] == f"The run in {out} is already finished.\n"
     assert (out / "weights.pt").read_bytes() == before
 
 
 def test_an_interrupt_says_how_to_go_on(tmp_path, monkeypatch):
     keep = lightning_phase.PhaseModule.on_train_epoch_end
-    for at, message in ((1, "--resume`"), (0, "nothing was written yet; begin again")):
+    for at, message in ((1, "--resume`"), (0, "there is no checkpoint yet; start the run again")):
         out = tmp_path / str(at)
 
         def stopped(self, at=at):
@@ -341,12 +342,12 @@ def test_train_failures(folder, tmp_path):
     small = ["--backbone", "small_mlp"]
     assert "is a file: pass a folder" in fails("train", "--out", tmp_path / "file", *small)
     assert "--out /proc/m can't be written to" in fails("train", "--out", "/proc/m", *small)
-    assert "no run was begun" in fails("train", "--out", tmp_path / "r", "--resume")
+    assert "no run was started" in fails("train", "--out", tmp_path / "r", "--resume")
     assert "there is no file" in fails("train", tmp_path / "none.yaml", "--out", tmp_path / "r")
     message = fails("train", "--data", tmp_path / "nothing", "--out", tmp_path / "r")
     assert "apt-get install dataset-fashion-mnist" in message
     message = fails("train", "--learning-rate", 1e30, "--out", tmp_path / "r", *SMALL)
-    assert "take a smaller learning_rate" in message
+    assert "try a smaller learning_rate" in message
     assert list(tmp_path.iterdir()) == [tmp_path / "file"]
     assert (tmp_path / "file").read_text() == "mine"
 
@@ -368,7 +369,7 @@ def test_a_backbone_of_one_s_own(tmp_path, monkeypatch):
     assert model.backbone[1].out_features == 6
     assert model.exit_names == ("2",)
     assert str(tmp_path) not in sys.path
-    assert "has no function 'male', but make" in fails(
+    assert "has no function 'male'; its functions are make" in fails(
         "train", "--out", "s", "--backbone", "own_networks:male", "--exits", "2"
     )
     (tmp_path / "c.yaml").write_text("backbone_options: {hiden: 6}\n")
@@ -476,7 +477,7 @@ def test_runs_are_compared_and_timed(folder, tmp_path):
     assert saved.timing.run("backbone", 1).counted == 1.0
     assert "LearnedScore" in saved.timing.policy
     out, _ = run("evaluate", folder / "mixed", "--out", tmp_path / "a.html")
-    assert out.endswith(f"\n\nreport: {tmp_path / 'a.html'}\n")
+    assert out.endswith(f"\n\nThe report is in {tmp_path / 'a.html'}\n")
     assert "<title>Early exits</title>" in (tmp_path / "a.html").read_text("utf-8")
 
 
@@ -526,17 +527,17 @@ def test_evaluate_failures(folder, tmp_path):
     run("evaluate", mixed, "--budget", 0.8, "--quiet")
     before = (mixed / "evaluation.json").read_bytes()
     for wrong, message in (
-        ([tmp_path], "holds no run: pass one that `laplex exits train --out` wrote"),
-        ([tmp_path / "none"], "is no folder"),
+        ([tmp_path], "does not hold a run: pass one that `laplex exits train --out` wrote"),
+        ([tmp_path / "none"], "is not a folder"),
         ([mixed, mixed], "a run is named twice"),
         ([mixed, "--out", tmp_path / "a.txt"], ".html (a report) or .json"),
-        ([mixed, "--policy", "learned", "--calibration", "temperature"], "a score of its own"),
-        ([mixed, "--policy", "margin", "--calibration", "eefp"], "takes the place of margin"),
+        ([mixed, "--policy", "learned", "--calibration", "temperature"], "its own score"),
+        ([mixed, "--policy", "margin", "--calibration", "eefp"], "replaces that of the policy"),
         ([mixed, "--budget", -1], "budgets must be positive"),
-        ([mixed, "--split", "validation", "--policy", "learned"], "take --split test"),
+        ([mixed, "--split", "validation", "--policy", "learned"], "use --split test"),
         (
             [mixed, "--timing", "--policy", "entropy", "--calibration", "temperature"],
-            "judged offline only",
+            "can only be evaluated offline",
         ),
         ([mixed, "--policy", "patience", "--threshold", 1.5], "n must be a whole number"),
     ):
@@ -549,7 +550,7 @@ def test_a_broken_run_is_told(folder, tmp_path):
     out = tmp_path / "r"
     run("train", "--out", out, *SMALL, "--strategy", "joint")
     (out / "evaluation.json").write_text('{"split": "test"}')
-    assert "is not what `laplex exits evaluate` writes" in fails("report", out)
+    assert "was not written by `laplex exits evaluate`" in fails("report", out)
     (out / "weights.pt").write_bytes(b"nonsense")
     assert "does not hold the weights of the model" in fails("evaluate", out)
     torch.save({"a": torch.zeros(1)}, out / "weights.pt")
@@ -581,7 +582,7 @@ def test_export_follows_the_policy(folder, tmp_path):
     found = Run.open(folder / "mixed")
     to = ("export", folder / "mixed", "--out", tmp_path / "e", "--format", "torch")
     out, _ = run(*to, "--budget", 0.9, "--calibration", "eefp")
-    assert out.startswith("LearnedScore([")
+    assert out.startswith("Policy: LearnedScore([")
     assert "3 segments with a runner" in out
     unseen = collect(found.model, found.splits.loader("validation", 500))
     costs = count_costs(found.model, found.splits.example())
@@ -625,7 +626,7 @@ def test_export_failures(folder, tmp_path, monkeypatch):
     assert "exclude each other" in fails(
         "export", folder / "mixed", *to, "--threshold", 0.3, "--budget", 0.5
     )
-    assert "what the first exit costs" in fails("export", folder / "mixed", *to, "--budget", 0.01)
+    assert "the cost of the first exit" in fails("export", folder / "mixed", *to, "--budget", 0.01)
     monkeypatch.setitem(sys.modules, "onnx", None)
     message = fails("export", folder / "mixed", *to)
     assert 'needs onnx: pip install "laplex[onnx]"' in message
@@ -636,7 +637,7 @@ def test_report_judges_what_was_not_judged(folder, tmp_path):
     out = tmp_path / "r"
     run("train", "--out", out, *SMALL, "--strategy", "joint", "--seed", 2)
     text, error = run("report", out, folder / "joint", "--out", tmp_path / "p.html", "--quiet")
-    assert (text, error) == (f"report: {tmp_path / 'p.html'}\n", "")
+    assert (text, error) == (f"The report is in {tmp_path / 'p.html'}\n", "")
     assert RunEvaluation.read(out) is not None
     assert "there is no folder" in fails("report", out, "--out", tmp_path / "no" / "p.html")
 
@@ -647,7 +648,7 @@ def test_report_judges_what_was_not_judged(folder, tmp_path):
 def test_a_real_run_prints_nothing_but_its_result(tmp_path):
     result = command("exits", "train", "--out", tmp_path / "r", *SMALL)
     assert (result.returncode, result.stderr) == (0, "")
-    assert result.stdout.startswith("validation accuracy by exit: layers.0")
+    assert result.stdout.startswith("Validation accuracy by exit: layers.0")
     assert len(result.stdout.splitlines()) == 3
 
 

@@ -327,11 +327,11 @@ class Unused(Skip):
 
 
 REFUSED = {
-    "skip": (Skip, "second", "something else of the batch passes exit 'second' by"),
+    "skip": (Skip, "second", "data of the batch bypass exit 'second'"),
     "state": (Counts, "first", "changes 'model.backbone.calls' in evaluation mode"),
-    "batch": (FixesTheBatch, "first", r"fixes the size of the batch .* write x.shape\[0\]"),
-    "branch": (Branches, "first", "the model can't be traced by torch.export: Could not guard"),
-    "unused": (Unused, "first", "nothing behind exit 'first' needs what its module puts out"),
+    "batch": (FixesTheBatch, "first", r"fixes the batch size .* write x.shape\[0\]"),
+    "branch": (Branches, "first", "the model cannot be traced by torch.export: Could not guard"),
+    "unused": (Unused, "first", "nothing after exit 'first' uses the output of its module"),
 }
 
 
@@ -531,11 +531,11 @@ class Never(Policy):
 @pytest.mark.parametrize(
     ("kind", "error", "message"),
     [
-        (Branching, ValueError, r"the score of Branching\(0.5\) can't be traced by torch.export"),
-        (Policy, ValueError, r"the score of Policy\(0.5\) can't be traced .* NotImplementedError"),
+        (Branching, ValueError, r"the score of Branching\(0.5\) cannot be traced by torch.export"),
+        (Policy, ValueError, r"the score of Policy\(0.5\) cannot be traced .* NotImplementedError"),
         (Wide, ValueError, r"the score of Wide\(0.5\) must be a Tensor \[4\], .* got \[4, 3\]"),
-        (Counting, RuntimeError, r"the files give other scores than Counting\(0.5\)"),
-        (Never, TypeError, "policy is a Never with a reached of its own"),
+        (Counting, RuntimeError, r"the exported files give other scores than Counting\(0.5\)"),
+        (Never, TypeError, "policy is a Never with its own method reached"),
     ],
 )
 def test_policies_that_files_can_not_keep(kind, error, message, tmp_path):
@@ -842,7 +842,9 @@ def test_loading_says_what_is_wrong(tmp_path, exported, monkeypatch):
     path = folder / "manifest.json"
     manifest = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps({**manifest, "format": 99}), encoding="utf-8")
-    with pytest.raises(ValueError, match="was exported in format 99, this runner reads 1 and 2"):
+    with pytest.raises(
+        ValueError, match="was exported in format 99, but this runner reads formats 1 and 2"
+    ):
         ExportedModel.load(folder)
     for text in ("{", "[]", "{}", '{"kind": "other", "format": 1}'):
         path.write_text(text, encoding="utf-8")

@@ -29,12 +29,12 @@ from laplex.early_exit.timing import time_exits
 from laplex.early_exit.training.trainer import train
 
 SECTIONS = (
-    "1. How the networks were trained",
+    "1. Training",
     "2. Accuracy against cost",
-    "3. The exits one by one",
-    "4. Which number tells a good network?",
-    "5. Inside the networks",
-    "6. What a sample costs",
+    "3. Single exits",
+    "4. Calibration or failure prediction?",
+    "5. Measurements inside the networks",
+    "6. Cost of a sample",
     "7. Conventions",
 )
 COSTS = (0.4, 0.7, 1.05)
@@ -130,7 +130,7 @@ def test_sections_and_numbers(groups, tmp_path):
     assert page.row("mean ECE")[1] == number(correlations["mean ECE"].pearson)
     for measure, one in correlations.items():
         assert page.row(measure)[-1] == str(one.runs) == "4"
-    for text in ("4 evaluations of 4 networks only", "what one gets in use", "standard error"):
+    for text in ("4 evaluations of 4 networks only", "can expect in use", "standard error"):
         assert text in words(page)
     for about in groups["weak"][0].conventions.values():
         assert " ".join(about.split()) in words(page)
@@ -176,22 +176,22 @@ def test_everything_that_is_known_is_shown(tmp_path):
     assert page.row("plain backbone")[1] == f"{costs.backbone:,.0f}"
     assert page.row("1")[3] == f"{costs.exits[0]:,.0f}"
     assert page.row("predict, batch of 4")[-1] == percent(timing.run("predict", 4).counted)
-    for text in ("Who pulls where", "How many directions", "At the thresholds that were asked for"):
+    for text in ("Gradient share of", "Rank of the activations", "Results at the given thresholds"):
         assert text in page.text
     for table in (part.table() for part in inside.parts().values()):
         assert table in page.text
     point = judged(0, policy=MaxSoftmax(0.6)).operating_point
     assert page.row("network", point.policy)[2] == percent(point.accuracy)
-    for absent in ("Not measured", "Not looked into", "Nothing is known"):
+    for absent in ("was not measured", "were not analysed", "has no information"):
         assert absent not in page.text
 
 
 def test_what_is_not_known_is_said(tmp_path):
     page = Page(report(judged(0), out=tmp_path / "r.html"))
-    for text in ("Nothing is known here", "Not measured", "Not looked into", "are undefined with"):
+    for text in ("has no information", "was not measured", "not analysed", "are undefined with"):
         assert text in page.text
-    assert "Which is" not in page.text
-    assert "largest area" not in page.text  # there is nothing to compare
+    assert "is next" not in page.text
+    assert "the largest area" not in page.text  # there is nothing to compare
 
 
 def test_no_number_is_nan(tmp_path):
@@ -207,8 +207,8 @@ def test_no_number_is_nan(tmp_path):
     assert page.row("dear", "1")[2:5] == ["undefined"] * 3
     assert "Areas are undefined for all but one group" in page.text
     assert "None" not in page.text
-    assert "so that they can't be compared" not in page.text
-    assert "nobody could have chosen beforehand" in words(page)
+    assert "so they cannot be compared" not in page.text
+    assert "could not have been chosen beforehand" in words(page)
 
 
 def test_names_are_escaped(tmp_path):
@@ -257,15 +257,17 @@ def test_ranking_says_how_far_it_can_be_trusted():
     # Standard errors by hand: var(0.50, 0.60) = 0.005, of a mean of two 0.0025.
     near = {"one": [with_area(0.5), with_area(0.6)], "two": [with_area(0.52), with_area(0.52)]}
     text = _ranking(near)
-    assert text.startswith("The largest area is that of “one” with 55.0 %")
+    assert text.startswith("The group “one” has the largest area, 55.0 %")
     assert "3.0 points behind" in text
     assert "standard error of 5.0 points" in text
-    assert "may be an accident" in text
+    assert "may be due to chance" in text
     far = {**near, "three": [with_area(0.9), with_area(0.92)]}
     text = _ranking(far)
-    assert "“three” with 91.0 %; the next is that of “one”, 36.0 points behind" in text
+    assert (
+        "“three” has the largest area, 91.0 %; the group “one” is next, 36.0 points behind" in text
+    )
     assert "5.1 points." in text  # sqrt(0.0025 + 0.0001)
-    assert "another seed may turn" in _ranking({"one": near["one"][:1], "two": near["two"]})
+    assert "another seed may reverse" in _ranking({"one": near["one"][:1], "two": near["two"]})
 
 
 def test_networks_judged_twice_are_one():
@@ -297,15 +299,15 @@ def test_failures_are_told_and_write_nothing(groups, tmp_path):
     for wrong, message in (
         ({"results": {}}, "results is empty"),
         ({"results": []}, "results is empty: pass at least one folder"),
-        ({"results": "folder"}, "must be evaluations by name, or a list of folders, got str"),
-        ({"results": [tmp_path / "empty"]}, "holds no run"),
+        ({"results": "folder"}, "or a list of folders of runs, got str"),
+        ({"results": [tmp_path / "empty"]}, "does not hold a run"),
         ({"results": {"a": 1}}, "Evaluation|must be|not iterable"),
         (
             {"results": groups, "training": {"a": 1}},
             r"training\['a'\] must be of type TrainingResult",
         ),
         ({"results": groups, "dynamics": {"a": 1}}, r"dynamics\['a'\] must be of type Analysis"),
-        ({"results": [tmp_path], "costs": {}}, "costs is read from the folders of runs"),
+        ({"results": [tmp_path], "costs": {}}, "costs is read from the folders of the runs"),
     ):
         with pytest.raises((TypeError, ValueError), match=message):
             report(**wrong, out=out)

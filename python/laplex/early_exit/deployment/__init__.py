@@ -1,9 +1,9 @@
-"""Exits outside Python's training world: a file for each segment, and a runner of them.
+"""Export of models with exits: one file for each segment, and a runner for these files.
 
-`export` cuts a model at its exits, as no exporter takes exits that depend on data, and writes ONNX
-or ``torch.export`` files; `ExportedModel` runs one segment after the other with the samples that
-are left. The runner needs NumPy and the runtime of the files alone, and a copy of it lies beside
-them.
+Exporters do not support exits that depend on the data. `export` therefore cuts the model at its
+exits, and writes the segments as ONNX or ``torch.export`` files. `ExportedModel` runs one segment
+after another with the samples that have not left. The runner needs only NumPy and the runtime of
+the files; a copy of it is written next to them.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Cut a model at its exits: one graph for each segment.
 
-The whole model is traced once by ``torch.export``, and the trace is cut: segment k is what the
-logits of exit k, and what goes on behind it, are computed from, back to what went on behind exit
-k - 1. Anything of the input that gets there another way means that the exit is no cut.
+``torch.export`` traces the whole model once, and the trace is cut. Segment k consists of the nodes
+from which the logits of exit k, and the tensors that continue after it, are computed, back to the
+tensors that continued after exit k - 1. If data of the input get there another way, the model
+cannot be cut at that exit.
 """
 
 from __future__ import annotations
@@ -32,13 +33,13 @@ class Segment:
     Attributes
     ----------
     exit : str
-        Name of the exit; ``"output"`` the last.
+        Name of the exit; that of the last segment is ``"output"``.
     program : ExportedProgram
-        From the tensors that go in to logits, the policy's score if there is one, and the tensors
-        that go on: those of the activation, and what the policy remembers. The batch, the first
-        dimension of all, is dynamic.
+        The traced segment. It returns the logits, the score of the policy if there is one, and the
+        tensors that continue: those of the activation, and the memory of the policy. The first
+        dimension of all tensors, the batch, is dynamic.
     inputs, outputs : tuple of Tensor
-        Those of the example.
+        Inputs and outputs for the example.
     """
 
     exit: str
@@ -48,21 +49,22 @@ class Segment:
 
 
 def cut_segments(model: MultiExitModel, example: Any, policy: Policy | None) -> list[Segment]:
-    """Trace a model and cut it.
+    """Trace a model and cut it at its exits.
 
     Parameters
     ----------
     model : MultiExitModel
-        In evaluation mode, on the CPU.
-    example : Tensor [batch, ...], or nested; a batch of at least 2
+        The model, in evaluation mode and on the CPU.
+    example : Tensor [batch, ...], or nested
+        A batch of at least 2 samples.
     policy : Policy, optional
         Its score becomes an output of every segment.
 
     Raises
     ------
     ValueError
-        The policy's score or the model can't be traced; the model fixes the batch's size or keeps a
-        state in evaluation mode; or something passes an exit by.
+        If the score of the policy or the model cannot be traced, the model fixes the batch size or
+        changes its state in evaluation mode, or data bypass an exit.
     """
     if policy is not None:
         with torch.no_grad():
@@ -72,19 +74,19 @@ def cut_segments(model: MultiExitModel, example: Any, policy: Policy | None) -> 
     whole = _Whole(model, example, policy, lambda found: counts.__setitem__(slice(None), found))
     program = traced(whole, tuple(tensors_of(example)), "the model")
     with quiet():
-        program = program.run_decompositions({})  # what writes in place becomes functional
+        program = program.run_decompositions({})  # makes in-place operations functional
     for spec in program.graph_signature.output_specs:
         if spec.kind is not OutputKind.USER_OUTPUT:
             raise ValueError(
-                f"the model changes {spec.target!r} in evaluation mode, which a file can't keep: "
-                "leave that state out of its forward"
+                f"the model changes {spec.target!r} in evaluation mode, which exported files do "
+                "not support: remove that state from its forward"
             )
     names = model.output_names
     found = []
     inputs = tuple(tensors_of(example))
     for name, part in zip(names, _Cut(program, counts, names).modules(), strict=True):
         one = traced(part, inputs, f"the segment of {name!r}")
-        one.example_inputs = None  # they are the caller's data, and would be saved
+        one.example_inputs = None  # they are the caller's data and would be saved
         with torch.no_grad():
             outputs = tuple(part(*inputs))
         found.append(Segment(name, one, inputs, outputs))
@@ -93,12 +95,12 @@ def cut_segments(model: MultiExitModel, example: Any, policy: Policy | None) -> 
 
 
 def traced(module: nn.Module, inputs: tuple[Tensor, ...], what: str) -> ExportedProgram:
-    """Export a module of tensors whose first dimension is one dynamic batch.
+    """Trace a module whose inputs share a dynamic first dimension, the batch.
 
     Raises
     ------
     ValueError
-        ``torch.export`` can't; its reason follows.
+        If ``torch.export`` cannot trace it; the message contains the reason.
     """
     batch = Dim("batch", min=1)
     each = tuple({0: batch} for _ in inputs)
@@ -107,29 +109,29 @@ def traced(module: nn.Module, inputs: tuple[Tensor, ...], what: str) -> Exported
     try:
         with torch.no_grad(), unfused(), quiet():
             return torch.export.export(module, inputs, dynamic_shapes=shapes, strict=False)
-    except Exception as error:  # whatever a model does when its forward is traced
+    except Exception as error:  # a forward may raise anything when it is traced
         text = str(error)
         if "specialized" in text and "batch" in text:
             raise ValueError(
-                f"{what} fixes the size of the batch in its forward, as len(x) and int(x.shape[0]) "
-                "do: write x.shape[0]"
+                f"{what} fixes the batch size in its forward, for instance by len(x) or "
+                "int(x.shape[0]): write x.shape[0]"
             ) from error
         reason = text.strip().partition("\n\n")[0] or type(error).__name__
-        raise ValueError(f"{what} can't be traced by torch.export: {reason}") from error
+        raise ValueError(f"{what} cannot be traced by torch.export: {reason}") from error
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence what PyTorch's exporters say about themselves."""
-    # It names every operator of torchvision that it can't register where there is none.
+    """Silence the warnings of PyTorch's exporters about themselves."""
+    # Without torchvision, it lists every operator of torchvision that it cannot register.
     registry = logging.getLogger("torch.onnx._internal.exporter._registration")
     level = registry.level
     registry.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
-            # torch.export copies its own tree specs, and warns of them.
+            # torch.export copies its own tree specs and warns about them.
             warnings.filterwarnings("ignore", r".*treespec, LeafSpec", FutureWarning)
-            # Layers like nn.LSTM list their weights twice, which does no harm.
+            # Layers like nn.LSTM list their weights twice, which is harmless.
             warnings.filterwarnings(
                 "ignore", r"The tensor attributes? .*_flat_weights", UserWarning
             )
@@ -139,7 +141,7 @@ def quiet() -> Iterator[None]:
 
 
 class _Whole(nn.Module):
-    """All segments at once: for each exit what goes on, and its logits, as flat outputs."""
+    """All segments at once: the logits and the continuing tensors of each exit as flat outputs."""
 
     def __init__(
         self,
@@ -152,15 +154,15 @@ class _Whole(nn.Module):
         self.model = model
         self.example = example
         self.policy = policy
-        self.parts = modules_of(policy)  # whose weights are then part of the trace
-        self.note = note  # told of each exit: how many answers, how many tensors that go on
+        self.parts = modules_of(policy)  # so that their weights are part of the trace
+        self.note = note  # called with the numbers of answers and of continuing tensors by exit
 
     def forward(self, *leaves: Tensor) -> tuple[Tensor, ...]:
         given = iter(leaves)
         x = map_tensors(lambda tensor: next(given), self.example)
         flat: list[Tensor] = []
         counts: list[tuple[int, int]] = []
-        memory: Tensor | None = None  # which goes on with the activation
+        memory: Tensor | None = None  # continues with the activation
 
         def put_out(k: int, logits: Tensor, activation: Any) -> Any:
             nonlocal memory
@@ -168,8 +170,8 @@ class _Whole(nn.Module):
             if self.policy is not None:
                 score, memory = self.policy.score(k, logits, memory)
                 answers.append(score.double())
-            # Copies, lest what follows in place (a ReLU) changes what is put out; the cuts lie
-            # between the two copies.
+            # Copies, so that later in-place operations (a ReLU) do not change the outputs; the
+            # cuts lie between the two copies.
             passed, kept = map_tensors(torch.clone, (activation, memory))
             onward = tensors_of((passed, kept))
             flat.extend((*answers, *onward))
@@ -181,7 +183,7 @@ class _Whole(nn.Module):
             x, lambda k, activation: put_out(k, self.model.head_logits(k, activation), activation)
         )
         put_out(self.model.num_exits - 1, logits, None)
-        self.note(counts)  # an attribute would be put back after the trace
+        self.note(counts)  # torch.export would reset an attribute after the trace
         return tuple(flat)
 
 
@@ -209,7 +211,7 @@ def modules_of(policy: Policy | None) -> nn.ModuleList:
 
 
 def _check_score(policy: Policy, logits: tuple[Tensor, ...]) -> None:
-    """Trace a policy's score alone, so that what is wrong with it is said of it."""
+    """Trace the score of a policy alone, so that messages about it name it."""
     what = f"the score of {policy!r}"
     traced(_Scores(policy), logits, what)
     with torch.no_grad():
@@ -245,7 +247,7 @@ class _Cut:
 
     def modules(self) -> list[fx.GraphModule]:
         """The segments, first to last."""
-        targets: list[fx.Node] = []  # what the segment behind needs
+        targets: list[fx.Node] = []  # inputs of the next segment
         found = []
         for k in reversed(range(len(self.names))):
             starts = self.user_inputs if k == 0 else self.onward[k - 1]
@@ -254,8 +256,8 @@ class _Cut:
             inputs = starts if k == 0 else [node for node in starts if node in needed]
             if not inputs:
                 raise ValueError(
-                    f"nothing behind exit {self.names[k - 1]!r} needs what its module puts out: "
-                    "leave this exit out"
+                    f"nothing after exit {self.names[k - 1]!r} uses the output of its module: "
+                    "remove this exit"
                 )
             found.append(self._module(inputs, outputs, needed))
             targets = inputs
@@ -274,9 +276,9 @@ class _Cut:
                 continue
             if node in self.user_inputs:
                 raise ValueError(
-                    f"something else of the batch passes exit {self.names[k - 1]!r} by (a skip "
-                    "connection around it), so there is no segment that starts there: attach at "
-                    "modules whose output is all that goes on"
+                    f"data of the batch bypass exit {self.names[k - 1]!r} (through a skip "
+                    "connection around it), so no segment can start there: attach exits at modules "
+                    "whose output is all that the rest of the backbone needs"
                 )
             waiting.extend(node.all_input_nodes)
         return found
@@ -294,7 +296,7 @@ class _Cut:
         for node in self.nodes:
             if node not in needed or node in copies:
                 continue
-            if self._is_batch(node):  # the same number, taken from what this segment gets
+            if self._is_batch(node):  # the same number, taken from the inputs of this segment
                 if size is None:
                     size = graph.call_function(torch.ops.aten.sym_size.int, (copies[inputs[0]], 0))
                 copies[node] = size

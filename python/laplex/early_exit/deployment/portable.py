@@ -1,4 +1,4 @@
-"""The copy of a model that is exported: on the CPU, in a type and of layers that files have."""
+"""The copy of a model that is exported: on the CPU, in a precision and with layers for files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FileFormat = Literal["onnx", "torch"]
 def portable(
     model: MultiExitModel, example: Any, policy: Policy | None, form: FileFormat
 ) -> tuple[MultiExitModel, Any, Policy | None, list[str]]:
-    """Copies on the CPU, in a precision that the files have; and names of layers made dense."""
+    """Copies on the CPU in a precision that the files support, and names of layers made dense."""
     model = copy.deepcopy(model).cpu().eval().requires_grad_(False)
     double = any(parameter.dtype is torch.float64 for parameter in model.parameters())
     dtype = torch.float64 if double and form == "torch" else torch.float32
@@ -37,7 +37,7 @@ def portable(
 
 
 def kernel_layers(model: nn.Module) -> list[str]:
-    """Names of the layers of Laplace kernels; of one that stands in two places, both."""
+    """Names of the layers of Laplace kernels; both names of a layer that is in two places."""
     return [
         name
         for name, module in model.named_modules(remove_duplicate=False)
@@ -46,7 +46,7 @@ def kernel_layers(model: nn.Module) -> list[str]:
 
 
 def _make_dense(model: nn.Module) -> list[str]:
-    """Replace layers of Laplace kernels by the dense layers that they are."""
+    """Replace layers of Laplace kernels with equal dense layers."""
     names = kernel_layers(model)
     for name in names:
         layer: Any = model.get_submodule(name)
@@ -55,7 +55,7 @@ def _make_dense(model: nn.Module) -> list[str]:
 
 
 def check_rows(model: MultiExitModel, example: Any) -> None:
-    """Whether every activation has the batch as its first dimension, by a run of the model."""
+    """Check, by running the model, that every activation has the batch as its first dimension."""
     batch = batch_of(example, "example")
 
     def at_exit(k: int, activation: Any) -> Any:

@@ -1,7 +1,7 @@
-"""Run an exported early-exit network: NumPy, and onnxruntime or torch for its files.
+"""Run an exported early-exit network with NumPy, and with onnxruntime or torch for its files.
 
-This file imports nothing of Laplex, and `laplex.early_exit.export` puts a copy of it beside the
-segments: such a folder runs where Laplex is not installed.
+This file does not import Laplex, and `laplex.early_exit.export` writes a copy of it next to the
+segments, so that the folder runs where Laplex is not installed.
 
 >>> from runner import ExportedModel                                              # doctest: +SKIP
 >>> ExportedModel.load("exported").predict(images).labels                         # doctest: +SKIP
@@ -28,16 +28,16 @@ _Scorer = Callable[[int, Array, Any], tuple[Array, Any]]
 
 @dataclass(frozen=True)
 class ExportedPrediction:
-    """What `ExportedModel.predict` returns; as `laplex.early_exit.Prediction`, of arrays.
+    """Result of `ExportedModel.predict`, like `laplex.early_exit.Prediction` but with arrays.
 
     Attributes
     ----------
     logits : ndarray [batch, classes]
-        Of the exit that answered for each sample.
+        Logits of each sample, from the exit that answered for it.
     exit_index : ndarray [batch], int64
-        That exit, 0 the first.
+        Index of that exit; 0 is the first.
     samples_per_segment : tuple of int
-        How many samples each segment computed.
+        Number of samples that each segment computed.
     """
 
     logits: Array
@@ -46,7 +46,7 @@ class ExportedPrediction:
 
     @property
     def labels(self) -> Array:
-        """The predicted classes, ndarray [batch], int64."""
+        """Predicted classes, ndarray [batch], int64."""
         found: Array = self.logits.argmax(-1)
         return found
 
@@ -59,7 +59,7 @@ class ExportedPrediction:
 
 
 class Rule(NamedTuple):
-    """When samples leave: a policy of `laplex.early_exit` as plain numbers."""
+    """An exit policy of `laplex.early_exit` as plain numbers."""
 
     name: str
     cuts: Array
@@ -67,12 +67,12 @@ class Rule(NamedTuple):
     strict: bool
     most_confident: bool
     score: _Scorer | None
-    """From exit, logits and memory to score and memory; None: the score of the files."""
+    """A function from exit, logits and memory to score and memory; None: the score in the files."""
     policy: Any = None
-    """A policy that says itself who leaves."""
+    """A live policy, which decides itself which samples leave."""
 
     def leaves(self, k: int, score: Array) -> Array:
-        """Who leaves at exit k by their scores, [batch] of bool."""
+        """Decide from scores which samples leave at exit k, [batch] of bool."""
         if self.policy is not None:
             torch = _needed("torch", "exits")
             reached = self.policy.reached(torch.from_numpy(score), torch.tensor(self.cuts[k]))
@@ -81,11 +81,13 @@ class Rule(NamedTuple):
 
     @classmethod
     def of(cls, policy: Any, num_exits: int, exported: str | None = None) -> Rule:
-        """From a policy, or a mapping with ``rule``, ``thresholds``, ``strict``, ``fallback``.
+        """Make a rule from a policy or a mapping.
 
         Parameters
         ----------
         policy
+            A policy of laplex, or a mapping with the keys ``rule``, ``thresholds``, ``strict`` and
+            ``fallback``.
         num_exits : int
         exported : str, optional
             The rule whose score is part of the files.
@@ -93,7 +95,8 @@ class Rule(NamedTuple):
         Raises
         ------
         TypeError, ValueError
-            It is neither, of an unknown rule, or has thresholds for another number of exits.
+            If `policy` is neither, its rule is unknown, or its thresholds are for another number of
+            exits.
         """
         if not isinstance(policy, Mapping):
             return cls._live(policy, num_exits)
@@ -101,8 +104,8 @@ class Rule(NamedTuple):
         fallback = policy.get("fallback", "last")
         if name == "LearnedScore" != exported:
             raise ValueError(
-                "policy is a LearnedScore, but the model was exported without one: export with "
-                "policy=, so that its score becomes part of the segments"
+                "policy is a LearnedScore, but the model was exported without one: pass the policy "
+                "to export, so that its score becomes part of the segments"
             )
         if name != exported and name not in SCORES:
             known = dict.fromkeys([*SCORES, *([exported] if exported else [])])
@@ -124,7 +127,7 @@ class Rule(NamedTuple):
 
     @classmethod
     def _live(cls, policy: Any, num_exits: int) -> Rule:
-        """From a policy, which scores the logits itself."""
+        """Make a rule from a policy that scores the logits itself."""
         name = type(policy).__name__
         if not all(hasattr(policy, one) for one in ("score", "cuts", "reached", "fallback")):
             raise TypeError(
@@ -144,17 +147,19 @@ class Rule(NamedTuple):
 
 
 class ExportedModel:
-    """A folder that `laplex.early_exit.export` wrote, ready to run.
+    """An exported model that is ready to run. Open one with `ExportedModel.load`.
 
     Attributes
     ----------
     manifest : dict
         Contents of ``manifest.json``.
     folder : Path or None
+        The folder that the model was loaded from.
     exit_names : tuple of str
-        The last is ``"output"``.
+        Names of the exits; the last one is ``"output"``.
     policy : dict or None
-        The policy it was exported with: ``rule``, ``thresholds``, ``strict``, ``fallback``.
+        The policy that the model was exported with: its ``rule``, ``thresholds``, ``strict`` and
+        ``fallback``.
     """
 
     def __init__(
@@ -165,7 +170,7 @@ class ExportedModel:
         self._segments = tuple(segments)
         self.exit_names: tuple[str, ...] = tuple(one["exit"] for one in manifest["segments"])
         self.policy: dict[str, Any] | None = manifest["policy"]
-        # In format 1 the score of a LearnedScore alone was part of the files.
+        # In format 1, only the score of a LearnedScore was part of the files.
         self._scored = bool(manifest.get("scored") or manifest.get("learned_score"))
 
     @classmethod
@@ -176,25 +181,30 @@ class ExportedModel:
         threads: int | None = None,
         providers: Sequence[str] = ("CPUExecutionProvider",),
     ) -> ExportedModel:
-        """Open a folder.
+        """Open the folder of an exported model.
 
         Parameters
         ----------
         folder : path
+            The folder that `laplex.early_exit.export` wrote.
         threads : int, optional
-            Of onnxruntime in one operator; its own choice when not given. Files of torch run with
-            torch's threads.
+            Number of threads that onnxruntime uses within an operator; by default its own choice.
+            Files of torch run with the threads of torch.
         providers : sequence of str
             Execution providers of onnxruntime.
+
+        Returns
+        -------
+        ExportedModel
 
         Raises
         ------
         FileNotFoundError
-            There is no exported model in the folder, or a file of it is missing.
+            If the folder does not hold an exported model, or one of its files is missing.
         ValueError
-            The manifest is broken, of something else, or newer than this runner.
+            If the manifest is broken, describes something else, or is newer than this runner.
         ImportError
-            Without onnxruntime, or torch for its files.
+            If onnxruntime, or torch for its own files, is not installed.
         """
         path = Path(folder)
         manifest = _read_manifest(path)
@@ -205,26 +215,29 @@ class ExportedModel:
         if manifest["file_format"] == "onnx":
             return cls(manifest, _onnx_segments(files, threads, providers), path)
         if threads is not None:
-            raise ValueError("threads is for ONNX files: call torch.set_num_threads for torch's")
+            raise ValueError(
+                "threads is for ONNX files only: for files of torch, call torch.set_num_threads"
+            )
         return cls(manifest, _torch_segments(files, manifest["imports"]), path)
 
     @property
     def num_exits(self) -> int:
-        """Number of exits."""
+        """Number of exits, the output of the backbone included."""
         return len(self._segments)
 
     def predict(self, x: Any, policy: Any = None) -> ExportedPrediction:
-        """Predict, each sample leaving at its exit.
+        """Predict with early exits: no segment after a sample's exit is computed for it.
 
         Parameters
         ----------
-        x : ndarray [batch, ...], or lists, tuples and dicts of them, as the model took
-            Converted to the type that the segments take.
+        x : ndarray [batch, ...], or lists, tuples and dicts of arrays
+            An input of the model. It is converted to the type that the segments accept.
         policy : mapping or policy of laplex, optional
-            That of the manifest when not given, whose score is part of the files. A mapping with
-            the ``rule`` of the manifest takes that score, too, with other ``thresholds``; those
-            with a rule of `SCORES` are computed here from the logits. A policy of laplex scores the
-            logits itself, by torch.
+            By default the policy of the manifest, whose score is part of the files. A mapping with
+            the ``rule`` of the manifest uses the same score with other ``thresholds``. For a
+            mapping with the rule "MaxSoftmax", "Entropy", "Margin" or "Patience", the score is
+            computed from the logits by NumPy. A policy of laplex scores the logits itself, with
+            torch.
 
         Returns
         -------
@@ -233,14 +246,15 @@ class ExportedModel:
         Raises
         ------
         TypeError, ValueError
-            There is no policy, or it does not fit; or `x` does not have the exported shape.
+            If there is no policy, the policy does not fit the model, or `x` does not have the
+            exported shape.
         """
         if policy is None:
             policy = self.policy
         if policy is None:
             raise ValueError(
-                "policy is needed, as the model was exported without one: pass "
-                "{'rule': 'MaxSoftmax', 'thresholds': 0.9} or export with policy="
+                "policy is needed, because the model was exported without one: pass "
+                "{'rule': 'MaxSoftmax', 'thresholds': 0.9}, or pass a policy to export"
             )
         exported = self.policy["rule"] if self.policy is not None and self._scored else None
         rule = Rule.of(policy, self.num_exits, exported)
@@ -256,11 +270,14 @@ class ExportedModel:
         return walk.prediction()
 
     def logits(self, x: Any) -> Array:
-        """Logits of every exit, none left: ndarray [exits, batch, classes]."""
+        """Compute the logits of every exit for all samples; ndarray [exits, batch, classes]."""
         return self.answers(x)[0]
 
     def answers(self, x: Any) -> tuple[Array, Array | None]:
-        """`logits`, and the scores [exits, batch] of the policy that is part of the files."""
+        """Compute the logits, and the scores [exits, batch] of the policy in the files.
+
+        The scores are None if the model was exported without a policy.
+        """
         arrays, found = self._inputs(x), []
         for segment in self._segments:
             *answers, arrays = self._split(segment(arrays))
@@ -276,7 +293,7 @@ class ExportedModel:
         )
 
     def _split(self, outputs: list[Array]) -> tuple[Array, Array | None, list[Array]]:
-        """Outputs of a segment: logits, the score if there is one, and what goes on."""
+        """Split the outputs of a segment: logits, the score if any, and the continuing tensors."""
         if self._scored:
             return outputs[0], outputs[1], outputs[2:]
         return outputs[0], None, outputs[1:]
@@ -305,11 +322,11 @@ class ExportedModel:
 
 
 class _Walk:
-    """One batch on its way, as `laplex.early_exit.MultiExitModel.predict` has it."""
+    """One batch on its way, as in `laplex.early_exit.MultiExitModel.predict`."""
 
     def __init__(self, rule: Rule, batch: int, num_exits: int) -> None:
         self.rule, self.last = rule, num_exits - 1
-        self.rows = np.arange(batch)  # which samples are still there
+        self.rows = np.arange(batch)  # indices of the samples that have not left yet
         self.logits: Array | None = None
         self.exit_index = np.zeros(batch, dtype=np.int64)
         self.memory: Any = None
@@ -317,7 +334,7 @@ class _Walk:
         self.computed = [0] * num_exits
 
     def answer(self, k: int, logits: Array, exported: Array | None) -> Array:
-        """Take the answers of exit k for those who leave there; say who stays."""
+        """Store the answers of exit k for the samples that leave there; return which stay."""
         self.computed[k] = len(logits)
         if self.logits is None:
             self.logits = np.empty_like(logits)
@@ -332,7 +349,7 @@ class _Walk:
             leaves = self.rule.leaves(k, score)
         answers = logits
         if self.rule.most_confident:
-            if self.best is not None:  # the earlier exit where scores are equal
+            if self.best is not None:  # among equal scores the earlier exit wins
                 ahead = score > self.best[0]
                 score = np.where(ahead, score, self.best[0])
                 best_logits = np.where(ahead[:, None], logits, self.best[1])
@@ -357,7 +374,7 @@ class _Walk:
         return ExportedPrediction(self.logits, self.exit_index, tuple(self.computed))
 
 
-# --- scores of rules by name: (exit, logits, memory) -> (score, memory), higher is surer ---------
+# --- scores of rules by name: (exit, logits, memory) -> (score, memory) --------------------------
 
 
 def _probabilities(logits: Array) -> Array:
@@ -390,7 +407,7 @@ def _patience(k: int, logits: Array, memory: Any) -> tuple[Array, Any]:
     return streak.astype(np.float64), np.stack((label, streak), 1)
 
 
-#: What a mapping may have for its ``rule``, beside the rule that a model was exported with.
+#: The rules that a mapping may name, in addition to the rule that a model was exported with.
 SCORES: dict[str, _Scorer] = {
     "MaxSoftmax": _max_softmax,
     "Entropy": _entropy,
@@ -416,8 +433,8 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         raise ValueError(f"{file} does not describe an exported model")
     if form not in READ:
         raise ValueError(
-            f"{path} was exported in format {form}, this runner reads {READ[0]} and {READ[1]}: use "
-            "the runner.py that lies in the folder"
+            f"{path} was exported in format {form}, but this runner reads formats {READ[0]} and "
+            f"{READ[1]}: use the runner.py in the folder"
         )
     return manifest
 
@@ -445,7 +462,7 @@ def _onnx_segments(
 
 def _torch_segments(files: Sequence[Path], imports: Sequence[str]) -> list[_Segment]:
     torch = _needed("torch", "exits")
-    for module in imports:  # which register operators that the files call
+    for module in imports:  # these register operators that the files call
         _needed(module, "exits")
 
     def segment(file: Path) -> _Segment:
@@ -474,7 +491,7 @@ def _needed(module: str, extra: str) -> Any:
 
 
 def leaves(x: Any, place: str = "") -> dict[str, Any]:
-    """The arrays in a structure by their places in it; what is no array was fixed in the export."""
+    """The arrays in a structure by their position; other values were fixed by the export."""
     parts: Any = ()
     if isinstance(x, Mapping):
         parts = x.items()

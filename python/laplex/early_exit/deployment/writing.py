@@ -28,9 +28,9 @@ from .cutting import Segment, cut_segments, quiet
 from .export_folder import check_export_folder, complete_folder
 from .portable import FileFormat, check_rows, kernel_layers, portable
 
-#: How far a segment's logits may be from the model's, in units of the largest logit and 1.
+#: Largest allowed difference between exported and original logits, relative to 1 + the largest.
 _AGREEMENT = 1e-4
-#: Files of protobuf end at 2 GiB; weights of more than this go to a file beside.
+#: Protobuf files are limited to 2 GiB; weights above this size go to a separate file.
 _LARGE = 1 << 30
 
 
@@ -43,50 +43,55 @@ def export(
     policy: Policy | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Write a model with its exits: one file for each segment, a manifest, a runner.
+    """Export a model with its exits: one file for each segment, a manifest, and a runner.
 
-    `ExportedModel.load` opens the folder. It is there when it is complete: all is written beside
-    it, checked against the model with the runtime that will run it, and renamed.
+    `ExportedModel.load` opens the folder. The folder appears only when it is complete: everything
+    is written to a temporary folder, compared with the model in the runtime of the files, and then
+    renamed.
 
     Parameters
     ----------
     model : MultiExitModel
-        Not changed; a copy of it in evaluation mode, on the CPU, is exported.
-    example : Tensor [batch, ...], or nested lists, tuples and dicts of them
-        As for ``model(example)``; at least 2 samples. Sizes other than the batch's are fixed.
+        The model. It is not changed: a copy on the CPU, in evaluation mode, is exported.
+    example : Tensor [batch, ...], or nested lists, tuples and dicts of Tensors
+        An input of ``model(example)`` with at least 2 samples. All sizes except that of the batch
+        are fixed by the export.
     folder : path
-        Must not exist, or be empty, or with `overwrite` hold a former export.
+        The folder to write. It must not exist, or be empty, or with `overwrite` hold a previous
+        export.
     format : "onnx" or "torch"
-        ``.onnx`` files for onnxruntime, or ``.pt2`` files of `torch.export`.
+        ``"onnx"`` writes ``.onnx`` files for onnxruntime, ``"torch"`` writes ``.pt2`` files of
+        `torch.export`.
     policy : Policy, optional
-        What ``ExportedModel.predict`` follows when it is not told otherwise, one of your own too.
-        Its score is made part of the segments, what it remembers of each sample included.
+        The default policy of ``ExportedModel.predict``, which may be one of your own. Its score,
+        and its memory of each sample, become part of the segments.
     overwrite : bool
+        Whether to replace a previous export.
 
     Returns
     -------
     Path
-        The folder: ``manifest.json``, ``segment0.onnx`` ..., ``runner.py``.
+        The folder, which contains ``manifest.json``, ``segment0.onnx``, ... and ``runner.py``.
 
     Raises
     ------
     TypeError, ValueError
-        Arguments that can't be used; a score or a model that can't be traced; a model that can't
-        be cut, with the name of the exit that something passes by.
+        If an argument is invalid, a score or the model cannot be traced, or the model cannot be cut
+        because data bypass an exit; the message names the exit.
     FileExistsError
-        There is something in the folder.
+        If the folder is not empty.
     ImportError
-        Without what ``laplex[onnx]`` installs, for ONNX.
+        If the packages for ONNX are not installed: ``pip install "laplex[onnx]"``.
     RuntimeError
-        The files disagree with the model.
+        If the files disagree with the model.
 
     Notes
     -----
-    ONNX files are in float32. ``torch.export`` files are in float64 where the model is, else in
-    float32. There are no Laplace kernels in ONNX: `LaplexHead` and `LaplexLinear`, which are linear
-    in their input, become dense layers there, listed in the manifest; in ``.pt2`` files they stay,
-    and need Laplex to run. Tensors of an activation that nothing behind its exit needs are not
-    passed on.
+    ONNX files are in float32. ``torch.export`` files are in float64 if the model is, otherwise in
+    float32. ONNX has no Laplace kernels: `LaplexHead` and `LaplexLinear`, which are linear in their
+    input, become dense layers there, and the manifest lists them. In ``.pt2`` files they remain
+    Laplace kernels, which need Laplex to run. Tensors of an activation that nothing after its exit
+    uses are not passed on.
 
     Examples
     --------
@@ -141,8 +146,8 @@ def _check(model: Any, example: Any, form: Any, policy: Any) -> None:
     one_of("format", form, FileFormat)
     if batch_of(example, "example") < 2:
         raise ValueError(
-            "example has fewer than 2 samples, from which no size of a batch but that one can be "
-            "told: pass a batch of at least 2"
+            "example has fewer than 2 samples, with which the batch size would become a constant: "
+            "pass a batch of at least 2"
         )
     if policy is not None:
         if not isinstance(policy, Policy):
@@ -152,8 +157,8 @@ def _check(model: Any, example: Any, form: Any, policy: Any) -> None:
         policy.cuts(model.num_exits)
         if type(policy).reached is not Policy.reached:
             raise TypeError(
-                f"policy is a {type(policy).__name__} with a reached of its own, which files can't "
-                "keep: they compare its score with its thresholds by >= or >"
+                f"policy is a {type(policy).__name__} with its own method reached, which exported "
+                "files do not support: they compare its score with its thresholds by >= or >"
             )
 
 
@@ -225,10 +230,11 @@ def _versions(form: FileFormat) -> dict[str, str]:
 
 
 def described(policy: Policy, num_exits: int) -> dict[str, Any]:
-    """A policy as the manifest has it.
+    """Describe a policy for the manifest.
 
-    Those of Laplex have the names of their classes, and their thresholds as they were given;
-    others the places of their classes, and thresholds in units of scores.
+    A policy of Laplex is described by the name of its class and by its thresholds as they were
+    given. Any other policy is described by the full path of its class and by its thresholds in
+    units of scores.
     """
     kind = type(policy)
     own = any(kind is one for one in POLICIES.built_in().values())
@@ -255,12 +261,15 @@ def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
 def _largest_difference(
     model: MultiExitModel, example: Any, folder: Path, policy: Policy | None
 ) -> float:
-    """How far the files' logits are from the model's, on the example and its first sample alone.
+    """The largest difference between the logits of the files and of the model.
+
+    It is measured on the example, and on its first sample alone.
 
     Raises
     ------
     RuntimeError
-        Further than rounding explains, or the files' scores are not the policy's for these logits.
+        If it is larger than rounding explains, or the scores of the files are not those of the
+        policy.
     """
     exported = runner.ExportedModel.load(folder)
     largest = 0.0
@@ -272,16 +281,16 @@ def _largest_difference(
         difference = float(np.abs(logits - expected).max())
         if not difference <= _AGREEMENT * (1 + float(np.abs(expected).max())):
             raise RuntimeError(
-                f"the files give logits that differ by {difference:.2g} from the model's at a "
-                f"batch of {batch}: report it, with the model"
+                f"the exported files give logits that differ by {difference:.2g} from those of the "
+                f"model for a batch of {batch}: please report this, with the model"
             )
         if policy is not None and scores is not None:
             with torch.no_grad():
                 wanted = policy.scores(logits).numpy()
             if not np.allclose(scores, wanted, _AGREEMENT, _AGREEMENT, equal_nan=True):
                 raise RuntimeError(
-                    f"the files give other scores than {policy!r} at a batch of {batch}: a score "
-                    "must depend on k, logits and memory alone"
+                    f"the exported files give other scores than {policy!r} for a batch of {batch}: "
+                    "a score must depend only on k, logits and memory"
                 )
         largest = max(largest, difference)
     return largest

@@ -1,4 +1,4 @@
-"""`report`: all that is known of networks with exits, as one HTML file that needs nothing else."""
+"""The function `report`: all results of networks with exits in one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -34,37 +34,41 @@ def report(
     dynamics: Mapping[str, Analysis] | None = None,
     title: str = "Early exits",
 ) -> Path:
-    """Write a study of networks with exits as one HTML file, pictures embedded.
+    """Write a report about networks with exits as one HTML file with embedded figures.
 
-    It says in plain words what early exits are and what each number means: how the networks were
-    trained, accuracy against cost beside baselines, each exit's calibration and failure prediction,
-    which of the two tells a good network, what goes on inside, what a sample costs.
+    The report explains what early exits are and what each number means. Its sections cover the
+    training of the networks, accuracy against cost and baselines, calibration and failure
+    prediction of each exit, which of these two indicates a good network, measurements inside the
+    networks, and the cost of a sample.
 
     Parameters
     ----------
     results : Comparison, Evaluation, mapping, or sequence of paths
-        Evaluations by name, several of one name being runs that differ in their seed alone; or
-        folders of runs that ``laplex exits train`` wrote and ``laplex exits evaluate`` judged,
-        from which all the rest is taken.
+        Evaluations by name, as for `laplex.early_exit.compare`; several evaluations under one name
+        are runs that differ only in their seed. Alternatively, folders of runs that
+        ``laplex exits train`` wrote and ``laplex exits evaluate`` evaluated; all other results are
+        then read from these folders.
     out : path
-        Written when it is complete.
+        The file to write. It is replaced only when the report is complete.
     training, costs, timing, dynamics : mapping of str to result, optional
-        By name, for their sections; not beside folders.
+        Results by name, for their sections. They cannot be combined with folders.
     title : str
+        Title of the page.
 
     Returns
     -------
     Path
-        `out`.
+        The path of the file, `out`.
 
     Raises
     ------
     ImportError
-        matplotlib or Jinja is missing; the message names the extra.
+        If matplotlib or Jinja is not installed; the message names the extra that installs it.
     TypeError, ValueError
-        Something else than results; folders without runs, or with runs that were not judged.
+        If `results` holds anything but results, or folders without runs or with runs that were not
+        evaluated.
     OSError
-        It can't be written there.
+        If the file cannot be written.
 
     Examples
     --------
@@ -80,14 +84,15 @@ def report(
         given = [name for name, one in extras.items() if one is not None]
         if given:
             raise ValueError(
-                f"{given[0]} is read from the folders of runs: leave it out, or pass evaluations"
+                f"{given[0]} is read from the folders of the runs: leave it out, or pass "
+                "evaluations as results"
             )
         study = _of_folders(results)
     return write_page(study, Path(out), title)
 
 
 def write_page(study: Study, path: Path, title: str) -> Path:
-    """Write the page of a study, whole or not at all."""
+    """Write the page of a study, completely or not at all."""
     from .page import render
 
     with replacing(path) as part:
@@ -118,7 +123,7 @@ def _of_folders(folders: Any) -> Study:
 
     if isinstance(folders, (str, os.PathLike)) or not isinstance(folders, Sequence):
         raise TypeError(
-            f"results must be evaluations by name, or a list of folders, got "
+            f"results must be a mapping of names to evaluations, or a list of folders of runs, got "
             f"{type(folders).__name__}"
         )
     if not folders:

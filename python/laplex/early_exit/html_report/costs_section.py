@@ -1,4 +1,4 @@
-"""The section on costs: counted, and by the clock."""
+"""The section on counted costs and measured times."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from ..timing import Timing
 from .number_formats import percent
 
 _COLUMNS = (
-    "exit", "segment before it", "its head", "leaving here", "of the backbone", "parameters",
+    "exit", "segment before it", "its head", "sample that leaves here", "relative to the backbone",
+    "parameters",
 )  # fmt: skip
 
 
 def costs(study: Study) -> dict[str, Any]:
-    """What the section shows."""
+    """The contents of the section."""
     return {
         "counted": [
             {
@@ -42,7 +43,7 @@ def _relative(study: Study) -> Table:
             for exit_name, cost in zip(runs[0].exit_names, runs[0].costs, strict=True)
         )
         rows.append([name, shown])
-    return Table(["", "of the plain backbone, leaving at"], rows)
+    return Table(["", "cost by exit, relative to the plain backbone"], rows)
 
 
 def _timed(found: Timing) -> Table:
@@ -58,12 +59,18 @@ def _timed(found: Timing) -> Table:
                 percent(one.counted),
             ]
         )
-    columns = ["", "ms a sample (minimum)", "(median)", "time, of the backbone", "counted cost"]
+    columns = [
+        "",
+        "ms per sample (minimum)",
+        "ms per sample (median)",
+        "time relative to the backbone",
+        "counted cost",
+    ]
     return Table(columns, rows)
 
 
 def _distinct(found: dict[str, Costs]) -> list[tuple[list[str], Costs]]:
-    """Costs that several runs share, once."""
+    """The distinct costs, each with the names of the runs that share it."""
     listed: list[tuple[list[str], Costs]] = []
     for name, one in found.items():
         for names, other in listed:

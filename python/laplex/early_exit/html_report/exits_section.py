@@ -1,4 +1,4 @@
-"""The section on single exits: how often they are right, calibration, failure prediction."""
+"""The section on the single exits: accuracy, calibration, failure prediction."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ..metrics import METRICS
 from ..runs.study import Study
 from .number_formats import number, percent
 
-#: Groups whose reliability is drawn.
+#: Number of groups whose reliability diagram is drawn.
 _DRAWN = 4
 
 
 def exits(study: Study) -> list[dict[str, Any]]:
-    """What the section shows, by group."""
+    """The contents of the section, by group."""
     return [
         {
             "name": name,

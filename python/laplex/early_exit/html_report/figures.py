@@ -1,4 +1,4 @@
-"""The pictures that the report adds to those of the results, as matplotlib Figures."""
+"""The figures that the report adds to those of the results, made with matplotlib."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#
 
 
 def baselines(groups: Mapping[str, Sequence[Evaluation]]) -> Figure:
-    """A panel for each group: its first run's curve between what knows nothing and everything."""
+    """A panel for each group: the curve of its first run between random exits and the oracle."""
     count = len(groups)
     columns = min(count, 3)
     rows = -(-count // columns)
@@ -23,8 +23,10 @@ def baselines(groups: Mapping[str, Sequence[Evaluation]]) -> Figure:
         found = runs[0]
         draw_curve(ax, found.oracle, ORACLE, "--", "oracle", float(found.costs[-1]))
         draw_curve(ax, found.curve, POLICY, "-", "policy", float(found.costs[-1]))
-        draw_curve(ax, found.random, CHANCE, ":", "by chance", float(found.costs[-1]))
-        ax.plot(100 * found.costs, 100 * found.accuracy, "o", color=STATIC, ms=5, label="one exit")
+        draw_curve(ax, found.random, CHANCE, ":", "random exits", float(found.costs[-1]))
+        ax.plot(
+            100 * found.costs, 100 * found.accuracy, "o", color=STATIC, ms=5, label="single exit"
+        )
         ax.axvline(100, color="#b0b0b0", linewidth=0.8)
         ax.set_title(_short(name), fontsize="medium")
         tidy(ax)
@@ -50,8 +52,8 @@ def proxies(groups: Mapping[str, Sequence[Evaluation]]) -> Figure:
     figure = Figure(figsize=(9.5, 3.6), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     measures = (
-        ("mean_ece", "mean ECE (lower is better calibrated)"),
-        ("mean_eefp", "mean EEFP (higher tells better who may leave)"),
+        ("mean_ece", "mean ECE (lower is better)"),
+        ("mean_eefp", "mean EEFP (higher is better)"),
     )
     for ax, (attribute, label) in zip(panels, measures, strict=True):
         for place, (name, runs) in enumerate(groups.items()):

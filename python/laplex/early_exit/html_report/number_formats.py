@@ -1,4 +1,4 @@
-"""Numbers as the page shows them: a word where there is none."""
+"""Formats of the numbers on the page; an undefined number becomes a word."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ UNDEFINED = "undefined"
 
 
 def number(value: float, digits: int = 3) -> str:
-    """A number, or a word where there is none."""
+    """A number, or a word if it is undefined."""
     return UNDEFINED if math.isnan(value) else f"{value:.{digits}f}"
 
 
 def percent(value: float, digits: int = 1) -> str:
-    """A part as per cent, or a word where there is none."""
+    """A fraction in per cent, or a word if it is undefined."""
     return UNDEFINED if math.isnan(value) else f"{100 * value:.{digits}f} %"
 
 
 def spread(values: Array, *, parts: bool) -> str:
-    """Mean and, of several runs, standard deviation; a word where a run has no such number."""
+    """Mean and, for several runs, standard deviation, or a word if one is undefined."""
     return mean_and_deviation(values, parts=parts, percent=" %", missing=UNDEFINED)

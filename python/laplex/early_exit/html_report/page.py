@@ -1,4 +1,4 @@
-"""What ``page.html`` shows, gathered: each section has a module and a template of its name."""
+"""The contents of ``page.html``. Each section has a module and a template with its name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .training_section import training
 
 
 def render(study: Study, title: str) -> str:
-    """The report as HTML, pictures embedded."""
+    """The report as HTML with embedded figures."""
     return render_page(
         __package__,
         "page.html",
@@ -41,11 +41,11 @@ def _about(study: Study) -> str:
     evaluations = _evaluations(study)
     count = len(evaluations)
     judged = sorted({one.samples for one in evaluations})
-    text = f"{_many(count, 'evaluation')} in {_many(len(groups), 'group')}, of "
+    text = f"{_many(count, 'evaluation')} in {_many(len(groups), 'group')}, on "
     text += " or ".join(f"{one:,}" for one in judged) + " samples"
     if study.facts:
-        text = f"{_many(len(study.facts), 'run')}; {text}"
-    return text + "."
+        text = f"{_many(len(study.facts), 'run')}, {text}"
+    return f"This report covers {text}."
 
 
 def _numbers(study: Study) -> list[tuple[str, str]]:
@@ -55,13 +55,17 @@ def _numbers(study: Study) -> list[tuple[str, str]]:
     enough = [_enough(one) for one in runs]
     where = f" ({name})" if len(study.comparison.groups) > 1 else ""
     return [
-        (percent(full), f"right when every sample goes through the whole network{where}"),
-        (percent(half), f"right at half of the plain backbone's cost{where}"),
+        (percent(full), f"accuracy if every sample runs through the whole network{where}"),
+        (percent(half), f"accuracy at half the cost of the plain backbone{where}"),
         (
             percent(float(np.mean(enough)), 0),
-            f"of the backbone's cost is enough to be within 1 point of the last exit{where}",
+            f"of the backbone's cost suffices for the accuracy of the last exit minus 1 point"
+            f"{where}",
         ),
-        (percent(float(runs[0].costs[0]), 0), "of its cost is what the first exit takes"),
+        (
+            percent(float(runs[0].costs[0]), 0),
+            f"of the backbone's cost for a sample that leaves at the first exit{where}",
+        ),
     ]
 
 
@@ -76,14 +80,14 @@ def best_group(study: Study) -> tuple[str, tuple[Evaluation, ...]]:
 
 
 def _enough(found: Evaluation) -> float:
-    """The least mean cost within a point of the last exit's accuracy; NaN if there is none."""
+    """The lowest mean cost within 1 point of the accuracy of the last exit; NaN if none exists."""
     curve = found.curve
     there = curve.accuracy >= found.accuracy[-1] - 0.01
     return float(curve.cost[there].min()) if there.any() else float("nan")
 
 
 def _conventions(study: Study) -> dict[str, str]:
-    """What every number means; where evaluations differ, all of it."""
+    """The meaning of every number; all meanings where evaluations differ."""
     found: dict[str, list[str]] = {}
     for one in _evaluations(study):
         for term, about in one.conventions.items():

@@ -1,4 +1,4 @@
-"""The section on calibration and failure prediction: which of them tells a good network."""
+"""The section on calibration and failure prediction as indicators of a good network."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from ..runs.study import Study
 from . import figures
 from .number_formats import number
 
-#: Networks fewer than which say little.
+#: With fewer networks than this, correlations say little.
 _FEW = 10
 
 
 def proxies(study: Study) -> dict[str, Any]:
-    """What the section shows."""
+    """The contents of the section."""
     return {
         "correlations": _correlations(study.comparison.correlations()),
         "few": _networks(study) < _FEW,
@@ -44,7 +44,7 @@ def _probability(value: float) -> str:
 
 
 def _networks(study: Study) -> int:
-    """How many networks the evaluations are of, those of one judged several ways counted once."""
+    """The number of distinct networks; several evaluations of one network count once."""
     if study.facts:
         return len(study.facts)
     evaluations = [one for runs in study.comparison.groups.values() for one in runs]
@@ -60,10 +60,10 @@ def _caution(study: Study) -> str:
         return f"{text}: correlations are undefined with fewer than 3."
     if networks < _FEW:
         return (
-            f"{text} only: such numbers may well be accidents, and p-values, which take all "
-            "evaluations for independent, are too small."
+            f"{text} only: such correlations may well arise by chance. The p-values assume that "
+            "all evaluations are independent, so they are too small."
         )
     return (
-        f"{text}. p-values take evaluations for independent; those of one network, one group or "
-        "one seed are not."
+        f"{text}. The p-values assume independent evaluations; evaluations of one network, one "
+        "group or one seed are not independent."
     )

@@ -16,12 +16,12 @@ from ..runs.study import Study
 from .figures import baselines
 from .number_formats import percent, spread
 
-#: Panels of the picture of baselines.
+#: Maximum number of panels in the figure of baselines.
 _PANELS = 6
 
 
 def tradeoff(study: Study) -> dict[str, Any]:
-    """What the section shows."""
+    """The contents of the section."""
     groups = study.comparison.groups
     protocols = {one.protocol for runs in groups.values() for one in runs}
     networks = _networks(groups)
@@ -44,15 +44,18 @@ def tradeoff(study: Study) -> dict[str, Any]:
 def _protocol(protocols: set[str]) -> str:
     if protocols == {"validation"}:
         return (
-            "Thresholds were fitted on validation samples, and all numbers are of other samples: "
-            "this is what one gets in use."
+            "Thresholds were fitted on validation samples, and all numbers are for other samples. "
+            "This is the accuracy that you can expect in use."
         )
     text = (
-        "Thresholds were swept on the very samples that the numbers are of, as some papers do: "
-        "the curve is of thresholds that nobody could have chosen beforehand."
+        "Thresholds were swept on the same samples that are evaluated, as some papers do. The "
+        "curve therefore shows thresholds that could not have been chosen beforehand."
     )
     if len(protocols) > 1:
-        text = f"Protocols differ between groups, so that they can't be compared. In some: {text}"
+        text = (
+            "The groups use different protocols, so they cannot be compared. In some groups, the "
+            f"following holds: {text}"
+        )
     return text
 
 
@@ -74,37 +77,39 @@ def _budgets(study: Study) -> Table:
 
 
 def _ranking(groups: Mapping[str, Sequence[Evaluation]]) -> str:
-    """Which group has the largest area, and how far that can be trusted."""
+    """A sentence on which group has the largest area, and how reliable that is."""
     areas = {name: np.array([one.area for one in runs]) for name, runs in groups.items()}
     defined = {name: one for name, one in areas.items() if not np.isnan(one).any()}
     if len(defined) < 2:
-        return "Areas are undefined for all but one group, so that there is no order of them."
+        return "Areas are undefined for all but one group, so the groups cannot be ranked."
     first, second = sorted(defined, key=lambda name: -float(defined[name].mean()))[:2]
     ahead = float(defined[first].mean() - defined[second].mean())
     text = (
-        f"The largest area is that of “{first}” with {percent(float(defined[first].mean()))}; the "
-        f"next is that of “{second}”, {100 * ahead:.1f} points behind. "
+        f"The group “{first}” has the largest area, {percent(float(defined[first].mean()))}; the "
+        f"group “{second}” is next, {100 * ahead:.1f} points behind. "
     )
     if min(len(defined[first]), len(defined[second])) < 2:
-        return text + "That is of one run each: another seed may turn the order around."
+        return text + (
+            "At least one of the two has only one run, so another seed may reverse the order."
+        )
     error = _standard_error(defined[first], defined[second])
     if ahead < 2 * error:
         return text + (
-            f"Runs of one group differ so much (the difference has a standard error of "
-            f"{100 * error:.1f} points) that the order may be an accident."
+            f"The difference has a standard error of {100 * error:.1f} points, so the order may be "
+            "due to chance."
         )
     return text + f"The difference has a standard error of {100 * error:.1f} points."
 
 
 def _standard_error(first: Array, second: Array) -> float:
-    """Of the difference of two means over independent runs."""
+    """Standard error of the difference of two means over independent runs."""
     return float(np.sqrt(first.var(ddof=1) / len(first) + second.var(ddof=1) / len(second)))
 
 
 def _networks(groups: Mapping[str, Sequence[Evaluation]]) -> dict[str, Sequence[Evaluation]]:
-    """Groups of the same networks once, under what their names begin with.
+    """The distinct networks among the groups, under the common start of the groups' names.
 
-    Judged in several ways, networks have other policies and the same baselines.
+    The same networks evaluated in several ways have different policies but the same baselines.
     """
     alike: dict[bytes, list[str]] = {}
     for name, runs in groups.items():
@@ -120,8 +125,8 @@ def _networks(groups: Mapping[str, Sequence[Evaluation]]) -> dict[str, Sequence[
 
 def _baselines(networks: Mapping[str, Sequence[Evaluation]], budgets: Array) -> Table:
     curves: dict[str, Callable[[Evaluation], Curve]] = {
-        "one exit": lambda one: one.static,
-        "by chance": lambda one: one.random,
+        "single exit": lambda one: one.static,
+        "random": lambda one: one.random,
         "oracle": lambda one: one.oracle,
     }
     rows = []
@@ -134,7 +139,7 @@ def _baselines(networks: Mapping[str, Sequence[Evaluation]], budgets: Array) -> 
 
 
 def _points(groups: Mapping[str, Sequence[Evaluation]]) -> Table | None:
-    """What the policies get with thresholds of their own, where there are any."""
+    """Accuracy and cost of the policies with their own thresholds, if there are any."""
     rows = [
         [
             name,
@@ -147,5 +152,5 @@ def _points(groups: Mapping[str, Sequence[Evaluation]]) -> Table | None:
         for point in (one.operating_point for one in runs)
         if point is not None
     ]
-    columns = ["", "policy", "accuracy", "mean cost", "leaving, by exit"]
+    columns = ["", "policy", "accuracy", "mean cost", "samples that leave, by exit"]
     return Table(columns, rows) if rows else None

@@ -1,4 +1,4 @@
-"""The section on training: what each run was, and how its exits learned."""
+"""The section on training: the settings of each run, and the learning curves of its exits."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from ..runs.study import Study
 from ..training.result import TrainingResult
 from .number_formats import percent
 
-#: Runs whose curves are shown: the first of each kind of phases.
+#: Maximum number of runs whose curves are shown: the first of each kind of phases.
 _SHOWN = 6
 
 
 def training(study: Study) -> dict[str, Any]:
-    """What the section shows, of at least one run."""
+    """The contents of the section, for at least one run."""
     return {
         "facts": _facts(study) if study.facts else None,
         "phases": _phases(study.training),
@@ -49,7 +49,7 @@ def _phases(found: dict[str, TrainingResult]) -> Table:
 def _text(result: TrainingResult) -> str:
     parts = []
     for phase in result.phases:
-        rate = "" if phase.learning_rate is None else f" at rate {phase.learning_rate:g}"
+        rate = "" if phase.learning_rate is None else f" at learning rate {phase.learning_rate:g}"
         parts.append(f"{phase.train} {phase.epochs}{rate}")
     return ", then ".join(parts)
 

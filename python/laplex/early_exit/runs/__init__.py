@@ -1,1 +1,1 @@
-"""The commands of ``laplex exits``, and the runs that they write and read."""
+"""The runs that the commands of ``laplex exits`` write and read."""

@@ -1,4 +1,4 @@
-"""Backbones by name for the command line: those of `networks`, or a function of the user's own."""
+"""Backbones by name for the command line: those of `networks`, or a function of the user."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .. import networks
 from ..model import MultiExitModel
 from .datasets import ImageSplits
 
-#: The backbones that have a name.
+#: The names of the built-in backbones.
 NAMES = tuple(networks.EXITS)
 
 
@@ -31,35 +31,36 @@ def build_model(
     head: str,
     seed: int,
 ) -> MultiExitModel:
-    """Make a backbone for some images and attach exits to it.
+    """Make a backbone for a data set of images and attach exits to it.
 
     Parameters
     ----------
     splits : ImageSplits
-        The images; their shape and classes are passed to the backbone's function as
-        ``num_classes``, ``in_channels``, ``image_size`` and ``in_features``, as far as it has
-        arguments of these names.
+        The images. Their shape and number of classes are passed to the function of the backbone as
+        ``num_classes``, ``in_channels``, ``image_size`` and ``in_features``, if it has arguments of
+        these names.
     backbone : str
-        A name of `NAMES`, or ``package.module:function``; modules of the current folder are found.
+        A name from `NAMES`, or ``package.module:function``. Modules in the current folder are
+        found.
     options : mapping
         More arguments of that function.
     exits : tuple of str, optional
-        Names of modules; those of `networks.EXITS` when not given.
+        Names of modules; by default those of `networks.EXITS`.
     head : str
         As in `MultiExitModel.attach`.
     seed : int
-        Of all initial weights, drawn without touching torch's own generator.
+        Random seed of all initial weights; torch's global generator is left alone.
 
     Raises
     ------
     ValueError, TypeError
-        No such backbone, option, module or head; the message lists what there is.
+        If there is no such backbone, option, module or head; the message lists the valid ones.
     """
     make = _function(backbone)
     if exits is None and backbone not in networks.EXITS:
         raise ValueError(
-            f"backbone {backbone!r} needs exits: name modules of it, as `exits: [name, ...]` or "
-            "--exits name,name"
+            f"backbone {backbone!r} has no default exits: name some of its modules with `exits: "
+            "[name, ...]` in the settings file or --exits name,name"
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -84,25 +85,25 @@ def _function(backbone: str) -> Callable[..., Any]:
         near = difflib.get_close_matches(backbone, NAMES, 1)
         hint = f"did you mean {near[0]}? " if near else ""
         raise ValueError(
-            f"backbone {backbone!r} is none of {', '.join(NAMES)}: {hint}A function of your own is "
-            "given as package.module:function"
+            f"backbone {backbone!r} is not one of {', '.join(NAMES)}: {hint}To use a function of "
+            "your own, pass package.module:function"
         )
     with _current_folder_importable():
         try:
             module = importlib.import_module(module_name)
         except ModuleNotFoundError as error:
             if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-                raise  # something that the module itself imports
+                raise  # a package that the module itself imports is missing
             raise ValueError(
-                f"backbone {backbone!r}: there is no module {error.name!r} among the installed "
-                "ones or in the current folder"
+                f"backbone {backbone!r}: there is no module {error.name!r}, neither installed nor "
+                "in the current folder"
             ) from error
     function: Any = getattr(module, name, None)
     if not callable(function):
         there = [key for key, one in vars(module).items() if callable(one) and key[0] != "_"]
         raise ValueError(
-            f"backbone {backbone!r}: {module_name} has no function {name!r}, but "
-            f"{', '.join(there[:8]) or 'none at all'}"
+            f"backbone {backbone!r}: {module_name} has no function {name!r}; its functions are "
+            f"{', '.join(there[:8]) or 'none'}"
         )
     made: Callable[..., Any] = function
     return made
@@ -131,16 +132,19 @@ def _arguments(
             hint = f"did you mean {near[0]}? " if near else ""
             raise ValueError(
                 f"backbone_options has {key!r}, but {backbone} takes {', '.join(parameters)}: "
-                f"{hint}Take it out, or rename it"
+                f"{hint}Remove or rename it"
             )
     if "image_size" in parameters and height != width:
-        raise ValueError(f"{backbone} takes square images, but these are {height} x {width}")
+        raise ValueError(
+            f"{backbone} needs square images, but these are {height} x {width}: choose another "
+            "backbone"
+        )
     return {**{key: one for key, one in known.items() if key in parameters}, **options}
 
 
 @contextmanager
 def _current_folder_importable() -> Iterator[None]:
-    """Find modules of the current folder, which an installed command alone does not."""
+    """Make modules in the current folder importable, which an installed command does not do."""
     folder = os.getcwd()
     if folder in sys.path or "" in sys.path:
         yield

@@ -15,7 +15,7 @@ from laplex._support.image_datasets import load_images
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
-#: Of the draw that sets validation images apart. Fixed: runs with other seeds share their splits.
+#: Random seed of the validation split. It is fixed, so that runs with other seeds share the split.
 _SPLIT_SEED = 0
 
 
@@ -28,8 +28,10 @@ class ImageSplits:
     name : str
     class_names : tuple of str
     images : dict of Tensor [count, 1, height, width], float32
-        By split; with the mean 0 and the deviation 1 over all pixels of the training images.
+        Images by split, scaled to mean 0 and standard deviation 1 over all pixels of the training
+        images.
     labels : dict of Tensor [count], int64
+        Labels by split.
     """
 
     name: str
@@ -48,7 +50,7 @@ class ImageSplits:
     ) -> DataLoader[tuple[Tensor, ...]]:
         """Batches ``(images, labels)`` of a split, in a fixed or a random order."""
         dataset = TensorDataset(self.images[split], self.labels[split])
-        # A last batch of one can't be normalised in training.
+        # BatchNorm cannot train on a last batch of one sample.
         drop = shuffle and len(dataset) % batch_size == 1 and len(dataset) > 1
         return DataLoader(dataset, batch_size=batch_size, shuffle=shuffle, drop_last=drop)
 
@@ -58,29 +60,29 @@ class ImageSplits:
 
 
 def load_splits(source: str, *, validation: float = 0.2, images: int | None = None) -> ImageSplits:
-    """Load the images that `source` names and split them.
+    """Load a data set of images and split it.
 
     Parameters
     ----------
     source : str
         ``"digits"``, ``"fashion-mnist"`` or a folder; see `load_images`.
     validation : float
-        Part of the training images that is set apart, by a fixed draw; test images are the
-        source's own.
+        Fraction of the training images that is set apart, by a fixed random draw. The test images
+        are those of the source.
     images : int, optional
-        Take this many of the training images, validation included, and not all.
+        Number of training images to use, validation included; by default all.
 
     Raises
     ------
     FileNotFoundError
-        The source is not there; the message says how to get it.
+        If the source does not exist; the message says how to get it.
     ValueError
-        A file is broken, `validation` is not between 0 and 1, or a split would be empty.
+        If a file is broken, `validation` is not between 0 and 1, or a split would be empty.
     """
     if not 0 < validation < 1:
         raise ValueError(
             f"validation must be a fraction between 0 and 1, got {validation}: thresholds are "
-            "fitted on these images, so there must be some"
+            "fitted on the validation images"
         )
     if images is not None and images < 10:
         raise ValueError(f"images must be at least 10, got {images}")
@@ -89,7 +91,8 @@ def load_splits(source: str, *, validation: float = 0.2, images: int | None = No
     cut = len(order) - max(1, round(validation * len(order)))
     if cut < 2:
         raise ValueError(
-            f"{len(order)} images and validation={validation} leave {cut} to train on: pass less"
+            f"{len(order)} images and validation={validation} leave only {cut} to train on: pass a "
+            "smaller fraction, or more images"
         )
     pixels = found.train_images[order[:cut]]
     mean, deviation = float(pixels.mean()), float(pixels.std()) or 1.0

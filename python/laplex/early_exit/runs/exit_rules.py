@@ -1,4 +1,4 @@
-"""Exit rules by name for the command line: a policy and what its scores are calibrated with."""
+"""Exit rules by name for the command line: a policy and the calibration of its scores."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ _TARGETS = {"eefp": "eefp", "correct": "correct"}
 
 @dataclass(frozen=True)
 class FittedRule:
-    """A rule that can be used.
+    """An exit rule whose calibration is fitted.
 
     Attributes
     ----------
     judged : Policy or str
-        For `evaluate`, together with the next.
+        The policy for `evaluate`, to be used together with `calibration`.
     calibration : TemperatureScaling, ScoreHeads or None
+        The calibration for `evaluate`.
     policy : Policy or None
-        For real exits; None where there is no such policy.
+        The policy for `MultiExitModel.predict`; None if there is none.
     """
 
     judged: Policy | str
@@ -39,12 +40,12 @@ class FittedRule:
         Raises
         ------
         ValueError
-            Real exits can't follow this rule.
+            If prediction with early exits cannot use this rule.
         """
         if self.policy is None:
             raise ValueError(
-                "entropy and margin with calibration temperature are judged offline only: real "
-                "exits take max-softmax with it, or another calibration"
+                "the policies entropy and margin with calibration temperature can only be "
+                "evaluated offline: use the policy max-softmax, or another calibration"
             )
         return self.policy
 
@@ -54,12 +55,12 @@ class FittedRule:
         Raises
         ------
         ValueError
-            Even the first exit costs more.
+            If even the first exit costs more.
         """
         if budget < costs.relative[0]:
             raise ValueError(
-                f"budget {budget:g} is below {costs.relative[0]:.4g}, what the first exit costs in "
-                "units of the plain backbone"
+                f"budget {budget:g} is below {costs.relative[0]:.4g}, the cost of the first exit "
+                "in units of the plain backbone: pass a larger budget"
             )
         policy = self.real()
         scores = policy.scores(unseen.logits)
@@ -73,17 +74,17 @@ class ExitRule:
     Parameters
     ----------
     policy : str
-        A name of `laplex.early_exit.policies.POLICIES`.
+        A name from `laplex.early_exit.policies.POLICIES`.
     calibration : str
-        ``"none"``; ``"temperature"``; ``"eefp"`` or ``"correct"``, the target of score heads.
-        ``"learned"`` without a calibration means score heads with the target ``"eefp"``.
+        ``"none"``, ``"temperature"``, or the target of score heads: ``"eefp"`` or ``"correct"``.
+        The policy ``"learned"`` without a calibration uses score heads with the target ``"eefp"``.
     threshold : float, optional
-        In the policy's own units.
+        Threshold in the units of the policy.
 
     Raises
     ------
     ValueError
-        They don't go together.
+        If the policy and the calibration cannot be combined.
     """
 
     policy: str
@@ -93,22 +94,22 @@ class ExitRule:
     def __post_init__(self) -> None:
         if self.policy == "learned" and self.calibration == "temperature":
             raise ValueError(
-                "policy learned brings a score of its own, which a temperature does not change: "
-                "take calibration eefp or correct, or another policy"
+                "the policy learned has its own score, which a temperature does not change: use "
+                "calibration eefp or correct, or another policy"
             )
         if self.policy not in ("learned", POLICIES.default) and self.calibration in _TARGETS:
             raise ValueError(
-                f"calibration {self.calibration} brings a score of its own, which takes the place "
-                f"of {self.policy}: leave the policy out"
+                f"calibration {self.calibration} has its own score, which replaces that of the "
+                f"policy {self.policy}: leave the policy out"
             )
 
     def fitted(self, unseen: Outputs | None) -> FittedRule:
-        """The rule, with what is to be fitted fitted to held-out samples.
+        """Fit the calibration, if there is one, on held-out samples.
 
         Raises
         ------
         ValueError
-            There are none, but something is to be fitted.
+            If there are no held-out samples, but a calibration has to be fitted.
         """
         target = _TARGETS.get(self.calibration, "eefp" if self.policy == "learned" else None)
         if target is None and self.calibration == "none":
@@ -116,7 +117,7 @@ class ExitRule:
         if unseen is None:
             raise ValueError(
                 f"calibration {self.calibration if target is None else target} is fitted on the "
-                "validation images, so the run can't be judged on them: take --split test"
+                "validation images, so the run cannot be evaluated on them: use --split test"
             )
         if target is None:
             scaling = TemperatureScaling().fit(unseen.logits, unseen.labels)

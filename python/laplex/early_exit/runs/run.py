@@ -1,7 +1,8 @@
-"""The folder of a training run: ``laplex exits train`` writes it, the other commands read it.
+"""The folder of a training run, which ``laplex exits train`` writes and the other commands read.
 
-``config.yaml`` (all settings), ``checkpoints/`` (to go on from), ``history.json`` (what each epoch
-did) and, last, ``weights.pt`` (a state_dict). Evaluations and analyses are put beside them.
+It contains ``config.yaml`` (all settings), ``checkpoints/`` (to resume from), ``history.json``
+(losses and accuracies of each epoch) and, written last, ``weights.pt`` (a state_dict). Evaluations
+and analyses are written to the same folder.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from .datasets import ImageSplits, load_splits
 from .run_folder import CHECKPOINTS, CONFIG, HISTORY, WEIGHTS, check_finished
 from .settings import KEYS, RunSettings, read_settings
 
-# Settings that are arguments of `train` as they are: a new one of its name needs nothing here.
+# Settings that are passed to `train` unchanged; a new one with the same name needs no change here.
 _PASSED_ON = (set(KEYS) & set(inspect.signature(train).parameters)) - {
     "strategy",
     "epochs",
@@ -43,7 +44,7 @@ _PASSED_ON = (set(KEYS) & set(inspect.signature(train).parameters)) - {
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A training run that is finished.
+    """A finished training run.
 
     Attributes
     ----------
@@ -56,12 +57,12 @@ class Run:
 
     @classmethod
     def open(cls, folder: Path) -> Run:
-        """The run in a folder.
+        """Open the run in a folder.
 
         Raises
         ------
         ValueError
-            There is none, or it is not finished.
+            If there is no run, or it is not finished.
         """
         check_finished(folder)
         return cls(folder, read_settings(folder / CONFIG))
@@ -85,13 +86,13 @@ class Run:
         Raises
         ------
         ValueError
-            The weights are not those of a model that the settings make.
+            If the weights do not fit the model that the settings describe.
         """
         model = _model(self.settings, self.splits)
         path = self.folder / WEIGHTS
         try:
             model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-        except Exception as error:  # torch raises what it likes for files that are none of its own
+        except Exception as error:  # torch raises many kinds for files that it did not write
             first = (str(error).splitlines() or [repr(error)])[0]
             raise ValueError(
                 f"{path} does not hold the weights of the model of {self.folder / CONFIG}: {first}"
@@ -100,13 +101,13 @@ class Run:
 
     @cached_property
     def history(self) -> dict[str, Any]:
-        """What ``history.json`` holds: ``training``, ``data``, ``seconds``, ``versions``, ..."""
+        """Contents of ``history.json``: ``training``, ``data``, ``seconds``, ``versions``, ..."""
         values: dict[str, Any] = json.loads((self.folder / HISTORY).read_text("utf-8"))
         return values
 
     @property
     def training(self) -> TrainingResult:
-        """What each epoch did."""
+        """Losses and accuracies of each epoch."""
         return TrainingResult.from_dict(self.history["training"])
 
 
@@ -117,16 +118,16 @@ def train_run(settings: RunSettings, out: Path, *, resume: bool, progress: bool)
     ----------
     settings : RunSettings
     out : Path
-        A folder that is there.
+        An existing folder.
     resume : bool
-        Go on from its checkpoint.
+        Whether to continue from its checkpoint.
     progress : bool
-        Show Lightning's bar.
+        Whether to show Lightning's progress bar.
 
     Raises
     ------
     OSError, ValueError, TypeError
-        Data that are missing, settings that don't go together, a checkpoint of another run.
+        If data are missing, settings exclude each other, or the checkpoint is of another run.
     """
     phases = _phases(settings)
     splits = _splits(settings)
@@ -172,19 +173,19 @@ def train_run(settings: RunSettings, out: Path, *, resume: bool, progress: bool)
 
 
 def has_checkpoint(out: Path) -> bool:
-    """Whether there is something to go on from."""
+    """Whether there is a checkpoint to resume from."""
     return (out / CHECKPOINTS / CHECKPOINT).is_file()
 
 
 def write_json(path: Path, values: Any) -> None:
-    """Write a file of JSON, whole or not at all."""
+    """Write a JSON file, completely or not at all."""
     with replacing(path) as part:
         part.write_text(json.dumps(values, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 @contextmanager
 def _config(out: Path, settings: RunSettings) -> Iterator[None]:
-    """Write the settings; take them away again if the run ends before it has a checkpoint."""
+    """Write the settings, and remove them if the run ends before its first checkpoint."""
     with replacing(out / CONFIG) as part:
         part.write_text(settings.to_yaml(), encoding="utf-8")
     try:

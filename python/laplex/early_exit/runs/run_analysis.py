@@ -1,4 +1,4 @@
-"""Look inside a run of the command line: tables, numbers and pictures, kept in its folder."""
+"""The analysis of a run of the command line: tables, numbers and figures in its folder."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ _KIND = "laplex.early_exit.runs.run_analysis"
 
 @dataclass(frozen=True, eq=False)
 class RunAnalysis:
-    """What ``laplex exits analyze`` found of one run, ready to be shown.
+    """Result of ``laplex exits analyze`` for one run, ready for display.
 
     Attributes
     ----------
     tables : dict of str to str
-        By the names of the measurements.
+        Table of each measurement, by name.
     pictures : dict of str to bytes
-        PNG files, of the same names.
+        Figure of each measurement as a PNG file, by name.
     failures : dict of str to str
-        Measurements that failed, and why.
+        The measurements that failed, and the reason.
     numbers : dict
-        ``Analysis.to_dict()``.
+        The result of ``Analysis.to_dict()``.
     """
 
     tables: dict[str, str]
@@ -39,7 +39,7 @@ class RunAnalysis:
 
     @classmethod
     def of(cls, analysis: Analysis) -> RunAnalysis:
-        """Draw an analysis."""
+        """Make the tables and figures of an analysis."""
         parts = analysis.parts()
         return cls(
             tables={name: part.table() for name, part in parts.items()},
@@ -49,7 +49,7 @@ class RunAnalysis:
         )
 
     def write(self, run: Path) -> Path:
-        """Put it into a run's folder, the numbers last; returns where."""
+        """Write it into the folder of a run, the numbers last; return the folder written to."""
         folder = run / FOLDER
         folder.mkdir(exist_ok=True)
         for name, content in self.pictures.items():
@@ -66,12 +66,12 @@ class RunAnalysis:
 
     @classmethod
     def read(cls, run: Path) -> RunAnalysis | None:
-        """That of a run's folder, or None where it was not analysed.
+        """Read the analysis in the folder of a run, or return None if there is none.
 
         Raises
         ------
         ValueError
-            The file holds something else, or a picture is missing.
+            If the file holds something else, or a figure is missing.
         """
         folder = run / FOLDER
         if not (folder / FILE).is_file():
@@ -87,6 +87,6 @@ class RunAnalysis:
             )
         except (KeyError, TypeError, AttributeError, ValueError, FileNotFoundError) as error:
             raise ValueError(
-                f"{folder} is not what `laplex exits analyze` writes ({error}): analyse the run "
+                f"{folder} was not written by `laplex exits analyze` ({error}): analyse the run "
                 "again"
             ) from error

@@ -1,4 +1,4 @@
-"""Judge a run of the command line: evaluations, costs and timing, kept in its folder."""
+"""The evaluation of a run of the command line: accuracies, costs and timing, in its folder."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from .run import Run, write_json
 
 FILE = "evaluation.json"
 _KIND = "laplex.early_exit.runs.run_evaluation"
-#: Test images that `time_exits` goes through, and the mean cost at which it does.
+#: Number of images for `time_exits`, and the mean cost of the policy that it times.
 _TIMED, _TIMED_BUDGET = 256, 0.5
 
 
 @dataclass(frozen=True, eq=False)
 class RunEvaluation:
-    """What ``laplex exits evaluate`` found of one run.
+    """Result of ``laplex exits evaluate`` for one run.
 
     Attributes
     ----------
     split : str
-        The images that it was judged on.
+        The images that the run was evaluated on.
     evaluations : tuple of Evaluation
-        One for each calibration.
+        One evaluation for each calibration.
     costs : Costs
     timing : Timing or None
     """
@@ -44,7 +44,7 @@ class RunEvaluation:
     timing: Timing | None
 
     def write(self, folder: Path) -> None:
-        """Put it into a run's folder."""
+        """Write it into the folder of a run."""
         values = {
             "kind": _KIND,
             "split": self.split,
@@ -56,12 +56,12 @@ class RunEvaluation:
 
     @classmethod
     def read(cls, folder: Path) -> RunEvaluation | None:
-        """That of a run's folder, or None where it was not evaluated.
+        """Read the evaluation in the folder of a run, or return None if there is none.
 
         Raises
         ------
         ValueError
-            The file holds something else.
+            If the file holds something else.
         """
         path = folder / FILE
         if not path.is_file():
@@ -71,7 +71,7 @@ class RunEvaluation:
             return found
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
-                f"{path} is not what `laplex exits evaluate` writes ({error}): evaluate the run "
+                f"{path} was not written by `laplex exits evaluate` ({error}): evaluate the run "
                 "again"
             ) from error
 
@@ -88,32 +88,34 @@ def evaluate_run(
     timing: bool = False,
     progress: bool = False,
 ) -> RunEvaluation:
-    """Run a model over images and judge it, once for each calibration.
+    """Run a model over images and evaluate it, once for each calibration.
 
     Parameters
     ----------
     run : Run
     policy : str
-        A name of `laplex.early_exit.policies.POLICIES`.
+        A name from `laplex.early_exit.policies.POLICIES`.
     calibrations : sequence of str
-        ``"none"``, ``"temperature"``, ``"eefp"``, ``"correct"``; fitted on validation images.
+        ``"none"``, ``"temperature"``, ``"eefp"`` or ``"correct"``; fitted on validation images.
     split : str
-        Judged on the validation images, there are none to fit on.
+        The images to evaluate on. With the validation images, no calibration can be fitted.
     budgets, protocol
         As in `evaluate`.
     threshold : float, optional
-        Of the policy, in its own units, for `Evaluation.operating_point`.
+        Threshold in the units of the policy, for `Evaluation.operating_point`.
     timing : bool
-        Measure real exits too, at the threshold or, without one, at half the backbone's cost.
+        Whether to time prediction with early exits, too: at the threshold or, without one, at half
+        the cost of the backbone.
     progress : bool
+        Whether to show progress bars.
 
     Raises
     ------
     ValueError
-        Names that don't go together.
+        If the policy, the calibration and the split cannot be combined.
     """
     splits = run.splits
-    # Before the work, as this is what fails.
+    # Before the work, because this may fail.
     rules = [ExitRule(policy, one, threshold) for one in calibrations]
     costs = count_costs(run.model, splits.example())
     outputs = collect(run.model, splits.loader(split, 500), progress=progress)

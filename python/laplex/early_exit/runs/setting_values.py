@@ -1,7 +1,7 @@
-"""What the keys of a settings file may have for values.
+"""Checks of the values in a settings file.
 
-Functions from YAML's values to checked ones. Each raises `Unfit` with what the value must be, for
-a message that names the key.
+These functions convert values from YAML to checked ones. Each raises `Unfit` with a description of
+valid values, for a message that names the key.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ WEIGHTS = ("equal", "linear", "sdn")
 
 
 class Unfit(ValueError):
-    """A value is not what this says, such as "a text"."""
+    """A value does not fit this description, such as "a text"."""
 
 
 def text(value: Any) -> str:
@@ -28,7 +28,7 @@ def text(value: Any) -> str:
 
 
 def source(value: Any) -> str:
-    """The name of a data set, or the whole path of a folder: a run may be used from elsewhere."""
+    """The name of a data set, or the absolute path of a folder, so that it is valid anywhere."""
     name = text(value)
     return name if name in ("digits", "fashion-mnist") else str(Path(name).expanduser().resolve())
 
@@ -41,7 +41,7 @@ def flag(value: Any) -> bool:
 
 
 def one_of(words: Iterable[str]) -> Callable[[Any], str]:
-    """One of some words, which are asked for when a value is checked."""
+    """One of some words, which are looked up when a value is checked."""
 
     def check(value: Any) -> str:
         if value not in (known := tuple(words)):
@@ -65,10 +65,10 @@ def whole(least: int, most: int | None = None) -> Callable[[Any], int]:
 
 
 def number(words: str, fits: Callable[[float], bool]) -> Callable[[Any], float]:
-    """A finite number that fits; `words` say what that is."""
+    """A finite number that fits the condition that `words` describe."""
 
     def check(value: Any) -> float:
-        try:  # YAML 1.1 takes 1e-3 for a text, as it has no point
+        try:  # YAML 1.1 reads 1e-3 as a text, because it has no decimal point
             found = math.nan if isinstance(value, bool) else float(value)
         except (TypeError, ValueError):
             found = math.nan
@@ -85,16 +85,16 @@ fraction = number("a number above 0 and below 1", lambda value: 0 < value < 1)
 
 
 def optional(check: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Null, or what `check` takes."""
+    """Null, or a value that `check` accepts."""
     return lambda value: None if value is None else check(value)
 
 
 def names(value: Any) -> tuple[str, ...]:
-    """Names in a list, or in a text with commas."""
+    """Names in a list, or in a text separated by commas."""
     listed = [one.strip() for one in value.split(",")] if isinstance(value, str) else value
     if not isinstance(listed, (list, tuple)) or not listed:
         raise Unfit("a list of names")
-    # Modules of a Sequential have names such as 0, which YAML takes for numbers.
+    # Modules of a Sequential have names such as 0, which YAML reads as numbers.
     found = tuple(str(one) for one in listed)
     if "" in found:
         raise Unfit("a list of names")
@@ -119,7 +119,7 @@ def strategy(value: Any) -> str | tuple[dict[str, Any], ...]:
         if not isinstance(phase, Mapping) or not needed <= set(phase) <= known:
             raise Unfit(
                 "mixed, joint, disjoint, or a list of phases such as {train: backbone, epochs: 5}, "
-                "with a learning_rate where it differs"
+                "each with an optional learning_rate"
             )
     return tuple(dict(phase) for phase in value)
 

@@ -1,4 +1,4 @@
-"""What is known of some runs, gathered: for the terminal and for the report."""
+"""All results of several runs, gathered for the terminal and for the report."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _FEWEST = 3
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """Results by name; names of runs are those of their folders, or what the caller chose.
+    """Results by name of the run, which is the name of its folder or chosen by the caller.
 
     Attributes
     ----------
     comparison : Comparison
-        By group: what differs in its seed alone.
+        Evaluations by group; the runs of a group differ only in their seed.
     facts : dict of str to dict
-        Of each run, what there is to say about it in a table: column -> text.
+        The row of each run in a table of settings: column -> text.
     training : dict of str to TrainingResult
     costs : dict of str to Costs
     timing : dict of str to Timing
@@ -44,12 +44,12 @@ class Study:
 
     @classmethod
     def of_runs(cls, runs: Sequence[Run]) -> Study:
-        """Of runs that were judged.
+        """Gather the results of runs that were evaluated.
 
         Raises
         ------
         ValueError
-            One was not, or they were judged at other budgets.
+            If a run was not evaluated, or runs were evaluated at different budgets.
         """
         names = _names(runs)
         judged: dict[str, RunEvaluation] = {}
@@ -57,7 +57,7 @@ class Study:
             found = RunEvaluation.read(run.folder)
             if found is None:
                 raise ValueError(
-                    f"{run.folder} was not judged: run `laplex exits evaluate {run.folder}`"
+                    f"{run.folder} was not evaluated: run `laplex exits evaluate {run.folder}`"
                 )
             judged[name] = found
         groups = _groups(runs, list(judged.values()))
@@ -72,7 +72,7 @@ class Study:
         )
 
     def text(self) -> str:
-        """For the terminal: one evaluation in full; several side by side."""
+        """Format the results for the terminal: one evaluation in full, or a comparison."""
         groups = self.comparison.groups
         evaluations = [one for runs in groups.values() for one in runs]
         if len(evaluations) == 1:
@@ -87,7 +87,7 @@ class Study:
 
 
 def judged_as(evaluation: Evaluation) -> str:
-    """How an evaluation came to its scores, in few words."""
+    """A short name for the policy and the calibration of an evaluation."""
     if evaluation.calibration == "none":
         return evaluation.policy
     if evaluation.policy == "learned score":
@@ -98,16 +98,18 @@ def judged_as(evaluation: Evaluation) -> str:
 
 
 def _names(runs: Sequence[Run]) -> list[str]:
-    """Names of folders; whole paths where these are not enough."""
+    """Names of the folders, or their paths if the names are not unique."""
     folders = [run.folder.resolve() for run in runs]
     if len(set(folders)) < len(folders):
-        raise ValueError(f"a run is named twice: {', '.join(str(run.folder) for run in runs)}")
+        raise ValueError(
+            f"a run is named twice: {', '.join(str(run.folder) for run in runs)}: name each once"
+        )
     short = [folder.name for folder in folders]
     return short if len(set(short)) == len(short) else [str(folder) for folder in folders]
 
 
 def _groups(runs: Sequence[Run], judged: Sequence[RunEvaluation]) -> Mapping[str, list[Evaluation]]:
-    """Evaluations by what their runs differ in, seeds left aside, and by how they were judged."""
+    """Evaluations, grouped by policy, calibration, and the settings (but the seed) that differ."""
     ways = {judged_as(one) for found in judged for one in found.evaluations}
     splits = {found.split for found in judged}
     keys = [
@@ -116,7 +118,7 @@ def _groups(runs: Sequence[Run], judged: Sequence[RunEvaluation]) -> Mapping[str
         if key not in ("seed", "strategy")
         and any(getattr(run.settings, key) != getattr(runs[0].settings, key) for run in runs)
     ]
-    if "backbone" in keys:  # whose exits have other names anyway
+    if "backbone" in keys:  # the exits of other backbones have other names anyway
         keys = [key for key in keys if key != "exits"]
     groups: dict[str, list[Evaluation]] = {}
     for run, found in zip(runs, judged, strict=True):
