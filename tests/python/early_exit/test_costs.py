@@ -173,7 +173,7 @@ def test_costs_say_what_they_need():
     with pytest.raises(ValueError, match="example has no samples"):
         count_costs(model, x[:0])
     nothing = MultiExitModel(nn.Sequential(nn.ReLU(), nn.Softmax(-1)), {"0": nn.Linear(4, 4)})
-    with pytest.raises(ValueError, match="nothing of the backbone was counted"):
+    with pytest.raises(ValueError, match="nothing in the backbone was counted"):
         count_costs(nothing, torch.randn(2, 4))
     costs = count_costs(model, x)
     for counts in ([4, 2], [0, 0, 0]):
@@ -264,7 +264,7 @@ def test_timing_says_what_it_needs():
         time_exits(model, x, rule, batch_sizes=())
     with pytest.raises(ValueError, match="repeats must be at least 1"):
         time_exits(model, x, rule, batch_sizes=(1,), repeats=0)
-    with pytest.raises(ValueError, match="batch_sizes has 64, but inputs 2 samples"):
+    with pytest.raises(ValueError, match="batch_sizes has 64, but inputs has only 2 samples"):
         time_exits(model, x, rule)
     with pytest.raises(TypeError, match="batch_sizes must be whole numbers"):
         time_exits(model, x, rule, batch_sizes=(1.5,))

@@ -10,7 +10,7 @@ def exit_colors(count: int) -> list[Any]:
     """Colours of exits, from dark (the first) to light."""
     from matplotlib import colormaps
 
-    # The light end of the map can't be seen on white.
+    # The light end of the map is invisible on white.
     return [colormaps["viridis"](0.85 * k / max(count - 1, 1)) for k in range(count)]
 
 

@@ -90,7 +90,7 @@ def _cost_axes(ax: Axes) -> None:
 
 
 def tidy(ax: Axes) -> None:
-    """The common style of axes: two spines, a pale grid behind."""
+    """The common style of axes: two spines and a pale grid."""
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(color="#e6e6e6", linewidth=0.6)
     ax.set_axisbelow(True)

@@ -225,8 +225,8 @@ class Evaluation(Result):
             shares = ", ".join(f"{share:.1%}" for share in point.shares)
             parts += [
                 "",
-                f"{point.policy}: accuracy {point.accuracy:.1%} at cost {point.cost:.1%}; leaving "
-                f"by exit: {shares}",
+                f"{point.policy}: accuracy {point.accuracy:.1%} at cost {point.cost:.1%}; samples "
+                f"that leave by exit: {shares}",
             ]
         return "\n".join(parts)
 

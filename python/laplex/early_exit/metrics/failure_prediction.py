@@ -239,7 +239,7 @@ def auroc(scores: Array, positive: Booleans) -> float:
 
 
 def _aurc(scores: Array, correct: Booleans) -> float:
-    # Groups of equal scores, the surest first; within one the errors come evenly, in expectation.
+    # Groups of equal scores, highest first; within a group the expected errors are evenly spread.
     _, group = np.unique(-scores, return_inverse=True)
     sizes = np.bincount(group)
     errors = np.bincount(group, ~correct)
