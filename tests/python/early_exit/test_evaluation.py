@@ -558,7 +558,7 @@ def test_json_round_trip(tmp_path: Path, policy: Any) -> None:
     for broken in ({}, {"kind": "x"}, {**found.to_dict(), "accuracy": [1.0]}):
         with pytest.raises(ValueError, match="values are not those of Evaluation"):
             Evaluation.from_dict(broken)
-    with pytest.raises(ValueError, match="no JSON"):
+    with pytest.raises(ValueError, match="is not JSON"):
         Evaluation.from_json("{,")
 
 
