@@ -96,10 +96,12 @@ def link_by_last_name(
 def skip_inherited(
     app: Sphinx, what: str, name: str, member: object, skip: bool, options: object
 ) -> bool | None:
-    """Leave out what is not ours: metadata routing of scikit-learn, fields of named tuples."""
-    routing = name.startswith("set_") and name.endswith("_request")
+    """Leave out what a class inherits from another library, and the fields of named tuples."""
+    function = getattr(member, "fget", None) or getattr(member, "__func__", member)
+    home = getattr(function, "__module__", None) or "laplex"
+    routing = name.startswith("set_") and name.endswith("_request")  # made by scikit-learn
     field = str(getattr(member, "__doc__", "")).startswith("Alias for field number")
-    return True if routing or field else None
+    return True if routing or field or not home.startswith("laplex") else None
 
 
 def setup(app: Sphinx) -> None:

@@ -34,7 +34,9 @@ class LaplexLinear(KernelLayer):
         Use carrier phases :math:`\theta, \phi`, which give entries of both signs. Without them each
         head is the positive kernel times the gains.
     init : {"interlaced", "random"}
-        How the initial anchors are chosen; see ``laplex.nn.anchors.initial_anchors``.
+        How the initial anchors are chosen on [-1, 1]. With ``"interlaced"``, targets and sources
+        alternate on a regular grid, so that every head has full rank; which of them stands where is
+        random. With ``"random"``, they are independent and uniform.
 
     Raises
     ------
@@ -51,12 +53,11 @@ class LaplexLinear(KernelLayer):
 
     The property `weight` computes the dense matrix on request, so modules and tools that read the
     weight of an ``nn.Linear`` work with this layer. `to_linear` and `from_linear` convert between
-    the two. The guide to layers (docs/guides/layers.md) has the details.
+    the two. The guide to layers has the details.
 
     Anchors and lengthscales have a scale that lets one learning rate serve all parameters. Adam
-    does well with 1e-2 to 4e-2, higher than for dense layers
-    (docs/measurements/learning_rates.md). Apply weight decay only to the gains; see
-    `laplex.nn.param_groups`.
+    does well with 1e-2 to 4e-2, higher than for dense layers. Apply weight decay only to the gains;
+    see `laplex.nn.param_groups`.
 
     Examples
     --------

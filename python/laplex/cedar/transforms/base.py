@@ -18,16 +18,28 @@ __all__ = ["Start", "Transform"]
 
 
 class Start(NamedTuple):
-    """What a fit provides to make a transform of ``dim`` coordinates."""
+    """What a fit provides to make a transform of ``dim`` coordinates.
+
+    Attributes
+    ----------
+    dim : int
+        The number d of coordinates.
+    random : torch.Generator
+        The source of random numbers.
+    device, dtype
+        Where the parameters live, and their type.
+    rotation : Tensor [d, d], optional
+        Rotation to start from; a random one if None.
+    sample : Tensor [m, d], optional
+        Centred rows of the data.
+    """
 
     dim: int
     random: torch.Generator
     device: torch.device
     dtype: torch.dtype
     rotation: Tensor | None = None
-    """Rotation [d, d] to start from; a random one if None."""
     sample: Tensor | None = None
-    """Centred rows [m, d] of the data."""
 
 
 class Transform(nn.Module):

@@ -40,7 +40,7 @@ def baselines(groups: Mapping[str, Sequence[Evaluation]]) -> Figure:
     figure.legend(
         *axes[0, 0].get_legend_handles_labels(),
         loc="outside lower center",
-        ncols=4,
+        ncols=4 if columns > 1 else 2,
         frameon=False,
         fontsize="small",
     )

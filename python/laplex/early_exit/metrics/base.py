@@ -10,20 +10,30 @@ __all__ = ["Judged", "Metric"]
 
 
 class Judged(NamedTuple):
-    """The input of a metric, for K exits and N samples."""
+    """The input of a metric, for K exits and N samples.
+
+    Attributes
+    ----------
+    logits : array [K, N, classes]
+        Calibrated logits.
+    labels : integer array [N]
+        Labels.
+    correct : boolean array [K, N]
+        Whether each exit is right about each sample.
+    scores : array [K, N]
+        Scores of the policy.
+    confidence : array [K, N]
+        Confidences in [0, 1].
+    bins : int
+        Number of bins of the calibration error.
+    """
 
     logits: Array
-    """Calibrated logits, [K, N, classes]."""
     labels: Integers
-    """Labels, [N]."""
     correct: Booleans
-    """Whether each exit is right about each sample, [K, N]."""
     scores: Array
-    """Scores of the policy, [K, N]."""
     confidence: Array
-    """Confidences in [0, 1], [K, N]."""
     bins: int
-    """Number of bins of the calibration error."""
 
 
 class Metric:
