@@ -50,6 +50,12 @@ class Registry(Mapping[str, T]):
     def __init__(
         self, argument: str, package: str, *, default: str | None = None, by_file: bool = False
     ) -> None:
+        #: What the reference says of this registry.
+        self.__doc__ = (
+            f"A mapping from the name of each {argument} to its class.\n\n"
+            f'The decorator ``register("name")`` before a class adds a {argument} of your own, and '
+            f'``unregister("name")`` removes it.'
+        )
         self.argument = argument
         self.default = default
         self._package = package

@@ -29,9 +29,6 @@ MAX_ROWS = 50_000
 
 
 #: The baselines by name. Each is in a file of its own and registers itself.
-#: The baselines by their names: a mapping. Put the decorator ``@BASELINES.register("name", order=6)``
-#: before a subclass of `Dictionary` to add one of your own, and remove it with
-#: ``BASELINES.unregister("name")``.
 BASELINES: Registry[type[Dictionary]] = Registry("baseline", "laplex.cedar.baselines")
 
 

@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from .laplex import Laplace as Laplace
     from .orthogonal import Orthogonal as Orthogonal
 
-#: The changes of basis by their names, the values of ``basis`` in `CEDAR`: a mapping. Put the
-#: decorator ``@TRANSFORMS.register("name")`` before a subclass of `Transform` to add one of your
-#: own, and remove it with ``TRANSFORMS.unregister("name")``.
 TRANSFORMS: Registry[type[Transform]] = Registry(
     "basis", __name__, default="orthogonal", by_file=True
 )

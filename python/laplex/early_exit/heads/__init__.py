@@ -27,7 +27,5 @@ if TYPE_CHECKING:
     from .pooled import PooledHead as PooledHead
     from .token import TokenHead as TokenHead
 
-#: The heads of exits by their names: a mapping. Put the decorator ``@HEADS.register("name")`` before
-#: a module class to add one of your own, and remove it with ``HEADS.unregister("name")``.
 HEADS: Registry[type[nn.Module]] = Registry("head", __name__, default="pooled", by_file=True)
 __getattr__ = HEADS.attribute

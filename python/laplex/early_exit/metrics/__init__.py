@@ -15,8 +15,5 @@ if TYPE_CHECKING:
     from .base import Judged as Judged
     from .base import Metric as Metric
 
-#: The metrics of an evaluation by their names: a mapping. Put the decorator
-#: ``@METRICS.register("name")`` before a subclass of `Metric` to add one of your own, and remove it
-#: with ``METRICS.unregister("name")``.
 METRICS: Registry[type[Metric]] = Registry("metric", __name__)
 __getattr__ = METRICS.attribute

@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from .max_softmax import MaxSoftmax as MaxSoftmax
     from .patience import Patience as Patience
 
-#: The exit policies by their names: a mapping. Put the decorator ``@POLICIES.register("name")``
-#: before a subclass of `Policy` to add one of your own, and remove it with
-#: ``POLICIES.unregister("name")``.
 POLICIES: Registry[type[Policy]] = Registry("policy", __name__, default="max-softmax", by_file=True)
 
 
