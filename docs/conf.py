@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from docutils import nodes
+from sphinx.util.nodes import make_refnode
+
 import laplex
 
 if TYPE_CHECKING:
-    from docutils.nodes import Element
+    from docutils.nodes import Element, document
     from sphinx.addnodes import pending_xref
     from sphinx.application import Sphinx
     from sphinx.environment import BuildEnvironment
@@ -42,10 +45,19 @@ nb_execution_show_tb = True  # a cell that fails is a warning, and warnings are 
 nb_execution_timeout = 300
 nb_merge_streams = True
 nb_render_markdown_format = "myst"
+smartquotes = False  # --option is two hyphens
 
 # --- Reference ---
 autosummary_generate = True
 autosummary_ignore_module_all = False
+autosummary_filename_map = {  # some disks take names that differ in case for one
+    name: f"{name}_function"
+    for name in (
+        "laplex.cedar.baselines.orthomax",
+        "laplex.cedar.metrics.monosemanticity",
+        "laplex.early_exit.reliability",
+    )
+}
 autodoc_typehints = "none"  # docstrings have them, and say more
 autodoc_member_order = "bysource"
 numpydoc_show_class_members = False  # the templates list them
@@ -67,7 +79,7 @@ html_theme_options = {
     "header_links_before_dropdown": 6,
     "show_toc_level": 2,
     "show_prev_next": True,
-    "secondary_sidebar_items": ["page-toc", "sourcelink"],
+    "secondary_sidebar_items": {"**/*": ["page-toc", "sourcelink"], "index": [], "gallery": []},
     "footer_start": ["copyright"],
     "footer_end": [],
     "back_to_top_button": True,
@@ -76,21 +88,43 @@ html_sidebars = {"index": [], "gallery": []}
 pygments_style = "default"
 
 
-def link_by_last_name(
+def full_name(env: BuildEnvironment, text: str) -> str | None:
+    """The object of the reference that a text names, by its path or by the last part of it.
+
+    Docstrings name classes as their module sees them, and the reference by their public path. A
+    name in lower case may be that of a parameter, so it has to be a whole path.
+    """
+    text = text.removesuffix("()").lstrip(".~")
+    objects = env.domains.python_domain.objects
+    if text in objects:
+        return text
+    names = [name for name in objects if name.endswith(f".{text}")]
+    return names[0] if len(names) == 1 and text[:1].isupper() else None
+
+
+def resolve_reference(
     app: Sphinx, env: BuildEnvironment, node: pending_xref, contnode: Element
 ) -> Element | None:
-    """Link `Name` in a docstring to the one object whose last name it is.
+    """Link a name in a docstring that Sphinx does not find by itself."""
+    name = full_name(env, node["reftarget"]) if node.get("refdomain") == "py" else None
+    return name and python_link(app, env, node["refdoc"], name, contnode)
 
-    Docstrings name objects as their module sees them, and the reference by their public path.
-    """
-    if node.get("refdomain") != "py" or node.get("reftype") not in {"obj", "class", "func"}:
-        return None
-    domain = env.domains.python_domain
-    target = "." + node["reftarget"].lstrip(".~")
-    names = [name for name in domain.objects if name.endswith(target)]
-    if len(names) != 1:
-        return None
-    return domain.resolve_xref(env, node["refdoc"], app.builder, "obj", names[0], node, contnode)
+
+def python_link(
+    app: Sphinx, env: BuildEnvironment, page: str, name: str, content: Element
+) -> Element:
+    """A link to an object of the reference."""
+    there = env.domains.python_domain.objects[name]
+    return make_refnode(app.builder, page, there.docname, there.node_id, content, name)
+
+
+def link_names_in_code(app: Sphinx, doctree: document, page: str) -> None:
+    """Link `laplex.Plan` and the like, where a page writes it as code, to the reference."""
+    for literal in list(doctree.findall(nodes.literal)):
+        inside = isinstance(literal.parent, nodes.reference | nodes.title)
+        name = None if inside else full_name(app.env, literal.astext())
+        if name and page != app.env.domains.python_domain.objects[name].docname:
+            literal.replace_self(python_link(app, app.env, page, name, literal.deepcopy()))
 
 
 def skip_inherited(
@@ -106,5 +140,6 @@ def skip_inherited(
 
 def setup(app: Sphinx) -> None:
     """Connect what Sphinx has no option for."""
-    app.connect("missing-reference", link_by_last_name)
+    app.connect("missing-reference", resolve_reference)
+    app.connect("doctree-resolved", link_names_in_code)
     app.connect("autodoc-skip-member", skip_inherited)
