@@ -522,9 +522,7 @@ def test_policy_at_decides_as_the_curve_says(policy: Any, calibration: Any, kind
     model, x, y, data = network_that_can_leave()
     unseen = collect(model, [samples(200, 1)])
     costs = count_costs(model, x)
-    found = evaluate_outputs(
-        data, costs, policy=policy, calibration=calibration, validation=unseen
-    )
+    found = evaluate_outputs(data, costs, policy=policy, calibration=calibration, validation=unseen)
     seen = 0
     for budget in np.linspace(float(found.curve.cost.min()), 1.1, 6):
         real = found.policy_at(float(budget))
