@@ -156,6 +156,7 @@ def timed(
     repeats: int = 7,
 ) -> str:
     """Time real exits, with thresholds fitted to a budget, relative to the plain backbone."""
+    # `found` comes from a file, which holds no policy. It is the evaluation without calibration.
     rule = MaxSoftmax(0.5).with_cuts(found.cuts_at(budget))
     timing = time_exits(model, images, rule, batch_sizes=(1, 64), repeats=repeats)
     parts = []

@@ -18,28 +18,37 @@ if TYPE_CHECKING:
     from . import baselines as baselines
     from . import encoders as encoders
     from . import metrics as metrics
+    from .axis_examples import AxisExamples as AxisExamples
     from .axis_examples import top_examples as top_examples
     from .baselines import compare as compare
+    from .captions import Caption as Caption
     from .captions import decode_captions as decode_captions
     from .drift import DriftWarning as DriftWarning
     from .estimator import CEDAR as CEDAR
     from .html_report import report as report
+    from .module import CedarModule as CedarModule
+    from .naming import AxisName as AxisName
+    from .naming import AxisNames as AxisNames
+    from .naming import Name as Name
+    from .naming import UnconfirmedNamesWarning as UnconfirmedNamesWarning
     from .naming import chance_scores as chance_scores
     from .naming import name_axes as name_axes
+    from .restarts import StabilityReport as StabilityReport
     from .restarts import stability as stability
     from .statistics import ConstantColumnWarning as ConstantColumnWarning
 
 __all__, __getattr__, __dir__ = lazy_names(
     globals(),
     {
-        ".axis_examples": "top_examples",
+        ".axis_examples": "AxisExamples top_examples",
         ".baselines": "compare",
-        ".captions": "decode_captions",
+        ".captions": "Caption decode_captions",
         ".drift": "DriftWarning",
         ".estimator": "CEDAR",
         ".html_report": "report",
-        ".naming": "chance_scores name_axes",
-        ".restarts": "stability",
+        ".module": "CedarModule",
+        ".naming": "AxisName AxisNames Name UnconfirmedNamesWarning chance_scores name_axes",
+        ".restarts": "StabilityReport stability",
         ".statistics": "ConstantColumnWarning",
     },
     ("baselines", "encoders", "metrics"),

@@ -56,8 +56,8 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         Kind of matrix U. "orthogonal" is a rotation. "invertible" is any invertible matrix,
         parametrised by :math:`e^A`; it chooses the entries of a code by the size
         :math:`|u_i \cdot z|\,|a_i|` of their contribution to the reconstruction. "laplex" is a
-        product of rotations by Laplace kernels, with d parameters per head in place of d x d (see
-        ``laplex.cedar.laplace_rotation.LaplaceRotations``). Other names come from
+        product of rotations by Laplace kernels, with d parameters per head in place of d x d; the
+        page "How CEDAR works" of the documentation gives the formula. Other names come from
         ``laplex.cedar.transforms.TRANSFORMS``.
     solver : {"auto", "procrustes", "adam"}
         "procrustes" alternates between the codes and the rotation that fits them best, which comes

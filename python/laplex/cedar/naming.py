@@ -91,7 +91,7 @@ class AxisName:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class AxisNames(Sequence[AxisName]):
-    """Result of `name_axes`: a sequence with one ``AxisName`` for each axis, in order.
+    """Result of `name_axes`: a sequence with one `AxisName` for each axis, in order.
 
     Attributes
     ----------

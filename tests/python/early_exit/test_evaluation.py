@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import pickle
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -496,6 +497,92 @@ def test_points_of_the_curve_are_what_predict_does(policy: Any) -> None:
             costs.mean(answer.samples_per_segment) / costs.backbone
         )
     assert seen >= 2  # both ends at least: patience has few scores, so few thresholds
+
+
+def network_that_can_leave() -> tuple[MultiExitModel, Tensor, Tensor, Outputs]:
+    model = network(3)
+    x, y = samples(300)
+    return model, x, y, collect(model, [(x, y)])
+
+
+@pytest.mark.parametrize(
+    ("policy", "calibration", "kind"),
+    [
+        ("max-softmax", None, MaxSoftmax),
+        ("entropy", None, Entropy),
+        (Margin(0.5, strict=True), None, Margin),
+        ("max-softmax", "temperature", LearnedScore),
+        (MaxSoftmax(0.5, strict=True, fallback="most_confident"), "temperature", LearnedScore),
+        ("patience", "temperature", Patience),
+        ("max-softmax", "eefp", LearnedScore),
+        ("max-softmax", "correct", LearnedScore),
+    ],
+)
+def test_policy_at_decides_as_the_curve_says(policy: Any, calibration: Any, kind: type) -> None:
+    model, x, y, data = network_that_can_leave()
+    unseen = collect(model, [samples(200, 1)])
+    costs = count_costs(model, x)
+    found = evaluate_outputs(data, costs, policy=policy, calibration=calibration, validation=unseen)
+    seen = 0
+    for budget in np.linspace(float(found.curve.cost.min()), 1.1, 6):
+        real = found.policy_at(float(budget))
+        assert type(real) is kind
+        cuts = found.cuts_at(float(budget))
+        assert np.array_equal(real.cuts(3).numpy(), cuts)
+        point = int(np.flatnonzero((found.curve.cuts == cuts).all(1))[0])
+        scores = real.scores(data.logits).numpy()
+        # As in the test above: samples this near to a threshold may go either way.
+        near = (np.abs(scores[:-1] - cuts[:, None]) < 1e-5).any(0)
+        answers, stopped = (one.numpy() for one in real.decide(real.scores(data.logits)))
+        allowed = near.mean() + 1e-12
+        shares = np.bincount(stopped, minlength=3) / len(y)
+        assert np.abs(shares - found.curve.shares[point]).max() <= allowed
+        answer = model.predict(x, real)
+        assert np.array_equal(answer.exit_index.numpy()[~near], answers[~near])
+        if kind is Patience or not near.any():
+            seen += 1
+            right = float((answer.labels == y).double().mean())
+            assert found.curve.accuracy[point] == pytest.approx(right)
+            assert found.curve.cost[point] == pytest.approx(
+                costs.mean(answer.samples_per_segment) / costs.backbone
+            )
+    assert seen >= 2
+
+
+def test_thresholds_of_a_calibrated_evaluation_suit_only_its_own_policy() -> None:
+    """What `policy_at` is for: ``with_cuts`` of a plain policy takes them without a word."""
+    data, unseen = outputs(400, seed=2), outputs(400, seed=3)
+    sharp = Outputs(8 * data.logits, data.labels, data.exit_names)
+    seen = Outputs(8 * unseen.logits, unseen.labels, unseen.exit_names)
+    found = evaluate_outputs(sharp, COSTS, validation=seen, calibration="temperature")
+    own, plain = found.policy_at(0.7), MaxSoftmax(0.5).with_cuts(found.cuts_at(0.7))
+    spent = [
+        np.array(COSTS)[one.exit_index(torch.from_numpy(sharp.logits)).numpy()].mean()
+        for one in (own, plain)
+    ]
+    assert spent[0] == pytest.approx(0.7, abs=0.05)
+    assert abs(spent[1] - 0.7) > 0.1
+
+
+def test_the_policy_of_an_evaluation_may_be_missing() -> None:
+    data, unseen = outputs(100), outputs(100, seed=1)
+    found = evaluate_outputs(data, COSTS, validation=unseen, calibration="temperature")
+    with pytest.raises(ValueError, match=r"budget must be at least 0\.3"):
+        found.policy_at(0.2)
+    copied = pickle.loads(pickle.dumps(found))
+    assert copied.policy_at(0.7).thresholds == found.policy_at(0.7).thresholds
+    assert "evaluated" not in found.to_dict()
+    read = Evaluation.from_json(found.to_json())
+    assert read.evaluated is None
+    assert np.array_equal(read.cuts_at(0.7), found.cuts_at(0.7))
+    with pytest.raises(ValueError, match=r"read from a file.*calibration temperature\)"):
+        read.policy_at(0.7)
+    for policy in ("entropy", "margin"):
+        offline = evaluate_outputs(
+            data, COSTS, policy=policy, validation=unseen, calibration="temperature"
+        )
+        with pytest.raises(ValueError, match="can only be evaluated offline"):
+            offline.policy_at(0.7)
 
 
 def test_collect_gathers_batches_and_nested_inputs() -> None:

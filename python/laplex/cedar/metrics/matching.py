@@ -67,8 +67,8 @@ def mcc(atoms: ArrayInput, truth: ArrayInput, *, signed: bool = False) -> float:
     Parameters
     ----------
     atoms : array or Tensor ``[p, d]``
-        The atoms found. More atoms than the truth has do not lower the value; with fewer, the true
-        atoms left over count as 0.
+        The atoms found. More atoms than the truth has do not lower the value. If p < q, the q - p
+        true atoms without a match count as 0.
     truth : array or Tensor ``[q, d]``
         The true atoms.
     signed : bool
@@ -101,7 +101,8 @@ def mcc_of_codes(codes: ArrayInput, truth: ArrayInput, *, signed: bool = False) 
     codes : array or Tensor ``[n, p]``
         The codes found. Axes that never vary have correlation 0 with all others.
     truth : array or Tensor ``[n, q]``
-        The codes that the embeddings were made from; if p < q, those left over count as 0.
+        The codes that the embeddings were made from. If p < q, the q - p columns of `truth` without
+        a match count as 0.
     signed : bool
         Whether to match by the correlation itself, not by its absolute value.
 

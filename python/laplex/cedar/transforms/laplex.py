@@ -23,7 +23,7 @@ _ANCHOR_SPREAD = 0.6
 
 @TRANSFORMS.register("laplex")
 class Laplace(Transform):
-    """``LaplaceRotations`` with trainable anchors.
+    """A product of rotations by Laplace kernels, with trainable anchors.
 
     This basis suits coordinates whose neighbours are alike, and is weak otherwise. With 4, 8 and 16
     heads it reaches a held-out FVE at k = 32 of .76, .85 and .86 on Fashion-MNIST, where a cosine

@@ -66,7 +66,8 @@ def export(
         The default policy of ``ExportedModel.predict``, which may be one of your own. Its score,
         and its memory of each sample, become part of the segments.
     overwrite : bool
-        Whether to replace a previous export.
+        Whether to replace a previous export in `folder`. If false, such a folder raises
+        FileExistsError. A folder that holds anything else is never replaced.
 
     Returns
     -------

@@ -55,7 +55,8 @@ def evaluate(
         Calibration of the scores. ``"temperature"`` fits a `TemperatureScaling` on the validation
         samples. ``"eefp"`` and ``"correct"`` fit `ScoreHeads` with that target on the validation
         samples; their score replaces that of the policy. You can also pass an object of either
-        class that is already fitted.
+        class that is already fitted. `Evaluation.policy_at` returns the policy with this
+        calibration.
     validation : iterable of (x, labels), or Outputs
         Validation samples, which must be neither in the training set nor in `loader`.
     protocol : "validation" or "p1-test-sweep", optional

@@ -22,6 +22,7 @@ from ..policies.max_softmax import MaxSoftmax
 from .arguments import Arguments, relative_costs
 from .curves import AREA, BETWEEN, Curve, curve, oracle_exits, random_exits, static_exits
 from .outputs import Outputs
+from .real_policies import Calibration
 from .result import Evaluation, OperatingPoint
 from .thresholds import fit_cuts, shared_cuts
 
@@ -47,7 +48,7 @@ def judge(
             f"validation has logits {list(fitting[0].shape)} and outputs {list(logits.shape)}: "
             "both must have the same exits and classes"
         )
-    policy, change, how = _calibration(arguments, fitting)
+    policy, calibration, change, how = _calibration(arguments, fitting)
     test = _scored(policy, change, logits, labels, arguments.bins)
     unseen = None if fitting is None else _scored(policy, change, *fitting, arguments.bins).scores
 
@@ -79,6 +80,7 @@ def judge(
         operating_point=own,
         conventions=_conventions(arguments, policy, costs),
         others=metrics,
+        evaluated=(policy, calibration),
     )
 
 
@@ -97,8 +99,8 @@ def _cuts(
 
 def _calibration(
     arguments: Arguments, fitting: tuple[Array, Integers] | None
-) -> tuple[Policy, Callable[[Array], Array], str]:
-    """The policy, the function that calibrates logits, and its name."""
+) -> tuple[Policy, Calibration, Callable[[Array], Array], str]:
+    """The policy, the fitted calibration, the function that calibrates logits, and its name."""
     chosen = arguments.calibration
     if isinstance(chosen, str):
         assert fitting is not None
@@ -110,12 +112,14 @@ def _calibration(
         scaling = chosen
         return (
             arguments.policy,
+            scaling,
             lambda logits: as_logits("logits", scaling.transform(logits)),
             "temperature",
         )
     if isinstance(chosen, ScoreHeads):
-        return LearnedScore(chosen, 0.5), lambda logits: logits, f"score heads ({chosen.target})"
-    return arguments.policy, lambda logits: logits, "none"
+        named = f"score heads ({chosen.target})"
+        return LearnedScore(chosen, 0.5), chosen, lambda logits: logits, named
+    return arguments.policy, None, lambda logits: logits, "none"
 
 
 def _scored(

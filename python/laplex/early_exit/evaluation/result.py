@@ -15,7 +15,9 @@ from ..metrics import METRICS
 from ..metrics.base import Metric
 from ..metrics.per_exit import PerExit
 from ..metrics.reliability_diagram import Reliability
+from ..policies.base import Policy
 from .curves import Curve
+from .real_policies import Calibration, real_policy
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -83,6 +85,9 @@ class Evaluation(Result):
     others : dict of str to ndarray [K]
         Metrics that you registered in `laplex.early_exit.metrics.METRICS`. Each of them is an
         attribute as well.
+    evaluated : (Policy, TemperatureScaling or ScoreHeads or None), or None
+        The policy and the fitted calibration that were evaluated, for `policy_at`. Files do not
+        hold them: None for an evaluation from `from_dict` or `from_json`.
 
     Notes
     -----
@@ -117,6 +122,7 @@ class Evaluation(Result):
     operating_point: OperatingPoint | None
     conventions: dict[str, str]
     others: dict[str, Array] = field(default_factory=dict)
+    evaluated: tuple[Policy, Calibration] | None = None
 
     @property
     def accuracy_at_budgets(self) -> Array:
@@ -148,6 +154,7 @@ class Evaluation(Result):
         `from_dict` reads the result.
         """
         found = super().to_dict()
+        del found["evaluated"]
         found.update(found.pop("others"))
         means = [f"mean_{name}" for name in proxies() if name in self.metrics]
         return {**found, **{name: to_plain(getattr(self, name)) for name in means}}
@@ -164,11 +171,15 @@ class Evaluation(Result):
         if isinstance(values, Mapping):
             own = {one.name for one in fields(cls)}
             others = [name for name in METRICS if name in values.keys() - own]
-            values = {**values, "others": {name: values[name] for name in others}}
+            registered = {name: values[name] for name in others}
+            values = {**values, "others": registered, "evaluated": None}
         return super().from_dict(values)
 
     def cuts_at(self, budget: float) -> Array:
-        """Look up thresholds for a mean cost, for use as ``policy.with_cuts(found.cuts_at(0.5))``.
+        """Look up the thresholds for a mean cost.
+
+        They are thresholds for the scores of this evaluation, after its calibration: another
+        policy must not use them. `policy_at` returns the policy that they belong to.
 
         Parameters
         ----------
@@ -193,6 +204,41 @@ class Evaluation(Result):
             )
         cuts: Array = self.curve.cuts[within[np.argmax(self.curve.cost[within])]]
         return cuts
+
+    def policy_at(self, budget: float) -> Policy:
+        """Return the policy that was evaluated, with thresholds for a mean cost.
+
+        The calibration is part of the policy, so that `MultiExitModel.predict` and `export` make
+        the decisions that `curve` describes.
+
+        Parameters
+        ----------
+        budget : float
+            Mean cost of a sample, in units of the plain backbone.
+
+        Returns
+        -------
+        Policy
+            The policy with the thresholds `cuts_at(budget)`. With the calibration ``"temperature"``
+            and a largest probability as the score it is a `LearnedScore` with the fitted
+            `TemperatureScaling`, with score heads one with the fitted `ScoreHeads`.
+
+        Raises
+        ------
+        ValueError
+            If even the cheapest point of `curve` costs more, the policy and the calibration can
+            only be evaluated offline (`Entropy` or `Margin` with a temperature), or the evaluation
+            was read from a file.
+        """
+        cuts = self.cuts_at(budget)
+        if self.evaluated is None:
+            raise ValueError(
+                "this evaluation was read from a file, which holds no policy and no fitted "
+                "calibration: evaluate the model again, or call with_cuts(cuts_at(budget)) of a "
+                f"policy with the same scores (policy {self.policy}, calibration "
+                f"{self.calibration})"
+            )
+        return real_policy(*self.evaluated).with_cuts(cuts)
 
     def table(self) -> str:
         """Format two aligned tables: one line for each exit, and one for each budget."""

@@ -41,9 +41,9 @@ class TemperatureScaling:
 
     Notes
     -----
-    The method is that of Guo et al. 2017 (arXiv 1706.04599), applied to each exit separately. Pass
-    the fitted object to `LearnedScore` as the scorer to let samples leave by the scaled softmax in
-    `MultiExitModel.predict`.
+    The method is that of Guo et al. 2017 (arXiv 1706.04599), applied to each exit separately. To
+    let samples leave by the scaled softmax in `MultiExitModel.predict`, use `Evaluation.policy_at`,
+    or pass the fitted object to `LearnedScore` as the scorer.
 
     Examples
     --------

@@ -176,6 +176,8 @@ class Policy:
 
         There is one threshold for each exit but the last. Infinite thresholds are allowed
         here: with ``inf`` no sample leaves at that exit, with ``-inf`` every sample does.
+        Thresholds of an evaluation suit only the score and the calibration that were evaluated:
+        `Evaluation.policy_at` returns a policy that has both.
         """
         other = copy.copy(self)
         other.thresholds = tuple(self._cut(float(cut)) for cut in cuts)

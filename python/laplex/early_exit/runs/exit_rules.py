@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ..costs import Costs
 from ..evaluation.outputs import Outputs
+from ..evaluation.real_policies import Calibration, real_policy
 from ..evaluation.thresholds import fit_cuts
 from ..metrics.score_heads import ScoreHeads
 from ..metrics.temperature import TemperatureScaling
@@ -26,13 +27,13 @@ class FittedRule:
         The policy for `evaluate`, to be used together with `calibration`.
     calibration : TemperatureScaling, ScoreHeads or None
         The calibration for `evaluate`.
-    policy : Policy or None
-        The policy for `MultiExitModel.predict`; None if there is none.
+    policy : Policy
+        The same policy as an object.
     """
 
     judged: Policy | str
-    calibration: TemperatureScaling | ScoreHeads | None
-    policy: Policy | None
+    calibration: Calibration
+    policy: Policy
 
     def real(self) -> Policy:
         """The policy for `MultiExitModel.predict`.
@@ -42,12 +43,7 @@ class FittedRule:
         ValueError
             If prediction with early exits cannot use this rule.
         """
-        if self.policy is None:
-            raise ValueError(
-                "the policies entropy and margin with calibration temperature can only be "
-                "evaluated offline: use the policy max-softmax, or another calibration"
-            )
-        return self.policy
+        return real_policy(self.policy, self.calibration)
 
     def for_budget(self, budget: float, unseen: Outputs, costs: Costs) -> Policy:
         """The policy with thresholds fitted to a mean cost on held-out samples.
@@ -121,7 +117,7 @@ class ExitRule:
             )
         if target is None:
             scaling = TemperatureScaling().fit(unseen.logits, unseen.labels)
-            return FittedRule(self._judged(), scaling, self._plain().scaled(scaling))
+            return FittedRule(self._judged(), scaling, self._plain())
         heads = ScoreHeads(target="eefp" if target == "eefp" else "correct")
         heads.fit(unseen.logits, unseen.labels)
         policy = LearnedScore(heads, 0.5 if self.threshold is None else self.threshold)

@@ -141,7 +141,6 @@ def evaluate_run(
     if timing:
         real, last = fitted[-1].real(), evaluations[-1]
         if threshold is None:
-            within = max(_TIMED_BUDGET, float(last.curve.cost.min()))
-            real = real.with_cuts(last.cuts_at(within))
+            real = last.policy_at(max(_TIMED_BUDGET, float(last.curve.cost.min())))
         measured = time_exits(run.model, splits.images[split][:_TIMED], real)
     return RunEvaluation(split, evaluations, costs, measured)
