@@ -51,7 +51,7 @@ class MiniBatches:
                 return batch
             self.epoch, self.used = self.epoch + 1, 0
             self._stream = self._epoch()
-        raise ValueError(f"{self._rows.name} has no rows left: it can be gone through only once")
+        raise ValueError(f"{self._rows.name} has no rows left: it can be iterated only once")
 
     def _epoch(self, skip: int = 0) -> Iterator[Tensor]:
         random = torch.Generator().manual_seed(self._seed + 1_000_003 * self.epoch)

@@ -190,8 +190,8 @@ def _from_batches(
     if isinstance(X, Iterator):
         if not once:
             raise TypeError(
-                f"{name} is a {type(X).__name__}, which can be gone through only once: pass a "
-                "list, a DataLoader or another object that starts again, or call partial_fit on "
+                f"{name} is a {type(X).__name__}, which can be iterated only once: pass a list, "
+                "a DataLoader or another iterable that can be restarted, or call partial_fit on "
                 "each batch"
             )
         iterator = iter(X)

@@ -29,8 +29,15 @@ class Conditional:
         Expectation of the remaining entries, for each row of values.
     variance : Tensor ``[*b, m]``
         Variance of each remaining entry, its own noise included. It has first derivatives only.
+        After `LaplaceGram.predict` it equals ``latent_variance``, because new points have no noise.
     latent_variance : Tensor ``[*b, m]``
         Variance of each remaining entry without its noise. It has first derivatives only.
+
+    Notes
+    -----
+    After `LaplaceGram.predict`, ``mean ± 1.96 * sqrt(variance)`` is a 95 % band for the process. A
+    band for new measurements is wider: ``mean ± 1.96 * sqrt(variance + noise)``, where ``noise`` is
+    the noise variance of a measurement.
     """
 
     def __init__(
@@ -119,7 +126,11 @@ class Conditional:
 
     @property
     def variance(self) -> Tensor:
-        """Variance ``[*b, m]`` of each remaining entry, its noise included."""
+        """Variance ``[*b, m]`` of each remaining entry, its noise included.
+
+        The new points of `LaplaceGram.predict` have no noise: for the variance of measurements
+        there, add their noise variance.
+        """
         noise = self._gram.noise
         if noise is None:
             return self.latent_variance

@@ -141,7 +141,8 @@ class LaplaceGram(Gaussian):
         Returns
         -------
         Conditional
-            The distribution of the remaining entries in ascending order, noise included.
+            The distribution of the remaining entries in ascending order. Its ``variance`` includes
+            their noise, its ``latent_variance`` does not.
         """
         observed, rest = split(observed_index, self.anchors.shape[-1], self.device)
         return Conditional(self, observed, rest, values)
@@ -159,7 +160,9 @@ class LaplaceGram(Gaussian):
         Returns
         -------
         Conditional
-            The distribution of the process at the targets, given the values.
+            The distribution of the process at the targets, given the values. Neither ``variance``
+            nor ``latent_variance`` includes noise, so the two are equal. For the variance of new
+            measurements, add their noise variance.
 
         Raises
         ------

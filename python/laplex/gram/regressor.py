@@ -59,7 +59,8 @@ class LaplaceGPRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
     Attributes
     ----------
     lengthscale_, variance_, noise_, frequency_ : float
-        The fitted parameters; ``frequency_`` is None if the kernel does not oscillate.
+        The fitted parameters. The fitted period is ``2 * pi / frequency_``; ``frequency_`` is None
+        if the kernel does not oscillate.
     theta_ : ndarray ``[3]`` or ``[4]``
         The logarithms of the fitted parameters, in that order.
     log_marginal_likelihood_value_ : float
@@ -190,7 +191,8 @@ class LaplaceGPRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
             Also return the covariance ``[m, m]``, in O(m (n + m)).
         include_noise : bool
             Return the standard deviations or the covariance of new observations instead of those of
-            f, as scikit-learn does with a ``WhiteKernel`` in its kernel.
+            f, as scikit-learn does with a ``WhiteKernel`` in its kernel. This adds the fitted noise
+            variance, which widens a band for f to a band for new measurements.
 
         Returns
         -------

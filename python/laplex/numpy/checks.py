@@ -84,7 +84,7 @@ def without_loss(name: str, array: Array, dtype: np.dtype[Any]) -> Array:
         extreme = max(int(array.max()), int(array.min()), key=abs)
         if abs(extreme) > most:
             raise ValueError(
-                f"{name} has the integer {extreme}, but {dtype} holds every integer only up to "
+                f"{name} has the integer {extreme}, but {dtype} is exact for integers only up to "
                 f"{most}: subtract an origin, such as {name} - {name}.min()"
             )
     return array.astype(dtype)

@@ -349,8 +349,8 @@ class Plan:
     def _as_real_matrix(self) -> None:
         if self._complex:
             raise TypeError(
-                "this plan is complex but its dtype is that of its anchors, which SciPy would take "
-                "for the matrix's: use laplex.adapters.to_scipy(plan)"
+                "SciPy cannot use a complex plan directly, because the plan's dtype is the real "
+                "one of its anchors: use laplex.adapters.to_scipy(plan)"
             )
 
     def _converted(self, name: str, value: object) -> Array:

@@ -247,8 +247,8 @@ def signature(call: Call) -> Signature:
     if values.shape[-1] != m:
         what = "targets (which are also the sources)" if sources is None else "sources"
         raise ValueError(
-            f"values has {values.shape[-1]} entries in its last dimension, but {what} has {m}: "
-            "pass one value per source"
+            f"values has {values.shape[-1]} entries in its last dimension, but there are {m} "
+            f"{what}: pass one value per source"
         )
     complex_dtype = COMPLEX_OF[dtype]
     values_complex = values.dtype is complex_dtype

@@ -264,8 +264,8 @@ class LaplaceOperator:
         validation.becomes_array("a LaplaceOperator", tuple(self.shape), copy, "operator @ v")
         if self.requires_grad:
             raise RuntimeError(
-                "a LaplaceOperator that requires its gradient cannot become a NumPy array: use "
-                "operator.to_plan(), or operator.to_dense().detach()"
+                "a LaplaceOperator that requires gradients cannot be converted to a NumPy array: "
+                "use operator.to_plan(), or operator.to_dense().detach()"
             )
         matrix = self.to_dense().numpy()
         return matrix if dtype is None else matrix.astype(dtype, copy=False)

@@ -318,7 +318,7 @@ def test_generators_serve_where_one_pass_is_enough() -> None:
     model = make("procrustes").fit(data)
     parts = (part for part in np.split(data, 3))
     assert np.allclose(model.transform(parts), model.transform(data), atol=1e-12)
-    with pytest.raises(TypeError, match="can be gone through only once"):
+    with pytest.raises(TypeError, match="can be iterated only once"):
         make("procrustes").fit(part for part in np.split(data, 3))
 
 

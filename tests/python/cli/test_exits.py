@@ -181,7 +181,7 @@ def test_every_key_refuses_what_it_is_not():
         ("strategy: [{train: all, epochs: 1}]\nepochs: 2", "each Phase has its own"),
         ("strategy: [{train: most, epochs: 1}]", "Phase.train must be one of"),
         ("strategy: mixed\nepochs: 1", "epochs must be at least 2"),
-        ("weights: [1, 1]", "weights has 2 entries for 3 exits"),
+        ("weights: [1, 1]", "weights has 2 entries, but there are 3 exits"),
         ("detach: true\ngradient_equilibrium: true", "gradient_equilibrium exclude each other"),
         ("images: 10\nvalidation: 0.9", "leave only 1 to train on"),
         ("- a", "must hold keys with values"),

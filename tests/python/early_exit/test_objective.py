@@ -229,7 +229,7 @@ def test_bad_settings(options: dict[str, Any], error: type[Exception], said: str
 
 
 def test_bad_weights_and_distillations() -> None:
-    with pytest.raises(ValueError, match="weights has 2 entries for 3 exits, the last of them"):
+    with pytest.raises(ValueError, match="weights has 2 entries, but there are 3 exits"):
         Objective([1, 2]).exit_weights(3)
     with pytest.raises(ValueError, match="weights are 0 for all exits but the last"):
         Objective([0, 0, 1]).exit_weights(3, "heads")

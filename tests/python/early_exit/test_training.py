@@ -469,8 +469,8 @@ def test_bad_loaders_are_refused_before_any_work(
             ValueError,
             "early_stopping needs validation losses: pass a val_loader",
         ),
-        (tiny, {"weights": [1, 1]}, ValueError, "2 entries for 3 exits"),
-        (tiny, {"weights": [1, 1], "strategy": "joint"}, ValueError, "for 3 exits"),
+        (tiny, {"weights": [1, 1]}, ValueError, "2 entries, but there are 3 exits"),
+        (tiny, {"weights": [1, 1], "strategy": "joint"}, ValueError, "there are 3 exits"),
         (
             tiny,
             {"weights": [0, 0, 1], "strategy": "disjoint"},

@@ -378,7 +378,7 @@ WRONG_VALUES = {
     "0-d-sources": refused("sources is a 0-d tensor", F, F, F[0]),
     "0-d-values": refused("values is a 0-d tensor", F[0], F),
     "values-length": refused(
-        "values has 2 entries in its last dimension, but sources has 3", F[:2], F, F.clone()
+        "values has 2 entries in its last dimension, but there are 3 sources", F[:2], F, F.clone()
     ),
     "values-length-self": refused("which are also the sources", F[:2], F),
     "phase-length": refused(

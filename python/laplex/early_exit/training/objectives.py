@@ -151,8 +151,8 @@ class Objective:
             found = [float(one) for one in self.weights]
             if len(found) != num_exits:
                 raise ValueError(
-                    f"weights has {len(found)} entries for {num_exits} exits, the last of them "
-                    "the backbone's own output: pass one for each"
+                    f"weights has {len(found)} entries, but there are {num_exits} exits, the "
+                    "backbone's own output included: pass one weight per exit"
                 )
         if part == "heads":
             found[-1] = 0.0
