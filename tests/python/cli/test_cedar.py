@@ -135,8 +135,8 @@ def test_fit_failures(folder, tmp_path):
     )
     assert "-k 32 is more than the 10 columns" in fails(*fit, tmp_path / "m")
     assert "z.npy is a file: pass a folder" in fails(*fit, folder / "z.npy", "-k", 2)
-    assert "--out /proc/m can't be written" in fails(*fit, "/proc/m", "-k", 2)
-    assert "--device nothing can't be used" in fails(
+    assert "--out /proc/m cannot be written" in fails(*fit, "/proc/m", "-k", 2)
+    assert "--device nothing cannot be used" in fails(
         *fit, tmp_path / "m", "-k", 2, "--device", "nothing"
     )
     assert "folder does not exist" in fails(

@@ -78,7 +78,9 @@ class Laplace(Transform):
     def at(cls, basis: Basis, settings: Settings) -> Laplace:
         """Make trainable anchors at those of a basis."""
         if not isinstance(basis, LaplaceRotations):
-            raise ValueError("basis='laplex' can't continue from a basis of another kind: call fit")
+            raise ValueError(
+                "basis='laplex' cannot continue from a basis of another kind: call fit"
+            )
         heads, dim = basis.anchors.shape
         made = cls(
             dim, heads, torch.Generator(), device=basis.anchors.device, dtype=basis.anchors.dtype
