@@ -66,7 +66,17 @@ class Result:
 
     @classmethod
     def from_dict(cls: type[AnyResult], values: Mapping[str, Any]) -> AnyResult:
-        """Return the result from the output of `to_dict`.
+        """Make a result from the output of `to_dict`.
+
+        Parameters
+        ----------
+        values : mapping
+            What `to_dict` returned.
+
+        Returns
+        -------
+        object of this class
+            A result with the same contents.
 
         Raises
         ------
@@ -92,6 +102,16 @@ class Result:
 
         The file is written completely or not at all.
 
+        Parameters
+        ----------
+        path : str or Path, optional
+            File to write. By default, none is written.
+
+        Returns
+        -------
+        str
+            The result as JSON.
+
         Raises
         ------
         OSError
@@ -105,7 +125,17 @@ class Result:
 
     @classmethod
     def from_json(cls: type[AnyResult], source: str | Path) -> AnyResult:
-        """Return the result from a string or file that `to_json` wrote.
+        """Make a result from a string or file that `to_json` wrote.
+
+        Parameters
+        ----------
+        source : str or Path
+            JSON that starts with ``{`` or ``[``, or the path of a file.
+
+        Returns
+        -------
+        object of this class
+            A result with the same contents.
 
         Raises
         ------
