@@ -85,12 +85,13 @@ class Result:
         """
         try:
             if cls._kind is not None and values["kind"] != cls._kind:
-                raise ValueError(f"they are a {values['kind']}")
+                raise ValueError(f"their kind is {values['kind']!r}")
             found: AnyResult = _from_fields(cls, values)
             found._check()
         except (KeyError, TypeError, ValueError, AttributeError) as error:
+            why = f"there is no {error}" if isinstance(error, KeyError) else str(error)
             raise ValueError(
-                f"values are not those of {cls.__name__}.to_dict ({error!r}): pass what it returned"
+                f"values are not those of {cls.__name__}.to_dict ({why}): pass what it returned"
             ) from error
         return found
 
