@@ -376,7 +376,7 @@ def test_bad_files(name, content, message, tmp_path):
 def test_keys_that_are_not_there(tmp_path):
     np.save(tmp_path / "a.npy", make())
     save_file({"emb": torch.ones(2, 2)}, tmp_path / "a.safetensors")
-    with pytest.raises(ValueError, match="no tensor 'other', only 'emb': change --key"):
+    with pytest.raises(ValueError, match=r"no tensor 'other' \(it has 'emb'\): change --key"):
         read_embeddings(tmp_path / "a.safetensors", "other")
     with pytest.raises(ValueError, match="holds one array"):
         read_embeddings(tmp_path / "a.npy", "emb")

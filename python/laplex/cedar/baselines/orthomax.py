@@ -70,7 +70,7 @@ def orthomax(
     TypeError, ValueError
         If gamma is not a number from 0 to 1.
     """
-    share("gamma", gamma)
+    gamma = share("gamma", gamma)
     given = np.asarray(coordinates)
     if given.dtype != np.float32:
         given = given.astype(np.float64)
