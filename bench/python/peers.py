@@ -281,7 +281,7 @@ OPTIONAL: dict[str, Callable[[Problem], list[Task]]] = {
 
 
 def tasks_for(p: Problem, failures: dict[str, str]) -> list[Task]:
-    """Return all tasks of a problem; record in `failures` which peers can't run."""
+    """Return all tasks of a problem; record in `failures` which peers cannot run."""
     tasks = [*ours(p), *ours_gradients(p), *torch_tasks(p)]
     for package, make in OPTIONAL.items():
         if importlib.util.find_spec(package) is None:

@@ -316,7 +316,7 @@ def page(results: Results, plots: list[str] | None = None) -> str:
         h = results["huge"]
         gib = 2**30
         lines += [
-            f"## n = {h['n']:.0e}",
+            "## A hundred million points",
             "",
             *paragraph(
                 f"With {h['n']:,} targets and as many sources, in float32 on all threads,",

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import inspect
 import pkgutil
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import typer.main
+from numpydoc.validate import validate
 
 import laplex
 from laplex._support.registry import Registry
@@ -104,6 +107,57 @@ def test_every_public_name_is_in_the_reference(name: str) -> None:
             assert value.__name__ in documented(), f"{name}.{n} has no section in the reference"
         elif n != "__version__":
             assert any(value is one for one in objects), f"{name}.{n} is not in the reference"
+
+
+# Codes of numpydoc: an unknown section; parameters that are missing, unknown, or in another order.
+FAULTS = {"GL06", "PR01", "PR02", "PR03"}
+INHERITED = re.compile(r"\bas in `(\w+\.\w+)`")
+SPECIAL = {"__call__", "__getitem__", "__matmul__"}  # as in the template of classes
+
+
+def members(owner: type) -> Iterator[str]:
+    """Methods and properties that the reference shows, also those that a base class of ours has."""
+    for name in dir(owner):
+        member = inspect.getattr_static(owner, name)
+        function = getattr(member, "fget", None) or getattr(member, "__func__", member)
+        doc = getattr(function, "__doc__", None)  # without one, the reference shows that of a base
+        ours = str(getattr(function, "__module__", "")).startswith("laplex.")
+        shown = not name.startswith("_") or name in SPECIAL
+        if inspect.isfunction(function) and ours and shown and doc and ":meta private:" not in doc:
+            homes = [base.__module__ for base in owner.__mro__ if name in vars(base)]
+            if not any(home.startswith(("gpytorch.", "linear_operator.")) for home in homes):
+                yield name  # otherwise, the parameters are those of the other library
+
+
+def faults(name: str, shown: set[str]) -> list[str]:
+    """What numpydoc finds wrong with the parameters of a docstring."""
+    found = validate(name)
+    summary = found["docstring"].strip().split("\n")[0]
+    inherited = not shown.isdisjoint(INHERITED.findall(summary))
+    codes = FAULTS - {"PR01"} if inherited else FAULTS
+    return [f"{name}: {message}" for code, message in found["errors"] if code in codes]
+
+
+@pytest.mark.parametrize("module", documented())
+def test_every_parameter_is_described(module: str) -> None:
+    pages = [getattr(importlib.import_module(m), n) for m, ns in documented().items() for n in ns]
+    classes = [one for one in pages if inspect.isclass(one)]
+    shown = {f"{one.__name__}.{member}" for one in classes for member in members(one)}
+    found = []
+    for name in documented()[module]:
+        value = getattr(importlib.import_module(module), name)
+        if not callable(value):
+            continue
+        if inspect.isclass(value):
+            for member in members(value):
+                found += faults(f"{module}.{name}.{member}", shown)
+            sections = re.findall(r"^ *(Parameters|Attributes)$", value.__doc__ or "", re.MULTILINE)
+            if sections == ["Attributes"]:
+                continue  # a result, which users read but do not make
+            if not getattr(value.__init__, "__module__", "laplex.").startswith("laplex."):
+                continue  # the constructor of another library
+        found += faults(f"{module}.{name}", shown)
+    assert found == []
 
 
 CPP_NAME = re.compile(

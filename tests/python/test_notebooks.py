@@ -46,10 +46,21 @@ def test_is_stripped(path: Path) -> None:
     }
     assert (notebook["nbformat"], notebook["nbformat_minor"]) == (4, 5)
     for cell in notebook["cells"]:
-        assert cell["metadata"] == {}, cell["id"]
+        alt = cell["metadata"].get("mystnb", {}).get("image", {}).get("alt")
+        alone: dict[str, Any] = {"mystnb": {"image": {"alt": alt}}} if alt is not None else {}
+        assert cell["metadata"] == alone, cell["id"]
         if cell["cell_type"] == "code":
             assert cell["outputs"] == [], cell["id"]
             assert cell["execution_count"] is None, cell["id"]
+
+
+@each
+def test_figures_have_alternative_texts(path: Path) -> None:
+    for cell in read(path)["cells"]:
+        shows = cell["cell_type"] == "code" and "plt.show()" in "".join(cell["source"])
+        alt = cell["metadata"]["mystnb"]["image"]["alt"] if shows else None
+        assert (cell["metadata"] != {}) == shows, cell["id"]
+        assert alt is None or re.fullmatch(r"[A-Z].{40,}\.", alt), cell["id"]
 
 
 @each

@@ -105,7 +105,7 @@ def result_folder(out: Path) -> Iterator[None]:
             probe.write_bytes(b"")
             probe.unlink()
         except OSError as error:
-            raise OSError(f"--out {out} can't be written to: {error.strerror}") from error
+            raise OSError(f"--out {out} cannot be written to: {error.strerror}") from error
         yield
     except BaseException:
         remove_empty(missing)
@@ -140,7 +140,7 @@ def usable_device(name: str | None) -> str | None:
             torch.zeros(1, device=name)
         except (RuntimeError, AssertionError) as error:
             first = str(error).partition("\n")[0]
-            raise ValueError(f"--device {name} can't be used here: {first}") from error
+            raise ValueError(f"--device {name} cannot be used here: {first}") from error
     return name
 
 

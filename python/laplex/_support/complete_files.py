@@ -36,15 +36,15 @@ def check_writable(path: Path) -> None:
     """
     folder = path.absolute().parent
     if not folder.is_dir():
-        raise FileNotFoundError(f"can't write {path}: there is no folder {folder}")
+        raise FileNotFoundError(f"cannot write {path}: there is no folder {folder}")
     if path.is_dir():
-        raise IsADirectoryError(f"can't write {path}: it is a folder")
+        raise IsADirectoryError(f"cannot write {path}: it is a folder")
     part = _part(path)
     try:
         part.write_bytes(b"")
         part.unlink()
     except OSError as error:
-        raise OSError(f"can't write {path}: {error.strerror}") from error
+        raise OSError(f"cannot write {path}: {error.strerror}") from error
 
 
 def remove_empty(folders: Iterable[Path]) -> None:

@@ -66,7 +66,17 @@ class Result:
 
     @classmethod
     def from_dict(cls: type[AnyResult], values: Mapping[str, Any]) -> AnyResult:
-        """Return the result from the output of `to_dict`.
+        """Make a result from the output of `to_dict`.
+
+        Parameters
+        ----------
+        values : mapping
+            What `to_dict` returned.
+
+        Returns
+        -------
+        object of this class
+            A result with the same contents.
 
         Raises
         ------
@@ -75,12 +85,13 @@ class Result:
         """
         try:
             if cls._kind is not None and values["kind"] != cls._kind:
-                raise ValueError(f"they are a {values['kind']}")
+                raise ValueError(f"their kind is {values['kind']!r}")
             found: AnyResult = _from_fields(cls, values)
             found._check()
         except (KeyError, TypeError, ValueError, AttributeError) as error:
+            why = f"there is no {error}" if isinstance(error, KeyError) else str(error)
             raise ValueError(
-                f"values are not those of {cls.__name__}.to_dict ({error!r}): pass what it returned"
+                f"values are not those of {cls.__name__}.to_dict ({why}): pass what it returned"
             ) from error
         return found
 
@@ -91,6 +102,16 @@ class Result:
         """Return `to_dict` as JSON, and write it to ``path`` if one is given.
 
         The file is written completely or not at all.
+
+        Parameters
+        ----------
+        path : str or Path, optional
+            File to write. By default, none is written.
+
+        Returns
+        -------
+        str
+            The result as JSON.
 
         Raises
         ------
@@ -105,7 +126,17 @@ class Result:
 
     @classmethod
     def from_json(cls: type[AnyResult], source: str | Path) -> AnyResult:
-        """Return the result from a string or file that `to_json` wrote.
+        """Make a result from a string or file that `to_json` wrote.
+
+        Parameters
+        ----------
+        source : str or Path
+            JSON that starts with ``{`` or ``[``, or the path of a file.
+
+        Returns
+        -------
+        object of this class
+            A result with the same contents.
 
         Raises
         ------

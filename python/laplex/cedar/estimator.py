@@ -179,7 +179,23 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         self.device = device
 
     def set_params(self, **params: Any) -> CEDAR:
-        """Set parameters of the estimator, as scikit-learn does."""
+        """Set parameters of the estimator, as scikit-learn does.
+
+        Parameters
+        ----------
+        **params
+            New values of parameters of the constructor, by name.
+
+        Returns
+        -------
+        CEDAR
+            The estimator itself.
+
+        Raises
+        ------
+        ValueError
+            If the constructor has no such parameter.
+        """
         if "transform" in params:
             params = renamed(params, "CEDAR", "transform", "basis")
         found: CEDAR = super().set_params(**params)
@@ -448,19 +464,61 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
     # --- files ------------------------------------------------------------------------------------
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write ``config.json`` and ``model.safetensors`` into a folder; make it if needed."""
+        """Write ``config.json`` and ``model.safetensors`` into a folder; make it if needed.
+
+        Parameters
+        ----------
+        folder : str or path
+            The folder. Files of these names in it are overwritten.
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator has not been fitted.
+        FileExistsError
+            If ``folder`` is a file.
+        """
         check_is_fitted(self)
         storage.save(self, folder)
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> CEDAR:
-        """Read a saved model; on the same machine, its results have the same bits."""
+        """Read a saved model; on the same machine, its results have the same bits.
+
+        Parameters
+        ----------
+        folder : str or path
+            The folder that `save` wrote.
+
+        Returns
+        -------
+        CEDAR
+            The fitted estimator.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no model in the folder.
+        ValueError
+            If the files are damaged, of another kind, or newer than this version of Laplex.
+        """
         return storage.load(cls, folder)
 
     # --- scikit-learn -----------------------------------------------------------------------------
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Return the parameters of the constructor, by name."""
+        """Return the parameters of the constructor, by name.
+
+        Parameters
+        ----------
+        deep : bool
+            Has no effect; scikit-learn passes it.
+
+        Returns
+        -------
+        dict of str to object
+            The parameters as they were given.
+        """
         names = self._get_param_names()
         return {name: vars(self)[name] for name in names}
 

@@ -232,7 +232,8 @@ def _one_of(path: Path, what: str, more: str, names: list[str], key: str | None)
     if key is not None:
         if key not in names:
             kind = f"{what} {more}".rstrip()
-            raise ValueError(f"{path} has no {kind} {key!r}, only {listed or 'none'}: change --key")
+            there = f"it has {listed}" if names else "it has none at all"
+            raise ValueError(f"{path} has no {kind} {key!r} ({there}): change --key")
         return key
     if len(names) != 1:
         raise ValueError(

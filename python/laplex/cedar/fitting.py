@@ -76,7 +76,7 @@ def fit(
         raise ValueError("resume=True needs the path of a checkpoint: pass checkpoint=PATH")
     path = None if checkpoint is None else Path(checkpoint)
     if path is not None and not path.absolute().parent.is_dir():
-        raise ValueError(f"checkpoint {path} can't be written: its folder does not exist")
+        raise ValueError(f"checkpoint {path} cannot be written: its folder does not exist")
     earlier = None
     if path is not None and path.exists():
         earlier = _read(path)  # refuses to write over what is no checkpoint

@@ -219,15 +219,15 @@ def name_axes(
     AxisNames
         The names, indexed by axis; print its ``table()``.
 
-    Warns
-    -----
-    UnconfirmedNamesWarning
-        If ``recurring="auto"`` and the model has fewer than 3 restarts.
-
     Raises
     ------
     TypeError, ValueError
         If sizes disagree, there are fewer than two different words, or a value is not finite.
+
+    Warns
+    -----
+    UnconfirmedNamesWarning
+        If ``recurring="auto"`` and the model has fewer than 3 restarts.
 
     Notes
     -----

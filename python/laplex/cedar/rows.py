@@ -91,7 +91,7 @@ class Rows:
         elif isinstance(batch, np.memmap) or (
             isinstance(batch, np.ndarray) and not batch.flags.writeable
         ):
-            # A copy: torch tensors can't be read-only, and pages of a file should not stay here.
+            # A copy: torch tensors cannot be read-only, and pages of a file should not stay here.
             rows = torch.from_numpy(np.array(batch))
         else:
             rows = torch.as_tensor(np.ascontiguousarray(batch))

@@ -25,6 +25,18 @@ class Array:
     Other libraries accept it without a copy: ``cupy.asarray(a)``, ``jax.dlpack.from_dlpack(a)``,
     ``torch.as_tensor(a, device="cuda")``, ``numba.cuda.as_cuda_array(a)``.
 
+    Parameters
+    ----------
+    shape : sequence of int
+        The dimensions.
+    dtype : numpy.dtype
+        The type of the entries.
+    stream : int or stream
+        The stream on which the memory is allocated and freed: an address, or a stream of CuPy or
+        PyTorch.
+    axes : sequence of int
+        The dimensions from the slowest to the fastest in memory; C order by default.
+
     Attributes
     ----------
     shape : tuple of int

@@ -78,7 +78,8 @@ class DeviceArrays:
             if _core.cuda_capture_id(self.stream) is not None:
                 raise RuntimeError(
                     f"{name} belongs to another stream than the one that is captured into a "
-                    "graph, where no wait is possible: pass an array of the captured stream"
+                    "graph, and a graph cannot wait for another stream: pass an array of the "
+                    "captured stream"
                 )
             _core.cuda_synchronize(address_of(own))
         device = _device_of(value)

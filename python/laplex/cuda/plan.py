@@ -77,6 +77,18 @@ class Plan:
     nbytes : int
         The number of bytes of GPU memory that the plan holds.
 
+    Raises
+    ------
+    RuntimeError
+        If there is no GPU, or the build has no CUDA.
+    TypeError
+        If an array is not on the GPU, or dtypes do not match.
+    ValueError
+        If anchors are NaN or infinite, a lengthscale is not positive, shapes do not match, or an
+        array is not contiguous, not aligned, or on another GPU.
+    MemoryError
+        If the GPU does not have enough memory.
+
     Notes
     -----
     **CUDA arrays.** A CUDA array is any object with ``__cuda_array_interface__`` or with DLPack's
@@ -115,18 +127,6 @@ class Plan:
 
     **Accuracy.** Sums are accumulated in float64, as in `laplex.Plan`, but in another order. The
     results agree with those of the CPU up to rounding, and from run to run bit for bit.
-
-    Raises
-    ------
-    RuntimeError
-        If there is no GPU, or the build has no CUDA.
-    TypeError
-        If an array is not on the GPU, or dtypes do not match.
-    ValueError
-        If anchors are NaN or infinite, a lengthscale is not positive, shapes do not match, or an
-        array is not contiguous, not aligned, or on another GPU.
-    MemoryError
-        If the GPU does not have enough memory.
     """
 
     def __init__(
@@ -224,21 +224,58 @@ class Plan:
         return self._product(v, out, stream, 0)
 
     def transpose(self, u: object, out: object = None, *, stream: object = None) -> Any:
-        """Multiply by the transpose: ``v = K^T u`` for ``u [*rows, *batch, n]``.
+        """Multiply by the transpose: ``v = K^T u``.
 
-        The arguments are those of `apply`, and the result has shape ``[*rows, *batch, m]``.
+        Parameters
+        ----------
+        u : CUDA array ``[*rows, *batch, n]``
+            Values, as in `apply`.
+        out : CUDA array ``[*rows, *batch, m]``, optional
+            Receives the result, as in `apply`.
+        stream : int or stream, optional
+            The stream of the call; see the notes of the class.
+
+        Returns
+        -------
+        array ``[*rows, *batch, m]``
+            ``out``, or a new array, of the dtype that `apply` would return.
         """
         return self._product(u, out, stream, 1)
 
     def adjoint(self, u: object, out: object = None, *, stream: object = None) -> Any:
-        """Multiply by the adjoint (conjugate transpose): ``v = K^H u``; see `transpose`."""
+        """Multiply by the adjoint (conjugate transpose): ``v = K^H u``.
+
+        Parameters
+        ----------
+        u : CUDA array ``[*rows, *batch, n]``
+            Values, as in `apply`.
+        out : CUDA array ``[*rows, *batch, m]``, optional
+            Receives the result, as in `apply`.
+        stream : int or stream, optional
+            The stream of the call; see the notes of the class.
+
+        Returns
+        -------
+        array ``[*rows, *batch, m]``
+            ``out``, or a new array, of the dtype that `apply` would return.
+        """
         return self._product(u, out, stream, 2)
 
     #: Tells NumPy's arrays to leave ``array @ plan`` to the plan, which refuses them.
     __array_ufunc__ = None
 
     def __matmul__(self, other: object) -> Any:
-        """Multiply a vector ``[m]`` by a plan without a batch, as ``apply(v)`` does.
+        """Multiply a vector by a plan without a batch, as `apply` does.
+
+        Parameters
+        ----------
+        other : CUDA array ``[m]``
+            The vector.
+
+        Returns
+        -------
+        array ``[n]``
+            The product.
 
         Raises
         ------

@@ -203,7 +203,7 @@ def _prepared(out: Path) -> Path:
             page.unlink()
     except OSError as error:
         raise DemoInputError(
-            f"can't write {page}: {error.strerror}; choose another folder with --out"
+            f"cannot write {page}: {error.strerror}; choose another folder with --out"
         ) from error
     return page
 

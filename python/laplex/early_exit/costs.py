@@ -109,6 +109,8 @@ class Costs(Result):
 
         The columns are the name, the cost of the segment, the cost of the head, the cost of a
         sample that leaves here, the same relative to the backbone, and the number of parameters.
+
+        :meta private:
         """
         columns = (
             self.exit_names,

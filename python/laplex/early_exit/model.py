@@ -194,7 +194,10 @@ class MultiExitModel(nn.Module):
         return (*logits, last)
 
     def head_logits(self, k: int, activation: Any) -> Tensor:
-        """Run the head of exit `k` on the output of its module; returns logits [batch, classes]."""
+        """Run the head of exit `k` on the output of its module; returns logits [batch, classes].
+
+        :meta private:
+        """
         return _as_logits(self.heads[k](activation), f"the head of exit {self.exit_names[k]!r}")
 
     def walk(self, x: Any, at_exit: AtExit) -> Tensor:
@@ -219,6 +222,8 @@ class MultiExitModel(nn.Module):
         ------
         ValueError
             If the modules of the exits do not run once each, in their order.
+
+        :meta private:
         """
         reached = 0
 

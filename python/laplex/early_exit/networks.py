@@ -302,6 +302,11 @@ def small_vit(
     Returns
     -------
     SmallViT
+
+    Raises
+    ------
+    ValueError
+        If ``patch`` does not divide ``image_size``, or ``dim`` is not a multiple of ``heads``.
     """
     return _seeded(
         seed, lambda: SmallViT(num_classes, in_channels, image_size, patch, dim, depth, heads)

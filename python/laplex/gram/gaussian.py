@@ -44,22 +44,38 @@ class Gaussian:
 
     @classmethod
     def of(cls, parameters: GramParameters) -> Self:
-        """Make an object of this class from parameters that were already checked."""
+        """Make an object of this class from parameters that were already checked.
+
+        :meta private:
+        """
         made = cls.__new__(cls)
         Gaussian.__init__(made, parameters)
         return made
 
     @property
     def parameters(self) -> GramParameters:
-        """The parameters of the matrix."""
+        """The parameters of the matrix.
+
+        :meta private:
+        """
         return GramParameters(self.anchors, self.terms, self.noise, self._batch)
 
     # --- products --------------------------------------------------------------------------------
 
     def matvec(self, values: ArrayLike) -> Tensor:
-        """Multiply A by values ``[..., n]``, which broadcast with the batch.
+        """Multiply by A.
 
         The product uses `laplex.matvec` and does not need the factor.
+
+        Parameters
+        ----------
+        values : array ``[..., n]``
+            The values v; their leading dimensions broadcast with the batch.
+
+        Returns
+        -------
+        Tensor ``[..., n]``
+            The products.
         """
         parameters = self.parameters
         values = parameters.broadcast_values(values).double()
@@ -76,7 +92,18 @@ class Gaussian:
         return parameters.restored(result)
 
     def __matmul__(self, other: object) -> Tensor:
-        """Multiply A by a vector ``[n]`` or by matrices ``[..., n, k]``."""
+        """Multiply A by a vector or by matrices.
+
+        Parameters
+        ----------
+        other : Tensor or array ``[n]`` or ``[..., n, k]``
+            A vector, or matrices, whose batch broadcasts with that of A.
+
+        Returns
+        -------
+        Tensor ``[*b, n]`` or ``[..., n, k]``
+            The products.
+        """
         if not isinstance(other, (Tensor, np.ndarray)):
             return NotImplemented
         other = self.parameters.as_values(other)
@@ -145,7 +172,10 @@ class Gaussian:
     __radd__ = __add__  # raises the same error for any other object
 
     def has_anchors_of(self, other: Gaussian) -> bool:
-        """Whether both have equal anchors of the same dtype and device."""
+        """Whether both have equal anchors of the same dtype and device.
+
+        :meta private:
+        """
         return same_contents([self.anchors], [other.anchors])
 
     def __mul__(self, factor: object) -> Self:
@@ -174,7 +204,18 @@ class Gaussian:
     # --- the factor ------------------------------------------------------------------------------
 
     def solve(self, values: ArrayLike) -> Tensor:
-        """Multiply the inverse of A by values ``[..., n]``."""
+        """Multiply by the inverse of A.
+
+        Parameters
+        ----------
+        values : array ``[..., n]``
+            The values v; their leading dimensions broadcast with the batch.
+
+        Returns
+        -------
+        Tensor ``[..., n]``
+            The solutions.
+        """
         rows, restore = self.parameters.flattened(values)
         if not self._is_recorded(rows):
             return restore(self._factor().solve(rows))
@@ -187,18 +228,40 @@ class Gaussian:
         return restore(self._symmetric(solution))
 
     def color(self, values: ArrayLike, *, transpose: bool = False) -> Tensor:
-        """Multiply the factor S of A = S S^T by values ``[..., n]``.
+        """Multiply by the factor S of A = S S^T.
 
-        S turns white noise into samples of N(0, A). With ``transpose=True``, multiply the transpose
-        of S instead.
+        S turns white noise into samples of N(0, A).
+
+        Parameters
+        ----------
+        values : array ``[..., n]``
+            The values v; their leading dimensions broadcast with the batch.
+        transpose : bool
+            Whether to multiply by the transpose of S instead.
+
+        Returns
+        -------
+        Tensor ``[..., n]``
+            The products.
         """
         return self._scaled(values, Factor.UPPER if transpose else Factor.LOWER)
 
     def whiten(self, values: ArrayLike, *, transpose: bool = False) -> Tensor:
-        """Multiply the inverse of the factor S of A = S S^T by values ``[..., n]``.
+        """Multiply by the inverse of the factor S of A = S S^T.
 
-        The inverse of S turns samples of N(0, A) into white noise. With ``transpose=True``,
-        multiply the transpose of this inverse instead.
+        The inverse of S turns samples of N(0, A) into white noise.
+
+        Parameters
+        ----------
+        values : array ``[..., n]``
+            The values v; their leading dimensions broadcast with the batch.
+        transpose : bool
+            Whether to multiply by the transpose of this inverse instead.
+
+        Returns
+        -------
+        Tensor ``[..., n]``
+            The products.
         """
         return self._scaled(values, Factor.UPPER_INVERSE if transpose else Factor.LOWER_INVERSE)
 
@@ -233,7 +296,18 @@ class Gaussian:
         return self.parameters.restored(result.reshape(self._batch))
 
     def log_prob(self, values: ArrayLike) -> Tensor:
-        """Return the log density ``[...]`` of N(0, A) at each vector of values ``[..., n]``."""
+        """Return the log density of N(0, A).
+
+        Parameters
+        ----------
+        values : array ``[..., n]``
+            The values v; their leading dimensions broadcast with the batch.
+
+        Returns
+        -------
+        Tensor ``[...]``
+            The log density at each vector of values, in nats.
+        """
         rows, restore = self.parameters.flattened(values)
 
         def value(gram: Gram, covariance: Covariance) -> Tensor:
@@ -243,9 +317,19 @@ class Gaussian:
         return restore(self._symmetric(value) if recorded else self._factor().log_prob(rows))
 
     def inv_quad_logdet(self, values: ArrayLike) -> tuple[Tensor, Tensor]:
-        """Return ``v^T A^-1 v`` for values ``[..., n]``, and the log determinant ``[*b]``.
+        """Return quadratic forms of the inverse of A, and its log determinant, in one pass.
 
-        One pass computes both.
+        Parameters
+        ----------
+        values : array ``[..., n]``
+            The values v; their leading dimensions broadcast with the batch.
+
+        Returns
+        -------
+        quadratic : Tensor ``[...]``
+            ``v^T A^-1 v`` for each vector of values.
+        logdet : Tensor ``[*b]``
+            The log determinants of A.
         """
         rows, restore = self.parameters.flattened(values)
 
@@ -284,6 +368,8 @@ class Gaussian:
         """Draw samples as `sample` does, also if coincident anchors make A singular.
 
         Each column is an independent process, which is drawn once at each distinct place.
+
+        :meta private:
         """
         try:
             return self.sample(shape, generator=generator)

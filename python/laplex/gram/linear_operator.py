@@ -118,7 +118,18 @@ class LaplaceGramLinearOperator(_Covariance):
 
     @classmethod
     def of(cls, gram: Gaussian) -> LaplaceGramLinearOperator:
-        """Wrap a `LaplaceGram`."""
+        """Wrap a `LaplaceGram`.
+
+        Parameters
+        ----------
+        gram : LaplaceGram
+            The matrix; what it has computed already is not computed again.
+
+        Returns
+        -------
+        LaplaceGramLinearOperator
+            The operator.
+        """
         parameters = gram.parameters
         named = {
             name: _expanded(tensor, parameters.batch, name)

@@ -101,7 +101,10 @@ class Term:
         return any(getattr(self, name) is not None for name in self.PER_ANCHOR)
 
     def check(self, anchors: Tensor) -> None:
-        """Raise an error that names the argument if the term does not fit these anchors."""
+        """Raise an error that names the argument if the term does not fit these anchors.
+
+        :meta private:
+        """
         for name, tensor in (("phase", self.phase), ("scale", self.scale)):
             if tensor is None:
                 continue
@@ -156,6 +159,8 @@ class Term:
 
         There is one column, or a cosine and a sine, each ``[*b, n]`` for float64 anchors
         ``[*b, n]``.
+
+        :meta private:
         """
         lead = self.variance.shape if isinstance(self.variance, Tensor) else ()
         root = _root(self._number("variance", anchors))
@@ -182,7 +187,10 @@ class Term:
         return self._number("lengthscale", anchors), columns
 
     def map(self, change: Callable[[str, Tensor], Tensor]) -> Term:
-        """A copy in which every tensor is replaced by the result of ``change``."""
+        """A copy in which every tensor is replaced by the result of ``change``.
+
+        :meta private:
+        """
         return type(self)(
             **{
                 name: change(name, each) if isinstance(each, Tensor) else each
@@ -191,11 +199,17 @@ class Term:
         )
 
     def times(self, factor: Tensor) -> Term:
-        """The term multiplied by positive float64 numbers ``[*b]``."""
+        """The term multiplied by positive float64 numbers ``[*b]``.
+
+        :meta private:
+        """
         return replace(self, variance=self._number("variance", factor) * factor)
 
     def tensors(self, anchors: Tensor) -> dict[str, Tensor]:
-        """The parameters that were given, as float64 tensors by name."""
+        """The parameters that were given, as float64 tensors by name.
+
+        :meta private:
+        """
         given = {name: each for name, each in vars(self).items() if each is not None}
         if self._frequency(anchors) is None:
             del given["frequency"]

@@ -145,5 +145,8 @@ class LaplexHead(KernelLayer):
         return draw_routing(self, class_names, feature_names, ax, head)
 
     def extra_repr(self) -> str:
-        """Return the text between the parentheses of ``repr``."""
+        """Return the text between the parentheses of ``repr``.
+
+        :meta private:
+        """
         return super().extra_repr().replace("out_features", "num_classes")

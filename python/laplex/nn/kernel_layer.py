@@ -242,7 +242,10 @@ class KernelLayer(nn.Module):
         )
 
     def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
-        """Add a parameter; a ``weight`` raises an AttributeError, because the layer computes it."""
+        """Add a parameter; a ``weight`` raises an AttributeError, because the layer computes it.
+
+        :meta private:
+        """
         # Assigning a parameter also calls this method, and pruning registers a "weight_orig".
         if name == "weight" or name.startswith("weight_"):
             self._refuse_weight()
@@ -460,7 +463,10 @@ class KernelLayer(nn.Module):
         return self
 
     def geometry(self) -> Iterator[Tensor]:
-        """Yield the tensors of the geometry, or those from which it is parametrized or pruned."""
+        """Yield the tensors of the geometry, or those from which it is parametrized or pruned.
+
+        :meta private:
+        """
         tensors = itertools.chain(self.named_parameters(), self.named_buffers())
         for path, tensor in tensors:
             name = path.removeprefix("parametrizations.").split(".")[0]
@@ -490,7 +496,10 @@ class KernelLayer(nn.Module):
         )
 
     def extra_repr(self) -> str:
-        """Return the text between the parentheses of ``repr``."""
+        """Return the text between the parentheses of ``repr``.
+
+        :meta private:
+        """
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, "
             f"heads={self.heads}, phased={self.phased}, bias={self.bias is not None}, "

@@ -24,7 +24,7 @@ class LaplexLinear(KernelLayer):
         The sizes of input and output, at least 1.
     bias : bool
         Add a learnable bias, which starts at zero.
-    device, dtype
+    device, dtype : optional
         As for ``nn.Linear``. In float16 and bfloat16 layers, whether constructed so or moved later,
         the anchors, phases and lengthscales stay float32; only the gains and the bias have this
         dtype.

@@ -96,16 +96,6 @@ class Plan:
     nbytes : int
         The number of bytes that the plan holds now.
 
-    Notes
-    -----
-    This is the operator class of arXiv 2605.24584. Sums are accumulated in float64. The error is at
-    most 1e-14 (float64) or 1e-6 (float32) times :math:`\sum_j |K_{ij}||v_j|`.
-
-    Where a target equals a source, the kernel has a kink. Derivatives follow the convention
-    sign(0) = 0: the tied pair contributes nothing to derivatives with respect to the anchors.
-
-    Several threads may use one plan at once, even while another thread calls `update`.
-
     Raises
     ------
     TypeError
@@ -115,6 +105,16 @@ class Plan:
         not positive, or shapes do not match.
     MemoryError
         If the plan would need more memory than the machine has.
+
+    Notes
+    -----
+    This is the operator class of arXiv 2605.24584. Sums are accumulated in float64. The error is at
+    most 1e-14 (float64) or 1e-6 (float32) times :math:`\sum_j |K_{ij}||v_j|`.
+
+    Where a target equals a source, the kernel has a kink. Derivatives follow the convention
+    sign(0) = 0: the tied pair contributes nothing to derivatives with respect to the anchors.
+
+    Several threads may use one plan at once, even while another thread calls `update`.
 
     Examples
     --------
@@ -229,16 +229,36 @@ class Plan:
         return self._product(v, out, mode=0)
 
     def transpose(self, u: object, out: Array | None = None) -> Array:
-        """Multiply by the transpose: ``v = K^T u`` for ``u [..., n]``.
+        """Multiply by the transpose: ``v = K^T u``.
 
-        The arguments are those of `apply`, and the result has shape ``[..., m]``.
+        Parameters
+        ----------
+        u : array ``[..., n]``
+            Values, as in `apply`.
+        out : numpy.ndarray ``[..., m]``, optional
+            Receives the result, as in `apply`.
+
+        Returns
+        -------
+        array ``[..., m]``
+            ``out``, or a new array, of the dtype that `apply` would return.
         """
         return self._product(u, out, mode=1)
 
     def adjoint(self, u: object, out: Array | None = None) -> Array:
-        """Multiply by the adjoint (conjugate transpose): ``v = K^H u`` for ``u [..., n]``.
+        """Multiply by the adjoint (conjugate transpose): ``v = K^H u``.
 
-        The arguments are those of `apply`, and the result has shape ``[..., m]``.
+        Parameters
+        ----------
+        u : array ``[..., n]``
+            Values, as in `apply`.
+        out : numpy.ndarray ``[..., m]``, optional
+            Receives the result, as in `apply`.
+
+        Returns
+        -------
+        array ``[..., m]``
+            ``out``, or a new array, of the dtype that `apply` would return.
         """
         return self._product(u, out, mode=2)
 
@@ -303,11 +323,19 @@ class Plan:
         return out
 
     def __matmul__(self, other: object) -> Array:
-        """Multiply a vector ``[m]`` or matrices ``[..., m, k]``, as ``numpy.matmul`` does.
+        """Multiply a vector or matrices, as ``numpy.matmul`` does.
 
-        The result has shape ``[..., n]`` or ``[..., n, k]``; the plan's batch broadcasts with that
-        of the matrices. `apply` does the same for rows, which already have the memory layout that
-        the plan needs.
+        `apply` does the same for rows, which already have the memory layout that the plan needs.
+
+        Parameters
+        ----------
+        other : array ``[m]`` or ``[..., m, k]``
+            A vector, or matrices, whose batch broadcasts with that of the plan.
+
+        Returns
+        -------
+        array ``[..., n]`` or ``[..., n, k]``
+            The products.
         """
         if isinstance(other, Plan):
             return NotImplemented

@@ -34,8 +34,16 @@ class LaplaceOperator:
 
     Parameters
     ----------
-    targets, sources, lengthscale, frequency, target_phase, source_phase, real_part
-        The arguments of `laplex.matvec`. Leading dimensions make a batch of matrices.
+    targets : Tensor ``[*b, n]``
+        The anchors :math:`x`, as in `laplex.matvec`. Leading dimensions make a batch of matrices.
+    sources : Tensor ``[*b, m]``, optional
+        The anchors :math:`y`. None selects the self case ``y = x``.
+    lengthscale, frequency : float or Tensor
+        :math:`\ell` and :math:`\omega`, as in `laplex.matvec`.
+    target_phase, source_phase : Tensor, optional
+        :math:`\theta` and :math:`\phi`, as in `laplex.matvec`.
+    real_part : bool
+        Use the real matrix :math:`\mathrm{Re}\,K` (the cosine form).
 
     Attributes
     ----------
@@ -113,10 +121,17 @@ class LaplaceOperator:
     # --- products ---------------------------------------------------------------------------------
 
     def __matmul__(self, other: object) -> Tensor:
-        """Multiply a vector ``[m]`` or matrices ``[..., m, k]``, as ``torch.matmul`` does.
+        """Multiply a vector or matrices, as ``torch.matmul`` does.
 
-        The result has shape ``[*batch, n]`` or ``[*batch, n, k]``; the operator's batch broadcasts
-        with that of the matrices.
+        Parameters
+        ----------
+        other : Tensor ``[m]`` or ``[..., m, k]``
+            A vector, or matrices, whose batch broadcasts with that of the operator.
+
+        Returns
+        -------
+        Tensor ``[*batch, n]`` or ``[*batch, n, k]``
+            The products.
         """
         if not _is_tensor(other):
             return NotImplemented
@@ -135,7 +150,18 @@ class LaplaceOperator:
         return self.T @ other if other.dim() < 2 else (self.T @ other.mT).mT
 
     def matvec(self, values: Tensor) -> Tensor:
-        """Multiply vectors along the last dimension: ``[..., m]`` to ``[..., n]``."""
+        """Multiply vectors along the last dimension.
+
+        Parameters
+        ----------
+        values : Tensor ``[..., m]``
+            The vectors, as in `laplex.matvec`.
+
+        Returns
+        -------
+        Tensor ``[..., n]``
+            The products.
+        """
         check_tensor("values", values)
         return product(Call(values, *self._call[1:]))
 

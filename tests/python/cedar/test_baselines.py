@@ -295,8 +295,12 @@ def test_orthomax_in_the_plane_is_the_best_angle(gamma):
 
 
 def test_orthomax_refuses_other_gammas():
-    with pytest.raises(ValueError, match="gamma"):
+    with pytest.raises(ValueError, match=r"^gamma must be between 0 and 1, got 1\.5$"):
         orthomax(np.eye(3), 1.5)
+    with pytest.raises(ValueError, match=r"^gamma must be between 0 and 1, got nan$"):
+        orthomax(np.eye(3), np.nan)
+    with pytest.raises(TypeError, match=r"^gamma must be a number, got 'varimax'$"):
+        orthomax(np.eye(3), "varimax")
 
 
 def test_orthomax_damps_steps_that_would_make_the_criterion_fall():

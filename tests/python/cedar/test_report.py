@@ -234,8 +234,8 @@ def test_thumbnails_of_any_kind(tmp_path):
     assert thumbnail(clear, 0)[0].startswith("data:image/png")
     (tmp_path / "broken.png").write_bytes(b"no picture")
     for wrong, message in (
-        (tmp_path / "broken.png", r"thumbnails\[7\] can't be read"),
-        (tmp_path / "absent.png", "can't be read"),
+        (tmp_path / "broken.png", r"thumbnails\[7\] cannot be read"),
+        (tmp_path / "absent.png", "cannot be read"),
         (photo.astype(np.int64), "uint8, or floats"),
         (photo / 1.0, "floats from 0 to 1"),
         (photo[0, 0], "shape"),

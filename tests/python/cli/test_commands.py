@@ -88,9 +88,9 @@ def test_missing_data_is_a_sentence_not_a_traceback(tmp_path):
     [
         (["--data", ""], "the name of the data set is empty"),
         (["--data", "a file"], "a file is a file: pass the folder that contains it"),
-        (["--out", "a file"], "can't write a file/report.html"),
-        (["--out", "taken"], "can't write taken/report.html"),
-        (["--out", "/proc/nowhere"], "can't write /proc/nowhere/report.html"),
+        (["--out", "a file"], "cannot write a file/report.html"),
+        (["--out", "taken"], "cannot write taken/report.html"),
+        (["--out", "/proc/nowhere"], "cannot write /proc/nowhere/report.html"),
     ],
 )
 def test_bad_paths_are_named_before_any_work(arguments, message, tmp_path, monkeypatch):

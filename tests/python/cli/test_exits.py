@@ -341,7 +341,7 @@ def test_train_failures(folder, tmp_path):
     (tmp_path / "file").write_text("mine")
     small = ["--backbone", "small_mlp"]
     assert "is a file: pass a folder" in fails("train", "--out", tmp_path / "file", *small)
-    assert "--out /proc/m can't be written to" in fails("train", "--out", "/proc/m", *small)
+    assert "--out /proc/m cannot be written to" in fails("train", "--out", "/proc/m", *small)
     assert "no run was started" in fails("train", "--out", tmp_path / "r", "--resume")
     assert "there is no file" in fails("train", tmp_path / "none.yaml", "--out", tmp_path / "r")
     message = fails("train", "--data", tmp_path / "nothing", "--out", tmp_path / "r")

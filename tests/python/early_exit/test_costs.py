@@ -1,4 +1,4 @@
-"""Counted and measured cost of early exits: counts by hand, and clocks that can't lie."""
+"""Counted and measured cost of early exits: counts by hand, and clocks that cannot lie."""
 
 import json
 import math

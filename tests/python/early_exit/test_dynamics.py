@@ -837,7 +837,7 @@ def test_bad_arguments_say_what_to_do(call, message):
 
 
 def test_maps_of_several_scales_have_no_common_positions():
-    with pytest.raises(ValueError, match="returns 3 maps, whose positions are not the same"):
+    with pytest.raises(ValueError, match="returns 3 maps, and their positions differ"):
         activation_rank(MODELS["msdnet"](), image_batches(), spatial="positions")
     with pytest.raises(ValueError, match="channel_axis must be a dimension of the output of layer"):
         activation_rank(MODELS["resnet"](), image_batches(), channel_axis=4, layers=["layer1"])

@@ -696,7 +696,7 @@ def test_the_toy_is_what_is_known() -> None:
     # Known are 55.2 % and 64.4 % at half cost and an ECE of .238, not how they were made: the
     # construction is ours, and meets them, in expectation, to within two units of the last digit.
     right, leave = population()
-    # Means of 4,000 points of smooth functions, and a half that 5,000 samples can't split further.
+    # Means of 4,000 points of smooth functions, and a half that 5,000 samples cannot split further.
     assert expected_at(right, right, 0.5) == pytest.approx((0.5, 0.5515), abs=1e-3)
     assert expected_at(leave, right, 0.5) == pytest.approx((0.5, 0.6456), abs=1e-3)
     # P(leave) is above P(correct) everywhere, so its error is the difference of their means.

@@ -187,6 +187,18 @@ class Comparison(Result):
 
         The gain is over the method that CEDAR must not beat: a random rotation on isotropic rows,
         and PCA with per-row top k on rows with a covariance.
+
+        Parameters
+        ----------
+        block : "isotropic null" or "covariance null"
+            The null control.
+        column : int
+            The k of the column of the table.
+
+        Returns
+        -------
+        list of float
+            The gains, in the order of the seeds.
         """
         _, reference = _NULLS[block]
         found = {

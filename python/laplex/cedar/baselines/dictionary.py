@@ -143,7 +143,25 @@ class Dictionary(BaseEstimator, ABC):  # type: ignore[misc]
         return np.concatenate(codes)
 
     def inverse_transform(self, codes: npt.ArrayLike) -> Array:
-        """Return the reconstructions ``[n, d]`` of codes ``[n, axes]``, in their precision."""
+        """Reconstruct rows from their codes, in the precision of the codes.
+
+        Parameters
+        ----------
+        codes : array ``[n, axes]``
+            Codes, as `transform` returns them.
+
+        Returns
+        -------
+        ndarray ``[n, d]``
+            The reconstructions.
+
+        Raises
+        ------
+        NotFittedError
+            If the method has not been fitted.
+        ValueError
+            If the codes do not have one column for each axis.
+        """
         check_is_fitted(self, "atoms_")
         entries: Array = check_array(
             codes, dtype=[np.float64, np.float32], input_name="codes", ensure_min_samples=0

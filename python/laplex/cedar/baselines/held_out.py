@@ -53,7 +53,7 @@ def held_out(embeddings: Any, test_size: float | int, seed: int) -> tuple[Any, A
     """
     rows = as_rows(embeddings, name="embeddings")
     if rows.count is None:
-        raise ValueError("compare can't split embeddings that come in batches: pass test as well")
+        raise ValueError("compare cannot split embeddings that come in batches: pass test as well")
     if rows.count < 4:
         raise ValueError(f"embeddings have {rows.count} rows, but compare needs at least 4")
     train, test = train_test_split(range(rows.count), test_size=test_size, random_state=seed)

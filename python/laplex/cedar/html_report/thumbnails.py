@@ -40,7 +40,7 @@ def thumbnail(picture: Any, row: int) -> tuple[str, bool]:
             with pil.open(picture) as opened:
                 return _encoded(opened, pil)
         except OSError as error:
-            raise ValueError(f"{name} can't be read: {error}") from error
+            raise ValueError(f"{name} cannot be read: {error}") from error
     if isinstance(picture, pil.Image):
         return _encoded(picture, pil)
     array = np.asarray(picture)

@@ -46,6 +46,11 @@ def match(atoms_a: ArrayInput, atoms_b: ArrayInput, *, signed: bool = False) -> 
     cosine : ndarray ``[p]``
         Their cosine, with its sign; 0 for those left over. An atom of zeros has cosine 0 with all.
 
+    Raises
+    ------
+    ValueError
+        If the numbers of columns disagree, or a value is not finite.
+
     Notes
     -----
     The cost is O(max(p, q)^3), by ``scipy.optimize.linear_sum_assignment``.
@@ -78,6 +83,11 @@ def mcc(atoms: ArrayInput, truth: ArrayInput, *, signed: bool = False) -> float:
     -------
     float
 
+    Raises
+    ------
+    ValueError
+        If the numbers of columns disagree, or a value is not finite.
+
     Notes
     -----
     The name "mean correlation coefficient" comes from the literature on independent components,
@@ -109,6 +119,11 @@ def mcc_of_codes(codes: ArrayInput, truth: ArrayInput, *, signed: bool = False) 
     Returns
     -------
     float
+
+    Raises
+    ------
+    ValueError
+        If the numbers of rows disagree, or a value is not finite.
 
     Notes
     -----

@@ -127,6 +127,21 @@ class Reconstruction:
         """Add the measurements of another accumulator with the same ``mean``, and return self.
 
         The result equals that of one accumulator for all rows, up to rounding.
+
+        Parameters
+        ----------
+        other : Reconstruction
+            The other accumulator, which is not changed.
+
+        Returns
+        -------
+        Reconstruction
+            This accumulator.
+
+        Raises
+        ------
+        ValueError
+            If the other one was made with another ``mean``.
         """
         if (self._mean is None) != (other._mean is None) or (
             self._mean is not None

@@ -53,7 +53,20 @@ class Transform(nn.Module):
 
     @classmethod
     def new(cls, settings: Settings, start: Start) -> Self:
-        """Make a transform at its start."""
+        """Make a transform at the start of a fit.
+
+        Parameters
+        ----------
+        settings : Settings
+            The checked parameters of the estimator.
+        start : Start
+            What the fit provides.
+
+        Returns
+        -------
+        Transform
+            The transform, with parameters to train.
+        """
         rotation = start.rotation
         if rotation is None:
             rotation = random_rotation(start.dim, start.random).to(start.device, start.dtype)
@@ -61,12 +74,38 @@ class Transform(nn.Module):
 
     @classmethod
     def from_rotation(cls, rotation: Tensor, settings: Settings) -> Self:
-        """Make a transform at a rotation [d, d]."""
+        """Make a transform whose basis is a rotation.
+
+        Parameters
+        ----------
+        rotation : Tensor ``[d, d]``
+            The rotation.
+        settings : Settings
+            The checked parameters of the estimator.
+
+        Returns
+        -------
+        Transform
+            The transform, with parameters to train.
+        """
         raise NotImplementedError
 
     @classmethod
     def at(cls, basis: Basis, settings: Settings) -> Self:
-        """Make a transform at a basis that was found before."""
+        """Make a transform at a basis that was found before.
+
+        Parameters
+        ----------
+        basis : Basis
+            The basis, with readouts and atoms ``[axes, d]``.
+        settings : Settings
+            The checked parameters of the estimator.
+
+        Returns
+        -------
+        Transform
+            The transform, with parameters to train.
+        """
         raise NotImplementedError
 
     def forward(self) -> Basis:

@@ -44,12 +44,12 @@ class Invertible(Transform):
 
     @classmethod
     def from_rotation(cls, rotation: Tensor, settings: Settings) -> Invertible:
-        """Make a transform at a rotation [d, d]."""
+        """Make a transform at a rotation, as in `Transform.from_rotation`."""
         return cls(rotation)
 
     @classmethod
     def at(cls, basis: Basis, settings: Settings) -> Invertible:
-        """Make a transform at any basis."""
+        """Make a transform at any basis, as in `Transform.at`."""
         return cls(basis.readouts.clone(), basis.atoms.clone())
 
     def forward(self) -> Basis:

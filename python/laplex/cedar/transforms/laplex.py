@@ -70,15 +70,23 @@ class Laplace(Transform):
 
     @classmethod
     def new(cls, settings: Settings, start: Start) -> Laplace:
-        """Make anchors at the start that the sample determines."""
+        """Make a transform with anchors that the sample determines, as in `Transform.new`."""
         dim, random, device, dtype, _, sample = start
         return cls(dim, settings.heads, random, device=device, dtype=dtype, sample=sample)
 
     @classmethod
     def at(cls, basis: Basis, settings: Settings) -> Laplace:
-        """Make trainable anchors at those of a basis."""
+        """Make a transform with the anchors of a basis, as in `Transform.at`.
+
+        Raises
+        ------
+        ValueError
+            If the basis is not one that this transform made.
+        """
         if not isinstance(basis, LaplaceRotations):
-            raise ValueError("basis='laplex' can't continue from a basis of another kind: call fit")
+            raise ValueError(
+                "basis='laplex' cannot continue from a basis of another kind: call fit"
+            )
         heads, dim = basis.anchors.shape
         made = cls(
             dim, heads, torch.Generator(), device=basis.anchors.device, dtype=basis.anchors.dtype

@@ -42,12 +42,12 @@ class Orthogonal(Transform):
 
     @classmethod
     def from_rotation(cls, rotation: Tensor, settings: Settings) -> Orthogonal:
-        """Make a transform at a rotation [d, d]."""
+        """Make a transform at a rotation, as in `Transform.from_rotation`."""
         return cls(rotation, settings.parametrization)
 
     @classmethod
     def at(cls, basis: Basis, settings: Settings) -> Orthogonal:
-        """Make a transform at the rotation nearest to a basis."""
+        """Make a transform at the rotation nearest to a basis, as in `Transform.at`."""
         rotation = nearest_rotation(basis.readouts)  # of an invertible basis too
         return cls(rotation.to(basis.readouts.dtype), settings.parametrization)
 

@@ -270,13 +270,34 @@ class ExportedModel:
         return walk.prediction()
 
     def logits(self, x: Any) -> Array:
-        """Compute the logits of every exit for all samples; ndarray [exits, batch, classes]."""
+        """Compute the logits of every exit for all samples.
+
+        Parameters
+        ----------
+        x : array or tuple of arrays
+            The inputs, as in `predict`.
+
+        Returns
+        -------
+        ndarray ``[exits, batch, classes]``
+            The logits.
+        """
         return self.answers(x)[0]
 
     def answers(self, x: Any) -> tuple[Array, Array | None]:
-        """Compute the logits, and the scores [exits, batch] of the policy in the files.
+        """Compute the logits of every exit for all samples, and their scores.
 
-        The scores are None if the model was exported without a policy.
+        Parameters
+        ----------
+        x : array or tuple of arrays
+            The inputs, as in `predict`.
+
+        Returns
+        -------
+        logits : ndarray ``[exits, batch, classes]``
+            The logits.
+        scores : ndarray ``[exits, batch]`` or None
+            The scores of the policy in the files; None if the model was exported without a policy.
         """
         arrays, found = self._inputs(x), []
         for segment in self._segments:

@@ -163,8 +163,8 @@ def mutual_information(
     loader : iterable of (x, labels)
         Batches of samples. Only its first samples are used, so shuffle it unless its order is
         arbitrary.
-    layers, channel_axis
-        As in `activation_rank`.
+    layers : mapping of str to str, or sequence of str, optional
+        Which layers to measure, as in `activation_rank`.
     estimator : "ksg" or "gaussian"
         ``"ksg"`` uses nearest neighbours: `ksg_label_information` (Ross) and `ksg_information`
         (Kraskov et al.). ``"gaussian"`` uses `gaussian_label_information` (Gaussian within each
@@ -185,6 +185,8 @@ def mutual_information(
         Whether to estimate I(X;Z).
     spatial : "pool" or "flatten"
         How feature maps and tokens become one row for each sample; see `activation_rank`.
+    channel_axis : int, optional
+        The axis of the features, as in `activation_rank`.
     max_samples : int
         Number of samples to use.
     seed : int

@@ -71,7 +71,7 @@ class AsRows:
             return torch.cat([self._by_position(part, layer).mean(1) for part in parts], 1)
         if len(parts) > 1:
             raise ValueError(
-                f"layer {layer!r} returns {len(parts)} maps, whose positions are not the same: "
+                f"layer {layer!r} returns {len(parts)} maps, and their positions differ: "
                 'use spatial="pool"'
             )
         rows = self._by_position(parts[0], layer)

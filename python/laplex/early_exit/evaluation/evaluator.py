@@ -51,13 +51,13 @@ def evaluate(
         ``"max-softmax"``, ``"entropy"``, ``"margin"``, ``"patience"``, or one of your own. For a
         `Policy`, the curve uses its score, comparison and fallback, and
         `Evaluation.operating_point` uses its own thresholds.
-    calibration : "temperature", "eefp", "correct", TemperatureScaling, ScoreHeads or None
+    calibration : "temperature", "eefp", "correct", TemperatureScaling or ScoreHeads, optional
         Calibration of the scores. ``"temperature"`` fits a `TemperatureScaling` on the validation
         samples. ``"eefp"`` and ``"correct"`` fit `ScoreHeads` with that target on the validation
         samples; their score replaces that of the policy. You can also pass an object of either
         class that is already fitted. `Evaluation.policy_at` returns the policy with this
         calibration.
-    validation : iterable of (x, labels), or Outputs
+    validation : iterable of (x, labels), or Outputs, optional
         Validation samples, which must be neither in the training set nor in `loader`.
     protocol : "validation" or "p1-test-sweep", optional
         Where the thresholds of the curve come from. With ``"validation"``, a threshold for each
@@ -151,10 +151,12 @@ def evaluate_outputs(
         Logits and labels of the test samples, from `collect` or from your own arrays.
     costs : Costs or sequence of K float
         Cost of a sample that leaves at exit k, in units of the plain backbone; must not decrease.
-    policy, calibration, protocol, budgets, bins
+    policy, calibration
         As in `evaluate`.
     validation : Outputs, optional
         Logits and labels of the validation samples.
+    protocol, budgets, bins
+        As in `evaluate`.
 
     Returns
     -------

@@ -161,7 +161,17 @@ class Evaluation(Result):
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Evaluation:
-        """Make the evaluation that `to_dict` described.
+        """Make the evaluation from the output of `to_dict`.
+
+        Parameters
+        ----------
+        values : mapping
+            What `to_dict` returned.
+
+        Returns
+        -------
+        Evaluation
+            A copy with the same contents.
 
         Raises
         ------

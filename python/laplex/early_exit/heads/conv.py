@@ -41,7 +41,19 @@ class ConvHead(nn.Module):
         self.linear = nn.Linear(width, num_classes)
 
     def forward(self, activation: Any) -> Tensor:
-        """Logits [batch, num_classes]."""
+        """Compute the logits of a batch.
+
+        Parameters
+        ----------
+        activation : Tensor ``[batch, channels, height, width]``, or sequence of them
+            The output of the module that the head is attached to. If it has several tensors, the
+            head reads the last one.
+
+        Returns
+        -------
+        Tensor ``[batch, num_classes]``
+            The logits.
+        """
         maps = torch.relu(self.norm(self.conv(last(activation))))
         logits: Tensor = self.linear(maps.mean((2, 3)))
         return logits

@@ -35,6 +35,18 @@ class LaplexExit(nn.Module):
         self.head = LaplexHead(in_features, num_classes, heads=heads, phased=phased)
 
     def forward(self, activation: Any) -> Tensor:
-        """Logits [batch, num_classes]."""
+        """Compute the logits of a batch.
+
+        Parameters
+        ----------
+        activation : Tensor, or sequence of them
+            The output of the module that the head is attached to. If it has several tensors, the
+            head reads the last one.
+
+        Returns
+        -------
+        Tensor ``[batch, num_classes]``
+            The logits.
+        """
         logits: Tensor = self.head(positions(activation).mean(1))
         return logits

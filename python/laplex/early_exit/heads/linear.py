@@ -27,6 +27,18 @@ class LinearHead(nn.Module):
         self.linear = nn.Linear(in_features, num_classes)
 
     def forward(self, activation: Any) -> Tensor:
-        """Logits [batch, num_classes]."""
+        """Compute the logits of a batch.
+
+        Parameters
+        ----------
+        activation : Tensor, or sequence of them
+            The output of the module that the head is attached to. If it has several tensors, the
+            head reads the last one.
+
+        Returns
+        -------
+        Tensor ``[batch, num_classes]``
+            The logits.
+        """
         logits: Tensor = self.linear(positions(activation).mean(1))
         return logits

@@ -32,7 +32,19 @@ class PooledHead(nn.Module):
         self.linear = nn.Linear(in_features, num_classes)
 
     def forward(self, activation: Any) -> Tensor:
-        """Logits [batch, num_classes]."""
+        """Compute the logits of a batch.
+
+        Parameters
+        ----------
+        activation : Tensor, or sequence of them
+            The output of the module that the head is attached to. If it has several tensors, the
+            head reads the last one.
+
+        Returns
+        -------
+        Tensor ``[batch, num_classes]``
+            The logits.
+        """
         by_position = positions(activation)
         share = self.mix.sigmoid()
         pooled = share * by_position.amax(1) + (1 - share) * by_position.mean(1)

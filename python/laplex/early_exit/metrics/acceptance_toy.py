@@ -68,6 +68,11 @@ def futility_toy(samples: int = 20_000, *, seed: int = 0) -> FutilityToy:
     -------
     FutilityToy
 
+    Raises
+    ------
+    TypeError, ValueError
+        If ``samples`` is not a whole number of at least 1, or ``seed`` one of at least 0.
+
     Notes
     -----
     This is a minimal example of the argument of arXiv 2508.21495. The numbers 0.56, 10 and 0.23

@@ -53,7 +53,18 @@ class Metric:
 
     @staticmethod
     def per_exit(judged: Judged) -> Any:
-        """One number for each exit, [K]; NaN where the metric is undefined."""
+        """Compute one number for each exit.
+
+        Parameters
+        ----------
+        judged : Judged
+            What is known of the samples at each exit.
+
+        Returns
+        -------
+        array ``[K]``
+            The numbers; NaN where the metric is undefined.
+        """
         raise NotImplementedError
 
     @classmethod

@@ -33,10 +33,12 @@ def ece(
 
     Parameters
     ----------
-    confidence, correct, bins, adaptive
+    confidence, correct, bins
         As in `reliability`, which computes the bins.
     norm : "l1", "l2" or "max"
         How the differences are combined; see the formula.
+    adaptive : bool
+        As in `reliability`.
 
     Returns
     -------

@@ -217,7 +217,17 @@ class ScoreHeads:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ScoreHeads:
-        """Make the scores that `to_dict` described.
+        """Make the heads from the output of `to_dict`.
+
+        Parameters
+        ----------
+        values : mapping
+            What `to_dict` returned.
+
+        Returns
+        -------
+        ScoreHeads
+            A copy with the same contents.
 
         Raises
         ------

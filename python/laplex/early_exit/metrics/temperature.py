@@ -124,7 +124,18 @@ class TemperatureScaling:
         return _divided(found, fitted[:, None, None]).reshape(given.shape)
 
     def fit_transform(self, logits: Any, labels: Any) -> Array:
-        """Fit the temperatures, and divide the same logits by them; see `fit` and `transform`."""
+        """Fit the temperatures, and divide the same logits by them.
+
+        Parameters
+        ----------
+        logits, labels
+            As in `fit`.
+
+        Returns
+        -------
+        ndarray
+            The scaled logits, as `transform` returns them.
+        """
         return self.fit(logits, labels).transform(logits)
 
     def score(self, k: int, logits: Tensor) -> Tensor:
@@ -152,7 +163,17 @@ class TemperatureScaling:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TemperatureScaling:
-        """Make the scaling that `to_dict` described.
+        """Make the scaling from the output of `to_dict`.
+
+        Parameters
+        ----------
+        values : mapping
+            What `to_dict` returned.
+
+        Returns
+        -------
+        TemperatureScaling
+            A copy with the same contents.
 
         Raises
         ------

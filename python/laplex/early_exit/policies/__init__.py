@@ -27,7 +27,19 @@ POLICIES: Registry[type[Policy]] = Registry("policy", __name__, default="max-sof
 
 
 def named_policy(name: str, threshold: float | None = None) -> Policy:
-    """Make a policy from its name, with its usual threshold if none is given.
+    """Make a policy from its name.
+
+    Parameters
+    ----------
+    name : str
+        A name from `laplex.early_exit.policies.POLICIES`.
+    threshold : float, optional
+        The threshold of all exits; by default, the usual one of the policy.
+
+    Returns
+    -------
+    Policy
+        The policy.
 
     Raises
     ------

@@ -105,7 +105,17 @@ class Policy:
         return torch.stack(found)
 
     def cuts(self, num_exits: int) -> Tensor:
-        """Return the thresholds in units of scores, Tensor [num_exits - 1] in float64.
+        """Return the thresholds in units of scores.
+
+        Parameters
+        ----------
+        num_exits : int
+            Number of exits of the model.
+
+        Returns
+        -------
+        Tensor ``[num_exits - 1]``, float64
+            One threshold for each exit but the last.
 
         Raises
         ------
@@ -123,7 +133,20 @@ class Policy:
         return torch.tensor([self._cut(one) for one in self.thresholds], dtype=torch.float64)
 
     def reached(self, score: Tensor, cut: Tensor) -> Tensor:
-        """Whether a score reaches a threshold, so that the sample leaves; Tensor of bool."""
+        """Tell which scores reach a threshold, so that the samples leave.
+
+        Parameters
+        ----------
+        score : Tensor
+            Scores.
+        cut : Tensor
+            Thresholds in units of scores; they broadcast with the scores.
+
+        Returns
+        -------
+        Tensor of bool
+            Whether each score reaches its threshold.
+        """
         return score > cut if self.strict else score >= cut
 
     def exit_index(self, logits: Any) -> Tensor:
@@ -166,16 +189,43 @@ class Policy:
         return torch.where(stays, scores.argmax(0), stopped_at), stopped_at
 
     def with_thresholds(self, thresholds: Thresholds) -> Policy:
-        """Return the same policy with other thresholds, in the units of the constructor."""
+        """Return a copy of the policy with other thresholds, in the units of the constructor.
+
+        Parameters
+        ----------
+        thresholds : float or sequence of float
+            The thresholds, as in the constructor.
+
+        Returns
+        -------
+        Policy
+            The copy.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a threshold is not a finite number.
+        """
         other = copy.copy(self)
         other.thresholds = _checked(self._argument, thresholds)
         return other
 
     def with_cuts(self, cuts: Any) -> Policy:
-        """Return the same policy with other thresholds, in units of scores.
+        """Return a copy of the policy with other thresholds, in units of scores.
 
-        There is one threshold for each exit but the last. Infinite thresholds are allowed
-        here: with ``inf`` no sample leaves at that exit, with ``-inf`` every sample does.
+        Parameters
+        ----------
+        cuts : sequence of float
+            One threshold for each exit but the last. They may be infinite: with ``inf`` no
+            sample leaves at that exit, with ``-inf`` every sample does.
+
+        Returns
+        -------
+        Policy
+            The copy.
+
+        Notes
+        -----
         Thresholds of an evaluation suit only the score and the calibration that were evaluated:
         `Evaluation.policy_at` returns a policy that has both.
         """
@@ -184,7 +234,18 @@ class Policy:
         return other
 
     def scaled(self, scaling: Any) -> Policy | None:
-        """Return the policy for logits scaled by a `TemperatureScaling`, or None if none exists."""
+        """Return the policy for logits that a `TemperatureScaling` scales.
+
+        Parameters
+        ----------
+        scaling : TemperatureScaling
+            The fitted scaling.
+
+        Returns
+        -------
+        Policy or None
+            A policy that takes the unscaled logits; None if there is none of this kind.
+        """
         return None
 
     def _cut(self, threshold: float) -> float:
@@ -211,13 +272,24 @@ class SoftmaxPolicy(Policy):
         super().__init__(threshold, strict=strict, fallback=fallback)
 
     def score(self, k: int, logits: Tensor, memory: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """As in `Policy.score`."""
+        """Score the samples of a batch at one exit, as in `Policy.score`."""
         # Always in double: float32 rounds probabilities near 1 to one value, and ties there would
         # make thresholds jump.
         return self.of_probabilities(logits.double().softmax(-1)), None
 
     def of_probabilities(self, probabilities: Tensor) -> Tensor:
-        """Return scores [batch] for probabilities [batch, classes] in float64."""
+        """Compute scores from the probabilities of one exit.
+
+        Parameters
+        ----------
+        probabilities : Tensor ``[..., classes]``, float64
+            The probabilities.
+
+        Returns
+        -------
+        Tensor ``[...]``
+            Scores; higher is more confident.
+        """
         raise NotImplementedError
 
 

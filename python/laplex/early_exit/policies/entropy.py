@@ -24,7 +24,18 @@ class Entropy(SoftmaxPolicy):
     """
 
     def of_probabilities(self, probabilities: Tensor) -> Tensor:
-        """The negative entropy."""
+        """Return the negative entropy of the probabilities.
+
+        Parameters
+        ----------
+        probabilities : Tensor ``[..., classes]``, float64
+            The probabilities.
+
+        Returns
+        -------
+        Tensor ``[...]``
+            The scores, in nats.
+        """
         negative: Tensor = torch.special.entr(probabilities).sum(-1).neg()
         return negative
 

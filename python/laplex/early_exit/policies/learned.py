@@ -43,7 +43,13 @@ class LearnedScore(Policy):
         self.scorer = scorer
 
     def score(self, k: int, logits: Tensor, memory: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """As in `Policy.score`."""
+        """Score the samples of a batch at one exit, as in `Policy.score`.
+
+        Raises
+        ------
+        ValueError
+            If the scorer does not return one score for each sample.
+        """
         score = self.scorer.score(k, logits)
         if not isinstance(score, Tensor) or score.shape != logits.shape[:-1]:
             got = list(score.shape) if isinstance(score, Tensor) else type(score).__name__
@@ -54,7 +60,13 @@ class LearnedScore(Policy):
         return score.double(), None
 
     def cuts(self, num_exits: int) -> Tensor:
-        """As in `Policy.cuts`; also raises ValueError if the scorer was fitted for other exits."""
+        """Return the thresholds in units of scores, as in `Policy.cuts`.
+
+        Raises
+        ------
+        ValueError
+            If the thresholds or the scorer are for another number of exits.
+        """
         fitted = getattr(self.scorer, "num_exits", num_exits)
         if fitted != num_exits:
             raise ValueError(

@@ -21,6 +21,17 @@ class Margin(SoftmaxPolicy):
     """
 
     def of_probabilities(self, probabilities: Tensor) -> Tensor:
-        """The difference of the two largest probabilities."""
+        """Return the difference of the two largest probabilities.
+
+        Parameters
+        ----------
+        probabilities : Tensor ``[..., classes]``, float64
+            The probabilities.
+
+        Returns
+        -------
+        Tensor ``[...]``
+            The scores.
+        """
         top = probabilities.topk(min(2, probabilities.shape[-1]), dim=-1).values
         return top[..., 0] - top[..., 1] if top.shape[-1] == 2 else top[..., 0]

@@ -34,9 +34,20 @@ class MaxSoftmax(SoftmaxPolicy):
     label = "max softmax"
 
     def of_probabilities(self, probabilities: Tensor) -> Tensor:
-        """The largest probability."""
+        """Return the largest probability.
+
+        Parameters
+        ----------
+        probabilities : Tensor ``[..., classes]``, float64
+            The probabilities.
+
+        Returns
+        -------
+        Tensor ``[...]``
+            The scores.
+        """
         return probabilities.amax(-1)
 
     def scaled(self, scaling: Any) -> Policy:
-        """As in `Policy.scaled`: a `LearnedScore` whose scorer is the `TemperatureScaling`."""
+        """Return a `LearnedScore` whose scorer is the scaling, as in `Policy.scaled`."""
         return LearnedScore(scaling, self.thresholds, strict=self.strict, fallback=self.fallback)

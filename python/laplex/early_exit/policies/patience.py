@@ -36,14 +36,17 @@ class Patience(Policy):
         self._check_whole()
 
     def with_thresholds(self, thresholds: Thresholds) -> Policy:
-        """As in `Policy.with_thresholds`; the thresholds must be whole numbers."""
+        """Return a copy with other thresholds, as in `Policy.with_thresholds`.
+
+        The thresholds must be whole numbers.
+        """
         other = super().with_thresholds(thresholds)
         assert isinstance(other, Patience)
         other._check_whole()
         return other
 
     def score(self, k: int, logits: Tensor, memory: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """As in `Policy.score`."""
+        """Score the samples of a batch at one exit, as in `Policy.score`."""
         label = logits.argmax(-1)
         if memory is None:
             streak = torch.zeros_like(label)
@@ -52,7 +55,10 @@ class Patience(Policy):
         return streak.double(), torch.stack((label, streak), dim=1)
 
     def scaled(self, scaling: Any) -> Policy:
-        """As in `Policy.scaled`: the same policy, since temperatures change no prediction."""
+        """Return this policy, as in `Policy.scaled`.
+
+        Temperatures change no prediction.
+        """
         return self
 
     def _check_whole(self) -> None:

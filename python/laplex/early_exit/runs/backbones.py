@@ -101,10 +101,8 @@ def _function(backbone: str) -> Callable[..., Any]:
     function: Any = getattr(module, name, None)
     if not callable(function):
         there = [key for key, one in vars(module).items() if callable(one) and key[0] != "_"]
-        raise ValueError(
-            f"backbone {backbone!r}: {module_name} has no function {name!r}; its functions are "
-            f"{', '.join(there[:8]) or 'none'}"
-        )
+        listed = f"its functions are {', '.join(there[:8])}" if there else "it has no functions"
+        raise ValueError(f"backbone {backbone!r}: {module_name} has no function {name!r}; {listed}")
     made: Callable[..., Any] = function
     return made
 

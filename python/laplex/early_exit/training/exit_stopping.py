@@ -26,6 +26,11 @@ class ExitStopping:
     restore_best : bool
         Whether to restore, at the end of a phase, the weights of the epoch with the lowest mean
         validation loss over the exits that the phase trains.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``patience`` is not a whole number of at least 1, or ``min_delta`` is negative.
     """
 
     patience: int = 5

@@ -33,6 +33,11 @@ class Distillation:
         Weight of the distillation term, from 0 to 1.
     temperature : float
         Temperature T, positive.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a number is out of range.
     """
 
     weight: float = 0.5

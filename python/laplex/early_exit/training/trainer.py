@@ -81,9 +81,11 @@ def train(
     ----------
     model : MultiExitModel
         The model, which is trained in place.
-    train_loader, val_loader : DataLoader, or another iterable of pairs
+    train_loader : DataLoader, or another iterable of pairs
         Batches ``(x, labels)``: x is an input of the model, and labels are class indices, int64
-        [batch]. Validation is optional.
+        [batch].
+    val_loader : like ``train_loader``, optional
+        Validation samples.
     strategy : "mixed", "joint", "disjoint", or sequence of Phase
         ``"mixed"`` trains the backbone, then everything; ``"joint"`` trains everything at once;
         ``"disjoint"`` trains the backbone, then the heads. This is our reading of arXiv 2407.14320.

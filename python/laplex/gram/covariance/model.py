@@ -149,15 +149,38 @@ class LaplaceCovariance(nn.Module):
         return Heads(self.anchors, self.scales, self.phases)
 
     def standardise(self, rows: Tensor) -> Tensor:
-        """Convert images ``[n, dim]`` to standardised pixels of the model's dtype."""
+        """Subtract the mean of each pixel, and divide by its standard deviation.
+
+        Parameters
+        ----------
+        rows : Tensor ``[n, dim]``
+            The images.
+
+        Returns
+        -------
+        Tensor ``[n, dim]``
+            The standardised images, in the dtype of the model.
+        """
         return (rows.to(self.mean) - self.mean) / self.deviation
 
     @torch.no_grad()
     def set_pixels(self, mean: Tensor, deviation: Tensor) -> None:
-        """Set the mean and the standard deviation ``[dim]`` of the pixels.
+        """Set the mean and the standard deviation of the pixels.
 
         Deviations below 2 % of the largest one are raised to that value. Otherwise rare values of
         pixels that hardly vary would dominate.
+
+        Parameters
+        ----------
+        mean : Tensor ``[dim]``
+            The means.
+        deviation : Tensor ``[dim]``
+            The standard deviations.
+
+        Raises
+        ------
+        ValueError
+            If all deviations are 0.
         """
         largest = float(deviation.max())
         if largest == 0:
@@ -295,7 +318,27 @@ class LaplaceCovariance(nn.Module):
 
     @torch.no_grad()
     def sample(self, count: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Draw exact samples ``[count, dim]`` of the model, in O(heads dim) each."""
+        """Draw exact samples of the model, in O(heads dim) each.
+
+        Parameters
+        ----------
+        count : int
+            Number of samples, at least 1.
+        generator : torch.Generator, optional
+            The source of random numbers; by default, that of PyTorch.
+
+        Returns
+        -------
+        Tensor ``[count, dim]``
+            The samples.
+
+        Raises
+        ------
+        TypeError
+            If ``count`` is not an integer.
+        ValueError
+            If ``count`` is less than 1.
+        """
         checks.count("count", count)
         drawn = likelihood.sample(self, count, generator).to(self.mean)
         return self.mean + self.deviation * drawn
