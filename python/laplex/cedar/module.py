@@ -38,20 +38,68 @@ class CedarModule(nn.Module):
             self.register_buffer(name, tensor.detach().clone())
 
     def encode(self, z: Tensor, k: int | None = None) -> Tensor:
-        """Return the codes [..., d] of embeddings [..., d]."""
+        """Encode embeddings.
+
+        Parameters
+        ----------
+        z : Tensor [..., d]
+            Embeddings.
+        k : int, optional
+            Number of nonzero entries of a code; that of the module if None.
+
+        Returns
+        -------
+        Tensor [..., d]
+            The codes, with gradients.
+
+        Raises
+        ------
+        ValueError
+            If the last dimension is not d.
+        """
         rows = self._flat(z) - self.mean
         return self._basis().encode(rows, self.k if k is None else k).reshape(z.shape)
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Return the embeddings [..., d] of codes [..., d]."""
+        """Reconstruct embeddings from codes.
+
+        Parameters
+        ----------
+        codes : Tensor [..., d]
+            Codes, such as those of `encode`.
+
+        Returns
+        -------
+        Tensor [..., d]
+            The embeddings, with gradients.
+
+        Raises
+        ------
+        ValueError
+            If the last dimension is not d.
+        """
         return (self._basis().synthesise(self._flat(codes)) + self.mean).reshape(codes.shape)
 
     def forward(self, z: Tensor) -> Tensor:
-        """Return the reconstructions [..., d] of embeddings [..., d]."""
+        """Encode and reconstruct embeddings.
+
+        Parameters
+        ----------
+        z : Tensor [..., d]
+            Embeddings.
+
+        Returns
+        -------
+        Tensor [..., d]
+            The reconstructions, with gradients.
+        """
         return self.decode(self.encode(z))
 
     def extra_repr(self) -> str:
-        """Return what ``repr`` shows."""
+        """Return what ``repr`` shows.
+
+        :meta private:
+        """
         return f"dim={len(self.mean)}, k={self.k}"
 
     def _flat(self, rows: Tensor) -> Tensor:
