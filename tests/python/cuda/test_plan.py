@@ -233,7 +233,7 @@ def test_half_precision(form):
         assert on_gpu.apply(put(v), out=out) is out
         np.testing.assert_array_equal(host(out), got)
     for call in (on_gpu.half_sums, lambda v: on_gpu.vjp(v, v)):
-        with pytest.raises(TypeError, match="v is float16, which apply, transpose and adjoint"):
+        with pytest.raises(TypeError, match="v is float16, which only apply, transpose and adjoint"):
             call(put(v))
 
 
@@ -536,7 +536,7 @@ def test_arrays_of_another_gpu_and_arrays_that_name_no_stream(monkeypatch):
         def __dlpack_device__(self):
             return (2, 3)
 
-    with pytest.raises(ValueError, match="targets is on GPU 3, but the current one is 0: make"):
+    with pytest.raises(ValueError, match="targets is on GPU 3, but the current GPU is 0: make"):
         laplex.cuda.Plan(Elsewhere(np.arange(3.0)))
 
     class Unready(Interface):  # as JAX's arrays are: version 2, and a DLPack that waits
