@@ -233,7 +233,9 @@ def test_half_precision(form):
         assert on_gpu.apply(put(v), out=out) is out
         np.testing.assert_array_equal(host(out), got)
     for call in (on_gpu.half_sums, lambda v: on_gpu.vjp(v, v)):
-        with pytest.raises(TypeError, match="v is float16, which only apply, transpose and adjoint"):
+        with pytest.raises(
+            TypeError, match="v is float16, which only apply, transpose and adjoint"
+        ):
             call(put(v))
 
 
