@@ -238,8 +238,7 @@ def name_axes(
     Examples
     --------
     >>> import numpy as np
-    >>> from laplex.cedar import CEDAR
-    >>> from laplex.cedar.naming import name_axes
+    >>> from laplex.cedar import CEDAR, name_axes
     >>> random = np.random.default_rng(0)
     >>> causes = random.standard_normal((2000, 3)) * (random.random((2000, 3)) < 0.3)
     >>> model = CEDAR(k=1, n_init=3, random_state=0).fit(causes)

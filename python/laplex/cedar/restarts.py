@@ -118,7 +118,7 @@ def stability(restarts: ArrayInput, *, threshold: float = 0.7) -> StabilityRepor
     Examples
     --------
     >>> import numpy as np
-    >>> from laplex.cedar.restarts import stability
+    >>> from laplex.cedar import stability
     >>> same, turned = np.eye(3), np.array([[0.6, 0.8, 0], [-0.8, 0.6, 0], [0, 0, -1.0]])
     >>> report = stability([same, same[::-1], turned])
     >>> report.recurrence

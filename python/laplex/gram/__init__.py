@@ -2,7 +2,8 @@
 
 `LaplaceGram` is a covariance matrix of points on a line, with the operations of a Gaussian in
 linear time. `LaplaceGPRegressor` is a Gaussian process regressor with scikit-learn's interface.
-`LaplaceCovariance` is a covariance model of flattened images with learnable anchors.
+`LaplaceCovariance` is a covariance model of flattened images with learnable anchors, and `History`
+is the record of its fit.
 `LaplaceKernel`, `LaplaceSumKernel` and `LaplaceGramLinearOperator` are for GPyTorch. Each name is
 imported at its first use.
 """
@@ -16,6 +17,7 @@ from .._support.optional import require
 
 if TYPE_CHECKING:
     from .conditional import Conditional as Conditional
+    from .covariance import History as History
     from .covariance import LaplaceCovariance as LaplaceCovariance
     from .gpytorch import LaplaceKernel as LaplaceKernel
     from .gpytorch import LaplaceSumKernel as LaplaceSumKernel
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Conditional",
+    "History",
     "LaplaceCovariance",
     "LaplaceGPRegressor",
     "LaplaceGram",
@@ -38,6 +41,7 @@ __all__ = [
 # For each name its module, and what it needs besides torch: (module to find, extra).
 _HOME: dict[str, tuple[str, tuple[str, str] | None]] = {
     "Conditional": (".conditional", None),
+    "History": (".covariance", None),
     "LaplaceCovariance": (".covariance", None),
     "LaplaceGPRegressor": (".regressor", ("sklearn", "gp")),
     "LaplaceGram": (".laplace_gram", None),

@@ -37,6 +37,23 @@ class LaplexHead(KernelLayer):
     bias, device, dtype, heads, phased, init
         As for `laplex.nn.LaplexLinear`.
 
+    Attributes
+    ----------
+    targets : Parameter ``[heads, num_classes]``
+        The anchors of the classes, :math:`x`.
+    sources : Parameter ``[heads, in_features]``
+        The anchors of the features, :math:`y`.
+    log_lengthscale : Parameter ``[heads]``
+        The logarithms of the lengthscales :math:`\ell`.
+    target_phase : Parameter ``[heads, num_classes]`` or None
+        The phases :math:`\theta` in radians, or None if ``phased=False``.
+    source_phase : Parameter ``[heads, in_features]`` or None
+        The phases :math:`\phi` in radians, or None if ``phased=False``.
+    source_gain : Parameter ``[heads, in_features]``
+        The gains :math:`g`.
+    bias : Parameter ``[num_classes]`` or None
+        The bias :math:`b`, or None if ``bias=False``.
+
     Raises
     ------
     ValueError, TypeError

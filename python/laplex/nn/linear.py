@@ -38,6 +38,23 @@ class LaplexLinear(KernelLayer):
         alternate on a regular grid, so that every head has full rank; which of them stands where is
         random. With ``"random"``, they are independent and uniform.
 
+    Attributes
+    ----------
+    targets : Parameter ``[heads, out_features]``
+        The anchors of the outputs, :math:`x`.
+    sources : Parameter ``[heads, in_features]``
+        The anchors of the inputs, :math:`y`.
+    log_lengthscale : Parameter ``[heads]``
+        The logarithms of the lengthscales :math:`\ell`.
+    target_phase : Parameter ``[heads, out_features]`` or None
+        The phases :math:`\theta` in radians, or None if ``phased=False``.
+    source_phase : Parameter ``[heads, in_features]`` or None
+        The phases :math:`\phi` in radians, or None if ``phased=False``.
+    source_gain : Parameter ``[heads, in_features]``
+        The gains :math:`g`.
+    bias : Parameter ``[out_features]`` or None
+        The bias :math:`b`, or None if ``bias=False``.
+
     Raises
     ------
     ValueError

@@ -119,7 +119,7 @@ def call_of(
         given = (values, targets, sources, target_phase, source_phase)
         for name, tensor in zip(_TENSORS_GIVEN, given, strict=True):
             if tensor is not None or name in ("values", "targets"):
-                check_tensor(name, tensor)
+                check_operand(name, tensor)
     if real_part is not False:
         check_flag("real_part", real_part)
     if sources is targets:
@@ -164,6 +164,14 @@ def check_flag(name: str, value: object) -> None:
 
 def check_tensor(name: str, argument: object) -> None:
     """Refuse lists and arrays with a message that names the argument."""
+    if not isinstance(argument, Tensor):
+        raise TypeError(
+            f"{name} must be a torch tensor, got {type(argument).__name__}: use torch.as_tensor"
+        )
+
+
+def check_operand(name: str, argument: object) -> None:
+    """Refuse what is not a tensor in a call of the operator, which a plan also offers."""
     if not isinstance(argument, Tensor):
         raise TypeError(
             f"{name} must be a torch tensor, got {type(argument).__name__}: use torch.as_tensor, "

@@ -34,8 +34,9 @@ def matvec(
     :math:`e^{-d/\ell} \cos(\theta_i - \phi_j + \omega d)` at distance :math:`d`.
 
     The result is differentiable with respect to every tensor argument, in reverse and forward mode.
-    Lengthscale and frequency can be differentiated four times in total, the other arguments without
-    limit. The function works under ``torch.func``, ``torch.compile`` and autocast.
+    Lengthscale and frequency share a limit of four derivatives, in any combination; the other
+    arguments have no limit. The function works under ``torch.func``, ``torch.compile`` and
+    autocast.
 
     Parameters
     ----------

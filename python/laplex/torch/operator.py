@@ -15,7 +15,7 @@ from .._support.optional import require
 from ..numpy import checks as validation
 from . import execution
 from .autograd import is_watched
-from .call import TENSORS, TRAILING, Call, Scalar, call_of, check_tensor, signature
+from .call import TENSORS, TRAILING, Call, Scalar, call_of, check_operand, signature
 from .dense import kernel
 from .functional import product
 
@@ -89,7 +89,7 @@ class LaplaceOperator:
         source_phase: Tensor | None = None,
         real_part: bool = False,
     ) -> None:
-        check_tensor("targets", targets)
+        check_operand("targets", targets)
         self._take(
             call_of(
                 targets,  # stands in for the values, which are not known yet
@@ -162,7 +162,7 @@ class LaplaceOperator:
         Tensor ``[..., n]``
             The products.
         """
-        check_tensor("values", values)
+        check_operand("values", values)
         return product(Call(values, *self._call[1:]))
 
     def _with_row_dimension(self) -> LaplaceOperator:

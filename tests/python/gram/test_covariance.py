@@ -347,7 +347,7 @@ MASK = torch.zeros(16, dtype=torch.bool)
         (lambda m: m.fit(GOOD), ValueError, "images are all the same"),
         (lambda m: m.fit(SPOILT), ValueError, "images must be finite"),
         (lambda m: m.fit(torch.zeros(3, 15)), ValueError, "images must have 16 numbers"),
-        (lambda m: m.fit(np.zeros((3, 16))), TypeError, "images must be a torch tensor"),
+        (lambda m: m.fit(np.zeros((3, 16))), TypeError, "use torch.as_tensor$"),
         (lambda m: m.fit(GOOD, steps=-1), ValueError, "steps must be at least 0"),
         (lambda m: m.fit(GOOD, batch_size=0), ValueError, "batch_size must be at least 1"),
         (lambda m: m.fit(GOOD, learning_rate=0), ValueError, "learning_rate must be positive"),

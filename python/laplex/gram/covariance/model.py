@@ -248,8 +248,8 @@ class LaplaceCovariance(nn.Module):
 
         Returns
         -------
-        History
-            The loss of every step.
+        laplex.gram.History
+            The loss of every matching step, and the log density of every likelihood step.
 
         Raises
         ------
@@ -330,7 +330,7 @@ class LaplaceCovariance(nn.Module):
         Returns
         -------
         Tensor ``[count, dim]``
-            The samples.
+            The samples, flattened and not clipped to the range of the images.
 
         Raises
         ------
@@ -347,6 +347,7 @@ class LaplaceCovariance(nn.Module):
     def inpaint(self, image: Tensor, mask: Tensor) -> Tensor:
         """Replace missing pixels by their posterior mean, given the other pixels.
 
+        This is the conditional mean only; it does not draw samples of the missing pixels.
         With one head, the result is exact. With several heads, conjugate gradients compute it to a
         relative residual of 1e-4.
 

@@ -31,13 +31,14 @@ _POLISH_RATE = 1 / 10
 
 @dataclass
 class History:
-    """The record of a fit.
+    """The record of a fit, from `LaplaceCovariance.fit`.
 
     Attributes
     ----------
     losses : list of float
-        The relative squared Frobenius distance before each matching step. It is an estimate if
-        there are mini-batches or random probes.
+        The squared Frobenius distance to the sample covariance before each matching step, relative
+        to the squared norm of the latter. With mini-batches or random probes it is an unbiased
+        estimate, which can be negative.
     log_likelihoods : list of float
         The mean log density of an image before each likelihood step.
     """
