@@ -69,7 +69,7 @@ class AxisName:
         Number of the axis.
     positive, negative : Name or None
         Names of the atom and of its negative. None if the score of the best word is below the
-        threshold, or the axis does not recur.
+        threshold, or if only recurring axes get names and this one does not recur.
     positive_score, negative_score : float
         Score of the best word, whether or not it became a name.
     recurs : bool or None
@@ -212,7 +212,7 @@ def name_axes(
         Which axes may have a name. "auto" names those that at least 3 restarts found (see
         `stability`). With fewer than 3 restarts it is unknown which axes recur: all are then named,
         marked as unconfirmed (``recurs=None``), with a warning. None names all axes without a
-        warning.
+        warning; ``recurs`` is as with "auto".
 
     Returns
     -------
@@ -268,7 +268,7 @@ def name_axes(
     for axis, (up, down, again) in enumerate(zip(positive, negative, recurs, strict=True)):
         ends = []
         for end in (up, down):
-            named = end.score >= least and again is not False
+            named = end.score >= least and (recurring is None or again is not False)
             ends.append(
                 Name(spelled[end.word], end.score, end.score - end.second, spelled[end.other])
                 if named
@@ -423,20 +423,19 @@ def _recurring(
 ) -> tuple[int, Sequence[bool | None]]:
     """Return the number of restarts and whether each axis recurs in them."""
     starts = len(getattr(cedar, "bases_", [None]))
-    if recurring is None:
-        return starts, [None] * axes
-    if isinstance(recurring, str):
-        if recurring != "auto":
+    if recurring is None or isinstance(recurring, str):
+        if recurring not in (None, "auto"):
             raise ValueError(f"recurring must be 'auto', None or a mask, got {recurring!r}")
         if starts < MIN_RESTARTS:
-            warnings.warn(
-                f"names are unconfirmed: with {starts} start{'s' if starts > 1 else ''} it is "
-                "unknown which axes are properties of the data and which are accidents of the "
-                f"seed. Fit with n_init={MIN_RESTARTS} or more to name only the axes that recur, "
-                "or pass recurring=None to name all axes without this warning",
-                UnconfirmedNamesWarning,
-                stacklevel=3,
-            )
+            if recurring == "auto":
+                warnings.warn(
+                    f"names are unconfirmed: with {starts} start{'s' if starts > 1 else ''} it is "
+                    "unknown which axes are properties of the data and which are accidents of the "
+                    f"seed. Fit with n_init={MIN_RESTARTS} or more to name only the axes that "
+                    "recur, or pass recurring=None to name all axes without this warning",
+                    UnconfirmedNamesWarning,
+                    stacklevel=3,
+                )
             return starts, [None] * axes
         mask = stability(cedar.restarts_).recurring(MIN_RESTARTS)
     else:

@@ -361,6 +361,7 @@ def _names(
             texts,
             listed,
             threshold="chance" if threshold is None else threshold,
+            # The caution above takes the place of the warning.
             recurring=None if unknown or all_axes else "auto",
         )
 

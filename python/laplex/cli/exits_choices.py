@@ -34,7 +34,8 @@ PolicyOption = Annotated[
     str,
     choice(
         POLICIES,
-        "Exit policy: a sample leaves when the score of this policy reaches a threshold.",
+        "Exit policy: a sample leaves when the score of this policy reaches a threshold. The "
+        "score of learned is that of --calibration eefp.",
     ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Do not show progress bars.")]

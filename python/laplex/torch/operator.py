@@ -308,6 +308,8 @@ class LaplaceOperator:
         ------
         ValueError
             With ``real_part``: no such rule is known for the cosine form.
+        NotImplementedError
+            Inside a transform of ``torch.func``.
         """
         # Only the order matters, so the numbers may be on any device.
         plan = (self.to(device="cpu") if self.device.type == "cuda" else self)._plan()
@@ -317,7 +319,7 @@ class LaplaceOperator:
         return int(ranks) if ranks.dim() == 0 else ranks
 
     def _plan(self) -> execution.Plan:
-        own = (None if each is None else each.detach() for each in self._call[:TENSORS])
+        own = _detached("rank", self._call[:TENSORS])
         return execution.plan_of(Call._make((*own, *self._call[TENSORS:])), self._signature)
 
     def __repr__(self) -> str:
@@ -337,12 +339,18 @@ class LaplaceOperator:
     # --- other libraries --------------------------------------------------------------------------
 
     def to_plan(self) -> Plan:
-        """Return a `laplex.Plan` of the same matrix and dtype, without gradients."""
+        """Return a `laplex.Plan` of the same matrix and dtype, without gradients.
+
+        Raises
+        ------
+        NotImplementedError
+            Inside a transform of ``torch.func``.
+        """
         from ..numpy.plan import Plan
 
         targets, sources, lengthscale, frequency, theta, phi = (
-            None if tensor is None else tensor.detach().resolve_neg().cpu().numpy()
-            for tensor in self._tensors
+            None if tensor is None else tensor.resolve_neg().cpu().numpy()
+            for tensor in _detached("to_plan", self._tensors)
         )
         if frequency is not None and not frequency.any() and theta is None:
             # A plan with frequency 0 does not oscillate; phases of 0 keep its kernel complex.
@@ -370,6 +378,18 @@ class LaplaceOperator:
         from .linear_operator import LaplaceLinearOperator
 
         return LaplaceLinearOperator.of(self)
+
+
+def _detached(method: str, tensors: Iterable[Tensor | None]) -> list[Tensor | None]:
+    """Return the tensors without gradients; raise an error if transforms hide their numbers."""
+    own = [None if each is None else each.detach() for each in tensors]
+    for each in own:
+        if each is not None and torch._C._functorch.is_functorch_wrapped_tensor(each):
+            raise NotImplementedError(
+                f"LaplaceOperator.{method} does not support the transforms of torch.func: call it "
+                "outside of them, and use leading dimensions in place of vmap"
+            )
+    return own
 
 
 def _is_tensor(other: object) -> TypeGuard[Tensor]:

@@ -203,6 +203,10 @@ def test_only_axes_that_recur_are_named(texts):
     lost = [axis for axis in names if not axis.recurs]
     assert lost
     assert not any(axis.named for axis in lost)
+    every = name_axes(fitted, vectors, words, threshold=-1.0, recurring=None)
+    assert all(axis.named for axis in every)
+    assert [axis.recurs for axis in every] == [axis.recurs for axis in names]
+    assert every.confirmed
     mask = np.arange(D) % 2 == 0
     by_mask = name_axes(fitted, vectors, words, threshold=-1.0, recurring=mask)
     np.testing.assert_array_equal([axis.named for axis in by_mask], mask)

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 import command_cases
 from command_cases import command, without
 from laplex._support.complete_files import replacing
-from laplex.cedar import CEDAR, fitting
+from laplex.cedar import CEDAR, fitting, stability
 from laplex.cedar.files import list_pictures, read_embeddings, read_lines
 from laplex.cedar.naming import name_axes
 from laplex.cli.cedar import app
@@ -242,6 +242,23 @@ def test_name_after_one_start(folder, tmp_path):
     assert "--n-init 3" in error
     assert "UNCONFIRMED" in out
     assert run("name", tmp_path / "one", *words, "--all-axes")[1] == ""
+
+
+def test_name_all_axes_says_which_recur(folder, tmp_path):
+    noise = np.random.default_rng(0).standard_normal((300, 10))  # where starts find what they like
+    model = CEDAR(k=2, n_init=3, max_iter=5, random_state=0).fit(noise)
+    model.save(tmp_path / "three")
+    words = ["--words", folder / "words.txt", "--text-embeddings", folder / "t.npy"]
+    options = ["--threshold", -1, "--all-axes", "--out", tmp_path / "n.json"]
+    out, error = run("name", tmp_path / "three", *words, *options)
+    assert error == ""
+    assert out.startswith("10 of 10 axes have a name with a cosine of at least -1.000; ")
+    assert "UNCONFIRMED" not in out
+    recurs = {line.split()[0]: line.split()[1] for line in out.splitlines()[2:]}
+    found = stability(model.restarts_).recurring(3)
+    assert not found.all()
+    assert recurs == {str(i): "yes" if one else "no" for i, one in enumerate(found)}
+    assert json.loads((tmp_path / "n.json").read_text("utf-8"))["confirmed"] is True
 
 
 def test_report(folder, tmp_path):

@@ -497,6 +497,19 @@ def test_seeds_are_one_group(folder, tmp_path):
     }
 
 
+def test_groups_are_named_by_what_is_set(folder, tmp_path):
+    (tmp_path / "a.yaml").write_text(
+        "{backbone: small_mlp, backbone_options: {widths: [16, 16, 16]}, strategy: joint, "
+        "epochs: 2, detach: true, distillation: {weight: 0.5}}"
+    )
+    run("train", "--out", tmp_path / "own", "--quiet", tmp_path / "a.yaml")
+    run("evaluate", folder / "joint", tmp_path / "own", "--out", tmp_path / "a.json")
+    assert list(Comparison.from_json(tmp_path / "a.json").groups) == [
+        "joint, images 200",
+        "joint, backbone options (widths [16, 16, 16]), detach, distillation (weight 0.5)",
+    ]
+
+
 def test_rules_decide_for_real_as_they_were_judged(folder):
     found = Run.open(folder / "mixed")
     unseen = collect(found.model, found.splits.loader("validation", 100))

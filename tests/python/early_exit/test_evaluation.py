@@ -361,8 +361,39 @@ def test_fitted_on_validation_holds_there() -> None:
     own = evaluate_outputs(data, COSTS, policy=MaxSoftmax(cuts)).operating_point
     assert own is not None
     assert 0.65 < own.cost <= 0.7
-    with pytest.raises(ValueError, match=r"budget must be at least 0\.3"):
-        found.cuts_at(0.2)
+    for wrong in (0.2, float("nan")):
+        with pytest.raises(ValueError, match=r"budget must be at least 0\.3"):
+            found.cuts_at(wrong)
+
+
+def test_cuts_are_fitted_to_the_budget_on_the_validation_samples() -> None:
+    """Also between the budgets of the curve, and whatever the test samples are."""
+    unseen = outputs(200, seed=3)
+    scores = MaxSoftmax(0.5).scores(unseen.logits)
+    found = [evaluate_outputs(outputs(90, seed=i), COSTS, validation=unseen) for i in (1, 2)]
+    for budget in (0.3, 0.5, 0.613, 0.9, 2.0):
+        cuts = found[0].cuts_at(budget)
+        assert np.array_equal(cuts, fit_cuts(scores, COSTS, budget))
+        assert np.array_equal(cuts, found[1].cuts_at(budget))
+        spent = np.array(COSTS)[found[0].policy_at(budget).decide(scores)[1].numpy()].mean()
+        assert spent <= budget * (1 + 1e-12)
+        # The cuts of the curve are for 30 budgets: one of them may be almost 0.03 too small.
+        assert spent >= min(budget, 1.1) - 0.01
+    strict = evaluate_outputs(
+        outputs(90), COSTS, policy=MaxSoftmax(0.5, strict=True), validation=unseen
+    )
+    assert np.array_equal(strict.cuts_at(0.6), fit_cuts(scores, COSTS, 0.6, strict=True))
+
+
+def test_cuts_without_validation_scores_are_those_of_a_point_of_the_curve() -> None:
+    unseen = outputs(200, seed=3)
+    swept = evaluate_outputs(outputs(200), COSTS, validation=unseen, protocol="p1-test-sweep")
+    fitted = evaluate_outputs(outputs(200), COSTS, validation=unseen)
+    for found in (swept, Evaluation.from_json(fitted.to_json())):
+        assert found.validation_scores is None
+        within = found.curve.cost <= 0.613
+        best = found.curve.cost == found.curve.cost[within].max()
+        assert found.cuts_at(0.613).tolist() in found.curve.cuts[best].tolist()
 
 
 def test_temperature_keeps_answers_and_is_fitted_on_validation() -> None:
@@ -524,12 +555,13 @@ def test_policy_at_decides_as_the_curve_says(policy: Any, calibration: Any, kind
     costs = count_costs(model, x)
     found = evaluate_outputs(data, costs, policy=policy, calibration=calibration, validation=unseen)
     seen = 0
-    for budget in np.linspace(float(found.curve.cost.min()), 1.1, 6):
-        real = found.policy_at(float(budget))
+    budgets = np.linspace(found.costs[0], found.costs[-1], 30)  # of the points of the curve
+    for point in (0, 7, 13, 18, 24, 29):
+        real = found.policy_at(float(budgets[point]))
         assert type(real) is kind
-        cuts = found.cuts_at(float(budget))
+        cuts = found.curve.cuts[point]
         assert np.array_equal(real.cuts(3).numpy(), cuts)
-        point = int(np.flatnonzero((found.curve.cuts == cuts).all(1))[0])
+        assert np.array_equal(found.cuts_at(float(budgets[point])), cuts)
         scores = real.scores(data.logits).numpy()
         # As in the test above: samples this near to a threshold may go either way.
         near = (np.abs(scores[:-1] - cuts[:, None]) < 1e-5).any(0)
@@ -571,10 +603,9 @@ def test_the_policy_of_an_evaluation_may_be_missing() -> None:
         found.policy_at(0.2)
     copied = pickle.loads(pickle.dumps(found))
     assert copied.policy_at(0.7).thresholds == found.policy_at(0.7).thresholds
-    assert "evaluated" not in found.to_dict()
+    assert not {"evaluated", "validation_scores"} & found.to_dict().keys()
     read = Evaluation.from_json(found.to_json())
     assert read.evaluated is None
-    assert np.array_equal(read.cuts_at(0.7), found.cuts_at(0.7))
     with pytest.raises(ValueError, match=r"read from a file.*calibration temperature\)"):
         read.policy_at(0.7)
     for policy in ("entropy", "margin"):

@@ -113,6 +113,21 @@ def test_rank():
     assert batch.rank().dtype == torch.int64
 
 
+@pytest.mark.parametrize("method", ["rank", "to_plan"])
+def test_methods_that_read_numbers_refuse_transforms(method):
+    x = torch.rand(2, 5, dtype=torch.float64)
+
+    def used(anchors):
+        getattr(laplex.LaplaceOperator(anchors), method)()
+        return anchors.sum()
+
+    for transform in (torch.func.vmap, torch.func.grad):
+        with pytest.raises(NotImplementedError, match=rf"LaplaceOperator\.{method} does not"):
+            transform(used)(x)
+    # Under vmap, anchors from outside are ordinary tensors.
+    assert torch.func.vmap(lambda v: used(x[0]) * v)(x).shape == x.shape
+
+
 @pytest.mark.parametrize("form", ["real", "carrier", "oscillating"])
 def test_rank_agrees_with_the_dense_matrix(form):
     for seed in range(20):

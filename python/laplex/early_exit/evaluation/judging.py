@@ -81,6 +81,7 @@ def judge(
         conventions=_conventions(arguments, policy, costs),
         others=metrics,
         evaluated=(policy, calibration),
+        validation_scores=unseen if arguments.protocol == "validation" else None,
     )
 
 

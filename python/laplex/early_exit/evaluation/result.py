@@ -18,11 +18,13 @@ from ..metrics.reliability_diagram import Reliability
 from ..policies.base import Policy
 from .curves import Curve
 from .real_policies import Calibration, real_policy
+from .thresholds import fit_cuts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _CURVES = ("curve", "static", "random", "oracle")
+_NOT_IN_FILES = ("evaluated", "validation_scores")
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +90,9 @@ class Evaluation(Result):
     evaluated : (Policy, TemperatureScaling or ScoreHeads or None), or None
         The policy and the fitted calibration that were evaluated, for `policy_at`. Files do not
         hold them: None for an evaluation from `from_dict` or `from_json`.
+    validation_scores : ndarray [K, M] or None
+        Scores of the M validation samples, to which `cuts_at` and `policy_at` fit thresholds. None
+        with the protocol ``"p1-test-sweep"``, and for an evaluation from a file.
 
     Notes
     -----
@@ -123,6 +128,7 @@ class Evaluation(Result):
     conventions: dict[str, str]
     others: dict[str, Array] = field(default_factory=dict)
     evaluated: tuple[Policy, Calibration] | None = None
+    validation_scores: Array | None = None
 
     @property
     def accuracy_at_budgets(self) -> Array:
@@ -154,7 +160,8 @@ class Evaluation(Result):
         `from_dict` reads the result.
         """
         found = super().to_dict()
-        del found["evaluated"]
+        for name in _NOT_IN_FILES:
+            del found[name]
         found.update(found.pop("others"))
         means = [f"mean_{name}" for name in proxies() if name in self.metrics]
         return {**found, **{name: to_plain(getattr(self, name)) for name in means}}
@@ -182,14 +189,20 @@ class Evaluation(Result):
             own = {one.name for one in fields(cls)}
             others = [name for name in METRICS if name in values.keys() - own]
             registered = {name: values[name] for name in others}
-            values = {**values, "others": registered, "evaluated": None}
+            values = {**values, "others": registered, **dict.fromkeys(_NOT_IN_FILES)}
         return super().from_dict(values)
 
     def cuts_at(self, budget: float) -> Array:
-        """Look up the thresholds for a mean cost.
+        """Return the thresholds for a mean cost.
 
-        They are thresholds for the scores of this evaluation, after its calibration: another
-        policy must not use them. `policy_at` returns the policy that they belong to.
+        With the protocol ``"validation"``, they are fitted to the budget on the validation samples
+        by `fit_cuts`, as the points of `curve` are; the test samples have no influence. With
+        ``"p1-test-sweep"``, and for an evaluation that was read from a file, there are no
+        validation scores: the thresholds are those of the point of `curve` with the largest cost
+        within the budget, and that is the mean cost of the *test* samples.
+
+        The thresholds apply to the scores of this evaluation, after its calibration. Do not use
+        them with another policy; `policy_at` returns the policy that they belong to.
 
         Parameters
         ----------
@@ -199,27 +212,30 @@ class Evaluation(Result):
         Returns
         -------
         ndarray [K - 1]
-            Thresholds in units of scores, of the most expensive point of `curve` within the budget.
+            Thresholds in units of scores. They may be infinite.
 
         Raises
         ------
         ValueError
-            If even the cheapest point costs more.
+            If even the first exit costs more.
         """
-        within = np.flatnonzero(self.curve.cost <= budget)
-        if not len(within):
+        if not budget >= self.costs[0]:
             raise ValueError(
-                f"budget must be at least {self.curve.cost.min():.4g}, the cost of the first exit, "
+                f"budget must be at least {self.costs[0]:.4g}, the cost of the first exit, "
                 f"got {budget}"
             )
+        if self.evaluated is not None and self.validation_scores is not None:
+            strict = self.evaluated[0].strict
+            return fit_cuts(self.validation_scores, self.costs, budget, strict=strict)
+        within = np.flatnonzero(self.curve.cost <= budget)
         cuts: Array = self.curve.cuts[within[np.argmax(self.curve.cost[within])]]
         return cuts
 
     def policy_at(self, budget: float) -> Policy:
         """Return the policy that was evaluated, with thresholds for a mean cost.
 
-        The calibration is part of the policy, so that `MultiExitModel.predict` and `export` make
-        the decisions that `curve` describes.
+        The calibration is part of the policy, so it is ready for `MultiExitModel.predict` and
+        `export`.
 
         Parameters
         ----------
@@ -236,9 +252,17 @@ class Evaluation(Result):
         Raises
         ------
         ValueError
-            If even the cheapest point of `curve` costs more, the policy and the calibration can
-            only be evaluated offline (`Entropy` or `Margin` with a temperature), or the evaluation
-            was read from a file.
+            If even the first exit costs more, the policy and the calibration can only be evaluated
+            offline (`Entropy` or `Margin` with a temperature), or the evaluation was read from a
+            file.
+
+        Notes
+        -----
+        With thresholds fitted on validation samples, the mean cost of those samples is at most the
+        budget. That of other samples may differ a little. The accuracy that `table` shows at a
+        budget is interpolated between two points of `curve`, so it may differ a little as well.
+        Samples with equal scores leave together: scores with few values, such as those of
+        `Patience`, allow few mean costs, and the cost may be far below the budget.
         """
         cuts = self.cuts_at(budget)
         if self.evaluated is None:

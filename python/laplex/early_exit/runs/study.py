@@ -109,7 +109,10 @@ def _names(runs: Sequence[Run]) -> list[str]:
 
 
 def _groups(runs: Sequence[Run], judged: Sequence[RunEvaluation]) -> Mapping[str, list[Evaluation]]:
-    """Evaluations, grouped by policy, calibration, and the settings (but the seed) that differ."""
+    """Evaluations, grouped by policy, calibration, and the settings (but the seed) that differ.
+
+    The name of a group has the settings that differ between runs, unless they are unset or off.
+    """
     ways = {judged_as(one) for found in judged for one in found.evaluations}
     splits = {found.split for found in judged}
     keys = [
@@ -122,7 +125,7 @@ def _groups(runs: Sequence[Run], judged: Sequence[RunEvaluation]) -> Mapping[str
         keys = [key for key in keys if key != "exits"]
     groups: dict[str, list[Evaluation]] = {}
     for run, found in zip(runs, judged, strict=True):
-        parts = [run.strategy, *(_setting(run.settings, key) for key in keys)]
+        parts = [run.strategy, *filter(None, (_setting(run.settings, key) for key in keys))]
         if len(splits) > 1:
             parts.append(f"{found.split} images")
         for one in found.evaluations:
@@ -132,10 +135,21 @@ def _groups(runs: Sequence[Run], judged: Sequence[RunEvaluation]) -> Mapping[str
 
 
 def _setting(settings: RunSettings, key: str) -> str:
+    """A setting as part of a group's name; empty if it is unset or off."""
     value = getattr(settings, key)
+    if value is None or value is False or value == {}:
+        return ""
+    if key in ("data", "backbone", "head"):
+        return str(value)
+    label = key.replace("_", " ")
+    if value is True:
+        return label
+    if isinstance(value, dict):
+        options = ", ".join(f"{name} {one}" for name, one in value.items())
+        return f"{label} ({options})"
     if isinstance(value, tuple):
         value = ",".join(map(str, value))
-    return str(value) if key in ("data", "backbone", "head") else f"{key} {value}"
+    return f"{label} {value}"
 
 
 def _facts(run: Run) -> dict[str, str]:
