@@ -98,7 +98,11 @@ def full_name(env: BuildEnvironment, text: str) -> str | None:
     objects = env.domains.python_domain.objects
     if text in objects:
         return text
-    names = [name for name in objects if name.endswith(f".{text}")]
+    names = [
+        name
+        for name, there in objects.items()
+        if name.endswith(f".{text}") and not there.aliased  # by the module that defines it
+    ]
     return names[0] if len(names) == 1 and text[:1].isupper() else None
 
 
