@@ -195,8 +195,8 @@ class Evaluation(Result):
     def cuts_at(self, budget: float) -> Array:
         """Return the thresholds for a mean cost.
 
-        With the protocol ``"validation"``, they are fitted to the budget on the validation samples, as
-        those of each point of `curve` are; the test samples have no influence. With
+        With the protocol ``"validation"``, they are fitted to the budget on the validation samples,
+        as those of each point of `curve` are; the test samples have no influence. With
         ``"p1-test-sweep"``, and for an evaluation that was read from a file, there are no
         validation scores: the thresholds are those of the point of `curve` with the largest cost
         within the budget, and that is the mean cost of the *test* samples.
