@@ -135,7 +135,7 @@ def main() -> None:
         elif path.suffix == ".md":
             tests.add("test_docs")
         elif path.suffix == ".ipynb":
-            tests.add("test_notebooks")
+            tests |= {"test_docs", "test_notebooks"}
         elif inside[0] == "examples":
             tests |= {
                 name

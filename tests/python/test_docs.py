@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import importlib
 import inspect
+import json
 import pkgutil
 import re
 from collections.abc import Iterator
@@ -21,7 +22,8 @@ from laplex.cli.commands import app
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-ALL_PAGES = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+NOTEBOOKS = sorted((ROOT / "docs").rglob("*.ipynb"))
+ALL_PAGES = [*PAGES, *NOTEBOOKS, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!https?:)([^)#]*)(?:#([^)]+))?\)")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
@@ -41,13 +43,21 @@ def test_readme_has_examples() -> None:
     assert len(BLOCK.findall(PAGES[0].read_text())) >= 2
 
 
+def markdown(page: Path) -> str:
+    """The text of a page, or of the cells of a notebook that are text."""
+    if page.suffix != ".ipynb":
+        return page.read_text()
+    cells = json.loads(page.read_text())["cells"]
+    return "\n\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+
+
 @pytest.mark.parametrize("page", ALL_PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
-    for name, anchor in LINK.findall(page.read_text()):
+    for name, anchor in LINK.findall(markdown(page)):
         target = page.parent / name if name else page
         assert target.exists(), f"{page.name} links to {name}"
         if anchor:
-            headings = HEADING.findall(target.read_text())
+            headings = HEADING.findall(markdown(target))
             slugs = [re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings]
             assert anchor in slugs, f"{page.name} links to {name}#{anchor}"
 

@@ -13,8 +13,7 @@ import pytest
 
 TUTORIALS = Path(__file__).parents[2] / "docs" / "tutorials"
 NOTEBOOKS = sorted(TUTORIALS.glob("*.ipynb"))
-LINK = re.compile(r"\]\((?!https?:)([^)#]+)(?:#([^)]+))?\)")
-HEADING = re.compile(r"^(#+) (.+)$", re.MULTILINE)
+HEADING = re.compile(r"^(#+) ", re.MULTILINE)
 
 each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
@@ -75,7 +74,7 @@ def test_cells_have_speaking_ids_and_text(path: Path) -> None:
 
 @each
 def test_headings(path: Path) -> None:
-    levels = [len(marks) for marks, _ in HEADING.findall("\n\n".join(cells(path, "markdown")))]
+    levels = [len(marks) for marks in HEADING.findall("\n\n".join(cells(path, "markdown")))]
     assert levels[0] == 1
     assert levels.count(1) == 1
     assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
@@ -87,18 +86,6 @@ def test_says_how_to_install_and_what_it_cannot_do(path: Path) -> None:
     assert 'pip install "laplex[' in text
     assert "## What the method cannot do" in text
     assert "## Where to go next" in text
-
-
-@each
-def test_links_lead_somewhere(path: Path) -> None:
-    for text in cells(path, "markdown"):
-        for name, anchor in LINK.findall(text):
-            target = path.parent / name
-            assert target.exists(), f"{path.name} links to {name}"
-            if anchor:
-                headings = [heading for _, heading in HEADING.findall(target.read_text())]
-                slugs = [re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings]
-                assert anchor in slugs, f"{path.name} links to {name}#{anchor}"
 
 
 @each

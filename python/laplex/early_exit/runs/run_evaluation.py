@@ -141,6 +141,6 @@ def evaluate_run(
     if timing:
         real, last = fitted[-1].real(), evaluations[-1]
         if threshold is None:
-            real = last.policy_at(max(_TIMED_BUDGET, float(last.curve.cost.min())))
+            real = last.policy_at(max(_TIMED_BUDGET, float(last.costs[0])))
         measured = time_exits(run.model, splits.images[split][:_TIMED], real)
     return RunEvaluation(split, evaluations, costs, measured)
