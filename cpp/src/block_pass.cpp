@@ -5,9 +5,8 @@
 namespace laplex::detail {
 
 template <class T>
-void Carried<T>::set(PassShape shape, const Cells<T>& cells, const SideView<T>& side,
-                     std::int64_t count, const Vectors<const T>& values, Block block,
-                     bool conjugate, Array<std::byte>& scratch, int threads) {
+void LaidOut<T>::set(PassShape shape, const SideView<T>& side, std::int64_t count,
+                     const Vectors<const T>& values, Block block, bool conjugate, int threads) {
   const Kernels<T>& kernel = kernels<T>();
   input_.paired = values.paired();
   input_.conjugate = conjugate && input_.paired;
@@ -32,6 +31,14 @@ void Carried<T>::set(PassShape shape, const Cells<T>& cells, const SideView<T>& 
       sort_values(shape, side, count, threads);
     }
   }
+}
+
+template <class T>
+void Carried<T>::set(PassShape shape, const Cells<T>& cells, const SideView<T>& side,
+                     std::int64_t count, const Vectors<const T>& values, Block block,
+                     bool conjugate, Array<std::byte>& scratch, int threads) {
+  const Kernels<T>& kernel = kernels<T>();
+  values_.set(shape, side, count, values, block, conjugate, threads);
   const std::int64_t carry = shape.carry();
   const std::int64_t num_cells = cells.count();
   for (Array<double>* array : {&grown_, &shrunk_, &left_, &right_}) {
@@ -47,8 +54,8 @@ void Carried<T>::set(PassShape shape, const Cells<T>& cells, const SideView<T>& 
   const std::int64_t scratch_size = scratch_bytes(sizeof(T), shape.wide);
   over_cells(num_cells, scratch, scratch_size, threads,
              [&](std::int64_t begin, std::int64_t end, void* memory) {
-               kernel.totals(shape.form, shape.wide, side, input_, begin, end, grown_.data(),
-                             shrunk_.data(), memory);
+               kernel.totals(shape.form, shape.wide, side, values_.input(), begin, end,
+                             grown_.data(), shrunk_.data(), memory);
              });
   if (num_cells <= 1) {
     return;
@@ -75,7 +82,7 @@ void Carried<T>::set(PassShape shape, const Cells<T>& cells, const SideView<T>& 
 /// Brings the values of a single lane into the order of the side, phases in: once for both looks at
 /// them.
 template <class T>
-void Carried<T>::sort_values(PassShape shape, const SideView<T>& side, std::int64_t count,
+void LaidOut<T>::sort_values(PassShape shape, const SideView<T>& side, std::int64_t count,
                              int threads) {
   const std::int64_t planes = planes_of(shape.form);
   const Input<T> given = input_;
@@ -204,6 +211,8 @@ void Delivered<T>::close(int threads) {
   }
 }
 
+template class LaidOut<float>;
+template class LaidOut<double>;
 template class Carried<float>;
 template class Carried<double>;
 template class Permuted<float>;

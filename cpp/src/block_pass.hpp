@@ -22,8 +22,24 @@ template <class T>
   return shape.wide ? state.side(head, side) : state.permuted_side(head, side, threads);
 }
 
-/// Values of a block of lanes on one side of a head: where the kernels find them, and what they sum
-/// up to in front of each cell. The memory is kept for the next block.
+/// Values of a block of lanes on one side of a head, where the kernels find them. The memory is
+/// kept for the next block.
+template <class T>
+class LaidOut {
+ public:
+  void set(PassShape shape, const SideView<T>& side, std::int64_t count,
+           const Vectors<const T>& values, Block block, bool conjugate, int threads);
+
+  [[nodiscard]] const Input<T>& input() const { return input_; }
+
+ private:
+  void sort_values(PassShape shape, const SideView<T>& side, std::int64_t count, int threads);
+
+  Array<T> tile_;  ///< values of a wide block, or sorted ones of a narrow block
+  Input<T> input_{};
+};
+
+/// Values with what they sum up to in front of each cell.
 template <class T>
 class Carried {
  public:
@@ -32,21 +48,19 @@ class Carried {
            const Vectors<const T>& values, Block block, bool conjugate, Array<std::byte>& scratch,
            int threads);
 
-  [[nodiscard]] const Input<T>& input() const { return input_; }
+  [[nodiscard]] const Input<T>& input() const { return values_.input(); }
   [[nodiscard]] Carries carries() const { return {left_.data(), right_.data(), grown_.data()}; }
 
  private:
-  void sort_values(PassShape shape, const SideView<T>& side, std::int64_t count, int threads);
   template <class D, int L>
   void scan(const Cells<T>& cells, int threads);
 
-  Array<T> tile_;  ///< values of a wide block, or sorted ones of a narrow block
+  LaidOut<T> values_;
   Array<double> grown_;
   Array<double> shrunk_;
   Array<double> left_;
   Array<double> right_;
   Array<double> sums_;
-  Input<T> input_{};
 };
 
 /// Results of a single lane that are written in sorted order and permuted at the end: several

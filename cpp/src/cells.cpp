@@ -39,6 +39,7 @@ SideView<T> Cells<T>::view(std::int64_t offset, SideOrder order, bool targets) c
   side.first = targets ? first_target_.data() : first_source_.data();
   side.point = point_.empty() ? nullptr : point_.data();
   side.index = order == SideOrder::as_given ? nullptr : at(index_);
+  side.position = at(position_);
   side.grow = at(grow_);
   side.shrink = at(shrink_);
   side.gap = at(gap_);

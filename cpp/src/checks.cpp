@@ -78,13 +78,6 @@ void check_call(std::int64_t rows, const char* name, bool complex, bool should_b
   }
 }
 
-void check_term(Term term) {
-  if (term.moment < 0 || term.moment > kMaxMoment) {
-    invalid("moment must be in 0.." + std::to_string(kMaxMoment) + ", got " +
-            std::to_string(term.moment));
-  }
-}
-
 std::string of_matrix(std::int64_t matrix, std::int64_t batch) {
   return batch > 1 ? " of matrix " + std::to_string(matrix) : "";
 }

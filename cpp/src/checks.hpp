@@ -26,9 +26,6 @@ void check_sides(bool self, bool given, std::int64_t sources);
 /// Throws for fewer rows than none, and for an array (the result, a cotangent) of the wrong type.
 void check_call(std::int64_t rows, const char* name, bool complex, bool should_be_complex);
 
-/// Throws for a moment that the family of sums does not have.
-void check_term(Term term);
-
 /// Throws unless the lengthscale is positive, finite and normal, and the frequency finite.
 void check_rate(Rate rate, std::int64_t head, std::int64_t heads);
 

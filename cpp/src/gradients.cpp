@@ -15,12 +15,14 @@
 #include "block_pass.hpp"
 #include "boundary.hpp"
 #include "checks.hpp"
+#include "compensated.hpp"
+#include "profile.hpp"
 #include "state.hpp"
+#include "term_gradients.hpp"
 
 #include <laplex/plan.hpp>
 
 #include <algorithm>
-#include <cmath>
 #include <vector>
 
 namespace laplex {
@@ -49,22 +51,6 @@ struct Accumulators {
     add_to(source_phase, other.source_phase);
     add_to(stretch, other.stretch);
   }
-};
-
-/// Neumaier's compensated sum: the gradient of a scalar must not lose digits to the number of
-/// anchors.
-class Sum {
- public:
-  void add(double x) {
-    const double t = total_ + x;
-    rest_ += std::fabs(total_) >= std::fabs(x) ? (total_ - t) + x : (x - t) + total_;
-    total_ = t;
-  }
-  [[nodiscard]] double value() const { return std::isfinite(rest_) ? total_ + rest_ : total_; }
-
- private:
-  double total_ = 0.0;
-  double rest_ = 0.0;
 };
 
 template <class T>
@@ -225,10 +211,11 @@ std::int64_t num_groups(std::int64_t blocks, std::int64_t anchors) {
 template <class T>
 void Plan<T>::vjp_any(const T* v, bool v_complex, Strides v_strides, const T* g, bool g_complex,
                       Strides g_strides, std::int64_t rows, const Gradients<T, T>& gradients,
-                      int num_threads) const {
+                      Term term, int num_threads) const {
   const auto snapshot = state();
   const Fixed<T>& fixed = snapshot->fixed();
   check_call(rows, "cotangent", g_complex, v_complex || kernel_is_complex());
+  const Polynomial polynomial = polynomial_of(term, fixed.profile);
   const int parts = parts_of(fixed, v_complex);
   const Strides contiguous{rows * fixed.m, fixed.m};
   Call<T> call{*snapshot,
@@ -240,6 +227,11 @@ void Plan<T>::vjp_any(const T* v, bool v_complex, Strides v_strides, const T* g,
   const int threads = threads_for(2 * fixed.heads * lanes * (fixed.n + fixed.m),
                                   num_threads > 0 ? num_threads : fixed.num_threads);
   guarded([&] {
+    if (term.parity != Parity::even || polynomial != polynomial_of(Profile::matern12)) {
+      term_gradients(*snapshot, term.parity, polynomial, call.values, call.grad, rows,
+                     call.d_values, gradients, threads);
+      return;
+    }
     const PassShape shape = pass_shape(fixed, v_complex, lanes);
     const std::int64_t width = shape.width();
     const std::int64_t blocks = (lanes + width - 1) / width;
@@ -271,8 +263,9 @@ void Plan<T>::vjp_any(const T* v, bool v_complex, Strides v_strides, const T* g,
 }
 
 template void Plan<float>::vjp_any(const float*, bool, Strides, const float*, bool, Strides,
-                                   std::int64_t, const Gradients<float, float>&, int) const;
+                                   std::int64_t, const Gradients<float, float>&, Term, int) const;
 template void Plan<double>::vjp_any(const double*, bool, Strides, const double*, bool, Strides,
-                                    std::int64_t, const Gradients<double, double>&, int) const;
+                                    std::int64_t, const Gradients<double, double>&, Term,
+                                    int) const;
 
 }  // namespace laplex

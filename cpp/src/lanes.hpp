@@ -41,88 +41,7 @@ struct Block {
   std::int64_t count;
 };
 
-template <class S>
-[[nodiscard]] S make_state(double re, double im) {
-  if constexpr (std::is_same_v<S, double>) {
-    static_cast<void>(im);
-    return re;
-  } else {
-    return {re, im};
-  }
-}
-
-/// S times a phase factor; real states have none.
-[[nodiscard]] inline double times(double s, const Complex*) {
-  return s;
-}
-[[nodiscard]] inline Complex times(Complex s, const Complex* factor) {
-  return factor != nullptr ? *factor * s : s;
-}
-
 inline constexpr std::int64_t kLaneGrain = 4096;
-
-/// tile[k][w] = factor[index] * (conjugated?) vector[index], index = order.index[k]; missing lanes
-/// are 0. `factor` [count] is in the original order, or null.
-template <int W, class T, class S>
-void load(const Vectors<const T>& vectors, Block block, const SortedAnchors& order,
-          const Complex* factor, bool conjugate, S* tile, int threads) {
-  const T* lane[W] = {};
-  for (std::int64_t w = 0; w < block.count; ++w) {
-    lane[w] = vectors.lane(block.head, block.first + w);
-  }
-  const std::int64_t step = vectors.step();
-  const bool paired = vectors.paired();
-  const double sign = conjugate ? -1.0 : 1.0;
-  parallel_ranges(threads, order.size(), kLaneGrain, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t k = begin; k < end; ++k) {
-      const std::int64_t index = order.index[static_cast<std::size_t>(k)];
-      const Complex* f = factor != nullptr ? factor + index : nullptr;
-      for (std::int64_t w = 0; w < block.count; ++w) {
-        const T* p = lane[w] + index * step;
-        tile[k * W + w] =
-            times(make_state<S>(p[0], paired ? sign * static_cast<double>(p[1]) : 0.0), f);
-      }
-      for (std::int64_t w = block.count; w < W; ++w) {
-        tile[k * W + w] = S{};
-      }
-    }
-  });
-}
-
-/// The reverse of load: vector[index] = (conjugated?) factor[index] * scale * tile[k][w].
-template <int W, class T, class S>
-void store(const S* tile, Block block, const SortedAnchors& order, const Complex* factor,
-           bool conjugate, double scale, const Vectors<T>& vectors, int threads) {
-  T* lane[W] = {};
-  for (std::int64_t w = 0; w < block.count; ++w) {
-    lane[w] = vectors.lane(block.head, block.first + w);
-  }
-  const std::int64_t step = vectors.step();
-  const bool paired = vectors.paired();
-  const double sign = conjugate ? -1.0 : 1.0;
-  parallel_ranges(threads, order.size(), kLaneGrain, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t k = begin; k < end; ++k) {
-      const std::int64_t index = order.index[static_cast<std::size_t>(k)];
-      const Complex* f = factor != nullptr ? factor + index : nullptr;
-      for (std::int64_t w = 0; w < block.count; ++w) {
-        const S s = times(tile[k * W + w], f);
-        T* p = lane[w] + index * step;
-        p[0] = static_cast<T>(scale * real(s));
-        if (paired) {
-          p[1] = static_cast<T>(sign * scale * imag(s));
-        }
-      }
-    }
-  });
-}
-
-/// Tells a generic lambda the types and the number of lanes of a call.
-template <class D_, class S_, int W_>
-struct Shape {
-  using D = D_;
-  using S = S_;
-  static constexpr int W = W_;
-};
 
 /// Lanes per row for values of this type.
 template <class T>
@@ -155,28 +74,6 @@ template <class T>
   return shape;
 }
 
-/// Calls f(Shape<D, S, W>{}) with the types and the number of lanes of a pass.
-template <class F>
-void with_shape(PassShape pass, const F& f) {
-  const auto with_width = [&](auto d, auto s) {
-    using D = decltype(d);
-    using S = decltype(s);
-    if (pass.wide) {
-      f(Shape<D, S, kRows>{});
-    } else {
-      f(Shape<D, S, 1>{});
-    }
-  };
-  switch (pass.form) {
-    case Form::oscillating:
-      return with_width(Complex{}, Complex{});
-    case Form::complex:
-      return with_width(double{}, Complex{});
-    case Form::real:
-      return with_width(double{}, double{});
-  }
-}
-
 /// How a call over heads and blocks of lanes shares its threads: many small blocks run side by
 /// side, a few long ones one after the other with all threads inside.
 struct ThreadSplit {
@@ -191,12 +88,6 @@ struct ThreadSplit {
     return {threads, 1};
   }
   return {1, threads};
-}
-
-/// exp(i theta) for a head, or null if the form has no such phase.
-[[nodiscard]] inline const Complex* factor_of(const std::vector<Complex>& factors,
-                                              std::int64_t head, std::int64_t count) {
-  return factors.empty() ? nullptr : factors.data() + head * count;
 }
 
 }  // namespace laplex::detail

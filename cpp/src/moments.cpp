@@ -1,50 +1,171 @@
 #include "moments.hpp"
 
-#include "buffer.hpp"
-#include "lookup.hpp"
-
 #include <algorithm>
+#include <cmath>
+#include <limits>
 
 namespace laplex::detail {
+namespace {
+
+/// Calls f(a constant of the degree).
+template <class F>
+void with_degree(int degree, const F& f) {
+  if (degree == 1) {
+    f(std::integral_constant<int, 1>{});
+  } else if (degree == 2) {
+    f(std::integral_constant<int, 2>{});
+  } else {
+    f(std::integral_constant<int, kMaxMoment>{});
+  }
+}
+
+/// Calls f(a constant of the numbers of type D that are scanned side by side).
+template <class D, class F>
+void with_lanes(PassShape shape, const F& f) {
+  const bool two_planes = shape.form == Form::complex;
+  if (shape.wide) {
+    if (std::is_same_v<D, double> && two_planes) {
+      f(std::integral_constant<int, 2 * kRows>{});
+    } else {
+      f(std::integral_constant<int, kRows>{});
+    }
+  } else if (std::is_same_v<D, double> && two_planes) {
+    f(std::integral_constant<int, 2>{});
+  } else {
+    f(std::integral_constant<int, 1>{});
+  }
+}
 
 template <class T>
-void apply_moment(const State<T>& state, const Vectors<const T>& values, std::int64_t rows,
-                  bool transposed, bool conjugate, Term term, const Vectors<T>& result,
-                  double scale, int num_threads) {
-  const Fixed<T>& fixed = state.fixed();
-  const std::int64_t lanes = rows * values.parts;
-  const std::int64_t n_in = transposed ? fixed.n : fixed.m;
-  const std::int64_t n_out = transposed ? fixed.m : fixed.n;
-  const int threads = threads_for(fixed.heads * lanes * (fixed.n + fixed.m), num_threads);
-  const auto& in_factors = transposed ? fixed.target_factor : fixed.source_factor;
-  const auto& out_factors = transposed ? fixed.source_factor : fixed.target_factor;
+Unit<T> unit_of(double lengthscale) {
+  using Limits = std::numeric_limits<T>;
+  Unit<T> unit;
+  // A cell is as wide as eight lengthscales.
+  unit.scale = lengthscale >= static_cast<double>(Limits::max()) / 16.0 ? T(0.25) : T(1);
+  const int exponent =
+      std::clamp(-std::ilogb(lengthscale), Limits::min_exponent, Limits::max_exponent - 2);
+  unit.power = std::ldexp(T(1), exponent);
+  // Where that is beyond the largest number, no two places of a cell differ.
+  unit.rest = static_cast<T>(
+      std::min(1.0 / (std::ldexp(lengthscale, exponent) * static_cast<double>(unit.scale)),
+               static_cast<double>(Limits::max())));
+  return unit;
+}
 
-  with_shape(pass_shape(fixed, values.complex, lanes), [&](auto shape) {
-    using D = typename decltype(shape)::D;
-    using S = typename decltype(shape)::S;
-    constexpr int W = decltype(shape)::W;
-    const std::int64_t blocks = (lanes + W - 1) / W;
-    const ThreadSplit split = split_threads(threads, fixed.heads * blocks, fixed.n + fixed.m);
-    parallel_tasks(split.outer, fixed.heads * blocks, [&](std::int64_t task) {
-      const std::int64_t head = task / blocks;
-      const std::int64_t first = task % blocks * W;
-      const Block block{head, first, std::min<std::int64_t>(W, lanes - first)};
-      const Direction<D>& direction = state.template moments<D>(head, transposed, split.inner);
-      const Buffer<S> tile = make_buffer<S>(n_in * W);
-      load<W>(values, block, direction.from, factor_of(in_factors, head, n_in), conjugate,
-              tile.get(), split.inner);
-      const Buffer<S> read = make_buffer<S>(n_out * W);
-      scan_and_read<W>(term, direction, fixed.rate[static_cast<std::size_t>(head)], tile.get(),
-                       read.get(), split.inner);
-      store<W>(read.get(), block, direction.to, factor_of(out_factors, head, n_out), conjugate,
-               scale, result, split.inner);
+}  // namespace
+
+int carried_degree(int degree) {
+  return degree > 2 ? kMaxMoment : degree;
+}
+
+template <class T>
+MomentResult<T> moment_result(const Polynomial& polynomial, Combine combine,
+                              const std::uint16_t* left_at, const std::uint16_t* right_at,
+                              const Output<T>& out) {
+  MomentResult<T> result{};
+  result.left_at = left_at;
+  result.right_at = right_at;
+  result.combine = combine;
+  result.out = out;
+  for (int r = 0; r <= kMaxMoment; ++r) {
+    double binomial = 1.0;  // C(r + s, r)
+    for (int s = 0; r + s <= kMaxMoment; ++s) {
+      result.coefficient[r][s] =
+          static_cast<T>(binomial * polynomial[static_cast<std::size_t>(r + s)]);
+      binomial = binomial * (r + s + 1) / (s + 1);
+    }
+  }
+  return result;
+}
+
+template <class T>
+template <class D>
+void CarriedMoments<T>::set(PassShape shape, int degree, const Cells<T>& cells,
+                            const MomentLine<D>& line, const SideView<T>& side, std::int64_t count,
+                            const Vectors<const T>& values, Block block, bool conjugate,
+                            Array<std::byte>& scratch, int threads) {
+  values_.set(shape, side, count, values, block, conjugate, threads);
+  const std::int64_t num_cells = cells.count();
+  const std::int64_t size = num_cells * (degree + 1) * shape.carry();
+  for (Array<double>* array : {&grown_, &shrunk_, &left_, &right_, &sums_}) {
+    array->reset(size);
+  }
+  job_ = {};
+  job_.from = side;
+  job_.values = values_.input();
+  job_.first = line.first.data();
+  job_.last = line.last.data();
+  job_.unit = unit_of<T>(cells.template line<D>().rate.lengthscale);
+  job_.carries = {left_.data(), right_.data(), grown_.data()};
+  over_cells(num_cells, scratch, moment_scratch_bytes(sizeof(T), shape.wide), threads,
+             [&](std::int64_t begin, std::int64_t end, void* memory) {
+               kernels<T>().moment_totals(shape.form, shape.wide, degree, job_, begin, end,
+                                          grown_.data(), shrunk_.data(), memory);
+             });
+  with_degree(degree, [&](auto d) {
+    with_lanes<D>(shape, [&](auto lanes) {
+      scan<decltype(d)::value, decltype(lanes)::value>(cells, line, threads);
     });
   });
 }
 
-template void apply_moment<float>(const State<float>&, const Vectors<const float>&, std::int64_t,
-                                  bool, bool, Term, const Vectors<float>&, double, int);
-template void apply_moment<double>(const State<double>&, const Vectors<const double>&, std::int64_t,
-                                   bool, bool, Term, const Vectors<double>&, double, int);
+/// What enters each cell at its first anchor (at its last from the right), as if at its centre.
+template <class T>
+template <int P, int L, class D>
+void CarriedMoments<T>::scan(const Cells<T>& cells, const MomentLine<D>& line, int threads) {
+  constexpr std::int64_t kWidth = (P + 1) * L;
+  const std::int64_t count = cells.count();
+  const Rate rate = cells.template line<D>().rate;
+  const double* const gap_after = cells.gap_after();
+  D* const sums = reinterpret_cast<D*>(sums_.data());
+  const auto times = [&](const D* from, D factor, D* to) {
+    for (std::int64_t k = 0; k < kWidth; ++k) {
+      to[k] = factor * from[k];
+    }
+  };
+  const auto scan_from = [&](auto reverse, const Array<double>& totals, const std::vector<D>& place,
+                             const std::vector<D>& inverse, const std::vector<double>& position,
+                             const Decays<D>& decays, Array<double>& entering) {
+    constexpr bool kReverse = decltype(reverse)::value;
+    const D* const total = reinterpret_cast<const D*>(totals.data());
+    D* const entered = reinterpret_cast<D*>(entering.data());
+    // Totals in the place where a cell's sums leave it; `entering` is free until the sums are
+    // known.
+    for (std::int64_t c = 0; c < count; ++c) {
+      times(total + c * kWidth, place[static_cast<std::size_t>(c)], entered + c * kWidth);
+    }
+    Scan<kReverse, P, L, D, D>(Line<D>{position.data(), count, &decays, rate}, threads)
+        .run(entered, sums);
+    for (std::int64_t c = 0; c < count; ++c) {
+      D* const to = entered + c * kWidth;
+      const std::int64_t before = kReverse ? count - 2 - c : c - 1;  // in the scan
+      if (before < 0) {
+        std::fill(to, to + kWidth, D{});
+        continue;
+      }
+      const std::int64_t gap = kReverse ? c + 1 : c;
+      std::copy(sums + before * kWidth, sums + (before + 1) * kWidth, to);
+      advance<P, L>(to, line.gap[static_cast<std::size_t>(gap)], gap_after[gap - 1]);
+      times(to, inverse[static_cast<std::size_t>(c)], to);
+    }
+  };
+  scan_from(std::false_type{}, grown_, line.leave, line.enter, line.last, line.of_last, left_);
+  scan_from(std::true_type{}, shrunk_, line.enter, line.leave, line.first, line.of_first, right_);
+}
+
+template MomentResult<float> moment_result(const Polynomial&, Combine, const std::uint16_t*,
+                                           const std::uint16_t*, const Output<float>&);
+template MomentResult<double> moment_result(const Polynomial&, Combine, const std::uint16_t*,
+                                            const std::uint16_t*, const Output<double>&);
+
+#define LAPLEX_INSTANTIATE(T, D)                                                                  \
+  template void CarriedMoments<T>::set(PassShape, int, const Cells<T>&, const MomentLine<D>&,     \
+                                       const SideView<T>&, std::int64_t, const Vectors<const T>&, \
+                                       Block, bool, Array<std::byte>&, int);
+LAPLEX_INSTANTIATE(float, double)
+LAPLEX_INSTANTIATE(float, Complex)
+LAPLEX_INSTANTIATE(double, double)
+LAPLEX_INSTANTIATE(double, Complex)
+#undef LAPLEX_INSTANTIATE
 
 }  // namespace laplex::detail

@@ -4,6 +4,7 @@
 #include "boundary.hpp"
 #include "checks.hpp"
 #include "parallel.hpp"
+#include "profile.hpp"
 #include "state.hpp"
 #include "state_mutex.hpp"
 
@@ -92,12 +93,13 @@ std::shared_ptr<const Fixed<T>> make_fixed(const Kernel<T>& kernel) {
   fixed->self = is_self_case(kernel);
   fixed->oscillates = kernel.frequency != nullptr;
   fixed->real_part = kernel.real_part;
+  fixed->profile = kernel.profile;
   fixed->num_threads = kernel.num_threads;
   for (std::int64_t h = 0; h < kernel.heads; ++h) {
     const Rate rate{kernel.lengthscale ? kernel.lengthscale[h] : 1.0,
                     kernel.frequency ? kernel.frequency[h] : 0.0};
     check_rate(rate, h, kernel.heads);
-    fixed->rate.push_back(rate);
+    fixed->rate.push_back({rate.lengthscale / lengths_of(kernel.profile), rate.frequency});
   }
   if (kernel.target_phase) {
     check_finite("target_phase", kernel.target_phase, kernel.heads, kernel.num_targets);
@@ -238,6 +240,9 @@ template <class T>
 std::vector<std::int64_t> Plan<T>::rank() const {
   const auto snapshot = state();
   const Fixed<T>& fixed = snapshot->fixed();
+  if (fixed.profile != Profile::matern12) {
+    invalid("rank is known in O(n) for the Laplace kernel alone (matern12)");
+  }
   if (fixed.real_part && fixed.complex_kernel()) {
     invalid("rank is not known in O(n) for the cosine form (real_part with phases or a frequency)");
   }
@@ -260,6 +265,8 @@ void Plan<T>::to_dense_any(T* matrix, bool matrix_complex) const {
     invalid("the matrix must be complex exactly if the kernel is");
   }
   const int threads = threads_for(fixed.heads * fixed.n * fixed.m, fixed.num_threads);
+  const bool shaped = fixed.profile != Profile::matern12;
+  const Polynomial polynomial = polynomial_of(fixed.profile);
   guarded([&] {
     parallel_tasks(threads, fixed.heads * fixed.n, [&](std::int64_t task) {
       const std::int64_t h = task / std::max<std::int64_t>(1, fixed.n);
@@ -278,6 +285,15 @@ void Plan<T>::to_dense_any(T* matrix, bool matrix_complex) const {
         const double near = std::min(x, y);
         Complex entry = fixed.oscillates ? decay<Complex>(far, near, rate)
                                          : Complex{decay<double>(far, near, rate), 0.0};
+        if (shaped) {
+          const double r = scaled_distance(far, near, rate);
+          double value = polynomial.back();
+          for (std::size_t q = polynomial.size() - 1; q > 0; --q) {
+            value = value * r + polynomial[q - 1];
+          }
+          // Where the exponential is 0, the distance may be infinite.
+          entry = entry.re == 0.0 && entry.im == 0.0 ? entry : value * entry;
+        }
         if (!fixed.target_factor.empty()) {
           entry = fixed.target_factor[static_cast<std::size_t>(h * fixed.n + i)] * entry;
         }

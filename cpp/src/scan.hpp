@@ -13,9 +13,8 @@
 
 namespace laplex::detail {
 
-/// Scans `values` [m][W] (in sorted order) into `sums` [m][P + 1][W]: the element of
-/// scan_element.hpp after each anchor, from the left, or from the right (Reverse; sums[k] then
-/// belongs to anchor m - 1 - k).
+/// Scans `values` into `sums`, both [m][P + 1][W]: the element of scan_element.hpp after each
+/// anchor, from the left, or from the right (Reverse; sums[k] then belongs to anchor m - 1 - k).
 template <bool Reverse, int P, int W, class D, class S>
 class Scan {
  public:
@@ -30,10 +29,7 @@ class Scan {
       return;
     }
     const auto load = [&](S* s, std::int64_t k) {  // adds the source at place k of the scan
-      const S* v = values + place<Reverse>(k, m) * W;
-      for (int w = 0; w < W; ++w) {
-        s[w] = s[w] + v[w];
-      }
+      add<P, W>(s, values + place<Reverse>(k, m) * kWidth);
     };
     const std::size_t levels = sizes_.size();
     totals_.resize(levels);

@@ -28,9 +28,9 @@ void State<T>::build(const T* targets, const T* sources, const State* previous, 
   parallel_workers(outer, f.heads, [&](std::int64_t h, int worker) {
     Sorting<T>& mine = worker == 0 ? sorting : more[static_cast<std::size_t>(worker - 1)];
     Head<T>& head = *heads_[static_cast<std::size_t>(h)];
+    head.real_moments.clear();
+    head.complex_moments.clear();
     for (int k = 0; k < 2; ++k) {
-      head.real_moments[k].clear();
-      head.complex_moments[k].clear();
       head.permutation[k].clear();
       head.permuted[k] = 0;
     }
@@ -63,19 +63,15 @@ void State<T>::build(const T* targets, const T* sources, const State* previous, 
 
 template <class T>
 template <class D>
-const Direction<D>& State<T>::moments(std::int64_t h, bool transposed, int num_threads) const {
+const MomentLine<D>& State<T>::moments(std::int64_t h, int num_threads) const {
   const Head<T>& head = at(h);
-  const Rate rate = fixed_->rate[static_cast<std::size_t>(h)];
-  const std::size_t which =
-      transposed && !fixed_->self ? 1 : 0;  // the self case is its own transpose
   const auto make = [&] {
-    return make_direction<T, D>(head.cells, transposed, rate,
-                                threads_for(fixed_->n + fixed_->m, num_threads));
+    return make_moment_line<T, D>(head.cells, threads_for(fixed_->n + fixed_->m, num_threads));
   };
   if constexpr (std::is_same_v<D, double>) {
-    return head.real_moments[which].get(make, nbytes_);
+    return head.real_moments.get(make, nbytes_);
   } else {
-    return head.complex_moments[which].get(make, nbytes_);
+    return head.complex_moments.get(make, nbytes_);
   }
 }
 
@@ -101,9 +97,9 @@ SideView<T> State<T>::permuted_side(std::int64_t h, Side which_side, int num_thr
 
 template class State<float>;
 template class State<double>;
-template const Direction<double>& State<float>::moments<double>(std::int64_t, bool, int) const;
-template const Direction<Complex>& State<float>::moments<Complex>(std::int64_t, bool, int) const;
-template const Direction<double>& State<double>::moments<double>(std::int64_t, bool, int) const;
-template const Direction<Complex>& State<double>::moments<Complex>(std::int64_t, bool, int) const;
+template const MomentLine<double>& State<float>::moments<double>(std::int64_t, int) const;
+template const MomentLine<Complex>& State<float>::moments<Complex>(std::int64_t, int) const;
+template const MomentLine<double>& State<double>::moments<double>(std::int64_t, int) const;
+template const MomentLine<Complex>& State<double>::moments<Complex>(std::int64_t, int) const;
 
 }  // namespace laplex::detail

@@ -2,8 +2,8 @@
 #pragma once
 
 #include "cells.hpp"
-#include "direction.hpp"
 #include "lazy.hpp"
+#include "moment_line.hpp"
 #include "order.hpp"
 #include "permutation.hpp"
 
@@ -26,8 +26,9 @@ struct Fixed {
   bool oscillates = false;
   bool phased = false;
   bool real_part = false;
+  Profile profile = Profile::matern12;
   int num_threads = 0;
-  std::vector<Rate> rate;              ///< [heads]
+  std::vector<Rate> rate;              ///< [heads] of the exponential
   std::vector<Complex> target_factor;  ///< [heads, n] exp(i theta), or empty
   std::vector<Complex> source_factor;  ///< [heads, m] exp(-i phi), or empty
 
@@ -41,12 +42,10 @@ enum class Side { targets, sources };
 template <class T>
 struct Head {
   Cells<T> cells;
-  /// For derivatives by lengthscale and frequency: index 0 scans sources and reads at targets,
-  /// index 1 the reverse.
-  Lazy<Direction<double>> real_moments[2];      ///< used when the kernel does not oscillate
-  Lazy<Direction<Complex>> complex_moments[2];  ///< used when it does
-  Lazy<Permutation> permutation[2];             ///< of targets and of sources
-  mutable std::atomic<int> permuted[2] = {};    ///< how often each was asked for
+  Lazy<MomentLine<double>> real_moments;      ///< used when the kernel does not oscillate
+  Lazy<MomentLine<Complex>> complex_moments;  ///< used when it does
+  Lazy<Permutation> permutation[2];           ///< of targets and of sources
+  mutable std::atomic<int> permuted[2] = {};  ///< how often each was asked for
 };
 
 template <class T>
@@ -64,11 +63,9 @@ class State {
 
   [[nodiscard]] const Cells<T>& cells(std::int64_t head) const { return at(head).cells; }
 
-  /// What moments need of the line of sources read at targets, or (transposed) of targets read at
-  /// sources; made on first use.
+  /// What moments need of the line of cells; made on first use.
   template <class D>
-  [[nodiscard]] const Direction<D>& moments(std::int64_t head, bool transposed,
-                                            int num_threads) const;
+  [[nodiscard]] const MomentLine<D>& moments(std::int64_t head, int num_threads) const;
 
   [[nodiscard]] SideView<T> side(std::int64_t head, Side side) const {
     return side == Side::targets ? cells(head).targets() : cells(head).sources();

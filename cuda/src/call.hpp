@@ -3,6 +3,7 @@
 
 #include "kernels/gradients.hpp"
 #include "kernels/product.hpp"
+#include "profile.hpp"
 #include "runtime.hpp"
 #include "state.hpp"
 
@@ -24,7 +25,7 @@ struct ProductCall {
   Input<T> input;
   Output<T> output;
   Parity parity;
-  int moment;
+  laplex::detail::Polynomial polynomial;
   Part part;
 };
 

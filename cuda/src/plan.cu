@@ -1,5 +1,6 @@
 #include "call.hpp"
 #include "checks.hpp"
+#include "profile.hpp"
 #include "state.hpp"
 
 #include <laplex/cuda/plan.hpp>
@@ -10,9 +11,9 @@ namespace laplex::cuda {
 
 using namespace detail;
 using laplex::detail::check_call;
-using laplex::detail::check_term;
 using laplex::detail::has_complex_entries;
 using laplex::detail::invalid;
+using laplex::detail::polynomial_of;
 
 namespace {
 
@@ -33,6 +34,16 @@ void check_vectors(const ConstVectors& vectors, const char* name) {
   }
 }
 
+template <class T>
+const Kernel<T>& checked(const Kernel<T>& kernel) {
+  if (kernel.profile != Profile::matern12) {
+    invalid(
+        "plans on a GPU have the profile matern12: for a Matern kernel, divide the lengthscale "
+        "by sqrt(3) or sqrt(5) and give apply() the kernel's polynomial as its term");
+  }
+  return kernel;
+}
+
 /// The factors of a side, as K and K^T have them: exp(i theta) of targets, exp(-i phi) of sources.
 template <class T>
 Phases<T> target_phases(const Kernel<T>& kernel) {
@@ -46,7 +57,7 @@ Phases<T> source_phases(const Kernel<T>& kernel) {
 template <class T>
 ProductCall<T> product_call(const State<T>& state, const Kernel<T>& kernel,
                             const ConstVectors& values, std::int64_t rows, const Vectors& result,
-                            Mode mode, Term term, Part part) {
+                            Mode mode, const Term& term, Part part) {
   const bool swapped = mode != Mode::plain;
   const bool conjugate = mode == Mode::adjoint;
   // sign(x_i - y_j) seen from the source is its negative.
@@ -58,7 +69,7 @@ ProductCall<T> product_call(const State<T>& state, const Kernel<T>& kernel,
           {values, swapped ? target_phases(kernel) : source_phases(kernel), conjugate, nullptr},
           {result, swapped ? source_phases(kernel) : target_phases(kernel), conjugate, scale},
           term.parity,
-          term.moment,
+          polynomial_of(term, kernel.profile),
           part};
 }
 
@@ -66,13 +77,14 @@ ProductCall<T> product_call(const State<T>& state, const Kernel<T>& kernel,
 
 template <class T>
 Plan<T>::Plan(const Kernel<T>& kernel, Stream stream, Memory storage, Memory scratch)
-    : state_(std::make_shared<State<T>>(kernel, stream, storage, scratch)), parameters_(kernel) {}
+    : state_(std::make_shared<State<T>>(checked(kernel), stream, storage, scratch)),
+      parameters_(kernel) {}
 
 template <class T>
 Plan<T> Plan<T>::with_parameters(const Kernel<T>& kernel) const {
   Plan<T> plan;
   plan.state_ = state_;
-  plan.parameters_ = kernel;
+  plan.parameters_ = checked(kernel);
   return plan;
 }
 
@@ -93,7 +105,6 @@ void Plan<T>::apply(const ConstVectors& values, std::int64_t rows, const Vectors
   check_values(values.complex, parameters_.real_part);
   check_vectors<T>(values, "values");
   check_vectors<T>(result, "result");
-  check_term(term);
   product(product_call(*state_, parameters_, values, rows, result, mode, term, Part::both),
           workspace, false, stream);
   state_->used_in(stream);
@@ -161,7 +172,6 @@ std::size_t Plan<T>::scratch_bytes(std::int64_t heads, std::int64_t n, std::int6
 
 template <class T>
 std::size_t Plan<T>::workspace_bytes(std::int64_t rows, bool values_complex, Term term) const {
-  check_term(term);
   std::size_t most = 0;
   for (const Mode mode : {Mode::plain, Mode::transpose}) {
     for (const Part part : {Part::both, Part::left}) {

@@ -3,6 +3,8 @@
 
 #include <laplex/detail/scan_element.hpp>
 
+#include <algorithm>
+
 namespace laplex::cuda::detail {
 namespace {
 
@@ -10,17 +12,18 @@ template <class T, class D, class S, int P, bool Ties, int NT>
 void pass(const ProductCall<T>& call, const Line<T>& line, const Input<T>& input,
           const void* carries, std::int64_t tiles, std::size_t shared, Stream stream) {
   constexpr int K = kThreadItems<S, P, Ties>;
-  const ProductJob<T> job{line,
-                          input,
-                          call.output,
-                          call.parameters.lengthscale,
-                          call.parameters.frequency,
-                          call.rows,
-                          tiles,
-                          carries,
-                          call.moment,
-                          call.part,
-                          call.parity};
+  ProductJob<T> job{line,
+                    input,
+                    call.output,
+                    call.parameters.lengthscale,
+                    call.parameters.frequency,
+                    call.rows,
+                    tiles,
+                    carries,
+                    call.part,
+                    call.parity,
+                    {}};
+  std::copy(call.polynomial.begin(), call.polynomial.end(), job.coefficient);
   launch(product_kernel<T, D, S, P, Ties, NT, K>,
          {call.state.heads() * call.rows * tiles, NT, shared}, stream, job);
 }
@@ -89,7 +92,8 @@ std::size_t product(const ProductCall<T>& call, Memory workspace, bool counts, S
     return 0;
   }
   std::size_t bytes = 0;
-  if (call.moment > 0) {  // of every type: the general one, with all moments
+  const bool plain = call.polynomial == laplex::detail::polynomial_of(Profile::matern12);
+  if (!plain) {  // of every type: the general one, with all moments
     return run<T, Complex, Complex, laplex::detail::kMaxMoment, true>(call, workspace, counts,
                                                                       stream);
   }

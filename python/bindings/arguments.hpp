@@ -43,6 +43,7 @@ struct KernelArguments {
   std::int64_t m = 0;
   Arrays arrays{};
   bool real_part = false;
+  int profile = 0;
 
   /// Whether all but the contents of the arrays is the same.
   [[nodiscard]] bool same_options(const KernelArguments& other) const {
@@ -52,7 +53,7 @@ struct KernelArguments {
       }
     }
     return is_double == other.is_double && heads == other.heads && n == other.n && m == other.m &&
-           real_part == other.real_part;
+           real_part == other.real_part && profile == other.profile;
   }
 
   [[nodiscard]] std::size_t bytes(std::size_t array) const {
@@ -80,6 +81,7 @@ Kernel<T> kernel_of(const KernelArguments& k, int num_threads) {
   kernel.target_phase = pointer<const T>(target_phase);
   kernel.source_phase = pointer<const T>(source_phase);
   kernel.real_part = k.real_part;
+  kernel.profile = static_cast<Profile>(k.profile);
   kernel.num_threads = num_threads;
   return kernel;
 }
@@ -90,11 +92,15 @@ auto with_precision(bool is_double, const F& f) {
   return is_double ? f(double{}) : f(float{});
 }
 
+/// A member of the family of sums: its parity, and its polynomial without trailing zeros.
+struct TermArguments {
+  Term term;
+};
+
 /// What a call has beside its tensors: the kernel's flags and the member of the family of sums.
 struct FormArguments {
   bool real_part = false;
-  int parity = 0;
-  int moment = 0;
+  Term term;
 };
 
 /// Vectors `[heads, rows, count]`, contiguous in the last dimension; strides in elements.
@@ -148,6 +154,22 @@ struct CovarianceGradients {
   }
 };
 
+/// Reads coefficients from a tuple or a list.
+inline bool read_polynomial(PyObject* given, std::array<double, 5>& polynomial) {
+  if (!PyTuple_Check(given) && !PyList_Check(given)) {
+    return false;
+  }
+  const Py_ssize_t size = PySequence_Fast_GET_SIZE(given);
+  if (size > static_cast<Py_ssize_t>(polynomial.size())) {
+    return false;
+  }
+  polynomial = {};
+  for (Py_ssize_t k = 0; k < size; ++k) {
+    polynomial[static_cast<std::size_t>(k)] = PyFloat_AsDouble(PySequence_Fast_GET_ITEM(given, k));
+  }
+  return true;
+}
+
 /// Reads a tuple's numbers into variables; false where it is no such tuple.
 template <class... Numbers>
 bool read(PyObject* given, Numbers&... numbers) {
@@ -155,11 +177,18 @@ bool read(PyObject* given, Numbers&... numbers) {
     return false;
   }
   Py_ssize_t next = 0;
+  bool known = true;
   const auto one = [&](auto& number) {
     PyObject* const item = PyTuple_GET_ITEM(given, next++);
     using Number = std::remove_reference_t<decltype(number)>;
     if constexpr (std::is_same_v<Number, bool>) {
       number = PyObject_IsTrue(item) == 1;
+    } else if constexpr (std::is_same_v<Number, Parity>) {
+      const long long parity = PyLong_AsLongLong(item);
+      known = known && parity >= 0 && parity <= 2;
+      number = static_cast<Parity>(parity);
+    } else if constexpr (std::is_same_v<Number, std::array<double, 5>>) {
+      known = read_polynomial(item, number) && known;
     } else if constexpr (std::is_signed_v<Number>) {
       number = static_cast<Number>(PyLong_AsLongLong(item));
     } else {
@@ -171,15 +200,19 @@ bool read(PyObject* given, Numbers&... numbers) {
     PyErr_Clear();
     return false;
   }
-  return true;
+  return known;
 }
 
 inline bool read(PyObject* given, KernelArguments& k) {
   auto& [x, y, ell, omega, theta, phi] = k.arrays;
-  return read(given, k.is_double, k.real_part, k.heads, k.n, k.m, x, y, ell, omega, theta, phi);
+  return read(given, k.is_double, k.real_part, k.profile, k.heads, k.n, k.m, x, y, ell, omega,
+              theta, phi);
 }
 inline bool read(PyObject* given, FormArguments& f) {
-  return read(given, f.real_part, f.parity, f.moment);
+  return read(given, f.real_part, f.term.parity, f.term.polynomial);
+}
+inline bool read(PyObject* given, TermArguments& t) {
+  return read(given, t.term.parity, t.term.polynomial);
 }
 inline bool read(PyObject* given, Vectors& v) {
   return read(given, v.data, v.complex, v.strides.head, v.strides.row);
@@ -216,7 +249,8 @@ inline bool read(PyObject* given, MemoryArguments& m) {
   }
 
 LAPLEX_TUPLE_CASTER(laplex::python::KernelArguments, "laplex._support.core.Kernel");
-LAPLEX_TUPLE_CASTER(laplex::python::FormArguments, "tuple[bool, int, int]");
+LAPLEX_TUPLE_CASTER(laplex::python::FormArguments, "laplex._support.core.Form");
+LAPLEX_TUPLE_CASTER(laplex::python::TermArguments, "laplex._support.core.Term");
 LAPLEX_TUPLE_CASTER(laplex::python::Vectors, "laplex._support.core.Vectors");
 LAPLEX_TUPLE_CASTER(laplex::python::GradientArguments, "laplex._support.core.Gradients");
 LAPLEX_TUPLE_CASTER(laplex::python::MemoryArguments, "laplex._support.core.Memory");

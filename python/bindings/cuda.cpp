@@ -108,18 +108,17 @@ bool holds(const AnyCudaPlan& any, Address targets, Address sources, Address str
 }
 
 void sum(const AnyCudaPlan& any, const Vectors& values, std::int64_t rows, const Vectors& out,
-         int storage, int mode, int parity, int moment, Address stream,
+         int storage, int mode, const TermArguments& member, Address stream,
          const MemoryArguments& workspace) {
-  if (mode < 0 || mode > 2 || parity < 0 || parity > 2 || storage < 0 || storage > 2) {
-    throw Error(ErrorCode::invalid_argument, "mode, parity and storage must be 0, 1 or 2");
+  if (mode < 0 || mode > 2 || storage < 0 || storage > 2) {
+    throw Error(ErrorCode::invalid_argument, "mode and storage must be 0, 1 or 2");
   }
   const auto stored = static_cast<cuda::Storage>(storage);
   const py::gil_scoped_release release;
   visit(any, [&](const auto& plan) {
     plan.apply(vectors(values, stored), rows,
                vectors(out, out.complex ? cuda::Storage::single_or_double : stored),
-               stream_of(stream), static_cast<Mode>(mode), {static_cast<Parity>(parity), moment},
-               memory(workspace));
+               stream_of(stream), static_cast<Mode>(mode), member.term, memory(workspace));
   });
 }
 
@@ -182,7 +181,7 @@ void add_cuda(py::module_& m) {
       .def("update", &update, targets, sources, stream, scratch, positional)
       .def("holds", &holds, targets, sources, stream, scratch, positional)
       .def("sum", &sum, values, rows, py::arg("out"), py::arg("storage"), py::arg("mode"),
-           py::arg("parity"), py::arg("moment"), stream, workspace, positional)
+           py::arg("term"), stream, workspace, positional)
       .def("half_sums", &half_sums, values, rows, py::arg("left"), py::arg("right"), stream,
            workspace, positional)
       .def("vjp", &vjp, values, py::arg("grad"), rows, py::arg("gradients"), stream, workspace,
@@ -198,12 +197,13 @@ void add_cuda(py::module_& m) {
           targets, sources, stream, positional)
       .def(
           "workspace_bytes",
-          [](const AnyCudaPlan& any, std::int64_t count, bool complex, int moment) {
+          [](const AnyCudaPlan& any, std::int64_t count, bool complex,
+             const TermArguments& member) {
             return visit(any, [&](const auto& plan) {
-              return plan.workspace_bytes(count, complex, {Parity::even, moment});
+              return plan.workspace_bytes(count, complex, member.term);
             });
           },
-          rows, values_complex, py::arg("moment"), positional)
+          rows, values_complex, py::arg("term"), positional)
       .def(
           "gradient_workspace_bytes",
           [](const AnyCudaPlan& any, std::int64_t count, bool complex) {

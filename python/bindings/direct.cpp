@@ -92,7 +92,7 @@ class DirectCalls {
             plan.apply_any(static_cast<const T*>(call->values.data), call->values_complex(),
                            call->rows, call->strides(kernel.m), static_cast<T*>(result.data),
                            result.dtype.code == kDLComplex, call->strides(kernel.n), Mode::plain,
-                           {static_cast<Parity>(form.parity), form.moment}, num_threads);
+                           form.term, num_threads);
           },
           any->plan);
       return any;
@@ -102,8 +102,8 @@ class DirectCalls {
   /// Writes the first-order gradients of `tensors` to those of `out` that are not None, which
   /// have their shapes and types. False, with nothing done, for a cotangent that Python has to
   /// arrange first.
-  [[nodiscard]] bool vjp(const AnyPlan& any, const py::tuple& tensors, const py::object& grad,
-                         const py::tuple& out, int num_threads) const {
+  [[nodiscard]] bool vjp(const AnyPlan& any, const py::tuple& tensors, const FormArguments& form,
+                         const py::object& grad, const py::tuple& out, int num_threads) const {
     std::optional<DirectCall> call = read(tensors, false);
     DLTensor g{};
     if (!call || !borrow(grad.ptr(), g, true)) {
@@ -153,7 +153,7 @@ class DirectCalls {
             plan.vjp_any(static_cast<const T*>(call->values.data), call->values_complex(),
                          call->strides(kernel.m), static_cast<const T*>(g.data),
                          g.dtype.code == kDLComplex, call->strides(kernel.n), call->rows, into,
-                         num_threads);
+                         form.term, num_threads);
             for (std::size_t i = 0; i < role.size(); ++i) {
               into.targets[i] += role[i];
             }
@@ -298,8 +298,8 @@ void add_direct(py::module_& m, PlanCache& cache) {
       .def("signature", &DirectCalls::signature, tensors, positional)
       .def("product", &DirectCalls::product, tensors, py::arg("form"), py::arg("out"),
            py::arg("num_threads"), positional)
-      .def("vjp", &DirectCalls::vjp, py::arg("plan"), tensors, py::arg("grad"), py::arg("out"),
-           py::arg("num_threads"), positional);
+      .def("vjp", &DirectCalls::vjp, py::arg("plan"), tensors, py::arg("form"), py::arg("grad"),
+           py::arg("out"), py::arg("num_threads"), positional);
 }
 
 }  // namespace laplex::python

@@ -38,16 +38,16 @@ template <class T>
 T scalar_of(const Plan<T>&);
 
 void sum(const AnyPlan& any, const Vectors& values, std::int64_t rows, const Vectors& out, int mode,
-         int parity, int moment, int num_threads) {
-  if (mode < 0 || mode > 2 || parity < 0 || parity > 2) {
-    throw Error(ErrorCode::invalid_argument, "mode and parity must be 0, 1 or 2");
+         const TermArguments& member, int num_threads) {
+  if (mode < 0 || mode > 2) {
+    throw Error(ErrorCode::invalid_argument, "mode must be 0, 1 or 2");
   }
   without_gil([&] {
     visit(any, [&](const auto& plan) {
       using T = decltype(scalar_of(plan));
       plan.apply_any(pointer<const T>(values.data), values.complex, rows, values.strides,
                      pointer<T>(out.data), out.complex, out.strides, static_cast<Mode>(mode),
-                     {static_cast<Parity>(parity), moment}, num_threads);
+                     member.term, num_threads);
     });
   });
 }
@@ -65,13 +65,13 @@ void half_sums(const AnyPlan& any, const Vectors& values, std::int64_t rows, con
 }
 
 void vjp(const AnyPlan& any, const Vectors& values, const Vectors& grad, std::int64_t rows,
-         const GradientArguments& gradients, int num_threads) {
+         const GradientArguments& gradients, const TermArguments& member, int num_threads) {
   without_gil([&] {
     visit(any, [&](const auto& plan) {
       using T = decltype(scalar_of(plan));
       plan.vjp_any(pointer<const T>(values.data), values.complex, values.strides,
                    pointer<const T>(grad.data), grad.complex, grad.strides, rows, gradients.of<T>(),
-                   num_threads);
+                   member.term, num_threads);
     });
   });
 }
@@ -208,14 +208,13 @@ PYBIND11_MODULE(_core, m) {
   };
   const py::pos_only positional;
   const py::arg values("values"), rows("rows"), out("out"), grad("grad"), targets("targets"),
-      sources("sources"), num_threads("num_threads");
+      sources("sources"), term("term"), num_threads("num_threads");
   py::class_<AnyPlan, std::shared_ptr<AnyPlan>>(m, "Plan")
       .def(py::init(new_plan), py::arg("kernel"), num_threads, positional)
-      .def("sum", &sum, values, rows, out, py::arg("mode"), py::arg("parity"), py::arg("moment"),
-           num_threads, positional)
+      .def("sum", &sum, values, rows, out, py::arg("mode"), term, num_threads, positional)
       .def("half_sums", &half_sums, values, rows, py::arg("left"), py::arg("right"), num_threads,
            positional)
-      .def("vjp", &vjp, values, grad, rows, py::arg("gradients"), num_threads, positional)
+      .def("vjp", &vjp, values, grad, rows, py::arg("gradients"), term, num_threads, positional)
       .def("update", &update, targets, sources, num_threads, positional)
       .def("anchors", &anchors, targets, sources, positional)
       .def("to_dense", &to_dense, out, py::arg("out_complex"), positional)

@@ -78,9 +78,10 @@ TEST(Errors, WrongTypesOfResults) {
   std::vector<std::complex<double>> z(5);
   expect_error(
       [&] {
-        plan.apply(v.data(), z.data(), 1, Strides{}, Strides{}, Mode::plain, Term{Parity::even, 5});
+        plan.apply(v.data(), z.data(), 1, Strides{}, Strides{}, Mode::plain,
+                   Term{Parity::even, {NAN}});
       },
-      ErrorCode::invalid_argument, "moment");
+      ErrorCode::invalid_argument, "finite");
 }
 
 TEST(Errors, AnInterruptStopsALongCallAndThePlanLives) {
@@ -124,7 +125,8 @@ TEST(Errors, AnInterruptCheckMayUseThePlanWhoseTablesAreBeingMade) {
   std::vector<double> u(static_cast<std::size_t>(c.n)), inside(u.size());
   bool asked = false;
   const auto apply = [&](std::vector<double>& to) {  // a moment: its tables are made when asked for
-    plan.apply(v.data(), to.data(), 1, Strides{}, Strides{}, Mode::plain, Term{Parity::even, 1});
+    plan.apply(v.data(), to.data(), 1, Strides{}, Strides{}, Mode::plain,
+               Term{Parity::even, {0.0, 1.0}});
   };
   {
     const InterruptScope scope([&] {

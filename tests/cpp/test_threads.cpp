@@ -51,7 +51,7 @@ TEST(Threads, ManyRowsSumInOneOrder) {
     std::vector<double> dy(300);
     Gradients<double, double> gradients;
     gradients.sources = dy.data();
-    plan.vjp(v.data(), Strides{0, 300}, v.data(), Strides{0, 300}, rows, gradients, threads);
+    plan.vjp(v.data(), Strides{0, 300}, v.data(), Strides{0, 300}, rows, gradients, {}, threads);
     if (threads == 1)
       first = dy;
     EXPECT_EQ(dy, first);

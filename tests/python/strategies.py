@@ -17,6 +17,9 @@ from hypothesis import strategies as st
 
 import laplex
 from exactness_cases import FORMS, PROMISE
+from laplex._support.profiles import PROFILES
+
+KERNELS = tuple(PROFILES)
 
 #: No deadline: the code is compiled, so a slow example is a busy machine and no finding.
 quick = settings(
@@ -81,8 +84,9 @@ class Case:
 
     @property
     def rate(self) -> float:
-        """|c| = |1/ell - i omega|: derivatives by anchors are this times products."""
-        return float(np.hypot(1 / self.options["lengthscale"], self.options["frequency"]))
+        """|c| = |root/ell - i omega|: derivatives by anchors are at most this times products."""
+        root = PROFILES[self.options["kernel"]].root
+        return float(np.hypot(root / self.options["lengthscale"], self.options["frequency"]))
 
     def changed(self, **changes: Any) -> Case:
         """The case with other anchors (targets=, sources=) or options."""
@@ -102,7 +106,10 @@ class Case:
     def modulus(self) -> np.ndarray:
         """|K| as a matrix in float64."""
         x, y = self.targets.astype(np.float64), self.y.astype(np.float64)
-        return np.exp(-np.abs(x[:, None] - y) / self.options["lengthscale"])
+        profile = PROFILES[self.options["kernel"]]
+        s = profile.root * np.abs(x[:, None] - y) / self.options["lengthscale"]
+        s = np.minimum(s, 800)  # where the exponential is 0
+        return np.polynomial.Polynomial(profile.polynomial)(s) * np.exp(-s)
 
 
 def draw_values(dtype: str, shape: tuple[int, ...], seed: int, is_complex: bool) -> np.ndarray:
@@ -123,6 +130,7 @@ def cases(
     max_size: int = 40,
     unique: bool = False,
     self_case: bool | None = None,
+    kernels: tuple[str, ...] = KERNELS,
 ) -> Case:
     """Draw a case: 0 to max_size anchors of each kind, one of the forms, one of the precisions."""
     dtype = draw(st.sampled_from(("float64", "float32")))
@@ -151,6 +159,7 @@ def cases(
         "target_phase": phase(len(targets)),
         "source_phase": phase(len(targets if sources is None else sources)),
         "real_part": form == "cosine",
+        "kernel": draw(st.sampled_from(kernels)),
     }
     return Case(targets, sources, options, seed)
 

@@ -30,6 +30,8 @@ for dtype in ("float32", "float64"):
                 {"target_phase": theta, "source_phase": phi},
                 {"frequency": 3.0},
                 {"frequency": 3.0, "target_phase": theta, "real_part": True},
+                {"kernel": "matern32"},
+                {"kernel": "matern52", "frequency": 3.0, "source_phase": phi},
             ]
             for given in options:
                 given = {k: np.asarray(v, dtype) if k.endswith("phase") else v

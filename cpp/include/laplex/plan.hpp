@@ -13,6 +13,7 @@
 
 #include <laplex/error.hpp>
 
+#include <array>
 #include <complex>
 #include <cstdint>
 #include <memory>
@@ -29,6 +30,13 @@ template <class T>
 struct Spare;
 }  // namespace detail
 /// \endcond
+
+/// The shape of a kernel: a function of `r = |x - y| / lengthscale`, times the phases.
+enum class Profile {
+  matern12 = 0,  ///< `exp(-r)`, the Laplace kernel
+  matern32 = 1,  ///< `(1 + s) exp(-s)` with `s = sqrt(3) r`
+  matern52 = 2,  ///< `(1 + s + s^2/3) exp(-s)` with `s = sqrt(5) r`
+};
 
 /// Describes the matrix that a plan is built from: sizes, and pointers to the caller's arrays.
 ///
@@ -47,9 +55,10 @@ struct Kernel {
   const double* lengthscale = nullptr;
   /// The frequencies, `[heads]`, in radians per unit of the anchors. Null: no oscillation.
   const double* frequency = nullptr;
-  const T* target_phase = nullptr;  ///< The phases theta, `[heads, n]`, in radians. Null: 0.
-  const T* source_phase = nullptr;  ///< The phases phi, `[heads, m]`, in radians. Null: 0.
-  bool real_part = false;           ///< Use Re K (the cosine form), which maps real to real.
+  const T* target_phase = nullptr;      ///< The phases theta, `[heads, n]`, in radians. Null: 0.
+  const T* source_phase = nullptr;      ///< The phases phi, `[heads, m]`, in radians. Null: 0.
+  Profile profile = Profile::matern12;  ///< The shape of the kernel.
+  bool real_part = false;               ///< Use Re K (the cosine form), which maps real to real.
   /// The number of threads of calls that do not give their own. 0: default_num_threads().
   int num_threads = 0;
 };
@@ -70,10 +79,15 @@ enum class Parity {
 
 /// A member of the family of sums that is closed under differentiation by every parameter:
 ///
-///     u_i = sum_j sign(x_i - y_j)^parity * (|x_i - y_j| / lengthscale)^moment * K[i,j] * v_j
+///     u_i = sum_j sign(x_i - y_j)^parity * p(|x_i - y_j| / lengthscale) * K[i,j] * v_j
+///
+/// with a polynomial p. The lengthscale is that of the exponential: for a Matern kernel, divide
+/// Kernel::lengthscale by sqrt(3) or sqrt(5). A Matern-3/2 kernel leaves degrees up to 3 for p, a
+/// Matern-5/2 kernel degrees up to 2.
 struct Term {
   Parity parity = Parity::even;  ///< The power of the sign.
-  int moment = 0;                ///< The power of the scaled distance, 0 to 4.
+  /// The coefficients of the powers 0 to 4 of the scaled distance. All are computed in one pass.
+  std::array<double, 5> polynomial = {1.0, 0.0, 0.0, 0.0, 0.0};
 };
 
 /// The layout of a batch of vectors. The vector of head h and row r starts at
@@ -205,16 +219,17 @@ class Plan {
   /// \param g_strides the layout of g
   /// \param rows the number of vectors of each head
   /// \param gradients where to write the gradients; null members are not computed
+  /// \param term the member of the family of sums in place of K
   /// \param num_threads the number of threads
   template <class V, class R>
   void vjp(const V* v, Strides v_strides, const R* g, Strides g_strides, std::int64_t rows,
-           const Gradients<T, V>& gradients, int num_threads = 0) const {
+           const Gradients<T, V>& gradients, Term term = {}, int num_threads = 0) const {
     Gradients<T, T> scalars{
         as_scalars(gradients.values), gradients.targets,   gradients.sources,
         gradients.lengthscale,        gradients.frequency, gradients.target_phase,
         gradients.source_phase};
     vjp_any(as_scalars(v), is_complex<V>, v_strides, as_scalars(g), is_complex<R>, g_strides, rows,
-            scalars, num_threads);
+            scalars, term, num_threads);
   }
 
   /// Copies the anchors out, in the order in which they were given. Both arrays are from the same
@@ -294,9 +309,10 @@ class Plan {
   /// \param g_strides the layout of g
   /// \param rows the number of vectors of each head
   /// \param gradients where to write the gradients; null members are not computed
+  /// \param term the member of the family of sums in place of K
   /// \param num_threads the number of threads
   void vjp_any(const T* v, bool v_complex, Strides v_strides, const T* g, bool g_complex,
-               Strides g_strides, std::int64_t rows, const Gradients<T, T>& gradients,
+               Strides g_strides, std::int64_t rows, const Gradients<T, T>& gradients, Term term,
                int num_threads) const;
   /// The untyped form of to_dense().
   /// \param matrix receives the entries

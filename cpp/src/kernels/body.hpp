@@ -1,6 +1,7 @@
 // The one body of the inner loops. Each level's file compiles it into a namespace of its own.
 #include "exponentials.hpp"
 #include "gradients.hpp"
+#include "moments.hpp"
 #include "place.hpp"
 #include "product.hpp"
 #include "tiles.hpp"
@@ -55,13 +56,52 @@ void gradients(Form form, bool wide, const GradientJob<T>& job, std::int64_t beg
   });
 }
 
+/// Products with powers above the second are rare, and share one body.
+template <class F>
+LAPLEX_INLINE void with_degree(int degree, const F& f) {
+  if (degree == 1) {
+    f(Constant<int, 1>{});
+  } else if (degree == 2) {
+    f(Constant<int, 2>{});
+  } else {
+    f(Constant<int, kMaxMoment>{});
+  }
+}
+
+template <class T>
+void moment_totals(Form form, bool wide, int degree, const MomentJob<T>& job, std::int64_t begin,
+                   std::int64_t end, double* grown, double* shrunk, void* scratch) {
+  with_form(form, wide, [&](auto f, auto w) {
+    with_degree(degree, [&](auto d) {
+      moment_totals_of<decltype(f)::value, decltype(w)::value, decltype(d)::value>(
+          job, begin, end, grown, shrunk, scratch);
+    });
+  });
+}
+
+template <class T>
+void moment_products(Form form, bool wide, int degree, const MomentJob<T>& job, std::int64_t begin,
+                     std::int64_t end, void* scratch) {
+  with_form(form, wide, [&](auto f, auto w) {
+    with_degree(degree, [&](auto d) {
+      moment_products_of<decltype(f)::value, decltype(w)::value, decltype(d)::value>(job, begin,
+                                                                                     end, scratch);
+    });
+  });
+}
+
 /// Of a level; a constant, so that nothing of the level's code runs before it is chosen.
 template <class T>
 constexpr Kernels<T> table() {
-  return {place<T>, exponentials<T>, totals<T>, product<T>, gradients<T>, to_tile<T>, from_tile<T>};
+  return {place<T>,         exponentials<T>,    totals<T>,  product<T>,  gradients<T>,
+          moment_totals<T>, moment_products<T>, to_tile<T>, from_tile<T>};
 }
 
 static_assert(2 * sizeof(Buffers<double, 2, kRows>) == scratch_bytes(sizeof(double), true));
 static_assert(2 * sizeof(Buffers<float, 2, 1>) == scratch_bytes(sizeof(float), false));
+static_assert(sizeof(MomentBuffers<double, 2, kMaxMoment, kRows>) ==
+              moment_scratch_bytes(sizeof(double), true));
+static_assert(sizeof(MomentBuffers<float, 2, kMaxMoment, 1>) ==
+              moment_scratch_bytes(sizeof(float), false));
 
 }  // namespace laplex::detail::LAPLEX_LEVEL

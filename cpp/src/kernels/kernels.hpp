@@ -14,6 +14,8 @@
 
 #include "../record.hpp"
 
+#include <laplex/detail/scan_element.hpp>
+
 #include <cstddef>
 #include <cstdint>
 
@@ -43,9 +45,10 @@ struct SideView {
   const std::uint8_t* point = nullptr;   ///< [cells] 1 for a point cell; null if there is none
   const std::uint32_t* index = nullptr;  ///< index as given; null where that is the sorted order
   const Permutation* permutation = nullptr;  ///< a faster way than by `index`, or null
-  const T* grow = nullptr;                   ///< exp((z - centre of the cell) / ell)
-  const T* shrink = nullptr;                 ///< its inverse
-  const T* gap = nullptr;  ///< distance to the next anchor of the cell, of either side, over ell
+  const T* position = nullptr;
+  const T* grow = nullptr;    ///< exp((z - centre of the cell) / ell)
+  const T* shrink = nullptr;  ///< its inverse
+  const T* gap = nullptr;     ///< distance to the next anchor of the cell, of either side, over ell
   const T* turn_re = nullptr;  ///< exp(i frequency (z - centre)); null unless oscillating
   const T* turn_im = nullptr;
   const T* phase_re = nullptr;  ///< the phase factor; null without phases
@@ -120,6 +123,50 @@ struct GradientJob {
   double* stretch;  ///< [cells][2], added to: sum of conj(g_i) |x_i - y_j|/ell K_ij v_j; or null
 };
 
+/// How differences of anchors become distances in lengthscales, ((a - b) * power) * rest with a and
+/// b scaled: one factor alone might not be a number of T. `power` is a power of two, and `scale` is
+/// 1, or less where a difference might be beyond the largest number.
+template <class T>
+struct Unit {
+  T scale;
+  T power;
+  T rest;
+};
+
+/// One of the results of a product with a polynomial of the distance.
+template <class T>
+struct MomentResult {
+  const std::uint16_t* left_at;
+  const std::uint16_t* right_at;
+  Combine combine;
+  /// [r][s]: the polynomial's coefficient of power r + s, times C(r + s, r).
+  T coefficient[kMaxMoment + 1][kMaxMoment + 1];
+  Output<T> out;
+};
+
+/// Carries and totals are [cells][moments][planes][lanes], or [..][lanes][planes] if oscillating.
+/// From the left, they are those at the first and at the last anchor of a cell; from the right, the
+/// reverse; all weighted as if they were at its centre.
+template <class T>
+struct MomentJob {
+  SideView<T> from;
+  SideView<T> to;
+  Input<T> values;
+  Carries carries;
+  const double* first;  ///< [cells] the first anchor of either side
+  const double* last;
+  Unit<T> unit;
+  const MomentResult<T>* results;
+  int num_results;
+
+  [[nodiscard]] T first_of(std::int64_t cell) const {
+    return static_cast<T>(first[cell]) * unit.scale;
+  }
+  [[nodiscard]] T last_of(std::int64_t cell) const {
+    return static_cast<T>(last[cell]) * unit.scale;
+  }
+};
+
 /// Where one side of a cell goes: its next places in the tables of the side.
 template <class T>
 struct PlacedSide {
@@ -151,6 +198,14 @@ struct Kernels {
                   std::int64_t end, Combine combine, const Output<T>& out, void* scratch);
   void (*gradients)(Form form, bool wide, const GradientJob<T>& job, std::int64_t begin,
                     std::int64_t end, void* scratch);
+  /// The moments 0..degree (1, 2 or 4) of grow * v at the last anchor of cells [begin, end), and of
+  /// shrink * v at the first.
+  void (*moment_totals)(Form form, bool wide, int degree, const MomentJob<T>& job,
+                        std::int64_t begin, std::int64_t end, double* grown, double* shrunk,
+                        void* scratch);
+  /// Reads polynomials of the moments off.
+  void (*moment_products)(Form form, bool wide, int degree, const MomentJob<T>& job,
+                          std::int64_t begin, std::int64_t end, void* scratch);
   /// rows [k] (null: zeros) of `count` numbers, `step` apart -> tile: number k of row r at
   /// tile[k * tile_step + r].
   void (*to_tile)(const T* const* rows, std::int64_t step, std::int64_t begin, std::int64_t end,
@@ -165,6 +220,14 @@ struct Kernels {
 [[nodiscard]] constexpr std::int64_t scratch_bytes(std::size_t scalar, bool wide) {
   const auto numbers = static_cast<std::size_t>((kCell + 16) * (wide ? kRows : 1));
   return static_cast<std::int64_t>(12 * numbers * scalar);
+}
+
+/// The same for `moment_totals` and `moment_products`: a cell of two planes with up to five
+/// moments, and its places.
+[[nodiscard]] constexpr std::int64_t moment_scratch_bytes(std::size_t scalar, bool wide) {
+  const std::int64_t lanes = wide ? kRows : 1;
+  return static_cast<std::int64_t>(scalar) * (kCell + 32) *
+         (2 * lanes + 4 * (kMaxMoment + 1) * lanes + 3);
 }
 
 /// The functions of the level in use (instruction_set.hpp).

@@ -31,9 +31,9 @@ struct ProductJob {
   std::int64_t rows;
   std::int64_t tiles;
   const void* carries;  ///< [heads, rows, tiles, 2] of Sums, or null for a single tile
-  int moment;
   Part part;
   Parity parity;
+  double coefficient[laplex::detail::kMaxMoment + 1];  ///< of the moments; unused if P is 0
 };
 
 /// Shared memory for tiles of at most `from` and `to` anchors.
@@ -99,15 +99,16 @@ __global__ void __launch_bounds__(NT, kProductBlocks<T, S, P, Ties, NT>)
 
   S result[K];
   const auto sum_of = [&](const Value& sums) {
-    S sum{};
-    for (int q = 0; q <= P; ++q) {  // not indexed by a variable: sums are in registers
-      if (q == job.moment) {
-        sum = sums.word[q];
+    S sum = sums.word[0];
+    if constexpr (Ties) {
+      if (job.parity == Parity::even) {
+        sum = sum + sums.here();
       }
     }
-    if constexpr (Ties) {
-      if (job.parity == Parity::even && job.moment == 0) {
-        sum = sum + sums.here();
+    if constexpr (P > 0) {
+      sum = job.coefficient[0] * sum;
+      for (int q = 1; q <= P; ++q) {
+        sum = sum + job.coefficient[q] * sums.word[q];
       }
     }
     return sum;

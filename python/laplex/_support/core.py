@@ -10,6 +10,7 @@ class Kernel(NamedTuple):
 
     is_double: bool
     real_part: bool
+    profile: int
     heads: int
     n: int
     m: int
@@ -19,6 +20,25 @@ class Kernel(NamedTuple):
     frequency: int
     target_phase: int
     source_phase: int
+
+
+class Term(NamedTuple):
+    """A member of the family of sums: its parity, and the coefficients of its polynomial."""
+
+    parity: int
+    polynomial: tuple[float, ...]
+
+
+PRODUCT = Term(0, (1.0,))
+"""The term of the product itself."""
+
+
+class Form(NamedTuple):
+    """What a call has beside its tensors: the flag of the kernel, and the term."""
+
+    real_part: bool
+    parity: int
+    polynomial: tuple[float, ...]
 
 
 class Vectors(NamedTuple):

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 
 from .. import _core
-from .._support.core import Gradients, Kernel, Vectors
+from .._support.core import PRODUCT, Gradients, Kernel, Vectors
 from ..numpy import checks as validation
 from .array import Array
 from .interchange import DeviceArrays, Lent, View, is_on_device, lend, new_array, pointer_to
@@ -183,6 +183,7 @@ class Plan:
         self._kernel = Kernel(
             self._dtype == _DOUBLE,
             self._real_part,
+            0,
             math.prod(self._batch),
             self._n,
             self._m,
@@ -351,8 +352,7 @@ class Plan:
             self._written(address, dtype, size),
             int(half),
             mode,
-            0,
-            0,
+            PRODUCT,
             call.stream,
             work.span,
         )
@@ -524,7 +524,7 @@ class Plan:
         return view
 
     def _workspace(self, like: object, values: View, call: DeviceArrays) -> Lent:
-        nbytes = self._core.workspace_bytes(self._rows(values), values.is_complex, 0)
+        nbytes = self._core.workspace_bytes(self._rows(values), values.is_complex, PRODUCT)
         return lend(like, nbytes, call)
 
     def _rows(self, values: View) -> int:

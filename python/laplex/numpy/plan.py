@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from .. import _core
-from .._support.core import Gradients, Kernel, Vectors
+from .._support.core import PRODUCT, Gradients, Kernel, Vectors
+from .._support.profiles import profile_of
 from . import checks as validation
 from .checks import Array
 from .layout import layout_of
@@ -82,6 +83,11 @@ class Plan:
         are 0.
     real_part : bool
         Use the real matrix :math:`\mathrm{Re}\,K` (the cosine form).
+    kernel : {"matern12", "matern32", "matern52"}
+        The shape of the kernel, a Matérn kernel of smoothness 1/2, 3/2 or 5/2. The first is the
+        Laplace kernel of the formula. The others replace :math:`e^{-d/\ell}` by
+        :math:`(1 + s)\,e^{-s}` with :math:`s = \sqrt{3}\,d/\ell`, and by
+        :math:`(1 + s + s^2/3)\,e^{-s}` with :math:`s = \sqrt{5}\,d/\ell`.
     num_threads : int, optional
         The number of threads. The default is the environment variable ``LAPLEX_NUM_THREADS``, or
         else all processors that this process may use. The results do not depend on it, bit for
@@ -141,8 +147,10 @@ class Plan:
         target_phase: object = None,
         source_phase: object = None,
         real_part: bool = False,
+        kernel: str = "matern12",
         num_threads: int | None = None,
     ) -> None:
+        profile = profile_of(kernel)
         given = {"targets": validation.as_array("targets", targets)}
         for name, value in (
             ("sources", sources),
@@ -186,6 +194,7 @@ class Plan:
         self._n, self._m = n, m
         self._dtype = dtype
         self._real_part = bool(real_part)
+        self._kernel = kernel
         self._oscillates = bool(np.any(omega != 0))
         self._complex = (self._oscillates or theta is not None or phi is not None) and not real_part
         # Kept for pickling. The core keeps the anchors, because only the core knows the current
@@ -203,8 +212,8 @@ class Plan:
         phi_heads = None if phi is None else self._spread(phi, dtype, (m,))
         arrays = (x_heads, y_heads, ell_heads, omega_heads, theta_heads, phi_heads)
         addresses = (_address(each) for each in arrays)
-        kernel = Kernel(dtype == np.float64, self._real_part, heads, n, m, *addresses)
-        self._core = _core.Plan(kernel, self._threads)
+        options = (dtype == np.float64, self._real_part, profile.number)
+        self._core = _core.Plan(Kernel(*options, heads, n, m, *addresses), self._threads)
 
     # ------------------------------------------------------------------------------------- products
 
@@ -303,7 +312,7 @@ class Plan:
             rows = v.size // count
             given = Vectors(_address(v), False, 0, count)
             written = Vectors(_address(out), self._complex, 0, size)
-            self._core.sum(given, rows, written, mode, 0, 0, self._threads)
+            self._core.sum(given, rows, written, mode, PRODUCT, self._threads)
             return out
         array = validation.values(name, v, self._dtype, count, what)
         batch, laid, is_complex, half = self._lay(name, array)
@@ -313,7 +322,7 @@ class Plan:
             out = validation.output("out", out, (*batch, size), dtype, array)
         result = self._empty(batch, size, is_complex) if out is None or rounded else out
         target = self._lay_out(result, batch)
-        self._core.sum(_vectors(laid), laid.shape[1], _vectors(target), mode, 0, 0, self._threads)
+        self._core.sum(_vectors(laid), laid.shape[1], _vectors(target), mode, PRODUCT, self._threads)
         result = self._lay_back(target, result, batch)
         if not rounded:
             return result
@@ -476,7 +485,7 @@ class Plan:
         d_phi = None if self._phi is None else np.empty((heads, self._m), self._dtype)
         found = (d_values, d_x, d_y, d_ell, d_omega, d_theta, d_phi)
         gradients = Gradients(*(_address(each) for each in found))
-        self._core.vjp(_vectors(laid), _vectors(g_laid), rows, gradients, self._threads)
+        self._core.vjp(_vectors(laid), _vectors(g_laid), rows, gradients, PRODUCT, self._threads)
         if self._y_shape is None:
             d_x += d_y
         return PlanGradients(
@@ -540,8 +549,8 @@ class Plan:
         Raises
         ------
         ValueError
-            For the cosine form (``real_part`` with phases or a frequency), for which no such rule
-            is known.
+            For the cosine form (``real_part`` with phases or a frequency) and for other kernels
+            than ``"matern12"``, for which no such rule is known.
         """
         ranks = np.array(self._core.rank(), dtype=np.int64).reshape(self._batch)
         return int(ranks) if ranks.ndim == 0 else ranks
@@ -611,6 +620,8 @@ class Plan:
             form = "oscillating" if self._oscillates else "carrier phases"
             if self._real_part:
                 form = "cosine"
+        if self._kernel != "matern12":
+            form = f"{self._kernel}, {form}"
         own = "self" if self._y_shape is None else "targets x sources"
         ell = (
             self._lengthscale.item()
@@ -629,6 +640,7 @@ class Plan:
             "target_phase": self._theta,
             "source_phase": self._phi,
             "real_part": self._real_part,
+            "kernel": self._kernel,
             "num_threads": self._threads or None,
         }
         x = np.empty((*self._batch, self._n), self._dtype)

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from . import derivatives, execution
+from . import cuda, derivatives, execution
 from .batching import pad_batch
-from .call import FLAGS, TENSORS, Call, Signature, signature
+from .call import TENSORS, Call, Signature, signature
 from .registry import LIBRARY, MATVEC, MATVEC_VJP, filled
 
 _unpack_dual: Any = forward_ad.unpack_dual
@@ -39,7 +39,7 @@ def is_watched() -> bool:
 
 
 def primitive(call: Call) -> Tensor:
-    """Compute S(parity, moment) of a call, recorded if derivatives may be requested."""
+    """Compute S(parity, polynomial) of a call, recorded if derivatives may be requested."""
     if torch.compiler.is_compiling():
         compiled: Tensor = MATVEC(*call)
         return compiled
@@ -68,7 +68,7 @@ def _gradients(
 ) -> Sequence[Tensor | None]:
     if sig.plain and type(grad) is Tensor and not (is_watched() or _is_batched(grad)):
         return execution.gradients(grad, call, sig, needs, plan)
-    found: Sequence[Tensor] = MATVEC_VJP(grad, *call[:FLAGS], needs)
+    found: Sequence[Tensor] = MATVEC_VJP(grad, *call, needs)
     return [each if need else None for each, need in zip(found, needs, strict=True)]
 
 
@@ -167,7 +167,9 @@ def _saved(ctx: Any) -> Call:
 
 def _needs_composite(call: Call) -> bool:
     """Whether gradients may be differentiated again, which the fused pass does not support."""
-    return bool(call.parity or call.moment or torch.is_grad_enabled() or _forward_mode())
+    if torch.is_grad_enabled() or _forward_mode():
+        return True
+    return cuda.takes(call.targets) and not call.is_plain  # a GPU has them of the product alone
 
 
 def _recording(args: Sequence[Any]) -> bool:

@@ -16,9 +16,14 @@ from numpy import broadcast_shapes as _numpy_broadcast_shapes
 from torch import Tensor
 
 from .. import _core
+from .._support.core import PRODUCT, Term
+from .._support.profiles import Profile
 
-MAX_MOMENT = 4
+MAX_DEGREE = 4
 """The highest power of |x - y| in the core; a lengthscale or frequency derivative adds one."""
+
+PLAIN = PRODUCT.polynomial
+"""The polynomial of the Laplace kernel."""
 
 COMPLEX_OF = {torch.float32: torch.complex64, torch.float64: torch.complex128}
 
@@ -33,7 +38,7 @@ DIRECT = _core.DirectCalls(Tensor.__dlpack_c_exchange_api__, _PLAIN_TYPES)
 
 
 class Call(NamedTuple):
-    """S(parity, moment) of the module `derivatives`: seven tensors and the kernel's form.
+    """S(parity, polynomial) of the module `derivatives`: seven tensors and the kernel's form.
 
     The fields are the arguments of ``torch.ops.laplex.matvec``, in its order.
     """
@@ -47,21 +52,37 @@ class Call(NamedTuple):
     source_phase: Tensor | None
     real_part: bool = False
     parity: int = 0
-    moment: int = 0
+    polynomial: tuple[float, ...] = PLAIN
 
     @property
-    def flags(self) -> tuple[bool]:
-        """The flags of the kernel."""
-        return (self.real_part,)
+    def term(self) -> Term:
+        """The member of the family of sums."""
+        return Term(self.parity, self.polynomial)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether this is the product with the Laplace kernel itself."""
+        return self.parity == 0 and tuple(self.polynomial) == PLAIN
 
     @property
     def is_complex_kernel(self) -> bool:
         """Whether K has complex entries before `real_part` takes their real parts."""
         return not (self.frequency is None and self.target_phase is None is self.source_phase)
 
-    def member(self, values: Tensor, parity: int, moment: int, real_part: bool = False) -> Call:
+    def member(
+        self,
+        values: Tensor,
+        parity: int,
+        polynomial: tuple[float, ...],
+        real_part: bool = False,
+    ) -> Call:
         """Return another sum of the family with this kernel."""
-        return Call(values, *self[1:TENSORS], real_part, parity, moment)
+        return Call(values, *self[1:TENSORS], real_part, parity, polynomial)
+
+    def with_profile(self, profile: Profile) -> Call:
+        """Return the call with another kernel, of the same lengthscale."""
+        lengthscale = self.lengthscale.double() / profile.root
+        return self._replace(lengthscale=lengthscale, polynomial=profile.polynomial)
 
     def adjoint(self, values: Tensor) -> Call:
         """Return the call with the conjugate transpose: roles exchanged, the frequency negated."""
@@ -91,9 +112,6 @@ SIDES = ("sources", "targets", "sources", None, None, "targets", "sources")
 """What the last dimension of each tensor counts; None if all dimensions belong to the batch."""
 TRAILING = tuple(int(side is not None) for side in SIDES)
 """How many of each tensor's last dimensions are not batch dimensions."""
-FLAGS: Final = 8
-"""The fields before this index describe values and kernel; the others, the member of the family."""
-
 
 _TENSORS_GIVEN = ("values", "targets", "sources", "target_phase", "source_phase")
 
@@ -215,18 +233,10 @@ def signature(call: Call) -> Signature:
     NotImplementedError
         If lengthscale and frequency are differentiated more than four times in total.
     """
-    real_part, parity, moment = call[TENSORS:]
-    if not (0 <= moment <= MAX_MOMENT and 0 <= parity <= 2):
-        if moment > MAX_MOMENT:
-            raise NotImplementedError(
-                "lengthscale and frequency can be differentiated at most "
-                f"{MAX_MOMENT} times in total: differentiate with respect to the other arguments "
-                "first"
-            )
-        raise ValueError(
-            f"parity must be 0, 1 or 2 and moment between 0 and {MAX_MOMENT}, got {parity} and "
-            f"{moment}"
-        )
+    real_part, parity, polynomial = call[TENSORS:]
+    check_degree(len(polynomial) - 1)
+    if not 0 <= parity <= 2:
+        raise ValueError(f"parity must be 0, 1 or 2, got {parity}")
     if call.targets.is_cpu and not torch._C._are_functorch_transforms_active():
         found = DIRECT.signature(call[:TENSORS])
         if found is not None and not (real_part and found[-1]):
@@ -284,6 +294,16 @@ def signature(call: Call) -> Signature:
     plain = _are_plain(call)
     batch, anchor_batch = _broadcast(call)
     return Signature(batch, anchor_batch, n, m, dtype, result_dtype, plain, direct=False)
+
+
+def check_degree(degree: int) -> None:
+    """Refuse powers of the distance that the core does not have."""
+    if degree > MAX_DEGREE:
+        raise NotImplementedError(
+            f"lengthscale and frequency can be differentiated at most {MAX_DEGREE} times in total "
+            "(3 times with matern32, twice with matern52): differentiate with respect to the other "
+            "arguments first"
+        )
 
 
 @lru_cache(maxsize=256)

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from .. import _core
-from .._support.core import Gradients, Kernel, Memory, Vectors
+from .._support.core import PRODUCT, Gradients, Kernel, Memory, Term, Vectors
 from .call import Call, Signature
 
 
@@ -239,22 +239,30 @@ class DevicePlan:
         rows: int,
         out: Vectors,
         mode: int,
-        parity: int,
-        moment: int,
+        term: Term,
         num_threads: int,
         /,
     ) -> None:
         """Write K v or another sum of the family, as ``execution.Plan.sum`` does."""
         with on(self._device):
-            nbytes = self._plan.workspace_bytes(rows, values.is_complex, moment)
+            nbytes = self._plan.workspace_bytes(rows, values.is_complex, term)
             workspace = memory(nbytes, self._device)
             stream = current_stream(self._device)
-            self._plan.sum(values, rows, out, 0, mode, parity, moment, stream, span(workspace))
+            self._plan.sum(values, rows, out, 0, mode, term, stream, span(workspace))
 
     def vjp(
-        self, values: Vectors, grad: Vectors, rows: int, gradients: Gradients, num_threads: int, /
+        self,
+        values: Vectors,
+        grad: Vectors,
+        rows: int,
+        gradients: Gradients,
+        term: Term,
+        num_threads: int,
+        /,
     ) -> None:
-        """Write the first-order gradients, as ``execution.Plan.vjp`` does."""
+        """Write the first-order gradients of the product itself, as ``execution.Plan.vjp`` does."""
+        if term != PRODUCT:
+            raise NotImplementedError("a plan on a GPU has the gradients of the product alone")
         with on(self._device):
             nbytes = self._plan.gradient_workspace_bytes(rows, values.is_complex)
             workspace = memory(nbytes, self._device)

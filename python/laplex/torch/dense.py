@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .._support.profiles import PROFILES, Profile
+
 
 def kernel(
     targets: Tensor,
@@ -14,13 +16,17 @@ def kernel(
     target_phase: Tensor | None,
     source_phase: Tensor | None,
     real_part: bool,
+    profile: Profile = PROFILES["matern12"],
 ) -> Tensor:
     """Compute entries of K by the formula in double precision; the arguments broadcast.
 
     The derivative of ``abs`` at 0 is 0, which is also the operator's convention for ties.
     """
     distance = (targets.double() - sources.double()).abs()
-    modulus = torch.exp(-distance / lengthscale)
+    scaled = distance * profile.root / lengthscale
+    modulus = torch.exp(-scaled)
+    if len(profile.polynomial) > 1:
+        modulus = modulus * sum(c * scaled**power for power, c in enumerate(profile.polynomial))
     phase = torch.zeros((), dtype=torch.float64, device=targets.device)
     if frequency is not None:
         phase = frequency.double() * distance

@@ -3,21 +3,20 @@
 The primitive is the following family, where tau = |x_i - y_j| / lengthscale and K is the complex
 kernel matrix:
 
-    S(s, p)_i = sum_j sign(x_i - y_j)^s tau_ij^p K_ij v_j,   parity s in {0, 1, 2}, moment p >= 0,
+    S(s, q)_i = sum_j sign(x_i - y_j)^s q(tau_ij) K_ij v_j,   parity s in {0, 1, 2}, q a polynomial
 
 Parity 2 is the square of the sign: 1, but 0 at a tie. With the convention sign(0) = 0 the family
-is closed under differentiation. With c' = 1 - i frequency lengthscale, and s+ = 1, 2, 1 for
-s = 0, 1, 2,
+is closed under differentiation. With s+ = 1, 2, 1 for s = 0, 1, 2,
 
-    dS/dx_i         =  (p S(s+, p-1) - c' S(s+, p)) / lengthscale        (sources: the negative)
-    dS/dlengthscale =  (S(s, p+1) - p S(s, p)) / lengthscale
-    dS/dfrequency   =  i lengthscale S(s, p+1)
-    dS/dtheta_i     =  i S(s, p)_i                                       (source phases: -i)
+    dS/dx_i         =  S(s+, q' - q) / lengthscale + i frequency S(s+, q)    (sources: the negative)
+    dS/dlengthscale =  S(s, tau (q - q')) / lengthscale
+    dS/dfrequency   =  i lengthscale S(s, tau q)
+    dS/dtheta_i     =  i S(s, q)_i                                           (source phases: -i)
 
 So ``vjp`` and ``jvp`` below are sums of a few calls of the primitive, and differentiating *them*
-gives every higher derivative exactly. The lengthscale and frequency use the moment S(s, p+1). The
-identity W = -(1/c) (sum_i x_i ... + sum_j y_j ...) would make them free in a first-order pass, but
-that sum cancels: its terms grow with the range of the anchors, and its value does not.
+gives every higher derivative exactly. The lengthscale and frequency raise the degree of q by one.
+The identity W = -(1/c) (sum_i x_i ... + sum_j y_j ...) would make them free in a first-order pass,
+but that sum cancels: its terms grow with the range of the anchors, and its value does not.
 
 Complex gradients follow PyTorch's Wirtinger convention: for a gradient g, dL = Re(conj(g) du).
 """
@@ -25,16 +24,20 @@ Complex gradients follow PyTorch's Wirtinger convention: for a gradient g, dL = 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import zip_longest
 
 import torch
 from torch import Tensor
 
-from .call import TENSORS, Call
+from .call import PLAIN, TENSORS, Call
 
 NEXT_PARITY = {0: 1, 1: 2, 2: 1}
 
 Primitive = Callable[[Call], Tensor]
 """The operator, in the form that the caller wants to record."""
+
+Polynomial = tuple[float, ...]
+"""The coefficients of the powers 0, 1, ..., without zeros at the end."""
 
 
 def vjp(
@@ -44,7 +47,7 @@ def vjp(
     needs: Sequence[bool],
     shapes: Sequence[Sequence[int]] | None = None,
 ) -> list[Tensor | None]:
-    """Compute the gradients of Re <grad, S(parity, moment)> with respect to the seven tensors.
+    """Compute the gradients of Re <grad, S(parity, polynomial)> with respect to the seven tensors.
 
     Parameters
     ----------
@@ -67,7 +70,7 @@ def vjp(
         Seven tensors of those shapes and of the call's dtypes; those not needed are None.
     """
     values, _, sources, lengthscale, frequency, target_phase, source_phase = call[:TENSORS]
-    real_part, parity, moment = call.real_part, call.parity, call.moment
+    real_part, parity, polynomial = call.real_part, call.parity, tuple(call.polynomial)
     if shapes is None:
         shapes = [() if each is None else each.shape for each in call[:TENSORS]]
     result: list[Tensor | None] = [None] * TENSORS
@@ -76,15 +79,15 @@ def vjp(
 
     back = call.adjoint(grad)
 
-    def forward(s: int, p: int) -> Tensor:
-        return primitive(call.member(values, s, p))
+    def forward(s: int, q: Polynomial) -> Tensor:
+        return primitive(call.member(values, s, q))
 
-    def adjoint(s: int, p: int, real_part: bool = False) -> Tensor:
-        out = primitive(back.member(grad, s, p, real_part))
+    def adjoint(s: int, q: Polynomial, real_part: bool = False) -> Tensor:
+        out = primitive(back.member(grad, s, q, real_part))
         return -out if s == 1 else out  # because sign(x - y) is odd
 
     if need_values or need_phi:
-        back_sum = adjoint(parity, moment, real_part and not need_phi)
+        back_sum = adjoint(parity, polynomial, real_part and not need_phi)
         if need_values:
             total = back_sum if values.is_complex() else real(back_sum)
             result[0] = total.sum_to_size(shapes[0])
@@ -92,72 +95,74 @@ def vjp(
             assert source_phase is not None
             result[6] = imaginary_inner(back_sum, values).sum_to_size(shapes[6])
     if need_x:
-        along = slope(forward, lengthscale, frequency, parity, moment)
+        along = slope(forward, lengthscale, frequency, parity, polynomial)
         result[1] = inner(grad, along).sum_to_size(shapes[1])
     if need_y:
-        along = slope(adjoint, lengthscale, back.frequency, parity, moment)
+        along = slope(adjoint, lengthscale, back.frequency, parity, polynomial)
         total = inner(-along, values)
         if sources is None:
             assert result[1] is not None
             result[1] = result[1] + total.sum_to_size(shapes[1])
         else:
             result[2] = total.sum_to_size(shapes[2])
-    if need_lengthscale or need_frequency:
-        higher = forward(parity, moment + 1)
-        if need_lengthscale:
-            total = inner(grad, higher)
-            if moment:
-                total = total - moment * inner(grad, forward(parity, moment))
-            total = total.sum(-1).to(lengthscale.dtype)
-            result[3] = total.sum_to_size(shapes[3]) / lengthscale
-        if need_frequency:
-            assert frequency is not None
-            total = imaginary_inner(grad, higher).sum(-1).to(frequency.dtype) * -lengthscale
-            result[4] = total.sum_to_size(shapes[4]).to(frequency.dtype)
+    stretched: dict[Polynomial, Tensor] = {}
+    if need_lengthscale:
+        raised = _times_distance(_difference(polynomial, _derivative(polynomial)))
+        stretched[raised] = forward(parity, raised)
+        total = inner(grad, stretched[raised]).sum(-1).to(lengthscale.dtype)
+        result[3] = total.sum_to_size(shapes[3]) / lengthscale
+    if need_frequency:
+        assert frequency is not None
+        raised = _times_distance(polynomial)
+        higher = stretched[raised] if raised in stretched else forward(parity, raised)
+        total = imaginary_inner(grad, higher).sum(-1).to(frequency.dtype) * -lengthscale
+        result[4] = total.sum_to_size(shapes[4]).to(frequency.dtype)
     if need_theta:
         assert target_phase is not None
-        total = -imaginary_inner(grad, forward(parity, moment))
+        total = -imaginary_inner(grad, forward(parity, polynomial))
         result[5] = total.sum_to_size(shapes[5])
     return result
 
 
 def jvp(primitive: Primitive, call: Call, tangents: Sequence[Tensor | None]) -> Tensor | None:
-    """Differentiate S(parity, moment) along the seven tangents (None for a tensor held fixed)."""
+    """Differentiate S(parity, polynomial) along the seven tangents (None for a tensor held fixed)."""
     values, lengthscale, frequency = call.values, call.lengthscale, call.frequency
-    parity, moment = call.parity, call.moment
+    parity, polynomial = call.parity, tuple(call.polynomial)
     d_values, d_x, d_y, d_lengthscale, d_frequency, d_theta, d_phi = tangents
     if call.sources is None:
         d_y = d_x
 
-    def along(v: Tensor, s: int, p: int) -> Tensor:
-        return primitive(call.member(v, s, p))
+    def along(v: Tensor, s: int, q: Polynomial) -> Tensor:
+        return primitive(call.member(v, s, q))
 
-    def forward(s: int, p: int) -> Tensor:
-        return along(values, s, p)
+    def forward(s: int, q: Polynomial) -> Tensor:
+        return along(values, s, q)
 
     terms: list[Tensor] = []
     if d_values is not None:
-        terms.append(along(d_values, parity, moment))
+        terms.append(along(d_values, parity, polynomial))
     if d_phi is not None:
-        terms.append(-1j * along(d_phi * values, parity, moment))
+        terms.append(-1j * along(d_phi * values, parity, polynomial))
     if d_x is not None:
-        terms.append(d_x * slope(forward, lengthscale, frequency, parity, moment))
+        terms.append(d_x * slope(forward, lengthscale, frequency, parity, polynomial))
     if d_y is not None:
         moved = d_y * values
 
-        def forward_moved(s: int, p: int) -> Tensor:
-            return along(moved, s, p)
+        def forward_moved(s: int, q: Polynomial) -> Tensor:
+            return along(moved, s, q)
 
-        terms.append(-slope(forward_moved, lengthscale, frequency, parity, moment))
-    if d_lengthscale is not None or d_frequency is not None:
-        higher = forward(parity, moment + 1)
-        if d_lengthscale is not None:
-            total = higher - moment * forward(parity, moment) if moment else higher
-            terms.append(as_factor(d_lengthscale / lengthscale, higher) * total)
-        if d_frequency is not None:
-            terms.append(1j * as_factor(d_frequency * lengthscale, higher) * higher)
+        terms.append(-slope(forward_moved, lengthscale, frequency, parity, polynomial))
+    stretched: dict[Polynomial, Tensor] = {}
+    if d_lengthscale is not None:
+        raised = _times_distance(_difference(polynomial, _derivative(polynomial)))
+        stretched[raised] = higher = forward(parity, raised)
+        terms.append(as_factor(d_lengthscale / lengthscale, higher) * higher)
+    if d_frequency is not None:
+        raised = _times_distance(polynomial)
+        higher = stretched[raised] if raised in stretched else forward(parity, raised)
+        terms.append(1j * as_factor(d_frequency * lengthscale, higher) * higher)
     if d_theta is not None:
-        terms.append(1j * d_theta * forward(parity, moment))
+        terms.append(1j * d_theta * forward(parity, polynomial))
     if not terms:
         return None
     total = terms[0]
@@ -167,24 +172,37 @@ def jvp(primitive: Primitive, call: Call, tangents: Sequence[Tensor | None]) -> 
 
 
 def slope(
-    primitive: Callable[[int, int], Tensor],
+    primitive: Callable[[int, Polynomial], Tensor],
     lengthscale: Tensor,
     frequency: Tensor | None,
     parity: int,
-    moment: int,
+    polynomial: Polynomial,
 ) -> Tensor:
-    """dS/dx_i at every target i: (p S(s+, p-1) - c' S(s+, p)) / lengthscale."""
+    """dS/dx_i at every target i: S(s+, q' - q) / lengthscale + i frequency S(s+, q)."""
     odd = NEXT_PARITY[parity]
-    total = primitive(odd, moment)
+    total = -primitive(odd, _difference(polynomial, _derivative(polynomial)))
     if frequency is not None:
-        turn = as_factor(frequency * lengthscale, total)
-        total = total - 1j * turn * total
-    if moment:
-        total = total - moment * primitive(odd, moment - 1)
+        swing = -total if polynomial == PLAIN else primitive(odd, polynomial)
+        total = total + 1j * as_factor(frequency * lengthscale, swing) * swing
     divisor = as_factor(lengthscale, total)
     if divisor.dtype is not lengthscale.dtype:  # in float32 a tiny one is 0, and 0 / 0 is NaN
         divisor = divisor.clamp_min(torch.finfo(divisor.dtype).tiny)
-    return -total / divisor
+    return total / divisor
+
+
+def _derivative(q: Polynomial) -> Polynomial:
+    return tuple(power * each for power, each in enumerate(q))[1:]
+
+
+def _difference(a: Polynomial, b: Polynomial) -> Polynomial:
+    result = [x - y for x, y in zip_longest(a, b, fillvalue=0.0)]
+    while len(result) > 1 and result[-1] == 0.0:
+        result.pop()
+    return tuple(result)
+
+
+def _times_distance(q: Polynomial) -> Polynomial:
+    return (0.0, *q)
 
 
 def as_factor(scalar: Tensor, like: Tensor) -> Tensor:

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from .. import _core
-from .._support.core import Gradients, Kernel, Vectors
+from .._support.core import Gradients, Kernel, Term, Vectors
 from ..numpy.layout import Layout, layout_of
 from . import cuda
-from .call import DIRECT, SIDES, TENSORS, Call, Signature
+from .call import DIRECT, SIDES, TENSORS, Call, Signature, check_degree
 
 _LITTLE = 1 << 20  # gradients of up to this many numbers are copied to take the core's fast path
 _PRODUCT = 0  # mode of the core's sum: K itself, not its transpose or adjoint
@@ -35,21 +35,27 @@ class Plan(Protocol):
         rows: int,
         out: Vectors,
         mode: int,
-        parity: int,
-        moment: int,
+        term: Term,
         num_threads: int,
         /,
     ) -> None:
         """Write K v or another sum of the family."""
 
     def vjp(
-        self, values: Vectors, grad: Vectors, rows: int, gradients: Gradients, num_threads: int, /
+        self,
+        values: Vectors,
+        grad: Vectors,
+        rows: int,
+        gradients: Gradients,
+        term: Term,
+        num_threads: int,
+        /,
     ) -> None:
         """Write the first-order gradients that have an address."""
 
 
 def product(call: Call, sig: Signature) -> tuple[Tensor, Plan]:
-    """Compute S(parity, moment) of the module ``derivatives``, as a new tensor ``[*batch, n]``."""
+    """Compute S(parity, polynomial) of the module ``derivatives``, as a new tensor ``[*batch, n]``."""
     if sig.direct:
         if sig.batch or sig.result_dtype is not sig.dtype:
             out = torch.empty(sig.shape, dtype=sig.result_dtype, device=call.targets.device)
@@ -63,9 +69,7 @@ def product(call: Call, sig: Signature) -> tuple[Tensor, Plan]:
     layout = layout_of(sig.batch, sig.anchor_batch)
     _values, given = _strided(call.values, layout, sig.sources)
     result, written = _writable(out, layout)
-    plan.sum(
-        given, layout.rows, written, _PRODUCT, call.parity, call.moment, torch.get_num_threads()
-    )
+    plan.sum(given, layout.rows, written, _PRODUCT, call.term, torch.get_num_threads())
     return (out if result is None else _restored(result, layout).contiguous()), plan
 
 
@@ -76,6 +80,8 @@ def gradients(
 
     ``plan`` is the plan of the call's product, if it was kept.
     """
+    if needs[3] or needs[4]:  # lengthscale and frequency
+        check_degree(len(call.polynomial))
     if sig.direct and isinstance(plan, _core.Plan):
         if grad.numel() < _LITTLE:
             grad = grad.contiguous()  # the gradient of a sum is one number, repeated
@@ -83,7 +89,8 @@ def gradients(
             torch.empty_like(each) if need and each is not None else None
             for each, need in zip(call[:TENSORS], needs, strict=True)
         ]
-        if DIRECT.vjp(plan, call[:TENSORS], grad, tuple(out), torch.get_num_threads()):
+        tensors, form = call[:TENSORS], call[TENSORS:]
+        if DIRECT.vjp(plan, tensors, form, grad, tuple(out), torch.get_num_threads()):
             return out
     # On a device, look the plan up again: the stream may have changed, or be captured into a graph.
     if plan is None or cuda.takes(call.targets):
@@ -105,7 +112,7 @@ def gradients(
         _values, given = _strided(call.values, layout, m)
         _grad, of_result = _strided(grad, layout, n)
         addresses = Gradients(*[0 if each is None else each.data_ptr() for each in found])
-        plan.vjp(given, of_result, layout.rows, addresses, torch.get_num_threads())
+        plan.vjp(given, of_result, layout.rows, addresses, call.term, torch.get_num_threads())
     else:
         for each in found:
             if each is not None:
@@ -144,7 +151,13 @@ def plan_of(call: Call, sig: Signature, backward: bool = False) -> Plan:
     batch = sig.anchor_batch
     heads = layout_of(batch, batch).heads
     kernel = Kernel(
-        sig.dtype is torch.float64, *call.flags, heads, sig.targets, sig.sources, *addresses
+        sig.dtype is torch.float64,
+        call.real_part,
+        0,  # the polynomial of a Matern kernel is in the term
+        heads,
+        sig.targets,
+        sig.sources,
+        *addresses,
     )
     if cuda.takes(call.targets):
         return cuda.plan_of(call, sig, kernel, laid, backward)

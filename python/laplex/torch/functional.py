@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .._support.profiles import profile_of
 from .autograd import primitive
 from .call import TENSORS, TRAILING, Call, Scalar, call_of
 
@@ -21,6 +22,7 @@ def matvec(
     target_phase: Tensor | None = None,
     source_phase: Tensor | None = None,
     real_part: bool = False,
+    kernel: str = "matern12",
 ) -> Tensor:
     r"""Multiply values by the Laplace-kernel matrix of targets and sources, in linear time.
 
@@ -34,8 +36,8 @@ def matvec(
     :math:`e^{-d/\ell} \cos(\theta_i - \phi_j + \omega d)` at distance :math:`d`.
 
     The result is differentiable with respect to every tensor argument, in reverse and forward mode.
-    Lengthscale and frequency share a limit of four derivatives, in any combination; the other
-    arguments have no limit. The function works under ``torch.func``, ``torch.compile`` and
+    Lengthscale and frequency share a limit of four derivatives, in any combination (three with
+    ``"matern32"`` and two with ``"matern52"``); the other arguments have no limit. The function works under ``torch.func``, ``torch.compile`` and
     autocast.
 
     Parameters
@@ -58,6 +60,11 @@ def matvec(
         Carrier phases in radians, of the anchors' dtype.
     real_part : bool
         Use the real part of the matrix, so that real values give a real result.
+    kernel : {"matern12", "matern32", "matern52"}
+        The shape of the kernel, a Matérn kernel of smoothness 1/2, 3/2 or 5/2. The first is the
+        Laplace kernel of the formula. The others replace :math:`e^{-d/\ell}` by
+        :math:`(1 + s)\,e^{-s}` with :math:`s = \sqrt{3}\,d/\ell`, and by
+        :math:`(1 + s + s^2/3)\,e^{-s}` with :math:`s = \sqrt{5}\,d/\ell`.
 
     Returns
     -------
@@ -86,7 +93,8 @@ def matvec(
     ``[H]``, and values ``[B, 1, m]`` then give a result ``[B, H, n]``.
 
     **Accuracy.** The error of every entry of the result is at most 1e-14 (float64) or 1e-6
-    (float32) times :math:`\sum_j |K_{ij}| |v_j|`, where :math:`|K_{ij}| = e^{-d/\ell}`. NaN and
+    (float32) times :math:`\sum_j |K_{ij}| |v_j|`, where :math:`|K_{ij}|` is the kernel without
+    phases and frequency, :math:`e^{-d/\ell}` for ``"matern12"``. NaN and
     infinity in the values propagate.
 
     **Ties.** At :math:`x_i = y_j` the kernel has a kink. Derivatives use sign(0) = 0 there, as
@@ -108,18 +116,17 @@ def matvec(
     >>> laplex.matvec(torch.ones(2, dtype=torch.float64), targets, sources)
     tensor([1.1353, 0.7358], dtype=torch.float64)
     """
-    return product(
-        call_of(
-            values,
-            targets,
-            sources,
-            lengthscale,
-            frequency,
-            target_phase,
-            source_phase,
-            real_part,
-        )
+    call = call_of(
+        values,
+        targets,
+        sources,
+        lengthscale,
+        frequency,
+        target_phase,
+        source_phase,
+        real_part,
     )
+    return product(call if kernel == "matern12" else call.with_profile(profile_of(kernel)))
 
 
 def product(call: Call) -> Tensor:
@@ -129,7 +136,7 @@ def product(call: Call) -> Tensor:
         return _of_both_parts(call)
     # With float64 anchors the check of dtypes refuses half-precision values.
     if values.dtype in _HALF and call.targets.dtype is torch.float32:
-        result = primitive(call.member(values.float(), 0, 0, call.real_part))
+        result = primitive(call.member(values.float(), call.parity, call.polynomial, call.real_part))
         return result if result.is_complex() else result.to(values.dtype)
     return primitive(call)
 
@@ -148,5 +155,5 @@ def _of_both_parts(call: Call) -> Tensor:
         parts = torch.view_as_real(values.resolve_conj()).movedim(-1, 0)
     missing = batch - (values.dim() - 1)
     parts = parts.reshape(parts.shape[:1] + (1,) * missing + parts.shape[1:])
-    result = primitive(call.member(parts, 0, 0, real_part=True))
+    result = primitive(call.member(parts, call.parity, call.polynomial, real_part=True))
     return torch.complex(result[0], result[1])

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .. import _core
 from .._support.optional import require
+from .._support.profiles import PROFILES, profile_of
 from ..numpy import checks as validation
 from . import execution
 from .autograd import is_watched
@@ -44,6 +45,8 @@ class LaplaceOperator:
         :math:`\theta` and :math:`\phi`, as in `laplex.matvec`.
     real_part : bool
         Use the real matrix :math:`\mathrm{Re}\,K` (the cosine form).
+    kernel : {"matern12", "matern32", "matern52"}
+        The shape of the kernel, as in `laplex.matvec`; the default is the Laplace kernel.
 
     Attributes
     ----------
@@ -52,6 +55,8 @@ class LaplaceOperator:
         kernel without oscillation.
     real_part : bool
         Whether the matrix is the real part.
+    kernel : str
+        The name of the kernel.
 
     Raises
     ------
@@ -88,8 +93,10 @@ class LaplaceOperator:
         target_phase: Tensor | None = None,
         source_phase: Tensor | None = None,
         real_part: bool = False,
+        kernel: str = "matern12",
     ) -> None:
         check_operand("targets", targets)
+        profile_of(kernel)
         self._take(
             call_of(
                 targets,  # stands in for the values, which are not known yet
@@ -100,10 +107,11 @@ class LaplaceOperator:
                 target_phase,
                 source_phase,
                 real_part,
-            )
+            ),
+            kernel,
         )
 
-    def _take(self, call: Call) -> None:
+    def _take(self, call: Call, kernel: str) -> None:
         """Check a call, except for its values, and take its arguments."""
         anchors = call.targets if call.sources is None else call.sources
         self._signature = signature(call._replace(values=anchors.new_empty(anchors.shape[-1:])))
@@ -111,6 +119,7 @@ class LaplaceOperator:
         self.lengthscale, self.frequency = call.lengthscale, call.frequency
         self.target_phase, self.source_phase = call.target_phase, call.source_phase
         self.real_part = call.real_part
+        self.kernel = kernel
 
     @property
     def _call(self) -> Call:
@@ -163,7 +172,12 @@ class LaplaceOperator:
             The products.
         """
         check_operand("values", values)
-        return product(Call(values, *self._call[1:]))
+        return product(self._with_kernel(Call(values, *self._call[1:])))
+
+    def _with_kernel(self, call: Call) -> Call:
+        """Return a call of the operator's own arguments as the core takes it."""
+        profile = PROFILES[self.kernel]
+        return call if self.kernel == "matern12" else call.with_profile(profile)
 
     def _with_row_dimension(self) -> LaplaceOperator:
         """Give every batched argument a dimension of size 1 for the columns of a matrix."""
@@ -221,7 +235,7 @@ class LaplaceOperator:
 
     def _of(self, call: Call) -> LaplaceOperator:
         operator = LaplaceOperator.__new__(LaplaceOperator)
-        operator._take(call)
+        operator._take(call, self.kernel)
         return operator
 
     # --- inspection -------------------------------------------------------------------------------
@@ -271,6 +285,7 @@ class LaplaceOperator:
             None if theta is None else theta.unsqueeze(-1),
             None if phi is None else phi.unsqueeze(-2),
             self.real_part,
+            PROFILES[self.kernel],
         )
         return matrix.to(self.dtype).expand(self.shape)
 
@@ -307,10 +322,15 @@ class LaplaceOperator:
         Raises
         ------
         ValueError
-            With ``real_part``: no such rule is known for the cosine form.
+            With ``real_part`` and for other kernels than ``"matern12"``: no such rule is known.
         NotImplementedError
             Inside a transform of ``torch.func``.
         """
+        if self.kernel != "matern12":
+            raise ValueError(
+                f"the rank of a matrix with kernel={self.kernel!r} is not known in O(n): use "
+                "torch.linalg.matrix_rank(operator.to_dense()) for a small one"
+            )
         # Only the order matters, so the numbers may be on any device.
         plan = (self.to(device="cpu") if self.device.type == "cuda" else self)._plan()
         assert isinstance(plan, _core.Plan)
@@ -334,6 +354,8 @@ class LaplaceOperator:
             parts.append(f"lengthscale={float(self.lengthscale.detach()):.6g}")
         if self.requires_grad:
             parts.append("requires_grad=True")
+        if self.kernel != "matern12":
+            parts.insert(1, f"kernel={self.kernel!r}")
         return f"LaplaceOperator({', '.join(parts)})"
 
     # --- other libraries --------------------------------------------------------------------------
@@ -363,6 +385,7 @@ class LaplaceOperator:
             target_phase=theta,
             source_phase=phi,
             real_part=self.real_part,
+            kernel=self.kernel,
         )
 
     def to_scipy(self) -> Any:
@@ -377,6 +400,11 @@ class LaplaceOperator:
         require("linear_operator", extra="all", feature="laplex.LaplaceOperator.to_linear_operator")
         from .linear_operator import LaplaceLinearOperator
 
+        if self.kernel != "matern12":
+            raise NotImplementedError(
+                f"to_linear_operator does not support kernel={self.kernel!r}: use 'matern12', or "
+                "gpytorch.kernels.MaternKernel"
+            )
         return LaplaceLinearOperator.of(self)
 
 

@@ -1,7 +1,7 @@
 """The operators ``laplex::matvec`` and ``laplex::matvec_vjp`` of PyTorch's registry.
 
 ``laplex::matvec`` is the primitive of the module ``derivatives``; ``laplex::matvec_vjp`` computes
-its seven first-order gradients (parity 0, moment 0) in one fused pass. The registry serves
+its seven first-order gradients in one call of the core. The registry serves
 ``torch.compile``, fake and meta tensors, and dispatch modes. The module ``autograd`` adds the
 derivatives and ``batching`` the rules for vmap.
 """
@@ -15,16 +15,17 @@ import torch
 from torch import Tensor
 
 from . import execution
-from .call import FLAGS, TENSORS, Call, signature
+from .call import TENSORS, Call, signature
 
 _KINDS: dict[Any, str] = {Tensor: "Tensor", Tensor | None: "Tensor?", bool: "bool", int: "int"}
+_KINDS[tuple[float, ...]] = "float[]"
 _FIELDS = [f"{_KINDS[kind]} {name}" for name, kind in get_type_hints(Call).items()]
 # Inductor's CUDA graphs own all memory allocated during their warm-up, but orders must outlive it.
 _TAGS = (torch.Tag.pt2_compliant_tag, torch.Tag.cudagraph_unsafe)
 LIBRARY: Any = torch.library.Library("laplex", "DEF")  # type: ignore[no-untyped-call]
 LIBRARY.define(f"matvec({', '.join(_FIELDS)}) -> Tensor", tags=_TAGS)
 LIBRARY.define(
-    f"matvec_vjp(Tensor grad, {', '.join(_FIELDS[:FLAGS])}, bool[{TENSORS}] needs) "
+    f"matvec_vjp(Tensor grad, {', '.join(_FIELDS)}, bool[{TENSORS}] needs) "
     f"-> ({', '.join(['Tensor'] * TENSORS)})",
     tags=_TAGS,
 )

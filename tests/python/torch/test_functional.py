@@ -440,19 +440,21 @@ def test_refuses_devices_that_it_cannot_compute_on():
 def test_the_registered_operator_checks_its_arguments_too():
     """torch.ops.laplex reaches raw memory, so it must not trust its caller."""
     ell = torch.tensor(1.0)
-    rest = (None, ell, None, None, None, False, 0, 0)
+    rest = (None, ell, None, None, None, False, 0, [1.0])
     with pytest.raises(ValueError, match="values has 2 entries"):
         torch.ops.laplex.matvec(F[:2], F, *rest)
     with pytest.raises(TypeError, match=r"call laplex\.matvec"):
-        torch.ops.laplex.matvec(F.to(torch.complex64), F, None, ell, None, F, None, True, 0, 0)
-    grads = (None, ell, None, None, None, False, [True] * 7)
+        torch.ops.laplex.matvec(F.to(torch.complex64), F, None, ell, None, F, None, True, 0, [1.0])
+    grads = (None, ell, None, None, None, False, 0, [1.0], [True] * 7)
     with pytest.raises(ValueError, match=re.escape("grad has shape (2,)")):
         torch.ops.laplex.matvec_vjp(F[:2], F, F, *grads)
     with pytest.raises(TypeError, match=r"grad has dtype torch\.float64"):
         torch.ops.laplex.matvec_vjp(F.double(), F, F, *grads)
-    for parity, moment in ((3, 0), (-1, 0), (0, -1)):
-        with pytest.raises(ValueError, match="parity must be 0, 1 or 2 and moment between 0 and 4"):
-            torch.ops.laplex.matvec(F, F, *rest[:-2], parity, moment)
+    for parity in (3, -1):
+        with pytest.raises(ValueError, match="parity must be 0, 1 or 2"):
+            torch.ops.laplex.matvec(F, F, *rest[:-2], parity, [1.0])
+    with pytest.raises(NotImplementedError, match="at most 4 times"):
+        torch.ops.laplex.matvec(F, F, *rest[:-1], [0.0] * 5 + [1.0])
 
 
 def test_numbers_of_one_call_are_not_those_of_another():

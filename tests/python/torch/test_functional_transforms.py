@@ -15,10 +15,10 @@ pytestmark = pytest.mark.usefixtures("seeded")
 MAIN_FORMS = ("real", "carrier", "oscillating", "cosine")
 
 
-def raw(form, requires_grad=True, parity=0, moment=0, **options):
+def raw(form, requires_grad=True, parity=0, polynomial=(1.0,), **options):
     """Arguments of ``torch.ops.laplex.matvec``."""
     inputs, real_part = case(form, requires_grad=requires_grad, **options)
-    return (*inputs, real_part, parity, moment)
+    return (*inputs, real_part, parity, list(polynomial))
 
 
 # --- opcheck --------------------------------------------------------------------------------------
@@ -31,7 +31,7 @@ def test_opcheck_matvec(form, requires_grad):
     op = torch.ops.laplex.matvec.default
     torch.library.opcheck(op, raw(form, requires_grad))
     torch.library.opcheck(op, raw(form, requires_grad, batch=(2,), values_batch=(3, 1)))
-    torch.library.opcheck(op, raw(form, requires_grad, self_case=True, parity=1, moment=2))
+    torch.library.opcheck(op, raw(form, requires_grad, self_case=True, parity=1, polynomial=(0.0, 0.0, 1.0)))
 
 
 # With gradients the operator is its composite formula, whose every step opcheck compiles: slow.

@@ -1,0 +1,37 @@
+/// Passes over the cells that give products with one set of values: K v and other members of the
+/// family of sums.
+#pragma once
+
+#include "block_pass.hpp"
+#include "profile.hpp"
+#include "state.hpp"
+
+#include <laplex/plan.hpp>
+
+#include <vector>
+
+namespace laplex::detail {
+
+/// One of the results of a pass: a sum of the family, or (`side` left or right) a part of it.
+template <class T>
+struct Result {
+  Parity parity;
+  Polynomial polynomial;
+  Vectors<T> vectors;
+  Combine side = Combine::sum;
+
+  [[nodiscard]] Combine combine() const {
+    return parity == Parity::odd ? Combine::difference : side;
+  }
+  /// Whether tied pairs are left out.
+  [[nodiscard]] bool strict() const { return parity != Parity::even; }
+};
+
+/// Sends every block of lanes through the cells: `rows` vectors of each head, from sources to
+/// targets or (`transposed`) from targets to sources, with the conjugate of K if `conjugate`.
+/// Results beyond the plain sum share one pass.
+template <class T>
+void run(const State<T>& state, const Vectors<const T>& values, std::int64_t rows, bool transposed,
+         bool conjugate, const std::vector<Result<T>>& results, int num_threads);
+
+}  // namespace laplex::detail

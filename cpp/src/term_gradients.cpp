@@ -1,0 +1,251 @@
+// With tau = |x_i - y_j| / ell, c' = 1 - i ell frequency and s+ = 1, 2, 1 for s = 0, 1, 2, the sums
+//   S(s, q)_i = sum_j sign(x_i - y_j)^s q(tau) exp(-c' tau) v_j
+// of a polynomial q have the derivatives
+//   dS/dx_i = S(s+, q' - c' q) / ell,  dS/dell = S(s, tau (q - q')) / ell,
+//   dS/dfrequency = i ell S(s, tau q),
+// so that all gradients are made of the results of two passes: one over the values, read off at the
+// targets, and one over the cotangents, read off at the sources.
+#include "term_gradients.hpp"
+
+#include "array.hpp"
+#include "checks.hpp"
+#include "compensated.hpp"
+#include "parallel.hpp"
+#include "product_pass.hpp"
+
+#include <cstddef>
+#include <string>
+#include <vector>
+
+namespace laplex::detail {
+namespace {
+
+Polynomial derivative(const Polynomial& q) {
+  Polynomial d{};
+  for (std::size_t k = 1; k < q.size(); ++k) {
+    d[k - 1] = static_cast<double>(k) * q[k];
+  }
+  return d;
+}
+
+Polynomial difference(const Polynomial& a, const Polynomial& b) {
+  Polynomial d{};
+  for (std::size_t k = 0; k < d.size(); ++k) {
+    d[k] = a[k] - b[k];
+  }
+  return d;
+}
+
+Polynomial times_distance(const Polynomial& q) {
+  if (q.back() != 0.0) {
+    invalid("lengthscale and frequency can be differentiated at most " +
+            std::to_string(kMaxMoment) + " times in total, the powers of a kernel counted");
+  }
+  Polynomial t{};
+  for (std::size_t k = 1; k < t.size(); ++k) {
+    t[k] = q[k - 1];
+  }
+  return t;
+}
+
+/// Results of one pass, in memory of their own: [heads, lanes, count].
+template <class T>
+class Sums {
+ public:
+  Sums(bool complex, std::int64_t heads, std::int64_t lanes, std::int64_t count)
+      : complex_(complex), size_(heads * lanes * count), strides_{lanes * count, count} {}
+
+  /// Asks for another sum; its number.
+  std::size_t add(Parity parity, const Polynomial& polynomial) {
+    memory_.emplace_back().reset(complex_ ? 2 * size_ : size_);
+    results_.push_back({parity, polynomial, {memory_.back().data(), complex_, strides_, 1}});
+    return memory_.size() - 1;
+  }
+  std::vector<Result<T>>& results() { return results_; }
+
+  [[nodiscard]] Complex get(std::size_t number, std::int64_t at) const {
+    const T* const from = memory_[number].data();
+    if (complex_) {
+      return {static_cast<double>(from[2 * at]), static_cast<double>(from[2 * at + 1])};
+    }
+    return {static_cast<double>(from[at]), 0.0};
+  }
+
+ private:
+  bool complex_;
+  std::int64_t size_;
+  Strides strides_;
+  std::vector<Array<T>> memory_;
+  std::vector<Result<T>> results_;
+};
+
+/// conj(a) b.
+Complex inner(Complex a, Complex b) {
+  return {a.re * b.re + a.im * b.im, a.re * b.im - a.im * b.re};
+}
+
+template <class T>
+Complex entry(const Vectors<const T>& vectors, std::int64_t head, std::int64_t lane,
+              std::int64_t at) {
+  const T* const from = vectors.lane(head, lane) + at * vectors.step();
+  return {static_cast<double>(from[0]), vectors.paired() ? static_cast<double>(from[1]) : 0.0};
+}
+
+constexpr std::int64_t kGrain = 4096;
+
+}  // namespace
+
+template <class T>
+void term_gradients(const State<T>& state, Parity parity, const Polynomial& polynomial,
+                    const Vectors<const T>& values, const Vectors<const T>& grad, std::int64_t rows,
+                    const Vectors<T>& d_values, const Gradients<T, T>& gradients, int threads) {
+  const Fixed<T>& fixed = state.fixed();
+  const std::int64_t lanes = rows * values.parts;
+  const bool complex = fixed.complex_kernel() || values.paired();
+  const Parity next = parity == Parity::odd ? Parity::strict : Parity::odd;
+  const Polynomial along = difference(derivative(polynomial), polynomial);
+  const bool scalars = gradients.lengthscale != nullptr || gradients.frequency != nullptr;
+
+  Sums<T> at_targets(complex, fixed.heads, lanes, fixed.n);
+  Sums<T> at_sources(complex, fixed.heads, lanes, fixed.m);
+  std::size_t sum = 0;
+  std::size_t slope = 0;
+  std::size_t turn = 0;
+  std::size_t stretch = 0;
+  std::size_t swing = 0;
+  if (gradients.target_phase != nullptr) {
+    sum = at_targets.add(parity, polynomial);
+  }
+  if (gradients.targets != nullptr) {
+    slope = at_targets.add(next, along);
+    turn = fixed.oscillates ? at_targets.add(next, polynomial) : 0;
+  }
+  if (gradients.lengthscale != nullptr) {
+    stretch =
+        at_targets.add(parity, times_distance(difference(polynomial, derivative(polynomial))));
+  }
+  if (gradients.frequency != nullptr && fixed.oscillates) {
+    swing = at_targets.add(parity, times_distance(polynomial));
+  }
+  std::size_t back = 0;
+  std::size_t back_slope = 0;
+  std::size_t back_turn = 0;
+  if (gradients.source_phase != nullptr) {
+    back = at_sources.add(parity, polynomial);
+  }
+  if (gradients.sources != nullptr) {
+    back_slope = at_sources.add(next, along);
+    back_turn = fixed.oscillates ? at_sources.add(next, polynomial) : 0;
+  }
+  if (gradients.values != nullptr) {
+    at_sources.results().push_back({parity, polynomial, d_values});
+  }
+  if (!at_targets.results().empty()) {
+    run<T>(state, values, rows, false, false, at_targets.results(), threads);
+  }
+  if (!at_sources.results().empty()) {
+    run<T>(state, grad, rows, true, true, at_sources.results(), threads);
+  }
+
+  for (std::int64_t h = 0; h < fixed.heads; ++h) {
+    const Rate rate = fixed.rate[static_cast<std::size_t>(h)];
+    const double turns = rate.frequency * rate.lengthscale;
+    // The derivative along x of what a lane has at place `at`: (slope + i turns turn) / ell.
+    const auto derivative_of = [&](const Sums<T>& sums, std::size_t real, std::size_t imaginary,
+                                   double sign, std::int64_t at) {
+      Complex d = sums.get(real, at);
+      if (fixed.oscillates) {
+        const Complex t = sums.get(imaginary, at);
+        d = {d.re - sign * turns * t.im, d.im + sign * turns * t.re};
+      }
+      return d;
+    };
+    const auto chunks = static_cast<std::size_t>((fixed.n + kGrain - 1) / kGrain);
+    std::vector<Sum> by_lengthscale(scalars ? chunks : 0);
+    std::vector<Sum> by_frequency(scalars ? chunks : 0);
+    parallel_ranges(threads, fixed.n, kGrain, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t i = begin; i < end; ++i) {
+        double x = 0.0;
+        double theta = 0.0;
+        double ell = 0.0;
+        double omega = 0.0;
+        for (std::int64_t l = 0; l < lanes; ++l) {
+          const std::int64_t at = (h * lanes + l) * fixed.n + i;
+          const Complex g = entry(grad, h, l, i);
+          if (gradients.targets != nullptr) {
+            x += inner(g, derivative_of(at_targets, slope, turn, 1.0, at)).re;
+          }
+          if (gradients.target_phase != nullptr) {
+            theta -= inner(g, at_targets.get(sum, at)).im;
+          }
+          if (gradients.lengthscale != nullptr) {
+            ell += inner(g, at_targets.get(stretch, at)).re;
+          }
+          if (gradients.frequency != nullptr && fixed.oscillates) {
+            omega -= inner(g, at_targets.get(swing, at)).im;
+          }
+        }
+        if (gradients.targets != nullptr) {
+          gradients.targets[h * fixed.n + i] = static_cast<T>(x / rate.lengthscale);
+        }
+        if (gradients.target_phase != nullptr) {
+          gradients.target_phase[h * fixed.n + i] = static_cast<T>(theta);
+        }
+        if (scalars) {
+          by_lengthscale[static_cast<std::size_t>(begin / kGrain)].add(ell);
+          by_frequency[static_cast<std::size_t>(begin / kGrain)].add(omega);
+        }
+      }
+    });
+    if (gradients.sources != nullptr || gradients.source_phase != nullptr) {
+      parallel_ranges(threads, fixed.m, kGrain, [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t j = begin; j < end; ++j) {
+          double y = 0.0;
+          double phi = 0.0;
+          for (std::int64_t l = 0; l < lanes; ++l) {
+            const std::int64_t at = (h * lanes + l) * fixed.m + j;
+            const Complex v = entry(values, h, l, j);
+            if (gradients.sources != nullptr) {
+              y -= inner(v, derivative_of(at_sources, back_slope, back_turn, -1.0, at)).re;
+            }
+            if (gradients.source_phase != nullptr) {
+              phi += inner(at_sources.get(back, at), v).im;
+            }
+          }
+          if (gradients.sources != nullptr) {
+            gradients.sources[h * fixed.m + j] = static_cast<T>(y / rate.lengthscale);
+          }
+          if (gradients.source_phase != nullptr) {
+            gradients.source_phase[h * fixed.m + j] = static_cast<T>(phi);
+          }
+        }
+      });
+    }
+    const auto total = [](const std::vector<Sum>& parts) {
+      Sum all;
+      for (const Sum& part : parts) {
+        all.add(part.value());
+      }
+      return all.value();
+    };
+    if (gradients.lengthscale != nullptr) {
+      // The lengthscale of the kernel is that of its exponential times a constant.
+      gradients.lengthscale[h] =
+          total(by_lengthscale) / rate.lengthscale / lengths_of(fixed.profile);
+    }
+    if (gradients.frequency != nullptr) {
+      gradients.frequency[h] = rate.lengthscale * total(by_frequency);
+    }
+  }
+}
+
+template void term_gradients<float>(const State<float>&, Parity, const Polynomial&,
+                                    const Vectors<const float>&, const Vectors<const float>&,
+                                    std::int64_t, const Vectors<float>&,
+                                    const Gradients<float, float>&, int);
+template void term_gradients<double>(const State<double>&, Parity, const Polynomial&,
+                                     const Vectors<const double>&, const Vectors<const double>&,
+                                     std::int64_t, const Vectors<double>&,
+                                     const Gradients<double, double>&, int);
+
+}  // namespace laplex::detail
