@@ -438,8 +438,34 @@ LAPLEX_INLINE Pack<T> polynomial_of(const Pack<T>* sums, const Pack<T>& step,
   return total;
 }
 
-/// Reads one result of a cell off at its targets.
-template <Form F, bool Wide, int D, class T, class Cell>
+/// The moments of a plane at the places `where[k..]`: of the sums before and after them.
+template <bool Wide, int D, class T, class Cell>
+LAPLEX_INLINE void look_up_moments(const Cell& buffers, int p, const std::uint16_t* where,
+                                   std::int64_t k, Pack<T>* before, Pack<T>* after) {
+  for (int q = 0; q <= D; ++q) {
+    if constexpr (Wide) {
+      before[q] = load(buffers.before(p, q) + std::int64_t(where[k]) * kRows);
+      after[q] = load(buffers.after(p, q) + std::int64_t(where[k]) * kRows);
+    } else {
+      load_pairs(buffers.pairs(p, q), where + k, before[q], after[q]);
+    }
+  }
+}
+
+/// The places at which those sums stand.
+template <bool Wide, class T, class Cell>
+LAPLEX_INLINE void look_up_places(const Cell& buffers, const std::uint16_t* where, std::int64_t k,
+                                  Pack<T>& before, Pack<T>& after) {
+  if constexpr (Wide) {
+    before = splat(buffers.places()[std::ptrdiff_t(where[k]) - 1]);
+    after = splat(buffers.places()[where[k]]);
+  } else {
+    load_pairs(buffers.place_pairs(), where + k, before, after);
+  }
+}
+
+/// Reads one result of a cell off at its targets. `Same`: both sides are looked up at one place.
+template <Form F, bool Wide, int D, bool Same, class T, class Cell>
 LAPLEX_INLINE void read_moments(const Cell& buffers, const SideView<T> to, Range targets,
                                 const Unit<T> unit, const MomentResult<T>& result) {
   constexpr int P = F == Form::real ? 1 : 2;
@@ -448,43 +474,31 @@ LAPLEX_INLINE void read_moments(const Cell& buffers, const SideView<T> to, Range
   const Combine combine = result.combine;
   T coefficient[kMaxMoment + 1][kMaxMoment + 1];
   std::memcpy(coefficient, result.coefficient, sizeof(coefficient));
-  const auto sums = [&](auto left_side, const std::uint16_t* at, std::int64_t k,
-                        const Pack<T>& here, Pack<T>* to_sums) {
-    constexpr bool Left = decltype(left_side)::value;
-    Pack<T> places;
-    Pack<T> unused;
-    if constexpr (Wide) {
-      const std::int64_t where = at[k];
-      places = splat(buffers.places()[Left ? where - 1 : where]);
-    } else if constexpr (Left) {
-      load_pairs(buffers.place_pairs(), at + k, places, unused);
-    } else {
-      load_pairs(buffers.place_pairs(), at + k, unused, places);
-    }
-    const Pack<T> distance = Left ? scaled(here, places, unit) : scaled(places, here, unit);
-    for (int p = 0; p < P; ++p) {
-      Pack<T> moments[D + 1];
-      for (int q = 0; q <= D; ++q) {
-        if constexpr (Wide) {
-          const std::int64_t where = at[k] * kRows;
-          moments[q] = load((Left ? buffers.before(p, q) : buffers.after(p, q)) + where);
-        } else if constexpr (Left) {
-          load_pairs(buffers.pairs(p, q), at + k, moments[q], unused);
-        } else {
-          load_pairs(buffers.pairs(p, q), at + k, unused, moments[q]);
-        }
-      }
-      to_sums[p] = polynomial_of<D>(moments, distance, coefficient);
-    }
-  };
   const std::uint16_t* const left_at = result.left_at + targets.begin;
   const std::uint16_t* const right_at = result.right_at + targets.begin;
   for (std::int64_t k = 0; k < targets.size(); k += step) {
     const Pack<T> here = at<Wide>(to.position, targets.begin + k) * splat(unit.scale);
+    Pack<T> before;
+    Pack<T> after;
+    Pack<T> unused;
+    look_up_places<Wide>(buffers, left_at, k, before, after);
+    if constexpr (!Same) {
+      look_up_places<Wide>(buffers, right_at, k, unused, after);
+    }
+    const Pack<T> from_left = scaled(here, before, unit);
+    const Pack<T> from_right = scaled(after, here, unit);
     Pack<T> left[P];
     Pack<T> right[P];
-    sums(Constant<bool, true>{}, left_at, k, here, left);
-    sums(Constant<bool, false>{}, right_at, k, here, right);
+    for (int p = 0; p < P; ++p) {
+      Pack<T> moments[D + 1];
+      Pack<T> moments_after[D + 1];
+      look_up_moments<Wide, D>(buffers, p, left_at, k, moments, moments_after);
+      left[p] = polynomial_of<D>(moments, from_left, coefficient);
+      if constexpr (!Same) {
+        look_up_moments<Wide, D>(buffers, p, right_at, k, moments, moments_after);
+      }
+      right[p] = polynomial_of<D>(moments_after, from_right, coefficient);
+    }
     move_to<F, Wide, true>(to, targets.begin + k, left);
     move_to<F, Wide, false>(to, targets.begin + k, right);
     for (int p = 0; p < P; ++p) {
@@ -498,6 +512,12 @@ LAPLEX_INLINE void read_moments(const Cell& buffers, const SideView<T> to, Range
     }
     put<F, Wide>(to, targets, k, left, out);
   }
+}
+
+/// Whether two tables say the same of a range: they do where nothing is tied.
+LAPLEX_INLINE bool same_places(const std::uint16_t* a, const std::uint16_t* b, Range range) {
+  return a == b || std::memcmp(a + range.begin, b + range.begin,
+                               static_cast<std::size_t>(range.size()) * sizeof(*a)) == 0;
 }
 
 template <Form F, bool Wide, int D, class T>
@@ -521,7 +541,12 @@ void moment_products_of(const MomentJob<T>& job, std::int64_t begin, std::int64_
       scan_moments<F, Wide, D>(job.from, sources, job.carries, cell, job.unit, buffers);
     }
     for (int r = 0; r < job.num_results; ++r) {
-      read_moments<F, Wide, D>(buffers, job.to, targets, job.unit, job.results[r]);
+      const MomentResult<T>& result = job.results[r];
+      if (same_places(result.left_at, result.right_at, targets)) {
+        read_moments<F, Wide, D, true>(buffers, job.to, targets, job.unit, result);
+      } else {
+        read_moments<F, Wide, D, false>(buffers, job.to, targets, job.unit, result);
+      }
     }
   }
 }
