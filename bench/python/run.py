@@ -83,7 +83,7 @@ def run_peers(sizes: list[int], failures: dict[str, str]) -> dict[str, dict[str,
             for task in tasks:
                 if task.kind is not None:
                     with np.errstate(all="ignore"):
-                        errors[task.name] = problem.error(np.asarray(task.run()), task.kind)
+                        errors[task.name] = problem.error(np.asarray(task.run()), task)
             times = measure({task.name: task.run for task in tasks})
             found[f"{dtype} {n}"] = {
                 name: {"seconds": seconds, "error": errors.get(name)}
