@@ -2,9 +2,9 @@
 
     python bench/python/gram.py [--quick] [--only times agreement memory samples stability]
 
-The script compares laplex.gram with celerite2, tinygp, GPyTorch and scikit-learn, on one thread. Times are
-process CPU times, the minimum over interleaved rounds. It takes about ten minutes. With --quick it
-takes one minute and writes into build/gram.
+The script compares laplex.gram with celerite2, tinygp (where it is installed), GPyTorch and
+scikit-learn, on one thread. Times are process CPU times, the minimum over interleaved rounds. It
+takes about ten minutes. With --quick it takes one minute and writes into build/gram.
 """
 
 from __future__ import annotations
