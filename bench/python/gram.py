@@ -376,6 +376,11 @@ def section_times(times: Times, folder: Path) -> str:
             f"{1 / min(lost):.1f}: for small n, Laplex spends most of its time on setting up "
             "tensors.\n"
         )
+    if any(who == "tinygp" for _, _, who in times):
+        lines.append(
+            "tinygp's functions are compiled by JAX beforehand. Its gradients are those by "
+            "lengthscale, variance, noise and frequency.\n"
+        )
     draw_times(times, folder)
     return "\n".join(lines)
 
