@@ -9,6 +9,7 @@ timed, like a plan.
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -118,16 +119,20 @@ def ours(p: Problem) -> list[Task]:
     return tasks
 
 
+#: Matern kernels besides Matern-1/2, by the names they have in tables.
+MATERN = {"Matern-3/2": "matern32", "Matern-5/2": "matern52"}
+
+
 def ours_matern(p: Problem) -> list[Task]:
-    """Return our products with Matern kernels, in the order of *laplex, random*."""
+    """Return our products with Matern kernels, with plans built beforehand."""
     tasks = []
-    for name, kernel in (("3/2", "matern32"), ("5/2", "matern52")):
-        plan, out = p.plan("random", kernel=kernel), np.empty_like(p.v)
+    for kind, (name, kernel) in itertools.product(("random", "self"), MATERN.items()):
+        plan, out = p.plan(kind, kernel=kernel), np.empty_like(p.v)
         tasks.append(
             Task(
-                f"laplex, random, Matern-{name}",
+                f"laplex, {kind}, {name}",
                 lambda plan=plan, out=out: plan.apply(p.v, out),
-                "random",
+                kind,
                 {"kernel": kernel},
             )
         )
@@ -304,17 +309,32 @@ def jax_tasks(p: Problem) -> list[Task]:
 
 
 def tinygp_tasks(p: Problem) -> list[Task]:
-    """Return a compiled product with a quasiseparable matrix, in the self case and float64."""
+    """Return compiled products with quasiseparable matrices, in the self case and float64."""
     if p.dtype != "float64" or p.n > 10**6:
         return []
     import jax
     from tinygp.kernels import quasisep
 
-    matrix = quasisep.Exp(scale=ELL).to_symm_qsm(jax.numpy.asarray(p.sorted_x))
+    jax.config.update("jax_enable_x64", True)
     v = jax.numpy.asarray(p.v)
     product = jax.jit(lambda m, w: m @ w)
-    product(matrix, v).block_until_ready()
-    return [Task("tinygp, self", lambda: np.asarray(product(matrix, v)), "self")]
+
+    def task(name: str, kernel: Any, options: Mapping[str, Any]) -> Task:
+        matrix = kernel.to_symm_qsm(jax.numpy.asarray(p.sorted_x))
+        product(matrix, v).block_until_ready()
+        return Task(name, lambda: np.asarray(product(matrix, v)), "self", options)
+
+    return [
+        task("tinygp, self", quasisep.Exp(scale=ELL), {}),
+        *(
+            task(
+                f"tinygp, self, {name}",
+                getattr(quasisep, kernel.capitalize())(scale=ELL),
+                {"kernel": kernel},
+            )
+            for name, kernel in MATERN.items()
+        ),
+    ]
 
 
 def numba_tasks(p: Problem) -> list[Task]:
