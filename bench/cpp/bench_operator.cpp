@@ -37,6 +37,11 @@ constexpr double kSparse = 0.01;
 
 enum class Order { random, sorted };
 
+/// The term whose kernel is multiplied by that power of the distance in lengthscales.
+Term moment(int power, Parity parity = Parity::even) {
+  return {parity, power};
+}
+
 /// What a product is made with.
 struct Case {
   Order order = Order::random;
@@ -350,10 +355,11 @@ void add_size(std::int64_t n) {
   with("forward, random, f64", forward<double>, Case{});
   for (Case c : {Case{}, sorted}) {
     const std::string order = c.order == Order::sorted ? ", sorted" : ", random";
-    for (c.term.moment = 1; c.term.moment <= 4; ++c.term.moment) {
-      with("forward, moment " + std::to_string(c.term.moment) + order, forward<float>, c);
+    for (int power = 1; power <= 4; ++power) {
+      c.term = moment(power);
+      with("forward, moment " + std::to_string(power) + order, forward<float>, c);
     }
-    c.term = {Parity::odd, 0};
+    c.term = moment(0, Parity::odd);
     with("forward, odd moment 0" + order, forward<float>, c);
     c.term = {};
     c.sparse = true;

@@ -275,7 +275,9 @@ def page(found: Found, seconds: float, quick: bool) -> str:
         "## Matern kernels",
         "",
         "Products with `kernel=`, in units of `sum_j |K_ij| |v_j|` with that kernel's K. Sizes",
-        "and lengthscales are those of the moments.",
+        "and lengthscales are those of the moments. The lengthscale divided by the square root of",
+        "3 or 5 is a number in float64, for the library and for the reference. (An exact quotient",
+        "would change an entry of exp(-100) by 1e-14 of itself.)",
         "",
         *table(
             [
@@ -303,7 +305,7 @@ def page(found: Found, seconds: float, quick: bool) -> str:
             ),
         ),
         "",
-        f"The tables above this one show {found.tried:,} results, and in all tables "
+        f"The tables above the last one show {found.tried:,} results. In all tables,",
         f"{'every' if found.kept() else 'NOT every'} error is within the promise.",
         "",
         f"Measured with laplex {laplex.__version__}, NumPy {np.__version__}, Python",
