@@ -504,6 +504,11 @@ def _cells(times: dict[str, float], tasks: list[str], unit: float = 1.0) -> list
     return [number(times[name] * unit) if name in times else "" for name in tasks]
 
 
+# What the plots leave out: other problems than the plain product, and more than twenty curves.
+_NOT_BESIDE_FLOORS = ("rows", "wall", "f64", "odd", "moment 3", "moment 4")
+_NOT_BESIDE_PEERS = ("Matern", "mean", "regular")
+
+
 def draw(results: Results, folder: Path) -> list[str]:
     """Draw time over n for Laplex, the floors and the peers; return the names of the files."""
     import matplotlib
@@ -527,7 +532,7 @@ def draw(results: Results, folder: Path) -> list[str]:
     floors = {
         name: {int(n): t / int(n) * 1e9 for n, t in times.items()}
         for name, times in sorted(results["cpp"].items())
-        if len(times) > 1 and "rows" not in name and "wall" not in name and "f64" not in name
+        if len(times) > 1 and not any(word in name for word in _NOT_BESIDE_FLOORS)
     }
     files = [figure("benchmarks_floors.png", "Laplex and floors, float32, one thread", floors)]
     for dtype in ("float32", "float64"):
@@ -536,7 +541,8 @@ def draw(results: Results, folder: Path) -> list[str]:
             if key.startswith(dtype):
                 n = int(key.split()[1])
                 for name, entry in found.items():
-                    curves.setdefault(name, {})[n] = entry["seconds"] / n * 1e9
+                    if not any(word in name for word in _NOT_BESIDE_PEERS):
+                        curves.setdefault(name, {})[n] = entry["seconds"] / n * 1e9
         files.append(
             figure(
                 f"benchmarks_peers_{dtype}.png", f"Laplex and peers, {dtype}, one thread", curves
