@@ -383,8 +383,10 @@ def layers_section(found: Results) -> list[str]:
     return [
         "## Layers",
         "",
-        "The table shows microseconds of a call with a batch of 256 and one head.",
-        "",
+        *paragraph(
+            "The table shows microseconds of a call with a batch of 256 and one head. The anchors",
+            "do not move between calls, so that their plan is found again.",
+        ),
         *table(
             ["call", *found],
             [[call, *(number(found[k].get(call)) for k in found)] for call in _names(found)],
