@@ -257,7 +257,7 @@ $(STAMPS)/editable: pyproject.toml $(CMAKE_FILES) $(MODULE_FILES) $(STAMPS)/dev
 # In its own environment: the other libraries have many dependencies that nothing else here needs.
 BENCH_BIN := build/bench/venv/bin
 
-bench: build/bench/ready ## compare with memory floors and other libraries: ten minutes, or one with BENCH_ARGS=--quick; see docs/measurements/benchmarks.md
+bench: build/bench/ready ## compare with memory floors and other libraries: twenty minutes, or one with BENCH_ARGS=--quick; see docs/measurements/benchmarks.md
 	$(HEADING) "benchmarks"
 	tools/google_benchmark.sh
 	$(BIN)/cmake --preset bench

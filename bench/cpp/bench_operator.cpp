@@ -23,12 +23,33 @@ namespace {
 
 using laplex::Gradients;
 using laplex::Kernel;
+using laplex::Mode;
+using laplex::Parity;
 using laplex::Plan;
 using laplex::Strides;
+using laplex::Term;
 
 constexpr double kLengthscale = 0.1;
 
+/// The lengthscale of a sparse line, in units of the mean gap between neighbours among all anchors.
+/// A cell is at most 8 lengthscales wide, so 92% of the gaps separate two cells.
+constexpr double kSparse = 0.01;
+
 enum class Order { random, sorted };
+
+/// The term whose kernel is multiplied by that power of the distance in lengthscales.
+Term moment(int power, Parity parity = Parity::even) {
+  return {parity, power};
+}
+
+/// What a product is made with.
+struct Case {
+  Order order = Order::random;
+  bool cosine = false;
+  bool sparse = false;
+  int threads = 1;
+  Term term = {};
+};
 
 /// The inputs of one size and precision, shared by all benchmarks so that they run on the same.
 template <class T>
@@ -36,8 +57,10 @@ struct Inputs {
   std::int64_t n;
   std::vector<T> x, y, sorted_x, sorted_y, moved_x, moved_y, phase_x, phase_y, v, u;
   std::vector<std::uint32_t> from, to;
+  double sparse_lengthscale;
 
-  explicit Inputs(std::int64_t size) : n(size) {
+  explicit Inputs(std::int64_t size)
+      : n(size), sparse_lengthscale(kSparse / (2.0 * static_cast<double>(size))) {
     const auto count = static_cast<std::size_t>(n);
     std::mt19937_64 random(1);
     std::uniform_real_distribution<T> uniform;
@@ -69,18 +92,18 @@ struct Inputs {
     }
   }
 
-  [[nodiscard]] Kernel<T> kernel(Order order, bool cosine = false, int threads = 1) const {
+  [[nodiscard]] Kernel<T> kernel(const Case& c) const {
     Kernel<T> k;
     k.num_targets = k.num_sources = n;
-    k.targets = order == Order::sorted ? sorted_x.data() : x.data();
-    k.sources = order == Order::sorted ? sorted_y.data() : y.data();
-    k.lengthscale = &kLengthscale;
-    if (cosine) {
+    k.targets = c.order == Order::sorted ? sorted_x.data() : x.data();
+    k.sources = c.order == Order::sorted ? sorted_y.data() : y.data();
+    k.lengthscale = c.sparse ? &sparse_lengthscale : &kLengthscale;
+    if (c.cosine) {
       k.target_phase = phase_x.data();
       k.source_phase = phase_y.data();
       k.real_part = true;
     }
-    k.num_threads = threads;
+    k.num_threads = c.threads;
     return k;
   }
 };
@@ -189,14 +212,17 @@ void scalar_loop(benchmark::State& state) {
 constexpr int kWarmUp = 3;
 
 template <class T>
-void forward(benchmark::State& state, Order order, bool cosine, int threads) {
+void forward(benchmark::State& state, const Case& c) {
   Inputs<T>& in = inputs<T>(state.range(0));
-  const Plan<T> plan(in.kernel(order, cosine, threads));
+  const Plan<T> plan(in.kernel(c));
+  const auto product = [&] {
+    plan.apply(in.v.data(), in.u.data(), 1, Strides{}, Strides{}, Mode::plain, c.term);
+  };
   for (int k = 0; k < kWarmUp; ++k) {
-    plan.apply(in.v.data(), in.u.data());
+    product();
   }
   for (auto _ : state) {
-    plan.apply(in.v.data(), in.u.data());
+    product();
     benchmark::ClobberMemory();
   }
 }
@@ -228,7 +254,7 @@ class AllGradients {
 template <class T>
 void forward_and_gradients(benchmark::State& state, Order order) {
   Inputs<T>& in = inputs<T>(state.range(0));
-  const Plan<T> plan(in.kernel(order));
+  const Plan<T> plan(in.kernel({order}));
   AllGradients<T> gradients(in.v.size(), in.x.size());
   for (int k = 0; k < kWarmUp; ++k) {
     plan.apply(in.v.data(), in.u.data());
@@ -244,7 +270,7 @@ template <class T>
 void new_plan(benchmark::State& state, Order order) {
   Inputs<T>& in = inputs<T>(state.range(0));
   for (auto _ : state) {
-    const Plan<T> plan(in.kernel(order));
+    const Plan<T> plan(in.kernel({order}));
     benchmark::ClobberMemory();
   }
 }
@@ -252,7 +278,7 @@ void new_plan(benchmark::State& state, Order order) {
 template <class T>
 void update(benchmark::State& state) {
   Inputs<T>& in = inputs<T>(state.range(0));
-  Plan<T> plan(in.kernel(Order::random));
+  Plan<T> plan(in.kernel({Order::random}));
   bool there = false;
   for (auto _ : state) {
     there = !there;
@@ -275,7 +301,7 @@ void memcpy_rows(benchmark::State& state) {
 
 void forward_rows(benchmark::State& state, Order order) {
   Inputs<float>& in = inputs<float>(state.range(0));
-  const Plan<float> plan(in.kernel(order));
+  const Plan<float> plan(in.kernel({order}));
   std::vector<float> v(static_cast<std::size_t>(kRows * in.n), 1.0F);
   std::vector<float> u(v.size());
   for (auto _ : state) {
@@ -286,7 +312,7 @@ void forward_rows(benchmark::State& state, Order order) {
 
 void forward_and_gradients_rows(benchmark::State& state) {
   Inputs<float>& in = inputs<float>(state.range(0));
-  const Plan<float> plan(in.kernel(Order::random));
+  const Plan<float> plan(in.kernel({Order::random}));
   std::vector<float> v(static_cast<std::size_t>(kRows * in.n), 1.0F);
   std::vector<float> u(v.size());
   AllGradients<float> gradients(v.size(), in.x.size());
@@ -318,11 +344,27 @@ void add_size(std::int64_t n) {
   const auto with = [n](const std::string& name, auto body, auto... arguments) {
     add(name, n, [=](benchmark::State& state) { body(state, arguments...); });
   };
-  with("forward, sorted", forward<float>, Order::sorted, false, 1);
-  with("forward, random", forward<float>, Order::random, false, 1);
-  with("forward, cosine", forward<float>, Order::random, true, 1);
-  with("forward, sorted, f64", forward<double>, Order::sorted, false, 1);
-  with("forward, random, f64", forward<double>, Order::random, false, 1);
+  Case sorted;
+  sorted.order = Order::sorted;
+  Case cosine;
+  cosine.cosine = true;
+  with("forward, sorted", forward<float>, sorted);
+  with("forward, random", forward<float>, Case{});
+  with("forward, cosine", forward<float>, cosine);
+  with("forward, sorted, f64", forward<double>, sorted);
+  with("forward, random, f64", forward<double>, Case{});
+  for (Case c : {Case{}, sorted}) {
+    const std::string order = c.order == Order::sorted ? ", sorted" : ", random";
+    for (int power = 1; power <= 4; ++power) {
+      c.term = moment(power);
+      with("forward, moment " + std::to_string(power) + order, forward<float>, c);
+    }
+    c.term = moment(0, Parity::odd);
+    with("forward, odd moment 0" + order, forward<float>, c);
+    c.term = {};
+    c.sparse = true;
+    with("forward, sparse" + order, forward<float>, c);
+  }
   with("forward + gradients, sorted", forward_and_gradients<float>, Order::sorted);
   with("forward + gradients, random", forward_and_gradients<float>, Order::random);
   with("new plan", new_plan<float>, Order::random);
@@ -331,10 +373,11 @@ void add_size(std::int64_t n) {
   with("update, small step", update<float>);
   if (n >= 1000000) {
     for (const int threads : {1, 2}) {
+      Case c;
+      c.threads = threads;
       add(
           "forward, random, wall, threads " + std::to_string(threads), n,
-          [=](benchmark::State& state) { forward<float>(state, Order::random, false, threads); },
-          true);
+          [=](benchmark::State& state) { forward<float>(state, c); }, true);
     }
   }
   if (n <= 100000) {

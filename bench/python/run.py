@@ -83,7 +83,7 @@ def run_peers(sizes: list[int], failures: dict[str, str]) -> dict[str, dict[str,
             for task in tasks:
                 if task.kind is not None:
                     with np.errstate(all="ignore"):
-                        errors[task.name] = problem.error(np.asarray(task.run()), task.kind)
+                        errors[task.name] = problem.error(np.asarray(task.run()), task)
             times = measure({task.name: task.run for task in tasks})
             found[f"{dtype} {n}"] = {
                 name: {"seconds": seconds, "error": errors.get(name)}
@@ -157,35 +157,82 @@ def run_overhead() -> dict[str, dict[str, float]]:
     return found
 
 
-def run_layer() -> dict[str, float]:
-    """Measure a layer from 784 to 256 features on a batch of 256, in microseconds."""
-    torch.manual_seed(0)
-    layer = laplex.nn.LaplexLinear(784, 256)
-    dense = torch.nn.Linear(784, 256)
-    images = torch.randn(256, 784)
-    grad = torch.ones(256, 256)
-    rng = np.random.default_rng(0)
-    plan = laplex.Plan(
-        rng.random(256).astype(np.float32), rng.random(784).astype(np.float32), num_threads=1
-    )
-    v, out = images.numpy(), np.empty((256, 256), np.float32)
+def run_layers() -> dict[str, dict[str, float]]:
+    """Measure layers of one head on a batch of 256, in microseconds: {"784 -> 256": {call: us}}."""
+    found = {}
+    for ins, outs in ((64, 64), (784, 256)):
+        torch.manual_seed(0)
+        layer, dense = laplex.nn.LaplexLinear(ins, outs), torch.nn.Linear(ins, outs)
+        images, grad = torch.randn(256, ins), torch.ones(256, outs)
+        rng = np.random.default_rng(0)
+        plan = laplex.Plan(
+            rng.random(outs).astype(np.float32), rng.random(ins).astype(np.float32), num_threads=1
+        )
+        v, out = images.numpy(), np.empty((256, outs), np.float32)
 
-    def forward(module: torch.nn.Module) -> None:
-        with torch.no_grad():
-            module(images)
+        def forward(module: torch.nn.Module, images: torch.Tensor = images) -> None:
+            with torch.no_grad():
+                module(images)
 
-    def both(module: torch.nn.Module) -> None:
-        module.zero_grad()
-        module(images).backward(grad)
+        def both(
+            module: torch.nn.Module, images: torch.Tensor = images, grad: torch.Tensor = grad
+        ) -> None:
+            module.zero_grad()
+            module(images).backward(grad)
 
-    tasks = {
-        "LaplexLinear forward": lambda: forward(layer),
-        "LaplexLinear forward + backward": lambda: both(layer),
-        "Plan.apply of one head": lambda: plan.apply(v, out),
-        "torch.nn.Linear forward": lambda: forward(dense),
-        "torch.nn.Linear forward + backward": lambda: both(dense),
+        tasks = {
+            "LaplexLinear forward": lambda m=layer, run=forward: run(m),
+            "LaplexLinear forward + backward": lambda m=layer, run=both: run(m),
+            "Plan.apply of one head": lambda plan=plan, v=v, out=out: plan.apply(v, out),
+            "torch.nn.Linear forward": lambda m=dense, run=forward: run(m),
+            "torch.nn.Linear forward + backward": lambda m=dense, run=both: run(m),
+        }
+        times = measure(tasks, rounds=15)
+        found[f"{ins} -> {outs}"] = {k: 1e6 * t for k, t in times.items()}
+    return found
+
+
+def run_gram(sizes: list[int], failures: dict[str, str]) -> dict[str, dict[str, float]]:
+    """Measure densities with one real term: {"50": {"laplex, log_prob": seconds}}."""
+    try:
+        import gram
+    except ImportError as error:
+        failures["Gaussian models"] = str(error)
+        return {}
+    found = {}
+    for n in sizes:
+        tasks = gram.tasks(gram.Problem.draw(n, "real"), dict.fromkeys(gram.LARGEST, 0))
+        found[str(n)] = measure(
+            {
+                f"{who}, {what}": task
+                for (who, what), task in tasks.items()
+                if who in ("laplex", "celerite2", "tinygp")
+            },
+            rounds=15,
+        )
+    return found
+
+
+def run_start(rounds: int) -> dict[str, float]:
+    """Measure whole processes, in seconds of CPU time, the system's included."""
+    commands = {
+        "python -c pass": ["-c", "pass"],
+        "import numpy": ["-c", "import numpy"],
+        "import laplex": ["-c", "import laplex"],
+        "laplex exits report NOTHING": ["-m", "laplex", "exits", "report", "NOTHING"],
     }
-    return {k: 1e6 * t for k, t in measure(tasks, rounds=15).items()}
+
+    def spent() -> float:
+        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return usage.ru_utime + usage.ru_stime
+
+    best = dict.fromkeys(commands, float("inf"))
+    for _ in range(rounds):
+        for name, arguments in commands.items():
+            start = spent()
+            subprocess.run([sys.executable, *arguments], check=False, capture_output=True)
+            best[name] = min(best[name], spent() - start)
+    return best
 
 
 def run_pool(n: int) -> dict[str, float]:
@@ -360,7 +407,11 @@ def main() -> None:
     results["batches"] = run_batches([1000] if quick else [1000, 10**4, 10**5])
     say("call overhead")
     results["overhead"] = run_overhead()
-    results["layer"] = run_layer()
+    results["layers"] = run_layers()
+    say("Gaussian models")
+    results["gram"] = run_gram([50, 1000] if quick else [50, 10**3, 10**5, 10**6], failures)
+    say("starting")
+    results["start"] = run_start(5 if quick else 20)
     say("two threads beside torch's")
     results["pool"] = run_pool(10**6)
     say("updates")

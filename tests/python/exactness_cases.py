@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 import laplex
+from laplex._support.core import Vectors
 from reference import Kernel
 
 FORMS = ("real", "carrier", "oscillating", "cosine")
@@ -36,6 +39,7 @@ def kernel(
     dtype: str,
     rng: np.random.Generator,
     self_case: bool = False,
+    shape: str = "matern12",
 ) -> Kernel:
     """Draw a kernel of the form, its numbers exactly representable in dtype."""
     phased = form in ("carrier", "cosine", PHASED)
@@ -52,7 +56,16 @@ def kernel(
         target_phase=phase(n),
         source_phase=phase(m),
         real_part=form == "cosine",
+        shape=shape,
     )
+
+
+def beside(k: Kernel, rng: np.random.Generator) -> Kernel:
+    """Move every target beside a source, at 1e-12 to 10 lengthscales from it: n = m."""
+    count = len(k.sources)
+    distance = k.lengthscale * 10.0 ** rng.uniform(-12, 1, count)
+    targets = k.sources + rng.choice([-1.0, 1.0], count) * distance
+    return replace(k, targets=targets.astype(k.sources.dtype))
 
 
 def values(count: int, dtype: str, is_complex: bool, rng: np.random.Generator) -> np.ndarray:
@@ -87,3 +100,37 @@ def error(k: Kernel, v: np.ndarray, dtype: str, adjoint: bool = False) -> float:
     if adjoint:
         k = k.adjoint()
     return deviation(u, k.apply(v), k.scale(v), dtype, float(np.abs(v).sum()))
+
+
+MOMENTS = tuple((parity, power) for power in range(5) for parity in range(3))
+
+
+def moment_errors(
+    k: Kernel, v: np.ndarray, dtype: str, adjoint: bool = False
+) -> dict[tuple[int, int], float]:
+    """Return max |Plan - reference| / sum |K||v| of every moment, by parity and power.
+
+    K is the moment's own kernel, the power of the distance included. Python has no public door to
+    moments, so this is the function that torch's derivatives call.
+    """
+    sources = None if k.sources is k.targets else k.sources
+    plan = laplex.Plan(k.targets, sources, **k.options())
+    if adjoint:
+        k = k.adjoint()
+    exact, scales = k.moments(v, 5), k.moment_scales(v, 5)
+    plain = np.iscomplexobj(v) or k.frequency != 0 or k.target_phase is not None
+    u = np.empty(len(k.targets), np.result_type(dtype, np.complex64) if plain else dtype)
+    found = {}
+    for parity, power in MOMENTS:
+        given, out = (Vectors(a.ctypes.data, np.iscomplexobj(a), a.size, a.size) for a in (v, u))
+        plan._core.sum(given, 1, out, 2 if adjoint else 0, parity, power, 1)
+        assert np.isfinite(u).all()
+        sign = -1 if adjoint and parity == 1 else 1  # x and y have changed places
+        found[parity, power] = deviation(
+            u,
+            sign * exact[power].of_parity(parity),
+            scales[power].of_parity(2 if parity else 0),
+            dtype,
+            float(np.abs(v).sum()),
+        )
+    return found

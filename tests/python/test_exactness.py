@@ -8,7 +8,18 @@ import numpy as np
 import pytest
 
 import laplex
-from exactness_cases import ANCHORS, FORMS, PROMISE, deviation, error, kernel, values
+from exactness_cases import (
+    ANCHORS,
+    FORMS,
+    PHASED,
+    PROMISE,
+    beside,
+    deviation,
+    error,
+    kernel,
+    moment_errors,
+    values,
+)
 from reference import Kernel
 
 LENGTHSCALES = (1e-6, 1e-2, 0.3, 1e2, 1e6)
@@ -56,6 +67,23 @@ def test_a_million(dtype: str, form: str) -> None:
     rng = np.random.default_rng(4)
     k = kernel(form, "uniform", 1_000_000, 999_999, 1.0, dtype, rng)
     assert error(k, np.abs(values(999_999, dtype, False, rng)), dtype) <= PROMISE[dtype]
+
+
+@both
+@pytest.mark.parametrize(("form", "is_complex"), [("real", False), (PHASED, True)])
+@pytest.mark.parametrize("kind", ANCHORS)
+def test_moments(dtype: str, form: str, is_complex: bool, kind: str) -> None:
+    """Within the promise for the moment's own kernel, which vanishes towards the target."""
+    rng = np.random.default_rng(8)
+    for n, m, lengthscale in ((7, 2, 0.3), (300, 300, 1e-3), (300, 300, 0.3), (300, 300, 1e6)):
+        k = kernel(form, kind, n, m, lengthscale, dtype, rng)
+        for each in (k, beside(k, rng)) if n == m else (k,):
+            for adjoint, hot in itertools.product((False, True), repeat=2):
+                v = values(n if adjoint else m, dtype, is_complex, rng)
+                if hot:
+                    v[1:] = 0
+                found = moment_errors(each, v, dtype, adjoint)
+                assert max(found.values()) <= PROMISE[dtype], (lengthscale, adjoint, hot, found)
 
 
 @pytest.mark.parametrize("frequency", [0.0, 40.0])

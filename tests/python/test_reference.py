@@ -6,7 +6,7 @@ import mpmath
 import numpy as np
 import pytest
 
-from exactness_cases import ANCHORS, FORMS, PHASED, kernel, values
+from exactness_cases import ANCHORS, FORMS, MOMENTS, PHASED, beside, kernel, values
 
 EVERY_FORM = (*FORMS, PHASED)
 
@@ -48,6 +48,37 @@ def test_reference_equals_fifty_digits(
             assert abs(complex(slope - to_mp(got_slope[i]))) <= tolerance * float(abs(rate))
             reach = max(1.0, 745 * k.lengthscale)
             assert abs(complex(far - to_mp(got_far[i]))) <= tolerance * reach
+
+
+@pytest.mark.parametrize("kind", ANCHORS)
+def test_moments_equal_fifty_digits(kind: str) -> None:
+    rng = np.random.default_rng(ANCHORS.index(kind))
+    k = beside(kernel(PHASED, kind, 20, 20, 0.2, "float64", rng), rng)
+    v = values(20, "float64", True, rng)
+    got, scales = k.moments(v, 5), k.moment_scales(v, 5)
+    with mpmath.workdps(50):
+        for i, x in enumerate(k.targets):
+            d = [mpmath.mpf(float(x)) - mpmath.mpf(float(y)) for y in k.sources]
+            r = [abs(each) / mpmath.mpf(k.lengthscale) for each in d]
+            turn = [mpmath.mpf(float(k.target_phase[i])) - float(phi) for phi in k.source_phase]
+            term = [
+                mpmath.exp(1j * (angle + k.frequency * abs(each)) - far)
+                * mpmath.mpmathify(complex(value))
+                for each, far, angle, value in zip(d, r, turn, v, strict=True)
+            ]
+            for parity, power in MOMENTS:
+                signs = [1 if parity == 0 else mpmath.sign(each) ** parity for each in d]
+                powers = [sign * far**power for sign, far in zip(signs, r, strict=True)]
+                total = sum(p * each for p, each in zip(powers, term, strict=True))
+                scale = scales[power].of_parity(2 if parity else 0)[i]
+                exact = sum(
+                    abs(p) * mpmath.exp(-far) * abs(mpmath.mpmathify(complex(value)))
+                    for p, far, value in zip(powers, r, v, strict=True)
+                )
+                # As above, with twice the roundings for the powers.
+                assert abs(float(scale) - float(exact)) <= 4e-16 * float(exact)
+                error = abs(complex(total - to_mp(got[power].of_parity(parity)[i])))
+                assert error <= 4e-16 * float(scale) + 1e-300
 
 
 def to_mp(z: np.clongdouble) -> mpmath.mpc:
