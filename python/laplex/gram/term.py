@@ -154,6 +154,17 @@ class Term:
             )
         )
 
+    def numbers(self, anchors: Tensor) -> tuple[Scalar, Scalar, Scalar | None]:
+        """The current lengthscale, variance and frequency, each ``[*b]``; None for frequency 0.
+
+        :meta private:
+        """
+        return (
+            self._number("lengthscale", anchors),
+            self._number("variance", anchors),
+            self._frequency(anchors),
+        )
+
     def columns(self, anchors: Tensor) -> tuple[Scalar, list[Tensor]]:
         """The current lengthscale ``[*b]`` and columns H of ``sum_k diag(H_k) E diag(H_k)``.
 
