@@ -340,12 +340,14 @@ class Block {
     for (std::size_t k = 0; k < lines_.size(); ++k) {
       const Line& line = lines_[k];
       double lengthscale = 0.0;
-      double variance = 0.0;
+      double scale[5] = {};
       double frequency = 0.0;
       double noise = 0.0;
       for_strands(k, [&](const StrandGroup& g, std::int64_t l) {
         lengthscale += g.by_lengthscale[l];
-        variance += g.by_variance[l];
+        for (int j = 0; j < 5; ++j) {
+          scale[j] += g.by_scale[j][l];
+        }
         frequency += g.by_frequency[l];
         noise += g.by_noise[l];
         const Strand& s = g.strand[l];
@@ -359,7 +361,8 @@ class Block {
         }
       };
       put(to_.lengthscale, lengthscale);
-      put(to_.variance, variance);
+      const double by_log_variance = 0.5 * ((scale[2] < scale[4] ? scale[1] : scale[3]) - scale[0]);
+      put(to_.variance, by_log_variance / p_.variance[line.number]);
       put(to_.frequency, frequency);
       put(p_.one_noise ? to_.noise : nullptr, noise);
       write_line(p_, to_, line);

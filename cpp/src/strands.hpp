@@ -68,7 +68,11 @@ struct StrandGroup {
   StrandNumbers adjoint_mean[2];
   StrandNumbers adjoint_cov[3];
   StrandNumbers by_lengthscale;
-  StrandNumbers by_variance;
+  /// Sums for the derivative by the variance, in units of it, with u = A^-1 v and the innovations e:
+  /// of 1 - noise (A^-1)_ii; of e^2 / D - noise u^2; of u s, where s is the smoothed state. Over a
+  /// whole line the last two are equal, but one cancels where there is little noise and the other
+  /// where there is much: after each there is the sum of its parts' squares.
+  StrandNumbers by_scale[5];
   StrandNumbers by_frequency;
   StrandNumbers by_noise;
   StrandNumbers by_first;  ///< by the gap before the strand

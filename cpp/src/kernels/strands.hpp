@@ -483,7 +483,8 @@ void reverse_strands(StrandGroup& g, StrandTiles& t) {
   const Lanes half = splat(0.5);
   const Lanes one = splat(1.0);
   Lanes all_lengthscale = splat(0.0);
-  Lanes all_variance = splat(0.0);
+  Lanes all_scale[5] = {all_lengthscale, all_lengthscale, all_lengthscale, all_lengthscale,
+                        all_lengthscale};
   Lanes all_frequency = splat(0.0);
   Lanes all_noise = splat(0.0);
   Lanes next_gap = splat(0.0);  // the derivative by the gap after the point
@@ -512,7 +513,7 @@ void reverse_strands(StrandGroup& g, StrandTiles& t) {
       store(t.variance + k, s.inverse);
     }
     Lanes lengthscale = splat(0.0);
-    Lanes variance = splat(0.0);
+    Lanes scale[5] = {lengthscale, lengthscale, lengthscale, lengthscale, lengthscale};
     Lanes turned = splat(0.0);
     Lanes noise_sum = splat(0.0);
     for (std::int64_t k = (kStrandChunk - 1) * kStrands; k >= 0; k -= kStrands) {
@@ -564,7 +565,16 @@ void reverse_strands(StrandGroup& g, StrandTiles& t) {
         lengthscale = lengthscale + gap_bar * load(t.gap + k);
       }
       const Lanes by_noise = half * (u * u - (told + wnw));
-      variance = variance + ((seen * u) * smoothed - (seen * w0 - noise * wnw));
+      const Lanes innovation = load(t.value + k);
+      const Lanes whitened = (innovation * innovation) * inverse;
+      const Lanes lost = (noise * seen) * (u * u);
+      const Lanes news = smoothed - m0;
+      const Lanes both = whitened + lost;
+      scale[0] = scale[0] + (seen * w0 - noise * wnw);
+      scale[1] = scale[1] + (whitened - lost);
+      scale[2] = scale[2] + both * both;
+      scale[3] = scale[3] + u * smoothed;
+      scale[4] = scale[4] + (u * u) * (m0 * m0 + news * news);
       noise_sum = noise_sum + by_noise * seen;
       store(t.by_values + k, splat(0.0) - u * per_deviation);
       store(t.by_noise + k, by_noise * per_variance);
@@ -583,7 +593,9 @@ void reverse_strands(StrandGroup& g, StrandTiles& t) {
       }
     }
     all_lengthscale = all_lengthscale + lengthscale;
-    all_variance = all_variance + variance;
+    for (int j = 0; j < 5; ++j) {
+      all_scale[j] = all_scale[j] + scale[j];
+    }
     all_frequency = all_frequency + turned;
     all_noise = all_noise + noise_sum;
     take(g, begin, &Strand::by_anchors, t.by_anchors);
@@ -592,7 +604,9 @@ void reverse_strands(StrandGroup& g, StrandTiles& t) {
   }
   y.leave(g.adjoint_mean, g.adjoint_cov);
   store(g.by_lengthscale, splat(0.0) - all_lengthscale * per_lengthscale);
-  store(g.by_variance, half * all_variance * per_variance);
+  for (int j = 0; j < 5; ++j) {
+    store(g.by_scale[j], all_scale[j]);
+  }
   store(g.by_frequency, all_frequency);
   store(g.by_noise, all_noise * per_variance);
   store(g.by_first, next_gap);

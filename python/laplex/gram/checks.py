@@ -23,7 +23,7 @@ ScalarLike: TypeAlias = "float | ArrayLike"
 
 def all_finite(tensor: Tensor) -> bool:
     """Whether there is no NaN and no infinity; the sum decides most cases quickly."""
-    detached = tensor.detach()
+    detached = tensor.detach() if tensor.requires_grad else tensor
     return isfinite(detached.sum().item()) or bool(detached.isfinite().all())
 
 

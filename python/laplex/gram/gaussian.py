@@ -309,15 +309,12 @@ class Gaussian:
         Tensor ``[...]``
             The log density at each vector of values, in nats.
         """
-        values = self.parameters.broadcast_values(values)
+        parameters = self.parameters
+        values = parameters.broadcast_values(values)
         recorded = self._is_recorded(values)
-
-        def by_factor(parameters: GramParameters, values: Tensor) -> Tensor:
-            return Gaussian.of(parameters)._log_prob_by_factor(values, True)
-
-        density = process.log_density(self.parameters, values, recorded, by_factor)
+        density = process.log_density(parameters, values, recorded, _log_prob_by_factor)
         if density is not None:
-            return self.parameters.restored(density)
+            return parameters.restored(density)
         return self._log_prob_by_factor(values, recorded)
 
     def _log_prob_by_factor(self, values: Tensor, recorded: bool) -> Tensor:
@@ -528,6 +525,10 @@ class Gaussian:
             backwards = self._factor(covariance, ties_backwards=True)
             result = 0.5 * (result + value(backwards, covariance))
         return result
+
+
+def _log_prob_by_factor(parameters: GramParameters, values: Tensor) -> Tensor:
+    return Gaussian.of(parameters)._log_prob_by_factor(values, True)
 
 
 _unpack_dual: Any = forward_ad.unpack_dual

@@ -7,6 +7,7 @@ returns None for anything else, which `laplex.gram.factor` computes.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any, TypeAlias
 
 import torch
@@ -75,27 +76,30 @@ def _expanded(value: Any, shape: Sequence[int]) -> Any:
 
 
 def _run(inputs: Inputs, gradients: Sequence[Tensor | None]) -> Tensor | None:
-    anchors, values, *_, noise = inputs
-    assert isinstance(anchors, Tensor)
-    assert isinstance(values, Tensor)
-    # Also keeps contiguous copies alive.
+    """The density, or None; writes the gradients that are given."""
     arrays = [plain(each) if isinstance(each, Tensor) else each for each in inputs]
-    n = anchors.shape[-1]
-    one_noise = isinstance(noise, Tensor) and noise.shape[-1] == 1
-    out = torch.empty(anchors.shape[:-1], dtype=torch.float64)
-    process = Process(
-        out.numel(),
-        n,
-        one_noise,
-        *(
-            0 if each is None else each.data_ptr() if isinstance(each, Tensor) else each
-            for each in arrays
+    noise = arrays[-1]
+    batch = inputs[0].shape[:-1]  # type: ignore[union-attr]
+    out = torch.empty(batch, dtype=torch.float64)
+    done = _core.log_density(
+        Process(
+            prod(batch),
+            inputs[0].shape[-1],  # type: ignore[union-attr]
+            isinstance(noise, Tensor) and noise.shape[-1] == 1,
+            *[_address(each) for each in arrays],
         ),
+        out.data_ptr(),
+        ProcessGradients(*[0 if each is None else each.data_ptr() for each in gradients]),
+        torch.get_num_threads(),
     )
-    wanted = ProcessGradients(*(0 if each is None else each.data_ptr() for each in gradients))
-    if _core.log_density(process, out.data_ptr(), wanted, torch.get_num_threads()):
-        return out
-    return None
+    return out if done else None
+
+
+def _address(value: Tensor | float | None) -> int | float:
+    """What the core takes for a parameter: its address, or the number itself."""
+    if value is None:
+        return 0
+    return value.data_ptr() if isinstance(value, Tensor) else value
 
 
 class _NeedsFactorError(Exception):
@@ -107,39 +111,43 @@ class _LogDensity(torch.autograd.Function):
     def forward(
         ctx: Any, otherwise: Callable[[GramParameters, Tensor], Tensor], *inputs: Any
     ) -> Tensor:
-        # Gradients cost twice as much as the density alone, and half of that again if they are
-        # left for later: nothing is kept from which they could start.
-        needs = ctx.needs_input_grad[1:]
-        gradients = [
-            torch.empty(each.shape, dtype=torch.float64) if needed else None
-            for each, needed in zip(inputs, needs, strict=True)
-        ]
-        result = _run(inputs, gradients)
-        if result is None:
-            raise _NeedsFactorError
+        # All at once: the density costs half as much as the gradients, which would have to start
+        # with it, since nothing else is kept.
+        result, ctx.gradients = _with_gradients(inputs, ctx.needs_input_grad[1:])
         ctx.otherwise = otherwise
         ctx.numbers = [None if isinstance(each, Tensor) else each for each in inputs]
-        tensors = [each if isinstance(each, Tensor) else None for each in inputs]
-        ctx.save_for_backward(*tensors, *gradients)
+        ctx.save_for_backward(*[each if isinstance(each, Tensor) else None for each in inputs])
         return result
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grads
-        saved = ctx.saved_tensors
+        tensors = ctx.saved_tensors
         if torch.is_grad_enabled():  # for derivatives of these derivatives
-            return (None, *_recorded_gradients(ctx.otherwise, saved[:_INPUTS], ctx.numbers, grad))
-        if grad.numel() == 1 and grad.item() == 1.0:
-            return (None, *saved[_INPUTS:])
-        return (
-            None,
-            *(
-                None
-                if each is None
-                else each * (grad if each.dim() == grad.dim() else grad[..., None])
-                for each in saved[_INPUTS:]
-            ),
-        )
+            return (None, *_recorded_gradients(ctx.otherwise, tensors, ctx.numbers, grad))
+        gradients, ctx.gradients = ctx.gradients, None  # the caller's own from now on
+        if gradients is None:  # again along a graph that was retained
+            inputs = [a if b is None else b for a, b in zip(ctx.numbers, tensors, strict=True)]
+            _, gradients = _with_gradients(inputs, ctx.needs_input_grad[1:])
+        if grad.numel() != 1 or grad.item() != 1.0:
+            for each in gradients:
+                if each is not None:
+                    each *= grad if each.dim() == grad.dim() else grad[..., None]
+        return (None, *gradients)
+
+
+def _with_gradients(
+    inputs: Inputs, needs: Sequence[bool]
+) -> tuple[Tensor, list[Tensor | None]]:
+    """The density, and its gradients by the inputs that need them."""
+    gradients = [
+        torch.empty(each.shape, dtype=torch.float64) if needed else None  # type: ignore[union-attr]
+        for each, needed in zip(inputs, needs, strict=True)
+    ]
+    result = _run(inputs, gradients)
+    if result is None:
+        raise _NeedsFactorError
+    return result, gradients
 
 
 def _recorded_gradients(
@@ -148,6 +156,7 @@ def _recorded_gradients(
     numbers: Sequence[float | None],
     grad: Tensor,
 ) -> list[Tensor | None]:
+    """The gradients as functions of the inputs, which have derivatives themselves."""
     # Views, since one of them may be a function of another one.
     views = [None if each is None else each.view_as(each) for each in tensors]
     inputs: list[Any] = [
