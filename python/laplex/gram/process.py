@@ -7,7 +7,6 @@ returns None for anything else, which `laplex.gram.factor` computes.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import prod
 from typing import Any, TypeAlias
 
 import torch
@@ -23,7 +22,7 @@ from .term import Term
 #: ``[*b, n]`` or ``[*b, 1]``. Parameters may be floats or None.
 Inputs: TypeAlias = "Sequence[Tensor | float | None]"
 
-_INPUTS = 6
+_NONE = (None,) * 6
 
 
 def log_density(
@@ -46,19 +45,22 @@ def log_density(
     """
     anchors, terms, noise, batch = parameters
     shape = (*batch, parameters.n)
-    if not anchors.is_cpu or len(terms) > 1 or values.shape != shape:
+    term = terms[0]
+    if len(terms) > 1 or not anchors.is_cpu or values.shape != shape:
         return None
-    (term,) = terms
     if term.has_parameters_per_anchor():
         return None
-    given = [
+    lengthscale, variance, frequency = term.numbers(anchors)
+    given = (
         _expanded(anchors, shape),
         _expanded(values, shape),
-        *(_expanded(number, batch) for number in term.numbers(anchors)),
+        _expanded(lengthscale, batch),
+        _expanded(variance, batch),
+        _expanded(frequency, batch),
         None if noise is None else _expanded(noise, (*batch, noise.shape[-1])),
-    ]
+    )
     if not recorded:
-        return _run(given, [None] * _INPUTS)
+        return _run(given, _NONE)
     try:
         result: Tensor = _LogDensity.apply(otherwise, *given)  # type: ignore[no-untyped-call]
     except _NeedsFactorError:
@@ -68,38 +70,32 @@ def log_density(
 
 def _expanded(value: Any, shape: Sequence[int]) -> Any:
     """A tensor in float64 and of a shape; anything else as it is."""
-    if not isinstance(value, Tensor):
+    if value is None or type(value) is float:
         return value
     if value.shape != shape:
         value = value.expand(shape)
-    return value.double()
+    return value if value.dtype is torch.float64 else value.double()
 
 
 def _run(inputs: Inputs, gradients: Sequence[Tensor | None]) -> Tensor | None:
     """The density, or None; writes the gradients that are given."""
-    arrays = [plain(each) if isinstance(each, Tensor) else each for each in inputs]
-    noise = arrays[-1]
-    batch = inputs[0].shape[:-1]  # type: ignore[union-attr]
+    numbers: list[Tensor | float] = []  # contiguous copies stay alive
+    for each in inputs:
+        numbers.append(0 if each is None else each if type(each) is float else plain(each))  # type: ignore[arg-type]
+    *batch, n = inputs[0].shape  # type: ignore[union-attr]
     out = torch.empty(batch, dtype=torch.float64)
     done = _core.log_density(
         Process(
-            prod(batch),
-            inputs[0].shape[-1],  # type: ignore[union-attr]
-            isinstance(noise, Tensor) and noise.shape[-1] == 1,
-            *[_address(each) for each in arrays],
+            out.numel(),
+            n,
+            inputs[-1] is not None and inputs[-1].shape[-1] == 1,
+            *[each if isinstance(each, (int, float)) else each.data_ptr() for each in numbers],
         ),
         out.data_ptr(),
         ProcessGradients(*[0 if each is None else each.data_ptr() for each in gradients]),
         torch.get_num_threads(),
     )
     return out if done else None
-
-
-def _address(value: Tensor | float | None) -> int | float:
-    """What the core takes for a parameter: its address, or the number itself."""
-    if value is None:
-        return 0
-    return value.data_ptr() if isinstance(value, Tensor) else value
 
 
 class _NeedsFactorError(Exception):
