@@ -9,7 +9,10 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <tuple>
+#include <type_traits>
+#include <vector>
 
 namespace laplex::python {
 
@@ -169,6 +172,44 @@ inline bool read_polynomial(PyObject* given, std::array<double, 5>& polynomial) 
   }
   return true;
 }
+/// A parameter of processes: its address, or one number for all of them.
+struct ProcessParameter {
+  Address address = 0;
+  std::optional<double> number;
+  std::vector<double> repeated;
+
+  [[nodiscard]] const double* of(std::int64_t batch) {
+    if (!number) {
+      return pointer<const double>(address);
+    }
+    repeated.assign(static_cast<std::size_t>(batch), *number);
+    return repeated.data();
+  }
+};
+
+/// Processes by the addresses of their arrays.
+struct ProcessArguments {
+  std::int64_t batch = 1;
+  std::int64_t n = 0;
+  bool one_noise = false;
+  Address anchors = 0;
+  Address values = 0;
+  ProcessParameter lengthscale;
+  ProcessParameter variance;
+  ProcessParameter frequency;
+  Address noise = 0;
+};
+
+/// Where to write the derivatives of a process's log density.
+struct ProcessAddresses {
+  std::array<Address, 6> arrays{};
+
+  [[nodiscard]] ProcessGradients of() const {
+    const auto [anchors, values, lengthscale, variance, frequency, noise] = arrays;
+    return {pointer<double>(anchors),  pointer<double>(values),    pointer<double>(lengthscale),
+            pointer<double>(variance), pointer<double>(frequency), pointer<double>(noise)};
+  }
+};
 
 /// Reads a tuple's numbers into variables; false where it is no such tuple.
 template <class... Numbers>
@@ -189,6 +230,12 @@ bool read(PyObject* given, Numbers&... numbers) {
       number = static_cast<Parity>(parity);
     } else if constexpr (std::is_same_v<Number, std::array<double, 5>>) {
       known = read_polynomial(item, number) && known;
+    } else if constexpr (std::is_same_v<Number, ProcessParameter>) {
+      if (PyFloat_Check(item)) {
+        number.number = PyFloat_AsDouble(item);
+      } else {
+        number.address = PyLong_AsUnsignedLongLong(item);
+      }
     } else if constexpr (std::is_signed_v<Number>) {
       number = static_cast<Number>(PyLong_AsLongLong(item));
     } else {
@@ -234,6 +281,13 @@ inline bool read(PyObject* given, CovarianceArguments& c) {
   c.covariance.noise = pointer<const double>(arrays.noise);
   return right;
 }
+inline bool read(PyObject* given, ProcessArguments& p) {
+  return read(given, p.batch, p.n, p.one_noise, p.anchors, p.values, p.lengthscale, p.variance,
+              p.frequency, p.noise);
+}
+inline bool read(PyObject* given, ProcessAddresses& p) {
+  return std::apply([&](auto&... each) { return read(given, each...); }, p.arrays);
+}
 inline bool read(PyObject* given, MemoryArguments& m) {
   return read(given, m.data, m.bytes);
 }
@@ -257,3 +311,5 @@ LAPLEX_TUPLE_CASTER(laplex::python::MemoryArguments, "laplex._support.core.Memor
 LAPLEX_TUPLE_CASTER(laplex::python::CovarianceArguments, "laplex._support.core.Covariance");
 LAPLEX_TUPLE_CASTER(laplex::python::CovarianceGradients,
                     "laplex._support.core.CovarianceGradients");
+LAPLEX_TUPLE_CASTER(laplex::python::ProcessArguments, "laplex._support.core.Process");
+LAPLEX_TUPLE_CASTER(laplex::python::ProcessAddresses, "laplex._support.core.ProcessGradients");

@@ -7,6 +7,7 @@
 #include <laplex/instruction_set.hpp>
 #include <laplex/interrupt.hpp>
 #include <laplex/plan.hpp>
+#include <laplex/process.hpp>
 #include <laplex/threads.hpp>
 #include <laplex/version.hpp>
 

@@ -4,6 +4,7 @@
 #include "moments.hpp"
 #include "place.hpp"
 #include "product.hpp"
+#include "strands.hpp"
 #include "tiles.hpp"
 #include "totals.hpp"
 
@@ -94,7 +95,8 @@ void moment_products(Form form, bool wide, int degree, const MomentJob<T>& job, 
 template <class T>
 constexpr Kernels<T> table() {
   return {place<T>,         exponentials<T>,    totals<T>,  product<T>,  gradients<T>,
-          moment_totals<T>, moment_products<T>, to_tile<T>, from_tile<T>};
+          moment_totals<T>, moment_products<T>, to_tile<T>, from_tile<T>,
+          strands};
 }
 
 static_assert(2 * sizeof(Buffers<double, 2, kRows>) == scratch_bytes(sizeof(double), true));

@@ -8,8 +8,15 @@ namespace laplex::detail::LAPLEX_LEVEL {
 // exp(t) = 2^k exp(r), |r| <= ln(2)/2, and exp(+-r) = 1 + (cosh r - 1) +- sinh r: both signs for
 // the price of one. Terms of the Taylor series: after the last one the rest is below a tenth of a
 // unit of T. No fused operations, so that all levels agree.
+struct ExponentialParts {
+  Pack<double> even;  ///< cosh r - 1
+  Pack<double> odd;   ///< sinh r
+  Pack<double> scale_up;
+  Pack<double> scale_down;
+};
+
 template <class T>
-LAPLEX_INLINE void exponential_pair(const Pack<double>& t, Pack<double>& up, Pack<double>& down) {
+LAPLEX_INLINE ExponentialParts exponential_parts(const Pack<double>& t) {
   // 1.5 * 2^52 + 1023: adding it rounds to an integer and leaves that integer, biased as an
   // exponent, in the low bits.
   const Pack<double> magic = splat(6755399441055744.0 + 1023.0);
@@ -41,9 +48,6 @@ LAPLEX_INLINE void exponential_pair(const Pack<double>& t, Pack<double>& up, Pac
     even = (q * splat(1.0 / 720.0) + splat(1.0 / 24.0)) * q + splat(0.5);
     odd = (q * splat(1.0 / 5040.0) + splat(1.0 / 120.0)) * q + splat(1.0 / 6.0);
   }
-  const Pack<double> c = q * even;
-  const Pack<double> s = r + r * (q * odd);
-  const Pack<double> one = splat(1.0);
   Pack<double> scale_up;
   Pack<double> scale_down;
 #if defined(__GNUC__)
@@ -68,8 +72,15 @@ LAPLEX_INLINE void exponential_pair(const Pack<double>& t, Pack<double>& up, Pac
     std::memcpy(&scale_down.part[l], &down_bits, sizeof(down_bits));
   }
 #endif
-  up = (one + (c + s)) * scale_up;
-  down = (one + (c - s)) * scale_down;
+  return {q * even, r + r * (q * odd), scale_up, scale_down};
+}
+
+template <class T>
+LAPLEX_INLINE void exponential_pair(const Pack<double>& t, Pack<double>& up, Pack<double>& down) {
+  const ExponentialParts e = exponential_parts<T>(t);
+  const Pack<double> one = splat(1.0);
+  up = (one + (e.even + e.odd)) * e.scale_up;
+  down = (one + (e.even - e.odd)) * e.scale_down;
 }
 
 template <class T>

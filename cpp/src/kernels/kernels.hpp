@@ -13,6 +13,7 @@
 #pragma once
 
 #include "../record.hpp"
+#include "../strands.hpp"
 
 #include <laplex/detail/scan_element.hpp>
 
@@ -213,6 +214,8 @@ struct Kernels {
   /// The reverse; null rows are skipped.
   void (*from_tile)(const T* tile, std::int64_t tile_step, std::int64_t begin, std::int64_t end,
                     T* const* rows, std::int64_t step);
+  /// A pass of the filter of stationary processes, which have a frequency or have none.
+  void (*strands)(bool turns, StrandPass pass, StrandGroup& group);
 };
 
 /// Bytes of scratch memory, aligned to 64, that `totals`, `product` and `gradients` need: two cells

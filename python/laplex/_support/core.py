@@ -97,3 +97,31 @@ class CovarianceGradients(NamedTuple):
     lengthscale: int
     loadings: int
     noise: int
+
+
+class Process(NamedTuple):
+    """Stationary processes and values of each, given by array addresses.
+
+    A parameter that is a float has this value for all processes of the batch.
+    """
+
+    batch: int
+    n: int
+    one_noise: bool
+    anchors: int
+    values: int
+    lengthscale: int | float
+    variance: int | float
+    frequency: int | float
+    noise: int
+
+
+class ProcessGradients(NamedTuple):
+    """Addresses of the gradients with respect to a process's arrays."""
+
+    anchors: int
+    values: int
+    lengthscale: int
+    variance: int
+    frequency: int
+    noise: int

@@ -16,20 +16,29 @@ from torch import Tensor
 from .. import _core
 from ..numpy import checks as validation
 
+#: Up to about this many numbers, an operator of torch takes longer than what it does.
+_FEW = 4096
+
 #: What `as_tensor` converts to a tensor.
 ArrayLike: TypeAlias = "Tensor | npt.NDArray[Any]"
 ScalarLike: TypeAlias = "float | ArrayLike"
 
 
-def all_finite(tensor: Tensor) -> bool:
-    """Whether there is no NaN and no infinity; the sum decides most cases quickly."""
-    detached = tensor.detach()
-    return isfinite(detached.sum().item()) or bool(detached.isfinite().all())
+def all_finite(tensor: Tensor, factor: float = 1.0) -> bool:
+    """Whether a tensor times a factor has no NaN and no infinity, in float64."""
+    count, is_double = tensor.numel(), tensor.dtype is torch.float64
+    known = is_double or tensor.dtype is torch.float32
+    if known and tensor.is_cpu and count < _FEW and tensor.is_contiguous():
+        return _core.all_finite(tensor.data_ptr(), count, is_double, factor)
+    tensor = tensor.detach()
+    if factor != 1.0:
+        tensor = factor * tensor.double()
+    return isfinite(tensor.sum().item()) or bool(tensor.isfinite().all())  # mostly the sum decides
 
 
 def all_of(numbers: float | Tensor, condition: Callable[[Any], Any]) -> bool:
     """Whether a condition holds for a number, or for all numbers in a tensor."""
-    if isinstance(numbers, Tensor):
+    if type(numbers) is not float and isinstance(numbers, Tensor):
         if numbers.numel() != 1:
             return bool(condition(numbers).all())
         numbers = numbers.item()
@@ -38,6 +47,8 @@ def all_of(numbers: float | Tensor, condition: Callable[[Any], Any]) -> bool:
 
 def positive(numbers: float | Tensor) -> bool:
     """Whether a number, or all numbers in a tensor, are positive and finite."""
+    if type(numbers) is float:
+        return 0 < numbers < inf
     return all_of(numbers, lambda each: (each > 0) & (each < inf))
 
 
@@ -143,7 +154,7 @@ def sample_shape(shape: object) -> tuple[int, ...]:
 def same_device(named: dict[str, object], device: torch.device) -> None:
     """Raise an error for tensors on another device than the anchors."""
     for name, value in named.items():
-        if isinstance(value, Tensor) and value.device != device:
+        if type(value) is not float and isinstance(value, Tensor) and value.device != device:
             raise ValueError(
                 f"{name} is on {value.device}, but anchors is on {device}: move it with "
                 f"{name}.to({str(device)!r})"
@@ -167,6 +178,8 @@ def checked_noise(noise: object, anchors: Tensor) -> Tensor | None:
     """Check a noise variance and return it as a tensor ``[*b, n]`` or ``[*b, 1]``."""
     if noise is None:
         return None
+    if type(noise) is float and 0 <= noise < inf:
+        return _one(noise, anchors)
     if isinstance(noise, bool) or not (isinstance(noise, Real) or hasattr(noise, "__array__")):
         raise TypeError(
             f"noise must be a float, a tensor, an array or None, got {type(noise).__name__}"
@@ -176,7 +189,7 @@ def checked_noise(noise: object, anchors: Tensor) -> Tensor | None:
             noise = float(noise)
         except OverflowError:
             raise ValueError("noise must be finite, got an integer beyond any float") from None
-        noise = torch.full((1,), noise, dtype=torch.float64, device=anchors.device)
+        noise = _one(noise, anchors)
     noise = as_tensor("noise", noise)
     if not noise.is_floating_point():
         raise TypeError(f"noise must be float32 or float64, got {noise.dtype}")
@@ -195,6 +208,12 @@ def checked_noise(noise: object, anchors: Tensor) -> Tensor | None:
             "variance"
         )
     return noise
+
+
+def _one(number: float, like: Tensor) -> Tensor:
+    """A float64 tensor ``[1]``, in a third of the time of ``torch.full``."""
+    tensor = torch.from_numpy(np.array((number,)))
+    return tensor if like.is_cpu else tensor.to(like.device)
 
 
 def split(observed: object, n: int, device: torch.device) -> tuple[Tensor, Tensor]:

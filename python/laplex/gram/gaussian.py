@@ -15,6 +15,7 @@ from torch.autograd import forward_ad
 from ..numpy import checks as validation
 from ..torch.functional import matvec
 from . import factor as factors
+from . import process
 from .checks import ArrayLike, as_tensor, broadcast, copied, positive, same_contents, sample_shape
 from .factor import Covariance, Factor, Gram
 from .parameters import GramParameters, shared
@@ -308,12 +309,20 @@ class Gaussian:
         Tensor ``[...]``
             The log density at each vector of values, in nats.
         """
+        parameters = self.parameters
+        values = parameters.broadcast_values(values)
+        recorded = self._is_recorded(values)
+        density = process.log_density(parameters, values, recorded, _log_prob_by_factor)
+        if density is not None:
+            return parameters.restored(density)
+        return self._log_prob_by_factor(values, recorded)
+
+    def _log_prob_by_factor(self, values: Tensor, recorded: bool) -> Tensor:
         rows, restore = self.parameters.flattened(values)
 
         def value(gram: Gram, covariance: Covariance) -> Tensor:
             return factors.log_prob(gram, rows, covariance)
 
-        recorded = self._is_recorded(rows)
         return restore(self._symmetric(value) if recorded else self._factor().log_prob(rows))
 
     def inv_quad_logdet(self, values: ArrayLike) -> tuple[Tensor, Tensor]:
@@ -516,6 +525,10 @@ class Gaussian:
             backwards = self._factor(covariance, ties_backwards=True)
             result = 0.5 * (result + value(backwards, covariance))
         return result
+
+
+def _log_prob_by_factor(parameters: GramParameters, values: Tensor) -> Tensor:
+    return Gaussian.of(parameters)._log_prob_by_factor(values, True)
 
 
 _unpack_dual: Any = forward_ad.unpack_dual

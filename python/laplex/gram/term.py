@@ -98,7 +98,7 @@ class Term:
 
     def has_parameters_per_anchor(self) -> bool:
         """Whether the term has phases or scales, which belong to particular anchors."""
-        return any(getattr(self, name) is not None for name in self.PER_ANCHOR)
+        return self.phase is not None or self.scale is not None
 
     def check(self, anchors: Tensor) -> None:
         """Raise an error that names the argument if the term does not fit these anchors.
@@ -128,8 +128,13 @@ class Term:
                 all_finite(frequency) if isinstance(frequency, Tensor) else isfinite(frequency)
             ):
                 raise ValueError(f"frequency must be finite, got {self.frequency}")
-            farthest = anchors.detach().abs().amax(-1) if anchors.numel() else anchors.new_zeros(())
-            if not all_finite(_detached(frequency) * farthest.double()):
+            if isinstance(frequency, Tensor) and frequency.numel() != 1:
+                farthest = anchors.detach().double().abs()
+                finite = not anchors.numel() or all_finite(frequency.detach() * farthest.amax(-1))
+            else:
+                number = frequency.item() if isinstance(frequency, Tensor) else frequency
+                finite = all_finite(anchors, number)
+            if not finite:
                 raise ValueError(
                     "frequency times the largest anchor overflows a float: rescale the anchors"
                 )
@@ -152,6 +157,17 @@ class Term:
                 for name, each in vars(self).items()
                 if isinstance(each, Tensor)
             )
+        )
+
+    def numbers(self, anchors: Tensor) -> tuple[Scalar, Scalar, Scalar | None]:
+        """The current lengthscale, variance and frequency, each ``[*b]``; None for frequency 0.
+
+        :meta private:
+        """
+        return (
+            self._number("lengthscale", anchors),
+            self._number("variance", anchors),
+            self._frequency(anchors),
         )
 
     def columns(self, anchors: Tensor) -> tuple[Scalar, list[Tensor]]:
