@@ -336,11 +336,7 @@ LAPLEX_INLINE void look_at(const Cell& buffers, std::int64_t k, Pack<T>* before,
       before[p] = load(buffers.before(p) + k * kRows);
       after[p] = load(buffers.after(p) + k * kRows);
     } else {
-      std::uint16_t where[8];
-      for (int j = 0; j < 8; ++j) {
-        where[j] = static_cast<std::uint16_t>(k + j);
-      }
-      load_pairs(buffers.pairs(p), where, before[p], after[p]);
+      load_pairs(buffers.pairs(p) + 2 * k, before[p], after[p]);
     }
   }
 }

@@ -1,66 +1,59 @@
 /// The gradients of a product by everything, cell by cell.
 #pragma once
 
-#include "cell.hpp"
+#include "totals.hpp"
+
+#include <cmath>
 
 namespace laplex::detail::LAPLEX_LEVEL {
 
-/// Gradients of the anchors of a piece: numbers of the line as they come, or sums over eight rows.
-/// Those are formed for eight anchors at a time, by turning their packs over.
+/// Gradients by the anchors of a piece, eight at a time: a pack along the line, or the sums over
+/// eight rows of eight packs, which are formed by turning these over.
 template <bool Wide, class T>
 class Collected {
  public:
-  LAPLEX_INLINE void add(const Pack<T>& a, std::int64_t k) {
-    if constexpr (Wide) {
-      waiting_[k % 8] = a;
-      if (k % 8 == 7) {
-        sum_up(k - 7);
-      }
-    } else {
-      store(value_ + k, widen(a));
+  LAPLEX_INLINE Collected() {
+    for (Pack<T>& pack : waiting_) {
+      pack = splat(T(0));
     }
   }
-  /// After the last of `count` anchors.
-  LAPLEX_INLINE double* finish(std::int64_t count) {
+  LAPLEX_INLINE void add(const Pack<T>& a, std::int64_t k) { waiting_[k % kCount] = a; }
+  /// Of the last eight anchors.
+  [[nodiscard]] LAPLEX_INLINE Pack<double> sum() const {
     if constexpr (Wide) {
-      if (count % 8 != 0) {
-        for (std::int64_t k = count % 8; k < 8; ++k) {
-          waiting_[k] = splat(T(0));
-        }
-        sum_up(count / 8 * 8);
+      Pack<T> x[8];
+      for (int j = 0; j < 8; ++j) {
+        x[j] = waiting_[j];
       }
+      transpose8(x);
+      return widen(((x[0] + x[1]) + (x[2] + x[3])) + ((x[4] + x[5]) + (x[6] + x[7])));
+    } else {
+      return widen(waiting_[0]);
     }
-    return value_;
   }
 
  private:
-  LAPLEX_INLINE void sum_up(std::int64_t k) {
-    Pack<T> x[8];
-    for (int j = 0; j < 8; ++j) {
-      x[j] = waiting_[j];
-    }
-    transpose8(x);
-    store(value_ + k, widen(((x[0] + x[1]) + (x[2] + x[3])) + ((x[4] + x[5]) + (x[6] + x[7]))));
-  }
-
-  double value_[kCell + 8];
-  Pack<T> waiting_[8];
+  static constexpr std::int64_t kCount = Wide ? 8 : 1;
+  Pack<T> waiting_[kCount];
 };
 
+/// Takes the gradients by eight anchors from place k on to where they go.
 template <class T>
-LAPLEX_INLINE void flush(const SideView<T>& side, Range range, const double* gradient,
-                         const Sink<T>& sink) {
-  if (sink.sum != nullptr) {
-    for (std::int64_t k = 0; k < range.size(); ++k) {
-      sink.sum[range.begin + k] += gradient[k];
-    }
-  } else if (side.index != nullptr && !sink.sorted) {
-    for (std::int64_t k = 0; k < range.size(); ++k) {
-      sink.out[side.index[range.begin + k]] = static_cast<T>(gradient[k]);
-    }
+LAPLEX_INLINE void deliver(const SideView<T>& side, Range range, std::int64_t k,
+                           const Pack<double>& gradient, const Sink<T>& sink) {
+  if (sink.sum == nullptr) {
+    Pack<T> narrowed = narrow<T>(gradient);
+    put<Form::real, false>(side, range, k, &narrowed,
+                           Output<T>{sink.out, 1, false, false, T(1), sink.sorted});
+    return;
+  }
+  double* const sum = sink.sum + range.begin + k;
+  const std::int64_t left = range.size() - k;
+  if (left >= 8) {
+    store(sum, load(sum) + gradient);
   } else {
-    for (std::int64_t k = 0; k < range.size(); ++k) {
-      sink.out[range.begin + k] = static_cast<T>(gradient[k]);
+    for (int j = 0; j < left; ++j) {
+      sum[j] += gradient.get(j);
     }
   }
 }
@@ -68,11 +61,31 @@ LAPLEX_INLINE void flush(const SideView<T>& side, Range range, const double* gra
 /// One side of the gradients: what the sums of the other side are at these anchors.
 template <class T>
 struct GradientSide {
-  const SideView<T>* side;
-  const Sink<T>* anchors;
-  const Sink<T>* phases;
-  double phase_sign;
-  const Output<T>* values;  ///< null: not wanted
+  LAPLEX_INLINE GradientSide(const GradientJob<T>& job, bool at_targets)
+      : side(at_targets ? job.targets : job.sources),
+        ties_left(side.below != side.split),
+        strict(ties_left ? side.below : side.upto),
+        targets(at_targets),
+        anchors(at_targets ? job.d_targets : job.d_sources),
+        phases(at_targets ? job.d_target_phase : job.d_source_phase),
+        values(at_targets ? Output<T>{} : job.d_values),
+        inverse_lengthscale(job.inverse_lengthscale),
+        frequency(job.frequency),
+        factor(static_cast<T>(-job.inverse_lengthscale)),
+        plain(anchors.sum == nullptr && !phases && std::isnormal(factor) &&
+              (values.base == nullptr || (values.step == 1 && values.scale == T(1)))) {}
+
+  SideView<T> side;
+  bool ties_left;               ///< `split` has ties in the sums from the left
+  const std::uint16_t* strict;  ///< `split` with ties on the other side
+  bool targets;
+  Sink<T> anchors;
+  Sink<T> phases;
+  Output<T> values;  ///< base null: not wanted
+  double inverse_lengthscale;
+  double frequency;
+  T factor;
+  bool plain;  ///< there is one row: nothing is added, and no phases
 };
 
 /// Whether some anchors of a range are tied with anchors of the other side.
@@ -82,108 +95,136 @@ LAPLEX_INLINE bool has_ties(const SideView<T>& side, Range range) {
                      static_cast<std::size_t>(range.size()) * sizeof(std::uint16_t)) != 0;
 }
 
-template <Form F, bool Wide, class T, class Cell>
-LAPLEX_INLINE void gradient_piece(const GradientJob<T>& job, const GradientSide<T>& g, Range range,
-                                  const Cell& own, const Cell& other, bool point,
-                                  Pack<double>* stretch) {
+/// The gradients by the anchors of a piece, and what its gaps add to `stretch` unless that is null.
+/// The views are copies, as in read_off.
+template <Form F, bool Wide, bool Ties, bool Plain, class T, class Cell>
+void gradient_piece(const GradientSide<T> g, const Range range, const Cell& own, const Cell& other,
+                    Pack<double>* const stretch) {
   constexpr int P = F == Form::real ? 1 : 2;
   constexpr std::int64_t W = Wide ? kRows : 1;
-  const SideView<T> side = *g.side;
+  const SideView<T> side = g.side;
   const std::int64_t step = Wide ? 1 : 8;
-  const bool ties = has_ties(side, range);
-  const bool anchors = static_cast<bool>(*g.anchors);
-  const bool phases = static_cast<bool>(*g.phases);
+  const std::int64_t size = range.size();
   Collected<Wide, T> collected_re;
   Collected<Wide, T> collected_im;
   Collected<Wide, T> collected_phase;
-  for (std::int64_t k = 0; k < range.size(); k += step) {
+  Pack<T> flow[P];
+  for (int p = 0; p < P; ++p) {
+    flow[p] = splat(T(0));
+  }
+  const auto go = [&](std::int64_t k, auto is_whole) {
+    constexpr bool Whole = decltype(is_whole)::value;
+    const std::int64_t place = range.begin + k;
+    const Range here = Whole && !Wide ? Range{place, place + 8} : range;
+    const std::int64_t here_k = Whole && !Wide ? 0 : k;
     Pack<T> before[P];
     Pack<T> after[P];
-    look_up<Wide, P>(other, side.split + range.begin, k, before, after);
-    if (stretch != nullptr && !point) {
+    look_up<Wide, P>(other, side.split, place, before, after);
+    if (stretch != nullptr) {
       // Between two neighbours of the line all pairs that straddle the gap pass: their sum, which
       // is a product of sums, times the gap's length.
-      const Pack<T> gap = at<Wide>(side.gap, range.begin + k);
-      const std::int64_t here = Wide ? 8 : range.size() - k;  // lanes of this cell
       Pack<T> own_before[P];
       Pack<T> own_after[P];
       look_at<Wide, P>(own, k + 1, own_before, own_after);
       if constexpr (P == 1) {
-        const Pack<T> flow = before[0] * own_after[0] + after[0] * own_before[0];
-        stretch[0] = stretch[0] + widen(first_lanes(flow * gap, here));
+        own_after[0] = before[0] * own_after[0];
+        own_before[0] = after[0] * own_before[0];
       } else {
         multiply(own_after[0], own_after[1], before[0], before[1]);
         multiply(own_before[0], own_before[1], after[0], after[1]);
-        for (int p = 0; p < P; ++p) {
-          stretch[p] = stretch[p] + widen(first_lanes((own_after[p] + own_before[p]) * gap, here));
+      }
+      const Pack<T> gap = at<Wide>(side.gap, place);
+      const bool last = k / step % kQuad == kQuad - 1;
+      for (int p = 0; p < P; ++p) {
+        const Pack<T> passing = (own_after[p] + own_before[p]) * gap;
+        flow[p] = flow[p] + (Whole ? passing : first_lanes(passing, size - k));
+        if (last) {
+          stretch[p] = stretch[p] + widen(flow[p]);
+          flow[p] = splat(T(0));
         }
       }
     }
-    // Ties are before a target, after a source, and in neither of the sums for anchors.
-    Pack<T> left[P];
-    Pack<T> right[P];
-    for (int p = 0; p < P; ++p) {
-      left[p] = before[p];
-      right[p] = after[p];
-    }
-    if (anchors && ties) {
-      Pack<T> unused[P];
-      look_up<Wide, P>(other, side.below + range.begin, k, left, unused);
-      look_up<Wide, P>(other, side.upto + range.begin, k, unused, right);
-      move_to<F, Wide, true>(side, range.begin + k, left);
-      move_to<F, Wide, false>(side, range.begin + k, right);
-    }
-    move_to<F, Wide, true>(side, range.begin + k, before);
-    move_to<F, Wide, false>(side, range.begin + k, after);
-    if (anchors) {
+    move_to<F, Wide, true>(side, place, before);
+    move_to<F, Wide, false>(side, place, after);
+    const bool complete = !Wide || k % 8 == 7 || k + 1 == size;
+    const std::int64_t first = Wide ? k / 8 * 8 : k;
+    Pack<T> a = load(own.value[0] + k * W);
+    Pack<T> b = load(own.value[P - 1] + k * W);
+    if (g.anchors) {
       Pack<T> odd[P];
-      for (int p = 0; p < P; ++p) {
-        odd[p] = ties ? left[p] - right[p] : before[p] - after[p];
-      }
-      Pack<T> a = load(own.value[0] + k * W);
-      if constexpr (P == 1) {
-        collected_re.add(a * odd[0], k);
+      if constexpr (Ties) {
+        // Ties are before a target, after a source, and in neither of the sums for anchors.
+        Pack<T> left[P];
+        Pack<T> right[P];
+        look_up<Wide, P>(other, g.strict, place, left, right);
+        if (g.ties_left) {
+          move_to<F, Wide, true>(side, place, left);
+        } else {
+          move_to<F, Wide, false>(side, place, right);
+        }
+        for (int p = 0; p < P; ++p) {
+          odd[p] = g.ties_left ? left[p] - after[p] : before[p] - right[p];
+        }
       } else {
-        Pack<T> b = load(own.value[1] + k * W);
-        multiply(a, b, odd[0], odd[1]);
-        collected_re.add(a, k);
-        if constexpr (F == Form::oscillating) {
-          collected_im.add(b, k);
+        for (int p = 0; p < P; ++p) {
+          odd[p] = before[p] - after[p];
+        }
+      }
+      if constexpr (P == 1) {
+        odd[0] = a * odd[0];
+      } else {
+        multiply(odd[0], odd[1], a, b);
+        collected_im.add(odd[1], k);
+      }
+      if constexpr (Plain) {
+        odd[0] = odd[0] * splat(g.factor);
+        put<F, Wide>(side, here, here_k, odd,
+                     Output<T>{g.anchors.out, 1, false, false, T(1), g.anchors.sorted});
+      } else {
+        collected_re.add(odd[0], k);
+        if (complete) {  // Re(-c z), c = 1/ell - i frequency
+          Pack<double> gradient = splat(-g.inverse_lengthscale) * collected_re.sum();
+          if constexpr (F == Form::oscillating) {
+            gradient = gradient - splat(g.frequency) * collected_im.sum();
+          }
+          deliver(side, range, first, gradient, g.anchors);
         }
       }
     }
     for (int p = 0; p < P; ++p) {
       before[p] = before[p] + after[p];
     }
-    if constexpr (P == 2) {
-      if (phases) {
-        Pack<T> a = load(own.value[0] + k * W);
-        Pack<T> b = load(own.value[1] + k * W);
+    if (!Plain && g.phases) {
+      Pack<double> gradient = splat(0.0);
+      if constexpr (P == 2) {
         multiply(a, b, before[0], before[1]);
         collected_phase.add(b, k);
+        gradient = splat(g.targets ? -1.0 : 1.0) * collected_phase.sum();
+      }
+      if (complete) {
+        deliver(side, range, first, gradient, g.phases);
       }
     }
-    if (g.values != nullptr) {
-      put<F, Wide>(side, range, k, before, *g.values);
-    }
-  }
-  if (anchors) {
-    double* const re = collected_re.finish(range.size());
-    const double* const im = F == Form::oscillating ? collected_im.finish(range.size()) : re;
-    for (std::int64_t k = 0; k < range.size(); ++k) {  // Re(-c z), c = 1/ell - i frequency
-      re[k] = -job.inverse_lengthscale * re[k];
-      if constexpr (F == Form::oscillating) {
-        re[k] = re[k] - job.frequency * im[k];
+    if (g.values.base != nullptr) {
+      if constexpr (Plain) {
+        put<F, Wide>(side, here, here_k, before,
+                     Output<T>{g.values.base, 1, false, false, T(1), g.values.sorted});
+      } else {
+        put<F, Wide>(side, range, k, before, g.values);
       }
     }
-    flush(side, range, re, *g.anchors);
+  };
+  const std::int64_t whole = size / step * step;
+  for (std::int64_t k = 0; k < whole; k += step) {
+    go(k, Constant<bool, true>{});
   }
-  if (phases) {
-    double* const phase = collected_phase.finish(range.size());
-    for (std::int64_t k = 0; k < range.size(); ++k) {
-      phase[k] = P == 2 ? g.phase_sign * phase[k] : 0.0;
+  if (whole < size) {
+    go(whole, Constant<bool, false>{});
+  }
+  if (stretch != nullptr) {
+    for (int p = 0; p < P; ++p) {
+      stretch[p] = stretch[p] + widen(flow[p]);
     }
-    flush(side, range, phase, *g.phases);
   }
 }
 
@@ -194,10 +235,8 @@ void gradients_of(const GradientJob<T>& job, std::int64_t begin, std::int64_t en
   Cell* cells = static_cast<Cell*>(scratch);
   Cell& v = cells[0];
   Cell& g = cells[1];
-  const GradientSide<T> at_targets{&job.targets, &job.d_targets, &job.d_target_phase, -1.0,
-                                   nullptr};
-  const GradientSide<T> at_sources{&job.sources, &job.d_sources, &job.d_source_phase, 1.0,
-                                   job.d_values.base != nullptr ? &job.d_values : nullptr};
+  const GradientSide<T> at_targets(job, true);
+  const GradientSide<T> at_sources(job, false);
   for (std::int64_t cell = begin; cell < end; ++cell) {
     const Range sources = range_of(job.sources, cell);
     const Range targets = range_of(job.targets, cell);
@@ -217,20 +256,32 @@ void gradients_of(const GradientJob<T>& job, std::int64_t begin, std::int64_t en
       load_values<F, Wide>(job.targets, job.grad, targets, g.value[0], g.value[P - 1]);
       scan_cell<F, Wide>(job.targets, targets, job.grad_carries, cell, g, g_leaving);
     }
-    in_pieces(targets, [&](Range piece) {
-      if (point) {
-        load_values<F, Wide>(job.targets, job.grad, piece, g.value[0], g.value[P - 1]);
-      }
-      gradient_piece<F, Wide>(job, at_targets, piece, g, v, point,
-                              job.stretch != nullptr ? stretch : nullptr);
-    });
-    in_pieces(sources, [&](Range piece) {
-      if (point) {
-        load_values<F, Wide>(job.sources, job.values, piece, v.value[0], v.value[P - 1]);
-      }
-      gradient_piece<F, Wide>(job, at_sources, piece, v, g, point,
-                              job.stretch != nullptr && !job.self ? stretch : nullptr);
-    });
+    const auto each_piece = [&](const GradientSide<T>& here, Range range, const Input<T>& values,
+                                Cell& own, const Cell& other, Pack<double>* gaps) {
+      in_pieces(range, [&](Range piece) {
+        if (point) {
+          load_values<F, Wide>(here.side, values, piece, own.value[0], own.value[P - 1]);
+        }
+        const auto run = [&](auto ties) {
+          if constexpr (F == Form::real && !Wide) {
+            if (here.plain) {
+              gradient_piece<F, Wide, decltype(ties)::value, true>(here, piece, own, other, gaps);
+              return;
+            }
+          }
+          gradient_piece<F, Wide, decltype(ties)::value, false>(here, piece, own, other, gaps);
+        };
+        if (here.anchors && has_ties(here.side, piece)) {
+          run(Constant<bool, true>{});
+        } else {
+          run(Constant<bool, false>{});
+        }
+      });
+    };
+    // There are none at a point.
+    Pack<double>* const gaps = point || job.stretch == nullptr ? nullptr : stretch;
+    each_piece(at_targets, targets, job.grad, g, v, gaps);
+    each_piece(at_sources, sources, job.values, v, g, job.self ? nullptr : gaps);
     if (job.stretch != nullptr) {
       // The gap to the next cell.
       Carry<Wide> v_right[P];

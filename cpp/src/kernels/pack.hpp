@@ -140,6 +140,13 @@ struct Constant {
   static constexpr T value = Value;
 };
 
+#if defined(__AVX2__)
+/// Two halves of a register. GCC 12 copies the first before it permutes.
+LAPLEX_INLINE NativeOf<float, 8>::type join(__m128 low, __m128 high) {
+  return (NativeOf<float, 8>::type)_mm256_insertf128_ps(_mm256_castps128_ps256(low), high, 1);
+}
+#endif
+
 // Halves are taken apart and put together by permutations: through memory, a wide load would wait
 // for the narrow stores before it.
 template <class T>
@@ -148,6 +155,14 @@ LAPLEX_INLINE Pack<double> widen(const Pack<T>& a) {
     return a;
   } else {
     Pack<double> r;
+#if defined(__AVX2__)
+    if constexpr (kLanes<double> == 4) {  // GCC 12 converts two numbers at a time, through memory
+      const __m256 v = (__m256)a.part[0];
+      r.part[0] = (Native<double>)_mm256_cvtps_pd(_mm256_castps256_ps128(v));
+      r.part[1] = (Native<double>)_mm256_cvtps_pd(_mm256_extractf128_ps(v, 1));
+      return r;
+    }
+#endif
 #if defined(__GNUC__)
     if constexpr (kLanes<double> == kLanes<T>) {
       r.part[0] = __builtin_convertvector(a.part[0], Native<double>);
@@ -182,6 +197,12 @@ LAPLEX_INLINE Pack<T> narrow(const Pack<double>& a) {
     return a;
   } else {
     Pack<T> r;
+#if defined(__AVX2__)
+    if constexpr (kLanes<double> == 4) {
+      r.part[0] = join(_mm256_cvtpd_ps((__m256d)a.part[0]), _mm256_cvtpd_ps((__m256d)a.part[1]));
+      return r;
+    }
+#endif
 #if defined(__GNUC__)
     if constexpr (kLanes<double> == kLanes<T>) {
       r.part[0] = __builtin_convertvector(a.part[0], Native<T>);
@@ -495,32 +516,81 @@ LAPLEX_INLINE void store_pairs(T* to, const Pack<T>& a, const Pack<T>& b) {
 #endif
 }
 
+/// The reverse: eight pairs as two packs.
+template <class T>
+LAPLEX_INLINE void load_pairs(const T* from, Pack<T>& a, Pack<T>& b) {
+#if defined(__GNUC__)
+  using V = Native<T>;
+#if defined(__AVX2__)
+  if constexpr (sizeof(T) == 4) {  // lanes move within their half alone
+    const auto part = [&](int k) { return _mm_loadu_ps(from + std::ptrdiff_t(4) * k); };
+    const V x = join(part(0), part(2));
+    const V y = join(part(1), part(3));
+    a.part[0] = __builtin_shufflevector(x, y, 0, 2, 8, 10, 4, 6, 12, 14);
+    b.part[0] = __builtin_shufflevector(x, y, 1, 3, 9, 11, 5, 7, 13, 15);
+    return;
+  }
+#endif
+  for (std::ptrdiff_t p = 0; p < Pack<T>::kParts; ++p) {
+    V x;
+    V y;
+    std::memcpy(&x, from + 2 * p * kLanes<T>, sizeof(x));
+    std::memcpy(&y, from + (2 * p + 1) * kLanes<T>, sizeof(y));
+    if constexpr (kLanes<T> == 8) {
+      a.part[p] = __builtin_shufflevector(x, y, 0, 2, 4, 6, 8, 10, 12, 14);
+      b.part[p] = __builtin_shufflevector(x, y, 1, 3, 5, 7, 9, 11, 13, 15);
+    } else if constexpr (kLanes<T> == 4) {
+      a.part[p] = __builtin_shufflevector(x, y, 0, 2, 4, 6);
+      b.part[p] = __builtin_shufflevector(x, y, 1, 3, 5, 7);
+    } else {
+      a.part[p] = __builtin_shufflevector(x, y, 0, 2);
+      b.part[p] = __builtin_shufflevector(x, y, 1, 3);
+    }
+  }
+#else
+  a = make_pack<T>([&](int k) { return from[2 * k]; });
+  b = make_pack<T>([&](int k) { return from[2 * k + 1]; });
+#endif
+}
+
 /// Looks eight pairs up: lane k of `a` and `b` is pair where[k].
 template <class T>
 LAPLEX_INLINE void load_pairs(const T* pairs, const std::uint16_t* where, Pack<T>& a, Pack<T>& b) {
 #if defined(__GNUC__)
   // A pair is one load: a number of 64 bits, or a register of two.
   if constexpr (sizeof(T) == 4) {
-    const auto pair = [&](int k) {
-      double bits = 0.0;
-      std::memcpy(&bits, pairs + 2 * std::int64_t(where[k]), sizeof(bits));
-      return bits;
-    };
-    using V = Native<T>;
     for (int p = 0; p < Pack<T>::kParts; ++p) {
-      if constexpr (kLanes<T> == 8) {
-        using Four = NativeOf<double, 4>::type;
-        const V x = (V)Four{pair(0), pair(1), pair(4), pair(5)};
-        const V y = (V)Four{pair(2), pair(3), pair(6), pair(7)};
-        a.part[0] = __builtin_shufflevector(x, y, 0, 2, 8, 10, 4, 6, 12, 14);
-        b.part[0] = __builtin_shufflevector(x, y, 1, 3, 9, 11, 5, 7, 13, 15);
-      } else {
-        using Two = NativeOf<double, 2>::type;
-        const V x = (V)Two{pair(4 * p), pair(4 * p + 1)};
-        const V y = (V)Two{pair(4 * p + 2), pair(4 * p + 3)};
-        a.part[p] = __builtin_shufflevector(x, y, 0, 2, 4, 6);
-        b.part[p] = __builtin_shufflevector(x, y, 1, 3, 5, 7);
-      }
+#if defined(__SSE2__)
+      // Two pairs are two loads; the compiler by itself adds a permutation.
+      const auto two_pairs = [&](int k) {
+        const T* const first = pairs + 2 * std::int64_t(where[k]);
+        const T* const second = pairs + 2 * std::int64_t(where[k + 1]);
+        const __m128i low = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(first));
+        return _mm_loadh_pi(_mm_castsi128_ps(low), reinterpret_cast<const __m64*>(second));
+      };
+#else
+      const auto two_pairs = [&](int k) {
+        NativeOf<double, 2>::type bits;
+        for (int j = 0; j < 2; ++j) {
+          double pair = 0.0;
+          std::memcpy(&pair, pairs + 2 * std::int64_t(where[k + j]), sizeof(pair));
+          bits[j] = pair;
+        }
+        return (NativeOf<float, 4>::type)bits;
+      };
+#endif
+      using V = Native<T>;
+#if defined(__AVX2__)
+      const V x = join(two_pairs(0), two_pairs(4));
+      const V y = join(two_pairs(2), two_pairs(6));
+      a.part[0] = __builtin_shufflevector(x, y, 0, 2, 8, 10, 4, 6, 12, 14);
+      b.part[0] = __builtin_shufflevector(x, y, 1, 3, 9, 11, 5, 7, 13, 15);
+#else
+      const V x = (V)two_pairs(4 * p);
+      const V y = (V)two_pairs(4 * p + 2);
+      a.part[p] = __builtin_shufflevector(x, y, 0, 2, 4, 6);
+      b.part[p] = __builtin_shufflevector(x, y, 1, 3, 5, 7);
+#endif
     }
     return;
   } else if constexpr (kLanes<T> <= 4) {
