@@ -14,6 +14,22 @@ struct AnyPlan {
   std::variant<Plan<float>, Plan<double>> plan;
 };
 
+template <class T>
+T scalar_of(const Plan<T>&);
+
+/// Takes the addresses of what is replaced; 0 for what stays.
+inline void update_plan(AnyPlan& any, Address targets, Address sources, Address lengthscale,
+                        int num_threads) {
+  std::visit(
+      [&](auto& plan) {
+        using T = decltype(scalar_of(plan));
+        plan.update(Changes<T>{pointer<const T>(targets), pointer<const T>(sources),
+                               pointer<const double>(lengthscale)},
+                    num_threads);
+      },
+      any.plan);
+}
+
 inline AnyPlan make_plan(const KernelArguments& k, int num_threads) {
   return with_precision(k.is_double, [&](auto zero) {
     using T = decltype(zero);
