@@ -334,7 +334,7 @@ bool Cells<T>::nearly_sorts(const Anchors<T>& anchors) const {
   if (anchors.count() > kMost || count() == 0) {
     return false;
   }
-  const std::int64_t samples = std::min(kSample, (count() + 7) / 8);
+  const std::int64_t samples = std::clamp<std::int64_t>(count() / 16, 1, kSample);
   const auto nearly = [&](const T* values, const std::uint32_t* index,
                           const Array<std::uint32_t>& first) {
     std::int64_t pairs = 0;

@@ -220,23 +220,29 @@ void merge(const Anchors<T>& anchors, Record<T>* records) {
   std::int64_t i_end = anchors.num_targets;
   std::int64_t j_end = m;
   std::int64_t k_end = anchors.count();
-  // Sources and targets alternate at random: a branch would be guessed wrong every other time.
-  const auto either = [m](std::int64_t source, std::int64_t target, std::int64_t is_source) {
-    return static_cast<std::uint32_t>((m + target) ^ (((m + target) ^ source) & -is_source));
+  // Sources and targets alternate at random: a branch would be guessed wrong every other time, and
+  // for a conditional expression compilers make one.
+  const auto either = [](auto source, auto target, std::int64_t is_source) {
+    return target ^ ((target ^ source) & static_cast<decltype(source)>(-is_source));
+  };
+  const auto record = [&](Key<T> source, std::int64_t j_at, Key<T> target, std::int64_t i_at,
+                          std::int64_t is_source) {
+    return Record<T>{either(source, target, is_source),
+                     static_cast<std::uint32_t>(either(j_at, m + i_at, is_source))};
   };
   const auto put_first = [&] {
     const Key<T> target = key_of(x[i]);
     const Key<T> source = key_of(y[j]);
-    const std::int64_t is_source = source <= target ? 1 : 0;
-    records[k++] = {std::min(target, source), either(j, i, is_source)};
+    const auto is_source = static_cast<std::int64_t>(source <= target);
+    records[k++] = record(source, j, target, i, is_source);
     j += is_source;
     i += 1 - is_source;
   };
   const auto put_last = [&] {
     const Key<T> target = key_of(x[i_end - 1]);
     const Key<T> source = key_of(y[j_end - 1]);
-    const std::int64_t is_source = source > target ? 1 : 0;
-    records[--k_end] = {std::max(target, source), either(j_end - 1, i_end - 1, is_source)};
+    const auto is_source = static_cast<std::int64_t>(source > target);
+    records[--k_end] = record(source, j_end - 1, target, i_end - 1, is_source);
     j_end -= is_source;
     i_end -= 1 - is_source;
   };

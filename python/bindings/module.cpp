@@ -63,6 +63,7 @@ void half_sums(const AnyPlan& any, const Vectors& values, std::int64_t rows, con
 
 void vjp(const AnyPlan& any, const Vectors& values, const Vectors& grad, std::int64_t rows,
          const GradientArguments& gradients, int num_threads) {
+  any.differentiated = true;
   without_gil([&] {
     visit(any, [&](const auto& plan) {
       using T = decltype(scalar_of(plan));
@@ -194,7 +195,7 @@ PYBIND11_MODULE(_core, m) {
     return without_gil([&] { return cache().get(kernel, num_threads); });
   };
   const auto new_plan = [](const KernelArguments& kernel, int num_threads) {
-    return without_gil([&] { return std::make_shared<AnyPlan>(make_plan(kernel, num_threads)); });
+    return without_gil([&] { return make_plan(kernel, num_threads); });
   };
   const py::pos_only positional;
   const py::arg values("values"), rows("rows"), out("out"), grad("grad"), targets("targets"),

@@ -117,13 +117,13 @@ std::shared_ptr<AnyPlan> PlanCache::find(const KernelArguments& kernel) {
   return nullptr;
 }
 
-/// Takes out an entry whose kernel a step of training has left behind: no later call has found it,
-/// nobody has its plan, and `kernel` is close to it. The least recently used one: with several
-/// layers alike, each then finds its own.
+/// Takes out an entry whose kernel a step of training has left behind: gradients were computed with
+/// its plan, no later call has found it, nobody holds the plan, and `kernel` is close to it. The
+/// least recently used one: with several layers alike, each then finds its own.
 std::optional<PlanCache::Entry> PlanCache::take_predecessor(const KernelArguments& kernel) {
   for (auto entry = entries_.end(); entry != entries_.begin();) {
     --entry;
-    if (!entry->found && entry->plan.use_count() == 1 &&
+    if (entry->plan->differentiated && !entry->found && entry->plan.use_count() == 1 &&
         follows(over(entry->content, entry->kernel), kernel)) {
       std::optional<Entry> taken(std::move(*entry));
       entries_.erase(entry);
@@ -152,6 +152,7 @@ std::shared_ptr<AnyPlan> PlanCache::get(const KernelArguments& kernel, int num_t
   std::shared_ptr<AnyPlan> plan;
   if (before) {
     plan = std::move(before->plan);
+    plan->differentiated = false;
     const KernelArguments old = over(before->content, before->kernel);
     const bool stay =
         same_array(old, copied, kTargetsArray) && same_array(old, copied, kSourcesArray);
@@ -159,7 +160,7 @@ std::shared_ptr<AnyPlan> PlanCache::get(const KernelArguments& kernel, int num_t
                 stay ? 0 : copied.arrays[kSourcesArray], copied.arrays[kLengthscaleArray],
                 num_threads);
   } else {
-    plan = std::make_shared<AnyPlan>(make_plan(copied, num_threads));
+    plan = make_plan(copied, num_threads);
   }
   static_cast<void>(plan_bytes(*plan));
   std::call_once(registered_, survive_forks_);

@@ -18,14 +18,13 @@ def empty_cache() -> Iterator[None]:
     laplex.plan_cache.clear()
 
 
-def product(x: torch.Tensor, lengthscale: torch.Tensor) -> None:
-    """Multiply with gradients, and compare with a plan that is built anew."""
-    values = torch.ones(len(x))
+def product(x: torch.Tensor, lengthscale: torch.Tensor) -> torch.Tensor:
+    """Multiply, and compare with a plan that is built anew."""
+    values = torch.ones(len(x), requires_grad=True)
     result = laplex.matvec(values, x, lengthscale=lengthscale)
     fresh = laplex.Plan(x.detach().numpy(), lengthscale=lengthscale.detach().numpy())
-    assert np.array_equal(result.detach().numpy(), fresh.apply(values.numpy()))
-    if result.requires_grad:
-        result.sum().backward()
+    assert np.array_equal(result.detach().numpy(), fresh.apply(np.ones(len(x), np.float32)))
+    return result.sum()
 
 
 def step(parameter: torch.Tensor, by: float) -> None:
@@ -40,7 +39,7 @@ def leaf(values: torch.Tensor) -> torch.Tensor:
 def test_moving_anchors_keep_one_plan() -> None:
     x, lengthscale = leaf(torch.rand(300)), leaf(torch.tensor(0.3))
     for _ in range(6):
-        product(x, lengthscale)
+        product(x, lengthscale).backward()
         step(x, 1e-3)
     info = laplex.plan_cache.info()
     assert (info.plans, info.misses) == (1, 6)
@@ -49,14 +48,14 @@ def test_moving_anchors_keep_one_plan() -> None:
 def test_a_moving_lengthscale_keeps_one_plan() -> None:
     x, lengthscale = torch.rand(300), leaf(torch.tensor(0.3))
     for _ in range(6):
-        product(x, lengthscale)
+        product(x, lengthscale).backward()
         step(lengthscale, 1e-2)
     assert laplex.plan_cache.info().plans == 1
 
 
 def test_other_anchors_get_another_plan() -> None:
     for _ in range(3):
-        product(torch.rand(300), torch.tensor(0.3))
+        product(torch.rand(300), torch.tensor(0.3)).backward()
     assert laplex.plan_cache.info().plans == 3
 
 
@@ -66,12 +65,21 @@ def test_layers_alike_find_their_own() -> None:
     learned, frozen, also = leaf(start), start + 1e-4, leaf(start - 1e-4)
     lengthscale = torch.tensor(0.3)
     for _ in range(6):
-        for x in (learned, frozen, also):
-            product(x, lengthscale)
+        sum(product(x, lengthscale) for x in (learned, frozen, also)).backward()
         step(learned, 1e-3)
         step(also, 1e-3)
     info = laplex.plan_cache.info()
     assert (info.plans, info.hits) == (3, 5)
+
+
+def test_without_gradients_every_kernel_keeps_its_plan() -> None:
+    start = torch.rand(300)
+    with torch.no_grad():
+        for _ in range(2):
+            for k in range(3):
+                laplex.matvec(torch.ones(300), start + 1e-4 * k)
+    info = laplex.plan_cache.info()
+    assert (info.plans, info.hits) == (3, 3)
 
 
 def test_a_plan_in_use_is_left_alone() -> None:
@@ -79,8 +87,7 @@ def test_a_plan_in_use_is_left_alone() -> None:
     x, lengthscale = leaf(torch.rand(300)), torch.tensor(0.3)
     results = []
     for _ in range(3):
-        results.append(laplex.matvec(torch.ones(300), x, lengthscale=lengthscale).sum())
+        results.append(product(x, lengthscale))
+        results[0].backward(retain_graph=True)
         x = leaf(x.detach() + 1e-3)
     assert laplex.plan_cache.info().plans == 3
-    for result in results:
-        result.backward()
