@@ -325,57 +325,67 @@ void Cells<T>::turn_and_phase(const Factors& factors, int threads) {
 
 template <class T>
 bool Cells<T>::nearly_sorts(const Anchors<T>& anchors) const {
-  // Measured: beyond the caches, fetching the new values in the old order takes longer than the
-  // sort, which reads them as they stand; and from about every eighth neighbour exchanged on,
-  // insertion does too. (In a random order it is every second.)
-  constexpr std::int64_t kMost = std::int64_t(1) << 17;
+  // Measured: a repair takes as long as a sort when anchors pass some ten others. In a random order
+  // every second pair descends, whatever lies between. Beyond the caches, fetching the new values
+  // in the old order takes longer than the sort, which reads them as they stand.
+  constexpr std::int64_t kMost = std::int64_t(1) << 20;
+  static_assert(kMost <= std::int64_t(1) << kRepairIdBits, "a word holds an id");
+  constexpr std::int64_t kApart = 4;
   constexpr std::int64_t kSample = 16;
   if (anchors.count() > kMost || count() == 0) {
     return false;
   }
+  const std::int64_t samples = std::clamp<std::int64_t>(count() / 16, 1, kSample);
   const auto nearly = [&](const T* values, const std::uint32_t* index,
                           const Array<std::uint32_t>& first) {
     std::int64_t pairs = 0;
     std::int64_t descents = 0;
-    for (std::int64_t s = 0; s < kSample; ++s) {
-      const std::int64_t c = count() * s / kSample;
+    for (std::int64_t s = 0; s < samples; ++s) {
+      const std::int64_t c = count() * s / samples;
       const std::int64_t begin = first[c];
       const std::int64_t end = std::min<std::int64_t>(first[c + 1], begin + kCell);
-      for (std::int64_t k = begin + 1; k < end; ++k) {
-        descents += values[index[k]] < values[index[k - 1]] ? 1 : 0;
+      for (std::int64_t k = begin + kApart; k < end; ++k) {
+        descents += values[index[k]] < values[index[k - kApart]] ? 1 : 0;
       }
-      pairs += std::max<std::int64_t>(0, end - begin - 1);
+      pairs += std::max<std::int64_t>(0, end - begin - kApart);
     }
-    return 8 * descents <= pairs;
+    return 5 * descents <= pairs;
   };
   return nearly(anchors.targets, index_.data() + num_sources_, first_target_) &&
          (self_ || nearly(anchors.sources, index_.data(), first_source_));
 }
 
 template <class T>
-void Cells<T>::ids(std::uint32_t* to, int threads) const {
-  const std::uint32_t* const target_index = index_.data() + num_sources_;
-  const std::uint16_t* const target_split = split_.data() + num_sources_;
-  if (self_) {
-    std::copy(target_index, target_index + num_targets_, to);
-    return;
-  }
-  const auto first_id = static_cast<std::uint32_t>(num_sources_);
-  parallel_ranges(threads, count(), 64, [&](std::int64_t begin, std::int64_t end) {
+void Cells<T>::records(const Anchors<T>* anchors, std::int64_t begin, std::int64_t end,
+                       Record<T>* all) const {
+  const auto write = [&](const auto& source, const auto& target) {
     for (std::int64_t c = begin; c < end; ++c) {
-      const std::int64_t s0 = first_source_[c];
-      const std::int64_t s1 = first_source_[c + 1];
-      const std::int64_t t0 = first_target_[c];
-      const std::int64_t t1 = first_target_[c + 1];
+      const std::int64_t sources = self_ ? 0 : first_source_[c + 1] - first_source_[c];
+      const std::int64_t targets = first_target_[c + 1] - first_target_[c];
+      // Sources, then targets, where `split` does not tell how they alternate.
       const bool point = !point_.empty() && point_[c] != 0;
-      for (std::int64_t j = s0; j < s1; ++j) {
-        to[j + t0 + (point ? 0 : split_[j])] = index_[j];
+      const bool runs = self_ || point;
+      Record<T>* const to = all + first_record(c);
+      const std::int64_t first_source = self_ ? 0 : first_source_[c];
+      const std::int64_t first_target = num_sources_ + first_target_[c];
+      const auto first_id = static_cast<std::uint32_t>(num_sources_);
+      for (std::int64_t j = 0; j < sources; ++j) {
+        const std::int64_t k = first_source + j;
+        to[j + (runs ? 0 : split_[k])] = {key_of(source(k)), index_[k]};
       }
-      for (std::int64_t i = t0; i < t1; ++i) {
-        to[s0 + i + (point ? s1 - s0 : target_split[i])] = first_id + target_index[i];
+      for (std::int64_t i = 0; i < targets; ++i) {
+        const std::int64_t k = first_target + i;
+        to[i + (runs ? sources : split_[k])] = {key_of(target(k)), first_id + index_[k]};
       }
     }
-  });
+  };
+  const auto here = [&](std::int64_t k) { return position_[k]; };
+  if (anchors == nullptr) {
+    write(here, here);
+  } else {
+    write([&](std::int64_t k) { return anchors->sources[index_[k]]; },
+          [&](std::int64_t k) { return anchors->targets[index_[k]]; });
+  }
 }
 
 template <class T>

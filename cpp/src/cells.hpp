@@ -61,8 +61,15 @@ class Cells {
   /// sorting them: by a look at some cells.
   [[nodiscard]] bool nearly_sorts(const Anchors<T>& anchors) const;
 
-  /// The ids of all anchors in merged order, a hint for sort_anchors.
-  void ids(std::uint32_t* to, int threads) const;
+  /// Where the records of a cell begin in merged order.
+  [[nodiscard]] std::int64_t first_record(std::int64_t cell) const {
+    return static_cast<std::int64_t>(first_target_[cell]) + (self_ ? 0 : first_source_[cell]);
+  }
+
+  /// The records of cells [begin, end), to their places in `all`: those of `anchors`, in the order
+  /// that is here; or, if null, those that are here.
+  void records(const Anchors<T>* anchors, std::int64_t begin, std::int64_t end,
+               Record<T>* all) const;
 
   [[nodiscard]] std::int64_t nbytes() const;
 

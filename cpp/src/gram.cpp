@@ -78,7 +78,7 @@ void sort_line(const Covariance& c, const double* anchors, int threads, GramLine
     std::copy(anchors, anchors + c.n, line.anchors.begin());
   } else {
     Sorting<double> sorting;
-    sort_anchors<double>({anchors, nullptr, c.n, 0, true}, nullptr, sorting, threads);
+    sort_anchors<double>({anchors, nullptr, c.n, 0, true}, sorting, threads);
     for (std::int64_t k = 0; k < c.n; ++k) {
       line.order[k] = sorting.records[k].id;
       line.anchors[k] = value_of<double>(sorting.records[k].key);

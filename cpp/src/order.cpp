@@ -1,5 +1,6 @@
 #include "order.hpp"
 
+#include "kernels/kernels.hpp"
 #include "parallel.hpp"
 
 #include <algorithm>
@@ -187,35 +188,6 @@ Record<T>* sort_records(Record<T>* from, Record<T>* to, std::int64_t count, Key<
   return result;
 }
 
-/// Insertion sort that gives up when it has done more than a few exchanges of neighbours per record
-/// so far, and leaves the records in disorder then.
-template <class T>
-bool insertion_repair(Record<T>* records, std::int64_t count) {
-  // A sort costs about as much as four exchanges a record (measured at 1e4..1e6); then it is
-  // dearer to go on than to sort. Asked along the way, so that an order that is wrong everywhere is
-  // given up at once, with a start for one that is wrong only there.
-  constexpr std::int64_t kExchanges = 4;
-  std::int64_t budget = 4096;
-  for (std::int64_t k = 1; k < count; ++k) {
-    budget += kExchanges;
-    if (!(records[k] < records[k - 1])) {
-      continue;
-    }
-    const Record<T> moving = records[k];
-    std::int64_t place = k;
-    while (place > 0 && moving < records[place - 1]) {
-      records[place] = records[place - 1];
-      --place;
-    }
-    records[place] = moving;
-    budget -= k - place;
-    if (budget < 0) {
-      return false;
-    }
-  }
-  return true;
-}
-
 /// Whether values stand in ascending order.
 template <class T>
 bool is_ascending(const T* values, std::int64_t count) {
@@ -234,59 +206,105 @@ bool is_ascending(const T* values, std::int64_t count) {
   return true;
 }
 
-/// Merges two ascending sides, sources before targets at equal places.
+/// Merges two ascending sides, sources before targets at equal places: from both ends at once,
+/// because each step waits for the one before (a load, a comparison, an addition).
 template <class T>
 void merge(const Anchors<T>& anchors, Record<T>* records) {
+  const T* const x = anchors.targets;
+  const T* const y = anchors.sources;
   const std::int64_t m = anchors.num_sources;
+  // What is left of the targets, of the sources, and of the records.
   std::int64_t i = 0;
   std::int64_t j = 0;
   std::int64_t k = 0;
-  while (i < anchors.num_targets && j < m) {
-    // Sources and targets alternate at random: a branch would be guessed wrong every other time.
-    const Key<T> x = key_of(anchors.targets[i]);
-    const Key<T> y = key_of(anchors.sources[j]);
-    const std::int64_t source = y <= x ? 1 : 0;
-    const std::int64_t id = (m + i) ^ (((m + i) ^ j) & -source);
-    records[k++] = {std::min(x, y), static_cast<std::uint32_t>(id)};
-    j += source;
-    i += 1 - source;
+  std::int64_t i_end = anchors.num_targets;
+  std::int64_t j_end = m;
+  std::int64_t k_end = anchors.count();
+  // Sources and targets alternate at random: a branch would be guessed wrong every other time, and
+  // for a conditional expression compilers make one.
+  const auto either = [](auto source, auto target, std::int64_t is_source) {
+    return target ^ ((target ^ source) & static_cast<decltype(source)>(-is_source));
+  };
+  const auto record = [&](Key<T> source, std::int64_t j_at, Key<T> target, std::int64_t i_at,
+                          std::int64_t is_source) {
+    return Record<T>{either(source, target, is_source),
+                     static_cast<std::uint32_t>(either(j_at, m + i_at, is_source))};
+  };
+  const auto put_first = [&] {
+    const Key<T> target = key_of(x[i]);
+    const Key<T> source = key_of(y[j]);
+    const auto is_source = static_cast<std::int64_t>(source <= target);
+    records[k++] = record(source, j, target, i, is_source);
+    j += is_source;
+    i += 1 - is_source;
+  };
+  const auto put_last = [&] {
+    const Key<T> target = key_of(x[i_end - 1]);
+    const Key<T> source = key_of(y[j_end - 1]);
+    const auto is_source = static_cast<std::int64_t>(source > target);
+    records[--k_end] = record(source, j_end - 1, target, i_end - 1, is_source);
+    j_end -= is_source;
+    i_end -= 1 - is_source;
+  };
+  for (std::int64_t sure = 1; sure > 0;) {  // steps after which no side can have ended
+    sure = std::min(i_end - i, j_end - j) / 2;
+    for (std::int64_t step = 0; step < sure; ++step) {
+      put_first();
+      put_last();
+    }
   }
-  for (; j < m; ++j) {
-    records[k++] = {key_of(anchors.sources[j]), static_cast<std::uint32_t>(j)};
+  while (i < i_end && j < j_end) {
+    put_first();
   }
-  for (; i < anchors.num_targets; ++i) {
-    records[k++] = {key_of(anchors.targets[i]), static_cast<std::uint32_t>(m + i)};
+  for (; j < j_end; ++j) {
+    records[k++] = {key_of(y[j]), static_cast<std::uint32_t>(j)};
+  }
+  for (; i < i_end; ++i) {
+    records[k++] = {key_of(x[i]), static_cast<std::uint32_t>(m + i)};
   }
 }
 
 }  // namespace
 
 template <class T>
-void sort_anchors(const Anchors<T>& anchors, const std::uint32_t* hint, Sorting<T>& sorting,
-                  int threads) {
-  const std::int64_t count = anchors.count();
-  sorting.records.reset(count);
-  Record<T>* const records = sorting.records.data();
+void find_order_given(const Anchors<T>& anchors, Sorting<T>& sorting) {
   sorting.targets_as_given = is_ascending(anchors.targets, anchors.num_targets);
   sorting.sources_as_given = is_ascending(anchors.sources, anchors.num_sources);
-  if (hint != nullptr) {
-    // Which side an id is on is random: an index costs less than a branch. (Addresses before the
-    // targets are never read.)
-    const auto first = reinterpret_cast<std::uintptr_t>(anchors.targets) -
-                       static_cast<std::uintptr_t>(anchors.num_sources) * sizeof(T);
-    const std::uintptr_t side[2] = {first, reinterpret_cast<std::uintptr_t>(anchors.sources)};
-    parallel_ranges(threads, count, kGrain, [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t k = begin; k < end; ++k) {
-        const std::uint32_t id = hint[k];
-        const std::uintptr_t address =
-            side[static_cast<std::int64_t>(id) < anchors.num_sources ? 1 : 0] + id * sizeof(T);
-        records[k] = {key_of(*reinterpret_cast<const T*>(address)), id};
-      }
-    });
-    if (insertion_repair(records, count)) {
-      return;
+}
+
+template <class T>
+bool repair_order(Record<T>* records, std::int64_t count) {
+  for (std::int64_t k = 0; k < count; k += kRepair) {
+    if (!kernels<T>().sort_nearly_sorted(records + k, std::min(kRepair, count - k))) {
+      return false;
     }
   }
+  for (std::int64_t k = kRepair; k < count; k += kRepair) {
+    if (!join_runs(records, k, count)) {
+      return false;
+    }
+  }
+  return true;
+}
+
+template <class T>
+bool join_runs(Record<T>* records, std::int64_t middle, std::int64_t count) {
+  // Few pass from one run to the next, and not far, unless the order is another one.
+  std::int64_t budget = 16 * kRepair;
+  std::int64_t moved = 1;
+  for (std::int64_t k = middle; k < count && moved > 0 && budget > 0; ++k) {
+    moved = sink(records, k);
+    budget -= moved;
+  }
+  return budget > 0;
+}
+
+template <class T>
+void sort_anchors(const Anchors<T>& anchors, Sorting<T>& sorting, int threads) {
+  const std::int64_t count = anchors.count();
+  find_order_given(anchors, sorting);
+  sorting.records.reset(count);
+  Record<T>* const records = sorting.records.data();
   if (sorting.targets_as_given && sorting.sources_as_given) {
     merge(anchors, records);
     return;
@@ -317,9 +335,13 @@ void sort_anchors(const Anchors<T>& anchors, const std::uint32_t* hint, Sorting<
   }
 }
 
-template void sort_anchors<float>(const Anchors<float>&, const std::uint32_t*, Sorting<float>&,
-                                  int);
-template void sort_anchors<double>(const Anchors<double>&, const std::uint32_t*, Sorting<double>&,
-                                   int);
+template void find_order_given(const Anchors<float>&, Sorting<float>&);
+template void find_order_given(const Anchors<double>&, Sorting<double>&);
+template bool repair_order(Record<float>*, std::int64_t);
+template bool repair_order(Record<double>*, std::int64_t);
+template bool join_runs(Record<float>*, std::int64_t, std::int64_t);
+template bool join_runs(Record<double>*, std::int64_t, std::int64_t);
+template void sort_anchors(const Anchors<float>&, Sorting<float>&, int);
+template void sort_anchors(const Anchors<double>&, Sorting<double>&, int);
 
 }  // namespace laplex::detail

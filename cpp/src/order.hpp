@@ -35,11 +35,22 @@ struct Sorting {
   [[nodiscard]] std::int64_t nbytes() const { return records.nbytes() + other.nbytes(); }
 };
 
-/// Sorts all anchors into `sorting.records`: ascending, equal ones by id, so there is one right
-/// order. `hint`, if not null, holds the ids in an order that may be nearly right: it is tried
-/// first, and repaired by insertion unless that is dearer than sorting.
+/// Sees whether each side stands in ascending order as given.
 template <class T>
-void sort_anchors(const Anchors<T>& anchors, const std::uint32_t* hint, Sorting<T>& sorting,
-                  int threads);
+void find_order_given(const Anchors<T>& anchors, Sorting<T>& sorting);
+
+/// Sorts records of up to 2^kRepairIdBits anchors that are nearly sorted. False, and disorder, if
+/// sorting anew is cheaper.
+template <class T>
+bool repair_order(Record<T>* records, std::int64_t count);
+
+/// Sorts `count` records that ascend before and from `middle`, by insertion. Also false if dearer.
+template <class T>
+bool join_runs(Record<T>* records, std::int64_t middle, std::int64_t count);
+
+/// Sorts all anchors into `sorting.records`: ascending, equal ones by id, so there is one right
+/// order.
+template <class T>
+void sort_anchors(const Anchors<T>& anchors, Sorting<T>& sorting, int threads);
 
 }  // namespace laplex::detail

@@ -172,24 +172,36 @@ Plan<T>::Plan(const Kernel<T>& kernel) {
   guarded([&] {
     // A wrong LAPLEX_ISA is refused before any work, and not by several threads at a time.
     static_cast<void>(instruction_set());
-    auto built = std::make_unique<State<T>>(make_fixed(k));
+    const auto fixed = make_fixed(k);
+    auto built = std::make_unique<State<T>>(k.heads);
     Sorting<T> sorting;
-    built->build(k.targets, k.sources, nullptr, sorting, k.num_threads);
+    built->build(fixed, {k.targets, k.sources}, nullptr, sorting, k.num_threads);
     spare_ = std::make_shared<Spare<T>>();
     state_ = lend(std::move(built), spare_);
   });
 }
 
 template <class T>
-void Plan<T>::update(const T* targets, const T* sources, int num_threads) {
+void Plan<T>::update(const Changes<T>& changes, int num_threads) {
   const auto old = state();
   const Fixed<T>& fixed = old->fixed();
-  check_sides(fixed.self, sources != nullptr, fixed.m);
-  check_finite("targets", targets, fixed.heads, fixed.n);
-  if (!fixed.self) {
-    check_finite("sources", sources, fixed.heads, fixed.m);
+  if (changes.moves_anchors()) {
+    check_sides(fixed.self, changes.sources != nullptr, fixed.m);
+    check_finite("targets", changes.targets, fixed.heads, fixed.n);
+    if (!fixed.self) {
+      check_finite("sources", changes.sources, fixed.heads, fixed.m);
+    }
   }
   guarded([&] {
+    std::shared_ptr<const Fixed<T>> described = old->shared_fixed();
+    if (changes.lengthscale != nullptr) {
+      auto changed = std::make_shared<Fixed<T>>(fixed);
+      for (std::size_t h = 0; h < changed->rate.size(); ++h) {
+        changed->rate[h].lengthscale = changes.lengthscale[h];
+        check_rate(changed->rate[h], static_cast<std::int64_t>(h), fixed.heads);
+      }
+      described = std::move(changed);
+    }
     std::unique_ptr<State<T>> next;
     Sorting<T> sorting;
     {
@@ -198,9 +210,9 @@ void Plan<T>::update(const T* targets, const T* sources, int num_threads) {
       std::swap(sorting, spare_->sorting);
     }
     if (!next) {  // the first update, or another is on its way
-      next = std::make_unique<State<T>>(old->shared_fixed());
+      next = std::make_unique<State<T>>(fixed.heads);
     }
-    next->build(targets, sources, old.get(), sorting,
+    next->build(described, changes, old.get(), sorting,
                 num_threads > 0 ? num_threads : fixed.num_threads);
     std::shared_ptr<State<T>> lent = lend(std::move(next), spare_);
     const std::lock_guard<std::mutex> lock(state_mutex());
@@ -216,7 +228,7 @@ std::shared_ptr<const State<T>> Plan<T>::state() const {
 }
 
 template <class T>
-void Plan<T>::anchors(T* targets, T* sources) const {
+void Plan<T>::anchors(T* targets, T* sources, double* lengthscale) const {
   const auto snapshot = state();
   const Fixed<T>& fixed = snapshot->fixed();
   const auto scatter = [](const T* position, const std::uint32_t* index, std::int64_t count,
@@ -232,6 +244,9 @@ void Plan<T>::anchors(T* targets, T* sources) const {
     }
     if (sources != nullptr) {
       scatter(cells.source_positions(), cells.sources().index, fixed.m, sources + h * fixed.m);
+    }
+    if (lengthscale != nullptr) {
+      lengthscale[h] = fixed.rate[static_cast<std::size_t>(h)].lengthscale;
     }
   }
 }

@@ -44,4 +44,20 @@ struct Record {
   }
 };
 
+/// Moves a record down to its place among those before it, which ascend; by how many places.
+template <class T>
+LAPLEX_INLINE std::int64_t sink(Record<T>* records, std::int64_t k) {
+  if (k == 0 || !(records[k] < records[k - 1])) {
+    return 0;
+  }
+  const Record<T> moving = records[k];
+  std::int64_t place = k;
+  while (place > 0 && moving < records[place - 1]) {
+    records[place] = records[place - 1];
+    --place;
+  }
+  records[place] = moving;
+  return k - place;
+}
+
 }  // namespace laplex::detail

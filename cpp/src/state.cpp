@@ -2,21 +2,66 @@
 
 #include "parallel.hpp"
 
+#include <atomic>
 #include <type_traits>
 
 namespace laplex::detail {
+namespace {
+
+/// Cells whose records a task writes and repairs while they are in a near cache.
+constexpr std::int64_t kTask = 64;
+
+/// The records of anchors that did not move: those of `before`.
+template <class T>
+void keep_order(const Cells<T>& before, Sorting<T>& sorting, int threads) {
+  sorting.targets_as_given = before.targets().index == nullptr;
+  sorting.sources_as_given = before.sources().index == nullptr;
+  sorting.records.reset(before.first_record(before.count()));
+  parallel_ranges(threads, before.count(), kTask, [&](std::int64_t begin, std::int64_t end) {
+    before.records(nullptr, begin, end, sorting.records.data());
+  });
+}
+
+/// Sorts anchors that stand nearly in the order of `before`; false, and disorder, if they do not.
+template <class T>
+bool repair_order_of(const Cells<T>& before, const Anchors<T>& anchors, Sorting<T>& sorting,
+                     int threads) {
+  if (!before.nearly_sorts(anchors)) {
+    return false;
+  }
+  find_order_given(anchors, sorting);
+  const std::int64_t count = anchors.count();
+  sorting.records.reset(count);
+  Record<T>* const records = sorting.records.data();
+  std::atomic<bool> near{true};
+  parallel_ranges(threads, before.count(), kTask, [&](std::int64_t begin, std::int64_t end) {
+    if (near) {
+      before.records(&anchors, begin, end, records);
+      const std::int64_t first = before.first_record(begin);
+      if (!repair_order(records + first, before.first_record(end) - first)) {
+        near = false;
+      }
+    }
+  });
+  for (std::int64_t c = kTask; near && c < before.count(); c += kTask) {
+    near = join_runs(records, before.first_record(c), count);
+  }
+  return near;
+}
+
+}  // namespace
 
 template <class T>
-State<T>::State(std::shared_ptr<const Fixed<T>> fixed)
-    : fixed_(std::move(fixed)), heads_(static_cast<std::size_t>(fixed_->heads)) {
+State<T>::State(std::int64_t heads) : heads_(static_cast<std::size_t>(heads)) {
   for (auto& head : heads_) {
     head = std::make_unique<Head<T>>();
   }
 }
 
 template <class T>
-void State<T>::build(const T* targets, const T* sources, const State* previous, Sorting<T>& sorting,
-                     int num_threads) {
+void State<T>::build(std::shared_ptr<const Fixed<T>> fixed, const Changes<T>& changes,
+                     const State* previous, Sorting<T>& sorting, int num_threads) {
+  fixed_ = std::move(fixed);
   const Fixed<T>& f = *fixed_;
   const std::int64_t anchors = f.n + (f.self ? 0 : f.m);
   const int threads = threads_for(f.heads * anchors, num_threads);
@@ -24,7 +69,6 @@ void State<T>::build(const T* targets, const T* sources, const State* previous, 
   const int outer = side_by_side ? threads : 1;
   const int inner = side_by_side ? 1 : threads;
   std::vector<Sorting<T>> more(static_cast<std::size_t>(outer - 1));
-  std::vector<Array<std::uint32_t>> hints(static_cast<std::size_t>(outer));
   parallel_workers(outer, f.heads, [&](std::int64_t h, int worker) {
     Sorting<T>& mine = worker == 0 ? sorting : more[static_cast<std::size_t>(worker - 1)];
     Head<T>& head = *heads_[static_cast<std::size_t>(h)];
@@ -34,16 +78,17 @@ void State<T>::build(const T* targets, const T* sources, const State* previous, 
       head.permutation[k].clear();
       head.permuted[k] = 0;
     }
-    const Anchors<T> given{targets + h * f.n, f.self ? nullptr : sources + h * f.m, f.n,
+    const auto of_head = [h](const T* all, std::int64_t count) {
+      return all == nullptr ? nullptr : all + h * count;
+    };
+    const Anchors<T> given{of_head(changes.targets, f.n), of_head(changes.sources, f.m), f.n,
                            f.self ? 0 : f.m, f.self};
-    const std::uint32_t* hint = nullptr;
-    if (previous != nullptr && previous->at(h).cells.nearly_sorts(given)) {
-      Array<std::uint32_t>& ids = hints[static_cast<std::size_t>(worker)];
-      ids.reset(anchors);
-      previous->at(h).cells.ids(ids.data(), inner);
-      hint = ids.data();
+    const Cells<T>* const before = previous == nullptr ? nullptr : &previous->cells(h);
+    if (!changes.moves_anchors()) {
+      keep_order(*before, mine, inner);
+    } else if (before == nullptr || !repair_order_of(*before, given, mine, inner)) {
+      sort_anchors(given, mine, inner);
     }
-    sort_anchors(given, hint, mine, inner);
     Factors factors;
     factors.rate = f.rate[static_cast<std::size_t>(h)];
     factors.oscillates = f.oscillates;

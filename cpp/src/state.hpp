@@ -51,12 +51,13 @@ struct Head {
 template <class T>
 class State {
  public:
-  explicit State(std::shared_ptr<const Fixed<T>> fixed);
+  explicit State(std::int64_t heads);
 
-  /// Sorts the anchors and builds the tables, in memory that is there already where it fits;
-  /// `previous`, another state, gives hints. `sorting` is memory to sort in.
-  void build(const T* targets, const T* sources, const State* previous, Sorting<T>& sorting,
-             int num_threads);
+  /// Sorts the anchors and builds the tables, in memory that is there already where it fits.
+  /// `previous`, another state of these sizes or null, has the anchors that do not move, and an
+  /// order that may be nearly that of those that do. `sorting` is memory to sort in.
+  void build(std::shared_ptr<const Fixed<T>> fixed, const Changes<T>& changes,
+             const State* previous, Sorting<T>& sorting, int num_threads);
 
   [[nodiscard]] const Fixed<T>& fixed() const { return *fixed_; }
   [[nodiscard]] std::shared_ptr<const Fixed<T>> shared_fixed() const { return fixed_; }

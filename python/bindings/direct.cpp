@@ -124,6 +124,7 @@ class DirectCalls {
     if (!fits || (kernel.heads > 1 && call->rows > 1)) {
       return false;
     }
+    any.differentiated = true;
     GradientArguments gradients;
     std::array<DLTensor, kGradients> to{};
     std::array<std::vector<double>, kGradients> wide;  // in place of the float ones of parameters

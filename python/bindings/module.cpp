@@ -34,9 +34,6 @@ auto visit(const AnyPlan& plan, const F& f) {
   return std::visit(f, plan.plan);
 }
 
-template <class T>
-T scalar_of(const Plan<T>&);
-
 void sum(const AnyPlan& any, const Vectors& values, std::int64_t rows, const Vectors& out, int mode,
          const TermArguments& member, int num_threads) {
   if (mode < 0 || mode > 2) {
@@ -66,6 +63,7 @@ void half_sums(const AnyPlan& any, const Vectors& values, std::int64_t rows, con
 
 void vjp(const AnyPlan& any, const Vectors& values, const Vectors& grad, std::int64_t rows,
          const GradientArguments& gradients, const TermArguments& member, int num_threads) {
+  any.differentiated = true;
   without_gil([&] {
     visit(any, [&](const auto& plan) {
       using T = decltype(scalar_of(plan));
@@ -76,22 +74,15 @@ void vjp(const AnyPlan& any, const Vectors& values, const Vectors& grad, std::in
   });
 }
 
-void update(AnyPlan& any, Address targets, Address sources, int num_threads) {
-  without_gil([&] {
-    std::visit(
-        [&](auto& plan) {
-          using T = decltype(scalar_of(plan));
-          plan.update(pointer<const T>(targets), pointer<const T>(sources), num_threads);
-        },
-        any.plan);
-  });
+void update(AnyPlan& any, Address targets, Address sources, Address lengthscale, int num_threads) {
+  without_gil([&] { update_plan(any, targets, sources, lengthscale, num_threads); });
 }
 
-void anchors(const AnyPlan& any, Address targets, Address sources) {
+void anchors(const AnyPlan& any, Address targets, Address sources, Address lengthscale) {
   without_gil([&] {
     visit(any, [&](const auto& plan) {
       using T = decltype(scalar_of(plan));
-      plan.anchors(pointer<T>(targets), pointer<T>(sources));
+      plan.anchors(pointer<T>(targets), pointer<T>(sources), pointer<double>(lengthscale));
     });
   });
 }
@@ -204,7 +195,7 @@ PYBIND11_MODULE(_core, m) {
     return without_gil([&] { return cache().get(kernel, num_threads); });
   };
   const auto new_plan = [](const KernelArguments& kernel, int num_threads) {
-    return without_gil([&] { return std::make_shared<AnyPlan>(make_plan(kernel, num_threads)); });
+    return without_gil([&] { return make_plan(kernel, num_threads); });
   };
   const py::pos_only positional;
   const py::arg values("values"), rows("rows"), out("out"), grad("grad"), targets("targets"),
@@ -215,8 +206,8 @@ PYBIND11_MODULE(_core, m) {
       .def("half_sums", &half_sums, values, rows, py::arg("left"), py::arg("right"), num_threads,
            positional)
       .def("vjp", &vjp, values, grad, rows, py::arg("gradients"), term, num_threads, positional)
-      .def("update", &update, targets, sources, num_threads, positional)
-      .def("anchors", &anchors, targets, sources, positional)
+      .def("update", &update, targets, sources, py::arg("lengthscale"), num_threads, positional)
+      .def("anchors", &anchors, targets, sources, py::arg("lengthscale"), positional)
       .def("to_dense", &to_dense, out, py::arg("out_complex"), positional)
       .def("rank",
            [](const AnyPlan& any) {

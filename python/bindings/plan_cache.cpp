@@ -1,5 +1,7 @@
 #include "plan_cache.hpp"
 
+#include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <utility>
 
@@ -48,6 +50,52 @@ KernelArguments over(const std::vector<std::byte>& content, const KernelArgument
   return copied;
 }
 
+constexpr std::size_t kTargetsArray = 0;
+constexpr std::size_t kSourcesArray = 1;
+constexpr std::size_t kLengthscaleArray = 2;
+
+bool same_array(const KernelArguments& a, const KernelArguments& b, std::size_t array) {
+  const std::size_t size = a.bytes(array);
+  return size == 0 || std::memcmp(pointer<const void>(a.arrays[array]),
+                                  pointer<const void>(b.arrays[array]), size) == 0;
+}
+
+/// Whether some anchors of an array moved by little, compared with how far apart they are.
+template <class T>
+bool nearby(const T* before, const T* now, std::size_t count) {
+  constexpr std::size_t kSample = 32;
+  const std::size_t samples = std::min(count, kSample);
+  double moved = 0.0;
+  double apart = 0.0;
+  for (std::size_t s = 0; s < samples; ++s) {
+    const std::size_t k = count * s / samples;
+    const std::size_t other = count * ((s + 1) % samples) / samples;
+    moved += std::fabs(static_cast<double>(now[k]) - static_cast<double>(before[k]));
+    apart += std::fabs(static_cast<double>(now[k]) - static_cast<double>(now[other]));
+  }
+  return 4 * moved <= apart;
+}
+
+/// Whether kernel `b` is what a step of training may make of kernel `a`.
+bool follows(const KernelArguments& a, const KernelArguments& b) {
+  if (!a.same_options(b)) {
+    return false;
+  }
+  for (std::size_t k = kLengthscaleArray + 1; k < a.arrays.size(); ++k) {
+    if (!same_array(a, b, k)) {
+      return false;
+    }
+  }
+  return with_precision(a.is_double, [&](auto zero) {
+    using T = decltype(zero);
+    const auto near = [&](std::size_t k) {
+      return nearby(pointer<const T>(a.arrays[k]), pointer<const T>(b.arrays[k]),
+                    a.bytes(k) / sizeof(T));
+    };
+    return near(kTargetsArray) && near(kSourcesArray);
+  });
+}
+
 std::int64_t plan_bytes(const AnyPlan& plan) {
   return std::visit([](const auto& p) { return p.nbytes(); }, plan.plan);
 }
@@ -62,13 +110,31 @@ std::shared_ptr<AnyPlan> PlanCache::find(const KernelArguments& kernel) {
   for (auto entry = entries_.begin(); entry != entries_.end(); ++entry) {
     if (entry->kernel.same_options(kernel) && same_content(entry->content, kernel)) {
       entries_.splice(entries_.begin(), entries_, entry);
+      entry->found = true;
       return entry->plan;
     }
   }
   return nullptr;
 }
 
+/// Takes out an entry whose kernel a step of training has left behind: gradients were computed with
+/// its plan, no later call has found it, nobody holds the plan, and `kernel` is close to it. The
+/// least recently used one: with several layers alike, each then finds its own.
+std::optional<PlanCache::Entry> PlanCache::take_predecessor(const KernelArguments& kernel) {
+  for (auto entry = entries_.end(); entry != entries_.begin();) {
+    --entry;
+    if (entry->plan->differentiated && !entry->found && entry->plan.use_count() == 1 &&
+        follows(over(entry->content, entry->kernel), kernel)) {
+      std::optional<Entry> taken(std::move(*entry));
+      entries_.erase(entry);
+      return taken;
+    }
+  }
+  return std::nullopt;
+}
+
 std::shared_ptr<AnyPlan> PlanCache::get(const KernelArguments& kernel, int num_threads) {
+  std::optional<Entry> before;
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (auto plan = find(kernel)) {
@@ -76,13 +142,26 @@ std::shared_ptr<AnyPlan> PlanCache::get(const KernelArguments& kernel, int num_t
       return plan;
     }
     ++misses_;
+    before = take_predecessor(kernel);
   }
   // Built without the lock: sorting may take long. Two threads may build the same plan; one is
   // kept. Built from the copy: the caller's arrays may be written to meanwhile, and a plan kept
   // under a content that is not its own would be wrong for ever.
   std::vector<std::byte> content = copy_content(kernel);
   const KernelArguments copied = over(content, kernel);
-  auto plan = std::make_shared<AnyPlan>(make_plan(copied, num_threads));
+  std::shared_ptr<AnyPlan> plan;
+  if (before) {
+    plan = std::move(before->plan);
+    plan->differentiated = false;
+    const KernelArguments old = over(before->content, before->kernel);
+    const bool stay =
+        same_array(old, copied, kTargetsArray) && same_array(old, copied, kSourcesArray);
+    update_plan(*plan, stay ? 0 : copied.arrays[kTargetsArray],
+                stay ? 0 : copied.arrays[kSourcesArray], copied.arrays[kLengthscaleArray],
+                num_threads);
+  } else {
+    plan = make_plan(copied, num_threads);
+  }
   static_cast<void>(plan_bytes(*plan));
   std::call_once(registered_, survive_forks_);
   const std::lock_guard<std::mutex> lock(mutex_);

@@ -9,6 +9,7 @@
 #include <list>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <vector>
 
 namespace laplex::python {
@@ -45,10 +46,12 @@ class PlanCache {
     KernelArguments kernel;  ///< sizes and options; addresses tell only which arrays were given
     std::vector<std::byte> content;
     std::shared_ptr<AnyPlan> plan;
+    bool found = false;  ///< by a call after the one that made it
     [[nodiscard]] std::int64_t bytes() const;
   };
 
   std::shared_ptr<AnyPlan> find(const KernelArguments& kernel);
+  std::optional<Entry> take_predecessor(const KernelArguments& kernel);
   void shrink();
   [[nodiscard]] std::int64_t bytes() const;
 

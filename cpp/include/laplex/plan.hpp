@@ -63,6 +63,21 @@ struct Kernel {
   int num_threads = 0;
 };
 
+/// What update() replaces, in the shapes of the Kernel. Null members stay as they are.
+/// \tparam T the type of anchors, float or double
+template <class T>
+struct Changes {
+  const T* targets = nullptr;  ///< The new targets, `[heads, n]`.
+  /// The new sources, `[heads, m]`. Given exactly if `targets` is, unless in the self case.
+  const T* sources = nullptr;
+  const double* lengthscale = nullptr;  ///< The new lengthscales, `[heads]`.
+
+  /// Whether the anchors are among them. (The arrays of no anchors may be null.)
+  [[nodiscard]] bool moves_anchors() const noexcept {
+    return targets != nullptr || sources != nullptr || lengthscale == nullptr;
+  }
+};
+
 /// The matrix that a product uses.
 enum class Mode {
   plain = 0,      ///< K, from sources to targets.
@@ -145,7 +160,15 @@ class Plan {
   /// \param targets the new targets, `[heads, n]`
   /// \param sources the new sources, `[heads, m]`; null in the self case
   /// \param num_threads the number of threads
-  void update(const T* targets, const T* sources = nullptr, int num_threads = 0);
+  void update(const T* targets, const T* sources = nullptr, int num_threads = 0) {
+    update(Changes<T>{targets, sources, nullptr}, num_threads);
+  }
+
+  /// Replaces anchors, lengthscales, or both at once. A lengthscale alone leaves the order of the
+  /// anchors as it is, and costs half of a new plan. The plan is unchanged if this throws.
+  /// \param changes what to replace
+  /// \param num_threads the number of threads
+  void update(const Changes<T>& changes, int num_threads = 0);
 
   /// Computes a product `u = K v`, `K^T v` or `K^H v` for each row of each head.
   ///
@@ -232,11 +255,12 @@ class Plan {
             scalars, term, num_threads);
   }
 
-  /// Copies the anchors out, in the order in which they were given. Both arrays are from the same
+  /// Copies the anchors out, in the order in which they were given. All arrays are from the same
   /// update. An anchor given as -0 comes back as 0.
   /// \param targets receives the targets, `[heads, n]`; may be null
   /// \param sources receives the sources, `[heads, m]`; may be null
-  void anchors(T* targets, T* sources) const;
+  /// \param lengthscale receives the lengthscales, `[heads]`; may be null
+  void anchors(T* targets, T* sources, double* lengthscale = nullptr) const;
 
   /// The rank of each head's matrix in exact arithmetic, from the order of the anchors alone, in
   /// O(n + m).

@@ -4,6 +4,7 @@
 #include "moments.hpp"
 #include "place.hpp"
 #include "product.hpp"
+#include "repair.hpp"
 #include "strands.hpp"
 #include "tiles.hpp"
 #include "totals.hpp"
@@ -94,8 +95,8 @@ void moment_products(Form form, bool wide, int degree, const MomentJob<T>& job, 
 /// Of a level; a constant, so that nothing of the level's code runs before it is chosen.
 template <class T>
 constexpr Kernels<T> table() {
-  return {place<T>,         exponentials<T>,    totals<T>,  product<T>,  gradients<T>,
-          moment_totals<T>, moment_products<T>, to_tile<T>, from_tile<T>,
+  return {sort_nearly_sorted<T>, place<T>,         exponentials<T>,    totals<T>,  product<T>,
+          gradients<T>,          moment_totals<T>, moment_products<T>, to_tile<T>, from_tile<T>,
           strands};
 }
 

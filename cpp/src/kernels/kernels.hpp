@@ -27,6 +27,11 @@ class Permutation;
 /// The most anchors of a cell, targets and sources together, unless all are at one point.
 inline constexpr std::int64_t kCell = 256;
 
+/// Records that are repaired at a time, so that they stay in the nearest cache; and the bits that
+/// an id has at most then.
+inline constexpr std::int64_t kRepair = 512;
+inline constexpr int kRepairIdBits = 30;
+
 /// Rows of a wide block.
 inline constexpr std::int64_t kRows = 8;
 
@@ -180,6 +185,9 @@ struct PlacedSide {
 
 template <class T>
 struct Kernels {
+  /// Sorts `count` records, kRepair at most, of which none is far from its place. False, and
+  /// disorder, if that takes longer than sorting anew.
+  bool (*sort_nearly_sorted)(Record<T>* records, std::int64_t count);
   /// Puts `count` records of a cell, kCell at most, to the places of their sides, and returns how
   /// many are sources.
   std::int64_t (*place)(const Record<T>* records, std::int64_t count, std::uint32_t num_sources,

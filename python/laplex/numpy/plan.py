@@ -197,9 +197,9 @@ class Plan:
         self._kernel = kernel
         self._oscillates = bool(np.any(omega != 0))
         self._complex = (self._oscillates or theta is not None or phi is not None) and not real_part
-        # Kept for pickling. The core keeps the anchors, because only the core knows the current
-        # ones when several threads call update(), which checks these shapes.
-        self._lengthscale, self._frequency = ell, omega
+        # Kept for pickling. The core keeps the anchors and the lengthscale, because only the core
+        # knows the current ones when several threads call update(), which checks these shapes.
+        self._frequency = omega
         self._theta = None if theta is None else self._own(theta)
         self._phi = None if phi is None else self._own(phi)
         self._x_shape, self._y_shape = x.shape, None if y is None else y.shape
@@ -502,35 +502,71 @@ class Plan:
 
     # ---------------------------------------------------------------------------------- the anchors
 
-    def update(self, targets: object, sources: object = None) -> None:
-        """Move the anchors, as after an optimiser step, and keep everything else.
+    def update(
+        self, targets: object = None, sources: object = None, *, lengthscale: object = None
+    ) -> None:
+        """Move the anchors, change the lengthscale, or both, as after an optimiser step.
 
-        If the old order is nearly right it is repaired; otherwise the anchors are sorted again. The
-        results are the same as those of a new plan, bit for bit. If the call raises, the plan is
-        unchanged.
+        If the old order is nearly right it is repaired; otherwise the anchors are sorted again. A
+        lengthscale alone leaves the order as it is. The results are the same as those of a new
+        plan, bit for bit. If the call raises, the plan is unchanged.
 
         Parameters
         ----------
-        targets : array ``[..., n]``
-            The new targets, in the shape and dtype that the plan was built with.
+        targets : array ``[..., n]``, optional
+            The new targets, in the shape and dtype that the plan was built with. The anchors stay
+            where they are if neither ``targets`` nor ``sources`` is given.
         sources : array ``[..., m]``, optional
-            The new sources, likewise. It must be None in the self case, and only there.
+            The new sources, likewise. In the self case it must be None. Otherwise it must be given
+            if ``targets`` is.
+        lengthscale : float or array ``[...]``, optional
+            The new lengthscale, in the shape that the plan was built with. It stays as it is if
+            this is None.
+
+        Raises
+        ------
+        TypeError
+            If nothing is given, or if a dtype differs from the plan's.
+        ValueError
+            If a shape differs from the plan's, only one side of two is given, an anchor is NaN or
+            infinite, or a lengthscale is not positive.
+
+        Examples
+        --------
+        >>> import laplex
+        >>> plan = laplex.Plan([0.0, 1.0])
+        >>> plan.update([0.0, 2.0], lengthscale=2.0)
+        >>> plan.apply([1.0, 0.0]).round(4)
+        array([1.    , 0.3679])
         """
-        x = self._moved("targets", targets, self._x_shape)
-        validation.sides(sources is not None, self._y_shape is None)
-        y = None if self._y_shape is None else self._moved("sources", sources, self._y_shape)
-        x_heads = self._spread(x, self._dtype, (self._n,))
-        y_heads = None if y is None else self._spread(y, self._dtype, (self._m,))
-        self._core.update(_address(x_heads), _address(y_heads), self._threads)
+        x_heads = y_heads = ell_heads = None
+        if targets is not None or sources is not None:
+            x = self._moved("targets", targets, self._x_shape)
+            x_heads = self._spread(x, self._dtype, (self._n,))
+            validation.sides(sources is not None, self._y_shape is None)
+            if self._y_shape is not None:
+                y = self._moved("sources", sources, self._y_shape)
+                y_heads = self._spread(y, self._dtype, (self._m,))
+        elif lengthscale is None:
+            raise TypeError("there is nothing to update: pass anchors, a lengthscale, or both")
+        if lengthscale is not None:
+            ell = validation.scalars("lengthscale", lengthscale)
+            self._check_shape("lengthscale", ell, self._input_shapes["lengthscale"])
+            ell_heads = self._spread(ell, np.dtype(np.float64), ())
+        self._core.update(_address(x_heads), _address(y_heads), _address(ell_heads), self._threads)
 
     def _moved(self, name: str, value: object, shape: tuple[int, ...]) -> Array:
         array = validation.anchors(name, value, self._dtype)
+        self._check_shape(name, array, shape)
+        return array
+
+    @staticmethod
+    def _check_shape(name: str, array: Array, shape: tuple[int, ...]) -> None:
         if array.shape != shape:
             raise ValueError(
                 f"{name} has shape {list(array.shape)} but the plan was built with "
                 f"{list(shape)}: build a new plan"
             )
-        return array
 
     # ----------------------------------------------------------------------------------- inspection
 
@@ -623,11 +659,10 @@ class Plan:
         if self._kernel != "matern12":
             form = f"{self._kernel}, {form}"
         own = "self" if self._y_shape is None else "targets x sources"
-        ell = (
-            self._lengthscale.item()
-            if self._lengthscale.ndim == 0
-            else list(self._lengthscale.shape)
-        )
+        shape = self._input_shapes["lengthscale"]
+        heads = np.ones(self._batch)
+        self._core.anchors(0, 0, _address(heads))
+        ell = list(shape) if shape else _take_back(heads, shape).item()
         return (
             f"Plan(shape={self.shape}, dtype={self._dtype}, form={form!r}, {own}, "
             f"lengthscale={ell})"
@@ -635,7 +670,6 @@ class Plan:
 
     def __reduce__(self) -> tuple[Any, ...]:
         options = {
-            "lengthscale": self._lengthscale,
             "frequency": self._frequency,
             "target_phase": self._theta,
             "source_phase": self._phi,
@@ -645,7 +679,9 @@ class Plan:
         }
         x = np.empty((*self._batch, self._n), self._dtype)
         y = np.empty((*self._batch, self._m), self._dtype)
-        self._core.anchors(_address(x), _address(y))
+        ell = np.ones(self._batch)
+        self._core.anchors(_address(x), _address(y), _address(ell))
+        options["lengthscale"] = _take_back(ell, self._input_shapes["lengthscale"])
         sources = None if self._y_shape is None else _take_back(y, self._y_shape)
         return _rebuild, (type(self), _take_back(x, self._x_shape), sources, options)
 
