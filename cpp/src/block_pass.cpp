@@ -45,7 +45,7 @@ void Carried<T>::set(PassShape shape, const Cells<T>& cells, const SideView<T>& 
     }
   }
   const std::int64_t scratch_size = scratch_bytes(sizeof(T), shape.wide);
-  over_cells(num_cells, scratch, scratch_size, threads,
+  over_cells(cells, scratch, scratch_size, threads,
              [&](std::int64_t begin, std::int64_t end, void* memory) {
                kernel.totals(shape.form, shape.wide, side, input_, begin, end, grown_.data(),
                              shrunk_.data(), memory);
