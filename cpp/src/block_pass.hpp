@@ -5,7 +5,6 @@
 #include "array.hpp"
 #include "lanes.hpp"
 #include "parallel.hpp"
-#include "scan.hpp"
 #include "state.hpp"
 
 #include <algorithm>
@@ -35,15 +34,15 @@ class Carried {
 
  private:
   void sort_values(PassShape shape, const SideView<T>& side, std::int64_t count, int threads);
-  template <class D, int L>
-  void scan(const Cells<T>& cells, int threads);
+  template <class D>
+  void scan(PassShape shape, const Cells<T>& cells, int threads);
 
   Array<T> tile_;  ///< values of a wide block, or sorted ones of a narrow block
   Array<double> grown_;
   Array<double> shrunk_;
   Array<double> left_;
   Array<double> right_;
-  Array<double> sums_;
+  Array<double> sums_;  ///< of chunks of cells, from the left and from the right
   Input<T> input_{};
 };
 

@@ -1,4 +1,5 @@
 // The one body of the inner loops. Each level's file compiles it into a namespace of its own.
+#include "chunks.hpp"
 #include "exponentials.hpp"
 #include "gradients.hpp"
 #include "place.hpp"
@@ -37,6 +38,24 @@ void totals(Form form, bool wide, const SideView<T>& from, const Input<T>& value
 }
 
 template <class T>
+void sum_chunks(Form form, bool wide, const ChunkLevel& level, std::int64_t begin, std::int64_t end,
+                double* sums) {
+  with_form(form, wide, [&](auto f, auto w) {
+    with_chunks<decltype(f)::value, decltype(w)::value>(
+        level, [&](const auto& chunks) { chunks.sum(begin, end, sums); });
+  });
+}
+
+template <class T>
+void spread_chunks(Form form, bool wide, const ChunkLevel& level, std::int64_t begin,
+                   std::int64_t end, const double* before, double* out) {
+  with_form(form, wide, [&](auto f, auto w) {
+    with_chunks<decltype(f)::value, decltype(w)::value>(
+        level, [&](const auto& chunks) { chunks.spread(begin, end, before, out); });
+  });
+}
+
+template <class T>
 void product(Form form, bool wide, const SideView<T>& from, const SideView<T>& to,
              const std::uint16_t* left_at, const std::uint16_t* right_at, const Input<T>& values,
              const Carries& carries, std::int64_t begin, std::int64_t end, Combine combine,
@@ -58,7 +77,8 @@ void gradients(Form form, bool wide, const GradientJob<T>& job, std::int64_t beg
 /// Of a level; a constant, so that nothing of the level's code runs before it is chosen.
 template <class T>
 constexpr Kernels<T> table() {
-  return {place<T>, exponentials<T>, totals<T>, product<T>, gradients<T>, to_tile<T>, from_tile<T>};
+  return {place<T>,   exponentials<T>, totals<T>,  sum_chunks<T>, spread_chunks<T>,
+          product<T>, gradients<T>,    to_tile<T>, from_tile<T>};
 }
 
 static_assert(2 * sizeof(Buffers<double, 2, kRows>) == scratch_bytes(sizeof(double), true));

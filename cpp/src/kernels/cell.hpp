@@ -176,7 +176,7 @@ LAPLEX_INLINE Pack<T> spread(const Pack<double>& carry) {
   return narrow<T>(carry);
 }
 
-/// Carries of a cell: planes of W numbers, or W pairs if oscillating.
+/// Carries of a cell: planes of W numbers.
 template <Form F, bool Wide>
 LAPLEX_INLINE void load_carry(const double* carries, std::int64_t cell, Carry<Wide>* carry) {
   constexpr int P = F == Form::real ? 1 : 2;
@@ -185,8 +185,6 @@ LAPLEX_INLINE void load_carry(const double* carries, std::int64_t cell, Carry<Wi
   for (int p = 0; p < P; ++p) {
     if constexpr (!Wide) {
       carry[p] = from[p];
-    } else if constexpr (F == Form::oscillating) {
-      carry[p] = make_pack<double>([&](int w) { return from[2 * w + p]; });
     } else {
       carry[p] = load(from + p * W);
     }
@@ -201,10 +199,6 @@ LAPLEX_INLINE void store_carry(double* carries, std::int64_t cell, const Carry<W
   for (int p = 0; p < P; ++p) {
     if constexpr (!Wide) {
       to[p] = carry[p];
-    } else if constexpr (F == Form::oscillating) {
-      for (std::int64_t w = 0; w < kRows; ++w) {
-        to[2 * w + p] = carry[p].get(static_cast<int>(w));
-      }
     } else {
       store(to + p * W, carry[p]);
     }
