@@ -1,6 +1,8 @@
 #include "block_pass.hpp"
 
 #include <algorithm>
+#include <numeric>
+#include <vector>
 
 namespace laplex::detail {
 
@@ -52,7 +54,7 @@ void Carried<T>::set(PassShape shape, const Cells<T>& cells, const SideView<T>& 
     }
   }
   const std::int64_t scratch_size = scratch_bytes(sizeof(T), shape.wide);
-  over_cells(num_cells, scratch, scratch_size, threads,
+  over_cells(cells, scratch, scratch_size, threads,
              [&](std::int64_t begin, std::int64_t end, void* memory) {
                kernel.totals(shape.form, shape.wide, side, values_.input(), begin, end,
                              grown_.data(), shrunk_.data(), memory);
@@ -61,21 +63,9 @@ void Carried<T>::set(PassShape shape, const Cells<T>& cells, const SideView<T>& 
     return;
   }
   if (shape.form == Form::oscillating) {
-    if (shape.wide) {
-      scan<Complex, kRows>(cells, threads);
-    } else {
-      scan<Complex, 1>(cells, threads);
-    }
-  } else if (shape.form == Form::complex) {
-    if (shape.wide) {
-      scan<double, 2 * kRows>(cells, threads);
-    } else {
-      scan<double, 2>(cells, threads);
-    }
-  } else if (shape.wide) {
-    scan<double, kRows>(cells, threads);
+    scan<Complex>(shape, cells, threads);
   } else {
-    scan<double, 1>(cells, threads);
+    scan<double>(shape, cells, threads);
   }
 }
 
@@ -116,35 +106,51 @@ void LaidOut<T>::sort_values(PassShape shape, const SideView<T>& side, std::int6
   input_ = {sorted, planes, planes == 2, false, planes == 2};
 }
 
-/// What enters each cell: the scanned sums after its neighbour, moved to its centre.
+/// What enters each cell: sums of chunks of cells upwards, and from the top down again.
 template <class T>
-template <class D, int L>
-void Carried<T>::scan(const Cells<T>& cells, int threads) {
+template <class D>
+void Carried<T>::scan(PassShape shape, const Cells<T>& cells, int threads) {
+  const Kernels<T>& kernel = kernels<T>();
   const Line<D> line = cells.template line<D>();
-  const std::int64_t count = line.size;
-  sums_.reset(grown_.size());
-  D* const sums = reinterpret_cast<D*>(sums_.data());
-  D* const left = reinterpret_cast<D*>(left_.data());
-  D* const right = reinterpret_cast<D*>(right_.data());
-  const D* const gap = line.decays->gap.data();
-
-  Scan<false, 0, L, D, D>(line, threads).run(reinterpret_cast<const D*>(grown_.data()), sums);
-  for (int l = 0; l < L; ++l) {
-    left[l] = D{};
+  const std::vector<std::int64_t> sizes = level_sizes(line.size);
+  const std::size_t top = sizes.size() - 1;
+  const std::int64_t above = std::accumulate(sizes.begin() + 1, sizes.end(), std::int64_t(0));
+  sums_.reset(2 * above * shape.carry());
+  const auto sums = [&](std::size_t level, bool reverse) {
+    const std::int64_t below =
+        std::accumulate(sizes.begin() + 1, sizes.begin() + static_cast<std::ptrdiff_t>(level),
+                        reverse ? above : std::int64_t(0));
+    return sums_.data() + below * shape.carry();
+  };
+  // Both directions, in ranges of chunks that are long enough to hide the cost of handing them out.
+  const auto each_range = [&](std::size_t level, const auto& body) {
+    const std::int64_t grain = 8192 / chunk_size(level);
+    const std::int64_t chunks = num_chunks(sizes[level], level);
+    const std::int64_t ranges = (chunks + grain - 1) / grain;
+    parallel_tasks(ranges > 1 ? threads : 1, 2 * ranges, [&](std::int64_t task) {
+      const bool reverse = task % 2 != 0;
+      const std::int64_t begin = task / 2 * grain;
+      const double* const cell_values = reverse ? shrunk_.data() : grown_.data();
+      const ChunkLevel from{level == 0 ? cell_values : sums(level, reverse),
+                            reinterpret_cast<const double*>(line.decays->level(level, reverse)),
+                            sizes[level], level == 0, reverse && level == 0};
+      body(from, reverse, begin, std::min(chunks, begin + grain));
+    });
+  };
+  for (std::size_t level = 0; level < top; ++level) {
+    each_range(
+        level, [&](const ChunkLevel& from, bool reverse, std::int64_t begin, std::int64_t end) {
+          kernel.sum_chunks(shape.form, shape.wide, from, begin, end, sums(level + 1, reverse));
+        });
   }
-  for (std::int64_t c = 1; c < count; ++c) {
-    for (int l = 0; l < L; ++l) {
-      left[c * L + l] = gap[c] * sums[(c - 1) * L + l];
-    }
-  }
-  Scan<true, 0, L, D, D>(line, threads).run(reinterpret_cast<const D*>(shrunk_.data()), sums);
-  for (int l = 0; l < L; ++l) {
-    right[(count - 1) * L + l] = D{};
-  }
-  for (std::int64_t c = 0; c + 1 < count; ++c) {
-    for (int l = 0; l < L; ++l) {
-      right[c * L + l] = gap[c + 1] * sums[(count - 2 - c) * L + l];
-    }
+  for (std::size_t level = top + 1; level-- > 0;) {
+    each_range(level,
+               [&](const ChunkLevel& from, bool reverse, std::int64_t begin, std::int64_t end) {
+                 double* const entering = reverse ? right_.data() : left_.data();
+                 kernel.spread_chunks(shape.form, shape.wide, from, begin, end,
+                                      level < top ? sums(level + 1, reverse) : nullptr,
+                                      level == 0 ? entering : sums(level, reverse));
+               });
   }
 }
 

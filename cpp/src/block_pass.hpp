@@ -5,15 +5,12 @@
 #include "array.hpp"
 #include "lanes.hpp"
 #include "parallel.hpp"
-#include "scan.hpp"
 #include "state.hpp"
 
+#include <algorithm>
 #include <cstdint>
 
 namespace laplex::detail {
-
-/// Cells a task: long enough to hide the cost of handing it out.
-inline constexpr std::int64_t kCellGrain = 64;
 
 /// A side as a block of this shape reads or writes it: a wide one permutes whole tiles.
 template <class T>
@@ -52,15 +49,15 @@ class Carried {
   [[nodiscard]] Carries carries() const { return {left_.data(), right_.data(), grown_.data()}; }
 
  private:
-  template <class D, int L>
-  void scan(const Cells<T>& cells, int threads);
+  template <class D>
+  void scan(PassShape shape, const Cells<T>& cells, int threads);
 
   LaidOut<T> values_;
   Array<double> grown_;
   Array<double> shrunk_;
   Array<double> left_;
   Array<double> right_;
-  Array<double> sums_;
+  Array<double> sums_;  ///< of chunks of cells, from the left and from the right
 };
 
 /// Results of a single lane that are written in sorted order and permuted at the end: several
@@ -114,17 +111,25 @@ class Delivered {
 };
 
 /// Runs body(begin, end, scratch) over the cells.
-template <class Body>
-void over_cells(std::int64_t cells, Array<std::byte>& scratch, std::int64_t scratch_size,
+template <class T, class Body>
+void over_cells(const Cells<T>& cells, Array<std::byte>& scratch, std::int64_t scratch_size,
                 int threads, const Body& body) {
-  const std::int64_t tasks = (cells + kCellGrain - 1) / kCellGrain;
+  // Cells a task: long enough to hide the cost of handing it out, which is small cells beyond
+  // count.
+  constexpr std::int64_t kFewest = 64;
+  constexpr std::int64_t kAnchors = 64 * kCell;
+  const std::int64_t count = cells.count();
+  const std::int64_t anchors = cells.num_targets() + cells.num_sources();
+  const std::int64_t grain =
+      std::clamp(kAnchors * count / std::max<std::int64_t>(anchors, 1), kFewest, kAnchors);
+  const std::int64_t tasks = (count + grain - 1) / grain;
   const int workers =
       static_cast<int>(std::min<std::int64_t>(threads, std::max<std::int64_t>(tasks, 1)));
   if (scratch.size() < workers * scratch_size) {
     scratch.reset(workers * scratch_size);
   }
   parallel_workers(workers, tasks, [&](std::int64_t task, int worker) {
-    body(task * kCellGrain, std::min(cells, (task + 1) * kCellGrain),
+    body(task * grain, std::min(count, (task + 1) * grain),
          static_cast<void*>(scratch.data() + worker * scratch_size));
   });
 }

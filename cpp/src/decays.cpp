@@ -46,7 +46,7 @@ std::int64_t Decays<D>::nbytes() const {
 template <class D>
 Decays<D> make_decays(const double* position, std::int64_t m, Rate rate, int threads) {
   Decays<D> decays;
-  decays.gap.resize(static_cast<std::size_t>(m));
+  decays.gap.resize(static_cast<std::size_t>(m) + 1);
   parallel_ranges(threads, m, kGrain, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t k = begin < 1 ? 1 : begin; k < end; ++k) {
       decays.gap[static_cast<std::size_t>(k)] = decay<D>(position[k], position[k - 1], rate);

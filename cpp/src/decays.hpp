@@ -22,10 +22,15 @@ template <class T>
 /// D is double or, with a frequency, Complex.
 template <class D>
 struct Decays {
-  std::vector<D> gap;  ///< [m] from point k - 1 to k; gap[0] unused
+  std::vector<D> gap;  ///< [m + 1] from point k - 1 to k; 0 at both ends, where nothing comes from
   std::vector<std::vector<D>>
       upper_forward;  ///< per level above the points: node K - 1 to K, left to right
   std::vector<std::vector<D>> upper_reverse;  ///< the same for the scan from right to left
+
+  /// The decays into the nodes of a level of the chunk schedule; level 0 are the points themselves.
+  [[nodiscard]] const D* level(std::size_t level, bool reverse) const {
+    return level == 0 ? gap.data() : (reverse ? upper_reverse : upper_forward)[level - 1].data();
+  }
 
   [[nodiscard]] std::int64_t nbytes() const;
 };

@@ -146,7 +146,7 @@ void add_block(const Call<T>& call, PassShape shape, Block block, Accumulators& 
   permute(job.d_sources, job.sources, fixed.m, worker.permuted[1]);
   permute(job.d_target_phase, job.targets, fixed.n, worker.permuted[2]);
   permute(job.d_source_phase, job.sources, fixed.m, worker.permuted[3]);
-  over_cells(cells.count(), worker.scratch, scratch_bytes(sizeof(T), shape.wide), threads,
+  over_cells(cells, worker.scratch, scratch_bytes(sizeof(T), shape.wide), threads,
              [&](std::int64_t begin, std::int64_t end, void* memory) {
                kernels<T>().gradients(shape.form, shape.wide, job, begin, end, memory);
              });

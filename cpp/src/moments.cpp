@@ -97,7 +97,7 @@ void CarriedMoments<T>::set(PassShape shape, int degree, const Cells<T>& cells,
   job_.last = line.last.data();
   job_.unit = unit_of<T>(cells.template line<D>().rate.lengthscale);
   job_.carries = {left_.data(), right_.data(), grown_.data()};
-  over_cells(num_cells, scratch, moment_scratch_bytes(sizeof(T), shape.wide), threads,
+  over_cells(cells, scratch, moment_scratch_bytes(sizeof(T), shape.wide), threads,
              [&](std::int64_t begin, std::int64_t end, void* memory) {
                kernels<T>().moment_totals(shape.form, shape.wide, degree, job_, begin, end,
                                           grown_.data(), shrunk_.data(), memory);

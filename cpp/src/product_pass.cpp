@@ -46,7 +46,7 @@ void run_plain(const BlockPass<T>& pass, Worker<T>& w) {
            w.scratch, pass.threads);
   for (std::size_t r = 0; r < pass.results.size(); ++r) {
     const Result<T>& result = pass.results[r];
-    over_cells(cells.count(), w.scratch, scratch_bytes(sizeof(T), pass.shape.wide), pass.threads,
+    over_cells(cells, w.scratch, scratch_bytes(sizeof(T), pass.shape.wide), pass.threads,
                [&](std::int64_t begin, std::int64_t end, void* memory) {
                  kernels<T>().product(pass.shape.form, pass.shape.wide, pass.from, pass.to,
                                       pass.left_at(result), pass.right_at(result), w.in.input(),
@@ -74,7 +74,7 @@ void run_moments(const BlockPass<T>& pass, int degree, Worker<T>& w) {
   job.to = pass.to;
   job.results = results.data();
   job.num_results = static_cast<int>(results.size());
-  over_cells(cells.count(), w.scratch, moment_scratch_bytes(sizeof(T), pass.shape.wide),
+  over_cells(cells, w.scratch, moment_scratch_bytes(sizeof(T), pass.shape.wide),
              pass.threads, [&](std::int64_t begin, std::int64_t end, void* memory) {
                kernels<T>().moment_products(pass.shape.form, pass.shape.wide, degree, job, begin,
                                             end, memory);

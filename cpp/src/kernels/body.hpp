@@ -1,4 +1,5 @@
 // The one body of the inner loops. Each level's file compiles it into a namespace of its own.
+#include "chunks.hpp"
 #include "exponentials.hpp"
 #include "gradients.hpp"
 #include "moments.hpp"
@@ -36,6 +37,24 @@ void totals(Form form, bool wide, const SideView<T>& from, const Input<T>& value
   with_form(form, wide, [&](auto f, auto w) {
     totals_of<decltype(f)::value, decltype(w)::value>(from, values, begin, end, grown, shrunk,
                                                       scratch);
+  });
+}
+
+template <class T>
+void sum_chunks(Form form, bool wide, const ChunkLevel& level, std::int64_t begin, std::int64_t end,
+                double* sums) {
+  with_form(form, wide, [&](auto f, auto w) {
+    with_chunks<decltype(f)::value, decltype(w)::value>(
+        level, [&](const auto& chunks) { chunks.sum(begin, end, sums); });
+  });
+}
+
+template <class T>
+void spread_chunks(Form form, bool wide, const ChunkLevel& level, std::int64_t begin,
+                   std::int64_t end, const double* before, double* out) {
+  with_form(form, wide, [&](auto f, auto w) {
+    with_chunks<decltype(f)::value, decltype(w)::value>(
+        level, [&](const auto& chunks) { chunks.spread(begin, end, before, out); });
   });
 }
 
@@ -95,9 +114,9 @@ void moment_products(Form form, bool wide, int degree, const MomentJob<T>& job, 
 /// Of a level; a constant, so that nothing of the level's code runs before it is chosen.
 template <class T>
 constexpr Kernels<T> table() {
-  return {sort_nearly_sorted<T>, place<T>,         exponentials<T>,    totals<T>,  product<T>,
-          gradients<T>,          moment_totals<T>, moment_products<T>, to_tile<T>, from_tile<T>,
-          strands};
+  return {sort_nearly_sorted<T>, place<T>,         exponentials<T>, totals<T>,  sum_chunks<T>,
+          spread_chunks<T>,      product<T>,       gradients<T>,    moment_totals<T>,
+          moment_products<T>,    to_tile<T>,       from_tile<T>,    strands};
 }
 
 static_assert(2 * sizeof(Buffers<double, 2, kRows>) == scratch_bytes(sizeof(double), true));

@@ -132,25 +132,35 @@ LAPLEX_INLINE void load_values(const SideView<T> side, const Input<T> in, Range 
   }
 }
 
-/// The value at place k times grow (or shrink), turned along with it.
+/// Values at a place times grow (or shrink), turned along with it.
 template <Form F, bool Wide, bool Grow, class T>
-LAPLEX_INLINE void weigh(const SideView<T>& side, std::int64_t begin, const T* value0,
-                         const T* value1, std::int64_t k, Pack<T>& w0, Pack<T>& w1) {
-  constexpr std::int64_t W = Wide ? kRows : 1;
-  const Pack<T> e = at<Wide>(Grow ? side.grow : side.shrink, begin + k);
-  w0 = load(value0 + k * W) * e;
+LAPLEX_INLINE void weigh(const SideView<T>& side, std::int64_t place, Pack<T>& w0, Pack<T>& w1) {
+  const Pack<T> e = at<Wide>(Grow ? side.grow : side.shrink, place);
+  w0 = w0 * e;
   if constexpr (F != Form::real) {
-    w1 = load(value1 + k * W) * e;
+    w1 = w1 * e;
   }
   if constexpr (F == Form::oscillating) {
-    const Pack<T> c = at<Wide>(side.turn_re, begin + k);
-    const Pack<T> s = at<Wide>(side.turn_im, begin + k);
+    const Pack<T> c = at<Wide>(side.turn_re, place);
+    const Pack<T> s = at<Wide>(side.turn_im, place);
     if constexpr (Grow) {
       multiply_conj(w0, w1, c, s);
     } else {
       multiply(w0, w1, c, s);
     }
   }
+}
+
+/// The same with the values at place k of a range, taken from memory.
+template <Form F, bool Wide, bool Grow, class T>
+LAPLEX_INLINE void weigh(const SideView<T>& side, std::int64_t begin, const T* value0,
+                         const T* value1, std::int64_t k, Pack<T>& w0, Pack<T>& w1) {
+  constexpr std::int64_t W = Wide ? kRows : 1;
+  w0 = load(value0 + k * W);
+  if constexpr (F != Form::real) {
+    w1 = load(value1 + k * W);
+  }
+  weigh<F, Wide, Grow>(side, begin + k, w0, w1);
 }
 
 /// What a lane or eight of them carry.
@@ -166,7 +176,7 @@ LAPLEX_INLINE Pack<T> spread(const Pack<double>& carry) {
   return narrow<T>(carry);
 }
 
-/// Carries of a cell: planes of W numbers, or W pairs if oscillating.
+/// Carries of a cell: planes of W numbers.
 template <Form F, bool Wide>
 LAPLEX_INLINE void load_carry(const double* carries, std::int64_t cell, Carry<Wide>* carry) {
   constexpr int P = F == Form::real ? 1 : 2;
@@ -175,8 +185,6 @@ LAPLEX_INLINE void load_carry(const double* carries, std::int64_t cell, Carry<Wi
   for (int p = 0; p < P; ++p) {
     if constexpr (!Wide) {
       carry[p] = from[p];
-    } else if constexpr (F == Form::oscillating) {
-      carry[p] = make_pack<double>([&](int w) { return from[2 * w + p]; });
     } else {
       carry[p] = load(from + p * W);
     }
@@ -191,17 +199,15 @@ LAPLEX_INLINE void store_carry(double* carries, std::int64_t cell, const Carry<W
   for (int p = 0; p < P; ++p) {
     if constexpr (!Wide) {
       to[p] = carry[p];
-    } else if constexpr (F == Form::oscillating) {
-      for (std::int64_t w = 0; w < kRows; ++w) {
-        to[2 * w + p] = carry[p].get(static_cast<int>(w));
-      }
     } else {
       store(to + p * W, carry[p]);
     }
   }
 }
 
-/// Fills the sums from the values. Returns the carry that leaves to the right.
+/// Fills the sums from the values. Returns the carry that leaves to the right. What comes after the
+/// last value is a sum of no values too: a zero is added to the carry, lest its sign depend on
+/// where groups end.
 template <Form F, bool Wide, class T, class Cell>
 LAPLEX_INLINE void scan_cell(const SideView<T> side, Range range, const Carries& carries,
                              std::int64_t cell, Cell& buffers, Carry<Wide>* leaving) {
@@ -214,7 +220,7 @@ LAPLEX_INLINE void scan_cell(const SideView<T> side, Range range, const Carries&
   load_carry<F, Wide>(carries.right, cell, carry);
   if constexpr (Wide) {
     for (int p = 0; p < P; ++p) {
-      store(buffers.after(p) + whole * W, spread<T>(carry[p]));
+      store(buffers.after(p) + whole * W, splat(T(0)) + spread<T>(carry[p]));
     }
     for (std::int64_t k = whole - 8; k >= 0; k -= 8) {
       Pack<T> x[P][8];
@@ -251,7 +257,7 @@ LAPLEX_INLINE void scan_cell(const SideView<T> side, Range range, const Carries&
   } else {
     alignas(64) T after[P][Cell::kRoom];
     for (int p = 0; p < P; ++p) {
-      store(after[p] + whole, spread<T>(carry[p]));
+      store(after[p] + whole, splat(T(0)) + spread<T>(carry[p]));
     }
     for (std::int64_t k = whole - 8; k >= 0; k -= 8) {
       Pack<T> x[P];

@@ -12,6 +12,7 @@
 /// depend on the processor either.
 #pragma once
 
+#include "../chunks.hpp"
 #include "../record.hpp"
 #include "../strands.hpp"
 
@@ -88,11 +89,21 @@ struct Output {
 };
 
 /// What enters each cell from its left and from its right, and what it holds itself (the sum with
-/// `grow`): [cells][planes][lanes], or [cells][lanes][planes] of an oscillating kernel, in double.
+/// `grow`): [cells][planes][lanes], in double.
 struct Carries {
   const double* left;
   const double* right;
   const double* total;
+};
+
+/// One level of the scan over cells, in one of its directions: elements [nodes][planes][lanes] and
+/// the decay into each, a pair if it turns.
+struct ChunkLevel {
+  const double* values;
+  const double* decays;
+  std::int64_t nodes;
+  bool cells;    ///< the lowest level
+  bool reverse;  ///< node k is cell nodes - 1 - k, and the decay into it stands at nodes - k
 };
 
 /// What is made of the two sides of a target.
@@ -200,6 +211,13 @@ struct Kernels {
   void (*totals)(Form form, bool wide, const SideView<T>& from, const Input<T>& values,
                  std::int64_t begin, std::int64_t end, double* grown, double* shrunk,
                  void* scratch);
+  /// The sums of chunks [begin, end) of a level.
+  void (*sum_chunks)(Form form, bool wide, const ChunkLevel& level, std::int64_t begin,
+                     std::int64_t end, double* sums);
+  /// From the sums after each chunk: what enters each cell, or the sums after each node above them,
+  /// which may replace the values.
+  void (*spread_chunks)(Form form, bool wide, const ChunkLevel& level, std::int64_t begin,
+                        std::int64_t end, const double* before, double* out);
   /// Reads the sums over `from` off at the anchors of `to`; `left_at`, `right_at` say where.
   void (*product)(Form form, bool wide, const SideView<T>& from, const SideView<T>& to,
                   const std::uint16_t* left_at, const std::uint16_t* right_at,

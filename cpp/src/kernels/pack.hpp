@@ -474,6 +474,21 @@ LAPLEX_INLINE void suffix_group(Pack<T>* x) {
 /// ((0+1)+(2+3)) + ((4+5)+(6+7)).
 template <class T>
 LAPLEX_INLINE T sum_lanes(const Pack<T>& a) {
+#if defined(__GNUC__)
+  if constexpr (kLanes<T> == 8) {
+    using V = Native<T>;
+    V v = a.part[0];
+    v = v + __builtin_shufflevector(v, v, 1, 0, 3, 2, 5, 4, 7, 6);
+    v = v + __builtin_shufflevector(v, v, 2, 3, 0, 1, 6, 7, 4, 5);
+    return v[0] + v[4];
+  } else if constexpr (kLanes<T> == 4) {
+    using V = Native<T>;
+    const V even = __builtin_shufflevector(a.part[0], a.part[1], 0, 4, 2, 6);
+    const V odd = __builtin_shufflevector(a.part[0], a.part[1], 1, 5, 3, 7);
+    const V pairs = even + odd;
+    return (pairs[0] + pairs[2]) + (pairs[1] + pairs[3]);
+  }
+#endif
   return ((a.get(0) + a.get(1)) + (a.get(2) + a.get(3))) +
          ((a.get(4) + a.get(5)) + (a.get(6) + a.get(7)));
 }
@@ -690,14 +705,29 @@ LAPLEX_INLINE std::uint32_t equal_mask(const T* a, const T* b) {
 /// The first lanes; zeros in the others, whatever was there.
 template <class T>
 LAPLEX_INLINE Pack<T> first_lanes(const Pack<T>& a, std::int64_t count) {
-  if (count >= 8) {
-    return a;
+#if defined(__GNUC__)
+  // A mask from a table, without a branch: in sparse cells the count cannot be predicted.
+  using Bits = std::conditional_t<sizeof(T) == 4, std::uint32_t, std::int64_t>;
+  static constexpr Bits kOnes = static_cast<Bits>(-1);
+  alignas(64) static constexpr Bits kMask[16] = {
+      kOnes, kOnes, kOnes, kOnes, kOnes, kOnes, kOnes, kOnes, 0, 0, 0, 0, 0, 0, 0, 0};
+  const Bits* const mask = kMask + 8 - (count < 8 ? count : 8);
+  using V = Native<T>;
+  using M = typename NativeOf<Bits, kLanes<T>>::type;
+  Pack<T> r;
+  for (std::ptrdiff_t p = 0; p < Pack<T>::kParts; ++p) {
+    M m;
+    std::memcpy(&m, mask + p * kLanes<T>, sizeof(m));
+    r.part[p] = (V)((M)a.part[p] & m);
   }
+  return r;
+#else
   T value[8] = {};
-  for (int k = 0; k < count; ++k) {
+  for (int k = 0; k < count && k < 8; ++k) {
     value[k] = a.get(k);
   }
   return load(value);
+#endif
 }
 
 /// Rows become columns.

@@ -2,11 +2,13 @@
 #pragma once
 
 #include "cell.hpp"
+#include "small_cells.hpp"
 
 namespace laplex::detail::LAPLEX_LEVEL {
 
-/// Reads the sums of a cell off at its targets. The views are copies: of what is reached by a
-/// reference, the compiler would believe that every store changes it.
+/// Reads sums off at targets, `left_at` and `right_at` their places among the sums. The views are
+/// copies: of what is reached by a reference, the compiler would believe that every store changes
+/// it.
 template <Form F, bool Wide, bool Plain, class T, class Cell>
 LAPLEX_INLINE void read_off(const Cell& buffers, const SideView<T> to, Range targets,
                             const std::uint16_t* left_at, const std::uint16_t* right_at,
@@ -16,10 +18,10 @@ LAPLEX_INLINE void read_off(const Cell& buffers, const SideView<T> to, Range tar
   for (std::int64_t k = 0; k < targets.size(); k += step) {
     Pack<T> left[P];
     Pack<T> right[P];
-    look_up<Wide, P>(buffers, left_at + targets.begin, k, left, right);
+    look_up<Wide, P>(buffers, left_at, k, left, right);
     if (!Plain && left_at != right_at) {
       Pack<T> unused[P];
-      look_up<Wide, P>(buffers, right_at + targets.begin, k, unused, right);
+      look_up<Wide, P>(buffers, right_at, k, unused, right);
     }
     move_to<F, Wide, true>(to, targets.begin + k, left);
     move_to<F, Wide, false>(to, targets.begin + k, right);
@@ -46,7 +48,29 @@ void product_of(const SideView<T>& from, const SideView<T>& to, const std::uint1
   const bool plain = F == Form::real && left_at == right_at && combine == Combine::sum &&
                      out.scale == T(1) && !out.conjugate && !out.paired;
   auto& buffers = *static_cast<Buffers<T, P, Wide ? kRows : 1>*>(scratch);
+  const auto read = [&](Range targets, const std::uint16_t* left, const std::uint16_t* right) {
+    if (plain) {
+      read_off<F, Wide, true>(buffers, to, targets, left, left, Combine::sum,
+                              Output<T>{out.base, out.step, false, false, T(1), out.sorted});
+    } else {
+      read_off<F, Wide, false>(buffers, to, targets, left, right, combine, out);
+    }
+  };
   for (std::int64_t cell = begin; cell < end; ++cell) {
+    if constexpr (!Wide) {
+      if (are_small(from, cell, end)) {
+        std::uint16_t left[8 * kCell + 8];
+        std::uint16_t right[8 * kCell + 8];
+        scan_small<F>(from, values, carries, cell, buffers);
+        look_up_small(to, left_at, cell, left);
+        if (left_at != right_at) {
+          look_up_small(to, right_at, cell, right);
+        }
+        read({to.first[cell], to.first[cell + 8]}, left, left_at != right_at ? right : left);
+        cell += 7;
+        continue;
+      }
+    }
     const Range sources = range_of(from, cell);
     const Range targets = range_of(to, cell);
     if (targets.size() == 0) {
@@ -59,12 +83,7 @@ void product_of(const SideView<T>& from, const SideView<T>& to, const std::uint1
       load_values<F, Wide>(from, values, sources, buffers.value[0], buffers.value[P - 1]);
       scan_cell<F, Wide>(from, sources, carries, cell, buffers, leaving);
     }
-    if (plain) {
-      read_off<F, Wide, true>(buffers, to, targets, left_at, left_at, Combine::sum,
-                              Output<T>{out.base, out.step, false, false, T(1), out.sorted});
-    } else {
-      read_off<F, Wide, false>(buffers, to, targets, left_at, right_at, combine, out);
-    }
+    read(targets, left_at + targets.begin, right_at + targets.begin);
   }
 }
 

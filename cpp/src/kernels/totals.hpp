@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cell.hpp"
+#include "small_cells.hpp"
 
 namespace laplex::detail::LAPLEX_LEVEL {
 
@@ -95,6 +96,13 @@ void totals_of(const SideView<T>& from, const Input<T>& values, std::int64_t beg
   constexpr int P = F == Form::real ? 1 : 2;
   auto& buffers = *static_cast<Buffers<T, P, Wide ? kRows : 1>*>(scratch);
   for (std::int64_t cell = begin; cell < end; ++cell) {
+    if constexpr (!Wide) {
+      if (are_small(from, cell, end)) {
+        total_small<F>(from, values, cell, grown, shrunk);
+        cell += 7;
+        continue;
+      }
+    }
     Carry<Wide> up[P];
     Carry<Wide> down[P];
     sum_range<F, Wide>(from, values, range_of(from, cell), buffers, up, down);
