@@ -14,18 +14,20 @@ void Carried<T>::set(PassShape shape, const Cells<T>& cells, const SideView<T>& 
   input_.phased = false;
   input_.step = values.step();
   if (shape.wide) {
-    const std::int64_t entry = input_.paired ? 2 * kRows : kRows;
-    tile_.reset(count * entry);
-    for (std::int64_t part = 0; part < entry / kRows; ++part) {
-      const T* rows[kRows] = {};
-      for (std::int64_t r = 0; r < block.count; ++r) {
-        rows[r] = values.lane(block.head, block.first + r) + part;
+    input_.base = nullptr;
+    input_.rows = rows_of(values, block, count);
+    if (side.index != nullptr || !input_.rows.whole()) {
+      const std::int64_t entry = input_.paired ? 2 * kRows : kRows;
+      tile_.reset(count * entry);
+      for (std::int64_t part = 0; part < entry / kRows; ++part) {
+        RowsOf<const T> rows = input_.rows;
+        rows.first += part;
+        parallel_ranges(threads, count, kLaneGrain, [&](std::int64_t begin, std::int64_t end) {
+          kernel.to_tile(rows, begin, end, tile_.data() + part * kRows, entry);
+        });
       }
-      parallel_ranges(threads, count, kLaneGrain, [&](std::int64_t begin, std::int64_t end) {
-        kernel.to_tile(rows, input_.step, begin, end, tile_.data() + part * kRows, entry);
-      });
+      input_.base = tile_.data();
     }
-    input_.base = tile_.data();
   } else {
     input_.base = values.lane(block.head, block.first);
     if (side.index != nullptr) {
@@ -84,7 +86,7 @@ void Carried<T>::sort_values(PassShape shape, const SideView<T>& side, std::int6
   const std::uint32_t* const index = side.index;
   if (side.permutation != nullptr && planes == 1 && given.step == 1) {
     side.permutation->to_sorted(given.base, sorted, threads);
-    input_ = {sorted, 1, false, false, false};
+    input_ = {sorted, 1, false, false, false, {}};
     return;
   }
   const T sign = given.conjugate ? T(-1) : T(1);
@@ -106,7 +108,7 @@ void Carried<T>::sort_values(PassShape shape, const SideView<T>& side, std::int6
       sorted[2 * k + 1] = phased ? re * s + im * c : im;
     }
   });
-  input_ = {sorted, planes, planes == 2, false, planes == 2};
+  input_ = {sorted, planes, planes == 2, false, planes == 2, {}};
 }
 
 /// What enters each cell: the scanned sums after its neighbour, moved to its centre.
@@ -163,19 +165,20 @@ void Permuted<T>::close(int threads) {
 
 template <class T>
 void Delivered<T>::open(PassShape shape, const SideView<T>& side, std::int64_t count,
-                        const Vectors<T>& results, Block block, bool conjugate, double scale) {
+                        const Vectors<T>& results, Block block, bool conjugate, double scale,
+                        bool in_rows) {
   shape_ = shape;
-  count_ = count;
   output_.paired = results.paired();
   output_.conjugate = conjugate && output_.paired;
   output_.scale = static_cast<T>(scale);
-  step_ = output_.step = results.step();
+  output_.step = results.step();
   if (shape.wide) {
-    tile_.reset(count * (output_.paired ? 2 * kRows : kRows));
-    for (std::int64_t r = 0; r < kRows; ++r) {
-      rows_[r] = r < block.count ? results.lane(block.head, block.first + r) : nullptr;
+    output_.base = nullptr;
+    output_.rows = rows_of(results, block, count);
+    if (side.index != nullptr || !output_.rows.whole() || !in_rows) {
+      tile_.reset(count * (output_.paired ? 2 * kRows : kRows));
+      output_.base = tile_.data();
     }
-    output_.base = tile_.data();
     return;
   }
   output_.base = results.lane(block.head, block.first);
@@ -191,15 +194,16 @@ void Delivered<T>::close(int threads) {
     permuted_.close(threads);
     return;
   }
+  if (output_.base == nullptr) {
+    return;
+  }
   const Kernels<T>& kernel = kernels<T>();
   const std::int64_t entry = output_.paired ? 2 * kRows : kRows;
   for (std::int64_t part = 0; part < entry / kRows; ++part) {
-    T* rows[kRows];
-    for (std::int64_t r = 0; r < kRows; ++r) {
-      rows[r] = rows_[r] != nullptr ? rows_[r] + part : nullptr;
-    }
-    parallel_ranges(threads, count_, kLaneGrain, [&](std::int64_t begin, std::int64_t end) {
-      kernel.from_tile(tile_.data() + part * kRows, entry, begin, end, rows, step_);
+    RowsOf<T> rows = output_.rows;
+    rows.first += part;
+    parallel_ranges(threads, rows.length, kLaneGrain, [&](std::int64_t begin, std::int64_t end) {
+      kernel.from_tile(tile_.data() + part * kRows, entry, begin, end, rows);
     });
   }
 }

@@ -51,6 +51,17 @@ template <class S>
   }
 }
 
+/// Lanes of a wide block, which have `length` entries each.
+template <class T>
+[[nodiscard]] RowsOf<T> rows_of(const Vectors<T>& vectors, Block block, std::int64_t length) {
+  return {vectors.lane(block.head, block.first),
+          vectors.strides.row * (vectors.complex ? 2 : 1),
+          vectors.parts,
+          vectors.step(),
+          block.count,
+          length};
+}
+
 /// S times a phase factor; real states have none.
 [[nodiscard]] inline double times(double s, const Complex*) {
   return s;

@@ -55,7 +55,7 @@ void run(const State<T>& state, const Vectors<const T>& values, std::int64_t row
     const SideView<T> to = side(transposed ? Side::sources : Side::targets);
     w.in.set(shape, cells, from, n_in, values, block, conjugate, w.scratch, split.inner);
     for (const Result<T>& result : results) {
-      w.out.open(shape, to, n_out, result.vectors, block, conjugate, scale);
+      w.out.open(shape, to, n_out, result.vectors, block, conjugate, scale, true);
       over_cells(cells.count(), w.scratch, scratch_size, split.inner,
                  [&](std::int64_t begin, std::int64_t end, void* memory) {
                    kernels<T>().product(

@@ -214,7 +214,7 @@ class Plan {
         gradients.lengthscale,        gradients.frequency, gradients.target_phase,
         gradients.source_phase};
     vjp_any(as_scalars(v), is_complex<V>, v_strides, as_scalars(g), is_complex<R>, g_strides, rows,
-            scalars, num_threads);
+            scalars, {rows * num_sources(), num_sources()}, num_threads);
   }
 
   /// Copies the anchors out, in the order in which they were given. Both arrays are from the same
@@ -294,10 +294,11 @@ class Plan {
   /// \param g_strides the layout of g
   /// \param rows the number of vectors of each head
   /// \param gradients where to write the gradients; null members are not computed
+  /// \param d_strides the layout of the gradients by the values
   /// \param num_threads the number of threads
   void vjp_any(const T* v, bool v_complex, Strides v_strides, const T* g, bool g_complex,
                Strides g_strides, std::int64_t rows, const Gradients<T, T>& gradients,
-               int num_threads) const;
+               Strides d_strides, int num_threads) const;
   /// The untyped form of to_dense().
   /// \param matrix receives the entries
   /// \param matrix_complex whether the entries are complex

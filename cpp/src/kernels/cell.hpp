@@ -4,6 +4,7 @@
 
 #include "kernels.hpp"
 #include "pack.hpp"
+#include "tiles.hpp"
 
 namespace laplex::detail::LAPLEX_LEVEL {
 
@@ -80,15 +81,8 @@ LAPLEX_INLINE void load_values(const SideView<T> side, const Input<T> in, Range 
   }
   const bool phased = P == 2 && side.phase_re != nullptr && !in.phased;
   if constexpr (Wide) {
-    const std::uint32_t* const index = side.index != nullptr ? side.index + range.begin : nullptr;
-    const std::int64_t entry = in.paired ? 2 * kRows : kRows;
-    const T sign = in.conjugate ? T(-1) : T(1);
-    for (std::int64_t k = 0; k < count; ++k) {
-      const T* from =
-          in.base + (index != nullptr ? std::int64_t(index[k]) : range.begin + k) * entry;
-      Pack<T> re = load(from);
+    const auto put_in = [&](std::int64_t k, Pack<T> re, Pack<T> im) {
       if constexpr (P == 2) {
-        Pack<T> im = in.paired ? load(from + kRows) * splat(sign) : splat(T(0));
         if (phased) {
           multiply(re, im, splat(side.phase_re[range.begin + k]),
                    splat(side.phase_im[range.begin + k]));
@@ -96,6 +90,28 @@ LAPLEX_INLINE void load_values(const SideView<T> side, const Input<T> in, Range 
         store(value1 + k * kRows, im);
       }
       store(value0 + k * kRows, re);
+    };
+    if (in.base == nullptr) {
+      const RowsOf<const T> rows = in.rows;
+      for (std::int64_t k = 0; k < count; k += 8) {
+        const std::int64_t place = range.begin + k;
+        Pack<T> x[8];
+        if (place + 8 <= rows.length) {
+          load_group(rows.first + place, rows.stride, x);
+        } else {
+          load_part(rows.first + place, rows.stride, rows.length - place, x);
+        }
+        repeat<8>([&](auto j) { put_in(k + j.value, x[j.value], splat(T(0))); });
+      }
+    } else {
+      const std::uint32_t* const index = side.index != nullptr ? side.index + range.begin : nullptr;
+      const std::int64_t entry = in.paired ? 2 * kRows : kRows;
+      const T sign = in.conjugate ? T(-1) : T(1);
+      for (std::int64_t k = 0; k < count; ++k) {
+        const T* from =
+            in.base + (index != nullptr ? std::int64_t(index[k]) : range.begin + k) * entry;
+        put_in(k, load(from), P == 2 && in.paired ? load(from + kRows) * splat(sign) : splat(T(0)));
+      }
     }
   } else if constexpr (P == 1) {
     const T* from = in.base + range.begin * in.step;
@@ -365,15 +381,14 @@ LAPLEX_INLINE void move_to(const SideView<T>& to, std::int64_t place, Pack<T>* s
   }
 }
 
-/// Puts the pack at place k of `to` where the caller wants it, phases in.
+/// The phases and the scale of a result at place k of `to`.
 template <Form F, bool Wide, class T>
-LAPLEX_INLINE void put(const SideView<T>& to, Range range, std::int64_t k, Pack<T>* u,
-                       const Output<T>& out) {
+LAPLEX_INLINE void turn_result(const SideView<T>& to, std::int64_t place, Pack<T>* u,
+                               const Output<T>& out) {
   constexpr int P = F == Form::real ? 1 : 2;
   if constexpr (F != Form::real) {
     if (to.phase_re != nullptr) {
-      multiply(u[0], u[P - 1], at<Wide>(to.phase_re, range.begin + k),
-               at<Wide>(to.phase_im, range.begin + k));
+      multiply(u[0], u[P - 1], at<Wide>(to.phase_re, place), at<Wide>(to.phase_im, place));
     }
   }
   if (out.scale != T(1) || out.conjugate) {
@@ -381,6 +396,14 @@ LAPLEX_INLINE void put(const SideView<T>& to, Range range, std::int64_t k, Pack<
       u[p] = u[p] * splat(p == 1 && out.conjugate ? -out.scale : out.scale);
     }
   }
+}
+
+/// Puts the pack at place k of `to` where the caller wants it, phases in.
+template <Form F, bool Wide, class T>
+LAPLEX_INLINE void put(const SideView<T>& to, Range range, std::int64_t k, Pack<T>* u,
+                       const Output<T>& out) {
+  constexpr int P = F == Form::real ? 1 : 2;
+  turn_result<F, Wide>(to, range.begin + k, u, out);
   if constexpr (Wide) {
     const std::int64_t place =
         to.index != nullptr ? std::int64_t(to.index[range.begin + k]) : range.begin + k;

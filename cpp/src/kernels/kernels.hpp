@@ -57,25 +57,43 @@ struct SideView {
   const std::uint16_t* upto = nullptr;   ///< how many lie at it or below
 };
 
+/// The lanes of a wide block in the caller's memory.
+template <class T>
+struct RowsOf {
+  T* first = nullptr;
+  std::int64_t stride = 0;  ///< from one row to the next
+  std::int64_t parts = 1;   ///< lanes of a row, side by side
+  std::int64_t step = 1;    ///< from one number of a lane to the next
+  std::int64_t count = 0;   ///< lanes, kRows at most
+  std::int64_t length = 0;  ///< numbers of a lane
+
+  [[nodiscard]] T* lane(std::int64_t l) const { return first + l / parts * stride + l % parts; }
+  /// Whether eight numbers of eight rows can be loaded at a time.
+  [[nodiscard]] bool whole() const { return step == 1 && count == kRows; }
+};
+
 /// Where the values of a block of lanes come from. Wide: a tile [count][planes][8], planes 2 if
-/// paired, in the order given. Narrow: scalars in the order of the side, `step` apart.
+/// paired, in the order given, or real rows in sorted order, which need no tile. Narrow: scalars in
+/// the order of the side, `step` apart.
 template <class T>
 struct Input {
-  const T* base;
+  const T* base;  ///< null: `rows`
   std::int64_t step;
   bool paired;     ///< (re, im) pairs
   bool conjugate;  ///< take -im
   bool phased;     ///< the phase factors are in already
+  RowsOf<const T> rows = {};
 };
 
 template <class T>
 struct Output {
-  T* base;
+  T* base;  ///< null: `rows`
   std::int64_t step;
   bool paired;
   bool conjugate;
   T scale;
   bool sorted = false;  ///< write in sorted order, not in that given
+  RowsOf<T> rows = {};
 };
 
 /// What enters each cell from its left and from its right, and what it holds itself (the sum with
@@ -151,13 +169,13 @@ struct Kernels {
                   std::int64_t end, Combine combine, const Output<T>& out, void* scratch);
   void (*gradients)(Form form, bool wide, const GradientJob<T>& job, std::int64_t begin,
                     std::int64_t end, void* scratch);
-  /// rows [k] (null: zeros) of `count` numbers, `step` apart -> tile: number k of row r at
+  /// Numbers [begin, end) of rows to a tile, zeros for missing rows: number k of row r to
   /// tile[k * tile_step + r].
-  void (*to_tile)(const T* const* rows, std::int64_t step, std::int64_t begin, std::int64_t end,
-                  T* tile, std::int64_t tile_step);
-  /// The reverse; null rows are skipped.
+  void (*to_tile)(const RowsOf<const T>& rows, std::int64_t begin, std::int64_t end, T* tile,
+                  std::int64_t tile_step);
+  /// The reverse, for the rows that exist.
   void (*from_tile)(const T* tile, std::int64_t tile_step, std::int64_t begin, std::int64_t end,
-                    T* const* rows, std::int64_t step);
+                    const RowsOf<T>& rows);
 };
 
 /// Bytes of scratch memory, aligned to 64, that `totals`, `product` and `gradients` need: two cells
