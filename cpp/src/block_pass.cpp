@@ -100,12 +100,17 @@ void Carried<T>::sort_values(PassShape shape, const SideView<T>& side, std::int6
     for (std::int64_t k = begin; k < end; ++k) {
       const T* const from = given.base + index[k] * given.step;
       const T re = from[0];
-      const T im = given.paired ? sign * from[1] : T(0);
       const bool phased = side.phase_re != nullptr;
       const T c = phased ? side.phase_re[k] : T(1);
       const T s = phased ? side.phase_im[k] : T(0);
-      sorted[2 * k] = phased ? re * c - im * s : re;
-      sorted[2 * k + 1] = phased ? re * s + im * c : im;
+      if (given.paired) {
+        const T im = sign * from[1];
+        sorted[2 * k] = phased ? re * c - im * s : re;
+        sorted[2 * k + 1] = phased ? re * s + im * c : im;
+      } else {
+        sorted[2 * k] = phased ? re * c : re;
+        sorted[2 * k + 1] = phased ? re * s : T(0);
+      }
     }
   });
   input_ = {sorted, planes, planes == 2, false, planes == 2, {}};

@@ -81,15 +81,17 @@ LAPLEX_INLINE void load_values(const SideView<T> side, const Input<T> in, Range 
   }
   const bool phased = P == 2 && side.phase_re != nullptr && !in.phased;
   if constexpr (Wide) {
-    const auto put_in = [&](std::int64_t k, Pack<T> re, Pack<T> im) {
+    // A real value has no imaginary part that its phase would turn.
+    const auto put_real = [&](std::int64_t k, const Pack<T>& value) {
       if constexpr (P == 2) {
         if (phased) {
-          multiply(re, im, splat(side.phase_re[range.begin + k]),
-                   splat(side.phase_im[range.begin + k]));
+          store(value0 + k * kRows, value * splat(side.phase_re[range.begin + k]));
+          store(value1 + k * kRows, value * splat(side.phase_im[range.begin + k]));
+          return;
         }
-        store(value1 + k * kRows, im);
+        store(value1 + k * kRows, splat(T(0)));
       }
-      store(value0 + k * kRows, re);
+      store(value0 + k * kRows, value);
     };
     if (in.base == nullptr) {
       const RowsOf<const T> rows = in.rows;
@@ -101,16 +103,30 @@ LAPLEX_INLINE void load_values(const SideView<T> side, const Input<T> in, Range 
         } else {
           load_part(rows.first + place, rows.stride, rows.length - place, x);
         }
-        repeat<8>([&](auto j) { put_in(k + j.value, x[j.value], splat(T(0))); });
+        repeat<8>([&](auto j) { put_real(k + j.value, x[j.value]); });
       }
     } else {
       const std::uint32_t* const index = side.index != nullptr ? side.index + range.begin : nullptr;
-      const std::int64_t entry = in.paired ? 2 * kRows : kRows;
-      const T sign = in.conjugate ? T(-1) : T(1);
-      for (std::int64_t k = 0; k < count; ++k) {
-        const T* from =
-            in.base + (index != nullptr ? std::int64_t(index[k]) : range.begin + k) * entry;
-        put_in(k, load(from), P == 2 && in.paired ? load(from + kRows) * splat(sign) : splat(T(0)));
+      const auto place = [&](std::int64_t k) {
+        return index != nullptr ? std::int64_t(index[k]) : range.begin + k;
+      };
+      if (P == 1 || !in.paired) {
+        for (std::int64_t k = 0; k < count; ++k) {
+          put_real(k, load(in.base + place(k) * kRows));
+        }
+      } else {
+        const Pack<T> sign = splat(in.conjugate ? T(-1) : T(1));
+        for (std::int64_t k = 0; k < count; ++k) {
+          const T* const from = in.base + place(k) * 2 * kRows;
+          Pack<T> re = load(from);
+          Pack<T> im = load(from + kRows) * sign;
+          if (phased) {
+            multiply(re, im, splat(side.phase_re[range.begin + k]),
+                     splat(side.phase_im[range.begin + k]));
+          }
+          store(value0 + k * kRows, re);
+          store(value1 + k * kRows, im);
+        }
       }
     }
   } else if constexpr (P == 1) {
@@ -134,8 +150,8 @@ LAPLEX_INLINE void load_values(const SideView<T> side, const Input<T> in, Range 
         const T s = side.phase_im[range.begin + k];
         const T re = value0[k];
         const T im = value1[k];
-        value0[k] = re * c - im * s;
-        value1[k] = re * s + im * c;
+        value0[k] = in.paired ? re * c - im * s : re * c;
+        value1[k] = in.paired ? re * s + im * c : re * s;
       }
     }
   }

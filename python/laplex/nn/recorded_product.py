@@ -91,24 +91,26 @@ class RecordedProduct(torch.autograd.Function):
         call = Call(values, targets, sources, lengthscale, None, *phases, phases[0] is not None)
         needs_input, *needs_kernel = needs
         needs_gain, needs_bias = needs_kernel.pop(3), needs_kernel.pop()
-        heads = grad.unsqueeze(-2).expand(*grad.shape[:-1], gain.shape[0], grad.shape[-1])
-        # A call has a frequency, which a layer has not.
-        needs_kernel.insert(3, False)
+        heads, rows = gain.shape[0], tuple(range(grad.dim() - 1))
+        of_heads = grad.unsqueeze(-2)
+        if heads > 1:
+            of_heads = of_heads.expand(*grad.shape[:-1], heads, grad.shape[-1])
+        needs_kernel.insert(3, False)  # a call has a frequency, which a layer has not
         now = signature(call)  # hooks and writes to `.data` may have changed the saved tensors
         plan = ctx.plan if now == ctx.signature else None
         ctx.plan = None  # it would outlive the saved tensors
         d_values, *d_kernel = autograd.gradients(
-            heads, call, now, (needs_input or needs_gain, *needs_kernel), plan
+            of_heads, call, now, (needs_input or needs_gain, *needs_kernel), plan
         )
         d_input = d_gain = d_bias = None
         if d_values is not None and needs_input:
-            d_input = (
-                (d_values * gain).sum(-2) if gain.shape[0] > 1 else (d_values * gain)[..., 0, :]
-            )
+            d_input = d_values * gain
+            d_input = d_input.squeeze(-2) if heads == 1 else d_input.sum(-2)
         if d_values is not None and needs_gain:
-            d_gain = (d_values * input.unsqueeze(-2)).sum_to_size(gain.shape)
+            d_gain = d_values * input.unsqueeze(-2)
+            d_gain = d_gain.sum(rows) if rows else d_gain
         if needs_bias:
-            d_bias = grad.sum_to_size(grad.shape[-1:])
+            d_bias = grad.sum(rows) if rows else grad
         d_targets, d_sources, d_lengthscale, _, *d_phases = d_kernel
         return (
             None,

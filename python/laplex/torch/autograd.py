@@ -66,6 +66,7 @@ def evaluate(call: Call, sig: Signature) -> tuple[Tensor, execution.Plan | None]
 def gradients(
     grad: Tensor, call: Call, sig: Signature, needs: Sequence[bool], plan: execution.Plan | None
 ) -> Sequence[Tensor | None]:
+    """Compute the first-order gradients that are needed, in one fused pass."""
     if sig.plain and type(grad) is Tensor and not (is_watched() or _is_batched(grad)):
         return execution.gradients(grad, call, sig, needs, plan)
     found: Sequence[Tensor] = MATVEC_VJP(grad, *call[:FLAGS], needs)
@@ -176,6 +177,7 @@ def _recording(args: Sequence[Any]) -> bool:
 
 
 def in_forward_mode() -> bool:
+    """Whether a forward-mode derivative may be requested."""
     return forward_ad._current_level >= 0 and torch._C._is_fwd_grad_enabled()
 
 

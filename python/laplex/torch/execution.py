@@ -77,15 +77,16 @@ def gradients(
     ``plan`` is the plan of the call's product, if it was kept.
     """
     if sig.direct and isinstance(plan, _core.Plan):
+        cotangent = grad
         if len(sig.anchor_batch) == 1 < sig.anchor_batch[0] and grad.stride(-2) == 0:
-            grad = grad.select(-2, 0)  # the gradient of a sum over heads: the core takes it once
-        if grad.numel() < _LITTLE:
-            grad = grad.contiguous()  # the gradient of a sum is one number, repeated
+            cotangent = grad.select(-2, 0)  # of a sum over heads, which share it
+        if cotangent.numel() < _LITTLE:
+            cotangent = cotangent.contiguous()  # the gradient of a sum is one number, repeated
         out = [
             torch.empty_like(each) if need and each is not None else None
             for each, need in zip(call[:TENSORS], needs, strict=True)
         ]
-        if DIRECT.vjp(plan, call[:TENSORS], grad, tuple(out), torch.get_num_threads()):
+        if DIRECT.vjp(plan, call[:TENSORS], cotangent, tuple(out), torch.get_num_threads()):
             return out
     # On a device, look the plan up again: the stream may have changed, or be captured into a graph.
     if plan is None or cuda.takes(call.targets):
