@@ -7,6 +7,7 @@ each node keeps a tensor and starts several operations of its own in the backwar
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -75,20 +76,29 @@ class RecordedProduct(torch.autograd.Function):
         if bias is not None:
             output += bias
         ctx.composed = composed
+        # The backward pass scales the input again: the heads' values take more memory than time.
         ctx.save_for_backward(
-            input, targets, sources, lengthscale, gain, target_phase, source_phase, bias, values
+            input, targets, sources, lengthscale, gain, target_phase, source_phase, bias
         )
         return output
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Return the tensors' gradients."""
-        *given, values = ctx.saved_tensors
+        given = ctx.saved_tensors
         needs = ctx.needs_input_grad[1:]
         if torch.is_grad_enabled():
             return (None, *_composed_gradients(ctx.composed, given, needs, grad))
         input, targets, sources, lengthscale, gain, *phases, _ = given  # noqa: A001
-        call = Call(values, targets, sources, lengthscale, None, *phases, phases[0] is not None)
+        call = Call(
+            input.unsqueeze(-2) * gain,
+            targets,
+            sources,
+            lengthscale,
+            None,
+            *phases,
+            phases[0] is not None,
+        )
         needs_input, *needs_kernel = needs
         needs_gain, needs_bias = needs_kernel.pop(3), needs_kernel.pop()
         heads, rows = gain.shape[0], tuple(range(grad.dim() - 1))
@@ -102,12 +112,13 @@ class RecordedProduct(torch.autograd.Function):
         d_values, *d_kernel = autograd.gradients(
             of_heads, call, now, (needs_input or needs_gain, *needs_kernel), plan
         )
+        del call  # its values may be the largest of all tensors
         d_input = d_gain = d_bias = None
         if d_values is not None and needs_input:
             d_input = d_values * gain
             d_input = d_input.squeeze(-2) if heads == 1 else d_input.sum(-2)
         if d_values is not None and needs_gain:
-            d_gain = d_values * input.unsqueeze(-2)
+            d_gain = d_values.mul_(input.unsqueeze(-2))
             d_gain = d_gain.sum(rows) if rows else d_gain
         if needs_bias:
             d_bias = grad.sum(rows) if rows else grad
@@ -125,7 +136,7 @@ class RecordedProduct(torch.autograd.Function):
 
 
 def _composed_gradients(
-    composed: Any, given: list[Tensor | None], needs: tuple[bool, ...], grad: Tensor
+    composed: Any, given: Sequence[Tensor | None], needs: tuple[bool, ...], grad: Tensor
 ) -> list[Tensor | None]:
     """Differentiate the composed product by the inputs that need it, so that it can be done again.
 
