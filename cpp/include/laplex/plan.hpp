@@ -293,7 +293,8 @@ class Plan {
   /// \param g_complex whether the cotangent is complex
   /// \param g_strides the layout of g
   /// \param rows the number of vectors of each head
-  /// \param gradients where to write the gradients; null members are not computed
+  /// \param gradients where to write the gradients; null members are not computed; those by the
+  /// values may be written over v, in its layout
   /// \param d_strides the layout of the gradients by the values
   /// \param num_threads the number of threads
   void vjp_any(const T* v, bool v_complex, Strides v_strides, const T* g, bool g_complex,

@@ -12,6 +12,7 @@
 /// depend on the processor either.
 #pragma once
 
+#include "../inline.hpp"
 #include "../record.hpp"
 
 #include <cstddef>
@@ -67,9 +68,9 @@ struct RowsOf {
   std::int64_t count = 0;   ///< lanes, kRows at most
   std::int64_t length = 0;  ///< numbers of a lane
 
-  [[nodiscard]] T* lane(std::int64_t l) const { return first + l / parts * stride + l % parts; }
+  [[nodiscard]] LAPLEX_INLINE T* lane(std::int64_t l) const { return first + l / parts * stride + l % parts; }
   /// Whether eight numbers of eight rows can be loaded at a time.
-  [[nodiscard]] bool whole() const { return step == 1 && count == kRows; }
+  [[nodiscard]] LAPLEX_INLINE bool whole() const { return step == 1 && count == kRows; }
 };
 
 /// Where the values of a block of lanes come from. Wide: a tile [count][planes][8], planes 2 if

@@ -109,10 +109,8 @@ class RecordedProduct(torch.autograd.Function):
         now = signature(call)  # hooks and writes to `.data` may have changed the saved tensors
         plan = ctx.plan if now == ctx.signature else None
         ctx.plan = None  # it would outlive the saved tensors
-        d_values, *d_kernel = autograd.gradients(
-            of_heads, call, now, (needs_input or needs_gain, *needs_kernel), plan
-        )
-        del call  # its values may be the largest of all tensors
+        needed = (needs_input or needs_gain, *needs_kernel)
+        d_values, *d_kernel = autograd.gradients(of_heads, call, now, needed, plan, overwrite=True)
         d_input = d_gain = d_bias = None
         if d_values is not None and needs_input:
             d_input = d_values * gain

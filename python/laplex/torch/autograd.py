@@ -64,11 +64,16 @@ def evaluate(call: Call, sig: Signature) -> tuple[Tensor, execution.Plan | None]
 
 
 def gradients(
-    grad: Tensor, call: Call, sig: Signature, needs: Sequence[bool], plan: execution.Plan | None
+    grad: Tensor,
+    call: Call,
+    sig: Signature,
+    needs: Sequence[bool],
+    plan: execution.Plan | None,
+    overwrite: bool = False,
 ) -> Sequence[Tensor | None]:
-    """Compute the first-order gradients that are needed, in one fused pass."""
+    """Compute the first-order gradients that are needed; see `execution.gradients`."""
     if sig.plain and type(grad) is Tensor and not (is_watched() or _is_batched(grad)):
-        return execution.gradients(grad, call, sig, needs, plan)
+        return execution.gradients(grad, call, sig, needs, plan, overwrite)
     found: Sequence[Tensor] = MATVEC_VJP(grad, *call[:FLAGS], needs)
     return [each if need else None for each, need in zip(found, needs, strict=True)]
 

@@ -70,11 +70,17 @@ def product(call: Call, sig: Signature) -> tuple[Tensor, Plan]:
 
 
 def gradients(
-    grad: Tensor, call: Call, sig: Signature, needs: Sequence[bool], plan: Plan | None = None
+    grad: Tensor,
+    call: Call,
+    sig: Signature,
+    needs: Sequence[bool],
+    plan: Plan | None = None,
+    overwrite: bool = False,
 ) -> list[Tensor | None]:
     """Compute the first-order gradients in one fused pass; those not needed are None.
 
-    ``plan`` is the plan of the call's product, if it was kept.
+    ``plan`` is the plan of the call's product, if it was kept. With ``overwrite``, the gradient by
+    the values may be written over them.
     """
     if sig.direct and isinstance(plan, _core.Plan):
         cotangent = grad
@@ -86,6 +92,8 @@ def gradients(
             torch.empty_like(each) if need and each is not None else None
             for each, need in zip(call[:TENSORS], needs, strict=True)
         ]
+        if overwrite and needs[0]:
+            out[0] = call.values
         if DIRECT.vjp(plan, call[:TENSORS], cotangent, tuple(out), torch.get_num_threads()):
             return out
     # On a device, look the plan up again: the stream may have changed, or be captured into a graph.
