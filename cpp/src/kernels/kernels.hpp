@@ -68,7 +68,9 @@ struct RowsOf {
   std::int64_t count = 0;   ///< lanes, kRows at most
   std::int64_t length = 0;  ///< numbers of a lane
 
-  [[nodiscard]] LAPLEX_INLINE T* lane(std::int64_t l) const { return first + l / parts * stride + l % parts; }
+  [[nodiscard]] LAPLEX_INLINE T* lane(std::int64_t l) const {
+    return first + l / parts * stride + l % parts;
+  }
   /// Whether eight numbers of eight rows can be loaded at a time.
   [[nodiscard]] LAPLEX_INLINE bool whole() const { return step == 1 && count == kRows; }
 };
