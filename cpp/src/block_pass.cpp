@@ -15,18 +15,20 @@ void LaidOut<T>::set(PassShape shape, const SideView<T>& side, std::int64_t coun
   input_.phased = false;
   input_.step = values.step();
   if (shape.wide) {
-    const std::int64_t entry = input_.paired ? 2 * kRows : kRows;
-    tile_.reset(count * entry);
-    for (std::int64_t part = 0; part < entry / kRows; ++part) {
-      const T* rows[kRows] = {};
-      for (std::int64_t r = 0; r < block.count; ++r) {
-        rows[r] = values.lane(block.head, block.first + r) + part;
+    input_.base = nullptr;
+    input_.rows = rows_of(values, block, count);
+    if (side.index != nullptr || !input_.rows.whole()) {
+      const std::int64_t entry = input_.paired ? 2 * kRows : kRows;
+      tile_.reset(count * entry);
+      for (std::int64_t part = 0; part < entry / kRows; ++part) {
+        RowsOf<const T> rows = input_.rows;
+        rows.first += part;
+        parallel_ranges(threads, count, kLaneGrain, [&](std::int64_t begin, std::int64_t end) {
+          kernel.to_tile(rows, begin, end, tile_.data() + part * kRows, entry);
+        });
       }
-      parallel_ranges(threads, count, kLaneGrain, [&](std::int64_t begin, std::int64_t end) {
-        kernel.to_tile(rows, input_.step, begin, end, tile_.data() + part * kRows, entry);
-      });
+      input_.base = tile_.data();
     }
-    input_.base = tile_.data();
   } else {
     input_.base = values.lane(block.head, block.first);
     if (side.index != nullptr) {
@@ -81,7 +83,7 @@ void LaidOut<T>::sort_values(PassShape shape, const SideView<T>& side, std::int6
   const std::uint32_t* const index = side.index;
   if (side.permutation != nullptr && planes == 1 && given.step == 1) {
     side.permutation->to_sorted(given.base, sorted, threads);
-    input_ = {sorted, 1, false, false, false};
+    input_ = {sorted, 1, false, false, false, {}};
     return;
   }
   const T sign = given.conjugate ? T(-1) : T(1);
@@ -95,15 +97,20 @@ void LaidOut<T>::sort_values(PassShape shape, const SideView<T>& side, std::int6
     for (std::int64_t k = begin; k < end; ++k) {
       const T* const from = given.base + index[k] * given.step;
       const T re = from[0];
-      const T im = given.paired ? sign * from[1] : T(0);
       const bool phased = side.phase_re != nullptr;
       const T c = phased ? side.phase_re[k] : T(1);
       const T s = phased ? side.phase_im[k] : T(0);
-      sorted[2 * k] = phased ? re * c - im * s : re;
-      sorted[2 * k + 1] = phased ? re * s + im * c : im;
+      if (given.paired) {
+        const T im = sign * from[1];
+        sorted[2 * k] = phased ? re * c - im * s : re;
+        sorted[2 * k + 1] = phased ? re * s + im * c : im;
+      } else {
+        sorted[2 * k] = phased ? re * c : re;
+        sorted[2 * k + 1] = phased ? re * s : T(0);
+      }
     }
   });
-  input_ = {sorted, planes, planes == 2, false, planes == 2};
+  input_ = {sorted, planes, planes == 2, false, planes == 2, {}};
 }
 
 /// What enters each cell: sums of chunks of cells upwards, and from the top down again.
@@ -176,19 +183,20 @@ void Permuted<T>::close(int threads) {
 
 template <class T>
 void Delivered<T>::open(PassShape shape, const SideView<T>& side, std::int64_t count,
-                        const Vectors<T>& results, Block block, bool conjugate, double scale) {
+                        const Vectors<T>& results, Block block, bool conjugate, double scale,
+                        bool in_rows) {
   shape_ = shape;
-  count_ = count;
   output_.paired = results.paired();
   output_.conjugate = conjugate && output_.paired;
   output_.scale = static_cast<T>(scale);
-  step_ = output_.step = results.step();
+  output_.step = results.step();
   if (shape.wide) {
-    tile_.reset(count * (output_.paired ? 2 * kRows : kRows));
-    for (std::int64_t r = 0; r < kRows; ++r) {
-      rows_[r] = r < block.count ? results.lane(block.head, block.first + r) : nullptr;
+    output_.base = nullptr;
+    output_.rows = rows_of(results, block, count);
+    if (side.index != nullptr || !output_.rows.whole() || !in_rows) {
+      tile_.reset(count * (output_.paired ? 2 * kRows : kRows));
+      output_.base = tile_.data();
     }
-    output_.base = tile_.data();
     return;
   }
   output_.base = results.lane(block.head, block.first);
@@ -204,15 +212,16 @@ void Delivered<T>::close(int threads) {
     permuted_.close(threads);
     return;
   }
+  if (output_.base == nullptr) {
+    return;
+  }
   const Kernels<T>& kernel = kernels<T>();
   const std::int64_t entry = output_.paired ? 2 * kRows : kRows;
   for (std::int64_t part = 0; part < entry / kRows; ++part) {
-    T* rows[kRows];
-    for (std::int64_t r = 0; r < kRows; ++r) {
-      rows[r] = rows_[r] != nullptr ? rows_[r] + part : nullptr;
-    }
-    parallel_ranges(threads, count_, kLaneGrain, [&](std::int64_t begin, std::int64_t end) {
-      kernel.from_tile(tile_.data() + part * kRows, entry, begin, end, rows, step_);
+    RowsOf<T> rows = output_.rows;
+    rows.first += part;
+    parallel_ranges(threads, rows.length, kLaneGrain, [&](std::int64_t begin, std::int64_t end) {
+      kernel.from_tile(tile_.data() + part * kRows, entry, begin, end, rows);
     });
   }
 }

@@ -92,9 +92,10 @@ class Permuted {
 template <class T>
 class Delivered {
  public:
-  /// Prepares for results of `count` entries at `side`.
+  /// Prepares for results of `count` entries at `side`; `in_rows`: rows in sorted order need no
+  /// tile.
   void open(PassShape shape, const SideView<T>& side, std::int64_t count, const Vectors<T>& results,
-            Block block, bool conjugate, double scale);
+            Block block, bool conjugate, double scale, bool in_rows = false);
   /// Hands them over.
   void close(int threads);
 
@@ -102,12 +103,9 @@ class Delivered {
 
  private:
   PassShape shape_{};
-  std::int64_t count_ = 0;
   Array<T> tile_;
   Permuted<T> permuted_;
   Output<T> output_{};
-  T* rows_[kRows] = {};
-  std::int64_t step_ = 1;
 };
 
 /// Runs body(begin, end, scratch) over the cells.

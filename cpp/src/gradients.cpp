@@ -127,7 +127,7 @@ void add_block(const Call<T>& call, PassShape shape, Block block, Accumulators& 
   job.inverse_lengthscale = 1.0 / rate.lengthscale;
   job.frequency = rate.frequency;
   if (call.wanted.values) {
-    worker.d_values.open(shape, job.sources, fixed.m, call.d_values, block, true, 1.0);
+    worker.d_values.open(shape, job.sources, fixed.m, call.d_values, block, true, 1.0, false);
     job.d_values = worker.d_values.output();
   }
   job.d_targets = call.sink(call.wanted.targets, h, fixed.n, sums.targets);
@@ -211,17 +211,16 @@ std::int64_t num_groups(std::int64_t blocks, std::int64_t anchors) {
 template <class T>
 void Plan<T>::vjp_any(const T* v, bool v_complex, Strides v_strides, const T* g, bool g_complex,
                       Strides g_strides, std::int64_t rows, const Gradients<T, T>& gradients,
-                      Term term, int num_threads) const {
+                      Strides d_strides, Term term, int num_threads) const {
   const auto snapshot = state();
   const Fixed<T>& fixed = snapshot->fixed();
   check_call(rows, "cotangent", g_complex, v_complex || kernel_is_complex());
   const Polynomial polynomial = polynomial_of(term, fixed.profile);
   const int parts = parts_of(fixed, v_complex);
-  const Strides contiguous{rows * fixed.m, fixed.m};
   Call<T> call{*snapshot,
                {v, v_complex, v_strides, parts},
                {g, g_complex, g_strides, parts},
-               {gradients.values, v_complex, contiguous, parts},
+               {gradients.values, v_complex, d_strides, parts},
                gradients};
   const std::int64_t lanes = rows * parts;
   const int threads = threads_for(2 * fixed.heads * lanes * (fixed.n + fixed.m),
@@ -263,9 +262,10 @@ void Plan<T>::vjp_any(const T* v, bool v_complex, Strides v_strides, const T* g,
 }
 
 template void Plan<float>::vjp_any(const float*, bool, Strides, const float*, bool, Strides,
-                                   std::int64_t, const Gradients<float, float>&, Term, int) const;
+                                   std::int64_t, const Gradients<float, float>&, Strides, Term,
+                                   int) const;
 template void Plan<double>::vjp_any(const double*, bool, Strides, const double*, bool, Strides,
-                                    std::int64_t, const Gradients<double, double>&, Term,
+                                    std::int64_t, const Gradients<double, double>&, Strides, Term,
                                     int) const;
 
 }  // namespace laplex

@@ -41,6 +41,17 @@ struct Block {
   std::int64_t count;
 };
 
+/// Lanes of a wide block, which have `length` entries each.
+template <class T>
+[[nodiscard]] RowsOf<T> rows_of(const Vectors<T>& vectors, Block block, std::int64_t length) {
+  return {vectors.lane(block.head, block.first),
+          vectors.strides.row * (vectors.complex ? 2 : 1),
+          vectors.parts,
+          vectors.step(),
+          block.count,
+          length};
+}
+
 inline constexpr std::int64_t kLaneGrain = 4096;
 
 /// Lanes per row for values of this type.

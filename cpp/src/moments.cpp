@@ -1,5 +1,7 @@
 #include "moments.hpp"
 
+#include "scan.hpp"
+
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -87,7 +89,7 @@ void CarriedMoments<T>::set(PassShape shape, int degree, const Cells<T>& cells,
   values_.set(shape, side, count, values, block, conjugate, threads);
   const std::int64_t num_cells = cells.count();
   const std::int64_t size = num_cells * (degree + 1) * shape.carry();
-  for (Array<double>* array : {&grown_, &shrunk_, &left_, &right_, &sums_}) {
+  for (Array<double>* array : {&grown_, &shrunk_, &left_, &right_, &placed_, &sums_}) {
     array->reset(size);
   }
   job_ = {};
@@ -109,45 +111,69 @@ void CarriedMoments<T>::set(PassShape shape, int degree, const Cells<T>& cells,
   });
 }
 
+/// Number k of a cell's moments [P + 1][lanes], which stand as [P + 1][planes][lanes].
+template <int L, class D>
+D get(const double* cell, std::int64_t k) {
+  if constexpr (std::is_same_v<D, double>) {
+    return cell[k];
+  } else {
+    const double* const re = cell + k / L * 2 * L + k % L;
+    return {re[0], re[L]};
+  }
+}
+template <int L, class D>
+void put(double* cell, std::int64_t k, D value) {
+  if constexpr (std::is_same_v<D, double>) {
+    cell[k] = value;
+  } else {
+    double* const re = cell + k / L * 2 * L + k % L;
+    re[0] = value.re;
+    re[L] = value.im;
+  }
+}
+
 /// What enters each cell at its first anchor (at its last from the right), as if at its centre.
 template <class T>
 template <int P, int L, class D>
 void CarriedMoments<T>::scan(const Cells<T>& cells, const MomentLine<D>& line, int threads) {
   constexpr std::int64_t kWidth = (P + 1) * L;
+  constexpr std::int64_t kNumbers = kWidth * static_cast<std::int64_t>(sizeof(D) / sizeof(double));
   const std::int64_t count = cells.count();
   const Rate rate = cells.template line<D>().rate;
   const double* const gap_after = cells.gap_after();
+  D* const placed = reinterpret_cast<D*>(placed_.data());
   D* const sums = reinterpret_cast<D*>(sums_.data());
-  const auto times = [&](const D* from, D factor, D* to) {
-    for (std::int64_t k = 0; k < kWidth; ++k) {
-      to[k] = factor * from[k];
-    }
-  };
   const auto scan_from = [&](auto reverse, const Array<double>& totals, const std::vector<D>& place,
                              const std::vector<D>& inverse, const std::vector<double>& position,
                              const Decays<D>& decays, Array<double>& entering) {
     constexpr bool kReverse = decltype(reverse)::value;
-    const D* const total = reinterpret_cast<const D*>(totals.data());
-    D* const entered = reinterpret_cast<D*>(entering.data());
-    // Totals in the place where a cell's sums leave it; `entering` is free until the sums are
-    // known.
-    for (std::int64_t c = 0; c < count; ++c) {
-      times(total + c * kWidth, place[static_cast<std::size_t>(c)], entered + c * kWidth);
-    }
-    Scan<kReverse, P, L, D, D>(Line<D>{position.data(), count, &decays, rate}, threads)
-        .run(entered, sums);
-    for (std::int64_t c = 0; c < count; ++c) {
-      D* const to = entered + c * kWidth;
-      const std::int64_t before = kReverse ? count - 2 - c : c - 1;  // in the scan
-      if (before < 0) {
-        std::fill(to, to + kWidth, D{});
-        continue;
+    parallel_ranges(threads, count, kLaneGrain, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t c = begin; c < end; ++c) {  // to where a cell's sums leave it
+        for (std::int64_t k = 0; k < kWidth; ++k) {
+          placed[c * kWidth + k] =
+              place[static_cast<std::size_t>(c)] * get<L, D>(totals.data() + c * kNumbers, k);
+        }
       }
-      const std::int64_t gap = kReverse ? c + 1 : c;
-      std::copy(sums + before * kWidth, sums + (before + 1) * kWidth, to);
-      advance<P, L>(to, line.gap[static_cast<std::size_t>(gap)], gap_after[gap - 1]);
-      times(to, inverse[static_cast<std::size_t>(c)], to);
-    }
+    });
+    Scan<kReverse, P, L, D, D>(Line<D>{position.data(), count, &decays, rate}, threads)
+        .run(placed, sums);
+    parallel_ranges(threads, count, kLaneGrain, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t c = begin; c < end; ++c) {
+        double* const to = entering.data() + c * kNumbers;
+        const std::int64_t before = kReverse ? count - 2 - c : c - 1;  // in the scan
+        if (before < 0) {
+          std::fill(to, to + kNumbers, 0.0);
+          continue;
+        }
+        const std::int64_t gap = kReverse ? c + 1 : c;
+        D moments[kWidth];
+        std::copy(sums + before * kWidth, sums + (before + 1) * kWidth, moments);
+        advance<P, L>(moments, line.gap[static_cast<std::size_t>(gap)], gap_after[gap - 1]);
+        for (std::int64_t k = 0; k < kWidth; ++k) {
+          put<L, D>(to, k, inverse[static_cast<std::size_t>(c)] * moments[k]);
+        }
+      }
+    });
   };
   scan_from(std::false_type{}, grown_, line.leave, line.enter, line.last, line.of_last, left_);
   scan_from(std::true_type{}, shrunk_, line.enter, line.leave, line.first, line.of_first, right_);

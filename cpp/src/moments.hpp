@@ -44,6 +44,7 @@ class CarriedMoments {
   Array<double> shrunk_;
   Array<double> left_;
   Array<double> right_;
+  Array<double> placed_;  ///< totals where they leave their cells
   Array<double> sums_;
   MomentJob<T> job_{};
 };

@@ -74,8 +74,8 @@ void run_moments(const BlockPass<T>& pass, int degree, Worker<T>& w) {
   job.to = pass.to;
   job.results = results.data();
   job.num_results = static_cast<int>(results.size());
-  over_cells(cells, w.scratch, moment_scratch_bytes(sizeof(T), pass.shape.wide),
-             pass.threads, [&](std::int64_t begin, std::int64_t end, void* memory) {
+  over_cells(cells, w.scratch, moment_scratch_bytes(sizeof(T), pass.shape.wide), pass.threads,
+             [&](std::int64_t begin, std::int64_t end, void* memory) {
                kernels<T>().moment_products(pass.shape.form, pass.shape.wide, degree, job, begin,
                                             end, memory);
              });
@@ -121,7 +121,7 @@ void run(const State<T>& state, const Vectors<const T>& values, std::int64_t row
       // sign(x_i - y_j) seen from the source is its negative.
       const double sign = transposed && results[r].parity == Parity::odd ? -1.0 : 1.0;
       w.out[r].open(shape, pass.to, n_out, results[r].vectors, block, conjugate,
-                    degree == 0 ? sign * results[r].polynomial[0] : sign);
+                    degree == 0 ? sign * results[r].polynomial[0] : sign, degree == 0);
     }
     if (degree == 0) {
       run_plain(pass, w);

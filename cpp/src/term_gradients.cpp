@@ -137,7 +137,9 @@ void term_gradients(const State<T>& state, Parity parity, const Polynomial& poly
     back_slope = at_sources.add(next, along);
     back_turn = fixed.oscillates ? at_sources.add(next, polynomial) : 0;
   }
-  if (gradients.values != nullptr) {
+  // The gradient by the values may be written over them: then it comes last.
+  const bool over = gradients.values != nullptr && d_values.base == values.base;
+  if (gradients.values != nullptr && !over) {
     at_sources.results().push_back({parity, polynomial, d_values});
   }
   if (!at_targets.results().empty()) {
@@ -236,6 +238,9 @@ void term_gradients(const State<T>& state, Parity parity, const Polynomial& poly
     if (gradients.frequency != nullptr) {
       gradients.frequency[h] = rate.lengthscale * total(by_frequency);
     }
+  }
+  if (over) {
+    run<T>(state, grad, rows, true, true, {{parity, polynomial, d_values}}, threads);
   }
 }
 

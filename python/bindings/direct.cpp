@@ -110,18 +110,19 @@ class DirectCalls {
       return false;
     }
     const KernelArguments& kernel = call->kernel;
+    // One cotangent may serve all heads: that of a sum over them.
+    const bool shared = kernel.heads > 1 && count(g) == call->rows * kernel.n;
     const bool fits = std::visit(
         [&](const auto& plan) {
           return std::is_same_v<Scalar<decltype(plan)>, double> == kernel.is_double &&
                  plan.heads() == kernel.heads && plan.num_targets() == kernel.n &&
                  plan.num_sources() == kernel.m &&
-                 count(g) == call->rows * kernel.heads * kernel.n &&
+                 (shared || count(g) == call->rows * kernel.heads * kernel.n) &&
                  g.dtype.bits ==
                      (kernel.is_double ? 64 : 32) * (g.dtype.code == kDLComplex ? 2 : 1);
         },
         any.plan);
-    // The core writes gradients by the values with the heads outermost.
-    if (!fits || (kernel.heads > 1 && call->rows > 1)) {
+    if (!fits) {
       return false;
     }
     any.differentiated = true;
@@ -153,8 +154,9 @@ class DirectCalls {
             }
             plan.vjp_any(static_cast<const T*>(call->values.data), call->values_complex(),
                          call->strides(kernel.m), static_cast<const T*>(g.data),
-                         g.dtype.code == kDLComplex, call->strides(kernel.n), call->rows, into,
-                         form.term, num_threads);
+                         g.dtype.code == kDLComplex,
+                         shared ? Strides{0, kernel.n} : call->strides(kernel.n), call->rows, into,
+                         call->strides(kernel.m), form.term, num_threads);
             for (std::size_t i = 0; i < role.size(); ++i) {
               into.targets[i] += role[i];
             }

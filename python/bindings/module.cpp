@@ -69,7 +69,7 @@ void vjp(const AnyPlan& any, const Vectors& values, const Vectors& grad, std::in
       using T = decltype(scalar_of(plan));
       plan.vjp_any(pointer<const T>(values.data), values.complex, values.strides,
                    pointer<const T>(grad.data), grad.complex, grad.strides, rows, gradients.of<T>(),
-                   member.term, num_threads);
+                   {rows * plan.num_sources(), plan.num_sources()}, member.term, num_threads);
     });
   });
 }

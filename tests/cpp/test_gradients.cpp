@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <functional>
 #include <type_traits>
 
@@ -165,6 +166,33 @@ TYPED_TEST(GradientsOf, AnchorsOfAllMagnitudesAreFinite) {
   EXPECT_TRUE(std::isfinite(domega));
   for (const T d : dx)
     EXPECT_TRUE(std::isfinite(d));
+}
+
+TYPED_TEST(GradientsOf, ValuesMayBeOverwritten) {
+  using T = TypeParam;
+  for (const Form form : {Form::real, Form::cosine_carrier}) {
+    for (const std::int64_t rows : {1, 11}) {
+      for (const bool sorted : {false, true}) {
+        Case<T> c = make_case<T>(form, Anchors::uniform, 611, 703, 5);
+        if (sorted) {
+          std::sort(c.x.begin(), c.x.end());
+          std::sort(c.y.begin(), c.y.end());
+        }
+        const Plan<T> plan(c.kernel());
+        auto v = draw_values<T>(rows * c.m, 6);
+        const auto g = draw_values<T>(rows * c.n, 7);
+        std::vector<T> apart(v.size());
+        const auto run = [&](T* to) {
+          Gradients<T, T> gradients;
+          gradients.values = to;
+          plan.vjp(v.data(), Strides{0, c.m}, g.data(), Strides{0, c.n}, rows, gradients);
+        };
+        run(apart.data());
+        run(v.data());
+        EXPECT_EQ(v, apart) << name(form) << " " << rows << (sorted ? " sorted" : "");
+      }
+    }
+  }
 }
 
 }  // namespace

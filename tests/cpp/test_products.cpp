@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
 #include <type_traits>
 
@@ -155,19 +156,38 @@ TYPED_TEST(Products, HalvesAddUpAndTiesAreLeft) {
 
 TYPED_TEST(Products, RowsDoNotSeeEachOther) {
   using T = TypeParam;
-  const Case<T> c = make_case<T>(Form::cosine, Anchors::uniform, 60, 70, 5, false, 2);
-  const Plan<T> plan(c.kernel());
   constexpr std::int64_t rows = 11;  // a full block of lanes and a part of one
-  const auto v = draw_values<T>(2 * rows * 70, 6);
-  std::vector<T> u(2 * rows * 60);
-  plan.apply(v.data(), u.data(), rows);
-  for (std::int64_t r = 0; r < rows; ++r) {
-    std::vector<T> one(2 * 60);
-    plan.apply(v.data() + r * 70, one.data(), 1, Strides{rows * 70, 70}, Strides{60, 60});
-    for (std::int64_t h = 0; h < 2; ++h) {
-      for (std::int64_t i = 0; i < 60; ++i) {
-        ASSERT_EQ(one[static_cast<std::size_t>(h * 60 + i)],
-                  u[static_cast<std::size_t>((h * rows + r) * 60 + i)]);
+  for (const Form form : kForms) {
+    for (const Anchors kind : {Anchors::uniform, Anchors::equal}) {
+      for (const bool sorted : {false, true}) {
+        // More than one cell, and sizes that are no multiple of eight.
+        Case<T> c = make_case<T>(form, kind, 611, 703, 5, false, 2);
+        for (std::int64_t h = 0; sorted && h < 2; ++h) {
+          std::sort(c.x.begin() + h * c.n, c.x.begin() + (h + 1) * c.n);
+          std::sort(c.y.begin() + h * c.m, c.y.begin() + (h + 1) * c.m);
+        }
+        const Plan<T> plan(c.kernel());
+        const auto v = draw_values<T>(2 * rows * c.m, 6);
+        const auto check = [&](auto zero) {
+          using R = decltype(zero);
+          std::vector<R> u(static_cast<std::size_t>(2 * rows * c.n));
+          plan.apply(v.data(), u.data(), rows);
+          for (std::int64_t r = 0; r < rows; ++r) {
+            std::vector<R> one(static_cast<std::size_t>(2 * c.n));
+            plan.apply(v.data() + r * c.m, one.data(), 1, Strides{rows * c.m, c.m},
+                       Strides{c.n, c.n});
+            for (std::int64_t h = 0; h < 2; ++h) {
+              const auto row = u.begin() + (h * rows + r) * c.n;
+              ASSERT_TRUE(std::equal(row, row + c.n, one.begin() + h * c.n))
+                  << name(form) << " row " << r << (sorted ? " sorted" : "");
+            }
+          }
+        };
+        if (plan.template result_is_complex<T>()) {
+          check(std::complex<T>{});
+        } else {
+          check(T{});
+        }
       }
     }
   }

@@ -252,7 +252,7 @@ class Plan {
         gradients.lengthscale,        gradients.frequency, gradients.target_phase,
         gradients.source_phase};
     vjp_any(as_scalars(v), is_complex<V>, v_strides, as_scalars(g), is_complex<R>, g_strides, rows,
-            scalars, term, num_threads);
+            scalars, {rows * num_sources(), num_sources()}, term, num_threads);
   }
 
   /// Copies the anchors out, in the order in which they were given. All arrays are from the same
@@ -332,12 +332,14 @@ class Plan {
   /// \param g_complex whether the cotangent is complex
   /// \param g_strides the layout of g
   /// \param rows the number of vectors of each head
-  /// \param gradients where to write the gradients; null members are not computed
+  /// \param gradients where to write the gradients; null members are not computed; those by the
+  /// values may be written over v, in its layout
+  /// \param d_strides the layout of the gradients by the values
   /// \param term the member of the family of sums in place of K
   /// \param num_threads the number of threads
   void vjp_any(const T* v, bool v_complex, Strides v_strides, const T* g, bool g_complex,
-               Strides g_strides, std::int64_t rows, const Gradients<T, T>& gradients, Term term,
-               int num_threads) const;
+               Strides g_strides, std::int64_t rows, const Gradients<T, T>& gradients,
+               Strides d_strides, Term term, int num_threads) const;
   /// The untyped form of to_dense().
   /// \param matrix receives the entries
   /// \param matrix_complex whether the entries are complex

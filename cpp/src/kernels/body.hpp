@@ -114,9 +114,19 @@ void moment_products(Form form, bool wide, int degree, const MomentJob<T>& job, 
 /// Of a level; a constant, so that nothing of the level's code runs before it is chosen.
 template <class T>
 constexpr Kernels<T> table() {
-  return {sort_nearly_sorted<T>, place<T>,         exponentials<T>, totals<T>,  sum_chunks<T>,
-          spread_chunks<T>,      product<T>,       gradients<T>,    moment_totals<T>,
-          moment_products<T>,    to_tile<T>,       from_tile<T>,    strands};
+  return {sort_nearly_sorted<T>,
+          place<T>,
+          exponentials<T>,
+          totals<T>,
+          sum_chunks<T>,
+          spread_chunks<T>,
+          product<T>,
+          gradients<T>,
+          moment_totals<T>,
+          moment_products<T>,
+          to_tile<T>,
+          from_tile<T>,
+          strands};
 }
 
 static_assert(2 * sizeof(Buffers<double, 2, kRows>) == scratch_bytes(sizeof(double), true));

@@ -4,6 +4,7 @@
 
 #include "kernels.hpp"
 #include "pack.hpp"
+#include "tiles.hpp"
 
 namespace laplex::detail::LAPLEX_LEVEL {
 
@@ -80,22 +81,53 @@ LAPLEX_INLINE void load_values(const SideView<T> side, const Input<T> in, Range 
   }
   const bool phased = P == 2 && side.phase_re != nullptr && !in.phased;
   if constexpr (Wide) {
-    const std::uint32_t* const index = side.index != nullptr ? side.index + range.begin : nullptr;
-    const std::int64_t entry = in.paired ? 2 * kRows : kRows;
-    const T sign = in.conjugate ? T(-1) : T(1);
-    for (std::int64_t k = 0; k < count; ++k) {
-      const T* from =
-          in.base + (index != nullptr ? std::int64_t(index[k]) : range.begin + k) * entry;
-      Pack<T> re = load(from);
+    // A real value has no imaginary part that its phase would turn.
+    const auto put_real = [&](std::int64_t k, const Pack<T>& value) {
       if constexpr (P == 2) {
-        Pack<T> im = in.paired ? load(from + kRows) * splat(sign) : splat(T(0));
         if (phased) {
-          multiply(re, im, splat(side.phase_re[range.begin + k]),
-                   splat(side.phase_im[range.begin + k]));
+          store(value0 + k * kRows, value * splat(side.phase_re[range.begin + k]));
+          store(value1 + k * kRows, value * splat(side.phase_im[range.begin + k]));
+          return;
         }
-        store(value1 + k * kRows, im);
+        store(value1 + k * kRows, splat(T(0)));
       }
-      store(value0 + k * kRows, re);
+      store(value0 + k * kRows, value);
+    };
+    if (in.base == nullptr) {
+      const RowsOf<const T> rows = in.rows;
+      for (std::int64_t k = 0; k < count; k += 8) {
+        const std::int64_t place = range.begin + k;
+        Pack<T> x[8];
+        if (place + 8 <= rows.length) {
+          load_group(rows.first + place, rows.stride, x);
+        } else {
+          load_part(rows.first + place, rows.stride, rows.length - place, x);
+        }
+        repeat<8>([&](auto j) { put_real(k + j.value, x[j.value]); });
+      }
+    } else {
+      const std::uint32_t* const index = side.index != nullptr ? side.index + range.begin : nullptr;
+      const auto place = [&](std::int64_t k) {
+        return index != nullptr ? std::int64_t(index[k]) : range.begin + k;
+      };
+      if (P == 1 || !in.paired) {
+        for (std::int64_t k = 0; k < count; ++k) {
+          put_real(k, load(in.base + place(k) * kRows));
+        }
+      } else {
+        const Pack<T> sign = splat(in.conjugate ? T(-1) : T(1));
+        for (std::int64_t k = 0; k < count; ++k) {
+          const T* const from = in.base + place(k) * 2 * kRows;
+          Pack<T> re = load(from);
+          Pack<T> im = load(from + kRows) * sign;
+          if (phased) {
+            multiply(re, im, splat(side.phase_re[range.begin + k]),
+                     splat(side.phase_im[range.begin + k]));
+          }
+          store(value0 + k * kRows, re);
+          store(value1 + k * kRows, im);
+        }
+      }
     }
   } else if constexpr (P == 1) {
     const T* from = in.base + range.begin * in.step;
@@ -118,8 +150,8 @@ LAPLEX_INLINE void load_values(const SideView<T> side, const Input<T> in, Range 
         const T s = side.phase_im[range.begin + k];
         const T re = value0[k];
         const T im = value1[k];
-        value0[k] = re * c - im * s;
-        value1[k] = re * s + im * c;
+        value0[k] = in.paired ? re * c - im * s : re * c;
+        value1[k] = in.paired ? re * s + im * c : re * s;
       }
     }
   }
@@ -367,15 +399,14 @@ LAPLEX_INLINE void move_to(const SideView<T>& to, std::int64_t place, Pack<T>* s
   }
 }
 
-/// Puts the pack at place k of `to` where the caller wants it, phases in.
+/// The phases and the scale of a result at place k of `to`.
 template <Form F, bool Wide, class T>
-LAPLEX_INLINE void put(const SideView<T>& to, Range range, std::int64_t k, Pack<T>* u,
-                       const Output<T>& out) {
+LAPLEX_INLINE void turn_result(const SideView<T>& to, std::int64_t place, Pack<T>* u,
+                               const Output<T>& out) {
   constexpr int P = F == Form::real ? 1 : 2;
   if constexpr (F != Form::real) {
     if (to.phase_re != nullptr) {
-      multiply(u[0], u[P - 1], at<Wide>(to.phase_re, range.begin + k),
-               at<Wide>(to.phase_im, range.begin + k));
+      multiply(u[0], u[P - 1], at<Wide>(to.phase_re, place), at<Wide>(to.phase_im, place));
     }
   }
   if (out.scale != T(1) || out.conjugate) {
@@ -383,6 +414,14 @@ LAPLEX_INLINE void put(const SideView<T>& to, Range range, std::int64_t k, Pack<
       u[p] = u[p] * splat(p == 1 && out.conjugate ? -out.scale : out.scale);
     }
   }
+}
+
+/// Puts the pack at place k of `to` where the caller wants it, phases in.
+template <Form F, bool Wide, class T>
+LAPLEX_INLINE void put(const SideView<T>& to, Range range, std::int64_t k, Pack<T>* u,
+                       const Output<T>& out) {
+  constexpr int P = F == Form::real ? 1 : 2;
+  turn_result<F, Wide>(to, range.begin + k, u, out);
   if constexpr (Wide) {
     const std::int64_t place =
         to.index != nullptr ? std::int64_t(to.index[range.begin + k]) : range.begin + k;

@@ -13,6 +13,7 @@
 #pragma once
 
 #include "../chunks.hpp"
+#include "../inline.hpp"
 #include "../record.hpp"
 #include "../strands.hpp"
 
@@ -67,25 +68,45 @@ struct SideView {
   const std::uint16_t* upto = nullptr;   ///< how many lie at it or below
 };
 
+/// The lanes of a wide block in the caller's memory.
+template <class T>
+struct RowsOf {
+  T* first = nullptr;
+  std::int64_t stride = 0;  ///< from one row to the next
+  std::int64_t parts = 1;   ///< lanes of a row, side by side
+  std::int64_t step = 1;    ///< from one number of a lane to the next
+  std::int64_t count = 0;   ///< lanes, kRows at most
+  std::int64_t length = 0;  ///< numbers of a lane
+
+  [[nodiscard]] LAPLEX_INLINE T* lane(std::int64_t l) const {
+    return first + l / parts * stride + l % parts;
+  }
+  /// Whether eight numbers of eight rows can be loaded at a time.
+  [[nodiscard]] LAPLEX_INLINE bool whole() const { return step == 1 && count == kRows; }
+};
+
 /// Where the values of a block of lanes come from. Wide: a tile [count][planes][8], planes 2 if
-/// paired, in the order given. Narrow: scalars in the order of the side, `step` apart.
+/// paired, in the order given, or real rows in sorted order, which need no tile. Narrow: scalars in
+/// the order of the side, `step` apart.
 template <class T>
 struct Input {
-  const T* base;
+  const T* base;  ///< null: `rows`
   std::int64_t step;
   bool paired;     ///< (re, im) pairs
   bool conjugate;  ///< take -im
   bool phased;     ///< the phase factors are in already
+  RowsOf<const T> rows = {};
 };
 
 template <class T>
 struct Output {
-  T* base;
+  T* base;  ///< null: `rows`
   std::int64_t step;
   bool paired;
   bool conjugate;
   T scale;
   bool sorted = false;  ///< write in sorted order, not in that given
+  RowsOf<T> rows = {};
 };
 
 /// What enters each cell from its left and from its right, and what it holds itself (the sum with
@@ -161,9 +182,9 @@ struct MomentResult {
   Output<T> out;
 };
 
-/// Carries and totals are [cells][moments][planes][lanes], or [..][lanes][planes] if oscillating.
-/// From the left, they are those at the first and at the last anchor of a cell; from the right, the
-/// reverse; all weighted as if they were at its centre.
+/// Carries and totals are [cells][moments][planes][lanes]. From the left, they are those at the
+/// first and at the last anchor of a cell; from the right, the reverse; all weighted as if they
+/// were at its centre.
 template <class T>
 struct MomentJob {
   SideView<T> from;
@@ -233,13 +254,13 @@ struct Kernels {
   /// Reads polynomials of the moments off.
   void (*moment_products)(Form form, bool wide, int degree, const MomentJob<T>& job,
                           std::int64_t begin, std::int64_t end, void* scratch);
-  /// rows [k] (null: zeros) of `count` numbers, `step` apart -> tile: number k of row r at
+  /// Numbers [begin, end) of rows to a tile, zeros for missing rows: number k of row r to
   /// tile[k * tile_step + r].
-  void (*to_tile)(const T* const* rows, std::int64_t step, std::int64_t begin, std::int64_t end,
-                  T* tile, std::int64_t tile_step);
-  /// The reverse; null rows are skipped.
+  void (*to_tile)(const RowsOf<const T>& rows, std::int64_t begin, std::int64_t end, T* tile,
+                  std::int64_t tile_step);
+  /// The reverse, for the rows that exist.
   void (*from_tile)(const T* tile, std::int64_t tile_step, std::int64_t begin, std::int64_t end,
-                    T* const* rows, std::int64_t step);
+                    const RowsOf<T>& rows);
   /// A pass of the filter of stationary processes, which have a frequency or have none.
   void (*strands)(bool turns, StrandPass pass, StrandGroup& group);
 };

@@ -231,7 +231,7 @@ LAPLEX_INLINE void scan_group(Pack<T> (*x)[D + 1], const Steps<Up, T>& steps) {
   }
 }
 
-/// Offsets of the carries of a cell: [D + 1][planes][lanes], or [D + 1][lanes][planes].
+/// The carries of a cell, [D + 1][planes][lanes].
 template <Form F, bool Wide, int D>
 LAPLEX_INLINE void load_moments(const double* carries, std::int64_t cell,
                                 Carry<Wide> (*carry)[D + 1]) {

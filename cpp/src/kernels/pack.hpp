@@ -20,6 +20,7 @@
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
+#include <utility>
 
 #if defined(__SSE2__)
 #include <immintrin.h>
@@ -146,6 +147,17 @@ LAPLEX_INLINE NativeOf<float, 8>::type join(__m128 low, __m128 high) {
   return (NativeOf<float, 8>::type)_mm256_insertf128_ps(_mm256_castps128_ps256(low), high, 1);
 }
 #endif
+template <class F, int... K>
+LAPLEX_INLINE void repeat_each(const F& f, std::integer_sequence<int, K...>) {
+  (f(Constant<int, K>{}), ...);
+}
+
+/// f(0) .. f(Count - 1), of constants. Packs in an array with a variable index go through memory:
+/// GCC does not unroll loops over eight packs that are loaded or stored.
+template <int Count, class F>
+LAPLEX_INLINE void repeat(const F& f) {
+  repeat_each(f, std::make_integer_sequence<int, Count>{});
+}
 
 // Halves are taken apart and put together by permutations: through memory, a wide load would wait
 // for the narrow stores before it.
@@ -160,6 +172,12 @@ LAPLEX_INLINE Pack<double> widen(const Pack<T>& a) {
       const __m256 v = (__m256)a.part[0];
       r.part[0] = (Native<double>)_mm256_cvtps_pd(_mm256_castps256_ps128(v));
       r.part[1] = (Native<double>)_mm256_cvtps_pd(_mm256_extractf128_ps(v, 1));
+      return r;
+    }
+#endif
+#if defined(__AVX512F__)
+    if constexpr (kLanes<double> == 8) {  // GCC 12 converts each half by itself
+      r.part[0] = (Native<double>)_mm512_maskz_cvtps_pd(0xFF, (__m256)a.part[0]);
       return r;
     }
 #endif

@@ -14,27 +14,55 @@ LAPLEX_INLINE void read_off(const Cell& buffers, const SideView<T> to, Range tar
                             const std::uint16_t* left_at, const std::uint16_t* right_at,
                             Combine combine, const Output<T> out) {
   constexpr int P = F == Form::real ? 1 : 2;
-  const std::int64_t step = Wide ? 1 : 8;
-  for (std::int64_t k = 0; k < targets.size(); k += step) {
-    Pack<T> left[P];
+  // The result at the targets from k on.
+  const auto result = [&](std::int64_t k, Pack<T>* u) {
     Pack<T> right[P];
-    look_up<Wide, P>(buffers, left_at, k, left, right);
+    look_up<Wide, P>(buffers, left_at, k, u, right);
     if (!Plain && left_at != right_at) {
       Pack<T> unused[P];
       look_up<Wide, P>(buffers, right_at, k, unused, right);
     }
-    move_to<F, Wide, true>(to, targets.begin + k, left);
+    move_to<F, Wide, true>(to, targets.begin + k, u);
     move_to<F, Wide, false>(to, targets.begin + k, right);
     for (int p = 0; p < P; ++p) {
       if (Plain || combine == Combine::sum) {
-        left[p] = left[p] + right[p];
+        u[p] = u[p] + right[p];
       } else if (combine == Combine::difference) {
-        left[p] = left[p] - right[p];
+        u[p] = u[p] - right[p];
       } else if (combine == Combine::right) {
-        left[p] = right[p];
+        u[p] = right[p];
       }
     }
-    put<F, Wide>(to, targets, k, left, out);
+  };
+  if constexpr (Wide) {
+    if (out.base == nullptr) {
+      for (std::int64_t k = 0; k < targets.size(); k += 8) {
+        const std::int64_t left = targets.size() - k;
+        T* const rows = out.rows.first + targets.begin + k;
+        Pack<T> group[8];
+        const auto fill = [&](std::int64_t j) {
+          Pack<T> u[P];
+          result(k + j, u);
+          turn_result<F, Wide>(to, targets.begin + k + j, u, out);
+          return u[0];
+        };
+        if (left >= 8) {
+          repeat<8>([&](auto j) { group[j.value] = fill(j.value); });
+          store_group(group, rows, out.rows.stride);
+        } else {
+          for (std::int64_t j = 0; j < 8; ++j) {
+            group[j] = j < left ? fill(j) : splat(T(0));
+          }
+          store_part(group, left, rows, out.rows.stride);
+        }
+      }
+      return;
+    }
+  }
+  for (std::int64_t k = 0; k < targets.size(); k += Wide ? 1 : 8) {
+    Pack<T> u[P];
+    result(k, u);
+    put<F, Wide>(to, targets, k, u, out);
   }
 }
 
@@ -44,14 +72,15 @@ void product_of(const SideView<T>& from, const SideView<T>& to, const std::uint1
                 std::int64_t begin, std::int64_t end, Combine combine, const Output<T>& out,
                 void* scratch) {
   constexpr int P = F == Form::real ? 1 : 2;
-  // Products of real rows, by far the most, have a loop without a choice in it.
-  const bool plain = F == Form::real && left_at == right_at && combine == Combine::sum &&
-                     out.scale == T(1) && !out.conjugate && !out.paired;
+  // Plain products with real results, by far the most, have a loop without a choice in it.
+  const bool plain = left_at == right_at && combine == Combine::sum && out.scale == T(1) &&
+                     !out.conjugate && !out.paired;
   auto& buffers = *static_cast<Buffers<T, P, Wide ? kRows : 1>*>(scratch);
   const auto read = [&](Range targets, const std::uint16_t* left, const std::uint16_t* right) {
     if (plain) {
-      read_off<F, Wide, true>(buffers, to, targets, left, left, Combine::sum,
-                              Output<T>{out.base, out.step, false, false, T(1), out.sorted});
+      read_off<F, Wide, true>(
+          buffers, to, targets, left, left, Combine::sum,
+          Output<T>{out.base, out.step, false, false, T(1), out.sorted, out.rows});
     } else {
       read_off<F, Wide, false>(buffers, to, targets, left, right, combine, out);
     }

@@ -16,6 +16,7 @@ LAPLEX_INLINE void sum_piece(const SideView<T> side, const Input<T> in, Range ra
                              Carry<Wide>* grown, Carry<Wide>* shrunk) {
   constexpr int P = F == Form::real ? 1 : 2;
   constexpr std::int64_t W = Wide ? kRows : 1;
+  constexpr int kPlaces = Wide ? 8 : 1;
   T* const value0 = buffers.value[0];
   T* const value1 = buffers.value[P - 1];
   load_values<F, Wide>(side, in, range, value0, value1);
@@ -25,48 +26,44 @@ LAPLEX_INLINE void sum_piece(const SideView<T> side, const Input<T> in, Range ra
     value0[k] = T(0);
     value1[k] = T(0);
   }
-  // Adds what stands at place k of four groups to a sum of each plane.
-  const auto add_quad = [&](auto grow, std::int64_t k, Pack<double>* sum) {
-    Pack<T> w[kQuad][P];
-    for (std::int64_t q = 0; q < kQuad; ++q) {
-      weigh<F, Wide, decltype(grow)::value>(side, range.begin, value0, value1, k + 8 * q, w[q][0],
-                                            w[q][P - 1]);
+  Pack<double> up[kPlaces][P];
+  Pack<double> down[kPlaces][P];
+  for (int j = 0; j < kPlaces; ++j) {
+    Pack<double> grow[P];
+    Pack<double> shrink[P];
+    for (int p = 0; p < P; ++p) {
+      grow[p] = shrink[p] = splat(0.0);
+    }
+    for (std::int64_t q = 0; q < quads; ++q) {
+      Pack<T> g[kQuad][P];
+      Pack<T> s[kQuad][P];
+      for (std::int64_t group = 0; group < kQuad; ++group) {
+        const std::int64_t k = 8 * (q * kQuad + group) + j;
+        weigh<F, Wide, true>(side, range.begin, value0, value1, k, g[group][0], g[group][P - 1]);
+        weigh<F, Wide, false>(side, range.begin, value0, value1, k, s[group][0], s[group][P - 1]);
+      }
+      for (int p = 0; p < P; ++p) {
+        grow[p] = grow[p] + widen((g[0][p] + g[1][p]) + (g[2][p] + g[3][p]));
+        shrink[p] = shrink[p] + widen((s[0][p] + s[1][p]) + (s[2][p] + s[3][p]));
+      }
     }
     for (int p = 0; p < P; ++p) {
-      sum[p] = sum[p] + widen((w[0][p] + w[1][p]) + (w[2][p] + w[3][p]));
+      up[j][p] = grow[p];
+      down[j][p] = shrink[p];
     }
-  };
-  const auto add_places = [&](auto grow, Carry<Wide>* total) {
-    const Pack<double> zero = splat(0.0);
+  }
+  const auto sum_of = [](const auto& sum, int p) {
     if constexpr (Wide) {
-      Pack<double> sum[8][P];
-      for (int j = 0; j < 8; ++j) {
-        for (int p = 0; p < P; ++p) {
-          sum[j][p] = zero;
-        }
-        for (std::int64_t q = 0; q < quads; ++q) {
-          add_quad(grow, q * kQuad * 8 + j, sum[j]);
-        }
-      }
-      for (int p = 0; p < P; ++p) {
-        total[p] = ((sum[0][p] + sum[1][p]) + (sum[2][p] + sum[3][p])) +
-                   ((sum[4][p] + sum[5][p]) + (sum[6][p] + sum[7][p]));
-      }
+      return ((sum[0][p] + sum[1][p]) + (sum[2][p] + sum[3][p])) +
+             ((sum[4][p] + sum[5][p]) + (sum[6][p] + sum[7][p]));
     } else {
-      Pack<double> sum[P];
-      for (int p = 0; p < P; ++p) {
-        sum[p] = zero;
-      }
-      for (std::int64_t q = 0; q < quads; ++q) {
-        add_quad(grow, q * kQuad * 8, sum);
-      }
-      for (int p = 0; p < P; ++p) {
-        total[p] = sum_lanes(sum[p]);
-      }
+      return sum_lanes(sum[0][p]);
     }
   };
-  add_places(Constant<bool, true>{}, grown);
-  add_places(Constant<bool, false>{}, shrunk);
+  for (int p = 0; p < P; ++p) {
+    grown[p] = sum_of(up, p);
+    shrunk[p] = sum_of(down, p);
+  }
 }
 
 /// Sums over a range of any length, halved until it is one piece: so many additions at one point

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from laplex.nn import recorded_product
 from laplex.torch.call import check_tensor
 from laplex.torch.functional import matvec
 
@@ -68,7 +69,29 @@ def kernel_product(
             f"got shape {tuple(input.shape)}"
         )
     factor = shared_out(gain, column_sums(targets, sources, lengthscale)) if share_out else gain
-    output: Tensor = matvec(
+    tensors = (input, targets, sources, lengthscale, factor, target_phase, source_phase, bias)
+    if recorded_product.applies(*tensors):
+        recorded: Tensor = recorded_product.record(_composed, *tensors)
+        return recorded
+    output = _composed(*tensors[:-1])
+    dtype = torch.promote_types(input.dtype, gain.dtype)
+    if dtype in _HALF:  # distributed gains are float32, to avoid overflow, and promote this
+        output = output.to(dtype)
+    return output if bias is None else output + bias.to(output.dtype)
+
+
+def _composed(
+    input: Tensor,  # noqa: A002
+    targets: Tensor,
+    sources: Tensor,
+    lengthscale: Tensor,
+    factor: Tensor,
+    target_phase: Tensor | None,
+    source_phase: Tensor | None,
+    bias: Tensor | None = None,
+) -> Tensor:
+    """Compute the product from torch's operations."""
+    heads: Tensor = matvec(
         input.unsqueeze(-2) * factor,
         targets,
         sources,
@@ -76,11 +99,9 @@ def kernel_product(
         target_phase=target_phase,
         source_phase=source_phase,
         real_part=target_phase is not None,
-    ).sum(-2)
-    dtype = torch.promote_types(input.dtype, gain.dtype)
-    if dtype in _HALF:  # distributed gains are float32, to avoid overflow, and promote this
-        output = output.to(dtype)
-    return output if bias is None else output + bias.to(output.dtype)
+    )
+    output = heads.squeeze(-2) if targets.shape[0] == 1 else heads.sum(-2)
+    return output if bias is None else output + bias
 
 
 def column_sums(targets: Tensor, sources: Tensor, lengthscale: Tensor) -> Tensor:

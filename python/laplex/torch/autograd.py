@@ -50,10 +50,10 @@ def primitive(call: Call) -> Tensor:
     if _recording(call):
         recorded: Tensor = _record(*call[:TENSORS], (call, sig))
         return recorded
-    return _evaluate(call, sig)[0]
+    return evaluate(call, sig)[0]
 
 
-def _evaluate(call: Call, sig: Signature) -> tuple[Tensor, execution.Plan | None]:
+def evaluate(call: Call, sig: Signature) -> tuple[Tensor, execution.Plan | None]:
     """Compute the product without derivatives; return it with its plan, if that is known.
 
     PyTorch's dispatcher costs more than the product at n = 64, so it is bypassed if possible.
@@ -63,11 +63,17 @@ def _evaluate(call: Call, sig: Signature) -> tuple[Tensor, execution.Plan | None
     return MATVEC(*call), None
 
 
-def _gradients(
-    grad: Tensor, call: Call, sig: Signature, needs: Sequence[bool], plan: execution.Plan | None
+def gradients(
+    grad: Tensor,
+    call: Call,
+    sig: Signature,
+    needs: Sequence[bool],
+    plan: execution.Plan | None,
+    overwrite: bool = False,
 ) -> Sequence[Tensor | None]:
+    """Compute the first-order gradients that are needed; see `execution.gradients`."""
     if sig.plain and type(grad) is Tensor and not (is_watched() or _is_batched(grad)):
-        return execution.gradients(grad, call, sig, needs, plan)
+        return execution.gradients(grad, call, sig, needs, plan, overwrite)
     found: Sequence[Tensor] = MATVEC_VJP(grad, *call, needs)
     return [each if need else None for each, need in zip(found, needs, strict=True)]
 
@@ -84,7 +90,7 @@ class Recorded(torch.autograd.Function):
         """Return the product of a call; its tensors are also passed one by one to be recorded."""
         call, ctx.signature = args[TENSORS]
         _save(ctx, call)
-        result, ctx.plan = _evaluate(call, ctx.signature)
+        result, ctx.plan = evaluate(call, ctx.signature)
         return result
 
     @staticmethod
@@ -101,7 +107,7 @@ class Recorded(torch.autograd.Function):
             execution.check_gradient(grad, sig)
             ctx.plan = None
         plan, ctx.plan = ctx.plan, None  # it would outlive the saved tensors
-        return (*_gradients(grad, call, sig, needs, plan), None)
+        return (*gradients(grad, call, sig, needs, plan), None)
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensor | None:
@@ -116,7 +122,7 @@ class Transformed(torch.autograd.Function):
     def forward(*args: Any) -> Tensor:
         """Return the product of a call that is passed as separate arguments."""
         call = Call(*args)
-        return _evaluate(call, signature(call))[0]
+        return evaluate(call, signature(call))[0]
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -131,7 +137,7 @@ class Transformed(torch.autograd.Function):
         call, needs = _saved(ctx), ctx.needs_input_grad[:TENSORS]
         if _needs_composite(call):
             return (*derivatives.vjp(primitive, grad, call, needs), *_NONE)
-        return (*_gradients(grad, call, signature(call), needs, None), *_NONE)
+        return (*gradients(grad, call, signature(call), needs, None), *_NONE)
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensor | None:
@@ -167,17 +173,18 @@ def _saved(ctx: Any) -> Call:
 
 def _needs_composite(call: Call) -> bool:
     """Whether gradients may be differentiated again, which the fused pass does not support."""
-    if torch.is_grad_enabled() or _forward_mode():
+    if torch.is_grad_enabled() or in_forward_mode():
         return True
     return cuda.takes(call.targets) and not call.is_plain  # a GPU has them of the product alone
 
 
 def _recording(args: Sequence[Any]) -> bool:
     """Whether a derivative of this call may be requested, in reverse or forward mode."""
-    return (torch.is_grad_enabled() and torch._C._any_requires_grad(*args)) or _forward_mode()
+    return (torch.is_grad_enabled() and torch._C._any_requires_grad(*args)) or in_forward_mode()
 
 
-def _forward_mode() -> bool:
+def in_forward_mode() -> bool:
+    """Whether a forward-mode derivative may be requested."""
     return forward_ad._current_level >= 0 and torch._C._is_fwd_grad_enabled()
 
 

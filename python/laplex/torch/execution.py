@@ -74,23 +74,34 @@ def product(call: Call, sig: Signature) -> tuple[Tensor, Plan]:
 
 
 def gradients(
-    grad: Tensor, call: Call, sig: Signature, needs: Sequence[bool], plan: Plan | None = None
+    grad: Tensor,
+    call: Call,
+    sig: Signature,
+    needs: Sequence[bool],
+    plan: Plan | None = None,
+    overwrite: bool = False,
 ) -> list[Tensor | None]:
     """Compute the first-order gradients in one fused pass; those not needed are None.
 
-    ``plan`` is the plan of the call's product, if it was kept.
+    ``plan`` is the plan of the call's product, if it was kept. With ``overwrite``, the gradient by
+    the values may be written over them.
     """
     if needs[3] or needs[4]:  # lengthscale and frequency
         check_degree(len(call.polynomial))
     if sig.direct and isinstance(plan, _core.Plan):
-        if grad.numel() < _LITTLE:
-            grad = grad.contiguous()  # the gradient of a sum is one number, repeated
+        cotangent = grad
+        if len(sig.anchor_batch) == 1 < sig.anchor_batch[0] and grad.stride(-2) == 0:
+            cotangent = grad.select(-2, 0)  # of a sum over heads, which share it
+        if cotangent.numel() < _LITTLE:
+            cotangent = cotangent.contiguous()  # the gradient of a sum is one number, repeated
         out = [
             torch.empty_like(each) if need and each is not None else None
             for each, need in zip(call[:TENSORS], needs, strict=True)
         ]
+        if overwrite and needs[0]:
+            out[0] = call.values
         tensors, form = call[:TENSORS], call[TENSORS:]
-        if DIRECT.vjp(plan, tensors, form, grad, tuple(out), torch.get_num_threads()):
+        if DIRECT.vjp(plan, tensors, form, cotangent, tuple(out), torch.get_num_threads()):
             return out
     # On a device, look the plan up again: the stream may have changed, or be captured into a graph.
     if plan is None or cuda.takes(call.targets):

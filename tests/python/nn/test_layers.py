@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from laplex.nn import LaplexHead, LaplexLinear
+from laplex.nn import LaplexHead, LaplexLinear, recorded_product
 from laplex.nn.anchors import interlaced_places
 
 pytestmark = pytest.mark.usefixtures("seeded", "one_thread")
@@ -31,6 +31,52 @@ def moved(layer):
 
 
 # --- the map --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("cls", "heads", "phased"), LAYERS)
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(17,), (2, 17), (9, 17), (2, 3, 17)])
+@pytest.mark.parametrize("in_order", [True, False])
+def test_one_node_computes_what_the_operations_do(
+    cls, heads, phased, bias, shape, in_order, monkeypatch
+):
+    layer = moved(cls(17, 11, heads=heads, phased=phased, bias=bias))
+    with torch.no_grad():
+        for anchors in (layer.targets, layer.sources) if in_order else ():
+            anchors.copy_(anchors.sort().values)
+    given = [torch.randn(shape, requires_grad=True), *layer.parameters()]
+    weight = torch.randn(*shape[:-1], 11)
+
+    def results():
+        output = layer(given[0])
+        node = type(output.grad_fn).__name__
+        return node, [output, *torch.autograd.grad((output * weight).sum(), given)]
+
+    node, one = results()
+    monkeypatch.setattr(recorded_product, "applies", lambda *_: False)
+    other, many = results()
+    assert (node, other != node) == ("RecordedProductBackward", True)
+    assert all(torch.equal(a, b) for a, b in zip(one, many, strict=True))
+
+
+@pytest.mark.parametrize("cls", [LaplexLinear, LaplexHead])
+def test_second_derivatives_through_one_node(cls):
+    layer = moved(cls(5, 4, heads=2, dtype=torch.float64))
+    given = [torch.randn(3, 5, dtype=torch.float64, requires_grad=True), *layer.parameters()]
+    names = [name for name, _ in layer.named_parameters()]
+
+    def output(v, *parameters):
+        return torch.func.functional_call(layer, dict(zip(names, parameters, strict=True)), (v,))
+
+    assert torch.autograd.gradcheck(output, given)
+    assert torch.autograd.gradgradcheck(output, given)
+
+
+def test_a_recorded_backward_pass_leaves_other_paths_to_autograd():
+    layer = LaplexLinear(3, 3, dtype=torch.float64)
+    loss = layer(2 * layer.sources).square().sum()  # the sources are anchors and make the input
+    recorded = torch.autograd.grad(loss, layer.sources, create_graph=True)[0]
+    assert torch.allclose(recorded, torch.autograd.grad(loss, layer.sources)[0], rtol=1e-12)
 
 
 @pytest.mark.parametrize(("cls", "heads", "phased"), LAYERS)
