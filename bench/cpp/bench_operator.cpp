@@ -26,6 +26,7 @@ using laplex::Kernel;
 using laplex::Mode;
 using laplex::Parity;
 using laplex::Plan;
+using laplex::Profile;
 using laplex::Strides;
 using laplex::Term;
 
@@ -39,7 +40,9 @@ enum class Order { random, sorted };
 
 /// The term whose kernel is multiplied by that power of the distance in lengthscales.
 Term moment(int power, Parity parity = Parity::even) {
-  return {parity, power};
+  Term term{parity, {}};
+  term.polynomial.at(static_cast<std::size_t>(power)) = 1.0;
+  return term;
 }
 
 /// What a product is made with.
@@ -49,6 +52,7 @@ struct Case {
   bool sparse = false;
   int threads = 1;
   Term term = {};
+  Profile profile = Profile::matern12;
 };
 
 /// The inputs of one size and precision, shared by all benchmarks so that they run on the same.
@@ -103,6 +107,7 @@ struct Inputs {
       k.source_phase = phase_y.data();
       k.real_part = true;
     }
+    k.profile = c.profile;
     k.num_threads = c.threads;
     return k;
   }
@@ -362,6 +367,11 @@ void add_size(std::int64_t n) {
     c.term = moment(0, Parity::odd);
     with("forward, odd moment 0" + order, forward<float>, c);
     c.term = {};
+    c.profile = Profile::matern32;
+    with("forward, Matern-3/2" + order, forward<float>, c);
+    c.profile = Profile::matern52;
+    with("forward, Matern-5/2" + order, forward<float>, c);
+    c.profile = Profile::matern12;
     c.sparse = true;
     with("forward, sparse" + order, forward<float>, c);
   }

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 import laplex
-from laplex._support.core import Vectors
+from laplex._support.core import Term, Vectors
 from reference import Kernel
 
 FORMS = ("real", "carrier", "oscillating", "cosine")
@@ -123,7 +123,8 @@ def moment_errors(
     found = {}
     for parity, power in MOMENTS:
         given, out = (Vectors(a.ctypes.data, np.iscomplexobj(a), a.size, a.size) for a in (v, u))
-        plan._core.sum(given, 1, out, 2 if adjoint else 0, parity, power, 1)
+        term = Term(parity, (*(0.0 for _ in range(power)), 1.0))
+        plan._core.sum(given, 1, out, 2 if adjoint else 0, term, 1)
         assert np.isfinite(u).all()
         sign = -1 if adjoint and parity == 1 else 1  # x and y have changed places
         found[parity, power] = deviation(
