@@ -99,6 +99,7 @@ std::shared_ptr<const Fixed<T>> make_fixed(const Kernel<T>& kernel) {
     const Rate rate{kernel.lengthscale ? kernel.lengthscale[h] : 1.0,
                     kernel.frequency ? kernel.frequency[h] : 0.0};
     check_rate(rate, h, kernel.heads);
+    fixed->lengthscale.push_back(rate.lengthscale);
     fixed->rate.push_back({rate.lengthscale / lengths_of(kernel.profile), rate.frequency});
   }
   if (kernel.target_phase) {
@@ -197,8 +198,10 @@ void Plan<T>::update(const Changes<T>& changes, int num_threads) {
     if (changes.lengthscale != nullptr) {
       auto changed = std::make_shared<Fixed<T>>(fixed);
       for (std::size_t h = 0; h < changed->rate.size(); ++h) {
-        changed->rate[h].lengthscale = changes.lengthscale[h];
-        check_rate(changed->rate[h], static_cast<std::int64_t>(h), fixed.heads);
+        const double given = changes.lengthscale[h];
+        check_rate({given, fixed.rate[h].frequency}, static_cast<std::int64_t>(h), fixed.heads);
+        changed->lengthscale[h] = given;
+        changed->rate[h].lengthscale = given / lengths_of(fixed.profile);
       }
       described = std::move(changed);
     }
@@ -246,7 +249,7 @@ void Plan<T>::anchors(T* targets, T* sources, double* lengthscale) const {
       scatter(cells.source_positions(), cells.sources().index, fixed.m, sources + h * fixed.m);
     }
     if (lengthscale != nullptr) {
-      lengthscale[h] = fixed.rate[static_cast<std::size_t>(h)].lengthscale;
+      lengthscale[h] = fixed.lengthscale[static_cast<std::size_t>(h)];
     }
   }
 }

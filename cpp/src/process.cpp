@@ -91,7 +91,7 @@ bool read_line(const Process& p, const ProcessGradients& to, std::int64_t number
     line.by_noise = by_noise;
     return to.anchors == nullptr || !ties;
   }
-  sort_anchors<double>({x, nullptr, n, 0, true}, nullptr, line.sorting, threads);
+  sort_anchors<double>({x, nullptr, n, 0, true}, line.sorting, threads);
   const auto copy = [&](int which, const double* from) -> double* {
     if (from == nullptr) {
       return nullptr;

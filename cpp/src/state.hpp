@@ -28,6 +28,7 @@ struct Fixed {
   bool real_part = false;
   Profile profile = Profile::matern12;
   int num_threads = 0;
+  std::vector<double> lengthscale;     ///< [heads] as given
   std::vector<Rate> rate;              ///< [heads] of the exponential
   std::vector<Complex> target_factor;  ///< [heads, n] exp(i theta), or empty
   std::vector<Complex> source_factor;  ///< [heads, m] exp(-i phi), or empty

@@ -109,7 +109,12 @@ void bring(const StrandGroup& g, std::int64_t begin, const double* Strand::* arr
       rows[l] = padded[l];
     }
   }
-  to_tile<double>(rows, 1, 0, kStrandChunk, tile, kStrands);
+  for (std::int64_t k = 0; k < kStrandChunk; k += 8) {
+    Lanes x[8];
+    repeat<8>([&](auto r) { x[r.value] = load(rows[r.value] + k); });
+    transpose8(x);
+    repeat<8>([&](auto j) { store(tile + (k + j.value) * kStrands, x[j.value]); });
+  }
 }
 
 /// The reverse of `bring`, into arrays that are wanted.
@@ -128,8 +133,11 @@ inline void take(const StrandGroup& g, std::int64_t begin, double* Strand::* arr
       }
     }
   }
-  if (whole) {
-    from_tile<double>(tile, kStrands, 0, kStrandChunk, rows, 1);
+  for (std::int64_t k = 0; whole && k < kStrandChunk; k += 8) {
+    Lanes x[8];
+    repeat<8>([&](auto j) { x[j.value] = load(tile + (k + j.value) * kStrands); });
+    transpose8(x);
+    repeat<8>([&](auto r) { store(rows[r.value] + k, x[r.value]); });
   }
 }
 
