@@ -132,9 +132,7 @@ class _LogDensity(torch.autograd.Function):
         return (None, *gradients)
 
 
-def _with_gradients(
-    inputs: Inputs, needs: Sequence[bool]
-) -> tuple[Tensor, list[Tensor | None]]:
+def _with_gradients(inputs: Inputs, needs: Sequence[bool]) -> tuple[Tensor, list[Tensor | None]]:
     """The density, and its gradients by the inputs that need them."""
     gradients = [
         torch.empty(each.shape, dtype=torch.float64) if needed else None  # type: ignore[union-attr]
