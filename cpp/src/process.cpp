@@ -209,7 +209,9 @@ class Block {
         gradients_(gradients),
         to_(gradients == nullptr ? ProcessGradients{} : *gradients),
         turns_(p.frequency != nullptr),
-        strands_(p.n < kOneGroup ? 1 : p.n < kManyGroups ? kStrands : kStrands * kStrands) {}
+        strands_(p.n < kOneGroup     ? 1
+                 : p.n < kManyGroups ? kStrands
+                                     : kStrands * kStrands) {}
 
   /// How many lines a block takes.
   [[nodiscard]] std::int64_t lines() const { return strands_ == 1 ? kStrands : 1; }

@@ -29,14 +29,14 @@ struct Strand {
   const double* values;
   const double* noise;  ///< null: of the process, see StrandGroup
   std::int64_t count;
-  bool begins;  ///< the line begins here
+  bool begins;         ///< the line begins here
   double* by_anchors;  ///< null where not wanted, and so are the next two
   double* by_values;
   double* by_noise;
 };
 
-/// What a pass over eight strands reads and writes. `cov` and `adjoint_cov` are packed (0,0), (0,1),
-/// (1,1); with one component, only the first number of each array counts.
+/// What a pass over eight strands reads and writes. `cov` and `adjoint_cov` are packed (0,0),
+/// (0,1), (1,1); with one component, only the first number of each array counts.
 struct StrandGroup {
   Strand strand[kStrands];
   std::int64_t steps;  ///< points of the longest strand
@@ -68,9 +68,9 @@ struct StrandGroup {
   StrandNumbers adjoint_mean[2];
   StrandNumbers adjoint_cov[3];
   StrandNumbers by_lengthscale;
-  /// Sums for the derivative by the variance, in units of it, with u = A^-1 v and the innovations e:
-  /// of 1 - noise (A^-1)_ii; of e^2 / D - noise u^2; of u s, where s is the smoothed state. Over a
-  /// whole line the last two are equal, but one cancels where there is little noise and the other
+  /// Sums for the derivative by the variance, in units of it, with u = A^-1 v and the innovations
+  /// e: of 1 - noise (A^-1)_ii; of e^2 / D - noise u^2; of u s, where s is the smoothed state. Over
+  /// a whole line the last two are equal, but one cancels where there is little noise and the other
   /// where there is much: after each there is the sum of its parts' squares.
   StrandNumbers by_scale[5];
   StrandNumbers by_frequency;

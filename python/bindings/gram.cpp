@@ -1,5 +1,5 @@
-// laplex._core.Gram and log_density over raw addresses. Shapes, types and lifetimes are checked by the Python
-// package.
+// laplex._core.Gram and log_density over raw addresses. Shapes, types and lifetimes are checked by
+// the Python package.
 #include "gram.hpp"
 
 #include "gram_methods.hpp"

@@ -59,8 +59,8 @@ void gradients(Form form, bool wide, const GradientJob<T>& job, std::int64_t beg
 /// Of a level; a constant, so that nothing of the level's code runs before it is chosen.
 template <class T>
 constexpr Kernels<T> table() {
-  return {place<T>, exponentials<T>, totals<T>, product<T>, gradients<T>, to_tile<T>, from_tile<T>,
-          strands};
+  return {place<T>,     exponentials<T>, totals<T>,    product<T>,
+          gradients<T>, to_tile<T>,      from_tile<T>, strands};
 }
 
 static_assert(2 * sizeof(Buffers<double, 2, kRows>) == scratch_bytes(sizeof(double), true));

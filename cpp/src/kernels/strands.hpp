@@ -2,8 +2,8 @@
 ///
 /// A step waits for a division; of eight at a time, most of the waiting is over. Derivatives are
 /// those of the filter's adjoint: with u = (A^-1 v)_i and D = (A^-1)_ii, that by the noise of point
-/// i is (u^2 - D) / 2, and likewise for the rest (Koopman and Shephard, "Exact score for time series
-/// models in state space form", 1992).
+/// i is (u^2 - D) / 2, and likewise for the rest (Koopman and Shephard, "Exact score for time
+/// series models in state space form", 1992).
 #pragma once
 
 #include "exponentials.hpp"
@@ -54,16 +54,17 @@ LAPLEX_INLINE void turn(const Lanes& angle, Lanes& cosine, Lanes& sine) {
   const Lanes magic = splat(6755399441055744.0);  // 1.5 * 2^52: adding it rounds to an integer
   const Lanes k = (angle * splat(0.6366197723675814) + magic) - magic;
   // pi / 2 in three parts; k times the first two is exact.
-  const Lanes r = ((angle - k * splat(1.57079632673412561417)) - k * splat(6.07710050630396597660e-11)) -
-                  k * splat(2.02226624879595063154e-21);
+  const Lanes r =
+      ((angle - k * splat(1.57079632673412561417)) - k * splat(6.07710050630396597660e-11)) -
+      k * splat(2.02226624879595063154e-21);
   const Lanes q = r * r;
   const auto series = [&](auto... inverse) {
     Lanes sum = splat(0.0);
     ((sum = sum * q + splat(1.0 / inverse)), ...);
     return sum;
   };
-  const Lanes s = r + r * (q * series(355687428096000.0, -1307674368000.0, 6227020800.0, -39916800.0,
-                                      362880.0, -5040.0, 120.0, -6.0));
+  const Lanes s = r + r * (q * series(355687428096000.0, -1307674368000.0, 6227020800.0,
+                                      -39916800.0, 362880.0, -5040.0, 120.0, -6.0));
   const Lanes c = splat(1.0) + q * series(20922789888000.0, -87178291200.0, 479001600.0, -3628800.0,
                                           40320.0, -720.0, 24.0, -2.0);
   // Of m = -2 .. 2 quarter turns, cos and sin are these polynomials.
@@ -497,8 +498,8 @@ void reverse_strands(StrandGroup& g, StrandTiles& t) {
   for (std::int64_t begin = (g.steps - 1) / kStrandChunk * kStrandChunk; begin >= 0;
        begin -= kStrandChunk) {
     prepare<J>(g, begin, t);
-    const auto* const kept = reinterpret_cast<const StrandNumbers*>(
-        g.kept + begin / kStrandChunk * kNumbers * kStrands);
+    const auto* const kept =
+        reinterpret_cast<const StrandNumbers*>(g.kept + begin / kStrandChunk * kNumbers * kStrands);
     StrandState<J> x(kept, kept + J);
     for (std::int64_t k = 0; k < kStrandChunk * kStrands; k += kStrands) {
       cross<J>(t, k, x);
@@ -554,8 +555,8 @@ void reverse_strands(StrandGroup& g, StrandTiles& t) {
         const Lanes g11 = y.mean[1] * y.mean[1] - y.cov[2];
         const Lanes by_decay = (g00 * (one - p0) + g11 * (one - p2) - splat(2.0) * (g01 * p1)) -
                                (y.mean[0] * m0 + y.mean[1] * m1);
-        const Lanes by_angle = (p1 * (g11 - g00) + g01 * (p0 - p2)) +
-                               (y.mean[1] * m0 - y.mean[0] * m1);
+        const Lanes by_angle =
+            (p1 * (g11 - g00) + g01 * (p0 - p2)) + (y.mean[1] * m0 - y.mean[0] * m1);
         turned = turned + by_angle * load(t.gap + k);
         gap_bar = by_decay * per_lengthscale;
         lengthscale = lengthscale + gap_bar * load(t.gap + k);
