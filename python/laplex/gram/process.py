@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .. import _core
 from .._support.core import Process, ProcessGradients
+from ..torch import cuda as cuda_execution
 from .factor import plain
 from .parameters import GramParameters
 from .term import Term
@@ -46,7 +47,7 @@ def log_density(
     anchors, terms, noise, batch = parameters
     shape = (*batch, parameters.n)
     term = terms[0]
-    if len(terms) > 1 or not anchors.is_cpu or values.shape != shape:
+    if len(terms) > 1 or cuda_execution.takes(anchors) or values.shape != shape:
         return None
     if term.has_parameters_per_anchor():
         return None
