@@ -24,6 +24,7 @@ from typing import Any
 #: contain.
 SIMPLER = {
     "typing.SupportsInt | typing.SupportsIndex": "int",
+    "typing.SupportsFloat | typing.SupportsIndex": "float",
     "typing_extensions.CapsuleType": "object",
     "collections.abc.Sequence": "list",
     "laplex._support.core": "core",

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .. import _core
 from .._support.core import Process, ProcessGradients
+from ..torch import cuda as cuda_execution
 from .factor import plain
 from .parameters import GramParameters
 from .term import Term
@@ -46,7 +47,7 @@ def log_density(
     anchors, terms, noise, batch = parameters
     shape = (*batch, parameters.n)
     term = terms[0]
-    if len(terms) > 1 or not anchors.is_cpu or values.shape != shape:
+    if len(terms) > 1 or cuda_execution.takes(anchors) or values.shape != shape:
         return None
     if term.has_parameters_per_anchor():
         return None
@@ -79,17 +80,19 @@ def _expanded(value: Any, shape: Sequence[int]) -> Any:
 
 def _run(inputs: Inputs, gradients: Sequence[Tensor | None]) -> Tensor | None:
     """The density, or None; writes the gradients that are given."""
-    numbers: list[Tensor | float] = []  # contiguous copies stay alive
-    for each in inputs:
-        numbers.append(0 if each is None else each if type(each) is float else plain(each))  # type: ignore[arg-type]
-    *batch, n = inputs[0].shape  # type: ignore[union-attr]
-    out = torch.empty(batch, dtype=torch.float64)
+    # Contiguous copies stay alive here; what is no tensor is passed as it is.
+    arrays: list[Any] = [
+        0 if each is None else each if type(each) is float else plain(each)  # type: ignore[arg-type]
+        for each in inputs
+    ]
+    *batch, n = arrays[0].shape
+    out = arrays[0].new_empty(batch)
     done = _core.log_density(
         Process(
             out.numel(),
             n,
-            inputs[-1] is not None and inputs[-1].shape[-1] == 1,
-            *[each if isinstance(each, (int, float)) else each.data_ptr() for each in numbers],
+            inputs[-1] is not None and arrays[-1].shape[-1] == 1,
+            *[each if type(each) in (int, float) else each.data_ptr() for each in arrays],
         ),
         out.data_ptr(),
         ProcessGradients(*[0 if each is None else each.data_ptr() for each in gradients]),
@@ -132,12 +135,10 @@ class _LogDensity(torch.autograd.Function):
         return (None, *gradients)
 
 
-def _with_gradients(
-    inputs: Inputs, needs: Sequence[bool]
-) -> tuple[Tensor, list[Tensor | None]]:
+def _with_gradients(inputs: Inputs, needs: Sequence[bool]) -> tuple[Tensor, list[Tensor | None]]:
     """The density, and its gradients by the inputs that need them."""
     gradients = [
-        torch.empty(each.shape, dtype=torch.float64) if needed else None  # type: ignore[union-attr]
+        torch.empty_like(each, memory_format=torch.contiguous_format) if needed else None  # type: ignore[arg-type]
         for each, needed in zip(inputs, needs, strict=True)
     ]
     result = _run(inputs, gradients)
