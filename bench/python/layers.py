@@ -75,10 +75,14 @@ def tasks_of(layer: nn.Module) -> dict[str, Task]:
         with torch.no_grad():
             return layer(rows)
 
+    gradients = [torch.randn_like(leaf) for leaf in leaves]
+
     def optimise() -> None:
-        for leaf in leaves:
-            leaf.grad = leaf.detach()
+        for leaf, gradient in zip(leaves, gradients, strict=True):
+            leaf.grad = gradient
         adam.step()
+        for leaf in leaves:
+            leaf.grad = None
 
     return {"step": moved_step, "same anchors": step, "forward": forward, "Adam": optimise}
 

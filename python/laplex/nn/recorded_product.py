@@ -89,15 +89,16 @@ class RecordedProduct(torch.autograd.Function):
         needs = ctx.needs_input_grad[1:]
         if torch.is_grad_enabled():
             return (None, *_composed_gradients(ctx.composed, given, needs, grad))
-        input, targets, sources, lengthscale, gain, *phases, _ = given  # noqa: A001
+        input, targets, sources, lengthscale, gain, target_phase, source_phase, _ = given  # noqa: A001
         call = Call(
             input.unsqueeze(-2) * gain,
             targets,
             sources,
             lengthscale,
             None,
-            *phases,
-            phases[0] is not None,
+            target_phase,
+            source_phase,
+            target_phase is not None,
         )
         needs_input, *needs_kernel = needs
         needs_gain, needs_bias = needs_kernel.pop(3), needs_kernel.pop()
