@@ -263,6 +263,7 @@ bench: build/bench/ready ## compare with memory floors and other libraries: twen
 	$(BIN)/cmake --preset bench
 	$(BIN)/cmake --build --preset bench
 	$(BENCH_BIN)/python bench/python/run.py --binary build/bench/cpp/bench/cpp/laplex_bench $(BENCH_ARGS)
+	OMP_NUM_THREADS=1 $(BENCH_BIN)/python bench/python/updates.py $(BENCH_ARGS)
 
 build/bench/ready: build/wheel/tested bench/constraints.txt
 	$(HEADING) "the wheel and the other libraries in their own environment"

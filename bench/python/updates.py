@@ -1,6 +1,6 @@
 """Writes docs/measurements/updates.md: what an update of a plan costs along runs of training.
 
-    python bench/python/updates.py [--quick] [--out docs/measurements/updates.md]
+    python bench/python/updates.py [--quick]
 
 Adam learns targets, sources and values of a kernel matrix, n of each, whose product is to equal a
 given function. `Plan.update` follows the anchors from step to step. The script measures single
@@ -135,13 +135,13 @@ def main() -> None:
     parser.add_argument(
         "--out",
         type=Path,
-        default=ROOT / "docs" / "measurements" / "updates.md",
-        help="the file to write (default: %(default)s)",
+        default=ROOT,
+        help="the folder that holds docs/measurements (default: the repository)",
     )
     options = parser.parse_args()
     text = page(SIZES[:1] if options.quick else SIZES)
     if not options.quick:
-        options.out.write_text(text)
+        (options.out / "docs" / "measurements" / "updates.md").write_text(text)
 
 
 if __name__ == "__main__":

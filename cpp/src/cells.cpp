@@ -325,9 +325,9 @@ void Cells<T>::turn_and_phase(const Factors& factors, int threads) {
 
 template <class T>
 bool Cells<T>::nearly_sorts(const Anchors<T>& anchors) const {
-  // Measured: a repair takes as long as a sort when anchors pass some ten others. In a random order
-  // every second pair descends, whatever lies between. Beyond the caches, fetching the new values
-  // in the old order takes longer than the sort, which reads them as they stand.
+  // Measured: a repair takes as long as a sort where most anchors pass some ten others. In a random
+  // order every second pair descends, whatever lies between. Beyond the caches, fetching the new
+  // values in the old order takes longer than the sort, which reads them as they stand.
   constexpr std::int64_t kMost = std::int64_t(1) << 20;
   static_assert(kMost <= std::int64_t(1) << kRepairIdBits, "a word holds an id");
   constexpr std::int64_t kApart = 4;
@@ -349,7 +349,7 @@ bool Cells<T>::nearly_sorts(const Anchors<T>& anchors) const {
       }
       pairs += std::max<std::int64_t>(0, end - begin - kApart);
     }
-    return 5 * descents <= pairs;
+    return 10 * descents <= pairs;
   };
   return nearly(anchors.targets, index_.data() + num_sources_, first_target_) &&
          (self_ || nearly(anchors.sources, index_.data(), first_source_));

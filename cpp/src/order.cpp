@@ -188,6 +188,30 @@ Record<T>* sort_records(Record<T>* from, Record<T>* to, std::int64_t count, Key<
   return result;
 }
 
+/// Sorts records in any order.
+template <class T>
+void sort_disorder(Record<T>* records, Record<T>* spare, std::int64_t count) {
+  Key<T> varying = 0;
+  for (std::int64_t k = 1; k < count; ++k) {
+    varying |= records[k].key ^ records[0].key;
+  }
+  const Record<T>* const sorted = sort_records(records, spare, count, varying, 1);
+  if (sorted != records) {
+    std::copy(sorted, sorted + count, records);
+  }
+  // Records of one key stand in the order that was given, which is not that of their ids.
+  for (std::int64_t k = 0; k < count;) {
+    std::int64_t end = k + 1;
+    while (end < count && records[end].key == records[k].key) {
+      ++end;
+    }
+    if (end - k > 1) {
+      std::sort(records + k, records + end);
+    }
+    k = end;
+  }
+}
+
 /// Whether values stand in ascending order.
 template <class T>
 bool is_ascending(const T* values, std::int64_t count) {
@@ -273,30 +297,40 @@ void find_order_given(const Anchors<T>& anchors, Sorting<T>& sorting) {
 }
 
 template <class T>
-bool repair_order(Record<T>* records, std::int64_t count) {
-  for (std::int64_t k = 0; k < count; k += kRepair) {
-    if (!kernels<T>().sort_nearly_sorted(records + k, std::min(kRepair, count - k))) {
-      return false;
+void repair_order(Record<T>* records, Record<T>* spare, std::int64_t count) {
+  const auto end_of = [count](std::int64_t k) { return std::min(count, k + kRepair); };
+  const auto repair = [&](std::int64_t k) {
+    return kernels<T>().sort_nearly_sorted(records + k, end_of(k) - k);
+  };
+  for (std::int64_t k = 0; k < count;) {
+    std::int64_t end = end_of(k);
+    if (!repair(k)) {
+      // In a step of training most blocks are nearly sorted, and others, side by side, are not.
+      while (end < count && !repair(end)) {
+        end = end_of(end);
+      }
+      sort_disorder(records + k, spare + k, end - k);
     }
+    join_runs(records, k, end);
+    k = end;
   }
-  for (std::int64_t k = kRepair; k < count; k += kRepair) {
-    if (!join_runs(records, k, count)) {
-      return false;
-    }
-  }
-  return true;
 }
 
 template <class T>
-bool join_runs(Record<T>* records, std::int64_t middle, std::int64_t count) {
-  // Few pass from one run to the next, and not far, unless the order is another one.
-  std::int64_t budget = 16 * kRepair;
-  std::int64_t moved = 1;
-  for (std::int64_t k = middle; k < count && moved > 0 && budget > 0; ++k) {
-    moved = sink(records, k);
+void join_runs(Record<T>* records, std::int64_t middle, std::int64_t end) {
+  std::int64_t budget = 256;  // few pass from one run to the next, and not far, mostly
+  for (std::int64_t k = middle; k < end; ++k) {
+    const std::int64_t moved = sink(records, k);
+    if (moved == 0) {
+      return;
+    }
     budget -= moved;
+    if (budget < 0 && k + 1 < end) {
+      Record<T>* const first = std::upper_bound(records, records + k + 1, records[k + 1]);
+      std::inplace_merge(first, records + k + 1, records + end);
+      return;
+    }
   }
-  return budget > 0;
 }
 
 template <class T>
@@ -337,10 +371,10 @@ void sort_anchors(const Anchors<T>& anchors, Sorting<T>& sorting, int threads) {
 
 template void find_order_given(const Anchors<float>&, Sorting<float>&);
 template void find_order_given(const Anchors<double>&, Sorting<double>&);
-template bool repair_order(Record<float>*, std::int64_t);
-template bool repair_order(Record<double>*, std::int64_t);
-template bool join_runs(Record<float>*, std::int64_t, std::int64_t);
-template bool join_runs(Record<double>*, std::int64_t, std::int64_t);
+template void repair_order(Record<float>*, Record<float>*, std::int64_t);
+template void repair_order(Record<double>*, Record<double>*, std::int64_t);
+template void join_runs(Record<float>*, std::int64_t, std::int64_t);
+template void join_runs(Record<double>*, std::int64_t, std::int64_t);
 template void sort_anchors(const Anchors<float>&, Sorting<float>&, int);
 template void sort_anchors(const Anchors<double>&, Sorting<double>&, int);
 

@@ -39,14 +39,14 @@ struct Sorting {
 template <class T>
 void find_order_given(const Anchors<T>& anchors, Sorting<T>& sorting);
 
-/// Sorts records of up to 2^kRepairIdBits anchors that are nearly sorted. False, and disorder, if
-/// sorting anew is cheaper.
+/// Sorts records of up to 2^kRepairIdBits anchors, most of which are near their places; `spare` is
+/// memory for as many.
 template <class T>
-bool repair_order(Record<T>* records, std::int64_t count);
+void repair_order(Record<T>* records, Record<T>* spare, std::int64_t count);
 
-/// Sorts `count` records that ascend before and from `middle`, by insertion. Also false if dearer.
+/// Sorts `end` records, of which those before `middle` ascend, and so do the others.
 template <class T>
-bool join_runs(Record<T>* records, std::int64_t middle, std::int64_t count);
+void join_runs(Record<T>* records, std::int64_t middle, std::int64_t end);
 
 /// Sorts all anchors into `sorting.records`: ascending, equal ones by id, so there is one right
 /// order.

@@ -2,7 +2,7 @@
 
 #include "parallel.hpp"
 
-#include <atomic>
+#include <algorithm>
 #include <type_traits>
 
 namespace laplex::detail {
@@ -22,31 +22,24 @@ void keep_order(const Cells<T>& before, Sorting<T>& sorting, int threads) {
   });
 }
 
-/// Sorts anchors that stand nearly in the order of `before`; false, and disorder, if they do not.
+/// Sorts anchors that stand nearly in the order of `before`.
 template <class T>
-bool repair_order_of(const Cells<T>& before, const Anchors<T>& anchors, Sorting<T>& sorting,
+void repair_order_of(const Cells<T>& before, const Anchors<T>& anchors, Sorting<T>& sorting,
                      int threads) {
-  if (!before.nearly_sorts(anchors)) {
-    return false;
-  }
   find_order_given(anchors, sorting);
   const std::int64_t count = anchors.count();
   sorting.records.reset(count);
+  sorting.other.reset(count);
   Record<T>* const records = sorting.records.data();
-  std::atomic<bool> near{true};
   parallel_ranges(threads, before.count(), kTask, [&](std::int64_t begin, std::int64_t end) {
-    if (near) {
-      before.records(&anchors, begin, end, records);
-      const std::int64_t first = before.first_record(begin);
-      if (!repair_order(records + first, before.first_record(end) - first)) {
-        near = false;
-      }
-    }
+    before.records(&anchors, begin, end, records);
+    const std::int64_t first = before.first_record(begin);
+    repair_order(records + first, sorting.other.data() + first, before.first_record(end) - first);
   });
-  for (std::int64_t c = kTask; near && c < before.count(); c += kTask) {
-    near = join_runs(records, before.first_record(c), count);
+  for (std::int64_t c = kTask; c < before.count(); c += kTask) {
+    join_runs(records, before.first_record(c),
+              before.first_record(std::min(before.count(), c + kTask)));
   }
-  return near;
 }
 
 }  // namespace
@@ -86,7 +79,9 @@ void State<T>::build(std::shared_ptr<const Fixed<T>> fixed, const Changes<T>& ch
     const Cells<T>* const before = previous == nullptr ? nullptr : &previous->cells(h);
     if (!changes.moves_anchors()) {
       keep_order(*before, mine, inner);
-    } else if (before == nullptr || !repair_order_of(*before, given, mine, inner)) {
+    } else if (before != nullptr && before->nearly_sorts(given)) {
+      repair_order_of(*before, given, mine, inner);
+    } else {
       sort_anchors(given, mine, inner);
     }
     Factors factors;
