@@ -13,6 +13,7 @@ void Carried<T>::set(PassShape shape, const Cells<T>& cells, const SideView<T>& 
   input_.conjugate = conjugate && input_.paired;
   input_.phased = false;
   input_.step = values.step();
+  sorted_ = !shape.wide && shape.form == Form::real && side.index != nullptr;
   if (shape.wide) {
     const std::int64_t entry = input_.paired ? 2 * kRows : kRows;
     tile_.reset(count * entry);
@@ -29,7 +30,7 @@ void Carried<T>::set(PassShape shape, const Cells<T>& cells, const SideView<T>& 
   } else {
     input_.base = values.lane(block.head, block.first);
     if (side.index != nullptr) {
-      sort_values(shape, side, count, threads);
+      sort_values(shape, side, count, scratch, threads);
     }
   }
   const std::int64_t carry = shape.carry();
@@ -76,14 +77,14 @@ void Carried<T>::set(PassShape shape, const Cells<T>& cells, const SideView<T>& 
 /// them.
 template <class T>
 void Carried<T>::sort_values(PassShape shape, const SideView<T>& side, std::int64_t count,
-                             int threads) {
+                             Array<std::byte>& scratch, int threads) {
   const std::int64_t planes = planes_of(shape.form);
   const Input<T> given = input_;
   tile_.reset(count * planes);
   T* const sorted = tile_.data();
   const std::uint32_t* const index = side.index;
   if (side.permutation != nullptr && planes == 1 && given.step == 1) {
-    side.permutation->to_sorted(given.base, sorted, threads);
+    side.permutation->to_sorted(given.base, sorted, scratch, threads);
     input_ = {sorted, 1, false, false, false};
     return;
   }
@@ -142,16 +143,16 @@ void Carried<T>::scan(const Cells<T>& cells, int threads) {
 }
 
 template <class T>
-void Permuted<T>::close(int threads) {
+void Permuted<T>::close(Array<std::byte>& scratch, int threads) {
   if (out_ == nullptr) {
     return;
   }
   if (side_.permutation != nullptr) {
-    side_.permutation->to_given(sorted_.data(), out_, threads);
+    side_.permutation->to_given(sorted_, out_, scratch, threads);
   } else {
     parallel_ranges(threads, count_, kLaneGrain, [&](std::int64_t begin, std::int64_t end) {
       T* const out = out_;
-      const T* const sorted = sorted_.data();
+      const T* const sorted = sorted_;
       const std::uint32_t* const index = side_.index;
       for (std::int64_t k = begin; k < end; ++k) {
         out[index[k]] = sorted[k];
@@ -163,7 +164,8 @@ void Permuted<T>::close(int threads) {
 
 template <class T>
 void Delivered<T>::open(PassShape shape, const SideView<T>& side, std::int64_t count,
-                        const Vectors<T>& results, Block block, bool conjugate, double scale) {
+                        const Vectors<T>& results, Block block, bool conjugate, double scale,
+                        T* room) {
   shape_ = shape;
   count_ = count;
   output_.paired = results.paired();
@@ -181,14 +183,14 @@ void Delivered<T>::open(PassShape shape, const SideView<T>& side, std::int64_t c
   output_.base = results.lane(block.head, block.first);
   output_.sorted = output_.step == 1 && Permuted<T>::pays(side, count);
   if (output_.sorted) {
-    output_.base = permuted_.open(side, count, output_.base);
+    output_.base = permuted_.open(side, count, output_.base, room);
   }
 }
 
 template <class T>
-void Delivered<T>::close(int threads) {
+void Delivered<T>::close(Array<std::byte>& scratch, int threads) {
   if (!shape_.wide) {
-    permuted_.close(threads);
+    permuted_.close(scratch, threads);
     return;
   }
   const Kernels<T>& kernel = kernels<T>();

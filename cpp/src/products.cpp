@@ -63,7 +63,7 @@ void run(const State<T>& state, const Vectors<const T>& values, std::int64_t row
                        result.strict ? to.upto : to.split, w.in.input(), w.in.carries(), begin, end,
                        result.combine, w.out.output(), memory);
                  });
-      w.out.close(split.inner);
+      w.out.close(w.scratch, split.inner);
     }
   });
 }
