@@ -52,6 +52,13 @@ class Array {
     }
   }
 
+  /// Makes room for `size` entries where there is less.
+  void reset_to_hold(std::int64_t size) {
+    if (size > size_) {
+      reset(size);
+    }
+  }
+
   [[nodiscard]] T* data() { return data_; }
   [[nodiscard]] const T* data() const { return data_; }
   [[nodiscard]] std::int64_t size() const { return size_; }

@@ -8,12 +8,14 @@ namespace laplex::detail {
 
 template <class T>
 void LaidOut<T>::set(PassShape shape, const SideView<T>& side, std::int64_t count,
-                     const Vectors<const T>& values, Block block, bool conjugate, int threads) {
+                     const Vectors<const T>& values, Block block, bool conjugate,
+                     Array<std::byte>& scratch, int threads) {
   const Kernels<T>& kernel = kernels<T>();
   input_.paired = values.paired();
   input_.conjugate = conjugate && input_.paired;
   input_.phased = false;
   input_.step = values.step();
+  sorted_ = !shape.wide && shape.form == Form::real && side.index != nullptr;
   if (shape.wide) {
     input_.base = nullptr;
     input_.rows = rows_of(values, block, count);
@@ -32,7 +34,7 @@ void LaidOut<T>::set(PassShape shape, const SideView<T>& side, std::int64_t coun
   } else {
     input_.base = values.lane(block.head, block.first);
     if (side.index != nullptr) {
-      sort_values(shape, side, count, threads);
+      sort_values(shape, side, count, scratch, threads);
     }
   }
 }
@@ -42,7 +44,7 @@ void Carried<T>::set(PassShape shape, const Cells<T>& cells, const SideView<T>& 
                      std::int64_t count, const Vectors<const T>& values, Block block,
                      bool conjugate, Array<std::byte>& scratch, int threads) {
   const Kernels<T>& kernel = kernels<T>();
-  values_.set(shape, side, count, values, block, conjugate, threads);
+  values_.set(shape, side, count, values, block, conjugate, scratch, threads);
   const std::int64_t carry = shape.carry();
   const std::int64_t num_cells = cells.count();
   for (Array<double>* array : {&grown_, &shrunk_, &left_, &right_}) {
@@ -75,14 +77,14 @@ void Carried<T>::set(PassShape shape, const Cells<T>& cells, const SideView<T>& 
 /// them.
 template <class T>
 void LaidOut<T>::sort_values(PassShape shape, const SideView<T>& side, std::int64_t count,
-                             int threads) {
+                             Array<std::byte>& scratch, int threads) {
   const std::int64_t planes = planes_of(shape.form);
   const Input<T> given = input_;
   tile_.reset(count * planes);
   T* const sorted = tile_.data();
   const std::uint32_t* const index = side.index;
   if (side.permutation != nullptr && planes == 1 && given.step == 1) {
-    side.permutation->to_sorted(given.base, sorted, threads);
+    side.permutation->to_sorted(given.base, sorted, scratch, threads);
     input_ = {sorted, 1, false, false, false, {}};
     return;
   }
@@ -162,16 +164,16 @@ void Carried<T>::scan(PassShape shape, const Cells<T>& cells, int threads) {
 }
 
 template <class T>
-void Permuted<T>::close(int threads) {
+void Permuted<T>::close(Array<std::byte>& scratch, int threads) {
   if (out_ == nullptr) {
     return;
   }
   if (side_.permutation != nullptr) {
-    side_.permutation->to_given(sorted_.data(), out_, threads);
+    side_.permutation->to_given(sorted_, out_, scratch, threads);
   } else {
     parallel_ranges(threads, count_, kLaneGrain, [&](std::int64_t begin, std::int64_t end) {
       T* const out = out_;
-      const T* const sorted = sorted_.data();
+      const T* const sorted = sorted_;
       const std::uint32_t* const index = side_.index;
       for (std::int64_t k = begin; k < end; ++k) {
         out[index[k]] = sorted[k];
@@ -184,7 +186,7 @@ void Permuted<T>::close(int threads) {
 template <class T>
 void Delivered<T>::open(PassShape shape, const SideView<T>& side, std::int64_t count,
                         const Vectors<T>& results, Block block, bool conjugate, double scale,
-                        bool in_rows) {
+                        bool in_rows, T* room) {
   shape_ = shape;
   output_.paired = results.paired();
   output_.conjugate = conjugate && output_.paired;
@@ -202,14 +204,14 @@ void Delivered<T>::open(PassShape shape, const SideView<T>& side, std::int64_t c
   output_.base = results.lane(block.head, block.first);
   output_.sorted = output_.step == 1 && Permuted<T>::pays(side, count);
   if (output_.sorted) {
-    output_.base = permuted_.open(side, count, output_.base);
+    output_.base = permuted_.open(side, count, output_.base, room);
   }
 }
 
 template <class T>
-void Delivered<T>::close(int threads) {
+void Delivered<T>::close(Array<std::byte>& scratch, int threads) {
   if (!shape_.wide) {
-    permuted_.close(threads);
+    permuted_.close(scratch, threads);
     return;
   }
   if (output_.base == nullptr) {

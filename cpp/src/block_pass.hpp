@@ -25,15 +25,21 @@ template <class T>
 class LaidOut {
  public:
   void set(PassShape shape, const SideView<T>& side, std::int64_t count,
-           const Vectors<const T>& values, Block block, bool conjugate, int threads);
+           const Vectors<const T>& values, Block block, bool conjugate, Array<std::byte>& scratch,
+           int threads);
 
   [[nodiscard]] const Input<T>& input() const { return input_; }
+  /// The values of a real lane in sorted order, where results may take their places once they have
+  /// been used; null if they are not there.
+  [[nodiscard]] T* sorted() { return sorted_ ? tile_.data() : nullptr; }
 
  private:
-  void sort_values(PassShape shape, const SideView<T>& side, std::int64_t count, int threads);
+  void sort_values(PassShape shape, const SideView<T>& side, std::int64_t count,
+                   Array<std::byte>& scratch, int threads);
 
   Array<T> tile_;  ///< values of a wide block, or sorted ones of a narrow block
   Input<T> input_{};
+  bool sorted_ = false;
 };
 
 /// Values with what they sum up to in front of each cell.
@@ -46,6 +52,7 @@ class Carried {
            int threads);
 
   [[nodiscard]] const Input<T>& input() const { return values_.input(); }
+  [[nodiscard]] T* sorted() { return values_.sorted(); }
   [[nodiscard]] Carries carries() const { return {left_.data(), right_.data(), grown_.data()}; }
 
  private:
@@ -70,22 +77,26 @@ class Permuted {
     constexpr std::int64_t kLeast = std::int64_t(1) << 17;
     return side.index != nullptr && count >= kLeast;
   }
-  /// Where to write them instead of `out`.
-  T* open(const SideView<T>& side, std::int64_t count, T* out) {
+  /// Where to write them instead of `out`: at `room` unless that is null.
+  T* open(const SideView<T>& side, std::int64_t count, T* out, T* room) {
     side_ = side;
     count_ = count;
     out_ = out;
-    sorted_.reset(count);
-    return sorted_.data();
+    if (room == nullptr) {
+      own_.reset(count);
+    }
+    sorted_ = room != nullptr ? room : own_.data();
+    return sorted_;
   }
   /// Brings them to `out`, if it has been opened.
-  void close(int threads);
+  void close(Array<std::byte>& scratch, int threads);
 
  private:
   SideView<T> side_;
   std::int64_t count_ = 0;
   T* out_ = nullptr;
-  Array<T> sorted_;
+  T* sorted_ = nullptr;
+  Array<T> own_;
 };
 
 /// Where a block's results are written before they go to the caller's rows.
@@ -93,11 +104,11 @@ template <class T>
 class Delivered {
  public:
   /// Prepares for results of `count` entries at `side`; `in_rows`: rows in sorted order need no
-  /// tile.
+  /// tile; `room` as in Permuted.
   void open(PassShape shape, const SideView<T>& side, std::int64_t count, const Vectors<T>& results,
-            Block block, bool conjugate, double scale, bool in_rows = false);
+            Block block, bool conjugate, double scale, bool in_rows = false, T* room = nullptr);
   /// Hands them over.
-  void close(int threads);
+  void close(Array<std::byte>& scratch, int threads);
 
   [[nodiscard]] const Output<T>& output() const { return output_; }
 
@@ -123,9 +134,7 @@ void over_cells(const Cells<T>& cells, Array<std::byte>& scratch, std::int64_t s
   const std::int64_t tasks = (count + grain - 1) / grain;
   const int workers =
       static_cast<int>(std::min<std::int64_t>(threads, std::max<std::int64_t>(tasks, 1)));
-  if (scratch.size() < workers * scratch_size) {
-    scratch.reset(workers * scratch_size);
-  }
+  scratch.reset_to_hold(workers * scratch_size);
   parallel_workers(workers, tasks, [&](std::int64_t task, int worker) {
     body(task * grain, std::min(count, (task + 1) * grain),
          static_cast<void*>(scratch.data() + worker * scratch_size));

@@ -127,7 +127,8 @@ void add_block(const Call<T>& call, PassShape shape, Block block, Accumulators& 
   job.inverse_lengthscale = 1.0 / rate.lengthscale;
   job.frequency = rate.frequency;
   if (call.wanted.values) {
-    worker.d_values.open(shape, job.sources, fixed.m, call.d_values, block, true, 1.0, false);
+    worker.d_values.open(shape, job.sources, fixed.m, call.d_values, block, true, 1.0, false,
+                         worker.values.sorted());
     job.d_values = worker.d_values.output();
   }
   job.d_targets = call.sink(call.wanted.targets, h, fixed.n, sums.targets);
@@ -136,25 +137,27 @@ void add_block(const Call<T>& call, PassShape shape, Block block, Accumulators& 
   job.d_source_phase = call.sink(call.wanted.source_phase, h, fixed.m, sums.source_phase);
   job.stretch = call.needs_stretch() ? sums.stretch.data() : nullptr;
   const auto permute = [&](Sink<T>& sink, const SideView<T>& view, std::int64_t count,
-                           Permuted<T>& permuted) {
+                           Permuted<T>& permuted, T* room) {
     sink.sorted = sink.out != nullptr && Permuted<T>::pays(view, count);
     if (sink.sorted) {
-      sink.out = permuted.open(view, count, sink.out);
+      sink.out = permuted.open(view, count, sink.out, room);
     }
   };
-  permute(job.d_targets, job.targets, fixed.n, worker.permuted[0]);
-  permute(job.d_sources, job.sources, fixed.m, worker.permuted[1]);
-  permute(job.d_target_phase, job.targets, fixed.n, worker.permuted[2]);
-  permute(job.d_source_phase, job.sources, fixed.m, worker.permuted[3]);
+  // A cell's gradients take the places of values and cotangents that it has read: fresh memory
+  // would have to be cleared, and more of it to be held in the caches.
+  permute(job.d_targets, job.targets, fixed.n, worker.permuted[0], worker.grad.sorted());
+  permute(job.d_sources, job.sources, fixed.m, worker.permuted[1], nullptr);
+  permute(job.d_target_phase, job.targets, fixed.n, worker.permuted[2], nullptr);
+  permute(job.d_source_phase, job.sources, fixed.m, worker.permuted[3], nullptr);
   over_cells(cells, worker.scratch, scratch_bytes(sizeof(T), shape.wide), threads,
              [&](std::int64_t begin, std::int64_t end, void* memory) {
                kernels<T>().gradients(shape.form, shape.wide, job, begin, end, memory);
              });
   if (call.wanted.values) {
-    worker.d_values.close(threads);
+    worker.d_values.close(worker.scratch, threads);
   }
   for (Permuted<T>& gradient : worker.permuted) {
-    gradient.close(threads);
+    gradient.close(worker.scratch, threads);
   }
 }
 

@@ -86,7 +86,7 @@ void CarriedMoments<T>::set(PassShape shape, int degree, const Cells<T>& cells,
                             const MomentLine<D>& line, const SideView<T>& side, std::int64_t count,
                             const Vectors<const T>& values, Block block, bool conjugate,
                             Array<std::byte>& scratch, int threads) {
-  values_.set(shape, side, count, values, block, conjugate, threads);
+  values_.set(shape, side, count, values, block, conjugate, scratch, threads);
   const std::int64_t num_cells = cells.count();
   const std::int64_t size = num_cells * (degree + 1) * shape.carry();
   for (Array<double>* array : {&grown_, &shrunk_, &left_, &right_, &placed_, &sums_}) {

@@ -69,11 +69,17 @@ Permutation::Permutation(const std::uint32_t* index, std::int64_t count, int thr
 }
 
 template <class T>
-void Permutation::to_sorted(const T* given, T* sorted, int threads) const {
-  Array<T> dealt;
-  dealt.reset(count());
+T* Permutation::dealt(Array<std::byte>& scratch) const {
+  scratch.reset_to_hold(count() * static_cast<std::int64_t>(sizeof(T)));
+  return reinterpret_cast<T*>(scratch.data());
+}
+
+template <class T>
+void Permutation::to_sorted(const T* given, T* sorted, Array<std::byte>& scratch,
+                            int threads) const {
+  T* const dealt = this->dealt<T>(scratch);
   each_part(threads, [&](std::int64_t, std::int64_t begin, std::int64_t end, std::uint32_t* next) {
-    T* const to = dealt.data();
+    T* const to = dealt;
     const std::uint16_t* const bucket = bucket_.data();
     for (std::int64_t i = begin; i < end; ++i) {
       const std::uint32_t at = next[bucket[i]]++;
@@ -90,19 +96,19 @@ void Permutation::to_sorted(const T* given, T* sorted, int threads) const {
 }
 
 template <class T>
-void Permutation::to_given(const T* sorted, T* given, int threads) const {
-  Array<T> dealt;
-  dealt.reset(count());
+void Permutation::to_given(const T* sorted, T* given, Array<std::byte>& scratch,
+                           int threads) const {
+  T* const dealt = this->dealt<T>(scratch);
   parallel_ranges(threads, count(), kBucket, [&](std::int64_t begin, std::int64_t end) {
     const T* const from = sorted + begin;
-    T* const to = dealt.data();
+    T* const to = dealt;
     const std::uint16_t* const place = place_.data();
     for (std::int64_t k = begin; k < end; ++k) {
       to[k] = from[place[k]];
     }
   });
   each_part(threads, [&](std::int64_t, std::int64_t begin, std::int64_t end, std::uint32_t* next) {
-    const T* const from = dealt.data();
+    const T* const from = dealt;
     const std::uint16_t* const bucket = bucket_.data();
     for (std::int64_t i = begin; i < end; ++i) {
       const std::uint32_t at = next[bucket[i]]++;
@@ -117,9 +123,9 @@ std::int64_t Permutation::nbytes() const {
          static_cast<std::int64_t>(first_.size() * sizeof(std::uint32_t));
 }
 
-template void Permutation::to_sorted<float>(const float*, float*, int) const;
-template void Permutation::to_sorted<double>(const double*, double*, int) const;
-template void Permutation::to_given<float>(const float*, float*, int) const;
-template void Permutation::to_given<double>(const double*, double*, int) const;
+template void Permutation::to_sorted<float>(const float*, float*, Array<std::byte>&, int) const;
+template void Permutation::to_sorted<double>(const double*, double*, Array<std::byte>&, int) const;
+template void Permutation::to_given<float>(const float*, float*, Array<std::byte>&, int) const;
+template void Permutation::to_given<double>(const double*, double*, Array<std::byte>&, int) const;
 
 }  // namespace laplex::detail

@@ -8,6 +8,7 @@
 
 #include "array.hpp"
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -21,17 +22,21 @@ class Permutation {
   /// Whether so many numbers are too many for the caches.
   [[nodiscard]] static bool pays(std::int64_t count) { return count >= std::int64_t(1) << 21; }
 
-  /// sorted[k] = given[index[k]]
+  /// sorted[k] = given[index[k]]. Here and below, `scratch` is memory between the two passes: that
+  /// of the caller, because clearing fresh pages takes as long as a pass.
   template <class T>
-  void to_sorted(const T* given, T* sorted, int threads) const;
+  void to_sorted(const T* given, T* sorted, Array<std::byte>& scratch, int threads) const;
   /// given[index[k]] = sorted[k]
   template <class T>
-  void to_given(const T* sorted, T* given, int threads) const;
+  void to_given(const T* sorted, T* given, Array<std::byte>& scratch, int threads) const;
 
   [[nodiscard]] std::int64_t nbytes() const;
 
  private:
   [[nodiscard]] std::int64_t count() const { return bucket_.size(); }
+  /// Room for the numbers between the passes.
+  template <class T>
+  T* dealt(Array<std::byte>& scratch) const;
   /// Calls body(part, begin, end, next) for parts of the order given; next[b] is where the first
   /// number of the part that belongs to bucket b is found or put.
   template <class Body>

@@ -131,7 +131,7 @@ void run(const State<T>& state, const Vectors<const T>& values, std::int64_t row
       run_moments<T, double>(pass, carried_degree(degree), w);
     }
     for (Delivered<T>& out : w.out) {
-      out.close(split.inner);
+      out.close(w.scratch, split.inner);
     }
   });
 }

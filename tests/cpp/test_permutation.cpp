@@ -25,15 +25,16 @@ TEST(Permutation, IsWhatItsIndexSays) {
     std::iota(given.begin(), given.end(), 1.0F);
     for (const int threads : {1, 3}) {
       const Permutation permutation(index.data(), count, threads);
+      Array<std::byte> scratch;
       std::vector<float> sorted(size);
-      permutation.to_sorted(given.data(), sorted.data(), threads);
+      permutation.to_sorted(given.data(), sorted.data(), scratch, threads);
       std::int64_t wrong = 0;
       for (std::size_t k = 0; k < size; ++k) {
         wrong += sorted[k] == given[index[k]] ? 0 : 1;
       }
       EXPECT_EQ(wrong, 0) << count << " numbers, " << threads << " threads";
       std::vector<float> back(size);
-      permutation.to_given(sorted.data(), back.data(), threads);
+      permutation.to_given(sorted.data(), back.data(), scratch, threads);
       EXPECT_EQ(back, given) << count << " numbers, " << threads << " threads";
       EXPECT_GE(permutation.nbytes(), 4 * count);
     }

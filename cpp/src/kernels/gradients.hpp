@@ -37,22 +37,22 @@ class Collected {
   Pack<T> waiting_[kCount];
 };
 
-/// Takes the gradients by eight anchors from place k on to where they go.
+/// Takes the gradients by the first eight anchors of a range, or by all if there are fewer, to
+/// where they go.
 template <class T>
-LAPLEX_INLINE void deliver(const SideView<T>& side, Range range, std::int64_t k,
-                           const Pack<double>& gradient, const Sink<T>& sink) {
+LAPLEX_INLINE void deliver(const SideView<T>& side, Range range, const Pack<double>& gradient,
+                           const Sink<T>& sink) {
   if (sink.sum == nullptr) {
     Pack<T> narrowed = narrow<T>(gradient);
-    put<Form::real, false>(side, range, k, &narrowed,
+    put<Form::real, false>(side, range, 0, &narrowed,
                            Output<T>{sink.out, 1, false, false, T(1), sink.sorted});
     return;
   }
-  double* const sum = sink.sum + range.begin + k;
-  const std::int64_t left = range.size() - k;
-  if (left >= 8) {
+  double* const sum = sink.sum + range.begin;
+  if (range.size() >= 8) {
     store(sum, load(sum) + gradient);
   } else {
-    for (int j = 0; j < left; ++j) {
+    for (int j = 0; j < range.size(); ++j) {
       sum[j] += gradient.get(j);
     }
   }
@@ -84,8 +84,10 @@ struct GradientSide {
   Output<T> values;  ///< base null: not wanted
   double inverse_lengthscale;
   double frequency;
-  T factor;
-  bool plain;  ///< there is one row: nothing is added, and no phases
+  T factor;  ///< -1/lengthscale
+  /// There is one real row, so that nothing is added to its gradients by anchors, and they stay in
+  /// the precision of the values: conversions to double and back would be a tenth of the work.
+  bool plain;
 };
 
 /// Whether some anchors of a range are tied with anchors of the other side.
@@ -95,7 +97,7 @@ LAPLEX_INLINE bool has_ties(const SideView<T>& side, Range range) {
                      static_cast<std::size_t>(range.size()) * sizeof(std::uint16_t)) != 0;
 }
 
-/// The gradients by the anchors of a piece, and what its gaps add to `stretch` unless that is null.
+/// The gradients at the anchors of a piece, and what its gaps add to `stretch` unless that is null.
 /// The views are copies, as in read_off.
 template <Form F, bool Wide, bool Ties, bool Plain, class T, class Cell>
 void gradient_piece(const GradientSide<T> g, const Range range, const Cell& own, const Cell& other,
@@ -112,11 +114,10 @@ void gradient_piece(const GradientSide<T> g, const Range range, const Cell& own,
   for (int p = 0; p < P; ++p) {
     flow[p] = splat(T(0));
   }
-  const auto go = [&](std::int64_t k, auto is_whole) {
+  const auto add = [&](std::int64_t k, auto is_whole) {
     constexpr bool Whole = decltype(is_whole)::value;
     const std::int64_t place = range.begin + k;
-    const Range here = Whole && !Wide ? Range{place, place + 8} : range;
-    const std::int64_t here_k = Whole && !Wide ? 0 : k;
+    const Range here{place, Whole && !Wide ? place + 8 : range.end};
     Pack<T> before[P];
     Pack<T> after[P];
     look_up<Wide, P>(other, side.split, place, before, after);
@@ -147,7 +148,7 @@ void gradient_piece(const GradientSide<T> g, const Range range, const Cell& own,
     move_to<F, Wide, true>(side, place, before);
     move_to<F, Wide, false>(side, place, after);
     const bool complete = !Wide || k % 8 == 7 || k + 1 == size;
-    const std::int64_t first = Wide ? k / 8 * 8 : k;
+    const Range completed{Wide ? range.begin + k / 8 * 8 : place, range.end};
     Pack<T> a = load(own.value[0] + k * W);
     Pack<T> b = load(own.value[P - 1] + k * W);
     if (g.anchors) {
@@ -178,7 +179,7 @@ void gradient_piece(const GradientSide<T> g, const Range range, const Cell& own,
       }
       if constexpr (Plain) {
         odd[0] = odd[0] * splat(g.factor);
-        put<F, Wide>(side, here, here_k, odd,
+        put<F, Wide>(side, here, 0, odd,
                      Output<T>{g.anchors.out, 1, false, false, T(1), g.anchors.sorted});
       } else {
         collected_re.add(odd[0], k);
@@ -187,7 +188,7 @@ void gradient_piece(const GradientSide<T> g, const Range range, const Cell& own,
           if constexpr (F == Form::oscillating) {
             gradient = gradient - splat(g.frequency) * collected_im.sum();
           }
-          deliver(side, range, first, gradient, g.anchors);
+          deliver(side, completed, gradient, g.anchors);
         }
       }
     }
@@ -202,24 +203,24 @@ void gradient_piece(const GradientSide<T> g, const Range range, const Cell& own,
         gradient = splat(g.targets ? -1.0 : 1.0) * collected_phase.sum();
       }
       if (complete) {
-        deliver(side, range, first, gradient, g.phases);
+        deliver(side, completed, gradient, g.phases);
       }
     }
     if (g.values.base != nullptr) {
       if constexpr (Plain) {
-        put<F, Wide>(side, here, here_k, before,
+        put<F, Wide>(side, here, 0, before,
                      Output<T>{g.values.base, 1, false, false, T(1), g.values.sorted});
       } else {
-        put<F, Wide>(side, range, k, before, g.values);
+        put<F, Wide>(side, here, 0, before, g.values);
       }
     }
   };
   const std::int64_t whole = size / step * step;
   for (std::int64_t k = 0; k < whole; k += step) {
-    go(k, Constant<bool, true>{});
+    add(k, Constant<bool, true>{});
   }
   if (whole < size) {
-    go(whole, Constant<bool, false>{});
+    add(whole, Constant<bool, false>{});
   }
   if (stretch != nullptr) {
     for (int p = 0; p < P; ++p) {
