@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <utility>
 
 namespace laplex::detail {
 
@@ -30,18 +31,24 @@ class Carried {
            int threads);
 
   [[nodiscard]] const Input<T>& input() const { return input_; }
-  [[nodiscard]] Carries carries() const { return {left_.data(), right_.data(), grown_.data()}; }
+  [[nodiscard]] Carries carries() const {
+    return {left_.empty() ? grown_.data() : left_.data(), shrunk_.data(), grown_.data()};
+  }
 
  private:
-  void sort_values(PassShape shape, const SideView<T>& side, std::int64_t count, int threads);
+  bool permute_values(const SideView<T>& side, std::int64_t count, int threads);
+  void sort_values(PassShape shape, const SideView<T>& side, const Input<T>& given,
+                   std::pair<std::int64_t, std::int64_t> places);
+  [[nodiscard]] double* entering_left() { return left_.empty() ? grown_.data() : left_.data(); }
   template <class D>
   void scan(PassShape shape, const Cells<T>& cells, int threads);
 
   Array<T> tile_;  ///< values of a wide block, or sorted ones of a narrow block
+  // What enters a cell replaces its total, for fresh memory costs as much as the scan; only a line
+  // with point cells needs the totals with `grow` once more.
   Array<double> grown_;
   Array<double> shrunk_;
-  Array<double> left_;
-  Array<double> right_;
+  Array<double> left_;  ///< empty without point cells
   Array<double> sums_;  ///< of chunks of cells, from the left and from the right
   Input<T> input_{};
 };
@@ -56,21 +63,27 @@ class Permuted {
     constexpr std::int64_t kLeast = std::int64_t(1) << 17;
     return side.index != nullptr && count >= kLeast;
   }
-  /// Where to write them instead of `out`.
-  T* open(const SideView<T>& side, std::int64_t count, T* out) {
+  /// Where to write them, numbers or pairs, instead of `out`.
+  T* open(const SideView<T>& side, std::int64_t count, T* out, bool pairs = false) {
     side_ = side;
     count_ = count;
     out_ = out;
-    sorted_.reset(count);
+    pairs_ = pairs;
+    sorted_.reset(pairs ? 2 * count : count);
     return sorted_.data();
   }
-  /// Brings them to `out`, if it has been opened.
+  /// Whether a fast permutation takes them all at once.
+  [[nodiscard]] bool waits() const { return side_.permutation != nullptr; }
+  /// Brings those at some sorted places to `out`.
+  void scatter(std::int64_t begin, std::int64_t end);
+  /// Brings all to `out`, if it has been opened.
   void close(int threads);
 
  private:
   SideView<T> side_;
   std::int64_t count_ = 0;
   T* out_ = nullptr;
+  bool pairs_ = false;
   Array<T> sorted_;
 };
 
@@ -81,7 +94,13 @@ class Delivered {
   /// Prepares for results of `count` entries at `side`.
   void open(PassShape shape, const SideView<T>& side, std::int64_t count, const Vectors<T>& results,
             Block block, bool conjugate, double scale);
-  /// Hands them over.
+  /// Hands those at some sorted places over, if that need not wait for all: while they are near.
+  void deliver(std::int64_t begin, std::int64_t end) {
+    if (output_.sorted && !permuted_.waits()) {
+      permuted_.scatter(begin, end);
+    }
+  }
+  /// Hands the others over.
   void close(int threads);
 
   [[nodiscard]] const Output<T>& output() const { return output_; }
@@ -102,8 +121,8 @@ void over_cells(const Cells<T>& cells, Array<std::byte>& scratch, std::int64_t s
                 int threads, const Body& body) {
   // Cells a task: long enough to hide the cost of handing it out, which is small cells beyond
   // count.
-  constexpr std::int64_t kFewest = 64;
-  constexpr std::int64_t kAnchors = 64 * kCell;
+  constexpr std::int64_t kFewest = 16;
+  constexpr std::int64_t kAnchors = kFewest * kCell;
   const std::int64_t count = cells.count();
   const std::int64_t anchors = cells.num_targets() + cells.num_sources();
   const std::int64_t grain =

@@ -117,9 +117,13 @@ std::int64_t Permutation::nbytes() const {
          static_cast<std::int64_t>(first_.size() * sizeof(std::uint32_t));
 }
 
-template void Permutation::to_sorted<float>(const float*, float*, int) const;
-template void Permutation::to_sorted<double>(const double*, double*, int) const;
-template void Permutation::to_given<float>(const float*, float*, int) const;
-template void Permutation::to_given<double>(const double*, double*, int) const;
+#define LAPLEX_PERMUTE(T)                                           \
+  template void Permutation::to_sorted<T>(const T*, T*, int) const; \
+  template void Permutation::to_given<T>(const T*, T*, int) const;
+LAPLEX_PERMUTE(float)
+LAPLEX_PERMUTE(double)
+LAPLEX_PERMUTE(Pair<float>)
+LAPLEX_PERMUTE(Pair<double>)
+#undef LAPLEX_PERMUTE
 
 }  // namespace laplex::detail

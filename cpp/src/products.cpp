@@ -62,6 +62,7 @@ void run(const State<T>& state, const Vectors<const T>& values, std::int64_t row
                        shape.form, shape.wide, from, to, result.strict ? to.below : to.split,
                        result.strict ? to.upto : to.split, w.in.input(), w.in.carries(), begin, end,
                        result.combine, w.out.output(), memory);
+                   w.out.deliver(to.first[begin], to.first[end]);
                  });
       w.out.close(split.inner);
     }
