@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <utility>
 #include <vector>
 
 namespace laplex::detail {
@@ -15,6 +16,7 @@ void LaidOut<T>::set(PassShape shape, const SideView<T>& side, std::int64_t coun
   input_.conjugate = conjugate && input_.paired;
   input_.phased = false;
   input_.step = values.step();
+  waits_ = false;
   sorted_ = !shape.wide && shape.form == Form::real && side.index != nullptr;
   if (shape.wide) {
     input_.base = nullptr;
@@ -33,8 +35,12 @@ void LaidOut<T>::set(PassShape shape, const SideView<T>& side, std::int64_t coun
     }
   } else {
     input_.base = values.lane(block.head, block.first);
-    if (side.index != nullptr) {
-      sort_values(shape, side, count, scratch, threads);
+    if (side.index != nullptr && !permute(side, count, scratch, threads)) {
+      given_ = input_;
+      waits_ = true;
+      const std::int64_t planes = planes_of(shape.form);
+      tile_.reset(count * planes);
+      input_ = {tile_.data(), planes, planes == 2, false, planes == 2, {}};
     }
   }
 }
@@ -45,74 +51,82 @@ void Carried<T>::set(PassShape shape, const Cells<T>& cells, const SideView<T>& 
                      bool conjugate, Array<std::byte>& scratch, int threads) {
   const Kernels<T>& kernel = kernels<T>();
   values_.set(shape, side, count, values, block, conjugate, scratch, threads);
-  const std::int64_t carry = shape.carry();
   const std::int64_t num_cells = cells.count();
-  for (Array<double>* array : {&grown_, &shrunk_, &left_, &right_}) {
-    array->reset(num_cells * carry);
-  }
-  if (num_cells <= 1) {  // nothing enters the only cell
-    std::fill(left_.begin(), left_.end(), 0.0);
-    std::fill(right_.begin(), right_.end(), 0.0);
-    if (side.point == nullptr) {  // a point cell still needs its total
-      return;
-    }
+  const std::int64_t numbers = num_cells * shape.carry();
+  grown_.reset(numbers);
+  shrunk_.reset(numbers);
+  left_.reset(side.point != nullptr ? numbers : 0);
+  if (num_cells <= 1 && side.point == nullptr) {  // nothing enters the only cell
+    std::fill(grown_.begin(), grown_.end(), 0.0);
+    std::fill(shrunk_.begin(), shrunk_.end(), 0.0);
+    values_.sort(side, 0, count);
+    return;
   }
   const std::int64_t scratch_size = scratch_bytes(sizeof(T), shape.wide);
   over_cells(cells, scratch, scratch_size, threads,
              [&](std::int64_t begin, std::int64_t end, void* memory) {
+               values_.sort(side, side.first[begin], side.first[end]);
                kernel.totals(shape.form, shape.wide, side, values_.input(), begin, end,
                              grown_.data(), shrunk_.data(), memory);
              });
   if (num_cells <= 1) {
-    return;
-  }
-  if (shape.form == Form::oscillating) {
+    std::fill(left_.begin(), left_.end(), 0.0);
+    std::fill(shrunk_.begin(), shrunk_.end(), 0.0);
+  } else if (shape.form == Form::oscillating) {
     scan<Complex>(shape, cells, threads);
   } else {
     scan<double>(shape, cells, threads);
   }
 }
 
-/// Brings the values of a single lane into the order of the side, phases in: once for both looks at
-/// them.
 template <class T>
-void LaidOut<T>::sort_values(PassShape shape, const SideView<T>& side, std::int64_t count,
-                             Array<std::byte>& scratch, int threads) {
-  const std::int64_t planes = planes_of(shape.form);
-  const Input<T> given = input_;
-  tile_.reset(count * planes);
+bool LaidOut<T>::permute(const SideView<T>& side, std::int64_t count, Array<std::byte>& scratch,
+                         int threads) {
+  const std::int64_t numbers = input_.paired ? 2 : 1;
+  if (side.permutation == nullptr || input_.step != numbers) {
+    return false;
+  }
+  tile_.reset(count * numbers);
+  if (input_.paired) {
+    side.permutation->to_sorted(reinterpret_cast<const Pair<T>*>(input_.base),
+                                reinterpret_cast<Pair<T>*>(tile_.data()), scratch, threads);
+  } else {
+    side.permutation->to_sorted(input_.base, tile_.data(), scratch, threads);
+  }
+  input_.base = tile_.data();
+  return true;
+}
+
+template <class T>
+void LaidOut<T>::sort(const SideView<T>& side, std::int64_t begin, std::int64_t end) {
+  if (!waits_) {
+    return;
+  }
   T* const sorted = tile_.data();
+  const Input<T> given = given_;
   const std::uint32_t* const index = side.index;
-  if (side.permutation != nullptr && planes == 1 && given.step == 1) {
-    side.permutation->to_sorted(given.base, sorted, scratch, threads);
-    input_ = {sorted, 1, false, false, false, {}};
+  if (!input_.paired) {
+    for (std::int64_t k = begin; k < end; ++k) {
+      sorted[k] = given.base[index[k] * given.step];
+    }
     return;
   }
   const T sign = given.conjugate ? T(-1) : T(1);
-  parallel_ranges(threads, count, kLaneGrain, [&](std::int64_t begin, std::int64_t end) {
-    if (planes == 1) {
-      for (std::int64_t k = begin; k < end; ++k) {
-        sorted[k] = given.base[index[k] * given.step];
-      }
-      return;
+  const bool phased = side.phase_re != nullptr;
+  for (std::int64_t k = begin; k < end; ++k) {
+    const T* const from = given.base + index[k] * given.step;
+    const T re = from[0];
+    const T c = phased ? side.phase_re[k] : T(1);
+    const T s = phased ? side.phase_im[k] : T(0);
+    if (given.paired) {
+      const T im = sign * from[1];
+      sorted[2 * k] = phased ? re * c - im * s : re;
+      sorted[2 * k + 1] = phased ? re * s + im * c : im;
+    } else {
+      sorted[2 * k] = phased ? re * c : re;
+      sorted[2 * k + 1] = phased ? re * s : T(0);
     }
-    for (std::int64_t k = begin; k < end; ++k) {
-      const T* const from = given.base + index[k] * given.step;
-      const T re = from[0];
-      const bool phased = side.phase_re != nullptr;
-      const T c = phased ? side.phase_re[k] : T(1);
-      const T s = phased ? side.phase_im[k] : T(0);
-      if (given.paired) {
-        const T im = sign * from[1];
-        sorted[2 * k] = phased ? re * c - im * s : re;
-        sorted[2 * k + 1] = phased ? re * s + im * c : im;
-      } else {
-        sorted[2 * k] = phased ? re * c : re;
-        sorted[2 * k + 1] = phased ? re * s : T(0);
-      }
-    }
-  });
-  input_ = {sorted, planes, planes == 2, false, planes == 2, {}};
+  }
 }
 
 /// What enters each cell: sums of chunks of cells upwards, and from the top down again.
@@ -155,7 +169,7 @@ void Carried<T>::scan(PassShape shape, const Cells<T>& cells, int threads) {
   for (std::size_t level = top + 1; level-- > 0;) {
     each_range(level,
                [&](const ChunkLevel& from, bool reverse, std::int64_t begin, std::int64_t end) {
-                 double* const entering = reverse ? right_.data() : left_.data();
+                 double* const entering = reverse ? shrunk_.data() : entering_left();
                  kernel.spread_chunks(shape.form, shape.wide, from, begin, end,
                                       level < top ? sums(level + 1, reverse) : nullptr,
                                       level == 0 ? entering : sums(level, reverse));
@@ -164,21 +178,36 @@ void Carried<T>::scan(PassShape shape, const Cells<T>& cells, int threads) {
 }
 
 template <class T>
+void Permuted<T>::scatter(std::int64_t begin, std::int64_t end) {
+  const std::uint32_t* const index = side_.index;
+  if (pairs_) {
+    const auto* const sorted = reinterpret_cast<const Pair<T>*>(sorted_);
+    auto* const out = reinterpret_cast<Pair<T>*>(out_);
+    for (std::int64_t k = begin; k < end; ++k) {
+      out[index[k]] = sorted[k];
+    }
+  } else {
+    const T* const sorted = sorted_;
+    T* const out = out_;
+    for (std::int64_t k = begin; k < end; ++k) {
+      out[index[k]] = sorted[k];
+    }
+  }
+}
+
+template <class T>
 void Permuted<T>::close(Array<std::byte>& scratch, int threads) {
   if (out_ == nullptr) {
     return;
   }
-  if (side_.permutation != nullptr) {
-    side_.permutation->to_given(sorted_, out_, scratch, threads);
+  if (side_.permutation == nullptr) {
+    parallel_ranges(threads, count_, kLaneGrain,
+                    [&](std::int64_t begin, std::int64_t end) { scatter(begin, end); });
+  } else if (pairs_) {
+    side_.permutation->to_given(reinterpret_cast<const Pair<T>*>(sorted_),
+                                reinterpret_cast<Pair<T>*>(out_), scratch, threads);
   } else {
-    parallel_ranges(threads, count_, kLaneGrain, [&](std::int64_t begin, std::int64_t end) {
-      T* const out = out_;
-      const T* const sorted = sorted_;
-      const std::uint32_t* const index = side_.index;
-      for (std::int64_t k = begin; k < end; ++k) {
-        out[index[k]] = sorted[k];
-      }
-    });
+    side_.permutation->to_given(sorted_, out_, scratch, threads);
   }
   out_ = nullptr;
 }
@@ -191,6 +220,7 @@ void Delivered<T>::open(PassShape shape, const SideView<T>& side, std::int64_t c
   output_.paired = results.paired();
   output_.conjugate = conjugate && output_.paired;
   output_.scale = static_cast<T>(scale);
+  output_.sorted = false;
   output_.step = results.step();
   if (shape.wide) {
     output_.base = nullptr;
@@ -202,16 +232,18 @@ void Delivered<T>::open(PassShape shape, const SideView<T>& side, std::int64_t c
     return;
   }
   output_.base = results.lane(block.head, block.first);
-  output_.sorted = output_.step == 1 && Permuted<T>::pays(side, count);
+  output_.sorted = output_.step == (output_.paired ? 2 : 1) && Permuted<T>::pays(side, count);
   if (output_.sorted) {
-    output_.base = permuted_.open(side, count, output_.base, room);
+    output_.base = permuted_.open(side, count, output_.base, room, output_.paired);
   }
 }
 
 template <class T>
 void Delivered<T>::close(Array<std::byte>& scratch, int threads) {
   if (!shape_.wide) {
-    permuted_.close(scratch, threads);
+    if (output_.sorted && permuted_.waits()) {
+      permuted_.close(scratch, threads);
+    }
     return;
   }
   if (output_.base == nullptr) {

@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <utility>
 
 namespace laplex::detail {
 
@@ -28,18 +29,25 @@ class LaidOut {
            const Vectors<const T>& values, Block block, bool conjugate, Array<std::byte>& scratch,
            int threads);
 
+  /// Brings the values at these sorted places there, phases in, if they have not come by a
+  /// permutation: once, and just before they are used.
+  void sort(const SideView<T>& side, std::int64_t begin, std::int64_t end);
+
   [[nodiscard]] const Input<T>& input() const { return input_; }
   /// The values of a real lane in sorted order, where results may take their places once they have
   /// been used; null if they are not there.
   [[nodiscard]] T* sorted() { return sorted_ ? tile_.data() : nullptr; }
 
  private:
-  void sort_values(PassShape shape, const SideView<T>& side, std::int64_t count,
-                   Array<std::byte>& scratch, int threads);
+  /// Brings the values of a single lane into sorted order by the side's permutation, if it has one
+  /// and they are next to each other. Phases are left for the kernels.
+  bool permute(const SideView<T>& side, std::int64_t count, Array<std::byte>& scratch, int threads);
 
   Array<T> tile_;  ///< values of a wide block, or sorted ones of a narrow block
   Input<T> input_{};
+  Input<T> given_{};
   bool sorted_ = false;
+  bool waits_ = false;  ///< for sort()
 };
 
 /// Values with what they sum up to in front of each cell.
@@ -53,17 +61,21 @@ class Carried {
 
   [[nodiscard]] const Input<T>& input() const { return values_.input(); }
   [[nodiscard]] T* sorted() { return values_.sorted(); }
-  [[nodiscard]] Carries carries() const { return {left_.data(), right_.data(), grown_.data()}; }
+  [[nodiscard]] Carries carries() const {
+    return {left_.empty() ? grown_.data() : left_.data(), shrunk_.data(), grown_.data()};
+  }
 
  private:
   template <class D>
   void scan(PassShape shape, const Cells<T>& cells, int threads);
+  [[nodiscard]] double* entering_left() { return left_.empty() ? grown_.data() : left_.data(); }
 
   LaidOut<T> values_;
+  // What enters a cell replaces its total, for fresh memory costs as much as the scan; only a line
+  // with point cells needs the totals with `grow` once more.
   Array<double> grown_;
   Array<double> shrunk_;
-  Array<double> left_;
-  Array<double> right_;
+  Array<double> left_;  ///< empty without point cells
   Array<double> sums_;  ///< of chunks of cells, from the left and from the right
 };
 
@@ -77,24 +89,30 @@ class Permuted {
     constexpr std::int64_t kLeast = std::int64_t(1) << 17;
     return side.index != nullptr && count >= kLeast;
   }
-  /// Where to write them instead of `out`: at `room` unless that is null.
-  T* open(const SideView<T>& side, std::int64_t count, T* out, T* room) {
+  /// Where to write them, numbers or pairs, instead of `out`: at `room` unless that is null.
+  T* open(const SideView<T>& side, std::int64_t count, T* out, T* room, bool pairs = false) {
     side_ = side;
     count_ = count;
     out_ = out;
+    pairs_ = pairs;
     if (room == nullptr) {
-      own_.reset(count);
+      own_.reset(pairs ? 2 * count : count);
     }
     sorted_ = room != nullptr ? room : own_.data();
     return sorted_;
   }
-  /// Brings them to `out`, if it has been opened.
+  /// Whether a fast permutation takes them all at once.
+  [[nodiscard]] bool waits() const { return side_.permutation != nullptr; }
+  /// Brings those at some sorted places to `out`.
+  void scatter(std::int64_t begin, std::int64_t end);
+  /// Brings all to `out`, if it has been opened.
   void close(Array<std::byte>& scratch, int threads);
 
  private:
   SideView<T> side_;
   std::int64_t count_ = 0;
   T* out_ = nullptr;
+  bool pairs_ = false;
   T* sorted_ = nullptr;
   Array<T> own_;
 };
@@ -107,7 +125,13 @@ class Delivered {
   /// tile; `room` as in Permuted.
   void open(PassShape shape, const SideView<T>& side, std::int64_t count, const Vectors<T>& results,
             Block block, bool conjugate, double scale, bool in_rows = false, T* room = nullptr);
-  /// Hands them over.
+  /// Hands those at some sorted places over, if that need not wait for all: while they are near.
+  void deliver(std::int64_t begin, std::int64_t end) {
+    if (output_.sorted && !permuted_.waits()) {
+      permuted_.scatter(begin, end);
+    }
+  }
+  /// Hands the others over.
   void close(Array<std::byte>& scratch, int threads);
 
   [[nodiscard]] const Output<T>& output() const { return output_; }
@@ -125,8 +149,8 @@ void over_cells(const Cells<T>& cells, Array<std::byte>& scratch, std::int64_t s
                 int threads, const Body& body) {
   // Cells a task: long enough to hide the cost of handing it out, which is small cells beyond
   // count.
-  constexpr std::int64_t kFewest = 64;
-  constexpr std::int64_t kAnchors = 64 * kCell;
+  constexpr std::int64_t kFewest = 16;
+  constexpr std::int64_t kAnchors = kFewest * kCell;
   const std::int64_t count = cells.count();
   const std::int64_t anchors = cells.num_targets() + cells.num_sources();
   const std::int64_t grain =

@@ -152,6 +152,9 @@ void add_block(const Call<T>& call, PassShape shape, Block block, Accumulators& 
   over_cells(cells, worker.scratch, scratch_bytes(sizeof(T), shape.wide), threads,
              [&](std::int64_t begin, std::int64_t end, void* memory) {
                kernels<T>().gradients(shape.form, shape.wide, job, begin, end, memory);
+               if (call.wanted.values) {
+                 worker.d_values.deliver(job.sources.first[begin], job.sources.first[end]);
+               }
              });
   if (call.wanted.values) {
     worker.d_values.close(worker.scratch, threads);

@@ -2,12 +2,15 @@
 ///
 /// LAPLEX_INLINE: inlined whatever the compiler thinks of it. What the kernels of several
 /// instruction sets share must be: a function of its own would be linked once, for any of them.
+/// LAPLEX_APART: never inlined, so that a rare case takes no registers from the usual one.
 #pragma once
 
 #if defined(__GNUC__)
 #define LAPLEX_INLINE inline __attribute__((always_inline))
+#define LAPLEX_APART __attribute__((noinline))
 #else
 #define LAPLEX_INLINE inline
+#define LAPLEX_APART
 #endif
 
 namespace laplex::detail {

@@ -101,6 +101,7 @@ void CarriedMoments<T>::set(PassShape shape, int degree, const Cells<T>& cells,
   job_.carries = {left_.data(), right_.data(), grown_.data()};
   over_cells(cells, scratch, moment_scratch_bytes(sizeof(T), shape.wide), threads,
              [&](std::int64_t begin, std::int64_t end, void* memory) {
+               values_.sort(side, side.first[begin], side.first[end]);
                kernels<T>().moment_totals(shape.form, shape.wide, degree, job_, begin, end,
                                           grown_.data(), shrunk_.data(), memory);
              });

@@ -123,9 +123,13 @@ std::int64_t Permutation::nbytes() const {
          static_cast<std::int64_t>(first_.size() * sizeof(std::uint32_t));
 }
 
-template void Permutation::to_sorted<float>(const float*, float*, Array<std::byte>&, int) const;
-template void Permutation::to_sorted<double>(const double*, double*, Array<std::byte>&, int) const;
-template void Permutation::to_given<float>(const float*, float*, Array<std::byte>&, int) const;
-template void Permutation::to_given<double>(const double*, double*, Array<std::byte>&, int) const;
+#define LAPLEX_PERMUTE(T)                                                              \
+  template void Permutation::to_sorted<T>(const T*, T*, Array<std::byte>&, int) const; \
+  template void Permutation::to_given<T>(const T*, T*, Array<std::byte>&, int) const;
+LAPLEX_PERMUTE(float)
+LAPLEX_PERMUTE(double)
+LAPLEX_PERMUTE(Pair<float>)
+LAPLEX_PERMUTE(Pair<double>)
+#undef LAPLEX_PERMUTE
 
 }  // namespace laplex::detail

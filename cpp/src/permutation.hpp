@@ -14,6 +14,13 @@
 
 namespace laplex::detail {
 
+/// A complex number on its way.
+template <class T>
+struct Pair {
+  T re;
+  T im;
+};
+
 class Permutation {
  public:
   /// From the index as given of each sorted place. Takes as long as some two uses save.

@@ -52,6 +52,7 @@ void run_plain(const BlockPass<T>& pass, Worker<T>& w) {
                                       pass.left_at(result), pass.right_at(result), w.in.input(),
                                       w.in.carries(), begin, end, result.combine(),
                                       w.out[r].output(), memory);
+                 w.out[r].deliver(pass.to.first[begin], pass.to.first[end]);
                });
   }
 }
@@ -78,6 +79,9 @@ void run_moments(const BlockPass<T>& pass, int degree, Worker<T>& w) {
              [&](std::int64_t begin, std::int64_t end, void* memory) {
                kernels<T>().moment_products(pass.shape.form, pass.shape.wide, degree, job, begin,
                                             end, memory);
+               for (Delivered<T>& out : w.out) {
+                 out.deliver(pass.to.first[begin], pass.to.first[end]);
+               }
              });
 }
 

@@ -66,36 +66,59 @@ LAPLEX_INLINE void read_off(const Cell& buffers, const SideView<T> to, Range tar
   }
 }
 
+/// Whether a product is a plain one with real results, by far the most: they have a loop without a
+/// choice in it.
+template <class T>
+LAPLEX_INLINE bool is_plain(const std::uint16_t* left_at, const std::uint16_t* right_at,
+                            Combine combine, const Output<T>& out) {
+  return left_at == right_at && combine == Combine::sum && out.scale == T(1) && !out.conjugate &&
+         !out.paired;
+}
+
+template <Form F, bool Wide, class T, class Cell>
+LAPLEX_INLINE void read_off_as(bool plain, const Cell& buffers, const SideView<T>& to,
+                               Range targets, const std::uint16_t* left_at,
+                               const std::uint16_t* right_at, Combine combine,
+                               const Output<T>& out) {
+  if (plain) {
+    read_off<F, Wide, true>(
+        buffers, to, targets, left_at, left_at, Combine::sum,
+        Output<T>{out.base, out.step, false, false, T(1), out.sorted, out.rows});
+  } else {
+    read_off<F, Wide, false>(buffers, to, targets, left_at, right_at, combine, out);
+  }
+}
+
+/// Eight small cells; a function by itself, so that the loop over others keeps its registers.
+template <Form F, class T, class Cell>
+LAPLEX_APART void product_small(const SideView<T>& from, const SideView<T>& to,
+                                const std::uint16_t* left_at, const std::uint16_t* right_at,
+                                const Input<T>& values, const Carries& carries, std::int64_t cell,
+                                Combine combine, const Output<T>& out, Cell& buffers) {
+  std::uint16_t left[8 * kCell + 8];
+  std::uint16_t right[8 * kCell + 8];
+  scan_small<F>(from, values, carries, cell, buffers);
+  look_up_small(to, left_at, cell, left);
+  if (left_at != right_at) {
+    look_up_small(to, right_at, cell, right);
+  }
+  read_off_as<F, false>(is_plain(left_at, right_at, combine, out), buffers, to,
+                        {to.first[cell], to.first[cell + 8]}, left,
+                        left_at != right_at ? right : left, combine, out);
+}
+
 template <Form F, bool Wide, class T>
 void product_of(const SideView<T>& from, const SideView<T>& to, const std::uint16_t* left_at,
                 const std::uint16_t* right_at, const Input<T>& values, const Carries& carries,
                 std::int64_t begin, std::int64_t end, Combine combine, const Output<T>& out,
                 void* scratch) {
   constexpr int P = F == Form::real ? 1 : 2;
-  // Plain products with real results, by far the most, have a loop without a choice in it.
-  const bool plain = left_at == right_at && combine == Combine::sum && out.scale == T(1) &&
-                     !out.conjugate && !out.paired;
+  const bool plain = is_plain(left_at, right_at, combine, out);
   auto& buffers = *static_cast<Buffers<T, P, Wide ? kRows : 1>*>(scratch);
-  const auto read = [&](Range targets, const std::uint16_t* left, const std::uint16_t* right) {
-    if (plain) {
-      read_off<F, Wide, true>(
-          buffers, to, targets, left, left, Combine::sum,
-          Output<T>{out.base, out.step, false, false, T(1), out.sorted, out.rows});
-    } else {
-      read_off<F, Wide, false>(buffers, to, targets, left, right, combine, out);
-    }
-  };
   for (std::int64_t cell = begin; cell < end; ++cell) {
     if constexpr (!Wide) {
       if (are_small(from, cell, end)) {
-        std::uint16_t left[8 * kCell + 8];
-        std::uint16_t right[8 * kCell + 8];
-        scan_small<F>(from, values, carries, cell, buffers);
-        look_up_small(to, left_at, cell, left);
-        if (left_at != right_at) {
-          look_up_small(to, right_at, cell, right);
-        }
-        read({to.first[cell], to.first[cell + 8]}, left, left_at != right_at ? right : left);
+        product_small<F>(from, to, left_at, right_at, values, carries, cell, combine, out, buffers);
         cell += 7;
         continue;
       }
@@ -112,7 +135,8 @@ void product_of(const SideView<T>& from, const SideView<T>& to, const std::uint1
       load_values<F, Wide>(from, values, sources, buffers.value[0], buffers.value[P - 1]);
       scan_cell<F, Wide>(from, sources, carries, cell, buffers, leaving);
     }
-    read(targets, left_at + targets.begin, right_at + targets.begin);
+    read_off_as<F, Wide>(plain, buffers, to, targets, left_at + targets.begin,
+                         right_at + targets.begin, combine, out);
   }
 }
 

@@ -13,8 +13,10 @@ namespace laplex::detail::LAPLEX_LEVEL {
 /// ends with that run's values.
 template <class T>
 LAPLEX_INLINE bool are_small(const SideView<T>& from, std::int64_t cell, std::int64_t end) {
-  if (cell + 8 > end || std::int64_t(from.first[cell + 7]) + 8 > std::int64_t(from.first[end])) {
-    return false;
+  const std::int64_t first = from.first[cell];
+  if (from.first[cell + 1] - first > 8 || cell + 8 > end ||
+      std::int64_t(from.first[cell + 7]) + 8 > std::int64_t(from.first[end])) {
+    return false;  // a dense line pays for one comparison
   }
   std::uint32_t most = 0;
   for (int c = 0; c < 8; ++c) {
@@ -102,8 +104,8 @@ LAPLEX_INLINE void store_each(double* to, const Pack<double>* number) {
 }
 
 template <Form F, class T>
-LAPLEX_INLINE void total_small(const SideView<T>& from, const Input<T>& values, std::int64_t cell,
-                               double* grown, double* shrunk) {
+LAPLEX_APART void total_small(const SideView<T>& from, const Input<T>& values, std::int64_t cell,
+                              double* grown, double* shrunk) {
   constexpr int P = F == Form::real ? 1 : 2;
   Pack<T> up[P][8];
   Pack<T> down[P][8];
