@@ -270,15 +270,13 @@ void merge(const Anchors<T>& anchors, Record<T>* records) {
     j_end -= is_source;
     i_end -= 1 - is_source;
   };
-  for (std::int64_t sure = 1; sure > 0;) {  // steps after which no side can have ended
-    sure = std::min(i_end - i, j_end - j) / 2;
-    for (std::int64_t step = 0; step < sure; ++step) {
-      put_first();
-      put_last();
-    }
-  }
-  while (i < i_end && j < j_end) {
+  const auto sure = [&] { return std::min(i_end - i, j_end - j); };  // so many need no look
+  for (std::int64_t steps = sure(); steps > 0; steps = sure()) {
     put_first();
+    for (std::int64_t step = 2; step < steps; step += 2) {
+      put_last();
+      put_first();
+    }
   }
   for (; j < j_end; ++j) {
     records[k++] = {key_of(y[j]), static_cast<std::uint32_t>(j)};

@@ -15,13 +15,13 @@ namespace laplex::detail::LAPLEX_LEVEL {
 /// all 1: those of a finite float's key never are.
 LAPLEX_INLINE double word_of(std::uint64_t key, std::uint64_t low, int low_bits) {
   const std::uint64_t bits = (std::uint64_t(1) << 62) | (key << low_bits) | low;
-  double word;
+  double word = 0.0;
   std::memcpy(&word, &bits, sizeof(word));
   return word;
 }
 
 LAPLEX_INLINE std::uint64_t bits_of(double word) {
-  std::uint64_t bits;
+  std::uint64_t bits = 0;
   std::memcpy(&bits, &word, sizeof(bits));
   return bits;
 }
