@@ -147,9 +147,9 @@ class Delivered {
 template <class T, class Body>
 void over_cells(const Cells<T>& cells, Array<std::byte>& scratch, std::int64_t scratch_size,
                 int threads, const Body& body) {
-  // Cells a task: long enough to hide the cost of handing it out, which is small cells beyond
-  // count.
-  constexpr std::int64_t kFewest = 16;
+  // Cells a task: enough to hide the cost of handing it out, which of small ones takes more. A
+  // quarter of these made products of 10^6 sorted anchors 5 to 10% slower on one thread.
+  constexpr std::int64_t kFewest = 64;
   constexpr std::int64_t kAnchors = kFewest * kCell;
   const std::int64_t count = cells.count();
   const std::int64_t anchors = cells.num_targets() + cells.num_sources();
