@@ -322,7 +322,8 @@ class Plan:
             out = validation.output("out", out, (*batch, size), dtype, array)
         result = self._empty(batch, size, is_complex) if out is None or rounded else out
         target = self._lay_out(result, batch)
-        self._core.sum(_vectors(laid), laid.shape[1], _vectors(target), mode, PRODUCT, self._threads)
+        rows, written = laid.shape[1], _vectors(target)
+        self._core.sum(_vectors(laid), rows, written, mode, PRODUCT, self._threads)
         result = self._lay_back(target, result, batch)
         if not rounded:
             return result

@@ -125,7 +125,7 @@ def vjp(
 
 
 def jvp(primitive: Primitive, call: Call, tangents: Sequence[Tensor | None]) -> Tensor | None:
-    """Differentiate S(parity, polynomial) along the seven tangents (None for a tensor held fixed)."""
+    """Differentiate S(parity, polynomial) along the seven tangents (None: held fixed)."""
     values, lengthscale, frequency = call.values, call.lengthscale, call.frequency
     parity, polynomial = call.parity, tuple(call.polynomial)
     d_values, d_x, d_y, d_lengthscale, d_frequency, d_theta, d_phi = tangents

@@ -37,8 +37,8 @@ def matvec(
 
     The result is differentiable with respect to every tensor argument, in reverse and forward mode.
     Lengthscale and frequency share a limit of four derivatives, in any combination (three with
-    ``"matern32"`` and two with ``"matern52"``); the other arguments have no limit. The function works under ``torch.func``, ``torch.compile`` and
-    autocast.
+    ``"matern32"``, two with ``"matern52"``); the other arguments have no limit. The function works
+    under ``torch.func``, ``torch.compile`` and autocast.
 
     Parameters
     ----------
@@ -136,7 +136,7 @@ def product(call: Call) -> Tensor:
         return _of_both_parts(call)
     # With float64 anchors the check of dtypes refuses half-precision values.
     if values.dtype in _HALF and call.targets.dtype is torch.float32:
-        result = primitive(call.member(values.float(), call.parity, call.polynomial, call.real_part))
+        result = primitive(call._replace(values=values.float()))
         return result if result.is_complex() else result.to(values.dtype)
     return primitive(call)
 

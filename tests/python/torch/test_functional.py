@@ -430,7 +430,7 @@ def test_refuses_devices_that_it_cannot_compute_on():
         if laplex._core.has_cuda:
             assert laplex.matvec(x, x).device.type == "cuda"
         else:
-            with pytest.raises(NotImplementedError, match=r"targets is on cuda.* the CPU alone"):
+            with pytest.raises(NotImplementedError, match="supports only the CPU"):
                 laplex.matvec(x, x)
         x = torch.empty(3, device="mps")
         with pytest.raises(NotImplementedError, match=r"targets is on mps.*CPU and CUDA tensors"):
