@@ -55,7 +55,7 @@ class Plan(Protocol):
 
 
 def product(call: Call, sig: Signature) -> tuple[Tensor, Plan]:
-    """Compute S(parity, polynomial) of the module `derivatives`, as a new tensor ``[*batch, n]``."""
+    """Compute S(parity, polynomial) of the module `derivatives`, a new ``[*batch, n]`` tensor."""
     if sig.direct:
         if sig.batch or sig.result_dtype is not sig.dtype:
             out = torch.empty(sig.shape, dtype=sig.result_dtype, device=call.targets.device)
