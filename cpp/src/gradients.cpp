@@ -17,6 +17,7 @@
 #include "checks.hpp"
 #include "compensated.hpp"
 #include "profile.hpp"
+#include "second_gradients.hpp"
 #include "state.hpp"
 #include "term_gradients.hpp"
 
@@ -267,11 +268,38 @@ void Plan<T>::vjp_any(const T* v, bool v_complex, Strides v_strides, const T* g,
   });
 }
 
+template <class T>
+void Plan<T>::second_vjp(const T* v, Strides v_strides, const T* g, Strides g_strides,
+                         std::int64_t rows, const GradientCotangents<T>& cotangents,
+                         const SecondGradients<T>& gradients, int num_threads) const {
+  const auto snapshot = state();
+  const Fixed<T>& fixed = snapshot->fixed();
+  check_call(rows, "cotangent", false, false);
+  if (fixed.complex_kernel() || fixed.profile != Profile::matern12) {
+    invalid(
+        "second_vjp supports only the kernel matern12 without phases and frequency: for others, "
+        "combine products of terms");
+  }
+  const int threads = threads_for(4 * fixed.heads * rows * (fixed.n + fixed.m),
+                                  num_threads > 0 ? num_threads : fixed.num_threads);
+  guarded([&] {
+    second_gradients<T>(*snapshot, {v, false, v_strides, 1}, {g, false, g_strides, 1}, rows,
+                        cotangents, gradients, threads);
+  });
+}
+
 template void Plan<float>::vjp_any(const float*, bool, Strides, const float*, bool, Strides,
                                    std::int64_t, const Gradients<float, float>&, Strides, Term,
                                    int) const;
 template void Plan<double>::vjp_any(const double*, bool, Strides, const double*, bool, Strides,
                                     std::int64_t, const Gradients<double, double>&, Strides, Term,
                                     int) const;
+
+template void Plan<float>::second_vjp(const float*, Strides, const float*, Strides, std::int64_t,
+                                      const GradientCotangents<float>&,
+                                      const SecondGradients<float>&, int) const;
+template void Plan<double>::second_vjp(const double*, Strides, const double*, Strides, std::int64_t,
+                                       const GradientCotangents<double>&,
+                                       const SecondGradients<double>&, int) const;
 
 }  // namespace laplex

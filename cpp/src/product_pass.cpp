@@ -89,7 +89,7 @@ void run_moments(const BlockPass<T>& pass, int degree, Worker<T>& w) {
 
 template <class T>
 void run(const State<T>& state, const Vectors<const T>& values, std::int64_t rows, bool transposed,
-         bool conjugate, const std::vector<Result<T>>& results, int num_threads) {
+         bool conjugate, const std::vector<Result<T>>& results, int num_threads, Order order) {
   const Fixed<T>& fixed = state.fixed();
   const std::int64_t lanes = rows * values.parts;
   const std::int64_t n_in = transposed ? fixed.n : fixed.m;
@@ -109,7 +109,14 @@ void run(const State<T>& state, const Vectors<const T>& values, std::int64_t row
     const std::int64_t head = task / blocks;
     const std::int64_t first = task % blocks * width;
     const Block block{head, first, std::min(width, lanes - first)};
-    const auto side = [&](Side which) { return side_for(shape, state, head, which, split.inner); };
+    const auto side = [&](Side which) {
+      if (order == Order::given) {
+        return side_for(shape, state, head, which, split.inner);
+      }
+      SideView<T> view = state.side(head, which);
+      view.index = nullptr;
+      return view;
+    };
     const BlockPass<T> pass{state,
                             shape,
                             block,
@@ -141,8 +148,8 @@ void run(const State<T>& state, const Vectors<const T>& values, std::int64_t row
 }
 
 template void run<float>(const State<float>&, const Vectors<const float>&, std::int64_t, bool, bool,
-                         const std::vector<Result<float>>&, int);
+                         const std::vector<Result<float>>&, int, Order);
 template void run<double>(const State<double>&, const Vectors<const double>&, std::int64_t, bool,
-                          bool, const std::vector<Result<double>>&, int);
+                          bool, const std::vector<Result<double>>&, int, Order);
 
 }  // namespace laplex::detail

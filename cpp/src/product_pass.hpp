@@ -27,11 +27,15 @@ struct Result {
   [[nodiscard]] bool strict() const { return parity != Parity::even; }
 };
 
+/// The order of vectors: that of the anchors as they were given, or sorted as the anchors are.
+enum class Order { given, sorted };
+
 /// Sends every block of lanes through the cells: `rows` vectors of each head, from sources to
 /// targets or (`transposed`) from targets to sources, with the conjugate of K if `conjugate`.
 /// Results beyond the plain sum share one pass.
 template <class T>
 void run(const State<T>& state, const Vectors<const T>& values, std::int64_t rows, bool transposed,
-         bool conjugate, const std::vector<Result<T>>& results, int num_threads);
+         bool conjugate, const std::vector<Result<T>>& results, int num_threads,
+         Order order = Order::given);
 
 }  // namespace laplex::detail

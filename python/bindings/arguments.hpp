@@ -131,6 +131,12 @@ struct GradientArguments {
   }
 };
 
+/// Addresses for derivatives of gradients: of the cotangent, values, targets, sources and
+/// lengthscale.
+struct SecondArguments {
+  std::array<Address, 5> arrays{};
+};
+
 /// Device memory that is lent: its address and bytes.
 struct MemoryArguments {
   Address data = 0;
@@ -267,6 +273,9 @@ inline bool read(PyObject* given, Vectors& v) {
 inline bool read(PyObject* given, GradientArguments& g) {
   return std::apply([&](auto&... each) { return read(given, each...); }, g.arrays);
 }
+inline bool read(PyObject* given, SecondArguments& s) {
+  return std::apply([&](auto&... each) { return read(given, each...); }, s.arrays);
+}
 inline bool read(PyObject* given, CovarianceGradients& g) {
   return read(given, g.anchors, g.lengthscale, g.loadings, g.noise);
 }
@@ -307,6 +316,7 @@ LAPLEX_TUPLE_CASTER(laplex::python::FormArguments, "laplex._support.core.Form");
 LAPLEX_TUPLE_CASTER(laplex::python::TermArguments, "laplex._support.core.Term");
 LAPLEX_TUPLE_CASTER(laplex::python::Vectors, "laplex._support.core.Vectors");
 LAPLEX_TUPLE_CASTER(laplex::python::GradientArguments, "laplex._support.core.Gradients");
+LAPLEX_TUPLE_CASTER(laplex::python::SecondArguments, "laplex._support.core.Second");
 LAPLEX_TUPLE_CASTER(laplex::python::MemoryArguments, "laplex._support.core.Memory");
 LAPLEX_TUPLE_CASTER(laplex::python::CovarianceArguments, "laplex._support.core.Covariance");
 LAPLEX_TUPLE_CASTER(laplex::python::CovarianceGradients,

@@ -74,6 +74,27 @@ void vjp(const AnyPlan& any, const Vectors& values, const Vectors& grad, std::in
   });
 }
 
+void second_vjp(const AnyPlan& any, const Vectors& values, const Vectors& grad, std::int64_t rows,
+                const SecondArguments& cotangents, const SecondArguments& gradients,
+                int num_threads) {
+  without_gil([&] {
+    visit(any, [&](const auto& plan) {
+      using T = decltype(scalar_of(plan));
+      const auto [none, a, b, c, e] = cotangents.arrays;
+      const auto [by_cotangent, by_values, by_targets, by_sources, by_lengthscale] =
+          gradients.arrays;
+      static_cast<void>(none);
+      plan.second_vjp(
+          pointer<const T>(values.data), values.strides, pointer<const T>(grad.data), grad.strides,
+          rows,
+          {pointer<const T>(a), pointer<const T>(b), pointer<const T>(c), pointer<const double>(e)},
+          {pointer<T>(by_cotangent), pointer<T>(by_values), pointer<T>(by_targets),
+           pointer<T>(by_sources), pointer<double>(by_lengthscale)},
+          num_threads);
+    });
+  });
+}
+
 void update(AnyPlan& any, Address targets, Address sources, Address lengthscale, int num_threads) {
   without_gil([&] { update_plan(any, targets, sources, lengthscale, num_threads); });
 }
@@ -206,6 +227,8 @@ PYBIND11_MODULE(_core, m) {
       .def("half_sums", &half_sums, values, rows, py::arg("left"), py::arg("right"), num_threads,
            positional)
       .def("vjp", &vjp, values, grad, rows, py::arg("gradients"), term, num_threads, positional)
+      .def("second_vjp", &second_vjp, values, grad, rows, py::arg("cotangents"),
+           py::arg("gradients"), num_threads, positional)
       .def("update", &update, targets, sources, py::arg("lengthscale"), num_threads, positional)
       .def("anchors", &anchors, targets, sources, py::arg("lengthscale"), positional)
       .def("to_dense", &to_dense, out, py::arg("out_complex"), positional)

@@ -130,6 +130,27 @@ struct Gradients {
   T* source_phase = nullptr;      ///< By the phases of the sources, `[heads, m]`.
 };
 
+/// The cotangents of the gradients that Plan::vjp gives. Null members stand for zeros.
+/// \tparam T the type of anchors and values, float or double
+template <class T>
+struct GradientCotangents {
+  const T* values = nullptr;            ///< Of the gradient by the values, `[heads, rows, m]`.
+  const T* targets = nullptr;           ///< Of the gradient by the targets, `[heads, n]`.
+  const T* sources = nullptr;           ///< Of the gradient by the sources, `[heads, m]`.
+  const double* lengthscale = nullptr;  ///< Of the gradient by the lengthscales, `[heads]`.
+};
+
+/// Receives the gradients of Plan::second_vjp. Null members are not computed.
+/// \tparam T the type of anchors and values, float or double
+template <class T>
+struct SecondGradients {
+  T* cotangent = nullptr;         ///< By the cotangent g of the product, `[heads, rows, n]`.
+  T* values = nullptr;            ///< By the values, `[heads, rows, m]`.
+  T* targets = nullptr;           ///< By the targets, `[heads, n]`.
+  T* sources = nullptr;           ///< By the sources, `[heads, m]`.
+  double* lengthscale = nullptr;  ///< By the lengthscales, `[heads]`.
+};
+
 /// The matrices of a Kernel, ready for products and gradients.
 ///
 /// **Accuracy.** The error is at most 1e-14 (double) or 1e-6 (float) times
@@ -254,6 +275,21 @@ class Plan {
     vjp_any(as_scalars(v), is_complex<V>, v_strides, as_scalars(g), is_complex<R>, g_strides, rows,
             scalars, {rows * num_sources(), num_sources()}, term, num_threads);
   }
+
+  /// Backpropagates through vjp(): computes the gradients of the sum of its results, each times its
+  /// cotangent. For real values and the Laplace kernel without phases and frequency.
+  /// \param v the values, of m entries a vector
+  /// \param v_strides the layout of v
+  /// \param g the cotangent of the product, of n entries a vector
+  /// \param g_strides the layout of g
+  /// \param rows the number of vectors of each head
+  /// \param cotangents the cotangents of the gradients
+  /// \param gradients where to write the results
+  /// \param num_threads the number of threads
+  /// \throws Error `invalid_argument` for other kernels
+  void second_vjp(const T* v, Strides v_strides, const T* g, Strides g_strides, std::int64_t rows,
+                  const GradientCotangents<T>& cotangents, const SecondGradients<T>& gradients,
+                  int num_threads = 0) const;
 
   /// Copies the anchors out, in the order in which they were given. All arrays are from the same
   /// update. An anchor given as -0 comes back as 0.

@@ -62,6 +62,16 @@ class Gradients(NamedTuple):
     source_phase: int
 
 
+class Second(NamedTuple):
+    """Addresses for derivatives of gradients: with respect to each argument, and the cotangent."""
+
+    cotangent: int
+    values: int
+    targets: int
+    sources: int
+    lengthscale: int
+
+
 class Memory(NamedTuple):
     """Device memory that is lent for a call."""
 

@@ -100,6 +100,13 @@ class Recorded(torch.autograd.Function):
             return (None,) * len(ctx.needs_input_grad)
         call, needs = _saved(ctx), ctx.needs_input_grad[:TENSORS]
         if _needs_composite(call):
+            if not in_forward_mode() and not is_watched() and not _is_batched(grad):
+                sig = signature(call)
+                if execution.has_second_gradients(call, sig, grad):
+                    recorded: tuple[Tensor | None, ...] = _record_gradients(
+                        grad, *call[:TENSORS], (call, sig, needs)
+                    )
+                    return (*recorded, None)
             return (*derivatives.vjp(primitive, grad, call, needs), None)
         # The saved tensors may have changed: hooks can replace them, and so do writes to `.data`.
         sig = signature(call)
@@ -113,6 +120,67 @@ class Recorded(torch.autograd.Function):
     def jvp(ctx: Any, *tangents: Any) -> Tensor | None:
         """Return the product's derivative along the tangents."""
         return derivatives.jvp(primitive, _saved(ctx), tangents[:TENSORS])
+
+
+class RecordedGradients(torch.autograd.Function):
+    """The gradients of a real product on the CPU, with their own gradients in one call of the core.
+
+    Where a graph is recorded through those too, they are the ones of the composite formula.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, *args: Any) -> tuple[Tensor | None, ...]:
+        """Return the seven gradients of a call; None for those not needed."""
+        grad, (call, sig, needs) = args[0], args[1 + TENSORS]
+        ctx.save_for_backward(grad, *call[:TENSORS])
+        ctx.form, ctx.signature, ctx.needs = call[TENSORS:], sig, needs
+        ctx.set_materialize_grads(False)
+        return tuple(execution.gradients(grad, call, sig, needs))
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Return the gradients of the cotangent and of the seven tensors."""
+        grad, *tensors = ctx.saved_tensors
+        call, needs = Call(*tensors, *ctx.form), ctx.needs_input_grad[: 1 + TENSORS]
+        if all(each is None for each in cotangents):
+            return (None,) * len(ctx.needs_input_grad)
+        batched = any(each is not None and _is_batched(each) for each in cotangents)
+        if torch.is_grad_enabled() or batched or is_watched():
+            return (*_composite_gradients(grad, call, ctx.needs, cotangents, needs), None)
+        found = execution.second_gradients(grad, call, ctx.signature, cotangents[:4], needs[:5])
+        return (*found, None, None, None, None)
+
+
+def _composite_gradients(
+    grad: Tensor,
+    call: Call,
+    wanted: Sequence[bool],
+    cotangents: Sequence[Tensor | None],
+    needs: Sequence[bool],
+) -> list[Tensor | None]:
+    """Differentiate the gradients by their formula, which can be differentiated again."""
+    with torch.enable_grad():
+        formula = derivatives.vjp(primitive, grad, call, wanted)
+    pairs = [
+        (each, cotangent)
+        for each, cotangent in zip(formula, cotangents, strict=True)
+        if each is not None and cotangent is not None and each.requires_grad
+    ]
+    inputs = (grad, *call[:TENSORS])
+    asked = [each for each, need in zip(inputs, needs, strict=True) if need]
+    outputs, weights = zip(*pairs, strict=True) if pairs else ((), ())
+    found = iter(
+        torch.autograd.grad(
+            outputs,
+            asked,
+            weights,
+            create_graph=torch.is_grad_enabled(),
+            allow_unused=True,
+        )
+        if pairs and asked
+        else [None] * len(asked)
+    )
+    return [next(found) if need else None for need in needs]
 
 
 class Transformed(torch.autograd.Function):
@@ -156,6 +224,7 @@ class Transformed(torch.autograd.Function):
 
 
 _record: Any = Recorded.apply
+_record_gradients: Any = RecordedGradients.apply
 _transform: Any = Transformed.apply
 
 

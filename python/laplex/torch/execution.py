@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .. import _core
-from .._support.core import Gradients, Kernel, Term, Vectors
+from .._support.core import Gradients, Kernel, Second, Term, Vectors
 from ..numpy.layout import Layout, layout_of
 from . import cuda
 from .call import DIRECT, SIDES, TENSORS, Call, Signature, check_degree
@@ -137,6 +137,74 @@ def gradients(
     return [
         None if each is None or tensor is None else _summed(each, tensor)
         for each, tensor in zip(found, call[:TENSORS], strict=True)
+    ]
+
+
+def has_second_gradients(call: Call, sig: Signature, grad: Tensor) -> bool:
+    """Whether `second_gradients` supports a call: real, of the Laplace kernel, on the CPU."""
+    return (
+        sig.direct
+        and call.is_plain
+        and not call.is_complex_kernel
+        and sig.result_dtype is sig.dtype
+        and type(grad) is Tensor
+        and grad.is_cpu
+    )
+
+
+def second_gradients(
+    grad: Tensor,
+    call: Call,
+    sig: Signature,
+    cotangents: Sequence[Tensor | None],
+    needs: Sequence[bool],
+) -> list[Tensor | None]:
+    """Backpropagate through `gradients` in one call of the core.
+
+    ``cotangents`` are those of the gradients of values, targets, sources and lengthscale. Returns
+    the gradients by ``grad`` and by those four, None where ``needs`` says so.
+    """
+    plan = plan_of(call, sig, backward=True)
+    assert isinstance(plan, _core.Plan)
+    n, m = sig.targets, sig.sources
+    layout = layout_of(sig.batch, sig.anchor_batch)
+    _values, given = _strided(call.values, layout, m)
+    _grad, of_result = _strided(grad, layout, n)
+    forms = [(sig.dtype, (layout.heads, layout.rows, m)), *_forms(sig)[1:4]]
+    a, b, c, e = cotangents
+    if call.sources is None:
+        c = b
+    if a is not None:
+        a, _ = _strided(a, layout, m)
+        a = a.reshape(layout.heads, layout.rows, m)
+    laid = [
+        None if each is None else each.to(dtype).expand(shape).resolve_neg().contiguous()
+        for each, (dtype, shape) in zip((a, b, c, e), forms, strict=True)
+    ]
+    wanted = list(needs)
+    if call.sources is None:
+        wanted[3] = needs[2]  # the targets' other role
+    outputs = [(sig.dtype, (layout.heads, layout.rows, n)), *forms]
+    found = [
+        torch.zeros(shape, dtype=dtype) if need else None
+        for need, (dtype, shape) in zip(wanted, outputs, strict=True)
+    ]
+    if n and m and layout.heads and layout.rows:
+        addresses = [0, *(0 if each is None else each.data_ptr() for each in laid)]
+        results = [0 if each is None else each.data_ptr() for each in found]
+        threads = torch.get_num_threads()
+        plan.second_vjp(
+            given, of_result, layout.rows, Second(*addresses), Second(*results), threads
+        )
+    for k in (0, 1):
+        if found[k] is not None:
+            found[k] = _restored(found[k], layout)
+    if call.sources is None and found[2] is not None:
+        found[2] += found[3]
+    originals = (grad, *call[:4])
+    return [
+        None if each is None or tensor is None else _summed(each, tensor)
+        for each, tensor in zip(found, originals, strict=True)
     ]
 
 
