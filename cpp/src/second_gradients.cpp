@@ -22,6 +22,7 @@ namespace laplex::detail {
 namespace {
 
 constexpr std::int64_t kGrain = 4096;
+constexpr std::int64_t kPiece = 64;  ///< terms of a plain sum
 
 constexpr Polynomial kOne{1.0};
 constexpr Polynomial kDistance{0.0, 1.0};
@@ -81,8 +82,8 @@ struct RowBlock {
   const SecondGradients<T>& result;
   int threads;
 
-  /// Calls body(head, row of the block, sorted place, place as given) for all places of a side; the
-  /// rows of a place come one after the other.
+  /// Calls body(head, row of the block, first and last sorted place, index) for all places of a
+  /// side, in pieces of kGrain; the rows of a piece come one after the other.
   template <class Body>
   void each(Side side, const Body& body) const {
     const Fixed<T>& fixed = state.fixed();
@@ -91,9 +92,7 @@ struct RowBlock {
       const std::uint32_t* const index = state.side(h, side).index;
       parallel_ranges(threads, size, kGrain, [&](std::int64_t begin, std::int64_t end) {
         for (std::int64_t r = 0; r < count; ++r) {
-          for (std::int64_t k = begin; k < end; ++k) {
-            body(h, r, k, given(index, k));
-          }
+          body(h, r, begin, end, index);
         }
       });
     }
@@ -121,21 +120,40 @@ void add_rows(const RowBlock<T>& block, std::vector<double>& by_targets,
   SortedPass<T> cv(fixed.heads, by_c ? rows : 0, m, n);
   SortedPass<T> g(fixed.heads, rows, n, m);
   SortedPass<T> bg(fixed.heads, by_b ? rows : 0, n, m);
-  block.each(Side::sources, [&](std::int64_t h, std::int64_t r, std::int64_t k, std::int64_t j) {
-    const std::int64_t at = (h * rows + r) * m + k;
-    v.values()[at] = block.values.lane(h, block.first + r)[j];
-    if (by_a) {
-      a.values()[at] = cot.values[(h * block.rows + block.first + r) * m + j];
-    }
-    if (by_c) {
-      cv.values()[at] = cot.sources[h * m + j] * v.values()[at];
+  Array<T> b_sorted;
+  Array<T> c_sorted;
+  b_sorted.reset(by_b ? fixed.heads * n : 0);
+  c_sorted.reset(by_c ? fixed.heads * m : 0);
+  block.each(Side::sources, [&](std::int64_t h, std::int64_t r, std::int64_t begin,
+                                std::int64_t end, const std::uint32_t* index) {
+    const T* const values = block.values.lane(h, block.first + r);
+    const T* const of_values = by_a ? cot.values + (h * block.rows + block.first + r) * m : nullptr;
+    const std::int64_t row = (h * rows + r) * m;
+    for (std::int64_t k = begin; k < end; ++k) {
+      const std::int64_t j = given(index, k);
+      v.values()[row + k] = values[j];
+      if (by_a) {
+        a.values()[row + k] = of_values[j];
+      }
+      if (by_c) {
+        const T c = cot.sources[h * m + j];
+        c_sorted[h * m + k] = c;
+        cv.values()[row + k] = c * values[j];
+      }
     }
   });
-  block.each(Side::targets, [&](std::int64_t h, std::int64_t r, std::int64_t k, std::int64_t i) {
-    const std::int64_t at = (h * rows + r) * n + k;
-    g.values()[at] = block.grad.lane(h, block.first + r)[i];
-    if (by_b) {
-      bg.values()[at] = cot.targets[h * n + i] * g.values()[at];
+  block.each(Side::targets, [&](std::int64_t h, std::int64_t r, std::int64_t begin,
+                                std::int64_t end, const std::uint32_t* index) {
+    const T* const grad = block.grad.lane(h, block.first + r);
+    const std::int64_t row = (h * rows + r) * n;
+    for (std::int64_t k = begin; k < end; ++k) {
+      const std::int64_t i = given(index, k);
+      g.values()[row + k] = grad[i];
+      if (by_b) {
+        const T b = cot.targets[h * n + i];
+        b_sorted[h * n + k] = b;
+        bg.values()[row + k] = b * grad[i];
+      }
     }
   });
 
@@ -171,53 +189,70 @@ void add_rows(const RowBlock<T>& block, std::vector<double>& by_targets,
   const auto per = [&](std::int64_t h) {
     return 1.0 / fixed.rate[static_cast<std::size_t>(h)].lengthscale;
   };
-  block.each(Side::targets, [&](std::int64_t h, std::int64_t r, std::int64_t k, std::int64_t i) {
-    const std::int64_t at = (h * rows + r) * n + k;
+  block.each(Side::targets, [&](std::int64_t h, std::int64_t r, std::int64_t begin,
+                                std::int64_t end, const std::uint32_t* index) {
     const double u = per(h);
     const double e = by_e ? cot.lengthscale[h] : 0.0;
-    const double b = by_b ? static_cast<double>(cot.targets[h * n + i]) : 0.0;
-    const auto get = [&](bool asked, const SortedPass<T>& pass, std::size_t number) {
-      return asked ? static_cast<double>(pass.sum(number)[at]) : 0.0;
-    };
-    const double by_cotangent = get(by_a, a, a_0) - u * (b * get(by_b, v, v_x)) +
-                                u * get(by_c, cv, cv_x) + u * (e * get(by_e, v, v_ell));
-    const double by_target =
-        u * (u * (b * get(by_b, v, v_xx) - get(by_c, cv, cv_xx) + e * get(by_e, v, v_x_ell)) -
+    const std::int64_t row = (h * rows + r) * n;
+    T* const to = block.result.cotangent != nullptr
+                      ? block.result.cotangent + (h * block.rows + block.first + r) * n
+                      : nullptr;
+    const bool by_x = block.result.targets != nullptr;
+    double stretched = 0.0;
+    for (std::int64_t k = begin; k < end; ++k) {
+      const auto get = [&](bool asked, const SortedPass<T>& pass, std::size_t number) {
+        return asked ? static_cast<double>(pass.sum(number)[row + k]) : 0.0;
+      };
+      const double b = by_b ? static_cast<double>(b_sorted[h * n + k]) : 0.0;
+      const auto here = static_cast<double>(g.values()[row + k]);
+      if (to != nullptr) {
+        to[given(index, k)] =
+            static_cast<T>(get(by_a, a, a_0) + u * (get(by_c, cv, cv_x) - b * get(by_b, v, v_x) +
+                                                    e * get(by_e, v, v_ell)));
+      }
+      if (by_x) {
+        by_targets[static_cast<std::size_t>(h * n + k)] +=
+            here * u *
+            (u * (b * get(by_b, v, v_xx) - get(by_c, cv, cv_xx) + e * get(by_e, v, v_x_ell)) -
              get(by_a, a, a_x));
-    const auto here = static_cast<double>(g.values()[at]);
-    if (block.result.cotangent != nullptr) {
-      block.result.cotangent[(h * block.rows + block.first + r) * n + i] =
-          static_cast<T>(by_cotangent);
-    }
-    if (block.result.targets != nullptr) {
-      by_targets[static_cast<std::size_t>(h * n + k)] += here * by_target;
-    }
-    if (by_ell) {
-      const double stretched =
-          get(by_a, a, a_ell) +
-          u * (b * get(by_b, v, v_x_ell) - get(by_c, cv, cv_x_ell) + e * get(by_e, v, v_ell_ell));
-      by_lengthscale[static_cast<std::size_t>(h * chunks + k / kGrain)].add(here * u * stretched);
+      }
+      if (by_ell) {
+        stretched +=
+            here * (get(by_a, a, a_ell) + u * (b * get(by_b, v, v_x_ell) - get(by_c, cv, cv_x_ell) +
+                                               e * get(by_e, v, v_ell_ell)));
+        if (k % kPiece == kPiece - 1 || k + 1 == end) {
+          by_lengthscale[static_cast<std::size_t>(h * chunks + k / kGrain)].add(u * stretched);
+          stretched = 0.0;
+        }
+      }
     }
   });
-  block.each(Side::sources, [&](std::int64_t h, std::int64_t r, std::int64_t k, std::int64_t j) {
-    const std::int64_t at = (h * rows + r) * m + k;
+  block.each(Side::sources, [&](std::int64_t h, std::int64_t r, std::int64_t begin,
+                                std::int64_t end, const std::uint32_t* index) {
     const double u = per(h);
     const double e = by_e ? cot.lengthscale[h] : 0.0;
-    const double c = by_c ? static_cast<double>(cot.sources[h * m + j]) : 0.0;
-    const auto get = [&](bool asked, const SortedPass<T>& pass, std::size_t number) {
-      return asked ? static_cast<double>(pass.sum(number)[at]) : 0.0;
-    };
-    const double along = get(by_a || by_c, g, g_x);
-    if (block.result.values != nullptr) {
-      block.result.values[(h * block.rows + block.first + r) * m + j] =
-          static_cast<T>(u * (c * along - get(by_b, bg, bg_x) + e * get(by_e, g, g_ell)));
-    }
-    if (block.result.sources != nullptr) {
-      const double by_source =
-          u * (c * get(by_c, g, g_xx) - get(by_b, bg, bg_xx) - e * get(by_e, g, g_x_ell));
-      const double a_here = by_a ? static_cast<double>(a.values()[at]) : 0.0;
-      by_sources[static_cast<std::size_t>(h * m + k)] +=
-          u * (static_cast<double>(v.values()[at]) * by_source + a_here * along);
+    const std::int64_t row = (h * rows + r) * m;
+    T* const to = block.result.values != nullptr
+                      ? block.result.values + (h * block.rows + block.first + r) * m
+                      : nullptr;
+    const bool by_y = block.result.sources != nullptr;
+    for (std::int64_t k = begin; k < end; ++k) {
+      const auto get = [&](bool asked, const SortedPass<T>& pass, std::size_t number) {
+        return asked ? static_cast<double>(pass.sum(number)[row + k]) : 0.0;
+      };
+      const double c = by_c ? static_cast<double>(c_sorted[h * m + k]) : 0.0;
+      const double along = get(by_a || by_c, g, g_x);
+      if (to != nullptr) {
+        to[given(index, k)] =
+            static_cast<T>(u * (c * along - get(by_b, bg, bg_x) + e * get(by_e, g, g_ell)));
+      }
+      if (by_y) {
+        const double by_source =
+            u * (c * get(by_c, g, g_xx) - get(by_b, bg, bg_xx) - e * get(by_e, g, g_x_ell));
+        const double a_here = by_a ? static_cast<double>(a.values()[row + k]) : 0.0;
+        by_sources[static_cast<std::size_t>(h * m + k)] +=
+            u * (static_cast<double>(v.values()[row + k]) * by_source + a_here * along);
+      }
     }
   });
 }

@@ -77,8 +77,7 @@ class CudaPlan:
         out: core.Vectors,
         storage: int,
         mode: int,
-        parity: int,
-        moment: int,
+        term: core.Term,
         stream: int,
         workspace: core.Memory,
     ) -> None: ...
@@ -93,7 +92,7 @@ class CudaPlan:
         workspace: core.Memory,
     ) -> None: ...
     def with_parameters(self, kernel: core.Kernel) -> CudaPlan: ...
-    def workspace_bytes(self, rows: int, values_complex: bool, moment: int) -> int: ...
+    def workspace_bytes(self, rows: int, values_complex: bool, term: core.Term) -> int: ...
     @property
     def is_sorted(self) -> bool: ...
     @property
@@ -114,13 +113,14 @@ class DeviceArray:
 class DirectCalls:
     def __init__(self, api: object, types: tuple[Any, ...]) -> None: ...
     def product(
-        self, tensors: tuple[Any, ...], form: tuple[bool, int, int], out: object, num_threads: int
+        self, tensors: tuple[Any, ...], form: core.Form, out: object, num_threads: int
     ) -> Plan: ...
     def signature(self, tensors: tuple[Any, ...]) -> tuple[Any, ...] | None: ...
     def vjp(
         self,
         plan: Plan,
         tensors: tuple[Any, ...],
+        form: core.Form,
         grad: object,
         out: tuple[Any, ...],
         num_threads: int,
@@ -177,14 +177,22 @@ class Plan:
         num_threads: int,
     ) -> None: ...
     def rank(self) -> list[int]: ...
+    def second_vjp(
+        self,
+        values: core.Vectors,
+        grad: core.Vectors,
+        rows: int,
+        cotangents: core.Second,
+        gradients: core.Second,
+        num_threads: int,
+    ) -> None: ...
     def sum(
         self,
         values: core.Vectors,
         rows: int,
         out: core.Vectors,
         mode: int,
-        parity: int,
-        moment: int,
+        term: core.Term,
         num_threads: int,
     ) -> None: ...
     def to_dense(self, out: int, out_complex: bool) -> None: ...
@@ -195,6 +203,7 @@ class Plan:
         grad: core.Vectors,
         rows: int,
         gradients: core.Gradients,
+        term: core.Term,
         num_threads: int,
     ) -> None: ...
     @property

@@ -167,7 +167,7 @@ def _composite_gradients(
         if each is not None and cotangent is not None and each.requires_grad
     ]
     inputs = (grad, *call[:TENSORS])
-    asked = [each for each, need in zip(inputs, needs, strict=True) if need]
+    asked = [each for each, need in zip(inputs, needs, strict=True) if need and each is not None]
     outputs, weights = zip(*pairs, strict=True) if pairs else ((), ())
     found = iter(
         torch.autograd.grad(

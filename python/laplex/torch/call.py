@@ -16,7 +16,7 @@ from numpy import broadcast_shapes as _numpy_broadcast_shapes
 from torch import Tensor
 
 from .. import _core
-from .._support.core import PRODUCT, Term
+from .._support.core import PRODUCT, Form, Term
 from .._support.profiles import Profile
 
 MAX_DEGREE = 4
@@ -58,6 +58,11 @@ class Call(NamedTuple):
     def term(self) -> Term:
         """The member of the family of sums."""
         return Term(self.parity, self.polynomial)
+
+    @property
+    def form(self) -> Form:
+        """What the call has beside its tensors, as the core takes it."""
+        return Form(self.real_part, self.parity, self.polynomial)
 
     @property
     def is_plain(self) -> bool:

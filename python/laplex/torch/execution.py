@@ -61,7 +61,7 @@ def product(call: Call, sig: Signature) -> tuple[Tensor, Plan]:
             out = torch.empty(sig.shape, dtype=sig.result_dtype, device=call.targets.device)
         else:
             out = torch.empty_like(call.targets)  # which takes half the time
-        return out, DIRECT.product(call[:TENSORS], call[TENSORS:], out, torch.get_num_threads())
+        return out, DIRECT.product(call[:TENSORS], call.form, out, torch.get_num_threads())
     plan = plan_of(call, sig)
     out = torch.empty(sig.shape, dtype=sig.result_dtype, device=call.targets.device)
     if out.numel() == 0:
@@ -100,8 +100,8 @@ def gradients(
         ]
         if overwrite and needs[0]:
             out[0] = call.values
-        tensors, form = call[:TENSORS], call[TENSORS:]
-        if DIRECT.vjp(plan, tensors, form, cotangent, tuple(out), torch.get_num_threads()):
+        threads = torch.get_num_threads()
+        if DIRECT.vjp(plan, call[:TENSORS], call.form, cotangent, tuple(out), threads):
             return out
     # On a device, look the plan up again: the stream may have changed, or be captured into a graph.
     if plan is None or cuda.takes(call.targets):
@@ -196,11 +196,14 @@ def second_gradients(
         plan.second_vjp(
             given, of_result, layout.rows, Second(*addresses), Second(*results), threads
         )
-    for k in (0, 1):
-        if found[k] is not None:
-            found[k] = _restored(found[k], layout)
-    if call.sources is None and found[2] is not None:
-        found[2] += found[3]
+    d_grad, d_values, d_targets, d_sources, d_lengthscale = found
+    if d_grad is not None:
+        d_grad = _restored(d_grad, layout)
+    if d_values is not None:
+        d_values = _restored(d_values, layout)
+    if call.sources is None and d_targets is not None and d_sources is not None:
+        d_targets += d_sources
+    found = [d_grad, d_values, d_targets, d_sources, d_lengthscale]
     originals = (grad, *call[:4])
     return [
         None if each is None or tensor is None else _summed(each, tensor)

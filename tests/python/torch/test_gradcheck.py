@@ -267,3 +267,54 @@ def test_a_lengthscale_too_small_for_float32():
                 u, (x, lengthscale), create_graph=create_graph, retain_graph=True
             ):
                 assert not gradient.any()
+
+
+@pytest.mark.parametrize("self_case", [False, True], ids=["two-sided", "self"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [((), ()), ((), (3,)), ((2,), (2,)), ((2,), (11, 2))])
+def test_second_gradients_in_one_call_are_those_of_the_formula(shape, dtype, self_case):
+    """Real products differentiate their gradients in the core, except where those are recorded."""
+    batch, rows = shape
+    options = {"self_case": self_case, "ties": True, "batch": batch, "values_batch": rows}
+    inputs, _ = case("real", n=300, m=200, dtype=dtype, **options)
+    tensors = [each for each in inputs if each is not None]
+    grad = torch.randn((*rows, 300), dtype=dtype, requires_grad=True)
+    product = operator(*inputs[:4])
+    for asked in ((0, 1, 2, 3), (0,), (1,), (-1,), (1, -1)):
+        wanted = [tensors[k] for k in sorted({k % len(tensors) for k in asked})]
+        gradients = torch.autograd.grad(product, wanted, grad, create_graph=True)
+        weights = [torch.randn_like(each) for each in gradients]
+        together = [*tensors, grad]
+        several = {"retain_graph": True, "allow_unused": True}
+        found = torch.autograd.grad(gradients, together, weights, **several)
+        recorded = torch.autograd.grad(
+            gradients, together, weights, create_graph=True, allow_unused=True
+        )
+        for ours, with_graph in zip(found, recorded, strict=True):
+            formula = None if with_graph is None else with_graph.detach()
+            if ours is None or formula is None:
+                assert ours is None or not ours.any()
+                assert formula is None or not formula.any()
+                continue
+            scale = float(formula.abs().max()) + 1e-30
+            bound = {torch.float32: 2e-5, torch.float64: 1e-12}[dtype]
+            assert float((ours - formula).abs().max()) <= bound * scale
+
+
+def test_second_gradients_do_not_depend_on_the_threads():
+    torch.manual_seed(0)
+    x, y = (torch.rand(n, requires_grad=True) for n in (90_000, 70_000))
+    v = torch.randn(70_000, requires_grad=True)
+    results = []
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            product = laplex.matvec(v, x, y, lengthscale=0.01)
+            grad = torch.cos(torch.arange(90_000.0))
+            gradients = torch.autograd.grad(product, (v, x, y), grad, create_graph=True)
+            results.append(torch.autograd.grad(gradients, (v, x, y), [v.sin(), x.cos(), y.cos()]))
+    finally:
+        torch.set_num_threads(threads)
+    for one, other in zip(*results, strict=True):
+        assert torch.equal(one, other)
