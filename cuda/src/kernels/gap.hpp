@@ -100,7 +100,8 @@ __device__ inline Gap<T, D, P> gap_between(T above, T below, const LineRate& r) 
   return gap;
 }
 
-/// Moments are for second derivatives by the lengthscale: small code before fast code.
+/// Moments are for Matern kernels, and for derivatives by the lengthscale beyond the first: small
+/// code before fast code.
 template <int P, class D, class S>
 __device__ __noinline__ void move_moments(S* sums, D factor, double tau) {
   laplex::detail::advance<P, 1>(sums, factor, tau);

@@ -15,8 +15,8 @@
 
 namespace laplex::detail {
 
-/// The largest moment: the number of times a result may be differentiated by lengthscale and
-/// frequency.
+/// The largest moment: the number of times a product with the Laplace kernel may be differentiated
+/// by lengthscale and frequency. A Matern-3/2 kernel takes one of them itself, Matern-5/2 two.
 inline constexpr int kMaxMoment = 4;
 
 /// Moves an element of W lanes and P + 1 moments. `tau` is ignored where the decay is 0.
