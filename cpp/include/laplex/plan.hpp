@@ -103,6 +103,9 @@ struct Term {
   Parity parity = Parity::even;  ///< The power of the sign.
   /// The coefficients of the powers 0 to 4 of the scaled distance. All are computed in one pass.
   std::array<double, 5> polynomial = {1.0, 0.0, 0.0, 0.0, 0.0};
+  /// Whether the term comes from a kernel without a kink: then tied pairs count in derivatives by
+  /// the anchors of a term with a sign. Matern-3/2 and -5/2 kernels have none.
+  bool smooth = false;
 };
 
 /// The layout of a batch of vectors. The vector of head h and row r starts at
