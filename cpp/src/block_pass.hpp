@@ -8,8 +8,8 @@
 #include "state.hpp"
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
-#include <utility>
 
 namespace laplex::detail {
 

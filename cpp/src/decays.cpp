@@ -1,5 +1,8 @@
 #include "decays.hpp"
 
+#include "chunks.hpp"
+#include "parallel.hpp"
+
 #include <cstddef>
 
 namespace laplex::detail {

@@ -2,12 +2,10 @@
 /// chunk schedule above them.
 #pragma once
 
-#include "parallel.hpp"
-
 #include <laplex/detail/complex.hpp>
 #include <laplex/detail/decay.hpp>
-#include "chunks.hpp"
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -23,8 +21,8 @@ template <class T>
 template <class D>
 struct Decays {
   std::vector<D> gap;  ///< [m + 1] from point k - 1 to k; 0 at both ends, where nothing comes from
-  std::vector<std::vector<D>>
-      upper_forward;  ///< per level above the points: node K - 1 to K, left to right
+  /// Per level above the points, from node K - 1 to K of the scan from left to right.
+  std::vector<std::vector<D>> upper_forward;
   std::vector<std::vector<D>> upper_reverse;  ///< the same for the scan from right to left
 
   /// The decays into the nodes of a level of the chunk schedule; level 0 are the points themselves.
@@ -50,11 +48,7 @@ struct Line {
   /// Decay into node `node` (> 0) of level `level` of a scan; level 0 are the points themselves.
   template <bool Reverse>
   [[nodiscard]] D decay_into(std::size_t level, std::int64_t node) const {
-    if (level == 0) {
-      return decays->gap[static_cast<std::size_t>(Reverse ? size - node : node)];
-    }
-    const auto& upper = Reverse ? decays->upper_reverse : decays->upper_forward;
-    return upper[level - 1][static_cast<std::size_t>(node)];
+    return decays->level(level, Reverse)[Reverse && level == 0 ? size - node : node];
   }
 };
 

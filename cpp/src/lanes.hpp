@@ -1,17 +1,14 @@
-/// How vectors in the caller's memory become lanes of a scan and come back.
+/// How vectors in the caller's memory become lanes.
 ///
-/// A lane is one vector of states. The cosine form is a real matrix made of complex states, so
-/// complex values under it make two lanes a row, their real and imaginary parts; otherwise a row is
-/// a lane. Lanes go through the scan W at a time, as tiles [count][W] in sorted order, all in
-/// double.
+/// A lane is one vector that goes through the cells. The cosine form is a real matrix, so complex
+/// values under it make two lanes a row, their real and imaginary parts; otherwise a row is a lane.
+/// Lanes go through the cells one at a time or, in a wide block, kRows side by side.
 #pragma once
 
 #include "parallel.hpp"
 #include "state.hpp"
 
 #include <cstdint>
-#include <type_traits>
-#include <utility>
 
 namespace laplex::detail {
 
@@ -34,7 +31,7 @@ struct Vectors {
   [[nodiscard]] bool paired() const { return complex && parts == 1; }
 };
 
-/// A run of up to W lanes.
+/// A run of lanes, kRows at most.
 struct Block {
   std::int64_t head;
   std::int64_t first;

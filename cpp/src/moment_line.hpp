@@ -9,8 +9,8 @@
 
 namespace laplex::detail {
 
-/// Sums from the left go from the last anchor of a cell to
-/// that of the next, and sums from the right from first to first. D is double or Complex.
+/// Sums from the left go from the last anchor of a cell to that of the next, and sums from the
+/// right from first to first. D is double or Complex.
 template <class D>
 struct MomentLine {
   std::vector<double> first;

@@ -5,21 +5,11 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <type_traits>
+#include <vector>
 
 namespace laplex::detail {
 namespace {
-
-/// Calls f(a constant of the degree).
-template <class F>
-void with_degree(int degree, const F& f) {
-  if (degree == 1) {
-    f(std::integral_constant<int, 1>{});
-  } else if (degree == 2) {
-    f(std::integral_constant<int, 2>{});
-  } else {
-    f(std::integral_constant<int, kMaxMoment>{});
-  }
-}
 
 /// Calls f(a constant of the numbers of type D that are scanned side by side).
 template <class D, class F>
@@ -72,8 +62,9 @@ MomentResult<T> moment_result(const Polynomial& polynomial, Combine combine,
   for (int r = 0; r <= kMaxMoment; ++r) {
     double binomial = 1.0;  // C(r + s, r)
     for (int s = 0; r + s <= kMaxMoment; ++s) {
+      const int power = r + s;
       result.coefficient[r][s] =
-          static_cast<T>(binomial * polynomial[static_cast<std::size_t>(r + s)]);
+          static_cast<T>(binomial * polynomial[static_cast<std::size_t>(power)]);
       binomial = binomial * (r + s + 1) / (s + 1);
     }
   }
@@ -137,8 +128,8 @@ void put(double* cell, std::int64_t k, D value) {
 template <class T>
 template <int P, int L, class D>
 void CarriedMoments<T>::scan(const Cells<T>& cells, const MomentLine<D>& line, int threads) {
-  constexpr std::int64_t kWidth = (P + 1) * L;
-  constexpr std::int64_t kNumbers = kWidth * static_cast<std::int64_t>(sizeof(D) / sizeof(double));
+  constexpr std::int64_t kWidth = std::int64_t(P + 1) * L;
+  constexpr std::int64_t kNumbers = std::is_same_v<D, double> ? kWidth : 2 * kWidth;
   const std::int64_t count = cells.count();
   const Rate rate = cells.template line<D>().rate;
   const double* const gap_after = cells.gap_after();

@@ -12,8 +12,10 @@
 #include "parallel.hpp"
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cmath>
+#include <cstddef>
 #include <limits>
 #include <vector>
 
@@ -137,17 +139,24 @@ struct State {
   double cov[3] = {};
 };
 
-double column(const StrandNumbers* numbers, int which, std::int64_t strand) {
-  return numbers[which][strand];
+/// A strand's number of each array; with one component, those after the first are 0.
+template <std::size_t N>
+std::array<double, N> numbers_of(const StrandNumbers (&arrays)[N], std::int64_t strand) {
+  std::array<double, N> numbers{};
+  for (std::size_t k = 0; k < N; ++k) {
+    numbers[k] = arrays[k][strand];
+  }
+  return numbers;
 }
 
 /// The state after strand `l` of a group, from that before it.
 State after(const StrandGroup& g, std::int64_t l, bool turns, const State& before) {
   const double* const p = before.cov;
-  const double s[3] = {column(g.seen, 0, l), turns ? column(g.seen, 1, l) : 0.0,
-                       turns ? column(g.seen, 2, l) : 0.0};
-  const double a[4] = {column(g.map, 0, l), turns ? column(g.map, 1, l) : 0.0,
-                       turns ? column(g.map, 2, l) : 0.0, turns ? column(g.map, 3, l) : 0.0};
+  const auto s = numbers_of(g.seen, l);
+  const auto a = numbers_of(g.map, l);
+  const auto told = numbers_of(g.told, l);
+  const auto mean = numbers_of(g.mean, l);
+  const auto cov = numbers_of(g.cov, l);
   // (P^-1 + seen)^-1 = (P + |P| adj(seen)) / (1 + tr(P seen) + |P| |seen|): no inverse of P.
   const double det_p = std::max(p[0] * p[2] - p[1] * p[1], 0.0);
   const double det_s = std::max(s[0] * s[2] - s[1] * s[1], 0.0);
@@ -155,38 +164,39 @@ State after(const StrandGroup& g, std::int64_t l, bool turns, const State& befor
   const double c[3] = {(p[0] + det_p * s[2]) * over, (p[1] - det_p * s[1]) * over,
                        (p[2] + det_p * s[0]) * over};
   const double* const m = before.mean;
-  const double news[2] = {column(g.told, 0, l) - (s[0] * m[0] + s[1] * m[1]),
-                          (turns ? column(g.told, 1, l) : 0.0) - (s[1] * m[0] + s[2] * m[1])};
+  const double news[2] = {told[0] - (s[0] * m[0] + s[1] * m[1]),
+                          told[1] - (s[1] * m[0] + s[2] * m[1])};
   const double known[2] = {m[0] + (c[0] * news[0] + c[1] * news[1]),
                            m[1] + (c[1] * news[0] + c[2] * news[1])};
   const double ac[4] = {a[0] * c[0] + a[1] * c[1], a[0] * c[1] + a[1] * c[2],
                         a[2] * c[0] + a[3] * c[1], a[2] * c[1] + a[3] * c[2]};
   State next;
-  next.mean[0] = column(g.mean, 0, l) + (a[0] * known[0] + a[1] * known[1]);
-  next.cov[0] = column(g.cov, 0, l) + (ac[0] * a[0] + ac[1] * a[1]);
+  next.mean[0] = mean[0] + (a[0] * known[0] + a[1] * known[1]);
+  next.cov[0] = cov[0] + (ac[0] * a[0] + ac[1] * a[1]);
   if (turns) {
-    next.mean[1] = column(g.mean, 1, l) + (a[2] * known[0] + a[3] * known[1]);
-    next.cov[1] = column(g.cov, 1, l) + (ac[0] * a[2] + ac[1] * a[3]);
-    next.cov[2] = column(g.cov, 2, l) + (ac[2] * a[2] + ac[3] * a[3]);
+    next.mean[1] = mean[1] + (a[2] * known[0] + a[3] * known[1]);
+    next.cov[1] = cov[1] + (ac[0] * a[2] + ac[1] * a[3]);
+    next.cov[2] = cov[2] + (ac[2] * a[2] + ac[3] * a[3]);
   }
   return next;
 }
 
 /// The adjoint of the state before a strand, from that of the state after it.
 State before(const StrandGroup& g, std::int64_t l, bool turns, const State& after) {
-  const double a[4] = {column(g.map, 0, l), turns ? column(g.map, 1, l) : 0.0,
-                       turns ? column(g.map, 2, l) : 0.0, turns ? column(g.map, 3, l) : 0.0};
+  const auto a = numbers_of(g.map, l);
+  const auto told = numbers_of(g.told, l);
+  const auto seen = numbers_of(g.seen, l);
   const double* const m = after.mean;
   const double* const n = after.cov;
   const double na[4] = {n[0] * a[0] + n[1] * a[2], n[0] * a[1] + n[1] * a[3],
                         n[1] * a[0] + n[2] * a[2], n[1] * a[1] + n[2] * a[3]};
   State last;
-  last.mean[0] = column(g.told, 0, l) + (a[0] * m[0] + a[2] * m[1]);
-  last.cov[0] = column(g.seen, 0, l) + (a[0] * na[0] + a[2] * na[2]);
+  last.mean[0] = told[0] + (a[0] * m[0] + a[2] * m[1]);
+  last.cov[0] = seen[0] + (a[0] * na[0] + a[2] * na[2]);
   if (turns) {
-    last.mean[1] = column(g.told, 1, l) + (a[1] * m[0] + a[3] * m[1]);
-    last.cov[1] = column(g.seen, 1, l) + (a[0] * na[1] + a[2] * na[3]);
-    last.cov[2] = column(g.seen, 2, l) + (a[1] * na[1] + a[3] * na[3]);
+    last.mean[1] = told[1] + (a[1] * m[0] + a[3] * m[1]);
+    last.cov[1] = seen[1] + (a[0] * na[1] + a[2] * na[3]);
+    last.cov[2] = seen[2] + (a[1] * na[1] + a[3] * na[3]);
   }
   return last;
 }

@@ -1,11 +1,11 @@
 /// Prefix sums with decay along a line of points, by the chunk schedule.
 #pragma once
 
+#include "chunks.hpp"
 #include "decays.hpp"
 #include "parallel.hpp"
 
 #include <laplex/detail/scan_element.hpp>
-#include "chunks.hpp"
 
 #include <algorithm>
 #include <cstdint>

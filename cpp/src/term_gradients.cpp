@@ -79,6 +79,15 @@ class Sums {
   std::vector<Result<T>> results_;
 };
 
+/// What the gradients by the anchors and phases of a side are made of, and their numbers.
+template <class T>
+struct SideSums {
+  Sums<T> sums;
+  std::size_t plain = 0;  ///< S itself
+  std::size_t slope = 0;  ///< S(s+, q' - q)
+  std::size_t turn = 0;   ///< S(s+, q), of kernels that oscillate
+};
+
 /// conj(a) b.
 Complex inner(Complex a, Complex b) {
   return {a.re * b.re + a.im * b.im, a.re * b.im - a.im * b.re};
@@ -106,58 +115,49 @@ void term_gradients(const State<T>& state, Parity parity, const Polynomial& poly
   const Polynomial along = difference(derivative(polynomial), polynomial);
   const bool scalars = gradients.lengthscale != nullptr || gradients.frequency != nullptr;
 
-  Sums<T> at_targets(complex, fixed.heads, lanes, fixed.n);
-  Sums<T> at_sources(complex, fixed.heads, lanes, fixed.m);
-  std::size_t sum = 0;
-  std::size_t slope = 0;
-  std::size_t turn = 0;
+  SideSums<T> at_targets{{complex, fixed.heads, lanes, fixed.n}};
+  SideSums<T> at_sources{{complex, fixed.heads, lanes, fixed.m}};
+  const auto ask = [&](SideSums<T>& side, const T* by_phases, const T* by_anchors) {
+    if (by_phases != nullptr) {
+      side.plain = side.sums.add(parity, polynomial);
+    }
+    if (by_anchors != nullptr) {
+      side.slope = side.sums.add(next, along);
+      side.turn = fixed.oscillates ? side.sums.add(next, polynomial) : 0;
+    }
+  };
+  ask(at_targets, gradients.target_phase, gradients.targets);
+  ask(at_sources, gradients.source_phase, gradients.sources);
   std::size_t stretch = 0;
   std::size_t swing = 0;
-  if (gradients.target_phase != nullptr) {
-    sum = at_targets.add(parity, polynomial);
-  }
-  if (gradients.targets != nullptr) {
-    slope = at_targets.add(next, along);
-    turn = fixed.oscillates ? at_targets.add(next, polynomial) : 0;
-  }
   if (gradients.lengthscale != nullptr) {
     stretch =
-        at_targets.add(parity, times_distance(difference(polynomial, derivative(polynomial))));
+        at_targets.sums.add(parity, times_distance(difference(polynomial, derivative(polynomial))));
   }
   if (gradients.frequency != nullptr && fixed.oscillates) {
-    swing = at_targets.add(parity, times_distance(polynomial));
-  }
-  std::size_t back = 0;
-  std::size_t back_slope = 0;
-  std::size_t back_turn = 0;
-  if (gradients.source_phase != nullptr) {
-    back = at_sources.add(parity, polynomial);
-  }
-  if (gradients.sources != nullptr) {
-    back_slope = at_sources.add(next, along);
-    back_turn = fixed.oscillates ? at_sources.add(next, polynomial) : 0;
+    swing = at_targets.sums.add(parity, times_distance(polynomial));
   }
   // The gradient by the values may be written over them: then it comes last.
   const bool over = gradients.values != nullptr && d_values.base == values.base;
   if (gradients.values != nullptr && !over) {
-    at_sources.results().push_back({parity, polynomial, d_values});
+    at_sources.sums.results().push_back({parity, polynomial, d_values});
   }
-  if (!at_targets.results().empty()) {
-    run<T>(state, values, rows, false, false, at_targets.results(), threads);
+  if (!at_targets.sums.results().empty()) {
+    run<T>(state, values, rows, false, false, at_targets.sums.results(), threads);
   }
-  if (!at_sources.results().empty()) {
-    run<T>(state, grad, rows, true, true, at_sources.results(), threads);
+  if (!at_sources.sums.results().empty()) {
+    run<T>(state, grad, rows, true, true, at_sources.sums.results(), threads);
   }
 
   for (std::int64_t h = 0; h < fixed.heads; ++h) {
     const Rate rate = fixed.rate[static_cast<std::size_t>(h)];
     const double turns = rate.frequency * rate.lengthscale;
-    // The derivative along x of what a lane has at place `at`: (slope + i turns turn) / ell.
-    const auto derivative_of = [&](const Sums<T>& sums, std::size_t real, std::size_t imaginary,
-                                   double sign, std::int64_t at) {
-      Complex d = sums.get(real, at);
+    // The derivative of S along the line, times ell: slope + i turns turn. With sign -1, that of
+    // sums with the conjugate of K.
+    const auto derivative_of = [&](const SideSums<T>& side, double sign, std::int64_t at) {
+      Complex d = side.sums.get(side.slope, at);
       if (fixed.oscillates) {
-        const Complex t = sums.get(imaginary, at);
+        const Complex t = side.sums.get(side.turn, at);
         d = {d.re - sign * turns * t.im, d.im + sign * turns * t.re};
       }
       return d;
@@ -175,16 +175,16 @@ void term_gradients(const State<T>& state, Parity parity, const Polynomial& poly
           const std::int64_t at = (h * lanes + l) * fixed.n + i;
           const Complex g = entry(grad, h, l, i);
           if (gradients.targets != nullptr) {
-            x += inner(g, derivative_of(at_targets, slope, turn, 1.0, at)).re;
+            x += inner(g, derivative_of(at_targets, 1.0, at)).re;
           }
           if (gradients.target_phase != nullptr) {
-            theta -= inner(g, at_targets.get(sum, at)).im;
+            theta -= inner(g, at_targets.sums.get(at_targets.plain, at)).im;
           }
           if (gradients.lengthscale != nullptr) {
-            ell += inner(g, at_targets.get(stretch, at)).re;
+            ell += inner(g, at_targets.sums.get(stretch, at)).re;
           }
           if (gradients.frequency != nullptr && fixed.oscillates) {
-            omega -= inner(g, at_targets.get(swing, at)).im;
+            omega -= inner(g, at_targets.sums.get(swing, at)).im;
           }
         }
         if (gradients.targets != nullptr) {
@@ -208,10 +208,10 @@ void term_gradients(const State<T>& state, Parity parity, const Polynomial& poly
             const std::int64_t at = (h * lanes + l) * fixed.m + j;
             const Complex v = entry(values, h, l, j);
             if (gradients.sources != nullptr) {
-              y -= inner(v, derivative_of(at_sources, back_slope, back_turn, -1.0, at)).re;
+              y -= inner(v, derivative_of(at_sources, -1.0, at)).re;
             }
             if (gradients.source_phase != nullptr) {
-              phi += inner(at_sources.get(back, at), v).im;
+              phi += inner(at_sources.sums.get(at_sources.plain, at), v).im;
             }
           }
           if (gradients.sources != nullptr) {

@@ -178,6 +178,7 @@ inline bool read_polynomial(PyObject* given, std::array<double, 5>& polynomial) 
   }
   return true;
 }
+
 /// A parameter of processes: its address, or one number for all of them.
 struct ProcessParameter {
   Address address = 0;

@@ -150,12 +150,14 @@ std::shared_ptr<AnyPlan> PlanCache::get(const KernelArguments& kernel, int num_t
   std::vector<std::byte> content = copy_content(kernel);
   const KernelArguments copied = over(content, kernel);
   std::shared_ptr<AnyPlan> plan;
-  if (before) {
+  // The copy may not be what was compared under the lock, for the same reason.
+  const KernelArguments old = before ? over(before->content, before->kernel) : KernelArguments{};
+  if (before && follows(old, copied)) {
     plan = std::move(before->plan);
     plan->differentiated = false;
-    const KernelArguments old = over(before->content, before->kernel);
-    const bool stay =
-        same_array(old, copied, kTargetsArray) && same_array(old, copied, kSourcesArray);
+    const bool stay = copied.arrays[kLengthscaleArray] != 0 &&
+                      same_array(old, copied, kTargetsArray) &&
+                      same_array(old, copied, kSourcesArray);
     update_plan(*plan, stay ? 0 : copied.arrays[kTargetsArray],
                 stay ? 0 : copied.arrays[kSourcesArray], copied.arrays[kLengthscaleArray],
                 num_threads);

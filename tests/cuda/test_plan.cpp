@@ -190,9 +190,11 @@ TYPED_TEST(CudaPlan, SmallErrorsNameTheArgument) {
       "complex values with real_part: pass their real and imaginary parts as two rows");
   EXPECT_EQ(message_of([&] { plan.apply(real, -1, real, kStream); }, ErrorCode::invalid_argument),
             "rows must not be negative, got -1");
-  EXPECT_EQ(message_of([&] { plan.apply(real, 1, real, kStream, Mode::plain, {Parity::even, {HUGE_VAL}}); },
-                       ErrorCode::invalid_argument),
-            "coefficients of a term's polynomial must be finite, but that of power 0 is inf");
+  EXPECT_EQ(
+      message_of(
+          [&] { plan.apply(real, 1, real, kStream, Mode::plain, {Parity::even, {HUGE_VAL}}); },
+          ErrorCode::invalid_argument),
+      "coefficients of a term's polynomial must be finite, but that of power 0 is inf");
   Kernel<T> large;
   large.num_targets = std::int64_t(1) << 32;
   EXPECT_EQ(message_of([&] { Plan<T>(large, kStream); }, ErrorCode::invalid_argument),

@@ -77,18 +77,6 @@ void gradients(Form form, bool wide, const GradientJob<T>& job, std::int64_t beg
   });
 }
 
-/// Products with powers above the second are rare, and share one body.
-template <class F>
-LAPLEX_INLINE void with_degree(int degree, const F& f) {
-  if (degree == 1) {
-    f(Constant<int, 1>{});
-  } else if (degree == 2) {
-    f(Constant<int, 2>{});
-  } else {
-    f(Constant<int, kMaxMoment>{});
-  }
-}
-
 template <class T>
 void moment_totals(Form form, bool wide, int degree, const MomentJob<T>& job, std::int64_t begin,
                    std::int64_t end, double* grown, double* shrunk, void* scratch) {

@@ -21,6 +21,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 namespace laplex::detail {
 
@@ -182,6 +183,19 @@ struct MomentResult {
   Output<T> out;
 };
 
+/// Calls f(a constant of the degree): products with powers above the second are rare, and share one
+/// body.
+template <class F>
+LAPLEX_INLINE void with_degree(int degree, const F& f) {
+  if (degree == 1) {
+    f(std::integral_constant<int, 1>{});
+  } else if (degree == 2) {
+    f(std::integral_constant<int, 2>{});
+  } else {
+    f(std::integral_constant<int, kMaxMoment>{});
+  }
+}
+
 /// Carries and totals are [cells][moments][planes][lanes]. From the left, they are those at the
 /// first and at the last anchor of a cell; from the right, the reverse; all weighted as if they
 /// were at its centre.
@@ -276,8 +290,8 @@ struct Kernels {
 /// moments, and its places.
 [[nodiscard]] constexpr std::int64_t moment_scratch_bytes(std::size_t scalar, bool wide) {
   const std::int64_t lanes = wide ? kRows : 1;
-  return static_cast<std::int64_t>(scalar) * (kCell + 32) *
-         (2 * lanes + 4 * (kMaxMoment + 1) * lanes + 3);
+  constexpr std::int64_t kMoments = kMaxMoment + 1;
+  return static_cast<std::int64_t>(scalar) * (kCell + 32) * (2 * lanes + 4 * kMoments * lanes + 3);
 }
 
 /// The functions of the level in use (instruction_set.hpp).

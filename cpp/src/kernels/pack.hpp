@@ -26,6 +26,11 @@
 #include <immintrin.h>
 #endif
 
+/// Whether this level has AVX2, and AVX-512. With -march=native the compiler may use them in the
+/// files of lower levels too, but there packs are made of smaller registers.
+#define LAPLEX_AVX2 (LAPLEX_VECTOR_BYTES >= 32)
+#define LAPLEX_AVX512 (LAPLEX_VECTOR_BYTES >= 64)
+
 namespace laplex::detail::LAPLEX_LEVEL {
 
 #if defined(__GNUC__)
@@ -141,12 +146,13 @@ struct Constant {
   static constexpr T value = Value;
 };
 
-#if defined(__AVX2__)
+#if LAPLEX_AVX2
 /// Two halves of a register. GCC 12 copies the first before it permutes.
 LAPLEX_INLINE NativeOf<float, 8>::type join(__m128 low, __m128 high) {
   return (NativeOf<float, 8>::type)_mm256_insertf128_ps(_mm256_castps128_ps256(low), high, 1);
 }
 #endif
+
 template <class F, int... K>
 LAPLEX_INLINE void repeat_each(const F& f, std::integer_sequence<int, K...>) {
   (f(Constant<int, K>{}), ...);
@@ -167,21 +173,13 @@ LAPLEX_INLINE Pack<double> widen(const Pack<T>& a) {
     return a;
   } else {
     Pack<double> r;
-#if defined(__AVX2__)
-    if constexpr (kLanes<double> == 4) {  // GCC 12 converts two numbers at a time, through memory
-      const __m256 v = (__m256)a.part[0];
-      r.part[0] = (Native<double>)_mm256_cvtps_pd(_mm256_castps256_ps128(v));
-      r.part[1] = (Native<double>)_mm256_cvtps_pd(_mm256_extractf128_ps(v, 1));
-      return r;
-    }
-#endif
-#if defined(__AVX512F__)
-    if constexpr (kLanes<double> == 8) {  // GCC 12 converts each half by itself
-      r.part[0] = (Native<double>)_mm512_maskz_cvtps_pd(0xFF, (__m256)a.part[0]);
-      return r;
-    }
-#endif
-#if defined(__GNUC__)
+#if LAPLEX_AVX512  // GCC 12 by itself converts each half
+    r.part[0] = (Native<double>)_mm512_maskz_cvtps_pd(0xFF, (__m256)a.part[0]);
+#elif LAPLEX_AVX2  // GCC 12 by itself converts two numbers at a time, through memory
+    const __m256 v = (__m256)a.part[0];
+    r.part[0] = (Native<double>)_mm256_cvtps_pd(_mm256_castps256_ps128(v));
+    r.part[1] = (Native<double>)_mm256_cvtps_pd(_mm256_extractf128_ps(v, 1));
+#elif defined(__GNUC__)
     if constexpr (kLanes<double> == kLanes<T>) {
       r.part[0] = __builtin_convertvector(a.part[0], Native<double>);
     } else {
@@ -215,13 +213,9 @@ LAPLEX_INLINE Pack<T> narrow(const Pack<double>& a) {
     return a;
   } else {
     Pack<T> r;
-#if defined(__AVX2__)
-    if constexpr (kLanes<double> == 4) {
-      r.part[0] = join(_mm256_cvtpd_ps((__m256d)a.part[0]), _mm256_cvtpd_ps((__m256d)a.part[1]));
-      return r;
-    }
-#endif
-#if defined(__GNUC__)
+#if LAPLEX_AVX2 && !LAPLEX_AVX512
+    r.part[0] = join(_mm256_cvtpd_ps((__m256d)a.part[0]), _mm256_cvtpd_ps((__m256d)a.part[1]));
+#elif defined(__GNUC__)
     if constexpr (kLanes<double> == kLanes<T>) {
       r.part[0] = __builtin_convertvector(a.part[0], Native<T>);
     } else {
@@ -280,7 +274,7 @@ LAPLEX_INLINE V shift_lanes(V v) {
                                         : _mm_srli_si128(bits, Step < 0 ? -4 * Step : 0));
   }
 #endif
-#if defined(__AVX2__)
+#if LAPLEX_AVX2
   if constexpr (std::is_same_v<V, NativeOf<float, 8>::type>) {
     const __m256i bits = _mm256_castps_si256((__m256)v);
     return (V)_mm256_castsi256_ps(Step > 0 ? _mm256_slli_si256(bits, Step > 0 ? 4 * Step : 0)
@@ -298,7 +292,7 @@ LAPLEX_INLINE V shift_lanes(V v) {
     }
   }
 #endif
-#if defined(__AVX512F__)
+#if LAPLEX_AVX512
   if constexpr (std::is_same_v<V, NativeOf<double, 8>::type>) {
     const __m512d a = (__m512d)v;
     if constexpr (Step == 1) {
@@ -332,14 +326,14 @@ LAPLEX_INLINE V shift_lanes(V v) {
 /// The total of one half of a scanned pack in every lane of the other, zeros in its own.
 template <bool Up, class V>
 LAPLEX_INLINE V half_total(V v) {
-#if defined(__AVX2__)
+#if LAPLEX_AVX2
   if constexpr (std::is_same_v<V, NativeOf<float, 8>::type>) {
     const __m256 a = (__m256)v;
     return Up ? (V)_mm256_permute_ps(_mm256_permute2f128_ps(a, a, 0x08), 0xFF)
               : (V)_mm256_permute_ps(_mm256_permute2f128_ps(a, a, 0x81), 0x00);
   }
 #endif
-#if defined(__AVX512F__)
+#if LAPLEX_AVX512
   if constexpr (std::is_same_v<V, NativeOf<double, 8>::type>) {
     const __m512d a = (__m512d)v;
     return Up ? (V)_mm512_maskz_permutexvar_pd(0xF0, _mm512_set1_epi64(3), a)
@@ -554,7 +548,7 @@ template <class T>
 LAPLEX_INLINE void load_pairs(const T* from, Pack<T>& a, Pack<T>& b) {
 #if defined(__GNUC__)
   using V = Native<T>;
-#if defined(__AVX2__)
+#if LAPLEX_AVX2
   if constexpr (sizeof(T) == 4) {  // lanes move within their half alone
     const auto part = [&](int k) { return _mm_loadu_ps(from + std::ptrdiff_t(4) * k); };
     const V x = join(part(0), part(2));
@@ -613,7 +607,7 @@ LAPLEX_INLINE void load_pairs(const T* pairs, const std::uint16_t* where, Pack<T
       };
 #endif
       using V = Native<T>;
-#if defined(__AVX2__)
+#if LAPLEX_AVX2
       const V x = join(two_pairs(0), two_pairs(4));
       const V y = join(two_pairs(2), two_pairs(6));
       a.part[0] = __builtin_shufflevector(x, y, 0, 2, 8, 10, 4, 6, 12, 14);
@@ -655,7 +649,7 @@ LAPLEX_INLINE void load_pairs(const T* pairs, const std::uint16_t* where, Pack<T
 /// Lane k of what is stored is lane lanes[k] of `a`.
 template <class T>
 LAPLEX_INLINE void store_lanes(T* to, const Pack<T>& a, const std::uint8_t* lanes) {
-#if defined(__AVX2__)
+#if LAPLEX_AVX2
   if constexpr (sizeof(T) == 4) {
     const __m256i order =
         _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(lanes)));
@@ -664,7 +658,7 @@ LAPLEX_INLINE void store_lanes(T* to, const Pack<T>& a, const std::uint8_t* lane
     return;
   }
 #endif
-#if defined(__AVX512F__)
+#if LAPLEX_AVX512
   if constexpr (sizeof(T) == 8) {
     const __m512i order =
         _mm512_maskz_cvtepu8_epi64(0xFF, _mm_loadl_epi64(reinterpret_cast<const __m128i*>(lanes)));
@@ -681,7 +675,7 @@ LAPLEX_INLINE void store_lanes(T* to, const Pack<T>& a, const std::uint8_t* lane
 
 /// Bit k tells whether values[k] < bound.
 LAPLEX_INLINE std::uint32_t less_mask(const std::uint32_t* values, std::uint32_t bound) {
-#if defined(__AVX2__)
+#if LAPLEX_AVX2
   const __m256i sign = _mm256_set1_epi32(static_cast<int>(0x80000000U));
   const __m256i x =
       _mm256_xor_si256(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(values)), sign);
@@ -700,7 +694,7 @@ LAPLEX_INLINE std::uint32_t less_mask(const std::uint32_t* values, std::uint32_t
 /// Bit k tells whether a[k] == b[k].
 template <class T>
 LAPLEX_INLINE std::uint32_t equal_mask(const T* a, const T* b) {
-#if defined(__AVX2__)
+#if LAPLEX_AVX2
   if constexpr (sizeof(T) == 4) {
     return static_cast<std::uint32_t>(
         _mm256_movemask_ps(_mm256_cmp_ps(_mm256_loadu_ps(a), _mm256_loadu_ps(b), _CMP_EQ_OQ)));

@@ -59,17 +59,7 @@ class RecordedProduct(torch.autograd.Function):
         bias: Tensor | None,
     ) -> Tensor:
         """Return the product ``[..., n]`` of an input ``[..., m]``; see `kernel_product`."""
-        values = input.unsqueeze(-2) * gain
-        call = Call(
-            values,
-            targets,
-            sources,
-            lengthscale,
-            None,
-            target_phase,
-            source_phase,
-            target_phase is not None,
-        )
+        call = _call(input, targets, sources, lengthscale, gain, target_phase, source_phase)
         ctx.signature = signature(call)
         output, ctx.plan = autograd.evaluate(call, ctx.signature)
         output = output.squeeze(-2) if gain.shape[0] == 1 else output.sum(-2)
@@ -90,16 +80,7 @@ class RecordedProduct(torch.autograd.Function):
         if torch.is_grad_enabled():
             return (None, *_composed_gradients(ctx.composed, given, needs, grad))
         input, targets, sources, lengthscale, gain, target_phase, source_phase, _ = given  # noqa: A001
-        call = Call(
-            input.unsqueeze(-2) * gain,
-            targets,
-            sources,
-            lengthscale,
-            None,
-            target_phase,
-            source_phase,
-            target_phase is not None,
-        )
+        call = _call(input, targets, sources, lengthscale, gain, target_phase, source_phase)
         needs_input, *needs_kernel = needs
         needs_gain, needs_bias = needs_kernel.pop(3), needs_kernel.pop()
         heads, rows = gain.shape[0], tuple(range(grad.dim() - 1))
@@ -132,6 +113,21 @@ class RecordedProduct(torch.autograd.Function):
             *d_phases,
             d_bias,
         )
+
+
+def _call(
+    input: Tensor,  # noqa: A002
+    targets: Tensor,
+    sources: Tensor,
+    lengthscale: Tensor,
+    gain: Tensor,
+    target_phase: Tensor | None,
+    source_phase: Tensor | None,
+) -> Call:
+    """Return the product of all heads with the scaled input; a layer has no frequency."""
+    values = input.unsqueeze(-2) * gain
+    cosine = target_phase is not None
+    return Call(values, targets, sources, lengthscale, None, target_phase, source_phase, cosine)
 
 
 def _composed_gradients(
