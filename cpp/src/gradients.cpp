@@ -234,7 +234,8 @@ void Plan<T>::vjp_any(const T* v, bool v_complex, Strides v_strides, const T* g,
                                   num_threads > 0 ? num_threads : fixed.num_threads);
   guarded([&] {
     if (term.parity != Parity::even || polynomial != polynomial_of(Profile::matern12)) {
-      term_gradients(*snapshot, term.parity, polynomial, call.values, call.grad, rows,
+      const bool smooth = term.smooth || fixed.profile != Profile::matern12;
+      term_gradients(*snapshot, {term.parity, polynomial, smooth}, call.values, call.grad, rows,
                      call.d_values, gradients, threads);
       return;
     }

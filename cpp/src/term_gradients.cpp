@@ -1,4 +1,5 @@
-// With tau = |x_i - y_j| / ell, c' = 1 - i ell frequency and s+ = 1, 2, 1 for s = 0, 1, 2, the sums
+// With tau = |x_i - y_j| / ell, c' = 1 - i ell frequency and s+ = 1, 2, 1 for s = 0, 1, 2 (1, 0 if
+// the kernel is smooth, for then the square of the sign is 1 at ties too), the sums
 //   S(s, q)_i = sum_j sign(x_i - y_j)^s q(tau) exp(-c' tau) v_j
 // of a polynomial q have the derivatives
 //   dS/dx_i = S(s+, q' - c' q) / ell,  dS/dell = S(s, tau (q - q')) / ell,
@@ -105,13 +106,17 @@ constexpr std::int64_t kGrain = 4096;
 }  // namespace
 
 template <class T>
-void term_gradients(const State<T>& state, Parity parity, const Polynomial& polynomial,
-                    const Vectors<const T>& values, const Vectors<const T>& grad, std::int64_t rows,
-                    const Vectors<T>& d_values, const Gradients<T, T>& gradients, int threads) {
+void term_gradients(const State<T>& state, const Term& term, const Vectors<const T>& values,
+                    const Vectors<const T>& grad, std::int64_t rows, const Vectors<T>& d_values,
+                    const Gradients<T, T>& gradients, int threads) {
   const Fixed<T>& fixed = state.fixed();
   const std::int64_t lanes = rows * values.parts;
   const bool complex = fixed.complex_kernel() || values.paired();
-  const Parity next = parity == Parity::odd ? Parity::strict : Parity::odd;
+  const Parity parity = term.parity;
+  const Polynomial& polynomial = term.polynomial;
+  const Parity next = parity != Parity::odd ? Parity::odd
+                      : term.smooth         ? Parity::even
+                                            : Parity::strict;
   const Polynomial along = difference(derivative(polynomial), polynomial);
   const bool scalars = gradients.lengthscale != nullptr || gradients.frequency != nullptr;
 
@@ -244,11 +249,10 @@ void term_gradients(const State<T>& state, Parity parity, const Polynomial& poly
   }
 }
 
-template void term_gradients<float>(const State<float>&, Parity, const Polynomial&,
-                                    const Vectors<const float>&, const Vectors<const float>&,
-                                    std::int64_t, const Vectors<float>&,
-                                    const Gradients<float, float>&, int);
-template void term_gradients<double>(const State<double>&, Parity, const Polynomial&,
+template void term_gradients<float>(const State<float>&, const Term&, const Vectors<const float>&,
+                                    const Vectors<const float>&, std::int64_t,
+                                    const Vectors<float>&, const Gradients<float, float>&, int);
+template void term_gradients<double>(const State<double>&, const Term&,
                                      const Vectors<const double>&, const Vectors<const double>&,
                                      std::int64_t, const Vectors<double>&,
                                      const Gradients<double, double>&, int);

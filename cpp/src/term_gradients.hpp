@@ -12,9 +12,10 @@
 
 namespace laplex::detail {
 
+/// `term` has the polynomial of its kernel too.
 template <class T>
-void term_gradients(const State<T>& state, Parity parity, const Polynomial& polynomial,
-                    const Vectors<const T>& values, const Vectors<const T>& grad, std::int64_t rows,
-                    const Vectors<T>& d_values, const Gradients<T, T>& gradients, int threads);
+void term_gradients(const State<T>& state, const Term& term, const Vectors<const T>& values,
+                    const Vectors<const T>& grad, std::int64_t rows, const Vectors<T>& d_values,
+                    const Gradients<T, T>& gradients, int threads);
 
 }  // namespace laplex::detail

@@ -231,10 +231,6 @@ bool read(PyObject* given, Numbers&... numbers) {
     using Number = std::remove_reference_t<decltype(number)>;
     if constexpr (std::is_same_v<Number, bool>) {
       number = PyObject_IsTrue(item) == 1;
-    } else if constexpr (std::is_same_v<Number, Parity>) {
-      const long long parity = PyLong_AsLongLong(item);
-      known = known && parity >= 0 && parity <= 2;
-      number = static_cast<Parity>(parity);
     } else if constexpr (std::is_same_v<Number, std::array<double, 5>>) {
       known = read_polynomial(item, number) && known;
     } else if constexpr (std::is_same_v<Number, ProcessParameter>) {
@@ -257,16 +253,31 @@ bool read(PyObject* given, Numbers&... numbers) {
   return known;
 }
 
+/// 0, 1 and 2 are the parities of the Laplace kernel; 3 and 4 stand for odd and even terms of a
+/// smooth one.
+inline bool read_parity(int code, Term& term) {
+  constexpr Parity kParities[] = {Parity::even, Parity::odd, Parity::strict, Parity::odd,
+                                  Parity::even};
+  if (code < 0 || code > 4) {
+    return false;
+  }
+  term.parity = kParities[code];
+  term.smooth = code > 2;
+  return true;
+}
+
 inline bool read(PyObject* given, KernelArguments& k) {
   auto& [x, y, ell, omega, theta, phi] = k.arrays;
   return read(given, k.is_double, k.real_part, k.profile, k.heads, k.n, k.m, x, y, ell, omega,
               theta, phi);
 }
 inline bool read(PyObject* given, FormArguments& f) {
-  return read(given, f.real_part, f.term.parity, f.term.polynomial);
+  int parity = 0;
+  return read(given, f.real_part, parity, f.term.polynomial) && read_parity(parity, f.term);
 }
 inline bool read(PyObject* given, TermArguments& t) {
-  return read(given, t.term.parity, t.term.polynomial);
+  int parity = 0;
+  return read(given, parity, t.term.polynomial) && read_parity(parity, t.term);
 }
 inline bool read(PyObject* given, Vectors& v) {
   return read(given, v.data, v.complex, v.strides.head, v.strides.row);

@@ -14,12 +14,14 @@ class Profile(NamedTuple):
     root: float
     polynomial: tuple[float, ...]
     """The coefficients of q, for the powers 0, 1, ..."""
+    parity: int
+    """0, or 4 for a kernel without a kink at 0 (see the module `laplex.torch.derivatives`)."""
 
 
 PROFILES = {
-    "matern12": Profile(0, 1.0, (1.0,)),
-    "matern32": Profile(1, sqrt(3.0), (1.0, 1.0)),
-    "matern52": Profile(2, sqrt(5.0), (1.0, 1.0, 1.0 / 3.0)),
+    "matern12": Profile(0, 1.0, (1.0,), 0),
+    "matern32": Profile(1, sqrt(3.0), (1.0, 1.0), 4),
+    "matern52": Profile(2, sqrt(5.0), (1.0, 1.0, 1.0 / 3.0), 4),
 }
 
 

@@ -87,7 +87,9 @@ class Call(NamedTuple):
     def with_profile(self, profile: Profile) -> Call:
         """Return the call with another kernel, of the same lengthscale."""
         lengthscale = self.lengthscale.double() / profile.root
-        return self._replace(lengthscale=lengthscale, polynomial=profile.polynomial)
+        return self._replace(
+            lengthscale=lengthscale, parity=profile.parity, polynomial=profile.polynomial
+        )
 
     def adjoint(self, values: Tensor) -> Call:
         """Return the call with the conjugate transpose: roles exchanged, the frequency negated."""
@@ -240,8 +242,8 @@ def signature(call: Call) -> Signature:
     """
     real_part, parity, polynomial = call[TENSORS:]
     check_degree(len(polynomial) - 1)
-    if not 0 <= parity <= 2:
-        raise ValueError(f"parity must be 0, 1 or 2, got {parity}")
+    if not 0 <= parity <= 4:
+        raise ValueError(f"parity must be 0, 1, 2, 3 or 4, got {parity}")
     if call.targets.is_cpu and not torch._C._are_functorch_transforms_active():
         found = DIRECT.signature(call[:TENSORS])
         if found is not None and not (real_part and found[-1]):

@@ -5,7 +5,9 @@ kernel matrix:
 
     S(s, q)_i = sum_j sign(x_i - y_j)^s q(tau_ij) K_ij v_j,   parity s in {0, 1, 2}, q a polynomial
 
-Parity 2 is the square of the sign: 1, but 0 at a tie. With the convention sign(0) = 0 the family
+Parity 2 is the square of the sign: 1, but 0 at a tie. Kernels without a kink at 0 (Matern-3/2 and
+-5/2) have the parities 3 and 4 in place of 1 and 0: there the square of the sign is 1 at ties too,
+so that s+ = 4 for s = 3. With the convention sign(0) = 0 the family
 is closed under differentiation. With s+ = 1, 2, 1 for s = 0, 1, 2,
 
     dS/dx_i         =  S(s+, q' - q) / lengthscale + i frequency S(s+, q)    (sources: the negative)
@@ -31,7 +33,8 @@ from torch import Tensor
 
 from .call import PLAIN, TENSORS, Call
 
-NEXT_PARITY = {0: 1, 1: 2, 2: 1}
+NEXT_PARITY = {0: 1, 1: 2, 2: 1, 3: 4, 4: 3}
+ODD = (1, 3)
 
 Primitive = Callable[[Call], Tensor]
 """The operator, in the form that the caller wants to record."""
@@ -84,7 +87,7 @@ def vjp(
 
     def adjoint(s: int, q: Polynomial, real_part: bool = False) -> Tensor:
         out = primitive(back.member(grad, s, q, real_part))
-        return -out if s == 1 else out  # because sign(x - y) is odd
+        return -out if s in ODD else out  # because sign(x - y) is odd
 
     if need_values or need_phi:
         back_sum = adjoint(parity, polynomial, real_part and not need_phi)

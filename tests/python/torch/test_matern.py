@@ -170,3 +170,19 @@ def test_limits_of_differentiation_count_the_kernel_s_powers():
         (value,) = torch.autograd.grad(value, ell, create_graph=True)
     with pytest.raises(NotImplementedError, match="twice with matern52"):
         torch.autograd.grad(value, ell)
+
+
+@pytest.mark.parametrize("fused", [False, True], ids=["recorded", "core"])
+@pytest.mark.parametrize(("kernel", "curvature"), [("matern32", -3.0), ("matern52", -5.0 / 3.0)])
+def test_second_derivatives_at_a_tie_are_those_of_a_smooth_kernel(kernel, curvature, fused):
+    """k''(0) is -3/ell^2 and -5/(3 ell^2): there is no kink for a convention to settle."""
+    ell = 0.7
+    x = torch.tensor([0.25, 2.0], dtype=torch.float64, requires_grad=True)
+    y = torch.tensor([0.25], dtype=torch.float64, requires_grad=True)
+    one = torch.ones(1, dtype=torch.float64)
+    u = laplex.matvec(one, x, y, lengthscale=ell, kernel=kernel)
+    (slope,) = torch.autograd.grad(u[0], x, create_graph=True)
+    assert slope[0] == 0
+    by_x, by_y = torch.autograd.grad(slope[0], (x, y), create_graph=not fused)
+    torch.testing.assert_close(by_x[0].item(), curvature / ell**2, rtol=1e-12, atol=0)
+    torch.testing.assert_close(by_y[0].item(), -curvature / ell**2, rtol=1e-12, atol=0)
