@@ -117,7 +117,7 @@ class Plan:
     This is the operator class of arXiv 2605.24584. Sums are accumulated in float64. The error is at
     most 1e-14 (float64) or 1e-6 (float32) times :math:`\sum_j |K_{ij}||v_j|`.
 
-    Where a target equals a source, the kernel has a kink. Derivatives follow the convention
+    Where a target equals a source, the Laplace kernel has a kink. Derivatives follow the convention
     sign(0) = 0: the tied pair contributes nothing to derivatives with respect to the anchors.
 
     Several threads may use one plan at once, even while another thread calls `update`.
@@ -458,7 +458,7 @@ class Plan:
         Notes
         -----
         This is the vector-Jacobian product. With :math:`c = 1/\ell - i\omega` and the convention
-        sign(0) = 0, the derivatives of the matrix are
+        sign(0) = 0, the derivatives of the matrix of the Laplace kernel are
         :math:`\partial K_{ij}/\partial x_i = -c\,\mathrm{sign}(x_i - y_j) K_{ij}`,
         :math:`\partial K/\partial\ell = |x-y| K/\ell^2` and
         :math:`\partial K/\partial\omega = i |x-y| K`.
@@ -657,15 +657,14 @@ class Plan:
             form = "oscillating" if self._oscillates else "carrier phases"
             if self._real_part:
                 form = "cosine"
-        if self._kernel != "matern12":
-            form = f"{self._kernel}, {form}"
+        kernel = "" if self._kernel == "matern12" else f"kernel={self._kernel!r}, "
         own = "self" if self._y_shape is None else "targets x sources"
         shape = self._input_shapes["lengthscale"]
         heads = np.ones(self._batch)
         self._core.anchors(0, 0, _address(heads))
         ell = list(shape) if shape else _take_back(heads, shape).item()
         return (
-            f"Plan(shape={self.shape}, dtype={self._dtype}, form={form!r}, {own}, "
+            f"Plan(shape={self.shape}, dtype={self._dtype}, {kernel}form={form!r}, {own}, "
             f"lengthscale={ell})"
         )
 

@@ -97,9 +97,10 @@ def matvec(
     phases and frequency, :math:`e^{-d/\ell}` for ``"matern12"``. NaN and
     infinity in the values propagate.
 
-    **Ties.** At :math:`x_i = y_j` the kernel has a kink. Derivatives use sign(0) = 0 there, as
-    ``torch.abs`` does, which is the mean of the one-sided derivatives. In the self case every
-    target is tied with itself.
+    **Ties.** At :math:`x_i = y_j` the Laplace kernel has a kink. Derivatives use sign(0) = 0 there,
+    as ``torch.abs`` does, which is the mean of the one-sided derivatives. In the self case every
+    target is tied with itself. The other kernels have no kink, and their second derivatives there
+    are the true ones.
 
     **Higher derivatives.** Differentiate with respect to the other arguments before lengthscale and
     frequency: a backward pass through a fourth derivative with respect to the lengthscale needs a
@@ -126,7 +127,18 @@ def matvec(
         source_phase,
         real_part,
     )
-    return product(call if kernel == "matern12" else call.with_profile(profile_of(kernel)))
+    return product_with(call, kernel)
+
+
+def product_with(call: Call, kernel: str) -> Tensor:
+    """Multiply as `matvec` does by the kernel of this name."""
+    if kernel == "matern12":
+        return product(call)
+    try:
+        return product(call.with_profile(profile_of(kernel)))
+    except ValueError:
+        product(call)  # says the same of the lengthscale that was given, if that is what is wrong
+        raise
 
 
 def product(call: Call) -> Tensor:

@@ -18,7 +18,7 @@ from . import execution
 from .autograd import is_watched
 from .call import TENSORS, TRAILING, Call, Scalar, call_of, check_operand, signature
 from .dense import kernel
-from .functional import product
+from .functional import product_with
 
 if TYPE_CHECKING:
     from typing import TypeGuard
@@ -172,12 +172,7 @@ class LaplaceOperator:
             The products.
         """
         check_operand("values", values)
-        return product(self._with_kernel(Call(values, *self._call[1:])))
-
-    def _with_kernel(self, call: Call) -> Call:
-        """Return a call of the operator's own arguments as the core takes it."""
-        profile = PROFILES[self.kernel]
-        return call if self.kernel == "matern12" else call.with_profile(profile)
+        return product_with(Call(values, *self._call[1:]), self.kernel)
 
     def _with_row_dimension(self) -> LaplaceOperator:
         """Give every batched argument a dimension of size 1 for the columns of a matrix."""

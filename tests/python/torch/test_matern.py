@@ -186,3 +186,14 @@ def test_second_derivatives_at_a_tie_are_those_of_a_smooth_kernel(kernel, curvat
     by_x, by_y = torch.autograd.grad(slope[0], (x, y), create_graph=not fused)
     torch.testing.assert_close(by_x[0].item(), curvature / ell**2, rtol=1e-12, atol=0)
     torch.testing.assert_close(by_y[0].item(), -curvature / ell**2, rtol=1e-12, atol=0)
+
+
+def test_errors_name_the_lengthscale_that_was_given():
+    x = torch.arange(3.0)
+    for call in (
+        lambda: laplex.matvec(x, x, lengthscale=-3.0, kernel="matern52"),
+        lambda: laplex.LaplaceOperator(x, lengthscale=-3.0, kernel="matern52") @ x,
+        lambda: laplex.Plan(x.numpy(), lengthscale=-3.0, kernel="matern52"),
+    ):
+        with pytest.raises(ValueError, match="lengthscale must be positive and finite, got -3"):
+            call()
