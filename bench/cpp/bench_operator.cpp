@@ -368,9 +368,9 @@ void add_size(std::int64_t n) {
     with("forward, odd moment 0" + order, forward<float>, c);
     c.term = {};
     c.profile = Profile::matern32;
-    with("forward, Matern-3/2" + order, forward<float>, c);
+    with("forward, matern32" + order, forward<float>, c);
     c.profile = Profile::matern52;
-    with("forward, Matern-5/2" + order, forward<float>, c);
+    with("forward, matern52" + order, forward<float>, c);
     c.profile = Profile::matern12;
     c.sparse = true;
     with("forward, sparse" + order, forward<float>, c);
