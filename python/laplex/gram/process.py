@@ -15,6 +15,7 @@ from torch import Tensor
 from .. import _core
 from .._support.core import Process, ProcessGradients
 from ..torch import cuda as cuda_execution
+from ..torch.autograd import differentiate
 from .factor import plain
 from .parameters import GramParameters
 from .term import Term
@@ -154,14 +155,12 @@ def _recorded_gradients(
     grad: Tensor,
 ) -> list[Tensor | None]:
     """The gradients as functions of the inputs, which have derivatives themselves."""
-    # Views, since one of them may be a function of another one.
-    views = [None if each is None else each.view_as(each) for each in tensors]
-    inputs: list[Any] = [
-        number if view is None else view for view, number in zip(views, numbers, strict=True)
-    ]
-    anchors, values, lengthscale, variance, frequency, noise = inputs
-    term = Term(lengthscale, variance, 0.0 if frequency is None else frequency)
-    density = otherwise(GramParameters.of(anchors, (term,), noise), values)
-    needed = [each for each in views if each is not None and each.requires_grad]
-    found = iter(torch.autograd.grad(density, needed, grad, create_graph=True))
-    return [next(found) if each is not None and each.requires_grad else None for each in views]
+
+    def density(*views: Any) -> list[Tensor]:
+        inputs: list[Any] = [a if b is None else b for a, b in zip(numbers, views, strict=True)]
+        anchors, values, lengthscale, variance, frequency, noise = inputs
+        term = Term(lengthscale, variance, 0.0 if frequency is None else frequency)
+        return [otherwise(GramParameters.of(anchors, (term,), noise), values)]
+
+    needs = [each is not None and each.requires_grad for each in tensors]
+    return differentiate(density, tensors, needs, [grad])

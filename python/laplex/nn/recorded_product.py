@@ -7,7 +7,6 @@ each node keeps a tensor and starts several operations of its own in the backwar
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -78,7 +77,9 @@ class RecordedProduct(torch.autograd.Function):
         given = ctx.saved_tensors
         needs = ctx.needs_input_grad[1:]
         if torch.is_grad_enabled():
-            return (None, *_composed_gradients(ctx.composed, given, needs, grad))
+            # The composed product, so that it can be done again.
+            found = autograd.differentiate(lambda *v: [ctx.composed(*v)], given, needs, [grad])
+            return (None, *found)
         input, targets, sources, lengthscale, gain, target_phase, source_phase, _ = given  # noqa: A001
         call = _call(input, targets, sources, lengthscale, gain, target_phase, source_phase)
         needs_input, *needs_kernel = needs
@@ -128,19 +129,6 @@ def _call(
     values = input.unsqueeze(-2) * gain
     cosine = target_phase is not None
     return Call(values, targets, sources, lengthscale, None, target_phase, source_phase, cosine)
-
-
-def _composed_gradients(
-    composed: Any, given: Sequence[Tensor | None], needs: tuple[bool, ...], grad: Tensor
-) -> list[Tensor | None]:
-    """Differentiate the composed product by the inputs that need it, so that it can be done again.
-
-    Views stand for the inputs: one of these may depend on another.
-    """
-    views = [None if tensor is None else tensor.view_as(tensor) for tensor in given]
-    wanted = [view for view, need in zip(views, needs, strict=True) if view is not None and need]
-    found = iter(torch.autograd.grad(composed(*views), wanted, grad, create_graph=True))
-    return [next(found) if need else None for need in needs]
 
 
 record: Any = RecordedProduct.apply

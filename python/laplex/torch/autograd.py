@@ -11,7 +11,7 @@ When a graph is recorded through the gradients, they use the composite formula o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -103,8 +103,10 @@ class Recorded(torch.autograd.Function):
             if not in_forward_mode() and not is_watched() and not _is_batched(grad):
                 sig = signature(call)
                 if execution.has_second_gradients(call, sig, grad):
+                    plan = ctx.plan if sig == ctx.signature else None
+                    execution.check_gradient(grad, sig)
                     recorded: tuple[Tensor | None, ...] = _record_gradients(
-                        grad, *call[:TENSORS], (call, sig, needs)
+                        grad, *call[:TENSORS], (call, sig, needs, plan)
                     )
                     return (*recorded, None)
             return (*derivatives.vjp(primitive, grad, call, needs), None)
@@ -131,56 +133,81 @@ class RecordedGradients(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *args: Any) -> tuple[Tensor | None, ...]:
         """Return the seven gradients of a call; None for those not needed."""
-        grad, (call, sig, needs) = args[0], args[1 + TENSORS]
+        grad, (call, sig, needs, plan) = args[0], args[1 + TENSORS]
         ctx.save_for_backward(grad, *call[:TENSORS])
         ctx.form, ctx.signature, ctx.needs = call[TENSORS:], sig, needs
         ctx.set_materialize_grads(False)
-        return tuple(execution.gradients(grad, call, sig, needs))
+        return tuple(execution.gradients(grad, call, sig, needs, plan))
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
         """Return the gradients of the cotangent and of the seven tensors."""
-        grad, *tensors = ctx.saved_tensors
-        call, needs = Call(*tensors, *ctx.form), ctx.needs_input_grad[: 1 + TENSORS]
+        needs = ctx.needs_input_grad[: 1 + TENSORS]
         if all(each is None for each in cotangents):
             return (None,) * len(ctx.needs_input_grad)
+        saved = ctx.saved_tensors
+        grad, call = saved[0], Call(*saved[1:], *ctx.form)
         batched = any(each is not None and _is_batched(each) for each in cotangents)
-        if torch.is_grad_enabled() or batched or is_watched():
-            return (*_composite_gradients(grad, call, ctx.needs, cotangents, needs), None)
+        if torch.is_grad_enabled() or batched or is_watched() or signature(call) != ctx.signature:
+
+            def formula(grad: Tensor, *tensors: Any) -> list[Tensor | None]:
+                return derivatives.vjp(primitive, grad, Call(*tensors, *ctx.form), ctx.needs)
+
+            return (*differentiate(formula, saved, needs, cotangents), None)
         found = execution.second_gradients(grad, call, ctx.signature, cotangents[:4], needs[:5])
         return (*found, None, None, None, None)
 
 
-def _composite_gradients(
-    grad: Tensor,
-    call: Call,
-    wanted: Sequence[bool],
-    cotangents: Sequence[Tensor | None],
+def differentiate(
+    function: Callable[..., Sequence[Tensor | None]],
+    tensors: Sequence[Tensor | None],
     needs: Sequence[bool],
+    cotangents: Sequence[Tensor | None],
 ) -> list[Tensor | None]:
-    """Differentiate the gradients by their formula, which can be differentiated again."""
+    """Differentiate a composition of torch's operations inside a backward pass.
+
+    Parameters
+    ----------
+    function
+        Returns the outputs, of which some may be None.
+    tensors
+        The arguments of the function.
+    needs
+        Which of the tensors' gradients to compute.
+    cotangents
+        The cotangents of the outputs; None stands for zeros.
+
+    Returns
+    -------
+    list
+        The gradients, None for those not needed. They are recorded if gradients are enabled.
+    """
+    records = torch.is_grad_enabled()
     with torch.enable_grad():
-        formula = derivatives.vjp(primitive, grad, call, wanted)
+        # Views stand for the tensors, because one of these may depend on another.
+        views = [None if tensor is None else tensor.view_as(tensor) for tensor in tensors]
+        outputs = function(*views)
     pairs = [
-        (each, cotangent)
-        for each, cotangent in zip(formula, cotangents, strict=True)
-        if each is not None and cotangent is not None and each.requires_grad
+        (output, cotangent)
+        for output, cotangent in zip(outputs, cotangents, strict=True)
+        if output is not None and cotangent is not None and output.requires_grad
     ]
-    inputs = (grad, *call[:TENSORS])
-    asked = [each for each, need in zip(inputs, needs, strict=True) if need and each is not None]
-    outputs, weights = zip(*pairs, strict=True) if pairs else ((), ())
+    wanted = [view for view, need in zip(views, needs, strict=True) if view is not None and need]
+    if not (pairs and wanted):
+        return [None] * len(views)
     found = iter(
         torch.autograd.grad(
-            outputs,
-            asked,
-            weights,
-            create_graph=torch.is_grad_enabled(),
+            [output for output, _ in pairs],
+            wanted,
+            [cotangent for _, cotangent in pairs],
+            create_graph=records,
             allow_unused=True,
         )
-        if pairs and asked
-        else [None] * len(asked)
     )
-    return [next(found) if need else None for need in needs]
+    return [
+        next(found) if view is not None and need else None
+        for view, need in zip(views, needs, strict=True)
+    ]
 
 
 class Transformed(torch.autograd.Function):

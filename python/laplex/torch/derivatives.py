@@ -7,8 +7,8 @@ kernel matrix:
 
 Parity 2 is the square of the sign: 1, but 0 at a tie. Kernels without a kink at 0 (Matern-3/2 and
 -5/2) have the parities 3 and 4 in place of 1 and 0: there the square of the sign is 1 at ties too,
-so that s+ = 4 for s = 3. With the convention sign(0) = 0 the family
-is closed under differentiation. With s+ = 1, 2, 1 for s = 0, 1, 2,
+so that s+ = 4 for s = 3. With the convention sign(0) = 0 the family is closed under
+differentiation. With s+ = 1, 2, 1 for s = 0, 1, 2,
 
     dS/dx_i         =  S(s+, q' - q) / lengthscale + i frequency S(s+, q)    (sources: the negative)
     dS/dlengthscale =  S(s, tau (q - q')) / lengthscale

@@ -296,6 +296,8 @@ def test_second_gradients_in_one_call_are_those_of_the_formula(shape, dtype, sel
                 assert ours is None or not ours.any()
                 assert formula is None or not formula.any()
                 continue
+            # Both are sums of at most ten products, each within the promise (1e-6 or 1e-14) of its
+            # terms without their signs; 20 and 100 of it leave room for the terms that cancel.
             scale = float(formula.abs().max()) + 1e-30
             bound = {torch.float32: 2e-5, torch.float64: 1e-12}[dtype]
             assert float((ours - formula).abs().max()) <= bound * scale
@@ -318,3 +320,35 @@ def test_second_gradients_do_not_depend_on_the_threads():
         torch.set_num_threads(threads)
     for one, other in zip(*results, strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("kernel", ["matern12", "matern32"])
+def test_inputs_that_depend_on_one_another(kernel):
+    """Each derivative counts every way from the anchors to the result once."""
+    x = torch.rand(6, dtype=torch.float64, requires_grad=True)
+    root, degree = (3**0.5, 1) if kernel == "matern32" else (1.0, 0)
+
+    def ours(x):
+        return laplex.matvec((3 * x).sin(), x, lengthscale=0.7 + x[0] * x[1], kernel=kernel)
+
+    def formula(x):
+        s = root * (x[:, None] - x).abs() / (0.7 + x[0] * x[1])
+        return ((1 + degree * s) * torch.exp(-s)) @ (3 * x).sin()
+
+    values = [function(x).square().sum() for function in (ours, formula)]
+    for _ in range(3):
+        gradients = [torch.autograd.grad(value, x, create_graph=True)[0] for value in values]
+        torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-9)
+        values = [gradient.square().sum() for gradient in gradients]
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_saved_anchors_that_come_back_in_another_number(create_graph):
+    x, y, v = (torch.rand(n, dtype=torch.float64, requires_grad=True) for n in (30, 20, 20))
+    for other in (lambda t: t[:10], lambda t: torch.cat([t, t])):
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda t: t, lambda t, other=other: other(t) if t.shape == (30,) else t
+        ):
+            product = laplex.matvec(v, x, y)
+        with pytest.raises(ValueError, match="grad has shape"):
+            torch.autograd.grad(product.sum(), (v, x, y), create_graph=create_graph)
