@@ -263,7 +263,7 @@ void State<T>::used_in(Stream stream) const {
 template <class T>
 Line<T> State<T>::line(bool swapped) const {
   const auto side = [](const Array& array, std::int64_t count) {
-    return Side<T>{array.position, array.order(), count};
+    return Side<T>{array.position, array.order(), count, false};
   };
   const Side<T> targets = side(targets_, n_);
   const Side<T> sources = self_ ? targets : side(sources_, m_);

@@ -14,16 +14,24 @@ namespace laplex::cuda::detail {
 inline constexpr std::int64_t kBlockItems = 1024;  ///< items between two entries of `split`
 inline constexpr std::int64_t kByteItems = 8;      ///< items of a byte of `is_source`
 
-/// Targets or sources of all heads.
+/// Targets or sources of all heads. Kernels read positions and index through the functions, which
+/// know how heads lie in memory.
 template <class T>
 struct Side {
-  const T* position = nullptr;           ///< [heads, count] ascending
-  const std::uint32_t* index = nullptr;  ///< [heads, count] where each was; null: in place
+  const T* position = nullptr;           ///< [lines, count] ascending
+  const std::uint32_t* index = nullptr;  ///< [lines, count] where each was; null: in place
   std::int64_t count = 0;
+  bool shared = false;  ///< all heads have the same line; otherwise each has its own
 
+  /// The first of a head's positions.
+  __device__ const T* positions(std::int64_t head) const { return position + first(head); }
+  /// Where anchor k in ascending order was given.
   __device__ std::int64_t source_of(std::int64_t head, std::int64_t k) const {
-    return index == nullptr ? k : static_cast<std::int64_t>(index[head * count + k]);
+    return index == nullptr ? k : static_cast<std::int64_t>(index[first(head) + k]);
   }
+
+ private:
+  __device__ std::int64_t first(std::int64_t head) const { return shared ? 0 : head * count; }
 };
 
 /// One scan: sources are scanned (`from`) and targets read off (`to`), or the reverse.
@@ -31,15 +39,24 @@ template <class T>
 struct Line {
   Side<T> from;
   Side<T> to;
-  const std::uint8_t* is_source = nullptr;  ///< [heads, chunks]
-  const std::uint16_t* before = nullptr;    ///< [heads, chunks]
-  const std::uint32_t* split = nullptr;     ///< [heads, blocks + 1]
+  const std::uint8_t* is_source = nullptr;  ///< [lines, chunks]
+  const std::uint16_t* before = nullptr;    ///< [lines, chunks]
+  const std::uint32_t* split = nullptr;     ///< [lines, blocks + 1]
   std::int64_t items = 0;
+  bool shared = false;   ///< all heads have the same line
   bool self = false;     ///< one set of anchors on both sides: an item is both
   bool swapped = false;  ///< `from` are the targets
 
   __host__ __device__ std::int64_t chunks() const { return ceil_div(items, kByteItems); }
   __host__ __device__ std::int64_t splits() const { return ceil_div(items, kBlockItems) + 1; }
+  /// The first of a head's entries of `is_source` and `before`.
+  __device__ std::int64_t first_chunk(std::int64_t head) const {
+    return shared ? 0 : head * chunks();
+  }
+  /// The first of a head's entries of `split`.
+  __device__ std::int64_t first_split(std::int64_t head) const {
+    return shared ? 0 : head * splits();
+  }
 
   /// How many of `from` are among the first `item` items, a multiple of kBlockItems or all.
   __device__ std::int64_t from_before_block(std::int64_t head, std::int64_t item) const {
@@ -47,7 +64,7 @@ struct Line {
       return item;
     }
     const std::int64_t sources =
-        static_cast<std::int64_t>(split[head * splits() + ceil_div(item, kBlockItems)]);
+        static_cast<std::int64_t>(split[first_split(head) + ceil_div(item, kBlockItems)]);
     return swapped ? item - sources : sources;
   }
   __device__ std::int64_t to_before_block(std::int64_t item, std::int64_t from_before) const {
@@ -58,24 +75,24 @@ struct Line {
     if (self) {
       return item;
     }
-    const std::int64_t chunk = head * chunks() + item / kByteItems;
+    const std::int64_t chunk = first_chunk(head) + item / kByteItems;
     const unsigned earlier = is_source[chunk] & ((1U << (item % kByteItems)) - 1U);
     const std::int64_t sources =
-        static_cast<std::int64_t>(split[head * splits() + item / kBlockItems]) + before[chunk] +
+        static_cast<std::int64_t>(split[first_split(head) + item / kBlockItems]) + before[chunk] +
         __popc(earlier);
     return swapped ? item - sources : sources;
   }
   /// Bit k: whether item + k is of `from`. Not for the self case.
   __device__ unsigned from_bits(std::int64_t head, std::int64_t item) const {
-    const unsigned bits = static_cast<unsigned>(is_source[head * chunks() + item / kByteItems]) >>
+    const unsigned bits = static_cast<unsigned>(is_source[first_chunk(head) + item / kByteItems]) >>
                           (item % kByteItems);
     return swapped ? ~bits : bits;
   }
   /// The place just before an item: that of the last item before it; at the start, the first's.
   __device__ T place_before(std::int64_t head, std::int64_t from_before,
                             std::int64_t to_before) const {
-    const T* const f = from.position + head * from.count;
-    const T* const t = to.position + head * to.count;
+    const T* const f = from.positions(head);
+    const T* const t = to.positions(head);
     if (self) {
       return f[from_before > 0 ? from_before - 1 : 0];
     }
@@ -129,12 +146,12 @@ __device__ inline Tile<T> tile_of(const Line<T>& line, std::int64_t head, std::i
 template <class T>
 __device__ inline void load_positions(const Line<T>& line, std::int64_t head, const Tile<T>& tile,
                                       T* shared) {
-  const T* const f = line.from.position + head * line.from.count + tile.first_from;
+  const T* const f = line.from.positions(head) + tile.first_from;
   for (std::int64_t k = threadIdx.x; k < tile.num_from; k += blockDim.x) {
     shared[k] = f[k];
   }
   if (!line.self) {
-    const T* const t = line.to.position + head * line.to.count + tile.first_to;
+    const T* const t = line.to.positions(head) + tile.first_to;
     for (std::int64_t k = threadIdx.x; k < tile.num_to; k += blockDim.x) {
       shared[tile.num_from + k] = t[k];
     }

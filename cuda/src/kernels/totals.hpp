@@ -47,7 +47,7 @@ __global__ void __launch_bounds__(NT, P == 0 ? 3 : 1) totals_kernel(TotalsJob<T>
   input.sorted = nullptr;
   input.template load<S>(job.line.from, head, row, job.rows, tile.first_from, tile.num_from,
                          values);
-  const T* const positions = job.line.from.position + head * job.line.from.count + tile.first_from;
+  const T* const positions = job.line.from.positions(head) + tile.first_from;
   for (std::int64_t k = threadIdx.x; k < tile.num_from; k += blockDim.x) {
     places[k] = positions[k];
   }
