@@ -14,6 +14,13 @@
 #include <cstddef>
 #include <cstdint>
 
+/// Before a loop whose arrays shall be in registers.
+#if defined(LAPLEX_CUDA_EMULATION)
+#define LAPLEX_UNROLL
+#else
+#define LAPLEX_UNROLL _Pragma("unroll")
+#endif
+
 namespace laplex::cuda::detail {
 
 /// Threads that exchange registers.

@@ -6,26 +6,19 @@
 namespace laplex::cuda::detail {
 namespace {
 
-/// How many groups the rows are cut into, so that a few tiles do not leave the device idle. A
-/// function of the sizes alone: neither the sums nor their bits depend on the device.
-std::int64_t num_groups(std::int64_t rows, std::int64_t blocks) {
-  constexpr std::int64_t kBlocks = 512;
-  constexpr std::int64_t kMost = 64;
-  const std::int64_t wanted = ceil_div(kBlocks, std::max<std::int64_t>(1, blocks));
-  return std::max<std::int64_t>(1, std::min({rows, wanted, kMost}));
-}
-
-template <class T, class D, class S>
+template <class T, class D, class S, bool ByCells>
 std::size_t run(const GradientCall<T>& call, Memory workspace, bool counts, Stream stream) {
-  using Scan = LongScan<T, D, S, 0, true>;
-  static_assert(Scan::kTile == std::int64_t(kGradientThreads) * kGradientItems);
+  using Scan = LongScan<T, D, S, 0, true, ByCells>;
+  static_assert(ByCells || Scan::kTile == std::int64_t(kGradientThreads) * kGradientItems);
   const State<T>& state = call.state;
   const std::int64_t heads = state.heads();
   const std::int64_t rows = call.rows;
   const Line<T> line = state.line(false);
   const Line<T> back = state.line(true);
-  const std::int64_t tiles = ceil_div(line.items, Scan::kTile);
-  const std::int64_t groups = num_groups(rows, heads * tiles);
+  const std::int64_t tile_items = ByCells ? gradient_tile(line.self) : Scan::kTile;
+  const std::int64_t tiles = ceil_div(line.items, tile_items);
+  const Groups row_groups(rows, heads * tiles);
+  const std::int64_t groups = row_groups.count;
   const bool needs_stretch = call.lengthscale != nullptr || call.frequency != nullptr;
 
   GradientJob<T> job{};
@@ -39,7 +32,9 @@ std::size_t run(const GradientCall<T>& call, Memory workspace, bool counts, Stre
   job.frequency = call.parameters.frequency;
   job.rows = rows;
   job.tiles = tiles;
+  job.tile_items = tile_items;
   job.groups = groups;
+  job.group_rows = row_groups.rows;
 
   // The workspace, in one order for counting and for cutting.
   const auto lay_out = [&](Cutter& cut, bool runs) {
@@ -54,8 +49,8 @@ std::size_t run(const GradientCall<T>& call, Memory workspace, bool counts, Stre
     parts(job.source_parts, call.sources, state.m());
     job.stretch = needs_stretch ? cut.take<Complex>(heads * groups * tiles) : nullptr;
     if (tiles > 1) {
-      Scan values(cut, line, heads, rows);
-      Scan grad(cut, back, heads, rows);
+      Scan values(cut, line, heads, rows, tile_items);
+      Scan grad(cut, back, heads, rows, tile_items);
       if (runs) {
         values.run(job.values, job.lengthscale, job.frequency, stream);
         grad.run(job.grad, job.lengthscale, job.frequency, stream);
@@ -72,9 +67,15 @@ std::size_t run(const GradientCall<T>& call, Memory workspace, bool counts, Stre
   const Lent lent(workspace, counting.used(), stream, "workspace");
   Cutter cut(lent.data());
   lay_out(cut, true);
-  launch(gradient_kernel<T, D, S>,
-         {heads * groups * tiles, kGradientThreads, GradientShared<T, D, S>::bytes(line.self)},
-         stream, job);
+  if constexpr (ByCells) {
+    launch(cell_gradient_kernel,
+           {heads * groups * tiles, kCellThreads, cell_gradient_shared(line.self)}, stream, job);
+  } else {
+    launch(gradient_kernel<T, D, S>,
+           {heads * groups * tiles, kGradientThreads,
+            GradientShared<T, D, S, kGradientThreads>::bytes(line.self)},
+           stream, job);
+  }
 
   const auto finish = [&](const Side<T>& side, const AnchorGradients<T>& parts,
                           const AnchorGradients<T>& out) {
@@ -93,6 +94,22 @@ std::size_t run(const GradientCall<T>& call, Memory workspace, bool counts, Stre
   return counting.used();
 }
 
+template <class T, class D, class S>
+std::size_t run_any(const GradientCall<T>& call, Memory workspace, bool counts, Stream stream) {
+  if constexpr (kHasCells<T, D, S>) {
+    const bool by_cells = call.state.line(false).items > kShortLine &&
+                          call.targets.phase == nullptr && call.sources.phase == nullptr;
+    if (counts) {  // whichever gradients will be asked for
+      return std::max(run<T, D, S, true>(call, workspace, true, stream),
+                      run<T, D, S, false>(call, workspace, true, stream));
+    }
+    if (by_cells) {
+      return run<T, D, S, true>(call, workspace, false, stream);
+    }
+  }
+  return run<T, D, S, false>(call, workspace, counts, stream);
+}
+
 }  // namespace
 
 template <class T>
@@ -102,8 +119,8 @@ std::size_t gradients(const GradientCall<T>& call, Memory workspace, bool counts
   }
   std::size_t bytes = 0;
   with_types(call.parameters.frequency != nullptr, call.parameters.is_complex, [&](auto types) {
-    bytes = run<T, typename decltype(types)::D, typename decltype(types)::S>(call, workspace,
-                                                                             counts, stream);
+    bytes = run_any<T, typename decltype(types)::D, typename decltype(types)::S>(call, workspace,
+                                                                                 counts, stream);
   });
   return bytes;
 }

@@ -3,15 +3,20 @@
 #pragma once
 
 #include "kernels/carries.hpp"
+#include "kernels/cell_gradients.hpp"
 #include "kernels/totals.hpp"
 #include "runtime.hpp"
 #include "state.hpp"
 
+#include <algorithm>
 #include <cstdint>
 #include <type_traits>
 #include <vector>
 
 namespace laplex::cuda::detail {
+
+/// The longest line that a warp takes by itself, and for which cells do not pay.
+inline constexpr std::int64_t kShortLine = 256;
 
 /// Threads of a block over a long line.
 inline constexpr int kTileThreads = 256;
@@ -39,17 +44,36 @@ void with_types(bool oscillates, bool is_complex, const F& f) {
   }
 }
 
-/// Workspace of one scan over a long line, and the passes that fill it.
-template <class T, class D, class S, int P, bool Ties>
+/// Groups that the rows are cut into: few enough that rows share what depends on the anchors alone,
+/// and enough that a few tiles do not leave the device idle. A function of the sizes alone.
+struct Groups {
+  std::int64_t count;
+  std::int64_t rows;  ///< of each but the last
+
+  Groups(std::int64_t all, std::int64_t blocks_a_row) {
+    constexpr std::int64_t kBlocks = 512;
+    const std::int64_t wanted = ceil_div(kBlocks, std::max<std::int64_t>(1, blocks_a_row));
+    rows = std::min<std::int64_t>(kMostGroupRows, std::max<std::int64_t>(1, all / wanted));
+    count = std::max<std::int64_t>(1, ceil_div(all, rows));
+  }
+};
+
+/// Workspace of one scan over a long line, and the passes that fill it; by cells or by items.
+template <class T, class D, class S, int P, bool Ties, bool ByCells = false>
 class LongScan {
  public:
   using Value = Sums<S, P, Ties>;
   static constexpr int kItems = kThreadItems<S, P, Ties>;
-  static constexpr std::int64_t kTile = std::int64_t(kTileThreads) * kItems;
+  static constexpr std::int64_t kTile = ByCells ? kCellTile : std::int64_t(kTileThreads) * kItems;
 
   /// With a counting cutter, only counts.
-  LongScan(Cutter& cut, const Line<T>& line, std::int64_t heads, std::int64_t rows)
-      : line_(line), heads_(heads), rows_(rows), tiles_(ceil_div(line.items, kTile)) {
+  LongScan(Cutter& cut, const Line<T>& line, std::int64_t heads, std::int64_t rows,
+           std::int64_t tile_items = kTile)
+      : line_(line),
+        heads_(heads),
+        rows_(rows),
+        tile_items_(tile_items),
+        tiles_(ceil_div(line.items, tile_items)) {
     for (std::int64_t nodes = tiles_;; nodes = ceil_div(nodes, kNodesPerBlock)) {
       nodes_.push_back(nodes);
       levels_.push_back(cut.take<Value>(heads * rows * nodes * 2));
@@ -68,12 +92,21 @@ class LongScan {
   /// Afterwards `carries()` are what comes to each tile, and `input` reads sorted values.
   void run(Input<T>& input, const double* lengthscale, const double* frequency, Stream stream) {
     input.sorted = sorted_;
-    launch(totals_kernel<T, D, S, P, Ties, kTileThreads, kItems>,
-           {heads_ * rows_ * tiles_, kTileThreads,
-            TotalsShared<T, D, S, P, Ties, kTileThreads, kItems>::kBytes},
-           stream, TotalsJob<T>{line_, input, lengthscale, frequency, rows_, tiles_, levels_[0]});
+    const Groups groups(rows_, heads_ * tiles_);
+    const TotalsJob<T> job{line_,        input,       lengthscale, frequency,   rows_,
+                           groups.count, groups.rows, tiles_,      tile_items_, levels_[0]};
+    if constexpr (ByCells) {
+      launch(cell_totals_kernel<Ties>,
+             {heads_ * groups.count * tiles_, kCellThreads, cell_totals_shared<Ties>()}, stream,
+             job);
+    } else {
+      launch(totals_kernel<T, D, S, P, Ties, kTileThreads, kItems>,
+             {heads_ * rows_ * tiles_, kTileThreads,
+              totals_shared<T, D, S, P, Ties, kTileThreads>(kTile)},
+             stream, job);
+    }
     const auto top = static_cast<int>(levels_.size()) - 1;
-    std::int64_t node_items = kTile;
+    std::int64_t node_items = tile_items_;
     for (int level = 0; level < top; ++level) {
       step(level, node_items, true, lengthscale, frequency, stream);
       node_items *= kNodesPerBlock;
@@ -100,6 +133,7 @@ class LongScan {
   Line<T> line_;
   std::int64_t heads_;
   std::int64_t rows_;
+  std::int64_t tile_items_;
   std::int64_t tiles_;
   std::vector<std::int64_t> nodes_;
   std::vector<Value*> levels_;

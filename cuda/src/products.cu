@@ -18,6 +18,8 @@ void pass(const ProductCall<T>& call, const Line<T>& line, const Input<T>& input
                     call.parameters.lengthscale,
                     call.parameters.frequency,
                     call.rows,
+                    call.rows,
+                    1,
                     tiles,
                     carries,
                     call.part,
@@ -83,6 +85,49 @@ std::size_t run(const ProductCall<T>& call, Memory workspace, bool counts, Strea
   return counting.used();
 }
 
+/// The even product of a float plan without phases and frequency, by cells: in one block if the
+/// line is one tile.
+std::size_t run_cells(const ProductCall<float>& call, Memory workspace, bool counts,
+                      Stream stream) {
+  using Scan = LongScan<float, double, double, 0, false, true>;
+  const Line<float> line = call.state.line(call.swapped);
+  const std::int64_t heads = call.state.heads();
+  Cutter counting;
+  const Scan counted(counting, line, heads, call.rows);
+  const std::int64_t tiles = counted.tiles();
+  const std::size_t bytes = tiles > 1 ? counting.used() : 0;
+  if (counts) {
+    return bytes;
+  }
+  const Groups groups(call.rows, heads * tiles);
+  ProductJob<float> job{line,    call.input, call.output,  call.parameters.lengthscale,
+                        nullptr, call.rows,  groups.count, groups.rows,
+                        tiles,   nullptr,    call.part,    call.parity,
+                        {}};
+  const Lent lent(workspace, bytes, stream, "workspace");
+  if (tiles > 1) {
+    Cutter cut(lent.data());
+    Scan scan(cut, line, heads, call.rows);
+    scan.run(job.input, job.lengthscale, nullptr, stream);
+    job.carries = scan.carries();
+  }
+  launch(groups.rows > 1 ? cell_product_kernel<true> : cell_product_kernel<false>,
+         {heads * groups.count * tiles, kCellThreads,
+          cell_product_shared(std::min(line.from.count, kCellTile))},
+         stream, job);
+  return bytes;
+}
+
+template <class T, class D, class S>
+std::size_t run_even(const ProductCall<T>& call, Memory workspace, bool counts, Stream stream) {
+  if constexpr (kHasCells<T, D, S>) {
+    if (call.state.line(call.swapped).items > kShortLine) {
+      return run_cells(call, workspace, counts, stream);
+    }
+  }
+  return run<T, D, S, 0, false>(call, workspace, counts, stream);
+}
+
 }  // namespace
 
 template <class T>
@@ -102,9 +147,9 @@ std::size_t product(const ProductCall<T>& call, Memory workspace, bool counts, S
     using S = typename decltype(types)::S;
     if (call.parity != Parity::even || call.part != Part::both) {
       bytes = run<T, D, S, 0, true>(call, workspace, counts, stream);
-    } else {
-      bytes = run<T, D, S, 0, false>(call, workspace, counts, stream);
+      return;
     }
+    bytes = run_even<T, D, S>(call, workspace, counts, stream);
   });
   return bytes;
 }

@@ -46,6 +46,11 @@ void State<T>::lay_out(Cutter& cut) {
     split_ = cut.take<std::uint32_t>(heads_ * (ceil_div(items, kBlockItems) + 1));
     is_source_ = cut.take<std::uint8_t>(heads_ * ceil_div(items, kByteItems));
     before_ = cut.take<std::uint16_t>(heads_ * ceil_div(items, kByteItems));
+    if constexpr (std::is_same_v<T, float>) {
+      targets_.rank = cut.take<std::uint16_t>(heads_ * n_);
+      sources_.rank = cut.take<std::uint16_t>(heads_ * m_);
+      tied_ = cut.take<std::uint8_t>(heads_ * ceil_div(items, kBlockItems));
+    }
   }
 }
 
@@ -172,7 +177,8 @@ template <class T>
 void State<T>::interleave(Stream stream) {
   const std::int64_t blocks = ceil_div(n_ + m_, kBlockItems);
   const InterleaveJob<T> job{
-      sources_.position, targets_.position, heads_, m_, n_, split_, is_source_, before_};
+      sources_.position, targets_.position, heads_,        m_,   n_, split_, is_source_,
+      before_,           sources_.rank,     targets_.rank, tied_};
   launch(split_kernel<T>, one_thread_each(heads_ * (blocks + 1)), stream, job);
   launch(interleave_kernel<T>,
          {heads_ * blocks, kInterleaveThreads, static_cast<std::size_t>(kBlockItems) * sizeof(T)},
@@ -263,7 +269,7 @@ void State<T>::used_in(Stream stream) const {
 template <class T>
 Line<T> State<T>::line(bool swapped) const {
   const auto side = [](const Array& array, std::int64_t count) {
-    return Side<T>{array.position, array.order(), count, false};
+    return Side<T>{array.position, array.order(), array.rank, count, false};
   };
   const Side<T> targets = side(targets_, n_);
   const Side<T> sources = self_ ? targets : side(sources_, m_);
@@ -273,6 +279,7 @@ Line<T> State<T>::line(bool swapped) const {
   line.is_source = is_source_;
   line.before = before_;
   line.split = split_;
+  line.tied = tied_;
   line.items = self_ ? n_ : n_ + m_;
   line.self = self_;
   line.swapped = swapped;

@@ -42,7 +42,8 @@ class State {
   struct Array {
     T* position = nullptr;
     std::uint32_t* index = nullptr;
-    bool in_place = true;  ///< came sorted: the index is not used
+    std::uint16_t* rank = nullptr;  ///< of float anchors, unless there is one side alone
+    bool in_place = true;           ///< came sorted: the index is not used
 
     /// The index, or null where the anchors are in place.
     [[nodiscard]] const std::uint32_t* order() const { return in_place ? nullptr : index; }
@@ -63,6 +64,7 @@ class State {
   std::uint32_t* split_ = nullptr;
   std::uint8_t* is_source_ = nullptr;
   std::uint16_t* before_ = nullptr;
+  std::uint8_t* tied_ = nullptr;
   DeviceMemory owned_;
   /// Whether a graph was captured that knows of no index.
   mutable std::atomic<bool> captured_in_place_{false};

@@ -183,6 +183,17 @@ TYPED_TEST(CudaGradients, EdgesOfTilesAndGroups) {
   check<T, T>(Form::carrier, Anchors::equal, 700, 900, false, 2, 1);
 }
 
+TYPED_TEST(CudaGradients, LongDenseAndSparseTiles) {
+  using T = TypeParam;
+  for (const Anchors kind : {Anchors::uniform, Anchors::skewed, Anchors::grid}) {
+    check<T, T>(Form::real, kind, 5000, 4500, false, 2, 1);
+    check<T, T>(Form::real, kind, 5000, 5000, true, 2, 1);
+  }
+  check<T, T>(Form::real, Anchors::uniform, 9000, 40, false, 1, 1);
+  check<T, T>(Form::real, Anchors::uniform, 40, 9000, false, 1, 1);
+  check<T, T>(Form::real, Anchors::uniform, 600, 500, false, 40, 2);
+}
+
 TYPED_TEST(CudaGradients, AnchorsOfAllMagnitudesAreFinite) {
   using T = TypeParam;
   const Case<T> c = make_case<T>(Form::cosine, Anchors::huge, 40, 50, 3);

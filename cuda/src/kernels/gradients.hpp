@@ -39,7 +39,9 @@ struct GradientJob {
   const double* frequency;
   std::int64_t rows;
   std::int64_t tiles;
+  std::int64_t tile_items;  ///< for the path of cells
   std::int64_t groups;
+  std::int64_t group_rows;  ///< of each but the last
   /// Sums of a group in sorted order, [groups, heads, count]; null where there is one group.
   AnchorGradients<T> target_parts;
   AnchorGradients<T> source_parts;
@@ -53,10 +55,10 @@ inline constexpr int kGradientItems = 4;  ///< a thread
 template <class T, class S>
 inline constexpr int kGradientBlocks = sizeof(T) == 4 && std::is_same_v<S, double> ? 2 : 1;
 
-template <class T, class D, class S>
+template <class T, class D, class S, int NT>
 struct GradientShared {
   using N = Node<T, D, S, 0, true>;
-  static constexpr std::size_t kScan = BlockScan<kGradientThreads, N>::kSharedBytes;
+  static constexpr std::size_t kScan = BlockScan<NT, N>::kSharedBytes;
   static constexpr std::size_t kTile = kGradientThreads * kGradientItems;
   /// Values and cotangents of a tile are as many as its items; in the self case, each.
   static std::size_t bytes(bool self) {
@@ -104,23 +106,29 @@ __device__ inline void write_sums(const double (&sum)[K], const W& walk, bool of
   }
 }
 
-template <class T, class D, class S>
-__global__ void __launch_bounds__(kGradientThreads, kGradientBlocks<T, S>)
-    gradient_kernel(GradientJob<T> job) {
-  constexpr int NT = kGradientThreads;
+/// The work of one block: a tile and a group of rows.
+template <class T>
+struct GradientWork {
+  const LineRate& rate;
+  const Tile<T>& tile;
+  std::int64_t head;
+  std::int64_t heads;
+  std::int64_t group;
+  std::int64_t first_row;
+  std::int64_t end_row;
+};
+
+/// Writes what is wanted of one tile, and returns the thread's share of its stretch.
+/// `carries(of_values, row, left, right)` gives what comes to the tile from beyond its ends.
+template <class T, class D, class S, int NT, class Carries>
+__device__ Complex tile_gradients(const GradientJob<T>& job, const GradientWork<T>& work,
+                                  const Carries& carries, unsigned char* shared) {
   constexpr int K = kGradientItems;
   using N = Node<T, D, S, 0, true>;
   using Value = typename N::Value;
-  const std::int64_t number = block_number() % job.tiles;
-  const std::int64_t group = block_number() / job.tiles % job.groups;
-  const std::int64_t head = block_number() / job.tiles / job.groups;
-  const std::int64_t heads = static_cast<std::int64_t>(gridDim.x) / (job.tiles * job.groups);
-  const LineRate rate = read_rate(job.lengthscale, job.frequency, head);
   const Line<T>& line = job.line;
-  const Tile<T> tile = tile_of(line, head, number, std::int64_t(NT) * K);
-
-  unsigned char* const shared = shared_memory();
-  auto* const values = reinterpret_cast<Packed<T, S>*>(shared + GradientShared<T, D, S>::kScan);
+  const auto& [rate, tile, head, heads, group, first_row, end_row] = work;
+  auto* const values = reinterpret_cast<Packed<T, S>*>(shared + GradientShared<T, D, S, NT>::kScan);
   Packed<T, S>* const grads = values + tile.num_from;
   T* const places = reinterpret_cast<T*>(grads + tile.num_to);
   load_positions(line, head, tile, places);
@@ -135,9 +143,7 @@ __global__ void __launch_bounds__(kGradientThreads, kGradientBlocks<T, S>)
   const double ell_inverse = rate.inverse * rate.valid;
   const double omega = rate.rate.frequency;
 
-  const std::int64_t first_row = job.rows * group / job.groups;
-  const std::int64_t last_row = job.rows * (group + 1) / job.groups;
-  for (std::int64_t row = first_row; row < last_row; ++row) {
+  for (std::int64_t row = first_row; row < end_row; ++row) {
     __syncthreads();
     job.values.template load<S>(line.from, head, row, job.rows, tile.first_from, tile.num_from,
                                 values);
@@ -170,22 +176,16 @@ __global__ void __launch_bounds__(kGradientThreads, kGradientBlocks<T, S>)
         g_right.cross(walk.gap[k]);
       }
     }
-    const std::int64_t at = 2 * ((head * job.rows + row) * job.tiles + number);
-    const auto scan = [&](Value& left, Value& right, const void* carries) {
+    const auto scan = [&](Value& left, Value& right, bool of_values) {
       const BlockScan<NT, N> block(walk.template node<N>(left, walk.end),
                                    walk.template node<N>(right, walk.begin), tile.low, tile.high,
                                    rate, shared);
-      left.clear();
-      right.clear();
-      if (carries != nullptr) {
-        left = static_cast<const Value*>(carries)[at];
-        right = static_cast<const Value*>(carries)[at + 1];
-      }
+      carries(of_values, row, left, right);
       block.scan(left, right, walk.begin, walk.end);
     };
-    scan(v_left, v_right, job.value_carries);
+    scan(v_left, v_right, true);
     __syncthreads();  // the shared memory of the scan, once more
-    scan(g_left, g_right, job.grad_carries);
+    scan(g_left, g_right, false);
 
     S v_before[K];  // from the left: of the places before an item's, and of its own place so far
     S v_here[K];
@@ -252,12 +252,51 @@ __global__ void __launch_bounds__(kGradientThreads, kGradientBlocks<T, S>)
                 job.sources.position, job.source_parts.position, places);
   write_sums<T>(d_phi, walk, true, line.from, tile.first_from, tile.num_from, head, heads, group,
                 job.sources.phase, job.source_parts.phase, places);
+  return stretch;
+}
+
+/// Writes the sum of the block's shares.
+template <class T, int NT>
+__device__ inline void write_stretch(const GradientJob<T>& job, Complex share,
+                                     unsigned char* shared, std::int64_t at) {
+  const double re = block_sum<NT>(share.re, shared);
+  const double im = block_sum<NT>(share.im, shared);
+  if (threadIdx.x == 0) {
+    job.stretch[at] = {re, im};
+  }
+}
+
+template <class T, class D, class S>
+__global__ void __launch_bounds__(kGradientThreads, kGradientBlocks<T, S>)
+    gradient_kernel(GradientJob<T> job) {
+  constexpr int NT = kGradientThreads;
+  using Value = Sums<S, 0, true>;
+  const std::int64_t number = block_number() % job.tiles;
+  const std::int64_t group = block_number() / job.tiles % job.groups;
+  const std::int64_t head = block_number() / job.tiles / job.groups;
+  const std::int64_t heads = static_cast<std::int64_t>(gridDim.x) / (job.tiles * job.groups);
+  const LineRate rate = read_rate(job.lengthscale, job.frequency, head);
+  const Tile<T> tile = tile_of(job.line, head, number, std::int64_t(NT) * kGradientItems);
+  const std::int64_t first = group * job.group_rows;
+  const std::int64_t end = first + job.group_rows < job.rows ? first + job.group_rows : job.rows;
+  const GradientWork<T> work{rate, tile, head, heads, group, first, end};
+  const Complex stretch = tile_gradients<T, D, S, NT>(
+      job, work,
+      [&](bool of_values, std::int64_t row, Value& left, Value& right) {
+        const auto* const carries =
+            static_cast<const Value*>(of_values ? job.value_carries : job.grad_carries);
+        left.clear();
+        right.clear();
+        if (carries != nullptr) {
+          const std::int64_t at = 2 * ((head * job.rows + row) * job.tiles + number);
+          left = carries[at];
+          right = carries[at + 1];
+        }
+      },
+      shared_memory());
   if (job.stretch != nullptr) {
-    const double re = block_sum<NT>(stretch.re, shared);
-    const double im = block_sum<NT>(stretch.im, shared);
-    if (threadIdx.x == 0) {
-      job.stretch[(head * job.groups + group) * job.tiles + number] = {re, im};
-    }
+    write_stretch<T, NT>(job, stretch, shared_memory(),
+                         (head * job.groups + group) * job.tiles + number);
   }
 }
 

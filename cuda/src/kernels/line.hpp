@@ -13,6 +13,7 @@ namespace laplex::cuda::detail {
 
 inline constexpr std::int64_t kBlockItems = 1024;  ///< items between two entries of `split`
 inline constexpr std::int64_t kByteItems = 8;      ///< items of a byte of `is_source`
+inline constexpr std::int64_t kRankTile = 4 * kBlockItems;  ///< items within which ranks count
 
 /// Targets or sources of all heads. Kernels read positions and index through the functions, which
 /// know how heads lie in memory.
@@ -20,6 +21,7 @@ template <class T>
 struct Side {
   const T* position = nullptr;           ///< [lines, count] ascending
   const std::uint32_t* index = nullptr;  ///< [lines, count] where each was; null: in place
+  const std::uint16_t* rank = nullptr;   ///< [lines, count], see State; null where there is none
   std::int64_t count = 0;
   bool shared = false;  ///< all heads have the same line; otherwise each has its own
 
@@ -29,6 +31,10 @@ struct Side {
   __device__ std::int64_t source_of(std::int64_t head, std::int64_t k) const {
     return index == nullptr ? k : static_cast<std::int64_t>(index[first(head) + k]);
   }
+  /// The first of a head's indices, if there are any.
+  __device__ const std::uint32_t* indices(std::int64_t head) const { return index + first(head); }
+  /// How many anchors of the other side come before each, within its tile of kRankTile items.
+  __device__ const std::uint16_t* ranks(std::int64_t head) const { return rank + first(head); }
 
  private:
   __device__ std::int64_t first(std::int64_t head) const { return shared ? 0 : head * count; }
@@ -42,6 +48,7 @@ struct Line {
   const std::uint8_t* is_source = nullptr;  ///< [lines, chunks]
   const std::uint16_t* before = nullptr;    ///< [lines, chunks]
   const std::uint32_t* split = nullptr;     ///< [lines, blocks + 1]
+  const std::uint8_t* tied = nullptr;       ///< [lines, blocks] whether some item has a tie
   std::int64_t items = 0;
   bool shared = false;   ///< all heads have the same line
   bool self = false;     ///< one set of anchors on both sides: an item is both
@@ -56,6 +63,19 @@ struct Line {
   /// The first of a head's entries of `split`.
   __device__ std::int64_t first_split(std::int64_t head) const {
     return shared ? 0 : head * splits();
+  }
+
+  /// The same line in the other direction.
+  __host__ __device__ Line reversed() const {
+    Line line = *this;
+    line.from = to;
+    line.to = from;
+    line.swapped = !swapped;
+    return line;
+  }
+  /// Whether some item of a block has a tie on the other side. Not for the self case.
+  __device__ bool has_ties(std::int64_t head, std::int64_t block) const {
+    return tied[(shared ? 0 : head * ceil_div(items, kBlockItems)) + block] != 0;
   }
 
   /// How many of `from` are among the first `item` items, a multiple of kBlockItems or all.

@@ -201,6 +201,9 @@ struct InterleaveJob {
   std::uint32_t* split;
   std::uint8_t* is_source;
   std::uint16_t* before;
+  std::uint16_t* source_rank;  ///< null, like the next two, where nobody asks for them
+  std::uint16_t* target_rank;
+  std::uint8_t* tied;
 };
 
 template <class T>
@@ -246,22 +249,46 @@ __global__ void __launch_bounds__(kInterleaveThreads) interleave_kernel(Interlea
   }
   __syncthreads();
   const std::int64_t item = static_cast<std::int64_t>(threadIdx.x) * kByteItems;
-  if (item >= count) {
-    return;
+  bool tied = false;
+  if (item < count) {
+    std::int64_t s = merge_path(sources, num_sources, targets, num_targets, item);
+    const std::int64_t chunk =
+        head * ceil_div(items, kByteItems) + first / kByteItems + threadIdx.x;
+    job.before[chunk] = static_cast<std::uint16_t>(s);
+    std::int64_t t = item - s;
+    // Ranks count from the beginning of a tile, some blocks before this one.
+    const std::int64_t blocks_before = number % (kRankTile / kBlockItems);
+    const std::int64_t sources_before = first_source - split[-blocks_before];
+    const std::int64_t targets_before = blocks_before * kBlockItems - sources_before;
+    const std::int64_t first_target = first - first_source;
+    unsigned bits = 0;
+    for (int k = 0; k < kByteItems && item + k < count; ++k) {
+      const bool source =
+          t >= num_targets || (s < num_sources && at_or_below(sources[s], targets[t]));
+      bits |= (source ? 1U : 0U) << k;
+      if (job.tied != nullptr) {
+        // A source's ties are the targets behind it, a target's the sources before it.
+        if (source) {
+          job.source_rank[head * job.m + first_source + s] =
+              static_cast<std::uint16_t>(targets_before + t);
+          tied = tied || (first_target + t < job.n && x[t] == sources[s]);
+        } else {
+          job.target_rank[head * job.n + first_target + t] =
+              static_cast<std::uint16_t>(sources_before + s);
+          tied = tied || (first_source + s > 0 && y[s - 1] == targets[t]);
+        }
+      }
+      s += source ? 1 : 0;
+      t += source ? 0 : 1;
+    }
+    job.is_source[chunk] = static_cast<std::uint8_t>(bits);
   }
-  std::int64_t s = merge_path(sources, num_sources, targets, num_targets, item);
-  const std::int64_t chunk = head * ceil_div(items, kByteItems) + first / kByteItems + threadIdx.x;
-  job.before[chunk] = static_cast<std::uint16_t>(s);
-  std::int64_t t = item - s;
-  unsigned bits = 0;
-  for (int k = 0; k < kByteItems && item + k < count; ++k) {
-    const bool source =
-        t >= num_targets || (s < num_sources && at_or_below(sources[s], targets[t]));
-    bits |= (source ? 1U : 0U) << k;
-    s += source ? 1 : 0;
-    t += source ? 0 : 1;
+  if (job.tied != nullptr) {
+    const bool some = __syncthreads_or(tied ? 1 : 0) != 0;
+    if (threadIdx.x == 0) {
+      job.tied[head * blocks + number] = some ? 1 : 0;
+    }
   }
-  job.is_source[chunk] = static_cast<std::uint8_t>(bits);
 }
 
 }  // namespace laplex::cuda::detail

@@ -29,6 +29,8 @@ struct ProductJob {
   const double* lengthscale;
   const double* frequency;
   std::int64_t rows;
+  std::int64_t groups;      ///< of rows, for the path of cells,
+  std::int64_t group_rows;  ///< and the rows of each but the last
   std::int64_t tiles;
   const void* carries;  ///< [heads, rows, tiles, 2] of Sums, or null for a single tile
   Part part;
@@ -46,19 +48,14 @@ std::size_t product_shared(std::int64_t from, std::int64_t to, bool self) {
   return BlockScan<NT, N>::kSharedBytes + (in > out ? in : out);
 }
 
+/// One tile: `from_left` and `from_right` are what comes to it from beyond its ends.
 template <class T, class D, class S, int P, bool Ties, int NT, int K>
-__global__ void __launch_bounds__(NT, kProductBlocks<T, S, P, Ties, NT>)
-    product_kernel(ProductJob<T> job) {
+__device__ void tile_product(const ProductJob<T>& job, const LineRate& rate, std::int64_t head,
+                             std::int64_t row, const Tile<T>& tile,
+                             const Sums<S, P, Ties>& from_left, const Sums<S, P, Ties>& from_right,
+                             unsigned char* shared) {
   using N = Node<T, D, S, P, Ties>;
   using Value = typename N::Value;
-  const std::int64_t number = block_number() % job.tiles;
-  const std::int64_t vector = block_number() / job.tiles;
-  const std::int64_t head = vector / job.rows;
-  const std::int64_t row = vector % job.rows;
-  const LineRate rate = read_rate(job.lengthscale, job.frequency, head);
-  const Tile<T> tile = tile_of(job.line, head, number, std::int64_t(NT) * K);
-
-  unsigned char* const shared = shared_memory();
   auto* const values = reinterpret_cast<Packed<T, S>*>(shared + BlockScan<NT, N>::kSharedBytes);
   T* const places = reinterpret_cast<T*>(values + tile.num_from);
   job.input.template load<S>(job.line.from, head, row, job.rows, tile.first_from, tile.num_from,
@@ -88,13 +85,8 @@ __global__ void __launch_bounds__(NT, kProductBlocks<T, S, P, Ties, NT>)
   const N to_right = walk.template node<N>(left, walk.end);
   const N to_left = walk.template node<N>(right, walk.begin);
   const BlockScan<NT, N> scan(to_right, to_left, tile.low, tile.high, rate, shared);
-  left.clear();
-  right.clear();
-  if (job.carries != nullptr) {
-    const Value* const carries = static_cast<const Value*>(job.carries) + 2 * block_number();
-    left = carries[0];
-    right = carries[1];
-  }
+  left = from_left;
+  right = from_right;
   scan.scan(left, right, walk.begin, walk.end);
 
   S result[K];
@@ -147,6 +139,28 @@ __global__ void __launch_bounds__(NT, kProductBlocks<T, S, P, Ties, NT>)
     job.output.template scatter<S>(job.line.to, head, row, tile.first_to + k, values[k],
                                    rate.valid);
   }
+}
+
+template <class T, class D, class S, int P, bool Ties, int NT, int K>
+__global__ void __launch_bounds__(NT, kProductBlocks<T, S, P, Ties, NT>)
+    product_kernel(ProductJob<T> job) {
+  using Value = Sums<S, P, Ties>;
+  const std::int64_t number = block_number() % job.tiles;
+  const std::int64_t vector = block_number() / job.tiles;
+  const std::int64_t head = vector / job.rows;
+  const LineRate rate = read_rate(job.lengthscale, job.frequency, head);
+  const Tile<T> tile = tile_of(job.line, head, number, std::int64_t(NT) * K);
+  Value left;
+  Value right;
+  left.clear();
+  right.clear();
+  if (job.carries != nullptr) {
+    const Value* const carries = static_cast<const Value*>(job.carries) + 2 * block_number();
+    left = carries[0];
+    right = carries[1];
+  }
+  tile_product<T, D, S, P, Ties, NT, K>(job, rate, head, vector % job.rows, tile, left, right,
+                                        shared_memory());
 }
 
 }  // namespace laplex::cuda::detail

@@ -17,32 +17,29 @@ struct TotalsJob {
   const double* lengthscale;
   const double* frequency;
   std::int64_t rows;
+  std::int64_t groups;      ///< of rows, for the path of cells,
+  std::int64_t group_rows;  ///< and the rows of each but the last
   std::int64_t tiles;
+  std::int64_t tile_items;
   void* totals;  ///< [heads, rows, tiles, 2] of Sums: to the right, to the left
 };
 
-template <class T, class D, class S, int P, bool Ties, int NT, int K>
-struct TotalsShared {
-  using N = Node<T, D, S, P, Ties>;
-  static constexpr std::size_t kScan = BlockScan<NT, N>::kSharedBytes;
-  static constexpr std::size_t kBytes = kScan + NT * K * (sizeof(Packed<T, S>) + sizeof(T));
-};
+/// Shared memory for a tile with at most `anchors` of the scanned side.
+template <class T, class D, class S, int P, bool Ties, int NT>
+__host__ __device__ constexpr std::size_t totals_shared(std::int64_t anchors) {
+  return BlockScan<NT, Node<T, D, S, P, Ties>>::kSharedBytes +
+         static_cast<std::size_t>(anchors) * (sizeof(Packed<T, S>) + sizeof(T));
+}
 
-template <class T, class D, class S, int P, bool Ties, int NT, int K>
-__global__ void __launch_bounds__(NT, P == 0 ? 3 : 1) totals_kernel(TotalsJob<T> job) {
+/// Writes what one tile sends, to its right and to its left.
+template <class T, class D, class S, int P, bool Ties, int NT>
+__device__ void tile_totals(const TotalsJob<T>& job, const LineRate& rate, std::int64_t head,
+                            std::int64_t row, const Tile<T>& tile, unsigned char* shared,
+                            Sums<S, P, Ties>* out) {
   using N = Node<T, D, S, P, Ties>;
   using Value = typename N::Value;
-  const std::int64_t number = block_number() % job.tiles;
-  const std::int64_t vector = block_number() / job.tiles;
-  const std::int64_t head = vector / job.rows;
-  const std::int64_t row = vector % job.rows;
-  const LineRate rate = read_rate(job.lengthscale, job.frequency, head);
-  const Tile<T> tile = tile_of(job.line, head, number, std::int64_t(NT) * K);
-
-  unsigned char* const shared = shared_memory();
-  auto* const values =
-      reinterpret_cast<Packed<T, S>*>(shared + TotalsShared<T, D, S, P, Ties, NT, K>::kScan);
-  T* const places = reinterpret_cast<T*>(values + NT * K);
+  auto* const values = reinterpret_cast<Packed<T, S>*>(shared + BlockScan<NT, N>::kSharedBytes);
+  T* const places = reinterpret_cast<T*>(values + tile.num_from);
   Input<T> input = job.input;
   input.sorted = nullptr;
   input.template load<S>(job.line.from, head, row, job.rows, tile.first_from, tile.num_from,
@@ -117,7 +114,19 @@ __global__ void __launch_bounds__(NT, P == 0 ? 3 : 1) totals_kernel(TotalsJob<T>
     to_left = N::empty(tile.low);
   }
   const BlockScan<NT, N> scan(to_right, to_left, tile.low, tile.high, rate, shared);
-  scan.totals(static_cast<Value*>(job.totals) + 2 * block_number());
+  scan.totals(out);
+}
+
+template <class T, class D, class S, int P, bool Ties, int NT, int K>
+__global__ void __launch_bounds__(NT, P == 0 ? 3 : 1) totals_kernel(TotalsJob<T> job) {
+  const std::int64_t number = block_number() % job.tiles;
+  const std::int64_t vector = block_number() / job.tiles;
+  const std::int64_t head = vector / job.rows;
+  const LineRate rate = read_rate(job.lengthscale, job.frequency, head);
+  const Tile<T> tile = tile_of(job.line, head, number, std::int64_t(NT) * K);
+  tile_totals<T, D, S, P, Ties, NT>(
+      job, rate, head, vector % job.rows, tile, shared_memory(),
+      static_cast<Sums<S, P, Ties>*>(job.totals) + 2 * block_number());
 }
 
 }  // namespace laplex::cuda::detail

@@ -51,6 +51,8 @@ struct Block {
   std::vector<unsigned char> shared;
   const std::function<void()>* kernel = nullptr;
   std::exception_ptr failure;
+  bool votes = false;  ///< of the threads at the barrier so far
+  bool vote = false;   ///< of all of them at the last barrier
   void* jump[5] = {};
   void* fake_stack = nullptr;
   const void* host_stack = nullptr;
@@ -204,6 +206,7 @@ void run_block(std::mt19937_64& random) {
       }
     }
     if (all_wait(0, block.size, Wait::barrier)) {
+      block.vote = std::exchange(block.votes, false);
       release(0, block.size);
     } else if (all_wait(0, block.size, Wait::done)) {
       return;
@@ -269,6 +272,12 @@ unsigned char* shared_memory() {
 
 void barrier() {
   give_way(Wait::barrier);
+}
+
+bool barrier_or(bool mine) {
+  block.votes = block.votes || mine;
+  give_way(Wait::barrier);
+  return block.vote;
 }
 
 std::uint64_t exchange(std::uint64_t value, unsigned source) {

@@ -61,6 +61,7 @@ Index block_size();
 Index grid_size();
 unsigned char* shared_memory();
 void barrier();
+bool barrier_or(bool mine);
 /// Leaves `value` for the other lanes of the warp and gives back what `source` left.
 std::uint64_t exchange(std::uint64_t value, unsigned source);
 
@@ -99,6 +100,10 @@ template <class V>
 V __shfl_down_sync(unsigned, V value, unsigned delta) {
   const unsigned lane = threadIdx.x % 32;
   return ::laplex::emulation::shuffle(value, lane + delta < 32 ? lane + delta : lane);
+}
+/// Whether some thread's is not 0.
+inline int __syncthreads_or(int predicate) {
+  return ::laplex::emulation::barrier_or(predicate != 0) ? 1 : 0;
 }
 inline int __popc(unsigned bits) {
   return __builtin_popcount(bits);
