@@ -26,7 +26,8 @@ inline constexpr std::size_t kSentBytes =
 
 inline std::size_t cell_gradient_shared(bool self) {
   // Both sides of a tile have as many anchors as it has items; in the self case, each.
-  const std::size_t cells = 2 * (CellScan::kSharedBytes + cell_bytes(kCellTile / 2) + 1024);
+  const std::size_t cells = 2 * (CellScan::kSharedBytes + cell_bytes(kCellTile / 2) + 512) +
+                            static_cast<std::size_t>(kCellTile) * sizeof(float);
   const std::size_t sparse =
       kSentBytes +
       std::max(totals_shared<float, double, double, 0, true, kCellThreads>(kGradientPart),
@@ -54,7 +55,7 @@ class ScannedSide {
     shared += (16 - reinterpret_cast<std::uintptr_t>(shared) % 16) % 16;
   }
 
-  /// Whether the thread's cell, if it has one, can be scanned; in the self case ties cannot.
+  /// Whether the thread's cell, if it has one, can be scanned; in the self case, without long ties.
   [[nodiscard]] __device__ bool fits() const {
     if (!cells.mine()) {
       return true;
@@ -64,9 +65,10 @@ class ScannedSide {
     bool result = cell.load(position, side_.count, cells, work_.tile, work_.rate);
     if (self_) {
       const std::int64_t begin = cells.begin + static_cast<std::int64_t>(threadIdx.x) * kCell;
-      for (int k = 0; k <= kCell; ++k) {
+      for (int k = 0; k < kCell + kLongTie; ++k) {
         const std::int64_t at = begin + k;
-        result = result && !(at > 0 && at < side_.count && position[at] == position[at - 1]);
+        result = result &&
+                 !(at >= kLongTie && at < side_.count && position[at] == position[at - kLongTie]);
       }
     }
     return result;
@@ -75,6 +77,16 @@ class ScannedSide {
   /// Scans one row. `to_left` and `to_right` come to the tile from beyond its ends.
   __device__ void scan(std::int64_t row, const void* carries) {
     const int at = static_cast<int>(threadIdx.x) * kCell;
+    row_ = row;
+    const ConstVectors& from = input_.vectors;
+    direct_ = nullptr;
+    if (input_.sorted != nullptr) {
+      direct_ = reinterpret_cast<const float*>(
+          input_.template sorted_row<double>(side_, work_.head, row, rows_));
+    } else if (side_.index == nullptr && from.storage == Storage::single_or_double) {
+      direct_ = static_cast<const float*>(from.data) + work_.head * from.strides.head +
+                row * from.strides.row;
+    }
     Cell cell;
     double to_right = 0.0;
     double to_left = 0.0;
@@ -134,11 +146,22 @@ class ScannedSide {
   [[nodiscard]] __device__ Flow at_high() const {
     return {(left_ + CellScan::all(scan_, false)) * work_.across, right_};
   }
-  /// The value of an anchor of the line.
-  [[nodiscard]] __device__ float value(std::int64_t row, std::int64_t anchor) const {
-    return input_.sorted != nullptr
-               ? input_.template sorted_row<double>(side_, work_.head, row, rows_)[anchor].re
-               : input_.template gather<double>(side_, work_.head, row, anchor).re;
+  /// The value of an anchor of the line, in the row that was scanned.
+  [[nodiscard]] __device__ float value(std::int64_t anchor) const {
+    return direct_ != nullptr ? direct_[anchor]
+                              : input_.template gather<double>(side_, work_.head, row_, anchor).re;
+  }
+  /// The values of the anchors that equal `place`, from one on upwards or downwards.
+  [[nodiscard]] __device__ float tied(float place, std::int64_t from, int step) const {
+    const float* const position = side_.positions(work_.head);
+    float sum = 0.0F;
+#if !defined(LAPLEX_CUDA_EMULATION)
+#pragma unroll 1
+#endif
+    for (std::int64_t k = from; k >= 0 && k < side_.count && position[k] == place; k += step) {
+      sum += value(k);
+    }
+    return sum;
   }
 
   const Cells cells;
@@ -149,6 +172,8 @@ class ScannedSide {
   const BlockWork& work_;
   std::int64_t rows_;
   bool self_;
+  std::int64_t row_ = 0;
+  const float* direct_ = nullptr;  ///< its values, where they are floats in the order of the line
   double left_ = 0.0;
   double right_ = 0.0;
   double* scan_;
@@ -232,7 +257,7 @@ inline __global__ void __launch_bounds__(kCellThreads, 2)
   if (!line.self) {
     fits = fits && targets.fits() &&
            !(threadIdx.x < kCellTile / kBlockItems && block * kBlockItems < line.items &&
-             line.has_ties(head, block));
+             line.has_long_ties(head, block));
   }
   if (__syncthreads_or(fits ? 0 : 1) != 0) {
     sparse_gradients(job, work, heads, shared);
@@ -243,16 +268,34 @@ inline __global__ void __launch_bounds__(kCellThreads, 2)
   const auto num_to = static_cast<int>(tile.num_to);
   const float* const source_place = line.from.positions(head) + tile.first_from;
   const float* const target_place = line.to.positions(head) + tile.first_to;
-  const auto rank = [&](const Side<float>& side, std::int64_t first, int k) {
-    return line.self ? k : static_cast<int>(side.ranks(head)[first + k]);
+  const std::uint16_t* const source_rank =
+      line.self ? nullptr : line.from.ranks(head) + tile.first_from;
+  const std::uint16_t* const target_rank =
+      line.self ? nullptr : line.to.ranks(head) + tile.first_to;
+  // Values at the place of an anchor itself are part of its even sum alone. In the self case those
+  // before it are in the sum from the left, and those behind it in the other.
+  const auto self_ties = [&](const ScannedSide& side, float place, std::int64_t anchor) {
+    return side.tied(place, anchor - 1, -1) - side.tied(place, anchor + 1, 1);
   };
-  // The target or the source of a thread is the k-th of its tile's.
-  const auto nth = [](int i) { return static_cast<int>(threadIdx.x) + i * kCellThreads; };
+  // Sums of an anchor over the rows so far are in shared memory, and at the last row come out.
+  auto* const target_sums = reinterpret_cast<float*>(space);
+  float* const source_sums = target_sums + num_to;
+  const auto factor = static_cast<float>(-work.rate.inverse * work.rate.valid);
+  const auto put = [&](float sum, const Side<float>& side, std::int64_t entry, float* out,
+                       float* parts) {
+    if (parts != nullptr) {
+      parts[(work.group * heads + head) * side.count + entry] = factor * sum;
+    } else if (out != nullptr) {
+      out[head * side.count + side.source_of(head, entry)] = factor * sum;
+    }
+  };
+  const Vectors& d_values = job.d_values.vectors;
+  const auto d_value_factor = static_cast<float>(job.d_values.scale * work.rate.valid);
 
-  float d_target[kReadings] = {};
-  float d_source[kReadings] = {};
   double stretch = 0.0;
-  for (std::int64_t row = work.first_row; row < work.end_row; ++row) {
+  const std::int64_t first_row = work.first_row;
+  const std::int64_t end_row = work.end_row;
+  for (std::int64_t row = first_row; row < end_row; ++row) {
     const std::int64_t at = 2 * ((head * job.rows + row) * job.tiles + work.number);
     const auto carries_of = [&](const void* carries) -> const void* {
       return carries == nullptr ? nullptr : static_cast<const Sums<double, 0, true>*>(carries) + at;
@@ -262,42 +305,59 @@ inline __global__ void __launch_bounds__(kCellThreads, 2)
     __syncthreads();
 
     float local = 0.0F;  // of the stretch, from this row
-    LAPLEX_UNROLL
-    for (int i = 0; i < kReadings; ++i) {
-      const int k = nth(i);
-      if (k >= num_to) {
-        break;
-      }
-      const int slot = sources.cells.first + rank(line.to, tile.first_to, k);
-      const Reading reading(target_place[k], sources.ends(slot).centre, inverse);
+    for (int k = static_cast<int>(threadIdx.x); k < num_to; k += kCellThreads) {
+      const float place = target_place[k];
+      const int rank = line.self ? k : target_rank[k];
+      const int slot = sources.cells.first + rank % kTiedRank;
+      const Reading reading(place, sources.ends(slot).centre, inverse);
       const CellSums sums = sources.sums(slot);
-      const float odd =
-          targets.value(row, tile.first_to + k) * reading.odd(sums.before, sums.after);
-      d_target[i] += odd;
-      local = std::fma(reading.distance, odd, local);
-    }
-    LAPLEX_UNROLL
-    for (int i = 0; i < kReadings; ++i) {
-      const int k = nth(i);
-      if (k >= num_from) {
-        break;
-      }
-      const int slot = targets.cells.first + rank(line.from, tile.first_from, k);
-      const Reading reading(source_place[k], targets.ends(slot).centre, inverse);
-      const CellSums sums = targets.sums(slot);
-      float even = reading.even(sums.before, sums.after);
+      const float value = targets.value(tile.first_to + k);
+      const float odd = reading.odd(sums.before, sums.after);
+      local = std::fma(reading.distance, value * odd, local);
+      float ties = 0.0F;
       if (line.self) {
-        even += targets.value(row, tile.first_to + k);
+        ties = self_ties(sources, place, tile.first_to + k);
+      } else if (rank >= kTiedRank) {
+        ties = sources.tied(place, tile.first_from + rank % kTiedRank - 1, -1);
       }
-      if (job.d_values.vectors.data != nullptr) {
-        job.d_values.template scatter<double>(line.from, head, row, tile.first_from + k, {even},
-                                              work.rate.valid);
+      const float sum = std::fma(value, odd - ties, row > first_row ? target_sums[k] : 0.0F);
+      if (row + 1 < end_row) {
+        target_sums[k] = sum;
+      } else {
+        put(sum, line.to, tile.first_to + k, job.targets.position, job.target_parts.position);
       }
-      const float odd =
-          sources.value(row, tile.first_from + k) * reading.odd(sums.before, sums.after);
-      d_source[i] += odd;
+    }
+    for (int k = static_cast<int>(threadIdx.x); k < num_from; k += kCellThreads) {
+      const float place = source_place[k];
+      const int rank = line.self ? k : source_rank[k];
+      const int slot = targets.cells.first + rank % kTiedRank;
+      const Reading reading(place, targets.ends(slot).centre, inverse);
+      const CellSums sums = targets.sums(slot);
+      if (d_values.data != nullptr) {
+        float even = reading.even(sums.before, sums.after);
+        if (line.self) {
+          even += targets.value(tile.first_to + k);
+        }
+        static_cast<float*>(
+            d_values.data)[head * d_values.strides.head + row * d_values.strides.row +
+                           line.from.source_of(head, tile.first_from + k)] = d_value_factor * even;
+      }
+      const float value = sources.value(tile.first_from + k);
+      const float odd = reading.odd(sums.before, sums.after);
       const float centre = sources.ends(sources.cells.first + k).centre;
-      local = std::fma((source_place[k] - centre) * inverse, odd, local);
+      local = std::fma((place - centre) * inverse, value * odd, local);
+      float ties = 0.0F;
+      if (line.self) {
+        ties = self_ties(targets, place, tile.first_from + k);
+      } else if (rank >= kTiedRank) {
+        ties = -targets.tied(place, tile.first_to + rank % kTiedRank, 1);
+      }
+      const float sum = std::fma(value, odd - ties, row > first_row ? source_sums[k] : 0.0F);
+      if (row + 1 < end_row) {
+        source_sums[k] = sum;
+      } else {
+        put(sum, line.from, tile.first_from + k, job.sources.position, job.source_parts.position);
+      }
     }
     stretch += static_cast<double>(local);
 
@@ -310,14 +370,14 @@ inline __global__ void __launch_bounds__(kCellThreads, 2)
       const Reading own(place, sources.centre(cell), inverse);
       const CellEnds& end = sources.ends(last);
       const float v_left =
-          std::fma(own.down, sources.sums(last).before, sources.value(row, tile.first_from + k));
+          std::fma(own.down, sources.sums(last).before, sources.value(tile.first_from + k));
       const float v_right = own.up * end.right;
-      const int slot = targets.cells.first + rank(line.from, tile.first_from, k);
+      const int slot = targets.cells.first + (line.self ? k : source_rank[k] % kTiedRank);
       const Reading other(place, targets.ends(slot).centre, inverse);
       const CellSums sums = targets.sums(slot);
       float g_left = other.down * sums.before;
       if (line.self) {
-        g_left += targets.value(row, tile.first_to + k);
+        g_left += targets.value(tile.first_to + k);
       }
       const float g_right = other.up * sums.after;
       stretch += static_cast<double>((sources.centre(cell + 1) - sources.centre(cell)) * inverse) *
@@ -334,27 +394,6 @@ inline __global__ void __launch_bounds__(kCellThreads, 2)
     __syncthreads();
   }
 
-  const auto factor = static_cast<float>(-work.rate.inverse * work.rate.valid);
-  const auto put = [&](const float (&sum)[kReadings], const Side<float>& side, std::int64_t first,
-                       int count, float* out, float* parts) {
-    if (out == nullptr) {
-      return;
-    }
-    LAPLEX_UNROLL
-    for (int i = 0; i < kReadings; ++i) {
-      const int k = nth(i);
-      if (k >= count) {
-        break;
-      }
-      const std::int64_t entry = first + k;
-      float* const to = parts != nullptr ? parts + (work.group * heads + head) * side.count + entry
-                                         : out + head * side.count + side.source_of(head, entry);
-      *to = factor * sum[i];
-    }
-  };
-  put(d_target, line.to, tile.first_to, num_to, job.targets.position, job.target_parts.position);
-  put(d_source, line.from, tile.first_from, num_from, job.sources.position,
-      job.source_parts.position);
   if (job.stretch != nullptr) {
     write_stretch<float, kCellThreads>(job, {work.rate.valid * stretch, 0.0}, shared,
                                        (head * job.groups + work.group) * job.tiles + work.number);

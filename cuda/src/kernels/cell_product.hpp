@@ -299,7 +299,7 @@ __global__ void __launch_bounds__(kCellThreads, 2) cell_product_kernel(ProductJo
         }
         const int j = Many ? i : 0;
         if (!Many || row == first_row) {
-          rank[j] = cells.first + (job.line.self ? k : static_cast<int>(ranks[k]));
+          rank[j] = cells.first + (job.line.self ? k : ranks[k] % kTiedRank);
           const Reading reading(places[k], ends[cell_of(rank[j])].centre, inverse);
           up[j] = reading.up;
           down[j] = reading.down;

@@ -14,6 +14,9 @@ namespace laplex::cuda::detail {
 inline constexpr std::int64_t kBlockItems = 1024;  ///< items between two entries of `split`
 inline constexpr std::int64_t kByteItems = 8;      ///< items of a byte of `is_source`
 inline constexpr std::int64_t kRankTile = 4 * kBlockItems;  ///< items within which ranks count
+inline constexpr int kTiedRank =
+    1 << 15;                         ///< in the rank of an anchor that equals one of the other side
+inline constexpr int kLongTie = 16;  ///< equal anchors, from which on they are summed up by scans
 
 /// Targets or sources of all heads. Kernels read positions and index through the functions, which
 /// know how heads lie in memory.
@@ -33,7 +36,8 @@ struct Side {
   }
   /// The first of a head's indices, if there are any.
   __device__ const std::uint32_t* indices(std::int64_t head) const { return index + first(head); }
-  /// How many anchors of the other side come before each, within its tile of kRankTile items.
+  /// How many anchors of the other side come before each, within its tile of kRankTile items; and
+  /// kTiedRank.
   __device__ const std::uint16_t* ranks(std::int64_t head) const { return rank + first(head); }
 
  private:
@@ -48,7 +52,7 @@ struct Line {
   const std::uint8_t* is_source = nullptr;  ///< [lines, chunks]
   const std::uint16_t* before = nullptr;    ///< [lines, chunks]
   const std::uint32_t* split = nullptr;     ///< [lines, blocks + 1]
-  const std::uint8_t* tied = nullptr;       ///< [lines, blocks] whether some item has a tie
+  const std::uint8_t* tied = nullptr;       ///< [lines, blocks] whether some item has a long tie
   std::int64_t items = 0;
   bool shared = false;   ///< all heads have the same line
   bool self = false;     ///< one set of anchors on both sides: an item is both
@@ -73,8 +77,8 @@ struct Line {
     line.swapped = !swapped;
     return line;
   }
-  /// Whether some item of a block has a tie on the other side. Not for the self case.
-  __device__ bool has_ties(std::int64_t head, std::int64_t block) const {
+  /// Whether some item of a block has kLongTie ties or more. Not for the self case.
+  __device__ bool has_long_ties(std::int64_t head, std::int64_t block) const {
     return tied[(shared ? 0 : head * ceil_div(items, kBlockItems)) + block] != 0;
   }
 

@@ -268,14 +268,18 @@ __global__ void __launch_bounds__(kInterleaveThreads) interleave_kernel(Interlea
       bits |= (source ? 1U : 0U) << k;
       if (job.tied != nullptr) {
         // A source's ties are the targets behind it, a target's the sources before it.
+        const std::int64_t behind = job.n - (first_target + t);
+        const std::int64_t before = first_source + s;
+        const bool has_tie =
+            source ? behind > 0 && x[t] == sources[s] : before > 0 && y[s - 1] == targets[t];
+        const auto rank = static_cast<std::uint16_t>(
+            (source ? targets_before + t : sources_before + s) + (has_tie ? kTiedRank : 0));
         if (source) {
-          job.source_rank[head * job.m + first_source + s] =
-              static_cast<std::uint16_t>(targets_before + t);
-          tied = tied || (first_target + t < job.n && x[t] == sources[s]);
+          job.source_rank[head * job.m + before] = rank;
+          tied = tied || (has_tie && behind >= kLongTie && x[t + kLongTie - 1] == sources[s]);
         } else {
-          job.target_rank[head * job.n + first_target + t] =
-              static_cast<std::uint16_t>(sources_before + s);
-          tied = tied || (first_source + s > 0 && y[s - 1] == targets[t]);
+          job.target_rank[head * job.n + first_target + t] = rank;
+          tied = tied || (has_tie && before >= kLongTie && y[s - kLongTie] == targets[t]);
         }
       }
       s += source ? 1 : 0;
