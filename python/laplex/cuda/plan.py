@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 
 from .. import _core
+from .._support.arguments import kernel_number
 from .._support.core import PRODUCT, Gradients, Kernel, Vectors
 from ..numpy import checks as validation
 from .array import Array
@@ -598,6 +599,10 @@ def _scalars(call: DeviceArrays, name: str, batch: tuple[int, ...]) -> View | Ar
             f"{name} has shape {list(numbers.shape)}, which does not broadcast to the heads "
             f"{list(batch)}"
         ) from None
+    if spread.size:
+        for head in (int(spread.argmin()), int(spread.argmax())):  # a NaN is both
+            where = f" for head {head}" if spread.size > 1 else ""
+            kernel_number(name, float(spread.flat[head]), where)
     array = Array(batch, _DOUBLE, call.owner)
     if spread.size:
         array._memory.copy_from_host(_core.address(spread))

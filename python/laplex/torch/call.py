@@ -2,7 +2,8 @@
 
 Every torch argument is checked here and nowhere else, from its metadata alone. So the message is
 the same in eager mode, under ``torch.compile`` and on meta tensors, and it comes before any work.
-The core checks what needs the numbers themselves (NaN anchors, a lengthscale of 0).
+The core checks what needs the numbers in tensors (NaN anchors, a lengthscale of 0); Python numbers
+are checked here.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from numpy import broadcast_shapes as _numpy_broadcast_shapes
 from torch import Tensor
 
 from .. import _core
+from .._support.arguments import kernel_number
 from .._support.core import PRODUCT, Form, Term
 from .._support.profiles import Profile
 
@@ -160,18 +162,24 @@ def as_scalar(name: str, value: object, targets: Tensor) -> Tensor:
     """Return a tensor as it is, and a number as a 0-d float64 tensor, which keeps its digits."""
     if isinstance(value, Tensor):
         return value
-    if type(value) is float:
-        return torch.scalar_tensor(value, dtype=torch.float64, device=targets.device)
-    if isinstance(value, bool) or not isinstance(value, (float, Real)):
-        raise TypeError(f"{name} must be a float or a torch tensor, got {type(value).__name__}")
-    if not torch.compiler.is_compiling():  # whose numbers may be symbols
-        try:
-            value = float(value)
-        except OverflowError:
-            raise ValueError(
-                f"{name} must be finite, got an integer too large for a float"
-            ) from None
-    return torch.scalar_tensor(value, dtype=torch.float64, device=targets.device)  # type: ignore[arg-type]
+    number = _as_float(name, value)
+    return torch.scalar_tensor(number, dtype=torch.float64, device=targets.device)
+
+
+def _as_float(name: str, value: object) -> float:
+    """Check a number here, because on a GPU a check would have to wait for the device."""
+    if type(value) is not float:
+        if isinstance(value, bool) or not isinstance(value, (float, Real)):
+            raise TypeError(f"{name} must be a float or a torch tensor, got {type(value).__name__}")
+        if not torch.compiler.is_compiling():  # whose numbers may be symbols
+            try:
+                value = float(value)
+            except OverflowError:
+                raise ValueError(
+                    f"{name} must be finite, got an integer too large for a float"
+                ) from None
+    kernel_number(name, value)  # type: ignore[arg-type]
+    return value  # type: ignore[return-value]
 
 
 def as_frequency(value: object, targets: Tensor) -> Tensor | None:

@@ -61,8 +61,8 @@ class LaplaceOperator:
     Raises
     ------
     TypeError, ValueError, NotImplementedError
-        As for `laplex.matvec`. The constructor checks shapes and dtypes; the first use checks the
-        values of the anchors.
+        As for `laplex.matvec`. The constructor checks shapes, dtypes, and a lengthscale or frequency
+        that is a number; the first use checks the numbers in tensors.
 
     Notes
     -----

@@ -348,6 +348,35 @@ def test_errors():
 
 
 @on_device
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ({"lengthscale": -0.5}, r"lengthscale must be positive and finite, got -0.5$"),
+        ({"lengthscale": [1.0, np.nan]}, "lengthscale must be positive .* got nan for head 1"),
+        (
+            {"lengthscale": torch.tensor([0.0, 1.0])},
+            "lengthscale must be positive .* got 0 for hea",
+        ),
+        (
+            {"lengthscale": np.array([1.0, np.inf])},
+            "lengthscale must be positive .* inf for head 1",
+        ),
+        ({"lengthscale": 1e-310}, "lengthscale must be at least 2.23e-308"),
+        ({"frequency": [np.nan, 1.0]}, "frequency must be finite, got nan for head 0"),
+        ({"frequency": -np.inf}, "frequency must be finite, got -inf"),
+    ],
+)
+def test_numbers_from_the_host_are_checked_before_a_plan_is_built(numbers, message, monkeypatch):
+    if EMULATED and isinstance(numbers.get("lengthscale"), torch.Tensor):
+        pytest.skip("a tensor on the host is one on the device")
+    (given,) = numbers.values()
+    x = put(np.random.default_rng(0).random((np.size(given), 6)))
+    monkeypatch.setattr(_core, "CudaPlan", None)
+    with pytest.raises(ValueError, match=message):
+        laplex.cuda.Plan(x, **numbers)
+
+
+@on_device
 def test_the_plan_of_the_host_says_where_to_go():
     x = put(np.arange(3.0))
     with pytest.raises(TypeError, match=r"targets is in GPU memory: use laplex\.cuda\.Plan, or"):
