@@ -29,6 +29,9 @@ PLAIN = PRODUCT.polynomial
 
 COMPLEX_OF = {torch.float32: torch.complex64, torch.float64: torch.complex128}
 
+HALF = (torch.float16, torch.bfloat16)
+"""The dtypes of values that are multiplied in float32, with float32 anchors."""
+
 Scalar = float | Tensor
 
 TENSORS: Final = 7
@@ -285,7 +288,8 @@ def signature(call: Call) -> Signature:
         )
     complex_dtype = COMPLEX_OF[dtype]
     values_complex = values.dtype is complex_dtype
-    if not values_complex and values.dtype is not dtype:
+    is_half = values.dtype in HALF and dtype is torch.float32 and takes_half(targets)
+    if not (values_complex or is_half) and values.dtype is not dtype:
         raise TypeError(
             f"values has dtype {values.dtype}, but the anchors are {dtype}: convert one side, "
             f"for instance values.to({dtype if not values.is_complex() else complex_dtype})"
@@ -305,10 +309,15 @@ def signature(call: Call) -> Signature:
             "laplex.matvec, which applies it to the real and the imaginary part"
         )
     result_complex = values_complex or (call.is_complex_kernel and not real_part)
-    result_dtype = complex_dtype if result_complex else dtype
+    result_dtype = complex_dtype if result_complex else values.dtype
     plain = _are_plain(call)
     batch, anchor_batch = _broadcast(call)
     return Signature(batch, anchor_batch, n, m, dtype, result_dtype, plain, direct=False)
+
+
+def takes_half(targets: Tensor) -> bool:
+    """Whether the core reads and writes half precision: on a GPU, where it widens each number."""
+    return targets.is_cuda
 
 
 def check_degree(degree: int) -> None:

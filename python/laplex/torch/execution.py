@@ -17,7 +17,7 @@ from .. import _core
 from .._support.core import Gradients, Kernel, Second, Term, Vectors
 from ..numpy.layout import Layout, layout_of
 from . import cuda
-from .call import DIRECT, SIDES, TENSORS, Call, Signature, check_degree
+from .call import DIRECT, HALF, SIDES, TENSORS, Call, Signature, check_degree
 
 _LITTLE = 1 << 20  # gradients of up to this many numbers are copied to take the core's fast path
 _PRODUCT = 0  # mode of the core's sum: K itself, not its transpose or adjoint
@@ -103,6 +103,10 @@ def gradients(
         threads = torch.get_num_threads()
         if DIRECT.vjp(plan, call[:TENSORS], call.form, cotangent, tuple(out), threads):
             return out
+    given = call[:TENSORS]
+    if call.values.dtype in HALF:  # whose gradients are computed in float32 and rounded at the end
+        call = call._replace(values=call.values.float())
+        grad = grad if grad.is_complex() else grad.float()
     # On a device, look the plan up again: the stream may have changed, or be captured into a graph.
     if plan is None or cuda.takes(call.targets):
         plan = plan_of(call, sig, backward=True)
@@ -120,10 +124,10 @@ def gradients(
         for need, (dtype, shape) in zip(wanted, forms, strict=True)
     ]
     if n and m and layout.heads and layout.rows:
-        _values, given = _strided(call.values, layout, m)
+        _values, vectors = _strided(call.values, layout, m)
         _grad, of_result = _strided(grad, layout, n)
         addresses = Gradients(*[0 if each is None else each.data_ptr() for each in found])
-        plan.vjp(given, of_result, layout.rows, addresses, call.term, torch.get_num_threads())
+        plan.vjp(vectors, of_result, layout.rows, addresses, call.term, torch.get_num_threads())
     else:
         for each in found:
             if each is not None:
@@ -136,7 +140,7 @@ def gradients(
         d_targets += d_sources
     return [
         None if each is None or tensor is None else _summed(each, tensor)
-        for each, tensor in zip(found, call[:TENSORS], strict=True)
+        for each, tensor in zip(found, given, strict=True)
     ]
 
 

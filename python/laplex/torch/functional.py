@@ -6,10 +6,9 @@ import torch
 from torch import Tensor
 
 from .._support.profiles import profile_of
+from . import cuda
 from .autograd import primitive
-from .call import TENSORS, TRAILING, Call, Scalar, call_of
-
-_HALF = (torch.float16, torch.bfloat16)
+from .call import HALF, TENSORS, TRAILING, Call, Scalar, call_of
 
 
 def matvec(
@@ -146,8 +145,10 @@ def product(call: Call) -> Tensor:
     values = call.values
     if call.real_part and values.is_complex():
         return _of_both_parts(call)
-    # With float64 anchors the check of dtypes refuses half-precision values.
-    if values.dtype in _HALF and call.targets.dtype is torch.float32:
+    # With float64 anchors the check of dtypes refuses half-precision values, which a GPU reads as
+    # they are.
+    is_half = values.dtype in HALF and call.targets.dtype is torch.float32
+    if is_half and not cuda.takes(call.targets):
         result = primitive(call._replace(values=values.float()))
         return result if result.is_complex() else result.to(values.dtype)
     return primitive(call)
