@@ -20,6 +20,7 @@ from .. import _core
 from .._support.arguments import kernel_number
 from .._support.core import PRODUCT, Form, Term
 from .._support.profiles import Profile
+from ..numpy import checks as validation
 
 MAX_DEGREE = 4
 """The highest power of |x - y| in the core; a lengthscale or frequency derivative adds one."""
@@ -198,11 +199,21 @@ def check_flag(name: str, value: object) -> None:
         raise TypeError(f"{name} must be True or False, got {value!r}")
 
 
+def conversion_of(array: object) -> str:
+    """Return the function that makes a tensor of an array, for a message.
+
+    On a GPU, torch.as_tensor would ignore the stream on which the array is written.
+    """
+    on_gpu = validation.is_on_gpu(array) and hasattr(array, "__dlpack__")
+    return "torch.from_dlpack" if on_gpu else "torch.as_tensor"
+
+
 def check_tensor(name: str, argument: object) -> None:
     """Refuse lists and arrays with a message that names the argument."""
     if not isinstance(argument, Tensor):
         raise TypeError(
-            f"{name} must be a torch tensor, got {type(argument).__name__}: use torch.as_tensor"
+            f"{name} must be a torch tensor, got {type(argument).__name__}: use "
+            f"{conversion_of(argument)}"
         )
 
 
@@ -210,8 +221,8 @@ def check_operand(name: str, argument: object) -> None:
     """Refuse what is not a tensor in a call of the operator, which a plan also offers."""
     if not isinstance(argument, Tensor):
         raise TypeError(
-            f"{name} must be a torch tensor, got {type(argument).__name__}: use torch.as_tensor, "
-            "or laplex.Plan for NumPy arrays"
+            f"{name} must be a torch tensor, got {type(argument).__name__}: use "
+            f"{conversion_of(argument)}, or laplex.Plan for NumPy arrays"
         )
 
 

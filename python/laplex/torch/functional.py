@@ -96,6 +96,11 @@ def matvec(
     phases and frequency, :math:`e^{-d/\ell}` for ``"matern12"``. NaN and
     infinity in the values propagate.
 
+    **CUDA tensors** are multiplied on their GPU, on PyTorch's current stream. A lengthscale or
+    frequency in a GPU's memory is checked only when its anchors are sorted; at other times a
+    lengthscale that is not positive gives NaN. Half-precision values are read, and results written,
+    without a copy in float32.
+
     **Ties.** At :math:`x_i = y_j` the Laplace kernel has a kink. Derivatives use sign(0) = 0 there,
     as ``torch.abs`` does, which is the mean of the one-sided derivatives. In the self case every
     target is tied with itself. The other kernels have no kink, and their second derivatives there

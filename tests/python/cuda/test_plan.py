@@ -445,6 +445,40 @@ def test_dlpack_there_and_back(batch):
         single.__dlpack__(dl_device=(2, 0))
 
 
+@emulated_only
+@pytest.mark.parametrize(
+    ("own", "consumer", "waits"),
+    [
+        (0, None, False),  # the array API standard: None and 1 are the legacy default stream
+        (0, 1, False),
+        (1, 1, False),
+        (5, 5, False),
+        (5, -1, False),  # the consumer asks not to wait
+        (5, None, True),
+        (5, 1, True),
+        (5, 2, True),
+        (0, 5, True),
+    ],
+)
+def test_dlpack_waits_for_the_stream_of_the_array(own, consumer, waits, monkeypatch):
+    array = laplex.cuda.Array((3,), np.dtype(np.float32), own)
+    waited = []
+    monkeypatch.setattr(_core, "cuda_synchronize", waited.append)
+    array.__dlpack__(stream=consumer)
+    assert waited == ([own] if waits else [])
+
+
+@gpu_only
+def test_a_tensor_from_dlpack_is_ready_on_any_stream():
+    x = owned(np.random.default_rng(0).random(1_000_000))
+    own, other = torch.cuda.Stream(), torch.cuda.Stream()
+    result = laplex.cuda.Plan(x, stream=own).apply(x, stream=own)
+    with torch.cuda.stream(other):
+        got = torch.from_dlpack(result) + 0
+    torch.cuda.synchronize()
+    assert torch.equal(got, torch.from_dlpack(laplex.cuda.Plan(x).apply(x)))
+
+
 @on_device
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.complex64, np.complex128])
 @pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 3, 4)])
