@@ -428,7 +428,7 @@ class Plan:
             d_values_at, d_x_at, d_y_at, d_ell_at, d_omega_at, d_theta_at, d_phi_at
         )
         self._core.vjp(
-            self._vectors(values), self._vectors(g), rows, gradients, call.stream, work.span
+            self._vectors(values), self._vectors(g), rows, 0, gradients, call.stream, work.span
         )
         if role is not None:
             _core.cuda_add(self._kernel.is_double, d_x_at, d_y_at, heads * self._n, call.stream)

@@ -278,7 +278,7 @@ class DevicePlan:
             nbytes = self._plan.gradient_workspace_bytes(rows, values.is_complex)
             workspace = memory(nbytes, self._device)
             stream = current_stream(self._device)
-            self._plan.vjp(values, grad, rows, gradients, stream, span(workspace))
+            self._plan.vjp(values, grad, rows, self._storage, gradients, stream, span(workspace))
 
 
 def plan_of(

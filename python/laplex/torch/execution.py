@@ -103,10 +103,6 @@ def gradients(
         threads = torch.get_num_threads()
         if DIRECT.vjp(plan, call[:TENSORS], call.form, cotangent, tuple(out), threads):
             return out
-    given = call[:TENSORS]
-    if call.values.dtype in HALF:  # whose gradients are computed in float32 and rounded at the end
-        call = call._replace(values=call.values.float())
-        grad = grad if grad.is_complex() else grad.float()
     # On a device, look the plan up again: the stream may have changed, or be captured into a graph.
     if plan is None or cuda.takes(call.targets):
         plan = plan_of(call, sig, backward=True)
@@ -115,7 +111,8 @@ def gradients(
     device = call.targets.device
     forms = list(_forms(sig))
     own = (*sig.batch, m) if layout.in_order else (layout.heads, layout.rows, m)
-    forms[0] = (call.values.dtype, own)
+    # The gradient by half-precision values is summed in float32 and rounded at the end.
+    forms[0] = (sig.dtype if call.values.dtype in HALF else call.values.dtype, own)
     wanted = list(needs)
     if call.sources is None:
         wanted[2] = needs[1]  # the targets' other role
@@ -124,10 +121,10 @@ def gradients(
         for need, (dtype, shape) in zip(wanted, forms, strict=True)
     ]
     if n and m and layout.heads and layout.rows:
-        _values, vectors = _strided(call.values, layout, m)
+        _values, given = _strided(call.values, layout, m)
         _grad, of_result = _strided(grad, layout, n)
         addresses = Gradients(*[0 if each is None else each.data_ptr() for each in found])
-        plan.vjp(vectors, of_result, layout.rows, addresses, call.term, torch.get_num_threads())
+        plan.vjp(given, of_result, layout.rows, addresses, call.term, torch.get_num_threads())
     else:
         for each in found:
             if each is not None:
@@ -140,7 +137,7 @@ def gradients(
         d_targets += d_sources
     return [
         None if each is None or tensor is None else _summed(each, tensor)
-        for each, tensor in zip(found, given, strict=True)
+        for each, tensor in zip(found, call[:TENSORS], strict=True)
     ]
 
 

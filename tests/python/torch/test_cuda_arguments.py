@@ -76,15 +76,23 @@ def test_a_compiled_function_checks_numbers():
 
 @pytest.fixture
 def handed(monkeypatch):
-    """What the core is handed: addresses of values and result, and how their entries are stored."""
+    """What the core is handed: addresses of values and result, and how their entries are stored.
+
+    For gradients, that of the cotangent in place of the result's.
+    """
     seen = []
-    product = cuda_execution.DevicePlan.sum
+    product, vjp = cuda_execution.DevicePlan.sum, cuda_execution.DevicePlan.vjp
 
     def spy(self, values, rows, out, *rest):
         seen.append((values.address, out.address, self._storage))
         product(self, values, rows, out, *rest)
 
+    def spy_of_gradients(self, values, grad, rows, *rest):
+        seen.append((values.address, grad.address, self._storage))
+        vjp(self, values, grad, rows, *rest)
+
     monkeypatch.setattr(cuda_execution.DevicePlan, "sum", spy)
+    monkeypatch.setattr(cuda_execution.DevicePlan, "vjp", spy_of_gradients)
     return seen
 
 
@@ -118,6 +126,21 @@ def rounded_by_hand(values, *arguments, **options):
     """The same product and derivatives, with the conversions recorded by PyTorch."""
     result = laplex.matvec(values.float(), *arguments, **options)
     return result if result.is_complex() else result.to(values.dtype)
+
+
+@HALF
+@pytest.mark.parametrize("n", [50, 6000])
+def test_half_cotangents_are_read_as_they_are(half, n, handed):
+    x = torch.rand(n).to(DEVICE).requires_grad_()
+    values = torch.randn(3, n).to(DEVICE).to(half).requires_grad_()
+    grad = torch.randn(3, n).to(DEVICE).to(half)
+    result = laplex.matvec(values, x, lengthscale=0.003)
+    found = torch.autograd.grad(result, [values, x], grad)
+    assert handed[1:] == [(values.data_ptr(), grad.data_ptr(), {torch.float16: 1}.get(half, 2))]
+    wanted = rounded_by_hand(values, x, lengthscale=0.003)
+    assert torch.equal(result, wanted)
+    for got, want in zip(found, torch.autograd.grad(wanted, [values, x], grad), strict=True):
+        assert torch.equal(got, want)
 
 
 def inputs_of(half):
