@@ -107,18 +107,29 @@ bool holds(const AnyCudaPlan& any, Address targets, Address sources, Address str
   });
 }
 
+cuda::Storage storage_of(int number) {
+  if (number < 0 || number > 2) {
+    throw Error(ErrorCode::invalid_argument, "storage must be 0, 1 or 2");
+  }
+  return static_cast<cuda::Storage>(number);
+}
+
+/// A result or its cotangent, stored as the values unless it is complex.
+cuda::Vectors result_vectors(const Vectors& v, cuda::Storage storage) {
+  return vectors(v, v.complex ? cuda::Storage::single_or_double : storage);
+}
+
 void sum(const AnyCudaPlan& any, const Vectors& values, std::int64_t rows, const Vectors& out,
          int storage, int mode, const TermArguments& member, Address stream,
          const MemoryArguments& workspace) {
-  if (mode < 0 || mode > 2 || storage < 0 || storage > 2) {
-    throw Error(ErrorCode::invalid_argument, "mode and storage must be 0, 1 or 2");
+  if (mode < 0 || mode > 2) {
+    throw Error(ErrorCode::invalid_argument, "mode must be 0, 1 or 2");
   }
-  const auto stored = static_cast<cuda::Storage>(storage);
+  const auto stored = storage_of(storage);
   const py::gil_scoped_release release;
   visit(any, [&](const auto& plan) {
-    plan.apply(vectors(values, stored), rows,
-               vectors(out, out.complex ? cuda::Storage::single_or_double : stored),
-               stream_of(stream), static_cast<Mode>(mode), member.term, memory(workspace));
+    plan.apply(vectors(values, stored), rows, result_vectors(out, stored), stream_of(stream),
+               static_cast<Mode>(mode), member.term, memory(workspace));
   });
 }
 
@@ -133,12 +144,14 @@ void half_sums(const AnyCudaPlan& any, const Vectors& values, std::int64_t rows,
 }
 
 void vjp(const AnyCudaPlan& any, const Vectors& values, const Vectors& grad, std::int64_t rows,
-         const GradientArguments& gradients, Address stream, const MemoryArguments& workspace) {
+         int storage, const GradientArguments& gradients, Address stream,
+         const MemoryArguments& workspace) {
+  const auto stored = storage_of(storage);
   const py::gil_scoped_release release;
   visit(any, [&](const auto& plan) {
     using T = decltype(scalar_of(plan));
-    plan.vjp(vectors(values), vectors(grad), rows, gradients.of<T>(), stream_of(stream),
-             memory(workspace));
+    plan.vjp(vectors(values, stored), result_vectors(grad, stored), rows, gradients.of<T>(),
+             stream_of(stream), memory(workspace));
   });
 }
 
@@ -184,8 +197,8 @@ void add_cuda(py::module_& m) {
            py::arg("term"), stream, workspace, positional)
       .def("half_sums", &half_sums, values, rows, py::arg("left"), py::arg("right"), stream,
            workspace, positional)
-      .def("vjp", &vjp, values, py::arg("grad"), rows, py::arg("gradients"), stream, workspace,
-           positional)
+      .def("vjp", &vjp, values, py::arg("grad"), rows, py::arg("storage"), py::arg("gradients"),
+           stream, workspace, positional)
       .def(
           "anchors",
           [](const AnyCudaPlan& any, Address x, Address y, Address on) {

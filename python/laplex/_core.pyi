@@ -87,6 +87,7 @@ class CudaPlan:
         values: core.Vectors,
         grad: core.Vectors,
         rows: int,
+        storage: int,
         gradients: core.Gradients,
         stream: int,
         workspace: core.Memory,

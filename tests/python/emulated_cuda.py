@@ -29,6 +29,7 @@ def install() -> None:
         return contextlib.nullcontext()
 
     call.DIRECT = SimpleNamespace(signature=lambda tensors: None)  # those of the host
+    call.takes_half = takes
     cuda_execution.takes = takes
     cuda_execution.on = on
     cuda_execution.current_stream = lambda device: _STREAM

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import sys
 from typing import Any, get_args
 
 
@@ -60,6 +61,24 @@ def share(name: str, value: Any) -> float:
     if not 0 <= number <= 1:
         raise ValueError(f"{name} must be between 0 and 1, got {number:g}")
     return number
+
+
+def kernel_number(name: str, number: float, where: str = "") -> None:
+    """Refuse a lengthscale or a frequency that no kernel has, in the words of the compiled core.
+
+    A plan on a GPU reads its parameters in device memory, where nothing can raise an error. So
+    numbers from the host are checked before they go there. ``where`` ends the message.
+    """
+    if name == "lengthscale":
+        if not 0 < number < math.inf:
+            raise ValueError(f"lengthscale must be positive and finite, got {number:g}{where}")
+        if number < sys.float_info.min:  # its reciprocal would overflow
+            raise ValueError(
+                "lengthscale must be at least 2.23e-308, the smallest normal number, got "
+                f"{number:g}{where}"
+            )
+    elif not -math.inf < number < math.inf:
+        raise ValueError(f"{name} must be finite, got {number:g}{where}")
 
 
 def _number(name: str, value: Any) -> float:

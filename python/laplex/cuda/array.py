@@ -23,7 +23,8 @@ class Array:
     Results have this type when the library of the input is neither CuPy nor PyTorch.
 
     Other libraries accept it without a copy: ``cupy.asarray(a)``, ``jax.dlpack.from_dlpack(a)``,
-    ``torch.as_tensor(a, device="cuda")``, ``numba.cuda.as_cuda_array(a)``.
+    ``torch.from_dlpack(a)``, ``numba.cuda.as_cuda_array(a)``. All of these order their work after
+    the array's. ``torch.as_tensor`` would not, because it ignores the stream of the array.
 
     Parameters
     ----------
@@ -108,6 +109,11 @@ class Array:
         copy: bool | None = None,
     ) -> object:
         """Return an unversioned DLPack capsule for a consumer on ``stream``.
+
+        ``stream`` is as in the array API standard: an address, 1 or None for the legacy default
+        stream, or -1 for no waiting. If it is not the stream of the array, the call waits for that.
+        The memory is freed on the array's stream, so work on another stream must be done before the
+        consumer releases it.
 
         Raises
         ------

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 
 from .. import _core
+from .._support.arguments import kernel_number
 from .._support.core import PRODUCT, Gradients, Kernel, Vectors
 from ..numpy import checks as validation
 from .array import Array
@@ -427,7 +428,7 @@ class Plan:
             d_values_at, d_x_at, d_y_at, d_ell_at, d_omega_at, d_theta_at, d_phi_at
         )
         self._core.vjp(
-            self._vectors(values), self._vectors(g), rows, gradients, call.stream, work.span
+            self._vectors(values), self._vectors(g), rows, 0, gradients, call.stream, work.span
         )
         if role is not None:
             _core.cuda_add(self._kernel.is_double, d_x_at, d_y_at, heads * self._n, call.stream)
@@ -598,6 +599,10 @@ def _scalars(call: DeviceArrays, name: str, batch: tuple[int, ...]) -> View | Ar
             f"{name} has shape {list(numbers.shape)}, which does not broadcast to the heads "
             f"{list(batch)}"
         ) from None
+    if spread.size:
+        for head in (int(spread.argmin()), int(spread.argmax())):  # a NaN is both
+            where = f" for head {head}" if spread.size > 1 else ""
+            kernel_number(name, float(spread.flat[head]), where)
     array = Array(batch, _DOUBLE, call.owner)
     if spread.size:
         array._memory.copy_from_host(_core.address(spread))

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .. import _core
 from ..numpy import checks as validation
+from ..torch.call import conversion_of
 
 #: Up to about this many numbers, an operator of torch takes longer than what it does.
 _FEW = 4096
@@ -69,10 +70,11 @@ def as_tensor(
     """
     if isinstance(value, Tensor):
         return value
-    if not hasattr(value, "__array__"):
+    on_gpu = validation.is_on_gpu(value)
+    if on_gpu or not hasattr(value, "__array__"):
         raise TypeError(
             f"{name} must be a torch tensor or a NumPy array, got {type(value).__name__}: use "
-            "torch.as_tensor or numpy.asarray"
+            + (conversion_of(value) if on_gpu else "torch.as_tensor or numpy.asarray")
         )
     array = validation.as_array(name, value)
     if array.dtype.kind in "iub":

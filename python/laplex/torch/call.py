@@ -2,7 +2,8 @@
 
 Every torch argument is checked here and nowhere else, from its metadata alone. So the message is
 the same in eager mode, under ``torch.compile`` and on meta tensors, and it comes before any work.
-The core checks what needs the numbers themselves (NaN anchors, a lengthscale of 0).
+The core checks what needs the numbers in tensors (NaN anchors, a lengthscale of 0); Python numbers
+are checked here.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from numpy import broadcast_shapes as _numpy_broadcast_shapes
 from torch import Tensor
 
 from .. import _core
+from .._support.arguments import kernel_number
 from .._support.core import PRODUCT, Form, Term
 from .._support.profiles import Profile
+from ..numpy import checks as validation
 
 MAX_DEGREE = 4
 """The highest power of |x - y| in the core; a lengthscale or frequency derivative adds one."""
@@ -26,6 +29,9 @@ PLAIN = PRODUCT.polynomial
 """The polynomial of the Laplace kernel."""
 
 COMPLEX_OF = {torch.float32: torch.complex64, torch.float64: torch.complex128}
+
+HALF = (torch.float16, torch.bfloat16)
+"""The dtypes of values that are multiplied in float32, with float32 anchors."""
 
 Scalar = float | Tensor
 
@@ -160,18 +166,24 @@ def as_scalar(name: str, value: object, targets: Tensor) -> Tensor:
     """Return a tensor as it is, and a number as a 0-d float64 tensor, which keeps its digits."""
     if isinstance(value, Tensor):
         return value
-    if type(value) is float:
-        return torch.scalar_tensor(value, dtype=torch.float64, device=targets.device)
-    if isinstance(value, bool) or not isinstance(value, (float, Real)):
-        raise TypeError(f"{name} must be a float or a torch tensor, got {type(value).__name__}")
-    if not torch.compiler.is_compiling():  # whose numbers may be symbols
-        try:
-            value = float(value)
-        except OverflowError:
-            raise ValueError(
-                f"{name} must be finite, got an integer too large for a float"
-            ) from None
-    return torch.scalar_tensor(value, dtype=torch.float64, device=targets.device)  # type: ignore[arg-type]
+    number = _as_float(name, value)
+    return torch.scalar_tensor(number, dtype=torch.float64, device=targets.device)
+
+
+def _as_float(name: str, value: object) -> float:
+    """Check a number here, because on a GPU a check would have to wait for the device."""
+    if type(value) is not float:
+        if isinstance(value, bool) or not isinstance(value, (float, Real)):
+            raise TypeError(f"{name} must be a float or a torch tensor, got {type(value).__name__}")
+        if not torch.compiler.is_compiling():  # whose numbers may be symbols
+            try:
+                value = float(value)
+            except OverflowError:
+                raise ValueError(
+                    f"{name} must be finite, got an integer too large for a float"
+                ) from None
+    kernel_number(name, value)  # type: ignore[arg-type]
+    return value  # type: ignore[return-value]
 
 
 def as_frequency(value: object, targets: Tensor) -> Tensor | None:
@@ -187,11 +199,21 @@ def check_flag(name: str, value: object) -> None:
         raise TypeError(f"{name} must be True or False, got {value!r}")
 
 
+def conversion_of(array: object) -> str:
+    """Return the function that makes a tensor of an array, for a message.
+
+    On a GPU, torch.as_tensor would ignore the stream on which the array is written.
+    """
+    on_gpu = validation.is_on_gpu(array) and hasattr(array, "__dlpack__")
+    return "torch.from_dlpack" if on_gpu else "torch.as_tensor"
+
+
 def check_tensor(name: str, argument: object) -> None:
     """Refuse lists and arrays with a message that names the argument."""
     if not isinstance(argument, Tensor):
         raise TypeError(
-            f"{name} must be a torch tensor, got {type(argument).__name__}: use torch.as_tensor"
+            f"{name} must be a torch tensor, got {type(argument).__name__}: use "
+            f"{conversion_of(argument)}"
         )
 
 
@@ -199,8 +221,8 @@ def check_operand(name: str, argument: object) -> None:
     """Refuse what is not a tensor in a call of the operator, which a plan also offers."""
     if not isinstance(argument, Tensor):
         raise TypeError(
-            f"{name} must be a torch tensor, got {type(argument).__name__}: use torch.as_tensor, "
-            "or laplex.Plan for NumPy arrays"
+            f"{name} must be a torch tensor, got {type(argument).__name__}: use "
+            f"{conversion_of(argument)}, or laplex.Plan for NumPy arrays"
         )
 
 
@@ -277,7 +299,8 @@ def signature(call: Call) -> Signature:
         )
     complex_dtype = COMPLEX_OF[dtype]
     values_complex = values.dtype is complex_dtype
-    if not values_complex and values.dtype is not dtype:
+    is_half = values.dtype in HALF and dtype is torch.float32 and takes_half(targets)
+    if not (values_complex or is_half) and values.dtype is not dtype:
         raise TypeError(
             f"values has dtype {values.dtype}, but the anchors are {dtype}: convert one side, "
             f"for instance values.to({dtype if not values.is_complex() else complex_dtype})"
@@ -297,10 +320,15 @@ def signature(call: Call) -> Signature:
             "laplex.matvec, which applies it to the real and the imaginary part"
         )
     result_complex = values_complex or (call.is_complex_kernel and not real_part)
-    result_dtype = complex_dtype if result_complex else dtype
+    result_dtype = complex_dtype if result_complex else values.dtype
     plain = _are_plain(call)
     batch, anchor_batch = _broadcast(call)
     return Signature(batch, anchor_batch, n, m, dtype, result_dtype, plain, direct=False)
+
+
+def takes_half(targets: Tensor) -> bool:
+    """Whether the core reads and writes half precision: on a GPU, where it widens each number."""
+    return targets.is_cuda
 
 
 def check_degree(degree: int) -> None:

@@ -221,17 +221,28 @@ def _move(order: _Order, kernel: Kernel, stream: int) -> None:
 
 # --- plans --------------------------------------------------------------------------------------
 
+# How the core numbers the types of values, and of results if these are real; 0 is the plan's own.
+_STORAGES = {torch.float16: 1, torch.bfloat16: 2}
+
 
 class DevicePlan:
     """A plan of the core for one call, with the same methods as a plan on the CPU.
 
-    ``kept`` are the objects that the plan points to. The number of threads is ignored.
+    ``kept`` are the objects that the plan points to, and ``values_dtype`` is the dtype of
+    the call's values. The number of threads is ignored.
     """
 
-    def __init__(self, plan: _core.CudaPlan, device: torch.device, kept: Sequence[Any]) -> None:
+    def __init__(
+        self,
+        plan: _core.CudaPlan,
+        device: torch.device,
+        kept: Sequence[Any],
+        values_dtype: torch.dtype,
+    ) -> None:
         self._plan = plan
         self._device = device
         self._kept = kept
+        self._storage = _STORAGES.get(values_dtype, 0)
 
     def sum(
         self,
@@ -248,7 +259,7 @@ class DevicePlan:
             nbytes = self._plan.workspace_bytes(rows, values.is_complex, term)
             workspace = memory(nbytes, self._device)
             stream = current_stream(self._device)
-            self._plan.sum(values, rows, out, 0, mode, term, stream, span(workspace))
+            self._plan.sum(values, rows, out, self._storage, mode, term, stream, span(workspace))
 
     def vjp(
         self,
@@ -267,7 +278,7 @@ class DevicePlan:
             nbytes = self._plan.gradient_workspace_bytes(rows, values.is_complex)
             workspace = memory(nbytes, self._device)
             stream = current_stream(self._device)
-            self._plan.vjp(values, grad, rows, gradients, stream, span(workspace))
+            self._plan.vjp(values, grad, rows, self._storage, gradients, stream, span(workspace))
 
 
 def plan_of(
@@ -283,4 +294,5 @@ def plan_of(
     device = call.targets.device
     with on(device):
         order = _order_of(anchors, sig.anchor_batch, kernel, trusted)
-        return DevicePlan(order.plan.with_parameters(kernel), device, (order.storage, *laid))
+        plan = order.plan.with_parameters(kernel)
+        return DevicePlan(plan, device, (order.storage, *laid), call.values.dtype)

@@ -31,7 +31,7 @@ from itertools import zip_longest
 import torch
 from torch import Tensor
 
-from .call import PLAIN, TENSORS, Call
+from .call import HALF, PLAIN, TENSORS, Call
 
 NEXT_PARITY = {0: 1, 1: 2, 2: 1, 3: 4, 4: 3}
 ODD = (1, 3)
@@ -73,6 +73,10 @@ def vjp(
         Seven tensors of those shapes and of the call's dtypes; those not needed are None.
     """
     values, _, sources, lengthscale, frequency, target_phase, source_phase = call[:TENSORS]
+    if values.dtype in HALF:
+        grad = grad if grad.is_complex() else grad.float()
+        found = vjp(primitive, grad, call._replace(values=values.float()), needs, shapes)
+        return [None if found[0] is None else found[0].to(values.dtype), *found[1:]]
     real_part, parity, polynomial = call.real_part, call.parity, tuple(call.polynomial)
     if shapes is None:
         shapes = [() if each is None else each.shape for each in call[:TENSORS]]
@@ -132,6 +136,10 @@ def jvp(primitive: Primitive, call: Call, tangents: Sequence[Tensor | None]) -> 
     values, lengthscale, frequency = call.values, call.lengthscale, call.frequency
     parity, polynomial = call.parity, tuple(call.polynomial)
     d_values, d_x, d_y, d_lengthscale, d_frequency, d_theta, d_phi = tangents
+    if values.dtype in HALF:
+        tangents = [None if d_values is None else d_values.float(), *tangents[1:]]
+        found = jvp(primitive, call._replace(values=values.float()), tangents)
+        return found if found is None or found.is_complex() else found.to(values.dtype)
     if call.sources is None:
         d_y = d_x
 

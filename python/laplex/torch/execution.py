@@ -17,7 +17,7 @@ from .. import _core
 from .._support.core import Gradients, Kernel, Second, Term, Vectors
 from ..numpy.layout import Layout, layout_of
 from . import cuda
-from .call import DIRECT, SIDES, TENSORS, Call, Signature, check_degree
+from .call import DIRECT, HALF, SIDES, TENSORS, Call, Signature, check_degree
 
 _LITTLE = 1 << 20  # gradients of up to this many numbers are copied to take the core's fast path
 _PRODUCT = 0  # mode of the core's sum: K itself, not its transpose or adjoint
@@ -111,7 +111,8 @@ def gradients(
     device = call.targets.device
     forms = list(_forms(sig))
     own = (*sig.batch, m) if layout.in_order else (layout.heads, layout.rows, m)
-    forms[0] = (call.values.dtype, own)
+    # The gradient by half-precision values is summed in float32 and rounded at the end.
+    forms[0] = (sig.dtype if call.values.dtype in HALF else call.values.dtype, own)
     wanted = list(needs)
     if call.sources is None:
         wanted[2] = needs[1]  # the targets' other role

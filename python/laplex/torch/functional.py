@@ -6,10 +6,9 @@ import torch
 from torch import Tensor
 
 from .._support.profiles import profile_of
+from . import cuda
 from .autograd import primitive
-from .call import TENSORS, TRAILING, Call, Scalar, call_of
-
-_HALF = (torch.float16, torch.bfloat16)
+from .call import HALF, TENSORS, TRAILING, Call, Scalar, call_of
 
 
 def matvec(
@@ -97,6 +96,11 @@ def matvec(
     phases and frequency, :math:`e^{-d/\ell}` for ``"matern12"``. NaN and
     infinity in the values propagate.
 
+    **CUDA tensors** are multiplied on their GPU, on PyTorch's current stream. A lengthscale or
+    frequency in a GPU's memory is checked only when its anchors are sorted; at other times a
+    lengthscale that is not positive gives NaN. Half-precision values are read, and results written,
+    without a copy in float32.
+
     **Ties.** At :math:`x_i = y_j` the Laplace kernel has a kink. Derivatives use sign(0) = 0 there,
     as ``torch.abs`` does, which is the mean of the one-sided derivatives. In the self case every
     target is tied with itself. The other kernels have no kink, and their second derivatives there
@@ -146,8 +150,10 @@ def product(call: Call) -> Tensor:
     values = call.values
     if call.real_part and values.is_complex():
         return _of_both_parts(call)
-    # With float64 anchors the check of dtypes refuses half-precision values.
-    if values.dtype in _HALF and call.targets.dtype is torch.float32:
+    # With float64 anchors the check of dtypes refuses half-precision values, which a GPU reads as
+    # they are.
+    is_half = values.dtype in HALF and call.targets.dtype is torch.float32
+    if is_half and not cuda.takes(call.targets):
         result = primitive(call._replace(values=values.float()))
         return result if result.is_complex() else result.to(values.dtype)
     return primitive(call)

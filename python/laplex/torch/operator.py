@@ -61,8 +61,8 @@ class LaplaceOperator:
     Raises
     ------
     TypeError, ValueError, NotImplementedError
-        As for `laplex.matvec`. The constructor checks shapes and dtypes; the first use checks the
-        values of the anchors.
+        As for `laplex.matvec`. The constructor checks shapes, dtypes, and numbers that are not in
+        tensors; the first use checks those in tensors.
 
     Notes
     -----
@@ -356,7 +356,7 @@ class LaplaceOperator:
     # --- other libraries --------------------------------------------------------------------------
 
     def to_plan(self) -> Plan:
-        """Return a `laplex.Plan` of the same matrix and dtype, without gradients.
+        """Return a `laplex.Plan` on the CPU, of the same matrix and dtype and without gradients.
 
         Raises
         ------

@@ -348,6 +348,35 @@ def test_errors():
 
 
 @on_device
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ({"lengthscale": -0.5}, r"lengthscale must be positive and finite, got -0.5$"),
+        ({"lengthscale": [1.0, np.nan]}, "lengthscale must be positive .* got nan for head 1"),
+        (
+            {"lengthscale": torch.tensor([0.0, 1.0])},
+            "lengthscale must be positive .* got 0 for hea",
+        ),
+        (
+            {"lengthscale": np.array([1.0, np.inf])},
+            "lengthscale must be positive .* inf for head 1",
+        ),
+        ({"lengthscale": 1e-310}, "lengthscale must be at least 2.23e-308"),
+        ({"frequency": [np.nan, 1.0]}, "frequency must be finite, got nan for head 0"),
+        ({"frequency": -np.inf}, "frequency must be finite, got -inf"),
+    ],
+)
+def test_numbers_from_the_host_are_checked_before_a_plan_is_built(numbers, message, monkeypatch):
+    if EMULATED and isinstance(numbers.get("lengthscale"), torch.Tensor):
+        pytest.skip("a tensor on the host is one on the device")
+    (given,) = numbers.values()
+    x = put(np.random.default_rng(0).random((np.size(given), 6)))
+    monkeypatch.setattr(_core, "CudaPlan", None)
+    with pytest.raises(ValueError, match=message):
+        laplex.cuda.Plan(x, **numbers)
+
+
+@on_device
 def test_the_plan_of_the_host_says_where_to_go():
     x = put(np.arange(3.0))
     with pytest.raises(TypeError, match=r"targets is in GPU memory: use laplex\.cuda\.Plan, or"):
@@ -414,6 +443,40 @@ def test_dlpack_there_and_back(batch):
         single.__dlpack__(copy=True)
     with pytest.raises(BufferError):
         single.__dlpack__(dl_device=(2, 0))
+
+
+@emulated_only
+@pytest.mark.parametrize(
+    ("own", "consumer", "waits"),
+    [
+        (0, None, False),  # the array API standard: None and 1 are the legacy default stream
+        (0, 1, False),
+        (1, 1, False),
+        (5, 5, False),
+        (5, -1, False),  # the consumer asks not to wait
+        (5, None, True),
+        (5, 1, True),
+        (5, 2, True),
+        (0, 5, True),
+    ],
+)
+def test_dlpack_waits_for_the_stream_of_the_array(own, consumer, waits, monkeypatch):
+    array = laplex.cuda.Array((3,), np.dtype(np.float32), own)
+    waited = []
+    monkeypatch.setattr(_core, "cuda_synchronize", waited.append)
+    array.__dlpack__(stream=consumer)
+    assert waited == ([own] if waits else [])
+
+
+@gpu_only
+def test_a_tensor_from_dlpack_is_ready_on_any_stream():
+    x = owned(np.random.default_rng(0).random(1_000_000))
+    own, other = torch.cuda.Stream(), torch.cuda.Stream()
+    result = laplex.cuda.Plan(x, stream=own).apply(x, stream=own)
+    with torch.cuda.stream(other):
+        got = torch.from_dlpack(result) + 0
+    torch.cuda.synchronize()
+    assert torch.equal(got, torch.from_dlpack(laplex.cuda.Plan(x).apply(x)))
 
 
 @on_device

@@ -318,6 +318,28 @@ def test_autocast():
 
 # --- refusals -------------------------------------------------------------------------------------
 
+
+class OnGpu:
+    """What arrays of CuPy say of themselves."""
+
+    def __dlpack_device__(self):
+        return 2, 0
+
+    def __dlpack__(self, **options):
+        raise AssertionError
+
+
+def test_arrays_on_a_gpu_are_referred_to_dlpack():
+    for call in (
+        lambda: laplex.matvec(OnGpu(), F),
+        lambda: laplex.LaplaceOperator(OnGpu()),
+        lambda: laplex.nn.LaplexLinear(3, 2)(OnGpu()),
+        lambda: laplex.gram.LaplaceGram(OnGpu()),
+    ):
+        with pytest.raises(TypeError, match=r"got OnGpu: use torch\.from_dlpack"):
+            call()
+
+
 F = torch.tensor([0.0, 1.0, 2.0])
 
 
