@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -129,6 +130,14 @@ def test_what_the_budget_does_not_allow_is_cut_off_or_left_out(kit):
     assert steps(kit)["10^9 anchors"] == "FAILED"
     assert steps(kit)["ratios"] == "LEFT OUT"
     assert "begun" in (kit / "results/bench.log").read_text()
+
+
+def test_the_tests_under_sanitizers_exist():
+    sources = "".join(path.read_text() for path in (ROOT / "tests/cuda").glob("*.cpp"))
+    filters = re.findall(r"(Cuda\w+)(?:/0)?\.(\w+)\*", RUN.read_text())
+    assert filters
+    for suite, name in filters:
+        assert re.search(rf"TEST\w*\({suite}, {name}", sources), f"{suite}.{name}"
 
 
 def test_results_may_go_elsewhere(kit, tmp_path):
