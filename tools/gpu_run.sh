@@ -62,7 +62,7 @@ step() {
     return
   fi
   printf '\n=== %s ===\n' "$name" | tee -a "$log"
-  timeout -k 5 "$limit" "$@" 2>&1 | tee -a "$log" | tail -n 60
+  timeout -s INT -k 5 "$limit" "$@" 2>&1 | tee -a "$log"
   status=${PIPESTATUS[0]}
   case $status in
     0) report "passed   $name: $((SECONDS - start)) s" ;;
@@ -90,7 +90,7 @@ else
   "$python" -c 'import pytest' 2>/dev/null || path=$path:$kit/pytest
   # Without pyproject.toml's settings, which make errors of warnings: this torch may be an older or a newer one.
   step "Python tests" 90 python.log env PYTHONPATH="$path" PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 "$python" -m pytest \
-    -c /dev/null --rootdir . -q -ra --import-mode=importlib -p no:cacheprovider tests/*/test_cuda*.py tests/cuda
+    -c /dev/null --rootdir . -v -ra --import-mode=importlib -p no:cacheprovider tests/*/test_cuda*.py tests/cuda
 fi
 
 # --- measurements --------------------------------------------------------------------------------
