@@ -88,9 +88,13 @@ elif ! "$python" -c 'import sys, numpy, torch; sys.exit(not torch.cuda.is_availa
 else
   path=$kit/site
   "$python" -c 'import pytest' 2>/dev/null || path=$path:$kit/pytest
+  # They wait for the GPU more than they use it.
+  processes=()
+  ! "$python" -c 'import xdist' 2>/dev/null || processes=(-p xdist -n 4)
   # Without pyproject.toml's settings, which make errors of warnings: this torch may be an older or a newer one.
   step "Python tests" 90 python.log env PYTHONPATH="$path" PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 "$python" -m pytest \
-    -c /dev/null --rootdir . -v -ra --import-mode=importlib -p no:cacheprovider tests/*/test_cuda*.py tests/cuda
+    "${processes[@]}" -c /dev/null --rootdir . -v -ra --import-mode=importlib -p no:cacheprovider \
+    tests/*/test_cuda*.py tests/cuda
 fi
 
 # --- measurements --------------------------------------------------------------------------------
