@@ -45,7 +45,7 @@ MODULE_FILES := $(shell find cpp cuda python/bindings -type f)
 PACKAGE_FILES := pyproject.toml README.md LICENSE $(CMAKE_FILES) \
   $(shell find cpp cuda python -type f -not -name '*.pyc')
 
-.PHONY: help demo test docs check build bench gpu lint lint-quick format stub $(EMULATED)/ready test-cpp test-asan test-tsan test-consume test-cuda test-emulated \
+.PHONY: help demo test docs check build bench gpu gpu-prepare lint lint-quick format stub $(EMULATED)/ready test-cpp test-asan test-tsan test-consume test-cuda test-emulated \
   wheel test-python test-slow test-settings clean distclean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
@@ -152,8 +152,13 @@ test-cuda:
 	$(HEADING) "CUDA backend: skipped, because there is no nvcc"
 endif
 
-gpu: ## run everything that needs a GPU: tests, sanitizers and benchmarks
-	tools/gpu.sh
+gpu-prepare: $(STAMPS)/build ## build build/gpu_kit, to test and measure on another machine with a GPU; see CONTRIBUTING.md
+	$(HEADING) "what runs on a GPU"
+	tools/gpu_prepare.sh
+
+gpu: $(STAMPS)/dev gpu-prepare ## run everything that needs a GPU: tests, benchmarks, sanitizers and a profile, within an hour and a half
+	build/gpu_kit/run.sh --long; status=$$?; \
+	  [ ! -s build/gpu_kit/results/results.jsonl ] || $(BIN)/python bench/cuda/report.py build/gpu_kit/results; exit $$status
 
 test-asan: $(STAMPS)/build ## run the C++ tests under AddressSanitizer and UBSan
 	$(HEADING) "C++ tests under AddressSanitizer and UBSan"

@@ -21,7 +21,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <ctime>
-#include <fstream>
 #include <functional>
 #include <memory>
 #include <string>
@@ -62,7 +61,7 @@ constexpr double kIrreducible = 16;
 // --- targets: at n = 1e8, but batches ------------------------------------------------------------
 
 constexpr double kCopyTarget = 1.5;
-[[maybe_unused]] constexpr double kFftTarget = 1.0;  // unless built without cuFFT
+constexpr double kFftTarget = 1.0;
 constexpr double kGradientsTarget = 2.5;
 constexpr double kPlanTarget = 1.2;
 constexpr double kBatchTarget = 2.0;
@@ -70,12 +69,10 @@ constexpr double kBatchTarget = 2.0;
 // -------------------------------------------------------------------------------------------------
 
 struct Options {
+  std::vector<std::string> parts;
   std::vector<std::int64_t> sizes;
-  int repetitions = 0;
+  int repetitions = 20;
   int device = 0;
-  bool huge = false;
-  bool quick = false;
-  bool profile = false;
   std::string json;
   std::string driver;
   std::string commit = "unknown";
@@ -100,7 +97,7 @@ class Group {
     times_ = take_turns(tasks_, repetitions, bench_.stream);
     for (std::size_t k = 0; k < tasks_.size(); ++k) {
       bench_.results.add(Measurement{tasks_[k].name, n_, times_[k].minimum, times_[k].median,
-                                     times_[k].calls, tasks_[k].bytes});
+                                     repetitions, times_[k].calls, tasks_[k].bytes});
     }
   }
   void run() { run(bench_.options.repetitions); }
@@ -240,17 +237,18 @@ void sorted_order(const Bench& bench, const Inputs& in) {
     calls.forward();
     calls.gradients();
   });
-#if defined(LAPLEX_BENCH_CUFFT)
-  const Fft fft(in.n, bench.stream);
-  group.add("cuFFT C2C", 0.0, [&] { fft.run(); });
-#endif
+  std::unique_ptr<Fft> fft;
+  if (cufft().found()) {
+    fft = std::make_unique<Fft>(in.n, bench.stream);
+    group.add("cuFFT C2C", 0.0, [&] { fft->run(); });
+  }
   group.run();
   group.compare("forward, sorted", "copy of the same bytes", kCopyTarget);
   group.compare("forward, sorted", "copy of the irreducible bytes");
   group.compare("forward, sorted", "cub ExclusiveSum");
-#if defined(LAPLEX_BENCH_CUFFT)
-  group.compare("forward, sorted", "cuFFT C2C", kFftTarget);
-#endif
+  if (fft) {
+    group.compare("forward, sorted", "cuFFT C2C", kFftTarget);
+  }
   group.compare("forward + gradients, sorted", "forward, sorted", kGradientsTarget);
   calls.check(group, "sorted", in.sorted_x, in.sorted_y);
 }
@@ -323,6 +321,12 @@ void plans(const Bench& bench, const Inputs& in) {
   Calls(*stepped, in.v, 1, stream).check(group, "small random steps", stepped_x, stepped_y);
 }
 
+/// Values of 16 bits in double.
+template <class Half>
+std::vector<double> rounded(const Array<Half>& array, cudaStream_t stream) {
+  return wide(converted<float>(array, stream), stream);
+}
+
 /// The other kinds of kernels and values beside the real kernel in float32, all sorted.
 void kinds(const Bench& bench, const Inputs& in) {
   const cudaStream_t stream = bench.stream;
@@ -336,7 +340,8 @@ void kinds(const Bench& bench, const Inputs& in) {
   const Array<double> double_x = converted<double>(in.sorted_x, stream);
   const Array<double> double_y = converted<double>(in.sorted_y, stream);
   const LentPlan<double> wider(kernel_of(double_x, double_y, in.lengthscale), stream);
-  std::size_t most = std::max(real->workspace_bytes(1, false), wider->workspace_bytes(1, false));
+  std::size_t most =
+      std::max(real->gradient_workspace_bytes(1, false), wider->workspace_bytes(1, false));
   most = std::max({most, oscillating.workspace_bytes(1, false), cosine.workspace_bytes(1, false)});
   const Array<unsigned char> workspace = bytes(most);
 
@@ -349,6 +354,7 @@ void kinds(const Bench& bench, const Inputs& in) {
   const Array<__half> half_u(in.n);
   const Array<__nv_bfloat16> bfloat16_v = converted<__nv_bfloat16>(in.v, stream);
   const Array<__nv_bfloat16> bfloat16_u(in.n);
+  const GradientArrays gradients(in.n, 1);
   const auto apply = [&](const auto& plan, const auto& v, const auto& u, bool is_complex,
                          Storage storage) {
     plan.apply({v.data(), false, {}, storage}, 1, {u.data(), is_complex, {}, storage}, stream,
@@ -367,18 +373,21 @@ void kinds(const Bench& bench, const Inputs& in) {
             [&] { apply(*real, half_v, half_u, false, Storage::half); });
   group.add("forward, bfloat16 values", product_bytes(4, 2, 2) * n,
             [&] { apply(*real, bfloat16_v, bfloat16_u, false, Storage::bfloat16); });
+  group.add("gradients, bfloat16 values", 0.0, [&] {
+    real->vjp({bfloat16_v.data(), false, {}, Storage::bfloat16},
+              {bfloat16_u.data(), false, {}, Storage::bfloat16}, 1, gradients.get(), stream,
+              lend(workspace));
+  });
   group.run();
-  for (const char* name : {"forward, cosine", "forward, oscillating", "forward, float64",
-                           "forward, half values", "forward, bfloat16 values"}) {
+  for (const char* name :
+       {"forward, cosine", "forward, oscillating", "forward, float64", "forward, half values",
+        "forward, bfloat16 values", "gradients, bfloat16 values"}) {
     group.compare(name, "forward, real");
   }
   if (in.n > kMostOnHost) {
     return;
   }
   const std::vector<double> v = wide(in.v, stream);
-  const auto rounded = [&](const auto& array) {
-    return wide(converted<float>(array, stream), stream);
-  };
   const Reference reference(in.sorted_x, in.sorted_y, stream);
   group.check(
       "cosine",
@@ -386,17 +395,22 @@ void kinds(const Bench& bench, const Inputs& in) {
   group.check("oscillating", Reference(in.sorted_x, in.sorted_y, false, stream)
                                  .product_error(v, wide(oscillating_u, stream)));
   group.check("float64", reference.product_error(v, wide(double_u, stream)), kDoublePromise);
-  group.check("half values", reference.product_error(rounded(half_v), rounded(half_u)),
+  group.check("half values",
+              reference.product_error(rounded(half_v, stream), rounded(half_u, stream)),
               kFloatPromise + kHalfRounding);
-  group.check("bfloat16 values", reference.product_error(rounded(bfloat16_v), rounded(bfloat16_u)),
+  group.check("bfloat16 values",
+              reference.product_error(rounded(bfloat16_v, stream), rounded(bfloat16_u, stream)),
               kFloatPromise + kBfloat16Rounding);
+  group.check("gradients, bfloat16 values",
+              reference.gradients_error(rounded(bfloat16_v, stream), rounded(bfloat16_u, stream), 1,
+                                        gradients, stream));
 }
 
 constexpr std::int64_t kLayer = 4096;
+constexpr std::int64_t kRows = 256;
 
 /// Many rows on few anchors, as in a layer of a network.
 void batch(const Bench& bench) {
-  constexpr std::int64_t kRows = 256;
   const Inputs in(kLayer, kRows, bench.stream);
   const LentPlan<float> sorted(in.sorted(), bench.stream);
   const LentPlan<float> random(in.random(), bench.stream);
@@ -405,11 +419,22 @@ void batch(const Bench& bench) {
   // Values are read and results written; the anchors are the same for all rows.
   constexpr double kBytes = 8.0 * kRows * kLayer;
   const DeviceCopy copy(kBytes, bench.stream);
+  const DeviceCopy half_copy(kBytes / 2, bench.stream);
+  const Array<__nv_bfloat16> half_v = converted<__nv_bfloat16>(in.v, bench.stream);
+  const Array<__nv_bfloat16> half_u(in.v.size());
+  const Array<unsigned char> workspace = bytes(random->workspace_bytes(kRows, false));
+  const Strides strides{in.v.size(), in.n};
 
   Group group(bench, in.n);
   group.add("forward, 256 rows, sorted", kBytes, [&] { sorted_calls.forward(); });
   group.add("forward, 256 rows, random", kBytes, [&] { random_calls.forward(); });
   group.add("copy of 256 rows", kBytes, [&] { copy.run(); });
+  group.add("forward, 256 rows, random, bfloat16 values", kBytes / 2, [&] {
+    random->apply({half_v.data(), false, strides, Storage::bfloat16}, kRows,
+                  {half_u.data(), false, strides, Storage::bfloat16}, bench.stream, Mode::plain, {},
+                  lend(workspace));
+  });
+  group.add("copy of 256 rows of bfloat16", kBytes / 2, [&] { half_copy.run(); });
   group.add("forward + gradients, 256 rows, random", 0.0, [&] {
     random_calls.forward();
     random_calls.gradients();
@@ -417,9 +442,15 @@ void batch(const Bench& bench) {
   group.run();
   group.compare("forward, 256 rows, sorted", "copy of 256 rows", kBatchTarget);
   group.compare("forward, 256 rows, random", "copy of 256 rows", kBatchTarget);
+  group.compare("forward, 256 rows, random, bfloat16 values", "copy of 256 rows of bfloat16");
   group.compare("forward + gradients, 256 rows, random", "forward, 256 rows, random");
   sorted_calls.check(group, "256 rows, sorted", in.sorted_x, in.sorted_y);
   random_calls.check(group, "256 rows, random", in.x, in.y);
+  group.check(
+      "forward, 256 rows, bfloat16 values",
+      Reference(in.x, in.y, bench.stream)
+          .product_error(rounded(half_v, bench.stream), rounded(half_u, bench.stream), kRows),
+      kFloatPromise + kBfloat16Rounding);
 }
 
 /// What a call records, to be replayed.
@@ -535,13 +566,7 @@ void huge(const Bench& bench, std::int64_t n) {
     move(y, 0, 1.0, 0.0, stream);
   });
   group.run(std::min(bench.options.repetitions, kMostRepetitions));
-  HugeRun run;
-  run.n = n;
-  run.peak_bytes = free_before - free_bytes();
-  run.plan_bytes = static_cast<double>(plan.nbytes());
-  bench.results.set(run);
-  std::printf("  peak device memory %s GB, of which the plan holds %s GB\n",
-              digits(run.peak_bytes * 1e-9).c_str(), digits(run.plan_bytes * 1e-9).c_str());
+  bench.results.add(MemoryUse{n, free_before - free_bytes(), static_cast<double>(plan.nbytes())});
   forward();
   vjp();
   group.check("forward, all shifted alike", direct_product_error(x, y, v, u, stream));
@@ -549,20 +574,29 @@ void huge(const Bench& bench, std::int64_t n) {
               direct_gradients_error(x, y, v, u, gradients, stream));
 }
 
-/// One product of each order between cudaProfilerStart and cudaProfilerStop, for
-/// ncu --profile-from-start off.
+/// One call of everything, between cudaProfilerStart and cudaProfilerStop for
+/// ncu --profile-from-start off: products and gradients of both orders, of a line and of a batch,
+/// and a plan.
 void profile(const Bench& bench, std::int64_t n) {
-  const Inputs in(n, 1, bench.stream);
-  for (const Kernel<float>& kernel : {in.sorted(), in.random()}) {
-    const LentPlan<float> plan(kernel, bench.stream);
-    const Calls calls(*plan, in.v, 1, bench.stream);
+  const auto calls_of = [&](const Kernel<float>& kernel, const Array<float>& v, std::int64_t rows) {
+    LentPlan<float> plan(kernel, bench.stream);
+    const Calls calls(*plan, v, rows, bench.stream);
     calls.forward();
     check(cudaStreamSynchronize(bench.stream));
     check(cudaProfilerStart());
     calls.forward();
+    calls.gradients();
+    if (rows == 1) {
+      plan.build(kernel);
+    }
     check(cudaStreamSynchronize(bench.stream));
     check(cudaProfilerStop());
-  }
+  };
+  const Inputs line(n, 1, bench.stream);
+  calls_of(line.sorted(), line.v, 1);
+  calls_of(line.random(), line.v, 1);
+  const Inputs layer(kLayer, kRows, bench.stream);
+  calls_of(layer.random(), layer.v, kRows);
 }
 
 /// Runs one part; a card with too little memory for it is no error.
@@ -578,24 +612,38 @@ void part(const Bench& bench, const std::string& what, const F& run) {
   }
 }
 
+/// Lines of n targets and n sources.
+void lines(const Bench& bench, std::int64_t n) {
+  part(bench, "n = " + size_text(n), [&] {
+    const Inputs in(n, 1, bench.stream);
+    sorted_order(bench, in);
+    random_order(bench, in);
+    plans(bench, in);
+    kinds(bench, in);
+  });
+}
+
 void measure_all(const Bench& bench) {
-#if !defined(LAPLEX_BENCH_CUFFT)
-  bench.results.note("Built without cuFFT: not compared with it.");
-#endif
-  part(bench, "A batch", [&] { batch(bench); });
-  part(bench, "A graph", [&] { graph(bench); });
-  for (const std::int64_t n : bench.options.sizes) {
-    part(bench, "n = " + size_text(n), [&] {
-      const Inputs in(n, 1, bench.stream);
-      sorted_order(bench, in);
-      random_order(bench, in);
-      plans(bench, in);
-      kinds(bench, in);
-    });
-  }
-  if (bench.options.huge) {
-    constexpr std::int64_t kHuge = 1000000000;
-    part(bench, "n = 1e+09", [&] { huge(bench, kHuge); });
+  for (const std::string& each : bench.options.parts) {
+    if (each == "batch") {
+      part(bench, "A batch", [&] { batch(bench); });
+    } else if (each == "graph") {
+      part(bench, "A graph", [&] { graph(bench); });
+    } else if (each == "huge") {
+      constexpr std::int64_t kHuge = 1000000000;
+      part(bench, "n = 1e+09", [&] { huge(bench, kHuge); });
+    } else if (each == "profile") {
+      for (const std::int64_t n : bench.options.sizes) {
+        profile(bench, n);
+      }
+    } else {
+      if (!cufft().found()) {
+        bench.results.note("There is no cuFFT library here: not compared with it.");
+      }
+      for (const std::int64_t n : bench.options.sizes) {
+        lines(bench, n);
+      }
+    }
   }
 }
 
@@ -603,14 +651,18 @@ void measure_all(const Bench& bench) {
 
 constexpr const char* kUsage =
     "usage: laplex_cuda_bench [options]\n"
+    "  --parts LIST         what to measure, in this order, separated by commas (default:\n"
+    "                       batch,graph,lines):\n"
+    "                         batch    256 rows of 4096 anchors\n"
+    "                         graph    a short product, launched and replayed from a CUDA graph\n"
+    "                         lines    products, gradients, plans and updates of --sizes\n"
+    "                         huge     forward, gradients and update of 1e9 anchors a side\n"
+    "                         profile  one call of each, to be profiled by ncu\n"
     "  --sizes LIST         comma-separated numbers of targets and of sources to measure\n"
     "                       (default: 1e6,1e7,1e8)\n"
-    "  --huge               also measure n = 1e9: forward, gradients and update\n"
     "  --repetitions N      samples of each task (default: 20)\n"
-    "  --quick              measure one size, 1e6, with five repetitions, unless you set them\n"
-    "  --profile            run only one product of each size and order, to be profiled by ncu\n"
     "  --device N           the number of the GPU to use (default: 0)\n"
-    "  --json FILE          write the results to FILE\n"
+    "  --json FILE          add the results to FILE, each as it is measured, as a line of JSON\n"
     "  --driver RELEASE     record this release of the driver, as nvidia-smi prints it\n"
     "  --commit HASH        record this commit with the results (default: unknown)\n"
     "  --help               show this help\n"
@@ -631,19 +683,40 @@ std::int64_t whole(const std::string& text, double least, double most) {
   return static_cast<std::int64_t>(value);
 }
 
+std::vector<std::string> split(const std::string& text) {
+  std::vector<std::string> pieces;
+  for (std::size_t from = 0; from <= text.size();) {
+    const std::size_t comma = std::min(text.find(',', from), text.size());
+    pieces.push_back(text.substr(from, comma - from));
+    from = comma + 1;
+  }
+  return pieces;
+}
+
 std::vector<std::int64_t> sizes_of(const std::string& text) {
   constexpr double kMost = 2e9;  // cuFFT counts in int
   std::vector<std::int64_t> sizes;
-  for (std::size_t from = 0; from <= text.size();) {
-    const std::size_t comma = std::min(text.find(',', from), text.size());
-    sizes.push_back(whole(text.substr(from, comma - from), 1, kMost));
-    from = comma + 1;
+  for (const std::string& each : split(text)) {
+    sizes.push_back(whole(each, 1, kMost));
   }
   return sizes;
 }
 
+std::vector<std::string> parts_of(const std::string& text) {
+  std::vector<std::string> parts = split(text);
+  for (const std::string& each : parts) {
+    if (each != "batch" && each != "graph" && each != "lines" && each != "huge" &&
+        each != "profile") {
+      stop("\"" + each + "\" is not a part: batch, graph, lines, huge or profile");
+    }
+  }
+  return parts;
+}
+
 Options options_of(int argc, char** argv) {
   Options options;
+  options.parts = {"batch", "graph", "lines"};
+  options.sizes = {1000000, 10000000, 100000000};
   for (int k = 1; k < argc; ++k) {
     const std::string name = argv[k];
     const auto value = [&]() -> std::string {
@@ -655,16 +728,12 @@ Options options_of(int argc, char** argv) {
     if (name == "--help") {
       std::fputs(kUsage, stdout);
       std::exit(0);
+    } else if (name == "--parts") {
+      options.parts = parts_of(value());
     } else if (name == "--sizes") {
       options.sizes = sizes_of(value());
-    } else if (name == "--huge") {
-      options.huge = true;
     } else if (name == "--repetitions") {
       options.repetitions = static_cast<int>(whole(value(), 1, 1e4));
-    } else if (name == "--quick") {
-      options.quick = true;
-    } else if (name == "--profile") {
-      options.profile = true;
     } else if (name == "--device") {
       options.device = static_cast<int>(whole(value(), 0, 1e3));
     } else if (name == "--json") {
@@ -676,15 +745,6 @@ Options options_of(int argc, char** argv) {
     } else {
       stop(name + " is not an option");
     }
-  }
-  if (options.sizes.empty()) {
-    options.sizes = {1000000};
-    if (!options.quick) {
-      options.sizes.insert(options.sizes.end(), {10000000, 100000000});
-    }
-  }
-  if (options.repetitions == 0) {
-    options.repetitions = options.quick ? 5 : 20;
   }
   return options;
 }
@@ -722,32 +782,11 @@ Machine machine_of(const Options& options) {
 int run(const Options& options) {
   laplex::cuda::require_device();
   check(cudaSetDevice(options.device));
-  const auto unwritable = [&] {
-    return Error(ErrorCode::invalid_argument, options.json + " cannot be written");
-  };
-  if (!options.json.empty() && !std::ofstream(options.json)) {  // better known now than in an hour
-    throw unwritable();
-  }
-  const Machine machine = machine_of(options);
-  std::printf("%s, compute capability %s, driver %s, CUDA %s, nvcc %s, commit %s, %s\n",
-              machine.device.c_str(), machine.compute_capability.c_str(), machine.driver.c_str(),
-              machine.runtime.c_str(), machine.nvcc.c_str(), machine.commit.c_str(),
-              machine.date.c_str());
+  Results results(options.json, machine_of(options));
   cudaStream_t stream = nullptr;
   check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
-  Results results;
-  const Bench bench{options, stream, results};
-  if (options.profile) {
-    for (const std::int64_t n : options.sizes) {
-      profile(bench, n);
-    }
-    return 0;
-  }
-  measure_all(bench);
+  measure_all(Bench{options, stream, results});
   check(cudaStreamDestroy(stream));
-  if (!options.json.empty() && !results.write(options.json, machine, options.repetitions)) {
-    throw unwritable();
-  }
   if (!results.all_right()) {
     std::fprintf(stderr, "laplex_cuda_bench: results are wrong, see above\n");
     return 1;

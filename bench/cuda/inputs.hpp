@@ -33,9 +33,9 @@ static __global__ void uniform_kernel(float* out, std::int64_t count, std::uint6
   }
 }
 
-inline void fill_uniform(const Array<float>& out, std::uint64_t seed, double low, double high,
-                         cudaStream_t stream) {
-  launch(uniform_kernel, out.size(), stream, out.data(), out.size(), seed, low, high);
+inline void fill_uniform(float* out, std::int64_t count, std::uint64_t seed, double low,
+                         double high, cudaStream_t stream) {
+  launch(uniform_kernel, count, stream, out, count, seed, low, high);
 }
 
 /// Moves every anchor by `shift` and by a random part of +-step.
@@ -116,7 +116,7 @@ inline constexpr double kFrequency = 2.0;
 inline Array<float> uniform_array(std::int64_t count, std::uint64_t seed, double low, double high,
                                   cudaStream_t stream) {
   Array<float> array(count);
-  fill_uniform(array, seed, low, high, stream);
+  fill_uniform(array.data(), count, seed, low, high, stream);
   return array;
 }
 

@@ -1,13 +1,15 @@
-/// What was measured: a table while it runs, JSON at the end.
+/// What was measured: a table for people, and a line of JSON each in a file. Both are written as it
+/// is measured, so that a run that is cut short keeps what it has.
 #pragma once
+
+#include <laplex/error.hpp>
 
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <fstream>
+#include <initializer_list>
 #include <string>
-#include <utility>
-#include <vector>
 
 namespace laplex::bench {
 
@@ -17,7 +19,8 @@ struct Measurement {
   std::int64_t n;
   double minimum_ms;
   double median_ms;
-  int calls;
+  int samples;   ///< of which these are the minimum and the median
+  int calls;     ///< of one sample
   double bytes;  ///< 0: not counted
 };
 
@@ -39,10 +42,11 @@ struct Check {
   [[nodiscard]] bool right() const { return error <= limit; }  // a NaN is not
 };
 
-struct HugeRun {
-  std::int64_t n = 0;  ///< 0: there was none
-  double peak_bytes = 0.0;
-  double plan_bytes = 0.0;
+/// Device memory of a plan, products, gradients and updates.
+struct MemoryUse {
+  std::int64_t n;
+  double peak_bytes;  ///< including inputs and results
+  double plan_bytes;
 };
 
 /// What it was measured on and from.
@@ -72,81 +76,63 @@ inline std::string size_text(std::int64_t n) {
 
 class Results {
  public:
-  Results() { row("", "n", "ms", "median", "GB/s", "ratio", "target", ""); }
+  /// Writes to standard output, and adds to the end of the file `path` unless it is empty.
+  Results(const std::string& path, const Machine& m) {
+    if (!path.empty()) {
+      file_.open(path, std::ios::app);
+      if (!file_) {
+        throw Error(ErrorCode::invalid_argument, path + " cannot be written");
+      }
+    }
+    std::printf("%s, compute capability %s, driver %s, CUDA %s, nvcc %s, commit %s, %s\n",
+                m.device.c_str(), m.compute_capability.c_str(), m.driver.c_str(), m.runtime.c_str(),
+                m.nvcc.c_str(), m.commit.c_str(), m.date.c_str());
+    row("", "n", "ms", "median", "GB/s", "ratio", "target", "");
+    line("machine", {field("device", m.device), field("compute_capability", m.compute_capability),
+                     field("memory_bytes", m.memory_bytes), field("l2_bytes", m.l2_bytes),
+                     field("multiprocessors", m.multiprocessors), field("driver", m.driver),
+                     field("runtime", m.runtime), field("nvcc", m.nvcc), field("commit", m.commit),
+                     field("date", m.date)});
+  }
 
   void add(const Measurement& m) {
-    measurements_.push_back(m);
     row(m.name, size_text(m.n), digits(m.minimum_ms), digits(m.median_ms),
         m.bytes > 0.0 ? digits(m.bytes / m.minimum_ms * 1e-6) : "", "", "", "");
+    line("measurement",
+         {field("name", m.name), field("n", m.n), field("minimum_ms", m.minimum_ms),
+          field("median_ms", m.median_ms), field("samples", m.samples), field("calls", m.calls),
+          field("bytes", m.bytes > 0.0 ? m.bytes : std::nan(""))});
   }
   void add(const Comparison& c) {
-    comparisons_.push_back(c);
     const bool judged = c.limit > 0.0;
     row("  " + c.ours + " / " + c.theirs, size_text(c.n), "", "", "", digits(c.ratio),
         judged ? "<= " + digits(c.limit) : "",
         !judged              ? ""
         : c.ratio <= c.limit ? "met"
                              : "missed");
+    line("comparison", {field("ours", c.ours), field("theirs", c.theirs), field("n", c.n),
+                        field("ratio", c.ratio), field("limit", judged ? c.limit : std::nan(""))});
   }
   void add(const Check& c) {
-    checks_.push_back(c);
+    all_right_ = all_right_ && c.right();
     row("  error of " + c.name, size_text(c.n), "", "", "", digits(c.error),
         "<= " + digits(c.limit), c.right() ? "right" : "WRONG");
+    line("check", {field("name", c.name), field("n", c.n), field("error", c.error),
+                   field("limit", c.limit)});
   }
-  void set(const HugeRun& huge) { huge_ = huge; }
+  void add(const MemoryUse& m) {
+    std::printf("  peak device memory %s GB, of which the plan holds %s GB\n",
+                digits(m.peak_bytes * 1e-9).c_str(), digits(m.plan_bytes * 1e-9).c_str());
+    line("memory",
+         {field("n", m.n), field("peak_bytes", m.peak_bytes), field("plan_bytes", m.plan_bytes)});
+  }
   /// A sentence about what was not measured.
   void note(const std::string& sentence) {
-    notes_.push_back(sentence);
     std::printf("  %s\n", sentence.c_str());
+    line("note", {field("text", sentence)});
   }
 
-  [[nodiscard]] bool all_right() const {
-    for (const Check& c : checks_) {
-      if (!c.right()) {
-        return false;
-      }
-    }
-    return true;
-  }
-
-  /// False if the file cannot be written.
-  [[nodiscard]] bool write(const std::string& path, const Machine& machine, int repetitions) const {
-    std::ofstream out(path);
-    out << "{\n";
-    out << "  \"device\": {" << field("name", machine.device) << ", "
-        << field("compute_capability", machine.compute_capability) << ", "
-        << field("memory_bytes", machine.memory_bytes) << ", "
-        << field("l2_bytes", machine.l2_bytes) << ", "
-        << field("multiprocessors", machine.multiprocessors) << "},\n";
-    out << "  " << field("driver", machine.driver) << ",\n";
-    out << "  " << field("runtime", machine.runtime) << ",\n";
-    out << "  " << field("nvcc", machine.nvcc) << ",\n";
-    out << "  " << field("commit", machine.commit) << ",\n";
-    out << "  " << field("date", machine.date) << ",\n";
-    out << "  " << field("repetitions", repetitions) << ",\n";
-    list(out, "measurements", measurements_, [](const Measurement& m) {
-      return "{" + field("name", m.name) + ", " + field("n", m.n) + ", " +
-             field("minimum_ms", m.minimum_ms) + ", " + field("median_ms", m.median_ms) + ", " +
-             field("calls", m.calls) + ", " +
-             field("bytes", m.bytes > 0.0 ? m.bytes : std::nan("")) + "}";
-    });
-    list(out, "comparisons", comparisons_, [](const Comparison& c) {
-      return "{" + field("ours", c.ours) + ", " + field("theirs", c.theirs) + ", " +
-             field("n", c.n) + ", " + field("ratio", c.ratio) + ", " +
-             field("limit", c.limit > 0.0 ? c.limit : std::nan("")) + "}";
-    });
-    list(out, "checks", checks_, [](const Check& c) {
-      return "{" + field("name", c.name) + ", " + field("n", c.n) + ", " + field("error", c.error) +
-             ", " + field("limit", c.limit) + "}";
-    });
-    if (huge_.n > 0) {
-      out << "  \"huge\": {" << field("n", huge_.n) << ", " << field("peak_bytes", huge_.peak_bytes)
-          << ", " << field("plan_bytes", huge_.plan_bytes) << "},\n";
-    }
-    list(out, "notes", notes_, quoted, "");
-    out << "}\n";
-    return static_cast<bool>(out.flush());
-  }
+  [[nodiscard]] bool all_right() const { return all_right_; }
 
  private:
   static void row(const std::string& name, const std::string& n, const std::string& ms,
@@ -182,21 +168,19 @@ class Results {
   static std::string field(const char* name, int value) {
     return field(name, static_cast<std::int64_t>(value));
   }
-  template <class Entry, class F>
-  static void list(std::ofstream& out, const char* name, const std::vector<Entry>& entries,
-                   const F& text, const char* end = ",") {
-    out << "  " << quoted(name) << ": [";
-    for (std::size_t k = 0; k < entries.size(); ++k) {
-      out << (k > 0 ? ",\n    " : "\n    ") << text(entries[k]);
+  void line(const char* kind, std::initializer_list<std::string> fields) {
+    if (!file_.is_open()) {
+      return;
     }
-    out << "]" << end << "\n";
+    std::string text = "{" + field("kind", std::string(kind));
+    for (const std::string& each : fields) {
+      text += ", " + each;
+    }
+    file_ << text << "}" << std::endl;
   }
 
-  std::vector<Measurement> measurements_;
-  std::vector<Comparison> comparisons_;
-  std::vector<Check> checks_;
-  std::vector<std::string> notes_;
-  HugeRun huge_;
+  std::ofstream file_;
+  bool all_right_ = true;
 };
 
 }  // namespace laplex::bench
