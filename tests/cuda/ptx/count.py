@@ -209,7 +209,9 @@ def parse_options():
     parser.add_argument("--density", type=float, default=100.0, help="targets in a lengthscale")
     parser.add_argument("--gradients", action="store_true", help="count all gradients too")
     parser.add_argument("--double", action="store_true", help="in float64 instead of float32")
-    parser.add_argument("--lines", action="store_true", help="list the source lines that issue the most")
+    parser.add_argument(
+        "--lines", action="store_true", help="list the source lines that issue the most"
+    )
     options = parser.parse_args()
     options.m = options.n if options.m is None else options.m
     return options
