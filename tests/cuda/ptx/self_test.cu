@@ -213,6 +213,9 @@ __global__ void floats(const uint32_t* in, uint32_t* out) {
   is(HALF("cvt.rn.f16.f32 %0, %1;", "f"(two)), 0x4100);
   is(HALF("cvt.rn.f16.f64 %0, %1;", "d"(above)), 0x3555);
   is(HALF("cvt.rn.bf16.f32 %0, %1;", "f"(third)), 0x3EAB);
+  is(HALF("cvt.rn.bf16.f64 %0, %1;", "d"(one + 0x1p-8 + 1e-12 * third)), 0x3F81);
+  is(HALF("cvt.rn.bf16.f64 %0, %1;", "d"(one + 0x1p-8 - 1e-12 * third)), 0x3F80);
+  is(HALF("cvt.rn.bf16.f32 %0, %1;", "f"(one + 0x1p-8F)), 0x3F80);
   is(WORD("cvt.rn.f16x2.f32 %0, %1, %2;", "f"(two), "f"(one)), 0x41003C00);
   is(WORD("cvt.rn.bf16x2.f32 %0, %1, %2;", "f"(two), "f"(one)), 0x40203F80);
   is(FLOAT("cvt.f32.f16 %0, %1;", "h"(uint16_t(0x4100))), kTwo);
@@ -321,7 +324,10 @@ __global__ void atomics(uint32_t* out) {
   atomicXor(counter<uint32_t>(out, 8), at);
   atomicAdd(counter<float>(out, 9), 0.5F);
   atomicAdd(counter<double>(out, 10), 0.5);
-  const bool last = atomicAdd(counter<uint32_t>(out, 11), 1) == kThreads - 1;
+  asm volatile("red.relaxed.gpu.global.add.u32 [%0], %1;" ::"l"(counter<uint32_t>(out, 12)),
+               "r"(at));
+  const bool last = WORD("atom.add.acq_rel.gpu.u32 %0, [%1], 1;",
+                         "l"(counter<uint32_t>(out, 11))) == kThreads - 1;
   bool right = true;
   if (last) {
     right = *counter<uint32_t>(out, 0) == 2016 && *counter<uint32_t>(out, 1) == 63 &&
@@ -329,7 +335,8 @@ __global__ void atomics(uint32_t* out) {
             *counter<uint64_t>(out, 4) == 64ULL << 32 &&
             *counter<uint64_t>(out, 5) == 63ULL << 40 && *counter<int64_t>(out, 6) == -63 &&
             *counter<uint64_t>(out, 7) == ~0ULL && *counter<uint32_t>(out, 8) == 0 &&
-            *counter<float>(out, 9) == 32.0F && *counter<double>(out, 10) == 32.0;
+            *counter<float>(out, 9) == 32.0F && *counter<double>(out, 10) == 32.0 &&
+            *counter<uint32_t>(out, 12) == 2016;
   }
   out[at] = right ? 1 : 0;
 }

@@ -311,8 +311,11 @@ inline uint16_t to_half(double a) {
 inline float from_bfloat16(uint16_t a) {
   return bits<float>(uint32_t(a) << 16);
 }
-inline uint16_t to_bfloat16(float a) {
-  const auto word = bits<uint32_t>(a);
+inline uint16_t to_bfloat16(double a) {
+  // To float first: of the two nearest numbers the odd one, which rounds as `a` itself does.
+  auto word = bits<uint32_t>(static_cast<float>(a));
+  if (const auto back = double(bits<float>(word)); back != a)
+    word = (word - (std::fabs(back) > std::fabs(a))) | 1;
   return a != a ? 0x7FFF : static_cast<uint16_t>((word + 0x7FFF + (word >> 16 & 1)) >> 16);
 }
 

@@ -178,6 +178,7 @@ float_expression("abs", "std::fabs({1})")
 float_expression("min", "smaller({1}, {2})")
 float_expression("max", "larger({1}, {2})")
 expression(rf"copysign\.{FLOAT}", "std::copysign({2}, {1})")
+expression(r"rsqrt\.approx\.(?P<type>f64)", "1 / std::sqrt({1})")
 expression(r"rcp\.approx\.ftz\.(?P<type>f64)", "upper_half(1 / flushed(upper_half({1})))")
 expression(
     r"rsqrt\.approx\.ftz\.(?P<type>f64)", "upper_half(1 / std::sqrt(flushed(upper_half({1}))))"
@@ -267,7 +268,7 @@ def access(body, match, operands, at):
 
 @instruction(
     rf"(?P<name>atom|red){ORDER}{SPACE}{ORDER}\.(?P<what>add|min|max|and|or|xor|exch|cas|inc|dec)"
-    r"\.(?P<type>[bsuf](?:32|64))"
+    rf"{ORDER}\.(?P<type>[bsuf](?:32|64))"
 )
 def atomic(body, match, operands, at):
     type_ = match["type"]
@@ -360,8 +361,8 @@ def convert(body, match, operands, at):
         whole = {"n": "nearbyint", "z": "trunc", "m": "floor", "p": "ceil"}[mode[1]]
         x, mode = f"std::{whole}({x})", "whole"
     if to in ("f16", "bf16"):
-        # One rounding: bfloat16 only from float, and half only from what a double holds.
-        if mode != "rn" or (to == "bf16" and from_ != "f32") or from_ in ("s64", "u64"):
+        # With one rounding, and therefore only from what a double holds.
+        if mode != "rn" or from_ in ("s64", "u64"):
             raise Unknown
         result = f"to_{HALVES[to]}({x})"
     elif to_float:
