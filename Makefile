@@ -46,7 +46,7 @@ PACKAGE_FILES := pyproject.toml README.md LICENSE $(CMAKE_FILES) \
   $(shell find cpp cuda python -type f -not -name '*.pyc')
 
 .PHONY: help demo test docs check build bench gpu gpu-prepare lint lint-quick format stub $(EMULATED)/ready test-cpp test-asan test-tsan test-consume test-cuda test-emulated \
-  wheel test-python test-slow test-settings clean distclean
+  test-ptx wheel test-python test-slow test-settings clean distclean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -56,7 +56,7 @@ help: ## show this list
 demo: $(STAMPS)/demo ## run the demo, learnable Laplace kernels on real images: one to three minutes, plus installation the first time
 	$(BIN)/laplex demo $(DEMO_ARGS)
 
-test: lint test-cpp test-emulated test-cuda test-consume wheel test-python docs test-asan test-tsan ## run every check and every test
+test: lint test-cpp test-emulated test-cuda test-ptx test-consume wheel test-python docs test-asan test-tsan ## run every check and every test
 
 # --- virtual environment -------------------------------------------------------------------------
 
@@ -150,6 +150,20 @@ test-cuda: build ## compile the CUDA backend with its tests and benchmarks, and 
 else
 test-cuda:
 	$(HEADING) "CUDA backend: skipped, because there is no nvcc"
+endif
+
+# nvcc's PTX as C++ for x86-64. The selection leaves out the longest lines and the covariances.
+PTX_TESTS := CudaProducts/*:CudaGradients/*:CudaPlan/*:CudaHalf*:CudaStreams.SmallGraph*:-*Millions*
+
+ifeq ($(if $(NVCC),$(shell uname -sm)),Linux x86_64)
+test-ptx: $(STAMPS)/venv ## run some CUDA tests on a CPU, on the PTX that nvcc writes: it needs nvcc, but no GPU; five minutes
+	$(HEADING) "CUDA kernels as nvcc compiled them, on the PTX emulator"
+	tools/googletest.sh
+	JOBS=$(JOBS) PYTHON="$(CURDIR)/$(BIN)/python" tests/cuda/ptx/run self-test
+	JOBS=$(JOBS) PYTHON="$(CURDIR)/$(BIN)/python" tests/cuda/ptx/run tests '$(PTX_TESTS)'
+else
+test-ptx:
+	$(HEADING) "PTX emulator: skipped, because it needs nvcc, on Linux and x86-64"
 endif
 
 gpu-prepare: $(STAMPS)/build ## build build/gpu_kit, to test and measure on another machine with a GPU; see CONTRIBUTING.md
