@@ -6,7 +6,10 @@ from typing import NamedTuple
 
 
 class Kernel(NamedTuple):
-    """Kernel matrices ``[heads, n, m]``, given by the addresses of their contiguous arrays."""
+    """Kernel matrices ``[heads, n, m]``, given by the addresses of their contiguous arrays.
+
+    With ``shared_anchors``, targets ``[n]`` and sources ``[m]`` are those of all heads.
+    """
 
     is_double: bool
     real_part: bool
@@ -20,6 +23,7 @@ class Kernel(NamedTuple):
     frequency: int
     target_phase: int
     source_phase: int
+    shared_anchors: bool = False
 
 
 class Term(NamedTuple):

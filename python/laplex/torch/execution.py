@@ -226,12 +226,13 @@ def plan_of(call: Call, sig: Signature, backward: bool = False) -> Plan:
 
     On the CPU the core copies what it keeps, so no tensor has to outlive the call.
     """
-    laid = _laid(call, sig)  # alive until the core has read them
+    batch = sig.anchor_batch
+    heads = layout_of(batch, batch).heads
+    shared = heads > 1 and _shares_anchors(call)
+    laid = _laid(call, sig, shared)  # alive until the core has read them
     addresses = [
         0 if tensor is None else tensor.data_ptr() or _no_address(tensor) for tensor in laid
     ]
-    batch = sig.anchor_batch
-    heads = layout_of(batch, batch).heads
     kernel = Kernel(
         sig.dtype is torch.float64,
         call.real_part,
@@ -240,6 +241,7 @@ def plan_of(call: Call, sig: Signature, backward: bool = False) -> Plan:
         sig.targets,
         sig.sources,
         *addresses,
+        shared_anchors=shared,
     )
     if cuda.takes(call.targets):
         return cuda.plan_of(call, sig, kernel, laid, backward)
@@ -255,10 +257,34 @@ def _forms(sig: Signature) -> list[tuple[torch.dtype, tuple[int, ...]]]:
     ]
 
 
-def _laid(call: Call, sig: Signature) -> list[Tensor | None]:
-    """Return the six tensors of the kernel in the core's dtypes, contiguous and with all heads."""
+CUDA_SHARES_ANCHORS = False
+"""Whether plans on a GPU take anchors that all heads share; otherwise these get a copy per head."""
+
+
+def _shares_anchors(call: Call) -> bool:
+    """Whether all heads have one set of anchors, by its shape or because it was expanded."""
+    return (CUDA_SHARES_ANCHORS or not cuda.takes(call.targets)) and all(
+        size == 1 or step == 0
+        for tensor in (call.targets, call.sources)
+        if tensor is not None
+        for size, step in zip(tensor.shape[:-1], tensor.stride()[:-1], strict=True)
+    )
+
+
+def _laid(call: Call, sig: Signature, shared: bool) -> list[Tensor | None]:
+    """Return the six tensors of the kernel in the core's dtypes, contiguous and with all heads.
+
+    If the anchors are ``shared``, they have no heads.
+    """
     laid: list[Tensor | None] = []
-    for tensor, (dtype, shape) in zip(call[1:TENSORS], _forms(sig)[1:], strict=True):
+    forms = _forms(sig)[1:]
+    if shared:
+        forms[:2] = [(sig.dtype, (sig.targets,)), (sig.dtype, (sig.sources,))]
+        targets, sources = (
+            None if tensor is None else tensor[(0,) * (tensor.dim() - 1)] for tensor in call[1:3]
+        )
+        call = call._replace(targets=targets, sources=sources)
+    for tensor, (dtype, shape) in zip(call[1:TENSORS], forms, strict=True):
         if tensor is not None:
             if tensor.dtype is not dtype:
                 tensor = tensor.to(dtype)
