@@ -273,8 +273,8 @@ inline bool read_parity(int code, Term& term) {
 
 inline bool read(PyObject* given, KernelArguments& k) {
   auto& [x, y, ell, omega, theta, phi] = k.arrays;
-  return read(given, k.is_double, k.real_part, k.profile, k.heads, k.n, k.m, x, y, ell, omega,
-              theta, phi, k.shared_anchors);
+  return read(given, k.is_double, k.real_part, k.profile, k.shared_anchors, k.heads, k.n, k.m, x, y,
+              ell, omega, theta, phi);
 }
 inline bool read(PyObject* given, FormArguments& f) {
   int parity = 0;

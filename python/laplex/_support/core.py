@@ -14,6 +14,7 @@ class Kernel(NamedTuple):
     is_double: bool
     real_part: bool
     profile: int
+    shared_anchors: bool
     heads: int
     n: int
     m: int
@@ -23,7 +24,6 @@ class Kernel(NamedTuple):
     frequency: int
     target_phase: int
     source_phase: int
-    shared_anchors: bool = False
 
 
 class Term(NamedTuple):

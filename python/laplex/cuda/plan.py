@@ -184,6 +184,7 @@ class Plan:
             self._dtype == _DOUBLE,
             self._real_part,
             0,
+            False,  # every head has anchors of its own
             math.prod(self._batch),
             self._n,
             self._m,

@@ -66,6 +66,7 @@ class Plan:
     ----------
     targets : array ``[..., n]``, float32, float64 or integer
         The anchors :math:`x`. Leading dimensions are a batch of independent matrices ("heads").
+        Heads may share anchors ``[n]`` and ``[m]``, which are then sorted once for all of them.
     sources : array ``[..., m]``, optional
         The anchors :math:`y`, in the same precision. None selects the self case ``y = x``: the
         anchors are sorted once, and targets and sources are one parameter.
@@ -217,8 +218,8 @@ class Plan:
         phi_heads = None if phi is None else _spread(phi, dtype, (*self._batch, m))
         arrays = (x_heads, y_heads, ell_heads, omega_heads, theta_heads, phi_heads)
         addresses = (_address(each) for each in arrays)
-        options = (dtype == np.float64, self._real_part, profile.number)
-        self._core = _core.Plan(Kernel(*options, heads, n, m, *addresses, shared), self._threads)
+        options = (dtype == np.float64, self._real_part, profile.number, shared)
+        self._core = _core.Plan(Kernel(*options, heads, n, m, *addresses), self._threads)
 
     # ------------------------------------------------------------------------------------- products
 

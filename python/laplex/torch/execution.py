@@ -17,7 +17,7 @@ from .. import _core
 from .._support.core import Gradients, Kernel, Second, Term, Vectors
 from ..numpy.layout import Layout, layout_of
 from . import cuda
-from .call import DIRECT, SIDES, TENSORS, Call, Signature, check_degree
+from .call import DIRECT, NAMES, SIDES, TENSORS, Call, Signature, check_degree
 
 _LITTLE = 1 << 20  # gradients of up to this many numbers are copied to take the core's fast path
 _PRODUCT = 0  # mode of the core's sum: K itself, not its transpose or adjoint
@@ -237,11 +237,11 @@ def plan_of(call: Call, sig: Signature, backward: bool = False) -> Plan:
         sig.dtype is torch.float64,
         call.real_part,
         0,  # the polynomial of a Matern kernel is in the term
+        shared,
         heads,
         sig.targets,
         sig.sources,
         *addresses,
-        shared_anchors=shared,
     )
     if cuda.takes(call.targets):
         return cuda.plan_of(call, sig, kernel, laid, backward)
@@ -277,15 +277,11 @@ def _laid(call: Call, sig: Signature, shared: bool) -> list[Tensor | None]:
     If the anchors are ``shared``, they have no heads.
     """
     laid: list[Tensor | None] = []
-    forms = _forms(sig)[1:]
-    if shared:
-        forms[:2] = [(sig.dtype, (sig.targets,)), (sig.dtype, (sig.sources,))]
-        targets, sources = (
-            None if tensor is None else tensor[(0,) * (tensor.dim() - 1)] for tensor in call[1:3]
-        )
-        call = call._replace(targets=targets, sources=sources)
-    for tensor, (dtype, shape) in zip(call[1:TENSORS], forms, strict=True):
+    given = zip(call[1:TENSORS], NAMES[1:], _forms(sig)[1:], strict=True)
+    for tensor, name, (dtype, shape) in given:
         if tensor is not None:
+            if shared and name in ("targets", "sources"):
+                tensor, shape = tensor[(0,) * (tensor.dim() - 1)], shape[-1:]
             if tensor.dtype is not dtype:
                 tensor = tensor.to(dtype)
             if tensor.shape != shape:

@@ -122,13 +122,13 @@ def test_no_heads_and_no_anchors() -> None:
 
 def test_errors_name_the_shared_anchors() -> None:
     ell = [1.0, 2.0]
-    with pytest.raises(ValueError, match="^targets must be finite, but entry 1 is NaN"):
+    with pytest.raises(ValueError, match=r"^targets must be finite, but entry 1 is NaN"):
         laplex.Plan([0.0, np.nan], lengthscale=ell)
     plan = laplex.Plan([0.0, 1.0], lengthscale=ell)
     before = plan.to_dense()
     with pytest.raises(ValueError, match=r"targets has shape \[2, 2\].* built with \[2\]"):
         plan.update(np.ones((2, 2)))
-    with pytest.raises(ValueError, match="^targets must be finite, but entry 0 is"):
+    with pytest.raises(ValueError, match=r"^targets must be finite, but entry 0 is"):
         plan.update([np.inf, 0.0])
     with pytest.raises(ValueError, match=r"lengthscale .*head 1"):
         plan.update(lengthscale=[1.0, 0.0])
