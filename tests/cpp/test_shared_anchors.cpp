@@ -81,7 +81,7 @@ class SharedAnchors : public ::testing::Test {};
 using Precisions = ::testing::Types<float, double>;
 TYPED_TEST_SUITE(SharedAnchors, Precisions);
 
-TYPED_TEST(SharedAnchorsOnce, HaveTheBitsOfCopies) {
+TYPED_TEST(SharedAnchors, HaveTheBitsOfCopies) {
   using T = TypeParam;
   for (const Form form : {Form::real, Form::carrier, Form::oscillating}) {
     for (const Anchors kind : {Anchors::uniform, Anchors::grid, Anchors::skewed}) {
@@ -99,7 +99,7 @@ TYPED_TEST(SharedAnchorsOnce, HaveTheBitsOfCopies) {
   }
 }
 
-TYPED_TEST(SharedAnchorsOnce, AreUpdatedAndCopiedOut) {
+TYPED_TEST(SharedAnchors, AreUpdatedAndCopiedOut) {
   using T = TypeParam;
   for (const bool self : {false, true}) {
     Case<T> c = shared_case<T>(Form::oscillating, Anchors::uniform, 900, 600, self);
@@ -128,7 +128,7 @@ TYPED_TEST(SharedAnchorsOnce, AreUpdatedAndCopiedOut) {
   }
 }
 
-TYPED_TEST(SharedAnchorsOnce, AreSortedOnce) {
+TYPED_TEST(SharedAnchors, AreSortedOnce) {
   using T = TypeParam;
   const Case<T> c = shared_case<T>(Form::real, Anchors::uniform, 20'000, 20'000, false);
   const auto x = repeated(c.x);
