@@ -93,7 +93,7 @@ std::shared_ptr<const Fixed<T>> make_fixed(const Kernel<T>& kernel) {
   fixed->self = is_self_case(kernel);
   fixed->oscillates = kernel.frequency != nullptr;
   fixed->real_part = kernel.real_part;
-  fixed->shared_anchors = kernel.shared_anchors;
+  fixed->shared_anchors = kernel.shared_anchors && kernel.heads > 1;
   fixed->profile = kernel.profile;
   fixed->num_threads = kernel.num_threads;
   for (std::int64_t h = 0; h < kernel.heads; ++h) {
@@ -167,7 +167,7 @@ Plan<T>::Plan(const Kernel<T>& kernel) {
   const Kernel<T>& k = kernel;
   check_sizes(k.heads, k.num_targets, k.num_sources, kMostAnchors);
   check_sides(is_self_case(k), k.num_targets, k.num_sources);
-  const std::int64_t sets = k.shared_anchors ? std::min<std::int64_t>(1, k.heads) : k.heads;
+  const std::int64_t sets = k.shared_anchors && k.heads > 1 ? 1 : k.heads;
   check_finite("targets", k.targets, sets, k.num_targets);
   if (!is_self_case(k)) {
     check_finite("sources", k.sources, sets, k.num_sources);

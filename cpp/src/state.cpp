@@ -96,21 +96,19 @@ void State<T>::build(std::shared_ptr<const Fixed<T>> fixed, const Changes<T>& ch
     const Cells<T>* const same = f.shared_anchors && h > 0 ? &heads_.front()->cells : nullptr;
     head.cells.build(anchors_of(h), sorted, factors, same, some_threads);
   };
-  // The first of the heads that share their anchors sorts them.
-  const std::int64_t first = f.shared_anchors ? f.anchor_sets() : 0;
-  for (std::int64_t h = 0; h < first; ++h) {
-    sort(h, sorting, threads);
-    build_tables(h, sorting, threads);
+  if (f.shared_anchors) {
+    sort(0, sorting, threads);
+    build_tables(0, sorting, threads);  // the others refer to its order
+    parallel_workers(outer, f.heads - 1,
+                     [&](std::int64_t others, int) { build_tables(1 + others, sorting, inner); });
+  } else {
+    std::vector<Sorting<T>> more(static_cast<std::size_t>(outer - 1));
+    parallel_workers(outer, f.heads, [&](std::int64_t h, int worker) {
+      Sorting<T>& mine = worker == 0 ? sorting : more[static_cast<std::size_t>(worker - 1)];
+      sort(h, mine, inner);
+      build_tables(h, mine, inner);
+    });
   }
-  std::vector<Sorting<T>> more(static_cast<std::size_t>(f.shared_anchors ? 0 : outer - 1));
-  parallel_workers(outer, f.heads - first, [&](std::int64_t task, int worker) {
-    Sorting<T>& mine =
-        worker == 0 || f.shared_anchors ? sorting : more[static_cast<std::size_t>(worker - 1)];
-    if (!f.shared_anchors) {
-      sort(task, mine, inner);
-    }
-    build_tables(first + task, mine, inner);
-  });
   std::int64_t bytes = static_cast<std::int64_t>(sizeof(*this)) +
                        f.heads * static_cast<std::int64_t>(sizeof(Head<T>) + sizeof(Rate)) +
                        static_cast<std::int64_t>((f.target_factor.size() + f.source_factor.size()) *

@@ -9,7 +9,6 @@
 
 #include <laplex/plan.hpp>
 
-#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <memory>
@@ -27,7 +26,7 @@ struct Fixed {
   bool oscillates = false;
   bool phased = false;
   bool real_part = false;
-  bool shared_anchors = false;
+  bool shared_anchors = false;  ///< by several heads
   Profile profile = Profile::matern12;
   int num_threads = 0;
   std::vector<double> lengthscale;     ///< [heads] as given
@@ -36,9 +35,7 @@ struct Fixed {
   std::vector<Complex> source_factor;  ///< [heads, m] exp(-i phi), or empty
 
   /// How many sets of anchors there are.
-  [[nodiscard]] std::int64_t anchor_sets() const {
-    return shared_anchors ? std::min<std::int64_t>(1, heads) : heads;
-  }
+  [[nodiscard]] std::int64_t anchor_sets() const { return shared_anchors ? 1 : heads; }
   [[nodiscard]] bool has_phases() const { return phased; }
   [[nodiscard]] bool complex_kernel() const { return oscillates || has_phases(); }
 };
