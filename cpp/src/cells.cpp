@@ -38,8 +38,8 @@ SideView<T> Cells<T>::view(std::int64_t offset, SideOrder order, bool targets) c
   SideView<T> side;
   side.first = targets ? first_target_.data() : first_source_.data();
   side.point = point_.empty() ? nullptr : point_.data();
-  side.index = order == SideOrder::as_given ? nullptr : at(index_);
-  side.position = at(position_);
+  side.index = order == SideOrder::as_given ? nullptr : at(ordered().index_);
+  side.position = at(ordered().position_);
   side.grow = at(grow_);
   side.shrink = at(shrink_);
   side.gap = at(gap_);
@@ -69,14 +69,15 @@ SideView<T> Cells<T>::sources() const {
 
 template <class T>
 void Cells<T>::build(const Anchors<T>& anchors, const Sorting<T>& sorting, const Factors& factors,
-                     int threads) {
+                     const Cells* same, int threads) {
+  same_ = same;
   self_ = anchors.self;
   num_targets_ = anchors.num_targets;
   num_sources_ = anchors.num_sources;
   rate_ = factors.rate;
   const std::int64_t count = anchors.count();
-  index_.reset(count);
-  position_.reset(count);
+  index_.reset(same == nullptr ? count : 0);
+  position_.reset(same == nullptr ? count : 0);
   grow_.reset(count);
   shrink_.reset(count);
   gap_.reset(count);
@@ -230,11 +231,11 @@ void Cells<T>::cut(const Sorting<T>& sorting, Segment& segment) {
         other_[at] = 0;
       }
     } else {
-      kernel.exponentials(position_.data() + source, sources, centre, rate_.lengthscale,
+      kernel.exponentials(position() + source, sources, centre, rate_.lengthscale,
                           grow_.data() + source, shrink_.data() + source);
       const std::int64_t at = num_sources_ + target;
-      kernel.exponentials(position_.data() + at, targets, centre, rate_.lengthscale,
-                          grow_.data() + at, shrink_.data() + at);
+      kernel.exponentials(position() + at, targets, centre, rate_.lengthscale, grow_.data() + at,
+                          shrink_.data() + at);
     }
     source = next_source;
     target = next_target;
@@ -247,8 +248,9 @@ template <class T>
 void Cells<T>::place(const Record<T>* records, std::int64_t begin, std::int64_t end,
                      std::int64_t& source, std::int64_t& target) {
   const auto side = [&](std::int64_t at) -> PlacedSide<T> {
-    return {index_.data() + at, position_.data() + at, gap_.data() + at, split_.data() + at,
-            other_.data() + at};
+    const bool own = same_ == nullptr;
+    return {own ? index_.data() + at : nullptr, own ? position_.data() + at : nullptr,
+            gap_.data() + at, split_.data() + at, other_.data() + at};
   };
   const std::int64_t first_target = num_sources_ + target;
   const std::int64_t sources =
@@ -281,7 +283,9 @@ void Cells<T>::place_own_ties(const Record<T>* records, std::int64_t begin, std:
 /// The tables of kernels with a frequency or phases.
 template <class T>
 void Cells<T>::turn_and_phase(const Factors& factors, int threads) {
-  const std::int64_t count = position_.size();
+  const std::int64_t count = split_.size();
+  const T* const position = this->position();
+  const std::uint32_t* const index = this->index();
   const std::int64_t turned = factors.oscillates ? count : 0;
   // In the self case one anchor has two phases: the sources' stand behind the targets'.
   const std::int64_t phases = self_ ? 2 * count : count;
@@ -295,7 +299,7 @@ void Cells<T>::turn_and_phase(const Factors& factors, int threads) {
       const auto turn = [&](std::int64_t from, std::int64_t to, double centre) {
         for (std::int64_t k = from; k < to; ++k) {
           const Complex z =
-              rotation(distance(static_cast<double>(position_[k]), centre), factors.rate.frequency);
+              rotation(distance(static_cast<double>(position[k]), centre), factors.rate.frequency);
           turn_re_[k] = static_cast<T>(z.re);
           turn_im_[k] = static_cast<T>(z.im);
         }
@@ -315,7 +319,7 @@ void Cells<T>::turn_and_phase(const Factors& factors, int threads) {
         const bool source = self_ ? k >= count : k < num_sources_;
         const Complex* const factor = source ? factors.source : factors.target;
         const Complex z =
-            factor != nullptr ? factor[index_[k < count ? k : k - count]] : Complex{1.0, 0.0};
+            factor != nullptr ? factor[index[k < count ? k : k - count]] : Complex{1.0, 0.0};
         phase_re_[k] = static_cast<T>(z.re);
         phase_im_[k] = static_cast<T>(z.im);
       }
@@ -351,13 +355,15 @@ bool Cells<T>::nearly_sorts(const Anchors<T>& anchors) const {
     }
     return 10 * descents <= pairs;
   };
-  return nearly(anchors.targets, index_.data() + num_sources_, first_target_) &&
-         (self_ || nearly(anchors.sources, index_.data(), first_source_));
+  return nearly(anchors.targets, index() + num_sources_, first_target_) &&
+         (self_ || nearly(anchors.sources, index(), first_source_));
 }
 
 template <class T>
 void Cells<T>::records(const Anchors<T>* anchors, std::int64_t begin, std::int64_t end,
                        Record<T>* all) const {
+  const T* const position = this->position();
+  const std::uint32_t* const index = this->index();
   const auto write = [&](const auto& source, const auto& target) {
     for (std::int64_t c = begin; c < end; ++c) {
       const std::int64_t sources = self_ ? 0 : first_source_[c + 1] - first_source_[c];
@@ -371,20 +377,20 @@ void Cells<T>::records(const Anchors<T>* anchors, std::int64_t begin, std::int64
       const auto first_id = static_cast<std::uint32_t>(num_sources_);
       for (std::int64_t j = 0; j < sources; ++j) {
         const std::int64_t k = first_source + j;
-        to[j + (runs ? 0 : split_[k])] = {key_of(source(k)), index_[k]};
+        to[j + (runs ? 0 : split_[k])] = {key_of(source(k)), index[k]};
       }
       for (std::int64_t i = 0; i < targets; ++i) {
         const std::int64_t k = first_target + i;
-        to[i + (runs ? sources : split_[k])] = {key_of(target(k)), first_id + index_[k]};
+        to[i + (runs ? sources : split_[k])] = {key_of(target(k)), first_id + index[k]};
       }
     }
   };
-  const auto here = [&](std::int64_t k) { return position_[k]; };
+  const auto here = [&](std::int64_t k) { return position[k]; };
   if (anchors == nullptr) {
     write(here, here);
   } else {
-    write([&](std::int64_t k) { return anchors->sources[index_[k]]; },
-          [&](std::int64_t k) { return anchors->targets[index_[k]]; });
+    write([&](std::int64_t k) { return anchors->sources[index[k]]; },
+          [&](std::int64_t k) { return anchors->targets[index[k]]; });
   }
 }
 

@@ -33,9 +33,10 @@ struct Factors {
 template <class T>
 class Cells {
  public:
-  /// Builds the tables from sorted records. Memory that is there already is used again.
+  /// Builds the tables from sorted records. Memory that is there already is used again. `same`, if
+  /// not null, has the same anchors, built before, and lends their order for as long as both live.
   void build(const Anchors<T>& anchors, const Sorting<T>& sorting, const Factors& factors,
-             int threads);
+             const Cells* same, int threads);
 
   [[nodiscard]] bool self() const { return self_; }
   [[nodiscard]] std::int64_t num_targets() const { return num_targets_; }
@@ -44,9 +45,9 @@ class Cells {
 
   [[nodiscard]] SideView<T> targets() const { return view(num_sources_, target_order_, true); }
   [[nodiscard]] SideView<T> sources() const;
-  [[nodiscard]] const T* target_positions() const { return position_.data() + num_sources_; }
+  [[nodiscard]] const T* target_positions() const { return position() + num_sources_; }
   [[nodiscard]] const T* source_positions() const {
-    return self_ ? target_positions() : position_.data();
+    return self_ ? target_positions() : position();
   }
 
   [[nodiscard]] const double* gap_after() const { return gap_after_.data(); }
@@ -78,6 +79,9 @@ class Cells {
   enum class SideOrder { as_given, permuted };
 
   [[nodiscard]] SideView<T> view(std::int64_t offset, SideOrder order, bool targets) const;
+  [[nodiscard]] const Cells& ordered() const { return same_ != nullptr ? *same_ : *this; }
+  [[nodiscard]] const std::uint32_t* index() const { return ordered().index_.data(); }
+  [[nodiscard]] const T* position() const { return ordered().position_.data(); }
   [[nodiscard]] const Decays<double>& decays(double) const { return real_decays_; }
   [[nodiscard]] const Decays<Complex>& decays(Complex) const { return complex_decays_; }
 
@@ -96,6 +100,7 @@ class Cells {
   SideOrder target_order_ = SideOrder::permuted;
   SideOrder source_order_ = SideOrder::permuted;
 
+  const Cells* same_ = nullptr;  ///< whose `index_` and `position_` are used; null: those here
   Array<std::uint32_t> index_;
   Array<T> position_;
   Array<T> grow_;

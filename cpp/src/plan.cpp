@@ -93,6 +93,7 @@ std::shared_ptr<const Fixed<T>> make_fixed(const Kernel<T>& kernel) {
   fixed->self = is_self_case(kernel);
   fixed->oscillates = kernel.frequency != nullptr;
   fixed->real_part = kernel.real_part;
+  fixed->shared_anchors = kernel.shared_anchors && kernel.heads > 1;
   fixed->profile = kernel.profile;
   fixed->num_threads = kernel.num_threads;
   for (std::int64_t h = 0; h < kernel.heads; ++h) {
@@ -166,9 +167,10 @@ Plan<T>::Plan(const Kernel<T>& kernel) {
   const Kernel<T>& k = kernel;
   check_sizes(k.heads, k.num_targets, k.num_sources, kMostAnchors);
   check_sides(is_self_case(k), k.num_targets, k.num_sources);
-  check_finite("targets", k.targets, k.heads, k.num_targets);
+  const std::int64_t sets = k.shared_anchors && k.heads > 1 ? 1 : k.heads;
+  check_finite("targets", k.targets, sets, k.num_targets);
   if (!is_self_case(k)) {
-    check_finite("sources", k.sources, k.heads, k.num_sources);
+    check_finite("sources", k.sources, sets, k.num_sources);
   }
   guarded([&] {
     // A wrong LAPLEX_ISA is refused before any work, and not by several threads at a time.
@@ -188,9 +190,9 @@ void Plan<T>::update(const Changes<T>& changes, int num_threads) {
   const Fixed<T>& fixed = old->fixed();
   if (changes.moves_anchors()) {
     check_sides(fixed.self, changes.sources != nullptr, fixed.m);
-    check_finite("targets", changes.targets, fixed.heads, fixed.n);
+    check_finite("targets", changes.targets, fixed.anchor_sets(), fixed.n);
     if (!fixed.self) {
-      check_finite("sources", changes.sources, fixed.heads, fixed.m);
+      check_finite("sources", changes.sources, fixed.anchor_sets(), fixed.m);
     }
   }
   guarded([&] {
@@ -240,7 +242,7 @@ void Plan<T>::anchors(T* targets, T* sources, double* lengthscale) const {
       out[index != nullptr ? index[k] : k] = position[k];
     }
   };
-  for (std::int64_t h = 0; h < fixed.heads; ++h) {
+  for (std::int64_t h = 0; h < fixed.anchor_sets(); ++h) {
     const Cells<T>& cells = snapshot->cells(h);
     if (targets != nullptr) {
       scatter(cells.target_positions(), cells.targets().index, fixed.n, targets + h * fixed.n);
@@ -248,9 +250,9 @@ void Plan<T>::anchors(T* targets, T* sources, double* lengthscale) const {
     if (sources != nullptr) {
       scatter(cells.source_positions(), cells.sources().index, fixed.m, sources + h * fixed.m);
     }
-    if (lengthscale != nullptr) {
-      lengthscale[h] = fixed.lengthscale[static_cast<std::size_t>(h)];
-    }
+  }
+  if (lengthscale != nullptr) {
+    std::copy(fixed.lengthscale.begin(), fixed.lengthscale.end(), lengthscale);
   }
 }
 
@@ -266,11 +268,12 @@ std::vector<std::int64_t> Plan<T>::rank() const {
   }
   return guarded([&] {
     std::vector<std::int64_t> ranks;
-    for (std::int64_t h = 0; h < fixed.heads; ++h) {
+    for (std::int64_t h = 0; h < fixed.anchor_sets(); ++h) {
       const Cells<T>& cells = snapshot->cells(h);
       ranks.push_back(
           rank_of(cells.target_positions(), fixed.n, cells.source_positions(), fixed.m));
     }
+    ranks.resize(static_cast<std::size_t>(fixed.heads), ranks.empty() ? 0 : ranks.front());
     return ranks;
   });
 }

@@ -61,9 +61,26 @@ void State<T>::build(std::shared_ptr<const Fixed<T>> fixed, const Changes<T>& ch
   const bool side_by_side = f.heads >= threads;
   const int outer = side_by_side ? threads : 1;
   const int inner = side_by_side ? 1 : threads;
-  std::vector<Sorting<T>> more(static_cast<std::size_t>(outer - 1));
-  parallel_workers(outer, f.heads, [&](std::int64_t h, int worker) {
-    Sorting<T>& mine = worker == 0 ? sorting : more[static_cast<std::size_t>(worker - 1)];
+  const auto anchors_of = [&](std::int64_t h) -> Anchors<T> {
+    const std::int64_t set = f.shared_anchors ? 0 : h;
+    const auto of_set = [set](const T* all, std::int64_t count) {
+      return all == nullptr ? nullptr : all + set * count;
+    };
+    return {of_set(changes.targets, f.n), of_set(changes.sources, f.m), f.n, f.self ? 0 : f.m,
+            f.self};
+  };
+  const auto sort = [&](std::int64_t h, Sorting<T>& into, int some_threads) {
+    const Anchors<T> given = anchors_of(h);
+    const Cells<T>* const before = previous == nullptr ? nullptr : &previous->cells(h);
+    if (!changes.moves_anchors()) {
+      keep_order(*before, into, some_threads);
+    } else if (before != nullptr && before->nearly_sorts(given)) {
+      repair_order_of(*before, given, into, some_threads);
+    } else {
+      sort_anchors(given, into, some_threads);
+    }
+  };
+  const auto build_tables = [&](std::int64_t h, const Sorting<T>& sorted, int some_threads) {
     Head<T>& head = *heads_[static_cast<std::size_t>(h)];
     head.real_moments.clear();
     head.complex_moments.clear();
@@ -71,26 +88,27 @@ void State<T>::build(std::shared_ptr<const Fixed<T>> fixed, const Changes<T>& ch
       head.permutation[k].clear();
       head.permuted[k] = 0;
     }
-    const auto of_head = [h](const T* all, std::int64_t count) {
-      return all == nullptr ? nullptr : all + h * count;
-    };
-    const Anchors<T> given{of_head(changes.targets, f.n), of_head(changes.sources, f.m), f.n,
-                           f.self ? 0 : f.m, f.self};
-    const Cells<T>* const before = previous == nullptr ? nullptr : &previous->cells(h);
-    if (!changes.moves_anchors()) {
-      keep_order(*before, mine, inner);
-    } else if (before != nullptr && before->nearly_sorts(given)) {
-      repair_order_of(*before, given, mine, inner);
-    } else {
-      sort_anchors(given, mine, inner);
-    }
     Factors factors;
     factors.rate = f.rate[static_cast<std::size_t>(h)];
     factors.oscillates = f.oscillates;
     factors.target = f.target_factor.empty() ? nullptr : f.target_factor.data() + h * f.n;
     factors.source = f.source_factor.empty() ? nullptr : f.source_factor.data() + h * f.m;
-    head.cells.build(given, mine, factors, inner);
-  });
+    const Cells<T>* const same = f.shared_anchors && h > 0 ? &heads_.front()->cells : nullptr;
+    head.cells.build(anchors_of(h), sorted, factors, same, some_threads);
+  };
+  if (f.shared_anchors) {
+    sort(0, sorting, threads);
+    build_tables(0, sorting, threads);  // the others refer to its order
+    parallel_workers(outer, f.heads - 1,
+                     [&](std::int64_t others, int) { build_tables(1 + others, sorting, inner); });
+  } else {
+    std::vector<Sorting<T>> more(static_cast<std::size_t>(outer - 1));
+    parallel_workers(outer, f.heads, [&](std::int64_t h, int worker) {
+      Sorting<T>& mine = worker == 0 ? sorting : more[static_cast<std::size_t>(worker - 1)];
+      sort(h, mine, inner);
+      build_tables(h, mine, inner);
+    });
+  }
   std::int64_t bytes = static_cast<std::int64_t>(sizeof(*this)) +
                        f.heads * static_cast<std::int64_t>(sizeof(Head<T>) + sizeof(Rate)) +
                        static_cast<std::int64_t>((f.target_factor.size() + f.source_factor.size()) *
@@ -120,7 +138,7 @@ SideView<T> State<T>::permuted_side(std::int64_t h, Side which_side, int num_thr
   // A permutation costs what some two uses save, so a step of training, with its new anchors, does
   // without.
   constexpr int kUsesBefore = 2;
-  const Head<T>& head = at(h);
+  const Head<T>& head = at(fixed_->shared_anchors ? 0 : h);
   SideView<T> view = side(h, which_side);
   const std::int64_t count = which_side == Side::targets ? fixed_->n : fixed_->m;
   if (view.index == nullptr || !Permutation::pays(count)) {

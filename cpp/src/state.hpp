@@ -26,6 +26,7 @@ struct Fixed {
   bool oscillates = false;
   bool phased = false;
   bool real_part = false;
+  bool shared_anchors = false;  ///< by several heads
   Profile profile = Profile::matern12;
   int num_threads = 0;
   std::vector<double> lengthscale;     ///< [heads] as given
@@ -33,6 +34,8 @@ struct Fixed {
   std::vector<Complex> target_factor;  ///< [heads, n] exp(i theta), or empty
   std::vector<Complex> source_factor;  ///< [heads, m] exp(-i phi), or empty
 
+  /// How many sets of anchors there are.
+  [[nodiscard]] std::int64_t anchor_sets() const { return shared_anchors ? 1 : heads; }
   [[nodiscard]] bool has_phases() const { return phased; }
   [[nodiscard]] bool complex_kernel() const { return oscillates || has_phases(); }
 };
@@ -45,7 +48,8 @@ struct Head {
   Cells<T> cells;
   Lazy<MomentLine<double>> real_moments;      ///< used when the kernel does not oscillate
   Lazy<MomentLine<Complex>> complex_moments;  ///< used when it does
-  Lazy<Permutation> permutation[2];           ///< of targets and of sources
+  Lazy<Permutation> permutation[2];           ///< of targets and of sources; of the first head for
+                                              ///< all that share its anchors
   mutable std::atomic<int> permuted[2] = {};  ///< how often each was asked for
 };
 

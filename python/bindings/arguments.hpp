@@ -38,6 +38,7 @@ inline constexpr KernelArray kParameter{Extent::one, true};
 struct KernelArguments {
   static constexpr std::array kArrays{kTargets,   kSources, kParameter,
                                       kParameter, kTargets, kSources};
+  static constexpr std::size_t kAnchorArrays = 2;  ///< the first of these
   using Arrays = std::array<Address, kArrays.size()>;
 
   bool is_double = true;
@@ -47,6 +48,7 @@ struct KernelArguments {
   Arrays arrays{};
   bool real_part = false;
   int profile = 0;
+  bool shared_anchors = false;
 
   /// Whether all but the contents of the arrays is the same.
   [[nodiscard]] bool same_options(const KernelArguments& other) const {
@@ -56,7 +58,8 @@ struct KernelArguments {
       }
     }
     return is_double == other.is_double && heads == other.heads && n == other.n && m == other.m &&
-           real_part == other.real_part && profile == other.profile;
+           real_part == other.real_part && profile == other.profile &&
+           shared_anchors == other.shared_anchors;
   }
 
   [[nodiscard]] std::size_t bytes(std::size_t array) const {
@@ -64,8 +67,9 @@ struct KernelArguments {
     const std::int64_t entries = one.extent == Extent::targets   ? n
                                  : one.extent == Extent::sources ? m
                                                                  : 1;
+    const bool shared = shared_anchors && array < kAnchorArrays;
     return arrays[array] == 0 ? 0
-                              : static_cast<std::size_t>(heads * entries) *
+                              : static_cast<std::size_t>((shared ? 1 : heads) * entries) *
                                     (one.always_double || is_double ? 8 : 4);
   }
 };
@@ -86,6 +90,7 @@ Kernel<T> kernel_of(const KernelArguments& k, int num_threads) {
   kernel.real_part = k.real_part;
   kernel.profile = static_cast<Profile>(k.profile);
   kernel.num_threads = num_threads;
+  kernel.shared_anchors = k.shared_anchors;
   return kernel;
 }
 
@@ -268,8 +273,8 @@ inline bool read_parity(int code, Term& term) {
 
 inline bool read(PyObject* given, KernelArguments& k) {
   auto& [x, y, ell, omega, theta, phi] = k.arrays;
-  return read(given, k.is_double, k.real_part, k.profile, k.heads, k.n, k.m, x, y, ell, omega,
-              theta, phi);
+  return read(given, k.is_double, k.real_part, k.profile, k.shared_anchors, k.heads, k.n, k.m, x, y,
+              ell, omega, theta, phi);
 }
 inline bool read(PyObject* given, FormArguments& f) {
   int parity = 0;

@@ -26,7 +26,8 @@ namespace py = pybind11;
 namespace laplex::python {
 namespace {
 
-/// The tensors of one call: values [*rows, *heads, m] and the kernel's arrays, all with the heads.
+/// The tensors of one call: values [*rows, *heads, m] and the kernel's arrays, all with the heads;
+/// or anchors without heads, which share them.
 struct DirectCall {
   KernelArguments kernel;
   DLTensor values{};
@@ -106,8 +107,8 @@ class DirectCalls {
                          const py::object& grad, const py::tuple& out, int num_threads) const {
     std::optional<DirectCall> call = read(tensors, false);
     DLTensor g{};
-    if (!call || !borrow(grad.ptr(), g, true)) {
-      return false;
+    if (!call || call->kernel.shared_anchors || !borrow(grad.ptr(), g, true)) {
+      return false;  // Python sums the gradients by shared anchors over the heads
     }
     const KernelArguments& kernel = call->kernel;
     // One cotangent may serve all heads: that of a sum over them.
@@ -224,29 +225,41 @@ class DirectCalls {
     const auto is_real = [](const DLTensor& t, int bits) {
       return t.dtype.code == kDLFloat && t.dtype.bits == bits && t.dtype.lanes == 1;
     };
-    DLTensor x{};
-    if (tensors.size() != 1 + kernel.arrays.size() || !borrow(item(tensors, 0), v, asks) ||
-        !borrow(item(tensors, 1), x, asks) || x.ndim < 1 || v.ndim < x.ndim) {
+    std::array<DLTensor, KernelArguments::kArrays.size()> given{};
+    if (tensors.size() != 1 + given.size() || !borrow(item(tensors, 0), v, asks)) {
+      return std::nullopt;
+    }
+    for (std::size_t k = 0; k < given.size(); ++k) {
+      PyObject* const tensor = item(tensors, 1 + k);
+      if (tensor != Py_None && !borrow(tensor, given[k], asks)) {
+        return std::nullopt;
+      }
+    }
+    const DLTensor& x = given[0];
+    const DLTensor& lengthscale = given[2];
+    if (x.ndim < 1 || v.ndim < 1 + lengthscale.ndim) {
       return std::nullopt;
     }
     const int bits = x.dtype.bits == 32 ? 32 : 64;
-    const std::int64_t* const heads = x.shape;
-    call->head_dims = x.ndim - 1;
+    const std::int64_t* const heads = lengthscale.shape;
+    const bool no_heads = x.ndim == 1;  // of the anchors
+    call->head_dims = lengthscale.ndim;
     kernel.is_double = bits == 64;
     kernel.n = kernel.m = x.shape[x.ndim - 1];
     for (std::int32_t k = 0; k < call->head_dims; ++k) {
       kernel.heads *= heads[k];
     }
+    kernel.shared_anchors = no_heads && kernel.heads > 1;
     for (std::size_t k = 0; k < kernel.arrays.size(); ++k) {
-      PyObject* const tensor = item(tensors, 1 + k);
-      if (tensor == Py_None) {
+      const DLTensor& t = given[k];
+      if (t.data == nullptr) {
         continue;
       }
-      DLTensor t{};
       const auto [extent, always_double] = KernelArguments::kArrays[k];
       const bool is_vector = extent != Extent::one;
-      if (!borrow(tensor, t, asks) || t.ndim != call->head_dims + (is_vector ? 1 : 0) ||
-          !std::equal(heads, heads + call->head_dims, t.shape)) {
+      const std::int32_t dims =
+          no_heads && k < KernelArguments::kAnchorArrays ? 0 : call->head_dims;
+      if (t.ndim != dims + (is_vector ? 1 : 0) || !std::equal(heads, heads + dims, t.shape)) {
         return std::nullopt;
       }
       if (k == 1) {
@@ -266,12 +279,13 @@ class DirectCalls {
       }
     }
     const bool is_complex = v.dtype.code == kDLComplex && v.dtype.bits == 2 * bits;
-    const std::int64_t* const tail = v.shape + (v.ndim - x.ndim);
+    const std::int32_t row_dims = v.ndim - 1 - call->head_dims;
+    const std::int64_t* const tail = v.shape + row_dims;
     if (!(is_real(v, bits) || is_complex) || v.shape[v.ndim - 1] != kernel.m ||
         !std::equal(heads, heads + call->head_dims, tail)) {
       return std::nullopt;
     }
-    for (std::int32_t k = 0; k < v.ndim - x.ndim; ++k) {
+    for (std::int32_t k = 0; k < row_dims; ++k) {
       call->rows *= v.shape[k];
     }
     return call;

@@ -48,8 +48,9 @@ struct Kernel {
   std::int64_t heads = 1;        ///< The number of independent matrices of the same shape.
   std::int64_t num_targets = 0;  ///< The number n of targets of each head.
   std::int64_t num_sources = 0;  ///< The number m of sources of each head; n in the self case.
-  const T* targets = nullptr;    ///< The targets, `[heads, n]`.
-  /// The sources, `[heads, m]`. Null selects the self case, in which the targets are the sources.
+  const T* targets = nullptr;    ///< The targets, `[heads, n]`; `[n]` with `shared_anchors`.
+  /// The sources, `[heads, m]`; `[m]` with `shared_anchors`. Null selects the self case, in which
+  /// the targets are the sources.
   const T* sources = nullptr;
   /// The lengthscales, `[heads]`, positive, in the unit of the anchors. Null stands for 1.
   const double* lengthscale = nullptr;
@@ -61,14 +62,18 @@ struct Kernel {
   bool real_part = false;               ///< Use Re K (the cosine form), which maps real to real.
   /// The number of threads of calls that do not give their own. 0: default_num_threads().
   int num_threads = 0;
+  /// Whether all heads have the same anchors: `targets` is then `[n]` and `sources` `[m]`, sorted
+  /// once. All other arrays, results and gradients stay per head; the sum over the heads of a
+  /// gradient by the anchors is that by the shared ones.
+  bool shared_anchors = false;
 };
 
 /// What update() replaces, in the shapes of the Kernel. Null members stay as they are.
 /// \tparam T the type of anchors, float or double
 template <class T>
 struct Changes {
-  const T* targets = nullptr;  ///< The new targets, `[heads, n]`.
-  /// The new sources, `[heads, m]`. Given exactly if `targets` is, unless in the self case.
+  const T* targets = nullptr;  ///< The new targets, in the shape of Kernel::targets.
+  /// The new sources, likewise. Given exactly if `targets` is, unless in the self case.
   const T* sources = nullptr;
   const double* lengthscale = nullptr;  ///< The new lengthscales, `[heads]`.
 
@@ -181,8 +186,8 @@ class Plan {
 
   /// Replaces the anchors by others of the same shapes. The order of the anchors is repaired where
   /// it is nearly right, and computed anew otherwise. The plan is unchanged if this throws.
-  /// \param targets the new targets, `[heads, n]`
-  /// \param sources the new sources, `[heads, m]`; null in the self case
+  /// \param targets the new targets, in the shape of Kernel::targets
+  /// \param sources the new sources, likewise; null in the self case
   /// \param num_threads the number of threads
   void update(const T* targets, const T* sources = nullptr, int num_threads = 0) {
     update(Changes<T>{targets, sources, nullptr}, num_threads);
@@ -296,8 +301,8 @@ class Plan {
 
   /// Copies the anchors out, in the order in which they were given. All arrays are from the same
   /// update. An anchor given as -0 comes back as 0.
-  /// \param targets receives the targets, `[heads, n]`; may be null
-  /// \param sources receives the sources, `[heads, m]`; may be null
+  /// \param targets receives the targets, in the shape of Kernel::targets; may be null
+  /// \param sources receives the sources, likewise; may be null
   /// \param lengthscale receives the lengthscales, `[heads]`; may be null
   void anchors(T* targets, T* sources, double* lengthscale = nullptr) const;
 

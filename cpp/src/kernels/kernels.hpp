@@ -222,7 +222,7 @@ struct MomentJob {
 /// Where one side of a cell goes: its next places in the tables of the side.
 template <class T>
 struct PlacedSide {
-  std::uint32_t* index;
+  std::uint32_t* index;  ///< null, and so is `position`, where both are there already
   T* position;
   T* gap;  ///< to the next anchor of the cell, over ell; 0 of the last
   std::uint16_t* split;

@@ -43,8 +43,10 @@ struct CellSide {
 
   LAPLEX_INLINE void copy_to(const PlacedSide<T>& side, std::int64_t size) const {
     const auto count = static_cast<std::size_t>(size);
-    std::memcpy(side.index, index, count * sizeof(*index));
-    std::memcpy(side.position, position, count * sizeof(*position));
+    if (side.index != nullptr) {
+      std::memcpy(side.index, index, count * sizeof(*index));
+      std::memcpy(side.position, position, count * sizeof(*position));
+    }
     std::memcpy(side.gap, gap, count * sizeof(*gap));
     std::memcpy(side.split, split, count * sizeof(*split));
     std::memcpy(side.other, other, count * sizeof(*other));

@@ -6,11 +6,15 @@ from typing import NamedTuple
 
 
 class Kernel(NamedTuple):
-    """Kernel matrices ``[heads, n, m]``, given by the addresses of their contiguous arrays."""
+    """Kernel matrices ``[heads, n, m]``, given by the addresses of their contiguous arrays.
+
+    With ``shared_anchors``, targets ``[n]`` and sources ``[m]`` are those of all heads.
+    """
 
     is_double: bool
     real_part: bool
     profile: int
+    shared_anchors: bool
     heads: int
     n: int
     m: int

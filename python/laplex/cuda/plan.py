@@ -185,6 +185,7 @@ class Plan:
             self._dtype == _DOUBLE,
             self._real_part,
             0,
+            False,  # every head has anchors of its own
             math.prod(self._batch),
             self._n,
             self._m,

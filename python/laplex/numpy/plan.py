@@ -66,6 +66,7 @@ class Plan:
     ----------
     targets : array ``[..., n]``, float32, float64 or integer
         The anchors :math:`x`. Leading dimensions are a batch of independent matrices ("heads").
+        Heads may share anchors ``[n]`` and ``[m]``, which are then sorted once for all of them.
     sources : array ``[..., m]``, optional
         The anchors :math:`y`, in the same precision. None selects the self case ``y = x``: the
         anchors are sorted once, and targets and sources are one parameter.
@@ -204,15 +205,20 @@ class Plan:
         self._phi = None if phi is None else self._own(phi)
         self._x_shape, self._y_shape = x.shape, None if y is None else y.shape
 
-        ell_heads = self._spread(ell, np.dtype(np.float64), ())
-        omega_heads = self._spread(omega, np.dtype(np.float64), ()) if self._oscillates else None
-        x_heads = self._spread(x, dtype, (n,))
-        y_heads = None if y is None else self._spread(y, dtype, (m,))
-        theta_heads = None if theta is None else self._spread(theta, dtype, (n,))
-        phi_heads = None if phi is None else self._spread(phi, dtype, (m,))
+        # Anchors without a batch are sorted once for all heads.
+        sides = (x,) if y is None else (x, y)
+        shared = heads > 1 and all(math.prod(side.shape[:-1]) == 1 for side in sides)
+        self._anchor_batch = (1,) * len(self._batch) if shared else self._batch
+
+        ell_heads = _spread(ell, np.dtype(np.float64), self._batch)
+        omega_heads = _spread(omega, ell_heads.dtype, self._batch) if self._oscillates else None
+        x_heads = _spread(x, dtype, (*self._anchor_batch, n))
+        y_heads = None if y is None else _spread(y, dtype, (*self._anchor_batch, m))
+        theta_heads = None if theta is None else _spread(theta, dtype, (*self._batch, n))
+        phi_heads = None if phi is None else _spread(phi, dtype, (*self._batch, m))
         arrays = (x_heads, y_heads, ell_heads, omega_heads, theta_heads, phi_heads)
         addresses = (_address(each) for each in arrays)
-        options = (dtype == np.float64, self._real_part, profile.number)
+        options = (dtype == np.float64, self._real_part, profile.number, shared)
         self._core = _core.Plan(Kernel(*options, heads, n, m, *addresses), self._threads)
 
     # ------------------------------------------------------------------------------------- products
@@ -543,17 +549,17 @@ class Plan:
         x_heads = y_heads = ell_heads = None
         if targets is not None or sources is not None:
             x = self._moved("targets", targets, self._x_shape)
-            x_heads = self._spread(x, self._dtype, (self._n,))
+            x_heads = _spread(x, self._dtype, (*self._anchor_batch, self._n))
             validation.sides(sources is not None, self._y_shape is None)
             if self._y_shape is not None:
                 y = self._moved("sources", sources, self._y_shape)
-                y_heads = self._spread(y, self._dtype, (self._m,))
+                y_heads = _spread(y, self._dtype, (*self._anchor_batch, self._m))
         elif lengthscale is None:
             raise TypeError("there is nothing to update: pass anchors, a lengthscale, or both")
         if lengthscale is not None:
             ell = validation.scalars("lengthscale", lengthscale)
             self._check_shape("lengthscale", ell, self._input_shapes["lengthscale"])
-            ell_heads = self._spread(ell, np.dtype(np.float64), ())
+            ell_heads = _spread(ell, np.dtype(np.float64), self._batch)
         self._core.update(_address(x_heads), _address(y_heads), _address(ell_heads), self._threads)
 
     def _moved(self, name: str, value: object, shape: tuple[int, ...]) -> Array:
@@ -677,8 +683,8 @@ class Plan:
             "kernel": self._kernel,
             "num_threads": self._threads or None,
         }
-        x = np.empty((*self._batch, self._n), self._dtype)
-        y = np.empty((*self._batch, self._m), self._dtype)
+        x = np.empty((*self._anchor_batch, self._n), self._dtype)
+        y = np.empty((*self._anchor_batch, self._m), self._dtype)
         ell = np.ones(self._batch)
         self._core.anchors(_address(x), _address(y), _address(ell))
         options["lengthscale"] = _take_back(ell, self._input_shapes["lengthscale"])
@@ -689,10 +695,6 @@ class Plan:
 
     def _own(self, array: Array) -> Array:
         return np.array(array, dtype=self._dtype, order="C", copy=True)
-
-    def _spread(self, array: Array, dtype: np.dtype[Any], tail: tuple[int, ...]) -> Array:
-        """One contiguous copy per head."""
-        return np.ascontiguousarray(np.broadcast_to(array, (*self._batch, *tail)), dtype=dtype)
 
     def _result_dtype(self, values_complex: bool) -> np.dtype[Any]:
         return (
@@ -769,6 +771,11 @@ def _address(array: Array | None) -> int:
 def _vectors(laid: Array) -> Vectors:
     (head, row, _), itemsize = laid.strides, laid.itemsize
     return Vectors(_address(laid), laid.dtype.kind == "c", head // itemsize, row // itemsize)
+
+
+def _spread(array: Array, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
+    """Repeat an array for every head, contiguously."""
+    return np.ascontiguousarray(np.broadcast_to(array, shape), dtype=dtype)
 
 
 def _take_back(array: Array, shape: tuple[int, ...]) -> Array:

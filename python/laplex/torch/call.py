@@ -241,7 +241,10 @@ class Signature(NamedTuple):
     plain: bool = False
     """Whether all tensors have memory and none is an instance of a subclass."""
     direct: bool = False
-    """Whether the core can read the tensors as they are: contiguous, all with the same heads."""
+    """Whether the core can read the tensors as they are: contiguous, all with the same heads.
+
+    The anchors may have no heads instead.
+    """
 
     @property
     def shape(self) -> tuple[int, ...]:

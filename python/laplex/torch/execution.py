@@ -17,7 +17,7 @@ from .. import _core
 from .._support.core import Gradients, Kernel, Second, Term, Vectors
 from ..numpy.layout import Layout, layout_of
 from . import cuda
-from .call import DIRECT, HALF, SIDES, TENSORS, Call, Signature, check_degree
+from .call import DIRECT, HALF, NAMES, SIDES, TENSORS, Call, Signature, check_degree
 
 _LITTLE = 1 << 20  # gradients of up to this many numbers are copied to take the core's fast path
 _PRODUCT = 0  # mode of the core's sum: K itself, not its transpose or adjoint
@@ -227,16 +227,18 @@ def plan_of(call: Call, sig: Signature, backward: bool = False) -> Plan:
 
     On the CPU the core copies what it keeps, so no tensor has to outlive the call.
     """
-    laid = _laid(call, sig)  # alive until the core has read them
+    batch = sig.anchor_batch
+    heads = layout_of(batch, batch).heads
+    shared = heads > 1 and _shares_anchors(call)
+    laid = _laid(call, sig, shared)  # alive until the core has read them
     addresses = [
         0 if tensor is None else tensor.data_ptr() or _no_address(tensor) for tensor in laid
     ]
-    batch = sig.anchor_batch
-    heads = layout_of(batch, batch).heads
     kernel = Kernel(
         sig.dtype is torch.float64,
         call.real_part,
         0,  # the polynomial of a Matern kernel is in the term
+        shared,
         heads,
         sig.targets,
         sig.sources,
@@ -256,11 +258,31 @@ def _forms(sig: Signature) -> list[tuple[torch.dtype, tuple[int, ...]]]:
     ]
 
 
-def _laid(call: Call, sig: Signature) -> list[Tensor | None]:
-    """Return the six tensors of the kernel in the core's dtypes, contiguous and with all heads."""
+CUDA_SHARES_ANCHORS = False
+"""Whether plans on a GPU take anchors that all heads share; otherwise these get a copy per head."""
+
+
+def _shares_anchors(call: Call) -> bool:
+    """Whether all heads have one set of anchors, by its shape or because it was expanded."""
+    return (CUDA_SHARES_ANCHORS or not cuda.takes(call.targets)) and all(
+        size == 1 or step == 0
+        for tensor in (call.targets, call.sources)
+        if tensor is not None
+        for size, step in zip(tensor.shape[:-1], tensor.stride()[:-1], strict=True)
+    )
+
+
+def _laid(call: Call, sig: Signature, shared: bool) -> list[Tensor | None]:
+    """Return the six tensors of the kernel in the core's dtypes, contiguous and with all heads.
+
+    If the anchors are ``shared``, they have no heads.
+    """
     laid: list[Tensor | None] = []
-    for tensor, (dtype, shape) in zip(call[1:TENSORS], _forms(sig)[1:], strict=True):
+    given = zip(call[1:TENSORS], NAMES[1:], _forms(sig)[1:], strict=True)
+    for tensor, name, (dtype, shape) in given:
         if tensor is not None:
+            if shared and name in ("targets", "sources"):
+                tensor, shape = tensor[(0,) * (tensor.dim() - 1)], shape[-1:]
             if tensor.dtype is not dtype:
                 tensor = tensor.to(dtype)
             if tensor.shape != shape:

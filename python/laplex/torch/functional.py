@@ -89,7 +89,8 @@ def matvec(
     -----
     **Batches.** The leading dimensions ``*b`` broadcast against each other as in NumPy. Lengthscale
     and frequency have leading dimensions only: for H heads with anchors ``[H, n]`` they have shape
-    ``[H]``, and values ``[B, 1, m]`` then give a result ``[B, H, n]``.
+    ``[H]``, and values ``[B, 1, m]`` then give a result ``[B, H, n]``. Heads may share anchors
+    ``[n]``: with a lengthscale ``[H]`` these are sorted once on the CPU, not once per head.
 
     **Accuracy.** The error of every entry of the result is at most 1e-14 (float64) or 1e-6
     (float32) times :math:`\sum_j |K_{ij}| |v_j|`, where :math:`|K_{ij}|` is the kernel without
