@@ -48,8 +48,9 @@ struct Kernel {
   std::int64_t heads = 1;        ///< The number of independent matrices of the same shape.
   std::int64_t num_targets = 0;  ///< The number n of targets of each head.
   std::int64_t num_sources = 0;  ///< The number m of sources of each head; n in the self case.
-  const T* targets = nullptr;    ///< The targets, `[heads, n]`.
-  /// The sources, `[heads, m]`. Null selects the self case, in which the targets are the sources.
+  const T* targets = nullptr;    ///< The targets, `[heads, n]`; `[n]` with `shared_anchors`.
+  /// The sources, `[heads, m]`; `[m]` with `shared_anchors`. Null selects the self case, in which
+  /// the targets are the sources.
   const T* sources = nullptr;
   /// The lengthscales, `[heads]`, positive, in the unit of the anchors. Null stands for 1.
   const double* lengthscale = nullptr;
@@ -61,6 +62,10 @@ struct Kernel {
   bool real_part = false;               ///< Use Re K (the cosine form), which maps real to real.
   /// The number of threads of calls that do not give their own. 0: default_num_threads().
   int num_threads = 0;
+  /// Whether all heads have the same anchors: `targets` is then `[n]` and `sources` `[m]`, sorted
+  /// once. All other arrays, results and gradients stay per head; the sum over the heads of a
+  /// gradient by the anchors is that by the shared ones.
+  bool shared_anchors = false;
 };
 
 /// What update() replaces, in the shapes of the Kernel. Null members stay as they are.

@@ -44,8 +44,9 @@ struct Settings {
 };
 Settings& settings();
 
-/// Kernels started since the program began, for tests that count them.
+/// Kernels started, and atomics run, since the program began, for tests that count them.
 std::int64_t& launches();
+std::int64_t& atomics();
 
 struct Launch {
   unsigned blocks = 1;
@@ -61,6 +62,8 @@ Index block_size();
 Index grid_size();
 unsigned char* shared_memory();
 void barrier();
+/// A barrier that tells whether any thread of the block came with true.
+bool barrier_or(bool mine);
 /// Leaves `value` for the other lanes of the warp and gives back what `source` left.
 std::uint64_t exchange(std::uint64_t value, unsigned source);
 
@@ -90,6 +93,9 @@ V shuffle(V value, unsigned source) {
 inline void __syncthreads() {
   ::laplex::emulation::barrier();
 }
+inline int __syncthreads_or(int mine) {
+  return ::laplex::emulation::barrier_or(mine != 0) ? 1 : 0;
+}
 template <class V>
 V __shfl_up_sync(unsigned, V value, unsigned delta) {
   const unsigned lane = threadIdx.x % 32;
@@ -105,12 +111,14 @@ inline int __popc(unsigned bits) {
 }
 template <class V>
 V atomicMin(V* address, V value) {  // one fiber runs at a time
+  ++::laplex::emulation::atomics();
   const V old = *address;
   *address = value < old ? value : old;
   return old;
 }
 template <class V>
 V atomicOr(V* address, V value) {
+  ++::laplex::emulation::atomics();
   const V old = *address;
   *address = old | value;
   return old;
