@@ -172,12 +172,14 @@ void add_cuda(py::module_& m) {
   m.def(
       "cuda_capture_id", [](Address on) { return cuda::capture_id(stream_of(on)); }, stream,
       positional);
-  const auto is_self = [](const KernelArguments& k) { return k.arrays[1] == 0; };
   m.def(
       "cuda_storage_bytes",
-      [=](const KernelArguments& k) {
+      [](const KernelArguments& k) {
         return with_precision(k.is_double, [&](auto zero) {
-          return cuda::Plan<decltype(zero)>::storage_bytes(k.heads, k.n, k.m, is_self(k));
+          using T = decltype(zero);
+          const Kernel<T> kernel = kernel_of<T>(k, 0);
+          return cuda::Plan<T>::storage_bytes(kernel.shared_anchors ? 1 : k.heads, k.n, k.m,
+                                              kernel.sources == nullptr);
         });
       },
       kernel, positional);
