@@ -42,7 +42,7 @@ class Inspection {
   void look(Looked what, const T* values, std::int64_t lines, std::int64_t count,
             const std::uint32_t* index = nullptr) {
     check_array(values, lines * count, kLookedNames[static_cast<int>(what)]);
-    add({values, index, lines, count, what});
+    add({values, waits_ ? index : nullptr, lines, count, what});  // in order only if it matters
   }
   /// Adds a parameter [heads]; null: it is not given.
   void look_at_parameter(Looked what, const double* values, std::int64_t heads) {

@@ -177,9 +177,9 @@ void add_cuda(py::module_& m) {
       [](const KernelArguments& k) {
         return with_precision(k.is_double, [&](auto zero) {
           using T = decltype(zero);
-          const Kernel<T> kernel = kernel_of<T>(k, 0);
-          return cuda::Plan<T>::storage_bytes(kernel.shared_anchors ? 1 : k.heads, k.n, k.m,
-                                              kernel.sources == nullptr);
+          const Kernel<T> described = kernel_of<T>(k, 0);
+          return cuda::Plan<T>::storage_bytes(described.shared_anchors ? 1 : k.heads, k.n, k.m,
+                                              described.sources == nullptr);
         });
       },
       kernel, positional);

@@ -104,7 +104,7 @@ __device__ inline std::uint64_t reported(const Look& look, std::int64_t at) {
 }
 
 template <class V>
-__device__ inline unsigned long long found_at(const Look& look, std::int64_t entry) {
+__device__ inline unsigned long long found_at(const Look& look, std::int64_t entry, bool ordered) {
   const V* const values = static_cast<const V*>(look.values);
   const std::int64_t at = unsorted(look.index, look.lines, look.count, entry);
   const V value = values[at];
@@ -114,7 +114,7 @@ __device__ inline unsigned long long found_at(const Look& look, std::int64_t ent
     return static_cast<unsigned long long>(at);
   }
   const std::int64_t first = head_of(entry, look.lines, look.count) * look.count;
-  if (!look.is_ordered() || entry == first) {
+  if (!ordered || entry == first) {
     return kFine;
   }
   const std::int64_t before = unsorted(look.index, look.lines, look.count, entry - 1);
@@ -162,7 +162,9 @@ __global__ void __launch_bounds__(kFlatThreads) look_kernel(LookJob<T> job) {
   const std::int64_t entry = block * kFlatThreads + static_cast<std::int64_t>(threadIdx.x);
   unsigned long long found = kFine;
   if (entry < look.lines * look.count) {
-    found = look.is_parameter() ? found_at<double>(look, entry) : found_at<T>(look, entry);
+    found = look.is_parameter()
+                ? found_at<double>(look, entry, false)
+                : found_at<T>(look, entry, job.report == nullptr && look.is_ordered());
   }
   if (__syncthreads_or(found != kFine) == 0) {
     return;
@@ -172,9 +174,7 @@ __global__ void __launch_bounds__(kFlatThreads) look_kernel(LookJob<T> job) {
     return;
   }
   if (job.report != nullptr) {
-    if (found < kDescends) {
-      *job.report = reported(look, static_cast<std::int64_t>(found));
-    }
+    *job.report = reported(look, static_cast<std::int64_t>(found));
   } else if (found < *static_cast<volatile unsigned long long*>(job.found + k)) {
     atomicMin(job.found + k, found);
   }

@@ -107,8 +107,7 @@ _reports: dict[torch.device, Tensor] = {}
 def _report(device: torch.device, captures: bool) -> int:
     """Return the address of a device's report; 0 if there is none, and none can be made."""
     if device not in _reports and not captures:  # pinned memory is not to be had in a capture
-        with _lock:
-            _reports.setdefault(device, shared_word())
+        _reports.setdefault(device, shared_word())
     report = _reports.get(device)
     return 0 if report is None else report.data_ptr()
 
