@@ -18,6 +18,7 @@ from pathlib import Path
 STUB = Path(__file__).resolve().parents[1] / "python" / "laplex" / "_core.pyi"
 HEAD = '''"""The compiled core, see python/bindings; written by `make stub`."""
 
+from collections.abc import Callable
 from typing import Any
 '''
 #: pybind11 accepts more types for an int than the package passes, and does not know what its tuples
@@ -27,6 +28,7 @@ SIMPLER = {
     "typing.SupportsFloat | typing.SupportsIndex": "float",
     "typing_extensions.CapsuleType": "object",
     "collections.abc.Sequence": "list",
+    "collections.abc.Callable": "Callable",
     "laplex._support.core": "core",
     ": tuple,": ": tuple[Any, ...],",
     ": tuple)": ": tuple[Any, ...])",
@@ -38,6 +40,7 @@ SIMPLER = {
     "import typing\n": "",
     "import collections.abc\n": "",
     "import list\n": "",
+    "import Callable\n": "",
 }
 
 

@@ -55,16 +55,16 @@ void lay_out(Cutter& cut, GramLine& line) {
 
 /// The constructor's scratch, in one order for counting and for cutting.
 struct GramScratch {
-  Findings* looks;  ///< of the inspection, first of all
-  Findings* found;  ///< noise and ties; the singular matrix
-  double* turned;   ///< anchors, if ties are taken backwards
+  unsigned long long* looks;  ///< of the inspection
+  Findings* found;            ///< noise and ties; the singular matrix
+  double* turned;             ///< anchors, if ties are taken backwards
   double* position;
   std::uint32_t* index;
   SortScratch<double> sort;
   void* passages;
 
   GramScratch(Cutter& cut, const GramLine& line)
-      : looks(cut.take<Findings>(kMostLooks)),
+      : looks(cut.take<unsigned long long>(kMostLooks)),
         found(cut.take<Findings>(2)),
         turned(cut.take<double>(line.lines * line.n)),
         position(cut.take<double>(line.lines * line.n)),
@@ -248,11 +248,12 @@ Gram::Gram(const Covariance& c, Stream stream, Memory storage, Memory scratch) {
   Cutter cut_scratch(lent.data());
   const GramScratch spare(cut_scratch, line);
 
-  launch(reset_kernel, {1, kWarp}, stream, ResetJob{spare.found, 2});
-  Inspection<double> inspection(c.batch, lent.data(), stream);
-  inspection.look("anchors", c.anchors, c.n);
+  launch(reset_kernel<Findings>, {1, kWarp}, stream,
+         ResetJob<Findings>{spare.found, {~0ULL, 0ULL}, 2});
+  Inspection<double> inspection(spare.looks, stream);
+  inspection.look(Looked::anchors, c.anchors, c.batch, c.n);
   if (c.loadings != nullptr) {
-    inspection.look("loadings", c.loadings, c.n * c.width);
+    inspection.look(Looked::loadings, c.loadings, c.batch, c.n * c.width);
   }
   if (c.noise != nullptr) {
     check_array(c.noise, c.batch * c.n, "noise");

@@ -6,15 +6,10 @@
 #include "kernels/order.hpp"
 #include "runtime.hpp"
 
-#include <cstddef>
 #include <cstdint>
 #include <string>
-#include <vector>
 
 namespace laplex::cuda::detail {
-
-/// Arrays of one inspection, at most: targets, sources and both phases.
-inline constexpr int kMostLooks = 4;
 
 template <class T>
 void check_array(const T* values, std::int64_t count, const char* name) {
@@ -26,69 +21,91 @@ void check_array(const T* values, std::int64_t count, const char* name) {
   }
 }
 
-/// Looks at arrays [heads, count] on the device, at all of them before it waits for what was found.
-/// In a stream that is captured nothing can be waited for, and nothing is looked at.
+/// Looks at arrays on the device, at all of them at once, and waits for what was found.
+///
+/// With a report it does not wait: what is wrong is written there when the device comes to it. In a
+/// stream that is captured nothing can be waited for, and without a report nothing is looked at.
 template <class T>
 class Inspection {
  public:
-  /// `scratch` begins with room for kMostLooks findings.
-  Inspection(std::int64_t heads, void* scratch, Stream stream)
-      : heads_(heads),
-        stream_(stream),
-        captured_(is_capturing(stream)),
-        on_device_(Cutter(scratch).take<Findings>(kMostLooks)) {
-    if (!captured_) {
-      launch(reset_kernel, {1, kWarp}, stream, ResetJob{on_device_, kMostLooks});
-    }
+  /// `found` has room for kMostLooks numbers on the device.
+  Inspection(unsigned long long* found, Stream stream, Report* report = nullptr)
+      : stream_(stream), waits_(report == nullptr && !is_capturing(stream)) {
+    job_.found = found;
+    job_.report = report == nullptr ? nullptr : &report->found;
   }
 
-  [[nodiscard]] bool captured() const { return captured_; }
+  /// Whether finish() waits, so that what the arrays are like is known after it.
+  [[nodiscard]] bool waits() const { return waits_; }
 
-  /// Looks at one more, in the order of `index` if there is one.
-  void look(const char* name, const T* values, std::int64_t count,
+  /// Adds an array [lines, count], in the order of `index` if there is one.
+  void look(Looked what, const T* values, std::int64_t lines, std::int64_t count,
             const std::uint32_t* index = nullptr) {
-    check_array(values, heads_ * count, name);
-    if (captured_) {
-      return;
+    check_array(values, lines * count, kLookedNames[static_cast<int>(what)]);
+    add({values, waits_ ? index : nullptr, lines, count, what});  // in order only if it matters
+  }
+  /// Adds a parameter [heads]; null: it is not given.
+  void look_at_parameter(Looked what, const double* values, std::int64_t heads) {
+    if (values != nullptr) {
+      check_array(values, heads, kLookedNames[static_cast<int>(what)]);
+      add({values, nullptr, heads, 1, what});
     }
-    launch(look_kernel<T>, one_thread_each(heads_ * count), stream_,
-           LookJob<T>{values, index, heads_, count, on_device_ + looked_.size()});
-    looked_.push_back({name, values, count});
   }
 
-  /// Waits. Throws for the first array with an entry that is NaN or infinite.
+  /// Runs what was added. Throws, if it waits, for the first array with an illegal entry.
   void finish() {
-    if (captured_) {
+    if (!waits_ && job_.report == nullptr) {
       return;
     }
-    copy_to_host(found_, on_device_, sizeof(found_), stream_);
-    for (std::size_t k = 0; k < looked_.size(); ++k) {
-      const Looked& array = looked_[k];
-      const unsigned long long bad = found_[k].first_bad;
-      if (bad != ~0ULL) {
-        T value;
-        copy_to_host(&value, array.values + bad, sizeof(T), stream_);
-        laplex::detail::not_finite(array.name, heads_, array.count, static_cast<std::int64_t>(bad),
-                                   static_cast<double>(value));
+    if (waits_) {
+      launch(reset_kernel<unsigned long long>, {1, kWarp}, stream_,
+             ResetJob<unsigned long long>{job_.found, kFine, kMostLooks});
+    }
+    std::int64_t blocks = 0;
+    for (int k = 0; k < looks_; ++k) {
+      blocks += job_.look[k].blocks();
+    }
+    launch(look_kernel<T>, {blocks, kFlatThreads, kFlatThreads / kWarp * sizeof(kFine)}, stream_,
+           job_);
+    if (waits_) {
+      copy_to_host(found_, job_.found, sizeof(found_), stream_);
+      for (int k = 0; k < looks_; ++k) {
+        if (found_[k] < kDescends) {
+          refuse(job_.look[k], static_cast<std::int64_t>(found_[k]));
+        }
       }
     }
   }
 
   /// Whether the k-th array looked at is known to ascend; after finish().
-  [[nodiscard]] bool ascends(std::size_t k) const { return !captured_ && found_[k].descents == 0; }
+  [[nodiscard]] bool ascends(int k) const { return waits_ && found_[k] > kDescends; }
+  /// Whether it does, but for equal entries that a sort would have in another order.
+  [[nodiscard]] bool has_loose_ties(int k) const { return waits_ && found_[k] == kLooseTies; }
 
  private:
-  struct Looked {
-    const char* name;
-    const T* values;
-    std::int64_t count;
-  };
-  std::int64_t heads_;
+  void add(const Look& look) { job_.look[looks_++] = look; }
+
+  [[noreturn]] void refuse(const Look& look, std::int64_t entry) const {
+    const auto fetch = [&](auto value) {
+      copy_to_host(&value, static_cast<const decltype(value)*>(look.values) + entry, sizeof(value),
+                   stream_);
+      return static_cast<double>(value);
+    };
+    if (look.is_parameter()) {
+      const double value = fetch(0.0);
+      laplex::detail::check_rate(look.what == Looked::frequency ? laplex::detail::Rate{1.0, value}
+                                                                : laplex::detail::Rate{value, 0.0},
+                                 entry, look.lines);
+    }
+    laplex::detail::not_finite(kLookedNames[static_cast<int>(look.what)], look.lines, look.count,
+                               entry, fetch(T{}));
+  }
+
   Stream stream_;
-  bool captured_;
-  Findings* on_device_;
-  Findings found_[kMostLooks] = {};
-  std::vector<Looked> looked_;
+  bool waits_;
+  LookJob<T> job_;
+  int looks_ = 0;
+  unsigned long long found_[kMostLooks] = {};
 };
 
 }  // namespace laplex::cuda::detail

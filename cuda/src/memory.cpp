@@ -61,4 +61,7 @@ Lent::Lent(Memory memory, std::size_t bytes, Stream stream, const char* name) : 
   }
 }
 
+Lent::Lent(const Scratch& scratch, std::size_t bytes, Stream stream, const char* name)
+    : Lent(scratch.lend ? scratch.lend(bytes) : scratch.memory, bytes, stream, name) {}
+
 }  // namespace laplex::cuda::detail

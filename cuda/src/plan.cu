@@ -75,9 +75,30 @@ ProductCall<T> product_call(const State<T>& state, const Kernel<T>& kernel,
 
 }  // namespace
 
+void Report::check() {
+  const std::uint64_t word = *static_cast<volatile std::uint64_t*>(&found);
+  if (word == 0) {
+    return;
+  }
+  found = 0;
+  const auto what = static_cast<Looked>((word >> 60) - 1);  // see reported()
+  const std::string name = kLookedNames[static_cast<int>(what)];
+  const std::string head =
+      (word >> 59 & 1) != 0 ? " of head " + std::to_string(word >> 32 & ((1U << 27) - 1)) : "";
+  const bool is_lengthscale = what == Looked::lengthscale;
+  const std::string rule = is_lengthscale ? "positive and finite" : "finite";
+  const std::string where =
+      is_lengthscale || what == Looked::frequency
+          ? (head.empty() ? "it was not" : "that" + head + " was not")
+          : "entry " + std::to_string(word & 0xFFFFFFFFU) + head + " was NaN or infinite";
+  invalid(name + " must be " + rule + ", but in an earlier call " + where +
+          ": its results are NaN");
+}
+
 template <class T>
-Plan<T>::Plan(const Kernel<T>& kernel, Stream stream, Memory storage, Memory scratch)
-    : state_(std::make_shared<State<T>>(checked(kernel), stream, storage, scratch)),
+Plan<T>::Plan(const Kernel<T>& kernel, Stream stream, Memory storage, const Scratch& scratch,
+              Report* report)
+    : state_(std::make_shared<State<T>>(checked(kernel), stream, storage, scratch, report)),
       parameters_(kernel) {}
 
 template <class T>
@@ -89,8 +110,9 @@ Plan<T> Plan<T>::with_parameters(const Kernel<T>& kernel) const {
 }
 
 template <class T>
-void Plan<T>::update(const T* targets, const T* sources, Stream stream, Memory scratch) {
-  state_->update(targets, sources, stream, scratch);
+void Plan<T>::update(const T* targets, const T* sources, Stream stream, const Scratch& scratch,
+                     Report* report) {
+  state_->update(targets, sources, stream, scratch, report);
 }
 
 template <class T>

@@ -70,16 +70,33 @@ void set_current_device(int device) noexcept {
   }
 }
 
+namespace {
+
+/// Whether the current device has memory pools, which a virtual GPU may lack.
+bool has_pools() noexcept {
+  int supported = 1;
+  if (cudaDeviceGetAttribute(&supported, cudaDevAttrMemoryPoolsSupported, current_device()) !=
+      cudaSuccess) {
+    static_cast<void>(cudaGetLastError());
+  }
+  return supported != 0;
+}
+
+}  // namespace
+
 void* allocate(std::size_t bytes, Stream stream) {
   void* memory = nullptr;
   if (bytes > 0) {
-    detail::check(cudaMallocAsync(&memory, bytes, stream));
+    detail::check(has_pools() ? cudaMallocAsync(&memory, bytes, stream)
+                              : cudaMalloc(&memory, bytes));
   }
   return memory;
 }
 
 void release(void* memory, Stream stream) noexcept {
-  if (memory != nullptr && cudaFreeAsync(memory, stream) != cudaSuccess) {
+  // cudaFree waits for the device.
+  if (memory != nullptr &&
+      (has_pools() ? cudaFreeAsync(memory, stream) : cudaFree(memory)) != cudaSuccess) {
     static_cast<void>(cudaGetLastError());  // nobody else's
   }
 }

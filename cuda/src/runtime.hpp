@@ -55,12 +55,14 @@ template <class T>
 /// Memory lent by the caller, or allocated for as long as this lives.
 class Lent {
  public:
+  Lent() = default;
   Lent(Memory memory, std::size_t bytes, Stream stream, const char* name);
+  Lent(const Scratch& scratch, std::size_t bytes, Stream stream, const char* name);
   [[nodiscard]] void* data() const { return data_; }
 
  private:
   DeviceMemory owned_;
-  void* data_;
+  void* data_ = nullptr;
 };
 
 /// Cuts memory into aligned pieces; with null memory it only counts.

@@ -6,7 +6,7 @@
 #include "sorting.hpp"
 
 #include <algorithm>
-#include <vector>
+#include <string>
 
 namespace laplex::cuda::detail {
 
@@ -37,139 +37,134 @@ void check_sides(std::int64_t heads, std::int64_t n, std::int64_t m, bool self) 
 
 template <class T>
 void State<T>::lay_out(Cutter& cut) {
-  targets_.position = cut.take<T>(heads_ * n_);
-  targets_.index = cut.take<std::uint32_t>(heads_ * n_);
+  found_ = cut.take<unsigned long long>(kMostLooks);
+  targets_.position = cut.take<T>(lines_ * n_);
+  targets_.index = cut.take<std::uint32_t>(lines_ * n_);
   if (!self_) {
-    sources_.position = cut.take<T>(heads_ * m_);
-    sources_.index = cut.take<std::uint32_t>(heads_ * m_);
+    sources_.position = cut.take<T>(lines_ * m_);
+    sources_.index = cut.take<std::uint32_t>(lines_ * m_);
     const std::int64_t items = n_ + m_;
-    split_ = cut.take<std::uint32_t>(heads_ * (ceil_div(items, kBlockItems) + 1));
-    is_source_ = cut.take<std::uint8_t>(heads_ * ceil_div(items, kByteItems));
-    before_ = cut.take<std::uint16_t>(heads_ * ceil_div(items, kByteItems));
+    split_ = cut.take<std::uint32_t>(lines_ * (ceil_div(items, kBlockItems) + 1));
+    is_source_ = cut.take<std::uint8_t>(lines_ * ceil_div(items, kByteItems));
+    before_ = cut.take<std::uint16_t>(lines_ * ceil_div(items, kByteItems));
     if constexpr (std::is_same_v<T, float>) {
-      targets_.rank = cut.take<std::uint16_t>(heads_ * n_);
-      sources_.rank = cut.take<std::uint16_t>(heads_ * m_);
-      tied_ = cut.take<std::uint8_t>(heads_ * ceil_div(items, kBlockItems));
+      targets_.rank = cut.take<std::uint16_t>(lines_ * n_);
+      sources_.rank = cut.take<std::uint16_t>(lines_ * m_);
+      tied_ = cut.take<std::uint8_t>(lines_ * ceil_div(items, kBlockItems));
     }
   }
 }
 
 template <class T>
-std::size_t State<T>::storage_bytes(std::int64_t heads, std::int64_t n, std::int64_t m, bool self) {
-  check_sides(heads, n, m, self);
-  State<T> counted(heads, n, m, self);
+std::size_t State<T>::storage_bytes(std::int64_t lines, std::int64_t n, std::int64_t m, bool self) {
+  check_sides(lines, n, m, self);
+  State<T> counted(lines, lines, n, m, self);
   Cutter cut;
   counted.lay_out(cut);
   return cut.used();
 }
 
 template <class T>
-std::size_t State<T>::scratch_bytes(std::int64_t heads, std::int64_t n, std::int64_t m, bool self) {
-  check_sides(heads, n, m, self);
-  Cutter cut;
-  cut.take<Findings>(kMostLooks);
-  const SortScratch<T> of_targets(cut, heads, n);
-  std::size_t most = cut.used();
-  if (!self) {
-    Cutter other;
-    other.take<Findings>(kMostLooks);
-    const SortScratch<T> of_sources(other, heads, m);
-    most = std::max(most, other.used());
-  }
-  return most;
+std::size_t State<T>::scratch_bytes(std::int64_t lines, std::int64_t n, std::int64_t m, bool self) {
+  check_sides(lines, n, m, self);
+  const auto bytes = [&](std::int64_t count) {
+    Cutter cut;
+    const SortScratch<T> counted(cut, lines, count);
+    return cut.used();
+  };
+  return self ? bytes(n) : std::max(bytes(n), bytes(m));
 }
 
 template <class T>
-State<T>::State(const Kernel<T>& kernel, Stream stream, Memory storage, Memory scratch)
-    : heads_(kernel.heads),
-      n_(kernel.num_targets),
-      m_(kernel.num_sources),
-      self_(is_self_case(kernel)) {
+State<T>::State(const Kernel<T>& kernel, Stream stream, Memory storage, const Scratch& scratch,
+                Report* report)
+    : State(kernel.heads,
+            kernel.shared_anchors ? std::min<std::int64_t>(kernel.heads, 1) : kernel.heads,
+            kernel.num_targets, kernel.num_sources, is_self_case(kernel)) {
   check_sides(heads_, n_, m_, self_);
   require_device();
-  const std::size_t bytes = storage_bytes(heads_, n_, m_, self_);
+  const std::size_t bytes = storage_bytes(lines_, n_, m_, self_);
   if (storage.data != nullptr && storage.bytes < bytes) {
     invalid("storage has " + std::to_string(storage.bytes) + " bytes, but this plan takes " +
             std::to_string(bytes) + ": see storage_bytes()");
   }
   check_aligned(storage.data, kLentAlignment, "storage");
-  if (storage.data == nullptr && bytes > 0 && is_capturing(stream)) {
-    throw Error(ErrorCode::device,
-                "a plan cannot own memory if it is built while its stream is being captured into a "
-                "graph: lend it storage that lives as long as the graph, or build it before the "
-                "capture");
-  }
-  const Lent lent(scratch, scratch_bytes(heads_, n_, m_, self_), stream, "scratch");
-
-  // Everything that can be wrong, before any work.
-  Inspection<T> inspection(heads_, lent.data(), stream);
-  inspection.look("targets", kernel.targets, n_);
-  if (!self_) {
-    inspection.look("sources", kernel.sources, m_);
-  }
-  if (kernel.target_phase != nullptr) {
-    inspection.look("target_phase", kernel.target_phase, n_);
-  }
-  if (kernel.source_phase != nullptr) {
-    inspection.look("source_phase", kernel.source_phase, m_);
-  }
-  const auto heads = static_cast<std::size_t>(heads_);
-  std::vector<double> lengthscale(heads, 1.0);
-  std::vector<double> frequency(heads, 0.0);
-  const auto fetch = [&](std::vector<double>& to, const double* from, const char* name) {
-    if (from == nullptr || heads == 0) {
-      return;
-    }
-    check_aligned(from, sizeof(double), name);
-    if (!inspection.captured()) {
-      copy_to_host(to.data(), from, heads * sizeof(double), stream);
-    }
-  };
-  fetch(lengthscale, kernel.lengthscale, "lengthscale");
-  fetch(frequency, kernel.frequency, "frequency");
-  for (std::int64_t h = 0; h < heads_; ++h) {
-    const auto at = static_cast<std::size_t>(h);
-    laplex::detail::check_rate({lengthscale[at], frequency[at]}, h, heads_);
-  }
-  inspection.finish();
-
   if (storage.data == nullptr) {
+    if (is_capturing(stream)) {
+      throw Error(ErrorCode::device,
+                  "a plan cannot own memory if it is built while its stream is being captured into "
+                  "a graph: lend it storage that lives as long as the graph, or build it before "
+                  "the capture");
+    }
     owned_ = DeviceMemory(bytes, stream);
     storage.data = owned_.data();
   }
   nbytes_ = static_cast<std::int64_t>(bytes);
   Cutter cut(storage.data);
   lay_out(cut);
-  order(targets_, kernel.targets, n_, false, inspection.ascends(0), lent.data(), stream);
-  if (!self_) {
-    order(sources_, kernel.sources, m_, false, inspection.ascends(1), lent.data(), stream);
-    interleave(stream);
+
+  // Everything that can be wrong, before any work.
+  Inspection<T> inspection(found_, stream, report);
+  inspection.look(Looked::targets, kernel.targets, lines_, n_);
+  inspection.look(Looked::sources, self_ ? nullptr : kernel.sources, lines_, self_ ? 0 : m_);
+  if (kernel.target_phase != nullptr) {
+    inspection.look(Looked::target_phase, kernel.target_phase, heads_, n_);
   }
+  if (kernel.source_phase != nullptr) {
+    inspection.look(Looked::source_phase, kernel.source_phase, heads_, m_);
+  }
+  inspection.look_at_parameter(Looked::lengthscale, kernel.lengthscale, heads_);
+  inspection.look_at_parameter(Looked::frequency, kernel.frequency, heads_);
+  inspection.finish();
+  order(kernel.targets, kernel.sources, inspection, true, scratch, stream);
 }
 
 template <class T>
-void State<T>::order(Array& side, const T* given, std::int64_t count, bool keeps, bool in_place,
-                     void* scratch, Stream stream) {
-  const std::int64_t all = heads_ * count;
-  side.in_place = in_place;
-  if (all == 0) {
-    return;
+void State<T>::order(const T* targets, const T* sources, const Inspection<T>& inspection,
+                     bool is_new, const Scratch& scratch, Stream stream) {
+  enum class Way { in_place, in_old_order, sorted };
+  const auto way_of = [&](const Array& side, int k) {
+    return !inspection.ascends(k)    ? Way::sorted
+           : is_new || side.in_place ? Way::in_place
+                                     : Way::in_old_order;
+  };
+  const Way ways[] = {way_of(targets_, 0), way_of(sources_, 1)};
+  Lent lent;
+  if (lines_ > 0 &&
+      ((n_ > 0 && ways[0] == Way::sorted) || (!self_ && m_ > 0 && ways[1] == Way::sorted))) {
+    lent = Lent(scratch, scratch_bytes(lines_, n_, m_, self_), stream, "scratch");
   }
-  if (in_place && !keeps) {
-    // Not read, but right, should a captured update that has not run yet say that it is to be read.
-    launch(count_kernel, one_thread_each(all), stream, CountJob{side.index, heads_, count});
-  }
-  if (in_place || keeps) {
+  const auto put = [&](Array& side, int k, const T* given, std::int64_t count) {
+    const std::int64_t all = lines_ * count;
+    side.in_place = ways[k] == Way::in_place;
+    if (all == 0) {
+      return;
+    }
+    if (ways[k] == Way::sorted) {
+      Cutter cut(lent.data());
+      sort_lines(SortLines<T>{given, side.position, side.index, lines_, count},
+                 SortScratch<T>(cut, lines_, count), stream);
+      if (!inspection.waits()) {  // nobody knows what there is
+        launch(forbid_kernel<T>, one_thread_each(all), stream, ForbidJob<T>{side.position, all});
+      }
+      return;
+    }
+    if (is_new) {
+      // Not read, but right, should a captured update that has not run yet say that it is to be
+      // read.
+      launch(count_kernel, one_thread_each(all), stream, CountJob{side.index, lines_, count});
+    }
     launch(gather_kernel<T>, one_thread_each(all), stream,
-           GatherJob<T>{given, side.order(), heads_, count, side.position, false});
-    return;
-  }
-  Cutter cut(scratch);
-  cut.take<Findings>(kMostLooks);
-  sort_lines(SortLines<T>{given, side.position, side.index, heads_, count},
-             SortScratch<T>(cut, heads_, count), stream);
-  if (is_capturing(stream)) {  // nobody has looked
-    launch(forbid_kernel<T>, one_thread_each(all), stream, ForbidJob<T>{side.position, all});
+           GatherJob<T>{given, side.order(), lines_, count, side.position, false});
+    if (inspection.has_loose_ties(k)) {
+      launch(ties_kernel<T>, one_thread_each(all), stream,
+             TiesJob<T>{side.position, side.index, lines_, count});
+    }
+  };
+  put(targets_, 0, targets, n_);
+  if (!self_) {
+    put(sources_, 1, sources, m_);
+    interleave(stream);
   }
 }
 
@@ -177,33 +172,31 @@ template <class T>
 void State<T>::interleave(Stream stream) {
   const std::int64_t blocks = ceil_div(n_ + m_, kBlockItems);
   const InterleaveJob<T> job{
-      sources_.position, targets_.position, heads_,        m_,   n_, split_, is_source_,
+      sources_.position, targets_.position, lines_,        m_,   n_, split_, is_source_,
       before_,           sources_.rank,     targets_.rank, tied_};
-  launch(split_kernel<T>, one_thread_each(heads_ * (blocks + 1)), stream, job);
+  launch(split_kernel<T>, one_thread_each(lines_ * (blocks + 1)), stream, job);
   launch(interleave_kernel<T>,
-         {heads_ * blocks, kInterleaveThreads, static_cast<std::size_t>(kBlockItems) * sizeof(T)},
+         {lines_ * blocks, kInterleaveThreads, static_cast<std::size_t>(kBlockItems) * sizeof(T)},
          stream, job);
 }
 
 template <class T>
 void State<T>::check_given(const T* targets, const T* sources) const {
-  laplex::detail::check_sides(self_, sources != nullptr, heads_ * m_);
-  check_array(targets, heads_ * n_, "targets");
+  laplex::detail::check_sides(self_, sources != nullptr, lines_ * m_);
+  check_array(targets, lines_ * n_, "targets");
   if (!self_) {
-    check_array(sources, heads_ * m_, "sources");
+    check_array(sources, lines_ * m_, "sources");
   }
 }
 
 template <class T>
-void State<T>::update(const T* targets, const T* sources, Stream stream, Memory scratch) {
+void State<T>::update(const T* targets, const T* sources, Stream stream, const Scratch& scratch,
+                      Report* report) {
   check_given(targets, sources);
-  const Lent lent(scratch, scratch_bytes(heads_, n_, m_, self_), stream, "scratch");
   // In the old order, which hardly moves when a step of the optimiser is small.
-  Inspection<T> inspection(heads_, lent.data(), stream);
-  inspection.look("targets", targets, n_, targets_.order());
-  if (!self_) {
-    inspection.look("sources", sources, m_, sources_.order());
-  }
+  Inspection<T> inspection(found_, stream, report);
+  inspection.look(Looked::targets, targets, lines_, n_, targets_.order());
+  inspection.look(Looked::sources, sources, lines_, self_ ? 0 : m_, sources_.order());
   inspection.finish();
   const bool loses_place = (targets_.in_place && !inspection.ascends(0)) ||
                            (!self_ && sources_.in_place && !inspection.ascends(1));
@@ -212,14 +205,7 @@ void State<T>::update(const T* targets, const T* sources, Stream stream, Memory 
                 "a captured graph relies on the ascending order of this plan's anchors, and would "
                 "not notice the update: build a new plan, and capture a new graph with it");
   }
-  const auto reorder = [&](Array& side, const T* given, std::int64_t count, bool keeps) {
-    order(side, given, count, keeps, side.in_place && keeps, lent.data(), stream);
-  };
-  reorder(targets_, targets, n_, inspection.ascends(0));
-  if (!self_) {
-    reorder(sources_, sources, m_, inspection.ascends(1));
-    interleave(stream);
-  }
+  order(targets, sources, inspection, false, scratch, stream);
 }
 
 template <class T>
@@ -230,28 +216,29 @@ bool State<T>::holds(const T* targets, const T* sources, Stream stream, Memory s
                 "graph, because the host has to wait for the answer: ask before the capture");
   }
   check_given(targets, sources);
-  const Lent lent(scratch, sizeof(Findings), stream, "scratch");
-  auto* const findings = static_cast<Findings*>(lent.data());
-  launch(reset_kernel, {1, kWarp}, stream, ResetJob{findings, 1});
+  unsigned long long answer = kFine;
+  const Lent lent(scratch, sizeof(answer), stream, "scratch");
+  auto* const found = static_cast<unsigned long long*>(lent.data());
+  launch(reset_kernel<unsigned long long>, {1, kWarp}, stream,
+         ResetJob<unsigned long long>{found, kFine, 1});
   const auto compare = [&](const Array& side, const T* values, std::int64_t count) {
-    launch(compare_kernel<T>, one_thread_each(heads_ * count), stream,
-           CompareJob<T>{values, side.position, side.order(), heads_, count, findings});
+    launch(compare_kernel<T>, one_thread_each(lines_ * count), stream,
+           CompareJob<T>{values, side.position, side.order(), lines_, count, found});
   };
   compare(targets_, targets, n_);
   if (!self_) {
     compare(sources_, sources, m_);
   }
-  Findings found{};
-  copy_to_host(&found, findings, sizeof(found), stream);
-  return found.descents == 0;
+  copy_to_host(&answer, found, sizeof(answer), stream);
+  return answer == kFine;
 }
 
 template <class T>
 void State<T>::anchors(T* targets, T* sources, Stream stream) const {
   const auto give = [&](const Array& side, std::int64_t count, T* out) {
     if (out != nullptr) {
-      launch(gather_kernel<T>, one_thread_each(heads_ * count), stream,
-             GatherJob<T>{side.position, side.order(), heads_, count, out, true});
+      launch(gather_kernel<T>, one_thread_each(lines_ * count), stream,
+             GatherJob<T>{side.position, side.order(), lines_, count, out, true});
     }
   };
   give(targets_, n_, targets);
@@ -268,8 +255,9 @@ void State<T>::used_in(Stream stream) const {
 
 template <class T>
 Line<T> State<T>::line(bool swapped) const {
-  const auto side = [](const Array& array, std::int64_t count) {
-    return Side<T>{array.position, array.order(), array.rank, count, false};
+  const bool shared = lines_ < heads_;
+  const auto side = [=](const Array& array, std::int64_t count) {
+    return Side<T>{array.position, array.order(), array.rank, count, shared};
   };
   const Side<T> targets = side(targets_, n_);
   const Side<T> sources = self_ ? targets : side(sources_, m_);
@@ -281,6 +269,7 @@ Line<T> State<T>::line(bool swapped) const {
   line.split = split_;
   line.tied = tied_;
   line.items = self_ ? n_ : n_ + m_;
+  line.shared = shared;
   line.self = self_;
   line.swapped = swapped;
   return line;

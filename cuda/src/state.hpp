@@ -1,6 +1,8 @@
-/// What a plan holds on the device: both sides of every head sorted, and how they interleave.
+/// What a plan holds on the device: both sides of every line sorted, and how they interleave. A
+/// line is that of a head, or of all heads if they share their anchors.
 #pragma once
 
+#include "inspection.hpp"
 #include "kernels/line.hpp"
 #include "runtime.hpp"
 
@@ -15,9 +17,11 @@ template <class T>
 class State {
  public:
   /// Sorts the anchors; see Plan's constructor. Throws before the order is touched.
-  State(const Kernel<T>& kernel, Stream stream, Memory storage, Memory scratch);
+  State(const Kernel<T>& kernel, Stream stream, Memory storage, const Scratch& scratch,
+        Report* report);
 
-  void update(const T* targets, const T* sources, Stream stream, Memory scratch);
+  void update(const T* targets, const T* sources, Stream stream, const Scratch& scratch,
+              Report* report);
   [[nodiscard]] bool holds(const T* targets, const T* sources, Stream stream, Memory scratch) const;
   void anchors(T* targets, T* sources, Stream stream) const;
 
@@ -27,15 +31,16 @@ class State {
   [[nodiscard]] Line<T> line(bool swapped) const;
 
   [[nodiscard]] std::int64_t heads() const { return heads_; }
+  [[nodiscard]] std::int64_t lines() const { return lines_; }
   [[nodiscard]] std::int64_t n() const { return n_; }
   [[nodiscard]] std::int64_t m() const { return m_; }
   [[nodiscard]] bool self() const { return self_; }
   [[nodiscard]] bool sorted() const { return targets_.in_place && sources_.in_place; }
   [[nodiscard]] std::int64_t nbytes() const { return nbytes_; }
 
-  [[nodiscard]] static std::size_t storage_bytes(std::int64_t heads, std::int64_t n, std::int64_t m,
+  [[nodiscard]] static std::size_t storage_bytes(std::int64_t lines, std::int64_t n, std::int64_t m,
                                                  bool self);
-  [[nodiscard]] static std::size_t scratch_bytes(std::int64_t heads, std::int64_t n, std::int64_t m,
+  [[nodiscard]] static std::size_t scratch_bytes(std::int64_t lines, std::int64_t n, std::int64_t m,
                                                  bool self);
 
  private:
@@ -51,11 +56,13 @@ class State {
   void check_given(const T* targets, const T* sources) const;
   /// Cuts the storage; with null memory it only counts.
   void lay_out(Cutter& cut);
-  void order(Array& side, const T* given, std::int64_t count, bool keeps, bool in_place,
-             void* scratch, Stream stream);
+  /// Puts both sides in order, each as the inspection found it. `is_new`: there is no old order.
+  void order(const T* targets, const T* sources, const Inspection<T>& inspection, bool is_new,
+             const Scratch& scratch, Stream stream);
   void interleave(Stream stream);
 
   std::int64_t heads_;
+  std::int64_t lines_;
   std::int64_t n_;
   std::int64_t m_;
   bool self_;
@@ -65,13 +72,14 @@ class State {
   std::uint8_t* is_source_ = nullptr;
   std::uint16_t* before_ = nullptr;
   std::uint8_t* tied_ = nullptr;
+  unsigned long long* found_ = nullptr;  ///< of inspections
   DeviceMemory owned_;
   /// Whether a graph was captured that knows of no index.
   mutable std::atomic<bool> captured_in_place_{false};
   std::int64_t nbytes_ = 0;
 
-  State(std::int64_t heads, std::int64_t n, std::int64_t m, bool self)
-      : heads_(heads), n_(n), m_(m), self_(self) {}
+  State(std::int64_t heads, std::int64_t lines, std::int64_t n, std::int64_t m, bool self)
+      : heads_(heads), lines_(lines), n_(n), m_(m), self_(self) {}
 };
 
 }  // namespace laplex::cuda::detail

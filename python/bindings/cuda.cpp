@@ -4,9 +4,12 @@
 
 #include <laplex/laplex.hpp>
 
+#include <pybind11/functional.h>
 #include <pybind11/stl.h>
 
+#include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <type_traits>
@@ -19,6 +22,9 @@
 
 #include <laplex/cuda/device.hpp>
 #include <laplex/cuda/plan.hpp>
+#endif
+#if defined(LAPLEX_CUDA_EMULATION)
+#include "emulated_runtime.hpp"
 #endif
 
 namespace py = pybind11;
@@ -64,14 +70,24 @@ auto visit(const AnyCudaPlan& any, const F& f) {
 template <class T>
 T scalar_of(const cuda::Plan<T>&);
 
+/// Lends memory of that many bytes until the call returns.
+using Lender = std::function<MemoryArguments(std::size_t bytes)>;
+
+cuda::Scratch scratch_of(const Lender& lend) {
+  cuda::Scratch scratch;
+  scratch.lend = [&](std::size_t bytes) { return memory(lend(bytes)); };
+  return scratch;
+}
+
 std::shared_ptr<AnyCudaPlan> make_cuda_plan(const KernelArguments& kernel, Address stream,
-                                            const MemoryArguments& storage,
-                                            const MemoryArguments& scratch) {
+                                            const MemoryArguments& storage, const Lender& lend,
+                                            Address report) {
   const py::gil_scoped_release release;
   return with_precision(kernel.is_double, [&](auto zero) {
     using T = decltype(zero);
-    return std::make_shared<AnyCudaPlan>(AnyCudaPlan{cuda::Plan<T>(
-        kernel_of<T>(kernel, 0), stream_of(stream), memory(storage), memory(scratch))});
+    return std::make_shared<AnyCudaPlan>(
+        AnyCudaPlan{cuda::Plan<T>(kernel_of<T>(kernel, 0), stream_of(stream), memory(storage),
+                                  scratch_of(lend), pointer<cuda::Report>(report))});
   });
 }
 
@@ -85,14 +101,14 @@ std::shared_ptr<AnyCudaPlan> with_parameters(const AnyCudaPlan& any,
   });
 }
 
-void update(AnyCudaPlan& any, Address targets, Address sources, Address stream,
-            const MemoryArguments& scratch) {
+void update(AnyCudaPlan& any, Address targets, Address sources, Address stream, const Lender& lend,
+            Address report) {
   const py::gil_scoped_release release;
   std::visit(
       [&](auto& plan) {
         using T = decltype(scalar_of(plan));
         plan.update(pointer<const T>(targets), pointer<const T>(sources), stream_of(stream),
-                    memory(scratch));
+                    scratch_of(lend), pointer<cuda::Report>(report));
       },
       any.plan);
 }
@@ -164,35 +180,40 @@ void add_cuda(py::module_& m) {
   m.def("cuda_current_device", &cuda::current_device);
   const py::pos_only positional;
   const py::arg kernel("kernel"), values("values"), rows("rows"), targets("targets"),
-      sources("sources"), stream("stream"), scratch("scratch"), workspace("workspace"),
+      sources("sources"), stream("stream"), lend("lend"), report("report"), workspace("workspace"),
       values_complex("values_complex");
   m.def(
       "cuda_capture_id", [](Address on) { return cuda::capture_id(stream_of(on)); }, stream,
       positional);
-  const auto is_self = [](const KernelArguments& k) { return k.arrays[1] == 0; };
   m.def(
       "cuda_storage_bytes",
-      [=](const KernelArguments& k) {
+      [](const KernelArguments& k) {
         return with_precision(k.is_double, [&](auto zero) {
-          return cuda::Plan<decltype(zero)>::storage_bytes(k.heads, k.n, k.m, is_self(k));
+          using T = decltype(zero);
+          const Kernel<T> described = kernel_of<T>(k, 0);
+          return cuda::Plan<T>::storage_bytes(described.shared_anchors ? 1 : k.heads, k.n, k.m,
+                                              described.sources == nullptr);
         });
       },
       kernel, positional);
   m.def(
-      "cuda_scratch_bytes",
-      [=](const KernelArguments& k) {
-        return with_precision(k.is_double, [&](auto zero) {
-          return cuda::Plan<decltype(zero)>::scratch_bytes(k.heads, k.n, k.m, is_self(k));
-        });
-      },
-      kernel, positional);
+      "cuda_reports",
+      [](Address at) { return *pointer<volatile decltype(cuda::Report::found)>(at) != 0; }, report,
+      positional);
+  m.def(
+      "cuda_check_report", [](Address at) { pointer<cuda::Report>(at)->check(); }, report,
+      positional);
+#if defined(LAPLEX_CUDA_EMULATION)
+  m.def("cuda_emulated_waits", [] { return emulation::runtime().waits; });
+#endif
   add_device_array(m);
   add_cuda_gram(m);
   py::class_<AnyCudaPlan, std::shared_ptr<AnyCudaPlan> >(m, "CudaPlan")
-      .def(py::init(&make_cuda_plan), kernel, stream, py::arg("storage"), scratch, positional)
+      .def(py::init(&make_cuda_plan), kernel, stream, py::arg("storage"), lend, report = 0,
+           positional)
       .def("with_parameters", &with_parameters, kernel, positional)
-      .def("update", &update, targets, sources, stream, scratch, positional)
-      .def("holds", &holds, targets, sources, stream, scratch, positional)
+      .def("update", &update, targets, sources, stream, lend, report = 0, positional)
+      .def("holds", &holds, targets, sources, stream, py::arg("scratch"), positional)
       .def("sum", &sum, values, rows, py::arg("out"), py::arg("storage"), py::arg("mode"),
            py::arg("term"), stream, workspace, positional)
       .def("half_sums", &half_sums, values, rows, py::arg("left"), py::arg("right"), stream,

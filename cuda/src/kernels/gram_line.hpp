@@ -152,36 +152,37 @@ __global__ void __launch_bounds__(kFlatThreads) fill_kernel(FillJob job) {
   const std::int64_t lane = number % kWarp;
   const std::int64_t chunk = number / (kWarp * kGramChunk) * kWarp + lane;
   const auto i = static_cast<int>(number / kWarp % kGramChunk);
-  if (chunk >= line.all_chunks() || i >= line.size(chunk)) {
-    return;
-  }
-  const std::int64_t b = chunk / line.chunks;
-  const std::int64_t at = b * line.n + chunk % line.chunks * kGramChunk + i;
-  const std::int64_t id = b * line.n + job.index[at];
-  const double here = job.position[at];
-  const bool first = line.is_first(chunk, i);
-  const double before = first ? here : job.position[at - 1];
-  if (!first && here == before) {
-    atomicOr(job.ties, 1ULL);
-  }
-  line.order[slot<1>(chunk, i)] = job.index[at];
-  line.anchors[slot<1>(chunk, i)] = here;
-  line.noise[slot<1>(chunk, i)] = job.noise == nullptr ? 0.0 : job.noise[id];
-  for (int j = 0; j < J; ++j) {
-    const bool given = j < line.width;
-    const double lengthscale = !given                       ? HUGE_VAL
-                               : job.lengthscale == nullptr ? 1.0
-                                                            : job.lengthscale[b * line.width + j];
-    if (first) {
-      line.lengthscale[b * J + j] = lengthscale;
+  bool tied = false;
+  if (chunk < line.all_chunks() && i < line.size(chunk)) {
+    const std::int64_t b = chunk / line.chunks;
+    const std::int64_t at = b * line.n + chunk % line.chunks * kGramChunk + i;
+    const std::int64_t id = b * line.n + job.index[at];
+    const double here = job.position[at];
+    const bool first = line.is_first(chunk, i);
+    const double before = first ? here : job.position[at - 1];
+    tied = !first && here == before;
+    line.order[slot<1>(chunk, i)] = job.index[at];
+    line.anchors[slot<1>(chunk, i)] = here;
+    line.noise[slot<1>(chunk, i)] = job.noise == nullptr ? 0.0 : job.noise[id];
+    for (int j = 0; j < J; ++j) {
+      const bool given = j < line.width;
+      const double lengthscale = !given                       ? HUGE_VAL
+                                 : job.lengthscale == nullptr ? 1.0
+                                                              : job.lengthscale[b * line.width + j];
+      if (first) {
+        line.lengthscale[b * J + j] = lengthscale;
+      }
+      line.loadings[slot<J>(chunk, i, j)] = !given ? 0.0
+                                            : job.loadings == nullptr
+                                                ? 1.0
+                                                : job.loadings[id * line.width + j];
+      // The line begins with processes that know of nothing before.
+      line.fall[slot<J>(chunk, i, j)] =
+          first ? -1.0 : laplex::detail::fall_across(here, before, lengthscale);
     }
-    line.loadings[slot<J>(chunk, i, j)] = !given ? 0.0
-                                          : job.loadings == nullptr
-                                              ? 1.0
-                                              : job.loadings[id * line.width + j];
-    // The line begins with processes that know of nothing before.
-    line.fall[slot<J>(chunk, i, j)] =
-        first ? -1.0 : laplex::detail::fall_across(here, before, lengthscale);
+  }
+  if (__syncthreads_or(tied) != 0 && threadIdx.x == 0) {  // one atomic a block
+    atomicOr(job.ties, 1ULL);
   }
 }
 

@@ -19,50 +19,197 @@ __device__ inline std::int64_t unsorted(const std::uint32_t* index, std::int64_t
   return index == nullptr ? entry : head_of(entry, heads, count) * count + index[entry];
 }
 
-/// What is found about one array.
+/// Flags and the first of something that kernels find.
 struct Findings {
-  unsigned long long first_bad;  ///< the first entry that is NaN or infinite; ~0: there is none
-  /// 1 if some entry should come before the one before it, in the order looked at. As wide as its
-  /// neighbour: no byte of this stays unwritten.
+  unsigned long long first_bad;  ///< ~0: there is none
+  /// As wide as its neighbour: no byte of this stays unwritten.
   unsigned long long descents;
 };
 
+template <class V>
 struct ResetJob {
-  Findings* findings;
+  V* to;
+  V value;
   int count;  ///< at most kWarp
 };
 
-inline __global__ void __launch_bounds__(kWarp) reset_kernel(ResetJob job) {
+template <class V>
+__global__ void __launch_bounds__(kWarp) reset_kernel(ResetJob<V> job) {
   if (static_cast<int>(threadIdx.x) < job.count) {
-    job.findings[threadIdx.x] = {~0ULL, 0ULL};
+    job.to[threadIdx.x] = job.value;
   }
 }
 
-template <class T>
-struct LookJob {
-  const T* values;             ///< [heads, count]
-  const std::uint32_t* index;  ///< the order to look in, [heads, count]; null: as they are
-  std::int64_t heads;
-  std::int64_t count;
-  Findings* findings;
+/// What can be looked at, and its name.
+enum class Looked {
+  targets,
+  sources,
+  target_phase,
+  source_phase,
+  lengthscale,
+  frequency,
+  anchors,
+  loadings
+};
+inline constexpr const char* kLookedNames[] = {"targets",      "sources",     "target_phase",
+                                               "source_phase", "lengthscale", "frequency",
+                                               "anchors",      "loadings"};
+
+/// Arrays of one inspection, at most: all six of a kernel.
+inline constexpr int kMostLooks = 6;
+
+/// What is found about an array: the least of what is found about its entries. A number below these
+/// is the first entry that is not legal.
+inline constexpr unsigned long long kFine = ~0ULL;
+/// Some entry equals the one before it in the order looked at, where a sort would exchange the two.
+inline constexpr unsigned long long kLooseTies = kFine - 1;
+/// Some entry should come before the one before it.
+inline constexpr unsigned long long kDescends = kFine - 2;
+
+/// Loose ties among more entries than this take a sort.
+inline constexpr std::int64_t kFewTies = 32;
+
+struct Look {
+  const void* values = nullptr;  ///< [lines, count] of T, or of double for a parameter
+  const std::uint32_t* index =
+      nullptr;  ///< the order to look in, [lines, count]; null: as they are
+  std::int64_t lines = 0;
+  std::int64_t count = 0;
+  Looked what = Looked::targets;
+
+  __host__ __device__ std::int64_t blocks() const { return ceil_div(lines * count, kFlatThreads); }
+  __host__ __device__ bool is_parameter() const {
+    return what == Looked::lengthscale || what == Looked::frequency;
+  }
+  /// Whether the entries' order matters.
+  __device__ bool is_ordered() const { return what == Looked::targets || what == Looked::sources; }
 };
 
 template <class T>
+struct LookJob {
+  Look look[kMostLooks];
+  unsigned long long* found;  ///< for each array
+  std::uint64_t* report;      ///< null: only `found` is written; otherwise only this, see Report
+};
+
+/// What a report says, in the one word that is sure to arrive whole: 4 bits for what is wrong, from
+/// 1 on; 1, whether there are several heads; 27 and 32, the head and the entry of the head.
+__device__ inline std::uint64_t reported(const Look& look, std::int64_t at) {
+  constexpr std::int64_t kLastHead = (std::int64_t(1) << 27) - 1;
+  const std::int64_t head = at / look.count;
+  return (static_cast<std::uint64_t>(look.what) + 1) << 60 |
+         static_cast<std::uint64_t>(look.lines > 1) << 59 |
+         static_cast<std::uint64_t>(head < kLastHead ? head : kLastHead) << 32 |
+         static_cast<std::uint64_t>(at % look.count);
+}
+
+template <class V>
+__device__ inline unsigned long long found_at(const Look& look, std::int64_t entry, bool ordered) {
+  const V* const values = static_cast<const V*>(look.values);
+  const std::int64_t at = unsorted(look.index, look.lines, look.count, entry);
+  const V value = values[at];
+  // 1/lengthscale is finite from the smallest normal number on.
+  if (!std::isfinite(value) ||
+      (look.what == Looked::lengthscale && !(static_cast<double>(value) >= 0x1p-1022))) {
+    return static_cast<unsigned long long>(at);
+  }
+  const std::int64_t first = head_of(entry, look.lines, look.count) * look.count;
+  if (!ordered || entry == first) {
+    return kFine;
+  }
+  const std::int64_t before = unsorted(look.index, look.lines, look.count, entry - 1);
+  if (values[before] > value) {
+    return kDescends;
+  }
+  if (values[before] < value || before < at) {
+    return kFine;
+  }
+  const auto equals = [&](std::int64_t other) {
+    return other >= first && other < first + look.count &&
+           values[unsorted(look.index, look.lines, look.count, other)] == value;
+  };
+  return equals(entry - kFewTies) || equals(entry + kFewTies) ? kDescends : kLooseTies;
+}
+
+/// The least value of a block of kFlatThreads, for thread 0. `shared` has room for one a warp.
+__device__ inline unsigned long long block_min(unsigned long long value, unsigned char* shared) {
+  auto* const of_warps = reinterpret_cast<unsigned long long*>(shared);
+  for (unsigned step = kWarp / 2; step > 0; step /= 2) {
+    const unsigned long long other = __shfl_down_sync(~0U, value, step);
+    value = other < value ? other : value;
+  }
+  if (threadIdx.x % kWarp == 0) {
+    of_warps[threadIdx.x / kWarp] = value;
+  }
+  __syncthreads();
+  for (int warp = 0; warp < kFlatThreads / kWarp; ++warp) {
+    value = of_warps[warp] < value ? of_warps[warp] : value;
+  }
+  return value;
+}
+
+/// Looks at all arrays, each in blocks of its own. Random anchors descend in every block: an atomic
+/// for each entry would take longer than their sort, so there is at most one a block, and none once
+/// the outcome is known.
+template <class T>
 __global__ void __launch_bounds__(kFlatThreads) look_kernel(LookJob<T> job) {
-  const std::int64_t entry = thread_number();
-  if (entry >= job.heads * job.count) {
+  std::int64_t block = block_number();
+  int k = 0;
+  for (; block >= job.look[k].blocks(); ++k) {
+    block -= job.look[k].blocks();
+  }
+  const Look& look = job.look[k];
+  const std::int64_t entry = block * kFlatThreads + static_cast<std::int64_t>(threadIdx.x);
+  unsigned long long found = kFine;
+  if (entry < look.lines * look.count) {
+    found = look.is_parameter()
+                ? found_at<double>(look, entry, false)
+                : found_at<T>(look, entry, job.report == nullptr && look.is_ordered());
+  }
+  if (__syncthreads_or(found != kFine) == 0) {
     return;
   }
-  const std::int64_t at = unsorted(job.index, job.heads, job.count, entry);
-  const T value = job.values[at];
-  if (!std::isfinite(value)) {
-    atomicMin(&job.findings->first_bad, static_cast<unsigned long long>(at));
-  } else if (entry > head_of(entry, job.heads, job.count) * job.count) {
-    const std::int64_t before = unsorted(job.index, job.heads, job.count, entry - 1);
-    // Ties are in the order that a new sort would give them: sums are added up in it.
-    if (job.values[before] > value || (job.values[before] == value && before > at)) {
-      atomicOr(&job.findings->descents, 1ULL);
+  found = block_min(found, shared_memory());
+  if (threadIdx.x != 0) {
+    return;
+  }
+  if (job.report != nullptr) {
+    *job.report = reported(look, static_cast<std::int64_t>(found));
+  } else if (found < *static_cast<volatile unsigned long long*>(job.found + k)) {
+    atomicMin(job.found + k, found);
+  }
+}
+
+/// Puts the indices of equal entries in ascending order, as a sort would, where there are few.
+template <class T>
+struct TiesJob {
+  const T* position;  ///< [lines, count] ascending
+  std::uint32_t* index;
+  std::int64_t lines;
+  std::int64_t count;
+};
+
+template <class T>
+__global__ void __launch_bounds__(kFlatThreads) ties_kernel(TiesJob<T> job) {
+  const std::int64_t entry = thread_number();
+  if (entry >= job.lines * job.count) {
+    return;
+  }
+  const std::int64_t first = head_of(entry, job.lines, job.count) * job.count;
+  const T place = job.position[entry];
+  if (entry > first && job.position[entry - 1] == place) {
+    return;  // not the first of them
+  }
+  // As the look found, those that are out of order are fewer than twice kFewTies.
+  const std::int64_t end =
+      first + job.count < entry + 2 * kFewTies ? first + job.count : entry + 2 * kFewTies;
+  for (std::int64_t k = entry + 1; k < end && job.position[k] == place; ++k) {
+    const std::uint32_t index = job.index[k];
+    std::int64_t to = k;
+    for (; to > entry && job.index[to - 1] > index; --to) {
+      job.index[to] = job.index[to - 1];
     }
+    job.index[to] = index;
   }
 }
 
@@ -103,7 +250,7 @@ inline __global__ void __launch_bounds__(kFlatThreads) turn_kernel(TurnJob job) 
   }
 }
 
-/// Whether values are still those that were sorted; sets `descents` of the findings if one is not.
+/// Whether values are still those that were sorted; `found` becomes less than kFine if one is not.
 template <class T>
 struct CompareJob {
   const T* values;    ///< [heads, count]
@@ -111,17 +258,17 @@ struct CompareJob {
   const std::uint32_t* index;
   std::int64_t heads;
   std::int64_t count;
-  Findings* findings;
+  unsigned long long* found;
 };
 
 template <class T>
 __global__ void __launch_bounds__(kFlatThreads) compare_kernel(CompareJob<T> job) {
   const std::int64_t entry = thread_number();
-  if (entry >= job.heads * job.count) {
-    return;
-  }
-  if (!(job.values[unsorted(job.index, job.heads, job.count, entry)] == job.position[entry])) {
-    atomicOr(&job.findings->descents, 1ULL);
+  const bool differs =
+      entry < job.heads * job.count &&
+      !(job.values[unsorted(job.index, job.heads, job.count, entry)] == job.position[entry]);
+  if (__syncthreads_or(differs) != 0 && threadIdx.x == 0) {
+    atomicMin(job.found, 0ULL);
   }
 }
 

@@ -275,3 +275,16 @@ def lend(like: object, nbytes: int, call: DeviceArrays) -> Lent:
         return Lent(owner, Memory(address, nbytes))
     own = Array((nbytes,), bytes_, call.owner)
     return Lent(own, Memory(pointer_to(own), nbytes))
+
+
+class Scratch:
+    """Lends memory to a call of the core that turns out to need some, until the call returns."""
+
+    def __init__(self, like: object, call: DeviceArrays) -> None:
+        self._like = like
+        self._call = call
+
+    def __call__(self, nbytes: int) -> Memory:
+        """Lend memory as `lend` does."""
+        self._lent = lend(self._like, nbytes, self._call)
+        return self._lent.span

@@ -12,7 +12,16 @@ from .._support.arguments import kernel_number
 from .._support.core import PRODUCT, Gradients, Kernel, Vectors
 from ..numpy import checks as validation
 from .array import Array
-from .interchange import DeviceArrays, Lent, View, is_on_device, lend, new_array, pointer_to
+from .interchange import (
+    DeviceArrays,
+    Lent,
+    Scratch,
+    View,
+    is_on_device,
+    lend,
+    new_array,
+    pointer_to,
+)
 
 _HALF = np.dtype(np.float16)
 _DOUBLE = np.dtype(np.float64)
@@ -192,8 +201,7 @@ class Plan:
             *(pointer_to(each) for each in (x, y, ell, omega, theta, phi)),
         )
         storage = lend(targets, _core.cuda_storage_bytes(self._kernel), call)
-        scratch = lend(targets, _core.cuda_scratch_bytes(self._kernel), call)
-        self._core = _core.CudaPlan(self._kernel, call.stream, storage.span, scratch.span)
+        self._core = _core.CudaPlan(self._kernel, call.stream, storage.span, Scratch(targets, call))
         # The core points to these and frees memory on the stream; deleted after it, as in Array.
         self._parameters = (ell, omega, theta, phi)
         self._storage = storage
@@ -459,8 +467,7 @@ class Plan:
         y = None
         if sources is not None:
             y = _anchors(call, "sources", self._dtype, self._batch, self._m)
-        scratch = lend(targets, _core.cuda_scratch_bytes(self._kernel), call)
-        self._core.update(x.pointer, pointer_to(y), call.stream, scratch.span)
+        self._core.update(x.pointer, pointer_to(y), call.stream, Scratch(targets, call))
 
     # ----------------------------------------------------------------------------------- inspection
 

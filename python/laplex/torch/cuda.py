@@ -5,8 +5,12 @@ Everything runs on the current stream of the tensors' device. Memory comes from 
 Orders (the sorted anchors) live as long as their anchors. They are found by the identity of the
 anchor tensors and by their version, which PyTorch increments at every in-place operation. That is
 enough for a backward pass. But writing through ``tensor.data``, as gradcheck and some optimisers
-do, does not change the version. So a forward pass compares the anchors with those that were sorted,
-unless ``verify`` is off. This takes one pass over the anchors and a wait for the answer.
+do, does not change the version. So a forward pass makes sure of the anchors, unless ``verify`` is
+off: it sorts short lines once more, and compares those of long ones with what was sorted.
+
+Nothing waits for the GPU where lines are short. What a look at their anchors or parameters finds is
+written to a word of memory that the host shares, and the next call raises it; see `check`. Long
+lines wait: the answer saves a sort, which takes longer than the wait.
 
 In a stream that is captured into a CUDA graph, the sort is captured too. Every replay uses the
 anchors as they are then, even those that an optimiser moved within the graph.
@@ -67,9 +71,87 @@ def memory(nbytes: int, device: torch.device) -> Tensor:
     return torch.empty(nbytes, dtype=torch.uint8, device=device)
 
 
+def shared_word() -> Tensor:
+    """Allocate 8 bytes, all 0, that host and device reach by the same address."""
+    return torch.zeros(1, dtype=torch.int64, device="cpu", pin_memory=True)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for all work on a device."""
+    torch.cuda.synchronize(device)
+
+
 def span(tensor: Tensor) -> Memory:
     """Return address and size of a tensor's memory."""
     return Memory(tensor.data_ptr(), tensor.numel())
+
+
+class Scratch:
+    """Lends memory to a call of the core that turns out to need some, until the call returns."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def __call__(self, nbytes: int) -> Memory:
+        """Lend memory."""
+        self._lent = memory(nbytes, self._device)
+        return span(self._lent)
+
+
+# --- reports ------------------------------------------------------------------------------------
+
+# For each device, the word in which the core reports what it found in calls that did not wait.
+_reports: dict[torch.device, Tensor] = {}
+
+
+def _report(device: torch.device, captures: bool) -> int:
+    """Return the address of a device's report; 0 if there is none, and none can be made."""
+    if device not in _reports and not captures:  # pinned memory is not to be had in a capture
+        _reports.setdefault(device, shared_word())
+    report = _reports.get(device)
+    return 0 if report is None else report.data_ptr()
+
+
+def _raise_reported(device: torch.device) -> None:
+    """Raise what the device has reported so far. This does not wait, unless there is an error."""
+    report = _reports.get(device)
+    if report is None or not _core.cuda_reports(report.data_ptr()):
+        return
+    if _core.cuda_capture_id(current_stream(device)) is not None:  # the call after it will raise
+        return
+    synchronize(device)  # what is still to come would report it again
+    clear()
+    _core.cuda_check_report(report.data_ptr())
+
+
+def check(device: torch.device | str | int | None = None) -> None:
+    """Wait for the GPU, and raise the error of an earlier call whose numbers were not legal.
+
+    Calls with short lines, of up to 131,072 anchors with all heads, do not wait for the GPU.
+    Anchors or phases that are NaN or infinite, and a lengthscale that is not positive, make their
+    results NaN. The error is raised by the next call of Laplex with tensors of the device that
+    comes after the GPU found it, or by this function.
+
+    Parameters
+    ----------
+    device : torch.device, str or int, optional
+        The GPU; by default all that Laplex has used.
+
+    Raises
+    ------
+    ValueError
+        If an earlier call had numbers that are not legal. The message names the argument and the
+        entry.
+    """
+    if device is None:
+        devices = list(_reports)
+    else:
+        given = torch.device("cuda", device) if isinstance(device, int) else torch.device(device)
+        devices = [each for each in _reports if given.index in (None, each.index)]
+    for each in devices:
+        with on(each):
+            synchronize(each)
+            _raise_reported(each)
 
 
 # --- orders -------------------------------------------------------------------------------------
@@ -93,7 +175,12 @@ class _Order:
 
 
 verify = True
-"""Whether a forward pass compares the anchors with those of the order that it found."""
+"""Whether a forward pass makes sure that anchors of the same version are those of the order that it
+found: by another sort of short lines, or by a comparison of long ones, which waits for the GPU."""
+
+SHORT = 1 << 17
+"""Anchors of all heads and both sides up to which a sort is expected to take less time than to wait
+for the GPU. This is an estimate, not measured on a GPU."""
 
 _orders: dict[tuple[Any, ...], _Order] = {}
 # The orders of the graph that is being captured. The next call outside the capture forgets them, as
@@ -130,61 +217,46 @@ def _order_of(
     """Find or build the order of targets and, if there are any, sources.
 
     ``given`` are the caller's tensors, which identify the order. In ``kernel`` they are contiguous
-    and have all heads. ``trusted`` anchors are not compared with those that were sorted.
+    and have all heads. Of ``trusted`` anchors the version says enough.
+
+    An order from before a capture is useless in it. The graph would keep reading it, but would
+    neither move it with its anchors nor keep it alive.
     """
+    device = given[0].device
     if any(each.is_inference() for each in given):  # tensors without a version
-        return _build(given[0].device, kernel)
-    key = (*map(id, given), batch)
+        return _build(device, kernel)
     state = _state_of(given)
-    stream = current_stream(given[0].device)
+    stream = current_stream(device)
     capture = _core.cuda_capture_id(stream)
-    with _lock:
-        if capture is not None:
-            return _captured_order(given, kernel, (capture, *key), state, trusted or not verify)
-        _captured.clear()  # their memory belongs to the graph
-        order = _orders.get(key)
-        if order is not None and order.is_of(given) and order.state == state:
-            if order.stream != stream:
-                wait(order.event, order.storage)
-            if trusted or not verify or _holds(order, kernel, stream):
-                return order
-        moved = order is not None and order.is_of(given) and order.stream == stream
-        _orders.pop(key, None)  # before anything can fail
-        if moved and order is not None:
-            _move(order, kernel, stream)
-        else:
-            order = _build(given[0].device, kernel)
-            order.tensors = [weakref.ref(each, _forgetter(_orders, key)) for each in given]
-        order.state = state
-        _orders[key] = order
-        return order
-
-
-def _captured_order(
-    given: Sequence[Tensor],
-    kernel: Kernel,
-    key: tuple[Any, ...],
-    state: tuple[Any, ...],
-    trusted: bool,
-) -> _Order:
-    """Find or build an order within the graph, by a sort without any check.
-
-    Anchors cannot be compared during a capture, so those that are not trusted are sorted again.
-
-    An order from before the capture is useless. The graph would keep reading it, but would neither
-    move it with its anchors nor keep it alive.
-    """
-    order = _captured.get(key)
-    if trusted and order is not None and order.is_of(given) and order.state == state:
-        if order.stream != current_stream(given[0].device):
+    orders = _orders if capture is None else _captured
+    key = (capture, *map(id, given), batch)
+    with _lock:  # for the dictionaries alone: nothing waits for the device in here
+        for old in [each for each in _captured if each[0] != capture]:
+            del _captured[old]  # their memory belongs to the graph
+        order = orders.get(key)
+    if order is not None and order.is_of(given) and order.state == state:
+        if order.stream != stream:
             wait(order.event, order.storage)
-        return order
-    for old in [each for each in _captured if each[0] != key[0]]:
-        del _captured[old]
-    order = _build(given[0].device, kernel)
-    order.tensors = [weakref.ref(each, _forgetter(_captured, key)) for each in given]
+        if trusted or not verify:
+            return order
+        if capture is None and not _is_short(kernel) and _holds(order, kernel, stream):
+            return order
+    with _lock:  # before anything can fail; and nobody else is to find an order that moves
+        found = orders.pop(key, None)
+    if (
+        found is not None
+        and found is order
+        and order.is_of(given)
+        and order.stream == stream
+        and capture is None
+    ):
+        _move(order, kernel, stream)
+    else:
+        order = _build(device, kernel)
+        order.tensors = [weakref.ref(each, _forgetter(orders, key)) for each in given]
     order.state = state
-    _captured[key] = order
+    with _lock:
+        orders[key] = order
     return order
 
 
@@ -199,11 +271,21 @@ def _forgetter(orders: dict[tuple[Any, ...], _Order], key: tuple[Any, ...]) -> A
     return forget
 
 
+def _is_short(kernel: Kernel) -> bool:
+    return kernel.heads * (kernel.n + kernel.m) <= SHORT
+
+
+def _report_for(device: torch.device, kernel: Kernel, stream: int) -> int:
+    """Return the report of a call that is not to wait; 0 for one that is."""
+    captures = _core.cuda_capture_id(stream) is not None
+    return _report(device, captures) if captures or _is_short(kernel) else 0
+
+
 def _build(device: torch.device, kernel: Kernel) -> _Order:
     stream = current_stream(device)
     storage = memory(_core.cuda_storage_bytes(kernel), device)
-    scratch = memory(_core.cuda_scratch_bytes(kernel), device)
-    plan = _core.CudaPlan(kernel, stream, span(storage), span(scratch))
+    report = _report_for(device, kernel, stream)
+    plan = _core.CudaPlan(kernel, stream, span(storage), Scratch(device), report)
     return _Order(plan, storage, stream, event(device), ())
 
 
@@ -214,8 +296,8 @@ def _holds(order: _Order, kernel: Kernel, stream: int) -> bool:
 
 def _move(order: _Order, kernel: Kernel, stream: int) -> None:
     device = order.storage.device
-    scratch = memory(_core.cuda_scratch_bytes(kernel), device)
-    order.plan.update(kernel.targets, kernel.sources, stream, span(scratch))
+    report = _report_for(device, kernel, stream)
+    order.plan.update(kernel.targets, kernel.sources, stream, Scratch(device), report)
     order.event = event(device)
 
 
@@ -272,7 +354,8 @@ class DevicePlan:
         /,
     ) -> None:
         """Write the first-order gradients of the product itself, as ``execution.Plan.vjp`` does."""
-        if term != PRODUCT:
+        # The dispatcher makes lists of tuples.
+        if (term.parity, *term.polynomial) != (PRODUCT.parity, *PRODUCT.polynomial):
             raise NotImplementedError("a plan on a GPU has the gradients of the product alone")
         with on(self._device):
             nbytes = self._plan.gradient_workspace_bytes(rows, values.is_complex)
@@ -293,6 +376,7 @@ def plan_of(
     anchors = [call.targets] if call.sources is None else [call.targets, call.sources]
     device = call.targets.device
     with on(device):
+        _raise_reported(device)
         order = _order_of(anchors, sig.anchor_batch, kernel, trusted)
         plan = order.plan.with_parameters(kernel)
         return DevicePlan(plan, device, (order.storage, *laid), call.values.dtype)

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <exception>
+#include <iterator>
 #include <memory>
 #include <random>
 #include <utility>
@@ -38,6 +39,7 @@ struct Fiber {
   void* fake_stack = nullptr;
   Wait wait = Wait::none;
   bool started = false;
+  unsigned votes = 0;
   unsigned exchanges = 0;
   std::uint64_t slot[2] = {};  ///< of this exchange and the one before, which others may still read
 };
@@ -49,10 +51,9 @@ struct Block {
   Index index;
   Index grid;
   std::vector<unsigned char> shared;
+  bool vote[3] = {};  ///< of this vote, the next, and the one before, which others may still read
   const std::function<void()>* kernel = nullptr;
   std::exception_ptr failure;
-  bool votes = false;  ///< of the threads at the barrier so far
-  bool vote = false;   ///< of all of them at the last barrier
   void* jump[5] = {};
   void* fake_stack = nullptr;
   const void* host_stack = nullptr;
@@ -163,6 +164,7 @@ void start_fibers() {
     makecontext(&fiber.context, body, 0);
     fiber.wait = Wait::none;
     fiber.started = false;
+    fiber.votes = 0;
     fiber.exchanges = 0;
     fiber.fake_stack = nullptr;
   }
@@ -185,6 +187,7 @@ void release(unsigned begin, unsigned end) {
 
 void run_block(std::mt19937_64& random) {
   start_fibers();
+  std::fill(std::begin(block.vote), std::end(block.vote), false);
   std::vector<unsigned> order = counted(block.size);
   for (;;) {
     arrange(order, settings().threads, random);
@@ -206,7 +209,6 @@ void run_block(std::mt19937_64& random) {
       }
     }
     if (all_wait(0, block.size, Wait::barrier)) {
-      block.vote = std::exchange(block.votes, false);
       release(0, block.size);
     } else if (all_wait(0, block.size, Wait::done)) {
       return;
@@ -224,6 +226,11 @@ Settings& settings() {
 }
 
 std::int64_t& launches() {
+  static std::int64_t count = 0;
+  return count;
+}
+
+std::int64_t& atomics() {
   static std::int64_t count = 0;
   return count;
 }
@@ -275,9 +282,11 @@ void barrier() {
 }
 
 bool barrier_or(bool mine) {
-  block.votes = block.votes || mine;
+  const unsigned turn = block.fibers[block.current].votes++;
+  block.vote[turn % 3] = block.vote[turn % 3] || mine;
+  block.vote[(turn + 1) % 3] = false;
   give_way(Wait::barrier);
-  return block.vote;
+  return block.vote[turn % 3];
 }
 
 std::uint64_t exchange(std::uint64_t value, unsigned source) {

@@ -44,8 +44,9 @@ struct Settings {
 };
 Settings& settings();
 
-/// Kernels started since the program began, for tests that count them.
+/// Kernels started, and atomics run, since the program began, for tests that count them.
 std::int64_t& launches();
+std::int64_t& atomics();
 
 struct Launch {
   unsigned blocks = 1;
@@ -61,6 +62,7 @@ Index block_size();
 Index grid_size();
 unsigned char* shared_memory();
 void barrier();
+/// A barrier that tells whether any thread of the block came with true.
 bool barrier_or(bool mine);
 /// Leaves `value` for the other lanes of the warp and gives back what `source` left.
 std::uint64_t exchange(std::uint64_t value, unsigned source);
@@ -91,6 +93,9 @@ V shuffle(V value, unsigned source) {
 inline void __syncthreads() {
   ::laplex::emulation::barrier();
 }
+inline int __syncthreads_or(int mine) {
+  return ::laplex::emulation::barrier_or(mine != 0) ? 1 : 0;
+}
 template <class V>
 V __shfl_up_sync(unsigned, V value, unsigned delta) {
   const unsigned lane = threadIdx.x % 32;
@@ -101,21 +106,19 @@ V __shfl_down_sync(unsigned, V value, unsigned delta) {
   const unsigned lane = threadIdx.x % 32;
   return ::laplex::emulation::shuffle(value, lane + delta < 32 ? lane + delta : lane);
 }
-/// Whether some thread's is not 0.
-inline int __syncthreads_or(int predicate) {
-  return ::laplex::emulation::barrier_or(predicate != 0) ? 1 : 0;
-}
 inline int __popc(unsigned bits) {
   return __builtin_popcount(bits);
 }
 template <class V>
 V atomicMin(V* address, V value) {  // one fiber runs at a time
+  ++::laplex::emulation::atomics();
   const V old = *address;
   *address = value < old ? value : old;
   return old;
 }
 template <class V>
 V atomicOr(V* address, V value) {
+  ++::laplex::emulation::atomics();
   const V old = *address;
   *address = old | value;
   return old;

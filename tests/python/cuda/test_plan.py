@@ -534,7 +534,9 @@ def test_what_the_core_is_lent(monkeypatch):
     monkeypatch.setattr(laplex.cuda.interchange, "new_array", spy)
     x = torch.rand(9000, dtype=torch.float64)
     plan = laplex.cuda.Plan(x)
-    assert lent[0] == plan.nbytes - 8 == 108288  # and a lengthscale
+    scratch = 36352  # an index of 4 bytes an anchor, and what the sort takes
+    assert lent == [plan.nbytes - 8, scratch]  # beside a lengthscale
+    assert lent[0] == 108544
     values = torch.randn(9000, dtype=torch.float64)
     lent.clear()
     want = laplex.cuda.Plan(Interface(x.numpy())).apply(Interface(values.numpy()))
@@ -547,8 +549,12 @@ def test_what_the_core_is_lent(monkeypatch):
     assert lent == [
         8 * 9000,  # what the sources add to the targets' gradient
         plan._core.gradient_workspace_bytes(1, False),
-        _core.cuda_scratch_bytes(plan._kernel),
-    ]
+    ], "an order that is still right takes no scratch"
+    plan.update(-x)
+    assert lent[2:] == [scratch]
+    lent.clear()
+    plan = laplex.cuda.Plan(x.sort().values)
+    assert len(lent) == 1, "nor do anchors that ascend"
 
 
 @emulated_only

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import gc
 import os
+import threading
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import laplex
 from laplex import _core
@@ -176,8 +178,9 @@ def test_operators_on_the_device():
 # --- orders ---------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def orders():
+@pytest.fixture(params=[cuda_execution.SHORT, -1], ids=["short", "long"])
+def orders(request, monkeypatch):
+    monkeypatch.setattr(cuda_execution, "SHORT", request.param)
     gc.collect()
     cuda_execution.clear()
     yield lambda: cuda_execution.usage()[0]
@@ -229,12 +232,32 @@ def test_bits_do_not_depend_on_what_the_anchors_were(orders):
         assert torch.equal(laplex.matvec(values, x), laplex.matvec(values, x.clone()))
 
 
+def test_long_lines_are_compared_and_short_ones_sorted_again(orders, monkeypatch):
+    calls = []
+    for name in ("_build", "_holds", "_move"):
+        real = getattr(cuda_execution, name)
+        monkeypatch.setattr(
+            cuda_execution,
+            name,
+            lambda *args, name=name, real=real: calls.append(name) or real(*args),
+        )
+    x = torch.rand(30).to(DEVICE)
+    for _ in range(2):
+        laplex.matvec(torch.ones(30).to(DEVICE), x)
+    assert calls == ["_build", "_move" if cuda_execution.SHORT > 0 else "_holds"]
+    monkeypatch.setattr(cuda_execution, "verify", False)
+    calls.clear()
+    laplex.matvec(torch.ones(30).to(DEVICE), x)
+    assert calls == []
+
+
 def test_inductor_keeps_the_operators_out_of_its_graphs():
     for operator in (torch.ops.laplex.matvec, torch.ops.laplex.matvec_vjp):
         assert torch.Tag.cudagraph_unsafe in operator.default.tags
 
 
-def test_an_order_that_fails_is_not_kept(orders):
+def test_an_order_that_fails_is_not_kept(orders, monkeypatch):
+    monkeypatch.setattr(cuda_execution, "SHORT", -1)
     x = torch.rand(30).to(DEVICE)
     values = torch.ones(30).to(DEVICE)
     before = laplex.matvec(values, x)
@@ -246,7 +269,113 @@ def test_an_order_that_fails_is_not_kept(orders):
     x[3] = kept
     assert torch.equal(laplex.matvec(values, x), before)
     with pytest.raises(ValueError, match="lengthscale must be positive and finite, got -1"):
-        laplex.matvec(values, x.clone(), lengthscale=-1.0)
+        laplex.matvec(values, x.clone(), lengthscale=-torch.ones((), device=DEVICE))
+
+
+def test_the_error_of_a_short_line_comes_with_the_next_call():
+    cuda_execution.clear()
+    x = torch.rand(2, 30).to(DEVICE)
+    values = torch.ones(30).to(DEVICE)
+    before = laplex.matvec(values, x)
+    cuda_execution.check()
+    kept = x[1, 3].item()
+    x.data[1, 3] = float("nan")  # which PyTorch does not count
+    result = laplex.matvec(values, x)
+    assert result[1].isnan().all()
+    assert torch.equal(result[0], before[0])
+    message = "targets must be finite, but in an earlier call entry 3 of head 1 was NaN or infinite"
+    if not EMULATED:
+        torch.cuda.synchronize()
+    with pytest.raises(ValueError, match=message):
+        laplex.matvec(values, torch.rand(30).to(DEVICE))
+    cuda_execution.check()
+    assert cuda_execution.usage()[0] == 0
+    assert laplex.matvec(values, x)[1].isnan().all()
+    with pytest.raises(ValueError, match=message):
+        cuda_execution.check(DEVICE)
+    x[1, 3] = kept
+    assert torch.equal(laplex.matvec(values, x), before)
+    ell = -torch.ones((), dtype=torch.float64, device=DEVICE)
+    y = x[0].clone()
+    assert laplex.matvec(values, y, lengthscale=ell).isnan().all()
+    with pytest.raises(ValueError, match="lengthscale must be positive and finite, but in an ear"):
+        cuda_execution.check()
+    cuda_execution.check()
+
+
+class NoNumbersForTheHost(TorchDispatchMode):
+    """Refuses what makes the host wait for a number of a tensor on a GPU."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        waits = ("_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select")
+        assert func.overloadpacket.__name__ not in waits, func
+        return func(*args, **(kwargs or {}))
+
+
+@emulated_only
+@pytest.mark.parametrize("heads", [1, 3])
+def test_a_training_step_does_not_wait(orders, heads):
+    is_short = cuda_execution.SHORT > 0
+    layer = laplex.nn.LaplexLinear(20, 10, heads=heads)
+    optimiser = torch.optim.Adam(layer.parameters(), lr=1e-2)
+    inputs = torch.randn(8, 20)
+
+    def waits_of_a_step() -> int:
+        before = _core.cuda_emulated_waits()
+        with NoNumbersForTheHost():
+            layer(inputs).square().mean().backward()
+        optimiser.step()
+        optimiser.zero_grad()
+        return _core.cuda_emulated_waits() - before
+
+    assert [waits_of_a_step() == 0 for _ in range(4)] == [is_short] * 4
+    cuda_execution.check()
+
+
+@emulated_only
+@pytest.mark.parametrize("form", FORMS)
+def test_second_derivatives_do_not_wait(form):
+    arguments = draw(form, 30, 20, torch.float64)
+    inputs = [v for v in arguments.values() if isinstance(v, Tensor)]
+    values = torch.randn(20, dtype=torch.float64).requires_grad_()
+    before = _core.cuda_emulated_waits()
+    with NoNumbersForTheHost():
+        result = laplex.matvec(values, **arguments)
+        loss = (torch.view_as_real(result) if result.is_complex() else result).square().sum()
+        first = torch.autograd.grad(loss, [values, *inputs], create_graph=True)
+        torch.autograd.grad(sum(each.square().sum() for each in first), [values, *inputs])
+        laplex.matvec(values, **arguments, kernel="matern32").abs().sum().backward()
+    assert _core.cuda_emulated_waits() == before
+
+
+@emulated_only
+def test_nothing_waits_under_the_lock(orders, monkeypatch):
+    def free() -> bool:
+        taken = []
+
+        def take() -> None:
+            taken.append(cuda_execution._lock.acquire(blocking=False))
+            if taken[0]:
+                cuda_execution._lock.release()
+
+        other = threading.Thread(target=take)  # the lock lets its own thread in
+        other.start()
+        other.join()
+        return taken[0]
+
+    for name in ("_build", "_holds", "_move"):
+        real = getattr(cuda_execution, name)
+
+        def spied(*args, real=real):
+            assert free()
+            return real(*args)
+
+        monkeypatch.setattr(cuda_execution, name, spied)
+    x = torch.rand(30)
+    for _ in range(2):
+        laplex.matvec(torch.ones(30), x)
+    x += 1
+    laplex.matvec(torch.ones(30), x)
 
 
 def test_anchors_without_a_version(orders):
@@ -262,7 +391,9 @@ def test_a_capture_sorts_for_itself_and_leaves_nothing(orders, monkeypatch):
     built = []
     build = cuda_execution._build
     monkeypatch.setattr(cuda_execution, "_build", lambda *args: built.append(1) or build(*args))
+    monkeypatch.setattr(cuda_execution, "_reports", {})
     x = torch.rand(30).requires_grad_()
+    kept = x[3].item()
     values = torch.ones(30)
     want = laplex.matvec(values, x)
     for capture in (1, 2):
@@ -285,7 +416,17 @@ def test_a_capture_sorts_for_itself_and_leaves_nothing(orders, monkeypatch):
     assert orders() == 3
     del y
     assert orders() == 2, "nor does it outlive its anchors"
+    if cuda_execution.SHORT > 0:  # or there is no report, which is not made in a capture
+        with torch.no_grad():
+            x[3] = float("nan")
+        laplex.matvec(values, x)
+        laplex.matvec(values, x)  # nobody can wait in a capture
     monkeypatch.setattr(_core, "cuda_capture_id", lambda stream: None)
+    if cuda_execution.SHORT > 0:
+        with torch.no_grad():
+            x[3] = kept
+        with pytest.raises(ValueError, match="entry 3 was NaN or infinite"):
+            laplex.matvec(values, x)
     assert torch.equal(laplex.matvec(values, x), want)
     assert orders() == 1
 

@@ -7,15 +7,16 @@
 ///   phases from the caller's memory, so that they can be trained without a new plan. That memory
 ///   must live as long as the plan is used.
 /// - Construction and Plan::update() inspect the anchors and wait for the outcome (are any NaN? are
-///   they sorted already?). Products and gradients never wait for the device, and they allocate
-///   nothing if they are given a workspace.
+///   they sorted already?), unless they are given a Report. Products and gradients never wait for
+///   the device, and they allocate nothing if they are given a workspace.
 /// - Sums are accumulated in double in a fixed order: the same input gives the same bits in every
 ///   run.
 ///
 /// **Capturing into a CUDA graph.** Products and gradients can be captured as they are, and use the
 /// order that the plan has. An update(), or a plan that is built during the capture in lent
-/// storage, is captured as a sort: every replay takes the anchors as they are by then. Nothing can
-/// be inspected during a capture, so NaN anchors give NaN results. The plan takes the captured
+/// storage, is captured as a sort: every replay takes the anchors as they are by then. Nobody can
+/// wait during a capture, so NaN anchors give NaN results, and a Report is how to hear of them. The
+/// plan takes the captured
 /// state only when the graph has run. Every pointer and all lent memory must live as long as the
 /// graph is replayed.
 ///
@@ -29,6 +30,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <type_traits>
 
@@ -43,6 +45,42 @@ struct Memory {
   /// stream.
   void* data = nullptr;
   std::size_t bytes = 0;  ///< The size.
+};
+
+/// Device memory for a sort: lent before the call, or by a function that the call asks when it has
+/// to sort. By default the library allocates it then.
+struct Scratch {
+  Memory memory;  ///< What is lent before the call.
+  /// Lends memory of at least that many bytes until the call returns, instead of `memory`. Called
+  /// at most once in a call, and only if something is to be sorted.
+  std::function<Memory(std::size_t bytes)> lend;
+
+  /// Lends nothing.
+  Scratch() = default;
+  /// Lends memory.
+  /// \param lent the memory
+  Scratch(Memory lent) : memory(lent) {}  // NOLINT(google-explicit-constructor): as Memory was
+  /// Lends memory.
+  /// \param data the address, aligned to 16 bytes
+  /// \param bytes the size
+  Scratch(void* data, std::size_t bytes) : memory{data, bytes} {}
+};
+
+/// Receives what is wrong with anchors and parameters from a device that nobody waits for.
+///
+/// A constructor or an update() that is given a report never waits for the device. It sorts without
+/// knowing whether it has to. Anchors that are NaN or infinite make all results of their head NaN,
+/// a lengthscale that is not positive too, and the device writes to the report which they were.
+///
+/// A report lies in memory that host and device reach by the same address, such as cudaHostAlloc()
+/// gives, and must live until all work that knows of it is done, replays of graphs included.
+struct Report {
+  std::uint64_t found = 0;  ///< 0: nothing was found. Otherwise a code that check() explains.
+
+  /// Throws if something was found, and forgets it: the last that the device has written so far.
+  /// Synchronise with the streams before, to know of all of their work.
+  /// \throws Error `invalid_argument`, which names the argument and the entry
+  void check();
 };
 
 /// \cond
@@ -101,16 +139,18 @@ class Plan {
   static_assert(std::is_same_v<T, float> || std::is_same_v<T, double>, "float or double");
 
  public:
-  /// Sorts the anchors. Waits for the stream, once for each of anchors, lengthscale and frequency.
+  /// Sorts the anchors. Waits for the stream once, unless there is a report.
   /// \param kernel the description; all its pointers are device pointers, and num_threads is unused
   /// \param stream the stream; without `storage` it must outlive the plan, which frees memory in it
   /// \param storage holds the order for the life of the plan: storage_bytes()
-  /// \param scratch is used until the call returns: scratch_bytes()
+  /// \param scratch is used until the call returns, if the anchors do not ascend: scratch_bytes()
+  /// \param report receives what is wrong, and the call does not wait; null: it waits and throws
   /// \throws Error `invalid_argument` for anchors or phases that are NaN or infinite, a lengthscale
   ///   that is not positive, impossible sizes, and memory that is too small or not aligned;
   ///   `out_of_memory`; `device` if there is no device, or if the stream is being captured and
   ///   there is no `storage`
-  Plan(const Kernel<T>& kernel, Stream stream, Memory storage = {}, Memory scratch = {});
+  Plan(const Kernel<T>& kernel, Stream stream, Memory storage = {}, const Scratch& scratch = {},
+       Report* report = nullptr);
 
   /// A plan on the same anchors with other lengthscales, frequencies, phases or `real_part`. Only
   /// the pointers are copied, and what they point to is not checked: a lengthscale that is not
@@ -120,19 +160,22 @@ class Plan {
   [[nodiscard]] Plan with_parameters(const Kernel<T>& kernel) const;
 
   /// Replaces the anchors, also for all copies of this plan, and keeps the order where it is still
-  /// right. Waits for the stream once. The plan is unchanged if this throws.
-  /// \param targets the new targets, `[heads, n]`
-  /// \param sources the new sources, `[heads, m]`; null in the self case
+  /// right. Results have the bits of a new plan. Waits for the stream once, unless there is a
+  /// report: the anchors are then sorted again in any case. The plan is unchanged if this throws.
+  /// \param targets the new targets, in the shape of Kernel::targets
+  /// \param sources the new sources; null in the self case
   /// \param stream the stream
-  /// \param scratch is used until the call returns: scratch_bytes()
+  /// \param scratch is used until the call returns, if the order is lost: scratch_bytes()
+  /// \param report receives what is wrong, and the call does not wait; null: it waits and throws
   /// \throws Error `invalid_argument`, besides the usual reasons, if products of this plan were
   ///   captured while its anchors were in ascending order, and the new anchors are not or cannot be
   ///   inspected. Within one capture, update first and then apply.
-  void update(const T* targets, const T* sources, Stream stream, Memory scratch = {});
+  void update(const T* targets, const T* sources, Stream stream, const Scratch& scratch = {},
+              Report* report = nullptr);
 
   /// Whether the plan's anchors are equal to these, number by number. Waits for the stream once.
-  /// \param targets the targets to compare, `[heads, n]`
-  /// \param sources the sources to compare, `[heads, m]`; null in the self case
+  /// \param targets the targets to compare, in the shape of Kernel::targets
+  /// \param sources the sources to compare; null in the self case
   /// \param stream the stream, which must not be in a capture
   /// \param scratch 64 bytes, used until the call returns
   [[nodiscard]] bool holds(const T* targets, const T* sources, Stream stream,
@@ -174,14 +217,14 @@ class Plan {
            const Gradients<T, T>& gradients, Stream stream, Memory workspace = {}) const;
 
   /// The bytes of `storage` that the constructor needs.
-  /// \param heads the number of heads
+  /// \param heads the number of heads; 1 if they share their anchors
   /// \param n the number of targets of each head
   /// \param m the number of sources of each head
   /// \param self whether the sources are the targets
   [[nodiscard]] static std::size_t storage_bytes(std::int64_t heads, std::int64_t n, std::int64_t m,
                                                  bool self);
-  /// The bytes of `scratch` that the constructor and update() need.
-  /// \param heads the number of heads
+  /// The bytes of `scratch` that the constructor and update() need to sort.
+  /// \param heads the number of heads; 1 if they share their anchors
   /// \param n the number of targets of each head
   /// \param m the number of sources of each head
   /// \param self whether the sources are the targets
@@ -201,8 +244,8 @@ class Plan {
   [[nodiscard]] std::size_t gradient_workspace_bytes(std::int64_t rows, bool values_complex) const;
 
   /// Copies the anchors to device memory, in the order in which they were given.
-  /// \param targets receives the targets, `[heads, n]`; may be null
-  /// \param sources receives the sources, `[heads, m]`; may be null
+  /// \param targets receives the targets, in the shape of Kernel::targets; may be null
+  /// \param sources receives the sources, likewise; may be null
   /// \param stream the stream
   void anchors(T* targets, T* sources, Stream stream) const;
 
