@@ -456,8 +456,9 @@ TEST(CudaMemory, BudgetOfABillion) {
   const auto per = [](std::size_t bytes) {
     return static_cast<double>(bytes) / static_cast<double>(n);
   };
-  // Each side a position and an index; a byte and two for eight items, four for 1024.
-  EXPECT_NEAR(per(Plan<float>::storage_bytes(1, n, n, false)), 16 + 2 * (3 / 8. + 4 / 1024.), 0.05);
+  // Each side a position and an index, and in float a rank; a byte and two for eight items, four for
+  // 1024.
+  EXPECT_NEAR(per(Plan<float>::storage_bytes(1, n, n, false)), 20 + 2 * (3 / 8. + 4 / 1024.), 0.05);
   EXPECT_NEAR(per(Plan<double>::storage_bytes(1, n, n, false)), 24 + 2 * (3 / 8. + 4 / 1024.),
               0.05);
   EXPECT_NEAR(per(Plan<float>::storage_bytes(1, n, n, true)), 8, 0.05);
@@ -768,8 +769,8 @@ TEST(Emulation, OneLaunchForALineOfOneTileAndThreeForALongOne) {
     device_product<float>(plan, draw_values<float>(n, 1), 1);
     return emulation::launches() - before;
   };
-  EXPECT_EQ(launches_of(4096), 1);
-  EXPECT_EQ(launches_of(4097), 3);
+  EXPECT_EQ(launches_of(2048), 1);
+  EXPECT_EQ(launches_of(2049), 3);
 }
 
 TEST(Emulation, WhatAGpuWouldHangOnThrows) {

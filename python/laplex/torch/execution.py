@@ -258,13 +258,9 @@ def _forms(sig: Signature) -> list[tuple[torch.dtype, tuple[int, ...]]]:
     ]
 
 
-CUDA_SHARES_ANCHORS = False
-"""Whether plans on a GPU take anchors that all heads share; otherwise these get a copy per head."""
-
-
 def _shares_anchors(call: Call) -> bool:
     """Whether all heads have one set of anchors, by its shape or because it was expanded."""
-    return (CUDA_SHARES_ANCHORS or not cuda.takes(call.targets)) and all(
+    return all(
         size == 1 or step == 0
         for tensor in (call.targets, call.sources)
         if tensor is not None
