@@ -156,7 +156,7 @@ endif
 PTX_TESTS := CudaProducts/*:CudaGradients/*:CudaPlan/*:CudaHalf*:CudaStreams.SmallGraph*:-*Millions*
 
 ifeq ($(if $(NVCC),$(shell uname -sm)),Linux x86_64)
-test-ptx: $(STAMPS)/venv ## run some CUDA tests on a CPU, on the PTX that nvcc writes: it needs nvcc, but no GPU; five minutes
+test-ptx: $(STAMPS)/venv ## run some CUDA tests on a CPU, on the PTX that nvcc writes: it needs nvcc, but no GPU; three minutes on two idle cores
 	$(HEADING) "CUDA kernels as nvcc compiled them, on the PTX emulator"
 	tools/googletest.sh
 	JOBS=$(JOBS) PYTHON="$(CURDIR)/$(BIN)/python" tests/cuda/ptx/run self-test
