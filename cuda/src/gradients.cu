@@ -68,7 +68,7 @@ std::size_t run(const GradientCall<T>& call, Memory workspace, bool counts, Stre
   Cutter cut(lent.data());
   lay_out(cut, true);
   if constexpr (ByCells) {
-    launch(cell_gradient_kernel,
+    launch(line.self ? cell_gradient_kernel<true> : cell_gradient_kernel<false>,
            {heads * groups * tiles, kCellThreads, cell_gradient_shared(line.self)}, stream, job);
   } else {
     launch(gradient_kernel<T, D, S>,

@@ -176,7 +176,8 @@ void State<T>::interleave(Stream stream) {
       before_,           sources_.rank,     targets_.rank, tied_};
   launch(split_kernel<T>, one_thread_each(lines_ * (blocks + 1)), stream, job);
   launch(interleave_kernel<T>,
-         {lines_ * blocks, kInterleaveThreads, static_cast<std::size_t>(kBlockItems) * sizeof(T)},
+         {lines_ * blocks, kInterleaveThreads,
+          static_cast<std::size_t>(kBlockItems) * (sizeof(T) + sizeof(std::uint16_t))},
          stream, job);
 }
 

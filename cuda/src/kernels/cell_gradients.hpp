@@ -35,19 +35,15 @@ inline std::size_t cell_gradient_shared(bool self) {
   return kWorkBytes + std::max(cells, sparse);
 }
 
-/// One side of a tile, scanned.
+/// One side of a tile, scanned. In the self case no sum has an anchor's own value.
+template <bool Self>
 class ScannedSide {
  public:
   /// The layout of `shared`, and the side's own part of it.
   __device__ ScannedSide(const Side<float>& side, const Input<float>& input,
                          std::int64_t first_anchor, std::int64_t num_anchors, const BlockWork& work,
-                         std::int64_t rows, bool self, unsigned char*& shared)
-      : cells(first_anchor, num_anchors),
-        side_(side),
-        input_(input),
-        work_(work),
-        rows_(rows),
-        self_(self) {
+                         std::int64_t rows, unsigned char*& shared)
+      : cells(first_anchor, num_anchors), side_(side), input_(input), work_(work), rows_(rows) {
     scan_ = reinterpret_cast<double*>(shared);
     ends_ = reinterpret_cast<CellEnds*>(shared + CellScan::kSharedBytes);
     sums_ = reinterpret_cast<CellSums*>(ends_ + cells.count);
@@ -55,27 +51,10 @@ class ScannedSide {
     shared += (16 - reinterpret_cast<std::uintptr_t>(shared) % 16) % 16;
   }
 
-  /// Whether the thread's cell, if it has one, can be scanned; in the self case, without long ties.
-  [[nodiscard]] __device__ bool fits() const {
-    if (!cells.mine()) {
-      return true;
-    }
-    const float* const position = side_.positions(work_.head);
-    Cell cell;
-    bool result = cell.load(position, side_.count, cells, work_.tile, work_.rate);
-    if (self_) {
-      const std::int64_t begin = cells.begin + static_cast<std::int64_t>(threadIdx.x) * kCell;
-      for (int k = 0; k < kCell + kLongTie; ++k) {
-        const std::int64_t at = begin + k;
-        result = result &&
-                 !(at >= kLongTie && at < side_.count && position[at] == position[at - kLongTie]);
-      }
-    }
-    return result;
-  }
-
-  /// Scans one row. `to_left` and `to_right` come to the tile from beyond its ends.
-  __device__ void scan(std::int64_t row, const void* carries) {
+  /// Scans one row; `carries` are what comes to the tile from beyond its ends, or null. False if
+  /// the thread's cell cannot be scanned: it is too sparse or, in the self case, one place alone.
+  __device__ bool scan(std::int64_t row, const void* carries) {
+    bool fits = true;
     const int at = static_cast<int>(threadIdx.x) * kCell;
     row_ = row;
     const ConstVectors& from = input_.vectors;
@@ -91,7 +70,8 @@ class ScannedSide {
     double to_right = 0.0;
     double to_left = 0.0;
     if (cells.mine()) {
-      cell.load(side_.positions(work_.head), side_.count, cells, work_.tile, work_.rate);
+      fits = cell.load(side_.positions(work_.head), side_.count, cells, work_.tile, work_.rate) &&
+             !(Self && !cells.has_edge(at) && cell.begin == cell.end);
       float value[kCell];
       load_values(input_, side_, work_.head, row, rows_, cells, value);
       float after[kCell];
@@ -100,7 +80,7 @@ class ScannedSide {
       for (int k = kCell - 1; k >= 0; --k) {
         const float behind = left;
         left = std::fma(value[k], cell.down[k], left);
-        after[k] = self_ ? behind : left;
+        after[k] = Self ? behind : left;
       }
       float right = 0.0F;
       CellSums* const mine = sums_ + cell_slot(at);
@@ -123,18 +103,28 @@ class ScannedSide {
     if (cells.mine()) {
       ends_[threadIdx.x] = {
           cell.centre, static_cast<float>((left_ + scan.before) * cell.factors.down),
-          static_cast<float>((right_ * work_.across + scan.after) * cell.factors.up)};
+          static_cast<float>((right_ * work_.across + scan.after) * cell.factors.up), 0.0F};
     }
+    return fits;
   }
 
-  [[nodiscard]] __device__ const CellEnds& ends(int k) const { return ends_[cell_of(k)]; }
-  [[nodiscard]] __device__ float centre(int cell) const { return ends_[cell].centre; }
-  /// What is before anchor k of the cells and the rest, in units of its cell.
-  [[nodiscard]] __device__ CellSums sums(int k) const {
-    const CellEnds& end = ends(k);
-    const CellSums sum = sums_[cell_slot(k)];
-    return {end.left + sum.before, end.right + sum.after};
+  /// What an anchor finds at slot k: the sums of all before it and of all the rest, as its reading
+  /// of the slot's cell takes them.
+  struct Found {
+    Reading reading;
+    float before;
+    float after;
+    [[nodiscard]] __device__ float left() const { return reading.down * before; }
+    [[nodiscard]] __device__ float right() const { return reading.up * after; }
+  };
+  [[nodiscard]] __device__ Found find(int slot, float place, float inverse) const {
+    const CellEnds end = ends_[cell_of(slot)];
+    const CellSums sum = sums_[cell_slot(slot)];
+    return {Reading(place, end.centre, inverse), end.left + sum.before, end.right + sum.after};
   }
+  [[nodiscard]] __device__ float centre(int cell) const { return ends_[cell].centre; }
+  /// What comes to a cell from the right, at its middle.
+  [[nodiscard]] __device__ float from_right(int cell) const { return ends_[cell].right; }
   /// All that comes from the left and from the right, at the tile's low end and at its high end.
   struct Flow {
     double left;
@@ -151,6 +141,11 @@ class ScannedSide {
     return direct_ != nullptr ? direct_[anchor]
                               : input_.template gather<double>(side_, work_.head, row_, anchor).re;
   }
+  /// Those from an anchor on, or null where value() has to find them.
+  [[nodiscard]] __device__ const float* row_of_tile(std::int64_t anchor) const {
+    return direct_ == nullptr ? nullptr : direct_ + anchor;
+  }
+  [[nodiscard]] __device__ float centre_of(int slot) const { return ends_[cell_of(slot)].centre; }
   /// The values of the anchors that equal `place`, from one on upwards or downwards.
   [[nodiscard]] __device__ float tied(float place, std::int64_t from, int step) const {
     const float* const position = side_.positions(work_.head);
@@ -171,7 +166,6 @@ class ScannedSide {
   const Input<float>& input_;
   const BlockWork& work_;
   std::int64_t rows_;
-  bool self_;
   std::int64_t row_ = 0;
   const float* direct_ = nullptr;  ///< its values, where they are floats in the order of the line
   double left_ = 0.0;
@@ -182,8 +176,9 @@ class ScannedSide {
 };
 
 /// A tile that is too sparse, or where anchors of the two sides tie, by the scans that take any.
-__device__ inline void sparse_gradients(const GradientJob<float>& job, const BlockWork& work,
-                                        std::int64_t heads, unsigned char* shared) {
+__device__ __noinline__ inline void sparse_gradients(const GradientJob<float>& job,
+                                                     const BlockWork& work, std::int64_t heads,
+                                                     unsigned char* shared) {
   using Value = Sums<double, 0, true>;
   constexpr int kRowOfParts = kGradientParts * 2;
   auto* const sent = reinterpret_cast<Value*>(shared);
@@ -236,60 +231,84 @@ __device__ inline void sparse_gradients(const GradientJob<float>& job, const Blo
   }
 }
 
-inline __global__ void __launch_bounds__(kCellThreads, 2)
-    cell_gradient_kernel(GradientJob<float> job) {
-  unsigned char* shared = shared_memory();
+/// Where one number of each anchor of a tile goes.
+struct AnchorOutput {
+  float* to;                   ///< null: nowhere
+  const std::uint32_t* index;  ///< where each was given, or null where they are in place
+
+  __device__ AnchorOutput(float* line, const Side<float>& side, std::int64_t head,
+                          std::int64_t first, bool in_order)
+      : to(line), index(nullptr) {
+    if (line != nullptr && (in_order || side.index == nullptr)) {
+      to = line + first;
+    } else if (line != nullptr) {
+      index = side.indices(head) + first;
+    }
+  }
+  __device__ void put(int k, float value) const {
+    if (index != nullptr) {
+      to[index[k]] = value;
+    } else if (to != nullptr) {
+      to[k] = value;
+    }
+  }
+};
+
+template <bool Self>
+__global__ void __launch_bounds__(kCellThreads, 2)
+    cell_gradient_kernel(const __grid_constant__ GradientJob<float> job) {
+  using Ends = Sums<double, 0, true>;
+  unsigned char* const shared = shared_memory();
   BlockWork& work = *reinterpret_cast<BlockWork*>(shared);
-  shared += kWorkBytes;
   find_work(job, job.tile_items, work);
   __syncthreads();
   const Tile<float>& tile = work.tile;
   const Line<float>& line = job.line;
   const std::int64_t head = work.head;
   const std::int64_t heads = static_cast<std::int64_t>(gridDim.x) / (job.tiles * job.groups);
-  unsigned char* space = shared;
-  ScannedSide sources(line.from, job.values, tile.first_from, tile.num_from, work, job.rows,
-                      line.self, space);
-  ScannedSide targets(line.to, job.grad, tile.first_to, tile.num_to, work, job.rows, line.self,
-                      space);
-  const std::int64_t block = tile.item / kBlockItems + threadIdx.x;
-  bool fits = tile_width(tile, work.rate) <= kWidestTile && sources.fits();
-  if (!line.self) {
-    fits = fits && targets.fits() &&
-           !(threadIdx.x < kCellTile / kBlockItems && block * kBlockItems < line.items &&
-             line.has_long_ties(head, block));
-  }
-  if (__syncthreads_or(fits ? 0 : 1) != 0) {
-    sparse_gradients(job, work, heads, shared);
-    return;
+  unsigned char* space = shared + kWorkBytes;
+  ScannedSide<Self> sources(line.from, job.values, tile.first_from, tile.num_from, work, job.rows,
+                            space);
+  ScannedSide<Self> targets(line.to, job.grad, tile.first_to, tile.num_to, work, job.rows, space);
+  bool fits = work.fits;
+  if constexpr (!Self) {
+    const std::int64_t block = tile.item / kBlockItems + threadIdx.x;
+    fits = fits && !(threadIdx.x < kCellTile / kBlockItems && block * kBlockItems < line.items &&
+                     line.has_long_ties(head, block));
   }
   const auto inverse = static_cast<float>(work.rate.inverse);
   const auto num_from = static_cast<int>(tile.num_from);
   const auto num_to = static_cast<int>(tile.num_to);
-  const float* const source_place = line.from.positions(head) + tile.first_from;
-  const float* const target_place = line.to.positions(head) + tile.first_to;
-  const std::uint16_t* const source_rank =
-      line.self ? nullptr : line.from.ranks(head) + tile.first_from;
-  const std::uint16_t* const target_rank =
-      line.self ? nullptr : line.to.ranks(head) + tile.first_to;
+  const std::int64_t first_from = tile.first_from;
+  const std::int64_t first_to = tile.first_to;
+  const float* const source_place = line.from.positions(head) + first_from;
+  const float* const target_place = line.to.positions(head) + first_to;
+  const std::uint16_t* const source_rank = Self ? nullptr : line.from.ranks(head) + first_from;
+  const std::uint16_t* const target_rank = Self ? nullptr : line.to.ranks(head) + first_to;
+  const int source_slot = sources.cells.first;
+  const int target_slot = targets.cells.first;
   // Values at the place of an anchor itself are part of its even sum alone. In the self case those
   // before it are in the sum from the left, and those behind it in the other.
-  const auto self_ties = [&](const ScannedSide& side, float place, std::int64_t anchor) {
+  const auto self_ties = [&](const ScannedSide<Self>& side, float place, std::int64_t anchor) {
     return side.tied(place, anchor - 1, -1) - side.tied(place, anchor + 1, 1);
   };
-  // Sums of an anchor over the rows so far are in shared memory, and at the last row come out.
+  // Sums of an anchor over the rows so far are in shared memory, and come out after the last row.
   auto* const target_sums = reinterpret_cast<float*>(space);
   float* const source_sums = target_sums + num_to;
   const auto factor = static_cast<float>(-work.rate.inverse * work.rate.valid);
-  const auto put = [&](float sum, const Side<float>& side, std::int64_t entry, float* out,
-                       float* parts) {
-    if (parts != nullptr) {
-      parts[(work.group * heads + head) * side.count + entry] = factor * sum;
-    } else if (out != nullptr) {
-      out[head * side.count + side.source_of(head, entry)] = factor * sum;
+  const auto output_of = [&](const Side<float>& side, std::int64_t first, float* out,
+                             float* parts) {
+    if (out != nullptr && parts != nullptr) {
+      return AnchorOutput(parts + (work.group * heads + head) * side.count, side, head, first,
+                          true);
     }
+    return AnchorOutput(out == nullptr ? nullptr : out + head * side.count, side, head, first,
+                        false);
   };
-  const Vectors& d_values = job.d_values.vectors;
+  const AnchorOutput d_target =
+      output_of(line.to, first_to, job.targets.position, job.target_parts.position);
+  const AnchorOutput d_source =
+      output_of(line.from, first_from, job.sources.position, job.source_parts.position);
   const auto d_value_factor = static_cast<float>(job.d_values.scale * work.rate.valid);
 
   double stretch = 0.0;
@@ -297,66 +316,68 @@ inline __global__ void __launch_bounds__(kCellThreads, 2)
   const std::int64_t end_row = work.end_row;
   for (std::int64_t row = first_row; row < end_row; ++row) {
     const std::int64_t at = 2 * ((head * job.rows + row) * job.tiles + work.number);
-    const auto carries_of = [&](const void* carries) -> const void* {
-      return carries == nullptr ? nullptr : static_cast<const Sums<double, 0, true>*>(carries) + at;
+    const auto ends_of = [&](const void* carries) -> const void* {
+      return carries == nullptr ? nullptr : static_cast<const Ends*>(carries) + at;
     };
-    sources.scan(row, carries_of(job.value_carries));
-    targets.scan(row, carries_of(job.grad_carries));
-    __syncthreads();
+    fits = sources.scan(row, ends_of(job.value_carries)) && fits;
+    fits = targets.scan(row, ends_of(job.grad_carries)) && fits;
+    if (__syncthreads_or(fits ? 0 : 1) != 0) {  // at the first row
+      sparse_gradients(job, work, heads, shared + kWorkBytes);
+      return;
+    }
+    const Vectors& d_values = job.d_values.vectors;
+    float* const values_of_row = d_values.data == nullptr ? nullptr
+                                                          : static_cast<float*>(d_values.data) +
+                                                                head * d_values.strides.head +
+                                                                row * d_values.strides.row;
+    const AnchorOutput d_value(values_of_row, line.from, head, first_from, false);
+    const float* const v = sources.row_of_tile(first_from);
+    const float* const g = targets.row_of_tile(first_to);
 
     float local = 0.0F;  // of the stretch, from this row
     for (int k = static_cast<int>(threadIdx.x); k < num_to; k += kCellThreads) {
       const float place = target_place[k];
-      const int rank = line.self ? k : target_rank[k];
-      const int slot = sources.cells.first + rank % kTiedRank;
-      const Reading reading(place, sources.ends(slot).centre, inverse);
-      const CellSums sums = sources.sums(slot);
-      const float value = targets.value(tile.first_to + k);
-      const float odd = reading.odd(sums.before, sums.after);
-      local = std::fma(reading.distance, value * odd, local);
-      float ties = 0.0F;
-      if (line.self) {
-        ties = self_ties(sources, place, tile.first_to + k);
+      const int rank = Self ? k : target_rank[k];
+      const auto found = sources.find(source_slot + rank % kTiedRank, place, inverse);
+      const float value = g != nullptr ? g[k] : targets.value(first_to + k);
+      float odd = found.left() - found.right();
+      local = std::fma(found.reading.distance, value * odd, local);
+      if (Self) {
+        odd -= self_ties(sources, place, first_to + k);
       } else if (rank >= kTiedRank) {
-        ties = sources.tied(place, tile.first_from + rank % kTiedRank - 1, -1);
+        odd -= sources.tied(place, first_from + rank % kTiedRank - 1, -1);
       }
-      const float sum = std::fma(value, odd - ties, row > first_row ? target_sums[k] : 0.0F);
+      const float sum = std::fma(value, odd, row > first_row ? target_sums[k] : 0.0F);
       if (row + 1 < end_row) {
         target_sums[k] = sum;
       } else {
-        put(sum, line.to, tile.first_to + k, job.targets.position, job.target_parts.position);
+        d_target.put(k, factor * sum);
       }
     }
     for (int k = static_cast<int>(threadIdx.x); k < num_from; k += kCellThreads) {
       const float place = source_place[k];
-      const int rank = line.self ? k : source_rank[k];
-      const int slot = targets.cells.first + rank % kTiedRank;
-      const Reading reading(place, targets.ends(slot).centre, inverse);
-      const CellSums sums = targets.sums(slot);
-      if (d_values.data != nullptr) {
-        float even = reading.even(sums.before, sums.after);
-        if (line.self) {
-          even += targets.value(tile.first_to + k);
-        }
-        static_cast<float*>(
-            d_values.data)[head * d_values.strides.head + row * d_values.strides.row +
-                           line.from.source_of(head, tile.first_from + k)] = d_value_factor * even;
+      const int rank = Self ? k : source_rank[k];
+      const auto found = targets.find(target_slot + rank % kTiedRank, place, inverse);
+      const float left = found.left();
+      const float right = found.right();
+      float even = left + right;
+      if (Self) {
+        even += g != nullptr ? g[k] : targets.value(first_to + k);
       }
-      const float value = sources.value(tile.first_from + k);
-      const float odd = reading.odd(sums.before, sums.after);
-      const float centre = sources.ends(sources.cells.first + k).centre;
-      local = std::fma((place - centre) * inverse, value * odd, local);
-      float ties = 0.0F;
-      if (line.self) {
-        ties = self_ties(targets, place, tile.first_from + k);
+      d_value.put(k, d_value_factor * even);
+      const float value = v != nullptr ? v[k] : sources.value(first_from + k);
+      float odd = left - right;
+      local = std::fma((place - sources.centre_of(source_slot + k)) * inverse, value * odd, local);
+      if (Self) {
+        odd -= self_ties(targets, place, first_from + k);
       } else if (rank >= kTiedRank) {
-        ties = -targets.tied(place, tile.first_to + rank % kTiedRank, 1);
+        odd += targets.tied(place, first_to + rank % kTiedRank, 1);
       }
-      const float sum = std::fma(value, odd - ties, row > first_row ? source_sums[k] : 0.0F);
+      const float sum = std::fma(value, odd, row > first_row ? source_sums[k] : 0.0F);
       if (row + 1 < end_row) {
         source_sums[k] = sum;
       } else {
-        put(sum, line.from, tile.first_from + k, job.sources.position, job.source_parts.position);
+        d_source.put(k, factor * sum);
       }
     }
     stretch += static_cast<double>(local);
@@ -365,37 +386,30 @@ inline __global__ void __launch_bounds__(kCellThreads, 2)
     if (static_cast<int>(threadIdx.x) + 1 < sources.cells.count) {
       const auto cell = static_cast<int>(threadIdx.x);
       const int last = cell * kCell + kCell - 1;
-      const int k = last - sources.cells.first;
+      const int k = last - source_slot;
       const float place = source_place[k];
-      const Reading own(place, sources.centre(cell), inverse);
-      const CellEnds& end = sources.ends(last);
-      const float v_left =
-          std::fma(own.down, sources.sums(last).before, sources.value(tile.first_from + k));
-      const float v_right = own.up * end.right;
-      const int slot = targets.cells.first + (line.self ? k : source_rank[k] % kTiedRank);
-      const Reading other(place, targets.ends(slot).centre, inverse);
-      const CellSums sums = targets.sums(slot);
-      float g_left = other.down * sums.before;
-      if (line.self) {
-        g_left += targets.value(tile.first_to + k);
-      }
-      const float g_right = other.up * sums.after;
+      const auto own = sources.find(last, place, inverse);
+      const int rank = Self ? k : source_rank[k] % kTiedRank;
+      const auto other = targets.find(target_slot + rank, place, inverse);
+      const float value = sources.value(first_from + k);
+      const float v_left = own.left() + value;
+      const float v_right = own.reading.up * sources.from_right(cell);
+      const float g_left = other.left() + (Self ? targets.value(first_to + k) : 0.0F);
       stretch += static_cast<double>((sources.centre(cell + 1) - sources.centre(cell)) * inverse) *
-                 static_cast<double>(std::fma(v_left, g_right, g_left * v_right));
+                 static_cast<double>(std::fma(v_left, other.right(), g_left * v_right));
     }
     if (threadIdx.x == 0) {  // the steps from the tile's ends
-      const auto add = [&](double from, double to, const ScannedSide::Flow& v,
-                           const ScannedSide::Flow& g) {
-        stretch += (to - from) * work.rate.inverse * (v.left * g.right + g.left * v.right);
+      const auto add = [&](double from, double to, const auto& v_flow, const auto& g_flow) {
+        stretch += (to - from) * work.rate.inverse *
+                   (v_flow.left * g_flow.right + g_flow.left * v_flow.right);
       };
       add(tile.low, sources.centre(0), sources.at_low(), targets.at_low());
       add(sources.centre(sources.cells.count - 1), tile.high, sources.at_high(), targets.at_high());
     }
     __syncthreads();
   }
-
   if (job.stretch != nullptr) {
-    write_stretch<float, kCellThreads>(job, {work.rate.valid * stretch, 0.0}, shared,
+    write_stretch<float, kCellThreads>(job, {work.rate.valid * stretch, 0.0}, shared + kWorkBytes,
                                        (head * job.groups + work.group) * job.tiles + work.number);
   }
 }

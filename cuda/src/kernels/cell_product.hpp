@@ -77,10 +77,21 @@ std::size_t cell_totals_shared() {
   return kWorkBytes + totals_shared<float, double, double, 0, Ties, kCellThreads>(kCellTile);
 }
 
+/// The same for a tile that is too sparse. Not inlined, nor are its like: their registers are not
+/// those of the path of cells.
+template <bool Ties>
+__device__ __noinline__ void sparse_totals(const TotalsJob<float>& job, const BlockWork& work,
+                                           std::int64_t row, unsigned char* shared,
+                                           Sums<double, 0, Ties>* out) {
+  tile_totals<float, double, double, 0, Ties, kCellThreads>(job, work.rate, work.head, row,
+                                                            work.tile, shared, out);
+}
+
 /// What each tile sends to its right and to its left. With ties, what is at the very end of the
 /// tile is apart.
 template <bool Ties>
-__global__ void __launch_bounds__(kCellThreads, 2) cell_totals_kernel(TotalsJob<float> job) {
+__global__ void __launch_bounds__(kCellThreads, 2)
+    cell_totals_kernel(const __grid_constant__ TotalsJob<float> job) {
   using Value = Sums<double, 0, Ties>;
   unsigned char* const shared = shared_memory();
   BlockWork& work = *reinterpret_cast<BlockWork*>(shared);
@@ -93,7 +104,7 @@ __global__ void __launch_bounds__(kCellThreads, 2) cell_totals_kernel(TotalsJob<
   const float* const position = from.positions(work.head);
   const Cells cells(tile.first_from, tile.num_from);
   Cell cell;
-  bool fits = tile_width(tile, work.rate) <= kWidestTile;
+  bool fits = work.fits;
   if (cells.mine()) {
     fits = cell.load(position, from.count, cells, tile, work.rate) && fits;
   }
@@ -105,8 +116,7 @@ __global__ void __launch_bounds__(kCellThreads, 2) cell_totals_kernel(TotalsJob<
     Value* const out = static_cast<Value*>(job.totals) +
                        2 * ((work.head * job.rows + row) * job.tiles + work.number);
     if (is_sparse) {
-      tile_totals<float, double, double, 0, Ties, kCellThreads>(job, work.rate, work.head, row,
-                                                                tile, rest, out);
+      sparse_totals<Ties>(job, work, row, rest, out);
       __syncthreads();
       continue;
     }
@@ -185,8 +195,8 @@ inline std::size_t cell_product_shared(std::int64_t anchors) {
 }
 
 /// The same by the scan that takes any line, for a tile that is too sparse.
-__device__ inline void sparse_product(const ProductJob<float>& job, const BlockWork& work,
-                                      unsigned char* shared) {
+__device__ __noinline__ inline void sparse_product(const ProductJob<float>& job,
+                                                   const BlockWork& work, unsigned char* shared) {
   using Value = Sums<double, 0, false>;
   auto* const sent = reinterpret_cast<Value*>(shared);
   unsigned char* const rest = shared + kPartsBytes;
@@ -218,7 +228,8 @@ __device__ inline void sparse_product(const ProductJob<float>& job, const BlockW
 
 /// The even sum alone. `Many`: some group has more than one row.
 template <bool Many>
-__global__ void __launch_bounds__(kCellThreads, 2) cell_product_kernel(ProductJob<float> job) {
+__global__ void __launch_bounds__(kCellThreads, 2)
+    cell_product_kernel(const __grid_constant__ ProductJob<float> job) {
   using Value = Sums<double, 0, false>;
   unsigned char* const shared = shared_memory();
   BlockWork& work = *reinterpret_cast<BlockWork*>(shared);
@@ -228,7 +239,7 @@ __global__ void __launch_bounds__(kCellThreads, 2) cell_product_kernel(ProductJo
   const LineRate& rate = work.rate;
   const Cells cells(tile.first_from, tile.num_from);
   Cell cell;
-  bool fits = tile_width(tile, rate) <= kWidestTile;
+  bool fits = work.fits;
   if (cells.mine()) {
     fits = cell.load(job.line.from.positions(work.head), job.line.from.count, cells, tile, rate) &&
            fits;
@@ -287,7 +298,7 @@ __global__ void __launch_bounds__(kCellThreads, 2) cell_product_kernel(ProductJo
       }
       ends[threadIdx.x] = {cell.centre,
                            static_cast<float>((left + scan.before) * cell.factors.down),
-                           static_cast<float>((right + scan.after) * cell.factors.up)};
+                           static_cast<float>((right + scan.after) * cell.factors.up), 0.0F};
     }
     __syncthreads();
     const auto read_off = [&](const auto& put) {
@@ -300,11 +311,13 @@ __global__ void __launch_bounds__(kCellThreads, 2) cell_product_kernel(ProductJo
         const int j = Many ? i : 0;
         if (!Many || row == first_row) {
           rank[j] = cells.first + (job.line.self ? k : ranks[k] % kTiedRank);
-          const Reading reading(places[k], ends[cell_of(rank[j])].centre, inverse);
+        }
+        const CellEnds end = ends[cell_of(rank[j])];
+        if (!Many || row == first_row) {
+          const Reading reading(places[k], end.centre, inverse);
           up[j] = reading.up;
           down[j] = reading.down;
         }
-        const CellEnds& end = ends[cell_of(rank[j])];
         const CellSums sum = sums[cell_slot(rank[j])];
         put(k, factor * std::fma(down[j], end.left + sum.before, up[j] * (end.right + sum.after)));
       }

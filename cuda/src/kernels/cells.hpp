@@ -115,16 +115,12 @@ __device__ inline void load_cell(const V* line, std::int64_t first, std::int64_t
   }
 }
 
-/// In lengthscales.
-__device__ inline double tile_width(const Tile<float>& tile, const LineRate& rate) {
-  return (static_cast<double>(tile.high) - static_cast<double>(tile.low)) * rate.inverse;
-}
-
 /// What a block does, which one of its threads finds out for all.
 struct BlockWork {
   Tile<float> tile;
   LineRate rate;
   double across;        ///< the decay across the tile
+  bool fits;            ///< whether it is at most kWidestTile wide
   std::int64_t number;  ///< of the tile
   std::int64_t head;
   std::int64_t group;
@@ -149,7 +145,11 @@ __device__ inline void find_work(const Job& job, std::int64_t tile_items, BlockW
         work.first_row + job.group_rows < job.rows ? work.first_row + job.group_rows : job.rows;
     work.rate = read_rate(job.lengthscale, nullptr, work.head);
     work.tile = tile_of(job.line, work.head, work.number, tile_items);
-    work.across = factors(tile_width(work.tile, work.rate)).down;
+    const double width =
+        (static_cast<double>(work.tile.high) - static_cast<double>(work.tile.low)) *
+        work.rate.inverse;
+    work.across = factors(width).down;
+    work.fits = width <= kWidestTile;
   }
 }
 
@@ -162,16 +162,22 @@ struct Cells {
   int count;           ///< of cells
 
   __device__ Cells(std::int64_t first_anchor, std::int64_t num_anchors)
-      : begin(first_anchor / kCell * kCell),
-        first(static_cast<int>(first_anchor - begin)),
+      : begin(first_anchor & ~std::int64_t(kCell - 1)),
+        first(static_cast<int>(first_anchor) & (kCell - 1)),
         end(first + static_cast<int>(num_anchors)),
-        count(end / kCell + 1) {}
+        count(static_cast<int>(static_cast<unsigned>(end) / kCell) + 1) {}
 
   /// Whether this thread has a cell, and whether some thread of its warp has.
   [[nodiscard]] __device__ bool mine() const { return static_cast<int>(threadIdx.x) < count; }
   /// Whether the cell from `at` on has anchors that are not the tile's own.
   [[nodiscard]] __device__ bool has_edge(int at) const { return at < first || at + kCell > end; }
   [[nodiscard]] __device__ bool has(int k) const { return k >= first && k < end; }
+  /// Bit k: whether anchor `at` + k of a cell is the tile's own.
+  [[nodiscard]] __device__ unsigned own_of(int at) const {
+    constexpr unsigned kAll = (1U << kCell) - 1U;
+    const unsigned from = at < first ? kAll << (first - at) : kAll;
+    return at + kCell <= end ? from : at < end ? from & ((1U << (end - at)) - 1U) : 0U;
+  }
   [[nodiscard]] __device__ bool in_warp() const {
     return static_cast<int>(threadIdx.x / kWarp * kWarp) < count;
   }
@@ -183,6 +189,7 @@ struct alignas(16) CellEnds {
   float centre;
   float left;
   float right;
+  float unused;  ///< so that all are read at once
 };
 /// Sums within a cell, at its middle: of what is before an anchor, and of the rest. In the self
 /// case neither has the anchor's own value.
@@ -378,9 +385,10 @@ __device__ inline void load_values(const Input<float>& input, const Side<float>&
               });
   }
   if (cells.has_edge(at)) {
+    const unsigned own = cells.own_of(at);
     LAPLEX_UNROLL
     for (int k = 0; k < kCell; ++k) {
-      value[k] = cells.has(at + k) ? value[k] : 0.0F;
+      value[k] = (own & (1U << k)) != 0 ? value[k] : 0.0F;
     }
   }
 }

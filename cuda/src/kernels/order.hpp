@@ -386,6 +386,7 @@ __global__ void __launch_bounds__(kInterleaveThreads) interleave_kernel(Interlea
 
   T* const sources = reinterpret_cast<T*>(shared_memory());
   T* const targets = sources + num_sources;
+  auto* const ranks = reinterpret_cast<std::uint16_t*>(sources + kBlockItems);
   const T* const y = job.sources + head * job.m + first_source;
   const T* const x = job.targets + head * job.n + (first - first_source);
   for (std::int64_t k = threadIdx.x; k < num_sources; k += blockDim.x) {
@@ -421,13 +422,9 @@ __global__ void __launch_bounds__(kInterleaveThreads) interleave_kernel(Interlea
             source ? behind > 0 && x[t] == sources[s] : before > 0 && y[s - 1] == targets[t];
         const auto rank = static_cast<std::uint16_t>(
             (source ? targets_before + t : sources_before + s) + (has_tie ? kTiedRank : 0));
-        if (source) {
-          job.source_rank[head * job.m + before] = rank;
-          tied = tied || (has_tie && behind >= kLongTie && x[t + kLongTie - 1] == sources[s]);
-        } else {
-          job.target_rank[head * job.n + first_target + t] = rank;
-          tied = tied || (has_tie && before >= kLongTie && y[s - kLongTie] == targets[t]);
-        }
+        ranks[source ? s : num_sources + t] = rank;
+        tied = tied || (has_tie && (source ? behind >= kLongTie && x[t + kLongTie - 1] == sources[s]
+                                           : before >= kLongTie && y[s - kLongTie] == targets[t]));
       }
       s += source ? 1 : 0;
       t += source ? 0 : 1;
@@ -436,6 +433,13 @@ __global__ void __launch_bounds__(kInterleaveThreads) interleave_kernel(Interlea
   }
   if (job.tied != nullptr) {
     const bool some = __syncthreads_or(tied ? 1 : 0) != 0;
+    for (std::int64_t k = threadIdx.x; k < count; k += blockDim.x) {
+      if (k < num_sources) {
+        job.source_rank[head * job.m + first_source + k] = ranks[k];
+      } else {
+        job.target_rank[head * job.n + (first - first_source) + (k - num_sources)] = ranks[k];
+      }
+    }
     if (threadIdx.x == 0) {
       job.tied[head * blocks + number] = some ? 1 : 0;
     }

@@ -23,6 +23,7 @@
 #define __forceinline__ inline
 #define __noinline__
 #define __restrict__
+#define __grid_constant__
 #define __launch_bounds__(...)
 
 namespace laplex::emulation {
