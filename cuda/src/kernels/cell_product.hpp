@@ -137,14 +137,17 @@ __global__ void __launch_bounds__(kCellThreads, 2)
       float right = 0.0F;
       float left = 0.0F;
       if (Ties && at_end) {
+        unsigned own = cells.own_of(at);
         LAPLEX_UNROLL
-        for (int k = 0; k < kCell; ++k) {
-          if (cells.has(at + k)) {
+        for (int k = 0; k < kCell; ++k, own >>= 1U) {
+          if ((own & 1U) != 0) {
             const float place = position[cells.begin + at + k];
-            at_high = at_high + (place == tile.high ? static_cast<double>(value[k]) : 0.0);
-            at_low = at_low + (place == tile.low ? static_cast<double>(value[k]) : 0.0);
-            right = std::fma(place == tile.high ? 0.0F : value[k], cell.up[k], right);
-            left = std::fma(place == tile.low ? 0.0F : value[k], cell.down[k], left);
+            const bool high = place == tile.high;
+            const bool low = place == tile.low;
+            at_high = at_high + (high ? static_cast<double>(value[k]) : 0.0);
+            at_low = at_low + (low ? static_cast<double>(value[k]) : 0.0);
+            right = std::fma(high ? 0.0F : value[k], cell.up[k], right);
+            left = std::fma(low ? 0.0F : value[k], cell.down[k], left);
           }
         }
       } else {

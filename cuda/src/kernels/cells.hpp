@@ -171,7 +171,6 @@ struct Cells {
   [[nodiscard]] __device__ bool mine() const { return static_cast<int>(threadIdx.x) < count; }
   /// Whether the cell from `at` on has anchors that are not the tile's own.
   [[nodiscard]] __device__ bool has_edge(int at) const { return at < first || at + kCell > end; }
-  [[nodiscard]] __device__ bool has(int k) const { return k >= first && k < end; }
   /// Bit k: whether anchor `at` + k of a cell is the tile's own.
   [[nodiscard]] __device__ unsigned own_of(int at) const {
     constexpr unsigned kAll = (1U << kCell) - 1U;
@@ -404,9 +403,10 @@ __device__ inline void store_values(float* to, int at, const Cells& cells,
     }
     return;
   }
+  unsigned own = cells.own_of(at);
   LAPLEX_UNROLL
-  for (int k = 0; k < kCell; ++k) {
-    if (cells.has(at + k)) {
+  for (int k = 0; k < kCell; ++k, own >>= 1U) {
+    if ((own & 1U) != 0) {
       to[k] = value[k];
     }
   }
