@@ -272,7 +272,8 @@ def _forgetter(orders: dict[tuple[Any, ...], _Order], key: tuple[Any, ...]) -> A
 
 
 def _is_short(kernel: Kernel) -> bool:
-    return kernel.heads * (kernel.n + kernel.m) <= SHORT
+    lines = 1 if kernel.shared_anchors else kernel.heads
+    return lines * (kernel.n + kernel.m) <= SHORT
 
 
 def _report_for(device: torch.device, kernel: Kernel, stream: int) -> int:
