@@ -63,7 +63,7 @@ __device__ inline void send_parts(const TotalsJob<float>& job, const BlockWork& 
                                   std::int64_t row, std::int64_t part_items,
                                   Sums<double, 0, Ties>* sent, unsigned char* shared) {
   const Parts<Ties> parts(job.line, work, part_items, sent);
-  for (int k = 0; k < parts.count(); ++k) {
+  for (int k = 0; k < parts.count() && parts.count() > 1; ++k) {  // one alone sends nothing
     tile_totals<float, double, double, 0, Ties, kCellThreads>(job, work.rate, work.head, row,
                                                               parts.part(k), shared, sent + 2 * k);
     __syncthreads();

@@ -118,10 +118,10 @@ __device__ void tile_product(const ProductJob<T>& job, const LineRate& rate, std
   for (int k = K - 1; k >= 0; --k) {
     if (k < walk.count) {
       // Sources at the place itself belong to the left half, wherever they are in the order.
-      const S from_right = job.part == Part::both   ? sum_of(right)
-                           : job.part == Part::left ? (Ties ? right.here() : S{})
-                                                    : right.word[0];
-      result[k] = job.parity == Parity::odd ? result[k] - from_right : result[k] + from_right;
+      const S behind = job.part == Part::both   ? sum_of(right)
+                       : job.part == Part::left ? (Ties ? right.here() : S{})
+                                                : right.word[0];
+      result[k] = job.parity == Parity::odd ? result[k] - behind : result[k] + behind;
       right.add(value[k].wide());
       right.cross(walk.gap[k]);
     }
