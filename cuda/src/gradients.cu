@@ -97,7 +97,7 @@ std::size_t run(const GradientCall<T>& call, Memory workspace, bool counts, Stre
 template <class T, class D, class S>
 std::size_t run_any(const GradientCall<T>& call, Memory workspace, bool counts, Stream stream) {
   if constexpr (kHasCells<T, D, S>) {
-    const bool by_cells = call.state.line(false).items > kShortLine &&
+    const bool by_cells = is_for_cells(call.state.line(false)) && call.rows > 0 &&
                           call.targets.phase == nullptr && call.sources.phase == nullptr;
     if (counts) {  // whichever gradients will be asked for
       return std::max(run<T, D, S, true>(call, workspace, true, stream),

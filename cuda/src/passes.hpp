@@ -15,8 +15,12 @@
 
 namespace laplex::cuda::detail {
 
-/// The longest line that a warp takes by itself, and for which cells do not pay.
-inline constexpr std::int64_t kShortLine = 256;
+/// Whether a line takes the path of cells, if its types do: a shorter one is a warp's.
+template <class T>
+[[nodiscard]] bool is_for_cells(const Line<T>& line) {
+  constexpr std::int64_t kShortLine = 256;
+  return line.items > kShortLine && line.from.count > 0 && line.to.count > 0;
+}
 
 /// Threads of a block over a long line.
 inline constexpr int kTileThreads = 256;

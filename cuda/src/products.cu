@@ -121,7 +121,7 @@ std::size_t run_cells(const ProductCall<float>& call, Memory workspace, bool cou
 template <class T, class D, class S>
 std::size_t run_even(const ProductCall<T>& call, Memory workspace, bool counts, Stream stream) {
   if constexpr (kHasCells<T, D, S>) {
-    if (call.state.line(call.swapped).items > kShortLine) {
+    if (is_for_cells(call.state.line(call.swapped))) {
       return run_cells(call, workspace, counts, stream);
     }
   }

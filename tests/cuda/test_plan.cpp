@@ -456,8 +456,8 @@ TEST(CudaMemory, BudgetOfABillion) {
   const auto per = [](std::size_t bytes) {
     return static_cast<double>(bytes) / static_cast<double>(n);
   };
-  // Each side a position and an index, and in float a rank; a byte and two for eight items, four for
-  // 1024.
+  // Each side a position and an index, and in float a rank; a byte and two for eight items, four
+  // for 1024.
   EXPECT_NEAR(per(Plan<float>::storage_bytes(1, n, n, false)), 20 + 2 * (3 / 8. + 4 / 1024.), 0.05);
   EXPECT_NEAR(per(Plan<double>::storage_bytes(1, n, n, false)), 24 + 2 * (3 / 8. + 4 / 1024.),
               0.05);

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <string>
+#include <tuple>
 
 namespace laplex::cuda::tests {
 namespace {
@@ -116,15 +117,19 @@ TYPED_TEST(CudaProducts, LongMillionsOfItemsGoThroughTheTreeOfCarries) {
 
 TYPED_TEST(CudaProducts, SmallHeadsAndRowsDoNotSeeEachOther) {
   using T = TypeParam;
-  for (const std::int64_t n : {60, 1500}) {
-    const Case<T> c = make_case<T>(Form::cosine, Anchors::uniform, n, n + 10, 5, false, 3);
+  for (const auto& [form, n, rows] :
+       std::vector<std::tuple<Form, std::int64_t, std::int64_t>>{{Form::cosine, 60, 4},
+                                                                 {Form::cosine, 1500, 4},
+                                                                 {Form::real, 1500, 4},
+                                                                 {Form::real, 150, 520},
+                                                                 {Form::real, 4200, 200}}) {
+    const Case<T> c = make_case<T>(form, Anchors::uniform, n, n + 10, 5, false, 3);
     const DeviceCase<T> device(c);
     const Plan<T> plan = device.plan();
-    constexpr std::int64_t rows = 4;
     const auto v = draw_values<T>(3 * rows * c.m, 6);
     EXPECT_LE(product_error(c, plan, v, rows), 1.0);
     const auto all = device_product<T>(plan, v, rows);
-    for (std::int64_t r = 0; r < rows; ++r) {
+    for (std::int64_t r = 0; r < rows; r += rows / 4) {
       std::vector<T> one;
       for (std::int64_t h = 0; h < 3; ++h) {
         const auto from = v.begin() + (h * rows + r) * c.m;
