@@ -425,7 +425,7 @@ TYPED_TEST(CudaPlan, LentMemoryIsEnoughAndTooLittleIsRefused) {
       const Vectors out{result.data(), false, {rows * c.n, c.n}};
       plan.apply(in, rows, out, kStream, Mode::plain, {},
                  {work.data(), plan.workspace_bytes(rows, false)});
-      plan.vjp(in, cotangent, rows, wanted, kStream,
+      plan.vjp(in, cotangent, rows, wanted, kStream, {},
                {more.data(), plan.gradient_workspace_bytes(rows, false)});
 #if defined(LAPLEX_CUDA_EMULATION)
       EXPECT_EQ(emulation::runtime().waits, waited);
@@ -456,8 +456,8 @@ TEST(CudaMemory, BudgetOfABillion) {
   const auto per = [](std::size_t bytes) {
     return static_cast<double>(bytes) / static_cast<double>(n);
   };
-  // Each side a position and an index, and in float a rank; a byte and two for eight items, four for
-  // 1024.
+  // Each side a position and an index, and in float a rank; a byte and two for eight items, four
+  // for 1024.
   EXPECT_NEAR(per(Plan<float>::storage_bytes(1, n, n, false)), 20 + 2 * (3 / 8. + 4 / 1024.), 0.05);
   EXPECT_NEAR(per(Plan<double>::storage_bytes(1, n, n, false)), 24 + 2 * (3 / 8. + 4 / 1024.),
               0.05);
