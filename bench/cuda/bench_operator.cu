@@ -187,7 +187,7 @@ class Calls {
   /// With the result of forward() for a cotangent.
   void gradients() const {
     plan_.vjp(contiguous(v_, plan_.num_sources()), contiguous(u_, plan_.num_targets()), rows_,
-              gradients_.get(), stream_, lend(workspace_));
+              gradients_.get(), stream_, {}, lend(workspace_));
   }
 
   /// Checks both against the CPU's, or longer lines at a few entries.
@@ -552,7 +552,7 @@ void huge(const Bench& bench, std::int64_t n) {
     plan.apply(contiguous(v, n), 1, contiguous_result(u, n), stream, Mode::plain, {}, lent);
   };
   const auto vjp = [&] {
-    plan.vjp(contiguous(v, n), contiguous(u, n), 1, gradients.get(), stream, lent);
+    plan.vjp(contiguous(v, n), contiguous(u, n), 1, gradients.get(), stream, {}, lent);
   };
   const auto update = [&] { plan.update(x.data(), y.data(), stream, lent); };
 

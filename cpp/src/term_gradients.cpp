@@ -1,53 +1,16 @@
-// With tau = |x_i - y_j| / ell, c' = 1 - i ell frequency and s+ = 1, 2, 1 for s = 0, 1, 2 (1, 0 if
-// the kernel is smooth, for then the square of the sign is 1 at ties too), the sums
-//   S(s, q)_i = sum_j sign(x_i - y_j)^s q(tau) exp(-c' tau) v_j
-// of a polynomial q have the derivatives
-//   dS/dx_i = S(s+, q' - c' q) / ell,  dS/dell = S(s, tau (q - q')) / ell,
-//   dS/dfrequency = i ell S(s, tau q),
-// so that all gradients are made of the results of two passes: one over the values, read off at the
-// targets, and one over the cotangents, read off at the sources.
 #include "term_gradients.hpp"
 
 #include "array.hpp"
-#include "checks.hpp"
 #include "compensated.hpp"
 #include "parallel.hpp"
 #include "product_pass.hpp"
+#include "term_derivatives.hpp"
 
 #include <cstddef>
-#include <string>
 #include <vector>
 
 namespace laplex::detail {
 namespace {
-
-Polynomial derivative(const Polynomial& q) {
-  Polynomial d{};
-  for (std::size_t k = 1; k < q.size(); ++k) {
-    d[k - 1] = static_cast<double>(k) * q[k];
-  }
-  return d;
-}
-
-Polynomial difference(const Polynomial& a, const Polynomial& b) {
-  Polynomial d{};
-  for (std::size_t k = 0; k < d.size(); ++k) {
-    d[k] = a[k] - b[k];
-  }
-  return d;
-}
-
-Polynomial times_distance(const Polynomial& q) {
-  if (q.back() != 0.0) {
-    invalid("lengthscale and frequency can be differentiated at most " +
-            std::to_string(kMaxMoment) + " times in total, the powers of a kernel counted");
-  }
-  Polynomial t{};
-  for (std::size_t k = 1; k < t.size(); ++k) {
-    t[k] = q[k - 1];
-  }
-  return t;
-}
 
 /// Results of one pass, in memory of their own: [heads, lanes, count].
 template <class T>
@@ -57,9 +20,10 @@ class Sums {
       : complex_(complex), size_(heads * lanes * count), strides_{lanes * count, count} {}
 
   /// Asks for another sum; its number.
-  std::size_t add(Parity parity, const Polynomial& polynomial) {
+  std::size_t add(const Term& term) {
     memory_.emplace_back().reset(complex_ ? 2 * size_ : size_);
-    results_.push_back({parity, polynomial, {memory_.back().data(), complex_, strides_, 1}});
+    results_.push_back(
+        {term.parity, term.polynomial, {memory_.back().data(), complex_, strides_, 1}});
     return memory_.size() - 1;
   }
   std::vector<Result<T>>& results() { return results_; }
@@ -80,13 +44,14 @@ class Sums {
   std::vector<Result<T>> results_;
 };
 
-/// What the gradients by the anchors and phases of a side are made of, and their numbers.
+/// What the gradients by the anchors and phases of a side are made of, and their numbers; see
+/// term_derivatives.hpp.
 template <class T>
 struct SideSums {
   Sums<T> sums;
   std::size_t plain = 0;  ///< S itself
-  std::size_t slope = 0;  ///< S(s+, q' - q)
-  std::size_t turn = 0;   ///< S(s+, q), of kernels that oscillate
+  std::size_t slope = 0;
+  std::size_t turn = 0;  ///< of kernels that oscillate
 };
 
 /// conj(a) b.
@@ -112,23 +77,17 @@ void term_gradients(const State<T>& state, const Term& term, const Vectors<const
   const Fixed<T>& fixed = state.fixed();
   const std::int64_t lanes = rows * values.parts;
   const bool complex = fixed.complex_kernel() || values.paired();
-  const Parity parity = term.parity;
-  const Polynomial& polynomial = term.polynomial;
-  const Parity next = parity != Parity::odd ? Parity::odd
-                      : term.smooth         ? Parity::even
-                                            : Parity::strict;
-  const Polynomial along = difference(derivative(polynomial), polynomial);
   const bool scalars = gradients.lengthscale != nullptr || gradients.frequency != nullptr;
 
   SideSums<T> at_targets{{complex, fixed.heads, lanes, fixed.n}};
   SideSums<T> at_sources{{complex, fixed.heads, lanes, fixed.m}};
   const auto ask = [&](SideSums<T>& side, const T* by_phases, const T* by_anchors) {
     if (by_phases != nullptr) {
-      side.plain = side.sums.add(parity, polynomial);
+      side.plain = side.sums.add(term);
     }
     if (by_anchors != nullptr) {
-      side.slope = side.sums.add(next, along);
-      side.turn = fixed.oscillates ? side.sums.add(next, polynomial) : 0;
+      side.slope = side.sums.add(slope_of(term));
+      side.turn = fixed.oscillates ? side.sums.add(turn_of(term)) : 0;
     }
   };
   ask(at_targets, gradients.target_phase, gradients.targets);
@@ -136,16 +95,15 @@ void term_gradients(const State<T>& state, const Term& term, const Vectors<const
   std::size_t stretch = 0;
   std::size_t swing = 0;
   if (gradients.lengthscale != nullptr) {
-    stretch =
-        at_targets.sums.add(parity, times_distance(difference(polynomial, derivative(polynomial))));
+    stretch = at_targets.sums.add(stretch_of(term));
   }
   if (gradients.frequency != nullptr && fixed.oscillates) {
-    swing = at_targets.sums.add(parity, times_distance(polynomial));
+    swing = at_targets.sums.add(swing_of(term));
   }
   // The gradient by the values may be written over them: then it comes last.
   const bool over = gradients.values != nullptr && d_values.base == values.base;
   if (gradients.values != nullptr && !over) {
-    at_sources.sums.results().push_back({parity, polynomial, d_values});
+    at_sources.sums.results().push_back({term.parity, term.polynomial, d_values});
   }
   if (!at_targets.sums.results().empty()) {
     run<T>(state, values, rows, false, false, at_targets.sums.results(), threads);
@@ -245,7 +203,7 @@ void term_gradients(const State<T>& state, const Term& term, const Vectors<const
     }
   }
   if (over) {
-    run<T>(state, grad, rows, true, true, {{parity, polynomial, d_values}}, threads);
+    run<T>(state, grad, rows, true, true, {{term.parity, term.polynomial, d_values}}, threads);
   }
 }
 

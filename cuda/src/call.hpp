@@ -11,7 +11,7 @@ namespace laplex::cuda::detail {
 
 /// What of a kernel can change without a new order.
 struct Parameters {
-  const double* lengthscale;
+  Lengthscales lengthscale;
   const double* frequency;
   bool is_complex;  ///< of values and kernel together: whether sums are complex
 };
@@ -48,5 +48,9 @@ template <class T>
 std::size_t product(const ProductCall<T>& call, Memory workspace, bool counts, Stream stream);
 template <class T>
 std::size_t gradients(const GradientCall<T>& call, Memory workspace, bool counts, Stream stream);
+/// Those of a term, which has the polynomial of its kernel too.
+template <class T>
+std::size_t term_gradients(const GradientCall<T>& call, const Term& term, Memory workspace,
+                           bool counts, Stream stream);
 
 }  // namespace laplex::cuda::detail

@@ -94,7 +94,8 @@ class LongScan {
   [[nodiscard]] const void* carries() const { return levels_.front(); }
 
   /// Afterwards `carries()` are what comes to each tile, and `input` reads sorted values.
-  void run(Input<T>& input, const double* lengthscale, const double* frequency, Stream stream) {
+  void run(Input<T>& input, const Lengthscales& lengthscale, const double* frequency,
+           Stream stream) {
     input.sorted = sorted_;
     const Groups groups(rows_, heads_ * tiles_);
     const TotalsJob<T> job{line_,        input,       lengthscale, frequency,   rows_,
@@ -122,7 +123,7 @@ class LongScan {
   }
 
  private:
-  void step(int level, std::int64_t node_items, bool upwards, const double* lengthscale,
+  void step(int level, std::int64_t node_items, bool upwards, const Lengthscales& lengthscale,
             const double* frequency, Stream stream) const {
     const auto at = static_cast<std::size_t>(level);
     const std::int64_t blocks = ceil_div(nodes_[at], kNodesPerBlock);

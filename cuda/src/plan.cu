@@ -35,13 +35,10 @@ void check_vectors(const ConstVectors& vectors, const char* name) {
 }
 
 template <class T>
-const Kernel<T>& checked(const Kernel<T>& kernel) {
-  if (kernel.profile != Profile::matern12) {
-    invalid(
-        "plans on a GPU have the profile matern12: for a Matern kernel, divide the lengthscale "
-        "by sqrt(3) or sqrt(5) and give apply() the kernel's polynomial as its term");
-  }
-  return kernel;
+Parameters parameters_of(const Kernel<T>& kernel, bool values_complex) {
+  return {{kernel.lengthscale, laplex::detail::lengths_of(kernel.profile)},
+          kernel.frequency,
+          values_complex || has_complex_entries(kernel)};
 }
 
 /// The factors of a side, as K and K^T have them: exp(i theta) of targets, exp(-i phi) of sources.
@@ -63,7 +60,7 @@ ProductCall<T> product_call(const State<T>& state, const Kernel<T>& kernel,
   // sign(x_i - y_j) seen from the source is its negative.
   const double scale = swapped && term.parity == Parity::odd ? -1.0 : 1.0;
   return {state,
-          {kernel.lengthscale, kernel.frequency, values.complex || has_complex_entries(kernel)},
+          parameters_of(kernel, values.complex),
           rows,
           swapped,
           {values, swapped ? target_phases(kernel) : source_phases(kernel), conjugate, nullptr},
@@ -98,14 +95,14 @@ void Report::check() {
 template <class T>
 Plan<T>::Plan(const Kernel<T>& kernel, Stream stream, Memory storage, const Scratch& scratch,
               Report* report)
-    : state_(std::make_shared<State<T>>(checked(kernel), stream, storage, scratch, report)),
+    : state_(std::make_shared<State<T>>(kernel, stream, storage, scratch, report)),
       parameters_(kernel) {}
 
 template <class T>
 Plan<T> Plan<T>::with_parameters(const Kernel<T>& kernel) const {
   Plan<T> plan;
   plan.state_ = state_;
-  plan.parameters_ = checked(kernel);
+  plan.parameters_ = kernel;
   return plan;
 }
 
@@ -157,7 +154,7 @@ GradientCall<T> gradient_call(const State<T>& state, const Kernel<T>& kernel,
   const std::int64_t m = state.m();
   const Vectors d_values{gradients.values, values.complex, {rows * m, m}};
   return {state,
-          {kernel.lengthscale, kernel.frequency, values.complex || has_complex_entries(kernel)},
+          parameters_of(kernel, values.complex),
           rows,
           {values, source_phases(kernel), false, nullptr},
           {grad, target_phases(kernel), true, nullptr},
@@ -168,17 +165,30 @@ GradientCall<T> gradient_call(const State<T>& state, const Kernel<T>& kernel,
           gradients.frequency};
 }
 
+/// In one pass of its own those of the Laplace kernel, and those of other terms by products.
+template <class T>
+std::size_t any_gradients(const GradientCall<T>& call, const Term& term, Profile profile,
+                          Memory workspace, bool counts, Stream stream) {
+  const laplex::detail::Polynomial polynomial = polynomial_of(term, profile);
+  if (term.parity == Parity::even && polynomial == polynomial_of(Profile::matern12)) {
+    return gradients(call, workspace, counts, stream);
+  }
+  const bool smooth = term.smooth || profile != Profile::matern12;
+  return term_gradients(call, {term.parity, polynomial, smooth}, workspace, counts, stream);
+}
+
 }  // namespace
 
 template <class T>
 void Plan<T>::vjp(const ConstVectors& values, const ConstVectors& grad, std::int64_t rows,
-                  const Gradients<T, T>& gradients, Stream stream, Memory workspace) const {
+                  const Gradients<T, T>& gradients, Stream stream, Term term,
+                  Memory workspace) const {
   check_call(rows, "cotangent", grad.complex, values.complex || kernel_is_complex());
   check_values(values.complex, parameters_.real_part);
   check_vectors<T>(values, "values");
   check_vectors<T>(grad, "grad");
-  laplex::cuda::detail::gradients(
-      gradient_call(*state_, parameters_, values, grad, rows, gradients), workspace, false, stream);
+  any_gradients(gradient_call(*state_, parameters_, values, grad, rows, gradients), term,
+                parameters_.profile, workspace, false, stream);
   state_->used_in(stream);
 }
 
@@ -208,18 +218,21 @@ std::size_t Plan<T>::workspace_bytes(std::int64_t rows, bool values_complex, Ter
 }
 
 template <class T>
-std::size_t Plan<T>::gradient_workspace_bytes(std::int64_t rows, bool values_complex) const {
+std::size_t Plan<T>::gradient_workspace_bytes(std::int64_t rows, bool values_complex,
+                                              Term term) const {
   Gradients<T, T> all;
   T any{};
   double scalar = 0.0;
-  all.lengthscale = all.frequency = &scalar;
+  if (polynomial_of(term, parameters_.profile).back() == 0.0) {  // otherwise vjp() refuses these
+    all.lengthscale = all.frequency = &scalar;
+  }
   all.targets = all.sources = &any;
   if (has_complex_entries(parameters_)) {
     all.target_phase = all.source_phase = &any;
   }
-  return laplex::cuda::detail::gradients(
-      gradient_call(*state_, parameters_, {nullptr, values_complex, {}}, {}, rows, all), {}, true,
-      nullptr);
+  return any_gradients(
+      gradient_call(*state_, parameters_, {nullptr, values_complex, {}}, {}, rows, all), term,
+      parameters_.profile, {}, true, nullptr);
 }
 
 template <class T>

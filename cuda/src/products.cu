@@ -138,9 +138,16 @@ std::size_t product(const ProductCall<T>& call, Memory workspace, bool counts, S
   }
   std::size_t bytes = 0;
   const bool plain = call.polynomial == laplex::detail::polynomial_of(Profile::matern12);
-  if (!plain) {  // of every type: the general one, with all moments
-    return run<T, Complex, Complex, laplex::detail::kMaxMoment, true>(call, workspace, counts,
-                                                                      stream);
+  if (!plain) {
+    // Few types, as each takes long to compile: real sums, with the moments of Matern kernels or
+    // all, and for everything else the general one.
+    constexpr int kMost = laplex::detail::kMaxMoment;
+    if (call.parameters.is_complex) {
+      return run<T, Complex, Complex, kMost, true>(call, workspace, counts, stream);
+    }
+    return laplex::detail::degree_of(call.polynomial) <= 2
+               ? run<T, double, double, 2, true>(call, workspace, counts, stream)
+               : run<T, double, double, kMost, true>(call, workspace, counts, stream);
   }
   with_types(call.parameters.frequency != nullptr, call.parameters.is_complex, [&](auto types) {
     using D = typename decltype(types)::D;

@@ -160,14 +160,14 @@ void half_sums(const AnyCudaPlan& any, const Vectors& values, std::int64_t rows,
 }
 
 void vjp(const AnyCudaPlan& any, const Vectors& values, const Vectors& grad, std::int64_t rows,
-         int storage, const GradientArguments& gradients, Address stream,
-         const MemoryArguments& workspace) {
+         int storage, const GradientArguments& gradients, const TermArguments& member,
+         Address stream, const MemoryArguments& workspace) {
   const auto stored = storage_of(storage);
   const py::gil_scoped_release release;
   visit(any, [&](const auto& plan) {
     using T = decltype(scalar_of(plan));
     plan.vjp(vectors(values, stored), result_vectors(grad, stored), rows, gradients.of<T>(),
-             stream_of(stream), memory(workspace));
+             stream_of(stream), member.term, memory(workspace));
   });
 }
 
@@ -219,7 +219,7 @@ void add_cuda(py::module_& m) {
       .def("half_sums", &half_sums, values, rows, py::arg("left"), py::arg("right"), stream,
            workspace, positional)
       .def("vjp", &vjp, values, py::arg("grad"), rows, py::arg("storage"), py::arg("gradients"),
-           stream, workspace, positional)
+           py::arg("term"), stream, workspace, positional)
       .def(
           "anchors",
           [](const AnyCudaPlan& any, Address x, Address y, Address on) {
@@ -240,12 +240,13 @@ void add_cuda(py::module_& m) {
           rows, values_complex, py::arg("term"), positional)
       .def(
           "gradient_workspace_bytes",
-          [](const AnyCudaPlan& any, std::int64_t count, bool complex) {
+          [](const AnyCudaPlan& any, std::int64_t count, bool complex,
+             const TermArguments& member) {
             return visit(any, [&](const auto& plan) {
-              return plan.gradient_workspace_bytes(count, complex);
+              return plan.gradient_workspace_bytes(count, complex, member.term);
             });
           },
-          rows, values_complex, positional)
+          rows, values_complex, py::arg("term"), positional)
       .def_property_readonly("nbytes",
                              [](const AnyCudaPlan& any) {
                                return visit(any, [](const auto& plan) { return plan.nbytes(); });

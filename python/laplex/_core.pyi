@@ -65,7 +65,7 @@ class CudaPlan:
         report: int = ...,
     ) -> None: ...
     def anchors(self, targets: int, sources: int, stream: int) -> None: ...
-    def gradient_workspace_bytes(self, rows: int, values_complex: bool) -> int: ...
+    def gradient_workspace_bytes(self, rows: int, values_complex: bool, term: core.Term) -> int: ...
     def half_sums(
         self,
         values: core.Vectors,
@@ -102,6 +102,7 @@ class CudaPlan:
         rows: int,
         storage: int,
         gradients: core.Gradients,
+        term: core.Term,
         stream: int,
         workspace: core.Memory,
     ) -> None: ...

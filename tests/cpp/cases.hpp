@@ -29,6 +29,7 @@ struct Case {
   std::vector<double> lengthscale, frequency;
   bool self = false;
   bool real_part = false;
+  Profile profile = Profile::matern12;  ///< of kernel(); the entries are those of the exponential
   std::int64_t heads = 1, n = 0, m = 0;
 
   [[nodiscard]] Kernel<T> kernel() const {
@@ -43,6 +44,7 @@ struct Case {
     k.target_phase = theta.empty() ? nullptr : theta.data();
     k.source_phase = phi.empty() ? nullptr : phi.data();
     k.real_part = real_part;
+    k.profile = profile;
     return k;
   }
   [[nodiscard]] long double distance(std::int64_t h, std::int64_t i, std::int64_t j) const {

@@ -63,6 +63,7 @@ Case<double> widened(const Case<T>& c) {
   d.frequency = c.frequency;
   d.self = c.self;
   d.real_part = c.real_part;
+  d.profile = c.profile;
   d.heads = c.heads;
   d.n = c.n;
   d.m = c.m;

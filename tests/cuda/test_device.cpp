@@ -44,7 +44,7 @@ TEST(CudaStreams, SmallGraphOfAProductAndItsGradients) {
       plan.apply({values.data(), false, {n, n}}, 1, {result.data(), false, {n, n}}, own.stream,
                  Mode::plain, {}, lent);
       plan.vjp({values.data(), false, {n, n}}, {result.data(), false, {n, n}}, 1, wanted,
-               own.stream, lent);
+               own.stream, {}, lent);
     };
     call();
     check(cudaStreamSynchronize(own.stream));

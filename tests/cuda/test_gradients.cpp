@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <array>
 #include <string>
 
 namespace laplex::cuda::tests {
@@ -27,7 +29,7 @@ struct All {
 
 template <class T, class V, class R>
 All<T, V> on_device(const Case<T>& c, const Plan<T>& plan, const std::vector<V>& v,
-                    const std::vector<R>& g, std::int64_t rows) {
+                    const std::vector<R>& g, std::int64_t rows, const Term& term = {}) {
   All<T, V> all(c, rows);
   const OnDevice<V> values(v);
   const OnDevice<R> grad(g);
@@ -43,7 +45,7 @@ All<T, V> on_device(const Case<T>& c, const Plan<T>& plan, const std::vector<V>&
   wanted.target_phase = theta.data();
   wanted.source_phase = phi.data();
   plan.vjp({values.data(), kIsComplex<V>, {rows * c.m, c.m}},
-           {grad.data(), kIsComplex<R>, {rows * c.n, c.n}}, rows, wanted, kStream);
+           {grad.data(), kIsComplex<R>, {rows * c.n, c.n}}, rows, wanted, kStream, term);
   all.values = d_values.host();
   all.x = x.host();
   all.y = y.host();
@@ -57,32 +59,51 @@ All<T, V> on_device(const Case<T>& c, const Plan<T>& plan, const std::vector<V>&
 /// The same by the CPU.
 template <class V, class R>
 All<double, V> on_host(const Case<double>& c, const std::vector<V>& v, const std::vector<R>& g,
-                       std::int64_t rows) {
+                       std::int64_t rows, const Term& term) {
   All<double, V> all(c, rows);
   laplex::Plan<double>(c.kernel())
       .vjp(v.data(), Strides{rows * c.m, c.m}, g.data(), Strides{rows * c.n, c.n}, rows,
            Gradients<double, V>{all.values.data(), all.x.data(), all.y.data(), all.ell.data(),
-                                all.omega.data(), all.theta.data(), all.phi.data()});
+                                all.omega.data(), all.theta.data(), all.phi.data()},
+           term);
   return all;
+}
+
+/// The polynomial of a term and of its kernel, and the length of the exponential in lengthscales.
+std::array<double, 5> polynomial_of(const Term& term, Profile profile) {
+  const std::array<double, 3> kernel{1.0, profile == Profile::matern12 ? 0.0 : 1.0,
+                                     profile == Profile::matern52 ? 1.0 / 3.0 : 0.0};
+  std::array<double, 5> product{};
+  for (std::size_t i = 0; i < kernel.size(); ++i) {
+    for (std::size_t k = 0; i + k < product.size(); ++k) {
+      product[i + k] += kernel[i] * term.polynomial[k];
+    }
+  }
+  return product;
+}
+double length_of(Profile profile) {
+  return 1.0 / std::sqrt(1.0 + 2.0 * static_cast<double>(profile));
 }
 
 /// Errors in units of the sum of the absolute values of all terms: products of the moduli.
 template <class T, class V>
 void check(Form form, Anchors kind, std::int64_t n, std::int64_t m, bool self, std::int64_t rows,
-           std::int64_t heads) {
-  const Case<T> c = make_case<T>(form, kind, n, m, 17, self, heads);
+           std::int64_t heads, Profile profile = Profile::matern12, const Term& term = {}) {
+  Case<T> c = make_case<T>(form, kind, n, m, 17, self, heads);
+  c.profile = profile;
   SCOPED_TRACE(laplex::tests::name(form) + ", anchors " + std::to_string(static_cast<int>(kind)) +
                ", n = " + std::to_string(c.n) + ", m = " + std::to_string(c.m) +
-               (self ? ", self" : ""));
+               (self ? ", self" : "") + ", profile " + std::to_string(static_cast<int>(profile)) +
+               ", parity " + std::to_string(static_cast<int>(term.parity)));
   const DeviceCase<T> device(c);
   const Plan<T> plan = device.plan();
   const auto v = draw_values<V>(heads * rows * c.m, 1);
   const auto run = [&](auto zero) {
     using R = decltype(zero);
     const auto g = draw_values<R>(heads * rows * c.n, 2);
-    const All<T, V> got = on_device(c, plan, v, g, rows);
+    const All<T, V> got = on_device(c, plan, v, g, rows, term);
     const Case<double> wide = widened(c);
-    const auto want = on_host(wide, widened(v), widened(g), rows);
+    const auto want = on_host(wide, widened(v), widened(g), rows, term);
 
     const auto sizes = [](const auto& values) {
       std::vector<double> all;
@@ -90,16 +111,33 @@ void check(Form form, Anchors kind, std::int64_t n, std::int64_t m, bool self, s
         all.push_back(static_cast<double>(std::abs(each)));
       return all;
     };
-    const laplex::Plan<double> bounds(moduli(wide).kernel());
+    Case<double> exponential = moduli(wide);
+    exponential.profile = Profile::matern12;
+    for (double& each : exponential.lengthscale)
+      each *= length_of(profile);
+    const laplex::Plan<double> bounds(exponential.kernel());
+    // The sizes of q and of its derivative, and these times the distance.
+    const auto q = polynomial_of(term, profile);
+    Term near_sizes{Parity::even, {}};
+    Term far_sizes{Parity::even, {}};
+    for (std::size_t k = 0; k < q.size(); ++k) {
+      near_sizes.polynomial[k] += std::abs(q[k]);
+      if (k > 0) {
+        near_sizes.polynomial[k - 1] += static_cast<double>(k) * std::abs(q[k]);
+      }
+    }
+    std::copy_n(near_sizes.polynomial.begin(), 4, far_sizes.polynomial.begin() + 1);
+    const Strides at_sources{rows * c.m, c.m};
+    const Strides at_targets{rows * c.n, c.n};
     const auto v_sizes = sizes(v);
     const auto g_sizes = sizes(g);
     std::vector<double> kv(static_cast<std::size_t>(heads * rows * c.n));
     std::vector<double> kg(static_cast<std::size_t>(heads * rows * c.m));
     std::vector<double> far(kv.size());
-    bounds.apply(v_sizes.data(), kv.data(), rows);
-    bounds.transpose(g_sizes.data(), kg.data(), rows);
-    bounds.apply(v_sizes.data(), far.data(), rows, Strides{rows * c.m, c.m},
-                 Strides{rows * c.n, c.n}, Mode::plain, {Parity::even, 1});
+    bounds.apply(v_sizes.data(), kv.data(), rows, at_sources, at_targets, Mode::plain, near_sizes);
+    bounds.apply(g_sizes.data(), kg.data(), rows, at_targets, at_sources, Mode::transpose,
+                 near_sizes);
+    bounds.apply(v_sizes.data(), far.data(), rows, at_sources, at_targets, Mode::plain, far_sizes);
     const double unit = 4 * (static_cast<double>(promise<T>()) + 1e-14);
     const double floor =
         static_cast<double>(c.n + c.m) * static_cast<double>(std::numeric_limits<T>::min());
@@ -111,7 +149,8 @@ void check(Form form, Anchors kind, std::int64_t n, std::int64_t m, bool self, s
       const auto hh = static_cast<std::size_t>(h);
       const double ell = c.lengthscale[hh];
       const double omega = c.frequency.empty() ? 0.0 : c.frequency[hh];
-      const double rate = std::hypot(1 / ell, omega);
+      const double length = ell * length_of(profile);
+      const double rate = std::hypot(1 / length, omega);
       double all_far = 0.0;
       for (std::int64_t i = 0; i < c.n; ++i) {
         double scale = 0.0;
@@ -138,7 +177,7 @@ void check(Form form, Anchors kind, std::int64_t n, std::int64_t m, bool self, s
           near(got.phi[at], want.phi[at], scale, "source phase");
       }
       near(got.ell[hh], want.ell[hh], all_far / ell, "lengthscale");
-      near(got.omega[hh], want.omega[hh], all_far * ell, "frequency");
+      near(got.omega[hh], want.omega[hh], all_far * length, "frequency");
     }
   };
   if (kIsComplex<V> || plan.kernel_is_complex()) {
@@ -196,6 +235,76 @@ TYPED_TEST(CudaGradients, LongDenseAndSparseTiles) {
   check<T, T>(Form::real, Anchors::uniform, 300, 300, true, 1100, 1);
   for (const auto& [n, m] : {std::pair<std::int64_t, std::int64_t>{0, 400}, {400, 0}})
     check<T, T>(Form::real, Anchors::uniform, n, m, false, 2, 1);
+}
+
+TYPED_TEST(CudaGradients, SmallMaternKernelsAndTerms) {
+  using T = TypeParam;
+  const auto both = [](Form form, Anchors kind, std::int64_t n, std::int64_t m, bool self,
+                       Profile profile, const Term& term) {
+    check<T, T>(form, kind, n, m, self, 3, 2, profile, term);
+    if (form != Form::cosine && form != Form::cosine_carrier) {
+      check<T, std::complex<T>>(form, kind, n, m, self, 2, 1, profile, term);
+    }
+  };
+  for (const Form form : kForms) {
+    for (const Anchors kind : {Anchors::uniform, Anchors::grid, Anchors::equal}) {
+      if (kind == Anchors::equal && form != Form::real)
+        continue;
+      for (const bool self : {false, true}) {
+        both(form, kind, 21, 35, self, Profile::matern32, {});
+        both(form, kind, 21, 35, self, Profile::matern52, {});
+      }
+      both(form, kind, 21, 35, false, Profile::matern52, {Parity::odd, {0.5, 1.0}});
+      for (const Parity parity : {Parity::odd, Parity::strict}) {
+        both(form, kind, 21, 35, false, Profile::matern12, {parity});
+      }
+      both(form, kind, 35, 21, true, Profile::matern12, {Parity::even, {0.0, 0.0, 0.0, 1.0}});
+      both(form, kind, 35, 21, true, Profile::matern12, {Parity::odd, {1.0}, true});
+    }
+  }
+  check<T, T>(Form::real, Anchors::grid, 0, 3, false, 2, 1, Profile::matern32);
+  check<T, T>(Form::real, Anchors::grid, 3, 0, false, 2, 1, Profile::matern32);
+}
+
+TYPED_TEST(CudaGradients, LongMaternKernels) {
+  using T = TypeParam;
+  check<T, T>(Form::real, Anchors::uniform, 1100, 1300, false, 3, 1, Profile::matern32);
+  check<T, T>(Form::real, Anchors::grid, 9000, 9000, true, 1, 1, Profile::matern52);
+  check<T, T>(Form::oscillating, Anchors::grid, 1100, 1300, false, 1, 1, Profile::matern52);
+}
+
+TYPED_TEST(CudaGradients, SmallTermsInLentMemory) {
+  using T = TypeParam;
+  constexpr std::int64_t n = 1500;
+  for (const Term& term : {Term{Parity::even, {0.0, 1.0}}, Term{Parity::odd, {1.0}, true},
+                           Term{Parity::even, {0.0, 0.0, 0.0, 0.0, 1.0}}}) {
+    const Case<T> c = make_case<T>(Form::real, Anchors::uniform, n, n, 3);
+    const DeviceCase<T> device(c);
+    const Plan<T> plan = device.plan();
+    const OnDevice<T> values(draw_values<T>(n, 4));
+    const OnDevice<T> grad(draw_values<T>(n, 5));
+    const ConstVectors v{values.data(), false, {n, n}};
+    const ConstVectors g{grad.data(), false, {n, n}};
+    const OnDevice<T> d_values(std::size_t(n), T(9)), x(std::size_t(n), T(9));
+    const OnDevice<double> ell(1, 9.0);
+    Gradients<T, T> wanted;
+    wanted.values = d_values.data();
+    wanted.targets = x.data();
+    const std::size_t bytes = plan.gradient_workspace_bytes(1, false, term);
+    const OnDevice<unsigned char> lent(bytes, 0);
+    plan.vjp(v, g, 1, wanted, kStream, term, {lent.data(), bytes});
+    const auto got = x.host();
+    plan.vjp(v, g, 1, wanted, kStream, term);
+    EXPECT_EQ(x.host(), got);
+    wanted.lengthscale = ell.data();
+    if (term.polynomial.back() == 0.0) {
+      plan.vjp(v, g, 1, wanted, kStream, term, {lent.data(), bytes});
+      EXPECT_NE(ell.host()[0], 9.0);
+      EXPECT_THROW(plan.vjp(v, g, 1, wanted, kStream, term, {lent.data(), 64}), Error);
+    } else {
+      EXPECT_THROW(plan.vjp(v, g, 1, wanted, kStream, term), Error);  // a power too many
+    }
+  }
 }
 
 TYPED_TEST(CudaGradients, AnchorsOfAllMagnitudesAreFinite) {

@@ -425,7 +425,7 @@ TYPED_TEST(CudaPlan, LentMemoryIsEnoughAndTooLittleIsRefused) {
       const Vectors out{result.data(), false, {rows * c.n, c.n}};
       plan.apply(in, rows, out, kStream, Mode::plain, {},
                  {work.data(), plan.workspace_bytes(rows, false)});
-      plan.vjp(in, cotangent, rows, wanted, kStream,
+      plan.vjp(in, cotangent, rows, wanted, kStream, {},
                {more.data(), plan.gradient_workspace_bytes(rows, false)});
 #if defined(LAPLEX_CUDA_EMULATION)
       EXPECT_EQ(emulation::runtime().waits, waited);

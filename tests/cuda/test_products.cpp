@@ -106,6 +106,32 @@ TYPED_TEST(CudaProducts, LongAndShortOfTheWholeFamily) {
   }
 }
 
+TYPED_TEST(CudaProducts, SmallMaternKernelsAndTheirTerms) {
+  using T = TypeParam;
+  const Term wide{Parity::odd, {0.5, 0.0, 1.0}};
+  std::uint64_t seed = 2000;
+  for (const Profile profile : {Profile::matern32, Profile::matern52}) {
+    for (const Form form : kForms) {
+      for (const Anchors kind : kAnchors) {
+        for (const std::int64_t n : {23, 1100}) {
+          if (n > 23 && (kind != Anchors::grid || form != Form::real))
+            continue;
+          Case<T> c = make_case<T>(form, kind, n, 2 * n, ++seed, false, 2);
+          c.profile = profile;
+          const DeviceCase<T> device(c);
+          const Plan<T> plan = device.plan();
+          SCOPED_TRACE(laplex::tests::name(form) + ", anchors " +
+                       std::to_string(static_cast<int>(kind)) + ", profile " +
+                       std::to_string(static_cast<int>(profile)) + ", n = " + std::to_string(n));
+          ASSERT_LE(product_error(c, plan, draw_values<T>(4 * n, seed), 1), 1.0);
+          ASSERT_LE(product_error(c, plan, draw_values<T>(2 * n, seed), 1, Mode::adjoint), 1.0);
+          ASSERT_LE(product_error(c, plan, draw_values<T>(4 * n, seed), 1, Mode::plain, wide), 1.0);
+        }
+      }
+    }
+  }
+}
+
 TYPED_TEST(CudaProducts, LongMillionsOfItemsGoThroughTheTreeOfCarries) {
   using T = TypeParam;
   // More tiles than one block of the tree takes.
@@ -150,8 +176,13 @@ TYPED_TEST(CudaProducts, SmallHalvesAddUpAndTiesAreLeft) {
   using T = TypeParam;
   for (const Anchors kind : kAnchors) {
     for (const bool self : {false, true}) {
-      for (const std::int64_t n : {5, 2000}) {
-        const Case<T> c = make_case<T>(Form::real, kind, n, n + 4, 3, self);
+      for (const auto& [n, profile] :
+           std::vector<std::pair<std::int64_t, Profile>>{{5, Profile::matern12},
+                                                         {2000, Profile::matern12},
+                                                         {5, Profile::matern32},
+                                                         {1500, Profile::matern52}}) {
+        Case<T> c = make_case<T>(Form::real, kind, n, n + 4, 3, self);
+        c.profile = profile;
         const DeviceCase<T> device(c);
         const Plan<T> plan = device.plan();
         const auto v = draw_values<T>(c.m, 4);

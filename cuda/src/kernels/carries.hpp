@@ -16,7 +16,7 @@ inline constexpr std::int64_t kNodesPerBlock = kCarryThreads * kNodesPerThread;
 template <class T>
 struct CarriesJob {
   Line<T> line;
-  const double* lengthscale;
+  Lengthscales lengthscale;
   const double* frequency;
   std::int64_t rows;
   std::int64_t nodes;       ///< of this level, a row

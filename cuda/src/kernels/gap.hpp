@@ -18,17 +18,26 @@ using laplex::detail::Rate;
 /// A head's rate, and its inverse.
 struct LineRate {
   Rate rate;
-  double inverse = 0.0;  ///< 1 / lengthscale
+  double inverse = 0.0;  ///< 1 / rate.lengthscale
   double valid = 1.0;    ///< NaN where the lengthscale or the frequency is no legal number
 };
 
-/// Reads a head's lengthscale and frequency (null: 1 and 0) where they are now.
-__device__ inline LineRate read_rate(const double* lengthscale, const double* frequency,
+/// The heads' lengthscales where they are now.
+struct Lengthscales {
+  const double* given = nullptr;  ///< [heads]; null: 1
+  double lengths = 1.0;           ///< a lengthscale over the length of the kernel's exponential
+};
+
+/// Reads the length of a head's exponential, and its frequency (null: 0).
+__device__ inline LineRate read_rate(const Lengthscales& lengthscale, const double* frequency,
                                      std::int64_t head) {
   LineRate r;
-  const double ell = lengthscale != nullptr ? lengthscale[head] : 1.0;
+  double ell = lengthscale.given != nullptr ? lengthscale.given[head] : 1.0;
   const double omega = frequency != nullptr ? frequency[head] : 0.0;
   const bool legal = ell >= 2.2250738585072014e-308 && std::isfinite(ell) && std::isfinite(omega);
+  if (lengthscale.lengths != 1.0) {
+    ell = ell / lengthscale.lengths;
+  }
   r.rate = {legal ? ell : 1.0, legal ? omega : 0.0};
   r.inverse = 1.0 / r.rate.lengthscale;
   r.valid = legal ? 1.0 : std::nan("");

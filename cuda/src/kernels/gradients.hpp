@@ -35,7 +35,7 @@ struct GradientJob {
   AnchorGradients<T> targets;
   AnchorGradients<T> sources;
   Complex* stretch;  ///< [heads, groups, tiles]: W over the lengthscale, or null
-  const double* lengthscale;
+  Lengthscales lengthscale;
   const double* frequency;
   std::int64_t rows;
   std::int64_t tiles;
@@ -336,7 +336,7 @@ __global__ void __launch_bounds__(kFlatThreads) finish_kernel(FinishJob<T> job) 
 struct ScalarsJob {
   const Complex* stretch;  ///< [heads, parts]
   std::int64_t parts;
-  const double* lengthscale;
+  Lengthscales lengthscale;
   const double* frequency;
   double* d_lengthscale;  ///< [heads] or null
   double* d_frequency;
@@ -355,7 +355,7 @@ inline __global__ void __launch_bounds__(kScalarThreads) scalars_kernel(ScalarsJ
   const double im = block_sum<kScalarThreads>(sum.im, shared_memory());
   if (threadIdx.x == 0) {
     if (job.d_lengthscale != nullptr) {
-      job.d_lengthscale[head] = rate.valid * re * rate.inverse;
+      job.d_lengthscale[head] = rate.valid * re * rate.inverse / job.lengthscale.lengths;
     }
     if (job.d_frequency != nullptr) {
       job.d_frequency[head] = -rate.valid * rate.rate.lengthscale * im;

@@ -26,7 +26,7 @@ struct ProductJob {
   Line<T> line;
   Input<T> input;
   Output<T> output;
-  const double* lengthscale;
+  Lengthscales lengthscale;
   const double* frequency;
   std::int64_t rows;
   std::int64_t groups;      ///< of rows, for the path of cells,
@@ -90,10 +90,10 @@ __device__ void tile_product(const ProductJob<T>& job, const LineRate& rate, std
   scan.scan(left, right, walk.begin, walk.end);
 
   S result[K];
-  const auto sum_of = [&](const Value& sums) {
+  const auto sum_of = [&](const Value& sums, bool with_here = true) {
     S sum = sums.word[0];
     if constexpr (Ties) {
-      if (job.parity == Parity::even) {
+      if (job.parity == Parity::even && with_here) {
         sum = sum + sums.here();
       }
     }
@@ -117,10 +117,11 @@ __device__ void tile_product(const ProductJob<T>& job, const LineRate& rate, std
   }
   for (int k = K - 1; k >= 0; --k) {
     if (k < walk.count) {
-      // Sources at the place itself belong to the left half, wherever they are in the order.
+      // Sources at the place itself belong to the left half, wherever they are in the order; there
+      // the polynomial of a kernel is 1.
       const S behind = job.part == Part::both   ? sum_of(right)
                        : job.part == Part::left ? (Ties ? right.here() : S{})
-                                                : right.word[0];
+                                                : sum_of(right, false);
       result[k] = job.parity == Parity::odd ? result[k] - behind : result[k] + behind;
       right.add(value[k].wide());
       right.cross(walk.gap[k]);

@@ -14,7 +14,7 @@ template <class T>
 struct TotalsJob {
   Line<T> line;
   Input<T> input;  ///< its `sorted`, where there is one, is filled here
-  const double* lengthscale;
+  Lengthscales lengthscale;
   const double* frequency;
   std::int64_t rows;
   std::int64_t groups;      ///< of rows, for the path of cells,

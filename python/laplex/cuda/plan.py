@@ -10,6 +10,7 @@ import numpy as np
 from .. import _core
 from .._support.arguments import kernel_number
 from .._support.core import PRODUCT, Gradients, Kernel, Vectors
+from .._support.profiles import profile_of
 from ..numpy import checks as validation
 from .array import Array
 from .interchange import (
@@ -75,6 +76,8 @@ class Plan:
         every call, like a lengthscale on the GPU.
     real_part : bool
         Use the real matrix :math:`\mathrm{Re}\,K` (the cosine form). It takes only real values.
+    kernel : {"matern12", "matern32", "matern52"}
+        The shape of the kernel, as in `laplex.Plan`; the default is the Laplace kernel.
     stream : int or stream, optional
         The stream of the construction; see Notes.
 
@@ -149,8 +152,10 @@ class Plan:
         target_phase: object = None,
         source_phase: object = None,
         real_part: bool = False,
+        kernel: str = "matern12",
         stream: object = None,
     ) -> None:
+        profile = profile_of(kernel)
         _core.cuda_require_device()
         if not isinstance(real_part, (bool, np.bool_)):
             raise TypeError(f"real_part must be True or False, got {real_part!r}")
@@ -187,13 +192,14 @@ class Plan:
         )
         omega = None if still else _scalars(call, "frequency", self._batch)
         self._real_part = bool(real_part)
+        self._kernel_name = kernel
         self._has_phases = (theta is not None, phi is not None)
         self._oscillates = omega is not None
         self._complex = (self._oscillates or any(self._has_phases)) and not self._real_part
         self._kernel = Kernel(
             self._dtype == _DOUBLE,
             self._real_part,
-            0,
+            profile.number,
             False,  # every head has anchors of its own
             math.prod(self._batch),
             self._n,
@@ -432,12 +438,20 @@ class Plan:
         d_omega, d_omega_at = new((), _DOUBLE)
         d_theta, d_theta_at = new((self._n,)) if self._has_phases[0] else (None, 0)
         d_phi, d_phi_at = new((self._m,)) if self._has_phases[1] else (None, 0)
-        work = lend(v, self._core.gradient_workspace_bytes(rows, values.is_complex), call)
+        nbytes = self._core.gradient_workspace_bytes(rows, values.is_complex, PRODUCT)
+        work = lend(v, nbytes, call)
         gradients = Gradients(
             d_values_at, d_x_at, d_y_at, d_ell_at, d_omega_at, d_theta_at, d_phi_at
         )
         self._core.vjp(
-            self._vectors(values), self._vectors(g), rows, 0, gradients, call.stream, work.span
+            self._vectors(values),
+            self._vectors(g),
+            rows,
+            0,
+            gradients,
+            PRODUCT,
+            call.stream,
+            work.span,
         )
         if role is not None:
             _core.cuda_add(self._kernel.is_double, d_x_at, d_y_at, heads * self._n, call.stream)
@@ -498,10 +512,11 @@ class Plan:
             form = "oscillating" if self._oscillates else "carrier phases"
             if self._real_part:
                 form = "cosine"
+        kernel = "" if self._kernel_name == "matern12" else f"kernel={self._kernel_name!r}, "
         own = "self" if self._is_self else "targets x sources"
         return (
-            f"laplex.cuda.Plan(shape={self.shape}, dtype={self._dtype}, form={form!r}, {own}, "
-            f"lengthscale={self._lengthscale_text})"
+            f"laplex.cuda.Plan(shape={self.shape}, dtype={self._dtype}, {kernel}form={form!r}, "
+            f"{own}, lengthscale={self._lengthscale_text})"
         )
 
     # -------------------------------------------------------------------------------- memory layout

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from . import cuda, derivatives, execution
+from . import derivatives, execution
 from .batching import pad_batch
 from .call import TENSORS, Call, Signature, signature
 from .registry import LIBRARY, MATVEC, MATVEC_VJP, filled
@@ -99,7 +99,7 @@ class Recorded(torch.autograd.Function):
         if grad is None:
             return (None,) * len(ctx.needs_input_grad)
         call, needs = _saved(ctx), ctx.needs_input_grad[:TENSORS]
-        if _needs_composite(call):
+        if _needs_composite():
             if not in_forward_mode() and not is_watched() and not _is_batched(grad):
                 sig = signature(call)
                 if execution.has_second_gradients(call, sig, grad):
@@ -230,7 +230,7 @@ class Transformed(torch.autograd.Function):
         if grad is None:
             return (None,) * len(ctx.needs_input_grad)
         call, needs = _saved(ctx), ctx.needs_input_grad[:TENSORS]
-        if _needs_composite(call):
+        if _needs_composite():
             return (*derivatives.vjp(primitive, grad, call, needs), *_NONE)
         return (*gradients(grad, call, signature(call), needs, None), *_NONE)
 
@@ -267,11 +267,9 @@ def _saved(ctx: Any) -> Call:
     return Call(*ctx.saved_tensors, *ctx.form)
 
 
-def _needs_composite(call: Call) -> bool:
+def _needs_composite() -> bool:
     """Whether gradients may be differentiated again, which the fused pass does not support."""
-    if torch.is_grad_enabled() or in_forward_mode():
-        return True
-    return cuda.takes(call.targets) and not call.is_plain  # a GPU has them of the product alone
+    return torch.is_grad_enabled() or in_forward_mode()
 
 
 def _recording(args: Sequence[Any]) -> bool:

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from .. import _core
-from .._support.core import PRODUCT, Gradients, Kernel, Memory, Term, Vectors
+from .._support.core import Gradients, Kernel, Memory, Term, Vectors
 from .call import Call, Signature
 
 
@@ -354,15 +354,14 @@ class DevicePlan:
         num_threads: int,
         /,
     ) -> None:
-        """Write the first-order gradients of the product itself, as ``execution.Plan.vjp`` does."""
-        # The dispatcher makes lists of tuples.
-        if (term.parity, *term.polynomial) != (PRODUCT.parity, *PRODUCT.polynomial):
-            raise NotImplementedError("a plan on a GPU has the gradients of the product alone")
+        """Write the first-order gradients that have an address, as ``execution.Plan.vjp`` does."""
         with on(self._device):
-            nbytes = self._plan.gradient_workspace_bytes(rows, values.is_complex)
+            nbytes = self._plan.gradient_workspace_bytes(rows, values.is_complex, term)
             workspace = memory(nbytes, self._device)
             stream = current_stream(self._device)
-            self._plan.vjp(values, grad, rows, self._storage, gradients, stream, span(workspace))
+            self._plan.vjp(
+                values, grad, rows, self._storage, gradients, term, stream, span(workspace)
+            )
 
 
 def plan_of(

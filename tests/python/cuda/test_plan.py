@@ -153,11 +153,18 @@ def assert_near(got, want, factor=1.0):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("is_complex", [False, True])
 @pytest.mark.parametrize(
-    ("n", "m", "batch", "rows"),
-    [(5, 7, (), ()), (30, None, (3,), ()), (40, 30, (2, 2), (3,)), (1500, 900, (), (2, 1))],
+    ("n", "m", "batch", "rows", "kernel"),
+    [
+        (5, 7, (), (), "matern12"),
+        (30, None, (3,), (), "matern12"),
+        (40, 30, (2, 2), (3,), "matern12"),
+        (1500, 900, (), (2, 1), "matern12"),
+        (30, None, (3,), (), "matern52"),
+        (40, 30, (2, 2), (3,), "matern32"),
+    ],
 )
-def test_it_is_the_plan_of_the_host(form, dtype, is_complex, n, m, batch, rows):
-    arguments = draw(form, n, m, dtype, batch)
+def test_it_is_the_plan_of_the_host(form, dtype, is_complex, n, m, batch, rows, kernel):
+    arguments = {**draw(form, n, m, dtype, batch), "kernel": kernel}
     plan, on_gpu = both(arguments)
     assert on_gpu.shape == plan.shape
     assert on_gpu.batch_shape == plan.batch_shape
@@ -338,6 +345,7 @@ def test_errors():
         (lambda: laplex.cuda.Plan(put(x), lengthscale=-1.0), ValueError, "lengthscale must be pos"),
         (lambda: laplex.cuda.Plan(put(x), lengthscale=[1.0]), ValueError, "does not broadcast to"),
         (lambda: laplex.cuda.Plan(put(x), real_part=1), TypeError, "real_part must be True or"),
+        (lambda: laplex.cuda.Plan(put(x), kernel="matern"), ValueError, "kernel must be 'matern12"),
         (lambda: laplex.cuda.Plan(put(x * np.nan)), ValueError, "targets must be finite"),
     ]:
         with pytest.raises(kind, match=message):
@@ -548,7 +556,7 @@ def test_what_the_core_is_lent(monkeypatch):
     plan.update(x + 1)
     assert lent == [
         8 * 9000,  # what the sources add to the targets' gradient
-        plan._core.gradient_workspace_bytes(1, False),
+        plan._core.gradient_workspace_bytes(1, False, PRODUCT),
     ], "an order that is still right takes no scratch"
     plan.update(-x)
     assert lent[2:] == [scratch]

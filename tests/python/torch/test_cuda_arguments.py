@@ -129,15 +129,15 @@ def rounded_by_hand(values, *arguments, **options):
 
 
 @HALF
-@pytest.mark.parametrize("n", [50, 6000])
-def test_half_cotangents_are_read_as_they_are(half, n, handed):
+@pytest.mark.parametrize(("n", "kernel"), [(50, "matern12"), (6000, "matern12"), (50, "matern32")])
+def test_half_cotangents_are_read_as_they_are(half, n, kernel, handed):
     x = torch.rand(n).to(DEVICE).requires_grad_()
     values = torch.randn(3, n).to(DEVICE).to(half).requires_grad_()
     grad = torch.randn(3, n).to(DEVICE).to(half)
-    result = laplex.matvec(values, x, lengthscale=0.003)
+    result = laplex.matvec(values, x, lengthscale=0.003, kernel=kernel)
     found = torch.autograd.grad(result, [values, x], grad)
     assert handed[1:] == [(values.data_ptr(), grad.data_ptr(), {torch.float16: 1}.get(half, 2))]
-    wanted = rounded_by_hand(values, x, lengthscale=0.003)
+    wanted = rounded_by_hand(values, x, lengthscale=0.003, kernel=kernel)
     assert torch.equal(result, wanted)
     for got, want in zip(found, torch.autograd.grad(wanted, [values, x], grad), strict=True):
         assert torch.equal(got, want)

@@ -152,9 +152,9 @@ class Plan {
   Plan(const Kernel<T>& kernel, Stream stream, Memory storage = {}, const Scratch& scratch = {},
        Report* report = nullptr);
 
-  /// A plan on the same anchors with other lengthscales, frequencies, phases or `real_part`. Only
-  /// the pointers are copied, and what they point to is not checked: a lengthscale that is not
-  /// positive gives NaN.
+  /// A plan on the same anchors with other lengthscales, frequencies, phases, `profile` or
+  /// `real_part`. Only the pointers are copied, and what they point to is not checked: a
+  /// lengthscale that is not positive gives NaN.
   /// \param kernel the new parameters; its anchors and sizes are ignored
   /// \return the plan, which shares the order of the anchors with this one
   [[nodiscard]] Plan with_parameters(const Kernel<T>& kernel) const;
@@ -212,9 +212,11 @@ class Plan {
   ///   The gradient by the values is contiguous, `[heads, rows, m]`, complex if they are, and never
   ///   in half precision.
   /// \param stream the stream
+  /// \param term the member of the family of sums in place of K
   /// \param workspace memory for the call: gradient_workspace_bytes()
   void vjp(const ConstVectors& values, const ConstVectors& grad, std::int64_t rows,
-           const Gradients<T, T>& gradients, Stream stream, Memory workspace = {}) const;
+           const Gradients<T, T>& gradients, Stream stream, Term term = {},
+           Memory workspace = {}) const;
 
   /// The bytes of `storage` that the constructor needs.
   /// \param heads the number of heads; 1 if they share their anchors
@@ -241,7 +243,9 @@ class Plan {
   /// fewer.
   /// \param rows the number of vectors of each head
   /// \param values_complex whether the values are complex
-  [[nodiscard]] std::size_t gradient_workspace_bytes(std::int64_t rows, bool values_complex) const;
+  /// \param term the member of the family of sums in place of K
+  [[nodiscard]] std::size_t gradient_workspace_bytes(std::int64_t rows, bool values_complex,
+                                                     Term term = {}) const;
 
   /// Copies the anchors to device memory, in the order in which they were given.
   /// \param targets receives the targets, in the shape of Kernel::targets; may be null
