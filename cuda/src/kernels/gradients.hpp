@@ -127,7 +127,11 @@ __device__ Complex tile_gradients(const GradientJob<T>& job, const GradientWork<
   using N = Node<T, D, S, 0, true>;
   using Value = typename N::Value;
   const Line<T>& line = job.line;
-  const auto& [rate, tile, head, heads, group, first_row, end_row] = work;
+  const LineRate& rate = work.rate;
+  const Tile<T>& tile = work.tile;
+  const std::int64_t head = work.head;
+  const std::int64_t heads = work.heads;
+  const std::int64_t group = work.group;
   auto* const values = reinterpret_cast<Packed<T, S>*>(shared + GradientShared<T, D, S, NT>::kScan);
   Packed<T, S>* const grads = values + tile.num_from;
   T* const places = reinterpret_cast<T*>(grads + tile.num_to);
@@ -143,7 +147,7 @@ __device__ Complex tile_gradients(const GradientJob<T>& job, const GradientWork<
   const double ell_inverse = rate.inverse * rate.valid;
   const double omega = rate.rate.frequency;
 
-  for (std::int64_t row = first_row; row < end_row; ++row) {
+  for (std::int64_t row = work.first_row; row < work.end_row; ++row) {
     __syncthreads();
     job.values.template load<S>(line.from, head, row, job.rows, tile.first_from, tile.num_from,
                                 values);

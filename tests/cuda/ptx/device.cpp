@@ -573,8 +573,10 @@ void run_kernel(Loaded& loaded, Size grid, Size size,
   block.size = static_cast<uint32_t>(size.count());
   std::vector<std::vector<uint8_t>> copies = arguments;
   std::vector<uint8_t*> parameters;
-  for (auto& copy : copies)
+  for (auto& copy : copies) {
     parameters.push_back(copy.data());
+    add_memory(copy.data(), copy.size());  // a __grid_constant__ may be read by its address
+  }
   block.parameters = parameters.data();
   block.shared_bytes = loaded.kernel->static_shared + dynamic_shared;
   constexpr size_t kAlignment = 128;
@@ -620,6 +622,8 @@ void run_kernel(Loaded& loaded, Size grid, Size size,
       counts.push_back(block.fibers[j]->counts);
     count_block(counts);
   }
+  for (const auto& copy : copies)
+    remove_memory(copy.data());
 }
 
 }  // namespace emulator

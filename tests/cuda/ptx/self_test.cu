@@ -102,6 +102,18 @@ __global__ void right_barriers(uint32_t* out) {
   out[at] = sum == (at ^ 1) + (at ^ 33) ? 1 : 0;
 }
 
+struct Argument {
+  uint32_t words[40];
+  uint32_t* out;
+};
+// Reads an argument by its address.
+__device__ __noinline__ uint32_t word_of(const Argument& argument, uint32_t k) {
+  return argument.words[k];
+}
+__global__ void argument_by_address(const __grid_constant__ Argument argument) {
+  argument.out[threadIdx.x] = word_of(argument, threadIdx.x % 40) == 7 * (threadIdx.x % 40) ? 1 : 0;
+}
+
 // An instruction's result in a register: a word, a float or a double.
 #define RESULT(type, letter, text, ...)                          \
   [&] {                                                          \
@@ -418,6 +430,14 @@ bool right_results(void (*kernel)(const uint32_t*, uint32_t*), const std::vector
   }
   return right;
 }
+bool argument_is_read_by_address() {
+  Argument argument{};
+  for (uint32_t k = 0; k < 40; ++k)
+    argument.words[k] = 7 * k;
+  argument.out = on_device(std::vector<uint32_t>(kThreads, 0));
+  argument_by_address<<<1, kThreads>>>(argument);
+  return on_host(argument.out, kThreads) == std::vector<uint32_t>(kThreads, 1);
+}
 bool freed() {
   uint32_t* const out = on_device(std::vector<uint32_t>(kThreads, 0));
   cudaFree(out);
@@ -479,6 +499,7 @@ int main(int argc, char** argv) {
       {"memory", launch(memory, true)},
       {"atomics", launch(atomics, true)},
       {"graph", graph_runs_when_launched},
+      {"argument", argument_is_read_by_address},
       {"integers",
        [] { return right_results(integers, {0x12345678, 0x9ABCDEF0, 0xFFFFFFFF, 40}); }},
       {"floats",
