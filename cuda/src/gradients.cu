@@ -56,6 +56,8 @@ std::size_t run(const GradientCall<T>& call, Memory workspace, bool counts, Stre
         grad.run(job.grad, job.lengthscale, job.frequency, stream);
         job.value_carries = values.carries();
         job.grad_carries = grad.carries();
+        job.value_sent = values.sent();
+        job.grad_sent = grad.sent();
       }
     }
   };

@@ -68,6 +68,7 @@ class LongScan {
  public:
   using Value = Sums<S, P, Ties>;
   static constexpr int kItems = kThreadItems<S, P, Ties>;
+  static constexpr std::int64_t kPartItems = Ties ? kGradientPart : kPart;
   static constexpr std::int64_t kTile = ByCells ? kCellTile : std::int64_t(kTileThreads) * kItems;
 
   /// With a counting cutter, only counts.
@@ -85,6 +86,9 @@ class LongScan {
         break;
       }
     }
+    if (ByCells) {
+      sent_ = cut.take<Value>(heads * rows * tiles_ * (tile_items / kPartItems) * 2);
+    }
     if (line.from.index != nullptr) {
       sorted_ = cut.take<Packed<T, S>>(heads * rows * line.from.count);
     }
@@ -92,14 +96,15 @@ class LongScan {
 
   [[nodiscard]] std::int64_t tiles() const { return tiles_; }
   [[nodiscard]] const void* carries() const { return levels_.front(); }
+  [[nodiscard]] const void* sent() const { return sent_; }
 
   /// Afterwards `carries()` are what comes to each tile, and `input` reads sorted values.
   void run(Input<T>& input, const Lengthscales& lengthscale, const double* frequency,
            Stream stream) {
     input.sorted = sorted_;
     const Groups groups(rows_, heads_ * tiles_);
-    const TotalsJob<T> job{line_,        input,       lengthscale, frequency,   rows_,
-                           groups.count, groups.rows, tiles_,      tile_items_, levels_[0]};
+    const TotalsJob<T> job{line_,       input,  lengthscale, frequency,  rows_, groups.count,
+                           groups.rows, tiles_, tile_items_, kPartItems, sent_, levels_[0]};
     if constexpr (ByCells) {
       launch(cell_totals_kernel<Ties>,
              {heads_ * groups.count * tiles_, kCellThreads, cell_totals_shared<Ties>()}, stream,
@@ -143,6 +148,7 @@ class LongScan {
   std::vector<std::int64_t> nodes_;
   std::vector<Value*> levels_;
   Packed<T, S>* sorted_ = nullptr;
+  Value* sent_ = nullptr;
 };
 
 }  // namespace laplex::cuda::detail

@@ -8,23 +8,31 @@
 namespace laplex::cuda::detail {
 namespace {
 
+template <class T>
+ProductJob<T> product_job(const ProductCall<T>& call, const Line<T>& line, const Groups& groups,
+                          std::int64_t tiles) {
+  ProductJob<T> job{};
+  job.line = line;
+  job.input = call.input;
+  job.output = call.output;
+  job.lengthscale = call.parameters.lengthscale;
+  job.frequency = call.parameters.frequency;
+  job.rows = call.rows;
+  job.groups = groups.count;
+  job.group_rows = groups.rows;
+  job.tiles = tiles;
+  job.part = call.part;
+  job.parity = call.parity;
+  return job;
+}
+
 template <class T, class D, class S, int P, bool Ties, int NT>
 void pass(const ProductCall<T>& call, const Line<T>& line, const Input<T>& input,
           const void* carries, std::int64_t tiles, std::size_t shared, Stream stream) {
   constexpr int K = kThreadItems<S, P, Ties>;
-  ProductJob<T> job{line,
-                    input,
-                    call.output,
-                    call.parameters.lengthscale,
-                    call.parameters.frequency,
-                    call.rows,
-                    call.rows,
-                    1,
-                    tiles,
-                    carries,
-                    call.part,
-                    call.parity,
-                    {}};
+  ProductJob<T> job = product_job(call, line, Groups{call.rows, call.rows}, tiles);
+  job.input = input;
+  job.carries = carries;
   std::copy(call.polynomial.begin(), call.polynomial.end(), job.coefficient);
   launch(product_kernel<T, D, S, P, Ties, NT, K>,
          {call.state.heads() * call.rows * tiles, NT, shared}, stream, job);
@@ -100,16 +108,14 @@ std::size_t run_cells(const ProductCall<float>& call, Memory workspace, bool cou
     return bytes;
   }
   const Groups groups(call.rows, heads * tiles);
-  ProductJob<float> job{line,    call.input, call.output,  call.parameters.lengthscale,
-                        nullptr, call.rows,  groups.count, groups.rows,
-                        tiles,   nullptr,    call.part,    call.parity,
-                        {}};
+  ProductJob<float> job = product_job(call, line, groups, tiles);
   const Lent lent(workspace, bytes, stream, "workspace");
   if (tiles > 1) {
     Cutter cut(lent.data());
     Scan scan(cut, line, heads, call.rows);
     scan.run(job.input, job.lengthscale, nullptr, stream);
     job.carries = scan.carries();
+    job.sent = scan.sent();
   }
   launch(groups.rows > 1 ? cell_product_kernel<true> : cell_product_kernel<false>,
          {heads * groups.count * tiles, kCellThreads,

@@ -189,12 +189,18 @@ __device__ __noinline__ inline void sparse_gradients(const GradientJob<float>& j
     totals[k].input = k == 0 ? job.values : job.grad;
     totals[k].rows = job.rows;
   }
+  const std::int64_t parts_of_tile = job.tile_items / kGradientPart;
   const auto sent_of = [&](int k, std::int64_t row) {
-    return sent + (k * kMostGroupRows + (row - work.first_row)) * kRowOfParts;
+    const void* const all = k == 0 ? job.value_sent : job.grad_sent;
+    return all == nullptr
+               ? sent + (k * kMostGroupRows + (row - work.first_row)) * kRowOfParts
+               : static_cast<const Value*>(all) +
+                     2 * ((work.head * job.rows + row) * job.tiles + work.number) * parts_of_tile;
   };
-  for (std::int64_t row = work.first_row; row < work.end_row; ++row) {
-    for (int k = 0; k < 2; ++k) {
-      send_parts<true>(totals[k], work, row, kGradientPart, sent_of(k, row), rest);
+  for (std::int64_t row = work.first_row; row < work.end_row && job.value_sent == nullptr; ++row) {
+    for (int k = 0; k < 2 && work.tile.items > kGradientPart; ++k) {
+      send_parts<true>(totals[k], work, row, kGradientPart,
+                       sent + (k * kMostGroupRows + (row - work.first_row)) * kRowOfParts, rest);
     }
   }
   Complex stretch{0.0, 0.0};

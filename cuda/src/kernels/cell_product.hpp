@@ -12,9 +12,9 @@
 namespace laplex::cuda::detail {
 
 /// Items of the parts that a tile is cut into where it is too sparse for cells.
-inline constexpr int kPartItems = 8;
+inline constexpr int kPartThreadItems = 8;
 inline constexpr std::int64_t kPart = 2048;
-static_assert(kPart <= std::int64_t(kPartItems) * kCellThreads);
+static_assert(kPart <= std::int64_t(kPartThreadItems) * kCellThreads);
 
 /// What comes to the parts of a sparse tile from beyond their ends, by a scan over the parts.
 template <bool Ties>
@@ -63,7 +63,7 @@ __device__ inline void send_parts(const TotalsJob<float>& job, const BlockWork& 
                                   std::int64_t row, std::int64_t part_items,
                                   Sums<double, 0, Ties>* sent, unsigned char* shared) {
   const Parts<Ties> parts(job.line, work, part_items, sent);
-  for (int k = 0; k < parts.count() && parts.count() > 1; ++k) {  // one alone sends nothing
+  for (int k = 0; k < parts.count(); ++k) {
     tile_totals<float, double, double, 0, Ties, kCellThreads>(job, work.rate, work.head, row,
                                                               parts.part(k), shared, sent + 2 * k);
     __syncthreads();
@@ -81,10 +81,19 @@ std::size_t cell_totals_shared() {
 /// those of the path of cells.
 template <bool Ties>
 __device__ __noinline__ void sparse_totals(const TotalsJob<float>& job, const BlockWork& work,
-                                           std::int64_t row, unsigned char* shared,
-                                           Sums<double, 0, Ties>* out) {
-  tile_totals<float, double, double, 0, Ties, kCellThreads>(job, work.rate, work.head, row,
-                                                            work.tile, shared, out);
+                                           std::int64_t row, unsigned char* shared) {
+  using Value = Sums<double, 0, Ties>;
+  const std::int64_t at = (work.head * job.rows + row) * job.tiles + work.number;
+  Value* const sent = static_cast<Value*>(job.sent) + 2 * at * (job.tile_items / job.part_items);
+  send_parts<Ties>(job, work, row, job.part_items, sent, shared);
+  if (threadIdx.x == 0) {
+    const Parts<Ties> parts(job.line, work, job.part_items, sent);
+    Value none;
+    none.clear();
+    Value* const out = static_cast<Value*>(job.totals) + 2 * at;
+    out[0] = parts.from_left(parts.count(), none);
+    out[1] = parts.from_right(-1, none);
+  }
 }
 
 /// What each tile sends to its right and to its left. With ties, what is at the very end of the
@@ -116,7 +125,7 @@ __global__ void __launch_bounds__(kCellThreads, 2)
     Value* const out = static_cast<Value*>(job.totals) +
                        2 * ((work.head * job.rows + row) * job.tiles + work.number);
     if (is_sparse) {
-      sparse_totals<Ties>(job, work, row, rest, out);
+      sparse_totals<Ties>(job, work, row, rest);
       __syncthreads();
       continue;
     }
@@ -201,7 +210,7 @@ inline std::size_t cell_product_shared(std::int64_t anchors) {
 __device__ __noinline__ inline void sparse_product(const ProductJob<float>& job,
                                                    const BlockWork& work, unsigned char* shared) {
   using Value = Sums<double, 0, false>;
-  auto* const sent = reinterpret_cast<Value*>(shared);
+  auto* const sent_here = reinterpret_cast<Value*>(shared);
   unsigned char* const rest = shared + kPartsBytes;
   TotalsJob<float> totals{};
   totals.line = job.line;
@@ -218,10 +227,16 @@ __device__ __noinline__ inline void sparse_product(const ProductJob<float>& job,
       left = carries[0];
       right = carries[1];
     }
-    send_parts<false>(totals, work, row, kPart, sent, rest);
+    const Value* sent = sent_here;
+    if (job.sent != nullptr) {
+      sent = static_cast<const Value*>(job.sent) +
+             2 * ((work.head * job.rows + row) * job.tiles + work.number) * (kCellTile / kPart);
+    } else if (work.tile.items > kPart) {  // one part alone has nobody to send to
+      send_parts<false>(totals, work, row, kPart, sent_here, rest);
+    }
     const Parts<false> parts(job.line, work, kPart, sent);
     for (int k = 0; k < parts.count(); ++k) {
-      tile_product<float, double, double, 0, false, kCellThreads, kPartItems>(
+      tile_product<float, double, double, 0, false, kCellThreads, kPartThreadItems>(
           job, work.rate, work.head, row, parts.part(k), parts.from_left(k, left),
           parts.from_right(k, right), rest);
       __syncthreads();

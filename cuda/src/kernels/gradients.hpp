@@ -47,6 +47,8 @@ struct GradientJob {
   AnchorGradients<T> source_parts;
   const void* value_carries;  ///< [heads, rows, tiles, 2] of Sums, or null for a single tile
   const void* grad_carries;
+  const void* value_sent;  ///< of sparse tiles, see TotalsJob
+  const void* grad_sent;
 };
 
 inline constexpr int kGradientThreads = 256;

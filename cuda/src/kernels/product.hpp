@@ -32,6 +32,7 @@ struct ProductJob {
   std::int64_t groups;      ///< of rows, for the path of cells,
   std::int64_t group_rows;  ///< and the rows of each but the last
   std::int64_t tiles;
+  const void* sent;     ///< of sparse tiles, see TotalsJob; null for a single tile
   const void* carries;  ///< [heads, rows, tiles, 2] of Sums, or null for a single tile
   Part part;
   Parity parity;

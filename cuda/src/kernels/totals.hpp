@@ -21,7 +21,9 @@ struct TotalsJob {
   std::int64_t group_rows;  ///< and the rows of each but the last
   std::int64_t tiles;
   std::int64_t tile_items;
-  void* totals;  ///< [heads, rows, tiles, 2] of Sums: to the right, to the left
+  std::int64_t part_items;  ///< of the parts that the path of cells cuts a sparse tile into
+  void* sent;               ///< [heads, rows, tiles, parts, 2] of Sums, what those parts send
+  void* totals;             ///< [heads, rows, tiles, 2] of Sums: to the right, to the left
 };
 
 /// Shared memory for a tile with at most `anchors` of the scanned side.
