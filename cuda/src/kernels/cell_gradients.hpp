@@ -21,15 +21,15 @@ inline constexpr int kMostGroupRows = 16;
 
 inline constexpr std::int64_t kGradientPart = 1024;
 inline constexpr int kGradientParts = static_cast<int>(kCellTile / kGradientPart);
-inline constexpr std::size_t kSentBytes =
-    2 * kMostGroupRows * kGradientParts * 2 * sizeof(Sums<double, 0, true>);
+inline constexpr std::size_t kSentBytes = kGradientParts * 2 * sizeof(Sums<double, 0, true>);
+inline constexpr std::size_t kArrivingBytes = 2 * kMostGroupRows * kSentBytes;
 
 inline std::size_t cell_gradient_shared(bool self) {
   // Both sides of a tile have as many anchors as it has items; in the self case, each.
   const std::size_t cells = 2 * (CellScan::kSharedBytes + cell_bytes(kCellTile / 2) + 512) +
                             static_cast<std::size_t>(kCellTile) * sizeof(float);
   const std::size_t sparse =
-      kSentBytes +
+      kSentBytes + kArrivingBytes +
       std::max(totals_shared<float, double, double, 0, true, kCellThreads>(kGradientPart),
                GradientShared<float, double, double, kCellThreads>::bytes(self));
   return kWorkBytes + std::max(cells, sparse);
@@ -182,25 +182,30 @@ __device__ __noinline__ inline void sparse_gradients(const GradientJob<float>& j
   using Value = Sums<double, 0, true>;
   constexpr int kRowOfParts = kGradientParts * 2;
   auto* const sent = reinterpret_cast<Value*>(shared);
-  unsigned char* const rest = shared + kSentBytes;
+  unsigned char* const rest = shared + kSentBytes + kArrivingBytes;
   TotalsJob<float> totals[2] = {};
   for (int k = 0; k < 2; ++k) {
     totals[k].line = k == 0 ? job.line : job.line.reversed();
     totals[k].input = k == 0 ? job.values : job.grad;
     totals[k].rows = job.rows;
   }
-  const std::int64_t parts_of_tile = job.tile_items / kGradientPart;
-  const auto sent_of = [&](int k, std::int64_t row) {
-    const void* const all = k == 0 ? job.value_sent : job.grad_sent;
-    return all == nullptr
-               ? sent + (k * kMostGroupRows + (row - work.first_row)) * kRowOfParts
-               : static_cast<const Value*>(all) +
-                     2 * ((work.head * job.rows + row) * job.tiles + work.number) * parts_of_tile;
+  const auto arriving = [&](int k, std::int64_t row) {
+    return reinterpret_cast<Value*>(shared + kSentBytes) +
+           (k * kMostGroupRows + (row - work.first_row)) * kRowOfParts;
   };
-  for (std::int64_t row = work.first_row; row < work.end_row && job.value_sent == nullptr; ++row) {
-    for (int k = 0; k < 2 && work.tile.items > kGradientPart; ++k) {
-      send_parts<true>(totals[k], work, row, kGradientPart,
-                       sent + (k * kMostGroupRows + (row - work.first_row)) * kRowOfParts, rest);
+  for (std::int64_t row = work.first_row; row < work.end_row; ++row) {
+    const std::int64_t at = 2 * ((work.head * job.rows + row) * job.tiles + work.number);
+    for (int k = 0; k < 2; ++k) {
+      const auto* const all = static_cast<const Value*>(k == 0 ? job.value_sent : job.grad_sent);
+      const auto* const carries =
+          static_cast<const Value*>(k == 0 ? job.value_carries : job.grad_carries);
+      if (all == nullptr && work.tile.items > kGradientPart) {
+        send_parts<true>(totals[k], work, row, kGradientPart, sent, rest);
+      }
+      const Parts<true> parts(job.line, work, kGradientPart,
+                              all == nullptr ? sent : all + at * (job.tile_items / kGradientPart));
+      parts.arrive(carries == nullptr ? nullptr : carries + at, arriving(k, row));
+      __syncthreads();
     }
   }
   Complex stretch{0.0, 0.0};
@@ -213,19 +218,8 @@ __device__ __noinline__ inline void sparse_gradients(const GradientJob<float>& j
     const Complex share = tile_gradients<float, double, double, kCellThreads>(
         job, its,
         [&](bool of_values, std::int64_t row, Value& left, Value& right) {
-          const void* const all = of_values ? job.value_carries : job.grad_carries;
-          left.clear();
-          right.clear();
-          if (all != nullptr) {
-            const auto* const carries =
-                static_cast<const Value*>(all) +
-                2 * ((work.head * job.rows + row) * job.tiles + work.number);
-            left = carries[0];
-            right = carries[1];
-          }
-          const Parts<true> parts(job.line, work, kGradientPart, sent_of(of_values ? 0 : 1, row));
-          left = parts.from_left(p, left);
-          right = parts.from_right(p, right);
+          left = arriving(of_values ? 0 : 1, row)[2 * p];
+          right = arriving(of_values ? 0 : 1, row)[2 * p + 1];
         },
         rest);
     stretch = stretch + share;

@@ -45,6 +45,18 @@ class Parts {
     }
     return sums;
   }
+  /// Both for every part, by as many threads. `ends` are what comes to the tile, or null.
+  __device__ void arrive(const Value* ends, Value* to) const {
+    const auto k = static_cast<int>(threadIdx.x);
+    if (k < 2 * count()) {
+      Value sums;
+      sums.clear();
+      if (ends != nullptr) {
+        sums = ends[k % 2];
+      }
+      to[k] = k % 2 == 0 ? from_left(k / 2, sums) : from_right(k / 2, sums);
+    }
+  }
 
  private:
   [[nodiscard]] __device__ Gap<float, double, 0> across(int k) const {
@@ -200,7 +212,7 @@ inline constexpr std::size_t kPartsBytes = kCellTile / kPart * 2 * sizeof(Sums<d
 inline std::size_t cell_product_shared(std::int64_t anchors) {
   const std::size_t cells = CellScan::kSharedBytes + cell_bytes(anchors);
   const std::size_t sparse =
-      kPartsBytes +
+      2 * kPartsBytes +
       std::max(totals_shared<float, double, double, 0, false, kCellThreads>(kPart),
                product_shared<float, double, double, 0, false, kCellThreads>(kPart, 0, false));
   return kWorkBytes + std::max(cells, sparse);
@@ -211,34 +223,28 @@ __device__ __noinline__ inline void sparse_product(const ProductJob<float>& job,
                                                    const BlockWork& work, unsigned char* shared) {
   using Value = Sums<double, 0, false>;
   auto* const sent_here = reinterpret_cast<Value*>(shared);
-  unsigned char* const rest = shared + kPartsBytes;
+  Value* const arriving = sent_here + kPartsBytes / sizeof(Value);
+  unsigned char* const rest = shared + 2 * kPartsBytes;
   TotalsJob<float> totals{};
   totals.line = job.line;
   totals.input = job.input;
   totals.rows = job.rows;
   for (std::int64_t row = work.first_row; row < work.end_row; ++row) {
-    Value left;
-    Value right;
-    left.clear();
-    right.clear();
-    if (job.carries != nullptr) {
-      const auto* const carries = static_cast<const Value*>(job.carries) +
-                                  2 * ((work.head * job.rows + row) * job.tiles + work.number);
-      left = carries[0];
-      right = carries[1];
-    }
+    const std::int64_t at = 2 * ((work.head * job.rows + row) * job.tiles + work.number);
     const Value* sent = sent_here;
     if (job.sent != nullptr) {
-      sent = static_cast<const Value*>(job.sent) +
-             2 * ((work.head * job.rows + row) * job.tiles + work.number) * (kCellTile / kPart);
+      sent = static_cast<const Value*>(job.sent) + at * (kCellTile / kPart);
     } else if (work.tile.items > kPart) {  // one part alone has nobody to send to
       send_parts<false>(totals, work, row, kPart, sent_here, rest);
     }
     const Parts<false> parts(job.line, work, kPart, sent);
+    const auto* const carries = static_cast<const Value*>(job.carries);
+    parts.arrive(carries == nullptr ? nullptr : carries + at, arriving);
+    __syncthreads();
     for (int k = 0; k < parts.count(); ++k) {
       tile_product<float, double, double, 0, false, kCellThreads, kPartThreadItems>(
-          job, work.rate, work.head, row, parts.part(k), parts.from_left(k, left),
-          parts.from_right(k, right), rest);
+          job, work.rate, work.head, row, parts.part(k), arriving[2 * k], arriving[2 * k + 1],
+          rest);
       __syncthreads();
     }
   }
