@@ -109,8 +109,7 @@ __device__ inline Gap<T, D, P> gap_between(T above, T below, const LineRate& r) 
   return gap;
 }
 
-/// Moments are for Matern kernels, and for derivatives by the lengthscale beyond the first: small
-/// code before fast code.
+/// Moments beyond those of Matern kernels are for derivatives: small code before fast code.
 template <int P, class D, class S>
 __device__ __noinline__ void move_moments(S* sums, D factor, double tau) {
   laplex::detail::advance<P, 1>(sums, factor, tau);
@@ -128,8 +127,10 @@ __device__ inline void move(S* sums, const Gap<T, D, P>& gap) {
       sums[0] = {std::fma(f, sums[0].re, is_short ? sums[0].re : 0.0),
                  std::fma(f, sums[0].im, is_short ? sums[0].im : 0.0)};
     }
-  } else if constexpr (P > 0) {
+  } else if constexpr (P > 2) {
     move_moments<P>(sums, gap.factor, gap.tau);
+  } else if constexpr (P > 0) {
+    laplex::detail::advance<P, 1>(sums, gap.factor, gap.tau);
   } else {
     sums[0] = gap.factor * sums[0];
   }
