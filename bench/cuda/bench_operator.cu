@@ -375,7 +375,7 @@ void kinds(const Bench& bench, const Inputs& in) {
             [&] { apply(*real, bfloat16_v, bfloat16_u, false, Storage::bfloat16); });
   group.add("gradients, bfloat16 values", 0.0, [&] {
     real->vjp({bfloat16_v.data(), false, {}, Storage::bfloat16},
-              {bfloat16_u.data(), false, {}, Storage::bfloat16}, 1, gradients.get(), stream,
+              {bfloat16_u.data(), false, {}, Storage::bfloat16}, 1, gradients.get(), stream, {},
               lend(workspace));
   });
   group.run();
