@@ -50,7 +50,7 @@ struct Sums {
 template <class T, class D, class S, int P, bool Ties>
 struct Node {
   using Value = Sums<S, P, Ties>;
-  static constexpr bool kProducts = Gap<T, D, P>::kShortForm;
+  static constexpr bool kProducts = Gap<T, D, P>::kPolynomial;
   static constexpr bool kPlaces = !kProducts || Ties;
 
   Value sums;
@@ -74,6 +74,9 @@ struct Node {
       Gap<T, D, P> gap{};
       gap.factor = travel;  // never negative: the decay itself
       gap.zero = Ties && start == place;
+      if constexpr (P > 0) {
+        gap.tau = std::fabs(static_cast<double>(start) - static_cast<double>(place)) * rate.inverse;
+      }
       return gap;
     } else {
       return start > place ? gap_between<T, D, P>(start, place, rate)

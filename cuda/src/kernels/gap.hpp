@@ -46,13 +46,13 @@ __device__ inline LineRate read_rate(const Lengthscales& lengthscale, const doub
 
 /// D is double, or with a frequency Complex; P the largest moment that sums carry.
 ///
-/// With float anchors and neither, a short step is kept as -(1 - decay), by a polynomial: that
-/// costs a fifth of an exponential and loses nothing where the decay is close to 1. A step is short
-/// if its scaled distance is below a quarter; the sign bit tells which form it is.
+/// With float anchors and no frequency, a short step takes a polynomial, a fifth of an exponential.
+/// Without moments it is kept as -(1 - decay), which loses nothing where the decay is close to 1. A
+/// step is short if its scaled distance is below a quarter; the sign bit tells which form it is.
 template <class T, class D, int P>
 struct Gap {
-  static constexpr bool kShortForm =
-      std::is_same_v<T, float> && std::is_same_v<D, double> && P == 0;
+  static constexpr bool kPolynomial = std::is_same_v<T, float> && std::is_same_v<D, double>;
+  static constexpr bool kShortForm = kPolynomial && P == 0;
 
   D factor;
   double tau;  ///< the scaled distance; for P > 0 and for derivatives by the lengthscale
@@ -96,11 +96,12 @@ __device__ inline Gap<T, D, P> gap_between(T above, T below, const LineRate& r) 
   const double a = static_cast<double>(above);
   const double b = static_cast<double>(below);
   gap.zero = above == below;
-  if constexpr (Gap<T, D, P>::kShortForm) {
+  if constexpr (Gap<T, D, P>::kPolynomial) {
     gap.tau = (a - b) * r.inverse;
-    gap.factor = gap.tau < 0.25 ? -short_loss(gap.tau) : full_decay<double>(a, b, r.rate);
+    const auto kept = [](double loss) { return Gap<T, D, P>::kShortForm ? -loss : 1.0 - loss; };
+    gap.factor = gap.tau < 0.25 ? kept(short_loss(gap.tau)) : full_decay<double>(a, b, r.rate);
     if (gap.zero) {
-      gap.factor = -0.0;
+      gap.factor = kept(0.0);
     }
   } else {
     gap.tau = laplex::detail::scaled_distance(a, b, r.rate);
@@ -109,8 +110,7 @@ __device__ inline Gap<T, D, P> gap_between(T above, T below, const LineRate& r) 
   return gap;
 }
 
-/// Moments are for Matern kernels, and for derivatives by the lengthscale beyond the first: small
-/// code before fast code.
+/// Moments beyond those of Matern kernels are for derivatives: small code before fast code.
 template <int P, class D, class S>
 __device__ __noinline__ void move_moments(S* sums, D factor, double tau) {
   laplex::detail::advance<P, 1>(sums, factor, tau);
@@ -128,8 +128,10 @@ __device__ inline void move(S* sums, const Gap<T, D, P>& gap) {
       sums[0] = {std::fma(f, sums[0].re, is_short ? sums[0].re : 0.0),
                  std::fma(f, sums[0].im, is_short ? sums[0].im : 0.0)};
     }
-  } else if constexpr (P > 0) {
+  } else if constexpr (P > 2) {
     move_moments<P>(sums, gap.factor, gap.tau);
+  } else if constexpr (P > 0) {
+    laplex::detail::advance<P, 1>(sums, gap.factor, gap.tau);
   } else {
     sums[0] = gap.factor * sums[0];
   }
