@@ -70,8 +70,8 @@ class ScannedSide {
     double to_right = 0.0;
     double to_left = 0.0;
     if (cells.mine()) {
-      fits = cell.load(side_.positions(work_.head), side_.count, cells, work_.tile, work_.rate) &&
-             !(Self && !cells.has_edge(at) && cell.begin == cell.end);
+      fits = cell.load(side_.positions(work_.head), side_.count, cells, work_.tile, work_.rate);
+      has_long_ties_ = Self && !cells.has_edge(at) && cell.begin == cell.end;
       float value[kCell];
       load_values(input_, side_, work_.head, row, rows_, cells, value);
       float after[kCell];
@@ -99,6 +99,8 @@ class ScannedSide {
       const auto* const ends = static_cast<const Sums<double, 0, true>*>(carries);
       left_ = ends[0].word[0] + ends[0].here();
       right_ = ends[1].word[0] + ends[1].here();
+      strictly_left_ = static_cast<float>(ends[0].word[0]);
+      strictly_right_ = static_cast<float>(ends[1].word[0]);
     }
     if (cells.mine()) {
       ends_[threadIdx.x] = {
@@ -122,6 +124,9 @@ class ScannedSide {
     const CellSums sum = sums_[cell_slot(slot)];
     return {Reading(place, end.centre, inverse), end.left + sum.before, end.right + sum.after};
   }
+  /// In the self case: whether the thread's cell is one place alone.
+  [[nodiscard]] __device__ bool has_long_ties() const { return has_long_ties_; }
+  [[nodiscard]] __device__ float strictly_right() const { return strictly_right_; }
   [[nodiscard]] __device__ float centre(int cell) const { return ends_[cell].centre; }
   /// What comes to a cell from the right, at its middle.
   [[nodiscard]] __device__ float from_right(int cell) const { return ends_[cell].right; }
@@ -146,17 +151,22 @@ class ScannedSide {
     return direct_ == nullptr ? nullptr : direct_ + anchor;
   }
   [[nodiscard]] __device__ float centre_of(int slot) const { return ends_[cell_of(slot)].centre; }
-  /// The values of the anchors that equal `place`, from one on upwards or downwards.
-  [[nodiscard]] __device__ float tied(float place, std::int64_t from, int step) const {
+  /// How many anchors equal `place`, from one on upwards or downwards.
+  [[nodiscard]] __device__ int ties(float place, std::int64_t from, int step) const {
     const float* const position = side_.positions(work_.head);
-    float sum = 0.0F;
-#if !defined(LAPLEX_CUDA_EMULATION)
-#pragma unroll 1
-#endif
+    int count = 0;
     for (std::int64_t k = from; k >= 0 && k < side_.count && position[k] == place; k += step) {
-      sum += value(k);
+      ++count;
     }
-    return sum;
+    return count;
+  }
+  /// The sum from the left without the `ties` anchors before slot k, which are at `place` itself.
+  [[nodiscard]] __device__ float left_without(int ties, int k, float place, float inverse) const {
+    return ties <= k - cells.first ? find(k - ties, place, inverse).left() : strictly_left_;
+  }
+  /// The sum from the right without the `ties` anchors from slot k on.
+  [[nodiscard]] __device__ float right_without(int ties, int k, float place, float inverse) const {
+    return ties <= cells.end - k ? find(k + ties, place, inverse).right() : strictly_right_;
   }
 
   const Cells cells;
@@ -167,9 +177,12 @@ class ScannedSide {
   const BlockWork& work_;
   std::int64_t rows_;
   std::int64_t row_ = 0;
+  bool has_long_ties_ = false;
   const float* direct_ = nullptr;  ///< its values, where they are floats in the order of the line
   double left_ = 0.0;
   double right_ = 0.0;
+  float strictly_left_ = 0.0F;  ///< of them, without what is at the very end of the tile
+  float strictly_right_ = 0.0F;
   double* scan_;
   CellEnds* ends_;
   CellSums* sums_;
@@ -178,6 +191,7 @@ class ScannedSide {
 /// A tile that is too sparse, or where anchors of the two sides tie, by the scans that take any.
 __device__ __noinline__ inline void sparse_gradients(const GradientJob<float>& job,
                                                      const BlockWork& work, std::int64_t heads,
+                                                     bool v_sent, bool g_sent,
                                                      unsigned char* shared) {
   using Value = Sums<double, 0, true>;
   constexpr int kRowOfParts = kGradientParts * 2;
@@ -196,7 +210,8 @@ __device__ __noinline__ inline void sparse_gradients(const GradientJob<float>& j
   for (std::int64_t row = work.first_row; row < work.end_row; ++row) {
     const std::int64_t at = 2 * ((work.head * job.rows + row) * job.tiles + work.number);
     for (int k = 0; k < 2; ++k) {
-      const auto* const all = static_cast<const Value*>(k == 0 ? job.value_sent : job.grad_sent);
+      const auto* const all = static_cast<const Value*>(
+          k == 0 ? (v_sent ? job.value_sent : nullptr) : (g_sent ? job.grad_sent : nullptr));
       const auto* const carries =
           static_cast<const Value*>(k == 0 ? job.value_carries : job.grad_carries);
       if (all == nullptr && work.tile.items > kGradientPart) {
@@ -287,10 +302,18 @@ __global__ void __launch_bounds__(kCellThreads, 2)
   const std::uint16_t* const target_rank = Self ? nullptr : line.to.ranks(head) + first_to;
   const int source_slot = sources.cells.first;
   const int target_slot = targets.cells.first;
-  // Values at the place of an anchor itself are part of its even sum alone. In the self case those
-  // before it are in the sum from the left, and those behind it in the other.
-  const auto self_ties = [&](const ScannedSide<Self>& side, float place, std::int64_t anchor) {
-    return side.tied(place, anchor - 1, -1) - side.tied(place, anchor + 1, 1);
+  // Values at the place of an anchor itself are part of its even sum alone: its odd sum is read off
+  // again, before and behind them. In the self case they are on both sides.
+  const auto odd_without_self_ties = [&](const ScannedSide<Self>& side, int k, std::int64_t anchor,
+                                         float place, float odd) {
+    const int before = side.ties(place, anchor - 1, -1);
+    const int behind = side.ties(place, anchor + 1, 1);
+    if (before + behind == 0) {
+      return odd;
+    }
+    return side.left_without(before, k, place, inverse) -
+           (behind < side.cells.end - k ? side.find(k + behind, place, inverse).right()
+                                        : side.strictly_right());
   };
   // Sums of an anchor over the rows so far are in shared memory, and come out after the last row.
   auto* const target_sums = reinterpret_cast<float*>(space);
@@ -319,10 +342,14 @@ __global__ void __launch_bounds__(kCellThreads, 2)
     const auto ends_of = [&](const void* carries) -> const void* {
       return carries == nullptr ? nullptr : static_cast<const Ends*>(carries) + at;
     };
-    fits = sources.scan(row, ends_of(job.value_carries)) && fits;
-    fits = targets.scan(row, ends_of(job.grad_carries)) && fits;
-    if (__syncthreads_or(fits ? 0 : 1) != 0) {  // at the first row
-      sparse_gradients(job, work, heads, shared + kWorkBytes);
+    const bool v_fits = sources.scan(row, ends_of(job.value_carries));
+    const bool g_fits = targets.scan(row, ends_of(job.grad_carries));
+    fits = fits && !sources.has_long_ties();
+    if (__syncthreads_or(fits && v_fits && g_fits ? 0 : 1) != 0) {  // at the first row
+      // The first pass over a side cut the tile into parts if this side was too sparse.
+      const bool v_sent = __syncthreads_or(work.fits && v_fits ? 0 : 1) != 0;
+      const bool g_sent = __syncthreads_or(work.fits && g_fits ? 0 : 1) != 0;
+      sparse_gradients(job, work, heads, v_sent, g_sent, shared + kWorkBytes);
       return;
     }
     const Vectors& d_values = job.d_values.vectors;
@@ -343,9 +370,11 @@ __global__ void __launch_bounds__(kCellThreads, 2)
       float odd = found.left() - found.right();
       local = std::fma(found.reading.distance, value * odd, local);
       if (Self) {
-        odd -= self_ties(sources, place, first_to + k);
+        odd = odd_without_self_ties(sources, source_slot + k, first_to + k, place, odd);
       } else if (rank >= kTiedRank) {
-        odd -= sources.tied(place, first_from + rank % kTiedRank - 1, -1);
+        const int at_place = sources.ties(place, first_from + rank % kTiedRank - 1, -1);
+        odd = sources.left_without(at_place, source_slot + rank % kTiedRank, place, inverse) -
+              found.right();
       }
       const float sum = std::fma(value, odd, row > first_row ? target_sums[k] : 0.0F);
       if (row + 1 < end_row) {
@@ -369,9 +398,11 @@ __global__ void __launch_bounds__(kCellThreads, 2)
       float odd = left - right;
       local = std::fma((place - sources.centre_of(source_slot + k)) * inverse, value * odd, local);
       if (Self) {
-        odd -= self_ties(targets, place, first_from + k);
+        odd = odd_without_self_ties(targets, target_slot + k, first_from + k, place, odd);
       } else if (rank >= kTiedRank) {
-        odd += targets.tied(place, first_to + rank % kTiedRank, 1);
+        const int at_place = targets.ties(place, first_to + rank % kTiedRank, 1);
+        odd =
+            left - targets.right_without(at_place, target_slot + rank % kTiedRank, place, inverse);
       }
       const float sum = std::fma(value, odd, row > first_row ? source_sums[k] : 0.0F);
       if (row + 1 < end_row) {

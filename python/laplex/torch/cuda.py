@@ -167,6 +167,8 @@ class _Order:
     event: Any
     state: tuple[Any, ...]
     tensors: list[weakref.ref[Tensor]] = field(default_factory=list)
+    lent: bool = False
+    """Whether another stream may still read it."""
 
     def is_of(self, anchors: Sequence[Tensor]) -> bool:
         return len(anchors) == len(self.tensors) and all(
@@ -237,17 +239,22 @@ def _order_of(
     if order is not None and order.is_of(given) and order.state == state:
         if order.stream != stream:
             wait(order.event, order.storage)
+            order.lent = True
         if trusted or not verify:
             return order
         if capture is None and not _is_short(kernel) and _holds(order, kernel, stream):
             return order
     with _lock:  # before anything can fail; and nobody else is to find an order that moves
         found = orders.pop(key, None)
+    # A short line is sorted in memory of its own: whoever has its last order, on another stream or
+    # thread, goes on reading that. Looking at all of its parameters comes with it.
     if (
         found is not None
         and found is order
         and order.is_of(given)
         and order.stream == stream
+        and not order.lent
+        and not _is_short(kernel)
         and capture is None
     ):
         _move(order, kernel, stream)

@@ -9,6 +9,7 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <limits>
 
 namespace laplex::cuda::tests {
 namespace {
@@ -36,11 +37,12 @@ Case<float> line(std::int64_t n, double density, bool clustered) {
 template <class A>
 double largest(const std::vector<A>& got, const std::vector<double>& want,
                const std::vector<double>& scale, double times = 1.0) {
+  constexpr double kLeast = std::numeric_limits<float>::min();
   double worst = 0.0;
   for (std::size_t k = 0; k < got.size(); ++k) {
     // Below the normal range of float, precision is absolute.
     const double error = std::fabs(static_cast<double>(got[k]) - want[k]);
-    worst = std::max(worst, std::max(0.0, error - 1e-30) / (times * scale[k] + 1e-300));
+    worst = std::max(worst, std::max(0.0, error - kLeast) / (times * scale[k] + 1e-300));
   }
   return worst;
 }
@@ -114,7 +116,9 @@ Errors errors(const Case<float>& c) {
 }  // namespace
 
 void print_table(std::int64_t largest_size) {
-  std::printf("| anchors a side | to a lengthscale | product | one value | by values | by targets | by lengthscale |\n");
+  std::printf(
+      "| anchors a side | to a lengthscale | product | one value | by values | by targets | by "
+      "lengthscale |\n");
   std::printf("| ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n");
   for (std::int64_t n = 100000; n <= largest_size; n *= 10) {
     for (const bool clustered : {false, true}) {
