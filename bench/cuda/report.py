@@ -215,6 +215,8 @@ def page(results: dict[str, list[Entry]], source: str, counters: list[str]) -> s
 
 def report(folder: Path, to: Path = RESULTS) -> Path:
     """Write the page of what is in a folder of results, and return its path."""
+    if not (folder / "results.jsonl").exists():
+        raise SystemExit(f"error: {folder} has no results.jsonl: name the folder that run.sh wrote")
     results = read(folder / "results.jsonl")
     if not results["machine"]:
         raise SystemExit(f"error: nothing was measured in {folder}: see its bench.log")

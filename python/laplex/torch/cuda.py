@@ -127,10 +127,11 @@ def _raise_reported(device: torch.device) -> None:
 def check(device: torch.device | str | int | None = None) -> None:
     """Wait for the GPU, and raise the error of an earlier call whose numbers were not legal.
 
-    Calls with short lines, of up to 131,072 anchors with all heads, do not wait for the GPU.
+    Calls with short lines, of up to 131,072 anchors on both sides (of all heads, where these have
+    anchors of their own), do not wait for the GPU.
     Anchors or phases that are NaN or infinite, and a lengthscale that is not positive, make their
-    results NaN. The error is raised by the next call of Laplex with tensors of the device that
-    comes after the GPU found it, or by this function.
+    results NaN. The error is raised by the next ``laplex.matvec``, operator or layer on the
+    device that comes after the GPU found it, or by this function.
 
     Parameters
     ----------
