@@ -280,7 +280,8 @@ __global__ void __launch_bounds__(kCellThreads, 2)
   const auto factor = static_cast<float>(job.output.scale * rate.valid);
   const auto inverse = static_cast<float>(rate.inverse);
   const float* const places = job.line.to.positions(work.head) + tile.first_to;
-  const std::uint16_t* const ranks = job.line.to.ranks(work.head) + tile.first_to;
+  const std::uint16_t* const ranks =
+      job.line.self ? nullptr : job.line.to.ranks(work.head) + tile.first_to;
 
   int rank[Many ? kReadings : 1];
   float up[Many ? kReadings : 1];
