@@ -108,7 +108,14 @@ def short(demangled: str) -> str:
     given = arguments.replace(" >", ">").strip().split(", ")
     of_gram = len(given) <= 3  # or a type, which has no number
     numbers = iter(("J={}",) if of_gram else ("P={}", "{} threads", "{} items"))
-    answers = iter(("upwards", "inverse") if of_gram else ("ties",))
+    of_cells = {
+        "cell_totals_kernel": "ties",
+        "cell_product_kernel": "many rows",
+        "cell_gradient_kernel": "self",
+    }
+    answers = iter(
+        (of_cells[name],) if name in of_cells else ("upwards", "inverse") if of_gram else ("ties",)
+    )
     words = []
     for argument in given:
         if argument.rstrip(">").isdigit():
