@@ -239,8 +239,10 @@ TYPED_TEST(CudaGradients, LongDenseAndSparseTiles) {
   check<T, T>(Form::real, Anchors::uniform, 40, 9000, false, 2, 1, Profile::matern12, {}, 0.01);
   check<T, T>(Form::real, Anchors::uniform, 4000, 90, false, 2, 1, Profile::matern12, {}, 0.01);
   check<T, T>(Form::real, Anchors::uniform, 600, 500, false, 40, 2);
-  check<T, T>(Form::real, Anchors::grid, 200, 150, false, 1100, 1);  // several rows a block
-  check<T, T>(Form::real, Anchors::uniform, 300, 300, true, 1100, 1);
+  if (sizeof(T) == 4) {  // several rows a block
+    check<T, T>(Form::real, Anchors::grid, 200, 150, false, 1100, 1);
+    check<T, T>(Form::real, Anchors::uniform, 300, 300, true, 1100, 1);
+  }
   for (const auto& [n, m] : {std::pair<std::int64_t, std::int64_t>{0, 400}, {400, 0}})
     check<T, T>(Form::real, Anchors::uniform, n, m, false, 2, 1);
 }

@@ -148,7 +148,10 @@ TYPED_TEST(CudaProducts, SmallHeadsAndRowsDoNotSeeEachOther) {
                                                                  {Form::cosine, 1500, 4},
                                                                  {Form::real, 1500, 4},
                                                                  {Form::real, 150, 520},
-                                                                 {Form::real, 4200, 200}}) {
+                                                                 {Form::real, 4200, 120}}) {
+    if (sizeof(T) == 8 && rows > 4)
+      continue;  // rows in groups are for float
+
     const Case<T> c = make_case<T>(form, Anchors::uniform, n, n + 10, 5, false, 3);
     const DeviceCase<T> device(c);
     const Plan<T> plan = device.plan();
