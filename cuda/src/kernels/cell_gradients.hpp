@@ -67,32 +67,15 @@ class ScannedSide {
                 row * from.strides.row;
     }
     Cell cell;
-    double to_right = 0.0;
-    double to_left = 0.0;
+    CellTotals own;
     if (cells.mine()) {
       fits = cell.load(side_.positions(work_.head), side_.count, cells, work_.tile, work_.rate);
       has_long_ties_ = Self && !cells.has_edge(at) && cell.begin == cell.end;
       float value[kCell];
       load_values(input_, side_, work_.head, row, rows_, cells, value);
-      float after[kCell];
-      float left = 0.0F;
-      LAPLEX_UNROLL
-      for (int k = kCell - 1; k >= 0; --k) {
-        const float behind = left;
-        left = std::fma(value[k], cell.down[k], left);
-        after[k] = Self ? behind : left;
-      }
-      float right = 0.0F;
-      CellSums* const mine = sums_ + cell_slot(at);
-      LAPLEX_UNROLL
-      for (int k = 0; k < kCell; ++k) {
-        mine[k] = {right, after[k]};
-        right = std::fma(value[k], cell.up[k], right);
-      }
-      to_right = static_cast<double>(right) * cell.factors.up;
-      to_left = static_cast<double>(left) * cell.factors.down;
+      own = sum_cell<Self>(cell, value, sums_ + cell_slot(at));
     }
-    const CellScan scan(cells, to_right, to_left, scan_);
+    const CellScan scan(cells, own, scan_);
     left_ = 0.0;
     right_ = 0.0;
     if (carries != nullptr) {

@@ -289,29 +289,13 @@ __global__ void __launch_bounds__(kCellThreads, 2)
   const std::int64_t first_row = work.first_row;
   const std::int64_t end_row = Many ? work.end_row : first_row + 1;
   for (std::int64_t row = first_row; row < end_row; ++row) {
-    double to_right = 0.0;
-    double to_left = 0.0;
+    CellTotals own;
     if (cells.mine()) {
       float value[kCell];
       load_values(job.input, job.line.from, work.head, row, job.rows, cells, value);
-      float after[kCell];
-      float left = 0.0F;
-      LAPLEX_UNROLL
-      for (int k = kCell - 1; k >= 0; --k) {
-        left = std::fma(value[k], cell.down[k], left);
-        after[k] = left;
-      }
-      float right = 0.0F;
-      CellSums* const mine = sums + cell_slot(at);
-      LAPLEX_UNROLL
-      for (int k = 0; k < kCell; ++k) {
-        mine[k] = {right, after[k]};
-        right = std::fma(value[k], cell.up[k], right);
-      }
-      to_right = static_cast<double>(right) * cell.factors.up;
-      to_left = static_cast<double>(left) * cell.factors.down;
+      own = sum_cell<false>(cell, value, sums + cell_slot(at));
     }
-    const CellScan scan(cells, to_right, to_left, scanned);
+    const CellScan scan(cells, own, scanned);
     if (cells.mine()) {
       double left = 0.0;
       double right = 0.0;

@@ -262,6 +262,33 @@ struct Cell {
   }
 };
 
+/// What a cell sends to its right and to its left, at the low end of the tile.
+struct CellTotals {
+  double to_right = 0.0;
+  double to_left = 0.0;
+};
+/// Adds up the values of a thread's cell, and writes the sums of each of its anchors.
+template <bool Self>
+__device__ inline CellTotals sum_cell(const Cell& cell, const float (&value)[kCell],
+                                      CellSums* sums) {
+  float after[kCell];
+  float left = 0.0F;
+  LAPLEX_UNROLL
+  for (int k = kCell - 1; k >= 0; --k) {
+    const float behind = left;
+    left = std::fma(value[k], cell.down[k], left);
+    after[k] = Self ? behind : left;
+  }
+  float right = 0.0F;
+  LAPLEX_UNROLL
+  for (int k = 0; k < kCell; ++k) {
+    sums[k] = {right, after[k]};
+    right = std::fma(value[k], cell.up[k], right);
+  }
+  return {static_cast<double>(right) * cell.factors.up,
+          static_cast<double>(left) * cell.factors.down};
+}
+
 /// exp(t) and exp(-t) of t = (place - centre) / lengthscale, for an anchor that is read off.
 struct Reading {
   float distance;  ///< t
@@ -290,12 +317,12 @@ struct CellScan {
   /// For the warps' sums, one set for each scan that runs at a time.
   static constexpr std::size_t kSharedBytes = 2 * kWarps * sizeof(double);
 
-  /// `to_right` and `to_left` are the thread's own, 0 where it has no cell. Waits for the block.
-  __device__ CellScan(const Cells& cells, double to_right, double to_left, double* shared) {
+  /// `own` is the thread's, 0 where it has no cell. Waits for the block.
+  __device__ CellScan(const Cells& cells, const CellTotals& own, double* shared) {
     const int lane = static_cast<int>(threadIdx.x % kWarp);
     const int warp = static_cast<int>(threadIdx.x / kWarp);
-    double right = to_right;
-    double left = to_left;
+    double right = own.to_right;
+    double left = own.to_left;
     if (cells.in_warp()) {
       for (int delta = 1; delta < kWarp; delta *= 2) {
         const double r = shuffled<true>(right, static_cast<unsigned>(delta));
