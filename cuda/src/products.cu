@@ -9,8 +9,7 @@ namespace laplex::cuda::detail {
 namespace {
 
 template <class T>
-ProductJob<T> product_job(const ProductCall<T>& call, const Line<T>& line, const Groups& groups,
-                          std::int64_t tiles) {
+ProductJob<T> product_job(const ProductCall<T>& call, const Line<T>& line, std::int64_t tiles) {
   ProductJob<T> job{};
   job.line = line;
   job.input = call.input;
@@ -18,8 +17,6 @@ ProductJob<T> product_job(const ProductCall<T>& call, const Line<T>& line, const
   job.lengthscale = call.parameters.lengthscale;
   job.frequency = call.parameters.frequency;
   job.rows = call.rows;
-  job.groups = groups.count;
-  job.group_rows = groups.rows;
   job.tiles = tiles;
   job.part = call.part;
   job.parity = call.parity;
@@ -30,7 +27,7 @@ template <class T, class D, class S, int P, bool Ties, int NT>
 void pass(const ProductCall<T>& call, const Line<T>& line, const Input<T>& input,
           const void* carries, std::int64_t tiles, std::size_t shared, Stream stream) {
   constexpr int K = kThreadItems<S, P, Ties>;
-  ProductJob<T> job = product_job(call, line, Groups{call.rows, call.rows}, tiles);
+  ProductJob<T> job = product_job(call, line, tiles);
   job.input = input;
   job.carries = carries;
   std::copy(call.polynomial.begin(), call.polynomial.end(), job.coefficient);
@@ -108,7 +105,9 @@ std::size_t run_cells(const ProductCall<float>& call, Memory workspace, bool cou
     return bytes;
   }
   const Groups groups(call.rows, heads * tiles);
-  ProductJob<float> job = product_job(call, line, groups, tiles);
+  ProductJob<float> job = product_job(call, line, tiles);
+  job.groups = groups.count;
+  job.group_rows = groups.rows;
   const Lent lent(workspace, bytes, stream, "workspace");
   if (tiles > 1) {
     Cutter cut(lent.data());

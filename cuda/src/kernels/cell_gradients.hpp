@@ -52,7 +52,7 @@ class ScannedSide {
   }
 
   /// Scans one row; `carries` are what comes to the tile from beyond its ends, or null. False if
-  /// the thread's cell cannot be scanned: it is too sparse or, in the self case, one place alone.
+  /// the thread's cell is too sparse.
   __device__ bool scan(std::int64_t row, const void* carries) {
     bool fits = true;
     const int at = static_cast<int>(threadIdx.x) * kCell;
@@ -109,8 +109,7 @@ class ScannedSide {
   }
   /// In the self case: whether the thread's cell is one place alone.
   [[nodiscard]] __device__ bool has_long_ties() const { return has_long_ties_; }
-  [[nodiscard]] __device__ float strictly_right() const { return strictly_right_; }
-  [[nodiscard]] __device__ float centre(int cell) const { return ends_[cell].centre; }
+  [[nodiscard]] __device__ float centre(unsigned cell) const { return ends_[cell].centre; }
   /// What comes to a cell from the right, at its middle.
   [[nodiscard]] __device__ float from_right(int cell) const { return ends_[cell].right; }
   /// All that comes from the left and from the right, at the tile's low end and at its high end.
@@ -133,7 +132,6 @@ class ScannedSide {
   [[nodiscard]] __device__ const float* row_of_tile(std::int64_t anchor) const {
     return direct_ == nullptr ? nullptr : direct_ + anchor;
   }
-  [[nodiscard]] __device__ float centre_of(int slot) const { return ends_[cell_of(slot)].centre; }
   /// How many anchors equal `place`, from one on upwards or downwards.
   [[nodiscard]] __device__ int ties(float place, std::int64_t from, int step) const {
     const float* const position = side_.positions(work_.head);
@@ -147,9 +145,11 @@ class ScannedSide {
   [[nodiscard]] __device__ float left_without(int ties, int k, float place, float inverse) const {
     return ties <= k - cells.first ? find(k - ties, place, inverse).left() : strictly_left_;
   }
-  /// The sum from the right without the `ties` anchors from slot k on.
+  /// The sum from the right without the `ties` anchors from slot k on; in the self case, behind k,
+  /// where the sum at a slot is without its anchor.
   [[nodiscard]] __device__ float right_without(int ties, int k, float place, float inverse) const {
-    return ties <= cells.end - k ? find(k + ties, place, inverse).right() : strictly_right_;
+    return ties < cells.end - k + (Self ? 0 : 1) ? find(k + ties, place, inverse).right()
+                                                 : strictly_right_;
   }
 
   const Cells cells;
@@ -191,7 +191,7 @@ __device__ __noinline__ inline void sparse_gradients(const GradientJob<float>& j
            (k * kMostGroupRows + (row - work.first_row)) * kRowOfParts;
   };
   for (std::int64_t row = work.first_row; row < work.end_row; ++row) {
-    const std::int64_t at = 2 * ((work.head * job.rows + row) * job.tiles + work.number);
+    const std::int64_t at = 2 * entry_of(job, work, row);
     for (int k = 0; k < 2; ++k) {
       const auto* const all = static_cast<const Value*>(
           k == 0 ? (v_sent ? job.value_sent : nullptr) : (g_sent ? job.grad_sent : nullptr));
@@ -256,15 +256,13 @@ template <bool Self>
 __global__ void __launch_bounds__(kCellThreads, 2)
     cell_gradient_kernel(const __grid_constant__ GradientJob<float> job) {
   using Ends = Sums<double, 0, true>;
-  unsigned char* const shared = shared_memory();
-  BlockWork& work = *reinterpret_cast<BlockWork*>(shared);
-  find_work(job, job.tile_items, work);
-  __syncthreads();
+  const BlockWork& work = find_work(job, job.tile_items);
+  unsigned char* const shared = shared_memory() + kWorkBytes;
   const Tile<float>& tile = work.tile;
   const Line<float>& line = job.line;
   const std::int64_t head = work.head;
   const std::int64_t heads = static_cast<std::int64_t>(gridDim.x) / (job.tiles * job.groups);
-  unsigned char* space = shared + kWorkBytes;
+  unsigned char* space = shared;
   ScannedSide<Self> sources(line.from, job.values, tile.first_from, tile.num_from, work, job.rows,
                             space);
   ScannedSide<Self> targets(line.to, job.grad, tile.first_to, tile.num_to, work, job.rows, space);
@@ -295,8 +293,7 @@ __global__ void __launch_bounds__(kCellThreads, 2)
       return odd;
     }
     return side.left_without(before, k, place, inverse) -
-           (behind < side.cells.end - k ? side.find(k + behind, place, inverse).right()
-                                        : side.strictly_right());
+           side.right_without(behind, k, place, inverse);
   };
   // Sums of an anchor over the rows so far are in shared memory, and come out after the last row.
   auto* const target_sums = reinterpret_cast<float*>(space);
@@ -321,7 +318,7 @@ __global__ void __launch_bounds__(kCellThreads, 2)
   const std::int64_t first_row = work.first_row;
   const std::int64_t end_row = work.end_row;
   for (std::int64_t row = first_row; row < end_row; ++row) {
-    const std::int64_t at = 2 * ((head * job.rows + row) * job.tiles + work.number);
+    const std::int64_t at = 2 * entry_of(job, work, row);
     const auto ends_of = [&](const void* carries) -> const void* {
       return carries == nullptr ? nullptr : static_cast<const Ends*>(carries) + at;
     };
@@ -332,7 +329,7 @@ __global__ void __launch_bounds__(kCellThreads, 2)
       // The first pass over a side cut the tile into parts if this side was too sparse.
       const bool v_sent = __syncthreads_or(work.fits && v_fits ? 0 : 1) != 0;
       const bool g_sent = __syncthreads_or(work.fits && g_fits ? 0 : 1) != 0;
-      sparse_gradients(job, work, heads, v_sent, g_sent, shared + kWorkBytes);
+      sparse_gradients(job, work, heads, v_sent, g_sent, shared);
       return;
     }
     const Vectors& d_values = job.d_values.vectors;
@@ -379,7 +376,8 @@ __global__ void __launch_bounds__(kCellThreads, 2)
       d_value.put(k, d_value_factor * even);
       const float value = v != nullptr ? v[k] : sources.value(first_from + k);
       float odd = left - right;
-      local = std::fma((place - sources.centre_of(source_slot + k)) * inverse, value * odd, local);
+      local = std::fma((place - sources.centre(cell_of(source_slot + k))) * inverse, value * odd,
+                       local);
       if (Self) {
         odd = odd_without_self_ties(targets, target_slot + k, first_from + k, place, odd);
       } else if (rank >= kTiedRank) {
@@ -423,7 +421,7 @@ __global__ void __launch_bounds__(kCellThreads, 2)
     __syncthreads();
   }
   if (job.stretch != nullptr) {
-    write_stretch<float, kCellThreads>(job, {work.rate.valid * stretch, 0.0}, shared + kWorkBytes,
+    write_stretch<float, kCellThreads>(job, {work.rate.valid * stretch, 0.0}, shared,
                                        (head * job.groups + work.group) * job.tiles + work.number);
   }
 }

@@ -86,7 +86,7 @@ __device__ inline void send_parts(const TotalsJob<float>& job, const BlockWork& 
 
 template <bool Ties>
 std::size_t cell_totals_shared() {
-  return kWorkBytes + totals_shared<float, double, double, 0, Ties, kCellThreads>(kCellTile);
+  return kWorkBytes + totals_shared<float, double, double, 0, Ties, kCellThreads>(kPart);
 }
 
 /// The same for a tile that is too sparse. Not inlined, nor are its like: their registers are not
@@ -95,7 +95,7 @@ template <bool Ties>
 __device__ __noinline__ void sparse_totals(const TotalsJob<float>& job, const BlockWork& work,
                                            std::int64_t row, unsigned char* shared) {
   using Value = Sums<double, 0, Ties>;
-  const std::int64_t at = (work.head * job.rows + row) * job.tiles + work.number;
+  const std::int64_t at = entry_of(job, work, row);
   Value* const sent = static_cast<Value*>(job.sent) + 2 * at * (job.tile_items / job.part_items);
   send_parts<Ties>(job, work, row, job.part_items, sent, shared);
   if (threadIdx.x == 0) {
@@ -114,12 +114,9 @@ template <bool Ties>
 __global__ void __launch_bounds__(kCellThreads, 2)
     cell_totals_kernel(const __grid_constant__ TotalsJob<float> job) {
   using Value = Sums<double, 0, Ties>;
-  unsigned char* const shared = shared_memory();
-  BlockWork& work = *reinterpret_cast<BlockWork*>(shared);
-  unsigned char* const rest = shared + kWorkBytes;
+  const BlockWork& work = find_work(job, job.tile_items);
+  unsigned char* const rest = shared_memory() + kWorkBytes;
   auto* const sums = reinterpret_cast<double*>(rest);
-  find_work(job, job.tile_items, work);
-  __syncthreads();
   const Tile<float>& tile = work.tile;
   const Side<float>& from = job.line.from;
   const float* const position = from.positions(work.head);
@@ -134,8 +131,7 @@ __global__ void __launch_bounds__(kCellThreads, 2)
   const bool at_end = cells.mine() && (cell.end == tile.high || cell.begin == tile.low);
   const bool has_ties = Ties && !is_sparse && __syncthreads_or(at_end ? 1 : 0) != 0;
   for (std::int64_t row = work.first_row; row < work.end_row; ++row) {
-    Value* const out = static_cast<Value*>(job.totals) +
-                       2 * ((work.head * job.rows + row) * job.tiles + work.number);
+    Value* const out = static_cast<Value*>(job.totals) + 2 * entry_of(job, work, row);
     if (is_sparse) {
       sparse_totals<Ties>(job, work, row, rest);
       __syncthreads();
@@ -230,7 +226,7 @@ __device__ __noinline__ inline void sparse_product(const ProductJob<float>& job,
   totals.input = job.input;
   totals.rows = job.rows;
   for (std::int64_t row = work.first_row; row < work.end_row; ++row) {
-    const std::int64_t at = 2 * ((work.head * job.rows + row) * job.tiles + work.number);
+    const std::int64_t at = 2 * entry_of(job, work, row);
     const Value* sent = sent_here;
     if (job.sent != nullptr) {
       sent = static_cast<const Value*>(job.sent) + at * (kCellTile / kPart);
@@ -255,10 +251,8 @@ template <bool Many>
 __global__ void __launch_bounds__(kCellThreads, 2)
     cell_product_kernel(const __grid_constant__ ProductJob<float> job) {
   using Value = Sums<double, 0, false>;
-  unsigned char* const shared = shared_memory();
-  BlockWork& work = *reinterpret_cast<BlockWork*>(shared);
-  find_work(job, kCellTile, work);
-  __syncthreads();
+  const BlockWork& work = find_work(job, kCellTile);
+  unsigned char* const rest = shared_memory() + kWorkBytes;
   const Tile<float>& tile = work.tile;
   const LineRate& rate = work.rate;
   const Cells cells(tile.first_from, tile.num_from);
@@ -269,11 +263,11 @@ __global__ void __launch_bounds__(kCellThreads, 2)
            fits;
   }
   if (__syncthreads_or(fits ? 0 : 1) != 0) {
-    sparse_product(job, work, shared + kWorkBytes);
+    sparse_product(job, work, rest);
     return;
   }
-  auto* const scanned = reinterpret_cast<double*>(shared + kWorkBytes);
-  auto* const ends = reinterpret_cast<CellEnds*>(shared + kWorkBytes + CellScan::kSharedBytes);
+  auto* const scanned = reinterpret_cast<double*>(rest);
+  auto* const ends = reinterpret_cast<CellEnds*>(rest + CellScan::kSharedBytes);
   auto* const sums = reinterpret_cast<CellSums*>(ends + cells.count);
   const int at = static_cast<int>(threadIdx.x) * kCell;
   const auto num_to = static_cast<int>(tile.num_to);
@@ -300,8 +294,8 @@ __global__ void __launch_bounds__(kCellThreads, 2)
       double left = 0.0;
       double right = 0.0;
       if (job.carries != nullptr) {
-        const auto* const carries = static_cast<const Value*>(job.carries) +
-                                    2 * ((work.head * job.rows + row) * job.tiles + work.number);
+        const auto* const carries =
+            static_cast<const Value*>(job.carries) + 2 * entry_of(job, work, row);
         left = carries[0].word[0];
         right = carries[1].word[0] * work.across;
       }

@@ -131,9 +131,11 @@ struct BlockWork {
 };
 inline constexpr std::size_t kWorkBytes = (sizeof(BlockWork) + 15) / 16 * 16;
 
-/// Of a grid of heads * groups * tiles blocks. The caller waits for the block.
+/// Of a grid of heads * groups * tiles blocks, at the beginning of shared memory. Waits for the
+/// block.
 template <class Job>
-__device__ inline void find_work(const Job& job, std::int64_t tile_items, BlockWork& work) {
+__device__ inline const BlockWork& find_work(const Job& job, std::int64_t tile_items) {
+  BlockWork& work = *reinterpret_cast<BlockWork*>(shared_memory());
   if (threadIdx.x == 0) {
     // Divisions of 64 bits would take longer than all else here, and grids have 31.
     const auto tiles = static_cast<unsigned>(job.tiles);
@@ -153,6 +155,14 @@ __device__ inline void find_work(const Job& job, std::int64_t tile_items, BlockW
     work.across = factors(width).down;
     work.fits = width <= kWidestTile;
   }
+  __syncthreads();
+  return work;
+}
+
+/// The entry of a block's tile in arrays [heads, rows, tiles].
+template <class Job>
+__device__ inline std::int64_t entry_of(const Job& job, const BlockWork& work, std::int64_t row) {
+  return (work.head * job.rows + row) * job.tiles + work.number;
 }
 
 /// The side of a tile that is scanned, cut into cells: cell 0 begins at or before its first anchor,

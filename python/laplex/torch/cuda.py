@@ -182,7 +182,7 @@ verify = True
 found: by another sort of short lines, or by a comparison of long ones, which waits for the GPU."""
 
 SHORT = 1 << 17
-"""Anchors of all heads and both sides up to which a sort is expected to take less time than to wait
+"""Anchors of all lines and both sides up to which a sort is expected to take less time than to wait
 for the GPU. This is an estimate, not measured on a GPU."""
 
 _orders: dict[tuple[Any, ...], _Order] = {}
@@ -284,16 +284,11 @@ def _is_short(kernel: Kernel) -> bool:
     return lines * (kernel.n + kernel.m) <= SHORT
 
 
-def _report_for(device: torch.device, kernel: Kernel, stream: int) -> int:
-    """Return the report of a call that is not to wait; 0 for one that is."""
-    captures = _core.cuda_capture_id(stream) is not None
-    return _report(device, captures) if captures or _is_short(kernel) else 0
-
-
 def _build(device: torch.device, kernel: Kernel) -> _Order:
     stream = current_stream(device)
     storage = memory(_core.cuda_storage_bytes(kernel), device)
-    report = _report_for(device, kernel, stream)
+    captures = _core.cuda_capture_id(stream) is not None
+    report = _report(device, captures) if captures or _is_short(kernel) else 0
     plan = _core.CudaPlan(kernel, stream, span(storage), Scratch(device), report)
     return _Order(plan, storage, stream, event(device), ())
 
@@ -305,8 +300,8 @@ def _holds(order: _Order, kernel: Kernel, stream: int) -> bool:
 
 def _move(order: _Order, kernel: Kernel, stream: int) -> None:
     device = order.storage.device
-    report = _report_for(device, kernel, stream)
-    order.plan.update(kernel.targets, kernel.sources, stream, Scratch(device), report)
+    no_report = 0  # only long lines move, which wait
+    order.plan.update(kernel.targets, kernel.sources, stream, Scratch(device), no_report)
     order.event = event(device)
 
 
