@@ -13,6 +13,10 @@ import pytest
 # Before torch is imported: its threads then wait without spinning, which costs as much as the work
 # where several processes share the cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Inductor's caches on the disk return code with vector instructions to processes that compile
+# without: what other runs left there, perhaps on another processor, must not decide a test.
+os.environ.setdefault("TORCHINDUCTOR_FX_GRAPH_CACHE", "0")
+os.environ.setdefault("TORCHINDUCTOR_AUTOGRAD_CACHE", "0")
 # Figures are written, never shown.
 os.environ.setdefault("MPLBACKEND", "Agg")
 sys.path.insert(0, str(Path(__file__).parent))

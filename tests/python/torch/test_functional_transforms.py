@@ -364,8 +364,9 @@ def test_compile_with_inductor():
     tensors = [torch.randn(n, requires_grad=True) for n in (6, 8, 6)]
     tensors.append(torch.tensor(0.1, requires_grad=True))
     # Our operators take no part in the code generation: here in this process, not in workers that
-    # import torch first, and without vector instructions, each of which is tried out by a compiler.
-    cheap = {"compile_threads": 1, "cpp.vec_isa_ok": False}
+    # import torch first, and without vector instructions, each of which is tried out by a compiler
+    # (`simdlen` too, since torch remembers what an earlier compilation found).
+    cheap = {"compile_threads": 1, "cpp.vec_isa_ok": False, "cpp.simdlen": 1}
     expected = step(*tensors)
     with torch._inductor.config.patch(cheap):
         found = compiled(*tensors)
