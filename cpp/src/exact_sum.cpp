@@ -4,47 +4,35 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 
 namespace laplex::detail {
 
-void ExactSum::add(double x) {
-  std::uint64_t bits = 0;
-  std::memcpy(&bits, &x, sizeof bits);
-  const auto exponent = static_cast<int>(bits >> 52 & 0x7ff);
-  std::uint64_t mantissa = bits & ((std::uint64_t(1) << 52) - 1);
-  if (exponent == 0x7ff) {
-    special_ += x;
-    return;
+void ExactSum::add(const double* terms, std::int64_t count) {
+  constexpr std::int64_t kSums = 4;
+  ExactSum sums[kSums - 1];
+  std::int64_t k = 0;
+  for (; k + kSums <= count; k += kSums) {
+    add(terms[k]);
+    for (std::int64_t s = 1; s < kSums; ++s) {
+      sums[s - 1].add(terms[k + s]);
+    }
   }
-  if (room_-- == 0) {
-    normalise();
+  for (; k < count; ++k) {
+    add(terms[k]);
   }
-  // x = mantissa * 2^(place - 1074)
-  const int place = exponent > 0 ? exponent - 1 : 0;
-  mantissa |= exponent > 0 ? std::uint64_t(1) << 52 : 0;
-  const auto limb = static_cast<std::size_t>(place / kBits);
-  const int shift = place % kBits;
-  constexpr std::uint64_t kMask = (std::uint64_t(1) << kBits) - 1;
-  const std::uint64_t low = (mantissa & kMask) << shift;
-  const std::uint64_t high = (mantissa >> kBits) << shift;
-  const auto first = static_cast<std::int64_t>(low & kMask);
-  const auto second = static_cast<std::int64_t>((low >> kBits) + (high & kMask));
-  const auto third = static_cast<std::int64_t>(high >> kBits);
-  const std::int64_t sign = bits >> 63 != 0 ? -1 : 1;
-  limbs_[limb] += sign * first;
-  limbs_[limb + 1] += sign * second;
-  limbs_[limb + 2] += sign * third;
+  for (const ExactSum& sum : sums) {
+    add(sum);
+  }
 }
 
 /// Brings all limbs but the last into [0, 2^kBits).
 void ExactSum::normalise() {
-  constexpr std::int64_t kMask = (std::int64_t(1) << kBits) - 1;
+  constexpr auto kLow = static_cast<std::int64_t>(kMask);
   std::int64_t carry = 0;
   for (std::size_t k = 0; k + 1 < kLimbs; ++k) {
     const std::int64_t limb = limbs_[k] + carry;
-    limbs_[k] = limb & kMask;
-    carry = (limb - limbs_[k]) / (kMask + 1);
+    limbs_[k] = limb & kLow;
+    carry = (limb - limbs_[k]) / (kLow + 1);
   }
   limbs_.back() += carry;
   room_ = kRoom;
@@ -113,7 +101,7 @@ double ExactSum::value() const {
     more = more || limb(k) != 0;
   }
   leading |= more ? 1 : 0;
-  const int place = kBits * (static_cast<int>(top) - 2) - shift - 1074;
+  const int place = static_cast<int>(kBits) * (static_cast<int>(top) - 2) - shift - 1074;
   const double size = std::ldexp(static_cast<double>(leading), place);
   return negative ? -size : size;
 }
