@@ -1,5 +1,6 @@
 #include "exact_sum.hpp"
 
+#include "kernels/kernels.hpp"
 #include "shared_line.hpp"
 
 #include <algorithm>
@@ -7,21 +8,29 @@
 
 namespace laplex::detail {
 
-void ExactSum::add(const double* terms, std::int64_t count) {
-  constexpr std::int64_t kSums = 4;
-  ExactSum sums[kSums - 1];
-  std::int64_t k = 0;
-  for (; k + kSums <= count; k += kSums) {
-    add(terms[k]);
-    for (std::int64_t s = 1; s < kSums; ++s) {
-      sums[s - 1].add(terms[k + s]);
+void ExactSum::add(double* terms, std::int64_t count) {
+  constexpr int kLogTerms = 12;
+  constexpr std::int64_t kTerms = std::int64_t(1) << kLogTerms;
+  for (std::int64_t begin = 0; begin < count; begin += kTerms) {
+    double* const piece = terms + begin;
+    const std::int64_t size = std::min(kTerms, count - begin);
+    double largest = 0.0;
+    bool ordinary = true;
+    for (std::int64_t k = 0; k < size; ++k) {
+      const double term = std::fabs(piece[k]);
+      largest = std::max(largest, term);
+      ordinary = ordinary && term < 0x1p1000;  // not so for NaN
     }
-  }
-  for (; k < count; ++k) {
-    add(terms[k]);
-  }
-  for (const ExactSum& sum : sums) {
-    add(sum);
+    if (!ordinary) {
+      std::for_each(piece, piece + size, [this](double term) { add(term); });
+      continue;
+    }
+    while (largest > 0.0) {
+      // A term is below 2^(e + 1), and a sum of multiples of the last place of this anchor,
+      // 2^(e + 1 + kLogTerms - 52), is below 2^(e + 1 + kLogTerms): it has 52 bits.
+      const double anchor = std::ldexp(1.5, std::ilogb(largest) + 1 + kLogTerms);
+      add(kernels<double>().extract(piece, size, anchor, &largest));
+    }
   }
 }
 

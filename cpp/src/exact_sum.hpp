@@ -42,8 +42,8 @@ class ExactSum {
     limb[0] += (low ^ negative) - negative;
     limb[1] += (high ^ negative) - negative;
   }
-  /// Adds `count` terms, several at a time: an addition waits for the one before it.
-  void add(const double* terms, std::int64_t count);
+  /// Adds `count` terms, which are lost: leading bits of all of them first, and so on.
+  void add(double* terms, std::int64_t count);
   void add(const ExactSum& other);
   [[nodiscard]] double value() const;
 

@@ -163,7 +163,7 @@ void term_gradients(const State<T>& state, const Term& term, const Vectors<const
         stretched[static_cast<std::size_t>(i - begin)] = ell;
         swung[static_cast<std::size_t>(i - begin)] = omega;
       }
-      const auto add = [&](const std::array<double, kGrain>& terms, ExactSum& to) {
+      const auto add = [&](std::array<double, kGrain>& terms, ExactSum& to) {
         ExactSum sum;
         sum.add(terms.data(), end - begin);
         const std::lock_guard<std::mutex> lock(adding);
