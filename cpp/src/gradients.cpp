@@ -206,9 +206,16 @@ void finish(const Call<T>& call, std::int64_t h, const Accumulators& sums) {
   if (call.needs_stretch()) {
     ExactSum re;
     ExactSum im;
-    for (std::size_t k = 0; k < sums.stretch.size(); k += 2) {
-      re.add(sums.stretch[k]);
-      im.add(sums.stretch[k + 1]);
+    const auto add = [&](std::size_t part, ExactSum& sum) {
+      std::vector<double> terms(sums.stretch.size() / 2);
+      for (std::size_t k = 0; k < terms.size(); ++k) {
+        terms[k] = sums.stretch[2 * k + part];
+      }
+      sum.add(terms.data(), static_cast<std::int64_t>(terms.size()));
+    };
+    add(0, re);
+    if (fixed.oscillates) {
+      add(1, im);
     }
     add_over_processes(state.cells(h).shared(), {&re, &im});
     const double lengthscale = fixed.rate[static_cast<std::size_t>(h)].lengthscale;
