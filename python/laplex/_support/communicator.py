@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from laplex._support.optional import require
 
 if TYPE_CHECKING:
-    import torch
     from mpi4py import MPI
     from torch.distributed import ProcessGroup
 
@@ -63,7 +62,7 @@ class OneProcess:
     size = 1
 
     def all_reduce(self, array: NDArray[Item], operation: str = "sum") -> NDArray[Item]:
-        return array.copy()
+        return np.array(array)
 
     def all_gather(
         self, array: NDArray[Item], counts: Sequence[int] | None = None
@@ -245,8 +244,11 @@ def _torch_is_distributed() -> bool:
 
 
 def agree(
-    comm: Communicator, error: Exception | None, facts: Mapping[str, object] | None = None
-) -> None:
+    comm: Communicator,
+    error: Exception | None,
+    facts: Mapping[str, object] | None = None,
+    flags: Sequence[bool] = (),
+) -> list[bool]:
     """Raise the same error on every rank where one of them has one; its message names the rank.
 
     Collective: what was checked on each rank, and the outcome is an error or None.
@@ -260,19 +262,26 @@ def agree(
     facts
         What must be the same on all ranks, by the names of arguments; they are compared as they
         are printed. A ValueError names the first one that differs, with two of its values.
+    flags
+        Equally many on all ranks.
+
+    Returns
+    -------
+    list
+        Whether each flag is set on any rank.
     """
     if comm.size == 1:
         if error is not None:
             raise error
-        return
+        return list(flags)
     shown = {name: repr(value) for name, value in (facts or {}).items()}
     digest = int.from_bytes(blake2b(repr(shown).encode(), digest_size=7).digest(), "little")
     if error is not None:
         digest = 0
-    outcome = np.array([error is not None, digest, -digest], np.int64)
-    failed, most, least = comm.all_reduce(outcome, "max").tolist()
+    outcome = np.array([error is not None, digest, -digest, *flags], np.int64)
+    failed, most, least, *agreed = comm.all_reduce(outcome, "max").tolist()
     if not failed and most == -least:
-        return
+        return list(map(bool, agreed))
     known = None if error is None else (type(error), str(error))
     everyone = comm.all_gather_object((known, shown))
     for rank, (found, _) in enumerate(everyone):

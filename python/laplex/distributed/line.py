@@ -1,15 +1,16 @@
 """Who owns which part of a line of anchors, and how entries travel there and back.
 
-The anchors of all ranks, targets and sources together, form one line. Each rank has a shard of it in
-any order (user order) and owns an interval of it (line order): the anchors of rank 0, then those of
-rank 1 and so on are sorted, and equal ones are in the order of the ranks and positions that they
-came from. So the order is that of one process, and no index has to travel.
+The anchors of all ranks, targets and sources together, form one line. Each rank has a shard of it,
+in any order (user order), and owns an interval of it (line order). The anchors that rank 0 owns,
+then those of rank 1 and so on, are sorted; equal ones are in the order of the ranks and positions
+that they came from. So the order is that of one process, and no index has to travel.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
@@ -102,10 +103,13 @@ class Line:
     def __init__(self, comm: Communicator, targets: Array, sources: Array | None) -> None:
         self.comm = comm
         sides = [targets] if sources is None else [targets, sources]
+        self._checksums = [crc32(side.data) for side in sides]
         orders = [np.argsort(side, kind="stable") for side in sides]
         keys = [_keys(side[order]) for side, order in zip(sides, orders, strict=True)]
         ends, before = _cuts(comm, keys)
-        there = [np.diff(each, prepend=0, append=len(k)) for each, k in zip(ends, keys, strict=True)]
+        there = [
+            np.diff(each, prepend=0, append=len(k)) for each, k in zip(ends, keys, strict=True)
+        ]
         del keys
         here = np.array(comm.all_to_all(list(np.stack(there, 1)), [len(sides)] * comm.size))
         routes = [
@@ -124,12 +128,21 @@ class Line:
         if comm.rank == 0:
             _warn_of_ties(np.diff(before))
 
+    def route(self, side: str) -> Route:
+        """Return the route of the ``"targets"`` or the ``"sources"``."""
+        return self.targets if side == "targets" else self.sources
+
     @property
     def nbytes(self) -> int:
         """The number of bytes held on this rank."""
         routes = {id(route): route for route in (self.targets, self.sources)}.values()
         held = self.x.nbytes + (0 if self.y is None else self.y.nbytes)
         return held + sum(route.nbytes for route in routes)
+
+    def holds(self, targets: Array, sources: Array | None) -> bool:
+        """Whether these are the anchors ``[n]`` and ``[m]`` of this rank's shard."""
+        sides = [targets] if sources is None else [targets, sources]
+        return targets.dtype == self.x.dtype and self._checksums == [crc32(s.data) for s in sides]
 
     def gather(self, mine: NDArray[np.float64], counts: list[int]) -> NDArray[np.float64]:
         """Return the vectors of all ranks in one, for the core."""
@@ -140,7 +153,8 @@ def _keys(anchors: Array) -> Array:
     """Return unsigned integers in the order of the anchors; 0.0 and -0.0 have the same one."""
     bits = (anchors + anchors.dtype.type(0)).view(f"u{anchors.dtype.itemsize}")
     sign = bits.dtype.type(1) << bits.dtype.type(8 * anchors.dtype.itemsize - 1)
-    return np.where(bits & sign, ~bits, bits | sign)
+    keys: Array = np.where(bits & sign, ~bits, bits | sign)
+    return keys
 
 
 def _cuts(comm: Communicator, keys: Sequence[Array]) -> tuple[list[Array], Array]:
@@ -174,9 +188,7 @@ def _cuts(comm: Communicator, keys: Sequence[Array]) -> tuple[list[Array], Array
             cut += steps[byte]
             counts = np.take_along_axis(found, byte[:, None], axis=1)[:, 0]
     counts = np.where(wanted > 0, counts, 0)
-    ends = [
-        np.where(wanted > 0, np.searchsorted(k, cut.astype(k.dtype), "right"), 0) for k in keys
-    ]
+    ends = [np.where(wanted > 0, np.searchsorted(k, cut.astype(k.dtype), "right"), 0) for k in keys]
     return ends, np.concatenate([[0], counts, [total]])
 
 

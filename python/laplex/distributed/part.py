@@ -1,6 +1,8 @@
-"""This rank's part of a kernel matrix over a whole line, on arrays in line order."""
+"""The part of one rank in a kernel matrix over a whole line, on arrays in line order."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 
@@ -20,8 +22,8 @@ class Part:
         The line and the anchors on it.
     lengthscale, frequency
         The kernel's; a frequency of None is a real kernel.
-    target_phase, source_phase
-        The phases in line order, or None.
+    phases
+        Those of targets and sources in line order, or None.
     real_part, kernel, threads
         As in `laplex.Plan`.
     """
@@ -31,8 +33,7 @@ class Part:
         line: Line,
         lengthscale: float,
         frequency: float | None,
-        target_phase: Array | None,
-        source_phase: Array | None,
+        phases: tuple[Array | None, Array | None],
         real_part: bool,
         kernel: str,
         threads: int,
@@ -40,13 +41,12 @@ class Part:
         self._threads = threads
         self._dtype = line.x.dtype
         self._sizes = len(line.x), len(line.x if line.y is None else line.y)
-        self._phases = target_phase is not None, source_phase is not None
-        is_complex = not (frequency is None and target_phase is None is source_phase)
-        self._complex = is_complex and not real_part
+        self._phased = [phase is not None for phase in phases]
+        self._complex = (frequency is not None or any(self._phased)) and not real_part
         ell = np.array([lengthscale])
         omega = None if frequency is None else np.array([frequency])
         options = (self._dtype == np.float64, real_part, profile_of(kernel).number, False, 1)
-        arrays = (line.x, line.y, ell, omega, target_phase, source_phase)
+        arrays = (line.x, line.y, ell, omega, *phases)
         comm = line.comm
         self._core = _core.Plan(
             Kernel(*options, *self._sizes, *map(_address, arrays)),
@@ -59,7 +59,7 @@ class Part:
         """The number of bytes that the compiled plan holds."""
         return int(self._core.nbytes)
 
-    def result_dtype(self, values: Array) -> np.dtype:
+    def result_dtype(self, values: Array) -> np.dtype[Any]:
         """Return the dtype of a product."""
         wide = self._complex or values.dtype.kind == "c"
         return complex_dtype(self._dtype) if wide else self._dtype
@@ -79,8 +79,8 @@ class Part:
         self._core.half_sums(given, rows, _vectors(left)[0], _vectors(right)[0], self._threads)
         return left, right
 
-    def vjp(self, values: Array, grad: Array) -> list[Array | None]:
-        """Return the gradients by the seven arguments, in the order of `core.Gradients`."""
+    def vjp(self, values: Array, grad: Array) -> list[Any]:
+        """Return the gradients of `core.Gradients`, in its order; None for phases not given."""
         (n, m), dtype = self._sizes, self._dtype
         found = [
             np.empty(values.shape, values.dtype),
@@ -88,8 +88,8 @@ class Part:
             np.empty(m, dtype),
             np.empty(()),
             np.empty(()),
-            np.empty(n, dtype) if self._phases[0] else None,
-            np.empty(m, dtype) if self._phases[1] else None,
+            np.empty(n, dtype) if self._phased[0] else None,
+            np.empty(m, dtype) if self._phased[1] else None,
         ]
         given, rows, values = _vectors(values)
         of_result, _, grad = _vectors(grad)

@@ -12,7 +12,7 @@ from .._support.profiles import profile_of
 from ..numpy import checks as validation
 from ..numpy.checks import Array
 from ..numpy.plan import PlanGradients
-from .line import Line, Route
+from .line import Line
 from .part import Part
 
 if TYPE_CHECKING:
@@ -94,9 +94,10 @@ class ShardedPlan:
     :math:`4 (n + m)(P - 1)/P^2` bytes a rank in float32 for equal shards in random order, and a
     few numbers for each segment.
 
-    A rank that dies ends the others with a `RankDiedError`. For a rank that is stuck, the timeout
-    of the process group counts, which ``torch.distributed.init_process_group(timeout=...)`` sets. On
-    MPI, the launcher ends all processes when one of them dies.
+    If a rank dies, the others raise a `RankDiedError` in the next collective. If one is stuck, they
+    wait for the timeout of the process group, which
+    ``torch.distributed.init_process_group(timeout=...)`` sets. On MPI, the launcher ends all
+    processes when one of them dies.
 
     Examples
     --------
@@ -152,13 +153,14 @@ class ShardedPlan:
         self._line = Line(self._comm, given["targets"], given.get("sources"))
         line = self._line
         theta, phi = given.get("target_phase"), given.get("source_phase")
-        self._phases = theta is not None, phi is not None
         self._part = Part(
             line,
             ell,
             omega if omega != 0 else None,
-            None if theta is None else line.targets.to_line(theta),
-            None if phi is None else line.sources.to_line(phi),
+            (
+                None if theta is None else line.targets.to_line(theta),
+                None if phi is None else line.sources.to_line(phi),
+            ),
             bool(real_part),
             kernel,
             self._threads,
@@ -260,7 +262,7 @@ class ShardedPlan:
         }
         return PlanGradients(lengthscale=d_ell, frequency=d_omega, **moved)
 
-    # ------------------------------------------------------------------------------------ both orders
+    # --------------------------------------------------------------------------------- both orders
 
     def to_line(self, w: object, *, side: str = "sources") -> Array:
         """Send a vector from user order to line order.
@@ -307,7 +309,7 @@ class ShardedPlan:
         try:
             if side not in ("targets", "sources"):
                 raise ValueError(f"side must be 'targets' or 'sources', got {side!r}")
-            route = self._side(side)
+            route = self._line.route(side)
             array = validation.as_array(name, value)
             count = route.shard_size if to_line else route.line_size
             _check_count(name, array, count, side)
@@ -318,14 +320,11 @@ class ShardedPlan:
         agree(self._comm, error, facts)
         return route.to_line(array) if to_line else route.from_line(array)
 
-    def _side(self, side: str) -> Route:
-        return self._line.targets if side == "targets" else self._line.sources
-
     def _in(self, side: str, array: Array, order: str) -> Array:
-        return array if order == "line" else self._side(side).to_line(array)
+        return array if order == "line" else self._line.route(side).to_line(array)
 
     def _out(self, side: str, array: Array, order: str) -> Array:
-        return array if order == "line" else self._side(side).from_line(array)
+        return array if order == "line" else self._line.route(side).from_line(array)
 
     def _checked(self, given: dict[str, tuple[object, str]], order: str) -> list[Array]:
         """Check vectors, by name with their side, on all ranks."""
@@ -349,7 +348,7 @@ class ShardedPlan:
         return arrays
 
     def _count(self, side: str, order: str) -> int:
-        route = self._side(side)
+        route = self._line.route(side)
         return route.line_size if order == "line" else route.shard_size
 
     def _cotangent(self, v: Array, grad: Array) -> Array:
@@ -421,17 +420,22 @@ def _anchors(given: dict[str, object]) -> dict[str, Array]:
                 f"{name} has shape {list(array.shape)}, but a line over processes has one head: "
                 "pass one dimension, and a plan for each head"
             )
-        finite = np.isfinite(array)
-        if not finite.all():
-            entry = int(np.argmin(finite))
-            shown = "NaN" if np.isnan(array[entry]) else f"{array[entry]:g}"
-            raise ValueError(f"{name} must be finite, but entry {entry} is {shown}")
+        check_finite(name, array)
         arrays[name] = np.ascontiguousarray(array, dtype)
     for name, side in (("target_phase", "targets"), ("source_phase", "sources")):
         count = len(arrays.get(side, arrays["targets"]))
         if name in arrays and len(arrays[name]) != count:
             raise ValueError(f"{name} has {len(arrays[name])} entries but there are {count} {side}")
     return arrays
+
+
+def check_finite(name: str, array: Array) -> None:
+    """Refuse NaN and infinity in anchors and phases ``[k]``, in the words of the compiled core."""
+    finite = np.isfinite(array)
+    if not finite.all():
+        entry = int(np.argmin(finite))
+        shown = "NaN" if np.isnan(array[entry]) else f"{array[entry]:g}"
+        raise ValueError(f"{name} must be finite, but entry {entry} is {shown}")
 
 
 def _scalar(name: str, value: object) -> float:
