@@ -8,11 +8,10 @@ in the same collectives.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from .._support.arguments import kernel_number
 from .._support.communicator import agree, communicator
@@ -112,7 +111,7 @@ def matvec(
     wrapper, then divide each rank's loss by the number of ranks.
 
     **Second derivatives** are obtained with ``create_graph=True`` on all ranks; third derivatives
-    raise a RuntimeError.
+    raise a NotImplementedError.
 
     **GPUs.** The line is on the CPU. For CUDA tensors use `laplex.matvec` and shard the rows.
 
@@ -315,13 +314,13 @@ class _Gradients(torch.autograd.Function):
         ctx: Any, kept: Any, grad: Tensor, anchor: Tensor, *tensors: Any
     ) -> tuple[Tensor | None, ...]:
         setting, _, part, values = ctx.kept = kept
+        ctx.anchor = anchor
         ctx.cotangent = _widened(setting.to_line("targets", grad))
         ctx.dtypes = [None if each is None else each.dtype for each in tensors]
         ctx.grad_dtype = grad.dtype
         return tuple(setting.home(part.vjp(_array(values), _array(ctx.cotangent)), ctx.dtypes))
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
         setting, kernel, part, values = ctx.kept
         moved: list[Tensor | None] = []
@@ -338,11 +337,28 @@ class _Gradients(torch.autograd.Function):
         else:
             d_grad, *found = _composite(setting, kernel, values, ctx.cotangent, moved)
         d_grad = setting.from_line("targets", d_grad.to(ctx.grad_dtype))
-        return None, d_grad, None, *setting.home(found, ctx.dtypes)
+        d_grad, *home = _last(ctx.anchor, d_grad, *setting.home(found, ctx.dtypes))
+        return None, d_grad, None, *home
+
+
+class _Last(torch.autograd.Function):
+    """Second derivatives, which cannot be differentiated."""
+
+    @staticmethod
+    def forward(ctx: Any, anchor: Tensor, *tensors: Any) -> tuple[Tensor | None, ...]:
+        return tuple(None if each is None else each.view_as(each) for each in tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> NoReturn:
+        raise NotImplementedError(
+            "laplex.distributed.matvec can be differentiated twice, not three times: leave out "
+            "create_graph=True for the second derivatives, or call laplex.matvec on one process"
+        )
 
 
 _product: Any = _Product.apply
 _gradients: Any = _Gradients.apply
+_last: Any = _Last.apply
 
 
 def _second(part: Part, values: Tensor, grad: Tensor, cotangents: list[Tensor | None]) -> list[Any]:
