@@ -190,14 +190,37 @@ class ShardedPlan:
         return self._product("v", v, order, 0)
 
     def transpose(self, u: object, *, order: str = "user") -> Array:
-        """Multiply by the transpose: ``v = K^T u``, ``[..., n_local]`` to ``[..., m_local]``.
+        """Multiply by the transpose: ``v = K^T u``.
 
-        Parameters and result are those of `apply`, with targets and sources exchanged.
+        Parameters
+        ----------
+        u : array ``[..., n_local]``
+            Values, as in `apply`.
+        order : {"user", "line"}
+            The order of ``u`` and of the result, as in `apply`.
+
+        Returns
+        -------
+        array ``[..., m_local]`` or ``[..., m_line]``
+            A new array, of the dtype that `apply` would return.
         """
         return self._product("u", u, order, 1)
 
     def adjoint(self, u: object, *, order: str = "user") -> Array:
-        """Multiply by the adjoint (conjugate transpose): ``v = K^H u``; see `transpose`."""
+        """Multiply by the adjoint (conjugate transpose): ``v = K^H u``.
+
+        Parameters
+        ----------
+        u : array ``[..., n_local]``
+            Values, as in `apply`.
+        order : {"user", "line"}
+            The order of ``u`` and of the result, as in `apply`.
+
+        Returns
+        -------
+        array ``[..., m_local]`` or ``[..., m_line]``
+            A new array, of the dtype that `apply` would return.
+        """
         return self._product("u", u, order, 2)
 
     def half_sums(self, v: object, *, order: str = "user") -> tuple[Array, Array]:
