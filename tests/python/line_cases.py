@@ -15,16 +15,11 @@ import numpy as np
 
 import exactness_cases
 import laplex
-from laplex._support.communicator import Communicator, communicator
+from laplex._support.communicator import Communicator, agree, communicator
 from laplex.distributed import ShardedPlan
 from laplex.distributed.line import SEGMENT as SEGMENT
 from reference import Kernel
 from strategies import assert_same_bits
-
-if "share" not in laplex._core.Plan.__init__.__doc__:  # TODO: delete
-    import whole_core
-
-    whole_core.install()
 
 PHASED = exactness_cases.PHASED
 
@@ -156,6 +151,30 @@ def sorted_vjp(k: Kernel, is_self: bool, v: np.ndarray, g: np.ndarray) -> laplex
             options[name] = options[name][at]
     plan = laplex.Plan(k.targets[at_x], None if is_self else k.sources[at_y], **options)
     return plan.vjp(v[:, at_y], g[:, at_x])
+
+
+def check_collectives(rank: int, size: int, comm: Any = None) -> None:
+    """The collectives, for all types of numbers, empty parts and arrays of other shapes."""
+    group = communicator(comm=comm)
+    assert (group.rank, group.size) == (rank, size)
+    for dtype in ("?", "i1", "u2", "f2", "f4", "i8", "f8", "c8", "c16"):
+        mine = [
+            np.full((rank + other) % 3, 10 * rank + other).astype(dtype) for other in range(size)
+        ]
+        counts = [(rank + other) % 3 for other in range(size)]
+        for given in (None, counts):
+            for other, got in enumerate(group.all_to_all(mine, given)):
+                assert_same_bits(got, np.full(counts[other], 10 * other + rank).astype(dtype))
+        for given in (None, list(range(size))):
+            for other, got in enumerate(group.all_gather(np.full(rank, rank).astype(dtype), given)):
+                assert_same_bits(got, np.full(other, other).astype(dtype))
+    numbers = np.arange(1.0, 7.0).reshape(2, 3) * (1 if rank else -1)
+    total = group.all_reduce(numbers)
+    assert_same_bits(total, np.arange(1.0, 7.0).reshape(2, 3) * (size - 2))
+    assert_same_bits(group.all_reduce(numbers, "min"), -np.arange(1.0, 7.0).reshape(2, 3))
+    assert_same_bits(group.all_reduce(np.array(rank), "max"), np.array(size - 1))
+    assert group.all_gather_object({"rank": rank}) == [{"rank": each} for each in range(size)]
+    assert agree(group, None, {"a": 1}, [rank == 1, False]) == [True, False]
 
 
 def check_exactness(rank: int, size: int, comm: Any = None) -> None:
@@ -329,7 +348,8 @@ def warnings_of_ties(rank: int, size: int) -> list[str]:
     """What is warned of when all anchors are equal."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        ShardedPlan(np.full(30_000, 0.5))
+        plan = ShardedPlan(np.full(30_000, 0.5))
+        plan.apply(np.ones(30_000))
     return [str(each.message) for each in caught if each.category is UserWarning]
 
 
@@ -345,6 +365,7 @@ if __name__ == "__main__":
     from mpi4py import MPI
 
     world = MPI.COMM_WORLD
+    check_collectives(world.rank, world.size, world)
     check_all(world.rank, world.size, sys.argv[1:], world)
     check_exactness(world.rank, world.size, world)
     seen = world.allgather(check_errors(world.rank, world.size, world))

@@ -172,6 +172,8 @@ def matvec(
     # Requires gradients where a rank's tensors do not, so that all ranks record the same graph.
     anchor = torch.empty(0, requires_grad=any(needs))
     result: Tensor = _product(setting, anchor, *call[:TENSORS])
+    if plan is None:
+        line.warn_of_ties()
     return torch.complex(result[0], result[1]) if both else result
 
 

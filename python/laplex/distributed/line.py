@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from typing import Any
 from zlib import crc32
 
 import numpy as np
@@ -94,10 +95,8 @@ class Line:
         The routes of both sides; one and the same in the self case.
     x, y
         This rank's part of the line, sorted; `y` is None in the self case.
-    offset, total
-        The number of anchors on ranks before, and on all.
-    next_anchor
-        The first anchor on a later rank, or None.
+    share
+        What the core has to know of the other ranks; None on one process.
     """
 
     def __init__(self, comm: Communicator, targets: Array, sources: Array | None) -> None:
@@ -119,14 +118,15 @@ class Line:
         held = [route.anchors(side) for route, side in zip(routes, sides, strict=True)]
         self.targets, self.sources = routes[0], routes[-1]
         self.x, self.y = held[0], None if sources is None else held[1]
-        self.offset, self.total = int(before[comm.rank]), int(before[-1])
-        firsts = [side[0] for side in held if side.size]
-        first = np.array([min(firsts, default=np.nan)], np.float64)
-        later = np.concatenate(comm.all_gather(first, [1] * comm.size)[comm.rank :])[1:]
-        later = later[~np.isnan(later)]
-        self.next_anchor = float(later[0]) if later.size else None
-        if comm.rank == 0:
-            _warn_of_ties(np.diff(before))
+        self.share: tuple[Any, ...] | None = None
+        if comm.size > 1:
+            firsts = [side[0] for side in held if side.size]
+            mine = np.array([min(firsts, default=np.nan)], np.float64)
+            later = np.concatenate(comm.all_gather(mine, [1] * comm.size)[comm.rank :])[1:]
+            next_anchor = next((float(each) for each in later if not np.isnan(each)), None)
+            offset, total = int(before[comm.rank]), int(before[-1])
+            self.share = (comm.rank, comm.size, offset, total, next_anchor, self.gather)
+        self._counts = np.diff(before)
 
     def route(self, side: str) -> Route:
         """Return the route of the ``"targets"`` or the ``"sources"``."""
@@ -143,6 +143,22 @@ class Line:
         """Whether these are the anchors ``[n]`` and ``[m]`` of this rank's shard."""
         sides = [targets] if sources is None else [targets, sources]
         return targets.dtype == self.x.dtype and self._checksums == [crc32(s.data) for s in sides]
+
+    def warn_of_ties(self) -> None:
+        """Warn on the first rank if one has far more than its share.
+
+        The last step of a collective call: a warning may be an error, on this rank alone.
+        """
+        counts, rank = self._counts, int(np.argmax(self._counts))
+        fair = counts.sum() / self.comm.size
+        if self.comm.rank == 0 and counts[rank] > 1.5 * fair + SEGMENT:
+            warnings.warn(
+                f"rank {rank} gets {counts[rank]} of the {counts.sum()} anchors, whose fair share "
+                f"is {fair:.0f}, because equal anchors stay together: products take as long as "
+                "this rank needs; merge equal anchors, or use fewer processes",
+                UserWarning,
+                stacklevel=3,
+            )
 
     def gather(self, mine: NDArray[np.float64], counts: list[int]) -> NDArray[np.float64]:
         """Return the vectors of all ranks in one, for the core."""
@@ -190,16 +206,3 @@ def _cuts(comm: Communicator, keys: Sequence[Array]) -> tuple[list[Array], Array
     counts = np.where(wanted > 0, counts, 0)
     ends = [np.where(wanted > 0, np.searchsorted(k, cut.astype(k.dtype), "right"), 0) for k in keys]
     return ends, np.concatenate([[0], counts, [total]])
-
-
-def _warn_of_ties(counts: Array) -> None:
-    fair = counts.sum() / len(counts)
-    rank = int(np.argmax(counts))
-    if counts[rank] > 1.5 * fair + SEGMENT:
-        warnings.warn(
-            f"rank {rank} gets {counts[rank]} of the {counts.sum()} anchors, whose fair share is "
-            f"{fair:.0f}, because equal anchors stay together: products take as long as this rank "
-            "needs; merge equal anchors, or use fewer processes",
-            UserWarning,
-            stacklevel=4,
-        )

@@ -47,12 +47,8 @@ class Part:
         omega = None if frequency is None else np.array([frequency])
         options = (self._dtype == np.float64, real_part, profile_of(kernel).number, False, 1)
         arrays = (line.x, line.y, ell, omega, *phases)
-        comm = line.comm
-        self._core = _core.Plan(
-            Kernel(*options, *self._sizes, *map(_address, arrays)),
-            threads,
-            (comm.rank, comm.size, line.offset, line.total, line.next_anchor, line.gather),
-        )
+        matrix = Kernel(*options, *self._sizes, *map(_address, arrays))
+        self._core = _core.Plan(matrix, threads, line.share)
 
     @property
     def nbytes(self) -> int:

@@ -166,6 +166,7 @@ class ShardedPlan:
             self._threads,
         )
         self._kernel, self._lengthscale = kernel, ell
+        line.warn_of_ties()
 
     # ------------------------------------------------------------------------------------- products
 

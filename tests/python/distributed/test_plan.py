@@ -21,6 +21,10 @@ from rank_cases import RankError, run_ranks
 MOST = ("float64", "8 rows, ties", "self", "64 rows", "one segment")
 
 
+def test_collectives() -> None:
+    run_ranks(line_cases.check_collectives, 3)
+
+
 @pytest.mark.parametrize("size", [1, 2, 4, 7])
 def test_bits_are_those_of_one_process(size: int) -> None:
     run_ranks(line_cases.check_all, size, MOST)
