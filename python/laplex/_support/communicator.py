@@ -181,7 +181,7 @@ class MpiCommunicator:
     def all_reduce(self, array: NDArray[Item], operation: str = "sum") -> NDArray[Item]:
         mpi = self._mpi
         operations = {"sum": mpi.SUM, "max": mpi.MAX, "min": mpi.MIN}
-        mine = np.ascontiguousarray(array)
+        mine = np.array(array, order="C")
         result = np.empty_like(mine)
         self._comm.Allreduce(mine, result, operations[operation])
         return result
