@@ -51,6 +51,11 @@ class Communicator(Protocol):
     ) -> list[NDArray[Item]]:
         """What each rank has for this one, in rank order; `parts` is what this has for each."""
 
+    def exchange(
+        self, array: NDArray[Item], sizes: Sequence[int], counts: Sequence[int]
+    ) -> NDArray[Item]:
+        """The same where all numbers are known and the parts are one after another, uncopied."""
+
     def all_gather_object(self, item: Any) -> list[Any]:
         """An object of each rank, in rank order. For what is small and rare."""
 
@@ -73,6 +78,11 @@ class OneProcess:
         self, parts: Sequence[NDArray[Item]], counts: Sequence[int] | None = None
     ) -> list[NDArray[Item]]:
         return [parts[0].copy()]
+
+    def exchange(
+        self, array: NDArray[Item], sizes: Sequence[int], counts: Sequence[int]
+    ) -> NDArray[Item]:
+        return array
 
     def all_gather_object(self, item: Any) -> list[Any]:
         return [item]
@@ -121,11 +131,11 @@ class TorchCommunicator:
         sizes = [part.size for part in parts]
         if counts is None:
             ones = [1] * self.size
-            counts = self._exchange(np.array(sizes), ones, ones).tolist()
-        arrived = self._exchange(np.concatenate(parts), sizes, counts)
+            counts = self.exchange(np.array(sizes), ones, ones).tolist()
+        arrived = self.exchange(np.concatenate(parts), sizes, counts)
         return np.split(arrived, np.cumsum(counts)[:-1])
 
-    def _exchange(
+    def exchange(
         self, array: NDArray[Item], sizes: Sequence[int], counts: Sequence[int]
     ) -> NDArray[Item]:
         """Send bytes, because gloo does not know all types of numbers."""
@@ -203,11 +213,16 @@ class MpiCommunicator:
         sizes = [part.size for part in parts]
         if counts is None:
             counts = self._comm.alltoall(sizes)
-        arrived = np.empty(sum(counts), parts[0].dtype)
-        with self._type(arrived.dtype) as kind:
-            mine = np.concatenate(parts)
-            self._comm.Alltoallv([mine, sizes, kind], [arrived, list(counts), kind])
+        arrived = self.exchange(np.concatenate(parts), sizes, counts)
         return np.split(arrived, np.cumsum(counts)[:-1])
+
+    def exchange(
+        self, array: NDArray[Item], sizes: Sequence[int], counts: Sequence[int]
+    ) -> NDArray[Item]:
+        arrived = np.empty(sum(counts), array.dtype)
+        with self._type(array.dtype) as kind:
+            self._comm.Alltoallv([array, list(sizes), kind], [arrived, list(counts), kind])
+        return arrived
 
     @contextmanager
     def _type(self, dtype: np.dtype[Any]) -> Iterator[Any]:

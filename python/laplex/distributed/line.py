@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 from zlib import crc32
 
@@ -29,6 +30,8 @@ class Route:
     def __init__(self, comm: Communicator, order: Array, there: list[int], here: list[int]) -> None:
         self._comm = comm
         self._order = order  # of the shard: sorted, so that the entries of an owner are together
+        self._inverse = np.empty_like(order)
+        self._inverse[order] = np.arange(len(order))
         self._there = there  # how many go to each rank
         self._here = here  # how many come from each rank
         self._arrival: Array | None = None  # the order that sorts what arrived
@@ -46,7 +49,7 @@ class Route:
     @property
     def nbytes(self) -> int:
         """The number of bytes held."""
-        return self._order.nbytes + (0 if self._arrival is None else self._arrival.nbytes)
+        return 2 * self._order.nbytes + (0 if self._arrival is None else self._arrival.nbytes)
 
     def anchors(self, anchors: Array) -> Array:
         """Send the anchors, and remember the order in which they arrive."""
@@ -56,25 +59,25 @@ class Route:
 
     def to_line(self, entries: Array) -> Array:
         """Send ``[..., shard_size]`` to the owners; returns ``[..., line_size]``."""
-        arrived = self._exchange(entries.take(self._order, -1), self._there, self._here)
+        arrived = self._exchange(_put(entries, self._inverse), self._there, self._here)
         return arrived if self._arrival is None else arrived.take(self._arrival, -1)
 
     def from_line(self, entries: Array) -> Array:
         """Send ``[..., line_size]`` home; returns ``[..., shard_size]``."""
         assert self._arrival is not None
-        sent = self._exchange(_put_back(entries, self._arrival), self._here, self._there)
-        return _put_back(sent, self._order)
+        sent = self._exchange(_put(entries, self._arrival), self._here, self._there)
+        return _put(sent, self._order)
 
     def _exchange(self, entries: Array, there: list[int], here: list[int]) -> Array:
-        rows = entries.shape[:-1]
-        flat = entries.reshape(int(np.prod(rows)), entries.shape[-1])
-        parts = np.split(flat, np.cumsum(there)[:-1], axis=1)
-        counts = [len(flat) * count for count in here]
-        arrived = self._comm.all_to_all([part.ravel() for part in parts], counts)
-        matrices = [
-            part.reshape(len(flat), count) for part, count in zip(arrived, here, strict=True)
-        ]
-        return np.concatenate(matrices, axis=1).reshape(*rows, sum(here))
+        rows, shape = prod(entries.shape[:-1]), (*entries.shape[:-1], sum(here))
+        if rows == 1:
+            return self._comm.exchange(entries.ravel(), there, here).reshape(shape)
+        parts = np.split(entries.reshape(rows, sum(there)), np.cumsum(there)[:-1], axis=1)
+        given = np.concatenate([part.ravel() for part in parts])
+        sizes, counts = ([rows * each for each in many] for many in (there, here))
+        arrived = np.split(self._comm.exchange(given, sizes, counts), np.cumsum(counts)[:-1])
+        matrices = [part.reshape(rows, count) for part, count in zip(arrived, here, strict=True)]
+        return np.concatenate(matrices, axis=1).reshape(shape)
 
 
 class Line:
@@ -161,12 +164,15 @@ class Line:
         return np.concatenate(self.comm.all_gather(mine, counts))
 
 
-def _put_back(entries: Array, order: Array) -> Array:
-    """Undo ``entries.take(order, -1)``."""
-    back = np.empty(entries.shape, entries.dtype)
+def _put(entries: Array, places: Array) -> Array:
+    """Put entry k of each row into its place number k.
+
+    Beyond the caches, this takes half the time of the same permutation by a gather.
+    """
+    result = np.empty(entries.shape, entries.dtype)
     for row in np.ndindex(entries.shape[:-1]):  # three times as fast as all at once
-        back[row][order] = entries[row]
-    return back
+        result[row][places] = entries[row]
+    return result
 
 
 def _keys(anchors: Array) -> Array:
