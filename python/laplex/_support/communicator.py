@@ -152,13 +152,19 @@ class TorchCommunicator:
         return cast("NDArray[Item]", arrived.cpu().numpy().view(array.dtype))
 
     def _explained(self, error: RuntimeError) -> RuntimeError:
-        """Say which ranks died, if that is why a collective failed."""
+        """Say which ranks died, or that one does not come, if that is why a collective failed."""
         import time
 
         import torch
 
-        if self._backend != "gloo" or "imed out" in str(error):
+        if self._backend != "gloo":
             return error
+        if "imed out" in str(error):
+            return RuntimeError(
+                "not all processes came to this collective call within the timeout of their group: "
+                "one is stuck or leaves out the call, or needs a longer timeout, which "
+                "torch.distributed.init_process_group(timeout=...) sets"
+            )
         time.sleep(0.2)  # until the deaths of others have been noticed, too
         dead = []
         for rank in range(self.size):

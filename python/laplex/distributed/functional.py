@@ -108,12 +108,14 @@ def matvec(
     whole derivative, with the same bits, so optimisers on all ranks take the same step without any
     communication. ``DistributedDataParallel`` averages gradients over ranks, which leaves this one
     as it is. If the loss that you mean is the *mean* of the ranks' losses, as it is with that
-    wrapper, then divide each rank's loss by the number of ranks.
+    wrapper, then divide each rank's loss by the number of ranks. Shards of anchors or values are
+    different parameters on each rank, so they must stay outside that wrapper.
 
     **Second derivatives** are obtained with ``create_graph=True`` on all ranks; third derivatives
     raise a NotImplementedError.
 
     **GPUs.** The line is on the CPU. For CUDA tensors use `laplex.matvec` and shard the rows.
+    ``torch.compile`` leaves the call as it is, with a break in the graph.
 
     Examples
     --------
@@ -175,6 +177,10 @@ def matvec(
     if plan is None:
         line.warn_of_ties()
     return torch.complex(result[0], result[1]) if both else result
+
+
+if not TYPE_CHECKING:  # torch's decorator would hide the types
+    matvec = torch.compiler.disable(matvec)
 
 
 def _check(call: Call, plan: ShardedPlan | None, order: str) -> None:
