@@ -245,6 +245,16 @@ def check_habits(rank: int, size: int) -> None:
         assert not matvec(w.detach(), x[at], plan=plan, order="line").requires_grad
 
 
+def check_subgroup(rank: int, size: int) -> None:
+    """Ranks of the group, not of the world, count; the others do not take part."""
+    group = torch.distributed.new_group([2, 1])
+    if rank == 0:
+        return
+    x = torch.from_numpy(np.random.default_rng(0).random(40_000))
+    at = slice(0, 15_000) if group.rank() == 0 else slice(15_000, None)
+    assert torch.equal(matvec(x[at], x[at], group=group), laplex.matvec(x, x)[at])
+
+
 def check_errors(rank: int, size: int) -> list[str]:
     """What is wrong on rank 1 is the same error on all ranks; returns the messages."""
     x = torch.linspace(0, 1, 8)

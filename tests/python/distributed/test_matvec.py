@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
+import laplex
 import line_gradient_cases
+from laplex.distributed import matvec
 from rank_cases import run_ranks
 
 
@@ -25,3 +28,16 @@ def test_what_single_ranks_do_differently() -> None:
 def test_bad_input_on_one_rank_is_the_same_error_on_all() -> None:
     seen = run_ranks(line_gradient_cases.check_errors, 2)
     assert seen[0] == seen[1]
+
+
+def test_a_group_of_some_processes() -> None:
+    run_ranks(line_gradient_cases.check_subgroup, 3)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+def test_compiled() -> None:
+    x, v = torch.rand(20), torch.rand(20, requires_grad=True)
+    compiled = torch.compile(lambda v: 3 * matvec(2 * v, x), backend="eager")
+    torch.testing.assert_close(compiled(v), 6 * laplex.matvec(v, x))
+    compiled(v).sum().backward()
+    torch.testing.assert_close(v.grad, 6 * laplex.matvec(torch.ones(20), x))
