@@ -1,50 +1,47 @@
 #include "exact_sum.hpp"
 
+#include "kernels/kernels.hpp"
 #include "shared_line.hpp"
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 
 namespace laplex::detail {
 
-void ExactSum::add(double x) {
-  std::uint64_t bits = 0;
-  std::memcpy(&bits, &x, sizeof bits);
-  const auto exponent = static_cast<int>(bits >> 52 & 0x7ff);
-  std::uint64_t mantissa = bits & ((std::uint64_t(1) << 52) - 1);
-  if (exponent == 0x7ff) {
-    special_ += x;
-    return;
+void ExactSum::add(double* terms, std::int64_t count) {
+  constexpr int kLogTerms = 12;
+  constexpr std::int64_t kTerms = std::int64_t(1) << kLogTerms;
+  for (std::int64_t begin = 0; begin < count; begin += kTerms) {
+    double* const piece = terms + begin;
+    const std::int64_t size = std::min(kTerms, count - begin);
+    double largest = 0.0;
+    bool ordinary = true;
+    for (std::int64_t k = 0; k < size; ++k) {
+      const double term = std::fabs(piece[k]);
+      largest = std::max(largest, term);
+      ordinary = ordinary && term < 0x1p1000;  // not so for NaN
+    }
+    if (!ordinary) {
+      std::for_each(piece, piece + size, [this](double term) { add(term); });
+      continue;
+    }
+    while (largest > 0.0) {
+      // A term is below 2^(e + 1), and a sum of multiples of the last place of this anchor,
+      // 2^(e + 1 + kLogTerms - 52), is below 2^(e + 1 + kLogTerms): it has 52 bits.
+      const double anchor = std::ldexp(1.5, std::ilogb(largest) + 1 + kLogTerms);
+      add(kernels<double>().extract(piece, size, anchor, &largest));
+    }
   }
-  if (room_-- == 0) {
-    normalise();
-  }
-  // x = mantissa * 2^(place - 1074)
-  const int place = exponent > 0 ? exponent - 1 : 0;
-  mantissa |= exponent > 0 ? std::uint64_t(1) << 52 : 0;
-  const auto limb = static_cast<std::size_t>(place / kBits);
-  const int shift = place % kBits;
-  constexpr std::uint64_t kMask = (std::uint64_t(1) << kBits) - 1;
-  const std::uint64_t low = (mantissa & kMask) << shift;
-  const std::uint64_t high = (mantissa >> kBits) << shift;
-  const auto first = static_cast<std::int64_t>(low & kMask);
-  const auto second = static_cast<std::int64_t>((low >> kBits) + (high & kMask));
-  const auto third = static_cast<std::int64_t>(high >> kBits);
-  const std::int64_t sign = bits >> 63 != 0 ? -1 : 1;
-  limbs_[limb] += sign * first;
-  limbs_[limb + 1] += sign * second;
-  limbs_[limb + 2] += sign * third;
 }
 
 /// Brings all limbs but the last into [0, 2^kBits).
 void ExactSum::normalise() {
-  constexpr std::int64_t kMask = (std::int64_t(1) << kBits) - 1;
+  constexpr auto kLow = static_cast<std::int64_t>(kMask);
   std::int64_t carry = 0;
   for (std::size_t k = 0; k + 1 < kLimbs; ++k) {
     const std::int64_t limb = limbs_[k] + carry;
-    limbs_[k] = limb & kMask;
-    carry = (limb - limbs_[k]) / (kMask + 1);
+    limbs_[k] = limb & kLow;
+    carry = (limb - limbs_[k]) / (kLow + 1);
   }
   limbs_.back() += carry;
   room_ = kRoom;
@@ -113,7 +110,7 @@ double ExactSum::value() const {
     more = more || limb(k) != 0;
   }
   leading |= more ? 1 : 0;
-  const int place = kBits * (static_cast<int>(top) - 2) - shift - 1074;
+  const int place = static_cast<int>(kBits) * (static_cast<int>(top) - 2) - shift - 1074;
   const double size = std::ldexp(static_cast<double>(leading), place);
   return negative ? -size : size;
 }

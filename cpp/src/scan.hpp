@@ -149,10 +149,14 @@ class Scan {
         std::copy(above(level + 1, chunk), above(level + 1, chunk) + kWidth, s);
       }
       for (std::int64_t node = first; node < last; ++node) {
-        S total[kWidth];
-        const S* const from = total_of(values, level, node);
-        std::copy(from, from + kWidth, total);
-        S* const to = level == 0 ? sums + (node - own) * kWidth : above(level, node - own);
+        S kept[kWidth];
+        const S* total = total_of(values, level, node);
+        S* to = sums + (node - own) * kWidth;
+        if (level > 0) {
+          std::copy(total, total + kWidth, kept);
+          total = kept;
+          to = above(level, node - own);
+        }
         std::copy(s, s + kWidth, to);
         if (node > 0) {
           move(s, level, span, node);

@@ -15,6 +15,7 @@
 #include "product_pass.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cstddef>
 #include <mutex>
 #include <vector>
@@ -198,7 +199,7 @@ void add_rows(const RowBlock<T>& block, std::vector<double>& by_targets,
                       ? block.result.cotangent + (h * block.rows + block.first + r) * n
                       : nullptr;
     const bool by_x = block.result.targets != nullptr;
-    ExactSum stretched;
+    std::array<double, kGrain> stretched;
     for (std::int64_t k = begin; k < end; ++k) {
       const auto get = [&](bool asked, const SortedPass<T>& pass, std::size_t number) {
         return asked ? static_cast<double>(pass.sum(number)[row + k]) : 0.0;
@@ -217,15 +218,17 @@ void add_rows(const RowBlock<T>& block, std::vector<double>& by_targets,
              get(by_a, a, a_x));
       }
       if (by_ell) {
-        stretched.add(
+        stretched[static_cast<std::size_t>(k - begin)] =
             u * here *
             (get(by_a, a, a_ell) + u * (b * get(by_b, v, v_x_ell) - get(by_c, cv, cv_x_ell) +
-                                        e * get(by_e, v, v_ell_ell))));
+                                        e * get(by_e, v, v_ell_ell)));
       }
     }
     if (by_ell) {
+      ExactSum sum;
+      sum.add(stretched.data(), end - begin);
       const std::lock_guard<std::mutex> lock(adding);
-      by_lengthscale[static_cast<std::size_t>(h)].add(stretched);
+      by_lengthscale[static_cast<std::size_t>(h)].add(sum);
     }
   });
   block.each(Side::sources, [&](std::int64_t h, std::int64_t r, std::int64_t begin,

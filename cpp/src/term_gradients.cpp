@@ -6,6 +6,7 @@
 #include "product_pass.hpp"
 #include "term_derivatives.hpp"
 
+#include <array>
 #include <cstddef>
 #include <mutex>
 #include <vector>
@@ -130,8 +131,8 @@ void term_gradients(const State<T>& state, const Term& term, const Vectors<const
     ExactSum by_frequency;
     std::mutex adding;
     parallel_ranges(threads, fixed.n, kGrain, [&](std::int64_t begin, std::int64_t end) {
-      ExactSum stretched;
-      ExactSum swung;
+      std::array<double, kGrain> stretched;
+      std::array<double, kGrain> swung;
       for (std::int64_t i = begin; i < end; ++i) {
         double x = 0.0;
         double theta = 0.0;
@@ -159,15 +160,20 @@ void term_gradients(const State<T>& state, const Term& term, const Vectors<const
         if (gradients.target_phase != nullptr) {
           gradients.target_phase[h * fixed.n + i] = static_cast<T>(theta);
         }
-        if (scalars) {
-          stretched.add(ell);
-          swung.add(omega);
-        }
+        stretched[static_cast<std::size_t>(i - begin)] = ell;
+        swung[static_cast<std::size_t>(i - begin)] = omega;
       }
-      if (scalars) {
+      const auto add = [&](std::array<double, kGrain>& terms, ExactSum& to) {
+        ExactSum sum;
+        sum.add(terms.data(), end - begin);
         const std::lock_guard<std::mutex> lock(adding);
-        by_lengthscale.add(stretched);
-        by_frequency.add(swung);
+        to.add(sum);
+      };
+      if (gradients.lengthscale != nullptr) {
+        add(stretched, by_lengthscale);
+      }
+      if (gradients.frequency != nullptr) {
+        add(swung, by_frequency);
       }
     });
     if (gradients.sources != nullptr || gradients.source_phase != nullptr) {

@@ -1,6 +1,7 @@
 // The one body of the inner loops. Each level's file compiles it into a namespace of its own.
 #include "chunks.hpp"
 #include "exponentials.hpp"
+#include "extract.hpp"
 #include "gradients.hpp"
 #include "moments.hpp"
 #include "place.hpp"
@@ -51,10 +52,10 @@ void sum_chunks(Form form, bool wide, const ChunkLevel& level, std::int64_t begi
 
 template <class T>
 void spread_chunks(Form form, bool wide, const ChunkLevel& level, std::int64_t begin,
-                   std::int64_t end, const double* before, double* out) {
+                   std::int64_t end, const double* comes, double* out) {
   with_form(form, wide, [&](auto f, auto w) {
     with_chunks<decltype(f)::value, decltype(w)::value>(
-        level, [&](const auto& chunks) { chunks.spread(begin, end, before, out); });
+        level, [&](const auto& chunks) { chunks.spread(begin, end, comes, out); });
   });
 }
 
@@ -114,7 +115,8 @@ constexpr Kernels<T> table() {
           moment_products<T>,
           to_tile<T>,
           from_tile<T>,
-          strands};
+          strands,
+          extract};
 }
 
 static_assert(2 * sizeof(Buffers<double, 2, kRows>) == scratch_bytes(sizeof(double), true));

@@ -277,6 +277,8 @@ struct Kernels {
                     const RowsOf<T>& rows);
   /// A pass of the filter of stationary processes, which have a frequency or have none.
   void (*strands)(bool turns, StrandPass pass, StrandGroup& group);
+  /// The leading bits of terms; see extract.hpp.
+  double (*extract)(double* terms, std::int64_t count, double anchor, double* largest);
 };
 
 /// Bytes of scratch memory, aligned to 64, that `totals`, `product` and `gradients` need: two cells
