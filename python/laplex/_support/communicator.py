@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from laplex._support.optional import require
-from laplex._support.processes import torch_is_distributed
 
 if TYPE_CHECKING:
     import torch
@@ -199,9 +198,16 @@ def communicator(group: ProcessGroup | None = None, comm: MPI.Comm | None = None
         if group is not None:
             raise TypeError("give group= (torch.distributed) or comm= (MPI), not both")
         return MpiCommunicator(comm)
-    if group is None and not torch_is_distributed():
+    if group is None and not _torch_is_distributed():
         return OneProcess()
     return TorchCommunicator(group)
+
+
+def _torch_is_distributed() -> bool:
+    import sys
+
+    dist = sys.modules.get("torch.distributed")  # nobody has initialised what is not imported
+    return dist is not None and dist.is_available() and dist.is_initialized()
 
 
 def agree(comm: Communicator, error: Exception | None) -> None:

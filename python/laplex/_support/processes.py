@@ -10,6 +10,8 @@ import os
 import sys
 from typing import NamedTuple
 
+from laplex._support.communicator import _torch_is_distributed
+
 
 class Processes(NamedTuple):
     """The processes that run together with this one.
@@ -42,7 +44,7 @@ def processes() -> Processes | None:
 
     None if this process runs alone, as far as it knows.
     """
-    if torch_is_distributed():
+    if _torch_is_distributed():
         dist = sys.modules["torch.distributed"]
         how = f"torch.distributed, backend {dist.get_backend()}"
         return Processes(dist.get_rank(), dist.get_world_size(), how)
@@ -62,9 +64,3 @@ def is_first_process() -> bool:
     """Whether this process has the rank 0, or runs alone: it alone talks to the user."""
     found = processes()
     return found is None or found.rank == 0
-
-
-def torch_is_distributed() -> bool:
-    """Whether the default group of torch.distributed is initialised."""
-    dist = sys.modules.get("torch.distributed")  # nobody has initialised what is not imported
-    return dist is not None and dist.is_available() and dist.is_initialized()
