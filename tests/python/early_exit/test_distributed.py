@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +85,7 @@ def _evaluations(rank: int, size: int) -> tuple[list[Any], int]:
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize("size", [2, 3])
 def test_all_ranks_have_the_evaluation_of_one_process(size: int) -> None:
-    ranks, own = zip(*run_ranks(_evaluations, size), strict=True)
+    ranks, own = zip(*(one[0] for one in everything(size)), strict=True)
     assert own == (-(-SAMPLES // size),) * size  # some twice, as the sampler deals them
     for k, calibration in enumerate(("temperature", "correct", "eefp")):
         alone = evaluation("all", calibration)
@@ -136,7 +138,7 @@ def _faults(rank: int, size: int) -> list[str]:
 
 
 def test_an_error_of_one_rank_is_that_of_all() -> None:
-    zero, one = run_ranks(_faults, 2)
+    zero, one = (one[2] for one in everything(2))
     assert zero == one
     assert len(zero) == len(FAULTS)
     for found, expected in zip(zero, FAULTS.values(), strict=True):
@@ -207,7 +209,7 @@ def test_gradients_are_those_of_the_whole_batch(size: int) -> None:
     # The parts are equally large, so the mean of their gradients is that of the batch, up to the
     # rounding of sums of 12 terms of order 1.
     alone = _gradients(0, 1)
-    for found in run_ranks(_gradients, size):
+    for found in (one[1] for one in everything(size)):
         assert found.keys() == alone.keys()
         for case, gradients in alone.items():
             for name, expected in gradients.items():
@@ -216,26 +218,39 @@ def test_gradients_are_those_of_the_whole_batch(size: int) -> None:
                 assert not found[case][name].any()
 
 
-def _files(rank: int, size: int, folder: str) -> tuple[Any, str]:
+def _files(rank: int, size: int, folder: str) -> tuple[Any, str, list[str]]:
     """One file from all ranks at the same time; a bar on rank 0."""
     path = Path(folder) / "all.json"
     with replacing(path) as part:
         dist.barrier()
         part.write_text(f"of rank {rank}")
         dist.barrier()
+    dist.barrier()
+    left = [one.read_text() for one in Path(folder).iterdir()]
     with progress_bar(True, extra="exits") as report:
         # A bar has a display; silence has nothing.
-        return processes(), type(report.__closure__).__name__
+        return processes(), type(report.__closure__).__name__, left
 
 
-def test_files_and_progress(tmp_path: Path) -> None:
-    found = run_ranks(_files, 3, str(tmp_path))
-    assert found == [
-        ((rank, 3, "torch.distributed, backend gloo"), "NoneType" if rank else "tuple")
-        for rank in range(3)
-    ]
-    assert [one.name for one in tmp_path.iterdir()] == ["all.json"]
-    assert re.fullmatch("of rank [012]", (tmp_path / "all.json").read_text())
+def test_files_and_progress() -> None:
+    for rank, (_, _, _, found) in enumerate(everything(3)):
+        group, closure, left = found
+        assert group == (rank, 3, "torch.distributed, backend gloo")
+        assert closure == ("NoneType" if rank else "tuple")
+        assert len(left) == 1
+        assert re.fullmatch("of rank [012]", left[0])
+
+
+def _everything(rank: int, size: int, folder: str) -> tuple[Any, ...]:
+    shared = rank, size
+    return _evaluations(*shared), _gradients(*shared), _faults(*shared), _files(*shared, folder)
+
+
+@cache
+def everything(size: int) -> list[tuple[Any, ...]]:
+    """All that the tests ask of a number of ranks, at once, because starting them takes seconds."""
+    with tempfile.TemporaryDirectory() as folder:
+        return run_ranks(_everything, size, folder)
 
 
 @pytest.mark.parametrize(
