@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from laplex._support.processes import processes
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -55,4 +57,7 @@ def remove_empty(folders: Iterable[Path]) -> None:
 
 
 def _part(path: Path) -> Path:
-    return path.with_name(path.name + ".part")
+    found = processes()
+    # All ranks may write one file: each completes its own, and the last one stays.
+    mine = f".{found.rank}" if found is not None and found.rank else ""
+    return path.with_name(f"{path.name}{mine}.part")

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from laplex._support.optional import require
+from laplex._support.processes import is_first_process
 
 #: Called with the name of a stage, the amount done, the total amount (None if unknown), and a note
 #: to show.
@@ -17,9 +18,9 @@ Report = Callable[[str, int, int | None, str], None]
 def progress_bar(show: bool, *, extra: str) -> Iterator[Report]:
     """Yield a `Report` that draws a bar for each stage, or does nothing.
 
-    ``extra`` is the extra of Laplex that installs rich.
+    ``extra`` is the extra of Laplex that installs rich. Of several processes, rank 0 draws.
     """
-    if not show:
+    if not show or not is_first_process():
         yield lambda stage, done, total, note: None
         return
     bars = require("rich.progress", extra=extra, feature="progress=True")

@@ -14,6 +14,7 @@ from rich.table import Table
 import laplex
 from laplex import _core
 from laplex._support.command_errors import failure, sentences
+from laplex._support.processes import is_first_process, processes
 from laplex.cli.cedar import app as cedar
 from laplex.cli.exits import app as exits
 from laplex.demo import MAX_SEED, DemoInputError, run_demo
@@ -100,7 +101,12 @@ def demo(
 
 @app.command()
 def info() -> None:
-    """Print the version, the features of this build, and the capabilities of this machine."""
+    """Print the version, the features of this build, and the capabilities of this machine.
+
+    Under torchrun or mpirun, rank 0 prints, and says how many processes there are.
+    """
+    if not is_first_process():
+        return
     try:
         core = _core.info()
     except ValueError as error:  # LAPLEX_NUM_THREADS
@@ -117,6 +123,8 @@ def info() -> None:
         "NumPy": _version("numpy"),
         "torch": _version("torch"),
     }
+    if (found := processes()) is not None:
+        rows["processes"] = f"rank {found.rank} of {found.size} ({found.how})"
     for name, value in rows.items():
         table.add_row(name, str(value))
     Console(soft_wrap=True).print(table)

@@ -15,8 +15,12 @@ from .arrays import as_labels
 from .model import MultiExitModel, evaluating
 
 
-def check_model(model: Any, name: str = "model") -> None:
-    """Check that an argument is a `MultiExitModel`.
+def check_model(
+    model: Any,
+    name: str = "model",
+    otherwise: str = "attach exits with MultiExitModel.attach",
+) -> None:
+    """Check that an argument is a `MultiExitModel`; `otherwise` is what to do if it is not.
 
     Raises
     ------
@@ -24,10 +28,9 @@ def check_model(model: Any, name: str = "model") -> None:
         If it is not.
     """
     if not isinstance(model, MultiExitModel):
-        raise TypeError(
-            f"{name} must be a MultiExitModel, got {type(model).__name__}: attach exits with "
-            "MultiExitModel.attach"
-        )
+        if isinstance(getattr(model, "module", None), MultiExitModel):
+            otherwise = f"pass {name}.module"  # in DistributedDataParallel or DataParallel
+        raise TypeError(f"{name} must be a MultiExitModel, got {type(model).__name__}: {otherwise}")
 
 
 def check_loader(loader: Any, name: str = "loader") -> None:

@@ -32,6 +32,13 @@ def test_info_does_not_import_torch():
     assert result.returncode == 0, result.stderr
 
 
+def test_info_of_several_processes_is_printed_once():
+    first, second = (run("info", RANK=rank, WORLD_SIZE="2") for rank in "01")
+    assert "processes" in first.stdout
+    assert "rank 0 of 2 (launched by torchrun" in " ".join(first.stdout.split())
+    assert (second.returncode, second.stdout, second.stderr) == (0, "", "")
+
+
 def test_a_bad_number_of_threads_is_a_sentence():
     assert run("--version", LAPLEX_NUM_THREADS="many").returncode == 0
     result = run("info", LAPLEX_NUM_THREADS="many")

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..activations import map_tensors
+from ..batches import check_model
 from ..costs import Convention, Costs, count_costs
 from ..metrics.score_heads import ScoreHeads
 from ..metrics.temperature import TemperatureScaling
 from ..model import MultiExitModel
 from ..policies.base import Policy
 from .arguments import CalibrationName, Protocol, checked_arguments, relative_costs
+from .gathering import agreed, check_group, of_first
 from .judging import judge
 from .outputs import Outputs, collect
 from .result import Evaluation
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 
 def evaluate(
@@ -34,6 +39,7 @@ def evaluate(
     cost_convention: Convention = "multiply-adds",
     device: torch.device | str | None = None,
     progress: bool = False,
+    group: ProcessGroup | None = None,
 ) -> Evaluation:
     """Run a model over test samples and evaluate it.
 
@@ -78,6 +84,11 @@ def evaluate(
         Device that batches are moved to; by default that of the model's first parameter.
     progress : bool
         Whether to show progress bars.
+    group : torch.distributed.ProcessGroup, optional
+        Processes that each run a part of the samples; see `collect`. All of them call this function
+        with loaders of their parts, and all get the evaluation of all samples, with thresholds and
+        calibration fitted to all validation samples. Validation samples given as `Outputs` are
+        taken for all samples, as `collect` gathers them.
 
     Returns
     -------
@@ -102,33 +113,34 @@ def evaluate(
     >>> result.samples, result.protocol
     (64, 'p1-test-sweep')
     """
-    if not isinstance(model, MultiExitModel):
-        raise TypeError(
-            f"model must be a MultiExitModel, got {type(model).__name__}: to evaluate logits, use "
-            "evaluate_outputs"
+    check_group(group)
+    with agreed(group):
+        check_model(model, otherwise="to evaluate logits, use evaluate_outputs")
+        arguments = checked_arguments(
+            policy,
+            calibration,
+            protocol,
+            budgets,
+            bins,
+            validated=validation is not None,
+            exits=model.num_exits,
         )
-    arguments = checked_arguments(
-        policy,
-        calibration,
-        protocol,
-        budgets,
-        bins,
-        validated=validation is not None,
-        exits=model.num_exits,
-    )
-    if costs is not None:
-        relative_costs(costs, model.num_exits)
-    if validation is not None and validation is loader:
-        raise ValueError(
-            "validation is the loader itself: pass other samples, because thresholds must not be "
-            "fitted to the test samples"
-        )
+        if costs is not None:
+            relative_costs(costs, model.num_exits)
+        if validation is not None and validation is loader:
+            raise ValueError(
+                "validation is the loader itself: pass other samples, because thresholds must not "
+                "be fitted to the test samples"
+            )
     with _first_sample(model) as first:
-        outputs = collect(model, loader, device=device, progress=progress)
+        outputs = collect(model, loader, device=device, progress=progress, group=group)
     if costs is None:
-        costs = count_costs(model, first[0], convention=cost_convention)
+        with agreed(group):
+            costs = count_costs(model, first[0], convention=cost_convention) if first else None
+        if group is not None:
+            costs = of_first(group, costs)  # of a rank that had a sample
     if validation is not None and not isinstance(validation, Outputs):
-        validation = collect(model, validation, device=device, progress=progress)
+        validation = collect(model, validation, device=device, progress=progress, group=group)
     return judge(arguments, outputs, costs, validation)
 
 

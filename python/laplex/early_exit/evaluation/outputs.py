@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,6 +15,10 @@ from ..._support.progress import progress_bar
 from ..activations import batch_of, map_tensors
 from ..batches import batch_count, check_inputs, device_of, inputs_and_labels
 from ..model import MultiExitModel, evaluating
+from .gathering import Shard, check_group, gathered
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -85,6 +89,7 @@ def collect(
     *,
     device: torch.device | str | None = None,
     progress: bool = False,
+    group: ProcessGroup | None = None,
 ) -> Outputs:
     """Run all exits of a model over a data set.
 
@@ -99,12 +104,19 @@ def collect(
     device : torch.device or str, optional
         Device that batches are moved to; by default that of the model's first parameter.
     progress : bool
-        Whether to show a progress bar.
+        Whether to show a progress bar; of several processes, rank 0 does.
+    group : torch.distributed.ProcessGroup, optional
+        Processes that each run a part of the data set, such as ``torch.distributed.group.WORLD``.
+        All of them call this function, each with its own loader, and all get the outputs of all
+        samples. If the loaders have a ``DistributedSampler``, the samples come in the order of the
+        data set, and what it repeats to even out the ranks is dropped; otherwise they come in the
+        order of the ranks, and the parts must not overlap. By default, the outputs are those of
+        this process alone, also where torch.distributed is initialised.
 
     Returns
     -------
     Outputs
-        Arrays in main memory; the logits take 4 K N C bytes.
+        Arrays in main memory; the logits take 4 K N C bytes, on every rank.
 
     Raises
     ------
@@ -112,7 +124,8 @@ def collect(
         If `model` is not a `MultiExitModel`, or batches are not pairs.
     ValueError
         If there are no samples, labels are not one class index for each sample or are out of range,
-        or logits are not finite.
+        or logits are not finite. What one rank of a group raises, all raise, with its number. A
+        rank may have no samples as long as another has some.
 
     Examples
     --------
@@ -124,7 +137,25 @@ def collect(
     >>> collect(model, [(torch.zeros(5, 4), torch.zeros(5, dtype=torch.int64))])
     Outputs(2 exits, 5 samples, 3 classes)
     """
-    check_inputs(model, loader)
+    check_group(group)
+
+    def run() -> Shard:
+        check_inputs(model, loader)
+        return _run(model, loader, device, progress)
+
+    found = run() if group is None else gathered(group, loader, run)
+    if not len(found.labels):
+        raise ValueError("loader yielded no samples: pass one that is neither empty nor exhausted")
+    return Outputs(found.logits, found.labels, model.output_names)
+
+
+def _run(
+    model: MultiExitModel,
+    loader: Iterable[Any],
+    device: torch.device | str | None,
+    progress: bool,
+) -> Shard:
+    """The outputs for the batches of a loader, which may yield none."""
     where = device_of(model) if device is None else torch.device(device)
     names = model.output_names
     total = batch_count(loader)
@@ -137,9 +168,9 @@ def collect(
             logits.append(_together(found, names))
             labels.append(_class_numbers(given, batch_of(x, "x"), logits[-1].shape[2]))
             report("collect outputs", done, total, "")
-    if not labels or not sum(map(len, labels)):
-        raise ValueError("loader yielded no samples: pass one that is neither empty nor exhausted")
-    return Outputs(np.concatenate(logits, axis=1), np.concatenate(labels), names)
+    if not labels:
+        return Shard(np.empty((len(names), 0, 0), np.float32), np.empty(0, np.int64))
+    return Shard(np.concatenate(logits, axis=1), np.concatenate(labels))
 
 
 def _together(found: tuple[Tensor, ...], names: tuple[str, ...]) -> NDArray[np.float32]:
