@@ -7,6 +7,7 @@ the group calls them, in the same order, also the ranks that have nothing to giv
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
@@ -218,7 +219,16 @@ def agree(comm: Communicator, error: Exception | None) -> None:
     failed = comm.all_reduce(np.array([int(error is not None)], np.int64), "max")
     if not failed[0]:
         return
-    known = None if error is None else (type(error), str(error))
+    known = None if error is None else (_built_in_kind(error), str(error))
     everyone = comm.all_gather_object(known)
     rank, (kind, message) = next((r, e) for r, e in enumerate(everyone) if e is not None)
     raise kind(f"rank {rank}: {message}") from error
+
+
+def _built_in_kind(error: Exception) -> type[Exception]:
+    """The nearest kind of error that every rank knows and that is made of a message alone."""
+    for kind in type(error).__mro__:
+        if kind.__module__ == "builtins":
+            with suppress(TypeError):  # as of UnicodeDecodeError, which takes five arguments
+                return type(kind(""))
+    return Exception
