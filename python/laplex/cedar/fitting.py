@@ -104,7 +104,9 @@ def fit(
     for start in range(settings.n_init):
         state = earlier["states"].get(start) if earlier is not None else None
         solutions.append(run.solve(start, state))
-    order = sorted(range(len(solutions)), key=lambda start: solutions[start].losses[-1])
+    # Starts that found the same axes have equal losses but for rounding, which must not order them:
+    # it is not the same for another number of ranks.
+    order = sorted(range(len(solutions)), key=lambda start: round(solutions[start].losses[-1], 7))
     # Processors of different makes may have rounded differently.
     best_first = of_first(comm, [solutions[start] for start in order], rows.device)
     return Fit(statistics, best_first)
