@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -334,8 +334,12 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         resume: bool,
     ) -> CEDAR:
         rows, ranks = data.rows, data.comm
-        settings = together(ranks, lambda: settings_of(self, rows.dim))
-        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+
+        def checked() -> tuple[Settings, int]:
+            settings = settings_of(self, rows.dim)
+            return settings, int(check_random_state(self.random_state).randint(2**31 - 1))
+
+        settings, seed = together(ranks, checked)
         if ranks.size > 1:
             same(
                 ranks,
@@ -345,7 +349,9 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
                 resume=resume,
             )
             seed = of_first(ranks, seed, rows.device)
-        with progress_bar(progress and ranks.rank == 0, extra="cedar") as report:
+        bar = progress_bar(progress and ranks.rank == 0, extra="cedar")
+        with ExitStack() as shown:
+            report = together(ranks, lambda: shown.enter_context(bar))
             found = fitting.fit(
                 data,
                 settings,

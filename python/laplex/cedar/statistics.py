@@ -210,7 +210,7 @@ class Spread:
                 f"{name} has {len(constant)} constant columns ({named}): they carry no "
                 "information, and as many axes stay unused. Remove them, or ignore this warning",
                 ConstantColumnWarning,
-                stacklevel=5,
+                stacklevel=7,  # the caller of CEDAR.fit
             )
         none = torch.empty(0, self.dim, dtype=self.dtype)
         return Statistics(count, shift + offset, variance**0.5, none, 0)

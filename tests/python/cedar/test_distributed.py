@@ -226,6 +226,7 @@ WRONG: dict[str, tuple[Callable[[np.ndarray], Any], dict[str, Any], str]] = {
     "k": (lambda x: x, {"k": 4}, "rank 1: ks is (4,), but (3,) on rank 0"),
     "bad k": (lambda x: x, {"k": 0}, "rank 1: k must be at least 1"),
     "seed": (lambda x: x, {"random_state": 1}, "rank 1: random_state is"),
+    "bad seed": (lambda x: x, {"random_state": "no"}, "rank 1: 'no' cannot be used to seed"),
 }
 
 
@@ -316,6 +317,7 @@ def test_dask_finds_what_one_process_finds() -> None:
     blocks = bag.from_sequence(np.array_split(rows, 5), npartitions=5)
 
     def map_reduce(make: Callable[[Any], Any]) -> Any:
+        make = pickle.loads(pickle.dumps(make))  # as for workers that are processes
         return blocks.map(make).fold(operator.add).compute(scheduler="threads")
 
     for parameters in ({"n_init": 2}, {"center": "learned"}):
