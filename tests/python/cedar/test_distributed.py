@@ -338,7 +338,7 @@ FILES = 8
 
 
 def limited(rank: int, size: int, folder: Path) -> tuple[int, float]:
-    """Fit files that a process may hold half of, with 160 MiB for the work, which takes about 90."""
+    """Fit files of which a process may hold half; the work takes about 90 MiB, and has 160."""
     small_steps()
     status = Path("/proc/self/status").read_text()
     used = int(status.split("VmData:")[1].split()[0]) * 1024
