@@ -20,9 +20,9 @@ LIMIT = 120.0  # seconds: nothing in these tests may hang
 
 @cache
 def _context() -> ForkServerContext:
-    """Processes are forked from one that has imported torch, which takes seconds."""
+    """Processes are forked from one that has imported what takes seconds: torch, scikit-learn."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch.distributed", "laplex", "rank_cases"])
+    context.set_forkserver_preload(["torch.distributed", "laplex.cedar.estimator", "rank_cases"])
     return context
 
 

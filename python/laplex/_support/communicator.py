@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
@@ -303,7 +303,7 @@ def agree(
     failed, most, least, *agreed = comm.all_reduce(outcome, "max").tolist()
     if not failed and most == -least:
         return list(map(bool, agreed))
-    known = None if error is None else (type(error), str(error))
+    known = None if error is None else (_built_in_kind(error), str(error))
     everyone = comm.all_gather_object((known, shown))
     for rank, (found, _) in enumerate(everyone):
         if found is not None:
@@ -320,3 +320,12 @@ def agree(
         f"{name} is {first[name]} on rank 0 but {everyone[rank][1].get(name)} on rank {rank}: "
         "pass the same on all ranks"
     )
+
+
+def _built_in_kind(error: Exception) -> type[Exception]:
+    """The nearest kind of error that every rank knows and that is made of a message alone."""
+    for kind in type(error).__mro__:
+        if kind.__module__ == "builtins":
+            with suppress(TypeError):  # as of UnicodeDecodeError, which takes five arguments
+                return type(kind(""))
+    return Exception

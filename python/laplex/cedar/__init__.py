@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .estimator import CEDAR as CEDAR
     from .html_report import report as report
     from .module import CedarModule as CedarModule
+    from .moments import Moments as Moments
     from .naming import AxisName as AxisName
     from .naming import AxisNames as AxisNames
     from .naming import Name as Name
@@ -47,6 +48,7 @@ __all__, __getattr__, __dir__ = lazy_names(
         ".estimator": "CEDAR",
         ".html_report": "report",
         ".module": "CedarModule",
+        ".moments": "Moments",
         ".naming": "AxisName AxisNames Name UnconfirmedNamesWarning chance_scores name_axes",
         ".restarts": "StabilityReport stability",
         ".statistics": "ConstantColumnWarning",

@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, Literal
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
+from laplex._support.communicator import Communicator, OneProcess, communicator
 from laplex._support.progress import progress_bar
 from laplex._support.renamed_parameters import renamed, renamed_parameter
 
@@ -24,8 +26,14 @@ from . import coding, fitting, online, storage
 from .basis import Basis
 from .metrics import Reconstruction
 from .module import CedarModule
+from .ranks import aligned, of_first, same, together
 from .rows import Rows, as_rows
 from .settings import Settings, checked_ks, number, settings_of
+from .shards import Elsewhere, Shards
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+    from torch.distributed import ProcessGroup
 
 Array = npt.NDArray[Any]
 
@@ -217,24 +225,36 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         progress: bool = False,
         checkpoint: str | os.PathLike[str] | None = None,
         resume: bool = False,
+        group: ProcessGroup | None = None,
+        comm: MPI.Comm | None = None,
     ) -> CEDAR:
         """Learn the change of basis from embeddings.
+
+        With `group` or `comm`, each process passes rows of its own and gets the model of all rows,
+        as if one process had them in the order of the ranks, up to rounding. All call ``fit`` with
+        the same arguments; an error on one of them is raised on all and names the rank.
 
         Parameters
         ----------
         X : array-like, Tensor or memory map [n, d]; or batches of them
             At least 2 rows of finite numbers. Batches may come from a list, a DataLoader or any
             other object that can be iterated again. Files and batches are streamed, so memory does
-            not grow with n.
+            not grow with n. With `group` or `comm`, the rows of this process, perhaps none, as
+            ``[0, d]`` or an empty list.
         y : object
             Ignored.
         progress : bool
-            Whether to show a progress bar.
+            Whether to show a progress bar, on rank 0.
         checkpoint : path, optional
-            A file that is written after each pass of procrustes, or every 100 steps of adam.
+            A file that is written after each pass of procrustes, or every 100 steps of adam, by
+            rank 0. Any number of processes may resume from it.
         resume : bool
             Whether to continue from the checkpoint if it exists. On the same machine with the same
             number of threads, the result has the same bits as that of an uninterrupted fit.
+        group : torch.distributed.ProcessGroup, optional
+            The processes that fit together, for instance ``torch.distributed.group.WORLD``.
+        comm : mpi4py.MPI.Comm, optional
+            The same on MPI.
 
         Returns
         -------
@@ -246,24 +266,105 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         TypeError, ValueError
             If a parameter or X is not valid, or the checkpoint belongs to another fit.
         """
+        ranks = _ranks(group, comm)
         with _unchanged_by_errors(self):
-            rows = self._rows(X, reset=True)
+            rows = together(ranks, lambda: self._rows(X, reset=True, empty=ranks.size > 1))
+            if ranks.size > 1:
+                rows, names = aligned(ranks, rows, getattr(self, "feature_names_in_", None))
+                if names is not None:
+                    self.feature_names_in_ = names
+            return self._learned(Shards(rows, ranks), progress, checkpoint, resume)
+
+    def fit_map_reduce(
+        self,
+        map_reduce: Callable[[Callable[[Any], Any]], Any],
+        *,
+        progress: bool = False,
+        checkpoint: str | os.PathLike[str] | None = None,
+        resume: bool = False,
+    ) -> CEDAR:
+        """Learn from embeddings that other processes hold, as those of Dask, Ray or Spark.
+
+        The solver is procrustes. Every pass is over all rows, as there is no sample to start from;
+        ``fit`` uses one above 262,144 rows. With fewer, the results are the same up to rounding.
+
+        Parameters
+        ----------
+        map_reduce : callable
+            ``map_reduce(make)`` calls ``make(rows)`` for each part of the data and returns the sum
+            of the results. The parts are any rows that ``fit`` takes, the same each time, and may
+            be empty. ``make`` and its results can be pickled, and results are added with ``+``,
+            in any order.
+        progress : bool
+            Whether to show a progress bar.
+        checkpoint : path, optional
+            As in `fit`.
+        resume : bool
+            As in `fit`.
+
+        Returns
+        -------
+        CEDAR
+            The estimator itself.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a parameter or the data are not valid, or the solver is not procrustes.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from laplex.cedar import CEDAR
+        >>> parts = np.random.default_rng(0).standard_normal((4, 100, 8))
+        >>> model = CEDAR(k=2, random_state=0).fit_map_reduce(lambda make: sum(map(make, parts)))
+        >>> model.n_samples_seen_
+        400
+        """
+        with _unchanged_by_errors(self):
+            if hasattr(self, "feature_names_in_"):
+                del self.feature_names_in_
+            return self._learned(Elsewhere(map_reduce, self.device), progress, checkpoint, resume)
+
+    def _learned(
+        self,
+        data: Shards | Elsewhere,
+        progress: bool,
+        checkpoint: str | os.PathLike[str] | None,
+        resume: bool,
+    ) -> CEDAR:
+        rows, ranks = data.rows, data.comm
+
+        def checked() -> tuple[Settings, int]:
             settings = settings_of(self, rows.dim)
-            seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-            with progress_bar(progress, extra="cedar") as report:
-                found = fitting.fit(
-                    rows,
-                    settings,
-                    seed,
-                    random_state=self.random_state,
-                    report=report,
-                    checkpoint=checkpoint,
-                    resume=resume,
-                )
+            return settings, int(check_random_state(self.random_state).randint(2**31 - 1))
+
+        settings, seed = together(ranks, checked)
+        if ranks.size > 1:
+            same(
+                ranks,
+                **asdict(settings),
+                random_state=None if self.random_state is None else seed,
+                checkpoint=None if checkpoint is None else str(checkpoint),
+                resume=resume,
+            )
+            seed = of_first(ranks, seed, rows.device)
+        bar = progress_bar(progress and ranks.rank == 0, extra="cedar")
+        with ExitStack() as shown:
+            report = together(ranks, lambda: shown.enter_context(bar))
+            found = fitting.fit(
+                data,
+                settings,
+                seed,
+                random_state=self.random_state,
+                report=report,
+                checkpoint=checkpoint,
+                resume=resume,
+            )
         best = found.solutions[0]
-        data = found.statistics
+        known = found.statistics
         self._set(rows, [one.basis for one in found.solutions], best.centre, settings)
-        self._remember(data.mean, data.scale, data.count)
+        self._remember(known.mean, known.scale, known.count)
         self.loss_curve_ = list(best.losses)
         self.n_iter_ = len(best.losses)
         self._online: online.Learner | None = None
@@ -405,7 +506,14 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         moved = moved[0] if single else moved
         return moved if isinstance(z, Tensor) else moved.cpu().numpy()
 
-    def score(self, X: Any, y: object = None) -> float:
+    def score(
+        self,
+        X: Any,
+        y: object = None,
+        *,
+        group: ProcessGroup | None = None,
+        comm: MPI.Comm | None = None,
+    ) -> float:
         r"""Return the fraction of variance explained.
 
         .. math:: 1 - E|z - \hat z|^2 / (E|z|^2 - |E z|^2)
@@ -416,6 +524,10 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
             Embeddings; rows that the fit has not seen give an honest value.
         y : object
             Ignored.
+        group : torch.distributed.ProcessGroup, optional
+            The processes whose rows together are X, as in `fit`; all get the same value.
+        comm : mpi4py.MPI.Comm, optional
+            The same on MPI.
 
         Returns
         -------
@@ -423,12 +535,20 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
             At most 1.
         """
         check_is_fitted(self)
-        rows = self._rows(X, reset=False)
-        basis, centre = self._placed(rows)
+        ranks = _ranks(group, comm)
+
+        def mine() -> Reconstruction:
+            rows = self._rows(X, reset=False, empty=ranks.size > 1)
+            basis, centre = self._placed(rows)
+            measured = Reconstruction()
+            for batch in rows.batches():
+                codes = basis.encode(batch - centre, self.k_)
+                measured.update(batch, basis.synthesise(codes) + centre)
+            return measured
+
         measured = Reconstruction()
-        for batch in rows.batches():
-            codes = basis.encode(batch - centre, self.k_)
-            measured.update(batch, basis.synthesise(codes) + centre)
+        for part in ranks.all_gather_object(together(ranks, mine)):
+            measured.merge(part)
         return float(measured.compute().fve)
 
     # --- the basis --------------------------------------------------------------------------------
@@ -562,14 +682,18 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         self.k_ = settings.ks[-1]
         self.n_features_in_ = rows.dim
 
-    def _rows(self, X: Any, *, reset: bool, once: bool | None = None) -> Rows:
+    def _rows(self, X: Any, *, reset: bool, once: bool | None = None, empty: bool = False) -> Rows:
         if hasattr(X, "columns") or (isinstance(X, np.ndarray) and X.ndim == 2):
             validate_data(self, X, reset=reset, skip_check_array=True)  # names of columns
         fitted = None if reset else self._dtype
         rows = as_rows(
-            X, device=self.device, dtype=fitted, once=not reset if once is None else once
+            X,
+            device=self.device,
+            dtype=fitted,
+            once=not reset if once is None else once,
+            empty=empty,
         )
-        if not reset:
+        if not reset and (rows.count != 0 or rows.dim):
             self._check_width(rows, "features")
         return rows
 
@@ -608,6 +732,10 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
             )
         matrix: Array = part(basis).numpy()
         return matrix
+
+
+def _ranks(group: ProcessGroup | None, comm: MPI.Comm | None) -> Communicator:
+    return OneProcess() if group is None and comm is None else communicator(group, comm)
 
 
 @contextmanager

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,9 +18,10 @@ from . import procrustes
 from .adam import Training
 from .basis import Basis, random_rotation
 from .minibatches import MiniBatches
-from .rows import Rows
+from .ranks import of_first, together
 from .settings import Settings
-from .statistics import Statistics, gather
+from .shards import Elsewhere, Shards
+from .statistics import Statistics
 from .transforms import TRANSFORMS
 from .transforms.base import Start, Transform
 
@@ -54,7 +55,7 @@ class Fit:
 
 
 def fit(
-    rows: Rows,
+    data: Shards | Elsewhere,
     settings: Settings,
     seed: int,
     *,
@@ -72,16 +73,18 @@ def fit(
     random_state : object
         Where the seed comes from; with None, the seed of a checkpoint is accepted.
     """
+    rows, comm = data.rows, data.comm
+    if isinstance(data, Elsewhere) and settings.solver != "procrustes":
+        raise ValueError(
+            f"fit_map_reduce needs solver='procrustes', got {settings.solver!r} for basis="
+            f"{settings.basis!r} and {rows.dim} columns: mini-batches need fit, perhaps with group="
+        )
     if resume and checkpoint is None:
         raise ValueError("resume=True needs the path of a checkpoint: pass checkpoint=PATH")
     path = None if checkpoint is None else Path(checkpoint)
-    if path is not None and not path.absolute().parent.is_dir():
-        raise ValueError(f"checkpoint {path} cannot be written: its folder does not exist")
-    earlier = None
-    if path is not None and path.exists():
-        earlier = _read(path)  # refuses to write over what is no checkpoint
-        if not resume:
-            earlier = None
+    # Rank 0 alone reads and writes the file; nothing in it depends on the number of ranks.
+    earlier = together(comm, lambda: None if comm.rank else _earlier(path))
+    earlier = of_first(comm, earlier, rows.device) if resume else None
     if earlier is not None:
         if random_state is not None and earlier["seed"] != seed:
             raise ValueError(
@@ -91,9 +94,9 @@ def fit(
         seed = earlier["seed"]
     report("first pass", 0, 1, "")
     size = max(_LEAST_ROWS, min(_SAMPLE_ROWS, _SAMPLE_NUMBERS // rows.dim))
-    statistics = gather(rows, size, _generator(seed))
+    statistics = data.statistics(size, _generator(seed))
     report("first pass", 1, 1, f"{statistics.count} rows")
-    run = _Run(rows, settings, seed, statistics, report, path)
+    run = _Run(data, settings, seed, statistics, report, path)
     if earlier is not None and path is not None:
         _check_same(path, earlier["fingerprint"], run.fingerprint)
         run.states = earlier["states"]
@@ -101,8 +104,12 @@ def fit(
     for start in range(settings.n_init):
         state = earlier["states"].get(start) if earlier is not None else None
         solutions.append(run.solve(start, state))
-    order = sorted(range(len(solutions)), key=lambda start: solutions[start].losses[-1])
-    return Fit(statistics, [solutions[start] for start in order])
+    # Starts that found the same axes have equal losses but for rounding, which must not order them:
+    # it is not the same for another number of ranks.
+    order = sorted(range(len(solutions)), key=lambda start: round(solutions[start].losses[-1], 7))
+    # Processors of different makes may have rounded differently.
+    best_first = of_first(comm, [solutions[start] for start in order], rows.device)
+    return Fit(statistics, best_first)
 
 
 class _Run:
@@ -110,14 +117,15 @@ class _Run:
 
     def __init__(
         self,
-        rows: Rows,
+        data: Shards | Elsewhere,
         settings: Settings,
         seed: int,
         statistics: Statistics,
         report: Report,
         path: Path | None,
     ) -> None:
-        self.rows = rows
+        self.data = data
+        self.rows = data.rows
         self.settings = settings
         self.seed = seed
         self.report = report
@@ -137,7 +145,7 @@ class _Run:
         settings = self.settings
         if state is not None:
             found = procrustes.Search.restore(state)
-        elif self.statistics.count > 4 * len(self.statistics.sample):
+        elif self.statistics.count > 4 * self.statistics.sampled > 0:
             near = self._on_sample(
                 start, "sample", _SAMPLE_PASSES, learn_centre=settings.learn_centre
             )
@@ -156,7 +164,7 @@ class _Run:
 
         found = procrustes.search(
             found,
-            self._batches,
+            self.data.total,
             settings.ks,
             self.scale,
             max_passes=settings.max_iter,
@@ -170,10 +178,10 @@ class _Run:
         self, start: int, what: str, passes: int, *, learn_centre: bool = False
     ) -> procrustes.Search:
         """Run the alternating solver on the sample, from a random rotation."""
-        sample, stage = self.statistics.sample, self._stage(start, what)
+        sample, stage = torch.split(self.statistics.sample, 2**13), self._stage(start, what)
         return procrustes.search(
             procrustes.Search(self._rotation(start), self.centre),
-            lambda: torch.split(sample, 2**13),
+            lambda make: self.data.total(make, sample),
             self.settings.ks,
             self.scale,
             max_passes=passes,
@@ -182,19 +190,9 @@ class _Run:
             after=lambda now: self._show(stage, now.passes, passes, now.losses),
         )
 
-    def _batches(self) -> Iterator[Tensor]:
-        count = 0
-        for batch in self.rows.batches():
-            count += len(batch)
-            yield batch
-        if count != self.statistics.count:
-            raise ValueError(
-                f"{self.rows.name} had {self.statistics.count} rows in the first pass and {count} "
-                "in a later one: it must give the same rows each time"
-            )
-
     def _descend(self, start: int, state: dict[str, Any] | None) -> Solution:
-        settings = self.settings
+        settings, data = self.settings, self.data
+        assert isinstance(data, Shards)
         training = new_training(
             settings,
             self._transform(start, resumed=state is not None),
@@ -206,9 +204,7 @@ class _Run:
         if state is not None:
             training.restore(state["training"])
             place = state["place"]
-        batches = MiniBatches(
-            self.rows, settings.batch_size, self.seed + 7919 * (start + 1), **place
-        )
+        batches = MiniBatches(data, settings.batch_size, self.seed + 7919 * (start + 1), **place)
         stage = self._stage(start, "gradient steps")
         while training.step < settings.max_iter:
             training.advance(next(batches))
@@ -225,7 +221,9 @@ class _Run:
         if kind.starts_from == "rotation" and not resumed:
             rotation = self._on_sample(start, "starting rotation", _STARTING_PASSES).solution
         elif kind.starts_from == "rows" and not resumed:
-            sample = self.statistics.sample - self.centre.to(self.rows.dtype)
+            assert isinstance(self.data, Shards)
+            sample = self.data.everything(self.statistics.sample)
+            sample = sample - self.centre.to(self.rows.dtype)
         rows, random = self.rows, _generator(self.seed + start)
         begun = Start(rows.dim, random, rows.device, rows.dtype, rotation, sample)
         return kind.new(self.settings, begun)
@@ -257,9 +255,13 @@ class _Run:
 
     def _keep(self, start: int, state: dict[str, Any]) -> None:
         """Write a checkpoint to a temporary file, which then replaces the old one."""
-        if self.path is None:
+        if self.path is not None:
+            self.states[start] = state
+            together(self.data.comm, self._write)
+
+    def _write(self) -> None:
+        if self.path is None or self.data.comm.rank:
             return
-        self.states[start] = state
         content = {
             "format": _FORMAT,
             "seed": self.seed,
@@ -305,6 +307,13 @@ def _generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+def _earlier(path: Path | None) -> dict[str, Any] | None:
+    """Read a checkpoint, if there is one; refuse to write over what is none."""
+    if path is not None and not path.absolute().parent.is_dir():
+        raise ValueError(f"checkpoint {path} cannot be written: its folder does not exist")
+    return _read(path) if path is not None and path.exists() else None
+
+
 def _read(path: Path) -> dict[str, Any]:
     broken = ValueError(
         f"checkpoint {path} is not a checkpoint of CEDAR.fit, or it is damaged: delete it, or "
@@ -322,7 +331,14 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _check_same(path: Path, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
     for name, value in ours.items():
-        if theirs.get(name) != value:
+        if name in ("mean", "variance"):  # another number of ranks rounds them differently
+            scale = ours["variance"]
+            agrees = np.shape(theirs.get(name, 0)) == np.shape(value) and np.allclose(
+                theirs[name], value, rtol=1e-9, atol=1e-9 * scale
+            )
+        else:
+            agrees = theirs.get(name) == value
+        if not agrees:
             shown = "" if name == "mean" else f" ({theirs.get(name)} there, {value} here)"
             raise ValueError(
                 f"checkpoint {path} belongs to another fit, with another {name}{shown}: fit with "

@@ -11,7 +11,7 @@ from torch import Tensor
 from .adam import Training
 from .basis import Basis, DenseBasis, nearest_rotation, random_rotation
 from .fitting import new_training
-from .procrustes import sweep
+from .moments import sweep
 from .rows import Rows
 from .settings import Settings
 from .statistics import check_size

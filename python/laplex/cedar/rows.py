@@ -50,6 +50,7 @@ class Rows:
         self.device = device
         self.name = name
         self._batches = batches
+        self._lengths = None if count is None else [count]
         self.in_memory = count is not None and not isinstance(source, np.memmap)
 
     def batches(self, size: int | None = None) -> Iterator[Tensor]:
@@ -67,14 +68,28 @@ class Rows:
             If a row holds NaN or an infinity (the message has its number), or a batch has another
             width.
         """
-        size = size or max(1, _BATCH_BYTES // (self.dim * 8))
-        start = 0
+        size = size or max(1, _BATCH_BYTES // (max(1, self.dim) * 8))
+        start, lengths = 0, []
         for batch in self._batches(size):
             rows = self._tensor(batch, start)
             if not len(rows):
                 continue
             start += len(rows)
+            lengths.append(len(rows))
             yield rows
+        if self._lengths is None:
+            self._lengths = lengths
+
+    def lengths(self) -> list[int]:
+        """Numbers of rows of the batches that the source brings; one batch if it brings none.
+
+        Where only an iteration tells them, and none was complete, the source is read once.
+        """
+        if self._lengths is None:
+            for _ in self.batches():
+                pass
+        assert self._lengths is not None
+        return self._lengths
 
     def take(self, index: Tensor) -> Tensor:
         """Return the rows with the numbers in index [b]; the number of rows must be known."""
@@ -121,6 +136,7 @@ def as_rows(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     once: bool = False,
+    empty: bool = False,
 ) -> Rows:
     """Wrap embeddings in any form as ``Rows``.
 
@@ -137,6 +153,8 @@ def as_rows(
         shorter floats.
     once : bool
         Whether one pass is enough, so that a generator is accepted.
+    empty : bool
+        Whether there may be no rows, as ``[0, d]`` or as no batches; the latter have 0 columns.
 
     Raises
     ------
@@ -147,7 +165,13 @@ def as_rows(
     """
     if isinstance(X, (str, os.PathLike)):
         raise TypeError(f"{name} is a path: pass np.load({str(X)!r}, mmap_mode='r')")
+    if isinstance(X, Rows):
+        return X
     place = torch.device("cpu" if device is None else device)
+    if empty and _is_empty(X):
+        shape: list[int] = list(getattr(X, "shape", []))
+        nothing = torch.empty(0, shape[1] if len(shape) == 2 else 0, dtype=dtype)
+        return _sliced(nothing, nothing.dtype, name, place)
     if isinstance(X, Tensor):
         if device is None:
             place = X.device
@@ -160,7 +184,7 @@ def as_rows(
         _check_shape(X.shape, name)
         return _sliced(X, dtype or _numpy_dtype(X.dtype), name, place)
     if _brings_batches(X):
-        return _from_batches(X, name, place, dtype, once)
+        return _from_batches(X, name, place, dtype, once, empty)
     if isinstance(X, np.ndarray) and X.dtype.kind == "f" and X.ndim == 2 and X.size:
         array = X
     else:  # lists, data frames, other numbers, or invalid: messages are those of scikit-learn
@@ -184,7 +208,12 @@ def _sliced(source: Any, dtype: torch.dtype, name: str, device: torch.device) ->
 
 
 def _from_batches(
-    X: Iterable[Any], name: str, device: torch.device, dtype: torch.dtype | None, once: bool
+    X: Iterable[Any],
+    name: str,
+    device: torch.device,
+    dtype: torch.dtype | None,
+    once: bool,
+    empty: bool,
 ) -> Rows:
     first: Any = None
     if isinstance(X, Iterator):
@@ -198,12 +227,15 @@ def _from_batches(
         first = next(iterator, None)
     else:
         first = next(iter(X), None)
+    if first is None and empty:
+        return _sliced(torch.empty(0, 0), torch.float32, name, device)
     if first is None:
         raise ValueError(f"{name} has no batches: 0 sample(s) while a minimum of 1 is required")
     head = _batch(first)
     if head.ndim != 2:
         raise ValueError(f"{name} has a batch of shape {list(head.shape)}: each must be [b, d]")
-    _check_shape(tuple(head.shape), name)
+    if len(head) or not empty:
+        _check_shape(tuple(head.shape), name)
     found = _torch_dtype(head.dtype) if isinstance(head, Tensor) else _numpy_dtype(head.dtype)
 
     def batches(size: int) -> Iterator[Any]:
@@ -213,6 +245,12 @@ def _from_batches(
             yield _batch(batch)
 
     return Rows(X, head.shape[1], None, dtype or found, name=name, device=device, batches=batches)
+
+
+def _is_empty(X: Any) -> bool:
+    if hasattr(X, "shape"):
+        return len(X.shape) > 0 and X.shape[0] == 0
+    return isinstance(X, (list, tuple)) and not X
 
 
 def _brings_batches(X: Any) -> bool:

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from .rows import Rows
+from laplex._support.communicator import Communicator, OneProcess
+
+from .ranks import together
+from .rows import Rows, as_rows
 
 #: Variances between this and its inverse have squares that float64 can represent.
 _LEAST = 1e-290
+#: Number of random keys that are drawn together.
+_KEYS = 2**20
 
 
 class ConstantColumnWarning(UserWarning):
@@ -38,24 +46,46 @@ class Statistics:
     Attributes
     ----------
     count : int
-        Number of rows n.
+        Number of rows n, of all processes.
     mean : Tensor [d]
         Mean of the rows, in float64.
     scale : float
         Root of the total variance: of the mean squared norm of the centred rows.
     sample : Tensor [m, d]
         Rows drawn uniformly without replacement, in their order; all rows if there are no more
-        than were asked for.
+        than were asked for. Over several processes, those of the rows drawn that are here.
+    sampled : int
+        Number of rows drawn, of all processes.
     """
 
     count: int
     mean: Tensor
     scale: float
     sample: Tensor
+    sampled: int
 
 
-def gather(rows: Rows, sample_size: int, generator: torch.Generator) -> Statistics:
-    """Collect the statistics of embeddings in one pass.
+def gather(
+    rows: Rows,
+    sample_size: int,
+    generator: torch.Generator,
+    comm: Communicator | None = None,
+    before: int = 0,
+) -> Statistics:
+    """Collect the statistics of embeddings in one pass, on all processes alike.
+
+    Parameters
+    ----------
+    rows : Rows
+        The rows of this process.
+    sample_size : int
+        Number of rows to draw from all processes.
+    generator : torch.Generator
+        Draws a key for each row of all processes, so the sample does not depend on who has it.
+    comm : Communicator, optional
+        The processes.
+    before : int
+        Number of rows on the processes before this one.
 
     Raises
     ------
@@ -67,63 +97,146 @@ def gather(rows: Rows, sample_size: int, generator: torch.Generator) -> Statisti
     ConstantColumnWarning
         If a column has the same value in every row.
     """
-    count = 0
-    shift: Tensor | None = None
-    sample = _Sample(sample_size, generator)
-    for batch in rows.batches():
-        exact = batch.double()
-        if shift is None:  # sums of differences to the first row: a common mean does not cancel
-            shift = exact[0].clone()
-            total = torch.zeros_like(shift)
-            square = torch.zeros((), dtype=torch.float64, device=batch.device)
-            low, high = batch.amin(0), batch.amax(0)
-        exact = exact - shift
-        total += exact.sum(0)
-        square += exact.square().sum()
-        low, high = torch.minimum(low, batch.amin(0)), torch.maximum(high, batch.amax(0))
-        sample.offer(batch)
-        count += len(batch)
-    if shift is None or count < 2:
-        raise ValueError(
-            f"{rows.name} has {count} sample(s), n_samples = {count}, but a change of basis is "
-            "learned from at least 2 rows: pass more embeddings"
+    comm = comm or OneProcess()
+    sample = _Sample(sample_size, generator, before)
+    spread = together(comm, lambda: Spread.of(rows, sample.offer))
+    spread = sum(comm.all_gather_object(spread))
+    known = spread.checked(rows.name, warn=comm.rank == 0)
+    return Statistics(
+        spread.count,
+        known.mean.to(rows.device),
+        known.scale,
+        sample.rows(comm, rows),
+        min(sample_size, spread.count),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Spread:
+    """Sums over rows that give their mean and variance, and can be added over parts of the data.
+
+    Attributes
+    ----------
+    count : int
+        Number of rows.
+    dim : int
+        Number of columns, d; 0 if there were no batches at all.
+    dtype : torch.dtype
+        Precision of the rows.
+    sums : tuple of Tensor, or None
+        Without rows None, else in float64 on the CPU: a row; the sums of the differences to it
+        [d] and of their squares []; and the least and the largest values of the columns [d].
+    """
+
+    count: int
+    dim: int
+    dtype: torch.dtype
+    sums: tuple[Tensor, Tensor, Tensor, Tensor, Tensor] | None
+
+    @classmethod
+    def of(cls, rows: Any, see: Callable[[Tensor], None] = lambda batch: None) -> Spread:
+        """Sum rows up; `see` is called with each batch."""
+        given = as_rows(rows, name="rows", once=True, empty=True)
+        count = 0
+        shift: Tensor | None = None
+        for batch in given.batches():
+            exact = batch.double()
+            if shift is None:  # sums of differences to the first row: a common mean does not cancel
+                shift = exact[0].clone()
+                total = torch.zeros_like(shift)
+                square = torch.zeros((), dtype=torch.float64, device=batch.device)
+                low, high = batch.amin(0), batch.amax(0)
+            exact = exact - shift
+            total += exact.sum(0)
+            square += exact.square().sum()
+            low, high = torch.minimum(low, batch.amin(0)), torch.maximum(high, batch.amax(0))
+            see(batch)
+            count += len(batch)
+        if shift is None:
+            return cls(0, given.dim, given.dtype, None)
+        sums = (shift.cpu(), total.cpu(), square.cpu(), low.double().cpu(), high.double().cpu())
+        return cls(count, given.dim, given.dtype, sums)
+
+    def __add__(self, other: Spread) -> Spread:
+        if not isinstance(other, Spread):
+            return NotImplemented
+        if other.sums is None:
+            return self
+        if self.sums is None:
+            return other
+        if self.dim != other.dim:
+            raise ValueError(
+                f"parts of the data have {self.dim} and {other.dim} columns: pass rows of one width"
+            )
+        shift, total, square, low, high = self.sums
+        gap = other.sums[0] - shift
+        total = total + other.sums[1] + other.count * gap
+        square = square + other.sums[2] + 2 * gap @ other.sums[1] + other.count * gap.square().sum()
+        low, high = torch.minimum(low, other.sums[3]), torch.maximum(high, other.sums[4])
+        return Spread(
+            self.count + other.count,
+            self.dim,
+            torch.promote_types(self.dtype, other.dtype),
+            (shift, total, square, low, high),
         )
-    offset = total / count
-    variance = float(square / count - offset.square().sum())
-    varies = bool((low < high).any())
-    if varies and not _LEAST < variance < 1 / _LEAST:
-        size = "large" if variance > 1 else "small"
-        raise _out_of_range(rows.name, size, torch.maximum(low.abs(), high.abs()).max())
-    if not varies:
-        raise ValueError(
-            f"all {count} rows of {rows.name} are the same, so there is nothing to learn: pass "
-            "rows that differ"
-        )
-    constant = (low == high).nonzero()[:, 0].tolist()
-    if constant:
-        named = ", ".join(map(str, constant[:5])) + (", ..." if len(constant) > 5 else "")
-        warnings.warn(
-            f"{rows.name} has {len(constant)} constant columns ({named}): they carry no "
-            "information, and as many axes stay unused. Remove them, or ignore this warning",
-            ConstantColumnWarning,
-            stacklevel=4,
-        )
-    return Statistics(count, shift + offset, variance**0.5, sample.rows())
+
+    def __radd__(self, other: object) -> Spread:
+        return self if isinstance(other, int) and other == 0 else NotImplemented
+
+    def checked(self, name: str, *, warn: bool = True) -> Statistics:
+        """Return the statistics, without a sample, if the rows are enough to learn from."""
+        count = self.count
+        if self.sums is None or count < 2:
+            raise ValueError(
+                f"{name} has {count} sample(s), n_samples = {count}, but a change of basis is "
+                "learned from at least 2 rows: pass more embeddings"
+            )
+        shift, total, square, low, high = self.sums
+        offset = total / count
+        variance = float(square / count - offset.square().sum())
+        varies = bool((low < high).any())
+        if varies and not _LEAST < variance < 1 / _LEAST:
+            size = "large" if variance > 1 else "small"
+            raise _out_of_range(name, size, torch.maximum(low.abs(), high.abs()).max())
+        if not varies:
+            raise ValueError(
+                f"all {count} rows of {name} are the same, so there is nothing to learn: pass "
+                "rows that differ"
+            )
+        constant = (low == high).nonzero()[:, 0].tolist()
+        if constant and warn:
+            named = ", ".join(map(str, constant[:5])) + (", ..." if len(constant) > 5 else "")
+            warnings.warn(
+                f"{name} has {len(constant)} constant columns ({named}): they carry no "
+                "information, and as many axes stay unused. Remove them, or ignore this warning",
+                ConstantColumnWarning,
+                stacklevel=7,  # the caller of CEDAR.fit
+            )
+        none = torch.empty(0, self.dim, dtype=self.dtype)
+        return Statistics(count, shift + offset, variance**0.5, none, 0)
 
 
 class _Sample:
-    """A uniform sample in one pass: the rows with the smallest of n random keys."""
+    """A uniform sample in one pass: the rows with the smallest of n random keys.
 
-    def __init__(self, size: int, generator: torch.Generator) -> None:
+    The first ``before`` keys are those of rows that others have.
+    """
+
+    def __init__(self, size: int, generator: torch.Generator, before: int) -> None:
         self._size = size
         self._generator = generator
         self._keys: list[Tensor] = []
         self._rows: list[Tensor] = []
         self._held = 0
         self._limit = 1.0  # above it no key is among the smallest
+        while before > 0:
+            before -= len(self._draw(min(before, _KEYS)))
+
+    def _draw(self, count: int) -> Tensor:
+        return torch.rand(count, generator=self._generator, dtype=torch.float64)
 
     def offer(self, batch: Tensor) -> None:
-        keys = torch.rand(len(batch), generator=self._generator, dtype=torch.float64)
+        keys = self._draw(len(batch))
         chosen = (keys < self._limit).nonzero()[:, 0]
         if not chosen.numel():
             return
@@ -133,10 +246,21 @@ class _Sample:
         if self._held > 2 * self._size:  # seldom, as each time moves the whole sample
             self._thin()
 
-    def rows(self) -> Tensor:
+    def rows(self, comm: Communicator, rows: Rows) -> Tensor:
+        """Return those rows of the sample of all processes that are here."""
         if self._held > self._size:
             self._thin()
-        return torch.cat(self._rows)
+        keys = torch.cat([torch.empty(0, dtype=torch.float64), *self._keys])
+        found = torch.cat(
+            self._rows or [torch.empty(0, rows.dim, dtype=rows.dtype, device=rows.device)]
+        )
+        if comm.size == 1:
+            return found
+        everyone = torch.from_numpy(np.concatenate(comm.all_gather(keys.numpy())))
+        if len(everyone) <= self._size:
+            return found
+        limit = everyone.kthvalue(self._size).values
+        return found[(keys <= limit).to(found.device)]
 
     def _thin(self) -> None:
         keys, rows = torch.cat(self._keys), torch.cat(self._rows)
