@@ -1,0 +1,362 @@
+"""The factor of covariances on a line that is spread over ranks, by the Markov property.
+
+Each rank has a part of the line; the parts follow one another. The state of the process at a point
+is a vector of J independent numbers of variance 1, and given the state at the last anchor of a part
+everything before it is independent of everything after it. What the ranks to the left know of that
+state is a mean m and a covariance P, what the ranks to the right know is a likelihood
+exp(-x^T I x / 2 + x^T i). A covariance of the compiled core takes both in as J *guests* each:
+observations of the state in the directions of the eigenvectors of P or I, whose noise and values
+say just that. So a part is factorised like any other line, and nothing but the numbers of the
+guests travels.
+
+To find them, a part is first factorised as if the state before it were known. That gives what the
+part does to any state x before it (`_passages`),
+
+    x  ->  F x + v  with covariance C,  and the likelihood exp(-x^T S x / 2 + x^T s),
+
+which every rank chains for itself over the parts of all ranks. For one column all of this is made
+of sums and products of positive numbers, and so has the accuracy of the filter on one rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import inf, log, pi
+from typing import Any, NamedTuple, TypeVar, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .._support.communicator import Communicator, agree
+from .factor import Covariance, Factor, Gram
+
+Result = TypeVar("Result")
+
+#: What is known of a state, relative to its variance of 1, does not get less than this.
+_LEAST = torch.finfo(torch.float64).eps
+
+
+def together(comm: Communicator, compute: Callable[[], Result]) -> Result:
+    """The result of a computation of this rank alone; an error on any rank is one on all."""
+    result: Result | None = None
+    error: Exception | None = None
+    try:
+        result = compute()
+    except Exception as raised:
+        error = raised
+    agree(comm, error)
+    return cast("Result", result)
+
+
+class Guests(NamedTuple):
+    """Observations of the state at one place, besides those at the anchors.
+
+    Attributes
+    ----------
+    place : Tensor ``[B]``
+    loadings : Tensor ``[B, K, J]``
+        The directions in which the state is observed.
+    noise : Tensor ``[B, K]``
+    """
+
+    place: Tensor
+    loadings: Tensor
+    noise: Tensor
+
+
+class Part:
+    """The covariance of a rank's anchors between guests before and behind them.
+
+    Parameters
+    ----------
+    covariance
+        That of the anchors alone. Derivatives reach its tensors.
+    before, behind
+        At most at the first anchor, and at least at the last one.
+    """
+
+    def __init__(self, covariance: Covariance, before: Guests, behind: Guests) -> None:
+        anchors, lengthscale, loadings, noise = covariance
+        self.first = before.noise.shape[-1]
+        self.last = self.first + anchors.shape[-1]
+        # Equal anchors are taken in the order of their numbers: guests stay outside.
+        self.covariance = Covariance(
+            torch.cat((_places(before, anchors), anchors, _places(behind, anchors)), -1),
+            lengthscale,
+            torch.cat((before.loadings.to(loadings), loadings, behind.loadings.to(loadings)), 1),
+            torch.cat((before.noise.to(noise), noise, behind.noise.to(noise)), -1),
+        )
+        self._gram: Gram | None = None
+
+    @property
+    def gram(self) -> Gram:
+        """The factor, which is computed at its first use."""
+        if self._gram is None:
+            detached = Covariance(*(each.detach() for each in self.covariance))
+            try:
+                self._gram = Gram(detached)
+            except np.linalg.LinAlgError:
+                own = slice(self.first, self.last)
+                anchors, lengthscale, loadings, noise = detached
+                # Mostly the anchors of the part are to blame, in the numbers that the caller knows.
+                Gram(
+                    Covariance(
+                        anchors[:, own].contiguous(),
+                        lengthscale,
+                        loadings[:, own].contiguous(),
+                        noise[:, own].contiguous(),
+                    )
+                )
+                raise np.linalg.LinAlgError(
+                    "the covariance matrix is singular to working precision at the first anchors "
+                    "of this rank, given those of the ranks before: add noise > 0"
+                ) from None
+        return self._gram
+
+    def joined(self, before: Tensor | None, own: Tensor, behind: Tensor | None) -> Tensor:
+        """Rows ``[B, R, n]`` with the guests' entries ``[B, R, K]``; None stands for 0."""
+        lead, count = own.shape[:2], self.covariance.noise.shape[-1]
+        left = own.new_zeros(*lead, self.first) if before is None else before.to(own)
+        right = own.new_zeros(*lead, count - self.last) if behind is None else behind.to(own)
+        return torch.cat((left, own, right), -1)
+
+    def precisions(self) -> Tensor:
+        """1 / D ``[B, n]`` of the anchors; 0 where nothing was observed."""
+        own = slice(self.first, self.last)
+        seen = self.covariance.noise[:, own] != inf
+        return torch.exp(-self.gram.log_variances()[:, own]) * seen
+
+
+class Line:
+    """Covariances whose anchors lie on several ranks; all of it is collective.
+
+    Parameters
+    ----------
+    comm
+    covariance
+        This rank's part, without derivatives. Infinite noise marks what was not observed.
+
+    Raises
+    ------
+    ValueError
+        If a rank has an anchor below one of a rank before it, or one without noise that equals the
+        last one there.
+    numpy.linalg.LinAlgError
+        If the matrix is singular.
+    """
+
+    def __init__(self, comm: Communicator, covariance: Covariance) -> None:
+        self._comm = comm
+        self._own = covariance
+        self._batch, n, self._columns = covariance.loadings.shape
+        self._find_cuts(covariance.anchors, covariance.noise)
+        self.n = sum(int(count) for (count,) in comm.all_gather(np.array([n]), [1] * comm.size))
+        self._pinned = self._find_passages()
+        self._part = self._find_factor()
+
+    # --- the factor -------------------------------------------------------------------------------
+
+    def _find_cuts(self, anchors: Tensor, noise: Tensor) -> None:
+        """Where the parts before this one end, and where this one does."""
+        batch, n = anchors.shape
+        lowest, highest = np.full(batch, inf), np.full(batch, -inf)
+        if n:
+            lowest, highest = (each.cpu().numpy() for each in anchors.aminmax(dim=-1))
+        ends = np.array(self._gathered(highest)).reshape(self._comm.size, batch)
+        before = np.max(ends[: self._comm.rank], axis=0, initial=-inf)
+
+        def check() -> None:
+            if (lowest < before).any():
+                b = int((lowest < before).argmax())
+                raise ValueError(
+                    f"anchors must follow those of the ranks before, but the least is {lowest[b]} "
+                    f"and the largest before is {before[b]}: sort them over the ranks first"
+                )
+            tied = anchors == torch.from_numpy(before).to(anchors)[:, None]
+            if bool((tied & (noise == 0)).any()):
+                raise ValueError(
+                    f"anchors has {before[int(tied.any(-1).int().argmax())]}, without noise, like "
+                    "a rank before: give it noise > 0, or keep equal anchors on one rank"
+                )
+
+        together(self._comm, check)
+        #: Whether this rank has the first anchors; the batch agrees on that.
+        self._is_first = bool((before == -inf).all())
+        own = np.where(np.isfinite(lowest), lowest, 0.0)
+        before = own if self._is_first else before
+        self._before = torch.from_numpy(before)
+        self._behind = torch.from_numpy(np.maximum(before, highest))
+
+    def _find_passages(self) -> Part:
+        """What every part does to the state before it, from a state that is known."""
+        batch, columns = self._batch, self._columns
+        eye = torch.eye(columns, dtype=torch.float64).expand(batch, -1, -1)
+        # Variances of the numbers of the state, and of sums of two of them, give its covariance.
+        one, two = np.triu_indices(columns, 1)
+        sums = eye[:, one] + eye[:, two]
+        directions = torch.cat((eye, sums), 1)
+        part = Part(
+            self._own,
+            Guests(self._before, eye, eye.new_full((batch, columns), self._unless_first(0.0))),
+            Guests(self._behind, directions, eye.new_full(directions.shape[:2], inf)),
+        )
+        together(self._comm, lambda: part.gram)
+        own, behind = self._responses(part, eye)
+        self._pinned_responses = own
+        self._pinned_precisions = part.precisions()
+        moved = -behind.mT[:, :columns]
+        seen = ((own * self._pinned_precisions[:, None]) @ own.mT).cpu()
+        by_noise = part.gram.vjp(
+            None, None, torch.ones_like(part.covariance.noise), (False, False, False, True)
+        )[3]
+        assert by_noise is not None
+        variances = by_noise[:, part.last :].cpu()
+        left = torch.diag_embed(variances[:, :columns])
+        mixed = (variances[:, columns:] - variances[:, one] - variances[:, two]) / 2
+        left[:, one, two] = left[:, two, one] = mixed
+        everywhere = self._everywhere(torch.stack((moved, seen, left)))
+        self._maps, self._seen, self._left = everywhere.unbind(1)
+        return part
+
+    def _find_factor(self) -> Part:
+        """The factor of this part, given the parts before."""
+        state = torch.eye(self._columns, dtype=torch.float64).expand(self._batch, -1, -1)
+        for r in range(self._comm.rank):
+            state = self._left[r] + _conjugated(self._maps[r], _observed(state, self._seen[r]))
+
+        def factorised() -> Part:
+            variances, self._axes = torch.linalg.eigh(state)
+            variances = variances.clamp(0.0, 1.0)
+            self._gains = (1.0 - variances).clamp(min=_LEAST)
+            noise = variances / self._gains * self._unless_first(1.0)
+            self._guests = Guests(self._before, self._axes.mT, noise)
+            behind = torch.eye(self._columns, dtype=torch.float64).expand(self._batch, -1, -1)
+            unseen = behind.new_full(behind.shape[:2], inf)
+            part = Part(self._own, self._guests, Guests(self._behind, behind, unseen))
+            part.gram  # noqa: B018 (computes it)
+            return part
+
+        part = together(self._comm, factorised)
+        self._precisions = part.precisions()
+        unit = torch.eye(self._columns, dtype=torch.float64).expand(self._batch, -1, -1)
+        self._own_responses, behind = self._responses(part, self._told(unit))
+        self._mean_maps = self._everywhere(-behind.mT)
+        logs = part.gram.log_variances()[:, part.first : part.last].sum(-1)
+        self._logdet = self._everywhere(logs).sum(0)
+        return part
+
+    def _unless_first(self, noise: float) -> float:
+        return inf if self._is_first else noise  # before the first anchors, nothing is known
+
+    def _told(self, means: Tensor) -> Tensor:
+        """What the guests before the part must have observed for means ``[B, R, J]``."""
+        observed: Tensor = (means @ self._axes) / self._gains[:, None]
+        return observed
+
+    def _responses(self, part: Part, entries: Tensor) -> tuple[Tensor, Tensor]:
+        """Innovations at the anchors and the guests behind, for entries of the guests before."""
+        nothing = self._own.noise.new_zeros(*entries.shape[:2], part.last - part.first)
+        return self._innovations(part, part.joined(entries, nothing, None))
+
+    @staticmethod
+    def _innovations(part: Part, rows: Tensor) -> tuple[Tensor, Tensor]:
+        found = part.gram.apply(Factor.LOWER_INVERSE, rows)
+        return found[..., part.first : part.last], found[..., part.last :].cpu()
+
+    # --- results ----------------------------------------------------------------------------------
+
+    def logdet(self) -> Tensor:
+        """Log det A ``[B]``."""
+        return self._logdet.to(self._own.noise)
+
+    def log_prob(self, rows: Tensor) -> Tensor:
+        """Log density ``[B, R]`` at rows ``[B, R, n]``."""
+        return -0.5 * (self.squares(rows) + self.logdet()[:, None] + self.n * log(2 * pi))
+
+    def squares(self, rows: Tensor) -> Tensor:
+        """Row^T A^-1 row ``[B, R]`` of rows ``[B, R, n]``."""
+        errors, _ = self._filtered(rows)
+        square = (errors.square() * self._precisions[:, None]).sum(-1)
+        return self._everywhere(square).sum(0).to(rows)
+
+    def solve(self, rows: Tensor) -> Tensor:
+        """A^-1 times rows ``[B, R, n]``."""
+        weighted = self._filtered(rows)[0] * self._precisions[:, None]
+        # What a step of the mean before a part costs, in half the sum of squares behind the step.
+        steps = self._everywhere(weighted @ self._own_responses.mT)
+        cost = torch.zeros_like(steps[0])
+        for r in reversed(range(self._comm.rank + 1, self._comm.size)):
+            cost = steps[r] + cost @ self._mean_maps[r]
+        part = self._part
+        solved = part.gram.apply(Factor.UPPER_INVERSE, part.joined(None, weighted, -cost))
+        return solved[..., part.first : part.last]
+
+    def conditional(self, rows: Tensor) -> Callable[[Covariance], tuple[Part, Tensor, Tensor]]:
+        """What a function of this rank needs to know of the others, given their values.
+
+        The function takes the covariance of this rank's anchors, or of some of them, and gives the
+        part with all that the other ranks know in the guests before and behind it, and what these
+        guests observed, ``[B, R, J]`` each. Given the guests, the part is independent of the other
+        ranks.
+        """
+        before = self._told(self._filtered(rows)[1])
+        own, behind = self._innovations(self._pinned, self._pinned.joined(None, rows, None))
+        told = -(own * self._pinned_precisions[:, None]) @ self._pinned_responses.mT
+        both = self._everywhere(torch.stack((told.cpu(), -behind[..., : self._columns])))
+        known = torch.zeros_like(self._left[0])
+        likely = torch.zeros_like(both[0, 0])
+        for r in reversed(range(self._comm.rank + 1, self._comm.size)):
+            surprise = likely - both[r, 1] @ known
+            # x^T (1 + known left)^-1 for every row x
+            matrix = torch.eye(self._columns, dtype=torch.float64) + self._left[r] @ known
+            likely = both[r, 0] + torch.linalg.solve(matrix, surprise, left=False) @ self._maps[r]
+            known = self._seen[r] + _conjugated(self._maps[r].mT, _observed(known, self._left[r]))
+        precision, axes = torch.linalg.eigh(known)
+        precision = precision.clamp(min=_LEAST)
+        later = Guests(self._behind, axes.mT, 1.0 / precision)
+        observed = (likely @ axes) / precision[:, None]
+
+        def part_of(covariance: Covariance) -> tuple[Part, Tensor, Tensor]:
+            return Part(covariance, self._guests, later), before, observed
+
+        return part_of
+
+    def _filtered(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """L^-1 times rows ``[B, R, n]``, and the mean ``[B, R, J]`` before the part."""
+        own, behind = self._innovations(self._part, self._part.joined(None, rows, None))
+        added = self._everywhere(-behind)
+        mean = torch.zeros_like(added[0])
+        for r in range(self._comm.rank):
+            mean = mean @ self._mean_maps[r].mT + added[r]
+        return own + mean.to(rows) @ self._own_responses, mean
+
+    # --- numbers of all ranks ---------------------------------------------------------------------
+
+    def _everywhere(self, numbers: Tensor) -> Tensor:
+        """Stack equally shaped tensors of all ranks, on the CPU."""
+        parts = self._gathered(numbers.detach().cpu().numpy().ravel())
+        return torch.from_numpy(np.array(parts)).reshape(self._comm.size, *numbers.shape)
+
+    def _gathered(self, vector: NDArray[Any]) -> list[NDArray[Any]]:
+        return self._comm.all_gather(vector, [vector.size] * self._comm.size)
+
+
+def _places(guests: Guests, like: Tensor) -> Tensor:
+    return guests.place.to(like)[:, None].expand(guests.noise.shape)
+
+
+def _observed(state: Tensor, seen: Tensor) -> Tensor:
+    """(state^-1 + seen)^-1 ``[B, J, J]``, for a covariance that may be singular."""
+    variances, axes = torch.linalg.eigh(state)
+    root = axes * variances.clamp(min=0.0).sqrt()[:, None]
+    inner = torch.eye(state.shape[-1], dtype=state.dtype) + root.mT @ seen @ root
+    result: Tensor = root @ torch.linalg.solve(inner, root.mT)
+    return result
+
+
+def _conjugated(matrix: Tensor, inner: Tensor) -> Tensor:
+    """M X M^T, symmetric to the last bit."""
+    product: Tensor = matrix @ inner @ matrix.mT
+    return (product + product.mT) / 2
