@@ -16,11 +16,9 @@ from .checks import ArrayLike, copied, same_contents, split
 from .conditional import Conditional
 from .factor import Covariance
 from .gaussian import Gaussian
-from .line import Line, Part, together
+from .line import Line, Neighbours, together
 from .parameters import GramParameters
 from .rotation import middle
-
-_PartOf = Callable[[Covariance], tuple[Part, Tensor, Tensor]]
 
 
 class GaussianOnRanks(Gaussian):
@@ -95,7 +93,7 @@ class GaussianOnRanks(Gaussian):
         return self.parameters.restored(variances.reshape(*self._batch, -1))
 
     def condition(self, observed_index: ArrayLike, values: ArrayLike) -> Conditional:
-        """As `LaplaceGram.condition`, without derivatives; indices are those of this rank's anchors."""
+        """As `LaplaceGram.condition`, without derivatives; indices count this rank's anchors."""
         n = self.anchors.shape[-1]
         observed, rest = together(self._comm, lambda: split(observed_index, n, self.device))
         return self._condition(self.parameters, observed, rest, values)
@@ -177,27 +175,26 @@ class GaussianOnRanks(Gaussian):
     def _log_prob(self, line: Line, rows: Tensor) -> Tensor:
         """The density ``[B, R]`` with its derivatives."""
         density = line.log_prob(rows)
+        if any(self._everyone([self.anchors.requires_grad])[0]):
+            line.refuse_ties()
         with torch.no_grad():
-            part_of = line.conditional(rows)
-        named = self.parameters.named()
-        tied = bool((self.anchors.detach().sort(dim=-1).values.diff(dim=-1) == 0).any())
-
-        def check() -> None:
-            if tied and self.anchors.requires_grad:
-                raise NotImplementedError(
-                    "anchors that coincide have no derivatives over ranks: detach the anchors, or "
-                    "move them apart"
-                )
-
-        together(self._comm, check)
-        shared = self._shared()
+            neighbours = line.neighbours(rows)
+        named, shared = self.parameters.named(), self._shared()
         names, origin = list(named), self._origin
+        term = self.terms[0]
+        is_simple = (
+            len(rows) == rows.shape[1] == len(self.terms) == neighbours.before.noise.shape[-1] == 1
+            and not self._batch
+            and not term.has_parameters_per_anchor()
+            and not self.anchors.requires_grad
+        )
 
         def local(rows: Tensor, *tensors: Tensor) -> Tensor:
             parameters = GramParameters.from_named(dict(zip(names, tensors, strict=True)))
-            part, before, behind = part_of(parameters.covariance(origin))
-            joined = part.joined(before, rows, behind)
-            return factors.log_prob(part.gram, joined, part.covariance)
+            if is_simple:
+                return _one_process(parameters, rows, neighbours)
+            part = neighbours.part(parameters.covariance(origin))
+            return factors.log_prob(part.gram, neighbours.rows(part, rows), part.covariance)
 
         summed = [False, *(name in shared for name in names)]
         result: Tensor = _LogProb.apply(  # type: ignore[no-untyped-call]
@@ -224,7 +221,7 @@ class ConditionalOnRanks(Conditional):
     Once it has looked around, nothing else in it is collective.
     """
 
-    _part_of: _PartOf
+    _neighbours: Neighbours
     _origin: Tensor
 
     def look_around(self, comm: Communicator, origin: Tensor) -> None:
@@ -237,7 +234,7 @@ class ConditionalOnRanks(Conditional):
         everything = values.new_zeros(*values.shape[:-1], own.anchors.shape[-1])
         everything[..., self.observed] = values
         rows, _ = own.parameters.flattened(everything)
-        self._part_of = Line(comm, self._observed_covariance()).conditional(rows)
+        self._neighbours = Line(comm, self._observed_covariance()).neighbours(rows)
 
     @torch.no_grad()
     def _observed_covariance(self) -> Covariance:
@@ -250,8 +247,8 @@ class ConditionalOnRanks(Conditional):
     @torch.no_grad()
     def _expectation(self, values: Tensor) -> Tensor:
         rows, restore = self._given.parameters.flattened(values)
-        part, before, behind = self._part_of(self._given.parameters.covariance(self._origin))
-        weights = part.gram.solve(part.joined(before, rows, behind))
+        part = self._neighbours.part(self._given.parameters.covariance(self._origin))
+        weights = part.gram.solve(self._neighbours.rows(part, rows))
         anchors, lengthscale, loadings, _ = part.covariance
         whole = self._gram.parameters.covariance(self._origin)
         targets = whole.anchors[:, self.rest]
@@ -268,7 +265,7 @@ class ConditionalOnRanks(Conditional):
 
     @torch.no_grad()
     def _latent_variance(self) -> Tensor:
-        part, _, _ = self._part_of(self._observed_covariance())
+        part = self._neighbours.part(self._observed_covariance())
         variances = factors.unobserved_variances(part.gram, part.covariance)
         result = variances[:, part.first : part.last][:, self.rest]
         result = result.reshape(*self._gram.shape[:-2], self.rest.numel())
@@ -277,6 +274,33 @@ class ConditionalOnRanks(Conditional):
     def sample(self, *_: Any, **__: Any) -> Tensor:
         """Not available over ranks."""
         raise NotImplementedError(_MISSING.format("Conditional.sample"))
+
+
+def _one_process(parameters: GramParameters, rows: Tensor, neighbours: Neighbours) -> Tensor:
+    """The density of a part of one real process, by the way that keeps no factor.
+
+    The guests observed the state, whose variance is 1; here, they observe the process.
+    """
+    anchors, (term,), noise, _ = parameters
+    variance = torch.as_tensor(term.variance)
+    root = variance.sqrt()
+    own = anchors.new_zeros(1).double() if noise is None else noise.double()
+    places, variances = [anchors.double()], [own.expand(anchors.shape)]
+    values = [rows[0, 0]]
+    count = 0
+    for guests, told in (
+        (neighbours.before, neighbours.told_before),
+        (neighbours.behind, neighbours.told_behind),
+    ):
+        if bool(guests.noise.isfinite().all()):  # not before the first anchors
+            places.append(guests.place.to(rows))
+            variances.append(guests.noise[0].to(rows) * variance)
+            values.append((told * guests.loadings)[0, 0].to(rows) * root)
+            count += 1
+    # Equal anchors in another order have the same density, and the same derivatives by all else.
+    extended = GramParameters.of(torch.cat(places), (term,), torch.cat(variances))
+    density = Gaussian.of(extended).log_prob(torch.cat(values))
+    return (density + count * root.log())[None, None]
 
 
 class _LogProb(torch.autograd.Function):

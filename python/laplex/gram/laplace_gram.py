@@ -82,10 +82,10 @@ class LaplaceGram(Gaussian):
     With `group` or `comm`, A is the matrix of the anchors of all ranks, and arguments and results
     are those of a rank's own anchors; a rank may have none. Terms and a single `noise` must be the
     same on every rank. Every method is collective. There are `solve`, `logdet`, `log_prob`,
-    `inv_quad_logdet`, `diagonal`, `condition` and `predict`, whose targets are in line order among the anchors. Where
-    an anchor equals one of a rank before, it must have noise. `logdet` and `log_prob` are the same
-    on every rank. They have first derivatives, for which every rank calls ``backward`` on the same
-    loss: those by terms and a single noise are sums over all ranks.
+    `inv_quad_logdet`, `diagonal`, `condition` and `predict`, whose targets are in line order among
+    the anchors. Where an anchor equals one of a rank before, it must have noise. `logdet` and
+    `log_prob` are the same on every rank. They have first derivatives, for which every rank calls
+    ``backward`` on the same loss: those by terms and a single noise are sums over all ranks.
 
     The factor is kept, and computed again if the numbers in any tensor have changed since. The
     factor S of A = S S^T has rows and columns in the order of the given anchors, and is lower

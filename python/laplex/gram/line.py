@@ -129,6 +129,30 @@ class Part:
         return torch.exp(-self.gram.log_variances()[:, own]) * seen
 
 
+class Neighbours(NamedTuple):
+    """All that the other ranks know about a part, given which it is independent of them.
+
+    Attributes
+    ----------
+    before, behind : Guests
+    told_before, told_behind : Tensor ``[B, R, J]``
+        What these guests observed.
+    """
+
+    before: Guests
+    behind: Guests
+    told_before: Tensor
+    told_behind: Tensor
+
+    def part(self, covariance: Covariance) -> Part:
+        """The part of all anchors of this rank, or of some of them."""
+        return Part(covariance, self.before, self.behind)
+
+    def rows(self, part: Part, own: Tensor) -> Tensor:
+        """Values ``[B, R, n]`` at the anchors, with those of the guests."""
+        return part.joined(self.told_before, own, self.told_behind)
+
+
 class Line:
     """Covariances whose anchors lie on several ranks; all of it is collective.
 
@@ -293,14 +317,8 @@ class Line:
         solved = part.gram.apply(Factor.UPPER_INVERSE, part.joined(None, weighted, -cost))
         return solved[..., part.first : part.last]
 
-    def conditional(self, rows: Tensor) -> Callable[[Covariance], tuple[Part, Tensor, Tensor]]:
-        """What a function of this rank needs to know of the others, given their values.
-
-        The function takes the covariance of this rank's anchors, or of some of them, and gives the
-        part with all that the other ranks know in the guests before and behind it, and what these
-        guests observed, ``[B, R, J]`` each. Given the guests, the part is independent of the other
-        ranks.
-        """
+    def neighbours(self, rows: Tensor) -> Neighbours:
+        """What the other ranks know of this one, given values ``[B, R, n]`` everywhere."""
         before = self._told(self._filtered(rows)[1])
         own, behind = self._innovations(self._pinned, self._pinned.joined(None, rows, None))
         told = -(own * self._pinned_precisions[:, None]) @ self._pinned_responses.mT
@@ -316,12 +334,22 @@ class Line:
         precision, axes = torch.linalg.eigh(known)
         precision = precision.clamp(min=_LEAST)
         later = Guests(self._behind, axes.mT, 1.0 / precision)
-        observed = (likely @ axes) / precision[:, None]
+        return Neighbours(self._guests, later, before, (likely @ axes) / precision[:, None])
 
-        def part_of(covariance: Covariance) -> tuple[Part, Tensor, Tensor]:
-            return Part(covariance, self._guests, later), before, observed
+    def refuse_ties(self) -> None:
+        """Raise an error if anchors coincide, on one rank or on two."""
+        anchors = self._own.anchors
 
-        return part_of
+        def check() -> None:
+            place = [] if self._is_first else [self._before.to(anchors)[:, None]]
+            everything = torch.cat((*place, anchors), -1)
+            if bool((everything.sort(dim=-1).values.diff(dim=-1) == 0).any()):
+                raise NotImplementedError(
+                    "anchors that coincide have no derivatives over ranks: detach the anchors, or "
+                    "move them apart"
+                )
+
+        together(self._comm, check)
 
     def _filtered(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """L^-1 times rows ``[B, R, n]``, and the mean ``[B, R, J]`` before the part."""
