@@ -69,21 +69,22 @@ class GaussianOnRanks(Gaussian):
         """As `Gaussian.logdet`, with first derivatives."""
         zeros = self.anchors.new_zeros((*self._batch, self.anchors.shape[-1]))
         rows, _, line, recorded = self._entered(zeros)
-        result = line.logdet()
         if recorded:
-            result = -2.0 * self._log_prob(line, rows)[:, 0] - self._n * log(2 * pi)
+            result = -2.0 * self._log_prob(line, rows, True)[:, 0] - self._n * log(2 * pi)
+        else:
+            result = line.logdet().clone()
         return self.parameters.restored(result.reshape(self._batch))
 
     def log_prob(self, values: ArrayLike) -> Tensor:
         """As `Gaussian.log_prob`, with first derivatives."""
         rows, restore, line, recorded = self._entered(values)
-        return restore(self._log_prob(line, rows) if recorded else line.log_prob(rows))
+        return restore(self._log_prob(line, rows, recorded))
 
     def inv_quad_logdet(self, values: ArrayLike) -> tuple[Tensor, Tensor]:
         """As `Gaussian.inv_quad_logdet`, without derivatives."""
         rows, restore, line, recorded = self._entered(values)
         _refuse_derivatives("inv_quad_logdet", recorded)
-        logdet = self.parameters.restored(line.logdet().reshape(self._batch))
+        logdet = self.parameters.restored(line.logdet().clone().reshape(self._batch))
         return restore(line.squares(rows)), logdet
 
     def diagonal(self) -> Tensor:
@@ -172,28 +173,38 @@ class GaussianOnRanks(Gaussian):
                         "same on every rank"
                     )
 
-    def _log_prob(self, line: Line, rows: Tensor) -> Tensor:
-        """The density ``[B, R]`` with its derivatives."""
-        density = line.log_prob(rows)
-        if any(self._everyone([self.anchors.requires_grad])[0]):
+    def _log_prob(self, line: Line, rows: Tensor, recorded: bool) -> Tensor:
+        """The density ``[B, R]``, with its derivatives if recorded."""
+        anchors_too = recorded and any(self._everyone([self.anchors.requires_grad])[0])
+        if anchors_too:
             line.refuse_ties()
-        with torch.no_grad():
-            neighbours = line.neighbours(rows)
+        columns = line.before.noise.shape[-1]
+        is_simple = (
+            len(self.terms) == len(rows) == rows.shape[1] == columns == 1
+            and not self._batch
+            and not self.terms[0].has_parameters_per_anchor()
+            and not anchors_too
+        )
+        neighbours = line.neighbours(rows)
+        gram = None if is_simple else line.part().gram
+        if is_simple:
+            with torch.no_grad():
+                own = together(
+                    self._comm, lambda: _one_process(self.parameters, rows, neighbours, False)
+                )
+            density = line.total(own)
+        else:
+            density = line.log_prob(rows)
+        if not recorded:
+            return density
         named, shared = self.parameters.named(), self._shared()
         names, origin = list(named), self._origin
-        term = self.terms[0]
-        is_simple = (
-            len(rows) == rows.shape[1] == len(self.terms) == neighbours.before.noise.shape[-1] == 1
-            and not self._batch
-            and not term.has_parameters_per_anchor()
-            and not self.anchors.requires_grad
-        )
 
         def local(rows: Tensor, *tensors: Tensor) -> Tensor:
             parameters = GramParameters.from_named(dict(zip(names, tensors, strict=True)))
             if is_simple:
-                return _one_process(parameters, rows, neighbours)
-            part = neighbours.part(parameters.covariance(origin))
+                return _one_process(parameters, rows, neighbours, True)
+            part = neighbours.part(parameters.covariance(origin), gram)
             return factors.log_prob(part.gram, neighbours.rows(part, rows), part.covariance)
 
         summed = [False, *(name in shared for name in names)]
@@ -276,31 +287,34 @@ class ConditionalOnRanks(Conditional):
         raise NotImplementedError(_MISSING.format("Conditional.sample"))
 
 
-def _one_process(parameters: GramParameters, rows: Tensor, neighbours: Neighbours) -> Tensor:
-    """The density of a part of one real process, by the way that keeps no factor.
+def _one_process(
+    parameters: GramParameters, rows: Tensor, neighbours: Neighbours, both: bool
+) -> Tensor:
+    """The density ``[1, 1]`` of a part of one real process, by the way that keeps no factor.
 
-    The guests observed the state, whose variance is 1; here, they observe the process.
+    Either given the guests before it, or of everything with both guests, up to a constant.
     """
     anchors, (term,), noise, _ = parameters
-    variance = torch.as_tensor(term.variance)
-    root = variance.sqrt()
-    own = anchors.new_zeros(1).double() if noise is None else noise.double()
-    places, variances = [anchors.double()], [own.expand(anchors.shape)]
-    values = [rows[0, 0]]
-    count = 0
-    for guests, told in (
-        (neighbours.before, neighbours.told_before),
-        (neighbours.behind, neighbours.told_behind),
-    ):
-        if bool(guests.noise.isfinite().all()):  # not before the first anchors
-            places.append(guests.place.to(rows))
-            variances.append(guests.noise[0].to(rows) * variance)
-            values.append((told * guests.loadings)[0, 0].to(rows) * root)
-            count += 1
-    # Equal anchors in another order have the same density, and the same derivatives by all else.
+    variance = torch.as_tensor(term.variance, dtype=torch.float64).to(rows)
+    own = rows.new_zeros(1) if noise is None else noise.double()
+    places, variances, values = [anchors.double()], [own.expand(anchors.shape)], [rows[0, 0]]
+    constant = rows.new_zeros(())
+    guests = [(neighbours.before, neighbours.told_before)]
+    if both:
+        guests.append((neighbours.behind, neighbours.told_behind))
+    for guest, told in guests:
+        if bool(guest.noise.isfinite().all()):  # not before the first anchors
+            # A guest observes the state, whose variance is 1. Here, it observes the process.
+            guest_noise, value = guest.noise[0].to(rows), (told * guest.loadings)[0, 0].to(rows)
+            places.append(guest.place.to(rows))
+            variances.append(guest_noise * variance)
+            values.append(value * variance.sqrt())
+            total = 1.0 + guest_noise[0]
+            given = -0.5 * (value[0].square() / total + (2 * pi * total).log())
+            constant = constant + 0.5 * variance.log() - (0.0 if both else given)
     extended = GramParameters.of(torch.cat(places), (term,), torch.cat(variances))
     density = Gaussian.of(extended).log_prob(torch.cat(values))
-    return (density + count * root.log())[None, None]
+    return (density + constant)[None, None]
 
 
 class _LogProb(torch.autograd.Function):

@@ -21,6 +21,7 @@ of sums and products of positive numbers, and so has the accuracy of the filter 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from math import inf, log, pi
 from typing import Any, NamedTuple, TypeVar, cast
 
@@ -75,9 +76,13 @@ class Part:
         That of the anchors alone. Derivatives reach its tensors.
     before, behind
         At most at the first anchor, and at least at the last one.
+    gram
+        The factor, where it is there already.
     """
 
-    def __init__(self, covariance: Covariance, before: Guests, behind: Guests) -> None:
+    def __init__(
+        self, covariance: Covariance, before: Guests, behind: Guests, gram: Gram | None = None
+    ) -> None:
         anchors, lengthscale, loadings, noise = covariance
         self.first = before.noise.shape[-1]
         self.last = self.first + anchors.shape[-1]
@@ -88,7 +93,7 @@ class Part:
             torch.cat((before.loadings.to(loadings), loadings, behind.loadings.to(loadings)), 1),
             torch.cat((before.noise.to(noise), noise, behind.noise.to(noise)), -1),
         )
-        self._gram: Gram | None = None
+        self._gram = gram
 
     @property
     def gram(self) -> Gram:
@@ -122,11 +127,21 @@ class Part:
         right = own.new_zeros(*lead, count - self.last) if behind is None else behind.to(own)
         return torch.cat((left, own, right), -1)
 
+    def innovations(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """L^-1 times rows: at the anchors, and at the guests behind, on the CPU."""
+        found = self.gram.apply(Factor.LOWER_INVERSE, rows)
+        return found[..., self.first : self.last], found[..., self.last :].cpu()
+
+    @cached_property
+    def log_variances(self) -> Tensor:
+        """Log D ``[B, n]`` of the anchors; 0 where nothing was observed."""
+        return self.gram.log_variances()[:, self.first : self.last]
+
+    @cached_property
     def precisions(self) -> Tensor:
         """1 / D ``[B, n]`` of the anchors; 0 where nothing was observed."""
-        own = slice(self.first, self.last)
-        seen = self.covariance.noise[:, own] != inf
-        return torch.exp(-self.gram.log_variances()[:, own]) * seen
+        seen = self.covariance.noise[:, self.first : self.last] != inf
+        return torch.exp(-self.log_variances) * seen
 
 
 class Neighbours(NamedTuple):
@@ -144,9 +159,9 @@ class Neighbours(NamedTuple):
     told_before: Tensor
     told_behind: Tensor
 
-    def part(self, covariance: Covariance) -> Part:
+    def part(self, covariance: Covariance, gram: Gram | None = None) -> Part:
         """The part of all anchors of this rank, or of some of them."""
-        return Part(covariance, self.before, self.behind)
+        return Part(covariance, self.before, self.behind, gram)
 
     def rows(self, part: Part, own: Tensor) -> Tensor:
         """Values ``[B, R, n]`` at the anchors, with those of the guests."""
@@ -154,7 +169,7 @@ class Neighbours(NamedTuple):
 
 
 class Line:
-    """Covariances whose anchors lie on several ranks; all of it is collective.
+    """Covariances whose anchors lie on several ranks; every method is collective.
 
     Parameters
     ----------
@@ -175,10 +190,13 @@ class Line:
         self._comm = comm
         self._own = covariance
         self._batch, n, self._columns = covariance.loadings.shape
+        self._eye = torch.eye(self._columns, dtype=torch.float64).expand(self._batch, -1, -1)
         self._find_cuts(covariance.anchors, covariance.noise)
         self.n = sum(int(count) for (count,) in comm.all_gather(np.array([n]), [1] * comm.size))
-        self._pinned = self._find_passages()
-        self._part = self._find_factor()
+        self._find_passages()
+        self._find_guests()
+        self._part: Part | None = None
+        self._logdet: Tensor | None = None
 
     # --- the factor -------------------------------------------------------------------------------
 
@@ -213,25 +231,24 @@ class Line:
         self._before = torch.from_numpy(before)
         self._behind = torch.from_numpy(np.maximum(before, highest))
 
-    def _find_passages(self) -> Part:
+    def _find_passages(self) -> None:
         """What every part does to the state before it, from a state that is known."""
-        batch, columns = self._batch, self._columns
-        eye = torch.eye(columns, dtype=torch.float64).expand(batch, -1, -1)
+        columns = self._columns
         # Variances of the numbers of the state, and of sums of two of them, give its covariance.
         one, two = np.triu_indices(columns, 1)
-        sums = eye[:, one] + eye[:, two]
-        directions = torch.cat((eye, sums), 1)
+        directions = torch.cat((self._eye, self._eye[:, one] + self._eye[:, two]), 1)
+        known = self._eye.new_full((self._batch, columns), inf if self._is_first else 0.0)
         part = Part(
             self._own,
-            Guests(self._before, eye, eye.new_full((batch, columns), self._unless_first(0.0))),
-            Guests(self._behind, directions, eye.new_full(directions.shape[:2], inf)),
+            Guests(self._before, self._eye, known),
+            Guests(self._behind, directions, known.new_full(directions.shape[:2], inf)),
         )
         together(self._comm, lambda: part.gram)
-        own, behind = self._responses(part, eye)
-        self._pinned_responses = own
-        self._pinned_precisions = part.precisions()
+        nothing = self._own.noise.new_zeros(self._batch, columns, part.last - part.first)
+        self._responses, behind = part.innovations(part.joined(self._eye, nothing, None))
+        self._weighted = self._responses * part.precisions[:, None]
         moved = -behind.mT[:, :columns]
-        seen = ((own * self._pinned_precisions[:, None]) @ own.mT).cpu()
+        seen = (self._weighted @ self._responses.mT).cpu()
         by_noise = part.gram.vjp(
             None, None, torch.ones_like(part.covariance.noise), (False, False, False, True)
         )[3]
@@ -242,99 +259,87 @@ class Line:
         left[:, one, two] = left[:, two, one] = mixed
         everywhere = self._everywhere(torch.stack((moved, seen, left)))
         self._maps, self._seen, self._left = everywhere.unbind(1)
-        return part
+        self._pinned = part
 
-    def _find_factor(self) -> Part:
-        """The factor of this part, given the parts before."""
-        state = torch.eye(self._columns, dtype=torch.float64).expand(self._batch, -1, -1)
-        for r in range(self._comm.rank):
-            state = self._left[r] + _conjugated(self._maps[r], _observed(state, self._seen[r]))
+    def _find_guests(self) -> None:
+        """What the other ranks know of the states at both ends, and the guests that say so."""
+        size, rank = self._comm.size, self._comm.rank
+        #: Before each rank up to this one, the covariance of the state given what is before it.
+        self._states = [self._eye]
+        for r in range(rank):
+            seen = _observed(self._states[r], self._seen[r])
+            self._states.append(self._left[r] + _conjugated(self._maps[r], seen))
+        #: Behind each rank down to this one, what the ranks behind it know of the state there.
+        self._known = {size - 1: torch.zeros_like(self._eye)}
+        for r in reversed(range(rank + 1, size)):
+            left = _observed(self._known[r], self._left[r])
+            self._known[r - 1] = self._seen[r] + _conjugated(self._maps[r].mT, left)
+        variances, self._axes = torch.linalg.eigh(self._states[rank])
+        variances = variances.clamp(0.0, 1.0)
+        self._gains = (1.0 - variances).clamp(min=_LEAST)
+        noise = (
+            variances.new_full(variances.shape, inf) if self._is_first else variances / self._gains
+        )
+        precisions, self._axes_behind = torch.linalg.eigh(self._known[rank])
+        self._precisions = precisions.clamp(min=_LEAST)
+        self.before = Guests(self._before, self._axes.mT, noise)
+        self.behind = Guests(self._behind, self._axes_behind.mT, 1.0 / self._precisions)
 
-        def factorised() -> Part:
-            variances, self._axes = torch.linalg.eigh(state)
-            variances = variances.clamp(0.0, 1.0)
-            self._gains = (1.0 - variances).clamp(min=_LEAST)
-            noise = variances / self._gains * self._unless_first(1.0)
-            self._guests = Guests(self._before, self._axes.mT, noise)
-            behind = torch.eye(self._columns, dtype=torch.float64).expand(self._batch, -1, -1)
-            unseen = behind.new_full(behind.shape[:2], inf)
-            part = Part(self._own, self._guests, Guests(self._behind, behind, unseen))
-            part.gram  # noqa: B018 (computes it)
-            return part
-
-        part = together(self._comm, factorised)
-        self._precisions = part.precisions()
-        unit = torch.eye(self._columns, dtype=torch.float64).expand(self._batch, -1, -1)
-        self._own_responses, behind = self._responses(part, self._told(unit))
-        self._mean_maps = self._everywhere(-behind.mT)
-        logs = part.gram.log_variances()[:, part.first : part.last].sum(-1)
-        self._logdet = self._everywhere(logs).sum(0)
-        return part
-
-    def _unless_first(self, noise: float) -> float:
-        return inf if self._is_first else noise  # before the first anchors, nothing is known
-
-    def _told(self, means: Tensor) -> Tensor:
-        """What the guests before the part must have observed for means ``[B, R, J]``."""
-        observed: Tensor = (means @ self._axes) / self._gains[:, None]
-        return observed
-
-    def _responses(self, part: Part, entries: Tensor) -> tuple[Tensor, Tensor]:
-        """Innovations at the anchors and the guests behind, for entries of the guests before."""
-        nothing = self._own.noise.new_zeros(*entries.shape[:2], part.last - part.first)
-        return self._innovations(part, part.joined(entries, nothing, None))
-
-    @staticmethod
-    def _innovations(part: Part, rows: Tensor) -> tuple[Tensor, Tensor]:
-        found = part.gram.apply(Factor.LOWER_INVERSE, rows)
-        return found[..., part.first : part.last], found[..., part.last :].cpu()
+    def part(self) -> Part:
+        """The anchors of this rank between their guests, factorised."""
+        if self._part is None:
+            part = Part(self._own, self.before, self.behind)
+            together(self._comm, lambda: part.gram)
+            self._part = part
+        return self._part
 
     # --- results ----------------------------------------------------------------------------------
 
+    def neighbours(self, rows: Tensor) -> Neighbours:
+        """What the guests have observed, given values ``[B, R, n]`` everywhere."""
+        size, rank = self._comm.size, self._comm.rank
+        pinned = self._pinned
+        own, behind = pinned.innovations(pinned.joined(None, rows, None))
+        told = -(own @ self._weighted.mT).cpu()
+        told, added = self._everywhere(torch.stack((told, -behind[..., : self._columns]))).unbind(1)
+        mean = torch.zeros_like(told[0])
+        for r in range(rank):
+            gain = _observed(self._states[r], self._seen[r])
+            mean = mean + (told[r] - mean @ self._seen[r]) @ gain
+            mean = mean @ self._maps[r].mT + added[r]
+        likely = torch.zeros_like(told[0])
+        for r in reversed(range(rank + 1, size)):
+            surprise = likely - added[r] @ self._known[r]
+            inner = self._eye + self._left[r] @ self._known[r]
+            likely = told[r] + torch.linalg.solve(inner, surprise, left=False) @ self._maps[r]
+        return Neighbours(
+            self.before,
+            self.behind,
+            (mean @ self._axes) / self._gains[:, None],
+            (likely @ self._axes_behind) / self._precisions[:, None],
+        )
+
     def logdet(self) -> Tensor:
         """Log det A ``[B]``."""
-        return self._logdet.to(self._own.noise)
+        part = self.part()
+        if self._logdet is None:
+            self._logdet = self.total(part.log_variances.sum(-1))
+        return self._logdet
+
+    def squares(self, rows: Tensor) -> Tensor:
+        """Row^T A^-1 row ``[B, R]`` of rows ``[B, R, n]``."""
+        part, neighbours = self.part(), self.neighbours(rows)
+        errors, _ = part.innovations(neighbours.rows(part, rows))
+        return self.total((errors.square() * part.precisions[:, None]).sum(-1))
 
     def log_prob(self, rows: Tensor) -> Tensor:
         """Log density ``[B, R]`` at rows ``[B, R, n]``."""
         return -0.5 * (self.squares(rows) + self.logdet()[:, None] + self.n * log(2 * pi))
 
-    def squares(self, rows: Tensor) -> Tensor:
-        """Row^T A^-1 row ``[B, R]`` of rows ``[B, R, n]``."""
-        errors, _ = self._filtered(rows)
-        square = (errors.square() * self._precisions[:, None]).sum(-1)
-        return self._everywhere(square).sum(0).to(rows)
-
     def solve(self, rows: Tensor) -> Tensor:
         """A^-1 times rows ``[B, R, n]``."""
-        weighted = self._filtered(rows)[0] * self._precisions[:, None]
-        # What a step of the mean before a part costs, in half the sum of squares behind the step.
-        steps = self._everywhere(weighted @ self._own_responses.mT)
-        cost = torch.zeros_like(steps[0])
-        for r in reversed(range(self._comm.rank + 1, self._comm.size)):
-            cost = steps[r] + cost @ self._mean_maps[r]
-        part = self._part
-        solved = part.gram.apply(Factor.UPPER_INVERSE, part.joined(None, weighted, -cost))
-        return solved[..., part.first : part.last]
-
-    def neighbours(self, rows: Tensor) -> Neighbours:
-        """What the other ranks know of this one, given values ``[B, R, n]`` everywhere."""
-        before = self._told(self._filtered(rows)[1])
-        own, behind = self._innovations(self._pinned, self._pinned.joined(None, rows, None))
-        told = -(own * self._pinned_precisions[:, None]) @ self._pinned_responses.mT
-        both = self._everywhere(torch.stack((told.cpu(), -behind[..., : self._columns])))
-        known = torch.zeros_like(self._left[0])
-        likely = torch.zeros_like(both[0, 0])
-        for r in reversed(range(self._comm.rank + 1, self._comm.size)):
-            surprise = likely - both[r, 1] @ known
-            # x^T (1 + known left)^-1 for every row x
-            matrix = torch.eye(self._columns, dtype=torch.float64) + self._left[r] @ known
-            likely = both[r, 0] + torch.linalg.solve(matrix, surprise, left=False) @ self._maps[r]
-            known = self._seen[r] + _conjugated(self._maps[r].mT, _observed(known, self._left[r]))
-        precision, axes = torch.linalg.eigh(known)
-        precision = precision.clamp(min=_LEAST)
-        later = Guests(self._behind, axes.mT, 1.0 / precision)
-        return Neighbours(self._guests, later, before, (likely @ axes) / precision[:, None])
+        part, neighbours = self.part(), self.neighbours(rows)
+        return part.gram.solve(neighbours.rows(part, rows))[..., part.first : part.last]
 
     def refuse_ties(self) -> None:
         """Raise an error if anchors coincide, on one rank or on two."""
@@ -351,14 +356,9 @@ class Line:
 
         together(self._comm, check)
 
-    def _filtered(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """L^-1 times rows ``[B, R, n]``, and the mean ``[B, R, J]`` before the part."""
-        own, behind = self._innovations(self._part, self._part.joined(None, rows, None))
-        added = self._everywhere(-behind)
-        mean = torch.zeros_like(added[0])
-        for r in range(self._comm.rank):
-            mean = mean @ self._mean_maps[r].mT + added[r]
-        return own + mean.to(rows) @ self._own_responses, mean
+    def total(self, numbers: Tensor) -> Tensor:
+        """The sum of the tensors of all ranks, with the same bits on each."""
+        return self._everywhere(numbers).sum(0).to(numbers)
 
     # --- numbers of all ranks ---------------------------------------------------------------------
 
