@@ -16,7 +16,7 @@ from .checks import ArrayLike, copied, same_contents, split
 from .conditional import Conditional
 from .factor import Covariance
 from .gaussian import Gaussian
-from .line import Line, Neighbours, together
+from .line import Line, Neighbours, together, total
 from .parameters import GramParameters
 from .rotation import middle
 
@@ -192,7 +192,7 @@ class GaussianOnRanks(Gaussian):
                 own = together(
                     self._comm, lambda: _one_process(self.parameters, rows, neighbours, False)
                 )
-            density = line.total(own)
+            density = total(self._comm, own)
         else:
             density = line.log_prob(rows)
         if not recorded:
@@ -359,8 +359,7 @@ class _LogProb(torch.autograd.Function):
         for view, summed in zip(views, ctx.summed, strict=True):
             grad = next(own) if view.requires_grad else None
             if grad is not None and summed:
-                total = ctx.comm.all_reduce(grad.cpu().double().numpy())
-                grad = torch.from_numpy(total).to(grad)
+                grad = total(ctx.comm, grad.double()).to(grad)
             results.append(grad)
         return (None, None, None, None, *results)
 

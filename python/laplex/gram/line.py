@@ -23,11 +23,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cached_property
 from math import inf, log, pi
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import NamedTuple, TypeVar, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from .._support.communicator import Communicator, agree
@@ -206,7 +205,7 @@ class Line:
         lowest, highest = np.full(batch, inf), np.full(batch, -inf)
         if n:
             lowest, highest = (each.cpu().numpy() for each in anchors.aminmax(dim=-1))
-        ends = np.array(self._gathered(highest)).reshape(self._comm.size, batch)
+        ends = everywhere(self._comm, torch.from_numpy(highest)).numpy()
         before = np.max(ends[: self._comm.rank], axis=0, initial=-inf)
 
         def check() -> None:
@@ -257,8 +256,8 @@ class Line:
         left = torch.diag_embed(variances[:, :columns])
         mixed = (variances[:, columns:] - variances[:, one] - variances[:, two]) / 2
         left[:, one, two] = left[:, two, one] = mixed
-        everywhere = self._everywhere(torch.stack((moved, seen, left)))
-        self._maps, self._seen, self._left = everywhere.unbind(1)
+        passages = everywhere(self._comm, torch.stack((moved, seen, left)))
+        self._maps, self._seen, self._left = passages.unbind(1)
         self._pinned = part
 
     def _find_guests(self) -> None:
@@ -301,7 +300,9 @@ class Line:
         pinned = self._pinned
         own, behind = pinned.innovations(pinned.joined(None, rows, None))
         told = -(own @ self._weighted.mT).cpu()
-        told, added = self._everywhere(torch.stack((told, -behind[..., : self._columns]))).unbind(1)
+        told, added = everywhere(
+            self._comm, torch.stack((told, -behind[..., : self._columns]))
+        ).unbind(1)
         mean = torch.zeros_like(told[0])
         for r in range(rank):
             gain = _observed(self._states[r], self._seen[r])
@@ -323,14 +324,14 @@ class Line:
         """Log det A ``[B]``."""
         part = self.part()
         if self._logdet is None:
-            self._logdet = self.total(part.log_variances.sum(-1))
+            self._logdet = total(self._comm, part.log_variances.sum(-1))
         return self._logdet
 
     def squares(self, rows: Tensor) -> Tensor:
         """Row^T A^-1 row ``[B, R]`` of rows ``[B, R, n]``."""
         part, neighbours = self.part(), self.neighbours(rows)
         errors, _ = part.innovations(neighbours.rows(part, rows))
-        return self.total((errors.square() * part.precisions[:, None]).sum(-1))
+        return total(self._comm, (errors.square() * part.precisions[:, None]).sum(-1))
 
     def log_prob(self, rows: Tensor) -> Tensor:
         """Log density ``[B, R]`` at rows ``[B, R, n]``."""
@@ -356,19 +357,17 @@ class Line:
 
         together(self._comm, check)
 
-    def total(self, numbers: Tensor) -> Tensor:
-        """The sum of the tensors of all ranks, with the same bits on each."""
-        return self._everywhere(numbers).sum(0).to(numbers)
 
-    # --- numbers of all ranks ---------------------------------------------------------------------
+def everywhere(comm: Communicator, numbers: Tensor) -> Tensor:
+    """Stack equally shaped float64 tensors of all ranks, on the CPU."""
+    vector = numbers.detach().cpu().numpy().ravel()
+    parts = comm.all_gather(vector, [vector.size] * comm.size)
+    return torch.from_numpy(np.array(parts)).reshape(comm.size, *numbers.shape)
 
-    def _everywhere(self, numbers: Tensor) -> Tensor:
-        """Stack equally shaped tensors of all ranks, on the CPU."""
-        parts = self._gathered(numbers.detach().cpu().numpy().ravel())
-        return torch.from_numpy(np.array(parts)).reshape(self._comm.size, *numbers.shape)
 
-    def _gathered(self, vector: NDArray[Any]) -> list[NDArray[Any]]:
-        return self._comm.all_gather(vector, [vector.size] * self._comm.size)
+def total(comm: Communicator, numbers: Tensor) -> Tensor:
+    """The sum of the float64 tensors of all ranks, with the same bits on each."""
+    return everywhere(comm, numbers).sum(0).to(numbers)
 
 
 def _places(guests: Guests, like: Tensor) -> Tensor:

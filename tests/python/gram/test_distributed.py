@@ -139,7 +139,7 @@ def many_on_ranks(rank: int, size: int, cases: int) -> list[tuple[np.ndarray, ..
     """Random lengths, cuts, lengthscales and noise; the same on every rank."""
     found = []
     for seed in range(cases):
-        n, x, v, ends, model = random_case(seed, size)
+        _, x, v, ends, model = random_case(seed, size)
         s = part_of(rank, ends)
         gram = LaplaceGram(x[s], **model, group=dist.group.WORLD)
         found.append((gram.log_prob(v[s]).numpy(), gram.solve(v[s]).numpy()))
@@ -235,7 +235,8 @@ def fitted_on_ranks(rank: int, size: int) -> list[float]:
     s = slice(200 * rank, 200 * (rank + 1))
     log_noise = torch.tensor(2.0, dtype=D, requires_grad=True)
     y = draw(400)[s]
-    gram = LaplaceGram(torch.arange(s.start, s.stop), noise=log_noise.exp(), group=dist.group.WORLD)
+    x = torch.arange(s.start, s.stop, dtype=D)
+    gram = LaplaceGram(x, noise=log_noise.exp(), group=dist.group.WORLD)
     found = [float(gram.logdet().detach())]
     optimiser = torch.optim.SGD([log_noise], lr=1e-3)
     for _ in range(5):
