@@ -16,7 +16,7 @@ from .checks import ArrayLike, copied, same_contents, split
 from .conditional import Conditional
 from .factor import Covariance
 from .gaussian import Gaussian
-from .line import Line, Neighbours, together, total
+from .line import Line, Boundaries, together, total
 from .parameters import GramParameters
 from .rotation import middle
 
@@ -85,7 +85,7 @@ class GaussianOnRanks(Gaussian):
         rows, restore, line, recorded = self._entered(values)
         _refuse_derivatives("inv_quad_logdet", recorded)
         logdet = self.parameters.restored(line.logdet().clone().reshape(self._batch))
-        return restore(line.squares(rows)), logdet
+        return restore(line.squares(rows, line.boundaries(rows))), logdet
 
     def diagonal(self) -> Tensor:
         """As `Gaussian.diagonal`, at this rank's anchors."""
@@ -185,16 +185,16 @@ class GaussianOnRanks(Gaussian):
             and not self.terms[0].has_parameters_per_anchor()
             and not anchors_too
         )
-        neighbours = line.neighbours(rows)
+        boundaries = line.boundaries(rows)
         gram = None if is_simple else line.part().gram
         if is_simple:
             with torch.no_grad():
                 own = together(
-                    self._comm, lambda: _one_process(self.parameters, rows, neighbours, False)
+                    self._comm, lambda: _one_process(self.parameters, rows, boundaries, False)
                 )
             density = total(self._comm, own)
         else:
-            density = line.log_prob(rows)
+            density = line.log_prob(rows, boundaries)
         if not recorded:
             return density
         named, shared = self.parameters.named(), self._shared()
@@ -203,9 +203,9 @@ class GaussianOnRanks(Gaussian):
         def local(rows: Tensor, *tensors: Tensor) -> Tensor:
             parameters = GramParameters.from_named(dict(zip(names, tensors, strict=True)))
             if is_simple:
-                return _one_process(parameters, rows, neighbours, True)
-            part = neighbours.part(parameters.covariance(origin), gram)
-            return factors.log_prob(part.gram, neighbours.rows(part, rows), part.covariance)
+                return _one_process(parameters, rows, boundaries, True)
+            part = boundaries.part(parameters.covariance(origin), gram)
+            return factors.log_prob(part.gram, boundaries.rows(part, rows), part.covariance)
 
         summed = [False, *(name in shared for name in names)]
         result: Tensor = _LogProb.apply(  # type: ignore[no-untyped-call]
@@ -232,7 +232,7 @@ class ConditionalOnRanks(Conditional):
     Once it has looked around, nothing else in it is collective.
     """
 
-    _neighbours: Neighbours
+    _boundaries: Boundaries
     _origin: Tensor
 
     def look_around(self, comm: Communicator, origin: Tensor) -> None:
@@ -245,7 +245,7 @@ class ConditionalOnRanks(Conditional):
         everything = values.new_zeros(*values.shape[:-1], own.anchors.shape[-1])
         everything[..., self.observed] = values
         rows, _ = own.parameters.flattened(everything)
-        self._neighbours = Line(comm, self._observed_covariance()).neighbours(rows)
+        self._boundaries = Line(comm, self._observed_covariance()).boundaries(rows)
 
     @torch.no_grad()
     def _observed_covariance(self) -> Covariance:
@@ -258,8 +258,8 @@ class ConditionalOnRanks(Conditional):
     @torch.no_grad()
     def _expectation(self, values: Tensor) -> Tensor:
         rows, restore = self._given.parameters.flattened(values)
-        part = self._neighbours.part(self._given.parameters.covariance(self._origin))
-        weights = part.gram.solve(self._neighbours.rows(part, rows))
+        part = self._boundaries.part(self._given.parameters.covariance(self._origin))
+        weights = part.gram.solve(self._boundaries.rows(part, rows))
         anchors, lengthscale, loadings, _ = part.covariance
         whole = self._gram.parameters.covariance(self._origin)
         targets = whole.anchors[:, self.rest]
@@ -276,7 +276,7 @@ class ConditionalOnRanks(Conditional):
 
     @torch.no_grad()
     def _latent_variance(self) -> Tensor:
-        part = self._neighbours.part(self._observed_covariance())
+        part = self._boundaries.part(self._observed_covariance())
         variances = factors.unobserved_variances(part.gram, part.covariance)
         result = variances[:, part.first : part.last][:, self.rest]
         result = result.reshape(*self._gram.shape[:-2], self.rest.numel())
@@ -288,29 +288,30 @@ class ConditionalOnRanks(Conditional):
 
 
 def _one_process(
-    parameters: GramParameters, rows: Tensor, neighbours: Neighbours, both: bool
+    parameters: GramParameters, rows: Tensor, boundaries: Boundaries, both: bool
 ) -> Tensor:
     """The density ``[1, 1]`` of a part of one real process, by the way that keeps no factor.
 
-    Either given the guests before it, or of everything with both guests, up to a constant.
+    Either given the pseudo-observations before it, or together with those at `both` ends, up to a
+    constant.
     """
     anchors, (term,), noise, _ = parameters
     variance = torch.as_tensor(term.variance, dtype=torch.float64).to(rows)
     own = rows.new_zeros(1) if noise is None else noise.double()
     places, variances, values = [anchors.double()], [own.expand(anchors.shape)], [rows[0, 0]]
     constant = rows.new_zeros(())
-    guests = [(neighbours.before, neighbours.told_before)]
+    ends = [(boundaries.before, boundaries.values_before)]
     if both:
-        guests.append((neighbours.behind, neighbours.told_behind))
-    for guest, told in guests:
-        if bool(guest.noise.isfinite().all()):  # not before the first anchors
-            # A guest observes the state, whose variance is 1. Here, it observes the process.
-            guest_noise, value = guest.noise[0].to(rows), (told * guest.loadings)[0, 0].to(rows)
-            places.append(guest.place.to(rows))
-            variances.append(guest_noise * variance)
+        ends.append((boundaries.behind, boundaries.values_behind))
+    for pseudo, observed in ends:
+        if bool(pseudo.noise.isfinite().all()):  # not before the first anchors
+            # They are of the state, whose variance is 1. Here, they are made of the process.
+            own_noise, value = pseudo.noise[0].to(rows), (observed * pseudo.loadings)[0, 0].to(rows)
+            places.append(pseudo.place.to(rows))
+            variances.append(own_noise * variance)
             values.append(value * variance.sqrt())
-            total = 1.0 + guest_noise[0]
-            given = -0.5 * (value[0].square() / total + (2 * pi * total).log())
+            spread = 1.0 + own_noise[0]
+            given = -0.5 * (value[0].square() / spread + (2 * pi * spread).log())
             constant = constant + 0.5 * variance.log() - (0.0 if both else given)
     extended = GramParameters.of(torch.cat(places), (term,), torch.cat(variances))
     density = Gaussian.of(extended).log_prob(torch.cat(values))
@@ -318,11 +319,11 @@ def _one_process(
 
 
 class _LogProb(torch.autograd.Function):
-    """The density of all ranks, whose derivatives are those of the part between its guests.
+    """The density of all ranks, with the derivatives of the part between its boundaries.
 
     By Fisher's identity: the derivative of log p(values) is the expectation, given the values, of
     that of the log density of values and states, which is a sum over the parts. What the other
-    ranks know of the states, the guests, stays as it is.
+    ranks know of the states stays as it is.
     """
 
     @staticmethod

@@ -3,19 +3,19 @@
 Each rank has a part of the line; the parts follow one another. The state of the process at a point
 is a vector of J independent numbers of variance 1, and given the state at the last anchor of a part
 everything before it is independent of everything after it. What the ranks to the left know of that
-state is a mean m and a covariance P, what the ranks to the right know is a likelihood
-exp(-x^T I x / 2 + x^T i). A covariance of the compiled core takes both in as J *guests* each:
-observations of the state in the directions of the eigenvectors of P or I, whose noise and values
-say just that. So a part is factorised like any other line, and nothing but the numbers of the
-guests travels.
+state is its mean and its covariance P, given their values; what the ranks to the right know is the
+likelihood of their values, exp(-x^T K x / 2 + x^T k). Both are what J *pseudo-observations* of the
+state say, in the directions of the eigenvectors of P or K, with suitable noise and values. So a
+part between pseudo-observations is a line like any other, and only their numbers are exchanged.
 
 To find them, a part is first factorised as if the state before it were known. That gives what the
-part does to any state x before it (`_passages`),
+part does to any state x before it,
 
     x  ->  F x + v  with covariance C,  and the likelihood exp(-x^T S x / 2 + x^T s),
 
 which every rank chains for itself over the parts of all ranks. For one column all of this is made
-of sums and products of positive numbers, and so has the accuracy of the filter on one rank.
+of sums and products of positive numbers, and so has the accuracy of the filter on one rank. These
+are the elements of the parallel Kalman filter (Sarkka and Garcia-Fernandez, arXiv 1905.13002).
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def together(comm: Communicator, compute: Callable[[], Result]) -> Result:
     return cast("Result", result)
 
 
-class Guests(NamedTuple):
+class PseudoObservations(NamedTuple):
     """Observations of the state at one place, besides those at the anchors.
 
     Attributes
@@ -67,7 +67,7 @@ class Guests(NamedTuple):
 
 
 class Part:
-    """The covariance of a rank's anchors between guests before and behind them.
+    """The covariance of a rank's anchors between pseudo-observations before and behind them.
 
     Parameters
     ----------
@@ -80,12 +80,16 @@ class Part:
     """
 
     def __init__(
-        self, covariance: Covariance, before: Guests, behind: Guests, gram: Gram | None = None
+        self,
+        covariance: Covariance,
+        before: PseudoObservations,
+        behind: PseudoObservations,
+        gram: Gram | None = None,
     ) -> None:
         anchors, lengthscale, loadings, noise = covariance
         self.first = before.noise.shape[-1]
         self.last = self.first + anchors.shape[-1]
-        # Equal anchors are taken in the order of their numbers: guests stay outside.
+        # Equal anchors are taken in the order of their numbers: these stay outside.
         self.covariance = Covariance(
             torch.cat((_places(before, anchors), anchors, _places(behind, anchors)), -1),
             lengthscale,
@@ -120,14 +124,14 @@ class Part:
         return self._gram
 
     def joined(self, before: Tensor | None, own: Tensor, behind: Tensor | None) -> Tensor:
-        """Rows ``[B, R, n]`` with the guests' entries ``[B, R, K]``; None stands for 0."""
+        """Rows ``[B, R, n]`` between entries of the pseudo-observations; None stands for 0."""
         lead, count = own.shape[:2], self.covariance.noise.shape[-1]
         left = own.new_zeros(*lead, self.first) if before is None else before.to(own)
         right = own.new_zeros(*lead, count - self.last) if behind is None else behind.to(own)
         return torch.cat((left, own, right), -1)
 
     def innovations(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """L^-1 times rows: at the anchors, and at the guests behind, on the CPU."""
+        """L^-1 times rows: at the anchors, and at what is behind them, on the CPU."""
         found = self.gram.apply(Factor.LOWER_INVERSE, rows)
         return found[..., self.first : self.last], found[..., self.last :].cpu()
 
@@ -143,28 +147,28 @@ class Part:
         return torch.exp(-self.log_variances) * seen
 
 
-class Neighbours(NamedTuple):
-    """All that the other ranks know about a part, given which it is independent of them.
+class Boundaries(NamedTuple):
+    """All that the other ranks know of a part, given which it is independent of them.
 
     Attributes
     ----------
-    before, behind : Guests
-    told_before, told_behind : Tensor ``[B, R, J]``
-        What these guests observed.
+    before, behind : PseudoObservations
+    values_before, values_behind : Tensor ``[B, R, J]``
+        What was observed there.
     """
 
-    before: Guests
-    behind: Guests
-    told_before: Tensor
-    told_behind: Tensor
+    before: PseudoObservations
+    behind: PseudoObservations
+    values_before: Tensor
+    values_behind: Tensor
 
     def part(self, covariance: Covariance, gram: Gram | None = None) -> Part:
         """The part of all anchors of this rank, or of some of them."""
         return Part(covariance, self.before, self.behind, gram)
 
     def rows(self, part: Part, own: Tensor) -> Tensor:
-        """Values ``[B, R, n]`` at the anchors, with those of the guests."""
-        return part.joined(self.told_before, own, self.told_behind)
+        """Values ``[B, R, n]`` at the anchors, with those of the pseudo-observations."""
+        return part.joined(self.values_before, own, self.values_behind)
 
 
 class Line:
@@ -193,7 +197,7 @@ class Line:
         self._find_cuts(covariance.anchors, covariance.noise)
         self.n = sum(int(count) for (count,) in comm.all_gather(np.array([n]), [1] * comm.size))
         self._find_passages()
-        self._find_guests()
+        self._find_boundaries()
         self._part: Part | None = None
         self._logdet: Tensor | None = None
 
@@ -239,15 +243,15 @@ class Line:
         known = self._eye.new_full((self._batch, columns), inf if self._is_first else 0.0)
         part = Part(
             self._own,
-            Guests(self._before, self._eye, known),
-            Guests(self._behind, directions, known.new_full(directions.shape[:2], inf)),
+            PseudoObservations(self._before, self._eye, known),
+            PseudoObservations(self._behind, directions, known.new_full(directions.shape[:2], inf)),
         )
         together(self._comm, lambda: part.gram)
         nothing = self._own.noise.new_zeros(self._batch, columns, part.last - part.first)
-        self._responses, behind = part.innovations(part.joined(self._eye, nothing, None))
-        self._weighted = self._responses * part.precisions[:, None]
+        responses, behind = part.innovations(part.joined(self._eye, nothing, None))
+        self._weighted = responses * part.precisions[:, None]
         moved = -behind.mT[:, :columns]
-        seen = (self._weighted @ self._responses.mT).cpu()
+        seen = (self._weighted @ responses.mT).cpu()
         by_noise = part.gram.vjp(
             None, None, torch.ones_like(part.covariance.noise), (False, False, False, True)
         )[3]
@@ -260,8 +264,8 @@ class Line:
         self._maps, self._seen, self._left = passages.unbind(1)
         self._pinned = part
 
-    def _find_guests(self) -> None:
-        """What the other ranks know of the states at both ends, and the guests that say so."""
+    def _find_boundaries(self) -> None:
+        """What the other ranks know of the states at both ends, as pseudo-observations."""
         size, rank = self._comm.size, self._comm.rank
         #: Before each rank up to this one, the covariance of the state given what is before it.
         self._states = [self._eye]
@@ -281,11 +285,11 @@ class Line:
         )
         precisions, self._axes_behind = torch.linalg.eigh(self._known[rank])
         self._precisions = precisions.clamp(min=_LEAST)
-        self.before = Guests(self._before, self._axes.mT, noise)
-        self.behind = Guests(self._behind, self._axes_behind.mT, 1.0 / self._precisions)
+        self.before = PseudoObservations(self._before, self._axes.mT, noise)
+        self.behind = PseudoObservations(self._behind, self._axes_behind.mT, 1.0 / self._precisions)
 
     def part(self) -> Part:
-        """The anchors of this rank between their guests, factorised."""
+        """The anchors of this rank between their pseudo-observations, factorised."""
         if self._part is None:
             part = Part(self._own, self.before, self.behind)
             together(self._comm, lambda: part.gram)
@@ -294,8 +298,8 @@ class Line:
 
     # --- results ----------------------------------------------------------------------------------
 
-    def neighbours(self, rows: Tensor) -> Neighbours:
-        """What the guests have observed, given values ``[B, R, n]`` everywhere."""
+    def boundaries(self, rows: Tensor) -> Boundaries:
+        """What the other ranks know of this one, given values ``[B, R, n]`` on all of them."""
         size, rank = self._comm.size, self._comm.rank
         pinned = self._pinned
         own, behind = pinned.innovations(pinned.joined(None, rows, None))
@@ -313,7 +317,7 @@ class Line:
             surprise = likely - added[r] @ self._known[r]
             inner = self._eye + self._left[r] @ self._known[r]
             likely = told[r] + torch.linalg.solve(inner, surprise, left=False) @ self._maps[r]
-        return Neighbours(
+        return Boundaries(
             self.before,
             self.behind,
             (mean @ self._axes) / self._gains[:, None],
@@ -327,20 +331,21 @@ class Line:
             self._logdet = total(self._comm, part.log_variances.sum(-1))
         return self._logdet
 
-    def squares(self, rows: Tensor) -> Tensor:
+    def squares(self, rows: Tensor, boundaries: Boundaries) -> Tensor:
         """Row^T A^-1 row ``[B, R]`` of rows ``[B, R, n]``."""
-        part, neighbours = self.part(), self.neighbours(rows)
-        errors, _ = part.innovations(neighbours.rows(part, rows))
+        part = self.part()
+        errors, _ = part.innovations(boundaries.rows(part, rows))
         return total(self._comm, (errors.square() * part.precisions[:, None]).sum(-1))
 
-    def log_prob(self, rows: Tensor) -> Tensor:
+    def log_prob(self, rows: Tensor, boundaries: Boundaries) -> Tensor:
         """Log density ``[B, R]`` at rows ``[B, R, n]``."""
-        return -0.5 * (self.squares(rows) + self.logdet()[:, None] + self.n * log(2 * pi))
+        squares = self.squares(rows, boundaries)
+        return -0.5 * (squares + self.logdet()[:, None] + self.n * log(2 * pi))
 
     def solve(self, rows: Tensor) -> Tensor:
         """A^-1 times rows ``[B, R, n]``."""
-        part, neighbours = self.part(), self.neighbours(rows)
-        return part.gram.solve(neighbours.rows(part, rows))[..., part.first : part.last]
+        part, boundaries = self.part(), self.boundaries(rows)
+        return part.gram.solve(boundaries.rows(part, rows))[..., part.first : part.last]
 
     def refuse_ties(self) -> None:
         """Raise an error if anchors coincide, on one rank or on two."""
@@ -370,8 +375,8 @@ def total(comm: Communicator, numbers: Tensor) -> Tensor:
     return everywhere(comm, numbers).sum(0).to(numbers)
 
 
-def _places(guests: Guests, like: Tensor) -> Tensor:
-    return guests.place.to(like)[:, None].expand(guests.noise.shape)
+def _places(pseudo: PseudoObservations, like: Tensor) -> Tensor:
+    return pseudo.place.to(like)[:, None].expand(pseudo.noise.shape)
 
 
 def _observed(state: Tensor, seen: Tensor) -> Tensor:
