@@ -16,7 +16,7 @@ from .checks import ArrayLike, copied, same_contents, split
 from .conditional import Conditional
 from .factor import Covariance
 from .gaussian import Gaussian
-from .line import Line, Boundaries, together, total
+from .line import Boundaries, Line, together, total
 from .parameters import GramParameters
 from .rotation import middle
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -286,6 +287,12 @@ class LaplaceGram(Gaussian):
         from .linear_operator import LaplaceGramLinearOperator
 
         return LaplaceGramLinearOperator.of(self)
+
+
+# That of the constructor; that of `__new__` would go before it.
+LaplaceGram.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+    list(inspect.signature(LaplaceGram.__init__).parameters.values())[1:]
+)
 
 
 class _LaplaceGramOnRanks(GaussianOnRanks, LaplaceGram):

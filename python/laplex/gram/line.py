@@ -130,21 +130,26 @@ class Part:
         right = own.new_zeros(*lead, count - self.last) if behind is None else behind.to(own)
         return torch.cat((left, own, right), -1)
 
-    def innovations(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """L^-1 times rows: at the anchors, and at what is behind them, on the CPU."""
-        found = self.gram.apply(Factor.LOWER_INVERSE, rows)
-        return found[..., self.first : self.last], found[..., self.last :].cpu()
+    def whitened(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """D^-1/2 L^-1 times rows: at the anchors, and at what is behind them, on the CPU.
 
-    @cached_property
+        What was not observed has D = 1 in the core; among the anchors, it becomes 0.
+        """
+        found = self.gram.apply(Factor.LOWER_INVERSE, rows, scaled=True)
+        own, behind = found[..., self.first : self.last], found[..., self.last :].cpu()
+        if self._hidden is not None:
+            own = own.masked_fill(self._hidden[:, None], 0.0)
+        return own, behind
+
     def log_variances(self) -> Tensor:
-        """Log D ``[B, n]`` of the anchors; 0 where nothing was observed."""
-        return self.gram.log_variances()[:, self.first : self.last]
+        """Log D ``[B, n + K]`` of the anchors and behind them; 0 where nothing was observed."""
+        return self.gram.log_variances()[:, self.first :]
 
     @cached_property
-    def precisions(self) -> Tensor:
-        """1 / D ``[B, n]`` of the anchors; 0 where nothing was observed."""
-        seen = self.covariance.noise[:, self.first : self.last] != inf
-        return torch.exp(-self.log_variances) * seen
+    def _hidden(self) -> Tensor | None:
+        """The anchors that were not observed ``[B, n]``, if there are any."""
+        hidden = self.covariance.noise[:, self.first : self.last] == inf
+        return hidden if bool(hidden.any()) else None
 
 
 class Boundaries(NamedTuple):
@@ -237,29 +242,35 @@ class Line:
     def _find_passages(self) -> None:
         """What every part does to the state before it, from a state that is known."""
         columns = self._columns
+        known = self._eye.new_full((self._batch, columns), inf if self._is_first else 0.0)
+        before = PseudoObservations(self._before, self._eye, known)
+        # Whether the state behind the part is known, too, so that nothing else can observe it.
+        anchors, noise = self._own.anchors, self._own.noise
+        last = anchors == self._behind.to(anchors)[:, None]
+        is_known = bool(((noise == 0) & last).any()) or not (self._is_first or noise.shape[-1])
         # Variances of the numbers of the state, and of sums of two of them, give its covariance.
         one, two = np.triu_indices(columns, 1)
         directions = torch.cat((self._eye, self._eye[:, one] + self._eye[:, two]), 1)
-        known = self._eye.new_full((self._batch, columns), inf if self._is_first else 0.0)
-        part = Part(
-            self._own,
-            PseudoObservations(self._before, self._eye, known),
-            PseudoObservations(self._behind, directions, known.new_full(directions.shape[:2], inf)),
-        )
+        is_seen = columns == 1 and not is_known
+        unseen = known.new_full(directions.shape[:2], 0.0 if is_seen else inf)
+        part = Part(self._own, before, PseudoObservations(self._behind, directions, unseen))
         together(self._comm, lambda: part.gram)
-        nothing = self._own.noise.new_zeros(self._batch, columns, part.last - part.first)
-        responses, behind = part.innovations(part.joined(self._eye, nothing, None))
-        self._weighted = responses * part.precisions[:, None]
-        moved = -behind.mT[:, :columns]
-        seen = (self._weighted @ responses.mT).cpu()
-        by_noise = part.gram.vjp(
-            None, None, torch.ones_like(part.covariance.noise), (False, False, False, True)
-        )[3]
-        assert by_noise is not None
-        variances = by_noise[:, part.last :].cpu()
+        if is_seen:  # what it would have been told: at half the cost
+            variances = part.log_variances()[:, part.last - part.first :].exp().cpu()
+        else:
+            ones = torch.ones_like(part.covariance.noise)
+            by_noise = part.gram.vjp(None, None, ones, (False, False, False, True))[3]
+            assert by_noise is not None
+            variances = by_noise[:, part.last :].cpu()
         left = torch.diag_embed(variances[:, :columns])
         mixed = (variances[:, columns:] - variances[:, one] - variances[:, two]) / 2
         left[:, one, two] = left[:, two, one] = mixed
+        nothing = noise.new_zeros(self._batch, columns, noise.shape[-1])
+        self._responses, behind = part.whitened(part.joined(self._eye, nothing, None))
+        #: By what numbers behind the part are divided there.
+        self._scale = variances[:, :columns].sqrt() if is_seen else torch.ones_like(known)
+        moved = -(behind[..., :columns] * self._scale[:, None]).mT
+        seen = (self._responses @ self._responses.mT).cpu()
         passages = everywhere(self._comm, torch.stack((moved, seen, left)))
         self._maps, self._seen, self._left = passages.unbind(1)
         self._pinned = part
@@ -302,11 +313,10 @@ class Line:
         """What the other ranks know of this one, given values ``[B, R, n]`` on all of them."""
         size, rank = self._comm.size, self._comm.rank
         pinned = self._pinned
-        own, behind = pinned.innovations(pinned.joined(None, rows, None))
-        told = -(own @ self._weighted.mT).cpu()
-        told, added = everywhere(
-            self._comm, torch.stack((told, -behind[..., : self._columns]))
-        ).unbind(1)
+        own, behind = pinned.whitened(pinned.joined(None, rows, None))
+        told = -(own @ self._responses.mT).cpu()
+        added = -behind[..., : self._columns] * self._scale[:, None]
+        told, added = everywhere(self._comm, torch.stack((told, added))).unbind(1)
         mean = torch.zeros_like(told[0])
         for r in range(rank):
             gain = _observed(self._states[r], self._seen[r])
@@ -328,14 +338,15 @@ class Line:
         """Log det A ``[B]``."""
         part = self.part()
         if self._logdet is None:
-            self._logdet = total(self._comm, part.log_variances.sum(-1))
+            logs = part.log_variances()[:, : part.last - part.first]
+            self._logdet = total(self._comm, logs.sum(-1))
         return self._logdet
 
     def squares(self, rows: Tensor, boundaries: Boundaries) -> Tensor:
         """Row^T A^-1 row ``[B, R]`` of rows ``[B, R, n]``."""
         part = self.part()
-        errors, _ = part.innovations(boundaries.rows(part, rows))
-        return total(self._comm, (errors.square() * part.precisions[:, None]).sum(-1))
+        white, _ = part.whitened(boundaries.rows(part, rows))
+        return total(self._comm, white.square().sum(-1))
 
     def log_prob(self, rows: Tensor, boundaries: Boundaries) -> Tensor:
         """Log density ``[B, R]`` at rows ``[B, R, n]``."""
