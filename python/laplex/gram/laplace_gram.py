@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
 
+from .._support.communicator import communicator
 from .._support.optional import require
-from .checks import ArrayLike, ScalarLike, all_finite, as_tensor, split
+from .checks import ArrayLike, ScalarLike, split
 from .conditional import Conditional
+from .distributed import GaussianOnRanks
 from .gaussian import Gaussian
+from .line import together
 from .parameters import GramParameters
 from .term import Term
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+    from torch.distributed import ProcessGroup
+    from typing_extensions import Self  # typing has it from Python 3.11 on
 
 
 class LaplaceGram(Gaussian):
@@ -41,11 +50,17 @@ class LaplaceGram(Gaussian):
         most 32, on a GPU at most 8.
     noise : float, Tensor or array, shapes ``[*b, n]`` or ``[*b, 1]``, optional
         The variance of the noise at each anchor, at least 0. None stands for 0.
+    group : torch.distributed.ProcessGroup, optional
+        The processes over which the anchors are spread in line order: those of each rank, in any
+        order, follow those of the ranks before. See Notes.
+    comm : mpi4py.MPI.Comm, optional
+        The same for MPI.
 
     Raises
     ------
     TypeError, ValueError
-        If an argument has a wrong shape, dtype or value.
+        If an argument has a wrong shape, dtype or value. Over ranks, each of them raises the error
+        of the first that has one, whose number is in the message.
     numpy.linalg.LinAlgError
         If A is singular, or so close to singular that its factor would have no correct digit. The
         error is raised when A is first factorised, and names the anchors. Anchors that coincide
@@ -65,6 +80,14 @@ class LaplaceGram(Gaussian):
 
     NumPy arrays are accepted in place of tensors. They are copied, and results are tensors.
 
+    With `group` or `comm`, A is the matrix of the anchors of all ranks, and arguments and results
+    are those of a rank's own anchors; a rank may have none. Terms and a single `noise` must be the
+    same on every rank. Every method is collective. There are `solve`, `logdet`, `log_prob`,
+    `inv_quad_logdet`, `diagonal`, `condition` and `predict`, whose targets are in line order among
+    the anchors. Where an anchor equals one of a rank before, it must have noise. `logdet` and
+    `log_prob` are the same on every rank. They have first derivatives, for which every rank calls
+    ``backward`` on the same loss: those by terms and a single noise are sums over all ranks.
+
     The factor is kept, and computed again if the numbers in any tensor have changed since. The
     factor S of A = S S^T has rows and columns in the order of the given anchors, and is lower
     triangular in their sorted order.
@@ -81,6 +104,13 @@ class LaplaceGram(Gaussian):
     tensor(-2.6590, dtype=torch.float64)
     """
 
+    def __new__(
+        cls, *_: Any, group: ProcessGroup | None = None, comm: MPI.Comm | None = None, **__: Any
+    ) -> Self:
+        """Over ranks, the object is one of another class."""
+        kind = cls if group is None and comm is None else _LaplaceGramOnRanks
+        return cast("Self", object.__new__(kind))
+
     def __init__(
         self,
         anchors: ArrayLike,
@@ -92,7 +122,10 @@ class LaplaceGram(Gaussian):
         scale: ArrayLike | None = None,
         terms: Sequence[Term] | None = None,
         noise: ScalarLike | None = None,
+        group: ProcessGroup | None = None,
+        comm: MPI.Comm | None = None,
     ) -> None:
+        del group, comm  # see __new__
         single = Term(lengthscale, variance, frequency, phase, scale)
         if terms is None:
             terms = (single,)
@@ -170,19 +203,7 @@ class LaplaceGram(Gaussian):
             If a term has phases or scales, because new points have neither. In that case build one
             `LaplaceGram` over anchors and targets together, and call `condition`.
         """
-        targets = as_tensor("targets", targets, integers=self.dtype)
-        if targets.dtype is not self.dtype or targets.dim() == 0:
-            raise TypeError(
-                f"targets must be {self.dtype}, like the anchors, and of shape [..., m]; got "
-                f"{targets.dtype} {list(targets.shape)}"
-            )
-        if not all_finite(targets):
-            raise ValueError("targets must be finite, but have a NaN or an infinity")
-        if any(term.has_parameters_per_anchor() for term in self.terms):
-            raise ValueError(
-                "predict has no phase or scale for the targets: build one LaplaceGram over anchors "
-                "and targets together, and call its condition()"
-            )
+        targets = self.parameters.checked_targets(targets)
         whole = Gaussian(self.parameters.extended(targets))
         numbers = torch.arange(whole.anchors.shape[-1], device=self.device)
         observed, rest = numbers.tensor_split([self.anchors.shape[-1]])
@@ -266,3 +287,24 @@ class LaplaceGram(Gaussian):
         from .linear_operator import LaplaceGramLinearOperator
 
         return LaplaceGramLinearOperator.of(self)
+
+
+# That of the constructor; that of `__new__` would go before it.
+LaplaceGram.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+    list(inspect.signature(LaplaceGram.__init__).parameters.values())[1:]
+)
+
+
+class _LaplaceGramOnRanks(GaussianOnRanks, LaplaceGram):
+    """What `LaplaceGram` makes over ranks."""
+
+    def __init__(
+        self,
+        *arguments: Any,
+        group: ProcessGroup | None = None,
+        comm: MPI.Comm | None = None,
+        **named: Any,
+    ) -> None:
+        ranks = communicator(group, comm)
+        together(ranks, lambda: LaplaceGram.__init__(self, *arguments, **named))
+        self.start(ranks)

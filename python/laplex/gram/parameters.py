@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..numpy.layout import layout_of
 from .checks import (
+    all_finite,
     as_tensor,
     broadcast,
     checked_anchors,
@@ -153,6 +154,24 @@ class GramParameters(NamedTuple):
             noise = torch.cat((noise.expand(*lead, n), noise.new_zeros(*lead, m)), -1)
         return self.checked(anchors, self.terms, noise)
 
+    def checked_targets(self, targets: object) -> Tensor:
+        """Check new points ``[*b, m]`` for a prediction and return them as a tensor."""
+        dtype = self.anchors.dtype
+        targets = as_tensor("targets", targets, integers=dtype)
+        if targets.dtype is not dtype or targets.dim() == 0:
+            raise TypeError(
+                f"targets must be {dtype}, like the anchors, and of shape [..., m]; got "
+                f"{targets.dtype} {list(targets.shape)}"
+            )
+        if not all_finite(targets):
+            raise ValueError("targets must be finite, but have a NaN or an infinity")
+        if any(term.has_parameters_per_anchor() for term in self.terms):
+            raise ValueError(
+                "predict has no phase or scale for the targets: build one LaplaceGram over anchors "
+                "and targets together, and call its condition()"
+            )
+        return targets
+
     # --- numbers ----------------------------------------------------------------------------------
 
     def as_values(self, values: object) -> Tensor:
@@ -218,13 +237,16 @@ class GramParameters(NamedTuple):
         """A float64 result in the anchors' dtype."""
         return result if self.anchors.dtype is torch.float64 else result.float()
 
-    def covariance(self) -> Covariance:
-        """The matrices in the layout of the compiled core, with the batch as one dimension."""
+    def covariance(self, origin: Tensor | None = None) -> Covariance:
+        """The matrices in the layout of the compiled core, with the batch as one dimension.
+
+        Parts of one line need an `origin` in common, see `Term.columns`.
+        """
         anchors, n, batch = self.anchors.double(), self.n, self.batch
         lengthscales: list[Tensor] = []
         columns: list[Tensor] = []
         for term in self.terms:
-            lengthscale, some = term.columns(anchors)
+            lengthscale, some = term.columns(anchors, origin)
             lengthscales += [expanded(lengthscale, batch, anchors) for _ in some]
             columns += [
                 each if each.shape[:-1] == batch else each.expand(*batch, n) for each in some

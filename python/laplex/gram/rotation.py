@@ -16,27 +16,37 @@ _SOME = 1001
 _BLOCK = 2**14
 
 
-def rotation(frequency: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+def rotation(
+    frequency: Tensor, places: Tensor, origin: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Compute cos and sin of frequency * (places - origin), float64 ``[*b, n]``.
 
     Differences of angles are accurate to a few units of rounding, wherever the places are. To this
     end, differences and products are computed together with their rounding errors; for an angle of
-    1e16, the rounding error is of order 1. The origin is a place near the
+    1e16, the rounding error is of order 1. Without one, the origin is a place near the
     median, so that the sines of places that are close together keep their digits.
 
     Parameters
     ----------
     frequency : Tensor ``[*b, 1]``
     places : Tensor ``[*b, n]``
+    origin : Tensor ``[*b, 1]``, optional
     """
     n = places.shape[-1]
-    some = places.detach()[..., :: max(1, n // _SOME)]
-    origin = some.median(-1, keepdim=True).values if n else some.new_zeros((*some.shape[:-1], 1))
+    if origin is None:
+        origin = middle(places)
     batch = broadcast(frequency.shape[:-1], places.shape[:-1])
     result: tuple[Tensor, Tensor] = _Rotation.apply(  # type: ignore[no-untyped-call]
         frequency.expand(*batch, n), places.expand(*batch, n), origin.expand(*batch, n)
     )
     return result
+
+
+def middle(places: Tensor) -> Tensor:
+    """A place near the median of places ``[*b, n]``, or 0 if there is none: ``[*b, 1]``."""
+    n = places.shape[-1]
+    some = places.detach()[..., :: max(1, n // _SOME)]
+    return some.median(-1, keepdim=True).values if n else some.new_zeros((*some.shape[:-1], 1))
 
 
 class _Rotation(torch.autograd.Function):

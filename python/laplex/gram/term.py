@@ -170,11 +170,11 @@ class Term:
             self._frequency(anchors),
         )
 
-    def columns(self, anchors: Tensor) -> tuple[Scalar, list[Tensor]]:
+    def columns(self, anchors: Tensor, origin: Tensor | None = None) -> tuple[Scalar, list[Tensor]]:
         """The current lengthscale ``[*b]`` and columns H of ``sum_k diag(H_k) E diag(H_k)``.
 
         There is one column, or a cosine and a sine, each ``[*b, n]`` for float64 anchors
-        ``[*b, n]``.
+        ``[*b, n]``. Angles of the frequency are 0 at `origin`, by default near the median.
 
         :meta private:
         """
@@ -188,7 +188,7 @@ class Term:
         if frequency is not None:
             if not isinstance(frequency, Tensor):
                 frequency = anchors.new_full((), frequency)
-            cosine, sine = rotation(frequency[..., None], anchors)
+            cosine, sine = rotation(frequency[..., None], anchors, origin)
         if self.phase is not None:
             phase = self.phase.double()
             c, s = phase.cos(), phase.sin()
