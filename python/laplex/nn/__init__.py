@@ -3,9 +3,13 @@
 `LaplexLinear` is a drop-in replacement for ``torch.nn.Linear`` with O(heads * (in + out))
 parameters. `LaplexHead` is a classification head that can be read as a soft routing of features to
 classes. `param_groups` keeps an optimiser's weight decay off the anchors.
+
+`shard_placement` and `mp_policy` are for FSDP, and `HeadParallel` for tensor parallelism.
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 from laplex._support.optional import require
 
@@ -15,4 +19,23 @@ from laplex.nn.head import LaplexHead  # noqa: E402  (after the check for torch)
 from laplex.nn.linear import LaplexLinear  # noqa: E402
 from laplex.nn.parameter_groups import param_groups  # noqa: E402
 
-__all__ = ["LaplexHead", "LaplexLinear", "param_groups"]
+if TYPE_CHECKING:
+    from laplex.nn.parallel import HeadParallel, mp_policy, shard_placement
+
+__all__ = [
+    "HeadParallel",
+    "LaplexHead",
+    "LaplexLinear",
+    "mp_policy",
+    "param_groups",
+    "shard_placement",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # torch.distributed takes a second to import.
+    if name in ("HeadParallel", "mp_policy", "shard_placement"):
+        from laplex.nn import parallel
+
+        return getattr(parallel, name)
+    raise AttributeError(f"module 'laplex.nn' has no attribute {name!r}")

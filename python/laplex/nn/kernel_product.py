@@ -51,11 +51,19 @@ def kernel_product(
     Raises
     ------
     TypeError
-        If ``input`` is not a tensor, holds integers, or is float64 while the anchors are float32.
+        If ``input`` is not a tensor, holds integers, or is float64 while the anchors are float32,
+        or if the anchors are of half precision.
     ValueError
         If the last dimension of ``input`` has the wrong size.
     """
     check_tensor("input", input)
+    if targets.dtype in _HALF:
+        raise TypeError(
+            f"the anchors are {targets.dtype}, in which too many of them round to one place and "
+            "are tied for good: keep them in float32. Under a mixed precision policy of FSDP, call "
+            "fully_shard(layer, mp_policy=laplex.nn.mp_policy) for the layer itself, before "
+            "fully_shard(model, mp_policy=...)"
+        )
     if input.dtype in _DOUBLE and targets.dtype not in _DOUBLE:
         raise TypeError(
             f"input has dtype {input.dtype} but the layer is {targets.dtype}: convert one of them "
