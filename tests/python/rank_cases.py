@@ -22,7 +22,9 @@ LIMIT = 120.0  # seconds: nothing in these tests may hang
 def _context() -> ForkServerContext:
     """Processes are forked from one that has imported torch, which takes seconds."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch.distributed", "laplex", "rank_cases"])
+    context.set_forkserver_preload(
+        ["torch.distributed.fsdp", "torch.distributed.tensor.parallel", "laplex.nn", "rank_cases"]
+    )
     return context
 
 

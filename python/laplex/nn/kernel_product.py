@@ -85,7 +85,10 @@ def kernel_product(
     dtype = torch.promote_types(input.dtype, gain.dtype)
     if dtype in _HALF:  # distributed gains are float32, to avoid overflow, and promote this
         output = output.to(dtype)
-    return output if bias is None else output + bias.to(output.dtype)
+    if bias is not None:
+        return output + bias.to(output.dtype)
+    # At an operation in place, a view would lose FSDP's hook for the backward pass.
+    return output.clone() if len(targets) == 1 and torch.is_grad_enabled() else output
 
 
 def _composed(

@@ -147,7 +147,7 @@ class HeadParallel(ParallelStyle):
             module,
             device_mesh,
             self._partition,
-            self._prepare_input,  # type: ignore[arg-type]  (torch's annotation lacks its result)
+            self._prepare_input,  # type: ignore[arg-type]  # torch says they return nothing
             self._prepare_output,  # type: ignore[arg-type]
         )
 
