@@ -20,7 +20,15 @@ from laplex.nn.linear import LaplexLinear  # noqa: E402
 from laplex.nn.parameter_groups import param_groups  # noqa: E402
 
 if TYPE_CHECKING:
-    from laplex.nn.parallel import HeadParallel, mp_policy, shard_placement
+    from torch.distributed.fsdp import MixedPrecisionPolicy
+
+    from laplex.nn.parallel import HeadParallel, shard_placement
+
+    #: FSDP's mixed precision for layers of Laplace kernels, an object for the argument of this name
+    #: of ``fully_shard``. Parameters and the product stay in float32, because anchors that round to
+    #: one place are tied for good. The output is bfloat16, and so may the input be. For another
+    #: dtype, pass ``MixedPrecisionPolicy(output_dtype=...)`` of ``torch.distributed.fsdp``.
+    mp_policy: MixedPrecisionPolicy
 
 __all__ = [
     "HeadParallel",

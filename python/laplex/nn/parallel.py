@@ -23,10 +23,7 @@ from torch.distributed.tensor.parallel import ParallelStyle
 from laplex._support.arguments import integer
 from laplex.nn.kernel_layer import KernelLayer
 
-#: FSDP's mixed precision for layers of Laplace kernels: the parameters and the product stay in
-#: float32, because anchors that round to one place are tied for good; the output is bfloat16, and
-#: so may the input be.
-mp_policy = MixedPrecisionPolicy(output_dtype=torch.bfloat16)
+mp_policy = MixedPrecisionPolicy(output_dtype=torch.bfloat16)  # described in laplex.nn
 
 
 def shard_placement(parameter: nn.Parameter, ranks: int | None = None) -> Shard | None:
