@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from . import adapters as adapters
     from . import cedar as cedar
     from . import cuda as cuda
+    from . import distributed as distributed
     from . import early_exit as early_exit
     from . import gram as gram
     from . import nn as nn
@@ -42,6 +43,7 @@ __all__ = [
     "adapters",
     "cedar",
     "cuda",
+    "distributed",
     "early_exit",
     "gram",
     "matvec",
@@ -55,6 +57,7 @@ _LAZY: dict[str, tuple[str, str | None]] = {
     "adapters": (".adapters", None),
     "cedar": (".cedar", None),
     "cuda": (".cuda", None),
+    "distributed": (".distributed", None),
     "early_exit": (".early_exit", None),
     "gram": (".gram", None),
     "matvec": (".torch.functional", "matvec"),
@@ -62,7 +65,7 @@ _LAZY: dict[str, tuple[str, str | None]] = {
     "plan_cache": (".plan_cache", None),
 }
 _EXTRAS = {"cedar": "cedar", "early_exit": "exits"}
-_WITHOUT_TORCH = frozenset({"adapters", "cuda", "plan_cache"})
+_WITHOUT_TORCH = frozenset({"adapters", "cuda", "distributed", "plan_cache"})
 
 if not installed("torch"):  # a star import must not fail on names that need torch
     __all__ = [name for name in __all__ if name not in _LAZY or name in _WITHOUT_TORCH]

@@ -6,8 +6,10 @@ the group calls them, in the same order, also the ranks that have nothing to giv
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import timedelta
+import pickle
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 import numpy as np
@@ -16,7 +18,6 @@ from numpy.typing import NDArray
 from laplex._support.optional import require
 
 if TYPE_CHECKING:
-    import torch
     from mpi4py import MPI
     from torch.distributed import ProcessGroup
 
@@ -61,7 +62,7 @@ class OneProcess:
     size = 1
 
     def all_reduce(self, array: NDArray[Item], operation: str = "sum") -> NDArray[Item]:
-        return array.copy()
+        return np.array(array)
 
     def all_gather(
         self, array: NDArray[Item], counts: Sequence[int] | None = None
@@ -77,10 +78,18 @@ class OneProcess:
         return [item]
 
 
-class TorchCommunicator:
-    """A process group of torch.distributed; NCCL's collectives go through the current GPU."""
+class RankDiedError(RuntimeError):
+    """A process of the group died, or left it, during a collective."""
 
-    def __init__(self, group: ProcessGroup | None = None, timeout: timedelta | None = None) -> None:
+
+class TorchCommunicator:
+    """A process group of torch.distributed; NCCL's collectives go through the current GPU.
+
+    All of them are made of one exchange, in which every rank talks to every other one. So all ranks
+    notice at once when one of them dies, and sums have the same bits everywhere.
+    """
+
+    def __init__(self, group: ProcessGroup | None = None) -> None:
         import torch
         import torch.distributed as dist
 
@@ -88,65 +97,76 @@ class TorchCommunicator:
         self._group = group
         self.rank = dist.get_rank(group)
         self.size = dist.get_world_size(group)
-        backend = dist.get_backend(group)
-        self._device = torch.device("cuda" if backend == "nccl" else "cpu")
-
-    def _tensor(self, array: NDArray[Any]) -> torch.Tensor:
-        import torch
-
-        return torch.from_numpy(np.array(array, order="C")).to(self._device)
+        self._backend = dist.get_backend(group)
+        self._device = torch.device("cuda" if self._backend == "nccl" else "cpu")
 
     def all_reduce(self, array: NDArray[Item], operation: str = "sum") -> NDArray[Item]:
-        tensor = self._tensor(array)
-        operations = {
-            "sum": self._dist.ReduceOp.SUM,
-            "max": self._dist.ReduceOp.MAX,
-            "min": self._dist.ReduceOp.MIN,
-        }
-        self._dist.all_reduce(tensor, operations[operation], group=self._group)
-        return cast("NDArray[Item]", tensor.cpu().numpy())
+        function = {"sum": np.add, "max": np.maximum, "min": np.minimum}[operation]
+        flat = array.ravel()
+        ends = [flat.size * rank // self.size for rank in range(1, self.size)]
+        parts = np.split(flat, ends)  # each rank reduces one of them
+        mine = self.all_to_all(parts, [parts[self.rank].size] * self.size)
+        reduced = function.reduce(np.stack(mine), axis=0, dtype=array.dtype)
+        everything = self.all_gather(reduced, [part.size for part in parts])
+        return np.concatenate(everything).reshape(array.shape)
 
     def all_gather(
         self, array: NDArray[Item], counts: Sequence[int] | None = None
     ) -> list[NDArray[Item]]:
-        if counts is None:
-            counts = self._gather_equal(np.array([array.size]), 1).ravel().tolist()
-        most = max(counts)
-        padded = np.zeros(most, array.dtype)
-        padded[: array.size] = array
-        all_parts = self._gather_equal(padded, most)
-        return [part[:count] for part, count in zip(all_parts, counts, strict=True)]
-
-    def _gather_equal(self, array: NDArray[Item], count: int) -> NDArray[Item]:
-        """Vectors of the same length, ``[size, count]``."""
-        if count == 0:
-            return np.empty((self.size, 0), array.dtype)
-        mine = self._tensor(array)
-        everything = mine.new_empty(self.size * count)
-        self._dist.all_gather_single(everything, mine, group=self._group)
-        return cast("NDArray[Item]", everything.cpu().numpy()).reshape(self.size, count)
+        return self.all_to_all([array] * self.size, counts)
 
     def all_to_all(
         self, parts: Sequence[NDArray[Item]], counts: Sequence[int] | None = None
     ) -> list[NDArray[Item]]:
         sizes = [part.size for part in parts]
         if counts is None:
-            counts = self._exchange(np.array(sizes), [1] * self.size, [1] * self.size).tolist()
+            ones = [1] * self.size
+            counts = self._exchange(np.array(sizes), ones, ones).tolist()
         arrived = self._exchange(np.concatenate(parts), sizes, counts)
         return np.split(arrived, np.cumsum(counts)[:-1])
 
     def _exchange(
         self, array: NDArray[Item], sizes: Sequence[int], counts: Sequence[int]
     ) -> NDArray[Item]:
-        mine = self._tensor(array)
-        arrived = mine.new_empty(sum(counts))
-        self._dist.all_to_all_single(arrived, mine, list(counts), list(sizes), group=self._group)
-        return cast("NDArray[Item]", arrived.cpu().numpy())
+        """Send bytes, because gloo does not know all types of numbers."""
+        import torch
+
+        width = array.itemsize
+        mine = torch.from_numpy(np.ascontiguousarray(array).view(np.uint8)).to(self._device)
+        arrived = mine.new_empty(sum(counts) * width)
+        there, here = [width * size for size in sizes], [width * count for count in counts]
+        try:
+            self._dist.all_to_all_single(arrived, mine, here, there, group=self._group)
+        except RuntimeError as error:
+            raise self._explained(error) from error
+        return cast("NDArray[Item]", arrived.cpu().numpy().view(array.dtype))
+
+    def _explained(self, error: RuntimeError) -> RuntimeError:
+        """Say which ranks died, if that is why a collective failed."""
+        import time
+
+        import torch
+
+        if self._backend != "gloo" or "imed out" in str(error):
+            return error
+        time.sleep(0.2)  # until the deaths of others have been noticed, too
+        dead = []
+        for rank in range(self.size):
+            try:
+                if rank != self.rank:
+                    self._dist.irecv(torch.empty(1), group=self._group, group_src=rank)
+            except RuntimeError:  # which a closed connection raises without waiting
+                dead.append(rank)
+        if not dead:
+            return error
+        who = f"rank {dead[0]}" if len(dead) == 1 else f"ranks {', '.join(map(str, dead))}"
+        return RankDiedError(
+            f"{who} died or left the process group: look for the reason in the log of that process"
+        )
 
     def all_gather_object(self, item: Any) -> list[Any]:
-        items: list[Any] = [None] * self.size
-        self._dist.all_gather_object(items, item, group=self._group)
-        return items
+        pickled = np.frombuffer(pickle.dumps(item), np.uint8)
+        return [pickle.loads(each.tobytes()) for each in self.all_gather(pickled)]
 
 
 class MpiCommunicator:
@@ -172,7 +192,9 @@ class MpiCommunicator:
         if counts is None:
             counts = self._comm.allgather(array.size)
         everything = np.empty(sum(counts), array.dtype)
-        self._comm.Allgatherv(np.ascontiguousarray(array), [everything, list(counts)])
+        with self._type(array.dtype) as kind:
+            mine = np.ascontiguousarray(array)
+            self._comm.Allgatherv([mine, mine.size, kind], [everything, list(counts), kind])
         return np.split(everything, np.cumsum(counts)[:-1])
 
     def all_to_all(
@@ -182,8 +204,19 @@ class MpiCommunicator:
         if counts is None:
             counts = self._comm.alltoall(sizes)
         arrived = np.empty(sum(counts), parts[0].dtype)
-        self._comm.Alltoallv([np.concatenate(parts), sizes], [arrived, list(counts)])
+        with self._type(arrived.dtype) as kind:
+            mine = np.concatenate(parts)
+            self._comm.Alltoallv([mine, sizes, kind], [arrived, list(counts), kind])
         return np.split(arrived, np.cumsum(counts)[:-1])
+
+    @contextmanager
+    def _type(self, dtype: np.dtype[Any]) -> Iterator[Any]:
+        """MPI's type for an entry, as bytes, because MPI does not know all types of numbers."""
+        kind = self._mpi.BYTE.Create_contiguous(dtype.itemsize).Commit()
+        try:
+            yield kind
+        finally:
+            kind.Free()
 
     def all_gather_object(self, item: Any) -> list[Any]:
         return list(self._comm.allgather(item))
@@ -210,15 +243,59 @@ def _torch_is_distributed() -> bool:
     return dist is not None and dist.is_available() and dist.is_initialized()
 
 
-def agree(comm: Communicator, error: Exception | None) -> None:
+def agree(
+    comm: Communicator,
+    error: Exception | None,
+    facts: Mapping[str, object] | None = None,
+    flags: Sequence[bool] = (),
+) -> list[bool]:
     """Raise the same error on every rank where one of them has one; its message names the rank.
 
     Collective: what was checked on each rank, and the outcome is an error or None.
+
+    Parameters
+    ----------
+    comm
+        The group.
+    error
+        What is wrong on this rank.
+    facts
+        What must be the same on all ranks, by the names of arguments; they are compared as they
+        are printed. A ValueError names the first one that differs, with two of its values.
+    flags
+        Equally many on all ranks.
+
+    Returns
+    -------
+    list
+        Whether each flag is set on any rank.
     """
-    failed = comm.all_reduce(np.array([int(error is not None)], np.int64), "max")
-    if not failed[0]:
-        return
+    if comm.size == 1:
+        if error is not None:
+            raise error
+        return list(flags)
+    shown = {name: repr(value) for name, value in (facts or {}).items()}
+    digest = int.from_bytes(blake2b(repr(shown).encode(), digest_size=7).digest(), "little")
+    if error is not None:
+        digest = 0
+    outcome = np.array([error is not None, digest, -digest, *flags], np.int64)
+    failed, most, least, *agreed = comm.all_reduce(outcome, "max").tolist()
+    if not failed and most == -least:
+        return list(map(bool, agreed))
     known = None if error is None else (type(error), str(error))
-    everyone = comm.all_gather_object(known)
-    rank, (kind, message) = next((r, e) for r, e in enumerate(everyone) if e is not None)
-    raise kind(f"rank {rank}: {message}") from error
+    everyone = comm.all_gather_object((known, shown))
+    for rank, (found, _) in enumerate(everyone):
+        if found is not None:
+            kind, message = found
+            raise kind(f"rank {rank}: {message}") from error
+    first = everyone[0][1]
+    name, rank = next(
+        (name, rank)
+        for name in first
+        for rank, (_, theirs) in enumerate(everyone)
+        if theirs.get(name) != first[name]
+    )
+    raise ValueError(
+        f"{name} is {first[name]} on rank 0 but {everyone[rank][1].get(name)} on rank {rank}: "
+        "pass the same on all ranks"
+    )
