@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tenso
 from torch.distributed.tensor.parallel import parallelize_module
 
 import laplex
-from laplex.nn import HeadParallel, mp_policy, shard_placement
+from laplex.nn import HeadParallel, LineParallel, mp_policy, shard_placement
 
 INPUTS, HIDDEN, CLASSES = 16, 24, 8
 
@@ -169,6 +169,26 @@ def by_heads(rank: int, size: int, heads: int) -> tuple[list[int], Any, dict[str
     model = parallelize_module(network(heads), mesh, {"0": HeadParallel(), "2": HeadParallel()})
     held = [len(model[0].targets.to_local()), len(model[2].source_gain.to_local())]
     return held, *output_and_gradients(model)
+
+
+def by_features(rank: int, size: int, heads: int) -> tuple[int, Any, dict[str, Any]]:
+    mesh = init_device_mesh("cpu", (size,))
+    styles = {
+        "0": LineParallel(input_layouts=Replicate()),
+        "2": LineParallel(output_layouts=Replicate()),
+    }
+    model = parallelize_module(layers_of_features(heads), mesh, styles)
+    return model[0].targets.to_local().shape[1], *output_and_gradients(model)
+
+
+def layers_of_features(heads: int) -> nn.Sequential:
+    """Two layers with features that two or three ranks cannot share equally."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        laplex.nn.LaplexLinear(INPUTS, 23, heads=heads, dtype=torch.float64),
+        nn.Tanh(),
+        laplex.nn.LaplexLinear(23, 7, heads=heads, dtype=torch.float64, phased=False),
+    )
 
 
 def heads_and_fsdp(rank: int, size: int) -> dict[str, Any]:

@@ -4,7 +4,8 @@
 parameters. `LaplexHead` is a classification head that can be read as a soft routing of features to
 classes. `param_groups` keeps an optimiser's weight decay off the anchors.
 
-`shard_placement` and `mp_policy` are for FSDP, and `HeadParallel` for tensor parallelism.
+`shard_placement` and `mp_policy` are for FSDP; `HeadParallel` and `LineParallel` for tensor
+parallelism.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from laplex.nn.parameter_groups import param_groups  # noqa: E402
 if TYPE_CHECKING:
     from torch.distributed.fsdp import MixedPrecisionPolicy
 
-    from laplex.nn.parallel import HeadParallel, shard_placement
+    from laplex.nn.parallel import HeadParallel, LineParallel, shard_placement
 
     #: FSDP's mixed precision for layers of Laplace kernels, an object for the argument of this name
     #: of ``fully_shard``. Parameters and the product stay in float32, because anchors that round to
@@ -34,6 +35,7 @@ __all__ = [
     "HeadParallel",
     "LaplexHead",
     "LaplexLinear",
+    "LineParallel",
     "mp_policy",
     "param_groups",
     "shard_placement",
@@ -42,7 +44,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     # torch.distributed takes a second to import.
-    if name in ("HeadParallel", "mp_policy", "shard_placement"):
+    if name in ("HeadParallel", "LineParallel", "mp_policy", "shard_placement"):
         from laplex.nn import parallel
 
         return getattr(parallel, name)

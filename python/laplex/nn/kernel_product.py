@@ -8,6 +8,7 @@ from torch import Tensor
 from laplex.nn import recorded_product
 from laplex.torch.call import check_tensor
 from laplex.torch.functional import matvec
+from laplex.torch.sharded import is_distributed
 
 _HALF = (torch.float16, torch.bfloat16)
 _DOUBLE = (torch.float64, torch.complex128)
@@ -76,6 +77,14 @@ def kernel_product(
             f"input must have {sources.shape[-1]} features in its last dimension, "
             f"got shape {tuple(input.shape)}"
         )
+    if is_distributed(targets):
+        # Imports torch.distributed.
+        from laplex.nn import line_product
+
+        if line_product.applies(targets):
+            return line_product.line_product(
+                input, targets, sources, lengthscale, gain, target_phase, source_phase, bias
+            )
     factor = shared_out(gain, column_sums(targets, sources, lengthscale)) if share_out else gain
     tensors = (input, targets, sources, lengthscale, factor, target_phase, source_phase, bias)
     if recorded_product.applies(*tensors):

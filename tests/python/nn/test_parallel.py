@@ -99,6 +99,16 @@ def test_heads_over_ranks(size, heads):
         assert_same(its_gradients, gradients)
 
 
+@pytest.mark.parametrize(("size", "heads"), [(2, 1), (3, 2)])
+def test_features_over_ranks(size, heads):
+    output, gradients = cases.output_and_gradients(cases.layers_of_features(heads))
+    results = run_ranks(cases.by_features, size, heads)
+    assert sum(held for held, _, _ in results) == 23
+    for _, found, its_gradients in results:
+        np.testing.assert_allclose(found, output, **CLOSE)
+        assert_same(its_gradients, gradients)
+
+
 def test_heads_and_batch_over_a_mesh():
     model = cases.network(heads=2)
     cases.train(model, cases.optimiser_of(model))
