@@ -1,7 +1,7 @@
 #include "block_pass.hpp"
 
 #include <algorithm>
-#include <numeric>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -56,7 +56,8 @@ void Carried<T>::set(PassShape shape, const Cells<T>& cells, const SideView<T>& 
   grown_.reset(numbers);
   shrunk_.reset(numbers);
   left_.reset(side.point != nullptr ? numbers : 0);
-  if (num_cells <= 1 && side.point == nullptr) {  // nothing enters the only cell
+  scanned_ = num_cells > 1 || cells.shared() != nullptr;
+  if (!scanned_ && side.point == nullptr) {  // nothing enters the only cell
     std::fill(grown_.begin(), grown_.end(), 0.0);
     std::fill(shrunk_.begin(), shrunk_.end(), 0.0);
     values_.sort(side, 0, count);
@@ -69,13 +70,13 @@ void Carried<T>::set(PassShape shape, const Cells<T>& cells, const SideView<T>& 
                kernel.totals(shape.form, shape.wide, side, values_.input(), begin, end,
                              grown_.data(), shrunk_.data(), memory);
              });
-  if (num_cells <= 1) {
+  if (!scanned_) {
     std::fill(left_.begin(), left_.end(), 0.0);
     std::fill(shrunk_.begin(), shrunk_.end(), 0.0);
   } else if (shape.form == Form::oscillating) {
-    scan<Complex>(shape, cells, threads);
+    sum_up(shape, cells.template line<Complex>(), threads);
   } else {
-    scan<double>(shape, cells, threads);
+    sum_up(shape, cells.template line<double>(), threads);
   }
 }
 
@@ -129,51 +130,165 @@ void LaidOut<T>::sort(const SideView<T>& side, std::int64_t begin, std::int64_t 
   }
 }
 
-/// What enters each cell: sums of chunks of cells upwards, and from the top down again.
+template <class T>
+double* Carried<T>::sums(const LineTree* const* trees, std::size_t level, bool reverse,
+                         std::int64_t carry) {
+  const LineTree& forward = *trees[0];
+  const std::int64_t before =
+      reverse ? forward.own_below(forward.top() + 1) + trees[1]->own_below(level)
+              : forward.own_below(level);
+  return sums_.data() + before * carry;
+}
+
+template <class T>
+template <class D, class Body>
+void Carried<T>::each_range(PassShape shape, const Line<D>& line, std::size_t level, int threads,
+                            const Body& body) {
+  constexpr std::int64_t kNumbers = sizeof(D) / sizeof(double);
+  // Ranges of chunks that are long enough to hide the cost of handing them out.
+  const std::int64_t grain = 8192 / chunk_size(level);
+  const LineTree* const* const trees = line.points.tree;
+  std::int64_t ranges[2];
+  for (int direction = 0; direction < 2; ++direction) {
+    const std::int64_t chunks = num_chunks(trees[direction]->chunked(level).count, level);
+    ranges[direction] = (chunks + grain - 1) / grain;
+  }
+  parallel_tasks(
+      ranges[0] + ranges[1] > 2 ? threads : 1, ranges[0] + ranges[1], [&](std::int64_t task) {
+        const bool reverse = task >= ranges[0];
+        const LineTree& tree = *trees[reverse ? 1 : 0];
+        const NodeRange nodes = tree.chunked(level);
+        const NodeRange own = tree.own(level);
+        // Cells stand in ascending order, nodes above them in that of the scan.
+        const bool backwards = reverse && level == 0;
+        const std::int64_t shift = backwards ? own.end() - nodes.end() : nodes.first - own.first;
+        const std::int64_t carry = shape.carry();
+        double* const values = level > 0 ? sums(trees, level, reverse, carry)
+                                         : (reverse ? shrunk_.data() : grown_.data());
+        const auto* const decays =
+            reinterpret_cast<const double*>(line.decays->level(level, reverse));
+        const ChunkLevel from{values + shift * carry, decays + shift * kNumbers, nodes.count,
+                              level == 0, backwards};
+        const std::int64_t begin = (reverse ? task - ranges[0] : task) * grain;
+        const std::int64_t end = std::min(num_chunks(nodes.count, level), begin + grain);
+        double* const out = (level > 0 ? values : entering(reverse)) + shift * carry;
+        double* const above = level < tree.top() ? sums(trees, level + 1, reverse, carry) : nullptr;
+        body(from, begin, end, above, out);
+      });
+}
+
+/// Sums of chunks of cells, and of chunks of those, up to the top.
 template <class T>
 template <class D>
-void Carried<T>::scan(PassShape shape, const Cells<T>& cells, int threads) {
-  const Kernels<T>& kernel = kernels<T>();
-  const Line<D> line = cells.template line<D>();
-  const std::vector<std::int64_t> sizes = level_sizes(line.size);
-  const std::size_t top = sizes.size() - 1;
-  const std::int64_t above = std::accumulate(sizes.begin() + 1, sizes.end(), std::int64_t(0));
-  sums_.reset(2 * above * shape.carry());
-  const auto sums = [&](std::size_t level, bool reverse) {
-    const std::int64_t below =
-        std::accumulate(sizes.begin() + 1, sizes.begin() + static_cast<std::ptrdiff_t>(level),
-                        reverse ? above : std::int64_t(0));
-    return sums_.data() + below * shape.carry();
-  };
-  // Both directions, in ranges of chunks that are long enough to hide the cost of handing them out.
-  const auto each_range = [&](std::size_t level, const auto& body) {
-    const std::int64_t grain = 8192 / chunk_size(level);
-    const std::int64_t chunks = num_chunks(sizes[level], level);
-    const std::int64_t ranges = (chunks + grain - 1) / grain;
-    parallel_tasks(ranges > 1 ? threads : 1, 2 * ranges, [&](std::int64_t task) {
-      const bool reverse = task % 2 != 0;
-      const std::int64_t begin = task / 2 * grain;
-      const double* const cell_values = reverse ? shrunk_.data() : grown_.data();
-      const ChunkLevel from{level == 0 ? cell_values : sums(level, reverse),
-                            reinterpret_cast<const double*>(line.decays->level(level, reverse)),
-                            sizes[level], level == 0, reverse && level == 0};
-      body(from, reverse, begin, std::min(chunks, begin + grain));
-    });
-  };
+void Carried<T>::sum_up(PassShape shape, const Line<D>& line, int threads) {
+  const LineTree* const* const trees = line.points.tree;
+  const std::size_t top = trees[0]->top();
+  sums_.reset((trees[0]->own_below(top + 1) + trees[1]->own_below(top + 1)) * shape.carry());
   for (std::size_t level = 0; level < top; ++level) {
     each_range(
-        level, [&](const ChunkLevel& from, bool reverse, std::int64_t begin, std::int64_t end) {
-          kernel.sum_chunks(shape.form, shape.wide, from, begin, end, sums(level + 1, reverse));
+        shape, line, level, threads,
+        [&](const ChunkLevel& from, std::int64_t begin, std::int64_t end, double* above, double*) {
+          kernels<T>().sum_chunks(shape.form, shape.wide, from, begin, end, above);
         });
   }
-  for (std::size_t level = top + 1; level-- > 0;) {
-    each_range(level,
-               [&](const ChunkLevel& from, bool reverse, std::int64_t begin, std::int64_t end) {
-                 double* const entering = reverse ? shrunk_.data() : entering_left();
-                 kernel.spread_chunks(shape.form, shape.wide, from, begin, end,
-                                      level < top ? sums(level + 1, reverse) : nullptr,
-                                      level == 0 ? entering : sums(level, reverse));
+}
+
+template <class T>
+template <class D>
+void Carried<T>::spread_down(PassShape shape, const Line<D>& line, int threads) {
+  for (std::size_t level = line.points.tree[0]->top() + 1; level-- > 0;) {
+    each_range(shape, line, level, threads,
+               [&](const ChunkLevel& from, std::int64_t begin, std::int64_t end,
+                   const double* above, double* out) {
+                 kernels<T>().spread_chunks(shape.form, shape.wide, from, begin, end, above, out);
                });
+  }
+}
+
+template <class T>
+double* Carried<T>::leaf(const Cells<T>& cells, const Skeleton::Node& node, bool reverse,
+                         double* of_cells, std::int64_t carry) {
+  const Points points = cells.points();
+  const NodeRange own = points.tree[reverse ? 1 : 0]->own(node.level);
+  const std::int64_t at = node.node - own.first;
+  if (node.level > 0) {
+    return sums(points.tree, node.level, reverse, carry) + at * carry;
+  }
+  return of_cells + (reverse ? own.count - 1 - at : at) * carry;
+}
+
+template <class T>
+void Carried<T>::send(PassShape shape, const Cells<T>& cells, std::int64_t slot, Round& round) {
+  const SharedLine& shared = *cells.shared();
+  const std::int64_t carry = shape.carry();
+  for (const bool reverse : {false, true}) {
+    double* const totals = reverse ? shrunk_.data() : grown_.data();
+    for (const Skeleton::Node& node : shared.skeleton(reverse).nodes) {
+      if (node.owner == shared.rank()) {
+        const double* const total = leaf(cells, node, reverse, totals, carry);
+        std::copy(total, total + carry, round.mine(slot, reverse, node.leaf));
+      }
+    }
+  }
+}
+
+template <class T>
+template <class D>
+void Carried<T>::receive(PassShape shape, const Cells<T>& cells, std::int64_t slot,
+                         const Round& round) {
+  const SharedLine& shared = *cells.shared();
+  const Line<D> line = cells.template line<D>();
+  const std::int64_t carry = shape.carry();
+  for (const bool reverse : {false, true}) {
+    const Skeleton& skeleton = shared.skeleton(reverse);
+    const std::vector<D>& decays = line.decays->skeleton[reverse ? 1 : 0];
+    const auto move = [&](double* sum, std::int64_t node, bool) {
+      const D decay = decays[static_cast<std::size_t>(node)];
+      if constexpr (std::is_same_v<D, double>) {
+        for (std::int64_t k = 0; k < carry; ++k) {
+          sum[k] = decay * sum[k];
+        }
+      } else {
+        double* const im = sum + shape.width();
+        for (std::int64_t k = 0; k < shape.width(); ++k) {
+          const double re = decay.re * sum[k] - decay.im * im[k];
+          im[k] = decay.re * im[k] + decay.im * sum[k];
+          sum[k] = re;
+        }
+      }
+    };
+    std::vector<double> comes = scan_skeleton<double>(
+        skeleton, carry, move,
+        [&](const Skeleton::Node& node) { return round.total(slot, reverse, node); });
+    for (std::size_t k = 0; k < skeleton.nodes.size(); ++k) {
+      const Skeleton::Node& node = skeleton.nodes[k];
+      if (node.owner == shared.rank()) {
+        double* const here = comes.data() + static_cast<std::int64_t>(k) * carry;
+        if (node.level == 0) {  // of cells, what enters
+          move(here, static_cast<std::int64_t>(k), false);
+        }
+        std::copy(here, here + carry, leaf(cells, node, reverse, entering(reverse), carry));
+      }
+    }
+  }
+}
+
+template <class T>
+void Carried<T>::enter(PassShape shape, const Cells<T>& cells, std::int64_t slot,
+                       const Round* round, int threads) {
+  const auto go_on = [&](auto zero) {
+    using D = decltype(zero);
+    if (round != nullptr) {
+      receive<D>(shape, cells, slot, *round);
+    }
+    spread_down(shape, cells.template line<D>(), threads);
+  };
+  if (scanned_) {
+    if (shape.form == Form::oscillating) {
+      go_on(Complex{});
+    } else {
+      go_on(double{});
+    }
   }
 }
 

@@ -5,6 +5,7 @@
 #include "array.hpp"
 #include "lanes.hpp"
 #include "parallel.hpp"
+#include "shared_line.hpp"
 #include "state.hpp"
 
 #include <algorithm>
@@ -54,10 +55,15 @@ class LaidOut {
 template <class T>
 class Carried {
  public:
-  /// Lays the values out and scans them over the cells.
+  /// Lays the values out and sums them up over the cells.
   void set(PassShape shape, const Cells<T>& cells, const SideView<T>& side, std::int64_t count,
            const Vectors<const T>& values, Block block, bool conjugate, Array<std::byte>& scratch,
            int threads);
+  /// On a line that other processes share: the totals that they need.
+  void send(PassShape shape, const Cells<T>& cells, std::int64_t slot, Round& round);
+  /// Goes down again to what enters each cell. `round` is null if the line is not shared.
+  void enter(PassShape shape, const Cells<T>& cells, std::int64_t slot, const Round* round,
+             int threads);
 
   [[nodiscard]] const Input<T>& input() const { return values_.input(); }
   [[nodiscard]] T* sorted() { return values_.sorted(); }
@@ -67,17 +73,56 @@ class Carried {
 
  private:
   template <class D>
-  void scan(PassShape shape, const Cells<T>& cells, int threads);
-  [[nodiscard]] double* entering_left() { return left_.empty() ? grown_.data() : left_.data(); }
+  void sum_up(PassShape shape, const Line<D>& line, int threads);
+  template <class D>
+  void spread_down(PassShape shape, const Line<D>& line, int threads);
+  template <class D>
+  void receive(PassShape shape, const Cells<T>& cells, std::int64_t slot, const Round& round);
+  /// Calls body(level, first and last chunk, parents' numbers, where results go) for ranges of
+  /// chunks in both directions.
+  template <class D, class Body>
+  void each_range(PassShape shape, const Line<D>& line, std::size_t level, int threads,
+                  const Body& body);
+  /// The numbers of a leaf of the skeleton; `of_cells` are those of the cells.
+  [[nodiscard]] double* leaf(const Cells<T>& cells, const Skeleton::Node& node, bool reverse,
+                             double* of_cells, std::int64_t carry);
+  /// Those of the own nodes of a level above the cells.
+  [[nodiscard]] double* sums(const LineTree* const* trees, std::size_t level, bool reverse,
+                             std::int64_t carry);
+  [[nodiscard]] double* entering(bool reverse) {
+    return reverse ? shrunk_.data() : left_.empty() ? grown_.data() : left_.data();
+  }
 
   LaidOut<T> values_;
   // What enters a cell replaces its total, for fresh memory costs as much as the scan; only a line
   // with point cells needs the totals with `grow` once more.
   Array<double> grown_;
   Array<double> shrunk_;
-  Array<double> left_;  ///< empty without point cells
-  Array<double> sums_;  ///< of chunks of cells, from the left and from the right
+  Array<double> left_;    ///< empty without point cells
+  Array<double> sums_;    ///< of chunks of cells, from the left and from the right
+  bool scanned_ = false;  ///< not so if there is one cell alone
 };
+
+/// Takes every block through the two halves of a pass, up(block, slot, round) and down(...): what
+/// processes that share the line tell each other goes between. A block has `slots` slots, in which
+/// a leaf has `numbers`; the first of a block is `slots * slot`.
+inline constexpr std::int64_t kBlocksAtOnce =
+    8;  ///< whose values are in memory: a message has its price
+template <class Up, class Down>
+void in_two_halves(const SharedLine& line, std::int64_t blocks, std::int64_t slots,
+                   std::int64_t numbers, const Up& up, const Down& down) {
+  for (std::int64_t first = 0; first < blocks; first += kBlocksAtOnce) {
+    const std::int64_t count = std::min(kBlocksAtOnce, blocks - first);
+    Round round(line, count * slots, numbers);
+    for (std::int64_t k = 0; k < count; ++k) {
+      up(first + k, k, round);
+    }
+    round.gather();
+    for (std::int64_t k = 0; k < count; ++k) {
+      down(first + k, k, round);
+    }
+  }
+}
 
 /// Results of a single lane that are written in sorted order and permuted at the end: several
 /// arrays written in random order at a time would fight for the caches and page tables.

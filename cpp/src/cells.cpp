@@ -11,7 +11,8 @@ namespace {
 
 /// Anchors of a segment: what is cut by one task. A multiple of kCell; fixed, so that the cells do
 /// not depend on the threads.
-constexpr std::int64_t kSegment = 64 * kCell;
+constexpr std::int64_t kSegment = LinePart::segment;
+static_assert(kSegment % kCell == 0);
 
 }  // namespace
 
@@ -85,10 +86,14 @@ void Cells<T>::build(const Anchors<T>& anchors, const Sorting<T>& sorting, const
   other_.reset(count);
 
   const Record<T>* const records = sorting.records.data();
-  const auto num_segments = (count + kSegment - 1) / kSegment;
+  const LinePart* const part = factors.part.get();
+  // Segments are those of the whole line.
+  const std::int64_t offset = part != nullptr ? part->offset : 0;
+  const std::int64_t first_segment = offset / kSegment;
+  const auto num_segments = (offset + count + kSegment - 1) / kSegment - first_segment;
   std::vector<Segment> segments(static_cast<std::size_t>(num_segments));
   const auto boundary = [&](std::int64_t s) {
-    std::int64_t k = std::min(count, s * kSegment);
+    std::int64_t k = std::clamp<std::int64_t>((first_segment + s) * kSegment - offset, 0, count);
     while (k > 0 && k < count && records[k].key == records[k - 1].key) {
       ++k;
     }
@@ -115,14 +120,14 @@ void Cells<T>::build(const Anchors<T>& anchors, const Sorting<T>& sorting, const
     segment.first_target = segment.begin - sources;
     sources += segment.num_sources;
   }
-  each_segment([&](Segment& segment, std::int64_t) { cut(sorting, segment); });
+  each_segment([&](Segment& segment, std::int64_t) { cut(sorting, part, segment); });
 
   std::int64_t cells = 0;
-  bool points = false;
+  bool has_points = false;
   for (const Segment& segment : segments) {
     cells += static_cast<std::int64_t>(segment.centre.size());
-    points =
-        points || std::find(segment.point.begin(), segment.point.end(), 1) != segment.point.end();
+    has_points = has_points ||
+                 std::find(segment.point.begin(), segment.point.end(), 1) != segment.point.end();
   }
   source_order_ = sorting.sources_as_given ? SideOrder::as_given : SideOrder::permuted;
   target_order_ = sorting.targets_as_given ? SideOrder::as_given : SideOrder::permuted;
@@ -131,7 +136,7 @@ void Cells<T>::build(const Anchors<T>& anchors, const Sorting<T>& sorting, const
   gap_after_.reset(cells);
   first_target_.reset(cells + 1);
   first_source_.reset(self_ ? 0 : cells + 1);
-  point_.reset(points ? cells : 0);
+  point_.reset(has_points ? cells : 0);
   std::int64_t cell = 0;
   for (const Segment& segment : segments) {
     std::copy(segment.centre.begin(), segment.centre.end(), centre_.data() + cell);
@@ -142,7 +147,7 @@ void Cells<T>::build(const Anchors<T>& anchors, const Sorting<T>& sorting, const
       std::copy(segment.first_sources.begin(), segment.first_sources.end(),
                 first_source_.data() + cell);
     }
-    if (points) {
+    if (has_points) {
       std::copy(segment.point.begin(), segment.point.end(), point_.data() + cell);
     }
     cell += static_cast<std::int64_t>(segment.centre.size());
@@ -153,16 +158,29 @@ void Cells<T>::build(const Anchors<T>& anchors, const Sorting<T>& sorting, const
   }
 
   turn_and_phase(factors, threads);
+  shared_.reset();
+  std::int64_t first_cell = 0;
+  std::int64_t all_cells = cells;
+  if (part != nullptr) {
+    shared_ =
+        std::make_unique<const SharedLine>(factors.part, cells, num_targets() + num_sources());
+    far_ = shared_->far_points(centre_.data(), centre_.data());
+    first_cell = shared_->first();
+    all_cells = shared_->total();
+  }
+  const std::int64_t end = first_cell + cells;
+  tree_[0] = LineTree(first_cell, end, all_cells, part != nullptr);
+  tree_[1] = LineTree(all_cells - end, all_cells - first_cell, all_cells, part != nullptr);
   if (factors.oscillates) {
-    complex_decays_ = make_decays<Complex>(centre_.data(), cells, rate_, threads);
+    complex_decays_ = make_decays<Complex>(points(), rate_, threads);
   } else {
-    real_decays_ = make_decays<double>(centre_.data(), cells, rate_, threads);
+    real_decays_ = make_decays<double>(points(), rate_, threads);
   }
 }
 
 /// Cuts a segment into cells, greedily from its start.
 template <class T>
-void Cells<T>::cut(const Sorting<T>& sorting, Segment& segment) {
+void Cells<T>::cut(const Sorting<T>& sorting, const LinePart* part, Segment& segment) {
   const Record<T>* const records = sorting.records.data();
   // Distances and lengthscales may be beyond the largest number: such a cell is too wide.
   const double widest =
@@ -207,6 +225,8 @@ void Cells<T>::cut(const Sorting<T>& sorting, Segment& segment) {
     double after = 0.0;
     if (end < sorting.records.size()) {
       after = scaled_distance(static_cast<double>(value_of<T>(records[end].key)), last, rate_);
+    } else if (part != nullptr && part->has_next) {
+      after = scaled_distance(part->next, last, rate_);
     }
     segment.gap_after.push_back(after);
     std::int64_t next_source = source;

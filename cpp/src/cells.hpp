@@ -11,10 +11,12 @@
 #include "decays.hpp"
 #include "kernels/kernels.hpp"
 #include "order.hpp"
+#include "shared_line.hpp"
 
 #include <laplex/detail/decay.hpp>
 
 #include <cstdint>
+#include <memory>
 
 namespace laplex::detail {
 
@@ -24,8 +26,9 @@ inline constexpr double kCellWidth = 8.0;
 struct Factors {
   Rate rate;
   bool oscillates = false;
-  const Complex* target = nullptr;  ///< [num_targets]
-  const Complex* source = nullptr;  ///< [num_sources]
+  const Complex* target = nullptr;                 ///< [num_targets]
+  const Complex* source = nullptr;                 ///< [num_sources]
+  std::shared_ptr<const LinePart> part = nullptr;  ///< of a line that other processes share
 };
 
 /// The tables of one head. Arrays over anchors hold the sources first, then the targets, each in
@@ -55,8 +58,13 @@ class Cells {
   /// The line of the cells' centres.
   template <class D>
   [[nodiscard]] Line<D> line() const {
-    return {centre_.data(), centre_.size(), &decays(D{}), rate_};
+    return {points(), &decays(D{}), rate_};
   }
+  [[nodiscard]] Points points() const {
+    return {centre_.data(), centre_.size(), {&tree_[0], &tree_[1]}, shared_ ? &far_ : nullptr};
+  }
+  /// How the line goes on in other processes; null if all of it is here.
+  [[nodiscard]] const SharedLine* shared() const { return shared_.get(); }
 
   /// Whether the order here is so nearly that of these anchors that repairing it is cheaper than
   /// sorting them: by a look at some cells.
@@ -86,7 +94,7 @@ class Cells {
   [[nodiscard]] const Decays<Complex>& decays(Complex) const { return complex_decays_; }
 
   struct Segment;
-  void cut(const Sorting<T>& sorting, Segment& segment);
+  void cut(const Sorting<T>& sorting, const LinePart* part, Segment& segment);
   void place(const Record<T>* records, std::int64_t begin, std::int64_t end, std::int64_t& source,
              std::int64_t& target);
   void place_own_ties(const Record<T>* records, std::int64_t begin, std::int64_t end,
@@ -118,6 +126,9 @@ class Cells {
   Array<std::uint8_t> point_;          ///< [cells] 1 for a point cell; empty if there is none
   Array<double> centre_;
   Array<double> gap_after_;
+  LineTree tree_[2];
+  std::unique_ptr<const SharedLine> shared_;
+  FarPoints far_;
   Decays<double> real_decays_;
   Decays<Complex> complex_decays_;
 };

@@ -1,8 +1,8 @@
 #include "decays.hpp"
 
-#include "chunks.hpp"
 #include "parallel.hpp"
 
+#include <cmath>
 #include <cstddef>
 
 namespace laplex::detail {
@@ -10,22 +10,23 @@ namespace {
 
 constexpr std::int64_t kGrain = 8192;
 
-/// Decays between the nodes of every level above the points, for one direction of the scan.
-template <bool Reverse, class D>
-std::vector<std::vector<D>> upper_decays(const double* position, std::int64_t m, Rate rate,
+/// Decays into the own nodes of every level above the points, for one direction of the scan.
+template <class D>
+std::vector<std::vector<D>> upper_decays(const Points& points, bool reverse, Rate rate,
                                          int threads) {
-  const std::vector<std::int64_t> sizes = level_sizes(m);
+  const LineTree& tree = *points.tree[reverse ? 1 : 0];
   std::vector<std::vector<D>> upper;
-  std::int64_t span = 1;
-  for (std::size_t level = 1; level < sizes.size(); ++level) {
-    span *= chunk_size(level - 1);
-    std::vector<D> decays(static_cast<std::size_t>(sizes[level]));
-    parallel_ranges(threads, sizes[level], kGrain, [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t node = begin < 1 ? 1 : begin; node < end; ++node) {
-        const double za = position[place<Reverse>(last_element(node - 1, span, m), m)];
-        const double zb = position[place<Reverse>(last_element(node, span, m), m)];
-        decays[static_cast<std::size_t>(node)] =
-            Reverse ? decay<D>(za, zb, rate) : decay<D>(zb, za, rate);
+  for (std::size_t level = 1; level <= tree.top(); ++level) {
+    const NodeRange own = tree.own(level);
+    const std::int64_t span = span_of(level);
+    std::vector<D> decays(static_cast<std::size_t>(own.count));
+    parallel_ranges(threads, own.count, kGrain, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t k = begin; k < end; ++k) {
+        const std::int64_t node = own.first + k;
+        if (node > 0) {
+          decays[static_cast<std::size_t>(k)] =
+              decay_of<D>(reverse, points.step_into(reverse, span, node), rate);
+        }
       }
     });
     upper.push_back(std::move(decays));
@@ -37,7 +38,7 @@ std::vector<std::vector<D>> upper_decays(const double* position, std::int64_t m,
 
 template <class D>
 std::int64_t Decays<D>::nbytes() const {
-  std::int64_t total = bytes(gap);
+  std::int64_t total = bytes(gap) + bytes(skeleton[0]) + bytes(skeleton[1]);
   for (const auto& levels : {&upper_forward, &upper_reverse}) {
     for (const std::vector<D>& level : *levels) {
       total += bytes(level);
@@ -47,22 +48,37 @@ std::int64_t Decays<D>::nbytes() const {
 }
 
 template <class D>
-Decays<D> make_decays(const double* position, std::int64_t m, Rate rate, int threads) {
+Decays<D> make_decays(const Points& points, Rate rate, int threads) {
+  const double* const position = points.position;
+  const std::int64_t size = points.size;
   Decays<D> decays;
-  decays.gap.resize(static_cast<std::size_t>(m) + 1);
-  parallel_ranges(threads, m, kGrain, [&](std::int64_t begin, std::int64_t end) {
+  decays.gap.resize(static_cast<std::size_t>(size) + 1);
+  parallel_ranges(threads, size, kGrain, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t k = begin < 1 ? 1 : begin; k < end; ++k) {
       decays.gap[static_cast<std::size_t>(k)] = decay<D>(position[k], position[k - 1], rate);
     }
   });
-  decays.upper_forward = upper_decays<false, D>(position, m, rate, threads);
-  decays.upper_reverse = upper_decays<true, D>(position, m, rate, threads);
+  decays.upper_forward = upper_decays<D>(points, false, rate, threads);
+  decays.upper_reverse = upper_decays<D>(points, true, rate, threads);
+  if (points.far != nullptr) {
+    for (const bool reverse : {false, true}) {
+      const double from = points.far->neighbour[reverse ? 1 : 0];
+      if (size > 0 && !std::isnan(from)) {
+        decays.gap[static_cast<std::size_t>(reverse ? size : 0)] =
+            decay_of<D>(reverse, {from, points.at(reverse, 0)}, rate);
+      }
+      for (const std::array<double, 2>& step : points.far->skeleton[reverse ? 1 : 0]) {
+        decays.skeleton[reverse ? 1 : 0].push_back(
+            std::isnan(step[0]) ? D{} : decay_of<D>(reverse, step, rate));
+      }
+    }
+  }
   return decays;
 }
 
 template struct Decays<double>;
 template struct Decays<Complex>;
-template Decays<double> make_decays<double>(const double*, std::int64_t, Rate, int);
-template Decays<Complex> make_decays<Complex>(const double*, std::int64_t, Rate, int);
+template Decays<double> make_decays<double>(const Points&, Rate, int);
+template Decays<Complex> make_decays<Complex>(const Points&, Rate, int);
 
 }  // namespace laplex::detail

@@ -2,9 +2,12 @@
 /// chunk schedule above them.
 #pragma once
 
+#include "line_tree.hpp"
+
 #include <laplex/detail/complex.hpp>
 #include <laplex/detail/decay.hpp>
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -17,15 +20,57 @@ template <class T>
   return static_cast<std::int64_t>(table.size() * sizeof(T));
 }
 
+/// Points of a line that other processes have; of the scan from the left, and of that from the
+/// right. NaN where there is none.
+struct FarPoints {
+  double neighbour[2];  ///< in front of the first point here, in the order of the scan
+  /// The point in front of each node of the skeleton (shared_line.hpp), and the node's last one.
+  std::vector<std::array<double, 2>> skeleton[2];
+};
+
+/// The decay along a step of a scan, and its distance in lengthscales.
+template <class D>
+[[nodiscard]] D decay_of(bool reverse, const std::array<double, 2>& step, Rate rate) {
+  return reverse ? decay<D>(step[0], step[1], rate) : decay<D>(step[1], step[0], rate);
+}
+[[nodiscard]] inline double distance_of(bool reverse, const std::array<double, 2>& step,
+                                        Rate rate) {
+  return reverse ? scaled_distance(step[0], step[1], rate)
+                 : scaled_distance(step[1], step[0], rate);
+}
+
+/// Points in ascending order, those of this process, and how scans go over them and all others.
+struct Points {
+  const double* position;  ///< [size]
+  std::int64_t size;
+  const LineTree* tree[2];  ///< of the scan from the left, and of that from the right
+  const FarPoints* far;     ///< null if all points are here
+
+  /// The k-th of the points here in the order of a scan, or with k = -1 the one in front of them.
+  [[nodiscard]] double at(bool reverse, std::int64_t k) const {
+    return k < 0 ? far->neighbour[reverse ? 1 : 0] : position[reverse ? size - 1 - k : k];
+  }
+  /// Both ends of the step into an own node of a level whose nodes have `span` points.
+  [[nodiscard]] std::array<double, 2> step_into(bool reverse, std::int64_t span,
+                                                std::int64_t node) const {
+    const LineTree& line = *tree[reverse ? 1 : 0];
+    const std::int64_t begin = line.own(0).first;
+    return {at(reverse, node * span - 1 - begin),
+            at(reverse, last_element(node, span, line.total()) - begin)};
+  }
+};
+
 /// D is double or, with a frequency, Complex.
 template <class D>
 struct Decays {
-  std::vector<D> gap;  ///< [m + 1] from point k - 1 to k; 0 at both ends, where nothing comes from
-  /// Per level above the points, from node K - 1 to K of the scan from left to right.
+  /// [size + 1] from point k - 1 to k; 0 at an end of the line, where nothing comes from
+  std::vector<D> gap;
+  /// Per level above the points, into each own node of the scan from left to right.
   std::vector<std::vector<D>> upper_forward;
   std::vector<std::vector<D>> upper_reverse;  ///< the same for the scan from right to left
+  std::vector<D> skeleton[2];                 ///< into each node of the skeletons, if there are any
 
-  /// The decays into the nodes of a level of the chunk schedule; level 0 are the points themselves.
+  /// The decays into the own nodes of a level of the chunk schedule; level 0 are the points.
   [[nodiscard]] const D* level(std::size_t level, bool reverse) const {
     return level == 0 ? gap.data() : (reverse ? upper_reverse : upper_forward)[level - 1].data();
   }
@@ -33,38 +78,15 @@ struct Decays {
   [[nodiscard]] std::int64_t nbytes() const;
 };
 
-/// `position` [m] in ascending order.
 template <class D>
-[[nodiscard]] Decays<D> make_decays(const double* position, std::int64_t m, Rate rate, int threads);
+[[nodiscard]] Decays<D> make_decays(const Points& points, Rate rate, int threads);
 
-/// The line that is scanned: positions [size] and the decays between them.
+/// The line that is scanned: points and the decays between them.
 template <class D>
 struct Line {
-  const double* position;
-  std::int64_t size;
+  Points points;
   const Decays<D>* decays;
   Rate rate;
-
-  /// Decay into node `node` (> 0) of level `level` of a scan; level 0 are the points themselves.
-  template <bool Reverse>
-  [[nodiscard]] D decay_into(std::size_t level, std::int64_t node) const {
-    return decays->level(level, Reverse)[Reverse && level == 0 ? size - node : node];
-  }
 };
-
-/// The place of the k-th element in the order of a scan.
-template <bool Reverse>
-[[nodiscard]] inline std::int64_t place(std::int64_t k, std::int64_t m) {
-  return Reverse ? m - 1 - k : k;
-}
-
-/// Distance travelled from element a to element b of a scan (b after a), scaled by the lengthscale.
-template <bool Reverse>
-[[nodiscard]] inline double scaled_step(const double* position, std::int64_t a, std::int64_t b,
-                                        std::int64_t m, Rate rate) {
-  const double za = position[place<Reverse>(a, m)];
-  const double zb = position[place<Reverse>(b, m)];
-  return Reverse ? scaled_distance(za, zb, rate) : scaled_distance(zb, za, rate);
-}
 
 }  // namespace laplex::detail

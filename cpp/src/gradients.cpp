@@ -15,7 +15,7 @@
 #include "block_pass.hpp"
 #include "boundary.hpp"
 #include "checks.hpp"
-#include "compensated.hpp"
+#include "exact_sum.hpp"
 #include "profile.hpp"
 #include "second_gradients.hpp"
 #include "state.hpp"
@@ -96,6 +96,8 @@ struct Call {
 /// What one thread keeps from block to block.
 template <class T>
 struct Worker {
+  SideView<T> targets;
+  SideView<T> sources;
   Carried<T> values;
   Carried<T> grad;
   Delivered<T> d_values;
@@ -103,22 +105,35 @@ struct Worker {
   Array<std::byte> scratch;
 };
 
-/// Adds the gradients of one block of lanes to `sums` and stores the gradient of its values.
+/// Sums the values and cotangents of one block of lanes up.
 template <class T>
-void add_block(const Call<T>& call, PassShape shape, Block block, Accumulators& sums,
-               Worker<T>& worker, int threads) {
+void sum_block(const Call<T>& call, PassShape shape, Block block, Worker<T>& worker, int threads) {
+  const State<T>& state = call.state;
+  const Fixed<T>& fixed = state.fixed();
+  const Cells<T>& cells = state.cells(block.head);
+  worker.targets = side_for(shape, state, block.head, Side::targets, threads);
+  worker.sources = side_for(shape, state, block.head, Side::sources, threads);
+  worker.values.set(shape, cells, worker.sources, fixed.m, call.values, block, false,
+                    worker.scratch, threads);
+  worker.grad.set(shape, cells, worker.targets, fixed.n, call.grad, block, true, worker.scratch,
+                  threads);
+}
+
+/// Goes down again: adds the block's gradients to `sums` and stores the gradient of its values.
+/// `round` is null unless other processes share the line; `slot` is the first of two there.
+template <class T>
+void add_block(const Call<T>& call, PassShape shape, Block block, std::int64_t slot,
+               const Round* round, Accumulators& sums, Worker<T>& worker, int threads) {
   const State<T>& state = call.state;
   const Fixed<T>& fixed = state.fixed();
   const std::int64_t h = block.head;
   const Cells<T>& cells = state.cells(h);
   const Rate rate = fixed.rate[static_cast<std::size_t>(h)];
+  worker.values.enter(shape, cells, slot, round, threads);
+  worker.grad.enter(shape, cells, slot + 1, round, threads);
   GradientJob<T> job{};
-  job.targets = side_for(shape, state, h, Side::targets, threads);
-  job.sources = side_for(shape, state, h, Side::sources, threads);
-  worker.values.set(shape, cells, job.sources, fixed.m, call.values, block, false, worker.scratch,
-                    threads);
-  worker.grad.set(shape, cells, job.targets, fixed.n, call.grad, block, true, worker.scratch,
-                  threads);
+  job.targets = worker.targets;
+  job.sources = worker.sources;
   job.values = worker.values.input();
   job.grad = worker.grad.input();
   job.values_carries = worker.values.carries();
@@ -189,18 +204,30 @@ void finish(const Call<T>& call, std::int64_t h, const Accumulators& sums) {
   if (to.source_phase)
     scatter(sums.source_phase, sources, to.source_phase + h * fixed.m);
   if (call.needs_stretch()) {
-    Sum re;
-    Sum im;
+    ExactSum re;
+    ExactSum im;
     for (std::size_t k = 0; k < sums.stretch.size(); k += 2) {
       re.add(sums.stretch[k]);
       im.add(sums.stretch[k + 1]);
     }
+    add_over_processes(state.cells(h).shared(), {&re, &im});
     const double lengthscale = fixed.rate[static_cast<std::size_t>(h)].lengthscale;
     if (to.lengthscale)
       to.lengthscale[h] = re.value() / lengthscale;
     if (to.frequency)
       to.frequency[h] = -lengthscale * im.value();
   }
+}
+
+/// Adds the groups of a head and writes what they come to.
+template <class T>
+void add_up(const Call<T>& call, std::int64_t head, std::int64_t groups,
+            std::vector<Accumulators>& sums) {
+  Accumulators& total = sums[static_cast<std::size_t>(head * groups)];
+  for (std::int64_t group = 1; group < groups; ++group) {
+    total.add(sums[static_cast<std::size_t>(head * groups + group)]);
+  }
+  finish(call, head, total);
 }
 
 /// How many partial sums a head is split into. A function of the sizes alone, so that the order of
@@ -239,13 +266,40 @@ void Plan<T>::vjp_any(const T* v, bool v_complex, Strides v_strides, const T* g,
                      call.d_values, gradients, threads);
       return;
     }
-    const PassShape shape = pass_shape(fixed, v_complex, lanes);
+    const PassShape shape = pass_shape(*snapshot, v_complex, lanes);
     const std::int64_t width = shape.width();
     const std::int64_t blocks = (lanes + width - 1) / width;
-    const std::int64_t groups = num_groups(blocks, fixed.n + fixed.m);
-    const ThreadSplit split = split_threads(threads, fixed.heads * groups, fixed.n + fixed.m);
+    const std::int64_t groups = num_groups(blocks, snapshot->anchors());
     call.direct = blocks == 1;
     std::vector<Accumulators> sums(static_cast<std::size_t>(fixed.heads * groups));
+    const auto block_at = [&](std::int64_t head, std::int64_t block) -> Block {
+      const std::int64_t first = block * width;
+      return {head, first, std::min(width, lanes - first)};
+    };
+    if (fixed.part != nullptr) {
+      std::vector<Worker<T>> workers(kBlocksAtOnce);
+      for (Accumulators& group : sums) {
+        group = call.accumulators(0);
+      }
+      in_two_halves(
+          *snapshot->cells(0).shared(), blocks, 2, shape.carry(),
+          [&](std::int64_t block, std::int64_t slot, Round& round) {
+            Worker<T>& worker = workers[static_cast<std::size_t>(slot)];
+            sum_block(call, shape, block_at(0, block), worker, threads);
+            worker.values.send(shape, snapshot->cells(0), 2 * slot, round);
+            worker.grad.send(shape, snapshot->cells(0), 2 * slot + 1, round);
+          },
+          [&](std::int64_t block, std::int64_t slot, const Round& round) {
+            // The group of which `blocks * group / groups` is the first block.
+            const std::int64_t group = ((block + 1) * groups - 1) / blocks;
+            add_block(call, shape, block_at(0, block), 2 * slot, &round,
+                      sums[static_cast<std::size_t>(group)],
+                      workers[static_cast<std::size_t>(slot)], threads);
+          });
+      add_up(call, 0, groups, sums);
+      return;
+    }
+    const ThreadSplit split = split_threads(threads, fixed.heads * groups, fixed.n + fixed.m);
     std::vector<Worker<T>> workers(static_cast<std::size_t>(split.outer));
     parallel_workers(split.outer, fixed.heads * groups, [&](std::int64_t task, int worker) {
       const std::int64_t head = task / groups;
@@ -254,18 +308,13 @@ void Plan<T>::vjp_any(const T* v, bool v_complex, Strides v_strides, const T* g,
       mine = call.accumulators(head);
       for (std::int64_t block = blocks * group / groups; block < blocks * (group + 1) / groups;
            ++block) {
-        const std::int64_t first = block * width;
-        add_block(call, shape, {head, first, std::min(width, lanes - first)}, mine,
-                  workers[static_cast<std::size_t>(worker)], split.inner);
+        Worker<T>& own = workers[static_cast<std::size_t>(worker)];
+        sum_block(call, shape, block_at(head, block), own, split.inner);
+        add_block(call, shape, block_at(head, block), 0, nullptr, mine, own, split.inner);
       }
     });
-    parallel_tasks(split.outer, fixed.heads, [&](std::int64_t head) {
-      Accumulators& total = sums[static_cast<std::size_t>(head * groups)];
-      for (std::int64_t group = 1; group < groups; ++group) {
-        total.add(sums[static_cast<std::size_t>(head * groups + group)]);
-      }
-      finish(call, head, total);
-    });
+    parallel_tasks(split.outer, fixed.heads,
+                   [&](std::int64_t head) { add_up(call, head, groups, sums); });
   });
 }
 

@@ -70,12 +70,13 @@ struct PassShape {
 /// The width is a matter of speed and memory: every lane goes through the same operations whatever
 /// stands beside it.
 template <class T>
-[[nodiscard]] PassShape pass_shape(const Fixed<T>& fixed, bool values_complex, std::int64_t lanes) {
+[[nodiscard]] PassShape pass_shape(const State<T>& state, bool values_complex, std::int64_t lanes) {
   // A wide block takes as long as about three narrow ones, and its tiles take 64 bytes an anchor.
   constexpr std::int64_t kFewLanes = 3;
   constexpr std::int64_t kWideLimit = std::int64_t(1) << 22;
+  const Fixed<T>& fixed = state.fixed();
   PassShape shape{};
-  shape.wide = lanes >= kFewLanes && fixed.n + fixed.m <= kWideLimit;
+  shape.wide = lanes >= kFewLanes && state.anchors() <= kWideLimit;
   shape.form = fixed.oscillates                                             ? Form::oscillating
                : fixed.has_phases() || (values_complex && !fixed.real_part) ? Form::complex
                                                                             : Form::real;

@@ -3,6 +3,7 @@
 #include "parallel.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 
 namespace laplex::detail {
@@ -23,7 +24,7 @@ MomentLine<D> make_moment_line(const Cells<T>& cells, int threads) {
   line.last.resize(size);
   line.enter.resize(size);
   line.leave.resize(size);
-  line.gap.resize(size);
+  line.gap.resize(size + 1);
   parallel_ranges(threads, count, kGrain, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t cell = begin; cell < end; ++cell) {
       double first = std::numeric_limits<double>::infinity();
@@ -41,8 +42,8 @@ MomentLine<D> make_moment_line(const Cells<T>& cells, int threads) {
       const auto at = static_cast<std::size_t>(cell);
       line.first[at] = first;
       line.last[at] = last;
-      line.enter[at] = decay<D>(centres.position[cell], first, rate);
-      line.leave[at] = decay<D>(last, centres.position[cell], rate);
+      line.enter[at] = decay<D>(centres.points.position[cell], first, rate);
+      line.leave[at] = decay<D>(last, centres.points.position[cell], rate);
     }
   });
   parallel_ranges(threads, count, kGrain, [&](std::int64_t begin, std::int64_t end) {
@@ -51,8 +52,23 @@ MomentLine<D> make_moment_line(const Cells<T>& cells, int threads) {
       line.gap[at] = decay<D>(line.first[at], line.last[at - 1], rate);
     }
   });
-  line.of_last = make_decays<D>(line.last.data(), count, rate, threads);
-  line.of_first = make_decays<D>(line.first.data(), count, rate, threads);
+  Points last = centres.points;
+  Points first = centres.points;
+  last.position = line.last.data();
+  first.position = line.first.data();
+  if (cells.shared() != nullptr) {
+    line.far = cells.shared()->far_points(last.position, first.position);
+    last.far = first.far = &line.far;
+    const auto [before, behind] = line.far.neighbour;
+    if (count > 0 && !std::isnan(before)) {
+      line.gap.front() = decay<D>(line.first.front(), before, rate);
+    }
+    if (count > 0 && !std::isnan(behind)) {
+      line.gap.back() = decay<D>(behind, line.last.back(), rate);
+    }
+  }
+  line.of_last = make_decays<D>(last, rate, threads);
+  line.of_first = make_decays<D>(first, rate, threads);
   return line;
 }
 

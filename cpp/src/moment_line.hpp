@@ -17,7 +17,9 @@ struct MomentLine {
   std::vector<double> last;
   std::vector<D> enter;  ///< the decay from a cell's first anchor to its centre
   std::vector<D> leave;  ///< the decay from its centre to its last anchor
-  std::vector<D> gap;    ///< the decay from the last anchor of the cell before to the first
+  /// [cells + 1] the decay from the last anchor of a cell to the first of the next
+  std::vector<D> gap;
+  FarPoints far;  ///< last anchors of cells from the left, first ones from the right
   Decays<D> of_last;
   Decays<D> of_first;
 

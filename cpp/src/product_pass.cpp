@@ -30,6 +30,11 @@ struct BlockPass {
   const std::vector<Result<T>>& results;
   int threads;
 
+  [[nodiscard]] const Cells<T>& cells() const { return state.cells(block.head); }
+  template <class D>
+  [[nodiscard]] const MomentLine<D>& line() const {
+    return state.template moments<D>(block.head, threads);
+  }
   [[nodiscard]] const std::uint16_t* left_at(const Result<T>& result) const {
     return result.strict() ? to.below : to.split;
   }
@@ -38,12 +43,18 @@ struct BlockPass {
   }
 };
 
-/// Plain sums, once through the cells for each result.
+/// Plain sums: up,
 template <class T>
-void run_plain(const BlockPass<T>& pass, Worker<T>& w) {
-  const Cells<T>& cells = pass.state.cells(pass.block.head);
-  w.in.set(pass.shape, cells, pass.from, pass.n_in, pass.values, pass.block, pass.conjugate,
+void sum_plain(const BlockPass<T>& pass, Worker<T>& w) {
+  w.in.set(pass.shape, pass.cells(), pass.from, pass.n_in, pass.values, pass.block, pass.conjugate,
            w.scratch, pass.threads);
+}
+
+/// and down again, once through the cells for each result.
+template <class T>
+void deliver_plain(const BlockPass<T>& pass, std::int64_t slot, const Round* round, Worker<T>& w) {
+  const Cells<T>& cells = pass.cells();
+  w.in.enter(pass.shape, cells, slot, round, pass.threads);
   for (std::size_t r = 0; r < pass.results.size(); ++r) {
     const Result<T>& result = pass.results[r];
     over_cells(cells, w.scratch, scratch_bytes(sizeof(T), pass.shape.wide), pass.threads,
@@ -57,14 +68,19 @@ void run_plain(const BlockPass<T>& pass, Worker<T>& w) {
   }
 }
 
-/// Sums weighted by a polynomial of the distance, once through the cells for all results.
+/// Sums weighted by a polynomial of the distance: up,
 template <class T, class D>
-void run_moments(const BlockPass<T>& pass, int degree, Worker<T>& w) {
-  const std::int64_t head = pass.block.head;
-  const Cells<T>& cells = pass.state.cells(head);
-  w.moments.set(pass.shape, degree, cells, pass.state.template moments<D>(head, pass.threads),
-                pass.from, pass.n_in, pass.values, pass.block, pass.conjugate, w.scratch,
-                pass.threads);
+void sum_moments(const BlockPass<T>& pass, int degree, Worker<T>& w) {
+  w.moments.set(pass.shape, degree, pass.cells(), pass.template line<D>(), pass.from, pass.n_in,
+                pass.values, pass.block, pass.conjugate, w.scratch, pass.threads);
+}
+
+/// and down again, once through the cells for all results.
+template <class T, class D>
+void deliver_moments(const BlockPass<T>& pass, int degree, std::int64_t slot, const Round* round,
+                     Worker<T>& w) {
+  const Cells<T>& cells = pass.cells();
+  w.moments.enter(cells, pass.template line<D>(), slot, round, pass.threads);
   std::vector<MomentResult<T>> results;
   for (std::size_t r = 0; r < pass.results.size(); ++r) {
     const Result<T>& result = pass.results[r];
@@ -95,20 +111,19 @@ void run(const State<T>& state, const Vectors<const T>& values, std::int64_t row
   const std::int64_t n_in = transposed ? fixed.n : fixed.m;
   const std::int64_t n_out = transposed ? fixed.m : fixed.n;
   const int threads = threads_for(fixed.heads * lanes * (fixed.n + fixed.m), num_threads);
-  const PassShape shape = pass_shape(fixed, values.complex, lanes);
+  const PassShape shape = pass_shape(state, values.complex, lanes);
   const std::int64_t width = shape.width();
   const std::int64_t blocks = (lanes + width - 1) / width;
-  const ThreadSplit split = split_threads(threads, fixed.heads * blocks, fixed.n + fixed.m);
+  const ThreadSplit split = fixed.part != nullptr
+                                ? ThreadSplit{1, threads}
+                                : split_threads(threads, fixed.heads * blocks, fixed.n + fixed.m);
   int degree = 0;
   for (const Result<T>& result : results) {
     degree = std::max(degree, degree_of(result.polynomial));
   }
-  std::vector<Worker<T>> workers(static_cast<std::size_t>(split.outer));
-  parallel_workers(split.outer, fixed.heads * blocks, [&](std::int64_t task, int worker) {
-    Worker<T>& w = workers[static_cast<std::size_t>(worker)];
+  const auto pass_of = [&](std::int64_t task) -> BlockPass<T> {
     const std::int64_t head = task / blocks;
     const std::int64_t first = task % blocks * width;
-    const Block block{head, first, std::min(width, lanes - first)};
     const auto side = [&](Side which) {
       if (order == Order::given) {
         return side_for(shape, state, head, which, split.inner);
@@ -117,33 +132,77 @@ void run(const State<T>& state, const Vectors<const T>& values, std::int64_t row
       view.index = nullptr;
       return view;
     };
-    const BlockPass<T> pass{state,
-                            shape,
-                            block,
-                            side(transposed ? Side::targets : Side::sources),
-                            side(transposed ? Side::sources : Side::targets),
-                            n_in,
-                            values,
-                            conjugate,
-                            results,
-                            split.inner};
+    return {state,
+            shape,
+            {head, first, std::min(width, lanes - first)},
+            side(transposed ? Side::targets : Side::sources),
+            side(transposed ? Side::sources : Side::targets),
+            n_in,
+            values,
+            conjugate,
+            results,
+            split.inner};
+  };
+  const int carried = carried_degree(degree);
+  const auto sum = [&](const BlockPass<T>& pass, Worker<T>& w) {
+    if (degree == 0) {
+      sum_plain(pass, w);
+    } else if (fixed.oscillates) {
+      sum_moments<T, Complex>(pass, carried, w);
+    } else {
+      sum_moments<T, double>(pass, carried, w);
+    }
+  };
+  const auto send = [&](const BlockPass<T>& pass, std::int64_t slot, Round& round, Worker<T>& w) {
+    if (degree == 0) {
+      w.in.send(shape, pass.cells(), slot, round);
+    } else if (fixed.oscillates) {
+      w.moments.send(pass.cells(), pass.template line<Complex>(), slot, round);
+    } else {
+      w.moments.send(pass.cells(), pass.template line<double>(), slot, round);
+    }
+  };
+  const auto deliver = [&](const BlockPass<T>& pass, std::int64_t slot, const Round* round,
+                           Worker<T>& w) {
     w.out.resize(results.size());
     for (std::size_t r = 0; r < results.size(); ++r) {
       // sign(x_i - y_j) seen from the source is its negative.
       const double sign = transposed && results[r].parity == Parity::odd ? -1.0 : 1.0;
-      w.out[r].open(shape, pass.to, n_out, results[r].vectors, block, conjugate,
+      w.out[r].open(shape, pass.to, n_out, results[r].vectors, pass.block, conjugate,
                     degree == 0 ? sign * results[r].polynomial[0] : sign, degree == 0);
     }
     if (degree == 0) {
-      run_plain(pass, w);
+      deliver_plain(pass, slot, round, w);
     } else if (fixed.oscillates) {
-      run_moments<T, Complex>(pass, carried_degree(degree), w);
+      deliver_moments<T, Complex>(pass, carried, slot, round, w);
     } else {
-      run_moments<T, double>(pass, carried_degree(degree), w);
+      deliver_moments<T, double>(pass, carried, slot, round, w);
     }
     for (Delivered<T>& out : w.out) {
       out.close(w.scratch, split.inner);
     }
+  };
+  if (fixed.part != nullptr) {
+    std::vector<Worker<T>> workers(kBlocksAtOnce);
+    in_two_halves(
+        *state.cells(0).shared(), blocks, 1, shape.carry() * (carried + 1),
+        [&](std::int64_t block, std::int64_t slot, Round& round) {
+          Worker<T>& w = workers[static_cast<std::size_t>(slot)];
+          const BlockPass<T> pass = pass_of(block);
+          sum(pass, w);
+          send(pass, slot, round, w);
+        },
+        [&](std::int64_t block, std::int64_t slot, const Round& round) {
+          deliver(pass_of(block), slot, &round, workers[static_cast<std::size_t>(slot)]);
+        });
+    return;
+  }
+  std::vector<Worker<T>> workers(static_cast<std::size_t>(split.outer));
+  parallel_workers(split.outer, fixed.heads * blocks, [&](std::int64_t task, int worker) {
+    Worker<T>& w = workers[static_cast<std::size_t>(worker)];
+    const BlockPass<T> pass = pass_of(task);
+    sum(pass, w);
+    deliver(pass, 0, nullptr, w);
   });
 }
 

@@ -4,124 +4,171 @@
 #include "chunks.hpp"
 #include "decays.hpp"
 #include "parallel.hpp"
+#include "shared_line.hpp"
 
 #include <laplex/detail/scan_element.hpp>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <vector>
 
 namespace laplex::detail {
 
-/// Scans `values` into `sums`, both [m][P + 1][W]: the element of scan_element.hpp after each
-/// anchor, from the left, or from the right (Reverse; sums[k] then belongs to anchor m - 1 - k).
+/// Totals of the nodes above the points, level by level.
+using ScanTotals = std::vector<std::vector<double>>;
+
+/// Scans `values`, [m][P + 1][W], into `sums`, likewise: the element of scan_element.hpp that comes
+/// to each anchor from the left, or from the right (Reverse; sums[k] then belongs to anchor
+/// m - 1 - k), as it was at the anchor before. Sums go up, and down again; on a line that other
+/// processes share, totals go to them in between.
 template <bool Reverse, int P, int W, class D, class S>
 class Scan {
  public:
-  static constexpr int kWidth = (P + 1) * W;
+  static constexpr std::int64_t kWidth = std::int64_t(P + 1) * W;
 
-  Scan(const Line<D>& line, int threads)
-      : line_(line), threads_(threads), sizes_(level_sizes(line.size)) {}
+  /// `totals` is the memory that is kept between the two halves.
+  Scan(const Line<D>& line, ScanTotals& totals, int threads)
+      : line_(line),
+        tree_(*line.points.tree[Reverse ? 1 : 0]),
+        totals_(totals),
+        threads_(threads) {}
 
-  void run(const S* values, S* sums) {
-    const std::int64_t m = line_.size;
-    if (m == 0) {
-      return;
+  void sum_up(const S* values) {
+    totals_.resize(tree_.top() + 1);
+    for (std::size_t level = 1; level <= tree_.top(); ++level) {
+      totals_[level].resize(static_cast<std::size_t>(tree_.own(level).count * kWidth) *
+                            (sizeof(S) / sizeof(double)));
+      sum_chunks(level - 1, values);
     }
-    const auto load = [&](S* s, std::int64_t k) {  // adds the source at place k of the scan
-      add<P, W>(s, values + place<Reverse>(k, m) * kWidth);
-    };
-    const std::size_t levels = sizes_.size();
-    totals_.resize(levels);
-    std::int64_t span = 1;
-    for (std::size_t level = 1; level < levels; ++level) {
-      totals_[level].resize(static_cast<std::size_t>(sizes_[level]) * kWidth);
-      if (level == 1) {
-        sum_chunks(0, span, load);
-      } else {
-        sum_chunks(level - 1, span,
-                   [&](S* s, std::int64_t k) { add<P, W>(s, total(level - 1, k)); });
+  }
+
+  /// Puts this process's leaves of the skeleton to where they are sent from.
+  void send(const S* values, const SharedLine& shared, std::int64_t slot, Round& round) const {
+    for (const Skeleton::Node& node : shared.skeleton(Reverse).nodes) {
+      if (node.owner == shared.rank()) {
+        const S* const total = total_of(values, node.level, node.node);
+        std::copy(total, total + kWidth,
+                  reinterpret_cast<S*>(round.mine(slot, Reverse, node.leaf)));
       }
-      span *= chunk_size(level - 1);
     }
-    for (std::size_t level = levels - 1; level > 0; --level) {
-      spread(
-          level, span, [&](S* s, std::int64_t k) { add<P, W>(s, total(level, k)); },
-          [&](const S* s, std::int64_t k) { std::copy(s, s + kWidth, total(level, k)); });
-      span /= chunk_size(level - 1);
+  }
+
+  /// Takes what comes to those leaves.
+  void receive(const SharedLine& shared, std::int64_t slot, const Round& round, S* sums) {
+    const Skeleton& skeleton = shared.skeleton(Reverse);
+    const auto& steps = line_.points.far->skeleton[Reverse ? 1 : 0];
+    const std::vector<S> comes = scan_skeleton<S>(
+        skeleton, kWidth,
+        [&](S* s, std::int64_t k, bool first) {
+          const auto at = static_cast<std::size_t>(k);
+          if (!first && !std::isnan(steps[at][0])) {
+            advance<P, W>(s, line_.decays->skeleton[Reverse ? 1 : 0][at],
+                          P > 0 ? distance_of(Reverse, steps[at], line_.rate) : 0.0);
+          }
+        },
+        [&](const Skeleton::Node& leaf) {
+          return reinterpret_cast<const S*>(round.total(slot, Reverse, leaf));
+        });
+    for (std::size_t k = 0; k < skeleton.nodes.size(); ++k) {
+      const Skeleton::Node& node = skeleton.nodes[k];
+      if (node.owner == shared.rank()) {
+        const std::int64_t at = node.node - tree_.own(node.level).first;
+        S* const to = node.level == 0 ? sums + at * kWidth : above(node.level, at);
+        std::copy(comes.begin() + static_cast<std::ptrdiff_t>(k) * kWidth,
+                  comes.begin() + static_cast<std::ptrdiff_t>(k + 1) * kWidth, to);
+      }
     }
-    spread(0, 1, load,
-           [&](const S* s, std::int64_t k) { std::copy(s, s + kWidth, sums + k * kWidth); });
+  }
+
+  void spread_down(const S* values, S* sums) {
+    for (std::size_t level = tree_.top() + 1; level-- > 0;) {
+      spread(level, values, sums);
+    }
   }
 
  private:
-  S* total(std::size_t level, std::int64_t node) { return totals_[level].data() + node * kWidth; }
+  /// An own node of a level above the points, by its number here.
+  [[nodiscard]] S* above(std::size_t level, std::int64_t at) const {
+    return reinterpret_cast<S*>(totals_[level].data()) + at * kWidth;
+  }
+
+  [[nodiscard]] const S* total_of(const S* values, std::size_t level, std::int64_t node) const {
+    const std::int64_t at = node - tree_.own(level).first;
+    return level == 0 ? values + (Reverse ? tree_.own(0).count - 1 - at : at) * kWidth
+                      : above(level, at);
+  }
 
   void move(S* s, std::size_t level, std::int64_t span, std::int64_t node) const {
+    const std::int64_t at = node - tree_.own(level).first;
     double tau = 0.0;
     if constexpr (P > 0) {
-      tau = scaled_step<Reverse>(line_.position, last_element(node - 1, span, line_.size),
-                                 last_element(node, span, line_.size), line_.size, line_.rate);
+      tau = distance_of(Reverse, line_.points.step_into(Reverse, span, node), line_.rate);
     }
-    advance<P, W>(s, line_.template decay_into<Reverse>(level, node), tau);
+    const std::int64_t place = Reverse && level == 0 ? line_.points.size - at : at;
+    advance<P, W>(s, line_.decays->level(level, Reverse)[place], tau);
+  }
+
+  /// Calls body(chunk, first and last node) for the chunks of a level, by their numbers here.
+  template <class Body>
+  void each_chunk(std::size_t level, const Body& body) const {
+    const NodeRange nodes = tree_.chunked(level);
+    const std::int64_t size = chunk_size(level);
+    parallel_ranges(threads_, num_chunks(nodes.count, level), kGrain / size,
+                    [&](std::int64_t begin, std::int64_t end) {
+                      for (std::int64_t chunk = begin; chunk < end; ++chunk) {
+                        const std::int64_t first = nodes.first + chunk * size;
+                        body(chunk, first, std::min(nodes.end(), first + size));
+                      }
+                    });
   }
 
   /// Up: the total of every chunk of `level`, stored at the level above.
-  template <class Load>
-  void sum_chunks(std::size_t level, std::int64_t span, const Load& load) {
-    const std::int64_t nodes = sizes_[level];
-    const std::int64_t size = chunk_size(level);
-    const auto sum = [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t chunk = begin; chunk < end; ++chunk) {
-        S s[kWidth] = {};
-        const std::int64_t first = chunk * size;
-        const std::int64_t last = std::min(nodes, first + size);
-        for (std::int64_t node = first; node < last; ++node) {
-          if (node > first) {
-            move(s, level, span, node);
-          }
-          load(s, node);
+  void sum_chunks(std::size_t level, const S* values) {
+    const std::int64_t span = span_of(level);
+    each_chunk(level, [&](std::int64_t chunk, std::int64_t first, std::int64_t last) {
+      S s[kWidth] = {};
+      for (std::int64_t node = first; node < last; ++node) {
+        if (node > first) {
+          move(s, level, span, node);
         }
-        std::copy(s, s + kWidth, total(level + 1, chunk));
+        add<P, W>(s, total_of(values, level, node));
       }
-    };
-    parallel_ranges(threads_, sizes_[level + 1], kGrain / size, sum);
+      std::copy(s, s + kWidth, above(level + 1, chunk));
+    });
   }
 
-  /// Down: the sums after every node of `level`, starting each chunk from the sum after the one
-  /// before.
-  template <class Load, class Store>
-  void spread(std::size_t level, std::int64_t span, const Load& load, const Store& store) {
-    const std::int64_t nodes = sizes_[level];
-    const std::int64_t size = chunk_size(level);
-    const auto scan = [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t chunk = begin; chunk < end; ++chunk) {
-        S s[kWidth] = {};
-        const std::int64_t first = chunk * size;
-        const std::int64_t last = std::min(nodes, first + size);
-        if (chunk > 0) {
-          const S* before = total(level + 1, chunk - 1);
-          std::copy(before, before + kWidth, s);
-        }
-        for (std::int64_t node = first; node < last; ++node) {
-          if (node > 0) {
-            move(s, level, span, node);
-          }
-          load(s, node);
-          store(s, node);
-        }
+  /// Down: what comes to every node of `level`, starting each chunk with what comes to all of it.
+  /// Above the points it takes the place of their totals.
+  void spread(std::size_t level, const S* values, S* sums) {
+    const std::int64_t span = span_of(level);
+    const std::int64_t own = tree_.own(level).first;
+    each_chunk(level, [&](std::int64_t chunk, std::int64_t first, std::int64_t last) {
+      S s[kWidth] = {};
+      if (level < tree_.top()) {
+        std::copy(above(level + 1, chunk), above(level + 1, chunk) + kWidth, s);
       }
-    };
-    parallel_ranges(threads_, num_chunks(nodes, level), kGrain / size, scan);
+      for (std::int64_t node = first; node < last; ++node) {
+        S total[kWidth];
+        const S* const from = total_of(values, level, node);
+        std::copy(from, from + kWidth, total);
+        S* const to = level == 0 ? sums + (node - own) * kWidth : above(level, node - own);
+        std::copy(s, s + kWidth, to);
+        if (node > 0) {
+          move(s, level, span, node);
+        }
+        add<P, W>(s, total);
+      }
+    });
   }
 
   /// Nodes a task: long enough to hide the cost of handing it out.
   static constexpr std::int64_t kGrain = 8192;
 
   Line<D> line_;
+  const LineTree& tree_;
+  ScanTotals& totals_;
   int threads_;
-  std::vector<std::int64_t> sizes_;
-  std::vector<std::vector<S>> totals_;
 };
 
 }  // namespace laplex::detail

@@ -10,19 +10,19 @@
 #include "second_gradients.hpp"
 
 #include "array.hpp"
-#include "compensated.hpp"
+#include "exact_sum.hpp"
 #include "parallel.hpp"
 #include "product_pass.hpp"
 
 #include <algorithm>
 #include <cstddef>
+#include <mutex>
 #include <vector>
 
 namespace laplex::detail {
 namespace {
 
 constexpr std::int64_t kGrain = 4096;
-constexpr std::int64_t kPiece = 64;  ///< terms of a plain sum
 
 constexpr Polynomial kOne{1.0};
 constexpr Polynomial kDistance{0.0, 1.0};
@@ -100,16 +100,16 @@ struct RowBlock {
 };
 
 /// Adds the gradients of a block of rows to sums in sorted order: by the anchors [heads, n] and
-/// [heads, m], and by the lengthscale [heads, chunks of the targets].
+/// [heads, m], and by the lengthscale [heads].
 template <class T>
 void add_rows(const RowBlock<T>& block, std::vector<double>& by_targets,
-              std::vector<double>& by_sources, std::vector<Sum>& by_lengthscale) {
+              std::vector<double>& by_sources, std::vector<ExactSum>& by_lengthscale) {
   const Fixed<T>& fixed = block.state.fixed();
   const GradientCotangents<T>& cot = block.cotangents;
   const std::int64_t n = fixed.n;
   const std::int64_t m = fixed.m;
   const std::int64_t rows = block.count;
-  const std::int64_t chunks = (n + kGrain - 1) / kGrain;
+  std::mutex adding;
   const bool by_a = cot.values != nullptr;
   const bool by_b = cot.targets != nullptr;
   const bool by_c = cot.sources != nullptr;
@@ -198,7 +198,7 @@ void add_rows(const RowBlock<T>& block, std::vector<double>& by_targets,
                       ? block.result.cotangent + (h * block.rows + block.first + r) * n
                       : nullptr;
     const bool by_x = block.result.targets != nullptr;
-    double stretched = 0.0;
+    ExactSum stretched;
     for (std::int64_t k = begin; k < end; ++k) {
       const auto get = [&](bool asked, const SortedPass<T>& pass, std::size_t number) {
         return asked ? static_cast<double>(pass.sum(number)[row + k]) : 0.0;
@@ -217,14 +217,15 @@ void add_rows(const RowBlock<T>& block, std::vector<double>& by_targets,
              get(by_a, a, a_x));
       }
       if (by_ell) {
-        stretched +=
-            here * (get(by_a, a, a_ell) + u * (b * get(by_b, v, v_x_ell) - get(by_c, cv, cv_x_ell) +
-                                               e * get(by_e, v, v_ell_ell)));
-        if (k % kPiece == kPiece - 1 || k + 1 == end) {
-          by_lengthscale[static_cast<std::size_t>(h * chunks + k / kGrain)].add(u * stretched);
-          stretched = 0.0;
-        }
+        stretched.add(
+            u * here *
+            (get(by_a, a, a_ell) + u * (b * get(by_b, v, v_x_ell) - get(by_c, cv, cv_x_ell) +
+                                        e * get(by_e, v, v_ell_ell))));
       }
+    }
+    if (by_ell) {
+      const std::lock_guard<std::mutex> lock(adding);
+      by_lengthscale[static_cast<std::size_t>(h)].add(stretched);
     }
   });
   block.each(Side::sources, [&](std::int64_t h, std::int64_t r, std::int64_t begin,
@@ -269,13 +270,12 @@ void second_gradients(const State<T>& state, const Vectors<const T>& values,
   const Fixed<T>& fixed = state.fixed();
   const std::int64_t n = fixed.n;
   const std::int64_t m = fixed.m;
-  const std::int64_t chunks = (n + kGrain - 1) / kGrain;
   const auto size = [&](const void* wanted, std::int64_t each) {
     return static_cast<std::size_t>(wanted != nullptr ? fixed.heads * each : 0);
   };
   std::vector<double> by_targets(size(result.targets, n));
   std::vector<double> by_sources(size(result.sources, m));
-  std::vector<Sum> by_lengthscale(size(result.lengthscale, chunks));
+  std::vector<ExactSum> by_lengthscale(size(result.lengthscale, 1));
   for (std::int64_t first = 0; first < rows; first += kRowsAtOnce) {
     const std::int64_t count = std::min(kRowsAtOnce, rows - first);
     add_rows<T>({state, values, grad, rows, first, count, cotangents, result, threads}, by_targets,
@@ -295,10 +295,8 @@ void second_gradients(const State<T>& state, const Vectors<const T>& values,
     deliver(by_targets, Side::targets, n, result.targets);
     deliver(by_sources, Side::sources, m, result.sources);
     if (result.lengthscale != nullptr) {
-      Sum total;
-      for (std::int64_t c = 0; c < chunks; ++c) {
-        total.add(by_lengthscale[static_cast<std::size_t>(h * chunks + c)].value());
-      }
+      ExactSum& total = by_lengthscale[static_cast<std::size_t>(h)];
+      add_over_processes(state.cells(h).shared(), {&total});
       result.lengthscale[h] = total.value();
     }
   }

@@ -94,6 +94,7 @@ void State<T>::build(std::shared_ptr<const Fixed<T>> fixed, const Changes<T>& ch
     factors.target = f.target_factor.empty() ? nullptr : f.target_factor.data() + h * f.n;
     factors.source = f.source_factor.empty() ? nullptr : f.source_factor.data() + h * f.m;
     const Cells<T>* const same = f.shared_anchors && h > 0 ? &heads_.front()->cells : nullptr;
+    factors.part = f.part;
     head.cells.build(anchors_of(h), sorted, factors, same, some_threads);
   };
   if (f.shared_anchors) {

@@ -22,6 +22,7 @@ struct Fixed {
   std::int64_t heads = 0;
   std::int64_t n = 0;
   std::int64_t m = 0;
+  std::shared_ptr<const LinePart> part;  ///< null if all of the line is here
   bool self = false;
   bool oscillates = false;
   bool phased = false;
@@ -66,6 +67,11 @@ class State {
 
   [[nodiscard]] const Fixed<T>& fixed() const { return *fixed_; }
   [[nodiscard]] std::shared_ptr<const Fixed<T>> shared_fixed() const { return fixed_; }
+  /// Targets and sources of a head, also those that other processes have: what decides how sums are
+  /// grouped must be the same in all of them.
+  [[nodiscard]] std::int64_t anchors() const {
+    return fixed_->part != nullptr ? cells(0).shared()->anchors() : fixed_->n + fixed_->m;
+  }
 
   [[nodiscard]] const Cells<T>& cells(std::int64_t head) const { return at(head).cells; }
 

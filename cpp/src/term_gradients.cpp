@@ -1,12 +1,13 @@
 #include "term_gradients.hpp"
 
 #include "array.hpp"
-#include "compensated.hpp"
+#include "exact_sum.hpp"
 #include "parallel.hpp"
 #include "product_pass.hpp"
 #include "term_derivatives.hpp"
 
 #include <cstddef>
+#include <mutex>
 #include <vector>
 
 namespace laplex::detail {
@@ -125,10 +126,12 @@ void term_gradients(const State<T>& state, const Term& term, const Vectors<const
       }
       return d;
     };
-    const auto chunks = static_cast<std::size_t>((fixed.n + kGrain - 1) / kGrain);
-    std::vector<Sum> by_lengthscale(scalars ? chunks : 0);
-    std::vector<Sum> by_frequency(scalars ? chunks : 0);
+    ExactSum by_lengthscale;
+    ExactSum by_frequency;
+    std::mutex adding;
     parallel_ranges(threads, fixed.n, kGrain, [&](std::int64_t begin, std::int64_t end) {
+      ExactSum stretched;
+      ExactSum swung;
       for (std::int64_t i = begin; i < end; ++i) {
         double x = 0.0;
         double theta = 0.0;
@@ -157,9 +160,14 @@ void term_gradients(const State<T>& state, const Term& term, const Vectors<const
           gradients.target_phase[h * fixed.n + i] = static_cast<T>(theta);
         }
         if (scalars) {
-          by_lengthscale[static_cast<std::size_t>(begin / kGrain)].add(ell);
-          by_frequency[static_cast<std::size_t>(begin / kGrain)].add(omega);
+          stretched.add(ell);
+          swung.add(omega);
         }
+      }
+      if (scalars) {
+        const std::lock_guard<std::mutex> lock(adding);
+        by_lengthscale.add(stretched);
+        by_frequency.add(swung);
       }
     });
     if (gradients.sources != nullptr || gradients.source_phase != nullptr) {
@@ -186,20 +194,16 @@ void term_gradients(const State<T>& state, const Term& term, const Vectors<const
         }
       });
     }
-    const auto total = [](const std::vector<Sum>& parts) {
-      Sum all;
-      for (const Sum& part : parts) {
-        all.add(part.value());
-      }
-      return all.value();
-    };
+    if (scalars) {
+      add_over_processes(state.cells(h).shared(), {&by_lengthscale, &by_frequency});
+    }
     if (gradients.lengthscale != nullptr) {
       // The lengthscale of the kernel is that of its exponential times a constant.
       gradients.lengthscale[h] =
-          total(by_lengthscale) / rate.lengthscale / lengths_of(fixed.profile);
+          by_lengthscale.value() / rate.lengthscale / lengths_of(fixed.profile);
     }
     if (gradients.frequency != nullptr) {
-      gradients.frequency[h] = rate.lengthscale * total(by_frequency);
+      gradients.frequency[h] = rate.lengthscale * by_frequency.value();
     }
   }
   if (over) {

@@ -36,10 +36,13 @@ inline void update_plan(AnyPlan& any, Address targets, Address sources, Address 
       any.plan);
 }
 
-inline std::shared_ptr<AnyPlan> make_plan(const KernelArguments& k, int num_threads) {
+inline std::shared_ptr<AnyPlan> make_plan(const KernelArguments& k, int num_threads,
+                                          std::shared_ptr<const LinePart> part = nullptr) {
   return with_precision(k.is_double, [&](auto zero) {
     using T = decltype(zero);
-    return std::make_shared<AnyPlan>(Plan<T>(kernel_of<T>(k, num_threads)));
+    Kernel<T> kernel = kernel_of<T>(k, num_threads);
+    kernel.part = std::move(part);
+    return std::make_shared<AnyPlan>(Plan<T>(kernel));
   });
 }
 

@@ -7,17 +7,22 @@
 #include "plan_cache.hpp"
 #include "without_gil.hpp"
 
+#include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <exception>
 #include <memory>
+#include <numeric>
 #include <optional>
 #include <string>
+#include <tuple>
 #include <type_traits>
 #include <utility>
 #include <variant>
+#include <vector>
 
 #if defined(__unix__) || defined(__APPLE__)
 #include <pthread.h>
@@ -128,6 +133,43 @@ Address address(const py::object& array) {
   return start;
 }
 
+/// A part of a line from a tuple of the members of LinePart, with None for no next anchor; null
+/// from None. `gather` takes this process's numbers and the counts of all, and gives those of all.
+std::shared_ptr<const LinePart> line_part(const py::object& share) {
+  if (share.is_none()) {
+    return nullptr;
+  }
+  const auto [rank, size, offset, total, next, gather] = share.cast<
+      std::tuple<int, int, std::int64_t, std::int64_t, std::optional<double>, py::function>>();
+  auto part = std::make_shared<LinePart>();
+  part->rank = rank;
+  part->size = size;
+  part->offset = offset;
+  part->total = total;
+  part->has_next = next.has_value();
+  part->next = next.value_or(0.0);
+  // Whoever holds the plan last may not hold the interpreter's lock.
+  const std::shared_ptr<py::function> call(new py::function(gather), [](py::function* function) {
+    const py::gil_scoped_acquire lock;
+    delete function;
+  });
+  part->gather = [call, size = size, rank = rank](const double* mine, const std::int64_t* counts,
+                                                  double* all) {
+    const py::gil_scoped_acquire lock;
+    const std::vector<std::int64_t> sizes(counts, counts + size);
+    const auto count = std::accumulate(sizes.begin(), sizes.end(), std::int64_t(0));
+    const py::array_t<double> numbers(sizes[static_cast<std::size_t>(rank)], mine);
+    const auto arrived =
+        (*call)(numbers, sizes)
+            .cast<py::array_t<double, py::array::c_style | py::array::forcecast>>();
+    if (arrived.size() != count) {
+      throw py::value_error("gather must give the numbers of all processes");
+    }
+    std::copy(arrived.data(), arrived.data() + count, all);
+  };
+  return part;
+}
+
 /// An eighth of the machine's memory.
 std::int64_t default_cache_bytes() {
 #if defined(_SC_PHYS_PAGES) && defined(_SC_PAGE_SIZE)
@@ -215,14 +257,17 @@ PYBIND11_MODULE(_core, m) {
   const auto cached_plan = [](const KernelArguments& kernel, int num_threads) {
     return without_gil([&] { return cache().get(kernel, num_threads); });
   };
-  const auto new_plan = [](const KernelArguments& kernel, int num_threads) {
-    return without_gil([&] { return make_plan(kernel, num_threads); });
+  const auto new_plan = [](const KernelArguments& kernel, int num_threads,
+                           const py::object& share) {
+    const std::shared_ptr<const LinePart> part = line_part(share);
+    return without_gil([&] { return make_plan(kernel, num_threads, part); });
   };
   const py::pos_only positional;
   const py::arg values("values"), rows("rows"), out("out"), grad("grad"), targets("targets"),
       sources("sources"), term("term"), num_threads("num_threads");
   py::class_<AnyPlan, std::shared_ptr<AnyPlan>>(m, "Plan")
-      .def(py::init(new_plan), py::arg("kernel"), num_threads, positional)
+      .def(py::init(new_plan), py::arg("kernel"), num_threads, py::arg("share") = py::none(),
+           positional)
       .def("sum", &sum, values, rows, out, py::arg("mode"), term, num_threads, positional)
       .def("half_sums", &half_sums, values, rows, py::arg("left"), py::arg("right"), num_threads,
            positional)

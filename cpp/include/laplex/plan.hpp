@@ -12,6 +12,7 @@
 #pragma once
 
 #include <laplex/error.hpp>
+#include <laplex/line_part.hpp>
 
 #include <array>
 #include <complex>
@@ -66,6 +67,13 @@ struct Kernel {
   /// once. All other arrays, results and gradients stay per head; the sum over the heads of a
   /// gradient by the anchors is that by the shared ones.
   bool shared_anchors = false;
+  /// The place of these anchors in a line that several processes share, or null. There is one head
+  /// then. All processes make the plan and call its members together, with the same arguments but
+  /// for the contents and sizes of their parts; values and results are those of the part, and the
+  /// derivatives by lengthscale and frequency those of the whole line. The exponents, forms and
+  /// types must be the same, and in the self case null sources. A part without sources or targets
+  /// still gives pointers that are not null where the others do.
+  std::shared_ptr<const LinePart> part = nullptr;
 };
 
 /// What update() replaces, in the shapes of the Kernel. Null members stay as they are.

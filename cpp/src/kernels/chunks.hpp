@@ -87,8 +87,8 @@ class Chunks {
     }
   }
 
-  /// `before` [chunks]: the sums after each, or null if there is one chunk.
-  void spread(std::int64_t begin, std::int64_t end, const double* before, double* out) const {
+  /// `comes` [chunks]: what comes to each, or null if there is one chunk.
+  void spread(std::int64_t begin, std::int64_t end, const double* comes, double* out) const {
     std::int64_t chunk = begin;
     if constexpr (!Wide) {
       for (; chunk < in_eights(begin, end); chunk += 8) {
@@ -96,8 +96,7 @@ class Chunks {
         load_eight(chunk, nodes);
         Pack<double> sum[P];
         for (int p = 0; p < P; ++p) {
-          sum[p] = make_pack<double>(
-              [&](int c) { return chunk + c > 0 ? before[(chunk + c - 1) * P + p] : 0.0; });
+          sum[p] = make_pack<double>([&](int c) { return comes[(chunk + c) * P + p]; });
         }
         run_eight(nodes, sum);
         store_columns<Size * P>(out + first_place(chunk) * P, stride() * P, nodes.value);
@@ -106,7 +105,7 @@ class Chunks {
     for (; chunk < end; ++chunk) {
       Number sum[P];
       for (int p = 0; p < P; ++p) {
-        sum[p] = chunk > 0 ? get(before + ((chunk - 1) * P + p) * W) : same(0.0);
+        sum[p] = comes != nullptr ? get(comes + (chunk * P + p) * W) : same(0.0);
       }
       run_one<true>(chunk, sum, out);
     }
@@ -168,15 +167,17 @@ class Chunks {
     load_columns<Size * Q>(level_.decays + (first + kAhead) * Q, stride() * Q, nodes.decay);
   }
 
-  /// Replaces each value by what has come so far: of cells, before it is added, and of nodes above,
-  /// after.
+  /// Replaces each value by what comes to it: of cells, after the step to it, and of nodes above,
+  /// before.
   static void run_eight(Eight& nodes, Pack<double>* sum) {
     for (int j = 0; j < Size; ++j) {
+      Pack<double> comes[P];
+      std::copy(sum, sum + P, comes);
       decay_by<P, kTurn>(nodes.decay + column(j) * Q, sum);
       for (int p = 0; p < P; ++p) {
         Pack<double>& value = nodes.value[column(j) * P + p];
         const Pack<double> after = sum[p] + value;
-        value = Size == kChunk ? sum[p] : after;
+        value = Size == kChunk ? sum[p] : comes[p];
         sum[p] = after;
       }
     }
@@ -192,12 +193,14 @@ class Chunks {
       for (int q = 0; q < Q; ++q) {
         decay[q] = same(level_.decays[(at + kAhead) * Q + q]);
       }
+      Number comes[P];
+      std::copy(sum, sum + P, comes);
       decay_by<P, kTurn>(decay, sum);
       for (int p = 0; p < P; ++p) {
         const std::int64_t to = (at * P + p) * W;
         const Number after = sum[p] + get(level_.values + to);
         if constexpr (Store) {
-          put(out + to, Size == kChunk ? sum[p] : after);
+          put(out + to, Size == kChunk ? sum[p] : comes[p]);
         }
         sum[p] = after;
       }

@@ -249,10 +249,10 @@ struct Kernels {
   /// The sums of chunks [begin, end) of a level.
   void (*sum_chunks)(Form form, bool wide, const ChunkLevel& level, std::int64_t begin,
                      std::int64_t end, double* sums);
-  /// From the sums after each chunk: what enters each cell, or the sums after each node above them,
+  /// From what comes to each chunk: what enters each cell, or what comes to each node above them,
   /// which may replace the values.
   void (*spread_chunks)(Form form, bool wide, const ChunkLevel& level, std::int64_t begin,
-                        std::int64_t end, const double* before, double* out);
+                        std::int64_t end, const double* comes, double* out);
   /// Reads the sums over `from` off at the anchors of `to`; `left_at`, `right_at` say where.
   void (*product)(Form form, bool wide, const SideView<T>& from, const SideView<T>& to,
                   const std::uint16_t* left_at, const std::uint16_t* right_at,
