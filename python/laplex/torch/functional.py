@@ -102,6 +102,9 @@ def matvec(
     lengthscale that is not positive gives NaN. Half-precision values are read, and results written,
     without a copy in float32.
 
+    **DTensors.** If one tensor argument is a DTensor, all are. The result is sharded in the leading
+    dimension, rows or heads, in which an argument is; along the line, arguments are gathered.
+
     **Ties.** At :math:`x_i = y_j` the Laplace kernel has a kink. Derivatives use sign(0) = 0 there,
     as ``torch.abs`` does, which is the mean of the one-sided derivatives. In the self case every
     target is tied with itself. The other kernels have no kink, and their second derivatives there
