@@ -56,7 +56,7 @@ def product(local_product: Callable[[Call], Tensor], call: Call) -> Tensor:
 
     On each dimension of the mesh, the result is sharded in the first of its leading dimensions in
     which an argument is; arguments without that dimension are replicated, and their gradients are
-    partial sums. An argument sharded along the line is gathered.
+    summed over the mesh. An argument sharded along the line is gathered.
 
     Raises
     ------
