@@ -22,7 +22,15 @@ LIMIT = 120.0  # seconds: nothing in these tests may hang
 def _context() -> ForkServerContext:
     """Processes are forked from one that has imported what takes seconds: torch, scikit-learn."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch.distributed", "laplex.cedar.estimator", "rank_cases"])
+    context.set_forkserver_preload(
+        [
+            "torch.distributed.fsdp",
+            "torch.distributed.tensor.parallel",
+            "laplex.cedar.estimator",
+            "laplex.nn",
+            "rank_cases",
+        ]
+    )
     return context
 
 

@@ -107,11 +107,10 @@ class LaplexHead(KernelLayer):
     def _initial_lengthscale(self) -> float:
         return 2 * REACH / max(self.targets.shape[-1] - 1, 1)
 
-    def _anchors(self) -> tuple[Tensor, Tensor]:
+    def _anchors(self, targets: Tensor, sources: Tensor) -> tuple[Tensor, Tensor]:
         # This does not change the result, and keeps exp from underflowing for features far outside.
-        targets = self.targets
         lowest, highest = targets.amin(-1, keepdim=True), targets.amax(-1, keepdim=True)
-        return targets, self.sources.clamp(lowest, highest)
+        return targets, sources.clamp(lowest, highest)
 
     def routing(self) -> Tensor:
         """Return the routing matrix R of every head.
@@ -121,9 +120,10 @@ class LaplexHead(KernelLayer):
         Tensor ``[heads, num_classes, in_features]``
             The share of each feature that goes to each class. Every column sums to 1.
         """
-        targets, sources = self._anchors()
-        distance = (targets[:, :, None] - sources[:, None, :]).abs()
-        return torch.softmax(-distance / self.lengthscale[:, None, None], dim=1)
+        kernels = self._whole()
+        distance = (kernels.targets[:, :, None] - kernels.sources[:, None, :]).abs()
+        lengthscale = kernels.log_lengthscale.exp()
+        return torch.softmax(-distance / lengthscale[:, None, None], dim=1)
 
     def plot_routing(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, NoReturn
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from laplex.nn.kernel_product import column_sums, cosines, kernel_product, share
 from laplex.nn.least_squares import nearest_kernels
 from laplex.numpy.checks import MAX_DENSE_ENTRIES
 from laplex.torch.call import check_flag
+from laplex.torch.sharded import fill, whole
 
 from ..numpy.plan import Plan
 
@@ -34,6 +35,17 @@ torch.fx.wrap("shared_out")
 #: anchors that round to one place are tied, and no gradient can separate a tied pair again.
 GEOMETRY = ("targets", "sources", "log_lengthscale", "target_phase", "source_phase")
 _HALF = (torch.float16, torch.bfloat16)
+
+
+class _Kernels(NamedTuple):
+    """What a layer's weight is made of, as whole tensors."""
+
+    targets: Tensor
+    sources: Tensor
+    gain: Tensor
+    log_lengthscale: Tensor
+    target_phase: Tensor | None
+    source_phase: Tensor | None
 
 
 class KernelLayer(nn.Module):
@@ -126,6 +138,9 @@ class KernelLayer(nn.Module):
     def reset_parameters(self) -> None:
         """Draw new initial values from torch's global CPU generator, whatever the device.
 
+        Ranks that share the parameters, as under FSDP, call this together and get the values that
+        the first of them draws: those of one process with its seed.
+
         For independent inputs of unit variance, the outputs have mean zero and, on average over the
         outputs, unit variance. To achieve this, each head's Frobenius norm is computed exactly, in
         O(n log n), and set to sqrt(num_targets / heads). Random phases (without phases: random
@@ -135,8 +150,8 @@ class KernelLayer(nn.Module):
         targets, sources = initial_anchors(
             self.init, heads, num_targets, num_sources, targets_at_ends=self._targets_at_ends
         )
-        self.targets.copy_(targets)
-        self.sources.copy_(sources)
+        fill(self.targets, targets)
+        fill(self.sources, sources)
         self.log_lengthscale.fill_(math.log(self._initial_lengthscale()))
         gain = torch.ones(heads, num_sources, dtype=torch.float64, device="cpu")
         target_phase = source_phase = None
@@ -145,8 +160,8 @@ class KernelLayer(nn.Module):
                 math.pi * (2 * torch.rand(heads, count, dtype=torch.float64, device="cpu") - 1)
                 for count in (num_targets, num_sources)
             )
-            self.target_phase.copy_(target_phase)
-            self.source_phase.copy_(source_phase)
+            fill(self.target_phase, target_phase)
+            fill(self.source_phase, source_phase)
         else:
             gain -= 2 * torch.randint(2, gain.shape, device="cpu")
         lengthscale = torch.full(
@@ -156,7 +171,7 @@ class KernelLayer(nn.Module):
         if self._shares_out:
             factor = shared_out(gain, column_sums(targets, sources, lengthscale))
         norms = frobenius_norms(targets, sources, lengthscale, factor, target_phase, source_phase)
-        self.source_gain.copy_(gain * (math.sqrt(num_targets / heads) / norms)[:, None])
+        fill(self.source_gain, gain * (math.sqrt(num_targets / heads) / norms)[:, None])
         if self.bias is not None:
             self.bias.zero_()
 
@@ -167,9 +182,20 @@ class KernelLayer(nn.Module):
         """The lengthscales ``[heads]``; they are positive, as the parameter is their logarithm."""
         return self.log_lengthscale.exp()
 
-    def _anchors(self) -> tuple[Tensor, Tensor]:
+    def _anchors(self, targets: Tensor, sources: Tensor) -> tuple[Tensor, Tensor]:
         """Return the targets ``[heads, n]`` and sources ``[heads, m]`` of the kernel."""
-        return self.targets, self.sources
+        return targets, sources
+
+    def _whole(self) -> _Kernels:
+        """Gather the parameters of the weight where ranks share them, which is collective."""
+        theta, phi = self.target_phase, self.source_phase
+        return _Kernels(
+            *self._anchors(whole(self.targets), whole(self.sources)),
+            whole(self.source_gain),
+            whole(self.log_lengthscale),
+            None if theta is None else whole(theta),
+            None if phi is None else whole(phi),
+        )
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (nn.Linear's name for it)
         """Apply the layer, in one product with all heads.
@@ -194,7 +220,7 @@ class KernelLayer(nn.Module):
         """
         if _on_the_way_to_onnx():  # which has matrices but no sorted products
             return nn.functional.linear(input, self.weight, self.bias)
-        targets, sources = self._anchors()
+        targets, sources = self._anchors(self.targets, self.sources)
         return kernel_product(
             input,
             targets,
@@ -259,16 +285,16 @@ class KernelLayer(nn.Module):
                 f"the dense weight would have {n} x {m} entries, more than the limit of "
                 f"{MAX_DENSE_ENTRIES}: call the layer, which does not need it"
             )
-        targets, sources = (anchors.to(dtype) for anchors in self._anchors())
-        lengthscale = self.log_lengthscale.to(dtype).exp()
-        gain = self.source_gain.to(dtype)
+        kernels = self._whole()
+        targets, sources, gain = (each.to(dtype) for each in kernels[:3])
+        lengthscale = kernels.log_lengthscale.to(dtype).exp()
         total = targets.new_zeros(n, m)
         for head in range(self.heads):
             kernel = torch.exp(-(targets[head, :, None] - sources[head]).abs() / lengthscale[head])
             factor = shared_out(gain[head], kernel.sum(0)) if self._shares_out else gain[head]
-            if self.target_phase is not None and self.source_phase is not None:
+            if kernels.target_phase is not None and kernels.source_phase is not None:
                 kernel = kernel * cosines(
-                    self.target_phase[head].to(dtype), self.source_phase[head].to(dtype)
+                    kernels.target_phase[head].to(dtype), kernels.source_phase[head].to(dtype)
                 )
             total = total + kernel * factor
         return total
@@ -300,7 +326,7 @@ class KernelLayer(nn.Module):
         ).to_empty(device=weight.device)
         linear.weight.copy_(weight)
         if self.bias is not None:
-            linear.bias.copy_(self.bias)
+            linear.bias.copy_(whole(self.bias))
         return linear.train(self.training)
 
     @classmethod
@@ -421,14 +447,11 @@ class KernelLayer(nn.Module):
         -------
         Tensor ``[heads]``
         """
-        targets, sources = self._anchors()
-        lengthscale, gain = self.lengthscale, self.source_gain
-        factor: Tensor = gain
+        targets, sources, factor, log_lengthscale, target_phase, source_phase = self._whole()
+        lengthscale = log_lengthscale.exp()
         if self._shares_out:
-            factor = shared_out(gain, column_sums(targets, sources, lengthscale))
-        return frobenius_norms(
-            targets, sources, lengthscale, factor, self.target_phase, self.source_phase
-        )
+            factor = shared_out(factor, column_sums(targets, sources, lengthscale))
+        return frobenius_norms(targets, sources, lengthscale, factor, target_phase, source_phase)
 
     @torch.no_grad()
     def rank(self) -> list[int]:
@@ -442,8 +465,9 @@ class KernelLayer(nn.Module):
         -------
         list of int
         """
-        targets, sources = (anchors.cpu().numpy() for anchors in self._anchors())
-        lengthscale = self.lengthscale.double().cpu().numpy()
+        kernels = self._whole()
+        targets, sources = (anchors.cpu().numpy() for anchors in kernels[:2])
+        lengthscale = kernels.log_lengthscale.exp().double().cpu().numpy()
         ranks = Plan(targets, sources, lengthscale=lengthscale).rank()
         return [int(rank) for rank in np.asarray(ranks).reshape(-1)]
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from laplex.nn import recorded_product
 from laplex.torch.call import check_tensor
 from laplex.torch.functional import matvec
+from laplex.torch.sharded import is_distributed
 
 _HALF = (torch.float16, torch.bfloat16)
 _DOUBLE = (torch.float64, torch.complex128)
@@ -51,11 +52,19 @@ def kernel_product(
     Raises
     ------
     TypeError
-        If ``input`` is not a tensor, holds integers, or is float64 while the anchors are float32.
+        If ``input`` is not a tensor, holds integers, or is float64 while the anchors are float32,
+        or if the anchors are of half precision.
     ValueError
         If the last dimension of ``input`` has the wrong size.
     """
     check_tensor("input", input)
+    if targets.dtype in _HALF:
+        raise TypeError(
+            f"the anchors are {targets.dtype}, in which too many of them round to one place and "
+            "are tied for good: keep them in float32. Under a mixed precision policy of FSDP, call "
+            "fully_shard(layer, mp_policy=laplex.nn.mp_policy) for the layer itself, before "
+            "fully_shard(model, mp_policy=...)"
+        )
     if input.dtype in _DOUBLE and targets.dtype not in _DOUBLE:
         raise TypeError(
             f"input has dtype {input.dtype} but the layer is {targets.dtype}: convert one of them "
@@ -68,6 +77,14 @@ def kernel_product(
             f"input must have {sources.shape[-1]} features in its last dimension, "
             f"got shape {tuple(input.shape)}"
         )
+    if is_distributed(targets):
+        # Imports torch.distributed.
+        from laplex.nn import line_product
+
+        if line_product.applies(targets):
+            return line_product.line_product(
+                input, targets, sources, lengthscale, gain, target_phase, source_phase, bias
+            )
     factor = shared_out(gain, column_sums(targets, sources, lengthscale)) if share_out else gain
     tensors = (input, targets, sources, lengthscale, factor, target_phase, source_phase, bias)
     if recorded_product.applies(*tensors):
@@ -77,7 +94,10 @@ def kernel_product(
     dtype = torch.promote_types(input.dtype, gain.dtype)
     if dtype in _HALF:  # distributed gains are float32, to avoid overflow, and promote this
         output = output.to(dtype)
-    return output if bias is None else output + bias.to(output.dtype)
+    if bias is not None:
+        return output + bias.to(output.dtype)
+    # At an operation in place, a view would lose FSDP's hook for the backward pass.
+    return output.clone() if len(targets) == 1 and torch.is_grad_enabled() else output
 
 
 def _composed(

@@ -61,7 +61,8 @@ class RecordedProduct(torch.autograd.Function):
         call = _call(input, targets, sources, lengthscale, gain, target_phase, source_phase)
         ctx.signature = signature(call)
         output, ctx.plan = autograd.evaluate(call, ctx.signature)
-        output = output.squeeze(-2) if gain.shape[0] == 1 else output.sum(-2)
+        # In place: at an operation in place, a view would lose FSDP's hook for the backward pass.
+        output = output.squeeze_(-2) if gain.shape[0] == 1 else output.sum(-2)
         if bias is not None:
             output += bias
         ctx.composed = composed

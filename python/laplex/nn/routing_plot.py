@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from laplex._support.optional import require
+from laplex.torch.sharded import whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,12 +44,14 @@ def draw_routing(
 
     with torch.no_grad():
         routing = layer.routing()[head].double().cpu().numpy()
-        gain = layer.source_gain[head].double().cpu().numpy()
-        class_at = layer.targets[head].double().cpu().numpy()
-        feature_at = layer.sources[head].double().cpu().numpy()
+        gain, class_at, feature_at = (
+            whole(tensor)[head].double().cpu().numpy()
+            for tensor in (layer.source_gain, layer.targets, layer.sources)
+        )
         sign = np.ones_like(routing)
+        lengthscale = float(whole(layer.lengthscale)[head])
         if layer.target_phase is not None and layer.source_phase is not None:
-            phase = layer.target_phase[head, :, None] - layer.source_phase[head]
+            phase = whole(layer.target_phase)[head, :, None] - whole(layer.source_phase)[head]
             sign = torch.cos(phase).double().cpu().numpy()
 
     if ax is None:
@@ -94,7 +97,7 @@ def draw_routing(
 
     ax.set_ylim(-0.35 if features else -0.12, 1.5)
     ax.set_yticks([0, 1], ["features", "classes"])
-    ax.set_xlabel(f"anchor (lengthscale {float(layer.lengthscale[head].detach()):.3g})")
+    ax.set_xlabel(f"anchor (lengthscale {lengthscale:.3g})")
     ax.set_title("blue routes add to a class, red routes subtract from it", fontsize=10)
     for side in ("left", "right", "top"):
         ax.spines[side].set_visible(False)

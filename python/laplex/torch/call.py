@@ -37,9 +37,10 @@ Scalar = float | Tensor
 
 TENSORS: Final = 7
 
-_PLAIN_TYPES = (Tensor, torch.nn.Parameter)
+PLAIN_TYPES = (Tensor, torch.nn.Parameter)
+"""The types of tensors that are nothing else: no instance of another subclass."""
 
-DIRECT = _core.DirectCalls(Tensor.__dlpack_c_exchange_api__, _PLAIN_TYPES)
+DIRECT = _core.DirectCalls(Tensor.__dlpack_c_exchange_api__, PLAIN_TYPES)
 """The core's own reading and checking of calls, which takes a fraction of the time of Python's."""
 
 
@@ -325,7 +326,7 @@ def signature(call: Call) -> Signature:
     result_complex = values_complex or (call.is_complex_kernel and not real_part)
     result_dtype = complex_dtype if result_complex else values.dtype
     plain = _are_plain(call)
-    batch, anchor_batch = _broadcast(call)
+    batch, anchor_batch = broadcast_batch(call)
     return Signature(batch, anchor_batch, n, m, dtype, result_dtype, plain, direct=False)
 
 
@@ -395,11 +396,11 @@ def _are_plain(call: Call) -> bool:
                 f"{name} is on {tensor.device}, but targets is on {device}: move it with "
                 f"{name}.to({str(device)!r})"
             )
-        plain = plain and type(tensor) in _PLAIN_TYPES and (tensor.is_cpu or tensor.is_cuda)
+        plain = plain and type(tensor) in PLAIN_TYPES and (tensor.is_cpu or tensor.is_cuda)
     return plain
 
 
-def _broadcast(call: Call) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def broadcast_batch(call: Call) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return the leading dimensions of the result, and of everything but the values."""
     shapes = [
         tuple(tensor.shape[: tensor.dim() - last])

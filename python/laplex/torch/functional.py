@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from .._support.profiles import profile_of
-from . import cuda
+from . import cuda, sharded
 from .autograd import primitive
-from .call import HALF, TENSORS, TRAILING, Call, Scalar, call_of
+from .call import HALF, PLAIN_TYPES, TENSORS, TRAILING, Call, Scalar, call_of
 
 
 def matvec(
@@ -102,6 +102,9 @@ def matvec(
     lengthscale that is not positive gives NaN. Half-precision values are read, and results written,
     without a copy in float32.
 
+    **DTensors.** If one tensor argument is a DTensor, all are. The result is sharded in the leading
+    dimension, rows or heads, in which an argument is; along the line, arguments are gathered.
+
     **Ties.** At :math:`x_i = y_j` the Laplace kernel has a kink. Derivatives use sign(0) = 0 there,
     as ``torch.abs`` does, which is the mean of the one-sided derivatives. In the self case every
     target is tied with itself. The other kernels have no kink, and their second derivatives there
@@ -149,6 +152,10 @@ def product_with(call: Call, kernel: str) -> Tensor:
 def product(call: Call) -> Tensor:
     """Multiply as `matvec` does, also half-precision values, and complex ones by a real part."""
     values = call.values
+    if not (type(values) in PLAIN_TYPES and type(call.targets) in PLAIN_TYPES) and any(
+        sharded.is_distributed(tensor) for tensor in call[:TENSORS]
+    ):
+        return sharded.product(product, call)
     if call.real_part and values.is_complex():
         return _of_both_parts(call)
     # With float64 anchors the check of dtypes refuses half-precision values, which a GPU reads as
