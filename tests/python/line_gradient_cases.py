@@ -223,6 +223,9 @@ def check_habits(rank: int, size: int) -> None:
         if rank == 0:
             torch.testing.assert_close(mine.grad, v_all.grad[:, at])
 
+    at = slice(10_000 * rank, 10_000 * (rank + 1))
+    plan = ShardedPlan(x[at].numpy(), lengthscale=3)
+    assert plan.line_shape[0] == [16_384, 0, 16_384, 7_232][rank]
     ell = torch.tensor(0.125, requires_grad=True)
     w = torch.from_numpy(plan.to_line(v[:, at].numpy())).requires_grad_()
     u = matvec(w, x[at], lengthscale=ell, plan=plan, order="line")

@@ -204,6 +204,7 @@ def _check(call: Call, plan: ShardedPlan | None, order: str) -> None:
     if order not in ("user", "line"):
         raise ValueError(f"order must be 'user' or 'line', got {order!r}")
     values = call.values
+    shape = values.shape
     if order == "line":
         if plan is None:
             raise TypeError("order='line' needs a plan: pass plan=ShardedPlan(...)")
@@ -212,11 +213,11 @@ def _check(call: Call, plan: ShardedPlan | None, order: str) -> None:
                 f"values has shape {list(values.shape)} but the last dimension must be "
                 f"{plan.line_shape[1]}, the number of sources on this rank"
             )
-        count = (call.targets if call.sources is None else call.sources).shape[-1]
-        values = values[..., :1].expand(*values.shape[:-1], count)
-    if values.dtype in HALF and call.targets.dtype is torch.float32:
-        values = torch.empty(()).expand(values.shape)  # which are widened on the line
-    signature(call._replace(values=values))
+        shape = torch.Size((*shape[:-1], plan.shape[1]))
+    # The other checks see values in user order, and widened, as they will be on the line.
+    widened = values.dtype in HALF and call.targets.dtype is torch.float32
+    dtype = torch.float32 if widened else values.dtype
+    signature(call._replace(values=torch.empty((), dtype=dtype).expand(shape)))
     for name in ("targets", "sources", "target_phase", "source_phase"):
         tensor = getattr(call, name)
         if tensor is not None:
@@ -322,7 +323,7 @@ class _Gradients(torch.autograd.Function):
         ctx: Any, kept: Any, grad: Tensor, anchor: Tensor, *tensors: Any
     ) -> tuple[Tensor | None, ...]:
         setting, _, part, values = ctx.kept = kept
-        ctx.anchor = anchor
+        ctx.save_for_backward(anchor, grad, *tensors)
         ctx.cotangent = _widened(setting.to_line("targets", grad))
         ctx.dtypes = [None if each is None else each.dtype for each in tensors]
         ctx.grad_dtype = grad.dtype
@@ -331,6 +332,7 @@ class _Gradients(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
         setting, kernel, part, values = ctx.kept
+        anchor = ctx.saved_tensors[0]  # an error if any has been written to
         moved: list[Tensor | None] = []
         for index, (need, each) in enumerate(zip(setting.needs, cotangents, strict=True)):
             if not need or (index == 2 and setting.line.y is None):
@@ -345,7 +347,7 @@ class _Gradients(torch.autograd.Function):
         else:
             d_grad, *found = _composite(setting, kernel, values, ctx.cotangent, moved)
         d_grad = setting.from_line("targets", d_grad.to(ctx.grad_dtype))
-        d_grad, *home = _last(ctx.anchor, d_grad, *setting.home(found, ctx.dtypes))
+        d_grad, *home = _last(anchor, d_grad, *setting.home(found, ctx.dtypes))
         return None, d_grad, None, *home
 
 
