@@ -99,9 +99,9 @@ Results<T> results_of(const WholeLine<T>& line, const std::vector<std::complex<T
                       const std::shared_ptr<const LinePart>& part) {
   using C = std::complex<T>;
   const auto part_of = [](const auto& all, Range range) {
-    return all.empty() ? all
-                       : std::decay_t<decltype(all)>(all.begin() + range.begin,
-                                                     all.begin() + range.end);
+    return all.empty()
+               ? all
+               : std::decay_t<decltype(all)>(all.begin() + range.begin, all.begin() + range.end);
   };
   const auto rows_of = [&](const std::vector<C>& all, Range range) {
     const std::int64_t count = static_cast<std::int64_t>(all.size()) / line.rows;
@@ -190,10 +190,10 @@ void expect_same_bits(const WholeLine<T>& line, int processes, const std::string
   cuts.push_back(total);
   const auto range_of = [&](const std::vector<T>& side, std::size_t r) {
     const auto place = [&](std::int64_t cut) {
-      return cut == total ? static_cast<std::int64_t>(side.size())
-                          : std::lower_bound(side.begin(), side.end(),
-                                             all[static_cast<std::size_t>(cut)]) -
-                                side.begin();
+      return cut == total
+                 ? static_cast<std::int64_t>(side.size())
+                 : std::lower_bound(side.begin(), side.end(), all[static_cast<std::size_t>(cut)]) -
+                       side.begin();
     };
     return Range{place(cuts[r]), place(cuts[r + 1])};
   };
@@ -210,8 +210,8 @@ void expect_same_bits(const WholeLine<T>& line, int processes, const std::string
       part->offset = cuts[r];
       part->total = total;
       part->has_next = cuts[r + 1] < total;
-      part->next = part->has_next ? static_cast<double>(all[static_cast<std::size_t>(cuts[r + 1])])
-                                  : 0.0;
+      part->next =
+          part->has_next ? static_cast<double>(all[static_cast<std::size_t>(cuts[r + 1])]) : 0.0;
       part->gather = [&exchange, rank](const double* mine, const std::int64_t* counts,
                                        double* everyone) {
         exchange.gather(rank, mine, counts, everyone);
@@ -321,18 +321,18 @@ TEST(LinePart, MustFit) {
   kernel.targets = anchors;
   auto part = std::make_shared<LinePart>();
   kernel.part = part;
-  EXPECT_INVALID(Plan<double>{kernel}, "part.total");
+  expect_error([&] { Plan<double>{kernel}; }, ErrorCode::invalid_argument, "part.total");
   part->total = 2;
   part->gather = [](const double* mine, const std::int64_t* counts, double* all) {
     std::copy(mine, mine + counts[0], all);
   };
   Plan<double> plan(kernel);
-  EXPECT_INVALID(plan.update(anchors), "update");
-  EXPECT_INVALID(static_cast<void>(plan.rank()), "rank");
+  expect_error([&] { plan.update(anchors); }, ErrorCode::invalid_argument, "update");
+  expect_error([&] { static_cast<void>(plan.rank()); }, ErrorCode::invalid_argument, "rank");
   part->rank = 1;
-  EXPECT_INVALID(Plan<double>{kernel}, "part.rank");
+  expect_error([&] { Plan<double>{kernel}; }, ErrorCode::invalid_argument, "part.rank");
   kernel.heads = 2;
-  EXPECT_INVALID(Plan<double>{kernel}, "one head");
+  expect_error([&] { Plan<double>{kernel}; }, ErrorCode::invalid_argument, "one head");
 }
 
 TEST(ExactSum, IsRoundedOnce) {
@@ -354,7 +354,7 @@ TEST(ExactSum, IsRoundedOnce) {
   EXPECT_EQ(sum_of({kHuge, kTiny, kHuge, -kHuge, -kHuge}), kTiny);
   EXPECT_EQ(sum_of({-kTiny, -kTiny}), -2.0 * kTiny);
   EXPECT_EQ(sum_of({kHuge, kHuge}), std::numeric_limits<double>::infinity());
-  EXPECT_EQ(sum_of({1.0, 0x1p-53}), 1.0);                     // half a unit: to even
+  EXPECT_EQ(sum_of({1.0, 0x1p-53}), 1.0);                      // half a unit: to even
   EXPECT_EQ(sum_of({1.0, 0x1p-53, 0x1p-200}), 1.0 + 0x1p-52);  // and a little more
   EXPECT_EQ(sum_of({-1.0, -0x1p-53, -0x1p-200}), -1.0 - 0x1p-52);
   constexpr double kInfinity = std::numeric_limits<double>::infinity();
