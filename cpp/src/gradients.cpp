@@ -213,8 +213,10 @@ void finish(const Call<T>& call, std::int64_t h, const Accumulators& sums) {
       }
       sum.add(terms.data(), static_cast<std::int64_t>(terms.size()));
     };
-    add(0, re);
-    if (fixed.oscillates) {
+    if (to.lengthscale) {
+      add(0, re);
+    }
+    if (to.frequency) {
       add(1, im);
     }
     add_over_processes(state.cells(h).shared(), {&re, &im});
