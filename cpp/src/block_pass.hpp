@@ -103,11 +103,14 @@ class Carried {
   bool scanned_ = false;  ///< not so if there is one cell alone
 };
 
-/// Takes every block through the two halves of a pass, up(block, slot, round) and down(...): what
-/// processes that share the line tell each other goes between. A block has `slots` slots, in which
-/// a leaf has `numbers`; the first of a block is `slots * slot`.
-inline constexpr std::int64_t kBlocksAtOnce =
-    8;  ///< whose values are in memory: a message has its price
+/// Blocks whose values are in memory at a time where processes share a line: a message has its
+/// price.
+inline constexpr std::int64_t kBlocksAtOnce = 8;
+
+/// Takes every block through the two halves of a pass, up(block, place, round) and down(...); what
+/// processes that share the line tell each other goes between. `place` is that of the block among
+/// those in memory; it has `slots` slots of the round, from `slots * place` on, in which a leaf has
+/// `numbers`.
 template <class Up, class Down>
 void in_two_halves(const SharedLine& line, std::int64_t blocks, std::int64_t slots,
                    std::int64_t numbers, const Up& up, const Down& down) {
