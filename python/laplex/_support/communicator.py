@@ -303,7 +303,7 @@ def agree(
     failed, most, least, *agreed = comm.all_reduce(outcome, "max").tolist()
     if not failed and most == -least:
         return list(map(bool, agreed))
-    known = None if error is None else (_built_in_kind(error), str(error))
+    known = None if error is None else (_known_kind(error), str(error))
     everyone = comm.all_gather_object((known, shown))
     for rank, (found, _) in enumerate(everyone):
         if found is not None:
@@ -322,10 +322,10 @@ def agree(
     )
 
 
-def _built_in_kind(error: Exception) -> type[Exception]:
+def _known_kind(error: Exception) -> type[Exception]:
     """The nearest kind of error that every rank knows and that is made of a message alone."""
     for kind in type(error).__mro__:
-        if kind.__module__ == "builtins":
+        if kind.__module__.partition(".")[0] in ("builtins", "laplex", "numpy", "torch"):
             with suppress(TypeError):  # as of UnicodeDecodeError, which takes five arguments
                 return type(kind(""))
     return Exception
