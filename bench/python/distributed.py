@@ -26,9 +26,9 @@ from collections.abc import Callable  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
-import laplex.distributed  # noqa: E402
 import numpy as np  # noqa: E402
 
+import laplex.distributed  # noqa: E402
 from laplex import _core  # noqa: E402
 from machine import processor  # noqa: E402
 

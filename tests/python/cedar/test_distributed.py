@@ -23,6 +23,7 @@ from cedar_cases import planted
 from laplex.cedar import CEDAR, Moments, fitting, shards
 from laplex.cedar.statistics import Spread, gather
 from rank_cases import RankError, run_ranks
+from strategies import quick
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -132,6 +133,7 @@ def test_ranks_find_what_one_process_finds(tmp_path: Path) -> None:
 # --- the sums -------------------------------------------------------------------------------------
 
 
+@quick
 @given(cuts=st.lists(st.integers(0, 60), max_size=4), shift=st.sampled_from([0.0, 1e6]))
 def test_sums_do_not_depend_on_the_parts(cuts: list[int], shift: float) -> None:
     rows = np.random.default_rng(0).standard_normal((60, 6)) + shift
