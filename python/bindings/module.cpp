@@ -4,6 +4,7 @@
 #include "cuda.hpp"
 #include "direct.hpp"
 #include "gram.hpp"
+#include "order.hpp"
 #include "plan_cache.hpp"
 #include "without_gil.hpp"
 
@@ -302,6 +303,7 @@ PYBIND11_MODULE(_core, m) {
   add_cuda(m);
   add_direct(m, cache());
   add_gram(m);
+  add_order(m);
   m.def("cached_plan", cached_plan, py::arg("kernel"), num_threads, positional);
   m.def("address", &address, py::arg("array"), positional);
   m.def("plan_cache_clear", [] { cache().clear(); });

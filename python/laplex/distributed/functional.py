@@ -169,7 +169,8 @@ def matvec(
         error = found
     needs = agree(where, error, facts, needs)
 
-    line = plan._line if plan is not None else Line(where, *_sides(call))
+    threads = torch.get_num_threads()
+    line = plan._line if plan is not None else Line(where, *_sides(call), threads)
     setting = _Setting(line, kernel, call.real_part, order == "line", needs)
     # Requires gradients where a rank's tensors do not, so that all ranks record the same graph.
     anchor = torch.empty(0, requires_grad=any(needs))

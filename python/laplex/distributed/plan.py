@@ -150,7 +150,7 @@ class ShardedPlan:
             error = found
         agree(self._comm, error, facts)
 
-        self._line = Line(self._comm, given["targets"], given.get("sources"))
+        self._line = Line(self._comm, given["targets"], given.get("sources"), self._threads)
         line = self._line
         theta, phi = given.get("target_phase"), given.get("source_phase")
         self._part = Part(
