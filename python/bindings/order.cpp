@@ -155,7 +155,7 @@ class Order {
 
 void add_order(py::module_& m) {
   const py::pos_only positional;
-  const py::arg given("given"), sorted("sorted"), rows("rows"), item_bytes("item_bytes"),
+  const py::arg given("given"), sorted("in_order"), rows("rows"), item_bytes("item_bytes"),
       num_threads("num_threads");
   py::class_<Order>(m, "Order")
       .def(py::init<Address, bool, std::int64_t, std::optional<std::int64_t>, int>(),

@@ -7,10 +7,10 @@ the group calls them, in the same order, also the ranks that have nothing to giv
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 Item = TypeVar("Item", bound=np.generic)
+Result = TypeVar("Result")
 
 
 class Communicator(Protocol):
@@ -328,6 +329,18 @@ def agree(
         f"{name} is {first[name]} on rank 0 but {everyone[rank][1].get(name)} on rank {rank}: "
         "pass the same on all ranks"
     )
+
+
+def together(comm: Communicator, work: Callable[[], Result]) -> Result:
+    """Do work that may fail on one rank only; it then fails on all, with the same error."""
+    result: Result | None = None
+    error: Exception | None = None
+    try:
+        result = work()
+    except Exception as found:
+        error = found
+    agree(comm, error)
+    return cast("Result", result)
 
 
 def _known_kind(error: Exception) -> type[Exception]:

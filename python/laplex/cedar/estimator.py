@@ -18,7 +18,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
-from laplex._support.communicator import Communicator, OneProcess, communicator
+from laplex._support.communicator import Communicator, OneProcess, communicator, together
 from laplex._support.progress import progress_bar
 from laplex._support.renamed_parameters import renamed, renamed_parameter
 
@@ -26,7 +26,7 @@ from . import coding, fitting, online, storage
 from .basis import Basis
 from .metrics import Reconstruction
 from .module import CedarModule
-from .ranks import aligned, of_first, same, together
+from .ranks import aligned, of_first, same
 from .rows import Rows, as_rows
 from .settings import Settings, checked_ks, number, settings_of
 from .shards import Elsewhere, Shards

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from laplex._support.communicator import together
 from laplex._support.complete_files import replacing
 from laplex._support.progress import Report
 
@@ -18,7 +19,7 @@ from . import procrustes
 from .adam import Training
 from .basis import Basis, random_rotation
 from .minibatches import MiniBatches
-from .ranks import of_first, together
+from .ranks import of_first
 from .settings import Settings
 from .shards import Elsewhere, Shards
 from .statistics import Statistics

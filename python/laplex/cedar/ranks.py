@@ -3,30 +3,16 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
-from laplex._support.communicator import Communicator, agree
+from laplex._support.communicator import Communicator
 
 from .rows import Rows
 
 Result = TypeVar("Result")
-
-
-def together(comm: Communicator, work: Callable[[], Result]) -> Result:
-    """Do work that may fail on one rank only; it then fails on all, with the same error."""
-    if comm.size == 1:
-        return work()
-    error: Exception | None = None
-    try:
-        result = work()
-    except Exception as caught:
-        error = caught
-    agree(comm, error)
-    return result
 
 
 def same(comm: Communicator, **given: Any) -> dict[str, Any]:

@@ -11,10 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from laplex._support.communicator import Communicator, OneProcess
+from laplex._support.communicator import Communicator, OneProcess, together
 
 from .moments import Moments
-from .ranks import together
 from .rows import Rows, as_rows
 from .statistics import Spread, Statistics, gather
 

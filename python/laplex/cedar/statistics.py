@@ -11,9 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from laplex._support.communicator import Communicator, OneProcess
+from laplex._support.communicator import Communicator, OneProcess, together
 
-from .ranks import together
 from .rows import Rows, as_rows
 
 #: Variances between this and its inverse have squares that float64 can represent.

@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._support.communicator import Communicator
+from .._support.communicator import Communicator, together
 from ..torch.functional import matvec
 from . import factor as factors
 from .checks import ArrayLike, copied, same_contents, split
 from .conditional import Conditional
 from .factor import Covariance
 from .gaussian import Gaussian
-from .line import Boundaries, Line, together, total
+from .line import Boundaries, Line, total
 from .parameters import GramParameters
 from .rotation import middle
 

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
-from .._support.communicator import communicator
+from .._support.communicator import communicator, together
 from .._support.optional import require
 from .checks import ArrayLike, ScalarLike, split
 from .conditional import Conditional
 from .distributed import GaussianOnRanks
 from .gaussian import Gaussian
-from .line import together
 from .parameters import GramParameters
 from .term import Term
 

@@ -20,34 +20,19 @@ are the elements of the parallel Kalman filter (Sarkka and Garcia-Fernandez, arX
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cached_property
 from math import inf, log, pi
-from typing import NamedTuple, TypeVar, cast
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .._support.communicator import Communicator, agree
+from .._support.communicator import Communicator, together
 from .factor import Covariance, Factor, Gram
-
-Result = TypeVar("Result")
 
 #: What is known of a state, relative to its variance of 1, does not get less than this.
 _LEAST = torch.finfo(torch.float64).eps
-
-
-def together(comm: Communicator, compute: Callable[[], Result]) -> Result:
-    """The result of a computation of this rank alone; an error on any rank is one on all."""
-    result: Result | None = None
-    error: Exception | None = None
-    try:
-        result = compute()
-    except Exception as raised:
-        error = raised
-    agree(comm, error)
-    return cast("Result", result)
 
 
 class PseudoObservations(NamedTuple):
