@@ -158,7 +158,7 @@ class Plan {
   /// A plan on the same anchors with other lengthscales, frequencies, phases, `profile` or
   /// `real_part`. Only the pointers are copied, and what they point to is not checked: a
   /// lengthscale that is not positive gives NaN.
-  /// \param kernel the new parameters; its anchors and sizes are ignored
+  /// \param kernel the new parameters; its anchors, sizes and part are ignored
   /// \return the plan, which shares the order of the anchors with this one
   [[nodiscard]] Plan with_parameters(const Kernel<T>& kernel) const;
 
