@@ -115,4 +115,23 @@ void check_rate(Rate rate, std::int64_t head, std::int64_t heads) {
   }
 }
 
+void check_part(const LinePart& part, std::int64_t heads, std::int64_t anchors) {
+  if (heads != 1) {
+    invalid("a plan of a part of a line must have one head: make one plan a head");
+  }
+  if (part.size < 1 || part.rank < 0 || part.rank >= part.size) {
+    invalid("part.rank must be one of the part.size processes");
+  }
+  if (part.offset < 0 || part.offset + anchors > part.total || !part.gather) {
+    invalid(
+        "part.offset and the anchors here must lie within part.total, and part.gather be given");
+  }
+}
+
+void refuse_part(bool is_part, const char* member) {
+  if (is_part) {
+    invalid(std::string(member) + " is not there for a part of a line: make a new plan");
+  }
+}
+
 }  // namespace laplex::detail

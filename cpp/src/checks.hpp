@@ -60,4 +60,16 @@ template <class T>
   return kernel.sources == nullptr && (kernel.num_sources > 0 || kernel.num_targets == 0);
 }
 
+/// Throws unless a plan with so many anchors a head can be that of a part of a line.
+void check_part(const LinePart& part, std::int64_t heads, std::int64_t anchors);
+template <class T>
+void check_part(const Kernel<T>& kernel) {
+  if (kernel.part != nullptr) {
+    check_part(*kernel.part, kernel.heads,
+               kernel.num_targets + (is_self_case(kernel) ? 0 : kernel.num_sources));
+  }
+}
+/// Throws for a member that a plan of a part of a line does not have.
+void refuse_part(bool is_part, const char* member);
+
 }  // namespace laplex::detail

@@ -67,33 +67,6 @@ std::vector<Complex> phase_factors(const T* phase, std::int64_t count, double si
   return factors;
 }
 
-/// What a plan of a part of a line must be like.
-template <class T>
-void check_part(const Kernel<T>& kernel) {
-  if (kernel.part == nullptr) {
-    return;
-  }
-  const LinePart& part = *kernel.part;
-  const std::int64_t anchors = kernel.num_targets + (is_self_case(kernel) ? 0 : kernel.num_sources);
-  if (kernel.heads != 1) {
-    invalid("a plan of a part of a line must have one head: make one plan a head");
-  }
-  if (part.size < 1 || part.rank < 0 || part.rank >= part.size) {
-    invalid("part.rank must be one of the part.size processes");
-  }
-  if (part.offset < 0 || part.offset + anchors > part.total || !part.gather) {
-    invalid(
-        "part.offset and the anchors here must lie within part.total, and part.gather be given");
-  }
-}
-
-template <class T>
-void refuse_part(const Fixed<T>& fixed, const char* member) {
-  if (fixed.part != nullptr) {
-    invalid(std::string(member) + " is not there for a part of a line: make a new plan");
-  }
-}
-
 /// Lends a state to a plan and the products that run with it. The last one to be done gives it back
 /// to the plan's spare memory.
 template <class T>
@@ -217,7 +190,7 @@ template <class T>
 void Plan<T>::update(const Changes<T>& changes, int num_threads) {
   const auto old = state();
   const Fixed<T>& fixed = old->fixed();
-  refuse_part(fixed, "update");
+  refuse_part(fixed.part != nullptr, "update");
   if (changes.moves_anchors()) {
     check_sides(fixed.self, changes.sources != nullptr, fixed.m);
     check_finite("targets", changes.targets, fixed.anchor_sets(), fixed.n);
@@ -290,7 +263,7 @@ template <class T>
 std::vector<std::int64_t> Plan<T>::rank() const {
   const auto snapshot = state();
   const Fixed<T>& fixed = snapshot->fixed();
-  refuse_part(fixed, "rank");
+  refuse_part(fixed.part != nullptr, "rank");
   if (fixed.profile != Profile::matern12) {
     invalid("rank is known in O(n) for the Laplace kernel alone (matern12)");
   }
@@ -313,7 +286,7 @@ template <class T>
 void Plan<T>::to_dense_any(T* matrix, bool matrix_complex) const {
   const auto snapshot = state();
   const Fixed<T>& fixed = snapshot->fixed();
-  refuse_part(fixed, "to_dense");
+  refuse_part(fixed.part != nullptr, "to_dense");
   if (matrix_complex != kernel_is_complex()) {
     invalid("the matrix must be complex exactly if the kernel is");
   }

@@ -2,9 +2,41 @@
 #include "passes.hpp"
 
 #include <algorithm>
+#include <vector>
 
 namespace laplex::cuda::detail {
 namespace {
+
+/// The gap behind the last anchor of a part of a line, in the integral that the lengthscale needs;
+/// see kernels/gradients.hpp.
+template <class T, class D, class S>
+Complex share_of_gap_behind(const SharedLine& line, const Ends<Sums<S, 0, true>>& ends,
+                            std::int64_t rows) {
+  Complex share{0.0, 0.0};
+  if (!line.has_anchors() || !line.has_next()) {
+    return share;
+  }
+  const Gap<T, D, 0> across = line.template gap_across<T, D, 0>(ends.rate);
+  const auto from_left = [&](std::size_t k) {
+    Sums<S, 0, true> sums = ends.comes[k];
+    sums.append(across, ends.leaves[k]);
+    return sums.word[0] + sums.here();
+  };
+  for (std::int64_t row = 0; row < rows; ++row) {
+    const auto v = static_cast<std::size_t>(2 * row);
+    const auto g = static_cast<std::size_t>(2 * (rows + row));
+    const S v_left = from_left(v);
+    const S g_left = from_left(g);
+    // As they come, across the gap.
+    const S v_right = ends.comes[v + 1].word[0];
+    const S g_right = ends.comes[g + 1].word[0];
+    share.re = share.re + (real_product(v_left, g_right) + real_product(g_left, v_right));
+    share.im = share.im + (imaginary_product(v_left, g_right) + imaginary_product(g_left, v_right));
+  }
+  // The scaled distance may overflow where nothing comes across any more.
+  const double tau = line.template gap_behind<T, D, 0>(ends.rate).tau;
+  return {share.re == 0.0 ? 0.0 : tau * share.re, share.im == 0.0 ? 0.0 : tau * share.im};
+}
 
 template <class T, class D, class S, bool ByCells>
 std::size_t run(const GradientCall<T>& call, Memory workspace, bool counts, Stream stream) {
@@ -20,6 +52,8 @@ std::size_t run(const GradientCall<T>& call, Memory workspace, bool counts, Stre
   const Groups row_groups(rows, heads * tiles);
   const std::int64_t groups = row_groups.count;
   const bool needs_stretch = call.lengthscale != nullptr || call.frequency != nullptr;
+  const SharedLine* const shared = state.shared_line();
+  const std::int64_t stretches = groups * tiles + (shared != nullptr ? 1 : 0);
 
   GradientJob<T> job{};
   job.line = line;
@@ -47,13 +81,23 @@ std::size_t run(const GradientCall<T>& call, Memory workspace, bool counts, Stre
     };
     parts(job.target_parts, call.targets, state.n());
     parts(job.source_parts, call.sources, state.m());
-    job.stretch = needs_stretch ? cut.take<Complex>(heads * groups * tiles) : nullptr;
-    if (tiles > 1) {
-      Scan values(cut, line, heads, rows, tile_items);
-      Scan grad(cut, back, heads, rows, tile_items);
+    job.stretch = needs_stretch ? cut.take<Complex>(heads * stretches) : nullptr;
+    if (tiles > 1 || shared != nullptr) {
+      Scan values(cut, line, heads, rows, shared != nullptr, tile_items);
+      Scan grad(cut, back, heads, rows, shared != nullptr, tile_items);
       if (runs) {
-        values.run(job.values, job.lengthscale, job.frequency, stream);
-        grad.run(job.grad, job.lengthscale, job.frequency, stream);
+        values.rise(job.values, job.lengthscale, job.frequency, stream);
+        grad.rise(job.grad, job.lengthscale, job.frequency, stream);
+        if (shared != nullptr) {
+          const auto ends = exchange_ends(*shared, std::vector<Scan*>{&values, &grad}, rows,
+                                          job.lengthscale, job.frequency, stream);
+          if (needs_stretch) {
+            const Complex share = share_of_gap_behind<T, D>(*shared, ends, rows);
+            copy_to_device(job.stretch + stretches - 1, &share, sizeof(share), stream);
+          }
+        }
+        values.descend(job.lengthscale, job.frequency, stream);
+        grad.descend(job.lengthscale, job.frequency, stream);
         job.value_carries = values.carries();
         job.grad_carries = grad.carries();
         job.value_sent = values.sent();
@@ -90,8 +134,11 @@ std::size_t run(const GradientCall<T>& call, Memory workspace, bool counts, Stre
   finish(line.from, job.source_parts, call.sources);
   if (needs_stretch) {
     launch(scalars_kernel, {heads, kScalarThreads, kScalarThreads / kWarp * sizeof(double)}, stream,
-           ScalarsJob{job.stretch, groups * tiles, job.lengthscale, job.frequency, call.lengthscale,
+           ScalarsJob{job.stretch, stretches, job.lengthscale, job.frequency, call.lengthscale,
                       call.frequency});
+    if (shared != nullptr) {
+      shared->add_up(call.lengthscale, call.frequency, stream);
+    }
   }
   return counting.used();
 }

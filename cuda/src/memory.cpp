@@ -41,6 +41,15 @@ void check_grid(std::int64_t blocks) {
   }
 }
 
+void check_may_wait_for_others(Stream stream) {
+  if (is_capturing(stream)) {
+    throw Error(ErrorCode::device,
+                "a plan of a part of a line cannot be used while its stream is being captured into "
+                "a graph, because the host has to wait for the other processes: call it outside "
+                "the capture");
+  }
+}
+
 void check_aligned(const void* address, std::size_t alignment, const char* name) {
   if (reinterpret_cast<std::uintptr_t>(address) % alignment != 0) {
     throw Error(ErrorCode::invalid_argument, std::string(name) + " must begin at a multiple of " +

@@ -6,6 +6,7 @@
 #include "kernels/cell_gradients.hpp"
 #include "kernels/totals.hpp"
 #include "runtime.hpp"
+#include "shared_line.hpp"
 #include "state.hpp"
 
 #include <algorithm>
@@ -71,8 +72,8 @@ class LongScan {
   static constexpr std::int64_t kPartItems = Ties ? kGradientPart : kPart;
   static constexpr std::int64_t kTile = ByCells ? kCellTile : std::int64_t(kTileThreads) * kItems;
 
-  /// With a counting cutter, only counts.
-  LongScan(Cutter& cut, const Line<T>& line, std::int64_t heads, std::int64_t rows,
+  /// With a counting cutter, only counts. `is_part`: other processes have more of the line.
+  LongScan(Cutter& cut, const Line<T>& line, std::int64_t heads, std::int64_t rows, bool is_part,
            std::int64_t tile_items = kTile)
       : line_(line),
         heads_(heads),
@@ -86,6 +87,9 @@ class LongScan {
         break;
       }
     }
+    if (is_part) {
+      ends_ = cut.take<Value>(heads * rows * 2);
+    }
     if (ByCells) {
       sent_ = cut.take<Value>(heads * rows * tiles_ * (tile_items / kPartItems) * 2);
     }
@@ -98,9 +102,9 @@ class LongScan {
   [[nodiscard]] const void* carries() const { return levels_.front(); }
   [[nodiscard]] const void* sent() const { return sent_; }
 
-  /// Afterwards `carries()` are what comes to each tile, and `input` reads sorted values.
-  void run(Input<T>& input, const Lengthscales& lengthscale, const double* frequency,
-           Stream stream) {
+  /// What tiles send. Afterwards `input` reads sorted values.
+  void rise(Input<T>& input, const Lengthscales& lengthscale, const double* frequency,
+            Stream stream) {
     input.sorted = sorted_;
     const Groups groups(rows_, heads_ * tiles_);
     const TotalsJob<T> job{line_,       input,  lengthscale, frequency,  rows_, groups.count,
@@ -115,29 +119,47 @@ class LongScan {
               totals_shared<T, D, S, P, Ties, kTileThreads>(kTile)},
              stream, job);
     }
-    const auto top = static_cast<int>(levels_.size()) - 1;
     std::int64_t node_items = tile_items_;
-    for (int level = 0; level < top; ++level) {
-      step(level, node_items, true, lengthscale, frequency, stream);
+    for (std::size_t level = 0; level < levels_.size(); ++level) {
+      if (level + 1 < levels_.size() || ends_ != nullptr) {
+        step(level, node_items, true, lengthscale, frequency, stream);
+      }
+      node_items_.push_back(node_items);
       node_items *= kNodesPerBlock;
     }
-    for (int level = top; level >= 0; --level) {
-      step(level, node_items, false, lengthscale, frequency, stream);
-      node_items /= kNodesPerBlock;
+  }
+  /// After rise(), and put_ends() in a part of a line. Afterwards `carries()` are what comes to
+  /// each tile.
+  void descend(const Lengthscales& lengthscale, const double* frequency, Stream stream) const {
+    for (std::size_t level = levels_.size(); level-- > 0;) {
+      step(level, node_items_[level], false, lengthscale, frequency, stream);
     }
   }
 
+  /// What leaves a part of a line, [rows, 2]; after rise().
+  void take_ends(Value* ends, Stream stream) const {
+    if (line_.items > 0) {
+      copy_to_host(ends, ends_, ends_bytes(), stream);
+    }
+  }
+  /// What comes to it.
+  void put_ends(const Value* ends, Stream stream) const {
+    copy_to_device(ends_, ends, ends_bytes(), stream);
+  }
+
  private:
-  void step(int level, std::int64_t node_items, bool upwards, const Lengthscales& lengthscale,
+  [[nodiscard]] std::size_t ends_bytes() const {
+    return static_cast<std::size_t>(heads_ * rows_ * 2) * sizeof(Value);
+  }
+  void step(std::size_t at, std::int64_t node_items, bool upwards, const Lengthscales& lengthscale,
             const double* frequency, Stream stream) const {
-    const auto at = static_cast<std::size_t>(level);
     const std::int64_t blocks = ceil_div(nodes_[at], kNodesPerBlock);
     using N = Node<T, D, S, P, Ties>;
     launch(carries_kernel<T, D, S, P, Ties>,
            {heads_ * rows_ * blocks, kCarryThreads, BlockScan<kCarryThreads, N>::kSharedBytes},
            stream,
            CarriesJob<T>{line_, lengthscale, frequency, rows_, nodes_[at], node_items, levels_[at],
-                         at + 1 < levels_.size() ? levels_[at + 1] : nullptr, upwards});
+                         at + 1 < levels_.size() ? levels_[at + 1] : ends_, upwards});
   }
 
   Line<T> line_;
@@ -146,9 +168,48 @@ class LongScan {
   std::int64_t tile_items_;
   std::int64_t tiles_;
   std::vector<std::int64_t> nodes_;
+  std::vector<std::int64_t> node_items_;
   std::vector<Value*> levels_;
   Packed<T, S>* sorted_ = nullptr;
   Value* sent_ = nullptr;
+  Value* ends_ = nullptr;
 };
+
+/// What leaves and what comes to a part of a line, [scans, rows, 2]; see SharedLine::exchange().
+template <class Value>
+struct Ends {
+  std::vector<Value> leaves;
+  std::vector<Value> comes;
+  LineRate rate;
+};
+
+/// Between rise() and descend() of scans over a part of a line: one message for all. The host waits
+/// for the stream. Collective.
+template <class T, class D, class S, int P, bool Ties, bool ByCells>
+Ends<Sums<S, P, Ties>> exchange_ends(const SharedLine& shared,
+                                     const std::vector<LongScan<T, D, S, P, Ties, ByCells>*>& scans,
+                                     std::int64_t rows, const Lengthscales& lengthscale,
+                                     const double* frequency, Stream stream) {
+  double ell = 1.0;
+  double omega = 0.0;
+  if (lengthscale.given != nullptr) {
+    copy_to_host(&ell, lengthscale.given, sizeof(ell), stream);
+  }
+  if (frequency != nullptr) {
+    copy_to_host(&omega, frequency, sizeof(omega), stream);
+  }
+  Ends<Sums<S, P, Ties>> ends;
+  ends.rate = read_rate({&ell, lengthscale.lengths}, &omega, 0);
+  const auto each = static_cast<std::size_t>(2 * rows);
+  ends.leaves.resize(scans.size() * each);
+  for (std::size_t k = 0; k < scans.size(); ++k) {
+    scans[k]->take_ends(ends.leaves.data() + k * each, stream);
+  }
+  ends.comes = shared.exchange<T, D>(ends.leaves, ends.rate);
+  for (std::size_t k = 0; k < scans.size(); ++k) {
+    scans[k]->put_ends(ends.comes.data() + k * each, stream);
+  }
+  return ends;
+}
 
 }  // namespace laplex::cuda::detail

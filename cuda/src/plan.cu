@@ -17,6 +17,13 @@ using laplex::detail::polynomial_of;
 
 namespace {
 
+template <class T>
+void check_stream(const State<T>& state, Stream stream) {
+  if (state.shared_line() != nullptr) {
+    check_may_wait_for_others(stream);
+  }
+}
+
 void check_values(bool complex, bool real_part) {
   if (complex && real_part) {
     invalid("complex values with real_part: pass their real and imaginary parts as two rows");
@@ -124,6 +131,7 @@ void Plan<T>::apply(const ConstVectors& values, std::int64_t rows, const Vectors
   check_values(values.complex, parameters_.real_part);
   check_vectors<T>(values, "values");
   check_vectors<T>(result, "result");
+  check_stream(*state_, stream);
   product(product_call(*state_, parameters_, values, rows, result, mode, term, Part::both),
           workspace, false, stream);
   state_->used_in(stream);
@@ -138,6 +146,7 @@ void Plan<T>::half_sums(const ConstVectors& values, std::int64_t rows, const Vec
   }
   check_values(values.complex, parameters_.real_part);
   check_vectors<T>(values, "values");
+  check_stream(*state_, stream);
   product(product_call(*state_, parameters_, values, rows, left, Mode::plain, {}, Part::left),
           workspace, false, stream);
   product(product_call(*state_, parameters_, values, rows, right, Mode::plain, {}, Part::right),
@@ -187,6 +196,7 @@ void Plan<T>::vjp(const ConstVectors& values, const ConstVectors& grad, std::int
   check_values(values.complex, parameters_.real_part);
   check_vectors<T>(values, "values");
   check_vectors<T>(grad, "grad");
+  check_stream(*state_, stream);
   any_gradients(gradient_call(*state_, parameters_, values, grad, rows, gradients), term,
                 parameters_.profile, workspace, false, stream);
   state_->used_in(stream);

@@ -4,6 +4,7 @@
 #include <laplex/detail/scan_element.hpp>
 
 #include <algorithm>
+#include <vector>
 
 namespace laplex::cuda::detail {
 namespace {
@@ -35,6 +36,18 @@ void pass(const ProductCall<T>& call, const Line<T>& line, const Input<T>& input
          {call.state.heads() * call.rows * tiles, NT, shared}, stream, job);
 }
 
+/// The first pass over a long line, and the carries from it.
+template <class T, class Scan>
+void scan_line(const ProductCall<T>& call, Scan& scan, Input<T>& input, Stream stream) {
+  const Parameters& parameters = call.parameters;
+  scan.rise(input, parameters.lengthscale, parameters.frequency, stream);
+  if (call.state.shared_line() != nullptr) {
+    exchange_ends(*call.state.shared_line(), std::vector<Scan*>{&scan}, call.rows,
+                  parameters.lengthscale, parameters.frequency, stream);
+  }
+  scan.descend(parameters.lengthscale, parameters.frequency, stream);
+}
+
 /// One block a vector if the line fits in one, else all blocks of the device on every line: then
 /// what crosses from tile to tile is found by a first pass over the scanned side.
 ///
@@ -49,8 +62,9 @@ std::size_t run(const ProductCall<T>& call, Memory workspace, bool counts, Strea
     return product_shared<T, D, S, P, Ties, decltype(threads)::value>(line.from.count,
                                                                       line.to.count, line.self);
   };
+  const bool is_part = call.state.shared_line() != nullptr;
   const auto fits = [&](auto threads) {
-    return line.items <= decltype(threads)::value * K && shared(threads) <= kMaxShared;
+    return !is_part && line.items <= decltype(threads)::value * K && shared(threads) <= kMaxShared;
   };
   const auto single = [&](auto threads) {
     if (!counts) {
@@ -73,20 +87,20 @@ std::size_t run(const ProductCall<T>& call, Memory workspace, bool counts, Strea
     }
   }
   Cutter counting;
-  const LongScan<T, D, S, P, Ties> counted(counting, line, call.state.heads(), call.rows);
+  using Scan = LongScan<T, D, S, P, Ties>;
+  const Scan counted(counting, line, call.state.heads(), call.rows, is_part);
   if (counts) {
     return counting.used();
   }
   const Lent lent(workspace, counting.used(), stream, "workspace");
   Cutter cut(lent.data());
-  LongScan<T, D, S, P, Ties> scan(cut, line, call.state.heads(), call.rows);
+  Scan scan(cut, line, call.state.heads(), call.rows, is_part);
   Input<T> input = call.input;
-  scan.run(input, call.parameters.lengthscale, call.parameters.frequency, stream);
-  constexpr std::int64_t kTile = LongScan<T, D, S, P, Ties>::kTile;
+  scan_line(call, scan, input, stream);
   // All items of a tile may be of the side that takes more.
   pass<T, D, S, P, Ties, kTileThreads>(
       call, line, input, scan.carries(), scan.tiles(),
-      product_shared<T, D, S, P, Ties, kTileThreads>(kTile, 0, line.self), stream);
+      product_shared<T, D, S, P, Ties, kTileThreads>(Scan::kTile, 0, line.self), stream);
   return counting.used();
 }
 
@@ -98,9 +112,11 @@ std::size_t run_cells(const ProductCall<float>& call, Memory workspace, bool cou
   const Line<float> line = call.state.line(call.swapped);
   const std::int64_t heads = call.state.heads();
   Cutter counting;
-  const Scan counted(counting, line, heads, call.rows);
+  const bool is_part = call.state.shared_line() != nullptr;
+  const Scan counted(counting, line, heads, call.rows, is_part);
   const std::int64_t tiles = counted.tiles();
-  const std::size_t bytes = tiles > 1 ? counting.used() : 0;
+  const bool is_long = tiles > 1 || is_part;
+  const std::size_t bytes = is_long ? counting.used() : 0;
   if (counts) {
     return bytes;
   }
@@ -109,10 +125,10 @@ std::size_t run_cells(const ProductCall<float>& call, Memory workspace, bool cou
   job.groups = groups.count;
   job.group_rows = groups.rows;
   const Lent lent(workspace, bytes, stream, "workspace");
-  if (tiles > 1) {
+  if (is_long) {
     Cutter cut(lent.data());
-    Scan scan(cut, line, heads, call.rows);
-    scan.run(job.input, job.lengthscale, nullptr, stream);
+    Scan scan(cut, line, heads, call.rows, is_part);
+    scan_line(call, scan, job.input, stream);
     job.carries = scan.carries();
     job.sent = scan.sent();
   }
@@ -138,7 +154,9 @@ std::size_t run_even(const ProductCall<T>& call, Memory workspace, bool counts, 
 template <class T>
 std::size_t product(const ProductCall<T>& call, Memory workspace, bool counts, Stream stream) {
   const Line<T> line = call.state.line(call.swapped);
-  if (call.state.heads() * call.rows == 0 || line.to.count == 0) {
+  // A part of a line may have sums for others, without anything to read off.
+  const bool is_idle = line.to.count == 0 && call.state.shared_line() == nullptr;
+  if (call.state.heads() * call.rows == 0 || is_idle) {
     return 0;
   }
   std::size_t bytes = 0;

@@ -28,6 +28,10 @@ void check_grid(std::int64_t blocks);
   return capture_id(stream).has_value();
 }
 
+/// Throws if the stream is being captured: what a part of a line needs of the others, the host
+/// fetches when it is called.
+void check_may_wait_for_others(Stream stream);
+
 /// Throws unless an address can be one of numbers of `alignment` bytes.
 void check_aligned(const void* address, std::size_t alignment, const char* name);
 /// What memory that is lent begins on: the widest number, two doubles.

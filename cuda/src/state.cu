@@ -6,6 +6,7 @@
 #include "sorting.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <string>
 
 namespace laplex::cuda::detail {
@@ -82,7 +83,16 @@ State<T>::State(const Kernel<T>& kernel, Stream stream, Memory storage, const Sc
             kernel.shared_anchors ? std::min<std::int64_t>(kernel.heads, 1) : kernel.heads,
             kernel.num_targets, kernel.num_sources, is_self_case(kernel)) {
   check_sides(heads_, n_, m_, self_);
+  laplex::detail::check_part(kernel);
+  if (kernel.part != nullptr && report != nullptr) {
+    invalid(
+        "a plan of a part of a line waits for the other processes, and takes no report: leave "
+        "report out");
+  }
   require_device();
+  if (kernel.part != nullptr) {
+    check_may_wait_for_others(stream);
+  }
   const std::size_t bytes = storage_bytes(lines_, n_, m_, self_);
   if (storage.data != nullptr && storage.bytes < bytes) {
     invalid("storage has " + std::to_string(storage.bytes) + " bytes, but this plan takes " +
@@ -117,6 +127,27 @@ State<T>::State(const Kernel<T>& kernel, Stream stream, Memory storage, const Sc
   inspection.look_at_parameter(Looked::frequency, kernel.frequency, heads_);
   inspection.finish();
   order(kernel.targets, kernel.sources, inspection, true, scratch, stream);
+  if (kernel.part != nullptr) {
+    join(kernel.part, stream);
+  }
+}
+
+template <class T>
+void State<T>::join(const std::shared_ptr<const LinePart>& part, Stream stream) {
+  double first = HUGE_VAL;
+  double last = -HUGE_VAL;
+  const auto look = [&](const Array& side, std::int64_t count) {
+    if (count > 0) {
+      T ends[2];
+      copy_to_host(&ends[0], side.position, sizeof(T), stream);
+      copy_to_host(&ends[1], side.position + count - 1, sizeof(T), stream);
+      first = std::min(first, static_cast<double>(ends[0]));
+      last = std::max(last, static_cast<double>(ends[1]));
+    }
+  };
+  look(targets_, n_);
+  look(sources_, self_ ? 0 : m_);
+  shared_line_ = std::make_unique<SharedLine>(part, self_ ? n_ : n_ + m_, first, last);
 }
 
 template <class T>
@@ -193,6 +224,7 @@ void State<T>::check_given(const T* targets, const T* sources) const {
 template <class T>
 void State<T>::update(const T* targets, const T* sources, Stream stream, const Scratch& scratch,
                       Report* report) {
+  laplex::detail::refuse_part(shared_line_ != nullptr, "update");
   check_given(targets, sources);
   // In the old order, which hardly moves when a step of the optimiser is small.
   Inspection<T> inspection(found_, stream, report);

@@ -5,11 +5,13 @@
 #include "inspection.hpp"
 #include "kernels/line.hpp"
 #include "runtime.hpp"
+#include "shared_line.hpp"
 
 #include <laplex/cuda/plan.hpp>
 
 #include <atomic>
 #include <cstdint>
+#include <memory>
 
 namespace laplex::cuda::detail {
 
@@ -35,6 +37,8 @@ class State {
   [[nodiscard]] std::int64_t n() const { return n_; }
   [[nodiscard]] std::int64_t m() const { return m_; }
   [[nodiscard]] bool self() const { return self_; }
+  /// The line that this one is a part of, if other processes have more of it.
+  [[nodiscard]] const SharedLine* shared_line() const { return shared_line_.get(); }
   [[nodiscard]] bool sorted() const { return targets_.in_place && sources_.in_place; }
   [[nodiscard]] std::int64_t nbytes() const { return nbytes_; }
 
@@ -60,6 +64,8 @@ class State {
   void order(const T* targets, const T* sources, const Inspection<T>& inspection, bool is_new,
              const Scratch& scratch, Stream stream);
   void interleave(Stream stream);
+  /// Tells the other processes of the line where the anchors here begin and end.
+  void join(const std::shared_ptr<const LinePart>& part, Stream stream);
 
   std::int64_t heads_;
   std::int64_t lines_;
@@ -74,6 +80,7 @@ class State {
   std::uint8_t* tied_ = nullptr;
   unsigned long long* found_ = nullptr;  ///< of inspections
   DeviceMemory owned_;
+  std::unique_ptr<const SharedLine> shared_line_;
   /// Whether a graph was captured that knows of no index.
   mutable std::atomic<bool> captured_in_place_{false};
   std::int64_t nbytes_ = 0;

@@ -94,6 +94,9 @@ class TermGradients {
              stream_,
              ScalarsJob{shares_, parts(), call_.parameters.lengthscale, call_.parameters.frequency,
                         call_.lengthscale, call_.frequency});
+      if (call_.state.shared_line() != nullptr) {
+        call_.state.shared_line()->add_up(call_.lengthscale, call_.frequency, stream_);
+      }
     }
   }
 

@@ -12,18 +12,18 @@ struct Sums {
   static constexpr int kWords = P + 1 + (Ties ? 1 : 0);
   S word[kWords];
 
-  __device__ S& here() { return word[Ties ? P + 1 : 0]; }
-  __device__ const S& here() const { return word[Ties ? P + 1 : 0]; }
-  __device__ void clear() {
+  __host__ __device__ S& here() { return word[Ties ? P + 1 : 0]; }
+  __host__ __device__ const S& here() const { return word[Ties ? P + 1 : 0]; }
+  __host__ __device__ void clear() {
     for (int q = 0; q < kWords; ++q) {
       word[q] = S{};
     }
   }
   /// Takes up a source at this place.
-  __device__ void add(S value) { here() = here() + value; }
+  __host__ __device__ void add(S value) { here() = here() + value; }
   /// Goes on to the next place.
   template <class T, class D>
-  __device__ void cross(const Gap<T, D, P>& gap) {
+  __host__ __device__ void cross(const Gap<T, D, P>& gap) {
     if constexpr (Ties) {
       if (!gap.zero) {
         word[0] = word[0] + here();
@@ -34,13 +34,17 @@ struct Sums {
       move<P>(word, gap);
     }
   }
-  /// Adds the sums of the places since then; after cross().
-  template <class T, class D>
-  __device__ void append(const Gap<T, D, P>& gap, const Sums& since) {
-    cross(gap);
+  /// Adds the sums of others that end at this place.
+  __host__ __device__ void join(const Sums& other) {
     for (int q = 0; q < kWords; ++q) {
-      word[q] = word[q] + since.word[q];
+      word[q] = word[q] + other.word[q];
     }
+  }
+  /// Goes on to the next place, and adds the sums of the places since then.
+  template <class T, class D>
+  __host__ __device__ void append(const Gap<T, D, P>& gap, const Sums& since) {
+    cross(gap);
+    join(since);
   }
 };
 

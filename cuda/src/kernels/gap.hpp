@@ -29,8 +29,8 @@ struct Lengthscales {
 };
 
 /// Reads the length of a head's exponential, and its frequency (null: 0).
-__device__ inline LineRate read_rate(const Lengthscales& lengthscale, const double* frequency,
-                                     std::int64_t head) {
+__host__ __device__ inline LineRate read_rate(const Lengthscales& lengthscale,
+                                              const double* frequency, std::int64_t head) {
   LineRate r;
   double ell = lengthscale.given != nullptr ? lengthscale.given[head] : 1.0;
   const double omega = frequency != nullptr ? frequency[head] : 0.0;
@@ -112,13 +112,13 @@ __device__ inline Gap<T, D, P> gap_between(T above, T below, const LineRate& r) 
 
 /// Moments beyond those of Matern kernels are for derivatives: small code before fast code.
 template <int P, class D, class S>
-__device__ __noinline__ void move_moments(S* sums, D factor, double tau) {
+__host__ __device__ __noinline__ void move_moments(S* sums, D factor, double tau) {
   laplex::detail::advance<P, 1>(sums, factor, tau);
 }
 
 /// Moves sums of moments 0..P across a gap.
 template <int P, class T, class D, class S>
-__device__ inline void move(S* sums, const Gap<T, D, P>& gap) {
+__host__ __device__ inline void move(S* sums, const Gap<T, D, P>& gap) {
   if constexpr (Gap<T, D, P>::kShortForm) {
     const double f = gap.factor;
     const bool is_short = std::signbit(f);

@@ -69,16 +69,16 @@ struct GradientShared {
 };
 
 /// Re(a b) and Im(a b).
-__device__ inline double real_product(double a, double b) {
+__host__ __device__ inline double real_product(double a, double b) {
   return a * b;
 }
-__device__ inline double real_product(Complex a, Complex b) {
+__host__ __device__ inline double real_product(Complex a, Complex b) {
   return (a * b).re;
 }
-__device__ inline double imaginary_product(double, double) {
+__host__ __device__ inline double imaginary_product(double, double) {
   return 0.0;
 }
-__device__ inline double imaginary_product(Complex a, Complex b) {
+__host__ __device__ inline double imaginary_product(Complex a, Complex b) {
   return (a * b).im;
 }
 

@@ -11,6 +11,9 @@
 ///   the device, and they allocate nothing if they are given a workspace.
 /// - Sums are accumulated in double in a fixed order: the same input gives the same bits in every
 ///   run.
+/// - With Kernel::part, all calls but holds() and anchors() are collective and wait for the stream,
+///   because sums at the ends of the parts go through the host. They cannot be captured, and there
+///   is no update(). Results depend on where the line is cut, within the promised accuracy.
 ///
 /// **Capturing into a CUDA graph.** Products and gradients can be captured as they are, and use the
 /// order that the plan has. An update(), or a plan that is built during the capture in lent
@@ -155,7 +158,7 @@ class Plan {
   /// A plan on the same anchors with other lengthscales, frequencies, phases, `profile` or
   /// `real_part`. Only the pointers are copied, and what they point to is not checked: a
   /// lengthscale that is not positive gives NaN.
-  /// \param kernel the new parameters; its anchors and sizes are ignored
+  /// \param kernel the new parameters; its anchors, sizes and part are ignored
   /// \return the plan, which shares the order of the anchors with this one
   [[nodiscard]] Plan with_parameters(const Kernel<T>& kernel) const;
 
