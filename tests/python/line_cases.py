@@ -243,7 +243,7 @@ def bad_inputs(size: int) -> dict[str, tuple[Callable[[int, Any], Any], str]]:
         ),
         "rows": (
             lambda r, c: plan(c).apply(np.ones((pick(r, 2, 3), 10))),
-            "ValueError: the leading dimensions of v is (3,) on rank 0 but (2,) on rank 1",
+            "ValueError: the leading shape of v is (3,) on rank 0 but (2,) on rank 1",
         ),
         "length": (
             lambda r, c: plan(c).apply(np.ones(pick(r, 9, 10))),

@@ -235,7 +235,10 @@ def check_habits(rank: int, size: int) -> None:
     torch.testing.assert_close(at_home, v_all.grad[:, at])
     (second,) = torch.autograd.grad(d_w.sum() + d_ell, ell, create_graph=True)
     with pytest.raises(NotImplementedError, match="twice, not three times"):
-        second.backward()
+        second.backward(retain_graph=True)
+    for by in (w, ell):  # a way to one tensor alone leads through the refusal, too
+        with pytest.raises(NotImplementedError, match="twice, not three times"):
+            torch.autograd.grad(second**2, by, retain_graph=True)
 
     for half in (torch.float16, torch.bfloat16):
         mine = v[:, at].to(half).requires_grad_()
@@ -281,7 +284,7 @@ def check_errors(rank: int, size: int) -> list[str]:
         "NotImplementedError: rank 1: values is on meta, but a line over": lambda: matvec(
             pick(x.to("meta"), x), x
         ),
-        "ValueError: the leading dimensions of values is (1,) on rank 0 but (2,)": lambda: matvec(
+        "ValueError: the leading shape of values is (1,) on rank 0 but (2,)": lambda: matvec(
             x.expand(pick(2, 1), 8), x
         ),
         "ValueError: rank 1: targets and sources are not the anchors of plan": lambda: matvec(
@@ -290,6 +293,15 @@ def check_errors(rank: int, size: int) -> list[str]:
         "ValueError: rank 1: lengthscale has shape [2], but a line over processes": lambda: matvec(
             x, x, lengthscale=pick(torch.ones(2), 1.0)
         ),
+        "TypeError: rank 1: values has the layout torch.sparse_coo": lambda: matvec(
+            pick(x.to_sparse(), x), x
+        ),
+        "TypeError: rank 1: plan must be a ShardedPlan, got Plan": lambda: matvec(
+            x, x, plan=pick(laplex.Plan(x.numpy()), None)
+        ),
+        "ValueError: the call is 'matvec' on rank 0 but 'apply' on rank 1": lambda: pick(
+            plan.apply, lambda v: matvec(v, x)
+        )(x.numpy() if rank == 1 else x),
         "TypeError: rank 1: order='line' needs a plan": lambda: matvec(
             x, x, order=pick("line", "user")
         ),

@@ -206,12 +206,17 @@ def refused(rank: int, size: int) -> list[str]:
     line = torch.zeros(3)
     sharded = distribute_tensor(line, mesh, [Replicate()])
     other = distribute_tensor(line, init_device_mesh("cpu", (1, size)), [Replicate()] * 2)
+    by_features = parallelize_module(laplex.nn.LaplexLinear(8, 6), mesh, LineParallel())
+    wide = torch.ones(3, 5 if rank else 4)  # one rank's part is wrong
+    double = torch.ones(3, 4, dtype=torch.float64 if rank else torch.float32)
     for attempt in (
         lambda: parallelize_module(network(3), mesh, {"0": HeadParallel()}),
         lambda: parallelize_module(network(2), mesh, {"1": HeadParallel()}),
         lambda: laplex.matvec(sharded, line),
         lambda: laplex.matvec(sharded, other),
         lambda: laplex.matvec(sharded[None, None], distribute_tensor(line, mesh, [Shard(0)])[:2]),
+        lambda: by_features(wide),
+        lambda: by_features(double),
     ):
         try:
             attempt()

@@ -260,9 +260,19 @@ def communicator(group: ProcessGroup | None = None, comm: MPI.Comm | None = None
     if comm is not None:
         if group is not None:
             raise TypeError("give group= (torch.distributed) or comm= (MPI), not both")
+        if not hasattr(comm, "Get_rank"):
+            raise TypeError(f"comm must be a communicator of mpi4py, got {type(comm).__name__}")
         return MpiCommunicator(comm)
     if group is None and not _torch_is_distributed():
         return OneProcess()
+    if group is not None:
+        from torch.distributed import ProcessGroup
+
+        if not isinstance(group, ProcessGroup):
+            raise TypeError(
+                f"group must be a process group of torch.distributed, got {type(group).__name__}: "
+                "of a DeviceMesh, pass mesh.get_group()"
+            )
     return TorchCommunicator(group)
 
 
@@ -271,6 +281,10 @@ def _torch_is_distributed() -> bool:
 
     dist = sys.modules.get("torch.distributed")  # nobody has initialised what is not imported
     return dist is not None and dist.is_available() and dist.is_initialized()
+
+
+#: How many flags `agree` takes.
+_MOST_FLAGS = 8
 
 
 def agree(
@@ -308,10 +322,12 @@ def agree(
     digest = int.from_bytes(blake2b(repr(shown).encode(), digest_size=7).digest(), "little")
     if error is not None:
         digest = 0
-    outcome = np.array([error is not None, digest, -digest, *flags], np.int64)
+    # Of one size, so that ranks that make different calls understand each other.
+    outcome = np.zeros(3 + _MOST_FLAGS, np.int64)
+    outcome[: 3 + len(flags)] = error is not None, digest, -digest, *flags
     failed, most, least, *agreed = comm.all_reduce(outcome, "max").tolist()
     if not failed and most == -least:
-        return list(map(bool, agreed))
+        return list(map(bool, agreed[: len(flags)]))
     known = None if error is None else (_known_kind(error), str(error))
     everyone = comm.all_gather_object((known, shown))
     for rank, (found, _) in enumerate(everyone):
@@ -321,13 +337,14 @@ def agree(
     first = everyone[0][1]
     name, rank = next(
         (name, rank)
-        for name in first
+        for name in {name: None for _, theirs in everyone for name in theirs}
         for rank, (_, theirs) in enumerate(everyone)
-        if theirs.get(name) != first[name]
+        if theirs.get(name) != first.get(name)
     )
+    remedy = "make the same calls" if name == "the call" else "pass the same"
     raise ValueError(
-        f"{name} is {first[name]} on rank 0 but {everyone[rank][1].get(name)} on rank {rank}: "
-        "pass the same on all ranks"
+        f"{name} is {first.get(name)} on rank 0 but {everyone[rank][1].get(name)} on rank {rank}: "
+        f"{remedy} on all ranks"
     )
 
 

@@ -321,6 +321,11 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         >>> model.n_samples_seen_
         400
         """
+        if not callable(map_reduce):
+            raise TypeError(
+                f"map_reduce must be a function, got {type(map_reduce).__name__}: pass one that "
+                "calls make(rows) for each part of the data and returns the sum"
+            )
         with _unchanged_by_errors(self):
             if hasattr(self, "feature_names_in_"):
                 del self.feature_names_in_
@@ -341,10 +346,13 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
 
         settings, seed = together(ranks, checked)
         if ranks.size > 1:
+            given = asdict(settings)
+            plain = self.random_state is None or isinstance(self.random_state, int)
             same(
                 ranks,
-                **asdict(settings),
-                random_state=None if self.random_state is None else seed,
+                k=given.pop("ks"),
+                **given,
+                random_state=self.random_state if plain else seed,
                 checkpoint=None if checkpoint is None else str(checkpoint),
                 resume=resume,
             )

@@ -115,7 +115,8 @@ def matvec(
     raise a NotImplementedError.
 
     **GPUs.** The line is on the CPU. For CUDA tensors use `laplex.matvec` and shard the rows.
-    ``torch.compile`` leaves the call as it is, with a break in the graph.
+    ``torch.compile`` leaves the call as it is, with a break in the graph. The transforms of
+    ``torch.func``, among them ``vmap`` and ``jvp``, are not supported.
 
     Examples
     --------
@@ -126,7 +127,8 @@ def matvec(
     >>> laplex.distributed.matvec(torch.ones(3, dtype=torch.float64), x)
     tensor([1.5032, 1.5032, 1.7358], dtype=torch.float64)
     """
-    where = communicator(group, comm) if plan is None else plan._comm
+    planned = plan if isinstance(plan, ShardedPlan) else None
+    where = communicator(group, comm) if planned is None else planned._comm
     error: Exception | None = None
     facts: dict[str, object] = {}
     needs = [False] * TENSORS
@@ -145,12 +147,15 @@ def matvec(
         if both:  # the parts form one more leading dimension
             call = call._replace(values=torch.stack((values.real, values.imag)))
         profile_of(kernel)
+        if plan is not None and planned is None:
+            raise TypeError(f"plan must be a ShardedPlan, got {type(plan).__name__}")
         if plan is not None and not (group is None and comm is None):
             raise TypeError("give group= or comm=, or a plan=, which has one, not both")
         _check(call, plan, order)
         facts = {
+            "the call": "matvec",
             "order": order,
-            "the leading dimensions of values": tuple(values.shape[:-1]),
+            "the leading shape of values": tuple(values.shape[:-1]),
             "the dtype of values": str(values.dtype),
             "the dtype of targets": str(targets.dtype),
             "whether sources is given": call.sources is not None,
@@ -189,6 +194,10 @@ def _check(call: Call, plan: ShardedPlan | None, order: str) -> None:
     for name, tensor in zip(NAMES, call[:TENSORS], strict=True):
         if tensor is None:
             continue
+        if tensor.layout is not torch.strided:
+            raise TypeError(
+                f"{name} has the layout {tensor.layout}, but must be dense: pass {name}.to_dense()"
+            )
         if not tensor.is_cpu:
             raise NotImplementedError(
                 f"{name} is on {tensor.device}, but a line over processes is computed on the CPU: "
@@ -333,7 +342,6 @@ class _Gradients(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
         setting, kernel, part, values = ctx.kept
-        anchor = ctx.saved_tensors[0]  # an error if any has been written to
         moved: list[Tensor | None] = []
         for index, (need, each) in enumerate(zip(setting.needs, cotangents, strict=True)):
             if not need or (index == 2 and setting.line.y is None):
@@ -348,7 +356,9 @@ class _Gradients(torch.autograd.Function):
         else:
             d_grad, *found = _composite(setting, kernel, values, ctx.cotangent, moved)
         d_grad = setting.from_line("targets", d_grad.to(ctx.grad_dtype))
-        d_grad, *home = _last(anchor, d_grad, *setting.home(found, ctx.dtypes))
+        # Whatever a third derivative is taken by, its way back leads through here.
+        given = (*ctx.saved_tensors, *cotangents)
+        d_grad, *home = _last(len(given), *given, d_grad, *setting.home(found, ctx.dtypes))
         return None, d_grad, None, *home
 
 
@@ -356,8 +366,8 @@ class _Last(torch.autograd.Function):
     """Second derivatives, which cannot be differentiated."""
 
     @staticmethod
-    def forward(ctx: Any, anchor: Tensor, *tensors: Any) -> tuple[Tensor | None, ...]:
-        return tuple(None if each is None else each.view_as(each) for each in tensors)
+    def forward(ctx: Any, given: int, *tensors: Any) -> tuple[Tensor | None, ...]:
+        return tuple(None if each is None else each.view_as(each) for each in tensors[given:])
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> NoReturn:

@@ -139,6 +139,7 @@ class ShardedPlan:
                 raise TypeError(f"real_part must be True or False, got {real_part!r}")
             self._threads = validation.num_threads(num_threads)
             facts = {
+                "the call": "ShardedPlan",
                 "the dtype of targets": str(given["targets"].dtype),
                 **{f"whether {name} is given": name in given for name in _OPTIONAL},
                 "lengthscale": ell,
@@ -239,7 +240,7 @@ class ShardedPlan:
         left, right : array ``[..., n_local]``
             The sums over the sources at or below each target, and over the sources above it.
         """
-        (array,) = self._checked({"v": (v, "sources")}, order)
+        (array,) = self._checked("half_sums", {"v": (v, "sources")}, order)
         values = self._in("sources", array, order)
         left, right = (
             self._out("targets", _rounded(each, array), order)
@@ -249,7 +250,8 @@ class ShardedPlan:
 
     def _product(self, name: str, v: object, order: str, mode: int) -> Array:
         here, there = ("targets", "sources") if mode else ("sources", "targets")
-        (array,) = self._checked({name: (v, here)}, order)
+        method = ("apply", "transpose", "adjoint")[mode]
+        (array,) = self._checked(method, {name: (v, here)}, order)
         product = self._part.sum(self._widened(self._in(here, array, order)), mode)
         return self._out(there, _rounded(product, array), order)
 
@@ -271,7 +273,8 @@ class ShardedPlan:
             As of `laplex.Plan.vjp`. Those of vectors are this rank's shard. Those of lengthscale
             and frequency are the derivatives of the sum over all ranks, the same on all of them.
         """
-        array, g = self._checked({"v": (v, "sources"), "grad": (grad, "targets")}, order)
+        given = {"v": (v, "sources"), "grad": (grad, "targets")}
+        array, g = self._checked("vjp", given, order)
         values, cotangent = self._in("sources", array, order), self._in("targets", g, order)
         found = self._part.vjp(self._widened(values), self._widened(cotangent))
         d_v, d_x, d_y, d_ell, d_omega, d_theta, d_phi = found
@@ -337,7 +340,8 @@ class ShardedPlan:
             array = validation.as_array(name, value)
             count = route.shard_size if to_line else route.line_size
             _check_count(name, array, count, side)
-            facts = {"side": side, f"the leading dimensions of {name}": array.shape[:-1]}
+            facts = {"the call": "to_line" if to_line else "from_line", "side": side}
+            facts[f"the leading shape of {name}"] = array.shape[:-1]
             facts[f"the dtype of {name}"] = str(array.dtype)
         except Exception as found:
             error = found
@@ -350,10 +354,12 @@ class ShardedPlan:
     def _out(self, side: str, array: Array, order: str) -> Array:
         return array if order == "line" else self._line.route(side).from_line(array)
 
-    def _checked(self, given: dict[str, tuple[object, str]], order: str) -> list[Array]:
-        """Check vectors, by name with their side, on all ranks."""
+    def _checked(
+        self, method: str, given: dict[str, tuple[object, str]], order: str
+    ) -> list[Array]:
+        """Check the vectors of a method, by name with their side, on all ranks."""
         error: Exception | None = None
-        facts: dict[str, object] = {"order": order}
+        facts: dict[str, object] = {"the call": method, "order": order}
         arrays = []
         try:
             if order not in ("user", "line"):
@@ -361,7 +367,7 @@ class ShardedPlan:
             for name, (value, side) in given.items():
                 count = self._count(side, order)
                 array = validation.values(name, value, self.dtype, count, f"{side} on this rank")
-                facts[f"the leading dimensions of {name}"] = array.shape[:-1]
+                facts[f"the leading shape of {name}"] = array.shape[:-1]
                 facts[f"the dtype of {name}"] = str(array.dtype)
                 arrays.append(array)
             if len(arrays) == 2:

@@ -140,7 +140,13 @@ class GaussianOnRanks(Gaussian):
         return rows, restore, self._kept_line[1], recorded
 
     def _factorised(self) -> Line:
-        self._same({name: number.tolist() for name, number in self._shared().items()})
+        single = len(self.terms) == 1
+        self._same(
+            {
+                name.removeprefix("0.") if single else name: number.tolist()
+                for name, number in self._shared().items()
+            }
+        )
         own = middle(self.anchors).double()
         some = self._everyone([own.tolist() if self.anchors.shape[-1] else None])[0]
         known = [each for each in some if each is not None] or [own.tolist()]

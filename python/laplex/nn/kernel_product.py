@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -12,6 +14,30 @@ from laplex.torch.sharded import is_distributed
 
 _HALF = (torch.float16, torch.bfloat16)
 _DOUBLE = (torch.float64, torch.complex128)
+
+
+def _check(input: Tensor, targets: Tensor, sources: Tensor) -> None:  # noqa: A002
+    """Refuse what the layer cannot multiply."""
+    check_tensor("input", input)
+    if targets.dtype in _HALF:
+        raise TypeError(
+            f"the anchors are {targets.dtype}, in which too many of them round to one place and "
+            "are tied for good: keep them in float32. Under a mixed precision policy of FSDP, call "
+            "fully_shard(layer, mp_policy=laplex.nn.mp_policy) for the layer itself, before "
+            "fully_shard(model, mp_policy=...)"
+        )
+    if input.dtype in _DOUBLE and targets.dtype not in _DOUBLE:
+        raise TypeError(
+            f"input has dtype {input.dtype} but the layer is {targets.dtype}: convert one of them "
+            "with input.float() or layer.double()"
+        )
+    if not (input.is_floating_point() or input.is_complex()):
+        raise TypeError(f"input has dtype {input.dtype}: convert it with input.to({targets.dtype})")
+    if input.dim() == 0 or input.shape[-1] != sources.shape[-1]:
+        raise ValueError(
+            f"input must have {sources.shape[-1]} features in its last dimension, "
+            f"got shape {tuple(input.shape)}"
+        )
 
 
 def kernel_product(
@@ -57,34 +83,23 @@ def kernel_product(
     ValueError
         If the last dimension of ``input`` has the wrong size.
     """
-    check_tensor("input", input)
-    if targets.dtype in _HALF:
-        raise TypeError(
-            f"the anchors are {targets.dtype}, in which too many of them round to one place and "
-            "are tied for good: keep them in float32. Under a mixed precision policy of FSDP, call "
-            "fully_shard(layer, mp_policy=laplex.nn.mp_policy) for the layer itself, before "
-            "fully_shard(model, mp_policy=...)"
-        )
-    if input.dtype in _DOUBLE and targets.dtype not in _DOUBLE:
-        raise TypeError(
-            f"input has dtype {input.dtype} but the layer is {targets.dtype}: convert one of them "
-            "with input.float() or layer.double()"
-        )
-    if not (input.is_floating_point() or input.is_complex()):
-        raise TypeError(f"input has dtype {input.dtype}: convert it with input.to({targets.dtype})")
-    if input.dim() == 0 or input.shape[-1] != sources.shape[-1]:
-        raise ValueError(
-            f"input must have {sources.shape[-1]} features in its last dimension, "
-            f"got shape {tuple(input.shape)}"
-        )
     if is_distributed(targets):
         # Imports torch.distributed.
         from laplex.nn import line_product
 
         if line_product.applies(targets):
             return line_product.line_product(
-                input, targets, sources, lengthscale, gain, target_phase, source_phase, bias
+                partial(_check, input, targets, sources),
+                input,
+                targets,
+                sources,
+                lengthscale,
+                gain,
+                target_phase,
+                source_phase,
+                bias,
             )
+    _check(input, targets, sources)
     factor = shared_out(gain, column_sums(targets, sources, lengthscale)) if share_out else gain
     tensors = (input, targets, sources, lengthscale, factor, target_phase, source_phase, bias)
     if recorded_product.applies(*tensors):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from laplex._support.communicator import communicator, together
 from laplex.distributed import matvec
 from laplex.torch.sharded import is_distributed
 
@@ -21,6 +23,7 @@ def applies(anchors: Tensor) -> bool:
 
 
 def line_product(
+    check: Callable[[], None],
     input: Tensor,  # noqa: A002  (nn.Linear's name for it)
     targets: Tensor,
     sources: Tensor,
@@ -30,7 +33,7 @@ def line_product(
     source_phase: Tensor | None,
     bias: Tensor | None,
 ) -> Tensor:
-    """Compute the product of `kernel_product`, head by head.
+    """Compute the product of `kernel_product`, head by head, if `check` finds no fault on any rank.
 
     All tensors are DTensors on a mesh of one dimension and sharded in their features, but for the
     lengthscales, of which each process has all. So is the result.
@@ -44,6 +47,16 @@ def line_product(
         return _of_mesh(tensor).to_local()
 
     values, x, y = local(input), local(targets), local(sources)
+
+    def checked() -> None:
+        check()
+        if values.dim() == 0 or values.shape[-1] != y.shape[-1]:
+            raise ValueError(
+                f"input has shape {list(values.shape)}, but this rank has {y.shape[-1]} of the "
+                "layer's input features: pass the part that torch.chunk gives to it"
+            )
+
+    together(communicator(mesh.get_group()), checked)
     ell, own_gain = local(lengthscale), local(gain)
     theta = None if target_phase is None else local(target_phase)
     phi = None if source_phase is None else local(source_phase)

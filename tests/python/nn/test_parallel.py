@@ -149,6 +149,8 @@ def test_what_cannot_be_distributed_is_refused():
                 "TypeError: targets is an ordinary tensor, but values is a DTensor: distribute it",
                 "ValueError: targets is on DeviceMesh((1, 2)",
                 "ValueError: values has 3 entries in its last dimension, but there are 2 targets",
+                "ValueError: rank 1: input has shape [3, 5], but this rank has 4 of the layer's",
+                "TypeError: rank 1: input has dtype torch.float64 but the layer is torch.float32",
             ],
             strict=True,
         ):
