@@ -76,9 +76,8 @@ def work(rank: int, size: int, n: int, order: str, rounds: int, folder: str) -> 
     alone: dict[str, Callable[[], Any]] = {}
     if rank == 0:
         whole = laplex.Plan(x, y, **options)
-        out = np.empty_like(v)
-        alone = {
-            "product": lambda: whole.apply(v, out),
+        alone = {  # results in new memory, as those of a ShardedPlan are
+            "product": lambda: whole.apply(v),
             "gradients": lambda: whole.vjp(v, g),
             "plan": lambda: laplex.Plan(x, y, **options),
         }
