@@ -69,10 +69,10 @@ struct Kernel {
   bool shared_anchors = false;
   /// The place of these anchors in a line that several processes share, or null. There is one head
   /// then. All processes make the plan and call its members together, with the same arguments but
-  /// for the contents and sizes of their parts; values and results are those of the part, and the
-  /// derivatives by lengthscale and frequency those of the whole line. The exponents, forms and
-  /// types must be the same, and in the self case null sources. A part without sources or targets
-  /// still gives pointers that are not null where the others do.
+  /// for the contents and sizes of their parts. Values and results are those of the part, and the
+  /// derivatives by lengthscale and frequency those of the whole line. Whether a pointer above is
+  /// null must be the same on all processes, also on one without targets or sources. Such a plan
+  /// has no update(), rank() and to_dense(), and one call runs at a time.
   std::shared_ptr<const LinePart> part = nullptr;
 };
 
