@@ -144,7 +144,7 @@ template <class T>
 template <class D, class Body>
 void Carried<T>::each_range(PassShape shape, const Line<D>& line, std::size_t level, int threads,
                             const Body& body) {
-  constexpr std::int64_t kNumbers = sizeof(D) / sizeof(double);
+  constexpr std::int64_t kNumbers = kDoublesOf<D>;
   // Ranges of chunks that are long enough to hide the cost of handing them out.
   const std::int64_t grain = 8192 / chunk_size(level);
   const LineTree* const* const trees = line.points.tree;

@@ -10,9 +10,14 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 #include <vector>
 
 namespace laplex::detail {
+
+/// The doubles that a decay, or a sum that it multiplies, is made of.
+template <class D>
+inline constexpr std::int64_t kDoublesOf = std::is_same_v<D, double> ? 1 : 2;
 
 /// Memory that a table takes.
 template <class T>

@@ -37,8 +37,8 @@ class Scan {
   void sum_up(const S* values) {
     totals_.resize(tree_.top() + 1);
     for (std::size_t level = 1; level <= tree_.top(); ++level) {
-      totals_[level].resize(static_cast<std::size_t>(tree_.own(level).count * kWidth) *
-                            (sizeof(S) / sizeof(double)));
+      totals_[level].resize(
+          static_cast<std::size_t>(tree_.own(level).count * kWidth * kDoublesOf<S>));
       sum_chunks(level - 1, values);
     }
   }
