@@ -348,9 +348,10 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         if ranks.size > 1:
             given = asdict(settings)
             plain = self.random_state is None or isinstance(self.random_state, int)
+            ks = given.pop("ks")
             same(
                 ranks,
-                k=given.pop("ks"),
+                k=ks if len(ks) > 1 else ks[0],
                 **given,
                 random_state=self.random_state if plain else seed,
                 checkpoint=None if checkpoint is None else str(checkpoint),

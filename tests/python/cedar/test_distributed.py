@@ -225,7 +225,7 @@ WRONG: dict[str, tuple[Callable[[np.ndarray], Any], dict[str, Any], str]] = {
     "stream": (lambda x: Failing(x, 6), {}, "rank 1: 'ascii' codec can't decode"),
     "stream of adam": (lambda x: Failing(x, 4), {"solver": "adam"}, "rank 1: 'ascii' codec"),
     "rows": (Shrinking, {}, "rank 1: X had 300 rows in the first pass and 299 in a later one"),
-    "k": (lambda x: x, {"k": 4}, "rank 1: ks is (4,), but (3,) on rank 0"),
+    "k": (lambda x: x, {"k": 4}, "rank 1: k is 4, but 3 on rank 0"),
     "bad k": (lambda x: x, {"k": 0}, "rank 1: k must be at least 1"),
     "seed": (lambda x: x, {"random_state": 1}, "rank 1: random_state is"),
     "bad seed": (lambda x: x, {"random_state": "no"}, "rank 1: 'no' cannot be used to seed"),

@@ -322,7 +322,7 @@ MESSAGES = [
     "the largest before is 7.0: sort them over the ranks first",
     "ValueError: rank 1: anchors has 3.0, without noise, like a rank before: give it noise > 0, or "
     "keep equal anchors on one rank",
-    "ValueError: rank 2: 0.lengthscale is 2.0, but 1.0 on rank 0: pass the same on every rank",
+    "ValueError: rank 2: lengthscale is 2.0, but 1.0 on rank 0: pass the same on every rank",
     "ValueError: rank 2: the list of parameters is ['anchors', 'noise', '0.lengthscale', "
     "'0.variance'], but ['anchors', '0.lengthscale', '0.variance'] on rank 0: pass the same on "
     "every rank",
