@@ -223,12 +223,10 @@ void Carried<T>::send(PassShape shape, const Cells<T>& cells, std::int64_t slot,
   const std::int64_t carry = shape.carry();
   for (const bool reverse : {false, true}) {
     double* const totals = reverse ? shrunk_.data() : grown_.data();
-    for (const Skeleton::Node& node : shared.skeleton(reverse).nodes) {
-      if (node.owner == shared.rank()) {
-        const double* const total = leaf(cells, node, reverse, totals, carry);
-        std::copy(total, total + carry, round.mine(slot, reverse, node.leaf));
-      }
-    }
+    shared.each_own_leaf(reverse, [&](std::int64_t, const Skeleton::Node& node) {
+      const double* const total = leaf(cells, node, reverse, totals, carry);
+      std::copy(total, total + carry, round.mine(slot, reverse, node.leaf));
+    });
   }
 }
 
@@ -240,7 +238,6 @@ void Carried<T>::receive(PassShape shape, const Cells<T>& cells, std::int64_t sl
   const Line<D> line = cells.template line<D>();
   const std::int64_t carry = shape.carry();
   for (const bool reverse : {false, true}) {
-    const Skeleton& skeleton = shared.skeleton(reverse);
     const std::vector<D>& decays = line.decays->skeleton[reverse ? 1 : 0];
     const auto move = [&](double* sum, std::int64_t node, bool) {
       const D decay = decays[static_cast<std::size_t>(node)];
@@ -258,18 +255,15 @@ void Carried<T>::receive(PassShape shape, const Cells<T>& cells, std::int64_t sl
       }
     };
     std::vector<double> comes = scan_skeleton<double>(
-        skeleton, carry, move,
+        shared.skeleton(reverse), carry, move,
         [&](const Skeleton::Node& node) { return round.total(slot, reverse, node); });
-    for (std::size_t k = 0; k < skeleton.nodes.size(); ++k) {
-      const Skeleton::Node& node = skeleton.nodes[k];
-      if (node.owner == shared.rank()) {
-        double* const here = comes.data() + static_cast<std::int64_t>(k) * carry;
-        if (node.level == 0) {  // of cells, what enters
-          move(here, static_cast<std::int64_t>(k), false);
-        }
-        std::copy(here, here + carry, leaf(cells, node, reverse, entering(reverse), carry));
+    shared.each_own_leaf(reverse, [&](std::int64_t k, const Skeleton::Node& node) {
+      double* const here = comes.data() + k * carry;
+      if (node.level == 0) {  // of cells, what enters
+        move(here, k, false);
       }
-    }
+      std::copy(here, here + carry, leaf(cells, node, reverse, entering(reverse), carry));
+    });
   }
 }
 

@@ -39,8 +39,8 @@ std::vector<std::vector<D>> upper_decays(const Points& points, bool reverse, Rat
 template <class D>
 std::int64_t Decays<D>::nbytes() const {
   std::int64_t total = bytes(gap) + bytes(skeleton[0]) + bytes(skeleton[1]);
-  for (const auto& levels : {&upper_forward, &upper_reverse}) {
-    for (const std::vector<D>& level : *levels) {
+  for (const auto& levels : upper) {
+    for (const std::vector<D>& level : levels) {
       total += bytes(level);
     }
   }
@@ -48,7 +48,8 @@ std::int64_t Decays<D>::nbytes() const {
 }
 
 template <class D>
-Decays<D> make_decays(const Points& points, Rate rate, int threads) {
+Decays<D> make_decays(const Points& points, Rate rate, int threads,
+                      std::initializer_list<bool> directions) {
   const double* const position = points.position;
   const std::int64_t size = points.size;
   Decays<D> decays;
@@ -58,10 +59,9 @@ Decays<D> make_decays(const Points& points, Rate rate, int threads) {
       decays.gap[static_cast<std::size_t>(k)] = decay<D>(position[k], position[k - 1], rate);
     }
   });
-  decays.upper_forward = upper_decays<D>(points, false, rate, threads);
-  decays.upper_reverse = upper_decays<D>(points, true, rate, threads);
-  if (points.far != nullptr) {
-    for (const bool reverse : {false, true}) {
+  for (const bool reverse : directions) {
+    decays.upper[reverse ? 1 : 0] = upper_decays<D>(points, reverse, rate, threads);
+    if (points.far != nullptr) {
       const double from = points.far->neighbour[reverse ? 1 : 0];
       if (size > 0 && !std::isnan(from)) {
         decays.gap[static_cast<std::size_t>(reverse ? size : 0)] =
@@ -78,7 +78,8 @@ Decays<D> make_decays(const Points& points, Rate rate, int threads) {
 
 template struct Decays<double>;
 template struct Decays<Complex>;
-template Decays<double> make_decays<double>(const Points&, Rate, int);
-template Decays<Complex> make_decays<Complex>(const Points&, Rate, int);
+template Decays<double> make_decays<double>(const Points&, Rate, int, std::initializer_list<bool>);
+template Decays<Complex> make_decays<Complex>(const Points&, Rate, int,
+                                              std::initializer_list<bool>);
 
 }  // namespace laplex::detail

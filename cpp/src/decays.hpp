@@ -10,6 +10,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <initializer_list>
 #include <type_traits>
 #include <vector>
 
@@ -70,21 +71,22 @@ template <class D>
 struct Decays {
   /// [size + 1] from point k - 1 to k; 0 at an end of the line, where nothing comes from
   std::vector<D> gap;
-  /// Per level above the points, into each own node of the scan from left to right.
-  std::vector<std::vector<D>> upper_forward;
-  std::vector<std::vector<D>> upper_reverse;  ///< the same for the scan from right to left
-  std::vector<D> skeleton[2];                 ///< into each node of the skeletons, if there are any
+  // Of the scan from the left, and of that from the right; empty where not asked for.
+  std::vector<std::vector<D>> upper[2];  ///< per level above the points, into each own node
+  std::vector<D> skeleton[2];            ///< into each node of the skeletons, if there are any
 
   /// The decays into the own nodes of a level of the chunk schedule; level 0 are the points.
   [[nodiscard]] const D* level(std::size_t level, bool reverse) const {
-    return level == 0 ? gap.data() : (reverse ? upper_reverse : upper_forward)[level - 1].data();
+    return level == 0 ? gap.data() : upper[reverse ? 1 : 0][level - 1].data();
   }
 
   [[nodiscard]] std::int64_t nbytes() const;
 };
 
+/// For scans in these directions: from the left (false), from the right (true).
 template <class D>
-[[nodiscard]] Decays<D> make_decays(const Points& points, Rate rate, int threads);
+[[nodiscard]] Decays<D> make_decays(const Points& points, Rate rate, int threads,
+                                    std::initializer_list<bool> directions = {false, true});
 
 /// The line that is scanned: points and the decays between them.
 template <class D>

@@ -10,6 +10,15 @@
 
 namespace laplex::detail {
 
+/// The elements below a node of `level`.
+[[nodiscard]] inline std::int64_t span_of(std::size_t level) {
+  std::int64_t span = 1;
+  for (std::size_t l = 0; l < level; ++l) {
+    span *= chunk_size(l);
+  }
+  return span;
+}
+
 /// Nodes [first, first + count) of a level.
 struct NodeRange {
   std::int64_t first = 0;
@@ -25,9 +34,8 @@ class LineTree {
   LineTree() = default;
   LineTree(std::int64_t begin, std::int64_t end, std::int64_t total, bool shared)
       : total_(total), shared_(shared), sizes_(level_sizes(total)) {
-    std::int64_t span = 1;
     for (const std::int64_t nodes : sizes_) {
-      span *= own_.empty() ? 1 : chunk_size(own_.size() - 1);
+      const std::int64_t span = span_of(own_.size());
       const std::int64_t first = (begin + span - 1) / span;
       const std::int64_t last = end == total ? nodes : end / span;
       own_.push_back({first, std::max<std::int64_t>(0, last - first)});
@@ -63,14 +71,5 @@ class LineTree {
   std::vector<std::int64_t> sizes_;
   std::vector<NodeRange> own_;
 };
-
-/// The elements below a node of `level`.
-[[nodiscard]] inline std::int64_t span_of(std::size_t level) {
-  std::int64_t span = 1;
-  for (std::size_t l = 0; l < level; ++l) {
-    span *= chunk_size(l);
-  }
-  return span;
-}
 
 }  // namespace laplex::detail

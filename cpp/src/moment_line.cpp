@@ -67,8 +67,8 @@ MomentLine<D> make_moment_line(const Cells<T>& cells, int threads) {
       line.gap.back() = decay<D>(behind, line.last.back(), rate);
     }
   }
-  line.of_last = make_decays<D>(last, rate, threads);
-  line.of_first = make_decays<D>(first, rate, threads);
+  line.of_last = make_decays<D>(last, rate, threads, {false});
+  line.of_first = make_decays<D>(first, rate, threads, {true});
   return line;
 }
 

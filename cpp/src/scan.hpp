@@ -45,21 +45,17 @@ class Scan {
 
   /// Puts this process's leaves of the skeleton to where they are sent from.
   void send(const S* values, const SharedLine& shared, std::int64_t slot, Round& round) const {
-    for (const Skeleton::Node& node : shared.skeleton(Reverse).nodes) {
-      if (node.owner == shared.rank()) {
-        const S* const total = total_of(values, node.level, node.node);
-        std::copy(total, total + kWidth,
-                  reinterpret_cast<S*>(round.mine(slot, Reverse, node.leaf)));
-      }
-    }
+    shared.each_own_leaf(Reverse, [&](std::int64_t, const Skeleton::Node& node) {
+      const S* const total = total_of(values, node.level, node.node);
+      std::copy(total, total + kWidth, reinterpret_cast<S*>(round.mine(slot, Reverse, node.leaf)));
+    });
   }
 
   /// Takes what comes to those leaves.
   void receive(const SharedLine& shared, std::int64_t slot, const Round& round, S* sums) {
-    const Skeleton& skeleton = shared.skeleton(Reverse);
     const auto& steps = line_.points.far->skeleton[Reverse ? 1 : 0];
     const std::vector<S> comes = scan_skeleton<S>(
-        skeleton, kWidth,
+        shared.skeleton(Reverse), kWidth,
         [&](S* s, std::int64_t k, bool first) {
           const auto at = static_cast<std::size_t>(k);
           if (!first && !std::isnan(steps[at][0])) {
@@ -70,15 +66,12 @@ class Scan {
         [&](const Skeleton::Node& leaf) {
           return reinterpret_cast<const S*>(round.total(slot, Reverse, leaf));
         });
-    for (std::size_t k = 0; k < skeleton.nodes.size(); ++k) {
-      const Skeleton::Node& node = skeleton.nodes[k];
-      if (node.owner == shared.rank()) {
-        const std::int64_t at = node.node - tree_.own(node.level).first;
-        S* const to = node.level == 0 ? sums + at * kWidth : above(node.level, at);
-        std::copy(comes.begin() + static_cast<std::ptrdiff_t>(k) * kWidth,
-                  comes.begin() + static_cast<std::ptrdiff_t>(k + 1) * kWidth, to);
-      }
-    }
+    shared.each_own_leaf(Reverse, [&](std::int64_t k, const Skeleton::Node& node) {
+      const std::int64_t at = node.node - tree_.own(node.level).first;
+      S* const to = node.level == 0 ? sums + at * kWidth : above(node.level, at);
+      const S* const from = comes.data() + k * kWidth;
+      std::copy(from, from + kWidth, to);
+    });
   }
 
   void spread_down(const S* values, S* sums) {

@@ -53,6 +53,16 @@ class SharedLine {
   /// Targets and sources of all processes.
   [[nodiscard]] std::int64_t anchors() const { return anchors_; }
   [[nodiscard]] const Skeleton& skeleton(bool reverse) const { return skeleton_[reverse ? 1 : 0]; }
+  /// Calls body(number in the skeleton, node) for the leaves that are this process's.
+  template <class Body>
+  void each_own_leaf(bool reverse, const Body& body) const {
+    const std::vector<Skeleton::Node>& nodes = skeleton(reverse).nodes;
+    for (std::size_t k = 0; k < nodes.size(); ++k) {
+      if (nodes[k].owner == rank()) {
+        body(static_cast<std::int64_t>(k), nodes[k]);
+      }
+    }
+  }
 
   /// Where cells are that other processes have, for both directions. Collective; `left_to_right`
   /// and `right_to_left` are the places of this process's cells.

@@ -304,6 +304,7 @@ PYBIND11_MODULE(_core, m) {
   add_direct(m, cache());
   add_gram(m);
   add_order(m);
+  m.attr("line_segment") = LinePart::segment;
   m.def("cached_plan", cached_plan, py::arg("kernel"), num_threads, positional);
   m.def("address", &address, py::arg("array"), positional);
   m.def("plan_cache_clear", [] { cache().clear(); });

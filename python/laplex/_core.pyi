@@ -8,6 +8,7 @@ from ._support import core
 __version__: str
 cuda_emulated: bool
 has_cuda: bool
+line_segment: int
 
 class CudaGram:
     def __init__(

@@ -7,10 +7,12 @@ the group calls them, in the same order, also the ranks that have nothing to giv
 from __future__ import annotations
 
 import pickle
+import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -162,8 +164,6 @@ class TorchCommunicator:
 
     def _explained(self, error: RuntimeError) -> RuntimeError:
         """Say which ranks died, or that one does not come, if that is why a collective failed."""
-        import time
-
         import torch
 
         if self._backend != "gloo":
@@ -263,22 +263,33 @@ def communicator(group: ProcessGroup | None = None, comm: MPI.Comm | None = None
         if not hasattr(comm, "Get_rank"):
             raise TypeError(f"comm must be a communicator of mpi4py, got {type(comm).__name__}")
         return MpiCommunicator(comm)
-    if group is None and not _torch_is_distributed():
+    check_group(group)
+    if group is None and not torch_is_distributed():
         return OneProcess()
-    if group is not None:
-        from torch.distributed import ProcessGroup
-
-        if not isinstance(group, ProcessGroup):
-            raise TypeError(
-                f"group must be a process group of torch.distributed, got {type(group).__name__}: "
-                "of a DeviceMesh, pass mesh.get_group()"
-            )
     return TorchCommunicator(group)
 
 
-def _torch_is_distributed() -> bool:
-    import sys
+def check_group(group: object) -> None:
+    """Check that an argument is a process group of torch.distributed or None.
 
+    Raises
+    ------
+    TypeError
+        If it is not.
+    """
+    if group is None:
+        return
+    from torch.distributed import ProcessGroup
+
+    if not isinstance(group, ProcessGroup):
+        raise TypeError(
+            f"group must be a process group, got {type(group).__name__}: pass "
+            "torch.distributed.group.WORLD, or None for this process alone"
+        )
+
+
+def torch_is_distributed() -> bool:
+    """Whether torch.distributed has been initialised, without importing it."""
     dist = sys.modules.get("torch.distributed")  # nobody has initialised what is not imported
     return dist is not None and dist.is_available() and dist.is_initialized()
 
@@ -348,16 +359,21 @@ def agree(
     )
 
 
-def together(comm: Communicator, work: Callable[[], Result]) -> Result:
-    """Do work that may fail on one rank only; it then fails on all, with the same error."""
-    result: Result | None = None
+@contextmanager
+def agreed(comm: Communicator) -> Iterator[None]:
+    """What is raised inside on one rank is raised on all."""
     error: Exception | None = None
     try:
-        result = work()
+        yield
     except Exception as found:
         error = found
     agree(comm, error)
-    return cast("Result", result)
+
+
+def together(comm: Communicator, work: Callable[[], Result]) -> Result:
+    """Do work that may fail on one rank only; it then fails on all, with the same error."""
+    with agreed(comm):
+        return work()
 
 
 def _known_kind(error: Exception) -> type[Exception]:

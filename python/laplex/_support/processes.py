@@ -10,7 +10,7 @@ import os
 import sys
 from typing import NamedTuple
 
-from laplex._support.communicator import _torch_is_distributed
+from laplex._support.communicator import torch_is_distributed
 
 
 class Processes(NamedTuple):
@@ -44,7 +44,7 @@ def processes() -> Processes | None:
 
     None if this process runs alone, as far as it knows.
     """
-    if _torch_is_distributed():
+    if torch_is_distributed():
         dist = sys.modules["torch.distributed"]
         how = f"torch.distributed, backend {dist.get_backend()}"
         return Processes(dist.get_rank(), dist.get_world_size(), how)

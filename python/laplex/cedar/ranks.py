@@ -15,8 +15,8 @@ from .rows import Rows
 Result = TypeVar("Result")
 
 
-def same(comm: Communicator, **given: Any) -> dict[str, Any]:
-    """Check that values are the same on all ranks, and return them."""
+def same(comm: Communicator, **given: Any) -> None:
+    """Check that values are the same on all ranks."""
     everyone = comm.all_gather_object(given)
     for rank, theirs in enumerate(everyone):
         for name, value in theirs.items():
@@ -25,7 +25,6 @@ def same(comm: Communicator, **given: Any) -> dict[str, Any]:
                     f"rank {rank}: {name} is {value!r}, but {everyone[0][name]!r} on rank 0: pass "
                     "the same on all ranks"
                 )
-    return dict(everyone[0])
 
 
 def of_first(comm: Communicator, item: Result, device: torch.device) -> Result:
@@ -35,10 +34,8 @@ def of_first(comm: Communicator, item: Result, device: torch.device) -> Result:
     buffer = io.BytesIO()
     if comm.rank == 0:
         torch.save(item, buffer)
-    mine = np.frombuffer(buffer.getvalue(), np.uint8)
-    everything = np.zeros(int(comm.all_reduce(np.array([mine.size]))[0]), np.uint8)
-    everything[: mine.size] = mine
-    arrived = io.BytesIO(comm.all_reduce(everything).tobytes())
+    mine = np.frombuffer(buffer.getvalue(), np.uint8)  # empty but on rank 0
+    arrived = io.BytesIO(comm.all_gather(mine)[0].tobytes())
     found: Result = torch.load(arrived, map_location=device, weights_only=False)
     return found
 

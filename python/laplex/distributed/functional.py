@@ -18,7 +18,17 @@ from .._support.communicator import agree, communicator
 from .._support.core import PRODUCT, Form, Term
 from .._support.profiles import profile_of
 from ..numpy.checks import Array
-from ..torch.call import HALF, NAMES, SIDES, TENSORS, Call, Scalar, call_of, signature
+from ..torch.call import (
+    HALF,
+    NAMES,
+    SIDES,
+    TENSORS,
+    Call,
+    Scalar,
+    call_of,
+    check_dense,
+    signature,
+)
 from ..torch.derivatives import ODD, Primitive, real, vjp
 from .line import Line
 from .part import Part
@@ -194,10 +204,7 @@ def _check(call: Call, plan: ShardedPlan | None, order: str) -> None:
     for name, tensor in zip(NAMES, call[:TENSORS], strict=True):
         if tensor is None:
             continue
-        if tensor.layout is not torch.strided:
-            raise TypeError(
-                f"{name} has the layout {tensor.layout}, but must be dense: pass {name}.to_dense()"
-            )
+        check_dense(name, tensor)
         if not tensor.is_cpu:
             raise NotImplementedError(
                 f"{name} is on {tensor.device}, but a line over processes is computed on the CPU: "

@@ -22,7 +22,7 @@ from .._support.communicator import Communicator
 from ..numpy.checks import Array
 
 #: The whole line is cut at multiples of this many anchors, where the core's segments end.
-SEGMENT = 16384
+SEGMENT = _core.line_segment
 
 #: The most anchors of a rank, targets and sources together: the core numbers them with 32 bits.
 MOST_ANCHORS = 2**32 - 2

@@ -370,6 +370,14 @@ def _check_phase(name: str, phase: Tensor, size: int, dtype: torch.dtype) -> Non
         )
 
 
+def check_dense(name: str, tensor: Tensor) -> None:
+    """Refuse sparse tensors."""
+    if tensor.layout is not torch.strided:
+        raise TypeError(
+            f"{name} has the layout {tensor.layout}, but must be dense: pass {name}.to_dense()"
+        )
+
+
 def _are_plain(call: Call) -> bool:
     """Whether all are tensors in memory, of no subclass; refuse those that no backend takes."""
     device = call.targets.device
@@ -387,10 +395,7 @@ def _are_plain(call: Call) -> bool:
     for name, tensor in zip(NAMES, call[:TENSORS], strict=True):
         if tensor is None:
             continue
-        if tensor.layout is not torch.strided:
-            raise TypeError(
-                f"{name} has the layout {tensor.layout}, but must be dense: pass {name}.to_dense()"
-            )
+        check_dense(name, tensor)
         if tensor.device != device:
             raise ValueError(
                 f"{name} is on {tensor.device}, but targets is on {device}: move it with "

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..._support.communicator import OneProcess, agreed, check_group, communicator
 from ..activations import map_tensors
 from ..batches import check_model
 from ..costs import Convention, Costs, count_costs
@@ -16,7 +17,7 @@ from ..metrics.temperature import TemperatureScaling
 from ..model import MultiExitModel
 from ..policies.base import Policy
 from .arguments import CalibrationName, Protocol, checked_arguments, relative_costs
-from .gathering import agreed, check_group, of_first
+from .gathering import of_first
 from .judging import judge
 from .outputs import Outputs, collect
 from .result import Evaluation
@@ -114,7 +115,8 @@ def evaluate(
     (64, 'p1-test-sweep')
     """
     check_group(group)
-    with agreed(group):
+    comm = OneProcess() if group is None else communicator(group)
+    with agreed(comm):
         check_model(model, otherwise="to evaluate logits, use evaluate_outputs")
         arguments = checked_arguments(
             policy,
@@ -135,10 +137,9 @@ def evaluate(
     with _first_sample(model) as first:
         outputs = collect(model, loader, device=device, progress=progress, group=group)
     if costs is None:
-        with agreed(group):
+        with agreed(comm):
             costs = count_costs(model, first[0], convention=cost_convention) if first else None
-        if group is not None:
-            costs = of_first(group, costs)  # of a rank that had a sample
+        costs = of_first(comm, costs)  # of a rank that had a sample
     if validation is not None and not isinstance(validation, Outputs):
         validation = collect(model, validation, device=device, progress=progress, group=group)
     return judge(arguments, outputs, costs, validation)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import DistributedSampler
 
-from ..._support.communicator import Communicator, agree, communicator
+from ..._support.communicator import Communicator, agreed, communicator
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -42,7 +41,8 @@ def gathered(group: ProcessGroup, loader: Any, run: Callable[[], Shard]) -> Shar
     ValueError
         If the ranks do not match.
     """
-    with agreed(group):
+    comm = communicator(group)
+    with agreed(comm):
         numbers = _numbers(loader)
         mine = run()
         if numbers is not None:
@@ -52,7 +52,6 @@ def gathered(group: ProcessGroup, loader: Any, run: Callable[[], Shard]) -> Shar
                     f"loader yielded {len(mine.labels)} samples, but its DistributedSampler has "
                     f"{len(numbers)}: have it yield the samples that its sampler names"
                 )
-    comm = communicator(group)
     exits, samples, classes = mine.logits.shape
     sizes = np.stack(comm.all_gather(np.array([exits, samples, classes, numbers is not None])))
     filled = sizes[sizes[:, 1] > 0]
@@ -85,44 +84,9 @@ def gathered(group: ProcessGroup, loader: Any, run: Callable[[], Shard]) -> Shar
     return Shard(together.logits.take(first, axis=1), together.labels[first])
 
 
-def of_first(group: ProcessGroup, found: Any) -> Any:
+def of_first(comm: Communicator, found: Any) -> Any:
     """The object of the first rank that has one, not None, or None."""
-    everyone = communicator(group).all_gather_object(found)
-    return next((one for one in everyone if one is not None), None)
-
-
-@contextmanager
-def agreed(group: ProcessGroup | None) -> Iterator[None]:
-    """What is raised inside on one rank is raised on all ranks of a group, if there is one."""
-    if group is None:
-        yield
-        return
-    comm: Communicator = communicator(group)
-    error: Exception | None = None
-    try:
-        yield
-    except Exception as raised:
-        error = raised
-    agree(comm, error)
-
-
-def check_group(group: Any) -> None:
-    """Check that an argument is a process group or None.
-
-    Raises
-    ------
-    TypeError
-        If it is not.
-    """
-    if group is None:
-        return
-    from torch.distributed import ProcessGroup
-
-    if not isinstance(group, ProcessGroup):
-        raise TypeError(
-            f"group must be a process group, got {type(group).__name__}: pass "
-            "torch.distributed.group.WORLD, or None for this process alone"
-        )
+    return next((one for one in comm.all_gather_object(found) if one is not None), None)
 
 
 def _numbers(loader: Any) -> NDArray[np.int64] | None:

@@ -11,11 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..._support.communicator import check_group
 from ..._support.progress import progress_bar
 from ..activations import batch_of, map_tensors
 from ..batches import batch_count, check_inputs, device_of, inputs_and_labels
 from ..model import MultiExitModel, evaluating
-from .gathering import Shard, check_group, gathered
+from .gathering import Shard, gathered
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
