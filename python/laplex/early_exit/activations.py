@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
+
+
+class Inputs(NamedTuple):
+    """The arguments of one call of a backbone that takes several."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:

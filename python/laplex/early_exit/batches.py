@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .._support.arguments import whole
-from .activations import batch_of, map_tensors
+from .activations import Inputs, batch_of, map_tensors
 from .arrays import as_labels
 from .model import MultiExitModel, evaluating
 
@@ -65,15 +65,28 @@ def check_inputs(model: Any, loader: Any, batches: Any = None) -> None:
 def inputs_and_labels(batch: Any, name: str) -> tuple[Any, Any]:
     """The inputs and labels of a batch of the loader `name`.
 
+    A batch is ``(x, labels)``, ``(x1, x2, ..., labels)`` for a backbone of several arguments, or a
+    mapping with the key ``labels`` or ``label`` beside the inputs.
+
     Raises
     ------
     TypeError
-        If the batch is not a pair ``(x, labels)``.
+        If it is none of these.
     """
-    if not isinstance(batch, (list, tuple)) or len(batch) != 2:
+    if isinstance(batch, Mapping):
+        for key in ("labels", "label"):
+            if key in batch:
+                return {one: value for one, value in batch.items() if one != key}, batch[key]
+        raise TypeError(
+            f"a batch of {name} must have 'labels' beside its inputs, got {', '.join(batch)}"
+        )
+    if not isinstance(batch, (list, tuple)) or len(batch) < 2:
         got = f"{len(batch)} items" if isinstance(batch, (list, tuple)) else type(batch).__name__
-        raise TypeError(f"a batch of {name} must be the pair (x, labels), got {got}")
-    return batch[0], batch[1]
+        raise TypeError(
+            f"a batch of {name} must be (x, labels), or a mapping with 'labels', got {got}"
+        )
+    *inputs, labels = batch
+    return inputs[0] if len(inputs) == 1 else Inputs(tuple(inputs), {}), labels
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -201,14 +201,15 @@ def count_costs(
     marks: list[int] = []  # the running count: before and after each head
 
     with evaluating(model), torch.no_grad(), counting_flops() as total:
+        reader = model.reader(sample)
 
         def at_exit(k: int, activation: Any) -> Any:
             marks.append(total())
-            model.head_logits(k, activation)
+            reader.logits(k, activation)
             marks.append(total())
             return activation
 
-        model.walk(sample, at_exit)
+        reader.output(model.walk(sample, at_exit))
         marks.append(total())
 
     unit = 2.0 if convention == "multiply-adds" else 1.0

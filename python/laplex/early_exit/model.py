@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .activations import batch_of
+from .activations import Inputs, batch_of
 from .heads.base import make_head
 from .policies.base import Policy
+from .reading import Reader, as_logits
 from .real_exits import Prediction, RealExits, StopWalk
 
 __all__ = ["MultiExitModel", "Prediction", "StopWalk", "evaluating"]
@@ -64,7 +65,12 @@ class MultiExitModel(nn.Module):
     (5, 0, 0)
     """
 
-    def __init__(self, backbone: nn.Module, exits: Mapping[str, nn.Module]) -> None:
+    def __init__(
+        self,
+        backbone: nn.Module,
+        exits: Mapping[str, nn.Module],
+        output_head: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         if not isinstance(backbone, nn.Module):
             raise TypeError(f"backbone must be a torch.nn.Module, got {type(backbone).__name__}")
@@ -81,6 +87,7 @@ class MultiExitModel(nn.Module):
                 )
         self.backbone = backbone
         self.heads = nn.ModuleList(exits.values())
+        self.output_head = output_head
         self.exit_names: tuple[str, ...] = tuple(exits)
         #: Whether `predict` has to run the backbone again after an exit; None until it is known.
         self.replays: bool | None = None
@@ -164,26 +171,29 @@ class MultiExitModel(nn.Module):
         model.training = backbone.training
         return model
 
-    def forward(self, x: Any) -> tuple[Tensor, ...]:
+    def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
         """Compute the logits of every exit.
 
         Parameters
         ----------
-        x : Tensor [batch, ...], or nested lists, tuples and dicts of Tensors
-            The single argument of the backbone.
+        *args, **kwargs : Tensor [batch, ...], or nested lists, tuples and dicts of Tensors
+            The arguments of the backbone. A single mapping whose keys are names of arguments of the
+            backbone's forward, such as the output of a tokenizer, is passed by keywords.
 
         Returns
         -------
         tuple of Tensor [batch, classes]
             The logits in depth order; those of the backbone itself come last.
         """
+        x = args[0] if len(args) == 1 and not kwargs else Inputs(args, kwargs)
         logits: list[Tensor] = []
+        reader = self.reader(x)
 
         def at_exit(k: int, activation: Any) -> Any:
-            logits.append(self.head_logits(k, activation))
+            logits.append(reader.logits(k, activation))
             return activation
 
-        last = self.walk(x, at_exit)
+        last = reader.output(self.walk(x, at_exit))
         for name, one in zip(self.exit_names, logits, strict=True):
             if one.shape != last.shape:
                 raise ValueError(
@@ -193,12 +203,17 @@ class MultiExitModel(nn.Module):
                 )
         return (*logits, last)
 
-    def head_logits(self, k: int, activation: Any) -> Tensor:
-        """Run the head of exit `k` on the output of its module; returns logits [batch, classes].
+    def reader(self, x: Any) -> Reader:
+        """Start to read the heads on a batch; see `Reader`.
 
         :meta private:
         """
-        return _as_logits(self.heads[k](activation), f"the head of exit {self.exit_names[k]!r}")
+        return Reader(self.heads, self.output_head, self.exit_names)  # type: ignore[arg-type]
+
+    def _call(self, x: Any) -> Any:
+        if isinstance(x, Inputs):
+            return self.backbone(*x.args, **x.kwargs)
+        return self.backbone(x)
 
     def walk(self, x: Any, at_exit: AtExit) -> Tensor:
         """Run the backbone and call a function at each exit but the last. No head is run.
@@ -242,7 +257,7 @@ class MultiExitModel(nn.Module):
             for k, name in enumerate(self.exit_names)
         ]
         try:
-            logits = _as_logits(self.backbone(x), "the backbone")
+            logits = as_logits(self._call(x), "the backbone")
         finally:
             for handle in handles:
                 handle.remove()
@@ -325,14 +340,6 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
-
-
-def _as_logits(output: Any, whose: str) -> Tensor:
-    logits = getattr(output, "logits", output)
-    if not isinstance(logits, Tensor) or logits.ndim != 2:
-        got = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ValueError(f"{whose} must give logits [batch, classes], got {got}")
-    return logits
 
 
 def _check_example(logits: Tensor, num_classes: int, batch: int) -> None:

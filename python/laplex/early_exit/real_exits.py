@@ -77,9 +77,11 @@ class RealExits:
         self.memory: Tensor | None = None
         self.computed = [0] * self.model.num_exits
         self.best: tuple[Tensor, Tensor, Tensor] | None = None  # score, logits, exit
+        self.reader: Any = None
 
     def run(self, x: Any) -> Prediction:
         """Run a batch through the model; `MultiExitModel.predict` lists the exceptions."""
+        self.reader = self.model.reader(x)
         if self.model.replays is None and self.batch > 1:
             self.model.replays = has_to_replay(self.model, x)
         if self.batch > 1 and self.model.replays is not False:  # correct for every backbone
@@ -96,7 +98,7 @@ class RealExits:
         except StopWalk:
             return
         self._check_rows(logits, self.model.num_exits - 1)
-        self._answer(self.model.num_exits - 1, logits)
+        self._answer(self.model.num_exits - 1, self.reader.output(logits))
 
     def _run_replaying(self, x: Any) -> None:
         """The same, with a new run of the backbone for the samples that stay at each exit."""
@@ -109,7 +111,7 @@ class RealExits:
             if k >= asked:
                 self._check_rows(activation, k)
                 asked = k + 1
-                stays = self._answer(k, self.model.head_logits(k, activation))
+                stays = self._answer(k, self.reader.logits(k, activation))
                 if stays is not None:
                     raise StopWalk
             return activation
@@ -126,12 +128,12 @@ class RealExits:
                 replay.keep(stays)
                 continue
             self._check_rows(logits, self.model.num_exits - 1)
-            self._answer(self.model.num_exits - 1, logits)
+            self._answer(self.model.num_exits - 1, self.reader.output(logits))
             return
 
     def _at_exit(self, k: int, activation: Any) -> Any:
         self._check_rows(activation, k)
-        logits = self.model.head_logits(k, activation)
+        logits = self.reader.logits(k, activation)
         stays = self._answer(k, logits)
         if stays is None:
             return activation
@@ -175,6 +177,7 @@ class RealExits:
         stays = ~leaves
         self.rows = rows[stays]
         self.memory = None if self.memory is None else self.memory[stays]
+        self.reader.carried = rows_of(self.reader.carried, stays)
         if self.best is not None:
             score, logits, exits = self.best
             self.best = (score[stays], logits[stays], exits[stays])
@@ -243,21 +246,23 @@ def _passes_on(
 ) -> bool:
     """Whether the activation of exit k is all that the backbone needs to continue."""
     found: list[Tensor] = []
+    reader = model.reader(x)
 
     def at_exit(place: int, activation: Any) -> Any:
-        if place > k:
-            found.append(model.head_logits(place, activation))
+        found.append(reader.logits(place, activation))
+        if place == k:
+            reader.carried = rows_of(reader.carried, stays)
         return rows_of(activation, stays) if place == k else activation
 
     try:
-        found.append(model.walk(x, at_exit))
+        found.append(reader.output(model.walk(x, at_exit)))
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, IndexError, ValueError, TypeError):
         return False  # the shapes no longer fit
     return all(
         one.shape == other.shape and _close(one, other)
-        for one, other in zip(found, wanted[k + 1 :], strict=True)
+        for one, other in zip(found[k + 1 :], wanted[k + 1 :], strict=True)
     )
 
 

@@ -179,10 +179,11 @@ class _Whole(nn.Module):
             activation, memory = map_tensors(torch.clone, (passed, kept))
             return activation
 
+        reader = self.model.reader(x)
         logits = self.model.walk(
-            x, lambda k, activation: put_out(k, self.model.head_logits(k, activation), activation)
+            x, lambda k, activation: put_out(k, reader.logits(k, activation), activation)
         )
-        put_out(self.model.num_exits - 1, logits, None)
+        put_out(self.model.num_exits - 1, reader.output(logits), None)
         self.note(counts)  # torch.export would reset an attribute after the trace
         return tuple(flat)
 

@@ -186,7 +186,7 @@ class Objective:
             Logits of each exit. In a phase of the backbone no head runs, and the logits of the
             attached exits are None. In a phase of the heads the backbone runs without gradients.
         """
-        exits = model.num_exits
+        exits, reader = model.num_exits, model.reader(x)
         if part == "backbone":
             last = model.walk(x, lambda k, activation: activation)
             return (*[None] * (exits - 1), last)
@@ -200,15 +200,15 @@ class Objective:
 
             with torch.no_grad():
                 last = model.walk(x, note)
-            return (*(model.head_logits(k, one) for k, one in enumerate(seen)), last)
+            return (*(reader.logits(k, one) for k, one in enumerate(seen)), reader.output(last))
         found: list[Tensor] = []
 
         def at_exit(k: int, activation: Any) -> Any:
             own, passing = self._branches(activation, left=exits - k)
-            found.append(model.head_logits(k, own))
+            found.append(reader.logits(k, own))
             return passing
 
-        last = model.walk(x, at_exit)
+        last = reader.output(model.walk(x, at_exit))
         return (*found, last)
 
     def losses(
