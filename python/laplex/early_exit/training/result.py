@@ -27,8 +27,11 @@ class EpochRecord:
     loss : float
         Mean of the objective over the samples.
     train_loss, val_loss, val_accuracy : tuple of K floats
-        Cross-entropy and accuracy of each exit. NaN for exits that did not run, and for validation
-        if there was none.
+        Loss and accuracy of each exit, as means over the labels that count; validation losses are
+        without label smoothing. NaN for exits that did not run, and for validation if there was
+        none. The accuracy is the share of right classes or, with ``loss="bce"``, of right labels
+        at a probability of 1/2; it is NaN for ``"mse"``, and for a loss of your own unless the
+        labels are class indices.
     """
 
     phase: int
