@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from . import heads as heads
     from . import networks as networks
     from . import policies as policies
+    from . import recipes as recipes
     from .costs import Costs as Costs
     from .costs import count_costs as count_costs
     from .deployment import ExportedModel as ExportedModel
@@ -68,7 +69,9 @@ if TYPE_CHECKING:
     from .timing import time_exits as time_exits
     from .training.exit_stopping import ExitStopping as ExitStopping
     from .training.objectives import Distillation as Distillation
+    from .training.objectives import Losses as Losses
     from .training.objectives import Objective as Objective
+    from .training.objectives import SampleLosses as SampleLosses
     from .training.result import EpochRecord as EpochRecord
     from .training.result import TrainingResult as TrainingResult
     from .training.strategies import Phase as Phase
@@ -103,12 +106,12 @@ __all__, __getattr__, __dir__ = lazy_names(
         ".policies.patience": "Patience",
         ".timing": "TimedRun Timing time_exits",
         ".training.exit_stopping": "ExitStopping",
-        ".training.objectives": "Distillation Objective",
+        ".training.objectives": "Distillation Losses Objective SampleLosses",
         ".training.result": "EpochRecord TrainingResult",
         ".training.strategies": "Phase",
         ".training.trainer": "train",
     },
-    ("dynamics", "heads", "networks", "policies"),
+    ("dynamics", "heads", "networks", "policies", "recipes"),
     needed=("torch", "scipy", "sklearn"),
     extra="exits",
 )

@@ -67,7 +67,7 @@ def depths_of(model: MultiExitModel) -> dict[str, int]:
     names = [name for name, _ in model.backbone.named_modules()]
     ends = [
         max(i for i, name in enumerate(names) if name == own or name.startswith(f"{own}."))
-        for own in model.exit_names
+        for own in model.module_names
     ]
     return {name: sum(i <= end for end in ends) for i, name in enumerate(names)}
 
