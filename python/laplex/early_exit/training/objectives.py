@@ -17,7 +17,6 @@ from ..._support.arguments import positive, share
 from ..activations import map_tensors
 from ..model import MultiExitModel
 from .exit_loss import ExitLoss, Loss, counting, in_float
-from .rates import depths_of
 from .strategies import Part
 
 Weights = Literal["equal", "linear", "sdn"] | Sequence[float]
@@ -339,11 +338,8 @@ class Objective:
             last = model.walk(x, lambda k, activation: activation)
             return (*[None] * (exits - 1), last), None
         seen: list[Any] = []
-        learning = part == "all" and torch.is_grad_enabled() and not self.detach
 
         def at_exit(k: int, activation: Any) -> Any:
-            if learning and not torch.is_grad_enabled():
-                _check_frozen(model, k)
             if part == "heads":
                 own, passing = _copied(activation), activation
             else:
@@ -377,10 +373,12 @@ class Objective:
             Logits of each exit, None where the head did not run.
         labels : Tensor
             Labels that suit the loss.
-        part, progress, costs, output_head
+        part, progress, costs
             As in `exit_weights`.
         carried
             For `combine`: what the last carrying head returned beside its logits.
+        output_head : bool
+            As in `exit_weights`.
 
         Returns
         -------
@@ -441,25 +439,6 @@ def _distilled(
     counted = counting(logits, labels)
     mean = kl.mean() if counted is None else (kl * counted).sum() / counted.sum().clamp(min=1)
     return (1 - how.weight) * loss + how.weight * how.temperature**2 * mean
-
-
-def _check_frozen(model: MultiExitModel, k: int) -> None:
-    """Check that a backbone whose gradients are off at exit `k` has nothing to learn before it.
-
-    Raises
-    ------
-    ValueError
-        If it would never learn from this exit.
-    """
-    depths = depths_of(model)
-    for name, module in model.backbone.named_modules():
-        before = depths[name] >= model.num_exits - 1 - k
-        if before and any(one.requires_grad for one in module.parameters(recurse=False)):
-            raise ValueError(
-                f"the backbone would never learn from exit {model.exit_names[k]!r}, whose module "
-                "runs without gradients: in torch.utils.checkpoint, pass use_reentrant=False; in "
-                "torch.no_grad, freeze the modules there with requires_grad_(False)"
-            )
 
 
 def _check_gradients(model: MultiExitModel, logits: Logits, part: Part) -> None:
