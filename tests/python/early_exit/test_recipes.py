@@ -100,8 +100,7 @@ def test_every_recipe_learns_and_its_options_can_be_sent(case: Any) -> None:
     accuracy = [float((one.argmax(-1) == Y).double().mean()) for one in model(X)]
     # Three classes with the shares 1/4, 1/2 and 1/4.
     assert min(accuracy) > 0.6, name
-    again = pickle.loads(pickle.dumps(dict(recipe.options)))
-    assert again.keys() == recipe.options.keys()
+    assert repr(pickle.loads(pickle.dumps(recipe))) == repr(recipe)
     assert count_costs(model, X[:1]).heads.min() > 0
 
 
@@ -336,6 +335,9 @@ def test_jei_leaves_earlier_where_cost_is_dearer() -> None:
         (lambda: recipes.l2w(ratio=0), "ratio must be positive and finite, got 0"),
         (lambda: recipes.gpf(width=0), "width must be at least 1, got 0"),
         (lambda: recipes.gpf(imitation=-1), "imitation must be at least 0 and finite, got -1"),
+        (lambda: recipes.jei(threshold=2), "threshold must be between 0 and 1, got 2"),
+        (lambda: recipes.sdn(threshold=math.nan), "threshold must be finite, got nan"),
+        (lambda: recipes.pabee(n=-1), "n must be a whole number of at least 0, got -1"),
         (lambda: recipes.jei(cost=-1), "cost must be at least 0 and finite, got -1"),
     ],
 )

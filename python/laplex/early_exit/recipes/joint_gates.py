@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..._support.arguments import not_negative
+from ..._support.arguments import not_negative, share
 from ..model import MultiExitModel
 from ..policies.learned import LearnedScore
 from ..training.objectives import SampleLosses
@@ -54,9 +55,13 @@ def jei(*, cost: float = 0.5, threshold: float = 0.5, head: str = "pooled") -> R
     return Recipe(
         head,
         {"strategy": "joint", "combine": ExpectedCost(not_negative("cost", cost))},
-        lambda model: LearnedScore(GateScores(model), threshold),
+        partial(_policy, threshold=share("threshold", threshold)),
         GatedHead,
     )
+
+
+def _policy(model: MultiExitModel, *, threshold: float) -> LearnedScore:
+    return LearnedScore(GateScores(model), threshold)
 
 
 class Gate(nn.Module):

@@ -14,7 +14,7 @@ from ..._support.arguments import not_negative, whole
 from ..heads.base import Head
 from ..policies.max_softmax import MaxSoftmax
 from ..training.objectives import SampleLosses
-from .recipe import Recipe
+from .recipe import Always, Recipe
 
 
 def gpf(*, threshold: float = 0.9, width: int = 32, imitation: float = 1.0) -> Recipe:
@@ -57,7 +57,7 @@ def gpf(*, threshold: float = 0.9, width: int = 32, imitation: float = 1.0) -> R
             "weights": "linear",
             "combine": Imitation(not_negative("imitation", imitation)),
         },
-        lambda model: MaxSoftmax(threshold),
+        Always(MaxSoftmax(threshold)),
         partial(_past_future, width=width),
     )
 

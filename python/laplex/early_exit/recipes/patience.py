@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..policies.patience import Patience
-from .recipe import Recipe
+from .recipe import Always, Recipe
 
 
 def pabee(*, n: int = 1, head: str = "linear") -> Recipe:
@@ -29,4 +29,4 @@ def pabee(*, n: int = 1, head: str = "linear") -> Recipe:
     The paper leaves regression when two outputs are closer than a threshold; `Patience` compares
     classes only.
     """
-    return Recipe(head, {"strategy": "joint", "weights": "linear"}, lambda model: Patience(n))
+    return Recipe(head, {"strategy": "joint", "weights": "linear"}, Always(Patience(n)))

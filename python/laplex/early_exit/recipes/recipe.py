@@ -95,6 +95,17 @@ class Recipe:
         return model
 
 
+@dataclass(frozen=True)
+class Always:
+    """The same policy for every model."""
+
+    policy: Policy
+
+    def __call__(self, model: MultiExitModel) -> Policy:
+        """Return the policy."""
+        return self.policy
+
+
 def reading(head: nn.Module, activation: Any, mask: Any) -> Any:
     """What a wrapped head returns; it gets the mask if it reads masks."""
     return head(activation, mask=mask) if getattr(head, "reads_mask", False) else head(activation)

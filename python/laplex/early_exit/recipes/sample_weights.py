@@ -10,7 +10,7 @@ from torch import Tensor
 from ..._support.arguments import positive, share
 from ..policies.max_softmax import MaxSoftmax
 from ..training.objectives import SampleLosses
-from .recipe import Recipe
+from .recipe import Always, Recipe
 
 
 def l2w(
@@ -50,9 +50,7 @@ def l2w(
     not its results.
     """
     weigh = LeavingWeights(share("strength", strength), positive("ratio", ratio))
-    return Recipe(
-        head, {"strategy": "joint", "combine": weigh}, lambda model: MaxSoftmax(threshold)
-    )
+    return Recipe(head, {"strategy": "joint", "combine": weigh}, Always(MaxSoftmax(threshold)))
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..policies.max_softmax import MaxSoftmax
-from .recipe import Recipe
+from .recipe import Always, Recipe
 
 
 def sdn(*, threshold: float = 0.9) -> Recipe:
@@ -31,5 +31,5 @@ def sdn(*, threshold: float = 0.9) -> Recipe:
     return Recipe(
         "pooled",
         {"strategy": "joint", "weights": "sdn"},
-        lambda model: MaxSoftmax(threshold, fallback="most_confident"),
+        Always(MaxSoftmax(threshold, fallback="most_confident")),
     )

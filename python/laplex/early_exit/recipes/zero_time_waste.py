@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..policies.max_softmax import MaxSoftmax
-from .recipe import Recipe, reading
+from .recipe import Always, Recipe, reading
 
 
 def ztw(*, threshold: float = 0.9, head: str = "linear") -> Recipe:
@@ -44,7 +44,7 @@ def ztw(*, threshold: float = 0.9, head: str = "linear") -> Recipe:
     return Recipe(
         head,
         {"strategy": "disjoint"},
-        lambda model: MaxSoftmax(threshold),
+        Always(MaxSoftmax(threshold)),
         CascadeHead,
         wraps_output=True,
     )

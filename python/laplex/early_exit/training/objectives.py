@@ -281,7 +281,7 @@ class Objective:
         labels : Tensor
             Labels that suit the loss; those of the cross-entropy are int64 [batch].
         part, progress, costs
-            As in `exit_weights`.
+            As in `exit_weights`. Freezing the other part, and the modes of modules, are up to you.
         name : str
             Name of the loader, for messages.
 
