@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cached_property, partial
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from ..._support.optional import require
 from ..activations import map_tensors
+from ..reading import as_logits
 
 
 class Call(NamedTuple):
@@ -84,10 +86,8 @@ class Decoder:
         if "position_ids" in self._takes:
             given["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
         self._calls, self._passed, self._given = [], None, None
-        try:
+        with suppress(_AllSeen):
             self._run(given)
-        except _AllSeen:
-            pass
         hidden: Tensor | None = self._passed
         if hidden is None or hidden.ndim != 3 or hidden.shape[:2] != ids.shape:
             raise self._refusal()
@@ -97,9 +97,7 @@ class Decoder:
         """Turn hidden states [batch, tokens, width] into logits [batch, tokens, vocabulary]."""
         self._given = hidden
         ids = hidden.new_zeros(hidden.shape[:2], dtype=torch.int64)  # they make no difference
-        output = self._run({"input_ids": ids, "use_cache": False})
-        logits: Tensor = output.logits if hasattr(output, "logits") else output[0]
-        return logits
+        return as_logits(self._run({"input_ids": ids, "use_cache": False}), "the backbone")
 
     def layer(
         self, index: int, hidden: Tensor, call: Call, cache: Any, stays: Tensor | None = None
@@ -193,9 +191,8 @@ def find_layers(model: Any) -> str:
             f"got {type(model).__name__}"
         )
     assert config is not None
-    if getattr(config, "is_encoder_decoder", False) or not callable(
-        getattr(model, "get_output_embeddings", None)
-    ):
+    output_layer = getattr(model, "get_output_embeddings", lambda: None)
+    if getattr(config, "is_encoder_decoder", False) or output_layer() is None:
         raise ValueError(
             f"backbone must be a causal language model, got {type(model).__name__}: pass one "
             "without an encoder, and with its output layer (AutoModelForCausalLM)"

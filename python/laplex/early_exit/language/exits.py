@@ -194,9 +194,9 @@ def exit_loss(
     """
     labels = next_tokens(batch["input_ids"], batch.get("attention_mask")).flatten()
     logits = model(**{"use_cache": False, **batch})
-    each = [functional.cross_entropy(one.flatten(0, 1), labels) for one in logits]
-    shares = torch.tensor(Objective(weights).exit_weights(len(each)), device=labels.device)
-    return (shares / shares.sum()) @ torch.stack(each)
+    each = torch.stack([functional.cross_entropy(one.flatten(0, 1), labels) for one in logits])
+    shares = each.new_tensor(Objective(weights).exit_weights(len(each)))
+    return (shares / shares.sum()) @ each
 
 
 class StateSaturation(Policy):

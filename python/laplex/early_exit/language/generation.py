@@ -15,7 +15,6 @@ from ..._support.text_tables import aligned
 from ..model import MultiExitModel, evaluating
 from ..policies.base import Policy
 from ..reading import Reader
-from ..replaying import rows_of
 from .decoder import Decoder
 from .exits import StateSaturation, layers_of
 from .sequences import Sequences, checked_prompt
@@ -180,8 +179,8 @@ def generate(
                 now = (0.9 * cuts + 0.1 * fading).clamp(0, 1)
             else:
                 now = cuts
-            step = _Token(model, policy, now, len(rows))
-            hidden, calls = decoder.begin(sequences.last, sequences.mask, cache)
+            step = _Token(model, policy, now, sequences.last)
+            hidden, calls = decoder.begin(step.ids, sequences.mask, cache)
             for index, call in enumerate(calls):
                 before = hidden
                 hidden = decoder.layer(index, hidden, call, cache, step.stays)
@@ -223,19 +222,18 @@ def read_prompt(decoder: Decoder, ids: Tensor, mask: Tensor, cache: Any) -> None
 class _Token:
     """The next token of each sequence of a batch, while it goes through the layers."""
 
-    def __init__(self, model: MultiExitModel, policy: Policy, cuts: Tensor, count: int) -> None:
-        device = next(model.parameters()).device
-        self.policy, self.cuts, self.end = policy, cuts, model.num_exits - 1
-        self.reader: Reader = model.reader(None)
+    def __init__(self, model: MultiExitModel, policy: Policy, cuts: Tensor, ids: Tensor) -> None:
+        self.policy, self.cuts, self.ids, self.end = policy, cuts, ids, model.num_exits - 1
+        self.reader: Reader = model.reader({"input_ids": ids})
         self.memory: Tensor | None = None
-        self.stays = torch.ones(count, dtype=torch.bool, device=device)
-        self.tokens = torch.zeros(count, dtype=torch.int64, device=device)
+        self.stays = torch.ones_like(ids[:, 0], dtype=torch.bool)
+        self.tokens = torch.zeros_like(ids[:, 0])
         self.exit_index = torch.full_like(self.tokens, self.end)
         self.stopped_at = torch.full_like(self.tokens, self.end)
         # Highest score of each sequence so far, if the most confident exit is to answer.
         self.best: Tensor | None = None
         if policy.fallback == "most_confident":
-            self.best = torch.full((count,), -torch.inf, dtype=torch.float64, device=device)
+            self.best = torch.full_like(self.tokens, -torch.inf, dtype=torch.float64)
 
     def at_exit(self, k: int, before: Tensor, hidden: Tensor) -> None:
         """Let tokens leave at exit k, from the hidden states before and after its layer."""
@@ -257,7 +255,7 @@ class _Token:
             self.tokens[gone], self.exit_index[gone], self.stopped_at[gone] = answers, k, k
             self.stays[gone] = False
         self.memory = None if memory is None else memory[~leaves]
-        self.reader.carried = rows_of(self.reader.carried, ~leaves)
+        self.reader.keep(~leaves)
 
     def at_end(self, decoder: Decoder, hidden: Tensor) -> None:
         """Answer for the tokens that no exit let go."""

@@ -103,10 +103,10 @@ def speculate(
     whole("draft_tokens", draft_tokens, 1)
     if whole("draft_exit", draft_exit, 0) >= len(exits):
         raise ValueError(f"draft_exit must be less than {len(exits)}, got {draft_exit}")
-    if draft_exit and getattr(model.heads[draft_exit], "carries", False):
+    if any(getattr(head, "carries", False) for head in model.heads):
         raise ValueError(
-            "draft_exit must be 0 for heads that read the outputs of earlier heads, got "
-            f"{draft_exit}"
+            "model has heads that read the outputs of earlier heads, which cannot draft: use heads "
+            "such as those of language.attach"
         )
     prompt = checked_prompt(
         model, input_ids, attention_mask, max_new_tokens, eos_token_id, pad_token_id
@@ -129,20 +129,20 @@ def speculate(
             longer = torch.cat((mask, mask.new_ones((len(mask), count - 1))), 1)
             # What the later layers receive besides the states; the tokens make no difference.
             _, later = decoder.begin(tokens.expand(-1, count), longer, cache)
-            states, drafts = [], []
-            for _ in range(count):
-                hidden, calls = decoder.begin(
-                    tokens, longer[:, : mask.shape[1] + len(drafts)], cache
-                )
+            reader = model.reader({"input_ids": tokens})
+            states: list[Tensor] = []
+            drafts: list[Tensor] = []
+            for place in range(mask.shape[1], mask.shape[1] + count):
+                hidden, calls = decoder.begin(tokens, longer[:, :place], cache)
                 for index in range(early):
                     hidden = decoder.layer(index, hidden, calls[index], cache)
-                tokens = model.reader(None).logits(draft_exit, hidden).argmax(-1)
+                tokens = reader.logits(draft_exit, hidden).argmax(-1)
                 states.append(hidden)
                 drafts.append(tokens)
             hidden = torch.cat(states, 1)
             for index in range(early, len(decoder.layers)):
                 hidden = decoder.layer(index, hidden, later[index], cache)
-            right = model.reader(None).output(decoder.logits(hidden)).argmax(-1)
+            right = reader.output(decoder.logits(hidden)).argmax(-1)
             agree = (torch.cat(drafts, 1) == right).all(0)
             drafted.append(count)
             accepted.append(int(agree.int().cumprod(0).sum()))

@@ -43,7 +43,7 @@ class TokenCosts:
                     before = total()
                     hidden = decoder.layer(index, hidden, call, cache, stays)
                     layers[place].append((total() - before) // 2)
-            reader = model.reader(ids)
+            reader = model.reader({"input_ids": ids})
             marks = [total()]
             for k in range(model.num_exits - 1):
                 reader.logits(k, hidden)
