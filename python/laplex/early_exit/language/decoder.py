@@ -41,7 +41,7 @@ class Decoder:
     """
 
     def __init__(self, model: nn.Module, layers: str) -> None:
-        self.model = model
+        self.model, self.name = model, layers
         self.layers: list[nn.Module] = list(model.get_submodule(layers).children())
         stands = [_StandIn(one, partial(self._visit, i)) for i, one in enumerate(self.layers)]
         self._around = _replaced(model, layers, nn.ModuleList(stands))
@@ -49,7 +49,6 @@ class Decoder:
         self._passed: Tensor | None = None  # the hidden state that the first layer received
         self._given: Tensor | None = None  # the hidden state to turn into logits
         self._tuples = False  # whether the layers of this family return tuples
-        self._takes = _arguments(model, layers)
 
     def new_cache(self) -> Any:
         """An empty cache of keys and values for this model."""
@@ -140,6 +139,10 @@ class Decoder:
         passed = hidden.clone()
         passed[stays] = _state(self.layers[index](hidden[stays], *call.args, **call.kwargs))
         return passed
+
+    @cached_property
+    def _takes(self) -> frozenset[str]:
+        return _arguments(self.model, self.name)
 
     @cached_property
     def _only_keys(self) -> list[nn.Module]:

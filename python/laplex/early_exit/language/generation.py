@@ -18,7 +18,7 @@ from ..reading import Reader
 from .decoder import Decoder
 from .exits import StateSaturation, layers_of
 from .sequences import Sequences, checked_prompt
-from .token_costs import TokenCosts
+from .token_costs import token_costs
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -166,7 +166,7 @@ def generate(
     )
     with evaluating(model), torch.no_grad(), progress_bar(progress, extra="exits") as report:
         decoder = Decoder(model.backbone, name)
-        costs = TokenCosts(model, decoder)
+        costs = token_costs(model, decoder)
         cache = decoder.new_cache()
         sequences = Sequences(prompt)
         read_prompt(decoder, prompt.input_ids, sequences.mask, cache)

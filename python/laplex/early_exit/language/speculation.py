@@ -14,7 +14,7 @@ from .decoder import Decoder
 from .exits import layers_of
 from .generation import read_prompt
 from .sequences import Sequences, checked_prompt
-from .token_costs import TokenCosts
+from .token_costs import token_costs
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -116,7 +116,7 @@ def speculate(
     accepted: list[int] = []
     with evaluating(model), torch.no_grad():
         decoder = Decoder(model.backbone, name)
-        costs = TokenCosts(model, decoder)
+        costs = token_costs(model, decoder)
         cache = decoder.new_cache()
         if hasattr(cache, "activate_past_recording"):
             cache.activate_past_recording()  # sliding windows must be able to go back

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from weakref import WeakKeyDictionary
+
 import torch
 from torch import Tensor
 
 from ..flop_counting import counting_flops
 from ..model import MultiExitModel
 from .decoder import Decoder
+
+_known: WeakKeyDictionary[MultiExitModel, tuple[list[torch.Size], TokenCosts]] = WeakKeyDictionary()
+
+
+def token_costs(model: MultiExitModel, decoder: Decoder) -> TokenCosts:
+    """Count as `TokenCosts` does, unless it is known for the sizes that the model has."""
+    sizes = [one.shape for one in model.parameters()]
+    if model not in _known or _known[model][0] != sizes:
+        _known[model] = sizes, TokenCosts(model, decoder)
+    return _known[model][1]
 
 
 class TokenCosts:
