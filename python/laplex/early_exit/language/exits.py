@@ -223,7 +223,26 @@ class StateSaturation(Policy):
         super().__init__(threshold, strict=strict)
 
     def score(self, k: int, logits: Tensor, memory: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Score the hidden states [batch, 2, width] before and after the layer of an exit."""
+        """Score the samples of a batch at one exit, as in `Policy.score`, by their hidden states.
+
+        Parameters
+        ----------
+        k : int
+            Index of the exit.
+        logits : Tensor [batch, 2, width]
+            In place of logits, the hidden states before and after the layer of the exit.
+        memory : None
+
+        Returns
+        -------
+        scores : Tensor [batch], float64
+        memory : None
+
+        Raises
+        ------
+        ValueError
+            If these are logits.
+        """
         if logits.ndim != 3:
             raise ValueError(
                 "StateSaturation compares hidden states and cannot score logits: pass it to "

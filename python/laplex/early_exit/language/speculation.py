@@ -58,11 +58,11 @@ def speculate(
     input_ids: Tensor,
     *,
     max_new_tokens: int,
-    draft_exit: int = 0,
-    draft_tokens: int = 4,
     attention_mask: Tensor | None = None,
     eos_token_id: int | Sequence[int] | None = None,
     pad_token_id: int | None = None,
+    draft_exit: int = 0,
+    draft_tokens: int = 4,
 ) -> Speculation:
     """Decode greedily as the whole model does, with drafts from one of its exits.
 
