@@ -9,9 +9,11 @@ one token in 1e4, and a test has 100 tokens.
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -275,6 +277,34 @@ def test_policies_decide_as_offline(policy: Policy) -> None:
     assert torch.equal(found.new_tokens[:, 0], logits[wanted, torch.arange(32)].argmax(-1))
 
 
+class Cascade(nn.Module):
+    """Adds the logits of the exit before to its own."""
+
+    carries = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(32, 97).double()
+
+    def forward(self, activation: Tensor, carried: Tensor | None) -> tuple[Tensor, Tensor]:
+        logits = self.linear(activation) + (0 if carried is None else carried)
+        return logits, logits
+
+
+def test_heads_may_read_earlier_heads() -> None:
+    model = MultiExitModel(backbone_of("llama"), {f"model.layers.{n}": Cascade() for n in range(3)})
+    ids, mask = prompts(16)
+    policy = splitting(model, ids, mask)
+    wanted = policy.exit_index(last_logits(model, ids, mask))
+    assert len(wanted.unique()) > 2
+    found = language.generate(model, ids, policy, max_new_tokens=1)
+    assert torch.equal(found.exit_index[:, 0], wanted)
+    with pytest.raises(ValueError, match="read the outputs of earlier ones"):
+        language.generate(model, ids, language.StateSaturation(0.9), max_new_tokens=1)
+    with pytest.raises(ValueError, match="which cannot draft"):
+        language.speculate(model, ids, max_new_tokens=1)
+
+
 def test_saturated_states_leave() -> None:
     backbone = backbone_of("llama")
     model = language.attach(backbone, AFTER)
@@ -408,6 +438,21 @@ def test_copies_and_threads() -> None:
     assert "Generation(48 new tokens in 4 sequences; by exit [" in repr(wanted)
     assert len(str(wanted).splitlines()) == 6
     assert torch.equal(pickle.loads(pickle.dumps(wanted)).layers, wanted.layers)
+
+
+def test_nothing_is_held() -> None:
+    """Hidden states are freed without a garbage collection, which GPUs would wait for in vain."""
+    model = language.attach(backbone_of("gpt2"), AFTER)
+    gc.collect()
+    gc.disable()
+    try:
+        hidden = torch.zeros(1, 1, 32, dtype=torch.float64)
+        held = weakref.ref(hidden)
+        model.heads[0](hidden)
+        del hidden
+        assert held() is None
+    finally:
+        gc.enable()
 
 
 def test_modes_are_restored() -> None:

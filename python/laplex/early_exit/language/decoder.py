@@ -43,12 +43,9 @@ class Decoder:
     def __init__(self, model: nn.Module, layers: str) -> None:
         self.model, self.name = model, layers
         self.layers: list[nn.Module] = list(model.get_submodule(layers).children())
-        stands = [_StandIn(one, partial(self._visit, i)) for i, one in enumerate(self.layers)]
+        self._visits = _Visits(len(self.layers))
+        stands = [_StandIn(one, partial(self._visits, i)) for i, one in enumerate(self.layers)]
         self._around = _replaced(model, layers, nn.ModuleList(stands))
-        self._calls: list[Call] = []
-        self._passed: Tensor | None = None  # the hidden state that the first layer received
-        self._given: Tensor | None = None  # the hidden state to turn into logits
-        self._tuples = False  # whether the layers of this family return tuples
 
     def new_cache(self) -> Any:
         """An empty cache of keys and values for this model."""
@@ -84,17 +81,17 @@ class Decoder:
         given["attention_mask"] = None if mask.all() else mask
         if "position_ids" in self._takes:
             given["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-        self._calls, self._passed, self._given = [], None, None
+        self._visits.start(None)
         with suppress(_AllSeen):
             self._run(given)
-        hidden: Tensor | None = self._passed
+        hidden = self._visits.passed
         if hidden is None or hidden.ndim != 3 or hidden.shape[:2] != ids.shape:
             raise self._refusal()
-        return hidden, self._calls
+        return hidden, self._visits.calls
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Turn hidden states [batch, tokens, width] into logits [batch, tokens, vocabulary]."""
-        self._given = hidden
+        self._visits.start(hidden)
         ids = hidden.new_zeros(hidden.shape[:2], dtype=torch.int64)  # they make no difference
         return as_logits(self._run({"input_ids": ids, "use_cache": False}), "the backbone")
 
@@ -149,14 +146,12 @@ class Decoder:
         return [_without_queries(layer) for layer in self.layers]
 
     def _run(self, given: dict[str, Any]) -> Any:
-        """Call the model with stand-ins for its layers, which return what its layers return."""
-        for tuples in (self._tuples, not self._tuples):
-            self._tuples = tuples
-            self._calls.clear()
-            try:
-                return self._around(**given)
-            except _NotPassedOn:
-                continue
+        """Call the model with stand-ins for its layers."""
+        with suppress(_NotPassedOn):
+            return self._around(**given)
+        self._visits.tuples = not self._visits.tuples
+        with suppress(_NotPassedOn):
+            return self._around(**given)
         raise self._refusal()
 
     def _refusal(self) -> ValueError:
@@ -165,18 +160,6 @@ class Decoder:
             "[batch, tokens, width] on, so no token can skip them: use a model such as GPT-2, "
             "Llama, Mistral, Qwen, Gemma or OPT, without a wrapper of its forward"
         )
-
-    def _visit(self, index: int, hidden: Tensor, call: Call) -> Any:
-        if index and hidden is not (self._passed if self._given is None else self._given):
-            raise _NotPassedOn
-        if self._given is not None:
-            hidden = self._given
-        else:
-            self._passed = hidden
-            self._calls.append(call)
-            if index == len(self.layers) - 1:
-                raise _AllSeen
-        return (hidden, None, None) if self._tuples else hidden
 
 
 def find_layers(model: Any) -> str:
@@ -213,6 +196,31 @@ def find_layers(model: Any) -> str:
             "the part of the model that generates text"
         )
     return found[0]
+
+
+class _Visits:
+    """What the stand-ins for the layers do: note their arguments, or hand a hidden state on."""
+
+    def __init__(self, depth: int) -> None:
+        self.depth = depth
+        self.tuples = False  # whether the layers of this family return tuples; `_run` finds out
+        self.start(None)
+
+    def start(self, given: Tensor | None) -> None:
+        """Hand on a hidden state, or note arguments if it is None."""
+        self.given = given
+        self.passed: Tensor | None = None
+        self.calls: list[Call] = []
+
+    def __call__(self, index: int, hidden: Tensor, call: Call) -> Any:
+        if index == 0:
+            self.passed, self.calls = hidden if self.given is None else self.given, []
+        elif hidden is not self.passed:
+            raise _NotPassedOn
+        self.calls.append(call)
+        if self.given is None and index == self.depth - 1:
+            raise _AllSeen
+        return (self.passed, None, None) if self.tuples else self.passed
 
 
 class _StandIn(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -153,6 +154,12 @@ def generate(
         raise TypeError(
             f"policy must be a Policy such as MaxSoftmax(0.9), got {type(policy).__name__}"
         )
+    saturation = isinstance(policy, StateSaturation)
+    if saturation and any(getattr(head, "carries", False) for head in model.heads):
+        raise ValueError(
+            "StateSaturation passes exits without reading their heads, but heads of this model "
+            "read the outputs of earlier ones: pass a policy such as MaxSoftmax(0.9)"
+        )
     cuts = policy.cuts(model.num_exits)
     if decay is not None:
         positive("decay", decay)
@@ -174,11 +181,10 @@ def generate(
         stopped = torch.full_like(sequences.tokens, -1)
         while sequences.running:
             t, rows = sequences.length, sequences.rows
+            now = cuts
             if decay is not None:
-                fading = torch.tensor(-decay * t / prompt.max_new_tokens).exp()
+                fading = math.exp(-decay * t / prompt.max_new_tokens)
                 now = (0.9 * cuts + 0.1 * fading).clamp(0, 1)
-            else:
-                now = cuts
             step = _Token(model, policy, now, sequences.last)
             hidden, calls = decoder.begin(step.ids, sequences.mask, cache)
             for index, call in enumerate(calls):
@@ -195,7 +201,7 @@ def generate(
     last_layers = [*exits, len(decoder.layers) - 1]
     first = prompt.input_ids.shape[1]
     lengths = range(first, first + sequences.length)
-    read = costs.heads if isinstance(policy, StateSaturation) else costs.heads.cumsum(0)
+    read = costs.heads if saturation else costs.heads.cumsum(0)
     table = costs.table(lengths, last_layers, read).to(stopped.device)
     plain = costs.table(lengths, last_layers[-1:], costs.heads[-1:]).T.to(stopped.device)
     real = stopped >= 0
