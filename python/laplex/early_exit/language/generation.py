@@ -115,7 +115,7 @@ def generate(
         1 for real tokens, 0 for padding. By default the tokens other than `pad_token_id` are real,
         or all if that token also ends sequences.
     decay : float, optional
-        Rate of CALM's decaying threshold, see the notes. It needs a policy with scores from 0 to 1.
+        Rate at which the thresholds fall, see the notes. It needs a policy with scores from 0 to 1.
     eos_token_id, pad_token_id : int, or sequence of int, optional
         Tokens that end a sequence, and the one that pads it afterwards. By default those of
         ``model.backbone.generation_config``.
@@ -143,7 +143,7 @@ def generate(
     .. math:: \mathrm{clip}(\tfrac{9}{10} \lambda + \tfrac{1}{10} e^{-\tau t / N}, 0, 1)
 
     where lambda are the policy's own and N is `max_new_tokens`: early mistakes spread to all later
-    tokens, so it is harder to leave at first.
+    tokens, so it is harder to leave at first. This is our reading of CALM's decaying threshold.
 
     If nobody leaves, the tokens equal those of ``model.backbone.generate(do_sample=False)`` up to
     rounding. No logits processors are applied, such as a repetition penalty in
