@@ -179,7 +179,34 @@ def test_geometric_shares_cost_the_budget(steps: list[float], part: float) -> No
     assert geometric_shares(costs, float(costs[0]) / 2)[0] == 1
 
 
-def test_shared_thresholds_are_those_of_p1_and_both_ends() -> None:
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("kind", ["max-softmax", "temperature", "learned"])
+def test_the_test_sweep_is_that_of_the_public_benchmark(strict: bool, kind: str) -> None:
+    """Whatever the comparison of the policy: its loop is written out here."""
+    data = outputs(80)
+    data.logits[:, :9] *= 500  # the largest probability is exactly 1, which 1 does not exceed
+    policy: Policy = MaxSoftmax(0.5, strict=strict)
+    if kind == "temperature":
+        fitted = TemperatureScaling().fit(data.logits, data.labels)
+        policy = LearnedScore(fitted, 0.5, strict=strict)
+    elif kind == "learned":
+        heads = ScoreHeads().fit(data.logits, data.labels)
+        policy = LearnedScore(heads, 0.5, strict=strict)
+    found = evaluate_outputs(data, COSTS, policy=policy)
+    confidence = policy.scores(data.logits).numpy()
+    right = data.logits.argmax(-1) == data.labels
+    assert len(found.curve) == 100
+    for i, threshold in enumerate(np.linspace(0, 1, 100)):
+        leaves = [next((k for k in range(2) if confidence[k, n] > threshold), 2) for n in range(80)]
+        shares = np.bincount(leaves, minlength=3) / 80
+        assert found.curve.shares[i].tolist() == shares.tolist()
+        assert found.curve.accuracy[i] == right[leaves, np.arange(80)].mean()
+    assert found.curve.shares[0].tolist() == [1, 0, 0]
+    assert found.curve.shares[-1].tolist() == [0, 0, 1]
+    assert "from 0 to 1, which a score must exceed" in found.conventions["thresholds"]
+
+
+def test_shared_thresholds_span_the_scores_and_both_ends() -> None:
     scores = np.array([[0.2, 0.9], [0.4, 0.5], [-7.0, 7.0]])  # nobody asks the last exit
     cuts = shared_cuts(scores)
     assert len(cuts) == 102
@@ -287,7 +314,8 @@ def test_curves_are_those_of_a_loop_over_samples(policy: Policy, validated: bool
     )
     assert found.protocol == ("validation" if validated else "p1-test-sweep")
     assert found.validation_samples == (60 if validated else 0)
-    assert len(found.curve) == (30 if validated else 102)
+    confident = isinstance(policy, MaxSoftmax)
+    assert len(found.curve) == (30 if validated else 100 if confident else 102)
     scores = policy.scores(data.logits).numpy()[:2]
     for i, cuts in enumerate(found.curve.cuts):
         if np.abs(scores - cuts[:, None]).min() > 1e-12:  # a sweep begins and ends at a score
@@ -849,7 +877,7 @@ def test_bad_options_are_named(
         (lambda: evaluate(nn.Linear(2, 2), []), TypeError, "model must be a MultiExitModel"),
         (lambda: evaluate(network(), []), ValueError, "loader yielded no samples"),
         (lambda: evaluate(network(), samples(2)[0]), TypeError, "pass a DataLoader"),
-        (lambda: evaluate(network(), [samples(2)[0]]), TypeError, "must be the pair"),
+        (lambda: evaluate(network(), [samples(2)[0]]), TypeError, "a batch of loader must be"),
         (lambda: evaluate(network(), [samples(2)], costs=[1.0]), ValueError, "costs must be 3"),
         (
             lambda: evaluate(network(), [(torch.full((2, 6), math.nan), torch.zeros(2).long())]),
