@@ -18,7 +18,7 @@ from ..policies.base import Policy
 from .arguments import CalibrationName, Protocol, checked_arguments, relative_costs
 from .gathering import Shard, of_first
 from .judging import check_same_shape, checked, fitted_rule, judge, judge_outputs
-from .outputs import Outputs, collect, of_all, run_batches
+from .outputs import Outputs, check_outputs, collect, of_all, run_batches
 from .reduction import Reducer, reduced
 from .result import Evaluation
 
@@ -226,12 +226,7 @@ def evaluate_outputs(
     TypeError, ValueError
         As in `evaluate`, or if logits are not finite or labels are out of range.
     """
-    for name, value in (("outputs", outputs), ("validation", validation)):
-        if not isinstance(value, Outputs) and not (name == "validation" and value is None):
-            raise TypeError(
-                f"{name} must be Outputs, got {type(value).__name__}: use collect(model, loader), "
-                "or Outputs(logits, labels, exit_names)"
-            )
+    check_outputs(outputs, validation)
     arguments = checked_arguments(
         policy,
         calibration,

@@ -84,6 +84,22 @@ class Outputs:
         return f"Outputs({exits} exits, {samples:,} samples, {classes} classes)"
 
 
+def check_outputs(outputs: Any, validation: Any) -> None:
+    """Check that arguments are `Outputs`; validation may be None.
+
+    Raises
+    ------
+    TypeError
+        If they are not.
+    """
+    for name, value in (("outputs", outputs), ("validation", validation)):
+        if not isinstance(value, Outputs) and not (name == "validation" and value is None):
+            raise TypeError(
+                f"{name} must be Outputs, got {type(value).__name__}: use collect(model, loader), "
+                "or Outputs(logits, labels, exit_names)"
+            )
+
+
 def collect(
     model: MultiExitModel,
     loader: Iterable[Any],
