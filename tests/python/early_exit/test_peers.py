@@ -173,8 +173,8 @@ def test_fvcore_counts_the_same_multiply_adds(kind: str) -> None:
     x = torch.zeros(1, 1, 28, 28)
     model = MultiExitModel.attach(backbone, networks.EXITS[kind], num_classes=10, example=x)
     costs = count_costs(model, x)
-    # It leaves out attention: in each layer, two products of 17 tokens with 17 in 64 dimensions. (It
-    # also leaves out what runs without reaching the output, as in an MSDNet, which is not compared.)
+    # It leaves out attention: in each layer, two products of 17 tokens with 17 in 64 dimensions. It
+    # also leaves out what runs without reaching the output, so an MSDNet would differ.
     attention = 4 * 2 * 17 * 17 * 64 if kind == "small_vit" else 0
     for module, expected in ((backbone, costs.backbone), (model, costs.exits[-1])):
         analysis = counting.FlopCountAnalysis(module.eval(), x)
