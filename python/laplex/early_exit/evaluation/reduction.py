@@ -117,7 +117,8 @@ class Reducer:
     def __init__(self, reduce: Callable[[Array, Integers], dict[str, NDArray[Any]]]) -> None:
         self._reduce = reduce
         self._rest: tuple[NDArray[Any], Integers] | None = None
-        self._parts: list[dict[str, NDArray[Any]]] = []
+        self._columns: dict[str, NDArray[Any]] = {}  # with room for more samples
+        self._count = 0
         self._shape = (0, 0)
 
     def take(self, logits: NDArray[Any], labels: Integers) -> None:
@@ -137,21 +138,28 @@ class Reducer:
         """The arrays of all samples."""
         if self._rest is not None and len(self._rest[1]):
             self._add(*self._rest)
-        if not self._parts:
+        if not self._count:
             return Shard(exits, 0, {})
-        # One at a time, so that both copies are only ever held of one.
-        names = list(self._parts[0])
-        arrays = {
-            name: np.concatenate([part.pop(name) for part in self._parts], axis=1) for name in names
-        }
+        names = list(self._columns)  # one at a time, so that only ever one is held twice
+        arrays = {name: self._columns.pop(name)[:, : self._count].copy() for name in names}
         return Shard(*self._shape, arrays)
 
     def _add(self, logits: NDArray[Any], labels: Integers) -> None:
-        count = len(labels)
+        start, count = self._count, len(labels)
         # In C order, which decides how sums are added up: logits[:, rows] may have another.
         rows = np.minimum(np.arange(-(-count // _ROWS) * _ROWS), count - 1)
         found = self._reduce(logits.take(rows, axis=1).astype(np.float64), labels[rows])
-        self._parts.append({name: one[:, :count] for name, one in found.items()})
+        self._count += count
+        for name, one in found.items():
+            column = self._columns.get(name)
+            if column is None or column.shape[1] < self._count:
+                # Small arrays of each chunk would lie between the logits of one chunk and the next,
+                # and the heap could not use the room between them again.
+                grown = np.empty((len(one), 2 * self._count, *one.shape[2:]), one.dtype)
+                if column is not None:
+                    grown[:, :start] = column[:, :start]
+                column = self._columns[name] = grown
+            column[:, start : self._count] = one[:, :count]
 
 
 def reduced(
