@@ -201,8 +201,7 @@ have been collected already, which take the fourth column besides. Both also hol
 
 {memory}
 
-The growth follows the samples and the exits, and does not follow the classes. Before, copies of
-the logits in float64 took 7 to 11 times the fourth column.
+The growth follows the samples and the exits, and does not follow the classes.
 
 ## Coverage of certified thresholds
 

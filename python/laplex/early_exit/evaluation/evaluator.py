@@ -72,9 +72,10 @@ def evaluate(
         samples. With ``"p1-test-sweep"``, one threshold for all exits is swept on the test samples
         themselves, as the public benchmark code for arXiv 2407.14320 does it: it takes the values
         ``linspace(0, 1, 100)``, and a sample leaves at the first exit whose largest probability is
-        strictly greater. This is also how learned scores and temperatures are swept. Scores that
-        are no confidences (entropy, margin, patience, your own) have other ranges: their threshold
-        takes 100 equally spaced values between the scores of the test samples, and both extremes.
+        strictly greater (else at the last, with the default fallback of a policy). This is also how
+        learned scores and temperatures are swept. Scores that are no confidences (entropy, margin,
+        patience, your own) have other ranges: their threshold takes 100 equally spaced values
+        between the scores of the test samples, and both extremes.
         The default is ``"validation"`` if there are validation samples.
     budgets : sequence of float
         Mean costs at which the accuracy is reported, in units of the plain backbone.
@@ -101,13 +102,13 @@ def evaluate(
 
     Notes
     -----
-    Logits are reduced batch by batch, and none are kept. For N test samples and K exits, 25 K N + 8
-    N bytes are: the score, the NLL and the Brier score of each sample at each exit (8 bytes each),
-    whether it is right (1 byte), and its label. Confidences that are not the scores, as those of
-    the policies entropy, margin and patience, take 8 K N bytes more, and a metric of your own what
-    `Metric.per_sample` keeps. Of M validation samples the scores and labels are kept, 8 K M + 8 M
-    bytes. While results are put together, at most one of these arrays is held twice, and curves
-    need some 40 bytes for each sample.
+    Logits are reduced batch by batch, and none are kept. What is kept of N test samples and K exits
+    takes 25 K N + 8 N bytes: the score, the NLL and the Brier score of each sample at each exit (8
+    bytes each), whether it is right (1 byte), and its label. Confidences that are not the scores,
+    as with the policies entropy, margin and patience, take 8 K N bytes more, and a metric of your
+    own what its `laplex.early_exit.metrics.Metric.per_sample` returns. Of M validation samples the
+    scores and labels take 8 K M + 8 M bytes. The measured peak is about twice as much, some 50 K N
+    bytes, besides some 10 MiB for the chunk of logits at hand.
 
     A calibration that is fitted here needs the logits of all validation samples at once: 4 K M C
     bytes for C classes, and up to three times as much again in float64 while it is fitted to them.
