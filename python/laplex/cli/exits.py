@@ -17,28 +17,48 @@ from laplex._support.command_errors import (
     stoppable,
 )
 from laplex._support.complete_files import check_writable
-from laplex._support.image_datasets import find_images
 from laplex._support.options import choice, with_options
 
 from ..early_exit.deployment.export_folder import check_export_folder
 from ..early_exit.policies import POLICIES
-from ..early_exit.runs.run_folder import begun, check_finished
-from ..early_exit.runs.settings import MAX_SEED, RunSettings, changed, read_settings
-from .exits_choices import (
-    CALIBRATIONS,
-    FORMATS,
-    PARTS,
-    PROTOCOLS,
-    SPLITS,
-    PolicyOption,
-    Quiet,
-    RunFolder,
-    RunFolders,
+from ..early_exit.runs.settings import (
+    CONFIG,
+    MAX_SEED,
+    RunSettings,
+    changed,
+    check_finished,
+    read_settings,
 )
+from ..early_exit.runs.sources import check_sources
 
 if TYPE_CHECKING:
-    from ..early_exit.policies.base import Policy
     from ..early_exit.runs.run import Run
+
+CALIBRATIONS = ("none", "temperature", "eefp", "correct")
+SPLITS = ("test", "validation", "train")
+PARTS = (
+    "gradient_share",
+    "activation_rank",
+    "mutual_information",
+    "mode_connectivity",
+    "loss_landscape",
+)
+
+RunFolder = Annotated[
+    Path, typer.Argument(metavar="RUN_DIR", help="Folder that `laplex exits train` wrote.")
+]
+RunFolders = Annotated[
+    list[Path], typer.Argument(metavar="RUN_DIR", help="Folders that `laplex exits train` wrote.")
+]
+PolicyOption = Annotated[
+    str,
+    choice(
+        POLICIES,
+        "Exit policy: a sample leaves when the score of this policy reaches a threshold. The "
+        "score of learned is that of --calibration eefp.",
+    ),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Do not show progress bars.")]
 
 app = typer.Typer(
     name="exits",
@@ -64,6 +84,14 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run that was started in --out.")
     ] = False,
+    list_exits: Annotated[
+        bool,
+        typer.Option(
+            "--list-exits",
+            help="Print the modules of the backbone that can carry an exit, with the shape of "
+            "their output for two samples, and stop.",
+        ),
+    ] = False,
     quiet: Quiet = False,
     **given: Any,
 ) -> None:
@@ -73,15 +101,20 @@ def train(
     command writes config.yaml (all settings), checkpoints, history.json and weights.pt into --out.
     """
     with _sentences("train", "pytorch_lightning", "torchmetrics"):
-        before = begun(out) if out.is_dir() else None
+        before = read_settings(out / CONFIG) if (out / CONFIG).is_file() else None
         settings = _settings(config, given, before, resume=resume, out=out)
         if resume and (out / "weights.pt").is_file():
             typer.echo(f"The run in {out} is already finished.")
             return
-        find_images(settings.data)
+        check_sources(settings)
         check_folder(out)
 
-        from ..early_exit.runs.run import has_checkpoint, train_run
+        from ..early_exit.runs.run import has_checkpoint, places_for_exits, train_run
+
+        if list_exits:
+            for name, shape in places_for_exits(settings).items():
+                typer.echo(f"{name:30} {shape}")
+            return
 
         def going_on() -> str:
             if has_checkpoint(out):
@@ -89,7 +122,9 @@ def train(
             return "there is no checkpoint yet; start the run again"
 
         with result_folder(out), stoppable(going_on):
-            run = train_run(settings, out, resume=resume, progress=shows_progress(quiet))
+            run = train_run(
+                settings, out, resume=resume, progress=shows_progress(quiet), tell=typer.echo
+            )
         typer.echo(_summary(run))
 
 
@@ -101,13 +136,13 @@ def evaluate(
         list[str] | None,
         choice(
             CALIBRATIONS,
-            "Calibration of the scores, fitted on the validation images: none, a temperature for "
+            "Calibration of the scores, fitted on the validation samples: none, a temperature for "
             "each exit, or score heads that learn whether a sample may leave (eefp) or whether the "
             "exit is right (correct). Repeat the option to evaluate each run with several "
             "calibrations. Default: none.",
         ),
     ] = None,
-    split: Annotated[str, choice(SPLITS, "Images to evaluate on.")] = "test",
+    split: Annotated[str, choice(SPLITS, "Samples to evaluate on.")] = "test",
     budget: Annotated[
         list[float] | None,
         typer.Option(
@@ -118,9 +153,9 @@ def evaluate(
     protocol: Annotated[
         str | None,
         choice(
-            PROTOCOLS,
-            "How to choose thresholds: fit one for each exit on the validation images, or sweep "
-            "one for all exits over the evaluated images themselves (p1-test-sweep). Default: "
+            ("validation", "p1-test-sweep"),
+            "How to choose thresholds: fit one for each exit on the validation samples, or sweep "
+            "one for all exits over the evaluated samples themselves (p1-test-sweep). Default: "
             "validation, or p1-test-sweep with --split validation.",
         ),
     ] = None,
@@ -160,9 +195,9 @@ def evaluate(
             evaluate_run(
                 run,
                 policy=policy,
-                calibrations=calibration or ["none"],
+                calibration=calibration or ["none"],
                 split=split,  # type: ignore[arg-type]  # one of SPLITS
-                budgets=budget or (0.25, 0.5, 0.75, 1.0),
+                budget=budget or (0.25, 0.5, 0.75, 1.0),
                 protocol=protocol,  # type: ignore[arg-type]
                 threshold=threshold,
                 timing=timing,
@@ -199,8 +234,8 @@ def analyze(
             "Measurement to make. Repeat the option for several. Default: all of them.",
         ),
     ] = None,
-    split: Annotated[str, choice(SPLITS, "Images to measure on.")] = "train",
-    samples: Annotated[int, typer.Option(min=2, help="Number of images to use.")] = 500,
+    split: Annotated[str, choice(SPLITS, "Samples to measure on.")] = "train",
+    samples: Annotated[int, typer.Option(min=2, help="Number of samples to use.")] = 500,
     seed: Annotated[
         int, typer.Option(min=0, max=MAX_SEED, help="Random seed of the measurements.")
     ] = 0,
@@ -224,7 +259,7 @@ def analyze(
             found[0].model,
             splits.loader(split, 100),  # type: ignore[arg-type]
             other=None if other is None else found[1].model,
-            train_loader=splits.loader("train", 500),
+            train_loader=splits.loader("train", found[0].settings.batch_size),
             parts=part or None,
             max_samples=samples,
             seed=seed,
@@ -242,14 +277,15 @@ def export(
     run: RunFolder,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write the files to.")],
     format: Annotated[  # noqa: A002  (the word for it)
-        str, choice(FORMATS, "Format of the files: ONNX, or that of torch.export (torch).")
+        str,
+        choice(("onnx", "torch"), "Format of the files: ONNX, or that of torch.export (torch)."),
     ] = "onnx",
     policy: PolicyOption = str(POLICIES.default),
     calibration: Annotated[
         str,
         choice(
             CALIBRATIONS,
-            "Calibration of the scores, fitted on the validation images; see `laplex exits "
+            "Calibration of the scores, fitted on the validation samples; see `laplex exits "
             "evaluate`.",
         ),
     ] = "none",
@@ -263,7 +299,7 @@ def export(
     budget: Annotated[
         float | None,
         typer.Option(
-            help="Mean cost to which thresholds are fitted on the validation images, relative to "
+            help="Mean cost to which thresholds are fitted on the validation samples, relative to "
             "the plain backbone. Default: 0.5, or the cost of the first exit if that is larger."
         ),
     ] = None,
@@ -278,22 +314,18 @@ def export(
         check_finished(run)
         check_export_folder(out, overwrite)
 
+        from ..early_exit.costs import count_costs
         from ..early_exit.deployment import export as write
+        from ..early_exit.evaluation.outputs import collect
+        from ..early_exit.runs.exit_rules import ExitRule
 
+        rule = ExitRule(policy, calibration, threshold)
         (found,) = _opened([run])
-        chosen = _policy(found, policy, calibration, threshold, budget)
-        example = found.splits.example()
-        folder = write(
-            found.model,
-            example,
-            out,
-            format=format,  # type: ignore[arg-type]
-            policy=chosen,
-            overwrite=overwrite,
-        )
-        typer.echo(
-            f"Policy: {chosen!r}\n{found.model.num_exits} segments with a runner are in {folder}"
-        )
+        model, example = found.model, found.splits.example()
+        unseen = collect(model, found.splits.loader("validation", found.settings.batch_size))
+        chosen = rule.fitted(unseen, count_costs(model, example), budget)
+        folder = write(model, example, out, format=format, policy=chosen, overwrite=overwrite)  # type: ignore[arg-type]
+        typer.echo(f"Policy: {chosen!r}\n{model.num_exits} segments with a runner are in {folder}")
 
 
 @app.command()
@@ -382,23 +414,6 @@ def _opened(folders: list[Path]) -> list[Run]:
     from ..early_exit.runs.run import Run
 
     return [Run.open(folder) for folder in folders]
-
-
-def _policy(
-    run: Run, policy: str, calibration: str, threshold: float | None, budget: float | None
-) -> Policy:
-    from ..early_exit.costs import count_costs
-    from ..early_exit.evaluation.outputs import collect
-    from ..early_exit.runs.exit_rules import ExitRule
-
-    rule = ExitRule(policy, calibration, threshold)
-    unseen = collect(run.model, run.splits.loader("validation", 500))
-    fitted = rule.fitted(unseen)
-    if threshold is not None:
-        return fitted.real()
-    costs = count_costs(run.model, run.splits.example())
-    wanted = max(0.5, float(costs.relative[0])) if budget is None else budget
-    return fitted.for_budget(wanted, unseen, costs)
 
 
 def _summary(run: Run) -> str:

@@ -1,154 +1,236 @@
-"""Backbones by name for the command line: those of `networks`, or a function of the user."""
+"""Backbones by name for the command line, and the modules of a backbone that can carry exits."""
 
 from __future__ import annotations
 
-import difflib
-import importlib
-import inspect
-import os
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from laplex._support.optional import require
 
 from .. import networks
-from ..model import MultiExitModel
-from .datasets import ImageSplits
+from ..activations import batch_of, tensors_of
+from ..model import MultiExitModel, evaluating
+from .datasets import Splits
+from .sources import LIBRARIES, arguments_for, did_you_mean, function_named, is_function
 
-#: The names of the built-in backbones.
-NAMES = tuple(networks.EXITS)
+NAMES = tuple(networks.__all__)
+#: The number of exits of a backbone for which none are named, without that of its output.
+_EXITS = 3
 
 
 def build_model(
-    splits: ImageSplits,
+    splits: Splits,
     *,
     backbone: str,
-    options: Mapping[str, Any],
+    backbone_options: Mapping[str, Any],
     exits: tuple[str, ...] | None,
     head: str,
     seed: int,
+    pretrained: bool = True,
 ) -> MultiExitModel:
-    """Make a backbone for a data set of images and attach exits to it.
+    """Make a backbone for data and attach exits to it; the arguments are settings of these names.
 
-    Parameters
-    ----------
-    splits : ImageSplits
-        The images. Their shape and number of classes are passed to the function of the backbone as
-        ``num_classes``, ``in_channels``, ``image_size`` and ``in_features``, if it has arguments of
-        these names.
-    backbone : str
-        A name from `NAMES`, or ``package.module:function``. Modules in the current folder are
-        found.
-    options : mapping
-        More arguments of that function.
-    exits : tuple of str, optional
-        Names of modules; by default those of `networks.EXITS`.
-    head : str
-        As in `MultiExitModel.attach`.
-    seed : int
-        Random seed of all initial weights; torch's global generator is left alone.
+    All initial weights are drawn from `seed`; torch's global generator is left alone. Without
+    `pretrained`, pretrained weights are left out, because others will be loaded.
 
     Raises
     ------
     ValueError, TypeError
         If there is no such backbone, option, module or head; the message lists the valid ones.
     """
-    make = _function(backbone)
-    if exits is None and backbone not in networks.EXITS:
-        raise ValueError(
-            f"backbone {backbone!r} has no default exits: name some of its modules with `exits: "
-            "[name, ...]` in the settings file or --exits name,name"
-        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        made = make(**_arguments(make, backbone, options, splits))
-        if not isinstance(made, nn.Module):
-            raise ValueError(
-                f"backbone {backbone!r} returned a {type(made).__name__}: the function must return "
-                "a torch.nn.Module"
-            )
-        at = networks.EXITS[backbone] if exits is None else exits
+        made = make_backbone(splits, backbone, backbone_options, pretrained)
+        x = splits.example()
+        at = exits or networks.EXITS.get(backbone) or default_exits(made, x, backbone)
         return MultiExitModel.attach(
-            made, at, head=head, num_classes=len(splits.class_names), example=splits.example()
+            made, at, head=head, num_classes=len(splits.class_names), example=x
         )
 
 
-def _function(backbone: str) -> Callable[..., Any]:
-    if backbone in networks.EXITS:
-        found: Callable[..., Any] = getattr(networks, backbone)
-        return found
-    module_name, colon, name = backbone.partition(":")
-    if not colon or not module_name or not name:
-        near = difflib.get_close_matches(backbone, NAMES, 1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise ValueError(
-            f"backbone {backbone!r} is not one of {', '.join(NAMES)}: {hint}To use a function of "
-            "your own, pass package.module:function"
-        )
-    with _current_folder_importable():
-        try:
-            module = importlib.import_module(module_name)
-        except ModuleNotFoundError as error:
-            if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-                raise  # a package that the module itself imports is missing
+def make_backbone(
+    splits: Splits, backbone: str, options: Mapping[str, Any], pretrained: bool = True
+) -> nn.Module:
+    """Make a backbone without exits; see `build_model`.
+
+    A function gets ``num_classes``, ``in_channels``, ``image_size`` and ``in_features``, if it has
+    arguments of these names.
+    """
+    x = splits.example()
+    known: dict[str, Any] = {"num_classes": len(splits.class_names)}
+    if isinstance(x, Tensor):
+        sizes = {"in_channels": x.shape[1], "image_size": x.shape[-1]}
+        known |= {**sizes, "in_features": x[0].numel()}
+    library, _, name = backbone.partition(":")
+    if library in LIBRARIES:
+        options = {
+            "pretrained": library == "transformers" and not name.endswith(".json"),
+            **options,
+        }
+        options["pretrained"] = options["pretrained"] and pretrained
+        made = _MAKERS[library](name, known, options, isinstance(x, Tensor))
+    else:
+        if backbone not in NAMES and not is_function(backbone):
             raise ValueError(
-                f"backbone {backbone!r}: there is no module {error.name!r}, neither installed nor "
-                "in the current folder"
-            ) from error
-    function: Any = getattr(module, name, None)
-    if not callable(function):
-        there = [key for key, one in vars(module).items() if callable(one) and key[0] != "_"]
-        listed = f"its functions are {', '.join(there[:8])}" if there else "it has no functions"
-        raise ValueError(f"backbone {backbone!r}: {module_name} has no function {name!r}; {listed}")
-    made: Callable[..., Any] = function
+                f"backbone {backbone!r} is not one of {', '.join(NAMES)}: "
+                f"{did_you_mean(backbone, NAMES)}Other networks are timm:NAME, torchvision:NAME, "
+                "transformers:MODEL and functions of your own, package.module:function"
+            )
+        own = backbone in NAMES
+        make = getattr(networks, backbone) if own else function_named(backbone, "backbone")
+        if backbone == "small_vit":
+            known["patch"] = max(known["image_size"] // 4, 1)
+        arguments = arguments_for(make, known, options, "backbone_options")
+        if arguments.get("image_size") and x.shape[-2] != x.shape[-1]:
+            raise ValueError(
+                f"{backbone} needs square images, but these are {x.shape[-2]} x {x.shape[-1]}: "
+                "pass --image-size"
+            )
+        made = make(**arguments)
+    if not isinstance(made, nn.Module):
+        raise ValueError(
+            f"backbone {backbone!r} returned a {type(made).__name__}: the function must return "
+            "a torch.nn.Module"
+        )
     return made
 
 
-def _arguments(
-    make: Callable[..., Any], backbone: str, options: Mapping[str, Any], splits: ImageSplits
-) -> dict[str, Any]:
-    channels, height, width = splits.shape
-    known = {
-        "num_classes": len(splits.class_names),
-        "in_channels": channels,
-        "image_size": height,
-        "in_features": channels * height * width,
-    }
-    if backbone == "small_vit":
-        known["patch"] = max(height // 4, 1)
-    try:
-        parameters = dict(inspect.signature(make).parameters)
-    except ValueError:  # some functions written in C have none
-        return dict(options)
-    takes_any = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values())
-    for key in options:
-        if key not in parameters and not takes_any:
-            near = difflib.get_close_matches(str(key), list(parameters), 1)
-            hint = f"did you mean {near[0]}? " if near else ""
-            raise ValueError(
-                f"backbone_options has {key!r}, but {backbone} takes {', '.join(parameters)}: "
-                f"{hint}Remove or rename it"
-            )
-    if "image_size" in parameters and height != width:
+def _timm(name: str, known: Mapping[str, Any], options: dict[str, Any], image: bool) -> Any:
+    timm = require("timm", "timm", feature="backbone timm:NAME")
+    if ":" not in name and not timm.is_model(name):
+        hint = did_you_mean(name, timm.list_models())
+        raise ValueError(f"backbone: timm has no {name!r}: {hint}`timm.list_models()` lists them")
+    sizes = {"num_classes": known["num_classes"], "in_chans": known.get("in_channels", 3)}
+    fixed = getattr(timm.get_pretrained_cfg(name), "fixed_input_size", False)
+    if fixed and not options["pretrained"]:
+        sizes["img_size"] = known["image_size"]
+    return timm.create_model(name, **{**sizes, **options})
+
+
+def _torchvision(name: str, known: Mapping[str, Any], options: dict[str, Any], image: bool) -> Any:
+    models = require("torchvision", "torchvision", feature="backbone torchvision:NAME").models
+    names = models.list_models(module=models)
+    if name not in names:
         raise ValueError(
-            f"{backbone} needs square images, but these are {height} x {width}: choose another "
-            "backbone"
+            f"backbone: torchvision has no {name!r}: {did_you_mean(name, names)}"
+            "`torchvision.models.list_models()` lists them"
         )
-    return {**{key: one for key, one in known.items() if key in parameters}, **options}
+    if known.get("in_channels", 3) != 3:
+        raise ValueError(
+            f"backbone torchvision:{name} takes images of 3 channels, but these have "
+            f"{known['in_channels']}: pass --image-channels 3"
+        )
+    pretrained = options.pop("pretrained")
+    made = models.get_model(name, num_classes=known["num_classes"], **options)
+    if pretrained:
+        found = models.get_model_weights(name).DEFAULT.get_state_dict(check_hash=True)
+        sizes = {key: value.shape for key, value in made.state_dict().items()}
+        fitting = {key: one for key, one in found.items() if sizes.get(key) == one.shape}
+        made.load_state_dict(fitting, strict=False)  # all but the classifier
+    return made
 
 
-@contextmanager
-def _current_folder_importable() -> Iterator[None]:
-    """Make modules in the current folder importable, which an installed command does not do."""
-    folder = os.getcwd()
-    if folder in sys.path or "" in sys.path:
-        yield
-        return
-    sys.path.insert(0, folder)
+def _transformers(name: str, known: Mapping[str, Any], options: dict[str, Any], image: bool) -> Any:
+    library = require("transformers", "transformers", feature="backbone transformers:MODEL")
+    pretrained = options.pop("pretrained")
+    options = {"num_labels": known["num_classes"], "use_cache": False, **options}
+    config = library.AutoConfig.from_pretrained(name, **options)
+    if not image and config.pad_token_id is None:  # such as that of GPT-2
+        config.pad_token_id = config.eos_token_id
+    kind = f"AutoModelFor{'Image' if image else 'Sequence'}Classification"
+    if pretrained:
+        return getattr(library, kind).from_pretrained(
+            name, config=config, ignore_mismatched_sizes=True
+        )
+    return getattr(library, kind).from_config(config)
+
+
+_MAKERS: dict[str, Callable[..., Any]] = {
+    "timm": _timm,
+    "torchvision": _torchvision,
+    "transformers": _transformers,
+}
+
+
+# --- exits ----------------------------------------------------------------------------------------
+
+
+def default_exits(backbone: nn.Module, x: Any, name: str) -> tuple[str, ...]:
+    """Up to three blocks of a backbone, evenly spaced in depth, to attach exits to.
+
+    Blocks are the modules of one class that a list, a sequence or the network itself consists of.
+
+    Raises
+    ------
+    ValueError
+        If there are no such blocks; the message lists modules that can carry an exit.
+    """
+    can = exit_places(backbone, x)
+    blocks = [one for one in _blocks(backbone) if one in can]
+    count = min(_EXITS, len(blocks) - 1)  # after the last block, there is only the output
+    if count < 1:
+        raise ValueError(
+            f"backbone {name!r} has no default exits: name some of its modules with `exits: "
+            f"[name, ...]` in the settings file or --exits name,name, such as "
+            f"{', '.join(list(can)[:8]) or 'one that runs once and returns a Tensor'}"
+        )
+    return tuple(blocks[len(blocks) * (k + 1) // (count + 1) - 1] for k in range(count))
+
+
+def exit_places(backbone: nn.Module, x: Any) -> dict[str, list[int]]:
+    """The modules that run once on a batch and give a Tensor of its samples, in their order.
+
+    Returns
+    -------
+    dict of str to list of int
+        The shape of what each module gives, by name.
+    """
+    ran: list[tuple[str, list[int]]] = []
+    samples = batch_of(x, "x")
+
+    def listen(name: str) -> Callable[[Any, Any, Any], None]:
+        def hook(module: Any, inputs: Any, output: Any) -> None:
+            try:
+                shapes = [list(one.shape) for one in tensors_of(output)]
+            except TypeError:  # something that is not of Tensors
+                shapes = []
+            fits = shapes and all(shape[:1] == [samples] for shape in shapes)
+            ran.append((name, shapes[-1] if fits else []))
+
+        return hook
+
+    named = [(name, one) for name, one in backbone.named_modules() if name]
+    handles = [one.register_forward_hook(listen(name)) for name, one in named]
+    model = MultiExitModel(backbone, {named[-1][0]: nn.Identity()} if named else {})
     try:
-        yield
+        with evaluating(model), torch.no_grad():
+            model._call(x)  # which passes a mapping by keywords
     finally:
-        sys.path.remove(folder)
+        for handle in handles:
+            handle.remove()
+    times = Counter(name for name, _ in ran)
+    return {name: shape for name, shape in ran if len(shape) > 1 and times[name] == 1}
+
+
+def _blocks(module: nn.Module, prefix: str = "") -> list[str]:
+    """Names of the blocks: the most common kind of the children, or of those of the largest."""
+    children = [
+        (f"{prefix}{name}", one)
+        for name, one in module.named_children()
+        if next(one.parameters(), None) is not None
+    ]
+    if not children:
+        return []
+    size = Counter[type]()
+    for _, one in children:
+        size[type(one)] += sum(1 for _ in one.modules())
+    kind = size.most_common(1)[0][0]
+    alike = [name for name, one in children if type(one) is kind]
+    if len(alike) >= (2 if isinstance(module, (nn.Sequential, nn.ModuleList)) else 3):
+        return alike
+    name, largest = max(children, key=lambda one: sum(1 for _ in one[1].modules()))
+    return _blocks(largest, f"{name}.")

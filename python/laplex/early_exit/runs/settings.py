@@ -1,148 +1,202 @@
-"""The settings of a training run of the command line: documented keys, read from YAML."""
+"""The settings of a training run of the command line, and the state of its folder, without torch.
+
+The type, the bounds and the help of a key are those of its field. The YAML file and the options of
+``laplex exits train`` follow from the fields, too.
+"""
 
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from laplex._support.optional import require
 from laplex._support.options import setting
 
 from ..heads import HEADS
-from . import setting_values as value
+from .sources import located, located_backbone
 
 MAX_SEED = 2**31 - 1
+CONFIG, HISTORY, WEIGHTS, CHECKPOINTS = "config.yaml", "history.json", "weights.pt", "checkpoints"
+_PHASES = (
+    "mixed, joint, disjoint, or a list of phases such as {train: backbone, epochs: 5}, each with "
+    "an optional learning_rate"
+)
 
 
 @dataclass(frozen=True)
 class RunSettings:
     """The settings of a training run. Each field is a key of the YAML file.
 
-    Fields that hold a number, a text or names are also options of ``laplex exits train``.
+    Fields that hold a number, a text or names are also options of ``laplex exits train``. A setting
+    whose name is an argument of `train` or of `load_splits` is passed on.
     """
 
     data: str = setting(
         "digits",
-        value.source,
-        "Images to train on: digits, fashion-mnist, or a folder with the four files of "
-        "Fashion-MNIST.",
-        metavar="digits|fashion-mnist|DIR",
+        "Data to train on: digits, fashion-mnist, a folder with the four files of Fashion-MNIST, a "
+        "folder of images with a folder for each class, a folder or file of datasets (metadata.csv "
+        "beside images; parquet, csv, jsonl; save_to_disk), or a function of your own that returns "
+        "loaders as package.module:function.",
+        located,
+        metavar="NAME|PATH|MODULE:FUNCTION",
+    )
+    data_options: dict[str, Any] = setting(
+        dict, "More arguments for the function that returns loaders, such as {folder: /data}."
     )
     images: int | None = setting(
         None,
-        value.optional(value.whole(10)),
-        "Number of training images to use, validation images included.",
+        "Number of training samples to use, validation samples included.",
+        least=10,
         unset="all",
     )
     validation: float = setting(
         0.2,
-        value.fraction,
-        "Fraction of the training images that is set apart for validation and for fitting "
-        "thresholds.",
+        "Fraction of the training samples that is set apart for validation and for fitting "
+        "thresholds, and again for testing, where the data do not have these parts.",
+        above=0,
+        below=1,
+    )
+    columns: tuple[str, ...] | None = setting(
+        None,
+        "Names of the columns that are the input, for tables.",
+        metavar="NAME,NAME",
+        unset="the column of images, else the one or two of texts, else all of numbers",
+    )
+    label_column: str | None = setting(
+        None, "Name of the column of labels, for tables.", unset="label or labels"
+    )
+    image_size: int | None = setting(
+        None,
+        "Side in pixels of the square that images are resized to and cropped to.",
+        least=1,
+        unset="images keep their size, which must be the same for all",
+    )
+    image_channels: int | None = setting(
+        None,
+        "Number of channels that images are converted to: 1 (grey) or 3 (colour).",
+        least=1,
+        most=3,
+        unset="as in the first image",
+    )
+    tokenizer: str | None = setting(
+        None,
+        "Folder or name of the tokenizer for texts.",
+        located,
+        unset="that of the backbone transformers:NAME",
+    )
+    max_length: int | None = setting(
+        None,
+        "Number of tokens that texts are cut to.",
+        least=1,
+        unset="the most that tokenizer and backbone take",
+    )
+    workers: int = setting(
+        0, "Number of processes that load the data beside the training; 0 loads in it.", least=0
     )
     backbone: str = setting(
         "small_resnet",
-        value.text,
-        "Backbone of the network: small_mlp, small_msdnet, small_resnet, small_vit, or a function "
-        "of your own as package.module:function.",
+        "Backbone of the network: small_mlp, small_msdnet, small_resnet, small_vit; timm:NAME or "
+        "torchvision:NAME for a network of these libraries, with random weights unless "
+        "backbone_options has pretrained: true; transformers:MODEL for the pretrained weights of a "
+        "folder or model, or transformers:FILE/config.json for random ones; or a function of your "
+        "own as package.module:function.",
+        located_backbone,
         metavar="NAME",
     )
     backbone_options: dict[str, Any] = setting(
         dict,
-        value.mapping,
-        "More arguments for the function that makes the backbone, such as {width: 8}.",
+        "More arguments for the function that makes the backbone, such as {width: 8}, or "
+        "{pretrained: true} for timm and torchvision.",
     )
     exits: tuple[str, ...] | None = setting(
         None,
-        value.optional(value.names),
-        "Names of the modules of the backbone to attach exits to, in depth order.",
+        "Names of the modules of the backbone to attach exits to, in depth order; --list-exits "
+        "prints those that can carry one.",
         metavar="NAME,NAME",
-        unset="the default exits of the backbone",
+        unset="up to three blocks of the backbone, evenly spaced",
     )
     head: str = setting(
         HEADS.default,
-        value.one_of(HEADS),
         "Kind of head that maps the activation at each exit to logits.",
         choices=HEADS,
     )
     strategy: str | tuple[dict[str, Any], ...] = setting(
         "mixed",
-        value.strategy,
         "Training strategy: mixed (train the backbone, then everything), joint (train everything "
         "at once) or disjoint (train the backbone, then the heads).",
-        choices=value.STRATEGIES,
+        choices=("mixed", "joint", "disjoint"),
+        keys={"train": True, "epochs": True, "learning_rate": False},
+        fits=_PHASES,
         in_file="Alternatively, a list of phases: [{train: backbone, epochs: 5}, {train: all, "
         "epochs: 5, learning_rate: 0.001}].",
     )
     epochs: int | None = setting(
         None,
-        value.optional(value.whole(1)),
         "Total number of training epochs of all phases.",
+        least=1,
         unset="10",
         in_file="If strategy is a list of phases, each phase has its own number.",
     )
-    batch_size: int = setting(64, value.whole(2), "Number of images in a training batch.")
+    batch_size: int = setting(64, "Number of samples in a training batch.", least=2)
     learning_rate: float = setting(
-        0.003, value.positive, "Learning rate of AdamW at the start of each phase."
+        0.003, "Learning rate of AdamW at the start of each phase.", above=0
     )
-    weight_decay: float = setting(0.01, value.not_negative, "Weight decay of AdamW.")
+    weight_decay: float = setting(0.01, "Weight decay of AdamW.", least=0)
     scheduler: str = setting(
         "cosine",
-        value.one_of(value.SCHEDULERS),
         "Learning rate schedule within a phase: decrease to 0 along a cosine, or keep it constant "
         "(none).",
-        choices=value.SCHEDULERS,
+        choices=("cosine", "none"),
     )
     weights: str | tuple[float, ...] = setting(
         "equal",
-        value.weights,
         "Weights of the losses of the exits: equal, increasing linearly with depth (linear), or "
         "the ramp of shallow-deep networks (sdn).",
-        choices=value.WEIGHTS,
+        choices=("equal", "linear", "sdn"),
+        least=0,
+        fits="equal, linear, sdn, or a number of at least 0 for each exit",
         in_file="Alternatively, a list with one number for each exit.",
     )
     gradient_equilibrium: bool = setting(
-        False,
-        value.flag,
-        "Scale gradients in the backbone so that many exits do not outweigh the last one.",
+        False, "Scale gradients in the backbone so that many exits do not outweigh the last one."
     )
     detach: bool = setting(
-        False, value.flag, "Train the backbone from its own output only, not from the other exits."
+        False, "Train the backbone from its own output only, not from the other exits."
     )
     distillation: dict[str, float] | None = setting(
         None,
-        value.optional(value.distillation),
         "Train the exits from the probabilities of the last exit, too, with settings such as "
         "{weight: 0.5, temperature: 2}.",
+        keys={"weight": False, "temperature": False},
+        least=0,
+        fits="null, or a mapping with weight and temperature",
         unset="no distillation",
     )
     label_smoothing: float = setting(
         0.0,
-        value.number("a number from 0 to below 1", lambda one: 0 <= one < 1),
         "Amount of label smoothing in the losses, at least 0 and below 1.",
+        least=0,
+        below=1,
     )
     patience: int | None = setting(
         None,
-        value.optional(value.whole(1)),
         "Early stopping: end a phase after this number of epochs in which the validation loss of "
         "no exit improved.",
+        least=1,
         unset="no early stopping",
     )
-    precision: str = setting(
-        "32-true", value.text, "Numerical precision for Lightning, such as bf16-mixed."
-    )
+    precision: str = setting("32-true", "Numerical precision for Lightning, such as bf16-mixed.")
     accelerator: str = setting(
-        "auto",
-        value.text,
-        "Accelerator for Lightning, such as auto, cpu or gpu. The run uses one device.",
+        "auto", "Accelerator for Lightning, such as auto, cpu or gpu. The run uses one device."
     )
     seed: int = setting(
         0,
-        value.whole(0, MAX_SEED),
-        "Random seed of the initial weights and of the order of the images.",
+        "Random seed of the initial weights and of the order of the samples.",
         least=0,
         most=MAX_SEED,
     )
@@ -153,47 +207,44 @@ class RunSettings:
 
     def to_yaml(self) -> str:
         """Format all keys as YAML, with a comment about each; `read_settings` reads the result."""
-        yaml = _yaml()
         lines = ["# Settings of a run of `laplex exits train`."]
-        for one in fields(self):
-            plain = _as_yaml(getattr(self, one.name))
-            text = yaml.safe_dump(plain, default_flow_style=True, sort_keys=False, width=1e9)
+        for key, one in _FIELDS.items():
+            value = getattr(self, key)
+            value = list(value) if isinstance(value, tuple) else value
+            text = _yaml().safe_dump(value, default_flow_style=True, sort_keys=False, width=1e9)
             text = text.removesuffix("...\n").rstrip()  # the end mark after a scalar
-            lines.append(f"\n# {_about(one)}\n{one.name}: {text}")
+            lines.append(f"\n# {_about(one)}\n{key}: {text}")
         return "\n".join(lines) + "\n"
 
 
+_FIELDS: dict[str, Field[Any]] = {one.name: one for one in fields(RunSettings)}
+_TYPES = get_type_hints(RunSettings)
 #: The keys, in the order of the file.
-KEYS = tuple(one.name for one in fields(RunSettings))
-_CHECKS = {one.name: one.metadata["check"] for one in fields(RunSettings)}
+KEYS = tuple(_FIELDS)
 
 
 def changed(settings: RunSettings, values: Mapping[Any, Any], where: str) -> RunSettings:
-    """Replace some values of the settings, after checking them.
-
-    Parameters
-    ----------
-    settings : RunSettings
-    values : mapping
-        Values by key, as read from YAML.
-    where : str
-        The source of the values, with which messages begin.
+    """Replace some values of the settings, as read from YAML, after checking them.
 
     Raises
     ------
     ValueError
-        If a key does not exist (the message suggests the nearest one), or a value is invalid.
+        If a key does not exist (the message suggests the nearest one), or a value is invalid. The
+        message begins with `where`.
     """
     checked = {}
     for key, given in values.items():
-        if key not in _CHECKS:
+        if key not in _FIELDS:
             near = difflib.get_close_matches(str(key), KEYS, 1)
             hint = f"did you mean {near[0]}?" if near else f"the keys are {', '.join(KEYS)}"
             raise ValueError(f"{where}: there is no key {str(key)!r}: {hint}")
+        known = _FIELDS[key].metadata
         try:
-            checked[key] = _CHECKS[key](given)
-        except value.Unfit as error:
-            raise ValueError(f"{where}: {key} must be {error}, got {given!r}") from None
+            value = _converted(_TYPES[key], given, known)
+        except (TypeError, ValueError):
+            fits = known.get("fits") or _described(_TYPES[key], known)
+            raise ValueError(f"{where}: {key} must be {fits}, got {given!r}") from None
+        checked[key] = known["check"](value) if known["check"] and value is not None else value
     return replace(settings, **checked)
 
 
@@ -202,25 +253,100 @@ def read_settings(path: Path) -> RunSettings:
 
     Raises
     ------
-    OSError
-        If the file cannot be read.
-    ValueError
-        If it is not valid YAML, or as in `changed`.
+    OSError, ValueError
+        If the file cannot be read or is not valid YAML, or as in `changed`.
     """
-    yaml = _yaml()
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder: pass a settings file")
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}: pass an existing settings file")
     try:
-        values = yaml.safe_load(path.read_text("utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        values = _yaml().safe_load(path.read_text("utf-8"))
+    except (_yaml().YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from error
     if values is None:  # nothing but comments
         values = {}
     if not isinstance(values, Mapping):
         raise ValueError(f"{path} must hold keys with values, such as `epochs: 10`")
     return changed(RunSettings(), values, str(path))
+
+
+def check_finished(folder: Path) -> None:
+    """Raise a ValueError if a folder does not hold a run, or one that is not finished."""
+    if not (folder / CONFIG).is_file():
+        there = "does not hold a run" if folder.is_dir() else "is not a folder"
+        raise ValueError(f"{folder} {there}: pass one that `laplex exits train --out` wrote")
+    if not (folder / WEIGHTS).is_file():
+        raise ValueError(
+            f"the run in {folder} is not finished: continue it with `laplex exits train --out "
+            f"{folder} --resume`"
+        )
+
+
+def _converted(kind: Any, value: Any, known: Mapping[str, Any]) -> Any:
+    """A value from YAML in the type of its field; TypeError or ValueError if it does not fit."""
+    kinds = [one for one in get_args(kind) if one is not NoneType]
+    origin = get_origin(kind)
+    if origin not in (tuple, dict) and kinds:  # a union
+        if value is None and NoneType in get_args(kind):
+            return None
+        plain = str in kinds and (len(kinds) == 1 or isinstance(value, str))
+        return _converted(str if plain else kinds[-1], value, known)
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise TypeError
+        needed = known.get("keys") or dict.fromkeys(value, False)
+        missing = [key for key, must in needed.items() if must and key not in value]
+        if missing or not all(isinstance(key, str) and key in needed for key in value):
+            raise ValueError
+        return {key: _converted(kinds[1], one, known) for key, one in value.items()}
+    if origin is tuple:
+        listed = value.split(",") if isinstance(value, str) else value
+        if not isinstance(listed, (list, tuple)) or not listed:
+            raise TypeError
+        if kinds[0] is str:  # modules of a Sequential have names such as 0, which YAML reads as int
+            listed = [str(one).strip() for one in listed]
+        return tuple(_converted(kinds[0], one, {**known, "choices": ()}) for one in listed)
+    if kind is Any:
+        return value
+    if isinstance(value, bool) != (kind is bool) or (not value and kind is str):
+        raise TypeError
+    if kind is float:  # YAML 1.1 reads 1e-3 as a text, because it has no decimal point
+        value = float(value)
+    if not isinstance(value, kind) or (known["choices"] and value not in tuple(known["choices"])):
+        raise TypeError
+    if kind in (int, float) and not (math.isfinite(value) and _within(value, known)):
+        raise ValueError
+    return value
+
+
+def _within(value: float, known: Mapping[str, Any]) -> bool:
+    least, most = known["min"], known["max"]
+    return (
+        (least is None or value >= least)
+        and (most is None or value <= most)
+        and value > known.get("above", -math.inf)
+        and value < known.get("below", math.inf)
+    )
+
+
+def _described(kind: Any, known: Mapping[str, Any]) -> str:
+    """What fits a key, for messages."""
+    kind = next((one for one in get_args(kind) if type(None) in get_args(kind)), kind)
+    if words := tuple(known["choices"]):
+        return f"one of {', '.join(words)}"
+    if get_origin(kind) is not None:
+        return "a list of names" if get_origin(kind) is tuple else "a mapping of names to values"
+    if kind is str or kind is bool:
+        return "a text" if kind is str else "true or false"
+    bounds = [
+        f"{word} {known[key]}"
+        for word, key in (("of at least", "min"), ("above", "above"), ("below", "below"))
+        if known.get(key) is not None
+    ]
+    if known["max"] is not None:
+        bounds = [f"from {known['min']} to {known['max']}"]
+    return " ".join(["a whole number" if kind is int else "a number", " and ".join(bounds)]).strip()
 
 
 def _about(key: Field[Any]) -> str:
@@ -230,10 +356,6 @@ def _about(key: Field[Any]) -> str:
     null = f"null: {known['unset']}." if known["unset"] else ""
     parts = (known["about"], words and f"One of {words}.", known["in_file"], null)
     return " ".join(part for part in parts if part)
-
-
-def _as_yaml(given: Any) -> Any:
-    return [_as_yaml(one) for one in given] if isinstance(given, tuple) else given
 
 
 def _yaml() -> Any:
