@@ -1,4 +1,4 @@
-"""``laplex exits`` on data and backbones that people have: folders, tables, functions, libraries."""
+"""``laplex exits`` on data and backbones of users: folders, tables, functions, libraries."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_a_folder_of_train_val_and_test(tmp_path):
     # A float32 mean of 4,608 numbers of size 1 is off by far less than 4,608 eps.
     assert abs(float(x.mean())) < 1e-3
     assert float(x.std()) == pytest.approx(1, abs=1e-3)
-    assert (x[labels == 0].mean() < 0) and (x[labels == 1].mean() > 0)
+    assert float(x[labels == 0].mean()) < 0 < float(x[labels == 1].mean())
     text, _ = run("train", "--data", tmp_path / "a", "--out", tmp_path / "r", *SHORT)
     assert "Validation accuracy by exit: layer1" in text
     run("evaluate", tmp_path / "r")
@@ -363,8 +363,8 @@ def test_exits_are_chosen_evenly_or_named():
     for count, expected in ((2, "0"), (3, "0 1"), (4, "0 1 2"), (12, "2 5 8")):
         blocks = nn.Sequential(*(nn.Linear(4, 4) for _ in range(count)))
         assert default_exits(blocks, x, "own") == tuple(expected.split())
-    assert exit_places(Twice(), x) == {"end": [2, 3]}
-    with pytest.raises(ValueError, match="has no default exits: name some .* such as end"):
+    assert exit_places(Twice(), x) == {"block@0": [2, 4], "block@1": [2, 4], "end": [2, 3]}
+    with pytest.raises(ValueError, match=r"no default exits: name some .* such as block@0"):
         default_exits(Twice(), x, "own")
 
 
@@ -454,7 +454,7 @@ def test_a_folder_of_an_older_version_opens(tmp_path):
                 "classes": list("0123456789"),
                 "resumed": False,
                 "versions": {"laplex": "0.1.0"},
-            }  # fmt: skip
+            }
         )
     )
     run("evaluate", tmp_path, "--out", tmp_path / "a.html")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from laplex._support.optional import require
 
 from .. import networks
-from ..activations import batch_of, tensors_of
+from ..activations import batch_of, main_tensor
 from ..model import MultiExitModel, evaluating
 from .datasets import Splits
 from .sources import LIBRARIES, arguments_for, did_you_mean, function_named, is_function
@@ -182,38 +183,42 @@ def default_exits(backbone: nn.Module, x: Any, name: str) -> tuple[str, ...]:
 
 
 def exit_places(backbone: nn.Module, x: Any) -> dict[str, list[int]]:
-    """The modules that run once on a batch and give a Tensor of its samples, in their order.
+    """The modules that give a Tensor of the samples of a batch, in the order in which they run.
 
     Returns
     -------
     dict of str to list of int
-        The shape of what each module gives, by name.
+        The shape of what each module gives, by name; ``name@0``, ``name@1``, ... for the runs of a
+        module that runs several times.
     """
     ran: list[tuple[str, list[int]]] = []
     samples = batch_of(x, "x")
 
-    def listen(name: str) -> Callable[[Any, Any, Any], None]:
-        def hook(module: Any, inputs: Any, output: Any) -> None:
-            try:
-                shapes = [list(one.shape) for one in tensors_of(output)]
-            except TypeError:  # something that is not of Tensors
-                shapes = []
-            fits = shapes and all(shape[:1] == [samples] for shape in shapes)
-            ran.append((name, shapes[-1] if fits else []))
-
-        return hook
+    def listen(name: str, output: Any) -> None:
+        with suppress(TypeError):  # outputs of other kinds cannot be read by heads
+            ran.append((name, list(main_tensor(output).shape)))
 
     named = [(name, one) for name, one in backbone.named_modules() if name]
-    handles = [one.register_forward_hook(listen(name)) for name, one in named]
-    model = MultiExitModel(backbone, {named[-1][0]: nn.Identity()} if named else {})
+    handles = [
+        one.register_forward_hook(lambda _, __, output, name=name: listen(name, output))
+        for name, one in named
+    ]
     try:
+        model = MultiExitModel(backbone, {name: nn.Identity() for name, _ in named[-1:]})
+        args, kwargs = model._signature.arguments(x)
         with evaluating(model), torch.no_grad():
-            model._call(x)  # which passes a mapping by keywords
+            backbone(*args, **kwargs)
     finally:
         for handle in handles:
             handle.remove()
-    times = Counter(name for name, _ in ran)
-    return {name: shape for name, shape in ran if len(shape) > 1 and times[name] == 1}
+    times, runs = Counter(name for name, _ in ran), Counter[str]()
+    found = {}
+    for name, shape in ran:
+        key = f"{name}@{runs[name]}" if times[name] > 1 else name
+        runs[name] += 1
+        if len(shape) > 1 and shape[0] == samples:
+            found[key] = shape
+    return found
 
 
 def _blocks(module: nn.Module, prefix: str = "") -> list[str]:
