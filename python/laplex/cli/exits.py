@@ -74,8 +74,8 @@ def train(
         Path | None,
         typer.Argument(
             metavar="CONFIG.yaml",
-            help="Settings file. Options on the command line take precedence. Every run writes a "
-            "config.yaml that lists and explains all settings.",
+            help="Settings file, such as the config.yaml that every run writes, which explains all "
+            "settings. Options on the command line take precedence.",
         ),
     ] = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write the run to.")] = Path(
@@ -101,8 +101,7 @@ def train(
     command writes config.yaml (all settings), checkpoints, history.json and weights.pt into --out.
     """
     with _sentences("train", "pytorch_lightning", "torchmetrics"):
-        before = read_settings(out / CONFIG) if (out / CONFIG).is_file() else None
-        settings = _settings(config, given, before, resume=resume, out=out)
+        settings = _settings(config, given, out, resume)
         if resume and (out / "weights.pt").is_file():
             typer.echo(f"The run in {out} is already finished.")
             return
@@ -182,7 +181,8 @@ def evaluate(
     The command writes evaluation.json into the folder of each run. Several runs are compared; runs
     that differ only in their seed are averaged.
     """
-    with _sentences("evaluate", *_for_page(out)):
+    page = ("matplotlib",) if out is not None and out.suffix == ".html" else ()
+    with _sentences("evaluate", *page):
         if out is not None and out.suffix not in (".html", ".json"):
             raise ValueError(f"--out {out} must end in .html (a report) or .json (the numbers)")
         _check_paths(runs, out)
@@ -205,15 +205,14 @@ def evaluate(
             ).write(run.folder)
         study = Study.of_runs(found)
         typer.echo(study.text())
-        if out is not None:
-            if out.suffix == ".html":
-                from ..early_exit.html_report import write_page
+        if out is not None and out.suffix == ".html":
+            from ..early_exit.html_report import write_page
 
-                write_page(study, out, "Early exits")
-            else:
-                study.comparison.to_json(out)
-            what = "The report is" if out.suffix == ".html" else "The numbers are"
-            typer.echo(f"\n{what} in {out}")
+            write_page(study, out, "Early exits")
+            typer.echo(f"\nThe report is in {out}")
+        elif out is not None:
+            study.comparison.to_json(out)
+            typer.echo(f"\nThe numbers are in {out}")
 
 
 @app.command()
@@ -229,10 +228,7 @@ def analyze(
     ] = None,
     part: Annotated[
         list[str] | None,
-        choice(
-            PARTS,
-            "Measurement to make. Repeat the option for several. Default: all of them.",
-        ),
+        choice(PARTS, "Measurement to make. Repeat the option for several. Default: all."),
     ] = None,
     split: Annotated[str, choice(SPLITS, "Samples to measure on.")] = "train",
     samples: Annotated[int, typer.Option(min=2, help="Number of samples to use.")] = 500,
@@ -365,10 +361,6 @@ def _sentences(command: str, *more: str) -> AbstractContextManager[None]:
     return sentences(f"laplex exits {command}", extra="exits", needs=needs)
 
 
-def _for_page(out: Path | None) -> tuple[str, ...]:
-    return ("matplotlib",) if out is not None and out.suffix == ".html" else ()
-
-
 def _check_paths(runs: list[Path], out: Path | None) -> None:
     """Check the folders of runs and the output file, before any run is evaluated."""
     for folder in runs:
@@ -379,15 +371,9 @@ def _check_paths(runs: list[Path], out: Path | None) -> None:
         check_writable(out)
 
 
-def _settings(
-    config: Path | None,
-    given: dict[str, Any],
-    before: RunSettings | None,
-    *,
-    resume: bool,
-    out: Path,
-) -> RunSettings:
+def _settings(config: Path | None, given: dict[str, Any], out: Path, resume: bool) -> RunSettings:
     """The settings from a file, from options, and from the run that is already in `out`."""
+    before = read_settings(out / CONFIG) if (out / CONFIG).is_file() else None
     if resume and before is None:
         raise ValueError(
             f"--resume: no run was started in {out}: leave out --resume to start a new one"
@@ -396,18 +382,16 @@ def _settings(
         raise ValueError(
             f"--out {out} already holds a run: pass --resume to continue it, or another folder"
         )
-    if before is None:
-        settings = RunSettings() if config is None else read_settings(config)
-        return changed(settings, given, "options")
-    asked = changed(before if config is None else read_settings(config), given, "options")
-    for key in before.differing(asked):
+    start = before or RunSettings()
+    asked = changed(start if config is None else read_settings(config), given, "options")
+    for key in before.differing(asked) if before else ():
         if config is not None and key in ("exits", "epochs") and getattr(asked, key) is None:
             continue  # the run holds the resolved values
         raise ValueError(
             f"--resume: the run in {out} was started with {key}: {getattr(before, key)!r}, not "
             f"{getattr(asked, key)!r}: keep its settings, or start a new run in another folder"
         )
-    return before
+    return before or asked
 
 
 def _opened(folders: list[Path]) -> list[Run]:
@@ -417,9 +401,7 @@ def _opened(folders: list[Path]) -> list[Run]:
 
 
 def _summary(run: Run) -> str:
-    result = run.training
-    names = result.exit_names
-    last = result.history[-1].val_accuracy
+    names, last = run.training.exit_names, run.training.history[-1].val_accuracy
     shown = ", ".join(f"{name} {one:.1%}" for name, one in zip(names, last, strict=True))
     return (
         f"Validation accuracy by exit: {shown}\n"

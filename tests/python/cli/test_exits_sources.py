@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,10 @@ import command_cases
 from command_cases import command, without
 from laplex.cli.exits import app
 from laplex.early_exit.runs.backbones import default_exits, exit_places
-from laplex.early_exit.runs.datasets import load_splits
+from laplex.early_exit.runs.datasets import Splits, load_splits
 from laplex.early_exit.runs.run import Run
 from laplex.early_exit.runs.run_evaluation import RunEvaluation
+from laplex.early_exit.runs.settings import RunSettings
 
 run = functools.partial(command_cases.run, app)
 fails = functools.partial(command_cases.fails, app)
@@ -59,6 +61,10 @@ def paint(folder: Path, count: int, *, side: int = 8, mode: str = "RGB", start: 
             image.fromarray(pixels).save(folder / name / f"{number}.png")
 
 
+def load(data: object, **settings: object) -> Splits:
+    return load_splits(RunSettings(data=str(data), **settings))
+
+
 # --- data -----------------------------------------------------------------------------------------
 
 
@@ -66,7 +72,7 @@ def paint(folder: Path, count: int, *, side: int = 8, mode: str = "RGB", start: 
 def test_a_folder_of_train_val_and_test(tmp_path):
     for part, count in (("train", 12), ("val", 3), ("test", 5)):
         paint(tmp_path / "a" / part, count, start=count)
-    splits = load_splits(str(tmp_path / "a"))
+    splits = load(tmp_path / "a")
     assert splits.samples() == {"train": 24, "validation": 6, "test": 10}
     assert splits.class_names == ("dark", "light")
     x, labels = next(iter(splits.loader("train", 24)))
@@ -85,13 +91,13 @@ def test_a_folder_of_train_val_and_test(tmp_path):
 @needs("datasets")
 def test_a_folder_of_classes_is_split(tmp_path):
     paint(tmp_path / "a", 25, mode="L")
-    splits, again = (load_splits(str(tmp_path / "a")) for _ in range(2))
+    splits, again = (load(tmp_path / "a") for _ in range(2))
     assert splits.samples() == {"train": 30, "validation": 10, "test": 10}
     seen = [one[0].numpy().tobytes() for split in splits.parts for one in splits.parts[split]]
     assert len(set(seen)) == 50
     assert torch.equal(splits.example(), again.example())
     assert splits.example().shape == (2, 1, 8, 8)
-    other = load_splits(str(tmp_path / "a"), image_channels=3, image_size=6, images=20)
+    other = load(tmp_path / "a", image_channels=3, image_size=6, images=20)
     assert other.example().shape == (2, 3, 6, 6)
     assert other.samples() == {"train": 12, "validation": 4, "test": 4}
     paint(tmp_path / "b", 25, side=5)
@@ -110,7 +116,7 @@ def test_pictures_with_metadata(tmp_path):
         lines = "\n".join(["file_name,mood,rank", *rows])
         (tmp_path / "a" / name / "metadata.csv").write_text(lines + "\n")
     assert "--label-column" in fails("train", "--data", tmp_path / "a", "--out", tmp_path / "r")
-    splits = load_splits(str(tmp_path / "a"), label_column="mood")
+    splits = load(tmp_path / "a", label_column="mood")
     assert splits.class_names == ("dark", "light")
     assert splits.samples() == {"train": 12, "validation": 4, "test": 4}
 
@@ -132,19 +138,19 @@ def test_tables_of_numbers_and_folders_of_datasets(tmp_path):
     table.to_csv(str(tmp_path / "parts" / "train.csv"))
     table.to_csv(str(tmp_path / "parts" / "test.csv"))
     wanted = ("x0", "x1", "x2")
-    first = load_splits(str(tmp_path / "a.parquet"), columns=wanted)
+    first = load(tmp_path / "a.parquet", columns=wanted)
     x = torch.cat([x for x, _ in first.loader("train", 100)])
     assert x.shape == (36, 3)
     # Means of 36 float32 numbers of size 1 are off by less than 36 eps.
     torch.testing.assert_close(x.mean(0), torch.zeros(3), rtol=0, atol=1e-5)
     for name in ("a.csv", "a.jsonl", "one"):
-        other = load_splits(str(tmp_path / name), columns=wanted)
+        other = load(tmp_path / name, columns=wanted)
         torch.testing.assert_close(other.example(36), first.example(36))
-    assert load_splits(str(tmp_path / "two")).samples() == {
+    assert load(tmp_path / "two").samples() == {
         "train": 24, "validation": 6, "test": 30,
     }  # fmt: skip
-    assert load_splits(str(tmp_path / "parts")).samples()["test"] == 60
-    assert load_splits(str(tmp_path / "a.csv")).example().shape == (2, 4)
+    assert load(tmp_path / "parts").samples()["test"] == 60
+    assert load(tmp_path / "a.csv").example().shape == (2, 4)
     own = ("--backbone", "small_mlp", "--columns", "x0,x1,x2")
     run("train", "--data", tmp_path / "a.csv", "--out", tmp_path / "r", *own, *SHORT)
     assert Run.open(tmp_path / "r").model.backbone.layers[0][0].in_features == 3
@@ -206,7 +212,7 @@ def test_loaders_of_a_function(tmp_path, monkeypatch):
     run("evaluate", "r", "--timing")
     assert RunEvaluation.read(Path("r")).evaluations[0].samples == 20
     for kind, classes in (("dict", 7), ("lists", 4)):
-        splits = load_splits("own_data:loaders", data_options={"kind": kind, "width": 3})
+        splits = load("own_data:loaders", data_options={"kind": kind, "width": 3})
         assert len(splits.class_names) == classes
         assert splits.samples() == {"train": 40, "validation": 12, "test": 20}
         assert splits.example().shape == (2, 3)
@@ -215,7 +221,7 @@ def test_loaders_of_a_function(tmp_path, monkeypatch):
         assert message in fails("train", "c.yaml", "--out", "s", *options)
     (tmp_path / "c.yaml").write_text("data_options: {knd: 1}\n")
     assert "data_options has 'knd', but loaders takes" in fails("train", "c.yaml", *options)
-    assert "no attribute 'load'" in fails("train", *options, "--data", "own_data:load")
+    assert "has no attribute 'load'" in fails("train", *options, "--data", "own_data:load")
 
 
 # --- backbones ------------------------------------------------------------------------------------
@@ -315,7 +321,7 @@ def test_transformers_on_texts(tmp_path, bert):
     batch = next(iter(found.splits.loader("test", 8)))
     assert set(batch) == {"input_ids", "token_type_ids", "attention_mask", "labels"}
     assert batch["input_ids"].shape[1] <= 8  # what the positions of the network allow
-    assert load_splits(**{**vars_of(found), "max_length": 4}).example()["input_ids"].shape == (2, 4)
+    assert load_splits(replace(found.settings, max_length=4)).example()["input_ids"].shape == (2, 4)
     # A folder has weights, which are loaded.
     found.model.backbone.save_pretrained(bert)
     named = ("--backbone", f"transformers:{bert}", "--learning-rate", 1e-30, "--weight-decay", 0)
@@ -326,10 +332,6 @@ def test_transformers_on_texts(tmp_path, bert):
         strict=True,
     ):
         assert torch.equal(mine, other)
-
-
-def vars_of(found: Run) -> dict[str, object]:
-    return {name: getattr(found.settings, name) for name in ("data", "backbone")}
 
 
 @needs("transformers", "datasets")

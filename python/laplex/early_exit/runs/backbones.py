@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -16,7 +16,8 @@ from .. import networks
 from ..activations import batch_of, main_tensor
 from ..model import MultiExitModel, evaluating
 from .datasets import Splits
-from .sources import LIBRARIES, arguments_for, did_you_mean, function_named, is_function
+from .settings import RunSettings
+from .sources import LIBRARIES, call, call_named, did_you_mean, is_function
 
 NAMES = tuple(networks.__all__)
 #: The number of exits of a backbone for which none are named, without that of its output.
@@ -24,18 +25,11 @@ _EXITS = 3
 
 
 def build_model(
-    splits: Splits,
-    *,
-    backbone: str,
-    backbone_options: Mapping[str, Any],
-    exits: tuple[str, ...] | None,
-    head: str,
-    seed: int,
-    pretrained: bool = True,
+    splits: Splits, settings: RunSettings, *, pretrained: bool = True
 ) -> MultiExitModel:
-    """Make a backbone for data and attach exits to it; the arguments are settings of these names.
+    """Make the backbone of the settings for data, and attach exits to it.
 
-    All initial weights are drawn from `seed`; torch's global generator is left alone. Without
+    All initial weights are drawn from the seed; torch's global generator is left alone. Without
     `pretrained`, pretrained weights are left out, because others will be loaded.
 
     Raises
@@ -44,54 +38,44 @@ def build_model(
         If there is no such backbone, option, module or head; the message lists the valid ones.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        made = make_backbone(splits, backbone, backbone_options, pretrained)
-        x = splits.example()
-        at = exits or networks.EXITS.get(backbone) or default_exits(made, x, backbone)
-        return MultiExitModel.attach(
-            made, at, head=head, num_classes=len(splits.class_names), example=x
-        )
+        torch.manual_seed(settings.seed)
+        made = make_backbone(splits, settings, pretrained)
+        x, name = splits.example(), settings.backbone
+        at = settings.exits or networks.EXITS.get(name) or default_exits(made, x, name)
+        classes = len(splits.class_names)
+        return MultiExitModel.attach(made, at, head=settings.head, num_classes=classes, example=x)
 
 
-def make_backbone(
-    splits: Splits, backbone: str, options: Mapping[str, Any], pretrained: bool = True
-) -> nn.Module:
+def make_backbone(splits: Splits, settings: RunSettings, pretrained: bool = True) -> nn.Module:
     """Make a backbone without exits; see `build_model`.
 
     A function gets ``num_classes``, ``in_channels``, ``image_size`` and ``in_features``, if it has
     arguments of these names.
     """
-    x = splits.example()
+    x, backbone, options = splits.example(), settings.backbone, settings.backbone_options
     known: dict[str, Any] = {"num_classes": len(splits.class_names)}
     if isinstance(x, Tensor):
-        sizes = {"in_channels": x.shape[1], "image_size": x.shape[-1]}
-        known |= {**sizes, "in_features": x[0].numel()}
+        known |= {"in_channels": x.shape[1], "image_size": x.shape[-1], "in_features": x[0].numel()}
     library, _, name = backbone.partition(":")
     if library in LIBRARIES:
-        options = {
-            "pretrained": library == "transformers" and not name.endswith(".json"),
-            **options,
-        }
-        options["pretrained"] = options["pretrained"] and pretrained
-        made = _MAKERS[library](name, known, options, isinstance(x, Tensor))
+        with_weights = library == "transformers" and not name.endswith(".json")
+        with_weights = bool(options.get("pretrained", with_weights)) and pretrained
+        make = {"timm": _timm, "torchvision": _torchvision, "transformers": _transformers}[library]
+        made = make(name, known, {**options, "pretrained": with_weights})
+    elif is_function(backbone):
+        made = call_named(backbone, known, options, "backbone")
+    elif backbone not in NAMES:
+        raise ValueError(
+            f"backbone {backbone!r} is not one of {', '.join(NAMES)}: "
+            f"{did_you_mean(backbone, NAMES)}Other networks are timm:NAME, torchvision:NAME, "
+            "transformers:MODEL and functions of your own, package.module:function"
+        )
     else:
-        if backbone not in NAMES and not is_function(backbone):
-            raise ValueError(
-                f"backbone {backbone!r} is not one of {', '.join(NAMES)}: "
-                f"{did_you_mean(backbone, NAMES)}Other networks are timm:NAME, torchvision:NAME, "
-                "transformers:MODEL and functions of your own, package.module:function"
-            )
-        own = backbone in NAMES
-        make = getattr(networks, backbone) if own else function_named(backbone, "backbone")
         if backbone == "small_vit":
-            known["patch"] = max(known["image_size"] // 4, 1)
-        arguments = arguments_for(make, known, options, "backbone_options")
-        if arguments.get("image_size") and x.shape[-2] != x.shape[-1]:
-            raise ValueError(
-                f"{backbone} needs square images, but these are {x.shape[-2]} x {x.shape[-1]}: "
-                "pass --image-size"
-            )
-        made = make(**arguments)
+            if x.shape[-2] != x.shape[-1]:
+                raise ValueError("small_vit needs square images: pass --image-size")
+            known["patch"] = max(x.shape[-1] // 4, 1)
+        made = call(getattr(networks, backbone), known, options, "backbone")
     if not isinstance(made, nn.Module):
         raise ValueError(
             f"backbone {backbone!r} returned a {type(made).__name__}: the function must return "
@@ -100,26 +84,18 @@ def make_backbone(
     return made
 
 
-def _timm(name: str, known: Mapping[str, Any], options: dict[str, Any], image: bool) -> Any:
-    timm = require("timm", "timm", feature="backbone timm:NAME")
-    if ":" not in name and not timm.is_model(name):
-        hint = did_you_mean(name, timm.list_models())
-        raise ValueError(f"backbone: timm has no {name!r}: {hint}`timm.list_models()` lists them")
+def _timm(name: str, known: Mapping[str, Any], options: dict[str, Any]) -> Any:
+    timm = require("timm", "timm")
+    _check_known(name, timm.list_models() if ":" not in name else [name], "timm")
     sizes = {"num_classes": known["num_classes"], "in_chans": known.get("in_channels", 3)}
-    fixed = getattr(timm.get_pretrained_cfg(name), "fixed_input_size", False)
-    if fixed and not options["pretrained"]:
+    if getattr(timm.get_pretrained_cfg(name), "fixed_input_size", False):
         sizes["img_size"] = known["image_size"]
     return timm.create_model(name, **{**sizes, **options})
 
 
-def _torchvision(name: str, known: Mapping[str, Any], options: dict[str, Any], image: bool) -> Any:
-    models = require("torchvision", "torchvision", feature="backbone torchvision:NAME").models
-    names = models.list_models(module=models)
-    if name not in names:
-        raise ValueError(
-            f"backbone: torchvision has no {name!r}: {did_you_mean(name, names)}"
-            "`torchvision.models.list_models()` lists them"
-        )
+def _torchvision(name: str, known: Mapping[str, Any], options: dict[str, Any]) -> Any:
+    models = require("torchvision", "torchvision").models
+    _check_known(name, models.list_models(module=models), "torchvision")
     if known.get("in_channels", 3) != 3:
         raise ValueError(
             f"backbone torchvision:{name} takes images of 3 channels, but these have "
@@ -135,26 +111,28 @@ def _torchvision(name: str, known: Mapping[str, Any], options: dict[str, Any], i
     return made
 
 
-def _transformers(name: str, known: Mapping[str, Any], options: dict[str, Any], image: bool) -> Any:
-    library = require("transformers", "transformers", feature="backbone transformers:MODEL")
+def _transformers(name: str, known: Mapping[str, Any], options: dict[str, Any]) -> Any:
+    library = require("transformers", "transformers")
     pretrained = options.pop("pretrained")
-    options = {"num_labels": known["num_classes"], "use_cache": False, **options}
+    options = {"num_labels": known["num_classes"], **options}
     config = library.AutoConfig.from_pretrained(name, **options)
-    if not image and config.pad_token_id is None:  # such as that of GPT-2
-        config.pad_token_id = config.eos_token_id
-    kind = f"AutoModelFor{'Image' if image else 'Sequence'}Classification"
+    if "in_channels" in known:  # images
+        kind = library.AutoModelForImageClassification
+    else:
+        kind = library.AutoModelForSequenceClassification
+        if config.pad_token_id is None:  # such as that of GPT-2
+            config.pad_token_id = config.eos_token_id
     if pretrained:
-        return getattr(library, kind).from_pretrained(
-            name, config=config, ignore_mismatched_sizes=True
+        return kind.from_pretrained(name, config=config, ignore_mismatched_sizes=True)
+    return kind.from_config(config)
+
+
+def _check_known(name: str, names: list[str], library: str) -> None:
+    if name not in names:
+        raise ValueError(
+            f"backbone: {library} has no {name!r}: {did_you_mean(name, names)}`list_models()` of "
+            f"{library} lists its names"
         )
-    return getattr(library, kind).from_config(config)
-
-
-_MAKERS: dict[str, Callable[..., Any]] = {
-    "timm": _timm,
-    "torchvision": _torchvision,
-    "transformers": _transformers,
-}
 
 
 # --- exits ----------------------------------------------------------------------------------------

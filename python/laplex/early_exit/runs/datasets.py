@@ -23,7 +23,8 @@ from laplex._support.optional import require
 
 from ..activations import map_tensors
 from ..batches import check_loader, inputs_and_labels
-from .sources import TABLES, arguments_for, function_named, is_built_in, is_function
+from .settings import RunSettings
+from .sources import TABLES, call_named, is_built_in, is_function
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -37,19 +38,10 @@ _GREY = ("1", "L", "LA", "F", "I", "I;16")
 
 @dataclass(frozen=True, eq=False)
 class Splits:
-    """Labelled samples in three parts.
+    """Labelled samples in three parts, each a Dataset or what a function of the user made.
 
-    Attributes
-    ----------
-    name : str
-    class_names : tuple of str
-    parts : dict of Dataset, or of iterables of batches from a function of the user
-        Samples by split. Images and numbers are scaled to mean 0 and standard deviation 1 over
-        training samples: images over all pixels, numbers by column.
-    collate : callable, optional
-        Makes a batch of samples, such as of texts, which have to be padded.
-    workers : int
-        Number of processes that load samples.
+    Images and numbers are scaled to mean 0 and standard deviation 1 over training samples: images
+    over all pixels, numbers by column. `collate` makes a batch of samples that have to be padded.
     """
 
     name: str
@@ -65,14 +57,8 @@ class Splits:
             return part  # type: ignore[no-any-return]
         # BatchNorm cannot train on a last batch of one sample.
         drop = shuffle and _length(part) % batch_size == 1 and _length(part) > 1
-        return DataLoader(
-            part,
-            batch_size,
-            shuffle,
-            drop_last=drop,
-            collate_fn=self.collate,
-            num_workers=self.workers,
-        )
+        more = {"drop_last": drop, "collate_fn": self.collate, "num_workers": self.workers}
+        return DataLoader(part, batch_size, shuffle, **more)  # type: ignore[arg-type]
 
     def example(self, count: int = 2, split: Split = "train") -> Any:
         """The inputs of the first samples of a split, as many as its first batch has."""
@@ -84,24 +70,8 @@ class Splits:
         return {split: _length(part) for split, part in self.parts.items()}
 
 
-def load_splits(
-    data: str,
-    *,
-    validation: float = 0.2,
-    images: int | None = None,
-    columns: tuple[str, ...] | None = None,
-    label_column: str | None = None,
-    image_size: int | None = None,
-    image_channels: int | None = None,
-    backbone: str = "",
-    tokenizer: str | None = None,
-    max_length: int | None = None,
-    data_options: Mapping[str, Any] | None = None,
-    workers: int = 0,
-    batch_size: int = 64,
-    seed: int = 0,
-) -> Splits:
-    """Load data and split them. The arguments are the settings of these names.
+def load_splits(settings: RunSettings) -> Splits:
+    """Load data and split them.
 
     Parts that the data do not have are set apart from the training samples by a fixed random draw.
 
@@ -112,69 +82,63 @@ def load_splits(
     ValueError
         If a file is broken, a column is not known, or a split would be empty.
     """
-    if image_channels not in (None, 1, 3):
-        raise ValueError(f"image_channels must be 1 or 3, got {image_channels}")
+    data = settings.data
     if is_function(data):
-        known = {"batch_size": batch_size, "seed": seed, "validation": validation, "images": images}
-        return _from_function(data, known, data_options or {})
-    if data_options:
+        return _from_function(settings)
+    if settings.data_options:
         raise ValueError("data_options are for functions that return loaders: leave them out")
     if is_built_in(data):
-        return _built_in(data, validation, images, image_size, image_channels)
+        return _built_in(settings)
     tables = _tables(data)
-    rows = _rows({split: len(table) for split, table in tables.items()}, validation, images)
-    reader, names = _reader(tables, columns, label_column)
+    rows = _rows({split: len(table) for split, table in tables.items()}, settings)
+    reader, names = _reader(tables, settings)
     collate = None
     if reader.kind == "text":
-        reader.tokenizer = _tokenizer(tokenizer, backbone, max_length)
+        reader.tokenizer = _tokenizer(settings)
         collate = require("transformers", "transformers").DataCollatorWithPadding(reader.tokenizer)
     else:
-        reader.size, reader.channels = image_size, image_channels
         reader.fit([tables["train"][int(row)] for row in rows["train"][1][:_SCALED_BY]])
     parts = {split: _Part(tables[of], numbers, reader) for split, (of, numbers) in rows.items()}
-    return Splits(data, names, parts, collate, workers)
+    return Splits(data, names, parts, collate, settings.workers)
 
 
 def _rows(
-    counts: Mapping[Split, int], validation: float, images: int | None
+    counts: Mapping[Split, int], settings: RunSettings
 ) -> dict[Split, tuple[Split, NDArray[np.int64]]]:
     """The rows of each split: the part of the data that they are from, and their numbers."""
     found = {split: (split, np.arange(count)) for split, count in counts.items()}
-    kept = np.random.default_rng(_SPLIT_SEED).permutation(counts["train"])[:images]
-    total = len(kept)
+    kept = np.random.default_rng(_SPLIT_SEED).permutation(counts["train"])[: settings.images]
+    total, share = len(kept), settings.validation
     for split in ("test", "validation"):
         if split not in counts:
-            cut = len(kept) - max(1, round(validation * total))
-            found[split], kept = ("train", kept[cut:]), kept[: max(cut, 0)]
+            cut = max(len(kept) - max(1, round(share * total)), 0)
+            found[split], kept = ("train", kept[cut:]), kept[:cut]
     if len(kept) < 2:
         raise ValueError(
-            f"{total} samples and validation={validation} leave only {len(kept)} to train on: pass "
-            "a smaller fraction, or more samples"
+            f"{total} samples and validation={share} leave only {len(kept)} to train on: pass a "
+            "smaller fraction, or more samples"
         )
     found["train"] = ("train", kept)
     return found
 
 
-def _built_in(
-    data: str, validation: float, images: int | None, size: int | None, channels: int | None
-) -> Splits:
-    found = load_images(data)
-    counts: dict[Split, int] = {"train": len(found.train_labels), "test": len(found.test_labels)}
-    rows = _rows(counts, validation, images)
+def _built_in(settings: RunSettings) -> Splits:
+    found = load_images(settings.data)
+    rows = _rows({"train": len(found.train_labels), "test": len(found.test_labels)}, settings)
     pixels = found.train_images[rows["train"][1]]
     mean, deviation = np.float32(pixels.mean()), np.float32(pixels.std() or 1.0)
-    whole: dict[Split, TensorDataset] = {}
-    for split, values, labels in (
-        ("train", found.train_images, found.train_labels),
-        ("test", found.test_images, found.test_labels),
-    ):
+
+    def scaled(values: NDArray[np.float32], labels: NDArray[np.int64]) -> TensorDataset:
         x = torch.from_numpy((values[:, None] - mean) / deviation)
-        if size is not None:
-            x = torch.nn.functional.interpolate(x, (size, size), mode="bilinear")
-        x = x.expand(-1, channels or 1, -1, -1)
-        whole[split] = TensorDataset(x, torch.from_numpy(labels))  # type: ignore[index]
+        if (side := settings.image_size) is not None:
+            x = torch.nn.functional.interpolate(x, (side, side), mode="bilinear")
+        x = x.expand(-1, settings.image_channels or 1, -1, -1)
+        return TensorDataset(x, torch.from_numpy(labels))
+
+    train = scaled(found.train_images, found.train_labels)
+    whole = {"train": train, "test": scaled(found.test_images, found.test_labels)}
     parts = {split: Subset(whole[of], numbers.tolist()) for split, (of, numbers) in rows.items()}
-    return Splits(found.name, found.class_names, parts)
+    return Splits(found.name, found.class_names, parts, workers=settings.workers)
 
 
 # --- tables ---------------------------------------------------------------------------------------
@@ -188,8 +152,8 @@ class _Reader:
     columns: tuple[str, ...]
     label: str
     numbers: dict[Any, int]
-    size: int | None = None
-    channels: int | None = None
+    side: int | None
+    channels: int | None
     tokenizer: Any = None
     mean: Any = 0.0
     deviation: Any = 1.0
@@ -206,7 +170,7 @@ class _Reader:
         if self.kind == "image":
             first = rows[0][self.columns[0]]
             self.channels = self.channels or (1 if first.mode in _GREY else 3)
-            self._shape = None if self.size else first.size
+            self.size = (self.side, self.side) if self.side else first.size
         values = torch.stack([self._values(row) for row in rows])
         axes = 0 if self.kind == "numbers" else tuple(range(values.ndim))
         self.mean, deviation = values.mean(axes), values.std(axes, correction=0)
@@ -216,12 +180,11 @@ class _Reader:
         if self.kind == "numbers":
             return torch.tensor([float(row[column]) for column in self.columns])
         picture = row[self.columns[0]].convert("L" if self.channels == 1 else "RGB")
-        if self.size:
-            fit = require("PIL.ImageOps", "datasets").fit
-            picture = fit(picture, (self.size, self.size))
-        elif picture.size != self._shape:
+        if self.side:
+            picture = require("PIL.ImageOps", "datasets").fit(picture, self.size)
+        elif picture.size != self.size:
             raise ValueError(
-                f"images have sizes {self._shape} and {picture.size}: pass --image-size SIDE to "
+                f"images have sizes {self.size} and {picture.size}: pass --image-size SIDE to "
                 "resize and crop them"
             )
         values = torch.from_numpy(np.asarray(picture, np.float32) / np.float32(255))
@@ -265,17 +228,15 @@ def _tables(data: str) -> dict[Split, Any]:
     return tables
 
 
-def _reader(
-    tables: Mapping[Split, Any], columns: tuple[str, ...] | None, label: str | None
-) -> tuple[_Reader, tuple[str, ...]]:
+def _reader(tables: Mapping[Split, Any], settings: RunSettings) -> tuple[_Reader, tuple[str, ...]]:
     """The reader for the columns of tables, and the names of the classes."""
     features = tables["train"].features
-    label = label or ("labels" if "labels" in features else "label")
+    label = settings.label_column or ("labels" if "labels" in features else "label")
     kinds = {name: _kind(one) for name, one in features.items() if name != label}
-    if columns is None:
-        by_kind = {kind: [name for name in kinds if kinds[name] == kind] for kind in kinds.values()}
-        chosen = by_kind.get("image", [])[:1] or by_kind.get("text") or by_kind.get("numbers", [])
-        columns = tuple(chosen)
+    by_kind = {kind: [name for name in kinds if kinds[name] == kind] for kind in kinds.values()}
+    columns = settings.columns or tuple(
+        by_kind.get("image", [])[:1] or by_kind.get("text") or by_kind.get("numbers", [])
+    )
     among = {kinds.get(name) for name in columns}
     many = among == {"text"} and len(columns) > 2
     if label not in features or len(among) != 1 or None in among or many:
@@ -284,18 +245,18 @@ def _reader(
             f"{', '.join(features)}: name them with --columns (an image, one or two texts, or "
             "numbers) and --label-column"
         )
-    (kind,) = among
     names = getattr(features[label], "names", None)
     known = range(len(names)) if names else sorted(set(tables["train"].unique(label)) - {None})
     numbers = {value: number for number, value in enumerate(known)}
     for split, table in tables.items():
-        for value in table.unique(label):
-            if value not in numbers:
-                raise ValueError(
-                    f"the column {label} has {value!r} in the part {split}, which is none of the "
-                    "classes to train on: leave these rows out"
-                )
-    return _Reader(str(kind), columns, label, numbers), tuple(map(str, names or known))
+        for value in set(table.unique(label)) - set(numbers):
+            raise ValueError(
+                f"the column {label} has {value!r} in the part {split}, which is none of the "
+                "classes to train on: leave these rows out"
+            )
+    side, channels = settings.image_size, settings.image_channels
+    reader = _Reader(str(among.pop()), columns, label, numbers, side, channels)
+    return reader, tuple(map(str, names or known))
 
 
 def _kind(feature: Any) -> str | None:
@@ -307,31 +268,31 @@ def _kind(feature: Any) -> str | None:
     return "numbers" if dtype.startswith(("int", "uint", "float", "double", "bool")) else None
 
 
-def _tokenizer(tokenizer: str | None, backbone: str, max_length: int | None) -> Any:
+def _tokenizer(settings: RunSettings) -> Any:
     transformers = require("transformers", "transformers", feature="reading texts")
-    library, _, model = backbone.partition(":")
-    if library != "transformers" and tokenizer is None:
+    library, _, model = settings.backbone.partition(":")
+    if library != "transformers" and settings.tokenizer is None:
         raise ValueError(
             "texts need a tokenizer: choose a backbone transformers:MODEL, or pass --tokenizer"
         )
     folder = str(Path(model).parent) if model.endswith(".json") else model
-    found = transformers.AutoTokenizer.from_pretrained(tokenizer or folder)
+    found = transformers.AutoTokenizer.from_pretrained(settings.tokenizer or folder)
     if found.pad_token is None:  # such as that of GPT-2
         found.pad_token = found.eos_token
+    most = [settings.max_length or found.model_max_length]
     if library == "transformers":
         config = transformers.AutoConfig.from_pretrained(model)
-        most = getattr(config, "max_position_embeddings", found.model_max_length)
-        found.model_max_length = min(found.model_max_length, most)
-    found.model_max_length = max_length or found.model_max_length
+        most.append(getattr(config, "max_position_embeddings", most[0]))
+    found.model_max_length = min(most)
     return found
 
 
 # --- functions of the user ------------------------------------------------------------------------
 
 
-def _from_function(data: str, known: Mapping[str, Any], options: Mapping[str, Any]) -> Splits:
-    function = function_named(data, "data")
-    given = function(**arguments_for(function, known, options, "data_options"))
+def _from_function(settings: RunSettings) -> Splits:
+    data = settings.data
+    given = call_named(data, vars(settings), settings.data_options, "data")
     if isinstance(given, (tuple, list)) and len(given) == len(SPLITS):
         given = dict(zip(SPLITS, given, strict=True))
     if not isinstance(given, Mapping) or not {"train", "test"} <= set(given):

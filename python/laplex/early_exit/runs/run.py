@@ -7,13 +7,13 @@ and analyses are written to the same folder.
 
 from __future__ import annotations
 
-import inspect
 import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,7 @@ class Run:
     @cached_property
     def splits(self) -> Splits:
         """The data."""
-        return load_splits(**_taken_by(load_splits, self.settings))
+        return load_splits(self.settings)
 
     @cached_property
     def model(self) -> MultiExitModel:
@@ -76,7 +76,7 @@ class Run:
         ValueError
             If the weights do not fit the model that the settings describe.
         """
-        model = build_model(self.splits, **_taken_by(build_model, self.settings), pretrained=False)
+        model = build_model(self.splits, self.settings, pretrained=False)
         path = self.folder / WEIGHTS
         try:
             model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
@@ -119,16 +119,16 @@ def train_run(
     named = isinstance(settings.strategy, str)
     strategy: Any = settings.strategy if named else [Phase(**one) for one in settings.strategy]  # type: ignore[arg-type]
     phases = phases_of(strategy, settings.epochs)
-    splits = load_splits(**_taken_by(load_splits, settings))
-    model = build_model(splits, **_taken_by(build_model, settings))
+    splits = load_splits(settings)
+    model = build_model(splits, settings)
     if settings.exits is None and settings.backbone not in NAMES:
         tell(f"Exits at {', '.join(model.exit_names)} of {settings.backbone}")
-    distillation = settings.distillation and Distillation(**settings.distillation)
-    arguments = {
-        **_taken_by(train, settings),
+    # The settings that `train` has arguments for; a new one of such a name needs no change here.
+    arguments = {key: vars(settings)[key] for key in KEYS if key in signature(train).parameters}
+    arguments |= {
         "strategy": phases,
         "epochs": None,
-        "distillation": distillation,
+        "distillation": settings.distillation and Distillation(**settings.distillation),
         "scheduler": None if settings.scheduler == "none" else settings.scheduler,
         "early_stopping": settings.patience and ExitStopping(settings.patience),
         "trainer_options": {"accelerator": settings.accelerator, "devices": 1},
@@ -163,9 +163,8 @@ def train_run(
 
 def places_for_exits(settings: RunSettings) -> dict[str, list[int]]:
     """The modules of the backbone that can carry an exit; see `exit_places`."""
-    splits = load_splits(**_taken_by(load_splits, settings))
-    made = make_backbone(splits, settings.backbone, settings.backbone_options, pretrained=False)
-    return exit_places(made, splits.example())
+    splits = load_splits(settings)
+    return exit_places(make_backbone(splits, settings, pretrained=False), splits.example())
 
 
 def has_checkpoint(out: Path) -> bool:
@@ -210,9 +209,3 @@ def _config(out: Path, settings: RunSettings) -> Iterator[None]:
             with suppress(OSError):
                 (out / CHECKPOINTS).rmdir()
         raise
-
-
-def _taken_by(function: Callable[..., Any], settings: RunSettings) -> dict[str, Any]:
-    """The settings that a function takes by name; a new one of such a name needs no change here."""
-    taken = inspect.signature(function).parameters
-    return {name: getattr(settings, name) for name in KEYS if name in taken}

@@ -1,17 +1,17 @@
 """The settings of a training run of the command line, and the state of its folder, without torch.
 
-The type, the bounds and the help of a key are those of its field. The YAML file and the options of
-``laplex exits train`` follow from the fields, too.
+A key has the type, the bounds and the help of its field. The YAML file and the options of ``laplex
+exits train`` follow from the fields. What only the training knows, such as whether a learning rate
+of 0 makes sense, `train` checks.
 """
 
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, fields, replace
 from pathlib import Path
-from types import NoneType
+from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from laplex._support.optional import require
@@ -22,10 +22,6 @@ from .sources import located, located_backbone
 
 MAX_SEED = 2**31 - 1
 CONFIG, HISTORY, WEIGHTS, CHECKPOINTS = "config.yaml", "history.json", "weights.pt", "checkpoints"
-_PHASES = (
-    "mixed, joint, disjoint, or a list of phases such as {train: backbone, epochs: 5}, each with "
-    "an optional learning_rate"
-)
 
 
 @dataclass(frozen=True)
@@ -33,15 +29,15 @@ class RunSettings:
     """The settings of a training run. Each field is a key of the YAML file.
 
     Fields that hold a number, a text or names are also options of ``laplex exits train``. A setting
-    whose name is an argument of `train` or of `load_splits` is passed on.
+    whose name is an argument of `train` is passed on to it.
     """
 
     data: str = setting(
         "digits",
-        "Data to train on: digits, fashion-mnist, a folder with the four files of Fashion-MNIST, a "
-        "folder of images with a folder for each class, a folder or file of datasets (metadata.csv "
-        "beside images; parquet, csv, jsonl; save_to_disk), or a function of your own that returns "
-        "loaders as package.module:function.",
+        "Data to train on: digits, fashion-mnist, a folder with the files of Fashion-MNIST, a "
+        "folder of images with a folder for each class (perhaps in train, val and test), another "
+        "folder or file that datasets reads (metadata.csv, parquet, csv, jsonl, save_to_disk), or "
+        "a function of your own that returns loaders, as package.module:function.",
         located,
         metavar="NAME|PATH|MODULE:FUNCTION",
     )
@@ -49,36 +45,33 @@ class RunSettings:
         dict, "More arguments for the function that returns loaders, such as {folder: /data}."
     )
     images: int | None = setting(
-        None,
-        "Number of training samples to use, validation samples included.",
-        least=10,
-        unset="all",
+        None, "Number of training samples to use, with those set apart.", least=10, unset="all"
     )
     validation: float = setting(
         0.2,
         "Fraction of the training samples that is set apart for validation and for fitting "
         "thresholds, and again for testing, where the data do not have these parts.",
-        above=0,
-        below=1,
+        least=0,
+        most=1,
     )
     columns: tuple[str, ...] | None = setting(
         None,
-        "Names of the columns that are the input, for tables.",
+        "Names of the columns of a table that are the input.",
         metavar="NAME,NAME",
         unset="the column of images, else the one or two of texts, else all of numbers",
     )
     label_column: str | None = setting(
-        None, "Name of the column of labels, for tables.", unset="label or labels"
+        None, "Name of the column of labels of a table.", unset="label or labels"
     )
     image_size: int | None = setting(
         None,
-        "Side in pixels of the square that images are resized to and cropped to.",
+        "Side in pixels of the square that images are resized and cropped to.",
         least=1,
         unset="images keep their size, which must be the same for all",
     )
     image_channels: int | None = setting(
         None,
-        "Number of channels that images are converted to: 1 (grey) or 3 (colour).",
+        "Number of channels that images are converted to, 1 (grey) or 3 (colour).",
         least=1,
         most=3,
         unset="as in the first image",
@@ -87,38 +80,35 @@ class RunSettings:
         None,
         "Folder or name of the tokenizer for texts.",
         located,
-        unset="that of the backbone transformers:NAME",
+        unset="that of the backbone transformers:MODEL",
     )
     max_length: int | None = setting(
         None,
         "Number of tokens that texts are cut to.",
         least=1,
-        unset="the most that tokenizer and backbone take",
+        unset="what the tokenizer and the backbone allow",
     )
     workers: int = setting(
-        0, "Number of processes that load the data beside the training; 0 loads in it.", least=0
+        0, "Number of processes that load data; with 0, the training itself does.", least=0
     )
     backbone: str = setting(
         "small_resnet",
         "Backbone of the network: small_mlp, small_msdnet, small_resnet, small_vit; timm:NAME or "
-        "torchvision:NAME for a network of these libraries, with random weights unless "
-        "backbone_options has pretrained: true; transformers:MODEL for the pretrained weights of a "
-        "folder or model, or transformers:FILE/config.json for random ones; or a function of your "
-        "own as package.module:function.",
+        "torchvision:NAME, with random weights unless backbone_options has pretrained: true; "
+        "transformers:MODEL, with the weights of that folder or model, or random ones for a "
+        "config.json; or a function of your own as package.module:function.",
         located_backbone,
         metavar="NAME",
     )
     backbone_options: dict[str, Any] = setting(
-        dict,
-        "More arguments for the function that makes the backbone, such as {width: 8}, or "
-        "{pretrained: true} for timm and torchvision.",
+        dict, "More arguments for what makes the backbone: {width: 8}, {pretrained: true}."
     )
     exits: tuple[str, ...] | None = setting(
         None,
         "Names of the modules of the backbone to attach exits to, in depth order; --list-exits "
         "prints those that can carry one.",
         metavar="NAME,NAME",
-        unset="up to three blocks of the backbone, evenly spaced",
+        unset="up to three blocks, evenly spaced",
     )
     head: str = setting(
         HEADS.default,
@@ -130,8 +120,7 @@ class RunSettings:
         "Training strategy: mixed (train the backbone, then everything), joint (train everything "
         "at once) or disjoint (train the backbone, then the heads).",
         choices=("mixed", "joint", "disjoint"),
-        keys={"train": True, "epochs": True, "learning_rate": False},
-        fits=_PHASES,
+        keys=("train", "epochs", "learning_rate"),
         in_file="Alternatively, a list of phases: [{train: backbone, epochs: 5}, {train: all, "
         "epochs: 5, learning_rate: 0.001}].",
     )
@@ -142,9 +131,9 @@ class RunSettings:
         unset="10",
         in_file="If strategy is a list of phases, each phase has its own number.",
     )
-    batch_size: int = setting(64, "Number of samples in a training batch.", least=2)
+    batch_size: int = setting(64, "Number of samples in a batch.", least=2)
     learning_rate: float = setting(
-        0.003, "Learning rate of AdamW at the start of each phase.", above=0
+        0.003, "Learning rate of AdamW at the start of each phase.", least=0
     )
     weight_decay: float = setting(0.01, "Weight decay of AdamW.", least=0)
     scheduler: str = setting(
@@ -159,7 +148,6 @@ class RunSettings:
         "the ramp of shallow-deep networks (sdn).",
         choices=("equal", "linear", "sdn"),
         least=0,
-        fits="equal, linear, sdn, or a number of at least 0 for each exit",
         in_file="Alternatively, a list with one number for each exit.",
     )
     gradient_equilibrium: bool = setting(
@@ -172,16 +160,12 @@ class RunSettings:
         None,
         "Train the exits from the probabilities of the last exit, too, with settings such as "
         "{weight: 0.5, temperature: 2}.",
-        keys={"weight": False, "temperature": False},
+        keys=("weight", "temperature"),
         least=0,
-        fits="null, or a mapping with weight and temperature",
         unset="no distillation",
     )
     label_smoothing: float = setting(
-        0.0,
-        "Amount of label smoothing in the losses, at least 0 and below 1.",
-        least=0,
-        below=1,
+        0.0, "Amount of label smoothing in the losses, at least 0 and below 1.", least=0, most=1
     )
     patience: int | None = setting(
         None,
@@ -209,11 +193,14 @@ class RunSettings:
         """Format all keys as YAML, with a comment about each; `read_settings` reads the result."""
         lines = ["# Settings of a run of `laplex exits train`."]
         for key, one in _FIELDS.items():
-            value = getattr(self, key)
+            value, known = getattr(self, key), one.metadata
             value = list(value) if isinstance(value, tuple) else value
             text = _yaml().safe_dump(value, default_flow_style=True, sort_keys=False, width=1e9)
             text = text.removesuffix("...\n").rstrip()  # the end mark after a scalar
-            lines.append(f"\n# {_about(one)}\n{key}: {text}")
+            words = f"One of {', '.join(known['choices'])}." if known["choices"] else ""
+            null = f"null: {known['unset']}." if known["unset"] else ""
+            about = " ".join(filter(None, (known["about"], words, known["in_file"], null)))
+            lines.append(f"\n# {about}\n{key}: {text}")
         return "\n".join(lines) + "\n"
 
 
@@ -242,7 +229,7 @@ def changed(settings: RunSettings, values: Mapping[Any, Any], where: str) -> Run
         try:
             value = _converted(_TYPES[key], given, known)
         except (TypeError, ValueError):
-            fits = known.get("fits") or _described(_TYPES[key], known)
+            fits = _described(_TYPES[key], known)
             raise ValueError(f"{where}: {key} must be {fits}, got {given!r}") from None
         checked[key] = known["check"](value) if known["check"] and value is not None else value
     return replace(settings, **checked)
@@ -256,19 +243,16 @@ def read_settings(path: Path) -> RunSettings:
     OSError, ValueError
         If the file cannot be read or is not valid YAML, or as in `changed`.
     """
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder: pass a settings file")
     if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}: pass an existing settings file")
+        there = f"{path} is a folder" if path.is_dir() else f"there is no file {path}"
+        raise FileNotFoundError(f"{there}: pass an existing settings file")
     try:
         values = _yaml().safe_load(path.read_text("utf-8"))
     except (_yaml().YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from error
-    if values is None:  # nothing but comments
-        values = {}
-    if not isinstance(values, Mapping):
+    if not isinstance(values, Mapping | None):
         raise ValueError(f"{path} must hold keys with values, such as `epochs: 10`")
-    return changed(RunSettings(), values, str(path))
+    return changed(RunSettings(), values or {}, str(path))  # nothing but comments is None
 
 
 def check_finished(folder: Path) -> None:
@@ -285,77 +269,53 @@ def check_finished(folder: Path) -> None:
 
 def _converted(kind: Any, value: Any, known: Mapping[str, Any]) -> Any:
     """A value from YAML in the type of its field; TypeError or ValueError if it does not fit."""
-    kinds = [one for one in get_args(kind) if one is not NoneType]
-    origin = get_origin(kind)
-    if origin not in (tuple, dict) and kinds:  # a union
-        if value is None and NoneType in get_args(kind):
-            return None
-        plain = str in kinds and (len(kinds) == 1 or isinstance(value, str))
-        return _converted(str if plain else kinds[-1], value, known)
+    kinds, origin = get_args(kind), get_origin(kind)
+    if kind is Any or (value is None and NoneType in kinds):
+        return value
+    if origin is UnionType:
+        plain = str in kinds and isinstance(value, str)
+        kind = str if plain else next(one for one in reversed(kinds) if one is not NoneType)
+        return _converted(kind, value, known)
     if origin is dict:
-        if not isinstance(value, Mapping):
+        if not isinstance(value, Mapping) or not set(value) <= set(known.get("keys", value)):
             raise TypeError
-        needed = known.get("keys") or dict.fromkeys(value, False)
-        missing = [key for key, must in needed.items() if must and key not in value]
-        if missing or not all(isinstance(key, str) and key in needed for key in value):
-            raise ValueError
-        return {key: _converted(kinds[1], one, known) for key, one in value.items()}
+        return {_converted(str, k, {}): _converted(kinds[1], v, known) for k, v in value.items()}
     if origin is tuple:
         listed = value.split(",") if isinstance(value, str) else value
-        if not isinstance(listed, (list, tuple)) or not listed:
+        if not isinstance(listed, list | tuple) or not listed:
             raise TypeError
         if kinds[0] is str:  # modules of a Sequential have names such as 0, which YAML reads as int
             listed = [str(one).strip() for one in listed]
         return tuple(_converted(kinds[0], one, {**known, "choices": ()}) for one in listed)
-    if kind is Any:
-        return value
-    if isinstance(value, bool) != (kind is bool) or (not value and kind is str):
+    if isinstance(value, bool) != (kind is bool):
         raise TypeError
     if kind is float:  # YAML 1.1 reads 1e-3 as a text, because it has no decimal point
         value = float(value)
-    if not isinstance(value, kind) or (known["choices"] and value not in tuple(known["choices"])):
+    if not isinstance(value, kind) or value == "":
         raise TypeError
-    if kind in (int, float) and not (math.isfinite(value) and _within(value, known)):
+    if (words := tuple(known.get("choices", ()))) and value not in words:
         raise ValueError
+    least, most = known.get("min"), known.get("max")
+    if kind in (int, float) and not (
+        (-1e300 if least is None else least) <= value <= (1e300 if most is None else most)
+    ):
+        raise ValueError  # NaN and infinities are not between bounds, either
     return value
-
-
-def _within(value: float, known: Mapping[str, Any]) -> bool:
-    least, most = known["min"], known["max"]
-    return (
-        (least is None or value >= least)
-        and (most is None or value <= most)
-        and value > known.get("above", -math.inf)
-        and value < known.get("below", math.inf)
-    )
 
 
 def _described(kind: Any, known: Mapping[str, Any]) -> str:
     """What fits a key, for messages."""
-    kind = next((one for one in get_args(kind) if type(None) in get_args(kind)), kind)
-    if words := tuple(known["choices"]):
-        return f"one of {', '.join(words)}"
-    if get_origin(kind) is not None:
-        return "a list of names" if get_origin(kind) is tuple else "a mapping of names to values"
-    if kind is str or kind is bool:
-        return "a text" if kind is str else "true or false"
-    bounds = [
-        f"{word} {known[key]}"
-        for word, key in (("of at least", "min"), ("above", "above"), ("below", "below"))
-        if known.get(key) is not None
-    ]
+    names = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+    names |= {tuple: "a list", dict: "a mapping"}
+    if known["choices"]:
+        names[str] = f"one of {', '.join(known['choices'])}"
+    kinds = get_args(kind) if get_origin(kind) is UnionType else (kind,)
+    text = " or ".join(names[get_origin(one) or one] for one in kinds if one is not NoneType)
+    if known.get("keys"):
+        text += f" with the keys {', '.join(known['keys'])}"
     if known["max"] is not None:
-        bounds = [f"from {known['min']} to {known['max']}"]
-    return " ".join(["a whole number" if kind is int else "a number", " and ".join(bounds)]).strip()
-
-
-def _about(key: Field[Any]) -> str:
-    """The comment about a key, in one line."""
-    known = key.metadata
-    words = ", ".join(known["choices"])
-    null = f"null: {known['unset']}." if known["unset"] else ""
-    parts = (known["about"], words and f"One of {words}.", known["in_file"], null)
-    return " ".join(part for part in parts if part)
+        return f"{text} from {known['min']} to {known['max']}"
+    return text if known["min"] is None else f"{text} of at least {known['min']}"
 
 
 def _yaml() -> Any:

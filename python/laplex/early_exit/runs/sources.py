@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 import inspect
 import os
+import pkgutil
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -43,8 +43,8 @@ def check_sources(settings: RunSettings) -> None:
 
     Raises
     ------
-    OSError, ImportError
-        If one is missing; the message says what can be passed, or how to get it.
+    OSError, ImportError, ValueError
+        If one does not; the message says what can be passed, or how to get it.
     """
     data, (library, _, name) = settings.data, settings.backbone.partition(":")
     if library in LIBRARIES:
@@ -75,61 +75,42 @@ def is_function(name: str) -> bool:
     return _FUNCTION.fullmatch(name) is not None and name.partition(":")[0] not in LIBRARIES
 
 
-def function_named(name: str, what: str) -> Callable[..., Any]:
-    """Import ``package.module:function``, also from the current folder.
-
-    Raises
-    ------
-    ValueError
-        If there is no such module or function; the message begins with `what`.
-    """
-    module_name, _, key = name.partition(":")
+def call_named(name: str, known: Mapping[str, Any], options: Mapping[str, Any], what: str) -> Any:
+    """Call ``package.module:function``, which may be in the current folder; see `call`."""
     folder = os.getcwd()  # which an installed command does not have on its path
     added = [] if folder in sys.path or "" in sys.path else [folder]
     sys.path[:0] = added
     try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise  # a package that the module itself imports is missing
-        raise ValueError(
-            f"{what} {name!r}: there is no module {error.name!r}, neither installed nor in the "
-            "current folder"
-        ) from error
+        function = pkgutil.resolve_name(name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"{what} {name!r}: {error}: name an existing function") from error
     finally:
         if added:
             sys.path.remove(folder)
-    function = getattr(module, key, None)
-    if not callable(function):
-        there = [one for one, value in vars(module).items() if callable(value) and one[0] != "_"]
-        listed = f"its functions are {', '.join(there[:8])}" if there else "it has no functions"
-        raise ValueError(f"{what} {name!r}: {module_name} has no function {key!r}; {listed}")
-    return function  # type: ignore[no-any-return]
+    return call(function, known, options, what)
 
 
-def arguments_for(
-    make: Callable[..., Any], known: Mapping[str, Any], options: Mapping[str, Any], what: str
-) -> dict[str, Any]:
-    """The arguments of a function: options of the user, and known values that it has names for.
+def call(
+    function: Callable[..., Any], known: Mapping[str, Any], options: Mapping[str, Any], what: str
+) -> Any:
+    """Call a function with options of the user, and with known values that it has names for.
 
     Raises
     ------
     ValueError
-        If the function does not take an option. The message begins with `what`, such as
-        ``"backbone_options"``.
+        If the function does not take an option of ``WHAT_options``.
     """
     try:
-        parameters = dict(inspect.signature(make).parameters)
+        parameters = dict(inspect.signature(function).parameters)
     except ValueError:  # some functions written in C have none
-        return dict(options)
-    takes_any = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values())
-    for key in options:
-        if key not in parameters and not takes_any:
+        return function(**options)
+    if not any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values()):
+        for key in set(options) - set(parameters):
             raise ValueError(
-                f"{what} has {key!r}, but {make.__name__} takes {', '.join(parameters)}: "
-                f"{did_you_mean(key, parameters)}Remove or rename it"
+                f"{what}_options has {key!r}, but {function.__name__} takes "
+                f"{', '.join(parameters)}: {did_you_mean(key, parameters)}Remove or rename it"
             )
-    return {**{key: one for key, one in known.items() if key in parameters}, **options}
+    return function(**{key: one for key, one in known.items() if key in parameters} | options)
 
 
 def did_you_mean(name: str, known: Any) -> str:
