@@ -45,7 +45,7 @@ MOVED = {
     "laplex.early_exit.command_line.run_folder": "laplex.early_exit.runs.settings",
     "laplex.early_exit.command_line.run_settings": "laplex.early_exit.runs.settings",
     "laplex.early_exit.command_line.runs": "laplex.early_exit.runs.run",
-    "laplex.early_exit.command_line.setting_values": "laplex.early_exit.runs.settings",
+    "laplex.early_exit.command_line.setting_values": "laplex._support.settings_files",
     "laplex.early_exit.command_line.study": "laplex.early_exit.runs.study",
     "laplex.cedar.encoders.pretrained": "laplex.cedar.encoders.encoder",
     "laplex.early_exit.dynamics.batches": "laplex.early_exit.batches",

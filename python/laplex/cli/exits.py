@@ -18,14 +18,15 @@ from laplex._support.command_errors import (
 )
 from laplex._support.complete_files import check_writable
 from laplex._support.options import choice, with_options
+from laplex._support.settings_files import changed
 
 from ..early_exit.deployment.export_folder import check_export_folder
 from ..early_exit.policies import POLICIES
 from ..early_exit.runs.settings import (
     CONFIG,
+    KEYS,
     MAX_SEED,
     RunSettings,
-    changed,
     check_finished,
     read_settings,
 )
@@ -108,10 +109,14 @@ def train(
         check_sources(settings)
         check_folder(out)
 
-        from ..early_exit.runs.run import has_checkpoint, places_for_exits, train_run
+        from ..early_exit.places import exit_places
+        from ..early_exit.runs.backbones import make_backbone
+        from ..early_exit.runs.datasets import load_splits
+        from ..early_exit.runs.run import has_checkpoint, train_run
 
         if list_exits:
-            for name, shape in places_for_exits(settings).items():
+            backbone = make_backbone(splits := load_splits(settings), settings, pretrained=False)
+            for name, shape in exit_places(backbone, splits.example()).items():
                 typer.echo(f"{name:30} {shape}")
             return
 
@@ -384,7 +389,9 @@ def _settings(config: Path | None, given: dict[str, Any], out: Path, resume: boo
         )
     start = before or RunSettings()
     asked = changed(start if config is None else read_settings(config), given, "options")
-    for key in before.differing(asked) if before else ():
+    for key in KEYS if before else ():
+        if getattr(before, key) == getattr(asked, key):
+            continue
         if config is not None and key in ("exits", "epochs") and getattr(asked, key) is None:
             continue  # the run holds the resolved values
         raise ValueError(

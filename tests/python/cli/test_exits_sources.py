@@ -16,7 +16,7 @@ from torch import nn
 import command_cases
 from command_cases import command, without
 from laplex.cli.exits import app
-from laplex.early_exit.runs.backbones import default_exits, exit_places
+from laplex.early_exit import default_exits, exit_places
 from laplex.early_exit.runs.datasets import Splits, load_splits
 from laplex.early_exit.runs.run import Run
 from laplex.early_exit.runs.run_evaluation import RunEvaluation
@@ -278,7 +278,7 @@ def test_torchvision(tmp_path, monkeypatch):
     assert torch.equal(model.backbone.layer2[0].conv1.weight, source["layer2.0.conv1.weight"])
     assert model.backbone.fc.out_features == 2
     message = fails("train", *small, *named, "--image-channels", 1, "--out", tmp_path / "s")
-    assert "pass --image-channels 3" in message
+    assert "convert the images (--image-channels 3)" in message
     message = fails("train", *small, "--backbone", "torchvision:resnet81", "--out", tmp_path / "s")
     assert "torchvision has no 'resnet81': did you mean resnet" in message
 
@@ -364,10 +364,10 @@ def test_exits_are_chosen_evenly_or_named():
     x = torch.zeros(2, 4)
     for count, expected in ((2, "0"), (3, "0 1"), (4, "0 1 2"), (12, "2 5 8")):
         blocks = nn.Sequential(*(nn.Linear(4, 4) for _ in range(count)))
-        assert default_exits(blocks, x, "own") == tuple(expected.split())
+        assert default_exits(blocks, x) == tuple(expected.split())
     assert exit_places(Twice(), x) == {"block@0": [2, 4], "block@1": [2, 4], "end": [2, 3]}
     with pytest.raises(ValueError, match=r"no default exits: name some .* such as block@0"):
-        default_exits(Twice(), x, "own")
+        default_exits(Twice(), x)
 
 
 # --- paths and packages, before torch; old folders ------------------------------------------------

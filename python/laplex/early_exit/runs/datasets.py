@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -91,14 +91,17 @@ def load_splits(settings: RunSettings) -> Splits:
         return _built_in(settings)
     tables = _tables(data)
     rows = _rows({split: len(table) for split, table in tables.items()}, settings)
-    reader, names = _reader(tables, settings)
+    train, names = _train_rows(tables, rows["train"][1], settings)
     collate = None
-    if reader.kind == "text":
-        reader.tokenizer = _tokenizer(settings)
-        collate = require("transformers", "transformers").DataCollatorWithPadding(reader.tokenizer)
+    if train.kind == "text":
+        train.tokenizer = _tokenizer(settings)
+        collate = require("transformers", "transformers").DataCollatorWithPadding(train.tokenizer)
     else:
-        reader.fit([tables["train"][int(row)] for row in rows["train"][1][:_SCALED_BY]])
-    parts = {split: _Part(tables[of], numbers, reader) for split, (of, numbers) in rows.items()}
+        train.fit()
+    parts = {
+        split: replace(train, table=tables[of], rows=numbers)
+        for split, (of, numbers) in rows.items()
+    }
     return Splits(data, names, parts, collate, settings.workers)
 
 
@@ -144,29 +147,37 @@ def _built_in(settings: RunSettings) -> Splits:
 # --- tables ---------------------------------------------------------------------------------------
 
 
-@dataclass
-class _Reader:
-    """Makes a sample of a row of a table: ``(x, label)``, or tokens with "labels"."""
+@dataclass(eq=False)
+class _Rows(Dataset[Any]):
+    """Samples of some rows of a table: ``(x, label)``, or tokens with "labels"."""
 
+    table: Any
+    rows: NDArray[np.int64]
     kind: str
     columns: tuple[str, ...]
     label: str
     numbers: dict[Any, int]
     side: int | None
     channels: int | None
+    size: tuple[int, int] = (0, 0)
     tokenizer: Any = None
     mean: Any = 0.0
     deviation: Any = 1.0
 
-    def __call__(self, row: Mapping[str, Any]) -> Any:
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Any:
+        row = self.table[int(self.rows[index])]
         label = self.numbers[row[self.label]]
         if self.kind == "text":
             texts = [row[column] or "" for column in self.columns]
             return {**self.tokenizer(*texts, truncation=True), "labels": label}
         return (self._values(row) - self.mean) / self.deviation, label
 
-    def fit(self, rows: list[Mapping[str, Any]]) -> None:
-        """Take the shape of images from the first row, and the scale from all of them."""
+    def fit(self) -> None:
+        """Take the shape of images from the first row, and the scale from the first ones."""
+        rows = [self.table[int(row)] for row in self.rows[:_SCALED_BY]]
         if self.kind == "image":
             first = rows[0][self.columns[0]]
             self.channels = self.channels or (1 if first.mode in _GREY else 3)
@@ -189,19 +200,6 @@ class _Reader:
             )
         values = torch.from_numpy(np.asarray(picture, np.float32) / np.float32(255))
         return values[None] if self.channels == 1 else values.permute(2, 0, 1)
-
-
-class _Part(Dataset[Any]):
-    """Some rows of a table, read and prepared when they are needed."""
-
-    def __init__(self, table: Any, rows: NDArray[np.int64], reader: _Reader) -> None:
-        self.table, self.rows, self.reader = table, rows, reader
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> Any:
-        return self.reader(self.table[int(self.rows[index])])
 
 
 def _tables(data: str) -> dict[Split, Any]:
@@ -228,8 +226,10 @@ def _tables(data: str) -> dict[Split, Any]:
     return tables
 
 
-def _reader(tables: Mapping[Split, Any], settings: RunSettings) -> tuple[_Reader, tuple[str, ...]]:
-    """The reader for the columns of tables, and the names of the classes."""
+def _train_rows(
+    tables: Mapping[Split, Any], rows: NDArray[np.int64], settings: RunSettings
+) -> tuple[_Rows, tuple[str, ...]]:
+    """The samples to train on, and the names of their classes."""
     features = tables["train"].features
     label = settings.label_column or ("labels" if "labels" in features else "label")
     kinds = {name: _kind(one) for name, one in features.items() if name != label}
@@ -255,8 +255,9 @@ def _reader(tables: Mapping[Split, Any], settings: RunSettings) -> tuple[_Reader
                 "classes to train on: leave these rows out"
             )
     side, channels = settings.image_size, settings.image_channels
-    reader = _Reader(str(among.pop()), columns, label, numbers, side, channels)
-    return reader, tuple(map(str, names or known))
+    kind = str(among.pop())
+    train = _Rows(tables["train"], rows, kind, columns, label, numbers, side, channels)
+    return train, tuple(map(str, names or known))
 
 
 def _kind(feature: Any) -> str | None:

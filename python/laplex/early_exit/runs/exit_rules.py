@@ -56,7 +56,7 @@ class ExitRule:
             If there are no held-out samples, but a calibration has to be fitted.
         """
         name = None if self.calibration == "none" else self.calibration
-        policy: str | Policy = self.policy
+        policy = self.policy
         if policy == "learned":
             policy, name = str(POLICIES.default), name or "eefp"
         if name is not None and unseen is None:
@@ -68,7 +68,7 @@ class ExitRule:
             if name in _TARGETS and unseen is not None:
                 heads = ScoreHeads(target=name).fit(unseen.logits, unseen.labels)  # type: ignore[arg-type]
                 return {"policy": LearnedScore(heads, self.threshold), "calibration": None}
-            policy = named_policy(policy, self.threshold)
+            return {"policy": named_policy(policy, self.threshold), "calibration": name}
         return {"policy": policy, "calibration": name}
 
     def fitted(self, unseen: Outputs, costs: Costs, budget: float | None = None) -> Policy:

@@ -22,13 +22,14 @@ import torch
 
 from ... import __version__
 from ..._support.complete_files import replacing
+from ..._support.settings_files import to_yaml
 from ..model import MultiExitModel
 from ..training.exit_stopping import ExitStopping
 from ..training.objectives import Distillation
 from ..training.result import TrainingResult
 from ..training.strategies import Phase, phases_of
 from ..training.trainer import CHECKPOINT, train
-from .backbones import NAMES, build_model, exit_places, make_backbone
+from .backbones import NAMES, build_model
 from .datasets import Splits, load_splits
 from .settings import (
     CHECKPOINTS,
@@ -40,6 +41,9 @@ from .settings import (
     check_finished,
     read_settings,
 )
+
+# The settings that `train` has arguments for; a new one of such a name needs no change here.
+_PASSED_ON = set(KEYS) & set(signature(train).parameters)
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,9 +127,7 @@ def train_run(
     model = build_model(splits, settings)
     if settings.exits is None and settings.backbone not in NAMES:
         tell(f"Exits at {', '.join(model.exit_names)} of {settings.backbone}")
-    # The settings that `train` has arguments for; a new one of such a name needs no change here.
-    arguments = {key: vars(settings)[key] for key in KEYS if key in signature(train).parameters}
-    arguments |= {
+    arguments = {key: getattr(settings, key) for key in _PASSED_ON} | {
         "strategy": phases,
         "epochs": None,
         "distillation": settings.distillation and Distillation(**settings.distillation),
@@ -161,12 +163,6 @@ def train_run(
     return Run.open(out)
 
 
-def places_for_exits(settings: RunSettings) -> dict[str, list[int]]:
-    """The modules of the backbone that can carry an exit; see `exit_places`."""
-    splits = load_splits(settings)
-    return exit_places(make_backbone(splits, settings, pretrained=False), splits.example())
-
-
 def has_checkpoint(out: Path) -> bool:
     """Whether there is a checkpoint to resume from."""
     return (out / CHECKPOINTS / CHECKPOINT).is_file()
@@ -200,7 +196,9 @@ def read_json(path: Path, command: str, make: Callable[[Any], Any]) -> Any:
 def _config(out: Path, settings: RunSettings) -> Iterator[None]:
     """Write the settings, and remove them if the run ends before its first checkpoint."""
     with replacing(out / CONFIG) as part:
-        part.write_text(settings.to_yaml(), encoding="utf-8")
+        part.write_text(
+            to_yaml(settings, "Settings of a run of `laplex exits train`."), encoding="utf-8"
+        )
     try:
         yield
     except BaseException:

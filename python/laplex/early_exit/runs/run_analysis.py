@@ -59,5 +59,5 @@ class RunAnalysis:
             failures = {str(name): str(why) for name, why in values["failures"].items()}
             return cls(tables, pictures, failures, dict(values["numbers"]))
 
-        found: RunAnalysis | None = read_json(run / FOLDER / FILE, f"analyze {run}", make)
+        found: RunAnalysis | None = read_json(run / FOLDER / FILE, "analyze", make)
         return found

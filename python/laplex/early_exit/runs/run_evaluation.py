@@ -43,7 +43,7 @@ class RunEvaluation:
     def read(cls, folder: Path) -> RunEvaluation | None:
         """Read the evaluation in the folder of a run; None if there is none."""
         found: RunEvaluation | None = read_json(
-            folder / FILE, f"evaluate {folder}", lambda values: from_plain(cls, values)
+            folder / FILE, "evaluate", lambda values: from_plain(cls, values)
         )
         return found
 

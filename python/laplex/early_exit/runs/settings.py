@@ -7,15 +7,12 @@ of 0 makes sense, `train` checks.
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Mapping
-from dataclasses import Field, dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
-from laplex._support.optional import require
 from laplex._support.options import setting
+from laplex._support.settings_files import read_yaml
 
 from ..heads import HEADS
 from .sources import located, located_backbone
@@ -185,74 +182,14 @@ class RunSettings:
         most=MAX_SEED,
     )
 
-    def differing(self, other: RunSettings) -> list[str]:
-        """The keys whose values differ in `other`."""
-        return [key for key in KEYS if getattr(self, key) != getattr(other, key)]
 
-    def to_yaml(self) -> str:
-        """Format all keys as YAML, with a comment about each; `read_settings` reads the result."""
-        lines = ["# Settings of a run of `laplex exits train`."]
-        for key, one in _FIELDS.items():
-            value, known = getattr(self, key), one.metadata
-            value = list(value) if isinstance(value, tuple) else value
-            text = _yaml().safe_dump(value, default_flow_style=True, sort_keys=False, width=1e9)
-            text = text.removesuffix("...\n").rstrip()  # the end mark after a scalar
-            words = f"One of {', '.join(known['choices'])}." if known["choices"] else ""
-            null = f"null: {known['unset']}." if known["unset"] else ""
-            about = " ".join(filter(None, (known["about"], words, known["in_file"], null)))
-            lines.append(f"\n# {about}\n{key}: {text}")
-        return "\n".join(lines) + "\n"
-
-
-_FIELDS: dict[str, Field[Any]] = {one.name: one for one in fields(RunSettings)}
-_TYPES = get_type_hints(RunSettings)
 #: The keys, in the order of the file.
-KEYS = tuple(_FIELDS)
-
-
-def changed(settings: RunSettings, values: Mapping[Any, Any], where: str) -> RunSettings:
-    """Replace some values of the settings, as read from YAML, after checking them.
-
-    Raises
-    ------
-    ValueError
-        If a key does not exist (the message suggests the nearest one), or a value is invalid. The
-        message begins with `where`.
-    """
-    checked = {}
-    for key, given in values.items():
-        if key not in _FIELDS:
-            near = difflib.get_close_matches(str(key), KEYS, 1)
-            hint = f"did you mean {near[0]}?" if near else f"the keys are {', '.join(KEYS)}"
-            raise ValueError(f"{where}: there is no key {str(key)!r}: {hint}")
-        known = _FIELDS[key].metadata
-        try:
-            value = _converted(_TYPES[key], given, known)
-        except (TypeError, ValueError):
-            fits = _described(_TYPES[key], known)
-            raise ValueError(f"{where}: {key} must be {fits}, got {given!r}") from None
-        checked[key] = known["check"](value) if known["check"] and value is not None else value
-    return replace(settings, **checked)
+KEYS = tuple(one.name for one in fields(RunSettings))
 
 
 def read_settings(path: Path) -> RunSettings:
-    """Read settings from a YAML file; missing keys get their defaults.
-
-    Raises
-    ------
-    OSError, ValueError
-        If the file cannot be read or is not valid YAML, or as in `changed`.
-    """
-    if not path.is_file():
-        there = f"{path} is a folder" if path.is_dir() else f"there is no file {path}"
-        raise FileNotFoundError(f"{there}: pass an existing settings file")
-    try:
-        values = _yaml().safe_load(path.read_text("utf-8"))
-    except (_yaml().YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid YAML: {error}") from error
-    if not isinstance(values, Mapping | None):
-        raise ValueError(f"{path} must hold keys with values, such as `epochs: 10`")
-    return changed(RunSettings(), values or {}, str(path))  # nothing but comments is None
+    """Read settings from a YAML file; missing keys get their defaults."""
+    return read_yaml(path, RunSettings())
 
 
 def check_finished(folder: Path) -> None:
@@ -265,58 +202,3 @@ def check_finished(folder: Path) -> None:
             f"the run in {folder} is not finished: continue it with `laplex exits train --out "
             f"{folder} --resume`"
         )
-
-
-def _converted(kind: Any, value: Any, known: Mapping[str, Any]) -> Any:
-    """A value from YAML in the type of its field; TypeError or ValueError if it does not fit."""
-    kinds, origin = get_args(kind), get_origin(kind)
-    if kind is Any or (value is None and NoneType in kinds):
-        return value
-    if origin is UnionType:
-        plain = str in kinds and isinstance(value, str)
-        kind = str if plain else next(one for one in reversed(kinds) if one is not NoneType)
-        return _converted(kind, value, known)
-    if origin is dict:
-        if not isinstance(value, Mapping) or not set(value) <= set(known.get("keys", value)):
-            raise TypeError
-        return {_converted(str, k, {}): _converted(kinds[1], v, known) for k, v in value.items()}
-    if origin is tuple:
-        listed = value.split(",") if isinstance(value, str) else value
-        if not isinstance(listed, list | tuple) or not listed:
-            raise TypeError
-        if kinds[0] is str:  # modules of a Sequential have names such as 0, which YAML reads as int
-            listed = [str(one).strip() for one in listed]
-        return tuple(_converted(kinds[0], one, {**known, "choices": ()}) for one in listed)
-    if isinstance(value, bool) != (kind is bool):
-        raise TypeError
-    if kind is float:  # YAML 1.1 reads 1e-3 as a text, because it has no decimal point
-        value = float(value)
-    if not isinstance(value, kind) or value == "":
-        raise TypeError
-    if (words := tuple(known.get("choices", ()))) and value not in words:
-        raise ValueError
-    least, most = known.get("min"), known.get("max")
-    if kind in (int, float) and not (
-        (-1e300 if least is None else least) <= value <= (1e300 if most is None else most)
-    ):
-        raise ValueError  # NaN and infinities are not between bounds, either
-    return value
-
-
-def _described(kind: Any, known: Mapping[str, Any]) -> str:
-    """What fits a key, for messages."""
-    names = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
-    names |= {tuple: "a list", dict: "a mapping"}
-    if known["choices"]:
-        names[str] = f"one of {', '.join(known['choices'])}"
-    kinds = get_args(kind) if get_origin(kind) is UnionType else (kind,)
-    text = " or ".join(names[get_origin(one) or one] for one in kinds if one is not NoneType)
-    if known.get("keys"):
-        text += f" with the keys {', '.join(known['keys'])}"
-    if known["max"] is not None:
-        return f"{text} from {known['min']} to {known['max']}"
-    return text if known["min"] is None else f"{text} of at least {known['min']}"
-
-
-def _yaml() -> Any:
-    return require("yaml", extra="exits", feature="laplex exits")

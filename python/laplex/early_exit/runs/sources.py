@@ -110,7 +110,8 @@ def call(
                 f"{what}_options has {key!r}, but {function.__name__} takes "
                 f"{', '.join(parameters)}: {did_you_mean(key, parameters)}Remove or rename it"
             )
-    return function(**{key: one for key, one in known.items() if key in parameters} | options)
+    taken = {key: one for key, one in known.items() if key in parameters}
+    return function(**{**taken, **options})
 
 
 def did_you_mean(name: str, known: Any) -> str:
