@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from contextlib import suppress
 from typing import Any
@@ -116,20 +117,21 @@ def exit_places(backbone: nn.Module, example: Any) -> dict[str, list[int]]:
 
 
 def _blocks(module: nn.Module, prefix: str = "") -> list[str]:
-    """Names of the blocks: the most common kind of the children, or of those of the largest."""
+    """Names of the blocks: the largest group of alike children, or that of the largest child."""
+    groups: dict[Any, list[tuple[str, int]]] = {}
     children = [
-        (f"{prefix}{name}", one)
+        (name, one, sum(1 for _ in one.modules()))
         for name, one in module.named_children()
         if next(one.parameters(), None) is not None
     ]
+    for name, one, size in children:
+        # A stem may have the class of the stages, but not the name: layer1, layer2, ...
+        alike = type(one), re.sub(r"\d+\w*$", "", name)
+        groups.setdefault(alike, []).append((f"{prefix}{name}", size))
     if not children:
         return []
-    size = Counter[type]()
-    for _, one in children:
-        size[type(one)] += sum(1 for _ in one.modules())
-    kind = size.most_common(1)[0][0]
-    alike = [name for name, one in children if type(one) is kind]
-    if len(alike) >= (2 if isinstance(module, (nn.Sequential, nn.ModuleList)) else 3):
-        return alike
-    name, largest = max(children, key=lambda one: sum(1 for _ in one[1].modules()))
-    return _blocks(largest, f"{name}.")
+    group = max(groups.values(), key=lambda one: sum(size for _, size in one))
+    if len(group) >= (2 if isinstance(module, (nn.Sequential, nn.ModuleList)) else 3):
+        return [name for name, _ in group]
+    name, largest, _ = max(children, key=lambda one: one[2])
+    return _blocks(largest, f"{prefix}{name}.")

@@ -198,6 +198,7 @@ def test_every_key_refuses_what_it_is_not():
         ("weights: [1, 1]", "weights has 2 entries, but there are 3 exits"),
         ("detach: true\ngradient_equilibrium: true", "gradient_equilibrium exclude each other"),
         ("images: 10\nvalidation: 0.9", "leave only 1 to train on"),
+        ("image_channels: 2", "image_channels must be 1 (grey) or 3 (colour), got 2"),
         ("- a", "must hold keys with values"),
         ("a: [", "is not valid YAML"),
     ],

@@ -236,14 +236,14 @@ def sixteen(folder: Path) -> tuple[str, ...]:
 @needs("timm", "datasets")
 def test_timm(tmp_path):
     small = sixteen(tmp_path / "a")
-    named = ("--backbone", "timm:resnet18")
+    named = ("--backbone", "timm:test_resnet")
     text, _ = run("train", *small, *named, "--out", tmp_path / "r", "--image-channels", 1)
-    assert text.startswith("Exits at layer1, layer2, layer3 of timm:resnet18\n")
+    assert text.startswith("Exits at layer1, layer2, layer3 of timm:test_resnet\n")
     run("evaluate", tmp_path / "r")
     model = Run.open(tmp_path / "r").model
-    assert (model.backbone.conv1.in_channels, model.backbone.fc.out_features) == (1, 2)
+    assert (model.backbone.conv1[0].in_channels, model.backbone.fc.out_features) == (1, 2)
     listed, _ = run("train", *small, *named, "--list-exits", "--out", tmp_path / "s")
-    assert {"layer1", "layer4.1.bn2"} <= {line.split()[0] for line in listed.splitlines()}
+    assert {"layer1", "layer4.0.bn2"} <= {line.split()[0] for line in listed.splitlines()}
     assert not (tmp_path / "s").exists()
     message = fails("train", *small, "--backbone", "timm:resnet81", "--out", tmp_path / "s")
     assert "timm has no 'resnet81': did you mean resnet" in message
@@ -460,6 +460,13 @@ def test_a_folder_of_an_older_version_opens(tmp_path):
         )
     )
     run("evaluate", tmp_path, "--out", tmp_path / "a.html")
+    values = json.loads((tmp_path / "evaluation.json").read_text())
+    del values["evaluations"][0]["fpr95"]  # as if it were new
+    (tmp_path / "evaluation.json").write_text(json.dumps(values))
+    run("report", tmp_path, "--out", tmp_path / "b.html")
+    (judged,) = RunEvaluation.read(tmp_path).evaluations
+    assert np.isnan(judged.fpr95).all()
+    assert judged.auroc.shape == (2,)
     found = Run.open(tmp_path)
     assert found.splits.samples() == found.history["samples"]
     # The scale of the pixels: that of the 80 images to train on, as version 0.1 drew them.

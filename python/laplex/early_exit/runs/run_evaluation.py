@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from ..._support.results import from_plain, to_plain
 from ..activations import batch_of
@@ -14,6 +15,7 @@ from ..evaluation.evaluator import evaluate
 from ..evaluation.outputs import collect
 from ..evaluation.real_policies import real_policy
 from ..evaluation.result import Evaluation
+from ..metrics import METRICS
 from ..timing import Timing, time_exits
 from .datasets import Split
 from .exit_rules import ExitRule
@@ -42,10 +44,15 @@ class RunEvaluation:
     @classmethod
     def read(cls, folder: Path) -> RunEvaluation | None:
         """Read the evaluation in the folder of a run; None if there is none."""
-        found: RunEvaluation | None = read_json(
-            folder / FILE, "evaluate", lambda values: from_plain(cls, values)
-        )
-        return found
+
+        def make(values: Any) -> RunEvaluation:
+            for one in values["evaluations"]:  # earlier versions knew fewer metrics
+                for name in set(METRICS) & {field.name for field in fields(Evaluation)}:
+                    one.setdefault(name, [None] * len(one["exit_names"]))
+            found: RunEvaluation = from_plain(cls, values)
+            return found
+
+        return read_json(folder / FILE, "evaluate", make)  # type: ignore[no-any-return]
 
 
 def evaluate_run(

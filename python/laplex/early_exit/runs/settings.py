@@ -21,6 +21,12 @@ MAX_SEED = 2**31 - 1
 CONFIG, HISTORY, WEIGHTS, CHECKPOINTS = "config.yaml", "history.json", "weights.pt", "checkpoints"
 
 
+def _grey_or_colour(channels: int) -> int:
+    if channels == 2:
+        raise ValueError("image_channels must be 1 (grey) or 3 (colour), got 2")
+    return channels
+
+
 @dataclass(frozen=True)
 class RunSettings:
     """The settings of a training run. Each field is a key of the YAML file.
@@ -69,6 +75,7 @@ class RunSettings:
     image_channels: int | None = setting(
         None,
         "Number of channels that images are converted to, 1 (grey) or 3 (colour).",
+        _grey_or_colour,
         least=1,
         most=3,
         unset="as in the first image",
