@@ -221,7 +221,12 @@ def from_plain(kind: Any, value: Any) -> Any:
 
 def _from_fields(kind: Any, values: Mapping[str, Any]) -> Any:
     types = get_type_hints(kind)
-    return kind(**{one.name: from_plain(types[one.name], values[one.name]) for one in fields(kind)})
+    names = [
+        one.name
+        for one in fields(kind)  # files of earlier versions lack some that have a default
+        if one.name in values or (one.default is MISSING and one.default_factory is MISSING)
+    ]
+    return kind(**{name: from_plain(types[name], values[name]) for name in names})
 
 
 def _float(value: Any) -> Any:

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from .evaluation.risk_control import RiskControl as RiskControl
     from .evaluation.risk_control import control_risk as control_risk
     from .html_report import report as report
+    from .library_networks import library_network as library_network
     from .metrics.acceptance_toy import FutilityToy as FutilityToy
     from .metrics.acceptance_toy import futility_toy as futility_toy
     from .metrics.calibration import brier as brier
@@ -63,6 +64,8 @@ if TYPE_CHECKING:
     from .metrics.temperature import TemperatureScaling as TemperatureScaling
     from .model import MultiExitModel as MultiExitModel
     from .model import Prediction as Prediction
+    from .places import default_exits as default_exits
+    from .places import exit_places as exit_places
     from .policies.base import Policy as Policy
     from .policies.entropy import Entropy as Entropy
     from .policies.learned import LearnedScore as LearnedScore
@@ -96,6 +99,7 @@ __all__, __getattr__, __dir__ = lazy_names(
         ".evaluation.result": "Evaluation OperatingPoint",
         ".evaluation.risk_control": "RiskControl control_risk",
         ".html_report": "report",
+        ".library_networks": "library_network",
         ".metrics.acceptance_toy": "FutilityToy futility_toy",
         ".metrics.calibration": "brier ece nll smooth_ece",
         ".metrics.failure_prediction": "augrc aurc eaurc eefp eefp_labels failure_auroc fpr95",
@@ -104,6 +108,7 @@ __all__, __getattr__, __dir__ = lazy_names(
         ".metrics.score_heads": "ScoreHeads",
         ".metrics.temperature": "TemperatureScaling",
         ".model": "MultiExitModel Prediction",
+        ".places": "default_exits exit_places",
         ".policies.base": "Policy",
         ".policies.entropy": "Entropy",
         ".policies.learned": "LearnedScore",
