@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..activations import batch_of, map_tensors
+from ..activations import batch_of, rows_of
 from ..model import MultiExitModel
 from ..policies.base import Policy
 from .runner import ExportedModel
@@ -120,7 +120,7 @@ def _logits(model: MultiExitModel, x: Any) -> np.ndarray[Any, Any]:
 
 
 def _first(x: Any, count: int) -> Any:
-    return map_tensors(lambda tensor: tensor[:count], x)
+    return rows_of(x, slice(count), batch_of(x, "example"))
 
 
 def _allowed(expected: np.ndarray[Any, Any]) -> float:

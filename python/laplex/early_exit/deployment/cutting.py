@@ -156,7 +156,8 @@ class _Cut:
         for answers, onward in counts:
             self.answers.append([next(flat) for _ in range(answers)])
             self.onward.append([next(flat) for _ in range(onward)])
-        self.batch = _sizes(self.given[0])[0]
+        first = [size for node in self.given for size in _sizes(node)[:1]]
+        self.batch = next(size for size in first if not isinstance(size, int))
         #: Names of the dynamic sizes by their symbols.
         self.symbols = {self.batch: "batch"}
         for node, axes in zip(self.given, dynamic, strict=True):
@@ -215,10 +216,11 @@ class _Cut:
 
     def _check_answers(self) -> None:
         for name, (logits, *_) in zip(self.names, self.answers, strict=True):
-            if _sizes(logits)[0] != self.batch:
+            if len(_sizes(logits)) != 2 or _sizes(logits)[0] != self.batch:
+                shape = ", ".join(map(str, self._shape(logits)))
                 raise ValueError(
-                    f"exit {name!r} does not give one row of logits for each sample: its head must "
-                    "map the output of its module to logits [batch, classes]"
+                    f"exit {name!r} gives logits [{shape}], not one row for each sample: exported "
+                    "files need logits [batch, classes]"
                 )
 
     def _look(self) -> None:

@@ -371,6 +371,8 @@ class ExportedModel:
         """The inputs of the model by the names of their values, checked, and their batch size."""
         given, described = leaves(x), self.manifest["inputs"]
         places = [one["place"] for one in described]
+        for place in {"['labels']", "['label']"}.difference(places):  # are for the loss
+            given.pop(place, None)
         if sorted(given) != sorted(places):
             listed = ", ".join(place or "one array" for place in given)
             wanted = ", ".join(place or "one array" for place in places)

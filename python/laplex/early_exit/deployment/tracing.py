@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import OutputKind
 
-from ..activations import map_tensors, tensors_of
+from ..activations import batch_of, map_tensors, tensors_of
 from ..flop_counting import unfused
 from ..model import MultiExitModel
 from ..policies.base import Policy
@@ -58,8 +58,12 @@ def trace_whole(
         _check_score(policy, logits)
     counts: list[tuple[int, int]] = []
     whole = _Whole(model, example, policy, lambda found: counts.__setitem__(slice(None), found))
-    axes = [{0: BATCH, **more} for more in dynamic]
-    program = traced(whole, tuple(tensors_of(example)), axes, "the model")
+    batch, inputs = batch_of(example, "example"), tuple(tensors_of(example))
+    axes = [
+        {0: BATCH, **more} if tensor.shape[:1] == (batch,) else more
+        for tensor, more in zip(inputs, dynamic, strict=True)
+    ]
+    program = traced(whole, inputs, axes, "the model")
     with quiet():
         program = program.run_decompositions({})  # makes in-place operations functional
     for spec in program.graph_signature.output_specs:
@@ -95,7 +99,7 @@ def traced(
                 "int(x.shape[0]): write x.shape[0]"
             ) from error
         reason = text.strip().partition("\n\n")[0] or type(error).__name__
-        more = any(len(one) > 1 for one in axes)
+        more = any(set(one) - {0} for one in axes)
         remedy = ". Pass dynamic={} if its sizes need not vary" if more else ""
         raise ValueError(f"{what} cannot be traced by torch.export: {reason}{remedy}") from error
 

@@ -117,7 +117,7 @@ def export(
     """
     path = Path(folder)
     _check(model, example, format, policy, quantize)
-    example = _plain(example)
+    example = _arguments(model, example)
     sizes = dynamic_sizes(example, dynamic)
     check_export_folder(path, overwrite)
     if format == "onnx":
@@ -194,11 +194,14 @@ def _check(model: Any, example: Any, form: Any, policy: Any, quantize: Any) -> N
             )
 
 
-def _plain(example: Any) -> Any:
-    """The example without a mapping of its own kind, such as the output of a tokenizer."""
+def _arguments(model: MultiExitModel, example: Any) -> Any:
+    """The example without what the backbone does not take, such as labels."""
+    if isinstance(example, Mapping):
+        args, kwargs = model._signature.arguments(example)
+        return example if args else {key: kwargs[key] for key in example if key in kwargs}
     if isinstance(example, Inputs) and len(example.args) == 1 and not example.kwargs:
-        example = example.args[0]
-    return dict(example) if isinstance(example, Mapping) else example
+        return example.args[0]
+    return example
 
 
 # --- files ---------------------------------------------------------------------------------------
