@@ -260,9 +260,10 @@ class MultiExitModel(nn.Module):
         x = args[0] if len(args) == 1 and not kwargs else Inputs(args, kwargs)
         reader, logits = self.reader(x), []
         kept: list[Any] = []
+        learns = torch.is_grad_enabled()
 
         def at_exit(k: int, activation: Any) -> Any:
-            if not torch.is_grad_enabled():
+            if not learns:
                 logits.append(reader.logits(k, activation))
             else:
                 # A copy, because the next module may write into the activation. Heads run after the
@@ -282,6 +283,14 @@ class MultiExitModel(nn.Module):
                     "classes"
                 )
         return (*logits, last)
+
+    def run_backbone(self, x: Any) -> Any:
+        """Run the backbone alone on the inputs that `walk` takes, and return its output.
+
+        :meta private:
+        """
+        args, kwargs = self._signature.arguments(x)
+        return self.backbone(*args, **kwargs)
 
     def reader(self, x: Any) -> Reader:
         """Start to read the heads on a batch; see `Reader`.
