@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -98,10 +99,14 @@ def traced(
                 f"{what} fixes the batch size in its forward, for instance by len(x) or "
                 "int(x.shape[0]): write x.shape[0]"
             ) from error
+        fixed = re.search(r"specialized it to be a constant \((\d+)\)", text)
+        if fixed is not None:
+            raise ValueError(
+                f"{what} fixes the size {fixed[1]} of its example, which was to vary: leave it out "
+                "of dynamic, or pass dynamic={} to fix all sizes but the batch"
+            ) from error
         reason = text.strip().partition("\n\n")[0] or type(error).__name__
-        more = any(set(one) - {0} for one in axes)
-        remedy = ". Pass dynamic={} if its sizes need not vary" if more else ""
-        raise ValueError(f"{what} cannot be traced by torch.export: {reason}{remedy}") from error
+        raise ValueError(f"{what} cannot be traced by torch.export: {reason}") from error
 
 
 @contextmanager
