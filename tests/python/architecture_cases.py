@@ -17,7 +17,7 @@ PAD = 0
 
 if importlib.util.find_spec("torchvision") is not None:
     try:
-        import torchvision  # noqa: F401
+        import torchvision
     except RuntimeError:
         # Its wheel on PyPI is a CUDA build. Beside torch's CPU build its operators do not load, and
         # the import fails because two of them have no names then. No network here needs them.
@@ -34,7 +34,6 @@ class Case:
     make: Callable[[], nn.Module]
     at: Mapping[str, int]  # with the number of features, or channels, of their activations
     inputs: Callable[[int], Any]
-    package: str = "torch"
     head: str = "pooled"
     options: Mapping[str, Any] = field(default_factory=dict)  # further arguments of attach
     refuses: Mapping[str, str] = field(default_factory=dict)  # words of the message, by column
@@ -229,43 +228,22 @@ TORCH = {
 }
 
 
-# ------------------------------------------------------------------------------------- torchvision
+# ------------------------------------------------------------------------ torchvision and timm
 
 
-def _torchvision(name: str, **options: Any) -> Callable[[], nn.Module]:
+def _torchvision(kind: str, at: Mapping[str, int], size: int = 32, **options: Any) -> Case:
+    """A network by the name of its function or class in torchvision.models."""
+
     def make() -> nn.Module:
         from torchvision import models
 
-        network: nn.Module = getattr(models, name)(num_classes=CLASSES, weights=None, **options)
+        network: nn.Module = getattr(models, kind)(num_classes=CLASSES, **options)
+        for name, layer in network.named_modules():
+            if name == "heads.head":  # zero when new: all logits would be equal
+                nn.init.normal_(layer.weight)
         return network
 
-    return make
-
-
-def _swin() -> nn.Module:
-    from torchvision.models import SwinTransformer
-
-    return SwinTransformer(
-        patch_size=[2, 2], embed_dim=16, depths=[1, 1, 1], num_heads=[2, 2, 4],
-        window_size=[4, 4], num_classes=CLASSES,
-    )  # fmt: skip
-
-
-def _vit() -> nn.Module:
-    from torchvision.models import VisionTransformer
-
-    network = VisionTransformer(
-        image_size=32, patch_size=8, num_layers=3, num_heads=2, hidden_dim=16, mlp_dim=32,
-        num_classes=CLASSES,
-    )  # fmt: skip
-    nn.init.normal_(network.heads.head.weight)  # zero when new: all logits would be equal
-    return network
-
-
-def _densenet() -> nn.Module:
-    from torchvision.models import DenseNet
-
-    return DenseNet(8, (2, 2, 2), 16, num_classes=CLASSES)
+    return Case(make, at, normal(3, size, size))
 
 
 def _convnext() -> nn.Module:
@@ -275,213 +253,134 @@ def _convnext() -> nn.Module:
     return ConvNeXt(blocks, num_classes=CLASSES)
 
 
-def _maxvit() -> nn.Module:
-    from torchvision.models import MaxVit
-
-    return MaxVit(
-        (64, 64), stem_channels=8, partition_size=4, block_channels=[8, 16, 16],
-        block_layers=[1, 1, 1], head_dim=8, stochastic_depth_prob=0.0, num_classes=CLASSES,
-    )  # fmt: skip
-
-
-def _images(size: int = 32) -> Callable[[int], Tensor]:
-    return normal(3, size, size)
-
-
+_FEW: dict[str, Any] = {"depths": (1, 1, 1), "embed_dim": 16, "num_heads": (2, 2, 4)}
 TORCHVISION = {
-    "resnet18": Case(_torchvision("resnet18"), {"layer1": 64, "layer2": 128}, _images()),
-    "mobilenet_v3_small": Case(
-        _torchvision("mobilenet_v3_small"), {"features.3": 24, "features.8": 48}, _images()
+    "resnet18": _torchvision("resnet18", {"layer1": 64, "layer2": 128}),
+    "mobilenet_v3_small": _torchvision("mobilenet_v3_small", {"features.3": 24, "features.8": 48}),
+    "efficientnet_b0": _torchvision("efficientnet_b0", {"features.2": 24, "features.4": 80}),
+    "ConvNeXt": Case(_convnext, {"features.1": 16, "features.3": 32}, normal(3, 32, 32)),
+    "SwinTransformer": _torchvision(
+        "SwinTransformer", {"features.1": 16, "features.3": 32},
+        patch_size=[2, 2], window_size=[4, 4], **_FEW,
     ),
-    "efficientnet_b0": Case(
-        _torchvision("efficientnet_b0"), {"features.2": 24, "features.4": 80}, _images()
+    "VisionTransformer": _torchvision(
+        "VisionTransformer", {f"encoder.layers.encoder_layer_{k}": 16 for k in (0, 1)},
+        image_size=32, patch_size=8, num_layers=3, num_heads=2, hidden_dim=16, mlp_dim=32,
     ),
-    "ConvNeXt": Case(_convnext, {"features.1": 16, "features.3": 32}, _images()),
-    "SwinTransformer": Case(_swin, {"features.1": 16, "features.3": 32}, _images()),
-    "VisionTransformer": Case(
-        _vit,
-        {"encoder.layers.encoder_layer_0": 16, "encoder.layers.encoder_layer_1": 16},
-        _images(),
+    "DenseNet": _torchvision(
+        "DenseNet", {"features.denseblock1": 32, "features.denseblock2": 32},
+        growth_rate=8, block_config=(2, 2, 2), num_init_features=16,
     ),
-    "DenseNet": Case(
-        _densenet, {"features.denseblock1": 32, "features.denseblock2": 32}, _images()
+    "regnet_x_400mf": _torchvision(
+        "regnet_x_400mf", {"trunk_output.block1": 32, "trunk_output.block2": 64}
     ),
-    "regnet_x_400mf": Case(
-        _torchvision("regnet_x_400mf"),
-        {"trunk_output.block1": 32, "trunk_output.block2": 64},
-        _images(),
+    "shufflenet_v2_x0_5": _torchvision("shufflenet_v2_x0_5", {"stage2": 48, "stage3": 96}),
+    "squeezenet1_1": _torchvision("squeezenet1_1", {"features.4": 128, "features.7": 256}),
+    "googlenet, auxiliary outputs": _torchvision(
+        "googlenet", {"inception3a": 256, "inception4a": 512}, init_weights=False, aux_logits=True
     ),
-    "shufflenet_v2_x0_5": Case(
-        _torchvision("shufflenet_v2_x0_5"), {"stage2": 48, "stage3": 96}, _images()
+    "MaxVit": _torchvision(
+        "MaxVit", {"blocks.0": 8, "blocks.1": 16}, size=64,
+        input_size=(64, 64), stem_channels=8, partition_size=4, block_channels=[8, 16, 16],
+        block_layers=[1, 1, 1], head_dim=8, stochastic_depth_prob=0.0,
     ),
-    "squeezenet1_1": Case(
-        _torchvision("squeezenet1_1"), {"features.4": 128, "features.7": 256}, _images()
-    ),
-    "googlenet": Case(
-        _torchvision("googlenet", init_weights=False, aux_logits=True),
-        {"inception3a": 256, "inception4a": 512},
-        _images(),
-    ),
-    "MaxVit": Case(_maxvit, {"blocks.0": 8, "blocks.1": 16}, _images(64)),
-}
+}  # fmt: skip
 
 
-# -------------------------------------------------------------------------------------------- timm
+def _timm(kind: str, at: Mapping[str, int], size: int = 32, **options: Any) -> Case:
+    """A network by its name for timm.create_model, or by its class in timm.models."""
 
-
-def _timm(name: str, **options: Any) -> Callable[[], nn.Module]:
     def make() -> nn.Module:
         import timm
 
-        network: nn.Module = timm.create_model(
-            name, pretrained=False, num_classes=CLASSES, **options
+        known = getattr(timm.models, kind) if kind[0].isupper() else None
+        network: nn.Module = (
+            known(num_classes=CLASSES, **options)
+            if known
+            else timm.create_model(kind, num_classes=CLASSES, **options)
         )
         return network
 
-    return make
+    return Case(make, at, normal(3, size, size))
 
 
-def _timm_class(name: str, **options: Any) -> Callable[[], nn.Module]:
-    def make() -> nn.Module:
-        import timm.models
-
-        network: nn.Module = getattr(timm.models, name)(num_classes=CLASSES, **options)
-        return network
-
-    return make
+def _stages(place: str, first: int, second: int) -> dict[str, int]:
+    return {f"{place}.0": first, f"{place}.1": second}
 
 
-_SMALL_VIT: dict[str, Any] = {
+_BLOCKS = _stages("blocks", 16, 16)
+_PATCHES: dict[str, Any] = {
     "img_size": 32, "patch_size": 8, "depth": 3, "embed_dim": 16, "num_heads": 2
 }  # fmt: skip
-
 TIMM = {
-    "resnet18": Case(_timm("resnet18"), {"layer1": 64, "layer2": 128}, _images()),
-    "vit_tiny_patch16_224": Case(
-        _timm("vit_tiny_patch16_224", **_SMALL_VIT), {"blocks.0": 16, "blocks.1": 16}, _images()
+    "resnet18": _timm("resnet18", {"layer1": 64, "layer2": 128}),
+    "vit_tiny_patch16_224": _timm("vit_tiny_patch16_224", _BLOCKS, **_PATCHES),
+    "deit_tiny_distilled_patch16_224": _timm(
+        "deit_tiny_distilled_patch16_224", _BLOCKS, **_PATCHES
     ),
-    "deit_tiny_distilled_patch16_224": Case(
-        _timm("deit_tiny_distilled_patch16_224", **_SMALL_VIT),
-        {"blocks.0": 16, "blocks.1": 16},
-        _images(),
+    "cait_xxs24_224": _timm("cait_xxs24_224", _BLOCKS, **_PATCHES),
+    "xcit_nano_12_p16_224": _timm("xcit_nano_12_p16_224", _BLOCKS, **_PATCHES),
+    "swin_tiny_patch4_window7_224": _timm(
+        "swin_tiny_patch4_window7_224", _stages("layers", 16, 32),
+        img_size=32, patch_size=2, window_size=4, **_FEW,
     ),
-    "cait_xxs24_224": Case(
-        _timm("cait_xxs24_224", **_SMALL_VIT), {"blocks.0": 16, "blocks.1": 16}, _images()
+    "FocalNet": _timm("FocalNet", _stages("layers", 16, 32), depths=(1, 1, 1), embed_dim=16),
+    "convnext_atto": _timm("convnext_atto", _stages("stages", 40, 80)),
+    "MlpMixer": _timm(
+        "MlpMixer", _BLOCKS, img_size=32, patch_size=8, num_blocks=3, embed_dim=16
     ),
-    "swin_tiny_patch4_window7_224": Case(
-        _timm(
-            "swin_tiny_patch4_window7_224",
-            img_size=32,
-            patch_size=2,
-            window_size=4,
-            embed_dim=16,
-            depths=(1, 1, 1),
-            num_heads=(2, 2, 4),
-        ),
-        {"layers.0": 16, "layers.1": 32},
-        _images(),
-    ),  # fmt: skip
-    "FocalNet": Case(
-        _timm_class("FocalNet", depths=(1, 1, 1), embed_dim=16),
-        {"layers.0": 16, "layers.1": 32},
-        _images(),
+    "mobilevit_xxs": _timm("mobilevit_xxs", {"stages.1": 24, "stages.2": 48}),
+    "EfficientFormerV2": _timm(
+        "EfficientFormerV2", _stages("stages", 8, 16), size=64,
+        img_size=64, depths=(1, 1, 1, 1), embed_dims=(8, 16, 16, 32), num_vit=1,
     ),
-    "convnext_atto": Case(_timm("convnext_atto"), {"stages.0": 40, "stages.1": 80}, _images()),
-    "MlpMixer": Case(
-        _timm_class("MlpMixer", img_size=32, patch_size=8, num_blocks=3, embed_dim=16),
-        {"blocks.0": 16, "blocks.1": 16},
-        _images(),
+    "levit_128s": _timm("levit_128s", _stages("stages", 128, 256), size=64, img_size=64),
+    "pvt_v2_b0": _timm("pvt_v2_b0", _stages("stages", 32, 64)),
+    "MetaFormer (PoolFormer)": _timm(
+        "MetaFormer", _stages("stages", 8, 16), depths=(1, 1, 1, 1), dims=(8, 16, 16, 16)
     ),
-    "mobilevit_xxs": Case(_timm("mobilevit_xxs"), {"stages.1": 24, "stages.2": 48}, _images()),
-    "EfficientFormerV2": Case(
-        _timm_class(
-            "EfficientFormerV2",
-            depths=(1, 1, 1, 1),
-            img_size=64,
-            embed_dims=(8, 16, 16, 32),
-            num_vit=1,
-        ),
-        {"stages.0": 8, "stages.1": 16},
-        _images(64),
+    "CoaT": _timm(
+        "CoaT", {"serial_blocks1.0": 16, "serial_blocks2.0": 16}, size=64,
+        img_size=64, patch_size=4, embed_dims=(16, 16, 16, 16), serial_depths=(2, 2, 2, 2),
+        parallel_depth=1, num_heads=8, mlp_ratios=(2, 2, 2, 2),
     ),
-    "levit_128s": Case(
-        _timm("levit_128s", img_size=64), {"stages.0": 128, "stages.1": 256}, _images(64)
+    "CrossVit": _timm(
+        "CrossVit", _BLOCKS, img_size=32, embed_dim=(16, 16), num_heads=(2, 2),
+        depth=((1, 1, 0), (1, 1, 0), (1, 1, 0)), mlp_ratio=(2.0, 2.0, 1.0),
     ),
-    "pvt_v2_b0": Case(_timm("pvt_v2_b0"), {"stages.0": 32, "stages.1": 64}, _images()),
-    "MetaFormer (PoolFormer)": Case(
-        _timm_class("MetaFormer", depths=(1, 1, 1, 1), dims=(8, 16, 16, 16)),
-        {"stages.0": 8, "stages.1": 16},
-        _images(),
+    "sequencer2d_s": _timm(
+        "sequencer2d_s", _stages("stages", 8, 8), size=56,
+        layers=(1, 1, 1, 1), embed_dims=(8, 8, 8, 8), hidden_sizes=(4, 4, 4, 4),
     ),
-    "CoaT": Case(
-        _timm_class(
-            "CoaT",
-            img_size=64,
-            patch_size=4,
-            embed_dims=(32, 32, 32, 32),
-            serial_depths=(2, 2, 2, 2),
-            parallel_depth=2,
-            num_heads=8,
-            mlp_ratios=(2, 2, 2, 2),
-        ),
-        {"serial_blocks1.0": 32, "serial_blocks2.0": 32},
-        _images(64),
+    "mambaout_femto": _timm(
+        "mambaout_femto", _stages("stages", 8, 16), depths=(1, 1, 1), dims=(8, 16, 16)
     ),
-    "CrossVit": Case(
-        _timm_class(
-            "CrossVit",
-            img_size=32,
-            embed_dim=(16, 16),
-            depth=((1, 1, 0), (1, 1, 0), (1, 1, 0)),
-            num_heads=(2, 2),
-            mlp_ratio=(2.0, 2.0, 1.0),
-        ),
-        {"blocks.0": 16, "blocks.1": 16},
-        _images(),
-    ),
-    "xcit_nano_12_p16_224": Case(
-        _timm("xcit_nano_12_p16_224", img_size=32, depth=3, embed_dim=16, num_heads=2),
-        {"blocks.0": 16, "blocks.1": 16},
-        _images(),
-    ),
-    "sequencer2d_s": Case(
-        _timm(
-            "sequencer2d_s", layers=(1, 1, 1, 1), embed_dims=(8, 8, 8, 8), hidden_sizes=(4, 4, 4, 4)
-        ),
-        {"stages.0": 8, "stages.1": 8},
-        _images(56),
-    ),
-    "mambaout_femto": Case(
-        _timm("mambaout_femto", depths=(1, 1, 1), dims=(8, 16, 16)),
-        {"stages.0": 8, "stages.1": 16},
-        _images(),
-    ),
-}
-
-
-# ------------------------------------------------------------------------------------ transformers
-
-_TINY: dict[str, Any] = {
-    "vocab_size": WORDS, "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2,
-    "intermediate_size": 32, "max_position_embeddings": 64, "pad_token_id": PAD, "num_labels": CLASSES,
 }  # fmt: skip
+
+
+# ---------------------------------------------------------------------------- transformers and peft
 
 
 def _transformers(
-    kind: str, task: str = "SequenceClassification", **options: Any
-) -> Callable[[], nn.Module]:
+    kind: str,
+    place: str,
+    inputs: Callable[..., Any] = text,
+    widths: tuple[int, int] = (16, 16),
+    task: str = "SequenceClassification",
+    head: str = "pooled",
+    **options: Any,
+) -> Case:
+    """A tiny network by the name of its configuration, with exits at two layers of `place`."""
+
     def make() -> nn.Module:
         import transformers
 
-        config = getattr(transformers, f"{kind}Config")(**options)
+        chosen = {name: one for name, one in {**_TINY, **options}.items() if one is not None}
+        config = getattr(transformers, f"{kind}Config")(**chosen)
         network: nn.Module = getattr(transformers, f"{kind}For{task}")(config)
         return network
 
-    return make
-
-
-def _layers(place: str, *widths: int) -> dict[str, int]:
-    return {f"{place}.{k}": width for k, width in enumerate(widths or (16, 16))}
+    return Case(make, _stages(place, *widths), inputs, head=head)
 
 
 def _t5() -> nn.Module:
@@ -493,197 +392,73 @@ def _t5() -> nn.Module:
     return Averaged(transformers.T5EncoderModel(config), 16)
 
 
-def _peft() -> nn.Module:
+def _lora() -> nn.Module:
     import peft
 
-    model = _transformers("Bert", **_TINY)()
-    network: nn.Module = peft.get_peft_model(
-        model, peft.LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query", "value"])
-    )
+    config = peft.LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query", "value"])
+    network: nn.Module = peft.get_peft_model(TRANSFORMERS["Bert"].make(), config)
     return network
 
 
-_FEW_HEADS = {"num_key_value_heads": 1}
+_TINY: dict[str, Any] = {
+    "vocab_size": WORDS, "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2,
+    "intermediate_size": 32, "max_position_embeddings": 64, "num_labels": CLASSES,
+    "pad_token_id": PAD, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2,
+}  # fmt: skip
+_DECODER: dict[str, Any] = {"head": "last-token", "num_key_value_heads": 1, "head_dim": 8}
+_IMAGES: dict[str, Any] = {"inputs": normal(3, 32, 32), "task": "ImageClassification"}
 TRANSFORMERS = {
-    "Bert": Case(_transformers("Bert", **_TINY), _layers("bert.encoder.layer"), text),
-    "Roberta": Case(_transformers("Roberta", **_TINY), _layers("roberta.encoder.layer"), text),
-    "DistilBert": Case(
-        _transformers(
-            "DistilBert",
-            vocab_size=WORDS,
-            dim=16,
-            n_layers=3,
-            n_heads=2,
-            hidden_dim=32,
-            max_position_embeddings=64,
-            pad_token_id=PAD,
-            num_labels=CLASSES,
-        ),
-        _layers("distilbert.transformer.layer"),
-        text,
-    ),  # fmt: skip
-    "Albert": Case(
-        _transformers("Albert", **_TINY, embedding_size=8),
+    "Bert": _transformers("Bert", "bert.encoder.layer"),
+    "Roberta": _transformers("Roberta", "roberta.encoder.layer"),
+    "DistilBert": _transformers("DistilBert", "distilbert.transformer.layer", hidden_dim=32),
+    "Albert, a layer that runs three times": Case(
+        _transformers("Albert", "", embedding_size=8).make,
         {f"albert.encoder.albert_layer_groups.0@{run}": 16 for run in (0, 1)},
         text,
     ),
-    "DebertaV2": Case(
-        _transformers(
-            "DebertaV2",
-            **_TINY,
-            relative_attention=True,
-            pos_att_type=["p2c", "c2p"],
-            type_vocab_size=0,
-        ),
-        _layers("deberta.encoder.layer"),
-        text,
+    "DebertaV2": _transformers(
+        "DebertaV2", "deberta.encoder.layer", relative_attention=True,
+        pos_att_type=["p2c", "c2p"], type_vocab_size=0,
     ),
-    "Electra": Case(
-        _transformers("Electra", **_TINY, embedding_size=8), _layers("electra.encoder.layer"), text
+    "Electra": _transformers("Electra", "electra.encoder.layer", embedding_size=8),
+    "ModernBert": _transformers(
+        "ModernBert", "model.layers", global_attn_every_n_layers=2, local_attention=8
     ),
-    "ModernBert": Case(
-        _transformers("ModernBert", **_TINY, global_attn_every_n_layers=2, local_attention=8),
-        _layers("model.layers"),
-        text,
+    "MPNet": _transformers("MPNet", "mpnet.encoder.layer"),
+    "XLNet, padded at the left": _transformers(
+        "XLNet", "transformer.layer", left_padded_text, d_inner=32, max_position_embeddings=None
     ),
-    "MPNet": Case(_transformers("MPNet", **_TINY), _layers("mpnet.encoder.layer"), text),
-    "XLNet": Case(
-        _transformers(
-            "XLNet",
-            vocab_size=WORDS,
-            d_model=16,
-            n_layer=3,
-            n_head=2,
-            d_inner=32,
-            pad_token_id=PAD,
-            num_labels=CLASSES,
-        ),
-        _layers("transformer.layer"),
-        left_padded_text,
-    ),  # fmt: skip
-    "GPT2": Case(
-        _transformers(
-            "GPT2",
-            vocab_size=WORDS,
-            n_embd=16,
-            n_layer=3,
-            n_head=2,
-            n_positions=64,
-            pad_token_id=PAD,
-            num_labels=CLASSES,
-        ),
-        _layers("transformer.h"),
-        text,
-    ),  # fmt: skip
-    "Llama": Case(_transformers("Llama", **_TINY, **_FEW_HEADS), _layers("model.layers"), text),
-    "Qwen2": Case(_transformers("Qwen2", **_TINY, **_FEW_HEADS), _layers("model.layers"), text),
-    "Gemma2": Case(
-        _transformers("Gemma2", **_TINY, **_FEW_HEADS, head_dim=8), _layers("model.layers"), text
+    "GPT2": _transformers("GPT2", "transformer.h", head="last-token", n_positions=64),
+    "Llama": _transformers("Llama", "model.layers", **_DECODER),
+    "Qwen2": _transformers("Qwen2", "model.layers", **_DECODER),
+    "Gemma2": _transformers("Gemma2", "model.layers", **_DECODER),
+    "OPT": _transformers(
+        "OPT", "model.decoder.layers", head="last-token", ffn_dim=32, word_embed_proj_dim=16
     ),
-    "OPT": Case(
-        _transformers(
-            "OPT",
-            vocab_size=WORDS,
-            hidden_size=16,
-            num_hidden_layers=3,
-            num_attention_heads=2,
-            ffn_dim=32,
-            max_position_embeddings=64,
-            word_embed_proj_dim=16,
-            pad_token_id=PAD,
-            num_labels=CLASSES,
-        ),
-        _layers("model.decoder.layers"),
-        text,
-    ),  # fmt: skip
-    "T5 encoder": Case(_t5, _layers("encoder.encoder.block"), text),
-    "ViT": Case(
-        _transformers(
-            "ViT",
-            "ImageClassification",
-            hidden_size=16,
-            num_hidden_layers=3,
-            num_attention_heads=2,
-            intermediate_size=32,
-            image_size=32,
-            patch_size=8,
-            num_labels=CLASSES,
-        ),
-        _layers("vit.layers"),
-        _images(),
-    ),  # fmt: skip
-    "Swin": Case(
-        _transformers(
-            "Swin",
-            "ImageClassification",
-            image_size=32,
-            patch_size=2,
-            embed_dim=16,
-            depths=[1, 1, 1],
-            num_heads=[2, 2, 4],
-            window_size=4,
-            num_labels=CLASSES,
-        ),
-        _layers("swin.encoder.layers", 32, 64),
-        _images(),
-    ),  # fmt: skip
-    "ConvNext": Case(
-        _transformers(
-            "ConvNext",
-            "ImageClassification",
-            num_stages=3,
-            hidden_sizes=[8, 16, 16],
-            depths=[1, 1, 1],
-            num_labels=CLASSES,
-        ),
-        _layers("convnext.encoder.stages", 8, 16),
-        _images(),
-    ),  # fmt: skip
-    "Wav2Vec2": Case(
-        _transformers(
-            "Wav2Vec2",
-            hidden_size=16,
-            num_hidden_layers=3,
-            num_attention_heads=2,
-            intermediate_size=32,
-            conv_dim=(8, 8),
-            conv_stride=(5, 4),
-            conv_kernel=(10, 8),
-            num_feat_extract_layers=2,
-            num_conv_pos_embeddings=8,
-            num_conv_pos_embedding_groups=2,
-            classifier_proj_size=8,
-            num_labels=CLASSES,
-        ),
-        _layers("wav2vec2.encoder.layers"),
-        normal(400),
-    ),  # fmt: skip
-    "Whisper": Case(
-        _transformers(
-            "Whisper",
-            "AudioClassification",
-            vocab_size=WORDS,
-            d_model=16,
-            encoder_layers=3,
-            encoder_attention_heads=2,
-            encoder_ffn_dim=32,
-            decoder_layers=1,
-            decoder_attention_heads=2,
-            decoder_ffn_dim=32,
-            num_mel_bins=8,
-            max_source_positions=20,
-            classifier_proj_size=8,
-            num_labels=CLASSES,
-            pad_token_id=PAD,
-            bos_token_id=1,
-            eos_token_id=2,
-            decoder_start_token_id=1,
-        ),
-        _layers("encoder.layers"),
-        normal(8, 40),
-    ),  # fmt: skip
-}
-PEFT = {"Bert with LoRA": Case(_peft, _layers("bert.encoder.layer"), text, package="peft")}
+    "T5 encoder": Case(_t5, _stages("encoder.encoder.block", 16, 16), text),
+    "ViT": _transformers("ViT", "vit.layers", image_size=32, patch_size=8, **_IMAGES),
+    "Swin": _transformers(
+        "Swin", "swin.encoder.layers", widths=(32, 64), image_size=32, patch_size=2, embed_dim=16,
+        depths=[1, 1, 1], num_heads=[2, 2, 4], window_size=4, num_attention_heads=None,
+        **_IMAGES,
+    ),
+    "ConvNext": _transformers(
+        "ConvNext", "convnext.encoder.stages", widths=(8, 16), num_stages=3,
+        hidden_sizes=[8, 16, 16], depths=[1, 1, 1], **_IMAGES,
+    ),
+    "Wav2Vec2": _transformers(
+        "Wav2Vec2", "wav2vec2.encoder.layers", normal(400), num_feat_extract_layers=2,
+        conv_dim=(8, 8), conv_stride=(5, 4), conv_kernel=(10, 8), num_conv_pos_embeddings=8,
+        num_conv_pos_embedding_groups=2, classifier_proj_size=8,
+    ),
+    "Whisper encoder": _transformers(
+        "Whisper", "encoder.layers", normal(8, 40), task="AudioClassification",
+        d_model=16, encoder_layers=3, encoder_attention_heads=2, encoder_ffn_dim=32,
+        decoder_layers=1, num_mel_bins=8, max_source_positions=20, classifier_proj_size=8,
+        decoder_start_token_id=1,
+    ),
+}  # fmt: skip
+PEFT = {"Bert with LoRA": Case(_lora, TRANSFORMERS["Bert"].at, text)}
 
 #: All cases, by "package: name".
 CASES = {

@@ -18,7 +18,7 @@ from laplex.early_exit.activations import map_tensors
 from laplex.early_exit.deployment import ExportedModel, export
 
 BATCHES = (1, 7, 64)
-#: Logits of one sample in two batches, relative to the largest: the networks are in double, but some
+#: Logits of a sample in two batches, relative to the largest: the networks are in double, but some
 #: compute norms in float32 all the same.
 CLOSE = 1e-6
 
@@ -91,7 +91,7 @@ def timing(model: MultiExitModel, case: Case) -> None:
     assert all(run.seconds_min > 0 for run in found.runs)
 
 
-def exporting(format: str) -> Callable[[MultiExitModel, Case], None]:
+def exporting(form: str) -> Callable[[MultiExitModel, Case], None]:
     """The exported segments give the same logits and exits as the model, in float32."""
 
     def check(model: MultiExitModel, case: Case) -> None:
@@ -101,7 +101,7 @@ def exporting(format: str) -> Callable[[MultiExitModel, Case], None]:
         rule = splitting(logits)
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            export(model, first(x, 3), Path(folder) / "exported", format=format, policy=rule)
+            export(model, first(x, 3), Path(folder) / "exported", format=form, policy=rule)
             files = ExportedModel.load(Path(folder) / "exported")
             for count in BATCHES:
                 found = files.predict(map_tensors(Tensor.numpy, first(x, count)))
