@@ -147,4 +147,9 @@ def main_tensor(activation: Any) -> Tensor:
                 "read: attach exits at modules that return Tensors, or give the exit a head of "
                 "your own"
             )
+    if value.is_nested:
+        raise TypeError(
+            "an activation is a nested Tensor, which heads cannot read: build the backbone's "
+            "nn.TransformerEncoder with enable_nested_tensor=False"
+        )
     return value

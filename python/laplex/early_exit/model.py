@@ -25,6 +25,10 @@ from .walking import AtExit, ExitHook, Mark, StopWalk, Walk
 
 __all__ = ["MultiExitModel", "Prediction", "StopWalk", "evaluating"]
 
+#: Number of threads that are evaluating a model, and the modules that were in training mode.
+_MODES: weakref.WeakKeyDictionary[nn.Module, list[Any]] = weakref.WeakKeyDictionary()
+_LOCK = threading.Lock()
+
 #: What wrappers put into the names of modules: torch.compile, FSDP, activation checkpointing.
 _WRAPPED = re.compile(r"(^|\.)(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)(?=\.|$)")
 
@@ -117,19 +121,13 @@ class MultiExitModel(nn.Module):
         self.mask = mask
         #: How the activation of each exit is brought into the order that its head expects.
         self.layouts: tuple[Layout | None, ...] = (None,) * len(exits)
-        #: Names of the modules with an exit, with those of wrappers.
-        self.module_names = tuple(name for name, _ in found)
+        #: Names of the modules with an exit, with those of wrappers, and which run of them it is.
+        self._places = {place: k for k, place in enumerate(found)}
         #: What has been found out about the batch, by structure of the inputs.
         self.plans: dict[Any, Plan] = {}
-        self._places = {place: k for k, place in enumerate(found)}
         self._signature = _Signature.of(backbone)
         self._mark = Mark()
-        handles = [
-            backbone.get_submodule(name).register_forward_hook(ExitHook(self._mark, name))
-            for name in dict.fromkeys(self.module_names)
-        ]
-        for handle in handles:
-            weakref.finalize(self, handle.remove)
+        self._watch()
 
     @property
     def num_exits(self) -> int:
@@ -140,6 +138,11 @@ class MultiExitModel(nn.Module):
     def output_names(self) -> tuple[str, ...]:
         """Names of all exits in depth order: `exit_names`, followed by ``"output"``."""
         return (*self.exit_names, "output")
+
+    @property
+    def module_names(self) -> tuple[str, ...]:
+        """Names of the modules of the exits, with those of wrappers and without runs."""
+        return tuple(name for name, _ in self._places)
 
     @property
     def replays(self) -> bool | None:
@@ -257,9 +260,10 @@ class MultiExitModel(nn.Module):
         x = args[0] if len(args) == 1 and not kwargs else Inputs(args, kwargs)
         reader, logits = self.reader(x), []
         kept: list[Any] = []
+        learns = torch.is_grad_enabled()
 
         def at_exit(k: int, activation: Any) -> Any:
-            if not torch.is_grad_enabled():
+            if not learns:
                 logits.append(reader.logits(k, activation))
             else:
                 # A copy, because the next module may write into the activation. Heads run after the
@@ -279,6 +283,14 @@ class MultiExitModel(nn.Module):
                     "classes"
                 )
         return (*logits, last)
+
+    def run_backbone(self, x: Any) -> Any:
+        """Run the backbone alone on the inputs that `walk` takes, and return its output.
+
+        :meta private:
+        """
+        args, kwargs = self._signature.arguments(x)
+        return self.backbone(*args, **kwargs)
 
     def reader(self, x: Any) -> Reader:
         """Start to read the heads on a batch; see `Reader`.
@@ -319,6 +331,8 @@ class MultiExitModel(nn.Module):
 
         :meta private:
         """
+        if not torch.compiler.is_dynamo_compiling():
+            self._watch()
         walk = Walk(self._mark, self._places, self.exit_names, at_exit, start)
         if replica is not None:
             replica.start(walk)
@@ -369,6 +383,39 @@ class MultiExitModel(nn.Module):
         cuts = policy.cuts(self.num_exits)
         with evaluating(self), torch.no_grad():
             return RealExits(self, policy, cuts, x, batch_of(x, "x")).run(x)
+
+    def _watch(self) -> None:
+        """Put hooks on the modules of the exits, unless they are there.
+
+        They are not after a module was replaced or wrapped.
+        """
+
+        def ours(hook: Any) -> bool:
+            return isinstance(hook, ExitHook) and hook.mark is self._mark
+
+        def hooked(name: str) -> bool:
+            try:
+                hooks = self.backbone.get_submodule(name)._forward_hooks
+            except AttributeError:
+                return False
+            return any(map(ours, hooks.values()))
+
+        if all(map(hooked, self.module_names)):
+            return
+        with _LOCK:
+            if all(map(hooked, self.module_names)):
+                return
+            found = _found(self.backbone, self.exit_names)
+            for module in self.backbone.modules():
+                for key in [key for key, hook in module._forward_hooks.items() if ours(hook)]:
+                    del module._forward_hooks[key]
+            for name in dict.fromkeys(name for name, _ in found):
+                module = self.backbone.get_submodule(name)
+                handle = module.register_forward_hook(ExitHook(self._mark, name))
+                weakref.finalize(self, handle.remove)
+            self._places = {place: k for k, place in enumerate(found)}
+            self._signature = _Signature.of(self.backbone)
+            self.plans = {}
 
     def extra_repr(self) -> str:
         """Text between the parentheses of ``repr``."""
@@ -560,7 +607,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
     Several threads may be inside at the same time; the last one restores the modes.
     """
-    with _MODES_LOCK:
+    with _LOCK:
         state = _MODES.get(model)
         if state is None:
             # Only the modules that change: setting an attribute of a module takes microseconds.
@@ -571,17 +618,12 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        with _MODES_LOCK:
+        with _LOCK:
             state[0] -= 1
             if not state[0]:
                 del _MODES[model]
                 for module in state[1]:
                     module.training = True
-
-
-#: Number of threads that are evaluating a model, and the modules that were in training mode.
-_MODES: weakref.WeakKeyDictionary[nn.Module, list[Any]] = weakref.WeakKeyDictionary()
-_MODES_LOCK = threading.Lock()
 
 
 def _check_example(logits: Tensor, num_classes: int, batch: int) -> None:

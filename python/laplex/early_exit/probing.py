@@ -180,7 +180,7 @@ def _passes_on(
         found.append(reader.output(model.walk(x, at_exit)))
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, IndexError, ValueError, TypeError):
+    except Exception:  # torch and libraries raise many kinds for shapes that do not fit
         return False  # the shapes no longer fit
     return all(
         one.shape == other.shape and _close(one, other)

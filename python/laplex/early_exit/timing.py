@@ -225,7 +225,7 @@ def time_exits(
             }
             ways: dict[str, Callable[[Any], Any]] = {
                 "predict": lambda batch: model.predict(batch, policy),
-                "backbone": model.backbone,
+                "backbone": model.run_backbone,
                 "all exits": model,
             }
             for way, seconds in _interleaved(ways, batches, repeats, device).items():

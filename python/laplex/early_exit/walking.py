@@ -48,9 +48,10 @@ class Walk:
         self.mark, self.places, self.names, self.at_exit = mark, places, names, at_exit
         self.start, self.reached = start, start
         self.runs: dict[str, int] = {}
+        self.learns = torch.is_grad_enabled()
         self.outer: Walk | None = None
 
-    def arrive(self, name: str, output: Any) -> Any:
+    def arrive(self, name: str, module: nn.Module, output: Any) -> Any:
         """A module with an exit has run; returns what the backbone continues with."""
         run = self.runs.get(name, 0)
         self.runs[name] = run + 1
@@ -69,6 +70,12 @@ class Walk:
                 f"exits are out of order: {self.names[k]!r} ran before "
                 f"{self.names[self.reached]!r}, which is listed before it: list exits in the order "
                 "in which their modules run"
+            )
+        if self.learns and not torch.is_grad_enabled() and _learns(module):
+            raise ValueError(
+                f"exit {self.names[k]!r} runs without gradients inside a forward that has them, so "
+                "the backbone would not learn from it: pass use_reentrant=False to "
+                "torch.utils.checkpoint, or freeze the modules that run under torch.no_grad"
             )
         self.reached += 1
         return self.at_exit(k, output)
@@ -94,6 +101,10 @@ class Walk:
         return output
 
 
+def _learns(module: nn.Module) -> bool:
+    return any(one.requires_grad for one in module.parameters())
+
+
 #: The innermost walk of this thread or asyncio task.
 _RUNNING: ContextVar[Walk | None] = ContextVar("laplex_early_exit_walk", default=None)
 #: The walks that torch.compile is tracing.
@@ -117,19 +128,19 @@ class ExitHook:
     def __call__(self, module: nn.Module, inputs: Any, output: Any) -> Any:
         """Tell the walk that the module has run."""
         if not torch.compiler.is_dynamo_compiling():
-            return self._arrive(output)
+            return self._arrive(module, output)
         for walk in _TRACED:
             if walk.mark is self.mark:
-                return walk.arrive(self.name, output)
-        return self._uncompiled(output)
+                return walk.arrive(self.name, module, output)
+        return self._uncompiled(module, output)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def _uncompiled(self, output: Any) -> Any:
+    def _uncompiled(self, module: nn.Module, output: Any) -> Any:
         """In a backbone that was compiled alone, the graph is interrupted at each exit."""
-        return self._arrive(output)
+        return self._arrive(module, output)
 
-    def _arrive(self, output: Any) -> Any:
+    def _arrive(self, module: nn.Module, output: Any) -> Any:
         walk = _RUNNING.get()
         while walk is not None and walk.mark is not self.mark:
             walk = walk.outer
-        return output if walk is None else walk.arrive(self.name, output)
+        return output if walk is None else walk.arrive(self.name, module, output)
