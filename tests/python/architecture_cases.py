@@ -426,7 +426,9 @@ TRANSFORMERS = {
     ),
     "MPNet": _transformers("MPNet", "mpnet.encoder.layer"),
     "XLNet, padded at the left": _transformers(
-        "XLNet", "transformer.layer", left_padded_text, d_inner=32, max_position_embeddings=None
+        "XLNet", "transformer.layer", left_padded_text, d_model=16, n_layer=3, n_head=2, d_inner=32,
+        hidden_size=None, num_hidden_layers=None, num_attention_heads=None,
+        max_position_embeddings=None,
     ),
     "GPT2": _transformers("GPT2", "transformer.h", head="last-token", n_positions=64),
     "Llama": _transformers("Llama", "model.layers", **_DECODER),
