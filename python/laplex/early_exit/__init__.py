@@ -18,6 +18,7 @@ from .._support.lazy_packages import lazy_names
 if TYPE_CHECKING:
     from . import dynamics as dynamics
     from . import heads as heads
+    from . import language as language
     from . import networks as networks
     from . import policies as policies
     from .costs import Costs as Costs
@@ -108,7 +109,7 @@ __all__, __getattr__, __dir__ = lazy_names(
         ".training.strategies": "Phase",
         ".training.trainer": "train",
     },
-    ("dynamics", "heads", "networks", "policies"),
+    ("dynamics", "heads", "language", "networks", "policies"),
     needed=("torch", "scipy", "sklearn"),
     extra="exits",
 )
