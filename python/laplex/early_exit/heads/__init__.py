@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from .base import make_head as make_head
     from .conv import ConvHead as ConvHead
+    from .grid import GridHead as GridHead
     from .laplex import LaplexExit as LaplexExit
     from .linear import LinearHead as LinearHead
     from .mlp import MLPHead as MLPHead
