@@ -124,12 +124,12 @@ def main() -> None:
     if options.quick:
         options.epochs, options.seeds, counts = 1, 1, (500, 0, 300)
     torch.set_num_threads(1)
-    found = load_images(options.data)
+    given = load_images(options.data)
     images, labels = (
         torch.as_tensor(np.concatenate([first[: counts[0]], last[: counts[2]]]))
         for first, last in (
-            (found.train_images, found.test_images),
-            (found.train_labels, found.test_labels),
+            (given.train_images, given.test_images),
+            (given.train_labels, given.test_labels),
         )
     )
     data = split((images[:, None] - 0.286) / 0.353, labels, counts, lambda x: x, batch=100)

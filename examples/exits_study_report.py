@@ -87,7 +87,7 @@ def partial(x: Array, y: Array, given: Array) -> float:
 def centred(x: Array, groups: Sequence[Any]) -> Array:
     """Values less the mean of their group."""
     names = {name: [i for i, one in enumerate(groups) if one == name] for name in set(groups)}
-    found = x.copy()
+    found: Array = x.copy()
     for rows in names.values():
         found[rows] -= x[rows].mean()
     return found

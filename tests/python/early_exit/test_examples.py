@@ -51,15 +51,15 @@ def test_study(
 ) -> None:
     options = ["--data", str(folder), "--out", str(tmp_path)]
     run("exits_study", monkeypatch, "--quick", "--tasks", "resnet", "table", *options)
-    tables = (tmp_path / "tables.md").read_text()
+    tables = (tmp_path / "quick/tables.md").read_text()
     assert tables in capsys.readouterr().out
     for head, strategy in product(("pooled", "grid"), ("disjoint", "joint", "mixed")):
         assert re.search(rf"^\| {head} \| [2+]+ \| {strategy} \|", tables, re.MULTILINE)
     assert len(re.findall(r"^\| table .* \| score heads \|", tables, re.MULTILINE)) == 3
     for name in ("curves", "gaps", "correlations"):
-        assert (tmp_path / f"exits_{name}.png").stat().st_size > 10_000
+        assert (tmp_path / f"quick/exits_{name}.png").stat().st_size > 10_000
     # What is there is not run again; a lost line is.
-    file = tmp_path / "resnet.jsonl"
+    file = tmp_path / "quick/resnet.jsonl"
     lines = file.read_text().splitlines(keepends=True)
     file.write_text("".join(lines[:-1]))
     run("exits_study", monkeypatch, "--quick", "--tasks", "resnet", *options)
