@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .._support.arguments import whole
-from .activations import Inputs, batch_of, map_tensors
+from .activations import Inputs, batch_of, map_tensors, rows_of
 from .arrays import as_labels
 from .model import MultiExitModel, evaluating
 
@@ -155,7 +155,7 @@ def batch_count(loader: Iterable[Any], batches: int | None = None) -> int | None
 
 
 def _first(x: Any, most: int) -> Any:
-    return map_tensors(lambda tensor: tensor[:most], x)
+    return rows_of(x, slice(most), batch_of(x, "x"))
 
 
 def _classes(model: MultiExitModel, x: Any) -> int:

@@ -17,7 +17,7 @@ from .. import __version__
 from .._support.arguments import whole
 from .._support.results import Result
 from .._support.text_tables import aligned
-from .activations import batch_of, map_tensors, tensors_of
+from .activations import batch_of, rows_of, tensors_of
 from .batches import check_model
 from .costs import count_costs
 from .model import MultiExitModel, evaluating
@@ -225,7 +225,7 @@ def time_exits(
             }
             ways: dict[str, Callable[[Any], Any]] = {
                 "predict": lambda batch: model.predict(batch, policy),
-                "backbone": model.backbone,
+                "backbone": model.run_backbone,
                 "all exits": model,
             }
             for way, seconds in _interleaved(ways, batches, repeats, device).items():
@@ -254,7 +254,7 @@ def time_exits(
 
 def _batches(inputs: Any, samples: int, size: int) -> list[Any]:
     def part(start: int) -> Any:
-        return map_tensors(lambda tensor: tensor[start : start + size], inputs)
+        return rows_of(inputs, slice(start, start + size), samples)
 
     return [part(start) for start in range(0, samples, size)]
 

@@ -783,7 +783,7 @@ def test_analyze_refuses(options, message):
     [
         (lambda m, d: gradient_share(m.backbone, d), "model must be a MultiExitModel, got Sequent"),
         (lambda m, d: gradient_share(m, d[0][0]), "loader must yield batches"),
-        (lambda m, d: gradient_share(m, [d[0][0]]), "a batch of loader must be the pair"),
+        (lambda m, d: gradient_share(m, [d[0][0]]), "a batch of loader must be .x, labels."),
         (lambda m, d: gradient_share(m, []), "loader yielded no samples"),
         (lambda m, d: gradient_share(m, [(d[0][0], d[0][1] + 9)]), r"must be in \[0, 3\)"),
         (lambda m, d: gradient_share(m, [(d[0][0], d[0][1] - 9)]), r"must be in \[0, 3\)"),

@@ -849,7 +849,7 @@ def test_bad_options_are_named(
         (lambda: evaluate(nn.Linear(2, 2), []), TypeError, "model must be a MultiExitModel"),
         (lambda: evaluate(network(), []), ValueError, "loader yielded no samples"),
         (lambda: evaluate(network(), samples(2)[0]), TypeError, "pass a DataLoader"),
-        (lambda: evaluate(network(), [samples(2)[0]]), TypeError, "must be the pair"),
+        (lambda: evaluate(network(), [samples(2)[0]]), TypeError, "must be .x, labels."),
         (lambda: evaluate(network(), [samples(2)], costs=[1.0]), ValueError, "costs must be 3"),
         (
             lambda: evaluate(network(), [(torch.full((2, 6), math.nan), torch.zeros(2).long())]),

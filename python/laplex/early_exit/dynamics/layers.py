@@ -159,7 +159,7 @@ def layer_rows(
         model.eval()
         for x, numbers in labelled_batches(model, loader, samples=max_samples):
             with _listening(modules.values(), listeners):
-                model.backbone(x)
+                model.run_backbone(x)
             forwards += 1
             labels.append(numbers.cpu().numpy())
             if inputs:

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..activations import main_tensor
 from . import HEADS
-from .base import last
 
 
 @HEADS.register("conv")
@@ -46,14 +46,14 @@ class ConvHead(nn.Module):
         Parameters
         ----------
         activation : Tensor ``[batch, channels, height, width]``, or sequence of them
-            The output of the module that the head is attached to. If it has several tensors, the
-            head reads the last one.
+            The output of the module that the head is attached to. Of a list the head reads the last
+            entry, of a tuple the first.
 
         Returns
         -------
         Tensor ``[batch, num_classes]``
             The logits.
         """
-        maps = torch.relu(self.norm(self.conv(last(activation))))
+        maps = torch.relu(self.norm(self.conv(main_tensor(activation))))
         logits: Tensor = self.linear(maps.mean((2, 3)))
         return logits

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, adaptive_max_pool2d
 
 from ..._support.arguments import whole
+from ..activations import main_tensor
 from . import HEADS
-from .base import last
 
 
 @HEADS.register("grid")
@@ -50,15 +50,15 @@ class GridHead(nn.Module):
         Parameters
         ----------
         activation : Tensor ``[batch, channels, height, width]``, or sequence of them
-            The output of the module that the head is attached to. If it has several tensors, the
-            head reads the last one.
+            The output of the module that the head is attached to. Of a list the head reads the last
+            entry, of a tuple the first.
 
         Returns
         -------
         Tensor ``[batch, num_classes]``
             The logits.
         """
-        maps, share = last(activation), self.mix.sigmoid()
+        maps, share = main_tensor(activation), self.mix.sigmoid()
         largest, mean = adaptive_max_pool2d(maps, self.grid), adaptive_avg_pool2d(maps, self.grid)
         pooled = share * largest + (1 - share) * mean
         logits: Tensor = self.linear(pooled.flatten(1))

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from torch import Tensor, nn
+from torch import Tensor
 
 from laplex.nn import LaplexHead
 
 from . import HEADS
-from .base import positions
+from .base import Head
 
 
 @HEADS.register("laplex")
-class LaplexExit(nn.Module):
+class LaplexExit(Head):
     """An average over positions, then a `laplex.nn.LaplexHead`, which reads as soft routing.
 
     Parameters
@@ -34,19 +32,7 @@ class LaplexExit(nn.Module):
         super().__init__()
         self.head = LaplexHead(in_features, num_classes, heads=heads, phased=phased)
 
-    def forward(self, activation: Any) -> Tensor:
-        """Compute the logits of a batch.
-
-        Parameters
-        ----------
-        activation : Tensor, or sequence of them
-            The output of the module that the head is attached to. If it has several tensors, the
-            head reads the last one.
-
-        Returns
-        -------
-        Tensor ``[batch, num_classes]``
-            The logits.
-        """
-        logits: Tensor = self.head(positions(activation).mean(1))
+    def classify(self, features: Tensor) -> Tensor:
+        """Compute logits from features, as in `Head`."""
+        logits: Tensor = self.head(features)
         return logits

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor, nn
 
 from . import HEADS
-from .base import positions
+from .base import Head
 
 
 @HEADS.register("linear")
-class LinearHead(nn.Module):
+class LinearHead(Head):
     """An average over positions, then a linear layer.
 
     Parameters
@@ -26,19 +24,7 @@ class LinearHead(nn.Module):
         super().__init__()
         self.linear = nn.Linear(in_features, num_classes)
 
-    def forward(self, activation: Any) -> Tensor:
-        """Compute the logits of a batch.
-
-        Parameters
-        ----------
-        activation : Tensor, or sequence of them
-            The output of the module that the head is attached to. If it has several tensors, the
-            head reads the last one.
-
-        Returns
-        -------
-        Tensor ``[batch, num_classes]``
-            The logits.
-        """
-        logits: Tensor = self.linear(positions(activation).mean(1))
+    def classify(self, features: Tensor) -> Tensor:
+        """Compute logits from features, as in `Head`."""
+        logits: Tensor = self.linear(features)
         return logits

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor, nn
 
 from . import HEADS
-from .base import positions
+from .base import Head
 
 
 @HEADS.register("mlp")
-class MLPHead(nn.Module):
+class MLPHead(Head):
     """An average over positions, then a layer of hidden units and a linear layer.
 
     Parameters
@@ -31,19 +29,7 @@ class MLPHead(nn.Module):
             nn.Linear(in_features, width), nn.ReLU(), nn.Linear(width, num_classes)
         )
 
-    def forward(self, activation: Any) -> Tensor:
-        """Compute the logits of a batch.
-
-        Parameters
-        ----------
-        activation : Tensor, or sequence of them
-            The output of the module that the head is attached to. If it has several tensors, the
-            head reads the last one.
-
-        Returns
-        -------
-        Tensor ``[batch, num_classes]``
-            The logits.
-        """
-        logits: Tensor = self.layers(positions(activation).mean(1))
+    def classify(self, features: Tensor) -> Tensor:
+        """Compute logits from features, as in `Head`."""
+        logits: Tensor = self.layers(features)
         return logits

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from . import HEADS
-from .base import positions
+from .base import Head, largest
 
 
 @HEADS.register("pooled")
-class PooledHead(nn.Module):
+class PooledHead(Head):
     """A learned mix of the maximum and the average over positions, then a linear layer.
 
     The logits are ``W (a max + (1 - a) mean) + b`` with ``a = sigmoid(mix)``, as in shallow-deep
@@ -31,22 +29,12 @@ class PooledHead(nn.Module):
         self.mix = nn.Parameter(torch.zeros(()))
         self.linear = nn.Linear(in_features, num_classes)
 
-    def forward(self, activation: Any) -> Tensor:
-        """Compute the logits of a batch.
-
-        Parameters
-        ----------
-        activation : Tensor, or sequence of them
-            The output of the module that the head is attached to. If it has several tensors, the
-            head reads the last one.
-
-        Returns
-        -------
-        Tensor ``[batch, num_classes]``
-            The logits.
-        """
-        by_position = positions(activation)
+    def pool(self, features: Tensor, mask: Tensor | None) -> Tensor:
+        """Mix the maximum and the average over the real positions, as in `Head`."""
         share = self.mix.sigmoid()
-        pooled = share * by_position.amax(1) + (1 - share) * by_position.mean(1)
-        logits: Tensor = self.linear(pooled)
+        return share * largest(features, mask) + (1 - share) * super().pool(features, mask)
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Compute logits from features, as in `Head`."""
+        logits: Tensor = self.linear(features)
         return logits

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor, nn
 
 from . import HEADS
-from .base import last
+from .base import Head
 
 
 @HEADS.register("token")
-class TokenHead(nn.Module):
+class TokenHead(Head):
     """Layer normalisation and a linear layer on the first token, the class token of a transformer.
+
+    With a mask it is the first real token.
 
     Parameters
     ----------
@@ -29,19 +29,18 @@ class TokenHead(nn.Module):
         self.norm = nn.LayerNorm(in_features)
         self.linear = nn.Linear(in_features, num_classes)
 
-    def forward(self, activation: Any) -> Tensor:
-        """Compute the logits of a batch.
+    def pool(self, features: Tensor, mask: Tensor | None) -> Tensor:
+        """Take the first real token, as in `Head`."""
+        if mask is None:
+            return features[:, 0]
+        return token_at(features, mask.int().argmax(1))
 
-        Parameters
-        ----------
-        activation : Tensor ``[batch, tokens, dim]``, or sequence of them
-            The output of the module that the head is attached to. If it has several tensors, the
-            head reads the last one.
-
-        Returns
-        -------
-        Tensor ``[batch, num_classes]``
-            The logits.
-        """
-        logits: Tensor = self.linear(self.norm(last(activation)[:, 0]))
+    def classify(self, features: Tensor) -> Tensor:
+        """Compute logits from features, as in `Head`."""
+        logits: Tensor = self.linear(self.norm(features))
         return logits
+
+
+def token_at(features: Tensor, numbers: Tensor) -> Tensor:
+    """One token of each sample, by its number [batch]: [batch, dim]."""
+    return features.gather(1, numbers[:, None, None].expand(-1, 1, features.shape[2]))[:, 0]

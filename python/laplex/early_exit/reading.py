@@ -1,0 +1,125 @@
+"""Read the logits of a batch at the exits, one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from .activations import main_tensor, rows_of
+
+if TYPE_CHECKING:
+    from .layouts import Layout
+
+
+class Reader:
+    """The heads of a model on one batch.
+
+    Parameters
+    ----------
+    heads : sequence of Module
+        The head of each exit.
+    layouts : sequence of Layout or None
+        How the activation of each exit is brought into the order that heads expect; None if its
+        head takes it as it is.
+    output_head : Module or None
+        Maps the logits of the backbone to those of the last exit.
+    mask : Tensor [batch, tokens] of bool, or None
+        Which tokens are real.
+    names : sequence of str
+        Name of each exit, for messages.
+    """
+
+    def __init__(
+        self,
+        heads: Sequence[nn.Module],
+        layouts: Sequence[Layout | None],
+        output_head: nn.Module | None,
+        mask: Tensor | None,
+        names: Sequence[str],
+    ) -> None:
+        self.heads, self.layouts, self.output_head = heads, layouts, output_head
+        self.mask, self.names = mask, names
+        self.carried: Any = None
+
+    def logits(self, k: int, activation: Any) -> Tensor:
+        """The logits [batch, classes] of exit `k` from the output of its module."""
+        head, layout = self.heads[k], self.layouts[k]
+        if layout is not None:
+            activation = layout.arranged(activation)
+        named = {}
+        if getattr(head, "reads_mask", False):
+            named["mask"] = fitting(self.mask, activation, self.names[k])
+        return self._read(head, activation, f"the head of exit {self.names[k]!r}", **named)
+
+    def output(self, last: Tensor) -> Tensor:
+        """The logits [batch, classes] of the last exit from those of the backbone."""
+        if self.output_head is None:
+            return last
+        return self._read(self.output_head, last, "output_head")
+
+    def keep(self, stays: Tensor) -> None:
+        """Go on with some samples of the batch, a Tensor [batch] of bool."""
+        self.mask, self.carried = rows_of((self.mask, self.carried), stays, len(stays))
+
+    def _read(self, head: nn.Module, value: Any, whose: str, **named: Any) -> Tensor:
+        if not getattr(head, "carries", False):
+            return as_logits(head(value, **named), whose)
+        logits, self.carried = head(value, self.carried, **named)
+        return as_logits(logits, whose)
+
+
+def fitting(mask: Tensor | None, activation: Any, name: str) -> Tensor | None:
+    """The mask for a head, if its activation has tokens.
+
+    Raises
+    ------
+    ValueError
+        If the activation has another number of tokens.
+    """
+    value = main_tensor(activation)
+    if mask is None or value.ndim != 3:
+        return None
+    if mask.shape[1] != value.shape[1]:
+        raise ValueError(
+            f"the mask of the inputs has {mask.shape[1]} tokens, but the activation of exit "
+            f"{name!r} has {value.shape[1]}: pass mask=None to attach for heads that count all "
+            "of them"
+        )
+    return mask
+
+
+def mask_of(inputs: Mapping[str, Any], name: str | None) -> Tensor | None:
+    """The real tokens [batch, tokens] as bool, from the input of a name; None if it is not given.
+
+    A name with ``padding`` in it is that of a mask in the manner of torch, where padding is True or
+    ``-inf``; otherwise real tokens are 1, as in transformers. Masks of other shapes, such as causal
+    ones, say nothing about padding.
+    """
+    mask = inputs.get(name) if name is not None else None
+    if not isinstance(mask, Tensor) or mask.ndim != 2:
+        return None
+    return mask == 0 if "padding" in str(name) else mask != 0
+
+
+def as_logits(output: Any, whose: str) -> Tensor:
+    """The logits in the output of a head or of a backbone, checked.
+
+    They are the output itself, its ``logits``, the entry ``"logits"`` or ``"out"`` of a mapping, or
+    the first entry of a tuple.
+
+    Raises
+    ------
+    ValueError
+        If they are not a Tensor of at least two dimensions.
+    """
+    logits = getattr(output, "logits", output)
+    if isinstance(logits, Mapping):
+        logits = logits.get("logits", logits.get("out", logits))
+    elif isinstance(logits, tuple) and logits:
+        logits = logits[0]
+    if not isinstance(logits, Tensor) or logits.ndim < 2:
+        got = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(f"{whose} must give logits [batch, classes], got {got}")
+    return logits
