@@ -51,7 +51,7 @@ class Walk:
         self.learns = torch.is_grad_enabled()
         self.outer: Walk | None = None
 
-    def arrive(self, name: str, module: nn.Module, output: Any) -> Any:
+    def arrive(self, name: str, output: Any) -> Any:
         """A module with an exit has run; returns what the backbone continues with."""
         run = self.runs.get(name, 0)
         self.runs[name] = run + 1
@@ -71,7 +71,7 @@ class Walk:
                 f"{self.names[self.reached]!r}, which is listed before it: list exits in the order "
                 "in which their modules run"
             )
-        if self.learns and not torch.is_grad_enabled() and _learns(module):
+        if self.learns and not torch.is_grad_enabled() and self._learns(name):
             raise ValueError(
                 f"exit {self.names[k]!r} runs without gradients inside a forward that has them, so "
                 "the backbone would not learn from it: pass use_reentrant=False to "
@@ -80,8 +80,17 @@ class Walk:
         self.reached += 1
         return self.at_exit(k, output)
 
+    def _learns(self, name: str) -> bool:
+        """Whether a module, or the smallest one around it that has parameters, learns."""
+        while True:
+            found = [one.requires_grad for one in self.backbone.get_submodule(name).parameters()]
+            if found or not name:
+                return any(found)
+            name = name.rpartition(".")[0]
+
     def run(self, backbone: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run the backbone and return its output."""
+        self.backbone = backbone
         if torch.compiler.is_dynamo_compiling():  # it cannot trace the setting of a ContextVar
             _TRACED.append(self)
             output = backbone(*args, **kwargs)
@@ -99,10 +108,6 @@ class Walk:
                 "at a module that does"
             )
         return output
-
-
-def _learns(module: nn.Module) -> bool:
-    return any(one.requires_grad for one in module.parameters())
 
 
 #: The innermost walk of this thread or asyncio task.
@@ -128,19 +133,19 @@ class ExitHook:
     def __call__(self, module: nn.Module, inputs: Any, output: Any) -> Any:
         """Tell the walk that the module has run."""
         if not torch.compiler.is_dynamo_compiling():
-            return self._arrive(module, output)
+            return self._arrive(output)
         for walk in _TRACED:
             if walk.mark is self.mark:
-                return walk.arrive(self.name, module, output)
-        return self._uncompiled(module, output)
+                return walk.arrive(self.name, output)
+        return self._uncompiled(output)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def _uncompiled(self, module: nn.Module, output: Any) -> Any:
+    def _uncompiled(self, output: Any) -> Any:
         """In a backbone that was compiled alone, the graph is interrupted at each exit."""
-        return self._arrive(module, output)
+        return self._arrive(output)
 
-    def _arrive(self, module: nn.Module, output: Any) -> Any:
+    def _arrive(self, output: Any) -> Any:
         walk = _RUNNING.get()
         while walk is not None and walk.mark is not self.mark:
             walk = walk.outer
-        return output if walk is None else walk.arrive(self.name, module, output)
+        return output if walk is None else walk.arrive(self.name, output)

@@ -14,6 +14,7 @@ from torch import nn
 
 from laplex import cedar, early_exit
 from laplex._support.registry import BASE
+from laplex._support.settings_files import changed
 from laplex.cedar.baselines import BASELINES, LinearDictionary
 from laplex.cedar.basis import DenseBasis
 from laplex.cedar.settings import Settings
@@ -25,7 +26,7 @@ from laplex.early_exit.heads import HEADS
 from laplex.early_exit.metrics import METRICS
 from laplex.early_exit.metrics.base import Metric
 from laplex.early_exit.policies import POLICIES, MaxSoftmax, Policy
-from laplex.early_exit.runs.settings import RunSettings, changed
+from laplex.early_exit.runs.settings import RunSettings
 
 BY_FILE = {
     "policies": (POLICIES, early_exit.policies),
