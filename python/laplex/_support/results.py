@@ -195,8 +195,12 @@ def from_plain(kind: Any, value: Any) -> Any:
     """
     origin, inner = get_origin(kind), get_args(kind)
     if NoneType in inner:
-        (other,) = (one for one in inner if one is not NoneType)
-        return None if value is None else from_plain(other, value)
+        if value is None:
+            return None
+        others = [one for one in inner if one is not NoneType]
+        if len(others) > 1:  # a dict or a plain value
+            others = [one for one in others if isinstance(value, dict) == (get_origin(one) is dict)]
+        return from_plain(others[0], value)
     if origin is np.ndarray:
         (dtype,) = get_args(inner[1])
         return np.asarray(_float(value) if issubclass(dtype, np.floating) else value, dtype)
