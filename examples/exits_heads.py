@@ -12,15 +12,17 @@ a point of the linear head's. It needs laplex[exits] and Debian's dataset-fashio
 
 from __future__ import annotations
 
+import argparse
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from exits_fashion_mnist import Data, load, options_of
+from exits_study import Data, split
 from torch import Tensor, nn
 
+from laplex._support.image_datasets import load_images
 from laplex.early_exit import MultiExitModel, Phase, collect, count_costs, networks, train
 from laplex.nn import LaplexHead
 
@@ -80,12 +82,16 @@ def measure(
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             model = MultiExitModel.attach(
-                copy.deepcopy(backbone), EXITS, num_classes=10, example=data.example(), head=head
+                copy.deepcopy(backbone),
+                EXITS,
+                num_classes=10,
+                example=data.test[0][0][:2],
+                head=head,
             )
         train(model, data.train, strategy=[Phase("heads", epochs)], learning_rate=1e-2, seed=seed)
         found = collect(model, data.test)
         right.append((found.logits.argmax(-1) == found.labels).mean(1))
-    costs = count_costs(model, data.example())
+    costs = count_costs(model, data.test[0][0][:2])
     return [
         Row([float(one[k]) for one in right], costs.head_parameters[k], float(costs.heads[k]))
         for k in range(len(EXITS))
@@ -94,16 +100,46 @@ def measure(
 
 def main() -> None:
     """Train, measure, print."""
-    options = options_of(__doc__, images=6000, epochs=6, seeds=2).parse_args()
-    counts = (options.images, 500, 5000)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--data",
+        default="fashion-mnist",
+        help="fashion-mnist, or a folder with its files (default: %(default)s)",
+    )
+    for name, default, what in (
+        ("images", 6000, "number of training images"),
+        ("epochs", 6, "number of training epochs"),
+        ("seeds", 2, "number of seeds"),
+    ):
+        parser.add_argument(
+            f"--{name}", type=int, default=default, help=f"{what} (default: %(default)s)"
+        )
+    parser.add_argument(
+        "--quick", action="store_true", help="run a small version that takes a minute"
+    )
+    options = parser.parse_args()
+    counts = (options.images, 0, 5000)
     if options.quick:
-        options.epochs, options.seeds, counts = 1, 1, (500, 100, 300)
+        options.epochs, options.seeds, counts = 1, 1, (500, 0, 300)
     torch.set_num_threads(1)
-    data = load(options.data, counts)
+    given = load_images(options.data)
+    images, labels = (
+        torch.as_tensor(np.concatenate([first[: counts[0]], last[: counts[2]]]))
+        for first, last in (
+            (given.train_images, given.test_images),
+            (given.train_labels, given.test_labels),
+        )
+    )
+    data = split((images[:, None] - 0.286) / 0.353, labels, counts, lambda x: x, batch=100)
     backbones = []
     for seed in range(options.seeds):
         model = MultiExitModel.attach(
-            networks.small_resnet(width=8, seed=seed), EXITS, num_classes=10, example=data.example()
+            networks.small_resnet(width=8, seed=seed),
+            EXITS,
+            num_classes=10,
+            example=data.test[0][0][:2],
         )
         phases = [Phase("backbone", options.epochs)]
         train(model, data.train, strategy=phases, learning_rate=4e-3, seed=seed)

@@ -171,6 +171,7 @@ ee.evaluate_outputs(test, costs, policy=A, validation=other, protocol='p1-test-s
 (A.scores(logits), A.exit_index(logits)) if isinstance(A, ee.Policy) else None"""
 JUDGING = """ee.ece(sure, right); ee.ece(sure, right, bins=4); ee.smooth_ece(sure, right);
 ee.eefp(sure, right); ee.failure_auroc(sure, right); ee.aurc(sure, right); ee.fpr95(sure, right);
+ee.eaurc(sure, right); ee.augrc(sure, right);
 ee.eefp_labels(right); ee.nll(logits, labels); ee.brier(logits, labels);
 ee.reliability(sure, right); ee.futility_toy(500);
 [h := ee.ScoreHeads('correct', by_class=True).fit(logits, labels), h.scores(logits)];

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import importlib.util
 import os
 import signal
@@ -65,3 +67,15 @@ if os.environ.get("LAPLEX_EMULATED_CUDA") == "1":
     import emulated_cuda
 
     emulated_cuda.install()
+
+
+@pytest.fixture(scope="module")
+def one_table_of_operators() -> Iterator[None]:
+    """Torch's exporter makes its table of ONNX operators anew for each file, for half a second."""
+    with pytest.MonkeyPatch.context() as patch:
+        with contextlib.suppress(ImportError):  # another version of torch: slower, not otherwise
+            from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+            made_once = functools.cache(ONNXRegistry.from_torchlib)
+            patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(made_once))
+        yield

@@ -104,6 +104,13 @@ def find_images(source: str) -> Path | None:
     return folder
 
 
+def idx_folder(folder: Path) -> bool:
+    """Whether a folder holds one of the files of Fashion-MNIST, perhaps not all of them."""
+    names = [f"{name}{end}" for name in _FILES.values() for end in ("", ".gz")]
+    places = (folder, folder / TORCHVISION_FOLDER)
+    return any((place / name).is_file() for place in places for name in names)
+
+
 def _digits() -> ImageDataset:
     digits = require("sklearn.datasets", extra="demo", feature="the digits data set").load_digits()
     # A fixed random draw puts three quarters into training; the file itself is ordered by writer.

@@ -12,8 +12,8 @@ from typing import Annotated, Any, Optional, Union, get_args, get_origin, get_ty
 
 def setting(
     default: Any,
-    check: Callable[..., Any],
     about: str,
+    check: Callable[..., Any] | None = None,
     *,
     choices: Iterable[str] = (),
     metavar: str | None = None,
@@ -22,6 +22,7 @@ def setting(
     unset: str | None = None,
     in_file: str = "",
     former: str | None = None,
+    **more: Any,
 ) -> Any:
     """Define a field of a dataclass of settings.
 
@@ -32,10 +33,10 @@ def setting(
     ----------
     default
         A value, or a function that returns one.
-    check : callable
-        A function that checks and converts a value.
     about : str
         What the setting does, in sentences, for the help of the option and for files.
+    check : callable, optional
+        A function that checks and converts a value.
     choices : iterable of str
         The values that the option accepts, evaluated when a command is made.
     metavar : str, optional
@@ -48,6 +49,8 @@ def setting(
         What else a file may contain.
     former : str, optional
         The name of the option in an earlier version, which is still accepted.
+    **more
+        What else the metadata of the field hold.
     """
     metadata = {
         "check": check,
@@ -59,6 +62,7 @@ def setting(
         "unset": unset,
         "in_file": in_file,
         "names": (former,) if former else (),
+        **more,
     }
     if callable(default):
         return field(default_factory=default, metadata=metadata)

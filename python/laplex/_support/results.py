@@ -195,8 +195,12 @@ def from_plain(kind: Any, value: Any) -> Any:
     """
     origin, inner = get_origin(kind), get_args(kind)
     if NoneType in inner:
-        (other,) = (one for one in inner if one is not NoneType)
-        return None if value is None else from_plain(other, value)
+        if value is None:
+            return None
+        others = [one for one in inner if one is not NoneType]
+        if len(others) > 1:  # a dict or a plain value
+            others = [one for one in others if isinstance(value, dict) == (get_origin(one) is dict)]
+        return from_plain(others[0], value)
     if origin is np.ndarray:
         (dtype,) = get_args(inner[1])
         return np.asarray(_float(value) if issubclass(dtype, np.floating) else value, dtype)
@@ -217,7 +221,12 @@ def from_plain(kind: Any, value: Any) -> Any:
 
 def _from_fields(kind: Any, values: Mapping[str, Any]) -> Any:
     types = get_type_hints(kind)
-    return kind(**{one.name: from_plain(types[one.name], values[one.name]) for one in fields(kind)})
+    names = [
+        one.name
+        for one in fields(kind)  # files of earlier versions lack some that have a default
+        if one.name in values or (one.default is MISSING and one.default_factory is MISSING)
+    ]
+    return kind(**{name: from_plain(types[name], values[name]) for name in names})
 
 
 def _float(value: Any) -> Any:

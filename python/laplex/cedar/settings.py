@@ -92,57 +92,57 @@ class Settings:
     ks: tuple[int, ...]
     basis: str = setting(
         TRANSFORMS.default,
-        one_of(TRANSFORMS),
         "Kind of the matrix U: a rotation (orthogonal), any invertible matrix (invertible) or, for "
         "very wide embeddings, a product of rotations by Laplace kernels (laplex).",
+        one_of(TRANSFORMS),
         choices=TRANSFORMS,
         former="--transform",
     )
     solver: str = setting(
         "auto",
-        one_of(SOLVERS),
         "Solver: procrustes alternates between codes and rotation, adam takes gradient steps, and "
         "auto uses procrustes for rotations of up to 1024 columns and adam otherwise.",
+        one_of(SOLVERS),
         choices=SOLVERS,
     )
     parametrization: str = setting(
         "expm",
-        one_of(PARAMETRIZATIONS),
         "How adam parametrises a rotation: by the matrix exponential (expm) or the Cayley "
         "transform (cayley).",
+        one_of(PARAMETRIZATIONS),
         choices=PARAMETRIZATIONS,
     )
     center: str = setting(
         "mean",
-        one_of(CENTRES),
         "Vector to subtract from the embeddings: their mean, a learned vector, or none.",
+        one_of(CENTRES),
         choices=CENTRES,
     )
     n_init: int = setting(
         1,
-        whole,
         "Number of random starts. With 3 or more you can tell which axes recur.",
+        whole,
         least=1,
     )
     max_iter: int = setting(
         None,
-        or_none(whole),
         "Maximum number of passes over the data (procrustes) or of steps (adam).",
+        or_none(whole),
         least=1,
         unset="100 passes or 2000 steps",
     )
     tol: float = setting(
         1e-5,
-        not_negative,
         "Procrustes stops when five passes together gain less than this fraction of the variance.",
+        not_negative,
         least=0,
     )
-    batch_size: int = setting(1024, whole, "Number of rows in a step of adam.", least=1)
-    learning_rate: float = setting(0.01, positive, "Learning rate of adam.")
+    batch_size: int = setting(1024, "Number of rows in a step of adam.", whole, least=1)
+    learning_rate: float = setting(0.01, "Learning rate of adam.", positive)
     heads: int = setting(
         None,
-        or_none(whole),
         "Number of rotations in the product, for --basis laplex.",
+        or_none(whole),
         least=1,
         unset="16",
     )

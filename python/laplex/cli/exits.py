@@ -17,28 +17,49 @@ from laplex._support.command_errors import (
     stoppable,
 )
 from laplex._support.complete_files import check_writable
-from laplex._support.image_datasets import find_images
 from laplex._support.options import choice, with_options
+from laplex._support.settings_files import changed
 
 from ..early_exit.deployment.export_folder import check_export_folder
 from ..early_exit.policies import POLICIES
-from ..early_exit.runs.run_folder import begun, check_finished
-from ..early_exit.runs.settings import MAX_SEED, RunSettings, changed, read_settings
-from .exits_choices import (
-    CALIBRATIONS,
-    FORMATS,
-    PARTS,
-    PROTOCOLS,
-    SPLITS,
-    PolicyOption,
-    Quiet,
-    RunFolder,
-    RunFolders,
+from ..early_exit.runs.settings import (
+    CONFIG,
+    KEYS,
+    MAX_SEED,
+    RunSettings,
+    check_finished,
+    read_settings,
 )
+from ..early_exit.runs.sources import check_sources
 
 if TYPE_CHECKING:
-    from ..early_exit.policies.base import Policy
     from ..early_exit.runs.run import Run
+
+CALIBRATIONS = ("none", "temperature", "eefp", "correct")
+SPLITS = ("test", "validation", "train")
+PARTS = (
+    "gradient_share",
+    "activation_rank",
+    "mutual_information",
+    "mode_connectivity",
+    "loss_landscape",
+)
+
+RunFolder = Annotated[
+    Path, typer.Argument(metavar="RUN_DIR", help="Folder that `laplex exits train` wrote.")
+]
+RunFolders = Annotated[
+    list[Path], typer.Argument(metavar="RUN_DIR", help="Folders that `laplex exits train` wrote.")
+]
+PolicyOption = Annotated[
+    str,
+    choice(
+        POLICIES,
+        "Exit policy: a sample leaves when the score of this policy reaches a threshold. The "
+        "score of learned is that of --calibration eefp.",
+    ),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Do not show progress bars.")]
 
 app = typer.Typer(
     name="exits",
@@ -54,8 +75,8 @@ def train(
         Path | None,
         typer.Argument(
             metavar="CONFIG.yaml",
-            help="Settings file. Options on the command line take precedence. Every run writes a "
-            "config.yaml that lists and explains all settings.",
+            help="Settings file, such as the config.yaml that every run writes, which explains all "
+            "settings. Options on the command line take precedence.",
         ),
     ] = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write the run to.")] = Path(
@@ -63,6 +84,14 @@ def train(
     ),
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run that was started in --out.")
+    ] = False,
+    list_exits: Annotated[
+        bool,
+        typer.Option(
+            "--list-exits",
+            help="Print the modules of the backbone that can carry an exit, with the shape of "
+            "their output for two samples, and stop.",
+        ),
     ] = False,
     quiet: Quiet = False,
     **given: Any,
@@ -73,15 +102,23 @@ def train(
     command writes config.yaml (all settings), checkpoints, history.json and weights.pt into --out.
     """
     with _sentences("train", "pytorch_lightning", "torchmetrics"):
-        before = begun(out) if out.is_dir() else None
-        settings = _settings(config, given, before, resume=resume, out=out)
+        settings = _settings(config, given, out, resume)
         if resume and (out / "weights.pt").is_file():
             typer.echo(f"The run in {out} is already finished.")
             return
-        find_images(settings.data)
+        check_sources(settings)
         check_folder(out)
 
+        from ..early_exit.places import exit_places
+        from ..early_exit.runs.backbones import make_backbone
+        from ..early_exit.runs.datasets import load_splits
         from ..early_exit.runs.run import has_checkpoint, train_run
+
+        if list_exits:
+            backbone = make_backbone(splits := load_splits(settings), settings, pretrained=False)
+            for name, shape in exit_places(backbone, splits.example()).items():
+                typer.echo(f"{name:30} {shape}")
+            return
 
         def going_on() -> str:
             if has_checkpoint(out):
@@ -89,7 +126,9 @@ def train(
             return "there is no checkpoint yet; start the run again"
 
         with result_folder(out), stoppable(going_on):
-            run = train_run(settings, out, resume=resume, progress=shows_progress(quiet))
+            run = train_run(
+                settings, out, resume=resume, progress=shows_progress(quiet), tell=typer.echo
+            )
         typer.echo(_summary(run))
 
 
@@ -101,13 +140,13 @@ def evaluate(
         list[str] | None,
         choice(
             CALIBRATIONS,
-            "Calibration of the scores, fitted on the validation images: none, a temperature for "
+            "Calibration of the scores, fitted on the validation samples: none, a temperature for "
             "each exit, or score heads that learn whether a sample may leave (eefp) or whether the "
             "exit is right (correct). Repeat the option to evaluate each run with several "
             "calibrations. Default: none.",
         ),
     ] = None,
-    split: Annotated[str, choice(SPLITS, "Images to evaluate on.")] = "test",
+    split: Annotated[str, choice(SPLITS, "Samples to evaluate on.")] = "test",
     budget: Annotated[
         list[float] | None,
         typer.Option(
@@ -118,9 +157,9 @@ def evaluate(
     protocol: Annotated[
         str | None,
         choice(
-            PROTOCOLS,
-            "How to choose thresholds: fit one for each exit on the validation images, or sweep "
-            "one for all exits over the evaluated images themselves (p1-test-sweep). Default: "
+            ("validation", "p1-test-sweep"),
+            "How to choose thresholds: fit one for each exit on the validation samples, or sweep "
+            "one for all exits over the evaluated samples themselves (p1-test-sweep). Default: "
             "validation, or p1-test-sweep with --split validation.",
         ),
     ] = None,
@@ -147,7 +186,8 @@ def evaluate(
     The command writes evaluation.json into the folder of each run. Several runs are compared; runs
     that differ only in their seed are averaged.
     """
-    with _sentences("evaluate", *_for_page(out)):
+    page = ("matplotlib",) if out is not None and out.suffix == ".html" else ()
+    with _sentences("evaluate", *page):
         if out is not None and out.suffix not in (".html", ".json"):
             raise ValueError(f"--out {out} must end in .html (a report) or .json (the numbers)")
         _check_paths(runs, out)
@@ -160,9 +200,9 @@ def evaluate(
             evaluate_run(
                 run,
                 policy=policy,
-                calibrations=calibration or ["none"],
+                calibration=calibration or ["none"],
                 split=split,  # type: ignore[arg-type]  # one of SPLITS
-                budgets=budget or (0.25, 0.5, 0.75, 1.0),
+                budget=budget or (0.25, 0.5, 0.75, 1.0),
                 protocol=protocol,  # type: ignore[arg-type]
                 threshold=threshold,
                 timing=timing,
@@ -170,15 +210,14 @@ def evaluate(
             ).write(run.folder)
         study = Study.of_runs(found)
         typer.echo(study.text())
-        if out is not None:
-            if out.suffix == ".html":
-                from ..early_exit.html_report import write_page
+        if out is not None and out.suffix == ".html":
+            from ..early_exit.html_report import write_page
 
-                write_page(study, out, "Early exits")
-            else:
-                study.comparison.to_json(out)
-            what = "The report is" if out.suffix == ".html" else "The numbers are"
-            typer.echo(f"\n{what} in {out}")
+            write_page(study, out, "Early exits")
+            typer.echo(f"\nThe report is in {out}")
+        elif out is not None:
+            study.comparison.to_json(out)
+            typer.echo(f"\nThe numbers are in {out}")
 
 
 @app.command()
@@ -194,13 +233,10 @@ def analyze(
     ] = None,
     part: Annotated[
         list[str] | None,
-        choice(
-            PARTS,
-            "Measurement to make. Repeat the option for several. Default: all of them.",
-        ),
+        choice(PARTS, "Measurement to make. Repeat the option for several. Default: all."),
     ] = None,
-    split: Annotated[str, choice(SPLITS, "Images to measure on.")] = "train",
-    samples: Annotated[int, typer.Option(min=2, help="Number of images to use.")] = 500,
+    split: Annotated[str, choice(SPLITS, "Samples to measure on.")] = "train",
+    samples: Annotated[int, typer.Option(min=2, help="Number of samples to use.")] = 500,
     seed: Annotated[
         int, typer.Option(min=0, max=MAX_SEED, help="Random seed of the measurements.")
     ] = 0,
@@ -224,7 +260,7 @@ def analyze(
             found[0].model,
             splits.loader(split, 100),  # type: ignore[arg-type]
             other=None if other is None else found[1].model,
-            train_loader=splits.loader("train", 500),
+            train_loader=splits.loader("train", found[0].settings.batch_size),
             parts=part or None,
             max_samples=samples,
             seed=seed,
@@ -242,14 +278,15 @@ def export(
     run: RunFolder,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write the files to.")],
     format: Annotated[  # noqa: A002  (the word for it)
-        str, choice(FORMATS, "Format of the files: ONNX, or that of torch.export (torch).")
+        str,
+        choice(("onnx", "torch"), "Format of the files: ONNX, or that of torch.export (torch)."),
     ] = "onnx",
     policy: PolicyOption = str(POLICIES.default),
     calibration: Annotated[
         str,
         choice(
             CALIBRATIONS,
-            "Calibration of the scores, fitted on the validation images; see `laplex exits "
+            "Calibration of the scores, fitted on the validation samples; see `laplex exits "
             "evaluate`.",
         ),
     ] = "none",
@@ -263,7 +300,7 @@ def export(
     budget: Annotated[
         float | None,
         typer.Option(
-            help="Mean cost to which thresholds are fitted on the validation images, relative to "
+            help="Mean cost to which thresholds are fitted on the validation samples, relative to "
             "the plain backbone. Default: 0.5, or the cost of the first exit if that is larger."
         ),
     ] = None,
@@ -278,22 +315,18 @@ def export(
         check_finished(run)
         check_export_folder(out, overwrite)
 
+        from ..early_exit.costs import count_costs
         from ..early_exit.deployment import export as write
+        from ..early_exit.evaluation.outputs import collect
+        from ..early_exit.runs.exit_rules import ExitRule
 
+        rule = ExitRule(policy, calibration, threshold)
         (found,) = _opened([run])
-        chosen = _policy(found, policy, calibration, threshold, budget)
-        example = found.splits.example()
-        folder = write(
-            found.model,
-            example,
-            out,
-            format=format,  # type: ignore[arg-type]
-            policy=chosen,
-            overwrite=overwrite,
-        )
-        typer.echo(
-            f"Policy: {chosen!r}\n{found.model.num_exits} segments with a runner are in {folder}"
-        )
+        model, example = found.model, found.splits.example()
+        unseen = collect(model, found.splits.loader("validation", found.settings.batch_size))
+        chosen = rule.fitted(unseen, count_costs(model, example), budget)
+        folder = write(model, example, out, format=format, policy=chosen, overwrite=overwrite)  # type: ignore[arg-type]
+        typer.echo(f"Policy: {chosen!r}\n{model.num_exits} segments with a runner are in {folder}")
 
 
 @app.command()
@@ -333,10 +366,6 @@ def _sentences(command: str, *more: str) -> AbstractContextManager[None]:
     return sentences(f"laplex exits {command}", extra="exits", needs=needs)
 
 
-def _for_page(out: Path | None) -> tuple[str, ...]:
-    return ("matplotlib",) if out is not None and out.suffix == ".html" else ()
-
-
 def _check_paths(runs: list[Path], out: Path | None) -> None:
     """Check the folders of runs and the output file, before any run is evaluated."""
     for folder in runs:
@@ -347,15 +376,9 @@ def _check_paths(runs: list[Path], out: Path | None) -> None:
         check_writable(out)
 
 
-def _settings(
-    config: Path | None,
-    given: dict[str, Any],
-    before: RunSettings | None,
-    *,
-    resume: bool,
-    out: Path,
-) -> RunSettings:
+def _settings(config: Path | None, given: dict[str, Any], out: Path, resume: bool) -> RunSettings:
     """The settings from a file, from options, and from the run that is already in `out`."""
+    before = read_settings(out / CONFIG) if (out / CONFIG).is_file() else None
     if resume and before is None:
         raise ValueError(
             f"--resume: no run was started in {out}: leave out --resume to start a new one"
@@ -364,18 +387,18 @@ def _settings(
         raise ValueError(
             f"--out {out} already holds a run: pass --resume to continue it, or another folder"
         )
-    if before is None:
-        settings = RunSettings() if config is None else read_settings(config)
-        return changed(settings, given, "options")
-    asked = changed(before if config is None else read_settings(config), given, "options")
-    for key in before.differing(asked):
+    start = before or RunSettings()
+    asked = changed(start if config is None else read_settings(config), given, "options")
+    for key in KEYS if before else ():
+        if getattr(before, key) == getattr(asked, key):
+            continue
         if config is not None and key in ("exits", "epochs") and getattr(asked, key) is None:
             continue  # the run holds the resolved values
         raise ValueError(
             f"--resume: the run in {out} was started with {key}: {getattr(before, key)!r}, not "
             f"{getattr(asked, key)!r}: keep its settings, or start a new run in another folder"
         )
-    return before
+    return before or asked
 
 
 def _opened(folders: list[Path]) -> list[Run]:
@@ -384,27 +407,8 @@ def _opened(folders: list[Path]) -> list[Run]:
     return [Run.open(folder) for folder in folders]
 
 
-def _policy(
-    run: Run, policy: str, calibration: str, threshold: float | None, budget: float | None
-) -> Policy:
-    from ..early_exit.costs import count_costs
-    from ..early_exit.evaluation.outputs import collect
-    from ..early_exit.runs.exit_rules import ExitRule
-
-    rule = ExitRule(policy, calibration, threshold)
-    unseen = collect(run.model, run.splits.loader("validation", 500))
-    fitted = rule.fitted(unseen)
-    if threshold is not None:
-        return fitted.real()
-    costs = count_costs(run.model, run.splits.example())
-    wanted = max(0.5, float(costs.relative[0])) if budget is None else budget
-    return fitted.for_budget(wanted, unseen, costs)
-
-
 def _summary(run: Run) -> str:
-    result = run.training
-    names = result.exit_names
-    last = result.history[-1].val_accuracy
+    names, last = run.training.exit_names, run.training.history[-1].val_accuracy
     shown = ", ".join(f"{name} {one:.1%}" for name, one in zip(names, last, strict=True))
     return (
         f"Validation accuracy by exit: {shown}\n"

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from . import language as language
     from . import networks as networks
     from . import policies as policies
+    from . import recipes as recipes
     from .costs import Costs as Costs
     from .costs import count_costs as count_costs
     from .deployment import ExportedModel as ExportedModel
@@ -39,14 +40,19 @@ if TYPE_CHECKING:
     from .evaluation.outputs import collect as collect
     from .evaluation.result import Evaluation as Evaluation
     from .evaluation.result import OperatingPoint as OperatingPoint
+    from .evaluation.risk_control import RiskControl as RiskControl
+    from .evaluation.risk_control import control_risk as control_risk
     from .html_report import report as report
+    from .library_networks import library_network as library_network
     from .metrics.acceptance_toy import FutilityToy as FutilityToy
     from .metrics.acceptance_toy import futility_toy as futility_toy
     from .metrics.calibration import brier as brier
     from .metrics.calibration import ece as ece
     from .metrics.calibration import nll as nll
     from .metrics.calibration import smooth_ece as smooth_ece
+    from .metrics.failure_prediction import augrc as augrc
     from .metrics.failure_prediction import aurc as aurc
+    from .metrics.failure_prediction import eaurc as eaurc
     from .metrics.failure_prediction import eefp as eefp
     from .metrics.failure_prediction import eefp_labels as eefp_labels
     from .metrics.failure_prediction import failure_auroc as failure_auroc
@@ -58,6 +64,8 @@ if TYPE_CHECKING:
     from .metrics.temperature import TemperatureScaling as TemperatureScaling
     from .model import MultiExitModel as MultiExitModel
     from .model import Prediction as Prediction
+    from .places import default_exits as default_exits
+    from .places import exit_places as exit_places
     from .policies.base import Policy as Policy
     from .policies.entropy import Entropy as Entropy
     from .policies.learned import LearnedScore as LearnedScore
@@ -69,7 +77,9 @@ if TYPE_CHECKING:
     from .timing import time_exits as time_exits
     from .training.exit_stopping import ExitStopping as ExitStopping
     from .training.objectives import Distillation as Distillation
+    from .training.objectives import Losses as Losses
     from .training.objectives import Objective as Objective
+    from .training.objectives import SampleLosses as SampleLosses
     from .training.result import EpochRecord as EpochRecord
     from .training.result import TrainingResult as TrainingResult
     from .training.strategies import Phase as Phase
@@ -87,15 +97,18 @@ __all__, __getattr__, __dir__ = lazy_names(
         ".evaluation.evaluator": "evaluate evaluate_outputs",
         ".evaluation.outputs": "Outputs collect",
         ".evaluation.result": "Evaluation OperatingPoint",
+        ".evaluation.risk_control": "RiskControl control_risk",
         ".html_report": "report",
+        ".library_networks": "library_network",
         ".metrics.acceptance_toy": "FutilityToy futility_toy",
         ".metrics.calibration": "brier ece nll smooth_ece",
-        ".metrics.failure_prediction": "aurc eefp eefp_labels failure_auroc fpr95",
+        ".metrics.failure_prediction": "augrc aurc eaurc eefp eefp_labels failure_auroc fpr95",
         ".metrics.per_exit": "PerExit",
         ".metrics.reliability_diagram": "Reliability reliability",
         ".metrics.score_heads": "ScoreHeads",
         ".metrics.temperature": "TemperatureScaling",
         ".model": "MultiExitModel Prediction",
+        ".places": "default_exits exit_places",
         ".policies.base": "Policy",
         ".policies.entropy": "Entropy",
         ".policies.learned": "LearnedScore",
@@ -104,12 +117,12 @@ __all__, __getattr__, __dir__ = lazy_names(
         ".policies.patience": "Patience",
         ".timing": "TimedRun Timing time_exits",
         ".training.exit_stopping": "ExitStopping",
-        ".training.objectives": "Distillation Objective",
+        ".training.objectives": "Distillation Losses Objective SampleLosses",
         ".training.result": "EpochRecord TrainingResult",
         ".training.strategies": "Phase",
         ".training.trainer": "train",
     },
-    ("dynamics", "heads", "language", "networks", "policies"),
+    ("dynamics", "heads", "language", "networks", "policies", "recipes"),
     needed=("torch", "scipy", "sklearn"),
     extra="exits",
 )

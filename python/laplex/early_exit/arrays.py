@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, TypeAlias
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -46,6 +47,19 @@ def as_numpy(name: str, value: Any) -> NDArray[Any]:
     return found
 
 
+def like(given: Any, found: NDArray[Any]) -> Any:
+    """A result of the kind of an argument: a Tensor on its device, or the array itself.
+
+    A sequence of Tensors counts as a Tensor.
+    """
+    first = given[0] if isinstance(given, (list, tuple)) and given else given
+    if not isinstance(first, Tensor):
+        return found
+    if first.device.type == "mps" and found.dtype == np.float64:  # which has no float64
+        found = found.astype(np.float32)
+    return torch.from_numpy(np.ascontiguousarray(found)).to(first.device)
+
+
 def as_numbers(name: str, value: Any, ndim: int, axes: str) -> Array:
     """Convert to a float64 array, checked: finite, not empty, of a given number of dimensions.
 
@@ -63,9 +77,22 @@ def as_numbers(name: str, value: Any, ndim: int, axes: str) -> Array:
     TypeError, ValueError
         If the check fails.
     """
-    found = as_numpy(name, value).astype(np.float64, copy=False)
+    return finite(name, value, ndim, axes).astype(np.float64, copy=False)
+
+
+def finite(name: str, value: Any, ndim: int, axes: str) -> NDArray[Any]:
+    """Check as `as_numbers` does, but keep the type, and hold no copy of an array.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the check fails.
+    """
+    found = as_numpy(name, value)
     _check_shape(name, found, ndim, axes)
-    if not np.isfinite(found).all():
+    with np.errstate(invalid="ignore"):
+        ends = found.min(), found.max()  # NaN is both
+    if not np.isfinite(ends).all():
         raise ValueError(
             f"{name} must be finite, got {_first(~np.isfinite(found), found)}: remove those "
             "samples, or clip the values"

@@ -185,9 +185,10 @@ class MultiExitModel(nn.Module):
             Either a name from `laplex.early_exit.heads.HEADS`, or a function that takes an
             activation, as the module returns it, and the number of classes and returns a module.
             The built-in names are ``"pooled"`` (a learned mix of maximum and average over
-            positions, then a linear layer), ``"linear"`` (the average, then a linear layer),
-            ``"mlp"`` (the average, then a layer of hidden units), ``"conv"`` (a convolution, for
-            feature maps), ``"token"`` and ``"last-token"`` (the first or last real token of
+            positions, then a linear layer), ``"grid"`` (the same mix in each cell of a 4 x 4 grid,
+            for feature maps), ``"linear"`` (the average, then a linear layer), ``"mlp"`` (the
+            average, then a layer of hidden units), ``"conv"`` (a convolution, for feature maps),
+            ``"token"`` and ``"last-token"`` (the first or last real token of
             ``[batch, tokens, dim]``) and ``"laplex"`` (the average, then `laplex.nn.LaplexHead`).
         head_options : mapping, optional
             More arguments of the class of the head.

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -179,7 +180,34 @@ def test_geometric_shares_cost_the_budget(steps: list[float], part: float) -> No
     assert geometric_shares(costs, float(costs[0]) / 2)[0] == 1
 
 
-def test_shared_thresholds_are_those_of_p1_and_both_ends() -> None:
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("kind", ["max-softmax", "temperature", "learned"])
+def test_the_test_sweep_is_that_of_the_public_benchmark(strict: bool, kind: str) -> None:
+    """Whatever the comparison of the policy: its loop is written out here."""
+    data = outputs(80)
+    data.logits[:, :9] *= 500  # the largest probability is exactly 1, which 1 does not exceed
+    policy: Policy = MaxSoftmax(0.5, strict=strict)
+    if kind == "temperature":
+        fitted = TemperatureScaling().fit(data.logits, data.labels)
+        policy = LearnedScore(fitted, 0.5, strict=strict)
+    elif kind == "learned":
+        heads = ScoreHeads().fit(data.logits, data.labels)
+        policy = LearnedScore(heads, 0.5, strict=strict)
+    found = evaluate_outputs(data, COSTS, policy=policy)
+    confidence = policy.scores(data.logits).numpy()
+    right = data.logits.argmax(-1) == data.labels
+    assert len(found.curve) == 100
+    for i, threshold in enumerate(np.linspace(0, 1, 100)):
+        leaves = [next((k for k in range(2) if confidence[k, n] > threshold), 2) for n in range(80)]
+        shares = np.bincount(leaves, minlength=3) / 80
+        assert found.curve.shares[i].tolist() == shares.tolist()
+        assert found.curve.accuracy[i] == right[leaves, np.arange(80)].mean()
+    assert found.curve.shares[0].tolist() == [1, 0, 0]
+    assert found.curve.shares[-1].tolist() == [0, 0, 1]
+    assert "from 0 to 1, which a score must exceed" in found.conventions["thresholds"]
+
+
+def test_shared_thresholds_span_the_scores_and_both_ends() -> None:
     scores = np.array([[0.2, 0.9], [0.4, 0.5], [-7.0, 7.0]])  # nobody asks the last exit
     cuts = shared_cuts(scores)
     assert len(cuts) == 102
@@ -287,7 +315,8 @@ def test_curves_are_those_of_a_loop_over_samples(policy: Policy, validated: bool
     )
     assert found.protocol == ("validation" if validated else "p1-test-sweep")
     assert found.validation_samples == (60 if validated else 0)
-    assert len(found.curve) == (30 if validated else 102)
+    confident = isinstance(policy, MaxSoftmax)
+    assert len(found.curve) == (30 if validated else 100 if confident else 102)
     scores = policy.scores(data.logits).numpy()[:2]
     for i, cuts in enumerate(found.curve.cuts):
         if np.abs(scores - cuts[:, None]).min() > 1e-12:  # a sweep begins and ends at a score
@@ -778,7 +807,8 @@ def test_correlations_are_those_of_the_formulas() -> None:
     ece = np.array([0.3, 0.1, 0.2, 0.02, 0.05])
     runs = [run(float(a), float(e)) for a, e in zip(area, ece, strict=True)]
     found = compare({"a": runs[:2], "b": runs[2:]}).correlations()
-    row = found.rows[0]
+    assert [one.measure for one in found.rows[:2]] == ["mean accuracy", "first exit's accuracy"]
+    row = found.rows[2]
     assert row.measure == "mean ECE"
     assert row.runs == 5
     assert row.pearson == pytest.approx(np.corrcoef(area, ece)[0, 1])
@@ -791,8 +821,40 @@ def test_correlations_are_those_of_the_formulas() -> None:
     inside = np.sum((density[1:] + density[:-1]) / 2) * (integral[1] - integral[0])
     assert row.pearson_p == pytest.approx(1 - inside, abs=1e-6)
     assert "Only 5 runs" in str(found)
-    assert math.isnan(found.rows[1].pearson)  # all runs have one AUROC
+    assert math.isnan(found.rows[3].pearson)  # all runs have one AUROC
+    assert math.isnan(found.rows[0].partial)  # given itself
     assert "independent" in compare({"a": runs * 2}).correlations().note
+
+
+def test_correlations_given_accuracy_and_within_groups() -> None:
+    rng = np.random.default_rng(0)
+    accuracy = rng.uniform(0.4, 0.9, 8)
+    ece = 0.3 * accuracy + 0.05 * rng.normal(size=8)
+    area = 0.8 * accuracy - 0.3 * ece + 0.02 * rng.normal(size=8)
+    runs = [
+        run(float(a), float(e), accuracy=np.array([one, one, 0.95]))
+        for a, e, one in zip(area, ece, accuracy, strict=True)
+    ]
+    found = compare({"a": runs[:3], "b": runs[3:7], "alone": runs[7:]}).correlations().rows[2]
+    # The recursion formula of partial correlations.
+    r = np.corrcoef([ece, area, accuracy])
+    wanted = (r[0, 1] - r[0, 2] * r[1, 2]) / math.sqrt((1 - r[0, 2] ** 2) * (1 - r[1, 2] ** 2))
+    assert found.partial == pytest.approx(wanted, rel=1e-9)
+    centred = [
+        np.concatenate([one[:3] - one[:3].mean(), one[3:7] - one[3:7].mean()])
+        for one in (ece, area)
+    ]
+    assert found.within == pytest.approx(np.corrcoef(centred)[0, 1], rel=1e-9)
+    assert (found.runs, found.within_runs) == (8, 7)
+    # Student's t with 8 - 3 and 8 - 3 - 1 degrees of freedom, which scipy has for plain
+    # correlations of 7 and 6 runs.
+    for value, p, free in ((found.partial, found.partial_p, 5), (found.within, found.within_p, 4)):
+        t = abs(value) * math.sqrt(free / (1 - value**2))
+        assert p == pytest.approx(2 * scipy.stats.t.sf(t, free), rel=1e-9)
+    few = compare({"a": runs[:2], "b": runs[2:3]}).correlations().rows[2]
+    assert math.isnan(few.within)
+    assert math.isnan(few.partial)
+    assert (few.runs, few.within_runs) == (3, 2)
 
 
 # ---------------------------------------------------------------------------------- bad arguments

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import re
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -42,27 +43,42 @@ def run(name: str, monkeypatch: pytest.MonkeyPatch, *options: str) -> None:
         torch.set_num_threads(threads)
 
 
-def test_strategies(
+def test_study(
     folder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    options = ["--quick", "--data", str(folder), "--networks", "resnet", "--out", str(tmp_path)]
-    run("exits_fashion_mnist", monkeypatch, *options)
-    first = capsys.readouterr().out
-    tables = first[first.index("\n===") :]
-    for strategy in ("disjoint", "joint", "mixed"):
-        assert f"resnet-{strategy}-0: " in first
-        for way in ("softmax", "temperature", "score heads"):
-            assert re.search(rf"^{strategy}, {way} +1 ", tables, re.MULTILINE)
-    assert "mean EEFP" in tables
-    assert (tmp_path / "resnet_strategies.png").stat().st_size > 10_000
-    json.loads((tmp_path / "resnet.json").read_text())
-    run("exits_fashion_mnist", monkeypatch, *options)  # what is there is not made again
-    again = capsys.readouterr().out
-    cut = "\nTime of real exits"
-    assert again[: again.index(cut)] == tables[: tables.index(cut)]
+    options = ["--data", str(folder), "--out", str(tmp_path)]
+    run("exits_study", monkeypatch, "--quick", "--tasks", "resnet", "table", *options)
+    tables = (tmp_path / "quick/tables.md").read_text()
+    assert tables in capsys.readouterr().out
+    for head, strategy in product(("pooled", "grid"), ("disjoint", "joint", "mixed")):
+        assert re.search(rf"^\| {head} \| [2+]+ \| {strategy} \|", tables, re.MULTILINE)
+    assert len(re.findall(r"^\| table .* \| score heads \|", tables, re.MULTILINE)) == 3
+    for name in ("curves", "gaps", "correlations"):
+        assert (tmp_path / f"quick/exits_{name}.png").stat().st_size > 10_000
+    # What is there is not run again; a lost line is.
+    file = tmp_path / "quick/resnet.jsonl"
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(lines[:-1]))
+    run("exits_study", monkeypatch, "--quick", "--tasks", "resnet", *options)
+    again = [json.loads(line) for line in (*lines, *file.read_text().splitlines())]
+    for line in again:
+        del line["seconds"]
+    assert again[: len(lines)] == again[len(lines) :]
+
+
+def test_partial_correlations() -> None:
+    report = importlib.import_module("exits_study_report")
+    given, x, y = np.random.default_rng(0).normal(size=(3, 200))
+    # The formula in terms of the three plain correlations.
+    a, b, c = (np.corrcoef(u, v)[0, 1] for u, v in ((x, y), (x, given), (y, given)))
+    want = (a - b * c) / np.sqrt((1 - b**2) * (1 - c**2))
+    assert report.partial(x, y, given) == pytest.approx(want)
+    groups = ["a", "b"] * 100
+    assert report.centred(x, groups)[::2].mean() == pytest.approx(0)
+    assert report.centred(x, groups)[1] == pytest.approx(x[1] - x[1::2].mean())
 
 
 def test_heads(
@@ -75,24 +91,3 @@ def test_heads(
     )
     # The last table: every place of 16 x 14 x 14 maps.
     assert rows == {"linear": "31,370", "LaplexHead, 1 kernel": "9,439"}
-
-
-@pytest.mark.slow
-def test_pretrained(
-    folder: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    pytest.importorskip("efficientnet_lite_pytorch")
-    options = ["--quick", "--data", str(folder), "--out", str(tmp_path)]
-    run("exits_efficientnet", monkeypatch, *options)
-    out = capsys.readouterr().out
-    for strategy in ("frozen", "disjoint", "joint", "mixed"):
-        assert f"efficientnet-{strategy}-0: " in out
-    frozen, base = (
-        torch.load(tmp_path / f"efficientnet-{name}-0.pt", weights_only=True)
-        for name in ("frozen", "joint")
-    )
-    weights = [name for name in frozen if name.endswith("_conv_stem.weight")]
-    assert not torch.equal(frozen[weights[0]], base[weights[0]])

@@ -30,7 +30,9 @@ from laplex.early_exit.evaluation.thresholds import fit_cuts
 from laplex.early_exit.metrics.acceptance_toy import futility_toy
 from laplex.early_exit.metrics.calibration import brier, ece, nll, smooth_ece
 from laplex.early_exit.metrics.failure_prediction import (
+    augrc,
     aurc,
+    eaurc,
     eefp,
     eefp_labels,
     failure_auroc,
@@ -240,6 +242,36 @@ def test_aurc_is_the_mean_over_orders_of_equal_scores(case: tuple[np.ndarray, np
 
 
 @quick
+@given(judged(most=30))
+def test_eaurc_and_augrc_are_their_formulas(case: tuple[np.ndarray, np.ndarray]) -> None:
+    scores, correct = case
+    found = zip(eaurc(scores, correct), augrc(scores, correct), strict=True)
+    areas = zip(aurc(scores, correct), failure_auroc(scores, correct), strict=True)
+    count = scores.shape[1]
+    for (excess, generalised), (area, auroc), right in zip(found, areas, correct, strict=True):
+        good = int(right.sum())
+        best = sum(max(0, n - good) / n for n in range(1, count + 1)) / count
+        # Sums of at most 30 numbers of at most 1.
+        assert excess == pytest.approx(area - best, abs=100 * EPS)
+        assert excess >= -100 * EPS
+        error = 1 - good / count
+        between = 0 if math.isnan(auroc) else (1 - auroc) * error * (1 - error)
+        assert generalised == pytest.approx(between + error**2 / 2, abs=100 * EPS)
+
+
+def test_augrc_is_the_area_under_its_curve() -> None:
+    scores = np.array([[0.9, 0.8, 0.7, 0.6]])
+    correct = np.array([[True, False, True, False]])
+    risks = [0, 0, 1 / 4, 1 / 4, 2 / 4]  # of none to all four accepted
+    assert augrc(scores, correct)[0] == pytest.approx(
+        sum(risks[:-1] + np.diff(risks) / 2) / 4, abs=4 * EPS
+    )
+    assert eaurc(scores, correct)[0] == pytest.approx(
+        (1 / 2 + 1 / 3 + 1 / 2) / 4 - (1 / 3 + 1 / 2) / 4, abs=4 * EPS
+    )
+
+
+@quick
 @given(judged(most=25))
 def test_fpr95_tries_all_thresholds(case: tuple[np.ndarray, np.ndarray]) -> None:
     scores, correct = case
@@ -277,7 +309,7 @@ def test_undefined_is_nan_without_a_warning() -> None:
 @given(judged())
 def test_only_the_order_of_scores_counts(case: tuple[np.ndarray, np.ndarray]) -> None:
     scores, correct = case
-    for metric in (failure_auroc, aurc, fpr95, eefp):
+    for metric in (failure_auroc, aurc, eaurc, augrc, fpr95, eefp):
         expected = metric(scores, correct).values
         np.testing.assert_array_equal(metric(2.0**-40 * scores - 1, correct).values, expected)
         order = np.random.default_rng(0).permutation(scores.shape[1])

@@ -24,7 +24,7 @@ from laplex.early_exit import (
     Patience,
     networks,
 )
-from laplex.early_exit.heads import make_head
+from laplex.early_exit.heads import GridHead, make_head
 from laplex.early_exit.policies import Policy
 
 pytestmark = pytest.mark.usefixtures("seeded")
@@ -433,17 +433,18 @@ def test_logits_of_another_shape() -> None:
 # ------------------------------------------------------------------------------------------- heads
 
 
-@pytest.mark.parametrize("kind", ["pooled", "linear", "mlp", "laplex", "conv", "token"])
+@pytest.mark.parametrize("kind", ["pooled", "grid", "linear", "mlp", "laplex", "conv", "token"])
 def test_heads_fit_what_they_take(kind: str) -> None:
-    shapes = {"conv": [(2, 6, 5, 5)], "token": [(2, 5, 6)]}.get(
-        kind, [(2, 6, 5, 5), (2, 5, 6), (2, 6)]
+    maps = [(2, 6, 5, 5)]
+    shapes = {"conv": maps, "grid": maps, "token": [(2, 5, 6)]}.get(
+        kind, [*maps, (2, 5, 6), (2, 6)]
     )
     for shape in shapes:
         activation = torch.randn(shape)
         made = make_head(kind, activation, 3, where="x")
         assert made(activation).shape == (2, 3)
         assert torch.equal(made.eval()([None, activation]), made(activation))
-    if kind in ("conv", "token"):
+    if kind in ("conv", "grid", "token"):
         with pytest.raises(ValueError, match=f"head='{kind}' needs activations .* choose another"):
             make_head(kind, torch.randn(2, 6), 3, where="x")
 
@@ -459,8 +460,21 @@ def test_pooled_head_by_hand() -> None:
     )
 
 
+@pytest.mark.parametrize("side", [3, 4, 7, 8])
+def test_grid_head_by_hand(side: int) -> None:
+    head = GridHead(2, 3)
+    maps = torch.randn(5, 2, side, side)
+    # Cell i takes rows floor(i side / 4) to ceil((i + 1) side / 4), also where cells overlap.
+    edges = [slice(i * side // 4, -(-(i + 1) * side // 4)) for i in range(4)]
+    cells = [maps[:, :, rows, columns].flatten(2) for rows in edges for columns in edges]
+    pooled = torch.stack([(cell.amax(2) + cell.mean(2)) / 2 for cell in cells], 2).flatten(1)
+    torch.testing.assert_close(head(maps), head.linear(pooled))
+    with pytest.raises(ValueError, match="grid must be at least 1, got 0"):
+        GridHead(2, 3, grid=0)
+
+
 def test_bad_heads() -> None:
-    with pytest.raises(ValueError, match=r"head must be one of conv, laplex, .* got 'deep'"):
+    with pytest.raises(ValueError, match=r"head must be one of conv, grid, laplex, .* got 'deep'"):
         make_head("deep", torch.zeros(1, 2), 3, where="x")
     with pytest.raises(ValueError, match="num_classes must be at least 1, got 0"):
         make_head("linear", torch.zeros(1, 2), 0, where="x")

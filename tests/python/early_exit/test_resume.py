@@ -328,7 +328,7 @@ def other_width() -> MultiExitModel:
     ("model", "changed", "said"),
     [
         (tiny, {"seed": 7}, "its seed is 0, not 7"),
-        (tiny, {"strategy": "mixed"}, r"its phases is \[\['backbone', 2, None\]"),
+        (tiny, {"strategy": "mixed"}, r"its phases is \[\['backbone', 2, None, None\]"),
         (tiny, {"learning_rate": 1.0}, "its learning_rate is 0.001, not 1.0"),
         (tiny, {"weight_decay": 0.0}, "its weight_decay is 0.01, not 0.0"),
         (tiny, {"weights": "linear"}, "its objective is .*'equal'.*, not .*'linear'"),

@@ -281,10 +281,10 @@ def test_the_sdn_ramp_goes_from_0_to_1_over_each_phase(monkeypatch: pytest.Monke
     seen: list[tuple[float, list[float]]] = []
     weigh = Objective.exit_weights
 
-    def note(self: Any, *args: Any, progress: float = 1.0, costs: Any = None) -> list[float]:
+    def note(self: Any, *args: Any, progress: float = 1.0, **more: Any) -> list[float]:
         if progress != 1.0:
-            seen.append((progress, costs))
-        return weigh(self, *args, progress=progress, costs=costs)
+            seen.append((progress, more["costs"]))
+        return weigh(self, *args, progress=progress, **more)
 
     monkeypatch.setattr(Objective, "exit_weights", note)
     model = plain(torch.float32)
@@ -392,6 +392,10 @@ def test_bad_strategies(strategy: Any, epochs: Any, error: type[Exception], said
         (("all", 1, 0.0), ValueError, "Phase.learning_rate must be positive and finite, got 0"),
         (("all", 1, math.inf), ValueError, "Phase.learning_rate must be positive and finite"),
         (("all", 1, "a"), TypeError, "Phase.learning_rate must be a number, got 'a'"),
+        (("all", 1, {"head": 1}), ValueError, "must have numbers for 'backbone' and 'heads', got"),
+        (("all", 1, {"heads": 1}), ValueError, "Phase.learning_rate has no number for 'backbone'"),
+        (("heads", 1, {"heads": 0}), ValueError, r"learning_rate\['heads'\] must be positive"),
+        (("all", 1, None, 1.5), ValueError, "Phase.layer_decay must be at most 1, got 1.5"),
     ],
 )
 def test_bad_phases(arguments: Any, error: type[Exception], said: str) -> None:
@@ -478,6 +482,8 @@ def test_bad_loaders_are_refused_before_any_work(
             "weights are 0 for all exits but the last",
         ),
         (tiny, {"learning_rate": 0}, ValueError, "learning_rate must be positive"),
+        (tiny, {"learning_rate": {"heads": 1.0}}, ValueError, "no number for 'backbone', which a"),
+        (tiny, {"layer_decay": 0}, ValueError, "layer_decay must be positive and finite, got 0"),
         (tiny, {"weight_decay": -1}, ValueError, "weight_decay must be at least 0"),
         (tiny, {"seed": -1}, ValueError, "seed must be at least 0, got -1"),
         (tiny, {"scheduler": "step"}, ValueError, "scheduler must be 'cosine', None"),
@@ -551,20 +557,17 @@ def _batches(y: Any, x: Any = None) -> list[Any]:
         (_batches(torch.zeros(4, dtype=torch.int32)), "labels of {} must be int64 .* got int32"),
         (_batches(torch.zeros(4, 3).long()), r"labels of {} must be .*, got int64 \[4, 3\]"),
         (_batches(torch.zeros(3).long()), r"labels of {} must be .*, got int64 \[3\]"),
-        (
-            _batches([0, 1, 2, 0]),
-            r"{} must yield batches \(x, labels\), got labels of type list",
-        ),
-        ([data().tensors[0][:4]], r"{} must yield batches \(x, labels\), got Tensor"),
-        ([{"x": data().tensors[0]}], r"{} must yield batches \(x, labels\), got dict"),
-        ([(*data().tensors, 1)], r"{} must yield batches \(x, labels\), got 3 items"),
+        (_batches([0, 1, 2, 0]), "labels of {} must be a Tensor, got list"),
+        ([data().tensors[0][:4]], r"a batch of {} must be \(x, labels\), or .*, got Tensor"),
+        ([{"x": data().tensors[0]}], "a batch of {} must have 'labels' beside its inputs, got x"),
+        ([data().tensors[:1]], r"a batch of {} must be \(x, labels\), or .*, got 1 items"),
     ],
 )
 @pytest.mark.parametrize("part", PARTS)
 def test_bad_batches(which: str, batches: Any, said: str, part: Part) -> None:
     good = _batches(torch.tensor([0, 1, 2, 0]))
     loaders = {"train_loader": good, "val_loader": good, which: batches}
-    with pytest.raises(ValueError, match=said.format(which)):
+    with pytest.raises((TypeError, ValueError), match=said.format(which)):
         train(tiny(), strategy=[Phase(part, 1)], **loaders)
 
 

@@ -1,29 +1,53 @@
-"""Cut a model at its exits: one graph for each segment.
+"""Cut the trace of a model at its exits: one graph for each segment.
 
-``torch.export`` traces the whole model once, and the trace is cut. Segment k consists of the nodes
-from which the logits of exit k, and the tensors that continue after it, are computed, back to the
-tensors that continued after exit k - 1. If data of the input get there another way, the model
-cannot be cut at that exit.
+A cut lies behind everything that was computed up to an exit, the tensors that continue there
+included. What a later segment needs from before a cut gets there in one of three ways:
+
+* What depends only on weights, constants and sizes is computed again in the segment. So is what was
+  computed from the inputs of the model without any weight, such as an attention mask: these inputs
+  are small, and they travel instead.
+* A tensor with the batch as one of its dimensions travels, and its rows are cut along that one.
+* A tensor that depends on the inputs but has no batch dimension travels as it is.
+
+The batch, and every other dynamic size, is known by its symbol in the trace, not by its number.
 """
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
-from torch.export.graph_signature import InputKind, OutputKind
+from torch.export.graph_signature import InputKind
 
-from ..activations import map_tensors, tensors_of
-from ..flop_counting import unfused
+from ..activations import tensors_of
 from ..model import MultiExitModel
 from ..policies.base import Policy
+from .tracing import BATCH, trace_whole, traced
+
+
+@dataclass(frozen=True)
+class Value:
+    """A tensor that enters or leaves a segment.
+
+    Attributes
+    ----------
+    name : str
+        A segment takes the values that have the names of its inputs, wherever they come from.
+    dtype : str
+    shape : tuple of int or str
+        Dynamic sizes are names, such as ``"batch"``, or expressions of them.
+    batch_axis : int or None
+        The dimension of the samples; None if there is none, so that no rows are cut.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+    batch_axis: int | None
 
 
 @dataclass(frozen=True)
@@ -35,20 +59,33 @@ class Segment:
     exit : str
         Name of the exit; that of the last segment is ``"output"``.
     program : ExportedProgram
-        The traced segment. It returns the logits, the score of the policy if there is one, and the
-        tensors that continue: those of the activation, and the memory of the policy. The first
-        dimension of all tensors, the batch, is dynamic.
-    inputs, outputs : tuple of Tensor
-        Inputs and outputs for the example.
+        The traced segment.
+    inputs, outputs : tuple of Value
+        The outputs are the logits, the score of the policy if there is one, and what later
+        segments need.
     """
 
     exit: str
     program: ExportedProgram
-    inputs: tuple[Tensor, ...]
-    outputs: tuple[Tensor, ...]
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
 
 
-def cut_segments(model: MultiExitModel, example: Any, policy: Policy | None) -> list[Segment]:
+@dataclass(frozen=True)
+class Segments:
+    """All segments of a model, its inputs, and the largest value of each dynamic size."""
+
+    inputs: tuple[Value, ...]
+    parts: tuple[Segment, ...]
+    largest: dict[str, int]
+
+
+def cut_segments(
+    model: MultiExitModel,
+    example: Any,
+    policy: Policy | None,
+    dynamic: Sequence[dict[int, str]],
+) -> Segments:
     """Trace a model and cut it at its exits.
 
     Parameters
@@ -59,248 +96,236 @@ def cut_segments(model: MultiExitModel, example: Any, policy: Policy | None) -> 
         A batch of at least 2 samples.
     policy : Policy, optional
         Its score becomes an output of every segment.
+    dynamic : sequence of dict
+        For each Tensor of the example, the names of its dynamic sizes by their axes, without the
+        batch.
 
     Raises
     ------
     ValueError
         If the score of the policy or the model cannot be traced, the model fixes the batch size or
-        changes its state in evaluation mode, or data bypass an exit.
+        changes its state in evaluation mode, or something without samples passes an exit.
     """
-    if policy is not None:
-        with torch.no_grad():
-            logits = model(example)
-        _check_score(policy, logits)
-    counts: list[tuple[int, int]] = []
-    whole = _Whole(model, example, policy, lambda found: counts.__setitem__(slice(None), found))
-    program = traced(whole, tuple(tensors_of(example)), "the model")
-    with quiet():
-        program = program.run_decompositions({})  # makes in-place operations functional
-    for spec in program.graph_signature.output_specs:
-        if spec.kind is not OutputKind.USER_OUTPUT:
-            raise ValueError(
-                f"the model changes {spec.target!r} in evaluation mode, which exported files do "
-                "not support: remove that state from its forward"
-            )
-    names = model.output_names
+    axes = [dict.fromkeys(names, Dim.DYNAMIC) for names in dynamic]
+    program, counts = trace_whole(model, example, policy, axes)
+    cut = _Cut(program, counts, model.output_names, dynamic)
+    tensors: dict[fx.Node, Tensor] = dict(zip(cut.given, tensors_of(example), strict=True))
     found = []
-    inputs = tuple(tensors_of(example))
-    for name, part in zip(names, _Cut(program, counts, names).modules(), strict=True):
-        one = traced(part, inputs, f"the segment of {name!r}")
+    for piece in cut.pieces():
+        inputs = tuple(tensors[node] for node in piece.inputs)
+        shapes = [cut.dynamic_axes(node) for node in piece.inputs]
+        one = traced(piece.module, inputs, shapes, f"the segment of {piece.exit!r}")
         one.example_inputs = None  # they are the caller's data and would be saved
         with torch.no_grad():
-            outputs = tuple(part(*inputs))
-        found.append(Segment(name, one, inputs, outputs))
-        inputs = outputs[1 + (policy is not None) :]
-    return found
+            tensors.update(zip(piece.outputs, piece.module(*inputs), strict=True))
+        values = (tuple(map(cut.value, nodes)) for nodes in (piece.inputs, piece.outputs))
+        found.append(Segment(piece.exit, one, *values))
+    return Segments(tuple(map(cut.value, cut.given)), tuple(found), cut.largest())
 
 
-def traced(module: nn.Module, inputs: tuple[Tensor, ...], what: str) -> ExportedProgram:
-    """Trace a module whose inputs share a dynamic first dimension, the batch.
+@dataclass(frozen=True)
+class _Piece:
+    """A segment as a module, and the nodes of the whole trace that it takes and returns."""
 
-    Raises
-    ------
-    ValueError
-        If ``torch.export`` cannot trace it; the message contains the reason.
-    """
-    batch = Dim("batch", min=1)
-    each = tuple({0: batch} for _ in inputs)
-    # The forward of a GraphModule names its arguments, that of _Whole has them in one *leaves.
-    shapes: Any = each if isinstance(module, fx.GraphModule) else (each,)
-    try:
-        with torch.no_grad(), unfused(), quiet():
-            return torch.export.export(module, inputs, dynamic_shapes=shapes, strict=False)
-    except Exception as error:  # a forward may raise anything when it is traced
-        text = str(error)
-        if "specialized" in text and "batch" in text:
-            raise ValueError(
-                f"{what} fixes the batch size in its forward, for instance by len(x) or "
-                "int(x.shape[0]): write x.shape[0]"
-            ) from error
-        reason = text.strip().partition("\n\n")[0] or type(error).__name__
-        raise ValueError(f"{what} cannot be traced by torch.export: {reason}") from error
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silence the warnings of PyTorch's exporters about themselves."""
-    # Without torchvision, it lists every operator of torchvision that it cannot register.
-    registry = logging.getLogger("torch.onnx._internal.exporter._registration")
-    level = registry.level
-    registry.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            # torch.export copies its own tree specs and warns about them.
-            warnings.filterwarnings("ignore", r".*treespec, LeafSpec", FutureWarning)
-            # Layers like nn.LSTM list their weights twice, which is harmless.
-            warnings.filterwarnings(
-                "ignore", r"The tensor attributes? .*_flat_weights", UserWarning
-            )
-            yield
-    finally:
-        registry.setLevel(level)
-
-
-class _Whole(nn.Module):
-    """All segments at once: the logits and the continuing tensors of each exit as flat outputs."""
-
-    def __init__(
-        self,
-        model: MultiExitModel,
-        example: Any,
-        policy: Policy | None,
-        note: Callable[[list[tuple[int, int]]], None],
-    ) -> None:
-        super().__init__()
-        self.model = model
-        self.example = example
-        self.policy = policy
-        self.parts = modules_of(policy)  # so that their weights are part of the trace
-        self.note = note  # called with the numbers of answers and of continuing tensors by exit
-
-    def forward(self, *leaves: Tensor) -> tuple[Tensor, ...]:
-        given = iter(leaves)
-        x = map_tensors(lambda tensor: next(given), self.example)
-        flat: list[Tensor] = []
-        counts: list[tuple[int, int]] = []
-        memory: Tensor | None = None  # continues with the activation
-
-        def put_out(k: int, logits: Tensor, activation: Any) -> Any:
-            nonlocal memory
-            answers = [logits]
-            if self.policy is not None:
-                score, memory = self.policy.score(k, logits, memory)
-                answers.append(score.double())
-            # Copies, so that later in-place operations (a ReLU) do not change the outputs; the
-            # cuts lie between the two copies.
-            passed, kept = map_tensors(torch.clone, (activation, memory))
-            onward = tensors_of((passed, kept))
-            flat.extend((*answers, *onward))
-            counts.append((len(answers), len(onward)))
-            activation, memory = map_tensors(torch.clone, (passed, kept))
-            return activation
-
-        reader = self.model.reader(x)
-        logits = self.model.walk(
-            x, lambda k, activation: put_out(k, reader.logits(k, activation), activation)
-        )
-        put_out(self.model.num_exits - 1, reader.output(logits), None)
-        self.note(counts)  # torch.export would reset an attribute after the trace
-        return tuple(flat)
-
-
-class _Scores(nn.Module):
-    """The scores [batch] of all exits from their logits."""
-
-    def __init__(self, policy: Policy) -> None:
-        super().__init__()
-        self.policy = policy
-        self.parts = modules_of(policy)
-
-    def forward(self, *logits: Tensor) -> tuple[Tensor, ...]:
-        memory: Tensor | None = None
-        found = []
-        for k, one in enumerate(logits):
-            score, memory = self.policy.score(k, one, memory)
-            found.append(score)
-        return tuple(found)
-
-
-def modules_of(policy: Policy | None) -> nn.ModuleList:
-    """The modules that a policy holds, such as the scorer of a `LearnedScore`."""
-    held = () if policy is None else vars(policy).values()
-    return nn.ModuleList(one for one in held if isinstance(one, nn.Module))
-
-
-def _check_score(policy: Policy, logits: tuple[Tensor, ...]) -> None:
-    """Trace the score of a policy alone, so that messages about it name it."""
-    what = f"the score of {policy!r}"
-    traced(_Scores(policy), logits, what)
-    with torch.no_grad():
-        scores = _Scores(policy)(*logits)
-    for k, score in enumerate(scores):
-        if not isinstance(score, Tensor) or score.shape != logits[k].shape[:1]:
-            got = list(score.shape) if isinstance(score, Tensor) else type(score).__name__
-            raise ValueError(
-                f"{what} must be a Tensor [{len(logits[k])}], one number for each sample, got "
-                f"{got} at exit {k}"
-            )
+    exit: str
+    module: fx.GraphModule
+    inputs: list[fx.Node]
+    outputs: list[fx.Node]
 
 
 class _Cut:
-    """The graph of `_Whole`, and the pieces of it."""
+    """The graph of the whole trace, and the pieces of it."""
 
     def __init__(
-        self, program: ExportedProgram, outputs: Sequence[tuple[int, int]], names: Sequence[str]
+        self,
+        program: ExportedProgram,
+        counts: Sequence[tuple[int, int]],
+        names: Sequence[str],
+        dynamic: Sequence[dict[int, str]],
     ) -> None:
         self.program, self.names = program, names
         self.nodes = list(program.graph.nodes)
         self.values = _values(program)
-        self.user_inputs = [
+        #: The inputs of the model.
+        self.given = [
             node for node in self.nodes if node.op == "placeholder" and node.name not in self.values
         ]
         flat = iter(self.nodes[-1].args[0])
         self.answers: list[list[fx.Node]] = []
         self.onward: list[list[fx.Node]] = []
-        for answers, onward in outputs:
+        for answers, onward in counts:
             self.answers.append([next(flat) for _ in range(answers)])
             self.onward.append([next(flat) for _ in range(onward)])
-        self.batch = self.user_inputs[0].meta["val"].shape[0]
+        first = [size for node in self.given for size in _sizes(node)[:1]]
+        self.batch = next(size for size in first if not isinstance(size, int))
+        #: Names of the dynamic sizes by their symbols.
+        self.symbols = {self.batch: "batch"}
+        for node, axes in zip(self.given, dynamic, strict=True):
+            for axis, name in axes.items():
+                self.symbols.setdefault(_sizes(node)[axis], name)
+        self._check_answers()
+        self._look()
 
-    def modules(self) -> list[fx.GraphModule]:
+    def largest(self) -> dict[str, int]:
+        """The largest value of each dynamic size that has one, by its name."""
+        limits = self.program.range_constraints
+        return {
+            name: int(limits[symbol].upper)
+            for symbol, name in self.symbols.items()
+            if symbol in limits and limits[symbol].upper.is_Integer
+        }
+
+    def value(self, node: fx.Node) -> Value:
+        """Describe a tensor that travels."""
+        dtype = str(node.meta["val"].dtype).removeprefix("torch.")
+        axis = _sizes(node).index(self.batch) if self._has_samples(node) else None
+        return Value(self.called[node], dtype, self._shape(node), axis)
+
+    def _shape(self, node: fx.Node) -> tuple[int | str, ...]:
+        known = {symbol: type(symbol)(name) for symbol, name in self.symbols.items()}
+        return tuple(
+            size if isinstance(size, int) else str(size.xreplace(known)) for size in _sizes(node)
+        )
+
+    def dynamic_axes(self, node: fx.Node) -> dict[int, Any]:
+        """The dynamic axes of a tensor, as `traced` takes them."""
+        return {
+            axis: BATCH if size == self.batch else Dim.DYNAMIC
+            for axis, size in enumerate(_sizes(node))
+            if not isinstance(size, int)
+        }
+
+    def pieces(self) -> list[_Piece]:
         """The segments, first to last."""
-        targets: list[fx.Node] = []  # inputs of the next segment
-        found = []
+        wanted: list[set[fx.Node]] = [set() for _ in self.names]  # by later segments
+        plans = []
         for k in reversed(range(len(self.names))):
-            starts = self.user_inputs if k == 0 else self.onward[k - 1]
-            outputs = [*self.answers[k], *targets]
-            needed = self._behind(outputs, set(starts), k)
-            inputs = starts if k == 0 else [node for node in starts if node in needed]
-            if not inputs:
-                raise ValueError(
-                    f"nothing after exit {self.names[k - 1]!r} uses the output of its module: "
-                    "remove this exit"
-                )
-            found.append(self._module(inputs, outputs, needed))
-            targets = inputs
-        return found[::-1]
+            carried = sorted(wanted[k], key=self.place.__getitem__)
+            for i, node in enumerate(carried):
+                self.called[node] = f"segment{k}_{i}"
+            outputs = [*self.answers[k], *carried]
+            needed, inputs = self._behind(outputs, k)
+            for node in inputs:
+                if self.home[node] >= 0:
+                    wanted[self.home[node]].add(node)
+            plans.append((self.names[k], inputs, outputs, needed))
+        return [
+            _Piece(name, self._module(inputs, outputs, needed), inputs, outputs)
+            for name, inputs, outputs, needed in reversed(plans)
+        ]
 
-    def _behind(self, outputs: Sequence[fx.Node], starts: set[fx.Node], k: int) -> set[fx.Node]:
-        """Nodes that `outputs` are computed from, back to `starts`."""
+    def _check_answers(self) -> None:
+        for name, (logits, *_) in zip(self.names, self.answers, strict=True):
+            if len(_sizes(logits)) != 2 or _sizes(logits)[0] != self.batch:
+                shape = ", ".join(map(str, self._shape(logits)))
+                raise ValueError(
+                    f"exit {name!r} gives logits [{shape}], not one row for each sample: exported "
+                    "files need logits [batch, classes]"
+                )
+
+    def _look(self) -> None:
+        """Note where each node was computed, and what it depends on."""
+        self.place = {node: place for place, node in enumerate(self.nodes)}
+        #: The segment in which a node is computed; -1 for the inputs of the model.
+        self.home: dict[fx.Node, int] = {}
+        self.of_data: set[fx.Node] = set(self.given)
+        self.of_weights: set[fx.Node] = set()
+        self.called = {node: f"input_{i}" for i, node in enumerate(self.given)}
+        for logits, *score in self.answers:
+            self.called[logits] = "logits"
+            self.called.update(dict.fromkeys(score, "score"))
+        ends = [
+            max(map(self.place.__getitem__, (*answers, *onward)))
+            for answers, onward in zip(self.answers, self.onward, strict=True)
+        ]
+        parameters = {
+            spec.arg.name
+            for spec in self.program.graph_signature.input_specs
+            if spec.kind is InputKind.PARAMETER
+        }
+        k = 0
+        for place, node in enumerate(self.nodes[:-1]):
+            k += k < len(ends) - 1 and place > ends[k]
+            self.home[node] = -1 if node in self.given else k
+            if node.target is torch.ops.aten.sym_size.int:
+                continue  # a size does not depend on the numbers in a tensor
+            if any(one in self.of_data for one in node.all_input_nodes):
+                self.of_data.add(node)
+            if node.name in parameters or any(
+                one in self.of_weights for one in node.all_input_nodes
+            ):
+                self.of_weights.add(node)
+
+    def _behind(self, outputs: Sequence[fx.Node], k: int) -> tuple[set[fx.Node], list[fx.Node]]:
+        """The nodes that segment `k` computes `outputs` from, and which of them it is given."""
         found: set[fx.Node] = set()
+        inputs: set[fx.Node] = set()
+        sizes: set[Any] = set()
         waiting = list(outputs)
         while waiting:
             node = waiting.pop()
             if node in found:
                 continue
             found.add(node)
-            if node in starts or self._is_batch(node):
-                continue
-            if node in self.user_inputs:
-                raise ValueError(
-                    f"data of the batch bypass exit {self.names[k - 1]!r} (through a skip "
-                    "connection around it), so no segment can start there: attach exits at modules "
-                    "whose output is all that the rest of the backbone needs"
-                )
-            waiting.extend(node.all_input_nodes)
-        return found
+            if self._symbol(node) is not None:
+                sizes.add(self._symbol(node))
+            elif self.home[node] < k and self._travels(node, k):
+                inputs.add(node)
+            else:
+                waiting.extend(node.all_input_nodes)
+        for symbol in sizes:
+            if not any(symbol in _sizes(node) for node in inputs):
+                inputs.add(next(node for node in self.given if symbol in _sizes(node)))
+        # Every file has an input, whose rows say how many samples there are.
+        inputs = inputs or {self.given[0]}
+        return found | inputs, sorted(inputs, key=self.place.__getitem__)
 
-    def _is_batch(self, node: fx.Node) -> bool:
+    def _travels(self, node: fx.Node, k: int) -> bool:
+        """Whether a node from before segment `k` is given to it, and not computed again there."""
+        if node not in self.of_data or not isinstance(node.meta.get("val"), Tensor):
+            return False
+        if self._has_samples(node) is None:
+            return True
+        kept = self.home[node] >= 0 and node not in self.onward[self.home[node]]
+        if kept and node not in self.of_weights:
+            return False
+        if not self._has_samples(node):
+            shape = ", ".join(map(str, self._shape(node)))
+            raise ValueError(
+                f"a tensor of shape [{shape}] passes exit {self.names[k - 1]!r}, and none of its "
+                "dimensions is the batch, so samples cannot leave there: attach the exit at a "
+                "module outside of this reshaping"
+            )
+        return True
+
+    def _has_samples(self, node: fx.Node) -> bool | None:
+        """Whether exactly one dimension is the batch; None if none depends on it at all."""
+        sizes = [size for size in _sizes(node) if not isinstance(size, int)]
+        sizes = [size for size in sizes if self.batch in size.free_symbols]
+        return sizes == [self.batch] if sizes else None
+
+    def _symbol(self, node: fx.Node) -> Any:
+        """The dynamic size that a node is, such as the batch; None if it is something else."""
         value = node.meta.get("val")
-        return isinstance(value, torch.SymInt) and bool(value.node.expr == self.batch.node.expr)
+        expression = value.node.expr if isinstance(value, torch.SymInt) else None
+        return expression if expression in self.symbols else None
 
     def _module(
         self, inputs: Sequence[fx.Node], outputs: Sequence[fx.Node], needed: set[fx.Node]
     ) -> fx.GraphModule:
         graph, root = fx.Graph(), nn.Module()
-        copies = {node: graph.placeholder(f"input_{place}") for place, node in enumerate(inputs)}
-        size = None
+        copies = {node: graph.placeholder(self.called[node]) for node in inputs}
+        sizes: dict[Any, fx.Node] = {}
         for node in self.nodes:
             if node not in needed or node in copies:
                 continue
-            if self._is_batch(node):  # the same number, taken from the inputs of this segment
-                if size is None:
-                    size = graph.call_function(torch.ops.aten.sym_size.int, (copies[inputs[0]], 0))
-                copies[node] = size
+            symbol = self._symbol(node)
+            if symbol is not None:  # the same size, taken from the inputs of this segment
+                if symbol not in sizes:
+                    holder = next(one for one in inputs if symbol in _sizes(one))
+                    place = copies[holder], _sizes(holder).index(symbol)
+                    sizes[symbol] = graph.call_function(torch.ops.aten.sym_size.int, place)
+                copies[node] = sizes[symbol]
             elif node.op == "placeholder":
                 _attach(root, node.name, self.values[node.name])
                 copies[node] = graph.get_attr(node.name)
@@ -312,6 +337,11 @@ class _Cut:
         graph.output(tuple(copies[node] for node in outputs))
         graph.lint()
         return fx.GraphModule(root, graph)
+
+
+def _sizes(node: fx.Node) -> list[Any]:
+    """The sizes of a tensor: numbers, and expressions where they are dynamic."""
+    return [size if isinstance(size, int) else size.node.expr for size in node.meta["val"].shape]
 
 
 def _values(program: ExportedProgram) -> dict[str, Any]:

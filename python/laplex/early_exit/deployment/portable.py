@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from laplex.nn import LaplexHead, LaplexLinear
 
-from ..activations import batch_of, map_tensors
+from ..activations import map_tensors
 from ..model import MultiExitModel
 from ..policies.base import Policy
-from .cutting import modules_of
+from .tracing import modules_of
 
 FileFormat = Literal["onnx", "torch"]
 
@@ -52,20 +52,3 @@ def _make_dense(model: nn.Module) -> list[str]:
         layer: Any = model.get_submodule(name)
         model.set_submodule(name, layer.to_linear().requires_grad_(False))
     return names
-
-
-def check_rows(model: MultiExitModel, example: Any) -> None:
-    """Check, by running the model, that every activation has the batch as its first dimension."""
-    batch = batch_of(example, "example")
-
-    def at_exit(k: int, activation: Any) -> Any:
-        name = model.exit_names[k]
-        if batch_of(activation, name) != batch:
-            raise ValueError(
-                f"exit {name!r} has {batch_of(activation, name)} rows for {batch} samples: attach "
-                "at a module whose output has the batch as its first dimension"
-            )
-        return activation
-
-    with torch.no_grad():
-        model.walk(example, at_exit)

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-KIND, FORMAT, READ = "laplex.early_exit.export", 2, (1, 2)
+KIND, FORMAT, READ = "laplex.early_exit.export", 3, (1, 2, 3)
 MANIFEST = "manifest.json"
 
 Array = np.ndarray[Any, Any]
@@ -172,6 +172,12 @@ class ExportedModel:
         self.policy: dict[str, Any] | None = manifest["policy"]
         # In format 1, only the score of a LearnedScore was part of the files.
         self._scored = bool(manifest.get("scored") or manifest.get("learned_score"))
+        parts = manifest["segments"]
+        described = [*manifest["inputs"], *(one for part in parts for one in part["outputs"])]
+        self._axes: dict[str, int | None] = {one["name"]: one["batch_axis"] for one in described}
+        takes = [{one["name"] for one in part["inputs"]} for part in parts]
+        #: Names of the values that the segments after each one need.
+        self._needed = [set().union(*takes[k + 1 :]) for k in range(len(parts))]
 
     @classmethod
     def load(
@@ -230,8 +236,10 @@ class ExportedModel:
 
         Parameters
         ----------
-        x : ndarray [batch, ...], or lists, tuples and dicts of arrays
-            An input of the model. It is converted to the type that the segments accept.
+        x : ndarray [batch, ...], or lists, tuples and mappings of arrays
+            An input of the model, as in the example of the export. Arguments of a backbone by their
+            names are a mapping, such as the output of a tokenizer. Arrays are converted to the
+            types that the segments accept.
         policy : mapping or policy of laplex, optional
             By default the policy of the manifest, whose score is part of the files. A mapping with
             the ``rule`` of the manifest uses the same score with other ``thresholds``. For a
@@ -258,15 +266,15 @@ class ExportedModel:
             )
         exported = self.policy["rule"] if self.policy is not None and self._scored else None
         rule = Rule.of(policy, self.num_exits, exported)
-        arrays = self._inputs(x)
-        walk = _Walk(rule, len(arrays[0]), self.num_exits)
-        for k, segment in enumerate(self._segments):
-            logits, score, arrays = self._split(segment(arrays))
+        values, batch = self._inputs(x)
+        walk = _Walk(rule, batch, self.num_exits)
+        for k in range(self.num_exits):
+            logits, score, values = self._step(k, values)
             stays = walk.answer(k, logits, score)
             if not stays.any():
                 break
             if not stays.all():
-                arrays = [np.ascontiguousarray(array[stays]) for array in arrays]
+                values = self._rows(values, stays)
         return walk.prediction()
 
     def logits(self, x: Any) -> Array:
@@ -274,7 +282,7 @@ class ExportedModel:
 
         Parameters
         ----------
-        x : array or tuple of arrays
+        x
             The inputs, as in `predict`.
 
         Returns
@@ -289,7 +297,7 @@ class ExportedModel:
 
         Parameters
         ----------
-        x : array or tuple of arrays
+        x
             The inputs, as in `predict`.
 
         Returns
@@ -299,9 +307,9 @@ class ExportedModel:
         scores : ndarray ``[exits, batch]`` or None
             The scores of the policy in the files; None if the model was exported without a policy.
         """
-        arrays, found = self._inputs(x), []
-        for segment in self._segments:
-            *answers, arrays = self._split(segment(arrays))
+        (values, _), found = self._inputs(x), []
+        for k in range(self.num_exits):
+            *answers, values = self._step(k, values)
             found.append(answers)
         logits, scores = zip(*found, strict=True)
         return np.stack(logits), np.stack(scores) if self._scored else None
@@ -313,33 +321,87 @@ class ExportedModel:
             f"{', '.join(self.exit_names)}, {rule})"
         )
 
-    def _split(self, outputs: list[Array]) -> tuple[Array, Array | None, list[Array]]:
-        """Split the outputs of a segment: logits, the score if any, and the continuing tensors."""
-        if self._scored:
-            return outputs[0], outputs[1], outputs[2:]
-        return outputs[0], None, outputs[1:]
+    def rest(self, x: Any, k: int, stays: Array) -> Array:
+        """Compute the logits of the exits after exit `k` for the samples that stay there.
 
-    def _inputs(self, x: Any) -> list[Array]:
-        described = self.manifest["segments"][0]["inputs"]
-        given = leaves(x)
-        places = self.manifest["input_places"]
+        Parameters
+        ----------
+        x
+            The inputs, as in `predict`.
+        k : int
+            Index of the exit.
+        stays : ndarray [batch] of bool
+            Which samples stay.
+
+        Returns
+        -------
+        ndarray ``[exits - 1 - k, samples that stay, classes]``
+            The logits.
+
+        :meta private:
+        """
+        (values, _), found = self._inputs(x), []
+        for segment in range(self.num_exits):
+            logits, _, values = self._step(segment, values)
+            if segment == k:
+                values = self._rows(values, stays)
+            elif segment > k:
+                found.append(logits)
+        return np.stack(found)
+
+    def _step(
+        self, k: int, values: dict[str, Array]
+    ) -> tuple[Array, Array | None, dict[str, Array]]:
+        """Run one segment: its logits, the score if any, and the values that are still needed."""
+        part = self.manifest["segments"][k]
+        outputs = self._segments[k]([values[one["name"]] for one in part["inputs"]])
+        names = [one["name"] for one in part["outputs"]]
+        found = dict(zip(names, map(np.asarray, outputs), strict=True))
+        kept = {name: one for name, one in {**values, **found}.items() if name in self._needed[k]}
+        return found["logits"], found.get("score"), kept
+
+    def _rows(self, values: dict[str, Array], stays: Array) -> dict[str, Array]:
+        """The rows of the samples that stay, along the batch axis of each value."""
+        return {
+            name: one if self._axes[name] is None else np.compress(stays, one, self._axes[name])
+            for name, one in values.items()
+        }
+
+    def _inputs(self, x: Any) -> tuple[dict[str, Array], int]:
+        """The inputs of the model by the names of their values, checked, and their batch size."""
+        given, described = leaves(x), self.manifest["inputs"]
+        places = [one["place"] for one in described]
+        for place in {"['labels']", "['label']"}.difference(places):  # are for the loss
+            given.pop(place, None)
         if sorted(given) != sorted(places):
             listed = ", ".join(place or "one array" for place in given)
             wanted = ", ".join(place or "one array" for place in places)
             raise ValueError(f"x has {listed or 'no arrays'}, but the model takes {wanted}")
-        arrays = []
-        for place, one in zip(places, described, strict=True):
-            array = np.asarray(given[place])
-            if list(array.shape[1:]) != one["shape"][1:] or array.ndim != len(one["shape"]):
-                shape = ", ".join(map(str, one["shape"]))
-                raise ValueError(f"x must be [{shape}], got shape {list(array.shape)}")
-            arrays.append(np.ascontiguousarray(array, dtype=one["dtype"]))
-        sizes = {len(array) for array in arrays}
-        if len(sizes) != 1 or 0 in sizes:
-            raise ValueError(
-                f"x must have one batch of at least one sample, got {sorted(sizes)} samples"
-            )
-        return arrays
+        largest = self.manifest.get("largest_sizes", {})
+        sizes: dict[str, int] = {}
+        values = {}
+        for one in described:
+            place, wanted = f"x{one['place']}", one["shape"]
+            array = np.asarray(given[one["place"]])
+            if array.ndim != len(wanted) or any(
+                isinstance(size, int) and size != found
+                for size, found in zip(wanted, array.shape, strict=True)
+            ):
+                shape = ", ".join(map(str, wanted))
+                raise ValueError(f"{place} must be [{shape}], got shape {list(array.shape)}")
+            for name, found in zip(wanted, array.shape, strict=True):
+                if isinstance(name, str) and sizes.setdefault(name, found) != found:
+                    raise ValueError(
+                        f"{place} has {found} {name}, but another input has {sizes[name]}: pass "
+                        "arrays of one batch and equal sizes"
+                    )
+                if not 1 <= found <= largest.get(name, found):
+                    raise ValueError(
+                        f"{place} has size {found} in {name}: the model takes at least 1"
+                        + (f" and at most {largest[name]}" if name in largest else "")
+                    )
+            values[one["name"]] = np.ascontiguousarray(array, dtype=one["dtype"])
+        return values, sizes["batch"]
 
 
 class _Walk:
@@ -454,10 +516,32 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         raise ValueError(f"{file} does not describe an exported model")
     if form not in READ:
         raise ValueError(
-            f"{path} was exported in format {form}, but this runner reads formats {READ[0]} and "
-            f"{READ[1]}: use the runner.py in the folder"
+            f"{path} was exported in format {form}, but this runner reads formats {READ[0]} to "
+            f"{READ[-1]}: use the runner.py in the folder"
         )
-    return manifest
+    return manifest if form >= 3 else _renamed(manifest)
+
+
+def _renamed(manifest: dict[str, Any]) -> dict[str, Any]:
+    """The manifest of an older format as this runner reads it.
+
+    Before format 3, the tensors that a segment passed on were all that the next one took, and the
+    batch was their first dimension.
+    """
+    first = manifest["segments"][0]["inputs"]
+    inputs = [
+        {**one, "place": place, "batch_axis": 0}
+        for one, place in zip(first, manifest["input_places"], strict=True)
+    ]
+    segments, taken = [], inputs
+    for k, part in enumerate(manifest["segments"]):
+        outputs = [
+            {**one, "name": one["name"].replace("activation", f"segment{k}"), "batch_axis": 0}
+            for one in part["outputs"]
+        ]
+        segments.append({**part, "inputs": taken, "outputs": outputs})
+        taken = [one for one in outputs if one["name"].startswith("segment")]
+    return {**manifest, "inputs": inputs, "segments": segments}
 
 
 def _onnx_segments(
@@ -514,7 +598,9 @@ def _needed(module: str, extra: str) -> Any:
 def leaves(x: Any, place: str = "") -> dict[str, Any]:
     """The arrays in a structure by their position; other values were fixed by the export."""
     parts: Any = ()
-    if isinstance(x, Mapping):
+    if getattr(x, "_fields", ()) == ("args", "kwargs"):  # laplex.early_exit.activations.Inputs
+        parts = [*enumerate(x.args), *x.kwargs.items()]
+    elif isinstance(x, Mapping):
         parts = x.items()
     elif isinstance(x, (list, tuple)):
         parts = enumerate(x)

@@ -6,30 +6,31 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ... import __version__
 from ..._support.arguments import one_of
 from ..._support.optional import require
-from ..activations import batch_of, map_tensors
+from ..activations import Inputs, batch_of
 from ..batches import check_model
 from ..costs import count_costs
 from ..model import MultiExitModel
 from ..policies import POLICIES
 from ..policies.base import Policy
 from . import runner
-from .cutting import Segment, cut_segments, quiet
+from .comparing import largest_difference, quantize_files
+from .cutting import Segment, cut_segments
+from .dynamic_sizes import dynamic_sizes
 from .export_folder import check_export_folder, complete_folder
-from .portable import FileFormat, check_rows, kernel_layers, portable
+from .portable import FileFormat, kernel_layers, portable
+from .tracing import quiet
 
-#: Largest allowed difference between exported and original logits, relative to 1 + the largest.
-_AGREEMENT = 1e-4
 #: Protobuf files are limited to 2 GiB; weights above this size go to a separate file.
 _LARGE = 1 << 30
 
@@ -41,6 +42,8 @@ def export(
     *,
     format: FileFormat = "onnx",  # noqa: A002  (the word for it)
     policy: Policy | None = None,
+    dynamic: Mapping[Any, Any] | None = None,
+    quantize: Literal["int8"] | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Export a model with its exits: one file for each segment, a manifest, and a runner.
@@ -53,9 +56,9 @@ def export(
     ----------
     model : MultiExitModel
         The model. It is not changed: a copy on the CPU, in evaluation mode, is exported.
-    example : Tensor [batch, ...], or nested lists, tuples and dicts of Tensors
-        An input of ``model(example)`` with at least 2 samples. All sizes except that of the batch
-        are fixed by the export.
+    example : Tensor [batch, ...], or nested lists, tuples and mappings of Tensors
+        An input of ``model(example)`` with at least 2 samples, such as the output of a tokenizer.
+        All sizes except that of the batch and those in `dynamic` are fixed by the export.
     folder : path
         The folder to write. It must not exist, or be empty, or with `overwrite` hold a previous
         export.
@@ -65,6 +68,15 @@ def export(
     policy : Policy, optional
         The default policy of ``ExportedModel.predict``, which may be one of your own. Its score,
         and its memory of each sample, become part of the segments.
+    dynamic : mapping, optional
+        Names of the sizes that may vary in addition to the batch, by axis: ``{1: "tokens"}`` for an
+        example that is one Tensor, ``{"input_ids": {1: "tokens"}, ...}`` for a mapping. Sizes of
+        one name must be equal in each call. By default, axis 1 of ``input_ids``,
+        ``attention_mask``, ``token_type_ids`` and ``position_ids`` is dynamic; ``{}`` fixes it.
+    quantize : "int8", optional
+        Store the weights of matrix products as int8, and quantize their inputs in each call
+        (dynamic quantization of onnxruntime). The manifest has, under ``"quantized"``, how far the
+        logits and the decisions for the example moved. Needs ``format="onnx"``.
     overwrite : bool
         Whether to replace a previous export in `folder`. If false, such a folder raises
         FileExistsError. A folder that holds anything else is never replaced.
@@ -78,7 +90,7 @@ def export(
     ------
     TypeError, ValueError
         If an argument is invalid, a score or the model cannot be traced, or the model cannot be cut
-        because data bypass an exit; the message names the exit.
+        at an exit; the message names it.
     FileExistsError
         If the folder is not empty.
     ImportError
@@ -91,8 +103,11 @@ def export(
     ONNX files are in float32. ``torch.export`` files are in float64 if the model is, otherwise in
     float32. ONNX has no Laplace kernels: `LaplexHead` and `LaplexLinear`, which are linear in their
     input, become dense layers there, and the manifest lists them. In ``.pt2`` files they remain
-    Laplace kernels, which need Laplex to run. Tensors of an activation that nothing after its exit
-    uses are not passed on.
+    Laplace kernels, which need Laplex to run. What later segments need, masks and skip connections
+    included, is passed on to them. The rows of samples that leave are removed along the batch axis
+    of each tensor, which the manifest names. What has no batch axis is passed on as it is. Anything
+    that follows from the inputs without a weight, such as an attention mask, is computed again in
+    each segment.
 
     Examples
     --------
@@ -101,16 +116,17 @@ def export(
     >>> ExportedModel.load("exported").predict(images.numpy()).labels      # doctest: +SKIP
     """
     path = Path(folder)
-    _check(model, example, format, policy)
+    _check(model, example, format, policy, quantize)
+    example = _arguments(model, example)
+    sizes = dynamic_sizes(example, dynamic)
     check_export_folder(path, overwrite)
     if format == "onnx":
         for module in ("onnx", "onnxscript", "onnxruntime"):
             require(module, extra="onnx", feature='laplex.early_exit.export with format="onnx"')
     model, example, policy, dense = portable(model, example, policy, format)
-    check_rows(model, example)
-    segments = cut_segments(model, example, policy)
+    segments = cut_segments(model, example, policy, sizes)
     costs = count_costs(model, example)
-    files = [f"segment{k}.{'onnx' if format == 'onnx' else 'pt2'}" for k in range(len(segments))]
+    files = [f"segment{k}.{'onnx' if format == 'onnx' else 'pt2'}" for k in range(model.num_exits)]
     imports = [] if format == "onnx" or not kernel_layers(model) else ["laplex.nn"]
     manifest: dict[str, Any] = {
         "kind": runner.KIND,
@@ -118,10 +134,19 @@ def export(
         "file_format": format,
         "num_exits": model.num_exits,
         "segments": [
-            _described(segment, file, policy is not None)
-            for segment, file in zip(segments, files, strict=True)
+            {
+                "exit": segment.exit,
+                "file": file,
+                "inputs": [asdict(value) for value in segment.inputs],
+                "outputs": [asdict(value) for value in segment.outputs],
+            }
+            for segment, file in zip(segments.parts, files, strict=True)
         ],
-        "input_places": list(runner.leaves(example)),
+        "inputs": [
+            {"place": place, **asdict(value)}
+            for place, value in zip(runner.leaves(example), segments.inputs, strict=True)
+        ],
+        "largest_sizes": segments.largest,
         "policy": None if policy is None else described(policy, model.num_exits),
         "scored": policy is not None,
         "dense_layers": dense,
@@ -130,11 +155,13 @@ def export(
         "versions": _versions(format),
     }
     with complete_folder(path) as part:
-        for segment, file in zip(segments, files, strict=True):
+        for segment, file in zip(segments.parts, files, strict=True):
             _WRITERS[format](segment, part / file)
         shutil.copyfile(runner.__file__, part / "runner.py")
         _write_manifest(part, manifest)
-        manifest["largest_difference"] = _largest_difference(model, example, part, policy)
+        manifest["largest_difference"] = largest_difference(model, example, part, policy)
+        if quantize is not None:
+            manifest["quantized"] = quantize_files(part, files, model, example, policy)
         _write_manifest(part, manifest)
     return path
 
@@ -142,9 +169,13 @@ def export(
 # --- before --------------------------------------------------------------------------------------
 
 
-def _check(model: Any, example: Any, form: Any, policy: Any) -> None:
+def _check(model: Any, example: Any, form: Any, policy: Any, quantize: Any) -> None:
     check_model(model)
     one_of("format", form, FileFormat)
+    if quantize is not None:
+        one_of("quantize", quantize, Literal["int8"])
+        if form != "onnx":
+            raise ValueError(f'quantize={quantize!r} is for ONNX files: pass format="onnx"')
     if batch_of(example, "example") < 2:
         raise ValueError(
             "example has fewer than 2 samples, with which the batch size would become a constant: "
@@ -163,6 +194,16 @@ def _check(model: Any, example: Any, form: Any, policy: Any) -> None:
             )
 
 
+def _arguments(model: MultiExitModel, example: Any) -> Any:
+    """The example without what the backbone does not take, such as labels."""
+    if isinstance(example, Mapping):
+        args, kwargs = model._signature.arguments(example)
+        return example if args else {key: kwargs[key] for key in example if key in kwargs}
+    if isinstance(example, Inputs) and len(example.args) == 1 and not example.kwargs:
+        return example.args[0]
+    return example
+
+
 # --- files ---------------------------------------------------------------------------------------
 
 
@@ -179,8 +220,8 @@ def _write_onnx(segment: Segment, path: Path) -> None:
             segment.program,
             (),
             path,
-            input_names=_names("input", len(segment.inputs)),
-            output_names=_names("output", len(segment.outputs)),
+            input_names=[value.name for value in segment.inputs],
+            output_names=[value.name for value in segment.outputs],
             external_data=weights > _LARGE,
             dynamo=True,
             verbose=False,
@@ -189,32 +230,6 @@ def _write_onnx(segment: Segment, path: Path) -> None:
 
 
 _WRITERS = {"onnx": _write_onnx, "torch": _write_torch}
-
-
-def _names(word: str, count: int) -> list[str]:
-    return [f"{word}_{place}" for place in range(count)]
-
-
-def _described(segment: Segment, file: str, scored: bool) -> dict[str, Any]:
-    outputs = ["logits", *(["score"] if scored else [])]
-    outputs += _names("activation", len(segment.outputs) - len(outputs))
-    return {
-        "exit": segment.exit,
-        "file": file,
-        "inputs": _tensors(_names("input", len(segment.inputs)), segment.inputs),
-        "outputs": _tensors(outputs, segment.outputs),
-    }
-
-
-def _tensors(names: Sequence[str], tensors: Sequence[Tensor]) -> list[dict[str, Any]]:
-    return [
-        {
-            "name": name,
-            "dtype": str(tensor.dtype).removeprefix("torch."),
-            "shape": ["batch", *tensor.shape[1:]],
-        }
-        for name, tensor in zip(names, tensors, strict=True)
-    ]
 
 
 def _versions(form: FileFormat) -> dict[str, str]:
@@ -257,41 +272,3 @@ def described(policy: Policy, num_exits: int) -> dict[str, Any]:
 def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     text = json.dumps(manifest, indent=2, allow_nan=False) + "\n"
     (folder / runner.MANIFEST).write_text(text, encoding="utf-8")
-
-
-def _largest_difference(
-    model: MultiExitModel, example: Any, folder: Path, policy: Policy | None
-) -> float:
-    """The largest difference between the logits of the files and of the model.
-
-    It is measured on the example, and on its first sample alone.
-
-    Raises
-    ------
-    RuntimeError
-        If it is larger than rounding explains, or the scores of the files are not those of the
-        policy.
-    """
-    exported = runner.ExportedModel.load(folder)
-    largest = 0.0
-    for x in (example, map_tensors(lambda tensor: tensor[:1], example)):
-        batch = batch_of(x, "example")
-        with torch.no_grad():
-            expected = torch.stack(model(x)).numpy()
-        logits, scores = exported.answers(x)
-        difference = float(np.abs(logits - expected).max())
-        if not difference <= _AGREEMENT * (1 + float(np.abs(expected).max())):
-            raise RuntimeError(
-                f"the exported files give logits that differ by {difference:.2g} from those of the "
-                f"model for a batch of {batch}: please report this, with the model"
-            )
-        if policy is not None and scores is not None:
-            with torch.no_grad():
-                wanted = policy.scores(logits).numpy()
-            if not np.allclose(scores, wanted, _AGREEMENT, _AGREEMENT, equal_nan=True):
-                raise RuntimeError(
-                    f"the exported files give other scores than {policy!r} for a batch of {batch}: "
-                    "a score must depend only on k, logits and memory"
-                )
-        largest = max(largest, difference)
-    return largest

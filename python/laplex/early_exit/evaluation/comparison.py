@@ -97,16 +97,28 @@ class Comparison(Result):
         whether it does so here. A good indicator has a correlation near 1, or near -1 if lower is
         better, as for the calibration error.
 
+        The accuracy of the exits before the last is the baseline: it goes with the area by
+        construction, so a metric that merely follows the accuracy correlates with the area, too.
+        Partial correlations hold the mean accuracy fixed. Correlations within groups leave out the
+        differences between groups, such as strategies of training.
+
         Returns
         -------
         Correlations
         """
         runs = [run for group in self.groups.values() for run in group]
+        groups = np.repeat(np.arange(len(self.groups)), [len(one) for one in self.groups.values()])
         area = np.array([run.area for run in runs])
+        accuracy = _means("accuracy", runs)
+        measures = {
+            "mean accuracy": accuracy,
+            "first exit's accuracy": np.array([run.accuracy[0] for run in runs]),
+            **{f"mean {kind.label}": _means(name, runs) for name, kind in proxies().items()},
+        }
         return Correlations(
             tuple(
-                correlation(f"mean {kind.label}", _means(name, runs), area)
-                for name, kind in proxies().items()
+                correlation(name, values, area, accuracy, groups)
+                for name, values in measures.items()
             )
         )
 

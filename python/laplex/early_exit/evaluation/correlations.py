@@ -11,27 +11,39 @@ import scipy.stats
 
 from ..._support.results import Result
 from ..._support.text_tables import aligned, cell
-from ..arrays import Array
+from ..arrays import Array, Integers
 from ..metrics import METRICS
 
 # With fewer runs than this a correlation says little, as its table says.
 _FEW = 10
+# Relative size of what a regression leaves by rounding alone.
+_ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
 class Correlation:
     """Correlation of one metric with the area under the curve.
 
+    Coefficients are NaN where there are too few runs, or no variation is left.
+
     Attributes
     ----------
     measure : str
         Name of the metric.
     pearson, spearman : float
-        Correlation coefficients; NaN with fewer than three runs, or if all runs have one value.
+        Correlation coefficients; of three runs or more.
     pearson_p, spearman_p : float
         Two-sided p-values, which assume independent runs.
     runs : int
         Number of runs for which the metric and the area are defined.
+    partial, partial_p : float
+        Partial Pearson correlation given the mean accuracy: that of what linear regressions on the
+        mean accuracy leave of metric and area; of four runs or more.
+    within, within_p : float
+        Pearson correlation within groups: that of the differences from the means of the own group.
+        There must be at least two runs more than groups.
+    within_runs : int
+        Number of runs in groups of two or more, which `within` uses.
     """
 
     measure: str
@@ -40,6 +52,11 @@ class Correlation:
     spearman: float
     spearman_p: float
     runs: int
+    partial: float
+    partial_p: float
+    within: float
+    within_p: float
+    within_runs: int
 
 
 @dataclass(frozen=True)
@@ -49,7 +66,8 @@ class Correlations(Result):
     Attributes
     ----------
     rows : tuple of Correlation
-        One entry for each metric: the mean ECE, the mean AUROC and the mean EEFP.
+        One entry for each metric: as baselines the mean accuracy of the exits before the last and
+        the accuracy of the first exit, then the mean ECE, the mean AUROC and the mean EEFP.
     """
 
     _derived: ClassVar = ("note",)
@@ -77,35 +95,67 @@ class Correlations(Result):
                     for one in (row.pearson, row.pearson_p, row.spearman, row.spearman_p)
                 ),
                 str(row.runs),
+                *(cell(one, ".3f") for one in (row.partial, row.partial_p)),
+                *(cell(one, ".3f") for one in (row.within, row.within_p)),
+                str(row.within_runs),
             ]
             for row in self.rows
         ]
+        head = ["metric", "Pearson", "p", "Spearman", "p", "runs"]
+        head += ["given accuracy", "p", "within groups", "p", "runs"]
         lower = ", ".join(
             one.label for one in METRICS.values() if one.proxy and one.better == "lower"
         )
         return (
             f"Correlation with the area under the curve, over runs ({lower}: lower is better)\n"
-            + aligned(["metric", "Pearson", "p", "Spearman", "p", "runs"], body)
+            + aligned(head, body)
             + f"\n{self.note}"
         )
 
 
-def correlation(label: str, measure: Array, area: Array) -> Correlation:
-    """Correlate a metric with the area, both ndarray [runs]; runs with NaN are left out."""
+def correlation(
+    label: str, measure: Array, area: Array, accuracy: Array, groups: Integers
+) -> Correlation:
+    """Correlate a metric with the area; runs where one of them is NaN are left out.
+
+    Parameters
+    ----------
+    label : str
+    measure, area, accuracy : ndarray [runs]
+        The metric, the area under the curve, and the mean accuracy, which is held fixed for the
+        partial correlation.
+    groups : ndarray [runs]
+        Number of the group of each run.
+    """
     there = np.isfinite(measure) & np.isfinite(area)
-    x, y = measure[there], area[there]
-    nothing = float("nan")
-    if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
-        return Correlation(label, nothing, nothing, nothing, nothing, len(x))
-    with warnings.catch_warnings():
-        # scipy warns of values that differ by little more than rounding.
-        warnings.simplefilter("ignore", scipy.stats.NearConstantInputWarning)
-        pearson, spearman = scipy.stats.pearsonr(x, y), scipy.stats.spearmanr(x, y)
-    return Correlation(
-        label,
-        float(pearson.statistic),
-        float(pearson.pvalue),
-        float(spearman.statistic),
-        float(spearman.pvalue),
-        len(x),
-    )
+    x, y, given = measure[there], area[there], accuracy[there]
+    _, group, sizes = np.unique(groups[there], return_inverse=True, return_counts=True)
+    pearson = spearman = (float("nan"), float("nan"))
+    if len(x) > 2 and np.ptp(x) > 0 and np.ptp(y) > 0:
+        with warnings.catch_warnings():
+            # scipy warns of values that differ by little more than rounding.
+            warnings.simplefilter("ignore", scipy.stats.NearConstantInputWarning)
+            first, second = scipy.stats.pearsonr(x, y), scipy.stats.spearmanr(x, y)
+        pearson = float(first.statistic), float(first.pvalue)
+        spearman = float(second.statistic), float(second.pvalue)
+    partial = _of_residuals(x, y, np.stack([np.ones_like(given), given], axis=1))
+    within = _of_residuals(x, y, np.eye(len(sizes))[group])
+    alone = int((sizes == 1).sum())
+    return Correlation(label, *pearson, *spearman, len(x), *partial, *within, len(x) - alone)
+
+
+def _of_residuals(x: Array, y: Array, regressors: Array) -> tuple[float, float]:
+    """Pearson correlation, and its p-value, of what regressors [runs, any] leave of x and y."""
+    free = len(x) - regressors.shape[1] - 1  # degrees of freedom of Student's t
+    if free < 1:
+        return float("nan"), float("nan")
+    left = [one - regressors @ np.linalg.lstsq(regressors, one, rcond=None)[0] for one in (x, y)]
+    sizes = [float(np.linalg.norm(one)) for one in left]
+    # Nothing but rounding is left where the regressors explain everything.
+    if any(
+        size <= _ROUNDING * np.linalg.norm(one) for size, one in zip(sizes, (x, y), strict=True)
+    ):
+        return float("nan"), float("nan")
+    r = min(max(float(left[0] @ left[1]) / (sizes[0] * sizes[1]), -1.0), 1.0)
+    t = np.inf if abs(r) == 1 else abs(r) * np.sqrt(free / (1 - r**2))
+    return r, float(2 * scipy.stats.t.sf(t, free))

@@ -138,9 +138,7 @@ def curve(
     found, right, prices = _checked(scores, correct, costs)
     exits, samples = found.shape
     rule = Policy(0.0) if policy is None else policy
-    points = [_cuts(one, exits) for one in cuts]
-    if not points:
-        raise ValueError("cuts is empty: pass at least one threshold")
+    points = threshold_rows(cuts, exits)
     tensor = torch.from_numpy(found)
     cost, accuracy, shares = [], [], []
     for point in points:
@@ -148,9 +146,7 @@ def curve(
         shares.append(np.bincount(stopped, minlength=exits) / samples)
         cost.append(float(shares[-1] @ prices))
         accuracy.append(float(right[answers, np.arange(samples)].mean()))
-    return Curve(
-        np.array(cost), np.array(accuracy), np.stack(shares), np.stack(points), float(prices[0])
-    )
+    return Curve(np.array(cost), np.array(accuracy), np.stack(shares), points, float(prices[0]))
 
 
 def static_exits(correct: Any, costs: Any) -> Curve:
@@ -221,6 +217,20 @@ def _checked(scores: Any, correct: Any, costs: Any) -> tuple[Array, Booleans, Ar
 def _right(correct: Any, costs: Any) -> tuple[Booleans, Array]:
     right = as_correct("correct", correct)
     return right, as_costs(costs, len(right))
+
+
+def threshold_rows(cuts: Iterable[Any], exits: int) -> Array:
+    """Thresholds as ndarray [T, exits - 1]; a single number holds for all exits.
+
+    Raises
+    ------
+    ValueError
+        If one of them has the wrong length or is NaN, or there are none.
+    """
+    points = [_cuts(one, exits) for one in cuts]
+    if not points:
+        raise ValueError("cuts is empty: pass at least one threshold")
+    return np.stack(points)
 
 
 def _cuts(given: Any, exits: int) -> Array:

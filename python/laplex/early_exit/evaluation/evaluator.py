@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,9 +16,10 @@ from ..metrics.temperature import TemperatureScaling
 from ..model import MultiExitModel
 from ..policies.base import Policy
 from .arguments import CalibrationName, Protocol, checked_arguments, relative_costs
-from .gathering import of_first
-from .judging import judge
-from .outputs import Outputs, collect
+from .gathering import Shard, of_first
+from .judging import check_same_shape, checked, fitted_rule, judge, judge_outputs
+from .outputs import Outputs, check_outputs, collect, of_all, run_batches
+from .reduction import Reducer, reduced
 from .result import Evaluation
 
 if TYPE_CHECKING:
@@ -63,15 +63,20 @@ def evaluate(
         samples. ``"eefp"`` and ``"correct"`` fit `ScoreHeads` with that target on the validation
         samples; their score replaces that of the policy. You can also pass an object of either
         class that is already fitted. `Evaluation.policy_at` returns the policy with this
-        calibration.
+        calibration. A name needs the logits of all validation samples at once, see below.
     validation : iterable of (x, labels), or Outputs, optional
         Validation samples, which must be neither in the training set nor in `loader`.
     protocol : "validation" or "p1-test-sweep", optional
         Where the thresholds of the curve come from. With ``"validation"``, a threshold for each
         exit is fitted to budgets on the validation samples, as for MSDNet, and applied to the test
-        samples. With ``"p1-test-sweep"``, one threshold for all exits takes 100 equally spaced
-        values between the scores of the test samples themselves, as in arXiv 2407.14320. The
-        default is ``"validation"`` if there are validation samples.
+        samples. With ``"p1-test-sweep"``, one threshold for all exits is swept on the test samples
+        themselves, as the public benchmark code for arXiv 2407.14320 does it: it takes the values
+        ``linspace(0, 1, 100)``, and a sample leaves at the first exit whose largest probability is
+        strictly greater (else at the last, with the default fallback of a policy). This is also how
+        learned scores and temperatures are swept. Scores that are no confidences (entropy, margin,
+        patience, your own) have other ranges: their threshold takes 100 equally spaced values
+        between the scores of the test samples, and both extremes.
+        The default is ``"validation"`` if there are validation samples.
     budgets : sequence of float
         Mean costs at which the accuracy is reported, in units of the plain backbone.
     costs : Costs or sequence of K float, optional
@@ -94,6 +99,19 @@ def evaluate(
     Returns
     -------
     Evaluation
+
+    Notes
+    -----
+    Logits are reduced batch by batch, and none are kept. What is kept of N test samples and K exits
+    takes 25 K N + 8 N bytes: the score, the NLL and the Brier score of each sample at each exit (8
+    bytes each), whether it is right (1 byte), and its label. Confidences that are not the scores,
+    as with the policies entropy, margin and patience, take 8 K N bytes more, and a metric of your
+    own what its `laplex.early_exit.metrics.Metric.per_sample` returns. Of M validation samples the
+    scores and labels take 8 K M + 8 M bytes. The measured peak is about twice as much, some 50 K N
+    bytes, besides some 10 MiB for the chunk of logits at hand.
+
+    A calibration that is fitted here needs the logits of all validation samples at once: 4 K M C
+    bytes for C classes, and up to three times as much again in float64 while it is fitted to them.
 
     Raises
     ------
@@ -134,15 +152,44 @@ def evaluate(
                 "validation is the loader itself: pass other samples, because thresholds must not "
                 "be fitted to the test samples"
             )
-    with _first_sample(model) as first:
-        outputs = collect(model, loader, device=device, progress=progress, group=group)
+    first: list[Any] = []
+
+    def passed(samples: Iterable[Any], reduce: Any) -> Shard:
+        """What is kept of samples; the first of them all, to count its cost."""
+
+        def run() -> Shard:
+            reducer = Reducer(reduce)
+
+            def take(x: Any, logits: Any, labels: Any) -> None:
+                if not first and len(labels):
+                    # The loader cannot be read twice: it may be exhausted, or draw other samples.
+                    first.append(map_tensors(lambda tensor: tensor[:1].clone(), x))
+                reducer.take(logits, labels)
+
+            run_batches(model, samples, device, progress, take)
+            return reducer.result(model.num_exits)
+
+        return of_all(group, samples, run)
+
+    fitting = validation
+    if isinstance(arguments.calibration, str) and not isinstance(fitting, Outputs | None):
+        fitting = collect(model, fitting, device=device, progress=progress, group=group)
+    if isinstance(fitting, Outputs):
+        fitting = checked("validation", fitting)
+    rule = fitted_rule(arguments, fitting if isinstance(fitting, Outputs) else None)
+    test = passed(loader, rule.reduce_all)
+    unseen: Shard | None = None
+    if isinstance(fitting, Outputs):
+        check_same_shape(fitting, test.exits, test.classes)
+        unseen = reduced(fitting, rule.reduce_scores)
+    elif fitting is not None:
+        unseen = passed(fitting, rule.reduce_scores)
     if costs is None:
         with agreed(comm):
             costs = count_costs(model, first[0], convention=cost_convention) if first else None
         costs = of_first(comm, costs)  # of a rank that had a sample
-    if validation is not None and not isinstance(validation, Outputs):
-        validation = collect(model, validation, device=device, progress=progress, group=group)
-    return judge(arguments, outputs, costs, validation)
+    prices = relative_costs(costs, model.num_exits)
+    return judge(arguments, rule, test, unseen, model.output_names, prices, costs)
 
 
 def evaluate_outputs(
@@ -180,12 +227,7 @@ def evaluate_outputs(
     TypeError, ValueError
         As in `evaluate`, or if logits are not finite or labels are out of range.
     """
-    for name, value in (("outputs", outputs), ("validation", validation)):
-        if not isinstance(value, Outputs) and not (name == "validation" and value is None):
-            raise TypeError(
-                f"{name} must be Outputs, got {type(value).__name__}: use collect(model, loader), "
-                "or Outputs(logits, labels, exit_names)"
-            )
+    check_outputs(outputs, validation)
     arguments = checked_arguments(
         policy,
         calibration,
@@ -195,23 +237,4 @@ def evaluate_outputs(
         validated=validation is not None,
         exits=len(outputs.exit_names),
     )
-    return judge(arguments, outputs, costs, validation)
-
-
-@contextmanager
-def _first_sample(model: MultiExitModel) -> Iterator[list[Any]]:
-    """Keep the first sample that goes into a model, so that its cost can be counted.
-
-    The loader cannot be read twice: it may be exhausted, or draw other samples.
-    """
-    seen: list[Any] = []
-
-    def note(module: Any, inputs: tuple[Any, ...]) -> None:
-        if not seen:
-            seen.append(map_tensors(lambda tensor: tensor[:1].clone(), inputs[0]))
-
-    handle = model.register_forward_pre_hook(note)
-    try:
-        yield seen
-    finally:
-        handle.remove()
+    return judge_outputs(arguments, outputs, costs, validation)

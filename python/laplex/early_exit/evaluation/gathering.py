@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,16 +17,22 @@ if TYPE_CHECKING:
 
 
 class Shard(NamedTuple):
-    """What one process has computed.
+    """What one process has computed for its N samples.
 
     Attributes
     ----------
-    logits : ndarray [K, N, C], float32
-    labels : ndarray [N], int64
+    exits, classes : int
+        Of the model; 0 classes if there were no samples to tell.
+    arrays : dict of str to ndarray [any, N, ...]
+        With ``"labels"`` [1, N] among them; without samples, nothing.
     """
 
-    logits: NDArray[np.float32]
-    labels: NDArray[np.int64]
+    exits: int
+    classes: int
+    arrays: dict[str, NDArray[Any]]
+
+    def __len__(self) -> int:
+        return self.arrays["labels"].shape[1] if self.arrays else 0
 
 
 def gathered(group: ProcessGroup, loader: Any, run: Callable[[], Shard]) -> Shard:
@@ -46,42 +53,46 @@ def gathered(group: ProcessGroup, loader: Any, run: Callable[[], Shard]) -> Shar
         numbers = _numbers(loader)
         mine = run()
         if numbers is not None:
-            numbers = numbers[: len(mine.labels)]  # the DataLoader may drop its last batch
-            if len(numbers) < len(mine.labels):
+            numbers = numbers[: len(mine)]  # the DataLoader may drop its last batch
+            if len(numbers) < len(mine):
                 raise ValueError(
-                    f"loader yielded {len(mine.labels)} samples, but its DistributedSampler has "
+                    f"loader yielded {len(mine)} samples, but its DistributedSampler has "
                     f"{len(numbers)}: have it yield the samples that its sampler names"
                 )
-    exits, samples, classes = mine.logits.shape
-    sizes = np.stack(comm.all_gather(np.array([exits, samples, classes, numbers is not None])))
-    filled = sizes[sizes[:, 1] > 0]
-    if (filled[:, [0, 2]] != filled[:1, [0, 2]]).any():
-        shapes = [f"rank {rank}: {k} and {c}" for rank, (k, n, c, _) in enumerate(sizes) if n]
+    # A rank without samples does not know the arrays that the others have.
+    kinds = {name: (one.dtype.str, one.shape) for name, one in mine.arrays.items()}
+    facts = comm.all_gather_object((mine.exits, mine.classes, len(mine), kinds, numbers is None))
+    filled = [fact for fact in facts if fact[2]]
+    if any(fact[:2] != filled[0][:2] for fact in filled):
+        shapes = [f"rank {rank}: {k} and {c}" for rank, (k, c, n, *_) in enumerate(facts) if n]
         raise ValueError(
             f"model must have the same exits and classes on all ranks, got {', '.join(shapes)}"
         )
-    if sizes[:, 3].min() != sizes[:, 3].max():
+    if len({fact[4] for fact in facts}) > 1:
         raise ValueError(
             "loader has a DistributedSampler on some ranks only: give it one on all ranks, or on "
             "none"
         )
-    counts = sizes[:, 1].tolist()
-    parts = comm.all_gather(mine.logits.ravel(), (sizes[:, :3].prod(1)).tolist())
-    logits = [
-        part.reshape(k, n, c)
-        for part, (k, n, c) in zip(parts, sizes[:, :3], strict=True)
-        if n  # a rank without samples does not know the classes
-    ]
-    if not logits:
+    if not filled:
         return mine
-    together = Shard(
-        np.concatenate(logits, axis=1), np.concatenate(comm.all_gather(mine.labels, counts))
-    )
-    if numbers is None:
-        return together
-    _, first = np.unique(np.concatenate(comm.all_gather(numbers, counts)), return_index=True)
-    # In C order, which decides in what order sums are added up: logits[:, first] may have another.
-    return Shard(together.logits.take(first, axis=1), together.labels[first])
+    counts = [fact[2] for fact in facts]
+    first = None
+    if numbers is not None:
+        _, first = np.unique(np.concatenate(comm.all_gather(numbers, counts)), return_index=True)
+    exits, classes, _, kinds, _ = filled[0]
+    together = {}
+    for name, (dtype, (lead, _, *rest)) in kinds.items():  # one at a time, as they are large
+        given = mine.arrays.pop(name, np.empty(0, dtype)).ravel()
+        sizes = [math.prod([lead, count, *rest]) for count in counts]
+        parts = comm.all_gather(given, sizes)
+        shaped = [
+            part.reshape(lead, count, *rest) for part, count in zip(parts, counts, strict=True)
+        ]
+        found = np.concatenate(shaped, axis=1)
+        # In C order, which decides in what order sums are added up: found[:, first] may have
+        # another.
+        together[name] = found if first is None else found.take(first, axis=1)
+    return Shard(exits, classes, together)
 
 
 def of_first(comm: Communicator, found: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -84,6 +84,22 @@ class Outputs:
         return f"Outputs({exits} exits, {samples:,} samples, {classes} classes)"
 
 
+def check_outputs(outputs: Any, validation: Any) -> None:
+    """Check that arguments are `Outputs`; validation may be None.
+
+    Raises
+    ------
+    TypeError
+        If they are not.
+    """
+    for name, value in (("outputs", outputs), ("validation", validation)):
+        if not isinstance(value, Outputs) and not (name == "validation" and value is None):
+            raise TypeError(
+                f"{name} must be Outputs, got {type(value).__name__}: use collect(model, loader), "
+                "or Outputs(logits, labels, exit_names)"
+            )
+
+
 def collect(
     model: MultiExitModel,
     loader: Iterable[Any],
@@ -141,37 +157,66 @@ def collect(
     check_group(group)
 
     def run() -> Shard:
-        check_inputs(model, loader)
-        return _run(model, loader, device, progress)
+        logits: list[NDArray[np.float32]] = []
+        labels: list[NDArray[np.int64]] = []
 
+        def take(x: Any, found: NDArray[np.float32], numbers: NDArray[np.int64]) -> None:
+            logits.append(found)
+            labels.append(numbers)
+
+        run_batches(model, loader, device, progress, take)
+        if not labels:
+            return Shard(len(model.output_names), 0, {})
+        together = np.concatenate(logits, axis=1)
+        truth = np.concatenate(labels)[None]
+        return Shard(len(together), together.shape[2], {"logits": together, "labels": truth})
+
+    found = of_all(group, loader, run).arrays
+    return Outputs(found["logits"], found["labels"][0], model.output_names)
+
+
+def of_all(group: ProcessGroup | None, loader: Iterable[Any], run: Callable[[], Shard]) -> Shard:
+    """What `run` finds for the samples of a loader, or of those of all ranks of a group.
+
+    Raises
+    ------
+    ValueError
+        If there are no samples; `gathered` may raise other errors.
+    """
     found = run() if group is None else gathered(group, loader, run)
-    if not len(found.labels):
+    if not len(found):
         raise ValueError("loader yielded no samples: pass one that is neither empty nor exhausted")
-    return Outputs(found.logits, found.labels, model.output_names)
+    return found
 
 
-def _run(
+def run_batches(
     model: MultiExitModel,
     loader: Iterable[Any],
     device: torch.device | str | None,
     progress: bool,
-) -> Shard:
-    """The outputs for the batches of a loader, which may yield none."""
+    take: Callable[[Any, NDArray[np.float32], NDArray[np.int64]], None],
+) -> None:
+    """Run a model on the batches of a loader, which may yield none.
+
+    `take` is called for each batch with its inputs, its logits [K, n, C] and its labels [n].
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `collect`.
+    """
+    check_inputs(model, loader)
     where = device_of(model) if device is None else torch.device(device)
     names = model.output_names
     total = batch_count(loader)
-    logits: list[NDArray[np.float32]] = []
-    labels: list[NDArray[np.int64]] = []
     with evaluating(model), torch.no_grad(), progress_bar(progress, extra="exits") as report:
         for done, batch in enumerate(loader, 1):
             x, given = inputs_and_labels(batch, "loader")
+            samples = batch_of(x, "x")
             found = model(map_tensors(lambda tensor: tensor.to(where), x))
-            logits.append(_together(found, names))
-            labels.append(_class_numbers(given, batch_of(x, "x"), logits[-1].shape[2]))
+            logits = _together(found, names)
+            take(x, logits, _class_numbers(given, samples, logits.shape[2]))
             report("collect outputs", done, total, "")
-    if not labels:
-        return Shard(np.empty((len(names), 0, 0), np.float32), np.empty(0, np.int64))
-    return Shard(np.concatenate(logits, axis=1), np.concatenate(labels))
 
 
 def _together(found: tuple[Tensor, ...], names: tuple[str, ...]) -> NDArray[np.float32]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .comparison import Comparison
     from .curves import Curve
     from .result import Evaluation
+    from .risk_control import RiskControl
 
 POLICY, ORACLE, CHANCE, STATIC = "#0072b2", "#009e73", "#8c8c8c", "#d55e00"
 _LETTERS = 12
@@ -68,6 +69,28 @@ def comparison_figure(found: Comparison) -> Figure:
         ax.set_title(f"Mean and range of {number} runs", fontsize="medium")
     longest = max(map(len, found.groups))
     _legend_below(ax, max(1, min(len(found.groups), 80 // (longest + 6))))
+    return figure
+
+
+def risk_figure(found: RiskControl) -> Figure:
+    """Risk and upper bound against cost, the limit, and the chosen thresholds."""
+    require("matplotlib", extra="exits", feature="RiskControl.plot")
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    ax = figure.subplots()
+    order = np.argsort(found.costs, kind="stable")
+    cost, sure = 100 * found.costs[order], found.certified[order]
+    ax.plot(cost, found.risks[order], "-", color=POLICY, label="risk of the calibration samples")
+    ax.plot(cost, found.bounds[order], "--", color=STATIC, label="upper confidence bound")
+    ax.axhline(found.epsilon, color="#b0b0b0", linewidth=0.9, label="limit epsilon")
+    ax.plot(cost[sure], found.bounds[order][sure], ".", color=ORACLE, label="certified")
+    if found.chosen is not None:
+        ax.plot(100 * found.cost, found.bound, "*", color="black", ms=11, label="chosen")
+    _cost_axes(ax)
+    ax.set_ylim(bottom=0)
+    ax.set_ylabel(found.loss)
+    _legend_below(ax, 3)
     return figure
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _CURVES = ("curve", "static", "random", "oracle")
+_WIDTH = 100
 _NOT_IN_FILES = ("evaluated", "validation_scores")
 
 
@@ -67,7 +68,7 @@ class Evaluation(Result):
         Cost of a sample that leaves at exit k, in units of the plain backbone.
     accuracy, nll, brier, ece : ndarray [K]
         Accuracy and calibration metrics of each exit on all samples.
-    auroc, aurc, fpr95, eefp : ndarray [K]
+    auroc, aurc, eaurc, augrc, fpr95, eefp : ndarray [K]
         Failure prediction metrics of the policy's scores; NaN where undefined.
     mean_ece, mean_auroc, mean_eefp, ... : float
         Mean of a metric over the exits for which it is defined. The last exit is left out, because
@@ -116,6 +117,8 @@ class Evaluation(Result):
     ece: Array
     auroc: Array
     aurc: Array
+    eaurc: Array
+    augrc: Array
     fpr95: Array
     eefp: Array
     reliability: Reliability
@@ -275,16 +278,12 @@ class Evaluation(Result):
         return real_policy(*self.evaluated).with_cuts(cuts)
 
     def table(self) -> str:
-        """Format two aligned tables: one line for each exit, and one for each budget."""
-        kinds = [METRICS[name] for name in self.metrics]
-        columns = [
-            [cell(one, ".1%" if kind.percent else ".4f") for one in (*values, _mean(values))]
-            for kind, values in zip(kinds, self.metrics.values(), strict=True)
-        ]
-        names = [*self.exit_names, "mean without last"]
-        costs = [*(f"{cost:.1%}" for cost in self.costs), ""]
-        exits = list(zip(names, costs, *columns, strict=True))
-        head = ["exit", "cost", *(kind.label for kind in kinds)]
+        """Format aligned tables: one line for each exit, and one for each budget."""
+        columns = [["cost", *(f"{cost:.1%}" for cost in self.costs), ""]]
+        for name, values in self.metrics.items():
+            form = ".1%" if METRICS[name].percent else ".4f"
+            numbers = (cell(one, form) for one in (*values, _mean(values)))
+            columns.append([METRICS[name].label, *numbers])
         curves = [getattr(self, name) for name in _CURVES]
         at = np.stack([curve.accuracy_at(self.budgets) for curve in curves], axis=1)
         budgets = [
@@ -295,8 +294,7 @@ class Evaluation(Result):
         parts = [
             f"{self.policy}, calibration: {self.calibration}, {self.samples:,} samples; "
             "cost relative to the plain backbone",
-            aligned(head, exits),
-            "",
+            *_exit_tables(["exit", *self.exit_names, "mean without last"], columns),
             f"Accuracy at mean cost ({self._protocol()})",
             aligned(["budget", "policy", "single exit", "random", "oracle"], budgets),
         ]
@@ -349,7 +347,23 @@ def proxies() -> dict[str, type[Metric]]:
     return {name: kind for name, kind in METRICS.items() if kind.proxy}
 
 
+def _exit_tables(names: list[str], columns: list[list[str]]) -> list[str]:
+    """The columns beside the names of the exits, in as few tables of at most 100 letters."""
+    for tables in range(1, len(columns) + 1):
+        each = -(-len(columns) // tables)
+        parts = [columns[i : i + each] for i in range(0, len(columns), each)]
+        found = [_table([names, *part]) for part in parts]
+        if max(map(len, "\n".join(found).splitlines())) <= _WIDTH:
+            break
+    return [line for table in found for line in (table, "")]
+
+
+def _table(columns: list[list[str]]) -> str:
+    head, *body = zip(*columns, strict=True)
+    return aligned(head, body)
+
+
 def _mean(values: Array) -> float:
     # The score of the last exit decides nothing, and a learned score may be constant there: its
     # AUROC of 0.5 would distort the mean.
-    return PerExit(values[:-1]).mean
+    return float(PerExit(values[:-1]).mean)

@@ -14,7 +14,7 @@ _HALVINGS = 50
 
 
 def shared_cuts(scores: Any, count: int = 100) -> Array:
-    """Equally spaced thresholds shared by all exits, as in arXiv 2407.14320, and both extremes.
+    """Equally spaced thresholds shared by all exits, for scores of any range, and both extremes.
 
     Parameters
     ----------
@@ -45,6 +45,28 @@ def shared_cuts(scores: Any, count: int = 100) -> Array:
     asked = found[:-1]
     even = np.linspace(asked.min(), asked.max(), whole("count", count, 2))
     return np.concatenate([[-np.inf], even, [np.inf]])
+
+
+def unit_cuts(strict: bool) -> Array:
+    """The thresholds of the public benchmark for arXiv 2407.14320, for confidences in [0, 1].
+
+    They are ``linspace(0, 1, 100)``, shared by all exits, and a sample leaves at the first exit
+    whose score is greater, with a strict comparison. At 0 all samples leave at the first exit, and
+    at 1 none before the last.
+
+    Parameters
+    ----------
+    strict : bool
+        Whether the thresholds are for ``score > threshold``. If not, they are the next larger
+        floating-point numbers, which ``score >= threshold`` compares with alike.
+
+    Returns
+    -------
+    ndarray [100]
+        The thresholds.
+    """
+    even = np.linspace(0, 1, 100)
+    return even if strict else np.nextafter(even, np.inf)
 
 
 def fit_cuts(scores: Any, costs: Any, budget: float, *, strict: bool = False) -> Array:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .base import Head as Head
     from .base import make_head as make_head
     from .conv import ConvHead as ConvHead
+    from .grid import GridHead as GridHead
     from .laplex import LaplexExit as LaplexExit
     from .last_token import LastTokenHead as LastTokenHead
     from .linear import LinearHead as LinearHead

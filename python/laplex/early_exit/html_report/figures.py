@@ -48,10 +48,11 @@ def baselines(groups: Mapping[str, Sequence[Evaluation]]) -> Figure:
 
 
 def proxies(groups: Mapping[str, Sequence[Evaluation]]) -> Figure:
-    """Area under the curve of each run against its calibration error and its EEFP."""
-    figure = Figure(figsize=(9.5, 3.6), layout="constrained")
-    panels = figure.subplots(1, 2, sharey=True)
+    """Area under the curve of each run against accuracy, calibration error and EEFP."""
+    figure = Figure(figsize=(12.5, 3.6), layout="constrained")
+    panels = figure.subplots(1, 3, sharey=True)
     measures = (
+        ("mean_accuracy", "mean accuracy of the early exits"),
         ("mean_ece", "mean ECE (lower is better)"),
         ("mean_eefp", "mean EEFP (higher is better)"),
     )

@@ -33,10 +33,16 @@ def _correlations(found: Correlations) -> Table:
             number(row.spearman),
             _probability(row.spearman_p),
             str(row.runs),
+            number(row.partial),
+            _probability(row.partial_p),
+            number(row.within),
+            _probability(row.within_p),
+            str(row.within_runs),
         ]
         for row in found.rows
     ]
-    return Table(["", "Pearson", "p", "Spearman", "p", "evaluations"], rows)
+    head = ["", "Pearson", "p", "Spearman", "p", "evaluations"]
+    return Table([*head, "given accuracy", "p", "within groups", "p", "evaluations"], rows)
 
 
 def _probability(value: float) -> str:

@@ -14,8 +14,8 @@ class Judged(NamedTuple):
 
     Attributes
     ----------
-    logits : array [K, N, classes]
-        Calibrated logits.
+    per_sample : array [K, N, ...] or None
+        What `Metric.per_sample` returned for all samples; None for a metric without it.
     labels : integer array [N]
         Labels.
     correct : boolean array [K, N]
@@ -28,7 +28,7 @@ class Judged(NamedTuple):
         Number of bins of the calibration error.
     """
 
-    logits: Array
+    per_sample: Any
     labels: Integers
     correct: Booleans
     scores: Array
@@ -50,6 +50,13 @@ class Metric:
     percent: ClassVar[bool] = False
     #: Whether comparisons correlate its mean with the area under the curve.
     proxy: ClassVar[bool] = False
+
+    #: What the metric needs of the logits of a batch, if anything, as a static method: from
+    #: calibrated logits, array ``[K, n, classes]`` in float64, and labels ``[n]``, it makes an
+    #: array ``[K, n, ...]`` of what to keep of each sample. Those of all batches together are
+    #: `Judged.per_sample`. An evaluation holds no logits: what a metric returns here is what its
+    #: memory grows by, and one that cannot do without all logits returns the logits.
+    per_sample: ClassVar[Any] = None
 
     @staticmethod
     def per_exit(judged: Judged) -> Any:

@@ -6,13 +6,14 @@ from typing import Any, Literal
 
 import numpy as np
 import scipy.special
+from torch import Tensor
 
 from ..._support.arguments import one_of
 from ..._support.optional import require
-from ..arrays import Array, Booleans, Integers, as_labels, as_numbers, as_numpy
+from ..arrays import Array, Booleans, Integers, as_labels, as_numbers, as_numpy, like
 from . import METRICS
 from .base import Metric
-from .per_exit import PerExit, each_exit
+from .per_exit import PerExit, each_exit, single
 from .reliability_diagram import as_confidence, reliability
 
 Norm = Literal["l1", "l2", "max"]
@@ -20,7 +21,7 @@ Norm = Literal["l1", "l2", "max"]
 
 def ece(
     confidence: Any, correct: Any, bins: int = 15, norm: Norm = "l1", adaptive: bool = False
-) -> float | PerExit:
+) -> float | Tensor | PerExit:
     r"""Expected calibration error: the distance between confidence and accuracy, over bins.
 
     .. math::
@@ -43,6 +44,7 @@ def ece(
     Returns
     -------
     float, or PerExit for confidences of several exits
+        For Tensors, a Tensor ``[]``, or PerExit of a Tensor, in float64 on the same device.
 
     Raises
     ------
@@ -71,8 +73,8 @@ def ece(
         return float(weights @ gaps if norm == "l1" else np.sqrt(weights @ gaps**2))
 
     if table.counts.ndim == 1:
-        return error(table.counts, table.confidence, table.accuracy)
-    return each_exit(error, table.counts, table.confidence, table.accuracy)
+        return single(confidence, error(table.counts, table.confidence, table.accuracy))
+    return each_exit(confidence, error, table.counts, table.confidence, table.accuracy)
 
 
 @METRICS.register("ece", order=3)
@@ -89,7 +91,7 @@ class ECE(Metric):
     per_exit = staticmethod(lambda judged: ece(judged.confidence, judged.correct, judged.bins))
 
 
-def smooth_ece(confidence: Any, correct: Any) -> float | PerExit:
+def smooth_ece(confidence: Any, correct: Any) -> float | Tensor | PerExit:
     """Calibration error without bins: the smooth ECE of Blasiok and Nakkiran (arXiv 2309.12236).
 
     Parameters
@@ -102,6 +104,7 @@ def smooth_ece(confidence: Any, correct: Any) -> float | PerExit:
     Returns
     -------
     float, or PerExit for confidences of several exits
+        For Tensors, a Tensor ``[]``, or PerExit of a Tensor, in float64 on the same device.
 
     Raises
     ------
@@ -116,10 +119,12 @@ def smooth_ece(confidence: Any, correct: Any) -> float | PerExit:
     def error(one: Array, hits: Booleans) -> float:
         return float(relplot.smECE(one, hits.astype(np.float64)))
 
-    return error(scores, right) if scores.ndim == 1 else each_exit(error, scores, right)
+    if scores.ndim == 1:
+        return single(confidence, error(scores, right))
+    return each_exit(confidence, error, scores, right)
 
 
-def nll(logits: Any, labels: Any) -> float | PerExit:
+def nll(logits: Any, labels: Any) -> float | Tensor | PerExit:
     r"""Mean negative log-likelihood :math:`-\log p_y` of the labels, in nats.
 
     Parameters
@@ -132,15 +137,14 @@ def nll(logits: Any, labels: Any) -> float | PerExit:
     Returns
     -------
     float, or PerExit for logits of several exits
+        For Tensors, a Tensor ``[]``, or PerExit of a Tensor, in float64 on the same device.
 
     Raises
     ------
     TypeError, ValueError
         If logits are not finite, labels are out of range, or the shapes do not match.
     """
-    found, truth = _logits_and_labels(logits, labels)
-    taken = np.take_along_axis(log_softmax(found), truth[..., None], -1)[..., 0]
-    return _of_samples(-taken)
+    return _mean(logits, _nll(*_logits_and_labels(logits, labels)))
 
 
 @METRICS.register("nll", order=1)
@@ -152,10 +156,11 @@ class NLL(Metric):
 
     label = "NLL"
     better = "lower"
-    per_exit = staticmethod(lambda judged: nll(judged.logits, judged.labels))
+    per_sample = staticmethod(lambda logits, labels: _nll(logits, labels))  # defined below
+    per_exit = staticmethod(lambda judged: judged.per_sample.mean(1))
 
 
-def brier(logits: Any, labels: Any) -> float | PerExit:
+def brier(logits: Any, labels: Any) -> float | Tensor | PerExit:
     r"""Mean Brier score :math:`\sum_c (p_c - [c = y])^2`, between 0 and 2.
 
     This is the sum over all classes, as in Brier (1950). Some libraries divide it by the number of
@@ -169,16 +174,14 @@ def brier(logits: Any, labels: Any) -> float | PerExit:
     Returns
     -------
     float, or PerExit for logits of several exits
+        For Tensors, a Tensor ``[]``, or PerExit of a Tensor, in float64 on the same device.
 
     Raises
     ------
     TypeError, ValueError
         As in `nll`.
     """
-    found, truth = _logits_and_labels(logits, labels)
-    probabilities = np.exp(log_softmax(found))
-    wanted = np.arange(found.shape[-1]) == truth[..., None]
-    return _of_samples(((probabilities - wanted) ** 2).sum(-1))
+    return _mean(logits, _brier(*_logits_and_labels(logits, labels)))
 
 
 @METRICS.register("brier", order=2)
@@ -187,7 +190,8 @@ class Brier(Metric):
 
     label = "Brier"
     better = "lower"
-    per_exit = staticmethod(lambda judged: brier(judged.logits, judged.labels))
+    per_sample = staticmethod(lambda logits, labels: _brier(logits, labels))
+    per_exit = staticmethod(lambda judged: judged.per_sample.mean(1))
 
 
 def log_softmax(logits: Array) -> Array:
@@ -196,15 +200,30 @@ def log_softmax(logits: Array) -> Array:
     return found
 
 
-def _of_samples(losses: Array) -> float | PerExit:
-    return float(losses.mean()) if losses.ndim == 1 else PerExit(losses.mean(-1))
+def _nll(logits: Array, labels: Integers) -> Array:
+    """The loss of each sample [..., samples], from logits [..., samples, classes]."""
+    where = np.broadcast_to(labels, logits.shape[:-1])[..., None]
+    return -np.take_along_axis(log_softmax(logits), where, -1)[..., 0]
+
+
+def _brier(logits: Array, labels: Integers) -> Array:
+    """The score of each sample [..., samples], from logits [..., samples, classes]."""
+    wanted = np.arange(logits.shape[-1]) == labels[:, None]
+    scores: Array = ((np.exp(log_softmax(logits)) - wanted) ** 2).sum(-1)
+    return scores
+
+
+def _mean(given: Any, losses: Array) -> float | Tensor | PerExit:
+    if losses.ndim == 1:
+        return single(given, float(losses.mean()))
+    return PerExit(like(given, losses.mean(-1)))
 
 
 def _logits_and_labels(logits: Any, labels: Any) -> tuple[Array, Integers]:
-    """Check both; return labels as [samples], or [1, samples] for logits of several exits."""
+    """Check both."""
     found = as_numpy("logits", logits)
     if found.ndim == 2:
         numbers = as_numbers("logits", found, 2, "[samples, classes]")
-        return numbers, as_labels("labels", labels, *numbers.shape)
-    numbers = as_numbers("logits", found, 3, "[samples, classes] or [exits, samples, classes]")
-    return numbers, as_labels("labels", labels, *numbers.shape[1:])[None]
+    else:
+        numbers = as_numbers("logits", found, 3, "[samples, classes] or [exits, samples, classes]")
+    return numbers, as_labels("labels", labels, *numbers.shape[-2:])

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import scipy.stats
 
-from ..arrays import Array, Booleans, as_correct, as_scores, same_shape
+from ..arrays import Array, Booleans, as_correct, as_scores, like, same_shape
 from . import METRICS
 from .base import Metric
 from .per_exit import PerExit, each_exit
@@ -35,6 +35,7 @@ def failure_auroc(scores: Any, correct: Any) -> PerExit:
     -------
     PerExit
         Numbers in [0, 1]; 0.5 is chance. NaN for an exit that is always right or never right.
+        Its `PerExit.values` are a Tensor on the same device if `scores` is a Tensor.
 
     Raises
     ------
@@ -48,7 +49,7 @@ def failure_auroc(scores: Any, correct: Any) -> PerExit:
     PerExit([0.75], mean=0.75)
     """
     found, right = _checked(scores, correct)
-    return each_exit(auroc, found, right)
+    return each_exit(scores, auroc, found, right)
 
 
 @METRICS.register("auroc", order=4)
@@ -93,7 +94,7 @@ def aurc(scores: Any, correct: Any) -> PerExit:
     order of the samples.
     """
     found, right = _checked(scores, correct)
-    return each_exit(_aurc, found, right)
+    return each_exit(scores, _aurc, found, right)
 
 
 @METRICS.register("aurc", order=5)
@@ -103,6 +104,95 @@ class AURC(Metric):
     label = "AURC"
     better = "lower"
     per_exit = staticmethod(lambda judged: aurc(judged.scores, judged.correct))
+
+
+def eaurc(scores: Any, correct: Any) -> PerExit:
+    r"""Excess area under the risk-coverage curve of each exit (E-AURC); lower is better.
+
+    .. math::
+        \text{E-AURC} = \text{AURC} - \text{AURC}^*, \qquad
+        \text{AURC}^* = \frac1N \sum_{n=1}^N \frac{\max(0, n - N_+)}{n}
+
+    Here :math:`\text{AURC}^*` is that of perfect scores, which rank all :math:`N_+` right
+    predictions before the wrong ones. So E-AURC compares scores of exits of different accuracy.
+
+    Parameters
+    ----------
+    scores, correct
+        As in `failure_auroc`.
+
+    Returns
+    -------
+    PerExit
+        Numbers in [0, 1]: 0 for scores that separate right from wrong.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `failure_auroc`.
+
+    Notes
+    -----
+    The definition is that of Geifman et al. 2019 (arXiv 1805.08206). They approximate
+    :math:`\text{AURC}^*` by :math:`r + (1 - r) \log(1 - r)` for the error rate r; here it is exact.
+    """
+    found, right = _checked(scores, correct)
+    return each_exit(scores, _eaurc, found, right)
+
+
+@METRICS.register("eaurc", order=5.1)
+class EAURC(Metric):
+    """AURC minus that of perfect scores for the same predictions; lower is better, 0 is perfect."""
+
+    label = "E-AURC"
+    better = "lower"
+    per_exit = staticmethod(lambda judged: eaurc(judged.scores, judged.correct))
+
+
+def augrc(scores: Any, correct: Any) -> PerExit:
+    r"""Area under the generalised risk-coverage curve of each exit (AUGRC); lower is better.
+
+    .. math::
+        \int_0^1 G(c)\,dc, \qquad G(n / N) = \frac1N \#\{\text{errors among the n highest scores}\}
+
+    with G linear in between. The generalised risk G is the probability that a prediction is both
+    accepted and wrong, where AURC has that of being wrong *if* accepted. With the error rate r,
+    AUGRC is :math:`(1 - \text{AUROC})\, r (1 - r) + r^2 / 2`.
+
+    Parameters
+    ----------
+    scores, correct
+        As in `failure_auroc`.
+
+    Returns
+    -------
+    PerExit
+        Numbers in [0, 1/2]: 0 for an exit that is always right, 1/2 for one that never is.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `failure_auroc`.
+
+    Notes
+    -----
+    The definition is that of Traub et al. 2024 (arXiv 2407.01032). Samples with equal scores have
+    their midrank, so the result does not depend on the order of the samples.
+    """
+    found, right = _checked(scores, correct)
+    return each_exit(scores, _augrc, found, right)
+
+
+@METRICS.register("augrc", order=5.2)
+class AUGRC(Metric):
+    """The share of all samples that are both accepted and wrong, averaged over all coverages.
+
+    Lower is better.
+    """
+
+    label = "AUGRC"
+    better = "lower"
+    per_exit = staticmethod(lambda judged: augrc(judged.scores, judged.correct))
 
 
 def fpr95(scores: Any, correct: Any) -> PerExit:
@@ -129,7 +219,7 @@ def fpr95(scores: Any, correct: Any) -> PerExit:
         As in `failure_auroc`.
     """
     found, right = _checked(scores, correct)
-    return each_exit(_fpr95, found, right)
+    return each_exit(scores, _fpr95, found, right)
 
 
 @METRICS.register("fpr95", order=6)
@@ -144,7 +234,7 @@ class FPR95(Metric):
     per_exit = staticmethod(lambda judged: fpr95(judged.scores, judged.correct))
 
 
-def eefp_labels(correct: Any) -> Booleans:
+def eefp_labels(correct: Any) -> Any:
     r"""Whether a sample may leave at each exit: the exit is right, or no later exit is.
 
     .. math::
@@ -157,7 +247,7 @@ def eefp_labels(correct: Any) -> Booleans:
 
     Returns
     -------
-    ndarray [exits, samples] of bool
+    ndarray, or Tensor on the same device for a Tensor, [exits, samples] of bool
         All true for the last exit.
 
     Raises
@@ -169,10 +259,7 @@ def eefp_labels(correct: Any) -> Booleans:
     -----
     This is our reading of the abstract of arXiv 2508.21495.
     """
-    right = as_correct("correct", correct)
-    later = np.zeros_like(right)
-    later[:-1] = np.logical_or.accumulate(right[:0:-1], axis=0)[::-1]
-    return right | ~later
+    return like(correct, _may_leave(as_correct("correct", correct)))
 
 
 def eefp(scores: Any, correct: Any) -> PerExit:
@@ -211,7 +298,8 @@ def eefp(scores: Any, correct: Any) -> PerExit:
     PerExit([1, nan], mean=1)
     """
     found, right = _checked(scores, correct)
-    return each_exit(auroc, found, eefp_labels(right))  # one class, so NaN, at the last exit
+    # One class, so NaN, at the last exit.
+    return each_exit(scores, auroc, found, _may_leave(right))
 
 
 @METRICS.register("eefp", order=7)
@@ -226,6 +314,12 @@ class EEFP(Metric):
     better = "higher"
     proxy = True
     per_exit = staticmethod(lambda judged: eefp(judged.scores, judged.correct))
+
+
+def _may_leave(correct: Booleans) -> Booleans:
+    later = np.zeros_like(correct)
+    later[:-1] = np.logical_or.accumulate(correct[:0:-1], axis=0)[::-1]
+    return correct | ~later
 
 
 def auroc(scores: Array, positive: Booleans) -> float:
@@ -248,6 +342,16 @@ def _aurc(scores: Array, correct: Booleans) -> float:
     rate = np.repeat(errors / sizes, sizes)
     taken = np.arange(1, len(scores) + 1)
     return float(np.mean((before + rate * (taken - starts)) / taken))
+
+
+def _eaurc(scores: Array, correct: Booleans) -> float:
+    return _aurc(scores, correct) - _aurc(correct.astype(np.float64), correct)
+
+
+def _augrc(scores: Array, correct: Booleans) -> float:
+    # A wrong prediction adds 1 / N to G wherever it is accepted: the part of the coverage above it.
+    above = scipy.stats.rankdata(scores)[~correct] - 0.5
+    return float(above.sum()) / len(scores) ** 2
 
 
 def _fpr95(scores: Array, correct: Booleans) -> float:

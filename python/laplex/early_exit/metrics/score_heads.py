@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from ..._support.arguments import one_of, positive
-from ..arrays import Array, Booleans, as_labels, as_logits, as_numbers, correctness
+from ..arrays import Array, Booleans, as_labels, as_logits, as_numbers, correctness, like
 from .failure_prediction import eefp_labels
 
 Target = Literal["eefp", "correct"]
@@ -170,7 +170,7 @@ class ScoreHeads:
         tiny = torch.finfo(torch.float64).tiny
         return sums.sigmoid().clamp(tiny, 1 - torch.finfo(torch.float64).eps / 2)
 
-    def scores(self, logits: Any) -> Array:
+    def scores(self, logits: Any) -> Any:
         """Score samples at every exit.
 
         Parameters
@@ -180,7 +180,7 @@ class ScoreHeads:
 
         Returns
         -------
-        ndarray [exits, samples], float64
+        ndarray, or Tensor on the same device for Tensors, [exits, samples], float64
             As in `score`.
 
         Raises
@@ -196,9 +196,8 @@ class ScoreHeads:
             raise ValueError(
                 f"logits have {len(found)} exits, but scores were fitted for {len(coefficients)}"
             )
-        return np.stack(
-            [self.score(k, torch.from_numpy(one)).numpy() for k, one in enumerate(found)]
-        )
+        scores = [self.score(k, torch.from_numpy(one)).numpy() for k, one in enumerate(found)]
+        return like(logits, np.stack(scores))
 
     def to_dict(self) -> dict[str, Any]:
         """Convert to plain numbers and strings, for JSON; `from_dict` reads them."""

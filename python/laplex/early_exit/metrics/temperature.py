@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..arrays import Array, Booleans, as_labels, as_numbers, as_numpy
+from ..arrays import Array, Booleans, as_labels, as_numbers, as_numpy, like
 
 _FORMAT = "laplex.early_exit.TemperatureScaling"
 
@@ -93,7 +93,7 @@ class TemperatureScaling:
         self.at_bound_ = np.isin(self.temperatures_, self.bounds)
         return self
 
-    def transform(self, logits: Any) -> Array:
+    def transform(self, logits: Any) -> Any:
         """Divide logits by the temperatures.
 
         Parameters
@@ -103,7 +103,7 @@ class TemperatureScaling:
 
         Returns
         -------
-        ndarray, float64, of the shape of `logits`
+        ndarray, or Tensor on the same device for Tensors, float64, of the shape of `logits`
             The scaled logits. The largest logit stays the largest, even where the division rounds
             two logits to the same value.
 
@@ -121,9 +121,9 @@ class TemperatureScaling:
             raise ValueError(
                 f"logits have {len(found)} exits, but temperatures were fitted for {len(fitted)}"
             )
-        return _divided(found, fitted[:, None, None]).reshape(given.shape)
+        return like(logits, _divided(found, fitted[:, None, None]).reshape(given.shape))
 
-    def fit_transform(self, logits: Any, labels: Any) -> Array:
+    def fit_transform(self, logits: Any, labels: Any) -> Any:
         """Fit the temperatures, and divide the same logits by them.
 
         Parameters
@@ -133,7 +133,7 @@ class TemperatureScaling:
 
         Returns
         -------
-        ndarray
+        ndarray or Tensor
             The scaled logits, as `transform` returns them.
         """
         return self.fit(logits, labels).transform(logits)

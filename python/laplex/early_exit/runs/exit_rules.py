@@ -3,84 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from ..costs import Costs
+from ..evaluation.evaluator import evaluate_outputs
 from ..evaluation.outputs import Outputs
-from ..evaluation.real_policies import Calibration, real_policy
-from ..evaluation.thresholds import fit_cuts
+from ..evaluation.real_policies import real_policy
 from ..metrics.score_heads import ScoreHeads
 from ..metrics.temperature import TemperatureScaling
 from ..policies import POLICIES, named_policy
 from ..policies.base import Policy
 from ..policies.learned import LearnedScore
 
-_TARGETS = {"eefp": "eefp", "correct": "correct"}
-
-
-@dataclass(frozen=True)
-class FittedRule:
-    """An exit rule whose calibration is fitted.
-
-    Attributes
-    ----------
-    judged : Policy or str
-        The policy for `evaluate`, to be used together with `calibration`.
-    calibration : TemperatureScaling, ScoreHeads or None
-        The calibration for `evaluate`.
-    policy : Policy
-        The same policy as an object.
-    """
-
-    judged: Policy | str
-    calibration: Calibration
-    policy: Policy
-
-    def real(self) -> Policy:
-        """The policy for `MultiExitModel.predict`.
-
-        Raises
-        ------
-        ValueError
-            If prediction with early exits cannot use this rule.
-        """
-        return real_policy(self.policy, self.calibration)
-
-    def for_budget(self, budget: float, unseen: Outputs, costs: Costs) -> Policy:
-        """The policy with thresholds fitted to a mean cost on held-out samples.
-
-        Raises
-        ------
-        ValueError
-            If even the first exit costs more.
-        """
-        if budget < costs.relative[0]:
-            raise ValueError(
-                f"budget {budget:g} is below {costs.relative[0]:.4g}, the cost of the first exit "
-                "in units of the plain backbone: pass a larger budget"
-            )
-        policy = self.real()
-        scores = policy.scores(unseen.logits)
-        return policy.with_cuts(fit_cuts(scores, costs.relative, budget, strict=policy.strict))
+_TARGETS = ("eefp", "correct")
 
 
 @dataclass(frozen=True)
 class ExitRule:
-    """A policy and a calibration by name.
+    """A policy and a calibration by name, and a threshold in the units of the policy.
 
-    Parameters
-    ----------
-    policy : str
-        A name from `laplex.early_exit.policies.POLICIES`.
-    calibration : str
-        ``"none"``, ``"temperature"``, or the target of score heads: ``"eefp"`` or ``"correct"``.
-        The policy ``"learned"`` without a calibration uses score heads with the target ``"eefp"``.
-    threshold : float, optional
-        Threshold in the units of the policy.
-
-    Raises
-    ------
-    ValueError
-        If the policy and the calibration cannot be combined.
+    The calibration is ``"none"``, ``"temperature"``, or the target of score heads, ``"eefp"`` or
+    ``"correct"``. The policy ``"learned"`` alone uses score heads with the target ``"eefp"``.
     """
 
     policy: str
@@ -99,34 +42,47 @@ class ExitRule:
                 f"policy {self.policy}: leave the policy out"
             )
 
-    def fitted(self, unseen: Outputs | None) -> FittedRule:
-        """Fit the calibration, if there is one, on held-out samples.
+    def check_real(self) -> None:
+        """Raise a ValueError if prediction with early exits cannot use this rule."""
+        if self.calibration == "temperature":
+            real_policy(named_policy(self.policy), TemperatureScaling())
+
+    def arguments(self, unseen: Outputs | None) -> dict[str, Any]:
+        """The arguments ``policy`` and ``calibration`` of `evaluate`, which fits on `unseen`.
 
         Raises
         ------
         ValueError
             If there are no held-out samples, but a calibration has to be fitted.
         """
-        target = _TARGETS.get(self.calibration, "eefp" if self.policy == "learned" else None)
-        if target is None and self.calibration == "none":
-            return FittedRule(self._judged(), None, self._plain())
-        if unseen is None:
+        name = None if self.calibration == "none" else self.calibration
+        policy = self.policy
+        if policy == "learned":
+            policy, name = str(POLICIES.default), name or "eefp"
+        if name is not None and unseen is None:
             raise ValueError(
-                f"calibration {self.calibration if target is None else target} is fitted on the "
-                "validation images, so the run cannot be evaluated on them: use --split test"
+                f"calibration {name} is fitted on the validation samples, so the run cannot be "
+                "evaluated on them: use --split test"
             )
-        if target is None:
-            scaling = TemperatureScaling().fit(unseen.logits, unseen.labels)
-            return FittedRule(self._judged(), scaling, self._plain())
-        heads = ScoreHeads(target="eefp" if target == "eefp" else "correct")
-        heads.fit(unseen.logits, unseen.labels)
-        policy = LearnedScore(heads, 0.5 if self.threshold is None else self.threshold)
-        if self.threshold is None:
-            return FittedRule(str(POLICIES.default), heads, policy)
-        return FittedRule(policy, None, policy)
+        if self.threshold is not None:
+            if name in _TARGETS and unseen is not None:
+                heads = ScoreHeads(target=name).fit(unseen.logits, unseen.labels)  # type: ignore[arg-type]
+                return {"policy": LearnedScore(heads, self.threshold), "calibration": None}
+            return {"policy": named_policy(policy, self.threshold), "calibration": name}
+        return {"policy": policy, "calibration": name}
 
-    def _plain(self) -> Policy:
-        return named_policy(self.policy, self.threshold)
+    def fitted(self, unseen: Outputs, costs: Costs, budget: float | None = None) -> Policy:
+        """The policy for `MultiExitModel.predict`, fitted on held-out samples.
 
-    def _judged(self) -> Policy | str:
-        return self.policy if self.threshold is None else self._plain()
+        It has the threshold of the rule or, without one, thresholds for a mean cost: `budget`, by
+        default 0.5 or the cost of the first exit if that is larger.
+
+        Raises
+        ------
+        ValueError
+            If even the first exit costs more, or prediction cannot use this rule.
+        """
+        found = evaluate_outputs(unseen, costs, validation=unseen, **self.arguments(unseen))
+        if self.threshold is not None and found.evaluated is not None:
+            return real_policy(*found.evaluated)
+        return found.policy_at(max(0.5, float(costs.relative[0])) if budget is None else budget)

@@ -7,13 +7,13 @@ and analyses are written to the same folder.
 
 from __future__ import annotations
 
-import inspect
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -22,48 +22,40 @@ import torch
 
 from ... import __version__
 from ..._support.complete_files import replacing
+from ..._support.settings_files import to_yaml
 from ..model import MultiExitModel
 from ..training.exit_stopping import ExitStopping
 from ..training.objectives import Distillation
 from ..training.result import TrainingResult
 from ..training.strategies import Phase, phases_of
 from ..training.trainer import CHECKPOINT, train
-from .backbones import build_model
-from .datasets import ImageSplits, load_splits
-from .run_folder import CHECKPOINTS, CONFIG, HISTORY, WEIGHTS, check_finished
-from .settings import KEYS, RunSettings, read_settings
+from .backbones import NAMES, build_model
+from .datasets import Splits, load_splits
+from .settings import (
+    CHECKPOINTS,
+    CONFIG,
+    HISTORY,
+    KEYS,
+    WEIGHTS,
+    RunSettings,
+    check_finished,
+    read_settings,
+)
 
-# Settings that are passed to `train` unchanged; a new one with the same name needs no change here.
-_PASSED_ON = (set(KEYS) & set(inspect.signature(train).parameters)) - {
-    "strategy",
-    "epochs",
-    "distillation",
-    "scheduler",
-}
+# The settings that `train` has arguments for; a new one of such a name needs no change here.
+_PASSED_ON = set(KEYS) & set(signature(train).parameters)
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A finished training run.
-
-    Attributes
-    ----------
-    folder : Path
-    settings : RunSettings
-    """
+    """A finished training run in a folder."""
 
     folder: Path
     settings: RunSettings
 
     @classmethod
     def open(cls, folder: Path) -> Run:
-        """Open the run in a folder.
-
-        Raises
-        ------
-        ValueError
-            If there is no run, or it is not finished.
-        """
+        """Open the run in a folder; a ValueError says if there is none, or it is not finished."""
         check_finished(folder)
         return cls(folder, read_settings(folder / CONFIG))
 
@@ -75,9 +67,9 @@ class Run:
         return " + ".join(f"{one['train']} {one['epochs']}" for one in self.settings.strategy)
 
     @cached_property
-    def splits(self) -> ImageSplits:
-        """The images."""
-        return _splits(self.settings)
+    def splits(self) -> Splits:
+        """The data."""
+        return load_splits(self.settings)
 
     @cached_property
     def model(self) -> MultiExitModel:
@@ -88,7 +80,7 @@ class Run:
         ValueError
             If the weights do not fit the model that the settings describe.
         """
-        model = _model(self.settings, self.splits)
+        model = build_model(self.splits, self.settings, pretrained=False)
         path = self.folder / WEIGHTS
         try:
             model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
@@ -111,56 +103,55 @@ class Run:
         return TrainingResult.from_dict(self.history["training"])
 
 
-def train_run(settings: RunSettings, out: Path, *, resume: bool, progress: bool) -> Run:
-    """Train a model and write its folder.
+def train_run(
+    settings: RunSettings,
+    out: Path,
+    *,
+    resume: bool,
+    progress: bool,
+    tell: Callable[[str], object] = print,
+) -> Run:
+    """Train a model and write its folder, which must exist.
 
-    Parameters
-    ----------
-    settings : RunSettings
-    out : Path
-        An existing folder.
-    resume : bool
-        Whether to continue from its checkpoint.
-    progress : bool
-        Whether to show Lightning's progress bar.
+    `tell` is called with the exits that were chosen for a backbone that is not built in.
 
     Raises
     ------
     OSError, ValueError, TypeError
         If data are missing, settings exclude each other, or the checkpoint is of another run.
     """
-    phases = _phases(settings)
-    splits = _splits(settings)
-    model = _model(settings, splits)
-    resolved = replace(
-        settings,
-        exits=model.exit_names,
-        epochs=sum(one.epochs for one in phases) if isinstance(settings.strategy, str) else None,
-    )
+    named = isinstance(settings.strategy, str)
+    strategy: Any = settings.strategy if named else [Phase(**one) for one in settings.strategy]  # type: ignore[arg-type]
+    phases = phases_of(strategy, settings.epochs)
+    splits = load_splits(settings)
+    model = build_model(splits, settings)
+    if settings.exits is None and settings.backbone not in NAMES:
+        tell(f"Exits at {', '.join(model.exit_names)} of {settings.backbone}")
+    arguments = {key: getattr(settings, key) for key in _PASSED_ON} | {
+        "strategy": phases,
+        "epochs": None,
+        "distillation": settings.distillation and Distillation(**settings.distillation),
+        "scheduler": None if settings.scheduler == "none" else settings.scheduler,
+        "early_stopping": settings.patience and ExitStopping(settings.patience),
+        "trainer_options": {"accelerator": settings.accelerator, "devices": 1},
+    }
+    epochs = sum(one.epochs for one in phases) if named else None
     begin = time.monotonic()
-    with _config(out, resolved):
+    with _config(out, replace(settings, exits=model.exit_names, epochs=epochs)):
         result = train(
             model,
             splits.loader("train", settings.batch_size, shuffle=True),
-            splits.loader("validation", 500),
-            strategy=phases,
-            distillation=None
-            if settings.distillation is None
-            else Distillation(**settings.distillation),
-            scheduler=None if settings.scheduler == "none" else settings.scheduler,
-            early_stopping=None if settings.patience is None else ExitStopping(settings.patience),
+            splits.loader("validation", settings.batch_size),
             checkpoint_dir=out / CHECKPOINTS,
             resume=resume,
-            trainer_options={"accelerator": settings.accelerator, "devices": 1},
             progress=progress,
-            **{name: getattr(settings, name) for name in _PASSED_ON},
+            **arguments,
         )
-    model.cpu()
     history = {
         "kind": "laplex.early_exit.run",
         "training": result.to_dict(),
         "data": splits.name,
-        "samples": {split: len(labels) for split, labels in splits.labels.items()},
+        "samples": splits.samples(),
         "classes": list(splits.class_names),
         "seconds": round(time.monotonic() - begin, 3),
         "resumed": resume,
@@ -168,7 +159,7 @@ def train_run(settings: RunSettings, out: Path, *, resume: bool, progress: bool)
     }
     write_json(out / HISTORY, history)
     with replacing(out / WEIGHTS) as part:
-        torch.save(model.state_dict(), part)
+        torch.save(model.cpu().state_dict(), part)
     return Run.open(out)
 
 
@@ -183,11 +174,31 @@ def write_json(path: Path, values: Any) -> None:
         part.write_text(json.dumps(values, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
+def read_json(path: Path, command: str, make: Callable[[Any], Any]) -> Any:
+    """What `make` makes of a JSON file that a command wrote, or None if there is no file.
+
+    Raises
+    ------
+    ValueError
+        If the file holds something else.
+    """
+    if not path.is_file():
+        return None
+    try:
+        return make(json.loads(path.read_text("utf-8")))
+    except (KeyError, TypeError, AttributeError, ValueError, FileNotFoundError) as error:
+        raise ValueError(
+            f"{path} was not written by `laplex exits {command}` ({error}): run it again"
+        ) from error
+
+
 @contextmanager
 def _config(out: Path, settings: RunSettings) -> Iterator[None]:
     """Write the settings, and remove them if the run ends before its first checkpoint."""
     with replacing(out / CONFIG) as part:
-        part.write_text(settings.to_yaml(), encoding="utf-8")
+        part.write_text(
+            to_yaml(settings, "Settings of a run of `laplex exits train`."), encoding="utf-8"
+        )
     try:
         yield
     except BaseException:
@@ -196,24 +207,3 @@ def _config(out: Path, settings: RunSettings) -> Iterator[None]:
             with suppress(OSError):
                 (out / CHECKPOINTS).rmdir()
         raise
-
-
-def _phases(settings: RunSettings) -> tuple[Phase, ...]:
-    if isinstance(settings.strategy, str):
-        return phases_of(settings.strategy, settings.epochs)
-    return phases_of([Phase(**phase) for phase in settings.strategy], settings.epochs)
-
-
-def _splits(settings: RunSettings) -> ImageSplits:
-    return load_splits(settings.data, validation=settings.validation, images=settings.images)
-
-
-def _model(settings: RunSettings, splits: ImageSplits) -> MultiExitModel:
-    return build_model(
-        splits,
-        backbone=settings.backbone,
-        options=settings.backbone_options,
-        exits=settings.exits,
-        head=settings.head,
-        seed=settings.seed,
-    )

@@ -1,240 +1,211 @@
-"""The settings of a training run of the command line: documented keys, read from YAML."""
+"""The settings of a training run of the command line, and the state of its folder, without torch.
+
+A key has the type, the bounds and the help of its field. The YAML file and the options of ``laplex
+exits train`` follow from the fields. What only the training knows, such as whether a learning rate
+of 0 makes sense, `train` checks.
+"""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Mapping
-from dataclasses import Field, dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from laplex._support.optional import require
 from laplex._support.options import setting
+from laplex._support.settings_files import read_yaml
 
 from ..heads import HEADS
-from . import setting_values as value
+from .sources import located, located_backbone
 
 MAX_SEED = 2**31 - 1
+CONFIG, HISTORY, WEIGHTS, CHECKPOINTS = "config.yaml", "history.json", "weights.pt", "checkpoints"
+
+
+def _grey_or_colour(channels: int) -> int:
+    if channels == 2:
+        raise ValueError("image_channels must be 1 (grey) or 3 (colour), got 2")
+    return channels
 
 
 @dataclass(frozen=True)
 class RunSettings:
     """The settings of a training run. Each field is a key of the YAML file.
 
-    Fields that hold a number, a text or names are also options of ``laplex exits train``.
+    Fields that hold a number, a text or names are also options of ``laplex exits train``. A setting
+    whose name is an argument of `train` is passed on to it.
     """
 
     data: str = setting(
         "digits",
-        value.source,
-        "Images to train on: digits, fashion-mnist, or a folder with the four files of "
-        "Fashion-MNIST.",
-        metavar="digits|fashion-mnist|DIR",
+        "Data to train on: digits, fashion-mnist, a folder with the files of Fashion-MNIST, a "
+        "folder of images with a folder for each class (perhaps in train, val and test), another "
+        "folder or file that datasets reads (metadata.csv, parquet, csv, jsonl, save_to_disk), or "
+        "a function of your own that returns loaders, as package.module:function.",
+        located,
+        metavar="NAME|PATH|MODULE:FUNCTION",
+    )
+    data_options: dict[str, Any] = setting(
+        dict, "More arguments for the function that returns loaders, such as {folder: /data}."
     )
     images: int | None = setting(
-        None,
-        value.optional(value.whole(10)),
-        "Number of training images to use, validation images included.",
-        unset="all",
+        None, "Number of training samples to use, with those set apart.", least=10, unset="all"
     )
     validation: float = setting(
         0.2,
-        value.fraction,
-        "Fraction of the training images that is set apart for validation and for fitting "
-        "thresholds.",
+        "Fraction of the training samples that is set apart for validation and for fitting "
+        "thresholds, and again for testing, where the data do not have these parts.",
+        least=0,
+        most=1,
+    )
+    columns: tuple[str, ...] | None = setting(
+        None,
+        "Names of the columns of a table that are the input.",
+        metavar="NAME,NAME",
+        unset="the column of images, else the one or two of texts, else all of numbers",
+    )
+    label_column: str | None = setting(
+        None, "Name of the column of labels of a table.", unset="label or labels"
+    )
+    image_size: int | None = setting(
+        None,
+        "Side in pixels of the square that images are resized and cropped to.",
+        least=1,
+        unset="images keep their size, which must be the same for all",
+    )
+    image_channels: int | None = setting(
+        None,
+        "Number of channels that images are converted to, 1 (grey) or 3 (colour).",
+        _grey_or_colour,
+        least=1,
+        most=3,
+        unset="as in the first image",
+    )
+    tokenizer: str | None = setting(
+        None,
+        "Folder or name of the tokenizer for texts.",
+        located,
+        unset="that of the backbone transformers:MODEL",
+    )
+    max_length: int | None = setting(
+        None,
+        "Number of tokens that texts are cut to.",
+        least=1,
+        unset="what the tokenizer and the backbone allow",
+    )
+    workers: int = setting(
+        0, "Number of processes that load data; with 0, the training itself does.", least=0
     )
     backbone: str = setting(
         "small_resnet",
-        value.text,
-        "Backbone of the network: small_mlp, small_msdnet, small_resnet, small_vit, or a function "
-        "of your own as package.module:function.",
+        "Backbone of the network: small_mlp, small_msdnet, small_resnet, small_vit; timm:NAME or "
+        "torchvision:NAME, with random weights unless backbone_options has pretrained: true; "
+        "transformers:MODEL, with the weights of that folder or model, or random ones for a "
+        "config.json; or a function of your own as package.module:function.",
+        located_backbone,
         metavar="NAME",
     )
     backbone_options: dict[str, Any] = setting(
-        dict,
-        value.mapping,
-        "More arguments for the function that makes the backbone, such as {width: 8}.",
+        dict, "More arguments for what makes the backbone: {width: 8}, {pretrained: true}."
     )
     exits: tuple[str, ...] | None = setting(
         None,
-        value.optional(value.names),
-        "Names of the modules of the backbone to attach exits to, in depth order.",
+        "Names of the modules of the backbone to attach exits to, in depth order; --list-exits "
+        "prints those that can carry one.",
         metavar="NAME,NAME",
-        unset="the default exits of the backbone",
+        unset="up to three blocks, evenly spaced",
     )
     head: str = setting(
         HEADS.default,
-        value.one_of(HEADS),
         "Kind of head that maps the activation at each exit to logits.",
         choices=HEADS,
     )
     strategy: str | tuple[dict[str, Any], ...] = setting(
         "mixed",
-        value.strategy,
         "Training strategy: mixed (train the backbone, then everything), joint (train everything "
         "at once) or disjoint (train the backbone, then the heads).",
-        choices=value.STRATEGIES,
+        choices=("mixed", "joint", "disjoint"),
+        keys=("train", "epochs", "learning_rate"),
         in_file="Alternatively, a list of phases: [{train: backbone, epochs: 5}, {train: all, "
         "epochs: 5, learning_rate: 0.001}].",
     )
     epochs: int | None = setting(
         None,
-        value.optional(value.whole(1)),
         "Total number of training epochs of all phases.",
+        least=1,
         unset="10",
         in_file="If strategy is a list of phases, each phase has its own number.",
     )
-    batch_size: int = setting(64, value.whole(2), "Number of images in a training batch.")
+    batch_size: int = setting(64, "Number of samples in a batch.", least=2)
     learning_rate: float = setting(
-        0.003, value.positive, "Learning rate of AdamW at the start of each phase."
+        0.003, "Learning rate of AdamW at the start of each phase.", least=0
     )
-    weight_decay: float = setting(0.01, value.not_negative, "Weight decay of AdamW.")
+    weight_decay: float = setting(0.01, "Weight decay of AdamW.", least=0)
     scheduler: str = setting(
         "cosine",
-        value.one_of(value.SCHEDULERS),
         "Learning rate schedule within a phase: decrease to 0 along a cosine, or keep it constant "
         "(none).",
-        choices=value.SCHEDULERS,
+        choices=("cosine", "none"),
     )
     weights: str | tuple[float, ...] = setting(
         "equal",
-        value.weights,
         "Weights of the losses of the exits: equal, increasing linearly with depth (linear), or "
         "the ramp of shallow-deep networks (sdn).",
-        choices=value.WEIGHTS,
+        choices=("equal", "linear", "sdn"),
+        least=0,
         in_file="Alternatively, a list with one number for each exit.",
     )
     gradient_equilibrium: bool = setting(
-        False,
-        value.flag,
-        "Scale gradients in the backbone so that many exits do not outweigh the last one.",
+        False, "Scale gradients in the backbone so that many exits do not outweigh the last one."
     )
     detach: bool = setting(
-        False, value.flag, "Train the backbone from its own output only, not from the other exits."
+        False, "Train the backbone from its own output only, not from the other exits."
     )
     distillation: dict[str, float] | None = setting(
         None,
-        value.optional(value.distillation),
         "Train the exits from the probabilities of the last exit, too, with settings such as "
         "{weight: 0.5, temperature: 2}.",
+        keys=("weight", "temperature"),
+        least=0,
         unset="no distillation",
     )
     label_smoothing: float = setting(
-        0.0,
-        value.number("a number from 0 to below 1", lambda one: 0 <= one < 1),
-        "Amount of label smoothing in the losses, at least 0 and below 1.",
+        0.0, "Amount of label smoothing in the losses, at least 0 and below 1.", least=0, most=1
     )
     patience: int | None = setting(
         None,
-        value.optional(value.whole(1)),
         "Early stopping: end a phase after this number of epochs in which the validation loss of "
         "no exit improved.",
+        least=1,
         unset="no early stopping",
     )
-    precision: str = setting(
-        "32-true", value.text, "Numerical precision for Lightning, such as bf16-mixed."
-    )
+    precision: str = setting("32-true", "Numerical precision for Lightning, such as bf16-mixed.")
     accelerator: str = setting(
-        "auto",
-        value.text,
-        "Accelerator for Lightning, such as auto, cpu or gpu. The run uses one device.",
+        "auto", "Accelerator for Lightning, such as auto, cpu or gpu. The run uses one device."
     )
     seed: int = setting(
         0,
-        value.whole(0, MAX_SEED),
-        "Random seed of the initial weights and of the order of the images.",
+        "Random seed of the initial weights and of the order of the samples.",
         least=0,
         most=MAX_SEED,
     )
 
-    def differing(self, other: RunSettings) -> list[str]:
-        """The keys whose values differ in `other`."""
-        return [key for key in KEYS if getattr(self, key) != getattr(other, key)]
-
-    def to_yaml(self) -> str:
-        """Format all keys as YAML, with a comment about each; `read_settings` reads the result."""
-        yaml = _yaml()
-        lines = ["# Settings of a run of `laplex exits train`."]
-        for one in fields(self):
-            plain = _as_yaml(getattr(self, one.name))
-            text = yaml.safe_dump(plain, default_flow_style=True, sort_keys=False, width=1e9)
-            text = text.removesuffix("...\n").rstrip()  # the end mark after a scalar
-            lines.append(f"\n# {_about(one)}\n{one.name}: {text}")
-        return "\n".join(lines) + "\n"
-
 
 #: The keys, in the order of the file.
 KEYS = tuple(one.name for one in fields(RunSettings))
-_CHECKS = {one.name: one.metadata["check"] for one in fields(RunSettings)}
-
-
-def changed(settings: RunSettings, values: Mapping[Any, Any], where: str) -> RunSettings:
-    """Replace some values of the settings, after checking them.
-
-    Parameters
-    ----------
-    settings : RunSettings
-    values : mapping
-        Values by key, as read from YAML.
-    where : str
-        The source of the values, with which messages begin.
-
-    Raises
-    ------
-    ValueError
-        If a key does not exist (the message suggests the nearest one), or a value is invalid.
-    """
-    checked = {}
-    for key, given in values.items():
-        if key not in _CHECKS:
-            near = difflib.get_close_matches(str(key), KEYS, 1)
-            hint = f"did you mean {near[0]}?" if near else f"the keys are {', '.join(KEYS)}"
-            raise ValueError(f"{where}: there is no key {str(key)!r}: {hint}")
-        try:
-            checked[key] = _CHECKS[key](given)
-        except value.Unfit as error:
-            raise ValueError(f"{where}: {key} must be {error}, got {given!r}") from None
-    return replace(settings, **checked)
 
 
 def read_settings(path: Path) -> RunSettings:
-    """Read settings from a YAML file; missing keys get their defaults.
-
-    Raises
-    ------
-    OSError
-        If the file cannot be read.
-    ValueError
-        If it is not valid YAML, or as in `changed`.
-    """
-    yaml = _yaml()
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder: pass a settings file")
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}: pass an existing settings file")
-    try:
-        values = yaml.safe_load(path.read_text("utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid YAML: {error}") from error
-    if values is None:  # nothing but comments
-        values = {}
-    if not isinstance(values, Mapping):
-        raise ValueError(f"{path} must hold keys with values, such as `epochs: 10`")
-    return changed(RunSettings(), values, str(path))
+    """Read settings from a YAML file; missing keys get their defaults."""
+    return read_yaml(path, RunSettings())
 
 
-def _about(key: Field[Any]) -> str:
-    """The comment about a key, in one line."""
-    known = key.metadata
-    words = ", ".join(known["choices"])
-    null = f"null: {known['unset']}." if known["unset"] else ""
-    parts = (known["about"], words and f"One of {words}.", known["in_file"], null)
-    return " ".join(part for part in parts if part)
-
-
-def _as_yaml(given: Any) -> Any:
-    return [_as_yaml(one) for one in given] if isinstance(given, tuple) else given
-
-
-def _yaml() -> Any:
-    return require("yaml", extra="exits", feature="laplex exits")
+def check_finished(folder: Path) -> None:
+    """Raise a ValueError if a folder does not hold a run, or one that is not finished."""
+    if not (folder / CONFIG).is_file():
+        there = "does not hold a run" if folder.is_dir() else "is not a folder"
+        raise ValueError(f"{folder} {there}: pass one that `laplex exits train --out` wrote")
+    if not (folder / WEIGHTS).is_file():
+        raise ValueError(
+            f"the run in {folder} is not finished: continue it with `laplex exits train --out "
+            f"{folder} --resume`"
+        )

@@ -23,16 +23,8 @@ _FEWEST = 3
 class Study:
     """Results by name of the run, which is the name of its folder or chosen by the caller.
 
-    Attributes
-    ----------
-    comparison : Comparison
-        Evaluations by group; the runs of a group differ only in their seed.
-    facts : dict of str to dict
-        The row of each run in a table of settings: column -> text.
-    training : dict of str to TrainingResult
-    costs : dict of str to Costs
-    timing : dict of str to Timing
-    dynamics : dict of str to RunAnalysis
+    The runs of a group of `comparison` differ only in their seed; `facts` is the row of each run in
+    a table of settings, text by column.
     """
 
     comparison: Comparison
@@ -44,28 +36,27 @@ class Study:
 
     @classmethod
     def of_runs(cls, runs: Sequence[Run]) -> Study:
-        """Gather the results of runs that were evaluated.
+        """Gather the results of runs.
 
         Raises
         ------
         ValueError
             If a run was not evaluated, or runs were evaluated at different budgets.
         """
-        names = _names(runs)
+        named = dict(zip(_names(runs), runs, strict=True))
         judged: dict[str, RunEvaluation] = {}
-        for run, name in zip(runs, names, strict=True):
+        for name, run in named.items():
             found = RunEvaluation.read(run.folder)
             if found is None:
                 raise ValueError(
                     f"{run.folder} was not evaluated: run `laplex exits evaluate {run.folder}`"
                 )
             judged[name] = found
-        groups = _groups(runs, list(judged.values()))
-        inside = {name: RunAnalysis.read(run.folder) for run, name in zip(runs, names, strict=True)}
+        inside = {name: RunAnalysis.read(run.folder) for name, run in named.items()}
         return cls(
-            comparison=compare(groups),
-            facts={name: _facts(run) for run, name in zip(runs, names, strict=True)},
-            training={name: run.training for run, name in zip(runs, names, strict=True)},
+            comparison=compare(_groups(runs, list(judged.values()))),
+            facts={name: _facts(run) for name, run in named.items()},
+            training={name: run.training for name, run in named.items()},
             costs={name: one.costs for name, one in judged.items()},
             timing={name: one.timing for name, one in judged.items() if one.timing is not None},
             dynamics={name: one for name, one in inside.items() if one is not None},
@@ -90,9 +81,7 @@ def judged_as(evaluation: Evaluation) -> str:
     """A short name for the policy and the calibration of an evaluation."""
     if evaluation.calibration == "none":
         return evaluation.policy
-    if evaluation.policy == "learned score":
-        return evaluation.calibration
-    if evaluation.policy == "max softmax":
+    if evaluation.policy in ("learned score", "max softmax"):
         return evaluation.calibration
     return f"{evaluation.policy}, {evaluation.calibration}"
 
@@ -127,7 +116,7 @@ def _groups(runs: Sequence[Run], judged: Sequence[RunEvaluation]) -> Mapping[str
     for run, found in zip(runs, judged, strict=True):
         parts = [run.strategy, *filter(None, (_setting(run.settings, key) for key in keys))]
         if len(splits) > 1:
-            parts.append(f"{found.split} images")
+            parts.append(f"{found.split} samples")
         for one in found.evaluations:
             name = ", ".join([*parts, *([judged_as(one)] if len(ways) > 1 else [])])
             groups.setdefault(name, []).append(one)
@@ -158,7 +147,7 @@ def _facts(run: Run) -> dict[str, str]:
     return {
         "strategy": run.strategy,
         "data": str(history["data"]),
-        "images (train / validation / test)": " / ".join(
+        "samples (train / validation / test)": " / ".join(
             f"{samples[split]:,}" for split in ("train", "validation", "test")
         ),
         "backbone": settings.backbone,

@@ -1,4 +1,4 @@
-"""Checks of training and validation batches, with clearer messages than those of torch."""
+"""Checks of loaders and of single batches, with clearer messages than those of torch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader
 
 from ..batches import batch_count
@@ -40,44 +40,6 @@ def check_loaders(train_loader: Any, val_loader: Any) -> None:
                 f"{name} is empty: pass one with at least one batch (with drop_last=True, there "
                 "must be one full batch)"
             )
-
-
-def pair_of(batch: Any, name: str) -> tuple[Any, Tensor]:
-    """The inputs and labels of a batch.
-
-    Raises
-    ------
-    ValueError
-        If the batch is not a pair ``(x, labels)``.
-    """
-    if not isinstance(batch, (tuple, list)) or len(batch) != 2 or not isinstance(batch[1], Tensor):
-        got = f"{len(batch)} items" if isinstance(batch, (tuple, list)) else type(batch).__name__
-        if isinstance(batch, (tuple, list)) and len(batch) == 2:
-            got = f"labels of type {type(batch[1]).__name__} instead of Tensor"
-        raise ValueError(f"{name} must yield batches (x, labels), got {got}")
-    return batch[0], batch[1]
-
-
-def check_labels(labels: Tensor, logits: Tensor, name: str) -> None:
-    """Check that labels are class indices of the model.
-
-    Raises
-    ------
-    ValueError
-        If they are not int64 [batch], or are out of range.
-    """
-    classes = logits.shape[-1]
-    if labels.dtype != torch.int64 or labels.shape != logits.shape[:1]:
-        raise ValueError(
-            f"labels of {name} must be int64 [{len(logits)}], one for each sample, got "
-            f"{str(labels.dtype).removeprefix('torch.')} {list(labels.shape)}"
-        )
-    wrong = (labels < 0) | (labels >= classes)
-    if bool(wrong.any()):
-        raise ValueError(
-            f"labels of {name} must be 0 to {classes - 1}, as the model has {classes} classes, got "
-            f"{int(labels[wrong][0])}"
-        )
 
 
 def last_batch_is_one(loader: Any) -> bool:

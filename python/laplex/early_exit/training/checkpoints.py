@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from ..batches import batch_count
 from ..model import MultiExitModel
-from .recipe import Recipe
+from .settings import TrainingSettings
 from .strategies import Phase
 
 #: Name of the checkpoint in the folder of a run.
@@ -22,7 +23,7 @@ CHECKPOINT = "last.ckpt"
 def fingerprint_of(
     model: MultiExitModel,
     phases: Sequence[Phase],
-    recipe: Recipe,
+    settings: TrainingSettings,
     *,
     seed: int,
     precision: str | int,
@@ -43,13 +44,20 @@ def fingerprint_of(
     return {
         "exits": list(model.exit_names),
         "model": hashlib.sha256("\n".join(shapes).encode()).hexdigest()[:16],
-        "phases": [[phase.train, phase.epochs, phase.learning_rate] for phase in phases],
-        "objective": repr(recipe.objective),
-        "optimizer": "AdamW" if recipe.optimizer is None else "a function",
-        "learning_rate": recipe.learning_rate,
-        "weight_decay": recipe.weight_decay,
-        "scheduler": "a function" if callable(recipe.scheduler) else recipe.scheduler,
-        "early_stopping": repr(recipe.early_stopping),
+        "phases": [
+            [phase.train, phase.epochs, phase.learning_rate, phase.layer_decay] for phase in phases
+        ],
+        "objective": ", ".join(
+            f"{one.name}={'a function' if callable(value) else repr(value)}"
+            for one in fields(settings.objective)
+            for value in [getattr(settings.objective, one.name)]
+        ),
+        "optimizer": "AdamW" if settings.optimizer is None else "a function",
+        "learning_rate": settings.learning_rate,
+        "weight_decay": settings.weight_decay,
+        "layer_decay": settings.layer_decay,
+        "scheduler": "a function" if callable(settings.scheduler) else settings.scheduler,
+        "early_stopping": repr(settings.early_stopping),
         "seed": seed,
         "precision": str(precision),
         "batches": batch_count(train_loader),

@@ -21,7 +21,9 @@ def check_parts(model: MultiExitModel) -> None:
     """
     owned = {id(one): name for name, one in model.backbone.named_parameters()}
     owned.update({id(one): name for name, one in model.backbone.named_buffers()})
-    for exit_name, head in zip(model.exit_names, model.heads, strict=True):
+    for exit_name, head in zip(model.output_names, [*model.heads, model.output_head], strict=True):
+        if head is None:
+            continue
         for name, one in [*head.named_parameters(), *head.named_buffers()]:
             if id(one) in owned:
                 raise ValueError(
@@ -32,8 +34,10 @@ def check_parts(model: MultiExitModel) -> None:
 
 def trained_parts(model: MultiExitModel, part: Part) -> list[nn.Module]:
     """The modules that a phase trains."""
-    both: list[nn.Module] = [model.backbone, model.heads]
-    return {"backbone": both[:1], "heads": both[1:], "all": both}[part]
+    parts: list[nn.Module] = [model.backbone, model.heads]
+    if model.output_head is not None:
+        parts.append(model.output_head)
+    return {"backbone": parts[:1], "heads": parts[1:], "all": parts}[part]
 
 
 def set_modes(model: MultiExitModel, part: Part) -> None:
@@ -70,7 +74,7 @@ def training_only(model: MultiExitModel, part: Part) -> Iterator[None]:
     learning: list[nn.Parameter] = []
     try:
         trained = {id(one) for one in trained_parts(model, part)}
-        for child in (model.backbone, model.heads):
+        for child in trained_parts(model, "all"):
             if id(child) not in trained:
                 child.requires_grad_(False)
         learning = [one for one in model.parameters() if one.requires_grad]

@@ -15,15 +15,16 @@ from torch import Tensor, nn
 from laplex._support.complete_files import replacing
 from laplex._support.optional import require
 
+from ..batches import inputs_and_labels
 from ..model import MultiExitModel
-from .batch_checks import check_labels, check_single, pair_of
+from .batch_checks import check_single
 from .epoch_means import EpochMeans
 from .exit_stopping import Counters
-from .freezing import set_modes, trained_parts
+from .freezing import set_modes
 from .quiet_lightning import hush
-from .recipe import Recipe
 from .result import EpochRecord
 from .seeding import EpochSeeds
+from .settings import TrainingSettings
 from .strategies import Phase
 
 lightning = require("pytorch_lightning", extra="exits", feature="laplex.early_exit.train")
@@ -38,7 +39,7 @@ class PhaseModule(lightning.LightningModule):  # type: ignore[misc, name-defined
         The model, frozen as the phase requires.
     phase, index
         The phase, and its index in the run.
-    recipe : Recipe
+    settings : TrainingSettings
     seeds : EpochSeeds
     loaders : (train, validation or None)
     history : list of EpochRecord
@@ -61,7 +62,7 @@ class PhaseModule(lightning.LightningModule):  # type: ignore[misc, name-defined
         model: MultiExitModel,
         phase: Phase,
         index: int,
-        recipe: Recipe,
+        settings: TrainingSettings,
         seeds: EpochSeeds,
         loaders: tuple[Any, Any],
         history: list[EpochRecord],
@@ -70,9 +71,11 @@ class PhaseModule(lightning.LightningModule):  # type: ignore[misc, name-defined
     ) -> None:
         super().__init__()
         self.model, self.phase, self.index = model, phase, index
-        self.recipe, self.seeds, self.loaders = recipe, seeds, loaders
+        self.settings, self.seeds, self.loaders = settings, seeds, loaders
         self.history, self.checkpoint, self.fingerprint = history, checkpoint, fingerprint
-        self.counters = None if recipe.early_stopping is None else Counters(recipe.early_stopping)
+        self.counters = (
+            None if settings.early_stopping is None else Counters(settings.early_stopping)
+        )
         self.best: dict[str, Tensor] | None = None
         self.finished = False
         self.steps = 0
@@ -81,7 +84,7 @@ class PhaseModule(lightning.LightningModule):  # type: ignore[misc, name-defined
         self.names = model.output_names
         self.trained = {
             "backbone": [exits - 1],
-            "heads": list(range(exits - 1)),
+            "heads": list(range(exits - (model.output_head is None))),
             "all": list(range(exits)),
         }[phase.train]
         sizes = {"loss": 1, "train_loss": exits, "val_loss": exits, "val_accuracy": exits}
@@ -111,18 +114,24 @@ class PhaseModule(lightning.LightningModule):  # type: ignore[misc, name-defined
 
     def training_step(self, batch: Any, batch_index: int) -> Tensor:
         """Compute the objective on a batch."""
-        x, labels = pair_of(batch, "train_loader")
-        part, objective = self.phase.train, self.recipe.objective
-        if len(labels) == 1:
+        x, labels = inputs_and_labels(batch, "train_loader")
+        part, objective = self.phase.train, self.settings.objective
+        if isinstance(labels, Tensor) and len(labels) == 1:
             check_single(self.model, part, x)
-        logits = objective.logits(self.model, x, part)
-        check_labels(labels, cast(Tensor, logits[-1]), "train_loader")
         progress = self.trainer.global_step / self.total_steps
-        losses = objective.losses(logits, labels, part, progress=progress, costs=self.recipe.costs)
+        losses = objective(
+            self.model,
+            x,
+            labels,
+            part,
+            progress=progress,
+            costs=self.settings.costs,
+            name="train_loader",
+        )
         if not bool(torch.isfinite(losses.total)):
             raise self._diverged(losses.exits)
-        self._means("loss").update(losses.total[None], len(labels))
-        self._means("train_loss").update(losses.exits, len(labels))
+        self._means("loss").update(losses.total[None], losses.count)
+        self._means("train_loss").update(losses.exits, losses.count)
         self.log("loss", losses.total, prog_bar=True, logger=False)
         return losses.total
 
@@ -132,14 +141,16 @@ class PhaseModule(lightning.LightningModule):  # type: ignore[misc, name-defined
 
     def validation_step(self, batch: Any, batch_index: int) -> None:
         """Compute loss and accuracy of every exit, including heads that are not trained yet."""
-        x, labels = pair_of(batch, "val_loader")
+        x, labels = inputs_and_labels(batch, "val_loader")
         logits = self.model(x)
-        check_labels(labels, logits[-1], "val_loader")
+        loss = self.settings.objective.exit_loss
+        loss.check(labels, logits[-1], "val_loader")
+        count = loss.count(logits[-1], labels)
         for what, means in (
-            ("val_loss", [nn.functional.cross_entropy(one.float(), labels) for one in logits]),
-            ("val_accuracy", [(one.argmax(-1) == labels).float().mean() for one in logits]),
+            ("val_loss", [loss.mean(one, labels, smoothed=False) for one in logits]),
+            ("val_accuracy", [loss.accuracy(one, labels) for one in logits]),
         ):
-            self._means(what).update(torch.stack(means), len(labels))
+            self._means(what).update(torch.stack(means), count)
 
     def on_train_epoch_end(self) -> None:
         """Record, log, count and save. Validation has already run."""
@@ -172,24 +183,18 @@ class PhaseModule(lightning.LightningModule):  # type: ignore[misc, name-defined
 
     def configure_optimizers(self) -> Any:
         """Make the optimiser of the parameters that the phase trains."""
-        parameters = [
-            one
-            for part in trained_parts(self.model, self.phase.train)
-            for one in part.parameters()
-            if one.requires_grad
-        ]
-        optimizer = self.recipe.make_optimizer(parameters, self.phase.learning_rate)
+        optimizer = self.settings.make_optimizer(self.model, self.phase)
         steps = self.trainer.estimated_stepping_batches
         if 0 < steps < math.inf:
             self.total_steps = steps
-        elif self.recipe.needs_length is not None:
+        elif self.settings.needs_length is not None:
             raise ValueError(
-                f"train_loader has no length, but {self.recipe.needs_length} needs it: pass a "
+                f"train_loader has no length, but {self.settings.needs_length} needs it: pass a "
                 "loader with a length, or scheduler=None and weights other than 'sdn'"
             )
-        if self.recipe.scheduler is None:
+        if self.settings.scheduler is None:
             return optimizer
-        scheduler = self.recipe.make_scheduler(optimizer, int(steps))
+        scheduler = self.settings.make_scheduler(optimizer, int(steps))
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},

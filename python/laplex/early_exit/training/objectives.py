@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
-from ..._support.arguments import not_negative, positive, share
+from ..._support.arguments import positive, share
 from ..activations import map_tensors
 from ..model import MultiExitModel
+from .exit_loss import ExitLoss, Loss, counting, in_float
 from .strategies import Part
 
 Weights = Literal["equal", "linear", "sdn"] | Sequence[float]
@@ -24,8 +27,8 @@ Logits = tuple[Tensor | None, ...]
 class Distillation:
     """Self-distillation: the earlier exits also learn from the probabilities of the last exit.
 
-    The loss of exit k becomes ``(1 - weight) CE + weight T^2 KL(p_last(T) || p_k(T))``, with
-    probabilities at temperature T and no gradient to the last exit (Hinton et al. 2015).
+    The loss of exit k becomes ``(1 - weight) L_k + weight T^2 KL(p_last(T) || p_k(T))``, with
+    softmax probabilities at temperature T and no gradient to the last exit (Hinton et al. 2015).
 
     Parameters
     ----------
@@ -57,12 +60,49 @@ class Losses:
     total : Tensor []
         The objective, which is minimised.
     exits : Tensor [K]
-        Cross-entropy of each exit, smoothed labels included; NaN for an exit whose head did not
-        run.
+        Loss of each exit, without gradients; label smoothing is included, distillation is not. NaN
+        for an exit whose head did not run.
+    count : int
+        Number of labels that count: of samples or, for losses of tokens, of tokens.
     """
 
     total: Tensor
     exits: Tensor
+    count: int
+
+
+@dataclass(frozen=True)
+class SampleLosses:
+    """What the function `combine` of an `Objective` makes the objective of a batch from.
+
+    Attributes
+    ----------
+    total : Tensor []
+        The weighted mean of the losses, which `combine` replaces.
+    each : Tensor [K, batch]
+        The loss of each exit and sample.
+    weights : list of K floats
+        The weight of each exit, as `Objective.exit_weights` returns it.
+    logits : tuple of K Tensors [batch, classes]
+        The logits of each exit.
+    labels
+        The labels of the batch.
+    carried : Tensor, nested Tensors, or None
+        What the last head with ``carries = True`` returned beside its logits.
+    costs : sequence of K floats, or None
+        The cost of each exit relative to the backbone; `train` counts it.
+    """
+
+    total: Tensor
+    each: Tensor
+    weights: list[float]
+    logits: tuple[Tensor, ...]
+    labels: Any
+    carried: Any
+    costs: Sequence[float] | None
+
+
+Combine = Callable[[SampleLosses], Tensor]
 
 
 @dataclass(frozen=True)
@@ -88,6 +128,36 @@ class Objective:
         Self-distillation from the last exit.
     label_smoothing : float
         Label smoothing of the cross-entropies, at least 0 and less than 1.
+    loss : "cross-entropy", "bce", "mse", or callable
+        The loss :math:`L_k` of one exit. ``"cross-entropy"`` takes class indices, int64 [batch], or
+        probabilities of the classes (of mixup or cutmix), float [batch, classes]. For logits of
+        tokens, [batch, tokens, classes], it takes int64 [batch, tokens] or float [batch, tokens,
+        classes]. Labels of -100 do not count. ``"bce"`` is the binary cross-entropy of logits for
+        several labels at once, and takes 0 to 1 for each, [batch, labels]. ``"mse"`` is the mean
+        squared error of outputs [batch, d]. Alternatively, a function ``loss(logits, labels)``
+        that returns a scalar, or unreduced losses with the batch first, which are averaged; it
+        gets the labels as the loader yields them.
+    class_weights : sequence of float, optional
+        Weights of the classes, as ``weight`` of torch's cross-entropies. For ``"cross-entropy"``
+        and ``"bce"``.
+    combine : callable, optional
+        A function from `SampleLosses` to the objective [], instead of the weighted mean: to weigh
+        single samples, or to add a term from what the heads carry. A phase of the backbone does not
+        use it.
+
+    Examples
+    --------
+    In a training loop of your own, call the objective instead of the model:
+
+    >>> import torch
+    >>> from torch import nn
+    >>> from laplex.early_exit import MultiExitModel, Objective
+    >>> backbone = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 3))
+    >>> model = MultiExitModel(backbone, {"0": nn.Linear(8, 3)})
+    >>> losses = Objective("linear")(model, torch.randn(5, 4), torch.arange(5) % 3)
+    >>> losses.total.backward()
+    >>> losses.exits.shape
+    torch.Size([2])
     """
 
     weights: Weights = "equal"
@@ -95,8 +165,13 @@ class Objective:
     detach: bool = False
     distillation: Distillation | None = None
     label_smoothing: float = 0.0
+    loss: Loss = "cross-entropy"
+    class_weights: Sequence[float] | None = None
+    combine: Combine | None = None
 
     def __post_init__(self) -> None:
+        exit_loss = self.exit_loss  # checks the loss and its options
+        object.__setattr__(self, "class_weights", exit_loss.class_weights)
         object.__setattr__(self, "weights", _checked_weights(self.weights))
         if self.detach and self.gradient_equilibrium:
             raise ValueError(
@@ -108,8 +183,21 @@ class Objective:
                 "distillation must be a Distillation such as Distillation(weight=0.5), got "
                 f"{self.distillation!r}"
             )
-        if not_negative("label_smoothing", self.label_smoothing) >= 1:
-            raise ValueError(f"label_smoothing must be below 1, got {self.label_smoothing:g}")
+        if self.distillation is not None and self.loss in ("bce", "mse"):
+            raise ValueError(
+                "distillation compares softmax probabilities of classes, which a model with "
+                f"loss={self.loss!r} does not have: leave out one of the two"
+            )
+        if self.combine is not None and not callable(self.combine):
+            raise TypeError(f"combine must be a function of SampleLosses, got {self.combine!r}")
+
+    @cached_property
+    def exit_loss(self) -> ExitLoss:
+        """The loss of one exit.
+
+        :meta private:
+        """
+        return ExitLoss(self.loss, self.class_weights, self.label_smoothing)
 
     def exit_weights(
         self,
@@ -118,6 +206,7 @@ class Objective:
         *,
         progress: float = 1.0,
         costs: Sequence[float] | None = None,
+        output_head: bool = False,
     ) -> list[float]:
         """Compute the weight of each exit, 0 for exits that a phase does not train.
 
@@ -131,6 +220,8 @@ class Objective:
             Progress of the phase, from 0 to 1.
         costs : sequence of K floats, optional
             Cost of each exit relative to the backbone, for ``"sdn"``.
+        output_head : bool
+            Whether the model has an output head, which a phase of the heads trains too.
 
         Returns
         -------
@@ -159,7 +250,7 @@ class Objective:
                     f"weights has {len(found)} entries, but there are {num_exits} exits, the "
                     "backbone's own output included: pass one weight per exit"
                 )
-        if part == "heads":
+        if part == "heads" and not output_head:
             found[-1] = 0.0
             if not sum(found):
                 raise ValueError(
@@ -167,6 +258,58 @@ class Objective:
                     "train: give another exit a positive weight"
                 )
         return found
+
+    def __call__(
+        self,
+        model: MultiExitModel,
+        x: Any,
+        labels: Any,
+        part: Part = "all",
+        *,
+        progress: float = 1.0,
+        costs: Sequence[float] | None = None,
+        name: str = "the batch",
+    ) -> Losses:
+        """Run a model on a batch and compute the losses, for a training loop of your own.
+
+        Parameters
+        ----------
+        model : MultiExitModel
+            The model, in the mode that you set.
+        x
+            As in `MultiExitModel.forward`.
+        labels : Tensor
+            Labels that suit the loss; those of the cross-entropy are int64 [batch].
+        part, progress, costs
+            As in `exit_weights`. Freezing the other part, and the modes of modules, are up to you.
+        name : str
+            Name of the loader, for messages.
+
+        Returns
+        -------
+        Losses
+            Call ``backward()`` on its ``total``.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the labels do not suit the loss or the model; or if gradients are enabled but cannot
+            reach an exit that is trained.
+        """
+        logits, carried = self._run(model, x, part)
+        last = logits[-1]
+        assert last is not None
+        self.exit_loss.check(labels, last, name)
+        _check_gradients(model, logits, part)
+        return self.losses(
+            logits,
+            labels,
+            part,
+            progress=progress,
+            costs=costs,
+            carried=carried,
+            output_head=model.output_head is not None,
+        )
 
     def logits(self, model: MultiExitModel, x: Any, part: Part = "all") -> Logits:
         """Run a model on a batch in the way that a phase trains it.
@@ -186,39 +329,41 @@ class Objective:
             Logits of each exit. In a phase of the backbone no head runs, and the logits of the
             attached exits are None. In a phase of the heads the backbone runs without gradients.
         """
+        return self._run(model, x, part)[0]
+
+    def _run(self, model: MultiExitModel, x: Any, part: Part) -> tuple[Logits, Any]:
+        """The logits, and what the last carrying head returned beside them."""
         exits, reader = model.num_exits, model.reader(x)
         if part == "backbone":
             last = model.walk(x, lambda k, activation: activation)
-            return (*[None] * (exits - 1), last)
-        if part == "heads":
-            seen: list[Any] = []
-
-            def note(k: int, activation: Any) -> Any:
-                # A copy: the backbone's next module may write over the activation in place.
-                seen.append(map_tensors(Tensor.clone, activation))
-                return activation
-
-            with torch.no_grad():
-                last = model.walk(x, note)
-            return (*(reader.logits(k, one) for k, one in enumerate(seen)), reader.output(last))
-        found: list[Tensor] = []
+            return (*[None] * (exits - 1), last), None
+        seen: list[Any] = []
 
         def at_exit(k: int, activation: Any) -> Any:
-            own, passing = self._branches(activation, left=exits - k)
-            found.append(reader.logits(k, own))
+            if part == "heads":
+                own, passing = _copied(activation), activation
+            else:
+                own, passing = self._branches(activation, left=exits - k)
+            seen.append(own)
             return passing
 
-        last = reader.output(model.walk(x, at_exit))
-        return (*found, last)
+        with torch.no_grad() if part == "heads" else nullcontext():
+            last = model.walk(x, at_exit)
+        # Heads run last: in a module under torch.utils.checkpoint, they would be missed when it
+        # computes its activations again.
+        each = [reader.logits(k, one) for k, one in enumerate(seen)]
+        return (*each, reader.output(last)), reader.carried
 
     def losses(
         self,
         logits: Logits,
-        labels: Tensor,
+        labels: Any,
         part: Part = "all",
         *,
         progress: float = 1.0,
         costs: Sequence[float] | None = None,
+        carried: Any = None,
+        output_head: bool = False,
     ) -> Losses:
         """Compute the losses of the logits that the method `logits` returned.
 
@@ -226,9 +371,13 @@ class Objective:
         ----------
         logits : tuple of K Tensors [batch, classes]
             Logits of each exit, None where the head did not run.
-        labels : Tensor [batch], int64
-            Class indices.
+        labels : Tensor
+            Labels that suit the loss.
         part, progress, costs
+            As in `exit_weights`.
+        carried
+            For `combine`: what the last carrying head returned beside its logits.
+        output_head : bool
             As in `exit_weights`.
 
         Returns
@@ -237,43 +386,83 @@ class Objective:
         """
         last = logits[-1]
         assert last is not None
-        weights = self.exit_weights(len(logits), part, progress=progress, costs=costs)
+        weights = self.exit_weights(
+            len(logits), part, progress=progress, costs=costs, output_head=output_head
+        )
+        exit_loss = self.exit_loss
         terms: list[Tensor] = []
         each: list[Tensor] = []
         for k, one in enumerate(logits):
             if one is None:
-                each.append(_float(last).new_full((), torch.nan))
+                each.append(in_float(last).new_full((), torch.nan))
                 continue
-            entropy = functional.cross_entropy(
-                _float(one), labels, label_smoothing=self.label_smoothing
-            )
-            each.append(entropy.detach())
+            loss = exit_loss.mean(one, labels)
+            each.append(loss.detach())
             attached = k < len(logits) - 1
             if attached and self.distillation is not None:
-                entropy = self._distilled(entropy, one, last, self.distillation)
-            if attached or part != "heads":
-                terms.append(weights[k] * entropy)
-        return Losses(torch.stack(terms).sum() / sum(weights), torch.stack(each))
+                loss = _distilled(loss, one, last, labels, self.distillation)
+            if attached or output_head or part != "heads":
+                terms.append(weights[k] * loss)
+        total, exits = torch.stack(terms).sum() / sum(weights), torch.stack(each)
+        count = exit_loss.count(last, labels)
+        if self.combine is None or part == "backbone":
+            return Losses(total, exits, count)
+        known = tuple(one for one in logits if one is not None)
+        by_sample = torch.stack([exit_loss.each(one, labels) for one in known])
+        seen = SampleLosses(total, by_sample, weights, known, labels, carried, costs)
+        return Losses(self.combine(seen), exits, count)
 
     def _branches(self, activation: Any, left: int) -> tuple[Any, Any]:
         """The activation for the head and the one for the backbone; `left` is K - k + 1."""
         if self.detach:
             return map_tensors(lambda one: one.detach().clone(), activation), activation
         if not self.gradient_equilibrium:
-            # A copy, as above: overwriting what the head keeps for its gradient is an error.
-            return map_tensors(Tensor.clone, activation), activation
+            return _copied(activation), activation
         own = map_tensors(lambda one: scale_gradient(one, 1 / left), activation)
         return own, map_tensors(lambda one: scale_gradient(one, (left - 1) / left), activation)
 
-    @staticmethod
-    def _distilled(entropy: Tensor, logits: Tensor, last: Tensor, how: Distillation) -> Tensor:
-        kl = functional.kl_div(
-            (_float(logits) / how.temperature).log_softmax(-1),
-            (_float(last.detach()) / how.temperature).log_softmax(-1),
-            log_target=True,
-            reduction="batchmean",
-        )
-        return (1 - how.weight) * entropy + how.weight * how.temperature**2 * kl
+
+def _copied(activation: Any) -> Any:
+    """A copy for the head: the backbone's next module may write over the activation in place."""
+    return map_tensors(Tensor.clone, activation)
+
+
+def _distilled(
+    loss: Tensor, logits: Tensor, last: Tensor, labels: Any, how: Distillation
+) -> Tensor:
+    kl = functional.kl_div(
+        (in_float(logits) / how.temperature).log_softmax(-1),
+        (in_float(last.detach()) / how.temperature).log_softmax(-1),
+        log_target=True,
+        reduction="none",
+    ).sum(-1)
+    counted = counting(logits, labels)
+    mean = kl.mean() if counted is None else (kl * counted).sum() / counted.sum().clamp(min=1)
+    return (1 - how.weight) * loss + how.weight * how.temperature**2 * mean
+
+
+def _check_gradients(model: MultiExitModel, logits: Logits, part: Part) -> None:
+    """Check that gradients reach every exit that is trained.
+
+    Raises
+    ------
+    ValueError
+        If an exit would never train.
+    """
+    if not torch.is_grad_enabled():
+        return
+    learning: list[nn.Module | None] = [*model.heads, model.output_head]
+    if part == "backbone" or (part == "all" and model.output_head is None):
+        learning[-1] = model.backbone
+    for name, one, module in zip(model.output_names, logits, learning, strict=True):
+        if module is None or one is None or one.requires_grad:
+            continue
+        if any(parameter.requires_grad for parameter in module.parameters()):
+            raise ValueError(
+                f"exit {name!r} would never train, because its logits do not require gradients: "
+                "remove torch.no_grad and detach there; in torch.utils.checkpoint, pass "
+                "use_reentrant=False"
+            )
 
 
 class _ScaleGradient(torch.autograd.Function):
@@ -311,8 +500,3 @@ def _checked_weights(weights: Any) -> str | tuple[float, ...]:
     raise ValueError(
         f"weights must be 'equal', 'linear', 'sdn', or one number for each exit, got {weights!r}"
     )
-
-
-def _float(logits: Tensor) -> Tensor:
-    """Convert half precision to float32."""
-    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..._support.arguments import positive, whole
+
+#: One learning rate, or one for each of the parts "heads" and "backbone".
+Rates = float | Mapping[str, float]
 
 Part = Literal["backbone", "all", "heads"]
 PARTS: tuple[Part, ...] = ("backbone", "all", "heads")
@@ -29,9 +32,12 @@ class Phase:
         The part to train: the backbone from its own output, everything, or the heads only.
     epochs : int
         Number of epochs, at least 1.
-    learning_rate : float, optional
-        Learning rate of the phase; by default that of the function
+    learning_rate : float or mapping, optional
+        Learning rate of the phase, or one for each part, as
+        ``{"backbone": 1e-4, "heads": 1e-2}``; by default that of the function
         `laplex.early_exit.train`.
+    layer_decay : float, optional
+        Factor of the learning rate for each segment before the last; by default that of `train`.
 
     Raises
     ------
@@ -41,15 +47,57 @@ class Phase:
 
     train: Part
     epochs: int
-    learning_rate: float | None = None
+    learning_rate: float | dict[str, float] | None = None
+    layer_decay: float | None = None
 
     def __post_init__(self) -> None:
         if self.train not in PARTS:
             raise ValueError(f"Phase.train must be one of {', '.join(PARTS)}, got {self.train!r}")
         object.__setattr__(self, "epochs", whole("Phase.epochs", self.epochs, 1))
         if self.learning_rate is not None:
-            rate = positive("Phase.learning_rate", self.learning_rate)
-            object.__setattr__(self, "learning_rate", rate)
+            rates = checked_rates("Phase.learning_rate", self.learning_rate, self.train)
+            object.__setattr__(self, "learning_rate", rates)
+        if self.layer_decay is not None:
+            checked_decay("Phase.layer_decay", self.layer_decay)
+
+
+def checked_rates(name: str, rates: Any, part: Part | None = None) -> Rates:
+    """Return learning rates, checked: a number, or a mapping from parts to numbers.
+
+    Parameters
+    ----------
+    name : str
+        Name of the argument.
+    rates
+        The value to check.
+    part : "backbone", "all" or "heads", optional
+        What is trained at these rates.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If they are neither, a rate is not positive and finite, or one is missing.
+    """
+    if not isinstance(rates, Mapping):
+        return positive(name, rates)
+    if not rates or not set(rates) <= {"heads", "backbone"}:
+        got = ", ".join(map(repr, rates)) or "nothing"
+        raise ValueError(f"{name} must have numbers for 'backbone' and 'heads', got {got}")
+    for needed in () if part is None else ("backbone", "heads") if part == "all" else (part,):
+        if needed not in rates:
+            raise ValueError(
+                f"{name} has no number for {needed!r}, which a phase trains: add it, as in "
+                "{'backbone': 1e-4, 'heads': 1e-2}"
+            )
+    return {one: positive(f"{name}[{one!r}]", rate) for one, rate in rates.items()}
+
+
+def checked_decay(name: str, decay: Any) -> float:
+    """Return a factor above 0 and at most 1, or raise an error."""
+    number = positive(name, decay)
+    if number > 1:
+        raise ValueError(f"{name} must be at most 1, got {number:g}")
+    return number
 
 
 def phases_of(strategy: str | Sequence[Phase], epochs: int | None = None) -> tuple[Phase, ...]:

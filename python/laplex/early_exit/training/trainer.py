@@ -8,27 +8,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from torch.optim import Optimizer
 
 from laplex._support.optional import require
 
 from ..._support.arguments import whole
-from ..activations import map_tensors
-from ..batches import check_model, device_of
+from ..activations import batch_of, map_tensors, rows_of
+from ..batches import check_model, device_of, inputs_and_labels
 from ..costs import count_costs
 from ..model import MultiExitModel
-from .batch_checks import check_loaders, check_single, last_batch_is_one, pair_of
+from .batch_checks import check_loaders, check_single, last_batch_is_one
 from .checkpoints import CHECKPOINT as CHECKPOINT
 from .checkpoints import fingerprint_of, load_checkpoint
+from .exit_loss import Loss
 from .exit_stopping import ExitStopping
 from .freezing import check_parts, training_only
-from .objectives import Distillation, Objective, Weights
+from .objectives import Combine, Distillation, Objective, Weights
 from .quiet_lightning import interruptible, quiet
-from .recipe import Recipe
 from .result import EpochRecord, TrainingResult
 from .seeding import EpochSeeds
-from .strategies import Phase, phases_of
+from .settings import TrainingSettings
+from .strategies import Phase, Rates, checked_rates, phases_of
 
 #: Options that `train` sets for Lightning's Trainer, and the argument of `train` to use instead.
 _OWN_OPTIONS = {
@@ -52,13 +52,17 @@ def train(
     strategy: str | Sequence[Phase] = "mixed",
     epochs: int | None = None,
     weights: Weights = "equal",
+    loss: Loss = "cross-entropy",
+    class_weights: Sequence[float] | None = None,
+    label_smoothing: float = 0.0,
+    distillation: Distillation | None = None,
     gradient_equilibrium: bool = False,
     detach: bool = False,
-    distillation: Distillation | None = None,
-    label_smoothing: float = 0.0,
-    optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] | None = None,
-    learning_rate: float = 1e-3,
+    combine: Combine | None = None,
+    optimizer: Callable[[Iterable[Any]], Optimizer] | None = None,
+    learning_rate: Rates = 1e-3,
     weight_decay: float = 1e-2,
+    layer_decay: float = 1.0,
     scheduler: str | Callable[[Optimizer, int], Any] | None = "cosine",
     early_stopping: ExitStopping | None = None,
     seed: int = 0,
@@ -81,9 +85,10 @@ def train(
     ----------
     model : MultiExitModel
         The model, which is trained in place.
-    train_loader : DataLoader, or another iterable of pairs
-        Batches ``(x, labels)``: x is an input of the model, and labels are class indices, int64
-        [batch].
+    train_loader : DataLoader, or another iterable of batches
+        Batches ``(x, labels)``; ``(x1, x2, ..., labels)`` for a backbone of several arguments; or
+        mappings with ``"labels"`` or ``"label"`` beside the inputs. Labels suit the loss; those of
+        the cross-entropy are class indices, int64 [batch].
     val_loader : like ``train_loader``, optional
         Validation samples.
     strategy : "mixed", "joint", "disjoint", or sequence of Phase
@@ -93,15 +98,24 @@ def train(
     epochs : int, optional
         Number of epochs of all phases together, 10 by default. Only for a strategy given by name;
         the epochs are divided evenly among its phases.
-    weights, gradient_equilibrium, detach, distillation, label_smoothing
+    weights, loss, class_weights, label_smoothing, distillation
+        As in `Objective`.
+    gradient_equilibrium, detach, combine
         As in `Objective`.
     optimizer : callable, optional
         A function from parameters to a new optimiser, such as
         ``lambda p: SGD(p, lr=0.1, momentum=0.9)``. It receives the parameters that the phase
-        trains. The default is AdamW with the next two arguments.
-    learning_rate, weight_decay : float
-        Learning rate and weight decay of AdamW. The learning rate of a `Phase` takes precedence, in
-        an optimiser of your own as well.
+        trains or, if these have several learning rates, a list of parameter groups. The default is
+        AdamW with the next two arguments.
+    learning_rate : float, or mapping with "backbone" and "heads"
+        Learning rate, or that of each part. An optimiser of your own chooses its rate itself; a
+        mapping, and the learning rate of a `Phase`, take precedence over it.
+    weight_decay : float
+        Weight decay of AdamW.
+    layer_decay : float
+        Factor of the backbone's learning rate for each segment before the last, above 0 and at most
+        1. Segment k ends with the module of exit k; modules are taken in the order in which they
+        are registered. Heads keep their rate. A `Phase` may have its own factor.
     scheduler : "cosine", None, or callable
         Schedule of the learning rate, which restarts in each phase and steps after each batch:
         along a cosine to 0, or constant. Alternatively, a function that takes an optimiser and the
@@ -152,10 +166,27 @@ def train(
     """
     check_model(model)
     phases = phases_of(strategy, epochs)
-    objective = Objective(weights, gradient_equilibrium, detach, distillation, label_smoothing)
-    recipe = Recipe(objective, optimizer, learning_rate, weight_decay, scheduler, early_stopping)
+    objective = Objective(
+        weights,
+        gradient_equilibrium,
+        detach,
+        distillation,
+        label_smoothing,
+        loss,
+        class_weights,
+        combine,
+    )
+    settings = TrainingSettings(
+        objective,
+        optimizer,
+        learning_rate,
+        weight_decay,
+        layer_decay,
+        scheduler,
+        early_stopping,
+    )
     seed = whole("seed", seed, 0)
-    _check_phases(model, phases, objective)
+    _check_phases(model, phases, settings)
     check_loaders(train_loader, val_loader)
     if early_stopping is not None and val_loader is None:
         raise ValueError("early_stopping needs validation losses: pass a val_loader")
@@ -164,7 +195,7 @@ def train(
     options = _options(trainer_options, precision, logger, callbacks, progress)
 
     seeds = EpochSeeds(seed, train_loader, val_loader)
-    run = _Run(model, phases, recipe, (train_loader, val_loader), seeds, options)
+    run = _Run(model, phases, settings, (train_loader, val_loader), seeds, options)
     with seeds.in_place():
         run.look_ahead()
     saved = None
@@ -173,7 +204,7 @@ def train(
         run.fingerprint = fingerprint_of(
             model,
             phases,
-            recipe,
+            settings,
             seed=seed,
             precision=precision,
             train_loader=train_loader,
@@ -198,12 +229,12 @@ class _Run:
         self,
         model: MultiExitModel,
         phases: tuple[Phase, ...],
-        recipe: Recipe,
+        settings: TrainingSettings,
         loaders: tuple[Any, Any],
         seeds: EpochSeeds,
         options: dict[str, Any],
     ) -> None:
-        self.model, self.phases, self.recipe, self.loaders = model, phases, recipe, loaders
+        self.model, self.phases, self.settings, self.loaders = model, phases, settings, loaders
         self.seeds, self.options = seeds, options
         self.path: Path | None = None
         self.fingerprint: dict[str, Any] = {}
@@ -212,15 +243,17 @@ class _Run:
 
     def look_ahead(self) -> None:
         """Run the checks and counts that need a first batch, before any work."""
-        counts, single = self.recipe.objective.weights == "sdn", last_batch_is_one(self.loaders[0])
+        objective, single = self.settings.objective, last_batch_is_one(self.loaders[0])
+        counts = objective.weights == "sdn" or objective.combine is not None
         if not counts and not single:
             return
         device = device_of(self.model)
-        x, _ = pair_of(next(iter(self.loaders[0]), None), "train_loader")
-        x = map_tensors(lambda one: one[:1].to(device), x)
+        x, _ = inputs_and_labels(next(iter(self.loaders[0]), None), "train_loader")
+        first = rows_of(x, slice(1), batch_of(x, "x of train_loader"))
+        x = map_tensors(lambda one: one.to(device), first)
         if counts:
             costs = [float(one) for one in count_costs(self.model, x).relative]
-            self.recipe = replace(self.recipe, costs=costs)
+            self.settings = replace(self.settings, costs=costs)
         for part in dict.fromkeys(phase.train for phase in self.phases) if single else ():
             with training_only(self.model, part):
                 check_single(self.model, part, x)
@@ -249,7 +282,7 @@ class _Run:
             self.model,
             phase,
             index,
-            self.recipe,
+            self.settings,
             self.seeds,
             self.loaders,
             self.history,
@@ -265,18 +298,24 @@ class _Run:
         self._restore_best(module.best)
 
     def _restore_best(self, best: dict[str, Any] | None) -> None:
-        rule = self.recipe.early_stopping
+        rule = self.settings.early_stopping
         if rule is not None and rule.restore_best and best is not None:
             self.model.load_state_dict(best)
 
 
-def _check_phases(model: MultiExitModel, phases: Sequence[Phase], objective: Objective) -> None:
-    """Check that every phase has something to train."""
+def _check_phases(
+    model: MultiExitModel, phases: Sequence[Phase], settings: TrainingSettings
+) -> None:
+    """Check that every phase has something to train, and learning rates for it."""
     check_parts(model)
-    costs = [1.0] * model.num_exits
-    objective.exit_weights(model.num_exits, costs=costs)
+    for phase in phases:
+        if phase.learning_rate is None:
+            checked_rates("learning_rate", settings.learning_rate, phase.train)
+    exits, costs = model.num_exits, [1.0] * model.num_exits
+    objective, output_head = settings.objective, model.output_head is not None
+    objective.exit_weights(exits, costs=costs)
     for part in dict.fromkeys(phase.train for phase in phases):
-        objective.exit_weights(model.num_exits, part, costs=costs)
+        objective.exit_weights(exits, part, costs=costs, output_head=output_head)
         with training_only(model, part):
             pass
 

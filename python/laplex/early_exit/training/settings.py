@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,21 +10,27 @@ from torch import nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, ReduceLROnPlateau
 
-from ..._support.arguments import not_negative, positive
+from ..._support.arguments import not_negative
+from ..model import MultiExitModel
 from .exit_stopping import ExitStopping
 from .objectives import Objective
+from .rates import groups_of, set_rates
+from .strategies import Phase, Rates, checked_decay, checked_rates
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TrainingSettings:
     """Settings shared by all training phases.
 
     Parameters
     ----------
     objective : Objective
     optimizer : callable, optional
-        A function from parameters to an optimiser; by default AdamW with the next two arguments.
-    learning_rate, weight_decay : float
+        A function from parameters to an optimiser; by default AdamW with the next arguments.
+    learning_rate : float or mapping
+    weight_decay : float
+    layer_decay : float
+        Factor of the learning rate for each segment before the last.
     scheduler : "cosine", None, or callable
         A function from an optimiser and the number of steps to a scheduler that steps after each
         batch.
@@ -40,14 +46,18 @@ class Recipe:
 
     objective: Objective
     optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] | None = None
-    learning_rate: float = 1e-3
+    learning_rate: Rates = 1e-3
     weight_decay: float = 1e-2
+    layer_decay: float = 1.0
     scheduler: str | Callable[[Optimizer, int], Any] | None = "cosine"
     early_stopping: ExitStopping | None = None
     costs: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "learning_rate", positive("learning_rate", self.learning_rate))
+        object.__setattr__(
+            self, "learning_rate", checked_rates("learning_rate", self.learning_rate)
+        )
+        checked_decay("layer_decay", self.layer_decay)
         object.__setattr__(self, "weight_decay", not_negative("weight_decay", self.weight_decay))
         if self.optimizer is not None and not callable(self.optimizer):
             raise TypeError(
@@ -72,36 +82,34 @@ class Recipe:
             return "scheduler='cosine'" if self.scheduler == "cosine" else "scheduler"
         return "weights='sdn'" if self.objective.weights == "sdn" else None
 
-    def make_optimizer(self, parameters: list[nn.Parameter], rate: float | None) -> Optimizer:
-        """Make the optimiser of some parameters.
+    def make_optimizer(self, model: MultiExitModel, phase: Phase) -> Optimizer:
+        """Make the optimiser of the parameters that a phase trains.
 
-        Parameters
-        ----------
-        parameters : list of Parameter
-        rate : float, optional
-            The learning rate of the phase, which takes precedence over any other.
+        A function of the caller's own gets these parameters or, if they need several learning
+        rates, groups of them; it chooses the rates unless they are given.
 
         Raises
         ------
         TypeError, ValueError
             If `optimizer` does not return an optimiser, or returns one of other parameters.
         """
+        rates = self.learning_rate if phase.learning_rate is None else phase.learning_rate
+        decay = self.layer_decay if phase.layer_decay is None else phase.layer_decay
+        groups = groups_of(model, phase.train, by_depth=decay != 1.0)
+        several = isinstance(rates, Mapping) or decay != 1.0
+        parameters: list[Any] = [one for group in groups for one in group.parameters]
+        if several:
+            parameters = [{"params": one.parameters, "name": one.name} for one in groups]
         if self.optimizer is None:
-            return AdamW(parameters, lr=rate or self.learning_rate, weight_decay=self.weight_decay)
-        made = self.optimizer(parameters)
+            made: Any = AdamW(parameters, weight_decay=self.weight_decay)
+        else:
+            made = self.optimizer(parameters)
         if not isinstance(made, Optimizer):
             raise TypeError(
                 f"optimizer must return a torch.optim.Optimizer, got {type(made).__name__}"
             )
-        own = {id(one) for one in parameters}
-        if any(id(one) not in own for group in made.param_groups for one in group["params"]):
-            raise ValueError(
-                "optimizer returned an optimiser of other parameters than those it was given: make "
-                "a new one from the parameters at each call, since each phase trains others"
-            )
-        if rate is not None:
-            for group in made.param_groups:
-                group["lr"] = rate
+        own = self.optimizer is not None and phase.learning_rate is None
+        set_rates(made, groups, None if own and not isinstance(rates, Mapping) else rates, decay)
         return made
 
     def make_scheduler(self, optimizer: Optimizer, steps: int) -> LRScheduler | None:
