@@ -46,7 +46,7 @@ PACKAGE_FILES := pyproject.toml README.md LICENSE $(CMAKE_FILES) \
   $(shell find cpp cuda python -type f -not -name '*.pyc')
 
 .PHONY: help demo test docs check build bench gpu gpu-prepare lint lint-quick format stub $(EMULATED)/ready test-cpp test-asan test-tsan test-consume test-cuda test-emulated \
-  test-ptx wheel test-python test-slow test-settings clean distclean
+  test-ptx wheel test-python test-peers test-slow test-settings clean distclean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -56,7 +56,7 @@ help: ## show this list
 demo: $(STAMPS)/demo ## run the demo, learnable Laplace kernels on real images: one to three minutes, plus installation the first time
 	$(BIN)/laplex demo $(DEMO_ARGS)
 
-test: lint test-cpp test-emulated test-cuda test-ptx test-consume wheel test-python docs test-asan test-tsan ## run every check and every test
+test: lint test-cpp test-emulated test-cuda test-ptx test-consume wheel test-python test-peers docs test-asan test-tsan ## run every check and every test
 
 # --- virtual environment -------------------------------------------------------------------------
 
@@ -236,6 +236,19 @@ test-python: $(STAMPS)/wheel ## run the Python tests on the installed wheel
 test-slow: $(STAMPS)/wheel ## run the examples on pretrained models in full: minutes
 	$(HEADING) "slow Python tests on the installed wheel"
 	$(PYTEST) -m slow $(PYTEST_ARGS)
+
+PEER_TESTS := $(addprefix tests/python/early_exit/,test_architectures.py test_cases.py) \
+  $(wildcard tests/python/early_exit/test_peers.py tests/python/cli/test_exits_sources.py)
+
+build/peers: tests/peers.txt
+	$(HEADING) "the libraries of tests/peers.txt"
+	rm -rf $@
+	$(INSTALL) --no-deps --target $@ -r $<
+	@touch $@
+
+test-peers: $(STAMPS)/wheel build/peers ## run the tests that use the libraries of tests/peers.txt: timm, torchvision, peft, netcal, ...
+	$(HEADING) "tests beside other libraries, on the installed wheel"
+	PYTHONPATH="$(CURDIR)/build/peers" $(PYTEST) $(PYTEST_ARGS) -k "torchvision or timm or peft or peers" $(PEER_TESTS)
 
 test-settings: $(STAMPS)/wheel ## run the Python tests under the settings of other processors and under load: half an hour; see CONTRIBUTING.md
 	$(BIN)/python tools/test_settings.py --jobs $(JOBS) $(PYTEST_ARGS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,18 +12,6 @@ from torch import Tensor, nn
 CLASSES = 5
 WORDS = 60
 PAD = 0
-
-
-if importlib.util.find_spec("torchvision") is not None:
-    try:
-        import torchvision
-    except RuntimeError:
-        # Its wheel on PyPI is a CUDA build. Beside torch's CPU build its operators do not load, and
-        # the import fails because two of them have no names then. No network here needs them.
-        _OPERATORS = torch.library.Library("torchvision", "DEF")
-        for _name in ("nms", "qnms"):
-            _OPERATORS.define(f"{_name}(Tensor dets, Tensor scores, float threshold) -> Tensor")
-        import torchvision  # noqa: F401
 
 
 @dataclass(frozen=True)

@@ -137,6 +137,8 @@ def outcomes(case: Case, columns: tuple[str, ...] = tuple(COLUMNS)) -> dict[str,
         try:
             COLUMNS[column](model, case)
             found[column] = "yes"
+            if column == "real exits":
+                found["runs again"] = "yes" if model.replays else "no"
         except Exception as error:
             found[column] = message(error)
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.util
 import os
 import signal
 import sys
@@ -22,6 +23,8 @@ os.environ.setdefault("TORCHINDUCTOR_AUTOGRAD_CACHE", "0")
 # Figures are written, never shown.
 os.environ.setdefault("MPLBACKEND", "Agg")
 sys.path.insert(0, str(Path(__file__).parent))
+if importlib.util.find_spec("torchvision") is not None:
+    import torchvision_import  # noqa: F401
 
 
 @pytest.fixture

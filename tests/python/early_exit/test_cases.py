@@ -673,8 +673,8 @@ def test_names_of_distributed_networks(kind: str) -> None:
     assert all(parameter.grad is not None for parameter in network.parameters())
 
 
-def test_names_of_networks_with_adapters() -> None:
-    peft = pytest.importorskip("peft", reason="run `make test-backbones`")
+def test_names_of_networks_of_peft() -> None:
+    peft = pytest.importorskip("peft", reason="run `make test-peers`")
     network = nn.Sequential()
     for name, layer in zip(("one", "two", "three"), linear(4, 8, 8, 3)[::2], strict=True):
         network.add_module(name, layer)
