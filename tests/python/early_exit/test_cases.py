@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -114,7 +114,7 @@ class Reordered(nn.Module):
         return x.permute(self.order)
 
 
-@quick
+@settings(quick, max_examples=20)
 @given(
     order=st.permutations(range(4)),
     batch=st.integers(2, 9),
@@ -488,7 +488,9 @@ def test_checkpointed_layers_of_transformers() -> None:
 # ------------------------------------------------------------------------------- 6. padding
 
 
-@pytest.mark.parametrize("kind", sorted(set(HEADS) - {"conv", "grid"}))
+@pytest.mark.parametrize(
+    "kind", [kind for kind in sorted(HEADS) if 3 in getattr(HEADS[kind], "dimensions", (3,))]
+)
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_padding_moves_no_logits(kind: str, side: str) -> None:
     class Words(nn.Module):
