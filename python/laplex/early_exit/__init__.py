@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from . import networks as networks
     from . import policies as policies
     from . import recipes as recipes
+    from .activations import Inputs as Inputs
     from .costs import Costs as Costs
     from .costs import count_costs as count_costs
     from .deployment import ExportedModel as ExportedModel
@@ -88,6 +89,7 @@ if TYPE_CHECKING:
 __all__, __getattr__, __dir__ = lazy_names(
     globals(),
     {
+        ".activations": "Inputs",
         ".costs": "Costs count_costs",
         ".deployment": "ExportedModel ExportedPrediction export",
         ".dynamics": "Analysis analyze",

@@ -5,24 +5,25 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
 
 class Inputs(NamedTuple):
-    """The arguments of one call of a backbone that takes several.
+    """The arguments of one call of a backbone that takes several, such as ``Inputs((ids, mask))``.
 
     Attributes
     ----------
     args : tuple
         Positional arguments.
-    kwargs : dict
+    kwargs : mapping
         Arguments by keyword.
     """
 
     args: tuple[Any, ...]
-    kwargs: dict[str, Any]
+    kwargs: Mapping[str, Any] = MappingProxyType({})
 
 
 def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
@@ -39,7 +40,7 @@ def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
     if isinstance(value, Mapping):
         copied = {key: map_tensors(function, one) for key, one in value.items()}
         kind: Any = type(value)
-        if kind is dict:
+        if kind in (dict, MappingProxyType):
             return copied
         if hasattr(kind, "__dataclass_fields__"):
             return kind(**copied)  # ModelOutput of transformers
@@ -85,15 +86,35 @@ def batch_of(value: Any, name: str) -> int:
     ValueError
         If there are no Tensors, or their sizes differ.
     """
-    sizes = {len(tensor) for tensor in tensors_of(value) if tensor.ndim}
+    try:
+        tensors = tensors_of(value)
+    except TypeError:
+        raise TypeError(
+            f"{name} must hold Tensors, alone or in lists, tuples, dicts and dataclasses, got "
+            f"{_other(value)}: convert arrays with torch.from_numpy"
+        ) from None
+    sizes = {len(tensor) for tensor in tensors if tensor.ndim}
     if len(sizes) > 1:
         sizes.discard(1)
     if len(sizes) != 1:
         raise ValueError(
             f"{name} must hold Tensors that share their first dimension, the batch, got "
-            f"{[list(tensor.shape) for tensor in tensors_of(value)]}"
+            f"{[list(tensor.shape) for tensor in tensors]}: give what all samples share a first "
+            "dimension of 1, or make it a buffer of the backbone"
         )
     return sizes.pop()
+
+
+def _other(value: Any) -> str:
+    """The type of the first thing in a structure that is none of what `map_tensors` takes."""
+    parts = value.values() if isinstance(value, Mapping) else value
+    if isinstance(value, (Mapping, list, tuple)):
+        for one in parts:
+            try:
+                map_tensors(lambda tensor: tensor, one)
+            except TypeError:
+                return _other(one)
+    return type(value).__name__
 
 
 def rows_of(value: Any, rows: Any, batch: int) -> Any:

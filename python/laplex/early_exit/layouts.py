@@ -152,26 +152,25 @@ def channel_axis_of(
 
     Notes
     -----
-    A layer with channels of its own kind decides where it agrees in size. Where kinds are mixed, as
-    in ConvNeXt, or the size does not agree, as after a concatenation, the dimensions that do not
-    grow with the input decide.
+    What a model declares comes first. Otherwise the channels are the one dimension that does not
+    grow with the input. If that does not decide, because the backbone is for one size or ends in
+    adaptive pooling, the layers do: the last one must agree in size with one dimension only, and if
+    all layers have their channels in the same place, with the one in that place.
     """
     axes = [axis for axis in range(len(shape)) if axis != batch_axis]
     if len(axes) == 1:
         return axes[0]
     if declared is not None and len(declared) == len(shape) and "C" in declared:
         return declared.index("C")
-    sides = evidence.inside if len(evidence.inside) == 1 else evidence.before
-    side = {"first": axes[0], "last": axes[-1]}[next(iter(sides))] if len(sides) == 1 else None
-    matching = [axis for axis in axes if shape[axis] == evidence.features]
-    if side is not None and (side in matching or not matching):
-        return side
     larger = grown()
     if larger is not None and len(larger) == len(shape):
         still = [axis for axis in axes if shape[axis] == larger[axis]]
         if len(still) == 1:
             return still[0]
-    if side is None and len(matching) == 1:
+    sides = evidence.inside if len(evidence.inside) == 1 else evidence.before
+    places = {"first": axes[0], "last": axes[-1]}
+    matching = [axis for axis in axes if shape[axis] == evidence.features]
+    if len(matching) == 1 and (len(sides) > 1 or matching[0] in map(places.get, sides)):
         return matching[0]
     listed = " or ".join(f"{axis} (size {shape[axis]})" for axis in axes)
     raise ValueError(

@@ -103,7 +103,7 @@ def exit_places(backbone: nn.Module, example: Any) -> dict[str, list[int]]:
     ]
     try:
         model = MultiExitModel(backbone, {named[-1][0]: nn.Identity()})
-        args, kwargs = model._signature.arguments(example)
+        args, kwargs = model.signature.arguments(example)
         with evaluating(model), torch.no_grad():
             backbone(*args, **kwargs)
     finally:

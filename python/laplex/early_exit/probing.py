@@ -47,7 +47,7 @@ def structure_of(value: Any) -> Any:
         return tuple((key, structure_of(one)) for key, one in value.items())
     if isinstance(value, (list, tuple)):
         return tuple(structure_of(one) for one in value)
-    return type(value)
+    return type(value), value if isinstance(value, (bool, int, float, str)) else None
 
 
 def probe(model: MultiExitModel, x: Any) -> Plan:
@@ -69,7 +69,8 @@ def probe(model: MultiExitModel, x: Any) -> Plan:
     """
     batch = batch_of(x, "x")
     count = min(_PROBED, batch)
-    some = rows_of(x, slice(count), batch)
+    chosen = torch.arange(count) * batch // count  # from all of the batch
+    some = rows_of(x, chosen, batch)
     stays = torch.arange(count) % 2 == 1
     together, exits, calls = _observed(model, some)
     for name, one in zip(model.output_names, together, strict=True):
@@ -77,12 +78,14 @@ def probe(model: MultiExitModel, x: Any) -> Plan:
     wanted = [one[stays.to(one.device)] for one in together]
     apart, fewer_exits, fewer_calls = _observed(model, rows_of(some, stays, count))
     alike = all(_close(one, one.roll(1, 0)) for one in together)
-    for left, right in zip(apart, wanted, strict=True):
+    whole = [one[chosen.to(one.device)] for one in model(x)] if batch > count else together
+    for left, right in (*zip(apart, wanted, strict=True), *zip(whole, together, strict=True)):
         if left.shape != right.shape or not _close(left, right):
             raise ValueError(
                 "the logits of a sample depend on the other samples of its batch (a BatchNorm "
-                "without running statistics?), so predictions would change when some leave: early "
-                "exits need a backbone that treats samples independently in evaluation mode"
+                "without running statistics?) or change from call to call (dropout in evaluation "
+                "mode?), so predictions would change when some leave: early exits need a backbone "
+                "that treats samples independently in evaluation mode"
             )
     sizes = count, int(stays.sum())
     plan = Plan(

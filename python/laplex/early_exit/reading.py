@@ -11,6 +11,7 @@ from .activations import main_tensor, rows_of
 
 if TYPE_CHECKING:
     from .layouts import Layout
+    from .signature import Signature
 
 
 class Reader:
@@ -25,8 +26,8 @@ class Reader:
         head takes it as it is.
     output_head : Module or None
         Maps the logits of the backbone to those of the last exit.
-    mask : Tensor [batch, tokens] of bool, or None
-        Which tokens are real.
+    masks : sequence of Tensor [batch, tokens] of bool, or None
+        Which tokens are real, for each exit.
     names : sequence of str
         Name of each exit, for messages.
     """
@@ -36,11 +37,11 @@ class Reader:
         heads: Sequence[nn.Module],
         layouts: Sequence[Layout | None],
         output_head: nn.Module | None,
-        mask: Tensor | None,
+        masks: Sequence[Tensor | None],
         names: Sequence[str],
     ) -> None:
         self.heads, self.layouts, self.output_head = heads, layouts, output_head
-        self.mask, self.names = mask, names
+        self.masks, self.names = list(masks), names
         self.carried: Any = None
 
     def logits(self, k: int, activation: Any) -> Tensor:
@@ -50,7 +51,7 @@ class Reader:
             activation = layout.arranged(activation)
         named = {}
         if getattr(head, "reads_mask", False):
-            named["mask"] = fitting(self.mask, activation, self.names[k])
+            named["mask"] = fitting(self.masks[k], activation, self.names[k])
         return self._read(head, activation, f"the head of exit {self.names[k]!r}", **named)
 
     def output(self, last: Tensor) -> Tensor:
@@ -61,7 +62,7 @@ class Reader:
 
     def keep(self, stays: Tensor) -> None:
         """Go on with some samples of the batch, a Tensor [batch] of bool."""
-        self.mask, self.carried = rows_of((self.mask, self.carried), stays, len(stays))
+        self.masks, self.carried = rows_of((self.masks, self.carried), stays, len(stays))
 
     def _read(self, head: nn.Module, value: Any, whose: str, **named: Any) -> Tensor:
         if not getattr(head, "carries", False):
@@ -84,8 +85,8 @@ def fitting(mask: Tensor | None, activation: Any, name: str) -> Tensor | None:
     if mask.shape[1] != value.shape[1]:
         raise ValueError(
             f"the mask of the inputs has {mask.shape[1]} tokens, but the activation of exit "
-            f"{name!r} has {value.shape[1]}: pass mask=None to attach for heads that count all "
-            "of them"
+            f"{name!r} has {value.shape[1]}: pass mask={{{name!r}: None}} for a head that counts "
+            "all of them, or the name of another mask"
         )
     return mask
 
@@ -93,14 +94,65 @@ def fitting(mask: Tensor | None, activation: Any, name: str) -> Tensor | None:
 def mask_of(inputs: Mapping[str, Any], name: str | None) -> Tensor | None:
     """The real tokens [batch, tokens] as bool, from the input of a name; None if it is not given.
 
-    A name with ``padding`` in it is that of a mask in the manner of torch, where padding is True or
-    ``-inf``; otherwise real tokens are 1, as in transformers. Masks of other shapes, such as causal
-    ones, say nothing about padding.
+    A name with ``padding`` in it, or ``~`` before it, is that of a mask in the manner of torch,
+    where padding is True or ``-inf``; otherwise real tokens are 1, as in transformers. Masks of
+    other shapes, such as causal ones, say nothing about padding.
     """
-    mask = inputs.get(name) if name is not None else None
-    if not isinstance(mask, Tensor) or mask.ndim != 2:
+    mask = inputs.get(name.removeprefix("~")) if name is not None else None
+    if name is None or not isinstance(mask, Tensor) or mask.ndim != 2:
         return None
-    return mask == 0 if "padding" in str(name) else mask != 0
+    return mask == 0 if "padding" in name or name.startswith("~") else mask != 0
+
+
+def checked_masks(mask: Any, exits: Sequence[str], signature: Signature) -> list[str | None]:
+    """The name of the mask for each exit, from the argument ``mask``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is not a name or a mapping of exits to names, or the backbone has no such argument.
+    """
+    usual = "attention_mask"
+    found: dict[str, Any] = dict.fromkeys(exits, mask)
+    if isinstance(mask, Mapping):
+        for name in mask:
+            if name not in exits:
+                raise ValueError(
+                    f"mask names {name!r}, which is not an exit: name some of "
+                    f"{', '.join(map(repr, exits))}"
+                )
+        found.update({name: mask.get(name, usual) for name in exits})
+    for name, one in found.items():
+        if one is not None and not isinstance(one, str):
+            raise TypeError(
+                "mask must be the name of an argument of the backbone, or such names by exit, got "
+                f"{type(one).__name__}"
+            )
+        known = one is None or signature.any_name or one.removeprefix("~") in signature.names
+        if not known and one != usual:
+            raise ValueError(
+                f"mask is {one!r}, but the backbone's forward takes "
+                f"{', '.join(signature.names) or 'no arguments by name'}: name one of these"
+            )
+        decodes = f"decoder_{usual}" in signature.names and "decoder" in name.split(".")
+        if mask == usual and decodes:
+            found[name] = f"decoder_{usual}"
+    return [found[name] for name in exits]
+
+
+def check_same(logits: Tensor, last: Tensor, name: str) -> None:
+    """Check that an exit gives logits like those of the backbone.
+
+    Raises
+    ------
+    ValueError
+        If their shapes differ.
+    """
+    if logits.shape != last.shape:
+        raise ValueError(
+            f"exit {name!r} gives logits {list(logits.shape)}, but the backbone "
+            f"{list(last.shape)}: both must be [batch, classes], of one batch and the same classes"
+        )
 
 
 def as_logits(output: Any, whose: str) -> Tensor:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .activations import rows_of
+from .activations import map_tensors, rows_of
 from .policies.base import Policy
 from .probing import Plan, check_logits, probe, structure_of
 from .replaying import Replica, cut_at
@@ -16,6 +16,10 @@ from .walking import StopWalk
 
 if TYPE_CHECKING:
     from .model import MultiExitModel
+
+
+#: Inputs whose structure differs from call to call must not fill the memory.
+_MOST_PLANS = 64
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,7 @@ class RealExits:
         self.logits: Tensor | None = None
         self.exit_index: Tensor | None = None
         self.rows: Tensor | None = None  # indices of the samples that have not left yet
-        self.memory: Tensor | None = None
+        self.memory: Any = None
         self.computed = [0] * self.model.num_exits
         self.best: tuple[Tensor, Tensor, Tensor] | None = None  # score, logits, exit
 
@@ -89,6 +93,8 @@ class RealExits:
             if plan is None:
                 plan = probe(self.model, x)
                 if plan.replays is not None:
+                    if len(plans) >= _MOST_PLANS:
+                        plans.clear()
                     plans[structure] = plan
             if plan.replays is not False:  # correct for every backbone
                 self._run_replaying(x, plan)
@@ -195,7 +201,7 @@ class RealExits:
         self.exit_index[gone] = exits[leaves]
         stays = ~leaves
         self.rows = rows[stays]
-        self.memory = None if self.memory is None else self.memory[stays]
+        self.memory = map_tensors(lambda tensor: tensor[stays], self.memory)
         self.reader.keep(stays)
         if self.best is not None:
             score, logits, exits = self.best

@@ -197,7 +197,7 @@ def _check(model: Any, example: Any, form: Any, policy: Any, quantize: Any) -> N
 def _arguments(model: MultiExitModel, example: Any) -> Any:
     """The example without what the backbone does not take, such as labels."""
     if isinstance(example, Mapping):
-        args, kwargs = model._signature.arguments(example)
+        args, kwargs = model.signature.arguments(example)
         return example if args else {key: kwargs[key] for key in example if key in kwargs}
     if isinstance(example, Inputs) and len(example.args) == 1 and not example.kwargs:
         return example.args[0]
