@@ -166,7 +166,7 @@ def cut_at(output: Any, stays: Tensor, axes: tuple[Axis, ...] | None) -> Any:
 
 
 def _shallow(module: nn.Module) -> nn.Module:
-    copied = module.__new__(type(module))
+    copied = object.__new__(type(module))  # torch.fx has a __new__ that makes another class
     copied.__dict__.update(module.__dict__)
     copied.__dict__["_modules"] = dict(module._modules)
     return copied

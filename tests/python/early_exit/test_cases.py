@@ -358,6 +358,8 @@ def test_two_models_on_one_backbone() -> None:
     check_real(one, x)
     check_real(other, x)
     assert len(one(x)) == 2
+    compiled = torch.compile(one, fullgraph=True, backend="eager")
+    assert torch.equal(compiled(x)[0], one(x)[0])
     del other
     gc.collect()
     check_real(one, x)
@@ -684,6 +686,13 @@ def test_names_of_networks_of_peft() -> None:
     model = MultiExitModel(adapted, {"one": nn.Linear(8, 3), "two": nn.Linear(8, 3)}).eval()
     assert model.exit_names == ("one", "two")
     check_real(model, torch.randn(64, 4))
+
+
+@pytest.mark.parametrize("kind", [Skip, nn.Tanh])
+def test_graph_modules(kind: type[nn.Module]) -> None:
+    network = torch.fx.symbolic_trace(nn.Sequential(nn.Linear(4, 4), kind(), nn.Linear(4, 3)))
+    name = "1.a" if kind is Skip else "1"
+    check_real(MultiExitModel(network, {name: nn.Linear(4, 3)}).eval(), torch.randn(64, 4))
 
 
 @pytest.mark.parametrize("make", [direct, replayed])
