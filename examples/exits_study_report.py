@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from scipy import stats
+
+from laplex.early_exit.evaluation.correlations import correlation
 
 Array = NDArray[np.float64]
 Run = dict[str, Any]
@@ -70,29 +71,6 @@ def values(measure: Callable[..., float], runs: Sequence[Run]) -> Array:
 # --- correlations -----------------------------------------------------------------------------
 
 
-def pearson(x: Array, y: Array) -> float:
-    """Pearson's correlation of what is defined in both; NaN where undefined."""
-    x, y = (v[np.isfinite(x) & np.isfinite(y)] for v in (x, y))
-    return float(stats.pearsonr(x, y)[0]) if len(x) > 2 and np.ptp(x) and np.ptp(y) else np.nan
-
-
-def partial(x: Array, y: Array, given: Array) -> float:
-    """Correlation of what is left of x and y after linear regression on a third variable."""
-    x, y, given = (v[np.isfinite(x) & np.isfinite(y)] for v in (x, y, given))
-    base = np.stack([np.ones_like(given), given], 1)
-    left = [v - base @ np.linalg.lstsq(base, v, rcond=None)[0] for v in (x, y)]
-    return pearson(*left)
-
-
-def centred(x: Array, groups: Sequence[Any]) -> Array:
-    """Values less the mean of their group."""
-    names = {name: [i for i, one in enumerate(groups) if one == name] for name in set(groups)}
-    found: Array = x.copy()
-    for rows in names.values():
-        found[rows] -= x[rows].mean()
-    return found
-
-
 def correlations(runs: Sequence[Run]) -> dict[str, dict[str, float]]:
     """Correlations of each measure with the area: measure -> kind -> number.
 
@@ -100,19 +78,22 @@ def correlations(runs: Sequence[Run]) -> dict[str, dict[str, float]]:
     that differ in nothing but the seed; "scores" is over the three scores of the same network.
     """
     y, accuracy = values(area, runs), values(MEASURES["mean exit accuracy"], runs)
-    groups = [_group(run) for run in runs]
+    names = [_group(run) for run in runs]
+    groups = np.array([names.index(name) for name in names])
+    ways = list(runs[0]["scores"])
+    networks, three = np.repeat(np.arange(len(runs)), len(ways)), np.repeat(accuracy, len(ways))
+    areas = np.array([area(run, way) for run in runs for way in ways])
     found = {}
     for name, measure in MEASURES.items():
-        x = values(measure, runs)
-        same = name == "mean exit accuracy"
-        three = np.array([[measure(run, way) for way in run["scores"]] for run in runs])
-        areas = np.array([[area(run, way) for way in run["scores"]] for run in runs])
+        one = correlation(name, values(measure, runs), y, accuracy, groups)
+        x = np.array([measure(run, way) for run in runs for way in ways])
+        scores = correlation(name, x, areas, three, networks).within
         found[name] = {
-            "Pearson": pearson(x, y),
-            "Spearman": float(stats.spearmanr(x, y, nan_policy="omit")[0]),
-            "given accuracy": np.nan if same else partial(x, y, accuracy),
-            "within": pearson(centred(x, groups), centred(y, groups)),
-            "scores": pearson(*((v - v.mean(1, keepdims=True)).ravel() for v in (three, areas))),
+            "Pearson": one.pearson,
+            "Spearman": one.spearman,
+            "given accuracy": one.partial,
+            "within": one.within,
+            "scores": scores,
         }
     return found
 

@@ -41,7 +41,7 @@ SIZES = (
     (50_000, 100, 16),
     (50_000, 1000, 5),
 )
-DRAWS = 1000
+DRAWS = 500
 
 # ------------------------------------------------------------------------------------------ memory
 
@@ -162,7 +162,7 @@ def coverage(draws: int) -> list[str]:
     ]
     for risk, epsilon in (("accuracy-loss", 0.05), ("error", 0.15)):
         best = 0.4 + 0.6 * cuts[true[risk] <= epsilon].min()  # a uniform score stays below t
-        for samples in (200, 1000, 5000):
+        for samples in (200, 1000, 3000):
             for method in ("fixed-sequence", "bonferroni"):
                 rng = np.random.default_rng(0)
                 broken = naive = certified = 0

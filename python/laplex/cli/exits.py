@@ -26,6 +26,7 @@ from ..early_exit.runs.settings import (
     CONFIG,
     KEYS,
     MAX_SEED,
+    WEIGHTS,
     RunSettings,
     check_finished,
     read_settings,
@@ -38,12 +39,8 @@ if TYPE_CHECKING:
 CALIBRATIONS = ("none", "temperature", "eefp", "correct")
 SPLITS = ("test", "validation", "train")
 PARTS = (
-    "gradient_share",
-    "activation_rank",
-    "mutual_information",
-    "mode_connectivity",
-    "loss_landscape",
-)
+    "gradient_share", "activation_rank", "mutual_information", "mode_connectivity", "loss_landscape"
+)  # fmt: skip
 
 RunFolder = Annotated[
     Path, typer.Argument(metavar="RUN_DIR", help="Folder that `laplex exits train` wrote.")
@@ -103,7 +100,7 @@ def train(
     """
     with _sentences("train", "pytorch_lightning", "torchmetrics"):
         settings = _settings(config, given, out, resume)
-        if resume and (out / "weights.pt").is_file():
+        if resume and (out / WEIGHTS).is_file():
             typer.echo(f"The run in {out} is already finished.")
             return
         check_sources(settings)
@@ -121,9 +118,10 @@ def train(
             return
 
         def going_on() -> str:
-            if has_checkpoint(out):
-                return f"continue with `laplex exits train --out {out} --resume`"
-            return "there is no checkpoint yet; start the run again"
+            again = f"continue with `laplex exits train --out {out} --resume`"
+            return (
+                again if has_checkpoint(out) else "there is no checkpoint yet; start the run again"
+            )
 
         with result_folder(out), stoppable(going_on):
             run = train_run(

@@ -53,9 +53,10 @@ def default_exits(backbone: nn.Module, example: Any, count: int = 3) -> tuple[st
     blocks = [one for one in _blocks(backbone) if one in can]
     count = min(count, len(blocks) - 1)  # after the last block, there is only the output
     if count < 1:
+        listed = ", ".join(list(can)[:8]) or "none"
         raise ValueError(
-            "the backbone has no default exits: name some of its modules, such as "
-            f"{', '.join(list(can)[:8])} (exit_places or --list-exits lists them)"
+            f"the backbone has no default exits: name some of its modules, such as {listed} "
+            "(exit_places or --list-exits lists them)"
         )
     return tuple(blocks[len(blocks) * (k + 1) // (count + 1) - 1] for k in range(count))
 
@@ -94,12 +95,14 @@ def exit_places(backbone: nn.Module, example: Any) -> dict[str, list[int]]:
             ran.append((name, list(main_tensor(output).shape)))
 
     named = [(name, one) for name, one in backbone.named_modules() if name]
+    if not named:
+        return {}
     handles = [
         one.register_forward_hook(lambda _, __, output, name=name: listen(name, output))
         for name, one in named
     ]
     try:
-        model = MultiExitModel(backbone, {name: nn.Identity() for name, _ in named[-1:]})
+        model = MultiExitModel(backbone, {named[-1][0]: nn.Identity()})
         args, kwargs = model._signature.arguments(example)
         with evaluating(model), torch.no_grad():
             backbone(*args, **kwargs)

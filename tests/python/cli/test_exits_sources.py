@@ -33,6 +33,8 @@ def needs(*packages: str) -> pytest.MarkDecorator:
     missing = []
     for package in packages:
         try:
+            if package in ("timm", "torchvision"):
+                importlib.import_module("torchvision_import")
             importlib.import_module(package)
         except (ImportError, RuntimeError):
             missing.append(package)

@@ -69,18 +69,6 @@ def test_study(
     assert again[: len(lines)] == again[len(lines) :]
 
 
-def test_partial_correlations() -> None:
-    report = importlib.import_module("exits_study_report")
-    given, x, y = np.random.default_rng(0).normal(size=(3, 200))
-    # The formula in terms of the three plain correlations.
-    a, b, c = (np.corrcoef(u, v)[0, 1] for u, v in ((x, y), (x, given), (y, given)))
-    want = (a - b * c) / np.sqrt((1 - b**2) * (1 - c**2))
-    assert report.partial(x, y, given) == pytest.approx(want)
-    groups = ["a", "b"] * 100
-    assert report.centred(x, groups)[::2].mean() == pytest.approx(0)
-    assert report.centred(x, groups)[1] == pytest.approx(x[1] - x[1::2].mean())
-
-
 def test_heads(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -71,14 +71,6 @@ class Sizes(Skip):
         return self.last(two)[rows, :] + torch.zeros(x.shape[0], 1)
 
 
-class Scale(Skip):
-    """A number of the whole batch, which stays as it was before samples left."""
-
-    def forward(self, x):
-        scale = self.first(x).abs().amax()
-        return self.last(self.second(x) / scale.detach().clamp(max=1e-3))
-
-
 @pytest.mark.parametrize("form", ["onnx", "torch"])
 @pytest.mark.parametrize("kind", [Skip, Aside, Sizes])
 def test_what_passes_an_exit_travels(kind, form, tmp_path):
@@ -142,13 +134,16 @@ def test_rows_are_cut_along_the_batch_axis(form, tmp_path):
 def test_what_has_no_batch_axis_travels_as_it_is(tmp_path):
     class Shared(Skip):
         def forward(self, x, table):
-            return self.last(self.second(self.first(x)) + self.third(table).sum(0))
+            shift = self.third(table).sum(0)
+            return self.last(self.second(self.first(x)) + shift)
 
     model = linear_at(Shared(), {"first": 5, "second": 5})
     example = {"x": torch.randn(4, 5), "table": torch.randn(1, 5)}
     files = ExportedModel.load(export(model, example, tmp_path / "files", format="torch"))
     axes = {one["name"]: one["batch_axis"] for one in files.manifest["inputs"]}
     assert axes == {"input_0": 0, "input_1": None}
+    last = {one["name"]: one["batch_axis"] for one in files.manifest["segments"][2]["inputs"]}
+    assert sorted(last.values(), key=str) == [0, None]
     agrees(model, files, {"x": torch.randn(7, 5), "table": torch.randn(1, 5)})
 
 

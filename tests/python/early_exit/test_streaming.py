@@ -154,12 +154,25 @@ def test_a_metric_says_what_it_keeps_of_a_batch(registered: Any) -> None:
     found = evaluate_outputs(data, COSTS)
     assert found.largest == pytest.approx(data.logits.max(-1).mean(1), rel=1e-6)
     assert found.everything == pytest.approx(data.logits.max((1, 2)))
+
     # Calibrated logits: with a temperature of 2, half of it.
     fitted = {**TemperatureScaling().fit(data.logits, data.labels).to_dict()}
     two = TemperatureScaling.from_dict({**fitted, "temperatures": [2.0] * 3})
     assert evaluate_outputs(data, COSTS, calibration=two).everything == pytest.approx(
         found.everything / 2
     )
+
+
+def test_a_metric_that_keeps_something_else_is_named(registered: Any) -> None:
+    class Wrong(Metric):
+        """One number for each sample, instead of each exit and sample."""
+
+        label, better = "wrong", "higher"
+        per_sample = staticmethod(lambda logits, labels: logits.max((0, 2)))
+
+    registered("wrong", Wrong)
+    with pytest.raises(ValueError, match=r"'wrong' must return an array \[3, 1024, '\.\.\.'\]"):
+        evaluate_outputs(outputs(1000), COSTS)
 
 
 # --------------------------------------------------------------------------------- Tensors in, out

@@ -156,7 +156,7 @@ class _Whole(nn.Module):
 
         def put_out(k: int, logits: Tensor, activation: Any) -> Any:
             nonlocal memory
-            answers = [logits]
+            answers = [torch.clone(logits)]  # logits may be the activation itself
             if self.policy is not None:
                 score, memory = self.policy.score(k, logits, memory)
                 answers.append(score.double())

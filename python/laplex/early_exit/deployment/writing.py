@@ -227,6 +227,11 @@ def _write_onnx(segment: Segment, path: Path) -> None:
             verbose=False,
         )
     onnx.checker.check_model(path, full_check=True)
+    # The exporter notes in every node which lines of which files on this machine it comes from.
+    model = onnx.load(path, load_external_data=False)
+    for node in (*model.graph.node, *(one for f in model.functions for one in f.node)):
+        del node.metadata_props[:]
+    onnx.save(model, path)
 
 
 _WRITERS = {"onnx": _write_onnx, "torch": _write_torch}

@@ -9,7 +9,7 @@ import torch
 
 from ..._support.communicator import OneProcess, agreed, check_group, communicator
 from ..activations import map_tensors
-from ..batches import check_model
+from ..batches import check_loader, check_model
 from ..costs import Convention, Costs, count_costs
 from ..metrics.score_heads import ScoreHeads
 from ..metrics.temperature import TemperatureScaling
@@ -136,6 +136,9 @@ def evaluate(
     comm = OneProcess() if group is None else communicator(group)
     with agreed(comm):
         check_model(model, otherwise="to evaluate logits, use evaluate_outputs")
+        check_loader(loader)
+        if validation is not None and not isinstance(validation, Outputs):
+            check_loader(validation, "validation")
         arguments = checked_arguments(
             policy,
             calibration,

@@ -68,7 +68,13 @@ class Rule(NamedTuple):
             found["confidence"] = MaxSoftmax(0.5).scores(torch.from_numpy(changed)).numpy()
         for name, kind in METRICS.items():
             if kind.per_sample is not None:
-                found[f"metric {name}"] = np.asarray(kind.per_sample(changed, labels))
+                kept = np.asarray(kind.per_sample(changed, labels))
+                if kept.shape[:2] != logits.shape[:2]:
+                    raise ValueError(
+                        f"per_sample of the metric {name!r} must return an array "
+                        f"{[*logits.shape[:2], '...']}, by exit and sample, got {list(kept.shape)}"
+                    )
+                found[f"metric {name}"] = kept
         return found
 
     def judged(self, found: Shard, bins: int) -> Judged:

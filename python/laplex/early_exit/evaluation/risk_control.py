@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import scipy.special
-import scipy.stats
 import torch
 from numpy.typing import NDArray
 
@@ -360,7 +359,7 @@ def tail_probability(risks: Array, samples: int, limits: Array, binary: bool) ->
     """
     # A sum that rounds above a whole number counts as one loss more, which is on the safe side.
     counts = np.rint(samples * risks) if binary else np.ceil(samples * risks)
-    binomial: Array = scipy.stats.binom.cdf(counts, samples, limits)
+    binomial: Array = scipy.special.bdtr(counts, samples, limits)
     if binary:
         return binomial
     below = np.minimum(risks, limits)

@@ -65,7 +65,18 @@ class Head(nn.Module):
         return total / mask.sum(1, keepdim=True)
 
     def classify(self, features: Tensor) -> Tensor:
-        """Compute logits ``[batch, num_classes]`` from features ``[batch, features]``."""
+        """Compute the logits from features.
+
+        Parameters
+        ----------
+        features : Tensor ``[batch, features]``
+            The pooled features.
+
+        Returns
+        -------
+        Tensor ``[batch, num_classes]``
+            The logits.
+        """
         raise NotImplementedError
 
 

@@ -25,6 +25,17 @@ class LinearHead(Head):
         self.linear = nn.Linear(in_features, num_classes)
 
     def classify(self, features: Tensor) -> Tensor:
-        """Compute logits from features, as in `Head`."""
+        """Compute the logits, as in `Head.classify`.
+
+        Parameters
+        ----------
+        features : Tensor ``[batch, features]``
+            The pooled features.
+
+        Returns
+        -------
+        Tensor ``[batch, num_classes]``
+            The logits.
+        """
         logits: Tensor = self.linear(features)
         return logits

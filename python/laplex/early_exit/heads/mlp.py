@@ -30,6 +30,17 @@ class MLPHead(Head):
         )
 
     def classify(self, features: Tensor) -> Tensor:
-        """Compute logits from features, as in `Head`."""
+        """Compute the logits, as in `Head.classify`.
+
+        Parameters
+        ----------
+        features : Tensor ``[batch, features]``
+            The pooled features.
+
+        Returns
+        -------
+        Tensor ``[batch, num_classes]``
+            The logits.
+        """
         logits: Tensor = self.layers(features)
         return logits

@@ -30,11 +30,35 @@ class PooledHead(Head):
         self.linear = nn.Linear(in_features, num_classes)
 
     def pool(self, features: Tensor, mask: Tensor | None) -> Tensor:
-        """Mix the maximum and the average over the real positions, as in `Head`."""
+        """Mix the maximum and the average over the real positions, as in `Head.pool`.
+
+        Parameters
+        ----------
+        features : Tensor ``[batch, positions, features]``
+            The activation.
+        mask : Tensor ``[batch, positions]`` of bool, or None
+            Which positions are real.
+
+        Returns
+        -------
+        Tensor ``[batch, features]``
+            The pooled features.
+        """
         share = self.mix.sigmoid()
         return share * largest(features, mask) + (1 - share) * super().pool(features, mask)
 
     def classify(self, features: Tensor) -> Tensor:
-        """Compute logits from features, as in `Head`."""
+        """Compute the logits, as in `Head.classify`.
+
+        Parameters
+        ----------
+        features : Tensor ``[batch, features]``
+            The pooled features.
+
+        Returns
+        -------
+        Tensor ``[batch, num_classes]``
+            The logits.
+        """
         logits: Tensor = self.linear(features)
         return logits

@@ -52,10 +52,10 @@ class Metric:
     proxy: ClassVar[bool] = False
 
     #: What the metric needs of the logits of a batch, if anything, as a static method: from
-    #: calibrated logits, array ``[K, n, classes]`` in float64, and labels ``[n]``, it makes an
-    #: array ``[K, n, ...]`` of what to keep of each sample. Those of all batches together are
-    #: `Judged.per_sample`. An evaluation holds no logits: what a metric returns here is what its
-    #: memory grows by, and one that cannot do without all logits returns the logits.
+    #: calibrated logits, array ``[K, n, classes]`` in float64, and labels ``[n]``, neither of which
+    #: it changes, it makes an array ``[K, n, ...]`` of what to keep of each sample. Those of all
+    #: batches together are `Judged.per_sample`. An evaluation holds no logits: its memory grows by
+    #: what a metric returns here, and one that cannot do without all logits returns the logits.
     per_sample: ClassVar[Any] = None
 
     @staticmethod

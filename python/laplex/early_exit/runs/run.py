@@ -31,17 +31,9 @@ from ..training.strategies import Phase, phases_of
 from ..training.trainer import CHECKPOINT, train
 from .backbones import NAMES, build_model
 from .datasets import Splits, load_splits
-from .settings import (
-    CHECKPOINTS,
-    CONFIG,
-    HISTORY,
-    KEYS,
-    WEIGHTS,
-    RunSettings,
-    check_finished,
-    read_settings,
-)
+from .settings import CONFIG, KEYS, WEIGHTS, RunSettings, check_finished, read_settings
 
+HISTORY, CHECKPOINTS = "history.json", "checkpoints"
 # The settings that `train` has arguments for; a new one of such a name needs no change here.
 _PASSED_ON = set(KEYS) & set(signature(train).parameters)
 

@@ -18,7 +18,7 @@ from ..heads import HEADS
 from .sources import located, located_backbone
 
 MAX_SEED = 2**31 - 1
-CONFIG, HISTORY, WEIGHTS, CHECKPOINTS = "config.yaml", "history.json", "weights.pt", "checkpoints"
+CONFIG, WEIGHTS = "config.yaml", "weights.pt"
 
 
 def _grey_or_colour(channels: int) -> int:
