@@ -640,6 +640,15 @@ def _check_example(logits: Tensor, num_classes: int, batch: int) -> None:
         )
 
 
+def _first_name(backbone: nn.Module, other: str) -> str | None:
+    """The name in `named_modules` of a module that is there under another name as well."""
+    try:
+        module = backbone.get_submodule(other)
+    except (AttributeError, RuntimeError):
+        return None
+    return next((name for name, one in backbone.named_modules() if name and one is module), None)
+
+
 def _found(backbone: nn.Module, names: Sequence[str]) -> list[tuple[str, int]]:
     """The module of each exit, by its name with those of wrappers, and the number of its run."""
     known: dict[str, str] = {}
@@ -664,6 +673,12 @@ def _found(backbone: nn.Module, names: Sequence[str]) -> list[tuple[str, int]]:
         if not (at and run.isdigit()):
             module, run = name, "0"
         if module not in known:
+            first = _first_name(backbone, module)
+            if first is not None:
+                raise ValueError(
+                    f"exit {name!r} is the same module as {first!r}: name its runs '{first}@0', "
+                    f"'{first}@1', ..."
+                )
             near = [one for one in known if module and (module in one or one in module)]
             listed = ", ".join((near or list(known))[:8])
             listed += ", ..." if len(near or known) > 8 else ""

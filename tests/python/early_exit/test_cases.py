@@ -243,6 +243,10 @@ def test_every_run_of_a_shared_module_may_have_an_exit() -> None:
         MultiExitModel(Shared(), {"layer@3": nn.Linear(16, 5)})(x)
     with pytest.raises(ValueError, match="'layer@0' ran before 'layer@1'"):
         MultiExitModel(Shared(), {f"layer@{run}": nn.Linear(16, 5) for run in (1, 0)})(x)
+    tied = nn.Sequential(*[nn.Linear(4, 4)] * 3)
+    with pytest.raises(ValueError, match="'2' is the same module as '0': name its runs '0@0', '0"):
+        MultiExitModel(tied, {"2": nn.Linear(4, 4)})
+    check_real(MultiExitModel(tied, {"0@1": nn.Linear(4, 4)}).eval(), torch.randn(64, 4))
 
 
 # ------------------------------------------------------------------------------------- 3. threads
