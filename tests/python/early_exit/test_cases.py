@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from architecture_cases import TRANSFORMERS, Encoder, Shared, normal, text
+from architecture_cases import TRANSFORMERS, Shared, normal, text
 from architecture_checks import CLOSE, all_logits, close, first, splitting
 from laplex.early_exit import MaxSoftmax, MultiExitModel, evaluate
 from laplex.early_exit.heads import HEADS
@@ -526,29 +526,6 @@ def test_padding_moves_no_logits(kind: str, side: str) -> None:
     assert close(all_logits(blind, padded(20)), all_logits(blind, padded(0)), CLOSE) == (
         ends.get(kind) == side
     )
-
-
-def test_masks_in_the_manner_of_torch() -> None:
-    class Network(Encoder):
-        def forward(self, x: Tensor, padding_mask: Tensor) -> Tensor:  # type: ignore[override]
-            x = self.encoder(x, src_key_padding_mask=padding_mask)
-            real = ~padding_mask[..., None]
-            logits: Tensor = self.output((x * real).sum(1) / real.sum(1))
-            return logits
-
-    x = normal(12, 16)(64).double()
-    padding = text(64)["attention_mask"] == 0
-    model = MultiExitModel.attach(
-        Network(True).eval(),
-        ["encoder.layers.0", "encoder.layers.1"],
-        num_classes=5,
-        example={"x": x[:2], "padding_mask": padding[:2]},
-        mask="padding_mask",
-    )
-    batch = {"x": x, "padding_mask": padding}
-    other = {"x": torch.where(padding[..., None], 7.0, x), "padding_mask": padding}
-    assert close(all_logits(model, other), all_logits(model, batch), CLOSE)
-    check_real(model, batch)
 
 
 def test_tokens_that_the_mask_does_not_count() -> None:
