@@ -58,8 +58,19 @@ def left_padded_text(count: int, more: int = 0) -> dict[str, Tensor]:
     return {name: tokens.flip(1) for name, tokens in text(count, more).items()}
 
 
+def padded_vectors(count: int, more: int = 0) -> dict[str, Tensor]:
+    """Vectors by token, with a mask that is True where there is padding, of other numbers."""
+    padding = text(count, more)["attention_mask"] == 0
+    x = torch.cat((normal(12, 16)(count), torch.full((count, more, 16), 7.0)), 1)
+    return {"x": x, "padding_mask": padding}
+
+
 def _generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+#: Inputs that take a number of tokens of padding.
+PADDED = (text, left_padded_text, padded_vectors)
 
 
 # --------------------------------------------------------------------------------- networks of nn
@@ -86,16 +97,26 @@ class Recurrent(nn.Module):
 class Encoder(nn.Module):
     """nn.TransformerEncoder, whose tokens come first unless told otherwise."""
 
-    def __init__(self, batch_first: bool) -> None:
+    def __init__(self, batch_first: bool, nested: bool = False) -> None:
         super().__init__()
         layer = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=batch_first)
-        self.encoder = nn.TransformerEncoder(layer, 3, enable_nested_tensor=False)
+        self.encoder = nn.TransformerEncoder(layer, 3, enable_nested_tensor=nested)
         self.output = nn.Linear(16, CLASSES)
         self.batch_first = batch_first
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.encoder(x if self.batch_first else x.transpose(0, 1))
         logits: Tensor = self.output(x.mean(1 if self.batch_first else 0))
+        return logits
+
+
+class MaskedEncoder(Encoder):
+    """The same with a mask in the manner of torch, where padding is True."""
+
+    def forward(self, x: Tensor, padding_mask: Tensor) -> Tensor:  # type: ignore[override]
+        x = self.encoder(x, src_key_padding_mask=padding_mask)
+        real = ~padding_mask[..., None]
+        logits: Tensor = self.output((x * real).sum(1) / real.sum(1))
         return logits
 
 
@@ -160,6 +181,17 @@ def _mixer() -> nn.Module:
     return Network()
 
 
+def _layers(place: str) -> dict[str, int]:
+    return {f"{place}.{k}": 16 for k in (0, 1)}
+
+
+class Centred(nn.Module):
+    """Subtracts the mean of the batch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x - x.mean(0)
+
+
 def _conv1d() -> nn.Module:
     return nn.Sequential(
         nn.Conv1d(3, 8, 3, padding=1),
@@ -201,11 +233,28 @@ TORCH = {
     "GRU, time first": Case(
         lambda: Recurrent(nn.GRU, False), {"first": 8, "second": 8}, normal(7, 6)
     ),
-    "TransformerEncoder": Case(
-        lambda: Encoder(True), {"encoder.layers.0": 16, "encoder.layers.1": 16}, normal(7, 16)
-    ),
+    "TransformerEncoder": Case(lambda: Encoder(True), _layers("encoder.layers"), normal(7, 16)),
     "TransformerEncoder, tokens first": Case(
-        lambda: Encoder(False), {"encoder.layers.0": 16, "encoder.layers.1": 16}, normal(7, 16)
+        lambda: Encoder(False), _layers("encoder.layers"), normal(7, 16)
+    ),
+    "TransformerEncoder, padded": Case(
+        lambda: MaskedEncoder(True),
+        _layers("encoder.layers"),
+        padded_vectors,
+        options={"mask": "padding_mask"},
+    ),
+    "TransformerEncoder, nested tensors": Case(
+        lambda: MaskedEncoder(True, nested=True),
+        _layers("encoder.layers"),
+        padded_vectors,
+        options={"mask": "padding_mask"},
+        refuses={"attach": "nn.TransformerEncoder with enable_nested_tensor=False"},
+    ),
+    "samples that depend on each other": Case(
+        lambda: nn.Sequential(nn.Linear(8, 8), Centred(), nn.Linear(8, 8), nn.Linear(8, CLASSES)),
+        {"0": 8, "2": 8},
+        normal(8),
+        refuses=dict.fromkeys(("real exits", "time"), "depend on the other samples of its batch"),
     ),
     "Conv1d": Case(_conv1d, {"1": 8, "3": 16}, normal(3, 50)),
     "Conv3d": Case(_conv3d, {"1": 8, "3": 16}, normal(2, 6, 8, 8)),

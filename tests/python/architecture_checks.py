@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from architecture_cases import CLASSES, Case, left_padded_text, text
+from architecture_cases import CLASSES, PADDED, Case
 from laplex.early_exit import MaxSoftmax, MultiExitModel, count_costs, time_exits, train
 from laplex.early_exit.activations import map_tensors
 from laplex.early_exit.deployment import ExportedModel, export
@@ -57,7 +57,7 @@ def real(model: MultiExitModel, case: Case) -> None:
 
 def padding(model: MultiExitModel, case: Case) -> None:
     """Twenty more tokens of padding change no exit's logits."""
-    short, long = (all_logits(model, case.inputs(16, more)) for more in (0, 20))
+    short, long = (all_logits(model, double(case.inputs(16, more))) for more in (0, 20))
     assert close(long, short, CLOSE), [
         f"{float((one - two).abs().max() / two.abs().max()):.0%}"
         for one, two in zip(long, short, strict=True)
@@ -131,7 +131,7 @@ def outcomes(case: Case, columns: tuple[str, ...] = tuple(COLUMNS)) -> dict[str,
         return {"attach": message(error)}
     found = {"attach": "yes"}
     for column in columns:
-        if column == "padding" and case.inputs not in (text, left_padded_text):
+        if column == "padding" and case.inputs not in PADDED:
             found[column] = "-"
             continue
         try:

@@ -145,7 +145,7 @@ def found_modules(backbone: nn.Module, names: Sequence[str]) -> list[tuple[str, 
             "was made from"
         )
     known: dict[str, str] = {}
-    for name, _ in backbone.named_modules(remove_duplicate=False):
+    for name, _ in backbone.named_modules():
         plain = _WRAPPED.sub("", name).removeprefix(".")
         if _is_parallel(backbone):
             plain = re.sub(r"^module(\.|$)", "", plain)
@@ -166,6 +166,12 @@ def found_modules(backbone: nn.Module, names: Sequence[str]) -> list[tuple[str, 
         if not (at and run.isdigit()):
             module, run = name, "0"
         if module not in known:
+            first = _first_name(backbone, module)
+            if first is not None:
+                raise ValueError(
+                    f"exit {name!r} is the same module as {first!r}: name its runs '{first}@0', "
+                    f"'{first}@1', ..."
+                )
             near = [one for one in known if module and (module in one or one in module)]
             listed = ", ".join((near or list(known))[:8])
             listed += ", ..." if len(near or known) > 8 else ""
@@ -176,6 +182,15 @@ def found_modules(backbone: nn.Module, names: Sequence[str]) -> list[tuple[str, 
             )
         found.append((known[module], int(run)))
     return found
+
+
+def _first_name(backbone: nn.Module, other: str) -> str | None:
+    """The name in `named_modules` of a module that is there under another name as well."""
+    try:
+        module = backbone.get_submodule(other)
+    except (AttributeError, RuntimeError):
+        return None
+    return next((name for name, one in backbone.named_modules() if name and one is module), None)
 
 
 def _is_parallel(module: nn.Module) -> bool:

@@ -137,6 +137,8 @@ class ExitHook:
         for walk in _TRACED:
             if walk.mark is self.mark:
                 return walk.arrive(self.name, output)
+        if _TRACED:  # another model on the same backbone is traced
+            return output
         return self._uncompiled(output)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from architecture_cases import TRANSFORMERS, Encoder, Shared, normal, text
+from architecture_cases import TRANSFORMERS, Shared, normal, text
 from architecture_checks import CLOSE, all_logits, close, first, splitting
 from laplex.early_exit import MaxSoftmax, MultiExitModel, evaluate
 from laplex.early_exit.heads import HEADS
@@ -243,6 +243,10 @@ def test_every_run_of_a_shared_module_may_have_an_exit() -> None:
         MultiExitModel(Shared(), {"layer@3": nn.Linear(16, 5)})(x)
     with pytest.raises(ValueError, match="'layer@0' ran before 'layer@1'"):
         MultiExitModel(Shared(), {f"layer@{run}": nn.Linear(16, 5) for run in (1, 0)})(x)
+    tied = nn.Sequential(*[nn.Linear(4, 4)] * 3)
+    with pytest.raises(ValueError, match="'2' is the same module as '0': name its runs '0@0', '0"):
+        MultiExitModel(tied, {"2": nn.Linear(4, 4)})
+    check_real(MultiExitModel(tied, {"0@1": nn.Linear(4, 4)}).eval(), torch.randn(64, 4))
 
 
 # ------------------------------------------------------------------------------------- 3. threads
@@ -358,6 +362,8 @@ def test_two_models_on_one_backbone() -> None:
     check_real(one, x)
     check_real(other, x)
     assert len(one(x)) == 2
+    compiled = torch.compile(one, fullgraph=True, backend="eager")
+    assert torch.equal(compiled(x)[0], one(x)[0])
     del other
     gc.collect()
     check_real(one, x)
@@ -522,29 +528,6 @@ def test_padding_moves_no_logits(kind: str, side: str) -> None:
     )
 
 
-def test_masks_in_the_manner_of_torch() -> None:
-    class Network(Encoder):
-        def forward(self, x: Tensor, padding_mask: Tensor) -> Tensor:  # type: ignore[override]
-            x = self.encoder(x, src_key_padding_mask=padding_mask)
-            real = ~padding_mask[..., None]
-            logits: Tensor = self.output((x * real).sum(1) / real.sum(1))
-            return logits
-
-    x = normal(12, 16)(64).double()
-    padding = text(64)["attention_mask"] == 0
-    model = MultiExitModel.attach(
-        Network(True).eval(),
-        ["encoder.layers.0", "encoder.layers.1"],
-        num_classes=5,
-        example={"x": x[:2], "padding_mask": padding[:2]},
-        mask="padding_mask",
-    )
-    batch = {"x": x, "padding_mask": padding}
-    other = {"x": torch.where(padding[..., None], 7.0, x), "padding_mask": padding}
-    assert close(all_logits(model, other), all_logits(model, batch), CLOSE)
-    check_real(model, batch)
-
-
 def test_tokens_that_the_mask_does_not_count() -> None:
     class Strided(nn.Module):
         def __init__(self) -> None:
@@ -557,7 +540,9 @@ def test_tokens_that_the_mask_does_not_count() -> None:
     attach = functools.partial(
         MultiExitModel.attach, at=["conv"], num_classes=5, example=text(4), head="linear"
     )
-    with pytest.raises(ValueError, match=r"12 tokens, but .* exit 'conv' has 6: pass mask=.{.conv.: None}"):
+    with pytest.raises(
+        ValueError, match=r"12 tokens, but .* exit 'conv' has 6: pass mask=.{.conv.: None}"
+    ):
         attach(Strided())
     model = attach(Strided(), mask=None)
     pooled = model.backbone(**text(4))
@@ -684,6 +669,13 @@ def test_names_of_networks_of_peft() -> None:
     model = MultiExitModel(adapted, {"one": nn.Linear(8, 3), "two": nn.Linear(8, 3)}).eval()
     assert model.exit_names == ("one", "two")
     check_real(model, torch.randn(64, 4))
+
+
+@pytest.mark.parametrize("kind", [Skip, nn.Tanh])
+def test_graph_modules(kind: type[nn.Module]) -> None:
+    network = torch.fx.symbolic_trace(nn.Sequential(nn.Linear(4, 4), kind(), nn.Linear(4, 3)))
+    name = "1.a" if kind is Skip else "1"
+    check_real(MultiExitModel(network, {name: nn.Linear(4, 3)}).eval(), torch.randn(64, 4))
 
 
 @pytest.mark.parametrize("make", [direct, replayed])
