@@ -130,7 +130,8 @@ class Decoder:
                 half = _cut(there, second, place)
                 if not torch.allclose(1.0 * half, 1.0 * here, rtol=1e-2):  # half precision rounds
                     raise _undivided(here, batch)
-            self._places[_kind(call, batch, cache)] = places
+            if self._places.setdefault(_kind(call, batch, cache), places) != places:
+                raise _undivided(one[0], batch)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Turn hidden states [batch, tokens, width] into logits [batch, tokens, vocabulary]."""
