@@ -14,6 +14,9 @@ from .activations import Inputs, batch_of, map_tensors, rows_of
 from .arrays import as_labels
 from .model import MultiExitModel, evaluating
 
+#: The label of a sample or token that does not count, as in torch.
+IGNORED = -100
+
 
 def check_model(
     model: Any,

@@ -31,8 +31,12 @@ from laplex.early_exit import (
     MultiExitModel,
     Patience,
     Policy,
+    collect,
+    evaluate,
+    evaluate_outputs,
     language,
 )
+from laplex.early_exit.language.decoder import Call, Decoder
 
 DEPTH, PROMPT, NEW = 4, 7, 12
 AFTER = (1, 3)
@@ -65,12 +69,16 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "bloom": ("Bloom", {**_TOKENS, "hidden_size": 32, "n_layer": DEPTH, "n_head": 4}),
 }
 
+#: Of as many heads as the sequences of a test, and with a bias of the heads that all sequences
+#: share. Padding changes its text, also without exits, so it is not in the tests of all families.
+_MPT = ("Mpt", {**_TOKENS, "d_model": 32, "n_layers": DEPTH, "n_heads": 4, "max_seq_len": 64})
+
 #: Their softmax is in single precision, which turns the masks of double precision into NaN.
 SINGLE = ("gemma2", "bloom")
 
 
 def backbone_of(family: str, seed: int = 0) -> Any:
-    name, settings = FAMILIES[family]
+    name, settings = {**FAMILIES, "mpt": _MPT}[family]
     config = getattr(transformers, f"{name}Config")(**settings)
     kind = getattr(transformers, f"{name}LMHeadModel" if name == "GPT2" else f"{name}ForCausalLM")
     with torch.random.fork_rng():
@@ -94,7 +102,8 @@ def prompts(batch: int, padded: bool = False) -> tuple[Tensor, Tensor]:
 def last_logits(model: MultiExitModel, ids: Tensor, mask: Tensor) -> Tensor:
     """Logits of all exits at the last token: [exits, batch, vocabulary]."""
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    more = {} if "Bloom" in type(model.backbone).__name__ else {"position_ids": positions}
+    slopes = type(model.backbone).__name__ in ("BloomForCausalLM", "MptForCausalLM")
+    more = {} if slopes else {"position_ids": positions}
     with torch.no_grad():
         found = model(input_ids=ids, attention_mask=mask, use_cache=False, **more)
     return torch.stack([one[:, -1] for one in found])
@@ -417,6 +426,128 @@ def test_the_loss_is_that_of_the_model() -> None:
     assert padded.tolist() == [[-100, 7, -100]]
 
 
+@pytest.mark.parametrize("family", ["mpt", "bloom"])
+@pytest.mark.parametrize("batch", [2, 3, 4, 8])
+def test_each_sequence_is_as_it_would_be_alone(family: str, batch: int) -> None:
+    model = language.attach(backbone_of(family), AFTER)
+    ids, mask = prompts(batch)
+    policy = splitting(model, ids, mask)
+    found = language.generate(model, ids, policy, max_new_tokens=NEW)
+    assert len(found.exit_index.unique()) > 1
+    for row in range(batch):
+        alone = language.generate(model, ids[row : row + 1], policy, max_new_tokens=NEW)
+        assert torch.equal(found.sequences[row], alone.sequences[0])
+        assert torch.equal(found.exit_index[row], alone.exit_index[0])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda batch: torch.arange(4.0).repeat_interleave(batch),  # heads of all sequences in turn
+        lambda batch: torch.zeros(batch, batch),
+        lambda batch: torch.full((3,), float(batch)),
+        lambda batch: object(),
+    ],
+)
+def test_arguments_that_cannot_be_divided_are_refused(wrong: Callable[[int], Any]) -> None:
+    model = language.attach(backbone_of("gpt2"), AFTER)
+    ids, mask = prompts(4)
+    decoder = Decoder(model.backbone, "transformer.h")
+    cache = decoder.new_cache()
+    begin = decoder.begin
+
+    def more(ids: Tensor, mask: Tensor, cache: Any) -> tuple[Tensor, list[Call]]:
+        hidden, calls = begin(ids, mask, cache)
+        return hidden, [Call(one.args, {**one.kwargs, "x": wrong(len(ids))}) for one in calls]
+
+    decoder.begin = more
+    _, calls = decoder.begin(ids, mask, cache)
+    with pytest.raises(ValueError, match="generate one sequence at a time"):
+        decoder.learn_places(ids, mask, cache, calls)
+
+
+def test_labels_of_a_batch_are_used() -> None:
+    backbone = backbone_of("llama")
+    model = language.attach(backbone, AFTER)
+    ids, mask = prompts(4)
+    labels = ids.clone()
+    labels[:, :4] = -100  # a prompt
+    batch = {"input_ids": ids, "attention_mask": mask, "labels": labels}
+    own = backbone(**batch).loss.detach()
+    last = language.exit_loss(model, batch, weights=[0, 0, 1]).detach()
+    assert float(last) == pytest.approx(float(own), rel=1e-5)  # theirs is in single precision
+    for wrong, message in (
+        ({"input_ids": ids[:, :1]}, "no next token"),
+        ({**batch, "labels": torch.full_like(ids, -100)}, "no next token"),
+        ({**batch, "labels": labels[:, 1:]}, "labels must have the shape of input_ids"),
+        (ids, "batch must be a mapping"),
+        ({"labels": ids}, "batch must be a mapping"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=message):
+            language.exit_loss(model, wrong)
+
+
+def test_tokens_are_evaluated_as_samples() -> None:
+    model = language.attach(backbone_of("gpt2"), AFTER)
+    ids, _ = prompts(6)
+    labels = language.next_tokens(ids)
+    labels[:, :2] = -100
+    batches = [
+        {"input_ids": one, "labels": two}
+        for one, two in zip(ids.split(4), labels.split(4), strict=True)
+    ]
+    tokens = collect(model, batches)
+    with torch.no_grad():
+        logits = torch.stack(model(ids))
+    counts = labels != -100
+    assert counts.sum() == 6 * (PROMPT - 3) == len(tokens)
+    assert torch.equal(torch.from_numpy(tokens.labels), labels[counts])
+    torch.testing.assert_close(torch.from_numpy(tokens.logits), logits[:, counts].float())
+    costs = [0.3, 0.8, 1.0]
+    found = evaluate(model, batches, costs=costs)
+    assert found.samples == len(tokens)
+    assert found.to_dict() == evaluate_outputs(tokens, costs).to_dict()
+    empty = {"input_ids": ids, "labels": torch.full_like(ids, -100)}
+    assert len(collect(model, [*batches, empty])) == len(tokens)
+    with pytest.raises(ValueError, match="no samples"):
+        collect(model, [empty])
+    with pytest.raises(ValueError, match="one number for each of the 6 samples, or for each token"):
+        collect(model, [{"input_ids": ids, "labels": labels[:, 1:]}])
+
+
+def test_compiled_models() -> None:
+    """Layers may be compiled, and the model in place; its layers must not be out of reach."""
+    ids, mask = prompts(4)
+    backbone = backbone_of("llama")
+    model = language.attach(backbone, AFTER)
+    policy = splitting(model, ids, mask)
+    wanted = language.generate(model, ids, policy, max_new_tokens=NEW)
+    assert len(wanted.exit_index.unique()) > 1
+    with pytest.raises(ValueError, match="must not be a result of"):
+        language.attach(torch.compile(backbone, backend="eager"), AFTER)
+    backbone.compile(backend="eager")
+    backbone.model.compile(backend="eager")
+    backbone.model.layers[1] = torch.compile(backbone.model.layers[1], backend="eager")
+    found = language.generate(language.attach(backbone, AFTER), ids, policy, max_new_tokens=NEW)
+    assert torch.equal(found.sequences, wanted.sequences)
+    assert torch.equal(found.exit_index, wanted.exit_index)
+
+
+def test_settings_that_are_not_applied_are_named() -> None:
+    backbone = backbone_of("gpt2")
+    model = language.attach(backbone, AFTER)
+    ids, _ = prompts(2)
+    backbone.generation_config.update(repetition_penalty=1.0, min_length=0, top_k=5)
+    language.generate(model, ids, NOBODY, max_new_tokens=1)
+    backbone.generation_config.update(repetition_penalty=1.2, suppress_tokens=[3])
+    for call in (
+        lambda: language.generate(model, ids, NOBODY, max_new_tokens=1),
+        lambda: language.speculate(model, ids, max_new_tokens=1),
+    ):
+        with pytest.warns(UserWarning, match=r"repetition_penalty=1.2, suppress_tokens=\[3\] of"):
+            call()
+
+
 def test_copies_and_threads() -> None:
     model = language.attach(backbone_of("llama"), AFTER)
     ids, mask = prompts(4, padded=True)
@@ -497,7 +628,7 @@ def test_errors() -> None:
         (lambda: go(model, ids, NOBODY, max_new_tokens=59), "pass at most 58"),
         (
             lambda: go(model, ids, NOBODY, max_new_tokens=1, attention_mask=mask[:, :3]),
-            "attention_mask must have the shape of input_ids",
+            "attention_mask must be a Tensor with the shape",
         ),
         (
             lambda: go(model, ids, NOBODY, max_new_tokens=1, attention_mask=mask.flip(1)),
@@ -505,6 +636,21 @@ def test_errors() -> None:
         ),
         (lambda: go(model, ids, Entropy(1.0), max_new_tokens=1, decay=1.0), "decay needs a policy"),
         (lambda: go(model, ids, NOBODY, max_new_tokens=1, decay=-1.0), "decay must be positive"),
+        (lambda: go(model, ids > 3, NOBODY, max_new_tokens=1), "input_ids must be whole numbers"),
+        (lambda: go(model, ids + 90, NOBODY, max_new_tokens=1), "the model knows tokens 0 to 96"),
+        (
+            lambda: go(model, ids, NOBODY, max_new_tokens=1, attention_mask=[[1]]),
+            "attention_mask must be a Tensor",
+        ),
+        (
+            lambda: go(model, ids, NOBODY, max_new_tokens=1, attention_mask=mask / 2),
+            "attention_mask must hold 1 for real tokens",
+        ),
+        (lambda: go(model, ids, NOBODY, max_new_tokens=1, eos_token_id="x"), "eos_token_id must"),
+        (lambda: go(model, ids, NOBODY, max_new_tokens=1, eos_token_id=[1, 97]), "less than 97"),
+        (lambda: go(model, ids, NOBODY, max_new_tokens=1, pad_token_id=-1), "pad_token_id must be"),
+        (lambda: language.attach(backbone, 2), "after must be numbers of layers"),
+        (lambda: language.attach(backbone, [1], adapters=[1]), "adapters must map"),
         (lambda: language.attach(backbone, [0]), "after must be at least 1"),
         (lambda: language.attach(backbone, [2, 4]), "increasing numbers of layers from 1 to 3"),
         (lambda: language.attach(backbone, [1], adapters={2: nn.Identity()}), "adapters has"),

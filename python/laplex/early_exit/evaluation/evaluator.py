@@ -52,7 +52,8 @@ def evaluate(
     model : MultiExitModel
         The model.
     loader : iterable of (x, labels)
-        Batches of test samples, such as a DataLoader.
+        Batches of test samples, such as a DataLoader. The labels of tokens are [batch, tokens], as
+        in `collect`; each token is a sample then.
     policy : str or Policy
         The exit policy. A name selects one from `laplex.early_exit.policies.POLICIES`:
         ``"max-softmax"``, ``"entropy"``, ``"margin"``, ``"patience"``, or one of your own. For a
@@ -169,7 +170,7 @@ def evaluate(
                     first.append(map_tensors(lambda tensor: tensor[:1].clone(), x))
                 reducer.take(logits, labels)
 
-            run_batches(model, samples, device, progress, take)
+            run_batches(model, samples, device, progress, take, group)
             return reducer.result(model.num_exits)
 
         return of_all(group, samples, run)

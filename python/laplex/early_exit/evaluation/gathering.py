@@ -50,7 +50,7 @@ def gathered(group: ProcessGroup, loader: Any, run: Callable[[], Shard]) -> Shar
     """
     comm = communicator(group)
     with agreed(comm):
-        numbers = _numbers(loader)
+        numbers = sample_numbers(loader)
         mine = run()
         if numbers is not None:
             numbers = numbers[: len(mine)]  # the DataLoader may drop its last batch
@@ -100,7 +100,7 @@ def of_first(comm: Communicator, found: Any) -> Any:
     return next((one for one in comm.all_gather_object(found) if one is not None), None)
 
 
-def _numbers(loader: Any) -> NDArray[np.int64] | None:
+def sample_numbers(loader: Any) -> NDArray[np.int64] | None:
     """The numbers of the samples of this rank in the data set, if the loader has them."""
     sampler = getattr(getattr(loader, "batch_sampler", None), "sampler", None)
     if not isinstance(sampler, DistributedSampler):

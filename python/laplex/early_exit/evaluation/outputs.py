@@ -14,9 +14,9 @@ from torch import Tensor
 from ..._support.communicator import check_group
 from ..._support.progress import progress_bar
 from ..activations import batch_of, map_tensors
-from ..batches import batch_count, check_inputs, device_of, inputs_and_labels
+from ..batches import IGNORED, batch_count, check_inputs, device_of, inputs_and_labels
 from ..model import MultiExitModel, evaluating
-from .gathering import Shard, gathered
+from .gathering import Shard, gathered, sample_numbers
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -117,7 +117,9 @@ def collect(
     model : MultiExitModel
         The model. It stays on its device.
     loader : iterable of (x, labels)
-        Batches, such as a DataLoader: inputs of the model, and class indices, Tensor [batch].
+        Batches, such as a DataLoader: inputs of the model, and class indices, Tensor [batch]. If
+        the logits are those of tokens, [batch, tokens, C], the labels are [batch, tokens], and the
+        N samples are all tokens whose labels are not -100.
     device : torch.device or str, optional
         Device that batches are moved to; by default that of the model's first parameter.
     progress : bool
@@ -164,7 +166,7 @@ def collect(
             logits.append(found)
             labels.append(numbers)
 
-        run_batches(model, loader, device, progress, take)
+        run_batches(model, loader, device, progress, take, group)
         if not labels:
             return Shard(len(model.output_names), 0, {})
         together = np.concatenate(logits, axis=1)
@@ -195,10 +197,12 @@ def run_batches(
     device: torch.device | str | None,
     progress: bool,
     take: Callable[[Any, NDArray[np.float32], NDArray[np.int64]], None],
+    group: ProcessGroup | None = None,
 ) -> None:
     """Run a model on the batches of a loader, which may yield none.
 
-    `take` is called for each batch with its inputs, its logits [K, n, C] and its labels [n].
+    `take` is called for each batch with its inputs, its logits [K, n, C] and its labels [n]. Tokens
+    whose labels count are samples of their own.
 
     Raises
     ------
@@ -214,8 +218,19 @@ def run_batches(
             x, given = inputs_and_labels(batch, "loader")
             samples = batch_of(x, "x")
             found = model(map_tensors(lambda tensor: tensor.to(where), x))
+            labels = torch.as_tensor(given)
+            if found[0].ndim > 2 and labels.shape == found[0].shape[:-1]:
+                if group is not None and sample_numbers(loader) is not None:
+                    raise ValueError(
+                        "loader has a DistributedSampler, which orders texts, but the samples are "
+                        "tokens: give each rank a loader of its own texts, without a sampler"
+                    )
+                counts = labels != IGNORED
+                labels = labels[counts]
+                samples = len(labels)
+                found = tuple(one[counts.to(one.device)] for one in found)
             logits = _together(found, names)
-            take(x, logits, _class_numbers(given, samples, logits.shape[2]))
+            take(x, logits, _class_numbers(labels, samples, logits.shape[2]))
             report("collect outputs", done, total, "")
 
 
@@ -231,14 +246,13 @@ def _together(found: tuple[Tensor, ...], names: tuple[str, ...]) -> NDArray[np.f
     return together
 
 
-def _class_numbers(given: Any, samples: int, classes: int) -> NDArray[np.int64]:
-    labels = torch.as_tensor(given)
+def _class_numbers(labels: Tensor, samples: int, classes: int) -> NDArray[np.int64]:
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise ValueError(f"labels must be class indices of an integer type, got {labels.dtype}")
     if labels.shape != (samples,):
         raise ValueError(
-            f"labels must be one number for each of the {samples} samples, got shape "
-            f"{list(labels.shape)}"
+            f"labels must be one number for each of the {samples} samples, or for each token, got "
+            f"shape {list(labels.shape)}"
         )
     numbers: NDArray[np.int64] = labels.cpu().numpy().astype(np.int64)
     if samples and (numbers.min() < 0 or numbers.max() >= classes):

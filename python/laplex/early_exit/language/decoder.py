@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from ..._support.optional import require
-from ..activations import map_tensors
+from ..activations import map_tensors, tensors_of
+from ..probing import structure_of
 from ..reading import as_logits
 
 
@@ -27,6 +28,11 @@ class Call(NamedTuple):
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+
+
+#: Where the sequences lie in a Tensor: their dimension, and how many entries in a row each has
+#: (the heads, in the slopes of Bloom). None if all sequences share it.
+_Place = tuple[int, int] | None
 
 
 class Decoder:
@@ -42,7 +48,11 @@ class Decoder:
 
     def __init__(self, model: nn.Module, layers: str) -> None:
         self.model, self.name = model, layers
-        self.layers: list[nn.Module] = list(model.get_submodule(layers).children())
+        self.layers: list[nn.Module] = [
+            getattr(one, "_orig_mod", one)  # of a layer that torch.compile returned
+            for one in model.get_submodule(layers).children()
+        ]
+        self._places: dict[Any, list[_Place]] = {}
         self._visits = _Visits(len(self.layers))
         stands = [_StandIn(one, partial(self._visits, i)) for i, one in enumerate(self.layers)]
         self._around = _replaced(model, layers, nn.ModuleList(stands))
@@ -89,6 +99,40 @@ class Decoder:
             raise self._refusal()
         return hidden, self._visits.calls
 
+    def learn_places(self, ids: Tensor, mask: Tensor, cache: Any, calls: list[Call]) -> None:
+        """Find out where the sequences lie in arguments of layers, so that `layer` can divide them.
+
+        What `begin` gives for all sequences twice tells it: sizes that double are of sequences, and
+        the entries of the second half must be those of the first. Sizes alone could mislead, as
+        with as many sequences as heads.
+
+        Parameters
+        ----------
+        ids, mask, cache
+            What `begin` received.
+        calls : list of Call
+            What it returned.
+
+        Raises
+        ------
+        ValueError
+            If some argument cannot be divided by sequences.
+        """
+        batch = len(ids)
+        if batch == 1 or all(_kind(call, batch, cache) in self._places for call in calls):
+            return
+        _, doubled = self.begin(torch.cat((ids, ids)), torch.cat((mask, mask)), cache)
+        second = torch.arange(2 * batch, device=ids.device) >= batch
+        for call, twice in zip(calls, doubled, strict=True):
+            one, other = _tensors(call, cache), _tensors(twice, cache)
+            places = [_place(a, b, batch) for a, b in zip(one, other, strict=True)]
+            for here, there, place in zip(one, other, places, strict=True):
+                half = _cut(there, second, place)
+                if not torch.allclose(1.0 * half, 1.0 * here, rtol=1e-2):  # half precision rounds
+                    raise _undivided(here, batch)
+            if self._places.setdefault(_kind(call, batch, cache), places) != places:
+                raise _undivided(one[0], batch)
+
     def logits(self, hidden: Tensor) -> Tensor:
         """Turn hidden states [batch, tokens, width] into logits [batch, tokens, vocabulary]."""
         self._visits.start(hidden)
@@ -110,8 +154,10 @@ class Decoder:
         call : Call
             Its arguments from `begin`.
         cache : Cache
+            The cache that `begin` received.
         stays : Tensor [batch], bool, optional
-            Which sequences the layer is computed for; by default all of them.
+            Which sequences the layer is computed for; by default all of them. For some of them,
+            `learn_places` must have seen the arguments.
 
         Returns
         -------
@@ -120,7 +166,7 @@ class Decoder:
         if stays is None or bool(stays.all()):
             return _state(self.layers[index](hidden, *call.args, **call.kwargs))
         rows = _RowCache(cache, stays)
-        gone = _rows_of(call, ~stays, cache, rows)
+        gone = self._divided(call, ~stays, cache, rows)
         try:
             self._only_keys[index](hidden[~stays], *gone.args, **gone.kwargs)
         except _Kept:
@@ -132,7 +178,7 @@ class Decoder:
             )
         if not rows.some_stay:
             return hidden
-        call = _rows_of(call, stays, cache, rows)
+        call = self._divided(call, stays, cache, rows)
         passed = hidden.clone()
         passed[stays] = _state(self.layers[index](hidden[stays], *call.args, **call.kwargs))
         return passed
@@ -153,6 +199,22 @@ class Decoder:
         with suppress(_NotPassedOn):
             return self._around(**given)
         raise self._refusal()
+
+    def _divided(self, call: Call, rows: Tensor, cache: Any, other: Any) -> Call:
+        """The arguments of a layer for some sequences of a batch, with another cache."""
+        everyone = bool(rows.all())
+        places = iter([] if everyone else self._places[_kind(call, len(rows), cache)])
+
+        def cut(tensor: Tensor) -> Tensor:
+            return tensor if everyone else _cut(tensor, rows, next(places))
+
+        def one(value: Any) -> Any:
+            return other if value is cache else map_tensors(cut, value)
+
+        return Call(
+            tuple(one(value) for value in call.args),
+            {key: one(value) for key, value in call.kwargs.items()},
+        )
 
     def _refusal(self) -> ValueError:
         return ValueError(
@@ -194,6 +256,11 @@ def find_layers(model: Any) -> str:
         raise ValueError(
             f"backbone must have one list of {depth} decoder layers, got {found or 'none'}: pass "
             "the part of the model that generates text"
+        )
+    if "_orig_mod" in found[0].split("."):
+        raise ValueError(
+            "backbone must not be a result of torch.compile, whose layers cannot be called one by "
+            "one: pass the model itself"
         )
     return found[0]
 
@@ -300,6 +367,7 @@ def _replaced(module: nn.Module, name: str, other: nn.Module) -> nn.Module:
     first, _, rest = name.partition(".")
     copied = object.__new__(type(module))
     copied.__dict__.update(module.__dict__)
+    copied.__dict__.pop("_compiled_call_impl", None)  # of module.compile(), which is the original's
     copied.__dict__["_modules"] = dict(module._modules)
     inner = getattr(module, first)
     copied._modules[first] = _replaced(inner, rest, other) if rest else other
@@ -321,25 +389,49 @@ def _state(output: Any) -> Tensor:
     return state
 
 
-def _rows_of(call: Call, rows: Tensor, cache: Any, other: Any) -> Call:
-    """The arguments of a layer for some sequences of a batch, with another cache."""
-    everyone = bool(rows.all())
+def _tensors(call: Call, cache: Any) -> list[Tensor]:
+    """The Tensors among the arguments of a layer, except for the cache, in order."""
+    try:
+        return tensors_of([one for one in (*call.args, *call.kwargs.values()) if one is not cache])
+    except TypeError as error:
+        raise ValueError(
+            "a layer receives an argument that cannot be divided by sequences: generate one "
+            f"sequence at a time ({error})"
+        ) from error
 
-    def cut(tensor: Tensor) -> Tensor:
-        if everyone or tensor.ndim == 0 or tensor.shape[0] == 1:
-            return tensor
-        if tensor.shape[0] % len(rows):
-            raise ValueError(
-                f"a layer receives a Tensor {list(tensor.shape)} for {len(rows)} sequences, whose "
-                "rows cannot be told apart: generate one sequence at a time"
-            )
-        # The first dimension may be that of sequences and heads, as in the slopes of Bloom.
-        return tensor.reshape(len(rows), -1, *tensor.shape[1:])[rows].flatten(0, 1)
 
-    def one(value: Any) -> Any:
-        return other if value is cache else map_tensors(cut, value)
+def _kind(call: Call, batch: int, cache: Any) -> Any:
+    """What the arguments of layers have in common whose Tensors have sequences at equal places."""
+    lead = tuple(tuple(one.shape[:1]) for one in _tensors(call, cache))
+    given = [None if one is cache else one for one in (*call.args, *call.kwargs.values())]
+    return batch, tuple(call.kwargs), structure_of(given), lead
 
-    return Call(
-        tuple(one(value) for value in call.args),
-        {key: one(value) for key, value in call.kwargs.items()},
+
+def _place(one: Tensor, twice: Tensor, batch: int) -> _Place:
+    """Where the sequences lie, from an argument for a batch and for twice as many sequences."""
+    if one.ndim != twice.ndim:
+        raise _undivided(one, batch)
+    axes = [axis for axis in range(one.ndim) if one.shape[axis] != twice.shape[axis]]
+    if not axes:
+        return None
+    size = one.shape[axes[0]]
+    if len(axes) > 1 or size % batch or twice.shape[axes[0]] != 2 * size:
+        raise _undivided(one, batch)
+    return axes[0], size // batch
+
+
+def _cut(tensor: Tensor, rows: Tensor, place: _Place) -> Tensor:
+    """Select some sequences."""
+    if place is None:
+        return tensor
+    axis, each = place
+    if each > 1:
+        rows = rows.repeat_interleave(each)
+    return tensor.index_select(axis, rows.nonzero()[:, 0].to(tensor.device))
+
+
+def _undivided(tensor: Tensor, batch: int) -> ValueError:
+    return ValueError(
+        f"a layer receives a Tensor {list(tensor.shape)} for {batch} sequences, whose rows cannot "
+        "be told apart: generate one sequence at a time"
     )

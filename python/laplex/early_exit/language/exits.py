@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,13 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..._support.arguments import whole
+from ..batches import IGNORED
 from ..model import MultiExitModel
 from ..policies.base import Policy
 from ..training.objectives import Objective
 from .decoder import Decoder, find_layers
-
-#: The label of tokens that have no next token; cross-entropies leave it out.
-IGNORED = -100
 
 
 class SharedHead(nn.Module):
@@ -101,10 +99,17 @@ def attach(
     """
     name = find_layers(backbone)
     depth = len(backbone.get_submodule(name))  # type: ignore[arg-type]
+    if not isinstance(after, Iterable):
+        raise TypeError(f"after must be numbers of layers, such as [2], got {after!r}")
     numbers = [whole("after", one, 1) for one in after]
     if not numbers or numbers != sorted(set(numbers)) or numbers[-1] >= depth:
         raise ValueError(
-            f"after must be increasing numbers of layers from 1 to {depth - 1}, got {list(after)}"
+            f"after must be increasing numbers of layers from 1 to {depth - 1}, got {numbers}"
+        )
+    if not isinstance(adapters or {}, Mapping):
+        raise TypeError(
+            "adapters must map numbers of layers to modules, such as {2: nn.Linear(64, 64)}, got "
+            f"{type(adapters).__name__}"
         )
     adapters = dict(adapters or {})
     if unknown := set(adapters) - set(numbers):
@@ -146,10 +151,13 @@ def layers_of(model: MultiExitModel) -> tuple[str, dict[int, int]]:
 def next_tokens(input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
     """The labels of a causal language model: the next token of each token.
 
+    `train`, `evaluate` and `collect` take these labels, which lie beside the logits that predict
+    them. `exit_loss` shifts its own.
+
     Parameters
     ----------
     input_ids : Tensor [batch, tokens], int64
-        The tokens.
+        The tokens; -100 in place of those that are not to be predicted, such as those of a prompt.
     attention_mask : Tensor [batch, tokens], optional
         1 for real tokens, 0 for padding.
 
@@ -176,7 +184,9 @@ def exit_loss(
         A model from `attach`.
     batch : mapping
         The arguments of the backbone: ``input_ids`` [batch, tokens], and ``attention_mask`` if
-        there is padding.
+        there is padding. ``labels`` [batch, tokens] are the tokens to predict, by default
+        `input_ids`, with -100 in place of those that do not count, such as those of a prompt. As in
+        transformers they are not shifted: they are not what `next_tokens` returns.
     weights : "equal", "linear" or sequence of float
         Weights of the exits, as in `Objective`. With ``"linear"`` the weight of exit k is
         proportional to k + 1.
@@ -184,16 +194,41 @@ def exit_loss(
     Returns
     -------
     Tensor, scalar
-        The weighted mean of the cross-entropies of the exits, each a mean over all tokens that have
-        a next token.
+        The weighted mean of the cross-entropies of the exits, each a mean over all tokens whose
+        next token counts.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the batch is not such a mapping, or no token counts.
 
     Notes
     -----
     CALM (Schuster et al. 2022) trains with a weighted mean of this kind, the weights proportional
     to the layers. Ours are proportional to the exits' places, as exits are after chosen layers.
     """
-    labels = next_tokens(batch["input_ids"], batch.get("attention_mask")).flatten()
-    logits = model(**{"use_cache": False, **batch})
+    if not isinstance(batch, Mapping) or not isinstance(batch.get("input_ids"), Tensor):
+        got = list(batch) if isinstance(batch, Mapping) else type(batch).__name__
+        raise TypeError(
+            "batch must be a mapping with the Tensor input_ids [batch, tokens], such as what a "
+            f'tokenizer returns with return_tensors="pt", got {got}'
+        )
+    given = dict(batch)
+    tokens = given.pop("labels", None)
+    if tokens is None:
+        tokens = given["input_ids"]
+    if tokens.shape != given["input_ids"].shape:
+        raise ValueError(
+            f"labels must have the shape of input_ids, {list(given['input_ids'].shape)}, got "
+            f"{list(tokens.shape)}: pass the tokens, with {IGNORED} where they do not count"
+        )
+    labels = next_tokens(tokens, given.get("attention_mask")).flatten()
+    if not (labels != IGNORED).any():
+        raise ValueError(
+            "batch has no next token to predict: pass sequences of at least two tokens, not all of "
+            f"whose labels are {IGNORED}"
+        )
+    logits = model(**{"use_cache": False, **given})
     each = torch.stack([functional.cross_entropy(one.flatten(0, 1), labels) for one in logits])
     shares = each.new_tensor(Objective(weights).exit_weights(len(each)))
     return (shares / shares.sum()) @ each

@@ -146,8 +146,8 @@ def generate(
     tokens, so it is harder to leave at first. This is our reading of CALM's decaying threshold.
 
     If nobody leaves, the tokens equal those of ``model.backbone.generate(do_sample=False)`` up to
-    rounding. No logits processors are applied, such as a repetition penalty in
-    ``generation_config``.
+    rounding. Settings in ``generation_config`` that change the text, such as a repetition penalty,
+    are not applied; a warning names them.
     """
     name, exits = layers_of(model)
     if not isinstance(policy, Policy):
@@ -187,6 +187,7 @@ def generate(
                 now = (0.9 * cuts + 0.1 * fading).clamp(0, 1)
             step = _Token(model, policy, now, sequences.last)
             hidden, calls = decoder.begin(step.ids, sequences.mask, cache)
+            decoder.learn_places(step.ids, sequences.mask, cache, calls)
             for index, call in enumerate(calls):
                 before = hidden
                 hidden = decoder.layer(index, hidden, call, cache, step.stays)

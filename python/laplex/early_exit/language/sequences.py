@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,27 @@ from torch import Tensor
 
 from ..._support.arguments import whole
 from ..model import MultiExitModel
+
+#: Generation settings that change what greedy decoding gives, and their values that change nothing.
+_NOT_APPLIED = {
+    "bad_words_ids": None,
+    "begin_suppress_tokens": None,
+    "encoder_no_repeat_ngram_size": 0,
+    "encoder_repetition_penalty": 1,
+    "exponential_decay_length_penalty": None,
+    "forced_bos_token_id": None,
+    "forced_eos_token_id": None,
+    "guidance_scale": 1,
+    "min_length": 0,
+    "min_new_tokens": None,
+    "no_repeat_ngram_size": 0,
+    "num_beams": 1,
+    "repetition_penalty": 1,
+    "sequence_bias": None,
+    "stop_strings": None,
+    "suppress_tokens": None,
+    "watermarking_config": None,
+}
 
 
 @dataclass(frozen=True)
@@ -38,33 +60,67 @@ def checked_prompt(
     ------
     TypeError, ValueError
         If one of them is invalid.
+
+    Warns
+    -----
+    UserWarning
+        If the generation settings ask for more than greedy decoding.
     """
     whole("max_new_tokens", max_new_tokens, 1)
     if (
         not isinstance(input_ids, Tensor)
         or input_ids.ndim != 2
         or not input_ids.numel()
-        or input_ids.is_floating_point()
+        or not _whole_numbers(input_ids)
     ):
         got = list(input_ids.shape) if isinstance(input_ids, Tensor) else type(input_ids).__name__
         raise ValueError(
             f"input_ids must be whole numbers [batch, tokens], got {got}: pass the input_ids of a "
             'tokenizer with return_tensors="pt"'
         )
+    known: Any = model.backbone.get_input_embeddings()  # type: ignore[operator]
+    vocabulary = len(known.weight)
+    lowest, highest = int(input_ids.min()), int(input_ids.max())
+    if lowest < 0 or highest >= vocabulary:
+        raise ValueError(
+            f"input_ids go from {lowest} to {highest}, but the model knows tokens 0 to "
+            f"{vocabulary - 1}: use the tokenizer of the model"
+        )
     settings: Any = getattr(model.backbone, "generation_config", None)
     if eos_token_id is None:
         eos_token_id = getattr(settings, "eos_token_id", None)
+    else:
+        several: Any = eos_token_id
+        if isinstance(several, str) or not isinstance(several, (Sequence, Tensor)):
+            several = [several]
+        eos_token_id = [_token("eos_token_id", one, vocabulary) for one in several]
     if pad_token_id is None:
         pad_token_id = getattr(settings, "pad_token_id", None)
+    else:
+        pad_token_id = _token("pad_token_id", pad_token_id, vocabulary)
+    if ignored := _not_applied(settings):
+        warnings.warn(
+            f"{', '.join(ignored)} of model.backbone.generation_config would change the text, but "
+            "decoding here is plainly greedy and does not apply them: set them to None if that is "
+            "meant",
+            stacklevel=3,
+        )
     ends = torch.tensor([] if eos_token_id is None else eos_token_id, dtype=torch.int64).flatten()
     if attention_mask is None:  # as transformers takes it
         attention_mask = torch.ones_like(input_ids)
         if pad_token_id is not None and pad_token_id not in ends.tolist():
             attention_mask = (input_ids != pad_token_id).long()
-    if attention_mask.shape != input_ids.shape:
+    if not isinstance(attention_mask, Tensor) or attention_mask.shape != input_ids.shape:
+        is_tensor = isinstance(attention_mask, Tensor)
+        got = list(attention_mask.shape) if is_tensor else type(attention_mask).__name__
         raise ValueError(
-            f"attention_mask must have the shape of input_ids, {list(input_ids.shape)}, got "
-            f"{list(attention_mask.shape)}"
+            f"attention_mask must be a Tensor with the shape of input_ids, {list(input_ids.shape)},"
+            f" got {got}: pass the attention_mask of the tokenizer"
+        )
+    if not ((attention_mask == 0) | (attention_mask == 1)).all():
+        raise ValueError(
+            "attention_mask must hold 1 for real tokens and 0 for padding, got other numbers: pass "
+            "the attention_mask of the tokenizer"
         )
     if not attention_mask[:, -1].all():
         raise ValueError(
@@ -86,6 +142,31 @@ def checked_prompt(
         ends.to(device),
         pad,
     )
+
+
+def _whole_numbers(tensor: Tensor) -> bool:
+    kind = tensor.dtype
+    return not (kind.is_floating_point or kind.is_complex or kind == torch.bool)
+
+
+def _token(name: str, value: Any, vocabulary: int) -> int:
+    number = whole(name, value, 0, "the number of a token")
+    if number >= vocabulary:
+        raise ValueError(
+            f"{name} must be less than {vocabulary}, the number of tokens that the model knows, "
+            f"got {number}: use the tokenizer of the model"
+        )
+    return number
+
+
+def _not_applied(settings: Any) -> list[str]:
+    """The generation settings that change the text and are not applied, as ``name=value``."""
+    found = {name: getattr(settings, name, None) for name in _NOT_APPLIED}
+    return [
+        f"{name}={value!r}"
+        for name, value in found.items()
+        if value is not None and value != _NOT_APPLIED[name]
+    ]
 
 
 class Sequences:

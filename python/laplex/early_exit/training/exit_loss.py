@@ -12,13 +12,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..._support.arguments import not_negative
+from ..batches import IGNORED
 
 Loss = str | Callable[[Tensor, Any], Tensor]
 
 KINDS = ("cross-entropy", "bce", "mse")
-
-#: The label of a sample or token that does not count, as in torch.
-IGNORED = -100
 
 
 @dataclass(frozen=True)
