@@ -164,21 +164,18 @@ class Averaged(nn.Module):
         return logits
 
 
-def _mixer() -> nn.Module:
-    patches = nn.Sequential(nn.Conv2d(3, 16, 8, 8), nn.Flatten(2))
+class MixerNetwork(nn.Module):
+    """An MLP-Mixer of 16 patches."""
 
-    class Network(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.patches = patches
-            self.layers = nn.Sequential(Mixer(16, 16), Mixer(16, 16), Mixer(16, 16))
-            self.output = nn.Linear(16, CLASSES)
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.patches = nn.Sequential(nn.Conv2d(3, width, 8, 8), nn.Flatten(2))
+        self.layers = nn.Sequential(*[Mixer(16, width) for _ in range(3)])
+        self.output = nn.Linear(width, CLASSES)
 
-        def forward(self, x: Tensor) -> Tensor:
-            logits: Tensor = self.output(self.layers(self.patches(x).mT).mean(1))
-            return logits
-
-    return Network()
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.output(self.layers(self.patches(x).mT).mean(1))
+        return logits
 
 
 def _layers(place: str) -> dict[str, int]:
@@ -258,7 +255,15 @@ TORCH = {
     ),
     "Conv1d": Case(_conv1d, {"1": 8, "3": 16}, normal(3, 50)),
     "Conv3d": Case(_conv3d, {"1": 8, "3": 16}, normal(2, 6, 8, 8)),
-    "MLP-Mixer": Case(_mixer, {"layers.0": 16, "layers.1": 16}, normal(3, 32, 32)),
+    "MLP-Mixer": Case(
+        lambda: MixerNetwork(24), {"layers.0": 24, "layers.1": 24}, normal(3, 32, 32)
+    ),
+    "MLP-Mixer, as many tokens as channels": Case(
+        lambda: MixerNetwork(16),
+        {"layers.0": 16, "layers.1": 16},
+        normal(3, 32, 32),
+        refuses={"attach": r"1 \(size 16\) or 2 \(size 16\): pass channel_axis={'layers.0': "},
+    ),
     "a layer that runs three times": Case(Shared, {"layer@0": 16, "layer@1": 16}, normal(16)),
     "compiled MLP": Case(_compiled, {"0": 8, "1": 8}, normal(8)),
 }
@@ -344,9 +349,9 @@ def _stages(place: str, first: int, second: int) -> dict[str, int]:
     return {f"{place}.0": first, f"{place}.1": second}
 
 
-_BLOCKS = _stages("blocks", 16, 16)
+_BLOCKS = _stages("blocks", 24, 24)
 _PATCHES: dict[str, Any] = {
-    "img_size": 32, "patch_size": 8, "depth": 3, "embed_dim": 16, "num_heads": 2
+    "img_size": 32, "patch_size": 8, "depth": 3, "embed_dim": 24, "num_heads": 2
 }  # fmt: skip
 TIMM = {
     "resnet18": _timm("resnet18", {"layer1": 64, "layer2": 128}),
@@ -363,7 +368,7 @@ TIMM = {
     "FocalNet": _timm("FocalNet", _stages("layers", 16, 32), depths=(1, 1, 1), embed_dim=16),
     "convnext_atto": _timm("convnext_atto", _stages("stages", 40, 80)),
     "MlpMixer": _timm(
-        "MlpMixer", _BLOCKS, img_size=32, patch_size=8, num_blocks=3, embed_dim=16
+        "MlpMixer", _BLOCKS, img_size=32, patch_size=8, num_blocks=3, embed_dim=24
     ),
     "mobilevit_xxs": _timm("mobilevit_xxs", {"stages.1": 24, "stages.2": 48}),
     "EfficientFormerV2": _timm(
@@ -381,7 +386,7 @@ TIMM = {
         parallel_depth=1, num_heads=8, mlp_ratios=(2, 2, 2, 2),
     ),
     "CrossVit": _timm(
-        "CrossVit", _BLOCKS, img_size=32, embed_dim=(16, 16), num_heads=(2, 2),
+        "CrossVit", _BLOCKS, img_size=32, embed_dim=(24, 24), num_heads=(2, 2),
         depth=((1, 1, 0), (1, 1, 0), (1, 1, 0)), mlp_ratio=(2.0, 2.0, 1.0),
     ),
     "sequencer2d_s": _timm(
