@@ -18,7 +18,7 @@ from .heads.base import make_head
 from .layouts import Layout, Witness, channel_axis_of, checked_axes, twice_as_large
 from .policies.base import Policy
 from .probing import Plan, axes_of
-from .reading import Reader, as_logits, fitting, mask_of
+from .reading import Reader, as_logits, check_alike, fitting, mask_of
 from .real_exits import Prediction, RealExits
 from .replaying import UNKNOWN, Replica
 from .walking import AtExit, ExitHook, Mark, StopWalk, Walk
@@ -275,15 +275,9 @@ class MultiExitModel(nn.Module):
         last = self.walk(x, at_exit)
         for activation in kept:
             logits.append(reader.logits(len(logits), activation))
-        last = reader.output(last)
-        for name, one in zip(self.exit_names, logits, strict=True):
-            if one.shape != last.shape:
-                raise ValueError(
-                    f"exit {name!r} gives logits {list(one.shape)}, but the backbone "
-                    f"{list(last.shape)}: both must be [batch, classes], of one batch and the same "
-                    "classes"
-                )
-        return (*logits, last)
+        logits.append(reader.output(last))
+        check_alike(logits, self.output_names)
+        return tuple(logits)
 
     def run_backbone(self, x: Any) -> Any:
         """Run the backbone alone on the inputs that `walk` takes, and return its output.

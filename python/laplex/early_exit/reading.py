@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -101,6 +101,26 @@ def mask_of(inputs: Mapping[str, Any], name: str | None) -> Tensor | None:
     if not isinstance(mask, Tensor) or mask.ndim != 2:
         return None
     return mask == 0 if "padding" in str(name) else mask != 0
+
+
+def check_alike(logits: Sequence[Tensor | None], names: Iterable[Any]) -> None:
+    """Check that the logits of all exits have the shape of the last one's; None is left out.
+
+    Losses would broadcast other shapes, and a policy cannot choose between other classes.
+
+    Raises
+    ------
+    ValueError
+        If they do not.
+    """
+    last = logits[-1]
+    assert last is not None
+    for name, one in zip(names, logits, strict=True):
+        if one is not None and one.shape != last.shape:
+            raise ValueError(
+                f"exit {name!r} gives logits {list(one.shape)}, but the backbone "
+                f"{list(last.shape)}: pass a head that gives logits of this shape"
+            )
 
 
 def as_logits(output: Any, whose: str) -> Tensor:
