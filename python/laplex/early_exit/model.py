@@ -17,7 +17,7 @@ from .heads.base import make_head
 from .layouts import Layout, checked_axes
 from .policies.base import Policy
 from .probing import Plan
-from .reading import Reader, as_logits, check_same, checked_masks, mask_of
+from .reading import Reader, as_logits, check_alike, checked_masks, mask_of
 from .real_exits import Prediction, RealExits
 from .replaying import Replica
 from .signature import Signature, found_modules
@@ -235,8 +235,8 @@ class MultiExitModel(nn.Module):
             model.heads.to(device=first.device, dtype=first.dtype)
         with evaluating(model), torch.no_grad():
             reader = model.reader(example)
-            for k, activation in enumerate(seen):
-                check_same(reader.logits(k, activation), last, names[k])
+            read = [reader.logits(k, activation) for k, activation in enumerate(seen)]
+            check_alike([*read, reader.output(last)], model.output_names)
         model.heads.train(backbone.training)
         model.training = backbone.training
         return model
@@ -273,10 +273,9 @@ class MultiExitModel(nn.Module):
         last = self.walk(x, at_exit)
         for activation in kept:
             logits.append(reader.logits(len(logits), activation))
-        last = reader.output(last)
-        for name, one in zip(self.exit_names, logits, strict=True):
-            check_same(one, last, name)
-        return (*logits, last)
+        logits.append(reader.output(last))
+        check_alike(logits, self.output_names)
+        return tuple(logits)
 
     def run_backbone(self, x: Any) -> Any:
         """Run the backbone alone on the inputs that `walk` takes, and return its output.

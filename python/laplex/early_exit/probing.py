@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .activations import batch_of, rows_of, tensors_of
+from .reading import check_alike
 from .replaying import UNKNOWN, Axis, Call, Replica, cut_at
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ def probe(model: MultiExitModel, x: Any) -> Plan:
     together, exits, calls = _observed(model, some)
     for name, one in zip(model.output_names, together, strict=True):
         check_logits(one, count, name)
+    check_alike(together, model.output_names)
     wanted = [one[stays.to(one.device)] for one in together]
     apart, fewer_exits, fewer_calls = _observed(model, rows_of(some, stays, count))
     alike = all(_close(one, one.roll(1, 0)) for one in together)

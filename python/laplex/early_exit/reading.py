@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -140,19 +140,24 @@ def checked_masks(mask: Any, exits: Sequence[str], signature: Signature) -> list
     return [found[name] for name in exits]
 
 
-def check_same(logits: Tensor, last: Tensor, name: str) -> None:
-    """Check that an exit gives logits like those of the backbone.
+def check_alike(logits: Sequence[Tensor | None], names: Iterable[Any]) -> None:
+    """Check that the logits of all exits have the shape of the last one's; None is left out.
+
+    Losses would broadcast other shapes, and a policy cannot choose between other classes.
 
     Raises
     ------
     ValueError
-        If their shapes differ.
+        If they do not.
     """
-    if logits.shape != last.shape:
-        raise ValueError(
-            f"exit {name!r} gives logits {list(logits.shape)}, but the backbone "
-            f"{list(last.shape)}: both must be [batch, classes], of one batch and the same classes"
-        )
+    last = logits[-1]
+    assert last is not None
+    for name, one in zip(names, logits, strict=True):
+        if one is not None and one.shape != last.shape:
+            raise ValueError(
+                f"exit {name!r} gives logits {list(one.shape)}, but the backbone "
+                f"{list(last.shape)}: pass a head that gives logits of this shape"
+            )
 
 
 def as_logits(output: Any, whose: str) -> Tensor:

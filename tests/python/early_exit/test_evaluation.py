@@ -58,13 +58,17 @@ def outputs(samples: int = 60, classes: int = 4, seed: int = 0, exits: int = 3) 
     return Outputs(logits, labels, (*(f"block{k}" for k in range(exits - 1)), "output"))
 
 
-def network(seed: int = 0) -> MultiExitModel:
+def network(seed: int = 0, classes: int = 3) -> MultiExitModel:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        backbone = networks.small_mlp(6, 3, widths=(8, 8, 8), seed=seed)
+        backbone = networks.small_mlp(6, classes, widths=(8, 8, 8), seed=seed)
         example = torch.zeros(1, 6)
         model = MultiExitModel.attach(
-            backbone, networks.EXITS["small_mlp"], num_classes=3, example=example, head="linear"
+            backbone,
+            networks.EXITS["small_mlp"],
+            num_classes=classes,
+            example=example,
+            head="linear",
         )
         for parameter in model.parameters():  # scores far apart, as of a trained network
             nn.init.normal_(parameter, std=0.7)
@@ -927,6 +931,16 @@ def test_bad_options_are_named(
             lambda: collect(network(), [(torch.zeros(2, 6), torch.zeros(3).long())]),
             ValueError,
             "one number for each of the 2",
+        ),
+        (
+            lambda: evaluate(network(), [(torch.zeros(2, 6), torch.zeros(2, 4).long())]),
+            ValueError,
+            r"got shape \[2, 4\]: models trained with loss='bce' or 'mse' have no eval",
+        ),
+        (
+            lambda: evaluate(network(classes=1), [(torch.zeros(2, 6), torch.zeros(2).long())]),
+            ValueError,
+            r"an evaluation needs logits .* at least 2 classes, got \[2, 1\]: models trained",
         ),
         (lambda: curve(SCORES, CORRECT, COSTS[:2], [[0.1, 0.2]]), ValueError, "one threshold or 1"),
         (lambda: curve(SCORES, CORRECT, COSTS[:2], []), ValueError, "cuts is empty"),

@@ -250,7 +250,7 @@ POLICIES = {
 @st.composite
 def decisions(draw):
     exits, samples = draw(st.integers(2, 5)), draw(st.integers(1, 5))
-    classes = draw(st.integers(1, 4))
+    classes = draw(st.integers(2, 4))
     numbers = st.lists(
         st.sampled_from([-40.0, -1.5, -0.5, 0.0, 0.25, 1.0, 3.0, 50.0]),
         min_size=exits * samples * classes,
@@ -326,3 +326,6 @@ def test_policies_that_do_not_fit():
         files.predict(x, {"rule": "Margin", "thresholds": 1, "fallback": "first"})
     with pytest.raises(ValueError, match="policy is a LearnedScore, but"):
         files.predict(x, {"rule": "LearnedScore", "thresholds": 0.5})
+    for score in runner.SCORES.values():
+        with pytest.raises(ValueError, match="needs logits of at least 2 classes, got 1"):
+            score(0, np.zeros((2, 1)), None)

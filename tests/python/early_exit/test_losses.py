@@ -142,8 +142,10 @@ def test_accuracy_where_it_has_a_meaning(options: Any, labels: Any, expected: fl
         (
             {"loss": "mse"},
             SOFT[:, 0],
-            r"must be \[8, 3\] for loss='mse'.*: pass labels\[..., None\]",
+            r"must be \[8, 3\] for loss='mse', like the outputs .* got float64 \[8\]$",
         ),
+        ({}, Y.int(), r"must be int64 \[8\].*, got int32 \[8\]: pass labels.long\(\)"),
+        ({}, Y.byte(), r"got uint8 \[8\]: pass labels.long\(\)"),
         ({"loss": "mse"}, [0.5], "labels of L must be a Tensor, got list"),
         ({"class_weights": [1, 2]}, Y, "class_weights has 2 entries, but the model has 3 classes"),
     ],
@@ -151,6 +153,52 @@ def test_accuracy_where_it_has_a_meaning(options: Any, labels: Any, expected: fl
 def test_labels_that_do_not_suit_are_refused(options: Any, labels: Any, said: str) -> None:
     with pytest.raises((TypeError, ValueError), match=said):
         Objective(**options).exit_loss.check(labels, logits_of(8, 3), "L")
+
+
+def test_a_dimension_in_another_place_is_named() -> None:
+    with pytest.raises(ValueError, match=r"must be \[8, 1\] .*: pass labels\[..., None\]"):
+        Objective(loss="mse").exit_loss.check(SOFT[:, 0], logits_of(8, 1), "L")
+    images = logits_of(2, 3, 4, 5)  # as torch has them, with the classes first
+    labels = torch.zeros(2, 4, 5, dtype=torch.int64)
+    with pytest.raises(ValueError, match=r"must be the last one: return logits.movedim\(1, -1\)"):
+        Objective(class_weights=[1, 2, 3]).exit_loss.check(labels, images, "L")
+    loss = Objective().exit_loss
+    loss.check(labels, images.movedim(1, -1), "L")
+    same(loss.mean(images.movedim(1, -1), labels), functional.cross_entropy(images, labels))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_a_batch_of_classes_without_weight_has_no_loss(smoothing: float) -> None:
+    loss = Objective(class_weights=[0, 1, 1], label_smoothing=smoothing).exit_loss
+    needs = logits_of(8, 3).requires_grad_()
+    found = loss.mean(needs, torch.zeros_like(Y).index_fill(0, torch.tensor([3]), -100))
+    found.backward()
+    assert needs.grad is not None
+    assert found == needs.grad.abs().max() == 0
+    assert loss.mean(needs, Y) > 0
+
+
+@pytest.mark.parametrize("loss", ["cross-entropy", "bce", "mse", focal])
+def test_exits_of_other_shapes_are_refused_by_every_loss(loss: Any) -> None:
+    """The loss of one output would broadcast with three targets; more classes would just train."""
+    labels = SOFT if loss in ("bce", "mse") else Y
+    objective = Objective(loss=loss)
+    for outputs in (1, 7):
+        model = plain()
+        model.heads[1] = nn.Linear(8, outputs).double()
+        before = snapshot(model)
+        said = rf"exit '1' gives logits \[8, {outputs}\], but the backbone \[8, 3\]: pass a head"
+        with pytest.raises(ValueError, match=said):
+            objective(model, X, labels)
+        with pytest.raises(ValueError, match=said):  # before the phase of the backbone
+            train(model, [(X, labels)], epochs=2, loss=loss)
+        assert not differing(before, snapshot(model))
+    logits = logits_of(8, 3)
+    with pytest.raises(ValueError, match=r"exit 0 gives logits \[8, 1\], but the backbone"):
+        objective.losses((logits[:, :1], logits), labels)
+    if loss == "mse":
+        with pytest.raises(ValueError, match=r"labels of the batch must be \[8, 1\]"):
+            objective.losses((logits[:, :1], logits[:, :1]), labels[:, 0])
 
 
 @pytest.mark.parametrize(

@@ -494,7 +494,24 @@ def test_scores_by_hand() -> None:
         (Entropy(0), [-entropy[0], -entropy[1]]),
     ):
         np.testing.assert_allclose(policy.scores(logits)[:, 0], expected, rtol=1e-6)
-    assert Margin(0).scores(torch.zeros(2, 1, 1)).tolist() == [[1.0], [1.0]]
+
+
+@pytest.mark.parametrize("policy", [MaxSoftmax(0.9), Margin(0.5), Entropy(0.1), Patience(1)])
+def test_a_single_logit_is_no_choice_of_classes(policy: Policy) -> None:
+    """Its softmax is 1, so that every sample would leave at the first exit."""
+    said = r"needs logits of at least 2 classes, got 1: give the model two outputs, or pass a pol"
+    with pytest.raises(ValueError, match=f"{type(policy).__name__} {said}"):
+        policy.exit_index(torch.zeros(2, 3, 1))
+    model = MultiExitModel(nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 1)), {"0": nn.Linear(8, 1)})
+    for batch in (1, 5):
+        with pytest.raises(ValueError, match=said):
+            model.predict(torch.zeros(batch, 4), policy)
+
+
+def test_predict_refuses_exits_of_other_classes() -> None:
+    model = MultiExitModel(nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 3)), {"0": nn.Linear(8, 7)})
+    with pytest.raises(ValueError, match=r"exit '0' gives logits \[5, 7\], but the back"):
+        model.predict(torch.zeros(5, 4), MaxSoftmax(0.9))
 
 
 def test_thresholds_are_inclusive_unless_strict() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import SGD
 
 from exits_training_cases import CLASSES, FEATURES, loader, plain, tiny
@@ -110,10 +110,58 @@ def test_segments_of_nested_exits() -> None:
     backbone = nn.Sequential(inner, nn.Linear(8, CLASSES))
     exits = {"0.1": nn.Linear(8, CLASSES), "0": nn.Linear(8, CLASSES)}
     model = MultiExitModel(backbone, exits)
-    depths = depths_of(model)
-    assert {name: depths[name] for name in ("0.0", "0.1", "0.2", "1")} == {
-        "0.0": 2,
-        "0.1": 2,
-        "0.2": 1,
-        "1": 0,
+    depths = depths_of(model, torch.zeros(2, FEATURES))
+    assert {name: depth for name, depth in depths.items() if "weight" in name} == {
+        "0.0.weight": 2,
+        "0.2.weight": 1,
+        "1.weight": 0,
     }
+
+
+class Reversed(nn.Module):
+    """Layers that are registered from the last to the first, and shared or used inside others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out, self.norm = nn.Linear(8, CLASSES), nn.LayerNorm(8)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.b, self.a = nn.Linear(8, 8), nn.Linear(FEATURES, 8)
+        self.tied, self.first = nn.Linear(8, 8), nn.Linear(8, 8)
+        self.tied.weight = self.first.weight
+        self.shift = nn.Parameter(torch.zeros(8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.b(self.first(self.a(x) + self.shift))[:, None]
+        x = self.attention(x, x, x)[0]
+        logits: Tensor = self.out(self.norm(self.tied(x[:, 0])))
+        return logits
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_segments_follow_the_order_in_which_modules_run(compiled: bool) -> None:
+    own = Reversed()
+    backbone: Any = torch.compile(own, backend="eager") if compiled else own
+    exits = {"a": nn.Linear(8, CLASSES), "b": nn.Linear(8, CLASSES)}
+    model = MultiExitModel(backbone, exits).train()
+    prefix = "_orig_mod." if compiled else ""
+    found = depths_of(model, torch.zeros(3, FEATURES))
+    expected = {"out": 0, "norm": 0, "attention": 0, "b.": 1, "a.": 2, "tied.bias": 0}
+    assert found.keys() == {name for name, _ in model.backbone.named_parameters()}
+    for name, depth in expected.items():
+        of_module = {found[one] for one in found if one.startswith(f"{prefix}{name}")}
+        assert of_module == {depth}, name
+    assert (
+        found[f"{prefix}tied.weight"] == found[f"{prefix}first.bias"] == 1
+    )  # that of `first`, which runs before
+    assert found[f"{prefix}shift"] == 2
+    assert model.training
+    assert not any(module._forward_pre_hooks for module in own.modules())
+
+
+def test_the_rates_follow_that_order() -> None:
+    model = MultiExitModel(Reversed(), {"a": nn.Linear(8, CLASSES), "b": nn.Linear(8, CLASSES)})
+    groups, batch = Groups(), (torch.zeros(4, FEATURES), torch.arange(4) % CLASSES)
+    phases = [Phase("all", 1, 0.1, layer_decay=0.5)]
+    train(model, [batch], strategy=phases, scheduler=None, callbacks=[groups])
+    found = [rate_of(groups.rates[0], f"backbone.{name}.") for name in ("a", "b", "norm")]
+    assert found == pytest.approx([0.025, 0.05, 0.1])

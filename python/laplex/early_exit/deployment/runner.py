@@ -460,7 +460,16 @@ class _Walk:
 # --- scores of rules by name: (exit, logits, memory) -> (score, memory) --------------------------
 
 
+def _check_classes(logits: Array) -> None:
+    if logits.shape[-1] < 2:
+        raise ValueError(
+            f"the rule needs logits of at least 2 classes, got {logits.shape[-1]}: pass a policy "
+            "of your own"
+        )
+
+
 def _probabilities(logits: Array) -> Array:
+    _check_classes(logits)
     shifted = logits.astype(np.float64)
     shifted = np.exp(shifted - shifted.max(-1, keepdims=True))
     found: Array = shifted / shifted.sum(-1, keepdims=True)
@@ -478,10 +487,11 @@ def _entropy(k: int, logits: Array, memory: Any) -> tuple[Array, Any]:
 
 def _margin(k: int, logits: Array, memory: Any) -> tuple[Array, Any]:
     p = np.sort(_probabilities(logits), -1)
-    return p[:, -1] - p[:, -2] if p.shape[-1] > 1 else p[:, -1], None
+    return p[:, -1] - p[:, -2], None
 
 
 def _patience(k: int, logits: Array, memory: Any) -> tuple[Array, Any]:
+    _check_classes(logits)
     label = logits.argmax(-1)
     if memory is None:
         streak = np.zeros_like(label)

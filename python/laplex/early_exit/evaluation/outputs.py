@@ -84,6 +84,13 @@ class Outputs:
         return f"Outputs({exits} exits, {samples:,} samples, {classes} classes)"
 
 
+#: What evaluations leave to the caller.
+_OWN = (
+    "models trained with loss='bce' or 'mse' have no evaluation here, so compute metrics of your "
+    "own from model(x)"
+)
+
+
 def check_outputs(outputs: Any, validation: Any) -> None:
     """Check that arguments are `Outputs`; validation may be None.
 
@@ -143,8 +150,9 @@ def collect(
         If `model` is not a `MultiExitModel`, or batches are not pairs.
     ValueError
         If there are no samples, labels are not one class index for each sample or are out of range,
-        or logits are not finite. What one rank of a group raises, all raise, with its number. A
-        rank may have no samples as long as another has some.
+        or logits are not finite, or not [batch, classes] with at least 2 classes. What one rank of
+        a group raises, all raise, with its number. A rank may have no samples as long as another
+        has some.
 
     Examples
     --------
@@ -229,6 +237,11 @@ def run_batches(
                 labels = labels[counts]
                 samples = len(labels)
                 found = tuple(one[counts.to(one.device)] for one in found)
+            if found[-1].ndim != 2 or found[-1].shape[-1] < 2:
+                raise ValueError(
+                    "an evaluation needs logits [batch, classes] of at least 2 classes, got "
+                    f"{list(found[-1].shape)}: {_OWN}"
+                )
             logits = _together(found, names)
             take(x, logits, _class_numbers(labels, samples, logits.shape[2]))
             report("collect outputs", done, total, "")
@@ -248,11 +261,14 @@ def _together(found: tuple[Tensor, ...], names: tuple[str, ...]) -> NDArray[np.f
 
 def _class_numbers(labels: Tensor, samples: int, classes: int) -> NDArray[np.int64]:
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise ValueError(f"labels must be class indices of an integer type, got {labels.dtype}")
+        raise ValueError(
+            f"labels must be class indices of an integer type, got {labels.dtype}: convert them; "
+            f"{_OWN}"
+        )
     if labels.shape != (samples,):
         raise ValueError(
             f"labels must be one number for each of the {samples} samples, or for each token, got "
-            f"shape {list(labels.shape)}"
+            f"shape {list(labels.shape)}: {_OWN}"
         )
     numbers: NDArray[np.int64] = labels.cpu().numpy().astype(np.int64)
     if samples and (numbers.min() < 0 or numbers.max() >= classes):

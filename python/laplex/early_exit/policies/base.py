@@ -264,7 +264,10 @@ class Policy:
 
 
 class SoftmaxPolicy(Policy):
-    """Base class of the policies that use only the softmax probabilities of each exit."""
+    """Base class of the policies that use only the softmax probabilities of each exit.
+
+    They need at least 2 classes.
+    """
 
     def __init__(
         self, threshold: Thresholds, *, strict: bool = False, fallback: Fallback = "last"
@@ -272,7 +275,14 @@ class SoftmaxPolicy(Policy):
         super().__init__(threshold, strict=strict, fallback=fallback)
 
     def score(self, k: int, logits: Tensor, memory: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Score the samples of a batch at one exit, as in `Policy.score`."""
+        """Score the samples of a batch at one exit, as in `Policy.score`.
+
+        Raises
+        ------
+        ValueError
+            If there are fewer than 2 classes.
+        """
+        check_classes(logits, type(self).__name__)
         # Always in double: float32 rounds probabilities near 1 to one value, and ties there would
         # make thresholds jump.
         return self.of_probabilities(logits.double().softmax(-1)), None
@@ -291,6 +301,21 @@ class SoftmaxPolicy(Policy):
             Scores; higher is more confident.
         """
         raise NotImplementedError
+
+
+def check_classes(logits: Tensor, whose: str) -> None:
+    """Check that there are classes to choose from: any single logit has the probability 1.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than 2.
+    """
+    if logits.shape[-1] < 2:
+        raise ValueError(
+            f"{whose} needs logits of at least 2 classes, got {logits.shape[-1]}: give the model "
+            "two outputs, or pass a policy of your own"
+        )
 
 
 def _stacked(logits: Any) -> Sequence[Tensor]:

@@ -15,7 +15,7 @@ class Margin(SoftmaxPolicy):
     Parameters
     ----------
     threshold : float or sequence of float
-        Differences, from 0 to 1. With a single class, the margin is its probability, 1.
+        Differences, from 0 to 1.
     strict, fallback
         As in `Policy`.
     """
@@ -33,5 +33,5 @@ class Margin(SoftmaxPolicy):
         Tensor ``[...]``
             The scores.
         """
-        top = probabilities.topk(min(2, probabilities.shape[-1]), dim=-1).values
-        return top[..., 0] - top[..., 1] if top.shape[-1] == 2 else top[..., 0]
+        top = probabilities.topk(2, dim=-1).values
+        return top[..., 0] - top[..., 1]

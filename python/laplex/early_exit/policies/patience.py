@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from . import POLICIES
-from .base import Fallback, Policy, Thresholds
+from .base import Fallback, Policy, Thresholds, check_classes
 
 
 @POLICIES.register("patience")
@@ -46,7 +46,14 @@ class Patience(Policy):
         return other
 
     def score(self, k: int, logits: Tensor, memory: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Score the samples of a batch at one exit, as in `Policy.score`."""
+        """Score the samples of a batch at one exit, as in `Policy.score`.
+
+        Raises
+        ------
+        ValueError
+            If there are fewer than 2 classes, so that all predictions agree.
+        """
+        check_classes(logits, type(self).__name__)
         label = logits.argmax(-1)
         if memory is None:
             streak = torch.zeros_like(label)

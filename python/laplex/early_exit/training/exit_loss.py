@@ -50,11 +50,15 @@ class ExitLoss:
         object.__setattr__(self, "class_weights", _checked_classes(self.class_weights))
 
     def mean(self, logits: Tensor, labels: Any, *, smoothed: bool = True) -> Tensor:
-        """The mean [] over the labels that count; 0 if none does."""
+        """The mean [] over the labels that count; 0 if none does, or all have the weight 0."""
         if self.kind == "cross-entropy":
             counted = counting(logits, labels)
-            if counted is not None and not bool(counted.any()):
-                return logits.sum() * 0
+            if counted is not None:
+                if self.class_weights is not None:
+                    weights = logits.new_tensor(self.class_weights)
+                    counted = counted & (weights[labels.where(counted, 0)] > 0)
+                if not bool(counted.any()):  # torch divides by the sum of the weights
+                    return logits.sum() * 0
             return self._cross_entropy(logits, labels, "mean", smoothed)
         return self._unreduced(logits, labels).mean()
 
@@ -107,19 +111,28 @@ class ExitLoss:
         """
         if callable(self.kind):
             return
-        classes = logits.shape[-1]
+        if not isinstance(labels, Tensor):
+            raise TypeError(f"labels of {name} must be a Tensor, got {type(labels).__name__}")
+        indices, classes = logits.shape[:-1], logits.shape[-1]
+        classes_first = logits.shape[:1] + logits.shape[2:]
+        whole = self.kind == "cross-entropy" and not labels.is_floating_point()
+        if whole and labels.shape == classes_first != indices:
+            raise ValueError(
+                f"labels of {name} are {list(labels.shape)}, so the classes are dimension 1 of the "
+                f"logits {list(logits.shape)}, but they must be the last one: return "
+                "logits.movedim(1, -1) from the backbone and the heads"
+            )
         if self.class_weights is not None and len(self.class_weights) != classes:
             raise ValueError(
                 f"class_weights has {len(self.class_weights)} entries, but the model has {classes} "
                 "classes: pass one weight for each"
             )
-        if not isinstance(labels, Tensor):
-            raise TypeError(f"labels of {name} must be a Tensor, got {type(labels).__name__}")
         got = f"{str(labels.dtype).removeprefix('torch.')} {list(labels.shape)}"
-        indices, numbers = list(logits.shape[:-1]), list(logits.shape)
+        numbers = list(logits.shape)
         if self.kind != "cross-entropy":
             if labels.shape != logits.shape:
-                remedy = ": pass labels[..., None]" if labels.shape == logits.shape[:-1] else ""
+                flat = classes == 1 and labels.shape == indices
+                remedy = ": pass labels[..., None]" if flat else ""
                 raise ValueError(
                     f"labels of {name} must be {numbers} for loss={self.kind!r}, like the outputs "
                     f"of the model, got {got}{remedy}"
@@ -135,11 +148,12 @@ class ExitLoss:
                     "may hold together, pass loss='bce'"
                 )
             return
-        if labels.dtype != torch.int64 or labels.shape != logits.shape[:-1]:
+        if labels.dtype != torch.int64 or labels.shape != indices:
             for_each = "sample" if len(indices) == 1 else "token"
+            remedy = ": pass labels.long()" if labels.shape == indices else ""
             raise ValueError(
-                f"labels of {name} must be int64 {indices}, one for each {for_each}, or float "
-                f"{numbers} with probabilities, got {got}"
+                f"labels of {name} must be int64 {list(indices)}, one for each {for_each}, or "
+                f"float {numbers} with probabilities, got {got}{remedy}"
             )
         wrong = ((labels < 0) | (labels >= classes)) & (labels != IGNORED)
         if bool(wrong.any()):

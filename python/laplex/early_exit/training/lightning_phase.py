@@ -16,7 +16,7 @@ from laplex._support.complete_files import replacing
 from laplex._support.optional import require
 
 from ..batches import inputs_and_labels
-from ..model import MultiExitModel
+from ..model import MultiExitModel, evaluating
 from .batch_checks import check_single
 from .epoch_means import EpochMeans
 from .exit_stopping import Counters
@@ -118,6 +118,9 @@ class PhaseModule(lightning.LightningModule):  # type: ignore[misc, name-defined
         part, objective = self.phase.train, self.settings.objective
         if isinstance(labels, Tensor) and len(labels) == 1:
             check_single(self.model, part, x)
+        if part == "backbone" and not self.current_epoch and not batch_index:
+            with evaluating(self.model), torch.no_grad():  # leaves statistics unchanged
+                self.model(x)  # so that heads that do not fit are refused before a later phase
         progress = self.trainer.global_step / self.total_steps
         losses = objective(
             self.model,

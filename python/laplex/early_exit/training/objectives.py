@@ -16,6 +16,7 @@ from torch.nn import functional
 from ..._support.arguments import positive, share
 from ..activations import map_tensors
 from ..model import MultiExitModel
+from ..reading import check_alike
 from .exit_loss import ExitLoss, Loss, counting, in_float
 from .strategies import Part
 
@@ -293,13 +294,12 @@ class Objective:
         Raises
         ------
         TypeError, ValueError
-            If the labels do not suit the loss or the model; or if gradients are enabled but cannot
-            reach an exit that is trained.
+            If the labels do not suit the loss or the model; if an exit gives logits of another
+            shape than the backbone; or if gradients are enabled but cannot reach an exit that is
+            trained.
         """
         logits, carried = self._run(model, x, part)
-        last = logits[-1]
-        assert last is not None
-        self.exit_loss.check(labels, last, name)
+        check_alike(logits, model.output_names)
         _check_gradients(model, logits, part)
         return self.losses(
             logits,
@@ -309,6 +309,7 @@ class Objective:
             costs=costs,
             carried=carried,
             output_head=model.output_head is not None,
+            name=name,
         )
 
     def logits(self, model: MultiExitModel, x: Any, part: Part = "all") -> Logits:
@@ -364,6 +365,7 @@ class Objective:
         costs: Sequence[float] | None = None,
         carried: Any = None,
         output_head: bool = False,
+        name: str = "the batch",
     ) -> Losses:
         """Compute the losses of the logits that the method `logits` returned.
 
@@ -379,13 +381,23 @@ class Objective:
             For `combine`: what the last carrying head returned beside its logits.
         output_head : bool
             As in `exit_weights`.
+        name : str
+            Name of the loader, for messages.
 
         Returns
         -------
         Losses
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the labels do not suit the loss or the logits, or the logits of an exit have another
+            shape than those of the last.
         """
+        check_alike(logits, range(len(logits)))
         last = logits[-1]
         assert last is not None
+        self.exit_loss.check(labels, last, name)
         weights = self.exit_weights(
             len(logits), part, progress=progress, costs=costs, output_head=output_head
         )

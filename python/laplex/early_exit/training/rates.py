@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from ..model import MultiExitModel
+from ..model import MultiExitModel, evaluating
 from .freezing import trained_parts
 from .strategies import Part, Rates
 
@@ -38,38 +40,88 @@ class Group:
         return float(base * decay**self.depth)
 
 
-def groups_of(model: MultiExitModel, part: Part, by_depth: bool = True) -> list[Group]:
+def groups_of(
+    model: MultiExitModel, part: Part, depths: Mapping[str, int] | None = None
+) -> list[Group]:
     """The parameters that a phase trains, by part and, in the backbone, by depth.
 
-    The depth is that of the segments between exits. A parameter belongs to the segment of the first
-    exit whose module holds it, or is registered after the module that does.
+    Parameters
+    ----------
+    model : MultiExitModel
+    part : "backbone", "all" or "heads"
+    depths : mapping of str to int, optional
+        The depth of each parameter of the backbone, as `depths_of` returns it.
+
+    Returns
+    -------
+    list of Group
     """
     found: dict[tuple[str, int], list[nn.Parameter]] = {}
     seen: set[int] = set()
     for trained in trained_parts(model, part):
         whose = "backbone" if trained is model.backbone else "heads"
-        depths = depths_of(model) if whose == "backbone" and by_depth else {}
-        for name, module in trained.named_modules():
-            for one in module.parameters(recurse=False):
-                if one.requires_grad and id(one) not in seen:
-                    seen.add(id(one))
-                    found.setdefault((whose, depths.get(name, 0)), []).append(one)
+        for name, one in trained.named_parameters():
+            if one.requires_grad and id(one) not in seen:
+                seen.add(id(one))
+                depth = depths[name] if depths and whose == "backbone" else 0
+                found.setdefault((whose, depth), []).append(one)
     last = model.num_exits - 1
-    segment = {depth: f" segment {last - depth}" if by_depth else "" for depth in range(last + 1)}
+    segment = {depth: f" segment {last - depth}" if depths else "" for depth in range(last + 1)}
     return [
         Group(whose + segment[depth] * (whose == "backbone"), whose, depth, parameters)
         for (whose, depth), parameters in found.items()
     ]
 
 
-def depths_of(model: MultiExitModel) -> dict[str, int]:
-    """The depth of each module of the backbone, in the order in which they are registered."""
-    names = [name for name, _ in model.backbone.named_modules()]
-    ends = [
-        max(i for i, name in enumerate(names) if name == own or name.startswith(f"{own}."))
-        for own in model.module_names
-    ]
-    return {name: sum(i <= end for end in ends) for i, name in enumerate(names)}
+def depths_of(model: MultiExitModel, x: Any) -> dict[str, int]:
+    """The depth of each parameter of the backbone: how many exits come after it has been used.
+
+    Modules need not be registered in the order in which they run, so the backbone runs once, in
+    evaluation mode and without gradients. A parameter is taken to be used when its module starts
+    for the first time or, if that is not called itself, when the smallest module around it does.
+
+    Parameters
+    ----------
+    model : MultiExitModel
+    x
+        Inputs of the model, on its device.
+
+    Returns
+    -------
+    dict of str to int
+        By name of the parameter in ``backbone.named_parameters()``.
+    """
+    left = model.num_exits - 1
+    starts: dict[str, int] = {}
+
+    def start(name: str) -> Callable[[nn.Module, Any], None]:
+        def hook(module: nn.Module, inputs: Any) -> None:
+            starts.setdefault(name, left)
+
+        return hook
+
+    def at_exit(k: int, activation: Any) -> Any:
+        nonlocal left
+        left -= 1
+        return activation
+
+    names = dict(model.backbone.named_modules())
+    handles = [module.register_forward_pre_hook(start(name)) for name, module in names.items()]
+    try:
+        # Compiled modules would not call the hooks.
+        with evaluating(model), torch.no_grad(), torch.compiler.set_stance("force_eager"):
+            model.walk(x, at_exit)
+    finally:
+        for handle in handles:
+            handle.remove()
+    found: dict[int, int] = {}
+    for name, module in names.items():
+        around = name
+        while around and around not in starts:
+            around = around.rpartition(".")[0]
+        for one in module.parameters(recurse=False):
+            found[id(one)] = max(starts[around], found.get(id(one), 0))
+    return {name: found[id(one)] for name, one in model.backbone.named_parameters()}
 
 
 def set_rates(optimizer: Optimizer, groups: list[Group], rates: Rates | None, decay: float) -> None:

@@ -37,6 +37,8 @@ class TrainingSettings:
     early_stopping : ExitStopping, optional
     costs : sequence of K floats, optional
         Costs of the exits relative to the backbone, if the objective needs them.
+    depths : mapping of str to int, optional
+        Depth of each parameter of the backbone, if a phase has a `layer_decay`; see `depths_of`.
 
     Raises
     ------
@@ -52,6 +54,7 @@ class TrainingSettings:
     scheduler: str | Callable[[Optimizer, int], Any] | None = "cosine"
     early_stopping: ExitStopping | None = None
     costs: Sequence[float] | None = None
+    depths: Mapping[str, int] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(
@@ -95,7 +98,7 @@ class TrainingSettings:
         """
         rates = self.learning_rate if phase.learning_rate is None else phase.learning_rate
         decay = self.layer_decay if phase.layer_decay is None else phase.layer_decay
-        groups = groups_of(model, phase.train, by_depth=decay != 1.0)
+        groups = groups_of(model, phase.train, None if decay == 1.0 else self.depths)
         several = isinstance(rates, Mapping) or decay != 1.0
         parameters: list[Any] = [one for group in groups for one in group.parameters]
         if several:

@@ -25,6 +25,7 @@ from .exit_stopping import ExitStopping
 from .freezing import check_parts, training_only
 from .objectives import Combine, Distillation, Objective, Weights
 from .quiet_lightning import interruptible, quiet
+from .rates import depths_of
 from .result import EpochRecord, TrainingResult
 from .seeding import EpochSeeds
 from .settings import TrainingSettings
@@ -106,7 +107,8 @@ def train(
         A function from parameters to a new optimiser, such as
         ``lambda p: SGD(p, lr=0.1, momentum=0.9)``. It receives the parameters that the phase
         trains or, if these have several learning rates, a list of parameter groups. The default is
-        AdamW with the next two arguments.
+        AdamW with the next two arguments. `scheduler` changes the rate of this optimiser, too: pass
+        None to keep it.
     learning_rate : float, or mapping with "backbone" and "heads"
         Learning rate, or that of each part. An optimiser of your own chooses its rate itself; a
         mapping, and the learning rate of a `Phase`, take precedence over it.
@@ -114,8 +116,9 @@ def train(
         Weight decay of AdamW.
     layer_decay : float
         Factor of the backbone's learning rate for each segment before the last, above 0 and at most
-        1. Segment k ends with the module of exit k; modules are taken in the order in which they
-        are registered. Heads keep their rate. A `Phase` may have its own factor.
+        1. Segment k ends when the module of exit k has run. A parameter belongs to the segment in
+        which its module first starts, as one run of the backbone shows. Heads keep their rate. A
+        `Phase` may have its own factor.
     scheduler : "cosine", None, or callable
         Schedule of the learning rate, which restarts in each phase and steps after each batch:
         along a cosine to 0, or constant. Alternatively, a function that takes an optimiser and the
@@ -245,7 +248,9 @@ class _Run:
         """Run the checks and counts that need a first batch, before any work."""
         objective, single = self.settings.objective, last_batch_is_one(self.loaders[0])
         counts = objective.weights == "sdn" or objective.combine is not None
-        if not counts and not single:
+        decays = [self.settings.layer_decay, *(phase.layer_decay for phase in self.phases)]
+        by_depth = any(one not in (None, 1.0) for one in decays)
+        if not counts and not single and not by_depth:
             return
         device = device_of(self.model)
         x, _ = inputs_and_labels(next(iter(self.loaders[0]), None), "train_loader")
@@ -254,6 +259,8 @@ class _Run:
         if counts:
             costs = [float(one) for one in count_costs(self.model, x).relative]
             self.settings = replace(self.settings, costs=costs)
+        if by_depth:
+            self.settings = replace(self.settings, depths=depths_of(self.model, x))
         for part in dict.fromkeys(phase.train for phase in self.phases) if single else ():
             with training_only(self.model, part):
                 check_single(self.model, part, x)
