@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping
@@ -146,7 +147,8 @@ def outcomes(case: Case, columns: tuple[str, ...] = tuple(COLUMNS)) -> dict[str,
 
 def message(error: Exception) -> str:
     """The first line of what an exception says; a wrong result says so."""
-    first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    plain = re.sub("\x1b\\[[0-9;]*m", "", str(error)).strip()  # without torch's colours
+    first_line = (plain or type(error).__name__).splitlines()[0]
     return f"WRONG: {first_line}" if isinstance(error, AssertionError) else first_line
 
 
