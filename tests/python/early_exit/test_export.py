@@ -314,6 +314,36 @@ def test_inputs_that_do_not_fit():
         files.predict(np.zeros((0, 1)), rule)
 
 
+@pytest.mark.parametrize("values", [[[1.5]], [[np.nan]], [[2.0**70]]])
+def test_whole_numbers_stay_what_they_are(values):
+    files = stand_in(np.arange(16, dtype=np.float32).reshape(2, 4, 2))
+    assert np.array_equal(files.logits([2.0] * np.ones((3, 1))), files.logits(np.full((3, 1), 2)))
+    with pytest.raises(ValueError, match=r"x must hold numbers of type int64, got .* in float64"):
+        files.logits(np.array(values))
+
+
+def test_a_segment_returns_the_samples_that_it_was_given():
+    files = stand_in(np.zeros((2, 4, 2), np.float32))
+    first, last = files._segments
+    for returns in (lambda arrays: [last(arrays)[0][:1]], lambda arrays: [np.float32(0)]):
+        files._segments = (first, returns)
+        message = r"segment 1 \(exit '1'\) returns logits of shape .* must have 4 in dimension 0"
+        for run in (files.logits, lambda x: files.predict(x, {"rule": "Margin", "thresholds": 2})):
+            with pytest.raises(RuntimeError, match=message):
+                run(np.arange(4)[:, None])
+
+
+def test_what_the_runtime_refuses_names_the_segment(tmp_path):
+    """With the position and the shape of what it was given, for both runtimes."""
+    model, x = sequences()
+    for form in FORMATS:
+        files = ExportedModel.load(export(model, x, tmp_path / form, format=form))
+        message = r"segment 0 \(exit 'embed'\) fails for x\['ids'\] int64 \[9, 6\]: check .*: .+"
+        with pytest.raises(RuntimeError, match=message) as caught:
+            files.logits({"ids": x["ids"] + 11, "n": None})
+        assert caught.value.__cause__ is not None
+
+
 def test_inputs_go_by_their_names(tmp_path):
     class Around(torch.nn.Module):
         def __init__(self):

@@ -215,6 +215,55 @@ def test_sizes_are_dynamic_where_they_are_named(tmp_path):
         agrees(model, files, torch.randn(6, 2, length))
 
 
+def pooling(pool, head="conv"):
+    net = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), pool, nn.Conv2d(4, 8, 1))
+    net.extend([nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)])
+    example = torch.randn(2, 1, 8, 8)
+    return MultiExitModel.attach(net, ["1"], num_classes=3, example=example, head=head).eval()
+
+
+@pytest.mark.parametrize(
+    ("pool", "head", "message"),
+    [
+        (nn.AdaptiveAvgPool2d(2), "conv", r"differ by .* for h = 9, though .* pass format=.torch"),
+        (nn.Identity(), "grid", r"differ by .* for h = 9, though .* leave h out of dynamic"),
+        (nn.AdaptiveMaxPool2d(3), "conv", r"'output' cannot be written as ONNX: .*max_pool2d"),
+    ],
+)
+def test_what_onnx_cannot_vary_is_refused(pool, head, message, tmp_path):
+    """The windows of an adaptive pooling, which follow from the size."""
+    model, x, sizes = pooling(pool, head), torch.randn(3, 1, 8, 8), {2: "h", 3: "w"}
+    with pytest.raises(ValueError, match=message):
+        export(model, x, tmp_path / "files", dynamic=sizes)
+    assert not list(tmp_path.iterdir())
+    folder = export(model, x, tmp_path / "files", format="torch", dynamic=sizes)
+    agrees(model, ExportedModel.load(folder), torch.randn(6, 1, 11, 7))
+
+
+class Picky(nn.Module):
+    """Takes square images; outside of a trace, only those that `takes` names."""
+
+    def __init__(self, *takes):
+        super().__init__()
+        self.linear, self.takes = nn.Linear(1, 3), takes
+
+    def forward(self, x):
+        if not torch.compiler.is_compiling() and x.shape[1] not in self.takes:
+            raise RuntimeError("no")
+        return self.linear((x + x.mT).mean((1, 2))[:, None])
+
+
+def test_sizes_that_a_model_does_not_take_are_tried_together_or_refused(tmp_path):
+    x, sizes = torch.randn(3, 8, 8), {1: "h", 2: "w"}
+    for takes in ((8, 9), (8, 16), (8, 7)):
+        model = MultiExitModel(Picky(*takes), {"linear": nn.Identity()}).eval()
+        folder = export(model, x, tmp_path / str(takes), format="torch", dynamic=sizes)
+        agrees(model, ExportedModel.load(folder), torch.randn(5, *(takes[1:] * 2)))
+    model = MultiExitModel(Picky(8), {"linear": nn.Identity()}).eval()
+    with pytest.raises(ValueError, match="takes h = 8 in the example, but none of 9, 16, 7"):
+        export(model, x, tmp_path / "files", format="torch", dynamic=sizes)
+
+
 @pytest.mark.parametrize(
     ("dynamic", "error", "message"),
     [

@@ -329,3 +329,23 @@ def test_policies_that_do_not_fit():
     for score in runner.SCORES.values():
         with pytest.raises(ValueError, match="needs logits of at least 2 classes, got 1"):
             score(0, np.zeros((2, 1)), None)
+
+
+@pytest.mark.parametrize("thresholds", [float("nan"), [0.5, "nan"]])
+def test_a_threshold_of_a_mapping_is_a_number(thresholds):
+    files, x = stand_in(np.zeros((3, 4, 2), np.float32)), np.arange(4)[:, None]
+    with pytest.raises(ValueError, match="thresholds must be finite, inf or -inf, got nan"):
+        files.predict(x, {"rule": "Entropy", "thresholds": thresholds})
+    never = files.predict(x, {"rule": "MaxSoftmax", "thresholds": float("inf")})
+    assert never.samples_per_segment == (4, 4, 4)
+
+
+@pytest.mark.parametrize("fallback", ["last", "most_confident"])
+@pytest.mark.parametrize("kind", [MaxSoftmax, Entropy, Margin, Patience])
+def test_samples_that_are_nan_go_where_the_model_sends_them(kind, fallback):
+    logits = np.random.default_rng(0).normal(size=(3, 4, 3)).astype(np.float32)
+    logits[:, 1], logits[0, 2] = np.nan, np.nan
+    rule = kind(1, fallback=fallback)
+    name = {"rule": kind.__name__, "thresholds": 1, "fallback": fallback}
+    found = stand_in(logits).predict(np.arange(4)[:, None], name)
+    assert found.exit_index.tolist() == rule.exit_index(torch.from_numpy(logits)).tolist()

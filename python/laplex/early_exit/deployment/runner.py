@@ -95,8 +95,8 @@ class Rule(NamedTuple):
         Raises
         ------
         TypeError, ValueError
-            If `policy` is neither, its rule is unknown, or its thresholds are for another number of
-            exits.
+            If `policy` is neither, its rule is unknown, or its thresholds are NaN or for another
+            number of exits.
         """
         if not isinstance(policy, Mapping):
             return cls._live(policy, num_exits)
@@ -239,7 +239,7 @@ class ExportedModel:
         x : ndarray [batch, ...], or lists, tuples and mappings of arrays
             An input of the model, as in the example of the export. Arguments of a backbone by their
             names are a mapping, such as the output of a tokenizer. Arrays are converted to the
-            types that the segments accept.
+            types that the segments accept; whole numbers must remain what they are.
         policy : mapping or policy of laplex, optional
             By default the policy of the manifest, whose score is part of the files. A mapping with
             the ``rule`` of the manifest uses the same score with other ``thresholds``. For a
@@ -255,7 +255,16 @@ class ExportedModel:
         ------
         TypeError, ValueError
             If there is no policy, the policy does not fit the model, or `x` does not have the
-            exported shape.
+            exported shape, or would change when it is converted to whole numbers.
+        RuntimeError
+            If a segment fails, or returns another number of samples than it was given.
+
+        Notes
+        -----
+        As in ``MultiExitModel.predict``, NaN is no error: a NaN score reaches no threshold, so that
+        the sample goes on to the last exit, and the label is the first class whose logit is NaN.
+        In ONNX files, negative indices, such as a token id of -1, count from the end of a table;
+        PyTorch refuses them.
         """
         if policy is None:
             policy = self.policy
@@ -269,7 +278,7 @@ class ExportedModel:
         values, batch = self._inputs(x)
         walk = _Walk(rule, batch, self.num_exits)
         for k in range(self.num_exits):
-            logits, score, values = self._step(k, values)
+            logits, score, values = self._step(k, values, len(walk.rows))
             stays = walk.answer(k, logits, score)
             if not stays.any():
                 break
@@ -307,9 +316,9 @@ class ExportedModel:
         scores : ndarray ``[exits, batch]`` or None
             The scores of the policy in the files; None if the model was exported without a policy.
         """
-        (values, _), found = self._inputs(x), []
+        (values, batch), found = self._inputs(x), []
         for k in range(self.num_exits):
-            *answers, values = self._step(k, values)
+            *answers, values = self._step(k, values, batch)
             found.append(answers)
         logits, scores = zip(*found, strict=True)
         return np.stack(logits), np.stack(scores) if self._scored else None
@@ -340,23 +349,43 @@ class ExportedModel:
 
         :meta private:
         """
-        (values, _), found = self._inputs(x), []
+        (values, rows), found = self._inputs(x), []
         for segment in range(self.num_exits):
-            logits, _, values = self._step(segment, values)
+            logits, _, values = self._step(segment, values, rows)
             if segment == k:
-                values = self._rows(values, stays)
+                values, rows = self._rows(values, stays), int(stays.sum())
             elif segment > k:
                 found.append(logits)
         return np.stack(found)
 
     def _step(
-        self, k: int, values: dict[str, Array]
+        self, k: int, values: dict[str, Array], rows: int
     ) -> tuple[Array, Array | None, dict[str, Array]]:
         """Run one segment: its logits, the score if any, and the values that are still needed."""
         part = self.manifest["segments"][k]
-        outputs = self._segments[k]([values[one["name"]] for one in part["inputs"]])
+        given = {one["name"]: values[one["name"]] for one in part["inputs"]}
+        segment = f"segment {k} (exit {part['exit']!r})"
+        try:
+            outputs = self._segments[k](list(given.values()))
+        except Exception as error:  # runtimes raise classes of their own
+            places = {one["name"]: f"x{one['place']}" for one in self.manifest["inputs"]}
+            shapes = ", ".join(
+                f"{places.get(name, name)} {one.dtype} {list(one.shape)}"
+                for name, one in given.items()
+            )
+            raise RuntimeError(
+                f"{segment} fails for {shapes}: check the values of x, such as token ids beyond "
+                f"the vocabulary. The runtime says: {error}"
+            ) from error
         names = [one["name"] for one in part["outputs"]]
         found = dict(zip(names, map(np.asarray, outputs), strict=True))
+        for name, one in found.items():
+            axis = self._axes[name]
+            if axis is not None and one.shape[axis : axis + 1] != (rows,):
+                raise RuntimeError(
+                    f"{segment} returns {name} of shape {list(one.shape)}, which must have "
+                    f"{rows} in dimension {axis}, one for each sample: export the model again"
+                )
         kept = {name: one for name, one in {**values, **found}.items() if name in self._needed[k]}
         return found["logits"], found.get("score"), kept
 
@@ -400,7 +429,7 @@ class ExportedModel:
                         f"{place} has size {found} in {name}: the model takes at least 1"
                         + (f" and at most {largest[name]}" if name in largest else "")
                     )
-            values[one["name"]] = np.ascontiguousarray(array, dtype=one["dtype"])
+            values[one["name"]] = _converted(place, array, one["dtype"])
         return values, sizes["batch"]
 
 
@@ -622,6 +651,20 @@ def leaves(x: Any, place: str = "") -> dict[str, Any]:
     return found
 
 
+def _converted(place: str, array: Array, dtype: str) -> Array:
+    """An array in the type of an input, refused if whole numbers or truth values would change."""
+    with np.errstate(invalid="ignore"):  # NaN, which the comparison finds
+        found = np.ascontiguousarray(array, dtype=dtype)
+    if found.dtype.kind in "biu" and found.dtype != array.dtype:
+        changed = np.flatnonzero(found != array)
+        if changed.size:
+            raise ValueError(
+                f"{place} must hold numbers of type {dtype}, got {array.flat[changed[0]]} in "
+                f"{array.dtype}: pass {dtype}, or values that it can represent"
+            )
+    return found
+
+
 def _one_for_each(thresholds: Any, num_exits: int) -> Array:
     """Thresholds [exits - 1] from one, or one for each exit but the last."""
     several = isinstance(thresholds, (list, tuple, np.ndarray))
@@ -633,4 +676,6 @@ def _one_for_each(thresholds: Any, num_exits: int) -> Array:
             f"policy has {found.size} thresholds, but the model has {num_exits - 1} exits "
             f"before the last: pass one number, or {num_exits - 1} of them"
         )
+    if np.isnan(found).any():
+        raise ValueError("thresholds must be finite, inf or -inf, got nan")
     return found

@@ -73,6 +73,8 @@ def export(
         example that is one Tensor, ``{"input_ids": {1: "tokens"}, ...}`` for a mapping. Sizes of
         one name must be equal in each call. By default, axis 1 of ``input_ids``,
         ``attention_mask``, ``token_type_ids`` and ``position_ids`` is dynamic; ``{}`` fixes it.
+        The files are also compared with the model at other values of these sizes. The windows of
+        an adaptive pooling to more than one number cannot vary in ONNX: use ``format="torch"``.
     quantize : "int8", optional
         Store the weights of matrix products as int8, and quantize their inputs in each call
         (dynamic quantization of onnxruntime). The manifest has, under ``"quantized"``, how far the
@@ -90,7 +92,8 @@ def export(
     ------
     TypeError, ValueError
         If an argument is invalid, a score or the model cannot be traced, or the model cannot be cut
-        at an exit; the message names it.
+        at an exit or has an operation that ONNX lacks; the message names it. If the files are wrong
+        at another value of a dynamic size, or the model takes no other value.
     FileExistsError
         If the folder is not empty.
     ImportError
@@ -159,7 +162,7 @@ def export(
             _WRITERS[format](segment, part / file)
         shutil.copyfile(runner.__file__, part / "runner.py")
         _write_manifest(part, manifest)
-        manifest["largest_difference"] = largest_difference(model, example, part, policy)
+        manifest["largest_difference"] = largest_difference(model, example, part, policy, sizes)
         if quantize is not None:
             manifest["quantized"] = quantize_files(part, files, model, example, policy)
         _write_manifest(part, manifest)
@@ -215,17 +218,26 @@ def _write_torch(segment: Segment, path: Path) -> None:
 def _write_onnx(segment: Segment, path: Path) -> None:
     onnx: Any = require("onnx", extra="onnx", feature="laplex.early_exit.export")
     weights = sum(tensor.nbytes for tensor in segment.program.state_dict.values())
-    with quiet():
-        torch.onnx.export(
-            segment.program,
-            (),
-            path,
-            input_names=[value.name for value in segment.inputs],
-            output_names=[value.name for value in segment.outputs],
-            external_data=weights > _LARGE,
-            dynamo=True,
-            verbose=False,
-        )
+    try:
+        with quiet():
+            torch.onnx.export(
+                segment.program,
+                (),
+                path,
+                input_names=[value.name for value in segment.inputs],
+                output_names=[value.name for value in segment.outputs],
+                external_data=weights > _LARGE,
+                dynamo=True,
+                verbose=False,
+            )
+    except torch.onnx.OnnxExporterError as error:
+        reason: BaseException = error  # that of the exporter is a page long
+        while reason.__cause__ is not None:
+            reason = reason.__cause__
+        raise ValueError(
+            f"the segment of {segment.exit!r} cannot be written as ONNX: "
+            f'{str(reason).partition(chr(10))[0]}; pass format="torch", or replace that operation'
+        ) from error
     onnx.checker.check_model(path, full_check=True)
     # The exporter notes in every node which lines of which files on this machine it comes from.
     model = onnx.load(path, load_external_data=False)
