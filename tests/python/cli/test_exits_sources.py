@@ -168,7 +168,7 @@ def test_tables_that_cannot_be_classified(tmp_path):
     for rows, message in (
         ("1,0.25\n2,0.5\n" * 10, "the column label has 0.25, but labels must be classes"),
         ("1,x\n" * 20, "has one class only, x: a classifier needs at least two"),
-        ("1,x\n2,y\n,x\n" * 10, "the column a has no number in row 3 of the part train"),
+        ("1,x\n2,y\n,x\n" * 10, "the column a has no finite number in row 3 of the part train"),
     ):
         table.write_text(f"a,label\n{rows}")
         message_found = fails("train", "--data", table, "--out", tmp_path / "r", *SHORT)

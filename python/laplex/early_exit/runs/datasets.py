@@ -114,12 +114,8 @@ def load_splits(settings: RunSettings) -> Splits:
         split: replace(train, table=tables[of], rows=numbers)
         for split, (of, numbers) in rows.items()
     }
-    about = ""
-    if train.kind != "image":
-        about = (
-            f"Input of {train.kind}: {', '.join(train.columns)}; label: {train.label}, "
-            f"{len(names)} classes"
-        )
+    chosen = f"{', '.join(train.columns)}; label: {train.label}, {len(names)} classes"
+    about = "" if train.kind == "image" else f"Input of {train.kind}: {chosen}"
     return Splits(data, names, parts, collate, settings.workers, about)
 
 
@@ -221,6 +217,9 @@ class _Rows(Dataset[Any]):
     def _row(self, number: int) -> Any:
         try:
             row = self.table[number]
+            if self.kind == "image" and row[self.columns[0]] is None:
+                raise ValueError("there is none")
+            return row
         except (OSError, SyntaxError, ValueError) as error:  # of Pillow
             if self.kind != "image":
                 raise
@@ -228,9 +227,6 @@ class _Rows(Dataset[Any]):
                 f"--data: {self._place(number)} cannot be read as an image: remove or replace it "
                 f"({error})"
             ) from error
-        if self.kind == "image" and row[self.columns[0]] is None:
-            raise ValueError(f"--data: {self._place(number)} has no image: remove the row")
-        return row
 
     def _place(self, number: int) -> str:
         """The file of an image, or its row."""
@@ -297,7 +293,12 @@ def _train_rows(
             f"{', '.join(features)}: name them with --columns (an image, one or two texts, or "
             "numbers) and --label-column"
         )
-    _check_classes(tables, label)
+    values = [value for table in tables.values() for value in table.unique(label)]
+    for real in [one for one in values if isinstance(one, float) and not one.is_integer()]:
+        raise ValueError(
+            f"the column {label} has {real:g}, but labels must be classes: name another with "
+            "--label-column, or put the numbers into classes (there is no regression)"
+        )
     if among == {"numbers"}:
         _check_numbers(tables, columns)
     names = getattr(features[label], "names", None)
@@ -315,29 +316,14 @@ def _train_rows(
     return train, tuple(map(str, names or known))
 
 
-def _check_classes(tables: Mapping[Split, Any], label: str) -> None:
-    if not str(getattr(tables["train"].features[label], "dtype", "")).startswith(("float", "doub")):
-        return
-    for table in tables.values():
-        for value in table.unique(label):
-            if value is not None and not float(value).is_integer():
-                raise ValueError(
-                    f"the column {label} has {value:g}, but labels must be classes: name another "
-                    "with --label-column, or put the numbers into classes (there is no regression)"
-                )
-
-
 def _check_numbers(tables: Mapping[Split, Any], columns: tuple[str, ...]) -> None:
     for split, table in tables.items():
         for column in columns:
             values = np.array(table[column][:], dtype=np.float64)  # NaN where there is none
-            wrong = np.flatnonzero(~np.isfinite(values))
-            if len(wrong):
-                row = int(wrong[0])
-                got = "no number" if np.isnan(values[row]) else f"{values[row]:g}"
+            for row in np.flatnonzero(~np.isfinite(values)):
                 raise ValueError(
-                    f"the column {column} has {got} in row {row + 1} of the part {split}: fill it "
-                    "in, leave the row out, or choose other --columns"
+                    f"the column {column} has no finite number in row {row + 1} of the part "
+                    f"{split}: fill it in, leave the row out, or choose other --columns"
                 )
 
 

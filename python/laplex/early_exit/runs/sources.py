@@ -77,13 +77,7 @@ def is_function(name: str) -> bool:
 
 
 def call_named(name: str, known: Mapping[str, Any], options: Mapping[str, Any], what: str) -> Any:
-    """Call ``package.module:function``, which may be in the current folder; see `call`.
-
-    Raises
-    ------
-    ValueError
-        If there is no such function, or it raises an error; the message says where.
-    """
+    """Call ``package.module:function``, perhaps of the current folder; what it raises is told."""
     folder = os.getcwd()  # which an installed command does not have on its path
     added = [] if folder in sys.path or "" in sys.path else [folder]
     sys.path[:0] = added
