@@ -557,9 +557,7 @@ def test_tokens_that_the_mask_does_not_count() -> None:
     attach = functools.partial(
         MultiExitModel.attach, at=["conv"], num_classes=5, example=text(4), head="linear"
     )
-    with pytest.raises(
-        ValueError, match=r"12 tokens, but .* exit 'conv' has 6: pass mask=.{.conv.: None}"
-    ):
+    with pytest.raises(ValueError, match=r"12 tokens, but .* exit 'conv' has 6: pass mask=.{.conv.: None}"):
         attach(Strided())
     model = attach(Strided(), mask=None)
     pooled = model.backbone(**text(4))
