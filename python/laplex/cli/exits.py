@@ -113,7 +113,10 @@ def train(
 
         if list_exits:
             backbone = make_backbone(splits := load_splits(settings), settings, pretrained=False)
-            for name, shape in exit_places(backbone, splits.example()).items():
+            places = list(exit_places(backbone, splits.example()).items())
+            while places and places[-1][1][1:] == [len(splits.class_names)]:  # the output
+                places.pop()
+            for name, shape in places:
                 typer.echo(f"{name:30} {shape}")
             return
 

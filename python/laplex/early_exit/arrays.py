@@ -27,6 +27,8 @@ def as_numpy(name: str, value: Any) -> NDArray[Any]:
     ValueError
         If the entries of a sequence differ in shape.
     """
+    if value is None:
+        raise TypeError(f"{name} must hold real numbers, got None")
     if isinstance(value, (list, tuple)) and any(isinstance(one, Tensor) for one in value):
         parts = [as_numpy(name, one) for one in value]
         if any(part.shape != parts[0].shape for part in parts):
@@ -211,5 +213,7 @@ def _check_shape(name: str, found: NDArray[Any], ndim: int, axes: str) -> None:
 
 
 def _first(where: Booleans, found: NDArray[Any]) -> str:
+    if not found.ndim:
+        return str(found)
     place = tuple(int(i) for i in np.argwhere(where)[0])
     return f"{found[place]} at index {place[0] if len(place) == 1 else place}"

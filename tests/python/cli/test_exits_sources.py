@@ -154,8 +154,30 @@ def test_tables_of_numbers_and_folders_of_datasets(tmp_path):
     assert load(tmp_path / "parts").samples()["test"] == 60
     assert load(tmp_path / "a.csv").example().shape == (2, 4)
     own = ("--backbone", "small_mlp", "--columns", "x0,x1,x2")
-    run("train", "--data", tmp_path / "a.csv", "--out", tmp_path / "r", *own, *SHORT)
+    text, _ = run("train", "--data", tmp_path / "a.csv", "--out", tmp_path / "r", *own, *SHORT)
+    assert text.startswith("Input of numbers: x0, x1, x2; label: label, 3 classes\n")
+    listed, _ = run("train", "--data", tmp_path / "a.csv", *own, *SHORT, "--list-exits")
+    assert "[2, 3]" not in listed  # the output
+    assert "layers.1 " in listed
     assert Run.open(tmp_path / "r").model.backbone.layers[0][0].in_features == 3
+
+
+@needs("datasets")
+def test_tables_that_cannot_be_classified(tmp_path):
+    table = tmp_path / "a.csv"
+    for rows, message in (
+        ("1,0.25\n2,0.5\n" * 10, "the column label has 0.25, but labels must be classes"),
+        ("1,x\n" * 20, "has one class only, x: a classifier needs at least two"),
+        ("1,x\n2,y\n,x\n" * 10, "the column a has no finite number in row 3 of the part train"),
+    ):
+        table.write_text(f"a,label\n{rows}")
+        message_found = fails("train", "--data", table, "--out", tmp_path / "r", *SHORT)
+        assert message in message_found
+    paint(tmp_path / "p", 10)
+    (tmp_path / "p" / "dark" / "3.png").write_bytes(b"not a picture")
+    message = fails("train", "--data", tmp_path / "p", "--out", tmp_path / "r", *SHORT)
+    assert "dark/3.png cannot be read as an image: remove or replace it" in message
+    assert not (tmp_path / "r").exists()
 
 
 @needs("datasets")
@@ -224,6 +246,17 @@ def test_loaders_of_a_function(tmp_path, monkeypatch):
     (tmp_path / "c.yaml").write_text("data_options: {knd: 1}\n")
     assert "data_options has 'knd', but loaders takes" in fails("train", "c.yaml", *options)
     assert "has no attribute 'load'" in fails("train", *options, "--data", "own_data:load")
+    (tmp_path / "own_errors.py").write_text("def boom():\n    return 1 / 0\n")
+    message = fails("train", *options, "--data", "own_errors:boom")
+    raised = "data function own_errors:boom raised ZeroDivisionError: division by zero"
+    assert f"{raised} (own_errors.py, line 2)" in message
+    (tmp_path / "own_broken.py").write_text("1 / 0\n")
+    message = fails("train", *options, "--data", "own_broken:boom")
+    assert "its module raised ZeroDivisionError" in message
+    (tmp_path / "own_single.py").write_text(LOADERS.replace("% 4", "% 1"))
+    assert "one class only, 0" in fails("train", *options, "--data", "own_single:loaders")
+    few = ("train", "--images", 100, "--epochs", 1)
+    assert "pass more, or strategy='joint' (--strategy joint)" in fails(*few)
 
 
 # --- backbones ------------------------------------------------------------------------------------
@@ -317,7 +350,8 @@ def test_transformers_on_texts(tmp_path, bert):
     named = ("--backbone", f"transformers:{bert / 'config.json'}")
     text, _ = run("train", *options, *named, "--out", tmp_path / "r")
     layers = [f"bert.encoder.layer.{k}" for k in range(3)]
-    assert text.startswith(f"Exits at {', '.join(layers)} of transformers:")
+    assert text.startswith("Input of text: text; label: label, 2 classes\nExits at ")
+    assert f"Exits at {', '.join(layers)} of transformers:" in text
     run("evaluate", tmp_path / "r")
     found = Run.open(tmp_path / "r")
     batch = next(iter(found.splits.loader("test", 8)))
@@ -334,6 +368,23 @@ def test_transformers_on_texts(tmp_path, bert):
         strict=True,
     ):
         assert torch.equal(mine, other)
+
+
+@needs("transformers", "datasets")
+def test_tokenizers_that_do_not_fit_are_told(tmp_path, bert):
+    texts(tmp_path / "a.csv")
+    options = ("--data", tmp_path / "a.csv", *SHORT, "--head", "linear", "--out", tmp_path / "r")
+    (tmp_path / "bare").mkdir()
+    config = json.loads((bert / "config.json").read_text())
+    (tmp_path / "bare" / "config.json").write_text(json.dumps({**config, "vocab_size": 8}))
+    named = ("--backbone", f"transformers:{tmp_path / 'bare' / 'config.json'}")
+    assert "bare has no tokenizer files: pass --tokenizer" in fails("train", *options, *named)
+    message = fails("train", *options, *named, "--tokenizer", bert)
+    assert "the tokenizer has 10 tokens, but the backbone only 8" in message
+    (tmp_path / "b.csv").write_text("text,label\n" + "das ist gut,a\nmau,b\n" * 20)
+    named = ("--data", tmp_path / "b.csv", "--backbone", f"transformers:{bert / 'config.json'}")
+    assert "does not know 100% of the tokens" in fails("train", *options, *named)
+    assert not (tmp_path / "r").exists()
 
 
 @needs("transformers", "datasets")

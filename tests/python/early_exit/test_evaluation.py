@@ -49,6 +49,11 @@ from laplex.early_exit.policies import Policy
 COSTS = [0.3, 0.6, 1.1]
 
 
+def same_samples(data: Outputs) -> Outputs:
+    """Another object of the same samples, which an evaluation would refuse."""
+    return data.subset(slice(None))
+
+
 def outputs(samples: int = 60, classes: int = 4, seed: int = 0, exits: int = 3) -> Outputs:
     """Logits that know more about the label at later exits."""
     rng = np.random.default_rng(seed)
@@ -382,21 +387,20 @@ def test_thresholds_are_fitted_on_validation_samples_for_the_policy_s_comparison
     two = Outputs(logits, np.zeros(2, dtype=np.int64), ("early", "output"))
     for strict in (False, True):
         policy = LearnedScore(near, 0.5, strict=strict)
-        one = evaluate_outputs(two, [0.5, 1.0], policy=policy, validation=two)
+        one = evaluate_outputs(two, [0.5, 1.0], policy=policy, validation=same_samples(two))
         assert 0.75 in one.curve.cost
 
 
 def test_fitted_on_validation_holds_there() -> None:
     data = outputs(200)
-    found = evaluate_outputs(data, COSTS, validation=data)
+    found = evaluate_outputs(data, COSTS, validation=same_samples(data))
     assert (found.curve.cost <= np.linspace(0.3, 1.1, 30) * (1 + 1e-12)).all()
     cuts = found.cuts_at(0.7)
     own = evaluate_outputs(data, COSTS, policy=MaxSoftmax(cuts)).operating_point
     assert own is not None
     assert 0.65 < own.cost <= 0.7
-    for wrong in (0.2, float("nan")):
-        with pytest.raises(ValueError, match=r"budget must be at least 0\.3"):
-            found.cuts_at(wrong)
+    with pytest.raises(ValueError, match=r"budget must be at least 0\.3"):
+        found.cuts_at(0.2)
 
 
 def test_cuts_are_fitted_to_the_budget_on_the_validation_samples() -> None:
@@ -489,7 +493,8 @@ def test_failure_prediction_beats_calibration_where_samples_are_hopeless() -> No
     exact = LearnedScore(Table({-1: 0.8, -2: 0.5, -3: 0.0}), 0.6)
     ours = LearnedScore(Table({-1: 0.8, -2: 0.5, -3: 1.0}), 0.6)
     calibrated, predicted = (
-        evaluate_outputs(data, [0.4, 1.0], policy=one, validation=data) for one in (exact, ours)
+        evaluate_outputs(data, [0.4, 1.0], policy=one, validation=same_samples(data))
+        for one in (exact, ours)
     )
     assert calibrated.auroc[0] > predicted.auroc[0]
     assert calibrated.eefp[0] < predicted.eefp[0]
@@ -785,6 +790,56 @@ def run(area: float, ece: float, **more: Any) -> Evaluation:
     return dataclasses.replace(base, curve=flat, ece=np.full(3, ece), **more)
 
 
+def test_areas_are_compared_over_one_range_of_costs() -> None:
+    data = outputs(400)
+    runs = [evaluate_outputs(data, costs) for costs in ([0.2, 0.6, 1.0], [0.5, 0.7, 1.0])]
+    found = compare({"cheap": runs[0], "dear": runs[1]})
+    # The mean height over [0.5, 1], from many points of the interpolated curve.
+    at = np.linspace(0.5, 1, 200_001)
+    height = runs[0].curve.accuracy_at(at)
+    mean = float(np.mean((height[1:] + height[:-1]) / 2))
+    values = found.values()
+    # The rule of trapezoids misses at each of 100 kinks at most its width times a jump below 1.
+    assert values["cheap"]["area"][0] == pytest.approx(mean, abs=100 / 200_000)
+    assert values["dear"]["area"][0] == runs[1].area
+    assert "first exits cost 20.0% to 50.0%, so all areas are over" in found.table()
+    assert compare({"a": runs[0], "b": [runs[0]]}).notes == []
+    fewer = evaluate_outputs(outputs(300), [0.2, 0.6, 1.0])
+    assert "different samples (300, 400 of them)" in compare({"a": runs[0], "b": fewer}).table()
+
+
+def test_p_values_of_few_runs_are_those_of_all_permutations() -> None:
+    for area, wanted in (([0.5, 0.6, 0.8], 1 / 3), ([0.5, 0.6, 0.7, 0.9], 1 / 12)):
+        runs = [run(a, 1 - a**2) for a in area]
+        row = compare({"a": runs}).correlations().rows[2]
+        assert row.spearman == pytest.approx(-1)
+        assert row.spearman_p == pytest.approx(wanted)  # 2 of n! orders
+    rng = np.random.default_rng(1)
+    area, ece = rng.uniform(0.3, 0.9, (2, 5))
+    row = compare({"a": [run(*map(float, one)) for one in zip(area, ece, strict=True)]})
+    for name in ("pearson", "spearman"):
+        measure = getattr(scipy.stats, f"{name}r")
+        known = scipy.stats.permutation_test(
+            (area,),
+            lambda x, measure=measure: measure(x, ece).statistic,
+            permutation_type="pairings",
+            n_resamples=np.inf,
+            vectorized=False,
+        )
+        found = getattr(row.correlations().rows[2], f"{name}_p")
+        # scipy counts each tail alone and doubles the smaller; we count both tails as they are.
+        both = np.abs(known.null_distribution) >= abs(known.statistic) - 1e-12
+        assert found == pytest.approx(both.mean())
+
+
+def test_the_table_tells_of_few_samples_of_thresholds_too_high_and_of_no_area() -> None:
+    assert "with only 60 samples, the standard error" in evaluate_outputs(GOOD, COSTS).table()
+    found = evaluate_outputs(outputs(200), [1.05, 1.1, 1.2], policy=MaxSoftmax(1.0))
+    assert "No sample leaves early; the scores are probabilities from 0." in found.table()
+    assert "the area is undefined" in found.table()
+    assert "Note" not in evaluate_outputs(outputs(200), COSTS).table()
+
+
 def test_a_comparison_has_means_and_deviations() -> None:
     found = compare({"joint": [run(0.5, 0.1), run(0.7, 0.3)], "mixed": run(0.8, 0.2)})
     values = found.values()
@@ -819,11 +874,9 @@ def test_correlations_are_those_of_the_formulas() -> None:
     ranks = [np.argsort(np.argsort(one)) for one in (area, ece)]
     assert row.spearman == pytest.approx(np.corrcoef(*ranks)[0, 1])
     # t = r sqrt((n - 2) / (1 - r^2)), against Student's t with n - 2 degrees of freedom.
-    t = row.pearson * math.sqrt(3 / (1 - row.pearson**2))
-    integral = np.linspace(-abs(t), abs(t), 200_001)
-    density = 2 / (math.pi * math.sqrt(3)) / (1 + integral**2 / 3) ** 2
-    inside = np.sum((density[1:] + density[:-1]) / 2) * (integral[1] - integral[0])
-    assert row.pearson_p == pytest.approx(1 - inside, abs=1e-6)
+    twice = compare({"a": runs * 2}).correlations().rows[2]
+    t = abs(twice.pearson) * math.sqrt(8 / (1 - twice.pearson**2))
+    assert twice.pearson_p == pytest.approx(2 * scipy.stats.t.sf(t, 8), rel=1e-6)
     assert "Only 5 runs" in str(found)
     assert math.isnan(found.rows[3].pearson)  # all runs have one AUROC
     assert math.isnan(found.rows[0].partial)  # given itself
@@ -859,6 +912,9 @@ def test_correlations_given_accuracy_and_within_groups() -> None:
     assert math.isnan(few.within)
     assert math.isnan(few.partial)
     assert (few.runs, few.within_runs) == (3, 2)
+    four = compare({"a": runs[:4]}).correlations().rows[2]
+    assert math.isfinite(four.partial)
+    assert math.isnan(four.partial_p)  # of one degree of freedom
 
 
 # ---------------------------------------------------------------------------------- bad arguments
@@ -881,7 +937,7 @@ GOOD = outputs()
             "fitted for 2 exits, but the model has 3",
         ),
         (
-            {"calibration": "eefp", "policy": "entropy", "validation": GOOD},
+            {"calibration": "eefp", "policy": "entropy", "validation": outputs()},
             ValueError,
             "either a calibration or a policy",
         ),
@@ -890,6 +946,9 @@ GOOD = outputs()
         ({"budgets": [0.5, 0]}, ValueError, "budgets must be"),
         ({"bins": 0}, ValueError, "bins must be at least 1"),
         ({"validation": outputs(classes=5)}, ValueError, "same exits and classes"),
+        ({"validation": GOOD}, ValueError, "validation is outputs itself: pass other samples"),
+        ({"budgets": None}, TypeError, "budgets must hold real numbers, got None"),
+        ({"budgets": 0.5}, ValueError, "budgets must be a sequence of mean costs"),
     ],
 )
 def test_bad_options_are_named(
@@ -904,6 +963,33 @@ def test_bad_options_are_named(
     [
         (lambda: evaluate_outputs(GOOD, COSTS[:2]), ValueError, "costs must be 3 numbers"),
         (lambda: evaluate_outputs(GOOD, [1.0, 0.5, 2.0]), ValueError, "must not decrease"),
+        (lambda: evaluate_outputs(GOOD, [1, 1, 1]), ValueError, "costs must increase"),
+        (lambda: evaluate_outputs(GOOD, None), TypeError, "costs must hold real numbers, got None"),
+        (
+            lambda: evaluate_outputs(Outputs(GOOD.logits[-1:], GOOD.labels, ("output",)), [1.0]),
+            ValueError,
+            "only the exit 'output': pass the logits of at least one early exit",
+        ),
+        (
+            lambda: evaluate_outputs(GOOD, COSTS).policy_at("0.5x"),  # type: ignore[arg-type]
+            TypeError,
+            "budget must be a number, got '0.5x'",
+        ),
+        (
+            lambda: evaluate_outputs(GOOD, COSTS).policy_at(math.nan),
+            ValueError,
+            "budget must be positive and finite, got nan",
+        ),
+        (
+            lambda: collect(network(), [(torch.zeros(2, 6), torch.tensor([0, -100]))]),
+            ValueError,
+            "leave out the samples without a class",
+        ),
+        (
+            lambda: collect(network(), [(torch.zeros(2, 6), torch.zeros(2, 3).long())]),
+            ValueError,
+            "one class for each sample",
+        ),
         (lambda: evaluate_outputs(GOOD.logits, COSTS), TypeError, "outputs must be Outputs"),
         (
             lambda: evaluate_outputs(Outputs(GOOD.logits, GOOD.labels + 3, GOOD.exit_names), COSTS),

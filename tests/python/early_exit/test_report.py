@@ -20,11 +20,12 @@ from laplex.early_exit.evaluation.comparison import compare
 from laplex.early_exit.evaluation.evaluator import evaluate_outputs
 from laplex.early_exit.evaluation.outputs import Outputs
 from laplex.early_exit.evaluation.result import Evaluation
-from laplex.early_exit.html_report import report
+from laplex.early_exit.html_report import report, write_page
 from laplex.early_exit.html_report.number_formats import number, percent, spread
 from laplex.early_exit.html_report.tradeoff_section import _networks, _ranking
 from laplex.early_exit.model import MultiExitModel
 from laplex.early_exit.policies import MaxSoftmax
+from laplex.early_exit.runs.study import Study
 from laplex.early_exit.timing import time_exits
 from laplex.early_exit.training.trainer import train
 
@@ -248,6 +249,16 @@ def test_pictures_are_what_they_say_in_the_dark_too(groups, tmp_path):
 # --- pieces ---------------------------------------------------------------------------------------
 
 
+def test_runs_on_other_data_are_told(groups, tmp_path):
+    facts = {"a": {"data": "digits"}, "b": {"data": "photos"}}
+    study = Study(compare({"a": groups["weak"], "b": groups["strong"]}), facts=facts)
+    note = "the runs are of different data (digits, photos), so they cannot be compared"
+    assert study.notes == [note]
+    assert f"Note: {note}" in study.text()
+    write_page(study, tmp_path / "page.html", "Other data")
+    assert note in (tmp_path / "page.html").read_text("utf-8")
+
+
 def test_ranking_says_how_far_it_can_be_trusted():
     def with_area(area: float) -> Evaluation:
         found = judged(0)
@@ -256,18 +267,20 @@ def test_ranking_says_how_far_it_can_be_trusted():
 
     # Standard errors by hand: var(0.50, 0.60) = 0.005, of a mean of two 0.0025.
     near = {"one": [with_area(0.5), with_area(0.6)], "two": [with_area(0.52), with_area(0.52)]}
-    text = _ranking(near)
+    text = _ranking(compare(near).values())
     assert text.startswith("The group “one” has the largest area, 55.0 %")
     assert "3.0 points behind" in text
     assert "standard error of 5.0 points" in text
     assert "may be due to chance" in text
     far = {**near, "three": [with_area(0.9), with_area(0.92)]}
-    text = _ranking(far)
+    text = _ranking(compare(far).values())
     assert (
         "“three” has the largest area, 91.0 %; the group “one” is next, 36.0 points behind" in text
     )
     assert "5.1 points." in text  # sqrt(0.0025 + 0.0001)
-    assert "another seed may reverse" in _ranking({"one": near["one"][:1], "two": near["two"]})
+    assert "another seed may reverse" in _ranking(
+        compare({"one": near["one"][:1], "two": near["two"]}).values()
+    )
 
 
 def test_networks_judged_twice_are_one():

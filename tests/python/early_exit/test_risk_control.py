@@ -271,7 +271,7 @@ def test_results_are_shown_and_kept() -> None:
     }
 
 
-GOOD = toy(20, np.random.default_rng(7))
+GOOD, OTHER = (toy(20, np.random.default_rng(seed)) for seed in (7, 8))
 
 
 @pytest.mark.parametrize(
@@ -279,7 +279,7 @@ GOOD = toy(20, np.random.default_rng(7))
     [
         (lambda: certified(GOOD, epsilon=0.0), ValueError, "epsilon must be between 0 and 1"),
         (lambda: certified(GOOD, delta=1), ValueError, "delta must be between 0 and 1"),
-        (lambda: certified(GOOD, epsilon="a"), TypeError, "epsilon must hold real numbers"),
+        (lambda: certified(GOOD, epsilon="a"), TypeError, "epsilon must be a number"),
         (lambda: certified(GOOD, risk="loss"), ValueError, "risk must be one of"),
         (lambda: certified(GOOD, method="holm"), ValueError, "method must be one of"),
         (lambda: certified(GOOD, cuts=[]), ValueError, "cuts is empty"),
@@ -295,10 +295,14 @@ GOOD = toy(20, np.random.default_rng(7))
             "pass them as validation",
         ),
         (
-            lambda: certified(GOOD, policy="entropy", calibration="temperature", validation=GOOD),
+            lambda: certified(GOOD, policy="entropy", calibration="temperature", validation=OTHER),
             ValueError,
             "can only be evaluated offline",
         ),
+        (lambda: certified(GOOD, validation=GOOD), ValueError, "validation is outputs itself"),
+        (lambda: certified(GOOD, epsilon=math.nan), ValueError, "epsilon must be between 0 and 1"),
+        (lambda: certified(GOOD, delta=None), TypeError, "delta must be a number, got None"),
+        (lambda: certified(GOOD, epsilon=1), ValueError, "epsilon must be between 0 and 1, got 1"),
     ],
 )
 def test_mistakes_are_named(call: Callable[[], Any], error: type[Exception], message: str) -> None:

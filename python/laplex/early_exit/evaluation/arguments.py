@@ -103,7 +103,7 @@ def checked_arguments(
             "protocol='validation' fits thresholds on validation samples: pass validation, or "
             "protocol='p1-test-sweep'"
         )
-    limits = as_numbers("budgets", budgets, 1, "[budgets]")
+    limits = as_numbers("budgets", budgets, 1, "a sequence of mean costs")
     if (limits <= 0).any():
         raise ValueError(f"budgets must be positive, got {limits.tolist()}")
     return Arguments(
@@ -118,6 +118,11 @@ def relative_costs(costs: Any, exits: int) -> Array:
         raise ValueError(
             f"costs must be in units of the plain backbone, about 1 for the last exit, got "
             f"{found[-1]:g}: divide them by the cost of the backbone"
+        )
+    if found[0] == found[-1]:
+        raise ValueError(
+            f"costs must increase from the first exit to the last, got {found.tolist()}: leaving "
+            "early saves nothing"
         )
     return found
 

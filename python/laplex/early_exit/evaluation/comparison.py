@@ -18,6 +18,9 @@ from .result import Evaluation, proxies
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+# First exits whose costs differ by less have areas that can be compared as they are.
+_ALIKE = 0.005
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Comparison(Result):
@@ -30,9 +33,38 @@ class Comparison(Result):
     """
 
     _kind: ClassVar = "laplex.early_exit.Comparison"
-    _derived: ClassVar = ("values", "correlations")
+    _derived: ClassVar = ("values", "correlations", "notes")
 
     groups: dict[str, tuple[Evaluation, ...]]
+
+    @property
+    def low(self) -> float:
+        """Cost at which the areas start: that of the dearest first exit of all evaluations."""
+        return max(run.curve.low for run in self._runs())
+
+    @property
+    def notes(self) -> list[str]:
+        """Reasons why the evaluations may not be comparable, as sentences."""
+        runs = self._runs()
+        found = []
+        protocols = sorted({run.protocol for run in runs})
+        if len(protocols) > 1:
+            found.append(f"thresholds come from different protocols: {', '.join(protocols)}")
+        counts = sorted({run.samples for run in runs})
+        if len(counts) > 1:
+            found.append(
+                f"the evaluations are of different samples ({', '.join(map(str, counts))} of them)"
+            )
+        lows = [run.curve.low for run in runs]
+        if max(lows) - min(lows) > _ALIKE:
+            found.append(
+                f"first exits cost {min(lows):.1%} to {max(lows):.1%}, so all areas are over the "
+                f"costs that all networks reach, {max(lows):.1%} to 100%"
+            )
+        return found
+
+    def _runs(self) -> list[Evaluation]:
+        return [run for runs in self.groups.values() for run in runs]
 
     @property
     def budgets(self) -> Array:
@@ -40,14 +72,18 @@ class Comparison(Result):
         return next(iter(self.groups.values()))[0].budgets
 
     def values(self) -> dict[str, dict[str, Array]]:
-        """Return the numbers behind the table: group -> column -> ndarray [runs]."""
+        """Return the numbers behind the table: group -> column -> ndarray [runs].
+
+        Areas are over one range of costs, from `low` to 1, which all curves cover. So they differ
+        from `Evaluation.area` where the first exits of the networks differ in cost.
+        """
         return {
             name: {
                 **{
                     f"at {budget:.0%}": np.array([run.accuracy_at_budgets[i] for run in runs])
                     for i, budget in enumerate(self.budgets)
                 },
-                "area": np.array([run.area for run in runs]),
+                "area": np.array([run.curve.area_from(self.low) for run in runs]),
                 "full": np.array([run.accuracy[-1] for run in runs]),
                 **{f"mean {kind.label}": _means(name, runs) for name, kind in proxies().items()},
             }
@@ -77,12 +113,10 @@ class Comparison(Result):
         ]
         if any(len(runs) > 1 for runs in self.groups.values()):
             lines.append("mean ± standard deviation over runs")
-        protocols = sorted({run.protocol for runs in self.groups.values() for run in runs})
-        lines.append(
-            f"threshold protocol: {protocols[0]}"
-            if len(protocols) == 1
-            else f"Note: thresholds come from different protocols: {', '.join(protocols)}"
-        )
+        lines += [f"Note: {one}" for one in self.notes]
+        protocols = {run.protocol for run in self._runs()}
+        if len(protocols) == 1:
+            lines.append(f"threshold protocol: {protocols.pop()}")
         return "\n".join(lines)
 
     def __repr__(self) -> str:
@@ -100,15 +134,16 @@ class Comparison(Result):
         The accuracy of the exits before the last is the baseline: it goes with the area by
         construction, so a metric that merely follows the accuracy correlates with the area, too.
         Partial correlations hold the mean accuracy fixed. Correlations within groups leave out the
-        differences between groups, such as strategies of training.
+        differences between groups, such as strategies of training. Areas are those of `values`,
+        over one range of costs.
 
         Returns
         -------
         Correlations
         """
-        runs = [run for group in self.groups.values() for run in group]
+        runs = self._runs()
         groups = np.repeat(np.arange(len(self.groups)), [len(one) for one in self.groups.values()])
-        area = np.array([run.area for run in runs])
+        area = np.array([run.curve.area_from(self.low) for run in runs])
         accuracy = _means("accuracy", runs)
         measures = {
             "mean accuracy": accuracy,

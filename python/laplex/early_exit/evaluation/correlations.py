@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from dataclasses import dataclass
 from typing import ClassVar
@@ -16,6 +17,10 @@ from ..metrics import METRICS
 
 # With fewer runs than this a correlation says little, as its table says.
 _FEW = 10
+# Up to this number of runs, p-values are those of all permutations: 8! = 40,320.
+_PERMUTED = 8
+# With fewer degrees of freedom than this, p-values hang on the normal distribution: there are none.
+_FREE = 3
 # Relative size of what a regression leaves by rounding alone.
 _ROUNDING = 1e-12
 
@@ -24,7 +29,8 @@ _ROUNDING = 1e-12
 class Correlation:
     """Correlation of one metric with the area under the curve.
 
-    Coefficients are NaN where there are too few runs, or no variation is left.
+    Coefficients are NaN where there are too few runs, or no variation is left. `partial_p` and
+    `within_p` are those of Student's t, and NaN with fewer than 3 degrees of freedom.
 
     Attributes
     ----------
@@ -33,7 +39,9 @@ class Correlation:
     pearson, spearman : float
         Correlation coefficients; of three runs or more.
     pearson_p, spearman_p : float
-        Two-sided p-values, which assume independent runs.
+        Two-sided p-values, which assume independent runs. Of up to 8 runs they are exact: the share
+        of all n! pairings of the values whose coefficient is at least as large in size, so that of
+        3 runs is at least 1/3. Of more runs, they are those of Student's t.
     runs : int
         Number of runs for which the metric and the area are defined.
     partial, partial_p : float
@@ -90,13 +98,15 @@ class Correlations(Result):
         body = [
             [
                 row.measure,
-                *(
-                    cell(one, ".3f")
-                    for one in (row.pearson, row.pearson_p, row.spearman, row.spearman_p)
-                ),
+                cell(row.pearson, ".3f"),
+                _p(row.pearson_p),
+                cell(row.spearman, ".3f"),
+                _p(row.spearman_p),
                 str(row.runs),
-                *(cell(one, ".3f") for one in (row.partial, row.partial_p)),
-                *(cell(one, ".3f") for one in (row.within, row.within_p)),
+                cell(row.partial, ".3f"),
+                _p(row.partial_p),
+                cell(row.within, ".3f"),
+                _p(row.within_p),
                 str(row.within_runs),
             ]
             for row in self.rows
@@ -111,6 +121,10 @@ class Correlations(Result):
             + aligned(head, body)
             + f"\n{self.note}"
         )
+
+
+def _p(value: float) -> str:
+    return "<0.001" if value < 0.001 else cell(value, ".3f")
 
 
 def correlation(
@@ -138,10 +152,22 @@ def correlation(
             first, second = scipy.stats.pearsonr(x, y), scipy.stats.spearmanr(x, y)
         pearson = float(first.statistic), float(first.pvalue)
         spearman = float(second.statistic), float(second.pvalue)
+        if len(x) <= _PERMUTED:
+            pearson = pearson[0], _permutation_p(x, y)
+            spearman = spearman[0], _permutation_p(*map(scipy.stats.rankdata, (x, y)))
     partial = _of_residuals(x, y, np.stack([np.ones_like(given), given], axis=1))
     within = _of_residuals(x, y, np.eye(len(sizes))[group])
     alone = int((sizes == 1).sum())
     return Correlation(label, *pearson, *spearman, len(x), *partial, *within, len(x) - alone)
+
+
+def _permutation_p(x: Array, y: Array) -> float:
+    """Share of all pairings of x and y whose correlation is at least as far from 0."""
+    x, y = x - x.mean(), y - y.mean()
+    orders = np.array(list(itertools.permutations(range(len(x)))))
+    sums = np.abs(y[orders] @ x)
+    # Pairings of equal correlation differ by rounding.
+    return float(np.mean(sums >= abs(y @ x) - _ROUNDING * np.linalg.norm(x) * np.linalg.norm(y)))
 
 
 def _of_residuals(x: Array, y: Array, regressors: Array) -> tuple[float, float]:
@@ -157,5 +183,7 @@ def _of_residuals(x: Array, y: Array, regressors: Array) -> tuple[float, float]:
     ):
         return float("nan"), float("nan")
     r = min(max(float(left[0] @ left[1]) / (sizes[0] * sizes[1]), -1.0), 1.0)
+    if free < _FREE:
+        return r, float("nan")
     t = np.inf if abs(r) == 1 else abs(r) * np.sqrt(free / (1 - r**2))
     return r, float(2 * scipy.stats.t.sf(t, free))

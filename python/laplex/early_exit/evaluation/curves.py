@@ -75,13 +75,29 @@ class Curve:
     @property
     def area(self) -> float:
         """Mean accuracy over costs from `low` to 1; NaN if the curve does not cover `low`."""
+        return self.area_from(self.low)
+
+    def area_from(self, low: float) -> float:
+        """Mean accuracy over another range of costs, for curves with a first exit of another cost.
+
+        Parameters
+        ----------
+        low : float
+            Cost at which the range starts; it ends at 1, the plain backbone.
+
+        Returns
+        -------
+        float
+            Mean height of the curve, linear between its points; NaN if it does not cover `low`, or
+            `low` is not below 1.
+        """
         cost, accuracy = self._sorted()
-        if not cost[0] <= self.low < 1.0:
+        if not cost[0] <= low < 1.0:
             return float("nan")
-        inside = (cost > self.low) & (cost < 1.0)
-        x = np.concatenate([[self.low], cost[inside], [1.0]])
+        inside = (cost > low) & (cost < 1.0)
+        x = np.concatenate([[low], cost[inside], [1.0]])
         y = np.interp(x, cost, accuracy)
-        return float(np.sum(np.diff(x) * (y[1:] + y[:-1]) / 2) / (1.0 - self.low))
+        return float(np.sum(np.diff(x) * (y[1:] + y[:-1]) / 2) / (1.0 - low))
 
     def __len__(self) -> int:
         return len(self.cost)

@@ -106,7 +106,7 @@ def judge(
         oracle=oracle_exits(known.correct, prices),
         budgets=arguments.budgets,
         operating_point=own,
-        conventions=_conventions(arguments, rule, costs),
+        conventions=_conventions(arguments, rule, costs, known.scores[:-1]),
         others=metrics,
         evaluated=(policy, rule.calibration),
         validation_scores=scores if arguments.protocol == "validation" else None,
@@ -176,7 +176,7 @@ def _name(policy: Policy) -> str:
     return str(vars(type(policy)).get("label", type(policy).__name__.lower()))
 
 
-def _conventions(arguments: Arguments, rule: Rule, costs: Any) -> dict[str, str]:
+def _conventions(arguments: Arguments, rule: Rule, costs: Any, scores: Array) -> dict[str, str]:
     policy = rule.policy
     counted = costs.convention if isinstance(costs, Costs) else "as given"
     if arguments.protocol == "validation":
@@ -187,12 +187,12 @@ def _conventions(arguments: Arguments, rule: Rule, costs: Any) -> dict[str, str]
     elif rule.is_confidence:
         thresholds = (
             "one for all exits: 100 equally spaced values from 0 to 1, which a score must exceed; "
-            "evaluated on the test samples themselves"
+            "evaluated on these samples themselves"
         )
     else:
         thresholds = (
-            "one for all exits: 100 equally spaced values between the scores of the test samples "
-            "themselves, and both extremes"
+            "one for all exits: 100 equally spaced values between the scores of the evaluated "
+            "samples themselves, and both extremes"
         )
     leaving = f"a sample leaves if its score is {'>' if policy.strict else '>='} the threshold; "
     leaving += "the last exit" if policy.fallback == "last" else "the most confident exit"
@@ -201,6 +201,8 @@ def _conventions(arguments: Arguments, rule: Rule, costs: Any) -> dict[str, str]
         "cost": f"{counted}, in units of the plain backbone; includes the heads of earlier exits",
         "thresholds": thresholds,
         "leaving": leaving,
+        "scores": f"{'probabilities ' if rule.is_confidence else ''}from {scores.min():.3g} to "
+        f"{scores.max():.3g} at the exits before the last",
         "accuracy_at_budgets": BETWEEN,
         "area": AREA,
         "confidence": "the learned score"

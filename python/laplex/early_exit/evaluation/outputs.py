@@ -86,18 +86,20 @@ class Outputs:
 
 #: What evaluations leave to the caller.
 _OWN = (
-    "models trained with loss='bce' or 'mse' have no evaluation here, so compute metrics of your "
-    "own from model(x)"
+    "this evaluates one class for each sample; for several labels and regression, compute metrics "
+    "of your own from model(x)"
 )
 
 
 def check_outputs(outputs: Any, validation: Any) -> None:
-    """Check that arguments are `Outputs`; validation may be None.
+    """Check that arguments are `Outputs` of other samples; validation may be None.
 
     Raises
     ------
     TypeError
-        If they are not.
+        If they are not `Outputs`.
+    ValueError
+        If both are one object, or there is no early exit.
     """
     for name, value in (("outputs", outputs), ("validation", validation)):
         if not isinstance(value, Outputs) and not (name == "validation" and value is None):
@@ -105,6 +107,16 @@ def check_outputs(outputs: Any, validation: Any) -> None:
                 f"{name} must be Outputs, got {type(value).__name__}: use collect(model, loader), "
                 "or Outputs(logits, labels, exit_names)"
             )
+    if validation is outputs:
+        raise ValueError(
+            "validation is outputs itself: pass other samples, because thresholds and calibrations "
+            "must not be fitted to the samples that judge them"
+        )
+    if len(outputs.exit_names) < 2:
+        raise ValueError(
+            f"outputs has only the exit {outputs.exit_names[0]!r}: pass the logits of at least one "
+            "early exit and of the last one"
+        )
 
 
 def collect(
@@ -272,8 +284,11 @@ def _class_numbers(labels: Tensor, samples: int, classes: int) -> NDArray[np.int
         )
     numbers: NDArray[np.int64] = labels.cpu().numpy().astype(np.int64)
     if samples and (numbers.min() < 0 or numbers.max() >= classes):
+        remedy = "renumber them"
+        if numbers.min() < 0:
+            remedy = "leave out the samples without a class, such as those with the label -100"
         raise ValueError(
             f"labels go from {numbers.min()} to {numbers.max()}, but the model has classes 0 to "
-            f"{classes - 1}: renumber them"
+            f"{classes - 1}: {remedy}"
         )
     return numbers

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from ..._support.arguments import positive
 from ..._support.results import Result, to_plain
 from ..._support.text_tables import aligned, cell
 from ..arrays import Array
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 _CURVES = ("curve", "static", "random", "oracle")
 _WIDTH = 100
+# With fewer samples than this, the table warns of the error of an accuracy.
+_FEW = 100
 _NOT_IN_FILES = ("evaluated", "validation_scores")
 
 
@@ -220,8 +224,9 @@ class Evaluation(Result):
         Raises
         ------
         ValueError
-            If even the first exit costs more.
+            If the budget is not positive and finite, or even the first exit costs more.
         """
+        budget = positive("budget", budget)
         if not budget >= self.costs[0]:
             raise ValueError(
                 f"budget must be at least {self.costs[0]:.4g}, the cost of the first exit, "
@@ -306,7 +311,26 @@ class Evaluation(Result):
                 f"{point.policy}: accuracy {point.accuracy:.1%} at cost {point.cost:.1%}; samples "
                 f"that leave by exit: {shares}",
             ]
+            if point.shares[-1] == 1:
+                scores = self.conventions.get("scores", "all below the threshold")
+                parts.append(f"No sample leaves early; the scores are {scores}")
+        parts += [f"Note: {one}" for one in self._notes()]
         return "\n".join(parts)
+
+    def _notes(self) -> list[str]:
+        notes = []
+        if self.costs[0] >= 1:
+            notes.append(
+                "the area is undefined, because the first exit costs no less than the plain "
+                "backbone"
+            )
+        if self.samples < _FEW:
+            error = 0.5 / math.sqrt(self.samples)  # of a binomial at one half
+            notes.append(
+                f"with only {self.samples} samples, the standard error of an accuracy is up to "
+                f"{100 * error:.0f} percentage points"
+            )
+        return notes
 
     def _summary(self) -> str:
         return (
@@ -339,7 +363,7 @@ class Evaluation(Result):
     def _protocol(self) -> str:
         if self.protocol == "validation":
             return f"thresholds fitted on {self.validation_samples:,} validation samples"
-        return "thresholds swept on the test samples themselves, protocol p1-test-sweep"
+        return "thresholds swept on the evaluated samples themselves, protocol p1-test-sweep"
 
 
 def proxies() -> dict[str, type[Metric]]:

@@ -12,7 +12,7 @@ import scipy.special
 import torch
 from numpy.typing import NDArray
 
-from ..._support.arguments import one_of
+from ..._support.arguments import one_of, share
 from ..._support.results import Result
 from ..._support.text_tables import aligned
 from ..arrays import Array, Booleans, Integers, as_numbers, as_numpy, same_shape
@@ -381,10 +381,10 @@ def upper_bound(risks: Array, samples: int, level: float, binary: bool) -> Array
 
 
 def _inside(name: str, value: Any) -> float:
-    number = as_numbers(name, value, 0, "one number").item()
-    if not 0 < number < 1:
+    number = share(name, value)
+    if number in (0, 1):
         raise ValueError(f"{name} must be between 0 and 1, got {number:g}")
-    return float(number)
+    return number
 
 
 def _own_losses(risk: Any, shape: tuple[int, int]) -> NDArray[Any]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 
+from ..evaluation.comparison import Comparison
 from ..evaluation.plots import CHANCE, ORACLE, POLICY, STATIC, draw_curve, tidy
 from ..evaluation.result import Evaluation
 
@@ -47,7 +48,7 @@ def baselines(groups: Mapping[str, Sequence[Evaluation]]) -> Figure:
     return figure
 
 
-def proxies(groups: Mapping[str, Sequence[Evaluation]]) -> Figure:
+def proxies(comparison: Comparison) -> Figure:
     """Area under the curve of each run against accuracy, calibration error and EEFP."""
     figure = Figure(figsize=(12.5, 3.6), layout="constrained")
     panels = figure.subplots(1, 3, sharey=True)
@@ -57,10 +58,10 @@ def proxies(groups: Mapping[str, Sequence[Evaluation]]) -> Figure:
         ("mean_eefp", "mean EEFP (higher is better)"),
     )
     for ax, (attribute, label) in zip(panels, measures, strict=True):
-        for place, (name, runs) in enumerate(groups.items()):
+        for place, (name, runs) in enumerate(comparison.groups.items()):
             ax.plot(
                 [getattr(run, attribute) for run in runs],
-                [100 * run.area for run in runs],
+                [100 * run.curve.area_from(comparison.low) for run in runs],
                 "osD^v<>"[place // len(_COLOURS) % 7],
                 color=_COLOURS[place % len(_COLOURS)],
                 label=_short(name),

@@ -73,7 +73,7 @@ def best_group(study: Study) -> tuple[str, tuple[Evaluation, ...]]:
     """The group with the largest mean area under the curve."""
 
     def height(runs: tuple[Evaluation, ...]) -> float:
-        area = float(np.mean([one.area for one in runs]))
+        area = float(np.mean([one.curve.area_from(study.comparison.low) for one in runs]))
         return -1.0 if np.isnan(area) else area
 
     return max(study.comparison.groups.items(), key=lambda item: height(item[1]))

@@ -20,7 +20,7 @@ def proxies(study: Study) -> dict[str, Any]:
         "correlations": _correlations(study.comparison.correlations()),
         "few": _networks(study) < _FEW,
         "caution": _caution(study),
-        "figure": figures.proxies(study.comparison.groups),
+        "figure": figures.proxies(study.comparison),
     }
 
 

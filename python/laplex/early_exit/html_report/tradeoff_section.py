@@ -10,6 +10,7 @@ import numpy as np
 
 from ..._support.html_pages import Table
 from ..arrays import Array
+from ..evaluation.comparison import Comparison
 from ..evaluation.curves import Curve
 from ..evaluation.result import Evaluation
 from ..runs.study import Study
@@ -27,14 +28,15 @@ def tradeoff(study: Study) -> dict[str, Any]:
     networks = _networks(groups)
     return {
         "groups": len(groups),
+        "notes": study.notes,
         "protocol": _protocol(protocols),
         "swept": protocols != {"validation"},
         "curves": study.comparison.plot() if len(groups) > 1 else None,
         "budgets": _budgets(study),
         "repeated": any(len(runs) > 1 for runs in groups.values()),
-        "ranking": _ranking(groups),
+        "ranking": _ranking(study.comparison.values()),
         "baselines": baselines(dict(list(networks.items())[:_PANELS])),
-        "baseline_table": _baselines(networks, study.comparison.budgets),
+        "baseline_table": _baselines(networks, study.comparison),
         "panels": min(len(networks), _PANELS),
         "left_out": len(networks) < len(groups) or len(networks) > _PANELS,
         "points": _points(groups),
@@ -76,9 +78,9 @@ def _budgets(study: Study) -> Table:
     return Table(["", "runs", *columns], rows, best)
 
 
-def _ranking(groups: Mapping[str, Sequence[Evaluation]]) -> str:
+def _ranking(values: Mapping[str, Mapping[str, Array]]) -> str:
     """A sentence on which group has the largest area, and how reliable that is."""
-    areas = {name: np.array([one.area for one in runs]) for name, runs in groups.items()}
+    areas = {name: found["area"] for name, found in values.items()}
     defined = {name: one for name, one in areas.items() if not np.isnan(one).any()}
     if len(defined) < 2:
         return "Areas are undefined for all but one group, so the groups cannot be ranked."
@@ -123,7 +125,8 @@ def _networks(groups: Mapping[str, Sequence[Evaluation]]) -> dict[str, Sequence[
     return found
 
 
-def _baselines(networks: Mapping[str, Sequence[Evaluation]], budgets: Array) -> Table:
+def _baselines(networks: Mapping[str, Sequence[Evaluation]], comparison: Comparison) -> Table:
+    budgets = comparison.budgets
     curves: dict[str, Callable[[Evaluation], Curve]] = {
         "single exit": lambda one: one.static,
         "random": lambda one: one.random,
@@ -133,7 +136,7 @@ def _baselines(networks: Mapping[str, Sequence[Evaluation]], budgets: Array) -> 
     for name, runs in networks.items():
         for label, curve in curves.items():
             found = np.mean([curve(one).accuracy_at(budgets) for one in runs], axis=0)
-            area = float(np.mean([curve(one).area for one in runs]))
+            area = float(np.mean([curve(one).area_from(comparison.low) for one in runs]))
             rows.append([f"{name}: {label}", *map(percent, found), percent(area)])
     return Table(["", *(f"at {budget:.0%}" for budget in budgets), "area"], rows)
 

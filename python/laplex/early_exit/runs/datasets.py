@@ -33,6 +33,8 @@ SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 _SPLIT_SEED = 0
 #: Number of training samples of a table whose mean and standard deviation scale all of it.
 _SCALED_BY = 1000
+#: Texts whose tokens are looked at, and the share of unknown ones above which something is wrong.
+_TOKENIZED, _UNKNOWN = 100, 0.9
 _GREY = ("1", "L", "LA", "F", "I", "I;16")
 
 
@@ -42,6 +44,7 @@ class Splits:
 
     Images and numbers are scaled to mean 0 and standard deviation 1 over training samples: images
     over all pixels, numbers by column. `collate` makes a batch of samples that have to be padded.
+    `about` says which columns of a table were chosen.
     """
 
     name: str
@@ -49,6 +52,14 @@ class Splits:
     parts: Mapping[Split, Any]
     collate: Callable[[list[Any]], Any] | None = None
     workers: int = 0
+    about: str = ""
+
+    def __post_init__(self) -> None:
+        if len(self.class_names) < 2:
+            raise ValueError(
+                f"data {self.name} has one class only, {', '.join(self.class_names)}: a "
+                "classifier needs at least two; --label-column names the column of a table"
+            )
 
     def loader(self, split: Split, batch_size: int, *, shuffle: bool = False) -> Iterable[Any]:
         """Batches of a split with labels, in a fixed or a random order, or those of the user."""
@@ -95,6 +106,7 @@ def load_splits(settings: RunSettings) -> Splits:
     collate = None
     if train.kind == "text":
         train.tokenizer = _tokenizer(settings)
+        train.check_tokens()
         collate = require("transformers", "transformers").DataCollatorWithPadding(train.tokenizer)
     else:
         train.fit()
@@ -102,7 +114,9 @@ def load_splits(settings: RunSettings) -> Splits:
         split: replace(train, table=tables[of], rows=numbers)
         for split, (of, numbers) in rows.items()
     }
-    return Splits(data, names, parts, collate, settings.workers)
+    chosen = f"{', '.join(train.columns)}; label: {train.label}, {len(names)} classes"
+    about = "" if train.kind == "image" else f"Input of {train.kind}: {chosen}"
+    return Splits(data, names, parts, collate, settings.workers, about)
 
 
 def _rows(
@@ -168,7 +182,7 @@ class _Rows(Dataset[Any]):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> Any:
-        row = self.table[int(self.rows[index])]
+        row = self._row(int(self.rows[index]))
         label = self.numbers[row[self.label]]
         if self.kind == "text":
             texts = [row[column] or "" for column in self.columns]
@@ -177,7 +191,7 @@ class _Rows(Dataset[Any]):
 
     def fit(self) -> None:
         """Take the shape of images from the first row, and the scale from the first ones."""
-        rows = [self.table[int(row)] for row in self.rows[:_SCALED_BY]]
+        rows = [self._row(int(row)) for row in self.rows[:_SCALED_BY]]
         if self.kind == "image":
             first = rows[0][self.columns[0]]
             self.channels = self.channels or (1 if first.mode in _GREY else 3)
@@ -186,6 +200,40 @@ class _Rows(Dataset[Any]):
         axes = 0 if self.kind == "numbers" else tuple(range(values.ndim))
         self.mean, deviation = values.mean(axes), values.std(axes, correction=0)
         self.deviation = torch.where(deviation > 0, deviation, 1.0)
+
+    def check_tokens(self) -> None:
+        """Check that the tokenizer knows the words of the first samples."""
+        unknown = self.tokenizer.unk_token_id
+        special = set(self.tokenizer.all_special_ids) - {unknown}
+        found = [self[index]["input_ids"] for index in range(min(len(self), _TOKENIZED))]
+        tokens = [token for one in found for token in one if token not in special]
+        share = sum(token == unknown for token in tokens) / max(len(tokens), 1)
+        if share > _UNKNOWN:
+            raise ValueError(
+                f"the tokenizer does not know {share:.0%} of the tokens of the first "
+                f"{len(found)} texts: pass --tokenizer, or a backbone for this language"
+            )
+
+    def _row(self, number: int) -> Any:
+        try:
+            row = self.table[number]
+            if self.kind == "image" and row[self.columns[0]] is None:
+                raise ValueError("there is none")
+            return row
+        except (OSError, SyntaxError, ValueError) as error:  # of Pillow
+            if self.kind != "image":
+                raise
+            raise ValueError(
+                f"--data: {self._place(number)} cannot be read as an image: remove or replace it "
+                f"({error})"
+            ) from error
+
+    def _place(self, number: int) -> str:
+        """The file of an image, or its row."""
+        column = self.columns[0]
+        as_is = require("datasets", "datasets").Image(decode=False)
+        found = self.table.cast_column(column, as_is)[number][column] or {}
+        return str(found.get("path") or f"row {number + 1}")
 
     def _values(self, row: Mapping[str, Any]) -> Tensor:
         if self.kind == "numbers":
@@ -245,6 +293,14 @@ def _train_rows(
             f"{', '.join(features)}: name them with --columns (an image, one or two texts, or "
             "numbers) and --label-column"
         )
+    values = [value for table in tables.values() for value in table.unique(label)]
+    for real in [one for one in values if isinstance(one, float) and not one.is_integer()]:
+        raise ValueError(
+            f"the column {label} has {real:g}, but labels must be classes: name another with "
+            "--label-column, or put the numbers into classes (there is no regression)"
+        )
+    if among == {"numbers"}:
+        _check_numbers(tables, columns)
     names = getattr(features[label], "names", None)
     known = range(len(names)) if names else sorted(set(tables["train"].unique(label)) - {None})
     numbers = {value: number for number, value in enumerate(known)}
@@ -258,6 +314,17 @@ def _train_rows(
     kind = str(among.pop())
     train = _Rows(tables["train"], rows, kind, columns, label, numbers, side, channels)
     return train, tuple(map(str, names or known))
+
+
+def _check_numbers(tables: Mapping[Split, Any], columns: tuple[str, ...]) -> None:
+    for split, table in tables.items():
+        for column in columns:
+            values = np.array(table[column][:], dtype=np.float64)  # NaN where there is none
+            for row in np.flatnonzero(~np.isfinite(values)):
+                raise ValueError(
+                    f"the column {column} has no finite number in row {row + 1} of the part "
+                    f"{split}: fill it in, leave the row out, or choose other --columns"
+                )
 
 
 def _kind(feature: Any) -> str | None:
@@ -278,12 +345,23 @@ def _tokenizer(settings: RunSettings) -> Any:
         )
     folder = str(Path(model).parent) if model.endswith(".json") else model
     found = transformers.AutoTokenizer.from_pretrained(settings.tokenizer or folder)
+    # Without its files, a tokenizer is made of the special tokens alone.
+    if len(found) <= len(set(found.all_special_ids)):
+        raise ValueError(
+            f"{settings.tokenizer or folder} has no tokenizer files: pass --tokenizer, a folder or "
+            "the name of a model that has them"
+        )
     if found.pad_token is None:  # such as that of GPT-2
         found.pad_token = found.eos_token
     most = [settings.max_length or found.model_max_length]
     if library == "transformers":
         config = transformers.AutoConfig.from_pretrained(model)
         most.append(getattr(config, "max_position_embeddings", most[0]))
+        if len(found) > (known := getattr(config, "vocab_size", len(found))):
+            raise ValueError(
+                f"the tokenizer has {len(found)} tokens, but the backbone only {known}: pass the "
+                "--tokenizer that belongs to the backbone"
+            )
     found.model_max_length = min(most)
     return found
 

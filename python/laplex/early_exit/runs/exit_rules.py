@@ -82,7 +82,8 @@ class ExitRule:
         ValueError
             If even the first exit costs more, or prediction cannot use this rule.
         """
-        found = evaluate_outputs(unseen, costs, validation=unseen, **self.arguments(unseen))
+        again = unseen.subset(slice(None))  # of the same object, an evaluation would be refused
+        found = evaluate_outputs(again, costs, validation=unseen, **self.arguments(unseen))
         if self.threshold is not None and found.evaluated is not None:
             return real_policy(*found.evaluated)
         return found.policy_at(max(0.5, float(costs.relative[0])) if budget is None else budget)

@@ -105,7 +105,8 @@ def train_run(
 ) -> Run:
     """Train a model and write its folder, which must exist.
 
-    `tell` is called with the exits that were chosen for a backbone that is not built in.
+    `tell` is called with the columns of a table that were chosen, and with the exits that were
+    chosen for a backbone that is not built in.
 
     Raises
     ------
@@ -117,6 +118,8 @@ def train_run(
     phases = phases_of(strategy, settings.epochs)
     splits = load_splits(settings)
     model = build_model(splits, settings)
+    if splits.about:
+        tell(splits.about)
     if settings.exits is None and settings.backbone not in NAMES:
         tell(f"Exits at {', '.join(model.exit_names)} of {settings.backbone}")
     arguments = {key: getattr(settings, key) for key in _PASSED_ON} | {

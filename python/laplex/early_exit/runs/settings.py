@@ -130,7 +130,7 @@ class RunSettings:
     )
     epochs: int | None = setting(
         None,
-        "Total number of training epochs of all phases.",
+        "Total number of training epochs of all phases, of which mixed and disjoint have two.",
         least=1,
         unset="10",
         in_file="If strategy is a list of phases, each phase has its own number.",

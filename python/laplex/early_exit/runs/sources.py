@@ -8,6 +8,7 @@ import os
 import pkgutil
 import re
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,7 +77,7 @@ def is_function(name: str) -> bool:
 
 
 def call_named(name: str, known: Mapping[str, Any], options: Mapping[str, Any], what: str) -> Any:
-    """Call ``package.module:function``, which may be in the current folder; see `call`."""
+    """Call ``package.module:function``, perhaps of the current folder; what it raises is told."""
     folder = os.getcwd()  # which an installed command does not have on its path
     added = [] if folder in sys.path or "" in sys.path else [folder]
     sys.path[:0] = added
@@ -84,10 +85,16 @@ def call_named(name: str, known: Mapping[str, Any], options: Mapping[str, Any], 
         function = pkgutil.resolve_name(name)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"{what} {name!r}: {error}: name an existing function") from error
+    except Exception as error:
+        raise ValueError(f"{what} {name!r}: its module {_raised(error)}") from error
     finally:
         if added:
             sys.path.remove(folder)
-    return call(function, known, options, what)
+    arguments = _arguments(function, known, options, what)
+    try:
+        return function(**arguments)
+    except Exception as error:  # of the user's code
+        raise ValueError(f"{what} function {name} {_raised(error)}") from error
 
 
 def call(
@@ -100,10 +107,16 @@ def call(
     ValueError
         If the function does not take an option of ``WHAT_options``.
     """
+    return function(**_arguments(function, known, options, what))
+
+
+def _arguments(
+    function: Callable[..., Any], known: Mapping[str, Any], options: Mapping[str, Any], what: str
+) -> dict[str, Any]:
     try:
         parameters = dict(inspect.signature(function).parameters)
     except ValueError:  # some functions written in C have none
-        return function(**options)
+        return dict(options)
     if not any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values()):
         for key in set(options) - set(parameters):
             raise ValueError(
@@ -111,7 +124,15 @@ def call(
                 f"{', '.join(parameters)}: {did_you_mean(key, parameters)}Remove or rename it"
             )
     taken = {key: one for key, one in known.items() if key in parameters}
-    return function(**{**taken, **options})
+    return {**taken, **options}
+
+
+def _raised(error: Exception) -> str:
+    """What was raised, and where."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return (
+        f"raised {type(error).__name__}: {error} ({Path(last.filename).name}, line {last.lineno})"
+    )
 
 
 def did_you_mean(name: str, known: Any) -> str:

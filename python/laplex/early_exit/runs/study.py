@@ -62,6 +62,13 @@ class Study:
             dynamics={name: one for name, one in inside.items() if one is not None},
         )
 
+    @property
+    def notes(self) -> list[str]:
+        """Reasons why the runs may not be comparable, as sentences."""
+        data = sorted({facts["data"] for facts in self.facts.values() if "data" in facts})
+        note = f"the runs are of different data ({', '.join(data)}), so they cannot be compared"
+        return [*self.comparison.notes, *([note] if len(data) > 1 else [])]
+
     def text(self) -> str:
         """Format the results for the terminal: one evaluation in full, or a comparison."""
         groups = self.comparison.groups
@@ -70,6 +77,7 @@ class Study:
             parts = [evaluations[0].table()]
         else:
             parts = [self.comparison.table()]
+            parts += [f"Note: {one}" for one in self.notes[len(self.comparison.notes) :]]
             if len(evaluations) >= _FEWEST:
                 parts.append(str(self.comparison.correlations()))
         for name, timing in self.timing.items():

@@ -140,7 +140,7 @@ def phases_of(strategy: str | Sequence[Phase], epochs: int | None = None) -> tup
         if total < len(parts):
             raise ValueError(
                 f"epochs must be at least {len(parts)} for strategy={strategy!r}, one for each "
-                f"phase, got {total}"
+                f"phase, got {total}: pass more, or strategy='joint' (--strategy joint)"
             )
         each, more = divmod(total, len(parts))
         return tuple(Phase(part, each + (place < more)) for place, part in enumerate(parts))
