@@ -158,7 +158,7 @@ def found_modules(backbone: nn.Module, names: Sequence[str]) -> list[tuple[str, 
         raise ValueError(
             f"exits is empty: name modules of the backbone, such as {', '.join(list(known)[:5])}"
         )
-    found = []
+    found: list[tuple[str, int]] = []
     for name in names:
         if not isinstance(name, str):
             raise TypeError(f"names of exits must be str, got {name!r}")
@@ -180,7 +180,13 @@ def found_modules(backbone: nn.Module, names: Sequence[str]) -> list[tuple[str, 
                 if known
                 else f"exit {name!r} is not a module of the backbone, which has no modules"
             )
-        found.append((known[module], int(run)))
+        place = known[module], int(run)
+        if place in found:
+            raise ValueError(
+                f"exits {names[found.index(place)]!r} and {name!r} are the same run of a module: "
+                "name it once"
+            )
+        found.append(place)
     return found
 
 

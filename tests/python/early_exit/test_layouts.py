@@ -197,6 +197,8 @@ def test_networks_that_torch_has_changed() -> None:
     policy = MaxSoftmax(0.45)
     expected = policy.exit_index(torch.stack(traced(x)))
     assert torch.equal(traced.predict(x, policy).exit_index, expected)
+    with pytest.raises(ValueError, match="exits '0' and '0@0' are the same run of a module"):
+        MultiExitModel(chain(), {"0": nn.Linear(8, 3), "0@0": nn.Linear(8, 3)})
     with pytest.raises(TypeError, match="backbone is a ScriptModule"):
         MultiExitModel(_scripted(chain()), {"0": nn.Linear(8, 3)})
 
