@@ -283,9 +283,13 @@ def gap_figure(runs: Sequence[Run]) -> Figure:
     """Joint less mixed training: a point for each seed, a bar for the mean."""
     found = gaps(runs)
     kinds = list(dict.fromkeys((one["task"], one["head"]) for one in found))
-    figure = Figure(figsize=(2.3 * len(kinds), 3.2), layout="constrained")
-    axes = figure.subplots(1, len(kinds), squeeze=False, sharey=True)[0]
-    for ax, (task, head) in zip(axes, kinds, strict=True):
+    across = min(len(kinds), 3)
+    down = -(-len(kinds) // across)
+    figure = Figure(figsize=(3.1 * across, 2.8 * down), layout="constrained")
+    axes = figure.subplots(down, across, squeeze=False, sharey=True).ravel()
+    for ax in axes[len(kinds) :]:
+        ax.set_visible(False)
+    for ax, (task, head) in zip(axes, kinds, strict=False):
         own = [one for one in found if (one["task"], one["head"]) == (task, head)]
         budgets = list(dict.fromkeys(one["budget"] for one in own))
         for by, colour, shift in (("total", "#1f77b4", -0.14), ("phase", "#ff7f0e", 0.14)):
@@ -297,10 +301,12 @@ def gap_figure(runs: Sequence[Run]) -> Figure:
             ax.plot([], [], color=colour, lw=2, label=f"equal by {by}")
         ax.axhline(0, color="0.7", lw=0.8, zorder=0)
         ax.set_xticks(range(len(budgets)), [str(one) for one in budgets], fontsize="small")
+        ax.set_xlim(-0.5, len(budgets) - 0.5)
         ax.set_title(f"{task}, {head}", fontsize="small")
         ax.set_xlabel("epochs of joint training", fontsize="small")
         ax.spines[["top", "right"]].set_visible(False)
-    axes[0].set_ylabel("area, joint - mixed, points")
+    for ax in axes[::across]:
+        ax.set_ylabel("area, joint - mixed, points")
     axes[0].legend(frameon=False, fontsize="small")
     return figure
 
@@ -322,6 +328,7 @@ def correlation_figure(runs: Sequence[Run]) -> Figure:
             ax.plot(x, y, "o", ms=5, label=task)
         ax.axvline(0, color="0.7", lw=0.8, zorder=0)
         ax.set_xlim(-1.05, 1.05)
+        ax.set_xticks((-1, -0.5, 0, 0.5, 1), ("-1", "-0.5", "0", "0.5", "1"))
         ax.set_title(title, fontsize="small")
         ax.set_xlabel("correlation with the area", fontsize="small")
         ax.grid(axis="y", color="0.93")
