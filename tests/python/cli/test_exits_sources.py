@@ -18,8 +18,8 @@ from command_cases import command, without
 from laplex.cli.exits import app
 from laplex.early_exit import default_exits, exit_places
 from laplex.early_exit.runs.datasets import Splits, load_splits
+from laplex.early_exit.runs.results import RunEvaluation
 from laplex.early_exit.runs.run import Run
-from laplex.early_exit.runs.run_evaluation import RunEvaluation
 from laplex.early_exit.runs.settings import RunSettings
 
 run = functools.partial(command_cases.run, app)
