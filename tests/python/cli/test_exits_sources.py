@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import importlib
 import json
 from dataclasses import replace
@@ -121,6 +122,7 @@ def test_pictures_with_metadata(tmp_path):
     splits = load(tmp_path / "a", label_column="mood")
     assert splits.class_names == ("dark", "light")
     assert splits.samples() == {"train": 12, "validation": 4, "test": 4}
+    gc.collect()  # the file is closed here, not in another test, which would be warned
 
 
 @needs("datasets")
