@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -32,9 +32,6 @@ from ..early_exit.runs.settings import (
     read_settings,
 )
 from ..early_exit.runs.sources import check_sources
-
-if TYPE_CHECKING:
-    from ..early_exit.runs.run import Run
 
 CALIBRATIONS = ("none", "temperature", "eefp", "correct")
 SPLITS = ("test", "validation", "train")
@@ -121,16 +118,20 @@ def train(
             return
 
         def going_on() -> str:
-            again = f"continue with `laplex exits train --out {out} --resume`"
-            return (
-                again if has_checkpoint(out) else "there is no checkpoint yet; start the run again"
-            )
+            if has_checkpoint(out):
+                return f"continue with `laplex exits train --out {out} --resume`"
+            return "there is no checkpoint yet; start the run again"
 
+        progress = shows_progress(quiet)
         with result_folder(out), stoppable(going_on):
-            run = train_run(
-                settings, out, resume=resume, progress=shows_progress(quiet), tell=typer.echo
-            )
-        typer.echo(_summary(run))
+            run = train_run(settings, out, resume=resume, progress=progress, tell=typer.echo)
+        names, last = run.training.exit_names, run.training.history[-1].val_accuracy
+        shown = ", ".join(f"{name} {one:.1%}" for name, one in zip(names, last, strict=True))
+        typer.echo(
+            f"Validation accuracy by exit: {shown}\n"
+            f"The run took {run.history['seconds']:.0f} s and is in {out}\n"
+            f"Evaluate it with `laplex exits evaluate {out}`"
+        )
 
 
 @app.command()
@@ -187,23 +188,27 @@ def evaluate(
     The command writes evaluation.json into the folder of each run. Several runs are compared; runs
     that differ only in their seed are averaged.
     """
-    page = ("matplotlib",) if out is not None and out.suffix == ".html" else ()
-    with _sentences("evaluate", *page):
+    as_page = out is not None and out.suffix == ".html"
+    with _sentences("evaluate", *(["matplotlib"] if as_page else [])):
         if out is not None and out.suffix not in (".html", ".json"):
             raise ValueError(f"--out {out} must end in .html (a report) or .json (the numbers)")
-        _check_paths(runs, out)
+        check_finished(*runs)
+        if out is not None:
+            check_writable(out)
 
-        from ..early_exit.runs.run_evaluation import evaluate_run
+        from ..early_exit.html_report import write_page
+        from ..early_exit.runs.results import evaluate_run
+        from ..early_exit.runs.run import Run
         from ..early_exit.runs.study import Study
 
-        found = _opened(runs)
+        found = [Run.open(folder) for folder in runs]
         for run in found:
             evaluate_run(
                 run,
                 policy=policy,
                 calibration=calibration or ["none"],
                 split=split,  # type: ignore[arg-type]  # one of SPLITS
-                budget=budget or (0.25, 0.5, 0.75, 1.0),
+                budget=budget,
                 protocol=protocol,  # type: ignore[arg-type]
                 threshold=threshold,
                 timing=timing,
@@ -211,9 +216,7 @@ def evaluate(
             ).write(run.folder)
         study = Study.of_runs(found)
         typer.echo(study.text())
-        if out is not None and out.suffix == ".html":
-            from ..early_exit.html_report import write_page
-
+        if out is not None and as_page:
             write_page(study, out, "Early exits")
             typer.echo(f"\nThe report is in {out}")
         elif out is not None:
@@ -253,15 +256,15 @@ def analyze(
             check_finished(other)
 
         from ..early_exit.dynamics import analyze as look_inside
-        from ..early_exit.runs.run_analysis import RunAnalysis
+        from ..early_exit.runs.results import RunAnalysis
+        from ..early_exit.runs.run import Run
 
-        found = _opened([run] if other is None else [run, other])
-        splits = found[0].splits
+        found = Run.open(run)
         analysis = look_inside(
-            found[0].model,
-            splits.loader(split, 100),  # type: ignore[arg-type]
-            other=None if other is None else found[1].model,
-            train_loader=splits.loader("train", found[0].settings.batch_size),
+            found.model,
+            found.splits.loader(split, 100),  # type: ignore[arg-type]
+            other=None if other is None else Run.open(other).model,
+            train_loader=found.splits.loader("train", found.settings.batch_size),
             parts=part or None,
             max_samples=samples,
             seed=seed,
@@ -319,10 +322,11 @@ def export(
         from ..early_exit.costs import count_costs
         from ..early_exit.deployment import export as write
         from ..early_exit.evaluation.outputs import collect
-        from ..early_exit.runs.exit_rules import ExitRule
+        from ..early_exit.runs.results import ExitRule
+        from ..early_exit.runs.run import Run
 
         rule = ExitRule(policy, calibration, threshold)
-        (found,) = _opened([run])
+        found = Run.open(run)
         model, example = found.model, found.splits.example()
         unseen = collect(model, found.splits.loader("validation", found.settings.batch_size))
         chosen = rule.fitted(unseen, count_costs(model, example), budget)
@@ -345,13 +349,15 @@ def report(
     exits evaluate`.
     """
     with _sentences("report", "matplotlib"):
-        _check_paths(runs, out)
+        check_finished(*runs)
+        check_writable(out)
 
         from ..early_exit.html_report import write_page
-        from ..early_exit.runs.run_evaluation import RunEvaluation, evaluate_run
+        from ..early_exit.runs.results import RunEvaluation, evaluate_run
+        from ..early_exit.runs.run import Run
         from ..early_exit.runs.study import Study
 
-        found = _opened(runs)
+        found = [Run.open(folder) for folder in runs]
         for run in found:
             if RunEvaluation.read(run.folder) is None:
                 evaluate_run(run, progress=shows_progress(quiet)).write(run.folder)
@@ -359,60 +365,28 @@ def report(
         typer.echo(f"The report is in {out}")
 
 
-# --- inside ---------------------------------------------------------------------------------------
-
-
 def _sentences(command: str, *more: str) -> AbstractContextManager[None]:
     needs = ("numpy", "torch", "yaml", "sklearn", "scipy", *more)
     return sentences(f"laplex exits {command}", extra="exits", needs=needs)
-
-
-def _check_paths(runs: list[Path], out: Path | None) -> None:
-    """Check the folders of runs and the output file, before any run is evaluated."""
-    for folder in runs:
-        check_finished(folder)
-    if len({folder.resolve() for folder in runs}) < len(runs):
-        raise ValueError(f"a run is named twice: {', '.join(map(str, runs))}: name each run once")
-    if out is not None:
-        check_writable(out)
 
 
 def _settings(config: Path | None, given: dict[str, Any], out: Path, resume: bool) -> RunSettings:
     """The settings from a file, from options, and from the run that is already in `out`."""
     before = read_settings(out / CONFIG) if (out / CONFIG).is_file() else None
     if resume and before is None:
-        raise ValueError(
-            f"--resume: no run was started in {out}: leave out --resume to start a new one"
-        )
+        raise ValueError(f"--resume: no run was started in {out}: leave out --resume")
     if before is not None and not resume:
         raise ValueError(
             f"--out {out} already holds a run: pass --resume to continue it, or another folder"
         )
-    start = before or RunSettings()
-    asked = changed(start if config is None else read_settings(config), given, "options")
+    start = read_settings(config) if config is not None else before or RunSettings()
+    asked = changed(start, given, "options")
     for key in KEYS if before else ():
-        if getattr(before, key) == getattr(asked, key):
-            continue
-        if config is not None and key in ("exits", "epochs") and getattr(asked, key) is None:
-            continue  # the run holds the resolved values
-        raise ValueError(
-            f"--resume: the run in {out} was started with {key}: {getattr(before, key)!r}, not "
-            f"{getattr(asked, key)!r}: keep its settings, or start a new run in another folder"
-        )
+        old, new = getattr(before, key), getattr(asked, key)
+        resolved = config is not None and key in ("exits", "epochs") and new is None
+        if old != new and not resolved:
+            raise ValueError(
+                f"--resume: the run in {out} was started with {key}: {old!r}, not {new!r}: keep "
+                "its settings, or start a new run in another folder"
+            )
     return before or asked
-
-
-def _opened(folders: list[Path]) -> list[Run]:
-    from ..early_exit.runs.run import Run
-
-    return [Run.open(folder) for folder in folders]
-
-
-def _summary(run: Run) -> str:
-    names, last = run.training.exit_names, run.training.history[-1].val_accuracy
-    shown = ", ".join(f"{name} {one:.1%}" for name, one in zip(names, last, strict=True))
-    return (
-        f"Validation accuracy by exit: {shown}\n"
-        f"The run took {run.history['seconds']:.0f} s and is in {run.folder}\n"
-        f"Evaluate it with `laplex exits evaluate {run.folder}`"
-    )

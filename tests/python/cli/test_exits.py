@@ -27,10 +27,8 @@ from laplex.early_exit.evaluation.outputs import collect
 from laplex.early_exit.policies import Patience, Policy
 from laplex.early_exit.runs.backbones import build_model
 from laplex.early_exit.runs.datasets import Splits, load_splits
-from laplex.early_exit.runs.exit_rules import ExitRule
+from laplex.early_exit.runs.results import ExitRule, RunAnalysis, RunEvaluation
 from laplex.early_exit.runs.run import Run
-from laplex.early_exit.runs.run_analysis import RunAnalysis
-from laplex.early_exit.runs.run_evaluation import RunEvaluation
 from laplex.early_exit.runs.settings import KEYS, RunSettings, read_settings
 from laplex.early_exit.training import lightning_phase
 from laplex.early_exit.training.exit_stopping import ExitStopping

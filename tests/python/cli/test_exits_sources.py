@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import importlib
 import json
 from dataclasses import replace
@@ -18,8 +19,8 @@ from command_cases import command, without
 from laplex.cli.exits import app
 from laplex.early_exit import default_exits, exit_places
 from laplex.early_exit.runs.datasets import Splits, load_splits
+from laplex.early_exit.runs.results import RunEvaluation
 from laplex.early_exit.runs.run import Run
-from laplex.early_exit.runs.run_evaluation import RunEvaluation
 from laplex.early_exit.runs.settings import RunSettings
 
 run = functools.partial(command_cases.run, app)
@@ -121,6 +122,7 @@ def test_pictures_with_metadata(tmp_path):
     splits = load(tmp_path / "a", label_column="mood")
     assert splits.class_names == ("dark", "light")
     assert splits.samples() == {"train": 12, "validation": 4, "test": 4}
+    gc.collect()  # the file is closed here, not in another test, which would be warned
 
 
 @needs("datasets")

@@ -13,7 +13,7 @@ from ..costs import Costs
 from ..dynamics import Analysis
 from ..evaluation.comparison import Comparison, compare
 from ..evaluation.result import Evaluation
-from ..runs.run_analysis import RunAnalysis
+from ..runs.results import RunAnalysis
 from ..runs.study import Study
 from ..timing import Timing
 from ..training.result import TrainingResult

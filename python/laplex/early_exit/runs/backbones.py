@@ -13,7 +13,7 @@ from ..model import MultiExitModel
 from ..places import default_exits
 from .datasets import Splits
 from .settings import RunSettings
-from .sources import LIBRARIES, call, call_named, did_you_mean, is_function
+from .sources import LIBRARIES, arguments, call_named, did_you_mean, is_function
 
 NAMES = tuple(networks.__all__)
 
@@ -21,17 +21,8 @@ NAMES = tuple(networks.__all__)
 def build_model(
     splits: Splits, settings: RunSettings, *, pretrained: bool = True
 ) -> MultiExitModel:
-    """Make the backbone of the settings for data, and attach exits to it.
-
-    All initial weights are drawn from the seed; torch's global generator is left alone. Without
-    `pretrained`, pretrained weights are left out, because others will be loaded.
-
-    Raises
-    ------
-    ValueError, TypeError
-        If there is no such backbone, option, module or head; the message lists the valid ones.
-    """
-    with torch.random.fork_rng(devices=[]):
+    """Make the backbone of the settings for data, and attach exits to it."""
+    with torch.random.fork_rng(devices=[]):  # leaves torch's own generator alone
         torch.manual_seed(settings.seed)
         made = make_backbone(splits, settings, pretrained)
         x, name = splits.example(), settings.backbone
@@ -41,7 +32,7 @@ def build_model(
 
 
 def make_backbone(splits: Splits, settings: RunSettings, pretrained: bool = True) -> nn.Module:
-    """Make a backbone without exits; see `build_model`.
+    """Make a backbone without exits, and without pretrained weights where others will be loaded.
 
     A function gets ``num_classes``, ``in_channels``, ``image_size`` and ``in_features``, if it has
     arguments of these names.
@@ -52,8 +43,7 @@ def make_backbone(splits: Splits, settings: RunSettings, pretrained: bool = True
         known |= {"in_channels": x.shape[1], "image_size": x.shape[-1], "in_features": x[0].numel()}
     if backbone.partition(":")[0] in LIBRARIES:
         sizes = {"in_channels": known.get("in_channels"), "image_size": known.get("image_size", 0)}
-        if not pretrained:
-            options = {**options, "pretrained": False}
+        options = options if pretrained else {**options, "pretrained": False}
         made = library_network(backbone, known["num_classes"], **{**sizes, **options})
     elif is_function(backbone):
         made = call_named(backbone, known, options, "backbone")
@@ -68,7 +58,8 @@ def make_backbone(splits: Splits, settings: RunSettings, pretrained: bool = True
             if x.shape[-2] != x.shape[-1]:
                 raise ValueError("small_vit needs square images: pass --image-size")
             known["patch"] = max(x.shape[-1] // 4, 1)
-        made = call(getattr(networks, backbone), known, options, "backbone")
+        function = getattr(networks, backbone)
+        made = function(**arguments(function, known, options, "backbone"))
     if not isinstance(made, nn.Module):
         raise ValueError(
             f"backbone {backbone!r} returned a {type(made).__name__}: the function must return "

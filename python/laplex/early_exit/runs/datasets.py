@@ -42,9 +42,8 @@ _GREY = ("1", "L", "LA", "F", "I", "I;16")
 class Splits:
     """Labelled samples in three parts, each a Dataset or what a function of the user made.
 
-    Images and numbers are scaled to mean 0 and standard deviation 1 over training samples: images
-    over all pixels, numbers by column. `collate` makes a batch of samples that have to be padded.
-    `about` says which columns of a table were chosen.
+    Images (over all pixels) and numbers (by column) are scaled to mean 0 and standard deviation 1
+    over training samples. `about` says which columns of a table were chosen.
     """
 
     name: str
@@ -82,17 +81,7 @@ class Splits:
 
 
 def load_splits(settings: RunSettings) -> Splits:
-    """Load data and split them.
-
-    Parts that the data do not have are set apart from the training samples by a fixed random draw.
-
-    Raises
-    ------
-    OSError, ImportError
-        If the data, or a package that reads them, do not exist.
-    ValueError
-        If a file is broken, a column is not known, or a split would be empty.
-    """
+    """Load data; parts that they lack are set apart from the training samples, at a fixed seed."""
     data = settings.data
     if is_function(data):
         return _from_function(settings)
@@ -103,6 +92,8 @@ def load_splits(settings: RunSettings) -> Splits:
     tables = _tables(data)
     rows = _rows({split: len(table) for split, table in tables.items()}, settings)
     train, names = _train_rows(tables, rows["train"][1], settings)
+    chosen = f"{', '.join(train.columns)}; label: {train.label}, {len(names)} classes"
+    about = "" if train.kind == "image" else f"Input of {train.kind}: {chosen}"
     collate = None
     if train.kind == "text":
         train.tokenizer = _tokenizer(settings)
@@ -110,12 +101,7 @@ def load_splits(settings: RunSettings) -> Splits:
         collate = require("transformers", "transformers").DataCollatorWithPadding(train.tokenizer)
     else:
         train.fit()
-    parts = {
-        split: replace(train, table=tables[of], rows=numbers)
-        for split, (of, numbers) in rows.items()
-    }
-    chosen = f"{', '.join(train.columns)}; label: {train.label}, {len(names)} classes"
-    about = "" if train.kind == "image" else f"Input of {train.kind}: {chosen}"
+    parts = {split: replace(train, table=tables[of], rows=at) for split, (of, at) in rows.items()}
     return Splits(data, names, parts, collate, settings.workers, about)
 
 
@@ -135,8 +121,7 @@ def _rows(
             f"{total} samples and validation={share} leave only {len(kept)} to train on: pass a "
             "smaller fraction, or more samples"
         )
-    found["train"] = ("train", kept)
-    return found
+    return {**found, "train": ("train", kept)}
 
 
 def _built_in(settings: RunSettings) -> Splits:
@@ -156,9 +141,6 @@ def _built_in(settings: RunSettings) -> Splits:
     whole = {"train": train, "test": scaled(found.test_images, found.test_labels)}
     parts = {split: Subset(whole[of], numbers.tolist()) for split, (of, numbers) in rows.items()}
     return Splits(found.name, found.class_names, parts, workers=settings.workers)
-
-
-# --- tables ---------------------------------------------------------------------------------------
 
 
 @dataclass(eq=False)
@@ -223,17 +205,13 @@ class _Rows(Dataset[Any]):
         except (OSError, SyntaxError, ValueError) as error:  # of Pillow
             if self.kind != "image":
                 raise
+            as_is = require("datasets", "datasets").Image(decode=False)
+            column = self.columns[0]
+            found = self.table.cast_column(column, as_is)[number][column] or {}
+            place = found.get("path") or f"row {number + 1}"
             raise ValueError(
-                f"--data: {self._place(number)} cannot be read as an image: remove or replace it "
-                f"({error})"
+                f"--data: {place} cannot be read as an image: remove or replace it ({error})"
             ) from error
-
-    def _place(self, number: int) -> str:
-        """The file of an image, or its row."""
-        column = self.columns[0]
-        as_is = require("datasets", "datasets").Image(decode=False)
-        found = self.table.cast_column(column, as_is)[number][column] or {}
-        return str(found.get("path") or f"row {number + 1}")
 
     def _values(self, row: Mapping[str, Any]) -> Tensor:
         if self.kind == "numbers":
@@ -265,7 +243,7 @@ def _tables(data: str) -> dict[Split, Any]:
     except (library.exceptions.DatasetsError, OSError, ValueError) as error:
         raise ValueError(f"{data} cannot be read as a folder or file of data: {error}") from error
     tables: dict[Any, Any] = dict(found) if isinstance(found, dict) else {"train": found}
-    if len(tables) == 1:
+    if len(tables) == 1:  # whatever its name is
         tables = {"train": next(iter(tables.values()))}
     if "train" not in tables or not set(tables) <= set(SPLITS):
         raise ValueError(
@@ -299,8 +277,14 @@ def _train_rows(
             f"the column {label} has {real:g}, but labels must be classes: name another with "
             "--label-column, or put the numbers into classes (there is no regression)"
         )
-    if among == {"numbers"}:
-        _check_numbers(tables, columns)
+    for split, table in tables.items() if among == {"numbers"} else ():
+        for column in columns:
+            finite = np.isfinite(np.array(table[column][:], np.float64))  # NaN where there is none
+            for row in np.flatnonzero(~finite):
+                raise ValueError(
+                    f"the column {column} has no finite number in row {row + 1} of the part "
+                    f"{split}: fill it in, leave the row out, or choose other --columns"
+                )
     names = getattr(features[label], "names", None)
     known = range(len(names)) if names else sorted(set(tables["train"].unique(label)) - {None})
     numbers = {value: number for number, value in enumerate(known)}
@@ -310,21 +294,9 @@ def _train_rows(
                 f"the column {label} has {value!r} in the part {split}, which is none of the "
                 "classes to train on: leave these rows out"
             )
-    side, channels = settings.image_size, settings.image_channels
-    kind = str(among.pop())
-    train = _Rows(tables["train"], rows, kind, columns, label, numbers, side, channels)
+    sizes = settings.image_size, settings.image_channels
+    train = _Rows(tables["train"], rows, str(among.pop()), columns, label, numbers, *sizes)
     return train, tuple(map(str, names or known))
-
-
-def _check_numbers(tables: Mapping[Split, Any], columns: tuple[str, ...]) -> None:
-    for split, table in tables.items():
-        for column in columns:
-            values = np.array(table[column][:], dtype=np.float64)  # NaN where there is none
-            for row in np.flatnonzero(~np.isfinite(values)):
-                raise ValueError(
-                    f"the column {column} has no finite number in row {row + 1} of the part "
-                    f"{split}: fill it in, leave the row out, or choose other --columns"
-                )
 
 
 def _kind(feature: Any) -> str | None:
@@ -366,9 +338,6 @@ def _tokenizer(settings: RunSettings) -> Any:
     return found
 
 
-# --- functions of the user ------------------------------------------------------------------------
-
-
 def _from_function(settings: RunSettings) -> Splits:
     data = settings.data
     given = call_named(data, vars(settings), settings.data_options, "data")
@@ -380,22 +349,18 @@ def _from_function(settings: RunSettings) -> Splits:
             "loaders (train, validation, test), or a dict with these keys"
         )
     given = {("validation" if key == "val" else key): value for key, value in given.items()}
-    parts = {}
-    for split in SPLITS:
-        check_loader(given.get(split), split)
-        if iter(given[split]) is given[split]:
+    parts: dict[Split, Any] = {split: given.get(split) for split in SPLITS}
+    for split, part in parts.items():
+        check_loader(part, split)
+        if iter(part) is part:
             raise ValueError(
                 f"data {data!r}: {split} can be read only once: return a DataLoader or a list"
             )
-        parts[split] = given[split]
-    names = given.get("class_names") or getattr(
-        getattr(parts["train"], "dataset", None), "classes", None
-    )
+    dataset = getattr(parts["train"], "dataset", None)
+    names = given.get("class_names") or getattr(dataset, "classes", None)
     if not names:
-        count = given.get("num_classes") or 1 + max(
-            int(inputs_and_labels(batch, "train")[1].max()) for batch in parts["train"]
-        )
-        names = range(count)
+        labels = (inputs_and_labels(batch, "train")[1] for batch in given["train"])
+        names = range(given.get("num_classes") or 1 + max(int(one.max()) for one in labels))
     return Splits(data, tuple(map(str, names)), parts)
 
 

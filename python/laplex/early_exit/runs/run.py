@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
 from ... import __version__
-from ..._support.complete_files import replacing
+from ..._support.complete_files import remove_empty, replacing
 from ..._support.settings_files import to_yaml
 from ..model import MultiExitModel
 from ..training.exit_stopping import ExitStopping
@@ -32,6 +31,8 @@ from ..training.trainer import CHECKPOINT, train
 from .backbones import NAMES, build_model
 from .datasets import Splits, load_splits
 from .settings import CONFIG, KEYS, WEIGHTS, RunSettings, check_finished, read_settings
+
+T = TypeVar("T")
 
 HISTORY, CHECKPOINTS = "history.json", "checkpoints"
 # The settings that `train` has arguments for; a new one of such a name needs no change here.
@@ -65,13 +66,7 @@ class Run:
 
     @cached_property
     def model(self) -> MultiExitModel:
-        """The trained model, in evaluation mode, on the CPU.
-
-        Raises
-        ------
-        ValueError
-            If the weights do not fit the model that the settings describe.
-        """
+        """The trained model, in evaluation mode, on the CPU; a ValueError if it cannot be read."""
         model = build_model(self.splits, self.settings, pretrained=False)
         path = self.folder / WEIGHTS
         try:
@@ -86,8 +81,7 @@ class Run:
     @cached_property
     def history(self) -> dict[str, Any]:
         """Contents of ``history.json``: ``training``, ``data``, ``seconds``, ``versions``, ..."""
-        values: dict[str, Any] = json.loads((self.folder / HISTORY).read_text("utf-8"))
-        return values
+        return json.loads((self.folder / HISTORY).read_text("utf-8"))  # type: ignore[no-any-return]
 
     @property
     def training(self) -> TrainingResult:
@@ -103,16 +97,7 @@ def train_run(
     progress: bool,
     tell: Callable[[str], object] = print,
 ) -> Run:
-    """Train a model and write its folder, which must exist.
-
-    `tell` is called with the columns of a table that were chosen, and with the exits that were
-    chosen for a backbone that is not built in.
-
-    Raises
-    ------
-    OSError, ValueError, TypeError
-        If data are missing, settings exclude each other, or the checkpoint is of another run.
-    """
+    """Train a model and write its folder, which must exist; `tell` gets what was chosen for it."""
     named = isinstance(settings.strategy, str)
     strategy: Any = settings.strategy if named else [Phase(**one) for one in settings.strategy]  # type: ignore[arg-type]
     phases = phases_of(strategy, settings.epochs)
@@ -131,8 +116,12 @@ def train_run(
         "trainer_options": {"accelerator": settings.accelerator, "devices": 1},
     }
     epochs = sum(one.epochs for one in phases) if named else None
+    resolved = replace(settings, exits=model.exit_names, epochs=epochs)
+    with replacing(out / CONFIG) as part:
+        text = to_yaml(resolved, "Settings of a run of `laplex exits train`.")
+        part.write_text(text, encoding="utf-8")
     begin = time.monotonic()
-    with _config(out, replace(settings, exits=model.exit_names, epochs=epochs)):
+    try:
         result = train(
             model,
             splits.loader("train", settings.batch_size, shuffle=True),
@@ -142,6 +131,11 @@ def train_run(
             progress=progress,
             **arguments,
         )
+    except BaseException:
+        if not has_checkpoint(out):  # nothing to resume
+            (out / CONFIG).unlink(missing_ok=True)
+            remove_empty([out / CHECKPOINTS])
+        raise
     history = {
         "kind": "laplex.early_exit.run",
         "training": result.to_dict(),
@@ -169,14 +163,8 @@ def write_json(path: Path, values: Any) -> None:
         part.write_text(json.dumps(values, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def read_json(path: Path, command: str, make: Callable[[Any], Any]) -> Any:
-    """What `make` makes of a JSON file that a command wrote, or None if there is no file.
-
-    Raises
-    ------
-    ValueError
-        If the file holds something else.
-    """
+def read_json(path: Path, command: str, make: Callable[[Any], T]) -> T | None:
+    """What `make` makes of a JSON file that a command wrote, or None if there is no file."""
     if not path.is_file():
         return None
     try:
@@ -185,20 +173,3 @@ def read_json(path: Path, command: str, make: Callable[[Any], Any]) -> Any:
         raise ValueError(
             f"{path} was not written by `laplex exits {command}` ({error}): run it again"
         ) from error
-
-
-@contextmanager
-def _config(out: Path, settings: RunSettings) -> Iterator[None]:
-    """Write the settings, and remove them if the run ends before its first checkpoint."""
-    with replacing(out / CONFIG) as part:
-        part.write_text(
-            to_yaml(settings, "Settings of a run of `laplex exits train`."), encoding="utf-8"
-        )
-    try:
-        yield
-    except BaseException:
-        if not has_checkpoint(out):
-            (out / CONFIG).unlink(missing_ok=True)
-            with suppress(OSError):
-                (out / CHECKPOINTS).rmdir()
-        raise

@@ -199,13 +199,16 @@ def read_settings(path: Path) -> RunSettings:
     return read_yaml(path, RunSettings())
 
 
-def check_finished(folder: Path) -> None:
-    """Raise a ValueError if a folder does not hold a run, or one that is not finished."""
-    if not (folder / CONFIG).is_file():
-        there = "does not hold a run" if folder.is_dir() else "is not a folder"
-        raise ValueError(f"{folder} {there}: pass one that `laplex exits train --out` wrote")
-    if not (folder / WEIGHTS).is_file():
-        raise ValueError(
-            f"the run in {folder} is not finished: continue it with `laplex exits train --out "
-            f"{folder} --resume`"
-        )
+def check_finished(*folders: Path) -> None:
+    """Raise a ValueError if a folder is given twice, or does not hold a finished run."""
+    for folder in folders:
+        if not (folder / CONFIG).is_file():
+            there = "does not hold a run" if folder.is_dir() else "is not a folder"
+            raise ValueError(f"{folder} {there}: pass one that `laplex exits train --out` wrote")
+        if not (folder / WEIGHTS).is_file():
+            raise ValueError(
+                f"the run in {folder} is not finished: continue it with `laplex exits train --out "
+                f"{folder} --resume`"
+            )
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise ValueError(f"a run is named twice: {', '.join(map(str, folders))}: name each once")

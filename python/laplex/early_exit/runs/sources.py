@@ -40,13 +40,7 @@ def located_backbone(name: str) -> str:
 
 
 def check_sources(settings: RunSettings) -> None:
-    """Check that the files and packages exist that the settings name; nothing is read.
-
-    Raises
-    ------
-    OSError, ImportError, ValueError
-        If one does not; the message says what can be passed, or how to get it.
-    """
+    """Check that the files and packages exist that the settings name; nothing is read."""
     data, (library, _, name) = settings.data, settings.backbone.partition(":")
     if library in LIBRARIES:
         require_installed(library, library, feature=f"backbone {settings.backbone}")
@@ -55,8 +49,7 @@ def check_sources(settings: RunSettings) -> None:
     if is_built_in(data):
         find_images(data)
     elif not is_function(data):
-        path = Path(data)
-        if not path.exists():
+        if not (path := Path(data)).exists():
             raise FileNotFoundError(
                 f"data: there is no {data}: pass digits, fashion-mnist, an existing folder or file "
                 "of images, texts or numbers, or package.module:function"
@@ -78,9 +71,7 @@ def is_function(name: str) -> bool:
 
 def call_named(name: str, known: Mapping[str, Any], options: Mapping[str, Any], what: str) -> Any:
     """Call ``package.module:function``, perhaps of the current folder; what it raises is told."""
-    folder = os.getcwd()  # which an installed command does not have on its path
-    added = [] if folder in sys.path or "" in sys.path else [folder]
-    sys.path[:0] = added
+    sys.path.insert(0, folder := os.getcwd())  # which is not there for an installed command
     try:
         function = pkgutil.resolve_name(name)
     except (ImportError, AttributeError) as error:
@@ -88,31 +79,18 @@ def call_named(name: str, known: Mapping[str, Any], options: Mapping[str, Any], 
     except Exception as error:
         raise ValueError(f"{what} {name!r}: its module {_raised(error)}") from error
     finally:
-        if added:
-            sys.path.remove(folder)
-    arguments = _arguments(function, known, options, what)
+        sys.path.remove(folder)
+    given = arguments(function, known, options, what)
     try:
-        return function(**arguments)
+        return function(**given)
     except Exception as error:  # of the user's code
         raise ValueError(f"{what} function {name} {_raised(error)}") from error
 
 
-def call(
-    function: Callable[..., Any], known: Mapping[str, Any], options: Mapping[str, Any], what: str
-) -> Any:
-    """Call a function with options of the user, and with known values that it has names for.
-
-    Raises
-    ------
-    ValueError
-        If the function does not take an option of ``WHAT_options``.
-    """
-    return function(**_arguments(function, known, options, what))
-
-
-def _arguments(
+def arguments(
     function: Callable[..., Any], known: Mapping[str, Any], options: Mapping[str, Any], what: str
 ) -> dict[str, Any]:
+    """Options of the user for a function, and the known values that it has names for."""
     try:
         parameters = dict(inspect.signature(function).parameters)
     except ValueError:  # some functions written in C have none
@@ -123,16 +101,13 @@ def _arguments(
                 f"{what}_options has {key!r}, but {function.__name__} takes "
                 f"{', '.join(parameters)}: {did_you_mean(key, parameters)}Remove or rename it"
             )
-    taken = {key: one for key, one in known.items() if key in parameters}
-    return {**taken, **options}
+    return {**{key: one for key, one in known.items() if key in parameters}, **options}
 
 
 def _raised(error: Exception) -> str:
-    """What was raised, and where."""
     last = traceback.extract_tb(error.__traceback__)[-1]
-    return (
-        f"raised {type(error).__name__}: {error} ({Path(last.filename).name}, line {last.lineno})"
-    )
+    where = f"{Path(last.filename).name}, line {last.lineno}"
+    return f"raised {type(error).__name__}: {error} ({where})"
 
 
 def did_you_mean(name: str, known: Any) -> str:

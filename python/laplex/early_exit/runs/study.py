@@ -10,10 +10,10 @@ from ..evaluation.comparison import Comparison, compare
 from ..evaluation.result import Evaluation
 from ..timing import Timing
 from ..training.result import TrainingResult
+from .datasets import SPLITS
+from .results import RunAnalysis, RunEvaluation
 from .run import Run
-from .run_analysis import RunAnalysis
-from .run_evaluation import RunEvaluation
-from .settings import KEYS, RunSettings
+from .settings import KEYS, RunSettings, check_finished
 
 #: Correlations over fewer runs are undefined.
 _FEWEST = 3
@@ -36,13 +36,8 @@ class Study:
 
     @classmethod
     def of_runs(cls, runs: Sequence[Run]) -> Study:
-        """Gather the results of runs.
-
-        Raises
-        ------
-        ValueError
-            If a run was not evaluated, or runs were evaluated at different budgets.
-        """
+        """Gather the results of runs, which must have been evaluated at the same budgets."""
+        check_finished(*(run.folder for run in runs))
         named = dict(zip(_names(runs), runs, strict=True))
         judged: dict[str, RunEvaluation] = {}
         for name, run in named.items():
@@ -71,8 +66,7 @@ class Study:
 
     def text(self) -> str:
         """Format the results for the terminal: one evaluation in full, or a comparison."""
-        groups = self.comparison.groups
-        evaluations = [one for runs in groups.values() for one in runs]
+        evaluations = [one for runs in self.comparison.groups.values() for one in runs]
         if len(evaluations) == 1:
             parts = [evaluations[0].table()]
         else:
@@ -97,10 +91,6 @@ def judged_as(evaluation: Evaluation) -> str:
 def _names(runs: Sequence[Run]) -> list[str]:
     """Names of the folders, or their paths if the names are not unique."""
     folders = [run.folder.resolve() for run in runs]
-    if len(set(folders)) < len(folders):
-        raise ValueError(
-            f"a run is named twice: {', '.join(str(run.folder) for run in runs)}: name each once"
-        )
     short = [folder.name for folder in folders]
     return short if len(set(short)) == len(short) else [str(folder) for folder in folders]
 
@@ -112,14 +102,11 @@ def _groups(runs: Sequence[Run], judged: Sequence[RunEvaluation]) -> Mapping[str
     """
     ways = {judged_as(one) for found in judged for one in found.evaluations}
     splits = {found.split for found in judged}
-    keys = [
-        key
-        for key in KEYS
-        if key not in ("seed", "strategy")
-        and any(getattr(run.settings, key) != getattr(runs[0].settings, key) for run in runs)
-    ]
-    if "backbone" in keys:  # the exits of other backbones have other names anyway
-        keys = [key for key in keys if key != "exits"]
+    values = [vars(run.settings) for run in runs]
+    keys = [key for key in KEYS if any(one[key] != values[0][key] for one in values)]
+    # Exits of other backbones have other names anyway.
+    left_out = {"seed", "strategy", *(["exits"] if "backbone" in keys else [])}
+    keys = [key for key in keys if key not in left_out]
     groups: dict[str, list[Evaluation]] = {}
     for run, found in zip(runs, judged, strict=True):
         parts = [run.strategy, *filter(None, (_setting(run.settings, key) for key in keys))]
@@ -151,13 +138,11 @@ def _setting(settings: RunSettings, key: str) -> str:
 
 def _facts(run: Run) -> dict[str, str]:
     settings, history = run.settings, run.history
-    samples = history["samples"]
+    samples = [f"{history['samples'][split]:,}" for split in SPLITS]
     return {
         "strategy": run.strategy,
         "data": str(history["data"]),
-        "samples (train / validation / test)": " / ".join(
-            f"{samples[split]:,}" for split in ("train", "validation", "test")
-        ),
+        f"samples ({' / '.join(SPLITS)})": " / ".join(samples),
         "backbone": settings.backbone,
         "exits": ", ".join(run.training.exit_names),
         "head": settings.head,
