@@ -369,7 +369,8 @@ def test_transformers_on_texts(tmp_path, bert):
         found.model.backbone.parameters(),
         strict=True,
     ):
-        assert torch.equal(mine, other)
+        # Weights that are 0 move by as much as the rate.
+        torch.testing.assert_close(mine, other, rtol=0, atol=1e-20)
 
 
 @needs("transformers", "datasets")

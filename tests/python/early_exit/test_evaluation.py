@@ -1021,12 +1021,12 @@ def test_bad_options_are_named(
         (
             lambda: evaluate(network(), [(torch.zeros(2, 6), torch.zeros(2, 4).long())]),
             ValueError,
-            r"got shape \[2, 4\]: models trained with loss='bce' or 'mse' have no eval",
+            r"got shape \[2, 4\]: this evaluates one class for each sample",
         ),
         (
             lambda: evaluate(network(classes=1), [(torch.zeros(2, 6), torch.zeros(2).long())]),
             ValueError,
-            r"an evaluation needs logits .* at least 2 classes, got \[2, 1\]: models trained",
+            r"an evaluation needs logits .* at least 2 classes, or .* got logits \[2, 1\]",
         ),
         (lambda: curve(SCORES, CORRECT, COSTS[:2], [[0.1, 0.2]]), ValueError, "one threshold or 1"),
         (lambda: curve(SCORES, CORRECT, COSTS[:2], []), ValueError, "cuts is empty"),

@@ -511,7 +511,7 @@ def test_tokens_are_evaluated_as_samples() -> None:
     assert len(collect(model, [*batches, empty])) == len(tokens)
     with pytest.raises(ValueError, match="no samples"):
         collect(model, [empty])
-    with pytest.raises(ValueError, match="one number for each of the 6 samples, or for each token"):
+    with pytest.raises(ValueError, match=r"a label for each token, got logits \[6, 7, 97\] and"):
         collect(model, [{"input_ids": ids, "labels": labels[:, 1:]}])
 
 

@@ -239,7 +239,7 @@ def run_batches(
             samples = batch_of(x, "x")
             found = model(map_tensors(lambda tensor: tensor.to(where), x))
             labels = torch.as_tensor(given)
-            if found[0].ndim > 2 and labels.shape == found[0].shape[:-1]:
+            if found[0].ndim > 2 and labels.shape == found[0].shape[:-1]:  # tokens
                 if group is not None and sample_numbers(loader) is not None:
                     raise ValueError(
                         "loader has a DistributedSampler, which orders texts, but the samples are "
@@ -251,8 +251,9 @@ def run_batches(
                 found = tuple(one[counts.to(one.device)] for one in found)
             if found[-1].ndim != 2 or found[-1].shape[-1] < 2:
                 raise ValueError(
-                    "an evaluation needs logits [batch, classes] of at least 2 classes, got "
-                    f"{list(found[-1].shape)}: {_OWN}"
+                    "an evaluation needs logits [batch, classes] of at least 2 classes, or such "
+                    f"logits and a label for each token, got logits {list(found[-1].shape)} and "
+                    f"labels {list(labels.shape)}: {_OWN}"
                 )
             logits = _together(found, names)
             take(x, logits, _class_numbers(labels, samples, logits.shape[2]))
@@ -279,8 +280,8 @@ def _class_numbers(labels: Tensor, samples: int, classes: int) -> NDArray[np.int
         )
     if labels.shape != (samples,):
         raise ValueError(
-            f"labels must be one number for each of the {samples} samples, or for each token, got "
-            f"shape {list(labels.shape)}: {_OWN}"
+            f"labels must be one number for each of the {samples} samples, got shape "
+            f"{list(labels.shape)}: {_OWN}"
         )
     numbers: NDArray[np.int64] = labels.cpu().numpy().astype(np.int64)
     if samples and (numbers.min() < 0 or numbers.max() >= classes):
