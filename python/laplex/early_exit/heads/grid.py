@@ -45,19 +45,7 @@ class GridHead(nn.Module):
         self.linear = nn.Linear(in_features * self.grid**2, num_classes)
 
     def forward(self, activation: Any) -> Tensor:
-        """Compute the logits of a batch.
-
-        Parameters
-        ----------
-        activation : Tensor ``[batch, channels, height, width]``, or sequence of them
-            The output of the module that the head is attached to. Of a list the head reads the last
-            entry, of a tuple the first.
-
-        Returns
-        -------
-        Tensor ``[batch, num_classes]``
-            The logits.
-        """
+        """Compute the logits of a batch, as in `ConvHead.forward`."""
         maps, share = main_tensor(activation), self.mix.sigmoid()
         largest, mean = adaptive_max_pool2d(maps, self.grid), adaptive_avg_pool2d(maps, self.grid)
         pooled = share * largest + (1 - share) * mean

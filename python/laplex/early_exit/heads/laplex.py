@@ -33,17 +33,6 @@ class LaplexExit(Head):
         self.head = LaplexHead(in_features, num_classes, heads=heads, phased=phased)
 
     def classify(self, features: Tensor) -> Tensor:
-        """Compute the logits, as in `Head.classify`.
-
-        Parameters
-        ----------
-        features : Tensor ``[batch, features]``
-            The pooled features.
-
-        Returns
-        -------
-        Tensor ``[batch, num_classes]``
-            The logits.
-        """
+        """Compute the logits, as in `Head.classify`."""
         logits: Tensor = self.head(features)
         return logits

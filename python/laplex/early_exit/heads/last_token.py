@@ -24,20 +24,7 @@ class LastTokenHead(TokenHead):
     """
 
     def pool(self, features: Tensor, mask: Tensor | None) -> Tensor:
-        """Take the last real token, as in `Head.pool`.
-
-        Parameters
-        ----------
-        features : Tensor ``[batch, positions, features]``
-            The activation.
-        mask : Tensor ``[batch, positions]`` of bool, or None
-            Which positions are real.
-
-        Returns
-        -------
-        Tensor ``[batch, features]``
-            The pooled features.
-        """
+        """Take the last real token, as in `Head.pool`."""
         if mask is None:
             return features[:, -1]
         return token_at(features, mask.shape[1] - 1 - mask.flip(1).int().argmax(1))

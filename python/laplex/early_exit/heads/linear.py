@@ -25,17 +25,6 @@ class LinearHead(Head):
         self.linear = nn.Linear(in_features, num_classes)
 
     def classify(self, features: Tensor) -> Tensor:
-        """Compute the logits, as in `Head.classify`.
-
-        Parameters
-        ----------
-        features : Tensor ``[batch, features]``
-            The pooled features.
-
-        Returns
-        -------
-        Tensor ``[batch, num_classes]``
-            The logits.
-        """
+        """Compute the logits, as in `Head.classify`."""
         logits: Tensor = self.linear(features)
         return logits

@@ -30,17 +30,6 @@ class MLPHead(Head):
         )
 
     def classify(self, features: Tensor) -> Tensor:
-        """Compute the logits, as in `Head.classify`.
-
-        Parameters
-        ----------
-        features : Tensor ``[batch, features]``
-            The pooled features.
-
-        Returns
-        -------
-        Tensor ``[batch, num_classes]``
-            The logits.
-        """
+        """Compute the logits, as in `Head.classify`."""
         logits: Tensor = self.layers(features)
         return logits

@@ -30,35 +30,11 @@ class PooledHead(Head):
         self.linear = nn.Linear(in_features, num_classes)
 
     def pool(self, features: Tensor, mask: Tensor | None) -> Tensor:
-        """Mix the maximum and the average over the real positions, as in `Head.pool`.
-
-        Parameters
-        ----------
-        features : Tensor ``[batch, positions, features]``
-            The activation.
-        mask : Tensor ``[batch, positions]`` of bool, or None
-            Which positions are real.
-
-        Returns
-        -------
-        Tensor ``[batch, features]``
-            The pooled features.
-        """
+        """Mix the maximum and the average over the real positions, as in `Head.pool`."""
         share = self.mix.sigmoid()
         return share * largest(features, mask) + (1 - share) * super().pool(features, mask)
 
     def classify(self, features: Tensor) -> Tensor:
-        """Compute the logits, as in `Head.classify`.
-
-        Parameters
-        ----------
-        features : Tensor ``[batch, features]``
-            The pooled features.
-
-        Returns
-        -------
-        Tensor ``[batch, num_classes]``
-            The logits.
-        """
+        """Compute the logits, as in `Head.classify`."""
         logits: Tensor = self.linear(features)
         return logits

@@ -30,37 +30,13 @@ class TokenHead(Head):
         self.linear = nn.Linear(in_features, num_classes)
 
     def pool(self, features: Tensor, mask: Tensor | None) -> Tensor:
-        """Take the first real token, as in `Head.pool`.
-
-        Parameters
-        ----------
-        features : Tensor ``[batch, positions, features]``
-            The activation.
-        mask : Tensor ``[batch, positions]`` of bool, or None
-            Which positions are real.
-
-        Returns
-        -------
-        Tensor ``[batch, features]``
-            The pooled features.
-        """
+        """Take the first real token, as in `Head.pool`."""
         if mask is None:
             return features[:, 0]
         return token_at(features, mask.int().argmax(1))
 
     def classify(self, features: Tensor) -> Tensor:
-        """Compute the logits, as in `Head.classify`.
-
-        Parameters
-        ----------
-        features : Tensor ``[batch, features]``
-            The pooled features.
-
-        Returns
-        -------
-        Tensor ``[batch, num_classes]``
-            The logits.
-        """
+        """Compute the logits, as in `Head.classify`."""
         logits: Tensor = self.linear(self.norm(features))
         return logits
 
