@@ -139,6 +139,11 @@ def rows_of(value: Any, rows: Any, batch: int) -> Any:
     return map_tensors(cut, value)
 
 
+def first_rows(x: Any, count: int, name: str) -> Any:
+    """The first samples of inputs; `name` is that of the argument, for messages."""
+    return rows_of(x, slice(count), batch_of(x, name))
+
+
 def main_tensor(activation: Any) -> Tensor:
     """The Tensor of an activation that heads read.
 

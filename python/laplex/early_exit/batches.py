@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from .._support.arguments import whole
-from .activations import Inputs, batch_of, map_tensors, rows_of
+from .activations import Inputs, batch_of, first_rows, map_tensors
 from .arrays import as_labels
 from .model import MultiExitModel, evaluating
+from .signature import LABELS
 
 #: The label of a sample or token that does not count, as in torch.
 IGNORED = -100
@@ -77,7 +78,7 @@ def inputs_and_labels(batch: Any, name: str) -> tuple[Any, Any]:
         If it is none of these.
     """
     if isinstance(batch, Mapping):
-        for key in ("labels", "label"):
+        for key in LABELS:
             if key in batch:
                 return {one: value for one, value in batch.items() if one != key}, batch[key]
         raise TypeError(
@@ -141,7 +142,7 @@ def labelled_batches(
             classes = _classes(model, x)
         numbers = torch.from_numpy(as_labels(f"labels of {name}", labels, count, classes))
         if left is not None:
-            x, numbers = _first(x, left), numbers[:left]
+            x, numbers = first_rows(x, left, "x"), numbers[:left]
             left -= len(numbers)
         yield x, numbers.to(device)
     if classes is None:
@@ -155,10 +156,6 @@ def batch_count(loader: Iterable[Any], batches: int | None = None) -> int | None
     except (TypeError, NotImplementedError):  # a DataLoader of an iterable data set has no length
         return None
     return total if batches is None else min(total, batches)
-
-
-def _first(x: Any, most: int) -> Any:
-    return rows_of(x, slice(most), batch_of(x, "x"))
 
 
 def _classes(model: MultiExitModel, x: Any) -> int:

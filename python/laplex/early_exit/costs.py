@@ -14,7 +14,7 @@ from torch import nn
 from .._support.arguments import one_of
 from .._support.results import Result
 from .._support.text_tables import aligned
-from .activations import batch_of, rows_of
+from .activations import batch_of, first_rows
 from .batches import check_model
 from .flop_counting import counting_flops
 from .model import MultiExitModel, evaluating
@@ -195,10 +195,9 @@ def count_costs(
     """
     check_model(model)
     one_of("convention", convention, Convention)
-    batch = batch_of(example, "example")
-    if batch < 1:
+    if batch_of(example, "example") < 1:
         raise ValueError("example has no samples: pass a batch of at least one")
-    sample = rows_of(example, slice(1), batch)
+    sample = first_rows(example, 1, "example")
     marks: list[int] = []  # the running count: before and after each head
 
     with evaluating(model), torch.no_grad(), counting_flops() as total:

@@ -190,7 +190,8 @@ class MultiExitModel(nn.Module):
             More arguments of the class of the head.
         channel_axis : int, or mapping of str to int, optional
             Which dimension of the activations holds the channels, for all exits or by name of the
-            exit. By default it is found out from the layers of the backbone.
+            exit. By default it is the one that does not grow with the inputs or, where that does
+            not decide, the one that suits the layers of the backbone.
         mask : str, or mapping of str to str, optional
             As in the constructor. None makes heads count padding like real tokens.
         output_head : Module, optional
@@ -230,14 +231,11 @@ class MultiExitModel(nn.Module):
         ]
         model.heads = nn.ModuleList(made)
         model.layouts = tuple(layouts)
-        first = next(iter(backbone.parameters()), None)
-        if first is not None:
-            model.heads.to(device=first.device, dtype=first.dtype)
+        like_backbone(backbone, model.heads)
         with evaluating(model), torch.no_grad():
             reader = model.reader(example)
             read = [reader.logits(k, activation) for k, activation in enumerate(seen)]
             check_alike([*read, reader.output(last)], model.output_names)
-        model.heads.train(backbone.training)
         model.training = backbone.training
         return model
 
@@ -417,6 +415,14 @@ class MultiExitModel(nn.Module):
     def extra_repr(self) -> str:
         """Text between the parentheses of ``repr``."""
         return f"exits at {', '.join(self.exit_names)} and the end"
+
+
+def like_backbone(backbone: nn.Module, module: nn.Module) -> None:
+    """Put a module on the device of a backbone, and in its precision and mode."""
+    first = next(iter(backbone.parameters()), None)
+    if first is not None:
+        module.to(device=first.device, dtype=first.dtype)
+    module.train(backbone.training)
 
 
 @contextmanager

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from .activations import batch_of, main_tensor
-from .model import MultiExitModel, evaluating
+from .model import evaluating
+from .signature import Signature
 
 __all__ = ["default_exits", "exit_places"]
 
@@ -102,9 +103,8 @@ def exit_places(backbone: nn.Module, example: Any) -> dict[str, list[int]]:
         for name, one in named
     ]
     try:
-        model = MultiExitModel(backbone, {named[-1][0]: nn.Identity()})
-        args, kwargs = model.signature.arguments(example)
-        with evaluating(model), torch.no_grad():
+        args, kwargs = Signature.of(backbone).arguments(example)
+        with evaluating(backbone), torch.no_grad():
             backbone(*args, **kwargs)
     finally:
         for handle in handles:

@@ -15,7 +15,7 @@ from .activations import Inputs
 #: What wrappers put into the names of modules: torch.compile, FSDP, activation checkpointing.
 _WRAPPED = re.compile(r"(^|\.)(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)(?=\.|$)")
 #: Keys of a mapping that are for the loss.
-_LABELS = ("labels", "label")
+LABELS = ("labels", "label")
 
 
 class Signature:
@@ -90,7 +90,7 @@ class Signature:
             args, kwargs = x.args, dict(x.kwargs)
         elif isinstance(x, Mapping):
             given = {
-                key: one for key, one in x.items() if key not in _LABELS or key in self.required
+                key: one for key, one in x.items() if key not in LABELS or key in self.required
             }
             if self._takes(given):
                 args, kwargs = (), given

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..activations import batch_of, map_tensors, rows_of, tensors_of
+from ..activations import batch_of, first_rows, map_tensors, tensors_of
 from ..model import MultiExitModel
 from ..policies.base import Policy
 from .runner import ExportedModel
@@ -53,7 +53,7 @@ def largest_difference(
     """
     exported = ExportedModel.load(folder)
     largest = 0.0
-    for x in (example, _first(example, 1)):
+    for x in (example, first_rows(example, 1, "example")):
         batch = batch_of(x, "example")
         expected = _logits(model, x)
         logits, scores = exported.answers(x)
@@ -77,7 +77,7 @@ def largest_difference(
 
 
 def _after_leaving(model: MultiExitModel, example: Any, exported: ExportedModel) -> float:
-    x = _first(example, _TRIED)
+    x = first_rows(example, _TRIED, "example")
     expected = _logits(model, x)
     stays = np.arange(expected.shape[1]) % 2 == 1
     largest = 0.0
@@ -97,7 +97,7 @@ def _at_other_sizes(
     model: MultiExitModel, example: Any, exported: ExportedModel, dynamic: Sequence[dict[int, str]]
 ) -> float:
     """Each dynamic size alone, and all together, since a model may take square images only."""
-    x, largest = _first(example, 2), 0.0
+    x, largest = first_rows(example, 2, "example"), 0.0
     old = {
         name: tensor.shape[axis]
         for tensor, axes in zip(tensors_of(x), dynamic, strict=True)
@@ -216,10 +216,6 @@ def quantize_files(
 def _logits(model: MultiExitModel, x: Any) -> np.ndarray[Any, Any]:
     with torch.no_grad():
         return torch.stack(model(x)).numpy()
-
-
-def _first(x: Any, count: int) -> Any:
-    return rows_of(x, slice(count), batch_of(x, "example"))
 
 
 def _allowed(expected: np.ndarray[Any, Any]) -> float:

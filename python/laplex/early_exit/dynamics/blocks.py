@@ -45,7 +45,7 @@ def counted_parameters(module: nn.Module) -> list[nn.Parameter]:
 
 def default_blocks(model: MultiExitModel) -> list[str]:
     """Names of the children of the backbone; a child that contains exits is split into its own."""
-    return list(_children(model.backbone, "", model.exit_names))
+    return list(_children(model.backbone, "", model.module_names))
 
 
 def _children(module: nn.Module, prefix: str, exits: Sequence[str]) -> Iterator[str]:

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from ..._support.communicator import OneProcess, agreed, check_group, communicator
-from ..activations import map_tensors
+from ..activations import first_rows, map_tensors
 from ..batches import check_loader, check_model
 from ..costs import Convention, Costs, count_costs
 from ..metrics.score_heads import ScoreHeads
@@ -167,7 +168,7 @@ def evaluate(
             def take(x: Any, logits: Any, labels: Any) -> None:
                 if not first and len(labels):
                     # The loader cannot be read twice: it may be exhausted, or draw other samples.
-                    first.append(map_tensors(lambda tensor: tensor[:1].clone(), x))
+                    first.append(map_tensors(Tensor.clone, first_rows(x, 1, "x")))
                 reducer.take(logits, labels)
 
             run_batches(model, samples, device, progress, take, group)

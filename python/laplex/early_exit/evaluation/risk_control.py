@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -77,7 +77,10 @@ class RiskControl(Result):
     """
 
     _kind: ClassVar = "laplex.early_exit.RiskControl"
-    _derived: ClassVar = ("chosen", "risk", "bound", "cost")
+    _written: ClassVar = (  # all but the policy
+        "loss", "epsilon", "delta", "method", "tail", "samples", "cuts", "risks", "bounds",
+        "p_values", "costs", "certified", "chosen", "risk", "bound", "cost",
+    )  # fmt: skip
 
     loss: str
     epsilon: float
@@ -155,34 +158,6 @@ class RiskControl(Result):
         from .plots import risk_figure
 
         return risk_figure(self)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Convert to plain numbers, lists and strings, for JSON, without the policy.
-
-        `from_dict` reads the result.
-        """
-        return {name: value for name, value in super().to_dict().items() if name != "policy"}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> RiskControl:
-        """Make the result from the output of `to_dict`.
-
-        Parameters
-        ----------
-        values : mapping
-            What `to_dict` returned.
-
-        Returns
-        -------
-        RiskControl
-            A copy with the same contents, without the policy.
-
-        Raises
-        ------
-        ValueError
-            If `values` are not from `to_dict`.
-        """
-        return super().from_dict({**values, "policy": None})
 
     def _at(self, values: Array) -> float:
         return float("nan") if self.chosen is None else float(values[self.chosen])

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from ..model import MultiExitModel
+from ..model import MultiExitModel, like_backbone
 from ..policies.base import Policy
 
 
@@ -83,15 +83,10 @@ class Recipe:
         model.heads = nn.ModuleList(
             self.wrap(head, k, exits, num_classes) for k, head in enumerate(model.heads)
         )
-        made: list[nn.Module] = [model.heads]
+        like_backbone(backbone, model.heads)
         if self.wraps_output:
             model.output_head = self.wrap(nn.Identity(), exits - 1, exits, num_classes)
-            made.append(model.output_head)
-        first = next(iter(backbone.parameters()), None)
-        for module in made:
-            if first is not None:
-                module.to(device=first.device, dtype=first.dtype)
-            module.train(backbone.training)
+            like_backbone(backbone, model.output_head)
         return model
 
 

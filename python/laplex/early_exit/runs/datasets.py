@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 from laplex._support.image_datasets import load_images
 from laplex._support.optional import require
 
-from ..activations import map_tensors
+from ..activations import first_rows
 from ..batches import check_loader, inputs_and_labels
 from .settings import RunSettings
 from .sources import TABLES, call_named, is_built_in, is_function
@@ -73,7 +73,7 @@ class Splits:
     def example(self, count: int = 2, split: Split = "train") -> Any:
         """The inputs of the first samples of a split, as many as its first batch has."""
         x, _ = inputs_and_labels(next(iter(self.loader(split, count))), split)
-        return map_tensors(lambda tensor: tensor[:count], x)
+        return first_rows(x, count, "x")
 
     def samples(self) -> dict[str, int]:
         """The number of samples of each split."""

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from laplex._support.optional import require
 
 from ..._support.arguments import whole
-from ..activations import batch_of, map_tensors, rows_of
+from ..activations import first_rows, map_tensors
 from ..batches import check_model, device_of, inputs_and_labels
 from ..costs import count_costs
 from ..model import MultiExitModel
@@ -254,8 +254,7 @@ class _Run:
             return
         device = device_of(self.model)
         x, _ = inputs_and_labels(next(iter(self.loaders[0]), None), "train_loader")
-        first = rows_of(x, slice(1), batch_of(x, "x of train_loader"))
-        x = map_tensors(lambda one: one.to(device), first)
+        x = map_tensors(lambda one: one.to(device), first_rows(x, 1, "x of train_loader"))
         if counts:
             costs = [float(one) for one in count_costs(self.model, x).relative]
             self.settings = replace(self.settings, costs=costs)
