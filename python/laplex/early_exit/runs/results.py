@@ -143,25 +143,24 @@ def evaluate_run(
     unseen = None
     if split != "validation":
         unseen = collect(run.model, splits.loader("validation", batch), progress=progress)
-    evaluations = tuple(
-        evaluate(
-            run.model,
-            splits.loader(split, batch),
-            validation=unseen,
-            protocol=protocol,
-            costs=costs,
-            budgets=tuple(budget or (0.25, 0.5, 0.75, 1.0)),
-            progress=progress,
-            **arguments,
-        )
-        for arguments in [rule.arguments(unseen) for rule in rules]
-    )
+    shared: dict[str, Any] = {
+        "validation": unseen,
+        "protocol": protocol,
+        "costs": costs,
+        "budgets": tuple(budget or (0.25, 0.5, 0.75, 1.0)),
+    }
+    ways, loader = [rule.arguments(unseen) for rule in rules], splits.loader(split, batch)
+    if len(ways) == 1:  # keeps no logits
+        evaluations = [evaluate(run.model, loader, progress=progress, **shared, **ways[0])]
+    else:  # runs the model once
+        outputs = collect(run.model, loader, progress=progress)
+        evaluations = [evaluate_outputs(outputs, **shared, **way) for way in ways]
     measured = None
     if timing:
         x = splits.example(_TIMED, split)
         sizes = sorted({1, min(64, batch_of(x, "x"))})
         measured = time_exits(run.model, x, rules[-1].decider(evaluations[-1]), batch_sizes=sizes)
-    return RunEvaluation(split, evaluations, costs, measured)
+    return RunEvaluation(split, tuple(evaluations), costs, measured)
 
 
 @dataclass(frozen=True, eq=False)
