@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from export_cases import stand_in
 from laplex.early_exit import Inputs, MaxSoftmax, MultiExitModel
 
 pytestmark = pytest.mark.usefixtures("seeded")
@@ -291,5 +293,9 @@ def test_a_policy_may_remember_several_tensors() -> None:
     model = MultiExitModel(chain(), {"0": nn.Linear(8, 3), "1": nn.Linear(8, 3)}).eval()
     x = torch.randn(32, 4)
     with torch.no_grad():
-        expected = Sum(0.45).exit_index(torch.stack(model(x)))
+        logits = torch.stack(model(x))
+    expected = Sum(0.45).exit_index(logits)
+    assert 0 < expected.sum() < 64
     assert torch.equal(model.predict(x, Sum(0.45)).exit_index, expected)
+    found = stand_in(logits.numpy()).predict(np.arange(32)[:, None], Sum(0.45))
+    assert found.exit_index.tolist() == expected.tolist()

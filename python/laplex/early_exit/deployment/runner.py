@@ -476,14 +476,20 @@ class _Walk:
         self.logits[gone] = answers[leaves]
         self.exit_index[gone] = exits[leaves]
         self.rows = self.rows[~leaves]
-        if self.memory is not None:
-            self.memory = self.memory[~leaves]
+        self.memory = _kept(self.memory, ~leaves)
         stayed: Array = ~leaves
         return stayed
 
     def prediction(self) -> ExportedPrediction:
         assert self.logits is not None
         return ExportedPrediction(self.logits, self.exit_index, tuple(self.computed))
+
+
+def _kept(memory: Any, stays: Array) -> Any:
+    """The memory of the samples that stay: a Tensor, an array, or several in a tuple or list."""
+    if isinstance(memory, (tuple, list)):
+        return type(memory)(_kept(one, stays) for one in memory)
+    return None if memory is None else memory[stays]
 
 
 # --- scores of rules by name: (exit, logits, memory) -> (score, memory) --------------------------

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..._support.arguments import positive
 from ..._support.progress import progress_bar
 from ..._support.text_tables import aligned
+from ..activations import map_tensors
 from ..model import MultiExitModel, evaluating
 from ..policies.base import Policy
 from ..reading import Reader
@@ -232,7 +233,7 @@ class _Token:
     def __init__(self, model: MultiExitModel, policy: Policy, cuts: Tensor, ids: Tensor) -> None:
         self.policy, self.cuts, self.ids, self.end = policy, cuts, ids, model.num_exits - 1
         self.reader: Reader = model.reader({"input_ids": ids})
-        self.memory: Tensor | None = None
+        self.memory: Any = None
         self.stays = torch.ones_like(ids[:, 0], dtype=torch.bool)
         self.tokens = torch.zeros_like(ids[:, 0])
         self.exit_index = torch.full_like(self.tokens, self.end)
@@ -261,7 +262,7 @@ class _Token:
         if len(gone):
             self.tokens[gone], self.exit_index[gone], self.stopped_at[gone] = answers, k, k
             self.stays[gone] = False
-        self.memory = None if memory is None else memory[~leaves]
+        self.memory = map_tensors(lambda tensor: tensor[~leaves], memory)
         self.reader.keep(~leaves)
 
     def at_end(self, decoder: Decoder, hidden: Tensor) -> None:

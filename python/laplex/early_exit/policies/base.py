@@ -62,7 +62,7 @@ class Policy:
         self.strict = bool(strict)
         self.fallback: Fallback = fallback
 
-    def score(self, k: int, logits: Tensor, memory: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def score(self, k: int, logits: Tensor, memory: Any) -> tuple[Tensor, Any]:
         """Score the samples of a batch at one exit.
 
         Parameters
@@ -71,7 +71,7 @@ class Policy:
             Index of the exit.
         logits : Tensor [batch, classes]
             Logits of that exit.
-        memory : Tensor [batch, ...] or None
+        memory : Tensor [batch, ...], tuple of them, or None
             The memory that the call for exit ``k - 1`` returned, restricted to the samples that
             have not left; None at the first exit.
 
@@ -79,7 +79,7 @@ class Policy:
         -------
         scores : Tensor [batch], float64
             Scores; higher is more confident.
-        memory : Tensor [batch, ...] or None
+        memory : Tensor [batch, ...], tuple of them, or None
             What the policy has to remember of each sample for the next exit.
         """
         raise NotImplementedError
@@ -97,7 +97,7 @@ class Policy:
         Tensor [exits, samples], float64
             Scores; higher is more confident.
         """
-        memory: Tensor | None = None
+        memory: Any = None
         found = []
         for k, one in enumerate(_stacked(logits)):
             score, memory = self.score(k, one, memory)
