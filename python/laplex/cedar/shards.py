@@ -14,13 +14,15 @@ from torch import Tensor
 from laplex._support.communicator import Communicator, OneProcess, together
 
 from .moments import Moments
+from .parts import OfPart, Part
+from .plane_test import Sums
 from .rows import Rows, as_rows
 from .statistics import Spread, Statistics, gather
 
 #: Number of rows of a file or a loader that are shuffled together.
 _BUFFER_ROWS = 2**16
 
-Sums = TypeVar("Sums", Spread, Moments)
+Kind = TypeVar("Kind", Spread, Moments, Sums)
 
 
 class Shards:
@@ -80,6 +82,15 @@ class Shards:
             return found
 
         return _summed(self.comm, together(self.comm, mine))
+
+    def added(self, make: Callable[[Any], Sums], part: Any = None) -> Sums:
+        """Return the sum of ``make(rows)`` over all processes, as `total` does."""
+        mine = together(self.comm, lambda: make(self.rows if part is None else part))
+        return sum(self.comm.all_gather_object(mine), Sums(0, ()))
+
+    def part(self, part: Part) -> Shards:
+        """Return the rows that are in a part, on the processes that have them."""
+        return Shards(part.rows(self.rows), self.comm)
 
     def everything(self, part: Tensor) -> Tensor:
         """Return the rows [b, d] that the ranks have, one after the other."""
@@ -200,7 +211,15 @@ class Elsewhere:
             )
         return found
 
-    def _sum(self, make: Callable[[Any], Any], kind: type[Sums]) -> Sums:
+    def added(self, make: Callable[[Any], Sums], part: Any = None) -> Sums:
+        """Return the sum of ``make(rows)`` over all parts."""
+        return self._sum(make, Sums)
+
+    def part(self, part: Part) -> Elsewhere:
+        """Return the rows that are in a part."""
+        return Elsewhere(lambda make: self._map_reduce(OfPart(make, part)), self.rows.device)
+
+    def _sum(self, make: Callable[[Any], Any], kind: type[Kind]) -> Kind:
         found = self._map_reduce(make)
         if not isinstance(found, kind):
             raise TypeError(
