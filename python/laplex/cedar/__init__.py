@@ -2,8 +2,8 @@
 
 `CEDAR` learns the change of basis. `metrics` and `stability` judge it, and `compare` measures it
 against `baselines`. `name_axes`, `top_examples`, `decode_captions` and `CEDAR.intervene` show what
-its axes stand for. `report` writes all of this into one HTML file. `encoders` turn images and texts
-into embeddings.
+its axes stand for; inside a network, `steer` and `attribute` do. `report` writes all of this into
+one HTML file. `encoders` turn images and texts into embeddings.
 
 This is our reading of the abstract of arXiv 2605.22679. Names are imported when first used.
 """
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from . import baselines as baselines
     from . import encoders as encoders
     from . import metrics as metrics
+    from .attribution import Attribution as Attribution
+    from .attribution import attribute as attribute
+    from .attribution import measure_effects as measure_effects
     from .axis_examples import AxisExamples as AxisExamples
     from .axis_examples import top_examples as top_examples
     from .baselines import compare as compare
@@ -37,10 +40,13 @@ if TYPE_CHECKING:
     from .restarts import StabilityReport as StabilityReport
     from .restarts import stability as stability
     from .statistics import ConstantColumnWarning as ConstantColumnWarning
+    from .steering import split_at as split_at
+    from .steering import steer as steer
 
 __all__, __getattr__, __dir__ = lazy_names(
     globals(),
     {
+        ".attribution": "Attribution attribute measure_effects",
         ".axis_examples": "AxisExamples top_examples",
         ".baselines": "compare",
         ".captions": "Caption decode_captions",
@@ -52,6 +58,7 @@ __all__, __getattr__, __dir__ = lazy_names(
         ".naming": "AxisName AxisNames Name UnconfirmedNamesWarning chance_scores name_axes",
         ".restarts": "StabilityReport stability",
         ".statistics": "ConstantColumnWarning",
+        ".steering": "split_at steer",
     },
     ("baselines", "encoders", "metrics"),
     needed=("torch", "scipy", "sklearn", "safetensors"),

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from .topk import top_k
+from .topk import top_k, traceable_top_k
 
 
 class Basis(ABC):
@@ -22,6 +22,8 @@ class Basis(ABC):
     """
 
     dim: int
+    #: Whether `encode` keeps to operations that torch can trace, as it must inside a network.
+    traceable = False
 
     @abstractmethod
     def analyse(self, z: Tensor) -> Tensor:
@@ -56,7 +58,16 @@ class Basis(ABC):
         A code keeps the k entries with the largest contributions to the reconstruction,
         :math:`|u_i \cdot z|\,\|a_i\|`, because the scale of a row of U alone is arbitrary.
         """
-        return top_k(self.analyse(z), k, self.atom_norms)
+        keep = traceable_top_k if self.traceable else top_k
+        return keep(self.analyse(z), k, self.atom_norms)
+
+    def coordinates(self, z: Tensor, axes: list[int]) -> Tensor:
+        r"""Return some coordinates :math:`u_i \cdot z` [n, m] of rows z [n, d], by axis."""
+        return self.analyse(z)[:, axes]
+
+    def atoms_of(self, axes: list[int]) -> Tensor:
+        """Return the atoms of some axes as rows [m, d]."""
+        return self.synthesise(self._identity()[axes])
 
     @abstractmethod
     def to(self, device: torch.device, dtype: torch.dtype) -> Basis:
@@ -90,6 +101,14 @@ class DenseBasis(Basis):
     def synthesise(self, codes: Tensor) -> Tensor:
         """Return the embeddings [n, d] of codes [n, d]."""
         return codes @ (self._readouts if self._atoms is None else self._atoms)
+
+    def coordinates(self, z: Tensor, axes: list[int]) -> Tensor:
+        """Return some coordinates [n, m] of rows z [n, d], without computing the others."""
+        return z @ self._readouts[axes].T
+
+    def atoms_of(self, axes: list[int]) -> Tensor:
+        """Return the atoms of some axes as rows [m, d]."""
+        return self.atoms[axes]
 
     @property
     def atom_norms(self) -> Tensor | None:

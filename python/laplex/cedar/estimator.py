@@ -24,11 +24,12 @@ from laplex._support.renamed_parameters import renamed, renamed_parameter
 
 from . import coding, fitting, online, storage
 from .basis import Basis
+from .interventions import Value, changed, checked_changes
 from .metrics import Reconstruction
 from .module import CedarModule
 from .ranks import aligned, of_first, same
 from .rows import Rows, as_rows
-from .settings import Settings, checked_ks, number, settings_of
+from .settings import Settings, checked_ks, settings_of
 from .shards import Elsewhere, Shards
 
 if TYPE_CHECKING:
@@ -474,7 +475,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
             [(basis.synthesise(batch) + centre).cpu().numpy() for batch in rows.batches()]
         )
 
-    def intervene(self, z: Any, values: Mapping[int, float]) -> Any:
+    def intervene(self, z: Any, values: Mapping[Any, Value], names: Any = None) -> Any:
         r"""Set some coordinates of embeddings and leave all others as they are.
 
         .. math:: z' = z + \sum_i (t_i - u_i \cdot (z - b))\, a_i
@@ -483,36 +484,37 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
 
         Parameters
         ----------
-        z : array-like or Tensor [n, d] or [d]
+        z : array-like or Tensor [..., d]
             Embeddings.
-        values : mapping of int to float
-            The new coordinates :math:`t_i`, by axis.
+        values : mapping
+            The new coordinates :math:`t_i`, by the number of the axis or by its name. Each is a
+            number, numbers that broadcast to ``z.shape[:-1]``, or a function of a Tensor of that
+            shape with the old coordinates, such as ``lambda c: 2 * c``. A name stands for one end
+            of its axis: there, larger values mean more of what the name says, at either end.
+        names : AxisNames or mapping of str to int, optional
+            What the names in ``values`` mean: the result of `name_axes`, or an axis for each name.
 
         Returns
         -------
-        ndarray or Tensor
-            The changed embeddings, of the type and shape of z.
+        ndarray or Tensor [..., d]
+            The changed embeddings, of the kind and type of z; of the type of the model if z are
+            integers. Gradients flow from a Tensor to z and to values that are Tensors.
+
+        Raises
+        ------
+        TypeError, ValueError, IndexError
+            If z does not hold finite numbers in d columns; if ``values`` is not a mapping, or has a
+            value of another kind, size or a number that is not finite; if an axis does not exist;
+            if a name is unknown, or names several axes.
         """
         check_is_fitted(self)
-        if not isinstance(values, Mapping):
-            raise TypeError(f"values must map axes to numbers, as in {{3: 0.0}}, got {values!r}")
-        several = z if isinstance(z, Tensor) else np.asarray(z)
-        single = several.ndim == 1
-        rows = as_rows(
-            several[None] if single else several, name="z", device=self.device, dtype=self._dtype
-        )
-        self._check_width(rows, "columns")
-        basis, centre = self._placed(rows)
-        parts = []
-        for batch in rows.batches():
-            coordinates = basis.analyse(batch - centre)
-            change = torch.zeros_like(coordinates)
-            for axis, value in values.items():
-                column = self._axis(axis)
-                change[:, column] = number(f"values[{axis}]", value) - coordinates[:, column]
-            parts.append(batch + basis.synthesise(change))
-        moved = torch.cat(parts)
-        moved = moved[0] if single else moved
+        changes = checked_changes(values, names, self.n_features_in_)
+        rows = _finite_rows(z, int(self.n_features_in_), self._dtype)
+        if not isinstance(z, Tensor) and self.device is not None:
+            rows = rows.to(self.device)
+        basis = self.basis_.to(rows.device, self._dtype)
+        centre = torch.as_tensor(self.mean_).to(rows.device)
+        moved = changed(basis, centre, rows, changes)
         return moved if isinstance(z, Tensor) else moved.cpu().numpy()
 
     def score(
@@ -588,7 +590,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         Gradients flow to the input; the module has no trainable parameters.
         """
         check_is_fitted(self)
-        return CedarModule(self.basis_, torch.as_tensor(self.mean_), self.k_)
+        return CedarModule(self.basis_, torch.as_tensor(self.mean_), self.k_).eval()
 
     # --- files ------------------------------------------------------------------------------------
 
@@ -725,13 +727,6 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
             raise ValueError(f"transform takes one k, got {k!r}")
         return ks[0]
 
-    def _axis(self, axis: object) -> int:
-        if isinstance(axis, bool) or not isinstance(axis, (int, np.integer)):
-            raise TypeError(f"axes must be integers, got {axis!r}")
-        if not 0 <= axis < self.n_features_in_:
-            raise IndexError(f"axis {axis} is not one of 0..{self.n_features_in_ - 1}")
-        return int(axis)
-
     def _matrix(self, part: Callable[[Basis], Tensor], basis: Basis) -> Array:
         check_is_fitted(self)
         if basis.dim > _WIDEST_MATRIX:
@@ -741,6 +736,22 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
             )
         matrix: Array = part(basis).numpy()
         return matrix
+
+
+def _finite_rows(z: Any, dim: int, dtype: torch.dtype) -> Tensor:
+    """Return embeddings [..., dim] as a Tensor of a floating type; ``dtype`` if they have none."""
+    given = z if isinstance(z, Tensor) else np.asarray(z)
+    if not isinstance(given, Tensor):
+        if given.dtype.kind not in "fiu":
+            raise TypeError(f"z must hold real numbers, got dtype {given.dtype}")
+        given = torch.from_numpy(np.array(given))
+    if given.is_complex() or given.dtype == torch.bool:
+        raise TypeError(f"z must hold real numbers, got {given.dtype}")
+    if given.dim() == 0 or given.shape[-1] != dim:
+        raise ValueError(f"z must have {dim} columns, as in the fit, got shape {list(given.shape)}")
+    if not given.isfinite().all():
+        raise ValueError("z contains NaN or infinity: remove these rows")
+    return given if given.is_floating_point() else given.to(dtype)
 
 
 def _ranks(group: ProcessGroup | None, comm: MPI.Comm | None) -> Communicator:
