@@ -90,10 +90,9 @@ def test_nan_is_kept_for_the_network_to_see() -> None:
 # --- tracing --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
-def test_compiles_to_one_graph(network: Network, backend: str) -> None:
+def test_compiles_to_one_graph(network: Network) -> None:
     torch.compiler.reset()
-    compiled = torch.compile(network, fullgraph=True, backend=backend, dynamic=True)
+    compiled = torch.compile(network, fullgraph=True, backend="aot_eager", dynamic=True)
     for z in (rows(2, 5), rows(7, 3), torch.ones(4, 6, D)):
         assert_same(compiled(z), network(z))
     compiled(rows(2, 5).requires_grad_())[1].sum().backward()
