@@ -24,6 +24,7 @@ from laplex._support.renamed_parameters import renamed, renamed_parameter
 
 from . import coding, fitting, online, storage
 from .basis import Basis
+from .drift import Drift
 from .fitted import Fitted
 from .interventions import Value, changed, checked_changes
 from .metrics import Reconstruction
@@ -441,7 +442,8 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         Warns
         -----
         DriftWarning
-            If X has 32 rows or more and their mean or norm is far from that of the training rows.
+            If X has 32 rows or more, and their mean or norm is far from that of the training rows;
+            or 100 rows or more, of which the axes explain much less than of the training rows.
         """
         check_is_fitted(self)
         entries = self._entries(k)
@@ -507,15 +509,23 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
             If z does not hold finite numbers in d columns; if ``values`` is not a mapping, or has a
             value of another kind, size or a number that is not finite; if an axis does not exist;
             if a name is unknown, or names several axes.
+
+        Warns
+        -----
+        DriftWarning
+            As `transform` does.
         """
         check_is_fitted(self)
-        changes = checked_changes(values, names, self.n_features_in_)
-        rows = _finite_rows(z, int(self.n_features_in_), self._dtype)
+        fitted = self.fitted_
+        changes = checked_changes(values, names, fitted.dim)
+        rows = _finite_rows(z, fitted.dim, fitted.dtype)
         if not isinstance(z, Tensor) and self.device is not None:
             rows = rows.to(self.device)
-        basis = self.basis_.to(rows.device, self._dtype)
-        centre = torch.as_tensor(self.mean_).to(rows.device)
+        basis, centre = fitted.placed(rows.device)
         moved = changed(basis, centre, rows, changes)
+        drift = Drift(fitted, "z")
+        drift.see(rows.detach().to(fitted.dtype).reshape(-1, fitted.dim) - centre)
+        drift.warn(stacklevel=3)
         return moved if isinstance(z, Tensor) else moved.cpu().numpy()
 
     def score(
@@ -545,22 +555,30 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         -------
         float
             At most 1.
+
+        Warns
+        -----
+        DriftWarning
+            As `transform` does; each process judges its own rows.
         """
         check_is_fitted(self)
         ranks = _ranks(group, comm)
+        drift = Drift(self.fitted_)
 
         def mine() -> Reconstruction:
             rows = self._rows(X, reset=False, empty=ranks.size > 1)
             basis, centre = self._placed(rows)
             measured = Reconstruction()
             for batch in rows.batches():
-                codes = basis.encode(batch - centre, self.k_)
-                measured.update(batch, basis.synthesise(codes) + centre)
+                z = batch - centre
+                drift.see(z)
+                measured.update(batch, basis.synthesise(basis.encode(z, self.k_)) + centre)
             return measured
 
         measured = Reconstruction()
         for part in ranks.all_gather_object(together(ranks, mine)):
             measured.merge(part)
+        drift.warn(stacklevel=3)
         return float(measured.compute().fve)
 
     # --- the basis --------------------------------------------------------------------------------
@@ -601,12 +619,13 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         return np.stack([self._matrix(lambda basis: basis.atoms, basis) for basis in self.bases_])
 
     def torch_module(self) -> CedarModule:
-        """Return a copy of the model as a torch module with ``encode``, ``decode`` and ``forward``.
+        """Return a copy of the model as a torch module, for use inside a network.
 
         Gradients flow to the input; the module has no trainable parameters.
         """
         check_is_fitted(self)
-        return CedarModule(self.basis_, torch.as_tensor(self.mean_), self.k_).eval()
+        fitted = self.fitted_
+        return CedarModule(fitted.basis, fitted.mean, fitted.k, fitted).eval()
 
     # --- files ------------------------------------------------------------------------------------
 

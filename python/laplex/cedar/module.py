@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .basis import Basis, DenseBasis
+from .drift import Drift
+from .fitted import Fitted
 from .interventions import Value, changed, checked_changes
 from .laplace_rotation import LaplaceRotations
 from .settings import whole
@@ -32,13 +35,16 @@ class CedarModule(nn.Module):
         The centre b.
     k : int
         Number of nonzero entries of a code.
+    fitted : Fitted, optional
+        What the fit knows of its rows, for `check_drift`.
     """
 
     mean: Tensor
 
-    def __init__(self, basis: Basis, mean: Tensor, k: int) -> None:
+    def __init__(self, basis: Basis, mean: Tensor, k: int, fitted: Fitted | None = None) -> None:
         super().__init__()
         self.k = k
+        self._fitted = None if fitted is None else replace(fitted, bases=())
         self.register_buffer("mean", mean.clone())
         self._names = list(basis.tensors())
         for name, tensor in basis.tensors().items():
@@ -122,6 +128,35 @@ class CedarModule(nn.Module):
             z = z.to(self.mean.dtype)
         basis = self._basis()
         return changed(basis, self.mean, z, checked_changes(values, names, basis.dim))
+
+    def check_drift(self, z: Tensor) -> None:
+        """Warn if embeddings differ from those of the fit, as ``CEDAR.transform`` does.
+
+        The other methods look at no numbers, so that they can be traced. Call this one outside of
+        traced code, for instance on the first batch.
+
+        Parameters
+        ----------
+        z : Tensor [..., d]
+            At least 32 embeddings; of fewer nothing can be said.
+
+        Raises
+        ------
+        ValueError
+            If the last dimension is not d, or the module was not made by ``CEDAR.torch_module``.
+
+        Warns
+        -----
+        DriftWarning
+            If mean or norm are far from those of the training rows, or the axes explain much less.
+        """
+        if self._fitted is None:
+            raise ValueError(
+                "the module does not know the rows of its fit: make it by CEDAR.torch_module"
+            )
+        drift = Drift(self._fitted, "z", self._basis())
+        drift.see(self._flat(z.detach(), "z") - self.mean)
+        drift.warn(stacklevel=3)
 
     def forward(self, z: Tensor) -> Tensor:
         """Encode and reconstruct embeddings.
