@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
@@ -14,6 +15,7 @@ import numpy.typing as npt
 import scipy.sparse
 import torch
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
@@ -74,7 +76,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         "procrustes" alternates between the codes and the rotation that fits them best, which comes
         from a singular value decomposition. It uses momentum, has no learning rate, and its loss
         never grows. "adam" takes gradient steps on mini-batches, for any basis and width. "auto"
-        chooses procrustes for rotations of up to 1024 columns, and adam otherwise.
+        chooses procrustes for rotations of up to 4096 columns, and adam otherwise.
     center : {"mean", "learned", "none"}
         The centre b. "mean" is the mean of the data. "learned" starts from the mean and learns b
         together with U. "none" is 0.
@@ -380,6 +382,13 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         self.loss_curve_ = list(best.losses)
         self.n_iter_ = len(best.losses)
         self._online: online.Learner | None = None
+        if best.unfinished and ranks.rank == 0:
+            warnings.warn(
+                f"{type(self).__name__} did not converge: {best.unfinished}, or use the model as "
+                "it is",
+                ConvergenceWarning,
+                stacklevel=3,  # the caller of fit
+            )
         return self
 
     def partial_fit(self, X: Any, y: object = None) -> CEDAR:
