@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from .baselines import compare as compare
     from .captions import Caption as Caption
     from .captions import decode_captions as decode_captions
+    from .confirmation import Confirmation as Confirmation
+    from .confirmation import TooFewRowsWarning as TooFewRowsWarning
     from .drift import DriftWarning as DriftWarning
     from .estimator import CEDAR as CEDAR
     from .html_report import report as report
@@ -50,6 +52,7 @@ __all__, __getattr__, __dir__ = lazy_names(
         ".axis_examples": "AxisExamples top_examples",
         ".baselines": "compare",
         ".captions": "Caption decode_captions",
+        ".confirmation": "Confirmation TooFewRowsWarning",
         ".drift": "DriftWarning",
         ".estimator": "CEDAR",
         ".html_report": "report",

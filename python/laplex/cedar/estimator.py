@@ -7,7 +7,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -26,6 +26,7 @@ from laplex._support.renamed_parameters import renamed, renamed_parameter
 
 from . import coding, fitting, online, storage
 from .basis import Basis
+from .confirmation import MIN_STARTS, Confirmation
 from .drift import Drift
 from .fitted import Fitted
 from .interventions import Value, changed, checked_changes
@@ -81,8 +82,11 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         The centre b. "mean" is the mean of the data. "learned" starts from the mean and learns b
         together with U. "none" is 0.
     n_init : int
-        Number of random starts. The model is the start with the smallest loss; ``restarts_`` holds
-        the atoms of all starts.
+        Number of starts. The first sees all rows and is the model; it does not depend on this
+        number. The others each see a part of the rows, chosen by their content, that is disjoint
+        from those of the rest: with 3, halves; with 2, one half. With 3 or more,
+        ``confirmation_`` says which axes of the model other rows confirm. ``restarts_`` holds the
+        atoms of all starts.
     random_state : int, RandomState or None
         Seed of the starts and of the order of mini-batches.
     max_iter : int, optional
@@ -120,15 +124,20 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         The atoms as rows: row i is column i of :math:`U^{-1}`. For a rotation they equal the
         readouts.
     restarts_ : ndarray [n_init, d, d]
-        The atoms of every start, the best start first.
+        The atoms of every start; first those of the model.
+    confirmation_ : Confirmation or None
+        Which axes other rows confirm; None with fewer than 3 starts, above 4,096 columns, and after
+        ``partial_fit``.
+    confirmed_ : ndarray [d] of bool, or None
+        The mask ``confirmation_.confirmed``.
     basis_ : Basis
         U as an object with ``analyse`` and ``synthesise``.
     bases_ : list of Basis
-        The same for every start, the best first.
+        The same for every start, first that of the model.
     loss_curve_ : list of float
-        Squared error as a fraction of the variance, for each pass or step of the best start.
+        Squared error as a fraction of the variance, for each pass or step of the model.
     n_iter_ : int
-        Number of passes or steps of the best start.
+        Number of passes or steps of the model.
     n_samples_seen_ : int
         Number of training rows.
     n_features_in_ : int
@@ -139,8 +148,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
     Notes
     -----
     This is our reading of the abstract of arXiv 2605.22679; we do not know the body of the paper.
-    The share of axes that several starts find says how far the axes are properties of the data: see
-    `stability`.
+    An axis may be an accident of the rows or of the seed: see ``confirmation_`` and `stability`.
 
     Examples
     --------
@@ -156,6 +164,9 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
     >>> bool(np.abs(model.atoms_ @ turn.T).max(0).min() > 0.99)  # each true direction is found
     True
     """
+
+    #: Models that were pickled by an earlier version have none.
+    confirmation_: Confirmation | None = None
 
     @renamed_parameter("CEDAR", "transform", "basis")
     def __init__(
@@ -270,6 +281,11 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         ------
         TypeError, ValueError
             If a parameter or X is not valid, or the checkpoint belongs to another fit.
+
+        Warns
+        -----
+        TooFewRowsWarning
+            If ``n_init`` is 3 or more and there are fewer than 20 rows for each column.
         """
         ranks = _ranks(group, comm)
         with _unchanged_by_errors(self):
@@ -381,6 +397,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         self._remember(known.mean, known.scale, known.count)
         self.loss_curve_ = list(best.losses)
         self.n_iter_ = len(best.losses)
+        self.confirmation_ = found.confirmation
         self._online: online.Learner | None = None
         if best.unfinished and ranks.rank == 0:
             warnings.warn(
@@ -429,7 +446,72 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         self._remember(learner.mean, learner.deviation, learner.count)
         self.loss_curve_ = list(learner.losses)
         self.n_iter_ = len(learner.losses)
+        self.confirmation_ = None
         return self
+
+    def confirm(
+        self,
+        X: Any,
+        *,
+        progress: bool = False,
+        group: ProcessGroup | None = None,
+        comm: MPI.Comm | None = None,
+    ) -> Confirmation:
+        """Find out which axes of a fitted model other rows confirm.
+
+        This makes up for ``n_init=1`` in the fit: it fits the disjoint parts of the rows alone and
+        leaves the model as it is. With the rows and the ``random_state`` of the fit, the result is
+        that of a fit with ``n_init=3``. If ``n_init`` of the model is above 3, there are as many
+        parts as in such a fit.
+
+        Parameters
+        ----------
+        X : array-like, Tensor or memory map [n, d]; or batches of them
+            The rows of the fit, or others of their kind, as in `fit`.
+        progress : bool
+            Whether to show a progress bar, on rank 0.
+        group : torch.distributed.ProcessGroup, optional
+            The processes whose rows together are X, as in `fit`.
+        comm : mpi4py.MPI.Comm, optional
+            The same on MPI.
+
+        Returns
+        -------
+        Confirmation
+            Also set as ``confirmation_``; ``restarts_`` then holds the atoms of the parts too.
+
+        Raises
+        ------
+        NotFittedError
+            If the model has not been fitted.
+        TypeError, ValueError
+            If X is not valid, has other columns, or more than 4,096 of them.
+
+        Warns
+        -----
+        TooFewRowsWarning
+            If there are fewer than 20 rows for each column.
+        """
+        check_is_fitted(self)
+        ranks = _ranks(group, comm)
+        rows = together(ranks, lambda: self._rows(X, reset=False, once=False, empty=ranks.size > 1))
+        if ranks.size > 1:
+            rows, _ = aligned(ranks, rows, None)
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        seed = of_first(ranks, seed, rows.device)
+        settings = settings_of(self.get_params(), rows.dim)
+        settings = replace(settings, n_init=max(MIN_STARTS, settings.n_init))
+        basis, centre = self._placed(rows)
+        model = fitting.Solution(basis, centre.double(), list(self.loss_curve_))
+        bar = progress_bar(progress and ranks.rank == 0, extra="cedar")
+        with ExitStack() as shown:
+            report = together(ranks, lambda: shown.enter_context(bar))
+            found = fitting.confirm(Shards(rows, ranks), settings, seed, model, report=report)
+        cpu = torch.device("cpu")
+        others = [one.basis.to(cpu, rows.dtype) for one in found.solutions[1:]]
+        self.bases_ = [self.bases_[0], *others]
+        self.confirmation_ = found.confirmation
+        return found.confirmation
 
     # --- codes ------------------------------------------------------------------------------------
 
@@ -609,7 +691,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
 
     @property
     def basis_(self) -> Basis:
-        """The change of basis of the best start."""
+        """The change of basis of the model."""
         return self.bases_[0]
 
     @property
@@ -624,8 +706,14 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
 
     @property
     def restarts_(self) -> Array:
-        """The atoms [n_init, d, d] of every start, the best start first."""
+        """The atoms [n_init, d, d] of every start; first those of the model."""
         return np.stack([self._matrix(lambda basis: basis.atoms, basis) for basis in self.bases_])
+
+    @property
+    def confirmed_(self) -> npt.NDArray[np.bool_] | None:
+        """Which axes other rows confirm, a mask [d]; None if that is unknown."""
+        check_is_fitted(self)
+        return None if self.confirmation_ is None else self.confirmation_.confirmed
 
     def torch_module(self) -> CedarModule:
         """Return a copy of the model as a torch module, for use inside a network.
@@ -659,6 +747,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
                 self.get_params(),
                 self.fitted_,
                 None if columns is None else list(map(str, columns)),
+                self.confirmation_,
             ),
             folder,
         )
@@ -695,6 +784,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         model.scale_, model.k_ = fitted.scale, fitted.k
         model.n_samples_seen_, model.n_features_in_ = fitted.count, fitted.dim
         model.loss_curve_, model.n_iter_ = list(fitted.losses), fitted.steps
+        model.confirmation_ = saved.confirmation
         if saved.columns is not None:
             model.feature_names_in_ = np.array(saved.columns, dtype=object)
         return model

@@ -15,6 +15,8 @@ from laplex._support.communicator import Communicator, OneProcess, together
 
 from .arrangement import AxisSums
 from .moments import Moments
+from .parts import OfPart, Part
+from .plane_test import Sums
 from .rows import Rows, as_rows
 from .statistics import Spread, Statistics, gather
 
@@ -81,6 +83,15 @@ class Shards:
             return found
 
         return _summed(self.comm, together(self.comm, mine))
+
+    def added(self, make: Callable[[Any], Sums], part: Any = None) -> Sums:
+        """Return the sum of ``make(rows)`` over all processes, as `total` does."""
+        mine = together(self.comm, lambda: make(self.rows if part is None else part))
+        return sum(self.comm.all_gather_object(mine), Sums(0, ()))
+
+    def part(self, part: Part) -> Shards:
+        """Return the rows that are in a part, on the processes that have them."""
+        return Shards(part.rows(self.rows), self.comm)
 
     def everything(self, part: Tensor) -> Tensor:
         """Return the rows [b, d] that the ranks have, one after the other."""
@@ -200,6 +211,15 @@ class Elsewhere:
                 f"{found.count} later: it must use the same parts each time"
             )
         return found
+
+    def added(self, make: Callable[[Any], Sums], part: Any = None) -> Sums:
+        """Return the sum of ``make(rows)`` over all parts."""
+        found: Sums = self._sum(make, (Sums,))
+        return found
+
+    def part(self, part: Part) -> Elsewhere:
+        """Return the rows that are in a part."""
+        return Elsewhere(lambda make: self._map_reduce(OfPart(make, part)), self.rows.device)
 
     def _sum(self, make: Callable[[Any], Any], kinds: tuple[type, ...]) -> Any:
         found = self._map_reduce(make)
