@@ -20,7 +20,8 @@ import command_cases
 from command_cases import command, without
 from laplex._support.complete_files import replacing
 from laplex.cedar import CEDAR, fitting, stability
-from laplex.cedar.files import list_pictures, read_embeddings, read_lines
+from laplex.cedar.containers import open_files
+from laplex.cedar.files import list_pictures, read_lines
 from laplex.cedar.naming import name_axes
 from laplex.cli.cedar import app
 
