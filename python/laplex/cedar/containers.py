@@ -1,7 +1,7 @@
 """Files of embeddings, which are read in slices and never as a whole.
 
 A file is opened as a *part*: it has a ``shape`` [n, d] and a ``dtype``, and ``part[a:b]`` reads
-rows. A part with a method ``blocks`` reads faster in order. An archive has no number of rows; it is
+rows. A part with a method ``read`` is read faster in order. An archive has no number of rows; it is
 opened as a `Stream`.
 """
 
@@ -153,7 +153,7 @@ class _Npz:
                 f"{path} holds its array in Fortran order: write numpy.ascontiguousarray of it"
             )
 
-    def blocks(self, size: int) -> Iterator[Array]:
+    def read(self, size: int) -> Iterator[Array]:
         """Yield the rows in their order, so that what is compressed is read once."""
         with zipfile.ZipFile(self._path) as archive, archive.open(self._member) as file:
             file.seek(self._start)
@@ -214,10 +214,10 @@ class _Parquet:
                 count = file.metadata.num_rows
         except arrow.ArrowInvalid as error:
             raise ValueError(f"{path} is not a .parquet file, or it is damaged: {error}") from error
-        first = next(self.blocks(1), np.empty((0, 0)))
+        first = next(self.read(1), np.empty((0, 0)))
         self.shape, self.dtype = (count, first.shape[1]), first.dtype
 
-    def blocks(self, size: int, groups: list[int] | None = None) -> Iterator[Array]:
+    def read(self, size: int, groups: list[int] | None = None) -> Iterator[Array]:
         """Yield the rows of the file, or of some of its row groups, in their order."""
         parquet = require("pyarrow.parquet", extra="parquet")
         columns = [self._chosen] if isinstance(self._chosen, str) else self._chosen
@@ -230,7 +230,7 @@ class _Parquet:
         first, last = np.searchsorted(self._ends, [start, stop - 1], side="right").tolist()
         place = int(self._ends[first - 1]) if first else 0
         parts = []
-        for block in self.blocks(2**13, list(range(first, last + 1))):
+        for block in self.read(2**13, list(range(first, last + 1))):
             if place >= stop:
                 break
             if place + len(block) > start:
@@ -243,7 +243,7 @@ class _Hdf5:
     """A data set of an HDF5 file."""
 
     def __init__(self, path: Path, key: str | None) -> None:
-        h5py = require("h5py", extra="h5", feature=f"reading {path.name}")
+        h5py = require("h5py", extra="hdf5", feature=f"reading {path.name}")
         self._path = path
         names: list[str] = []
 
@@ -260,7 +260,7 @@ class _Hdf5:
             raise ValueError(f"{path} is not an HDF5 file, or it is damaged: {error}") from error
 
     def __getitem__(self, rows: slice) -> Array:
-        with require("h5py", extra="h5").File(self._path, "r") as file:
+        with require("h5py", extra="hdf5").File(self._path, "r") as file:
             found: Array = file[self._name][rows]
             return found
 

@@ -100,12 +100,12 @@ class Rows:
             isinstance(first, Tensor) or (isinstance(first, np.ndarray) and not _mapped(first))
         )
 
-    def placed(self, device: Any, dtype: torch.dtype | None, name: str) -> Rows:
+    def placed(self, device: Any, dtype: torch.dtype | None) -> Rows:
         """Return the same rows for another device or in another precision."""
         place = self.device if device is None else torch.device(device)
         if (place, dtype or self.dtype) == (self.device, self.dtype):
             return self
-        return Rows(self._parts, dtype or self.dtype, name=name, device=place)
+        return Rows(self._parts, dtype or self.dtype, name=self.name, device=place)
 
     def batches(self, size: int | None = None) -> Iterator[Tensor]:
         """Yield batches [b, d] on the device, after checking that they are finite.
@@ -171,12 +171,7 @@ class Rows:
 
     def _pieces(self, size: int) -> Iterator[Any]:
         for part in self._parts:
-            blocks: Iterable[Any] = [part]
-            if isinstance(part, Stream):
-                blocks = part.read(size)
-            elif hasattr(part, "blocks"):
-                blocks = part.blocks(size)
-            for block in blocks:
+            for block in part.read(size) if hasattr(part, "read") else [part]:
                 shape = tuple(block.shape)
                 if len(shape) != 2 or shape[1] != self.dim:
                     raise ValueError(
@@ -249,7 +244,7 @@ def as_rows(
         If X is not two-dimensional, or has no rows or no columns, or masked values.
     """
     if isinstance(X, Rows):
-        return X.placed(device, dtype, name)
+        return X.placed(device, dtype)
     source, key = (X.source, X.key) if isinstance(X, Embeddings) else (X, None)
     if device is None:
         device = source.device if isinstance(source, Tensor) else "cpu"
@@ -273,8 +268,10 @@ def _parts(source: Any, key: Any, name: str, once: bool, empty: bool) -> list[An
         )
     if isinstance(source, Mapping) or (package_of(source) == "zarr" and hasattr(source, "arrays")):
         arrays = source if isinstance(source, Mapping) else dict(source.arrays())
-        named = [one for one in arrays if key is not None or len(_shape(arrays[one])) == 2]
-        return _parts(arrays[one_of(name, "array", named, key)], None, name, once, empty)
+        if key is None or key not in arrays:
+            named = [one for one, array in arrays.items() if len(_shape(array)) == 2]
+            key = one_of(name, "array", named, key)
+        return _parts(arrays[key], None, name, once, empty)
     source, key = in_table(source, key, name)
     if callable(source) and not isinstance(source, Iterable) and not hasattr(source, "__array__"):
         return [_stream(source, key, name, empty)]
@@ -294,6 +291,8 @@ def _parts(source: Any, key: Any, name: str, once: bool, empty: bool) -> list[An
             raise TypeError(f"{name} is complex. Complex data not supported: pass its real parts")
         return [source.detach()]
     source = _unmasked(source, name)
+    if _are_vectors(source):
+        source = _stack(source)
     if _is_sliced(source):
         _check_shape(tuple(source.shape), name)
         return [source]
@@ -337,10 +336,23 @@ def _stacked(rows: Iterable[Any], size: int) -> Iterator[Any]:
             yield row.reshape(1, -1)  # of another width, which is an error
         held.append(row)
         if len(held) == size:
-            yield torch.stack(held) if isinstance(row, Tensor) else np.stack(held)
+            yield _stack(held)
             held = []
     if held:
-        yield torch.stack(held) if isinstance(held[0], Tensor) else np.stack(held)
+        yield _stack(held)
+
+
+def _are_vectors(X: Any) -> bool:
+    """Whether X is a list of vectors of one length."""
+    return (
+        isinstance(X, (list, tuple))
+        and all(isinstance(row, (np.ndarray, Tensor)) and row.ndim == 1 for row in X)
+        and len({len(row) for row in X}) == 1
+    )
+
+
+def _stack(rows: Any) -> Any:
+    return torch.stack(list(rows)) if isinstance(rows[0], Tensor) else np.stack(rows)
 
 
 def _batch(batch: Any, key: Any, name: str) -> Any:
@@ -362,11 +374,8 @@ def _batch(batch: Any, key: Any, name: str) -> Any:
             )
         return _batch(batch[key], None, name)
     if isinstance(batch, (list, tuple)) and batch and isinstance(batch[0], (np.ndarray, Tensor)):
-        rows = batch[0].ndim == 1 and all(
-            isinstance(one, (np.ndarray, Tensor)) and one.shape == batch[0].shape for one in batch
-        )
-        if key is None and rows and len(batch) > 1:
-            return torch.stack(batch) if isinstance(batch[0], Tensor) else np.stack(batch)
+        if key is None and len(batch) > 1 and _are_vectors(batch):
+            return _stack(batch)
         if not isinstance(key or 0, int) or not 0 <= (key or 0) < len(batch):
             raise ValueError(
                 f"batches are tuples of {len(batch)}, so key must be an integer below that, got "
@@ -419,9 +428,9 @@ def _is_sliced(X: Any) -> bool:
     """Whether slices of X are rows of real numbers: an array in memory, in a file or elsewhere."""
     if not hasattr(X, "dtype") or not hasattr(X, "__getitem__") or len(_shape(X)) != 2:
         return False
-    if isinstance(X, np.ndarray) and not _mapped(X):
-        return X.dtype.kind == "f" and X.size > 0
     kind, name = getattr(X.dtype, "kind", ""), getattr(X.dtype, "name", "")
+    if isinstance(X, np.ndarray) and not _mapped(X):
+        return (kind == "f" or name == "bfloat16") and X.size > 0
     return kind in ("f", "i", "u") or name == "bfloat16"
 
 
@@ -429,10 +438,13 @@ def _brings_batches(X: Any) -> bool:
     if hasattr(X, "__array__") or hasattr(X, "shape") or isinstance(X, bytes):
         return False
     if isinstance(X, (list, tuple)):
-        return bool(X) and (
-            isinstance(X[0], Mapping)
-            or getattr(X[0], "ndim", 0) == 2
-            or (isinstance(X[0], tuple) and getattr(X[0][0], "ndim", 0) > 0)
+        first = X[0] if X else None
+        if isinstance(first, (list, tuple)) and first:
+            return getattr(first[0], "ndim", 0) > 0
+        return (
+            isinstance(first, Mapping)
+            or getattr(first, "ndim", 0) == 2
+            or package_of(first) == "pyarrow"
         )
     return isinstance(X, Iterable)
 

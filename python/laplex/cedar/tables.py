@@ -87,10 +87,12 @@ def in_table(source: Any, key: Any, name: str) -> tuple[Any, Any]:
 def _in_datasets(source: Any, key: Any, name: str) -> tuple[Any, Any]:
     if hasattr(source, "column_name"):  # dataset["emb"]
         source, key = source.source, source.column_name
-    if not hasattr(source, "with_format") or getattr(source, "format", {}).get("type") == "custom":
-        return source, key  # rows are mappings that a function of the user makes
-    if hasattr(source, "num_rows"):
+    if not hasattr(source, "with_format"):
+        return source, key
+    if hasattr(source, "num_rows") and source.format["type"] != "custom":
         return DatasetRows(source, key, name), None
+    if hasattr(source, "num_rows"):  # rows are what a function of the user makes of them
+        return partial(source.iter, _STREAMED_ROWS), key
     return partial(source.with_format("arrow").iter, _STREAMED_ROWS), key
 
 

@@ -182,7 +182,7 @@ def transform(
         from ..cedar.code_files import write_codes
 
         cedar = _load(model)
-        rows = _rows(files, key)
+        rows = _rows(files, key, "embeddings")
         if k is not None and k > cedar.n_features_in_:
             raise ValueError(
                 f"-k {k} is more than the {cedar.n_features_in_} axes of the model: pass less"
@@ -287,7 +287,7 @@ def report(
         from ..cedar.html_report import report as write_report
 
         cedar = _load(model)
-        rows = _rows(files, key)
+        rows = _rows(files, key, "embeddings")
         for what, path, found in (("--items", items, texts), ("--images", images, pictures)):
             if found is not None and rows.count not in (None, len(found)):
                 raise ValueError(
@@ -408,7 +408,7 @@ def _summary(cedar: CEDAR, rows: Rows, out: Path) -> str:
         explained = {ks[0]: 1 - cedar.loss_curve_[-1]}
     else:  # the loss is the mean over all k
         fitted = cedar.fitted_
-        placed = rows.placed(cedar.device, fitted.dtype, "X")
+        placed = rows.placed(cedar.device, fitted.dtype)
         explained = {k: one.fve for k, one in reports(fitted, placed, ks).items()}
     lines = [
         f"fraction of variance explained by {k} of {cedar.n_features_in_} axes: {share:.4f} "
