@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from .baselines import compare as compare
     from .captions import Caption as Caption
     from .captions import decode_captions as decode_captions
+    from .code_files import read_codes as read_codes
+    from .code_files import write_codes as write_codes
     from .confirmation import Confirmation as Confirmation
     from .confirmation import TooFewRowsWarning as TooFewRowsWarning
     from .drift import DriftWarning as DriftWarning
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from .naming import name_axes as name_axes
     from .restarts import StabilityReport as StabilityReport
     from .restarts import stability as stability
+    from .rows import Embeddings as Embeddings
     from .statistics import ConstantColumnWarning as ConstantColumnWarning
     from .steering import split_at as split_at
     from .steering import steer as steer
@@ -52,6 +55,7 @@ __all__, __getattr__, __dir__ = lazy_names(
         ".axis_examples": "AxisExamples top_examples",
         ".baselines": "compare",
         ".captions": "Caption decode_captions",
+        ".code_files": "read_codes write_codes",
         ".confirmation": "Confirmation TooFewRowsWarning",
         ".drift": "DriftWarning",
         ".estimator": "CEDAR",
@@ -60,6 +64,7 @@ __all__, __getattr__, __dir__ = lazy_names(
         ".moments": "Moments",
         ".naming": "AxisName AxisNames Name UnconfirmedNamesWarning chance_scores name_axes",
         ".restarts": "StabilityReport stability",
+        ".rows": "Embeddings",
         ".statistics": "ConstantColumnWarning",
         ".steering": "split_at steer",
     },

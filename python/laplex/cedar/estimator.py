@@ -34,8 +34,9 @@ from .metrics import Reconstruction
 from .module import CedarModule
 from .ranks import aligned, of_first, same
 from .rows import Rows, as_rows
-from .settings import Settings, checked_ks, settings_of
+from .settings import Settings, checked_ks, settings_of, whole
 from .shards import Elsewhere, Shards
+from .statistics import drawn
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -241,6 +242,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         progress: bool = False,
         checkpoint: str | os.PathLike[str] | None = None,
         resume: bool = False,
+        max_rows: int | None = None,
         group: ProcessGroup | None = None,
         comm: MPI.Comm | None = None,
     ) -> CEDAR:
@@ -252,11 +254,10 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
 
         Parameters
         ----------
-        X : array-like, Tensor or memory map [n, d]; or batches of them
-            At least 2 rows of finite numbers. Batches may come from a list, a DataLoader or any
-            other object that can be iterated again. Files and batches are streamed, so memory does
-            not grow with n. With `group` or `comm`, the rows of this process, perhaps none, as
-            ``[0, d]`` or an empty list.
+        X : array-like, Tensor, path, table or batches [n, d]
+            At least 2 rows of finite numbers, in any form of `Embeddings`. Files and batches are
+            streamed, so memory does not grow with n. With `group` or `comm`, the rows of this
+            process, perhaps none, as ``[0, d]`` or an empty list.
         y : object
             Ignored.
         progress : bool
@@ -267,6 +268,9 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         resume : bool
             Whether to continue from the checkpoint if it exists. On the same machine with the same
             number of threads, the result has the same bits as that of an uninterrupted fit.
+        max_rows : int, optional
+            Learn from at most so many rows, drawn uniformly in one pass, for a quick look; they are
+            kept in memory. `random_state` seeds the draw.
         group : torch.distributed.ProcessGroup, optional
             The processes that fit together, for instance ``torch.distributed.group.WORLD``.
         comm : mpi4py.MPI.Comm, optional
@@ -294,7 +298,14 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
                 rows, names = aligned(ranks, rows, getattr(self, "feature_names_in_", None))
                 if names is not None:
                     self.feature_names_in_ = names
-            return self._learned(Shards(rows, ranks), progress, checkpoint, resume)
+                same(ranks, max_rows=max_rows)
+            data = Shards(rows, ranks)
+            if max_rows is not None:
+                size = together(ranks, lambda: whole("max_rows", max_rows))
+                seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+                seed = of_first(ranks, seed, rows.device)
+                data = Shards(drawn(rows, size, seed, ranks, data.before), ranks)
+            return self._learned(data, progress, checkpoint, resume)
 
     def fit_map_reduce(
         self,
@@ -418,8 +429,9 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
 
         Parameters
         ----------
-        X : array-like, Tensor or memory map [b, d]; or batches of them
-            The new rows; a generator is accepted.
+        X : array-like, Tensor, path, table or batches [b, d]
+            The new rows, in any form of `Embeddings`; a generator is accepted too. They are read
+            once, and forgotten batch by batch.
         y : object
             Ignored.
 
@@ -520,7 +532,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
 
         Parameters
         ----------
-        X : array-like, Tensor or memory map [n, d]; or batches of them
+        X : array-like, Tensor, path, table or batches [n, d]
             As in ``fit``; a generator of batches is accepted too.
         k : int, optional
             Number of nonzero entries; by default the k of the fit, or the largest of several.
@@ -536,23 +548,65 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
             If X has 32 rows or more, and their mean or norm is far from that of the training rows;
             or 100 rows or more, of which the axes explain much less than of the training rows.
         """
-        check_is_fitted(self)
-        entries = self._entries(k)
-        rows = self._rows(X, reset=False)
-        parts: list[Any] = []
-        for _, batch in coding.coded_batches(self.fitted_, rows, (entries,)):
-            codes = batch.cpu().numpy()
-            parts.append(scipy.sparse.csr_array(codes) if self.sparse_output else codes)
-        if self.sparse_output:
-            return scipy.sparse.vstack(parts, format="csr")
-        return np.concatenate(parts)
+        rows, blocks = self._coded(X, k, "indices" if self.sparse_output else "dense")
+        found = coding.joined(blocks, rows.count)
+        return coding.sparse_matrix(found, rows.dim) if self.sparse_output else found[0]
+
+    def iter_transform(
+        self,
+        X: Any,
+        k: int | None = None,
+        *,
+        format: Literal["dense", "indices"] = "dense",  # noqa: A002 - as SciPy calls it
+    ) -> Iterator[Any]:
+        """Yield the signed codes of embeddings in batches, in memory that does not grow with n.
+
+        Parameters
+        ----------
+        X : array-like, Tensor, path, table or batches [n, d]
+            As in ``fit``; a generator of batches is accepted too.
+        k : int, optional
+            Number of nonzero entries; by default the k of the fit, or the largest of several.
+        format : {"dense", "indices"}
+            "dense" yields codes; "indices" yields only their entries.
+
+        Yields
+        ------
+        ndarray [b, d], or tuple of ndarray [b, k] of int32 and ndarray [b, k]
+            The codes of the next rows, which fit into 32 MiB; or the axes of their entries, in
+            ascending order, and the values. Where fewer than k entries are not 0, axes with the
+            value 0 follow.
+
+        Warns
+        -----
+        DriftWarning
+            As in `transform`, after the last batch.
+
+        See Also
+        --------
+        laplex.cedar.write_codes : Write the codes to a file.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from laplex.cedar import CEDAR
+        >>> rows = np.random.default_rng(0).standard_normal((100, 8))
+        >>> model = CEDAR(k=2, random_state=0).fit(rows)
+        >>> for axes, values in model.iter_transform(rows, format="indices"):
+        ...     axes.shape, values.shape
+        ((100, 2), (100, 2))
+        """
+        if format not in ("dense", "indices"):
+            raise ValueError(f"format must be 'dense' or 'indices', got {format!r}")
+        _, blocks = self._coded(X, k, format)
+        return blocks if format == "indices" else (block[0] for block in blocks)
 
     def inverse_transform(self, X: Any) -> Array:
         r"""Return the embeddings that codes stand for, :math:`b + U^{-1} s`.
 
         Parameters
         ----------
-        X : array-like, Tensor or SciPy sparse matrix [n, d]
+        X : array-like, Tensor or SciPy sparse matrix [n, d]; or batches of them
             Codes, with any number of nonzero entries.
 
         Returns
@@ -561,13 +615,12 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         """
         check_is_fitted(self)
         if scipy.sparse.issparse(X):
-            X = X.toarray()
+            X = coding.SparseRows(X)
         rows = as_rows(X, device=self.device, dtype=self._dtype, once=True)
         self._check_width(rows, "codes")
         basis, centre = self._placed(rows)
-        return np.concatenate(
-            [(basis.synthesise(batch) + centre).cpu().numpy() for batch in rows.batches()]
-        )
+        blocks = ([(basis.synthesise(one) + centre).cpu().numpy()] for one in rows.batches())
+        return coding.joined(blocks, rows.count)[0]
 
     def intervene(self, z: Any, values: Mapping[Any, Value], names: Any = None) -> Any:
         r"""Set some coordinates of embeddings and leave all others as they are.
@@ -633,7 +686,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
 
         Parameters
         ----------
-        X : array-like, Tensor or memory map [n, d]; or batches of them
+        X : array-like, Tensor, path, table or batches [n, d]
             Embeddings; rows that the fit has not seen give an honest value.
         y : object
             Ignored.
@@ -848,8 +901,6 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         self.n_features_in_ = rows.dim
 
     def _rows(self, X: Any, *, reset: bool, once: bool | None = None, empty: bool = False) -> Rows:
-        if hasattr(X, "columns") or (isinstance(X, np.ndarray) and X.ndim == 2):
-            validate_data(self, X, reset=reset, skip_check_array=True)  # names of columns
         fitted = None if reset else self._dtype
         rows = as_rows(
             X,
@@ -858,6 +909,11 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
             once=not reset if once is None else once,
             empty=empty,
         )
+        columns = getattr(X, "columns", None)  # names, unless they are those of lists
+        if (isinstance(X, np.ndarray) and X.ndim == 2) or (
+            columns is not None and hasattr(X, "__array__") and len(columns) == rows.dim
+        ):
+            validate_data(self, X, reset=reset, skip_check_array=True)
         if not reset and (rows.count != 0 or rows.dim):
             self._check_width(rows, "features")
         return rows
@@ -871,6 +927,19 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
 
     def _placed(self, rows: Rows) -> tuple[Basis, Tensor]:
         return self.fitted_.placed(rows.device)
+
+    def _coded(self, X: Any, k: object, form: str) -> tuple[Rows, Iterator[tuple[Array, ...]]]:
+        """Return rows, and an iterator over blocks of their codes, or of the axes and values."""
+        check_is_fitted(self)
+        entries = self._entries(k)
+        rows = self._rows(X, reset=False)
+
+        def blocks() -> Iterator[tuple[Array, ...]]:
+            for _, batch in coding.coded_batches(self.fitted_, rows, (entries,)):
+                codes = batch.cpu().numpy()
+                yield (codes,) if form == "dense" else coding.entries_of(codes, entries)
+
+        return rows, blocks()
 
     def _entries(self, k: object) -> int:
         if k is None:

@@ -28,9 +28,9 @@ from .basis import Basis, DenseBasis, random_rotation
 from .minibatches import MiniBatches
 from .parts import Part
 from .ranks import of_first
+from .rows import as_rows
 from .settings import Settings
 from .shards import Elsewhere, Shards
-from .rows import as_rows
 from .statistics import ConstantColumnWarning, NothingToLearn, Statistics
 from .transforms import TRANSFORMS
 from .transforms.base import Start, Transform

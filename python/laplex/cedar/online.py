@@ -100,29 +100,35 @@ class Learner:
         return self._settings.solver == "procrustes"
 
     def learn(self, rows: Rows, settings: Settings) -> None:
-        """Check all batches of rows, then learn from each."""
+        """Learn from each batch as it comes; after an error, this learner is of no use."""
         if settings != self._settings:
             raise ValueError(
                 "parameters have changed between calls of partial_fit: call fit, or keep the same "
                 "parameters"
             )
-        batches = list(rows.batches())
-        if not batches:
+        held: list[Tensor] = []  # the first batches, until there are two different rows
+        begun, count = self.count > 0, 0
+        for batch in rows.batches():
+            check_size(batch.abs().amax(), rows.name)
+            count += len(batch)
+            held.append(batch)
+            begun = begun or any(bool((one != held[0][0]).any()) for one in held)
+            while begun and held:
+                self._learn(held.pop(0))
+        if not count:
             raise ValueError(f"{rows.name} has 0 sample(s) while a minimum of 1 is required.")
-        check_size(torch.cat([batch.abs().amax()[None] for batch in batches]).max(), rows.name)
-        if self.count == 0:
-            together = torch.cat(batches)
-            if len(together) < 2 or not bool((together != together[0]).any()):
-                raise ValueError(
-                    f"{rows.name} has {len(together)} sample(s), but the first call of partial_fit "
-                    "needs at least 2 different rows"
-                )
-        for batch in batches:
-            self._see(batch)
-            if self._alternates:
-                self._alternate(batch)
-            else:
-                self._descend(batch)
+        if held:
+            raise ValueError(
+                f"{rows.name} has {count} sample(s), but the first call of partial_fit needs at "
+                "least 2 different rows"
+            )
+
+    def _learn(self, batch: Tensor) -> None:
+        self._see(batch)
+        if self._alternates:
+            self._alternate(batch)
+        else:
+            self._descend(batch)
 
     def centre(self) -> Tensor:
         """Return the centre b [d] in float64."""

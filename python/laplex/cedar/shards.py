@@ -20,8 +20,8 @@ from .plane_test import Sums
 from .rows import Rows, as_rows
 from .statistics import Spread, Statistics, gather
 
-#: Number of rows of a file or a loader that are shuffled together.
-_BUFFER_ROWS = 2**16
+#: Largest numbers of rows and of entries of a file or a loader that are shuffled together.
+_BUFFER_ROWS, _BUFFER_NUMBERS = 2**16, 2**25
 
 Pass = TypeVar("Pass", Moments, AxisSums)
 
@@ -109,25 +109,26 @@ class Shards:
         if self.comm.size == 1:
             self._share_lengths()  # a stream has been read by now
         total = sum(self._counts)
+        size = max(1, min(_BUFFER_ROWS, _BUFFER_NUMBERS // max(1, self.rows.dim)))
         if self._stream:
-            yield from self._of_stream()
+            yield from self._of_stream(size)
         elif self._in_memory:
             yield 0, total, lambda numbers: self._joined(numbers, self.rows.take)
         else:
-            starts = torch.arange(0, total, _BUFFER_ROWS)
+            starts = torch.arange(0, total, size)
             for start in starts[torch.randperm(len(starts), generator=random)].tolist():
-                stop = min(start + _BUFFER_ROWS, total)
+                stop = min(start + size, total)
                 low, high = self._own(start, stop)
                 read = partial(self.rows.take, torch.arange(low, high))
                 yield start, stop, self._reader(together(self.comm, read), low)
 
-    def _of_stream(self) -> Iterator[tuple[int, int, Callable[[Tensor], Tensor]]]:
+    def _of_stream(self, size: int) -> Iterator[tuple[int, int, Callable[[Tensor], Tensor]]]:
         batches = self.rows.batches()
         held = torch.empty(0, self.rows.dim, dtype=self.rows.dtype, device=self.rows.device)
         start = stop = 0
         for place, length in enumerate(self._lengths, 1):
             stop += length
-            if stop - start < _BUFFER_ROWS and place < len(self._lengths):
+            if stop - start < size and place < len(self._lengths):
                 continue
             low, high = self._own(start, stop)
             held = together(self.comm, partial(self._filled, held, batches, high - low))
