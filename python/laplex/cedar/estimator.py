@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
@@ -14,6 +15,7 @@ import numpy.typing as npt
 import scipy.sparse
 import torch
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
@@ -25,13 +27,16 @@ from laplex._support.renamed_parameters import renamed, renamed_parameter
 from . import coding, fitting, online, storage
 from .basis import Basis
 from .confirmation import MIN_STARTS, Confirmation
+from .drift import Drift
 from .fitted import Fitted
+from .interventions import Value, changed, checked_changes
 from .metrics import Reconstruction
 from .module import CedarModule
 from .ranks import aligned, of_first, same
 from .rows import Rows, as_rows
-from .settings import Settings, checked_ks, number, settings_of
+from .settings import Settings, checked_ks, settings_of, whole
 from .shards import Elsewhere, Shards
+from .statistics import drawn
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -73,7 +78,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         "procrustes" alternates between the codes and the rotation that fits them best, which comes
         from a singular value decomposition. It uses momentum, has no learning rate, and its loss
         never grows. "adam" takes gradient steps on mini-batches, for any basis and width. "auto"
-        chooses procrustes for rotations of up to 1024 columns, and adam otherwise.
+        chooses procrustes for rotations of up to 4096 columns, and adam otherwise.
     center : {"mean", "learned", "none"}
         The centre b. "mean" is the mean of the data. "learned" starts from the mean and learns b
         together with U. "none" is 0.
@@ -237,6 +242,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         progress: bool = False,
         checkpoint: str | os.PathLike[str] | None = None,
         resume: bool = False,
+        max_rows: int | None = None,
         group: ProcessGroup | None = None,
         comm: MPI.Comm | None = None,
     ) -> CEDAR:
@@ -248,11 +254,10 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
 
         Parameters
         ----------
-        X : array-like, Tensor or memory map [n, d]; or batches of them
-            At least 2 rows of finite numbers. Batches may come from a list, a DataLoader or any
-            other object that can be iterated again. Files and batches are streamed, so memory does
-            not grow with n. With `group` or `comm`, the rows of this process, perhaps none, as
-            ``[0, d]`` or an empty list.
+        X : array-like, Tensor, path, table or batches [n, d]
+            At least 2 rows of finite numbers, in any form of `Embeddings`. Files and batches are
+            streamed, so memory does not grow with n. With `group` or `comm`, the rows of this
+            process, perhaps none, as ``[0, d]`` or an empty list.
         y : object
             Ignored.
         progress : bool
@@ -263,6 +268,9 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         resume : bool
             Whether to continue from the checkpoint if it exists. On the same machine with the same
             number of threads, the result has the same bits as that of an uninterrupted fit.
+        max_rows : int, optional
+            Learn from at most so many rows, drawn uniformly in one pass, for a quick look; they are
+            kept in memory. `random_state` seeds the draw.
         group : torch.distributed.ProcessGroup, optional
             The processes that fit together, for instance ``torch.distributed.group.WORLD``.
         comm : mpi4py.MPI.Comm, optional
@@ -290,7 +298,14 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
                 rows, names = aligned(ranks, rows, getattr(self, "feature_names_in_", None))
                 if names is not None:
                     self.feature_names_in_ = names
-            return self._learned(Shards(rows, ranks), progress, checkpoint, resume)
+                same(ranks, max_rows=max_rows)
+            data = Shards(rows, ranks)
+            if max_rows is not None:
+                size = together(ranks, lambda: whole("max_rows", max_rows))
+                seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+                seed = of_first(ranks, seed, rows.device)
+                data = Shards(drawn(rows, size, seed, ranks, data.before), ranks)
+            return self._learned(data, progress, checkpoint, resume)
 
     def fit_map_reduce(
         self,
@@ -395,6 +410,13 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         self.n_iter_ = len(best.losses)
         self.confirmation_ = found.confirmation
         self._online: online.Learner | None = None
+        if best.unfinished and ranks.rank == 0:
+            warnings.warn(
+                f"{type(self).__name__} did not converge: {best.unfinished}, or use the model as "
+                "it is",
+                ConvergenceWarning,
+                stacklevel=3,  # the caller of fit
+            )
         return self
 
     def partial_fit(self, X: Any, y: object = None) -> CEDAR:
@@ -407,8 +429,9 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
 
         Parameters
         ----------
-        X : array-like, Tensor or memory map [b, d]; or batches of them
-            The new rows; a generator is accepted.
+        X : array-like, Tensor, path, table or batches [b, d]
+            The new rows, in any form of `Embeddings`; a generator is accepted too. They are read
+            once, and forgotten batch by batch.
         y : object
             Ignored.
 
@@ -483,9 +506,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         """
         check_is_fitted(self)
         ranks = _ranks(group, comm)
-        rows = together(
-            ranks, lambda: self._rows(X, reset=False, once=False, empty=ranks.size > 1)
-        )
+        rows = together(ranks, lambda: self._rows(X, reset=False, once=False, empty=ranks.size > 1))
         if ranks.size > 1:
             rows, _ = aligned(ranks, rows, None)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
@@ -511,7 +532,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
 
         Parameters
         ----------
-        X : array-like, Tensor or memory map [n, d]; or batches of them
+        X : array-like, Tensor, path, table or batches [n, d]
             As in ``fit``; a generator of batches is accepted too.
         k : int, optional
             Number of nonzero entries; by default the k of the fit, or the largest of several.
@@ -524,25 +545,68 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         Warns
         -----
         DriftWarning
-            If X has 32 rows or more and their mean or norm is far from that of the training rows.
+            If X has 32 rows or more, and their mean or norm is far from that of the training rows;
+            or 100 rows or more, of which the axes explain much less than of the training rows.
         """
-        check_is_fitted(self)
-        entries = self._entries(k)
-        rows = self._rows(X, reset=False)
-        parts: list[Any] = []
-        for _, batch in coding.coded_batches(self.fitted_, rows, (entries,)):
-            codes = batch.cpu().numpy()
-            parts.append(scipy.sparse.csr_array(codes) if self.sparse_output else codes)
-        if self.sparse_output:
-            return scipy.sparse.vstack(parts, format="csr")
-        return np.concatenate(parts)
+        rows, blocks = self._coded(X, k, "indices" if self.sparse_output else "dense")
+        found = coding.joined(blocks, rows.count)
+        return coding.sparse_matrix(found, rows.dim) if self.sparse_output else found[0]
+
+    def iter_transform(
+        self,
+        X: Any,
+        k: int | None = None,
+        *,
+        format: Literal["dense", "indices"] = "dense",  # noqa: A002 - as SciPy calls it
+    ) -> Iterator[Any]:
+        """Yield the signed codes of embeddings in batches, in memory that does not grow with n.
+
+        Parameters
+        ----------
+        X : array-like, Tensor, path, table or batches [n, d]
+            As in ``fit``; a generator of batches is accepted too.
+        k : int, optional
+            Number of nonzero entries; by default the k of the fit, or the largest of several.
+        format : {"dense", "indices"}
+            "dense" yields codes; "indices" yields only their entries.
+
+        Yields
+        ------
+        ndarray [b, d], or tuple of ndarray [b, k] of int32 and ndarray [b, k]
+            The codes of the next rows, which fit into 32 MiB; or the axes of their entries, in
+            ascending order, and the values. Where fewer than k entries are not 0, axes with the
+            value 0 follow.
+
+        Warns
+        -----
+        DriftWarning
+            As in `transform`, after the last batch.
+
+        See Also
+        --------
+        laplex.cedar.write_codes : Write the codes to a file.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from laplex.cedar import CEDAR
+        >>> rows = np.random.default_rng(0).standard_normal((100, 8))
+        >>> model = CEDAR(k=2, random_state=0).fit(rows)
+        >>> for axes, values in model.iter_transform(rows, format="indices"):
+        ...     axes.shape, values.shape
+        ((100, 2), (100, 2))
+        """
+        if format not in ("dense", "indices"):
+            raise ValueError(f"format must be 'dense' or 'indices', got {format!r}")
+        _, blocks = self._coded(X, k, format)
+        return blocks if format == "indices" else (block[0] for block in blocks)
 
     def inverse_transform(self, X: Any) -> Array:
         r"""Return the embeddings that codes stand for, :math:`b + U^{-1} s`.
 
         Parameters
         ----------
-        X : array-like, Tensor or SciPy sparse matrix [n, d]
+        X : array-like, Tensor or SciPy sparse matrix [n, d]; or batches of them
             Codes, with any number of nonzero entries.
 
         Returns
@@ -551,15 +615,14 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         """
         check_is_fitted(self)
         if scipy.sparse.issparse(X):
-            X = X.toarray()
+            X = coding.SparseRows(X)
         rows = as_rows(X, device=self.device, dtype=self._dtype, once=True)
         self._check_width(rows, "codes")
         basis, centre = self._placed(rows)
-        return np.concatenate(
-            [(basis.synthesise(batch) + centre).cpu().numpy() for batch in rows.batches()]
-        )
+        blocks = ([(basis.synthesise(one) + centre).cpu().numpy()] for one in rows.batches())
+        return coding.joined(blocks, rows.count)[0]
 
-    def intervene(self, z: Any, values: Mapping[int, float]) -> Any:
+    def intervene(self, z: Any, values: Mapping[Any, Value], names: Any = None) -> Any:
         r"""Set some coordinates of embeddings and leave all others as they are.
 
         .. math:: z' = z + \sum_i (t_i - u_i \cdot (z - b))\, a_i
@@ -568,36 +631,45 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
 
         Parameters
         ----------
-        z : array-like or Tensor [n, d] or [d]
+        z : array-like or Tensor [..., d]
             Embeddings.
-        values : mapping of int to float
-            The new coordinates :math:`t_i`, by axis.
+        values : mapping
+            The new coordinates :math:`t_i`, by the number of the axis or by its name. Each is a
+            number, numbers that broadcast to ``z.shape[:-1]``, or a function of a Tensor of that
+            shape with the old coordinates, such as ``lambda c: 2 * c``. A name stands for one end
+            of its axis: there, larger values mean more of what the name says, at either end.
+        names : AxisNames or mapping of str to int, optional
+            What the names in ``values`` mean: the result of `name_axes`, or an axis for each name.
 
         Returns
         -------
-        ndarray or Tensor
-            The changed embeddings, of the type and shape of z.
+        ndarray or Tensor [..., d]
+            The changed embeddings, of the kind and type of z; of the type of the model if z are
+            integers. Gradients flow from a Tensor to z and to values that are Tensors.
+
+        Raises
+        ------
+        TypeError, ValueError, IndexError
+            If z does not hold finite numbers in d columns; if ``values`` is not a mapping, or has a
+            value of another kind, size or a number that is not finite; if an axis does not exist;
+            if a name is unknown, or names several axes.
+
+        Warns
+        -----
+        DriftWarning
+            As `transform` does.
         """
         check_is_fitted(self)
-        if not isinstance(values, Mapping):
-            raise TypeError(f"values must map axes to numbers, as in {{3: 0.0}}, got {values!r}")
-        several = z if isinstance(z, Tensor) else np.asarray(z)
-        single = several.ndim == 1
-        rows = as_rows(
-            several[None] if single else several, name="z", device=self.device, dtype=self._dtype
-        )
-        self._check_width(rows, "columns")
-        basis, centre = self._placed(rows)
-        parts = []
-        for batch in rows.batches():
-            coordinates = basis.analyse(batch - centre)
-            change = torch.zeros_like(coordinates)
-            for axis, value in values.items():
-                column = self._axis(axis)
-                change[:, column] = number(f"values[{axis}]", value) - coordinates[:, column]
-            parts.append(batch + basis.synthesise(change))
-        moved = torch.cat(parts)
-        moved = moved[0] if single else moved
+        fitted = self.fitted_
+        changes = checked_changes(values, names, fitted.dim)
+        rows = _finite_rows(z, fitted.dim, fitted.dtype)
+        if not isinstance(z, Tensor) and self.device is not None:
+            rows = rows.to(self.device)
+        basis, centre = fitted.placed(rows.device)
+        moved = changed(basis, centre, rows, changes)
+        drift = Drift(fitted, "z")
+        drift.see(rows.detach().to(fitted.dtype).reshape(-1, fitted.dim) - centre)
+        drift.warn(stacklevel=3)
         return moved if isinstance(z, Tensor) else moved.cpu().numpy()
 
     def score(
@@ -614,7 +686,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
 
         Parameters
         ----------
-        X : array-like, Tensor or memory map [n, d]; or batches of them
+        X : array-like, Tensor, path, table or batches [n, d]
             Embeddings; rows that the fit has not seen give an honest value.
         y : object
             Ignored.
@@ -627,22 +699,30 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         -------
         float
             At most 1.
+
+        Warns
+        -----
+        DriftWarning
+            As `transform` does; each process judges its own rows.
         """
         check_is_fitted(self)
         ranks = _ranks(group, comm)
+        drift = Drift(self.fitted_)
 
         def mine() -> Reconstruction:
             rows = self._rows(X, reset=False, empty=ranks.size > 1)
             basis, centre = self._placed(rows)
             measured = Reconstruction()
             for batch in rows.batches():
-                codes = basis.encode(batch - centre, self.k_)
-                measured.update(batch, basis.synthesise(codes) + centre)
+                z = batch - centre
+                drift.see(z)
+                measured.update(batch, basis.synthesise(basis.encode(z, self.k_)) + centre)
             return measured
 
         measured = Reconstruction()
         for part in ranks.all_gather_object(together(ranks, mine)):
             measured.merge(part)
+        drift.warn(stacklevel=3)
         return float(measured.compute().fve)
 
     # --- the basis --------------------------------------------------------------------------------
@@ -689,12 +769,13 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         return None if self.confirmation_ is None else self.confirmation_.confirmed
 
     def torch_module(self) -> CedarModule:
-        """Return a copy of the model as a torch module with ``encode``, ``decode`` and ``forward``.
+        """Return a copy of the model as a torch module, for use inside a network.
 
         Gradients flow to the input; the module has no trainable parameters.
         """
         check_is_fitted(self)
-        return CedarModule(self.basis_, torch.as_tensor(self.mean_), self.k_)
+        fitted = self.fitted_
+        return CedarModule(fitted.basis, fitted.mean, fitted.k, fitted).eval()
 
     # --- files ------------------------------------------------------------------------------------
 
@@ -820,8 +901,6 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         self.n_features_in_ = rows.dim
 
     def _rows(self, X: Any, *, reset: bool, once: bool | None = None, empty: bool = False) -> Rows:
-        if hasattr(X, "columns") or (isinstance(X, np.ndarray) and X.ndim == 2):
-            validate_data(self, X, reset=reset, skip_check_array=True)  # names of columns
         fitted = None if reset else self._dtype
         rows = as_rows(
             X,
@@ -830,6 +909,11 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
             once=not reset if once is None else once,
             empty=empty,
         )
+        columns = getattr(X, "columns", None)  # names, unless they are those of lists
+        if (isinstance(X, np.ndarray) and X.ndim == 2) or (
+            columns is not None and hasattr(X, "__array__") and len(columns) == rows.dim
+        ):
+            validate_data(self, X, reset=reset, skip_check_array=True)
         if not reset and (rows.count != 0 or rows.dim):
             self._check_width(rows, "features")
         return rows
@@ -844,6 +928,19 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
     def _placed(self, rows: Rows) -> tuple[Basis, Tensor]:
         return self.fitted_.placed(rows.device)
 
+    def _coded(self, X: Any, k: object, form: str) -> tuple[Rows, Iterator[tuple[Array, ...]]]:
+        """Return rows, and an iterator over blocks of their codes, or of the axes and values."""
+        check_is_fitted(self)
+        entries = self._entries(k)
+        rows = self._rows(X, reset=False)
+
+        def blocks() -> Iterator[tuple[Array, ...]]:
+            for _, batch in coding.coded_batches(self.fitted_, rows, (entries,)):
+                codes = batch.cpu().numpy()
+                yield (codes,) if form == "dense" else coding.entries_of(codes, entries)
+
+        return rows, blocks()
+
     def _entries(self, k: object) -> int:
         if k is None:
             return int(self.k_)
@@ -851,13 +948,6 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         if len(ks) > 1:
             raise ValueError(f"transform takes one k, got {k!r}")
         return ks[0]
-
-    def _axis(self, axis: object) -> int:
-        if isinstance(axis, bool) or not isinstance(axis, (int, np.integer)):
-            raise TypeError(f"axes must be integers, got {axis!r}")
-        if not 0 <= axis < self.n_features_in_:
-            raise IndexError(f"axis {axis} is not one of 0..{self.n_features_in_ - 1}")
-        return int(axis)
 
     def _matrix(self, part: Callable[[Basis], Tensor], basis: Basis) -> Array:
         check_is_fitted(self)
@@ -868,6 +958,22 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
             )
         matrix: Array = part(basis).numpy()
         return matrix
+
+
+def _finite_rows(z: Any, dim: int, dtype: torch.dtype) -> Tensor:
+    """Return embeddings [..., dim] as a Tensor of a floating type; ``dtype`` if they have none."""
+    given = z if isinstance(z, Tensor) else np.asarray(z)
+    if not isinstance(given, Tensor):
+        if given.dtype.kind not in "fiu":
+            raise TypeError(f"z must hold real numbers, got dtype {given.dtype}")
+        given = torch.from_numpy(np.array(given))
+    if given.is_complex() or given.dtype == torch.bool:
+        raise TypeError(f"z must hold real numbers, got {given.dtype}")
+    if given.dim() == 0 or given.shape[-1] != dim:
+        raise ValueError(f"z must have {dim} columns, as in the fit, got shape {list(given.shape)}")
+    if not given.isfinite().all():
+        raise ValueError("z contains NaN or infinity: remove these rows")
+    return given if given.is_floating_point() else given.to(dtype)
 
 
 def _ranks(group: ProcessGroup | None, comm: MPI.Comm | None) -> Communicator:

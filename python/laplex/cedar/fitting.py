@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import os
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,14 @@ from laplex._support.progress import Report
 
 from . import confirmation, plane_test, procrustes
 from .adam import Training
+from .arrangement import arranged
 from .basis import Basis, DenseBasis, random_rotation
 from .minibatches import MiniBatches
 from .parts import Part
 from .ranks import of_first
+from .rows import as_rows
 from .settings import Settings
 from .shards import Elsewhere, Shards
-from .rows import as_rows
 from .statistics import ConstantColumnWarning, NothingToLearn, Statistics
 from .transforms import TRANSFORMS
 from .transforms.base import Start, Transform
@@ -55,6 +56,7 @@ class Solution:
     basis: Basis
     centre: Tensor  # [d], float64
     losses: list[float]
+    unfinished: str = ""  # what was still to gain, if the solver stopped before it converged
 
 
 @dataclass(frozen=True)
@@ -161,9 +163,7 @@ def _confirmed(
         run.settings.ks[-1],
         run.seed,
     )
-    found = confirmation.combined(
-        model.basis.atoms, [basis.atoms for basis in bases], *tested
-    )
+    found = confirmation.combined(model.basis.atoms, [basis.atoms for basis in bases], *tested)
     report("confirming axes", 1, 1, f"{int(found.confirmed.sum())} confirmed")
     return found
 
@@ -215,9 +215,18 @@ class _Run:
 
     def solve(self, start: int, state: dict[str, Any] | None) -> Solution:
         """Return the solution of one start, which may continue from the state of a checkpoint."""
-        if self.settings.solver == "procrustes":
-            return self._alternate(start, state)
-        return self._descend(start, state)
+        find = self._alternate if self.settings.solver == "procrustes" else self._descend
+        found = find(start, state)
+        sample = self.statistics.sample if self.statistics.sampled else None
+        basis = arranged(
+            found.basis,
+            found.centre.to(self.rows.device, self.rows.dtype),
+            self.settings.ks[-1],
+            self.scale,
+            # A uniform sample, of all rows if there are no more than 65,536; map_reduce has none.
+            lambda make: self.data.total(make, None if sample is None else sample.split(2**13)),
+        )
+        return replace(found, basis=basis)
 
     def _alternate(self, start: int, state: dict[str, Any] | None) -> Solution:
         settings = self.settings
@@ -227,9 +236,10 @@ class _Run:
             near = self._on_sample(
                 start, "sample", _SAMPLE_PASSES, learn_centre=settings.learn_centre
             )
-            found = procrustes.Search(near.solution, near.centre)
+            rotation, centre = near.solution()
+            found = procrustes.Search(rotation.to(self.rows.dtype), centre, settings.learn_centre)
         else:
-            found = procrustes.Search(self._rotation(start), self.centre)
+            found = procrustes.Search(self._rotation(start), self.centre, settings.learn_centre)
 
         def after(now: procrustes.Search) -> None:
             self._show(
@@ -247,10 +257,16 @@ class _Run:
             self.scale,
             max_passes=settings.max_iter,
             tolerance=settings.tol,
-            learn_centre=settings.learn_centre,
             after=after,
         )
-        return Solution(procrustes.finished(found), found.centre, found.losses)
+        unfinished = ""
+        if not found.converged(settings.tol):
+            unfinished = (
+                f"max_iter={settings.max_iter} passes ended before tol={settings.tol:g} was "
+                f"reached: the last {min(len(found.losses) - 1, procrustes.PATIENCE)} lowered the "
+                f"loss by {found.gain:.2g} of the variance. Raise max_iter, or raise tol"
+            )
+        return Solution(*found.finished(), found.losses, unfinished)
 
     def _on_sample(
         self, start: int, what: str, passes: int, *, learn_centre: bool = False
@@ -258,13 +274,12 @@ class _Run:
         """Run the alternating solver on the sample, from a random rotation."""
         sample, stage = torch.split(self.statistics.sample, 2**13), self._stage(start, what)
         return procrustes.search(
-            procrustes.Search(self._rotation(start), self.centre),
+            procrustes.Search(self._rotation(start), self.centre, learn_centre),
             lambda make: self.data.total(make, sample),
             self.settings.ks,
             self.scale,
             max_passes=passes,
             tolerance=self.settings.tol,
-            learn_centre=learn_centre,
             after=lambda now: self._show(stage, now.passes, passes, now.losses),
         )
 
@@ -291,13 +306,14 @@ class _Run:
                 now = {"epoch": batches.epoch, "used": batches.used}
                 self._keep(start, {"training": training.state(), "place": now})
         training.check()
-        return Solution(training.basis(), training.mean(), training.losses)
+        return Solution(training.basis(), training.mean(), training.losses, training.unfinished())
 
     def _transform(self, start: int, *, resumed: bool) -> Transform:
         kind = TRANSFORMS[self.settings.basis]
         rotation = sample = None
         if kind.starts_from == "rotation" and not resumed:
-            rotation = self._on_sample(start, "starting rotation", _STARTING_PASSES).solution
+            rotation = self._on_sample(start, "starting rotation", _STARTING_PASSES).solution()[0]
+            rotation = rotation.to(self.rows.dtype)
         elif kind.starts_from == "rows" and not resumed:
             assert isinstance(self.data, Shards)
             sample = self.data.everything(self.statistics.sample)

@@ -17,7 +17,7 @@ CENTRES = ("mean", "learned", "none")
 PARAMETRIZATIONS = ("expm", "cayley")
 
 #: The widest embeddings for which `solver="auto"` chooses procrustes.
-_WIDEST_FOR_PROCRUSTES = 1024
+_WIDEST_FOR_PROCRUSTES = 4096
 _STEPS = {"procrustes": 100, "adam": 2000}
 _HEADS = 16
 
@@ -98,7 +98,7 @@ class Settings:
     solver: str = setting(
         "auto",
         "Solver: procrustes alternates between codes and rotation, adam takes gradient steps, and "
-        "auto uses procrustes for rotations of up to 1024 columns and adam otherwise.",
+        "auto uses procrustes for rotations of up to 4096 columns and adam otherwise.",
         one_of(SOLVERS),
         choices=SOLVERS,
     )

@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 
 from .. import _core
 from .._support.complete_files import replacing
-from .files import CONFIG, TENSORS, check_model
 from .confirmation import Confirmation
+from .files import CONFIG, TENSORS, check_model
 from .fitted import Fitted
 from .module import basis_of
 
