@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .containers import Stream
 from .rows import Rows, as_rows
 
 #: Odd constants of 64 bits that mix the bits of a number (Steele, Lea and Flood, "Fast splittable
@@ -63,13 +64,12 @@ class Part:
     def rows(self, rows: Rows) -> Rows:
         """Return the rows of this part, as a stream of batches."""
 
-        def batches(size: int) -> Iterator[Tensor]:
+        def read(size: int) -> Iterator[Tensor]:
             for batch in rows.batches(size):
                 yield batch[part_numbers(hashes(batch, self.seed), self.of) == self.number]
 
-        return Rows(
-            None, rows.dim, None, rows.dtype, name=rows.name, device=rows.device, batches=batches
-        )
+        stream = Stream(rows.dim, rows.dtype, read)
+        return Rows([stream], rows.dtype, name=rows.name, device=rows.device)
 
 
 @dataclass(frozen=True)
