@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .drift import Drift
-from .fitted import Fitted
+from .fitted import Fitted, Modality
 from .rows import Rows, as_rows
+from .statistics import gather
+
+#: Rows on which the loss of a modality is measured.
+_SAMPLE = 4096
 
 
 def rows_for(fitted: Fitted, embeddings: Any, *, device: Any = None, once: bool = True) -> Rows:
@@ -50,3 +56,22 @@ def restored(fitted: Fitted, codes: Tensor) -> Tensor:
     """Return the reconstructions [b, d] of codes [b, d]."""
     basis, centre = fitted.placed(codes.device)
     return basis.synthesise(codes) + centre
+
+
+def modality_of(fitted: Fitted, rows: Rows) -> Modality:
+    """Return the mean, scale and loss of rows of another kind, from one pass over them.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two rows, or all are the same.
+    """
+    known = gather(rows, _SAMPLE, torch.Generator().manual_seed(0))
+    mean = known.mean.to("cpu", fitted.dtype)
+    found = Modality(mean, known.scale, 0.0, known.count)
+    there = replace(fitted, modalities={"": found}).around("")
+    basis, centre = there.placed(rows.device)
+    z = known.sample - centre
+    error = z - basis.synthesise(basis.encode(z, fitted.k))
+    spread = (known.sample - known.sample.mean(0)).double().square().sum()
+    return replace(found, loss=float(error.double().square().sum() / spread))

@@ -24,7 +24,7 @@ from laplex._support.renamed_parameters import renamed, renamed_parameter
 
 from . import coding, fitting, online, storage
 from .basis import Basis
-from .fitted import Fitted
+from .fitted import Fitted, Modality
 from .metrics import Reconstruction
 from .module import CedarModule
 from .ranks import aligned, of_first, same
@@ -127,6 +127,8 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         Number of passes or steps of the best start.
     n_samples_seen_ : int
         Number of training rows.
+    modalities_ : dict of str to Modality
+        Mean, scale, loss and number of rows of other kinds of rows: see `add_modality`.
     n_features_in_ : int
         Number of columns d.
     k_ : int
@@ -377,6 +379,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         self._remember(known.mean, known.scale, known.count)
         self.loss_curve_ = list(best.losses)
         self.n_iter_ = len(best.losses)
+        self.modalities_: dict[str, Modality] = {}
         self._online: online.Learner | None = None
         return self
 
@@ -422,7 +425,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
 
     # --- codes ------------------------------------------------------------------------------------
 
-    def transform(self, X: Any, k: int | None = None) -> Any:
+    def transform(self, X: Any, k: int | None = None, modality: str | None = None) -> Any:
         """Return the signed codes of embeddings.
 
         Parameters
@@ -431,6 +434,8 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
             As in ``fit``; a generator of batches is accepted too.
         k : int, optional
             Number of nonzero entries; by default the k of the fit, or the largest of several.
+        modality : str, optional
+            Name of the kind of rows, if not that of the fit: see `add_modality`.
 
         Returns
         -------
@@ -440,37 +445,40 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         Warns
         -----
         DriftWarning
-            If X has 32 rows or more and their mean or norm is far from that of the training rows.
+            If X has 32 rows or more and their mean or norm is far from that of the training rows,
+            or of the rows of the modality.
         """
-        check_is_fitted(self)
+        fitted = self.fitted_.around(modality)
         entries = self._entries(k)
         rows = self._rows(X, reset=False)
         parts: list[Any] = []
-        for _, batch in coding.coded_batches(self.fitted_, rows, (entries,)):
+        for _, batch in coding.coded_batches(fitted, rows, (entries,)):
             codes = batch.cpu().numpy()
             parts.append(scipy.sparse.csr_array(codes) if self.sparse_output else codes)
         if self.sparse_output:
             return scipy.sparse.vstack(parts, format="csr")
         return np.concatenate(parts)
 
-    def inverse_transform(self, X: Any) -> Array:
+    def inverse_transform(self, X: Any, modality: str | None = None) -> Array:
         r"""Return the embeddings that codes stand for, :math:`b + U^{-1} s`.
 
         Parameters
         ----------
         X : array-like, Tensor or SciPy sparse matrix [n, d]
             Codes, with any number of nonzero entries.
+        modality : str, optional
+            Name of the kind of rows to return, as in `transform`.
 
         Returns
         -------
         ndarray [n, d]
         """
-        check_is_fitted(self)
+        fitted = self.fitted_.around(modality)
         if scipy.sparse.issparse(X):
             X = X.toarray()
         rows = as_rows(X, device=self.device, dtype=self._dtype, once=True)
         self._check_width(rows, "codes")
-        basis, centre = self._placed(rows)
+        basis, centre = fitted.placed(rows.device)
         return np.concatenate(
             [(basis.synthesise(batch) + centre).cpu().numpy() for batch in rows.batches()]
         )
@@ -521,6 +529,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         X: Any,
         y: object = None,
         *,
+        modality: str | None = None,
         group: ProcessGroup | None = None,
         comm: MPI.Comm | None = None,
     ) -> float:
@@ -534,6 +543,8 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
             Embeddings; rows that the fit has not seen give an honest value.
         y : object
             Ignored.
+        modality : str, optional
+            Name of the kind of rows, as in `transform`.
         group : torch.distributed.ProcessGroup, optional
             The processes whose rows together are X, as in `fit`; all get the same value.
         comm : mpi4py.MPI.Comm, optional
@@ -544,12 +555,12 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         float
             At most 1.
         """
-        check_is_fitted(self)
+        fitted = self.fitted_.around(modality)
         ranks = _ranks(group, comm)
 
         def mine() -> Reconstruction:
             rows = self._rows(X, reset=False, empty=ranks.size > 1)
-            basis, centre = self._placed(rows)
+            basis, centre = fitted.placed(rows.device)
             measured = Reconstruction()
             for batch in rows.batches():
                 codes = basis.encode(batch - centre, self.k_)
@@ -560,6 +571,40 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         for part in ranks.all_gather_object(together(ranks, mine)):
             measured.merge(part)
         return float(measured.compute().fve)
+
+    def add_modality(self, name: str, X: Any) -> CEDAR:
+        r"""Remember the mean of rows of another kind, to code such rows around it.
+
+        Images and texts of a CLIP-like model lie in separate cones of the space (Liang et al.,
+        "Mind the gap", arXiv 2203.02053). Around the mean of the images, the codes of texts would
+        hold little but the gap between the cones. After ``add_modality("text", texts)``,
+        ``transform(texts, modality="text")`` takes the centre
+        :math:`b + (\bar x_\text{text} - \bar x)` in place of b, where :math:`\bar x` is the mean
+        of the rows of the fit. The basis is the same, so that the codes can be compared.
+
+        Parameters
+        ----------
+        name : str
+            Name of the kind of rows. A modality of that name is replaced.
+        X : array-like, Tensor or memory map [n, d]; or batches of them
+            Its rows, at least 2; a generator of batches is accepted. They are read once.
+
+        Returns
+        -------
+        CEDAR
+            The estimator itself, with the modality in ``modalities_``.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the name is not a string or empty, or X is not valid.
+        """
+        fitted = self.fitted_
+        if not isinstance(name, str) or not name:
+            raise TypeError(f"name must be a word such as 'text', got {name!r}")
+        found = coding.modality_of(fitted, self._rows(X, reset=False))
+        self.modalities_ = {**fitted.modalities, name: found}
+        return self
 
     # --- the basis --------------------------------------------------------------------------------
 
@@ -576,6 +621,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
             int(self.n_samples_seen_),
             tuple(self.loss_curve_),
             int(self.n_iter_),
+            getattr(self, "modalities_", {}),  # absent in older pickles
         )
 
     @property
@@ -598,13 +644,23 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         """The atoms [n_init, d, d] of every start, the best start first."""
         return np.stack([self._matrix(lambda basis: basis.atoms, basis) for basis in self.bases_])
 
-    def torch_module(self) -> CedarModule:
+    def torch_module(self, modality: str | None = None) -> CedarModule:
         """Return a copy of the model as a torch module with ``encode``, ``decode`` and ``forward``.
 
         Gradients flow to the input; the module has no trainable parameters.
+
+        Parameters
+        ----------
+        modality : str, optional
+            Name of the kind of rows, as in `transform`.
+
+        Returns
+        -------
+        CedarModule
+            The module.
         """
-        check_is_fitted(self)
-        return CedarModule(self.basis_, torch.as_tensor(self.mean_), self.k_)
+        fitted = self.fitted_.around(modality)
+        return CedarModule(fitted.basis, fitted.mean, fitted.k)
 
     # --- files ------------------------------------------------------------------------------------
 
@@ -665,6 +721,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         model.scale_, model.k_ = fitted.scale, fitted.k
         model.n_samples_seen_, model.n_features_in_ = fitted.count, fitted.dim
         model.loss_curve_, model.n_iter_ = list(fitted.losses), fitted.steps
+        model.modalities_ = dict(fitted.modalities)
         if saved.columns is not None:
             model.feature_names_in_ = np.array(saved.columns, dtype=object)
         return model

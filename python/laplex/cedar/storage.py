@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from .. import _core
 from .._support.complete_files import replacing
 from .files import CONFIG, TENSORS, check_model
-from .fitted import Fitted
+from .fitted import Fitted, Modality
 from .module import basis_of
 
 _FORMAT = 1
@@ -43,6 +43,8 @@ def save(model: Saved, folder: str | os.PathLike[str]) -> None:
     for start, basis in enumerate(fitted.bases):
         for name, tensor in basis.tensors().items():
             tensors[f"start{start}.{name}"] = tensor.detach().contiguous()
+    for name, modality in fitted.modalities.items():
+        tensors[f"modality.{name}"] = modality.mean
     config: dict[str, Any] = {
         "format": _FORMAT,
         "model": _MODEL,
@@ -55,6 +57,10 @@ def save(model: Saved, folder: str | os.PathLike[str]) -> None:
             "n_features_in_": fitted.dim,
             "loss_curve_": list(fitted.losses),
             "scale_": fitted.scale,
+        },
+        "modalities": {
+            name: {"scale": one.scale, "loss": one.loss, "count": one.count}
+            for name, one in fitted.modalities.items()
         },
     }
     if model.columns is not None:
@@ -96,6 +102,10 @@ def load(folder: str | os.PathLike[str]) -> Saved:
         parameters = config["parameters"]
         if "transform" in parameters:  # as the parameter was called at first
             parameters["basis"] = parameters.pop("transform")
+        modalities = {
+            name: Modality(tensors.pop(f"modality.{name}"), **one)
+            for name, one in config.get("modalities", {}).items()
+        }
         starts = sorted({int(name[5 : name.index(".")]) for name in tensors.keys() - set(_VECTORS)})
         bases = []
         for start in starts:
@@ -112,8 +122,10 @@ def load(folder: str | os.PathLike[str]) -> Saved:
             known["n_samples_seen_"],
             tuple(known["loss_curve_"]),
             known["n_iter_"],
+            modalities,
         )
         dims = {basis.dim for basis in bases} | {fitted.dim, len(fitted.data_mean)}
+        dims |= {len(one.mean) for one in modalities.values()}
         if dims != {known["n_features_in_"]}:
             raise ValueError("sizes differ")
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
