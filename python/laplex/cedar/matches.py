@@ -214,7 +214,7 @@ def explain_match(
             raise ValueError(
                 "an embedding of length 0 has no cosine: pass measure='inner', or centred=False"
             )
-    # Inner products of all atoms with the approximations.
+    # The inner products of the atoms with the approximations; for a rotation, the codes.
     along_a, along_b = (
         basis.atoms.numpy() @ near if basis.atom_norms is not None else code
         for near, code in ((near_a, code_a), (near_b, code_b))
@@ -225,7 +225,8 @@ def explain_match(
     return Match(
         total=float(za @ zb) / unit,
         mean=float(za @ zb - wa @ wb) / unit,
-        residual=float((wa - near_a) @ wb + near_a @ (wb - near_b)) / unit,
+        # By subtraction, as a rotation in float32 is orthogonal up to its roundings only.
+        residual=float(wa @ wb) / unit - float(parts.sum()),
         axes=axes,
         contributions=parts[axes],
         codes_a=code_a[axes],
