@@ -224,7 +224,9 @@ class _Run:
             self.settings.ks[-1],
             self.scale,
             # A uniform sample, of all rows if there are no more than 65,536; map_reduce has none.
-            lambda make: self.data.total(make, None if sample is None else sample.split(2**13)),
+            lambda make: self.data.total(
+                make, None if sample is None else torch.split(sample, 2**13)
+            ),
         )
         return replace(found, basis=basis)
 

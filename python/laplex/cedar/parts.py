@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .containers import Stream
 from .rows import Rows, as_rows
 
 #: Odd constants of 64 bits that mix the bits of a number (Steele, Lea and Flood, "Fast splittable
@@ -67,9 +68,8 @@ class Part:
             for batch in rows.batches(size):
                 yield batch[part_numbers(hashes(batch, self.seed), self.of) == self.number]
 
-        return Rows(
-            None, rows.dim, None, rows.dtype, name=rows.name, device=rows.device, batches=batches
-        )
+        stream = Stream(rows.dim, rows.dtype, batches)
+        return Rows([stream], rows.dtype, name=rows.name, device=rows.device)
 
 
 @dataclass(frozen=True)

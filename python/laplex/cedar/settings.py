@@ -117,8 +117,8 @@ class Settings:
     )
     n_init: int = setting(
         1,
-        "Number of starts: one of all rows, the model, and others of disjoint parts of the rows. With "
-        "3 or more you can tell which axes other rows confirm.",
+        "Number of starts: one of all rows, the model, and others of disjoint parts of the rows. "
+        "With 3 or more you can tell which axes other rows confirm.",
         whole,
         least=1,
     )
