@@ -47,7 +47,7 @@ def write_codes(
         If the number of columns is another, a value is not finite, or the number of rows is
         unknown.
     """
-    rows = rows_for(cedar, embeddings)
+    rows = rows_for(cedar.fitted_, embeddings, device=cedar.device)
     if rows.count is None:
         raise ValueError(
             "embeddings come in batches, so their number is unknown: pass an array instead"
@@ -62,7 +62,7 @@ def write_codes(
                 part, mode="w+", dtype=dtype, shape=(rows.count, rows.dim)
             )
         done = 0
-        for _, codes in coded_batches(cedar, rows, (entries,)):
+        for _, codes in coded_batches(cedar.fitted_, rows, (entries,)):
             block = codes.cpu().numpy()
             if whole_file is not None:
                 whole_file[done : done + len(block)] = block

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
 from torch import Tensor
 
 from .drift import Drift
+from .fitted import Fitted
 from .rows import Rows, as_rows
 
-if TYPE_CHECKING:
-    from .estimator import CEDAR
 
-
-def rows_for(cedar: CEDAR, embeddings: Any, *, once: bool = True) -> Rows:
+def rows_for(fitted: Fitted, embeddings: Any, *, device: Any = None, once: bool = True) -> Rows:
     """Return embeddings as batches in the precision of the model.
 
     Raises
@@ -23,17 +20,16 @@ def rows_for(cedar: CEDAR, embeddings: Any, *, once: bool = True) -> Rows:
     ValueError
         If the number of columns is not that of the fit.
     """
-    dtype = torch.as_tensor(cedar.mean_).dtype
-    rows = as_rows(embeddings, name="embeddings", device=cedar.device, dtype=dtype, once=once)
-    if rows.dim != cedar.n_features_in_:
+    rows = as_rows(embeddings, name="embeddings", device=device, dtype=fitted.dtype, once=once)
+    if rows.dim != fitted.dim:
         raise ValueError(
-            f"embeddings have {rows.dim} columns, but the model was fitted to "
-            f"{cedar.n_features_in_}: use the encoder of the fit"
+            f"embeddings have {rows.dim} columns, but the model was fitted to {fitted.dim}: use "
+            "the encoder of the fit"
         )
     return rows
 
 
-def coded_batches(cedar: CEDAR, rows: Rows, ks: tuple[int, ...]) -> Iterator[tuple[Tensor, ...]]:
+def coded_batches(fitted: Fitted, rows: Rows, ks: tuple[int, ...]) -> Iterator[tuple[Tensor, ...]]:
     """Yield for each batch the embeddings [b, d], then their codes [b, d] for each k in ks.
 
     Warns
@@ -41,9 +37,8 @@ def coded_batches(cedar: CEDAR, rows: Rows, ks: tuple[int, ...]) -> Iterator[tup
     DriftWarning
         After the last batch, as ``CEDAR.transform`` does.
     """
-    centre = torch.as_tensor(cedar.mean_).to(rows.device)
-    basis = cedar.basis_.to(rows.device, rows.dtype)
-    drift = Drift(cedar)
+    basis, centre = fitted.placed(rows.device)
+    drift = Drift(fitted)
     for batch in rows.batches():
         z = batch - centre
         drift.see(z)
@@ -51,7 +46,7 @@ def coded_batches(cedar: CEDAR, rows: Rows, ks: tuple[int, ...]) -> Iterator[tup
     drift.warn()
 
 
-def restored(cedar: CEDAR, codes: Tensor) -> Tensor:
+def restored(fitted: Fitted, codes: Tensor) -> Tensor:
     """Return the reconstructions [b, d] of codes [b, d]."""
-    basis = cedar.basis_.to(codes.device, codes.dtype)
-    return basis.synthesise(codes) + torch.as_tensor(cedar.mean_).to(codes.device)
+    basis, centre = fitted.placed(codes.device)
+    return basis.synthesise(codes) + centre

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from .estimator import CEDAR
+from .fitted import Fitted
 
 #: With fewer rows than this, mean and norm say too little about where the data come from.
 _ROWS_TO_JUDGE = 32
@@ -24,10 +23,9 @@ class DriftWarning(UserWarning):
 class Drift:
     """Compares the mean and spread of rows with those of the fit."""
 
-    def __init__(self, model: CEDAR) -> None:
-        self.scale = model.scale_
-        apart = torch.as_tensor(model.mean_).double() - torch.as_tensor(model.data_mean_)
-        self.apart = apart / (model.scale_ or 1.0)
+    def __init__(self, fitted: Fitted) -> None:
+        self.scale = fitted.scale
+        self.apart = (fitted.mean.double() - fitted.data_mean) / (fitted.scale or 1.0)
         self.count = 0
         self.total: Any = 0.0
         self.square = 0.0

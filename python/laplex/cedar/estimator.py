@@ -24,6 +24,7 @@ from laplex._support.renamed_parameters import renamed, renamed_parameter
 
 from . import coding, fitting, online, storage
 from .basis import Basis
+from .fitted import Fitted
 from .metrics import Reconstruction
 from .module import CedarModule
 from .ranks import aligned, of_first, same
@@ -341,7 +342,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         rows, ranks = data.rows, data.comm
 
         def checked() -> tuple[Settings, int]:
-            settings = settings_of(self, rows.dim)
+            settings = settings_of(self.get_params(), rows.dim)
             return settings, int(check_random_state(self.random_state).randint(2**31 - 1))
 
         settings, seed = together(ranks, checked)
@@ -405,7 +406,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
             if learner is None and self.__sklearn_is_fitted__():
                 known = self._known()
             rows = self._rows(X, reset=learner is None and known is None, once=True)
-            settings = settings_of(self, rows.dim)
+            settings = settings_of(self.get_params(), rows.dim)
             if learner is None:
                 seed = int(check_random_state(self.random_state).randint(2**31 - 1))
                 learner = online.Learner(rows, settings, seed, known)
@@ -445,7 +446,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         entries = self._entries(k)
         rows = self._rows(X, reset=False)
         parts: list[Any] = []
-        for _, batch in coding.coded_batches(self, rows, (entries,)):
+        for _, batch in coding.coded_batches(self.fitted_, rows, (entries,)):
             codes = batch.cpu().numpy()
             parts.append(scipy.sparse.csr_array(codes) if self.sparse_output else codes)
         if self.sparse_output:
@@ -563,6 +564,21 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
     # --- the basis --------------------------------------------------------------------------------
 
     @property
+    def fitted_(self) -> Fitted:
+        """What the fit has found, as one frozen object."""
+        check_is_fitted(self)
+        return Fitted(
+            tuple(self.bases_),
+            torch.as_tensor(self.mean_),
+            torch.as_tensor(self.data_mean_),
+            float(self.scale_),
+            int(self.k_),
+            int(self.n_samples_seen_),
+            tuple(self.loss_curve_),
+            int(self.n_iter_),
+        )
+
+    @property
     def basis_(self) -> Basis:
         """The change of basis of the best start."""
         return self.bases_[0]
@@ -607,8 +623,15 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         FileExistsError
             If ``folder`` is a file.
         """
-        check_is_fitted(self)
-        storage.save(self, folder)
+        columns = getattr(self, "feature_names_in_", None)
+        storage.save(
+            storage.Saved(
+                self.get_params(),
+                self.fitted_,
+                None if columns is None else list(map(str, columns)),
+            ),
+            folder,
+        )
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> CEDAR:
@@ -631,7 +654,20 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         ValueError
             If the files are damaged, of another kind, or newer than this version of Laplex.
         """
-        return storage.load(cls, folder)
+        saved = storage.load(folder)
+        try:
+            model = cls(**saved.parameters)
+        except TypeError as error:
+            raise ValueError(f"{folder} holds a damaged CEDAR model: {error}") from error
+        fitted = saved.fitted
+        model.bases_ = list(fitted.bases)
+        model.mean_, model.data_mean_ = fitted.mean.numpy(), fitted.data_mean.numpy()
+        model.scale_, model.k_ = fitted.scale, fitted.k
+        model.n_samples_seen_, model.n_features_in_ = fitted.count, fitted.dim
+        model.loss_curve_, model.n_iter_ = list(fitted.losses), fitted.steps
+        if saved.columns is not None:
+            model.feature_names_in_ = np.array(saved.columns, dtype=object)
+        return model
 
     # --- scikit-learn -----------------------------------------------------------------------------
 
@@ -714,8 +750,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
             )
 
     def _placed(self, rows: Rows) -> tuple[Basis, Tensor]:
-        centre = torch.as_tensor(self.mean_).to(rows.device)
-        return self.basis_.to(rows.device, self._dtype), centre
+        return self.fitted_.placed(rows.device)
 
     def _entries(self, k: object) -> int:
         if k is None:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from numbers import Real
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from laplex._support.options import setting
 
 from .transforms import TRANSFORMS
-
-if TYPE_CHECKING:
-    from .estimator import CEDAR
 
 SOLVERS = ("auto", "procrustes", "adam")
 CENTRES = ("mean", "learned", "none")
@@ -153,7 +150,7 @@ class Settings:
         return self.center == "learned"
 
 
-def settings_of(model: CEDAR, dim: int) -> Settings:
+def settings_of(given: Mapping[str, Any], dim: int) -> Settings:
     """Check the parameters of an estimator for embeddings of ``dim`` columns.
 
     Raises
@@ -161,7 +158,6 @@ def settings_of(model: CEDAR, dim: int) -> Settings:
     TypeError, ValueError
         If a parameter is not valid; the message names it and the remedy.
     """
-    given = model.get_params(deep=False)
     values = {
         one.name: one.metadata["check"](one.name, given[one.name])
         for one in fields(Settings)
@@ -180,7 +176,7 @@ def settings_of(model: CEDAR, dim: int) -> Settings:
     for name, usual in (("max_iter", _STEPS[values["solver"]]), ("heads", _HEADS)):
         if values[name] is None:
             values[name] = usual
-    return Settings(ks=checked_ks(model.k, dim), **values)
+    return Settings(ks=checked_ks(given["k"], dim), **values)
 
 
 def checked_ks(k: object, dim: int | None = None) -> tuple[int, ...]:

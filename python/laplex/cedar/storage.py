@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,44 +16,56 @@ from safetensors.torch import load_file, save_file
 from .. import _core
 from .._support.complete_files import replacing
 from .files import CONFIG, TENSORS, check_model
+from .fitted import Fitted
 from .module import basis_of
 
-if TYPE_CHECKING:
-    from .estimator import CEDAR
-
-    Model = TypeVar("Model", bound=CEDAR)
-
 _FORMAT = 1
+_MODEL = "laplex.cedar.CEDAR"
 _VECTORS = ("mean", "data_mean")
-_NUMBERS = ("k_", "n_iter_", "n_samples_seen_", "n_features_in_", "loss_curve_", "scale_")
 
 
-def save(model: CEDAR, folder: str | os.PathLike[str]) -> None:
+class Saved(NamedTuple):
+    """What the files of a model hold: parameters of the estimator, its fit, names of columns."""
+
+    parameters: Mapping[str, Any]
+    fitted: Fitted
+    columns: list[str] | None
+
+
+def save(model: Saved, folder: str | os.PathLike[str]) -> None:
     """Write a fitted model; each file replaces an older one when it is complete."""
     path = Path(folder)
     if path.is_file():
         raise FileExistsError(f"{path} is a file: pass a folder")
     path.mkdir(parents=True, exist_ok=True)
-    tensors = {name: torch.as_tensor(getattr(model, f"{name}_")) for name in _VECTORS}
-    for start, basis in enumerate(model.bases_):
+    fitted = model.fitted
+    tensors = {"mean": fitted.mean, "data_mean": fitted.data_mean}
+    for start, basis in enumerate(fitted.bases):
         for name, tensor in basis.tensors().items():
             tensors[f"start{start}.{name}"] = tensor.detach().contiguous()
     config: dict[str, Any] = {
         "format": _FORMAT,
-        "model": "laplex.cedar.CEDAR",
+        "model": _MODEL,
         "laplex": _core.info()["version"],
-        "parameters": {name: _plain(value) for name, value in model.get_params().items()},
-        "fitted": {name: _plain(getattr(model, name)) for name in _NUMBERS},
+        "parameters": {name: _plain(value) for name, value in model.parameters.items()},
+        "fitted": {
+            "k_": fitted.k,
+            "n_iter_": fitted.steps,
+            "n_samples_seen_": fitted.count,
+            "n_features_in_": fitted.dim,
+            "loss_curve_": list(fitted.losses),
+            "scale_": fitted.scale,
+        },
     }
-    if hasattr(model, "feature_names_in_"):
-        config["feature_names_in_"] = [str(name) for name in model.feature_names_in_]
+    if model.columns is not None:
+        config["feature_names_in_"] = model.columns
     with replacing(path / TENSORS) as part:
         save_file(tensors, part)
     with replacing(path / CONFIG) as part:
         part.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
-def load(cls: type[Model], folder: str | os.PathLike[str]) -> Model:
+def load(folder: str | os.PathLike[str]) -> Saved:
     """Read a model.
 
     Raises
@@ -67,7 +80,7 @@ def load(cls: type[Model], folder: str | os.PathLike[str]) -> Model:
     try:
         config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
         form = config["format"]
-        if config["model"] != "laplex.cedar.CEDAR":
+        if config["model"] != _MODEL:
             raise KeyError("model")
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path / CONFIG} does not describe a CEDAR model") from error
@@ -83,27 +96,29 @@ def load(cls: type[Model], folder: str | os.PathLike[str]) -> Model:
         parameters = config["parameters"]
         if "transform" in parameters:  # as the parameter was called at first
             parameters["basis"] = parameters.pop("transform")
-        model = cls(**parameters)
         starts = sorted({int(name[5 : name.index(".")]) for name in tensors.keys() - set(_VECTORS)})
         bases = []
         for start in starts:
             head = f"start{start}."
             parts = {name[len(head) :]: tensors[name] for name in tensors if name.startswith(head)}
             bases.append(basis_of(parts))
-        fitted = {name: config["fitted"][name] for name in _NUMBERS}
-        vectors = {f"{name}_": tensors[name].numpy() for name in _VECTORS}
-        dims = {basis.dim for basis in bases} | set(map(len, vectors.values()))
-        dims.add(fitted["n_features_in_"])
-        if len(dims) != 1:
+        known = config["fitted"]
+        fitted = Fitted(
+            tuple(bases),
+            tensors["mean"],
+            tensors["data_mean"],
+            known["scale_"],
+            known["k_"],
+            known["n_samples_seen_"],
+            tuple(known["loss_curve_"]),
+            known["n_iter_"],
+        )
+        dims = {basis.dim for basis in bases} | {fitted.dim, len(fitted.data_mean)}
+        if dims != {known["n_features_in_"]}:
             raise ValueError("sizes differ")
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} holds a damaged CEDAR model: {error}") from error
-    model.bases_ = bases
-    for name, value in {**vectors, **fitted}.items():
-        setattr(model, name, value)
-    if "feature_names_in_" in config:
-        model.feature_names_in_ = np.array(config["feature_names_in_"], dtype=object)
-    return model
+    return Saved(parameters, fitted, config.get("feature_names_in_"))
 
 
 def _plain(value: Any) -> Any:

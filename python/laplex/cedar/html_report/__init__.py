@@ -112,7 +112,7 @@ def report(
 
     check_is_fitted(cedar)
     whole("max_axes", max_axes)
-    rows = rows_for(cedar, embeddings)
+    rows = rows_for(cedar.fitted_, embeddings, device=cedar.device)
     _check_names(names, words, text_embeddings, rows.dim)
     if compare and comparison is None and rows.count is None:
         raise ValueError(

@@ -71,9 +71,9 @@ def measure(
     search = ExampleSearch(rows.dim, examples)
     count = 0
     with progress_bar(progress, extra="cedar") as report:
-        for batch, *codes in coded_batches(cedar, rows, ks):
+        for batch, *codes in coded_batches(cedar.fitted_, rows, ks):
             for one, entries in zip(measured.values(), codes, strict=True):
-                one.update(batch, restored(cedar, entries), entries)
+                one.update(batch, restored(cedar.fitted_, entries), entries)
             last = codes[-1].double().cpu().numpy()
             search.update(last)
             parts = last * lengths
