@@ -152,7 +152,7 @@ def _confirmed(
         return run.data.added(make, sample)
 
     like = torch.empty(0, device=run.rows.device, dtype=run.rows.dtype)
-    start = plane_test.Frame(statistics.mean, statistics.scale, None, like)
+    start = plane_test.Frame(statistics.mean, statistics.scale, None, 1.0, like)
     bases = [one.basis for one in others]
     tested = plane_test.judge(
         add,

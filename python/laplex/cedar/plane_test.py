@@ -24,6 +24,7 @@ partner of such a plane.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -49,6 +50,8 @@ _TAIL = float(1 / (4 * scipy.stats.norm.sf(2**0.5)))
 #: An axis along which rows have less than this fraction of the mean variance is dead, and axes with
 #: correlations above the second number coincide.
 _DEAD, _SAME = 1e-10, 0.999
+#: Smallest norm of a row, as a fraction of the root of the variance, that counts as it is.
+_LEAST = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +89,8 @@ class Frame:
         Divides the rows, so that their squares stay in range.
     root : Tensor [d, d] or None
         W, where W W^T is the inverse of the scatter matrix; None for the identity.
+    typical : float
+        The typical norm: the geometric mean of the norms of all rows.
     like : Tensor
         A tensor of the precision and on the device of the computation.
     """
@@ -93,10 +98,15 @@ class Frame:
     centre: Tensor
     scale: float
     root: Tensor | None
+    typical: float
     like: Tensor
 
     def batches(self, rows: Any) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Yield batches z [b, d]; x / |x W| [b, d], where x = (z - centre) / scale; and |x W|."""
+        """Yield batches z [b, d], their scaled rows [b, d], and what these were divided by [b, 1].
+
+        For x = (z - centre) / scale, the scaled row is x / sqrt(|x W|^2 + typical^2): large rows
+        count by their direction alone, and rows at the centre, which have none, do not count.
+        """
         like = self.like
         given = as_rows(
             rows, name="rows", device=like.device, dtype=like.dtype, once=True, empty=True
@@ -105,28 +115,29 @@ class Frame:
         for batch in given.batches():
             x = (batch - centre) / self.scale
             norm = torch.linalg.vector_norm(x if root is None else x @ root, dim=1, keepdim=True)
-            norm = norm.clamp_min(torch.finfo(like.dtype).tiny ** 0.5)
-            yield batch, x / norm, norm
+            divisor = torch.hypot(norm, torch.full_like(norm, self.typical))
+            yield batch, x / divisor, norm
 
 
 def shape(add: Add, frame: Frame) -> Frame:
     """Find the centre and the scatter matrix of the rows, in a few passes from those of a frame.
 
-    Each row counts by its direction alone, so that heavy tails do no harm: the scatter matrix is
-    Tyler's (Annals of Statistics 15, 1987), with the centre of Hettmansperger and Randles
-    (Biometrika 89, 2002). It is mixed with the identity, with weight d / (d + n), so that fewer
-    rows than columns do no harm either.
+    Large rows count by their direction alone, so that heavy tails do no harm: this is an
+    M-estimator of location and scatter (Maronna, Annals of Statistics 4, 1976) with the weights
+    1 / (norm^2 + typical^2). The scatter matrix is mixed with the identity, with weight
+    d / (d + n), so that fewer rows than columns do no harm either.
     """
     for _ in range(_SHAPE_PASSES):
         found = add(partial(_shape_sums, frame=frame))
-        scatter, offset, weight = found.tensors
+        scatter, offset, weight, logarithms = found.tensors
         dim = len(scatter)
         mixed = dim / (dim + found.count)
         size = scatter.trace().clamp_min(torch.finfo(torch.float64).tiny)
         scatter = (1 - mixed) * dim / size * scatter + mixed * torch.eye(dim, dtype=scatter.dtype)
         root = torch.linalg.inv(torch.linalg.cholesky(scatter)).T
         centre = frame.centre.cpu().double() + frame.scale * offset / weight
-        frame = replace(frame, centre=centre, root=root)
+        typical = math.exp(float(logarithms) / found.count)
+        frame = replace(frame, centre=centre, root=root, typical=typical)
     return frame
 
 
@@ -200,13 +211,16 @@ class _Plane(NamedTuple):
 def _shape_sums(rows: Any, *, frame: Frame) -> Sums:
     dim = len(frame.centre)
     scatter = torch.zeros(dim, dim, dtype=torch.float64)
-    offset, weight, count = torch.zeros(dim, dtype=torch.float64), torch.zeros(1).double(), 0
+    offset, weight, logarithms = (torch.zeros(size, dtype=torch.float64) for size in (dim, 1, 1))
+    count = 0
     for _, unit, norm in frame.batches(rows):
+        weights = 1 / (norm.square() + frame.typical**2)
         scatter += (unit.T @ unit).cpu()
-        offset += unit.sum(0, dtype=torch.float64).cpu()
-        weight += (1 / norm).sum(dtype=torch.float64).cpu()
+        offset += (unit * weights.sqrt()).sum(0, dtype=torch.float64).cpu()
+        weight += weights.sum(dtype=torch.float64).cpu()
+        logarithms += norm.clamp_min(_LEAST).log().sum(dtype=torch.float64).cpu()
         count += len(unit)
-    return Sums(count, (scatter, offset, weight))
+    return Sums(count, (scatter, offset, weight, logarithms))
 
 
 def _moment_sums(rows: Any, *, frame: Frame, bases: Sequence[Basis], seed: int) -> Sums:
