@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from .baselines import compare as compare
     from .captions import Caption as Caption
     from .captions import decode_captions as decode_captions
+    from .choosing import KChoice as KChoice
+    from .choosing import choose_k as choose_k
+    from .choosing import gain_score as gain_score
     from .drift import DriftWarning as DriftWarning
     from .estimator import CEDAR as CEDAR
     from .html_report import report as report
@@ -44,6 +47,7 @@ __all__, __getattr__, __dir__ = lazy_names(
         ".axis_examples": "AxisExamples top_examples",
         ".baselines": "compare",
         ".captions": "Caption decode_captions",
+        ".choosing": "KChoice choose_k gain_score",
         ".drift": "DriftWarning",
         ".estimator": "CEDAR",
         ".html_report": "report",
