@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from .baselines import compare as compare
     from .captions import Caption as Caption
     from .captions import decode_captions as decode_captions
+    from .choosing import KChoice as KChoice
+    from .choosing import choose_k as choose_k
+    from .choosing import gain_score as gain_score
     from .classification import ZeroShot as ZeroShot
     from .classification import zero_shot as zero_shot
     from .code_files import read_codes as read_codes
@@ -65,6 +68,7 @@ __all__, __getattr__, __dir__ = lazy_names(
         ".axis_examples": "AxisExamples top_examples",
         ".baselines": "compare",
         ".captions": "Caption decode_captions",
+        ".choosing": "KChoice choose_k gain_score",
         ".code_files": "read_codes write_codes",
         ".confirmation": "Confirmation TooFewRowsWarning",
         ".classification": "ZeroShot zero_shot",

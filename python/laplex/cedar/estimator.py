@@ -91,7 +91,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
     random_state : int, RandomState or None
         Seed of the starts and of the order of mini-batches.
     max_iter : int, optional
-        Maximum number of passes over the data (procrustes, default 100) or number of steps (adam,
+        Maximum number of passes over the data (procrustes, default 300) or number of steps (adam,
         default 2000).
     tol : float
         Procrustes stops when five passes together lower the loss by less than this fraction of the

@@ -262,7 +262,7 @@ class _Run:
             after=after,
         )
         unfinished = ""
-        if not found.converged(settings.tol):
+        if settings.tol and not found.converged(settings.tol):  # with tol=0, max_iter is meant
             unfinished = (
                 f"max_iter={settings.max_iter} passes ended before tol={settings.tol:g} was "
                 f"reached: the last {min(len(found.losses) - 1, procrustes.PATIENCE)} lowered the "

@@ -18,7 +18,7 @@ PARAMETRIZATIONS = ("expm", "cayley")
 
 #: The widest embeddings for which `solver="auto"` chooses procrustes.
 _WIDEST_FOR_PROCRUSTES = 4096
-_STEPS = {"procrustes": 100, "adam": 2000}
+_STEPS = {"procrustes": 300, "adam": 2000}
 _HEADS = 16
 
 
@@ -127,7 +127,7 @@ class Settings:
         "Maximum number of passes over the data (procrustes) or of steps (adam).",
         or_none(whole),
         least=1,
-        unset="100 passes or 2000 steps",
+        unset="300 passes or 2000 steps",
     )
     tol: float = setting(
         1e-5,
