@@ -246,6 +246,8 @@ def _model(kind: str, dim: int, latents: int, task: Task, tied: bool) -> Any:
             if name != "W_enc":
                 super().__setattr__(name, value)
 
+    # Tied atoms of norm 1 give a row the right size from the start, as in matching pursuit.
+    shared["decoder_init_norm"] = 1.0 if tied else 0.1
     return (Tied if tied else base)(abstopk_sae.AbsTopKTrainingSAEConfig(k=task.k, **shared))
 
 
