@@ -28,7 +28,7 @@ from . import coding, fitting, online, storage
 from .basis import Basis
 from .confirmation import MIN_STARTS, MOST_AXES, Confirmation, warn_if_few
 from .drift import Drift
-from .fitted import Fitted
+from .fitted import Fitted, Modality
 from .interventions import Value, changed, checked_changes
 from .metrics import Reconstruction
 from .module import CedarModule
@@ -91,7 +91,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
     random_state : int, RandomState or None
         Seed of the starts and of the order of mini-batches.
     max_iter : int, optional
-        Maximum number of passes over the data (procrustes, default 100) or number of steps (adam,
+        Maximum number of passes over the data (procrustes, default 300) or number of steps (adam,
         default 2000).
     tol : float
         Procrustes stops when five passes together lower the loss by less than this fraction of the
@@ -141,6 +141,8 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         Number of passes or steps of the model.
     n_samples_seen_ : int
         Number of training rows.
+    modalities_ : dict of str to Modality
+        Mean, scale, loss and number of rows of other kinds of rows: see `add_modality`.
     n_features_in_ : int
         Number of columns d.
     k_ : int
@@ -411,6 +413,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         self.confirmation_ = found.confirmation
         if self.confirmation_ is not None and not ranks.rank:
             warn_if_few(known.count, rows.dim, stacklevel=4)
+        self.modalities_: dict[str, Modality] = {}
         self._online: online.Learner | None = None
         if best.unfinished and ranks.rank == 0:
             warnings.warn(
@@ -537,7 +540,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
 
     # --- codes ------------------------------------------------------------------------------------
 
-    def transform(self, X: Any, k: int | None = None) -> Any:
+    def transform(self, X: Any, k: int | None = None, modality: str | None = None) -> Any:
         """Return the signed codes of embeddings.
 
         Parameters
@@ -546,6 +549,8 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
             As in ``fit``; a generator of batches is accepted too.
         k : int, optional
             Number of nonzero entries; by default the k of the fit, or the largest of several.
+        modality : str, optional
+            Name of the kind of rows, if not that of the fit: see `add_modality`.
 
         Returns
         -------
@@ -555,10 +560,11 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         Warns
         -----
         DriftWarning
-            If X has 32 rows or more, and their mean or norm is far from that of the training rows;
-            or 100 rows or more, of which the axes explain much less than of the training rows.
+            If X has 32 rows or more, and their mean or norm is far from that of the training rows,
+            or of the rows of the modality; or 100 rows or more, of which the axes explain much less
+            than of the training rows.
         """
-        rows, blocks = self._coded(X, k, "indices" if self.sparse_output else "dense")
+        rows, blocks = self._coded(X, k, "indices" if self.sparse_output else "dense", modality)
         found = coding.joined(blocks, rows.count)
         return coding.sparse_matrix(found, rows.dim) if self.sparse_output else found[0]
 
@@ -566,6 +572,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         self,
         X: Any,
         k: int | None = None,
+        modality: str | None = None,
         *,
         format: Literal["dense", "indices"] = "dense",  # noqa: A002 - as SciPy calls it
     ) -> Iterator[Any]:
@@ -577,6 +584,8 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
             As in ``fit``; a generator of batches is accepted too.
         k : int, optional
             Number of nonzero entries; by default the k of the fit, or the largest of several.
+        modality : str, optional
+            Name of the kind of rows, as in `transform`.
         format : {"dense", "indices"}
             "dense" yields codes; "indices" yields only their entries.
 
@@ -608,27 +617,29 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         """
         if format not in ("dense", "indices"):
             raise ValueError(f"format must be 'dense' or 'indices', got {format!r}")
-        _, blocks = self._coded(X, k, format)
+        _, blocks = self._coded(X, k, format, modality)
         return blocks if format == "indices" else (block[0] for block in blocks)
 
-    def inverse_transform(self, X: Any) -> Array:
+    def inverse_transform(self, X: Any, modality: str | None = None) -> Array:
         r"""Return the embeddings that codes stand for, :math:`b + U^{-1} s`.
 
         Parameters
         ----------
         X : array-like, Tensor or SciPy sparse matrix [n, d]; or batches of them
             Codes, with any number of nonzero entries.
+        modality : str, optional
+            Name of the kind of rows to return, as in `transform`.
 
         Returns
         -------
         ndarray [n, d]
         """
-        check_is_fitted(self)
+        fitted = self.fitted_.around(modality)
         if scipy.sparse.issparse(X):
             X = coding.SparseRows(X)
         rows = as_rows(X, device=self.device, dtype=self._dtype, once=True)
         self._check_width(rows, "codes")
-        basis, centre = self._placed(rows)
+        basis, centre = fitted.placed(rows.device)
         blocks = ([(basis.synthesise(one) + centre).cpu().numpy()] for one in rows.batches())
         return coding.joined(blocks, rows.count)[0]
 
@@ -687,6 +698,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         X: Any,
         y: object = None,
         *,
+        modality: str | None = None,
         group: ProcessGroup | None = None,
         comm: MPI.Comm | None = None,
     ) -> float:
@@ -700,6 +712,8 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
             Embeddings; rows that the fit has not seen give an honest value.
         y : object
             Ignored.
+        modality : str, optional
+            Name of the kind of rows, as in `transform`.
         group : torch.distributed.ProcessGroup, optional
             The processes whose rows together are X, as in `fit`; all get the same value.
         comm : mpi4py.MPI.Comm, optional
@@ -715,13 +729,13 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         DriftWarning
             As `transform` does; each process judges its own rows.
         """
-        check_is_fitted(self)
+        fitted = self.fitted_.around(modality)
         ranks = _ranks(group, comm)
-        drift = Drift(self.fitted_)
+        drift = Drift(fitted)
 
         def mine() -> Reconstruction:
             rows = self._rows(X, reset=False, empty=ranks.size > 1)
-            basis, centre = self._placed(rows)
+            basis, centre = fitted.placed(rows.device)
             measured = Reconstruction()
             for batch in rows.batches():
                 z = batch - centre
@@ -734,6 +748,40 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
             measured.merge(part)
         drift.warn(stacklevel=3)
         return float(measured.compute().fve)
+
+    def add_modality(self, name: str, X: Any) -> CEDAR:
+        r"""Remember the mean of rows of another kind, to code such rows around it.
+
+        Images and texts of a CLIP-like model lie in separate cones of the space (Liang et al.,
+        "Mind the gap", arXiv 2203.02053). Around the mean of the images, the codes of texts would
+        hold little but the gap between the cones. After ``add_modality("text", texts)``,
+        ``transform(texts, modality="text")`` takes the centre
+        :math:`b + (\bar x_\text{text} - \bar x)` in place of b, where :math:`\bar x` is the mean
+        of the rows of the fit. The basis is the same, so that the codes can be compared.
+
+        Parameters
+        ----------
+        name : str
+            Name of the kind of rows. A modality of that name is replaced.
+        X : array-like, Tensor or memory map [n, d]; or batches of them
+            Its rows, at least 2; a generator of batches is accepted. They are read once.
+
+        Returns
+        -------
+        CEDAR
+            The estimator itself, with the modality in ``modalities_``.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the name is not a string or empty, or X is not valid.
+        """
+        fitted = self.fitted_
+        if not isinstance(name, str) or not name:
+            raise TypeError(f"name must be a word such as 'text', got {name!r}")
+        found = coding.modality_of(fitted, self._rows(X, reset=False))
+        self.modalities_ = {**fitted.modalities, name: found}
+        return self
 
     # --- the basis --------------------------------------------------------------------------------
 
@@ -750,6 +798,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
             int(self.n_samples_seen_),
             tuple(self.loss_curve_),
             int(self.n_iter_),
+            getattr(self, "modalities_", {}),  # absent in older pickles
         )
 
     @property
@@ -778,13 +827,22 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         check_is_fitted(self)
         return None if self.confirmation_ is None else self.confirmation_.confirmed
 
-    def torch_module(self) -> CedarModule:
+    def torch_module(self, modality: str | None = None) -> CedarModule:
         """Return a copy of the model as a torch module, for use inside a network.
 
         Gradients flow to the input; the module has no trainable parameters.
+
+        Parameters
+        ----------
+        modality : str, optional
+            Name of the kind of rows, as in `transform`.
+
+        Returns
+        -------
+        CedarModule
+            The module.
         """
-        check_is_fitted(self)
-        fitted = self.fitted_
+        fitted = self.fitted_.around(modality)
         return CedarModule(fitted.basis, fitted.mean, fitted.k, fitted).eval()
 
     # --- files ------------------------------------------------------------------------------------
@@ -848,6 +906,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         model.n_samples_seen_, model.n_features_in_ = fitted.count, fitted.dim
         model.loss_curve_, model.n_iter_ = list(fitted.losses), fitted.steps
         model.confirmation_ = saved.confirmation
+        model.modalities_ = dict(fitted.modalities)
         if saved.columns is not None:
             model.feature_names_in_ = np.array(saved.columns, dtype=object)
         return model
@@ -938,14 +997,16 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
     def _placed(self, rows: Rows) -> tuple[Basis, Tensor]:
         return self.fitted_.placed(rows.device)
 
-    def _coded(self, X: Any, k: object, form: str) -> tuple[Rows, Iterator[tuple[Array, ...]]]:
+    def _coded(
+        self, X: Any, k: object, form: str, modality: str | None
+    ) -> tuple[Rows, Iterator[tuple[Array, ...]]]:
         """Return rows, and an iterator over blocks of their codes, or of the axes and values."""
-        check_is_fitted(self)
+        fitted = self.fitted_.around(modality)
         entries = self._entries(k)
         rows = self._rows(X, reset=False)
 
         def blocks() -> Iterator[tuple[Array, ...]]:
-            for _, batch in coding.coded_batches(self.fitted_, rows, (entries,)):
+            for _, batch in coding.coded_batches(fitted, rows, (entries,)):
                 codes = batch.cpu().numpy()
                 yield (codes,) if form == "dense" else coding.entries_of(codes, entries)
 

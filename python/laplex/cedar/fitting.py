@@ -221,7 +221,9 @@ class _Run:
             self.settings.ks[-1],
             self.scale,
             # A uniform sample, of all rows if there are no more than 65,536; map_reduce has none.
-            lambda make: self.data.total(make, None if sample is None else sample.split(2**13)),
+            lambda make: self.data.total(
+                make, None if sample is None else torch.split(sample, 2**13)
+            ),
         )
         return replace(found, basis=basis)
 
@@ -257,7 +259,7 @@ class _Run:
             after=after,
         )
         unfinished = ""
-        if not found.converged(settings.tol):
+        if settings.tol and not found.converged(settings.tol):  # with tol=0, max_iter is meant
             unfinished = (
                 f"max_iter={settings.max_iter} passes ended before tol={settings.tol:g} was "
                 f"reached: the last {min(len(found.losses) - 1, procrustes.PATIENCE)} lowered the "

@@ -79,7 +79,7 @@ Add: TypeAlias = Callable[[Callable[[Any], Sums]], Sums]
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """The shape of the cloud of rows, in which rows of an elliptical distribution have no direction.
+    """The shape of the cloud of rows, in which an elliptical distribution has no direction.
 
     Attributes
     ----------

@@ -388,7 +388,9 @@ def _batch(batch: Any, key: Any, name: str) -> Any:
         return matrix(batch, columns_of(batch.schema, key, name), name)
     if isinstance(batch, Tensor):
         return batch
-    array = np.asarray(_unmasked(batch, name))
+    array = _unmasked(batch, name)
+    if not isinstance(array, np.ndarray):  # a mapped file stays one
+        array = np.asarray(array)
     if array.dtype.kind not in "fiub" and array.dtype.name != "bfloat16":
         raise TypeError(f"batches must be real numbers, got {array.dtype}")
     return array
