@@ -420,7 +420,7 @@ def _summary(cedar: CEDAR, rows: Rows, out: Path) -> str:
         lines.append(repr(cedar.confirmation_))
     elif len(cedar.bases_) == 1:
         lines.append(
-            "one start: its axes may be accidents of the rows; --n-init 3 shows which of them other "
-            "rows confirm"
+            "one start: its axes may be accidents of the rows; --n-init 3 shows which of them "
+            "other rows confirm"
         )
     return "\n".join([*lines, f"model: {out}"])
