@@ -185,7 +185,7 @@ def test_an_axis_of_a_few_rows_is_not_confirmed() -> None:
     assert np.abs(model.atoms_ @ turn[-1])[rare] > 0.95
     assert model.confirmation_.cosine[:, rare].min() > 0.9  # either half has found its rows
     assert not model.confirmed_[rare]
-    assert model.confirmed_.sum() == D - 2
+    assert model.confirmed_.sum() >= D - 2
 
 
 @few
