@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from .restarts import StabilityReport as StabilityReport
     from .restarts import stability as stability
     from .statistics import ConstantColumnWarning as ConstantColumnWarning
+    from .steering import NotSteeredWarning as NotSteeredWarning
     from .steering import split_at as split_at
     from .steering import steer as steer
 
@@ -58,7 +59,7 @@ __all__, __getattr__, __dir__ = lazy_names(
         ".naming": "AxisName AxisNames Name UnconfirmedNamesWarning chance_scores name_axes",
         ".restarts": "StabilityReport stability",
         ".statistics": "ConstantColumnWarning",
-        ".steering": "split_at steer",
+        ".steering": "NotSteeredWarning split_at steer",
     },
     ("baselines", "encoders", "metrics"),
     needed=("torch", "scipy", "sklearn", "safetensors"),
