@@ -69,6 +69,13 @@ class Basis(ABC):
         """Return the atoms of some axes as rows [m, d]."""
         return self.synthesise(self._identity()[axes])
 
+    def arranged(self, order: Tensor, signs: Tensor) -> Basis:
+        """Return the basis whose axis i is ``signs[i]`` times axis ``order[i]`` of this one.
+
+        A kind of basis that cannot be rearranged returns itself.
+        """
+        return self
+
     @abstractmethod
     def to(self, device: torch.device, dtype: torch.dtype) -> Basis:
         """Return the same basis on another device or in another precision."""
@@ -131,6 +138,12 @@ class DenseBasis(Basis):
             return {"readouts": self._readouts}
         return {"readouts": self._readouts, "atoms": self._atoms}
 
+    def arranged(self, order: Tensor, signs: Tensor) -> DenseBasis:
+        """Return the basis whose axis i is ``signs[i]`` times axis ``order[i]`` of this one."""
+        flips = signs[:, None].to(self._readouts)
+        atoms = None if self._atoms is None else self._atoms[order] * flips
+        return DenseBasis(self._readouts[order] * flips, atoms)
+
     def to(self, device: torch.device, dtype: torch.dtype) -> DenseBasis:
         """Return the same basis on another device or in another precision."""
         atoms = None if self._atoms is None else self._atoms.to(device, dtype)
@@ -149,10 +162,10 @@ def random_rotation(dim: int, generator: torch.Generator) -> Tensor:
 
 
 def nearest_rotation(matrix: Tensor) -> Tensor:
-    """Return the orthogonal matrix nearest to a matrix [d, d]: its polar factor, in float64.
+    """Return the orthogonal matrix nearest to a matrix [d, d]: its polar factor.
 
     It maximises tr(Q^T M) over orthogonal Q: the orthogonal Procrustes problem (Schoenemann, 1966).
     """
-    left, _, right = torch.linalg.svd(matrix.double())
+    left, _, right = torch.linalg.svd(matrix)
     rotation: Tensor = left @ right
     return rotation
