@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from .basis import Basis, DenseBasis
-from .laplace_rotation import LaplaceRotations
 
 
 class CedarModule(nn.Module):
@@ -114,5 +113,8 @@ class CedarModule(nn.Module):
 def basis_of(tensors: dict[str, Any]) -> Basis:
     """Make a basis from the tensors that ``Basis.tensors`` returns."""
     if "anchors" in tensors:
-        return LaplaceRotations(torch.as_tensor(tensors["anchors"]))
+        from .laplace_rotation import LaplaceRotations  # few models need it
+
+        parts = (tensors.get(name) for name in ("anchors", "order", "signs"))
+        return LaplaceRotations(*parts)  # type: ignore[arg-type]
     return DenseBasis(tensors["readouts"], tensors.get("atoms"))
