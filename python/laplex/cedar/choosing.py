@@ -86,8 +86,8 @@ class KChoice:
         for place, k in enumerate(self.ks):
             lines.append(
                 f"{k:5d}  {self.fve[place]:.3f}     {self.baseline[place]:.3f}  "
-                f"{self.gain[place]:+.3f} ± {self.spread[place]:.3f}  {self.skill[place]:6.3f}  {self.stability[place]:10.0%}"
-                + (" *" if k == self.best else "")
+                f"{self.gain[place]:+.3f} ± {self.spread[place]:.3f}  {self.skill[place]:6.3f}  "
+                f"{self.stability[place]:10.0%}" + (" *" if k == self.best else "")
             )
         return "\n".join(lines)
 
@@ -148,9 +148,9 @@ def choose_k(
 
     It is small where k is too small to describe a row, and where the entries beyond those that the
     axes explain are spent on noise. The best k has the largest skill, of which each doubling of k
-    costs 5 %: :math:`\mathrm{skill}_k (1 - 0.05 \log_2 k)`. None is supported if its gain :math:`\mathrm{FVE}_k - B_k` is below 0.01 on either half,
-    as on Gaussian data of any covariance. The rule is ours; it is a relative of the gap statistic
-    (Tibshirani et al., 2001).
+    costs 5 %: :math:`\mathrm{skill}_k (1 - 0.05 \log_2 k)`. None is supported if the gain of the
+    best, :math:`\mathrm{FVE}_k - B_k`, is below 0.01 on either half, as on Gaussian data of any
+    covariance. The rule is ours; it is a relative of the gap statistic (Tibshirani et al., 2001).
 
     Parameters
     ----------
@@ -286,8 +286,7 @@ def _judged(ks: tuple[int, ...], fve: Array, baseline: Array, shared: Array) -> 
     if supported and len(ks) > 1 and (best == ks[-1] or best == ks[0] > 1):
         end, side = ("largest", "larger") if best == ks[-1] else ("smallest", "smaller")
         warnings.warn(
-            f"ks do not reach a plateau: the {end} k tried, {best}, is the best; try "
-            f"{side} ones",
+            f"ks do not reach a plateau: the {end} k tried, {best}, is the best; try {side} ones",
             UserWarning,
             stacklevel=3,
         )
@@ -327,7 +326,7 @@ def _principal(sample: Tensor) -> tuple[DenseBasis, Tensor]:
 def _explained(basis: Basis, mean: Tensor, rows: Tensor, ks: Sequence[int]) -> list[float]:
     """Return the fraction of the variance of rows [n, d] that codes of each k explain."""
     measured = [Reconstruction() for _ in ks]
-    for batch in rows.split(_BATCH):
+    for batch in torch.split(rows, _BATCH):
         exact = batch.double()
         for k, one in zip(ks, measured, strict=True):
             one.update(exact, basis.synthesise(basis.encode(exact - mean, k)) + mean)

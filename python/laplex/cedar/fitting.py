@@ -142,14 +142,18 @@ class _Run:
         """Return the solution of one start, which may continue from the state of a checkpoint."""
         find = self._alternate if self.settings.solver == "procrustes" else self._descend
         found = find(start, state)
-        sample = self.statistics.sample if self.statistics.sampled else None
+        # A uniform sample, of all rows if there are no more than 65,536; map_reduce has none.
+        known = self.statistics
+        sample = torch.split(known.sample, 2**13) if known.sampled else None
         basis = arranged(
             found.basis,
             found.centre.to(self.rows.device, self.rows.dtype),
             self.settings.ks[-1],
             self.scale,
             # A uniform sample, of all rows if there are no more than 65,536; map_reduce has none.
-            lambda make: self.data.total(make, None if sample is None else sample.split(2**13)),
+            lambda make: self.data.total(
+                make, None if sample is None else torch.split(sample, 2**13)
+            ),
         )
         return replace(found, basis=basis)
 
@@ -162,13 +166,9 @@ class _Run:
                 start, "sample", _SAMPLE_PASSES, learn_centre=settings.learn_centre
             )
             rotation, centre = near.solution()
-            found = procrustes.Search(
-                rotation.to(self.rows.dtype), centre, settings.learn_centre
-            )
+            found = procrustes.Search(rotation.to(self.rows.dtype), centre, settings.learn_centre)
         else:
-            found = procrustes.Search(
-                self._rotation(start), self.centre, settings.learn_centre
-            )
+            found = procrustes.Search(self._rotation(start), self.centre, settings.learn_centre)
 
         def after(now: procrustes.Search) -> None:
             self._show(
@@ -235,9 +235,7 @@ class _Run:
                 now = {"epoch": batches.epoch, "used": batches.used}
                 self._keep(start, {"training": training.state(), "place": now})
         training.check()
-        return Solution(
-            training.basis(), training.mean(), training.losses, training.unfinished()
-        )
+        return Solution(training.basis(), training.mean(), training.losses, training.unfinished())
 
     def _transform(self, start: int, *, resumed: bool) -> Transform:
         kind = TRANSFORMS[self.settings.basis]

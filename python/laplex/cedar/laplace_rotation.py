@@ -62,11 +62,13 @@ class LaplaceRotations(Basis):
         r"""Return the coordinates :math:`U z` of rows z [n, d]."""
         for head in self._heads:
             z = head.apply(z)
-        return z if self.order is None else z[:, self.order] * self.signs
+        if self.order is None or self.signs is None:
+            return z
+        return z[:, self.order] * self.signs
 
     def synthesise(self, codes: Tensor) -> Tensor:
         r"""Return the embeddings :math:`U^T s` of rows s [n, d]."""
-        if self.order is not None:
+        if self.order is not None and self.signs is not None:
             codes = (codes * self.signs)[:, self.order.argsort()]
         for head in reversed(self._heads):
             codes = head.transpose(codes)

@@ -141,4 +141,3 @@ def search(
         if after is not None:
             after(found)
     return found
-
