@@ -150,10 +150,7 @@ class _Run:
             found.centre.to(self.rows.device, self.rows.dtype),
             self.settings.ks[-1],
             self.scale,
-            # A uniform sample, of all rows if there are no more than 65,536; map_reduce has none.
-            lambda make: self.data.total(
-                make, None if sample is None else torch.split(sample, 2**13)
-            ),
+            lambda make: self.data.total(make, sample),
         )
         return replace(found, basis=basis)
 
