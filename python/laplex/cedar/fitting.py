@@ -214,16 +214,15 @@ class _Run:
         """Return the solution of one start, which may continue from the state of a checkpoint."""
         find = self._alternate if self.settings.solver == "procrustes" else self._descend
         found = find(start, state)
-        sample = self.statistics.sample if self.statistics.sampled else None
+        # A uniform sample, of all rows if there are no more than 65,536; map_reduce has none.
+        known = self.statistics
+        sample = torch.split(known.sample, 2**13) if known.sampled else None
         basis = arranged(
             found.basis,
             found.centre.to(self.rows.device, self.rows.dtype),
             self.settings.ks[-1],
             self.scale,
-            # A uniform sample, of all rows if there are no more than 65,536; map_reduce has none.
-            lambda make: self.data.total(
-                make, None if sample is None else torch.split(sample, 2**13)
-            ),
+            lambda make: self.data.total(make, sample),
         )
         return replace(found, basis=basis)
 
