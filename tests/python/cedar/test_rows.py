@@ -81,7 +81,9 @@ def write_zarr(path: Path, rows: np.ndarray) -> None:
 
 
 def write_tar(path: Path, rows: np.ndarray, per_member: int | None = None) -> None:
-    parts = list(rows) if per_member is None else np.array_split(rows, max(1, len(rows) // per_member))
+    parts = (
+        list(rows) if per_member is None else np.array_split(rows, max(1, len(rows) // per_member))
+    )
     with tarfile.open(path, "w:gz" if path.suffix == ".gz" else "w") as archive:
         for number, part in enumerate(parts):
             content = io.BytesIO()
