@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -338,6 +337,11 @@ def test_inputs_are_never_written_over(tmp_path):
     ):
         assert "would replace the embeddings" in run(*arguments, status=1)[1]
     assert path.read_bytes() == before
+
+
+def test_folders_that_are_not_there(tmp_path):
+    with pytest.raises(NotADirectoryError, match="there is no folder"):
+        list_pictures(tmp_path / "b")
 
 
 def test_lines(tmp_path):
