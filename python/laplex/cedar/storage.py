@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from .. import _core
 from .._support.complete_files import replacing
+from .confirmation import Confirmation
 from .files import CONFIG, TENSORS, check_model
 from .fitted import Fitted, Modality
 from .module import basis_of
@@ -30,6 +31,7 @@ class Saved(NamedTuple):
     parameters: Mapping[str, Any]
     fitted: Fitted
     columns: list[str] | None
+    confirmation: Confirmation | None
 
 
 def save(model: Saved, folder: str | os.PathLike[str]) -> None:
@@ -63,6 +65,8 @@ def save(model: Saved, folder: str | os.PathLike[str]) -> None:
             for name, one in fitted.modalities.items()
         },
     }
+    if model.confirmation is not None:
+        config["confirmation"] = json.loads(model.confirmation.to_json())
     if model.columns is not None:
         config["feature_names_in_"] = model.columns
     with replacing(path / TENSORS) as part:
@@ -128,9 +132,12 @@ def load(folder: str | os.PathLike[str]) -> Saved:
         dims |= {len(one.mean) for one in modalities.values()}
         if dims != {known["n_features_in_"]}:
             raise ValueError("sizes differ")
+        confirmation = config.get("confirmation")
+        if confirmation is not None:
+            confirmation = Confirmation.from_json(json.dumps(confirmation))
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} holds a damaged CEDAR model: {error}") from error
-    return Saved(parameters, fitted, config.get("feature_names_in_"))
+    return Saved(parameters, fitted, config.get("feature_names_in_"), confirmation)
 
 
 def _plain(value: Any) -> Any:

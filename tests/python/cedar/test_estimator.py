@@ -507,8 +507,8 @@ def with_nan(row: int) -> np.ndarray:
         ({}, ROWS[:0], ValueError, r"0 sample\(s\)"),
         ({}, np.ones((9, 6)), ValueError, "all 9 rows of X are the same"),
         ({}, ROWS[0], ValueError, "Reshape your data"),
-        ({}, "rows.npy", TypeError, r"X is a path: pass np\.load\('rows\.npy'"),
-        ({}, [{"embedding": ROWS}, {}], TypeError, "batches are mappings with embedding"),
+        ({}, "rows.npy", FileNotFoundError, r"there is no file rows\.npy"),
+        ({}, [{"a": ROWS, "b": ROWS}], TypeError, r"mappings with a, b: pass Embeddings\(X, key="),
         (
             {"basis": "invertible", "max_iter": 20, "learning_rate": 10.0},
             ROWS,
