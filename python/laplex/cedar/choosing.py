@@ -286,8 +286,7 @@ def _judged(ks: tuple[int, ...], fve: Array, baseline: Array, shared: Array) -> 
     if supported and len(ks) > 1 and (best == ks[-1] or best == ks[0] > 1):
         end, side = ("largest", "larger") if best == ks[-1] else ("smallest", "smaller")
         warnings.warn(
-            f"ks do not reach a plateau: the {end} k tried, {best}, is the best; try "
-            f"{side} ones",
+            f"ks do not reach a plateau: the {end} k tried, {best}, is the best; try {side} ones",
             UserWarning,
             stacklevel=3,
         )
