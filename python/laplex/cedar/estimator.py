@@ -643,7 +643,13 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         blocks = ([(basis.synthesise(one) + centre).cpu().numpy()] for one in rows.batches())
         return coding.joined(blocks, rows.count)[0]
 
-    def intervene(self, z: Any, values: Mapping[Any, Value], names: Any = None) -> Any:
+    def intervene(
+        self,
+        z: Any,
+        values: Mapping[Any, Value],
+        names: Any = None,
+        modality: str | None = None,
+    ) -> Any:
         r"""Set some coordinates of embeddings and leave all others as they are.
 
         .. math:: z' = z + \sum_i (t_i - u_i \cdot (z - b))\, a_i
@@ -661,6 +667,8 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
             of its axis: there, larger values mean more of what the name says, at either end.
         names : AxisNames or mapping of str to int, optional
             What the names in ``values`` mean: the result of `name_axes`, or an axis for each name.
+        modality : str, optional
+            Name of the kind of rows, as in `transform`.
 
         Returns
         -------
@@ -680,8 +688,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         DriftWarning
             As `transform` does.
         """
-        check_is_fitted(self)
-        fitted = self.fitted_
+        fitted = self.fitted_.around(modality)
         changes = checked_changes(values, names, fitted.dim)
         rows = _finite_rows(z, fitted.dim, fitted.dtype)
         if not isinstance(z, Tensor) and self.device is not None:
