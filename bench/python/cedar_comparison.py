@@ -47,8 +47,9 @@ TUNING = 100
 
 #: The data sets, cheapest first, and the values of k that methods are fitted for.
 K = {"planted": (4,), "overcomplete": (4,), "gaussian": (4,), "norms": (4,)}
-K |= {"images": (4, 16), "words": (8, 32, 64)}
-NULLS = ("gaussian", "norms")
+K |= {"images null": (16,), "images": (4, 16), "words": (8, 32, 64)}
+#: The null controls, and the data that they take their rates from.
+NULLS = {"gaussian": "planted", "norms": "planted", "images null": "images"}
 
 Record = dict[str, Any]
 
@@ -137,6 +138,22 @@ def images(seed: int, options: argparse.Namespace) -> Data:
     )  # fmt: skip
 
 
+def without_axes(data: Data, seed: int) -> Data:
+    """Return rows with the same covariance and whitened norms, in directions drawn at random.
+
+    Their distribution is elliptical, so beyond the covariance there is nothing to find.
+    """
+    random = np.random.default_rng((seed, 27))
+    variances, axes = np.linalg.eigh(np.cov(data.train, rowvar=False))
+    halves = []
+    for rows in (data.train, data.test):
+        norms = np.linalg.norm(rows @ (axes / np.sqrt(variances)), axis=1, keepdims=True)
+        drawn = random.standard_normal(rows.shape)
+        unit = drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
+        halves.append((norms * unit) @ (axes * np.sqrt(variances)).T)
+    return Data(*_centred(*halves), K["images null"], data.latents, data.steps, data.batch)
+
+
 @lru_cache
 def _images(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     from laplex._support.image_datasets import load_images
@@ -167,6 +184,8 @@ FEWER_SEEDS = {
        "BatchTopK 4x", "Matryoshka 4x", "JumpReLU 4x", "matching pursuit 4x")},
     ("words", "matching pursuit 4x", 32): 2,
 }  # fmt: skip
+#: Methods that are also trained for other times.
+TIMED = ("AbsTopK 1x", "AbsTopK 4x", "TopK 4x")
 #: Methods that the null controls do without, because others of their kind are there.
 LEFT_OUT_OF_NULLS = {"BatchTopK 4x", "Matryoshka 4x", "JumpReLU 4x", "TopK 4x, random decoder"}
 
@@ -306,7 +325,11 @@ class Run:
     def load(self, name: str, seed: int) -> Data:
         if name == "words":
             return words(seed, self.options)
-        return images(seed, self.options) if name == "images" else synthetic(name, seed)
+        if name == "images":
+            return images(seed, self.options)
+        if name == "images null":
+            return without_axes(images(seed, self.options), seed)
+        return synthetic(name, seed)
 
     def methods(self, name: str) -> Iterator[Any]:
         from cedar_peers import METHODS
@@ -331,8 +354,7 @@ class Run:
 
         This is the second k of the data set, or the first where the second is too slow.
         """
-        # A null has nothing to tune to: it takes the rates of the planted data of its size.
-        source = "planted" if name in NULLS else name
+        source = NULLS.get(name, name)  # a null has nothing to tune to
         data = None
         for method in self.methods(source):
             done = {
@@ -402,11 +424,38 @@ class Run:
             data = data or self.load(name, seed)
             self.append(what="rotation", data=name, seed=seed, **rotation_sensitivity(data, seed))
 
+    def other_budgets(self, name: str, seed: int, rates: dict[str, float]) -> None:
+        """Train again for as long as CEDAR took, and for the first seed four times as long."""
+        if name in NULLS:
+            return
+        mine = [one for one in records() if (one["data"], one.get("seed")) == (name, seed)]
+        seconds = {
+            (one["method"], one["k"]): one["seconds"] for one in mine if one["what"] == "fit"
+        }
+        done = {(one["method"], one["k"], one["budget"]) for one in mine if one["what"] == "budget"}
+        methods = {method.name: method for method in self.methods(name)}
+        for method_name, k in ((a, b) for a in TIMED for b in K[name]):
+            for budget in ("CEDAR's time", "4x the steps"):
+                longer = budget == "4x the steps"
+                if (method_name, k, budget) in done or (longer and (seed or k != K[name][-1])):
+                    continue
+                if (method_name, k) not in seconds:
+                    continue
+                data = self.load(name, seed)
+                share = 4.0 if longer else seconds["CEDAR", k] / seconds[method_name, k]
+                steps = max(10, round(share * data.steps))
+                fitted, took = self.fit(
+                    methods[method_name], data, k, rates[method_name], seed, steps
+                )
+                value = fve(data.test, fitted.decode(fitted.encode(data.test, k)))
+                self.append(what="budget", data=name, method=method_name, k=k, seed=seed,
+                            budget=budget, steps=steps, seconds=took, fve=value)  # fmt: skip
+
     def agreement(
         self, name: str, method: str, k: int, seed: int, fitted: Any, data: Data
     ) -> float | None:
         """Return the mean cosine of the atoms in use with those of the seed before, matched."""
-        if name in ("planted", "overcomplete", *NULLS):
+        if data.concepts is None:
             return None  # every seed draws its own truth
         BUILD.mkdir(parents=True, exist_ok=True)
 
@@ -443,6 +492,7 @@ def run(options: argparse.Namespace) -> None:
         for seed in SEEDS:
             for name in options.data:
                 job.measure(name, seed, rates[name])
+                job.other_budgets(name, seed, rates[name])
     except TimeoutError:
         print("the time is over; run again to continue")
 
