@@ -182,7 +182,8 @@ FEWER_SEEDS = {
        for k in K["words"]},
     **{("words", name, 64): 0 for name in ("AbsTopK 1x, tied", "TopK 4x, random decoder",
        "BatchTopK 4x", "Matryoshka 4x", "JumpReLU 4x", "matching pursuit 4x")},
-    ("words", "matching pursuit 4x", 32): 2,
+    **{("words", name, k): 2 for name in ("TopK 4x, random decoder", "Matryoshka 4x",
+       "JumpReLU 4x", "matching pursuit 4x") for k in (8, 32)},
 }  # fmt: skip
 #: Methods that are also trained for other times.
 TIMED = ("AbsTopK 1x", "AbsTopK 4x", "TopK 4x")
