@@ -1,12 +1,13 @@
-"""Write docs/measurements/cedar_comparison.md: CEDAR beside sparse autoencoders and dictionaries.
+"""Measure CEDAR beside sparse autoencoders, dictionaries and linear bases, in one budget.
 
-    python bench/python/cedar_comparison.py run [--data words images] [--minutes 30]
-    python bench/python/cedar_comparison.py page
+    python bench/python/cedar_comparison.py [--data words images] [--minutes 30]
+    python bench/python/cedar_comparison_page.py
 
 The first command appends one line for each fit to docs/measurements/cedar_comparison.jsonl, and
 continues where an earlier run stopped. In all it takes about an hour of one core. The second writes
-the page and its pictures from that file. A run needs sae-lens and laplex[examples], Fashion-MNIST
-and WordNet: ``apt-get install dataset-fashion-mnist wordnet-base``.
+docs/measurements/cedar_comparison.md and its pictures from that file. A run needs
+``pip install -c constraints.txt -c bench/constraints.txt sae-lens "laplex[examples]"``, and
+``apt-get install dataset-fashion-mnist wordnet-base``.
 """
 
 from __future__ import annotations
@@ -155,11 +156,11 @@ def without_axes(data: Data, seed: int) -> Data:
 
 
 @lru_cache
-def _images(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+def _images(folder: str) -> tuple[np.ndarray, np.ndarray]:
     from laplex._support.image_datasets import load_images
     from laplex.cedar.encoders import EfficientNetEncoder
 
-    data = load_images(str(folder))
+    data = load_images(folder)
     pictures = (data.test_images[:3000] * 255).astype(np.uint8)
     encoder = EfficientNetEncoder(normalize=False)
     rows = np.array(encoder.encode_images(pictures, cache=ROOT / "build/embeddings"))
@@ -500,16 +501,17 @@ def run(options: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("command", choices=("run", "page"))
     parser.add_argument(
         "--data", nargs="+", choices=tuple(K), default=tuple(K), help="data sets to run"
     )
     parser.add_argument("--minutes", type=float, default=1e6, help="stop after this time")
-    parser.add_argument("--wordnet", type=Path, default=Path("/usr/share/wordnet"))
-    parser.add_argument("--fashion", type=Path, default=Path("/usr/share/datasets/fashion-mnist"))
-    options = parser.parse_args()
-    if options.command == "run":
-        run(options)
+    parser.add_argument(
+        "--wordnet", type=Path, default=Path("/usr/share/wordnet"), help="folder of WordNet"
+    )
+    parser.add_argument(
+        "--fashion", default="fashion-mnist", help="folder of Fashion-MNIST; by default Debian's"
+    )
+    run(parser.parse_args())
 
 
 if __name__ == "__main__":
