@@ -188,8 +188,8 @@ FEWER_SEEDS = {
 }  # fmt: skip
 #: Methods that are also trained for other times.
 TIMED = ("AbsTopK 1x", "AbsTopK 4x", "TopK 4x")
-#: Methods that the null controls do without, because others of their kind are there.
-LEFT_OUT_OF_NULLS = {"BatchTopK 4x", "Matryoshka 4x", "JumpReLU 4x", "TopK 4x, random decoder"}
+#: Methods that the nulls and the ideal model do without, because others of their kind are there.
+LEFT_OUT = {"BatchTopK 4x", "Matryoshka 4x", "JumpReLU 4x", "TopK 4x, random decoder"}
 
 
 # --- measurements ---------------------------------------------------------------------------------
@@ -337,7 +337,7 @@ class Run:
         from cedar_peers import METHODS
 
         for method in METHODS:
-            left_out = set(LEFT_OUT_OF_NULLS) if name in NULLS else set()
+            left_out = set(LEFT_OUT) if name in ("planted", *NULLS) else set()
             if len(K[name]) == 1:
                 left_out |= {"CEDAR, all k at once"}
             never = not any(FEWER_SEEDS.get((name, method.name, k), 1) for k in K[name])
@@ -406,7 +406,7 @@ class Run:
                 k
                 for k in K[name]
                 if (method.name, k) not in done
-                and seed < FEWER_SEEDS.get((name, method.name, k), len(SEEDS))
+                and seed < FEWER_SEEDS.get((name, method.name, k), 2 if name in NULLS else 5)
             ]
             if not missing:
                 continue
@@ -421,8 +421,9 @@ class Run:
                 print(name, seed, method.name, k, f"{found['fve']:.4f} {seconds:.1f} s", flush=True)
                 self.append(what="fit", data=name, method=method.name, k=k, seed=seed,
                             rate=rates.get(method.name), seconds=seconds, **found)  # fmt: skip
-        if not any(one["what"] == "rotation" and (one["data"], one["seed"]) == (name, seed)
-                   for one in records()):  # fmt: skip
+        if seed == 0 and not any(
+            one["what"] == "rotation" and one["data"] == name for one in records()
+        ):
             data = data or self.load(name, seed)
             self.append(what="rotation", data=name, seed=seed, **rotation_sensitivity(data, seed))
 
