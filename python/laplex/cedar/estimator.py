@@ -17,6 +17,7 @@ import torch
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
@@ -37,6 +38,7 @@ from .rows import Rows, as_rows
 from .settings import Settings, checked_ks, settings_of, whole
 from .shards import Elsewhere, Shards
 from .statistics import drawn
+from .transforms import TRANSFORMS
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -46,6 +48,16 @@ Array = npt.NDArray[Any]
 
 #: The widest embeddings for which ``components_`` forms a d x d matrix: 2 GiB.
 _WIDEST_MATRIX = 16384
+
+
+def _learns_from_batches(model: CEDAR) -> bool:
+    """Say whether a model has ``partial_fit``; scikit-learn asks with ``hasattr``."""
+    if model.basis in TRANSFORMS and TRANSFORMS[model.basis].pursues:
+        raise AttributeError(
+            f"basis must be a rotation or an invertible matrix for partial_fit, got "
+            f"{model.basis!r}: call fit, which takes streams too"
+        )
+    return True
 
 
 class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
@@ -431,6 +443,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
             )
         return self
 
+    @available_if(_learns_from_batches)  # type: ignore[untyped-decorator]
     def partial_fit(self, X: Any, y: object = None) -> CEDAR:
         """Learn from more embeddings, and slowly forget the oldest.
 
@@ -459,11 +472,6 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
                 known = self._known()
             rows = self._rows(X, reset=learner is None and known is None, once=True)
             settings = settings_of(self.get_params(), rows.dim)
-            if settings.solver == "pursuit":
-                raise ValueError(
-                    f"basis must be a rotation or an invertible matrix for partial_fit, got "
-                    f"{settings.basis!r}: call fit, which takes streams too"
-                )
             if learner is None:
                 seed = int(check_random_state(self.random_state).randint(2**31 - 1))
                 learner = online.Learner(rows, settings, seed, known)

@@ -38,11 +38,14 @@ class FrameBasis(DenseBasis):
     ----------
     atoms : Tensor [axes, d]
         The atoms as rows, of norm 1.
+    dual : Tensor [axes, d], optional
+        The readouts, if they are known.
     """
 
-    def __init__(self, atoms: Tensor) -> None:
-        dual = torch.linalg.pinv(atoms.detach().double()).T.to(atoms.dtype)
-        super().__init__(dual.contiguous(), atoms)
+    def __init__(self, atoms: Tensor, dual: Tensor | None = None) -> None:
+        if dual is None:
+            dual = torch.linalg.pinv(atoms.double()).T.to(atoms.dtype).contiguous()
+        super().__init__(dual, atoms)
 
     @property
     def axes(self) -> int:
@@ -59,17 +62,17 @@ class FrameBasis(DenseBasis):
         return pursue(z, self.atoms, k)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return the atoms; the readouts follow from them."""
-        return {"frame": self.atoms}
+        """Return the atoms and their readouts."""
+        return {"frame": self.atoms, "dual": self.readouts}
 
     def arranged(self, order: Tensor, signs: Tensor) -> FrameBasis:
         """Return the frame whose axis i is ``signs[i]`` times axis ``order[i]`` of this one."""
-        return FrameBasis(self.atoms[order] * signs[:, None].to(self.atoms))
+        flips = signs[:, None].to(self.atoms)
+        return FrameBasis(self.atoms[order] * flips, self.readouts[order] * flips)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> FrameBasis:
         """Return the same frame on another device or in another precision."""
-        same = (self.atoms.device, self.atoms.dtype) == (device, dtype)
-        return self if same else FrameBasis(self.atoms.to(device, dtype))
+        return FrameBasis(self.atoms.to(device, dtype), self.readouts.to(device, dtype))
 
 
 def pursue(z: Tensor, atoms: Tensor, k: int, rounds: int = _ROUNDS) -> Tensor:
@@ -94,9 +97,9 @@ def pursue(z: Tensor, atoms: Tensor, k: int, rounds: int = _ROUNDS) -> Tensor:
     Returns
     -------
     Tensor [n, axes]
-        Codes s with at most k nonzero entries, for which ``s @ atoms`` is near z. Entries as small
-        as rounding errors of z are 0. The choice of the atoms is constant almost everywhere, so
-        gradients pass through the least squares solution only.
+        Codes s with at most k nonzero entries, for which ``s @ atoms`` is near z; fewer where
+        these leave nothing of z but rounding errors. The choice of the atoms is constant almost
+        everywhere, so gradients pass through the least squares solution only.
     """
     if z.dtype not in (torch.float32, torch.float64):  # LAPACK knows no others
         return pursue(z.float(), atoms.float(), k, rounds).to(z.dtype)
@@ -114,21 +117,23 @@ def _pursue(z: Tensor, atoms: Tensor, gram: Tensor, k: int, rounds: int) -> Tens
     tiny = 8 * k * torch.finfo(z.dtype).eps
     ridge = tiny * torch.eye(k, dtype=z.dtype, device=z.device)
     chosen = torch.empty(len(z), 0, dtype=torch.long, device=z.device)
+    live = torch.empty_like(chosen, dtype=torch.bool)
     rest = z.detach()
+    least = 16 * tiny * rest.norm(dim=1, keepdim=True)
     for done in range(1, rounds + 1):
         with torch.no_grad():
             size = (rest @ atoms.T).abs().scatter(1, chosen, -1.0)
             new = size.topk(k * done // rounds - chosen.shape[1], dim=1).indices
             chosen = torch.cat((chosen, new), 1)
+            left = rest.norm(dim=1, keepdim=True) > least  # else the row is complete
+            live = torch.cat((live, left.expand(new.shape)), 1)
         count = chosen.shape[1]
         near = gram[chosen[:, :, None], chosen[:, None, :]] + ridge[:count, :count]
         factor = torch.linalg.cholesky_ex(near).L
         values = torch.cholesky_solve(products.gather(1, chosen)[:, :, None], factor)[:, :, 0]
         if done < rounds:
             rest = z.detach() - (values.detach()[:, None] @ atoms[chosen])[:, 0]
-    least = 4 * tiny * z.detach().norm(dim=1, keepdim=True)
-    values = torch.where(values.detach().abs() > least, values, 0.0)
-    return torch.zeros_like(products).scatter(1, chosen, values)
+    return torch.zeros_like(products).scatter(1, chosen, torch.where(live, values, 0.0))
 
 
 class FrameSearch:

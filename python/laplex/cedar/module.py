@@ -203,5 +203,5 @@ def basis_of(tensors: dict[str, Any]) -> Basis:
     if "anchors" in tensors:
         return LaplaceRotations(torch.as_tensor(tensors["anchors"]))
     if "frame" in tensors:
-        return FrameBasis(tensors["frame"])
+        return FrameBasis(tensors["frame"], tensors["dual"])
     return DenseBasis(tensors["readouts"], tensors.get("atoms"))

@@ -1,5 +1,7 @@
 """Frames: more axes than columns, codes by pursuit, and their exact inverse."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.base import clone
 from sklearn.linear_model import orthogonal_mp
+from sklearn.utils.estimator_checks import check_estimator
 
 from laplex.cedar import CEDAR
 from laplex.cedar.frame import FrameBasis, FrameSearch, pursue, updated
@@ -181,9 +184,17 @@ def test_parameters_that_a_frame_does_not_know(parameters, message):
         model.fit(rows)
 
 
+def test_check_estimator():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # scikit-learn's data are few and constant in places
+        check_estimator(CEDAR(1, basis="frame"))
+
+
 def test_what_a_frame_cannot_do(superposed):
     rows, _, model = superposed
-    with pytest.raises(ValueError, match="for partial_fit, got 'frame'"):
+    assert not hasattr(model, "partial_fit")
+    with pytest.raises(AttributeError, match="no attribute 'partial_fit'") as raised:
         clone(model).partial_fit(rows[:50])
+    assert "for partial_fit, got 'frame'" in str(raised.value.__cause__)
     with pytest.raises(ValueError, match="to confirm axes, got 'frame'"):
         model.confirm(rows)
