@@ -86,7 +86,8 @@ class Drift:
         if found:
             warnings.warn(
                 f"{'; '.join(found)}: the codes may mean something else. Check the encoder and its "
-                "normalisation, or fit again",
+                "normalisation, or fit again; for rows of another kind, such as texts for a model "
+                "of images, call add_modality",
                 DriftWarning,
                 stacklevel=stacklevel,
             )
