@@ -1,4 +1,4 @@
-"""Recurrence of axes: an axis that only one start finds is an accident of its seed."""
+"""Recurrence of axes: which starts found an axis, each from rows of its own."""
 
 from __future__ import annotations
 
@@ -85,6 +85,9 @@ class StabilityReport:
 
 def stability(restarts: ArrayInput, *, threshold: float = 0.7) -> StabilityReport:
     r"""Measure how many axes the restarts of a model share.
+
+    Restart 0 of a model saw all rows; the others saw disjoint parts of them. Axes that all of them
+    found may still be no more than principal axes of the rows: `Confirmation` tests for that.
 
     .. math::
         \text{MCC}_{ab} = \frac1{\text{axes}} \max_\pi \sum_i |\cos(a_i, b_{\pi(i)})|, \qquad
