@@ -113,6 +113,15 @@ class Confirmation:
     def from_json(cls, text: str) -> Confirmation:
         """Return what `to_json` wrote.
 
+        Parameters
+        ----------
+        text : str
+            The JSON object.
+
+        Returns
+        -------
+        Confirmation
+
         Raises
         ------
         ValueError
