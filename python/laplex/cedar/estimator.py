@@ -26,7 +26,7 @@ from laplex._support.renamed_parameters import renamed, renamed_parameter
 
 from . import coding, fitting, online, storage
 from .basis import Basis
-from .confirmation import MIN_STARTS, Confirmation
+from .confirmation import MIN_STARTS, MOST_AXES, Confirmation, warn_if_few
 from .drift import Drift
 from .fitted import Fitted, Modality
 from .interventions import Value, changed, checked_changes
@@ -411,6 +411,8 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         self.loss_curve_ = list(best.losses)
         self.n_iter_ = len(best.losses)
         self.confirmation_ = found.confirmation
+        if self.confirmation_ is not None and not ranks.rank:
+            warn_if_few(known.count, rows.dim, stacklevel=4)
         self.modalities_: dict[str, Modality] = {}
         self._online: online.Learner | None = None
         if best.unfinished and ranks.rank == 0:
@@ -510,6 +512,11 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         check_is_fitted(self)
         ranks = _ranks(group, comm)
         rows = together(ranks, lambda: self._rows(X, reset=False, once=False, empty=ranks.size > 1))
+        if rows.dim > MOST_AXES:
+            raise ValueError(
+                f"X must have at most {MOST_AXES} columns to confirm axes, got {rows.dim}: reduce "
+                "them first, for instance by PCA"
+            )
         if ranks.size > 1:
             rows, _ = aligned(ranks, rows, None)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
@@ -524,8 +531,11 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
             found = fitting.confirm(Shards(rows, ranks), settings, seed, model, report=report)
         cpu = torch.device("cpu")
         others = [one.basis.to(cpu, rows.dtype) for one in found.solutions[1:]]
-        self.bases_ = [self.bases_[0], *others]
+        self.bases_ = [self.basis_, *others]
+        assert found.confirmation is not None
         self.confirmation_ = found.confirmation
+        if not ranks.rank:
+            warn_if_few(found.statistics.count, rows.dim, stacklevel=3)
         return found.confirmation
 
     # --- codes ------------------------------------------------------------------------------------

@@ -6,14 +6,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from .basis import Basis, DenseBasis
 from .drift import Drift
 from .fitted import Fitted
 from .interventions import Value, changed, checked_changes
-from .laplace_rotation import LaplaceRotations
 from .settings import whole
 
 
@@ -198,5 +196,8 @@ class CedarModule(nn.Module):
 def basis_of(tensors: dict[str, Any]) -> Basis:
     """Make a basis from the tensors that ``Basis.tensors`` returns."""
     if "anchors" in tensors:
-        return LaplaceRotations(torch.as_tensor(tensors["anchors"]))
+        from .laplace_rotation import LaplaceRotations  # few models need it
+
+        parts = (tensors.get(name) for name in ("anchors", "order", "signs"))
+        return LaplaceRotations(*parts)  # type: ignore[arg-type]
     return DenseBasis(tensors["readouts"], tensors.get("atoms"))
