@@ -261,7 +261,7 @@ def test_a_phrase_excites_the_axes_of_its_causes(both, data):
 def test_tables_and_pictures_have_names(both, data):
     _, texts, _, turn = data
     words = [f"word {i}" for i in range(DIM)]
-    names = name_axes(both, turn, words, text_mean=np.zeros(DIM), threshold=0.5, recurring=None)
+    names = name_axes(both, turn, words, text_mean=np.zeros(DIM), threshold=0.5, confirmed=None)
     found = axes_of(both, texts[3], modality="text", names=names)
     assert "word 3" in found.names[0]
     table = found.table(2)
