@@ -2,8 +2,9 @@
 
     python bench/python/cedar_superposition.py [--quick]
 
-This takes about five minutes on each of two cores. --quick uses small sizes, takes less than a minute, and
-writes into build/cedar. The word embeddings come from the packaged all-MiniLM-L6-v2 and wordfreq.
+This takes about three minutes on each of two cores. --quick uses small sizes, takes less than a
+minute, and writes into build/cedar. The word embeddings come from the packaged all-MiniLM-L6-v2 and
+wordfreq.
 """
 
 from __future__ import annotations
