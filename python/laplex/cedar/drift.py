@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import warnings
 from typing import Any
 
@@ -80,7 +81,7 @@ class Drift:
         self.moments += torch.stack([one.sum() for one in products]).cpu()
         self.tried += len(some)
 
-    def warn(self, stacklevel: int = 5) -> None:
+    def warn(self) -> None:
         """Warn if the rows seen are far from the rows of the fit; once, of all differences."""
         found = self._differences() if self.count >= _ROWS_TO_JUDGE else []
         if found:
@@ -88,7 +89,7 @@ class Drift:
                 f"{'; '.join(found)}: the codes may mean something else. Check the encoder and its "
                 "normalisation, or fit again",
                 DriftWarning,
-                stacklevel=stacklevel,
+                stacklevel=_frames_to_the_caller(),
             )
 
     def _differences(self) -> list[str]:
@@ -130,6 +131,14 @@ class Drift:
             f"{self.fitted.k} axes explain {1 - unit * share:.2f} of {self.name}, but "
             f"{1 - loss:.2f} of the rows of the fit"
         ]
+
+
+def _frames_to_the_caller() -> int:
+    """Return the ``stacklevel`` of the code that called this package, perhaps via scikit-learn."""
+    level, frame = 0, sys._getframe(1)
+    while frame.f_back and frame.f_globals.get("__name__", "").startswith(("laplex.", "sklearn.")):
+        level, frame = level + 1, frame.f_back
+    return level + 1
 
 
 def _share_of_chance(kept: float) -> float:

@@ -633,7 +633,14 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         blocks = ([(basis.synthesise(one) + centre).cpu().numpy()] for one in rows.batches())
         return coding.joined(blocks, rows.count)[0]
 
-    def intervene(self, z: Any, values: Mapping[Any, Value], names: Any = None) -> Any:
+    def intervene(
+        self,
+        z: Any,
+        values: Mapping[Any, Value],
+        names: Any = None,
+        *,
+        modality: str | None = None,
+    ) -> Any:
         r"""Set some coordinates of embeddings and leave all others as they are.
 
         .. math:: z' = z + \sum_i (t_i - u_i \cdot (z - b))\, a_i
@@ -651,6 +658,8 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
             of its axis: there, larger values mean more of what the name says, at either end.
         names : AxisNames or mapping of str to int, optional
             What the names in ``values`` mean: the result of `name_axes`, or an axis for each name.
+        modality : str, optional
+            The kind of embeddings, if it is not that of the fit; see `add_modality`.
 
         Returns
         -------
@@ -671,7 +680,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
             As `transform` does.
         """
         check_is_fitted(self)
-        fitted = self.fitted_
+        fitted = self.fitted_.around(modality)
         changes = checked_changes(values, names, fitted.dim)
         rows = _finite_rows(z, fitted.dim, fitted.dtype)
         if not isinstance(z, Tensor) and self.device is not None:
@@ -680,7 +689,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         moved = changed(basis, centre, rows, changes)
         drift = Drift(fitted, "z")
         drift.see(rows.detach().to(fitted.dtype).reshape(-1, fitted.dim) - centre)
-        drift.warn(stacklevel=3)
+        drift.warn()
         return moved if isinstance(z, Tensor) else moved.cpu().numpy()
 
     def score(
@@ -736,7 +745,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         measured = Reconstruction()
         for part in ranks.all_gather_object(together(ranks, mine)):
             measured.merge(part)
-        drift.warn(stacklevel=3)
+        drift.warn()
         return float(measured.compute().fve)
 
     def add_modality(self, name: str, X: Any) -> CEDAR:
