@@ -87,7 +87,8 @@ class Drift:
         if found:
             warnings.warn(
                 f"{'; '.join(found)}: the codes may mean something else. Check the encoder and its "
-                "normalisation, or fit again",
+                "normalisation, or fit again; for rows of another kind, such as texts for a model "
+                "of images, call add_modality",
                 DriftWarning,
                 stacklevel=_frames_to_the_caller(),
             )
@@ -122,7 +123,7 @@ class Drift:
         # Where few rows have most of the energy, the fit had fewer rows than it counted, and in the
         # few rows seen here the largest of such rows may be missing.
         tails = self.tried * energy2 / energy**2
-        optimism = _OPTIMISM * chance * math.sqrt(self.fitted.dim * tails / self.fitted.count)
+        optimism = _OPTIMISM * chance * math.sqrt(self.fitted.axes * tails / self.fitted.count)
         optimism *= max(1.0, tails / 2)
         least = loss + max((chance - loss) / 2, optimism)
         if unit * (share - 3 * deviation) <= least:

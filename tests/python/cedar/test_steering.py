@@ -91,7 +91,7 @@ def test_the_type_of_the_embeddings_stays(dtype: torch.dtype) -> None:
 def test_axes_by_name_count_towards_the_end_that_is_named() -> None:
     texts = np.concatenate([MODEL.atoms_[:3], -MODEL.atoms_[3:5]])
     words = ["Red", "green", "blue", "old", "cold"]
-    names = name_axes(MODEL, texts, words, text_mean=np.zeros(D), threshold=0.95, recurring=None)
+    names = name_axes(MODEL, texts, words, text_mean=np.zeros(D), threshold=0.95, confirmed=None)
     z = rows(6)
     moved = MODEL.intervene(z, {"red": 2.0, "cold": 3.0, "old": lambda c: c + 1, 7: 0.0}, names)
     expected = coordinates(z)
