@@ -75,6 +75,7 @@ class Drift:
         self.total: Any = 0.0
         self.square = 0.0
         self.tried = 0
+        self._axes = fitted.dim
         self.moments = torch.zeros(5, dtype=torch.float64)
 
     @torch.no_grad()
@@ -88,6 +89,7 @@ class Drift:
         self.square += float(z.square().sum(1).sum(dtype=torch.float64))
         if self.basis is None:
             self.basis = self.fitted.basis.to(z.device, z.dtype)
+        self._axes = self.basis.axes
         some = z[:: max(1, len(z) // _ROWS_TO_TRY)]
         left_out = some - self.basis.synthesise(self.basis.encode(some, self.fitted.k))
         lost, energy = (one.double().square().sum(1) for one in (left_out, some))
@@ -137,7 +139,7 @@ class Drift:
         # Where few rows have most of the energy, the fit had fewer rows than it counted, and in the
         # few rows seen here the largest of such rows may be missing.
         tails = self.tried * energy2 / energy**2
-        optimism = _OPTIMISM * chance * math.sqrt(self.fitted.dim * tails / self.fitted.count)
+        optimism = _OPTIMISM * chance * math.sqrt(self._axes * tails / self.fitted.count)
         optimism *= max(1.0, tails / 2)
         least = loss + max((chance - loss) / 2, optimism)
         if unit * (share - 3 * deviation) <= least:

@@ -682,6 +682,8 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         .. math:: z' = z + \sum_i (t_i - u_i \cdot (z - b))\, a_i
 
         Coordinates are not cut off to k entries: the part of z that its code omits stays in it.
+        With basis "frame" the atoms depend on each other: z moves along the atom by the same
+        formula, but its coordinate then moves by less.
 
         Parameters
         ----------
