@@ -118,8 +118,7 @@ A.torch_module().decode(A.torch_module().encode(z));
 A.fit(torch.from_numpy(x)).score(z);
 A.fit(np.array_split(x, 5), checkpoint=folder + '/fit').components_"""
 BASELINES = """PCA(random_state=0); PCA('leading'); FastICA(random_state=0, max_iter=30);
-Varimax(random_state=0); Quartimax(random_state=0); RandomRotation(random_state=0);
-TopKSAE(k=2, steps=40, random_state=0)"""
+Varimax(random_state=0); Quartimax(random_state=0); RandomRotation(random_state=0)"""
 BASELINE = "A.transform(x, 2); A.inverse_transform(A.transform(x, 2)); (A.atoms_, A.mean_)"
 METRICS = """baselines.orthomax(x, 0.5); [each.name for each in baselines.all_baselines()];
 laplex.cedar.chance_scores(words); metrics.fve(x, y); metrics.fve(x.astype(np.float32), y);

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse
+import torch
 from torch import Tensor
 
 from .drift import Drift
-from .fitted import Fitted
+from .fitted import Fitted, Modality
 from .metrics import Reconstruction, ReconstructionReport
 from .rows import Rows, as_rows
+from .statistics import gather
+
+#: Rows on which the loss of a modality is measured.
+_SAMPLE = 4096
 
 Array = npt.NDArray[Any]
 
@@ -126,3 +132,22 @@ def reports(fitted: Fitted, rows: Rows, ks: Sequence[int]) -> dict[int, Reconstr
         for k, one in measured.items():
             one.update(batch, basis.synthesise(basis.encode(batch - centre, k)) + centre)
     return {k: one.compute() for k, one in measured.items()}
+
+
+def modality_of(fitted: Fitted, rows: Rows) -> Modality:
+    """Return the mean, scale and loss of rows of another kind, from one pass over them.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two rows, or all are the same.
+    """
+    known = gather(rows, _SAMPLE, torch.Generator().manual_seed(0))
+    mean = known.mean.to("cpu", fitted.dtype)
+    found = Modality(mean, known.scale, 0.0, known.count)
+    there = replace(fitted, modalities={"": found}).around("")
+    basis, centre = there.placed(rows.device)
+    z = known.sample - centre
+    error = z - basis.synthesise(basis.encode(z, fitted.k))
+    spread = (known.sample - known.sample.mean(0)).double().square().sum()
+    return replace(found, loss=float(error.double().square().sum() / spread))

@@ -11,7 +11,7 @@ from torch import Tensor
 from .adam import Training
 from .basis import Basis, DenseBasis, nearest_rotation, random_rotation
 from .fitting import new_training
-from .moments import sweep
+from .moments import solved, sweep
 from .rows import Rows
 from .settings import Settings
 from .statistics import check_size
@@ -88,7 +88,7 @@ class Learner:
         if not self._alternates:
             self._start = basis
             return
-        self._rotation = nearest_rotation(basis.readouts).to(self._dtype)
+        self._rotation = nearest_rotation(basis.readouts.double()).to(self._dtype)
         # At a solution S^T Z is a symmetric matrix times U. Its trace is the energy of the codes as
         # a fraction of the variance. How it was distributed is unknown: it is spread evenly here.
         window = min(self.count, self._window())
@@ -181,10 +181,9 @@ class Learner:
         forgotten = math.exp(-len(batch) / self._window())
         self._correlation = forgotten * self._correlation + found.correlation
         self.losses.append(found.loss)
-        size = self._correlation.norm() * 1e-7
-        solution = nearest_rotation(self._correlation + size * self._rotation)
+        solution = solved(self._correlation, self._rotation)
         if self._settings.learn_centre:
-            apart = found.mean - found.mean_code @ solution - self._base()
+            apart = found.mean - found.mean_code @ solution.double() - self._base()
             self._offset += (apart - self._offset) * (len(batch) / self.count)
         self._rotation = solution.to(self._rotation.dtype)
 

@@ -17,8 +17,8 @@ CENTRES = ("mean", "learned", "none")
 PARAMETRIZATIONS = ("expm", "cayley")
 
 #: The widest embeddings for which `solver="auto"` chooses procrustes.
-_WIDEST_FOR_PROCRUSTES = 1024
-_STEPS = {"procrustes": 100, "adam": 2000}
+_WIDEST_FOR_PROCRUSTES = 4096
+_STEPS = {"procrustes": 300, "adam": 2000}
 _HEADS = 16
 
 
@@ -98,7 +98,7 @@ class Settings:
     solver: str = setting(
         "auto",
         "Solver: procrustes alternates between codes and rotation, adam takes gradient steps, and "
-        "auto uses procrustes for rotations of up to 1024 columns and adam otherwise.",
+        "auto uses procrustes for rotations of up to 4096 columns and adam otherwise.",
         one_of(SOLVERS),
         choices=SOLVERS,
     )
@@ -117,7 +117,8 @@ class Settings:
     )
     n_init: int = setting(
         1,
-        "Number of random starts. With 3 or more you can tell which axes recur.",
+        "Number of starts: one of all rows, the model, and others of disjoint parts of the rows. "
+        "With 3 or more you can tell which axes other rows confirm.",
         whole,
         least=1,
     )
@@ -126,7 +127,7 @@ class Settings:
         "Maximum number of passes over the data (procrustes) or of steps (adam).",
         or_none(whole),
         least=1,
-        unset="100 passes or 2000 steps",
+        unset="300 passes or 2000 steps",
     )
     tol: float = setting(
         1e-5,

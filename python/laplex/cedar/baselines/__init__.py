@@ -1,9 +1,9 @@
 """Baselines: other ways to describe an embedding by k numbers, and `compare`, which measures them.
 
-Every baseline has ``fit(X)``, ``transform(X, k)``, ``inverse_transform(codes)``, ``atoms_``,
-``mean_`` and a ``name``. ``transform`` returns signed codes ``[n, axes]`` with at most k nonzero
-entries in each row. A baseline of your own, registered by ``BASELINES.register``, takes part in
-every comparison.
+Every baseline is a transformer of scikit-learn with the parameter ``k``; ``transform(X)`` returns
+signed codes ``[n, axes]`` with at most k nonzero entries in each row, ``transform(X, k)`` those of
+another size. It also has ``inverse_transform(codes)``, ``atoms_``, ``mean_`` and a ``name``. A
+baseline of your own, registered by ``BASELINES.register``, takes part in every comparison.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from .orthomax import Orthomax, orthomax
 from .pca import PCA
 from .quartimax import Quartimax
 from .random_rotation import RandomRotation
-from .topk_sae import TopKSAE
 from .varimax import Varimax
 
 __all__ = [
@@ -30,7 +29,6 @@ __all__ = [
     "Orthomax",
     "Quartimax",
     "RandomRotation",
-    "TopKSAE",
     "Varimax",
     "all_baselines",
     "compare",

@@ -80,9 +80,8 @@ def compare(
     cedar : CEDAR, optional
         Unfitted model with the settings to use; by default ``CEDAR()``.
     fit_k : int or sequence of int, optional
-        Values of k for which CEDAR and the sparse autoencoder are fitted, one fit each. Each fit is
-        measured at every k. By default they are fitted for every k, which costs ``len(k)`` fits of
-        both.
+        Values of k for which CEDAR is fitted, and baselines whose fit depends on k, one fit each.
+        Each fit is measured at every k. By default they are fitted for every k.
     nulls : bool
         Whether to run the null controls, which need two more fits of CEDAR.
     random_state : int
@@ -207,9 +206,7 @@ def _methods(
     for name, model in [(one.name, one) for one in chosen] + [("cedar", template)]:
         if _is_fitted(model):
             raise ValueError(f"{name} is fitted already: pass it as models={{name: estimator}}")
-    methods = [
-        _Method(one.name, one, fits if "k" in one.get_params() else (None,)) for one in chosen
-    ]
+    methods = [_Method(one.name, one, fits if one.fitted_for_k else (None,)) for one in chosen]
     methods.append(_Method("CEDAR", template, fits))
     for name, model in (models or {}).items():
         for needed in ("fit", "transform", "inverse_transform"):

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import check_array, check_random_state
-from sklearn.utils.validation import check_is_fitted, check_scalar
+from sklearn.utils.validation import check_is_fitted, check_scalar, validate_data
 from torch import Tensor
 
 from ..._support.registry import Registry
-from ..rows import as_rows
+from ..rows import Rows, as_rows
 from ..statistics import Statistics, gather
 from ..topk import top_k
 
@@ -32,13 +32,13 @@ MAX_ROWS = 50_000
 BASELINES: Registry[type[Dictionary]] = Registry("baseline", "laplex.cedar.baselines")
 
 
-class Dictionary(BaseEstimator, ABC):  # type: ignore[misc]
+class Dictionary(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator, ABC):  # type: ignore[misc]
     r"""Base class of the baselines: a dictionary of atoms for sparse codes.
 
     .. math:: \hat z = b + \sum_i s_i a_i
 
-    with at most k nonzero :math:`s_i`. Subclasses take at least the parameters ``max_rows`` and
-    ``random_state``. The centre b is the mean of *all* rows, from one pass. Everything else is
+    with at most k nonzero :math:`s_i`. Subclasses take at least the parameters ``k``, ``max_rows``
+    and ``random_state``. The centre b is the mean of *all* rows, from one pass. Everything else is
     learned from a uniform sample of at most ``max_rows`` rows, which are held in memory.
     ``transform`` reads the rows in batches.
 
@@ -52,9 +52,12 @@ class Dictionary(BaseEstimator, ABC):  # type: ignore[misc]
         Number of columns d.
     """
 
+    #: Whether the fit depends on k, so that a comparison fits it anew for each.
+    fitted_for_k: ClassVar[bool] = False
     #: Types and smallest values of the parameters.
     _limits: ClassVar[dict[str, tuple[type, int]]] = {}
 
+    k: int
     max_rows: int
     random_state: Any
     mean_: Array
@@ -101,22 +104,22 @@ class Dictionary(BaseEstimator, ABC):  # type: ignore[misc]
             parameter is out of range.
         """
         self._check_parameters()
-        rows = as_rows(X, device="cpu")
+        rows = self._rows(X, reset=True)
         found = gather(rows, self.max_rows, self._generator())
         self.n_features_in_ = rows.dim
         self.mean_ = found.mean.numpy()
         self._learn(found)
         return self
 
-    def transform(self, X: Any, k: int) -> Array:
+    def transform(self, X: Any, k: int | None = None) -> Array:
         """Return the signed codes of embeddings.
 
         Parameters
         ----------
         X : array, Tensor or memory map ``[n, d]``, or an iterable of batches
             Embeddings.
-        k : int
-            Number of nonzero entries, from 1 to the number of axes.
+        k : int, optional
+            Number of nonzero entries, from 1 to the number of axes; by default the parameter ``k``.
 
         Returns
         -------
@@ -126,10 +129,11 @@ class Dictionary(BaseEstimator, ABC):  # type: ignore[misc]
         """
         check_is_fitted(self, "atoms_")
         axes = len(self.atoms_)
+        k = self.k if k is None else k
         check_scalar(k, "k", Integral, min_val=1)
         if k > axes:
             raise ValueError(f"k must be at most {axes}, the number of axes, got {k}")
-        rows = as_rows(X, device="cpu", once=True)
+        rows = self._rows(X, reset=False)
         if rows.dim != self.n_features_in_:
             raise ValueError(
                 f"X has {rows.dim} features, but {type(self).__name__} is expecting "
@@ -175,6 +179,20 @@ class Dictionary(BaseEstimator, ABC):  # type: ignore[misc]
         restored: Array = entries @ atoms + mean
         return restored
 
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+    @property
+    def _n_features_out(self) -> int:
+        return len(self.atoms_)
+
+    def _rows(self, X: Any, *, reset: bool) -> Rows:
+        if hasattr(X, "columns") or (isinstance(X, np.ndarray) and X.ndim == 2):
+            validate_data(self, X, reset=reset, skip_check_array=True)  # names of columns
+        return as_rows(X, device="cpu", once=not reset)
+
     @abstractmethod
     def _learn(self, found: Statistics) -> None:
         """Set the attributes from a sample of the rows and their exact mean."""
@@ -184,7 +202,11 @@ class Dictionary(BaseEstimator, ABC):  # type: ignore[misc]
         """Return the codes [b, axes] of centred rows [b, d]."""
 
     def _check_parameters(self) -> None:
-        for name, (kind, least) in {"max_rows": (Integral, 2), **self._limits}.items():
+        for name, (kind, least) in {
+            "k": (Integral, 1),
+            "max_rows": (Integral, 2),
+            **self._limits,
+        }.items():
             check_scalar(getattr(self, name), name, kind, min_val=least)
 
     def _seed(self) -> int:

@@ -30,6 +30,8 @@ class FastICA(LinearDictionary):
 
     Parameters
     ----------
+    k : int
+        Number of nonzero entries of a code.
     max_iter : int
         Maximum number of iterations of scikit-learn.
     tol : float
@@ -61,11 +63,13 @@ class FastICA(LinearDictionary):
     def __init__(
         self,
         *,
+        k: int = 32,
         max_iter: int = 200,
         tol: float = 1e-4,
         max_rows: int = MAX_ROWS,
         random_state: Any = None,
     ) -> None:
+        self.k = k
         self.max_iter = max_iter
         self.tol = tol
         self.max_rows = max_rows

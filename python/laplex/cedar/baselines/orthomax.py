@@ -119,11 +119,13 @@ class OrthomaxRotation(LinearDictionary):
     def __init__(
         self,
         *,
+        k: int = 32,
         max_iter: int = 100,
         tol: float = 1e-5,
         max_rows: int = MAX_ROWS,
         random_state: Any = None,
     ) -> None:
+        self.k = k
         self.max_iter = max_iter
         self.tol = tol
         self.max_rows = max_rows

@@ -28,6 +28,8 @@ class PCA(LinearDictionary):
         methods do; this is the fair comparison. "leading" keeps the first k for every row, as PCA
         is commonly used; its codes cost fewer bits, because they need not store which axes they
         use.
+    k : int
+        Number of nonzero entries of a code.
     max_rows : int
         Largest number of rows in memory; more rows are sampled uniformly.
     random_state : int, RandomState or None
@@ -46,10 +48,12 @@ class PCA(LinearDictionary):
         self,
         select: Literal["per_row", "leading"] = "per_row",
         *,
+        k: int = 32,
         max_rows: int = MAX_ROWS,
         random_state: Any = None,
     ) -> None:
         self.select = select
+        self.k = k
         self.max_rows = max_rows
         self.random_state = random_state
 

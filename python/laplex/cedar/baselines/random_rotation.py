@@ -18,6 +18,8 @@ class RandomRotation(LinearDictionary):
 
     Parameters
     ----------
+    k : int
+        Number of nonzero entries of a code.
     max_rows : int
         Largest number of rows in memory; the result does not depend on it.
     random_state : int, RandomState or None
@@ -33,7 +35,8 @@ class RandomRotation(LinearDictionary):
     np.int64(3)
     """
 
-    def __init__(self, *, max_rows: int = MAX_ROWS, random_state: Any = None) -> None:
+    def __init__(self, *, k: int = 32, max_rows: int = MAX_ROWS, random_state: Any = None) -> None:
+        self.k = k
         self.max_rows = max_rows
         self.random_state = random_state
 

@@ -17,6 +17,8 @@ class Varimax(OrthomaxRotation):
 
     Parameters
     ----------
+    k : int
+        Number of nonzero entries of a code.
     max_iter : int
         Maximum number of iterations.
     tol : float

@@ -55,6 +55,14 @@ class ReconstructionReport:
     positive: Counts | None = field(default=None, repr=False)
     negative: Counts | None = field(default=None, repr=False)
 
+    @property
+    def density(self) -> Array | None:
+        """The fraction of rows in which each axis is not 0, ``[axes]``; None without codes."""
+        if self.positive is None or self.negative is None:
+            return None
+        density: Array = (self.positive + self.negative) / self.count
+        return density
+
 
 class Reconstruction:
     r"""Measures reconstructions over batches, in float64 and O(d + axes) memory.
