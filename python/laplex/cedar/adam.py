@@ -14,6 +14,9 @@ from .topk import top_k
 #: Fraction of the steps in which the learning rate rises from 0; after them it falls as a cosine.
 _WARM_UP = 0.05
 
+#: Gain of a fifth of the steps, as a fraction of the variance, below which a fit has converged.
+_LEAST_GAIN = 0.01
+
 #: The loss of a rotation is at most 1, the variance; that of one batch may be larger.
 _WORST_LOSS = 10.0
 
@@ -86,6 +89,28 @@ class Training:
                 f"the fit diverged: its loss is {self.losses[-1]:.3g} times the variance; lower "
                 f"learning_rate={self.learning_rate:g}"
             )
+
+    def unfinished(self) -> str:
+        """Return what was still to gain at the end of the schedule; nothing if it was long enough.
+
+        The learning rate falls to 0, so the loss is always flat at the end. The gain from the third
+        to the fourth fifth of the steps, with half of the rate left, tells more.
+        """
+        part = len(self.losses) // 5
+        fifths = [self.losses[place * part : (place + 1) * part] for place in (2, 3)]
+        third, fourth = (sum(fifth) / max(1, part) for fifth in fifths)
+        if part and third - fourth < _LEAST_GAIN:
+            return ""
+        return (
+            f"max_iter={self.steps} steps of adam are too few to tell: the loss "
+            + (
+                f"still fell by {third - fourth:.2g} of the variance from the third to the fourth "
+                f"fifth of them (above {_LEAST_GAIN:g}). "
+                if part
+                else "of fewer than 5 steps says nothing. "
+            )
+            + "Raise max_iter"
+        )
 
     def basis(self) -> Basis:
         """Return the current basis."""

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from .topk import top_k
+from .topk import top_k, traceable_top_k
 
 
 class Basis(ABC):
@@ -18,10 +18,19 @@ class Basis(ABC):
     Attributes
     ----------
     dim : int
-        Number of coordinates d.
+        Number of columns d of the embeddings.
+    axes : int
+        Number of coordinates: d, or more of a frame.
     """
 
     dim: int
+    #: Whether `encode` keeps to operations that torch can trace, as it must inside a network.
+    traceable = False
+
+    @property
+    def axes(self) -> int:
+        """Number of coordinates."""
+        return self.dim
 
     @abstractmethod
     def analyse(self, z: Tensor) -> Tensor:
@@ -56,7 +65,23 @@ class Basis(ABC):
         A code keeps the k entries with the largest contributions to the reconstruction,
         :math:`|u_i \cdot z|\,\|a_i\|`, because the scale of a row of U alone is arbitrary.
         """
-        return top_k(self.analyse(z), k, self.atom_norms)
+        keep = traceable_top_k if self.traceable else top_k
+        return keep(self.analyse(z), k, self.atom_norms)
+
+    def coordinates(self, z: Tensor, axes: list[int]) -> Tensor:
+        r"""Return some coordinates :math:`u_i \cdot z` [n, m] of rows z [n, d], by axis."""
+        return self.analyse(z)[:, axes]
+
+    def atoms_of(self, axes: list[int]) -> Tensor:
+        """Return the atoms of some axes as rows [m, d]."""
+        return self.synthesise(self._identity()[axes])
+
+    def arranged(self, order: Tensor, signs: Tensor) -> Basis:
+        """Return the basis whose axis i is ``signs[i]`` times axis ``order[i]`` of this one.
+
+        A kind of basis that cannot be rearranged returns itself.
+        """
+        return self
 
     @abstractmethod
     def to(self, device: torch.device, dtype: torch.dtype) -> Basis:
@@ -81,7 +106,7 @@ class DenseBasis(Basis):
     def __init__(self, readouts: Tensor, atoms: Tensor | None = None) -> None:
         self._readouts = readouts
         self._atoms = atoms
-        self.dim = readouts.shape[0]
+        self.dim = readouts.shape[1]
 
     def analyse(self, z: Tensor) -> Tensor:
         """Return the coordinates [n, d] of rows z [n, d]."""
@@ -90,6 +115,14 @@ class DenseBasis(Basis):
     def synthesise(self, codes: Tensor) -> Tensor:
         """Return the embeddings [n, d] of codes [n, d]."""
         return codes @ (self._readouts if self._atoms is None else self._atoms)
+
+    def coordinates(self, z: Tensor, axes: list[int]) -> Tensor:
+        """Return some coordinates [n, m] of rows z [n, d], without computing the others."""
+        return z @ self._readouts[axes].T
+
+    def atoms_of(self, axes: list[int]) -> Tensor:
+        """Return the atoms of some axes as rows [m, d]."""
+        return self.atoms[axes]
 
     @property
     def atom_norms(self) -> Tensor | None:
@@ -112,6 +145,12 @@ class DenseBasis(Basis):
             return {"readouts": self._readouts}
         return {"readouts": self._readouts, "atoms": self._atoms}
 
+    def arranged(self, order: Tensor, signs: Tensor) -> DenseBasis:
+        """Return the basis whose axis i is ``signs[i]`` times axis ``order[i]`` of this one."""
+        flips = signs[:, None].to(self._readouts)
+        atoms = None if self._atoms is None else self._atoms[order] * flips
+        return DenseBasis(self._readouts[order] * flips, atoms)
+
     def to(self, device: torch.device, dtype: torch.dtype) -> DenseBasis:
         """Return the same basis on another device or in another precision."""
         atoms = None if self._atoms is None else self._atoms.to(device, dtype)
@@ -130,10 +169,10 @@ def random_rotation(dim: int, generator: torch.Generator) -> Tensor:
 
 
 def nearest_rotation(matrix: Tensor) -> Tensor:
-    """Return the orthogonal matrix nearest to a matrix [d, d]: its polar factor, in float64.
+    """Return the orthogonal matrix nearest to a matrix [d, d]: its polar factor.
 
     It maximises tr(Q^T M) over orthogonal Q: the orthogonal Procrustes problem (Schoenemann, 1966).
     """
-    left, _, right = torch.linalg.svd(matrix.double())
+    left, _, right = torch.linalg.svd(matrix)
     rotation: Tensor = left @ right
     return rotation

@@ -1,4 +1,4 @@
-"""Captions for axes: sentences that a BLIP model decodes from multiples of an atom."""
+"""Captions for axes: sentences that BLIP or BLIP-2 decodes from multiples of an atom."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ import torch
 from torch import Tensor
 
 from laplex._support.optional import require
+
+from .encoders import BlipEncoder
+from .encoders.images import ImageLike, as_rgb, check_images
 
 
 class Caption(NamedTuple):
@@ -35,38 +38,44 @@ def decode_captions(
     alphas: Sequence[float] | npt.NDArray[Any],
     *,
     cedar: Any,
+    image: ImageLike | None = None,
     base: npt.ArrayLike | Tensor | None = None,
     **generate: Any,
 ) -> list[Caption]:
     r"""Decode :math:`b + \alpha\,a_i` into a sentence, for each alpha.
 
-    For an image, BLIP's text decoder attends to a sequence of vectors. Here the sequence is the
-    single vector :math:`b + \alpha\,a_i`. Repeating it would change nothing, because attention to
-    t equal keys is the mean of t equal values. To steer the caption of an image instead, pass its
-    whole sequence as ``base``: the multiple of the atom is then added to each of its vectors.
+    The language model of BLIP or BLIP-2 reads an image as a sequence of vectors, those that
+    `laplex.cedar.encoders.BlipEncoder` returns. To steer the caption of an image, pass the image:
+    the multiple of the atom is then added to each of its vectors.
+
+    Without an image, the vector :math:`b + \alpha\,a_i` takes the place of the sequence. BLIP gets
+    it once; repeating it would change nothing, because attention to t equal keys is the mean of t
+    equal values. BLIP-2 gets it as often as it has queries: its language model reads them as a
+    prompt of that length.
 
     Parameters
     ----------
-    model : transformers.BlipForConditionalGeneration
-        The model, in evaluation mode. Its public ``generate`` takes only pixels, so this function
-        calls its text decoder with the arguments that ``generate`` would pass on.
-    processor : transformers.BlipProcessor
-        Turns tokens into text.
+    model : BlipForConditionalGeneration or Blip2ForConditionalGeneration
+        The model of transformers, in evaluation mode. Its public ``generate`` takes only pixels, so
+        this function calls its language model with the arguments that ``generate`` would pass on.
+    processor : BlipProcessor or Blip2Processor
+        Turns tokens into text, and an image into pixels.
     axis : int
         The axis i, from 0 to d - 1.
     alphas : sequence of float ``[a]``
         Values of the code on the axis. Negative values show the other end of the axis. The codes
         of your data show which values are usual.
     cedar : CEDAR
-        A model fitted to image embeddings of the same BLIP model: rows of
-        ``model.vision_model(pixels)[0]``, for instance the first of each image. Any object with
-        ``mean_`` ``[d]`` and ``atoms_`` ``[d, d]`` is accepted.
+        A model fitted to the embeddings that ``BlipEncoder`` makes with the same BLIP model. Any
+        object with ``mean_`` ``[d]`` and ``atoms_`` ``[d, d]`` is accepted.
+    image : path, Pillow image or uint8 array, optional
+        An image whose caption to steer.
     base : array ``[d]`` or ``[t, d]``, optional
-        Vectors to use in place of the mean b.
+        Vectors to use in place of the mean b, if you have them already.
     **generate
         Arguments of the ``generate`` method of transformers, such as ``max_new_tokens`` or
         ``num_beams``. Without any, decoding is greedy up to the length in the generation
-        configuration of the decoder.
+        configuration of the language model.
 
     Returns
     -------
@@ -79,36 +88,53 @@ def decode_captions(
         If transformers is missing: ``pip install "laplex[encoders]"``.
     TypeError, ValueError
         If the model is of another kind or in training mode, the axis is out of range, ``alphas``
-        is empty or not finite, or the d of ``base`` or ``cedar`` is not the hidden size of the
-        image encoder.
+        is empty or not finite, both ``image`` and ``base`` are given, or the d of ``base`` or
+        ``cedar`` is not that of the vectors.
+
+    Notes
+    -----
+    The sequence and the arguments are those of ``generate`` of transformers 5 (Li et al., BLIP,
+    arXiv 2201.12086, and BLIP-2, arXiv 2301.12597). A sequence that no image gives, as without
+    ``image``, may get a caption that says little.
     """
     transformers = require("transformers", extra="encoders", feature="decode_captions")
-    if not isinstance(model, transformers.BlipForConditionalGeneration):
+    second = isinstance(model, transformers.Blip2ForConditionalGeneration)
+    if not second and not isinstance(model, transformers.BlipForConditionalGeneration):
         raise TypeError(
-            "model must be a BlipForConditionalGeneration of transformers, got "
-            f"{type(model).__name__}"
+            "model must be a BlipForConditionalGeneration or Blip2ForConditionalGeneration of "
+            f"transformers, got {type(model).__name__}"
         )
     if model.training:
         raise ValueError("model is in training mode, with dropout: call model.eval() first")
+    if image is not None and base is not None:
+        raise ValueError("pass image or base, not both: base replaces the vectors of the image")
     values = _alphas(alphas)
     atom = _atom(axis, cedar)
     vectors = _base(cedar.mean_ if base is None else base)
-    size = model.text_decoder.config.encoder_hidden_size
+    config = model.config.qformer_config if second else model.config.vision_config
     for name, width in (("cedar's atoms", len(atom)), ("base", vectors.shape[1])):
-        if width != size:
+        if width != config.hidden_size:
             raise ValueError(
-                f"{name} must have d={size}, the hidden size of the model's image encoder, got "
-                f"d={width}: fit CEDAR to rows of model.vision_model(pixels)[0]"
+                f"{name} must have d={config.hidden_size}, as the vectors that the model makes of "
+                f"images, got d={width}: fit CEDAR to BlipEncoder(model, processor)"
+                ".encode_images(images)"
             )
+    if image is not None:
+        (checked,) = check_images([image])
+        with torch.inference_mode():
+            states = BlipEncoder(model, processor).states([as_rgb("image", checked)])
+        vectors = _base(states[0])
+    elif second and base is None:
+        vectors = vectors.repeat(model.config.num_query_tokens, axis=0)
     hidden = torch.from_numpy(vectors + values[:, None, None] * atom)
-    tokens = _decode(model, hidden, **generate)
+    tokens = (_decode_second if second else _decode)(model, hidden, **generate)
     # One at a time: versions of transformers differ in how a processor decodes a batch.
     texts = [processor.decode(row, skip_special_tokens=True).strip() for row in tokens]
     return [Caption(alpha, text) for alpha, text in zip(values.tolist(), texts, strict=True)]
 
 
 def _decode(model: Any, hidden: Tensor, **generate: Any) -> Tensor:
-    """Generate tokens [a, length] from vectors [a, t, d] that the decoder attends to.
+    """Generate tokens [a, length] from vectors [a, t, d] that the decoder of BLIP attends to.
 
     This follows ``BlipForConditionalGeneration.generate`` of transformers 5 without a prompt, which
     makes [bos, eos], drops the last token, and ends sentences at sep.
@@ -123,6 +149,30 @@ def _decode(model: Any, hidden: Tensor, **generate: Any) -> Tensor:
             encoder_hidden_states=hidden,
             encoder_attention_mask=torch.ones(
                 hidden.shape[:2], dtype=torch.long, device=hidden.device
+            ),
+            **generate,
+        )
+    return tokens
+
+
+def _decode_second(model: Any, hidden: Tensor, **generate: Any) -> Tensor:
+    """Generate tokens [a, length] from vectors [a, t, d] in place of the outputs of the Q-Former.
+
+    This follows ``Blip2ForConditionalGeneration.generate`` of transformers 5 without a prompt: the
+    language model reads the projected vectors, and then bos. Only new tokens are returned, because
+    no ids are passed.
+    """
+    language = model.language_model
+    weight = model.language_projection.weight
+    start = torch.full((len(hidden), 1), model.config.text_config.bos_token_id)
+    with torch.no_grad():
+        prompt = model.language_projection(hidden.to(weight.device, weight.dtype))
+        first = model.get_input_embeddings()(start.to(weight.device))
+        embeddings = torch.cat([prompt.to(first.dtype), first], dim=1)
+        tokens: Tensor = language.generate(
+            inputs_embeds=embeddings,
+            attention_mask=torch.ones(
+                embeddings.shape[:2], dtype=torch.long, device=embeddings.device
             ),
             **generate,
         )

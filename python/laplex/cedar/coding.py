@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse
+import torch
 from torch import Tensor
 
 from .drift import Drift
-from .fitted import Fitted
+from .fitted import Fitted, Modality
+from .metrics import Reconstruction, ReconstructionReport
 from .rows import Rows, as_rows
+from .statistics import gather
+
+#: Rows on which the loss of a modality is measured.
+_SAMPLE = 4096
+
+Array = npt.NDArray[Any]
 
 
 def rows_for(fitted: Fitted, embeddings: Any, *, device: Any = None, once: bool = True) -> Rows:
@@ -50,3 +62,92 @@ def restored(fitted: Fitted, codes: Tensor) -> Tensor:
     """Return the reconstructions [b, d] of codes [b, d]."""
     basis, centre = fitted.placed(codes.device)
     return basis.synthesise(codes) + centre
+
+
+def entries_of(codes: Array, k: int) -> tuple[Array, Array]:
+    """Return the axes [b, k] as int32, in ascending order, and the values [b, k] of codes [b, d].
+
+    A code with fewer than k nonzero entries is filled up with zeros on other axes.
+    """
+    kept = codes != 0
+    if bool((kept.sum(1) == k).all()):
+        axes = kept.nonzero()[1].reshape(-1, k)
+    else:
+        axes = (~kept).argsort(1, kind="stable")[:, :k]
+    return axes.astype(np.int32), np.take_along_axis(codes, axes, 1)
+
+
+def sparse_matrix(entries: Sequence[Array], dim: int) -> Any:
+    """Return axes [n, k] and values [n, k] as a CSR array [n, d], without entries that are 0."""
+    indices, values = entries
+    count, k = indices.shape
+    starts = np.arange(count + 1, dtype=np.int64) * k
+    found = scipy.sparse.csr_array((values.ravel(), indices.ravel(), starts), shape=(count, dim))
+    found.eliminate_zeros()
+    found.sort_indices()
+    return found
+
+
+class SparseRows:
+    """A SciPy matrix [n, d] whose slices are dense."""
+
+    def __init__(self, matrix: Any) -> None:
+        self._matrix = matrix.tocsr()
+        self.shape, self.dtype = matrix.shape, matrix.dtype
+
+    def __getitem__(self, rows: slice) -> Array:
+        found: Array = self._matrix[rows].toarray()
+        return found
+
+
+def joined(blocks: Iterable[Sequence[Array]], count: int | None) -> list[Array]:
+    """Join blocks of arrays [b, ...], which belong together, along their rows.
+
+    If their number is known, each block is copied to its place as it comes, so that no more than
+    the result and a block are in memory; else the result grows in place, by a half at a time.
+    """
+    found: list[Array] = []
+    done = 0
+    for block in blocks:
+        size = len(block[0])
+        if not found:
+            found = [np.empty((count or size, *one.shape[1:]), one.dtype) for one in block]
+        if done + size > len(found[0]):
+            for one in found:
+                one.resize((max(done + size, done + done // 2), *one.shape[1:]), refcheck=False)
+        for one, part in zip(found, block, strict=True):
+            one[done : done + size] = part
+        done += size
+    for one in found:
+        if done < len(one):
+            one.resize((done, *one.shape[1:]), refcheck=False)
+    return found
+
+
+def reports(fitted: Fitted, rows: Rows, ks: Sequence[int]) -> dict[int, ReconstructionReport]:
+    """Measure the reconstructions at each k, in one pass."""
+    basis, centre = fitted.placed(rows.device)
+    measured = {k: Reconstruction() for k in ks}
+    for batch in rows.batches():
+        for k, one in measured.items():
+            one.update(batch, basis.synthesise(basis.encode(batch - centre, k)) + centre)
+    return {k: one.compute() for k, one in measured.items()}
+
+
+def modality_of(fitted: Fitted, rows: Rows) -> Modality:
+    """Return the mean, scale and loss of rows of another kind, from one pass over them.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two rows, or all are the same.
+    """
+    known = gather(rows, _SAMPLE, torch.Generator().manual_seed(0))
+    mean = known.mean.to("cpu", fitted.dtype)
+    found = Modality(mean, known.scale, 0.0, known.count)
+    there = replace(fitted, modalities={"": found}).around("")
+    basis, centre = there.placed(rows.device)
+    z = known.sample - centre
+    error = z - basis.synthesise(basis.encode(z, fitted.k))
+    spread = (known.sample - known.sample.mean(0)).double().square().sum()
+    return replace(found, loss=float(error.double().square().sum() / spread))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -14,7 +15,9 @@ import numpy.typing as npt
 import scipy.sparse
 import torch
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
@@ -24,13 +27,18 @@ from laplex._support.renamed_parameters import renamed, renamed_parameter
 
 from . import coding, fitting, online, storage
 from .basis import Basis
-from .fitted import Fitted
+from .confirmation import MIN_STARTS, MOST_AXES, Confirmation, warn_if_few
+from .drift import Drift
+from .fitted import Fitted, Modality
+from .interventions import Value, changed, checked_changes
 from .metrics import Reconstruction
 from .module import CedarModule
 from .ranks import aligned, of_first, same
 from .rows import Rows, as_rows
-from .settings import Settings, checked_ks, number, settings_of
+from .settings import Settings, checked_ks, settings_of, whole
 from .shards import Elsewhere, Shards
+from .statistics import drawn
+from .transforms import TRANSFORMS
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -40,6 +48,16 @@ Array = npt.NDArray[Any]
 
 #: The widest embeddings for which ``components_`` forms a d x d matrix: 2 GiB.
 _WIDEST_MATRIX = 16384
+
+
+def _learns_from_batches(model: CEDAR) -> bool:
+    """Say whether a model has ``partial_fit``; scikit-learn asks with ``hasattr``."""
+    if model.basis in TRANSFORMS and TRANSFORMS[model.basis].pursues:
+        raise AttributeError(
+            f"basis must be a rotation or an invertible matrix for partial_fit, got "
+            f"{model.basis!r}: call fit, which takes streams too"
+        )
+    return True
 
 
 class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
@@ -61,32 +79,39 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
     k : int or sequence of int
         Number of nonzero entries of a code. With several, the losses are averaged, and one basis
         serves all of them (Matryoshka); ``transform`` then uses the largest by default.
-    basis : {"orthogonal", "invertible", "laplex"}
+    basis : {"orthogonal", "invertible", "frame", "laplex"}
         Kind of matrix U. "orthogonal" is a rotation. "invertible" is any invertible matrix,
         parametrised by :math:`e^A`; it chooses the entries of a code by the size
-        :math:`|u_i \cdot z|\,|a_i|` of their contribution to the reconstruction. "laplex" is a
-        product of rotations by Laplace kernels, with d parameters per head in place of d x d; the
-        page "How CEDAR works" of the documentation gives the formula. Other names come from
+        :math:`|u_i \cdot z|\,|a_i|` of their contribution to the reconstruction. "frame" has
+        ``redundancy`` times d atoms, for data with more causes than columns; its codes come from
+        orthogonal matching pursuit, and other rows cannot confirm its axes. "laplex" is a product
+        of rotations by Laplace kernels, with d parameters per head in place of d x d; the page "How
+        CEDAR works" of the documentation gives the formula. Other names come from
         ``laplex.cedar.transforms.TRANSFORMS``.
-    solver : {"auto", "procrustes", "adam"}
+    solver : {"auto", "procrustes", "adam", "pursuit"}
         "procrustes" alternates between the codes and the rotation that fits them best, which comes
         from a singular value decomposition. It uses momentum, has no learning rate, and its loss
-        never grows. "adam" takes gradient steps on mini-batches, for any basis and width. "auto"
-        chooses procrustes for rotations of up to 1024 columns, and adam otherwise.
+        never grows. "adam" takes gradient steps on mini-batches, for any basis and width. "pursuit"
+        alternates between codes and least squares, for frames only, on at most 65,536 rows drawn
+        uniformly. "auto" chooses procrustes for rotations of up to 4096 columns, pursuit for
+        frames, and adam otherwise.
     center : {"mean", "learned", "none"}
         The centre b. "mean" is the mean of the data. "learned" starts from the mean and learns b
         together with U. "none" is 0.
     n_init : int
-        Number of random starts. The model is the start with the smallest loss; ``restarts_`` holds
-        the atoms of all starts.
+        Number of starts. The first sees all rows and is the model; it does not depend on this
+        number. The others each see a part of the rows, chosen by their content, that is disjoint
+        from those of the rest: with 3, halves; with 2, one half. With 3 or more,
+        ``confirmation_`` says which axes of the model other rows confirm. ``restarts_`` holds the
+        atoms of all starts.
     random_state : int, RandomState or None
         Seed of the starts and of the order of mini-batches.
     max_iter : int, optional
-        Maximum number of passes over the data (procrustes, default 100) or number of steps (adam,
-        default 2000).
+        Maximum number of passes over the data (procrustes, default 300; pursuit, default 40) or
+        number of steps (adam, default 2000).
     tol : float
-        Procrustes stops when five passes together lower the loss by less than this fraction of the
-        variance.
+        Procrustes and pursuit stop when five passes together lower the loss by less than this
+        fraction of the variance.
     batch_size : int
         Number of rows in a step of adam.
     learning_rate : float
@@ -94,6 +119,8 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         not depend on their unit.
     heads : int, optional
         Number of rotations in the product of basis "laplex"; 16 by default.
+    redundancy : int
+        Number of axes for each column of the embeddings, with basis "frame".
     parametrization : {"expm", "cayley"}
         How adam parametrises a rotation: by the matrix exponential or the Cayley transform.
     sparse_output : bool
@@ -111,22 +138,30 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         Root of the total variance: of the mean squared distance of the training rows from their
         mean.
     components_ : ndarray [d, d]
-        The matrix U; its rows are the readouts.
+        The matrix U; its rows are the readouts. With basis "frame" there are ``redundancy`` times
+        d rows here, in ``atoms_`` and in ``restarts_``, and as many entries in a code.
     atoms_ : ndarray [d, d]
         The atoms as rows: row i is column i of :math:`U^{-1}`. For a rotation they equal the
         readouts.
     restarts_ : ndarray [n_init, d, d]
-        The atoms of every start, the best start first.
+        The atoms of every start; first those of the model.
+    confirmation_ : Confirmation or None
+        Which axes other rows confirm; None with fewer than 3 starts, above 4,096 columns, and after
+        ``partial_fit``.
+    confirmed_ : ndarray [d] of bool, or None
+        The mask ``confirmation_.confirmed``.
     basis_ : Basis
         U as an object with ``analyse`` and ``synthesise``.
     bases_ : list of Basis
-        The same for every start, the best first.
+        The same for every start, first that of the model.
     loss_curve_ : list of float
-        Squared error as a fraction of the variance, for each pass or step of the best start.
+        Squared error as a fraction of the variance, for each pass or step of the model.
     n_iter_ : int
-        Number of passes or steps of the best start.
+        Number of passes or steps of the model.
     n_samples_seen_ : int
         Number of training rows.
+    modalities_ : dict of str to Modality
+        Mean, scale, loss and number of rows of other kinds of rows: see `add_modality`.
     n_features_in_ : int
         Number of columns d.
     k_ : int
@@ -135,8 +170,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
     Notes
     -----
     This is our reading of the abstract of arXiv 2605.22679; we do not know the body of the paper.
-    The share of axes that several starts find says how far the axes are properties of the data: see
-    `stability`.
+    An axis may be an accident of the rows or of the seed: see ``confirmation_`` and `stability`.
 
     Examples
     --------
@@ -153,6 +187,9 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
     True
     """
 
+    #: Models that were pickled by an earlier version have none.
+    confirmation_: Confirmation | None = None
+
     @renamed_parameter("CEDAR", "transform", "basis")
     def __init__(
         self,
@@ -168,6 +205,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         batch_size: int = 1024,
         learning_rate: float = 0.01,
         heads: int | None = None,
+        redundancy: int = 2,
         parametrization: Literal["expm", "cayley"] = "expm",
         sparse_output: bool = False,
         device: Any = None,
@@ -183,6 +221,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         self.batch_size = batch_size
         self.learning_rate = learning_rate
         self.heads = heads
+        self.redundancy = redundancy
         self.parametrization = parametrization
         self.sparse_output = sparse_output
         self.device = device
@@ -226,6 +265,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         progress: bool = False,
         checkpoint: str | os.PathLike[str] | None = None,
         resume: bool = False,
+        max_rows: int | None = None,
         group: ProcessGroup | None = None,
         comm: MPI.Comm | None = None,
     ) -> CEDAR:
@@ -237,11 +277,10 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
 
         Parameters
         ----------
-        X : array-like, Tensor or memory map [n, d]; or batches of them
-            At least 2 rows of finite numbers. Batches may come from a list, a DataLoader or any
-            other object that can be iterated again. Files and batches are streamed, so memory does
-            not grow with n. With `group` or `comm`, the rows of this process, perhaps none, as
-            ``[0, d]`` or an empty list.
+        X : array-like, Tensor, path, table or batches [n, d]
+            At least 2 rows of finite numbers, in any form of `Embeddings`. Files and batches are
+            streamed, so memory does not grow with n. With `group` or `comm`, the rows of this
+            process, perhaps none, as ``[0, d]`` or an empty list.
         y : object
             Ignored.
         progress : bool
@@ -252,6 +291,9 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         resume : bool
             Whether to continue from the checkpoint if it exists. On the same machine with the same
             number of threads, the result has the same bits as that of an uninterrupted fit.
+        max_rows : int, optional
+            Learn from at most so many rows, drawn uniformly in one pass, for a quick look; they are
+            kept in memory. `random_state` seeds the draw.
         group : torch.distributed.ProcessGroup, optional
             The processes that fit together, for instance ``torch.distributed.group.WORLD``.
         comm : mpi4py.MPI.Comm, optional
@@ -266,6 +308,11 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         ------
         TypeError, ValueError
             If a parameter or X is not valid, or the checkpoint belongs to another fit.
+
+        Warns
+        -----
+        TooFewRowsWarning
+            If ``n_init`` is 3 or more and there are fewer than 20 rows for each column.
         """
         ranks = _ranks(group, comm)
         with _unchanged_by_errors(self):
@@ -274,7 +321,14 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
                 rows, names = aligned(ranks, rows, getattr(self, "feature_names_in_", None))
                 if names is not None:
                     self.feature_names_in_ = names
-            return self._learned(Shards(rows, ranks), progress, checkpoint, resume)
+                same(ranks, max_rows=max_rows)
+            data = Shards(rows, ranks)
+            if max_rows is not None:
+                size = together(ranks, lambda: whole("max_rows", max_rows))
+                seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+                seed = of_first(ranks, seed, rows.device)
+                data = Shards(drawn(rows, size, seed, ranks, data.before), ranks)
+            return self._learned(data, progress, checkpoint, resume)
 
     def fit_map_reduce(
         self,
@@ -377,9 +431,21 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         self._remember(known.mean, known.scale, known.count)
         self.loss_curve_ = list(best.losses)
         self.n_iter_ = len(best.losses)
+        self.confirmation_ = found.confirmation
+        if self.confirmation_ is not None and not ranks.rank:
+            warn_if_few(known.count, rows.dim, stacklevel=4)
+        self.modalities_: dict[str, Modality] = {}
         self._online: online.Learner | None = None
+        if best.unfinished and ranks.rank == 0:
+            warnings.warn(
+                f"{type(self).__name__} did not converge: {best.unfinished}, or use the model as "
+                "it is",
+                ConvergenceWarning,
+                stacklevel=3,  # the caller of fit
+            )
         return self
 
+    @available_if(_learns_from_batches)  # type: ignore[untyped-decorator]
     def partial_fit(self, X: Any, y: object = None) -> CEDAR:
         """Learn from more embeddings, and slowly forget the oldest.
 
@@ -390,8 +456,9 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
 
         Parameters
         ----------
-        X : array-like, Tensor or memory map [b, d]; or batches of them
-            The new rows; a generator is accepted.
+        X : array-like, Tensor, path, table or batches [b, d]
+            The new rows, in any form of `Embeddings`; a generator is accepted too. They are read
+            once, and forgotten batch by batch.
         y : object
             Ignored.
 
@@ -418,19 +485,99 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         self._remember(learner.mean, learner.deviation, learner.count)
         self.loss_curve_ = list(learner.losses)
         self.n_iter_ = len(learner.losses)
+        self.confirmation_ = None
         return self
 
-    # --- codes ------------------------------------------------------------------------------------
+    def confirm(
+        self,
+        X: Any,
+        *,
+        progress: bool = False,
+        group: ProcessGroup | None = None,
+        comm: MPI.Comm | None = None,
+    ) -> Confirmation:
+        """Find out which axes of a fitted model other rows confirm.
 
-    def transform(self, X: Any, k: int | None = None) -> Any:
-        """Return the signed codes of embeddings.
+        This makes up for ``n_init=1`` in the fit: it fits the disjoint parts of the rows alone and
+        leaves the model as it is. With the rows and the ``random_state`` of the fit, the result is
+        that of a fit with ``n_init=3``. If ``n_init`` of the model is above 3, there are as many
+        parts as in such a fit.
 
         Parameters
         ----------
         X : array-like, Tensor or memory map [n, d]; or batches of them
+            The rows of the fit, or others of their kind, as in `fit`.
+        progress : bool
+            Whether to show a progress bar, on rank 0.
+        group : torch.distributed.ProcessGroup, optional
+            The processes whose rows together are X, as in `fit`.
+        comm : mpi4py.MPI.Comm, optional
+            The same on MPI.
+
+        Returns
+        -------
+        Confirmation
+            Also set as ``confirmation_``; ``restarts_`` then holds the atoms of the parts too.
+
+        Raises
+        ------
+        NotFittedError
+            If the model has not been fitted.
+        TypeError, ValueError
+            If X is not valid, has other columns, or more than 4,096 of them.
+
+        Warns
+        -----
+        TooFewRowsWarning
+            If there are fewer than 20 rows for each column.
+        """
+        check_is_fitted(self)
+        ranks = _ranks(group, comm)
+        rows = together(ranks, lambda: self._rows(X, reset=False, once=False, empty=ranks.size > 1))
+        if rows.dim > MOST_AXES:
+            raise ValueError(
+                f"X must have at most {MOST_AXES} columns to confirm axes, got {rows.dim}: reduce "
+                "them first, for instance by PCA"
+            )
+        if ranks.size > 1:
+            rows, _ = aligned(ranks, rows, None)
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        seed = of_first(ranks, seed, rows.device)
+        settings = settings_of(self.get_params(), rows.dim)
+        if settings.solver == "pursuit":
+            raise ValueError(
+                f"basis must be a rotation or an invertible matrix to confirm axes, got "
+                f"{settings.basis!r}: fit with basis='orthogonal'"
+            )
+        settings = replace(settings, n_init=max(MIN_STARTS, settings.n_init))
+        basis, centre = self._placed(rows)
+        model = fitting.Solution(basis, centre.double(), list(self.loss_curve_))
+        bar = progress_bar(progress and ranks.rank == 0, extra="cedar")
+        with ExitStack() as shown:
+            report = together(ranks, lambda: shown.enter_context(bar))
+            found = fitting.confirm(Shards(rows, ranks), settings, seed, model, report=report)
+        cpu = torch.device("cpu")
+        others = [one.basis.to(cpu, rows.dtype) for one in found.solutions[1:]]
+        self.bases_ = [self.basis_, *others]
+        assert found.confirmation is not None
+        self.confirmation_ = found.confirmation
+        if not ranks.rank:
+            warn_if_few(found.statistics.count, rows.dim, stacklevel=3)
+        return found.confirmation
+
+    # --- codes ------------------------------------------------------------------------------------
+
+    def transform(self, X: Any, k: int | None = None, modality: str | None = None) -> Any:
+        """Return the signed codes of embeddings.
+
+        Parameters
+        ----------
+        X : array-like, Tensor, path, table or batches [n, d]
             As in ``fit``; a generator of batches is accepted too.
         k : int, optional
             Number of nonzero entries; by default the k of the fit, or the largest of several.
+        modality : str, optional
+            Name of the kind of rows, if not that of the fit: see `add_modality`.
 
         Returns
         -------
@@ -440,42 +587,96 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         Warns
         -----
         DriftWarning
-            If X has 32 rows or more and their mean or norm is far from that of the training rows.
+            If X has 32 rows or more, and their mean or norm is far from that of the training rows,
+            or of the rows of the modality; or 100 rows or more, of which the axes explain much less
+            than of the training rows.
         """
-        check_is_fitted(self)
-        entries = self._entries(k)
-        rows = self._rows(X, reset=False)
-        parts: list[Any] = []
-        for _, batch in coding.coded_batches(self.fitted_, rows, (entries,)):
-            codes = batch.cpu().numpy()
-            parts.append(scipy.sparse.csr_array(codes) if self.sparse_output else codes)
-        if self.sparse_output:
-            return scipy.sparse.vstack(parts, format="csr")
-        return np.concatenate(parts)
+        rows, blocks = self._coded(X, k, "indices" if self.sparse_output else "dense", modality)
+        found = coding.joined(blocks, rows.count)
+        return coding.sparse_matrix(found, self.fitted_.axes) if self.sparse_output else found[0]
 
-    def inverse_transform(self, X: Any) -> Array:
+    def iter_transform(
+        self,
+        X: Any,
+        k: int | None = None,
+        modality: str | None = None,
+        *,
+        format: Literal["dense", "indices"] = "dense",  # noqa: A002 - as SciPy calls it
+    ) -> Iterator[Any]:
+        """Yield the signed codes of embeddings in batches, in memory that does not grow with n.
+
+        Parameters
+        ----------
+        X : array-like, Tensor, path, table or batches [n, d]
+            As in ``fit``; a generator of batches is accepted too.
+        k : int, optional
+            Number of nonzero entries; by default the k of the fit, or the largest of several.
+        modality : str, optional
+            Name of the kind of rows, as in `transform`.
+        format : {"dense", "indices"}
+            "dense" yields codes; "indices" yields only their entries.
+
+        Yields
+        ------
+        ndarray [b, d], or tuple of ndarray [b, k] of int32 and ndarray [b, k]
+            The codes of the next rows, which fit into 32 MiB; or the axes of their entries, in
+            ascending order, and the values. Where fewer than k entries are not 0, axes with the
+            value 0 follow.
+
+        Warns
+        -----
+        DriftWarning
+            As in `transform`, after the last batch.
+
+        See Also
+        --------
+        laplex.cedar.write_codes : Write the codes to a file.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from laplex.cedar import CEDAR
+        >>> rows = np.random.default_rng(0).standard_normal((100, 8))
+        >>> model = CEDAR(k=2, random_state=0).fit(rows)
+        >>> for axes, values in model.iter_transform(rows, format="indices"):
+        ...     axes.shape, values.shape
+        ((100, 2), (100, 2))
+        """
+        if format not in ("dense", "indices"):
+            raise ValueError(f"format must be 'dense' or 'indices', got {format!r}")
+        _, blocks = self._coded(X, k, format, modality)
+        return blocks if format == "indices" else (block[0] for block in blocks)
+
+    def inverse_transform(self, X: Any, modality: str | None = None) -> Array:
         r"""Return the embeddings that codes stand for, :math:`b + U^{-1} s`.
 
         Parameters
         ----------
-        X : array-like, Tensor or SciPy sparse matrix [n, d]
+        X : array-like, Tensor or SciPy sparse matrix [n, d]; or batches of them
             Codes, with any number of nonzero entries.
+        modality : str, optional
+            Name of the kind of rows to return, as in `transform`.
 
         Returns
         -------
         ndarray [n, d]
         """
-        check_is_fitted(self)
+        fitted = self.fitted_.around(modality)
         if scipy.sparse.issparse(X):
-            X = X.toarray()
+            X = coding.SparseRows(X)
         rows = as_rows(X, device=self.device, dtype=self._dtype, once=True)
-        self._check_width(rows, "codes")
-        basis, centre = self._placed(rows)
-        return np.concatenate(
-            [(basis.synthesise(batch) + centre).cpu().numpy() for batch in rows.batches()]
-        )
+        self._check_width(rows, "codes", fitted.axes)
+        basis, centre = fitted.placed(rows.device)
+        blocks = ([(basis.synthesise(one) + centre).cpu().numpy()] for one in rows.batches())
+        return coding.joined(blocks, rows.count)[0]
 
-    def intervene(self, z: Any, values: Mapping[int, float]) -> Any:
+    def intervene(
+        self,
+        z: Any,
+        values: Mapping[Any, Value],
+        names: Any = None,
+        modality: str | None = None,
+    ) -> Any:
         r"""Set some coordinates of embeddings and leave all others as they are.
 
         .. math:: z' = z + \sum_i (t_i - u_i \cdot (z - b))\, a_i
@@ -484,36 +685,46 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
 
         Parameters
         ----------
-        z : array-like or Tensor [n, d] or [d]
+        z : array-like or Tensor [..., d]
             Embeddings.
-        values : mapping of int to float
-            The new coordinates :math:`t_i`, by axis.
+        values : mapping
+            The new coordinates :math:`t_i`, by the number of the axis or by its name. Each is a
+            number, numbers that broadcast to ``z.shape[:-1]``, or a function of a Tensor of that
+            shape with the old coordinates, such as ``lambda c: 2 * c``. A name stands for one end
+            of its axis: there, larger values mean more of what the name says, at either end.
+        names : AxisNames or mapping of str to int, optional
+            What the names in ``values`` mean: the result of `name_axes`, or an axis for each name.
+        modality : str, optional
+            Name of the kind of rows, as in `transform`.
 
         Returns
         -------
-        ndarray or Tensor
-            The changed embeddings, of the type and shape of z.
+        ndarray or Tensor [..., d]
+            The changed embeddings, of the kind and type of z; of the type of the model if z are
+            integers. Gradients flow from a Tensor to z and to values that are Tensors.
+
+        Raises
+        ------
+        TypeError, ValueError, IndexError
+            If z does not hold finite numbers in d columns; if ``values`` is not a mapping, or has a
+            value of another kind, size or a number that is not finite; if an axis does not exist;
+            if a name is unknown, or names several axes.
+
+        Warns
+        -----
+        DriftWarning
+            As `transform` does.
         """
-        check_is_fitted(self)
-        if not isinstance(values, Mapping):
-            raise TypeError(f"values must map axes to numbers, as in {{3: 0.0}}, got {values!r}")
-        several = z if isinstance(z, Tensor) else np.asarray(z)
-        single = several.ndim == 1
-        rows = as_rows(
-            several[None] if single else several, name="z", device=self.device, dtype=self._dtype
-        )
-        self._check_width(rows, "columns")
-        basis, centre = self._placed(rows)
-        parts = []
-        for batch in rows.batches():
-            coordinates = basis.analyse(batch - centre)
-            change = torch.zeros_like(coordinates)
-            for axis, value in values.items():
-                column = self._axis(axis)
-                change[:, column] = number(f"values[{axis}]", value) - coordinates[:, column]
-            parts.append(batch + basis.synthesise(change))
-        moved = torch.cat(parts)
-        moved = moved[0] if single else moved
+        fitted = self.fitted_.around(modality)
+        changes = checked_changes(values, names, fitted.axes)
+        rows = _finite_rows(z, fitted.dim, fitted.dtype)
+        if not isinstance(z, Tensor) and self.device is not None:
+            rows = rows.to(self.device)
+        basis, centre = fitted.placed(rows.device)
+        moved = changed(basis, centre, rows, changes)
+        drift = Drift(fitted, "z")
+        drift.see(rows.detach().to(fitted.dtype).reshape(-1, fitted.dim) - centre)
+        drift.warn(stacklevel=3)
         return moved if isinstance(z, Tensor) else moved.cpu().numpy()
 
     def score(
@@ -521,6 +732,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         X: Any,
         y: object = None,
         *,
+        modality: str | None = None,
         group: ProcessGroup | None = None,
         comm: MPI.Comm | None = None,
     ) -> float:
@@ -530,10 +742,12 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
 
         Parameters
         ----------
-        X : array-like, Tensor or memory map [n, d]; or batches of them
+        X : array-like, Tensor, path, table or batches [n, d]
             Embeddings; rows that the fit has not seen give an honest value.
         y : object
             Ignored.
+        modality : str, optional
+            Name of the kind of rows, as in `transform`.
         group : torch.distributed.ProcessGroup, optional
             The processes whose rows together are X, as in `fit`; all get the same value.
         comm : mpi4py.MPI.Comm, optional
@@ -543,23 +757,65 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         -------
         float
             At most 1.
+
+        Warns
+        -----
+        DriftWarning
+            As `transform` does; each process judges its own rows.
         """
-        check_is_fitted(self)
+        fitted = self.fitted_.around(modality)
         ranks = _ranks(group, comm)
+        drift = Drift(fitted)
 
         def mine() -> Reconstruction:
             rows = self._rows(X, reset=False, empty=ranks.size > 1)
-            basis, centre = self._placed(rows)
+            basis, centre = fitted.placed(rows.device)
             measured = Reconstruction()
             for batch in rows.batches():
-                codes = basis.encode(batch - centre, self.k_)
-                measured.update(batch, basis.synthesise(codes) + centre)
+                z = batch - centre
+                drift.see(z)
+                measured.update(batch, basis.synthesise(basis.encode(z, self.k_)) + centre)
             return measured
 
         measured = Reconstruction()
         for part in ranks.all_gather_object(together(ranks, mine)):
             measured.merge(part)
+        drift.warn(stacklevel=3)
         return float(measured.compute().fve)
+
+    def add_modality(self, name: str, X: Any) -> CEDAR:
+        r"""Remember the mean of rows of another kind, to code such rows around it.
+
+        Images and texts of a CLIP-like model lie in separate cones of the space (Liang et al.,
+        "Mind the gap", arXiv 2203.02053). Around the mean of the images, the codes of texts would
+        hold little but the gap between the cones. After ``add_modality("text", texts)``,
+        ``transform(texts, modality="text")`` takes the centre
+        :math:`b + (\bar x_\text{text} - \bar x)` in place of b, where :math:`\bar x` is the mean
+        of the rows of the fit. The basis is the same, so that the codes can be compared.
+
+        Parameters
+        ----------
+        name : str
+            Name of the kind of rows. A modality of that name is replaced.
+        X : array-like, Tensor or memory map [n, d]; or batches of them
+            Its rows, at least 2; a generator of batches is accepted. They are read once.
+
+        Returns
+        -------
+        CEDAR
+            The estimator itself, with the modality in ``modalities_``.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the name is not a string or empty, or X is not valid.
+        """
+        fitted = self.fitted_
+        if not isinstance(name, str) or not name:
+            raise TypeError(f"name must be a word such as 'text', got {name!r}")
+        found = coding.modality_of(fitted, self._rows(X, reset=False))
+        self.modalities_ = {**fitted.modalities, name: found}
+        return self
 
     # --- the basis --------------------------------------------------------------------------------
 
@@ -576,11 +832,12 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
             int(self.n_samples_seen_),
             tuple(self.loss_curve_),
             int(self.n_iter_),
+            getattr(self, "modalities_", {}),  # absent in older pickles
         )
 
     @property
     def basis_(self) -> Basis:
-        """The change of basis of the best start."""
+        """The change of basis of the model."""
         return self.bases_[0]
 
     @property
@@ -595,16 +852,32 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
 
     @property
     def restarts_(self) -> Array:
-        """The atoms [n_init, d, d] of every start, the best start first."""
+        """The atoms [n_init, d, d] of every start; first those of the model."""
         return np.stack([self._matrix(lambda basis: basis.atoms, basis) for basis in self.bases_])
 
-    def torch_module(self) -> CedarModule:
-        """Return a copy of the model as a torch module with ``encode``, ``decode`` and ``forward``.
+    @property
+    def confirmed_(self) -> npt.NDArray[np.bool_] | None:
+        """Which axes other rows confirm, a mask [d]; None if that is unknown."""
+        check_is_fitted(self)
+        return None if self.confirmation_ is None else self.confirmation_.confirmed
+
+    def torch_module(self, modality: str | None = None) -> CedarModule:
+        """Return a copy of the model as a torch module, for use inside a network.
 
         Gradients flow to the input; the module has no trainable parameters.
+
+        Parameters
+        ----------
+        modality : str, optional
+            Name of the kind of rows, as in `transform`.
+
+        Returns
+        -------
+        CedarModule
+            The module.
         """
-        check_is_fitted(self)
-        return CedarModule(self.basis_, torch.as_tensor(self.mean_), self.k_)
+        fitted = self.fitted_.around(modality)
+        return CedarModule(fitted.basis, fitted.mean, fitted.k, fitted).eval()
 
     # --- files ------------------------------------------------------------------------------------
 
@@ -629,6 +902,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
                 self.get_params(),
                 self.fitted_,
                 None if columns is None else list(map(str, columns)),
+                self.confirmation_,
             ),
             folder,
         )
@@ -665,6 +939,8 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         model.scale_, model.k_ = fitted.scale, fitted.k
         model.n_samples_seen_, model.n_features_in_ = fitted.count, fitted.dim
         model.loss_curve_, model.n_iter_ = list(fitted.losses), fitted.steps
+        model.confirmation_ = saved.confirmation
+        model.modalities_ = dict(fitted.modalities)
         if saved.columns is not None:
             model.feature_names_in_ = np.array(saved.columns, dtype=object)
         return model
@@ -689,7 +965,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
 
     @property
     def _n_features_out(self) -> int:
-        return int(self.n_features_in_)
+        return self.fitted_.axes
 
     def __sklearn_is_fitted__(self) -> bool:
         return "mean_" in vars(self)
@@ -728,8 +1004,6 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         self.n_features_in_ = rows.dim
 
     def _rows(self, X: Any, *, reset: bool, once: bool | None = None, empty: bool = False) -> Rows:
-        if hasattr(X, "columns") or (isinstance(X, np.ndarray) and X.ndim == 2):
-            validate_data(self, X, reset=reset, skip_check_array=True)  # names of columns
         fitted = None if reset else self._dtype
         rows = as_rows(
             X,
@@ -738,19 +1012,40 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
             once=not reset if once is None else once,
             empty=empty,
         )
+        columns = getattr(X, "columns", None)  # names, unless they are those of lists
+        if (isinstance(X, np.ndarray) and X.ndim == 2) or (
+            columns is not None and hasattr(X, "__array__") and len(columns) == rows.dim
+        ):
+            validate_data(self, X, reset=reset, skip_check_array=True)
         if not reset and (rows.count != 0 or rows.dim):
             self._check_width(rows, "features")
         return rows
 
-    def _check_width(self, rows: Rows, what: str) -> None:
-        if rows.dim != self.n_features_in_:
+    def _check_width(self, rows: Rows, what: str, width: int | None = None) -> None:
+        width = self.n_features_in_ if width is None else width
+        if rows.dim != width:
             raise ValueError(
                 f"{rows.name} has {rows.dim} {what}, but {type(self).__name__} is expecting "
-                f"{self.n_features_in_} features as input"
+                f"{width} features as input"
             )
 
     def _placed(self, rows: Rows) -> tuple[Basis, Tensor]:
         return self.fitted_.placed(rows.device)
+
+    def _coded(
+        self, X: Any, k: object, form: str, modality: str | None
+    ) -> tuple[Rows, Iterator[tuple[Array, ...]]]:
+        """Return rows, and an iterator over blocks of their codes, or of the axes and values."""
+        fitted = self.fitted_.around(modality)
+        entries = self._entries(k)
+        rows = self._rows(X, reset=False)
+
+        def blocks() -> Iterator[tuple[Array, ...]]:
+            for _, batch in coding.coded_batches(fitted, rows, (entries,)):
+                codes = batch.cpu().numpy()
+                yield (codes,) if form == "dense" else coding.entries_of(codes, entries)
+
+        return rows, blocks()
 
     def _entries(self, k: object) -> int:
         if k is None:
@@ -759,13 +1054,6 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         if len(ks) > 1:
             raise ValueError(f"transform takes one k, got {k!r}")
         return ks[0]
-
-    def _axis(self, axis: object) -> int:
-        if isinstance(axis, bool) or not isinstance(axis, (int, np.integer)):
-            raise TypeError(f"axes must be integers, got {axis!r}")
-        if not 0 <= axis < self.n_features_in_:
-            raise IndexError(f"axis {axis} is not one of 0..{self.n_features_in_ - 1}")
-        return int(axis)
 
     def _matrix(self, part: Callable[[Basis], Tensor], basis: Basis) -> Array:
         check_is_fitted(self)
@@ -776,6 +1064,22 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
             )
         matrix: Array = part(basis).numpy()
         return matrix
+
+
+def _finite_rows(z: Any, dim: int, dtype: torch.dtype) -> Tensor:
+    """Return embeddings [..., dim] as a Tensor of a floating type; ``dtype`` if they have none."""
+    given = z if isinstance(z, Tensor) else np.asarray(z)
+    if not isinstance(given, Tensor):
+        if given.dtype.kind not in "fiu":
+            raise TypeError(f"z must hold real numbers, got dtype {given.dtype}")
+        given = torch.from_numpy(np.array(given))
+    if given.is_complex() or given.dtype == torch.bool:
+        raise TypeError(f"z must hold real numbers, got {given.dtype}")
+    if given.dim() == 0 or given.shape[-1] != dim:
+        raise ValueError(f"z must have {dim} columns, as in the fit, got shape {list(given.shape)}")
+    if not given.isfinite().all():
+        raise ValueError("z contains NaN or infinity: remove these rows")
+    return given if given.is_floating_point() else given.to(dtype)
 
 
 def _ranks(group: ProcessGroup | None, comm: MPI.Comm | None) -> Communicator:

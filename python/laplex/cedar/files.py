@@ -1,72 +1,72 @@
-"""Reading embeddings, words and pictures from files."""
+"""Finding files of embeddings, models and pictures, and reading lines of text."""
 
 from __future__ import annotations
 
-import re
-import warnings
-from collections.abc import Callable
+import glob
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from laplex._support.optional import require
-
-_INDEX = re.compile(r"__index_level_\d+__")
 #: The files of a model; see `laplex.cedar.storage`.
 CONFIG, TENSORS = "config.json", "model.safetensors"
+#: Suffixes of files of embeddings; see `laplex.cedar.containers`.
+SUFFIXES = (
+    ".npy",
+    ".npz",
+    ".safetensors",
+    ".parquet",
+    ".h5",
+    ".hdf5",
+    ".zarr",
+    ".tar",
+    ".tar.gz",
+    ".tgz",
+)
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
-def read_embeddings(path: Path, key: str | None = None) -> Any:
-    """Read embeddings [n, d] from a file.
+def find_files(source: Any) -> list[Path]:
+    """List the files of embeddings that a path stands for, in the order of their names.
 
     Parameters
     ----------
-    path : Path
-        A ``.npy`` file, which stays on the disk and is memory-mapped; a ``.safetensors`` file; or a
-        ``.parquet`` file with columns of numbers, or with one column of lists of equal length.
-    key : str, optional
-        Name of the tensor or of the column of lists; not needed if there is only one.
-
-    Returns
-    -------
-    memory map, Tensor or ndarray
+    source : str, path or sequence of them
+        A file; a folder of them; a pattern such as ``shards/*.npy``, where ``**`` stands for any
+        folders; or several of these, which keep their order. A ``.zarr`` folder and a folder that
+        ``datasets.Dataset.save_to_disk`` wrote count as files.
 
     Raises
     ------
     FileNotFoundError
         If there is no such file.
-    ImportError
-        If pyarrow is missing.
     ValueError
-        If the file holds no embeddings, or several; the message says what to do.
+        If one has another suffix, or the files of a folder have several.
     """
-    check_embeddings(path)
-    found = _readers()[path.suffix](path, key)
-    if len(found.shape) != 2 or 0 in found.shape:
-        raise ValueError(
-            f"{path} must hold embeddings [n, d], one in each row, got shape {list(found.shape)}"
-        )
+    if isinstance(source, Sequence) and not isinstance(source, str):
+        return [path for one in source for path in find_files(one)]
+    path = Path(source)
+    if path.is_dir() and path.suffix != ".zarr" and not (path / "state.json").is_file():
+        found = sorted(one for one in path.iterdir() if one.name.endswith(SUFFIXES))
+        kinds = sorted({one.suffix for one in found})
+        if len(kinds) > 1:
+            raise ValueError(
+                f"{path} holds files of several kinds ({', '.join(kinds)}): pass a pattern, such "
+                f"as {path / ('*' + kinds[0])}"
+            )
+    elif not path.exists() and glob.has_magic(str(path)):
+        found = sorted(map(Path, glob.glob(str(path), recursive=True)))
+    else:
+        _check_file(path, folder=True)
+        found = [path]
+    if not found:
+        raise FileNotFoundError(f"there is no file of embeddings at {path} ({', '.join(SUFFIXES)})")
+    for one in found:
+        if not one.name.endswith(SUFFIXES) and not (one / "state.json").is_file():
+            raise ValueError(
+                f"{one} must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}: numpy.save "
+                "writes a .npy file"
+            )
     return found
-
-
-def check_embeddings(path: Path) -> None:
-    """Check that a file exists and has a suffix that `read_embeddings` accepts.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If its suffix is another.
-    """
-    _check_file(path)
-    if path.suffix not in _readers():
-        raise ValueError(
-            f"{path} must end in .npy, .safetensors or .parquet: numpy.save writes a .npy file"
-        )
 
 
 def check_model(folder: Path) -> None:
@@ -123,122 +123,9 @@ def list_pictures(folder: Path) -> list[Path]:
 # --- inside ---------------------------------------------------------------------------------------
 
 
-def _check_file(path: Path) -> None:
-    if path.is_dir():
+def _check_file(path: Path, *, folder: bool = False) -> None:
+    """Check that a file exists, or a folder if that is right too."""
+    if path.is_dir() and not folder:
         raise IsADirectoryError(f"{path} is a folder: pass a file")
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"there is no file {path}")
-
-
-def _readers() -> dict[str, Callable[[Path, str | None], Any]]:
-    return {".npy": _npy, ".safetensors": _safetensors, ".parquet": _parquet}
-
-
-def _npy(path: Path, key: str | None) -> npt.NDArray[Any]:
-    if key is not None:
-        raise ValueError(f"{path} holds one array: leave out the key {key!r}")
-    try:
-        array: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(
-            f"{path} is not a readable .npy file of numbers: write it with numpy.save"
-        ) from error
-    if array.dtype.kind not in "fiu":
-        raise ValueError(f"{path} must hold real numbers, got {array.dtype}")
-    return array
-
-
-def _safetensors(path: Path, key: str | None) -> Any:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            names = sorted(file.keys())
-            return file.get_tensor(_one_of(path, "tensor", "", names, key))
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a .safetensors file, or it is damaged: {error}") from error
-
-
-def _parquet(path: Path, key: str | None) -> npt.NDArray[Any]:
-    parquet = require("pyarrow.parquet", extra="parquet", feature=f"reading {path.name}")
-    arrow = require("pyarrow", extra="parquet")
-    compute = require("pyarrow.compute", extra="parquet")
-    try:
-        file = parquet.ParquetFile(path)
-    except (arrow.ArrowException, ValueError) as error:
-        raise ValueError(f"{path} is not a .parquet file, or it is damaged: {error}") from error
-    types = arrow.types
-    schema = {field.name: field.type for field in file.schema_arrow}
-    lists = [name for name, kind in schema.items() if _is_list(types, kind)]
-    # pandas writes the index of a filtered frame as a column of its own.
-    numbers = [
-        name
-        for name, kind in schema.items()
-        if (types.is_floating(kind) or types.is_integer(kind)) and not _INDEX.fullmatch(name)
-    ]
-    if key is not None or lists:
-        name = _one_of(path, "column", "of lists", lists, key)
-        column = file.read(columns=[name]).column(name).combine_chunks()
-        flat, rows = column.flatten(), len(column)
-        if column.null_count or flat.null_count:
-            raise ValueError(f"{path} has missing values in {name!r}: remove such rows")
-        lengths = set(compute.list_value_length(column).to_pylist())
-        if len(lengths) > 1:
-            raise ValueError(
-                f"{path} has lists of {min(lengths)} to {max(lengths)} numbers in {name!r}: all "
-                "lists must have the same length"
-            )
-        wide = flat.to_numpy(zero_copy_only=False)
-        found: npt.NDArray[Any] = wide.reshape(rows, -1) if rows else wide.reshape(0, 0)
-    else:
-        if not numbers:
-            raise ValueError(f"{path} has no columns of numbers and none of lists of numbers")
-        whole = [name for name in numbers if types.is_integer(schema[name])]
-        if whole and len(whole) < len(numbers):
-            warnings.warn(
-                f"{path}: columns of integers among columns of floats are taken as parts of the "
-                f"embeddings ({', '.join(whole[:5])}). Remove them if they are labels or row "
-                "numbers",
-                UserWarning,
-                stacklevel=2,
-            )
-        left = [name for name in schema if name not in numbers]
-        if left:
-            warnings.warn(
-                f"{path}: columns that do not hold numbers are left out ({', '.join(left[:5])})",
-                UserWarning,
-                stacklevel=2,
-            )
-        table = file.read(columns=numbers)
-        empty = [name for name in numbers if table.column(name).null_count]
-        if empty:
-            raise ValueError(f"{path} has missing values in {empty[0]!r}: remove such rows")
-        found = np.column_stack([table.column(name).to_numpy() for name in numbers])
-    if found.dtype.kind not in "fiu":
-        raise ValueError(f"{path} must hold real numbers, got {found.dtype}")
-    return np.ascontiguousarray(found)
-
-
-def _is_list(types: Any, kind: Any) -> bool:
-    listed = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
-    return bool(
-        listed and (types.is_floating(kind.value_type) or types.is_integer(kind.value_type))
-    )
-
-
-def _one_of(path: Path, what: str, more: str, names: list[str], key: str | None) -> str:
-    """Return the key, or the only name there is."""
-    listed = ", ".join(map(repr, names[:10])) + (", ..." if len(names) > 10 else "")
-    if key is not None:
-        if key not in names:
-            kind = f"{what} {more}".rstrip()
-            there = f"it has {listed}" if names else "it has none at all"
-            raise ValueError(f"{path} has no {kind} {key!r} ({there}): change --key")
-        return key
-    if len(names) != 1:
-        raise ValueError(
-            f"{path} has {len(names)} {what}s {more}".rstrip()
-            + f": {listed or 'none'}"
-            + ("; choose one with --key" if names else "")
-        )
-    return names[0]

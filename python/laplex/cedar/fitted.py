@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from .basis import Basis
+
+
+@dataclass(frozen=True, eq=False)
+class Modality:
+    """Rows of another kind than those of the fit, such as texts where the fit saw images.
+
+    Attributes
+    ----------
+    mean : Tensor [d]
+        Mean of the rows, in the precision of the model.
+    scale : float
+        Root of the mean squared distance of the rows from their mean.
+    loss : float
+        Squared error of their codes as a fraction of their variance.
+    count : int
+        Number of rows.
+    """
+
+    mean: Tensor
+    scale: float
+    loss: float
+    count: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +55,8 @@ class Fitted:
         Squared error as a fraction of the variance, for each pass or step.
     steps : int
         Number of passes or steps.
+    modalities : mapping of str to Modality
+        Other kinds of rows, by name.
     """
 
     bases: tuple[Basis, ...]
@@ -42,6 +67,7 @@ class Fitted:
     count: int
     losses: tuple[float, ...]
     steps: int
+    modalities: Mapping[str, Modality] = field(default_factory=dict)
 
     @property
     def basis(self) -> Basis:
@@ -54,6 +80,11 @@ class Fitted:
         return len(self.mean)
 
     @property
+    def axes(self) -> int:
+        """The number of axes: d, or more with a frame."""
+        return self.basis.axes
+
+    @property
     def dtype(self) -> torch.dtype:
         """The precision of the model."""
         return self.mean.dtype
@@ -61,3 +92,31 @@ class Fitted:
     def placed(self, device: torch.device) -> tuple[Basis, Tensor]:
         """Return the basis and the centre b on a device."""
         return self.basis.to(device, self.dtype), self.mean.to(device)
+
+    def around(self, modality: str | None) -> Fitted:
+        """Return the model with the mean, scale and loss of a modality in place of the fit's.
+
+        The centre b moves with the mean, so that a learned centre keeps its distance from it.
+
+        Raises
+        ------
+        ValueError
+            If there is no such modality.
+        """
+        if modality is None:
+            return self
+        if modality not in self.modalities:
+            known = " or ".join(map(repr, self.modalities)) or "None, as none was added"
+            raise ValueError(
+                f"modality must be {known}, got {modality!r}: call add_modality({modality!r}, X) "
+                "with its rows first"
+            )
+        other = self.modalities[modality]
+        return replace(
+            self,
+            mean=self.mean + (other.mean - self.data_mean),
+            data_mean=other.mean,
+            scale=other.scale,
+            count=other.count,
+            losses=(other.loss,),
+        )

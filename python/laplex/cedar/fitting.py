@@ -1,9 +1,15 @@
-"""The steps of a fit: first pass, starts, warm-up on a sample, checkpoints, and progress."""
+"""The steps of a fit: first pass, starts, warm-up on a sample, checkpoints, and progress.
+
+Start 0 sees all rows and is the model. The other starts see disjoint parts of the rows, which say
+whether other rows confirm the axes of the model.
+"""
 
 from __future__ import annotations
 
+import copy
 import os
-from dataclasses import asdict, dataclass
+import warnings
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +21,21 @@ from laplex._support.communicator import together
 from laplex._support.complete_files import replacing
 from laplex._support.progress import Report
 
-from . import procrustes
+from . import confirmation, plane_test, procrustes
 from .adam import Training
-from .basis import Basis, random_rotation
+from .arrangement import arranged
+from .basis import Basis, DenseBasis, random_rotation
+from .frame import FrameSearch
 from .minibatches import MiniBatches
+from .parts import Part
 from .ranks import of_first
+from .rows import as_rows
 from .settings import Settings
 from .shards import Elsewhere, Shards
-from .statistics import Statistics
+from .statistics import ConstantColumnWarning, NothingToLearn, Statistics
 from .transforms import TRANSFORMS
 from .transforms.base import Start, Transform
+from .transforms.frame import Frame
 
 #: Number of rows on which the alternating solver converges first, if there are more than four times
 #: as many. The passes over all rows then start close to the solution.
@@ -35,7 +46,7 @@ _SAMPLE_PASSES = 100
 #: Number of passes over the sample that find a starting rotation for the gradient solver.
 _STARTING_PASSES = 50
 _STEPS_PER_CHECKPOINT = 100
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -45,14 +56,16 @@ class Solution:
     basis: Basis
     centre: Tensor  # [d], float64
     losses: list[float]
+    unfinished: str = ""  # what was still to gain, if the solver stopped before it converged
 
 
 @dataclass(frozen=True)
 class Fit:
-    """The solutions, the best first, and the statistics of the data."""
+    """The solutions, first that of all rows; what confirms its axes; and the statistics."""
 
     statistics: Statistics
     solutions: list[Solution]
+    confirmation: confirmation.Confirmation | None
 
 
 def fit(
@@ -65,12 +78,12 @@ def fit(
     checkpoint: str | os.PathLike[str] | None,
     resume: bool,
 ) -> Fit:
-    """Learn changes of basis, one for each start.
+    """Learn a change of basis from all rows, and others from disjoint parts of the rows.
 
     Parameters
     ----------
     seed : int
-        Seed of everything random. A fit with one start equals the first start of a fit with more.
+        Seed of everything random. The model does not depend on the number of starts.
     random_state : object
         Where the seed comes from; with None, the seed of a checkpoint is accepted.
     """
@@ -94,8 +107,7 @@ def fit(
             )
         seed = earlier["seed"]
     report("first pass", 0, 1, "")
-    size = max(_LEAST_ROWS, min(_SAMPLE_ROWS, _SAMPLE_NUMBERS // rows.dim))
-    statistics = data.statistics(size, _generator(seed))
+    statistics = data.statistics(sample_size(rows.dim), _generator(seed))
     report("first pass", 1, 1, f"{statistics.count} rows")
     run = _Run(data, settings, seed, statistics, report, path)
     if earlier is not None and path is not None:
@@ -104,13 +116,55 @@ def fit(
     solutions = []
     for start in range(settings.n_init):
         state = earlier["states"].get(start) if earlier is not None else None
-        solutions.append(run.solve(start, state))
-    # Starts that found the same axes have equal losses but for rounding, which must not order them:
-    # it is not the same for another number of ranks.
-    order = sorted(range(len(solutions)), key=lambda start: round(solutions[start].losses[-1], 7))
+        solutions.append(run.of_part(start, state) if start else run.solve(start, state))
     # Processors of different makes may have rounded differently.
-    best_first = of_first(comm, [solutions[start] for start in order], rows.device)
-    return Fit(statistics, best_first)
+    solutions = of_first(comm, solutions, rows.device)
+    return Fit(statistics, solutions, _confirmed(run, solutions[0], solutions[1:]))
+
+
+def confirm(
+    data: Shards | Elsewhere, settings: Settings, seed: int, model: Solution, *, report: Report
+) -> Fit:
+    """Fit only the disjoint parts, and return them after a model that was fitted before."""
+    report("first pass", 0, 1, "")
+    statistics = data.statistics(sample_size(data.rows.dim), _generator(seed))
+    run = _Run(data, settings, seed, statistics, report, None)
+    others = [run.of_part(start, None) for start in range(1, settings.n_init)]
+    others = of_first(data.comm, others, data.rows.device)
+    return Fit(statistics, [model, *others], _confirmed(run, model, others))
+
+
+def _confirmed(
+    run: _Run, model: Solution, others: list[Solution]
+) -> confirmation.Confirmation | None:
+    """Return which axes of a model the fits to disjoint parts of the rows confirm."""
+    dim = model.basis.dim
+    if len(others) + 1 < confirmation.MIN_STARTS or dim > confirmation.MOST_AXES:
+        return None
+    statistics, report = run.statistics, run.report
+    report("confirming axes", 0, 1, "")
+    sample = statistics.sample if statistics.sampled else None
+
+    def add(make: Any) -> plane_test.Sums:
+        return run.data.added(make, sample)
+
+    like = torch.empty(0, device=run.rows.device, dtype=run.rows.dtype)
+    start = plane_test.Frame(statistics.mean, statistics.scale, None, 1.0, like)
+    bases = [one.basis for one in others]
+    tested = plane_test.judge(
+        add,
+        plane_test.shape(add, start),
+        bases,
+        model.basis,
+        model.centre,
+        run.settings.ks[-1],
+        run.seed,
+    )
+    found = confirmation.combined(
+        model.basis.atoms, [basis.atoms for basis in bases], tested.p, tested.support, tested.counts
+    )
+    report("confirming axes", 1, 1, f"{int(found.confirmed.sum())} confirmed")
+    return found
 
 
 class _Run:
@@ -131,16 +185,52 @@ class _Run:
         self.seed = seed
         self.report = report
         self.path = path
-        self.statistics = statistics
+        self.statistics = self.whole = statistics
         self.centre = centre_of(statistics, settings)
         self.scale = scale_of(statistics, settings)
         self.states: dict[int, dict[str, Any]] = {}
 
+    def of_part(self, start: int, state: dict[str, Any] | None) -> Solution:
+        """Return the solution of a start other than the first, which sees a part of the rows."""
+        part = Part(start - 1, max(2, self.settings.n_init - 1), self.seed)
+        run = copy.copy(self)
+        try:
+            run.data = self.data.part(part)
+            run.rows = run.data.rows
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ConstantColumnWarning)  # of a part alone
+                run.statistics = run.data.statistics(
+                    sample_size(self.rows.dim), _generator(self.seed)
+                )
+        except NothingToLearn:  # a start without knowledge, which confirms nothing
+            return Solution(DenseBasis(self._rotation(start)), self.centre, [1.0])
+        if isinstance(run.data, Shards) and run.statistics.sampled == run.statistics.count:
+            # All rows of the part are in memory: there is no need to look for them in each pass.
+            rows = as_rows(run.statistics.sample, name=self.rows.name, empty=True)
+            run.data, run.rows = Shards(rows, self.data.comm), rows
+        run.centre = centre_of(run.statistics, self.settings)
+        run.scale = scale_of(run.statistics, self.settings)
+        return run.solve(start, state)
+
     def solve(self, start: int, state: dict[str, Any] | None) -> Solution:
         """Return the solution of one start, which may continue from the state of a checkpoint."""
-        if self.settings.solver == "procrustes":
-            return self._alternate(start, state)
-        return self._descend(start, state)
+        solvers = {
+            "procrustes": self._alternate,
+            "adam": self._descend,
+            "pursuit": self._pursue,
+        }
+        found = solvers[self.settings.solver](start, state)
+        # A uniform sample, of all rows if there are no more than 65,536; map_reduce has none.
+        known = self.statistics
+        sample = torch.split(known.sample, 2**13) if known.sampled else None
+        basis = arranged(
+            found.basis,
+            found.centre.to(self.rows.device, self.rows.dtype),
+            self.settings.ks[-1],
+            self.scale,
+            lambda make: self.data.total(make, sample),
+        )
+        return replace(found, basis=basis)
 
     def _alternate(self, start: int, state: dict[str, Any] | None) -> Solution:
         settings = self.settings
@@ -150,9 +240,10 @@ class _Run:
             near = self._on_sample(
                 start, "sample", _SAMPLE_PASSES, learn_centre=settings.learn_centre
             )
-            found = procrustes.Search(near.solution, near.centre)
+            rotation, centre = near.solution()
+            found = procrustes.Search(rotation.to(self.rows.dtype), centre, settings.learn_centre)
         else:
-            found = procrustes.Search(self._rotation(start), self.centre)
+            found = procrustes.Search(self._rotation(start), self.centre, settings.learn_centre)
 
         def after(now: procrustes.Search) -> None:
             self._show(
@@ -170,10 +261,16 @@ class _Run:
             self.scale,
             max_passes=settings.max_iter,
             tolerance=settings.tol,
-            learn_centre=settings.learn_centre,
             after=after,
         )
-        return Solution(procrustes.finished(found), found.centre, found.losses)
+        unfinished = ""
+        if settings.tol and not found.converged(settings.tol):  # with tol=0, max_iter is meant
+            unfinished = (
+                f"max_iter={settings.max_iter} passes ended before tol={settings.tol:g} was "
+                f"reached: the last {min(len(found.losses) - 1, procrustes.PATIENCE)} lowered the "
+                f"loss by {found.gain:.2g} of the variance. Raise max_iter, or raise tol"
+            )
+        return Solution(*found.finished(), found.losses, unfinished)
 
     def _on_sample(
         self, start: int, what: str, passes: int, *, learn_centre: bool = False
@@ -181,13 +278,12 @@ class _Run:
         """Run the alternating solver on the sample, from a random rotation."""
         sample, stage = torch.split(self.statistics.sample, 2**13), self._stage(start, what)
         return procrustes.search(
-            procrustes.Search(self._rotation(start), self.centre),
+            procrustes.Search(self._rotation(start), self.centre, learn_centre),
             lambda make: self.data.total(make, sample),
             self.settings.ks,
             self.scale,
             max_passes=passes,
             tolerance=self.settings.tol,
-            learn_centre=learn_centre,
             after=lambda now: self._show(stage, now.passes, passes, now.losses),
         )
 
@@ -214,13 +310,41 @@ class _Run:
                 now = {"epoch": batches.epoch, "used": batches.used}
                 self._keep(start, {"training": training.state(), "place": now})
         training.check()
-        return Solution(training.basis(), training.mean(), training.losses)
+        return Solution(training.basis(), training.mean(), training.losses, training.unfinished())
+
+    def _pursue(self, start: int, state: dict[str, Any] | None) -> Solution:
+        """Find a frame for the sample: all rows, if there are no more than 65,536."""
+        settings, rows = self.settings, self.rows
+        assert isinstance(self.data, Shards)
+        sample = self.data.everything(self.statistics.sample)
+        sample = (sample - self.centre.to(rows.dtype)).div_(self.scale)
+        if state is not None:
+            found = FrameSearch.restore(state)
+        else:
+            random = _generator(self.seed + start)
+            atoms = Frame.starting_atoms(rows.dim, settings.redundancy, random)
+            found = FrameSearch(atoms.to(rows.device, rows.dtype))
+        while len(found.losses) < settings.max_iter:
+            if found.converged(settings.tol) or 3 * len(found.losses) >= 2 * settings.max_iter:
+                found.late = True
+            found.advance(sample, settings.ks)
+            self._show(
+                self._stage(start, "passes over the sample"),
+                len(found.losses),
+                settings.max_iter,
+                found.losses,
+            )
+            self._keep(start, found.state())
+            if found.late and found.converged(settings.tol):
+                break
+        return Solution(found.finished(), self.centre, found.losses)
 
     def _transform(self, start: int, *, resumed: bool) -> Transform:
         kind = TRANSFORMS[self.settings.basis]
         rotation = sample = None
         if kind.starts_from == "rotation" and not resumed:
-            rotation = self._on_sample(start, "starting rotation", _STARTING_PASSES).solution
+            rotation = self._on_sample(start, "starting rotation", _STARTING_PASSES).solution()[0]
+            rotation = rotation.to(self.rows.dtype)
         elif kind.starts_from == "rows" and not resumed:
             assert isinstance(self.data, Shards)
             sample = self.data.everything(self.statistics.sample)
@@ -244,7 +368,7 @@ class _Run:
     @property
     def fingerprint(self) -> dict[str, Any]:
         """Return what must agree for a checkpoint to belong to this fit."""
-        statistics = self.statistics
+        statistics = self.whole
         return {
             **{name: _plain(value) for name, value in asdict(self.settings).items()},
             "number of rows": statistics.count,
@@ -271,6 +395,11 @@ class _Run:
         }
         with replacing(self.path) as part:
             torch.save(content, part)
+
+
+def sample_size(dim: int) -> int:
+    """Return the number of rows of a sample of rows with ``dim`` columns."""
+    return max(_LEAST_ROWS, min(_SAMPLE_ROWS, _SAMPLE_NUMBERS // dim))
 
 
 def centre_of(statistics: Statistics, settings: Settings) -> Tensor:

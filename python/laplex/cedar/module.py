@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from .basis import Basis, DenseBasis
-from .laplace_rotation import LaplaceRotations
+from .drift import Drift
+from .fitted import Fitted
+from .frame import FrameBasis
+from .interventions import Value, changed, checked_changes
+from .settings import whole
 
 
 class CedarModule(nn.Module):
     r"""A fitted model as a torch module, with gradients with respect to the embeddings.
 
     ``encode`` gives codes :math:`s = T_k(U (z - b))`, ``decode`` gives embeddings
-    :math:`b + U^{-1} s`, and ``forward`` gives reconstructions.
+    :math:`b + U^{-1} s`, ``forward`` gives reconstructions, and ``intervene`` sets coordinates.
+
+    It consists of torch operations only: it can be moved to another type or device, compiled,
+    exported (also to ONNX), and differentiated in any mode, also under ``torch.func.vmap`` and
+    autocast. Only with basis "laplex" it can be neither compiled nor exported.
 
     Parameters
     ----------
@@ -25,20 +34,23 @@ class CedarModule(nn.Module):
         The centre b.
     k : int
         Number of nonzero entries of a code.
+    fitted : Fitted, optional
+        What the fit knows of its rows, for `check_drift`.
     """
 
     mean: Tensor
 
-    def __init__(self, basis: Basis, mean: Tensor, k: int) -> None:
+    def __init__(self, basis: Basis, mean: Tensor, k: int, fitted: Fitted | None = None) -> None:
         super().__init__()
         self.k = k
+        self._fitted = None if fitted is None else replace(fitted, bases=())
         self.register_buffer("mean", mean.clone())
         self._names = list(basis.tensors())
         for name, tensor in basis.tensors().items():
             self.register_buffer(name, tensor.detach().clone())
 
     def encode(self, z: Tensor, k: int | None = None) -> Tensor:
-        """Encode embeddings.
+        r"""Encode embeddings: :math:`T_k(U (z - b))`.
 
         Parameters
         ----------
@@ -50,18 +62,21 @@ class CedarModule(nn.Module):
         Returns
         -------
         Tensor [..., d]
-            The codes, with gradients.
+            The codes in the type of the module, with gradients. Of equal entries, those with the
+            lowest index are kept.
 
         Raises
         ------
-        ValueError
-            If the last dimension is not d.
+        TypeError, ValueError
+            If the last dimension is not d, or k is not a positive integer.
         """
-        rows = self._flat(z) - self.mean
-        return self._basis().encode(rows, self.k if k is None else k).reshape(z.shape)
+        entries = self.k if k is None else whole("k", k)
+        rows = self._flat(z, "z") - self.mean
+        codes = self._basis().encode(rows, entries)
+        return codes.reshape(*z.shape[:-1], codes.shape[-1])
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Reconstruct embeddings from codes.
+        r"""Reconstruct embeddings from codes: :math:`b + U^{-1} s`.
 
         Parameters
         ----------
@@ -71,14 +86,78 @@ class CedarModule(nn.Module):
         Returns
         -------
         Tensor [..., d]
-            The embeddings, with gradients.
+            The embeddings in the type of the module, with gradients.
 
         Raises
         ------
         ValueError
             If the last dimension is not d.
         """
-        return (self._basis().synthesise(self._flat(codes)) + self.mean).reshape(codes.shape)
+        basis = self._basis()
+        self._check(codes, "codes", basis.axes)
+        rows = codes.reshape(-1, basis.axes).to(self.mean.dtype)
+        return (basis.synthesise(rows) + self.mean).reshape(*codes.shape[:-1], basis.dim)
+
+    def intervene(self, z: Tensor, values: Mapping[Any, Value], names: Any = None) -> Tensor:
+        r"""Set some coordinates of embeddings and leave all others as they are.
+
+        .. math:: z' = z + \sum_i (t_i - u_i \cdot (z - b))\, a_i
+
+        Nothing is cut off to k entries: the part of z that its code omits stays in it.
+
+        Parameters
+        ----------
+        z : Tensor [..., d]
+            Embeddings.
+        values : mapping
+            The new coordinates :math:`t_i`, by axis or by name, as in ``CEDAR.intervene``.
+        names : AxisNames or mapping of str to int, optional
+            What the names in ``values`` mean.
+
+        Returns
+        -------
+        Tensor [..., d]
+            The changed embeddings in the type of z, with gradients.
+
+        Raises
+        ------
+        TypeError, ValueError, IndexError
+            If the last dimension is not d, or ``values`` is not as `CEDAR.intervene` wants it.
+        """
+        self._check(z, "z")
+        if not z.is_floating_point():
+            z = z.to(self.mean.dtype)
+        basis = self._basis()
+        return changed(basis, self.mean, z, checked_changes(values, names, basis.axes))
+
+    def check_drift(self, z: Tensor) -> None:
+        """Warn if embeddings differ from those of the fit, as ``CEDAR.transform`` does.
+
+        The other methods look at no numbers, so that they can be traced. Call this one outside of
+        traced code, for instance on the first batch.
+
+        Parameters
+        ----------
+        z : Tensor [..., d]
+            At least 32 embeddings; of fewer nothing can be said.
+
+        Raises
+        ------
+        ValueError
+            If the last dimension is not d, or the module was not made by ``CEDAR.torch_module``.
+
+        Warns
+        -----
+        DriftWarning
+            If mean or norm are far from those of the training rows, or the axes explain much less.
+        """
+        if self._fitted is None:
+            raise ValueError(
+                "the module does not know the rows of its fit: make it by CEDAR.torch_module"
+            )
+        drift = Drift(self._fitted, "z", self._basis())
+        drift.see(self._flat(z.detach(), "z") - self.mean)
+        drift.warn(stacklevel=3)
 
     def forward(self, z: Tensor) -> Tensor:
         """Encode and reconstruct embeddings.
@@ -100,19 +179,30 @@ class CedarModule(nn.Module):
 
         :meta private:
         """
-        return f"dim={len(self.mean)}, k={self.k}"
+        return f"dim={self.mean.shape[0]}, k={self.k}"
 
-    def _flat(self, rows: Tensor) -> Tensor:
-        if rows.dim() == 0 or rows.shape[-1] != len(self.mean):
-            raise ValueError(f"expected shape [..., {len(self.mean)}], got {list(rows.shape)}")
-        return rows.reshape(-1, len(self.mean)).to(self.mean.dtype)
+    def _check(self, rows: Tensor, name: str, dim: int | None = None) -> None:
+        dim = self.mean.shape[0] if dim is None else dim
+        if rows.dim() == 0 or rows.shape[-1] != dim:
+            raise ValueError(f"{name}: expected shape [..., {dim}], got {list(rows.shape)}")
+
+    def _flat(self, rows: Tensor, name: str) -> Tensor:
+        self._check(rows, name)
+        return rows.reshape(-1, self.mean.shape[0]).to(self.mean.dtype)
 
     def _basis(self) -> Basis:
-        return basis_of({name: getattr(self, name) for name in self._names})
+        basis = basis_of({name: getattr(self, name) for name in self._names})
+        basis.traceable = True
+        return basis
 
 
 def basis_of(tensors: dict[str, Any]) -> Basis:
     """Make a basis from the tensors that ``Basis.tensors`` returns."""
     if "anchors" in tensors:
-        return LaplaceRotations(torch.as_tensor(tensors["anchors"]))
+        from .laplace_rotation import LaplaceRotations  # few models need it
+
+        parts = (tensors.get(name) for name in ("anchors", "order", "signs"))
+        return LaplaceRotations(*parts)  # type: ignore[arg-type]
+    if "frame" in tensors:
+        return FrameBasis(tensors["frame"], tensors["dual"])
     return DenseBasis(tensors["readouts"], tensors.get("atoms"))

@@ -11,7 +11,7 @@ from torch import Tensor
 from .adam import Training
 from .basis import Basis, DenseBasis, nearest_rotation, random_rotation
 from .fitting import new_training
-from .moments import sweep
+from .moments import solved, sweep
 from .rows import Rows
 from .settings import Settings
 from .statistics import check_size
@@ -88,7 +88,7 @@ class Learner:
         if not self._alternates:
             self._start = basis
             return
-        self._rotation = nearest_rotation(basis.readouts).to(self._dtype)
+        self._rotation = nearest_rotation(basis.readouts.double()).to(self._dtype)
         # At a solution S^T Z is a symmetric matrix times U. Its trace is the energy of the codes as
         # a fraction of the variance. How it was distributed is unknown: it is spread evenly here.
         window = min(self.count, self._window())
@@ -100,29 +100,35 @@ class Learner:
         return self._settings.solver == "procrustes"
 
     def learn(self, rows: Rows, settings: Settings) -> None:
-        """Check all batches of rows, then learn from each."""
+        """Learn from each batch as it comes; after an error, this learner is of no use."""
         if settings != self._settings:
             raise ValueError(
                 "parameters have changed between calls of partial_fit: call fit, or keep the same "
                 "parameters"
             )
-        batches = list(rows.batches())
-        if not batches:
+        held: list[Tensor] = []  # the first batches, until there are two different rows
+        begun, count = self.count > 0, 0
+        for batch in rows.batches():
+            check_size(batch.abs().amax(), rows.name)
+            count += len(batch)
+            held.append(batch)
+            begun = begun or any(bool((one != held[0][0]).any()) for one in held)
+            while begun and held:
+                self._learn(held.pop(0))
+        if not count:
             raise ValueError(f"{rows.name} has 0 sample(s) while a minimum of 1 is required.")
-        check_size(torch.cat([batch.abs().amax()[None] for batch in batches]).max(), rows.name)
-        if self.count == 0:
-            together = torch.cat(batches)
-            if len(together) < 2 or not bool((together != together[0]).any()):
-                raise ValueError(
-                    f"{rows.name} has {len(together)} sample(s), but the first call of partial_fit "
-                    "needs at least 2 different rows"
-                )
-        for batch in batches:
-            self._see(batch)
-            if self._alternates:
-                self._alternate(batch)
-            else:
-                self._descend(batch)
+        if held:
+            raise ValueError(
+                f"{rows.name} has {count} sample(s), but the first call of partial_fit needs at "
+                "least 2 different rows"
+            )
+
+    def _learn(self, batch: Tensor) -> None:
+        self._see(batch)
+        if self._alternates:
+            self._alternate(batch)
+        else:
+            self._descend(batch)
 
     def centre(self) -> Tensor:
         """Return the centre b [d] in float64."""
@@ -175,10 +181,9 @@ class Learner:
         forgotten = math.exp(-len(batch) / self._window())
         self._correlation = forgotten * self._correlation + found.correlation
         self.losses.append(found.loss)
-        size = self._correlation.norm() * 1e-7
-        solution = nearest_rotation(self._correlation + size * self._rotation)
+        solution = solved(self._correlation, self._rotation)
         if self._settings.learn_centre:
-            apart = found.mean - found.mean_code @ solution - self._base()
+            apart = found.mean - found.mean_code @ solution.double() - self._base()
             self._offset += (apart - self._offset) * (len(batch) / self.count)
         self._rotation = solution.to(self._rotation.dtype)
 

@@ -75,5 +75,5 @@ def aligned(comm: Communicator, rows: Rows, names: Any) -> tuple[Rows, Any]:
         return rows, names
     dim, dtype, named = expected
     nothing = torch.empty(0, dim, dtype=dtype, device=rows.device)
-    made = Rows(nothing, dim, 0, dtype, name=rows.name, device=rows.device, batches=lambda size: [])
+    made = Rows([nothing], dtype, name=rows.name, device=rows.device)
     return made, None if named is None else np.array(named, dtype=object)

@@ -1,9 +1,12 @@
-"""Embeddings as a stream of batches, from arrays, tensors, files or loaders."""
+"""Embeddings as a stream of batches, from arrays, tensors, files, tables or loaders."""
 
 from __future__ import annotations
 
+import mmap
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -12,12 +15,60 @@ import torch
 from sklearn.utils import check_array
 from torch import Tensor
 
-#: Bytes of embeddings in memory at a time if they come from a file.
+from .containers import Stream, from_bytes, open_files
+from .tables import columns_of, in_table, matrix, one_of, package_of
+
+#: Bytes of embeddings in memory at a time, as float64.
 _BATCH_BYTES = 2**25
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Embeddings under a name: a tensor, data set, column or entry of each batch.
+
+    It serves wherever embeddings do, for instance in ``cedar.fit(Embeddings("shards", "emb"))``. A
+    source in which there is only one candidate needs no name, and can be passed as it is.
+
+    Parameters
+    ----------
+    source : object
+        One of
+
+        * the path of a .npy, .npz, .safetensors, .parquet, .h5, .hdf5, .zarr or .tar file, of a
+          folder of such files, or a pattern such as ``shards/*.npy``; or a list of these. Files of
+          a folder or pattern are taken in the order of their names. A .tar file holds .npy files of
+          rows or batches, as WebDataset writes them;
+        * an array, a memory map, a tensor, or an HDF5 or zarr array; or a mapping of names to them;
+        * a table of pandas, polars or pyarrow, or a Hugging Face dataset;
+        * anything that can be iterated over batches or rows, such as a DataLoader with workers or
+          an ``IterableDataset``; or a function without arguments that returns an iterator, such as
+          a generator function, and is called for each pass.
+    key : str or int, optional
+        The name of the tensor, the array, the column of lists of numbers, or the entry of each
+        batch; for .tar files what stands between the name of the row and ``.npy``. For batches that
+        are tuples it is a number, by default 0.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from laplex.cedar import CEDAR, Embeddings
+    >>> random = np.random.default_rng(0)
+    >>> batches = [{"id": [0, 1], "emb": random.standard_normal((50, 8))} for _ in range(4)]
+    >>> CEDAR(k=2, random_state=0).fit(Embeddings(batches, key="emb")).n_samples_seen_
+    200
+    """
+
+    source: Any
+    key: Any = None
 
 
 class Rows:
     """Embeddings [n, d] that can be iterated as often as needed, in batches.
+
+    Parameters
+    ----------
+    parts : list
+        Streams, and parts with a shape [n, d] that can be sliced; see `laplex.cedar.containers`.
 
     Attributes
     ----------
@@ -33,25 +84,28 @@ class Rows:
     """
 
     def __init__(
-        self,
-        source: Any,
-        dim: int,
-        count: int | None,
-        dtype: torch.dtype,
-        *,
-        name: str,
-        device: torch.device,
-        batches: Callable[[int], Iterable[Any]],
+        self, parts: list[Any], dtype: torch.dtype | None, *, name: str, device: torch.device
     ) -> None:
-        self.source = source
-        self.dim = dim
-        self.count = count
-        self.dtype = dtype
+        first = parts[0]
+        self.dim = first.dim if isinstance(first, Stream) else int(first.shape[1])
+        streams = any(isinstance(part, Stream) for part in parts)
+        self.count = None if streams else sum(int(part.shape[0]) for part in parts)
+        found = [_precision(part.dtype) for part in parts]
+        self.dtype = dtype or (torch.float64 if torch.float64 in found else torch.float32)
         self.device = device
         self.name = name
-        self._batches = batches
-        self._lengths = None if count is None else [count]
-        self.in_memory = count is not None and not isinstance(source, np.memmap)
+        self._parts = parts
+        self._lengths = None if self.count is None else [self.count]
+        self.in_memory = len(parts) == 1 and (
+            isinstance(first, Tensor) or (isinstance(first, np.ndarray) and not _mapped(first))
+        )
+
+    def placed(self, device: Any, dtype: torch.dtype | None) -> Rows:
+        """Return the same rows for another device or in another precision."""
+        place = self.device if device is None else torch.device(device)
+        if (place, dtype or self.dtype) == (self.device, self.dtype):
+            return self
+        return Rows(self._parts, dtype or self.dtype, name=self.name, device=place)
 
     def batches(self, size: int | None = None) -> Iterator[Tensor]:
         """Yield batches [b, d] on the device, after checking that they are finite.
@@ -59,8 +113,8 @@ class Rows:
         Parameters
         ----------
         size : int, optional
-            Number of rows in each batch but the last; by default as many as fit into 32 MiB. A
-            source that comes in batches keeps them.
+            The largest number of rows in a batch; by default as many as fit into 32 MiB. Smaller
+            batches of a source stay as they are, and larger ones are cut.
 
         Raises
         ------
@@ -68,20 +122,18 @@ class Rows:
             If a row holds NaN or an infinity (the message has its number), or a batch has another
             width.
         """
-        size = size or max(1, _BATCH_BYTES // (max(1, self.dim) * 8))
+        largest = size or max(1, _BATCH_BYTES // (max(1, self.dim) * 8))
         start, lengths = 0, []
-        for batch in self._batches(size):
-            rows = self._tensor(batch, start)
-            if not len(rows):
-                continue
+        for piece in self._pieces(largest):
+            rows = self._tensor(piece, start)
             start += len(rows)
             lengths.append(len(rows))
             yield rows
-        if self._lengths is None:
+        if self._lengths is None and size is None:
             self._lengths = lengths
 
     def lengths(self) -> list[int]:
-        """Numbers of rows of the batches that the source brings; one batch if it brings none.
+        """Numbers of rows of the batches of a stream; of other sources, the number of rows.
 
         Where only an iteration tells them, and none was complete, the source is read once.
         """
@@ -93,28 +145,52 @@ class Rows:
 
     def take(self, index: Tensor) -> Tensor:
         """Return the rows with the numbers in index [b]; the number of rows must be known."""
-        source = self.source
-        if isinstance(source, Tensor):
-            return self._tensor(source[index.to(source.device)], None)
-        return self._tensor(source[index.numpy()], None)
+        if self.in_memory:
+            part = self._parts[0]
+            place = index.to(part.device) if isinstance(part, Tensor) else index.numpy()
+            return self._tensor(part[place], None)
+        # Files are read in slices, from the first of the rows to the last.
+        found = torch.empty(len(index), self.dim, dtype=self.dtype, device=self.device)
+        order = index.argsort()
+        wanted = index[order].contiguous()
+        size = max(1, _BATCH_BYTES // (max(1, self.dim) * 8))
+        before = 0
+        for part in self._parts:
+            count = int(part.shape[0])
+            low, high = torch.searchsorted(wanted, torch.tensor([before, before + count])).tolist()
+            while low < high:
+                start = int(wanted[low]) - before
+                stop = min(start + size, int(wanted[high - 1]) + 1 - before)
+                end = int(torch.searchsorted(wanted, before + stop))
+                block = self._tensor(part[start:stop], None)
+                chosen = (wanted[low:end] - before - start).to(block.device)
+                found[order[low:end].to(found.device)] = block[chosen]
+                low = end
+            before += count
+        return found
+
+    def _pieces(self, size: int) -> Iterator[Any]:
+        for part in self._parts:
+            for block in part.read(size) if hasattr(part, "read") else [part]:
+                shape = tuple(block.shape)
+                if len(shape) != 2 or shape[1] != self.dim:
+                    raise ValueError(
+                        f"{self.name} has batches of shapes [*, {self.dim}] and {list(shape)}: "
+                        f"each must be [b, {self.dim}]"
+                    )
+                for start in range(0, shape[0], size):
+                    yield block[start : start + size]
 
     def _tensor(self, batch: Any, start: int | None) -> Tensor:
-        if isinstance(batch, np.ndarray):
-            batch = batch.astype(batch.dtype.newbyteorder("="), copy=False)  # torch has no other
         if isinstance(batch, Tensor):
             rows = batch.detach()
-        elif isinstance(batch, np.memmap) or (
-            isinstance(batch, np.ndarray) and not batch.flags.writeable
-        ):
-            # A copy: torch tensors cannot be read-only, and pages of a file should not stay here.
-            rows = torch.from_numpy(np.array(batch))
         else:
-            rows = torch.as_tensor(np.ascontiguousarray(batch))
-        if rows.dim() != 2 or rows.shape[1] != self.dim:
-            raise ValueError(
-                f"{self.name} has batches of shapes [*, {self.dim}] and {list(rows.shape)}: each "
-                f"must be [b, {self.dim}]"
-            )
+            array = np.asarray(batch)
+            array = array.astype(array.dtype.newbyteorder("="), copy=False)  # torch has no other
+            if _mapped(batch) or not array.flags.writeable:
+                array = np.array(array)  # torch tensors cannot be read-only
+            rows = _as_tensor(np.ascontiguousarray(array))
+            _release(batch)
         rows = rows.to(self.device, self.dtype)
         # A finite sum shows at once that all values are finite; an infinite one may be an overflow.
         if not bool(rows.sum().isfinite()):
@@ -142,8 +218,8 @@ def as_rows(
 
     Parameters
     ----------
-    X : array-like, Tensor or memory map [n, d]; or an iterable of batches [b, d]
-        Batches are arrays or tensors, or sequences that begin with one, as data loaders yield them.
+    X : array-like, Tensor, path, table or batches [n, d]
+        Any source of `Embeddings`, or one with its key.
     name : str
         Name of X in messages.
     device : str or torch.device, optional
@@ -158,124 +234,224 @@ def as_rows(
 
     Raises
     ------
+    FileNotFoundError
+        If X is the path of no file.
+    ImportError
+        If a package is missing that reads X.
     TypeError
         If X is complex or sparse, or a generator where several passes are needed.
     ValueError
-        If X is not two-dimensional, or has no rows or no columns.
+        If X is not two-dimensional, or has no rows or no columns, or masked values.
     """
-    if isinstance(X, (str, os.PathLike)):
-        raise TypeError(f"{name} is a path: pass np.load({str(X)!r}, mmap_mode='r')")
     if isinstance(X, Rows):
-        return X
-    place = torch.device("cpu" if device is None else device)
-    if empty and _is_empty(X):
-        shape: list[int] = list(getattr(X, "shape", []))
-        nothing = torch.empty(0, shape[1] if len(shape) == 2 else 0, dtype=dtype)
-        return _sliced(nothing, nothing.dtype, name, place)
-    if isinstance(X, Tensor):
-        if device is None:
-            place = X.device
-        _check_shape(tuple(X.shape), name)
-        if X.is_complex():
-            raise TypeError(f"{name} is complex. Complex data not supported: pass its real parts")
-        tensor = X.detach()
-        return _sliced(tensor, dtype or _torch_dtype(tensor.dtype), name, place)
-    if isinstance(X, np.memmap) and X.dtype.kind in "fiu":
-        _check_shape(X.shape, name)
-        return _sliced(X, dtype or _numpy_dtype(X.dtype), name, place)
-    if _brings_batches(X):
-        return _from_batches(X, name, place, dtype, once, empty)
-    if isinstance(X, np.ndarray) and X.dtype.kind == "f" and X.ndim == 2 and X.size:
-        array = X
-    else:  # lists, data frames, other numbers, or invalid: messages are those of scikit-learn
-        if scipy.sparse.issparse(X):
-            raise TypeError(
-                f"{name} is a sparse matrix, but sparse input is not supported: "
-                f"pass {name}.toarray()"
-            )
-        array = check_array(X, dtype=[np.float64, np.float32], ensure_all_finite=False)
-    return _sliced(array, dtype or _numpy_dtype(array.dtype), name, place)
-
-
-def _sliced(source: Any, dtype: torch.dtype, name: str, device: torch.device) -> Rows:
-    count, dim = source.shape
-
-    def batches(size: int) -> Iterator[Any]:
-        for start in range(0, count, size):
-            yield source[start : start + size]
-
-    return Rows(source, dim, count, dtype, name=name, device=device, batches=batches)
-
-
-def _from_batches(
-    X: Iterable[Any],
-    name: str,
-    device: torch.device,
-    dtype: torch.dtype | None,
-    once: bool,
-    empty: bool,
-) -> Rows:
-    first: Any = None
-    if isinstance(X, Iterator):
-        if not once:
-            raise TypeError(
-                f"{name} is a {type(X).__name__}, which can be iterated only once: pass a list, "
-                "a DataLoader or another iterable that can be restarted, or call partial_fit on "
-                "each batch"
-            )
-        iterator = iter(X)
-        first = next(iterator, None)
+        return X.placed(device, dtype)
+    source, key = (X.source, X.key) if isinstance(X, Embeddings) else (X, None)
+    if device is None:
+        device = source.device if isinstance(source, Tensor) else "cpu"
+    if empty and _is_empty(source):
+        shape: list[int] = list(getattr(source, "shape", []))
+        parts: list[Any] = [torch.empty(0, shape[1] if len(shape) == 2 else 0, dtype=dtype)]
     else:
-        first = next(iter(X), None)
+        parts = _parts(source, key, name, once, empty)
+    return Rows(parts, dtype, name=name, device=torch.device(device))
+
+
+def _parts(source: Any, key: Any, name: str, once: bool, empty: bool) -> list[Any]:
+    """Return a source as parts and streams."""
+    if _is_path(source) or (
+        isinstance(source, (list, tuple)) and source and all(map(_is_path, source))
+    ):
+        return open_files(source, key)
+    if scipy.sparse.issparse(source):
+        raise TypeError(
+            f"{name} is a sparse matrix, but sparse input is not supported: pass {name}.toarray()"
+        )
+    if isinstance(source, Mapping) or (package_of(source) == "zarr" and hasattr(source, "arrays")):
+        arrays = source if isinstance(source, Mapping) else dict(source.arrays())
+        if key is None or key not in arrays:
+            named = [one for one, array in arrays.items() if len(_shape(array)) == 2]
+            key = one_of(name, "array", named, key)
+        return _parts(arrays[key], None, name, once, empty)
+    source, key = in_table(source, key, name)
+    if callable(source) and not isinstance(source, Iterable) and not hasattr(source, "__array__"):
+        return [_stream(source, key, name, empty)]
+    if _brings_batches(source):
+        if isinstance(source, Iterator) and not once:
+            raise TypeError(
+                f"{name} is a {type(source).__name__}, which can be iterated only once: pass a "
+                "generator function, a list, a DataLoader or another iterable that can be "
+                "restarted, or call partial_fit on each batch"
+            )
+        return [_stream(lambda: source, key, name, empty)]
+    if key is not None:
+        raise ValueError(f"{name} holds one array: leave out the key {key!r}")
+    if isinstance(source, Tensor):
+        _check_shape(tuple(source.shape), name)
+        if source.is_complex():
+            raise TypeError(f"{name} is complex. Complex data not supported: pass its real parts")
+        return [source.detach()]
+    source = _unmasked(source, name)
+    if _are_vectors(source):
+        source = _stack(source)
+    if _is_sliced(source):
+        _check_shape(tuple(source.shape), name)
+        return [source]
+    # Lists, data frames and other numbers; messages are those of scikit-learn.
+    kinds = [np.float64, np.float32, np.float16]
+    return [check_array(source, dtype=kinds, ensure_all_finite=False)]
+
+
+def _stream(make: Callable[[], Any], key: Any, name: str, empty: bool) -> Any:
+    """Return the batches or rows of what ``make`` returns, which is called for each pass."""
+    made = make()
+    if not isinstance(made, Iterable):
+        raise TypeError(
+            f"{name}() returned {type(made).__name__}: it must return an iterator of batches [b, d]"
+        )
+    iterator = iter(made)
+    first = next(iterator, None)
     if first is None and empty:
-        return _sliced(torch.empty(0, 0), torch.float32, name, device)
+        return torch.empty(0, 0)
     if first is None:
         raise ValueError(f"{name} has no batches: 0 sample(s) while a minimum of 1 is required")
-    head = _batch(first)
-    if head.ndim != 2:
+    head = _batch(first, key, name)
+    if head.ndim not in (1, 2):
         raise ValueError(f"{name} has a batch of shape {list(head.shape)}: each must be [b, d]")
-    if len(head) or not empty:
-        _check_shape(tuple(head.shape), name)
-    found = _torch_dtype(head.dtype) if isinstance(head, Tensor) else _numpy_dtype(head.dtype)
+    if head.ndim == 1 or len(head) or not empty:
+        _check_shape((1, *head.shape)[-2:], name)
+    waiting = [chain([first], iterator)]  # the first pass goes on where this look has stopped
 
-    def batches(size: int) -> Iterator[Any]:
-        if isinstance(X, Iterator):
-            yield head
-        for batch in X:
-            yield _batch(batch)
+    def read(size: int) -> Iterator[Any]:
+        batches = (_batch(one, key, name) for one in (waiting.pop() if waiting else make()))
+        return batches if head.ndim == 2 else _stacked(batches, size)
 
-    return Rows(X, head.shape[1], None, dtype or found, name=name, device=device, batches=batches)
+    return Stream(head.shape[-1], head.dtype, read)
+
+
+def _stacked(rows: Iterable[Any], size: int) -> Iterator[Any]:
+    """Put rows [d] together to batches."""
+    held: list[Any] = []
+    for row in rows:
+        if held and row.shape != held[0].shape:
+            yield row.reshape(1, -1)  # of another width, which is an error
+        held.append(row)
+        if len(held) == size:
+            yield _stack(held)
+            held = []
+    if held:
+        yield _stack(held)
+
+
+def _are_vectors(X: Any) -> bool:
+    """Whether X is a list of vectors of one length."""
+    return (
+        isinstance(X, (list, tuple))
+        and all(isinstance(row, (np.ndarray, Tensor)) and row.ndim == 1 for row in X)
+        and len({len(row) for row in X}) == 1
+    )
+
+
+def _stack(rows: Any) -> Any:
+    return torch.stack(list(rows)) if isinstance(rows[0], Tensor) else np.stack(rows)
+
+
+def _batch(batch: Any, key: Any, name: str) -> Any:
+    """Return the embeddings of a batch [b, d] or of a row [d], without what comes with them."""
+    if isinstance(batch, Mapping):
+        if key is None:
+            # Labels and numbers of rows have one dimension less.
+            most = max((getattr(value, "ndim", 0) for value in batch.values()), default=0)
+            named = [one for one, value in batch.items() if getattr(value, "ndim", 0) == most > 0]
+            if len(named) != 1:
+                raise TypeError(
+                    f"batches are mappings with {', '.join(map(str, batch))}: pass "
+                    f"Embeddings({name}, key=...) with the name of the embeddings"
+                )
+            key = named[0]
+        if key not in batch:
+            raise ValueError(
+                f"batches have no entry {key!r}, but {', '.join(map(repr, batch))}: change the key"
+            )
+        return _batch(batch[key], None, name)
+    if isinstance(batch, (list, tuple)) and batch and isinstance(batch[0], (np.ndarray, Tensor)):
+        if key is None and len(batch) > 1 and _are_vectors(batch):
+            return _stack(batch)
+        if not isinstance(key or 0, int) or not 0 <= (key or 0) < len(batch):
+            raise ValueError(
+                f"batches are tuples of {len(batch)}, so key must be an integer below that, got "
+                f"{key!r}"
+            )
+        return _batch(batch[key or 0], None, name)
+    if isinstance(batch, bytes):
+        return from_bytes(batch)
+    if package_of(batch) == "pyarrow" and hasattr(batch, "schema"):
+        return matrix(batch, columns_of(batch.schema, key, name), name)
+    if isinstance(batch, Tensor):
+        return batch
+    array = _unmasked(batch, name)
+    if not isinstance(array, np.ndarray):  # a mapped file stays one
+        array = np.asarray(array)
+    if array.dtype.kind not in "fiub" and array.dtype.name != "bfloat16":
+        raise TypeError(f"batches must be real numbers, got {array.dtype}")
+    return array
+
+
+def _unmasked(X: Any, name: str) -> Any:
+    """Return masked arrays without their mask, if it masks nothing."""
+    if isinstance(X, np.ma.MaskedArray):
+        masked, X = bool(np.ma.getmaskarray(X).any()), X.data
+    else:
+        masked = isinstance(X, (list, tuple)) and any(
+            isinstance(row, np.ma.MaskedArray) and bool(np.ma.getmaskarray(row).any()) for row in X
+        )
+    if masked:
+        raise ValueError(
+            f"{name} has masked values: pass the rows without any, as in "
+            f"np.ma.compress_rows({name}), or {name}.filled(value)"
+        )
+    return X
+
+
+def _is_path(X: Any) -> bool:
+    return isinstance(X, (str, os.PathLike))
 
 
 def _is_empty(X: Any) -> bool:
     if hasattr(X, "shape"):
-        return len(X.shape) > 0 and X.shape[0] == 0
+        return _shape(X)[:1] == (0,)
     return isinstance(X, (list, tuple)) and not X
 
 
+def _shape(X: Any) -> tuple[int, ...]:
+    return tuple(getattr(X, "shape", ()))
+
+
+def _is_sliced(X: Any) -> bool:
+    """Whether slices of X are rows of real numbers: an array in memory, in a file or elsewhere."""
+    if not hasattr(X, "dtype") or not hasattr(X, "__getitem__") or len(_shape(X)) != 2:
+        return False
+    kind, name = getattr(X.dtype, "kind", ""), getattr(X.dtype, "name", "")
+    if isinstance(X, np.ndarray) and not _mapped(X):
+        return (kind == "f" or name == "bfloat16") and X.size > 0
+    return kind in ("f", "i", "u") or name == "bfloat16"
+
+
 def _brings_batches(X: Any) -> bool:
-    if hasattr(X, "__array__") or hasattr(X, "shape") or isinstance(X, (str, bytes, dict)):
+    if hasattr(X, "__array__") or hasattr(X, "shape") or isinstance(X, bytes):
         return False
     if isinstance(X, (list, tuple)):
-        return bool(X) and (
-            (isinstance(X[0], (np.ndarray, Tensor)) and X[0].ndim == 2) or isinstance(X[0], Mapping)
+        first = X[0] if X else None
+        if isinstance(first, (list, tuple)) and first:
+            return getattr(first[0], "ndim", 0) > 0
+        return (
+            isinstance(first, Mapping)
+            or getattr(first, "ndim", 0) == 2
+            or package_of(first) == "pyarrow"
         )
     return isinstance(X, Iterable)
 
 
-def _batch(batch: Any) -> Any:
-    """Return the embeddings of a batch, without labels that may follow them."""
-    if isinstance(batch, (list, tuple)) and batch and isinstance(batch[0], (np.ndarray, Tensor)):
-        batch = batch[0]
-    if isinstance(batch, Mapping):
-        raise TypeError(
-            f"batches are mappings with {', '.join(map(str, batch))}: pass arrays or tensors "
-            "[b, d], as in (batch['embedding'] for batch in loader) made anew for each pass"
-        )
-    return batch if isinstance(batch, Tensor) else np.asarray(batch)
-
-
-def _check_shape(shape: tuple[int, ...], name: str) -> None:
+def _check_shape(shape: Sequence[int], name: str) -> None:
     if len(shape) != 2:
         raise ValueError(
             f"{name} must be [n, d], rows of embeddings, got shape {list(shape)}. Reshape your "
@@ -288,13 +464,27 @@ def _check_shape(shape: tuple[int, ...], name: str) -> None:
             )
 
 
-def _torch_dtype(dtype: torch.dtype) -> torch.dtype:
-    if dtype in (torch.float32, torch.float16, torch.bfloat16):
-        return torch.float32
-    return torch.float64
+def _precision(dtype: Any) -> torch.dtype:
+    """Return the precision in which to compute with numbers of a type of torch or NumPy."""
+    if not isinstance(dtype, torch.dtype):
+        dtype = np.dtype(dtype).name
+    short = ("float32", "float16", "bfloat16")
+    return torch.float32 if str(dtype).removeprefix("torch.") in short else torch.float64
 
 
-def _numpy_dtype(dtype: np.dtype[Any]) -> torch.dtype:
-    if dtype.kind not in "fiub":
-        raise TypeError(f"batches must be real numbers, got {dtype}")
-    return torch.float32 if dtype.kind == "f" and dtype.itemsize < 8 else torch.float64
+def _as_tensor(array: np.ndarray[Any, Any]) -> Tensor:
+    if array.dtype.name == "bfloat16":  # of ml_dtypes, which torch does not know
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
+def _mapped(X: Any) -> bool:
+    """Whether an array is mapped from a file."""
+    return isinstance(X, np.memmap) and getattr(X, "_mmap", None) is not None
+
+
+def _release(X: Any) -> None:
+    """Let go of the pages of a mapped file, which stay in the cache of the system."""
+    # A private mapping ("c") would lose what was written to it.
+    if _mapped(X) and X.mode != "c" and hasattr(mmap, "MADV_DONTNEED"):
+        X._mmap.madvise(mmap.MADV_DONTNEED)

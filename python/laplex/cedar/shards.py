@@ -13,14 +13,17 @@ from torch import Tensor
 
 from laplex._support.communicator import Communicator, OneProcess, together
 
+from .arrangement import AxisSums
 from .moments import Moments
+from .parts import OfPart, Part
+from .plane_test import Sums
 from .rows import Rows, as_rows
 from .statistics import Spread, Statistics, gather
 
-#: Number of rows of a file or a loader that are shuffled together.
-_BUFFER_ROWS = 2**16
+#: Largest numbers of rows and of entries of a file or a loader that are shuffled together.
+_BUFFER_ROWS, _BUFFER_NUMBERS = 2**16, 2**25
 
-Sums = TypeVar("Sums", Spread, Moments)
+Pass = TypeVar("Pass", Moments, AxisSums)
 
 
 class Shards:
@@ -60,7 +63,7 @@ class Shards:
         """Make the first pass."""
         return gather(self.rows, sample_size, generator, self.comm, self.before)
 
-    def total(self, make: Callable[[Any], Moments], part: Any = None) -> Moments:
+    def total(self, make: Callable[[Any], Pass], part: Any = None) -> Pass:
         """Return the sum of ``make(rows)`` over all processes, here of the rows or a part of them.
 
         Raises
@@ -69,7 +72,7 @@ class Shards:
             On all of them, if one has not as many rows as in the first pass.
         """
 
-        def mine() -> Moments:
+        def mine() -> Pass:
             found = make(self.rows if part is None else part)
             count = sum(self.rows.lengths())
             if part is None and found.count != count:
@@ -80,6 +83,15 @@ class Shards:
             return found
 
         return _summed(self.comm, together(self.comm, mine))
+
+    def added(self, make: Callable[[Any], Sums], part: Any = None) -> Sums:
+        """Return the sum of ``make(rows)`` over all processes, as `total` does."""
+        mine = together(self.comm, lambda: make(self.rows if part is None else part))
+        return sum(self.comm.all_gather_object(mine), Sums(0, ()))
+
+    def part(self, part: Part) -> Shards:
+        """Return the rows that are in a part, on the processes that have them."""
+        return Shards(part.rows(self.rows), self.comm)
 
     def everything(self, part: Tensor) -> Tensor:
         """Return the rows [b, d] that the ranks have, one after the other."""
@@ -97,25 +109,26 @@ class Shards:
         if self.comm.size == 1:
             self._share_lengths()  # a stream has been read by now
         total = sum(self._counts)
+        size = max(1, min(_BUFFER_ROWS, _BUFFER_NUMBERS // max(1, self.rows.dim)))
         if self._stream:
-            yield from self._of_stream()
+            yield from self._of_stream(size)
         elif self._in_memory:
             yield 0, total, lambda numbers: self._joined(numbers, self.rows.take)
         else:
-            starts = torch.arange(0, total, _BUFFER_ROWS)
+            starts = torch.arange(0, total, size)
             for start in starts[torch.randperm(len(starts), generator=random)].tolist():
-                stop = min(start + _BUFFER_ROWS, total)
+                stop = min(start + size, total)
                 low, high = self._own(start, stop)
                 read = partial(self.rows.take, torch.arange(low, high))
                 yield start, stop, self._reader(together(self.comm, read), low)
 
-    def _of_stream(self) -> Iterator[tuple[int, int, Callable[[Tensor], Tensor]]]:
+    def _of_stream(self, size: int) -> Iterator[tuple[int, int, Callable[[Tensor], Tensor]]]:
         batches = self.rows.batches()
         held = torch.empty(0, self.rows.dim, dtype=self.rows.dtype, device=self.rows.device)
         start = stop = 0
         for place, length in enumerate(self._lengths, 1):
             stop += length
-            if stop - start < _BUFFER_ROWS and place < len(self._lengths):
+            if stop - start < size and place < len(self._lengths):
                 continue
             low, high = self._own(start, stop)
             held = together(self.comm, partial(self._filled, held, batches, high - low))
@@ -180,7 +193,7 @@ class Elsewhere:
     def __init__(self, map_reduce: Callable[[Callable[[Any], Any]], Any], device: Any) -> None:
         self.comm = OneProcess()
         self._map_reduce = map_reduce
-        spread = self._sum(Spread.of, Spread)
+        spread: Spread = self._sum(Spread.of, (Spread,))
         self._statistics = spread.checked("X")
         self.rows = as_rows(
             torch.empty(0, spread.dim), dtype=spread.dtype, device=device, empty=True
@@ -190,9 +203,9 @@ class Elsewhere:
         """Return what the first pass found."""
         return replace(self._statistics, mean=self._statistics.mean.to(self.rows.device))
 
-    def total(self, make: Callable[[Any], Moments], part: Any = None) -> Moments:
+    def total(self, make: Callable[[Any], Pass], part: Any = None) -> Pass:
         """Return the sum of ``make(rows)`` over all parts."""
-        found = self._sum(make, Moments)
+        found: Pass = self._sum(make, (Moments, AxisSums))
         if found.count != self._statistics.count:
             raise ValueError(
                 f"map_reduce passed over {self._statistics.count} rows at first and "
@@ -200,9 +213,18 @@ class Elsewhere:
             )
         return found
 
-    def _sum(self, make: Callable[[Any], Any], kind: type[Sums]) -> Sums:
+    def added(self, make: Callable[[Any], Sums], part: Any = None) -> Sums:
+        """Return the sum of ``make(rows)`` over all parts."""
+        found: Sums = self._sum(make, (Sums,))
+        return found
+
+    def part(self, part: Part) -> Elsewhere:
+        """Return the rows that are in a part."""
+        return Elsewhere(lambda make: self._map_reduce(OfPart(make, part)), self.rows.device)
+
+    def _sum(self, make: Callable[[Any], Any], kinds: tuple[type, ...]) -> Any:
         found = self._map_reduce(make)
-        if not isinstance(found, kind):
+        if not isinstance(found, kinds):
             raise TypeError(
                 "map_reduce(make) must return the sum of make(rows) over all parts of the data, "
                 f"got {type(found).__name__}"
@@ -210,17 +232,18 @@ class Elsewhere:
         return found
 
 
-def _summed(comm: Communicator, moments: Moments) -> Moments:
-    """Return the sum of moments over all ranks, by one all_reduce."""
+def _summed(comm: Communicator, moments: Pass) -> Pass:
+    """Return the sums over all ranks, by one all_reduce."""
     if comm.size == 1:
         return moments
-    names = ("lost", "correlation", "total", "total_code")
-    tensors = [getattr(moments, name) for name in names]
+    names: tuple[str, ...] = moments.SUMS
+    tensors: list[Tensor] = [getattr(moments, name) for name in names]
     flat = np.concatenate([[moments.count], *(one.cpu().numpy().ravel() for one in tensors)])
     ends = np.cumsum([1, *(one.numel() for one in tensors[:-1])])
-    count, *parts = map(torch.from_numpy, np.split(comm.all_reduce(flat), ends))
+    flats = np.split(comm.all_reduce(flat), ends)
+    count, parts = int(flats[0].item()), list(map(torch.from_numpy, flats[1:]))
     found: dict[str, Any] = {
         name: part.view(one.shape).to(one.device)
         for name, part, one in zip(names, parts, tensors, strict=True)
     }
-    return replace(moments, count=int(count), **found)
+    return replace(moments, count=count, **found)

@@ -19,10 +19,16 @@ from .rows import Rows, as_rows
 _LEAST = 1e-290
 #: Number of random keys that are drawn together.
 _KEYS = 2**20
+#: Number of columns of a sample that are put in order together.
+_COLUMNS = 64
 
 
 class ConstantColumnWarning(UserWarning):
     """Some columns of the embeddings have the same value in every row."""
+
+
+class NothingToLearn(ValueError):
+    """There are fewer than two rows, or all rows are the same."""
 
 
 def check_size(largest: Tensor, name: str) -> None:
@@ -110,6 +116,21 @@ def gather(
     )
 
 
+def drawn(rows: Rows, size: int, seed: int, comm: Communicator, before: int) -> Rows:
+    """Draw rows uniformly from those of all processes; return those that are here, in memory.
+
+    Parameters are those of `gather`.
+    """
+    sample = _Sample(size, torch.Generator().manual_seed(seed), before)
+
+    def read() -> None:
+        for batch in rows.batches():
+            sample.offer(batch)
+
+    together(comm, read)
+    return Rows([sample.rows(comm, rows)], rows.dtype, name=rows.name, device=rows.device)
+
+
 @dataclass(frozen=True, eq=False)
 class Spread:
     """Sums over rows that give their mean and variance, and can be added over parts of the data.
@@ -186,7 +207,7 @@ class Spread:
         """Return the statistics, without a sample, if the rows are enough to learn from."""
         count = self.count
         if self.sums is None or count < 2:
-            raise ValueError(
+            raise NothingToLearn(
                 f"{name} has {count} sample(s), n_samples = {count}, but a change of basis is "
                 "learned from at least 2 rows: pass more embeddings"
             )
@@ -198,7 +219,7 @@ class Spread:
             size = "large" if variance > 1 else "small"
             raise _out_of_range(name, size, torch.maximum(low.abs(), high.abs()).max())
         if not varies:
-            raise ValueError(
+            raise NothingToLearn(
                 f"all {count} rows of {name} are the same, so there is nothing to learn: pass "
                 "rows that differ"
             )
@@ -218,16 +239,17 @@ class Spread:
 class _Sample:
     """A uniform sample in one pass: the rows with the smallest of n random keys.
 
-    The first ``before`` keys are those of rows that others have.
+    The first ``before`` keys are those of rows that others have. Memory is that of the sample: a
+    row that is better than those so far takes the place of the worst of them.
     """
 
     def __init__(self, size: int, generator: torch.Generator, before: int) -> None:
         self._size = size
         self._generator = generator
-        self._keys: list[Tensor] = []
-        self._rows: list[Tensor] = []
-        self._held = 0
-        self._limit = 1.0  # above it no key is among the smallest
+        self._keys = torch.empty(0, dtype=torch.float64)
+        self._places = torch.empty(0, dtype=torch.int64)  # numbers of the rows in the source
+        self._rows: Tensor | None = None  # [size, d], of which as many as keys are in use
+        self._seen = 0
         while before > 0:
             before -= len(self._draw(min(before, _KEYS)))
 
@@ -236,33 +258,42 @@ class _Sample:
 
     def offer(self, batch: Tensor) -> None:
         keys = self._draw(len(batch))
-        chosen = (keys < self._limit).nonzero()[:, 0]
-        if not chosen.numel():
+        places = torch.arange(self._seen, self._seen + len(batch))
+        self._seen += len(batch)
+        if self._rows is None:
+            self._rows = batch.new_empty(self._size, batch.shape[1])
+        held = len(self._keys)
+        room = min(len(keys), self._size - held)
+        self._rows[held : held + room] = batch[:room]
+        self._keys = torch.cat([self._keys, keys[:room]])
+        self._places = torch.cat([self._places, places[:room]])
+        if room == len(keys):
             return
-        self._keys.append(keys[chosen])
-        self._rows.append(batch[chosen.to(batch.device)])
-        self._held += len(chosen)
-        if self._held > 2 * self._size:  # seldom, as each time moves the whole sample
-            self._thin()
+        # The best of the new rows against the worst of the old ones, one by one.
+        better = (keys < self._keys.max()).nonzero()[:, 0]
+        better = better[better >= room]
+        new = better[keys[better].argsort()][: self._size]
+        old = self._keys.topk(len(new)).indices
+        won = keys[new] < self._keys[old]
+        new, old = new[won], old[won]
+        self._keys[old], self._places[old] = keys[new], places[new]
+        self._rows[old.to(batch.device)] = batch[new.to(batch.device)]
 
     def rows(self, comm: Communicator, rows: Rows) -> Tensor:
-        """Return those rows of the sample of all processes that are here."""
-        if self._held > self._size:
-            self._thin()
-        keys = torch.cat([torch.empty(0, dtype=torch.float64), *self._keys])
-        found = torch.cat(
-            self._rows or [torch.empty(0, rows.dim, dtype=rows.dtype, device=rows.device)]
-        )
+        """Return those rows of the sample of all processes that are here, in their order."""
+        held = self._rows
+        if held is None:
+            held = torch.empty(0, rows.dim, dtype=rows.dtype, device=rows.device)
+        found = held[: len(self._keys)]
+        order = self._places.argsort()
+        if self._seen > len(order):
+            for columns in torch.split(found, _COLUMNS, dim=1):  # a few at a time, to save memory
+                columns.copy_(columns[order.to(found.device)])
         if comm.size == 1:
             return found
+        keys = self._keys[order]
         everyone = torch.from_numpy(np.concatenate(comm.all_gather(keys.numpy())))
         if len(everyone) <= self._size:
             return found
         limit = everyone.kthvalue(self._size).values
         return found[(keys <= limit).to(found.device)]
-
-    def _thin(self) -> None:
-        keys, rows = torch.cat(self._keys), torch.cat(self._rows)
-        chosen = keys.topk(self._size, largest=False).indices.sort().values
-        self._keys, self._rows = [keys[chosen]], [rows[chosen.to(rows.device)]]
-        self._held, self._limit = self._size, float(self._keys[0].max())

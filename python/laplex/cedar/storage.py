@@ -15,8 +15,9 @@ from safetensors.torch import load_file, save_file
 
 from .. import _core
 from .._support.complete_files import replacing
+from .confirmation import Confirmation
 from .files import CONFIG, TENSORS, check_model
-from .fitted import Fitted
+from .fitted import Fitted, Modality
 from .module import basis_of
 
 _FORMAT = 1
@@ -30,6 +31,7 @@ class Saved(NamedTuple):
     parameters: Mapping[str, Any]
     fitted: Fitted
     columns: list[str] | None
+    confirmation: Confirmation | None
 
 
 def save(model: Saved, folder: str | os.PathLike[str]) -> None:
@@ -43,6 +45,8 @@ def save(model: Saved, folder: str | os.PathLike[str]) -> None:
     for start, basis in enumerate(fitted.bases):
         for name, tensor in basis.tensors().items():
             tensors[f"start{start}.{name}"] = tensor.detach().contiguous()
+    for name, modality in fitted.modalities.items():
+        tensors[f"modality.{name}"] = modality.mean
     config: dict[str, Any] = {
         "format": _FORMAT,
         "model": _MODEL,
@@ -56,7 +60,13 @@ def save(model: Saved, folder: str | os.PathLike[str]) -> None:
             "loss_curve_": list(fitted.losses),
             "scale_": fitted.scale,
         },
+        "modalities": {
+            name: {"scale": one.scale, "loss": one.loss, "count": one.count}
+            for name, one in fitted.modalities.items()
+        },
     }
+    if model.confirmation is not None:
+        config["confirmation"] = json.loads(model.confirmation.to_json())
     if model.columns is not None:
         config["feature_names_in_"] = model.columns
     with replacing(path / TENSORS) as part:
@@ -96,6 +106,10 @@ def load(folder: str | os.PathLike[str]) -> Saved:
         parameters = config["parameters"]
         if "transform" in parameters:  # as the parameter was called at first
             parameters["basis"] = parameters.pop("transform")
+        modalities = {
+            name: Modality(tensors.pop(f"modality.{name}"), **one)
+            for name, one in config.get("modalities", {}).items()
+        }
         starts = sorted({int(name[5 : name.index(".")]) for name in tensors.keys() - set(_VECTORS)})
         bases = []
         for start in starts:
@@ -112,13 +126,18 @@ def load(folder: str | os.PathLike[str]) -> Saved:
             known["n_samples_seen_"],
             tuple(known["loss_curve_"]),
             known["n_iter_"],
+            modalities,
         )
         dims = {basis.dim for basis in bases} | {fitted.dim, len(fitted.data_mean)}
+        dims |= {len(one.mean) for one in modalities.values()}
         if dims != {known["n_features_in_"]}:
             raise ValueError("sizes differ")
+        confirmation = config.get("confirmation")
+        if confirmation is not None:
+            confirmation = Confirmation.from_json(json.dumps(confirmation))
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} holds a damaged CEDAR model: {error}") from error
-    return Saved(parameters, fitted, config.get("feature_names_in_"))
+    return Saved(parameters, fitted, config.get("feature_names_in_"), confirmation)
 
 
 def _plain(value: Any) -> Any:

@@ -22,12 +22,13 @@ from laplex._support.command_errors import (
 from laplex._support.complete_files import check_writable, replacing
 from laplex._support.options import with_options
 
-from ..cedar.files import check_embeddings, check_model, list_pictures, read_embeddings, read_lines
+from ..cedar.files import check_model, find_files, list_pictures, read_lines
 from ..cedar.settings import Settings
 
 if TYPE_CHECKING:
     from ..cedar.estimator import CEDAR
     from ..cedar.naming import AxisNames
+    from ..cedar.rows import Rows
 
 app = typer.Typer(
     name="cedar",
@@ -36,12 +37,14 @@ app = typer.Typer(
 )
 
 _EMBEDDINGS = (
-    "File of embeddings, one per row: .npy (memory-mapped), .safetensors, or .parquet with columns "
-    "of numbers or one column of lists."
+    "Embeddings, one per row: .npy, .npz, .safetensors, .parquet, .h5, .zarr or .tar files, a "
+    "folder of them, or a pattern such as 'shards/*.npy'. They are read in batches."
 )
 
 
-Embeddings = Annotated[Path, typer.Argument(metavar="EMBEDDINGS", help=_EMBEDDINGS)]
+EmbeddingFiles = Annotated[
+    list[Path], typer.Argument(metavar="EMBEDDINGS...", help=_EMBEDDINGS, show_default=False)
+]
 Model = Annotated[
     Path, typer.Argument(metavar="MODEL", help="Folder of a model that `laplex cedar fit` wrote.")
 ]
@@ -49,7 +52,7 @@ Key = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="Name of the tensor or the column of lists to read, if there are several.",
+        help="Name of the tensor, array or column of lists to read, if there are several.",
     ),
 ]
 Words = Annotated[
@@ -68,7 +71,7 @@ TextEmbeddings = Annotated[
 @app.command()
 @with_options(Settings, {"n_init": 3})
 def fit(
-    embeddings: Embeddings,
+    embeddings: EmbeddingFiles,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write the model to.")],
     k: Annotated[
         list[int] | None,
@@ -91,26 +94,32 @@ def fit(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue from the checkpoint if the file exists.")
     ] = False,
+    max_rows: Annotated[
+        int | None,
+        typer.Option(
+            min=2, help="Largest number of rows, drawn at random, to learn from. Default: all."
+        ),
+    ] = None,
     key: Key = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Do not show a progress bar.")] = False,
     **given: Any,
 ) -> None:
     """Learn a change of basis from embeddings."""
     with _sentences("fit"):
-        check_embeddings(embeddings)
-        _distinct("--checkpoint", checkpoint, embeddings)
+        files = find_files(embeddings)
+        _distinct("--checkpoint", checkpoint, files)
         if resume and checkpoint is None:
             raise ValueError("--resume needs a file to continue from: add --checkpoint FILE")
         check_folder(out)
 
         from ..cedar.estimator import CEDAR
 
-        rows = read_embeddings(embeddings, key)
+        rows = _rows(files, key)
         ks = sorted(set(k or [32]))
-        if ks[-1] > rows.shape[1]:
+        if ks[-1] > rows.dim:
             raise ValueError(
-                f"-k {ks[-1]} is more than the {rows.shape[1]} columns of {embeddings}: pass at "
-                "most that number, and a much smaller one for a sparse code"
+                f"-k {ks[-1]} is more than the {rows.dim} columns of {_label(files)}: pass at most "
+                "that number, and a much smaller one for a sparse code"
             )
         model = CEDAR(
             k=ks[0] if len(ks) == 1 else ks,
@@ -118,23 +127,30 @@ def fit(
             device=usable_device(device),
             **given,
         )
-        with result_folder(out), _about(embeddings), stoppable(lambda: _going_on(checkpoint)):
-            model.fit(rows, progress=shows_progress(quiet), checkpoint=checkpoint, resume=resume)
+        with result_folder(out), _about(_label(files)), stoppable(lambda: _going_on(checkpoint)):
+            model.fit(
+                rows,
+                progress=shows_progress(quiet),
+                checkpoint=checkpoint,
+                resume=resume,
+                max_rows=max_rows,
+            )
             model.set_params(device=None)  # the model may be used elsewhere
             model.save(out)
-        typer.echo(_summary(model, out))
+            summary = _summary(model, rows, out)
+        typer.echo(summary)
 
 
 @app.command()
 def transform(
     model: Model,
-    embeddings: Embeddings,
+    embeddings: EmbeddingFiles,
     out: Annotated[
         Path,
         typer.Option(
             metavar="FILE",
-            help="File to write the codes to: .npz (a sparse CSR matrix of SciPy) or .npy (a dense "
-            "array with all the zeros).",
+            help="File to write the codes to: .parquet (lists of axes and values), .npz (a sparse "
+            "CSR matrix of SciPy) or .npy (a dense array with all the zeros).",
         ),
     ],
     k: Annotated[
@@ -151,27 +167,27 @@ def transform(
 ) -> None:
     """Write the signed sparse codes of embeddings.
 
-    Memory does not grow with the size of the input or output where both are .npy files.
+    Memory does not grow with the number of rows, but for the entries of a .npz file.
     """
     with _sentences("transform"):
-        if out.suffix not in (".npy", ".npz"):
+        if out.suffix not in (".parquet", ".npz", ".npy"):
             raise ValueError(
-                f"--out {out} must end in .npz (sparse) or .npy (dense, with all zeros)"
+                f"--out {out} must end in .parquet or .npz (sparse) or .npy (dense, with all zeros)"
             )
-        _distinct("--out", out, embeddings)
+        files = find_files(embeddings)
+        _distinct("--out", out, files)
         check_model(model)
-        check_embeddings(embeddings)
         check_writable(out)
 
         from ..cedar.code_files import write_codes
 
         cedar = _load(model)
-        rows = read_embeddings(embeddings, key)
+        rows = _rows(files, key, "embeddings")
         if k is not None and k > cedar.n_features_in_:
             raise ValueError(
                 f"-k {k} is more than the {cedar.n_features_in_} axes of the model: pass less"
             )
-        with _about(embeddings):
+        with _about(_label(files)):
             count = write_codes(cedar, rows, out, k, progress=shows_progress(quiet))
         typer.echo(f"{count:,} codes with at most {k or cedar.k_} nonzero entries: {out}")
 
@@ -198,7 +214,7 @@ def name(
     ] = None,
     all_axes: Annotated[
         bool,
-        typer.Option("--all-axes", help="Also name the axes that do not recur in other starts."),
+        typer.Option("--all-axes", help="Also name the axes that other rows do not confirm."),
     ] = False,
     out: Annotated[
         Path | None,
@@ -210,7 +226,7 @@ def name(
     """Name both ends of each axis by the nearest words."""
     with _sentences("name"):
         check_model(model)
-        check_embeddings(text_embeddings)
+        find_files(text_embeddings)
         listed = read_lines(words)
         if out is not None:
             check_writable(out)
@@ -228,7 +244,7 @@ def name(
 @app.command()
 def report(
     model: Model,
-    embeddings: Embeddings,
+    embeddings: EmbeddingFiles,
     out: Annotated[Path, typer.Option(metavar="FILE", help="HTML file to write.")] = Path(
         "cedar-report.html"
     ),
@@ -260,9 +276,9 @@ def report(
         if (words is None) != (text_embeddings is None):
             raise ValueError("--words and --text-embeddings go together: pass both or neither")
         check_model(model)
-        check_embeddings(embeddings)
+        files = find_files(embeddings)
         if text_embeddings is not None:
-            check_embeddings(text_embeddings)
+            find_files(text_embeddings)
         listed = None if words is None else read_lines(words)
         texts = None if items is None else read_lines(items)
         pictures = None if images is None else list_pictures(images)
@@ -271,17 +287,17 @@ def report(
         from ..cedar.html_report import report as write_report
 
         cedar = _load(model)
-        rows = read_embeddings(embeddings, key)
+        rows = _rows(files, key, "embeddings")
         for what, path, found in (("--items", items, texts), ("--images", images, pictures)):
-            if found is not None and len(found) != len(rows):
+            if found is not None and rows.count not in (None, len(found)):
                 raise ValueError(
-                    f"{what} {path} has {len(found)} entries, but {embeddings} has {len(rows)} "
-                    "rows: there must be one for each row, in the same order"
+                    f"{what} {path} has {len(found)} entries, but {_label(files)} has "
+                    f"{rows.count} rows: there must be one for each row, in the same order"
                 )
         names = None
         if words is not None and listed is not None and text_embeddings is not None:
             names = _names(cedar, words, listed, text_embeddings)
-        with _about(embeddings):
+        with _about(_label(files)):
             write_report(
                 cedar,
                 rows,
@@ -305,8 +321,18 @@ def _sentences(command: str, *more: str) -> AbstractContextManager[None]:
     return sentences(f"laplex cedar {command}", extra="cedar", needs=needs)
 
 
+def _rows(files: list[Path], key: str | None, name: str = "X") -> Rows:
+    from ..cedar.rows import Embeddings, as_rows
+
+    return as_rows(Embeddings(files, key), name=name)
+
+
+def _label(files: list[Path]) -> str:
+    return str(files[0]) + (f" and {len(files) - 1} more" if len(files) > 1 else "")
+
+
 @contextmanager
-def _about(path: Path) -> Iterator[None]:
+def _about(path: str) -> Iterator[None]:
     """Put the name of a file in front of messages about its contents."""
     try:
         yield
@@ -316,9 +342,9 @@ def _about(path: Path) -> Iterator[None]:
         raise ValueError(f"{path}: {error}") from error
 
 
-def _distinct(option: str, path: Path | None, embeddings: Path) -> None:
+def _distinct(option: str, path: Path | None, embeddings: list[Path]) -> None:
     """Raise an error if an output would replace the input."""
-    if path is not None and path.resolve() == embeddings.resolve():
+    if path is not None and path.resolve() in [one.resolve() for one in embeddings]:
         raise ValueError(f"{option} {path} would replace the embeddings: pass another name")
 
 
@@ -345,55 +371,56 @@ def _names(
     threshold: float | None = None,
     all_axes: bool = False,
 ) -> AxisNames:
-    from ..cedar.naming import MIN_RESTARTS, name_axes
+    from ..cedar.confirmation import MIN_STARTS
+    from ..cedar.naming import name_axes
 
-    texts = read_embeddings(text_embeddings, key)
+    texts = _rows([text_embeddings], key, "text_embeddings")
     _check_words(listed, words, texts, text_embeddings)
-    unknown = len(cedar.bases_) < MIN_RESTARTS
+    unknown = cedar.confirmation_ is None
     if unknown and not all_axes:
         caution(
-            f"names are unconfirmed: with fewer than {MIN_RESTARTS} starts it is unknown which "
-            f"axes recur; fit with --n-init {MIN_RESTARTS} or more"
+            "names are unconfirmed: it is unknown which axes other rows confirm; fit with "
+            f"--n-init {MIN_STARTS} or more"
         )
-    with _about(text_embeddings):
+    with _about(str(text_embeddings)):
         return name_axes(
             cedar,
             texts,
             listed,
             threshold="chance" if threshold is None else threshold,
             # The caution above takes the place of the warning.
-            recurring=None if unknown or all_axes else "auto",
+            confirmed=None if unknown or all_axes else "auto",
         )
 
 
-def _check_words(words: list[str], path: Path, texts: Any, texts_path: Path) -> None:
-    if len(words) != len(texts):
+def _check_words(words: list[str], path: Path, texts: Rows, texts_path: Path) -> None:
+    if texts.count not in (None, len(words)):
         raise ValueError(
             f"--words {path} has {len(words)} lines, but --text-embeddings {texts_path} has "
-            f"{len(texts)} rows: there must be one for each word, in the same order"
+            f"{texts.count} rows: there must be one for each word, in the same order"
         )
 
 
-def _summary(cedar: CEDAR, out: Path) -> str:
-    starts = len(cedar.bases_)
-    lines = [
-        f"fraction of variance explained by {cedar.k_} of {cedar.n_features_in_} axes: "
-        f"{1 - cedar.loss_curve_[-1]:.4f} (training rows{_several(cedar)})"
-    ]
-    if starts > 1 and cedar.n_features_in_ <= 4096:
-        from ..cedar.restarts import stability
+def _summary(cedar: CEDAR, rows: Rows, out: Path) -> str:
+    from ..cedar.coding import reports
 
-        found = stability(cedar.restarts_)
-        line = f"{starts} starts agree with a mean correlation (MCC) of {found.mean:.3f}"
-        if starts >= 3:
-            line += f"; {int(found.recurring(3).sum())} axes recur in at least 3 of them"
-        lines.append(line)
-    elif starts == 1:
+    ks = [cedar.k] if isinstance(cedar.k, int) else cedar.k
+    if len(ks) == 1:
+        explained = {ks[0]: 1 - cedar.loss_curve_[-1]}
+    else:  # the loss is the mean over all k
+        fitted = cedar.fitted_
+        placed = rows.placed(cedar.device, fitted.dtype)
+        explained = {k: one.fve for k, one in reports(fitted, placed, ks).items()}
+    lines = [
+        f"fraction of variance explained by {k} of {cedar.fitted_.axes} axes: {share:.4f} "
+        "(training rows)"
+        for k, share in explained.items()
+    ]
+    if cedar.confirmation_ is not None:
+        lines.append(repr(cedar.confirmation_))
+    elif len(cedar.bases_) == 1:
         lines.append(
-            "one start: its axes may be accidents of the seed; --n-init 3 shows which axes recur"
+            "one start: its axes may be accidents of the rows; --n-init 3 shows which of them "
+            "other rows confirm"
         )
     return "\n".join([*lines, f"model: {out}"])
-
-
-def _several(cedar: CEDAR) -> str:
-    return ", mean over all k" if not isinstance(cedar.k, int) else ""

@@ -194,7 +194,7 @@ def test_a_base_that_is_not_finite(model, processor, cedar):
 
 def test_sizes_that_do_not_fit_are_both_named(model, processor, cedar):
     other = SimpleNamespace(mean_=np.zeros(16), atoms_=np.eye(16))
-    with pytest.raises(ValueError, match=r"cedar's atoms must have d=12.*got d=16.*vision_model"):
+    with pytest.raises(ValueError, match=r"cedar's atoms must have d=12.*got d=16.*BlipEncoder"):
         decode_captions(model, processor, 0, [1.0], cedar=other)
     with pytest.raises(ValueError, match=r"base must have d=12.*got d=7"):
         decode_captions(model, processor, 0, [1.0], cedar=cedar, base=np.zeros(7))

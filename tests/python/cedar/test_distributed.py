@@ -221,7 +221,7 @@ WRONG: dict[str, tuple[Callable[[np.ndarray], Any], dict[str, Any], str]] = {
     "nan": (with_nan, {}, "rank 1: X has NaN or infinity in row 7"),
     "width": (lambda x: x[:, :9], {}, "rank 1: X has the number of columns 9, but 16 on rank 0"),
     "dtype": (lambda x: x.astype(float), {}, "rank 1: X has the dtype torch.float64, but"),
-    "kind": (lambda x: "rows.npy", {}, "rank 1: X is a path"),
+    "kind": (lambda x: "rows.npy", {}, "rank 1: there is no file rows.npy"),
     "stream": (lambda x: Failing(x, 6), {}, "rank 1: 'ascii' codec can't decode"),
     "stream of adam": (lambda x: Failing(x, 4), {"solver": "adam"}, "rank 1: 'ascii' codec"),
     "rows": (Shrinking, {}, "rank 1: X had 300 rows in the first pass and 299 in a later one"),
@@ -238,7 +238,7 @@ def failures(rank: int, size: int, folder: Path) -> list[str]:
     for change, parameters, _ in WRONG.values():
         here = {"solver": parameters.get("solver", "auto"), **(parameters if rank == 1 else {})}
         model = CEDAR(**{"k": 3, "random_state": 0, "max_iter": 8, **here})
-        with pytest.raises((TypeError, ValueError)) as raised:
+        with pytest.raises((TypeError, ValueError, FileNotFoundError)) as raised:
             model.fit(change(rows) if rank == 1 else rows, group=dist.group.WORLD)
         said.append(str(raised.value))
     with pytest.raises(ValueError, match="its folder does not exist") as raised:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from cedar_cases import planted, rotation_error
 
@@ -109,6 +111,64 @@ def test_fewer_rows_than_freedom_overfit() -> None:
     few, many = (fit.train_explained - fit.explained for fit in (fits[1], fits[3]))
     assert few > 0.15
     assert 0 < many < few / 3
+
+
+def test_steering_where_axes_are_classes() -> None:
+    import cedar_steering as example
+
+    from laplex.cedar import CEDAR
+
+    # Class c has coordinate c, and the network says the class with the largest coordinate.
+    random = np.random.default_rng(0)
+    turn = np.linalg.qr(random.standard_normal((4, 4)))[0]
+    labels = np.arange(600) % 4
+    vectors = (np.eye(4)[labels] * (1 + random.random((600, 1)))) @ turn
+    outputs = torch.from_numpy(vectors).reshape(600, 1, 4).float()
+    head = nn.Linear(4, 4, bias=False)
+    with torch.no_grad():
+        head.weight.copy_(torch.from_numpy(turn).float())
+    rest = nn.Sequential(nn.Identity(), nn.Flatten(), head).requires_grad_(False)
+    parts = outputs[:500], labels[:500], outputs[500:], labels[500:]
+    case = example.Case("planted", rest, *parts, k=1, dim=-1, positions=-1)
+    model = CEDAR(1, center="none", random_state=0).fit(case.vectors(case.train).flatten(0, 1))
+    found = example.directions(case, model)
+    assert [claim.label for claim in found["CEDAR"]] == [0, 1, 2, 3]
+    assert len({claim.axis for claim in found["CEDAR"]}) == 4
+    (small, large) = example.steer_by(found["CEDAR"], case, 1.5, (0.5, 2.0))
+    assert small.first == large.first == 1
+    assert large.decided == 1 > small.decided
+    assert large.gained > small.gained > 0
+    effects = example.attribute_inputs(case, model.torch_module(), 5)
+    assert effects.measured.shape == (5, 4)
+    assert np.allclose(effects.once, effects.measured, atol=1e-5)  # the metric is linear
+    assert np.allclose(effects.once.sum(1) + effects.error, effects.total, atol=1e-5)
+
+
+def test_questions_and_their_answers() -> None:
+    import cedar_steering as example
+
+    tokens, answer = example.questions(50, torch.Generator().manual_seed(0))
+    of = {10: lambda d: d[0], 11: lambda d: d[3], 12: max, 13: min}
+    for (kind, *digits, equals), found in zip(tokens.tolist(), answer.tolist(), strict=True):
+        assert equals == 14
+        assert of[kind](digits) == found
+
+
+@pytest.mark.slow
+def test_steering_a_trained_transformer(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / "cedar_steering.py", "--quick", "--out", tmp_path],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "cedar_steering.png").exists()
+    assert (tmp_path / "cedar_attribution.png").exists()
+    right = re.findall(r": ([\d.]+) of \d+ held-out inputs are right", done.stdout)
+    assert float(right[1]) > 0.9
+    means = re.findall(r"^differences of class means +1.00 +([\d.]+)", done.stdout, re.MULTILINE)
+    assert float(means[1]) > 0.9  # these know the classes
 
 
 @pytest.mark.slow

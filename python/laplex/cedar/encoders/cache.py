@@ -14,23 +14,23 @@ from collections.abc import Callable
 from io import BytesIO
 from itertools import chain
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import numpy as np
 import numpy.typing as npt
 
-Embeddings = npt.NDArray[np.float32]
+Embeddings = npt.NDArray[np.floating[Any]]
 
 #: Rows in a file of an unfinished set. At 0.1 s per image, an interruption costs at most a minute.
 _ROWS_A_PART = 512
-_DTYPE = np.dtype("<f4")
 _DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 def load_or_compute(
     folder: str | os.PathLike[str], key: str, count: int, compute: Callable[[int, int], Embeddings]
 ) -> Embeddings:
-    """Return the embeddings [count, d] of a key, memory-mapped and read-only.
+    """Return the embeddings [count, ...] of a key, memory-mapped and read-only.
 
     Parameters
     ----------
@@ -41,8 +41,8 @@ def load_or_compute(
     count : int
         Number of embeddings.
     compute : callable
-        ``compute(first, end)`` returns the rows first to end - 1, float32 [end - first, d]. It is
-        called for rows that are not on disk.
+        ``compute(first, end)`` returns the rows first to end - 1, of shape [end - first, ...]. It
+        is called for rows that are not on disk.
 
     Raises
     ------
@@ -77,16 +77,17 @@ def load_or_compute(
 def _write(path: Path, parts: list[Embeddings]) -> Embeddings:
     """Write parts as one array with its checksum, completely or not at all, and map it."""
     header = BytesIO()
-    shape = (sum(len(part) for part in parts), parts[0].shape[1])
+    shape = (sum(len(part) for part in parts), *parts[0].shape[1:])
+    dtype = parts[0].dtype.newbyteorder("<")
     np.lib.format.write_array_header_1_0(
-        header, {"descr": _DTYPE.str, "fortran_order": False, "shape": shape}
+        header, {"descr": dtype.str, "fortran_order": False, "shape": shape}
     )
     # In the same folder, because a rename is atomic only within a file system.
     temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
     try:
         with temporary.open("xb") as file:
             digest = hashlib.sha256()
-            bodies = (part.astype(_DTYPE).tobytes() for part in parts)
+            bodies = (part.astype(dtype).tobytes() for part in parts)
             for data in chain([header.getvalue()], bodies):
                 digest.update(data)
                 file.write(data)
@@ -114,9 +115,7 @@ def _open(path: Path, count: int) -> Embeddings | None:
         rows = _mapped(path)
     except (FileNotFoundError, ValueError):
         return None
-    if rows.ndim != 2 or len(rows) != count or rows.dtype != _DTYPE:
-        return None
-    return rows
+    return rows if len(rows) == count else None
 
 
 def _mapped(path: Path) -> Embeddings:

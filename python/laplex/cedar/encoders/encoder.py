@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Item = TypeVar("Item")
-Embeddings = npt.NDArray[np.float32]
+Embeddings = npt.NDArray[np.floating[Any]]
 
 
 class Encoder(ABC):
@@ -69,7 +69,8 @@ class Encoder(ABC):
         kind : str
             "images" or "texts", for messages and the key.
         embed : callable
-            Computes a Tensor [b, d] from the number of the first item and a batch.
+            Computes a Tensor [b, d], or [b, t, d] for t rows an item, from the number of the first
+            item and a batch.
         digest : callable
             Computes a digest of the content of an item.
         """
@@ -86,25 +87,33 @@ class Encoder(ABC):
 
         with progress_bar(progress, extra="encoders") as report:
             if cache is None:
-                return compute(0, len(items))
-            key = self._key(kind, items, digest)
-            rows = disk.load_or_compute(cache, key, len(items), compute)
-            report(f"encoding {kind}", len(items), len(items), "")
-            return rows
+                rows = compute(0, len(items))
+            else:
+                key = self._key(kind, items, digest)
+                rows = disk.load_or_compute(cache, key, len(items), compute)
+                report(f"encoding {kind}", len(items), len(items), "")
+            return rows.reshape(-1, rows.shape[-1])
 
     def _finished(self, rows: Tensor, kind: str, start: int) -> Embeddings:
-        """Convert rows [b, d] of the model to float32 and, with ``normalize``, to unit length."""
+        """Convert rows [b, d] or [b, t, d] to float32 and, with ``normalize``, to unit length.
+
+        Rows in half precision, also bfloat16, which NumPy does not have, become float16.
+        """
+        short = rows.dtype in (torch.float16, torch.bfloat16)
         rows = rows.detach().to("cpu", torch.float32)
-        lengths = rows.norm(dim=1, keepdim=True)
-        good = lengths.isfinite() & (lengths > 0) if self.normalize else lengths.isfinite()
+        lengths = rows.norm(dim=-1, keepdim=True)
+        found = rows / lengths if self.normalize else rows
+        found = found.half() if short else found
+        good = (lengths.isfinite() & found.isfinite()).flatten(1).all(1)
         if not bool(good.all()):
-            number = start + int((~good[:, 0]).nonzero()[0])
-            what = "zero" if float(lengths[number - start]) == 0 else "not finite"
+            number = int((~good).nonzero()[0])
+            zero = self.normalize and bool((lengths[number] == 0).any())
+            what = "zero" if zero else "not finite"
             raise ValueError(
-                f"the embedding of {kind}[{number}] is {what}: check that item, and load the "
-                "model in float32"
+                f"the embedding of {kind}[{start + number}] is {what}: check that item, and load "
+                "the model in float32"
             )
-        return (rows / lengths if self.normalize else rows).numpy()
+        return found.numpy()
 
     def _key(self, kind: str, items: Sequence[Item], digest: Callable[[Item], bytes]) -> str:
         encoder = {
@@ -130,7 +139,7 @@ class ImageEncoder(Encoder):
 
     @abstractmethod
     def _embed_images(self, pictures: list[Image]) -> Tensor:
-        """Embed a batch of RGB pictures as a Tensor [b, d]."""
+        """Embed a batch of RGB pictures as a Tensor [b, d], or [b, t, d] for t rows a picture."""
 
     def encode_images(
         self,
@@ -158,8 +167,10 @@ class ImageEncoder(Encoder):
 
         Returns
         -------
-        ndarray of float32 [n, d]
-            Embeddings in the order of the images; with a cache, memory-mapped and read-only.
+        ndarray [n, d]
+            Embeddings in the order of the images: float32, or float16 if the model is in half
+            precision. With a cache, memory-mapped and read-only. Encoders of patches return
+            [n * patches, d].
 
         Raises
         ------
@@ -215,8 +226,9 @@ class TextEncoder(Encoder):
 
         Returns
         -------
-        ndarray of float32 [n, d]
-            Embeddings in the order of the texts; with a cache, memory-mapped and read-only.
+        ndarray [n, d]
+            Embeddings in the order of the texts: float32, or float16 if the model is in half
+            precision. With a cache, memory-mapped and read-only.
 
         Raises
         ------

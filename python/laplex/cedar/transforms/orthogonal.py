@@ -48,7 +48,7 @@ class Orthogonal(Transform):
     @classmethod
     def at(cls, basis: Basis, settings: Settings) -> Orthogonal:
         """Make a transform at the rotation nearest to a basis, as in `Transform.at`."""
-        rotation = nearest_rotation(basis.readouts)  # of an invertible basis too
+        rotation = nearest_rotation(basis.readouts.double())  # of an invertible basis too
         return cls(rotation.to(basis.readouts.dtype), settings.parametrization)
 
     def forward(self) -> Basis:
@@ -64,5 +64,5 @@ class Orthogonal(Transform):
     @torch.no_grad()
     def finished(self) -> Basis:
         """Return the basis, orthogonal to the last digit."""
-        readouts = nearest_rotation(self().readouts)
+        readouts = nearest_rotation(self().readouts.double())
         return DenseBasis(readouts.to(self.start.dtype))
