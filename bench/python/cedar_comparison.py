@@ -183,6 +183,8 @@ FEWER_SEEDS = {
        for k in K["words"]},
     **{("words", name, 64): 0 for name in ("AbsTopK 1x, tied", "TopK 4x, random decoder",
        "BatchTopK 4x", "Matryoshka 4x", "JumpReLU 4x", "matching pursuit 4x")},
+    ("words", "CEDAR, frame 2x", 32): 2,
+    ("words", "CEDAR, frame 2x", 64): 0,
     **{("words", name, k): 2 for name in ("TopK 4x, random decoder", "Matryoshka 4x",
        "JumpReLU 4x", "matching pursuit 4x") for k in (8, 32)},
 }  # fmt: skip
@@ -198,7 +200,9 @@ LEFT_OUT = {"BatchTopK 4x", "Matryoshka 4x", "JumpReLU 4x", "TopK 4x, random dec
 def measured(fitted: Any, data: Data, k: int, seed: int) -> Record:
     """Measure the codes of held-out rows."""
     axes, dim = len(fitted.atoms), data.test.shape[1]
+    start = time.process_time()
     codes = fitted.encode(data.test, k)
+    coding = 1000 * (time.process_time() - start) / len(data.test)
     restored = fitted.decode(codes)
     one = Reconstruction(np.zeros(dim))
     one.update(data.test, restored, codes)
@@ -212,6 +216,7 @@ def measured(fitted: Any, data: Data, k: int, seed: int) -> Record:
         "fve": report.fve,
         "l0": report.l0,
         "dead": report.dead,
+        "coding": coding,  # milliseconds a row
         "density": [float(np.quantile(density, q)) for q in (0.1, 0.5, 0.9, 1.0)],
         "k_bits": affordable,
         "fve_bits": None if cheaper is None else fve(data.test, fitted.decode(cheaper)),
