@@ -4,8 +4,8 @@
 
 The program embeds some 6,800 concrete nouns with all-MiniLM-L6-v2. It learns a rotation in which
 few coordinates describe each noun. It names the axes that disjoint parts of the nouns confirm by
-words of the vocabulary itself, and writes an HTML report. It needs laplex[examples] and WordNet (apt-get install
-wordnet-base) and takes five minutes on one core; --quick takes one minute.
+words of the vocabulary itself, and writes an HTML report. It needs laplex[examples] and WordNet
+(apt-get install wordnet-base) and takes five minutes on one core; --quick takes one minute.
 """
 
 from __future__ import annotations
