@@ -62,7 +62,7 @@ def main_table(found: Results, data: str, k: int, columns: dict[str, tuple[str, 
     """Return a table of the methods for one k, with the columns {heading: (field, digits)}."""
     budget = bits_of(WIDTH[data], k)
     head = ["k = " + str(k), "latents", "FVE", f"FVE at {budget:.0f} bits (entries)"]
-    head += [*columns, "L0", "dead", "fit (s)"]
+    head += [*columns, "L0", "dead", "fit (s)", "code (ms a row)"]
     rows = []
     for name in found.lines(data, k):
         mine = found.of(data, name, k)
@@ -74,6 +74,7 @@ def main_table(found: Results, data: str, k: int, columns: dict[str, tuple[str, 
             *(found.cell(data, name, k, field, digits) for field, digits in columns.values()),
             f"{found.mean(data, name, k, 'l0'):.1f}", f"{found.mean(data, name, k, 'dead'):.0f}",
             f"{found.mean(data, name, k, 'seconds'):.1f}",
+            f"{found.mean(data, name, k, 'coding'):.3f}",
         ])  # fmt: skip
     return table(head, rows)
 

@@ -301,7 +301,7 @@ def draw(
     half = len(pictures.rows) // 2
     number = half + int(np.argmax(pictures.labels[half:] == len(FASHION_CLASSES) - 1))
     text = encoder.encode_texts([FASHION_CLASSES[-1]])[0]
-    names = name_axes(models[32], words.concepts, words.names, recurring=None)
+    names = name_axes(models[32], words.concepts, words.names, confirmed=None)
     match = explain_match(models[32], pictures.rows[number], text, modality_a="picture",
                           names=names)  # fmt: skip
     axes["picture"].imshow(pictures.pixels[number], cmap="gray_r")
@@ -395,7 +395,7 @@ together.
 
 ## Phrases as axes
 
-`axes_of` at k = 32 beside SpLiCE. An axis has a name only if starts on other rows find it.
+`axes_of` at k = 32 beside SpLiCE. An axis has a name only if other rows confirm it.
 
 {spoken}
 

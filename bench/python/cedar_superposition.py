@@ -2,8 +2,9 @@
 
     python bench/python/cedar_superposition.py [--quick]
 
-This takes about five minutes on each of two cores. --quick uses small sizes, takes less than a
-minute, and writes into build/cedar. The word embeddings come from the packaged all-MiniLM-L6-v2 and wordfreq.
+This takes about three minutes on each of two cores. --quick uses small sizes, takes less than a
+minute, and writes into build/cedar. The word embeddings come from the packaged all-MiniLM-L6-v2 and
+wordfreq.
 """
 
 from __future__ import annotations
@@ -232,8 +233,9 @@ CEDAR's default basis is far below any overcomplete method. `CEDAR(basis="frame"
 times d atoms; [how it works](../explanation/cedar.md#frames) is explained elsewhere.
 [bench/python/cedar_superposition.py](../../bench/python/cedar_superposition.py) writes this page;
 it was measured on {processor}, on one thread, with one seed. FVE is the fraction of variance
-explained on held-out rows, by at most k atoms a row; MCC is the mean correlation with the true
-atoms.
+explained on held-out rows, by at most k atoms a row; MCC is the mean
+correlation of the true atoms with those matched to them. It is at most 0.5 for a rotation where
+there are two causes for each axis: twice as much is the mean over its own axes.
 
 What does not flatter the frame:
 

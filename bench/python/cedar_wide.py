@@ -200,11 +200,13 @@ covariance of that kind. Real embeddings of these widths were not at hand.
 
 {table}
 
-Procrustes is the better choice at both widths, so it is the default up to 4,096 columns. A step of
-adam needs the exponential of a d x d matrix and its gradient, whatever the number of rows; a pass
-of procrustes needs one polar factor, and the momentum none of its own, because it extrapolates the
+Procrustes is the better choice here, so it is the default up to 4,096 columns. A step of adam needs
+the exponential of a d x d matrix and its gradient, whatever the number of rows; a pass of
+procrustes needs one polar factor, and the momentum none of its own, because it extrapolates the
 sums of the pass and not the rotation. Beyond 512 columns, float32 data get a polar factor in
-float32, which is orthogonal to 2e-6; the finished rotation is computed in float64.
+float32, which is orthogonal to 2e-6; the finished rotation is computed in float64. At 4,096
+columns, the factor takes 20 s in float32 and 36 s in float64, and the product of two matrices of
+that size 1.4 s in float32.
 
 What this does not show: adam may catch up with more steps than we ran. With more rows a column the
 products outweigh the polar factor. Ways around the singular value decomposition do not pay on a

@@ -682,6 +682,8 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         .. math:: z' = z + \sum_i (t_i - u_i \cdot (z - b))\, a_i
 
         Coordinates are not cut off to k entries: the part of z that its code omits stays in it.
+        With basis "frame" the atoms depend on each other: z moves along the atom by the same
+        formula, but its coordinate then moves by less.
 
         Parameters
         ----------
@@ -724,7 +726,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         moved = changed(basis, centre, rows, changes)
         drift = Drift(fitted, "z")
         drift.see(rows.detach().to(fitted.dtype).reshape(-1, fitted.dim) - centre)
-        drift.warn(stacklevel=3)
+        drift.warn()
         return moved if isinstance(z, Tensor) else moved.cpu().numpy()
 
     def score(
@@ -780,7 +782,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         measured = Reconstruction()
         for part in ranks.all_gather_object(together(ranks, mine)):
             measured.merge(part)
-        drift.warn(stacklevel=3)
+        drift.warn()
         return float(measured.compute().fve)
 
     def add_modality(self, name: str, X: Any) -> CEDAR:

@@ -157,7 +157,7 @@ class CedarModule(nn.Module):
             )
         drift = Drift(self._fitted, "z", self._basis())
         drift.see(self._flat(z.detach(), "z") - self.mean)
-        drift.warn(stacklevel=3)
+        drift.warn()
 
     def forward(self, z: Tensor) -> Tensor:
         """Encode and reconstruct embeddings.

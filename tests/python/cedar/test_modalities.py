@@ -67,6 +67,19 @@ def test_texts_are_coded_like_images(both, data):
         assert not np.allclose(both.transform(texts), codes)
 
 
+def test_a_fit_to_both_kinds(data):
+    images, texts, _, _ = data
+    kinds = {"image": images, "text": texts[::-1]}
+    rows = np.vstack([one - one.mean(0) for one in kinds.values()])
+    model = CEDAR(k=4, random_state=0).fit(rows)
+    for name, one in kinds.items():
+        model.add_modality(name, one)
+        codes = model.transform(one, modality=name)
+        np.testing.assert_allclose(codes, model.transform(one - one.mean(0)), rtol=0, atol=1e-12)
+        back = model.inverse_transform(model.transform(one, DIM, modality=name), modality=name)
+        np.testing.assert_allclose(back, one, rtol=0, atol=1e-12)
+
+
 def test_texts_are_steered_around_their_own_mean(both, data):
     _, texts, _, _ = data
     moved = both.intervene(texts, {3: 2.0}, modality="text")
@@ -248,7 +261,7 @@ def test_a_phrase_excites_the_axes_of_its_causes(both, data):
 def test_tables_and_pictures_have_names(both, data):
     _, texts, _, turn = data
     words = [f"word {i}" for i in range(DIM)]
-    names = name_axes(both, turn, words, text_mean=np.zeros(DIM), threshold=0.5, recurring=None)
+    names = name_axes(both, turn, words, text_mean=np.zeros(DIM), threshold=0.5, confirmed=None)
     found = axes_of(both, texts[3], modality="text", names=names)
     assert "word 3" in found.names[0]
     table = found.table(2)
