@@ -64,7 +64,7 @@ def top_examples(
     Of equal codes, the first rows win. Memory is O(axes n), plus one batch.
     """
     rows = rows_for(cedar.fitted_, embeddings, device=cedar.device)
-    found = ExampleSearch(rows.dim, n)
+    found = ExampleSearch(cedar.fitted_.axes, n)
     (entries,) = checked_ks(cedar.k_ if k is None else k, rows.dim)
     for _, codes in coded_batches(cedar.fitted_, rows, (entries,)):
         found.update(codes.cpu().numpy())

@@ -18,12 +18,19 @@ class Basis(ABC):
     Attributes
     ----------
     dim : int
-        Number of coordinates d.
+        Number of columns d of the embeddings.
+    axes : int
+        Number of coordinates: d, or more of a frame.
     """
 
     dim: int
     #: Whether `encode` keeps to operations that torch can trace, as it must inside a network.
     traceable = False
+
+    @property
+    def axes(self) -> int:
+        """Number of coordinates."""
+        return self.dim
 
     @abstractmethod
     def analyse(self, z: Tensor) -> Tensor:
@@ -99,7 +106,7 @@ class DenseBasis(Basis):
     def __init__(self, readouts: Tensor, atoms: Tensor | None = None) -> None:
         self._readouts = readouts
         self._atoms = atoms
-        self.dim = readouts.shape[0]
+        self.dim = readouts.shape[1]
 
     def analyse(self, z: Tensor) -> Tensor:
         """Return the coordinates [n, d] of rows z [n, d]."""

@@ -83,7 +83,7 @@ def write_codes(
                 done += len(codes)
                 report("computing codes", done, rows.count, "")
 
-        _WRITERS[path.suffix](part, blocks(), rows.dim, entries)
+        _WRITERS[path.suffix](part, blocks(), cedar.fitted_.axes, entries)
     return done
 
 

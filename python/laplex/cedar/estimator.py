@@ -17,6 +17,7 @@ import torch
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
@@ -37,6 +38,7 @@ from .rows import Rows, as_rows
 from .settings import Settings, checked_ks, settings_of, whole
 from .shards import Elsewhere, Shards
 from .statistics import drawn
+from .transforms import TRANSFORMS
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -46,6 +48,16 @@ Array = npt.NDArray[Any]
 
 #: The widest embeddings for which ``components_`` forms a d x d matrix: 2 GiB.
 _WIDEST_MATRIX = 16384
+
+
+def _learns_from_batches(model: CEDAR) -> bool:
+    """Say whether a model has ``partial_fit``; scikit-learn asks with ``hasattr``."""
+    if model.basis in TRANSFORMS and TRANSFORMS[model.basis].pursues:
+        raise AttributeError(
+            f"basis must be a rotation or an invertible matrix for partial_fit, got "
+            f"{model.basis!r}: call fit, which takes streams too"
+        )
+    return True
 
 
 class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
@@ -67,18 +79,22 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
     k : int or sequence of int
         Number of nonzero entries of a code. With several, the losses are averaged, and one basis
         serves all of them (Matryoshka); ``transform`` then uses the largest by default.
-    basis : {"orthogonal", "invertible", "laplex"}
+    basis : {"orthogonal", "invertible", "frame", "laplex"}
         Kind of matrix U. "orthogonal" is a rotation. "invertible" is any invertible matrix,
         parametrised by :math:`e^A`; it chooses the entries of a code by the size
-        :math:`|u_i \cdot z|\,|a_i|` of their contribution to the reconstruction. "laplex" is a
-        product of rotations by Laplace kernels, with d parameters per head in place of d x d; the
-        page "How CEDAR works" of the documentation gives the formula. Other names come from
+        :math:`|u_i \cdot z|\,|a_i|` of their contribution to the reconstruction. "frame" has
+        ``redundancy`` times d atoms, for data with more causes than columns; its codes come from
+        orthogonal matching pursuit, and other rows cannot confirm its axes. "laplex" is a product
+        of rotations by Laplace kernels, with d parameters per head in place of d x d; the page "How
+        CEDAR works" of the documentation gives the formula. Other names come from
         ``laplex.cedar.transforms.TRANSFORMS``.
-    solver : {"auto", "procrustes", "adam"}
+    solver : {"auto", "procrustes", "adam", "pursuit"}
         "procrustes" alternates between the codes and the rotation that fits them best, which comes
         from a singular value decomposition. It uses momentum, has no learning rate, and its loss
-        never grows. "adam" takes gradient steps on mini-batches, for any basis and width. "auto"
-        chooses procrustes for rotations of up to 4096 columns, and adam otherwise.
+        never grows. "adam" takes gradient steps on mini-batches, for any basis and width. "pursuit"
+        alternates between codes and least squares, for frames only, on at most 65,536 rows drawn
+        uniformly. "auto" chooses procrustes for rotations of up to 4096 columns, pursuit for
+        frames, and adam otherwise.
     center : {"mean", "learned", "none"}
         The centre b. "mean" is the mean of the data. "learned" starts from the mean and learns b
         together with U. "none" is 0.
@@ -91,11 +107,11 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
     random_state : int, RandomState or None
         Seed of the starts and of the order of mini-batches.
     max_iter : int, optional
-        Maximum number of passes over the data (procrustes, default 300) or number of steps (adam,
-        default 2000).
+        Maximum number of passes over the data (procrustes, default 300; pursuit, default 40) or
+        number of steps (adam, default 2000).
     tol : float
-        Procrustes stops when five passes together lower the loss by less than this fraction of the
-        variance.
+        Procrustes and pursuit stop when five passes together lower the loss by less than this
+        fraction of the variance.
     batch_size : int
         Number of rows in a step of adam.
     learning_rate : float
@@ -103,6 +119,8 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         not depend on their unit.
     heads : int, optional
         Number of rotations in the product of basis "laplex"; 16 by default.
+    redundancy : int
+        Number of axes for each column of the embeddings, with basis "frame".
     parametrization : {"expm", "cayley"}
         How adam parametrises a rotation: by the matrix exponential or the Cayley transform.
     sparse_output : bool
@@ -120,7 +138,8 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         Root of the total variance: of the mean squared distance of the training rows from their
         mean.
     components_ : ndarray [d, d]
-        The matrix U; its rows are the readouts.
+        The matrix U; its rows are the readouts. With basis "frame" there are ``redundancy`` times
+        d rows here, in ``atoms_`` and in ``restarts_``, and as many entries in a code.
     atoms_ : ndarray [d, d]
         The atoms as rows: row i is column i of :math:`U^{-1}`. For a rotation they equal the
         readouts.
@@ -186,6 +205,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         batch_size: int = 1024,
         learning_rate: float = 0.01,
         heads: int | None = None,
+        redundancy: int = 2,
         parametrization: Literal["expm", "cayley"] = "expm",
         sparse_output: bool = False,
         device: Any = None,
@@ -201,6 +221,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         self.batch_size = batch_size
         self.learning_rate = learning_rate
         self.heads = heads
+        self.redundancy = redundancy
         self.parametrization = parametrization
         self.sparse_output = sparse_output
         self.device = device
@@ -424,6 +445,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
             )
         return self
 
+    @available_if(_learns_from_batches)  # type: ignore[untyped-decorator]
     def partial_fit(self, X: Any, y: object = None) -> CEDAR:
         """Learn from more embeddings, and slowly forget the oldest.
 
@@ -522,6 +544,11 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         seed = of_first(ranks, seed, rows.device)
         settings = settings_of(self.get_params(), rows.dim)
+        if settings.solver == "pursuit":
+            raise ValueError(
+                f"basis must be a rotation or an invertible matrix to confirm axes, got "
+                f"{settings.basis!r}: fit with basis='orthogonal'"
+            )
         settings = replace(settings, n_init=max(MIN_STARTS, settings.n_init))
         basis, centre = self._placed(rows)
         model = fitting.Solution(basis, centre.double(), list(self.loss_curve_))
@@ -566,7 +593,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         """
         rows, blocks = self._coded(X, k, "indices" if self.sparse_output else "dense", modality)
         found = coding.joined(blocks, rows.count)
-        return coding.sparse_matrix(found, rows.dim) if self.sparse_output else found[0]
+        return coding.sparse_matrix(found, self.fitted_.axes) if self.sparse_output else found[0]
 
     def iter_transform(
         self,
@@ -638,17 +665,25 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         if scipy.sparse.issparse(X):
             X = coding.SparseRows(X)
         rows = as_rows(X, device=self.device, dtype=self._dtype, once=True)
-        self._check_width(rows, "codes")
+        self._check_width(rows, "codes", fitted.axes)
         basis, centre = fitted.placed(rows.device)
         blocks = ([(basis.synthesise(one) + centre).cpu().numpy()] for one in rows.batches())
         return coding.joined(blocks, rows.count)[0]
 
-    def intervene(self, z: Any, values: Mapping[Any, Value], names: Any = None) -> Any:
+    def intervene(
+        self,
+        z: Any,
+        values: Mapping[Any, Value],
+        names: Any = None,
+        modality: str | None = None,
+    ) -> Any:
         r"""Set some coordinates of embeddings and leave all others as they are.
 
         .. math:: z' = z + \sum_i (t_i - u_i \cdot (z - b))\, a_i
 
         Coordinates are not cut off to k entries: the part of z that its code omits stays in it.
+        With basis "frame" the atoms depend on each other: z moves along the atom by the same
+        formula, but its coordinate then moves by less.
 
         Parameters
         ----------
@@ -661,6 +696,8 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
             of its axis: there, larger values mean more of what the name says, at either end.
         names : AxisNames or mapping of str to int, optional
             What the names in ``values`` mean: the result of `name_axes`, or an axis for each name.
+        modality : str, optional
+            Name of the kind of rows, as in `transform`.
 
         Returns
         -------
@@ -680,9 +717,8 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         DriftWarning
             As `transform` does.
         """
-        check_is_fitted(self)
-        fitted = self.fitted_
-        changes = checked_changes(values, names, fitted.dim)
+        fitted = self.fitted_.around(modality)
+        changes = checked_changes(values, names, fitted.axes)
         rows = _finite_rows(z, fitted.dim, fitted.dtype)
         if not isinstance(z, Tensor) and self.device is not None:
             rows = rows.to(self.device)
@@ -690,7 +726,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         moved = changed(basis, centre, rows, changes)
         drift = Drift(fitted, "z")
         drift.see(rows.detach().to(fitted.dtype).reshape(-1, fitted.dim) - centre)
-        drift.warn(stacklevel=3)
+        drift.warn()
         return moved if isinstance(z, Tensor) else moved.cpu().numpy()
 
     def score(
@@ -746,7 +782,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         measured = Reconstruction()
         for part in ranks.all_gather_object(together(ranks, mine)):
             measured.merge(part)
-        drift.warn(stacklevel=3)
+        drift.warn()
         return float(measured.compute().fve)
 
     def add_modality(self, name: str, X: Any) -> CEDAR:
@@ -931,7 +967,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
 
     @property
     def _n_features_out(self) -> int:
-        return int(self.n_features_in_)
+        return self.fitted_.axes
 
     def __sklearn_is_fitted__(self) -> bool:
         return "mean_" in vars(self)
@@ -987,11 +1023,12 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
             self._check_width(rows, "features")
         return rows
 
-    def _check_width(self, rows: Rows, what: str) -> None:
-        if rows.dim != self.n_features_in_:
+    def _check_width(self, rows: Rows, what: str, width: int | None = None) -> None:
+        width = self.n_features_in_ if width is None else width
+        if rows.dim != width:
             raise ValueError(
                 f"{rows.name} has {rows.dim} {what}, but {type(self).__name__} is expecting "
-                f"{self.n_features_in_} features as input"
+                f"{width} features as input"
             )
 
     def _placed(self, rows: Rows) -> tuple[Basis, Tensor]:

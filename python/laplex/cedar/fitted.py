@@ -80,6 +80,11 @@ class Fitted:
         return len(self.mean)
 
     @property
+    def axes(self) -> int:
+        """The number of axes: d, or more with a frame."""
+        return self.basis.axes
+
+    @property
     def dtype(self) -> torch.dtype:
         """The precision of the model."""
         return self.mean.dtype

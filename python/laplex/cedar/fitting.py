@@ -25,6 +25,7 @@ from . import confirmation, plane_test, procrustes
 from .adam import Training
 from .arrangement import arranged
 from .basis import Basis, DenseBasis, random_rotation
+from .frame import FrameSearch
 from .minibatches import MiniBatches
 from .parts import Part
 from .ranks import of_first
@@ -34,6 +35,7 @@ from .shards import Elsewhere, Shards
 from .statistics import ConstantColumnWarning, NothingToLearn, Statistics
 from .transforms import TRANSFORMS
 from .transforms.base import Start, Transform
+from .transforms.frame import Frame
 
 #: Number of rows on which the alternating solver converges first, if there are more than four times
 #: as many. The passes over all rows then start close to the solution.
@@ -212,18 +214,21 @@ class _Run:
 
     def solve(self, start: int, state: dict[str, Any] | None) -> Solution:
         """Return the solution of one start, which may continue from the state of a checkpoint."""
-        find = self._alternate if self.settings.solver == "procrustes" else self._descend
-        found = find(start, state)
-        sample = self.statistics.sample if self.statistics.sampled else None
+        solvers = {
+            "procrustes": self._alternate,
+            "adam": self._descend,
+            "pursuit": self._pursue,
+        }
+        found = solvers[self.settings.solver](start, state)
+        # A uniform sample, of all rows if there are no more than 65,536; map_reduce has none.
+        known = self.statistics
+        sample = torch.split(known.sample, 2**13) if known.sampled else None
         basis = arranged(
             found.basis,
             found.centre.to(self.rows.device, self.rows.dtype),
             self.settings.ks[-1],
             self.scale,
-            # A uniform sample, of all rows if there are no more than 65,536; map_reduce has none.
-            lambda make: self.data.total(
-                make, None if sample is None else torch.split(sample, 2**13)
-            ),
+            lambda make: self.data.total(make, sample),
         )
         return replace(found, basis=basis)
 
@@ -306,6 +311,33 @@ class _Run:
                 self._keep(start, {"training": training.state(), "place": now})
         training.check()
         return Solution(training.basis(), training.mean(), training.losses, training.unfinished())
+
+    def _pursue(self, start: int, state: dict[str, Any] | None) -> Solution:
+        """Find a frame for the sample: all rows, if there are no more than 65,536."""
+        settings, rows = self.settings, self.rows
+        assert isinstance(self.data, Shards)
+        sample = self.data.everything(self.statistics.sample)
+        sample = (sample - self.centre.to(rows.dtype)).div_(self.scale)
+        if state is not None:
+            found = FrameSearch.restore(state)
+        else:
+            random = _generator(self.seed + start)
+            atoms = Frame.starting_atoms(rows.dim, settings.redundancy, random)
+            found = FrameSearch(atoms.to(rows.device, rows.dtype))
+        while len(found.losses) < settings.max_iter:
+            if found.converged(settings.tol) or 3 * len(found.losses) >= 2 * settings.max_iter:
+                found.late = True
+            found.advance(sample, settings.ks)
+            self._show(
+                self._stage(start, "passes over the sample"),
+                len(found.losses),
+                settings.max_iter,
+                found.losses,
+            )
+            self._keep(start, found.state())
+            if found.late and found.converged(settings.tol):
+                break
+        return Solution(found.finished(), self.centre, found.losses)
 
     def _transform(self, start: int, *, resumed: bool) -> Transform:
         kind = TRANSFORMS[self.settings.basis]

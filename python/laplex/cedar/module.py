@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from .basis import Basis, DenseBasis
 from .drift import Drift
 from .fitted import Fitted
+from .frame import FrameBasis
 from .interventions import Value, changed, checked_changes
-from .laplace_rotation import LaplaceRotations
 from .settings import whole
 
 
@@ -73,7 +72,8 @@ class CedarModule(nn.Module):
         """
         entries = self.k if k is None else whole("k", k)
         rows = self._flat(z, "z") - self.mean
-        return self._basis().encode(rows, entries).reshape(z.shape)
+        codes = self._basis().encode(rows, entries)
+        return codes.reshape(*z.shape[:-1], codes.shape[-1])
 
     def decode(self, codes: Tensor) -> Tensor:
         r"""Reconstruct embeddings from codes: :math:`b + U^{-1} s`.
@@ -93,9 +93,10 @@ class CedarModule(nn.Module):
         ValueError
             If the last dimension is not d.
         """
-        return (self._basis().synthesise(self._flat(codes, "codes")) + self.mean).reshape(
-            codes.shape
-        )
+        basis = self._basis()
+        self._check(codes, "codes", basis.axes)
+        rows = codes.reshape(-1, basis.axes).to(self.mean.dtype)
+        return (basis.synthesise(rows) + self.mean).reshape(*codes.shape[:-1], basis.dim)
 
     def intervene(self, z: Tensor, values: Mapping[Any, Value], names: Any = None) -> Tensor:
         r"""Set some coordinates of embeddings and leave all others as they are.
@@ -127,7 +128,7 @@ class CedarModule(nn.Module):
         if not z.is_floating_point():
             z = z.to(self.mean.dtype)
         basis = self._basis()
-        return changed(basis, self.mean, z, checked_changes(values, names, basis.dim))
+        return changed(basis, self.mean, z, checked_changes(values, names, basis.axes))
 
     def check_drift(self, z: Tensor) -> None:
         """Warn if embeddings differ from those of the fit, as ``CEDAR.transform`` does.
@@ -156,7 +157,7 @@ class CedarModule(nn.Module):
             )
         drift = Drift(self._fitted, "z", self._basis())
         drift.see(self._flat(z.detach(), "z") - self.mean)
-        drift.warn(stacklevel=3)
+        drift.warn()
 
     def forward(self, z: Tensor) -> Tensor:
         """Encode and reconstruct embeddings.
@@ -180,8 +181,8 @@ class CedarModule(nn.Module):
         """
         return f"dim={self.mean.shape[0]}, k={self.k}"
 
-    def _check(self, rows: Tensor, name: str) -> None:
-        dim = self.mean.shape[0]
+    def _check(self, rows: Tensor, name: str, dim: int | None = None) -> None:
+        dim = self.mean.shape[0] if dim is None else dim
         if rows.dim() == 0 or rows.shape[-1] != dim:
             raise ValueError(f"{name}: expected shape [..., {dim}], got {list(rows.shape)}")
 
@@ -198,5 +199,10 @@ class CedarModule(nn.Module):
 def basis_of(tensors: dict[str, Any]) -> Basis:
     """Make a basis from the tensors that ``Basis.tensors`` returns."""
     if "anchors" in tensors:
-        return LaplaceRotations(torch.as_tensor(tensors["anchors"]))
+        from .laplace_rotation import LaplaceRotations  # few models need it
+
+        parts = (tensors.get(name) for name in ("anchors", "order", "signs"))
+        return LaplaceRotations(*parts)  # type: ignore[arg-type]
+    if "frame" in tensors:
+        return FrameBasis(tensors["frame"], tensors["dual"])
     return DenseBasis(tensors["readouts"], tensors.get("atoms"))

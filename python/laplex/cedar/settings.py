@@ -12,13 +12,13 @@ from laplex._support.options import setting
 
 from .transforms import TRANSFORMS
 
-SOLVERS = ("auto", "procrustes", "adam")
+SOLVERS = ("auto", "procrustes", "adam", "pursuit")
 CENTRES = ("mean", "learned", "none")
 PARAMETRIZATIONS = ("expm", "cayley")
 
 #: The widest embeddings for which `solver="auto"` chooses procrustes.
 _WIDEST_FOR_PROCRUSTES = 4096
-_STEPS = {"procrustes": 300, "adam": 2000}
+_STEPS = {"procrustes": 300, "adam": 2000, "pursuit": 40}
 _HEADS = 16
 
 
@@ -89,8 +89,9 @@ class Settings:
     ks: tuple[int, ...]
     basis: str = setting(
         TRANSFORMS.default,
-        "Kind of the matrix U: a rotation (orthogonal), any invertible matrix (invertible) or, for "
-        "very wide embeddings, a product of rotations by Laplace kernels (laplex).",
+        "Kind of the matrix U: a rotation (orthogonal), any invertible matrix (invertible), "
+        "more atoms than columns (frame) or, for very wide embeddings, a product of rotations by "
+        "Laplace kernels (laplex).",
         one_of(TRANSFORMS),
         choices=TRANSFORMS,
         former="--transform",
@@ -127,7 +128,7 @@ class Settings:
         "Maximum number of passes over the data (procrustes) or of steps (adam).",
         or_none(whole),
         least=1,
-        unset="300 passes or 2000 steps",
+        unset="300 passes, 2000 steps, or 40 passes for a frame",
     )
     tol: float = setting(
         1e-5,
@@ -143,6 +144,10 @@ class Settings:
         or_none(whole),
         least=1,
         unset="16",
+    )
+
+    redundancy: int = setting(
+        2, "Number of axes for each column of the embeddings, for --basis frame.", whole, least=1
     )
 
     @property
@@ -166,7 +171,14 @@ def settings_of(given: Mapping[str, Any], dim: int) -> Settings:
     }
     basis, solver = values["basis"], values["solver"]
     alternates = TRANSFORMS[basis].alternates
-    if solver == "auto":
+    if TRANSFORMS[basis].pursues:
+        _check_frame(values)
+        values["solver"] = "pursuit"
+    elif solver == "pursuit":
+        raise ValueError(
+            f"solver='pursuit' finds frames only: for basis={basis!r} pass solver='auto'"
+        )
+    elif solver == "auto":
         found = alternates and dim <= _WIDEST_FOR_PROCRUSTES
         values["solver"] = "procrustes" if found else "adam"
     elif solver == "procrustes" and not alternates:
@@ -178,6 +190,20 @@ def settings_of(given: Mapping[str, Any], dim: int) -> Settings:
         if values[name] is None:
             values[name] = usual
     return Settings(ks=checked_ks(given["k"], dim), **values)
+
+
+def _check_frame(values: Mapping[str, Any]) -> None:
+    """Refuse parameters that the search for a frame does not know."""
+    for name, known, why in (
+        ("solver", ("auto", "pursuit"), "a frame has a solver of its own"),
+        ("center", ("mean", "none"), "the centre of a frame is not learned"),
+        ("n_init", (1,), "the axes of a frame cannot be confirmed by other rows"),
+    ):
+        if values[name] not in known:
+            raise ValueError(
+                f"{name} must be {' or '.join(map(repr, known))} for basis={values['basis']!r}, "
+                f"got {values[name]!r}: {why}"
+            )
 
 
 def checked_ks(k: object, dim: int | None = None) -> tuple[int, ...]:

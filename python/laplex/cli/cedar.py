@@ -412,7 +412,7 @@ def _summary(cedar: CEDAR, rows: Rows, out: Path) -> str:
         placed = rows.placed(cedar.device, fitted.dtype)
         explained = {k: one.fve for k, one in reports(fitted, placed, ks).items()}
     lines = [
-        f"fraction of variance explained by {k} of {cedar.n_features_in_} axes: {share:.4f} "
+        f"fraction of variance explained by {k} of {cedar.fitted_.axes} axes: {share:.4f} "
         "(training rows)"
         for k, share in explained.items()
     ]

@@ -54,17 +54,6 @@ def test_images_on_planted_axes() -> None:
     assert len(given) > 8
 
 
-def test_what_recurs_in_other_words_too() -> None:
-    pytest.importorskip("wordfreq")
-    import cedar_words
-
-    case = planted(3000, 12, 2, seed=2)
-    assert cedar_words.in_both_halves(case.data, 2, starts=3) == (12, 12)
-    noise = np.random.default_rng(0).standard_normal((400, 12))  # there is nothing to find
-    recur, again = cedar_words.in_both_halves(noise, 2, starts=3)
-    assert again <= recur < 12
-
-
 def test_words_of_an_axis_and_how_they_are_spelled() -> None:
     pytest.importorskip("wordfreq")
     import cedar_words
@@ -182,10 +171,10 @@ def test_examples_on_pretrained_models(name: str, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "<html" in (tmp_path / "report.html").read_text()[:200].lower()
-    recurring = re.search(r"(\d+) of (\d+) axes have a name .*; (\d+) recur", done.stdout)
-    assert recurring is not None
-    named, axes, recur = map(int, recurring.groups())
-    assert 1 <= named <= recur < axes / 2  # most axes of one start are found by no other
+    about = re.search(r"(\d+) of (\d+) axes have a name .*; (\d+) are confirmed", done.stdout)
+    assert about is not None
+    named, axes, confirmed = map(int, about.groups())
+    assert named <= confirmed < axes / 2  # a thousand words are few for 384 columns
     if name == "cedar_words":
         lines = re.findall(r"^ +(\S+) of the variance of held-out words: (.*)$", done.stdout, re.M)
         explained = {method: float(value) for value, method in lines}

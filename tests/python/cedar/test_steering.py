@@ -70,6 +70,15 @@ def test_gradients_reach_embeddings_and_values() -> None:
     assert np.allclose(z.grad, 1 - atom.sum() * readout)
 
 
+def test_coordinates_of_another_modality_are_those_around_its_mean() -> None:
+    texts = CASE.data + 3.0
+    model = CEDAR(2, max_iter=50, random_state=0).fit(CASE.data).add_modality("text", texts)
+    moved = model.intervene(texts, {1: 2.5}, modality="text")
+    assert np.allclose((moved - 3.0 - model.mean_) @ model.components_.T[:, 1], 2.5)
+    with pytest.raises(ValueError, match="modality must be 'text', got 'sound'"):
+        model.intervene(texts, {1: 2.5}, modality="sound")
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_the_type_of_the_embeddings_stays(dtype: torch.dtype) -> None:
     z = rows(4).to(dtype)

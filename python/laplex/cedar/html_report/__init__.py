@@ -113,7 +113,7 @@ def report(
     check_is_fitted(cedar)
     whole("max_axes", max_axes)
     rows = rows_for(cedar.fitted_, embeddings, device=cedar.device)
-    _check_names(names, words, text_embeddings, rows.dim)
+    _check_names(names, words, text_embeddings, cedar.fitted_.axes)
     if compare and comparison is None and rows.count is None:
         raise ValueError(
             "compare=True cannot split embeddings that come in batches: pass an array, or "

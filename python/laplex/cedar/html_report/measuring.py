@@ -63,12 +63,12 @@ def measure(
 ) -> Measured:
     """Measure the codes in one pass over the embeddings, for ks in ascending order."""
     norms = cedar.basis_.atom_norms
-    lengths = np.ones(rows.dim) if norms is None else norms.double().cpu().numpy()
+    lengths = np.ones(cedar.fitted_.axes) if norms is None else norms.double().cpu().numpy()
     measured = {k: Reconstruction(cedar.mean_) for k in ks}
-    energy = np.zeros(rows.dim)
+    energy = np.zeros(cedar.fitted_.axes)
     sizes = np.zeros((2, len(EDGES) - 1), np.int64)
-    clear = np.zeros((2, rows.dim), np.int64)
-    search = ExampleSearch(rows.dim, examples)
+    clear = np.zeros((2, cedar.fitted_.axes), np.int64)
+    search = ExampleSearch(cedar.fitted_.axes, examples)
     count = 0
     with progress_bar(progress, extra="cedar") as report:
         for batch, *codes in coded_batches(cedar.fitted_, rows, ks):

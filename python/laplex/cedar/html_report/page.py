@@ -90,7 +90,7 @@ def render(
         title=title,
         about=_about(cedar, measured),
         k=cedar.k_,
-        dim=cedar.n_features_in_,
+        dim=cedar.fitted_.axes,
         numbers=_numbers(cedar, measured),
         metrics=_metrics(measured),
         comparison=comparison,
@@ -118,7 +118,7 @@ def _about(cedar: CEDAR, measured: Measured) -> str:
     parameters = cedar.get_params()
     starts = len(cedar.bases_)
     return (
-        f"The model has {cedar.n_features_in_} axes, of which a code uses at most {cedar.k_}. "
+        f"The model has {cedar.fitted_.axes} axes, of which a code uses at most {cedar.k_}. "
         f"Its basis is {parameters['basis']}; it was fitted to {cedar.n_samples_seen_:,} "
         f"embeddings from {starts} start{'s' if starts > 1 else ''}. This report measures it on "
         f"{measured.count:,} embeddings."
@@ -133,7 +133,7 @@ def _numbers(cedar: CEDAR, measured: Measured) -> list[tuple[str, str]]:
             f"of the variance is explained by {cedar.k_} entries per row",
         ),
         (f"{report.cosine:.3f}", "mean cosine of centred embedding and reconstruction"),
-        (f"{report.l0:.1f}", f"nonzero entries in a code, of {cedar.n_features_in_}"),
+        (f"{report.l0:.1f}", f"nonzero entries in a code, of {cedar.fitted_.axes}"),
         (f"{report.dead:,}", "axes that never fire"),
     ]
 

@@ -13,6 +13,7 @@ from ..._support.registry import Registry
 if TYPE_CHECKING:
     from .base import Start as Start
     from .base import Transform as Transform
+    from .frame import Frame as Frame
     from .invertible import Invertible as Invertible
     from .laplex import Laplace as Laplace
     from .orthogonal import Orthogonal as Orthogonal

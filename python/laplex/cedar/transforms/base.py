@@ -47,6 +47,8 @@ class Transform(nn.Module):
 
     #: Whether the alternating solver, procrustes, can find it.
     alternates: ClassVar[bool] = False
+    #: Whether the solver for frames, pursuit, finds it.
+    pursues: ClassVar[bool] = False
     #: What a fit prepares before it makes one: nothing, a rotation that the alternating solver
     #: finds on a sample of the data, or the sample itself.
     starts_from: ClassVar[Literal["chance", "rotation", "rows"]] = "chance"
