@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -56,10 +55,7 @@ def coded_batches(fitted: Fitted, rows: Rows, ks: tuple[int, ...]) -> Iterator[t
         z = batch - centre
         drift.see(z)
         yield (batch, *(basis.encode(z, k) for k in ks))
-    frame, level = sys._getframe(1), 3  # of what called this, as Drift.warn counts
-    while frame.f_back and frame.f_globals.get("__name__", "").startswith(("laplex.", "sklearn.")):
-        frame, level = frame.f_back, level + 1
-    drift.warn(level)
+    drift.warn()
 
 
 def restored(fitted: Fitted, codes: Tensor) -> Tensor:
