@@ -27,7 +27,7 @@ from sklearn.decomposition import PCA as PrincipalComponents
 from sklearn.metrics import roc_auc_score
 
 from laplex._support.image_datasets import load_images
-from laplex.cedar import CEDAR, name_axes, report, stability
+from laplex.cedar import CEDAR, name_axes, report
 from laplex.cedar.baselines import PCA, FastICA, RandomRotation
 from laplex.cedar.encoders import EfficientNetEncoder
 from laplex.cedar.metrics import fve, monosemanticity
@@ -178,9 +178,9 @@ def main() -> None:
         found = judge(name, method, train, test, pixels, options.k)
         print(f"{name:<20} {found.train_explained:9.3f} {found.explained:9.3f} "
               f"{found.auroc:19.3f} {found.monosemantic:16.3f}")  # fmt: skip
-    model = CEDAR(options.k, n_init=5, random_state=0).fit(rows)
+    model = CEDAR(options.k, n_init=3, random_state=0).fit(rows)
     print()
-    print(stability(model.restarts_))
+    print(model.confirmation_)
     names = names_by_class(model, rows, labels, data.class_names)
     print(names.table(12))
     page = report(

@@ -1,11 +1,11 @@
 """Find out what the axes of word embeddings stand for: CEDAR on a vocabulary of concepts.
 
-    python examples/cedar_words.py [--quick] [--text gloss] [--starts 5] [-k 16] [--out DIR]
+    python examples/cedar_words.py [--quick] [--text gloss] [--starts 3] [-k 16] [--out DIR]
 
-The program embeds some 6,800 concrete nouns with all-MiniLM-L6-v2. From several starts it learns a
-rotation in which few coordinates describe each noun. It names the axes that recur by words of the
-vocabulary itself, and writes an HTML report. It needs laplex[examples] and WordNet (apt-get install
-wordnet-base) and takes five minutes on one core; --quick takes one minute.
+The program embeds some 6,800 concrete nouns with all-MiniLM-L6-v2. It learns a rotation in which
+few coordinates describe each noun. It names the axes that disjoint parts of the nouns confirm by
+words of the vocabulary itself, and writes an HTML report. It needs laplex[examples] and WordNet
+(apt-get install wordnet-base) and takes five minutes on one core; --quick takes one minute.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 from concept_vocabulary import load_vocabulary
 
-from laplex.cedar import CEDAR, chance_scores, name_axes, report, stability, top_examples
+from laplex.cedar import CEDAR, chance_scores, name_axes, report, top_examples
 from laplex.cedar.baselines import PCA, RandomRotation
 from laplex.cedar.encoders import SentenceEncoder
-from laplex.cedar.metrics import fve, match
+from laplex.cedar.metrics import fve
 from laplex.cedar.naming import AxisNames
 
 
@@ -42,7 +42,7 @@ def split(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def study(embeddings: np.ndarray, words: list[str], k: int, starts: int) -> Findings:
-    """Fit to four fifths and judge on the rest; then fit to all and name the axes that recur."""
+    """Fit to four fifths and judge on the rest; then fit to all and name the confirmed axes."""
     train, test = split(embeddings)
     held_out = {}
     for name, method in (
@@ -55,23 +55,6 @@ def study(embeddings: np.ndarray, words: list[str], k: int, starts: int) -> Find
     model = CEDAR(k, n_init=starts, random_state=0).fit(embeddings, progress=True)
     names = name_axes(model, embeddings, words)
     return Findings(held_out, model, names, float(chance_scores(embeddings).mean()))
-
-
-def in_both_halves(rows: np.ndarray, k: int, starts: int) -> tuple[int, int]:
-    """Count the axes that recur in one half of the words, and those that the other half has too.
-
-    Restarts see the same rows and may agree on what is peculiar to them; the halves share no rows.
-    """
-    order = np.random.default_rng(0).permutation(len(rows))
-    half = len(rows) // 2
-    first, second = (
-        CEDAR(k, n_init=starts, random_state=seed).fit(rows[part])
-        for seed, part in enumerate((order[:half], order[half:]))
-    )
-    found = stability(first.restarts_)
-    recurs = found.recurring(min(3, starts))
-    again = np.abs(match(first.atoms_, second.atoms_)[1]) > found.threshold
-    return int(recurs.sum()), int((recurs & again).sum())
 
 
 def rotation_error(restarts: np.ndarray) -> float:
@@ -121,16 +104,14 @@ def neighbours(
 def main() -> None:
     """Embed the words, fit CEDAR, name its axes, steer a word, and write a report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--quick", action="store_true", help="use only a thousand words and three starts"
-    )
+    parser.add_argument("--quick", action="store_true", help="use only a thousand words")
     parser.add_argument(
         "--text",
         choices=("word", "gloss"),
         default="word",
         help='text to embed: the word alone, or "word: gloss"',
     )
-    parser.add_argument("--starts", type=int, default=5, help="number of random starts")
+    parser.add_argument("--starts", type=int, default=3, help="number of starts")
     parser.add_argument("-k", type=int, default=16, help="number of nonzero entries of a code")
     parser.add_argument(
         "--out",
@@ -139,7 +120,6 @@ def main() -> None:
         help="folder for the report and the model",
     )
     options = parser.parse_args()
-    starts = 3 if options.quick else options.starts
     options.out.mkdir(parents=True, exist_ok=True)
     vocabulary = load_vocabulary(limit=1000 if options.quick else None)
     words = [entry.word for entry in vocabulary]
@@ -149,25 +129,20 @@ def main() -> None:
     cache = options.out / "embeddings"
     embeddings = np.array(encoder.encode_texts(texts, batch_size=64, progress=True, cache=cache))
 
-    found = study(embeddings, words, options.k, starts)
+    found = study(embeddings, words, options.k, options.starts)
     print(f"\n{len(words)} words, {embeddings.shape[1]} columns, k = {options.k}:")
     for name, value in found.held_out.items():
         print(f"  {value:.3f} of the variance of held-out words: {name}")
     print(
         f"  {rotation_error(found.model.restarts_):.0e}: the largest entry of U U^T - I, all starts"
     )
-    print(stability(found.model.restarts_))
-    if not options.quick:  # half of a thousand words are too few for 384 columns
-        recur, again = in_both_halves(embeddings, options.k, starts=3)
-        print(
-            f"{recur} axes recur in one half of the words; {again} of these also in the other half"
-        )
+    print(found.model.confirmation_.table(12))
     print(found.names.table(12))
     print("\n".join(both_ends(found.model, embeddings, words, found.names)))
-    recurring = np.flatnonzero([axis.recurs for axis in found.names])
-    alike, ends = spelled_alike(found.model, embeddings, words, recurring)
+    confirmed = np.flatnonzero(found.model.confirmed_)
+    alike, ends = spelled_alike(found.model, embeddings, words, confirmed)
     print(
-        f"at {alike} of {ends} ends of recurring axes, most words begin with the same two letters"
+        f"at {alike} of {ends} ends of confirmed axes, most words begin with the same two letters"
     )
     print(f"the best word of a random direction has a cosine of {found.chance:.2f} on average")
 

@@ -1,12 +1,13 @@
-"""Write docs/measurements/cedar_comparison.md: CEDAR beside sparse autoencoders and dictionaries.
+"""Measure CEDAR beside sparse autoencoders, dictionaries and linear bases, in one budget.
 
-    python bench/python/cedar_comparison.py run [--data words images] [--minutes 30]
-    python bench/python/cedar_comparison.py page
+    python bench/python/cedar_comparison.py [--data words images] [--minutes 30]
+    python bench/python/cedar_comparison_page.py
 
 The first command appends one line for each fit to docs/measurements/cedar_comparison.jsonl, and
 continues where an earlier run stopped. In all it takes about an hour of one core. The second writes
-the page and its pictures from that file. A run needs sae-lens and laplex[examples], Fashion-MNIST
-and WordNet: ``apt-get install dataset-fashion-mnist wordnet-base``.
+docs/measurements/cedar_comparison.md and its pictures from that file. A run needs
+``pip install -c constraints.txt -c bench/constraints.txt sae-lens "laplex[examples]"``, and
+``apt-get install dataset-fashion-mnist wordnet-base``.
 """
 
 from __future__ import annotations
@@ -47,8 +48,9 @@ TUNING = 100
 
 #: The data sets, cheapest first, and the values of k that methods are fitted for.
 K = {"planted": (4,), "overcomplete": (4,), "gaussian": (4,), "norms": (4,)}
-K |= {"images": (4, 16), "words": (8, 32, 64)}
-NULLS = ("gaussian", "norms")
+K |= {"images null": (16,), "images": (4, 16), "words": (8, 32, 64)}
+#: The null controls, and the data that they take their rates from.
+NULLS = {"gaussian": "planted", "norms": "planted", "images null": "images"}
 
 Record = dict[str, Any]
 
@@ -137,12 +139,28 @@ def images(seed: int, options: argparse.Namespace) -> Data:
     )  # fmt: skip
 
 
+def without_axes(data: Data, seed: int) -> Data:
+    """Return rows with the same covariance and whitened norms, in directions drawn at random.
+
+    Their distribution is elliptical, so beyond the covariance there is nothing to find.
+    """
+    random = np.random.default_rng((seed, 27))
+    variances, axes = np.linalg.eigh(np.cov(data.train, rowvar=False))
+    halves = []
+    for rows in (data.train, data.test):
+        norms = np.linalg.norm(rows @ (axes / np.sqrt(variances)), axis=1, keepdims=True)
+        drawn = random.standard_normal(rows.shape)
+        unit = drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
+        halves.append((norms * unit) @ (axes * np.sqrt(variances)).T)
+    return Data(*_centred(*halves), K["images null"], data.latents, data.steps, data.batch)
+
+
 @lru_cache
-def _images(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+def _images(folder: str) -> tuple[np.ndarray, np.ndarray]:
     from laplex._support.image_datasets import load_images
     from laplex.cedar.encoders import EfficientNetEncoder
 
-    data = load_images(str(folder))
+    data = load_images(folder)
     pictures = (data.test_images[:3000] * 255).astype(np.uint8)
     encoder = EfficientNetEncoder(normalize=False)
     rows = np.array(encoder.encode_images(pictures, cache=ROOT / "build/embeddings"))
@@ -165,10 +183,15 @@ FEWER_SEEDS = {
        for k in K["words"]},
     **{("words", name, 64): 0 for name in ("AbsTopK 1x, tied", "TopK 4x, random decoder",
        "BatchTopK 4x", "Matryoshka 4x", "JumpReLU 4x", "matching pursuit 4x")},
-    ("words", "matching pursuit 4x", 32): 2,
+    ("words", "CEDAR, frame 2x", 32): 2,
+    ("words", "CEDAR, frame 2x", 64): 0,
+    **{("words", name, k): 2 for name in ("TopK 4x, random decoder", "Matryoshka 4x",
+       "JumpReLU 4x", "matching pursuit 4x") for k in (8, 32)},
 }  # fmt: skip
-#: Methods that the null controls do without, because others of their kind are there.
-LEFT_OUT_OF_NULLS = {"BatchTopK 4x", "Matryoshka 4x", "JumpReLU 4x", "TopK 4x, random decoder"}
+#: Methods that are also trained for other times.
+TIMED = ("AbsTopK 1x", "AbsTopK 4x", "TopK 4x")
+#: Methods that the nulls and the ideal model do without, because others of their kind are there.
+LEFT_OUT = {"BatchTopK 4x", "Matryoshka 4x", "JumpReLU 4x", "TopK 4x, random decoder"}
 
 
 # --- measurements ---------------------------------------------------------------------------------
@@ -177,7 +200,9 @@ LEFT_OUT_OF_NULLS = {"BatchTopK 4x", "Matryoshka 4x", "JumpReLU 4x", "TopK 4x, r
 def measured(fitted: Any, data: Data, k: int, seed: int) -> Record:
     """Measure the codes of held-out rows."""
     axes, dim = len(fitted.atoms), data.test.shape[1]
+    start = time.process_time()
     codes = fitted.encode(data.test, k)
+    coding = 1000 * (time.process_time() - start) / len(data.test)
     restored = fitted.decode(codes)
     one = Reconstruction(np.zeros(dim))
     one.update(data.test, restored, codes)
@@ -191,6 +216,7 @@ def measured(fitted: Any, data: Data, k: int, seed: int) -> Record:
         "fve": report.fve,
         "l0": report.l0,
         "dead": report.dead,
+        "coding": coding,  # milliseconds a row
         "density": [float(np.quantile(density, q)) for q in (0.1, 0.5, 0.9, 1.0)],
         "k_bits": affordable,
         "fve_bits": None if cheaper is None else fve(data.test, fitted.decode(cheaper)),
@@ -306,13 +332,17 @@ class Run:
     def load(self, name: str, seed: int) -> Data:
         if name == "words":
             return words(seed, self.options)
-        return images(seed, self.options) if name == "images" else synthetic(name, seed)
+        if name == "images":
+            return images(seed, self.options)
+        if name == "images null":
+            return without_axes(images(seed, self.options), seed)
+        return synthetic(name, seed)
 
     def methods(self, name: str) -> Iterator[Any]:
         from cedar_peers import METHODS
 
         for method in METHODS:
-            left_out = set(LEFT_OUT_OF_NULLS) if name in NULLS else set()
+            left_out = set(LEFT_OUT) if name in ("planted", *NULLS) else set()
             if len(K[name]) == 1:
                 left_out |= {"CEDAR, all k at once"}
             never = not any(FEWER_SEEDS.get((name, method.name, k), 1) for k in K[name])
@@ -331,8 +361,7 @@ class Run:
 
         This is the second k of the data set, or the first where the second is too slow.
         """
-        # A null has nothing to tune to: it takes the rates of the planted data of its size.
-        source = "planted" if name in NULLS else name
+        source = NULLS.get(name, name)  # a null has nothing to tune to
         data = None
         for method in self.methods(source):
             done = {
@@ -370,7 +399,7 @@ class Run:
         fitted = method.fit(task)
         return fitted, time.process_time() - start
 
-    def measure(self, name: str, seed: int, rates: dict[str, float]) -> None:
+    def measure(self, name: str, seed: int, rates: dict[str, float], slow: bool) -> None:
         done = {
             (one["method"], one["k"])
             for one in records()
@@ -382,7 +411,8 @@ class Run:
                 k
                 for k in K[name]
                 if (method.name, k) not in done
-                and seed < FEWER_SEEDS.get((name, method.name, k), len(SEEDS))
+                and slow == ((name, method.name, k) in FEWER_SEEDS)
+                and seed < FEWER_SEEDS.get((name, method.name, k), 2 if name in NULLS else 5)
             ]
             if not missing:
                 continue
@@ -397,16 +427,44 @@ class Run:
                 print(name, seed, method.name, k, f"{found['fve']:.4f} {seconds:.1f} s", flush=True)
                 self.append(what="fit", data=name, method=method.name, k=k, seed=seed,
                             rate=rates.get(method.name), seconds=seconds, **found)  # fmt: skip
-        if not any(one["what"] == "rotation" and (one["data"], one["seed"]) == (name, seed)
-                   for one in records()):  # fmt: skip
+        if seed == 0 and not any(
+            one["what"] == "rotation" and one["data"] == name for one in records()
+        ):
             data = data or self.load(name, seed)
             self.append(what="rotation", data=name, seed=seed, **rotation_sensitivity(data, seed))
+
+    def other_budgets(self, name: str, seed: int, rates: dict[str, float]) -> None:
+        """Train again for as long as CEDAR took, and for the first seed four times as long."""
+        if name in NULLS or seed > 1:
+            return
+        mine = [one for one in records() if (one["data"], one.get("seed")) == (name, seed)]
+        seconds = {
+            (one["method"], one["k"]): one["seconds"] for one in mine if one["what"] == "fit"
+        }
+        done = {(one["method"], one["k"], one["budget"]) for one in mine if one["what"] == "budget"}
+        methods = {method.name: method for method in self.methods(name)}
+        for method_name, k in ((a, b) for a in TIMED for b in K[name]):
+            for budget in ("CEDAR's time", "4x the steps"):
+                longer = budget == "4x the steps"
+                if (method_name, k, budget) in done or (longer and (seed or k != K[name][-1])):
+                    continue
+                if (method_name, k) not in seconds:
+                    continue
+                data = self.load(name, seed)
+                share = 4.0 if longer else seconds["CEDAR", k] / seconds[method_name, k]
+                steps = max(10, round(share * data.steps))
+                fitted, took = self.fit(
+                    methods[method_name], data, k, rates[method_name], seed, steps
+                )
+                value = fve(data.test, fitted.decode(fitted.encode(data.test, k)))
+                self.append(what="budget", data=name, method=method_name, k=k, seed=seed,
+                            budget=budget, steps=steps, seconds=took, fve=value)  # fmt: skip
 
     def agreement(
         self, name: str, method: str, k: int, seed: int, fitted: Any, data: Data
     ) -> float | None:
         """Return the mean cosine of the atoms in use with those of the seed before, matched."""
-        if name in ("planted", "overcomplete", *NULLS):
+        if data.concepts is None:
             return None  # every seed draws its own truth
         BUILD.mkdir(parents=True, exist_ok=True)
 
@@ -442,23 +500,28 @@ def run(options: argparse.Namespace) -> None:
         rates = {name: job.tune(name) for name in options.data}
         for seed in SEEDS:
             for name in options.data:
-                job.measure(name, seed, rates[name])
+                job.measure(name, seed, rates[name], slow=False)
+        for seed in SEEDS:
+            for name in options.data:
+                job.measure(name, seed, rates[name], slow=True)
+                job.other_budgets(name, seed, rates[name])
     except TimeoutError:
         print("the time is over; run again to continue")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("command", choices=("run", "page"))
     parser.add_argument(
         "--data", nargs="+", choices=tuple(K), default=tuple(K), help="data sets to run"
     )
     parser.add_argument("--minutes", type=float, default=1e6, help="stop after this time")
-    parser.add_argument("--wordnet", type=Path, default=Path("/usr/share/wordnet"))
-    parser.add_argument("--fashion", type=Path, default=Path("/usr/share/datasets/fashion-mnist"))
-    options = parser.parse_args()
-    if options.command == "run":
-        run(options)
+    parser.add_argument(
+        "--wordnet", type=Path, default=Path("/usr/share/wordnet"), help="folder of WordNet"
+    )
+    parser.add_argument(
+        "--fashion", default="fashion-mnist", help="folder of Fashion-MNIST; by default Debian's"
+    )
+    run(parser.parse_args())
 
 
 if __name__ == "__main__":

@@ -90,6 +90,10 @@ def cedar_all_k(task: Task) -> Fitted:
     return _of(CEDAR(list(task.all_k), random_state=task.seed).fit(task.rows))
 
 
+def cedar_frame(task: Task) -> Fitted:
+    return _of(CEDAR(task.k, basis="frame", redundancy=2, random_state=task.seed).fit(task.rows))
+
+
 def cedar_invertible(task: Task) -> Fitted:
     return _of(
         CEDAR(
@@ -349,7 +353,8 @@ METHODS = [
     Method("CEDAR", cedar),
     Method("CEDAR, all k at once", cedar_all_k, fits_k=False),
     Method("CEDAR, invertible", cedar_invertible, (0.003, 0.01, 0.03)),
-    Method("AbsTopK 1x, tied", sae("abstopk", 1, tied=True), RATES),
+    Method("CEDAR, frame 2x", cedar_frame),
+    Method("AbsTopK 1x, tied", sae("abstopk", 1, tied=True), (0.0007, *RATES)),
     Method("AbsTopK 1x", sae("abstopk", 1), RATES),
     Method("AbsTopK 4x", sae("abstopk"), RATES),
     Method("TopK 4x, random decoder", sae("topk", frozen=True), RATES),

@@ -163,10 +163,12 @@ def measure_effects(
 
     Parameters
     ----------
-    cedar, z, metric, patch
+    cedar, z, metric
         As for `attribute`; the metric needs no gradients.
     axes : iterable of int
         The axes; each costs a call of the metric.
+    patch : Tensor [..., d], optional
+        As for `attribute`.
 
     Returns
     -------

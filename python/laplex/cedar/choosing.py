@@ -31,8 +31,8 @@ Array = npt.NDArray[np.float64]
 
 #: Least gain, as a fraction of the variance, that supports a k.
 _LEAST_GAIN = 0.01
-#: What twice as many entries must add to the skill.
-_PRICE = 0.01
+#: What twice as many entries cost, as a fraction of the skill.
+_PRICE = 0.05
 #: Absolute cosine above which atoms of two halves are the same axis, as in `stability`.
 _SAME_AXIS = 0.7
 _BATCH = 8192
@@ -86,8 +86,8 @@ class KChoice:
         for place, k in enumerate(self.ks):
             lines.append(
                 f"{k:5d}  {self.fve[place]:.3f}     {self.baseline[place]:.3f}  "
-                f"{self.gain[place]:+.3f} ± {self.spread[place]:.3f}  {self.skill[place]:6.3f}  {self.stability[place]:10.0%}"
-                + (" *" if k == self.best else "")
+                f"{self.gain[place]:+.3f} ± {self.spread[place]:.3f}  {self.skill[place]:6.3f}  "
+                f"{self.stability[place]:10.0%}" + (" *" if k == self.best else "")
             )
         return "\n".join(lines)
 
@@ -147,10 +147,10 @@ def choose_k(
         \mathrm{skill}_k = \frac{\mathrm{FVE}_k - B_k}{1 - B_k}
 
     It is small where k is too small to describe a row, and where the entries beyond those that the
-    axes explain are spent on noise. The best k has the largest skill, less 0.01 for each doubling
-    of k. None is supported if its gain :math:`\mathrm{FVE}_k - B_k` is below 0.01 on either half,
-    as on Gaussian data of any covariance. The rule is ours; it is a relative of the gap statistic
-    (Tibshirani et al., 2001).
+    axes explain are spent on noise. The best k has the largest skill, of which each doubling of k
+    costs 5 %: :math:`\mathrm{skill}_k (1 - 0.05 \log_2 k)`. None is supported if the gain of the
+    best, :math:`\mathrm{FVE}_k - B_k`, is below 0.01 on either half, as on Gaussian data of any
+    covariance. The rule is ours; it is a relative of the gap statistic (Tibshirani et al., 2001).
 
     Parameters
     ----------
@@ -227,7 +227,7 @@ def gain_score(model: CEDAR, X: Any, y: object = None) -> float:
     r"""Return the skill of a model beyond two baselines: a scorer for a search of k.
 
     ``CEDAR.score`` grows with k, so a search by it takes the largest. This is the skill that
-    `choose_k` defines, less :math:`0.01 \log_2 k`. The baselines are a random rotation and the
+    `choose_k` defines, times :math:`1 - 0.05 \log_2 k`. The baselines are a random rotation and the
     principal axes of X itself. The latter have seen X, which flatters them where X has few rows a
     column: `choose_k` compares with axes of other rows.
 
@@ -263,14 +263,14 @@ def gain_score(model: CEDAR, X: Any, y: object = None) -> float:
     drawn = random_rotation(rows.dim, torch.Generator().manual_seed(0)).to(rows.device)
     ks = (model.k_,)
     best = max(_explained(basis, mean, known, ks)[0] for basis in (axes, DenseBasis(drawn)))
-    return (model.score(X) - best) / max(1 - best, _LEAST_GAIN) - _PRICE * float(np.log2(model.k_))
+    return float((model.score(X) - best) / max(1 - best, _LEAST_GAIN) * _prices(ks)[0])
 
 
 def _judged(ks: tuple[int, ...], fve: Array, baseline: Array, shared: Array) -> KChoice:
     gains = fve - baseline
     gain, spread = gains.mean(0), np.abs(gains[0] - gains[1]) / 2
     skill = gain / np.maximum(1 - baseline.mean(0), _LEAST_GAIN)
-    at = int((skill - _PRICE * np.log2(ks)).argmax())
+    at = int((skill * _prices(ks)).argmax())
     best = ks[at]
     supported = bool(gains[:, at].min() > _LEAST_GAIN)
     if supported:
@@ -286,8 +286,7 @@ def _judged(ks: tuple[int, ...], fve: Array, baseline: Array, shared: Array) -> 
     if supported and len(ks) > 1 and (best == ks[-1] or best == ks[0] > 1):
         end, side = ("largest", "larger") if best == ks[-1] else ("smallest", "smaller")
         warnings.warn(
-            f"ks do not reach a plateau: the {end} k tried, {best}, is the best; try "
-            f"{side} ones",
+            f"ks do not reach a plateau: the {end} k tried, {best}, is the best; try {side} ones",
             UserWarning,
             stacklevel=3,
         )
@@ -307,6 +306,11 @@ def _judged(ks: tuple[int, ...], fve: Array, baseline: Array, shared: Array) -> 
     )
 
 
+def _prices(ks: Sequence[int]) -> Array:
+    prices: Array = np.maximum(1 - _PRICE * np.log2(ks), _PRICE)
+    return prices
+
+
 def _powers(dim: int) -> Sequence[int]:
     return [2**power for power in range(max(1, dim // 2).bit_length())]
 
@@ -322,7 +326,7 @@ def _principal(sample: Tensor) -> tuple[DenseBasis, Tensor]:
 def _explained(basis: Basis, mean: Tensor, rows: Tensor, ks: Sequence[int]) -> list[float]:
     """Return the fraction of the variance of rows [n, d] that codes of each k explain."""
     measured = [Reconstruction() for _ in ks]
-    for batch in rows.split(_BATCH):
+    for batch in torch.split(rows, _BATCH):
         exact = batch.double()
         for k, one in zip(ks, measured, strict=True):
             one.update(exact, basis.synthesise(basis.encode(exact - mean, k)) + mean)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,8 @@ THRESHOLD = 0.7
 ALPHA = 0.01
 #: Number of rows for each column below which many true axes stay unconfirmed.
 ENOUGH_ROWS = 20
+#: Largest number of axes that are matched and confirmed, which takes time of its third power.
+MOST_AXES = 4096
 
 
 class TooFewRowsWarning(UserWarning):
@@ -116,16 +119,15 @@ class Confirmation:
             If the text is not such an object.
         """
         try:
-            content: Mapping[str, Any] = json.loads(text)
-            arrays = {
+            content: Any = {
                 name: np.array(value) if isinstance(value, list) else value
-                for name, value in content.items()
+                for name, value in json.loads(text).items()
             }
-            found = cls(**arrays)
+            found = cls(**content)
             sizes = {len(one) for one in (found.p, found.q, found.support, found.confirmed)}
             if sizes != {found.cosine.shape[1]} or len(found.rows) != len(found.cosine):
                 raise ValueError("sizes differ")
-        except (TypeError, KeyError, IndexError) as error:
+        except (TypeError, AttributeError, IndexError) as error:
             raise ValueError(f"this is not a confirmation of axes: {error}") from error
         return found
 
@@ -139,7 +141,11 @@ class Confirmation:
 
 
 def combined(
-    atoms: ArrayInput, others: list[ArrayInput], p: Array, support: Array, rows: Array
+    atoms: ArrayInput,
+    others: Sequence[ArrayInput],
+    p: Array,
+    support: npt.NDArray[np.int64],
+    rows: npt.NDArray[np.int64],
 ) -> Confirmation:
     r"""Match the axes of parts to those of the model, and combine their p-values.
 
@@ -173,15 +179,16 @@ def combined(
     return Confirmation(cosine, both, q, found, confirmed, rows, ALPHA, THRESHOLD, least)
 
 
-def few_rows(rows: int, columns: int) -> str | None:
-    """Return the message of `TooFewRowsWarning`, or None if there are enough rows."""
-    if rows >= ENOUGH_ROWS * columns:
-        return None
-    return (
-        f"{rows} rows are few for {columns} columns: true axes may stay unconfirmed below about "
-        f"{ENOUGH_ROWS} rows a column. Pass {ENOUGH_ROWS * columns} rows or more, or reduce the "
-        "columns first, for instance by PCA"
-    )
+def warn_if_few(rows: float, columns: int, *, stacklevel: int) -> None:
+    """Warn if true axes may stay unconfirmed for want of rows."""
+    if rows < ENOUGH_ROWS * columns:
+        warnings.warn(
+            f"{rows:g} rows are few for {columns} columns: below about {ENOUGH_ROWS} rows a column "
+            f"true axes may stay unconfirmed. Pass {ENOUGH_ROWS * columns} rows or more, or reduce "
+            "the columns first, for instance by PCA",
+            TooFewRowsWarning,
+            stacklevel=stacklevel,
+        )
 
 
 def _plain(value: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import warnings
 from typing import Any
 
@@ -16,6 +17,8 @@ from .fitted import Fitted
 _ROWS_TO_JUDGE = 32
 #: What the axes explain of fewer rows than this says too little where few rows have all the energy.
 _ROWS_TO_JUDGE_AXES = 100
+#: Packages whose code is not that of the user.
+_INSIDE = ("laplex.", "sklearn.", "torch.")
 _FAR_MEAN = 0.5
 _FAR_NORM = 1.5
 #: The axes are tried on about this many rows of a batch, evenly spaced, to cost little.
@@ -24,6 +27,18 @@ _ROWS_TO_TRY = 256
 #: times sqrt(d / n) of what a random rotation leaves out: 0.7 to 1.3 was measured, for n / d from 1
 #: to 30, d of 20 and 64, and k of d / 16 to d / 4.
 _OPTIMISM = 1.5
+
+
+def _frames_inside() -> int:
+    """Return the stacklevel with which our caller's warning points to the code of the user.
+
+    Batches come through generators, and methods through wrappers of other packages, so that the
+    number of frames between is not the same everywhere.
+    """
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back and frame.f_globals.get("__name__", "").startswith(_INSIDE):
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 class DriftWarning(UserWarning):
@@ -60,6 +75,7 @@ class Drift:
         self.total: Any = 0.0
         self.square = 0.0
         self.tried = 0
+        self._axes = fitted.dim
         self.moments = torch.zeros(5, dtype=torch.float64)
 
     @torch.no_grad()
@@ -73,6 +89,7 @@ class Drift:
         self.square += float(z.square().sum(1).sum(dtype=torch.float64))
         if self.basis is None:
             self.basis = self.fitted.basis.to(z.device, z.dtype)
+        self._axes = self.basis.axes
         some = z[:: max(1, len(z) // _ROWS_TO_TRY)]
         left_out = some - self.basis.synthesise(self.basis.encode(some, self.fitted.k))
         lost, energy = (one.double().square().sum(1) for one in (left_out, some))
@@ -80,15 +97,16 @@ class Drift:
         self.moments += torch.stack([one.sum() for one in products]).cpu()
         self.tried += len(some)
 
-    def warn(self, stacklevel: int = 5) -> None:
+    def warn(self) -> None:
         """Warn if the rows seen are far from the rows of the fit; once, of all differences."""
         found = self._differences() if self.count >= _ROWS_TO_JUDGE else []
         if found:
             warnings.warn(
                 f"{'; '.join(found)}: the codes may mean something else. Check the encoder and its "
-                "normalisation, or fit again",
+                "normalisation, or fit again; for rows of another kind, such as texts for a model "
+                "of images, call add_modality",
                 DriftWarning,
-                stacklevel=stacklevel,
+                stacklevel=_frames_inside(),
             )
 
     def _differences(self) -> list[str]:
@@ -121,7 +139,7 @@ class Drift:
         # Where few rows have most of the energy, the fit had fewer rows than it counted, and in the
         # few rows seen here the largest of such rows may be missing.
         tails = self.tried * energy2 / energy**2
-        optimism = _OPTIMISM * chance * math.sqrt(self.fitted.dim * tails / self.fitted.count)
+        optimism = _OPTIMISM * chance * math.sqrt(self._axes * tails / self.fitted.count)
         optimism *= max(1.0, tails / 2)
         least = loss + max((chance - loss) / 2, optimism)
         if unit * (share - 3 * deviation) <= least:

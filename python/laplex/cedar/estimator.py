@@ -27,7 +27,7 @@ from laplex._support.renamed_parameters import renamed, renamed_parameter
 
 from . import coding, fitting, online, storage
 from .basis import Basis
-from .confirmation import MIN_STARTS, Confirmation
+from .confirmation import MIN_STARTS, MOST_AXES, Confirmation, warn_if_few
 from .drift import Drift
 from .fitted import Fitted, Modality
 from .interventions import Value, changed, checked_changes
@@ -432,6 +432,8 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         self.loss_curve_ = list(best.losses)
         self.n_iter_ = len(best.losses)
         self.confirmation_ = found.confirmation
+        if self.confirmation_ is not None and not ranks.rank:
+            warn_if_few(known.count, rows.dim, stacklevel=4)
         self.modalities_: dict[str, Modality] = {}
         self._online: online.Learner | None = None
         if best.unfinished and ranks.rank == 0:
@@ -532,6 +534,11 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         check_is_fitted(self)
         ranks = _ranks(group, comm)
         rows = together(ranks, lambda: self._rows(X, reset=False, once=False, empty=ranks.size > 1))
+        if rows.dim > MOST_AXES:
+            raise ValueError(
+                f"X must have at most {MOST_AXES} columns to confirm axes, got {rows.dim}: reduce "
+                "them first, for instance by PCA"
+            )
         if ranks.size > 1:
             rows, _ = aligned(ranks, rows, None)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
@@ -551,8 +558,11 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
             found = fitting.confirm(Shards(rows, ranks), settings, seed, model, report=report)
         cpu = torch.device("cpu")
         others = [one.basis.to(cpu, rows.dtype) for one in found.solutions[1:]]
-        self.bases_ = [self.bases_[0], *others]
+        self.bases_ = [self.basis_, *others]
+        assert found.confirmation is not None
         self.confirmation_ = found.confirmation
+        if not ranks.rank:
+            warn_if_few(found.statistics.count, rows.dim, stacklevel=3)
         return found.confirmation
 
     # --- codes ------------------------------------------------------------------------------------
@@ -660,12 +670,20 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         blocks = ([(basis.synthesise(one) + centre).cpu().numpy()] for one in rows.batches())
         return coding.joined(blocks, rows.count)[0]
 
-    def intervene(self, z: Any, values: Mapping[Any, Value], names: Any = None) -> Any:
+    def intervene(
+        self,
+        z: Any,
+        values: Mapping[Any, Value],
+        names: Any = None,
+        modality: str | None = None,
+    ) -> Any:
         r"""Set some coordinates of embeddings and leave all others as they are.
 
         .. math:: z' = z + \sum_i (t_i - u_i \cdot (z - b))\, a_i
 
         Coordinates are not cut off to k entries: the part of z that its code omits stays in it.
+        With basis "frame" the atoms depend on each other: z moves along the atom by the same
+        formula, but its coordinate then moves by less.
 
         Parameters
         ----------
@@ -678,6 +696,8 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
             of its axis: there, larger values mean more of what the name says, at either end.
         names : AxisNames or mapping of str to int, optional
             What the names in ``values`` mean: the result of `name_axes`, or an axis for each name.
+        modality : str, optional
+            Name of the kind of rows, as in `transform`.
 
         Returns
         -------
@@ -697,8 +717,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         DriftWarning
             As `transform` does.
         """
-        check_is_fitted(self)
-        fitted = self.fitted_
+        fitted = self.fitted_.around(modality)
         changes = checked_changes(values, names, fitted.axes)
         rows = _finite_rows(z, fitted.dim, fitted.dtype)
         if not isinstance(z, Tensor) and self.device is not None:
@@ -707,7 +726,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         moved = changed(basis, centre, rows, changes)
         drift = Drift(fitted, "z")
         drift.see(rows.detach().to(fitted.dtype).reshape(-1, fitted.dim) - centre)
-        drift.warn(stacklevel=3)
+        drift.warn()
         return moved if isinstance(z, Tensor) else moved.cpu().numpy()
 
     def score(
@@ -763,7 +782,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         measured = Reconstruction()
         for part in ranks.all_gather_object(together(ranks, mine)):
             measured.merge(part)
-        drift.warn(stacklevel=3)
+        drift.warn()
         return float(measured.compute().fve)
 
     def add_modality(self, name: str, X: Any) -> CEDAR:

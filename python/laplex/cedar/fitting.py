@@ -46,8 +46,6 @@ _SAMPLE_PASSES = 100
 #: Number of passes over the sample that find a starting rotation for the gradient solver.
 _STARTING_PASSES = 50
 _STEPS_PER_CHECKPOINT = 100
-#: Largest number of axes that are matched and confirmed, which takes time of its third power.
-_MOST_CONFIRMED = 4096
 _FORMAT = 2
 
 
@@ -141,13 +139,10 @@ def _confirmed(
 ) -> confirmation.Confirmation | None:
     """Return which axes of a model the fits to disjoint parts of the rows confirm."""
     dim = model.basis.dim
-    if len(others) + 1 < confirmation.MIN_STARTS or dim > _MOST_CONFIRMED:
+    if len(others) + 1 < confirmation.MIN_STARTS or dim > confirmation.MOST_AXES:
         return None
     statistics, report = run.statistics, run.report
     report("confirming axes", 0, 1, "")
-    few = confirmation.few_rows(statistics.count, dim)
-    if few is not None and not run.data.comm.rank:
-        warnings.warn(few, confirmation.TooFewRowsWarning, stacklevel=5)  # the caller of CEDAR.fit
     sample = statistics.sample if statistics.sampled else None
 
     def add(make: Any) -> plane_test.Sums:
@@ -165,7 +160,9 @@ def _confirmed(
         run.settings.ks[-1],
         run.seed,
     )
-    found = confirmation.combined(model.basis.atoms, [basis.atoms for basis in bases], *tested)
+    found = confirmation.combined(
+        model.basis.atoms, [basis.atoms for basis in bases], tested.p, tested.support, tested.counts
+    )
     report("confirming axes", 1, 1, f"{int(found.confirmed.sum())} confirmed")
     return found
 
@@ -223,16 +220,15 @@ class _Run:
             "pursuit": self._pursue,
         }
         found = solvers[self.settings.solver](start, state)
-        sample = self.statistics.sample if self.statistics.sampled else None
+        # A uniform sample, of all rows if there are no more than 65,536; map_reduce has none.
+        known = self.statistics
+        sample = torch.split(known.sample, 2**13) if known.sampled else None
         basis = arranged(
             found.basis,
             found.centre.to(self.rows.device, self.rows.dtype),
             self.settings.ks[-1],
             self.scale,
-            # A uniform sample, of all rows if there are no more than 65,536; map_reduce has none.
-            lambda make: self.data.total(
-                make, None if sample is None else torch.split(sample, 2**13)
-            ),
+            lambda make: self.data.total(make, sample),
         )
         return replace(found, basis=basis)
 

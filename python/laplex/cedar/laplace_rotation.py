@@ -35,6 +35,10 @@ class LaplaceRotations(Basis):
     ----------
     anchors : Tensor [heads, d]
         Anchors in lengthscales: d parameters per head, in place of d (d - 1) / 2 for a rotation.
+    order : Tensor [d] of int64, optional
+        Row i of U is row ``order[i]`` of the product.
+    signs : Tensor [d], optional
+        The factor of each row of U, 1 or -1.
 
     Notes
     -----
@@ -45,19 +49,27 @@ class LaplaceRotations(Basis):
     rows). Use this basis for 10^4 coordinates or more.
     """
 
-    def __init__(self, anchors: Tensor) -> None:
+    def __init__(
+        self, anchors: Tensor, order: Tensor | None = None, signs: Tensor | None = None
+    ) -> None:
         self.anchors = anchors
         self.dim = anchors.shape[1]
+        self.order = order
+        self.signs = signs
         self._heads = [Rotation(line) for line in anchors]
 
     def analyse(self, z: Tensor) -> Tensor:
         r"""Return the coordinates :math:`U z` of rows z [n, d]."""
         for head in self._heads:
             z = head.apply(z)
-        return z
+        if self.order is None or self.signs is None:
+            return z
+        return z[:, self.order] * self.signs
 
     def synthesise(self, codes: Tensor) -> Tensor:
         r"""Return the embeddings :math:`U^T s` of rows s [n, d]."""
+        if self.order is not None and self.signs is not None:
+            codes = (codes * self.signs)[:, self.order.argsort()]
         for head in reversed(self._heads):
             codes = head.transpose(codes)
         return codes
@@ -68,13 +80,26 @@ class LaplaceRotations(Basis):
         return None
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return the anchors, by name."""
-        return {"anchors": self.anchors}
+        """Return the anchors, and the order and signs of the rows if there are any, by name."""
+        if self.order is None or self.signs is None:
+            return {"anchors": self.anchors}
+        return {"anchors": self.anchors, "order": self.order, "signs": self.signs}
+
+    def arranged(self, order: Tensor, signs: Tensor) -> LaplaceRotations:
+        """Return the basis whose axis i is ``signs[i]`` times axis ``order[i]`` of this one."""
+        signs = signs.to(self.anchors)
+        if self.order is not None and self.signs is not None:
+            order, signs = self.order[order], self.signs[order] * signs
+        return LaplaceRotations(self.anchors, order, signs)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> LaplaceRotations:
         """Return the same rotations on another device or in another precision."""
         anchors = self.anchors.to(device, dtype)
-        return self if anchors is self.anchors else LaplaceRotations(anchors)
+        if anchors is self.anchors:
+            return self
+        order = None if self.order is None else self.order.to(device)
+        signs = None if self.signs is None else self.signs.to(device, dtype)
+        return LaplaceRotations(anchors, order, signs)
 
     def _identity(self) -> Tensor:
         return torch.eye(self.dim, device=self.anchors.device, dtype=self.anchors.dtype)

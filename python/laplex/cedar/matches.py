@@ -193,11 +193,12 @@ def explain_match(
     sides = []
     for name, given, modality in (("a", a, modality_a), ("b", b, modality_b)):
         fitted = cedar.fitted_.around(modality)
-        z = float64(name, given, ndim=1)
-        if len(z) != fitted.dim:
+        if np.shape(given) != (fitted.dim,):
             raise ValueError(
-                f"{name} has {len(z)} numbers, but the model was fitted to {fitted.dim}"
+                f"{name} must be one embedding [{fitted.dim}], got shape {list(np.shape(given))}: "
+                f"pass a single row, as in {name}[0], by the encoder of the fit"
             )
+        z = float64(name, given, ndim=1)
         (entries,) = checked_ks(fitted.k if k is None else k, fitted.dim)
         # In float64 whatever the model is in, so that the sum is right to the last digits.
         basis = fitted.basis.to(torch.device("cpu"), torch.float64)

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from .basis import Basis, DenseBasis
@@ -14,7 +13,6 @@ from .drift import Drift
 from .fitted import Fitted
 from .frame import FrameBasis
 from .interventions import Value, changed, checked_changes
-from .laplace_rotation import LaplaceRotations
 from .settings import whole
 
 
@@ -159,7 +157,7 @@ class CedarModule(nn.Module):
             )
         drift = Drift(self._fitted, "z", self._basis())
         drift.see(self._flat(z.detach(), "z") - self.mean)
-        drift.warn(stacklevel=3)
+        drift.warn()
 
     def forward(self, z: Tensor) -> Tensor:
         """Encode and reconstruct embeddings.
@@ -201,7 +199,10 @@ class CedarModule(nn.Module):
 def basis_of(tensors: dict[str, Any]) -> Basis:
     """Make a basis from the tensors that ``Basis.tensors`` returns."""
     if "anchors" in tensors:
-        return LaplaceRotations(torch.as_tensor(tensors["anchors"]))
+        from .laplace_rotation import LaplaceRotations  # few models need it
+
+        parts = (tensors.get(name) for name in ("anchors", "order", "signs"))
+        return LaplaceRotations(*parts)  # type: ignore[arg-type]
     if "frame" in tensors:
         return FrameBasis(tensors["frame"], tensors["dual"])
     return DenseBasis(tensors["readouts"], tensors.get("atoms"))

@@ -17,16 +17,15 @@ import numpy.typing as npt
 import torch
 from sklearn.utils.validation import check_is_fitted
 
+from laplex._support.renamed_parameters import renamed_parameter
 from laplex._support.text_tables import aligned
 
 from .basis import random_rotation
+from .confirmation import warn_if_few
 from .metrics.inputs import Array, float64, unit_rows
-from .restarts import stability
 from .rows import Rows, as_rows
 from .settings import number, whole
 
-#: Number of restarts that must find an axis before it is named, including that of the model.
-MIN_RESTARTS = 3
 #: Number of random directions that `threshold="chance"` draws, and the quantile of their scores.
 _CHANCE_AXES, _CHANCE_LEVEL = 256, 0.99
 #: Number of cosines (axes times words) computed at a time: 8 MiB, and temporaries of that size.
@@ -34,7 +33,7 @@ _COSINES_AT_ONCE = 2**20
 
 
 class UnconfirmedNamesWarning(UserWarning):
-    """Axes were named although it is unknown whether another start finds them."""
+    """Axes were named although it is unknown whether other rows confirm them."""
 
 
 @dataclass(frozen=True)
@@ -69,11 +68,11 @@ class AxisName:
         Number of the axis.
     positive, negative : Name or None
         Names of the atom and of its negative. None if the score of the best word is below the
-        threshold, or if only recurring axes get names and this one does not recur.
+        threshold, or if only confirmed axes get names and this one is not confirmed.
     positive_score, negative_score : float
         Score of the best word, whether or not it became a name.
-    recurs : bool or None
-        Whether enough restarts found the axis; None if that is unknown.
+    confirmed : bool or None
+        Whether other rows confirm the axis (see `Confirmation`); None if that is unknown.
     """
 
     axis: int
@@ -81,7 +80,7 @@ class AxisName:
     negative: Name | None
     positive_score: float
     negative_score: float
-    recurs: bool | None
+    confirmed: bool | None
 
     @property
     def named(self) -> bool:
@@ -99,13 +98,10 @@ class AxisNames(Sequence[AxisName]):
         The names of each axis.
     threshold : float
         Smallest cosine that a name needs.
-    restarts : int
-        Number of restarts in which the axes were looked for.
     """
 
     axes: tuple[AxisName, ...]
     threshold: float
-    restarts: int
 
     def __getitem__(self, axis: Any) -> Any:
         return self.axes[axis]
@@ -117,9 +113,9 @@ class AxisNames(Sequence[AxisName]):
         return iter(self.axes)
 
     @property
-    def confirmed(self) -> bool:
-        """Whether it is known which axes recur."""
-        return all(axis.recurs is not None for axis in self.axes)
+    def tested(self) -> bool:
+        """Whether it is known which axes are confirmed."""
+        return all(axis.confirmed is not None for axis in self.axes)
 
     def ranked(self) -> list[AxisName]:
         """Return the axes, those with names first and by score in descending order."""
@@ -140,11 +136,11 @@ class AxisNames(Sequence[AxisName]):
         """
         chosen = [axis for axis in self.ranked() if axis.named]
         chosen = chosen if n is None else chosen[: whole("n", n)]
-        head = ["axis", "recurs", "+", "score", "margin", "-", "score", "margin"]
+        head = ["axis", "confirmed", "+", "score", "margin", "-", "score", "margin"]
         body = [
             [
                 str(axis.axis),
-                {None: "?", True: "yes", False: "no"}[axis.recurs],
+                {None: "?", True: "yes", False: "no"}[axis.confirmed],
                 *_cells(axis.positive),
                 *_cells(axis.negative),
             ]
@@ -156,8 +152,7 @@ class AxisNames(Sequence[AxisName]):
         """Return all names and scores as a JSON object."""
         content = {
             "threshold": self.threshold,
-            "restarts": self.restarts,
-            "confirmed": self.confirmed,
+            "tested": self.tested,
             "axes": [asdict(axis) for axis in self.axes],
         }
         return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
@@ -168,12 +163,13 @@ class AxisNames(Sequence[AxisName]):
             f"{named} of {len(self)} axes have a name with a cosine of at least "
             f"{self.threshold:.3f}"
         )
-        if self.confirmed:
-            recurring = sum(axis.recurs is True for axis in self.axes)
-            return f"{about}; {recurring} recur"
-        return f"{about}; UNCONFIRMED: it is unknown which axes recur in other starts"
+        if self.tested:
+            confirmed = sum(axis.confirmed is True for axis in self.axes)
+            return f"{about}; {confirmed} are confirmed"
+        return f"{about}; UNCONFIRMED: it is unknown which axes other rows confirm"
 
 
+@renamed_parameter("name_axes", "recurring", "confirmed")
 def name_axes(
     cedar: Any,
     text_embeddings: Any,
@@ -181,7 +177,7 @@ def name_axes(
     *,
     text_mean: Any = None,
     threshold: float | Literal["chance"] = "chance",
-    recurring: npt.ArrayLike | Literal["auto"] | None = "auto",
+    confirmed: npt.ArrayLike | Literal["auto"] | None = "auto",
 ) -> AxisNames:
     r"""Name both ends of each axis by the word with the nearest direction.
 
@@ -208,11 +204,11 @@ def name_axes(
     threshold : float or "chance"
         Smallest score of a name. "chance" is the score that 99 % of random directions do not reach
         (see `chance_scores`); it depends on the number of words and on their spread.
-    recurring : "auto", None or array of bool ``[axes]``
-        Which axes may have a name. "auto" names those that at least 3 restarts found (see
-        `stability`). With fewer than 3 restarts it is unknown which axes recur: all are then named,
-        marked as unconfirmed (``recurs=None``), with a warning. None names all axes without a
-        warning; ``recurs`` is as with "auto".
+    confirmed : "auto", None or array of bool ``[axes]``
+        Which axes may have a name. "auto" names those that other rows confirm, as
+        ``cedar.confirmation_`` says (see `Confirmation`). If there is none, all are named, marked
+        as unconfirmed (``confirmed=None``), with a warning. None names all axes without a warning;
+        the marks are as with "auto".
 
     Returns
     -------
@@ -227,7 +223,9 @@ def name_axes(
     Warns
     -----
     UnconfirmedNamesWarning
-        If ``recurring="auto"`` and the model has fewer than 3 restarts.
+        If ``confirmed="auto"`` and the model has no confirmation.
+    TooFewRowsWarning
+        If ``confirmed="auto"`` and the model was fitted to fewer than 20 rows for each column.
 
     Notes
     -----
@@ -262,20 +260,20 @@ def name_axes(
         least = max(float(chance), float(np.finfo(np.float64).tiny))
     else:
         least = number("threshold", threshold)
-    starts, recurs = _recurring(cedar, recurring, len(atoms))
+    known = _known(cedar, confirmed, len(atoms))
     positive, negative = _nearest(texts, unit_rows(atoms), same)
     axes = []
-    for axis, (up, down, again) in enumerate(zip(positive, negative, recurs, strict=True)):
+    for axis, (up, down, again) in enumerate(zip(positive, negative, known, strict=True)):
         ends = []
         for end in (up, down):
-            named = end.score >= least and (recurring is None or again is not False)
+            named = end.score >= least and (confirmed is None or again is not False)
             ends.append(
                 Name(spelled[end.word], end.score, end.score - end.second, spelled[end.other])
                 if named
                 else None
             )
         axes.append(AxisName(axis, ends[0], ends[1], up.score, down.score, again))
-    return AxisNames(tuple(axes), least, starts)
+    return AxisNames(tuple(axes), least)
 
 
 def chance_scores(
@@ -418,34 +416,35 @@ def _random_axes(dim: int, axes: int = _CHANCE_AXES, random_state: int = 0) -> A
     return chosen
 
 
-def _recurring(
-    cedar: Any, recurring: npt.ArrayLike | str | None, axes: int
-) -> tuple[int, Sequence[bool | None]]:
-    """Return the number of restarts and whether each axis recurs in them."""
-    starts = len(getattr(cedar, "bases_", [None]))
-    if recurring is None or isinstance(recurring, str):
-        if recurring not in (None, "auto"):
-            raise ValueError(f"recurring must be 'auto', None or a mask, got {recurring!r}")
-        if starts < MIN_RESTARTS:
-            if recurring == "auto":
+def _known(cedar: Any, confirmed: npt.ArrayLike | str | None, axes: int) -> Sequence[bool | None]:
+    """Return whether each axis is confirmed, or None for each where that is unknown."""
+    if confirmed is None or isinstance(confirmed, str):
+        if confirmed not in (None, "auto"):
+            raise ValueError(f"confirmed must be 'auto', None or a mask, got {confirmed!r}")
+        found = getattr(cedar, "confirmation_", None)
+        if confirmed == "auto":
+            rows = float(getattr(cedar, "n_samples_seen_", "inf"))
+            warn_if_few(rows, len(cedar.atoms_[0]), stacklevel=5)
+        if found is None:
+            if confirmed == "auto":
                 warnings.warn(
-                    f"names are unconfirmed: with {starts} start{'s' if starts > 1 else ''} it is "
-                    "unknown which axes are properties of the data and which are accidents of the "
-                    f"seed. Fit with n_init={MIN_RESTARTS} or more to name only the axes that "
-                    "recur, or pass recurring=None to name all axes without this warning",
+                    "names are unconfirmed: it is unknown which axes are properties of the data "
+                    "and which are accidents of the rows or of the seed. Fit with n_init=3 or "
+                    "more, or call cedar.confirm(X), to name only the axes that other rows "
+                    "confirm, or pass confirmed=None to name all axes without this warning",
                     UnconfirmedNamesWarning,
-                    stacklevel=3,
+                    stacklevel=4,
                 )
-            return starts, [None] * axes
-        mask = stability(cedar.restarts_).recurring(MIN_RESTARTS)
+            return [None] * axes
+        mask = found.confirmed
     else:
-        mask = np.asarray(recurring)
+        mask = np.asarray(confirmed)
         if mask.dtype != np.bool_ or mask.shape != (axes,):
             raise ValueError(
-                f"recurring must be a mask of bool [{axes}], one for each axis, got {mask.dtype} "
-                f"{list(mask.shape)}: for instance stability(cedar.restarts_).recurring(3)"
+                f"confirmed must be a mask of bool [{axes}], one for each axis, got {mask.dtype} "
+                f"{list(mask.shape)}: for instance cedar.confirm(X).confirmed"
             )
-    return starts, [bool(one) for one in mask]
+    return [bool(one) for one in mask]
 
 
 def _checked_words(words: Sequence[str], rows: Rows) -> list[str]:

@@ -64,11 +64,11 @@ class Part:
     def rows(self, rows: Rows) -> Rows:
         """Return the rows of this part, as a stream of batches."""
 
-        def batches(size: int) -> Iterator[Tensor]:
+        def read(size: int) -> Iterator[Tensor]:
             for batch in rows.batches(size):
                 yield batch[part_numbers(hashes(batch, self.seed), self.of) == self.number]
 
-        stream = Stream(rows.dim, rows.dtype, batches)
+        stream = Stream(rows.dim, rows.dtype, read)
         return Rows([stream], rows.dtype, name=rows.name, device=rows.device)
 
 

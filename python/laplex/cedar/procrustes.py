@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .basis import DenseBasis
@@ -67,7 +68,8 @@ class Search:
                 "the embeddings have no rows in a later pass: pass a source that can be read again"
             )
         self.passes += 1
-        if self.extrapolated and found.loss > self.losses[-1]:
+        rounding = torch.finfo(self.rotation.dtype).eps  # must not decide
+        if self.extrapolated and found.loss > self.losses[-1] * (1 + rounding):
             self.momentum, self.extrapolated = 1.0, False
             self._go(*self.solution())
             return

@@ -236,13 +236,14 @@ def _summed(comm: Communicator, moments: Pass) -> Pass:
     """Return the sums over all ranks, by one all_reduce."""
     if comm.size == 1:
         return moments
-    names = moments.SUMS
-    tensors = [getattr(moments, name) for name in names]
+    names: tuple[str, ...] = moments.SUMS
+    tensors: list[Tensor] = [getattr(moments, name) for name in names]
     flat = np.concatenate([[moments.count], *(one.cpu().numpy().ravel() for one in tensors)])
     ends = np.cumsum([1, *(one.numel() for one in tensors[:-1])])
-    count, *parts = map(torch.from_numpy, np.split(comm.all_reduce(flat), ends))
+    flats = np.split(comm.all_reduce(flat), ends)
+    count, parts = int(flats[0].item()), list(map(torch.from_numpy, flats[1:]))
     found: dict[str, Any] = {
         name: part.view(one.shape).to(one.device)
         for name, part, one in zip(names, parts, tensors, strict=True)
     }
-    return replace(moments, count=int(count), **found)
+    return replace(moments, count=count, **found)

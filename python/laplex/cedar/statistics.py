@@ -281,9 +281,10 @@ class _Sample:
 
     def rows(self, comm: Communicator, rows: Rows) -> Tensor:
         """Return those rows of the sample of all processes that are here, in their order."""
-        if self._rows is None:
-            return torch.empty(0, rows.dim, dtype=rows.dtype, device=rows.device)
-        found = self._rows[: len(self._keys)]
+        held = self._rows
+        if held is None:
+            held = torch.empty(0, rows.dim, dtype=rows.dtype, device=rows.device)
+        found = held[: len(self._keys)]
         order = self._places.argsort()
         if self._seen > len(order):
             for columns in torch.split(found, _COLUMNS, dim=1):  # a few at a time, to save memory

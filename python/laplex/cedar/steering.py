@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,10 @@ from .module import CedarModule
 
 if TYPE_CHECKING:
     from .estimator import CEDAR
+
+
+class NotSteeredWarning(UserWarning):
+    """A layer that was to be steered did not run."""
 
 
 @contextmanager
@@ -59,6 +64,11 @@ def steer(
         At the start, if ``values`` is not as ``CEDAR.intervene`` wants it. When the layer runs, if
         its output is no Tensor, or does not have d numbers in dimension ``dim``.
 
+    Warns
+    -----
+    NotSteeredWarning
+        At the end, if the layer did not run, as in a network that was compiled before.
+
     Examples
     --------
     >>> import torch
@@ -72,8 +82,11 @@ def steer(
     module = module_of(cedar)
     axes = module.mean.shape[0]
     checked_changes(values, names, axes)
+    ran = False
 
     def change(z: Tensor) -> Tensor:
+        nonlocal ran
+        ran = True
         if z.shape[-1] != axes:
             raise ValueError(
                 f"the output of {type(layer).__name__} has {z.shape[-1]} numbers in dimension "
@@ -87,6 +100,14 @@ def steer(
 
     with output_changed(layer, change, dim):
         yield
+    if not ran:
+        warnings.warn(
+            f"the layer {type(layer).__name__} did not run, so nothing was steered: run the "
+            "network inside the context. A network that torch.compile has compiled before ignores "
+            "it: steer the network itself, or compile it inside the context",
+            NotSteeredWarning,
+            stacklevel=3,
+        )
 
 
 def split_at(

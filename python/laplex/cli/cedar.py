@@ -214,7 +214,7 @@ def name(
     ] = None,
     all_axes: Annotated[
         bool,
-        typer.Option("--all-axes", help="Also name the axes that do not recur in other starts."),
+        typer.Option("--all-axes", help="Also name the axes that other rows do not confirm."),
     ] = False,
     out: Annotated[
         Path | None,
@@ -371,15 +371,16 @@ def _names(
     threshold: float | None = None,
     all_axes: bool = False,
 ) -> AxisNames:
-    from ..cedar.naming import MIN_RESTARTS, name_axes
+    from ..cedar.confirmation import MIN_STARTS
+    from ..cedar.naming import name_axes
 
     texts = _rows([text_embeddings], key, "text_embeddings")
     _check_words(listed, words, texts, text_embeddings)
-    unknown = len(cedar.bases_) < MIN_RESTARTS
+    unknown = cedar.confirmation_ is None
     if unknown and not all_axes:
         caution(
-            f"names are unconfirmed: with fewer than {MIN_RESTARTS} starts it is unknown which "
-            f"axes recur; fit with --n-init {MIN_RESTARTS} or more"
+            "names are unconfirmed: it is unknown which axes other rows confirm; fit with "
+            f"--n-init {MIN_STARTS} or more"
         )
     with _about(str(text_embeddings)):
         return name_axes(
@@ -388,7 +389,7 @@ def _names(
             listed,
             threshold="chance" if threshold is None else threshold,
             # The caution above takes the place of the warning.
-            recurring=None if unknown or all_axes else "auto",
+            confirmed=None if unknown or all_axes else "auto",
         )
 
 
@@ -403,7 +404,7 @@ def _check_words(words: list[str], path: Path, texts: Rows, texts_path: Path) ->
 def _summary(cedar: CEDAR, rows: Rows, out: Path) -> str:
     from ..cedar.coding import reports
 
-    starts, ks = len(cedar.bases_), [cedar.k] if isinstance(cedar.k, int) else cedar.k
+    ks = [cedar.k] if isinstance(cedar.k, int) else cedar.k
     if len(ks) == 1:
         explained = {ks[0]: 1 - cedar.loss_curve_[-1]}
     else:  # the loss is the mean over all k
@@ -415,16 +416,11 @@ def _summary(cedar: CEDAR, rows: Rows, out: Path) -> str:
         "(training rows)"
         for k, share in explained.items()
     ]
-    if starts > 1 and cedar.n_features_in_ <= 4096:
-        from ..cedar.restarts import stability
-
-        found = stability(cedar.restarts_)
-        line = f"{starts} starts agree with a mean correlation (MCC) of {found.mean:.3f}"
-        if starts >= 3:
-            line += f"; {int(found.recurring(3).sum())} axes recur in at least 3 of them"
-        lines.append(line)
-    elif starts == 1:
+    if cedar.confirmation_ is not None:
+        lines.append(repr(cedar.confirmation_))
+    elif len(cedar.bases_) == 1:
         lines.append(
-            "one start: its axes may be accidents of the seed; --n-init 3 shows which axes recur"
+            "one start: its axes may be accidents of the rows; --n-init 3 shows which of them "
+            "other rows confirm"
         )
     return "\n".join([*lines, f"model: {out}"])

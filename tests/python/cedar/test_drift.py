@@ -51,7 +51,7 @@ def test_a_rotated_space_is_told_by_every_method(kind: str, dtype: Any) -> None:
     for call in calls(model, drifted).values():
         with pytest.warns(DriftWarning, match=told) as seen:
             call()
-        assert len(seen) == 1
+        assert [one.filename for one in seen] == [__file__]
     # Columns in another order are a rotation too.
     shuffled = (data[2000:] - model.data_mean_)[:, ::-1] + model.data_mean_
     with pytest.warns(DriftWarning, match="axes explain"):
@@ -65,10 +65,6 @@ def test_one_warning_says_all_that_differs() -> None:
     with pytest.warns(DriftWarning, match=pattern) as seen:
         model.transform(3 * data @ rotation(1) + 2)
     assert len(seen) == 1
-    assert seen[0].filename == __file__
-    with pytest.warns(DriftWarning) as seen:
-        model.score(data + 2)
-    assert seen[0].filename == __file__
 
 
 def families(random: np.random.Generator, turn: np.ndarray) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from cedar_cases import planted, rotation_error
-from laplex.cedar import CEDAR, ConstantColumnWarning, DriftWarning
+from laplex.cedar import CEDAR, ConstantColumnWarning, DriftWarning, TooFewRowsWarning
 from laplex.cedar.metrics import fve, mcc
 from laplex.cedar.topk import top_k
 
@@ -106,7 +106,7 @@ def test_codes_and_reconstructions_are_their_formulas(kind: str, dtype: Any) -> 
 
 @pytest.mark.parametrize("kind", ["procrustes", "adam", "cayley", "laplex", "learned centre"])
 def test_rotations_are_orthogonal_on_every_path(kind: str, tmp_path: Path) -> None:
-    data = planted(400, 24, 3, seed=2).data.astype(np.float32)
+    data = planted(500, 24, 3, seed=2).data.astype(np.float32)
     model = make(kind, n_init=3).fit(data)
     assert rotation_error(model.restarts_) < 1e-5
     model.save(tmp_path / "model")
@@ -382,9 +382,10 @@ def test_torch_module_is_the_model_with_gradients(kind: str) -> None:
 # --- files ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("kind", KINDS)
-def test_saved_and_pickled_models_give_the_same_bits(kind: str, tmp_path: Path) -> None:
-    data = planted(300, 12, 2, seed=17).data.astype(np.float32)
+def test_saved_and_pickled_models_give_the_same_bits(kind: str, dtype: Any, tmp_path: Path) -> None:
+    data = planted(300, 13, 2, seed=17).data.astype(dtype)
     model = make(kind, n_init=2).fit(data)
     model.save(tmp_path / "model")
     assert sorted(p.name for p in (tmp_path / "model").iterdir()) == [
@@ -392,7 +393,13 @@ def test_saved_and_pickled_models_give_the_same_bits(kind: str, tmp_path: Path) 
         "model.safetensors",
     ]
     for other in (CEDAR.load(tmp_path / "model"), pickle.loads(pickle.dumps(model))):
-        assert np.array_equal(other.transform(data), model.transform(data))
+        for count in (1, 3, 8, 300):  # a library chooses its product by the sizes
+            rows = data[:count]
+            codes = model.transform(rows)
+            assert np.array_equal(other.transform(rows), codes)
+            assert np.array_equal(other.inverse_transform(codes), model.inverse_transform(codes))
+            tensor = torch.from_numpy(rows)
+            assert torch.equal(other.torch_module()(tensor), model.torch_module()(tensor))
         assert np.array_equal(other.restarts_, model.restarts_)
         assert other.score(data) == model.score(data)
         assert other.loss_curve_ == model.loss_curve_
@@ -631,12 +638,13 @@ def test_the_parameter_s_former_name_works_for_a_release(tmp_path: Path) -> None
         CEDAR(k=2, basis="laplex", transform="laplex")
 
 
-def test_same_seed_same_model_and_starts_are_a_prefix() -> None:
+def test_same_seed_same_model_for_any_number_of_starts() -> None:
     one = CEDAR(k=2, random_state=3).fit(ROWS)
-    several = CEDAR(k=2, random_state=3, n_init=4).fit(ROWS)
+    with pytest.warns(TooFewRowsWarning, match="40 rows are few for 6 columns"):
+        several = CEDAR(k=2, random_state=3, n_init=4).fit(ROWS)
     assert len(several.bases_) == 4
-    assert any(np.array_equal(one.components_, basis) for basis in several.restarts_)
-    assert several.loss_curve_[-1] <= one.loss_curve_[-1]
+    assert np.array_equal(one.components_, several.components_)
+    assert several.loss_curve_ == one.loss_curve_
     assert not np.array_equal(one.components_, CEDAR(k=2, random_state=4).fit(ROWS).components_)
 
 

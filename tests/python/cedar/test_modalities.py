@@ -67,6 +67,28 @@ def test_texts_are_coded_like_images(both, data):
         assert not np.allclose(both.transform(texts), codes)
 
 
+def test_a_fit_to_both_kinds(data):
+    images, texts, _, _ = data
+    kinds = {"image": images, "text": texts[::-1]}
+    rows = np.vstack([one - one.mean(0) for one in kinds.values()])
+    model = CEDAR(k=4, random_state=0).fit(rows)
+    for name, one in kinds.items():
+        model.add_modality(name, one)
+        codes = model.transform(one, modality=name)
+        np.testing.assert_allclose(codes, model.transform(one - one.mean(0)), rtol=0, atol=1e-12)
+        back = model.inverse_transform(model.transform(one, DIM, modality=name), modality=name)
+        np.testing.assert_allclose(back, one, rtol=0, atol=1e-12)
+
+
+def test_texts_are_steered_around_their_own_mean(both, data):
+    _, texts, _, _ = data
+    moved = both.intervene(texts, {3: 2.0}, modality="text")
+    coordinates = both.transform(texts, DIM, modality="text")
+    coordinates[:, 3] = 2.0
+    there = both.fitted_.around("text").mean.numpy() + coordinates @ both.atoms_
+    np.testing.assert_allclose(moved, there, rtol=0, atol=1e-12)
+
+
 def test_drift_is_from_the_mean_of_the_modality(both, data):
     images, texts, _, _ = data
     for rows in (images, texts + 5):
@@ -239,7 +261,7 @@ def test_a_phrase_excites_the_axes_of_its_causes(both, data):
 def test_tables_and_pictures_have_names(both, data):
     _, texts, _, turn = data
     words = [f"word {i}" for i in range(DIM)]
-    names = name_axes(both, turn, words, text_mean=np.zeros(DIM), threshold=0.5, recurring=None)
+    names = name_axes(both, turn, words, text_mean=np.zeros(DIM), threshold=0.5, confirmed=None)
     found = axes_of(both, texts[3], modality="text", names=names)
     assert "word 3" in found.names[0]
     table = found.table(2)
@@ -258,9 +280,11 @@ def test_tables_and_pictures_have_names(both, data):
 
 def test_what_cannot_be_matched(both, data):
     images = data[0]
-    with pytest.raises(ValueError, match="a has 3 numbers, but the model was fitted to 12"):
+    with pytest.raises(ValueError, match=r"a must be one embedding \[12\], got shape \[3\]"):
         explain_match(both, images[0, :3], images[0])
-    with pytest.raises(ValueError, match="b must have 1 dimensions"):
+    with pytest.raises(
+        ValueError, match=r"b must be one embedding \[12\], got shape \[1, 12\].*b\[0\]"
+    ):
         explain_match(both, images[0], images[:1])
     with pytest.raises(ValueError, match="length 0 has no cosine"):
         explain_match(both, np.zeros(DIM), images[0])

@@ -47,24 +47,22 @@ def texts(data) -> tuple[np.ndarray, list[str]]:
     return np.concatenate([turn, -turn]) - 50.0, words
 
 
-def stub(atoms: np.ndarray, starts: int = 1) -> SimpleNamespace:
+def stub(atoms: np.ndarray, confirmed: np.ndarray | None = None) -> SimpleNamespace:
     """What `name_axes` needs of a model."""
-    return SimpleNamespace(
-        atoms_=atoms, bases_=[None] * starts, restarts_=np.stack([atoms] * starts)
-    )
+    found = None if confirmed is None else SimpleNamespace(confirmed=confirmed)
+    return SimpleNamespace(atoms_=atoms, confirmation_=found)
 
 
 def test_planted_directions_get_their_names_at_both_ends(data, model, texts):
     _, turn = data
     names = name_axes(model, *texts)
     assert len(names) == D
-    assert names.restarts == 3
-    assert names.confirmed
+    assert names.tested
     cosine = model.atoms_ @ turn.T
     for axis in names:
         true = int(np.abs(cosine[axis.axis]).argmax())
         up, down = ("up", "down") if cosine[axis.axis, true] > 0 else ("down", "up")
-        assert axis.recurs is True
+        assert axis.confirmed is True
         assert (axis.positive.word, axis.negative.word) == (f"{up}{true}", f"{down}{true}")
         # An atom's cosine with its word is its cosine with the true direction: words have mean 0.
         assert axis.positive.score == pytest.approx(abs(cosine[axis.axis, true]), abs=1e-6)
@@ -106,7 +104,7 @@ def test_blocks_agree_with_brute_force(seed, axes, words, distinct, block):
     labels[0], labels[-1] = "w0", "W1 "
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(naming_module, "_COSINES_AT_ONCE", block)
-        names = name_axes(stub(atoms), vectors, labels, threshold=-1.0, recurring=None)
+        names = name_axes(stub(atoms), vectors, labels, threshold=-1.0, confirmed=None)
     centred = vectors - vectors.mean(0)
     cosine = atoms @ centred.T
     cosine /= np.outer(np.linalg.norm(atoms, axis=1), np.linalg.norm(centred, axis=1))
@@ -137,7 +135,7 @@ def test_of_equal_words_the_first_wins_with_margin_0(at_once, monkeypatch):
         words,
         text_mean=np.zeros(2),
         threshold=0.5,
-        recurring=None,
+        confirmed=None,
     )
     assert (axis.positive.word, axis.positive.runner_up) == ("east", "orient")
     assert (axis.positive.score, axis.positive.margin) == (1.0, 0.0)
@@ -156,7 +154,7 @@ def test_under_the_threshold_there_is_no_name_but_a_score(model, texts):
         ["a", "b", "c"],
         text_mean=np.zeros(3),
         threshold=0.3,
-        recurring=None,
+        confirmed=None,
     )
     assert axis.positive.word == "a"
     assert axis.negative is None
@@ -180,7 +178,7 @@ def test_chance_is_what_random_directions_reach():
     assert not np.array_equal(scores, chance_scores(vectors, axes=400, random_state=1))
     # Axes that are themselves random get names as often as the threshold lets pass.
     atoms = ortho_group.rvs(dim, random_state=2)
-    names = name_axes(stub(atoms), vectors, [str(n) for n in range(words)], recurring=None)
+    names = name_axes(stub(atoms), vectors, [str(n) for n in range(words)], confirmed=None)
     ends = sum((axis.positive is not None) + (axis.negative is not None) for axis in names)
     # 256 ends at 1 %: Poisson with mean 2.6, and the quantile is itself an estimate.
     assert ends <= 12
@@ -190,41 +188,37 @@ def test_fewer_dimensions_than_random_axes():
     assert chance_scores(np.eye(3), axes=10).shape == (10, 2)
 
 
-def test_only_axes_that_recur_are_named(texts):
+def test_only_confirmed_axes_are_named(texts):
     vectors, words = texts
-    atoms = ortho_group.rvs(D, random_state=5)
-    other = atoms.copy()
-    other[4:] = ortho_group.rvs(D - 4, random_state=6) @ atoms[4:]
-    fitted = SimpleNamespace(
-        atoms_=atoms, bases_=[None] * 3, restarts_=np.stack([atoms, atoms[::-1], other])
-    )
+    known = np.arange(D) < 4
+    fitted = stub(ortho_group.rvs(D, random_state=5), known)
     names = name_axes(fitted, vectors, words, threshold=-1.0)
-    assert all(axis.recurs and axis.named for axis in names[:4])
-    lost = [axis for axis in names if not axis.recurs]
-    assert lost
-    assert not any(axis.named for axis in lost)
-    every = name_axes(fitted, vectors, words, threshold=-1.0, recurring=None)
+    np.testing.assert_array_equal([axis.confirmed for axis in names], known)
+    np.testing.assert_array_equal([axis.named for axis in names], known)
+    every = name_axes(fitted, vectors, words, threshold=-1.0, confirmed=None)
     assert all(axis.named for axis in every)
-    assert [axis.recurs for axis in every] == [axis.recurs for axis in names]
-    assert every.confirmed
+    assert [axis.confirmed for axis in every] == [axis.confirmed for axis in names]
+    assert every.tested
     mask = np.arange(D) % 2 == 0
-    by_mask = name_axes(fitted, vectors, words, threshold=-1.0, recurring=mask)
+    by_mask = name_axes(fitted, vectors, words, threshold=-1.0, confirmed=mask)
     np.testing.assert_array_equal([axis.named for axis in by_mask], mask)
+    with pytest.warns(DeprecationWarning, match="now called confirmed"):
+        former = name_axes(fitted, vectors, words, threshold=-1.0, recurring=mask)
+    assert former.axes == by_mask.axes
 
 
-@pytest.mark.parametrize("starts", [1, 2])
-def test_with_few_starts_names_are_unconfirmed_and_it_says_so(starts, texts):
-    fitted = stub(ortho_group.rvs(D, random_state=5), starts)
+def test_without_a_confirmation_names_are_unconfirmed_and_it_says_so(texts):
+    fitted = stub(ortho_group.rvs(D, random_state=5))
     with pytest.warns(UnconfirmedNamesWarning, match="n_init=3"):
         names = name_axes(fitted, *texts, threshold=-1.0)
-    assert all(axis.recurs is None and axis.named for axis in names)
-    assert not names.confirmed
+    assert all(axis.confirmed is None and axis.named for axis in names)
+    assert not names.tested
     assert "UNCONFIRMED" in repr(names)
     assert "UNCONFIRMED" in names.table()
-    assert json.loads(names.to_json())["confirmed"] is False
+    assert json.loads(names.to_json())["tested"] is False
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert not name_axes(fitted, *texts, recurring=None).confirmed
+        assert not name_axes(fitted, *texts, confirmed=None).tested
 
 
 def test_table_and_json(model, texts):
@@ -235,7 +229,8 @@ def test_table_and_json(model, texts):
     assert names.ranked()[0].positive is not None
     assert str(names.ranked()[0].axis) in table[2]
     content = json.loads(names.to_json())
-    assert content["restarts"] == 3
+    assert content["tested"] is True
+    assert all(axis["confirmed"] for axis in content["axes"])
     assert content["axes"][5]["positive"]["word"] == names[5].positive.word
     assert len(names.table(None).splitlines()) == 2 + D
     with pytest.raises(ValueError, match="n must be at least 1"):
@@ -270,9 +265,9 @@ def test_any_form_of_text_embeddings(model, texts, tmp_path):
         ({"text_mean": np.ones(3)}, ValueError, "text_mean has 3 numbers"),
         ({"threshold": "high"}, ValueError, "'chance'"),
         ({"threshold": float("nan")}, ValueError, "finite"),
-        ({"recurring": "yes"}, ValueError, "'auto', None or a mask"),
-        ({"recurring": [True]}, ValueError, r"mask of bool \[16\]"),
-        ({"recurring": np.ones(D)}, ValueError, "float64"),
+        ({"confirmed": "yes"}, ValueError, "'auto', None or a mask"),
+        ({"confirmed": [True]}, ValueError, r"mask of bool \[16\]"),
+        ({"confirmed": np.ones(D)}, ValueError, "float64"),
     ],
 )
 def test_errors(model, texts, change, error, message):

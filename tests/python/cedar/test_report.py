@@ -77,14 +77,14 @@ def test_it_holds_every_part(model, embeddings, comparison, tmp_path):
     assert "A title" in text
     assert "embedding is a list of 12 numbers" in text  # the explanation
     assert len(page.sources()) == 4  # comparison, recurrence, firing, sizes
-    for heading in ("How much a code keeps", "Sparsity", "other starts", "The axes", "How often"):
+    for heading in ("How much a code keeps", "Sparsity", "by other rows", "The axes", "How often"):
         assert heading in text
     assert f"{100 * model.score(embeddings):.1f} %" in text
     for k in (2, 3):
         assert f"k = {k}" in text
     for line in ("PCA, per-row top k", "CEDAR, fitted at k=2", "Null control: isotropic Gaussian"):
         assert line in text
-    assert "at least 3 starts" in text
+    assert "axes confirmed" in text
     assert "One start only" not in text
     assert "Unconfirmed" not in text
     axes = [about for tag, about in page.tags if about.get("class") == "axis"]
@@ -114,7 +114,7 @@ def test_one_start_is_marked(embeddings, tmp_path):
             compare=False,
         )
     text = check_alone(path.read_text("utf-8")).text
-    for notice in ("One start only", "Unconfirmed names", "not known to recur", "Not compared"):
+    for notice in ("One start only", "Unconfirmed names", "unconfirmed", "Not compared"):
         assert notice in text
 
 
@@ -122,7 +122,7 @@ def test_two_starts_are_too_few(embeddings, tmp_path):
     model = CEDAR(k=2, n_init=2, random_state=0).fit(embeddings)
     path = report(model, embeddings, out=tmp_path / "two.html", compare=False)
     text = check_alone(path.read_text("utf-8")).text
-    assert "2 starts only" in text
+    assert "No confirmation" in text
     assert "rows (codes):" in text  # no texts, no pictures: numbers
 
 

@@ -77,13 +77,13 @@ def write_h5(path: Path, rows: np.ndarray) -> None:
 
 def write_zarr(path: Path, rows: np.ndarray) -> None:
     zarr = pytest.importorskip("zarr")
-    group = zarr.open_group(str(path), mode="w")
-    group.create_array("emb", data=rows, chunks=(4, D))
-    group.create_array("other", data=rows[:4], chunks=(4, D))
+    zarr.save_group(str(path), emb=rows, other=rows[:4])
 
 
 def write_tar(path: Path, rows: np.ndarray, per_member: int | None = None) -> None:
-    parts = list(rows) if per_member is None else np.array_split(rows, max(1, len(rows) // per_member))
+    parts = (
+        list(rows) if per_member is None else np.array_split(rows, max(1, len(rows) // per_member))
+    )
     with tarfile.open(path, "w:gz" if path.suffix == ".gz" else "w") as archive:
         for number, part in enumerate(parts):
             content = io.BytesIO()

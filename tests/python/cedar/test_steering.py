@@ -15,6 +15,7 @@ from cedar_cases import planted
 from laplex.cedar import (
     CEDAR,
     CedarModule,
+    NotSteeredWarning,
     attribute,
     measure_effects,
     name_axes,
@@ -69,6 +70,15 @@ def test_gradients_reach_embeddings_and_values() -> None:
     assert np.allclose(z.grad, 1 - atom.sum() * readout)
 
 
+def test_coordinates_of_another_modality_are_those_around_its_mean() -> None:
+    texts = CASE.data + 3.0
+    model = CEDAR(2, max_iter=50, random_state=0).fit(CASE.data).add_modality("text", texts)
+    moved = model.intervene(texts, {1: 2.5}, modality="text")
+    assert np.allclose((moved - 3.0 - model.mean_) @ model.components_.T[:, 1], 2.5)
+    with pytest.raises(ValueError, match="modality must be 'text', got 'sound'"):
+        model.intervene(texts, {1: 2.5}, modality="sound")
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_the_type_of_the_embeddings_stays(dtype: torch.dtype) -> None:
     z = rows(4).to(dtype)
@@ -81,7 +91,7 @@ def test_the_type_of_the_embeddings_stays(dtype: torch.dtype) -> None:
 def test_axes_by_name_count_towards_the_end_that_is_named() -> None:
     texts = np.concatenate([MODEL.atoms_[:3], -MODEL.atoms_[3:5]])
     words = ["Red", "green", "blue", "old", "cold"]
-    names = name_axes(MODEL, texts, words, text_mean=np.zeros(D), threshold=0.95, recurring=None)
+    names = name_axes(MODEL, texts, words, text_mean=np.zeros(D), threshold=0.95, confirmed=None)
     z = rows(6)
     moved = MODEL.intervene(z, {"red": 2.0, "cold": 3.0, "old": lambda c: c + 1, 7: 0.0}, names)
     expected = coordinates(z)
@@ -247,6 +257,24 @@ def test_gradients_flow_through_a_steered_network() -> None:
     assert inputs.grad is not None
 
 
+def test_a_network_compiled_before_is_told_and_one_compiled_inside_is_steered() -> None:
+    torch.compiler.reset()
+    network, z = nn.Sequential(nn.Identity(), nn.ReLU()), rows(3)
+    expected = MODULE.intervene(z, {0: 1.0}).relu()
+    with steer(network[0], MODULE, {0: 1.0}):
+        inside = torch.compile(network, backend="eager", fullgraph=True)
+        assert torch.allclose(inside(z), expected)
+    torch.compiler.reset()
+    before = torch.compile(network, backend="eager")
+    assert torch.equal(before(z), z.relu())
+    with (
+        pytest.warns(NotSteeredWarning, match="Identity did not run") as seen,
+        steer(network[0], MODULE, {0: 1.0}),
+    ):
+        before(z)
+    assert seen[0].filename == __file__
+
+
 def test_what_cannot_be_steered_has_its_message() -> None:
     network = nn.Sequential(nn.Linear(D, 5), nn.Identity())
     with (
@@ -265,8 +293,8 @@ def test_what_cannot_be_steered_has_its_message() -> None:
     ):
         network[1](rows(2, 3))
     with (
-        steer(network[1], MODEL, {0: 1.0}),
         pytest.raises(TypeError, match="output of Identity must be a Tensor or a tuple"),
+        steer(network[1], MODEL, {0: 1.0}),
     ):
         network[1]({"hidden": rows(2)})
     with pytest.raises(IndexError, match="axis 9"), steer(network[1], MODEL, {9: 1.0}):

@@ -277,7 +277,7 @@ def test_a_fit_to_some_rows_is_the_fit_to_a_uniform_sample(tmp_path: Path) -> No
     assert np.array_equal(whole.components_, CEDAR(k=3, random_state=5).fit(DATA).components_)
     with pytest.raises(ValueError, match="max_rows must be at least 1, got 0"):
         CEDAR(k=3).fit(DATA, max_rows=0)
+    broken = torch.from_numpy(DATA).clone()
+    broken[499, 3] = torch.inf
     with pytest.raises(ValueError, match="infinity in row 499"):
-        broken = torch.from_numpy(DATA).clone()
-        broken[499, 3] = torch.inf
         CEDAR(k=3).fit(broken, max_rows=10)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +14,9 @@ from PIL import Image
 import command_cases
 from command_cases import command, without
 from laplex._support.complete_files import replacing
-from laplex.cedar import CEDAR, fitting, stability
+from laplex.cedar import CEDAR, fitting, read_codes
 from laplex.cedar.files import list_pictures, read_lines
+from laplex.cedar.metrics import fve
 from laplex.cedar.naming import name_axes
 from laplex.cli.cedar import app
 
@@ -56,7 +56,7 @@ def test_fit_is_the_library_s(folder, tmp_path):
     # may differ in their last bits for that; single precision, and some ten passes.
     np.testing.assert_allclose(mine.restarts_, theirs.restarts_, rtol=0, atol=1e-4)
     np.testing.assert_allclose(mine.mean_, theirs.mean_, rtol=1e-6)
-    assert "3 starts agree" in out
+    assert "10 of 10 axes are confirmed" in out
     assert str(tmp_path / "m") in out
     # The loss is in parts of the variance of the training rows.
     said = float(out.split("axes: ")[1].split(" ")[0])
@@ -84,6 +84,44 @@ def test_fit_takes_every_option(folder, tmp_path):
         "device": None,
     }
     assert {name: found[name] for name in expected} == expected
+
+
+def test_fit_says_what_each_k_explains(folder, tmp_path):
+    out, _ = run("fit", folder / "z.npy", "--out", tmp_path / "m", "-k", 4, "-k", 2)
+    model = CEDAR.load(tmp_path / "m")
+    lines = out.splitlines()
+    for line, k in zip(lines, (2, 4), strict=False):
+        back = model.inverse_transform(model.transform(make(), k))
+        assert line == (
+            f"fraction of variance explained by {k} of 10 axes: {fve(make(), back):.4f} "
+            "(training rows)"
+        )
+
+
+def test_files_folders_patterns_and_samples(folder, tmp_path, monkeypatch):
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    for number, part in enumerate(np.split(make(), 3)):
+        np.savez(shards / f"{number}.npz", emb=part, id=np.arange(100))
+    monkeypatch.chdir(tmp_path)
+    expected = CEDAR.load(folder / "model").transform(make())
+    for given in (
+        [shards, "--key", "emb"],
+        ["shards/*.npz", "--key", "emb"],
+        [*sorted(shards.glob("*.npz")), "--key", "emb"],
+    ):
+        out = tmp_path / "codes.parquet"
+        assert "300 codes" in run("transform", folder / "model", *given, "--out", out)[0]
+        np.testing.assert_allclose(read_codes(out).toarray(), expected, rtol=0, atol=1e-4)
+    message = fails("fit", shards, "--key", "x", "--out", "m")
+    assert "0.npz has no array 'x' (it has 'emb', 'id'): change the key" in message
+    run("fit", shards, "--key", "emb", "-k", 2, "--max-rows", 50, "--out", tmp_path / "m")
+    assert CEDAR.load(tmp_path / "m").n_samples_seen_ == 50
+    before = (shards / "0.npz").read_bytes()
+    assert "would replace" in fails(
+        "fit", shards, "--checkpoint", shards / "0.npz", "--out", "m", "-k", 2
+    )
+    assert (shards / "0.npz").read_bytes() == before
 
 
 def test_fit_resumes(folder, tmp_path, monkeypatch):
@@ -240,8 +278,8 @@ def test_name_after_one_start(folder, tmp_path):
     assert run("name", tmp_path / "one", *words, "--all-axes")[1] == ""
 
 
-def test_name_all_axes_says_which_recur(folder, tmp_path):
-    noise = np.random.default_rng(0).standard_normal((300, 10))  # where starts find what they like
+def test_name_all_axes_says_which_are_confirmed(folder, tmp_path):
+    noise = np.random.default_rng(0).standard_normal((300, 10))
     model = CEDAR(k=2, n_init=3, max_iter=5, random_state=0).fit(noise)
     model.save(tmp_path / "three")
     words = ["--words", folder / "words.txt", "--text-embeddings", folder / "t.npy"]
@@ -250,11 +288,9 @@ def test_name_all_axes_says_which_recur(folder, tmp_path):
     assert error == ""
     assert out.startswith("10 of 10 axes have a name with a cosine of at least -1.000; ")
     assert "UNCONFIRMED" not in out
-    recurs = {line.split()[0]: line.split()[1] for line in out.splitlines()[2:]}
-    found = stability(model.restarts_).recurring(3)
-    assert not found.all()
-    assert recurs == {str(i): "yes" if one else "no" for i, one in enumerate(found)}
-    assert json.loads((tmp_path / "n.json").read_text("utf-8"))["confirmed"] is True
+    confirmed = {line.split()[0]: line.split()[1] for line in out.splitlines()[2:]}
+    assert confirmed == {str(i): "no" for i in range(10)}
+    assert json.loads((tmp_path / "n.json").read_text("utf-8"))["tested"] is True
 
 
 def test_report(folder, tmp_path):
@@ -299,6 +335,11 @@ def test_inputs_are_never_written_over(tmp_path):
     ):
         assert "would replace the embeddings" in run(*arguments, status=1)[1]
     assert path.read_bytes() == before
+
+
+def test_folders_that_are_not_there(tmp_path):
+    with pytest.raises(NotADirectoryError, match="there is no folder"):
+        list_pictures(tmp_path / "b")
 
 
 def test_lines(tmp_path):

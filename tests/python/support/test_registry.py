@@ -237,7 +237,9 @@ def test_a_transform(registered):
 
     rows = np.random.default_rng(0).standard_normal((60, 4)).astype(np.float32)
     options = {"k": 2, "max_iter": 3, "random_state": 0, "solver": "adam"}
-    with pytest.raises(ValueError, match=r"basis must be 'orthogonal', 'invertible' or 'laplex'"):
+    with pytest.raises(
+        ValueError, match=r"basis must be 'orthogonal', 'frame', 'invertible' or 'laplex'"
+    ):
         cedar.CEDAR(basis="signed", **options).fit(rows)
     registered(TRANSFORMS, "signed", Signed)
     plain = cedar.CEDAR(**options).fit(rows)

@@ -37,10 +37,10 @@ class Dictionary(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
 
     .. math:: \hat z = b + \sum_i s_i a_i
 
-    with at most k nonzero :math:`s_i`. Subclasses take at least the parameters ``k``, ``max_rows``
-    and ``random_state``. The centre b is the mean of *all* rows, from one pass. Everything else is
-    learned from a uniform sample of at most ``max_rows`` rows, which are held in memory.
-    ``transform`` reads the rows in batches.
+    with at most k nonzero :math:`s_i`. Subclasses take at least the parameters ``max_rows`` and
+    ``random_state``, and ``k`` to stand in a pipeline. The centre b is the mean of *all* rows, from
+    one pass. Everything else is learned from a uniform sample of at most ``max_rows`` rows, which
+    are held in memory. ``transform`` reads the rows in batches.
 
     Attributes
     ----------
@@ -57,7 +57,7 @@ class Dictionary(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
     #: Types and smallest values of the parameters.
     _limits: ClassVar[dict[str, tuple[type, int]]] = {}
 
-    k: int
+    k: int = 32
     max_rows: int
     random_state: Any
     mean_: Array

@@ -48,14 +48,14 @@ def report(
     """Write a report on a model and its axes as one HTML file.
 
     The report shows the variance explained against the size of a code, with baselines and null
-    controls; the axes with names and examples for both ends; whether restarts agree; and how often
-    the axes fire.
+    controls; the axes with names and examples for both ends; which axes other rows confirm; and how
+    often they fire.
 
     Parameters
     ----------
     cedar : CEDAR
         A fitted model, ideally with ``n_init=3`` or more. With fewer starts, the report warns that
-        the axes may be accidents of the seed.
+        the axes may be accidents of the rows or of the seed.
     embeddings : array, Tensor or memory map ``[n, d]``; or batches of them
         Embeddings to measure on; rows that the fit has not seen say more. With ``comparison`` or
         ``compare=False``, an iterable of batches that can be iterated only once is accepted.
@@ -80,8 +80,8 @@ def report(
         Whether to run `compare` if no ``comparison`` is given. This fits a model with the same
         settings and every baseline to four fifths of the embeddings, and takes one or more minutes.
     max_axes : int
-        Number of axes to show: first those that recur, then by their share of the energy of the
-        codes.
+        Number of axes to show: first those that are confirmed, then by their share of the energy of
+        the codes.
     title : str
         Title of the page.
     progress : bool
@@ -102,7 +102,7 @@ def report(
     Warns
     -----
     UnconfirmedNamesWarning
-        If axes are named and the model has fewer than 3 restarts.
+        If axes are named and the model has no confirmation.
     """
     for package in ("matplotlib", "jinja2"):
         require(package, extra="cedar", feature="laplex.cedar.report")

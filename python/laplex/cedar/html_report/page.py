@@ -11,9 +11,10 @@ import torch
 from laplex._support.html_pages import Table, render_page
 
 from ..basis import random_rotation
+from ..confirmation import MIN_STARTS, Confirmation
 from ..estimator import CEDAR
 from ..metrics import mcc
-from ..naming import MIN_RESTARTS, AxisNames, Name
+from ..naming import AxisNames, Name
 from ..restarts import StabilityReport, stability
 from . import figures
 from .measuring import Measured
@@ -53,7 +54,7 @@ class Axis(NamedTuple):
     """An axis and its share of the energy of the codes."""
 
     number: int
-    recurs: bool | None
+    confirmed: bool | None
     share: float
     ends: list[End]
 
@@ -72,15 +73,15 @@ def render(
     """Render the report as HTML with embedded pictures, as `laplex.cedar.report` describes it."""
     starts = len(cedar.bases_)
     found = stability(cedar.restarts_) if starts > 1 else None
-    recurs = found.recurring(MIN_RESTARTS) if found and starts >= MIN_RESTARTS else None
+    mask = cedar.confirmed_
     # A mask that the caller passed for the names takes precedence.
     known: list[bool | None] = [None] * len(measured.share)
-    if recurs is not None:
-        known = [bool(one) for one in recurs]
+    if mask is not None:
+        known = [bool(one) for one in mask]
     if names is not None:
         known = [
-            own.recurs if own.recurs is not None else again
-            for own, again in zip(names, known, strict=True)
+            own.confirmed if own.confirmed is not None else other
+            for own, other in zip(names, known, strict=True)
         ]
     return render_page(
         __package__,
@@ -95,8 +96,9 @@ def render(
         comparison=comparison,
         compared=[] if comparison is None else [Table(*one) for one in comparison.tables()],
         starts=starts,
-        enough_starts=MIN_RESTARTS,
-        stability=None if found is None else _stability(found, starts),
+        enough_starts=MIN_STARTS,
+        confirmation=cedar.confirmation_,
+        stability=None if found is None else _stability(found, cedar.confirmation_),
         recurrence=None if found is None else figures.recurrence(found),
         names=names,
         axes=[
@@ -150,19 +152,20 @@ def _metrics(measured: Measured) -> Table:
     return Table(columns, rows)
 
 
-def _stability(found: StabilityReport, starts: int) -> Table:
-    again = int((found.recurrence + 1 >= MIN_RESTARTS).sum())
+def _stability(found: StabilityReport, confirmation: Confirmation | None) -> Table:
     rows = [
         ["mean correlation (MCC) of the axes of two starts", f"{found.mean:.3f}"],
         ["smallest MCC of all pairs", f"{found.min:.3f}"],
         ["MCC of two random bases, about", f"{_random_mcc(len(found.recurrence)):.3f}"],
     ]
-    if starts >= MIN_RESTARTS:
-        share = again / len(found.recurrence)
-        rows.append(
-            [f"axes found by at least {MIN_RESTARTS} starts", f"{again} ({100 * share:.0f} %)"]
-        )
-    return Table(["", f"{starts} starts"], rows)
+    if confirmation is not None:
+        again = (confirmation.cosine > confirmation.threshold).sum(axis=0) >= 2
+        for what, mask in (
+            ("axes found in two disjoint parts of the rows", again),
+            ("axes confirmed", confirmation.confirmed),
+        ):
+            rows.append([what, f"{int(mask.sum())} ({100 * mask.mean():.0f} %)"])
+    return Table(["", f"{len(found.mcc)} starts"], rows)
 
 
 def _busiest(measured: Measured) -> str:
@@ -186,7 +189,7 @@ def _busiest(measured: Measured) -> str:
 def _axis(
     axis: int,
     measured: Measured,
-    recurs: bool | None,
+    confirmed: bool | None,
     names: AxisNames | None,
     items: Sequence[str] | None,
     thumbnails: Sequence[Any] | None,
@@ -222,12 +225,12 @@ def _axis(
                 shown,
             )
         )
-    return Axis(axis, recurs, measured.share[axis], ends)
+    return Axis(axis, confirmed, measured.share[axis], ends)
 
 
-def _chosen(measured: Measured, recurs: Sequence[bool | None], max_axes: int) -> list[int]:
-    again = np.array([one is True for one in recurs])
-    order = np.lexsort((-measured.share, ~again))
+def _chosen(measured: Measured, known: Sequence[bool | None], max_axes: int) -> list[int]:
+    confirmed = np.array([one is True for one in known])
+    order = np.lexsort((-measured.share, ~confirmed))
     alive = order[measured.share[order] > 0]
     return [int(axis) for axis in alive[:max_axes]]
 

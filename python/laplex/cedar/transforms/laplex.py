@@ -67,6 +67,7 @@ class Laplace(Transform):
         else:
             anchors = starting_anchors(sample, heads, random)
         self.anchors = nn.Parameter(anchors.to(device, dtype))
+        self.rows: tuple[Tensor | None, Tensor | None] = (None, None)  # their order and signs
 
     @classmethod
     def new(cls, settings: Settings, start: Start) -> Laplace:
@@ -92,13 +93,14 @@ class Laplace(Transform):
             dim, heads, torch.Generator(), device=basis.anchors.device, dtype=basis.anchors.dtype
         )
         made.anchors = nn.Parameter(basis.anchors.detach().clone())
+        made.rows = (basis.order, basis.signs)
         return made
 
     def forward(self) -> Basis:
         """Return the basis with gradients."""
-        return LaplaceRotations(self.anchors)
+        return LaplaceRotations(self.anchors, *self.rows)
 
     @torch.no_grad()
     def finished(self) -> Basis:
         """Return the basis without gradients."""
-        return LaplaceRotations(self.anchors.detach().clone())
+        return LaplaceRotations(self.anchors.detach().clone(), *self.rows)
