@@ -241,10 +241,17 @@ def test_codes_that_cannot_be_written_or_read_say_why(model: CEDAR, tmp_path: Pa
         model.iter_transform(DATA[:, :5])  # at once, not at the first batch
 
 
-def test_codes_in_batches_warn_of_other_data(model: CEDAR) -> None:
-    with pytest.warns(DriftWarning, match="the mean of X is"):
-        for _ in model.iter_transform(DATA + 100):
-            pass
+def test_other_data_are_told_to_the_caller(model: CEDAR, tmp_path: Path) -> None:
+    for call in (
+        model.transform,
+        lambda rows: list(model.iter_transform(rows)),
+        lambda rows: list(model.iter_transform(rows, format="indices")),
+        lambda rows: write_codes(model, rows, tmp_path / "codes.npy"),
+        lambda rows: write_codes(model, rows, tmp_path / "codes.npz"),
+    ):
+        with pytest.warns(DriftWarning, match="the mean of X is") as caught:
+            call(DATA + 100)
+        assert [one.filename for one in caught] == [__file__]
 
 
 # --- samples --------------------------------------------------------------------------------------
