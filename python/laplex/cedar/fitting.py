@@ -32,7 +32,7 @@ from .ranks import of_first
 from .rows import as_rows
 from .settings import Settings
 from .shards import Elsewhere, Shards
-from .statistics import ConstantColumnWarning, NothingToLearn, Statistics
+from .statistics import ConstantColumnWarning, Statistics
 from .transforms import TRANSFORMS
 from .transforms.base import Start, Transform
 from .transforms.frame import Frame
@@ -202,7 +202,9 @@ class _Run:
                 run.statistics = run.data.statistics(
                     sample_size(self.rows.dim), _generator(self.seed)
                 )
-        except NothingToLearn:  # a start without knowledge, which confirms nothing
+        except (
+            ValueError
+        ):  # nothing to learn from: a start without knowledge, which confirms nothing
             return Solution(DenseBasis(self._rotation(start)), self.centre, [1.0])
         if isinstance(run.data, Shards) and run.statistics.sampled == run.statistics.count:
             # All rows of the part are in memory: there is no need to look for them in each pass.

@@ -27,10 +27,6 @@ class ConstantColumnWarning(UserWarning):
     """Some columns of the embeddings have the same value in every row."""
 
 
-class NothingToLearn(ValueError):
-    """There are fewer than two rows, or all rows are the same."""
-
-
 def check_size(largest: Tensor, name: str) -> None:
     """Raise an error for numbers whose squares overflow a float64."""
     if float(largest) > _LEAST**-0.5:
@@ -207,7 +203,7 @@ class Spread:
         """Return the statistics, without a sample, if the rows are enough to learn from."""
         count = self.count
         if self.sums is None or count < 2:
-            raise NothingToLearn(
+            raise ValueError(
                 f"{name} has {count} sample(s), n_samples = {count}, but a change of basis is "
                 "learned from at least 2 rows: pass more embeddings"
             )
@@ -219,7 +215,7 @@ class Spread:
             size = "large" if variance > 1 else "small"
             raise _out_of_range(name, size, torch.maximum(low.abs(), high.abs()).max())
         if not varies:
-            raise NothingToLearn(
+            raise ValueError(
                 f"all {count} rows of {name} are the same, so there is nothing to learn: pass "
                 "rows that differ"
             )

