@@ -290,7 +290,8 @@ own start. CEDAR is our reading of the abstract of arXiv 2605.22679: no number h
   k = 32, CEDAR {w("CEDAR", 32, one)}, CEDAR for all k {w("CEDAR, all k at once", 32, one)}.
 
 What speaks for CEDAR: it is best on words at k = 64, of what was fitted there
-({w("CEDAR", 64)}, for all k at once {w("CEDAR, all k at once", 64)}; AbsTopK 1x {w("AbsTopK 1x", 64)}, TopK 4x {w("TopK 4x", 64)}) and
+({w("CEDAR", 64)}, for all k at once {w("CEDAR, all k at once", 64)};
+AbsTopK 1x {w("AbsTopK 1x", 64)}, TopK 4x {w("TopK 4x", 64)}) and
 keeps most neighbours there ({w("CEDAR, all k at once", 64, "recall")}). Its single axes tell
 classes of pictures apart better than those of most methods ({i("CEDAR", 16, "auroc")} AUROC at
 k = 16; Matryoshka {i("Matryoshka 4x", 16, "auroc")}, AbsTopK 4x {i("AbsTopK 4x", 16, "auroc")}). It
