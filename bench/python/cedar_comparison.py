@@ -182,7 +182,7 @@ FEWER_SEEDS = {
     **{("words", name, 64): 0 for name in ("AbsTopK 1x, tied", "TopK 4x, random decoder",
        "BatchTopK 4x", "Matryoshka 4x", "JumpReLU 4x", "matching pursuit 4x")},
     ("words", "CEDAR, frame 2x", 32): 2,
-    ("words", "CEDAR, frame 2x", 64): 0,
+    ("words", "CEDAR, frame 2x", 64): 1,
     **{("words", name, k): 2 for name in ("TopK 4x, random decoder", "Matryoshka 4x",
        "JumpReLU 4x", "matching pursuit 4x") for k in (8, 32)},
 }  # fmt: skip
