@@ -409,7 +409,7 @@ The concepts are WordNet's kinds of concrete nouns, such as animals, for the wor
 
 ![Variance explained, time and retrieval on words](cedar_comparison_words.png)
 
-The frame and matching pursuit are far ahead, and take longest to code. Among the others the order
+The frame and matching pursuit are far ahead at every k, and take longest to code. Among the others the order
 depends on k: at k = 8 everything overcomplete is ahead of CEDAR, at k = 32 they are within a few
 points, and at k = 64 CEDAR leads. The CEDAR for all k at once loses little
 at k = 8, gains elsewhere, and has the better probes: of the rotations here it is the one to
