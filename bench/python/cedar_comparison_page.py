@@ -38,7 +38,8 @@ class Results:
         return sorted(found, key=lambda one: one["seed"])
 
     def mean(self, data: str, method: str, k: int, what: str) -> float:
-        return float(np.mean([one[what] for one in self.of(data, method, k)]))
+        known = [one[what] for one in self.of(data, method, k) if one[what] is not None]
+        return float(np.mean(known))
 
     def cell(self, data: str, method: str, k: int, what: str, digits: int = 3) -> str:
         return spread([one.get(what) for one in self.of(data, method, k)], digits)
