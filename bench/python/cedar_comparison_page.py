@@ -278,7 +278,7 @@ own start. CEDAR is our reading of the abstract of arXiv 2605.22679: no number h
 ## Limits first
 
 * **Superposition.** With 128 causes in 64 columns, a rotation explains {o("CEDAR")} of the variance
-  and finds {o("CEDAR", "mcc")} of the causes; TopK explains {o("TopK 4x")} and finds
+  and has an MCC of {o("CEDAR", "mcc")} with the causes; TopK has {o("TopK 4x")} and
   {o("TopK 4x", "mcc")}, matching pursuit {o("matching pursuit 4x")} and
   {o("matching pursuit 4x", "mcc")}, scikit-learn's dictionaries {o("dictionary + OMP 4x")} and
   {o("dictionary + OMP 4x", "mcc")}. Where features are in superposition, the default CEDAR is the
@@ -294,7 +294,6 @@ own start. CEDAR is our reading of the abstract of arXiv 2605.22679: no number h
 * **Concepts.** No learned dictionary is clearly better than principal components at telling
   WordNet's kinds of nouns apart by one latent: leading components {w("PCA, leading k", 32, one)} at
   k = 32, CEDAR {w("CEDAR", 32, one)}, CEDAR for all k {w("CEDAR, all k at once", 32, one)}.
-
 * **Stability.** Two seeds and splits agree less on the axes of the default
   ({w("CEDAR", 32, "agreement")} on words at k = 32) than on those of ICA
   ({w("ICA Lens, our reading", 32, "agreement")}).
@@ -410,9 +409,9 @@ The concepts are WordNet's kinds of concrete nouns, such as animals, for the wor
 
 ![Variance explained, time and retrieval on words](cedar_comparison_words.png)
 
-The frame and matching pursuit are far ahead at every k, and take longest to code. Among the others the order
-depends on k: at k = 8 everything overcomplete is ahead of CEDAR, at k = 32 they are within a few
-points, and at k = 64 CEDAR leads. The CEDAR for all k at once loses little
+The frame and matching pursuit are far ahead where they were fitted, and take longest to code.
+Among the others the order depends on k: at k = 8 everything overcomplete is ahead of CEDAR, at
+k = 32 they are within a few points, and at k = 64 CEDAR leads. The CEDAR for all k at once loses little
 at k = 8, gains elsewhere, and has the better probes: of the rotations here it is the one to
 start with. Single latents of the frame and of pursuit tell the kinds of nouns apart worst.
 AbsTopK 1x is CEDAR without orthogonality: better at k = 8, worse at k = 64 in this budget. The tied
@@ -437,8 +436,8 @@ atoms to choose from, and a pursuit, fit any row better. With
 the covariance of pictures, principal components are the best square basis
 ({n("PCA, per-row top k")}), as they should be; the frame ({n("CEDAR, frame 2x")}) and dictionary
 learning ({n("dictionary + OMP 4x")}) still gain. On the pictures themselves these three have
-{i("PCA, per-row top k", 16)}, {i("CEDAR, frame 2x", 16)} and {i("dictionary + OMP 4x", 16)}: some
-40 % of the gain is owed to size and pursuit, not to structure.
+{i("PCA, per-row top k", 16)}, {i("CEDAR, frame 2x", 16)} and {i("dictionary + OMP 4x", 16)}: 40 to
+50 % of the gain over principal components is owed to size and pursuit, not to structure.
 
 ## Equal time
 
