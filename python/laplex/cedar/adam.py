@@ -160,7 +160,7 @@ def reconstruction_error(basis: Basis, z: Tensor, ks: Sequence[int]) -> Tensor:
     losses = []
     for k in ks:
         codes = top_k(coordinates, k, norms)
-        if norms is None:  # orthogonal: what is left out has the same norm on either side
+        if basis.orthogonal:  # what is left out has the same norm on either side
             losses.append((coordinates - codes).square().sum(1).mean())
         else:
             losses.append((z - basis.synthesise(codes)).square().sum(1).mean())

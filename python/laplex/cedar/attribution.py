@@ -207,7 +207,8 @@ def _replacement(
     """Return the code and the error of what replaces z, and the vectors themselves."""
     if patch is None:
         nothing = torch.zeros_like(z, dtype=module.mean.dtype)
-        return nothing, nothing, module.mean.to(z.dtype).expand(z.shape)
+        no_code = nothing.new_zeros(*z.shape[:-1], module.axes)
+        return no_code, nothing, module.mean.to(z.dtype).expand(z.shape)
     if patch.shape != z.shape:
         raise ValueError(
             f"patch must have the shape of z, {list(z.shape)}, got {list(patch.shape)}"

@@ -24,6 +24,8 @@ class Basis(ABC):
     """
 
     dim: int
+    #: Whether the atoms are orthonormal, so that U is a rotation.
+    orthogonal = False
     #: Whether `encode` keeps to operations that torch can trace, as it must inside a network.
     traceable = False
 
@@ -72,8 +74,11 @@ class Basis(ABC):
         r"""Return some coordinates :math:`u_i \cdot z` [n, m] of rows z [n, d], by axis."""
         return self.analyse(z)[:, axes]
 
-    def atoms_of(self, axes: list[int]) -> Tensor:
-        """Return the atoms of some axes as rows [m, d]."""
+    def steps(self, axes: list[int]) -> Tensor:
+        """Return as rows [m, d] what each of some coordinates grows by 1 along, alone among these.
+
+        These are the atoms of the axes.
+        """
         return self.synthesise(self._identity()[axes])
 
     def arranged(self, order: Tensor, signs: Tensor) -> Basis:
@@ -107,6 +112,7 @@ class DenseBasis(Basis):
         self._readouts = readouts
         self._atoms = atoms
         self.dim = readouts.shape[1]
+        self.orthogonal = atoms is None
 
     def analyse(self, z: Tensor) -> Tensor:
         """Return the coordinates [n, d] of rows z [n, d]."""
@@ -120,7 +126,7 @@ class DenseBasis(Basis):
         """Return some coordinates [n, m] of rows z [n, d], without computing the others."""
         return z @ self._readouts[axes].T
 
-    def atoms_of(self, axes: list[int]) -> Tensor:
+    def steps(self, axes: list[int]) -> Tensor:
         """Return the atoms of some axes as rows [m, d]."""
         return self.atoms[axes]
 

@@ -195,7 +195,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         self,
         k: int | Sequence[int] = 32,
         basis: str = "orthogonal",
-        solver: Literal["auto", "procrustes", "adam"] = "auto",
+        solver: Literal["auto", "procrustes", "adam", "pursuit"] = "auto",
         center: Literal["mean", "learned", "none"] = "mean",
         n_init: int = 1,
         random_state: Any = None,
@@ -534,21 +534,16 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         check_is_fitted(self)
         ranks = _ranks(group, comm)
         rows = together(ranks, lambda: self._rows(X, reset=False, once=False, empty=ranks.size > 1))
-        if rows.dim > MOST_AXES:
+        if self.fitted_.axes > MOST_AXES:
             raise ValueError(
-                f"X must have at most {MOST_AXES} columns to confirm axes, got {rows.dim}: reduce "
-                "them first, for instance by PCA"
+                f"the model must have at most {MOST_AXES} axes to confirm them, got "
+                f"{self.fitted_.axes}: reduce the columns of X first, for instance by PCA"
             )
         if ranks.size > 1:
             rows, _ = aligned(ranks, rows, None)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         seed = of_first(ranks, seed, rows.device)
         settings = settings_of(self.get_params(), rows.dim)
-        if settings.solver == "pursuit":
-            raise ValueError(
-                f"basis must be a rotation or an invertible matrix to confirm axes, got "
-                f"{settings.basis!r}: fit with basis='orthogonal'"
-            )
         settings = replace(settings, n_init=max(MIN_STARTS, settings.n_init))
         basis, centre = self._placed(rows)
         model = fitting.Solution(basis, centre.double(), list(self.loss_curve_))

@@ -25,7 +25,7 @@ from . import confirmation, plane_test, procrustes
 from .adam import Training
 from .arrangement import arranged
 from .basis import Basis, DenseBasis, random_rotation
-from .frame import FrameSearch
+from .frame import FrameBasis, FrameSearch
 from .minibatches import MiniBatches
 from .parts import Part
 from .ranks import of_first
@@ -138,8 +138,8 @@ def _confirmed(
     run: _Run, model: Solution, others: list[Solution]
 ) -> confirmation.Confirmation | None:
     """Return which axes of a model the fits to disjoint parts of the rows confirm."""
-    dim = model.basis.dim
-    if len(others) + 1 < confirmation.MIN_STARTS or dim > confirmation.MOST_AXES:
+    axes = model.basis.axes
+    if len(others) + 1 < confirmation.MIN_STARTS or axes > confirmation.MOST_AXES:
         return None
     statistics, report = run.statistics, run.report
     report("confirming axes", 0, 1, "")
@@ -205,7 +205,12 @@ class _Run:
         except (
             ValueError
         ):  # nothing to learn from: a start without knowledge, which confirms nothing
-            return Solution(DenseBasis(self._rotation(start)), self.centre, [1.0])
+            nothing = (
+                FrameBasis(self._atoms(start))
+                if self.settings.solver == "pursuit"
+                else DenseBasis(self._rotation(start))
+            )
+            return Solution(nothing, self.centre, [1.0])
         if isinstance(run.data, Shards) and run.statistics.sampled == run.statistics.count:
             # All rows of the part are in memory: there is no need to look for them in each pass.
             rows = as_rows(run.statistics.sample, name=self.rows.name, empty=True)
@@ -320,12 +325,7 @@ class _Run:
         assert isinstance(self.data, Shards)
         sample = self.data.everything(self.statistics.sample)
         sample = (sample - self.centre.to(rows.dtype)).div_(self.scale)
-        if state is not None:
-            found = FrameSearch.restore(state)
-        else:
-            random = _generator(self.seed + start)
-            atoms = Frame.starting_atoms(rows.dim, settings.redundancy, random)
-            found = FrameSearch(atoms.to(rows.device, rows.dtype))
+        found = FrameSearch.restore(state) if state else FrameSearch(self._atoms(start))
         while len(found.losses) < settings.max_iter:
             if found.converged(settings.tol) or 3 * len(found.losses) >= 2 * settings.max_iter:
                 found.late = True
@@ -339,7 +339,8 @@ class _Run:
             self._keep(start, found.state())
             if found.late and found.converged(settings.tol):
                 break
-        return Solution(found.finished(), self.centre, found.losses)
+        unfinished = found.unfinished(settings.tol)
+        return Solution(found.finished(), self.centre, found.losses, unfinished)
 
     def _transform(self, start: int, *, resumed: bool) -> Transform:
         kind = TRANSFORMS[self.settings.basis]
@@ -358,6 +359,11 @@ class _Run:
     def _rotation(self, start: int) -> Tensor:
         rotation = random_rotation(self.rows.dim, _generator(self.seed + start))
         return rotation.to(self.rows.device, self.rows.dtype)
+
+    def _atoms(self, start: int) -> Tensor:
+        random = _generator(self.seed + start)
+        atoms = Frame.starting_atoms(self.rows.dim, self.settings.redundancy, random)
+        return atoms.to(self.rows.device, self.rows.dtype)
 
     def _stage(self, start: int, what: str) -> str:
         return what if self.settings.n_init == 1 else f"{what}, start {start + 1}"

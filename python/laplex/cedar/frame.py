@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -20,6 +22,8 @@ _TOGETHER = 256
 _LEAST_USE, _SAME = 0.05, 0.9
 #: Number of passes whose gain decides whether the search has converged.
 _PATIENCE = 5
+#: They gain much if they lower the loss by more than this fraction of it.
+_MUCH = 0.05
 #: Weight of the old atoms in the least squares problem, as a fraction of the mean energy of the
 #: codes; it decides where the data do not.
 _PROXIMITY = 1e-6
@@ -60,6 +64,18 @@ class FrameBasis(DenseBasis):
     def encode(self, z: Tensor, k: int) -> Tensor:
         """Return codes [n, axes] of centred rows z [n, d], with at most k nonzero entries."""
         return pursue(z, self.atoms, k)
+
+    def steps(self, axes: list[int]) -> Tensor:
+        r"""Return as rows [m, d] what each of some coordinates grows by 1 along, alone among these.
+
+        To set the coordinates :math:`u_i \cdot z` of m axes, z moves by :math:`\sum_j c_j a_j`
+        over the same axes, where :math:`\sum_j (u_i \cdot a_j)\, c_j` is the change of coordinate
+        i. If these atoms depend on each other, as more than d of them do, c is the least squares
+        solution.
+        """
+        atoms = self.atoms[axes].double()
+        change = self.readouts[axes].double() @ atoms.T
+        return (torch.linalg.pinv(change).T @ atoms).to(self.atoms.dtype)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the atoms and their readouts."""
@@ -105,18 +121,21 @@ def pursue(z: Tensor, atoms: Tensor, k: int, rounds: int = _ROUNDS) -> Tensor:
         return pursue(z.float(), atoms.float(), k, rounds).to(z.dtype)
     k = min(k, atoms.shape[1])
     rounds = min(k, rounds)
-    gram = atoms @ atoms.T
-    if len(z) <= _TOGETHER:
-        return _pursue(z, atoms, gram, k, rounds)
-    parts = torch.split(z, _TOGETHER)
-    return torch.cat([_pursue(part, atoms, gram, k, rounds) for part in parts])
+    # bfloat16 would ruin least squares
+    with nullcontext() if z.is_meta else torch.autocast(z.device.type, enabled=False):
+        gram = atoms @ atoms.T
+        # A traced number of rows may not decide about the number of parts.
+        if torch.compiler.is_compiling() or len(z) <= _TOGETHER:
+            return _pursue(z, atoms, gram, k, rounds)
+        parts = torch.split(z, _TOGETHER)
+        return torch.cat([_pursue(part, atoms, gram, k, rounds) for part in parts])
 
 
 def _pursue(z: Tensor, atoms: Tensor, gram: Tensor, k: int, rounds: int) -> Tensor:
     products = z @ atoms.T
     tiny = 8 * k * torch.finfo(z.dtype).eps
     ridge = tiny * torch.eye(k, dtype=z.dtype, device=z.device)
-    chosen = torch.empty(len(z), 0, dtype=torch.long, device=z.device)
+    chosen = torch.empty(z.shape[0], 0, dtype=torch.long, device=z.device)
     live = torch.empty_like(chosen, dtype=torch.bool)
     rest = z.detach()
     least = 16 * tiny * rest.norm(dim=1, keepdim=True)
@@ -133,7 +152,9 @@ def _pursue(z: Tensor, atoms: Tensor, gram: Tensor, k: int, rounds: int) -> Tens
         values = torch.cholesky_solve(products.gather(1, chosen)[:, :, None], factor)[:, :, 0]
         if done < rounds:
             rest = z.detach() - (values.detach()[:, None] @ atoms[chosen])[:, 0]
-    return torch.zeros_like(products).scatter(1, chosen, torch.where(live, values, 0.0))
+    codes = torch.zeros_like(products).scatter(1, chosen, torch.where(live, values, 0.0))
+    # As in other bases, a NaN or an infinity does not vanish from a network.
+    return torch.where(z.isfinite().all(1, keepdim=True), codes, torch.nan)
 
 
 class FrameSearch:
@@ -185,12 +206,37 @@ class FrameSearch:
 
     def converged(self, tolerance: float) -> bool:
         """Whether the last passes replaced no atom and lowered the loss by less than this."""
-        calm = len(self.losses) > _PATIENCE and self.calm >= _PATIENCE
-        return calm and self.losses[-1 - _PATIENCE] - self.losses[-1] < tolerance
+        return self.calm >= _PATIENCE and self.gain < tolerance
+
+    @property
+    def gain(self) -> float:
+        """By how much the last passes lowered the loss; infinite if there are too few."""
+        if len(self.losses) <= _PATIENCE:
+            return math.inf
+        return self.losses[-1 - _PATIENCE] - self.losses[-1]
+
+    def unfinished(self, tolerance: float) -> str:
+        """Return what was still to gain if the last passes gained much, else an empty text.
+
+        They gain much above the tolerance and above 5 % of the loss. Smaller gains are usual to the
+        end, as codes jump between atoms.
+        """
+        if not tolerance or self.gain <= max(tolerance, _MUCH * self.losses[-1]):
+            return ""
+        passes = len(self.losses)
+        gained = (
+            f"{passes} are too few to tell"
+            if math.isinf(self.gain)
+            else f"the last {_PATIENCE} lowered the loss by {self.gain:.2g} of the variance"
+        )
+        return (
+            f"max_iter={passes} passes ended while the frame still improved: {gained}. Raise "
+            "max_iter, or raise tol"
+        )
 
     def finished(self) -> FrameBasis:
-        """Return the best frame; its loss becomes the last one."""
-        self.losses.append(min(self.losses))
+        """Return the best frame; the last loss becomes that of this frame."""
+        self.losses[-1] = min(self.losses)
         return FrameBasis(self.best)
 
     def advance(self, rows: Tensor, ks: tuple[int, ...]) -> None:

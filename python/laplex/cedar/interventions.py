@@ -106,7 +106,7 @@ def changed(basis: Basis, centre: Tensor, z: Tensor, changes: list[Change]) -> T
     rows = (z.to(centre.dtype) - centre).reshape(-1, centre.shape[0])
     old = basis.coordinates(rows, axes).reshape(*z.shape[:-1], len(axes))
     new = [_new(change, old[..., place]) for place, change in enumerate(changes)]
-    steps = (torch.stack(new, -1) - old).reshape(-1, len(axes)) @ basis.atoms_of(axes)
+    steps = (torch.stack(new, -1) - old).reshape(-1, len(axes)) @ basis.steps(axes)
     return z + steps.reshape(z.shape).to(z.dtype)
 
 

@@ -74,6 +74,8 @@ class LaplaceRotations(Basis):
             codes = head.transpose(codes)
         return codes
 
+    orthogonal = True
+
     @property
     def atom_norms(self) -> None:
         """None, because all atoms have norm 1."""

@@ -217,7 +217,7 @@ def explain_match(
             )
     # The inner products of the atoms with the approximations; for a rotation, the codes.
     along_a, along_b = (
-        basis.atoms.numpy() @ near if basis.atom_norms is not None else code
+        code if basis.orthogonal else basis.atoms.numpy() @ near
         for near, code in ((near_a, code_a), (near_b, code_b))
     )
     parts = (code_a * along_b + code_b * along_a) / (2 * unit)

@@ -181,6 +181,11 @@ class CedarModule(nn.Module):
         """
         return f"dim={self.mean.shape[0]}, k={self.k}"
 
+    @property
+    def axes(self) -> int:
+        """Number of axes: d, or more with a frame."""
+        return self._basis().axes
+
     def _check(self, rows: Tensor, name: str, dim: int | None = None) -> None:
         dim = self.mean.shape[0] if dim is None else dim
         if rows.dim() == 0 or rows.shape[-1] != dim:

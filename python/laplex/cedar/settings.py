@@ -197,7 +197,6 @@ def _check_frame(values: Mapping[str, Any]) -> None:
     for name, known, why in (
         ("solver", ("auto", "pursuit"), "a frame has a solver of its own"),
         ("center", ("mean", "none"), "the centre of a frame is not learned"),
-        ("n_init", (1,), "the axes of a frame cannot be confirmed by other rows"),
     ):
         if values[name] not in known:
             raise ValueError(

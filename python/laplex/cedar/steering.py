@@ -80,18 +80,18 @@ def steer(
     ...     steered = network(inputs)
     """
     module = module_of(cedar)
-    axes = module.mean.shape[0]
-    checked_changes(values, names, axes)
+    columns = module.mean.shape[0]
+    checked_changes(values, names, module.axes)
     ran = False
 
     def change(z: Tensor) -> Tensor:
         nonlocal ran
         ran = True
-        if z.shape[-1] != axes:
+        if z.shape[-1] != columns:
             raise ValueError(
                 f"the output of {type(layer).__name__} has {z.shape[-1]} numbers in dimension "
-                f"{dim}, but the model was fitted to {axes}: steer the layer of the fit, or pass "
-                "dim"
+                f"{dim}, but the model was fitted to {columns}: steer the layer of the fit, or "
+                "pass dim"
             )
         moved = module.intervene(z, values, names)
         if positions is None:

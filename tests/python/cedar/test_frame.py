@@ -8,10 +8,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import orthogonal_mp
 from sklearn.utils.estimator_checks import check_estimator
 
-from laplex.cedar import CEDAR
+from laplex.cedar import CEDAR, attribute, measure_effects, stability, steer
 from laplex.cedar.frame import FrameBasis, FrameSearch, pursue, updated
 from laplex.cedar.metrics import mcc
 from laplex.cedar.transforms.frame import Frame
@@ -133,10 +134,76 @@ def test_shapes_names_and_copies(superposed, tmp_path):
     assert sparse.shape == (50, 32)
 
 
-def test_intervention_moves_along_the_atom(superposed):
+def test_coordinates_that_were_set_are_read_again(superposed):
     rows, _, model = superposed
-    moved = model.intervene(rows[:4], {20: lambda c: c + 1.5})
-    np.testing.assert_allclose(moved - rows[:4], np.tile(1.5 * model.atoms_[20], (4, 1)))
+    z, values = rows[:4], {20: 1.5, 3: [0.0, 1.0, 2.0, 3.0]}
+    moved = model.intervene(z, values)
+    read = (moved - model.mean_) @ model.components_[[20, 3]].T
+    np.testing.assert_allclose(read, np.transpose([[1.5] * 4, values[3]]), atol=1e-10)
+    np.testing.assert_allclose(model.intervene(moved, values), moved, atol=1e-10)
+    # It moves along the atoms of these axes and nowhere else.
+    along = np.linalg.lstsq(model.atoms_[[20, 3]].T, (moved - z).T)[0]
+    np.testing.assert_allclose(along.T @ model.atoms_[[20, 3]], moved - z, atol=1e-10)
+    # All axes together depend on each other; values that fit together are reached all the same.
+    doubled = model.intervene(z, dict.fromkeys(range(32), lambda c: 2 * c))
+    np.testing.assert_allclose(doubled - model.mean_, 2 * (z - model.mean_), atol=1e-10)
+    linear = torch.nn.Linear(16, 16).double()
+    with steer(linear, model, {31: 2.0}):
+        steered = linear(torch.from_numpy(z))
+    want = model.torch_module().intervene(linear(torch.from_numpy(z)), {31: 2.0})
+    assert torch.equal(steered, want)
+
+
+def test_effects_of_axes_add_up(superposed):
+    rows, _, model = superposed
+    z, slope = torch.from_numpy(rows[:20]), torch.linspace(-1, 1, 16, dtype=torch.float64)
+
+    def metric(z):
+        return (z @ slope).sum()
+
+    found = attribute(model, z, metric)
+    assert found.by_axis.shape == (32,)
+    assert abs(found.unexplained) < 1e-9
+    assert torch.allclose(measure_effects(model, z, metric, range(32)), found.by_axis, atol=1e-9)
+
+
+def test_a_frame_inside_a_network(superposed):
+    rows, _, model = superposed
+    module, z = model.torch_module(), torch.from_numpy(rows[:600])
+    broken = z[:3].clone()
+    broken[1, 2], broken[2, 3] = torch.nan, torch.inf
+    assert module(broken).isnan().all(1).tolist() == [False, True, True]
+    wide = model.torch_module().float()
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = wide.encode(z[:5].float())
+    assert torch.equal(inside, wide.encode(z[:5].float()))
+    exported = torch.export.export(
+        module, (z[:6].reshape(2, 3, 16),), dynamic_shapes=({0: torch.export.Dim("batch")},)
+    ).module()
+    many = z.reshape(200, 3, 16)
+    assert torch.allclose(exported(many), module(many), atol=1e-12)
+
+
+def test_other_rows_confirm_atoms_and_none_of_noise(superposed):
+    rows, atoms, model = superposed
+    found = clone(model).set_params(n_init=3).fit(rows[:5000])
+    assert (found.atoms_ == model.atoms_).all()
+    confirmed = found.atoms_[found.confirmed_]
+    assert len(confirmed) >= 5
+    assert (np.abs(confirmed @ atoms.T).max(1) > 0.95).all()
+    assert found.restarts_.shape == (3, 32, 16)
+    assert stability(found.restarts_).mean > 0.9
+    noise = np.random.default_rng(0).standard_normal((1000, 8))
+    assert not CEDAR(2, basis="frame", random_state=0, n_init=3).fit(noise).confirmed_.any()
+
+
+def test_a_search_that_ends_too_early_warns(superposed):
+    rows = superposed[0]
+    with pytest.warns(ConvergenceWarning, match="max_iter=8 passes ended while the frame still"):
+        model = CEDAR(2, basis="frame", random_state=0, max_iter=8).fit(rows[:1000])
+    assert model.n_iter_ == len(model.loss_curve_) == 8
+    with pytest.warns(ConvergenceWarning, match="3 are too few to tell"):
+        CEDAR(2, basis="frame", random_state=0, max_iter=3).fit(rows[:1000])
 
 
 def test_order_is_by_energy_and_signs_by_skew(superposed):
@@ -148,9 +215,9 @@ def test_order_is_by_energy_and_signs_by_skew(superposed):
 
 def test_checkpoint_continues_with_the_same_bits(superposed, tmp_path):
     rows = superposed[0][:500]
-    whole = CEDAR(2, basis="frame", random_state=0, max_iter=6).fit(rows)
+    whole = CEDAR(2, basis="frame", random_state=0, max_iter=6, tol=0).fit(rows)
     path = tmp_path / "fit.checkpoint"
-    search = CEDAR(2, basis="frame", random_state=0, max_iter=6)
+    search = CEDAR(2, basis="frame", random_state=0, max_iter=6, tol=0)
     calls = []
 
     def stop(*args, original=FrameSearch.advance, **keywords):
@@ -172,7 +239,6 @@ def test_checkpoint_continues_with_the_same_bits(superposed, tmp_path):
     [
         ({"solver": "adam"}, "solver must be 'auto' or 'pursuit' for basis='frame', got 'adam'"),
         ({"center": "learned"}, "center must be 'mean' or 'none' for basis='frame'"),
-        ({"n_init": 3}, "n_init must be 1 for basis='frame', got 3"),
         ({"redundancy": 0}, "redundancy must be at least 1, got 0"),
         ({"basis": "orthogonal", "solver": "pursuit"}, "solver='pursuit' finds frames only"),
     ],
@@ -196,5 +262,3 @@ def test_what_a_frame_cannot_do(superposed):
     with pytest.raises(AttributeError, match="no attribute 'partial_fit'") as raised:
         clone(model).partial_fit(rows[:50])
     assert "for partial_fit, got 'frame'" in str(raised.value.__cause__)
-    with pytest.raises(ValueError, match="to confirm axes, got 'frame'"):
-        model.confirm(rows)
