@@ -428,7 +428,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         best = found.solutions[0]
         known = found.statistics
         self._set(rows, [one.basis for one in found.solutions], best.centre, settings)
-        self._remember(known.mean, known.scale, known.count)
+        self._remember(known.mean, known.scale, known.count, known.log_norms)
         self.loss_curve_ = list(best.losses)
         self.n_iter_ = len(best.losses)
         self.confirmation_ = found.confirmation
@@ -482,7 +482,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
             learner.learn(rows, settings)
         self._online = learner
         self._set(rows, [learner.basis()], learner.centre(), settings)
-        self._remember(learner.mean, learner.deviation, learner.count)
+        self._remember(learner.mean, learner.deviation, learner.count, learner.log_norms)
         self.loss_curve_ = list(learner.losses)
         self.n_iter_ = len(learner.losses)
         self.confirmation_ = None
@@ -686,9 +686,12 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
             Embeddings.
         values : mapping
             The new coordinates :math:`t_i`, by the number of the axis or by its name. Each is a
-            number, numbers that broadcast to ``z.shape[:-1]``, or a function of a Tensor of that
-            shape with the old coordinates, such as ``lambda c: 2 * c``. A name stands for one end
-            of its axis: there, larger values mean more of what the name says, at either end.
+            number, one number for each embedding or for each item of the leading dimensions of z,
+            or a function of a Tensor ``z.shape[:-1]`` of the old coordinates, such as ``lambda c:
+            2 * c``, that returns one of these. Shapes are matched to ``z.shape[:-1]`` from the
+            first dimension on: for z [batch, tokens, d], values [batch] are one for each item, and
+            values [1, tokens] one for each token. A name stands for one end of its axis: there,
+            larger values mean more of what the name says, at either end.
         names : AxisNames or mapping of str to int, optional
             What the names in ``values`` mean: the result of `name_axes`, or an axis for each name.
         modality : str, optional
@@ -704,8 +707,8 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         ------
         TypeError, ValueError, IndexError
             If z does not hold finite numbers in d columns; if ``values`` is not a mapping, or has a
-            value of another kind, size or a number that is not finite; if an axis does not exist;
-            if a name is unknown, or names several axes.
+            value of another kind or size, or gives a number that is not finite; if an axis does not
+            exist; if a name is unknown, or names several axes.
 
         Warns
         -----
@@ -719,6 +722,11 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
             rows = rows.to(self.device)
         basis, centre = fitted.placed(rows.device)
         moved = changed(basis, centre, rows, changes)
+        if not bool(moved.isfinite().all()):  # only Tensors and functions are not checked before
+            raise ValueError(
+                "values must give finite coordinates, but the result has NaN or infinity: check "
+                "the Tensors and functions in values"
+            )
         drift = Drift(fitted, "z")
         drift.see(rows.detach().to(fitted.dtype).reshape(-1, fitted.dim) - centre)
         drift.warn()
@@ -830,6 +838,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
             tuple(self.loss_curve_),
             int(self.n_iter_),
             getattr(self, "modalities_", {}),  # absent in older pickles
+            getattr(self, "_log_norms", None),
         )
 
     @property
@@ -938,6 +947,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         model.loss_curve_, model.n_iter_ = list(fitted.losses), fitted.steps
         model.confirmation_ = saved.confirmation
         model.modalities_ = dict(fitted.modalities)
+        model._log_norms = fitted.log_norms
         if saved.columns is not None:
             model.feature_names_in_ = np.array(saved.columns, dtype=object)
         return model
@@ -986,12 +996,16 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
             torch.as_tensor(self.mean_),
             self.basis_,
             float(self.loss_curve_[-1]),
+            getattr(self, "_log_norms", None),
         )
 
-    def _remember(self, mean: Tensor, scale: float, count: int) -> None:
+    def _remember(
+        self, mean: Tensor, scale: float, count: int, log_norms: tuple[float, float] | None
+    ) -> None:
         self.data_mean_ = mean.cpu().to(self._dtype).clone().numpy()
         self.scale_ = float(scale)
         self.n_samples_seen_ = count
+        self._log_norms = log_norms
 
     def _set(self, rows: Rows, bases: list[Basis], centre: Tensor, settings: Settings) -> None:
         cpu = torch.device("cpu")

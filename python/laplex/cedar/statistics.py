@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ _LEAST = 1e-290
 _KEYS = 2**20
 #: Number of columns of a sample that are put in order together.
 _COLUMNS = 64
+#: Distances from the mean below this, in standard deviations of the rows, count as this: a few rows
+#: of padding, at the mean, must not decide what the logarithms are on average.
+_NEAR = 1e-3
 
 
 class ConstantColumnWarning(UserWarning):
@@ -57,6 +61,9 @@ class Statistics:
         than were asked for. Over several processes, those of the rows drawn that are here.
     sampled : int
         Number of rows drawn, of all processes.
+    log_norms : tuple of float, or None
+        Mean and standard deviation of the logarithm of the distance of a row from the mean, in the
+        sample; None without one.
     """
 
     count: int
@@ -64,6 +71,7 @@ class Statistics:
     scale: float
     sample: Tensor
     sampled: int
+    log_norms: tuple[float, float] | None = None
 
 
 def gather(
@@ -103,13 +111,39 @@ def gather(
     spread = together(comm, lambda: Spread.of(rows, sample.offer))
     spread = sum(comm.all_gather_object(spread))
     known = spread.checked(rows.name, warn=comm.rank == 0)
+    mean, found = known.mean.to(rows.device), sample.rows(comm, rows)
+    logs = sum(comm.all_gather_object(log_sums(found, mean, known.scale)))
     return Statistics(
         spread.count,
-        known.mean.to(rows.device),
+        mean,
         known.scale,
-        sample.rows(comm, rows),
+        found,
         min(sample_size, spread.count),
+        mean_and_deviation(logs),
     )
+
+
+@torch.no_grad()
+def log_sums(rows: Tensor, mean: Tensor, scale: float) -> Tensor:
+    r"""Return the number of rows and the sums of :math:`\log |z - \text{mean}|` and its square [3].
+
+    Logarithms, because few rows may hold most of a mean of squares. They come in float64 and on the
+    CPU.
+    """
+    sums = torch.zeros(3, dtype=torch.float64)
+    for part in torch.split(rows, 2**13):
+        distances = ((part - mean.to(part.dtype)) / scale).norm(dim=1).double()
+        logs = distances.clamp_min(_NEAR).log() + math.log(scale)
+        sums += torch.stack([torch.ones_like(logs), logs, logs.square()]).sum(1).cpu()
+    return sums
+
+
+def mean_and_deviation(sums: Tensor) -> tuple[float, float] | None:
+    """Return mean and standard deviation from a count and sums [3]; None of no rows."""
+    count, total, square = sums.tolist()
+    if not count:
+        return None
+    return total / count, max(0.0, square / count - (total / count) ** 2) ** 0.5
 
 
 def drawn(rows: Rows, size: int, seed: int, comm: Communicator, before: int) -> Rows:
