@@ -396,7 +396,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         rows, ranks = data.rows, data.comm
 
         def checked() -> tuple[Settings, int]:
-            settings = settings_of(self.get_params(), rows.dim)
+            settings = settings_of(vars(self), rows.dim)
             return settings, int(check_random_state(self.random_state).randint(2**31 - 1))
 
         settings, seed = together(ranks, checked)
@@ -473,7 +473,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
             if learner is None and self.__sklearn_is_fitted__():
                 known = self._known()
             rows = self._rows(X, reset=learner is None and known is None, once=True)
-            settings = settings_of(self.get_params(), rows.dim)
+            settings = settings_of(vars(self), rows.dim)
             if learner is None:
                 seed = int(check_random_state(self.random_state).randint(2**31 - 1))
                 learner = online.Learner(rows, settings, seed, known)
@@ -543,7 +543,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
             rows, _ = aligned(ranks, rows, None)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         seed = of_first(ranks, seed, rows.device)
-        settings = settings_of(self.get_params(), rows.dim)
+        settings = settings_of(vars(self), rows.dim)
         settings = replace(settings, n_init=max(MIN_STARTS, settings.n_init))
         basis, centre = self._placed(rows)
         model = fitting.Solution(basis, centre.double(), list(self.loss_curve_))
@@ -905,7 +905,8 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         columns = getattr(self, "feature_names_in_", None)
         storage.save(
             storage.Saved(
-                self.get_params(),
+                # Those of a subclass, and those that its constructor does not let one choose.
+                {name: vars(self)[name] for name in CEDAR._get_param_names()} | self.get_params(),
                 self.fitted_,
                 None if columns is None else list(map(str, columns)),
                 self.confirmation_,
@@ -935,10 +936,16 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
             If the files are damaged, of another kind, or newer than this version of Laplex.
         """
         saved = storage.load(folder)
+        given, own = saved.parameters, cls._get_param_names()
+        fixed = {name: given[name] for name in CEDAR._get_param_names() if name in given}
         try:
-            model = cls(**saved.parameters)
+            model = cls(**{name: given[name] for name in given if name in own or name not in fixed})
         except TypeError as error:
-            raise ValueError(f"{folder} holds a damaged CEDAR model: {error}") from error
+            raise ValueError(
+                f"{folder} holds a damaged CEDAR model, or one of another class, whose `load` "
+                f"reads it: {error}"
+            ) from error
+        vars(model).update(fixed)
         fitted = saved.fitted
         model.bases_ = list(fitted.bases)
         model.mean_, model.data_mean_ = fitted.mean.numpy(), fitted.data_mean.numpy()
@@ -968,7 +975,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
             The parameters as they were given.
         """
         names = self._get_param_names()
-        return {name: vars(self)[name] for name in names}
+        return {name: getattr(self, name) for name in names}
 
     @property
     def _n_features_out(self) -> int:
