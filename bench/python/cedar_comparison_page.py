@@ -304,7 +304,8 @@ own start. CEDAR is our reading of the abstract of arXiv 2605.22679: no number h
 What speaks for the default CEDAR: of the methods whose codes take one product, it is best on words
 at k = 64 in the budget of steps ({w("CEDAR", 64)}, for all k at once
 {w("CEDAR, all k at once", 64)}; AbsTopK 1x {w("AbsTopK 1x", 64)},
-TopK 4x {w("TopK 4x", 64)}; but the frame, by pursuit, {w("CEDAR, frame 2x", 64)}), and keeps most neighbours at k = 32 and 64
+TopK 4x {w("TopK 4x", 64)}; but the frame, by pursuit, {w("CEDAR, frame 2x", 64)}),
+and keeps most neighbours at k = 32 and 64
 ({w("CEDAR", 32, "recall")} and {w("CEDAR", 64, "recall")}). Its single axes tell
 classes of pictures apart better than those of most methods ({i("CEDAR", 16, "auroc")} AUROC at
 k = 16; Matryoshka {i("Matryoshka 4x", 16, "auroc")}, AbsTopK 4x {i("AbsTopK 4x", 16, "auroc")}). It
