@@ -313,6 +313,12 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         -----
         TooFewRowsWarning
             If ``n_init`` is 3 or more and there are fewer than 20 rows for each column.
+        ConstantColumnWarning
+            If a column has the same value in every row.
+        DominantRowWarning
+            If one row of more than 20 holds more than half of the variance.
+        sklearn.exceptions.ConvergenceWarning
+            If the fit ended before it had converged, or its steps were too large or too small.
         """
         ranks = _ranks(group, comm)
         with _unchanged_by_errors(self):
@@ -449,10 +455,11 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
     def partial_fit(self, X: Any, y: object = None) -> CEDAR:
         """Learn from more embeddings, and slowly forget the oldest.
 
-        The first call of a new model needs at least 2 different rows. A model that was fitted or
-        loaded continues from its best start, without knowledge of the rows it has seen. Procrustes
-        remembers the codes of the last third of the rows seen. Adam goes through X once in steps of
-        ``batch_size`` rows, at a constant learning rate.
+        The first call of a new model needs at least 2 different rows. The axes of such a model are
+        in no order, and their signs are left to chance. A model that was fitted or loaded keeps the
+        places and signs of its axes, and continues without knowledge of the rows it has seen.
+        Procrustes remembers the codes of the last third of the rows seen. Adam goes through X once
+        in steps of ``batch_size`` rows, at a constant learning rate.
 
         Parameters
         ----------

@@ -19,7 +19,14 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from cedar_cases import planted, rotation_error
-from laplex.cedar import CEDAR, ConstantColumnWarning, choose_k, fitting, gain_score
+from laplex.cedar import (
+    CEDAR,
+    ConstantColumnWarning,
+    DominantRowWarning,
+    choose_k,
+    fitting,
+    gain_score,
+)
 from laplex.cedar.basis import nearest_rotation, random_rotation
 from laplex.cedar.moments import solved
 from laplex.cedar.settings import settings_of
@@ -163,6 +170,24 @@ def test_axes_keep_their_places_in_a_stream(kind: str) -> None:
         assert (cosine > 0.7).all()
 
 
+# --- rows that decide alone -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", [0, 500])
+def test_a_row_with_most_of_the_variance_is_told(place: int) -> None:
+    data = planted(800, 16, 3, seed=4).data
+    CEDAR(k=3, max_iter=3, random_state=0).fit(data)  # no warning
+    data[place] = 1e4
+    for rows in (data, list(np.array_split(data, 7))):
+        with pytest.warns(DominantRowWarning, match="of the 800 rows of X holds 100% of") as seen:
+            CEDAR(k=3, max_iter=3, random_state=0).fit(rows)
+        assert {one.filename for one in seen} == {__file__}
+    with pytest.warns(DominantRowWarning):
+        CEDAR(k=3, max_iter=3, random_state=0).fit_map_reduce(
+            lambda make: sum(map(make, np.array_split(data, 3)))
+        )
+
+
 # --- convergence ----------------------------------------------------------------------------------
 
 
@@ -171,10 +196,16 @@ def test_a_fit_that_stops_short_says_so() -> None:
     with pytest.warns(ConvergenceWarning, match=r"max_iter=7 passes ended before tol=1e-05") as one:
         CEDAR(k=3, random_state=0, max_iter=7).fit(data)
     assert one[0].filename == __file__
-    with pytest.warns(ConvergenceWarning, match=r"max_iter=20 steps of adam .* still fell by"):
+    with pytest.warns(ConvergenceWarning, match="max_iter=20 steps of adam: .* still fell by"):
         CEDAR(k=3, random_state=0, solver="adam", max_iter=20).fit(data)
-    with pytest.warns(ConvergenceWarning, match="fewer than 5 steps"):
-        CEDAR(k=3, random_state=0, solver="adam", max_iter=3).fit(data)
+    for parameters, match in (
+        ({"max_iter": 3}, "fewer than 5 steps"),
+        ({"max_iter": 6, "basis": "invertible"}, "turn the axes by 0.03 at most.* Raise max_iter"),
+        ({"max_iter": 60, "learning_rate": 1e-9}, "Raise max_iter or learning_rate=1e-09"),
+        ({"max_iter": 60, "learning_rate": 50}, "Lower learning_rate=50"),
+    ):
+        with pytest.warns(ConvergenceWarning, match=match):
+            CEDAR(k=3, random_state=0, solver="adam").set_params(**parameters).fit(data)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         CEDAR(k=3, random_state=0).fit(data)
@@ -216,6 +247,7 @@ def test_the_planted_k_is_chosen(true: int, noise: float) -> None:
     assert found.stability[found.ks.index(true)] > 0.9
 
 
+@pytest.mark.filterwarnings("ignore::laplex.cedar.DominantRowWarning")
 @pytest.mark.parametrize("seed", [7, 8])
 @pytest.mark.parametrize("family", ["normal", "covariance", "norms", "Cauchy", "copies"])
 def test_noise_supports_no_k(family: str, seed: int) -> None:
