@@ -2,7 +2,7 @@
 
     python bench/python/cedar_confirmation.py [--quick] [--fashion-mnist FOLDER] [--words FILE]
 
-This takes about five processor minutes on one thread. --quick uses small sizes, takes two minutes,
+This takes about six processor minutes on one thread. --quick uses small sizes, takes two minutes,
 and writes into build/cedar. Fashion-MNIST comes from the Debian package dataset-fashion-mnist;
 without it that line is left out. The word embeddings come from the packaged all-MiniLM-L6-v2 and
 from wordfreq, unless a .npy file of them is given.
@@ -388,7 +388,8 @@ OBLIQUE = """
 
 **A confirmed axis of a rotation need not be a cause.** Where causes are oblique, or more than the
 columns, no rotation has them as its axes. The best rotation is still a property of the data: both
-halves find it, and its axes cannot be turned. 3 causes a row, no noise, 16 columns:
+halves find it, and its axes cannot be turned. 4,000 rows of 3 normal causes, no noise, 16 columns,
+one draw:
 """
 REAL = """
 Confirmation says that a direction is special, not which basis suits the data. Compare `score` on

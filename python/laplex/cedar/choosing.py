@@ -217,13 +217,15 @@ def choose_k(
     random = torch.Generator().manual_seed(seed)
     sample = gather(rows, whole("max_rows", max_rows), random).sample
     # Equal rows are in the same half, and the halves have equally many different rows.
-    distinct, place_of = hashes(sample, seed).unique(return_inverse=True)
+    numbers = hashes(sample, seed).cpu().numpy()
+    distinct, place_of = np.unique(numbers, return_inverse=True)
     if len(distinct) < 8:
         raise ValueError(
             f"X has {len(distinct)} different rows, but choose_k needs at least 8, and 20 a column "
             "to tell anything: pass more embeddings"
         )
-    halves = sample[place_of % 2 == 0], sample[place_of % 2 == 1]
+    first = torch.from_numpy(place_of % 2 == 0).to(sample.device)
+    halves = sample[first], sample[~first]
     given = model.random_state
     seeds = (own if given is None else check_random_state(given)).randint(2**31 - 1, size=2)
     drawn = random_rotation(rows.dim, random).to(rows.device)
@@ -374,8 +376,8 @@ def _errors(basis: Basis, mean: Tensor, rows: Tensor, ks: Sequence[int]) -> Arra
         z = batch.double() - mean
         errors = [(z - basis.synthesise(basis.encode(z, k))).square().sum(1) for k in ks]
         found.append(torch.stack(errors).cpu())
-    errors: Array = torch.cat(found, dim=1).numpy()
-    return errors
+    joined: Array = torch.cat(found, dim=1).numpy()
+    return joined
 
 
 def _baseline(

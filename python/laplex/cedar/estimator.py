@@ -952,7 +952,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
                 f"{folder} holds a damaged CEDAR model, or one of another class, whose `load` "
                 f"reads it: {error}"
             ) from error
-        vars(model).update(fixed)
+        model.__dict__.update(fixed)
         fitted = saved.fitted
         model.bases_ = list(fitted.bases)
         model.mean_, model.data_mean_ = fitted.mean.numpy(), fitted.data_mean.numpy()
