@@ -24,7 +24,8 @@ class CedarModule(nn.Module):
 
     It consists of torch operations only: it can be moved to another type or device, compiled,
     exported (also to ONNX), and differentiated in any mode, also under ``torch.func.vmap`` and
-    autocast. Only with basis "laplex" it can be neither compiled nor exported.
+    autocast. Only with basis "laplex" it can be neither compiled nor exported, and with basis
+    "frame" not exported to ONNX, which has no Cholesky factorisation.
 
     Parameters
     ----------
@@ -103,7 +104,8 @@ class CedarModule(nn.Module):
 
         .. math:: z' = z + \sum_i (t_i - u_i \cdot (z - b))\, a_i
 
-        Nothing is cut off to k entries: the part of z that its code omits stays in it.
+        Nothing is cut off to k entries: the part of z that its code omits stays in it. For frames
+        see ``CEDAR.intervene``.
 
         Parameters
         ----------
