@@ -297,6 +297,9 @@ above 0.9.
 {confirmed}
 
 The rotation has no room for 32 causes, and the directions that it confirms are often none of them.
+A separate run had rows without structure, 20 draws of each of five families (Gaussian with equal
+and with unequal variances, lengths of 1, and norms with two kinds of heavy tails; 1,000 rows of 8
+columns or 1,500 of 16). No atom of a frame was confirmed in any of the 100 draws.
 
 ## Embeddings of words
 
