@@ -1,6 +1,6 @@
 """Find out what the axes of word embeddings stand for: CEDAR on a vocabulary of concepts.
 
-    python examples/cedar_words.py [--quick] [--text gloss] [--starts 3] [-k 16] [--out DIR]
+    python examples/cedar_words.py [--quick] [--text gloss] [--starts 3] [-k 4] [--out DIR]
 
 The program embeds some 6,800 concrete nouns with all-MiniLM-L6-v2. It learns a rotation in which
 few coordinates describe each noun. It names the axes that disjoint parts of the nouns confirm by
@@ -112,7 +112,7 @@ def main() -> None:
         help='text to embed: the word alone, or "word: gloss"',
     )
     parser.add_argument("--starts", type=int, default=3, help="number of starts")
-    parser.add_argument("-k", type=int, default=16, help="number of nonzero entries of a code")
+    parser.add_argument("-k", type=int, default=4, help="number of nonzero entries of a code")
     parser.add_argument(
         "--out",
         type=Path,

@@ -25,7 +25,6 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.decomposition import PCA as PrincipalComponents
-from sklearn.linear_model import LogisticRegression
 
 from laplex.cedar.baselines import orthomax
 from laplex.cedar.baselines.equal_bits import bits_of, k_within
@@ -70,7 +69,6 @@ class Data:
     batch: int
     truth: np.ndarray | None = None  # true atoms
     concepts: tuple[np.ndarray, np.ndarray] | None = None  # "" where a row has none
-    letters: tuple[np.ndarray, np.ndarray] | None = None  # of words
     lift: np.ndarray | None = None  # from reduced columns to the first ones
 
 
@@ -100,16 +98,16 @@ def synthetic(name: str, seed: int) -> Data:
 
 def words(seed: int, options: argparse.Namespace) -> Data:
     """MiniLM embeddings of frequent words; the concepts are WordNet's kinds of nouns."""
-    rows, concepts, letters = _words(options.wordnet)
+    rows, concepts = _words(options.wordnet)
     train, test = _split(len(rows), seed)
     return Data(
         *_centred(rows[train], rows[test]), K["words"], 1536, 300, 256,
-        concepts=(concepts[train], concepts[test]), letters=(letters[train], letters[test]),
+        concepts=(concepts[train], concepts[test]),
     )  # fmt: skip
 
 
 @lru_cache
-def _words(wordnet: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _words(wordnet: Path) -> tuple[np.ndarray, np.ndarray]:
     import wordfreq
 
     from laplex.cedar.encoders import SentenceEncoder
@@ -124,7 +122,7 @@ def _words(wordnet: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     concepts = np.array([kinds.get(word, "") for word in found])
     names, counts = np.unique(concepts, return_counts=True)
     concepts[np.isin(concepts, names[counts < 100])] = ""
-    return rows, concepts, np.array([word[0] for word in found])
+    return rows, concepts
 
 
 def images(seed: int, options: argparse.Namespace) -> Data:
@@ -184,7 +182,7 @@ FEWER_SEEDS = {
     **{("words", name, 64): 0 for name in ("AbsTopK 1x, tied", "TopK 4x, random decoder",
        "BatchTopK 4x", "Matryoshka 4x", "JumpReLU 4x", "matching pursuit 4x")},
     ("words", "CEDAR, frame 2x", 32): 2,
-    ("words", "CEDAR, frame 2x", 64): 0,
+    ("words", "CEDAR, frame 2x", 64): 1,
     **{("words", name, k): 2 for name in ("TopK 4x, random decoder", "Matryoshka 4x",
        "JumpReLU 4x", "matching pursuit 4x") for k in (8, 32)},
 }  # fmt: skip
@@ -197,9 +195,10 @@ LEFT_OUT = {"BatchTopK 4x", "Matryoshka 4x", "JumpReLU 4x", "TopK 4x, random dec
 # --- measurements ---------------------------------------------------------------------------------
 
 
-def measured(fitted: Any, data: Data, k: int, seed: int) -> Record:
+def measured(fitted: Any, data: Data, k: int) -> Record:
     """Measure the codes of held-out rows."""
     axes, dim = len(fitted.atoms), data.test.shape[1]
+    fitted.encode(data.test[:1], k)  # finds the threshold where there is one
     start = time.process_time()
     codes = fitted.encode(data.test, k)
     coding = 1000 * (time.process_time() - start) / len(data.test)
@@ -235,57 +234,7 @@ def measured(fitted: Any, data: Data, k: int, seed: int) -> Record:
         found["probe1"] = sparse_probing(*arguments, axes=1).mean
         found["probe5"] = sparse_probing(*arguments, axes=5).mean
         found["auroc"] = concept_auroc(*arguments).mean
-    if data.letters is not None:
-        found["absorbed"] = absorption(fitted, data, k, codes, seed)
     return found
-
-
-LETTERS = "scpbmd"
-
-
-@lru_cache(maxsize=1)
-def _letter_probes(seed: int, key: bytes) -> dict[str, np.ndarray]:
-    data = _letter_probes.data  # type: ignore[attr-defined]
-    scale = np.linalg.norm(data.train, axis=1).mean()
-    found = {}
-    for letter in LETTERS:
-        probe = LogisticRegression(C=1.0, class_weight="balanced", max_iter=200)
-        probe.fit(data.train / scale, data.letters[0] == letter)
-        direction = probe.coef_[0]
-        right = probe.predict(data.test / scale) & (data.letters[1] == letter)
-        found[letter] = direction / np.linalg.norm(direction), right
-    return found
-
-
-def absorption(fitted: Any, data: Data, k: int, codes: np.ndarray, seed: int) -> float:
-    """Return how often another axis takes over from the axes of a word's first letter.
-
-    Our reading of Chanin et al., arXiv 2409.14507. A probe on the dense embedding knows the letter;
-    the three axes of a sparse probe stand for it. Of the words whose letter the dense probe gets
-    right, the share in which none of the three fires, while one other axis, whose atom has a cosine
-    above 0.025 with the probe, gives more than 0.4 of what the code contributes along the probe.
-    """
-    assert data.letters is not None
-    _letter_probes.data = data  # type: ignore[attr-defined]
-    probes = _letter_probes(seed, data.test[:1].tobytes())
-    train = fitted.encode(data.train[:4000], k)
-    lengths = np.linalg.norm(fitted.atoms, axis=1)
-    absorbed = total = 0
-    for letter, (direction, right) in probes.items():
-        mine = data.letters[0][:4000] == letter
-        difference = train[mine].mean(axis=0) - train[~mine].mean(axis=0)
-        main = np.argsort(-np.abs(difference))[:3]
-        entries = codes[right]
-        silent = (entries[:, main] * np.sign(difference[main]) <= 0).all(axis=1)
-        along = fitted.atoms @ direction
-        parts = entries * along
-        whole = parts.sum(axis=1)
-        strongest = parts.argmax(axis=1)
-        clear = np.abs(along[strongest]) > 0.025 * lengths[strongest]
-        takes = parts.max(axis=1) > 0.4 * np.abs(whole)
-        absorbed += int((silent & clear & takes & (whole > 0)).sum())
-        total += len(entries)
-    return absorbed / total
 
 
 def rotation_sensitivity(data: Data, seed: int, draws: int = 39) -> Record:
@@ -422,7 +371,7 @@ class Run:
                 if fitted is None or method.fits_k:
                     rate = rates.get(method.name, 0.0)
                     fitted, seconds = self.fit(method, data, k, rate, seed)
-                found = measured(fitted, data, k, seed)
+                found = measured(fitted, data, k)
                 found["agreement"] = self.agreement(name, method.name, k, seed, fitted, data)
                 print(name, seed, method.name, k, f"{found['fve']:.4f} {seconds:.1f} s", flush=True)
                 self.append(what="fit", data=name, method=method.name, k=k, seed=seed,

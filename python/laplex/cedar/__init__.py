@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from .rows import Embeddings as Embeddings
     from .splice import Splice as Splice
     from .statistics import ConstantColumnWarning as ConstantColumnWarning
+    from .statistics import DominantRowWarning as DominantRowWarning
     from .steering import NotSteeredWarning as NotSteeredWarning
     from .steering import split_at as split_at
     from .steering import steer as steer
@@ -85,7 +86,7 @@ __all__, __getattr__, __dir__ = lazy_names(
         ".restarts": "StabilityReport stability",
         ".rows": "Embeddings",
         ".splice": "Splice",
-        ".statistics": "ConstantColumnWarning",
+        ".statistics": "ConstantColumnWarning DominantRowWarning",
         ".steering": "NotSteeredWarning split_at steer",
     },
     ("baselines", "encoders", "metrics"),

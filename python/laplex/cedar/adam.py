@@ -14,7 +14,8 @@ from .topk import top_k
 #: Fraction of the steps in which the learning rate rises from 0; after them it falls as a cosine.
 _WARM_UP = 0.05
 
-#: Gain of a fifth of the steps, as a fraction of the variance, below which a fit has converged.
+#: Gain of a fifth of the steps, as a fraction of the variance, below which a fit has converged;
+#: the same rise of the loss tells that it has not.
 _LEAST_GAIN = 0.01
 
 #: The loss of a rotation is at most 1, the variance; that of one batch may be larger.
@@ -90,27 +91,45 @@ class Training:
                 f"learning_rate={self.learning_rate:g}"
             )
 
-    def unfinished(self) -> str:
-        """Return what was still to gain at the end of the schedule; nothing if it was long enough.
+    def unfinished(self, *, from_chance: bool) -> str:
+        """Return why the schedule was too short, too fast or too slow; nothing if it was not.
 
         The learning rate falls to 0, so the loss is always flat at the end. The gain from the third
-        to the fourth fifth of the steps, with half of the rate left, tells more.
+        to the fourth fifth of the steps, with half of the rate left, tells more. A loss that rose,
+        or is no better than that of a random start, tells that steps were too large. A step changes
+        a parameter by about the learning rate, and an entry of a rotation has the size 1/sqrt(d):
+        if all steps together are shorter, they cannot have turned it.
         """
         part = len(self.losses) // 5
-        fifths = [self.losses[place * part : (place + 1) * part] for place in (2, 3)]
-        third, fourth = (sum(fifth) / max(1, part) for fifth in fifths)
-        if part and third - fourth < _LEAST_GAIN:
-            return ""
-        return (
-            f"max_iter={self.steps} steps of adam are too few to tell: the loss "
-            + (
-                f"still fell by {third - fourth:.2g} of the variance from the third to the fourth "
-                f"fifth of them (above {_LEAST_GAIN:g}). "
-                if part
-                else "of fewer than 5 steps says nothing. "
+        fifths = [self.losses[place * part : (place + 1) * part] for place in range(5)]
+        means = [sum(fifth) / max(1, part) for fifth in fifths]
+        path = 0.5 * self.learning_rate * len(self.losses)
+        least = len(self.centre) ** -0.5
+        if not part:
+            what = "of fewer than 5 steps the loss says nothing. Raise max_iter"
+        elif means[2] - means[3] >= _LEAST_GAIN:
+            what = (
+                f"the loss still fell by {means[2] - means[3]:.2g} of the variance from the third "
+                f"to the fourth fifth of them (above {_LEAST_GAIN:g}). Raise max_iter"
             )
-            + "Raise max_iter"
-        )
+        elif path < least:
+            what = (
+                f"together they turn the axes by {path:.2g} at most, and {least:.2g} is the size "
+                f"of an entry of a rotation. Raise max_iter or learning_rate={self.learning_rate:g}"
+            )
+        elif means[4] > min(means) + _LEAST_GAIN:
+            what = (
+                f"the loss rose by {means[4] - min(means):.2g} of the variance. Lower "
+                f"learning_rate={self.learning_rate:g}"
+            )
+        elif from_chance and means[4] > self.losses[0] - _LEAST_GAIN:
+            what = (
+                "the codes explain no more than at the random start: the rows have no sparse axes, "
+                f"or steps were too large. Lower learning_rate={self.learning_rate:g}"
+            )
+        else:
+            return ""
+        return f"max_iter={self.steps} steps of adam: {what}"
 
     def basis(self) -> Basis:
         """Return the current basis."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -115,11 +116,13 @@ def attribute(
     ------
     ValueError
         If z or ``patch`` do not have d columns or differ in shape, or the metric returns more than
-        one number or does not depend on z.
+        one number or one that is not finite, or does not depend on z.
+    TypeError
+        If z or ``patch`` is not a Tensor of a floating type.
     """
     steps = whole("steps", steps)
     module = module_of(cedar)
-    z = z.detach()
+    z = _vectors("z", z)
     codes, error = _parts(module, z)
     other_codes, other_error, patch = _replacement(module, z, patch)
     slopes, error_slopes = torch.zeros_like(codes), torch.zeros_like(error)
@@ -177,12 +180,16 @@ def measure_effects(
 
     Raises
     ------
-    ValueError
-        As for `attribute`.
+    TypeError, ValueError, IndexError
+        As for `attribute`, and if ``axes`` are not numbers of axes.
     """
     module = module_of(cedar)
+    z = _vectors("z", z)
+    if not isinstance(axes, Iterable):
+        raise TypeError(f"axes must be a list of numbers of axes, got {axes!r}: pass [{axes!r}]")
     with torch.no_grad():
         codes, _ = _parts(module, z)
+        axes = [_axis(axis, codes.shape[-1]) for axis in axes]
         other_codes, _, _ = _replacement(module, z, patch)
         before = _one_number(metric(z))
         effects = []
@@ -209,12 +216,32 @@ def _replacement(
         nothing = torch.zeros_like(z, dtype=module.mean.dtype)
         no_code = nothing.new_zeros(*z.shape[:-1], module.axes)
         return no_code, nothing, module.mean.to(z.dtype).expand(z.shape)
+    patch = _vectors("patch", patch)
     if patch.shape != z.shape:
         raise ValueError(
             f"patch must have the shape of z, {list(z.shape)}, got {list(patch.shape)}"
         )
-    patch = patch.detach()
     return *_parts(module, patch), patch
+
+
+def _vectors(name: str, value: Any) -> Tensor:
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        got = value.dtype if isinstance(value, Tensor) else type(value).__name__
+        raise TypeError(
+            f"{name} must be a Tensor of a floating type, got {got}: pass "
+            f"torch.as_tensor({name}).float()"
+        )
+    return value.detach()
+
+
+def _axis(axis: Any, count: int) -> int:
+    try:
+        place = operator.index(axis)
+    except TypeError:
+        raise TypeError(f"axes must be integers, got {axis!r}") from None
+    if not 0 <= place < count:
+        raise IndexError(f"axis {place} is not one of 0..{count - 1}")
+    return place
 
 
 def _one_number(value: Any) -> Tensor:
@@ -223,4 +250,6 @@ def _one_number(value: Any) -> Tensor:
         raise ValueError(
             f"metric must return a Tensor with one number, got {got}: sum it over the vectors"
         )
+    if not bool(value.isfinite()):
+        raise ValueError(f"metric must return a finite number, got {float(value)}")
     return value.reshape(())

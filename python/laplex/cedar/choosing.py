@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from sklearn.base import clone
+from sklearn.pipeline import Pipeline
+from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
@@ -18,8 +20,8 @@ from laplex._support.optional import require
 
 from .basis import Basis, DenseBasis, random_rotation
 from .estimator import CEDAR
-from .metrics import Reconstruction
 from .metrics.matching import match
+from .parts import hashes
 from .rows import as_rows
 from .settings import checked_ks, whole
 from .statistics import gather
@@ -35,6 +37,9 @@ _LEAST_GAIN = 0.01
 _PRICE = 0.05
 #: Absolute cosine above which atoms of two halves are the same axis, as in `stability`.
 _SAME_AXIS = 0.7
+#: Number of blocks of rows whose gains are compared, and number of standard errors by which a gain
+#: must exceed 0.
+_BLOCKS, _ERRORS = 32, 3.0
 _BATCH = 8192
 
 
@@ -65,8 +70,11 @@ class KChoice:
         Half of the difference between the gains of the halves.
     skill : ndarray ``[ks]``
         ``gain / (1 - baseline)``: the share of what the baseline leaves that the code explains.
+    certain : ndarray ``[ks]``
+        ``gain`` less three of its standard errors, on the half where that is smaller.
     stability : ndarray ``[ks]``
-        Share of axes that the fits of both halves have (absolute cosine above 0.7).
+        Share of axes that the fits of both halves, from different starts, have (absolute cosine
+        above 0.7).
     """
 
     ks: tuple[int, ...]
@@ -78,6 +86,7 @@ class KChoice:
     gain: Array
     spread: Array
     skill: Array
+    certain: Array
     stability: Array
 
     def table(self) -> str:
@@ -135,7 +144,7 @@ def choose_k(
     *,
     model: CEDAR | None = None,
     max_rows: int = 2**15,
-    random_state: int = 0,
+    random_state: Any = 0,
 ) -> KChoice:
     r"""Fit several k on either half of the rows, and say which of them the other half supports.
 
@@ -148,9 +157,15 @@ def choose_k(
 
     It is small where k is too small to describe a row, and where the entries beyond those that the
     axes explain are spent on noise. The best k has the largest skill, of which each doubling of k
-    costs 5 %: :math:`\mathrm{skill}_k (1 - 0.05 \log_2 k)`. None is supported if the gain of the
-    best, :math:`\mathrm{FVE}_k - B_k`, is below 0.01 on either half, as on Gaussian data of any
-    covariance. The rule is ours; it is a relative of the gap statistic (Tibshirani et al., 2001).
+    costs 5 %: :math:`\mathrm{skill}_k (1 - 0.05 \log_2 k)`.
+
+    The best k is supported if on either half its gain, :math:`\mathrm{FVE}_k - B_k`, is above 0.01
+    and above three of its standard errors, which come from the gains of 32 blocks of successive
+    rows. So a few rows of a large norm support nothing, however much they gain. Equal rows are in
+    the same half. The rule is ours, a relative of the gap statistic (Tibshirani et al., 2001).
+
+    Rows that depend on each other over long stretches, such as those of a random walk, are known
+    in either half: thin them out first, or any k may be supported.
 
     Parameters
     ----------
@@ -163,7 +178,7 @@ def choose_k(
     max_rows : int
         Largest number of rows to use; of more, a uniform sample is taken. Each half is fitted once
         for each k.
-    random_state : int
+    random_state : int, RandomState or None
         Seed of the sample, the halves, the random rotation, and the fits if `model` has none.
 
     Returns
@@ -173,7 +188,7 @@ def choose_k(
     Raises
     ------
     TypeError, ValueError
-        If an argument is not valid, or there are fewer than 8 rows.
+        If an argument is not valid, or there are fewer than 8 different rows.
 
     Warns
     -----
@@ -197,52 +212,69 @@ def choose_k(
     model = CEDAR() if model is None else model
     rows = as_rows(X, device=model.device)
     tried = checked_ks(_powers(rows.dim) if ks is None else ks, rows.dim)
-    random = torch.Generator().manual_seed(random_state)
+    own = check_random_state(random_state)
+    seed = int(own.randint(2**31 - 1))
+    random = torch.Generator().manual_seed(seed)
     sample = gather(rows, whole("max_rows", max_rows), random).sample
-    if len(sample) < 8:
+    # Equal rows are in the same half, and the halves have equally many different rows.
+    distinct, place_of = hashes(sample, seed).unique(return_inverse=True)
+    if len(distinct) < 8:
         raise ValueError(
-            f"X has {len(sample)} rows, but choose_k needs at least 8, and 20 a column to tell "
-            "anything: pass more embeddings"
+            f"X has {len(distinct)} different rows, but choose_k needs at least 8, and 20 a column "
+            "to tell anything: pass more embeddings"
         )
-    sample = sample[torch.randperm(len(sample), generator=random).to(sample.device)]
-    halves = sample[::2], sample[1::2]
-    seed = random_state if model.random_state is None else model.random_state
+    halves = sample[place_of % 2 == 0], sample[place_of % 2 == 1]
+    given = model.random_state
+    seeds = (own if given is None else check_random_state(given)).randint(2**31 - 1, size=2)
     drawn = random_rotation(rows.dim, random).to(rows.device)
-    baseline = np.array(
-        [
-            np.max([_explained(basis, mean, test, tried) for basis in (axes, DenseBasis(drawn))], 0)
-            for (axes, mean), test in zip(map(_principal, halves), halves[::-1], strict=True)
-        ]
-    )
-    fve, shared = np.empty_like(baseline), np.empty(len(tried))
+    fve, baseline, certain = (np.empty((2, len(tried))) for _ in range(3))
+    shared = np.empty(len(tried))
+    known = [
+        _baseline(axes, mean, drawn, test, tried)
+        for (axes, mean), test in zip(map(_principal, halves), halves[::-1], strict=True)
+    ]
     for place, k in enumerate(tried):
-        fits = [clone(model).set_params(k=k, random_state=seed).fit(half) for half in halves]
-        fve[:, place] = [one.score(test) for one, test in zip(fits, halves[::-1], strict=True)]
+        fits = []
+        for number, half in enumerate(halves):
+            one = clone(model)
+            # By attribute: the constructor of a subclass may not have these parameters.
+            one.k, one.random_state = k, int(seeds[number])
+            fits.append(one.fit(half))
+            found = _gain(one, k, halves[1 - number], known[number][place])
+            fve[number, place], baseline[number, place], certain[number, place] = found
         cosine = match(*(one.atoms_ for one in fits))[1]
         shared[place] = (np.abs(cosine) > _SAME_AXIS).mean()
-    return _judged(tried, fve, baseline, shared)
+    return _judged(tried, fve, baseline, certain, shared)
 
 
-def gain_score(model: CEDAR, X: Any, y: object = None) -> float:
+def gain_score(model: CEDAR | Pipeline, X: Any, y: object = None) -> float:
     r"""Return the skill of a model beyond two baselines: a scorer for a search of k.
 
     ``CEDAR.score`` grows with k, so a search by it takes the largest. This is the skill that
-    `choose_k` defines, times :math:`1 - 0.05 \log_2 k`. The baselines are a random rotation and the
-    principal axes of X itself. The latter have seen X, which flatters them where X has few rows a
-    column: `choose_k` compares with axes of other rows.
+    `choose_k` defines, with the gain less three of its standard errors, times
+    :math:`1 - 0.05 \log_2 k`. A model that explains no more than the baselines, or does so by a few
+    rows only, has a score below 0. The baselines are a random rotation and the principal axes of X
+    itself. The latter have seen X, which flatters them where X has few rows a column: `choose_k`
+    compares with axes of other rows.
 
     Parameters
     ----------
-    model : CEDAR
-        A fitted model.
+    model : CEDAR or Pipeline
+        A fitted model, or a pipeline that ends with one: X is then transformed by its other steps.
     X : array-like, Tensor or memory map [n, d]; or batches of them
-        Embeddings that the fit has not seen.
+        Embeddings that the fit has not seen; of more than 32,768, a uniform sample is taken. A
+        search that splits the rows at random has copies of a row on both sides: remove them first.
     y : object
         Ignored.
 
     Returns
     -------
     float
+
+    Raises
+    ------
+    TypeError
+        If the model, or the last step of the pipeline, is not a CEDAR.
 
     Examples
     --------
@@ -256,23 +288,33 @@ def gain_score(model: CEDAR, X: Any, y: object = None) -> float:
     >>> search.fit(causes @ turn).best_params_
     {'k': 4}
     """
+    if isinstance(model, Pipeline):
+        X = model[:-1].transform(X) if len(model) > 1 else X
+        model = model[-1]
+    if not isinstance(model, CEDAR):
+        raise TypeError(
+            f"model must be a CEDAR or a pipeline that ends with one, got {type(model).__name__}: "
+            "pass scoring=gain_score for such a model only"
+        )
     check_is_fitted(model)
     rows = as_rows(X, device=model.device)
     known = gather(rows, 2**15, torch.Generator().manual_seed(0)).sample
     axes, mean = _principal(known)
     drawn = random_rotation(rows.dim, torch.Generator().manual_seed(0)).to(rows.device)
     ks = (model.k_,)
-    best = max(_explained(basis, mean, known, ks)[0] for basis in (axes, DenseBasis(drawn)))
-    return float((model.score(X) - best) / max(1 - best, _LEAST_GAIN) * _prices(ks)[0])
+    _, best, certain = _gain(model, model.k_, known, _baseline(axes, mean, drawn, known, ks)[0])
+    return float(certain / max(1 - best, _LEAST_GAIN) * _prices(ks)[0])
 
 
-def _judged(ks: tuple[int, ...], fve: Array, baseline: Array, shared: Array) -> KChoice:
+def _judged(
+    ks: tuple[int, ...], fve: Array, baseline: Array, certain: Array, shared: Array
+) -> KChoice:
     gains = fve - baseline
     gain, spread = gains.mean(0), np.abs(gains[0] - gains[1]) / 2
     skill = gain / np.maximum(1 - baseline.mean(0), _LEAST_GAIN)
     at = int((skill * _prices(ks)).argmax())
     best = ks[at]
-    supported = bool(gains[:, at].min() > _LEAST_GAIN)
+    supported = bool(gains[:, at].min() > _LEAST_GAIN and certain[:, at].min() > 0)
     if supported:
         reason = (
             f"k = {best}: held-out FVE {fve.mean(0)[at]:.3f}, {skill[at]:.0%} of what the better "
@@ -280,8 +322,9 @@ def _judged(ks: tuple[int, ...], fve: Array, baseline: Array, shared: Array) -> 
         )
     else:
         reason = (
-            "no k is supported: on held-out rows, the fits explain no more than principal axes or "
-            f"a random rotation ({gains[:, at].min():+.3f} of the variance at k = {best})."
+            "no k is supported: on held-out rows, the fits do not explain reliably more than "
+            f"principal axes or a random rotation ({gains[:, at].min():+.3f} of the variance at "
+            f"k = {best}, {certain[:, at].min():+.3f} less three standard errors)."
         )
     if supported and len(ks) > 1 and (best == ks[-1] or best == ks[0] > 1):
         end, side = ("largest", "larger") if best == ks[-1] else ("smallest", "smaller")
@@ -302,6 +345,7 @@ def _judged(ks: tuple[int, ...], fve: Array, baseline: Array, shared: Array) -> 
         gain,
         spread,
         skill,
+        certain.min(0),
         shared,
     )
 
@@ -323,11 +367,35 @@ def _principal(sample: Tensor) -> tuple[DenseBasis, Tensor]:
     return DenseBasis(vectors.T.contiguous()), mean
 
 
-def _explained(basis: Basis, mean: Tensor, rows: Tensor, ks: Sequence[int]) -> list[float]:
-    """Return the fraction of the variance of rows [n, d] that codes of each k explain."""
-    measured = [Reconstruction() for _ in ks]
+def _errors(basis: Basis, mean: Tensor, rows: Tensor, ks: Sequence[int]) -> Array:
+    """Return the squared errors [ks, n] of codes of rows [n, d] around a mean [d]."""
+    found = []
     for batch in torch.split(rows, _BATCH):
-        exact = batch.double()
-        for k, one in zip(ks, measured, strict=True):
-            one.update(exact, basis.synthesise(basis.encode(exact - mean, k)) + mean)
-    return [float(one.compute().fve) for one in measured]
+        z = batch.double() - mean
+        errors = [(z - basis.synthesise(basis.encode(z, k))).square().sum(1) for k in ks]
+        found.append(torch.stack(errors).cpu())
+    errors: Array = torch.cat(found, dim=1).numpy()
+    return errors
+
+
+def _baseline(
+    axes: Basis, mean: Tensor, drawn: Tensor, rows: Tensor, ks: Sequence[int]
+) -> list[Array]:
+    """Return for each k the squared errors [n] of the better of two bases without sparse axes."""
+    both = [_errors(basis, mean, rows, ks) for basis in (axes, DenseBasis(drawn))]
+    return [min(pair, key=np.sum) for pair in zip(*both, strict=True)]
+
+
+def _gain(model: CEDAR, k: int, rows: Tensor, baseline: Array) -> tuple[float, float, float]:
+    """Return the variance of rows that a model explains, that the baseline does, and a lower limit.
+
+    All are fractions of the variance; the limit is one of the gain.
+    """
+    fitted = model.fitted_
+    basis, mean = fitted.basis.to(rows.device, torch.float64), fitted.mean.to(rows.device)
+    errors = _errors(basis, mean.double(), rows, (k,))[0]
+    exact = rows.double()
+    variance = float((exact - exact.mean(0)).square().sum())
+    blocks = np.array([one.sum() for one in np.array_split(baseline - errors, _BLOCKS)])
+    certain = (blocks.sum() - _ERRORS * blocks.std(ddof=1) * _BLOCKS**0.5) / variance
+    return 1 - float(errors.sum()) / variance, 1 - float(baseline.sum()) / variance, float(certain)

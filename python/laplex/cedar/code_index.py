@@ -15,7 +15,7 @@ from .metrics.inputs import Array
 from .settings import checked_ks, whole
 
 #: Similarities computed at a time: 64 MiB.
-_SCORES_AT_ONCE = 2**24
+_SCORES_AT_ONCE = 2**23
 
 
 class Neighbours(NamedTuple):
@@ -25,12 +25,12 @@ class Neighbours(NamedTuple):
     ----------
     rows : ndarray [q, n] of int64
         Numbers of the items.
-    cosines : ndarray [q, n] of float32
+    cosines : ndarray [q, n] of float64
         Their cosines with the queries.
     """
 
     rows: npt.NDArray[np.int64]
-    cosines: npt.NDArray[np.float32]
+    cosines: npt.NDArray[np.float64]
 
 
 class CodeIndex:
@@ -62,17 +62,20 @@ class CodeIndex:
     ----------
     codes : scipy.sparse.csr_array [n, d] of float32
         The codes.
-    lengths : ndarray [n] of float32
-        The lengths of the reconstructions.
+    lengths : ndarray [n] of float64
+        The lengths of the reconstructions. They are stored as float32 differences to one of them.
 
     Notes
     -----
     An item takes 8 k + 8 bytes: k values and k numbers of axes of 4 bytes each, a length, and its
     place among the codes. A dense float32 embedding takes 4 d. A search takes O(n k) for a query.
+
+    Cosines are computed in float64. Where the mean of the embeddings is long beside their
+    differences, all cosines are nearly 1 and float32 could not tell them apart. Where the mean
+    carries nothing, ``centred=True`` is the better measure.
     """
 
     codes: Any
-    lengths: npt.NDArray[np.float32]
 
     def __init__(
         self,
@@ -96,10 +99,18 @@ class CodeIndex:
             lengths.append(near.norm(dim=1).cpu().numpy())
             parts.append(scipy.sparse.csr_array(codes.float().cpu().numpy()))
         self.codes = scipy.sparse.vstack(parts, format="csr")
-        self.lengths = np.concatenate(lengths).astype(np.float32)
+        every = np.concatenate(lengths)
+        # A float32, so that the sum is exactly 0 for an item of length 0.
+        self._length = float(np.float32(every[0]))
+        self._lengths = (every - self._length).astype(np.float32)
+
+    @property
+    def lengths(self) -> Array:
+        """The lengths of the reconstructions [n]."""
+        return self._length + self._lengths.astype(np.float64)
 
     def __len__(self) -> int:
-        return len(self.lengths)
+        return len(self._lengths)
 
     def __repr__(self) -> str:
         return (
@@ -111,7 +122,7 @@ class CodeIndex:
     def bytes_per_item(self) -> float:
         """Memory of an item."""
         codes = self.codes
-        parts = (codes.data, codes.indices, codes.indptr, self.lengths)
+        parts = (codes.data, codes.indices, codes.indptr, self._lengths)
         return sum(part.nbytes for part in parts) / len(self)
 
     def search(self, queries: Any, n: int = 10, *, modality: str | None = None) -> Neighbours:
@@ -143,17 +154,15 @@ class CodeIndex:
         there = self._fitted.around(modality)
         rows = rows_for(there, queries)
         atoms = self._fitted.basis.atoms.double().numpy()
-        weights = np.divide(
-            1.0, self.lengths, out=np.zeros(len(self), np.float32), where=self.lengths > 0
-        )
+        lengths = self.lengths
+        weights = np.divide(1.0, lengths, out=np.zeros_like(lengths), where=lengths > 0)
         found, cosines = [], []
         for batch in rows.batches(max(1, _SCORES_AT_ONCE // len(self))):
             q = batch.double().cpu().numpy()
             if self._centred:
                 q = q - there.mean.double().numpy()
             q = q / np.maximum(np.linalg.norm(q, axis=1, keepdims=True), np.finfo(float).tiny)
-            scores = (self.codes @ (atoms @ q.T).astype(np.float32)).T
-            scores = (scores + (q @ self._centre)[:, None].astype(np.float32)) * weights
+            scores = ((self.codes @ (atoms @ q.T)).T + (q @ self._centre)[:, None]) * weights
             best = _largest(scores, n)
             found.append(best)
             cosines.append(np.take_along_axis(scores, best, axis=1))

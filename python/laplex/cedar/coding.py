@@ -144,7 +144,7 @@ def modality_of(fitted: Fitted, rows: Rows) -> Modality:
     """
     known = gather(rows, _SAMPLE, torch.Generator().manual_seed(0))
     mean = known.mean.to("cpu", fitted.dtype)
-    found = Modality(mean, known.scale, 0.0, known.count)
+    found = Modality(mean, known.scale, 0.0, known.count, known.log_norms)
     there = replace(fitted, modalities={"": found}).around("")
     basis, centre = there.placed(rows.device)
     z = known.sample - centre

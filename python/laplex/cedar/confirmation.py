@@ -47,6 +47,12 @@ class Confirmation:
       a second axis may it be just one direction among others (``q <= alpha``); and
     * it has an entry in the codes of enough rows of each part (``support >= min_support``).
 
+    The rows must be independent, or copies of each other: rows of a series confirm accidents of it.
+    A confirmed axis is a property of the data, **but it need not be a cause**. If causes are
+    oblique, or more than the columns, no rotation has them as axes: all axes of one may be
+    confirmed, and each be a mixture of causes. An axis that is not confirmed may still be there:
+    causes that are active in most rows, few rows, and a k that is too large hide it.
+
     Attributes
     ----------
     cosine : ndarray ``[P, axes]``
@@ -142,10 +148,17 @@ class Confirmation:
 
     def __repr__(self) -> str:
         confirmed = int(self.confirmed.sum())
-        matched = int(((self.cosine > self.threshold).sum(axis=0) >= 2).sum())
+        matched = (self.cosine > self.threshold).sum(axis=0) >= 2
+        rest = matched & ~self.confirmed
+        rare = int((rest & (self.support < self.min_support)).sum())
+        left = (
+            f"; of these, the test does not confirm {int(rest.sum()) - rare}, and {rare} are in "
+            f"fewer than {self.min_support} codes of a part"
+        )
         return (
-            f"{confirmed} of {len(self.p)} axes are confirmed (q <= {self.alpha:g}); {matched} "
-            f"were found in two of {len(self.rows)} disjoint parts of {int(self.rows.sum())} rows"
+            f"{confirmed} of {len(self.p)} axes are confirmed (q <= {self.alpha:g}); "
+            f"{int(matched.sum())} were found in two of {len(self.rows)} disjoint parts of "
+            f"{int(self.rows.sum())} rows" + (left if rest.any() else "")
         )
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .basis import Basis
 from .fitted import Fitted
+from .statistics import log_sums, mean_and_deviation
 
 #: With fewer rows than this, mean and norm say too little about where the data come from.
 _ROWS_TO_JUDGE = 32
@@ -21,6 +22,8 @@ _ROWS_TO_JUDGE_AXES = 100
 _INSIDE = ("laplex.", "sklearn.", "torch.")
 _FAR_MEAN = 0.5
 _FAR_NORM = 1.5
+#: Smaller differences than this many standard errors may be due to the rows that happened to come.
+_STANDARD_ERRORS = 4
 #: The axes are tried on about this many rows of a batch, evenly spaced, to cost little.
 _ROWS_TO_TRY = 256
 #: A rotation fitted to n rows of noise leaves out less of them than of other rows, by up to this
@@ -48,6 +51,10 @@ class DriftWarning(UserWarning):
 class Drift:
     r"""Compares rows with those of the fit: their mean, their spread, and what the axes explain.
 
+    The spread is compared by the mean of the logarithms of the norms, because few rows may hold
+    most of a mean of squares, which then differs from batch to batch. For the same reason, neither
+    mean nor spread counts as different by less than four standard errors.
+
     In a space that was rotated, mean and spread may be those of the fit, but the axes mean nothing.
     They then leave out as much of the rows as a random rotation does, and that is known: a random
     direction on the sphere has about :math:`2 (q \phi(q) + \Phi(-q))` of its energy in its k
@@ -74,6 +81,7 @@ class Drift:
         self.count = 0
         self.total: Any = 0.0
         self.square = 0.0
+        self.logs = torch.zeros(3, dtype=torch.float64)
         self.tried = 0
         self._axes = fitted.dim
         self.moments = torch.zeros(5, dtype=torch.float64)
@@ -91,6 +99,7 @@ class Drift:
             self.basis = self.fitted.basis.to(z.device, z.dtype)
         self._axes = self.basis.axes
         some = z[:: max(1, len(z) // _ROWS_TO_TRY)]
+        self.logs += log_sums(some, -self.apart.to(some), 1.0)
         left_out = some - self.basis.synthesise(self.basis.encode(some, self.fitted.k))
         lost, energy = (one.double().square().sum(1) for one in (left_out, some))
         products = (lost, energy, lost * lost, lost * energy, energy * energy)
@@ -113,17 +122,28 @@ class Drift:
         found = []
         mean = self.total / self.count
         away = float((mean + self.apart).norm())
-        if away > _FAR_MEAN:
+        variance = max(0.0, self.square / self.count - float(mean.square().sum()))
+        error = math.sqrt(variance / self.count + 1 / self.fitted.count)
+        if away > max(_FAR_MEAN, _STANDARD_ERRORS * error):
             found.append(
                 f"the mean of {self.name} is {away:.2f} standard deviations of the training rows "
                 "away from their mean"
             )
-        ratio = max(0.0, self.square / self.count - float(mean.square().sum())) ** 0.5
-        if not 1 / _FAR_NORM < ratio < _FAR_NORM:
+        ratio, limit = self._spread(variance)
+        if not 1 / limit < ratio < limit:
             found.append(
                 f"the centred rows of {self.name} are {ratio:.2f} times as long as those of the fit"
             )
         return found + self._lost()
+
+    def _spread(self, variance: float) -> tuple[float, float]:
+        """Return how many times as long the rows are, and how many times would be too long."""
+        known, seen = self.fitted.log_norms, mean_and_deviation(self.logs)
+        if known is None or seen is None:  # a model of an older version, or of fit_map_reduce
+            return math.sqrt(variance), _FAR_NORM
+        ratio = math.exp(seen[0] - (known[0] - math.log(self.scale)))
+        error = max(seen[1], known[1]) * math.sqrt(1 / float(self.logs[0]) + 1 / self.fitted.count)
+        return ratio, max(_FAR_NORM, math.exp(min(_STANDARD_ERRORS * error, 700.0)))
 
     def _lost(self) -> list[str]:
         """Compare what the axes leave out with what they left out of the rows of the fit."""

@@ -312,6 +312,12 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         -----
         TooFewRowsWarning
             If ``n_init`` is 3 or more and there are fewer than 20 rows for each column.
+        ConstantColumnWarning
+            If a column has the same value in every row.
+        DominantRowWarning
+            If one row of more than 20 holds more than half of the variance.
+        sklearn.exceptions.ConvergenceWarning
+            If the fit ended before it had converged, or its steps were too large or too small.
         """
         ranks = _ranks(group, comm)
         with _unchanged_by_errors(self):
@@ -395,7 +401,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         rows, ranks = data.rows, data.comm
 
         def checked() -> tuple[Settings, int]:
-            settings = settings_of(self.get_params(), rows.dim)
+            settings = settings_of(vars(self), rows.dim)
             return settings, int(check_random_state(self.random_state).randint(2**31 - 1))
 
         settings, seed = together(ranks, checked)
@@ -427,7 +433,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         best = found.solutions[0]
         known = found.statistics
         self._set(rows, [one.basis for one in found.solutions], best.centre, settings)
-        self._remember(known.mean, known.scale, known.count)
+        self._remember(known.mean, known.scale, known.count, known.log_norms)
         self.loss_curve_ = list(best.losses)
         self.n_iter_ = len(best.losses)
         self.confirmation_ = found.confirmation
@@ -448,10 +454,11 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
     def partial_fit(self, X: Any, y: object = None) -> CEDAR:
         """Learn from more embeddings, and slowly forget the oldest.
 
-        The first call of a new model needs at least 2 different rows. A model that was fitted or
-        loaded continues from its best start, without knowledge of the rows it has seen. Procrustes
-        remembers the codes of the last third of the rows seen. Adam goes through X once in steps of
-        ``batch_size`` rows, at a constant learning rate.
+        The first call of a new model needs at least 2 different rows. The axes of such a model are
+        in no order, and their signs are left to chance. A model that was fitted or loaded keeps the
+        places and signs of its axes, and continues without knowledge of the rows it has seen.
+        Procrustes remembers the codes of the last third of the rows seen. Adam goes through X once
+        in steps of ``batch_size`` rows, at a constant learning rate.
 
         Parameters
         ----------
@@ -472,7 +479,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
             if learner is None and self.__sklearn_is_fitted__():
                 known = self._known()
             rows = self._rows(X, reset=learner is None and known is None, once=True)
-            settings = settings_of(self.get_params(), rows.dim)
+            settings = settings_of(vars(self), rows.dim)
             if learner is None:
                 seed = int(check_random_state(self.random_state).randint(2**31 - 1))
                 learner = online.Learner(rows, settings, seed, known)
@@ -481,7 +488,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
             learner.learn(rows, settings)
         self._online = learner
         self._set(rows, [learner.basis()], learner.centre(), settings)
-        self._remember(learner.mean, learner.deviation, learner.count)
+        self._remember(learner.mean, learner.deviation, learner.count, learner.log_norms)
         self.loss_curve_ = list(learner.losses)
         self.n_iter_ = len(learner.losses)
         self.confirmation_ = None
@@ -542,7 +549,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
             rows, _ = aligned(ranks, rows, None)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         seed = of_first(ranks, seed, rows.device)
-        settings = settings_of(self.get_params(), rows.dim)
+        settings = settings_of(vars(self), rows.dim)
         settings = replace(settings, n_init=max(MIN_STARTS, settings.n_init))
         basis, centre = self._placed(rows)
         model = fitting.Solution(basis, centre.double(), list(self.loss_curve_))
@@ -687,9 +694,12 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
             Embeddings.
         values : mapping
             The new coordinates :math:`t_i`, by the number of the axis or by its name. Each is a
-            number, numbers that broadcast to ``z.shape[:-1]``, or a function of a Tensor of that
-            shape with the old coordinates, such as ``lambda c: 2 * c``. A name stands for one end
-            of its axis: there, larger values mean more of what the name says, at either end.
+            number, one number for each embedding or for each item of the leading dimensions of z,
+            or a function of a Tensor ``z.shape[:-1]`` of the old coordinates, such as ``lambda c:
+            2 * c``, that returns one of these. Shapes are matched to ``z.shape[:-1]`` from the
+            first dimension on: for z [batch, tokens, d], values [batch] are one for each item, and
+            values [1, tokens] one for each token. A name stands for one end of its axis: there,
+            larger values mean more of what the name says, at either end.
         names : AxisNames or mapping of str to int, optional
             What the names in ``values`` mean: the result of `name_axes`, or an axis for each name.
         modality : str, optional
@@ -705,8 +715,8 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         ------
         TypeError, ValueError, IndexError
             If z does not hold finite numbers in d columns; if ``values`` is not a mapping, or has a
-            value of another kind, size or a number that is not finite; if an axis does not exist;
-            if a name is unknown, or names several axes.
+            value of another kind or size, or gives a number that is not finite; if an axis does not
+            exist; if a name is unknown, or names several axes.
 
         Warns
         -----
@@ -720,6 +730,11 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
             rows = rows.to(self.device)
         basis, centre = fitted.placed(rows.device)
         moved = changed(basis, centre, rows, changes)
+        if not bool(moved.isfinite().all()):  # only Tensors and functions are not checked before
+            raise ValueError(
+                "values must give finite coordinates, but the result has NaN or infinity: check "
+                "the Tensors and functions in values"
+            )
         drift = Drift(fitted, "z")
         drift.see(rows.detach().to(fitted.dtype).reshape(-1, fitted.dim) - centre)
         drift.warn()
@@ -831,6 +846,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
             tuple(self.loss_curve_),
             int(self.n_iter_),
             getattr(self, "modalities_", {}),  # absent in older pickles
+            getattr(self, "_log_norms", None),
         )
 
     @property
@@ -897,7 +913,8 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         columns = getattr(self, "feature_names_in_", None)
         storage.save(
             storage.Saved(
-                self.get_params(),
+                # Those of a subclass, and those that its constructor does not let one choose.
+                {name: vars(self)[name] for name in CEDAR._get_param_names()} | self.get_params(),
                 self.fitted_,
                 None if columns is None else list(map(str, columns)),
                 self.confirmation_,
@@ -927,10 +944,16 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
             If the files are damaged, of another kind, or newer than this version of Laplex.
         """
         saved = storage.load(folder)
+        given, own = saved.parameters, cls._get_param_names()
+        fixed = {name: given[name] for name in CEDAR._get_param_names() if name in given}
         try:
-            model = cls(**saved.parameters)
+            model = cls(**{name: given[name] for name in given if name in own or name not in fixed})
         except TypeError as error:
-            raise ValueError(f"{folder} holds a damaged CEDAR model: {error}") from error
+            raise ValueError(
+                f"{folder} holds a damaged CEDAR model, or one of another class, whose `load` "
+                f"reads it: {error}"
+            ) from error
+        vars(model).update(fixed)
         fitted = saved.fitted
         model.bases_ = list(fitted.bases)
         model.mean_, model.data_mean_ = fitted.mean.numpy(), fitted.data_mean.numpy()
@@ -939,6 +962,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         model.loss_curve_, model.n_iter_ = list(fitted.losses), fitted.steps
         model.confirmation_ = saved.confirmation
         model.modalities_ = dict(fitted.modalities)
+        model._log_norms = fitted.log_norms
         if saved.columns is not None:
             model.feature_names_in_ = np.array(saved.columns, dtype=object)
         return model
@@ -959,7 +983,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
             The parameters as they were given.
         """
         names = self._get_param_names()
-        return {name: vars(self)[name] for name in names}
+        return {name: getattr(self, name) for name in names}
 
     @property
     def _n_features_out(self) -> int:
@@ -987,12 +1011,16 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
             torch.as_tensor(self.mean_),
             self.basis_,
             float(self.loss_curve_[-1]),
+            getattr(self, "_log_norms", None),
         )
 
-    def _remember(self, mean: Tensor, scale: float, count: int) -> None:
+    def _remember(
+        self, mean: Tensor, scale: float, count: int, log_norms: tuple[float, float] | None
+    ) -> None:
         self.data_mean_ = mean.cpu().to(self._dtype).clone().numpy()
         self.scale_ = float(scale)
         self.n_samples_seen_ = count
+        self._log_norms = log_norms
 
     def _set(self, rows: Rows, bases: list[Basis], centre: Tensor, settings: Settings) -> None:
         cpu = torch.device("cpu")

@@ -25,12 +25,15 @@ class Modality:
         Squared error of their codes as a fraction of their variance.
     count : int
         Number of rows.
+    log_norms : tuple of float, or None
+        Mean and standard deviation of the logarithm of the distance of a row from the mean.
     """
 
     mean: Tensor
     scale: float
     loss: float
     count: int
+    log_norms: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +60,9 @@ class Fitted:
         Number of passes or steps.
     modalities : mapping of str to Modality
         Other kinds of rows, by name.
+    log_norms : tuple of float, or None
+        Mean and standard deviation of the logarithm of the distance of a training row from
+        ``data_mean``. None if it is not known, as in models of older versions.
     """
 
     bases: tuple[Basis, ...]
@@ -68,6 +74,7 @@ class Fitted:
     losses: tuple[float, ...]
     steps: int
     modalities: Mapping[str, Modality] = field(default_factory=dict)
+    log_norms: tuple[float, float] | None = None
 
     @property
     def basis(self) -> Basis:
@@ -119,4 +126,5 @@ class Fitted:
             scale=other.scale,
             count=other.count,
             losses=(other.loss,),
+            log_norms=other.log_norms,
         )

@@ -32,7 +32,7 @@ from .ranks import of_first
 from .rows import as_rows
 from .settings import Settings
 from .shards import Elsewhere, Shards
-from .statistics import ConstantColumnWarning, Statistics
+from .statistics import ConstantColumnWarning, DominantRowWarning, Statistics
 from .transforms import TRANSFORMS
 from .transforms.base import Start, Transform
 from .transforms.frame import Frame
@@ -198,7 +198,8 @@ class _Run:
             run.data = self.data.part(part)
             run.rows = run.data.rows
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ConstantColumnWarning)  # of a part alone
+                for kind in (ConstantColumnWarning, DominantRowWarning):  # of a part alone
+                    warnings.simplefilter("ignore", kind)
                 run.statistics = run.data.statistics(
                     sample_size(self.rows.dim), _generator(self.seed)
                 )
@@ -317,7 +318,9 @@ class _Run:
                 now = {"epoch": batches.epoch, "used": batches.used}
                 self._keep(start, {"training": training.state(), "place": now})
         training.check()
-        return Solution(training.basis(), training.mean(), training.losses, training.unfinished())
+        chance = TRANSFORMS[settings.basis].starts_from == "chance"
+        unfinished = training.unfinished(from_chance=chance)
+        return Solution(training.basis(), training.mean(), training.losses, unfinished)
 
     def _pursue(self, start: int, state: dict[str, Any] | None) -> Solution:
         """Find a frame for the sample: all rows, if there are no more than 65,536."""

@@ -14,7 +14,8 @@ from torch import Tensor
 from .basis import Basis
 from .settings import number
 
-#: What `intervene` sets a coordinate to: a number, numbers by row, or a function of the coordinate.
+#: What `intervene` sets a coordinate to: a number, numbers for each row or each item of the leading
+#: dimensions, or a function of the coordinates as a Tensor.
 Value = Any
 
 
@@ -117,16 +118,24 @@ def _new(change: Change, old: Tensor) -> Tensor:
     value = change.value(old) if callable(change.value) else change.value
     if isinstance(value, Real):
         return torch.full_like(old, change.sign * float(value))
-    new = (value if isinstance(value, Tensor) else torch.as_tensor(value)).to(old)
+    try:
+        new = (value if isinstance(value, Tensor) else torch.as_tensor(value)).to(old)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(
+            f"the function values[{change.label}] must return a Tensor or a number, got {value!r}"
+        ) from None
+    # From the first dimension on, so that numbers for each item of a batch are never taken for
+    # numbers for each token where there are as many tokens as items.
     fits = new.dim() <= old.dim() and all(
-        one in (1, other) for one, other in zip(new.shape[::-1], old.shape[::-1], strict=False)
+        one in (1, other) for one, other in zip(new.shape, old.shape, strict=False)
     )
     if not fits:
+        hint = ": dimensions are matched from the first on" if old.dim() > 1 else ""
         raise ValueError(
             f"values[{change.label}] must be one number or fit the rows of z, "
-            f"{list(old.shape)}, got shape {list(new.shape)}"
+            f"{list(old.shape)}, got shape {list(new.shape)}{hint}"
         )
-    return change.sign * new.expand(old.shape)
+    return change.sign * new.reshape(*new.shape, *[1] * (old.dim() - new.dim())).expand(old.shape)
 
 
 def _checked_value(name: str, value: object) -> float | Tensor | Callable[[Tensor], Any]:

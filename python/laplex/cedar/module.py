@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from .basis import Basis, DenseBasis
@@ -24,8 +25,10 @@ class CedarModule(nn.Module):
 
     It consists of torch operations only: it can be moved to another type or device, compiled,
     exported (also to ONNX), and differentiated in any mode, also under ``torch.func.vmap`` and
-    autocast. Only with basis "laplex" it can be neither compiled nor exported, and with basis
-    "frame" not exported to ONNX, which has no Cholesky factorisation.
+    autocast. Only with basis "laplex" it is confined to float32 and float64 and to
+    ``torch.autograd``: it can be neither compiled nor exported, has no values on the device "meta",
+    and no transforms of ``torch.func``.
+    With basis "frame" it cannot be exported to ONNX, which has no Cholesky factorisation.
 
     Parameters
     ----------
@@ -112,7 +115,8 @@ class CedarModule(nn.Module):
         z : Tensor [..., d]
             Embeddings.
         values : mapping
-            The new coordinates :math:`t_i`, by axis or by name, as in ``CEDAR.intervene``.
+            The new coordinates :math:`t_i`, by axis or by name, as in ``CEDAR.intervene``. Whether
+            Tensors and functions give finite numbers is not checked.
         names : AxisNames or mapping of str to int, optional
             What the names in ``values`` mean.
 
@@ -157,8 +161,9 @@ class CedarModule(nn.Module):
             raise ValueError(
                 "the module does not know the rows of its fit: make it by CEDAR.torch_module"
             )
+        rows = self._flat(z, "z").detach()
         drift = Drift(self._fitted, "z", self._basis())
-        drift.see(self._flat(z.detach(), "z") - self.mean)
+        drift.see(rows - self.mean)
         drift.warn()
 
     def forward(self, z: Tensor) -> Tensor:
@@ -189,6 +194,11 @@ class CedarModule(nn.Module):
         return self._basis().axes
 
     def _check(self, rows: Tensor, name: str, dim: int | None = None) -> None:
+        if not isinstance(rows, Tensor):
+            raise TypeError(
+                f"{name} must be a Tensor, got {type(rows).__name__}: pass torch.as_tensor({name}),"
+                " or call the methods of CEDAR, which take arrays"
+            )
         dim = self.mean.shape[0] if dim is None else dim
         if rows.dim() == 0 or rows.shape[-1] != dim:
             raise ValueError(f"{name}: expected shape [..., {dim}], got {list(rows.shape)}")
@@ -198,6 +208,11 @@ class CedarModule(nn.Module):
         return rows.reshape(-1, self.mean.shape[0]).to(self.mean.dtype)
 
     def _basis(self) -> Basis:
+        if "anchors" in self._names and (self.mean.is_meta or torch.compiler.is_exporting()):
+            raise NotImplementedError(
+                "a module with basis 'laplex' can be neither exported nor run on the device "
+                "'meta', because its work depends on values: fit with basis='orthogonal' for that"
+            )
         basis = basis_of({name: getattr(self, name) for name in self._names})
         basis.traceable = True
         return basis

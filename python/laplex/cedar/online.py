@@ -14,7 +14,7 @@ from .fitting import new_training
 from .moments import solved, sweep
 from .rows import Rows
 from .settings import Settings
-from .statistics import check_size
+from .statistics import check_size, log_sums, mean_and_deviation
 from .transforms import TRANSFORMS
 from .transforms.base import Start
 
@@ -26,7 +26,7 @@ _REMEMBERED = 1 / 3
 
 @dataclass(frozen=True)
 class Known:
-    """A model to continue from: rows seen, their mean and deviation, b, the basis and its loss."""
+    """A model to continue from: rows seen, their statistics, b, the basis and its loss."""
 
     count: int
     mean: Tensor
@@ -34,6 +34,7 @@ class Known:
     centre: Tensor
     basis: Basis
     loss: float
+    log_norms: tuple[float, float] | None = None
 
 
 class Learner:
@@ -63,6 +64,7 @@ class Learner:
         self._random = torch.Generator().manual_seed(seed)
         self.mean = torch.zeros(rows.dim, dtype=torch.float64, device=rows.device)
         self._square = 0.0
+        self._logs = torch.zeros(3, dtype=torch.float64)
         self._offset = torch.zeros_like(self.mean)
         self._correlation = self.mean.new_zeros(rows.dim, rows.dim if self._alternates else 0)
         self._rotation: Tensor | None = None
@@ -82,6 +84,10 @@ class Learner:
         self.count = known.count
         self.mean = known.mean.to(self.mean)
         self._square = known.deviation**2 * known.count
+        if known.log_norms is not None:
+            mean, deviation = known.log_norms
+            moments = [1.0, mean, mean**2 + deviation**2]
+            self._logs = known.count * torch.tensor(moments, dtype=torch.float64)
         self._set_scale()
         self._offset = known.centre.to(self.mean) - self._base()
         basis = known.basis.to(self.mean.device, self._dtype)
@@ -158,6 +164,13 @@ class Learner:
         self._square += square + float(gap.square().sum()) * self.count * count / total
         self.count = total
         self._set_scale()
+        if self.deviation:  # distances of earlier rows stay those from the mean of their time
+            self._logs = self._logs + log_sums(batch, self.mean, self.deviation)
+
+    @property
+    def log_norms(self) -> tuple[float, float] | None:
+        """Mean and standard deviation of the logarithm of the distance from the mean."""
+        return mean_and_deviation(self._logs)
 
     def _set_scale(self) -> None:
         self.deviation = math.sqrt(self._square / self.count)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,14 +18,23 @@ from .rows import Rows, as_rows
 
 #: Variances between this and its inverse have squares that float64 can represent.
 _LEAST = 1e-290
+#: A row with more than this share of the variance dominates a fit, if there are so many rows.
+_DOMINANT, _MANY = 0.5, 20
 #: Number of random keys that are drawn together.
 _KEYS = 2**20
 #: Number of columns of a sample that are put in order together.
 _COLUMNS = 64
+#: Distances from the mean below this, in standard deviations of the rows, count as this: a few rows
+#: of padding, at the mean, must not decide what the logarithms are on average.
+_NEAR = 1e-3
 
 
 class ConstantColumnWarning(UserWarning):
     """Some columns of the embeddings have the same value in every row."""
+
+
+class DominantRowWarning(UserWarning):
+    """A single row holds most of the variance of the embeddings."""
 
 
 def check_size(largest: Tensor, name: str) -> None:
@@ -57,6 +67,9 @@ class Statistics:
         than were asked for. Over several processes, those of the rows drawn that are here.
     sampled : int
         Number of rows drawn, of all processes.
+    log_norms : tuple of float, or None
+        Mean and standard deviation of the logarithm of the distance of a row from the mean, in the
+        sample; None without one.
     """
 
     count: int
@@ -64,6 +77,7 @@ class Statistics:
     scale: float
     sample: Tensor
     sampled: int
+    log_norms: tuple[float, float] | None = None
 
 
 def gather(
@@ -97,19 +111,47 @@ def gather(
     -----
     ConstantColumnWarning
         If a column has the same value in every row.
+    DominantRowWarning
+        If one row of more than 20 holds more than half of the variance.
     """
     comm = comm or OneProcess()
     sample = _Sample(sample_size, generator, before)
     spread = together(comm, lambda: Spread.of(rows, sample.offer))
     spread = sum(comm.all_gather_object(spread))
     known = spread.checked(rows.name, warn=comm.rank == 0)
+    mean, found = known.mean.to(rows.device), sample.rows(comm, rows)
+    logs = sum(comm.all_gather_object(log_sums(found, mean, known.scale)))
     return Statistics(
         spread.count,
-        known.mean.to(rows.device),
+        mean,
         known.scale,
-        sample.rows(comm, rows),
+        found,
         min(sample_size, spread.count),
+        mean_and_deviation(logs),
     )
+
+
+@torch.no_grad()
+def log_sums(rows: Tensor, mean: Tensor, scale: float) -> Tensor:
+    r"""Return the number of rows and the sums of :math:`\log |z - \text{mean}|` and its square [3].
+
+    Logarithms, because few rows may hold most of a mean of squares. They come in float64 and on the
+    CPU.
+    """
+    sums = torch.zeros(3, dtype=torch.float64)
+    for part in torch.split(rows, 2**13):
+        distances = ((part - mean.to(part.dtype)) / scale).norm(dim=1).double()
+        logs = distances.clamp_min(_NEAR).log() + math.log(scale)
+        sums += torch.stack([torch.ones_like(logs), logs, logs.square()]).sum(1).cpu()
+    return sums
+
+
+def mean_and_deviation(sums: Tensor) -> tuple[float, float] | None:
+    """Return mean and standard deviation from a count and sums [3]; None of no rows."""
+    count, total, square = sums.tolist()
+    if not count:
+        return None
+    return total / count, max(0.0, square / count - (total / count) ** 2) ** 0.5
 
 
 def drawn(rows: Rows, size: int, seed: int, comm: Communicator, before: int) -> Rows:
@@ -141,13 +183,14 @@ class Spread:
         Precision of the rows.
     sums : tuple of Tensor, or None
         Without rows None, else in float64 on the CPU: a row; the sums of the differences to it
-        [d] and of their squares []; and the least and the largest values of the columns [d].
+        [d] and of their squares []; the least and the largest values of the columns [d]; and the
+        largest of the differences [d].
     """
 
     count: int
     dim: int
     dtype: torch.dtype
-    sums: tuple[Tensor, Tensor, Tensor, Tensor, Tensor] | None
+    sums: tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor] | None
 
     @classmethod
     def of(cls, rows: Any, see: Callable[[Tensor], None] = lambda batch: None) -> Spread:
@@ -162,16 +205,20 @@ class Spread:
                 total = torch.zeros_like(shift)
                 square = torch.zeros((), dtype=torch.float64, device=batch.device)
                 low, high = batch.amin(0), batch.amax(0)
+                far = torch.zeros_like(shift)
             exact = exact - shift
             total += exact.sum(0)
-            square += exact.square().sum()
+            squares = exact.square().sum(1)
+            square += squares.sum()
+            far = _longer(far, exact[squares.argmax()])
             low, high = torch.minimum(low, batch.amin(0)), torch.maximum(high, batch.amax(0))
             see(batch)
             count += len(batch)
         if shift is None:
             return cls(0, given.dim, given.dtype, None)
-        sums = (shift.cpu(), total.cpu(), square.cpu(), low.double().cpu(), high.double().cpu())
-        return cls(count, given.dim, given.dtype, sums)
+        sums = (shift, total, square, low.double(), high.double(), far)
+        shift, total, square, low, high, far = (one.cpu() for one in sums)
+        return cls(count, given.dim, given.dtype, (shift, total, square, low, high, far))
 
     def __add__(self, other: Spread) -> Spread:
         if not isinstance(other, Spread):
@@ -184,8 +231,9 @@ class Spread:
             raise ValueError(
                 f"parts of the data have {self.dim} and {other.dim} columns: pass rows of one width"
             )
-        shift, total, square, low, high = self.sums
+        shift, total, square, low, high, far = self.sums
         gap = other.sums[0] - shift
+        far = _longer(_longer(far, gap), other.sums[5] + gap)
         total = total + other.sums[1] + other.count * gap
         square = square + other.sums[2] + 2 * gap @ other.sums[1] + other.count * gap.square().sum()
         low, high = torch.minimum(low, other.sums[3]), torch.maximum(high, other.sums[4])
@@ -193,7 +241,7 @@ class Spread:
             self.count + other.count,
             self.dim,
             torch.promote_types(self.dtype, other.dtype),
-            (shift, total, square, low, high),
+            (shift, total, square, low, high, far),
         )
 
     def __radd__(self, other: object) -> Spread:
@@ -207,7 +255,7 @@ class Spread:
                 f"{name} has {count} sample(s), n_samples = {count}, but a change of basis is "
                 "learned from at least 2 rows: pass more embeddings"
             )
-        shift, total, square, low, high = self.sums
+        shift, total, square, low, high, far = self.sums
         offset = total / count
         variance = float(square / count - offset.square().sum())
         varies = bool((low < high).any())
@@ -228,8 +276,21 @@ class Spread:
                 ConstantColumnWarning,
                 stacklevel=7,  # the caller of CEDAR.fit
             )
+        # A row with most of the variance is the first row, or the farthest from that.
+        share = float(torch.stack([far - offset, offset]).square().sum(1).max()) / variance / count
+        if share > _DOMINANT and count > _MANY and warn:
+            warnings.warn(
+                f"one of the {count} rows of {name} holds {share:.0%} of their variance, so the "
+                "fit follows it alone: remove it if it is damaged, or divide rows by their norm",
+                DominantRowWarning,
+                stacklevel=7,
+            )
         none = torch.empty(0, self.dim, dtype=self.dtype)
         return Statistics(count, shift + offset, variance**0.5, none, 0)
+
+
+def _longer(first: Tensor, second: Tensor) -> Tensor:
+    return first if first.square().sum() >= second.square().sum() else second
 
 
 class _Sample:

@@ -59,9 +59,15 @@ def save(model: Saved, folder: str | os.PathLike[str]) -> None:
             "n_features_in_": fitted.dim,
             "loss_curve_": list(fitted.losses),
             "scale_": fitted.scale,
+            "log_norms": fitted.log_norms,
         },
         "modalities": {
-            name: {"scale": one.scale, "loss": one.loss, "count": one.count}
+            name: {
+                "scale": one.scale,
+                "loss": one.loss,
+                "count": one.count,
+                "log_norms": one.log_norms,
+            }
             for name, one in fitted.modalities.items()
         },
     }
@@ -127,6 +133,7 @@ def load(folder: str | os.PathLike[str]) -> Saved:
             tuple(known["loss_curve_"]),
             known["n_iter_"],
             modalities,
+            _pair(known.get("log_norms")),
         )
         dims = {basis.dim for basis in bases} | {fitted.dim, len(fitted.data_mean)}
         dims |= {len(one.mean) for one in modalities.values()}
@@ -138,6 +145,11 @@ def load(folder: str | os.PathLike[str]) -> Saved:
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} holds a damaged CEDAR model: {error}") from error
     return Saved(parameters, fitted, config.get("feature_names_in_"), confirmation)
+
+
+def _pair(numbers: Any) -> tuple[float, float] | None:
+    """Return two numbers; None if a file of an older version has none."""
+    return None if numbers is None else (float(numbers[0]), float(numbers[1]))
 
 
 def _plain(value: Any) -> Any:

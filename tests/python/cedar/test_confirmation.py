@@ -33,7 +33,9 @@ from strategies import quick
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 D, K = 24, 3
-few = pytest.mark.filterwarnings("ignore::laplex.cedar.TooFewRowsWarning")
+few = pytest.mark.filterwarnings(
+    "ignore::laplex.cedar.TooFewRowsWarning", "ignore::laplex.cedar.DominantRowWarning"
+)
 
 
 def elliptical(rng: np.random.Generator, rows: int, columns: int, norms: str, decay: float) -> Any:
@@ -184,6 +186,7 @@ def test_an_axis_of_a_few_rows_is_not_confirmed() -> None:
     rare = np.abs(model.atoms_ @ turn[-1]).argmax()
     assert np.abs(model.atoms_ @ turn[-1])[rare] > 0.95
     assert model.confirmation_.cosine[:, rare].min() > 0.9  # either half has found its rows
+    assert "1 are in fewer than 12 codes of a part" in repr(model.confirmation_)
     assert not model.confirmed_[rare]
     assert model.confirmed_.sum() >= D - 2
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,18 @@ from hypothesis import strategies as st
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from cedar_cases import planted, rotation_error
-from laplex.cedar import CEDAR, ConstantColumnWarning, choose_k, fitting, gain_score
+from laplex.cedar import (
+    CEDAR,
+    ConstantColumnWarning,
+    DominantRowWarning,
+    choose_k,
+    fitting,
+    gain_score,
+)
 from laplex.cedar.basis import nearest_rotation, random_rotation
 from laplex.cedar.moments import solved
 from laplex.cedar.settings import settings_of
@@ -160,6 +170,24 @@ def test_axes_keep_their_places_in_a_stream(kind: str) -> None:
         assert (cosine > 0.7).all()
 
 
+# --- rows that decide alone -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", [0, 500])
+def test_a_row_with_most_of_the_variance_is_told(place: int) -> None:
+    data = planted(800, 16, 3, seed=4).data
+    CEDAR(k=3, max_iter=3, random_state=0).fit(data)  # no warning
+    data[place] = 1e4
+    for rows in (data, list(np.array_split(data, 7))):
+        with pytest.warns(DominantRowWarning, match="of the 800 rows of X holds 100% of") as seen:
+            CEDAR(k=3, max_iter=3, random_state=0).fit(rows)
+        assert {one.filename for one in seen} == {__file__}
+    with pytest.warns(DominantRowWarning):
+        CEDAR(k=3, max_iter=3, random_state=0).fit_map_reduce(
+            lambda make: sum(map(make, np.array_split(data, 3)))
+        )
+
+
 # --- convergence ----------------------------------------------------------------------------------
 
 
@@ -168,10 +196,16 @@ def test_a_fit_that_stops_short_says_so() -> None:
     with pytest.warns(ConvergenceWarning, match=r"max_iter=7 passes ended before tol=1e-05") as one:
         CEDAR(k=3, random_state=0, max_iter=7).fit(data)
     assert one[0].filename == __file__
-    with pytest.warns(ConvergenceWarning, match=r"max_iter=20 steps of adam .* still fell by"):
+    with pytest.warns(ConvergenceWarning, match="max_iter=20 steps of adam: .* still fell by"):
         CEDAR(k=3, random_state=0, solver="adam", max_iter=20).fit(data)
-    with pytest.warns(ConvergenceWarning, match="fewer than 5 steps"):
-        CEDAR(k=3, random_state=0, solver="adam", max_iter=3).fit(data)
+    for parameters, match in (
+        ({"max_iter": 3}, "fewer than 5 steps"),
+        ({"max_iter": 6, "basis": "invertible"}, "turn the axes by 0.03 at most.* Raise max_iter"),
+        ({"max_iter": 60, "learning_rate": 1e-9}, "Raise max_iter or learning_rate=1e-09"),
+        ({"max_iter": 60, "learning_rate": 50}, "Lower learning_rate=50"),
+    ):
+        with pytest.warns(ConvergenceWarning, match=match):
+            CEDAR(k=3, random_state=0, solver="adam").set_params(**parameters).fit(data)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         CEDAR(k=3, random_state=0).fit(data)
@@ -213,16 +247,25 @@ def test_the_planted_k_is_chosen(true: int, noise: float) -> None:
     assert found.stability[found.ks.index(true)] > 0.9
 
 
-@pytest.mark.parametrize("family", ["normal", "covariance", "norms"])
-def test_noise_supports_no_k(family: str) -> None:
-    random = np.random.default_rng(7)
+@pytest.mark.filterwarnings("ignore::laplex.cedar.DominantRowWarning")
+@pytest.mark.parametrize("seed", [7, 8])
+@pytest.mark.parametrize("family", ["normal", "covariance", "norms", "Cauchy", "copies"])
+def test_noise_supports_no_k(family: str, seed: int) -> None:
+    random = np.random.default_rng(seed)
     data = random.standard_normal((1200, 24))
     if family == "covariance":
         data *= np.arange(1, 25) ** -1.0
     if family == "norms":
         data *= np.exp(random.standard_normal((1200, 1))) / np.linalg.norm(data, axis=1)[:, None]
+    if family == "Cauchy":
+        data /= np.abs(random.standard_normal((1200, 1)))
+    if family == "copies":
+        data = random.permutation(np.repeat(data[:60], 20, axis=0))
     found = choose_k(data, [1, 2, 4, 8])
     assert found.best is None
+    assert found.stability.max() < 0.6
+    model = CEDAR(k=2, random_state=0).fit(data[::2])
+    assert family == "copies" or gain_score(model, data[1::2]) < 0
     assert "no k is supported" in repr(found)
     assert "*" not in found.table()
 
@@ -244,11 +287,52 @@ def test_a_search_by_gain_finds_the_planted_k_and_by_score_the_largest() -> None
     assert search.best_params_ == {"k": 4}
 
 
+def test_a_search_by_gain_takes_a_pipeline() -> None:
+    data = planted(1500, 24, 4, seed=9).data
+    for steps in ([CEDAR(random_state=0)], [StandardScaler(), CEDAR(random_state=0)]):
+        search = GridSearchCV(
+            make_pipeline(*steps), {"cedar__k": [2, 4, 8]}, scoring=gain_score, cv=2
+        )
+        assert search.fit(data).best_params_ == {"cedar__k": 4}
+    with pytest.raises(TypeError, match="a pipeline that ends with one, got StandardScaler"):
+        gain_score(make_pipeline(StandardScaler()).fit(data), data)
+
+
+@pytest.mark.parametrize("random_state", [None, np.random.RandomState(0), np.int64(3)])
+def test_any_random_state_chooses_a_k(random_state: Any) -> None:
+    data = planted(600, 12, 2, seed=12).data
+    for model in (None, CEDAR(random_state=random_state)):
+        assert choose_k(data, [1, 2, 4], model=model, random_state=random_state).best == 2
+
+
+class Fixed(CEDAR):
+    """A subclass whose constructor has few parameters, and one of its own."""
+
+    def __init__(self, k: int = 2, gain: float = 1.0) -> None:
+        super().__init__(k=k, solver="adam", max_iter=300, random_state=0)
+        self.gain = gain
+
+
+def test_a_subclass_with_fewer_parameters(tmp_path: Path) -> None:
+    data = planted(600, 12, 2, seed=12).data
+    assert choose_k(data, [1, 2, 4], model=Fixed()).best == 2
+    model = Fixed(2, gain=3.0).fit(data)
+    assert clone(model).fit(data).n_iter_ == 300
+    model.confirm(data)
+    model.partial_fit(data)
+    model.save(tmp_path / "model")
+    again = Fixed.load(tmp_path / "model")
+    assert (again.gain, again.max_iter, again.solver) == (3.0, 300, "adam")
+    assert np.array_equal(again.transform(data), model.transform(data))
+    with pytest.raises(ValueError, match="or one of another class, whose `load` reads it"):
+        CEDAR.load(tmp_path / "model")
+
+
 def test_bad_arguments_of_choose_k() -> None:
     data = planted(100, 6, 2, seed=10).data
     with pytest.raises(ValueError, match="k=7 is more than the 6 features"):
         choose_k(data, [2, 7])
-    with pytest.raises(ValueError, match="X has 5 rows, but choose_k needs at least 8"):
+    with pytest.raises(ValueError, match="X has 5 different rows, but choose_k needs at least 8"):
         choose_k(data[:5])
     with pytest.raises(TypeError, match="model must be a CEDAR, got int"):
         choose_k(data, model=3)  # type: ignore[arg-type]

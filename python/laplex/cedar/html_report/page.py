@@ -115,11 +115,10 @@ def render(
 
 
 def _about(cedar: CEDAR, measured: Measured) -> str:
-    parameters = cedar.get_params()
     starts = len(cedar.bases_)
     return (
         f"The model has {cedar.fitted_.axes} axes, of which a code uses at most {cedar.k_}. "
-        f"Its basis is {parameters['basis']}; it was fitted to {cedar.n_samples_seen_:,} "
+        f"Its basis is {cedar.basis}; it was fitted to {cedar.n_samples_seen_:,} "
         f"embeddings from {starts} start{'s' if starts > 1 else ''}. This report measures it on "
         f"{measured.count:,} embeddings."
     )

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import scipy.sparse
 import scipy.stats
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
@@ -68,11 +69,11 @@ def sparse_probing(
 
     Parameters
     ----------
-    codes : array or Tensor ``[n, axes]``
-        Codes of the training rows.
+    codes : array, Tensor or sparse matrix ``[n, axes]``
+        Codes of the training rows; see the notes if they have signs.
     labels : array ``[n]``
         Their concepts, of any type that can be sorted. Each is probed against all others.
-    test_codes : array or Tensor ``[m, axes]``
+    test_codes : array, Tensor or sparse matrix ``[m, axes]``
         Codes of other rows.
     test_labels : array ``[m]``
         Their concepts: the same as in ``labels``.
@@ -96,6 +97,13 @@ def sparse_probing(
     This follows Gurnee et al., "Finding neurons in a haystack: case studies with sparse probing",
     arXiv 2305.01610, and, for sparse autoencoders, Kantamneni et al., arXiv 2502.16681. The second
     chooses by the same difference of means.
+
+    A signed code counts as it is: a row in which an axis points the other way lies below the rows
+    in which it is silent. Either end of an axis may have a meaning of its own, as either latent of
+    a sparse autoencoder does. To give each end a column, pass
+    ``np.hstack([np.maximum(codes, 0), np.maximum(-codes, 0)])`` as ``codes``, and the same of
+    ``test_codes``; codes without negative entries get the same scores as before. If only the size
+    of a coordinate matters, whichever its sign, pass ``np.abs(codes)``.
 
     Examples
     --------
@@ -159,7 +167,9 @@ def concept_auroc(
     Notes
     -----
     Many axes were tried for each concept, so only the score on other rows counts. The AUROC is the
-    statistic of Mann and Whitney; it is computed from ranks for all axes at once.
+    statistic of Mann and Whitney; it is computed from ranks for all axes at once. On what signs
+    mean, see the notes of `sparse_probing`: a concept that fires at both ends of an axis is found
+    by neither the coordinate nor one end, but by its absolute value.
     """
     train, truth, test, test_truth, concepts = _checked(codes, labels, test_codes, test_labels)
     members = truth == concepts[:, None]
@@ -176,7 +186,7 @@ def concept_auroc(
 def _checked(
     codes: ArrayInput, labels: Any, test_codes: ArrayInput, test_labels: Any
 ) -> tuple[Array, npt.NDArray[Any], Array, npt.NDArray[Any], npt.NDArray[Any]]:
-    train, test = float64("codes", codes), float64("test_codes", test_codes)
+    train, test = float64("codes", _dense(codes)), float64("test_codes", _dense(test_codes))
     same_width("codes", train, "test_codes", test)
     truth = labels_of("labels", labels, len(train))
     test_truth = labels_of("test_labels", test_labels, len(test))
@@ -189,6 +199,10 @@ def _checked(
             "lacks"
         )
     return train, truth, test, test_truth, concepts
+
+
+def _dense(codes: Any) -> Any:
+    return codes.toarray() if scipy.sparse.issparse(codes) else codes
 
 
 def _areas(values: Array, members: npt.NDArray[np.bool_]) -> Array:

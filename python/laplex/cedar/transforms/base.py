@@ -43,7 +43,22 @@ class Start(NamedTuple):
 
 
 class Transform(nn.Module):
-    """Base class of the transforms; ``forward()`` returns the basis with gradients."""
+    """Base class of the transforms: modules whose parameters define a basis.
+
+    A change of basis of your own overrides
+
+    * ``from_rotation(rotation, settings)``, a class method: returns a transform with trainable
+      parameters (``nn.Parameter``) whose basis is the rotation ``[d, d]``. Override ``new`` in its
+      place if a fit starts from something else, which ``starts_from`` says;
+    * ``at(basis, settings)``, a class method, for ``partial_fit`` from a fitted model: returns a
+      transform whose basis is the given one;
+    * ``forward()``: returns a `Basis` computed from the parameters, with gradients, such as
+      ``DenseBasis(readouts, atoms)``;
+    * ``finished()``: returns the basis that the model keeps, without gradients.
+
+    The solver adam trains the parameters. A file of the model holds the tensors of the basis: a
+    `DenseBasis` can be loaded again, a `Basis` of your own cannot.
+    """
 
     #: Whether the alternating solver, procrustes, can find it.
     alternates: ClassVar[bool] = False
@@ -90,7 +105,9 @@ class Transform(nn.Module):
         Transform
             The transform, with parameters to train.
         """
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"{cls.__name__} must define from_rotation: see laplex.cedar.transforms.Transform"
+        )
 
     @classmethod
     def at(cls, basis: Basis, settings: Settings) -> Self:
@@ -108,12 +125,18 @@ class Transform(nn.Module):
         Transform
             The transform, with parameters to train.
         """
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"{cls.__name__} must define at: see laplex.cedar.transforms.Transform"
+        )
 
     def forward(self) -> Basis:
         """Return the basis with gradients."""
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"{type(self).__name__} must define forward: see laplex.cedar.transforms.Transform"
+        )
 
     def finished(self) -> Basis:
         """Return the basis without gradients and without rounding errors of the training."""
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"{type(self).__name__} must define finished: see laplex.cedar.transforms.Transform"
+        )
