@@ -225,6 +225,22 @@ def of_words(count: int) -> str:
     return table(head, body)
 
 
+def confirmed(most: int) -> str:
+    """Compare the confirmed axes of a rotation and a frame with the causes."""
+    body = []
+    for rows in (most // 10, most // 3, most):
+        data, _, atoms = planted(rows * 5 // 4, 32, 2, dim=16)
+        for basis in ("orthogonal", "frame"):
+            model = CEDAR(2, basis=basis, n_init=3, random_state=0).fit(data)
+            right = np.abs(model.atoms_ @ atoms.T).max(1) > 0.9
+            counts = (len(right), right.sum(), model.confirmed_.sum())
+            body.append(
+                [f"{rows:,}", basis, *map(str, counts), str((right & model.confirmed_).sum())]
+            )
+            print(body[-1], flush=True)
+    return table(["rows", "basis", "axes", "right", "confirmed", "confirmed and right"], body)
+
+
 PAGE = """# CEDAR: more causes than columns
 
 A rotation of d columns has d axes. If the data are mixtures of more than d causes (*superposition*,
@@ -243,8 +259,7 @@ What does not flatter the frame:
   pursuit that makes a code is many times slower than a product and a selection.
 * On noise it explains more than a rotation does: atoms to choose from help without any causes.
   Compare frames with frames, not with rotations.
-* No other rows confirm its axes: `n_init` must be 1. Two frames of one redundancy can be compared
-  with `stability`.
+* Other rows confirm only some of its atoms, even where all are true, unless there are many rows.
 * The number of causes has to be guessed: `redundancy=2` was right for 128 causes by construction.
 * It is dictionary learning. scikit-learn's `MiniBatchDictionaryLearning`, with pursuit for the
   codes, comes near with a good `alpha`; a bad one costs it much. It was not tuned as carefully as
@@ -274,6 +289,18 @@ Half as many rows. A frame of 128 atoms is fitted to up to 128 causes, and one o
 
 {noise}
 
+## Confirmed atoms
+
+Rows of 2 of 32 causes in 16 columns, and `n_init=3`. An axis is right if its cosine with a cause is
+above 0.9.
+
+{confirmed}
+
+The rotation has no room for 32 causes, and the directions that it confirms are often none of them.
+A separate run had rows without structure, 20 draws of each of five families (Gaussian with equal
+and with unequal variances, lengths of 1, and norms with two kinds of heavy tails; 1,000 rows of 8
+columns or 1,500 of 16). No atom of a frame was confirmed in any of the 100 draws.
+
 ## Embeddings of words
 
 {count:,} words in all-MiniLM-L6-v2 (384 columns), four fifths of them for the fits; the columns
@@ -298,6 +325,7 @@ def main() -> None:
             "words": pool.submit(of_words, count),
             "tried": pool.submit(tried, rows),
             "cases": pool.submit(cases, rows // 2),
+            "confirmed": pool.submit(confirmed, rows),
             "noise": pool.submit(noise_only, rows // 2),
         }
         tables = {name: part.result() for name, part in parts.items()}

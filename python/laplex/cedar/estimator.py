@@ -84,10 +84,9 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         parametrised by :math:`e^A`; it chooses the entries of a code by the size
         :math:`|u_i \cdot z|\,|a_i|` of their contribution to the reconstruction. "frame" has
         ``redundancy`` times d atoms, for data with more causes than columns; its codes come from
-        orthogonal matching pursuit, and other rows cannot confirm its axes. "laplex" is a product
-        of rotations by Laplace kernels, with d parameters per head in place of d x d; the page "How
-        CEDAR works" of the documentation gives the formula. Other names come from
-        ``laplex.cedar.transforms.TRANSFORMS``.
+        orthogonal matching pursuit. "laplex" is a product of rotations by Laplace kernels, with d
+        parameters per head in place of d x d; the page "How CEDAR works" of the documentation gives
+        the formula. Other names come from ``laplex.cedar.transforms.TRANSFORMS``.
     solver : {"auto", "procrustes", "adam", "pursuit"}
         "procrustes" alternates between the codes and the rotation that fits them best, which comes
         from a singular value decomposition. It uses momentum, has no learning rate, and its loss
@@ -684,8 +683,10 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         .. math:: z' = z + \sum_i (t_i - u_i \cdot (z - b))\, a_i
 
         Coordinates are not cut off to k entries: the part of z that its code omits stays in it.
-        With basis "frame" the atoms depend on each other: z moves along the atom by the same
-        formula, but its coordinate then moves by less.
+        With basis "frame" the coordinates are those of the dual frame, and the atoms depend on each
+        other. Instead of the formula, z moves along the atoms of the axes that are set until each
+        of their coordinates is :math:`t_i`. Other coordinates move too, and codes, which come from
+        pursuit, may differ. More than d axes are set as well as they can be by least squares.
 
         Parameters
         ----------

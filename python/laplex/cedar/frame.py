@@ -75,7 +75,8 @@ class FrameBasis(DenseBasis):
         """
         atoms = self.atoms[axes].double()
         change = self.readouts[axes].double() @ atoms.T
-        return (torch.linalg.pinv(change).T @ atoms).to(self.atoms.dtype)
+        steps: Tensor = torch.linalg.pinv(change).T @ atoms
+        return steps.to(self.atoms.dtype)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the atoms and their readouts."""

@@ -85,6 +85,8 @@ def changed(basis: Basis, centre: Tensor, z: Tensor, changes: list[Change]) -> T
 
     .. math:: z' = z + \sum_i (t_i - u_i \cdot (z - b))\, a_i
 
+    With a frame, ``Basis.steps`` in place of the atoms.
+
     Parameters
     ----------
     basis : Basis

@@ -28,6 +28,7 @@ class CedarModule(nn.Module):
     autocast. Only with basis "laplex" it is confined to float32 and float64 and to
     ``torch.autograd``: it can be neither compiled nor exported, has no values on the device "meta",
     and no transforms of ``torch.func``.
+    With basis "frame" it cannot be exported to ONNX, which has no Cholesky factorisation.
 
     Parameters
     ----------
@@ -106,7 +107,8 @@ class CedarModule(nn.Module):
 
         .. math:: z' = z + \sum_i (t_i - u_i \cdot (z - b))\, a_i
 
-        Nothing is cut off to k entries: the part of z that its code omits stays in it.
+        Nothing is cut off to k entries: the part of z that its code omits stays in it. For frames
+        see ``CEDAR.intervene``.
 
         Parameters
         ----------

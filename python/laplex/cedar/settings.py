@@ -98,8 +98,9 @@ class Settings:
     )
     solver: str = setting(
         "auto",
-        "Solver: procrustes alternates between codes and rotation, adam takes gradient steps, and "
-        "auto uses procrustes for rotations of up to 4096 columns and adam otherwise.",
+        "Solver: procrustes alternates between codes and rotation, adam takes gradient steps, "
+        "pursuit finds frames, and auto uses procrustes for rotations of up to 4096 columns, "
+        "pursuit for frames and adam otherwise.",
         one_of(SOLVERS),
         choices=SOLVERS,
     )
@@ -125,14 +126,15 @@ class Settings:
     )
     max_iter: int = setting(
         None,
-        "Maximum number of passes over the data (procrustes) or of steps (adam).",
+        "Maximum number of passes over the data (procrustes, pursuit) or of steps (adam).",
         or_none(whole),
         least=1,
         unset="300 passes, 2000 steps, or 40 passes for a frame",
     )
     tol: float = setting(
         1e-5,
-        "Procrustes stops when five passes together gain less than this fraction of the variance.",
+        "Procrustes and pursuit stop when five passes together gain less than this fraction of the "
+        "variance.",
         not_negative,
         least=0,
     )

@@ -47,7 +47,8 @@ def steer(
     cedar : CEDAR or CedarModule
         A model that was fitted to outputs of this layer. A CedarModule must be on their device.
     values : mapping
-        The new coordinates :math:`t_i`, by axis or by name, as in ``CEDAR.intervene``.
+        The new coordinates :math:`t_i`, by axis or by name, as in ``CEDAR.intervene``, also for
+        frames.
     names : AxisNames or mapping of str to int, optional
         What the names in ``values`` mean.
     positions : slice, int, or Tensor of bool, optional

@@ -12,7 +12,15 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import orthogonal_mp
 from sklearn.utils.estimator_checks import check_estimator
 
-from laplex.cedar import CEDAR, attribute, measure_effects, stability, steer
+from laplex.cedar import (
+    CEDAR,
+    attribute,
+    axes_of,
+    explain_match,
+    measure_effects,
+    stability,
+    steer,
+)
 from laplex.cedar.frame import FrameBasis, FrameSearch, pursue, updated
 from laplex.cedar.metrics import mcc
 from laplex.cedar.transforms.frame import Frame
@@ -165,6 +173,17 @@ def test_effects_of_axes_add_up(superposed):
     assert found.by_axis.shape == (32,)
     assert abs(found.unexplained) < 1e-9
     assert torch.allclose(measure_effects(model, z, metric, range(32)), found.by_axis, atol=1e-9)
+
+
+def test_axes_of_a_match_add_up_to_the_reconstructions(superposed):
+    rows, _, model = superposed
+    found = explain_match(model, rows[0], rows[1], measure="inner")
+    near = model.inverse_transform(model.transform(rows[:2])) - model.mean_
+    w = rows[:2] - model.mean_
+    assert found.contributions.sum() == pytest.approx(near[0] @ near[1], abs=1e-10)
+    assert found.residual == pytest.approx(w[0] @ w[1] - near[0] @ near[1], abs=1e-10)
+    shares = axes_of(model, rows[0])
+    assert shares.contributions.sum() == pytest.approx(near[0] @ near[0] / (w[0] @ w[0]), abs=1e-10)
 
 
 def test_a_frame_inside_a_network(superposed):

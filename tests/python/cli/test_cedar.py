@@ -124,6 +124,13 @@ def test_files_folders_patterns_and_samples(folder, tmp_path, monkeypatch):
     assert (shards / "0.npz").read_bytes() == before
 
 
+def test_fit_of_a_frame_with_the_usual_options(folder, tmp_path):
+    run("fit", folder / "z.npy", "-k", 2, "--basis", "frame", "--tol", 0, "--out", tmp_path / "m")
+    model = CEDAR.load(tmp_path / "m")
+    assert len(model.atoms_) == 2 * model.n_features_in_
+    assert model.confirmation_ is not None
+
+
 def test_fit_resumes(folder, tmp_path, monkeypatch):
     fit = ["fit", folder / "z.npy", "-k", 2, "--max-iter", 8, "--tol", 0, "--n-init", 2]
     run(*fit, "--out", tmp_path / "whole")
