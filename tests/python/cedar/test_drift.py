@@ -62,7 +62,7 @@ def test_a_rotated_space_is_told_by_every_method(kind: str, dtype: Any) -> None:
 def test_one_warning_says_all_that_differs() -> None:
     data = planted(2000, D, 3, seed=1).data
     model = CEDAR(3, random_state=0).fit(data)
-    pattern = "the mean of X is .*; the centred rows of X are [34].* times .*; 3 axes explain"
+    pattern = "the mean of X is .*; the centred rows of X are 3.* times .*; 3 axes explain"
     with pytest.warns(DriftWarning, match=pattern) as seen:
         model.transform(3 * data @ rotation(1) + 2)
     assert len(seen) == 1
