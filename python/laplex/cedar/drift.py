@@ -140,7 +140,7 @@ class Drift:
         """Return how many times as long the rows are, and how many times would be too long."""
         known, seen = self.fitted.log_norms, mean_and_deviation(self.logs)
         # A model of an older version or of fit_map_reduce knows none. The logarithms are those of
-        # distances from the mean of the fit: rows with another mean would look longer than they are.
+        # distances from the mean of the fit: rows of another mean would look longer than they are.
         if known is None or seen is None or moved:
             return math.sqrt(variance), _FAR_NORM
         ratio = math.exp(seen[0] - (known[0] - math.log(self.scale)))
