@@ -251,5 +251,5 @@ def _one_number(value: Any) -> Tensor:
             f"metric must return a Tensor with one number, got {got}: sum it over the vectors"
         )
     if not bool(value.isfinite()):
-        raise ValueError(f"metric must return a finite number, got {float(value)}")
+        raise ValueError(f"metric must return a finite number, got {value.item()}")
     return value.reshape(())

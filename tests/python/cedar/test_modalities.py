@@ -370,6 +370,17 @@ def test_equal_items_come_in_their_order(both, data):
     assert scipy.sparse.issparse(index.codes)
 
 
+def test_an_index_ranks_in_a_narrow_cone():
+    # All cosines are 1 up to 1e-6 or less, which float32 has no digits for.
+    X = np.random.default_rng(0).standard_normal((400, 12)) + 1000.0
+    model = CEDAR(12, max_iter=2, tol=0, random_state=0).fit(X)
+    unit = X / np.linalg.norm(X, axis=1, keepdims=True)
+    centred = unit - unit.mean(0)  # |a - b|^2 = 2 - 2 cos, without cancellation
+    apart = ((centred[:50, None] - centred[None]) ** 2).sum(2)
+    found = CodeIndex(model, X).search(X[:50], 5).rows
+    assert (found == np.argsort(apart, axis=1, kind="stable")[:, :5]).mean() > 0.98
+
+
 def test_what_an_index_refuses(both, data):
     with pytest.raises(ValueError, match="embeddings have 3 columns"):
         CodeIndex(both, data[0][:, :3])

@@ -45,7 +45,7 @@ def rows(*shape: int) -> Tensor:
 def test_any_value_in_any_shape_and_the_module_alike(shape: tuple[int, ...]) -> None:
     z = rows(*shape)
     by_row = torch.linspace(-1, 1, 3, dtype=torch.float64)[: shape[1] if len(shape) > 1 else 1]
-    by_row = by_row[:, None] if len(shape) == 3 else by_row
+    by_row = by_row.reshape([1] * (len(shape) > 1) + [-1] + [1] * (len(shape) > 2))
     by_row = by_row[0] if not shape else by_row
     values = {1: 4.0, np.int64(3): by_row.numpy(), 5: lambda c: 2 * c + 1, 6: np.float32(0)}
     moved = MODEL.intervene(z.numpy(), values)
@@ -57,6 +57,26 @@ def test_any_value_in_any_shape_and_the_module_alike(shape: tuple[int, ...]) -> 
     assert np.allclose(coordinates(moved), expected, atol=1e-9)
     assert np.allclose(MODULE.intervene(z, values), moved, atol=1e-12)
     assert np.allclose(MODEL.intervene(z, values), moved, atol=1e-12)
+
+
+def test_values_are_those_of_the_leading_dimensions() -> None:
+    z, value = rows(3, 3), torch.tensor([1.0, 2.0, 3.0])  # as many tokens as items
+    for values, expected in ((value, value[:, None]), (value[None], value[None])):
+        moved = MODULE.intervene(z, {2: values})
+        assert np.allclose(coordinates(moved)[..., 2], expected.expand(3, 3), atol=1e-6)
+    with pytest.raises(ValueError, match=r"\[2, 3\], got shape \[3\]: dimensions are matched from"):
+        MODEL.intervene(rows(2, 3), {2: value})
+    maps = rows(3, 4, 5).movedim(-1, 1)  # [batch, d, h, w]
+    layer = nn.Identity()
+    with steer(layer, MODULE, {2: value}, dim=1):
+        found = coordinates(layer(maps).movedim(1, -1))[..., 2]
+    assert np.allclose(found, value[:, None, None].expand(3, 4, 5), atol=1e-6)
+
+
+@pytest.mark.parametrize("value", [torch.tensor(np.nan), lambda c: c / 0, lambda c: np.inf])
+def test_values_that_are_not_finite_are_refused_where_numbers_are_looked_at(value: Any) -> None:
+    with pytest.raises(ValueError, match="values must give finite coordinates"):
+        MODEL.intervene(rows(3), {0: value})
 
 
 def test_gradients_reach_embeddings_and_values() -> None:
@@ -124,6 +144,8 @@ def test_axes_by_name_count_towards_the_end_that_is_named() -> None:
         ({0: [1.0, np.inf, 0.0]}, ValueError, r"values\[0\] must be finite"),
         ({0: np.ones(4)}, ValueError, r"fit the rows of z, \[3\], got shape \[4\]"),
         ({0: lambda c: c[:, None]}, ValueError, r"fit the rows of z, \[3\], got shape \[3, 1\]"),
+        ({0: lambda c: None}, TypeError, r"function values\[0\] must return a Tensor or a number"),
+        ({0: lambda c: "x"}, TypeError, r"function values\[0\] must return a .*, got 'x'"),
     ],
 )
 def test_bad_interventions_have_their_message(
@@ -369,6 +391,20 @@ def test_bad_attributions_have_their_message() -> None:
         attribute(MODULE, z, lambda v: v.detach().sum())
     with pytest.raises(ValueError, match=r"patch must have the shape of z, \[3, 8\], got \[2, 8\]"):
         attribute(MODULE, z, lambda v: v.sum(), patch=rows(2))
+    with pytest.raises(ValueError, match="metric must return a finite number, got nan"):
+        attribute(MODULE, z, lambda v: v.sum() * torch.nan)
+    with pytest.raises(TypeError, match="z must be a Tensor of a floating type, got ndarray"):
+        attribute(MODULE, z.numpy(), lambda v: v.sum())
+    for axes, error, message in (
+        (3, TypeError, r"list of numbers of axes, got 3: pass \[3\]"),
+        ([99], IndexError, r"axis 99 is not one of 0\.\.7"),
+        ([-1], IndexError, "axis -1 is not one of"),
+        (["a"], TypeError, "axes must be integers, got 'a'"),
+    ):
+        with pytest.raises(error, match=message):
+            measure_effects(MODULE, z, lambda v: v.sum(), axes)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="z must be a Tensor, got ndarray"):
+        MODULE(z.numpy())
     with pytest.raises(ValueError, match="steps must be at least 1"):
         attribute(MODULE, z, lambda v: v.sum(), steps=0)
     twice = nn.Identity()
