@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -57,6 +57,8 @@ class Fitted:
         Number of passes or steps.
     modalities : mapping of str to Modality
         Other kinds of rows, by name.
+    columns : sequence of str or None
+        Names of the columns d, if the training rows had any.
     """
 
     bases: tuple[Basis, ...]
@@ -68,6 +70,7 @@ class Fitted:
     losses: tuple[float, ...]
     steps: int
     modalities: Mapping[str, Modality] = field(default_factory=dict)
+    columns: Sequence[str] | None = None
 
     @property
     def basis(self) -> Basis:
