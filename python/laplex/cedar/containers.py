@@ -234,8 +234,9 @@ class _Parquet:
         """Yield the rows of the file, or of some of its row groups, in their order."""
         parquet = require("pyarrow.parquet", extra="parquet")
         columns = [self._chosen] if isinstance(self._chosen, str) else self._chosen
-        # With a buffer, a row group is read page by page and not as a whole.
-        with parquet.ParquetFile(self._path, pre_buffer=False, buffer_size=2**20) as file:
+        # With buffers, of 8 MiB together, a row group is read page by page and not as a whole.
+        buffer = max(2**12, 2**23 // len(columns))
+        with parquet.ParquetFile(self._path, pre_buffer=False, buffer_size=buffer) as file:
             for batch in file.iter_batches(
                 size, columns=columns, row_groups=groups, use_threads=False
             ):

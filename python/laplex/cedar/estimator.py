@@ -1028,9 +1028,10 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         if (isinstance(X, np.ndarray) and X.ndim == 2) or frame:
             validate_data(self, X, reset=reset, skip_check_array=True)
         elif reset:
-            vars(self).pop("feature_names_in_", None)
             if rows.columns is not None:
                 self.feature_names_in_ = np.array(rows.columns, dtype=object)
+            elif hasattr(self, "feature_names_in_"):
+                del self.feature_names_in_
         else:
             rows.check_columns(getattr(self, "feature_names_in_", None))
         if not reset and (rows.count != 0 or rows.dim):
