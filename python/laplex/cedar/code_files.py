@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ def write_codes(
     out: str | os.PathLike[str],
     k: int | None = None,
     *,
+    modality: str | None = None,
     progress: bool = False,
 ) -> int:
     """Write the signed codes of embeddings to a file, which appears when it is complete.
@@ -50,6 +52,8 @@ def write_codes(
         * A ``.npy`` file holds all n d numbers, in the precision of the model.
     k : int, optional
         Number of nonzero entries; by default that of the fit.
+    modality : str, optional
+        Name of the kind of rows, as in ``CEDAR.transform``.
     progress : bool
         Whether to show a progress bar.
 
@@ -66,24 +70,26 @@ def write_codes(
         If the number of columns is another, a value is not finite, or the suffix of ``out`` is
         another.
     """
-    path = Path(out)
-    if path.suffix not in _WRITERS:
+    path = Path(out).expanduser()
+    suffix = path.suffix.lower()
+    if suffix not in _WRITERS:
         raise ValueError(f"out must end in {', '.join(_WRITERS)}, got {path}")
-    if path.suffix == ".parquet":
+    if suffix == ".parquet":
         require("pyarrow.parquet", extra="parquet", feature=f"writing {path.name}")
-    rows = rows_for(cedar.fitted_, embeddings, device=cedar.device)
+    fitted = cedar.fitted_.around(modality)
+    rows = rows_for(fitted, embeddings, device=cedar.device)
     (entries,) = checked_ks(cedar.k_ if k is None else k, rows.dim)
     done = 0
     with replacing(path) as part, progress_bar(progress, extra="cedar") as report:
 
         def blocks() -> Iterator[Array]:
             nonlocal done
-            for _, codes in coded_batches(cedar.fitted_, rows, (entries,)):
+            for _, codes in coded_batches(fitted, rows, (entries,)):
                 yield codes.cpu().numpy()
                 done += len(codes)
                 report("computing codes", done, rows.count, "")
 
-        _WRITERS[path.suffix](part, blocks(), cedar.fitted_.axes, entries)
+        _WRITERS[suffix](part, blocks(), fitted.axes, entries)
     return done
 
 
@@ -107,20 +113,25 @@ def read_codes(path: str | os.PathLike[str]) -> Any:
     ValueError
         If the suffix is another, or the file is not one of codes.
     """
-    path = Path(path)
-    if path.suffix not in _WRITERS:
+    path = Path(path).expanduser()
+    suffix = path.suffix.lower()
+    if suffix not in _WRITERS:
         raise ValueError(f"path must end in {', '.join(_WRITERS)}, got {path}")
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
-    if path.suffix == ".npy":
-        return np.load(path, mmap_mode="r")
-    if path.suffix == ".npz":
-        return scipy.sparse.csr_array(scipy.sparse.load_npz(path))
-    parquet = require("pyarrow.parquet", extra="parquet", feature=f"reading {path.name}")
-    table = parquet.read_table(path)
+    other = f"{path} does not hold codes of CEDAR: write them with write_codes"
+    try:
+        if suffix == ".npy":
+            return np.load(path, mmap_mode="r")
+        if suffix == ".npz":
+            return scipy.sparse.csr_array(scipy.sparse.load_npz(path))
+        parquet = require("pyarrow.parquet", extra="parquet", feature=f"reading {path.name}")
+        table = parquet.read_table(path)
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(other) from error
     axes = (table.schema.metadata or {}).get(_AXES)
     if axes is None:
-        raise ValueError(f"{path} does not hold codes of CEDAR: write them with write_codes")
+        raise ValueError(other)
     indices, values = (table.column(name).combine_chunks() for name in ("indices", "values"))
     starts = np.concatenate([[0], np.cumsum(indices.value_lengths().to_numpy())])
     flat = (values.flatten().to_numpy(), indices.flatten().to_numpy(), starts)

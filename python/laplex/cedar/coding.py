@@ -30,7 +30,7 @@ def rows_for(fitted: Fitted, embeddings: Any, *, device: Any = None, once: bool 
     Raises
     ------
     ValueError
-        If the number of columns is not that of the fit.
+        If the number of columns is not that of the fit, or their names or order are not.
     """
     rows = as_rows(embeddings, name="embeddings", device=device, dtype=fitted.dtype, once=once)
     if rows.dim != fitted.dim:
@@ -38,6 +38,7 @@ def rows_for(fitted: Fitted, embeddings: Any, *, device: Any = None, once: bool 
             f"embeddings have {rows.dim} columns, but the model was fitted to {fitted.dim}: use "
             "the encoder of the fit"
         )
+    rows.check_columns(fitted.columns)
     return rows
 
 

@@ -40,11 +40,14 @@ class Stream:
     read : callable
         ``read(size)`` returns arrays or tensors [b, d] of all rows, anew each time; where the
         number b is free it is at most ``size``.
+    columns : list of str or None
+        Names of the columns, if the first batch has any.
     """
 
     dim: int
     dtype: Any
     read: Callable[[int], Iterable[Any]]
+    columns: list[str] | None = None
 
 
 def open_files(source: Any, key: str | None) -> list[Any]:
@@ -74,15 +77,24 @@ def open_files(source: Any, key: str | None) -> list[Any]:
     """
     parts: list[Any] = []
     dim = 0
-    for path in find_files(source):
+    found = find_files(source)
+    for path in found:
         part = _opener(path)(path, key)
         if not isinstance(part, Stream):
+            empty = part.shape[:1] == (0,) and (parts or path != found[-1])
+            if empty:  # a shard that was left over
+                continue
             _check(path, part.shape, part.dtype)
         width = part.dim if isinstance(part, Stream) else part.shape[1]
         if parts and width != dim:
             raise ValueError(
                 f"{path} has {width} columns and the files before it have {dim}: all must have the "
                 "same number"
+            )
+        if parts and getattr(part, "columns", None) != getattr(parts[0], "columns", None):
+            raise ValueError(
+                f"{path} has columns of other names, or in another order, than the files before "
+                "it: write all with the same columns"
             )
         parts.append(part)
         dim = width
@@ -96,9 +108,9 @@ def from_bytes(content: bytes) -> Array:
 
 
 def _opener(path: Path) -> Callable[[Path, str | None], Any]:
-    if path.name.endswith((".tar", ".tar.gz", ".tgz")):
+    if path.name.lower().endswith((".tar", ".tar.gz", ".tgz")):
         return _tar
-    if path.is_dir() and path.suffix != ".zarr":
+    if path.is_dir() and path.suffix.lower() != ".zarr":
         return _dataset
     return {
         ".npy": _npy,
@@ -108,7 +120,7 @@ def _opener(path: Path) -> Callable[[Path, str | None], Any]:
         ".h5": _Hdf5,
         ".hdf5": _Hdf5,
         ".zarr": _zarr,
-    }[path.suffix]
+    }[path.suffix.lower()]
 
 
 def _check(path: Path, shape: Sequence[int], dtype: Any) -> None:
@@ -214,6 +226,7 @@ class _Parquet:
                 count = file.metadata.num_rows
         except arrow.ArrowInvalid as error:
             raise ValueError(f"{path} is not a .parquet file, or it is damaged: {error}") from error
+        self.columns = None if isinstance(self._chosen, str) else self._chosen
         first = next(self.read(1), np.empty((0, 0)))
         self.shape, self.dtype = (count, first.shape[1]), first.dtype
 
@@ -221,8 +234,12 @@ class _Parquet:
         """Yield the rows of the file, or of some of its row groups, in their order."""
         parquet = require("pyarrow.parquet", extra="parquet")
         columns = [self._chosen] if isinstance(self._chosen, str) else self._chosen
-        with parquet.ParquetFile(self._path, pre_buffer=False) as file:
-            for batch in file.iter_batches(size, columns=columns, row_groups=groups):
+        # With buffers, of 8 MiB together, a row group is read page by page and not as a whole.
+        buffer = max(2**12, 2**23 // len(columns))
+        with parquet.ParquetFile(self._path, pre_buffer=False, buffer_size=buffer) as file:
+            for batch in file.iter_batches(
+                size, columns=columns, row_groups=groups, use_threads=False
+            ):
                 yield matrix(batch, self._chosen, str(self._path))
 
     def __getitem__(self, rows: slice) -> Array:
@@ -246,6 +263,7 @@ class _Hdf5:
         h5py = require("h5py", extra="hdf5", feature=f"reading {path.name}")
         self._path = path
         names: list[str] = []
+        key = (key or "").strip("/") or None
 
         def see(name: str, found: Any) -> None:
             if isinstance(found, h5py.Dataset) and (found.ndim == 2 or name == key):
@@ -254,6 +272,8 @@ class _Hdf5:
         try:
             with h5py.File(path, "r") as file:
                 file.visititems(see)
+                if key and key in file and key not in names:  # a group
+                    names, key = [name for name in names if name.startswith(f"{key}/")], None
                 self._name = one_of(str(path), "data set", names, key)
                 self.shape, self.dtype = file[self._name].shape, file[self._name].dtype
         except OSError as error:
@@ -267,7 +287,10 @@ class _Hdf5:
 
 def _zarr(path: Path, key: str | None) -> Any:
     zarr = require("zarr", extra="zarr", feature=f"reading {path.name}")
-    found = zarr.open(str(path), mode="r")
+    try:
+        found = zarr.open(str(path), mode="r")
+    except (ValueError, KeyError, OSError) as error:
+        raise ValueError(f"{path} is not a zarr folder, or it is damaged: {error}") from error
     if hasattr(found, "shape"):
         if key is not None:
             raise ValueError(f"{path} holds one array: leave out the key {key!r}")

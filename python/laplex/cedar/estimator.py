@@ -31,6 +31,7 @@ from .confirmation import MIN_STARTS, MOST_AXES, Confirmation, warn_if_few
 from .drift import Drift
 from .fitted import Fitted, Modality
 from .interventions import Value, changed, checked_changes
+from .masks import unmasked
 from .metrics import Reconstruction
 from .module import CedarModule
 from .ranks import aligned, of_first, same
@@ -38,6 +39,7 @@ from .rows import Rows, as_rows
 from .settings import Settings, checked_ks, settings_of, whole
 from .shards import Elsewhere, Shards
 from .statistics import drawn
+from .tables import package_of
 from .transforms import TRANSFORMS
 
 if TYPE_CHECKING:
@@ -405,6 +407,13 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
             return settings, int(check_random_state(self.random_state).randint(2**31 - 1))
 
         settings, seed = together(ranks, checked)
+        if settings.ks[0] >= rows.dim > 1 and not ranks.rank:
+            warnings.warn(
+                f"k={settings.ks[0]} keeps as many entries as X has columns, so any basis restores "
+                "X and there is nothing to learn: pass a k well below the number of columns",
+                UserWarning,
+                stacklevel=3,  # the caller of fit
+            )
         if ranks.size > 1:
             given = asdict(settings)
             plain = self.random_state is None or isinstance(self.random_state, int)
@@ -847,6 +856,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
             int(self.n_iter_),
             getattr(self, "modalities_", {}),  # absent in older pickles
             getattr(self, "_log_norms", None),
+            getattr(self, "feature_names_in_", None),
         )
 
     @property
@@ -1038,11 +1048,16 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
             once=not reset if once is None else once,
             empty=empty,
         )
-        columns = getattr(X, "columns", None)  # names, unless they are those of lists
-        if (isinstance(X, np.ndarray) and X.ndim == 2) or (
-            columns is not None and hasattr(X, "__array__") and len(columns) == rows.dim
-        ):
+        frame = package_of(X) in ("pandas", "polars") and len(getattr(X, "columns", ())) == rows.dim
+        if (isinstance(X, np.ndarray) and X.ndim == 2) or frame:
             validate_data(self, X, reset=reset, skip_check_array=True)
+        elif reset:
+            if rows.columns is not None:
+                self.feature_names_in_ = np.array(rows.columns, dtype=object)
+            elif hasattr(self, "feature_names_in_"):
+                del self.feature_names_in_
+        else:
+            rows.check_columns(getattr(self, "feature_names_in_", None))
         if not reset and (rows.count != 0 or rows.dim):
             self._check_width(rows, "features")
         return rows
@@ -1094,7 +1109,7 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
 
 def _finite_rows(z: Any, dim: int, dtype: torch.dtype) -> Tensor:
     """Return embeddings [..., dim] as a Tensor of a floating type; ``dtype`` if they have none."""
-    given = z if isinstance(z, Tensor) else np.asarray(z)
+    given = z if isinstance(z, Tensor) else np.asarray(unmasked(z, "z"))
     if not isinstance(given, Tensor):
         if given.dtype.kind not in "fiu":
             raise TypeError(f"z must hold real numbers, got dtype {given.dtype}")

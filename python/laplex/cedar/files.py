@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 def find_files(source: Any) -> list[Path]:
     """List the files of embeddings that a path stands for, in the order of their names.
 
+    Numbers in names count by their value: p2.npy comes before p10.npy.
+
     Parameters
     ----------
     source : str, path or sequence of them
@@ -44,24 +47,28 @@ def find_files(source: Any) -> list[Path]:
     """
     if isinstance(source, Sequence) and not isinstance(source, str):
         return [path for one in source for path in find_files(one)]
-    path = Path(source)
-    if path.is_dir() and path.suffix != ".zarr" and not (path / "state.json").is_file():
-        found = sorted(one for one in path.iterdir() if one.name.endswith(SUFFIXES))
-        kinds = sorted({one.suffix for one in found})
+    path = Path(source).expanduser()
+    if path.is_dir() and path.suffix.lower() != ".zarr" and not (path / "state.json").is_file():
+        found = sorted(filter(_is_readable, path.iterdir()), key=_natural)
+        kinds = sorted({one.suffix.lower() for one in found})
         if len(kinds) > 1:
             raise ValueError(
                 f"{path} holds files of several kinds ({', '.join(kinds)}): pass a pattern, such "
                 f"as {path / ('*' + kinds[0])}"
             )
     elif not path.exists() and glob.has_magic(str(path)):
-        found = sorted(map(Path, glob.glob(str(path), recursive=True)))
+        found = sorted(map(Path, glob.glob(str(path), recursive=True)), key=_natural)
     else:
         _check_file(path, folder=True)
         found = [path]
     if not found:
-        raise FileNotFoundError(f"there is no file of embeddings at {path} ({', '.join(SUFFIXES)})")
+        deeper = path.is_dir() and any(one.is_dir() for one in path.iterdir())
+        more = f": pass {path / '**' / '*.npy'} for those in its folders" if deeper else ""
+        raise FileNotFoundError(
+            f"there is no file of embeddings at {path} ({', '.join(SUFFIXES)}){more}"
+        )
     for one in found:
-        if not one.name.endswith(SUFFIXES) and not (one / "state.json").is_file():
+        if not _is_readable(one) and not (one / "state.json").is_file():
             raise ValueError(
                 f"{one} must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}: numpy.save "
                 "writes a .npy file"
@@ -103,7 +110,7 @@ def read_lines(path: Path) -> list[str]:
 
 
 def list_pictures(folder: Path) -> list[Path]:
-    """List the pictures in a folder, in the order of their names.
+    """List the pictures in a folder, in the order of their names, with numbers by value.
 
     Raises
     ------
@@ -114,13 +121,24 @@ def list_pictures(folder: Path) -> list[Path]:
         raise NotADirectoryError(f"{folder} is a file: pass a folder")
     if not folder.is_dir():
         raise NotADirectoryError(f"there is no folder {folder}")
-    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES)
+    pictures = (path for path in folder.iterdir() if path.suffix.lower() in PICTURES)
+    found = sorted(pictures, key=_natural)
     if not found:
         raise ValueError(f"{folder} holds no pictures ({', '.join(PICTURES)})")
     return found
 
 
 # --- inside ---------------------------------------------------------------------------------------
+
+
+def _is_readable(path: Path) -> bool:
+    return path.name.lower().endswith(SUFFIXES)
+
+
+def _natural(path: Path) -> tuple[list[Any], str]:
+    """Order names with the numbers in them by value; equal ones by their text."""
+    pieces = re.split(r"(\d+)", str(path))
+    return [int(one) if one.isdecimal() else one for one in pieces], str(path)
 
 
 def _check_file(path: Path, *, folder: bool = False) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -63,6 +63,8 @@ class Fitted:
     log_norms : tuple of float, or None
         Mean and standard deviation of the logarithm of the distance of a training row from
         ``data_mean``. None if it is not known, as in models of older versions.
+    columns : sequence of str or None
+        Names of the columns d, if the training rows had any.
     """
 
     bases: tuple[Basis, ...]
@@ -75,6 +77,7 @@ class Fitted:
     steps: int
     modalities: Mapping[str, Modality] = field(default_factory=dict)
     log_norms: tuple[float, float] | None = None
+    columns: Sequence[str] | None = None
 
     @property
     def basis(self) -> Basis:

@@ -16,7 +16,8 @@ from sklearn.utils import check_array
 from torch import Tensor
 
 from .containers import Stream, from_bytes, open_files
-from .tables import columns_of, in_table, matrix, one_of, package_of
+from .masks import unmasked
+from .tables import columns_of, in_table, matrix, names_in, one_of, package_of
 
 #: Bytes of embeddings in memory at a time, as float64.
 _BATCH_BYTES = 2**25
@@ -36,12 +37,13 @@ class Embeddings:
 
         * the path of a .npy, .npz, .safetensors, .parquet, .h5, .hdf5, .zarr or .tar file, of a
           folder of such files, or a pattern such as ``shards/*.npy``; or a list of these. Files of
-          a folder or pattern are taken in the order of their names. A .tar file holds .npy files of
-          rows or batches, as WebDataset writes them;
+          a folder or pattern are taken in the order of their names, with numbers in them by value:
+          p2 before p10. A .tar file holds .npy files of rows or batches, as WebDataset writes them;
         * an array, a memory map, a tensor, or an HDF5 or zarr array; or a mapping of names to them;
         * a table of pandas, polars or pyarrow, or a Hugging Face dataset;
         * anything that can be iterated over batches or rows, such as a DataLoader with workers or
-          an ``IterableDataset``; or a function without arguments that returns an iterator, such as
+          an ``IterableDataset``, or that has them by number, such as a ``TensorDataset``; or a
+          function without arguments that returns an iterator, such as
           a generator function, and is called for each pass.
     key : str or int, optional
         The name of the tensor, the array, the column of lists of numbers, or the entry of each
@@ -69,6 +71,8 @@ class Rows:
     ----------
     parts : list
         Streams, and parts with a shape [n, d] that can be sliced; see `laplex.cedar.containers`.
+    columns : list of str, optional
+        Names of the columns d, if they have any.
 
     Attributes
     ----------
@@ -84,7 +88,13 @@ class Rows:
     """
 
     def __init__(
-        self, parts: list[Any], dtype: torch.dtype | None, *, name: str, device: torch.device
+        self,
+        parts: list[Any],
+        dtype: torch.dtype | None,
+        *,
+        name: str,
+        device: torch.device,
+        columns: list[str] | None = None,
     ) -> None:
         first = parts[0]
         self.dim = first.dim if isinstance(first, Stream) else int(first.shape[1])
@@ -94,6 +104,7 @@ class Rows:
         self.dtype = dtype or (torch.float64 if torch.float64 in found else torch.float32)
         self.device = device
         self.name = name
+        self.columns = columns
         self._parts = parts
         self._lengths = None if self.count is None else [self.count]
         self.in_memory = len(parts) == 1 and (
@@ -102,10 +113,32 @@ class Rows:
 
     def placed(self, device: Any, dtype: torch.dtype | None) -> Rows:
         """Return the same rows for another device or in another precision."""
-        place = self.device if device is None else torch.device(device)
+        place = self.device if device is None else _usable(device)
         if (place, dtype or self.dtype) == (self.device, self.dtype):
             return self
-        return Rows(self._parts, dtype or self.dtype, name=self.name, device=place)
+        return Rows(
+            self._parts, dtype or self.dtype, name=self.name, device=place, columns=self.columns
+        )
+
+    def check_columns(self, known: Sequence[str] | None) -> None:
+        """Check the names of the columns against those of a fit, where both have any.
+
+        Raises
+        ------
+        ValueError
+            If they are others, or in another order.
+        """
+        if self.columns is None or known is None or self.columns == list(known):
+            return
+        other = [name for name in self.columns if name not in known]
+        what = (
+            f"other columns than the fit ({', '.join(other[:5])})"
+            if other
+            else ("the columns of the fit in another order")
+        )
+        raise ValueError(
+            f"{self.name} has {what}: pass the columns in feature_names_in_, in that order"
+        )
 
     def batches(self, size: int | None = None) -> Iterator[Tensor]:
         """Yield batches [b, d] on the device, after checking that they are finite.
@@ -186,7 +219,9 @@ class Rows:
             rows = batch.detach()
         else:
             array = np.asarray(batch)
-            array = array.astype(array.dtype.newbyteorder("="), copy=False)  # torch has no other
+            wide = array.dtype.kind == "f" and array.dtype.itemsize > 8  # np.longdouble
+            kind = np.dtype(np.float64) if wide else array.dtype.newbyteorder("=")
+            array = array.astype(kind, copy=False)  # torch has no other
             if _mapped(batch) or not array.flags.writeable:
                 array = np.array(array)  # torch tensors cannot be read-only
             rows = _as_tensor(np.ascontiguousarray(array))
@@ -239,29 +274,64 @@ def as_rows(
     ImportError
         If a package is missing that reads X.
     TypeError
-        If X is complex or sparse, or a generator where several passes are needed.
+        If X is sparse, or of no kind that can be read, or a generator where several passes are
+        needed.
     ValueError
-        If X is not two-dimensional, or has no rows or no columns, or masked values.
+        If X is not two-dimensional, or has no rows or no columns, or masked or complex values; or
+        torch cannot use the device.
     """
     if isinstance(X, Rows):
         return X.placed(device, dtype)
-    source, key = (X.source, X.key) if isinstance(X, Embeddings) else (X, None)
+    source, key = X, None
+    while isinstance(source, Embeddings):
+        source, key = source.source, source.key if key is None else key
+    if isinstance(source, Rows):
+        return source.placed(device, dtype)
     if device is None:
         device = source.device if isinstance(source, Tensor) else "cpu"
+    place = _usable(device)
     if empty and _is_empty(source):
         shape: list[int] = list(getattr(source, "shape", []))
         parts: list[Any] = [torch.empty(0, shape[1] if len(shape) == 2 else 0, dtype=dtype)]
     else:
         parts = _parts(source, key, name, once, empty)
-    return Rows(parts, dtype, name=name, device=torch.device(device))
+    columns = getattr(parts[0], "columns", None) or names_in(source)
+    if columns is not None and len(columns) != Rows(parts, dtype, name=name, device=place).dim:
+        columns = None  # those of lists, or of more than the embeddings
+    return Rows(parts, dtype, name=name, device=place, columns=columns)
+
+
+def _usable(device: torch.device | str) -> torch.device:
+    """Return a device after checking that torch can use it."""
+    try:
+        place = torch.device(device)
+        if place.type not in ("cpu", "meta"):
+            torch.empty(1, device=place)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        first = str(error).partition("\n")[0]
+        raise ValueError(
+            f"device must be one that torch can use here, such as 'cpu', got {str(device)!r}: "
+            f"{first}"
+        ) from error
+    return place
 
 
 def _parts(source: Any, key: Any, name: str, once: bool, empty: bool) -> list[Any]:
     """Return a source as parts and streams."""
-    if _is_path(source) or (
-        isinstance(source, (list, tuple)) and source and all(map(_is_path, source))
-    ):
+    listed = isinstance(source, (list, tuple)) and bool(source)
+    if _is_path(source) or (listed and all(map(_is_path, source))):
         return open_files(source, key)
+    if listed and any(map(_is_path, source)):
+        raise TypeError(
+            f"{name} is a list of paths and other things: pass paths alone, or load the files and "
+            "pass a list of arrays"
+        )
+    if isinstance(source, bytes):
+        raise TypeError(f"{name} is bytes: pass a path as a str, as in os.fsdecode({name})")
+    if package_of(source) == "h5py" and not source:
+        raise ValueError(
+            f"{name} is in an HDF5 file that is closed: pass the path of the file, or keep it open"
+        )
     if scipy.sparse.issparse(source):
         raise TypeError(
             f"{name} is a sparse matrix, but sparse input is not supported: pass {name}.toarray()"
@@ -283,22 +353,44 @@ def _parts(source: Any, key: Any, name: str, once: bool, empty: bool) -> list[An
                 "restarted, or call partial_fit on each batch"
             )
         return [_stream(lambda: source, key, name, empty)]
+    if _has_items(source):
+        return [_stream(lambda: map(source.__getitem__, range(len(source))), key, name, empty)]
     if key is not None:
         raise ValueError(f"{name} holds one array: leave out the key {key!r}")
     if isinstance(source, Tensor):
         _check_shape(tuple(source.shape), name)
-        if source.is_complex():
-            raise TypeError(f"{name} is complex. Complex data not supported: pass its real parts")
-        return [source.detach()]
-    source = _unmasked(source, name)
+        return [_real(source, name)]
+    source = unmasked(source, name)
     if _are_vectors(source):
         source = _stack(source)
+    if hasattr(source, "shape"):
+        _check_shape(_shape(source), name)
+        if getattr(getattr(source, "dtype", None), "kind", "") == "c":
+            raise ValueError(f"{name} is complex. Complex data not supported: pass real numbers")
     if _is_sliced(source):
-        _check_shape(tuple(source.shape), name)
         return [source]
-    # Lists, data frames and other numbers; messages are those of scikit-learn.
     kinds = [np.float64, np.float32, np.float16]
-    return [check_array(source, dtype=kinds, ensure_all_finite=False)]
+    try:
+        return [check_array(source, dtype=kinds, ensure_all_finite=False)]
+    except (TypeError, ValueError) as error:
+        if hasattr(source, "shape"):  # of an array or frame; scikit-learn wants its own messages
+            raise
+        first = str(error).partition("\n")[0]
+        raise type(error)(
+            f"{name} must be rows of numbers [n, d], got a {type(source).__name__} ({first}): pass "
+            "an array, or one of the forms that laplex.cedar.Embeddings lists"
+        ) from error
+
+
+def _real(tensor: Tensor, name: str) -> Tensor:
+    """Return a tensor without its history; sparse and complex ones are refused."""
+    if tensor.layout != torch.strided:
+        raise TypeError(
+            f"{name} is a sparse tensor, but sparse input is not supported: pass {name}.to_dense()"
+        )
+    if tensor.is_complex():
+        raise ValueError(f"{name} is complex. Complex data not supported: pass real numbers")
+    return tensor.detach()
 
 
 def _stream(make: Callable[[], Any], key: Any, name: str, empty: bool) -> Any:
@@ -320,12 +412,21 @@ def _stream(make: Callable[[], Any], key: Any, name: str, empty: bool) -> Any:
     if head.ndim == 1 or len(head) or not empty:
         _check_shape((1, *head.shape)[-2:], name)
     waiting = [chain([first], iterator)]  # the first pass goes on where this look has stopped
+    columns = names_in(first)
+
+    def batch(one: Any) -> Any:
+        if columns is not None and names_in(one) not in (None, columns):
+            raise ValueError(
+                f"{name} has batches whose columns differ in name or order: select the same ones "
+                "in each, as in batch[names]"
+            )
+        return _batch(one, key, name)
 
     def read(size: int) -> Iterator[Any]:
-        batches = (_batch(one, key, name) for one in (waiting.pop() if waiting else make()))
+        batches = map(batch, waiting.pop() if waiting else make())
         return batches if head.ndim == 2 else _stacked(batches, size)
 
-    return Stream(head.shape[-1], head.dtype, read)
+    return Stream(head.shape[-1], head.dtype, read, columns)
 
 
 def _stacked(rows: Iterable[Any], size: int) -> Iterator[Any]:
@@ -352,7 +453,9 @@ def _are_vectors(X: Any) -> bool:
 
 
 def _stack(rows: Any) -> Any:
-    return torch.stack(list(rows)) if isinstance(rows[0], Tensor) else np.stack(rows)
+    if isinstance(rows[0], Tensor):
+        return torch.stack(list(map(torch.as_tensor, rows)))
+    return np.stack(rows)
 
 
 def _batch(batch: Any, key: Any, name: str) -> Any:
@@ -375,7 +478,7 @@ def _batch(batch: Any, key: Any, name: str) -> Any:
         return _batch(batch[key], None, name)
     if isinstance(batch, (list, tuple)) and batch and isinstance(batch[0], (np.ndarray, Tensor)):
         if key is None and len(batch) > 1 and _are_vectors(batch):
-            return _stack(batch)
+            return _stack(unmasked(batch, name))
         if not isinstance(key or 0, int) or not 0 <= (key or 0) < len(batch):
             raise ValueError(
                 f"batches are tuples of {len(batch)}, so key must be an integer below that, got "
@@ -387,8 +490,8 @@ def _batch(batch: Any, key: Any, name: str) -> Any:
     if package_of(batch) == "pyarrow" and hasattr(batch, "schema"):
         return matrix(batch, columns_of(batch.schema, key, name), name)
     if isinstance(batch, Tensor):
-        return batch
-    array = _unmasked(batch, name)
+        return _real(batch, name)
+    array = unmasked(batch, name)
     if not isinstance(array, np.ndarray):  # a mapped file stays one
         array = np.asarray(array)
     if array.dtype.kind not in "fiub" and array.dtype.name != "bfloat16":
@@ -396,20 +499,15 @@ def _batch(batch: Any, key: Any, name: str) -> Any:
     return array
 
 
-def _unmasked(X: Any, name: str) -> Any:
-    """Return masked arrays without their mask, if it masks nothing."""
-    if isinstance(X, np.ma.MaskedArray):
-        masked, X = bool(np.ma.getmaskarray(X).any()), X.data
-    else:
-        masked = isinstance(X, (list, tuple)) and any(
-            isinstance(row, np.ma.MaskedArray) and bool(np.ma.getmaskarray(row).any()) for row in X
-        )
-    if masked:
-        raise ValueError(
-            f"{name} has masked values: pass the rows without any, as in "
-            f"np.ma.compress_rows({name}), or {name}.filled(value)"
-        )
-    return X
+def _has_items(X: Any) -> bool:
+    """Whether X has its rows by number and in no other way, as a map-style data set of torch."""
+    return (
+        hasattr(X, "__getitem__")
+        and hasattr(X, "__len__")
+        and not isinstance(X, Iterable)
+        and not hasattr(X, "__array__")
+        and not hasattr(X, "shape")
+    )
 
 
 def _is_path(X: Any) -> bool:
@@ -453,9 +551,14 @@ def _brings_batches(X: Any) -> bool:
 
 def _check_shape(shape: Sequence[int], name: str) -> None:
     if len(shape) != 2:
+        remedy = (
+            f"{name}.reshape(-1, {shape[-1]}) has the last dimension as rows"
+            if len(shape) > 2
+            else f"{name}.reshape(1, -1) is a single row"
+        )
         raise ValueError(
             f"{name} must be [n, d], rows of embeddings, got shape {list(shape)}. Reshape your "
-            f"data: {name}.reshape(1, -1) is a single row"
+            f"data: {remedy}"
         )
     for size, what in zip(shape, ("sample(s)", "feature(s)"), strict=True):
         if size == 0:

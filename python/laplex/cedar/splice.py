@@ -79,6 +79,12 @@ class Splice(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             If the concepts or X are not valid, or differ in width.
         """
         concepts = float64("concepts", self.concepts)
+        units = unit_rows(concepts - concepts.mean(0))
+        if not units.any():
+            raise ValueError(
+                f"concepts must be at least two that differ, got shape {list(concepts.shape)}: "
+                "nothing is left of one after the mean of the concepts is subtracted"
+            )
         whole("k", self.k)
         rows = as_rows(X, once=True)
         if rows.dim != concepts.shape[1]:
@@ -87,7 +93,7 @@ class Splice(TransformerMixin, BaseEstimator):  # type: ignore[misc]
                 "concepts by the text encoder that belongs to X"
             )
         self.mean_ = Spread.of(rows).checked("X", warn=False).mean.cpu().numpy()
-        self.concepts_ = unit_rows(concepts - concepts.mean(0))
+        self.concepts_ = units
         return self
 
     def transform(self, X: Any, k: int | None = None) -> Any:

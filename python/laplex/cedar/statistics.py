@@ -260,12 +260,19 @@ class Spread:
         variance = float(square / count - offset.square().sum())
         varies = bool((low < high).any())
         if varies and not _LEAST < variance < 1 / _LEAST:
-            size = "large" if variance > 1 else "small"
+            size = "small" if 0 <= variance < 1 else "large"  # NaN if the sums overflowed
             raise _out_of_range(name, size, torch.maximum(low.abs(), high.abs()).max())
         if not varies:
             raise ValueError(
                 f"all {count} rows of {name} are the same, so there is nothing to learn: pass "
                 "rows that differ"
+            )
+        largest = torch.maximum(low.abs(), high.abs()).max()
+        # Sums over a row, of the precision of the rows.
+        if float(largest) > torch.finfo(self.dtype).max / (4 * self.dim):
+            raise ValueError(
+                f"{name} is so large that sums over its rows do not fit {self.dtype}: divide it by "
+                f"{float(largest):.3g}"
             )
         constant = (low == high).nonzero()[:, 0].tolist()
         if constant and warn:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -36,7 +37,7 @@ class Saved(NamedTuple):
 
 def save(model: Saved, folder: str | os.PathLike[str]) -> None:
     """Write a fitted model; each file replaces an older one when it is complete."""
-    path = Path(folder)
+    path = Path(folder).expanduser()
     if path.is_file():
         raise FileExistsError(f"{path} is a file: pass a folder")
     path.mkdir(parents=True, exist_ok=True)
@@ -77,6 +78,7 @@ def save(model: Saved, folder: str | os.PathLike[str]) -> None:
         config["feature_names_in_"] = model.columns
     with replacing(path / TENSORS) as part:
         save_file(tensors, part)
+    config["tensors"] = _digest(path / TENSORS)
     with replacing(path / CONFIG) as part:
         part.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
@@ -89,9 +91,10 @@ def load(folder: str | os.PathLike[str]) -> Saved:
     FileNotFoundError
         If there is no model in the folder.
     ValueError
-        If the files are damaged, of another kind, or newer than this version of Laplex.
+        If the files are damaged, of another kind, of two models, or newer than this version of
+        Laplex.
     """
-    path = Path(folder)
+    path = Path(folder).expanduser()
     check_model(path)
     try:
         config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
@@ -104,6 +107,11 @@ def load(folder: str | os.PathLike[str]) -> Saved:
         raise ValueError(
             f"{path} was saved in format {form}, but this version of Laplex reads format "
             f"{_FORMAT}: use version {config.get('laplex')}, which saved it, or a newer one"
+        )
+    if config.get("tensors", "") not in ("", _digest(path / TENSORS)):  # absent in older models
+        raise ValueError(
+            f"{path} holds a damaged CEDAR model: {TENSORS} is not the one that {CONFIG} was saved "
+            "with. Copy both files of one model, or save it again"
         )
     try:
         # Copied to aligned memory, as in the fit: products with a mapped file may round
@@ -139,6 +147,11 @@ def load(folder: str | os.PathLike[str]) -> Saved:
         dims |= {len(one.mean) for one in modalities.values()}
         if dims != {known["n_features_in_"]}:
             raise ValueError("sizes differ")
+        if not 1 <= fitted.k <= fitted.axes:
+            raise ValueError(f"k_ is {fitted.k}, but there are {fitted.axes} axes")
+        for name, tensor in tensors.items():
+            if not bool(tensor.isfinite().all()):
+                raise ValueError(f"{name} has NaN or infinity")
         confirmation = config.get("confirmation")
         if confirmation is not None:
             confirmation = Confirmation.from_json(json.dumps(confirmation))
@@ -150,6 +163,15 @@ def load(folder: str | os.PathLike[str]) -> Saved:
 def _pair(numbers: Any) -> tuple[float, float] | None:
     """Return two numbers; None if a file of an older version has none."""
     return None if numbers is None else (float(numbers[0]), float(numbers[1]))
+
+
+def _digest(file: Path) -> str:
+    """Return a hash of the contents of a file."""
+    found = hashlib.sha256()
+    with file.open("rb") as opened:
+        while block := opened.read(2**20):
+            found.update(block)
+    return found.hexdigest()
 
 
 def _plain(value: Any) -> Any:

@@ -16,6 +16,8 @@ import numpy.typing as npt
 
 from laplex._support.optional import require
 
+from .masks import unmasked
+
 Array = npt.NDArray[Any]
 
 #: The index of a filtered frame, which pandas writes as a column of its own.
@@ -38,7 +40,7 @@ def one_of(what: str, kind: str, names: list[str], key: object) -> str:
         If there is no such name, or several and no key; the message lists them.
     """
     listed = ", ".join(map(repr, names[:10])) + (", ..." if len(names) > 10 else "")
-    plural = kind.replace(" ", "s ", 1) if " " in kind else f"{kind}s"
+    plural = kind.replace(" of ", "s of ", 1) if " of " in kind else f"{kind}s"
     if key is not None:
         if key not in names:
             there = f"it has {listed}" if names else "it has none at all"
@@ -79,6 +81,7 @@ def in_table(source: Any, key: Any, name: str) -> tuple[Any, Any]:
             require("pyarrow", extra="parquet", feature="reading lists in polars")
             table = source.to_arrow()
             return matrix(table, columns_of(table.schema, key, name), name), None
+        _check_numbers(source, name)
     if package == "pandas":
         return _in_pandas(source, key, name)
     return source, key
@@ -103,6 +106,7 @@ class DatasetRows:
         schema = dataset.features.arrow_schema
         self._chosen = columns_of(schema, key, name)
         columns = [self._chosen] if isinstance(self._chosen, str) else self._chosen
+        self.columns = None if isinstance(self._chosen, str) else self._chosen
         self._table = dataset.with_format("arrow", columns=columns)
         self._name = name
         first = self[:1]
@@ -133,14 +137,8 @@ def columns_of(schema: Any, key: str | None, what: str) -> str | list[str]:
     if not numbers:
         raise ValueError(f"{what} has no columns of numbers and none of lists of numbers")
     whole = [name for name in numbers if types.is_integer(kinds[name])]
-    if whole and len(whole) < len(numbers):
-        warnings.warn(
-            f"{what}: columns of integers among columns of floats are taken as parts of the "
-            f"embeddings ({', '.join(whole[:5])}). Remove them if they are labels or row "
-            "numbers",
-            UserWarning,
-            stacklevel=2,
-        )
+    if len(whole) < len(numbers):
+        _warn_of_integers(whole, what)
     left = [name for name in kinds if name not in numbers]
     if left:
         warnings.warn(
@@ -149,6 +147,39 @@ def columns_of(schema: Any, key: str | None, what: str) -> str | list[str]:
             stacklevel=2,
         )
     return numbers
+
+
+def names_in(source: Any) -> list[str] | None:
+    """Return the names of the columns of a table, those of numbers if it is one of pyarrow."""
+    package = package_of(source)
+    if package == "pyarrow" and hasattr(source, "schema"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the table itself gives them
+            chosen = columns_of(source.schema, None, "X") if _has_numbers(source.schema) else ""
+        return None if isinstance(chosen, str) else chosen
+    if package in ("pandas", "polars") and hasattr(source, "columns"):
+        names = list(source.columns)
+        return names if all(isinstance(name, str) for name in names) else None
+    return None
+
+
+def _has_numbers(schema: Any) -> bool:
+    """Whether a schema of pyarrow has columns of numbers and none of lists."""
+    types = require("pyarrow", extra="parquet").types
+    kinds = [field.type for field in schema]
+    numbers = any(types.is_floating(kind) or types.is_integer(kind) for kind in kinds)
+    return numbers and not any(_is_list(types, kind) for kind in kinds)
+
+
+def _warn_of_integers(whole: list[str], what: str) -> None:
+    if whole:
+        warnings.warn(
+            f"{what}: columns of integers among columns of floats are taken as parts of the "
+            f"embeddings ({', '.join(whole[:5])}). Remove them if they are labels or row "
+            "numbers",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def matrix(table: Any, chosen: str | list[str], what: str) -> Array:
@@ -174,7 +205,8 @@ def _in_pandas(source: Any, key: Any, name: str) -> tuple[Any, Any]:
     if source.ndim == 2 and key is None:
         lists = [column for column in source.columns if _holds_lists(source[column])]
         if not lists:
-            return source, None  # columns of numbers
+            _check_numbers(source, name)
+            return source, None
         key = one_of(name, "column of lists", lists, None)
     if source.ndim == 2:
         source = source[one_of(name, "column", list(source.columns), key)]
@@ -182,11 +214,31 @@ def _in_pandas(source: Any, key: Any, name: str) -> tuple[Any, Any]:
         return source, None
     if bool(source.isna().any()):
         raise ValueError(f"{name} has missing values in {source.name!r}: remove such rows")
-    rows = [np.asarray(row) for row in source]
+    rows = [np.asarray(unmasked(row, name)) for row in source]
     lengths = [row.size for row in rows]
     if min(lengths) != max(lengths):
         raise ValueError(_unequal(name, source.name, min(lengths), max(lengths)))
     return np.stack(rows), None
+
+
+def _check_numbers(frame: Any, name: str) -> None:
+    """Refuse columns of text in a frame of pandas or polars, and warn of integers among floats."""
+    columns = list(map(str, frame.columns))
+    row = frame[:1].to_numpy().ravel() if len(frame) else []
+    text = [column for column, value in zip(columns, row, strict=False) if isinstance(value, str)]
+    if text:
+        raise ValueError(
+            f"{name} has columns of text ({', '.join(text[:5])}): leave them out, as in "
+            f"{name}[NAMES] with the names of the others"
+        )
+    kinds = [str(kind).lower() for kind in frame.dtypes]
+    if any(kind.startswith("float") for kind in kinds):
+        whole = [
+            column
+            for column, kind in zip(columns, kinds, strict=True)
+            if kind.startswith(("int", "uint"))
+        ]
+        _warn_of_integers(whole, name)
 
 
 def _holds_lists(column: Any) -> bool:

@@ -170,7 +170,7 @@ def transform(
     Memory does not grow with the number of rows, but for the entries of a .npz file.
     """
     with _sentences("transform"):
-        if out.suffix not in (".parquet", ".npz", ".npy"):
+        if out.suffix.lower() not in (".parquet", ".npz", ".npy"):
             raise ValueError(
                 f"--out {out} must end in .parquet or .npz (sparse) or .npy (dense, with all zeros)"
             )

@@ -14,6 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
@@ -429,6 +430,35 @@ def test_broken_models_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
 
 
+def test_files_of_two_models_and_values_that_cannot_be_are_refused(tmp_path: Path) -> None:
+    data = planted(100, 6, 2, seed=18).data
+    make("procrustes").fit(data).save(tmp_path / "a")
+    make("procrustes").fit(data[:50]).save(tmp_path / "b")
+    config, tensors = tmp_path / "a" / "config.json", tmp_path / "a" / "model.safetensors"
+    own = load_file(tensors)
+    tensors.write_bytes((tmp_path / "b" / "model.safetensors").read_bytes())
+    with pytest.raises(ValueError, match=r"not the one that config\.json was saved with"):
+        CEDAR.load(tmp_path / "a")
+    older = {
+        key: value for key, value in json.loads(config.read_text()).items() if key != "tensors"
+    }
+    config.write_text(json.dumps(older))
+    CEDAR.load(tmp_path / "a")  # saved before the files knew each other
+    for name in own:
+        save_file({**own, name: torch.full_like(own[name], torch.nan)}, tensors)
+        with pytest.raises(ValueError, match=f"{name} has NaN or infinity"):
+            CEDAR.load(tmp_path / "a")
+    save_file(own, tensors)
+    config.write_text(json.dumps({**older, "fitted": {**older["fitted"], "k_": 7}}))
+    with pytest.raises(ValueError, match="k_ is 7, but there are 6 axes"):
+        CEDAR.load(tmp_path / "a")
+
+
+def test_a_code_of_all_columns_is_warned_of() -> None:
+    with pytest.warns(UserWarning, match="nothing to learn: pass a k well below"):
+        CEDAR(k=6, random_state=0).fit(ROWS)
+
+
 class _Stopped(Exception):
     pass
 
@@ -648,6 +678,7 @@ def test_same_seed_same_model_for_any_number_of_starts() -> None:
     assert not np.array_equal(one.components_, CEDAR(k=2, random_state=4).fit(ROWS).components_)
 
 
+@pytest.mark.filterwarnings("ignore:k=.* keeps as many entries:UserWarning")
 @settings(max_examples=20, deadline=None)
 @given(rows=st.integers(2, 12), dim=st.integers(1, 8), seed=st.integers(0, 99), data=st.data())
 def test_any_small_input_is_fitted(rows: int, dim: int, seed: int, data: Any) -> None:

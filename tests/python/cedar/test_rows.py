@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from laplex.cedar import CEDAR, Embeddings
+from laplex.cedar import CEDAR, Embeddings, write_codes
+from laplex.cedar.metrics import fve
 from laplex.cedar.rows import as_rows
 from strategies import quick
 
@@ -317,6 +318,50 @@ def test_names_of_columns_are_kept_where_they_name_the_columns() -> None:
     assert np.array_equal(model.transform(column), model.transform(ROWS))
 
 
+def test_columns_are_taken_by_their_names_in_every_table(tmp_path: Path) -> None:
+    names = [f"c{i}" for i in range(D)]
+    frame = pd.DataFrame(ROWS, columns=names)
+    turned = frame[names[::-1]]
+    pa.parquet.write_table(pa.Table.from_pandas(frame), tmp_path / "a.parquet")
+    pa.parquet.write_table(pa.Table.from_pandas(turned), tmp_path / "b.parquet")
+    model = CEDAR(k=1, random_state=0).fit(tmp_path / "a.parquet")
+    for form in (frame, pa.Table.from_pandas(frame), [frame[:9], frame[9:]], Embeddings(frame)):
+        assert list(CEDAR(k=1, random_state=0).fit(form).feature_names_in_) == names
+        model.transform(form)
+    for form in (tmp_path / "b.parquet", turned, pa.Table.from_pandas(turned), [turned]):
+        with pytest.raises(ValueError, match="order"):
+            model.transform(form)
+    with pytest.raises(ValueError, match="embeddings has the columns of the fit in another order"):
+        write_codes(model, tmp_path / "b.parquet", tmp_path / "codes.npz")
+    with pytest.raises(ValueError, match="in another order, than the files before it"):
+        as_rows(tmp_path)
+    with pytest.raises(ValueError, match="batches whose columns differ"):
+        model.transform([frame, turned])
+    assert not hasattr(model.fit(ROWS), "feature_names_in_")
+
+
+def test_integers_among_floats_are_warned_of_in_frames() -> None:
+    with pytest.warns(UserWarning, match=r"columns of integers among columns of floats.*\(id\)"):
+        as_rows(pd.DataFrame({"id": range(N), "a": ROWS[:, 0]}))
+
+
+def test_shards_come_in_the_order_of_their_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "deep" / "shards"
+    folder.mkdir(parents=True)
+    for number, part in enumerate(np.array_split(ROWS, 12)):
+        np.save(folder / f"p{number}.npy", part)
+    np.save(folder / "p12.npy", ROWS[:0])  # a shard that was left over
+    (folder / "p11.npy").rename(folder / "p11.NPY")
+    check(folder)
+    check(folder / "p*")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    check("~/deep/shards")
+    with pytest.raises(FileNotFoundError, match=r"pass .*\*\*/\*\.npy for those in its folders"):
+        as_rows(tmp_path)
+
+
 # --- batches --------------------------------------------------------------------------------------
 
 
@@ -373,6 +418,27 @@ def test_batches_have_the_same_rows(kind: str) -> None:
     check(BATCHES[kind]())
 
 
+def test_map_style_data_sets_are_read_by_number() -> None:
+    check(TensorDataset(torch.from_numpy(ROWS), torch.arange(N)))
+    check(Numbered())
+    check(Embeddings(Embeddings(Numbered(), "emb")))
+
+
+class Numbered:
+    """Rows by number, as a map-style data set of torch has them."""
+
+    def __len__(self) -> int:
+        return N
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        return {"emb": ROWS[number], "id": number}
+
+
+def test_devices_that_are_not_there_are_named() -> None:
+    with pytest.raises(ValueError, match=r"device must be one that torch can use here.*'gpu0'"):
+        CEDAR(k=1, device="gpu0").fit(ROWS)
+
+
 def test_an_iterator_serves_once() -> None:
     check(generator(), once=True)
     with pytest.raises(TypeError, match="iterated only once: pass a generator function"):
@@ -423,6 +489,14 @@ class Unowned(np.ndarray):
         (Embeddings(dataset(), "text"), ValueError, "no column of lists 'text'"),
         (pd.DataFrame({"a": [[1.0], [1.0, 2.0]]}), ValueError, "lists of 1 to 2 numbers in 'a'"),
         (pd.DataFrame({"a": [[1.0], None]}), ValueError, "missing values in 'a'"),
+        (pd.DataFrame({"a": [1.0], "b": ["x"]}), ValueError, r"columns of text \(b\)"),
+        (ROWS.reshape(2, -1, D), ValueError, r"X\.reshape\(-1, 6\) has the last dimension"),
+        (ROWS + 1j, ValueError, "Complex data not supported"),
+        (torch.from_numpy(ROWS).to_sparse(), TypeError, r"pass X\.to_dense\(\)"),
+        (["a.npy", ROWS], TypeError, "list of paths and other things"),
+        ([ROWS[0], None], ValueError, r"X must be rows of numbers \[n, d\], got a list"),
+        (None, ValueError, r"X must be rows of numbers \[n, d\], got a NoneType"),
+        (b"x.npy", TypeError, r"pass a path as a str, as in os\.fsdecode\(X\)"),
     ],
 )
 def test_what_cannot_be_read_says_why(source: Any, error: type[Exception], message: str) -> None:
@@ -438,7 +512,11 @@ def test_masked_values_are_refused_and_empty_masks_are_not() -> None:
     mask[3, 2] = True
     masked = np.ma.array(ROWS, mask=mask)
     fitted = CEDAR(k=1, random_state=0).fit(ROWS)
-    for form in (masked, [ROWS, masked], list(masked), lambda: iter([masked])):
+    with pytest.raises(ValueError, match="z has masked values"):
+        fitted.intervene(masked, {0: 1.0})
+    with pytest.raises(ValueError, match="masked values"):
+        fve(masked, ROWS)
+    for form in (masked, [ROWS, masked], list(masked), [list(masked)], lambda: iter([masked])):
         for call in (CEDAR(k=1).fit, fitted.transform, fitted.partial_fit, fitted.score):
             with pytest.raises(ValueError, match=r"masked values: .*np\.ma\.compress_rows\(X\)"):
                 call(form)

@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from ..masks import unmasked
+
 Array: TypeAlias = npt.NDArray[np.float64]
 ArrayInput: TypeAlias = npt.ArrayLike | Tensor
 
@@ -24,8 +26,9 @@ def untouched(name: str, value: ArrayInput, ndim: int = 2) -> npt.NDArray[Any] |
     TypeError
         If the values are not real numbers.
     ValueError
-        If there are not ``ndim`` dimensions, or no values.
+        If there are not ``ndim`` dimensions, or no values, or masked ones.
     """
+    value = unmasked(value, name)
     array = value if isinstance(value, (np.ndarray, Tensor)) else np.asarray(value)
     real = not array.is_complex() if isinstance(array, Tensor) else array.dtype.kind in "fiub"
     if not real:
