@@ -328,5 +328,5 @@ def test_errors_and_warnings(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="not a confirmation"):
         Confirmation.from_json('{"p": [1]}')
     monkeypatch.setattr(estimator, "MOST_AXES", D - 1)
-    with pytest.raises(ValueError, match="at most 23 columns to confirm axes, got 24"):
+    with pytest.raises(ValueError, match="at most 23 axes to confirm them, got 24"):
         model.confirm(rows)

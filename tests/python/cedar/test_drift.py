@@ -112,7 +112,8 @@ def test_what_cannot_be_told_is_not_told() -> None:
         data = planted(2000, D, 3, seed=1).data
         model = CEDAR(3, random_state=0).fit(data)
         model.transform(rotated(model, data, seed=1)[:30])  # too few rows
-        full = CEDAR(D, random_state=0).fit(data)  # keeps everything of anything
+        with pytest.warns(UserWarning, match="nothing to learn"):
+            full = CEDAR(D, random_state=0).fit(data)  # keeps everything of anything
         full.transform(rotated(full, data, seed=1))
 
 
