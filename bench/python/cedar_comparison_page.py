@@ -316,7 +316,7 @@ What flatters CEDAR here: the budget of steps is small, and autoencoders gain fr
 overfit; synthetic causes are signed, for which all but AbsTopK need two latents; and latents that
 fire rarely cannot tell a whole class from the others, which lowers the AUROC of the larger
 dictionaries. What flatters the peers: four times as many latents; three trials of the rate; and
-BatchTopK and Matryoshka take up to a fifth more entries than k on held-out rows (column L0),
+BatchTopK and Matryoshka take up to a quarter more entries than k on held-out rows (column L0),
 because their threshold comes from training rows.
 
 ## What is compared
