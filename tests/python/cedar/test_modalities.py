@@ -373,7 +373,8 @@ def test_equal_items_come_in_their_order(both, data):
 def test_an_index_ranks_in_a_narrow_cone():
     # All cosines are 1 up to 1e-6 or less, which float32 has no digits for.
     X = np.random.default_rng(0).standard_normal((400, 12)) + 1000.0
-    model = CEDAR(12, max_iter=2, tol=0, random_state=0).fit(X)
+    with pytest.warns(UserWarning, match="nothing to learn"):
+        model = CEDAR(12, max_iter=2, tol=0, random_state=0).fit(X)
     unit = X / np.linalg.norm(X, axis=1, keepdims=True)
     centred = unit - unit.mean(0)  # |a - b|^2 = 2 - 2 cos, without cancellation
     apart = ((centred[:50, None] - centred[None]) ** 2).sum(2)

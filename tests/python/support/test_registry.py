@@ -227,26 +227,27 @@ def test_a_baseline(registered):
 
 
 def test_a_transform(registered):
-    class Signed(Orthogonal):
-        """A rotation whose axes point to the other side."""
+    class Doubled(Orthogonal):
+        """A rotation whose coordinates are twice as large."""
 
         alternates = False
 
         def finished(self):
-            return DenseBasis(-super().finished().readouts)
+            readouts = super().finished().readouts
+            return DenseBasis(2 * readouts, readouts / 2)
 
     rows = np.random.default_rng(0).standard_normal((60, 4)).astype(np.float32)
     options = {"k": 2, "max_iter": 3, "random_state": 0, "solver": "adam"}
     with pytest.raises(
         ValueError, match=r"basis must be 'orthogonal', 'frame', 'invertible' or 'laplex'"
     ):
-        cedar.CEDAR(basis="signed", **options).fit(rows)
-    registered(TRANSFORMS, "signed", Signed)
+        cedar.CEDAR(basis="doubled", **options).fit(rows)
+    registered(TRANSFORMS, "doubled", Doubled)
     plain = cedar.CEDAR(**options).fit(rows)
-    signed = cedar.CEDAR(basis="signed", **options).fit(rows)
-    assert np.allclose(signed.components_, -plain.components_, atol=1e-6)
+    doubled = cedar.CEDAR(basis="doubled", **options).fit(rows)
+    assert np.allclose(doubled.components_, 2 * plain.components_, atol=1e-6)
     with pytest.raises(ValueError, match="solver='procrustes' finds rotations"):
-        cedar.CEDAR(basis="signed", **{**options, "solver": "procrustes"}).fit(rows)
+        cedar.CEDAR(basis="doubled", **{**options, "solver": "procrustes"}).fit(rows)
 
 
 def test_a_policy_of_the_users_called_as_ours_is_not_ours(registered):

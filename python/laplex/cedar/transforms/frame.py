@@ -18,5 +18,20 @@ class Frame(Transform):
 
     @classmethod
     def starting_atoms(cls, dim: int, redundancy: int, random: torch.Generator) -> Tensor:
-        """Return the atoms [redundancy * d, d] of several random rotations, in float64."""
+        """Return the atoms of several random rotations.
+
+        Parameters
+        ----------
+        dim : int
+            Number of columns d.
+        redundancy : int
+            Number of rotations.
+        random : torch.Generator
+            The source of random numbers.
+
+        Returns
+        -------
+        Tensor ``[redundancy * d, d]``
+            The atoms as rows, in float64.
+        """
         return torch.cat([random_rotation(dim, random) for _ in range(redundancy)])
