@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from math import prod
+from threading import Lock
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ def counting_flops() -> Iterator[Callable[[], int]]:
     counter = FlopCounterMode(display=False, custom_mapping=_EXTRA)
     # Counts by module are not needed, and to track modules fails for expanded parameters.
     counter.mod_tracker = _NoModules()  # type: ignore[assignment]
-    with unfused(), sdpa_kernel(SDPBackend.MATH), counter:
+    with unfused(), _plain_attention(), counter:
         yield counter.get_total_flops
 
 
@@ -35,26 +36,48 @@ class _NoModules:
     def __exit__(self, *error: object) -> None: ...
 
 
-@contextmanager
-def unfused() -> Iterator[None]:
-    """Make PyTorch's layers run as plain products.
+class _Switch:
+    """Settings of the whole process, which are changed while any thread is inside.
 
-    The counter sees the operators that are dispatched. The fused layers of nn.Transformer, the
-    recurrent layers of MKL-DNN and cuDNN, and fused attention on the CPU are single operators that
-    it has no formula for, and would count as nothing.
+    Threads come and leave in any order: the first makes the change, and the last undoes it.
     """
+
+    def __init__(self, change: Callable[[ExitStack], object]) -> None:
+        self._change = change
+        self._lock = Lock()
+        self._inside = 0
+        self._undo = ExitStack()
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        with self._lock:
+            if not self._inside:
+                self._change(self._undo)
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._inside -= 1
+                if not self._inside:
+                    self._undo.close()
+
+
+def _unfuse(undo: ExitStack) -> None:
+    fused = torch.backends.mha
+    undo.callback(fused.set_fastpath_enabled, fused.get_fastpath_enabled())
+    fused.set_fastpath_enabled(False)
     backends: list[Any] = [torch.backends.mkldnn, torch.backends.cudnn]
-    enabled = [backend.enabled for backend in backends]
-    fused = torch.backends.mha.get_fastpath_enabled()
-    try:
-        torch.backends.mha.set_fastpath_enabled(False)
-        for backend in backends:
-            backend.enabled = False
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fused)
-        for backend, was in zip(backends, enabled, strict=True):
-            backend.enabled = was
+    for backend in backends:
+        undo.callback(setattr, backend, "enabled", backend.enabled)
+        backend.enabled = False
+
+
+#: Make PyTorch's layers run as plain products. The counter sees the operators that are dispatched.
+#: The fused layers of nn.Transformer, the recurrent layers of MKL-DNN and cuDNN, and fused
+#: attention on the CPU are single operators that it has no formula for, and would count as nothing.
+unfused = _Switch(_unfuse)
+_plain_attention = _Switch(lambda undo: undo.enter_context(sdpa_kernel(SDPBackend.MATH)))
 
 
 def _matvec_flops(values: Tensor, targets: Tensor, *others: Any, out_val: Tensor, **_: Any) -> int:

@@ -11,6 +11,7 @@ from torch import nn
 
 from laplex.early_exit import networks
 from laplex.early_exit.costs import Costs, count_costs
+from laplex.early_exit.flop_counting import unfused
 from laplex.early_exit.heads import LaplexExit, LinearHead, PooledHead, TokenHead
 from laplex.early_exit.model import MultiExitModel
 from laplex.early_exit.policies import MaxSoftmax, Patience
@@ -129,6 +130,17 @@ def test_counting_leaves_no_trace():
     assert flags == (torch.backends.mha.get_fastpath_enabled(), torch.backends.mkldnn.enabled)
     assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())
     assert sum(len(module._forward_hooks) for module in model.modules()) == hooks
+
+
+def test_threads_that_count_leave_no_trace():
+    flags = torch.backends.mha.get_fastpath_enabled(), torch.backends.mkldnn.enabled
+    first, second = unfused(), unfused()
+    first.__enter__()  # as two threads whose times overlap
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert not torch.backends.mha.get_fastpath_enabled()
+    second.__exit__(None, None, None)
+    assert flags == (torch.backends.mha.get_fastpath_enabled(), torch.backends.mkldnn.enabled)
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.5, 1.1])
