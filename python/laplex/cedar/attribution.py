@@ -66,7 +66,7 @@ class Attribution:
     def __repr__(self) -> str:
         return (
             f"metric {self.before:.4g} -> {self.after:.4g}: axes {float(self.by_axis.sum()):+.4g}, "
-            f"omitted part {float(self.error.sum()):+.4g}, not linear {self.unexplained:+.4g}"
+            f"error {float(self.error.sum()):+.4g}, not linear {self.unexplained:+.4g}"
         )
 
 

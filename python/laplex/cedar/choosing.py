@@ -398,6 +398,11 @@ def _gain(model: CEDAR, k: int, rows: Tensor, baseline: Array) -> tuple[float, f
     errors = _errors(basis, mean.double(), rows, (k,))[0]
     exact = rows.double()
     variance = float((exact - exact.mean(0)).square().sum())
-    blocks = np.array([one.sum() for one in np.array_split(baseline - errors, _BLOCKS)])
+    # Equal rows are one observation, at the place of the first of them.
+    _, first, which = np.unique(
+        hashes(rows, 0).cpu().numpy(), return_index=True, return_inverse=True
+    )
+    gains = np.bincount(which, baseline - errors)[first.argsort()]
+    blocks = np.array([one.sum() for one in np.array_split(gains, _BLOCKS)])
     certain = (blocks.sum() - _ERRORS * blocks.std(ddof=1) * _BLOCKS**0.5) / variance
     return 1 - float(errors.sum()) / variance, 1 - float(baseline.sum()) / variance, float(certain)

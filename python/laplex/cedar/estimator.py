@@ -734,6 +734,8 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         """
         fitted = self.fitted_.around(modality)
         changes = checked_changes(values, names, fitted.axes)
+        if hasattr(z, "columns"):  # a table, whose columns may come in another order
+            as_rows(z, name="z").check_columns(fitted.columns)
         rows = _finite_rows(z, fitted.dim, fitted.dtype)
         if not isinstance(z, Tensor) and self.device is not None:
             rows = rows.to(self.device)

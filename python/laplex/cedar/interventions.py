@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .basis import Basis
+from .masks import unmasked
 from .settings import number
 
 #: What `intervene` sets a coordinate to: a number, numbers for each row or each item of the leading
@@ -144,7 +145,7 @@ def _checked_value(name: str, value: object) -> float | Tensor | Callable[[Tenso
         return value
     if isinstance(value, (Real, bool)):
         return number(name, value)
-    found = np.asarray(value)
+    found = np.asarray(unmasked(value, name))
     if found.dtype.kind not in "fiu":
         raise TypeError(
             f"{name} must be a number, numbers for each row, or a function of the coordinate, "

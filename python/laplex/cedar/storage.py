@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -149,6 +150,14 @@ def load(folder: str | os.PathLike[str]) -> Saved:
             raise ValueError("sizes differ")
         if not 1 <= fitted.k <= fitted.axes:
             raise ValueError(f"k_ is {fitted.k}, but there are {fitted.axes} axes")
+        scales = (fitted.scale, *(one.scale for one in modalities.values()))
+        if not all(0 <= scale < math.inf for scale in scales):
+            raise ValueError("a scale must be a finite number of at least 0")
+        if not fitted.losses or not all(map(math.isfinite, fitted.losses)):
+            raise ValueError("loss_curve_ must hold finite numbers")
+        for number in (fitted.k, fitted.count, fitted.steps):
+            if not isinstance(number, int) or number < 1:
+                raise ValueError("k_, n_samples_seen_ and n_iter_ must be integers of at least 1")
         for name, tensor in tensors.items():
             if not bool(tensor.isfinite().all()):
                 raise ValueError(f"{name} has NaN or infinity")

@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from laplex.cedar import CEDAR, Embeddings, write_codes
-from laplex.cedar.metrics import fve
+from laplex.cedar import CEDAR, Embeddings, write_codes, zero_shot
+from laplex.cedar.metrics import concept_auroc, fve
 from laplex.cedar.rows import as_rows
 from strategies import quick
 
@@ -333,6 +333,8 @@ def test_columns_are_taken_by_their_names_in_every_table(tmp_path: Path) -> None
             model.transform(form)
     with pytest.raises(ValueError, match="embeddings has the columns of the fit in another order"):
         write_codes(model, tmp_path / "b.parquet", tmp_path / "codes.npz")
+    with pytest.raises(ValueError, match="z has the columns of the fit in another order"):
+        model.intervene(turned, {0: 1.0})
     with pytest.raises(ValueError, match="in another order, than the files before it"):
         as_rows(tmp_path)
     with pytest.raises(ValueError, match="batches whose columns differ"):
@@ -514,8 +516,15 @@ def test_masked_values_are_refused_and_empty_masks_are_not() -> None:
     fitted = CEDAR(k=1, random_state=0).fit(ROWS)
     with pytest.raises(ValueError, match="z has masked values"):
         fitted.intervene(masked, {0: 1.0})
+    with pytest.raises(ValueError, match=r"values\[0\] has masked values"):
+        fitted.intervene(ROWS, {0: masked[:, 2]})
     with pytest.raises(ValueError, match="masked values"):
         fve(masked, ROWS)
+    labels = np.ma.array(np.arange(N) % 2, mask=mask[:, 2])
+    with pytest.raises(ValueError, match="labels has masked values"):
+        concept_auroc(ROWS, labels, ROWS, labels)
+    with pytest.raises(ValueError, match="labels has masked values"):
+        zero_shot(fitted, ROWS, ROWS[:2], labels)
     for form in (masked, [ROWS, masked], list(masked), [list(masked)], lambda: iter([masked])):
         for call in (CEDAR(k=1).fit, fitted.transform, fitted.partial_fit, fitted.score):
             with pytest.raises(ValueError, match=r"masked values: .*np\.ma\.compress_rows\(X\)"):

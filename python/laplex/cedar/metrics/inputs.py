@@ -95,7 +95,8 @@ def row_blocks(*arrays: Any) -> Iterator[slice]:
 
 def labels_of(name: str, value: Any, rows: int) -> npt.NDArray[Any]:
     """Return one label for each row, as an ndarray ``[rows]`` of any type."""
-    labels = np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value)
+    value = value.detach().cpu() if isinstance(value, Tensor) else unmasked(value, name)
+    labels = np.asarray(value)
     if labels.shape != (rows,):
         raise ValueError(f"{name} must have shape ({rows},), one for each row, got {labels.shape}")
     return labels
