@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .basis import Basis
 from .rows import as_rows
+from .sums import Sums
 
 #: Skewnesses below this count as 0, and so do differences of energy as a fraction of the largest:
 #: rounding must not choose.
@@ -20,60 +20,12 @@ _LEAST_SKEWNESS, _DIGITS = 1e-6, 9
 _TOGETHER = 1024
 
 
-@dataclass(frozen=True, eq=False)
-class AxisSums:
-    """Sums of squares and cubes of codes, which can be added over any parts of the rows.
-
-    Attributes
-    ----------
-    count : int
-        Number of rows.
-    squares, cubes : Tensor [axes]
-        Sums over the rows, in float64.
-    """
-
-    count: int
-    squares: Tensor
-    cubes: Tensor
-
-    #: The tensors that are summed over the processes.
-    SUMS: ClassVar[tuple[str, ...]] = ("squares", "cubes")
-
-    @classmethod
-    def of(cls, rows: Any, basis: Basis, centre: Tensor, k: int, scale: float) -> AxisSums:
-        """Sum up the codes of rows [n, d], divided by the scale."""
-        given = as_rows(
-            rows, name="rows", device=centre.device, dtype=centre.dtype, once=True, empty=True
-        )
-        none = basis.encode(centre.new_zeros(0, len(centre)), k).sum(0, dtype=torch.float64)
-        count, squares, cubes = 0, none, none
-        for batch in given.batches():
-            codes = basis.encode((batch - centre).div_(scale), k).double()
-            squares = squares + codes.square().sum(0)
-            cubes = cubes + codes.pow(3).sum(0)
-            count += len(batch)
-        return cls(count, squares, cubes)
-
-    def __add__(self, other: AxisSums) -> AxisSums:
-        if not isinstance(other, AxisSums):
-            return NotImplemented
-        return replace(
-            self,
-            count=self.count + other.count,
-            squares=self.squares + other.squares,
-            cubes=self.cubes + other.cubes,
-        )
-
-    def __radd__(self, other: object) -> AxisSums:
-        return self if isinstance(other, int) and other == 0 else NotImplemented
-
-
 def arranged(
     basis: Basis,
     centre: Tensor,
     k: int,
     scale: float,
-    total: Callable[[Callable[[Any], AxisSums]], AxisSums],
+    total: Callable[[Callable[[Any], Sums]], Sums],
 ) -> Basis:
     r"""Return the basis with its axes in order of energy, each with the longer tail on its + side.
 
@@ -94,8 +46,8 @@ def arranged(
     total : callable
         ``total(make)`` returns the sum of ``make(rows)`` over all parts of the rows.
     """
-    sums = total(partial(AxisSums.of, basis=basis, centre=centre, k=k, scale=scale))
-    energy, skew = sums.squares / sums.count, sums.cubes / sums.count
+    sums = total(partial(_powers, basis=basis, centre=centre, k=k, scale=scale))
+    energy, skew = (one / sums.count for one in sums.tensors)
     relative = (energy / energy.max().clamp_min(torch.finfo(energy.dtype).tiny)).round(
         decimals=_DIGITS
     )
@@ -105,6 +57,21 @@ def arranged(
     for axes in torch.split(even, _TOGETHER):
         signs[axes] = _largest_signs(basis, axes, centre, len(energy))
     return basis.arranged(order, signs[order])
+
+
+def _powers(rows: Any, *, basis: Basis, centre: Tensor, k: int, scale: float) -> Sums:
+    """Sum up the squares and cubes [axes] of the codes of rows [n, d], divided by the scale."""
+    given = as_rows(
+        rows, name="rows", device=centre.device, dtype=centre.dtype, once=True, empty=True
+    )
+    count, squares = 0, centre.new_zeros(basis.axes, dtype=torch.float64)
+    cubes = torch.zeros_like(squares)
+    for batch in given.batches():
+        codes = basis.encode((batch - centre).div_(scale), k).double()
+        squares += codes.square().sum(0)
+        cubes += codes.pow(3).sum(0)
+        count += len(batch)
+    return Sums(count, (squares, cubes))
 
 
 def _largest_signs(basis: Basis, axes: Tensor, like: Tensor, count: int) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .drift import Drift
 from .fitted import Fitted, Modality
-from .metrics import Reconstruction, ReconstructionReport
+from .metrics import Reconstruction
 from .rows import Rows, as_rows
 from .statistics import gather
 
@@ -125,14 +125,13 @@ def joined(blocks: Iterable[Sequence[Array]], count: int | None) -> list[Array]:
     return found
 
 
-def reports(fitted: Fitted, rows: Rows, ks: Sequence[int]) -> dict[int, ReconstructionReport]:
-    """Measure the reconstructions at each k, in one pass."""
-    basis, centre = fitted.placed(rows.device)
-    measured = {k: Reconstruction() for k in ks}
-    for batch in rows.batches():
-        for k, one in measured.items():
-            one.update(batch, basis.synthesise(basis.encode(batch - centre, k)) + centre)
-    return {k: one.compute() for k, one in measured.items()}
+def measured(fitted: Fitted, rows: Rows, ks: tuple[int, ...]) -> dict[int, Reconstruction]:
+    """Measure the reconstructions at each k, in one pass; warn as `coded_batches` does."""
+    found = {k: Reconstruction() for k in ks}
+    for batch, *codes in coded_batches(fitted, rows, ks):
+        for one, entries in zip(found.values(), codes, strict=True):
+            one.update(batch, restored(fitted, entries))
+    return found
 
 
 def modality_of(fitted: Fitted, rows: Rows) -> Modality:

@@ -789,22 +789,14 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         """
         fitted = self.fitted_.around(modality)
         ranks = _ranks(group, comm)
-        drift = Drift(fitted)
 
         def mine() -> Reconstruction:
             rows = self._rows(X, reset=False, empty=ranks.size > 1)
-            basis, centre = fitted.placed(rows.device)
-            measured = Reconstruction()
-            for batch in rows.batches():
-                z = batch - centre
-                drift.see(z)
-                measured.update(batch, basis.synthesise(basis.encode(z, self.k_)) + centre)
-            return measured
+            return coding.measured(fitted, rows, (self.k_,))[self.k_]
 
         measured = Reconstruction()
         for part in ranks.all_gather_object(together(ranks, mine)):
             measured.merge(part)
-        drift.warn()
         return float(measured.compute().fve)
 
     def add_modality(self, name: str, X: Any) -> CEDAR:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import os
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from .rows import as_rows
 from .settings import Settings
 from .shards import Elsewhere, Shards
 from .statistics import ConstantColumnWarning, DominantRowWarning, Statistics
+from .sums import Sums
 from .transforms import TRANSFORMS
 from .transforms.base import Start, Transform
 from .transforms.frame import Frame
@@ -143,17 +145,12 @@ def _confirmed(
         return None
     statistics, report = run.statistics, run.report
     report("confirming axes", 0, 1, "")
-    sample = statistics.sample if statistics.sampled else None
-
-    def add(make: Any) -> plane_test.Sums:
-        return run.data.added(make, sample)
-
     like = torch.empty(0, device=run.rows.device, dtype=run.rows.dtype)
-    start = plane_test.Frame(statistics.mean, statistics.scale, None, 1.0, like)
+    start = plane_test.Cloud(statistics.mean, statistics.scale, None, 1.0, like)
     bases = [one.basis for one in others]
     tested = plane_test.judge(
-        add,
-        plane_test.shape(add, start),
+        run.over_sample,
+        plane_test.shape(run.over_sample, start),
         bases,
         model.basis,
         model.centre,
@@ -203,9 +200,8 @@ class _Run:
                 run.statistics = run.data.statistics(
                     sample_size(self.rows.dim), _generator(self.seed)
                 )
-        except (
-            ValueError
-        ):  # nothing to learn from: a start without knowledge, which confirms nothing
+        except ValueError:
+            # There is nothing to learn from: a start without knowledge, which confirms nothing.
             nothing = (
                 FrameBasis(self._atoms(start))
                 if self.settings.solver == "pursuit"
@@ -228,17 +224,22 @@ class _Run:
             "pursuit": self._pursue,
         }
         found = solvers[self.settings.solver](start, state)
-        # A uniform sample, of all rows if there are no more than 65,536; map_reduce has none.
-        known = self.statistics
-        sample = torch.split(known.sample, 2**13) if known.sampled else None
         basis = arranged(
             found.basis,
             found.centre.to(self.rows.device, self.rows.dtype),
             self.settings.ks[-1],
             self.scale,
-            lambda make: self.data.total(make, sample),
+            self.over_sample,
         )
         return replace(found, basis=basis)
+
+    def over_sample(self, make: Callable[[Any], Sums]) -> Sums:
+        """Return the sum of ``make(rows)`` over the sample; over all rows if there is none.
+
+        The sample is uniform, and has all rows if there are no more than 65,536.
+        """
+        known = self.statistics
+        return self.data.total(make, known.sample if known.sampled else None)
 
     def _alternate(self, start: int, state: dict[str, Any] | None) -> Solution:
         settings = self.settings

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -76,9 +76,6 @@ class Moments:
     scale: float
     ks: tuple[int, ...]
 
-    #: The tensors that are summed over the processes.
-    SUMS: ClassVar[tuple[str, ...]] = ("lost", "correlation", "total", "total_code")
-
     @classmethod
     def of(
         cls,
@@ -141,18 +138,35 @@ class Moments:
                 "moments of different passes cannot be added: make all of a sum with the same "
                 "rotation, centre, k and scale"
             )
-        return replace(
-            self,
-            count=self.count + other.count,
-            lost=self.lost + other.lost,
-            correlation=self.correlation + other.correlation,
-            total=self.total + other.total,
-            total_code=self.total_code + other.total_code,
-        )
+        both = zip(self.tensors, other.tensors, strict=True)
+        return self.holding(self.count + other.count, [a + b for a, b in both])
 
     def __radd__(self, other: object) -> Moments:
         """Let the built-in ``sum`` begin with 0."""
         return self if isinstance(other, int) and other == 0 else NotImplemented
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The sums over the rows.
+
+        :meta private:
+        """
+        return self.lost, self.correlation, self.total, self.total_code
+
+    def holding(self, count: int, tensors: Sequence[Tensor]) -> Moments:
+        """Return moments of the same pass with other sums.
+
+        :meta private:
+        """
+        lost, correlation, total, total_code = tensors
+        return replace(
+            self,
+            count=count,
+            lost=lost,
+            correlation=correlation,
+            total=total,
+            total_code=total_code,
+        )
 
     def solve(self, rotation: Tensor | Array) -> Tensor:
         r"""Return the rotation that fits the codes best, a Procrustes problem.

@@ -39,6 +39,7 @@ from torch import Tensor
 from .basis import Basis
 from .parts import hashes, part_numbers
 from .rows import as_rows
+from .sums import Sums
 
 #: Number of passes that find the shape of the cloud of rows.
 _SHAPE_PASSES = 5
@@ -54,31 +55,12 @@ _DEAD, _SAME = 1e-10, 0.999
 _LEAST = 1e-6
 
 
-@dataclass(frozen=True, eq=False)
-class Sums:
-    """Sums over rows, which can be added over any parts of the data: float64, on the CPU."""
-
-    count: int
-    tensors: tuple[Tensor, ...]
-
-    def __add__(self, other: Sums) -> Sums:
-        if not isinstance(other, Sums):
-            return NotImplemented
-        if not other.count or not self.count:
-            return self if self.count else other
-        added = (a + b for a, b in zip(self.tensors, other.tensors, strict=True))
-        return Sums(self.count + other.count, tuple(added))
-
-    def __radd__(self, other: object) -> Sums:
-        return self if isinstance(other, int) and other == 0 else NotImplemented
-
-
 #: Adds up ``make(rows)`` over all rows.
 Add: TypeAlias = Callable[[Callable[[Any], Sums]], Sums]
 
 
 @dataclass(frozen=True, eq=False)
-class Frame:
+class Cloud:
     """The shape of the cloud of rows, in which an elliptical distribution has no direction.
 
     Attributes
@@ -119,8 +101,8 @@ class Frame:
             yield batch, x / divisor, norm
 
 
-def shape(add: Add, frame: Frame) -> Frame:
-    """Find the centre and the scatter matrix of the rows, in a few passes from those of a frame.
+def shape(add: Add, cloud: Cloud) -> Cloud:
+    """Find the centre and the scatter matrix of the rows, in a few passes from those of a cloud.
 
     Large rows count by their direction alone, so that heavy tails do no harm: this is an
     M-estimator of location and scatter (Maronna, Annals of Statistics 4, 1976) with the weights
@@ -128,17 +110,17 @@ def shape(add: Add, frame: Frame) -> Frame:
     d / (d + n), so that fewer rows than columns do no harm either.
     """
     for _ in range(_SHAPE_PASSES):
-        found = add(partial(_shape_sums, frame=frame))
+        found = add(partial(_shape_sums, cloud=cloud))
         scatter, offset, weight, logarithms = found.tensors
         dim = len(scatter)
         mixed = dim / (dim + found.count)
         size = scatter.trace().clamp_min(torch.finfo(torch.float64).tiny)
         scatter = (1 - mixed) * dim / size * scatter + mixed * torch.eye(dim, dtype=scatter.dtype)
         root = torch.linalg.inv(torch.linalg.cholesky(scatter)).T
-        centre = frame.centre.cpu().double() + frame.scale * offset / weight
+        centre = cloud.centre.cpu().double() + cloud.scale * offset / weight
         typical = math.exp(float(logarithms) / found.count)
-        frame = replace(frame, centre=centre, root=root, typical=typical)
-    return frame
+        cloud = replace(cloud, centre=centre, root=root, typical=typical)
+    return cloud
 
 
 class Tested(NamedTuple):
@@ -150,7 +132,7 @@ class Tested(NamedTuple):
 
 
 def judge(
-    add: Add, frame: Frame, bases: Sequence[Basis], model: Basis, centre: Tensor, k: int, seed: int
+    add: Add, cloud: Cloud, bases: Sequence[Basis], model: Basis, centre: Tensor, k: int, seed: int
 ) -> Tested:
     """Test the axes of parts of the rows on the rows outside of them.
 
@@ -158,7 +140,7 @@ def judge(
     ----------
     add : callable
         Adds up ``make(rows)`` over all rows.
-    frame : Frame
+    cloud : Cloud
         The shape of the cloud of rows, as `shape` finds it.
     bases : sequence of Basis
         The basis that was fitted to each part.
@@ -169,7 +151,7 @@ def judge(
     seed : int
         Seed of the parts.
     """
-    found = add(partial(_moment_sums, frame=frame, bases=bases, seed=seed))
+    found = add(partial(_moment_sums, cloud=cloud, bases=bases, seed=seed))
     planes = []
     for number in range(len(bases)):
         own, cubes, squares, others = found.tensors[4 * number : 4 * number + 4]
@@ -177,7 +159,7 @@ def judge(
     found = add(
         partial(
             _plane_sums,
-            frame=frame,
+            cloud=cloud,
             bases=bases,
             planes=planes,
             model=model,
@@ -208,13 +190,13 @@ class _Plane(NamedTuple):
     alike: Tensor  # [axes] of bool: there is no plane, as one of the axes is dead or both coincide
 
 
-def _shape_sums(rows: Any, *, frame: Frame) -> Sums:
-    dim = len(frame.centre)
+def _shape_sums(rows: Any, *, cloud: Cloud) -> Sums:
+    dim = len(cloud.centre)
     scatter = torch.zeros(dim, dim, dtype=torch.float64)
     offset, weight, logarithms = (torch.zeros(size, dtype=torch.float64) for size in (dim, 1, 1))
     count = 0
-    for _, unit, norm in frame.batches(rows):
-        weights = 1 / (norm.square() + frame.typical**2)
+    for _, unit, norm in cloud.batches(rows):
+        weights = 1 / (norm.square() + cloud.typical**2)
         scatter += (unit.T @ unit).cpu()
         offset += (unit * weights.sqrt()).sum(0, dtype=torch.float64).cpu()
         weight += weights.sum(dtype=torch.float64).cpu()
@@ -223,12 +205,12 @@ def _shape_sums(rows: Any, *, frame: Frame) -> Sums:
     return Sums(count, (scatter, offset, weight, logarithms))
 
 
-def _moment_sums(rows: Any, *, frame: Frame, bases: Sequence[Basis], seed: int) -> Sums:
+def _moment_sums(rows: Any, *, cloud: Cloud, bases: Sequence[Basis], seed: int) -> Sums:
     """Sum for each part the second and fourth moments of its rows, and the second of others."""
-    axes = len(bases[0].analyse(frame.like.new_zeros(1, len(frame.centre)))[0])
+    axes = len(bases[0].analyse(cloud.like.new_zeros(1, len(cloud.centre)))[0])
     sums = [torch.zeros(axes, axes, dtype=torch.float64) for _ in range(4 * len(bases))]
     count = 0
-    for batch, unit, _ in frame.batches(rows):
+    for batch, unit, _ in cloud.batches(rows):
         numbers = part_numbers(hashes(batch, seed), len(bases))
         for number, basis in enumerate(bases):
             own = basis.analyse(unit[numbers == number])
@@ -280,7 +262,7 @@ def _scaled(moments: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _plane_sums(
     rows: Any,
     *,
-    frame: Frame,
+    cloud: Cloud,
     bases: Sequence[Basis],
     planes: Sequence[_Plane],
     model: Basis,
@@ -293,9 +275,9 @@ def _plane_sums(
     counts = torch.zeros(parts, dtype=torch.float64)
     support = torch.zeros(parts, axes, dtype=torch.float64)
     grouped = [torch.zeros(_GROUPS, axes, dtype=torch.float64) for _ in bases]
-    near = centre.to(frame.like)
+    near = centre.to(cloud.like)
     count = 0
-    for batch, unit, _ in frame.batches(rows):
+    for batch, unit, _ in cloud.batches(rows):
         hashed = hashes(batch, seed)
         numbers, groups = part_numbers(hashed, parts), hashed // parts % _GROUPS
         fires = model.encode(batch - near, k) != 0
@@ -303,7 +285,7 @@ def _plane_sums(
             inside = numbers == number
             counts[number] += int(inside.sum())
             support[number] += fires[inside].sum(0).cpu()
-            size, r = plane.size.to(frame.like), plane.correlation.to(frame.like)
+            size, r = plane.size.to(cloud.like), plane.correlation.to(cloud.like)
             u = basis.analyse(unit[~inside]) / size
             second = plane.second.to(u.device)
             e = (u[:, second] - r * u) / (1 - r.square()).clamp_min(1 - _SAME**2).sqrt()

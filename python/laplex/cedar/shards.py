@@ -13,17 +13,16 @@ from torch import Tensor
 
 from laplex._support.communicator import Communicator, OneProcess, together
 
-from .arrangement import AxisSums
 from .moments import Moments
 from .parts import OfPart, Part
-from .plane_test import Sums
 from .rows import Rows, as_rows
 from .statistics import Spread, Statistics, gather
+from .sums import Sums
 
 #: Largest numbers of rows and of entries of a file or a loader that are shuffled together.
 _BUFFER_ROWS, _BUFFER_NUMBERS = 2**16, 2**25
 
-Pass = TypeVar("Pass", Moments, AxisSums)
+Pass = TypeVar("Pass", Moments, Sums)
 
 
 class Shards:
@@ -83,11 +82,6 @@ class Shards:
             return found
 
         return _summed(self.comm, together(self.comm, mine))
-
-    def added(self, make: Callable[[Any], Sums], part: Any = None) -> Sums:
-        """Return the sum of ``make(rows)`` over all processes, as `total` does."""
-        mine = together(self.comm, lambda: make(self.rows if part is None else part))
-        return sum(self.comm.all_gather_object(mine), Sums(0, ()))
 
     def part(self, part: Part) -> Shards:
         """Return the rows that are in a part, on the processes that have them."""
@@ -205,17 +199,12 @@ class Elsewhere:
 
     def total(self, make: Callable[[Any], Pass], part: Any = None) -> Pass:
         """Return the sum of ``make(rows)`` over all parts."""
-        found: Pass = self._sum(make, (Moments, AxisSums))
+        found: Pass = self._sum(make, (Moments, Sums))
         if found.count != self._statistics.count:
             raise ValueError(
                 f"map_reduce passed over {self._statistics.count} rows at first and "
                 f"{found.count} later: it must use the same parts each time"
             )
-        return found
-
-    def added(self, make: Callable[[Any], Sums], part: Any = None) -> Sums:
-        """Return the sum of ``make(rows)`` over all parts."""
-        found: Sums = self._sum(make, (Sums,))
         return found
 
     def part(self, part: Part) -> Elsewhere:
@@ -232,18 +221,16 @@ class Elsewhere:
         return found
 
 
-def _summed(comm: Communicator, moments: Pass) -> Pass:
+def _summed(comm: Communicator, sums: Pass) -> Pass:
     """Return the sums over all ranks, by one all_reduce."""
     if comm.size == 1:
-        return moments
-    names: tuple[str, ...] = moments.SUMS
-    tensors: list[Tensor] = [getattr(moments, name) for name in names]
-    flat = np.concatenate([[moments.count], *(one.cpu().numpy().ravel() for one in tensors)])
+        return sums
+    tensors: tuple[Tensor, ...] = sums.tensors
+    flat = np.concatenate([[sums.count], *(one.cpu().numpy().ravel() for one in tensors)])
     ends = np.cumsum([1, *(one.numel() for one in tensors[:-1])])
-    flats = np.split(comm.all_reduce(flat), ends)
-    count, parts = int(flats[0].item()), list(map(torch.from_numpy, flats[1:]))
-    found: dict[str, Any] = {
-        name: part.view(one.shape).to(one.device)
-        for name, part, one in zip(names, parts, tensors, strict=True)
-    }
-    return replace(moments, count=count, **found)
+    count, *parts = np.split(comm.all_reduce(flat), ends)
+    shaped = [
+        torch.from_numpy(part).view(one.shape).to(one.device)
+        for part, one in zip(parts, tensors, strict=True)
+    ]
+    return sums.holding(int(count.item()), shaped)

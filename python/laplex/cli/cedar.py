@@ -402,15 +402,15 @@ def _check_words(words: list[str], path: Path, texts: Rows, texts_path: Path) ->
 
 
 def _summary(cedar: CEDAR, rows: Rows, out: Path) -> str:
-    from ..cedar.coding import reports
+    from ..cedar.coding import measured
 
-    ks = [cedar.k] if isinstance(cedar.k, int) else cedar.k
+    ks = (cedar.k,) if isinstance(cedar.k, int) else tuple(cedar.k)
     if len(ks) == 1:
         explained = {ks[0]: 1 - cedar.loss_curve_[-1]}
     else:  # the loss is the mean over all k
         fitted = cedar.fitted_
         placed = rows.placed(cedar.device, fitted.dtype)
-        explained = {k: one.fve for k, one in reports(fitted, placed, ks).items()}
+        explained = {k: one.compute().fve for k, one in measured(fitted, placed, ks).items()}
     lines = [
         f"fraction of variance explained by {k} of {cedar.fitted_.axes} axes: {share:.4f} "
         "(training rows)"

@@ -109,7 +109,7 @@ def p_values(rows: Any, axes: Any, seed: int) -> Any:
     """p-values of orthonormal axes that have nothing to do with the rows."""
     rows, basis = torch.as_tensor(rows), DenseBasis(torch.as_tensor(axes))
     like = torch.empty(0, dtype=rows.dtype)
-    frame = plane_test.Frame(torch.zeros(rows.shape[1]).double(), 1.0, None, 1.0, like)
+    frame = plane_test.Cloud(torch.zeros(rows.shape[1]).double(), 1.0, None, 1.0, like)
 
     def add(make: Any) -> plane_test.Sums:
         return make(rows)
