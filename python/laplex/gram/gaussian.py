@@ -384,7 +384,7 @@ class Gaussian:
             return self.sample(shape, generator=generator)
         except np.linalg.LinAlgError:
             pass
-        anchors, lengthscale, loadings, noise = self.parameters.covariance()
+        anchors, lengthscale, loadings, noise = self.parameters.covariance()[:4]
         n = anchors.shape[-1]
         samples = []
         for b in range(len(anchors)):
@@ -465,7 +465,7 @@ class Gaussian:
         """
         n = self.anchors.shape[-1]
         validation.dense_size(prod(self._batch), n, n)
-        anchors, lengthscale, loadings, noise = self.parameters.covariance()
+        anchors, lengthscale, loadings, noise = self.parameters.covariance()[:4]
         distance = (anchors[:, :, None] - anchors[:, None, :]).abs()
         dense = torch.diag_embed(noise)
         for k in range(loadings.shape[-1]):

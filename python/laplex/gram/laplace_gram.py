@@ -227,7 +227,7 @@ class LaplaceGram(Gaussian):
             If there is noise or more than one column. The inverse is dense then; use `solve`.
         """
         covariance = self.parameters.covariance()
-        anchors, lengthscale, loadings, noise = covariance
+        anchors, lengthscale, loadings, noise = covariance[:4]
         if loadings.shape[-1] != 1 or bool((noise != 0).any()):
             raise ValueError(
                 "the inverse is tridiagonal only for a single real term without noise: use solve()"
