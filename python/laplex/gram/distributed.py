@@ -34,6 +34,11 @@ class GaussianOnRanks(Gaussian):
 
         :meta private:
         """
+        if self._basis is not None or self._means:
+            raise ValueError(
+                "a LaplaceGram over ranks takes no mean and no basis: subtract a mean from the "
+                "values, or leave group and comm out"
+            )
         self._comm = comm
         # [*b, 1] is one noise for all anchors, unless another rank has one for each.
         one_noise = self.noise is None or self.noise.shape[-1] == 1
@@ -301,7 +306,7 @@ def _one_process(
     Either given the pseudo-observations before it, or together with those at `both` ends, up to a
     constant.
     """
-    anchors, (term,), noise, _ = parameters
+    anchors, (term,), noise, *_ = parameters
     variance = torch.as_tensor(term.variance, dtype=torch.float64).to(rows)
     own = rows.new_zeros(1) if noise is None else noise.double()
     places, variances, values = [anchors.double()], [own.expand(anchors.shape)], [rows[0, 0]]
