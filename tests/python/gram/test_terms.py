@@ -7,7 +7,6 @@ import math
 import pickle
 from typing import Any
 
-import celerite2.terms as theirs
 import mpmath
 import numpy as np
 import pytest
@@ -20,8 +19,8 @@ from torch.autograd import gradcheck, gradgradcheck
 import laplex
 from laplex.gram import SHO, Celerite, LaplaceGram, Matern32, Matern52, Rotation, Term, TermSum
 from laplex.gram.parameters import GramParameters
-from laplex.gram.terms import BaseTerm
 from strategies import quick
+from terms_cases import CASES, WITH_THEIRS, numbers
 
 D = torch.float64
 EPSILON = torch.finfo(D).eps
@@ -31,29 +30,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 def t(*numbers: float) -> torch.Tensor:
     return torch.tensor(numbers if len(numbers) != 1 else numbers[0], dtype=D)
-
-
-#: Each term with some numbers, and celerite2's term with the same covariance, where it has one.
-CASES: dict[str, tuple[BaseTerm, Any]] = {
-    "underdamped": (
-        SHO(sigma=1.5, rho=3.4, tau=2.345),
-        theirs.SHOTerm(sigma=1.5, rho=3.4, tau=2.345),
-    ),
-    "overdamped": (SHO(S0=1.5, w0=3.4, Q=0.2), theirs.SHOTerm(S0=1.5, w0=3.4, Q=0.2)),
-    "critical": (SHO(sigma=0.7, w0=2.0, Q=0.5), None),
-    "rotation": (
-        Rotation(sigma=1.5, period=3.45, Q0=1.3, dQ=1.05, f=0.5),
-        theirs.RotationTerm(sigma=1.5, period=3.45, Q0=1.3, dQ=1.05, f=0.5),
-    ),
-    "celerite": (Celerite(1.5, 0.7, 0.7, 0.5), theirs.ComplexTerm(a=1.5, b=0.7, c=0.7, d=0.5)),
-    "kinked": (Celerite(1.5, -0.9, 0.7, 1.1), theirs.ComplexTerm(a=1.5, b=-0.9, c=0.7, d=1.1)),
-    "real": (Celerite(1.5, 0.0, 0.7), theirs.RealTerm(a=1.5, c=0.7)),
-    "laplace": (Term(2.0, 1.5), theirs.RealTerm(a=1.5, c=0.5)),
-    "cosine": (Term(2.0, 1.5, 3.0), theirs.ComplexTerm(a=1.5, b=0, c=0.5, d=3.0)),
-    "matern32": (Matern32(2.0, 2.25), None),
-    "matern52": (Matern52(2.0, 2.25), None),
-}
-WITH_THEIRS = [name for name, (_, other) in CASES.items() if other is not None]
 
 
 # --- the functions --------------------------------------------------------------------------------
@@ -152,14 +128,6 @@ def test_alternative_parameters_agree():
             for damping in ({"Q": quality}, {"tau": tau}):
                 other = SHO(**power, **frequency, **damping).value(d)
                 torch.testing.assert_close(other, expected, rtol=1e-13, atol=1e-14)
-
-
-def numbers(term: BaseTerm) -> dict[str, torch.Tensor]:
-    return {
-        name: torch.tensor(each, dtype=D, requires_grad=True)
-        for name, each in vars(term).items()
-        if isinstance(each, float)
-    }
 
 
 @pytest.mark.parametrize("name", CASES)
