@@ -19,6 +19,7 @@ from .gaussian import Gaussian
 from .line import Boundaries, Line, total
 from .parameters import GramParameters
 from .rotation import middle
+from .terms import Term
 
 
 class GaussianOnRanks(Gaussian):
@@ -40,6 +41,7 @@ class GaussianOnRanks(Gaussian):
                 "values, or leave group and comm out"
             )
         self._comm = comm
+        together(comm, self._check_terms)
         # [*b, 1] is one noise for all anchors, unless another rank has one for each.
         one_noise = self.noise is None or self.noise.shape[-1] == 1
         (everyone,) = self._everyone([one_noise])
@@ -56,6 +58,14 @@ class GaussianOnRanks(Gaussian):
             copied(self.parameters.contents()),
             self._factorised(),
         )
+
+    def _check_terms(self) -> None:
+        for term in self.terms:
+            if not isinstance(term, Term):
+                raise NotImplementedError(
+                    f"terms has {term!r}, but anchors over ranks can have only laplex.gram.Term: "
+                    "build a LaplaceGram of one process, without group and comm"
+                )
 
     # --- results ----------------------------------------------------------------------------------
 
@@ -307,6 +317,7 @@ def _one_process(
     constant.
     """
     anchors, (term,), noise, *_ = parameters
+    assert isinstance(term, Term)
     variance = torch.as_tensor(term.variance, dtype=torch.float64).to(rows)
     own = rows.new_zeros(1) if noise is None else noise.double()
     places, variances, values = [anchors.double()], [own.expand(anchors.shape)], [rows[0, 0]]
