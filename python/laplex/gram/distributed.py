@@ -168,7 +168,7 @@ class GaussianOnRanks(Gaussian):
         origins = torch.tensor(known, dtype=torch.float64)
         self._origin = origins.median(0).values.to(own)
         covariance = self.parameters.covariance(self._origin)
-        line = Line(self._comm, Covariance(*(each.detach() for each in covariance)))
+        line = Line(self._comm, covariance.map(torch.Tensor.detach))
         self._n = line.n
         return line
 
@@ -281,7 +281,7 @@ class ConditionalOnRanks(Conditional):
         rows, restore = self._given.parameters.flattened(values)
         part = self._boundaries.part(self._given.parameters.covariance(self._origin))
         weights = part.gram.solve(self._boundaries.rows(part, rows))
-        anchors, lengthscale, loadings, _ = part.covariance
+        anchors, lengthscale, loadings = part.covariance[:3]
         whole = self._gram.parameters.covariance(self._origin)
         targets = whole.anchors[:, self.rest]
         total = rows.new_zeros(*rows.shape[:2], targets.shape[-1])

@@ -233,7 +233,7 @@ class LaplaceGram(Gaussian):
             If there is noise or more than one column. The inverse is dense then; use `solve`.
         """
         covariance = self.parameters.covariance()
-        anchors, lengthscale, loadings, noise, *_ = covariance
+        anchors, lengthscale, loadings, noise = covariance[:4]
         if loadings.shape[-1] != 1 or bool((noise != 0).any()):
             raise ValueError(
                 "the inverse is tridiagonal only for a single real term without noise: use solve()"
@@ -247,6 +247,8 @@ class LaplaceGram(Gaussian):
         diagonal = 1 + torch.cat((edge, inner), -1) + torch.cat((inner, edge), -1)
         diagonal = diagonal / scale.square()
         off = -torch.exp(-gaps) / lost / (scale[:, :-1] * scale[:, 1:])
+        if covariance.weights is not None:
+            diagonal, off = diagonal / covariance.weights, off / covariance.weights
         n = anchors.shape[-1]
         return (
             order.reshape(*self._batch, n),

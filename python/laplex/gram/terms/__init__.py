@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .base import BaseTerm
+from .base import BaseTerm, TermSum
 from .blocks import Block
 from .celerite import Celerite
 from .laplace import Term
 from .matern import Matern32, Matern52
 from .rotation import Rotation
 from .sho import SHO
-from .sum import TermSum
 
 __all__ = [
     "KINDS",

@@ -1,11 +1,11 @@
-"""`BaseTerm`: what all terms of a covariance have in common."""
+"""`BaseTerm`: what all terms of a covariance have in common; `TermSum`: their sums."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from math import sqrt
 from numbers import Real
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -18,7 +18,6 @@ from .blocks import Block
 if TYPE_CHECKING:
     from typing_extensions import Self  # typing has it from Python 3.11 on
 
-    from .sum import TermSum
 
 #: Variances between these are squared and divided without leaving the range of a double.
 SMALLEST, LARGEST = 1e-140, 1e140
@@ -135,21 +134,18 @@ class BaseTerm:
     # --- sums -------------------------------------------------------------------------------------
 
     def __add__(self, other: object) -> TermSum:
-        from .sum import TermSum
-
         return TermSum((self,)) + other
 
     def __radd__(self, other: object) -> TermSum:
-        from .sum import TermSum
-
-        return other + TermSum((self,))  # type: ignore[no-any-return]
+        return TermSum((self,)).__radd__(other)
 
     def __mul__(self, factor: object) -> Self:
         """Multiply the covariance by a positive number, or by numbers ``[*b]``."""
+        scale: Scalar
         if isinstance(factor, (Tensor, np.ndarray)):
             scale = as_tensor("factor", factor).double()
         elif isinstance(factor, Real):
-            scale = torch.tensor(float(factor), dtype=torch.float64)
+            scale = float(factor)
         else:
             return NotImplemented
         if not positive(scale):
@@ -162,7 +158,9 @@ class BaseTerm:
 
     def __repr__(self) -> str:
         shown = {
-            name: f"Tensor{list(each.shape)}" if isinstance(each, Tensor) else f"{each:.6g}"
+            name: f"Tensor{list(each.shape)}"
+            if isinstance(each, Tensor) and each.numel() != 1
+            else f"{float(each):.6g}"
             for name, each in vars(self).items()
             if each is not None
         }
@@ -177,8 +175,8 @@ class BaseTerm:
         """
         raise NotImplementedError
 
-    def times(self, factor: Tensor) -> Self:
-        """The term multiplied by positive float64 numbers ``[*b]``.
+    def times(self, factor: Scalar) -> Self:
+        """The term multiplied by a positive number, or by float64 numbers ``[*b]``.
 
         :meta private:
         """
@@ -273,7 +271,7 @@ class BaseTerm:
 
         :meta private:
         """
-        sizes: Scalar = abs(variance.detach() if isinstance(variance, Tensor) else variance)
+        sizes: Scalar = variance.detach().abs() if isinstance(variance, Tensor) else abs(variance)
         if self.scale is not None:
             scale = self.scale.detach().double()
             deviation = root(sizes)
@@ -327,6 +325,15 @@ class BaseTerm:
         given = {name: each for name, each in vars(self).items() if each is not None}
         return {name: as_scalar(name, each, anchors).double() for name, each in given.items()}
 
+    def multiplied(self, name: str, factor: Scalar) -> Scalar:
+        """A parameter times a number.
+
+        :meta private:
+        """
+        value = getattr(self, name)
+        product: Scalar = factor * (value.double() if isinstance(value, Tensor) else value)
+        return product
+
     def number(self, name: str, like: Tensor) -> Scalar:
         """The current value ``[*b]`` of a parameter: a float, or a float64 tensor.
 
@@ -339,11 +346,49 @@ class BaseTerm:
         return tensor if isinstance(value, Tensor) else float(tensor)
 
 
+class TermSum(tuple[BaseTerm, ...]):
+    """A sum of terms: what ``+`` returns, and what `LaplaceGram` takes as ``terms``.
+
+    It is the tuple of its terms. Sums can be added with ``+``, and multiplied by positive
+    numbers with ``*``.
+    """
+
+    __slots__ = ()
+
+    def __add__(self, other: object) -> TermSum:
+        if isinstance(other, BaseTerm):
+            return TermSum((*self, other))
+        return TermSum((*self, *other)) if isinstance(other, TermSum) else NotImplemented
+
+    def __radd__(self, other: object) -> TermSum:
+        if isinstance(other, BaseTerm):
+            return TermSum((other, *self))
+        return self if isinstance(other, int) and other == 0 else NotImplemented  # of sum()
+
+    def __mul__(self, factor: Any) -> TermSum:
+        """Multiply the covariance by a positive number, or by numbers ``[*b]``."""
+        return TermSum(term * factor for term in self)
+
+    __rmul__ = __mul__
+
+    def value(self, distance: ScalarLike) -> Tensor:
+        """Return the covariance function at distances ``[*b, m]``, see `Term.value`."""
+        return sum((term.value(distance) for term in self[1:]), self[0].value(distance))
+
+    def psd(self, frequency: ScalarLike) -> Tensor:
+        """Return the power spectral density at angular frequencies ``[*b, m]``."""
+        return sum((term.psd(frequency) for term in self[1:]), self[0].psd(frequency))
+
+    def __repr__(self) -> str:
+        return " + ".join(map(repr, self))
+
+
 def _lifted(trailing: int) -> Callable[[Scalar], Scalar]:
     """The function that appends dimensions to tensors ``[*b]``."""
+    index = (..., *(trailing * (None,)))
 
     def lifted(number: Scalar) -> Scalar:
-        return number[(..., *(trailing * (None,)))] if isinstance(number, Tensor) else number
+        return number[index] if isinstance(number, Tensor) else number
 
     return lifted
 

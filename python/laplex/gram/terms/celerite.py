@@ -84,13 +84,12 @@ class Celerite(BaseTerm):
         odd = b * d / c
         return [Block.oscillator(c, undamped, (a - odd, a + odd))]
 
-    def times(self, factor: Tensor) -> Celerite:
+    def times(self, factor: Scalar) -> Celerite:
         """See `BaseTerm.times`.
 
         :meta private:
         """
-        a, b = (self.number(name, factor) * factor for name in "ab")
-        return self.replaced(a=a, b=b)
+        return self.replaced(a=self.multiplied("a", factor), b=self.multiplied("b", factor))
 
     def indefinite(self) -> str | None:
         """See `BaseTerm.indefinite`.

@@ -151,12 +151,12 @@ class Term(BaseTerm):
             columns = [amplitude * cosine, amplitude * sine]
         return self.number("lengthscale", anchors), columns
 
-    def times(self, factor: Tensor) -> Term:
-        """The term multiplied by positive float64 numbers ``[*b]``.
+    def times(self, factor: Scalar) -> Term:
+        """See `BaseTerm.times`.
 
         :meta private:
         """
-        return self.replaced(variance=self.number("variance", factor) * factor)
+        return self.replaced(variance=self.multiplied("variance", factor))
 
     def tensors(self, anchors: Tensor) -> dict[str, Tensor]:
         """See `BaseTerm.tensors`.

@@ -30,12 +30,12 @@ class _Matern(BaseTerm):
     ) -> None:
         super().__init__(lengthscale=lengthscale, variance=variance, scale=scale)
 
-    def times(self, factor: Tensor) -> _Matern:
+    def times(self, factor: Scalar) -> _Matern:
         """See `BaseTerm.times`.
 
         :meta private:
         """
-        return self.replaced(variance=self.number("variance", factor) * factor)
+        return self.replaced(variance=self.multiplied("variance", factor))
 
     def matvec_kernel(self, like: Tensor) -> tuple[str, Scalar, Scalar]:
         """See `BaseTerm.matvec_kernel`.

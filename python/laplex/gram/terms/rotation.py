@@ -94,12 +94,12 @@ class Rotation(BaseTerm):
         first = sigma**2 / (1 + f)
         return [_mode(period, q0 + dq, first), _mode(0.5 * period, q0, f * first)]
 
-    def times(self, factor: Tensor) -> Rotation:
+    def times(self, factor: Scalar) -> Rotation:
         """See `BaseTerm.times`.
 
         :meta private:
         """
-        return self.replaced(sigma=self.number("sigma", factor) * factor.sqrt())
+        return self.replaced(sigma=self.multiplied("sigma", square_root(factor)))
 
 
 def _mode(period: Scalar, excess: Scalar, variance: Scalar) -> Block:

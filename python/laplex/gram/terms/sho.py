@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...torch.call import Scalar
 from ..checks import ArrayLike, ScalarLike
-from .base import BaseTerm, one_of
+from .base import BaseTerm, one_of, square_root
 from .blocks import Block
 
 
@@ -102,11 +102,11 @@ class SHO(BaseTerm):
             variance = self.number("sigma", like) ** 2
         return [Block.oscillator(damping, undamped, (0.0, 2 * variance))]
 
-    def times(self, factor: Tensor) -> SHO:
+    def times(self, factor: Scalar) -> SHO:
         """See `BaseTerm.times`.
 
         :meta private:
         """
         if self.sigma is None:
-            return self.replaced(S0=self.number("S0", factor) * factor)
-        return self.replaced(sigma=self.number("sigma", factor) * factor.sqrt())
+            return self.replaced(S0=self.multiplied("S0", factor))
+        return self.replaced(sigma=self.multiplied("sigma", square_root(factor)))
