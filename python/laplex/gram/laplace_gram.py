@@ -302,7 +302,8 @@ class LaplaceGram(Gaussian):
         Raises
         ------
         ValueError
-            If there is noise, a basis or more than one column. The inverse is dense then; use `solve`.
+            If there is noise, a basis or more than one column. The inverse is dense then; use
+            `solve`.
         """
         covariance = self.parameters.covariance()
         anchors, lengthscale, loadings, noise = covariance[:4]
