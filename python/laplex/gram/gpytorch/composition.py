@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ..checks import broadcast
 from ..linear_operator import LaplaceBlockLinearOperator, LaplaceGramLinearOperator
-from ..linear_operator.low_rank import MOST_COLUMNS
+from ..linear_operator.low_rank import MOST_COLUMNS, products, root_of
 from .line_kernel import LineKernel
 from .prediction import LaplacePredictionStrategy
 
@@ -84,6 +84,10 @@ def _combined(kernel: Kernel, x: Tensor, params: dict[str, Any]) -> LinearOperat
     operators = [_operator(each, x, params) for each in kernel.kernels]
     operators.sort(key=lambda each: not isinstance(each, LaplaceGramLinearOperator))
     if isinstance(kernel, ProductKernel):
+        roots = [root_of(each) for each in operators]
+        known = [each for each in roots if each is not None]
+        if len(known) == len(roots):
+            return RootLinearOperator(reduce(products, known))
         return reduce(lambda one, two: one.mul(two), operators)
     return reduce(lambda one, two: one + two, operators)
 

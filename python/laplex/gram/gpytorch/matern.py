@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import gpytorch
@@ -10,7 +9,7 @@ from gpytorch import settings
 from linear_operator import LinearOperator
 from torch import Tensor
 
-from ...torch.approximation import ApproximationWarning
+from ...torch.approximation import warn_of_size
 from ...torch.linear_operator import LaplaceLinearOperator
 from ...torch.operator import LaplaceOperator
 from ..terms import BaseTerm, Matern32, Matern52, Term
@@ -75,14 +74,9 @@ class MaternKernel(LineKernel, gpytorch.kernels.MaternKernel):  # type: ignore[m
         several = x1.shape[-1] > 1 and not last_dim_is_batch
         if not several and self.lengthscale.shape[-1] == 1:
             return super().forward(x1, x2, **options)
-        if not diag and x1.shape[-2] > settings.max_cholesky_size.value():
-            warnings.warn(
-                f"inputs have {x1.shape[-1]} columns, for which GPyTorch approximates with more "
-                f"than {settings.max_cholesky_size.value()} rows: choose one column with "
-                "active_dims=[k]",
-                ApproximationWarning,
-                stacklevel=2,
-            )
+        if not diag:
+            most = settings.max_cholesky_size.value()
+            warn_of_size(x1.shape[-2], most, "a MaternKernel of several columns is a dense matrix")
         return gpytorch.kernels.MaternKernel.forward(self, x1, x2, **options)
 
     def _cross(self, one: Tensor, two: Tensor, term: BaseTerm) -> LinearOperator:

@@ -15,6 +15,7 @@ from linear_operator.operators import RootLinearOperator
 from linear_operator.utils.warnings import NumericalWarning
 from torch import Tensor
 
+from ...torch.approximation import warn_of_size
 from ..checks import broadcast
 from ..gaussian import Gaussian
 from ..parameters import GramParameters
@@ -196,6 +197,8 @@ class LaplaceGramLinearOperator(Covariance):
         """Multiply elementwise: the columns of a root of low rank become scales of terms."""
         root = root_of(other)
         if root is None or root.shape[-1] * _columns(self.gram) > MOST_STATES:
+            most = linear_operator.settings.max_cholesky_size.value()
+            warn_of_size(self.shape[-1], most, "a product of kernels that are not of low rank")
             return super()._mul_matrix(other)
         gram, columns = self.gram, root.double().unbind(-1)
         terms = [

@@ -43,7 +43,8 @@ def _root_of(operator: LinearOperator) -> Tensor | None:
         root, factor = root_of(operator.base_linear_op), operator._constant
         if root is None or not bool((factor >= 0).all()):
             return None
-        return root * factor.sqrt()[..., None, None]
+        scaled: Tensor = root * factor.sqrt()[..., None, None]
+        return scaled
     if isinstance(operator, SumLinearOperator):
         roots = [root_of(each) for each in operator.linear_ops]
         known = [each for each in roots if each is not None]
