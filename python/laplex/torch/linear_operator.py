@@ -12,6 +12,8 @@ import torch
 from linear_operator import LinearOperator
 from torch import Tensor
 
+from .._support.profiles import PROFILES
+from .approximation import warn_of_iterations
 from .call import NAMES, TRAILING
 from .dense import kernel
 
@@ -33,7 +35,7 @@ class LaplaceLinearOperator(LinearOperator):  # type: ignore[misc]
         operator again.
     names
         The arguments of `laplex.LaplaceOperator` that the tensors are, targets first.
-    real_part
+    real_part, kernel
         As for `laplex.LaplaceOperator`.
     kind
         The class `laplex.LaplaceOperator`, which imports this module and so cannot be imported
@@ -46,11 +48,12 @@ class LaplaceLinearOperator(LinearOperator):  # type: ignore[misc]
         names: tuple[str, ...],
         real_part: bool,
         kind: type[LaplaceOperator],
+        kernel: str = "matern12",
     ) -> None:
-        super().__init__(*tensors, names=names, real_part=real_part, kind=kind)
+        super().__init__(*tensors, names=names, real_part=real_part, kind=kind, kernel=kernel)
         arguments: dict[str, Any] = dict(zip(names, tensors, strict=True))
         self._arguments = arguments
-        self._operator = kind(**arguments, real_part=real_part)
+        self._operator = kind(**arguments, real_part=real_part, kernel=kernel)
 
     @classmethod
     def of(cls, operator: LaplaceOperator) -> LaplaceLinearOperator:
@@ -71,12 +74,15 @@ class LaplaceLinearOperator(LinearOperator):  # type: ignore[misc]
             names=tuple(given),
             real_part=operator.real_part,
             kind=type(operator),
+            kernel=operator.kernel,
         )
 
     def _matmul(self, rhs: Tensor) -> Tensor:
+        warn_of_iterations("a LaplaceLinearOperator")
         return self._operator @ rhs
 
     def _t_matmul(self, rhs: Tensor) -> Tensor:
+        warn_of_iterations("a LaplaceLinearOperator")
         return self._operator.T @ rhs
 
     def _size(self) -> torch.Size:
@@ -100,6 +106,7 @@ class LaplaceLinearOperator(LinearOperator):  # type: ignore[misc]
             names=tuple(arguments),
             real_part=operator.real_part,
             kind=type(operator),
+            kernel=operator.kernel,
         )
 
     def _getitem(self, row_index: Any, col_index: Any, *batch_indices: Any) -> LinearOperator:
@@ -113,7 +120,9 @@ class LaplaceLinearOperator(LinearOperator):  # type: ignore[misc]
         """Compute single entries by the formula, without a matrix or a scan."""
         taken = self._take(row_index, col_index, batch_indices)
         arguments: dict[str, Any] = {name: taken.get(name) for name in _TRAILING}
-        entries = kernel(**arguments, real_part=self._operator.real_part)
+        operator = self._operator
+        arguments["profile"] = PROFILES[operator.kernel]
+        entries = kernel(**arguments, real_part=operator.real_part)
         return entries.to(self.dtype)
 
     def _take(self, rows: Any, columns: Any, batch: tuple[Any, ...]) -> dict[str, Tensor]:

@@ -395,11 +395,6 @@ class LaplaceOperator:
         require("linear_operator", extra="all", feature="laplex.LaplaceOperator.to_linear_operator")
         from .linear_operator import LaplaceLinearOperator
 
-        if self.kernel != "matern12":
-            raise NotImplementedError(
-                f"to_linear_operator does not support kernel={self.kernel!r}: use 'matern12', or "
-                "gpytorch.kernels.MaternKernel"
-            )
         return LaplaceLinearOperator.of(self)
 
 
