@@ -55,6 +55,9 @@ void check(const Covariance& c) {
             std::to_string(c.width) +
             ": a real term is one column, one with a phase or a frequency two");
   }
+  if (c.weights != nullptr || c.num_blocks > 0) {
+    invalid("weights and blocks are not there yet");
+  }
   if (c.anchors == nullptr && c.batch * c.n > 0) {
     invalid("anchors is null");
   }

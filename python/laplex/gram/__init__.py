@@ -1,7 +1,8 @@
 """Exact Gaussian models with Laplace kernels.
 
 `LaplaceGram` is a covariance matrix of points on a line, with the operations of a Gaussian in
-linear time. `LaplaceGPRegressor` is a Gaussian process regressor with scikit-learn's interface.
+linear time. It is a sum of terms: `Term`, `SHO`, `Matern32`, `Matern52`, `Celerite` and `Rotation`.
+`LaplaceGPRegressor` is a Gaussian process regressor with scikit-learn's interface.
 `LaplaceCovariance` is a covariance model of flattened images with learnable anchors, and `History`
 is the record of its fit.
 `LaplaceKernel`, `LaplaceSumKernel` and `LaplaceGramLinearOperator` are for GPyTorch. Each name is
@@ -24,9 +25,17 @@ if TYPE_CHECKING:
     from .laplace_gram import LaplaceGram as LaplaceGram
     from .linear_operator import LaplaceGramLinearOperator as LaplaceGramLinearOperator
     from .regressor import LaplaceGPRegressor as LaplaceGPRegressor
-    from .term import Term as Term
+    from .terms import SHO as SHO
+    from .terms import Celerite as Celerite
+    from .terms import Matern32 as Matern32
+    from .terms import Matern52 as Matern52
+    from .terms import Rotation as Rotation
+    from .terms import Term as Term
+    from .terms import TermSum as TermSum
 
 __all__ = [
+    "SHO",
+    "Celerite",
     "Conditional",
     "History",
     "LaplaceCovariance",
@@ -35,11 +44,16 @@ __all__ = [
     "LaplaceGramLinearOperator",
     "LaplaceKernel",
     "LaplaceSumKernel",
+    "Matern32",
+    "Matern52",
+    "Rotation",
     "Term",
+    "TermSum",
 ]
 
 # For each name its module, and what it needs besides torch: (module to find, extra).
 _HOME: dict[str, tuple[str, tuple[str, str] | None]] = {
+    "Celerite": (".terms", None),
     "Conditional": (".conditional", None),
     "History": (".covariance", None),
     "LaplaceCovariance": (".covariance", None),
@@ -48,7 +62,12 @@ _HOME: dict[str, tuple[str, tuple[str, str] | None]] = {
     "LaplaceGramLinearOperator": (".linear_operator", ("linear_operator", "gp")),
     "LaplaceKernel": (".gpytorch", ("gpytorch", "gp")),
     "LaplaceSumKernel": (".gpytorch", ("gpytorch", "gp")),
-    "Term": (".term", None),
+    "Matern32": (".terms", None),
+    "Matern52": (".terms", None),
+    "Rotation": (".terms", None),
+    "SHO": (".terms", None),
+    "Term": (".terms", None),
+    "TermSum": (".terms", None),
 }
 
 

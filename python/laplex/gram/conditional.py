@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ..torch.functional import matvec
 from .checks import ArrayLike, copied, same_contents, sample_shape
 from .factor import Gram, unobserved_variances
 from .gaussian import Gaussian
+from .product import product
 
 
 class Conditional:
@@ -83,18 +83,9 @@ class Conditional:
     def _expectation(self, values: Tensor) -> Tensor:
         weights = self._given.solve(values).double()
         anchors = self._gram.anchors.double()
-        sources, targets = anchors[..., self.observed], anchors[..., self.rest]
         total = anchors.new_zeros(())
         for term in self._gram.terms:
-            lengthscale, columns = term.columns(anchors)
-            for column in columns:
-                product = matvec(
-                    column[..., self.observed] * weights,
-                    targets,
-                    sources,
-                    lengthscale=lengthscale,
-                )
-                total = total + column[..., self.rest] * product
+            total = total + product(term, weights, anchors, self.observed, self.rest)
         return self._gram.parameters.restored(total)
 
     @property
@@ -113,7 +104,8 @@ class Conditional:
         covariance = covariance._replace(noise=torch.where(unobserved, torch.inf, noise))
 
         def variances(ties_backwards: bool) -> Tensor:
-            factorised = Gram(covariance, ties_backwards=ties_backwards)
+            with gram.parameters.explained():
+                factorised = Gram(covariance, ties_backwards=ties_backwards)
             ties.append(factorised.has_ties)
             return unobserved_variances(factorised, covariance)[:, self.rest]
 

@@ -19,6 +19,7 @@ from .gaussian import Gaussian
 from .line import Boundaries, Line, total
 from .parameters import GramParameters
 from .rotation import middle
+from .terms import Term
 
 
 class GaussianOnRanks(Gaussian):
@@ -35,6 +36,7 @@ class GaussianOnRanks(Gaussian):
         :meta private:
         """
         self._comm = comm
+        together(comm, self._check_terms)
         # [*b, 1] is one noise for all anchors, unless another rank has one for each.
         one_noise = self.noise is None or self.noise.shape[-1] == 1
         (everyone,) = self._everyone([one_noise])
@@ -51,6 +53,14 @@ class GaussianOnRanks(Gaussian):
             copied(self.parameters.contents()),
             self._factorised(),
         )
+
+    def _check_terms(self) -> None:
+        for term in self.terms:
+            if not isinstance(term, Term):
+                raise NotImplementedError(
+                    f"terms has {term!r}, but anchors over ranks can have only laplex.gram.Term: "
+                    "build a LaplaceGram of one process, without group and comm"
+                )
 
     # --- results ----------------------------------------------------------------------------------
 
@@ -153,7 +163,7 @@ class GaussianOnRanks(Gaussian):
         origins = torch.tensor(known, dtype=torch.float64)
         self._origin = origins.median(0).values.to(own)
         covariance = self.parameters.covariance(self._origin)
-        line = Line(self._comm, Covariance(*(each.detach() for each in covariance)))
+        line = Line(self._comm, covariance.map(torch.Tensor.detach))
         self._n = line.n
         return line
 
@@ -266,7 +276,7 @@ class ConditionalOnRanks(Conditional):
         rows, restore = self._given.parameters.flattened(values)
         part = self._boundaries.part(self._given.parameters.covariance(self._origin))
         weights = part.gram.solve(self._boundaries.rows(part, rows))
-        anchors, lengthscale, loadings, _ = part.covariance
+        anchors, lengthscale, loadings = part.covariance[:3]
         whole = self._gram.parameters.covariance(self._origin)
         targets = whole.anchors[:, self.rest]
         total = rows.new_zeros(*rows.shape[:2], targets.shape[-1])
@@ -302,6 +312,7 @@ def _one_process(
     constant.
     """
     anchors, (term,), noise, _ = parameters
+    assert isinstance(term, Term)
     variance = torch.as_tensor(term.variance, dtype=torch.float64).to(rows)
     own = rows.new_zeros(1) if noise is None else noise.double()
     places, variances, values = [anchors.double()], [own.expand(anchors.shape)], [rows[0, 0]]

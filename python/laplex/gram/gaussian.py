@@ -13,13 +13,12 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from ..numpy import checks as validation
-from ..torch.functional import matvec
 from . import factor as factors
 from . import process
 from .checks import ArrayLike, as_tensor, broadcast, copied, positive, same_contents, sample_shape
 from .factor import Covariance, Factor, Gram
 from .parameters import GramParameters, shared
-from .term import Term
+from .product import product
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # typing has it from Python 3.11 on
@@ -66,7 +65,7 @@ class Gaussian:
     def matvec(self, values: ArrayLike) -> Tensor:
         """Multiply by A.
 
-        The product uses `laplex.matvec` and does not need the factor.
+        The product uses `laplex.matvec` where it can, and does not need the factor of A.
 
         Parameters
         ----------
@@ -83,13 +82,7 @@ class Gaussian:
         anchors = self.anchors.double()
         result = torch.zeros_like(values) if self.noise is None else self.noise * values
         for term in self.terms:
-            lengthscale, some = term.columns(anchors)
-            columns = torch.stack(some)
-            columns = columns.reshape(
-                columns.shape[:1] + (1,) * (values.dim() + 1 - columns.dim()) + columns.shape[1:]
-            )
-            product = matvec(columns * values, anchors, lengthscale=lengthscale)
-            result = result + (columns * product).sum(0)
+            result = result + product(term, values, anchors)
         return parameters.restored(result)
 
     def __matmul__(self, other: object) -> Tensor:
@@ -384,23 +377,26 @@ class Gaussian:
             return self.sample(shape, generator=generator)
         except np.linalg.LinAlgError:
             pass
-        anchors, lengthscale, loadings, noise = self.parameters.covariance()
-        n = anchors.shape[-1]
-        samples = []
-        for b in range(len(anchors)):
-            places, copy_of = torch.unique(anchors[b], return_inverse=True)
+        n, samples = self.anchors.shape[-1], []
+        for parameters in self.parameters.matrices():
+            anchors = parameters.anchors
+            places, copy_of = torch.unique(anchors, return_inverse=True)
             # Derivatives by anchors go through the first of the anchors at each place.
             first = torch.full_like(copy_of[: len(places)], n).scatter_reduce(
                 0, copy_of, torch.arange(n, device=copy_of.device), "amin"
             )
-            terms = (Term(lengthscale[b]),)
-            processes = Gaussian(GramParameters.of(anchors[b][first], terms, None))
-            drawn = processes.sample(shape, generator=generator)
-            white = torch.randn(
-                *shape, n, dtype=torch.float64, device=self.device, generator=generator
-            )
-            latent = (drawn[..., copy_of] * loadings[b].mT).sum(-2)
-            samples.append(latent + noise[b].sqrt() * white)
+            latent = anchors.new_zeros(())
+            for term in parameters.terms:
+                for part, column in term.parts(anchors):
+                    process = Gaussian(GramParameters.of(anchors[first], (part,), None))
+                    drawn = process.sample(shape, generator=generator)[..., copy_of]
+                    latent = latent + (drawn if column is None else drawn * column)
+            if parameters.noise is not None:
+                white = torch.randn(
+                    *shape, n, dtype=torch.float64, device=self.device, generator=generator
+                )
+                latent = latent + parameters.noise.double().sqrt() * white
+            samples.append(latent)
         flat = torch.stack(samples, -2)
         return self.parameters.restored(flat.reshape(*shape, *self._batch, n))
 
@@ -451,9 +447,13 @@ class Gaussian:
 
     def diagonal(self) -> Tensor:
         """Return the diagonal of A, the variances ``[*b, n]``, noise included."""
-        covariance = self.parameters.covariance()
-        variances = covariance.loadings.square().sum(-1) + covariance.noise
-        return self.parameters.restored(variances.reshape(self.shape[:-1]))
+        noise = 0.0 if self.noise is None else self.noise.double()
+        anchors, total = self.anchors.double(), self.anchors.new_zeros((), dtype=torch.float64)
+        for term in self.terms:
+            for part, column in term.parts(anchors):
+                variance = part.covariance(torch.zeros_like(anchors[..., :1]), 1)
+                total = total + (variance if column is None else column.square() * variance)
+        return self.parameters.restored((total + noise).expand(self.shape[:-1]))
 
     def to_dense(self) -> Tensor:
         """Return the dense matrix ``[*b, n, n]``, which is differentiable.
@@ -465,14 +465,19 @@ class Gaussian:
         """
         n = self.anchors.shape[-1]
         validation.dense_size(prod(self._batch), n, n)
-        anchors, lengthscale, loadings, noise = self.parameters.covariance()
-        distance = (anchors[:, :, None] - anchors[:, None, :]).abs()
-        dense = torch.diag_embed(noise)
-        for k in range(loadings.shape[-1]):
-            column = loadings[..., k]
-            kernel = torch.exp(-distance / lengthscale[:, k, None, None])
-            dense = dense + column[:, :, None] * kernel * column[:, None, :]
-        return self.parameters.restored(dense.reshape(self.shape))
+        anchors = self.anchors.double()
+        distance = (anchors[..., :, None] - anchors[..., None, :]).abs()
+        dense = torch.zeros_like(distance)
+        if self.noise is not None:
+            noise = self.noise.double()
+            dense = dense + torch.diag_embed(noise.expand(*noise.shape[:-1], n))
+        for term in self.terms:
+            for part, column in term.parts(anchors):
+                kernel = part.covariance(distance, 2)
+                if column is not None:
+                    kernel = column[..., :, None] * kernel * column[..., None, :]
+                dense = dense + kernel
+        return self.parameters.restored(dense.expand(self.shape))
 
     def __getstate__(self) -> dict[str, Any]:
         return {
@@ -498,7 +503,8 @@ class Gaussian:
         if ties_backwards not in kept:
             if covariance is None:
                 covariance = self.parameters.covariance()
-            kept[ties_backwards] = Gram(covariance, ties_backwards=ties_backwards)
+            with self.parameters.explained():
+                kept[ties_backwards] = Gram(covariance, ties_backwards=ties_backwards)
         return kept[ties_backwards]
 
     def _is_recorded(self, *others: Tensor) -> bool:

@@ -16,7 +16,7 @@ from .conditional import Conditional
 from .distributed import GaussianOnRanks
 from .gaussian import Gaussian
 from .parameters import GramParameters
-from .term import Term
+from .terms import BaseTerm, Term
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -44,9 +44,10 @@ class LaplaceGram(Gaussian):
         The points :math:`x`, in any order. An array of integers becomes float64.
     lengthscale, variance, frequency, phase, scale
         The parameters of a single term; see `laplex.gram.Term`.
-    terms : sequence of Term, optional
-        A sum of terms, in place of the parameters of a single one. The number of columns J is at
-        most 32, on a GPU at most 8.
+    terms : term or sequence of terms, optional
+        A sum of terms, in place of the parameters of a single one: `Term`, `SHO`, `Matern32`,
+        `Matern52`, `Celerite` and `Rotation` in any combination, also ``SHO(...) + Matern32(...)``.
+        The number of columns J is at most 32, on a GPU at most 8.
     noise : float, Tensor or array, shapes ``[*b, n]`` or ``[*b, 1]``, optional
         The variance of the noise at each anchor, at least 0. None stands for 0.
     group : torch.distributed.ProcessGroup, optional
@@ -119,7 +120,7 @@ class LaplaceGram(Gaussian):
         frequency: ScalarLike = 0.0,
         phase: ArrayLike | None = None,
         scale: ArrayLike | None = None,
-        terms: Sequence[Term] | None = None,
+        terms: BaseTerm | Sequence[BaseTerm] | None = None,
         noise: ScalarLike | None = None,
         group: ProcessGroup | None = None,
         comm: MPI.Comm | None = None,
@@ -227,7 +228,7 @@ class LaplaceGram(Gaussian):
             If there is noise or more than one column. The inverse is dense then; use `solve`.
         """
         covariance = self.parameters.covariance()
-        anchors, lengthscale, loadings, noise = covariance
+        anchors, lengthscale, loadings, noise = covariance[:4]
         if loadings.shape[-1] != 1 or bool((noise != 0).any()):
             raise ValueError(
                 "the inverse is tridiagonal only for a single real term without noise: use solve()"
@@ -241,6 +242,8 @@ class LaplaceGram(Gaussian):
         diagonal = 1 + torch.cat((edge, inner), -1) + torch.cat((inner, edge), -1)
         diagonal = diagonal / scale.square()
         off = -torch.exp(-gaps) / lost / (scale[:, :-1] * scale[:, 1:])
+        if covariance.weights is not None:
+            diagonal, off = diagonal / covariance.weights, off / covariance.weights
         n = anchors.shape[-1]
         return (
             order.reshape(*self._batch, n),

@@ -262,12 +262,12 @@ class LaplaceGramLinearOperator(_Covariance):
         distance = (take(anchors, row_index) - take(anchors, col_index)).abs()
         total = distance.new_zeros(())
         for term in self.gram.terms:
-            lengthscale, columns = term.columns(anchors)
-            if isinstance(lengthscale, Tensor):
-                lengthscale = lengthscale.expand(self.batch_shape)[batch_indices]
-            loadings = [column.expand(*self.batch_shape, n) for column in columns]
-            products = [take(each, row_index) * take(each, col_index) for each in loadings]
-            total = total + torch.exp(-distance / lengthscale) * sum(products)
+            for part, column in term.parts(anchors):
+                kernel = part.covariance_at(distance, self.batch_shape, batch_indices)
+                if column is not None:
+                    column = column.expand(*self.batch_shape, n)
+                    kernel = kernel * take(column, row_index) * take(column, col_index)
+                total = total + kernel
         if "noise" in self._named:
             total = total + take(self._named["noise"], row_index) * (row_index == col_index)
         return total.to(self.dtype)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import product
 from math import prod
 from typing import NamedTuple
 
 import torch
+from numpy.linalg import LinAlgError
 from torch import Tensor
 
 from ..numpy.layout import layout_of
@@ -21,7 +24,7 @@ from .checks import (
     same_device,
 )
 from .factor import Covariance, plain
-from .term import Term, checked_terms
+from .terms import KINDS, BaseTerm, Block, Term, checked_terms
 
 
 class GramParameters(NamedTuple):
@@ -31,14 +34,14 @@ class GramParameters(NamedTuple):
     ----------
     anchors : Tensor ``[*b, n]``
         Their dtype and device are those of the matrix.
-    terms : tuple of Term
+    terms : tuple of BaseTerm
     noise : Tensor ``[*b, n]`` or ``[*b, 1]``, or None
     batch : torch.Size
         The broadcast leading dimensions of all parameters, ``[*b]``.
     """
 
     anchors: Tensor
-    terms: tuple[Term, ...]
+    terms: tuple[BaseTerm, ...]
     noise: Tensor | None
     batch: torch.Size
 
@@ -68,7 +71,9 @@ class GramParameters(NamedTuple):
             ) from None
 
     @classmethod
-    def of(cls, anchors: Tensor, terms: tuple[Term, ...], noise: Tensor | None) -> GramParameters:
+    def of(
+        cls, anchors: Tensor, terms: tuple[BaseTerm, ...], noise: Tensor | None
+    ) -> GramParameters:
         """Make an object from parameters that were already checked."""
         lead = [term.batch_shape() for term in terms]
         if noise is not None:
@@ -96,6 +101,7 @@ class GramParameters(NamedTuple):
     def named(self) -> dict[str, Tensor]:
         """The tensors by name: ``anchors``, ``noise``, for term 0 ``0.lengthscale`` and so on.
 
+        Names of terms other than `Term` tell their kind, as in ``0.SHO.sigma``.
         Tensors of terms are converted to float64, and parameters that are None are left out.
         """
         found = {"anchors": self.anchors}
@@ -103,25 +109,26 @@ class GramParameters(NamedTuple):
             found["noise"] = self.noise
         for number, term in enumerate(self.terms):
             tensors = term.tensors(self.anchors)
-            found |= {f"{number}.{name}": tensor for name, tensor in tensors.items()}
+            kind = "" if isinstance(term, Term) else f"{type(term).__name__}."
+            found |= {f"{number}.{kind}{name}": tensor for name, tensor in tensors.items()}
         return found
 
     @classmethod
     def from_named(cls, named: dict[str, Tensor]) -> GramParameters:
         """The reverse of `named`."""
-        terms: dict[str, dict[str, Tensor]] = {}
+        terms: dict[str, tuple[str, dict[str, Tensor]]] = {}
         for name, tensor in named.items():
-            number, dot, parameter = name.partition(".")
-            if dot:
-                terms.setdefault(number, {})[parameter] = tensor
-        made = [Term(**parameters) for parameters in terms.values()]
+            if "." in name:
+                number, *kind, parameter = name.split(".")
+                terms.setdefault(number, ("".join(kind), {}))[1][parameter] = tensor
+        made = [KINDS[kind or "Term"](**parameters) for kind, parameters in terms.values()]
         return cls.checked(named["anchors"], made, named.get("noise"))
 
     @staticmethod
     def is_per_anchor(name: str) -> bool:
         """Whether the last dimension of a named tensor numbers the anchors."""
         own = name.rpartition(".")[-1]
-        return own in ("anchors", "noise") or own in Term.PER_ANCHOR
+        return own in ("anchors", "noise", *Term.PER_ANCHOR)
 
     def map(self, change: Callable[[str, Tensor], Tensor]) -> GramParameters:
         """A copy in which every tensor is replaced by the result of `change`."""
@@ -171,6 +178,30 @@ class GramParameters(NamedTuple):
                 "and targets together, and call its condition()"
             )
         return targets
+
+    def matrices(self) -> Iterator[GramParameters]:
+        """The parameters of each matrix of the batch, in float64."""
+        for index in product(*map(range, self.batch)):
+
+            def taken(name: str, tensor: Tensor) -> Tensor:
+                trailing = tensor.shape[-1:] if self.is_per_anchor(name) else ()
+                return tensor.double().expand(*self.batch, *trailing)[index]  # noqa: B023
+
+            yield self.map(taken)
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """Say of a matrix that is not positive definite which terms alone are not either."""
+        try:
+            yield
+        except LinAlgError as error:
+            reasons = [term.indefinite() for term in self.terms]
+            found = [f"term {k}, {each}" for k, each in enumerate(reasons) if each is not None]
+            if not found:
+                raise
+            raise LinAlgError(
+                f"{error}. Not positive semidefinite by itself: {'; '.join(found)}"
+            ) from None
 
     # --- numbers ----------------------------------------------------------------------------------
 
@@ -243,14 +274,18 @@ class GramParameters(NamedTuple):
         Parts of one line need an `origin` in common, see `Term.columns`.
         """
         anchors, n, batch = self.anchors.double(), self.n, self.batch
-        lengthscales: list[Tensor] = []
+        blocks: list[Block] = []
         columns: list[Tensor] = []
         for term in self.terms:
-            lengthscale, some = term.columns(anchors, origin)
-            lengthscales += [expanded(lengthscale, batch, anchors) for _ in some]
-            columns += [
-                each if each.shape[:-1] == batch else each.expand(*batch, n) for each in some
-            ]
+            for part, column in term.parts(anchors, origin):
+                for block in part.blocks(anchors):
+                    blocks.append(block)
+                    first = anchors.new_ones(()) if column is None else column
+                    rest = len(block.lengthscales) - 1
+                    columns += [_expand(first, (*batch, n))]
+                    columns += rest * [anchors.new_zeros(()).expand(*batch, n)]
+        lengthscales = [expanded(each, batch, anchors) for b in blocks for each in b.lengthscales]
+        weights = [each for block in blocks for each in block.weights]
         noise = 0.0 if self.noise is None else self.noise.double()
         lead = batch or (1,)
 
@@ -259,17 +294,27 @@ class GramParameters(NamedTuple):
                 tensor = tensor.reshape(prod(lead), *tensor.shape[len(lead) :])
             return plain(tensor)
 
-        return Covariance(
+        covariance = Covariance(
             flat(anchors.expand(*lead, n)),
             flat(_stacked(lengthscales, lead)),
             flat(_stacked(columns, (*lead, n))),
             flat(expanded(noise, (*lead, n), anchors)),
+        )
+        if all(type(each) is float and each == 1.0 for each in weights):
+            return covariance
+        return covariance._replace(
+            weights=flat(_stacked([expanded(each, batch, anchors) for each in weights], lead)),
+            blocks=tuple(len(block.weights) for block in blocks),
         )
 
 
 def shared(one: Tensor, two: Tensor) -> Tensor:
     """Merge two equal tensors into one that passes half of its derivatives to each."""
     return one if one is two or not (one.requires_grad or two.requires_grad) else (one + two) / 2
+
+
+def _expand(tensor: Tensor, shape: Sequence[int]) -> Tensor:
+    return tensor if tensor.shape == shape else tensor.expand(shape)
 
 
 def _stacked(tensors: list[Tensor], shape: Sequence[int]) -> Tensor:
