@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import sqrt
 from numbers import Real
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from .term import Term, checked_terms
+from .terms import SHO, BaseTerm, Celerite, Matern32, Matern52, Rotation, Term, checked_terms
 
 Array = npt.NDArray[np.float64]
 
@@ -23,9 +24,16 @@ WIDE = 1e8
 
 
 #: Kernels by name: their terms for a typical length along the line and a variance.
-KERNELS: dict[str, Callable[[float, float], Term]] = {
+KERNELS: dict[str, Callable[[float, float], BaseTerm]] = {
     "laplace": Term,
     "matern12": Term,
+    "matern32": Matern32,
+    "matern52": Matern52,
+    "sho": lambda length, power: SHO(sigma=sqrt(power), rho=length, Q=1.0),
+    "rotation": lambda length, power: Rotation(sqrt(power), length, Q0=1.0, dQ=1.0, f=0.5),
+    "celerite": lambda length, variance: Celerite(
+        variance, 0.05 * variance, 1 / length, 5 / length
+    ),
 }
 
 
@@ -49,7 +57,7 @@ class Hyperparameters:
         The smallest and the largest absolute value of each free number.
     """
 
-    terms: tuple[Term, ...]
+    terms: tuple[BaseTerm, ...]
     start: dict[str, float]
     free: tuple[str, ...]
     bounds: dict[str, tuple[float, float]]
@@ -57,7 +65,7 @@ class Hyperparameters:
     @classmethod
     def checked(
         cls,
-        terms: Sequence[Term],
+        terms: Sequence[BaseTerm],
         noise: float,
         *,
         bounds: Mapping[str, Sequence[float]] | None = None,
@@ -113,13 +121,13 @@ class Hyperparameters:
         moved = start * np.exp(theta - self.theta())  # the start itself, bit for bit, at its theta
         return self.start | dict(zip(self.free, moved.tolist(), strict=True))
 
-    def model(self, theta: Tensor) -> tuple[list[Term], Tensor | float]:
+    def model(self, theta: Tensor) -> tuple[list[BaseTerm], Tensor | float]:
         """The terms and the noise variance for logarithms ``[k]``, with derivatives."""
         start = torch.tensor([self.start[name] for name in self.free], dtype=torch.float64)
         moved = start * (theta - torch.from_numpy(self.theta())).exp()
         return self._made({**self.start, **dict(zip(self.free, moved.unbind(), strict=True))})
 
-    def _made(self, numbers: Mapping[str, Any]) -> tuple[list[Term], Any]:
+    def _made(self, numbers: Mapping[str, Any]) -> tuple[list[BaseTerm], Any]:
         """The terms and the noise for numbers by name."""
         terms = [
             type(term)(**{own: numbers[name] for name, own in names.items()})
@@ -127,7 +135,7 @@ class Hyperparameters:
         ]
         return terms, numbers["noise"]
 
-    def made(self, theta: Array) -> list[Term]:
+    def made(self, theta: Array) -> list[BaseTerm]:
         """The terms for logarithms ``[k]``, with plain floats as parameters."""
         return self._made(self.numbers(theta))[0]
 
@@ -192,11 +200,11 @@ def started(
     return Hyperparameters.checked(terms, start, bounds=bounds, fixed=fixed, movable=movable)
 
 
-def _terms(kernel: object, length: float, power: float) -> tuple[Term, ...]:
+def _terms(kernel: object, length: float, power: float) -> tuple[BaseTerm, ...]:
     """The terms of a kernel."""
     if isinstance(kernel, str) and kernel in KERNELS:
         return (KERNELS[kernel](length, power),)
-    terms = (kernel,) if isinstance(kernel, Term) else kernel
+    terms = (kernel,) if isinstance(kernel, BaseTerm) else kernel
     if isinstance(terms, str) or not isinstance(terms, Iterable) or not tuple(terms):
         raise (ValueError if isinstance(kernel, str) else TypeError)(
             f"kernel must be one of {', '.join(map(repr, KERNELS))}, a term of laplex.gram or "
@@ -205,7 +213,7 @@ def _terms(kernel: object, length: float, power: float) -> tuple[Term, ...]:
     return checked_terms(terms)
 
 
-def _names(terms: Sequence[Term]) -> list[dict[str, str]]:
+def _names(terms: Sequence[BaseTerm]) -> list[dict[str, str]]:
     """For each term, its own parameter names by the names of the numbers."""
     one = len(terms) == 1
     return [
@@ -214,7 +222,7 @@ def _names(terms: Sequence[Term]) -> list[dict[str, str]]:
     ]
 
 
-def _numbers(terms: Sequence[Term]) -> dict[str, Tensor]:
+def _numbers(terms: Sequence[BaseTerm]) -> dict[str, Tensor]:
     """The numbers of all terms by name."""
     found = {}
     for term, names in zip(terms, _names(terms), strict=True):

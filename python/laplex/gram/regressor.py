@@ -16,10 +16,9 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
-from ..torch.operator import LaplaceOperator
 from .hyperparameters import Hyperparameters, started
 from .laplace_gram import LaplaceGram
-from .term import Term
+from .terms import BaseTerm, TermSum
 
 Array = npt.NDArray[np.float64]
 
@@ -40,9 +39,10 @@ class LaplaceGPRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
 
     Parameters
     ----------
-    kernel : str, term, or sequence of terms
-        The kernel, by name (``"laplace"`` or ``"matern12"``), or as a term of `laplex.gram` or
-        several of them, whose numbers are the values from which `fit` starts.
+    kernel : str, term, or sum or sequence of terms
+        The kernel: ``"laplace"`` (or ``"matern12"``), ``"matern32"``, ``"matern52"``, ``"sho"``,
+        ``"rotation"`` or ``"celerite"``; or a term of `laplex.gram` or a sum of them, whose numbers
+        are the values from which `fit` starts.
     lengthscale, variance : float, optional
         The values of :math:`\ell` and :math:`\sigma^2` from which `fit` starts, for a kernel that
         is named and has such parameters. By default, a tenth of the range of X and the mean square
@@ -126,7 +126,7 @@ class LaplaceGPRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
 
     def __init__(
         self,
-        kernel: str | Term | Sequence[Term] = "laplace",
+        kernel: str | BaseTerm | Sequence[BaseTerm] = "laplace",
         *,
         lengthscale: float | None = None,
         variance: float | None = None,
@@ -435,17 +435,7 @@ class LaplaceGPRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         """Covariance of f ``[m, m]``."""
 
         def prior(sources: Tensor) -> Tensor:
-            total = torch.zeros((), dtype=torch.float64)
-            for term in self.kernel_:
-                kernel = LaplaceOperator(
-                    points,
-                    sources,
-                    lengthscale=term.lengthscale,
-                    frequency=term.frequency,
-                    real_part=True,
-                )
-                total = total + term.variance * kernel.to_dense()
-            return total
+            return TermSum(self.kernel_).value(points[:, None] - sources)
 
         cross = prior(self.gram_.anchors)
         covariance: Array = (prior(points) - cross @ self.gram_.solve(cross).mT).numpy()
