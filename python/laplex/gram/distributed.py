@@ -35,6 +35,11 @@ class GaussianOnRanks(Gaussian):
 
         :meta private:
         """
+        if self._basis is not None or self._means:
+            raise ValueError(
+                "a LaplaceGram over ranks takes no mean and no basis: subtract a mean from the "
+                "values, or leave group and comm out"
+            )
         self._comm = comm
         together(comm, self._check_terms)
         # [*b, 1] is one noise for all anchors, unless another rank has one for each.
@@ -311,7 +316,7 @@ def _one_process(
     Either given the pseudo-observations before it, or together with those at `both` ends, up to a
     constant.
     """
-    anchors, (term,), noise, _ = parameters
+    anchors, (term,), noise, *_ = parameters
     assert isinstance(term, Term)
     variance = torch.as_tensor(term.variance, dtype=torch.float64).to(rows)
     own = rows.new_zeros(1) if noise is None else noise.double()

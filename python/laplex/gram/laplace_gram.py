@@ -17,6 +17,7 @@ from .distributed import GaussianOnRanks
 from .gaussian import Gaussian
 from .parameters import GramParameters
 from .terms import BaseTerm, Term
+from .trend import BasisLike, MeanLike
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -122,6 +123,9 @@ class LaplaceGram(Gaussian):
         scale: ArrayLike | None = None,
         terms: BaseTerm | Sequence[BaseTerm] | None = None,
         noise: ScalarLike | None = None,
+        mean: MeanLike | None = None,
+        basis: BasisLike | None = None,
+        prior: ScalarLike | None = None,
         group: ProcessGroup | None = None,
         comm: MPI.Comm | None = None,
     ) -> None:
@@ -131,7 +135,7 @@ class LaplaceGram(Gaussian):
             terms = (single,)
         elif not single.is_default():
             raise ValueError("pass either terms or the arguments of a single term, not both")
-        super().__init__(GramParameters.checked(anchors, terms, noise))
+        super().__init__(GramParameters.checked(anchors, terms, noise, basis, prior, mean))
 
     def to(self, *args: Any, **kwargs: Any) -> LaplaceGram:
         """Return a copy on another device or in another precision.
@@ -149,8 +153,9 @@ class LaplaceGram(Gaussian):
         def moved(name: str, tensor: Tensor) -> Tensor:
             return tensor.to(device, dtype if GramParameters.is_per_anchor(name) else None)
 
-        anchors, terms, noise, _ = self.parameters.map(moved)
-        return self.of(GramParameters.checked(anchors, terms, noise))
+        anchors, terms, noise, _, basis, means = self.parameters.map(moved)
+        made = GramParameters.checked(anchors, terms, noise)
+        return self.of(made.with_trend(basis, means))
 
     def detach(self) -> LaplaceGram:
         """Return a LaplaceGram without gradients that shares memory with this one.
@@ -158,7 +163,7 @@ class LaplaceGram(Gaussian):
         As with a detached tensor, values written into a parameter show in both. Assigning new
         memory to a parameter (``parameter.data = other``) does not affect the detached one.
         """
-        return self.of(self.parameters.map(lambda _, tensor: tensor.detach()))
+        return self.of(self.parameters.detached())
 
     def condition(self, observed_index: ArrayLike, values: ArrayLike) -> Conditional:
         """Condition a vector of N(0, A) on some of its entries.

@@ -27,9 +27,7 @@ from .parameters import GramParameters
 
 
 def _expanded(tensor: Tensor, batch: torch.Size | list[int], name: str) -> Tensor:
-    return tensor.expand(
-        (*batch, *tensor.shape[tensor.dim() - GramParameters.is_per_anchor(name) :])
-    )
+    return tensor.expand((*batch, *tensor.shape[tensor.dim() - GramParameters.trailing(name) :]))
 
 
 class _Covariance(LinearOperator):  # type: ignore[misc]
@@ -231,7 +229,8 @@ class LaplaceGramLinearOperator(_Covariance):
         def taken(name: str, tensor: Tensor) -> Tensor:
             # A noise variance [*b, 1] is shared by all anchors.
             along = GramParameters.is_per_anchor(name) and tensor.shape[-1] == n
-            return tensor[(*batch, index) if along else batch]
+            inner = (slice(None),) * (GramParameters.trailing(name) - 1)
+            return tensor[(*batch, *inner, index) if along else batch]
 
         return self._map(taken)
 

@@ -45,7 +45,7 @@ def log_density(
     otherwise
         The same density by the factor, for second derivatives.
     """
-    anchors, terms, noise, batch = parameters
+    anchors, terms, noise, batch, *_ = parameters
     shape = (*batch, parameters.n)
     term = terms[0]
     if len(terms) > 1 or cuda_execution.takes(anchors) or values.shape != shape:
