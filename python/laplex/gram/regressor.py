@@ -62,6 +62,13 @@ class LaplaceGPRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         a parameter may change by a factor of 1e8 either way.
     fixed : str or sequence of str
         The names of parameters that `fit` leaves as they are.
+    basis : function or sequence of functions, optional
+        Known functions of the points, such as a trend, which are added to f with unknown
+        coefficients; see `laplex.gram.LaplaceGram`. They take a float64 tensor ``[n]``, and return
+        one of shape ``[n]`` or ``[n, p]``.
+    prior : float or array ``[p]``, optional
+        The prior variances of the coefficients. By default infinite: `fit` then maximises the
+        restricted likelihood, which does not depend on the coefficients.
     optimizer : {"lbfgs"} or None
         The method by which `fit` maximises the marginal likelihood: L-BFGS in the logarithms of the
         parameters, with exact gradients. None keeps the parameters as given.
@@ -135,6 +142,8 @@ class LaplaceGPRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         alpha: float | npt.ArrayLike = 0.0,
         bounds: Mapping[str, Sequence[float]] | None = None,
         fixed: str | Collection[str] = (),
+        basis: Any = None,
+        prior: Any = None,
         optimizer: Literal["lbfgs"] | None = "lbfgs",
         n_restarts: int = 0,
         normalize_y: bool = False,
@@ -148,6 +157,8 @@ class LaplaceGPRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         self.alpha = alpha
         self.bounds = bounds
         self.fixed = fixed
+        self.basis = basis
+        self.prior = prior
         self.optimizer = optimizer
         self.n_restarts = n_restarts
         self.normalize_y = normalize_y
@@ -175,6 +186,11 @@ class LaplaceGPRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         """
         rows, target = validate_data(self, X, y, dtype=np.float64, y_numeric=True)
         x, values = self._line(rows), np.asarray(target, np.float64)
+        if hasattr(self.basis, "__array__"):
+            raise TypeError(
+                "basis must be a function of the points or several of them, so that the regressor "
+                "can predict, got a matrix: use laplex.gram.LaplaceGram"
+            )
         if self.optimizer not in ("lbfgs", None):
             raise ValueError(f"optimizer must be 'lbfgs' or None, got {self.optimizer!r}")
         known = self._known_noise(self.alpha if alpha is None else alpha, len(x))
@@ -424,12 +440,19 @@ class LaplaceGPRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
     def _gram(self, theta: Tensor) -> LaplaceGram:
         terms, noise = self._hyperparameters.model(theta)
         total = noise + torch.from_numpy(np.atleast_1d(self.alpha_))
-        return LaplaceGram(torch.from_numpy(self.X_train_), terms=terms, noise=total)
+        return LaplaceGram(
+            torch.from_numpy(self.X_train_),
+            terms=terms,
+            noise=total,
+            basis=self.basis,
+            prior=self.prior,
+        )
 
     def _prior(self, points: Tensor) -> tuple[LaplaceGram, float]:
         """The covariance of f before `fit`, and the noise variance of observations."""
         prior = self._start(1.0, 1.0)
-        return LaplaceGram(points, terms=prior.terms), prior.start["noise"]
+        made = LaplaceGram(points, terms=prior.terms, basis=self.basis, prior=self.prior)
+        return made, prior.start["noise"]
 
     def _covariance(self, points: Tensor) -> Array:
         """Covariance of f ``[m, m]``."""

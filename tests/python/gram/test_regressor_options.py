@@ -8,11 +8,12 @@ import warnings
 import hypothesis.strategies as st
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
-from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+from sklearn.gaussian_process.kernels import ConstantKernel, DotProduct, Matern, WhiteKernel
 from sklearn.model_selection import GridSearchCV, cross_val_score
 
 from laplex.gram import LaplaceGPRegressor, LaplaceGram, Term
@@ -212,6 +213,58 @@ def test_frequencies_keep_their_sign_and_zeros_stay():
     model = LaplaceGPRegressor(Term(1.0, 1.0, -1.0), optimizer=None).fit(X, y)
     assert model.frequency_ == -1.0
     assert "frequency" not in LaplaceGPRegressor(Term(1.0), optimizer=None).fit(X, y).parameters_
+
+
+# --- a trend --------------------------------------------------------------------------------------
+
+
+def constant(points):
+    return torch.ones_like(points)
+
+
+def line(points):
+    return points
+
+
+def test_a_trend_is_sklearns_dot_product():
+    X, y, errors = problem()
+    y = y + 3 - X[:, 0]
+    ours = LaplaceGPRegressor(
+        **START, basis=[constant, line], prior=np.array([4.0, 1.0]), alpha=errors**2, optimizer=None
+    ).fit(X, y)
+    kernel = ConstantKernel(2.0) * Matern(1.5, nu=0.5) + WhiteKernel(0.1) + DotProduct(2.0)
+    other = GaussianProcessRegressor(kernel, alpha=errors**2, optimizer=None).fit(X, y)
+    assert ours.log_marginal_likelihood_value_ == pytest.approx(
+        other.log_marginal_likelihood_value_, rel=1e-10
+    )
+    points = np.linspace(-5, 20, 30)[:, None]
+    mean, std = ours.predict(points, return_std=True, include_noise=True)
+    expected, spread = other.predict(points, return_std=True)
+    np.testing.assert_allclose(mean, expected, rtol=1e-8, atol=1e-8)
+    np.testing.assert_allclose(std, spread, rtol=1e-8)
+    prior = LaplaceGPRegressor(**START, basis=[constant, line], prior=np.array([4.0, 1.0]))
+    unfitted = GaussianProcessRegressor(ConstantKernel(2.0) * Matern(1.5, nu=0.5) + DotProduct(2.0))
+    np.testing.assert_allclose(
+        prior.predict(points, return_cov=True)[1], unfitted.predict(points, return_cov=True)[1]
+    )
+
+
+def test_an_improper_trend_is_continued_and_ignored():
+    """Data plus a line have the same restricted likelihood, and a prediction plus the line."""
+    X, y, _ = problem()
+    model = LaplaceGPRegressor(basis=[constant, line]).fit(X, y)
+    moved = LaplaceGPRegressor(basis=[constant, line]).fit(X, y + 20 - 3 * X[:, 0])
+    np.testing.assert_allclose(moved.theta_, model.theta_, atol=1e-2)
+    points = np.linspace(-50, 60, 12)[:, None]
+    held = clone(model).set_params(**model.parameters_, optimizer=None).fit(X, y)
+    shifted = clone(held).fit(X, y + 20 - 3 * X[:, 0])
+    np.testing.assert_allclose(
+        shifted.predict(points), held.predict(points) + 20 - 3 * points[:, 0], rtol=1e-9, atol=1e-9
+    )
+    with pytest.raises(ValueError, match="improper prior"):
+        LaplaceGPRegressor(basis=constant).sample_y(points)
+    with pytest.raises(TypeError, match="basis must be a function of the points"):
+        LaplaceGPRegressor(basis=np.ones(len(X))).fit(X, y)
 
 
 # --- the prior ------------------------------------------------------------------------------------
