@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import operator
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -185,7 +186,15 @@ class LaplaceGram(Gaussian):
         observed, rest = split(observed_index, self.anchors.shape[-1], self.device)
         return Conditional(self, observed, rest, values)
 
-    def predict(self, targets: ArrayLike, values: ArrayLike) -> Conditional:
+    def predict(
+        self,
+        targets: ArrayLike,
+        values: ArrayLike,
+        *,
+        term: int | BaseTerm | Literal["basis", "mean"] | None = None,
+        basis_targets: ArrayLike | None = None,
+        mean_targets: ScalarLike | None = None,
+    ) -> Conditional:
         """Predict the process, without noise, at new points.
 
         Parameters
@@ -194,6 +203,14 @@ class LaplaceGram(Gaussian):
             New points, of the anchors' dtype, or an array of integers.
         values : Tensor or array, shape ``[..., n]``
             Observations at the anchors, noise included.
+        term : int or term or {"basis", "mean"}, optional
+            Predict one summand of the process in place of the whole, given the same observations: a
+            term, or its number in ``terms``, or what the basis or the mean contributes. The
+            expectations of all summands add up to that of the whole.
+        basis_targets : Tensor or array, shape ``[*b, m, p]``, optional
+            The values of the basis at the targets, needed where a basis is a matrix.
+        mean_targets : float, Tensor or array, shape ``[*b, m]``, optional
+            The mean at the targets, needed where the mean is a number for each anchor.
 
         Returns
         -------
@@ -206,13 +223,45 @@ class LaplaceGram(Gaussian):
         ------
         ValueError
             If a term has phases or scales, because new points have neither. In that case build one
-            `LaplaceGram` over anchors and targets together, and call `condition`.
+            `LaplaceGram` over anchors and targets together, and call `condition`. Likewise if
+            basis or mean have no values at the targets.
         """
+        component = self._component(term)
         targets = self.parameters.checked_targets(targets)
-        whole = Gaussian(self.parameters.extended(targets))
-        numbers = torch.arange(whole.anchors.shape[-1], device=self.device)
-        observed, rest = numbers.tensor_split([self.anchors.shape[-1]])
-        return Conditional(whole, observed, rest, values, made_of=self)
+        extended = self.parameters.extended(targets, basis_targets, mean_targets)
+        n = self.anchors.shape[-1]
+        if component is not None:
+            extended = extended.showing(component, n)
+        numbers = torch.arange(extended.n, device=self.device)
+        observed, rest = numbers.tensor_split([n])
+        return Conditional(Gaussian(extended), observed, rest, values, made_of=self)
+
+    def _component(self, term: object) -> int | str | None:
+        """The number of a term, or "basis" or "mean"."""
+        if term is None:
+            return None
+        if isinstance(term, str):
+            known = {"basis": self._basis is not None, "mean": bool(self._means)}
+            if not known.get(term, False):
+                why = f", but there is no {term}" if term in known else ""
+                raise ValueError(
+                    'term must be a term, its number in terms, "basis" or "mean", got '
+                    f"{term!r}{why}"
+                )
+            return term
+        if isinstance(term, BaseTerm):
+            found = [k for k, each in enumerate(self.terms) if each is term]
+            if len(found) != 1:
+                raise ValueError(
+                    f"term is {len(found)} of the terms of this LaplaceGram: pass its number in "
+                    "terms"
+                )
+            return found[0]
+        try:
+            number = range(len(self.terms))[operator.index(cast("int", term))]
+        except IndexError:
+            raise IndexError(f"term is {term}, but there are {len(self.terms)} terms") from None
+        return number
 
     def precision(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return the tridiagonal inverse of a single real term without noise.
