@@ -225,6 +225,9 @@ void check_rows(std::int64_t rows, std::int64_t entries, const void* in, const v
 
 Gram::Gram(const Covariance& c, Stream stream, Memory storage, Memory scratch) {
   check_shape(c.batch, c.n, c.width);
+  if (c.weights != nullptr || c.num_blocks > 0) {
+    invalid("a covariance on a GPU has neither weights nor blocks: use laplex::Gram");
+  }
   require_device();
   if (is_capturing(stream)) {
     throw Error(

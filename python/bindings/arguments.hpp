@@ -154,6 +154,14 @@ struct MemoryArguments {
 /// Covariance matrices by the addresses of their arrays.
 struct CovarianceArguments {
   Covariance covariance;
+  std::vector<int> blocks;
+
+  /// Valid as long as this is.
+  [[nodiscard]] const Covariance& of() {
+    covariance.blocks = blocks.data();
+    covariance.num_blocks = static_cast<std::int64_t>(blocks.size());
+    return covariance;
+  }
 };
 
 /// Where to write the derivatives by all that a covariance is made of, or a direction among these.
@@ -162,12 +170,14 @@ struct CovarianceGradients {
   Address lengthscale = 0;
   Address loadings = 0;
   Address noise = 0;
+  Address weights = 0;
 
   template <class Result>
   [[nodiscard]] Result of() const {
     using P = decltype(Result::anchors);
     return {reinterpret_cast<P>(anchors), reinterpret_cast<P>(lengthscale),
-            reinterpret_cast<P>(loadings), reinterpret_cast<P>(noise)};
+            reinterpret_cast<P>(loadings), reinterpret_cast<P>(noise),
+            reinterpret_cast<P>(weights)};
   }
 };
 
@@ -183,6 +193,17 @@ inline bool read_polynomial(PyObject* given, std::array<double, 5>& polynomial) 
   polynomial = {};
   for (Py_ssize_t k = 0; k < size; ++k) {
     polynomial[static_cast<std::size_t>(k)] = PyFloat_AsDouble(PySequence_Fast_GET_ITEM(given, k));
+  }
+  return true;
+}
+
+/// Reads small integers from a tuple.
+inline bool read_sizes(PyObject* given, std::vector<int>& sizes) {
+  if (!PyTuple_Check(given)) {
+    return false;
+  }
+  for (Py_ssize_t k = 0; k < PyTuple_GET_SIZE(given); ++k) {
+    sizes.push_back(static_cast<int>(PyLong_AsLong(PyTuple_GET_ITEM(given, k))));
   }
   return true;
 }
@@ -241,6 +262,8 @@ bool read(PyObject* given, Numbers&... numbers) {
       number = PyObject_IsTrue(item) == 1;
     } else if constexpr (std::is_same_v<Number, std::array<double, 5>>) {
       known = read_polynomial(item, number) && known;
+    } else if constexpr (std::is_same_v<Number, std::vector<int>>) {
+      known = read_sizes(item, number) && known;
     } else if constexpr (std::is_same_v<Number, ProcessParameter>) {
       if (PyFloat_Check(item)) {
         number.number = PyFloat_AsDouble(item);
@@ -298,17 +321,18 @@ inline bool read(PyObject* given, SecondArguments& s) {
   return std::apply([&](auto&... each) { return read(given, each...); }, s.arrays);
 }
 inline bool read(PyObject* given, CovarianceGradients& g) {
-  return read(given, g.anchors, g.lengthscale, g.loadings, g.noise);
+  return read(given, g.anchors, g.lengthscale, g.loadings, g.noise, g.weights);
 }
 inline bool read(PyObject* given, CovarianceArguments& c) {
   CovarianceGradients arrays;
-  const bool right =
-      read(given, c.covariance.ties_backwards, c.covariance.batch, c.covariance.n,
-           c.covariance.width, arrays.anchors, arrays.lengthscale, arrays.loadings, arrays.noise);
+  const bool right = read(given, c.covariance.ties_backwards, c.covariance.batch, c.covariance.n,
+                          c.covariance.width, arrays.anchors, arrays.lengthscale, arrays.loadings,
+                          arrays.noise, arrays.weights, c.blocks);
   c.covariance.anchors = pointer<const double>(arrays.anchors);
   c.covariance.lengthscale = pointer<const double>(arrays.lengthscale);
   c.covariance.loadings = pointer<const double>(arrays.loadings);
   c.covariance.noise = pointer<const double>(arrays.noise);
+  c.covariance.weights = pointer<const double>(arrays.weights);
   return right;
 }
 inline bool read(PyObject* given, ProcessArguments& p) {

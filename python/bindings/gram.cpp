@@ -52,7 +52,7 @@ void add_gram(py::module_& m) {
   py::class_<Gram, std::shared_ptr<Gram>> gram(m, "Gram");
   gram.def(py::init([](CovarianceArguments given, int num_threads) {
              given.covariance.num_threads = num_threads;
-             return without_gil([&] { return std::make_shared<Gram>(given.covariance); });
+             return without_gil([&] { return std::make_shared<Gram>(given.of()); });
            }),
            py::arg("covariance"), py::arg("num_threads"), positional);
   add_gram_methods<Gram, Threads>(gram);

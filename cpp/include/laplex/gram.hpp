@@ -9,6 +9,12 @@
 /// both sides, plus a diagonal. The cosine form `exp(-d/l) cos(psi_i - psi_j)` is included: it is
 /// two columns `H = (cos psi, sin psi)` with `psi = phase + frequency * t`.
 ///
+/// In general A is the covariance of a sum of independent stationary linear processes. Each has a
+/// block of columns of H, which observe its state: 1 column for the Ornstein-Uhlenbeck process
+/// above, 2 for the stochastically driven damped oscillator, 3 for a Matern-5/2 process (see
+/// Covariance::blocks). For t_i >= t_j a block adds `h_i A(t_i - t_j) P h_j`, with A(d) the
+/// transition of the state across a gap d, and P its stationary covariance.
+///
 /// The factorisation `A = S S^T` with `S = L sqrt(D)` comes from one pass of a Kalman filter over
 /// the sorted anchors, in O(n width^2). Every quantity in it is a covariance: nothing grows, and
 /// for width 1 nothing cancels. The factorisation is that of celerite (arXiv 1703.09710). Its form
@@ -42,6 +48,26 @@ struct Covariance {
   const double* lengthscale = nullptr;  ///< The lengthscales, `[batch, width]`. Null: 1.
   const double* loadings = nullptr;     ///< The matrix H, `[batch, n, width]`. Null: 1.
   const double* noise = nullptr;        ///< The noise variances, `[batch, n]`. Null: 0.
+  /// The weights of the processes, `[batch, width]`. Null: 1, where all blocks are of size 1.
+  ///
+  /// They may be negative as long as A is positive definite.
+  const double* weights = nullptr;
+  /// The sizes of the blocks of columns, `[num_blocks]`, each 1, 2 or 3. Null: all of size 1.
+  ///
+  /// - 1, at column j: `k(d) = weights[j] exp(-d / lengthscale[j])`.
+  /// - 2, at columns j and j + 1: the damped oscillator, with the damping rate `gamma = 1 /
+  ///   lengthscale[j]` and the undamped frequency `omega = 1 / lengthscale[j + 1]`. Its state is
+  ///   `(x, x' / omega)`. Observed by the loadings (1, 0), with `e = weights[j]`, `f = weights[j +
+  ///   1]` and `q^2 = omega^2 - gamma^2`, it has the covariance
+  ///   `exp(-gamma d) ((f + e) / 2 cos(q d) + gamma (f - e) / 2 sin(q d) / q)`. The stationary
+  ///   covariance of the state, with `z = gamma / omega`, is `(e + f) / 2 [[1, 0], [0, 1]] +
+  ///   e [[0, -z], [-z, 2 z^2]]`.
+  /// - 3, at columns j to j + 2: Matern-5/2, of the rate `r = 1 / lengthscale[j]` and the variance
+  ///   weights[j]. Its state is `(x, x' / r, x'' / r^2)`. Observed by (1, 0, 0), it has the
+  ///   covariance `weights[j] exp(-r d) (1 + r d + (r d)^2 / 3)`. The other two lengthscales and
+  ///   weights are not used.
+  const int* blocks = nullptr;
+  std::int64_t num_blocks = 0;  ///< The number of blocks. 0: all of size 1.
   /// The order in which equal anchors are taken: ascending by their index, or descending.
   ///
   /// The matrix and everything derived from it are the same for both. The derivatives by tied
@@ -81,6 +107,7 @@ struct GramGradients {
   double* lengthscale = nullptr;  ///< By the lengthscales, `[batch, width]`.
   double* loadings = nullptr;     ///< By the loadings H, `[batch, n, width]`.
   double* noise = nullptr;        ///< By the noise variances, `[batch, n]`.
+  double* weights = nullptr;      ///< By the weights, `[batch, width]`.
 };
 
 /// A direction in the space of the parameters, laid out like GramGradients. Null members stand
@@ -90,6 +117,7 @@ struct GramTangent {
   const double* lengthscale = nullptr;  ///< The part along the lengthscales, `[batch, width]`.
   const double* loadings = nullptr;     ///< The part along the loadings, `[batch, n, width]`.
   const double* noise = nullptr;        ///< The part along the noise variances, `[batch, n]`.
+  const double* weights = nullptr;      ///< The part along the weights, `[batch, width]`.
 };
 
 /// A batch of factorised covariance matrices.
@@ -103,8 +131,9 @@ class Gram {
   /// \param covariance the description; its arrays are not needed afterwards
   /// \throws Error `invalid_argument` for NaN or infinite input, a lengthscale that is not
   /// positive,
-  ///   and negative noise; `singular`, with the anchors named, for a matrix that is singular, or so
-  ///   nearly singular that its factor would have no correct digit; `out_of_memory`
+  ///   negative noise, and blocks that do not add up to the width; `singular`, with the anchors
+  ///   named, for a matrix that is singular, or so nearly singular that its factor would have no
+  ///   correct digit; `out_of_memory`
   explicit Gram(const Covariance& covariance);
 
   /// Multiplies with a factor: `out = F in`.

@@ -94,7 +94,10 @@ class Place(NamedTuple):
 
 
 class Covariance(NamedTuple):
-    """Covariance matrices ``[batch, n, n]`` of ``width`` columns, given by array addresses."""
+    """Covariance matrices ``[batch, n, n]`` of ``width`` columns, given by array addresses.
+
+    ``blocks`` has the sizes of the state blocks; if empty, all have size 1.
+    """
 
     ties_backwards: bool
     batch: int
@@ -104,6 +107,8 @@ class Covariance(NamedTuple):
     lengthscale: int
     loadings: int
     noise: int
+    weights: int = 0
+    blocks: tuple[int, ...] = ()
 
 
 class CovarianceGradients(NamedTuple):
@@ -113,6 +118,7 @@ class CovarianceGradients(NamedTuple):
     lengthscale: int
     loadings: int
     noise: int
+    weights: int = 0
 
 
 class Process(NamedTuple):

@@ -23,6 +23,11 @@ class CudaBackend:
 
     def __init__(self, covariance: Covariance, device: torch.device) -> None:
         self.device = device
+        if covariance.weights or covariance.blocks:
+            raise NotImplementedError(
+                "terms with state blocks (SHO, Matern and celerite terms) and weights are not "
+                "supported on a GPU: move the anchors to the CPU"
+            )
         with cuda_execution.on(device):
             self._stream = cuda_execution.current_stream(device)
             sizes = covariance[1:4]

@@ -19,6 +19,7 @@ from .gaussian import Gaussian
 from .line import Boundaries, Line, total
 from .parameters import GramParameters
 from .rotation import middle
+from .terms import Term
 
 
 class GaussianOnRanks(Gaussian):
@@ -34,7 +35,13 @@ class GaussianOnRanks(Gaussian):
 
         :meta private:
         """
+        if self._basis is not None or self._means:
+            raise ValueError(
+                "a LaplaceGram over ranks takes no mean and no basis: subtract a mean from the "
+                "values, or leave group and comm out"
+            )
         self._comm = comm
+        together(comm, self._check_terms)
         # [*b, 1] is one noise for all anchors, unless another rank has one for each.
         one_noise = self.noise is None or self.noise.shape[-1] == 1
         (everyone,) = self._everyone([one_noise])
@@ -51,6 +58,14 @@ class GaussianOnRanks(Gaussian):
             copied(self.parameters.contents()),
             self._factorised(),
         )
+
+    def _check_terms(self) -> None:
+        for term in self.terms:
+            if not isinstance(term, Term):
+                raise NotImplementedError(
+                    f"terms has {term!r}, but anchors over ranks can have only laplex.gram.Term: "
+                    "build a LaplaceGram of one process, without group and comm"
+                )
 
     # --- results ----------------------------------------------------------------------------------
 
@@ -99,8 +114,21 @@ class GaussianOnRanks(Gaussian):
         observed, rest = together(self._comm, lambda: split(observed_index, n, self.device))
         return self._condition(self.parameters, observed, rest, values)
 
-    def predict(self, targets: ArrayLike, values: ArrayLike) -> Conditional:
+    def predict(
+        self,
+        targets: ArrayLike,
+        values: ArrayLike,
+        *,
+        term: object = None,
+        basis_targets: object = None,
+        mean_targets: object = None,
+    ) -> Conditional:
         """As `LaplaceGram.predict`, without derivatives; targets are in line order."""
+        if term is not None or basis_targets is not None or mean_targets is not None:
+            raise NotImplementedError(
+                "over ranks, predict takes no term, basis_targets or mean_targets: leave group and "
+                "comm out"
+            )
         parameters = self.parameters
         whole = together(
             self._comm, lambda: parameters.extended(parameters.checked_targets(targets))
@@ -153,7 +181,7 @@ class GaussianOnRanks(Gaussian):
         origins = torch.tensor(known, dtype=torch.float64)
         self._origin = origins.median(0).values.to(own)
         covariance = self.parameters.covariance(self._origin)
-        line = Line(self._comm, Covariance(*(each.detach() for each in covariance)))
+        line = Line(self._comm, covariance.map(torch.Tensor.detach))
         self._n = line.n
         return line
 
@@ -266,7 +294,7 @@ class ConditionalOnRanks(Conditional):
         rows, restore = self._given.parameters.flattened(values)
         part = self._boundaries.part(self._given.parameters.covariance(self._origin))
         weights = part.gram.solve(self._boundaries.rows(part, rows))
-        anchors, lengthscale, loadings, _ = part.covariance
+        anchors, lengthscale, loadings = part.covariance[:3]
         whole = self._gram.parameters.covariance(self._origin)
         targets = whole.anchors[:, self.rest]
         total = rows.new_zeros(*rows.shape[:2], targets.shape[-1])
@@ -292,6 +320,13 @@ class ConditionalOnRanks(Conditional):
         """Not available over ranks."""
         raise NotImplementedError(_MISSING.format("Conditional.sample"))
 
+    def log_prob(self, *_: Any) -> Tensor:
+        """Not available over ranks."""
+        raise NotImplementedError(_MISSING.format("Conditional.log_prob"))
+
+    def _covariance(self) -> Tensor:
+        raise NotImplementedError(_MISSING.format("Conditional.covariance"))
+
 
 def _one_process(
     parameters: GramParameters, rows: Tensor, boundaries: Boundaries, both: bool
@@ -301,7 +336,8 @@ def _one_process(
     Either given the pseudo-observations before it, or together with those at `both` ends, up to a
     constant.
     """
-    anchors, (term,), noise, _ = parameters
+    anchors, (term,), noise, *_ = parameters
+    assert isinstance(term, Term)
     variance = torch.as_tensor(term.variance, dtype=torch.float64).to(rows)
     own = rows.new_zeros(1) if noise is None else noise.double()
     places, variances, values = [anchors.double()], [own.expand(anchors.shape)], [rows[0, 0]]

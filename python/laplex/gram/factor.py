@@ -8,7 +8,7 @@ first and second derivatives. All derivatives of the factor are those of <a, L b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 from math import log, pi
 from typing import Any, NamedTuple
@@ -25,7 +25,14 @@ from .cuda import CudaBackend
 class Covariance(NamedTuple):
     """The parameters of the matrices that are factorised, or derivatives by these parameters.
 
-        A[i, j] = sum_k H[i, k] H[j, k] exp(-|t_i - t_j| / lengthscale_k) + noise_i [i = j]
+        A[i, j] = sum_b h_b(i) A_b(t_i - t_j) P_b h_b(j) + noise_i [i = j],    t_i >= t_j
+
+    A is the covariance of a sum of independent linear processes. Each has a block b of 1, 2 or 3
+    columns of H, which observe its state. A_b(d) is the transition of the state across a gap d,
+    and P_b its stationary covariance. A block of size 1 is an Ornstein-Uhlenbeck process, A P =
+    weight exp(-d / lengthscale); one of size 2 is a damped oscillator with the damping rate 1 /
+    lengthscale_j and the undamped frequency 1 / lengthscale_{j+1}; one of size 3 is a Matern-5/2
+    process of the rate 1 / lengthscale_j. See `laplex::Covariance` of the C++ library.
 
     All are contiguous float64 tensors on one device.
 
@@ -38,16 +45,33 @@ class Covariance(NamedTuple):
         H.
     noise : Tensor ``[B, n]``
         Variances. Infinity marks a point that was not observed.
+    weights : Tensor ``[B, J]`` or None
+        The weights of the processes, of any sign. None, for blocks of size 1 alone, stands for 1.
+    blocks : tuple of int
+        The sizes of the blocks, in the order of the columns. Empty if all have size 1.
     """
 
     anchors: Tensor
     lengthscale: Tensor
     loadings: Tensor
     noise: Tensor
+    weights: Tensor | None = None
+    blocks: tuple[int, ...] = ()
+
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
+        """All but the blocks."""
+        return self[:5]
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Covariance:
+        """Apply a function to each of the tensors."""
+        anchors, lengthscale, loadings, noise = map(function, self[:4])
+        weights = None if self.weights is None else function(self.weights)
+        return Covariance(anchors, lengthscale, loadings, noise, weights, self.blocks)
 
 
 #: Derivatives by all tensors of a covariance.
-_ALL = (True, True, True, True)
+_ALL = (True, True, True, True, True)
 
 
 class Factor(IntEnum):
@@ -81,8 +105,9 @@ class Gram:
     Raises
     ------
     ValueError
-        If anchors or loadings are NaN or infinite, a lengthscale is not positive, noise is
-        negative, or there are more columns than the backend supports.
+        If anchors, loadings or weights are NaN or infinite, a lengthscale is not positive, noise
+        is negative, the blocks do not add up to the columns, or there are more columns than the
+        backend supports.
     numpy.linalg.LinAlgError
         If a matrix is singular.
     RuntimeError
@@ -102,7 +127,9 @@ class Gram:
             on_gpu = cuda_execution.takes(covariance.anchors)
             backend = CudaBackend if on_gpu else CpuBackend
         sizes = (self.batch, self.n, self.width)
-        given = core.Covariance(ties_backwards, *sizes, *_addresses(*covariance))
+        self._weighted = covariance.weights is not None
+        arrays = core.CovarianceGradients(*_addresses(*covariance.tensors))
+        given = core.Covariance(ties_backwards, *sizes, *arrays, covariance.blocks)
         self.backend = backend(given, self.device)
 
     @property
@@ -174,7 +201,7 @@ class Gram:
     ) -> list[Tensor | None]:
         """Derivatives by a, b, w and the covariance of <along, vjp(a, b, w)>."""
         a, b, w = (None if each is None else plain(each) for each in (a, b, w))
-        tangent = [plain(each) for each in along]
+        tangent = [None if each is None else plain(each) for each in along.tensors]
         rows = 0 if a is None else a.shape[1]
         d_a, d_b, d_w = (None if each is None else torch.empty_like(each) for each in (a, b, w))
         out = self._empty_covariance(_ALL)
@@ -203,7 +230,8 @@ class Gram:
 
     def _empty_covariance(self, needs: Sequence[bool]) -> list[Tensor | None]:
         batch, n, width = self.batch, self.n, self.width
-        shapes = ((batch, n), (batch, width), (batch, n, width), (batch, n))
+        shapes = ((batch, n), (batch, width), (batch, n, width), (batch, n), (batch, width))
+        needs = (*needs[:4], needs[4] and self._weighted)
         return [
             self._empty(*shape) if needed else None
             for shape, needed in zip(shapes, needs, strict=True)
@@ -228,19 +256,19 @@ def product(gram: Gram, factor: Factor, values: Tensor, covariance: Covariance) 
     """Multiply L, L^-1, L^T or L^-T by values ``[B, R, n]``."""
     if not torch.is_grad_enabled():  # in a first derivative: a Function costs more than the product
         return gram.apply(factor, values)
-    result: Tensor = _Product.apply(gram, factor, values, *covariance)  # type: ignore[no-untyped-call]
+    result: Tensor = _Product.apply(gram, factor, values, *covariance.tensors)  # type: ignore[no-untyped-call]
     return result
 
 
 def log_variances(gram: Gram, covariance: Covariance) -> Tensor:
     """Log D ``[B, n]``, whose sum is log det A."""
-    result: Tensor = _Innovations.apply(gram, None, *covariance)[1]  # type: ignore[no-untyped-call]
+    result: Tensor = _Innovations.apply(gram, None, *covariance.tensors)[1]  # type: ignore[no-untyped-call]
     return result
 
 
 def innovations(gram: Gram, values: Tensor, covariance: Covariance) -> tuple[Tensor, Tensor]:
     """L^-1 times values, and log D, for a likelihood; one reverse pass serves both."""
-    result: tuple[Tensor, Tensor] = _Innovations.apply(gram, values, *covariance)  # type: ignore[no-untyped-call]
+    result: tuple[Tensor, Tensor] = _Innovations.apply(gram, values, *covariance.tensors)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -248,7 +276,7 @@ def log_prob(gram: Gram, values: Tensor, covariance: Covariance) -> Tensor:
     """Log density of N(0, A) at each row ``[B, R]``, as a single autograd node."""
     if gram.has_ties:  # the mean of both orders, whose derivatives autograd sums in one pass
         return log_density(*innovations(gram, values, covariance))
-    result: Tensor = _LogProb.apply(gram, values, *covariance)  # type: ignore[no-untyped-call]
+    result: Tensor = _LogProb.apply(gram, values, *covariance.tensors)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -274,7 +302,7 @@ def unobserved_variances(gram: Gram, covariance: Covariance) -> Tensor:
     The latter is the variance of the process at that point, given the observed points, because an
     observation of precision b adds log(1 + b var) to log det A.
     """
-    by_noise = _vjp(gram, None, None, torch.ones_like(covariance.noise), covariance)[3]
+    by_noise = _vjp(gram, None, None, torch.ones_like(covariance.noise), covariance.tensors)[3]
     assert by_noise is not None
     return by_noise
 
@@ -284,7 +312,7 @@ def _vjp(
     a: Tensor | None,
     b: Tensor | None,
     w: Tensor | None,
-    covariance: Sequence[Tensor],
+    covariance: Sequence[Tensor | None],
     needs: Sequence[bool] = _ALL,
 ) -> Sequence[Tensor | None]:
     """See `Gram.vjp`."""
@@ -297,7 +325,7 @@ def _vjp(
 class _Product(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, gram: Gram, factor: Factor, values: Tensor, *covariance: Tensor
+        ctx: Any, gram: Gram, factor: Factor, values: Tensor, *covariance: Tensor | None
     ) -> Tensor:
         out = gram.apply(factor, values)
         ctx.gram, ctx.factor = gram, factor
@@ -311,7 +339,7 @@ class _Product(torch.autograd.Function):
         passed = product(ctx.gram, ctx.factor.transpose, grad, Covariance(*covariance))
         needs = ctx.needs_input_grad[3:]
         if not any(needs):
-            return (None, None, passed, None, None, None, None)
+            return (None, None, passed, *(None for _ in needs))
         # <grad, d out> as +-<a, dL b>:
         a, b, sign = {
             Factor.LOWER: (grad, values, 1.0),
@@ -325,7 +353,7 @@ class _Product(torch.autograd.Function):
 class _Innovations(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, gram: Gram, values: Tensor | None, *covariance: Tensor
+        ctx: Any, gram: Gram, values: Tensor | None, *covariance: Tensor | None
     ) -> tuple[Tensor | None, Tensor]:
         out = None if values is None else gram.apply(Factor.LOWER_INVERSE, values)
         ctx.gram = gram
@@ -341,13 +369,13 @@ class _Innovations(torch.autograd.Function):
             minus = -passed
         needs = ctx.needs_input_grad[2:]
         if not any(needs):
-            return (None, passed, None, None, None, None)
+            return (None, passed, *(None for _ in needs))
         return (None, passed, *_vjp(ctx.gram, minus, out, grads[1], covariance, needs))
 
 
 class _LogProb(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, gram: Gram, values: Tensor, *covariance: Tensor) -> Tensor:
+    def forward(ctx: Any, gram: Gram, values: Tensor, *covariance: Tensor | None) -> Tensor:
         whitened, logs = gram.apply(Factor.LOWER_INVERSE, values), gram.log_variances()
         precision = torch.exp(-logs)
         ctx.gram = gram
@@ -360,18 +388,20 @@ class _LogProb(torch.autograd.Function):
         (grad,) = grads
         if torch.is_grad_enabled():  # for derivatives of these derivatives
             # Views, since one of them may be a function of another one.
-            values, *covariance = inputs = [each.view_as(each) for each in inputs]
+            inputs = [None if each is None else each.view_as(each) for each in inputs]
+            values, *covariance = inputs
             density = log_density(*innovations(ctx.gram, values, Covariance(*covariance)))
-            needed = [each for each in inputs if each.requires_grad]
+            needs = [each is not None and each.requires_grad for each in inputs]
+            needed = [each for each, need in zip(inputs, needs, strict=True) if need]
             found = iter(torch.autograd.grad(density, needed, grad, create_graph=True))
-            return (None, *(next(found) if each.requires_grad else None for each in inputs))
+            return (None, *(next(found) if need else None for need in needs))
         # By -2 log p = sum of whitened^2 / D + log D; halves are exact.
         grad = grad[..., None]
         a = ctx.gram.apply(Factor.UPPER_INVERSE, grad * precision[:, None] * whitened)
         by_values = -a if ctx.needs_input_grad[1] else None
         needs = ctx.needs_input_grad[2:]
         if not any(needs):
-            return (None, by_values, None, None, None, None)
+            return (None, by_values, *(None for _ in needs))
         by_logs = (_row_sum(grad * whitened.square()) * precision - _row_sum(grad)).mul_(0.5)
         return (None, by_values, *ctx.gram.vjp(a, whitened, by_logs, needs))
 
@@ -397,7 +427,7 @@ class _VjpTangent(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gram: Gram, *tensors: Any) -> tuple[Tensor | None, ...]:
         a, b, w, *covariance_and_tangents = tensors
-        return tuple(gram.vjp_tangent(a, b, w, Covariance(*covariance_and_tangents[4:])))
+        return tuple(gram.vjp_tangent(a, b, w, Covariance(*covariance_and_tangents[5:])))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:

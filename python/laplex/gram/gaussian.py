@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from math import prod
 from numbers import Real
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,16 +13,23 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from ..numpy import checks as validation
-from ..torch.functional import matvec
 from . import factor as factors
 from . import process
 from .checks import ArrayLike, as_tensor, broadcast, copied, positive, same_contents, sample_shape
 from .factor import Covariance, Factor, Gram
+from .low_rank import LowRank
 from .parameters import GramParameters, shared
-from .term import Term
+from .product import product
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # typing has it from Python 3.11 on
+
+
+class Coefficients(NamedTuple):
+    """The distribution of the coefficients of a basis: see `LaplaceGram.coefficients`."""
+
+    mean: Tensor
+    covariance: Tensor
 
 
 class Gaussian:
@@ -40,7 +47,7 @@ class Gaussian:
     __array_ufunc__ = None
 
     def __init__(self, parameters: GramParameters) -> None:
-        self.anchors, self.terms, self.noise, self._batch = parameters
+        self.anchors, self.terms, self.noise, self._batch, self._basis, self._means = parameters
         self._factored: tuple[list[object], dict[bool, Gram]] | None = None
 
     @classmethod
@@ -59,14 +66,37 @@ class Gaussian:
 
         :meta private:
         """
-        return GramParameters(self.anchors, self.terms, self.noise, self._batch)
+        return GramParameters(
+            self.anchors, self.terms, self.noise, self._batch, self._basis, self._means
+        )
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean ``[*b, n]`` of the Gaussian, 0 without `mean`."""
+        zeros = self.anchors.new_zeros(*self._batch, self.anchors.shape[-1])
+        return self.parameters.shifted(zeros)
+
+    @property
+    def basis(self) -> Tensor | None:
+        """The values ``[*b, n, p]`` of the basis at the anchors, or None."""
+        return (
+            None
+            if self._basis is None
+            else self.parameters.restored(self.parameters.basis_rows().mT)
+        )
+
+    @property
+    def prior(self) -> Tensor | None:
+        """The prior variances ``[*b, p]`` of the coefficients of the basis, or None."""
+        return None if self._basis is None else self._basis.prior.double()
 
     # --- products --------------------------------------------------------------------------------
 
     def matvec(self, values: ArrayLike) -> Tensor:
         """Multiply by A.
 
-        The product uses `laplex.matvec` and does not need the factor.
+        The product uses `laplex.matvec` where it can, and does not need the factor of A. The mean
+        plays no part.
 
         Parameters
         ----------
@@ -79,17 +109,16 @@ class Gaussian:
             The products.
         """
         parameters = self.parameters
+        self._refuse_improper("a product with A", "solve() has a limit, and needs no product")
         values = parameters.broadcast_values(values).double()
         anchors = self.anchors.double()
         result = torch.zeros_like(values) if self.noise is None else self.noise * values
         for term in self.terms:
-            lengthscale, some = term.columns(anchors)
-            columns = torch.stack(some)
-            columns = columns.reshape(
-                columns.shape[:1] + (1,) * (values.dim() + 1 - columns.dim()) + columns.shape[1:]
-            )
-            product = matvec(columns * values, anchors, lengthscale=lengthscale)
-            result = result + (columns * product).sum(0)
+            result = result + product(term, values, anchors)
+        if self._basis is not None:
+            rows = parameters.basis_rows()
+            inner = (rows @ values[..., None])[..., 0] * self._basis.prior.double()
+            result = result + (rows.mT @ inner[..., None])[..., 0]
         return parameters.restored(result)
 
     def __matmul__(self, other: object) -> Tensor:
@@ -143,7 +172,8 @@ class Gaussian:
     def __add__(self, other: object) -> Self:
         """Add two covariance matrices on the same anchors.
 
-        The sum has the terms of both and the sum of their noise variances.
+        The sum has the terms and the bases of both, and the sum of their noise variances and of
+        their means, as that of two independent vectors.
 
         Raises
         ------
@@ -168,7 +198,9 @@ class Gaussian:
         if self.noise is not None and other.noise is not None:
             noise = self.noise + other.noise
         anchors = shared(self.anchors, other.anchors)
-        return self.of(GramParameters.checked(anchors, (*self.terms, *other.terms), noise))
+        total = GramParameters.checked(anchors, (*self.terms, *other.terms), noise)
+        basis = other._basis if self._basis is None else self._basis.plus(other._basis)
+        return self.of(total.with_trend(basis, self._means + other._means))
 
     __radd__ = __add__  # raises the same error for any other object
 
@@ -182,7 +214,8 @@ class Gaussian:
     def __mul__(self, factor: object) -> Self:
         """Multiply A by a positive number, or by numbers ``[*b]`` for a batch.
 
-        The factor multiplies the variances of all terms and of the noise.
+        The factor multiplies the variances of all terms, of the noise, and of the coefficients of
+        a basis. The mean stays as it is.
         """
         scale: Tensor
         if isinstance(factor, (Tensor, np.ndarray)):
@@ -198,7 +231,11 @@ class Gaussian:
             )
         terms = [term.times(scale) for term in self.terms]
         noise = None if self.noise is None else self.noise * scale[..., None]
-        return self.of(GramParameters.checked(self.anchors, terms, noise))
+        basis = self._basis
+        if basis is not None:
+            basis = basis._replace(prior=basis.prior * scale[..., None])
+        scaled = GramParameters.checked(self.anchors, terms, noise)
+        return self.of(scaled.with_trend(basis, self._means))
 
     __rmul__ = __mul__
 
@@ -206,6 +243,9 @@ class Gaussian:
 
     def solve(self, values: ArrayLike) -> Tensor:
         """Multiply by the inverse of A.
+
+        With an improper prior of coefficients, the inverse is its limit
+        ``K^-1 - K^-1 B (B^T K^-1 B)^-1 B^T K^-1``, which is 0 for vectors in the span of the basis.
 
         Parameters
         ----------
@@ -218,6 +258,8 @@ class Gaussian:
             The solutions.
         """
         rows, restore = self.parameters.flattened(values)
+        if self._basis is not None:
+            return restore(self._by_low_rank(LowRank.solve, rows))
         if not self._is_recorded(rows):
             return restore(self._factor().solve(rows))
 
@@ -229,9 +271,10 @@ class Gaussian:
         return restore(self._symmetric(solution))
 
     def color(self, values: ArrayLike, *, transpose: bool = False) -> Tensor:
-        """Multiply by the factor S of A = S S^T.
+        """Multiply by the square root S of A = S S^T.
 
-        S turns white noise into samples of N(0, A).
+        S turns white noise into samples of N(0, A). It is triangular in the sorted order of the
+        anchors, unless there is a basis.
 
         Parameters
         ----------
@@ -248,7 +291,7 @@ class Gaussian:
         return self._scaled(values, Factor.UPPER if transpose else Factor.LOWER)
 
     def whiten(self, values: ArrayLike, *, transpose: bool = False) -> Tensor:
-        """Multiply by the inverse of the factor S of A = S S^T.
+        """Multiply by the inverse of the square root S of A = S S^T.
 
         The inverse of S turns samples of N(0, A) into white noise.
 
@@ -267,9 +310,28 @@ class Gaussian:
         return self._scaled(values, Factor.UPPER_INVERSE if transpose else Factor.LOWER_INVERSE)
 
     def _scaled(self, values: ArrayLike, factor: Factor) -> Tensor:
+        self._refuse_improper("a square root of A", "log_prob() and solve() have a limit")
         rows, restore = self.parameters.flattened(values)
+        low_rank = None
+        if self._basis is not None:
+            covariance = self.parameters.covariance()
+            low_rank = self._low_rank(self._factor(covariance), covariance, rows[:, :0])
+            if factor is Factor.LOWER:
+                rows = low_rank.times_root(rows, transpose=False)
+            elif factor is Factor.UPPER_INVERSE:
+                rows = low_rank.times_inverse_root(rows, transpose=True)
+        result = self._scaled_rows(rows, factor)
+        if low_rank is not None:
+            if factor is Factor.UPPER:
+                result = low_rank.times_root(result, transpose=True)
+            elif factor is Factor.LOWER_INVERSE:
+                result = low_rank.times_inverse_root(result, transpose=False)
+        return restore(result)
+
+    def _scaled_rows(self, rows: Tensor, factor: Factor) -> Tensor:
+        """Multiply rows ``[B, R, n]`` by the scaled factor of terms and noise."""
         if not self._is_recorded(rows):
-            return restore(self._factor().apply(factor, rows, scaled=True))
+            return self._factor().apply(factor, rows, scaled=True)
         covariance = self.parameters.covariance()
         gram = self._factor(covariance)
         half = 0.5 * factors.log_variances(gram, covariance)[:, None]
@@ -282,12 +344,18 @@ class Gaussian:
             result = result * half.exp()
         elif factor is Factor.LOWER_INVERSE:
             result = result * (-half).exp()
-        return restore(result)
+        return result
 
-    # --- the Gaussian N(0, A) --------------------------------------------------------------------
+    # --- the Gaussian N(mean, A) ------------------------------------------------------------------
 
     def logdet(self) -> Tensor:
         """Return the log determinant of A, of shape ``[*b]``."""
+        self._refuse_improper("log det A", "log_prob() has a limit, the restricted likelihood")
+        if self._basis is not None:
+            empty = self.anchors.new_zeros(0, *self._batch, self.anchors.shape[-1])
+            rows, _ = self.parameters.flattened(empty)
+            logdet = self._by_low_rank(LowRank.logdet, rows)
+            return self.parameters.restored(logdet.reshape(self._batch))
 
         def value(gram: Gram, covariance: Covariance) -> Tensor:
             return factors.log_variances(gram, covariance).sum(-1)
@@ -297,7 +365,18 @@ class Gaussian:
         return self.parameters.restored(result.reshape(self._batch))
 
     def log_prob(self, values: ArrayLike) -> Tensor:
-        """Return the log density of N(0, A).
+        r"""Return the log density of N(mean, A).
+
+        Where coefficients have an improper prior, it is the restricted likelihood
+
+        .. math::
+
+            \log \int N(v \mid m + B \beta, K)\, d\beta
+            = -\tfrac12 \bigl(r^T K^{-1} r + \log \det K + \log \det B^T K^{-1} B
+            + (n - p) \log 2\pi\bigr)
+
+        with the p columns B of these coefficients, the covariance K of everything else, and the
+        residuals r of generalised least squares (Rasmussen and Williams, equation 2.45).
 
         Parameters
         ----------
@@ -310,7 +389,10 @@ class Gaussian:
             The log density at each vector of values, in nats.
         """
         parameters = self.parameters
-        values = parameters.broadcast_values(values)
+        values = parameters.centered(parameters.broadcast_values(values))
+        if self._basis is not None:
+            rows, restore = parameters.flattened(values)
+            return restore(self._by_low_rank(LowRank.log_prob, rows))
         recorded = self._is_recorded(values)
         density = process.log_density(parameters, values, recorded, _log_prob_by_factor)
         if density is not None:
@@ -324,6 +406,56 @@ class Gaussian:
             return factors.log_prob(gram, rows, covariance)
 
         return restore(self._symmetric(value) if recorded else self._factor().log_prob(rows))
+
+    def coefficients(self, values: ArrayLike) -> Coefficients:
+        """Return the distribution of the coefficients of `basis`, given values at the anchors.
+
+        With an improper prior of all coefficients, the expectations are the estimates of
+        generalised least squares, and the covariance is that of their errors.
+
+        Parameters
+        ----------
+        values : array ``[..., n]``
+            The values v, noise included; their leading dimensions broadcast with the batch.
+
+        Returns
+        -------
+        mean : Tensor ``[..., p]``
+            Expectations, for each vector of values.
+        covariance : Tensor ``[*b, p, p]``
+            Their covariance.
+
+        Raises
+        ------
+        ValueError
+            If there is no basis.
+        """
+        _, mean = self.posterior(self.parameters.centered(values))
+        if mean is None:
+            raise ValueError("coefficients are those of a basis, but there is none: pass basis=")
+        return Coefficients(mean, self.coefficient_covariance())
+
+    def posterior(self, values: ArrayLike) -> tuple[Tensor, Tensor | None]:
+        """A^-1 times values ``[..., n]`` of mean 0, and what coefficients they let expect.
+
+        :meta private:
+        """
+        if self._basis is None:
+            return self.solve(values), None
+        rows, restore = self.parameters.flattened(values)
+        both = self._by_low_rank(lambda a: torch.cat((a.solve(), a.coefficients()), -1), rows)
+        both, n = restore(both), rows.shape[-1]
+        return both[..., :n], both[..., n:]
+
+    def coefficient_covariance(self) -> Tensor:
+        """The covariance ``[*b, p, p]`` of the coefficients, given values at the anchors.
+
+        :meta private:
+        """
+        parameters = self.parameters
+        empty = self.anchors.new_zeros(0, *self._batch, self.anchors.shape[-1])
+        result = self._by_low_rank(LowRank.coefficient_covariance, parameters.flattened(empty)[0])
+        return parameters.restored(result.reshape(*self._batch, *result.shape[-2:]))
 
     def inv_quad_logdet(self, values: ArrayLike) -> tuple[Tensor, Tensor]:
         """Return quadratic forms of the inverse of A, and its log determinant, in one pass.
@@ -341,8 +473,13 @@ class Gaussian:
             The log determinants of A.
         """
         rows, restore = self.parameters.flattened(values)
+        if self._basis is not None:
+            self._refuse_improper("log det A", "log_prob() has a limit, the restricted likelihood")
 
         def both(gram: Gram, covariance: Covariance) -> Tensor:
+            if self._basis is not None:
+                made = self._low_rank(gram, covariance, rows)
+                return torch.cat((made.quadratic(), made.logdet()[:, None]), -1)
             whitened, logs = factors.innovations(gram, rows, covariance)
             squares = (whitened.square() * torch.exp(-logs)[:, None]).sum(-1)
             return torch.cat((squares, logs.sum(-1, keepdim=True)), -1)
@@ -354,7 +491,7 @@ class Gaussian:
     def sample(
         self, shape: int | Sequence[int] = (), *, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Draw samples ``[*shape, *b, n]`` of N(0, A), with gradients to the parameters.
+        """Draw samples ``[*shape, *b, n]`` of N(mean, A), with gradients to the parameters.
 
         Parameters
         ----------
@@ -363,46 +500,65 @@ class Gaussian:
         generator : torch.Generator, optional
             Source of random numbers. By default, torch's global generator.
         """
-        white = torch.randn(
-            *sample_shape(shape),
-            *self._batch,
-            self.anchors.shape[-1],
-            dtype=torch.float64,
-            device=self.device,
-            generator=generator,
-        )
-        return self.color(white.to(self.dtype))
+        self._refuse_improper("a sample", "condition() and predict() can be sampled")
+        parameters = self.parameters
+        return parameters.shifted(self._drawn(sample_shape(shape), generator))
+
+    def _drawn(self, lead: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
+        """Samples of N(0, A), in which improper coefficients are 0."""
+        white = self._white((*lead, *self._batch, self.anchors.shape[-1]), generator)
+        rows, restore = self.parameters.flattened(white.to(self.dtype))
+        samples = restore(self._scaled_rows(rows, Factor.LOWER))
+        return self._plus_basis(samples, lead, generator)
+
+    def _plus_basis(
+        self, samples: Tensor, lead: tuple[int, ...], generator: torch.Generator | None
+    ) -> Tensor:
+        """Samples of terms and noise, plus the basis times random coefficients."""
+        if self._basis is None:
+            return samples
+        prior = self._basis.prior.double()
+        scale = torch.where(prior == torch.inf, 0.0, prior).sqrt()
+        coefficients = scale * self._white((*lead, *self._batch, prior.shape[-1]), generator)
+        trend = (coefficients[..., None, :] @ self.parameters.basis_rows())[..., 0, :]
+        return self.parameters.restored(samples.double() + trend)
+
+    def _white(self, shape: Sequence[int], generator: torch.Generator | None) -> Tensor:
+        return torch.randn(*shape, dtype=torch.float64, device=self.device, generator=generator)
 
     def sample_at_ties(self, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
-        """Draw samples as `sample` does, also if coincident anchors make A singular.
+        """Draw samples of N(0, A), also if coincident anchors make A singular.
 
-        Each column is an independent process, which is drawn once at each distinct place.
+        Improper coefficients are 0. Each column is an independent process, which is drawn once at
+        each distinct place.
 
         :meta private:
         """
         try:
-            return self.sample(shape, generator=generator)
+            return self._drawn(shape, generator)
         except np.linalg.LinAlgError:
             pass
-        anchors, lengthscale, loadings, noise = self.parameters.covariance()
-        n = anchors.shape[-1]
-        samples = []
-        for b in range(len(anchors)):
-            places, copy_of = torch.unique(anchors[b], return_inverse=True)
+        n, samples = self.anchors.shape[-1], []
+        for parameters in self.parameters.without_trend().matrices():
+            anchors = parameters.anchors
+            places, copy_of = torch.unique(anchors, return_inverse=True)
             # Derivatives by anchors go through the first of the anchors at each place.
             first = torch.full_like(copy_of[: len(places)], n).scatter_reduce(
                 0, copy_of, torch.arange(n, device=copy_of.device), "amin"
             )
-            terms = (Term(lengthscale[b]),)
-            processes = Gaussian(GramParameters.of(anchors[b][first], terms, None))
-            drawn = processes.sample(shape, generator=generator)
-            white = torch.randn(
-                *shape, n, dtype=torch.float64, device=self.device, generator=generator
-            )
-            latent = (drawn[..., copy_of] * loadings[b].mT).sum(-2)
-            samples.append(latent + noise[b].sqrt() * white)
+            latent = anchors.new_zeros(())
+            for term in parameters.terms:
+                for part, column in term.parts(anchors):
+                    process = Gaussian(GramParameters.of(anchors[first], (part,), None))
+                    drawn = process.sample(shape, generator=generator)[..., copy_of]
+                    latent = latent + (drawn if column is None else drawn * column)
+            if parameters.noise is not None:
+                white = self._white((*shape, n), generator)
+                latent = latent + parameters.noise.double().sqrt() * white
+            samples.append(latent)
         flat = torch.stack(samples, -2)
-        return self.parameters.restored(flat.reshape(*shape, *self._batch, n))
+        processes = self.parameters.restored(flat.reshape(*shape, *self._batch, n))
+        return self._plus_basis(processes, shape, generator)
 
     # --- inspection ------------------------------------------------------------------------------
 
@@ -425,7 +581,8 @@ class Gaussian:
     @property
     def requires_grad(self) -> bool:
         """Whether any of the tensors requires gradients."""
-        return any(each.requires_grad for each in self.parameters.tensors())
+        given = self.parameters.all_contents()
+        return any(isinstance(each, Tensor) and each.requires_grad for each in given)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
         """Convert to the dense matrix of up to 2**24 entries, for ``numpy.asarray``.
@@ -451,9 +608,17 @@ class Gaussian:
 
     def diagonal(self) -> Tensor:
         """Return the diagonal of A, the variances ``[*b, n]``, noise included."""
-        covariance = self.parameters.covariance()
-        variances = covariance.loadings.square().sum(-1) + covariance.noise
-        return self.parameters.restored(variances.reshape(self.shape[:-1]))
+        self._refuse_improper("a variance", "condition() and predict() have variances")
+        noise = 0.0 if self.noise is None else self.noise.double()
+        anchors, total = self.anchors.double(), self.anchors.new_zeros((), dtype=torch.float64)
+        for term in self.terms:
+            for part, column in term.parts(anchors):
+                variance = part.covariance(torch.zeros_like(anchors[..., :1]), 1)
+                total = total + (variance if column is None else column.square() * variance)
+        if self._basis is not None:
+            squares = self.parameters.basis_rows().square()
+            total = total + (self._basis.prior.double()[..., None] * squares).sum(-2)
+        return self.parameters.restored((total + noise).expand(self.shape[:-1]))
 
     def to_dense(self) -> Tensor:
         """Return the dense matrix ``[*b, n, n]``, which is differentiable.
@@ -463,16 +628,25 @@ class Gaussian:
         MemoryError
             If the matrix has more than 2**28 entries.
         """
+        self._refuse_improper("a matrix", "solve() and log_prob() have a limit")
         n = self.anchors.shape[-1]
         validation.dense_size(prod(self._batch), n, n)
-        anchors, lengthscale, loadings, noise = self.parameters.covariance()
-        distance = (anchors[:, :, None] - anchors[:, None, :]).abs()
-        dense = torch.diag_embed(noise)
-        for k in range(loadings.shape[-1]):
-            column = loadings[..., k]
-            kernel = torch.exp(-distance / lengthscale[:, k, None, None])
-            dense = dense + column[:, :, None] * kernel * column[:, None, :]
-        return self.parameters.restored(dense.reshape(self.shape))
+        anchors = self.anchors.double()
+        distance = (anchors[..., :, None] - anchors[..., None, :]).abs()
+        dense = torch.zeros_like(distance)
+        if self.noise is not None:
+            noise = self.noise.double()
+            dense = dense + torch.diag_embed(noise.expand(*noise.shape[:-1], n))
+        for term in self.terms:
+            for part, column in term.parts(anchors):
+                kernel = part.covariance(distance, 2)
+                if column is not None:
+                    kernel = column[..., :, None] * kernel * column[..., None, :]
+                dense = dense + kernel
+        if self._basis is not None:
+            rows = self.parameters.basis_rows()
+            dense = dense + rows.mT @ (self._basis.prior.double()[..., None] * rows)
+        return self.parameters.restored(dense.expand(self.shape))
 
     def __getstate__(self) -> dict[str, Any]:
         return {
@@ -498,11 +672,12 @@ class Gaussian:
         if ties_backwards not in kept:
             if covariance is None:
                 covariance = self.parameters.covariance()
-            kept[ties_backwards] = Gram(covariance, ties_backwards=ties_backwards)
+            with self.parameters.explained():
+                kept[ties_backwards] = Gram(covariance, ties_backwards=ties_backwards)
         return kept[ties_backwards]
 
     def _is_recorded(self, *others: Tensor) -> bool:
-        """Whether a parameter or another given tensor requires gradients."""
+        """Whether a parameter of terms or noise, or another given tensor, requires gradients."""
         tensors = [*others, *self.parameters.tensors()]
         if forward_ad._current_level >= 0 and any(
             _unpack_dual(each).tangent is not None for each in tensors
@@ -512,6 +687,25 @@ class Gaussian:
                 "torch.autograd.grad"
             )
         return torch.is_grad_enabled() and any(each.requires_grad for each in tensors)
+
+    def _refuse_improper(self, what: str, instead: str) -> None:
+        """Raise an error for what is infinite if a coefficient has an improper prior."""
+        if self._basis is not None and self._basis.is_improper:
+            raise ValueError(
+                f"a coefficient of basis has an improper prior, so that A is infinite and {what} "
+                f"has no meaning: {instead}; or pass finite variances as prior="
+            )
+
+    def _low_rank(self, gram: Gram, covariance: Covariance, rows: Tensor) -> LowRank:
+        basis, prior = self.parameters.flat_basis()
+        return LowRank(gram, covariance, rows, basis, prior)
+
+    def _by_low_rank(self, value: Callable[[LowRank], Tensor], rows: Tensor) -> Tensor:
+        """A value of rows ``[B, R, n]``, and its derivatives if they are recorded."""
+        self._is_recorded(rows)  # refuses forward mode
+        return self._symmetric(
+            lambda gram, covariance: value(self._low_rank(gram, covariance, rows))
+        )
 
     def _symmetric(self, value: Callable[[Gram, Covariance], Tensor]) -> Tensor:
         """The mean of a value over both orders of equal anchors, on which it does not depend.

@@ -71,7 +71,7 @@ class Part:
         behind: PseudoObservations,
         gram: Gram | None = None,
     ) -> None:
-        anchors, lengthscale, loadings, noise = covariance
+        anchors, lengthscale, loadings, noise = covariance[:4]
         self.first = before.noise.shape[-1]
         self.last = self.first + anchors.shape[-1]
         # Equal anchors are taken in the order of their numbers: these stay outside.
@@ -80,6 +80,7 @@ class Part:
             lengthscale,
             torch.cat((before.loadings.to(loadings), loadings, behind.loadings.to(loadings)), 1),
             torch.cat((before.noise.to(noise), noise, behind.noise.to(noise)), -1),
+            *covariance[4:],
         )
         self._gram = gram
 
@@ -87,12 +88,12 @@ class Part:
     def gram(self) -> Gram:
         """The factor, which is computed at its first use."""
         if self._gram is None:
-            detached = Covariance(*(each.detach() for each in self.covariance))
+            detached = self.covariance.map(torch.Tensor.detach)
             try:
                 self._gram = Gram(detached)
             except np.linalg.LinAlgError:
                 own = slice(self.first, self.last)
-                anchors, lengthscale, loadings, noise = detached
+                anchors, lengthscale, loadings, noise = detached[:4]
                 # Mostly the anchors of the part are to blame, in the numbers that the caller knows.
                 Gram(
                     Covariance(
@@ -100,6 +101,7 @@ class Part:
                         lengthscale,
                         loadings[:, own].contiguous(),
                         noise[:, own].contiguous(),
+                        *detached[4:],
                     )
                 )
                 raise np.linalg.LinAlgError(

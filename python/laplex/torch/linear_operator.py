@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .._support.profiles import profile_of
 from .._support.sides import side_number
+from .approximation import warn_of_iterations
 from .call import NAMES, TRAILING
 from .dense import kernel
 
@@ -81,9 +82,11 @@ class LaplaceLinearOperator(LinearOperator):  # type: ignore[misc]
         )
 
     def _matmul(self, rhs: Tensor) -> Tensor:
+        warn_of_iterations("a LaplaceLinearOperator")
         return self._operator @ rhs
 
     def _t_matmul(self, rhs: Tensor) -> Tensor:
+        warn_of_iterations("a LaplaceLinearOperator")
         return self._operator.T @ rhs
 
     def _size(self) -> torch.Size:
