@@ -17,6 +17,9 @@ from typing import TYPE_CHECKING, Any
 from .._support.optional import require
 
 if TYPE_CHECKING:
+    from .basis import constant as constant
+    from .basis import harmonics as harmonics
+    from .basis import polynomial as polynomial
     from .conditional import Conditional as Conditional
     from .covariance import History as History
     from .covariance import LaplaceCovariance as LaplaceCovariance
@@ -49,6 +52,9 @@ __all__ = [
     "Rotation",
     "Term",
     "TermSum",
+    "constant",
+    "harmonics",
+    "polynomial",
 ]
 
 # For each name its module, and what it needs besides torch: (module to find, extra).
@@ -67,6 +73,9 @@ _HOME: dict[str, tuple[str, tuple[str, str] | None]] = {
     "Rotation": (".terms", None),
     "SHO": (".terms", None),
     "Term": (".terms", None),
+    "constant": (".basis", None),
+    "harmonics": (".basis", None),
+    "polynomial": (".basis", None),
     "TermSum": (".terms", None),
 }
 

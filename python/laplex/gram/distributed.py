@@ -114,8 +114,21 @@ class GaussianOnRanks(Gaussian):
         observed, rest = together(self._comm, lambda: split(observed_index, n, self.device))
         return self._condition(self.parameters, observed, rest, values)
 
-    def predict(self, targets: ArrayLike, values: ArrayLike) -> Conditional:
+    def predict(
+        self,
+        targets: ArrayLike,
+        values: ArrayLike,
+        *,
+        term: object = None,
+        basis_targets: object = None,
+        mean_targets: object = None,
+    ) -> Conditional:
         """As `LaplaceGram.predict`, without derivatives; targets are in line order."""
+        if term is not None or basis_targets is not None or mean_targets is not None:
+            raise NotImplementedError(
+                "over ranks, predict takes no term, basis_targets or mean_targets: leave group and "
+                "comm out"
+            )
         parameters = self.parameters
         whole = together(
             self._comm, lambda: parameters.extended(parameters.checked_targets(targets))
@@ -306,6 +319,13 @@ class ConditionalOnRanks(Conditional):
     def sample(self, *_: Any, **__: Any) -> Tensor:
         """Not available over ranks."""
         raise NotImplementedError(_MISSING.format("Conditional.sample"))
+
+    def log_prob(self, *_: Any) -> Tensor:
+        """Not available over ranks."""
+        raise NotImplementedError(_MISSING.format("Conditional.log_prob"))
+
+    def _covariance(self) -> Tensor:
+        raise NotImplementedError(_MISSING.format("Conditional.covariance"))
 
 
 def _one_process(

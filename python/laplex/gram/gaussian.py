@@ -88,7 +88,7 @@ class Gaussian:
     @property
     def prior(self) -> Tensor | None:
         """The prior variances ``[*b, p]`` of the coefficients of the basis, or None."""
-        return None if self._basis is None else self._basis.prior
+        return None if self._basis is None else self._basis.prior.double()
 
     # --- products --------------------------------------------------------------------------------
 
@@ -117,7 +117,7 @@ class Gaussian:
             result = result + product(term, values, anchors)
         if self._basis is not None:
             rows = parameters.basis_rows()
-            inner = (rows @ values[..., None])[..., 0] * self._basis.prior
+            inner = (rows @ values[..., None])[..., 0] * self._basis.prior.double()
             result = result + (rows.mT @ inner[..., None])[..., 0]
         return parameters.restored(result)
 
@@ -539,7 +539,7 @@ class Gaussian:
         except np.linalg.LinAlgError:
             pass
         n, samples = self.anchors.shape[-1], []
-        for parameters in self.parameters.matrices():
+        for parameters in self.parameters.without_trend().matrices():
             anchors = parameters.anchors
             places, copy_of = torch.unique(anchors, return_inverse=True)
             # Derivatives by anchors go through the first of the anchors at each place.
@@ -581,7 +581,8 @@ class Gaussian:
     @property
     def requires_grad(self) -> bool:
         """Whether any of the tensors requires gradients."""
-        return any(each.requires_grad for each in self.parameters.tensors())
+        given = self.parameters.all_contents()
+        return any(isinstance(each, Tensor) and each.requires_grad for each in given)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
         """Convert to the dense matrix of up to 2**24 entries, for ``numpy.asarray``.
@@ -614,11 +615,10 @@ class Gaussian:
             for part, column in term.parts(anchors):
                 variance = part.covariance(torch.zeros_like(anchors[..., :1]), 1)
                 total = total + (variance if column is None else column.square() * variance)
-        variances = (total + noise).expand(self.shape[:-1])
         if self._basis is not None:
             squares = self.parameters.basis_rows().square()
-            variances = variances + (self._basis.prior[..., None] * squares).sum(-2)
-        return self.parameters.restored(variances)
+            total = total + (self._basis.prior.double()[..., None] * squares).sum(-2)
+        return self.parameters.restored((total + noise).expand(self.shape[:-1]))
 
     def to_dense(self) -> Tensor:
         """Return the dense matrix ``[*b, n, n]``, which is differentiable.
@@ -643,11 +643,10 @@ class Gaussian:
                 if column is not None:
                     kernel = column[..., :, None] * kernel * column[..., None, :]
                 dense = dense + kernel
-        dense = dense.expand(self.shape)
         if self._basis is not None:
             rows = self.parameters.basis_rows()
             dense = dense + rows.mT @ (self._basis.prior.double()[..., None] * rows)
-        return self.parameters.restored(dense)
+        return self.parameters.restored(dense.expand(self.shape))
 
     def __getstate__(self) -> dict[str, Any]:
         return {
@@ -678,7 +677,7 @@ class Gaussian:
         return kept[ties_backwards]
 
     def _is_recorded(self, *others: Tensor) -> bool:
-        """Whether a parameter or another given tensor requires gradients."""
+        """Whether a parameter of terms or noise, or another given tensor, requires gradients."""
         tensors = [*others, *self.parameters.tensors()]
         if forward_ad._current_level >= 0 and any(
             _unpack_dual(each).tangent is not None for each in tensors

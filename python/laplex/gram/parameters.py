@@ -131,8 +131,8 @@ class GramParameters(NamedTuple):
         return found if self.basis is None else [*found, self.basis_rows(), self.basis.prior]
 
     def tensors(self) -> list[Tensor]:
-        """The tensors among all parameters, with what functions compute from others."""
-        return [each for each in self.all_contents() if isinstance(each, Tensor)]
+        """The tensors among the parameters of terms and noise."""
+        return [each for each in self.contents() if isinstance(each, Tensor)]
 
     def mean(self) -> Tensor | None:
         """The mean at the anchors, float64 ``[*b, n]`` or ``[*b, 1]``; None stands for 0."""
@@ -211,6 +211,10 @@ class GramParameters(NamedTuple):
             basis = Basis((self.basis_rows(),), basis.prior)
         return self._replace(basis=basis, means=() if mean is None else (mean,))
 
+    def double(self) -> GramParameters:
+        """A copy in float64."""
+        return self.map(lambda _, tensor: tensor.double())
+
     def with_trend(
         self, basis: Basis | None, means: tuple[Function | Tensor, ...]
     ) -> GramParameters:
@@ -264,6 +268,28 @@ class GramParameters(NamedTuple):
                 mean.expand(*mean.shape[:-1], n), mean_new.expand(*mean_new.shape[:-1], m)
             )
         return self.checked(anchors, self.terms, noise, matrix, prior, mean)
+
+    def showing(self, component: int | str, n: int) -> GramParameters:
+        """A copy of which only one component reaches the anchors from number `n` on.
+
+        The component is the number of a term, or the basis, or the mean. All functions must be
+        resolved.
+        """
+        shown = torch.arange(self.n, device=self.anchors.device) < n
+
+        def hidden(tensor: Tensor, name: str) -> Tensor:
+            return tensor if component == name else tensor * shown
+
+        terms = tuple(
+            term if k == component else term.replaced(scale=_masked(term.scale, shown))
+            for k, term in enumerate(self.terms)
+        )
+        basis = self.basis
+        if basis is not None:
+            basis = basis._replace(parts=(hidden(self.basis_rows(), "basis"),))
+        mean = self.mean()
+        means = () if mean is None else (hidden(mean, "mean"),)
+        return self.of(self.anchors, terms, self.noise, basis, means)
 
     def checked_targets(self, targets: object) -> Tensor:
         """Check new points ``[*b, m]`` for a prediction and return them as a tensor."""
@@ -428,6 +454,10 @@ class GramParameters(NamedTuple):
             weights=flat(_stacked([expanded(each, batch, anchors) for each in weights], lead)),
             blocks=tuple(len(block.weights) for block in blocks),
         )
+
+
+def _masked(scale: Tensor | None, shown: Tensor) -> Tensor:
+    return shown.double() if scale is None else scale * shown
 
 
 def _lead(tensor: Tensor | None) -> torch.Size:
