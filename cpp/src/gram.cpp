@@ -2,6 +2,7 @@
 
 #include "boundary.hpp"
 #include "checks.hpp"
+#include "gram_blocks.hpp"
 #include "gram_filter.hpp"
 #include "gram_state.hpp"
 #include "order.hpp"
@@ -55,16 +56,17 @@ void check(const Covariance& c) {
             std::to_string(c.width) +
             ": a real term is one column, one with a phase or a frequency two");
   }
-  if (c.weights != nullptr || c.num_blocks > 0) {
-    invalid("weights and blocks are not there yet");
-  }
+  check_blocks(c);
   if (c.anchors == nullptr && c.batch * c.n > 0) {
     invalid("anchors is null");
   }
   check_finite("anchors", c.anchors, c.batch, c.n);
   check_finite("loadings", c.loadings, c.batch, c.n * c.width);
+  const std::vector<char> used = used_lengthscales(c);
   for (std::int64_t k = 0; c.lengthscale != nullptr && k < c.batch * c.width; ++k) {
-    check_rate({c.lengthscale[k], 0.0}, k / c.width, c.batch);
+    if (used[static_cast<std::size_t>(k % c.width)] != 0) {
+      check_rate({c.lengthscale[k], 0.0}, k / c.width, c.batch);
+    }
   }
   for (std::int64_t k = 0; c.noise != nullptr && k < c.batch * c.n; ++k) {
     if (!(c.noise[k] >= 0.0)) {
@@ -153,16 +155,21 @@ void fill_falls(const GramLine& line, std::int64_t begin, std::int64_t end, doub
 }
 
 /// Everything in sorted order, and the gaps' decays.
-void fill_line(const Covariance& c, std::int64_t matrix, std::int64_t columns, int threads,
+void fill_line(const Covariance& c, std::int64_t matrix, const Layout& layout, int threads,
                GramLine& line) {
+  const std::int64_t columns = layout.columns;
   sort_line(c, c.anchors + matrix * c.n, threads, line);
   line.lengthscale.assign(static_cast<std::size_t>(columns),
                           std::numeric_limits<double>::infinity());
-  for (std::int64_t j = 0; j < c.width; ++j) {
-    line.lengthscale[static_cast<std::size_t>(j)] =
-        c.lengthscale == nullptr ? 1.0 : c.lengthscale[matrix * c.width + j];
+  line.weights.assign(static_cast<std::size_t>(columns), 0.0);
+  for (std::size_t j = 0; j < layout.column.size(); ++j) {
+    const std::int64_t at = matrix * c.width + layout.column[j];
+    if (layout.column[j] >= 0) {
+      line.lengthscale[j] = c.lengthscale == nullptr ? 1.0 : c.lengthscale[at];
+      line.weights[j] = c.weights == nullptr ? 1.0 : c.weights[at];
+    }
   }
-  line.fall.reset(c.n * columns);
+  line.fall.reset(layout.block == 1 ? c.n * columns : 0);
   line.loadings.reset(c.n * columns);
   line.noise.reset(c.n);
   line.gain.reset(c.n * columns);
@@ -172,11 +179,12 @@ void fill_line(const Covariance& c, std::int64_t matrix, std::int64_t columns, i
       const std::int64_t id = matrix * c.n + line.order[k];
       line.noise[k] = c.noise == nullptr ? 0.0 : c.noise[id];
       for (std::int64_t j = 0; j < columns; ++j) {
+        const int from = layout.column[static_cast<std::size_t>(j)];
         line.loadings[k * columns + j] =
-            j >= c.width ? 0.0 : (c.loadings == nullptr ? 1.0 : c.loadings[id * c.width + j]);
+            from < 0 ? 0.0 : (c.loadings == nullptr ? 1.0 : c.loadings[id * c.width + from]);
       }
     }
-    for (std::int64_t j = 0; j < columns; ++j) {
+    for (std::int64_t j = 0; layout.block == 1 && j < columns; ++j) {
       double* fall = line.fall.data() + j;
       if (begin == 0) {
         fall[0] = -1.0;  // the line begins with processes that know of nothing before
@@ -191,6 +199,9 @@ void fill_line(const Covariance& c, std::int64_t matrix, std::int64_t columns, i
       }
     }
   });
+  if (layout.block > 1) {
+    fill_transitions(layout, c.n, threads, line);
+  }
 }
 
 /// The sum of the logarithms, from those of products: of as many numbers as keep within range.
@@ -232,15 +243,14 @@ Gram::Gram(const Covariance& covariance) {
     state->n = c.n;
     state->width = c.width;
     state->num_threads = c.num_threads;
-    state->columns = *std::find_if(std::begin(kCompiledWidths), std::end(kCompiledWidths),
-                                   [&](int w) { return w >= c.width; });
+    state->layout = lay_out(c);
     state->lines.resize(static_cast<std::size_t>(c.batch));
     const int threads = threads_for(c.batch * c.n * c.width, c.num_threads);
     const bool many = c.batch >= std::int64_t(2) * threads;
     const auto build = [&](std::int64_t b) {
       GramLine& line = state->lines[static_cast<std::size_t>(b)];
-      fill_line(c, b, state->columns, many ? 1 : threads, line);
-      const std::int64_t bad = run_filter(line, c.n, state->columns, many ? 1 : threads);
+      fill_line(c, b, state->layout, many ? 1 : threads, line);
+      const std::int64_t bad = run_filter(line, c.n, state->layout, many ? 1 : threads);
       if (bad >= 0) {
         const bool tied = bad > 0 && line.anchors[bad] == line.anchors[bad - 1];
         singular({b, c.batch, line.order[bad], tied ? std::int64_t(line.order[bad - 1]) : -1,
@@ -276,8 +286,9 @@ void Gram::logdet(double* out) const {
 
 void Gram::precision(double* diagonal, double* off_diagonal) const {
   for (const GramLine& line : state_->lines) {
-    if (width() != 1 || std::any_of(line.noise.begin(), line.noise.end(),
-                                    [](double noise) { return noise != 0.0; })) {
+    if (width() != 1 || state_->layout.block != 1 ||
+        std::any_of(line.noise.begin(), line.noise.end(),
+                    [](double noise) { return noise != 0.0; })) {
       invalid("the inverse is tridiagonal for one real term without noise only: use solve()");
     }
   }
@@ -319,8 +330,8 @@ std::int64_t Gram::nbytes() const noexcept {
   std::int64_t bytes = 0;
   for (const GramLine& line : state_->lines) {
     bytes += line.order.nbytes() + line.anchors.nbytes() + line.fall.nbytes() +
-             line.loadings.nbytes() + line.noise.nbytes() + line.gain.nbytes() +
-             line.variance.nbytes() + line.chunk_cov.nbytes();
+             line.transition.nbytes() + line.loadings.nbytes() + line.noise.nbytes() +
+             line.gain.nbytes() + line.variance.nbytes() + line.chunk_cov.nbytes();
   }
   return bytes;
 }

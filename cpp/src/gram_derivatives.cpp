@@ -3,6 +3,7 @@
 #include <laplex/gram.hpp>
 
 #include "boundary.hpp"
+#include "gram_blocks.hpp"
 #include "gram_state.hpp"
 #include "parallel.hpp"
 
@@ -18,6 +19,7 @@ namespace {
 
 /// What belongs to one matrix of the arguments of Gram::vjp_tangent().
 struct Problem {
+  const Layout* layout;
   const GramLine* line;
   std::int64_t n;
   std::int64_t width;
@@ -50,30 +52,13 @@ double result(Dual x) {
   return x.slope;
 }
 
-double slope_of(double /*x*/) {
-  return 0.0;
-}
-double slope_of(Dual x) {
-  return x.slope;
-}
-
-template <class N>
-N number(double value, double slope);
-template <>
-double number<double>(double value, double /*slope*/) {
-  return value;
-}
-template <>
-Dual number<Dual>(double value, double slope) {
-  return {value, slope};
-}
-
 /// The reverse pass over one matrix, a chunk at a time from the last to the first: the chunk's
 /// filter is run again from its kept start, then back.
-template <class N, int J>
+template <class N, int J, int B>
 class Reverse {
   static constexpr bool kDual = std::is_same_v<N, Dual>;
   using Vector = std::array<N, J>;
+  using Transition = std::array<N, J * B>;
   using Packed = std::array<N, kPacked<J>>;
 
  public:
@@ -88,8 +73,19 @@ class Reverse {
         decay_bar_(kFilterChunk + 1),
         start_mean_(index(chunks_ * p_.rows)) {
     for (std::int64_t j = 0; j < J; ++j) {
-      lengthscale_[index(j)] = number<N>(p_.line->lengthscale[index(j)],
-                                         j < p_.width ? entry(p_.tangent.lengthscale, j) : 0.0);
+      const auto slope = [&](const double* along) {
+        return column(j) < 0 ? 0.0 : entry(along, column(j));
+      };
+      lengthscale_[index(j)] =
+          number<N>(p_.line->lengthscale[index(j)], slope(p_.tangent.lengthscale));
+      weights_[index(j)] = number<N>(p_.line->weights[index(j)], slope(p_.tangent.weights));
+    }
+    if (B > 1) {
+      for (const Part& part : p_.layout->parts) {
+        table_stride_ += kTransition[part.size];
+      }
+      tables_.resize(index(table_stride_) * (kFilterChunk + 1));
+      infinite_.resize(p_.layout->parts.size() * (kFilterChunk + 1));
     }
   }
 
@@ -100,26 +96,31 @@ class Reverse {
     forward();
     Packed cov_bar{};
     std::vector<Vector> mean_bar(index(p_.rows));
-    Vector lengthscale_bar{};
     for (std::int64_t chunk = chunks_ - 1; chunk >= 0; --chunk) {
       begin(chunk);
       std::fill(w_bar_.begin(), w_bar_.end(), Vector{});
       std::fill(h_bar_.begin(), h_bar_.end(), Vector{});
-      std::fill(decay_bar_.begin(), decay_bar_.end(), Vector{});
+      std::fill(decay_bar_.begin(), decay_bar_.end(), Transition{});
       for (std::int64_t row = 0; row < p_.rows; ++row) {
         Vector mean = start_mean_[index(chunk * p_.rows + row)];
         forward_row(row, mean, true);
         reverse_row(row, mean_bar[index(row)]);
       }
-      reverse_filter(cov_bar, lengthscale_bar);
+      reverse_filter(cov_bar);
     }
-    for (std::int64_t j = 0; j < p_.width; ++j) {
-      store(p_.gradients.lengthscale, j, result(lengthscale_bar[index(j)]));
+    for (std::int64_t j = 0; j < J; ++j) {
+      if (column(j) >= 0) {
+        store(p_.gradients.lengthscale, column(j), result(lengthscale_bar_[index(j)]));
+        store(p_.gradients.weights, column(j), result(weights_bar_[index(j)]));
+      }
     }
   }
 
  private:
   static std::size_t index(std::int64_t k) { return static_cast<std::size_t>(k); }
+
+  /// The caller's column of one as compiled, or -1.
+  [[nodiscard]] std::int64_t column(std::int64_t j) const { return p_.layout->column[index(j)]; }
 
   /// Keeps each chunk's start. For double the constructor of the Gram has kept the covariances.
   void forward() {
@@ -131,7 +132,7 @@ class Reverse {
     std::vector<Vector> mean(index(p_.rows));
     for (std::int64_t chunk = 0; chunk < chunks_; ++chunk) {
       if constexpr (kDual) {
-        load(chunk * kFilterChunk, steps_[0]);
+        load(chunk * kFilterChunk, 0);
         predict<J>(filtered.data(), steps_[0]);
         std::copy(steps_[0].cov, steps_[0].cov + kPacked<J>, start_cov_[index(chunk)].begin());
       }
@@ -154,7 +155,7 @@ class Reverse {
     first_ = chunk * kFilterChunk;
     size_ = std::min(p_.n - first_, kFilterChunk);
     for (std::int64_t i = 0; i < size_ + 1 && first_ + i < p_.n; ++i) {
-      load(first_ + i, steps_[index(i)]);
+      load(first_ + i, i);
     }
     const double* kept = &p_.line->chunk_cov[chunk * kPacked<J>];
     for (int k = 0; k < kPacked<J>; ++k) {
@@ -177,11 +178,23 @@ class Reverse {
     }
   }
 
-  void load(std::int64_t k, Step<N, J>& s) const {
+  /// Point k, to place i of the chunk at hand.
+  void load(std::int64_t k, std::int64_t i) {
     const GramLine& line = *p_.line;
+    Step<N, J, B>& s = steps_[index(i)];
     const std::int64_t id = line.order[k];
     const double gap_slope =
         k > 0 ? entry(p_.tangent.anchors, id) - entry(p_.tangent.anchors, line.order[k - 1]) : 0.0;
+    for (std::int64_t j = 0; j < J; ++j) {
+      s.h[j] =
+          number<N>(line.loadings[k * J + j],
+                    column(j) < 0 ? 0.0 : entry(p_.tangent.loadings, id * p_.width + column(j)));
+    }
+    s.noise = number<N>(line.noise[k], entry(p_.tangent.noise, id));
+    if constexpr (B > 1) {
+      load_blocks(k, i, gap_slope);
+      return;
+    }
     for (std::int64_t j = 0; j < J; ++j) {
       const double lengthscale = line.lengthscale[index(j)];
       const double x = k > 0 ? scaled_gap(line, k, lengthscale) : 0.0;
@@ -192,17 +205,57 @@ class Reverse {
       s.x[j] = number<N>(x, slope);
       s.decay[j] = number<N>(r, -r * slope);
       s.gain[j] = number<N>(gain_of(fall), 2.0 * r * r * slope);
-      s.h[j] = number<N>(line.loadings[k * J + j],
-                         j < p_.width ? entry(p_.tangent.loadings, id * p_.width + j) : 0.0);
     }
-    s.noise = number<N>(line.noise[k], entry(p_.tangent.noise, id));
+  }
+
+  /// The transitions of its blocks and their derivatives.
+  void load_blocks(std::int64_t k, std::int64_t i, double gap_slope) {
+    Step<N, J, B>& s = steps_[index(i)];
+    std::fill(std::begin(s.decay), std::end(s.decay), N(0.0));
+    std::fill(std::begin(s.gain), std::end(s.gain), N(0.0));
+    Slopes<N>* table = &tables_[index(i * table_stride_)];
+    char* infinite = &infinite_[index(i) * p_.layout->parts.size()];
+    for (const Part& part : p_.layout->parts) {
+      const N* const lengthscale = &lengthscale_[index(part.first)];
+      const ScaledGap<N> gap = scaled_gap<N>(*p_.line, k, part.size, lengthscale, gap_slope);
+      const Slopes<N> x[2] = {{gap.x[0], N(1.0), N(0.0)}, {gap.x[1], N(0.0), N(1.0)}};
+      find_transition(part.size, gap, x, lengthscale, table);
+      place<B>(part, table, &weights_[index(part.first)], s.decay, s.gain);
+      for (int m = 0; m < std::min(part.size, 2); ++m) {
+        s.x[part.first + m] = gap.x[m];
+      }
+      *infinite++ = gap.infinite ? 1 : 0;
+      table += kTransition[part.size];
+    }
+  }
+
+  /// Adds the derivatives by lengthscales and weights that pass through the transition before place
+  /// i of the chunk; returns that by the gap.
+  N reverse_blocks(std::int64_t i, const Packed& cov_bar) {
+    const Slopes<N>* table = &tables_[index(i * table_stride_)];
+    const char* infinite = &infinite_[index(i) * p_.layout->parts.size()];
+    N gap_bar = N(0.0);
+    for (const Part& part : p_.layout->parts) {
+      const std::size_t first = index(part.first);
+      N x_bar[2];
+      place_reverse<B>(part, table, &weights_[first], decay_bar_[index(i)].data(), cov_bar.data(),
+                       x_bar, &weights_bar_[first]);
+      for (std::size_t m = 0; m < (part.size == 2 ? 2 : 1); ++m) {
+        const N by_gap = x_bar[m] / lengthscale_[first + m];
+        gap_bar += *infinite != 0 ? N(0.0) : by_gap;
+        lengthscale_bar_[first + m] -= by_gap * steps_[index(i)].x[first + m];
+      }
+      ++infinite;
+      table += kTransition[part.size];
+    }
+    return gap_bar;
   }
 
   /// L b along the chunk, from the state's mean predicted for its first point, which becomes that
   /// predicted for the point after its last.
   void forward_row(std::int64_t row, Vector& mean, bool keep) {
     for (std::int64_t i = 0; i < size_; ++i) {
-      const Step<N, J>& s = steps_[index(i)];
+      const Step<N, J, B>& s = steps_[index(i)];
       const std::int64_t id = p_.line->order[first_ + i];
       const double b = p_.b[row * p_.n + id];
       if (keep) {
@@ -214,9 +267,9 @@ class Reverse {
       }
       for (std::size_t j = 0; j < J; ++j) {
         mean[j] += s.w[j] * N(b);
-        if (first_ + i + 1 < p_.n) {
-          mean[j] = mean[j] * steps_[index(i + 1)].decay[j];
-        }
+      }
+      if (first_ + i + 1 < p_.n) {
+        carry_state<J, B>(steps_[index(i + 1)].decay, mean.data());
       }
       if (!keep) {
         store(p_.d_a, row * p_.n + id, result(y));
@@ -228,17 +281,22 @@ class Reverse {
   /// and becomes that for its first.
   void reverse_row(std::int64_t row, Vector& mean_bar) {
     for (std::int64_t i = size_ - 1; i >= 0; --i) {
-      const Step<N, J>& s = steps_[index(i)];
+      const Step<N, J, B>& s = steps_[index(i)];
       const std::int64_t id = p_.line->order[first_ + i];
       const N a = N(p_.a[row * p_.n + id]);
       const N b = N(p_.b[row * p_.n + id]);
       const Vector& mean = mean_[index(i)];
       N by_b = a;
-      for (std::size_t j = 0; j < J; ++j) {
-        if (first_ + i + 1 < p_.n) {
-          decay_bar_[index(i + 1)][j] += mean_bar[j] * (mean[j] + s.w[j] * b);
-          mean_bar[j] = mean_bar[j] * steps_[index(i + 1)].decay[j];
+      if (first_ + i + 1 < p_.n) {
+        for (std::size_t j = 0; j < J; ++j) {
+          for (std::size_t c = 0; c < B; ++c) {
+            const std::size_t from = j / B * B + c;
+            decay_bar_[index(i + 1)][j * B + c] += mean_bar[j] * (mean[from] + s.w[from] * b);
+          }
         }
+        carry_state<J, B, true>(steps_[index(i + 1)].decay, mean_bar.data());
+      }
+      for (std::size_t j = 0; j < J; ++j) {
         w_bar_[index(i)][j] += mean_bar[j] * b;
         by_b += s.w[j] * mean_bar[j];
         h_bar_[index(i)][j] += a * mean[j];
@@ -248,19 +306,26 @@ class Reverse {
     }
   }
 
-  void reverse_filter(Packed& cov_bar, Vector& lengthscale_bar) {
+  void reverse_filter(Packed& cov_bar) {
     for (std::int64_t i = size_ - 1; i >= 0; --i) {
       const std::int64_t id = p_.line->order[first_ + i];
       if (first_ + i + 1 < p_.n) {
-        const Step<N, J>& next = steps_[index(i + 1)];
-        Vector x_bar;
-        predict_reverse<J>(filtered_[index(i)].data(), next, decay_bar_[index(i + 1)].data(),
-                           x_bar.data(), cov_bar.data());
+        const Step<N, J, B>& next = steps_[index(i + 1)];
         N gap_bar = N(0.0);
-        for (std::size_t j = 0; j < J; ++j) {
-          const N by_gap = x_bar[j] / lengthscale_[j];
-          gap_bar += by_gap;
-          lengthscale_bar[j] -= by_gap * next.x[j];
+        if constexpr (B > 1) {
+          transition_reverse<J>(filtered_[index(i)].data(), next, cov_bar.data(),
+                                decay_bar_[index(i + 1)].data());
+          gap_bar = reverse_blocks(i + 1, cov_bar);
+          carry<J, B, true>(next.decay, cov_bar.data(), cov_bar.data());
+        } else {
+          Vector x_bar;
+          predict_reverse<J>(filtered_[index(i)].data(), next, decay_bar_[index(i + 1)].data(),
+                             x_bar.data(), cov_bar.data());
+          for (std::size_t j = 0; j < J; ++j) {
+            const N by_gap = x_bar[j] / lengthscale_[j];
+            gap_bar += by_gap;
+            lengthscale_bar_[j] -= by_gap * next.x[j];
+          }
         }
         if (p_.gradients.anchors != nullptr) {
           p_.gradients.anchors[id] -= result(gap_bar);
@@ -271,24 +336,35 @@ class Reverse {
       const N by_noise = observe_reverse<J>(steps_[index(i)], N(entry(p_.w, id)),
                                             w_bar_[index(i)].data(), h_bar.data(), cov_bar.data());
       store(p_.gradients.noise, id, result(by_noise));
-      for (std::int64_t j = 0; j < p_.width; ++j) {
-        store(p_.gradients.loadings, id * p_.width + j, result(h_bar[index(j)]));
+      for (std::int64_t j = 0; j < J; ++j) {
+        if (column(j) >= 0) {
+          store(p_.gradients.loadings, id * p_.width + column(j), result(h_bar[index(j)]));
+        }
       }
+    }
+    if (B > 1 && first_ == 0) {
+      (void)reverse_blocks(0, cov_bar);  // the line begins with the stationary covariance
     }
   }
 
   const Problem p_;
   const std::int64_t chunks_;
   Vector lengthscale_;
+  Vector weights_;
+  Vector lengthscale_bar_{};
+  Vector weights_bar_{};
   // Of the chunk at hand:
   std::int64_t first_ = 0;
   std::int64_t size_ = 0;
-  std::vector<Step<N, J>> steps_;  ///< and the point after it
+  std::vector<Step<N, J, B>> steps_;  ///< and the point after it
+  std::int64_t table_stride_ = 0;
+  std::vector<Slopes<N>> tables_;  ///< the transitions of the parts of each, see find_transition()
+  std::vector<char> infinite_;     ///< whether the gaps before them are, for each part
   std::vector<Packed> filtered_;
   std::vector<Vector> mean_;
   std::vector<Vector> w_bar_;
   std::vector<Vector> h_bar_;
-  std::vector<Vector> decay_bar_;
+  std::vector<Transition> decay_bar_;
   // Of every chunk's first point:
   std::vector<Packed> start_cov_;
   std::vector<Vector> start_mean_;
@@ -307,13 +383,16 @@ void reverse_all(const GramState& state, Problem all, int num_threads) {
   const std::int64_t width = state.width;
   const auto batch = static_cast<std::int64_t>(state.lines.size());
   const std::int64_t rows = all.rows;
-  const int threads = threads_for(batch * (rows + width) * n * state.columns,
+  const int threads = threads_for(batch * (rows + width) * n * state.layout.columns,
                                   num_threads > 0 ? num_threads : state.num_threads);
-  if (n == 0 && all.gradients.lengthscale != nullptr) {
-    std::fill(all.gradients.lengthscale, all.gradients.lengthscale + batch * width, 0.0);
+  for (double* const each : {all.gradients.lengthscale, all.gradients.weights}) {
+    if (each != nullptr) {  // where there are no anchors, and of columns that have no lengthscale
+      std::fill(each, each + batch * width, 0.0);
+    }
   }
   parallel_tasks(threads, n > 0 ? batch : 0, [&](std::int64_t m) {
     const Problem one{
+        &state.layout,
         &state.lines[static_cast<std::size_t>(m)],
         n,
         width,
@@ -322,13 +401,17 @@ void reverse_all(const GramState& state, Problem all, int num_threads) {
         offset(all.b, m * rows * n),
         offset(all.w, m * n),
         {offset(all.tangent.anchors, m * n), offset(all.tangent.lengthscale, m * width),
-         offset(all.tangent.loadings, m * n * width), offset(all.tangent.noise, m * n)},
+         offset(all.tangent.loadings, m * n * width), offset(all.tangent.noise, m * n),
+         offset(all.tangent.weights, m * width)},
         {offset(all.gradients.anchors, m * n), offset(all.gradients.lengthscale, m * width),
-         offset(all.gradients.loadings, m * n * width), offset(all.gradients.noise, m * n)},
+         offset(all.gradients.loadings, m * n * width), offset(all.gradients.noise, m * n),
+         offset(all.gradients.weights, m * width)},
         offset(all.d_a, m * rows * n),
         offset(all.d_b, m * rows * n),
         offset(all.d_w, m * n)};
-    with_width(state.columns, [&](auto j) { Reverse<N, decltype(j)::value>(one).run(); });
+    with_shape(state.layout.block, state.layout.columns, [&](auto shape) {
+      Reverse<N, decltype(shape)::columns, decltype(shape)::block>(one).run();
+    });
   });
 }
 
@@ -338,7 +421,8 @@ void Gram::vjp(const double* a, const double* b, std::int64_t rows, const double
                const GramGradients& gradients, double* d_b, int num_threads) const {
   guarded([&] {
     reverse_all<double>(
-        *state_, {nullptr, 0, 0, rows, a, b, w, {}, gradients, nullptr, d_b, nullptr}, num_threads);
+        *state_, {nullptr, nullptr, 0, 0, rows, a, b, w, {}, gradients, nullptr, d_b, nullptr},
+        num_threads);
   });
 }
 
@@ -346,7 +430,8 @@ void Gram::vjp_tangent(const double* a, const double* b, std::int64_t rows, cons
                        const GramTangent& tangent, const GramGradients& gradients, double* d_a,
                        double* d_b, double* d_w, int num_threads) const {
   guarded([&] {
-    reverse_all<Dual>(*state_, {nullptr, 0, 0, rows, a, b, w, tangent, gradients, d_a, d_b, d_w},
+    reverse_all<Dual>(*state_,
+                      {nullptr, nullptr, 0, 0, rows, a, b, w, tangent, gradients, d_a, d_b, d_w},
                       num_threads);
   });
 }

@@ -74,30 +74,56 @@ struct Starts {
 };
 
 /// Point i of every run. Beyond the line's end there are points that observe nothing of anything.
-template <class N, int J>
-void load(const GramLine& line, const Starts& starts, std::int64_t i, Step<N, J>& s) {
+template <class N, int J, int B>
+void load(const GramLine& line, const Starts& starts, std::int64_t i, Step<N, J, B>& s) {
   for (int l = 0; l < starts.count; ++l) {
     const std::int64_t k = starts.first[l] + i;
     const bool there = k < starts.end;
+    if constexpr (B == 1) {
+      for (int j = 0; j < J; ++j) {
+        const double fall = there ? line.fall[k * J + j] : 0.0;
+        at(s.decay[j], l) = decay_of(fall);
+        at(s.gain[j], l) = gain_of(fall);
+      }
+    } else {
+      const double* const from = &line.transition[(there ? k : 0) * kTransitionStride<J, B>];
+      for (int j = 0; j < J * B; ++j) {
+        at(s.decay[j], l) = there ? from[j] : 0.0;
+      }
+      for (int j = 0; j < kBlockPacked<J, B>; ++j) {
+        at(s.gain[j], l) = there ? from[J * B + j] : 0.0;
+      }
+    }
     for (int j = 0; j < J; ++j) {
-      const double fall = there ? line.fall[k * J + j] : 0.0;
-      at(s.decay[j], l) = decay_of(fall);
-      at(s.gain[j], l) = gain_of(fall);
       at(s.h[j], l) = there ? line.loadings[k * J + j] : 0.0;
     }
     at(s.noise, l) = there ? line.noise[k] : 1.0;
   }
 }
 
+/// The variance of point k without noise.
+template <int J, int B>
+double prior_variance(const GramLine& line, std::int64_t k) {
+  const double* const h = &line.loadings[k * J];
+  if constexpr (B > 1) {
+    return variance_of<J, B>(line.state_variance.data(), h);
+  }
+  double prior = 0.0;
+  for (int j = 0; j < J; ++j) {
+    prior += h[j] * h[j];
+  }
+  return prior;
+}
+
 /// The filter over `size` points of every run from the covariance given what is before it,
 /// `filtered`. Returns the first point whose variance is not safely positive, or -1.
-template <class N, int J>
+template <class N, int J, int B>
 std::int64_t filter(GramLine& line, const Starts& starts, std::int64_t size, N* filtered) {
   const double part = safe_part<J>();
   std::int64_t doubtful = -1;
-  Step<N, J> s;
+  Step<N, J, B> s;
   for (std::int64_t i = 0; i < size; ++i) {
-    load<N, J>(line, starts, i, s);
+    load<N, J, B>(line, starts, i, s);
     predict<J>(filtered, s);
     if (i % kFilterChunk == 0) {
       for (int l = 0; l < starts.count && starts.first[l] + i < starts.end; ++l) {
@@ -110,14 +136,12 @@ std::int64_t filter(GramLine& line, const Starts& starts, std::int64_t size, N* 
     observe<J>(s, filtered);
     for (int l = 0; l < starts.count && starts.first[l] + i < starts.end; ++l) {
       const std::int64_t k = starts.first[l] + i;
-      double prior = 0.0;
       for (int j = 0; j < J; ++j) {
         line.gain[k * J + j] = at(s.w[j], l);
-        prior += at(s.h[j], l) * at(s.h[j], l);
       }
       line.variance[k] = at(s.d, l);
-      if (!(line.variance[k] > part * prior) && !std::isinf(line.noise[k]) &&
-          (doubtful < 0 || k < doubtful)) {
+      if (!(line.variance[k] > part * prior_variance<J, B>(line, k)) &&
+          !std::isinf(line.noise[k]) && (doubtful < 0 || k < doubtful)) {
         doubtful = k;
       }
     }
@@ -129,15 +153,15 @@ std::int64_t filter(GramLine& line, const Starts& starts, std::int64_t size, N* 
 }
 
 /// Where filter() was in doubt: the first point of a variance that may be 0, or -1.
-template <int J>
+template <int J, int B>
 std::int64_t first_singular(const GramLine& line, std::int64_t n) {
   const std::int64_t first = 0;
-  Growth<J> growth;
-  Step<double, J> s;
+  Growth<J, B> growth;
+  Step<double, J, B> s;
   for (std::int64_t k = 0; k < n; ++k) {
-    load<double, J>(line, {&first, 1, n}, k, s);
+    load<double, J, B>(line, {&first, 1, n}, k, s);
     std::copy_n(&line.gain[k * J], J, s.w);
-    const double least = kSingular<J> * growth.next(s);
+    const double least = kSingular<J> * growth.next(s, prior_variance<J, B>(line, k));
     if (s.observed() && !(line.variance[k] > least)) {
       return k;
     }
@@ -212,7 +236,7 @@ void forget(Passage<Lanes, J>& p) {
   }
 }
 
-template <class N, int J>
+template <class N, int J, int B>
 void pass(const GramLine& line, const Starts& starts, std::int64_t size, Passage<N, J>& p) {
   for (int k = 0; k < kPacked<J>; ++k) {
     p.cov[k] = N(0.0);
@@ -221,9 +245,9 @@ void pass(const GramLine& line, const Starts& starts, std::int64_t size, Passage
   for (int k = 0; k < J * J; ++k) {
     p.map[k] = N(k % (J + 1) == 0 ? 1.0 : 0.0);
   }
-  Step<N, J> s;
+  Step<N, J, B> s;
   for (std::int64_t i = 0; i < size; ++i) {
-    load<N, J>(line, starts, i, s);
+    load<N, J, B>(line, starts, i, s);
     predict<J>(p.cov, s);
     observe<J>(s, p.cov);
     if (i % 16 == 0) {
@@ -232,8 +256,8 @@ void pass(const GramLine& line, const Starts& starts, std::int64_t size, Passage
     N through[J];  // h^T decay map: what of the state before the segment this point observes
     for (int c = 0; c < J; ++c) {
       through[c] = N(0.0);
+      carry_state<J, B>(s.decay, p.map + c, J);
       for (int r = 0; r < J; ++r) {
-        p.map[r * J + c] = s.decay[r] * p.map[r * J + c];
         through[c] += s.h[r] * p.map[r * J + c];
       }
     }
@@ -358,7 +382,7 @@ bool filter_ratio_segments(GramLine& line, std::int64_t n, int threads) {
 /// of them again from there. Returns false where that found no numbers: a segment that begins with
 /// coincident anchors without noise, whose passage has no inverse. `doubtful` becomes what filter()
 /// returns.
-template <int J>
+template <int J, int B>
 bool filter_segments(GramLine& line, std::int64_t n, int threads, std::int64_t& doubtful) {
   const std::int64_t size =
       (n + kSegments * kFilterChunk - 1) / (kSegments * kFilterChunk) * kFilterChunk;
@@ -372,7 +396,7 @@ bool filter_segments(GramLine& line, std::int64_t n, int threads, std::int64_t& 
   constexpr std::int64_t kGroups = kSegments / kSide;
   std::vector<Passage<Lanes, J>> passages(kGroups);
   parallel_tasks(threads, kGroups, [&](std::int64_t group) {
-    pass<Lanes, J>(line, starts(group), size, passages[static_cast<std::size_t>(group)]);
+    pass<Lanes, J, B>(line, starts(group), size, passages[static_cast<std::size_t>(group)]);
   });
   std::vector<std::array<Lanes, kPacked<J>>> before(kGroups);
   double cov[kPacked<J>] = {};
@@ -396,7 +420,7 @@ bool filter_segments(GramLine& line, std::int64_t n, int threads, std::int64_t& 
   std::array<std::int64_t, kGroups> found{};
   parallel_tasks(threads, kGroups, [&](std::int64_t group) {
     const auto g = static_cast<std::size_t>(group);
-    found[g] = filter<Lanes, J>(line, starts(group), size, before[g].data());
+    found[g] = filter<Lanes, J, B>(line, starts(group), size, before[g].data());
   });
   doubtful = -1;
   for (const std::int64_t k : found) {
@@ -407,10 +431,11 @@ bool filter_segments(GramLine& line, std::int64_t n, int threads, std::int64_t& 
 
 }  // namespace
 
-std::int64_t run_filter(GramLine& line, std::int64_t n, std::int64_t columns, int threads) {
+std::int64_t run_filter(GramLine& line, std::int64_t n, const Layout& layout, int threads) {
   std::int64_t singular = -1;
-  with_width(columns, [&](auto width) {
-    constexpr int J = decltype(width)::value;
+  with_shape(layout.block, layout.columns, [&](auto shape) {
+    constexpr int J = decltype(shape)::columns;
+    constexpr int B = decltype(shape)::block;
     line.chunk_cov.reset((n + kFilterChunk - 1) / kFilterChunk * kPacked<J>);
     const bool all_observed = std::none_of(line.noise.begin(), line.noise.end(),
                                            [](double noise) { return std::isinf(noise); });
@@ -422,16 +447,19 @@ std::int64_t run_filter(GramLine& line, std::int64_t n, std::int64_t columns, in
     }
     bool in_segments = false;
     if constexpr (J > 1 && J <= 4) {
-      in_segments =
-          all_observed && n >= kSegmentedLines && filter_segments<J>(line, n, threads, singular);
+      // The covariances between segments have square roots unless a weight is negative.
+      const bool definite = std::none_of(line.weights.begin(), line.weights.end(),
+                                         [](double weight) { return weight < 0.0; });
+      in_segments = definite && all_observed && n >= kSegmentedLines &&
+                    filter_segments<J, B>(line, n, threads, singular);
     }
     if (!in_segments) {
       const std::int64_t first = 0;
       double filtered[kPacked<J>] = {};
-      singular = filter<double, J>(line, {&first, 1, n}, n, filtered);
+      singular = filter<double, J, B>(line, {&first, 1, n}, n, filtered);
     }
     if constexpr (J > 1) {
-      singular = singular < 0 ? -1 : first_singular<J>(line, n);
+      singular = singular < 0 ? -1 : first_singular<J, B>(line, n);
     }
   });
   return singular;

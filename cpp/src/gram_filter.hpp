@@ -17,7 +17,7 @@ inline constexpr std::int64_t kSegmentedLines = std::int64_t(1) << 20;
 
 /// Fills gain, variance and chunk_cov of a line whose other arrays are there. Returns the first
 /// point at which the matrix is singular, with its variance in place, or -1.
-[[nodiscard]] std::int64_t run_filter(GramLine& line, std::int64_t n, std::int64_t columns,
+[[nodiscard]] std::int64_t run_filter(GramLine& line, std::int64_t n, const Layout& layout,
                                       int threads);
 
 }  // namespace laplex::detail

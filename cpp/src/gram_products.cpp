@@ -38,9 +38,27 @@ struct RowBlock {
   }
 };
 
+/// The state across the gap before point k, or with `back` what is handed down across it.
+template <int J, int B, int Rows, bool back>
+void move(const GramLine& line, std::int64_t k, double (&state)[J][Rows]) {
+  if constexpr (B == 1) {
+    for (int j = 0; j < J; ++j) {
+      const double decay = decay_of(line.fall[k * J + j]);
+      for (int r = 0; r < Rows; ++r) {
+        state[j][r] *= decay;
+      }
+    }
+  } else {
+    const double* const transition = &line.transition[k * kTransitionStride<J, B>];
+    for (int r = 0; r < Rows; ++r) {
+      carry_state<J, B, back>(transition, &state[0][r], Rows);
+    }
+  }
+}
+
 /// y = L z or z = L^-1 y, downwards along the line: state is the filter's mean given the points so
 /// far, y_k = z_k + h_k . state.
-template <int J, int Rows, bool inverse>
+template <int J, int B, int Rows, bool inverse>
 void downwards(const GramLine& line, bool scaled, const RowBlock<Rows>& rows) {
   double state[J][Rows] = {};
   for (std::int64_t k = 0; k < rows.n; ++k) {
@@ -48,10 +66,9 @@ void downwards(const GramLine& line, bool scaled, const RowBlock<Rows>& rows) {
     rows.load(line.order[k], z);
     const double root = scaled ? std::sqrt(line.variance[k]) : 1.0;
     double seen[Rows] = {};
+    move<J, B, Rows, false>(line, k, state);
     for (int j = 0; j < J; ++j) {
-      const double decay = decay_of(line.fall[k * J + j]);
       for (int r = 0; r < Rows; ++r) {
-        state[j][r] *= decay;
         seen[r] += line.loadings[k * J + j] * state[j][r];
       }
     }
@@ -76,7 +93,7 @@ void downwards(const GramLine& line, bool scaled, const RowBlock<Rows>& rows) {
 
 /// y = L^T z or z = L^-T y, upwards: state is what the points above hand down, y_k = z_k + w_k .
 /// state.
-template <int J, int Rows, bool inverse>
+template <int J, int B, int Rows, bool inverse>
 void upwards(const GramLine& line, bool scaled, const RowBlock<Rows>& rows) {
   double state[J][Rows] = {};
   for (std::int64_t k = rows.n - 1; k >= 0; --k) {
@@ -99,17 +116,17 @@ void upwards(const GramLine& line, bool scaled, const RowBlock<Rows>& rows) {
       }
     }
     for (int j = 0; j < J; ++j) {
-      const double decay = decay_of(line.fall[k * J + j]);
       for (int r = 0; r < Rows; ++r) {
-        state[j][r] = decay * (state[j][r] + line.loadings[k * J + j] * z[r]);
+        state[j][r] += line.loadings[k * J + j] * z[r];
       }
     }
+    move<J, B, Rows, true>(line, k, state);
     rows.store(line.order[k], y);
   }
 }
 
 /// log N(v; 0, A) up to the determinant's part: -1/2 |S^-1 v|^2, without writing S^-1 v.
-template <int J, int Rows>
+template <int J, int B, int Rows>
 void quadratic(const GramLine& line, const double* in, std::int64_t n, double* sum) {
   double state[J][Rows] = {};
   double high[Rows] = {};
@@ -118,10 +135,9 @@ void quadratic(const GramLine& line, const double* in, std::int64_t n, double* s
   for (std::int64_t k = 0; k < n; ++k) {
     double z[Rows];
     rows.load(line.order[k], z);
+    move<J, B, Rows, false>(line, k, state);
     for (int j = 0; j < J; ++j) {
-      const double decay = decay_of(line.fall[k * J + j]);
       for (int r = 0; r < Rows; ++r) {
-        state[j][r] *= decay;
         z[r] -= line.loadings[k * J + j] * state[j][r];
       }
     }
@@ -142,17 +158,17 @@ void quadratic(const GramLine& line, const double* in, std::int64_t n, double* s
   }
 }
 
-template <int J, int Rows>
+template <int J, int B, int Rows>
 void apply_block(const GramLine& line, Factor factor, bool scaled, const RowBlock<Rows>& rows) {
   switch (factor) {
     case Factor::lower:
-      return downwards<J, Rows, false>(line, scaled, rows);
+      return downwards<J, B, Rows, false>(line, scaled, rows);
     case Factor::lower_inverse:
-      return downwards<J, Rows, true>(line, scaled, rows);
+      return downwards<J, B, Rows, true>(line, scaled, rows);
     case Factor::upper:
-      return upwards<J, Rows, false>(line, scaled, rows);
+      return upwards<J, B, Rows, false>(line, scaled, rows);
     case Factor::upper_inverse:
-      return upwards<J, Rows, true>(line, scaled, rows);
+      return upwards<J, B, Rows, true>(line, scaled, rows);
   }
 }
 
@@ -163,7 +179,7 @@ void for_blocks(const GramState& state, std::int64_t rows, int num_threads, cons
   const std::int64_t whole = rows / kRows;
   const std::int64_t blocks = whole + rows % kRows;
   const auto batch = static_cast<std::int64_t>(state.lines.size());
-  const int threads = threads_for(batch * rows * state.n * state.columns,
+  const int threads = threads_for(batch * rows * state.n * state.layout.columns,
                                   num_threads > 0 ? num_threads : state.num_threads);
   parallel_tasks(threads, batch * blocks, [&](std::int64_t task) {
     const std::int64_t b = task / blocks;
@@ -173,14 +189,15 @@ void for_blocks(const GramState& state, std::int64_t rows, int num_threads, cons
   });
 }
 
-void apply_any(const GramLine& line, std::int64_t columns, std::int64_t n, Factor factor,
+void apply_any(const GramLine& line, const Layout& layout, std::int64_t n, Factor factor,
                bool scaled, const double* in, double* out, bool whole) {
-  with_width(columns, [&](auto width) {
-    constexpr int J = decltype(width)::value;
+  with_shape(layout.block, layout.columns, [&](auto shape) {
+    constexpr int J = decltype(shape)::columns;
+    constexpr int B = decltype(shape)::block;
     if (whole) {
-      apply_block<J, kRows>(line, factor, scaled, {in, out, n});
+      apply_block<J, B, kRows>(line, factor, scaled, {in, out, n});
     } else {
-      apply_block<J, 1>(line, factor, scaled, {in, out, n});
+      apply_block<J, B, 1>(line, factor, scaled, {in, out, n});
     }
   });
 }
@@ -201,8 +218,8 @@ void Gram::apply(Factor factor, bool scaled, const double* in, double* out, std:
   guarded([&] {
     check_rows(in, out, batch() * rows * size(), rows);
     for_blocks(*state_, rows, num_threads, [&](const GramLine& line, std::int64_t row, bool whole) {
-      apply_any(line, state_->columns, size(), factor, scaled, in + row * size(),
-                out + row * size(), whole);
+      apply_any(line, state_->layout, size(), factor, scaled, in + row * size(), out + row * size(),
+                whole);
     });
   });
 }
@@ -214,10 +231,11 @@ void Gram::log_prob(const double* v, double* out, std::int64_t rows, int num_thr
     for_blocks(*state_, rows, num_threads, [&](const GramLine& line, std::int64_t row, bool whole) {
       const double same = -0.5 * (line.logdet + static_cast<double>(n) * std::log(2.0 * kPi));
       double sum[kRows];
-      with_width(state_->columns, [&](auto width) {
-        constexpr int J = decltype(width)::value;
-        whole ? quadratic<J, kRows>(line, v + row * n, n, sum)
-              : quadratic<J, 1>(line, v + row * n, n, sum);
+      with_shape(state_->layout.block, state_->layout.columns, [&](auto shape) {
+        constexpr int J = decltype(shape)::columns;
+        constexpr int B = decltype(shape)::block;
+        whole ? quadratic<J, B, kRows>(line, v + row * n, n, sum)
+              : quadratic<J, B, 1>(line, v + row * n, n, sum);
       });
       for (int r = 0; r < (whole ? kRows : 1); ++r) {
         out[row + r] = same + sum[r];
@@ -230,9 +248,9 @@ void Gram::solve(const double* b, double* x, std::int64_t rows, int num_threads)
   guarded([&] {
     check_rows(b, x, batch() * rows * size(), rows);
     for_blocks(*state_, rows, num_threads, [&](const GramLine& line, std::int64_t row, bool whole) {
-      apply_any(line, state_->columns, size(), Factor::lower_inverse, true, b + row * size(),
+      apply_any(line, state_->layout, size(), Factor::lower_inverse, true, b + row * size(),
                 x + row * size(), whole);
-      apply_any(line, state_->columns, size(), Factor::upper_inverse, true, x + row * size(),
+      apply_any(line, state_->layout, size(), Factor::upper_inverse, true, x + row * size(),
                 x + row * size(), whole);
     });
   });

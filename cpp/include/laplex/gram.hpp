@@ -57,10 +57,11 @@ struct Covariance {
   /// - 1, at column j: `k(d) = weights[j] exp(-d / lengthscale[j])`.
   /// - 2, at columns j and j + 1: the damped oscillator, with the damping rate `gamma = 1 /
   ///   lengthscale[j]` and the undamped frequency `omega = 1 / lengthscale[j + 1]`. Its state is
-  ///   `(x, x' / omega)`, driven by white noise of the spectral densities `2 gamma (weights[j],
-  ///   weights[j + 1])`. Observed by the loadings (1, 0), with `e = weights[j]`, `f = weights[j +
+  ///   `(x, x' / omega)`. Observed by the loadings (1, 0), with `e = weights[j]`, `f = weights[j +
   ///   1]` and `q^2 = omega^2 - gamma^2`, it has the covariance
-  ///   `exp(-gamma d) ((f + e) / 2 cos(q d) + gamma (f - e) / 2 sin(q d) / q)`.
+  ///   `exp(-gamma d) ((f + e) / 2 cos(q d) + gamma (f - e) / 2 sin(q d) / q)`. The stationary
+  ///   covariance of the state, with `z = gamma / omega`, is `(e + f) / 2 [[1, 0], [0, 1]] +
+  ///   e [[0, -z], [-z, 2 z^2]]`.
   /// - 3, at columns j to j + 2: Matern-5/2, of the rate `r = 1 / lengthscale[j]` and the variance
   ///   weights[j]. Its state is `(x, x' / r, x'' / r^2)`. Observed by (1, 0, 0), it has the
   ///   covariance `weights[j] exp(-r d) (1 + r d + (r d)^2 / 3)`. The other two lengthscales and

@@ -1,9 +1,10 @@
 /// One step of the Kalman filter that factorises a covariance on a line, and its reverse.
 ///
-/// The state of the line is a vector of J independent Ornstein-Uhlenbeck processes of variance 1;
-/// point n observes h . state + noise. `cov` is the state's covariance given the points before n,
-/// packed: entry (k, l), k <= l, at l (l + 1) / 2 + k. A derivative by a covariance is that by the
-/// whole symmetric matrix, so f changes by sum_kl bar_kl d cov_kl.
+/// The state of the line is a vector of J numbers in blocks of B: those of independent processes,
+/// Ornstein-Uhlenbeck processes of variance 1 if B is 1. Point n observes h . state + noise. `cov`
+/// is the state's covariance given the points before n, packed: entry (k, l), k <= l, at l (l + 1)
+/// / 2 + k. A derivative by a covariance is that by the whole symmetric matrix, so f changes by
+/// sum_kl bar_kl d cov_kl.
 ///
 /// N is double, or Dual for derivatives of derivatives.
 #pragma once
@@ -23,12 +24,18 @@ LAPLEX_HOST_DEVICE inline int packed(int k, int l) {
   return k <= l ? l * (l + 1) / 2 + k : k * (k + 1) / 2 + l;
 }
 
+/// The numbers of a symmetric matrix per block, over all blocks.
+template <int J, int B>
+inline constexpr int kBlockPacked = J / B * kPacked<B>;
+
 /// What one point is, and what the filter makes of it.
-template <class N, int J>
+template <class N, int J, int B = 1>
 struct Step {
-  N x[J];             ///< the gap before it in lengthscales
-  N decay[J];         ///< r = exp(-x)
-  N gain[J];          ///< 1 - r^2, the variance that the process gains across the gap
+  N x[J];  ///< the gap before it in lengthscales
+  /// The transition A across the gap, each row within its block; r = exp(-x) for B = 1.
+  N decay[J * B];
+  /// The process noise Q across the gap, packed per block: for B = 1 the variance 1 - r^2.
+  N gain[kBlockPacked<J, B>];
   N h[J];             ///< what it observes
   N noise;            ///< of which variance; infinite: it observes nothing
   N cov[kPacked<J>];  ///< of the state, given the points before
@@ -62,8 +69,8 @@ LAPLEX_HOST_DEVICE inline double gain_of(double fall) {
 }
 
 /// v = cov h; returns h . v.
-template <int J, class N>
-LAPLEX_HOST_DEVICE inline N look(Step<N, J>& s) {
+template <int J, int B, class N>
+LAPLEX_HOST_DEVICE inline N look(Step<N, J, B>& s) {
   N variance = N(0.0);
   for (int k = 0; k < J; ++k) {
     s.v[k] = N(0.0);
@@ -76,8 +83,8 @@ LAPLEX_HOST_DEVICE inline N look(Step<N, J>& s) {
 }
 
 /// From s.v and s.d: the gain, and the covariance given this point too.
-template <int J, class N>
-LAPLEX_HOST_DEVICE inline void condition(Step<N, J>& s, N* filtered) {
+template <int J, int B, class N>
+LAPLEX_HOST_DEVICE inline void condition(Step<N, J, B>& s, N* filtered) {
   const bool observed = s.observed();
   s.inverse = N(1.0) / s.d;
   for (int k = 0; k < J; ++k) {
@@ -99,36 +106,108 @@ LAPLEX_HOST_DEVICE inline void condition(Step<N, J>& s, N* filtered) {
 ///
 /// A point that observes nothing has precision b = 1/noise = 0; the slope of its noise is taken for
 /// that of b, and d is 1 + b h . v.
-template <int J, class N>
-LAPLEX_HOST_DEVICE inline void observe(Step<N, J>& s, N* filtered) {
+template <int J, int B, class N>
+LAPLEX_HOST_DEVICE inline void observe(Step<N, J, B>& s, N* filtered) {
   const N variance = look<J>(s);
   s.d = s.observed() ? variance + s.noise : N(1.0) + change_of(s.noise) * variance;
   condition<J>(s, filtered);
 }
 
 /// The same where d is known from before: the next point need not wait for a division.
-template <int J>
-LAPLEX_HOST_DEVICE inline void observe_again(double d, Step<double, J>& s, double* filtered) {
+template <int J, int B>
+LAPLEX_HOST_DEVICE inline void observe_again(double d, Step<double, J, B>& s, double* filtered) {
   look<J>(s);
   s.d = d;
   condition<J>(s, filtered);
 }
 
-/// The covariance on the other side of the gap before `next`.
-template <int J, class N>
-LAPLEX_HOST_DEVICE inline void predict(const N* filtered, Step<N, J>& next) {
-  for (int l = 0; l < J; ++l) {
-    for (int k = 0; k <= l; ++k) {
-      next.cov[packed(k, l)] = next.decay[k] * next.decay[l] * filtered[packed(k, l)];
+/// A cov A^T, or A^T cov A if `back`, of packed covariances; in place if `to` is `cov`.
+template <int J, int B, bool back = false, class N>
+LAPLEX_HOST_DEVICE inline void carry(const N* a, const N* cov, N* to) {
+  if constexpr (B == 1) {
+    for (int l = 0; l < J; ++l) {
+      for (int k = 0; k <= l; ++k) {
+        to[packed(k, l)] = a[k] * a[l] * cov[packed(k, l)];
+      }
     }
-    next.cov[packed(l, l)] += next.gain[l];
+  } else {
+    const auto at = [](int block, int row, int column) {
+      return back ? (block + column) * B + row : (block + row) * B + column;
+    };
+    for (int l = 0; l < J; l += B) {
+      for (int k = 0; k <= l; k += B) {
+        N half[B][B];
+        for (int r = 0; r < B; ++r) {
+          for (int c = 0; c < B; ++c) {
+            half[r][c] = a[at(k, r, 0)] * cov[packed(k, l + c)];
+            for (int m = 1; m < B; ++m) {
+              half[r][c] += a[at(k, r, m)] * cov[packed(k + m, l + c)];
+            }
+          }
+        }
+        for (int r = 0; r < B; ++r) {
+          for (int c = k < l ? 0 : r; c < B; ++c) {
+            N sum = half[r][0] * a[at(l, c, 0)];
+            for (int m = 1; m < B; ++m) {
+              sum += half[r][m] * a[at(l, c, m)];
+            }
+            to[packed(k + r, l + c)] = sum;
+          }
+        }
+      }
+    }
   }
+}
+
+/// A state, or A^T state if `back`, in place; the numbers of the state are `stride` apart.
+template <int J, int B, bool back = false, class N>
+LAPLEX_HOST_DEVICE inline void carry_state(const N* a, N* state, int stride = 1) {
+  for (int k = 0; k < J; k += B) {
+    N before[B];
+    for (int m = 0; m < B; ++m) {
+      before[m] = state[(k + m) * stride];
+    }
+    for (int r = 0; r < B; ++r) {
+      N sum = a[back ? k * B + r : (k + r) * B] * before[0];
+      for (int m = 1; m < B; ++m) {
+        sum += a[back ? (k + m) * B + r : (k + r) * B + m] * before[m];
+      }
+      state[(k + r) * stride] = sum;
+    }
+  }
+}
+
+/// The covariance on the other side of the gap before `next`.
+template <int J, int B, class N>
+LAPLEX_HOST_DEVICE inline void predict(const N* filtered, Step<N, J, B>& next) {
+  carry<J, B>(next.decay, filtered, next.cov);
+  for (int k = 0; k < J; k += B) {
+    for (int c = 0; c < B; ++c) {
+      for (int r = 0; r <= c; ++r) {
+        next.cov[packed(k + r, k + c)] += next.gain[k / B * kPacked<B> + packed(r, c)];
+      }
+    }
+  }
+}
+
+/// The variance of h . state, of the packed covariances of the blocks.
+template <int J, int B>
+LAPLEX_HOST_DEVICE inline double variance_of(const double* blocks, const double* h) {
+  double variance = 0.0;
+  for (int k = 0; k < J; k += B) {
+    for (int r = 0; r < B; ++r) {
+      for (int c = 0; c < B; ++c) {
+        variance += h[k + r] * h[k + c] * blocks[k / B * kPacked<B> + packed(r, c)];
+      }
+    }
+  }
+  return variance;
 }
 
 /// How much of a relative change of A's entries arrives in the variances D: tells a variance from
 /// what rounding leaves of 0.
 ///
-/// With S_k = h_k . h_k, the variance of point k without noise, its growth is
+/// With S_k the variance of point k without noise, h_k . h_k for B = 1, its growth is
 ///
 ///     growth_k = sum_j (L^-1)_kj^2 S_j.
 ///
@@ -140,26 +219,29 @@ LAPLEX_HOST_DEVICE inline void predict(const N* filtered, Step<N, J>& next) {
 /// 31500 cases that were made to be hard, where the variances before have no digit left themselves.
 ///
 /// (L^-1)_k is what the filter does to white noise; this carries its covariance along the line.
-template <int J>
+template <int J, int B = 1>
 struct Growth {
   double spread[kPacked<J>] = {};
 
   /// That of the next point: from its decay, h, and w.
   [[nodiscard]] LAPLEX_HOST_DEVICE double next(const Step<double, J>& s) {
-    double moved[J];  // spread h
     double prior = 0.0;
-    double growth = 0.0;
-    for (int l = 0; l < J; ++l) {
-      for (int k = 0; k <= l; ++k) {
-        spread[packed(k, l)] *= s.decay[k] * s.decay[l];
-      }
+    for (int k = 0; k < J; ++k) {
+      prior += s.h[k] * s.h[k];
     }
+    return next(s, prior);
+  }
+
+  /// The same from its variance S as well.
+  [[nodiscard]] LAPLEX_HOST_DEVICE double next(const Step<double, J, B>& s, double prior) {
+    double moved[J];  // spread h
+    double growth = 0.0;
+    carry<J, B>(s.decay, spread, spread);
     for (int k = 0; k < J; ++k) {
       moved[k] = 0.0;
       for (int l = 0; l < J; ++l) {
         moved[k] += spread[packed(k, l)] * s.h[l];
       }
-      prior += s.h[k] * s.h[k];
       growth += s.h[k] * moved[k];
     }
     growth = prior + (growth > 0.0 ? growth : 0.0);
@@ -189,9 +271,9 @@ LAPLEX_HOST_DEVICE inline double safe_part() {
 
 /// Reverse of observe(): `bar`, derivative by the filtered covariance, becomes that by s.cov;
 /// `w_bar` is that by the gain, `weight` that by log d. Adds to h_bar; returns that by the noise.
-template <int J, class N>
-LAPLEX_HOST_DEVICE inline N observe_reverse(const Step<N, J>& s, N weight, const N* w_bar, N* h_bar,
-                                            N* bar) {
+template <int J, int B, class N>
+LAPLEX_HOST_DEVICE inline N observe_reverse(const Step<N, J, B>& s, N weight, const N* w_bar,
+                                            N* h_bar, N* bar) {
   if (J == 1 && s.observed()) {
     // In factors of noise / d, which the general formula would find as a difference.
     const N rest = s.noise * s.inverse;
@@ -254,6 +336,34 @@ LAPLEX_HOST_DEVICE inline void predict_reverse(const N* filtered, const Step<N, 
   for (int l = 0; l < J; ++l) {
     for (int k = 0; k <= l; ++k) {
       bar[packed(k, l)] = next.decay[k] * next.decay[l] * bar[packed(k, l)];
+    }
+  }
+}
+
+/// Of blocks: adds to `decay_bar` the derivative by the transition A, in the shape of Step::decay.
+/// That by the process noise Q is `bar`, that by next.cov; that by the filtered covariance is
+/// A^T bar A.
+template <int J, int B, class N>
+LAPLEX_HOST_DEVICE inline void transition_reverse(const N* filtered, const Step<N, J, B>& next,
+                                                  const N* bar, N* decay_bar) {
+  N moved[J][J];  // A filtered
+  for (int k = 0; k < J; k += B) {
+    for (int r = 0; r < B; ++r) {
+      for (int l = 0; l < J; ++l) {
+        moved[k + r][l] = N(0.0);
+        for (int m = 0; m < B; ++m) {
+          moved[k + r][l] += next.decay[(k + r) * B + m] * filtered[packed(k + m, l)];
+        }
+      }
+    }
+  }
+  for (int k = 0; k < J; ++k) {
+    for (int c = 0; c < B; ++c) {
+      N sum = N(0.0);
+      for (int l = 0; l < J; ++l) {
+        sum += bar[packed(k, l)] * moved[l][k / B * B + c];
+      }
+      decay_bar[k * B + c] += N(2.0) * sum;
     }
   }
 }
