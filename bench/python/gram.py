@@ -99,19 +99,25 @@ def main() -> None:
     out = ROOT / "build" / "gram" if options.quick else FOLDER
     out.mkdir(parents=True, exist_ok=True)
     data, page = out / "gram.json", out / "gram.md"
-    found = json.loads(data.read_text()) if data.exists() else {}
     names = options.only or [name for name in SECTIONS if name != "before" or options.before]
     for name in () if options.page else dict.fromkeys((*names, "machine")):
         start = time.perf_counter()
-        found[name] = _rounded(SECTIONS[name][0](options))
+        results = _rounded(SECTIONS[name][0](options))
+        found = _read(data) | {name: results}  # other sections may have been written meanwhile
         data.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n")
         print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
     text = (page if page.exists() else FOLDER / page.name).read_text()
-    for name, results in found.items():
+    for name, results in _read(data).items():
         made = SECTIONS[name][1](results, out)
         marked = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
         text = re.sub(marked, lambda m, made=made: m[1] + made + m[2], text, flags=re.DOTALL)
     page.write_text(text)
+
+
+def _read(data: Path) -> dict[str, Any]:
+    """All results so far, by section."""
+    found: dict[str, Any] = json.loads(data.read_text()) if data.exists() else {}
+    return found
 
 
 def _rounded(results: Any) -> Any:
