@@ -120,7 +120,7 @@ class TermGradients {
                              output,
                              member.parity,
                              member.polynomial,
-                             Part::both};
+                             back ? turned(call_.part) : call_.part};
     if (runs_) {
       product(sum, work_, false, stream_);
     } else {
