@@ -448,7 +448,9 @@ class GramParameters(NamedTuple):
             flat(_stacked(columns, (*lead, n))),
             flat(expanded(noise, (*lead, n), anchors)),
         )
-        if all(type(each) is float and each == 1.0 for each in weights):
+        if len(weights) == len(blocks) and all(
+            type(each) is float and each == 1 for each in weights
+        ):
             return covariance
         return covariance._replace(
             weights=flat(_stacked([expanded(each, batch, anchors) for each in weights], lead)),

@@ -316,10 +316,9 @@ class LaplaceGramLinearOperator(Covariance):
                     kernel = kernel * take(column, row_index) * take(column, col_index)
                 total = total + kernel
         if self.has_basis:
-            index = (*batch_indices, slice(None))
-            rows = self._named["basis"]
-            one, two = rows[(*index, row_index)], rows[(*index, col_index)]
-            total = total + (one * two * self._named["prior"][index]).sum(-1)
+            matrix, prior = self._named["basis"].mT, self._named["prior"]
+            one, two = (matrix[(*batch_indices, index)] for index in (row_index, col_index))
+            total = total + (one * two * prior[batch_indices]).sum(-1)
         if "noise" in self._named:
             total = total + take(self._named["noise"], row_index) * (row_index == col_index)
         return total.to(self.dtype)
