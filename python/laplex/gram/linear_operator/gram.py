@@ -317,7 +317,8 @@ class LaplaceGramLinearOperator(Covariance):
                 total = total + kernel
         if self.has_basis:
             matrix, prior = self._named["basis"].mT, self._named["prior"]
-            one, two = (matrix[(*batch_indices, index)] for index in (row_index, col_index))
+            one = matrix[batch_indices + (row_index,)]  # noqa: RUF005 (Python 3.10)
+            two = matrix[batch_indices + (col_index,)]  # noqa: RUF005
             total = total + (one * two * prior[batch_indices]).sum(-1)
         if "noise" in self._named:
             total = total + take(self._named["noise"], row_index) * (row_index == col_index)
