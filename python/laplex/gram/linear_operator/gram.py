@@ -224,6 +224,16 @@ class LaplaceGramLinearOperator(Covariance):
         parameters = GramParameters.checked(gram.anchors, terms, noise, basis, prior)
         return self.of(self._make(parameters))
 
+    @property
+    def has_basis(self) -> bool:
+        """Whether there is a part of low rank."""
+        return "basis" in self._named
+
+    def without_basis(self) -> LaplaceGramLinearOperator:
+        """The operator without its part of low rank."""
+        kept = {k: v for k, v in self._named.items() if k not in ("basis", "prior")}
+        return self._made(kept)
+
     def joined(self, other: LaplaceGramLinearOperator) -> LaplaceGramLinearOperator | None:
         """The covariance of these entries and others of the same model, or None.
 
@@ -305,6 +315,11 @@ class LaplaceGramLinearOperator(Covariance):
                     column = column.expand(*self.batch_shape, n)
                     kernel = kernel * take(column, row_index) * take(column, col_index)
                 total = total + kernel
+        if self.has_basis:
+            matrix, prior = self._named["basis"].mT, self._named["prior"]
+            one = matrix[batch_indices + (row_index,)]  # noqa: RUF005 (Python 3.10)
+            two = matrix[batch_indices + (col_index,)]  # noqa: RUF005
+            total = total + (one * two * prior[batch_indices]).sum(-1)
         if "noise" in self._named:
             total = total + take(self._named["noise"], row_index) * (row_index == col_index)
         return total.to(self.dtype)
