@@ -39,3 +39,14 @@ def warn_of_iterations(matrix: str) -> None:
                 stacklevel=2,
             )
             return
+
+
+def warn_of_size(size: int, most: int, what: str) -> None:
+    """Warn of a matrix that has no exact algebra and is too large for a Cholesky factor."""
+    if size > most:
+        warnings.warn(
+            f"{what}: linear_operator approximates matrices of more than {most} rows, unless "
+            "gpytorch.settings.fast_computations(False, False, False) selects Cholesky factors",
+            ApproximationWarning,
+            stacklevel=3,
+        )
