@@ -413,9 +413,7 @@ def test_bad_arguments(arguments, error, message):
 )
 def test_what_has_no_limit_says_so(call):
     gram = LaplaceGram(X, basis=[constant, torch.square], prior=torch.tensor([1.0, INF]))
-    with pytest.raises(
-        ValueError, match=r"so that A is infinite.*finite variances"
-    ):
+    with pytest.raises(ValueError, match=r"so that A is infinite.*finite variances"):
         call(gram)
 
 
