@@ -282,6 +282,18 @@ def test_edges():
         gram.predict(x[[0, 0]], v).log_prob(v[:2])
 
 
+def test_targets_at_anchors_without_noise():
+    """The process is known there, though the matrix of anchors and targets is singular."""
+    x, v = torch.tensor([0.0, 1.0, 2.5], dtype=D), torch.tensor([1.0, 2.0, 0.5], dtype=D)
+    for prior in (2.0, INF):
+        gram = LaplaceGram(x, basis=constant, prior=prior, mean=wave)
+        found = gram.predict(x[[2, 0]], v)
+        for result in (found.mean, *found.sample((3,))):
+            close(result, v[[2, 0]], 1e-12)
+        close(found.variance, torch.zeros(2, dtype=D), 1e-12)
+        close(found.covariance, torch.zeros(2, 2, dtype=D), 1e-12)
+
+
 @pytest.mark.parametrize(
     ("term", "error", "message"),
     [
