@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .hyperparameters import Hyperparameters, started
 from .laplace_gram import LaplaceGram
-from .terms import BaseTerm, TermSum
+from .terms import BaseTerm
 
 Array = npt.NDArray[np.float64]
 
@@ -300,7 +300,7 @@ class LaplaceGPRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         if return_std:
             return mean, np.sqrt(conditional.variance.numpy() + noise) * self._unit
         if return_cov:
-            covariance = self._covariance(points) + noise * np.eye(len(mean))
+            covariance = conditional.covariance.numpy() + noise * np.eye(len(mean))
             return mean, covariance * self._unit**2
         return mean
 
@@ -453,16 +453,6 @@ class LaplaceGPRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         prior = self._start(1.0, 1.0)
         made = LaplaceGram(points, terms=prior.terms, basis=self.basis, prior=self.prior)
         return made, prior.start["noise"]
-
-    def _covariance(self, points: Tensor) -> Array:
-        """Covariance of f ``[m, m]``."""
-
-        def prior(sources: Tensor) -> Tensor:
-            return TermSum(self.kernel_).value(points[:, None] - sources)
-
-        cross = prior(self.gram_.anchors)
-        covariance: Array = (prior(points) - cross @ self.gram_.solve(cross).mT).numpy()
-        return covariance
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
