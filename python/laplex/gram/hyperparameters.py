@@ -74,7 +74,7 @@ class Hyperparameters:
         noise: float,
         *,
         bounds: Mapping[str, Sequence[float]] | None = None,
-        fixed: str | Collection[str] = (),
+        fixed: str | Collection[str] | None = (),
         movable: Collection[str] = (),
     ) -> Hyperparameters:
         """Check a caller's terms, bounds and fixed names.
@@ -92,7 +92,12 @@ class Hyperparameters:
             term.check(_LIKE)
         if not 0 <= noise < np.inf:
             raise ValueError(f"noise must be finite and not negative, got {noise:g}")
-        fixed = {fixed} if isinstance(fixed, str) else set(fixed)
+        if not isinstance(bounds, (Mapping, type(None))):
+            raise TypeError(
+                "bounds must be a dict of names of parameters to (low, high), got "
+                f"{type(bounds).__name__}"
+            )
+        fixed = {fixed} if isinstance(fixed, str) else set(fixed or ())
         fixed_names = {name for one in fixed for name in _matching(one, "fixed", start)}
         free = tuple(name for name, value in start.items() if value and name not in fixed_names)
         limits = {name: (abs(start[name]) / WIDE, abs(start[name]) * WIDE) for name in free}
@@ -177,7 +182,7 @@ def started(
     given: Mapping[str, Any],
     noise: float | None,
     bounds: Mapping[str, Sequence[float]] | None,
-    fixed: str | Collection[str],
+    fixed: str | Collection[str] | None,
 ) -> Hyperparameters:
     """The parameters of a kernel before a fit.
 
@@ -219,6 +224,24 @@ def started(
     return Hyperparameters.checked(terms, start, bounds=bounds, fixed=fixed, movable=movable)
 
 
+def known_noise(alpha: Any, n: int) -> Array:
+    """The known noise variances as an array ``[]`` or ``[n]``."""
+    try:
+        known = np.array(alpha, np.float64)
+    except (TypeError, ValueError):
+        known = np.array(np.nan)
+    if known.shape == (1,):
+        known = known[0]
+    if known.shape not in ((), (n,)):
+        raise ValueError(
+            f"alpha must be a number or have one for each of the {n} values, got shape "
+            f"{list(known.shape)}"
+        )
+    if not np.all((known >= 0) & (known < np.inf)):
+        raise ValueError("alpha must hold finite variances, none of them negative")
+    return known
+
+
 def _terms(kernel: object, length: float, power: float) -> tuple[BaseTerm, ...]:
     """The terms of a kernel."""
     if isinstance(kernel, str) and kernel in KERNELS:
@@ -253,7 +276,7 @@ def _numbers(terms: Sequence[BaseTerm]) -> dict[str, Tensor]:
                     "of a regressor is one number: use laplex.gram.LaplaceGram for batches and "
                     "for parameters of each point"
                 )
-            found[name] = tensors[own]
+            found[name] = tensors[own].detach()
     return found
 
 

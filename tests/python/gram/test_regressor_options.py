@@ -263,6 +263,19 @@ def test_gradients_of_a_celerite_term_are_differences():
         assert (up - down) / 2e-5 == pytest.approx(slope, rel=1e-6, abs=1e-6)
 
 
+def test_a_fit_goes_back_from_where_there_is_no_density():
+    """A sum with a negative amplitude, which is positive definite near the start only."""
+    X, y, _ = problem()
+    kernel = Celerite(-0.2, 0.0, 2.0, 0.0) + Term(3.0)
+    held = LaplaceGPRegressor(kernel, noise=0.05, optimizer=None).fit(X, y)
+    model = LaplaceGPRegressor(kernel, noise=0.05, bounds={"noise": (1e-4, 1.0)})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(X, y)
+    assert model.parameters_["0.a"] < 0
+    assert model.log_marginal_likelihood_value_ > held.log_marginal_likelihood_value_ + 1
+
+
 def test_frequencies_keep_their_sign_and_zeros_stay():
     X, y, _ = problem()
     model = LaplaceGPRegressor(Term(1.0, 1.0, -1.0), optimizer=None).fit(X, y)
@@ -405,7 +418,10 @@ def test_what_it_refuses():
         ({"kernel": Term(scale=np.ones(20))}, ValueError, "kernel has a scale of shape"),
         ({"lengthscale": float("nan")}, ValueError, "lengthscale must be positive and finite"),
         ({"noise": np.inf}, ValueError, "noise must be finite and not negative, got inf"),
-        ({"alpha": -1.0}, ValueError, "alpha must be finite and not negative"),
+        ({"alpha": -1.0}, ValueError, "alpha must hold finite variances"),
+        ({"alpha": "small"}, ValueError, "alpha must hold finite variances"),
+        ({"bounds": [(1, 2)]}, TypeError, "bounds must be a dict of names"),
+        ({"n_restarts": -1}, ValueError, "n_restarts must be at least 0, got -1"),
         ({"alpha": errors[:5]}, ValueError, r"one for each of the 20 values, got shape \[5\]"),
         ({"fixed": "length"}, ValueError, "fixed has the name 'length', but the parameters are"),
         ({"bounds": {"scale": (1, 2)}}, ValueError, "bounds has the name 'scale'"),
