@@ -19,6 +19,9 @@ from .._support.optional import require
 
 if TYPE_CHECKING:
     from ..torch.approximation import ApproximationWarning as ApproximationWarning
+    from .basis import constant as constant
+    from .basis import harmonics as harmonics
+    from .basis import polynomial as polynomial
     from .conditional import Conditional as Conditional
     from .covariance import History as History
     from .covariance import LaplaceCovariance as LaplaceCovariance
@@ -56,6 +59,9 @@ __all__ = [
     "SHOKernel",
     "Term",
     "TermSum",
+    "constant",
+    "harmonics",
+    "polynomial",
 ]
 
 # For each name its module, and what it needs besides torch: (module to find, extra).
@@ -77,6 +83,9 @@ _HOME: dict[str, tuple[str, tuple[str, str] | None]] = {
     "SHO": (".terms", None),
     "SHOKernel": (".gpytorch", ("gpytorch", "gp")),
     "Term": (".terms", None),
+    "constant": (".basis", None),
+    "harmonics": (".basis", None),
+    "polynomial": (".basis", None),
     "TermSum": (".terms", None),
 }
 

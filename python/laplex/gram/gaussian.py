@@ -581,7 +581,8 @@ class Gaussian:
     @property
     def requires_grad(self) -> bool:
         """Whether any of the tensors requires gradients."""
-        return any(each.requires_grad for each in self.parameters.tensors())
+        given = self.parameters.all_contents()
+        return any(isinstance(each, Tensor) and each.requires_grad for each in given)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
         """Convert to the dense matrix of up to 2**24 entries, for ``numpy.asarray``.
@@ -676,7 +677,7 @@ class Gaussian:
         return kept[ties_backwards]
 
     def _is_recorded(self, *others: Tensor) -> bool:
-        """Whether a parameter or another given tensor requires gradients."""
+        """Whether a parameter of terms or noise, or another given tensor, requires gradients."""
         tensors = [*others, *self.parameters.tensors()]
         if forward_ad._current_level >= 0 and any(
             _unpack_dual(each).tangent is not None for each in tensors

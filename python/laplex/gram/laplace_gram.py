@@ -52,6 +52,20 @@ class LaplaceGram(Gaussian):
         The number of columns J is at most 32, on a GPU at most 8.
     noise : float, Tensor or array, shapes ``[*b, n]`` or ``[*b, 1]``, optional
         The variance of the noise at each anchor, at least 0. None stands for 0.
+    mean : float, Tensor, array or function, shapes ``[*b, n]`` or ``[*b, 1]``, optional
+        The mean of the Gaussian. A function takes points ``[*b, n]`` as a float64 tensor, and
+        returns a number or a tensor of that shape; `predict` also calls it with the targets. None
+        stands for 0. The mean enters `log_prob`, `sample`, `condition`, `predict` and
+        `coefficients`.
+    basis : function, Tensor, array or sequence of these, optional
+        Known functions :math:`b_k` with unknown coefficients. A function takes points ``[*b, n]``
+        as a float64 tensor, and returns one column ``[*b, n]`` or several ``[*b, n, p]``, such as
+        `laplex.gram.constant`, `polynomial` and `harmonics`. A matrix has shape ``[*b, n, p]``.
+        Several of these are joined side by side.
+    prior : float, Tensor or array, shapes ``[*b, p]`` or ``[]``, optional
+        The variances :math:`\tau_k^2` of the independent coefficients, which have mean 0. By
+        default infinity, the improper prior of generalised least squares; see Notes. One basis may
+        have finite and infinite variances.
     group : torch.distributed.ProcessGroup, optional
         The processes over which the anchors are spread in line order: those of each rank, in any
         order, follow those of the ranks before. See Notes.
@@ -70,7 +84,15 @@ class LaplaceGram(Gaussian):
 
     Notes
     -----
-    A is factorised by one pass of a Kalman filter along the line. The result is that of celerite
+    With a basis, A is K + B diag(:math:`\tau^2`) B^T, where K is the matrix above. One QR
+    decomposition of the n x p matrix S^-1 B, for the factor S of K, makes all results exact in
+    O(n (J^2 + p^2)), whatever the size of the variances. K must not be singular. The limit of an
+    infinite variance exists for `log_prob`, which is then the restricted likelihood, and for
+    `solve`, `coefficients`, `condition` and `predict`; other methods raise an error. What functions
+    compute from tensors of their own has derivatives, too. To pickle an object with functions,
+    define them at the top level of a module, or use those of `laplex.gram`.
+
+    K is factorised by one pass of a Kalman filter along the line. The result is that of celerite
     (arXiv 1703.09710). The model follows the Gram operators of arXiv 2605.24584 in our reading of
     its abstract.
 
@@ -92,7 +114,8 @@ class LaplaceGram(Gaussian):
 
     The factor is kept, and computed again if the numbers in any tensor have changed since. The
     factor S of A = S S^T has rows and columns in the order of the given anchors, and is lower
-    triangular in their sorted order.
+    triangular in their sorted order. With a basis, the square root by which `color` multiplies is
+    not triangular.
 
     Examples
     --------
@@ -279,13 +302,16 @@ class LaplaceGram(Gaussian):
         Raises
         ------
         ValueError
-            If there is noise or more than one column. The inverse is dense then; use `solve`.
+            If there is noise, a basis or more than one column. The inverse is dense then; use
+            `solve`.
         """
         covariance = self.parameters.covariance()
         anchors, lengthscale, loadings, noise = covariance[:4]
-        if loadings.shape[-1] != 1 or bool((noise != 0).any()):
+        is_dense = loadings.shape[-1] != 1 or bool((noise != 0).any())
+        if is_dense or self._basis is not None:
             raise ValueError(
-                "the inverse is tridiagonal only for a single real term without noise: use solve()"
+                "the inverse is tridiagonal only for a single real term without noise and basis: "
+                "use solve()"
             )
         order = self._factor(covariance).order()
         gaps = anchors.gather(-1, order).diff(dim=-1) / lengthscale
@@ -309,9 +335,11 @@ class LaplaceGram(Gaussian):
         noise = "None" if self.noise is None else f"Tensor{list(self.noise.shape)}"
         if self.noise is not None and self.noise.numel() == 1:
             noise = f"{float(self.noise.detach()):.6g}"
+        basis = "" if self._basis is None else f", basis={self._basis.size} columns"
+        mean = ", with a mean" if self._means else ""
         return (
             f"LaplaceGram(shape={tuple(self.shape)}, terms={len(self.terms)}, "
-            f"noise={noise}, dtype={self.dtype})"
+            f"noise={noise}{basis}{mean}, dtype={self.dtype})"
         )
 
     def to_scipy(self, *, inverse: bool = False) -> Any:

@@ -131,8 +131,8 @@ class GramParameters(NamedTuple):
         return found if self.basis is None else [*found, self.basis_rows(), self.basis.prior]
 
     def tensors(self) -> list[Tensor]:
-        """The tensors among all parameters, with what functions compute from others."""
-        return [each for each in self.all_contents() if isinstance(each, Tensor)]
+        """The tensors among the parameters of terms and noise."""
+        return [each for each in self.contents() if isinstance(each, Tensor)]
 
     def mean(self) -> Tensor | None:
         """The mean at the anchors, float64 ``[*b, n]`` or ``[*b, 1]``; None stands for 0."""

@@ -136,8 +136,9 @@ def test_the_operator_its_relatives_and_plans(kernel):
         plan.rank()
     with pytest.raises(ValueError, match="rank of a matrix with kernel"):
         operator.rank()
-    with pytest.raises(NotImplementedError, match="MaternKernel"):
-        operator.to_linear_operator()
+    pytest.importorskip("linear_operator")
+    wrapped = operator.to_linear_operator()
+    torch.testing.assert_close(wrapped.to_dense(), matrix)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)

