@@ -128,9 +128,9 @@ def logmatvec(
     --------
     >>> import torch, laplex
     >>> points = torch.tensor([0.0, 1.0], dtype=torch.float64)
-    >>> far = torch.tensor([-1000.0, 0.5], dtype=torch.float64)
+    >>> far = torch.tensor([-900.0, 1000.0], dtype=torch.float64)
     >>> laplex.logmatvec(torch.zeros(2, dtype=torch.float64), far, points)
-    tensor([-999.6867,    0.1931], dtype=torch.float64)
+    tensor([-899.6867, -998.6867], dtype=torch.float64)
     """
     number = side_number(side)
     check_operand("log_values", log_values)
