@@ -315,7 +315,7 @@ class GramParameters(NamedTuple):
 
             def taken(name: str, tensor: Tensor) -> Tensor:
                 trailing = tensor.shape[-1:] if self.is_per_anchor(name) else ()
-                return tensor.double().expand(*self.batch, *trailing)[index]  # noqa: B023
+                return tensor.double().expand((*self.batch, *trailing))[index]  # noqa: B023
 
             yield self.map(taken)
 
