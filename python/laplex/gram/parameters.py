@@ -83,11 +83,9 @@ class GramParameters(NamedTuple):
         try:
             return cls.of(anchors, terms, noise, known, means)
         except RuntimeError:
-            others = (
-                "terms and noise"
-                if known is None and not means
-                else ("terms, noise, mean, basis and prior")
-            )
+            others = "terms and noise"
+            if known is not None or means:
+                others = "terms, noise, mean, basis and prior"
             raise ValueError(
                 f"the leading dimensions of anchors, {others} do not broadcast"
             ) from None
