@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import pickle
 
+import mpmath
 import numpy as np
 import pytest
 import torch
@@ -19,7 +20,7 @@ from torch.autograd import gradcheck, gradgradcheck
 import laplex
 from laplex.gram import LaplaceGram, Term, constant, harmonics, polynomial
 from strategies import quick
-from trend_cases import INF, MODELS, D, Dense, draw, line_model, mixed_model, uniform, wave
+from trend_cases import EPSILON, INF, MODELS, D, Dense, draw, line_model, mixed_model, uniform, wave
 
 # Small matrices; see conftest.py.
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -371,6 +372,44 @@ def test_polynomials_are_those_of_legendre(degree):
     found = laplex.gram.polynomial(degree, -3, 5)(x)
     expected = np.polynomial.legendre.legvander(u, degree)
     np.testing.assert_allclose(found.numpy(), expected, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("prior", [1.0, 1e6, 1e12, 1e15, INF])
+@pytest.mark.parametrize("offset", [0.0, 2.4e6])
+def test_against_many_digits(prior, offset):
+    """Normal equations in 80 digits, which are exact enough for any variance.
+
+    Rounding of the whitened values, which are about 1e3 times their residuals, enters the square of
+    the residuals: n * 1e3 * EPSILON, times a few for the condition number of K, about 30.
+    """
+    n = 12
+    x = offset + 27 * uniform(n, seed=1)
+    gram = LaplaceGram(
+        x, lengthscale=2.0, noise=0.1, basis=polynomial(2, offset, offset + 27), prior=prior
+    )
+    y = draw(n, seed=2) + 1e3 + 5 * (x - offset)
+    with mpmath.workdps(80):
+        places = [mpmath.mpf(each) for each in x.tolist()]
+        K = mpmath.matrix(n, n)
+        for i in range(n):
+            for j in range(n):
+                K[i, j] = mpmath.exp(-abs(places[i] - places[j]) / 2) + (i == j) * mpmath.mpf(0.1)
+        B, v, inverse = mpmath.matrix(gram.basis.tolist()), mpmath.matrix(y.tolist()), K**-1
+        precision = B.T * inverse * B
+        constant_ = (n if prior < INF else n - 3) * mpmath.log(2 * mpmath.pi)
+        if prior < INF:
+            precision += mpmath.eye(3) / prior
+            constant_ += 3 * mpmath.log(prior)
+        spread = precision**-1
+        beta = spread * (B.T * inverse * v)
+        square = (v.T * inverse * (v - B * beta))[0]
+        determinants = mpmath.log(mpmath.det(K)) + mpmath.log(mpmath.det(precision))
+        expected = -(square + determinants + constant_) / 2
+        found = gram.coefficients(y).mean.tolist()
+        errors = [abs(found[k] - beta[k]) / mpmath.sqrt(spread[k, k]) / abs(v[0]) for k in range(3)]
+    tolerance = 30 * n * EPSILON
+    assert max(errors) < tolerance
+    assert abs(float(gram.log_prob(y)) - expected) < tolerance * (1e3 + abs(expected))
 
 
 def test_a_network_is_a_function():
