@@ -102,7 +102,7 @@ class Celerite(BaseTerm):
             blocks[0].weights[-1], lambda weight: weight >= 0
         ):
             return None
-        return f"{self!r}, because {'a < 0' if self.is_real() else '|b d| > a c'}"
+        return f"{self!r}, because {'a < 0' if self.is_real() else 'abs(b d) > a c'}"
 
     def matvec_kernel(self, like: Tensor) -> tuple[str, Scalar, Scalar] | None:
         """See `BaseTerm.matvec_kernel`.
