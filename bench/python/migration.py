@@ -49,10 +49,7 @@ def main() -> None:
     times = json.loads((DOCS / "measurements" / "gram.json").read_text())["times"]
     page = DOCS / "guides" / "migration.md"
     between = re.compile(r"(<!-- times -->\n).*?(\n<!-- end -->)", re.DOTALL)
-    text = between.sub(
-        lambda found: found[1] + table(results["times"]) + found[2], page.read_text()
-    )
-    page.write_text(text)
+    page.write_text(between.sub(lambda m: m[1] + table(times) + m[2], page.read_text()))
 
 
 if __name__ == "__main__":
