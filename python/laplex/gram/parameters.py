@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import product
 from math import prod
@@ -13,18 +13,18 @@ from numpy.linalg import LinAlgError
 from torch import Tensor
 
 from ..numpy.layout import layout_of
+from .arrays import covariance_of
 from .checks import (
     all_finite,
     as_tensor,
     broadcast,
     checked_anchors,
     checked_noise,
-    expanded,
     no_transforms,
     same_device,
 )
-from .factor import Covariance, plain
-from .terms import KINDS, BaseTerm, Block, Term, checked_terms
+from .factor import Covariance
+from .terms import KINDS, BaseTerm, Term, checked_terms
 from .trend import Basis, Detached, Function, checked_mean, mean_at, mean_at_targets
 
 
@@ -315,7 +315,7 @@ class GramParameters(NamedTuple):
 
             def taken(name: str, tensor: Tensor) -> Tensor:
                 trailing = tensor.shape[-1:] if self.is_per_anchor(name) else ()
-                return tensor.double().expand(*self.batch, *trailing)[index]  # noqa: B023
+                return tensor.double().expand((*self.batch, *trailing))[index]  # noqa: B023
 
             yield self.map(taken)
 
@@ -421,39 +421,8 @@ class GramParameters(NamedTuple):
 
         Parts of one line need an `origin` in common, see `Term.columns`.
         """
-        anchors, n, batch = self.anchors.double(), self.n, self.batch
-        blocks: list[Block] = []
-        columns: list[Tensor] = []
-        for term in self.terms:
-            for part, column in term.parts(anchors, origin):
-                for block in part.blocks(anchors):
-                    blocks.append(block)
-                    first = anchors.new_ones(()) if column is None else column
-                    rest = len(block.lengthscales) - 1
-                    columns += [_expand(first, (*batch, n))]
-                    columns += rest * [anchors.new_zeros(()).expand(*batch, n)]
-        lengthscales = [expanded(each, batch, anchors) for b in blocks for each in b.lengthscales]
-        weights = [each for block in blocks for each in block.weights]
         noise = 0.0 if self.noise is None else self.noise.double()
-        lead = batch or (1,)
-
-        def flat(tensor: Tensor) -> Tensor:
-            if len(lead) > 1:
-                tensor = tensor.reshape(prod(lead), *tensor.shape[len(lead) :])
-            return plain(tensor)
-
-        covariance = Covariance(
-            flat(anchors.expand(*lead, n)),
-            flat(_stacked(lengthscales, lead)),
-            flat(_stacked(columns, (*lead, n))),
-            flat(expanded(noise, (*lead, n), anchors)),
-        )
-        if all(type(each) is float and each == 1.0 for each in weights):
-            return covariance
-        return covariance._replace(
-            weights=flat(_stacked([expanded(each, batch, anchors) for each in weights], lead)),
-            blocks=tuple(len(block.weights) for block in blocks),
-        )
+        return covariance_of(self.terms, self.anchors.double(), noise, self.batch, origin)
 
 
 def _masked(scale: Tensor | None, shown: Tensor) -> Tensor:
@@ -473,14 +442,3 @@ def _joined(one: Tensor, two: Tensor) -> Tensor:
 def shared(one: Tensor, two: Tensor) -> Tensor:
     """Merge two equal tensors into one that passes half of its derivatives to each."""
     return one if one is two or not (one.requires_grad or two.requires_grad) else (one + two) / 2
-
-
-def _expand(tensor: Tensor, shape: Sequence[int]) -> Tensor:
-    return tensor if tensor.shape == shape else tensor.expand(shape)
-
-
-def _stacked(tensors: list[Tensor], shape: Sequence[int]) -> Tensor:
-    """Stack tensors along a new last dimension and expand them to a shape."""
-    if len(tensors) == 1:
-        return tensors[0].expand(shape)[..., None]
-    return torch.stack(tensors, -1).expand(*shape, len(tensors))

@@ -16,7 +16,7 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, DotProduct, Matern, WhiteKernel
 from sklearn.model_selection import GridSearchCV, cross_val_score
 
-from laplex.gram import LaplaceGPRegressor, LaplaceGram, Term
+from laplex.gram import SHO, Celerite, LaplaceGPRegressor, LaplaceGram, Term
 from strategies import quick
 
 START = {"lengthscale": 1.5, "variance": 2.0, "noise": 0.1}
@@ -208,6 +208,74 @@ def test_gradients_are_differences(shifts, seed):
         assert (up - down) / (2 * step) == pytest.approx(slope, abs=1e-7 * scale)
 
 
+@pytest.mark.parametrize("nu", [1.5, 2.5])
+def test_a_smooth_kernel_is_sklearns(nu):
+    X, y, errors = problem()
+    name = f"matern{2 * nu:.0f}2"
+    ours = LaplaceGPRegressor(name, **START, alpha=errors**2, optimizer=None).fit(X, y)
+    other = theirs(errors**2, nu=nu, optimizer=None).fit(X, y)
+    value, gradient = ours.log_marginal_likelihood(ours.theta_, eval_gradient=True)
+    expected, slope = other.log_marginal_likelihood(other.kernel_.theta, eval_gradient=True)
+    assert value == pytest.approx(expected, rel=1e-10)
+    np.testing.assert_allclose(gradient, slope[[1, 0, 2]], rtol=1e-7, atol=1e-7)
+    points = np.linspace(-1, 11, 30)[:, None]
+    mean, covariance = ours.predict(points, return_cov=True, include_noise=True)
+    expected, spread = other.predict(points, return_cov=True)
+    np.testing.assert_allclose(mean, expected, rtol=1e-8, atol=1e-8)
+    np.testing.assert_allclose(covariance, spread, rtol=1e-8, atol=1e-8)
+
+
+def oscillating(n: int = 400):
+    """Values of an oscillator, which is a Celerite term with b d = a c."""
+    x = np.sort(np.random.default_rng(0).uniform(0, 60, n))
+    gram = LaplaceGram(x, terms=SHO(sigma=1.0, rho=4.0, Q=3.0), noise=0.01)
+    return x[:, None], gram.sample(generator=torch.Generator().manual_seed(0)).numpy()
+
+
+def test_named_kernels_find_an_oscillation():
+    X, y = oscillating()
+    fits = {
+        name: LaplaceGPRegressor(name, n_restarts=2, random_state=0).fit(X, y)
+        for name in ("sho", "celerite", "rotation")
+    }
+    truth = LaplaceGPRegressor(SHO(sigma=1.0, rho=4.0, Q=3.0), noise=0.01, optimizer=None)
+    likelihood = truth.fit(X, y).log_marginal_likelihood_value_
+    for model in fits.values():
+        assert model.log_marginal_likelihood_value_ > likelihood
+    assert fits["sho"].parameters_["rho"] == pytest.approx(4.0, rel=0.1)
+    general = fits["celerite"].kernel_[0]
+    assert general.indefinite() is None
+    assert general.b * general.d <= general.a * general.c * (1 + 1e-12)
+    with pytest.raises(ValueError, match="bounds cannot hold for b: fit keeps"):
+        LaplaceGPRegressor("celerite", bounds={"b": (0.1, 1.0)}).fit(X, y)
+    with pytest.raises(ValueError, match="kernel='sho' has no variance"):
+        LaplaceGPRegressor("sho", variance=1.0).fit(X, y)
+
+
+def test_gradients_of_a_celerite_term_are_differences():
+    X, y = oscillating(30)
+    model = LaplaceGPRegressor(Celerite(1.0, 0.1, 0.3, 1.5), optimizer=None).fit(X, y)
+    assert model.theta_names_ == ("a", "b", "c", "d", "noise")
+    gradient = model.log_marginal_likelihood(model.theta_, eval_gradient=True)[1]
+    for k, slope in enumerate(gradient):
+        moved = 1e-5 * np.eye(5)[k]
+        up, down = (model.log_marginal_likelihood(model.theta_ + s * moved) for s in (1, -1))
+        assert (up - down) / 2e-5 == pytest.approx(slope, rel=1e-6, abs=1e-6)
+
+
+def test_a_fit_goes_back_from_where_there_is_no_density():
+    """A sum with a negative amplitude, which is positive definite near the start only."""
+    X, y, _ = problem()
+    kernel = Celerite(-0.2, 0.0, 2.0, 0.0) + Term(3.0)
+    held = LaplaceGPRegressor(kernel, noise=0.05, optimizer=None).fit(X, y)
+    model = LaplaceGPRegressor(kernel, noise=0.05, bounds={"noise": (1e-4, 1.0)})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(X, y)
+    assert model.parameters_["0.a"] < 0
+    assert model.log_marginal_likelihood_value_ > held.log_marginal_likelihood_value_ + 1
+
+
 def test_frequencies_keep_their_sign_and_zeros_stay():
     X, y, _ = problem()
     model = LaplaceGPRegressor(Term(1.0, 1.0, -1.0), optimizer=None).fit(X, y)
@@ -350,7 +418,10 @@ def test_what_it_refuses():
         ({"kernel": Term(scale=np.ones(20))}, ValueError, "kernel has a scale of shape"),
         ({"lengthscale": float("nan")}, ValueError, "lengthscale must be positive and finite"),
         ({"noise": np.inf}, ValueError, "noise must be finite and not negative, got inf"),
-        ({"alpha": -1.0}, ValueError, "alpha must be finite and not negative"),
+        ({"alpha": -1.0}, ValueError, "alpha must hold finite variances"),
+        ({"alpha": "small"}, ValueError, "alpha must hold finite variances"),
+        ({"bounds": [(1, 2)]}, TypeError, "bounds must be a dict of names"),
+        ({"n_restarts": -1}, ValueError, "n_restarts must be at least 0, got -1"),
         ({"alpha": errors[:5]}, ValueError, r"one for each of the 20 values, got shape \[5\]"),
         ({"fixed": "length"}, ValueError, "fixed has the name 'length', but the parameters are"),
         ({"bounds": {"scale": (1, 2)}}, ValueError, "bounds has the name 'scale'"),

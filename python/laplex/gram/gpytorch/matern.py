@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import gpytorch
 from gpytorch import settings
+from gpytorch.kernels import MaternKernel as _MaternKernel
 from linear_operator import LinearOperator
 from torch import Tensor
 
@@ -19,7 +19,7 @@ _TERMS: dict[float, type[BaseTerm]] = {0.5: Term, 1.5: Matern32, 2.5: Matern52}
 _KERNELS = {0.5: "matern12", 1.5: "matern32", 2.5: "matern52"}
 
 
-class MaternKernel(LineKernel, gpytorch.kernels.MaternKernel):  # type: ignore[misc]
+class MaternKernel(LineKernel, _MaternKernel):  # type: ignore[misc]
     r"""The Matern kernel of GPyTorch, exact in O(n) for one-dimensional inputs.
 
     With :math:`r = \sqrt{2\nu}\, |x - x'| / \ell`, it is :math:`e^{-r}` for :math:`\nu = 1/2`,
@@ -49,7 +49,7 @@ class MaternKernel(LineKernel, gpytorch.kernels.MaternKernel):  # type: ignore[m
     """
 
     def __init__(self, nu: float = 2.5, **kwargs: Any) -> None:
-        gpytorch.kernels.MaternKernel.__init__(self, nu=nu, **kwargs)
+        _MaternKernel.__init__(self, nu=nu, **kwargs)
 
     def term(self) -> BaseTerm:
         """See `LineKernel.term`.
@@ -77,7 +77,7 @@ class MaternKernel(LineKernel, gpytorch.kernels.MaternKernel):  # type: ignore[m
         if not diag:
             most = settings.max_cholesky_size.value()
             warn_of_size(x1.shape[-2], most, "a MaternKernel of several columns is a dense matrix")
-        return gpytorch.kernels.MaternKernel.forward(self, x1, x2, **options)
+        return _MaternKernel.forward(self, x1, x2, **options)
 
     def _cross(self, one: Tensor, two: Tensor, term: BaseTerm) -> LinearOperator:
         lengthscale = vars(term)["lengthscale"]

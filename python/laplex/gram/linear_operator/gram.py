@@ -11,7 +11,7 @@ import linear_operator
 import numpy as np
 import torch
 from linear_operator import LinearOperator
-from linear_operator.operators import RootLinearOperator
+from linear_operator.operators import DenseLinearOperator, RootLinearOperator
 from linear_operator.utils.warnings import NumericalWarning
 from torch import Tensor
 
@@ -138,23 +138,20 @@ class LaplaceGramLinearOperator(Covariance):
 
     def _definite(self) -> LaplaceGramLinearOperator:
         """The operator itself, with jitter on its diagonal if it is singular."""
-        scale = self._diagonal().detach().mean()
-        jitter, found = linear_operator.settings.cholesky_jitter.value(torch.double), self
-        for attempt in range(linear_operator.settings.cholesky_max_tries.value() + 1):
-            try:
-                with torch.no_grad():
-                    found.gram.logdet()  # the factor is kept
-                return found
-            except np.linalg.LinAlgError:
-                added = float(scale * jitter * 10**attempt)
-                warnings.warn(
-                    f"the matrix is singular, added {added:.1e} to its diagonal",
-                    NumericalWarning,
-                    stacklevel=3,
-                )
-                found = self.add_jitter(added)
-        found.gram.logdet()  # raises the error that names the anchors
-        return found
+        try:
+            with torch.no_grad():
+                self.gram.logdet()  # the factor is kept
+            return self
+        except np.linalg.LinAlgError:
+            jitter = linear_operator.settings.cholesky_jitter.value(torch.double)
+            jitter = float(jitter * self._diagonal().detach().mean())
+            warnings.warn(
+                f"the matrix is singular, added {jitter:.1e} to its diagonal",
+                NumericalWarning,
+                stacklevel=3,
+            )
+            mended: LaplaceGramLinearOperator = self.add_jitter(jitter)
+            return mended
 
     def zero_mean_mvn_samples(self, num_samples: int) -> Tensor:
         """Draw samples ``[num_samples, *b, n]`` of N(0, A), which may be singular."""
@@ -181,7 +178,16 @@ class LaplaceGramLinearOperator(Covariance):
             same = self.gram.has_anchors_of(other.gram)
             return self.of(self.gram + other.gram) if same else super().__add__(other)
         root = root_of(other) if isinstance(other, LinearOperator) else None
-        return super().__add__(other) if root is None else self._plus(root)
+        if root is not None:
+            return self._plus(root)
+        if isinstance(other, DenseLinearOperator) and other.shape[-2:] == self.shape[-2:]:
+            self._warn_of_size("a sum with a dense matrix")
+            return DenseLinearOperator(self.to_dense() + other.tensor)
+        return super().__add__(other)
+
+    def _warn_of_size(self, what: str) -> None:
+        most = linear_operator.settings.max_cholesky_size.value()
+        warn_of_size(self.shape[-1], most, what)
 
     def _plus(self, root: Tensor) -> LaplaceGramLinearOperator:
         """The sum with ``R R^T`` for a root R ``[..., n, r]``."""
@@ -197,8 +203,7 @@ class LaplaceGramLinearOperator(Covariance):
         """Multiply elementwise: the columns of a root of low rank become scales of terms."""
         root = root_of(other)
         if root is None or root.shape[-1] * _columns(self.gram) > MOST_STATES:
-            most = linear_operator.settings.max_cholesky_size.value()
-            warn_of_size(self.shape[-1], most, "a product of kernels that are not of low rank")
+            self._warn_of_size("a product of kernels that are not of low rank")
             return super()._mul_matrix(other)
         gram, columns = self.gram, root.double().unbind(-1)
         terms = [
@@ -215,6 +220,16 @@ class LaplaceGramLinearOperator(Covariance):
             prior = prior.repeat_interleave(root.shape[-1], -1)
         parameters = GramParameters.checked(gram.anchors, terms, noise, basis, prior)
         return self.of(self._make(parameters))
+
+    @property
+    def has_basis(self) -> bool:
+        """Whether there is a part of low rank."""
+        return "basis" in self._named
+
+    def without_basis(self) -> LaplaceGramLinearOperator:
+        """The operator without its part of low rank."""
+        kept = {k: v for k, v in self._named.items() if k not in ("basis", "prior")}
+        return self._made(kept)
 
     def joined(self, other: LaplaceGramLinearOperator) -> LaplaceGramLinearOperator | None:
         """The covariance of these entries and others of the same model, or None.
@@ -297,6 +312,11 @@ class LaplaceGramLinearOperator(Covariance):
                     column = column.expand(*self.batch_shape, n)
                     kernel = kernel * take(column, row_index) * take(column, col_index)
                 total = total + kernel
+        if self.has_basis:
+            matrix, prior = self._named["basis"].mT, self._named["prior"]
+            one = matrix[batch_indices + (row_index,)]  # noqa: RUF005 (Python 3.10)
+            two = matrix[batch_indices + (col_index,)]  # noqa: RUF005
+            total = total + (one * two * prior[batch_indices]).sum(-1)
         if "noise" in self._named:
             total = total + take(self._named["noise"], row_index) * (row_index == col_index)
         return total.to(self.dtype)

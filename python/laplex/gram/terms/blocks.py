@@ -84,7 +84,8 @@ def damped_waves(damping: Scalar, undamped: Scalar, time: Tensor) -> tuple[Tenso
     Here :math:`\kappa = \omega_0^2 - \gamma^2` has any sign; the functions are entire in it.
     """
     gamma, omega = (
-        each if isinstance(each, Tensor) else time.new_tensor(each) for each in (damping, undamped)
+        torch.as_tensor(each, dtype=torch.float64, device=time.device)
+        for each in (damping, undamped)
     )
     kappa = (omega - gamma) * (omega + gamma)
     z = kappa * time.square()
