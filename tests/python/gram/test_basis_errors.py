@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch.autograd import forward_ad
 
 from laplex.gram import LaplaceGram, constant, harmonics, polynomial
 from trend_cases import INF, D
@@ -73,6 +74,15 @@ def test_dependent_columns_are_named():
     batch = LaplaceGram(X, basis=torch.stack((torch.ones(3, 1), torch.zeros(3, 1))))
     with pytest.raises(np.linalg.LinAlgError, match="column 0 of matrix 1 of the batch"):
         batch.log_prob(X)
+
+
+@pytest.mark.parametrize("name", ["basis", "prior", "mean"])
+def test_forward_mode_is_refused(name):
+    given = {"basis": torch.ones(3, 1, dtype=D), "prior": torch.ones(1, dtype=D), "mean": X}
+    with forward_ad.dual_level():
+        given[name] = forward_ad.make_dual(given[name], torch.ones_like(given[name]))
+        with pytest.raises(NotImplementedError, match="forward-mode derivatives only for matvec"):
+            LaplaceGram(X, **given).log_prob(X)
 
 
 def test_other_refusals():
