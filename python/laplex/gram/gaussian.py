@@ -8,11 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from . import factor as factors
 from . import process
-from .checks import ArrayLike, copied, same_contents, sample_shape
+from .checks import ArrayLike, copied, no_forward_mode, same_contents, sample_shape
 from .factor import Covariance, Factor, Gram
 from .low_rank import LowRank
 from .matrix import Matrix
@@ -393,13 +392,7 @@ class Gaussian(Matrix):
     def _is_recorded(self, *others: Tensor) -> bool:
         """Whether a parameter of terms or noise, or another given tensor, requires gradients."""
         tensors = [*others, *self.parameters.tensors()]
-        if forward_ad._current_level >= 0 and any(
-            _unpack_dual(each).tangent is not None for each in tensors
-        ):
-            raise NotImplementedError(
-                "LaplaceGram supports forward-mode derivatives only for matvec: use "
-                "torch.autograd.grad"
-            )
+        no_forward_mode(tensors)
         return torch.is_grad_enabled() and any(each.requires_grad for each in tensors)
 
     def _low_rank(self, gram: Gram, covariance: Covariance, rows: Tensor) -> LowRank:
@@ -429,6 +422,3 @@ class Gaussian(Matrix):
 
 def _log_prob_by_factor(parameters: GramParameters, values: Tensor) -> Tensor:
     return Gaussian.of(parameters)._log_prob_by_factor(values, True)
-
-
-_unpack_dual: Any = forward_ad.unpack_dual

@@ -235,6 +235,8 @@ class LaplaceGramLinearOperator(Covariance):
         """The covariance of these entries and others of the same model, or None.
 
         The models are the same if their terms have the same forms; the numbers are those here.
+
+        :meta private:
         """
         named, theirs = dict(self._named), dict(other._named)
         if "noise" in named or "noise" in theirs:
