@@ -1,6 +1,6 @@
 """Restore a row of a photograph with missing pixels by exact Gaussian processes on a line.
 
-    python examples/gp_regression.py [--photograph retina] [--row 705] [--missing 0.33]
+    python examples/gp_regression.py [--photograph brick] [--row 100] [--missing 0.33]
                                      [--noise 5] [--out DIR]
 
 The script adds noise to the row and removes pixels. It fits Matern kernels of smoothness 1/2 (the
@@ -43,12 +43,12 @@ def main() -> None:
     )
     parser.add_argument(
         "--photograph",
-        default="retina",
+        default="brick",
         help="name of a picture of scikit-image, of which the second colour is used "
         "(default: %(default)s)",
     )
     parser.add_argument(
-        "--row", type=int, default=705, help="row of the photograph (default: %(default)s)"
+        "--row", type=int, default=100, help="row of the photograph (default: %(default)s)"
     )
     parser.add_argument(
         "--missing", type=float, default=0.33, help="share of missing pixels (default: %(default)s)"

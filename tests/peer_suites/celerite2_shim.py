@@ -46,6 +46,8 @@ class Term:
             (one, two), (damping, undamped) = block.weights, rates
             even, odd = (one + two) / 2, damping * (two - one) / 2
             root = np.sqrt(abs((undamped - damping) * (undamped + damping)))
+            if root == 0:
+                raise NotImplementedError("a critical oscillator has no coefficients")
             if undamped > damping:
                 waves.append((even, odd / root, damping, root))
             else:

@@ -55,9 +55,9 @@ def covariance_of(
         flat(expanded(noise, (*lead, n), anchors)),
     )
     weights = [each for block in blocks for each in block.weights]
-    if all(type(each) is float and each == 1.0 for each in weights):
-        return covariance
     sizes = tuple(len(block.weights) for block in blocks)
+    if set(sizes) == {1} and all(type(each) is float and each == 1.0 for each in weights):
+        return covariance
     return covariance._replace(weights=flat(_row(weights, lead, anchors)), blocks=sizes)
 
 

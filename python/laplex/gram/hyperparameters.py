@@ -55,12 +55,17 @@ class Hyperparameters:
         The names of the numbers that an optimiser changes.
     bounds
         The smallest and the largest absolute value of each free number.
+    coupled
+        For the name of each free b of a `Celerite` term, those of its a, c and d. Its coordinate in
+        `theta` is that of the ratio ``b d / (a c)``, whose bound 1 keeps the term positive
+        semidefinite: the likelihood may well have its maximum there, as that of an SHO has.
     """
 
     terms: tuple[BaseTerm, ...]
     start: dict[str, float]
     free: tuple[str, ...]
     bounds: dict[str, tuple[float, float]]
+    coupled: dict[str, tuple[str, str, str]]
 
     @classmethod
     def checked(
@@ -69,7 +74,7 @@ class Hyperparameters:
         noise: float,
         *,
         bounds: Mapping[str, Sequence[float]] | None = None,
-        fixed: str | Collection[str] = (),
+        fixed: str | Collection[str] | None = (),
         movable: Collection[str] = (),
     ) -> Hyperparameters:
         """Check a caller's terms, bounds and fixed names.
@@ -87,7 +92,12 @@ class Hyperparameters:
             term.check(_LIKE)
         if not 0 <= noise < np.inf:
             raise ValueError(f"noise must be finite and not negative, got {noise:g}")
-        fixed = {fixed} if isinstance(fixed, str) else set(fixed)
+        if not isinstance(bounds, (Mapping, type(None))):
+            raise TypeError(
+                "bounds must be a dict of names of parameters to (low, high), got "
+                f"{type(bounds).__name__}"
+            )
+        fixed = {fixed} if isinstance(fixed, str) else set(fixed or ())
         fixed_names = {name for one in fixed for name in _matching(one, "fixed", start)}
         free = tuple(name for name, value in start.items() if value and name not in fixed_names)
         limits = {name: (abs(start[name]) / WIDE, abs(start[name]) * WIDE) for name in free}
@@ -105,7 +115,13 @@ class Hyperparameters:
                     "change one of the two"
                 )
         limits |= {name: limit for name, limit in given.items() if name in free}
-        return cls(tuple(terms), start, free, limits)
+        coupled = _coupled(terms, free)
+        for b, (a, c, d) in coupled.items():
+            if b in given:
+                raise ValueError(f"bounds cannot hold for {b}: fit keeps |b d| <= a c instead")
+            largest = start[a] * start[c] / abs(start[d])
+            limits[b] = (abs(start[b]) / WIDE, max(largest, abs(start[b])))
+        return cls(tuple(terms), start, free, limits, coupled)
 
     def theta(self) -> Array:
         """The logarithms ``[k]`` of the free numbers at the start."""
@@ -117,15 +133,23 @@ class Hyperparameters:
 
     def numbers(self, theta: Array) -> dict[str, float]:
         """All numbers by name, for one vector of logarithms ``[k]``."""
-        start = np.array([self.start[name] for name in self.free])
-        moved = start * np.exp(theta - self.theta())  # the start itself, bit for bit, at its theta
-        return self.start | dict(zip(self.free, moved.tolist(), strict=True))
+        moved = self._moved(torch.from_numpy(np.asarray(theta, np.float64)))
+        return {name: float(value) for name, value in moved.items()}
 
     def model(self, theta: Tensor) -> tuple[list[BaseTerm], Tensor | float]:
         """The terms and the noise variance for logarithms ``[k]``, with derivatives."""
-        start = torch.tensor([self.start[name] for name in self.free], dtype=torch.float64)
-        moved = start * (theta - torch.from_numpy(self.theta())).exp()
-        return self._made({**self.start, **dict(zip(self.free, moved.unbind(), strict=True))})
+        return self._made(self._moved(theta))
+
+    def _moved(self, theta: Tensor) -> dict[str, Any]:
+        """All numbers for logarithms: at `theta`, they are those of the start, bit for bit."""
+        factors = (theta - torch.from_numpy(self.theta())).exp()
+        factor = dict(zip(self.free, factors.unbind(), strict=True))
+        numbers: dict[str, Any] = {**self.start}
+        for name, each in factor.items():
+            numbers[name] = self.start[name] * each
+        for b, (a, c, d) in self.coupled.items():
+            numbers[b] = numbers[b] * (factor.get(a, 1.0) * factor.get(c, 1.0) / factor.get(d, 1.0))
+        return numbers
 
     def _made(self, numbers: Mapping[str, Any]) -> tuple[list[BaseTerm], Any]:
         """The terms and the noise for numbers by name."""
@@ -143,7 +167,7 @@ class Hyperparameters:
         """The free numbers that lie at a bound: name, which bound, and its value."""
         for name, value, limits in zip(self.free, theta, self.log_bounds(), strict=True):
             low, high = self.bounds[name]
-            if low == high:
+            if low == high or name in self.coupled:
                 continue
             for side, limit in zip(("lower", "upper"), limits, strict=True):
                 if abs(value - limit) < 1e-6:  # relative, of the number itself
@@ -158,7 +182,7 @@ def started(
     given: Mapping[str, Any],
     noise: float | None,
     bounds: Mapping[str, Sequence[float]] | None,
-    fixed: str | Collection[str],
+    fixed: str | Collection[str] | None,
 ) -> Hyperparameters:
     """The parameters of a kernel before a fit.
 
@@ -200,6 +224,24 @@ def started(
     return Hyperparameters.checked(terms, start, bounds=bounds, fixed=fixed, movable=movable)
 
 
+def known_noise(alpha: Any, n: int) -> Array:
+    """The known noise variances as an array ``[]`` or ``[n]``."""
+    try:
+        known = np.array(alpha, np.float64)
+    except (TypeError, ValueError):
+        known = np.array(np.nan)
+    if known.shape == (1,):
+        known = known[0]
+    if known.shape not in ((), (n,)):
+        raise ValueError(
+            f"alpha must be a number or have one for each of the {n} values, got shape "
+            f"{list(known.shape)}"
+        )
+    if not np.all((known >= 0) & (known < np.inf)):
+        raise ValueError("alpha must hold finite variances, none of them negative")
+    return known
+
+
 def _terms(kernel: object, length: float, power: float) -> tuple[BaseTerm, ...]:
     """The terms of a kernel."""
     if isinstance(kernel, str) and kernel in KERNELS:
@@ -234,7 +276,18 @@ def _numbers(terms: Sequence[BaseTerm]) -> dict[str, Tensor]:
                     "of a regressor is one number: use laplex.gram.LaplaceGram for batches and "
                     "for parameters of each point"
                 )
-            found[name] = tensors[own]
+            found[name] = tensors[own].detach()
+    return found
+
+
+def _coupled(terms: Sequence[BaseTerm], free: Collection[str]) -> dict[str, tuple[str, str, str]]:
+    """See `Hyperparameters.coupled`."""
+    found = {}
+    for term, names in zip(terms, _names(terms), strict=True):
+        if isinstance(term, Celerite) and term.indefinite() is None:
+            by_own = {own: name for name, own in names.items()}
+            if by_own.get("b") in free and "d" in by_own:
+                found[by_own["b"]] = (by_own["a"], by_own["c"], by_own["d"])
     return found
 
 

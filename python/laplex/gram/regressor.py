@@ -16,9 +16,9 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
-from .hyperparameters import Hyperparameters, started
+from .hyperparameters import Hyperparameters, known_noise, started
 from .laplace_gram import LaplaceGram
-from .terms import BaseTerm, TermSum
+from .terms import BaseTerm
 
 Array = npt.NDArray[np.float64]
 
@@ -113,7 +113,9 @@ class LaplaceGPRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
     ``"lengthscale"``. In a sum, the number of the term comes first, as in ``"0.lengthscale"``, and
     ``bounds`` and ``fixed`` also take ``"lengthscale"`` for that of every term. The noise is
     ``"noise"``. A parameter keeps its sign, since its logarithm is optimised, and one that starts
-    at 0 stays 0.
+    at 0 stays 0. A `Celerite` term that is positive semidefinite at the start stays so: the entry
+    of ``theta_`` for b is the logarithm of ``b d / (a c)`` times the value of ``a c / d`` at the
+    start.
 
     `fit` warns (``ConvergenceWarning``) if a parameter ends at a bound or L-BFGS stops early.
 
@@ -186,6 +188,8 @@ class LaplaceGPRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         """
         rows, target = validate_data(self, X, y, dtype=np.float64, y_numeric=True)
         x, values = self._line(rows), np.asarray(target, np.float64)
+        if self.n_restarts < 0:
+            raise ValueError(f"n_restarts must be at least 0, got {self.n_restarts}")
         if hasattr(self.basis, "__array__"):
             raise TypeError(
                 "basis must be a function of the points or several of them, so that the regressor "
@@ -193,7 +197,7 @@ class LaplaceGPRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
             )
         if self.optimizer not in ("lbfgs", None):
             raise ValueError(f"optimizer must be 'lbfgs' or None, got {self.optimizer!r}")
-        known = self._known_noise(self.alpha if alpha is None else alpha, len(x))
+        known = known_noise(self.alpha if alpha is None else alpha, len(x))
         order = np.argsort(x, kind="stable")  # once, instead of at every step of the fit
         x, values = x[order], values[order]
         self._shift, self._unit = 0.0, 1.0
@@ -300,7 +304,7 @@ class LaplaceGPRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         if return_std:
             return mean, np.sqrt(conditional.variance.numpy() + noise) * self._unit
         if return_cov:
-            covariance = self._covariance(points) + noise * np.eye(len(mean))
+            covariance = conditional.covariance.numpy() + noise * np.eye(len(mean))
             return mean, covariance * self._unit**2
         return mean
 
@@ -374,20 +378,6 @@ class LaplaceGPRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
             fixed=self.fixed,
         )
 
-    def _known_noise(self, alpha: Any, n: int) -> Array:
-        """The known noise variances as an array ``[]`` or ``[n]``."""
-        known = np.array(alpha, np.float64)
-        if known.shape == (1,):
-            known = known[0]
-        if known.shape not in ((), (n,)):
-            raise ValueError(
-                f"alpha must be a number or have one for each of the {n} values, got shape "
-                f"{list(known.shape)}"
-            )
-        if not np.all((known >= 0) & (known < np.inf)):
-            raise ValueError("alpha must be finite and not negative: it is a variance")
-        return known
-
     def _check_distinct(self) -> None:
         """Raise an error if equal points without noise make the covariance singular."""
         if self._hyperparameters.start["noise"]:
@@ -408,11 +398,18 @@ class LaplaceGPRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
             moved = theta + random.uniform(-np.log(30), np.log(30), theta.shape)
             starts.append(np.clip(moved, *bounds.T))
 
+        worst = np.inf
+
         def loss(theta: Array) -> tuple[float, Array]:
+            nonlocal worst
             try:
                 value, gradient = self.log_marginal_likelihood(theta, eval_gradient=True)
-            except np.linalg.LinAlgError:  # no density: noise too small for equal x
-                return np.inf, np.zeros_like(theta)
+            except np.linalg.LinAlgError:  # no density, such as noise too small for equal x
+                value, gradient = np.nan, theta
+            if not np.isfinite(value) or not np.isfinite(gradient).all():
+                return worst, np.zeros_like(theta)  # finite, so that the line search goes back
+            if worst == np.inf:
+                worst = 10 * abs(value) + 10 * len(self.y_train_)
             return -value, -gradient
 
         found = [
@@ -427,7 +424,7 @@ class LaplaceGPRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
                 ConvergenceWarning,
                 stacklevel=3,
             )
-        if best.status == 1:
+        if best.status == 1 or (best.status and not best.nit):
             warnings.warn(
                 f"L-BFGS stopped after {best.nit} steps: start from other values, or use "
                 "normalize_y=True",
@@ -453,16 +450,6 @@ class LaplaceGPRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         prior = self._start(1.0, 1.0)
         made = LaplaceGram(points, terms=prior.terms, basis=self.basis, prior=self.prior)
         return made, prior.start["noise"]
-
-    def _covariance(self, points: Tensor) -> Array:
-        """Covariance of f ``[m, m]``."""
-
-        def prior(sources: Tensor) -> Tensor:
-            return TermSum(self.kernel_).value(points[:, None] - sources)
-
-        cross = prior(self.gram_.anchors)
-        covariance: Array = (prior(points) - cross @ self.gram_.solve(cross).mT).numpy()
-        return covariance
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -285,6 +285,12 @@ def signature(call: Call) -> Signature:
             _, _, _, _, frequency, target_phase, source_phase = call[:TENSORS]
             is_real = real_part or (frequency is None and target_phase is None is source_phase)
             return _of_direct(*found, not is_real)
+    return signature_of_shapes(call)
+
+
+def signature_of_shapes(call: Call) -> Signature:
+    """Do what `signature` does for tensors, from what ``torch.compile`` can follow."""
+    real_part = call.real_part
     values, targets, sources, lengthscale, frequency, target_phase, source_phase = call[:TENSORS]
     dtype = targets.dtype
     if dtype not in COMPLEX_OF:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import runpy
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -177,15 +174,6 @@ def test_among_estimators():
     assert cross_val_score(clone(model), X, y).min() > 0.6
     fitted = pickle.loads(pickle.dumps(model.fit(X, y)))
     np.testing.assert_array_equal(fitted.predict(X[:5]), model.predict(X[:5]))
-
-
-def test_the_example(monkeypatch, tmp_path, capsys):
-    pytest.importorskip("skimage")
-    script = Path(__file__).parents[3] / "examples" / "gp_regression.py"
-    monkeypatch.setattr(sys, "argv", [str(script), "--out", str(tmp_path)])
-    runpy.run_path(str(script), run_name="__main__")
-    assert "within two standard deviations" in capsys.readouterr().out
-    assert (tmp_path / "gp_regression.png").exists()
 
 
 # --- scikit-learn's own checks --------------------------------------------------------------------

@@ -16,7 +16,8 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, DotProduct, Matern, WhiteKernel
 from sklearn.model_selection import GridSearchCV, cross_val_score
 
-from laplex.gram import LaplaceGPRegressor, LaplaceGram, Term
+from laplex.gram import SHO, Celerite, LaplaceGPRegressor, LaplaceGram, Rotation, Term
+from laplex.gram.hyperparameters import KERNELS
 from strategies import quick
 
 START = {"lengthscale": 1.5, "variance": 2.0, "noise": 0.1}
@@ -84,8 +85,8 @@ def test_known_noise_in_fit_is_that_of_the_constructor():
     assert two.get_params()["alpha"] == 0.0
     scores = cross_val_score(LaplaceGPRegressor(), X, y, params={"alpha": errors**2})
     assert scores.shape == (5,)
-    number = LaplaceGPRegressor(alpha=0.5).fit(X, y)
-    row = LaplaceGPRegressor(alpha=np.full(len(y), 0.5)).fit(X, y)
+    number = LaplaceGPRegressor(alpha=0.05).fit(X, y)
+    row = LaplaceGPRegressor(alpha=np.full(len(y), 0.05)).fit(X, y)
     np.testing.assert_allclose(row.theta_, number.theta_, atol=1e-4)
 
 
@@ -206,6 +207,98 @@ def test_gradients_are_differences(shifts, seed):
         # The third derivative times step^2, and the rounding of the values over the step.
         scale = 1 + abs(up) + np.abs(gradient).max()
         assert (up - down) / (2 * step) == pytest.approx(slope, abs=1e-7 * scale)
+
+
+@pytest.mark.parametrize("nu", [1.5, 2.5])
+def test_a_smooth_kernel_is_sklearns(nu):
+    X, y, errors = problem()
+    name = f"matern{2 * nu:.0f}2"
+    ours = LaplaceGPRegressor(name, **START, alpha=errors**2, optimizer=None).fit(X, y)
+    other = theirs(errors**2, nu=nu, optimizer=None).fit(X, y)
+    value, gradient = ours.log_marginal_likelihood(ours.theta_, eval_gradient=True)
+    expected, slope = other.log_marginal_likelihood(other.kernel_.theta, eval_gradient=True)
+    assert value == pytest.approx(expected, rel=1e-10)
+    np.testing.assert_allclose(gradient, slope[[1, 0, 2]], rtol=1e-7, atol=1e-7)
+    points = np.linspace(-1, 11, 30)[:, None]
+    mean, covariance = ours.predict(points, return_cov=True, include_noise=True)
+    expected, spread = other.predict(points, return_cov=True)
+    np.testing.assert_allclose(mean, expected, rtol=1e-8, atol=1e-8)
+    np.testing.assert_allclose(covariance, spread, rtol=1e-8, atol=1e-8)
+
+
+def oscillating(n: int = 400):
+    """Values of an oscillator, which is a Celerite term with b d = a c."""
+    x = np.sort(np.random.default_rng(0).uniform(0, 60, n))
+    gram = LaplaceGram(x, terms=SHO(sigma=1.0, rho=4.0, Q=3.0), noise=0.01)
+    return x[:, None], gram.sample(generator=torch.Generator().manual_seed(0)).numpy()
+
+
+@pytest.mark.filterwarnings("ignore:the fitted:sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_every_named_kernel_improves_on_its_start(kernel):
+    X, y = oscillating(100)
+    start = LaplaceGPRegressor(kernel, optimizer=None).fit(X, y)
+    model = LaplaceGPRegressor(kernel).fit(X, y)
+    assert model.log_marginal_likelihood_value_ > start.log_marginal_likelihood_value_ + 1
+    assert model.parameters_.keys() == start.parameters_.keys()
+    prior = LaplaceGPRegressor(kernel)
+    assert prior.predict(X[:3], return_std=True)[1] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    "kernel",
+    [SHO(sigma=1.0, rho=4.0, Q=3.0), Celerite(1.0, 0.15, 0.25, 1.5), Rotation(1.0, 4.0, 2, 1, 0.1)],
+)
+def test_an_oscillation_is_fitted(kernel):
+    X, y = oscillating()
+    start = LaplaceGPRegressor(kernel, noise=0.01, optimizer=None).fit(X, y)
+    model = LaplaceGPRegressor(
+        kernel, noise=0.01, bounds={"f": (1e-3, 1)} if "f" in vars(kernel) else None
+    )
+    model.fit(X, y)
+    assert model.log_marginal_likelihood_value_ > start.log_marginal_likelihood_value_
+    assert model.kernel_[0].indefinite() is None
+    period = {"SHO": "rho", "Rotation": "period"}.get(type(kernel).__name__)
+    if period:
+        assert model.parameters_[period] == pytest.approx(4.0, rel=0.1)
+
+
+def test_celerites_general_term_ends_where_it_is_an_oscillator():
+    X, y = oscillating()
+    found = LaplaceGPRegressor(Celerite(1.0, 0.15, 0.25, 1.5), noise=0.01).fit(X, y)
+    oscillator = LaplaceGPRegressor(SHO(sigma=1.0, rho=4.0, Q=3.0), noise=0.01).fit(X, y)
+    likelihood = oscillator.log_marginal_likelihood_value_
+    assert found.log_marginal_likelihood_value_ > likelihood - 0.01  # the oscillator is one of them
+    term = found.kernel_[0]
+    assert term.b * term.d <= term.a * term.c * (1 + 1e-12)
+    with pytest.raises(ValueError, match="bounds cannot hold for b: fit keeps"):
+        LaplaceGPRegressor("celerite", bounds={"b": (0.1, 1.0)}).fit(X, y)
+    with pytest.raises(ValueError, match="kernel='sho' has no variance"):
+        LaplaceGPRegressor("sho", variance=1.0).fit(X, y)
+
+
+def test_gradients_of_a_celerite_term_are_differences():
+    X, y = oscillating(30)
+    model = LaplaceGPRegressor(Celerite(1.0, 0.1, 0.3, 1.5), optimizer=None).fit(X, y)
+    assert model.theta_names_ == ("a", "b", "c", "d", "noise")
+    gradient = model.log_marginal_likelihood(model.theta_, eval_gradient=True)[1]
+    for k, slope in enumerate(gradient):
+        moved = 1e-5 * np.eye(5)[k]
+        up, down = (model.log_marginal_likelihood(model.theta_ + s * moved) for s in (1, -1))
+        assert (up - down) / 2e-5 == pytest.approx(slope, rel=1e-6, abs=1e-6)
+
+
+def test_a_fit_goes_back_from_where_there_is_no_density():
+    """A sum with a negative amplitude, which is positive definite near the start only."""
+    X, y, _ = problem()
+    kernel = Celerite(-0.2, 0.0, 2.0, 0.0) + Term(3.0)
+    held = LaplaceGPRegressor(kernel, noise=0.05, optimizer=None).fit(X, y)
+    model = LaplaceGPRegressor(kernel, noise=0.05, bounds={"noise": (1e-4, 1.0)})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(X, y)
+    assert model.parameters_["0.a"] < 0
+    assert model.log_marginal_likelihood_value_ > held.log_marginal_likelihood_value_ + 1
 
 
 def test_frequencies_keep_their_sign_and_zeros_stay():
@@ -350,7 +443,10 @@ def test_what_it_refuses():
         ({"kernel": Term(scale=np.ones(20))}, ValueError, "kernel has a scale of shape"),
         ({"lengthscale": float("nan")}, ValueError, "lengthscale must be positive and finite"),
         ({"noise": np.inf}, ValueError, "noise must be finite and not negative, got inf"),
-        ({"alpha": -1.0}, ValueError, "alpha must be finite and not negative"),
+        ({"alpha": -1.0}, ValueError, "alpha must hold finite variances"),
+        ({"alpha": "small"}, ValueError, "alpha must hold finite variances"),
+        ({"bounds": [(1, 2)]}, TypeError, "bounds must be a dict of names"),
+        ({"n_restarts": -1}, ValueError, "n_restarts must be at least 0, got -1"),
         ({"alpha": errors[:5]}, ValueError, r"one for each of the 20 values, got shape \[5\]"),
         ({"fixed": "length"}, ValueError, "fixed has the name 'length', but the parameters are"),
         ({"bounds": {"scale": (1, 2)}}, ValueError, "bounds has the name 'scale'"),

@@ -88,7 +88,8 @@ class LaplaceKernel(LineKernel):
     def frequency(self, value: float | Tensor) -> None:
         if not self.oscillates:
             raise AttributeError("the kernel has no frequency: build it with oscillates=True")
-        value = torch.as_tensor(value).to(self.raw_frequency)
+        raw = self.raw_frequency
+        value = torch.as_tensor(value, dtype=raw.dtype, device=raw.device)
         self.initialize(raw_frequency=self.raw_frequency_constraint.inverse_transform(value))
 
     def term(self) -> BaseTerm:

@@ -133,5 +133,5 @@ class SHOKernel(LineKernel):
 
     def _set(self, name: str, value: float | Tensor) -> None:
         raw, constraint = getattr(self, f"raw_{name}"), getattr(self, f"raw_{name}_constraint")
-        value = torch.as_tensor(value).to(raw)
+        value = torch.as_tensor(value, dtype=raw.dtype, device=raw.device)
         self.initialize(**{f"raw_{name}": constraint.inverse_transform(value)})

@@ -138,23 +138,20 @@ class LaplaceGramLinearOperator(Covariance):
 
     def _definite(self) -> LaplaceGramLinearOperator:
         """The operator itself, with jitter on its diagonal if it is singular."""
-        scale = self._diagonal().detach().mean()
-        jitter, found = linear_operator.settings.cholesky_jitter.value(torch.double), self
-        for attempt in range(linear_operator.settings.cholesky_max_tries.value() + 1):
-            try:
-                with torch.no_grad():
-                    found.gram.logdet()  # the factor is kept
-                return found
-            except np.linalg.LinAlgError:
-                added = float(scale * jitter * 10**attempt)
-                warnings.warn(
-                    f"the matrix is singular, added {added:.1e} to its diagonal",
-                    NumericalWarning,
-                    stacklevel=3,
-                )
-                found = self.add_jitter(added)
-        found.gram.logdet()  # raises the error that names the anchors
-        return found
+        try:
+            with torch.no_grad():
+                self.gram.logdet()  # the factor is kept
+            return self
+        except np.linalg.LinAlgError:
+            jitter = linear_operator.settings.cholesky_jitter.value(torch.double)
+            jitter = float(jitter * self._diagonal().detach().mean())
+            warnings.warn(
+                f"the matrix is singular, added {jitter:.1e} to its diagonal",
+                NumericalWarning,
+                stacklevel=3,
+            )
+            mended: LaplaceGramLinearOperator = self.add_jitter(jitter)
+            return mended
 
     def zero_mean_mvn_samples(self, num_samples: int) -> Tensor:
         """Draw samples ``[num_samples, *b, n]`` of N(0, A), which may be singular."""
@@ -224,10 +221,22 @@ class LaplaceGramLinearOperator(Covariance):
         parameters = GramParameters.checked(gram.anchors, terms, noise, basis, prior)
         return self.of(self._make(parameters))
 
+    @property
+    def has_basis(self) -> bool:
+        """Whether there is a part of low rank."""
+        return "basis" in self._named
+
+    def without_basis(self) -> LaplaceGramLinearOperator:
+        """The operator without its part of low rank."""
+        kept = {k: v for k, v in self._named.items() if k not in ("basis", "prior")}
+        return self._made(kept)
+
     def joined(self, other: LaplaceGramLinearOperator) -> LaplaceGramLinearOperator | None:
         """The covariance of these entries and others of the same model, or None.
 
         The models are the same if their terms have the same forms; the numbers are those here.
+
+        :meta private:
         """
         named, theirs = dict(self._named), dict(other._named)
         if "noise" in named or "noise" in theirs:
@@ -305,6 +314,11 @@ class LaplaceGramLinearOperator(Covariance):
                     column = column.expand(*self.batch_shape, n)
                     kernel = kernel * take(column, row_index) * take(column, col_index)
                 total = total + kernel
+        if self.has_basis:
+            matrix, prior = self._named["basis"].mT, self._named["prior"]
+            one = matrix[batch_indices + (row_index,)]  # noqa: RUF005 (Python 3.10)
+            two = matrix[batch_indices + (col_index,)]  # noqa: RUF005
+            total = total + (one * two * prior[batch_indices]).sum(-1)
         if "noise" in self._named:
             total = total + take(self._named["noise"], row_index) * (row_index == col_index)
         return total.to(self.dtype)
