@@ -76,23 +76,15 @@ def measured(quick: bool) -> Times:
 
 
 def measured_dense(quick: bool) -> dict[str, Any]:
-    """Run what has n x n matrices once for many points, beside Laplex."""
+    """Run what has n x n matrices once for many points."""
     n = 2000 if quick else 10**4
-    found = tasks(
-        Problem.draw(n, "matern32"),
-        dict.fromkeys(("GPyTorch, Cholesky", "GPyTorch, CG"), n) | {"scikit-learn": 0},
-    )
+    largest = {name: 0 if name == "scikit-learn" else n for name in DENSE}
     times: dict[str, dict[str, float]] = {}
-    for (who, what), task in found.items():
-        if who == "laplex":
-            best = measure({who: task}, rounds=15)[who]
-        elif who in DENSE:
+    for (who, what), task in tasks(Problem.draw(n, "matern32"), largest).items():
+        if who in DENSE:
             start = time.process_time()
             task()
-            best = time.process_time() - start
-        else:
-            continue
-        times.setdefault(who, {})[what] = best
+            times.setdefault(who, {})[what] = time.process_time() - start
     print("dense: done", flush=True)
     return {"n": n, "times": times}
 
