@@ -1,6 +1,7 @@
 """Write the tables and the pictures of docs/measurements/gram.md.
 
-    python bench/python/gram.py [--quick] [--only NAME ...] [--before FOLDER] [--page]
+    python bench/python/gram.py [--quick] [--only NAME ...] [--sizes N ...]
+        [--before FOLDER] [--page]
 
 The script compares laplex.gram with celerite2, tinygp, GPyTorch and scikit-learn, on one thread
 that stays on one processor; tinygp and celerite2's interface to jax only where jax is installed.
@@ -22,8 +23,9 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,14 +64,14 @@ def machine() -> str:
 
 Options = argparse.Namespace
 #: By section of the page: what is measured, and what is written of it into a folder.
-SECTIONS: dict[str, tuple[Callable[[Options], Any], Callable[[Any, Path], str]]] = {
+SECTIONS: dict[str, tuple[Callable[[Options], Any] | None, Callable[[Any, Path], str]]] = {
     "accuracy": (lambda o: gram_accuracy.measured(o.quick), gram_accuracy.section),
     "refusals": (lambda o: gram_refusals.measured(), gram_refusals.section),
     "agreement": (lambda o: gram_agreement.measured(o.quick), gram_agreement.section),
     "before": (lambda o: gram_before.measured(o.before, o.quick), gram_before.section),
     "memory": (lambda o: gram_memory.measured(o.quick, __file__), gram_memory.section),
     "samples": (lambda o: gram_samples.measured(o.quick), gram_samples.section),
-    "times": (lambda o: gram_times.measured(o.quick), gram_times.section),
+    "times": (None, gram_times.section),  # see _steps
     "dense": (lambda o: gram_times.measured_dense(o.quick), gram_times.section_dense),
     "machine": (lambda o: machine(), lambda text, folder: text),
 }
@@ -87,6 +89,9 @@ def main() -> None:
     parser.add_argument(
         "--only", nargs="+", choices=list(SECTIONS), help="measure these sections only"
     )
+    parser.add_argument(
+        "--sizes", nargs="+", type=int, metavar="N", help="sizes for the times (default: all)"
+    )
     parser.add_argument("--peak", help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -99,11 +104,13 @@ def main() -> None:
     out = ROOT / "build" / "gram" if options.quick else FOLDER
     out.mkdir(parents=True, exist_ok=True)
     data, page = out / "gram.json", out / "gram.md"
-    names = options.only or [name for name in SECTIONS if name != "before" or options.before]
-    for name in () if options.page else dict.fromkeys((*names, "machine")):
+    for name, measure in _steps(options):
         start = time.perf_counter()
-        results = _rounded(SECTIONS[name][0](options))
-        found = _read(data) | {name: results}  # other sections may have been written meanwhile
+        results = _rounded(measure())
+        found = _read(data)  # again: another run may have written other sections
+        found[name] = (
+            gram_times.merged(found.get(name, {}), results) if name == "times" else results
+        )
         data.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n")
         print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
     text = (page if page.exists() else FOLDER / page.name).read_text()
@@ -112,6 +119,20 @@ def main() -> None:
         marked = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
         text = re.sub(marked, lambda m, made=made: m[1] + made + m[2], text, flags=re.DOTALL)
     page.write_text(text)
+
+
+def _steps(options: Options) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """What to measure: sections, and for the section of times one size after the other."""
+    if options.page:
+        return
+    names = options.only or [name for name in SECTIONS if name != "before" or options.before]
+    for name in dict.fromkeys((*names, "machine")):
+        measure = SECTIONS[name][0]
+        if measure:
+            yield name, partial(measure, options)
+            continue
+        for n in options.sizes or gram_times.SIZES[: 3 if options.quick else None]:
+            yield name, partial(gram_times.measured, n, options.quick)
 
 
 def _read(data: Path) -> dict[str, Any]:

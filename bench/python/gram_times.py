@@ -54,24 +54,22 @@ TARGETS = (
 Times = dict[str, dict[str, dict[str, dict[str, float]]]]
 
 
-def measured(quick: bool) -> Times:
-    """Measure everyone in interleaved rounds."""
-    sizes = SIZES[:-2] if quick else SIZES
+def measured(n: int, quick: bool) -> Times:
+    """Measure everyone at one size, in interleaved rounds."""
     times: Times = {}
-    for n in sizes:
-        for form in FORMS:
-            found = tasks(Problem.draw(n, form), dict.fromkeys(DENSE, 10**3))
-            # Those with n x n matrices sweep the caches: rounds of their own.
-            groups: dict[bool, dict[str, Callable[[], Any]]] = {False: {}, True: {}}
-            for (who, what), task in found.items():
-                groups[who in DENSE][f"{who} / {what}"] = task
-            for dense, group in groups.items():
-                rounds, budget = (2, 1.0) if quick else (15, 5.0 if dense else 15.0)
-                for name, best in measure(group, rounds=rounds, budget=budget).items():
-                    who, what = name.split(" / ")
-                    by_who = times.setdefault(form, {}).setdefault(what, {})
-                    by_who.setdefault(who, {})[str(n)] = best
-            print(f"times, n = {n}, {form}: done", flush=True)
+    for form in FORMS:
+        found = tasks(Problem.draw(n, form), dict.fromkeys(DENSE, 10**3))
+        # Those with n x n matrices sweep the caches: rounds of their own.
+        groups: dict[bool, dict[str, Callable[[], Any]]] = {False: {}, True: {}}
+        for (who, what), task in found.items():
+            groups[who in DENSE][f"{who} / {what}"] = task
+        for dense, group in groups.items():
+            rounds, budget = (2, 1.0) if quick else (15, 5.0 if dense else 15.0)
+            for name, best in measure(group, rounds=rounds, budget=budget).items():
+                who, what = name.split(" / ")
+                by_who = times.setdefault(form, {}).setdefault(what, {})
+                by_who.setdefault(who, {})[str(n)] = best
+        print(f"times, n = {n}, {form}: done", flush=True)
     return times
 
 
@@ -108,6 +106,16 @@ def section(times: Times, folder: Path) -> str:
 def _sizes(times: Times) -> list[str]:
     found = {n for what in times.values() for who in what.values() for t in who.values() for n in t}
     return sorted(found, key=int)
+
+
+def merged(times: Times, more: Times) -> Times:
+    """Times of several sizes."""
+    for form, by_what in more.items():
+        for what, by_who in by_what.items():
+            for who, points in by_who.items():
+                known = times.setdefault(form, {}).setdefault(what, {})
+                known[who] = known.get(who, {}) | points
+    return times
 
 
 def _head(sizes: list[str]) -> list[str]:
