@@ -352,8 +352,8 @@ def test_parameters_of_a_sho_kernel():
     [
         (lambda: LaplaceKernel() + RBFKernel(), "a sum with a dense matrix"),
         (lambda: RBFKernel() + LaplaceKernel(), "a sum with a dense matrix"),
-        (lambda: LaplaceKernel() * RBFKernel(), "a product of kernels that are not of low rank"),
-        (lambda: MaternKernel(nu=1.5) * LaplaceKernel(), "a product of kernels"),
+        (lambda: LaplaceKernel() * RBFKernel(), "a product not of low rank"),
+        (lambda: MaternKernel(nu=1.5) * LaplaceKernel(), "a product not of low rank"),
         (lambda: ScaleKernel(LaplaceKernel()) + RBFKernel(), "a sum with a dense matrix"),
     ],
 )
