@@ -20,7 +20,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from laplex.gram import SHO, LaplaceGram, Rotation
+from laplex.gram import SHO, LaplaceGram, Rotation, polynomial
 
 #: The parameters, and their true values: times in days, fluxes in parts per thousand.
 TRUTH = {
@@ -33,14 +33,10 @@ TRUTH = {
     "granulation rho": 1.5,
     "jitter": 0.2,
 }
+#: The basis of the drift: Legendre polynomials of degree 0, 1 and 2 on the first 100 days.
+PARABOLA = polynomial(2, 0.0, 100.0)
 #: Priors of the logarithms are normal, of this standard deviation, around a guess.
 WIDTH = 1.5
-
-
-def parabola(times: Tensor) -> Tensor:
-    """Return the basis [n, 3] of the drift, for times of up to some hundred days."""
-    scaled = times / 100
-    return torch.stack((torch.ones_like(scaled), scaled, scaled.square()), -1)
 
 
 def covariance(times: Tensor, errors: Tensor, logarithms: Tensor) -> LaplaceGram:
@@ -48,7 +44,7 @@ def covariance(times: Tensor, errors: Tensor, logarithms: Tensor) -> LaplaceGram
     sigma, period, q0, dq, f, own, rho, jitter = logarithms.exp().unbind(-1)
     terms = Rotation(sigma, period, q0, dq, f) + SHO(sigma=own, rho=rho, Q=0.5**0.5)
     noise = errors.square() + jitter[..., None].square()
-    return LaplaceGram(times, terms=terms, noise=noise, basis=parabola)
+    return LaplaceGram(times, terms=terms, noise=noise, basis=PARABOLA)
 
 
 def simulated(nights: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -60,7 +56,7 @@ def simulated(nights: int) -> tuple[Tensor, Tensor, Tensor]:
     logarithms = torch.tensor(list(TRUTH.values()), dtype=torch.float64).log()
     model = covariance(times, errors, logarithms)
     star = LaplaceGram(times, terms=model.terms, noise=model.noise).sample()
-    drift = parabola(times) @ torch.tensor([3.0, -9.0, 4.0], dtype=torch.float64)
+    drift = PARABOLA(times) @ torch.tensor([-0.2, -2.5, 0.7], dtype=torch.float64)
     return times, star + drift, errors
 
 

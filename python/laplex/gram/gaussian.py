@@ -116,7 +116,8 @@ class Gaussian(Matrix):
         low_rank = None
         if self._basis is not None:
             covariance = self.parameters.covariance()
-            low_rank = self._low_rank(self._factor(covariance), covariance, rows[:, :0])
+            gram, basis = self._factor(covariance), self.parameters.flat_basis()
+            low_rank = LowRank(gram, covariance, rows[:, :0], *basis)
             if factor is Factor.LOWER:
                 rows = low_rank.times_root(rows, transpose=False)
             elif factor is Factor.UPPER_INVERSE:
@@ -274,18 +275,17 @@ class Gaussian(Matrix):
             The log determinants of A.
         """
         rows, restore = self.parameters.flattened(values)
-        if self._basis is not None:
-            self._refuse_improper("log det A", "log_prob() has a limit, the restricted likelihood")
+        self._refuse_improper("log det A", "log_prob() has a limit, the restricted likelihood")
 
         def both(gram: Gram, covariance: Covariance) -> Tensor:
-            if self._basis is not None:
-                made = self._low_rank(gram, covariance, rows)
-                return torch.cat((made.quadratic(), made.logdet()[:, None]), -1)
             whitened, logs = factors.innovations(gram, rows, covariance)
             squares = (whitened.square() * torch.exp(-logs)[:, None]).sum(-1)
             return torch.cat((squares, logs.sum(-1, keepdim=True)), -1)
 
-        result = self._symmetric(both)
+        if self._basis is None:
+            result = self._symmetric(both)
+        else:
+            result = self._by_low_rank(LowRank.quadratic_and_logdet, rows)
         logdet = self.parameters.restored(result[..., -1].reshape(self._batch))
         return restore(result[..., :-1]), logdet
 
@@ -395,15 +395,12 @@ class Gaussian(Matrix):
         no_forward_mode(tensors)
         return torch.is_grad_enabled() and any(each.requires_grad for each in tensors)
 
-    def _low_rank(self, gram: Gram, covariance: Covariance, rows: Tensor) -> LowRank:
-        basis, prior = self.parameters.flat_basis()
-        return LowRank(gram, covariance, rows, basis, prior)
-
     def _by_low_rank(self, value: Callable[[LowRank], Tensor], rows: Tensor) -> Tensor:
         """A value of rows ``[B, R, n]``, and its derivatives if they are recorded."""
-        self._is_recorded(rows)  # refuses forward mode
+        basis, prior = self.parameters.flat_basis()
+        self._is_recorded(rows, basis, prior)  # refuses forward mode
         return self._symmetric(
-            lambda gram, covariance: value(self._low_rank(gram, covariance, rows))
+            lambda gram, covariance: value(LowRank(gram, covariance, rows, basis, prior))
         )
 
     def _symmetric(self, value: Callable[[Gram, Covariance], Tensor]) -> Tensor:

@@ -83,11 +83,9 @@ class GramParameters(NamedTuple):
         try:
             return cls.of(anchors, terms, noise, known, means)
         except RuntimeError:
-            others = (
-                "terms and noise"
-                if known is None and not means
-                else ("terms, noise, mean, basis and prior")
-            )
+            others = "terms and noise"
+            if known is not None or means:
+                others = "terms, noise, mean, basis and prior"
             raise ValueError(
                 f"the leading dimensions of anchors, {others} do not broadcast"
             ) from None
@@ -257,16 +255,16 @@ class GramParameters(NamedTuple):
         if self.basis is not None:
             at_targets = self.basis.at_targets(targets, basis_targets)
             matrix, prior = _joined(self.basis_rows(), at_targets).mT, self.basis.prior
-        elif basis_targets is not None:
-            raise ValueError("basis_targets belongs to a basis, but there is none")
         mean, mean_new = self.mean(), mean_at_targets(self.means, targets, mean_targets)
-        if mean is not None or mean_new is not None:
-            zero = anchors.new_zeros(1, dtype=torch.float64)
-            mean = zero if mean is None else mean
-            mean_new = zero if mean_new is None else mean_new
-            mean = _joined(
-                mean.expand(*mean.shape[:-1], n), mean_new.expand(*mean_new.shape[:-1], m)
-            )
+        for name, given, known in (
+            ("basis", basis_targets, matrix),
+            ("mean", mean_targets, mean),
+        ):
+            if given is not None and known is None:
+                raise ValueError(f"{name}_targets belongs to a {name}, but there is none")
+        if mean is not None and mean_new is not None:
+            old = mean.expand(*mean.shape[:-1], n)
+            mean = _joined(old, mean_new.expand(*mean_new.shape[:-1], m))
         return self.checked(anchors, self.terms, noise, matrix, prior, mean)
 
     def showing(self, component: int | str, n: int) -> GramParameters:
@@ -427,10 +425,6 @@ class GramParameters(NamedTuple):
 
 def _masked(scale: Tensor | None, shown: Tensor) -> Tensor:
     return shown.double() if scale is None else scale * shown
-
-
-def _lead(tensor: Tensor | None) -> torch.Size:
-    return torch.Size() if tensor is None else tensor.shape[:-1]
 
 
 def _joined(one: Tensor, two: Tensor) -> Tensor:

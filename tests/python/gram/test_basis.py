@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import pickle
 
+import mpmath
 import numpy as np
 import pytest
 import torch
@@ -19,7 +20,7 @@ from torch.autograd import gradcheck, gradgradcheck
 import laplex
 from laplex.gram import LaplaceGram, Term, constant, harmonics, polynomial
 from strategies import quick
-from trend_cases import INF, MODELS, D, Dense, draw, line_model, mixed_model, uniform, wave
+from trend_cases import EPSILON, INF, MODELS, D, Dense, draw, line_model, mixed_model, uniform, wave
 
 # Small matrices; see conftest.py.
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -364,88 +365,6 @@ def test_a_trend_over_a_million_points():
     assert abs(float(shifted - gram.log_prob(y))) < 1e-4
 
 
-# --- what is refused ------------------------------------------------------------------------------
-
-X = torch.tensor([0.0, 1.0, 2.5], dtype=D)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "error", "message"),
-    [
-        ({"prior": 1.0}, ValueError, "there is no basis"),
-        ({"basis": []}, ValueError, "basis has no function"),
-        ({"basis": "constant"}, TypeError, "basis must be a torch tensor or a NumPy array"),
-        ({"basis": torch.ones(4, 2)}, ValueError, r"shape \[\*b, n, p\] with n = 3"),
-        ({"basis": torch.ones(3, 2) * math.nan}, ValueError, "basis must be finite"),
-        ({"basis": torch.ones(3, 2).long()}, TypeError, "basis must be float32 or float64"),
-        ({"basis": lambda x: x[:2]}, ValueError, r"result has shape \[2\] for points"),
-        ({"basis": lambda _: None}, TypeError, "the result of basis must be a torch tensor"),
-        ({"basis": lambda x: x / 0}, ValueError, "the result of basis must be finite"),
-        ({"basis": constant, "prior": 0.0}, ValueError, "prior must be positive"),
-        ({"basis": constant, "prior": math.nan}, ValueError, "prior must be positive"),
-        ({"basis": constant, "prior": torch.ones(2)}, ValueError, "the number of columns of basis"),
-        ({"basis": torch.ones(2, 3, 1), "noise": torch.ones(5, 1)}, ValueError, "broadcast"),
-        ({"mean": torch.ones(2)}, ValueError, r"mean has shape \[2\]"),
-        ({"mean": math.inf}, ValueError, "mean must be finite"),
-        ({"mean": "zero"}, TypeError, "mean must be a torch tensor or a NumPy array"),
-        ({"mean": lambda x: x[:2]}, ValueError, "mean is a function whose result has shape"),
-    ],
-)
-def test_bad_arguments(arguments, error, message):
-    with pytest.raises(error, match=message):
-        LaplaceGram(X, **arguments)
-
-
-@pytest.mark.parametrize(
-    "call",
-    [
-        lambda a: a.logdet(),
-        lambda a: a.sample(),
-        lambda a: a.to_dense(),
-        lambda a: a.diagonal(),
-        lambda a: a.matvec(X),
-        lambda a: a @ X,
-        lambda a: a.color(X),
-        lambda a: a.whiten(X),
-        lambda a: a.inv_quad_logdet(X),
-        lambda a: np.asarray(a),
-    ],
-)
-def test_what_has_no_limit_says_so(call):
-    gram = LaplaceGram(X, basis=[constant, torch.square], prior=torch.tensor([1.0, INF]))
-    with pytest.raises(ValueError, match=r"so that A is infinite.*finite variances"):
-        call(gram)
-
-
-def test_dependent_columns_are_named():
-    twice = LaplaceGram(X, basis=[constant, torch.ones(3, dtype=D)])
-    with pytest.raises(np.linalg.LinAlgError, match="its column 1 is 0 or a combination"):
-        twice.log_prob(X)
-    assert torch.isfinite(LaplaceGram(X, basis=[constant, constant], prior=2.0).log_prob(X))
-    many = LaplaceGram(X, basis=polynomial(3, 0.0, 2.5))
-    with pytest.raises(np.linalg.LinAlgError, match="its column 3"):
-        many.coefficients(X)
-    batch = LaplaceGram(X, basis=torch.stack((torch.ones(3, 1), torch.zeros(3, 1))))
-    with pytest.raises(np.linalg.LinAlgError, match="column 0 of matrix 1 of the batch"):
-        batch.log_prob(X)
-
-
-def test_other_refusals():
-    plain = LaplaceGram(X)
-    with pytest.raises(ValueError, match="there is none: pass basis="):
-        plain.coefficients(X)
-    with pytest.raises(ValueError, match="single real term without noise and basis"):
-        LaplaceGram(X, basis=constant, prior=1.0).precision()
-    with pytest.raises(ValueError, match="degree must be at least 0"):
-        polynomial(-1, 0, 1)
-    with pytest.raises(ValueError, match="low and high must be finite and ascending"):
-        polynomial(1, 1, 1)
-    with pytest.raises(ValueError, match="period must be positive"):
-        harmonics(0.0)
-    with pytest.raises(ValueError, match="count must be at least 1"):
-        harmonics(1.0, 0)
-
-
 @pytest.mark.parametrize("degree", range(8))
 def test_polynomials_are_those_of_legendre(degree):
     x = torch.linspace(-3, 5, 50, dtype=D)
@@ -453,6 +372,57 @@ def test_polynomials_are_those_of_legendre(degree):
     found = laplex.gram.polynomial(degree, -3, 5)(x)
     expected = np.polynomial.legendre.legvander(u, degree)
     np.testing.assert_allclose(found.numpy(), expected, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("prior", [1.0, 1e6, 1e12, 1e15, INF])
+@pytest.mark.parametrize("offset", [0.0, 2.4e6])
+def test_against_many_digits(prior, offset):
+    """Normal equations in 80 digits, which are exact enough for any variance.
+
+    Rounding of the whitened values, which are about 1e3 times their residuals, enters the square of
+    the residuals: n * 1e3 * EPSILON, times a few for the condition number of K, about 30.
+    """
+    n = 12
+    x = offset + 27 * uniform(n, seed=1)
+    gram = LaplaceGram(
+        x, lengthscale=2.0, noise=0.1, basis=polynomial(2, offset, offset + 27), prior=prior
+    )
+    y = draw(n, seed=2) + 1e3 + 5 * (x - offset)
+    with mpmath.workdps(80):
+        places = [mpmath.mpf(each) for each in x.tolist()]
+        K = mpmath.matrix(n, n)
+        for i in range(n):
+            for j in range(n):
+                K[i, j] = mpmath.exp(-abs(places[i] - places[j]) / 2) + (i == j) * mpmath.mpf(0.1)
+        B, v, inverse = mpmath.matrix(gram.basis.tolist()), mpmath.matrix(y.tolist()), K**-1
+        precision = B.T * inverse * B
+        constant_ = (n if prior < INF else n - 3) * mpmath.log(2 * mpmath.pi)
+        if prior < INF:
+            precision += mpmath.eye(3) / prior
+            constant_ += 3 * mpmath.log(prior)
+        spread = precision**-1
+        beta = spread * (B.T * inverse * v)
+        square = (v.T * inverse * (v - B * beta))[0]
+        determinants = mpmath.log(mpmath.det(K)) + mpmath.log(mpmath.det(precision))
+        expected = -(square + determinants + constant_) / 2
+        found = gram.coefficients(y).mean.tolist()
+        errors = [abs(found[k] - beta[k]) / mpmath.sqrt(spread[k, k]) / abs(v[0]) for k in range(3)]
+    tolerance = 30 * n * EPSILON
+    assert max(errors) < tolerance
+    assert abs(float(gram.log_prob(y)) - expected) < tolerance * (1e3 + abs(expected))
+
+
+def test_a_network_is_a_function():
+    """Its weights have derivatives, and a sequence of layers is no sequence of functions."""
+    x, v = 3 * uniform(8), draw(8, seed=2)
+    lift = torch.nn.Unflatten(-1, (8, 1))
+    network = torch.nn.Sequential(lift, torch.nn.Linear(1, 2), torch.nn.Tanh()).double()
+    gram = LaplaceGram(x, noise=0.1, basis=network, prior=1.0)
+    assert gram.basis.shape == (8, 2)
+    gram.log_prob(v).backward()
+    assert bool((network[1].weight.grad != 0).all())
+    by_matrix = LaplaceGram(x, noise=0.1, basis=network(x), prior=1.0)
+    assert torch.equal(gram.log_prob(v), by_matrix.log_prob(v))
 
 
 def test_a_term_and_a_constant_kernel_agree():

@@ -159,6 +159,8 @@ def test_predictions_from_matrices():
         by_matrix.predict(t, v, basis_targets=basis, mean_targets=0.0)
     with pytest.raises(ValueError, match="belongs to a basis, but there is none"):
         LaplaceGram(x).predict(t, v, basis_targets=new)
+    with pytest.raises(ValueError, match="belongs to a mean, but there is none"):
+        LaplaceGram(x).predict(t, v, mean_targets=1.0)
 
 
 @pytest.mark.parametrize("prior", ["proper", "improper"])

@@ -225,7 +225,8 @@ class BaseTerm:
         self.check_per_anchor(anchors)
         self.check_numbers(anchors)
         try:
-            blocks = self.blocks(anchors)
+            with torch.no_grad():
+                blocks = self.blocks(anchors)
         except (OverflowError, ZeroDivisionError):
             blocks = [Block((0.0,), (1.0,))]
         for block in blocks:
