@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <type_traits>
 #include <vector>
 
 namespace laplex::detail {
@@ -72,11 +73,13 @@ ScaledGap<N> scaled_gap(const GramLine& line, std::int64_t k, int size, const N*
       const double scale = unit * value(lengthscale[i]);
       const double x = d.high / scale;
       gap.x[i] = number<N>(x, (slope - x * slope_of(lengthscale[i])) / value(lengthscale[i]));
-      gap.low[i] = (std::fma(-x, scale, d.high) + d.low) / scale;
+      // Only angles of many turns feel it; std::fma is slow where the processor has none.
+      gap.low[i] = x > 8.0 ? (std::fma(-x, scale, d.high) + d.low) / scale : 0.0;
     }
     const double u = value(gap.x[0]);
     const double v = value(gap.x[1]);
-    const double slow = size == 2 && v < u ? v / (u + std::sqrt((u - v) * (u + v))) * v : u;
+    const double slow =
+        u > kForgotten && size == 2 && v < u ? v / (u + std::sqrt((u - v) * (u + v))) * v : u;
     gap.infinite = !(slow < kForgotten && u + v < 1e150);
   }
   if (gap.infinite) {
@@ -92,45 +95,19 @@ inline constexpr int kTransition[] = {0, 2, 10, 15};
 inline constexpr int kLargestTransition = 15;
 
 /// The weights that belong to a block.
-inline int weights_of(int size) {
+constexpr int weights_of(int size) {
   return size == 2 ? 2 : 1;
 }
 
-/// The transition of a block of `size` across a gap of x, for T = N or Slopes<N>.
+/// The transition of a block of `size` across a gap, for T = N or Slopes<N>.
 template <class T, class N>
-void find_transition(int size, const ScaledGap<N>& gap, const T* x, const N* lengthscale,
-                     T* table) {
-  if (size == 1) {
-    if (gap.infinite) {
-      table[0] = T(0.0);
-      table[1] = T(1.0);
-      return;
-    }
-    const T r = exponential(-x[0]);
-    table[0] = (1.0 - gap.low[0]) * r;
-    table[1] = 2.0 * (x[0] * mean_decay(2.0 * x[0]));
-  } else if (size == 2) {
-    Oscillator<T> t;
-    if (gap.infinite) {
-      cross_infinity(x[0], x[1], t);
-    } else {
-      const N damping = lengthscale[1] / lengthscale[0];
-      cross(x[0], x[1], gap.low[0], gap.low[1], damping, t);
-    }
-    table = std::copy(t.a, t.a + 4, table);
-    table = std::copy(t.first, t.first + 3, table);
-    std::copy(t.second, t.second + 3, table);
-  } else {
-    Matern52<T> t;
-    if (gap.infinite) {
-      cross_infinity(t);
-    } else {
-      cross(x[0], t);
-    }
-    table = std::copy(t.a, t.a + 9, table);
-    std::copy(t.q, t.q + 6, table);
-  }
-}
+void find_transition(int size, const ScaledGap<N>& gap, const N* lengthscale, T* table);
+
+/// The same across the gaps before points [begin, end), `stride` numbers apart, for N = double;
+/// `gaps` receives these. Several short ones at a time.
+template <class T>
+void find_transitions(const GramLine& line, int size, const double* lengthscale, std::int64_t begin,
+                      std::int64_t end, std::int64_t stride, T* tables, ScaledGap<double>* gaps);
 
 template <class N>
 const N& leading(const N& x) {
@@ -141,17 +118,28 @@ const N& leading(const Slopes<N>& x) {
   return x.value;
 }
 
+/// Calls f with the size as a constant.
+template <class F>
+void with_size(int size, const F& f) {
+  if (size == 2) {
+    f(std::integral_constant<int, 2>());
+  } else if (size == 1) {
+    f(std::integral_constant<int, 1>());
+  } else {
+    f(std::integral_constant<int, 3>());
+  }
+}
+
 /// Writes a block's transition to the arrays of a Step, which are 0 elsewhere.
-template <int B, class T, class N>
-void place(const Part& part, const T* table, const N* weights, N* decay, N* gain) {
-  const int at = part.first % B;
-  const int size = part.size;
+template <int B, int size, class T, class N>
+void place(int first, const T* table, const N* weights, N* decay, N* gain) {
+  const int at = first % B;
   for (int r = 0; r < size; ++r) {
     for (int c = 0; c < size; ++c) {
-      decay[(part.first + r) * B + at + c] = leading<N>(*table++);
+      decay[(first + r) * B + at + c] = leading<N>(*table++);
     }
   }
-  gain += part.first / B * kPacked<B>;
+  gain += first / B * kPacked<B>;
   for (int w = 0; w < weights_of(size); ++w) {
     for (int c = 0; c < size; ++c) {
       for (int r = 0; r <= c; ++r) {
@@ -161,17 +149,29 @@ void place(const Part& part, const T* table, const N* weights, N* decay, N* gain
   }
 }
 
+/// The same for `count` points, from tables `stride` apart to what `to(k)` returns: decay and gain.
+template <int B, class T, class N, class To>
+void place_all(const Part& part, const T* tables, std::int64_t stride, std::int64_t count,
+               const N* weights, const To& to) {
+  with_size(part.size, [&](auto size) {
+    if constexpr (decltype(size)::value <= B) {
+      for (std::int64_t k = 0; k < count; ++k) {
+        const auto [decay, gain] = to(k);
+        place<B, decltype(size)::value>(part.first, tables + k * stride, weights, decay, gain);
+      }
+    }
+  });
+}
+
 /// The derivatives of what place() writes: by x and by the weights, from those by A in the shape of
 /// Step::decay and by the covariance of the state, to which Q adds. Adds to weights_bar.
-template <int B, class N>
-void place_reverse(const Part& part, const Slopes<N>* table, const N* weights, const N* decay_bar,
-                   const N* cov_bar, N* x_bar, N* weights_bar) {
-  const int at = part.first % B;
-  const int size = part.size;
+template <int size, class N>
+void place_reverse(int first, int at, int block, const Slopes<N>* table, const N* weights,
+                   const N* decay_bar, const N* cov_bar, N* x_bar, N* weights_bar) {
   x_bar[0] = x_bar[1] = N(0.0);
   for (int r = 0; r < size; ++r) {
     for (int c = 0; c < size; ++c, ++table) {
-      const N bar = decay_bar[(part.first + r) * B + at + c];
+      const N bar = decay_bar[(first + r) * block + at + c];
       x_bar[0] += bar * table->by[0];
       x_bar[1] += bar * table->by[1];
     }
@@ -179,7 +179,7 @@ void place_reverse(const Part& part, const Slopes<N>* table, const N* weights, c
   for (int w = 0; w < weights_of(size); ++w) {
     for (int c = 0; c < size; ++c) {
       for (int r = 0; r <= c; ++r, ++table) {
-        const N bar = N(r < c ? 2.0 : 1.0) * cov_bar[packed(part.first + r, part.first + c)];
+        const N bar = N(r < c ? 2.0 : 1.0) * cov_bar[packed(first + r, first + c)];
         x_bar[0] += bar * weights[w] * table->by[0];
         x_bar[1] += bar * weights[w] * table->by[1];
         weights_bar[w] += bar * table->value;

@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <array>
+#include <utility>
 #include <vector>
 
 namespace laplex {
@@ -85,7 +86,8 @@ class Reverse {
         table_stride_ += kTransition[part.size];
       }
       tables_.resize(index(table_stride_) * (kFilterChunk + 1));
-      infinite_.resize(p_.layout->parts.size() * (kFilterChunk + 1));
+      gaps_.resize(p_.layout->parts.size() * (kFilterChunk + 1));
+      gap_slope_.resize(kFilterChunk + 1);
     }
   }
 
@@ -133,6 +135,9 @@ class Reverse {
     for (std::int64_t chunk = 0; chunk < chunks_; ++chunk) {
       if constexpr (kDual) {
         load(chunk * kFilterChunk, 0);
+        if constexpr (B > 1) {
+          load_blocks(chunk * kFilterChunk, 1);
+        }
         predict<J>(filtered.data(), steps_[0]);
         std::copy(steps_[0].cov, steps_[0].cov + kPacked<J>, start_cov_[index(chunk)].begin());
       }
@@ -154,8 +159,12 @@ class Reverse {
   void begin(std::int64_t chunk) {
     first_ = chunk * kFilterChunk;
     size_ = std::min(p_.n - first_, kFilterChunk);
-    for (std::int64_t i = 0; i < size_ + 1 && first_ + i < p_.n; ++i) {
+    const std::int64_t end = std::min(size_ + 1, p_.n - first_);
+    for (std::int64_t i = 0; i < end; ++i) {
       load(first_ + i, i);
+    }
+    if constexpr (B > 1) {
+      load_blocks(first_, end);
     }
     const double* kept = &p_.line->chunk_cov[chunk * kPacked<J>];
     for (int k = 0; k < kPacked<J>; ++k) {
@@ -192,7 +201,7 @@ class Reverse {
     }
     s.noise = number<N>(line.noise[k], entry(p_.tangent.noise, id));
     if constexpr (B > 1) {
-      load_blocks(k, i, gap_slope);
+      gap_slope_[index(i)] = gap_slope;
       return;
     }
     for (std::int64_t j = 0; j < J; ++j) {
@@ -208,24 +217,33 @@ class Reverse {
     }
   }
 
-  /// The transitions of its blocks and their derivatives.
-  void load_blocks(std::int64_t k, std::int64_t i, double gap_slope) {
-    Step<N, J, B>& s = steps_[index(i)];
-    std::fill(std::begin(s.decay), std::end(s.decay), N(0.0));
-    std::fill(std::begin(s.gain), std::end(s.gain), N(0.0));
-    Slopes<N>* table = &tables_[index(i * table_stride_)];
-    char* infinite = &infinite_[index(i) * p_.layout->parts.size()];
+  /// The transitions of `count` points from k, which are loaded, and their derivatives.
+  void load_blocks(std::int64_t k, std::int64_t count) {
+    for (std::int64_t i = 0; i < count; ++i) {
+      std::fill(std::begin(steps_[index(i)].decay), std::end(steps_[index(i)].decay), N(0.0));
+      std::fill(std::begin(steps_[index(i)].gain), std::end(steps_[index(i)].gain), N(0.0));
+    }
+    Slopes<N>* tables = tables_.data();
+    ScaledGap<N>* gaps = gaps_.data();
     for (const Part& part : p_.layout->parts) {
       const N* const lengthscale = &lengthscale_[index(part.first)];
-      const ScaledGap<N> gap = scaled_gap<N>(*p_.line, k, part.size, lengthscale, gap_slope);
-      const Slopes<N> x[2] = {{gap.x[0], N(1.0), N(0.0)}, {gap.x[1], N(0.0), N(1.0)}};
-      find_transition(part.size, gap, x, lengthscale, table);
-      place<B>(part, table, &weights_[index(part.first)], s.decay, s.gain);
-      for (int m = 0; m < std::min(part.size, 2); ++m) {
-        s.x[part.first + m] = gap.x[m];
+      if constexpr (kDual) {
+        for (std::int64_t i = 0; i < count; ++i) {
+          const ScaledGap<N>& gap = gaps[i] =
+              scaled_gap<N>(*p_.line, k + i, part.size, lengthscale, gap_slope_[index(i)]);
+          find_transition(part.size, gap, lengthscale, tables + i * table_stride_);
+        }
+      } else {
+        find_transitions(*p_.line, part.size, lengthscale, k, k + count, table_stride_, tables,
+                         gaps);
       }
-      *infinite++ = gap.infinite ? 1 : 0;
-      table += kTransition[part.size];
+      place_all<B>(part, tables, table_stride_, count, &weights_[index(part.first)],
+                   [&](std::int64_t i) {
+                     Step<N, J, B>& s = steps_[index(i)];
+                     return std::pair(s.decay, s.gain);
+                   });
+      gaps += kFilterChunk + 1;
+      tables += kTransition[part.size];
     }
   }
 
@@ -233,19 +251,24 @@ class Reverse {
   /// i of the chunk; returns that by the gap.
   N reverse_blocks(std::int64_t i, const Packed& cov_bar) {
     const Slopes<N>* table = &tables_[index(i * table_stride_)];
-    const char* infinite = &infinite_[index(i) * p_.layout->parts.size()];
+    const ScaledGap<N>* gap = &gaps_[index(i)];
     N gap_bar = N(0.0);
     for (const Part& part : p_.layout->parts) {
       const std::size_t first = index(part.first);
       N x_bar[2];
-      place_reverse<B>(part, table, &weights_[first], decay_bar_[index(i)].data(), cov_bar.data(),
-                       x_bar, &weights_bar_[first]);
+      with_size(part.size, [&](auto size) {
+        if constexpr (decltype(size)::value <= B) {
+          place_reverse<decltype(size)::value>(part.first, part.first % B, B, table,
+                                               &weights_[first], decay_bar_[index(i)].data(),
+                                               cov_bar.data(), x_bar, &weights_bar_[first]);
+        }
+      });
       for (std::size_t m = 0; m < (part.size == 2 ? 2 : 1); ++m) {
         const N by_gap = x_bar[m] / lengthscale_[first + m];
-        gap_bar += *infinite != 0 ? N(0.0) : by_gap;
-        lengthscale_bar_[first + m] -= by_gap * steps_[index(i)].x[first + m];
+        gap_bar += gap->infinite ? N(0.0) : by_gap;
+        lengthscale_bar_[first + m] -= by_gap * gap->x[m];
       }
-      ++infinite;
+      gap += kFilterChunk + 1;
       table += kTransition[part.size];
     }
     return gap_bar;
@@ -358,8 +381,9 @@ class Reverse {
   std::int64_t size_ = 0;
   std::vector<Step<N, J, B>> steps_;  ///< and the point after it
   std::int64_t table_stride_ = 0;
-  std::vector<Slopes<N>> tables_;  ///< the transitions of the parts of each, see find_transition()
-  std::vector<char> infinite_;     ///< whether the gaps before them are, for each part
+  std::vector<Slopes<N>> tables_;   ///< the transitions of the parts of each, see find_transition()
+  std::vector<ScaledGap<N>> gaps_;  ///< before each, for each part
+  std::vector<double> gap_slope_;
   std::vector<Packed> filtered_;
   std::vector<Vector> mean_;
   std::vector<Vector> w_bar_;
