@@ -1,14 +1,12 @@
 #include "gram_blocks.hpp"
 
-#include "gram_lanes.hpp"
+#include "gram_kernels/gram_kernels.hpp"
 #include "parallel.hpp"
 
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <numeric>
 #include <string>
-#include <utility>
 
 namespace laplex::detail {
 namespace {
@@ -93,252 +91,255 @@ Layout lay_out(const Covariance& c) {
 
 namespace {
 
-/// The numbers of a transition, and of its derivatives by x: those of values alone if there are
-/// none.
-template <class N, int derivatives>
-struct Table {
-  N numbers[1 + derivatives][kLargestTransition];
+/// The decay rate beyond which a transition is 0 to double precision, whatever it multiplies.
+constexpr double kForgotten = 800.0;
 
-  void take(int k, const Oscillator<N>& t) {
-    N* to = std::copy(t.a, t.a + 4, numbers[k]);
-    to = std::copy(t.first, t.first + 3, to);
-    std::copy(t.second, t.second + 3, to);
-  }
+double slope_of(double /*x*/) {
+  return 0.0;
+}
+double slope_of(Dual x) {
+  return x.slope;
+}
+double number(double value, double /*slope*/, double /*like*/) {
+  return value;
+}
+Dual number(double value, double slope, Dual /*like*/) {
+  return {value, slope};
+}
 
-  void take(const Matern52<N>& t) {
-    std::copy(t.q, t.q + 6, std::copy(t.a, t.a + 9, numbers[0]));
-    if constexpr (derivatives > 0) {
-      // dA = F A; dQ is what A makes of the noise, which drives the last number of the state.
-      N* to = numbers[1];
-      for (int k = 0; k < 6; ++k) {
-        *to++ = t.a[k + 3];
-      }
-      for (int k = 0; k < 3; ++k) {
-        *to++ = -(t.a[k] + 3.0 * (t.a[k + 3] + t.a[k + 6]));
-      }
-      for (int c = 0; c < 3; ++c) {
-        for (int r = 0; r <= c; ++r) {
-          *to++ = 16.0 / 3.0 * (t.a[3 * r + 2] * t.a[3 * c + 2]);
-        }
-      }
-      std::fill_n(numbers[2], kLargestTransition, N(0.0));
-    }
-  }
+/// A gap in units of the lengthscales of a block.
+template <class N>
+struct ScaledGap {
+  bool infinite;
+  N x[2];
+  double low[2];  ///< what the values of x leave out
 };
 
-/// Across gaps of x <= 1, of a size above 1.
-template <class N, int derivatives>
-void find_short(int size, const N* x, const N& damping, const Terms& terms,
-                Table<N, derivatives>& table) {
-  if (size == 3) {
-    Matern52<N> t;
-    cross_short(x[0], terms, t);
-    table.take(t);
-    return;
-  }
-  Oscillator<N> t;
-  if constexpr (derivatives > 0) {
-    Oscillator<N> by_u;
-    Oscillator<N> by_v;
-    cross_short(x[0], x[1], damping, terms, t, by_u, by_v);
-    table.take(1, by_u);
-    table.take(2, by_v);
-  } else {
-    cross_short(x[0], x[1], damping, terms, t);
-  }
-  table.take(0, t);
-}
-
-double lane_of(double x, int /*lane*/) {
-  return x;
-}
-Dual lane_of(Dual x, int /*lane*/) {
-  return x;
-}
-double lane_of(const Lanes& x, int lane) {
-  return x.lane[lane];
-}
-
-template <class N, class M>
-void store(const Table<M, 0>& table, int lane, int count, N* to) {
-  for (int k = 0; k < count; ++k) {
-    to[k] = lane_of(table.numbers[0][k], lane);
-  }
-}
-template <class N, class M>
-void store(const Table<M, 2>& table, int lane, int count, Slopes<N>* to) {
-  for (int k = 0; k < count; ++k) {
-    to[k] = {lane_of(table.numbers[0][k], lane), lane_of(table.numbers[1][k], lane),
-             lane_of(table.numbers[2][k], lane)};
-  }
-}
-
-template <class T, class N>
-constexpr int kDerivatives = std::is_same_v<T, N> ? 0 : 2;
-
-/// A variable of which the derivatives are taken, if there are any.
-template <class T, class N>
-T variable(const N& value, int which) {
-  if constexpr (std::is_same_v<T, N>) {
-    return value;
-  } else {
-    return {value, N(which == 0 ? 1.0 : 0.0), N(which == 1 ? 1.0 : 0.0)};
-  }
-}
-
-/// Gaps that the series are for, which several gaps go through together.
+/// The gap before point k, whose slope is `slope`.
 template <class N>
-bool is_short(int size, const ScaledGap<N>& gap) {
-  return size > 1 && !gap.infinite && value(gap.x[0]) <= 1.0 &&
-         (size != 2 || value(gap.x[1]) <= 1.0);
+ScaledGap<N> scaled_gap(const GramLine& line, std::int64_t k, int size, const N* lengthscale,
+                        double slope) {
+  ScaledGap<N> gap{k == 0, {N(0.0), N(0.0)}, {0.0, 0.0}};
+  const int rates = size == 2 ? 2 : 1;
+  if (k > 0) {
+    Distance d = distance(line.anchors[k], line.anchors[k - 1]);
+    const double unit = std::isinf(d.high) ? 0.5 : 1.0;
+    if (unit < 1.0) {
+      d = distance(unit * line.anchors[k], unit * line.anchors[k - 1]);
+    }
+    for (int i = 0; i < rates; ++i) {
+      const double scale = unit * value(lengthscale[i]);
+      const double x = d.high / scale;
+      gap.x[i] = number(x, (slope - x * slope_of(lengthscale[i])) / value(lengthscale[i]), N(0.0));
+      // Only angles of many turns feel it; std::fma is slow where the processor has none.
+      gap.low[i] = x > 8.0 ? (std::fma(-x, scale, d.high) + d.low) / scale : 0.0;
+    }
+    const double u = value(gap.x[0]);
+    const double v = value(gap.x[1]);
+    const double slow =
+        u > kForgotten && size == 2 && v < u ? v / (u + std::sqrt((u - v) * (u + v))) * v : u;
+    gap.infinite = !(slow < kForgotten && u + v < 1e150);
+  }
+  if (gap.infinite) {
+    for (int i = 0; i < rates; ++i) {
+      gap.x[i] = N(1.0) / lengthscale[i];
+    }
+  }
+  return gap;
 }
 
-/// The short ones of at most kSide gaps.
-template <class T>
-void find_together(int size, const double* lengthscale, const ScaledGap<double>* gaps,
-                   std::int64_t count, std::int64_t stride, T* tables) {
+template <class N>
+void store(const Oscillator<N>& t, std::int64_t stride, N* to) {
+  for (int k = 0; k < 4; ++k) {
+    to[k * stride] = t.a[k];
+  }
+  for (int k = 0; k < 3; ++k) {
+    to[(4 + k) * stride] = t.first[k];
+    to[(7 + k) * stride] = t.second[k];
+  }
+}
+template <class N>
+void store(const Matern52<N>& t, std::int64_t stride, N* to) {
+  for (int k = 0; k < 9; ++k) {
+    to[k * stride] = t.a[k];
+  }
+  for (int k = 0; k < 6; ++k) {
+    to[(9 + k) * stride] = t.q[k];
+  }
+}
+
+template <class N>
+bool is_short(int size, const N& u, const N& v) {
+  return size > 1 && value(u) <= 1.0 && (size == 3 || value(v) <= 1.0);
+}
+
+/// One transition, to the addresses of its first number and of its derivatives; null: none.
+template <class N>
+void find_one(int size, const ScaledGap<N>& gap, const N* lengthscale, std::int64_t stride,
+              N* values, N* by_u, N* by_v) {
+  const N& u = gap.x[0];
+  const N& v = gap.x[1];
+  if (size == 1) {
+    const N r = gap.infinite ? N(0.0) : exponential(-u) * N(1.0 - gap.low[0]);
+    values[0] = r;
+    values[stride] = gap.infinite ? N(1.0) : N(2.0) * u * mean_decay(N(2.0) * u);
+    if (by_u != nullptr) {
+      by_u[0] = -r;
+      by_u[stride] = N(2.0) * r * r;
+    }
+  } else if (size == 3) {
+    Matern52<N> t;
+    if (gap.infinite) {
+      cross_infinity(t);
+    } else {
+      cross(u, t);
+    }
+    store(t, stride, values);
+    if (by_u != nullptr) {
+      Matern52<N> by;
+      slopes_of(t, by);
+      store(by, stride, by_u);
+    }
+  } else if (by_u == nullptr) {
+    Oscillator<N> t;
+    if (gap.infinite) {
+      cross_infinity(u, v, t);
+    } else {
+      cross(u, v, gap.low[0], gap.low[1], lengthscale[1] / lengthscale[0], t);
+    }
+    store(t, stride, values);
+  } else if (!gap.infinite && is_short(size, u, v)) {
+    Oscillator<N> t;
+    Oscillator<N> first;
+    Oscillator<N> second;
+    cross_short(u, v, lengthscale[1] / lengthscale[0], terms_for(std::max(value(u), value(v))), t,
+                first, second);
+    store(t, stride, values);
+    store(first, stride, by_u);
+    store(second, stride, by_v);
+  } else {
+    const Slopes<N> x{u, N(1.0), N(0.0)};
+    const Slopes<N> y{v, N(0.0), N(1.0)};
+    Oscillator<Slopes<N>> t;
+    if (gap.infinite) {
+      cross_infinity(x, y, t);
+    } else {
+      cross(x, y, gap.low[0], gap.low[1], lengthscale[1] / lengthscale[0], t);
+    }
+    const auto put = [&](int k, const Slopes<N>& number) {
+      values[k * stride] = number.value;
+      by_u[k * stride] = number.by[0];
+      by_v[k * stride] = number.by[1];
+    };
+    for (int k = 0; k < 4; ++k) {
+      put(k, t.a[k]);
+    }
+    for (int k = 0; k < 3; ++k) {
+      put(4 + k, t.first[k]);
+      put(7 + k, t.second[k]);
+    }
+  }
+}
+
+/// Gaps that go through the series together.
+constexpr std::int64_t kTogether = 8;
+
+/// The gaps before kTogether points from k > 0 together, if all of them are short.
+bool find_together(const GramLine& line, std::int64_t k, std::int64_t i, const double* lengthscale,
+                   Transitions<double>& to) {
+  const int size = to.part.size;
+  double* const u = &to.x[0][static_cast<std::size_t>(i)];
+  double* const v = &to.x[1][static_cast<std::size_t>(i)];
+  const double* const anchors = &line.anchors[k];
+  const double scale = size == 2 ? lengthscale[1] : lengthscale[0];
+  for (std::int64_t l = 0; l < kTogether; ++l) {
+    const double gap = anchors[l] - anchors[l - 1];
+    u[l] = gap / lengthscale[0];
+    v[l] = gap / scale;
+  }
   double longest = 0.0;
-  Lanes x[2] = {0.0, 0.0};
-  for (int l = 0; l < count; ++l) {
-    if (is_short(size, gaps[l])) {
-      x[0].lane[l] = gaps[l].x[0];
-      x[1].lane[l] = gaps[l].x[1];
-      longest = std::max({longest, gaps[l].x[0], gaps[l].x[1]});
-    }
+  for (std::int64_t l = 0; l < kTogether; ++l) {
+    longest = std::max({longest, u[l], v[l]});
   }
-  Table<Lanes, kDerivatives<T, double>> found;
-  const double damping = size == 2 ? lengthscale[1] / lengthscale[0] : 0.0;
-  find_short(size, x, Lanes(damping), terms_for(longest), found);
-  for (int l = 0; l < count; ++l) {
-    if (is_short(size, gaps[l])) {
-      store(found, l, kTransition[size], tables + l * stride);
+  if (!(longest <= 1.0)) {
+    return false;
+  }
+  std::fill_n(&to.infinite[static_cast<std::size_t>(i)], kTogether, char(0));
+  const ShortGaps gaps{size, u, v, scale / lengthscale[0]};
+  transition_kernel()(gaps, terms_for(longest), to.stride, to.values.data() + i,
+                                to.slopes ? to.by[0].data() + i : nullptr,
+                                to.slopes ? to.by[1].data() + i : nullptr);
+  return true;
+}
+
+}  // namespace
+
+template <class N>
+void Transitions<N>::find(const GramLine& line, const N* lengthscale, const double* gap_slopes,
+                          std::int64_t begin, std::int64_t end) {
+  for (std::int64_t from = begin; from < end; from += kTogether) {
+    if constexpr (std::is_same_v<N, double>) {
+      if (part.size > 1 && from > 0 && from + kTogether <= end &&
+          find_together(line, from, from - begin, lengthscale, *this)) {
+        continue;
+      }
+    }
+    for (std::int64_t k = from; k < std::min(from + kTogether, end); ++k) {
+      const std::int64_t i = k - begin;
+      const auto at = static_cast<std::size_t>(i);
+      const ScaledGap<N> gap =
+          scaled_gap(line, k, part.size, lengthscale, gap_slopes == nullptr ? 0.0 : gap_slopes[i]);
+      infinite[at] = gap.infinite ? 1 : 0;
+      x[0][at] = gap.x[0];
+      x[1][at] = gap.x[1];
+      find_one(part.size, gap, lengthscale, stride, values.data() + i,
+               slopes ? by[0].data() + i : nullptr, slopes ? by[1].data() + i : nullptr);
     }
   }
 }
 
-/// A few points at a time, whose tables stay in the nearest cache.
+template struct Transitions<double>;
+template struct Transitions<Dual>;
+
+namespace {
+
+/// A few points at a time, whose transitions stay in the nearest cache.
 template <int J, int B>
 void fill_range(const Layout& layout, std::int64_t begin, std::int64_t end, GramLine& line) {
   constexpr int kStride = kTransitionStride<J, B>;
   constexpr std::int64_t kPoints = 64;
-  std::array<double, kPoints * kLargestTransition> tables;
-  std::array<ScaledGap<double>, kPoints> gaps;
   std::fill_n(&line.transition[begin * kStride], (end - begin) * kStride, 0.0);
   for (const Part& part : layout.parts) {
     const auto first = static_cast<std::size_t>(part.first);
-    const int numbers = kTransition[part.size];
+    Transitions<double> transitions(part, std::min(kPoints, end - begin), false);
     for (std::int64_t from = begin; from < end; from += kPoints) {
       const std::int64_t to = std::min(from + kPoints, end);
-      find_transitions(line, part.size, &line.lengthscale[first], from, to, numbers, tables.data(),
-                       gaps.data());
-      place_all<B>(part, tables.data(), numbers, to - from, &line.weights[first],
-                   [&](std::int64_t k) {
-                     double* const transition = &line.transition[(from + k) * kStride];
-                     return std::pair(transition, transition + J * B);
-                   });
+      transitions.find(line, &line.lengthscale[first], nullptr, from, to);
+      for (std::int64_t k = from; k < to; ++k) {
+        double* const point = &line.transition[k * kStride];
+        transitions.place<B>(k - from, &line.weights[first], point, point + J * B);
+      }
     }
   }
 }
 
 }  // namespace
 
-template <class T, class N>
-void find_transition(int size, const ScaledGap<N>& gap, const N* lengthscale, T* table) {
-  constexpr int derivatives = kDerivatives<T, N>;
-  const int count = kTransition[size];
-  const N damping = size == 2 ? lengthscale[1] / lengthscale[0] : N(0.0);
-  Table<N, derivatives> found;
-  if (is_short(size, gap)) {
-    const double u = value(gap.x[0]);
-    find_short(size, gap.x, damping, terms_for(size == 2 ? std::max(u, value(gap.x[1])) : u),
-               found);
-    store(found, 0, count, table);
-  } else if (size == 1) {
-    const N r = gap.infinite ? N(0.0) : exponential(-gap.x[0]) * N(1.0 - gap.low[0]);
-    const N noise = gap.infinite ? N(1.0) : 2.0 * (gap.x[0] * mean_decay(N(2.0) * gap.x[0]));
-    found.numbers[0][0] = r;
-    found.numbers[0][1] = noise;
-    if constexpr (derivatives > 0) {
-      found.numbers[1][0] = -r;
-      found.numbers[1][1] = N(2.0) * r * r;
-      found.numbers[2][0] = found.numbers[2][1] = N(0.0);
-    }
-    store(found, 0, count, table);
-  } else if (size == 3) {
-    Matern52<N> t;
-    if (gap.infinite) {
-      cross_infinity(t);
-    } else {
-      cross(gap.x[0], t);
-    }
-    found.take(t);
-    store(found, 0, count, table);
-  } else {
-    const T u = variable<T>(gap.x[0], 0);
-    const T v = variable<T>(gap.x[1], 1);
-    Oscillator<T> t;
-    if (gap.infinite) {
-      cross_infinity(u, v, t);
-    } else {
-      cross(u, v, gap.low[0], gap.low[1], damping, t);
-    }
-    table = std::copy(t.a, t.a + 4, table);
-    table = std::copy(t.first, t.first + 3, table);
-    std::copy(t.second, t.second + 3, table);
-  }
-}
-
-template <class T>
-void find_transitions(const GramLine& line, int size, const double* lengthscale, std::int64_t begin,
-                      std::int64_t end, std::int64_t stride, T* tables, ScaledGap<double>* gaps) {
-  for (; begin < end; begin += kSide, tables += kSide * stride, gaps += kSide) {
-    const std::int64_t count = std::min(end - begin, kSide);
-    int together = 0;
-    for (std::int64_t l = 0; l < count; ++l) {
-      gaps[l] = scaled_gap<double>(line, begin + l, size, lengthscale, 0.0);
-      together += is_short(size, gaps[l]) ? 1 : 0;
-    }
-    if (together > 1) {
-      find_together(size, lengthscale, gaps, count, stride, tables);
-    }
-    for (std::int64_t l = 0; l < count && (together < count || together == 1); ++l) {
-      if (together <= 1 || !is_short(size, gaps[l])) {
-        find_transition(size, gaps[l], lengthscale, tables + l * stride);
-      }
-    }
-  }
-}
-
-template void find_transition<double, double>(int, const ScaledGap<double>&, const double*,
-                                              double*);
-template void find_transition<Slopes<Dual>, Dual>(int, const ScaledGap<Dual>&, const Dual*,
-                                                  Slopes<Dual>*);
-template void find_transitions<double>(const GramLine&, int, const double*, std::int64_t,
-                                       std::int64_t, std::int64_t, double*, ScaledGap<double>*);
-template void find_transitions<Slopes<double>>(const GramLine&, int, const double*, std::int64_t,
-                                               std::int64_t, std::int64_t, Slopes<double>*,
-                                               ScaledGap<double>*);
-
 void fill_transitions(const Layout& layout, std::int64_t n, int threads, GramLine& line) {
   with_shape(layout.block, layout.columns, [&](auto shape) {
     constexpr int J = decltype(shape)::columns;
     constexpr int B = decltype(shape)::block;
-    constexpr int kStride = kTransitionStride<J, B>;
     if constexpr (B > 1) {
-      line.transition.reset(n * kStride);
+      line.transition.reset(n * kTransitionStride<J, B>);
       line.state_variance.assign(kBlockPacked<J, B>, 0.0);
       std::vector<double> none(J * B);
       for (const Part& part : layout.parts) {
-        const double* const lengthscale = &line.lengthscale[static_cast<std::size_t>(part.first)];
-        const double* const weights = &line.weights[static_cast<std::size_t>(part.first)];
-        const double sizes[2] = {std::fabs(weights[0]),
-                                 part.size == 2 ? std::fabs(weights[1]) : 0.0};
-        const auto endless = scaled_gap<double>(line, 0, part.size, lengthscale, 0.0);
-        double table[kLargestTransition];
-        find_transition(part.size, endless, lengthscale, table);
-        place_all<B>(part, table, 0, 1, sizes, [&](std::int64_t /*k*/) {
-          return std::pair(none.data(), line.state_variance.data());
-        });
+        const auto first = static_cast<std::size_t>(part.first);
+        const double sizes[2] = {std::fabs(line.weights[first]),
+                                 part.size == 2 ? std::fabs(line.weights[first + 1]) : 0.0};
+        Transitions<double> endless(part, 1, false);
+        endless.find(line, &line.lengthscale[first], nullptr, 0, 1);
+        endless.place<B>(0, sizes, none.data(), line.state_variance.data());
       }
       parallel_ranges(threads, n, kGrain, [&](std::int64_t begin, std::int64_t end) {
         fill_range<J, B>(layout, begin, end, line);

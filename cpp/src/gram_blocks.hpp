@@ -8,8 +8,6 @@
 
 #include "gram_state.hpp"
 
-#include <algorithm>
-#include <cmath>
 #include <cstdint>
 #include <type_traits>
 #include <vector>
@@ -28,164 +26,90 @@ void check_blocks(const Covariance& c);
 /// Fills line.transition, of slots of more than one column, and line.state_variance.
 void fill_transitions(const Layout& layout, std::int64_t n, int threads, GramLine& line);
 
-inline double slope_of(double /*x*/) {
-  return 0.0;
-}
-inline double slope_of(Dual x) {
-  return x.slope;
-}
-
-template <class N>
-N number(double value, double slope);
-template <>
-inline double number<double>(double value, double /*slope*/) {
-  return value;
-}
-template <>
-inline Dual number<Dual>(double value, double slope) {
-  return {value, slope};
-}
-
-/// A gap in units of the lengthscales of a process.
-template <class N>
-struct ScaledGap {
-  bool infinite;  ///< or so wide that nothing is left of the state; x is 1 / lengthscale then
-  N x[2];
-  double low[2];  ///< what the values of x leave out
-};
-
-/// The decay rate beyond which a transition is 0 to double precision, whatever it multiplies.
-inline constexpr double kForgotten = 800.0;
-
-/// The gap before point k; `slope` is its own.
-template <class N>
-ScaledGap<N> scaled_gap(const GramLine& line, std::int64_t k, int size, const N* lengthscale,
-                        double slope) {
-  ScaledGap<N> gap{k == 0, {N(0.0), N(0.0)}, {0.0, 0.0}};
-  const int rates = size == 2 ? 2 : 1;
-  if (k > 0) {
-    Distance d = distance(line.anchors[k], line.anchors[k - 1]);
-    const double unit = std::isinf(d.high) ? 0.5 : 1.0;
-    if (unit < 1.0) {
-      d = distance(unit * line.anchors[k], unit * line.anchors[k - 1]);
-    }
-    for (int i = 0; i < rates; ++i) {
-      const double scale = unit * value(lengthscale[i]);
-      const double x = d.high / scale;
-      gap.x[i] = number<N>(x, (slope - x * slope_of(lengthscale[i])) / value(lengthscale[i]));
-      // Only angles of many turns feel it; std::fma is slow where the processor has none.
-      gap.low[i] = x > 8.0 ? (std::fma(-x, scale, d.high) + d.low) / scale : 0.0;
-    }
-    const double u = value(gap.x[0]);
-    const double v = value(gap.x[1]);
-    const double slow =
-        u > kForgotten && size == 2 && v < u ? v / (u + std::sqrt((u - v) * (u + v))) * v : u;
-    gap.infinite = !(slow < kForgotten && u + v < 1e150);
-  }
-  if (gap.infinite) {
-    for (int i = 0; i < rates; ++i) {
-      gap.x[i] = N(1.0) / lengthscale[i];
-    }
-  }
-  return gap;
-}
-
-/// The numbers of a transition: A, and one matrix Q, packed, for each weight.
-inline constexpr int kTransition[] = {0, 2, 10, 15};
-inline constexpr int kLargestTransition = 15;
-
 /// The weights that belong to a block.
 constexpr int weights_of(int size) {
   return size == 2 ? 2 : 1;
 }
-
-/// The transition of a block of `size` across a gap, for T = N or Slopes<N>.
-template <class T, class N>
-void find_transition(int size, const ScaledGap<N>& gap, const N* lengthscale, T* table);
-
-/// The same across the gaps before points [begin, end), `stride` numbers apart, for N = double;
-/// `gaps` receives these. Several short ones at a time.
-template <class T>
-void find_transitions(const GramLine& line, int size, const double* lengthscale, std::int64_t begin,
-                      std::int64_t end, std::int64_t stride, T* tables, ScaledGap<double>* gaps);
-
-template <class N>
-const N& leading(const N& x) {
-  return x;
+/// The numbers of a covariance of its state, packed.
+constexpr int packed_of(int size) {
+  return size * (size + 1) / 2;
 }
-template <class N>
-const N& leading(const Slopes<N>& x) {
-  return x.value;
+/// The numbers of a transition: A, and one matrix Q, packed, for each weight.
+constexpr int numbers_of(int size) {
+  return size * size + weights_of(size) * packed_of(size);
 }
 
-/// Calls f with the size as a constant.
-template <class F>
+/// The transitions of a block across the gaps before some points: an array over the points for each
+/// number.
+template <class N>
+struct Transitions {
+  Part part{};
+  std::int64_t stride = 0;
+  bool slopes = false;
+  std::vector<N> x[2];         ///< [stride] the gaps in units of its lengthscales
+  std::vector<char> infinite;  ///< [stride] nothing is left of the state; x is 1 / lengthscale then
+  std::vector<N> values;       ///< [numbers_of(size), stride]
+  std::vector<N> by[2];        ///< the derivatives by x, if there are to be any
+
+  Transitions() = default;
+  Transitions(const Part& p, std::int64_t points, bool with_slopes)
+      : part(p), stride((points + 7) / 8 * 8), slopes(with_slopes) {
+    const auto count = static_cast<std::size_t>(stride);
+    const auto all = static_cast<std::size_t>(numbers_of(p.size)) * count;
+    infinite.resize(count);
+    values.resize(all);
+    for (int m = 0; m < 2; ++m) {
+      x[m].resize(count);
+      by[m].resize(slopes ? all : 0);
+    }
+  }
+
+  /// Those of points [begin, end) of a line; begin is a multiple of 8. `gap_slopes` are those of
+  /// the gaps along the direction of dual numbers, and null for double.
+  void find(const GramLine& line, const N* lengthscale, const double* gap_slopes,
+            std::int64_t begin, std::int64_t end);
+
+  /// Writes those of point i to the arrays of a Step, which are 0 elsewhere.
+  template <int B>
+  void place(std::int64_t i, const N* weights, N* decay, N* gain) const;
+};
+
+extern template struct Transitions<double>;
+extern template struct Transitions<Dual>;
+
+/// Calls f with the size as a constant, as far as blocks of B can have it.
+template <int B, class F>
 void with_size(int size, const F& f) {
-  if (size == 2) {
-    f(std::integral_constant<int, 2>());
-  } else if (size == 1) {
+  if (size == 1) {
     f(std::integral_constant<int, 1>());
-  } else {
+  } else if (size == 2) {
+    f(std::integral_constant<int, 2>());
+  } else if constexpr (B > 2) {
     f(std::integral_constant<int, 3>());
   }
 }
 
-/// Writes a block's transition to the arrays of a Step, which are 0 elsewhere.
-template <int B, int size, class T, class N>
-void place(int first, const T* table, const N* weights, N* decay, N* gain) {
-  const int at = first % B;
-  for (int r = 0; r < size; ++r) {
-    for (int c = 0; c < size; ++c) {
-      decay[(first + r) * B + at + c] = leading<N>(*table++);
-    }
-  }
-  gain += first / B * kPacked<B>;
-  for (int w = 0; w < weights_of(size); ++w) {
-    for (int c = 0; c < size; ++c) {
-      for (int r = 0; r <= c; ++r) {
-        gain[packed(at + r, at + c)] += weights[w] * leading<N>(*table++);
+template <class N>
+template <int B>
+void Transitions<N>::place(std::int64_t i, const N* weights, N* decay, N* gain) const {
+  with_size<B>(part.size, [&](auto constant) {
+    constexpr int size = decltype(constant)::value;
+    const N* from = values.data() + i;
+    const int at = size == B ? 0 : part.first % B;
+    for (int r = 0; r < size; ++r) {
+      for (int c = 0; c < size; ++c, from += stride) {
+        decay[(part.first + r) * B + at + c] = *from;
       }
     }
-  }
-}
-
-/// The same for `count` points, from tables `stride` apart to what `to(k)` returns: decay and gain.
-template <int B, class T, class N, class To>
-void place_all(const Part& part, const T* tables, std::int64_t stride, std::int64_t count,
-               const N* weights, const To& to) {
-  with_size(part.size, [&](auto size) {
-    if constexpr (decltype(size)::value <= B) {
-      for (std::int64_t k = 0; k < count; ++k) {
-        const auto [decay, gain] = to(k);
-        place<B, decltype(size)::value>(part.first, tables + k * stride, weights, decay, gain);
+    N* const to = gain + part.first / B * kPacked<B>;
+    for (int w = 0; w < weights_of(size); ++w) {
+      for (int c = 0; c < size; ++c) {
+        for (int r = 0; r <= c; ++r, from += stride) {
+          to[packed(at + r, at + c)] += weights[w] * *from;
+        }
       }
     }
   });
-}
-
-/// The derivatives of what place() writes: by x and by the weights, from those by A in the shape of
-/// Step::decay and by the covariance of the state, to which Q adds. Adds to weights_bar.
-template <int size, class N>
-void place_reverse(int first, int at, int block, const Slopes<N>* table, const N* weights,
-                   const N* decay_bar, const N* cov_bar, N* x_bar, N* weights_bar) {
-  x_bar[0] = x_bar[1] = N(0.0);
-  for (int r = 0; r < size; ++r) {
-    for (int c = 0; c < size; ++c, ++table) {
-      const N bar = decay_bar[(first + r) * block + at + c];
-      x_bar[0] += bar * table->by[0];
-      x_bar[1] += bar * table->by[1];
-    }
-  }
-  for (int w = 0; w < weights_of(size); ++w) {
-    for (int c = 0; c < size; ++c) {
-      for (int r = 0; r <= c; ++r, ++table) {
-        const N bar = N(r < c ? 2.0 : 1.0) * cov_bar[packed(first + r, first + c)];
-        x_bar[0] += bar * weights[w] * table->by[0];
-        x_bar[1] += bar * weights[w] * table->by[1];
-        weights_bar[w] += bar * table->value;
-      }
-    }
-  }
 }
 
 }  // namespace laplex::detail

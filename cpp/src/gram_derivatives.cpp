@@ -35,6 +35,24 @@ struct Problem {
   double* d_w;
 };
 
+double slope_of(double /*x*/) {
+  return 0.0;
+}
+double slope_of(Dual x) {
+  return x.slope;
+}
+
+template <class N>
+N number(double value, double slope);
+template <>
+double number<double>(double value, double /*slope*/) {
+  return value;
+}
+template <>
+Dual number<Dual>(double value, double slope) {
+  return {value, slope};
+}
+
 double entry(const double* array, std::int64_t k) {
   return array == nullptr ? 0.0 : array[k];
 }
@@ -82,12 +100,16 @@ class Reverse {
       weights_[index(j)] = number<N>(p_.line->weights[index(j)], slope(p_.tangent.weights));
     }
     if (B > 1) {
+      const std::int64_t points = std::min(p_.n, kFilterChunk + 1);
+      const GramGradients& to = p_.gradients;
+      const bool slopes = to.anchors != nullptr || to.lengthscale != nullptr;
       for (const Part& part : p_.layout->parts) {
-        table_stride_ += kTransition[part.size];
+        transitions_.emplace_back(part, points, slopes);
+        bars_.emplace_back(
+            index((part.size * part.size + packed_of(part.size)) * transitions_.back().stride));
       }
-      tables_.resize(index(table_stride_) * (kFilterChunk + 1));
-      gaps_.resize(p_.layout->parts.size() * (kFilterChunk + 1));
-      gap_slope_.resize(kFilterChunk + 1);
+      gap_slope_.resize(index(points));
+      gap_bar_.resize(index(points));
     }
   }
 
@@ -220,58 +242,94 @@ class Reverse {
   /// The transitions of `count` points from k, which are loaded, and their derivatives.
   void load_blocks(std::int64_t k, std::int64_t count) {
     for (std::int64_t i = 0; i < count; ++i) {
-      std::fill(std::begin(steps_[index(i)].decay), std::end(steps_[index(i)].decay), N(0.0));
-      std::fill(std::begin(steps_[index(i)].gain), std::end(steps_[index(i)].gain), N(0.0));
-    }
-    Slopes<N>* tables = tables_.data();
-    ScaledGap<N>* gaps = gaps_.data();
-    for (const Part& part : p_.layout->parts) {
-      const N* const lengthscale = &lengthscale_[index(part.first)];
+      Step<N, J, B>& s = steps_[index(i)];
       if constexpr (kDual) {
-        for (std::int64_t i = 0; i < count; ++i) {
-          const ScaledGap<N>& gap = gaps[i] =
-              scaled_gap<N>(*p_.line, k + i, part.size, lengthscale, gap_slope_[index(i)]);
-          find_transition(part.size, gap, lengthscale, tables + i * table_stride_);
-        }
+        std::fill(std::begin(s.decay), std::end(s.decay), N(0.0));
+        std::fill(std::begin(s.gain), std::end(s.gain), N(0.0));
       } else {
-        find_transitions(*p_.line, part.size, lengthscale, k, k + count, table_stride_, tables,
-                         gaps);
+        const double* const kept = &p_.line->transition[(k + i) * kTransitionStride<J, B>];
+        std::copy(kept, kept + J * B, s.decay);
+        std::copy(kept + J * B, kept + kTransitionStride<J, B>, s.gain);
       }
-      place_all<B>(part, tables, table_stride_, count, &weights_[index(part.first)],
-                   [&](std::int64_t i) {
-                     Step<N, J, B>& s = steps_[index(i)];
-                     return std::pair(s.decay, s.gain);
-                   });
-      gaps += kFilterChunk + 1;
-      tables += kTransition[part.size];
+    }
+    for (Transitions<N>& each : transitions_) {
+      const std::size_t first = index(each.part.first);
+      each.find(*p_.line, &lengthscale_[first], gap_slope_.data(), k, k + count);
+      for (std::int64_t i = 0; kDual && i < count; ++i) {
+        Step<N, J, B>& s = steps_[index(i)];
+        each.template place<B>(i, &weights_[first], s.decay, s.gain);
+      }
     }
   }
 
-  /// Adds the derivatives by lengthscales and weights that pass through the transition before place
-  /// i of the chunk; returns that by the gap.
-  N reverse_blocks(std::int64_t i, const Packed& cov_bar) {
-    const Slopes<N>* table = &tables_[index(i * table_stride_)];
-    const ScaledGap<N>* gap = &gaps_[index(i)];
-    N gap_bar = N(0.0);
-    for (const Part& part : p_.layout->parts) {
-      const std::size_t first = index(part.first);
-      N x_bar[2];
-      with_size(part.size, [&](auto size) {
-        if constexpr (decltype(size)::value <= B) {
-          place_reverse<decltype(size)::value>(part.first, part.first % B, B, table,
-                                               &weights_[first], decay_bar_[index(i)].data(),
-                                               cov_bar.data(), x_bar, &weights_bar_[first]);
+  /// Keeps the derivatives by the transitions before place i of the chunk.
+  void keep_bars(std::int64_t i, const Packed& cov_bar) {
+    for (std::size_t p = 0; p < transitions_.size(); ++p) {
+      const Part& part = transitions_[p].part;
+      const std::int64_t stride = transitions_[p].stride;
+      N* to = &bars_[p][index(i)];
+      with_size<B>(part.size, [&](auto constant) {
+        constexpr int size = decltype(constant)::value;
+        const int at = size == B ? 0 : part.first % B;
+        for (int r = 0; r < size; ++r) {
+          for (int c = 0; c < size; ++c, to += stride) {
+            *to = decay_bar_[index(i)][index((part.first + r) * B + at + c)];
+          }
+        }
+        for (int c = 0; c < size; ++c) {
+          for (int r = 0; r <= c; ++r, to += stride) {
+            *to = N(r < c ? 2.0 : 1.0) * cov_bar[index(packed(part.first + r, part.first + c))];
+          }
         }
       });
-      for (std::size_t m = 0; m < (part.size == 2 ? 2 : 1); ++m) {
-        const N by_gap = x_bar[m] / lengthscale_[first + m];
-        gap_bar += gap->infinite ? N(0.0) : by_gap;
-        lengthscale_bar_[first + m] -= by_gap * gap->x[m];
-      }
-      gap += kFilterChunk + 1;
-      table += kTransition[part.size];
     }
-    return gap_bar;
+  }
+
+  /// The derivatives that pass through the transitions before places [begin, end) of the chunk,
+  /// from those by these: adds to those by lengthscales and weights, and sets gap_bar_.
+  void reverse_transitions(std::int64_t begin, std::int64_t end) {
+    std::fill(gap_bar_.begin(), gap_bar_.end(), N(0.0));
+    for (std::size_t p = 0; p < transitions_.size(); ++p) {
+      const Transitions<N>& each = transitions_[p];
+      const int size = each.part.size;
+      const std::size_t first = index(each.part.first);
+      const std::int64_t squares = std::int64_t(size) * size;
+      for (int m = 0; each.slopes && m < (size == 2 ? 2 : 1); ++m) {
+        std::vector<N>& sum = x_bar_;
+        sum.assign(index(each.stride), N(0.0));
+        const auto add = [&](std::int64_t bar, std::int64_t number, N weight) {
+          const N* const bars = &bars_[p][index(bar * each.stride)];
+          const N* const by = &each.by[m][index(number * each.stride)];
+          for (std::int64_t i = begin; i < end; ++i) {
+            sum[index(i)] += weight * (bars[i] * by[i]);
+          }
+        };
+        for (std::int64_t k = 0; k < squares; ++k) {
+          add(k, k, N(1.0));
+        }
+        for (int w = 0; w < weights_of(size); ++w) {
+          for (int k = 0; k < packed_of(size); ++k) {
+            add(squares + k, squares + w * packed_of(size) + k, weights_[first + index(w)]);
+          }
+        }
+        const N rate = N(1.0) / lengthscale_[first + index(m)];
+        for (std::int64_t i = begin; i < end; ++i) {
+          const N by_gap = sum[index(i)] * rate;
+          gap_bar_[index(i)] += each.infinite[index(i)] != 0 ? N(0.0) : by_gap;
+          lengthscale_bar_[first + index(m)] -= by_gap * each.x[m][index(i)];
+        }
+      }
+      for (int w = 0; w < weights_of(size); ++w) {
+        for (int k = 0; k < packed_of(size); ++k) {
+          const N* const bars = &bars_[p][index((squares + k) * each.stride)];
+          const N* const values =
+              &each.values[index((squares + w * packed_of(size) + k) * each.stride)];
+          for (std::int64_t i = begin; i < end; ++i) {
+            weights_bar_[first + index(w)] += bars[i] * values[i];
+          }
+        }
+      }
+    }
   }
 
   /// L b along the chunk, from the state's mean predicted for its first point, which becomes that
@@ -334,25 +392,22 @@ class Reverse {
       const std::int64_t id = p_.line->order[first_ + i];
       if (first_ + i + 1 < p_.n) {
         const Step<N, J, B>& next = steps_[index(i + 1)];
-        N gap_bar = N(0.0);
         if constexpr (B > 1) {
           transition_reverse<J>(filtered_[index(i)].data(), next, cov_bar.data(),
                                 decay_bar_[index(i + 1)].data());
-          gap_bar = reverse_blocks(i + 1, cov_bar);
+          keep_bars(i + 1, cov_bar);
           carry<J, B, true>(next.decay, cov_bar.data(), cov_bar.data());
         } else {
           Vector x_bar;
           predict_reverse<J>(filtered_[index(i)].data(), next, decay_bar_[index(i + 1)].data(),
                              x_bar.data(), cov_bar.data());
+          N gap_bar = N(0.0);
           for (std::size_t j = 0; j < J; ++j) {
             const N by_gap = x_bar[j] / lengthscale_[j];
             gap_bar += by_gap;
             lengthscale_bar_[j] -= by_gap * next.x[j];
           }
-        }
-        if (p_.gradients.anchors != nullptr) {
-          p_.gradients.anchors[id] -= result(gap_bar);
-          p_.gradients.anchors[p_.line->order[first_ + i + 1]] += result(gap_bar);
+          move_apart(i, gap_bar);
         }
       }
       Vector& h_bar = h_bar_[index(i)];
@@ -365,8 +420,25 @@ class Reverse {
         }
       }
     }
-    if (B > 1 && first_ == 0) {
-      (void)reverse_blocks(0, cov_bar);  // the line begins with the stationary covariance
+    if constexpr (B > 1) {
+      // The line begins with the stationary covariance; other chunks with what the one before them
+      // does, where the point after its last is this one's first.
+      const std::int64_t end = std::min(size_ + 1, p_.n - first_);
+      if (first_ == 0) {
+        keep_bars(0, cov_bar);
+      }
+      reverse_transitions(first_ == 0 ? 0 : 1, end);
+      for (std::int64_t i = 0; i + 1 < end; ++i) {
+        move_apart(i, gap_bar_[index(i + 1)]);
+      }
+    }
+  }
+
+  /// The derivative by the gap after place i of the chunk.
+  void move_apart(std::int64_t i, N gap_bar) {
+    if (p_.gradients.anchors != nullptr) {
+      p_.gradients.anchors[p_.line->order[first_ + i]] -= result(gap_bar);
+      p_.gradients.anchors[p_.line->order[first_ + i + 1]] += result(gap_bar);
     }
   }
 
@@ -379,10 +451,11 @@ class Reverse {
   // Of the chunk at hand:
   std::int64_t first_ = 0;
   std::int64_t size_ = 0;
-  std::vector<Step<N, J, B>> steps_;  ///< and the point after it
-  std::int64_t table_stride_ = 0;
-  std::vector<Slopes<N>> tables_;   ///< the transitions of the parts of each, see find_transition()
-  std::vector<ScaledGap<N>> gaps_;  ///< before each, for each part
+  std::vector<Step<N, J, B>> steps_;         ///< and the point after it
+  std::vector<Transitions<N>> transitions_;  ///< of each block
+  std::vector<std::vector<N>> bars_;         ///< the derivatives by these: by A and by Q
+  std::vector<N> x_bar_;
+  std::vector<N> gap_bar_;
   std::vector<double> gap_slope_;
   std::vector<Packed> filtered_;
   std::vector<Vector> mean_;

@@ -33,8 +33,12 @@ struct Matern52 {
   N q[6];
 };
 
-/// 1 / k, for k > 0.
+/// 1 / k, for k > 0. N keeps apart what is compiled for several instruction sets.
+template <class N>
 LAPLEX_HOST_DEVICE inline double inverse(int k) {
+#if defined(__CUDA_ARCH__)
+  return 1.0 / k;
+#else
   static constexpr double kInverse[] = {
       0.0,      1.0,      1.0 / 2,  1.0 / 3,  1.0 / 4,  1.0 / 5,  1.0 / 6,  1.0 / 7,
       1.0 / 8,  1.0 / 9,  1.0 / 10, 1.0 / 11, 1.0 / 12, 1.0 / 13, 1.0 / 14, 1.0 / 15,
@@ -42,6 +46,7 @@ LAPLEX_HOST_DEVICE inline double inverse(int k) {
       1.0 / 24, 1.0 / 25, 1.0 / 26, 1.0 / 27, 1.0 / 28, 1.0 / 29, 1.0 / 30, 1.0 / 31,
       1.0 / 32, 1.0 / 33, 1.0 / 34, 1.0 / 35, 1.0 / 36, 1.0 / 37, 1.0 / 38, 1.0 / 39};
   return kInverse[k];
+#endif
 }
 
 /// (1 - exp(-x)) / x, the mean of exp(-x s) over 0 < s < 1.
@@ -52,7 +57,7 @@ LAPLEX_HOST_DEVICE inline N mean_decay(const N& x) {
   }
   N sum = N(1.0);
   for (int k = 15; k > 1; --k) {
-    sum = N(1.0) - inverse(k) * x * sum;
+    sum = N(1.0) - inverse<N>(k) * x * sum;
   }
   return sum;
 }
@@ -89,8 +94,8 @@ LAPLEX_HOST_DEVICE inline void small_angle(const N& kappa, int terms, N& c, N& s
   c = N(1.0);
   s = N(1.0);
   for (int m = 2 * terms; m > 0; m -= 2) {
-    c = N(1.0) - inverse(m) * inverse(m - 1) * (kappa * c);
-    s = N(1.0) - inverse(m) * inverse(m + 1) * (kappa * s);
+    c = N(1.0) - inverse<N>(m) * inverse<N>(m - 1) * (kappa * c);
+    s = N(1.0) - inverse<N>(m) * inverse<N>(m + 1) * (kappa * s);
   }
 }
 
@@ -99,7 +104,7 @@ template <class N>
 LAPLEX_HOST_DEVICE inline N small_decay(const N& x, int terms) {
   N sum = N(1.0);
   for (int k = terms; k > 0; --k) {
-    sum = N(1.0) - inverse(k) * (x * sum);
+    sum = N(1.0) - inverse<N>(k) * (x * sum);
   }
   return sum;
 }
@@ -112,13 +117,13 @@ LAPLEX_HOST_DEVICE inline N short_integral(const N& u, const N& kappa, const N& 
   const N two_u = 2.0 * u;
   const N step = -4.0 * kappa;
   N source = N(1.0);
-  N term = N(inverse(3));
+  N term = N(inverse<N>(3));
   N sum = term;
   for (int m = 3; m < 3 + 2 * pairs; m += 2) {
-    term = inverse(m + 1) * (two_u * term);
+    term = inverse<N>(m + 1) * (two_u * term);
     sum += term;
-    source = inverse(m) * inverse(m + 1) * (step * source);
-    term = inverse(m + 2) * (two_u * term + source);
+    source = inverse<N>(m) * inverse<N>(m + 1) * (step * source);
+    term = inverse<N>(m + 2) * (two_u * term + source);
     sum += term;
   }
   return decay * decay * sum;
@@ -236,8 +241,8 @@ LAPLEX_HOST_DEVICE inline void cross_short(const N& u, const N& v, const M& damp
   N s = N(1.0);
   N f = N(0.0);  // exp(u) f = -dS / dkappa
   for (int m = 2 * terms.trigonometric; m > 0; m -= 2) {
-    const double inner = inverse(m) * inverse(m + 1);
-    c = N(1.0) - inverse(m) * inverse(m - 1) * (kappa * c);
+    const double inner = inverse<N>(m) * inverse<N>(m + 1);
+    c = N(1.0) - inverse<N>(m) * inverse<N>(m - 1) * (kappa * c);
     f = inner * (s - kappa * f);
     s = N(1.0) - inner * (kappa * s);
   }
@@ -249,27 +254,27 @@ LAPLEX_HOST_DEVICE inline void cross_short(const N& u, const N& v, const M& damp
   const N step = -4.0 * kappa;
   N source = N(1.0);
   N source_k = N(0.0);
-  N term = N(inverse(3));
+  N term = N(inverse<N>(3));
   N term_k = N(0.0);
   N moment = N(0.25);
   N sum = term;
   N sum_k = N(0.0);
   N sum_moment = moment;
   for (int m = 3; m < 3 + 2 * terms.pairs; m += 2) {
-    const double inner = inverse(m) * inverse(m + 1);
+    const double inner = inverse<N>(m) * inverse<N>(m + 1);
     source_k = inner * (step * source_k - 4.0 * source);
     source = inner * (step * source);
-    term = inverse(m + 1) * (two_u * term);
+    term = inverse<N>(m + 1) * (two_u * term);
     sum += term;
-    term = inverse(m + 2) * (two_u * term + source);
+    term = inverse<N>(m + 2) * (two_u * term + source);
     sum += term;
-    term_k = inverse(m + 1) * (two_u * term_k);
+    term_k = inverse<N>(m + 1) * (two_u * term_k);
     sum_k += term_k;
-    term_k = inverse(m + 2) * (two_u * term_k + source_k);
+    term_k = inverse<N>(m + 2) * (two_u * term_k + source_k);
     sum_k += term_k;
-    moment = inverse(m + 2) * (two_u * moment);
+    moment = inverse<N>(m + 2) * (two_u * moment);
     sum_moment += moment;
-    moment = inverse(m + 3) * (two_u * moment + source);
+    moment = inverse<N>(m + 3) * (two_u * moment + source);
     sum_moment += moment;
   }
   const N square_decay = decay * decay;
@@ -339,10 +344,10 @@ LAPLEX_HOST_DEVICE inline void cross_infinity(const N& gamma, const N& omega, Os
 /// int_0^u exp(-2 s) s^4 ds for u < 2, from decay = exp(-u).
 template <class N>
 LAPLEX_HOST_DEVICE inline N short_moment(const N& u, const N& decay, int terms) {
-  N term = N(inverse(5));
+  N term = N(inverse<N>(5));
   N sum = term;
   for (int m = 6; m < 6 + terms; ++m) {
-    term = 2.0 * inverse(m) * (u * term);
+    term = 2.0 * inverse<N>(m) * (u * term);
     sum += term;
   }
   const N power = u * u * decay;
@@ -371,7 +376,7 @@ LAPLEX_HOST_DEVICE inline void finish(const N& u, const N& decay, const N& momen
   const N power3 = u * power2;
   const N power4 = u * power3;
   const N moment3 = 0.25 * (2.0 * moment + power4);
-  const N moment2 = inverse(3) * (2.0 * moment3 + power3);
+  const N moment2 = inverse<N>(3) * (2.0 * moment3 + power3);
   const N moment1 = 0.5 * (2.0 * moment2 + power2);
   const N moment0 = 2.0 * moment1 + power1;
   const N b1 = once - twice;
@@ -383,6 +388,23 @@ LAPLEX_HOST_DEVICE inline void finish(const N& u, const N& decay, const N& momen
   t.q[3] = kDensity * (0.5 * moment2 - moment3 + quarter);
   t.q[4] = 0.5 * kDensity * (b1 * b1);
   t.q[5] = kDensity * (moment0 - 4.0 * moment1 + 5.0 * moment2 - 2.0 * moment3 + quarter);
+}
+
+/// The derivatives by u: dA = F A, and dQ is what A makes of the noise, which drives the last
+/// number of the state.
+template <class N>
+LAPLEX_HOST_DEVICE inline void slopes_of(const Matern52<N>& t, Matern52<N>& by_u) {
+  for (int k = 0; k < 6; ++k) {
+    by_u.a[k] = t.a[k + 3];
+  }
+  for (int k = 0; k < 3; ++k) {
+    by_u.a[k + 6] = -(t.a[k] + 3.0 * (t.a[k + 3] + t.a[k + 6]));
+  }
+  for (int c = 0; c < 3; ++c) {
+    for (int r = 0; r <= c; ++r) {
+      by_u.q[c * (c + 1) / 2 + r] = 16.0 / 3.0 * (t.a[3 * r + 2] * t.a[3 * c + 2]);
+    }
+  }
 }
 
 /// Across a gap of u = r d <= 1.
@@ -404,7 +426,7 @@ LAPLEX_HOST_DEVICE inline void cross(const N& u, Matern52<N>& t) {
   }
   const N x = 2.0 * u;
   const N rest =
-      N(1.0) + x * (N(1.0) + 0.5 * x * (N(1.0) + inverse(3) * (x * (N(1.0) + 0.25 * x))));
+      N(1.0) + x * (N(1.0) + 0.5 * x * (N(1.0) + inverse<N>(3) * (x * (N(1.0) + 0.25 * x))));
   finish(u, decay, 0.75 * (N(1.0) - decay * decay * rest), t);
 }
 
