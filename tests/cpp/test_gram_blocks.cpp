@@ -26,11 +26,16 @@ Matrix block_covariance(const double* lengthscale, const double* weights, int si
     const long double damping = gamma / omega;
     const long double kappa = omega * omega - gamma * gamma;
     const long double root = std::sqrt(std::fabs(kappa));
-    const long double c = kappa >= 0 ? std::cos(root * d) : std::cosh(root * d);
-    const long double s =
-        root == 0 ? d : (kappa > 0 ? std::sin(root * d) : std::sinh(root * d)) / root;
     const long double e = std::exp(-gamma * d);
-    a = {{e * (c + gamma * s), e * omega * s}, {-e * omega * s, e * (c - gamma * s)}};
+    long double c = e * std::cos(root * d);
+    long double s = root == 0 ? e * d : e * std::sin(root * d) / root;
+    if (kappa < 0) {  // of what decays, since cosh overflows
+      const long double slow = std::exp(-(gamma - root) * d);
+      const long double fast = std::exp(-(gamma + root) * d);
+      c = 0.5L * (slow + fast);
+      s = 0.5L * (slow - fast) / root;
+    }
+    a = {{c + gamma * s, omega * s}, {-omega * s, c - gamma * s}};
     const long double half = 0.5L * (weights[0] + static_cast<long double>(weights[1]));
     const long double first = weights[0];
     p = {{half, -first * damping}, {-first * damping, half + 2 * first * damping * damping}};
