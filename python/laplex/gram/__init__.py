@@ -1,11 +1,13 @@
 """Exact Gaussian models with Laplace kernels.
 
 `LaplaceGram` is a covariance matrix of points on a line, with the operations of a Gaussian in
-linear time. `LaplaceGPRegressor` is a Gaussian process regressor with scikit-learn's interface.
+linear time. It is a sum of terms: `Term`, `SHO`, `Matern32`, `Matern52`, `Celerite` and `Rotation`.
+`LaplaceGPRegressor` is a Gaussian process regressor with scikit-learn's interface.
 `LaplaceCovariance` is a covariance model of flattened images with learnable anchors, and `History`
 is the record of its fit.
-`LaplaceKernel`, `LaplaceSumKernel` and `LaplaceGramLinearOperator` are for GPyTorch. Each name is
-imported at its first use.
+`MaternKernel`, `SHOKernel`, `LaplaceKernel`, `LaplaceSumKernel` and `LaplaceGramLinearOperator` are
+for GPyTorch, and `ApproximationWarning` tells where GPyTorch approximates. Each name is imported at
+its first use.
 """
 
 from __future__ import annotations
@@ -16,17 +18,32 @@ from typing import TYPE_CHECKING, Any
 from .._support.optional import require
 
 if TYPE_CHECKING:
+    from ..torch.approximation import ApproximationWarning as ApproximationWarning
+    from .basis import constant as constant
+    from .basis import harmonics as harmonics
+    from .basis import polynomial as polynomial
     from .conditional import Conditional as Conditional
     from .covariance import History as History
     from .covariance import LaplaceCovariance as LaplaceCovariance
     from .gpytorch import LaplaceKernel as LaplaceKernel
     from .gpytorch import LaplaceSumKernel as LaplaceSumKernel
+    from .gpytorch import MaternKernel as MaternKernel
+    from .gpytorch import SHOKernel as SHOKernel
     from .laplace_gram import LaplaceGram as LaplaceGram
     from .linear_operator import LaplaceGramLinearOperator as LaplaceGramLinearOperator
     from .regressor import LaplaceGPRegressor as LaplaceGPRegressor
-    from .term import Term as Term
+    from .terms import SHO as SHO
+    from .terms import Celerite as Celerite
+    from .terms import Matern32 as Matern32
+    from .terms import Matern52 as Matern52
+    from .terms import Rotation as Rotation
+    from .terms import Term as Term
+    from .terms import TermSum as TermSum
 
 __all__ = [
+    "SHO",
+    "ApproximationWarning",
+    "Celerite",
     "Conditional",
     "History",
     "LaplaceCovariance",
@@ -35,11 +52,22 @@ __all__ = [
     "LaplaceGramLinearOperator",
     "LaplaceKernel",
     "LaplaceSumKernel",
+    "Matern32",
+    "Matern52",
+    "MaternKernel",
+    "Rotation",
+    "SHOKernel",
     "Term",
+    "TermSum",
+    "constant",
+    "harmonics",
+    "polynomial",
 ]
 
 # For each name its module, and what it needs besides torch: (module to find, extra).
 _HOME: dict[str, tuple[str, tuple[str, str] | None]] = {
+    "ApproximationWarning": ("..torch.approximation", None),
+    "Celerite": (".terms", None),
     "Conditional": (".conditional", None),
     "History": (".covariance", None),
     "LaplaceCovariance": (".covariance", None),
@@ -48,7 +76,17 @@ _HOME: dict[str, tuple[str, tuple[str, str] | None]] = {
     "LaplaceGramLinearOperator": (".linear_operator", ("linear_operator", "gp")),
     "LaplaceKernel": (".gpytorch", ("gpytorch", "gp")),
     "LaplaceSumKernel": (".gpytorch", ("gpytorch", "gp")),
-    "Term": (".term", None),
+    "Matern32": (".terms", None),
+    "Matern52": (".terms", None),
+    "MaternKernel": (".gpytorch", ("gpytorch", "gp")),
+    "Rotation": (".terms", None),
+    "SHO": (".terms", None),
+    "SHOKernel": (".gpytorch", ("gpytorch", "gp")),
+    "Term": (".terms", None),
+    "constant": (".basis", None),
+    "harmonics": (".basis", None),
+    "polynomial": (".basis", None),
+    "TermSum": (".terms", None),
 }
 
 

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import ceil, prod
 
 import torch
 from torch import Tensor
 
-from ..torch.functional import matvec
-from .checks import ArrayLike, copied, same_contents, sample_shape
+from ..numpy.checks import MAX_DENSE_ENTRIES
+from .checks import ArrayLike, broadcast, copied, same_contents, sample_shape
 from .factor import Gram, unobserved_variances
 from .gaussian import Gaussian
+from .parameters import GramParameters
+from .product import product
+
+#: The numbers of a block of columns of a covariance.
+_BLOCK = 2**23
 
 
 class Conditional:
@@ -32,6 +38,8 @@ class Conditional:
         After `LaplaceGram.predict` it equals ``latent_variance``, because new points have no noise.
     latent_variance : Tensor ``[*b, m]``
         Variance of each remaining entry without its noise. It has first derivatives only.
+    covariance : Tensor ``[*b, m, m]``
+        Covariance of the remaining entries, their noise included.
 
     Notes
     -----
@@ -49,53 +57,80 @@ class Conditional:
         *,
         made_of: Gaussian | None = None,
     ) -> None:
-        self._gram = gram
         self._made_of = gram if made_of is None else made_of
-        self._contents = copied(self._made_of.parameters.contents())
+        self._contents = copied(self._made_of.parameters.all_contents())
         self.observed = observed
         self.rest = rest
-        self._given = Gaussian(gram.parameters.take(observed))
+        parameters = gram.parameters.resolved()
+        given = parameters.take(observed)
         # A copy, as for the anchors, so that later results are of the same observations.
-        self._values = self._given.parameters.broadcast_values(values, "observed entries").clone()
+        values = given.broadcast_values(values, "observed entries").clone()
+        # Intermediate results are in float64, too.
+        self._gram, self._given = Gaussian(parameters.double()), Gaussian(given.double())
+        self._values = values.double()
         self._results: dict[str, Tensor] = {}
 
     @property
     def mean(self) -> Tensor:
         """Expectation ``[..., m]`` of the remaining entries, for each row of values."""
-        return self._kept("mean", lambda: self._expectation(self._values))
+        return self._kept("mean", self._mean)
+
+    def _mean(self) -> Tensor:
+        values = self._given.parameters.centered(self._values)
+        return self._rest().shifted(self._expectation(values))
 
     def _kept(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
         """A result, which is kept if derivatives are recorded and computed anew otherwise."""
         self._check_contents()
         if torch.is_grad_enabled():
             if name not in self._results:
-                self._results[name] = compute()
+                self._results[name] = self._restored(compute())
             return self._results[name]
-        return self._results[name].detach() if name in self._results else compute()
+        known = name in self._results
+        return self._results[name].detach() if known else self._restored(compute())
+
+    def _restored(self, result: Tensor) -> Tensor:
+        return self._made_of.parameters.restored(result)
 
     def _check_contents(self) -> None:
-        if not same_contents(self._contents, self._made_of.parameters.contents()):
+        if not same_contents(self._contents, self._made_of.parameters.all_contents()):
             raise RuntimeError(
                 "anchors, noise or a term have changed since this conditional was made: make it "
                 "again, with condition() or predict()"
             )
 
+    # --- moments ----------------------------------------------------------------------------------
+
+    def _rest(self) -> GramParameters:
+        """The parameters of the remaining entries."""
+        return self._gram.parameters.take(self.rest)
+
     def _expectation(self, values: Tensor) -> Tensor:
-        weights = self._given.solve(values).double()
-        anchors = self._gram.anchors.double()
-        sources, targets = anchors[..., self.observed], anchors[..., self.rest]
+        """Expectation ``[..., m]``, given values of mean 0, without the mean of the vector."""
+        weights, coefficients = self._given.posterior(values)
+        result = self._of_terms(weights)
+        if coefficients is not None:
+            rows = self._rest().basis_rows()
+            result = result + (coefficients[..., None, :] @ rows)[..., 0, :]
+        return result
+
+    def _of_terms(self, weights: Tensor) -> Tensor:
+        """Multiply weights ``[..., k]`` by the covariance of terms with the remaining entries."""
+        anchors = self._gram.anchors
         total = anchors.new_zeros(())
         for term in self._gram.terms:
-            lengthscale, columns = term.columns(anchors)
-            for column in columns:
-                product = matvec(
-                    column[..., self.observed] * weights,
-                    targets,
-                    sources,
-                    lengthscale=lengthscale,
-                )
-                total = total + column[..., self.rest] * product
-        return self._gram.parameters.restored(total)
+            total = total + product(term, weights, anchors, self.observed, self.rest)
+        return total
+
+    def _of_basis(self) -> tuple[Tensor, Tensor]:
+        """What the other entries' basis does not tell of that ``[*b, p, m]`` of the remaining ones.
+
+        And the covariance ``[*b, p, p]`` of the coefficients.
+        """
+        alone = Gaussian(self._given.parameters.without_trend())
+        rows = self._given.parameters.basis_rows()
+        told = self._of_terms(alone.solve(rows.movedim(-2, 0))).movedim(0, -2)
+        return self._rest().basis_rows() - told, self._given.coefficient_covariance()
 
     @property
     def latent_variance(self) -> Tensor:
@@ -113,7 +148,8 @@ class Conditional:
         covariance = covariance._replace(noise=torch.where(unobserved, torch.inf, noise))
 
         def variances(ties_backwards: bool) -> Tensor:
-            factorised = Gram(covariance, ties_backwards=ties_backwards)
+            with gram.parameters.explained():
+                factorised = Gram(covariance, ties_backwards=ties_backwards)
             ties.append(factorised.has_ties)
             return unobserved_variances(factorised, covariance)[:, self.rest]
 
@@ -122,7 +158,10 @@ class Conditional:
         if ties[0] and torch.is_grad_enabled() and anchors.requires_grad:
             result = 0.5 * (result + variances(True))  # sign(0) = 0, see Gaussian._symmetric
         result = result.reshape(*gram.shape[:-2], self.rest.numel())
-        return gram.parameters.restored(result.clamp(min=0))
+        if gram.parameters.basis is not None:
+            rows, uncertain = self._of_basis()
+            result = result + (rows * (uncertain @ rows)).sum(-2)
+        return result.clamp(min=0)
 
     @property
     def variance(self) -> Tensor:
@@ -131,12 +170,88 @@ class Conditional:
         The new points of `LaplaceGram.predict` have no noise: for the variance of measurements
         there, add their noise variance.
         """
-        noise = self._gram.noise
-        if noise is None:
-            return self.latent_variance
-        n = self._gram.anchors.shape[-1]
-        own = noise.expand(*noise.shape[:-1], n)[..., self.rest]
-        return (self.latent_variance + own).to(self._gram.dtype)
+        return self._kept("variance", self._variance)
+
+    def _variance(self) -> Tensor:
+        noise = self._rest().noise
+        return self._latent_variance() if noise is None else self._latent_variance() + noise
+
+    @property
+    def covariance(self) -> Tensor:
+        """Covariance ``[*b, m, m]`` of the remaining entries, their noise included.
+
+        It is a Schur complement, computed by m solutions in O(m (n + m) J) time. Its entries are
+        accurate relative to the variances before conditioning, whereas those of ``variance`` are
+        accurate relative to themselves. Without derivatives, columns are computed in blocks of 64
+        MiB.
+
+        Raises
+        ------
+        MemoryError
+            If the covariance has more than 2**28 entries.
+        """
+        return self._kept("covariance", self._covariance)
+
+    def _covariance(self) -> Tensor:
+        gram, batch, m = self._gram, self._gram.shape[:-2], self.rest.numel()
+        if prod(batch) * m * m > MAX_DENSE_ENTRIES:
+            raise MemoryError(
+                f"covariance would have {prod(batch)} x {m} x {m} entries, but is limited to "
+                f"{MAX_DENSE_ENTRIES}: use variance, sample() and log_prob(), which need no matrix"
+            )
+        rest = self._rest()
+        result = Gaussian(rest.without_trend()).to_dense()
+        alone = Gaussian(self._given.parameters.without_trend())
+        units = torch.eye(m, dtype=torch.float64, device=gram.device)
+        units = units.reshape(m, *(1,) * len(batch), m).expand(m, *batch, m)
+        told = []
+        blocks = ceil(prod(batch) * m * gram.shape[-1] / _BLOCK)
+        for some in units.tensor_split(max(1, blocks)):
+            columns = gram.anchors.new_zeros(())
+            for term in gram.terms:
+                columns = columns + product(term, some, gram.anchors, self.rest, self.observed)
+            told.append(self._of_terms(alone.solve(columns)))
+        result = result - torch.cat(told).movedim(0, -2)
+        if rest.basis is not None:
+            rows, uncertain = self._of_basis()
+            result = result + rows.mT @ uncertain @ rows
+        return 0.5 * (result + result.mT)
+
+    # --- the distribution -------------------------------------------------------------------------
+
+    def log_prob(self, values: ArrayLike) -> Tensor:
+        """Return the log density of the remaining entries, their noise included, in O(n + m).
+
+        Parameters
+        ----------
+        values : Tensor or array, shape ``[..., m]``
+            Values of the remaining entries. Their leading dimensions broadcast with those of the
+            given values.
+
+        Returns
+        -------
+        Tensor ``[...]``
+            The log density at each vector of values, in nats.
+
+        Raises
+        ------
+        numpy.linalg.LinAlgError
+            If the covariance of the entries is singular, for example at coincident targets.
+        """
+        self._check_contents()
+        made_of = self._made_of.parameters
+        values = made_of.as_values(values)
+        if values.dtype is not self._made_of.dtype:
+            raise TypeError(
+                f"values are {values.dtype} but the anchors are {made_of.anchors.dtype}: convert "
+                "one with .to()"
+            )
+        rest = self._rest().broadcast_values(values.double(), "remaining entries")
+        lead = broadcast(self._values.shape[:-1], rest.shape[:-1])
+        both = [each.expand(*lead, each.shape[-1]) for each in (self._values, rest)]
+        order = torch.cat((self.observed, self.rest)).argsort()
+        whole = torch.cat(both, -1)[..., order]
+        return self._restored(self._gram.log_prob(whole) - self._given.log_prob(self._values))
 
     def sample(
         self, shape: int | Sequence[int] = (), *, generator: torch.Generator | None = None
@@ -156,7 +271,9 @@ class Conditional:
         rows = self._values.shape[: self._values.dim() - 1 - (len(self._gram.shape) - 2)]
         self._check_contents()
         whole = self._gram.sample_at_ties((*sample_shape(shape), *rows), generator)
-        return whole[..., self.rest] + self._expectation(self._values - whole[..., self.observed])
+        values = self._given.parameters.centered(self._values) - whole[..., self.observed]
+        result = whole[..., self.rest] + self._expectation(values)
+        return self._restored(self._rest().shifted(result))
 
     def __repr__(self) -> str:
         return (

@@ -19,6 +19,7 @@ from .gaussian import Gaussian
 from .line import Boundaries, Line, total
 from .parameters import GramParameters
 from .rotation import middle
+from .terms import Term
 
 
 class GaussianOnRanks(Gaussian):
@@ -35,6 +36,7 @@ class GaussianOnRanks(Gaussian):
         :meta private:
         """
         self._comm = comm
+        together(comm, self._check)
         # [*b, 1] is one noise for all anchors, unless another rank has one for each.
         one_noise = self.noise is None or self.noise.shape[-1] == 1
         (everyone,) = self._everyone([one_noise])
@@ -51,6 +53,19 @@ class GaussianOnRanks(Gaussian):
             copied(self.parameters.contents()),
             self._factorised(),
         )
+
+    def _check(self) -> None:
+        if self._basis is not None or self._means:
+            raise NotImplementedError(
+                "a LaplaceGram over ranks takes no mean and no basis: subtract a mean from the "
+                "values, or build a LaplaceGram of one process, without group and comm"
+            )
+        for term in self.terms:
+            if not isinstance(term, Term):
+                raise NotImplementedError(
+                    f"terms has {term!r}, but anchors over ranks can have only laplex.gram.Term: "
+                    "build a LaplaceGram of one process, without group and comm"
+                )
 
     # --- results ----------------------------------------------------------------------------------
 
@@ -99,12 +114,27 @@ class GaussianOnRanks(Gaussian):
         observed, rest = together(self._comm, lambda: split(observed_index, n, self.device))
         return self._condition(self.parameters, observed, rest, values)
 
-    def predict(self, targets: ArrayLike, values: ArrayLike) -> Conditional:
+    def predict(
+        self,
+        targets: ArrayLike,
+        values: ArrayLike,
+        *,
+        term: object = None,
+        basis_targets: object = None,
+        mean_targets: object = None,
+    ) -> Conditional:
         """As `LaplaceGram.predict`, without derivatives; targets are in line order."""
         parameters = self.parameters
-        whole = together(
-            self._comm, lambda: parameters.extended(parameters.checked_targets(targets))
-        )
+
+        def checked() -> GramParameters:
+            if term is not None:
+                raise NotImplementedError(
+                    "over ranks, predict takes no term: leave group and comm out"
+                )
+            new = parameters.checked_targets(targets)
+            return parameters.extended(new, basis_targets, mean_targets)
+
+        whole = together(self._comm, checked)
         numbers = torch.arange(whole.n, device=self.device)
         observed, rest = numbers.tensor_split([parameters.n])
         return self._condition(whole, observed, rest, values)
@@ -292,6 +322,13 @@ class ConditionalOnRanks(Conditional):
         """Not available over ranks."""
         raise NotImplementedError(_MISSING.format("Conditional.sample"))
 
+    def log_prob(self, *_: Any) -> Tensor:
+        """Not available over ranks."""
+        raise NotImplementedError(_MISSING.format("Conditional.log_prob"))
+
+    def _covariance(self) -> Tensor:
+        raise NotImplementedError(_MISSING.format("Conditional.covariance"))
+
 
 def _one_process(
     parameters: GramParameters, rows: Tensor, boundaries: Boundaries, both: bool
@@ -301,7 +338,8 @@ def _one_process(
     Either given the pseudo-observations before it, or together with those at `both` ends, up to a
     constant.
     """
-    anchors, (term,), noise, _ = parameters
+    anchors, (term,), noise, *_ = parameters
+    assert isinstance(term, Term)
     variance = torch.as_tensor(term.variance, dtype=torch.float64).to(rows)
     own = rows.new_zeros(1) if noise is None else noise.double()
     places, variances, values = [anchors.double()], [own.expand(anchors.shape)], [rows[0, 0]]
@@ -397,7 +435,7 @@ def _refuse_derivatives(what: str, recorded: bool) -> None:
 for _names in (
     ("matvec", "__matmul__", "__rmatmul__", "color", "whiten", "sample"),
     ("__add__", "__radd__", "__mul__", "__rmul__", "to", "detach"),
-    ("precision", "to_dense", "__array__", "to_scipy", "to_linear_operator"),
+    ("coefficients", "precision", "to_dense", "__array__", "to_scipy", "to_linear_operator"),
 ):
     for _name in _names:
         setattr(GaussianOnRanks, _name, _missing(_name))

@@ -1,31 +1,31 @@
-"""`Gaussian`: exact algebra of N(0, A) in linear time, for points on a line."""
+"""`Gaussian`: exact algebra of N(mean, A) in linear time, for points on a line."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import prod
-from numbers import Real
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
-from ..numpy import checks as validation
-from ..torch.functional import matvec
 from . import factor as factors
 from . import process
-from .checks import ArrayLike, as_tensor, broadcast, copied, positive, same_contents, sample_shape
+from .checks import ArrayLike, copied, no_forward_mode, same_contents, sample_shape
 from .factor import Covariance, Factor, Gram
-from .parameters import GramParameters, shared
-from .term import Term
-
-if TYPE_CHECKING:
-    from typing_extensions import Self  # typing has it from Python 3.11 on
+from .low_rank import LowRank
+from .matrix import Matrix
+from .parameters import GramParameters
 
 
-class Gaussian:
+class Coefficients(NamedTuple):
+    """The distribution of the coefficients of a basis: see `LaplaceGram.coefficients`."""
+
+    mean: Tensor
+    covariance: Tensor
+
+
+class Gaussian(Matrix):
     """The algebra of `laplex.gram.LaplaceGram`, on which other classes build.
 
     The factor is kept, and computed again if the numbers in any tensor have changed since.
@@ -36,176 +36,17 @@ class Gaussian:
         The parameters of A, already checked.
     """
 
-    #: NumPy arrays leave ``array @ gram`` to this class.
-    __array_ufunc__ = None
-
-    def __init__(self, parameters: GramParameters) -> None:
-        self.anchors, self.terms, self.noise, self._batch = parameters
+    def _begin(self, parameters: GramParameters) -> None:
+        super()._begin(parameters)
         self._factored: tuple[list[object], dict[bool, Gram]] | None = None
-
-    @classmethod
-    def of(cls, parameters: GramParameters) -> Self:
-        """Make an object of this class from parameters that were already checked.
-
-        :meta private:
-        """
-        made = cls.__new__(cls)
-        Gaussian.__init__(made, parameters)
-        return made
-
-    @property
-    def parameters(self) -> GramParameters:
-        """The parameters of the matrix.
-
-        :meta private:
-        """
-        return GramParameters(self.anchors, self.terms, self.noise, self._batch)
-
-    # --- products --------------------------------------------------------------------------------
-
-    def matvec(self, values: ArrayLike) -> Tensor:
-        """Multiply by A.
-
-        The product uses `laplex.matvec` and does not need the factor.
-
-        Parameters
-        ----------
-        values : array ``[..., n]``
-            The values v; their leading dimensions broadcast with the batch.
-
-        Returns
-        -------
-        Tensor ``[..., n]``
-            The products.
-        """
-        parameters = self.parameters
-        values = parameters.broadcast_values(values).double()
-        anchors = self.anchors.double()
-        result = torch.zeros_like(values) if self.noise is None else self.noise * values
-        for term in self.terms:
-            lengthscale, some = term.columns(anchors)
-            columns = torch.stack(some)
-            columns = columns.reshape(
-                columns.shape[:1] + (1,) * (values.dim() + 1 - columns.dim()) + columns.shape[1:]
-            )
-            product = matvec(columns * values, anchors, lengthscale=lengthscale)
-            result = result + (columns * product).sum(0)
-        return parameters.restored(result)
-
-    def __matmul__(self, other: object) -> Tensor:
-        """Multiply A by a vector or by matrices.
-
-        Parameters
-        ----------
-        other : Tensor or array ``[n]`` or ``[..., n, k]``
-            A vector, or matrices, whose batch broadcasts with that of A.
-
-        Returns
-        -------
-        Tensor ``[*b, n]`` or ``[..., n, k]``
-            The products.
-        """
-        if not isinstance(other, (Tensor, np.ndarray)):
-            return NotImplemented
-        other = self.parameters.as_values(other)
-        if other.dim() < 2:
-            return self.matvec(other)
-        # Columns become rows; with a batch, they become one more leading dimension.
-        try:
-            lead = broadcast(other.shape[:-2], self._batch)
-        except RuntimeError:
-            raise ValueError(
-                f"the matrices have shape {list(other.shape)}, which does not broadcast with the "
-                f"batch {list(self._batch)}"
-            ) from None
-        rows = other.expand(*lead, *other.shape[-2:]).movedim(-1, 0)
-        return self.matvec(rows).movedim(0, -1)
-
-    def __rmatmul__(self, other: object) -> Tensor:
-        """Multiply a vector ``[n]`` or matrices ``[..., k, n]`` by A."""
-        if not isinstance(other, (Tensor, np.ndarray)):
-            return NotImplemented
-        other = self.parameters.as_values(other)
-        return self @ other if other.dim() < 2 else (self @ other.mT).mT
-
-    # --- other matrices --------------------------------------------------------------------------
-
-    @property
-    def T(self) -> Self:
-        """The transpose, which is A itself."""
-        return self
-
-    @property
-    def mT(self) -> Self:
-        """The transpose under torch's name for batches of matrices, which is A itself."""
-        return self
-
-    def __add__(self, other: object) -> Self:
-        """Add two covariance matrices on the same anchors.
-
-        The sum has the terms of both and the sum of their noise variances.
-
-        Raises
-        ------
-        TypeError
-            If the other object is not a `LaplaceGram`. A number, for example, could mean noise or
-            a constant in every entry.
-        ValueError
-            If the anchors differ.
-        """
-        if not isinstance(other, Gaussian):
-            raise TypeError(
-                "a LaplaceGram can only be added to another LaplaceGram, got "
-                f"{type(other).__name__}: to add noise, pass it to the constructor, "
-                "LaplaceGram(A.anchors, terms=A.terms, noise=...)"
-            )
-        if not self.has_anchors_of(other):
-            raise ValueError(
-                "the two LaplaceGrams have different anchors: build both from the same anchors, or "
-                "add the results of to_dense()"
-            )
-        noise = other.noise if self.noise is None else self.noise
-        if self.noise is not None and other.noise is not None:
-            noise = self.noise + other.noise
-        anchors = shared(self.anchors, other.anchors)
-        return self.of(GramParameters.checked(anchors, (*self.terms, *other.terms), noise))
-
-    __radd__ = __add__  # raises the same error for any other object
-
-    def has_anchors_of(self, other: Gaussian) -> bool:
-        """Whether both have equal anchors of the same dtype and device.
-
-        :meta private:
-        """
-        return same_contents([self.anchors], [other.anchors])
-
-    def __mul__(self, factor: object) -> Self:
-        """Multiply A by a positive number, or by numbers ``[*b]`` for a batch.
-
-        The factor multiplies the variances of all terms and of the noise.
-        """
-        scale: Tensor
-        if isinstance(factor, (Tensor, np.ndarray)):
-            scale = as_tensor("factor", factor).to(self.device, torch.float64)
-        elif isinstance(factor, Real):
-            scale = torch.tensor(float(factor), dtype=torch.float64, device=self.device)
-        else:
-            return NotImplemented
-        if not positive(scale):
-            raise ValueError(
-                "a LaplaceGram can only be multiplied by positive, finite numbers, so that its "
-                f"variances stay positive, got {factor}"
-            )
-        terms = [term.times(scale) for term in self.terms]
-        noise = None if self.noise is None else self.noise * scale[..., None]
-        return self.of(GramParameters.checked(self.anchors, terms, noise))
-
-    __rmul__ = __mul__
 
     # --- the factor ------------------------------------------------------------------------------
 
     def solve(self, values: ArrayLike) -> Tensor:
         """Multiply by the inverse of A.
+
+        With an improper prior of coefficients, the inverse is its limit
+        ``K^-1 - K^-1 B (B^T K^-1 B)^-1 B^T K^-1``, which is 0 for vectors in the span of the basis.
 
         Parameters
         ----------
@@ -218,6 +59,8 @@ class Gaussian:
             The solutions.
         """
         rows, restore = self.parameters.flattened(values)
+        if self._basis is not None:
+            return restore(self._by_low_rank(LowRank.solve, rows))
         if not self._is_recorded(rows):
             return restore(self._factor().solve(rows))
 
@@ -229,9 +72,10 @@ class Gaussian:
         return restore(self._symmetric(solution))
 
     def color(self, values: ArrayLike, *, transpose: bool = False) -> Tensor:
-        """Multiply by the factor S of A = S S^T.
+        """Multiply by the square root S of A = S S^T.
 
-        S turns white noise into samples of N(0, A).
+        S turns white noise into samples of N(0, A). It is triangular in the sorted order of the
+        anchors, unless there is a basis.
 
         Parameters
         ----------
@@ -248,7 +92,7 @@ class Gaussian:
         return self._scaled(values, Factor.UPPER if transpose else Factor.LOWER)
 
     def whiten(self, values: ArrayLike, *, transpose: bool = False) -> Tensor:
-        """Multiply by the inverse of the factor S of A = S S^T.
+        """Multiply by the inverse of the square root S of A = S S^T.
 
         The inverse of S turns samples of N(0, A) into white noise.
 
@@ -267,9 +111,29 @@ class Gaussian:
         return self._scaled(values, Factor.UPPER_INVERSE if transpose else Factor.LOWER_INVERSE)
 
     def _scaled(self, values: ArrayLike, factor: Factor) -> Tensor:
+        self._refuse_improper("a square root of A", "log_prob() and solve() have a limit")
         rows, restore = self.parameters.flattened(values)
+        low_rank = None
+        if self._basis is not None:
+            covariance = self.parameters.covariance()
+            gram, basis = self._factor(covariance), self.parameters.flat_basis()
+            low_rank = LowRank(gram, covariance, rows[:, :0], *basis)
+            if factor is Factor.LOWER:
+                rows = low_rank.times_root(rows, transpose=False)
+            elif factor is Factor.UPPER_INVERSE:
+                rows = low_rank.times_inverse_root(rows, transpose=True)
+        result = self._scaled_rows(rows, factor)
+        if low_rank is not None:
+            if factor is Factor.UPPER:
+                result = low_rank.times_root(result, transpose=True)
+            elif factor is Factor.LOWER_INVERSE:
+                result = low_rank.times_inverse_root(result, transpose=False)
+        return restore(result)
+
+    def _scaled_rows(self, rows: Tensor, factor: Factor) -> Tensor:
+        """Multiply rows ``[B, R, n]`` by the scaled factor of terms and noise."""
         if not self._is_recorded(rows):
-            return restore(self._factor().apply(factor, rows, scaled=True))
+            return self._factor().apply(factor, rows, scaled=True)
         covariance = self.parameters.covariance()
         gram = self._factor(covariance)
         half = 0.5 * factors.log_variances(gram, covariance)[:, None]
@@ -282,12 +146,18 @@ class Gaussian:
             result = result * half.exp()
         elif factor is Factor.LOWER_INVERSE:
             result = result * (-half).exp()
-        return restore(result)
+        return result
 
-    # --- the Gaussian N(0, A) --------------------------------------------------------------------
+    # --- the Gaussian N(mean, A) ------------------------------------------------------------------
 
     def logdet(self) -> Tensor:
         """Return the log determinant of A, of shape ``[*b]``."""
+        self._refuse_improper("log det A", "log_prob() has a limit, the restricted likelihood")
+        if self._basis is not None:
+            empty = self.anchors.new_zeros(0, *self._batch, self.anchors.shape[-1])
+            rows, _ = self.parameters.flattened(empty)
+            logdet = self._by_low_rank(LowRank.logdet, rows)
+            return self.parameters.restored(logdet.reshape(self._batch))
 
         def value(gram: Gram, covariance: Covariance) -> Tensor:
             return factors.log_variances(gram, covariance).sum(-1)
@@ -297,7 +167,18 @@ class Gaussian:
         return self.parameters.restored(result.reshape(self._batch))
 
     def log_prob(self, values: ArrayLike) -> Tensor:
-        """Return the log density of N(0, A).
+        r"""Return the log density of N(mean, A).
+
+        Where coefficients have an improper prior, it is the restricted likelihood
+
+        .. math::
+
+            \log \int N(v \mid m + B \beta, K)\, d\beta
+            = -\tfrac12 \bigl(r^T K^{-1} r + \log \det K + \log \det B^T K^{-1} B
+            + (n - p) \log 2\pi\bigr)
+
+        with the p columns B of these coefficients, the covariance K of everything else, and the
+        residuals r of generalised least squares (Rasmussen and Williams, equation 2.45).
 
         Parameters
         ----------
@@ -310,7 +191,10 @@ class Gaussian:
             The log density at each vector of values, in nats.
         """
         parameters = self.parameters
-        values = parameters.broadcast_values(values)
+        values = parameters.centered(parameters.broadcast_values(values))
+        if self._basis is not None:
+            rows, restore = parameters.flattened(values)
+            return restore(self._by_low_rank(LowRank.log_prob, rows))
         recorded = self._is_recorded(values)
         density = process.log_density(parameters, values, recorded, _log_prob_by_factor)
         if density is not None:
@@ -324,6 +208,56 @@ class Gaussian:
             return factors.log_prob(gram, rows, covariance)
 
         return restore(self._symmetric(value) if recorded else self._factor().log_prob(rows))
+
+    def coefficients(self, values: ArrayLike) -> Coefficients:
+        """Return the distribution of the coefficients of `basis`, given values at the anchors.
+
+        With an improper prior of all coefficients, the expectations are the estimates of
+        generalised least squares, and the covariance is that of their errors.
+
+        Parameters
+        ----------
+        values : array ``[..., n]``
+            The values v, noise included; their leading dimensions broadcast with the batch.
+
+        Returns
+        -------
+        mean : Tensor ``[..., p]``
+            Expectations, for each vector of values.
+        covariance : Tensor ``[*b, p, p]``
+            Their covariance.
+
+        Raises
+        ------
+        ValueError
+            If there is no basis.
+        """
+        _, mean = self.posterior(self.parameters.centered(values))
+        if mean is None:
+            raise ValueError("coefficients are those of a basis, but there is none: pass basis=")
+        return Coefficients(mean, self.coefficient_covariance())
+
+    def posterior(self, values: ArrayLike) -> tuple[Tensor, Tensor | None]:
+        """A^-1 times values ``[..., n]`` of mean 0, and what coefficients they let expect.
+
+        :meta private:
+        """
+        if self._basis is None:
+            return self.solve(values), None
+        rows, restore = self.parameters.flattened(values)
+        both = self._by_low_rank(lambda a: torch.cat((a.solve(), a.coefficients()), -1), rows)
+        both, n = restore(both), rows.shape[-1]
+        return both[..., :n], both[..., n:]
+
+    def coefficient_covariance(self) -> Tensor:
+        """The covariance ``[*b, p, p]`` of the coefficients, given values at the anchors.
+
+        :meta private:
+        """
+        parameters = self.parameters
+        empty = self.anchors.new_zeros(0, *self._batch, self.anchors.shape[-1])
+        result = self._by_low_rank(LowRank.coefficient_covariance, parameters.flattened(empty)[0])
+        return parameters.restored(result.reshape(*self._batch, *result.shape[-2:]))
 
     def inv_quad_logdet(self, values: ArrayLike) -> tuple[Tensor, Tensor]:
         """Return quadratic forms of the inverse of A, and its log determinant, in one pass.
@@ -341,20 +275,24 @@ class Gaussian:
             The log determinants of A.
         """
         rows, restore = self.parameters.flattened(values)
+        self._refuse_improper("log det A", "log_prob() has a limit, the restricted likelihood")
 
         def both(gram: Gram, covariance: Covariance) -> Tensor:
             whitened, logs = factors.innovations(gram, rows, covariance)
             squares = (whitened.square() * torch.exp(-logs)[:, None]).sum(-1)
             return torch.cat((squares, logs.sum(-1, keepdim=True)), -1)
 
-        result = self._symmetric(both)
+        if self._basis is None:
+            result = self._symmetric(both)
+        else:
+            result = self._by_low_rank(LowRank.quadratic_and_logdet, rows)
         logdet = self.parameters.restored(result[..., -1].reshape(self._batch))
         return restore(result[..., :-1]), logdet
 
     def sample(
         self, shape: int | Sequence[int] = (), *, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Draw samples ``[*shape, *b, n]`` of N(0, A), with gradients to the parameters.
+        """Draw samples ``[*shape, *b, n]`` of N(mean, A), with gradients to the parameters.
 
         Parameters
         ----------
@@ -363,116 +301,65 @@ class Gaussian:
         generator : torch.Generator, optional
             Source of random numbers. By default, torch's global generator.
         """
-        white = torch.randn(
-            *sample_shape(shape),
-            *self._batch,
-            self.anchors.shape[-1],
-            dtype=torch.float64,
-            device=self.device,
-            generator=generator,
-        )
-        return self.color(white.to(self.dtype))
+        self._refuse_improper("a sample", "condition() and predict() can be sampled")
+        parameters = self.parameters
+        return parameters.shifted(self._drawn(sample_shape(shape), generator))
+
+    def _drawn(self, lead: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
+        """Samples of N(0, A), in which improper coefficients are 0."""
+        white = self._white((*lead, *self._batch, self.anchors.shape[-1]), generator)
+        rows, restore = self.parameters.flattened(white.to(self.dtype))
+        samples = restore(self._scaled_rows(rows, Factor.LOWER))
+        return self._plus_basis(samples, lead, generator)
+
+    def _plus_basis(
+        self, samples: Tensor, lead: tuple[int, ...], generator: torch.Generator | None
+    ) -> Tensor:
+        """Samples of terms and noise, plus the basis times random coefficients."""
+        if self._basis is None:
+            return samples
+        prior = self._basis.prior.double()
+        scale = torch.where(prior == torch.inf, 0.0, prior).sqrt()
+        coefficients = scale * self._white((*lead, *self._batch, prior.shape[-1]), generator)
+        trend = (coefficients[..., None, :] @ self.parameters.basis_rows())[..., 0, :]
+        return self.parameters.restored(samples.double() + trend)
+
+    def _white(self, shape: Sequence[int], generator: torch.Generator | None) -> Tensor:
+        return torch.randn(*shape, dtype=torch.float64, device=self.device, generator=generator)
 
     def sample_at_ties(self, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
-        """Draw samples as `sample` does, also if coincident anchors make A singular.
+        """Draw samples of N(0, A), also if coincident anchors make A singular.
 
-        Each column is an independent process, which is drawn once at each distinct place.
+        Improper coefficients are 0. Each column is an independent process, which is drawn once at
+        each distinct place.
 
         :meta private:
         """
         try:
-            return self.sample(shape, generator=generator)
+            return self._drawn(shape, generator)
         except np.linalg.LinAlgError:
             pass
-        anchors, lengthscale, loadings, noise = self.parameters.covariance()[:4]
-        n = anchors.shape[-1]
-        samples = []
-        for b in range(len(anchors)):
-            places, copy_of = torch.unique(anchors[b], return_inverse=True)
+        n, samples = self.anchors.shape[-1], []
+        for parameters in self.parameters.without_trend().matrices():
+            anchors = parameters.anchors
+            places, copy_of = torch.unique(anchors, return_inverse=True)
             # Derivatives by anchors go through the first of the anchors at each place.
             first = torch.full_like(copy_of[: len(places)], n).scatter_reduce(
                 0, copy_of, torch.arange(n, device=copy_of.device), "amin"
             )
-            terms = (Term(lengthscale[b]),)
-            processes = Gaussian(GramParameters.of(anchors[b][first], terms, None))
-            drawn = processes.sample(shape, generator=generator)
-            white = torch.randn(
-                *shape, n, dtype=torch.float64, device=self.device, generator=generator
-            )
-            latent = (drawn[..., copy_of] * loadings[b].mT).sum(-2)
-            samples.append(latent + noise[b].sqrt() * white)
+            latent = anchors.new_zeros(())
+            for term in parameters.terms:
+                for part, column in term.parts(anchors):
+                    process = Gaussian(GramParameters.of(anchors[first], (part,), None))
+                    drawn = process.sample(shape, generator=generator)[..., copy_of]
+                    latent = latent + (drawn if column is None else drawn * column)
+            if parameters.noise is not None:
+                white = self._white((*shape, n), generator)
+                latent = latent + parameters.noise.double().sqrt() * white
+            samples.append(latent)
         flat = torch.stack(samples, -2)
-        return self.parameters.restored(flat.reshape(*shape, *self._batch, n))
-
-    # --- inspection ------------------------------------------------------------------------------
-
-    @property
-    def shape(self) -> torch.Size:
-        """The shape ``(*b, n, n)`` of the matrix, with the batch in front."""
-        n = self.anchors.shape[-1]
-        return torch.Size((*self._batch, n, n))
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of the anchors and of all results."""
-        return self.anchors.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """The device of the anchors and of all results."""
-        return self.anchors.device
-
-    @property
-    def requires_grad(self) -> bool:
-        """Whether any of the tensors requires gradients."""
-        return any(each.requires_grad for each in self.parameters.tensors())
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
-        """Convert to the dense matrix of up to 2**24 entries, for ``numpy.asarray``.
-
-        Raises
-        ------
-        MemoryError
-            If the matrix has more entries. A function that converts its argument to an array would
-            otherwise form it by accident; call `to_dense` instead.
-        RuntimeError
-            If a tensor requires gradients, which the array would lose.
-        ValueError
-            If ``copy=False``.
-        """
-        validation.becomes_array("a LaplaceGram", tuple(self.shape), copy, "A @ v")
-        if self.requires_grad:
-            raise RuntimeError(
-                "a LaplaceGram that requires gradients cannot be converted to a NumPy array: use "
-                "detach()"
-            )
-        matrix = self.to_dense().numpy()
-        return matrix if dtype is None else matrix.astype(dtype, copy=False)
-
-    def diagonal(self) -> Tensor:
-        """Return the diagonal of A, the variances ``[*b, n]``, noise included."""
-        covariance = self.parameters.covariance()
-        variances = covariance.loadings.square().sum(-1) + covariance.noise
-        return self.parameters.restored(variances.reshape(self.shape[:-1]))
-
-    def to_dense(self) -> Tensor:
-        """Return the dense matrix ``[*b, n, n]``, which is differentiable.
-
-        Raises
-        ------
-        MemoryError
-            If the matrix has more than 2**28 entries.
-        """
-        n = self.anchors.shape[-1]
-        validation.dense_size(prod(self._batch), n, n)
-        anchors, lengthscale, loadings, noise = self.parameters.covariance()[:4]
-        distance = (anchors[:, :, None] - anchors[:, None, :]).abs()
-        dense = torch.diag_embed(noise)
-        for k in range(loadings.shape[-1]):
-            column = loadings[..., k]
-            kernel = torch.exp(-distance / lengthscale[:, k, None, None])
-            dense = dense + column[:, :, None] * kernel * column[:, None, :]
-        return self.parameters.restored(dense.reshape(self.shape))
+        processes = self.parameters.restored(flat.reshape(*shape, *self._batch, n))
+        return self._plus_basis(processes, shape, generator)
 
     def __getstate__(self) -> dict[str, Any]:
         return {
@@ -498,20 +385,23 @@ class Gaussian:
         if ties_backwards not in kept:
             if covariance is None:
                 covariance = self.parameters.covariance()
-            kept[ties_backwards] = Gram(covariance, ties_backwards=ties_backwards)
+            with self.parameters.explained():
+                kept[ties_backwards] = Gram(covariance, ties_backwards=ties_backwards)
         return kept[ties_backwards]
 
     def _is_recorded(self, *others: Tensor) -> bool:
-        """Whether a parameter or another given tensor requires gradients."""
+        """Whether a parameter of terms or noise, or another given tensor, requires gradients."""
         tensors = [*others, *self.parameters.tensors()]
-        if forward_ad._current_level >= 0 and any(
-            _unpack_dual(each).tangent is not None for each in tensors
-        ):
-            raise NotImplementedError(
-                "LaplaceGram supports forward-mode derivatives only for matvec: use "
-                "torch.autograd.grad"
-            )
+        no_forward_mode(tensors)
         return torch.is_grad_enabled() and any(each.requires_grad for each in tensors)
+
+    def _by_low_rank(self, value: Callable[[LowRank], Tensor], rows: Tensor) -> Tensor:
+        """A value of rows ``[B, R, n]``, and its derivatives if they are recorded."""
+        basis, prior = self.parameters.flat_basis()
+        self._is_recorded(rows, basis, prior)  # refuses forward mode
+        return self._symmetric(
+            lambda gram, covariance: value(LowRank(gram, covariance, rows, basis, prior))
+        )
 
     def _symmetric(self, value: Callable[[Gram, Covariance], Tensor]) -> Tensor:
         """The mean of a value over both orders of equal anchors, on which it does not depend.
@@ -529,6 +419,3 @@ class Gaussian:
 
 def _log_prob_by_factor(parameters: GramParameters, values: Tensor) -> Tensor:
     return Gaussian.of(parameters)._log_prob_by_factor(values, True)
-
-
-_unpack_dual: Any = forward_ad.unpack_dual

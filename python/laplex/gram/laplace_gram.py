@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import operator
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -16,7 +17,8 @@ from .conditional import Conditional
 from .distributed import GaussianOnRanks
 from .gaussian import Gaussian
 from .parameters import GramParameters
-from .term import Term
+from .terms import BaseTerm, Term
+from .trend import BasisLike, MeanLike
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -25,7 +27,10 @@ if TYPE_CHECKING:
 
 
 class LaplaceGram(Gaussian):
-    r"""A covariance matrix of points on a line: a sum of Laplace kernels, plus noise.
+    r"""A covariance matrix of points on a line: a sum of terms, plus noise.
+
+    A term is a Laplace kernel, with the parameters below, or one of the other processes of
+    `terms`. Of Laplace kernels, the matrix is
 
     .. math::
 
@@ -35,8 +40,9 @@ class LaplaceGram(Gaussian):
             \mathrm{diag}(s_t) + \mathrm{diag}(\text{noise})
 
     Products, solutions, determinants, samples and conditional distributions are exact up to
-    rounding. They cost O(n J^2) time and O(n J) memory once the anchors are sorted. A term without
-    phase and frequency adds 1 to the number of columns J, and any other term adds 2.
+    rounding. They cost O(n J^2) time and O(n J) memory once the anchors are sorted. A `Term`
+    without phase and frequency adds 1 to the number of columns J, and any other `Term` adds 2;
+    `SHO`, `Matern32` and `Celerite` add 2, `Matern52` 3 and `Rotation` 4.
 
     Parameters
     ----------
@@ -44,11 +50,26 @@ class LaplaceGram(Gaussian):
         The points :math:`x`, in any order. An array of integers becomes float64.
     lengthscale, variance, frequency, phase, scale
         The parameters of a single term; see `laplex.gram.Term`.
-    terms : sequence of Term, optional
-        A sum of terms, in place of the parameters of a single one. The number of columns J is at
-        most 32, on a GPU at most 8.
+    terms : term or sequence of terms, optional
+        A sum of terms, in place of the parameters of a single one: `Term`, `SHO`, `Matern32`,
+        `Matern52`, `Celerite` and `Rotation` in any combination, also ``SHO(...) + Matern32(...)``.
+        The number of columns J is at most 32, on a GPU at most 8.
     noise : float, Tensor or array, shapes ``[*b, n]`` or ``[*b, 1]``, optional
         The variance of the noise at each anchor, at least 0. None stands for 0.
+    mean : float, Tensor, array or function, shapes ``[*b, n]`` or ``[*b, 1]``, optional
+        The mean of the Gaussian. A function takes points ``[*b, n]`` as a float64 tensor, and
+        returns a number or a tensor of that shape; `predict` also calls it with the targets. None
+        stands for 0. The mean enters `log_prob`, `sample`, `condition`, `predict` and
+        `coefficients`.
+    basis : function, Tensor, array or sequence of these, optional
+        Known functions :math:`b_k` with unknown coefficients. A function takes points ``[*b, n]``
+        as a float64 tensor, and returns one column ``[*b, n]`` or several ``[*b, n, p]``, such as
+        `laplex.gram.constant`, `polynomial` and `harmonics`. A matrix has shape ``[*b, n, p]``.
+        Several of these are joined side by side.
+    prior : float, Tensor or array, shapes ``[*b, p]`` or ``[]``, optional
+        The variances :math:`\tau_k^2` of the independent coefficients, which have mean 0. By
+        default infinity, the improper prior of generalised least squares; see Notes. One basis may
+        have finite and infinite variances.
     group : torch.distributed.ProcessGroup, optional
         The processes over which the anchors are spread in line order: those of each rank, in any
         order, follow those of the ranks before. See Notes.
@@ -67,7 +88,15 @@ class LaplaceGram(Gaussian):
 
     Notes
     -----
-    A is factorised by one pass of a Kalman filter along the line. The result is that of celerite
+    With a basis, A is K + B diag(:math:`\tau^2`) B^T, where K is the matrix above. One QR
+    decomposition of the n x p matrix S^-1 B, for the factor S of K, makes all results exact in
+    O(n (J^2 + p^2)), whatever the size of the variances. K must not be singular. The limit of an
+    infinite variance exists for `log_prob`, which is then the restricted likelihood, and for
+    `solve`, `coefficients`, `condition` and `predict`; other methods raise an error. What functions
+    compute from tensors of their own has derivatives, too. To pickle an object with functions,
+    define them at the top level of a module, or use those of `laplex.gram`.
+
+    K is factorised by one pass of a Kalman filter along the line. The result is that of celerite
     (arXiv 1703.09710). The model follows the Gram operators of arXiv 2605.24584 in our reading of
     its abstract.
 
@@ -89,7 +118,8 @@ class LaplaceGram(Gaussian):
 
     The factor is kept, and computed again if the numbers in any tensor have changed since. The
     factor S of A = S S^T has rows and columns in the order of the given anchors, and is lower
-    triangular in their sorted order.
+    triangular in their sorted order. With a basis, the square root by which `color` multiplies is
+    not triangular.
 
     Examples
     --------
@@ -119,8 +149,11 @@ class LaplaceGram(Gaussian):
         frequency: ScalarLike = 0.0,
         phase: ArrayLike | None = None,
         scale: ArrayLike | None = None,
-        terms: Sequence[Term] | None = None,
+        terms: BaseTerm | Sequence[BaseTerm] | None = None,
         noise: ScalarLike | None = None,
+        mean: MeanLike | None = None,
+        basis: BasisLike | None = None,
+        prior: ScalarLike | None = None,
         group: ProcessGroup | None = None,
         comm: MPI.Comm | None = None,
     ) -> None:
@@ -130,7 +163,7 @@ class LaplaceGram(Gaussian):
             terms = (single,)
         elif not single.is_default():
             raise ValueError("pass either terms or the arguments of a single term, not both")
-        super().__init__(GramParameters.checked(anchors, terms, noise))
+        super().__init__(GramParameters.checked(anchors, terms, noise, basis, prior, mean))
 
     def to(self, *args: Any, **kwargs: Any) -> LaplaceGram:
         """Return a copy on another device or in another precision.
@@ -148,8 +181,9 @@ class LaplaceGram(Gaussian):
         def moved(name: str, tensor: Tensor) -> Tensor:
             return tensor.to(device, dtype if GramParameters.is_per_anchor(name) else None)
 
-        anchors, terms, noise, _ = self.parameters.map(moved)
-        return self.of(GramParameters.checked(anchors, terms, noise))
+        anchors, terms, noise, _, basis, means = self.parameters.map(moved)
+        made = GramParameters.checked(anchors, terms, noise)
+        return self.of(made.with_trend(basis, means))
 
     def detach(self) -> LaplaceGram:
         """Return a LaplaceGram without gradients that shares memory with this one.
@@ -157,7 +191,7 @@ class LaplaceGram(Gaussian):
         As with a detached tensor, values written into a parameter show in both. Assigning new
         memory to a parameter (``parameter.data = other``) does not affect the detached one.
         """
-        return self.of(self.parameters.map(lambda _, tensor: tensor.detach()))
+        return self.of(self.parameters.detached())
 
     def condition(self, observed_index: ArrayLike, values: ArrayLike) -> Conditional:
         """Condition a vector of N(0, A) on some of its entries.
@@ -179,7 +213,15 @@ class LaplaceGram(Gaussian):
         observed, rest = split(observed_index, self.anchors.shape[-1], self.device)
         return Conditional(self, observed, rest, values)
 
-    def predict(self, targets: ArrayLike, values: ArrayLike) -> Conditional:
+    def predict(
+        self,
+        targets: ArrayLike,
+        values: ArrayLike,
+        *,
+        term: int | BaseTerm | Literal["basis", "mean"] | None = None,
+        basis_targets: ArrayLike | None = None,
+        mean_targets: ScalarLike | None = None,
+    ) -> Conditional:
         """Predict the process, without noise, at new points.
 
         Parameters
@@ -188,6 +230,14 @@ class LaplaceGram(Gaussian):
             New points, of the anchors' dtype, or an array of integers.
         values : Tensor or array, shape ``[..., n]``
             Observations at the anchors, noise included.
+        term : int or term or {"basis", "mean"}, optional
+            Predict one summand of the process in place of the whole, given the same observations: a
+            term, or its number in ``terms``, or what the basis or the mean contributes. The
+            expectations of all summands add up to that of the whole.
+        basis_targets : Tensor or array, shape ``[*b, m, p]``, optional
+            The values of the basis at the targets, needed where a basis is a matrix.
+        mean_targets : float, Tensor or array, shape ``[*b, m]``, optional
+            The mean at the targets, needed where the mean is a number for each anchor.
 
         Returns
         -------
@@ -200,13 +250,45 @@ class LaplaceGram(Gaussian):
         ------
         ValueError
             If a term has phases or scales, because new points have neither. In that case build one
-            `LaplaceGram` over anchors and targets together, and call `condition`.
+            `LaplaceGram` over anchors and targets together, and call `condition`. Likewise if
+            basis or mean have no values at the targets.
         """
+        component = self._component(term)
         targets = self.parameters.checked_targets(targets)
-        whole = Gaussian(self.parameters.extended(targets))
-        numbers = torch.arange(whole.anchors.shape[-1], device=self.device)
-        observed, rest = numbers.tensor_split([self.anchors.shape[-1]])
-        return Conditional(whole, observed, rest, values, made_of=self)
+        extended = self.parameters.extended(targets, basis_targets, mean_targets)
+        n = self.anchors.shape[-1]
+        if component is not None:
+            extended = extended.showing(component, n)
+        numbers = torch.arange(extended.n, device=self.device)
+        observed, rest = numbers.tensor_split([n])
+        return Conditional(Gaussian(extended), observed, rest, values, made_of=self)
+
+    def _component(self, term: object) -> int | str | None:
+        """The number of a term, or "basis" or "mean"."""
+        if term is None:
+            return None
+        if isinstance(term, str):
+            known = {"basis": self._basis is not None, "mean": bool(self._means)}
+            if not known.get(term, False):
+                why = f", but there is no {term}" if term in known else ""
+                raise ValueError(
+                    'term must be a term, its number in terms, "basis" or "mean", got '
+                    f"{term!r}{why}"
+                )
+            return term
+        if isinstance(term, BaseTerm):
+            found = [k for k, each in enumerate(self.terms) if each is term]
+            if len(found) != 1:
+                raise ValueError(
+                    f"term is {len(found)} of the terms of this LaplaceGram: pass its number in "
+                    "terms"
+                )
+            return found[0]
+        try:
+            number = range(len(self.terms))[operator.index(cast("int", term))]
+        except IndexError:
+            raise IndexError(f"term is {term}, but there are {len(self.terms)} terms") from None
+        return number
 
     def precision(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return the tridiagonal inverse of a single real term without noise.
@@ -224,13 +306,16 @@ class LaplaceGram(Gaussian):
         Raises
         ------
         ValueError
-            If there is noise or more than one column. The inverse is dense then; use `solve`.
+            If there is noise, a basis or more than one column. The inverse is dense then; use
+            `solve`.
         """
         covariance = self.parameters.covariance()
         anchors, lengthscale, loadings, noise = covariance[:4]
-        if loadings.shape[-1] != 1 or bool((noise != 0).any()):
+        is_dense = loadings.shape[-1] != 1 or bool((noise != 0).any())
+        if is_dense or self._basis is not None:
             raise ValueError(
-                "the inverse is tridiagonal only for a single real term without noise: use solve()"
+                "the inverse is tridiagonal only for a single real term without noise and basis: "
+                "use solve()"
             )
         order = self._factor(covariance).order()
         gaps = anchors.gather(-1, order).diff(dim=-1) / lengthscale
@@ -241,6 +326,8 @@ class LaplaceGram(Gaussian):
         diagonal = 1 + torch.cat((edge, inner), -1) + torch.cat((inner, edge), -1)
         diagonal = diagonal / scale.square()
         off = -torch.exp(-gaps) / lost / (scale[:, :-1] * scale[:, 1:])
+        if covariance.weights is not None:
+            diagonal, off = diagonal / covariance.weights, off / covariance.weights
         n = anchors.shape[-1]
         return (
             order.reshape(*self._batch, n),
@@ -252,9 +339,11 @@ class LaplaceGram(Gaussian):
         noise = "None" if self.noise is None else f"Tensor{list(self.noise.shape)}"
         if self.noise is not None and self.noise.numel() == 1:
             noise = f"{float(self.noise.detach()):.6g}"
+        basis = "" if self._basis is None else f", basis={self._basis.size} columns"
+        mean = ", with a mean" if self._means else ""
         return (
             f"LaplaceGram(shape={tuple(self.shape)}, terms={len(self.terms)}, "
-            f"noise={noise}, dtype={self.dtype})"
+            f"noise={noise}{basis}{mean}, dtype={self.dtype})"
         )
 
     def to_scipy(self, *, inverse: bool = False) -> Any:

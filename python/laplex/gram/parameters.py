@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import product
 from math import prod
 from typing import NamedTuple
 
 import torch
+from numpy.linalg import LinAlgError
 from torch import Tensor
 
 from ..numpy.layout import layout_of
+from .arrays import covariance_of
 from .checks import (
     all_finite,
     as_tensor,
     broadcast,
     checked_anchors,
     checked_noise,
-    expanded,
     no_transforms,
     same_device,
 )
-from .factor import Covariance, plain
-from .term import Term, checked_terms
+from .factor import Covariance
+from .terms import KINDS, BaseTerm, Term, checked_terms
+from .trend import Basis, Detached, Function, checked_mean, mean_at, mean_at_targets
 
 
 class GramParameters(NamedTuple):
@@ -31,19 +35,33 @@ class GramParameters(NamedTuple):
     ----------
     anchors : Tensor ``[*b, n]``
         Their dtype and device are those of the matrix.
-    terms : tuple of Term
+    terms : tuple of BaseTerm
     noise : Tensor ``[*b, n]`` or ``[*b, 1]``, or None
     batch : torch.Size
         The broadcast leading dimensions of all parameters, ``[*b]``.
+    basis : Basis, optional
+        Known functions with unknown coefficients.
+    means : tuple of functions, or of tensors ``[*b, n]`` or ``[*b, 1]``
+        The mean is their sum.
     """
 
     anchors: Tensor
-    terms: tuple[Term, ...]
+    terms: tuple[BaseTerm, ...]
     noise: Tensor | None
     batch: torch.Size
+    basis: Basis | None = None
+    means: tuple[Function | Tensor, ...] = ()
 
     @classmethod
-    def checked(cls, anchors: object, terms: object, noise: object) -> GramParameters:
+    def checked(
+        cls,
+        anchors: object,
+        terms: object,
+        noise: object,
+        basis: object = None,
+        prior: object = None,
+        mean: object = None,
+    ) -> GramParameters:
         """Check a caller's arguments.
 
         Raises
@@ -60,20 +78,36 @@ class GramParameters(NamedTuple):
         noise = checked_noise(noise, anchors)
         for term in terms:
             term.check(anchors)
+        known = Basis.checked(basis, prior, anchors)
+        means = checked_mean(mean, anchors)
         try:
-            return cls.of(anchors, terms, noise)
+            return cls.of(anchors, terms, noise, known, means)
         except RuntimeError:
+            others = "terms and noise"
+            if known is not None or means:
+                others = "terms, noise, mean, basis and prior"
             raise ValueError(
-                "the leading dimensions of anchors, terms and noise do not broadcast"
+                f"the leading dimensions of anchors, {others} do not broadcast"
             ) from None
 
     @classmethod
-    def of(cls, anchors: Tensor, terms: tuple[Term, ...], noise: Tensor | None) -> GramParameters:
+    def of(
+        cls,
+        anchors: Tensor,
+        terms: tuple[BaseTerm, ...],
+        noise: Tensor | None,
+        basis: Basis | None = None,
+        means: tuple[Function | Tensor, ...] = (),
+    ) -> GramParameters:
         """Make an object from parameters that were already checked."""
         lead = [term.batch_shape() for term in terms]
         if noise is not None:
             lead.append(noise.shape[:-1])
-        return cls(anchors, terms, noise, broadcast(anchors.shape[:-1], *lead))
+        lead += [mean.shape[:-1] for mean in means if isinstance(mean, Tensor)]
+        if basis is not None:
+            lead += [part.shape[:-2] for part in basis.parts if isinstance(part, Tensor)]
+            lead.append(basis.prior.shape[:-1])
+        return cls(anchors, terms, noise, broadcast(anchors.shape[:-1], *lead), basis, means)
 
     @property
     def n(self) -> int:
@@ -83,45 +117,70 @@ class GramParameters(NamedTuple):
     # --- tensors ----------------------------------------------------------------------------------
 
     def contents(self) -> list[object]:
-        """All parameters of the matrix: tensors, numbers and None."""
+        """All parameters of terms and noise: tensors, numbers and None."""
         found: list[object] = [self.anchors, self.noise]
         for term in self.terms:
             found += vars(term).values()
         return found
 
+    def all_contents(self) -> list[object]:
+        """All parameters; in place of functions, their values at the anchors."""
+        found = [*self.contents(), self.mean()]
+        return found if self.basis is None else [*found, self.basis_rows(), self.basis.prior]
+
     def tensors(self) -> list[Tensor]:
-        """The tensors among the parameters."""
+        """The tensors among the parameters of terms and noise."""
         return [each for each in self.contents() if isinstance(each, Tensor)]
+
+    def mean(self) -> Tensor | None:
+        """The mean at the anchors, float64 ``[*b, n]`` or ``[*b, 1]``; None stands for 0."""
+        return mean_at(self.means, self.anchors)
+
+    def basis_rows(self) -> Tensor:
+        """The basis at the anchors, float64 ``[*b, p, n]``."""
+        assert self.basis is not None
+        return self.basis.rows(self.anchors)
 
     def named(self) -> dict[str, Tensor]:
         """The tensors by name: ``anchors``, ``noise``, for term 0 ``0.lengthscale`` and so on.
 
-        Tensors of terms are converted to float64, and parameters that are None are left out.
+        Names of terms other than `Term` tell their kind, as in ``0.SHO.sigma``.
+        Tensors of terms are converted to float64, and parameters that are None are left out. A
+        basis becomes ``basis``, its rows ``[*b, p, n]``, and ``prior``; there is no mean.
         """
         found = {"anchors": self.anchors}
         if self.noise is not None:
             found["noise"] = self.noise
+        if self.basis is not None:
+            found |= {"basis": self.basis_rows(), "prior": self.basis.prior.double()}
         for number, term in enumerate(self.terms):
             tensors = term.tensors(self.anchors)
-            found |= {f"{number}.{name}": tensor for name, tensor in tensors.items()}
+            kind = "" if isinstance(term, Term) else f"{type(term).__name__}."
+            found |= {f"{number}.{kind}{name}": tensor for name, tensor in tensors.items()}
         return found
 
     @classmethod
     def from_named(cls, named: dict[str, Tensor]) -> GramParameters:
         """The reverse of `named`."""
-        terms: dict[str, dict[str, Tensor]] = {}
+        terms: dict[str, tuple[str, dict[str, Tensor]]] = {}
         for name, tensor in named.items():
-            number, dot, parameter = name.partition(".")
-            if dot:
-                terms.setdefault(number, {})[parameter] = tensor
-        made = [Term(**parameters) for parameters in terms.values()]
-        return cls.checked(named["anchors"], made, named.get("noise"))
+            if "." in name:
+                number, *kind, parameter = name.split(".")
+                terms.setdefault(number, ("".join(kind), {}))[1][parameter] = tensor
+        made = [KINDS[kind or "Term"](**parameters) for kind, parameters in terms.values()]
+        basis = named["basis"].mT if "basis" in named else None
+        return cls.checked(named["anchors"], made, named.get("noise"), basis, named.get("prior"))
 
     @staticmethod
     def is_per_anchor(name: str) -> bool:
         """Whether the last dimension of a named tensor numbers the anchors."""
         own = name.rpartition(".")[-1]
-        return own in ("anchors", "noise") or own in Term.PER_ANCHOR
+        return own in ("anchors", "noise", "basis", "mean", *Term.PER_ANCHOR)
+
+    @classmethod
+    def trailing(cls, name: str) -> int:
+        """How many dimensions of a named tensor follow those of the batch."""
+        return 2 if name == "basis" else int(name == "prior" or cls.is_per_anchor(name))
 
     def map(self, change: Callable[[str, Tensor], Tensor]) -> GramParameters:
         """A copy in which every tensor is replaced by the result of `change`."""
@@ -129,7 +188,40 @@ class GramParameters(NamedTuple):
             change("anchors", self.anchors),
             tuple(term.map(change) for term in self.terms),
             None if self.noise is None else change("noise", self.noise),
+            None if self.basis is None else self.basis.map(change),
+            tuple(change("mean", m) if isinstance(m, Tensor) else m for m in self.means),
         )
+
+    def detached(self) -> GramParameters:
+        """A copy without gradients, which shares memory."""
+        made = self.map(lambda _, tensor: tensor.detach())
+
+        def without(part: Function | Tensor) -> Function | Tensor:
+            return part if isinstance(part, Tensor) else Detached(part)
+
+        basis = made.basis and made.basis._replace(parts=tuple(map(without, made.basis.parts)))
+        return made._replace(basis=basis, means=tuple(map(without, made.means)))
+
+    def resolved(self) -> GramParameters:
+        """A copy in which functions are replaced by their values at the anchors."""
+        mean, basis = self.mean(), self.basis
+        if basis is not None:
+            basis = Basis((self.basis_rows(),), basis.prior)
+        return self._replace(basis=basis, means=() if mean is None else (mean,))
+
+    def double(self) -> GramParameters:
+        """A copy in float64."""
+        return self.map(lambda _, tensor: tensor.double())
+
+    def with_trend(
+        self, basis: Basis | None, means: tuple[Function | Tensor, ...]
+    ) -> GramParameters:
+        """A copy with another basis and mean, already checked."""
+        return self.of(self.anchors, self.terms, self.noise, basis, means)
+
+    def without_trend(self) -> GramParameters:
+        """A copy without basis and mean, of the same batch."""
+        return self._replace(basis=None, means=())
 
     # --- other matrices ---------------------------------------------------------------------------
 
@@ -138,13 +230,20 @@ class GramParameters(NamedTuple):
         n = self.n
 
         def taken(name: str, tensor: Tensor) -> Tensor:
-            along = self.is_per_anchor(name) and tensor.shape[-1] == n  # noise may be [*b, 1]
+            # Noise and mean may be [*b, 1].
+            along = self.is_per_anchor(name) and tensor.shape[-1] == n
             return tensor[..., index] if along else tensor
 
-        return self.map(taken)
+        return self.resolved().map(taken)
 
-    def extended(self, targets: Tensor) -> GramParameters:
-        """A copy with further anchors ``[*b, m]`` at the end, which have no noise."""
+    def extended(
+        self, targets: Tensor, basis_targets: object = None, mean_targets: object = None
+    ) -> GramParameters:
+        """A copy with further anchors ``[*b, m]`` at the end, which have no noise.
+
+        Functions are replaced by their values. Where they are no functions, the values at the
+        targets are needed: `basis_targets` ``[*b, m, p]`` and `mean_targets` ``[*b, m]``.
+        """
         n, m = self.n, targets.shape[-1]
         batch = broadcast(self.anchors.shape[:-1], targets.shape[:-1])
         anchors = torch.cat((self.anchors.expand(*batch, n), targets.expand(*batch, m)), -1)
@@ -152,7 +251,43 @@ class GramParameters(NamedTuple):
         if noise is not None:
             lead = noise.shape[:-1]
             noise = torch.cat((noise.expand(*lead, n), noise.new_zeros(*lead, m)), -1)
-        return self.checked(anchors, self.terms, noise)
+        matrix = prior = None
+        if self.basis is not None:
+            at_targets = self.basis.at_targets(targets, basis_targets)
+            matrix, prior = _joined(self.basis_rows(), at_targets).mT, self.basis.prior
+        mean, mean_new = self.mean(), mean_at_targets(self.means, targets, mean_targets)
+        for name, given, known in (
+            ("basis", basis_targets, matrix),
+            ("mean", mean_targets, mean),
+        ):
+            if given is not None and known is None:
+                raise ValueError(f"{name}_targets belongs to a {name}, but there is none")
+        if mean is not None and mean_new is not None:
+            old = mean.expand(*mean.shape[:-1], n)
+            mean = _joined(old, mean_new.expand(*mean_new.shape[:-1], m))
+        return self.checked(anchors, self.terms, noise, matrix, prior, mean)
+
+    def showing(self, component: int | str, n: int) -> GramParameters:
+        """A copy of which only one component reaches the anchors from number `n` on.
+
+        The component is the number of a term, or the basis, or the mean. All functions must be
+        resolved.
+        """
+        shown = torch.arange(self.n, device=self.anchors.device) < n
+
+        def hidden(tensor: Tensor, name: str) -> Tensor:
+            return tensor if component == name else tensor * shown
+
+        terms = tuple(
+            term if k == component else term.replaced(scale=_masked(term.scale, shown))
+            for k, term in enumerate(self.terms)
+        )
+        basis = self.basis
+        if basis is not None:
+            basis = basis._replace(parts=(hidden(self.basis_rows(), "basis"),))
+        mean = self.mean()
+        means = () if mean is None else (hidden(mean, "mean"),)
+        return self.of(self.anchors, terms, self.noise, basis, means)
 
     def checked_targets(self, targets: object) -> Tensor:
         """Check new points ``[*b, m]`` for a prediction and return them as a tensor."""
@@ -171,6 +306,30 @@ class GramParameters(NamedTuple):
                 "and targets together, and call its condition()"
             )
         return targets
+
+    def matrices(self) -> Iterator[GramParameters]:
+        """The parameters of each matrix of the batch, in float64."""
+        for index in product(*map(range, self.batch)):
+
+            def taken(name: str, tensor: Tensor) -> Tensor:
+                trailing = tensor.shape[-1:] if self.is_per_anchor(name) else ()
+                return tensor.double().expand((*self.batch, *trailing))[index]  # noqa: B023
+
+            yield self.map(taken)
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """Say of a matrix that is not positive definite which terms alone are not either."""
+        try:
+            yield
+        except LinAlgError as error:
+            reasons = [term.indefinite() for term in self.terms]
+            found = [f"term {k}, {each}" for k, each in enumerate(reasons) if each is not None]
+            if not found:
+                raise
+            raise LinAlgError(
+                f"{error}. Not positive semidefinite by itself: {'; '.join(found)}"
+            ) from None
 
     # --- numbers ----------------------------------------------------------------------------------
 
@@ -233,6 +392,24 @@ class GramParameters(NamedTuple):
 
         return flat, restore
 
+    def centered(self, values: object) -> Tensor:
+        """Values ``[..., n]`` minus the mean."""
+        values, mean = self.broadcast_values(values), self.mean()
+        return values if mean is None else self.restored(values.double() - mean)
+
+    def shifted(self, values: Tensor) -> Tensor:
+        """Values ``[..., n]`` plus the mean."""
+        mean = self.mean()
+        return values if mean is None else self.restored(values.double() + mean)
+
+    def flat_basis(self) -> tuple[Tensor, Tensor]:
+        """The basis ``[B, p, n]`` at the anchors, and the priors ``[B, p]``, in float64."""
+        assert self.basis is not None
+        rows, prior, size = self.basis_rows(), self.basis.prior.double(), prod(self.batch)
+        shape = (*self.batch, *rows.shape[-2:])
+        prior = prior.expand(*self.batch, rows.shape[-2])
+        return rows.expand(shape).reshape(size, *shape[-2:]), prior.reshape(size, -1)
+
     def restored(self, result: Tensor) -> Tensor:
         """A float64 result in the anchors' dtype."""
         return result if self.anchors.dtype is torch.float64 else result.float()
@@ -242,38 +419,20 @@ class GramParameters(NamedTuple):
 
         Parts of one line need an `origin` in common, see `Term.columns`.
         """
-        anchors, n, batch = self.anchors.double(), self.n, self.batch
-        lengthscales: list[Tensor] = []
-        columns: list[Tensor] = []
-        for term in self.terms:
-            lengthscale, some = term.columns(anchors, origin)
-            lengthscales += [expanded(lengthscale, batch, anchors) for _ in some]
-            columns += [
-                each if each.shape[:-1] == batch else each.expand(*batch, n) for each in some
-            ]
         noise = 0.0 if self.noise is None else self.noise.double()
-        lead = batch or (1,)
+        return covariance_of(self.terms, self.anchors.double(), noise, self.batch, origin)
 
-        def flat(tensor: Tensor) -> Tensor:
-            if len(lead) > 1:
-                tensor = tensor.reshape(prod(lead), *tensor.shape[len(lead) :])
-            return plain(tensor)
 
-        return Covariance(
-            flat(anchors.expand(*lead, n)),
-            flat(_stacked(lengthscales, lead)),
-            flat(_stacked(columns, (*lead, n))),
-            flat(expanded(noise, (*lead, n), anchors)),
-        )
+def _masked(scale: Tensor | None, shown: Tensor) -> Tensor:
+    return shown.double() if scale is None else scale * shown
+
+
+def _joined(one: Tensor, two: Tensor) -> Tensor:
+    """Two tensors side by side along their last dimension."""
+    lead = broadcast(one.shape[:-1], two.shape[:-1])
+    return torch.cat((one.expand(*lead, -1), two.expand(*lead, -1)), -1)
 
 
 def shared(one: Tensor, two: Tensor) -> Tensor:
     """Merge two equal tensors into one that passes half of its derivatives to each."""
     return one if one is two or not (one.requires_grad or two.requires_grad) else (one + two) / 2
-
-
-def _stacked(tensors: list[Tensor], shape: Sequence[int]) -> Tensor:
-    """Stack tensors along a new last dimension and expand them to a shape."""
-    if len(tensors) == 1:
-        return tensors[0].expand(shape)[..., None]
-    return torch.stack(tensors, -1).expand(*shape, len(tensors))

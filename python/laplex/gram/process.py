@@ -18,7 +18,7 @@ from ..torch import cuda as cuda_execution
 from ..torch.autograd import differentiate
 from .factor import plain
 from .parameters import GramParameters
-from .term import Term
+from .terms import Term
 
 #: Anchors and values ``[*b, n]``, lengthscale, variance and frequency ``[*b]``, and noise
 #: ``[*b, n]`` or ``[*b, 1]``. Parameters may be floats or None.
@@ -45,12 +45,12 @@ def log_density(
     otherwise
         The same density by the factor, for second derivatives.
     """
-    anchors, terms, noise, batch = parameters
+    anchors, terms, noise, batch, *_ = parameters
     shape = (*batch, parameters.n)
     term = terms[0]
     if len(terms) > 1 or cuda_execution.takes(anchors) or values.shape != shape:
         return None
-    if term.has_parameters_per_anchor():
+    if not isinstance(term, Term) or term.has_parameters_per_anchor():
         return None
     lengthscale, variance, frequency = term.numbers(anchors)
     given = (

@@ -526,7 +526,7 @@ def test_pickle_and_repr():
         ({"noise": "a"}, TypeError, "noise must be a float"),
         ({"phase": torch.zeros(3)}, ValueError, "phase has shape"),
         ({"scale": torch.tensor([0.0, math.inf])}, ValueError, "scale must be finite"),
-        ({"terms": Term()}, TypeError, "at least one laplex.gram.Term"),
+        ({"terms": 3}, TypeError, "at least one laplex.gram.Term"),
         ({"terms": [Term()], "lengthscale": torch.ones(2)}, ValueError, "not both"),
         ({"noise": 10**400}, ValueError, "noise must be finite"),
         ({"variance": 1e300}, ValueError, "variance times the square of scale"),
