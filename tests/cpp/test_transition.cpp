@@ -90,8 +90,12 @@ TEST(Transition, NoiseOfShortGapsHasRelativeDigits) {
       const double u = v * damping;
       Oscillator<double> t;
       cross(u, v, 0.0, 0.0, damping, t);
-      const double expected[] = {
-          2 * u, -4 * u * damping, 8 * u * damping * damping, 2 * u * v * v / 3, u * v, 2 * u};
+      const double expected[] = {2 * u,
+                                 -4 * u * damping - u * v,
+                                 8 * u * damping * damping + 4 * u * u,
+                                 2 * u * v * v / 3,
+                                 u * v,
+                                 2 * u};
       const double found[] = {t.first[0],  t.first[1],  t.first[2],
                               t.second[0], t.second[1], t.second[2]};
       for (int k = 0; k < 6; ++k) {
