@@ -2,7 +2,7 @@
 
 from math import log, pi
 
-import mpmath  # type: ignore[import-untyped]
+import mpmath
 import numpy as np
 import pytest
 import torch
