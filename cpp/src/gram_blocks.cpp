@@ -267,8 +267,8 @@ bool find_together(const GramLine& line, std::int64_t k, std::int64_t i, const d
   std::fill_n(&to.infinite[static_cast<std::size_t>(i)], kTogether, char(0));
   const ShortGaps gaps{size, u, v, scale / lengthscale[0]};
   transition_kernel()(gaps, terms_for(longest), to.stride, to.values.data() + i,
-                                to.slopes ? to.by[0].data() + i : nullptr,
-                                to.slopes ? to.by[1].data() + i : nullptr);
+                      to.slopes ? to.by[0].data() + i : nullptr,
+                      to.slopes ? to.by[1].data() + i : nullptr);
   return true;
 }
 
