@@ -177,10 +177,9 @@ def _draw(times: Times, folder: Path) -> None:
             for who in shown:
                 points = by_who.get(who, {})
                 line, marker = ("-", "o") if what == GRADIENTS else (":", ".")
-                x = [int(n) for n in points]
-                (drawn,) = ax.plot(
-                    x, list(points.values()), line, marker=marker, ms=4, color=colours[who]
-                )
+                sizes = sorted(points, key=int)
+                x, y = [int(n) for n in sizes], [points[n] for n in sizes]
+                (drawn,) = ax.plot(x, y, line, marker=marker, ms=4, color=colours[who])
                 if points and what == GRADIENTS:
                     labels.setdefault(who, drawn)
         ax.set(xscale="log", yscale="log", title=FORMS[form].title)
