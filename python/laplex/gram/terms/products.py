@@ -129,8 +129,12 @@ class TermProduct(BaseTerm):
             factor.check(anchors)
         try:
             with torch.no_grad():
-                for part, column in self.parts(anchors.double()):
-                    part.check_blocks(anchors, "the product", column)
+                parts = self.parts(anchors.double())
+                # The sizes of the factors, since cosines and sines may be as small as they like.
+                columns = [column for _, column in parts if column is not None]
+                scale = reduce(torch.hypot, columns) if columns else None
+                for part, _ in parts:
+                    part.check_blocks(anchors, "the product", scale)
         except NotImplementedError as error:
             raise NotImplementedError(f"there is no {self!r}: {error}") from None
 
