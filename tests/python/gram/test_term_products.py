@@ -79,6 +79,22 @@ def test_two_oscillators(one, two, spread):
     torch.testing.assert_close(by_blocks(made, distance), expected, rtol=0, atol=error)
 
 
+@pytest.mark.parametrize("gap", [0.3, 1e-2, 1e-3])
+@pytest.mark.parametrize("qualities", [(3.0, 3.0), (3.0, 1.0), (0.2, 0.3), (0.2, 2.0)])
+def test_short_gaps_without_noise(gap, qualities):
+    """The waves cancel: pivots of order gap^3 are differences of numbers of order gap."""
+    one, two = (SHO(sigma=1.0, w0=2.0, Q=each) for each in qualities)
+    x = gap * torch.arange(8, dtype=D) ** 1.1
+    distance = (x[:, None] - x).abs().flatten()
+    with mpmath.workdps(120):
+        pairs = zip(exact_values(one, distance), exact_values(two, distance), strict=True)
+        entries = [a * b for a, b in pairs]
+        root = mpmath.cholesky(mpmath.matrix([entries[8 * k : 8 * k + 8] for k in range(8)]))
+        expected = float(2 * sum(mpmath.log(root[k, k]) for k in range(8)))
+    ours = float(LaplaceGram(x, terms=one * two).logdet())
+    assert abs(ours - expected) <= 100 * 8 * EPSILON * (1 + gap**-2)
+
+
 @quick
 @given(exponentials, st.one_of(oscillators, exponentials, st.builds(Matern32, rates)), rates)
 def test_an_exponential_times_a_term(one, two, spread):
