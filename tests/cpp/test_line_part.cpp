@@ -58,6 +58,7 @@ template <class T>
 struct WholeLine {
   Form form;
   Profile profile = Profile::matern12;
+  Side side = Side::both;
   Term term;
   bool self = false;
   std::vector<T> x, y, theta, phi;
@@ -132,6 +133,7 @@ Results<T> results_of(const WholeLine<T>& line, const std::vector<std::complex<T
   kernel.target_phase = line.phased() ? theta.data() : nullptr;
   kernel.source_phase = line.phased() ? phi.data() : nullptr;
   kernel.profile = line.profile;
+  kernel.side = line.side;
   kernel.num_threads = 1;
   kernel.part = part;
   const Plan<T> plan(kernel);
@@ -307,6 +309,17 @@ TYPED_TEST(LineParts, HaveTheBitsOfOnePlanForPolynomials) {
     line.profile = Profile::matern12;
     line.term = {Parity::odd, {1.0, -0.5}, false};
     expect_same_bits(line, 2, "an odd term");
+  }
+}
+
+TYPED_TEST(LineParts, HaveTheBitsOfOnePlanForOneSide) {
+  for (const Form form : {Form::real, Form::oscillating}) {
+    auto line = draw_line<TypeParam>(form, 40'000, 40'000, 900.0, false);
+    line.side = Side::left;
+    expect_same_bits(line, 3, "left");
+    auto tied = draw_line<TypeParam>(form, 60'000, 10'000, 40.0, true);
+    tied.side = Side::right;
+    expect_same_bits(tied, 3, "right, with ties");
   }
 }
 

@@ -113,7 +113,9 @@ class LaplaceGPRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
     ``"lengthscale"``. In a sum, the number of the term comes first, as in ``"0.lengthscale"``, and
     ``bounds`` and ``fixed`` also take ``"lengthscale"`` for that of every term. The noise is
     ``"noise"``. A parameter keeps its sign, since its logarithm is optimised, and one that starts
-    at 0 stays 0.
+    at 0 stays 0. A `Celerite` term that is positive semidefinite at the start stays so: the entry
+    of ``theta_`` for b is the logarithm of ``b d / (a c)`` times the value of ``a c / d`` at the
+    start.
 
     `fit` warns (``ConvergenceWarning``) if a parameter ends at a bound or L-BFGS stops early.
 

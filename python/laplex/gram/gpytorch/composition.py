@@ -17,7 +17,14 @@ from typing import Any
 
 import torch
 from gpytorch import settings
-from gpytorch.kernels import AdditiveKernel, Kernel, PolynomialKernel, ProductKernel, ScaleKernel
+from gpytorch.kernels import (
+    AdditiveKernel,
+    ConstantKernel,
+    Kernel,
+    PolynomialKernel,
+    ProductKernel,
+    ScaleKernel,
+)
 from linear_operator import LinearOperator, to_linear_operator
 from linear_operator.operators import RootLinearOperator
 from torch import Tensor
@@ -107,11 +114,23 @@ def _evaluated(kernel: Kernel, x: Tensor, params: dict[str, Any]) -> LinearOpera
         return _evaluated(kernel.base_kernel, x, params).mul(scale[..., None, None])
     if isinstance(kernel, (AdditiveKernel, ProductKernel)):
         return _combined(kernel, x, params)
+    if type(kernel) is ConstantKernel:
+        return RootLinearOperator(_constant_root(kernel, x, **params))
     if type(kernel) is PolynomialKernel:
         root = _polynomial_root(kernel, x, **params)
         if root is not None:
             return RootLinearOperator(root)
     return to_linear_operator(kernel.forward(x, x, **params))
+
+
+def _constant_root(
+    kernel: ConstantKernel, x: Tensor, last_dim_is_batch: bool = False, **_: Any
+) -> Tensor:
+    """A column of equal numbers; derivatives of the kernel's own matrix cost O(n^2)."""
+    root: Tensor = kernel.constant.sqrt()[..., None]
+    if last_dim_is_batch:
+        x, root = x.mT[..., None], root[..., None]
+    return root * torch.ones_like(x[..., :1])
 
 
 def _polynomial_root(

@@ -23,7 +23,7 @@ from .covariance import Covariance
 from .low_rank import products, root_of
 from .root import Root
 
-MOST_STATES = 32
+MOST_STATES = {"cpu": 32, "cuda": 8}
 """The largest number of columns of a `LaplaceGram`."""
 
 
@@ -202,8 +202,9 @@ class LaplaceGramLinearOperator(Covariance):
     def _mul_matrix(self, other: Any) -> Any:
         """Multiply elementwise: the columns of a root of low rank become scales of terms."""
         root = root_of(other)
-        if root is None or root.shape[-1] * _columns(self.gram) > MOST_STATES:
-            self._warn_of_size("a product of kernels that are not of low rank")
+        most = MOST_STATES[self.device.type]
+        if root is None or root.shape[-1] * _columns(self.gram) > most:
+            self._warn_of_size(f"a product not of low rank, or of more than {most} states")
             return super()._mul_matrix(other)
         gram, columns = self.gram, root.double().unbind(-1)
         terms = [
