@@ -6,6 +6,7 @@
 #include <laplex/gram.hpp>
 
 #include <algorithm>
+#include <numeric>
 
 namespace laplex::tests {
 
@@ -27,6 +28,8 @@ inline Vector draw(std::int64_t count, std::uint64_t seed) {
 struct Model {
   std::int64_t batch = 1, n = 0, width = 1;
   Vector anchors, lengthscale, loadings, noise;
+  Vector weights;           ///< empty: none
+  std::vector<int> blocks;  ///< empty: all of size 1
 
   [[nodiscard]] Covariance covariance(bool ties_backwards = false) const {
     Covariance c;
@@ -37,6 +40,9 @@ struct Model {
     c.lengthscale = lengthscale.data();
     c.loadings = loadings.data();
     c.noise = noise.data();
+    c.weights = weights.empty() ? nullptr : weights.data();
+    c.blocks = blocks.data();
+    c.num_blocks = static_cast<std::int64_t>(blocks.size());
     c.ties_backwards = ties_backwards;
     return c;
   }
@@ -60,6 +66,20 @@ inline Model make_model(Anchors kind, std::int64_t n, std::int64_t width, double
   }
   for (std::int64_t k = 0; k < batch * n; ++k) {
     m.noise.push_back(noise * (0.5 + uniform(random)));
+  }
+  return m;
+}
+
+/// The same of blocks, with weights.
+inline Model make_block_model(Anchors kind, std::int64_t n, const std::vector<int>& blocks,
+                              double noise, std::uint64_t seed, std::int64_t batch = 1) {
+  Model m =
+      make_model(kind, n, std::accumulate(blocks.begin(), blocks.end(), 0), noise, seed, batch);
+  m.blocks = blocks;
+  std::mt19937_64 random(seed + 1);
+  std::uniform_real_distribution<double> uniform;
+  for (std::int64_t k = 0; k < batch * m.width; ++k) {
+    m.weights.push_back(uniform(random));
   }
   return m;
 }

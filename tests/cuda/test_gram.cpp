@@ -31,6 +31,18 @@ Model model_of(Anchors kind, std::int64_t n, std::int64_t width, double noise,
   return laplex::tests::make_model(kind, n, width, noise, at(n + 100 * width), batch);
 }
 
+using Blocks = std::vector<int>;
+
+Model block_model_of(Anchors kind, std::int64_t n, const Blocks& blocks, double noise,
+                     std::int64_t batch = 1) {
+  return laplex::tests::make_block_model(kind, n, blocks, noise, at(n), batch);
+}
+
+/// One of each compiled shape and of each way to fill it.
+const Blocks kBlocks[] = {
+    {1}, {2},    {1, 1},    {2, 2}, {1, 2, 1},   {2, 2, 2}, {2, 2, 2, 2}, {1, 1, 1, 2, 2, 1},
+    {3}, {3, 1}, {1, 2, 3}, {3, 3}, {3, 1, 1, 1}};
+
 /// The same on the device.
 class OnDeviceModel {
  public:
@@ -39,17 +51,19 @@ class OnDeviceModel {
         lengthscale_(m.lengthscale),
         loadings_(m.loadings),
         noise_(m.noise),
+        weights_(m.weights),
         covariance_(m.covariance(ties_backwards)) {
     covariance_.anchors = anchors_.data();
     covariance_.lengthscale = lengthscale_.data();
     covariance_.loadings = loadings_.data();
     covariance_.noise = noise_.data();
+    covariance_.weights = m.weights.empty() ? nullptr : weights_.data();
   }
   [[nodiscard]] const Covariance& covariance() const { return covariance_; }
   [[nodiscard]] Gram gram() const { return Gram(covariance_, kStream); }
 
  private:
-  OnDevice<double> anchors_, lengthscale_, loadings_, noise_;
+  OnDevice<double> anchors_, lengthscale_, loadings_, noise_, weights_;
   Covariance covariance_;
 };
 
@@ -65,7 +79,7 @@ struct Results {
 /// What calls are made with.
 struct Arguments {
   std::int64_t rows;
-  Vector a, b, w, d_anchors, d_lengthscale, d_loadings, d_noise;
+  Vector a, b, w, d_anchors, d_lengthscale, d_loadings, d_noise, d_weights;
 
   Arguments(const Model& m, std::int64_t rows_)
       : rows(rows_),
@@ -75,7 +89,8 @@ struct Arguments {
         d_anchors(draw(m.batch * m.n, 4)),
         d_lengthscale(draw(m.batch * m.width, 5)),
         d_loadings(draw(m.batch * m.n * m.width, 6)),
-        d_noise(draw(m.batch * m.n, 7)) {}
+        d_noise(draw(m.batch * m.n, 7)),
+        d_weights(draw(m.batch * m.width, 8)) {}
 };
 
 constexpr Factor kFactors[] = {Factor::lower, Factor::lower_inverse, Factor::upper,
@@ -110,16 +125,18 @@ Results results_of(const G& gram, const Model& m, const Arguments& x, const Make
     Array lengthscale = make(Vector(at(m.batch * m.width), 0.0));
     Array loadings = make(Vector(at(m.batch * m.n * m.width), 0.0));
     Array noise = make(Vector(at(m.batch * m.n), 0.0));
+    Array weights = make(Vector(at(m.batch * m.width), 7.0));
     Array d_a = make(Vector(at(vectors), 0.0)), d_b = make(Vector(at(vectors), 0.0));
     Array d_w = make(Vector(at(m.batch * m.n), 0.0));
     const GramGradients gradients{call.data(anchors), call.data(lengthscale), call.data(loadings),
-                                  call.data(noise)};
+                                  call.data(noise), call.data(weights)};
     if (tangent) {
       Array ta = make(x.d_anchors), tl = make(x.d_lengthscale), th = make(x.d_loadings),
-            tn = make(x.d_noise);
-      call.vjp_tangent(gram, a, b, rows, w,
-                       GramTangent{call.data(ta), call.data(tl), call.data(th), call.data(tn)},
-                       gradients, d_a, d_b, d_w);
+            tn = make(x.d_noise), tw = make(x.d_weights);
+      call.vjp_tangent(
+          gram, a, b, rows, w,
+          GramTangent{call.data(ta), call.data(tl), call.data(th), call.data(tn), call.data(tw)},
+          gradients, d_a, d_b, d_w);
       results.add("d_a", call.host(d_a));
       results.add("d_w", call.host(d_w));
     } else {
@@ -129,6 +146,7 @@ Results results_of(const G& gram, const Model& m, const Arguments& x, const Make
     results.add(name + "lengthscale", call.host(lengthscale));
     results.add(name + "loadings", call.host(loadings));
     results.add(name + "noise", call.host(noise));
+    results.add(name + "weights", call.host(weights));
     results.add(name + "b", call.host(d_b));
   }
   return results;
@@ -233,6 +251,18 @@ TEST(CudaGram, SmallEverythingIsAsOnTheCpu) {
     for (const std::int64_t width : {1, 2, 3, 8}) {
       SCOPED_TRACE("anchors " + std::to_string(static_cast<int>(kind)));
       check(model_of(kind, 150, width, 0.3, 2), 2);
+    }
+  }
+}
+
+TEST(CudaGram, SmallBlocksAreAsOnTheCpu) {
+  for (const Anchors kind :
+       {Anchors::uniform, Anchors::grid, Anchors::equal, Anchors::skewed, Anchors::huge}) {
+    for (const Blocks& blocks : kBlocks) {
+      SCOPED_TRACE("anchors " + std::to_string(static_cast<int>(kind)) + ", " +
+                   std::to_string(blocks.size()) + " blocks, the first of " +
+                   std::to_string(blocks[0]));
+      check(block_model_of(kind, 150, blocks, 0.3, 2), 2);
     }
   }
 }
