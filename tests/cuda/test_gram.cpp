@@ -275,6 +275,29 @@ TEST(CudaGram, EdgesOfChunksAndOfTheirTree) {
   check(model_of(Anchors::uniform, 70000, 1, 0.1), 1);  // chunks of chunks of chunks
   check(model_of(Anchors::uniform, 3000, 4, 0.1, 3), 3);
   check(model_of(Anchors::uniform, 4200, 8, 0.1), 1);
+  for (const Blocks& blocks : {Blocks{2}, Blocks{2, 2, 1}, Blocks{3}, Blocks{3, 2, 1}}) {
+    for (const std::int64_t n : {0, 1, 2, 64, 65, 2049}) {
+      check(block_model_of(Anchors::uniform, n, blocks, 0.1), 1);
+    }
+  }
+  check(block_model_of(Anchors::uniform, 70000, {2}, 0.1), 1);
+}
+
+TEST(CudaGram, SmallNegativeWeights) {
+  // In turn, as passages have roots.
+  for (const Blocks& blocks : {Blocks{1, 1}, Blocks{2, 1}, Blocks{3, 1}, Blocks{2, 2}}) {
+    Model m = block_model_of(Anchors::uniform, 300, blocks, 1.0, 2);
+    for (std::int64_t k = 0; k < m.n * m.batch; ++k) {
+      m.noise[at(k)] += 4.0;  // the sum is positive definite
+      for (std::int64_t j = 0; j < m.width; ++j) {
+        m.loadings[at(k * m.width + j)] *= 0.1;
+      }
+    }
+    for (std::int64_t b = 0; b < m.batch; ++b) {
+      m.weights[at((b + 1) * m.width - 1)] *= -1.0;
+    }
+    check(m, 2);
+  }
 }
 
 TEST(CudaGram, SmallTiesInBothOrders) {
@@ -289,6 +312,7 @@ TEST(CudaGram, SmallTiesInBothOrders) {
     const OnDevice<std::int64_t> order(600, std::int64_t(9));
     gram.order(order.data(), kStream);
     EXPECT_EQ(order.host(), want);
+    check(block_model_of(Anchors::grid, 300, {2, 3}, 0.2, 2), 2, 1e-11, backwards);
   }
   EXPECT_FALSE(OnDeviceModel(model_of(Anchors::uniform, 300, 1, 0.2)).gram().has_ties());
 }
@@ -296,6 +320,8 @@ TEST(CudaGram, SmallTiesInBothOrders) {
 TEST(CudaGram, SmallManyRowsAndNone) {
   check(model_of(Anchors::uniform, 300, 2, 0.1, 2), 11);  // more than there are groups
   check(model_of(Anchors::uniform, 300, 2, 0.1, 2), 0);
+  check(block_model_of(Anchors::uniform, 300, {2, 1}, 0.1, 2), 11);
+  check(block_model_of(Anchors::uniform, 300, {3}, 0.1, 2), 0);
 }
 
 TEST(CudaGram, SmallWithoutNoiseOneColumnIsAsExactAsOnTheCpu) {
@@ -342,10 +368,61 @@ TEST(CudaGram, SmallTinyGapsWhereChunksBegin) {
   }
 }
 
+TEST(CudaGram, SmallTinyGapsOfBlocksWhereChunksBegin) {
+  // The same, where the variance given the state before falls with the third or fifth power of the
+  // gap.
+  for (const double gap : {1e-3, 1e-5, 1e-15, 1e-40, 0.0}) {
+    for (const Blocks& blocks : {Blocks{2}, Blocks{3}, Blocks{2, 2}, Blocks{3, 1}}) {
+      SCOPED_TRACE(gap);
+      Model m = block_model_of(Anchors::uniform, 1000, blocks, 0.0);
+      for (std::int64_t k = 0; k < m.n; ++k) {
+        m.anchors[at(k)] = static_cast<double>(k);
+        m.noise[at(k)] = k % 64 == 63 || k % 64 == 0 ? 0.0 : 0.1;
+        if (k % 64 == 0 && k > 0) {
+          m.anchors[at(k)] = std::max(m.anchors[at(k - 1)] + gap, 0.0);
+        }
+      }
+      for (double& lengthscale : m.lengthscale) {
+        lengthscale *= 30.0;
+      }
+      check(m, 1, 1e-9);
+    }
+  }
+}
+
 TEST(CudaGram, SmallDenseLinesWithoutNoise) {
   for (const std::int64_t width : {1, 2, 4}) {
     Model m = model_of(Anchors::uniform, 500, width, 0.0);
     check(m, 1, width == 1 ? 1e-10 : 1e-6);
+  }
+}
+
+TEST(CudaGram, SmallSmoothProcessesWithoutNoise) {
+  // Of an oscillator and of a Matern-5/2 process, observed by itself.
+  for (const int size : {2, 3}) {
+    for (const double gap : {0.1, 1e-2}) {
+      SCOPED_TRACE("size " + std::to_string(size) + ", gap " + std::to_string(gap));
+      Model m = block_model_of(Anchors::uniform, 400, {size}, 0.0);
+      std::sort(m.anchors.begin(), m.anchors.end());
+      for (std::int64_t k = 0; k < m.n; ++k) {
+        m.anchors[at(k)] = gap * (static_cast<double>(k) + 0.3 * std::sin(static_cast<double>(k)));
+        for (std::int64_t j = 0; j < m.width; ++j) {
+          m.loadings[at(k * m.width + j)] = j == 0 ? 1.0 : 0.0;
+        }
+      }
+      m.lengthscale = {1.0, 0.8, 1.0};
+      m.lengthscale.resize(at(m.width));
+      const OnDevice<double> got(400, 9.0);
+      const OnDeviceModel model(m);
+      model.gram().log_variances(got.data(), kStream);
+      Vector want(400);
+      laplex::Gram(m.covariance()).log_variances(want.data());
+      // The variance loses digits as the gap's third or fifth power falls below the prior.
+      const double bound = 1e-13 * std::pow(gap, 1 - 2 * size);
+      for (std::size_t k = 0; k < want.size(); ++k) {
+        ASSERT_NEAR(got.host()[k], want[k], bound) << k;
+      }
+    }
   }
 }
 
@@ -359,16 +436,37 @@ TEST(CudaGram, SmallPointsThatWereNotObserved) {
     }
     check(m, 2);
   }
+  for (const Blocks& blocks : {Blocks{2}, Blocks{3, 1}}) {
+    Model m = block_model_of(Anchors::uniform, 400, blocks, 0.2);
+    for (std::int64_t k = 0; k < m.n; ++k) {
+      if (k % 3 == 0 || (k > 100 && k < 250)) {
+        m.noise[at(k)] = std::numeric_limits<double>::infinity();
+      }
+    }
+    check(m, 2);
+  }
 }
 
 TEST(CudaGram, SmallWideGaps) {
-  Model m = model_of(Anchors::uniform, 300, 2, 0.1);
-  for (std::int64_t k = 0; k < m.n; ++k) {
-    m.anchors[at(k)] += std::pow(10.0, static_cast<double>(k / 20));
+  for (const Blocks& blocks : {Blocks{}, Blocks{2, 2}, Blocks{3, 2}}) {
+    Model m = blocks.empty() ? model_of(Anchors::uniform, 300, 2, 0.1)
+                             : block_model_of(Anchors::uniform, 300, blocks, 0.1);
+    for (std::int64_t k = 0; k < m.n; ++k) {
+      m.anchors[at(k)] += std::pow(10.0, static_cast<double>(k / 20));
+    }
+    m.anchors[0] = -1.7e308;
+    m.anchors[299] = 1.7e308;
+    check(m, 1);
   }
-  m.anchors[0] = -1.7e308;
-  m.anchors[299] = 1.7e308;
-  check(m, 1);
+}
+
+TEST(CudaGram, SmallOscillatorsOfAnyDamping) {
+  for (const double ratio : {1e-6, 1e-2, 0.999999, 1.0, 1.000001, 1e2, 1e6}) {
+    SCOPED_TRACE(ratio);
+    Model m = block_model_of(Anchors::uniform, 300, {2, 1}, 0.3);
+    m.lengthscale[1] = ratio * m.lengthscale[0];
+    check(m, 1, 1e-10);
+  }
 }
 
 TEST(CudaGram, SmallDefaultsAndGradientsThatAreNotWanted) {
@@ -442,6 +540,17 @@ TEST(CudaGram, SmallLentMemoryIsAllThereIs) {
   EXPECT_EQ(emulation::runtime().allocations, before);
 #endif
   EXPECT_THROW(gram.solve(in.data(), out.data(), 2, kStream, {workspace.data(), 16}), Error);
+}
+
+TEST(CudaGram, SmallBytesOfBlocks) {
+  const Model m = block_model_of(Anchors::uniform, 300, {2, 1}, 0.1, 2);
+  const OnDeviceModel model(m);
+  const std::size_t bytes = Gram::storage_bytes(model.covariance());
+  EXPECT_EQ(model.gram().nbytes(), static_cast<std::int64_t>(bytes));
+  EXPECT_GT(bytes, Gram::storage_bytes(2, 300, 3));
+  const Model plain = model_of(Anchors::uniform, 300, 3, 0.1, 2);
+  EXPECT_EQ(Gram::storage_bytes(plain.covariance()), Gram::storage_bytes(2, 300, 3));
+  EXPECT_EQ(Gram::scratch_bytes(plain.covariance()), Gram::scratch_bytes(2, 300, 3));
 }
 
 TEST(CudaGram, BytesAreThoseOfTheDocumentation) {
@@ -518,6 +627,40 @@ TEST(CudaGram, SmallErrorsAreTheCpus) {
   expect_error(m, ErrorCode::singular);
 }
 
+TEST(CudaGram, SmallErrorsOfBlocksAreTheCpus) {
+  const Model good = block_model_of(Anchors::uniform, 500, {2, 1}, 0.2, 3);
+  Model m = good;
+  m.weights[4] = std::nan("");
+  expect_error(m, ErrorCode::invalid_argument);
+  m = good;
+  m.lengthscale[4] = -1.0;
+  expect_error(m, ErrorCode::invalid_argument);
+  m = good;
+  m.blocks = {2, 2};
+  expect_error(m, ErrorCode::invalid_argument);
+  m.blocks = {4};
+  expect_error(m, ErrorCode::invalid_argument);
+  m = good;
+  m.weights.clear();
+  expect_error(m, ErrorCode::invalid_argument);
+  m = block_model_of(Anchors::uniform, 50, {3}, 0.2);
+  m.lengthscale[1] = m.lengthscale[2] = -1.0;  // not used
+  static_cast<void>(OnDeviceModel(m).gram());
+  for (const Blocks& blocks : {Blocks{2}, Blocks{3}, Blocks{2, 1}}) {
+    for (const std::int64_t first : {100, 126, 127, 128}) {  // a chunk begins at 128
+      SCOPED_TRACE(first);
+      m = block_model_of(Anchors::uniform, 500, blocks, 0.2, 2);
+      double* const anchors = m.anchors.data() + 500;
+      std::sort(anchors, anchors + 500);
+      for (std::int64_t k = first; k <= first + m.width; ++k) {
+        anchors[k] = anchors[first];
+        m.noise[at(500 + k)] = 0.0;
+      }
+      expect_error(m, ErrorCode::singular);
+    }
+  }
+}
+
 TEST(CudaGram, SmallSingularWithLoadingsOfManySizes) {
   // More points at one place than columns, and what rounding leaves of the last variance is not
   // small.
@@ -545,19 +688,28 @@ TEST(CudaGram, SmallWidthsThatTheDeviceDoesNotHave) {
                        ErrorCode::invalid_argument)
                 .find("1 to 8 columns, got 9"),
             std::string::npos);
+  for (const Blocks& blocks : {Blocks{3, 2, 2}, Blocks{3, 3, 1}, Blocks{3, 1, 1, 1, 1}}) {
+    const Model m = block_model_of(Anchors::uniform, 10, blocks, 0.2);
+    const OnDeviceModel model(m);
+    EXPECT_NE(message_of([&] { static_cast<void>(model.gram()); }, ErrorCode::invalid_argument)
+                  .find("these blocks need 3 groups"),
+              std::string::npos);
+  }
 }
 
 #if defined(LAPLEX_CUDA_EMULATION)
 
 TEST(CudaGram, SmallTheSameBitsInWhicheverOrderBlocksAndThreadsRun) {
-  const Model m = model_of(Anchors::uniform, 2500, 2, 0.1, 2);
-  const Results want = on_device(m, 3);
-  for (const emulation::Order order : {emulation::Order::descending, emulation::Order::shuffled}) {
-    emulation::settings().blocks = emulation::settings().threads = order;
-    const Results got = on_device(m, 3);
-    emulation::settings() = {};
-    for (std::size_t k = 0; k < want.all.size(); ++k) {
-      EXPECT_EQ(got.all[k].second, want.all[k].second) << want.all[k].first;
+  for (const Model& m : {model_of(Anchors::uniform, 2500, 2, 0.1, 2),
+                         block_model_of(Anchors::uniform, 2500, {2, 1}, 0.1, 2)}) {
+    const Results want = on_device(m, 3);
+    for (const auto order : {emulation::Order::descending, emulation::Order::shuffled}) {
+      emulation::settings().blocks = emulation::settings().threads = order;
+      const Results got = on_device(m, 3);
+      emulation::settings() = {};
+      for (std::size_t k = 0; k < want.all.size(); ++k) {
+        EXPECT_EQ(got.all[k].second, want.all[k].second) << want.all[k].first;
+      }
     }
   }
 }

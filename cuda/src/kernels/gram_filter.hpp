@@ -324,10 +324,15 @@ __global__ void __launch_bounds__(kWalkThreads) filter_kernel(FilterJob job) {
     laplex::detail::predict<J>(filtered, s);
     laplex::detail::observe<J>(s, filtered);
     extend(s, map);
-    follow<J, B>(s.decay, decays);
-    const double prior = prior_variance(line, chunk, s);
+    double prior = B == 1 ? 0.0 : prior_variance(line, chunk, s);
     for (int j = 0; j < J; ++j) {
       line.gain[slot<J>(chunk, i, j)] = s.w[j];
+      if (j % B == 0) {
+        follow<B>(s.decay + j * B, decays + j * B);
+      }
+      if (B == 1) {
+        prior += s.h[j] * s.h[j];
+      }
     }
     line.variance[slot<1>(chunk, i)] = s.d;
     if (s.observed() && !(s.d > part * prior)) {

@@ -75,13 +75,14 @@ __device__ inline Dual decay_in(Dual decay) {
   return decay;
 }
 
-/// The transition of a point, [J, B].
+/// The transition of a point's block at column k, [B, B].
 template <int J, int B, class N>
-__device__ inline void load_decay(const GramTrace<N>& trace, std::int64_t chunk, int i, N* decay) {
+__device__ inline void load_decay(const GramTrace<N>& trace, std::int64_t chunk, int i, int k,
+                                  N* decay) {
   constexpr int kStride = B == 1 ? J : kTransitionStride<J, B>;
-  for (int k = 0; k < J * B; ++k) {
-    const N given = trace.decay[slot<kStride>(chunk, i, k)];
-    decay[k] = B == 1 ? decay_in(given) : given;
+  for (int m = 0; m < B * B; ++m) {
+    const N given = trace.decay[slot<kStride>(chunk, i, k * B + m)];
+    decay[m] = B == 1 ? decay_in(given) : given;
   }
 }
 
@@ -144,8 +145,10 @@ __global__ void __launch_bounds__(kWalkThreads) trace_kernel(TraceJob<N> job) {
         }
         trace.loadings[slot<J>(chunk, i, j)] = s.h[j];
         trace.gain[slot<J>(chunk, i, j)] = s.w[j];
+        if (j % B == 0) {
+          follow<B>(s.decay + j * B, decays + j * B);
+        }
       }
-      follow<J, B>(s.decay, decays);
       extend(s, map);
       store(job.d_w, line.entry(chunk, slot<1>(chunk, i)), slope_of(s.d) / value(s.d));
     }
@@ -195,11 +198,13 @@ __global__ void __launch_bounds__(kWalkThreads) rows_kernel(RowsJob<N> job) {
   }
   for (int i = 0; i < size; ++i) {
     const N b = N(job.b[vector * line.n + line.order[slot<1>(chunk, i)]]);
-    N decay[J * B];
-    load_decay<J, B>(job.trace, chunk, i, decay);
-    laplex::detail::carry_state<J, B>(decay, state);
-    for (int j = 0; j < J; ++j) {
-      state[j] += job.trace.gain[slot<J>(chunk, i, j)] * b;
+    for (int k = 0; k < J; k += B) {
+      N decay[B * B];
+      load_decay<J, B>(job.trace, chunk, i, k, decay);
+      laplex::detail::carry_state<B, B>(decay, state + k);
+      for (int j = k; j < k + B; ++j) {
+        state[j] += job.trace.gain[slot<J>(chunk, i, j)] * b;
+      }
     }
   }
   for (int j = 0; j < J; ++j) {
@@ -208,12 +213,14 @@ __global__ void __launch_bounds__(kWalkThreads) rows_kernel(RowsJob<N> job) {
   }
   for (int i = size - 1; i >= 0; --i) {
     const N a = N(job.a[vector * line.n + line.order[slot<1>(chunk, i)]]);
-    for (int j = 0; j < J; ++j) {
-      state[j] += job.trace.loadings[slot<J>(chunk, i, j)] * a;
+    for (int k = 0; k < J; k += B) {
+      N decay[B * B];
+      load_decay<J, B>(job.trace, chunk, i, k, decay);
+      for (int j = k; j < k + B; ++j) {
+        state[j] += job.trace.loadings[slot<J>(chunk, i, j)] * a;
+      }
+      laplex::detail::carry_state<B, B, true>(decay, state + k);
     }
-    N decay[J * B];
-    load_decay<J, B>(job.trace, chunk, i, decay);
-    laplex::detail::carry_state<J, B, true>(decay, state);
   }
   for (int j = 0; j < J; ++j) {
     job.mean_bars[node + j] = state[j];
@@ -253,10 +260,10 @@ __global__ void __launch_bounds__(kWalkThreads) bars_kernel(BarsJob<N> job) {
   for (int i = 0; i < size; ++i) {
     for (int j = 0; j < J; ++j) {
       const std::int64_t at = slot<J>(chunk, i, j);
+      for (int c = 0; c < B; ++c) {
+        decay_bar[slot<J * B>(chunk, i, j * B + c)] = N(0.0);
+      }
       gain_bar[at] = loading_bar[at] = N(0.0);
-    }
-    for (int k = 0; k < J * B; ++k) {
-      decay_bar[slot<J * B>(chunk, i, k)] = N(0.0);
     }
   }
   for (std::int64_t row = group; row < job.rows.rows; row += job.groups) {
@@ -270,16 +277,18 @@ __global__ void __launch_bounds__(kWalkThreads) bars_kernel(BarsJob<N> job) {
       const std::int64_t id = vector * line.n + line.order[slot<1>(chunk, i)];
       const N value = N(job.rows.b[id]);
       N y = value;
-      N decay[J * B];
-      load_decay<J, B>(trace, chunk, i, decay);
-      for (int j = 0; j < J; ++j) {
-        kept[slot<J>(chunk, i, j)] = state[j];
-      }
-      laplex::detail::carry_state<J, B>(decay, state);
-      for (int j = 0; j < J; ++j) {
-        const std::int64_t at = slot<J>(chunk, i, j);
-        y += trace.loadings[at] * state[j];
-        state[j] += trace.gain[at] * value;
+      for (int k = 0; k < J; k += B) {
+        for (int j = k; j < k + B; ++j) {
+          kept[slot<J>(chunk, i, j)] = state[j];
+        }
+        N decay[B * B];
+        load_decay<J, B>(trace, chunk, i, k, decay);
+        laplex::detail::carry_state<B, B>(decay, state + k);
+        for (int j = k; j < k + B; ++j) {
+          const std::int64_t at = slot<J>(chunk, i, j);
+          y += trace.loadings[at] * state[j];
+          state[j] += trace.gain[at] * value;
+        }
       }
       store(job.d_a, id, result(y));
     }
@@ -291,25 +300,30 @@ __global__ void __launch_bounds__(kWalkThreads) bars_kernel(BarsJob<N> job) {
       const N a = N(job.rows.a[id]);
       const N value = N(job.rows.b[id]);
       N by_b = a;
-      N decay[J * B];
-      N before[J];
-      N mean[J];  // predicted for the point
-      load_decay<J, B>(trace, chunk, i, decay);
-      for (int j = 0; j < J; ++j) {
-        mean[j] = before[j] = kept[slot<J>(chunk, i, j)];
-      }
-      laplex::detail::carry_state<J, B>(decay, mean);
-      for (int j = 0; j < J; ++j) {
-        const std::int64_t at = slot<J>(chunk, i, j);
-        gain_bar[at] += state[j] * value;
-        by_b += trace.gain[at] * state[j];
-        loading_bar[at] += a * mean[j];
-        state[j] += a * trace.loadings[at];  // by the mean predicted for the point
-        for (int c = 0; c < B; ++c) {
-          decay_bar[slot<J * B>(chunk, i, j * B + c)] += state[j] * before[j / B * B + c];
+      for (int k = 0; k < J; k += B) {
+        N decay[B * B];
+        load_decay<J, B>(trace, chunk, i, k, decay);
+        for (int j = k; j < k + B; ++j) {
+          const std::int64_t at = slot<J>(chunk, i, j);
+          gain_bar[at] += state[j] * value;
+          by_b += trace.gain[at] * state[j];
         }
+        N mean[B];  // predicted for the point
+        for (int c = 0; c < B; ++c) {
+          mean[c] = kept[slot<J>(chunk, i, k + c)];
+        }
+        laplex::detail::carry_state<B, B>(decay, mean);
+        for (int j = k; j < k + B; ++j) {
+          const std::int64_t at = slot<J>(chunk, i, j);
+          loading_bar[at] += a * mean[j - k];
+          state[j] += a * trace.loadings[at];  // by the mean predicted for the point
+          for (int c = 0; c < B; ++c) {
+            decay_bar[slot<J * B>(chunk, i, j * B + c)] +=
+                state[j] * kept[slot<J>(chunk, i, k + c)];
+          }
+        }
+        laplex::detail::carry_state<B, B, true>(decay, state + k);
       }
-      laplex::detail::carry_state<J, B, true>(decay, state);
       store(job.d_b, id, result(by_b));
     }
   }

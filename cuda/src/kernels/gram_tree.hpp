@@ -27,16 +27,14 @@ struct Fading {
   }
 };
 
-/// decays <- next decays, of the blocks of transitions, [J, B].
-template <int J, int B, class N>
+/// decays <- next decays, of the transitions of one block, [B, B].
+template <int B, class N>
 __device__ inline void follow(const N* next, N* decays) {
   if constexpr (B == 1) {
-    for (int j = 0; j < J; ++j) {
-      decays[j] = decays[j] * next[j];
-    }
+    decays[0] = decays[0] * next[0];
   } else {
     for (int c = 0; c < B; ++c) {
-      laplex::detail::carry_state<J, B>(next, decays + c, B);
+      laplex::detail::carry_state<B, B>(next, decays + c, B);
     }
   }
 }
@@ -225,8 +223,10 @@ __global__ void __launch_bounds__(kWalkThreads) compose_kernel(ComposeJob<N> job
   clear_decays<J, B>(decay);
   for_children(job.tree, job.level, node, false, [&](std::int64_t child) {
     const std::int64_t at = job.tree.at(line, job.level, child);
-    follow<J, B>(job.decays + at * J * B, decay);
     for (int c = 0; c < J; ++c) {
+      if (c % B == 0) {
+        follow<B>(job.decays + (at * J + c) * B, decay + c * B);
+      }
       N column[J];
       for (int r = 0; r < J; ++r) {
         column[r] = N(0.0);
