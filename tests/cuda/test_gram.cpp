@@ -572,6 +572,21 @@ TEST(CudaGram, BytesAreThoseOfTheDocumentation) {
       EXPECT_NEAR(second / first, 2.9, 0.1);
     }
   }
+  for (const Blocks& blocks :
+       {Blocks{2}, Blocks{2, 2}, Blocks{2, 2, 2, 2}, Blocks{3}, Blocks{3, 3}}) {
+    const Model m = block_model_of(Anchors::uniform, n, blocks, 0.1);
+    const double j = static_cast<double>(m.width), b = blocks[0];
+    const double bytes = static_cast<double>(Gram::storage_bytes(m.covariance())) / n;
+    EXPECT_NEAR(bytes, 28 + 16 * j + 8 * j * (b + (b + 1) / 2) + j * (b + j + (j + 1) / 2) / 7.8,
+                0.005 * bytes);
+    if (m.width < 4) {
+      const Gram gram = OnDeviceModel(m).gram();
+      const double first = static_cast<double>(gram.gradient_workspace_bytes(0, false)) / n;
+      const double second = static_cast<double>(gram.gradient_workspace_bytes(0, true)) / n;
+      EXPECT_NEAR(first, blocks[0] == 2 ? 137 : 250, 1.0);
+      EXPECT_NEAR(second / first, 3.3, 0.1);
+    }
+  }
 }
 
 std::string message_of(const std::function<void()>& call, ErrorCode code) {
