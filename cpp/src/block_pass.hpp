@@ -17,7 +17,7 @@ namespace laplex::detail {
 /// A side as a block of this shape reads or writes it: a wide one permutes whole tiles.
 template <class T>
 [[nodiscard]] SideView<T> side_for(PassShape shape, const State<T>& state, std::int64_t head,
-                                   Side side, int threads) {
+                                   Role side, int threads) {
   return shape.wide ? state.side(head, side) : state.permuted_side(head, side, threads);
 }
 

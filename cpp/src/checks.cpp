@@ -106,9 +106,11 @@ void check_rate(Rate rate, std::int64_t head, std::int64_t heads) {
   if (!(rate.lengthscale > 0.0) || std::isinf(rate.lengthscale)) {
     invalid("lengthscale must be positive and finite, got " + text_of(rate.lengthscale) + where);
   }
-  if (rate.lengthscale < std::numeric_limits<double>::min()) {
+  // Far below it 1/lengthscale overflows. That of a Matern kernel may have been divided by up to
+  // sqrt(5), to that of its exponential.
+  if (rate.lengthscale < std::numeric_limits<double>::min() / 2.25) {
     invalid("lengthscale must be at least 2.23e-308, the smallest normal number, got " +
-            text_of(rate.lengthscale) + where);  // below it 1/lengthscale overflows
+            text_of(rate.lengthscale) + where);
   }
   if (!std::isfinite(rate.frequency)) {
     invalid("frequency must be finite, got " + text_of(rate.frequency) + where);

@@ -111,8 +111,8 @@ void sum_block(const Call<T>& call, PassShape shape, Block block, Worker<T>& wor
   const State<T>& state = call.state;
   const Fixed<T>& fixed = state.fixed();
   const Cells<T>& cells = state.cells(block.head);
-  worker.targets = side_for(shape, state, block.head, Side::targets, threads);
-  worker.sources = side_for(shape, state, block.head, Side::sources, threads);
+  worker.targets = side_for(shape, state, block.head, Role::targets, threads);
+  worker.sources = side_for(shape, state, block.head, Role::sources, threads);
   worker.values.set(shape, cells, worker.sources, fixed.m, call.values, block, false,
                     worker.scratch, threads);
   worker.grad.set(shape, cells, worker.targets, fixed.n, call.grad, block, true, worker.scratch,
@@ -140,6 +140,7 @@ void add_block(const Call<T>& call, PassShape shape, Block block, std::int64_t s
   job.grad_carries = worker.grad.carries();
   job.gap_after = cells.gap_after();
   job.self = fixed.self;
+  job.side = combine_of(fixed.side);
   job.inverse_lengthscale = 1.0 / rate.lengthscale;
   job.frequency = rate.frequency;
   if (call.wanted.values) {

@@ -96,6 +96,7 @@ std::shared_ptr<const Fixed<T>> make_fixed(const Kernel<T>& kernel) {
   fixed->real_part = kernel.real_part;
   fixed->shared_anchors = kernel.shared_anchors && kernel.heads > 1;
   fixed->profile = kernel.profile;
+  fixed->side = kernel.side;
   fixed->num_threads = kernel.num_threads;
   for (std::int64_t h = 0; h < kernel.heads; ++h) {
     const Rate rate{kernel.lengthscale ? kernel.lengthscale[h] : 1.0,
@@ -267,6 +268,9 @@ std::vector<std::int64_t> Plan<T>::rank() const {
   if (fixed.profile != Profile::matern12) {
     invalid("rank is known in O(n) for the Laplace kernel alone (matern12)");
   }
+  if (fixed.side != Side::both) {
+    invalid("rank is known in O(n) for side both alone, not for one-sided sums");
+  }
   if (fixed.real_part && fixed.complex_kernel()) {
     invalid("rank is not known in O(n) for the cosine form (real_part with phases or a frequency)");
   }
@@ -309,6 +313,10 @@ void Plan<T>::to_dense_any(T* matrix, bool matrix_complex) const {
         const std::int64_t j = sources != nullptr ? sources[l] : l;
         const double far = std::max(x, y);
         const double near = std::min(x, y);
+        if ((fixed.side == Side::left && y > x) || (fixed.side == Side::right && y < x)) {
+          std::fill_n(row + (matrix_complex ? 2 * j : j), matrix_complex ? 2 : 1, T(0));
+          continue;
+        }
         Complex entry = fixed.oscillates ? decay<Complex>(far, near, rate)
                                          : Complex{decay<double>(far, near, rate), 0.0};
         if (shaped) {

@@ -28,6 +28,7 @@ struct BlockPass {
   const Vectors<const T>& values;
   bool conjugate;
   const std::vector<Result<T>>& results;
+  Side seen;  ///< of `to`, the anchors of `from` that count
   int threads;
 
   [[nodiscard]] const Cells<T>& cells() const { return state.cells(block.head); }
@@ -36,10 +37,19 @@ struct BlockPass {
     return state.template moments<D>(block.head, threads);
   }
   [[nodiscard]] const std::uint16_t* left_at(const Result<T>& result) const {
+    if (seen != Side::both) {
+      return one_side_at(result);
+    }
     return result.strict() ? to.below : to.split;
   }
   [[nodiscard]] const std::uint16_t* right_at(const Result<T>& result) const {
+    if (seen != Side::both) {
+      return one_side_at(result);
+    }
     return result.strict() ? to.upto : to.split;
+  }
+  [[nodiscard]] const std::uint16_t* one_side_at(const Result<T>& result) const {
+    return (seen == Side::left) == result.strict() ? to.below : to.upto;
   }
 };
 
@@ -61,7 +71,7 @@ void deliver_plain(const BlockPass<T>& pass, std::int64_t slot, const Round* rou
                [&](std::int64_t begin, std::int64_t end, void* memory) {
                  kernels<T>().product(pass.shape.form, pass.shape.wide, pass.from, pass.to,
                                       pass.left_at(result), pass.right_at(result), w.in.input(),
-                                      w.in.carries(), begin, end, result.combine(),
+                                      w.in.carries(), begin, end, result.combine(pass.seen),
                                       w.out[r].output(), memory);
                  w.out[r].deliver(pass.to.first[begin], pass.to.first[end]);
                });
@@ -84,8 +94,9 @@ void deliver_moments(const BlockPass<T>& pass, int degree, std::int64_t slot, co
   std::vector<MomentResult<T>> results;
   for (std::size_t r = 0; r < pass.results.size(); ++r) {
     const Result<T>& result = pass.results[r];
-    results.push_back(moment_result(result.polynomial, result.combine(), pass.left_at(result),
-                                    pass.right_at(result), w.out[r].output()));
+    results.push_back(moment_result(result.polynomial, result.combine(pass.seen),
+                                    pass.left_at(result), pass.right_at(result),
+                                    w.out[r].output()));
   }
   MomentJob<T> job = w.moments.job();
   job.to = pass.to;
@@ -121,10 +132,11 @@ void run(const State<T>& state, const Vectors<const T>& values, std::int64_t row
   for (const Result<T>& result : results) {
     degree = std::max(degree, degree_of(result.polynomial));
   }
+  const Side seen = transposed ? turned(fixed.side) : fixed.side;
   const auto pass_of = [&](std::int64_t task) -> BlockPass<T> {
     const std::int64_t head = task / blocks;
     const std::int64_t first = task % blocks * width;
-    const auto side = [&](Side which) {
+    const auto side = [&](Role which) {
       if (order == Order::given) {
         return side_for(shape, state, head, which, split.inner);
       }
@@ -135,12 +147,13 @@ void run(const State<T>& state, const Vectors<const T>& values, std::int64_t row
     return {state,
             shape,
             {head, first, std::min(width, lanes - first)},
-            side(transposed ? Side::targets : Side::sources),
-            side(transposed ? Side::sources : Side::targets),
+            side(transposed ? Role::targets : Role::sources),
+            side(transposed ? Role::sources : Role::targets),
             n_in,
             values,
             conjugate,
             results,
+            seen,
             split.inner};
   };
   const int carried = carried_degree(degree);
@@ -166,8 +179,9 @@ void run(const State<T>& state, const Vectors<const T>& values, std::int64_t row
                            Worker<T>& w) {
     w.out.resize(results.size());
     for (std::size_t r = 0; r < results.size(); ++r) {
-      // sign(x_i - y_j) seen from the source is its negative.
-      const double sign = transposed && results[r].parity == Parity::odd ? -1.0 : 1.0;
+      // sign(x_i - y_j) seen from the source is its negative, and on the right it is -1.
+      const bool negative = transposed != (seen == Side::right);
+      const double sign = negative && results[r].parity == Parity::odd ? -1.0 : 1.0;
       w.out[r].open(shape, pass.to, n_out, results[r].vectors, pass.block, conjugate,
                     degree == 0 ? sign * results[r].polynomial[0] : sign, degree == 0);
     }

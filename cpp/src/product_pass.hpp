@@ -20,7 +20,11 @@ struct Result {
   Vectors<T> vectors;
   Combine side = Combine::sum;
 
-  [[nodiscard]] Combine combine() const {
+  /// `seen` is the side of the plan as it is seen from where results go.
+  [[nodiscard]] Combine combine(Side seen) const {
+    if (seen != Side::both) {
+      return combine_of(seen);
+    }
     return parity == Parity::odd ? Combine::difference : side;
   }
   /// Whether tied pairs are left out.

@@ -36,6 +36,9 @@ void Plan<T>::half_sums_any(const T* v, bool v_complex, std::int64_t rows, Strid
   const auto snapshot = state();
   const Fixed<T>& fixed = snapshot->fixed();
   check_call(rows, "result", u_complex, v_complex || kernel_is_complex());
+  if (fixed.side != Side::both) {
+    invalid("half_sums needs a plan with side both: the product with this one is one of them");
+  }
   const int parts = parts_of(fixed, v_complex);
   guarded([&] {
     const Polynomial polynomial = polynomial_of(fixed.profile);

@@ -86,9 +86,9 @@ struct RowBlock {
   /// Calls body(head, row of the block, first and last sorted place, index) for all places of a
   /// side, in pieces of kGrain; the rows of a piece come one after the other.
   template <class Body>
-  void each(Side side, const Body& body) const {
+  void each(Role side, const Body& body) const {
     const Fixed<T>& fixed = state.fixed();
-    const std::int64_t size = side == Side::targets ? fixed.n : fixed.m;
+    const std::int64_t size = side == Role::targets ? fixed.n : fixed.m;
     for (std::int64_t h = 0; h < fixed.heads; ++h) {
       const std::uint32_t* const index = state.side(h, side).index;
       parallel_ranges(threads, size, kGrain, [&](std::int64_t begin, std::int64_t end) {
@@ -125,7 +125,7 @@ void add_rows(const RowBlock<T>& block, std::vector<double>& by_targets,
   Array<T> c_sorted;
   b_sorted.reset(by_b ? fixed.heads * n : 0);
   c_sorted.reset(by_c ? fixed.heads * m : 0);
-  block.each(Side::sources, [&](std::int64_t h, std::int64_t r, std::int64_t begin,
+  block.each(Role::sources, [&](std::int64_t h, std::int64_t r, std::int64_t begin,
                                 std::int64_t end, const std::uint32_t* index) {
     const T* const values = block.values.lane(h, block.first + r);
     const T* const of_values = by_a ? cot.values + (h * block.rows + block.first + r) * m : nullptr;
@@ -143,7 +143,7 @@ void add_rows(const RowBlock<T>& block, std::vector<double>& by_targets,
       }
     }
   });
-  block.each(Side::targets, [&](std::int64_t h, std::int64_t r, std::int64_t begin,
+  block.each(Role::targets, [&](std::int64_t h, std::int64_t r, std::int64_t begin,
                                 std::int64_t end, const std::uint32_t* index) {
     const T* const grad = block.grad.lane(h, block.first + r);
     const std::int64_t row = (h * rows + r) * n;
@@ -190,7 +190,7 @@ void add_rows(const RowBlock<T>& block, std::vector<double>& by_targets,
   const auto per = [&](std::int64_t h) {
     return 1.0 / fixed.rate[static_cast<std::size_t>(h)].lengthscale;
   };
-  block.each(Side::targets, [&](std::int64_t h, std::int64_t r, std::int64_t begin,
+  block.each(Role::targets, [&](std::int64_t h, std::int64_t r, std::int64_t begin,
                                 std::int64_t end, const std::uint32_t* index) {
     const double u = per(h);
     const double e = by_e ? cot.lengthscale[h] : 0.0;
@@ -231,7 +231,7 @@ void add_rows(const RowBlock<T>& block, std::vector<double>& by_targets,
       by_lengthscale[static_cast<std::size_t>(h)].add(sum);
     }
   });
-  block.each(Side::sources, [&](std::int64_t h, std::int64_t r, std::int64_t begin,
+  block.each(Role::sources, [&](std::int64_t h, std::int64_t r, std::int64_t begin,
                                 std::int64_t end, const std::uint32_t* index) {
     const double u = per(h);
     const double e = by_e ? cot.lengthscale[h] : 0.0;
@@ -285,7 +285,7 @@ void second_gradients(const State<T>& state, const Vectors<const T>& values,
                 by_sources, by_lengthscale);
   }
   for (std::int64_t h = 0; h < fixed.heads; ++h) {
-    const auto deliver = [&](const std::vector<double>& sums, Side side, std::int64_t count,
+    const auto deliver = [&](const std::vector<double>& sums, Role side, std::int64_t count,
                              T* to) {
       if (to != nullptr) {
         const std::uint32_t* const index = state.side(h, side).index;
@@ -295,8 +295,8 @@ void second_gradients(const State<T>& state, const Vectors<const T>& values,
         }
       }
     };
-    deliver(by_targets, Side::targets, n, result.targets);
-    deliver(by_sources, Side::sources, m, result.sources);
+    deliver(by_targets, Role::targets, n, result.targets);
+    deliver(by_sources, Role::sources, m, result.sources);
     if (result.lengthscale != nullptr) {
       ExactSum& total = by_lengthscale[static_cast<std::size_t>(h)];
       add_over_processes(state.cells(h).shared(), {&total});

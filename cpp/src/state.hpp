@@ -29,6 +29,7 @@ struct Fixed {
   bool real_part = false;
   bool shared_anchors = false;  ///< by several heads
   Profile profile = Profile::matern12;
+  Side side = Side::both;
   int num_threads = 0;
   std::vector<double> lengthscale;     ///< [heads] as given
   std::vector<Rate> rate;              ///< [heads] of the exponential
@@ -41,7 +42,16 @@ struct Fixed {
   [[nodiscard]] bool complex_kernel() const { return oscillates || has_phases(); }
 };
 
-enum class Side { targets, sources };
+/// The side as the anchors of the other role see it.
+[[nodiscard]] inline Side turned(Side side) {
+  return side == Side::left ? Side::right : side == Side::right ? Side::left : side;
+}
+
+[[nodiscard]] inline Combine combine_of(Side side) {
+  return side == Side::left ? Combine::left : side == Side::right ? Combine::right : Combine::sum;
+}
+
+enum class Role { targets, sources };
 
 /// The tables of one head.
 template <class T>
@@ -79,12 +89,12 @@ class State {
   template <class D>
   [[nodiscard]] const MomentLine<D>& moments(std::int64_t head, int num_threads) const;
 
-  [[nodiscard]] SideView<T> side(std::int64_t head, Side side) const {
-    return side == Side::targets ? cells(head).targets() : cells(head).sources();
+  [[nodiscard]] SideView<T> side(std::int64_t head, Role role) const {
+    return role == Role::targets ? cells(head).targets() : cells(head).sources();
   }
   /// The same for a single lane, with a fast permutation if that is worth it: for values beyond the
   /// caches that go back and forth repeatedly.
-  [[nodiscard]] SideView<T> permuted_side(std::int64_t head, Side side, int num_threads) const;
+  [[nodiscard]] SideView<T> permuted_side(std::int64_t head, Role role, int num_threads) const;
 
   [[nodiscard]] std::int64_t nbytes() const { return nbytes_.load(); }
 

@@ -99,7 +99,9 @@ void term_gradients(const State<T>& state, const Term& term, const Vectors<const
   if (gradients.lengthscale != nullptr) {
     stretch = at_targets.sums.add(stretch_of(term));
   }
-  if (gradients.frequency != nullptr && fixed.oscillates) {
+  // A kernel that does not oscillate has a derivative at frequency 0.
+  const bool swings = gradients.frequency != nullptr && complex;
+  if (swings) {
     swing = at_targets.sums.add(swing_of(term));
   }
   // The gradient by the values may be written over them: then it comes last.
@@ -150,7 +152,7 @@ void term_gradients(const State<T>& state, const Term& term, const Vectors<const
           if (gradients.lengthscale != nullptr) {
             ell += inner(g, at_targets.sums.get(stretch, at)).re;
           }
-          if (gradients.frequency != nullptr && fixed.oscillates) {
+          if (swings) {
             omega -= inner(g, at_targets.sums.get(swing, at)).im;
           }
         }

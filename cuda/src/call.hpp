@@ -41,7 +41,18 @@ struct GradientCall {
   AnchorGradients<T> sources;
   double* lengthscale;
   double* frequency;
+  Part part;  ///< of the sources, as a target sees them
 };
+
+/// The part of a one-sided plan, as the anchors that sums are read off at see it.
+[[nodiscard]] inline Part part_of(Side side, bool swapped) {
+  return side == Side::both                ? Part::both
+         : (side == Side::left) != swapped ? Part::left
+                                           : Part::right;
+}
+[[nodiscard]] inline Part turned(Part part) {
+  return part == Part::left ? Part::right : part == Part::right ? Part::left : part;
+}
 
 /// With a null workspace of no bytes and `counts`, nothing is run and its size is returned.
 template <class T>

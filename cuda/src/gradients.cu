@@ -123,7 +123,7 @@ std::size_t run(const GradientCall<T>& call, Memory workspace, bool counts, Stre
            stream, job);
   }
 
-  const auto finish = [&](const Side<T>& side, const AnchorGradients<T>& parts,
+  const auto finish = [&](const SideView<T>& side, const AnchorGradients<T>& parts,
                           const AnchorGradients<T>& out) {
     if (groups > 1 && (out.position != nullptr || out.phase != nullptr)) {
       launch(finish_kernel<T>, one_thread_each(heads * side.count), stream,

@@ -132,14 +132,18 @@ void Plan<T>::apply(const ConstVectors& values, std::int64_t rows, const Vectors
   check_vectors<T>(values, "values");
   check_vectors<T>(result, "result");
   check_stream(*state_, stream);
-  product(product_call(*state_, parameters_, values, rows, result, mode, term, Part::both),
-          workspace, false, stream);
+  const Part part = part_of(parameters_.side, mode != Mode::plain);
+  product(product_call(*state_, parameters_, values, rows, result, mode, term, part), workspace,
+          false, stream);
   state_->used_in(stream);
 }
 
 template <class T>
 void Plan<T>::half_sums(const ConstVectors& values, std::int64_t rows, const Vectors& left,
                         const Vectors& right, Stream stream, Memory workspace) const {
+  if (parameters_.side != Side::both) {
+    invalid("half_sums needs a plan with side both: the product with this one is one of them");
+  }
   for (const Vectors& half : {left, right}) {
     check_call(rows, "result", half.complex, values.complex || kernel_is_complex());
     check_vectors<T>(half, "half sums");
@@ -149,7 +153,7 @@ void Plan<T>::half_sums(const ConstVectors& values, std::int64_t rows, const Vec
   check_stream(*state_, stream);
   product(product_call(*state_, parameters_, values, rows, left, Mode::plain, {}, Part::left),
           workspace, false, stream);
-  product(product_call(*state_, parameters_, values, rows, right, Mode::plain, {}, Part::right),
+  product(product_call(*state_, parameters_, values, rows, right, Mode::plain, {}, Part::above),
           workspace, false, stream);
   state_->used_in(stream);
 }
@@ -171,15 +175,18 @@ GradientCall<T> gradient_call(const State<T>& state, const Kernel<T>& kernel,
           {gradients.targets, gradients.target_phase},
           {gradients.sources, gradients.source_phase},
           gradients.lengthscale,
-          gradients.frequency};
+          gradients.frequency,
+          part_of(kernel.side, false)};
 }
 
-/// In one pass of its own those of the Laplace kernel, and those of other terms by products.
+/// In one pass of its own those of the Laplace kernel, and those of other terms and of one-sided
+/// sums by products.
 template <class T>
 std::size_t any_gradients(const GradientCall<T>& call, const Term& term, Profile profile,
                           Memory workspace, bool counts, Stream stream) {
   const laplex::detail::Polynomial polynomial = polynomial_of(term, profile);
-  if (term.parity == Parity::even && polynomial == polynomial_of(Profile::matern12)) {
+  if (term.parity == Parity::even && polynomial == polynomial_of(Profile::matern12) &&
+      call.part == Part::both) {
     return gradients(call, workspace, counts, stream);
   }
   const bool smooth = term.smooth || profile != Profile::matern12;

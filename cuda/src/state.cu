@@ -290,10 +290,10 @@ template <class T>
 Line<T> State<T>::line(bool swapped) const {
   const bool shared = lines_ < heads_;
   const auto side = [=](const Array& array, std::int64_t count) {
-    return Side<T>{array.position, array.order(), array.rank, count, shared};
+    return SideView<T>{array.position, array.order(), array.rank, count, shared};
   };
-  const Side<T> targets = side(targets_, n_);
-  const Side<T> sources = self_ ? targets : side(sources_, m_);
+  const SideView<T> targets = side(targets_, n_);
+  const SideView<T> sources = self_ ? targets : side(sources_, m_);
   Line<T> line;
   line.from = swapped ? targets : sources;
   line.to = swapped ? sources : targets;

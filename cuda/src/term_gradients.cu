@@ -45,7 +45,7 @@ class TermGradients {
                                  std::max(call_.state.n(), call_.state.m()) *
                                  (call_.parameters.is_complex ? 2 : 1);
     plain_ = cut.take<T>(entries);
-    turning_ = oscillates() ? cut.take<T>(entries) : nullptr;
+    turning_ = oscillates() || swings() ? cut.take<T>(entries) : nullptr;
     shares_ = wants_scalars() ? cut.take<Complex>(call_.state.heads() * parts()) : nullptr;
     work_ = {cut.take<unsigned char>(static_cast<std::int64_t>(product_bytes_)), product_bytes_};
   }
@@ -76,11 +76,10 @@ class TermGradients {
   }
 
   void by_scalars() {
-    const bool swings = call_.frequency != nullptr && oscillates();
     if (call_.lengthscale != nullptr) {
       sum(Place::targets, stretch_of(term_), plain_);
     }
-    if (swings) {
+    if (swings()) {
       sum(Place::targets, swing_of(term_), turning_);
     }
     if (runs_) {
@@ -88,7 +87,7 @@ class TermGradients {
       launch(shares_kernel<T>,
              {heads * parts(), kScalarThreads, kScalarThreads / kWarp * sizeof(double)}, stream_,
              SharesJob<T>{inner(Place::targets, call_.lengthscale != nullptr ? plain_ : nullptr,
-                                swings ? turning_ : nullptr),
+                                swings() ? turning_ : nullptr),
                           parts(), shares_});
       launch(scalars_kernel, {heads, kScalarThreads, kScalarThreads / kWarp * sizeof(double)},
              stream_,
@@ -120,7 +119,7 @@ class TermGradients {
                              output,
                              member.parity,
                              member.polynomial,
-                             Part::both};
+                             back ? turned(call_.part) : call_.part};
     if (runs_) {
       product(sum, work_, false, stream_);
     } else {
@@ -150,6 +149,10 @@ class TermGradients {
     return at == Place::targets ? call_.state.n() : call_.state.m();
   }
   [[nodiscard]] bool oscillates() const { return call_.parameters.frequency != nullptr; }
+  /// A kernel that does not oscillate has a derivative at frequency 0.
+  [[nodiscard]] bool swings() const {
+    return call_.frequency != nullptr && call_.parameters.is_complex;
+  }
   [[nodiscard]] bool wants_scalars() const {
     return call_.lengthscale != nullptr || call_.frequency != nullptr;
   }

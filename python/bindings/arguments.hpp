@@ -48,6 +48,7 @@ struct KernelArguments {
   Arrays arrays{};
   bool real_part = false;
   int profile = 0;
+  int side = 0;
   bool shared_anchors = false;
 
   /// Whether all but the contents of the arrays is the same.
@@ -58,7 +59,7 @@ struct KernelArguments {
       }
     }
     return is_double == other.is_double && heads == other.heads && n == other.n && m == other.m &&
-           real_part == other.real_part && profile == other.profile &&
+           real_part == other.real_part && profile == other.profile && side == other.side &&
            shared_anchors == other.shared_anchors;
   }
 
@@ -89,6 +90,7 @@ Kernel<T> kernel_of(const KernelArguments& k, int num_threads) {
   kernel.source_phase = pointer<const T>(source_phase);
   kernel.real_part = k.real_part;
   kernel.profile = static_cast<Profile>(k.profile);
+  kernel.side = static_cast<Side>(k.side);
   kernel.num_threads = num_threads;
   kernel.shared_anchors = k.shared_anchors;
   return kernel;
@@ -105,10 +107,11 @@ struct TermArguments {
   Term term;
 };
 
-/// What a call has beside its tensors: the kernel's flags and the member of the family of sums.
+/// What a call has beside its tensors: the kernel's options and the member of the family of sums.
 struct FormArguments {
   bool real_part = false;
   Term term;
+  int side = 0;
 };
 
 /// Vectors `[heads, rows, count]`, contiguous in the last dimension; strides in elements.
@@ -296,12 +299,13 @@ inline bool read_parity(int code, Term& term) {
 
 inline bool read(PyObject* given, KernelArguments& k) {
   auto& [x, y, ell, omega, theta, phi] = k.arrays;
-  return read(given, k.is_double, k.real_part, k.profile, k.shared_anchors, k.heads, k.n, k.m, x, y,
+  return read(given, k.is_double, k.real_part, k.profile, k.side, k.shared_anchors, k.heads, k.n, k.m, x, y,
               ell, omega, theta, phi);
 }
 inline bool read(PyObject* given, FormArguments& f) {
   int parity = 0;
-  return read(given, f.real_part, parity, f.term.polynomial) && read_parity(parity, f.term);
+  return read(given, f.real_part, parity, f.term.polynomial, f.side) &&
+         read_parity(parity, f.term);
 }
 inline bool read(PyObject* given, TermArguments& t) {
   int parity = 0;

@@ -85,6 +85,7 @@ class DirectCalls {
     }
     KernelArguments& kernel = call->kernel;
     kernel.real_part = form.real_part;
+    kernel.side = form.side;
     return without_gil([&] {
       std::shared_ptr<AnyPlan> any = cache_.get(kernel, num_threads);
       std::visit(

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from . import nn as nn
     from . import plan_cache as plan_cache
     from .torch.functional import matvec as matvec
+    from .torch.log_product import logmatvec as logmatvec
     from .torch.operator import LaplaceOperator as LaplaceOperator
 
 __version__: str = _core.__version__
@@ -46,6 +47,7 @@ __all__ = [
     "distributed",
     "early_exit",
     "gram",
+    "logmatvec",
     "matvec",
     "nn",
     "plan_cache",
@@ -60,6 +62,7 @@ _LAZY: dict[str, tuple[str, str | None]] = {
     "distributed": (".distributed", None),
     "early_exit": (".early_exit", None),
     "gram": (".gram", None),
+    "logmatvec": (".torch.log_product", "logmatvec"),
     "matvec": (".torch.functional", "matvec"),
     "nn": (".nn", None),
     "plan_cache": (".plan_cache", None),

@@ -46,6 +46,8 @@ class Term:
             (one, two), (damping, undamped) = block.weights, rates
             even, odd = (one + two) / 2, damping * (two - one) / 2
             root = np.sqrt(abs((undamped - damping) * (undamped + damping)))
+            if root == 0:
+                raise NotImplementedError("a critical oscillator has no coefficients")
             if undamped > damping:
                 waves.append((even, odd / root, damping, root))
             else:
@@ -74,14 +76,13 @@ class TermProduct(Term):
     """The product of two terms: by e^{i x} e^{i y}, a sum of general terms."""
 
     def __init__(self, one, two):
-        def waves(term):
-            ar, cr, *rest = term.get_coefficients()
-            return [(a, 0, c, 0) for a, c in zip(ar, cr, strict=True)] + list(
-                zip(*rest, strict=True)
-            )
-
-        found = []
-        for (a, b, c, d), (e, f, g, h) in product(waves(one), waves(two)):
+        (ar, cr, *waves), (br, dr, *others) = one.get_coefficients(), two.get_coefficients()
+        real, more = list(zip(ar, cr, strict=True)), list(zip(br, dr, strict=True))
+        waves, others = list(zip(*waves, strict=True)), list(zip(*others, strict=True))
+        found = [Celerite(a * b, 0.0, c + d) for (a, c), (b, d) in product(real, more)]
+        for (e, g), (a, b, c, d) in [*product(real, others), *product(more, waves)]:
+            found.append(Celerite(a * e, b * e, c + g, d))
+        for (a, b, c, d), (e, f, g, h) in product(waves, others):
             found.append(Celerite((a * e + b * f) / 2, (b * e - a * f) / 2, c + g, d - h))
             found.append(Celerite((a * e - b * f) / 2, (b * e + a * f) / 2, c + g, d + h))
         super().__init__(*found)
@@ -126,7 +127,7 @@ class GaussianProcess:
 
     def sample(self, *, size=None, include_mean=True):
         self._checked()
-        white = np.random.randn(*(len(self._t), size)[: 1 if size is None else 2])
+        white = np.random.randn(*(len(self._t), size)[: 1 if size is None else 2])  # noqa: NPY002
         return self._gram.color(white.T).numpy() + include_mean * self._mean(self._t)
 
     def condition(self, y, t=None, *, include_mean=True, kernel=None):

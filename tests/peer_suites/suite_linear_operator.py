@@ -12,8 +12,11 @@ from linear_operator.test.linear_operator_test_case import (
 )
 
 from laplex import LaplaceOperator
-from laplex.gram import LaplaceGram, Term
-from laplex.gram.linear_operator import LaplaceConditionalLinearOperator
+from laplex.gram import SHO, LaplaceGram, Matern32, Matern52, Term
+from laplex.gram.linear_operator import (
+    LaplaceBlockLinearOperator,
+    LaplaceConditionalLinearOperator,
+)
 
 EXPLANATIONS: dict[str, str] = {}
 
@@ -82,6 +85,32 @@ class TestSumBatch(GramCase, TestCase):
         return LaplaceGram(3 * uniform(2, 5), terms=terms, noise=uniform(2, 5) + 0.2)
 
 
+class TestMatern32(GramCase, TestCase):
+    def gram(self):
+        return LaplaceGram(3 * uniform(5), terms=Matern32(0.7), noise=0.2)
+
+
+class TestMatern52Batch(GramCase, TestCase):
+    def gram(self):
+        return LaplaceGram(3 * uniform(2, 5), terms=Matern52(uniform(2) + 0.2), noise=0.2)
+
+
+class TestOscillators(GramCase, TestCase):
+    def gram(self):
+        terms = SHO(sigma=1.0, w0=3.0, Q=0.3) + SHO(sigma=0.5, rho=1.0, Q=4.0)
+        return LaplaceGram(3 * uniform(5), terms=terms, noise=0.2)
+
+
+class TestBasis(GramCase, TestCase):
+    def gram(self):
+        return LaplaceGram(3 * uniform(5), noise=0.2, basis=uniform(5, 2), prior=2.0)
+
+
+class TestBasisBatch(GramCase, TestCase):
+    def gram(self):
+        return LaplaceGram(3 * uniform(2, 5), noise=0.2, basis=uniform(5, 2), prior=uniform(2, 2))
+
+
 class ConditionalCase(GramCase):
     def create_linear_op(self):
         whole = self.gram().to_linear_operator()
@@ -103,6 +132,31 @@ class TestConditionalBatch(ConditionalCase, TestCase):
         return LaplaceGram(3 * uniform(2, 8), lengthscale=0.5, noise=0.2)
 
 
+class TestConditionalBasis(ConditionalCase, TestCase):
+    def gram(self):
+        terms = Matern32(0.7)
+        return LaplaceGram(3 * uniform(8), terms=terms, noise=0.2, basis=uniform(8, 2), prior=2.0)
+
+
+class BlockCase(RectangularLinearOperatorTestCase):
+    seed = 0
+
+    def create_linear_op(self):
+        whole = LaplaceGram(3 * uniform(*self.shape), terms=SHO(sigma=1.0, w0=3.0, Q=2.0))
+        return LaplaceBlockLinearOperator(whole.to_linear_operator(), first=5)
+
+    def evaluate_linear_op(self, linear_op):
+        return linear_op._whole.gram.to_dense()[..., :5, 5:]
+
+
+class TestBlock(BlockCase, TestCase):
+    shape = (9,)
+
+
+class TestBlockBatch(BlockCase, TestCase):
+    shape = (2, 9)
+
+
 class RectangularCase(RectangularLinearOperatorTestCase):
     seed = 0
 
@@ -121,3 +175,8 @@ class TestRectangular(RectangularCase, TestCase):
 class TestRectangularBatch(RectangularCase, TestCase):
     def operator(self):
         return LaplaceOperator(3 * uniform(2, 5), 3 * uniform(2, 4), lengthscale=0.7)
+
+
+class TestRectangularMatern52(RectangularCase, TestCase):
+    def operator(self):
+        return LaplaceOperator(3 * uniform(5), 3 * uniform(4), lengthscale=0.7, kernel="matern52")

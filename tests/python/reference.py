@@ -9,7 +9,7 @@ Decays come from positions, never from products of decays. Look-ups use ``search
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -168,6 +168,7 @@ class Kernel:
     source_phase: np.ndarray | None = None
     real_part: bool = False
     shape: str = "matern12"
+    side: str = "both"
 
     def _sums(
         self, v: np.ndarray, *, moments: int = 1, strict: bool = False, modulus: bool = False
@@ -190,8 +191,14 @@ class Kernel:
 
     def _even(self, v: np.ndarray, *, modulus: bool = False) -> np.ndarray:
         polynomial = MATERN[self.shape][1]
-        found = self._sums(v, moments=len(polynomial), modulus=modulus)
-        return sum(c * moment.even for c, moment in zip(polynomial, found, strict=True))
+        mirrored = self if self.side != "right" else self._mirrored()
+        found = mirrored._sums(v, moments=len(polynomial), modulus=modulus)
+        parts = [each.even if self.side == "both" else each.left for each in found]
+        return sum(c * part for c, part in zip(polynomial, parts, strict=True))
+
+    def _mirrored(self) -> Kernel:
+        """The kernel on the mirrored line, where right is left."""
+        return replace(self, targets=-self.targets, sources=-self.sources)
 
     def _turned(self, u: np.ndarray) -> np.ndarray:
         return u if self.target_phase is None else unit(self.target_phase.astype(Wide)) * u
@@ -244,6 +251,7 @@ class Kernel:
             self.target_phase,
             self.real_part,
             self.shape,
+            {"left": "right", "right": "left"}.get(self.side, "both"),
         )
 
     def options(self) -> dict[str, object]:
@@ -254,7 +262,9 @@ class Kernel:
             "target_phase": self.target_phase,
             "source_phase": self.source_phase,
             "real_part": self.real_part,
-        } | ({} if self.shape == "matern12" else {"kernel": self.shape})
+            "kernel": self.shape,
+            "side": self.side,
+        }
 
 
 def unit(angle: np.ndarray) -> np.ndarray:

@@ -29,6 +29,7 @@ CASES: dict[str, tuple[BaseTerm, Any]] = {
     "cosine": (Term(2.0, 1.5, 3.0), theirs.ComplexTerm(a=1.5, b=0, c=0.5, d=3.0)),
     "matern32": (Matern32(2.0, 2.25), None),
     "matern52": (Matern52(2.0, 2.25), None),
+    "of variance 1": (Matern52(), None),  # as columns of variance 1 have no weights
 }
 WITH_THEIRS = [name for name, (_, other) in CASES.items() if other is not None]
 

@@ -125,6 +125,7 @@ def test_linear_operator_gradients(form, options):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-11)
 
 
+@pytest.mark.filterwarnings("ignore::laplex.gram.ApproximationWarning")
 @pytest.mark.parametrize("size", [30, 900], ids=["cholesky", "conjugate-gradients"])
 def test_gaussian_process_terms(size):
     """b^T (K + D)^-1 b and its gradients; the log-determinant where it is exact."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -60,6 +61,24 @@ def test_hundred_thousand(dtype: str, form: str, kind: str) -> None:
     rng = np.random.default_rng(3)
     k = kernel(form, kind, 100_000, 100_001, 0.05, dtype, rng)
     assert error(k, values(100_001, dtype, False, rng), dtype) <= PROMISE[dtype]
+
+
+@both
+@every_form
+@pytest.mark.parametrize("shape", ["matern12", "matern32", "matern52"])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_one_sided_sums(dtype: str, form: str, shape: str, side: str) -> None:
+    """Relative to the sources on that side, also where the others are a million times as large."""
+    rng = np.random.default_rng(9)
+    for kind in ANCHORS:
+        for n, m, lengthscale in ((7, 2, 0.3), (300, 500, 1e-3), (300, 500, 0.3), (300, 500, 1e6)):
+            k = kernel(form, kind, n, m, lengthscale, dtype, rng, shape=shape)
+            for adjoint in (False, True):
+                v = values(n if adjoint else m, dtype, False, rng)
+                where = k.targets if adjoint else k.sources
+                v = np.where(where > np.median(where), v * v.dtype.type(1e6), v)
+                found = error(replace(k, side=side), v, dtype, adjoint)
+                assert found <= PROMISE[dtype], (kind, n, m, lengthscale, adjoint)
 
 
 @pytest.mark.parametrize(("dtype", "form"), [("float64", "real"), ("float32", "cosine")])

@@ -33,12 +33,16 @@ def dense_matrix(
     target_phase: Tensor | None = None,
     source_phase: Tensor | None = None,
     real_part: bool = False,
+    side: str = "both",
 ) -> Tensor:
     """K[..., n, m] by its formula."""
     sources = targets if sources is None else sources
-    distance = (targets[..., :, None] - sources[..., None, :]).abs()
+    difference = targets[..., :, None] - sources[..., None, :]
+    distance = difference.abs()
     dtype = distance.dtype
     matrix = torch.exp(-distance / lengthscale.to(dtype)[..., None, None])
+    if side != "both":
+        matrix = matrix * (difference >= 0 if side == "left" else difference <= 0)
     phase = None
     if frequency is not None:
         phase = frequency.to(dtype)[..., None, None] * distance

@@ -39,6 +39,14 @@ enum class Profile {
   matern52 = 2,  ///< `(1 + s + s^2/3) exp(-s)` with `s = sqrt(5) r`
 };
 
+/// The pairs of anchors that a matrix has entries for; the others are 0. A source that is tied with
+/// a target counts on either side.
+enum class Side {
+  both = 0,   ///< all pairs
+  left = 1,   ///< sources at or below the target, `y_j <= x_i`
+  right = 2,  ///< sources at or above the target, `y_j >= x_i`
+};
+
 /// Describes the matrix that a plan is built from: sizes, and pointers to the caller's arrays.
 ///
 /// The plan's constructor reads the arrays. Nothing is copied before it, and the arrays are not
@@ -60,7 +68,11 @@ struct Kernel {
   const T* target_phase = nullptr;      ///< The phases theta, `[heads, n]`, in radians. Null: 0.
   const T* source_phase = nullptr;      ///< The phases phi, `[heads, m]`, in radians. Null: 0.
   Profile profile = Profile::matern12;  ///< The shape of the kernel.
-  bool real_part = false;               ///< Use Re K (the cosine form), which maps real to real.
+  /// The sources that count for each target. The transpose of a matrix with Side::left sums the
+  /// targets at or above each source. Derivatives by the anchors are those of the entries: which
+  /// pairs count is held fixed, and so is the jump at `x_i = y_j`.
+  Side side = Side::both;
+  bool real_part = false;  ///< Use Re K (the cosine form), which maps real to real.
   /// The number of threads of calls that do not give their own. 0: default_num_threads().
   int num_threads = 0;
   /// Whether all heads have the same anchors: `targets` is then `[n]` and `sources` `[m]`, sorted
@@ -170,7 +182,8 @@ struct SecondGradients {
 /// The matrices of a Kernel, ready for products and gradients.
 ///
 /// **Accuracy.** The error is at most 1e-14 (double) or 1e-6 (float) times
-/// `sum_j |K_ij| |v_j|`, at every size and spread of the anchors. Sums are accumulated in double.
+/// `sum_j |K_ij| |v_j|`, at every size and spread of the anchors; with Kernel::side, of the sources
+/// on that side alone. Sums are accumulated in double.
 /// The results depend only on the data: their bits do not depend on the number of threads or on the
 /// history of updates.
 ///
@@ -264,6 +277,7 @@ class Plan {
   /// \param v_strides the layout of v
   /// \param u_strides the layout of left and of right
   /// \param num_threads the number of threads
+  /// \throws Error `invalid_argument` for a plan with Kernel::side, whose product is one of them
   template <class V, class R>
   void half_sums(const V* v, R* left, R* right, std::int64_t rows, Strides v_strides,
                  Strides u_strides, int num_threads = 0) const {
@@ -320,7 +334,9 @@ class Plan {
   /// A target that is tied with a source counts 1 and splits the line. Between such ties, the rank
   /// is the largest number of disjoint pairs of a target and a neighbouring source.
   /// \return the ranks, `[heads]`
-  /// \throws Error `invalid_argument` for the cosine form, for which no such rule is known
+  /// \throws Error `invalid_argument` for the cosine form, for other profiles than
+  /// Profile::matern12,
+  ///   and for a plan with Kernel::side, for which no such rule is known
   [[nodiscard]] std::vector<std::int64_t> rank() const;
 
   /// Writes the dense matrix, for tests and pictures. The type R is complex if and only if

@@ -65,6 +65,9 @@ struct GradientSide {
       : side(at_targets ? job.targets : job.sources),
         ties_left(side.below != side.split),
         strict(ties_left ? side.below : side.upto),
+        one_sided(job.side != Combine::sum),
+        from_left(at_targets == (job.side == Combine::left)),
+        with_ties(ties_left == from_left),
         targets(at_targets),
         anchors(at_targets ? job.d_targets : job.d_sources),
         phases(at_targets ? job.d_target_phase : job.d_source_phase),
@@ -78,6 +81,9 @@ struct GradientSide {
   SideView<T> side;
   bool ties_left;               ///< `split` has ties in the sums from the left
   const std::uint16_t* strict;  ///< `split` with ties on the other side
+  bool one_sided;               ///< only one of the two sums counts,
+  bool from_left;               ///< this one,
+  bool with_ties;               ///< and `split` has its ties, else `strict` has
   bool targets;
   Sink<T> anchors;
   Sink<T> phases;
@@ -97,9 +103,33 @@ LAPLEX_INLINE bool has_ties(const SideView<T>& side, Range range) {
                      static_cast<std::size_t>(range.size()) * sizeof(std::uint16_t)) != 0;
 }
 
+/// The sum that counts where the other does not, from `at_split`: that at `split`, at its anchors
+/// already. `untied` leaves tied pairs out.
+template <Form F, bool Wide, bool Ties, class T, class Cell>
+LAPLEX_INLINE void one_sum(const GradientSide<T>& g, const Cell& other, std::int64_t place,
+                           const Pack<T>* at_split, Pack<T>* sum, Pack<T>* untied) {
+  constexpr int P = F == Form::real ? 1 : 2;
+  for (int p = 0; p < P; ++p) {
+    sum[p] = untied[p] = at_split[p];
+  }
+  if constexpr (Ties) {
+    Pack<T> left[P];
+    Pack<T> right[P];
+    look_up<Wide, P>(other, g.strict, place, left, right);
+    if (g.from_left) {
+      move_to<F, Wide, true>(g.side, place, left);
+    } else {
+      move_to<F, Wide, false>(g.side, place, right);
+    }
+    for (int p = 0; p < P; ++p) {
+      (g.with_ties ? untied : sum)[p] = g.from_left ? left[p] : right[p];
+    }
+  }
+}
+
 /// The gradients at the anchors of a piece, and what its gaps add to `stretch` unless that is null.
 /// The views are copies, as in read_off.
-template <Form F, bool Wide, bool Ties, bool Plain, class T, class Cell>
+template <Form F, bool Wide, bool Ties, bool Plain, bool OneSided, class T, class Cell>
 void gradient_piece(const GradientSide<T> g, const Range range, const Cell& own, const Cell& other,
                     Pack<double>* const stretch) {
   constexpr int P = F == Form::real ? 1 : 2;
@@ -137,7 +167,11 @@ void gradient_piece(const GradientSide<T> g, const Range range, const Cell& own,
       const Pack<T> gap = at<Wide>(side.gap, place);
       const bool last = k / step % kQuad == kQuad - 1;
       for (int p = 0; p < P; ++p) {
-        const Pack<T> passing = (own_after[p] + own_before[p]) * gap;
+        Pack<T> passing = own_after[p] + own_before[p];
+        if constexpr (OneSided) {
+          passing = g.from_left ? own_after[p] : own_before[p];
+        }
+        passing = passing * gap;
         flow[p] = flow[p] + (Whole ? passing : first_lanes(passing, size - k));
         if (last) {
           stretch[p] = stretch[p] + widen(flow[p]);
@@ -151,9 +185,18 @@ void gradient_piece(const GradientSide<T> g, const Range range, const Cell& own,
     const Range completed{Wide ? range.begin + k / 8 * 8 : place, range.end};
     Pack<T> a = load(own.value[0] + k * W);
     Pack<T> b = load(own.value[P - 1] + k * W);
+    Pack<T> one_side[P];
+    Pack<T> untied[P];
+    if constexpr (OneSided) {
+      one_sum<F, Wide, Ties>(g, other, place, g.from_left ? before : after, one_side, untied);
+    }
     if (g.anchors) {
       Pack<T> odd[P];
-      if constexpr (Ties) {
+      if constexpr (OneSided) {
+        for (int p = 0; p < P; ++p) {
+          odd[p] = untied[p] * splat(T(g.from_left ? 1 : -1));
+        }
+      } else if constexpr (Ties) {
         // Ties are before a target, after a source, and in neither of the sums for anchors.
         Pack<T> left[P];
         Pack<T> right[P];
@@ -193,7 +236,7 @@ void gradient_piece(const GradientSide<T> g, const Range range, const Cell& own,
       }
     }
     for (int p = 0; p < P; ++p) {
-      before[p] = before[p] + after[p];
+      before[p] = OneSided ? one_side[p] : before[p] + after[p];
     }
     if (!Plain && g.phases) {
       Pack<double> gradient = splat(0.0);
@@ -263,16 +306,25 @@ void gradients_of(const GradientJob<T>& job, std::int64_t begin, std::int64_t en
         if (point) {
           load_values<F, Wide>(here.side, values, piece, own.value[0], own.value[P - 1]);
         }
-        const auto run = [&](auto ties) {
+        const auto run_as = [&](auto ties, auto one_sided) {
+          constexpr bool Ties = decltype(ties)::value;
+          constexpr bool OneSided = decltype(one_sided)::value;
           if constexpr (F == Form::real && !Wide) {
             if (here.plain) {
-              gradient_piece<F, Wide, decltype(ties)::value, true>(here, piece, own, other, gaps);
+              gradient_piece<F, Wide, Ties, true, OneSided>(here, piece, own, other, gaps);
               return;
             }
           }
-          gradient_piece<F, Wide, decltype(ties)::value, false>(here, piece, own, other, gaps);
+          gradient_piece<F, Wide, Ties, false, OneSided>(here, piece, own, other, gaps);
         };
-        if (here.anchors && has_ties(here.side, piece)) {
+        const auto run = [&](auto ties) {
+          if (here.one_sided) {
+            run_as(ties, Constant<bool, true>{});
+          } else {
+            run_as(ties, Constant<bool, false>{});
+          }
+        };
+        if ((here.anchors || here.one_sided) && has_ties(here.side, piece)) {
           run(Constant<bool, true>{});
         } else {
           run(Constant<bool, false>{});
@@ -289,6 +341,13 @@ void gradients_of(const GradientJob<T>& job, std::int64_t begin, std::int64_t en
       Carry<Wide> g_right[P];
       load_carry<F, Wide>(job.values_carries.right, cell, v_right);
       load_carry<F, Wide>(job.grad_carries.right, cell, g_right);
+      if (job.side != Combine::sum) {
+        for (int p = 0; p < P; ++p) {
+          Carry<Wide>& of_values = job.side == Combine::left ? v_right[p] : v_leaving[p];
+          Carry<Wide>& of_grad = job.side == Combine::left ? g_leaving[p] : g_right[p];
+          of_values = of_grad = Carry<Wide>{};
+        }
+      }
       Carry<Wide> a[P];
       if constexpr (P == 1) {
         a[0] = v_leaving[0] * g_right[0] + v_right[0] * g_leaving[0];

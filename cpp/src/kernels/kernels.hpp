@@ -152,6 +152,7 @@ struct GradientJob {
   Carries grad_carries;
   const double* gap_after;  ///< [cells] distance from a cell's last anchor to the next, over ell
   bool self;
+  Combine side;  ///< the sources that count for each target: sum (all), left or right
   double inverse_lengthscale;
   double frequency;
   Output<T> d_values;  ///< base null: not wanted

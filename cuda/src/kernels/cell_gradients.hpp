@@ -40,7 +40,7 @@ template <bool Self>
 class ScannedSide {
  public:
   /// The layout of `shared`, and the side's own part of it.
-  __device__ ScannedSide(const Side<float>& side, const Input<float>& input,
+  __device__ ScannedSide(const SideView<float>& side, const Input<float>& input,
                          std::int64_t first_anchor, std::int64_t num_anchors, const BlockWork& work,
                          std::int64_t rows, unsigned char*& shared)
       : cells(first_anchor, num_anchors), side_(side), input_(input), work_(work), rows_(rows) {
@@ -155,7 +155,7 @@ class ScannedSide {
   const Cells cells;
 
  private:
-  const Side<float>& side_;
+  const SideView<float>& side_;
   const Input<float>& input_;
   const BlockWork& work_;
   std::int64_t rows_;
@@ -234,7 +234,7 @@ struct AnchorOutput {
   float* to;                   ///< null: nowhere
   const std::uint32_t* index;  ///< where each was given, or null where they are in place
 
-  __device__ AnchorOutput(float* line, const Side<float>& side, std::int64_t head,
+  __device__ AnchorOutput(float* line, const SideView<float>& side, std::int64_t head,
                           std::int64_t first, bool in_order)
       : to(line), index(nullptr) {
     if (line != nullptr && (in_order || side.index == nullptr)) {
@@ -299,7 +299,7 @@ __global__ void __launch_bounds__(kCellThreads, 2)
   auto* const target_sums = reinterpret_cast<float*>(space);
   float* const source_sums = target_sums + num_to;
   const auto factor = static_cast<float>(-work.rate.inverse * work.rate.valid);
-  const auto output_of = [&](const Side<float>& side, std::int64_t first, float* out,
+  const auto output_of = [&](const SideView<float>& side, std::int64_t first, float* out,
                              float* parts) {
     if (out != nullptr && parts != nullptr) {
       return AnchorOutput(parts + (work.group * heads + head) * side.count, side, head, first,

@@ -118,7 +118,7 @@ __global__ void __launch_bounds__(kCellThreads, 2)
   unsigned char* const rest = shared_memory() + kWorkBytes;
   auto* const sums = reinterpret_cast<double*>(rest);
   const Tile<float>& tile = work.tile;
-  const Side<float>& from = job.line.from;
+  const SideView<float>& from = job.line.from;
   const float* const position = from.positions(work.head);
   const Cells cells(tile.first_from, tile.num_from);
   Cell cell;

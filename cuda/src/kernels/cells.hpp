@@ -392,7 +392,7 @@ __device__ inline void block_sums(const Cells& cells, double to_right, double to
 }
 
 /// Values of the thread's cell, 0 where they are not the tile's own.
-__device__ inline void load_values(const Input<float>& input, const Side<float>& side,
+__device__ inline void load_values(const Input<float>& input, const SideView<float>& side,
                                    std::int64_t head, std::int64_t row, std::int64_t rows,
                                    const Cells& cells, float (&value)[kCell]) {
   const int at = static_cast<int>(threadIdx.x) * kCell;

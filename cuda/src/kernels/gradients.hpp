@@ -86,7 +86,7 @@ __host__ __device__ inline double imaginary_product(Complex a, Complex b) {
 /// rows, otherwise to the group's sums.
 template <class T, int K, class W>
 __device__ inline void write_sums(const double (&sum)[K], const W& walk, bool of_from,
-                                  const Side<T>& side, std::int64_t first, std::int64_t count,
+                                  const SideView<T>& side, std::int64_t first, std::int64_t count,
                                   std::int64_t head, std::int64_t heads, std::int64_t group, T* out,
                                   T* parts, T* shared) {
   if (out == nullptr) {  // the same for all threads
@@ -309,7 +309,7 @@ __global__ void __launch_bounds__(kGradientThreads, kGradientBlocks<T, S>)
 /// Adds up the groups' sums of one side and puts them in place.
 template <class T>
 struct FinishJob {
-  Side<T> side;
+  SideView<T> side;
   std::int64_t heads;
   std::int64_t groups;
   AnchorGradients<T> parts;

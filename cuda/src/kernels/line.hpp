@@ -21,7 +21,7 @@ inline constexpr int kLongTie = 16;  ///< equal anchors, from which on they are 
 /// Targets or sources of all heads. Kernels read positions and index through the functions, which
 /// know how heads lie in memory.
 template <class T>
-struct Side {
+struct SideView {
   const T* position = nullptr;           ///< [lines, count] ascending
   const std::uint32_t* index = nullptr;  ///< [lines, count] where each was; null: in place
   const std::uint16_t* rank = nullptr;   ///< [lines, count], see State; null where there is none
@@ -47,8 +47,8 @@ struct Side {
 /// One scan: sources are scanned (`from`) and targets read off (`to`), or the reverse.
 template <class T>
 struct Line {
-  Side<T> from;
-  Side<T> to;
+  SideView<T> from;
+  SideView<T> to;
   const std::uint8_t* is_source = nullptr;  ///< [lines, chunks]
   const std::uint16_t* before = nullptr;    ///< [lines, chunks]
   const std::uint32_t* split = nullptr;     ///< [lines, blocks + 1]

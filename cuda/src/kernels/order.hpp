@@ -108,9 +108,10 @@ __device__ inline unsigned long long found_at(const Look& look, std::int64_t ent
   const V* const values = static_cast<const V*>(look.values);
   const std::int64_t at = unsorted(look.index, look.lines, look.count, entry);
   const V value = values[at];
-  // 1/lengthscale is finite from the smallest normal number on.
+  // 1/lengthscale is finite from the smallest normal number on, and so is that of the exponential
+  // of a Matern kernel, which has been divided by up to sqrt(5).
   if (!std::isfinite(value) ||
-      (look.what == Looked::lengthscale && !(static_cast<double>(value) >= 0x1p-1022))) {
+      (look.what == Looked::lengthscale && !(static_cast<double>(value) >= 0x1p-1022 / 2.25))) {
     return static_cast<unsigned long long>(at);
   }
   const std::int64_t first = head_of(entry, look.lines, look.count) * look.count;

@@ -18,8 +18,9 @@ inline constexpr int kProductBlocks = NT != 256 || P > 0                        
                                       : sizeof(T) == 4 && std::is_same_v<S, double> && !Ties ? 3
                                                                                              : 2;
 
-/// What is asked of the two halves: their sum, or one alone (which takes kernels with ties apart).
-enum class Part { both, left, right };
+/// What is asked of the two halves: their sum, or one alone (which takes kernels with ties apart):
+/// the sources at a place or below it, at it or above it, or above it.
+enum class Part { both, left, right, above };
 
 template <class T>
 struct ProductJob {
@@ -106,23 +107,32 @@ __device__ void tile_product(const ProductJob<T>& job, const LineRate& rate, std
     }
     return sum;
   };
+  const auto at_the_place = [&](const Value& sums) {
+    if constexpr (Ties) {
+      if (job.parity == Parity::even) {
+        return P > 0 ? job.coefficient[0] * sums.here() : sums.here();
+      }
+    }
+    return S{};
+  };
   for (int k = 0; k < K; ++k) {
     result[k] = S{};
     if (k < walk.count) {
       left.cross(walk.gap[k]);
       left.add(value[k].wide());
-      if (job.part != Part::right) {
+      if (job.part == Part::both || job.part == Part::left) {
         result[k] = sum_of(left);
+      } else if (job.part == Part::right) {
+        result[k] = at_the_place(left);
       }
     }
   }
   for (int k = K - 1; k >= 0; --k) {
     if (k < walk.count) {
-      // Sources at the place itself belong to the left half, wherever they are in the order; there
-      // the polynomial of a kernel is 1.
-      const S behind = job.part == Part::both   ? sum_of(right)
-                       : job.part == Part::left ? (Ties ? right.here() : S{})
-                                                : sum_of(right, false);
+      // Sources at the place itself belong to the left half, wherever they are in the order.
+      const S behind = job.part == Part::left    ? at_the_place(right)
+                       : job.part == Part::above ? sum_of(right, false)
+                                                 : sum_of(right);
       result[k] = job.parity == Parity::odd ? result[k] - behind : result[k] + behind;
       right.add(value[k].wide());
       right.cross(walk.gap[k]);

@@ -107,7 +107,7 @@ struct Input {
 
   /// Entry k in sorted order, from the caller's vectors.
   template <class S>
-  __device__ Packed<T, S> gather(const Side<T>& side, std::int64_t head, std::int64_t row,
+  __device__ Packed<T, S> gather(const SideView<T>& side, std::int64_t head, std::int64_t row,
                                  std::int64_t k) const {
     const std::int64_t index = side.source_of(head, k);
     const std::int64_t at = head * vectors.strides.head + row * vectors.strides.row + index;
@@ -131,14 +131,15 @@ struct Input {
     }
   }
   template <class S>
-  __device__ Packed<T, S>* sorted_row(const Side<T>& side, std::int64_t head, std::int64_t row,
+  __device__ Packed<T, S>* sorted_row(const SideView<T>& side, std::int64_t head, std::int64_t row,
                                       std::int64_t rows) const {
     return static_cast<Packed<T, S>*>(sorted) + (head * rows + row) * side.count;
   }
   /// Entries first .. first + count of a row into shared memory.
   template <class S>
-  __device__ void load(const Side<T>& side, std::int64_t head, std::int64_t row, std::int64_t rows,
-                       std::int64_t first, std::int64_t count, Packed<T, S>* shared) const {
+  __device__ void load(const SideView<T>& side, std::int64_t head, std::int64_t row,
+                       std::int64_t rows, std::int64_t first, std::int64_t count,
+                       Packed<T, S>* shared) const {
     if (sorted != nullptr) {
       const Packed<T, S>* const from = sorted_row<S>(side, head, row, rows) + first;
       for (std::int64_t k = threadIdx.x; k < count; k += blockDim.x) {
@@ -161,8 +162,8 @@ struct Output {
   double scale = 1.0;
 
   template <class S>
-  __device__ void scatter(const Side<T>& side, std::int64_t head, std::int64_t row, std::int64_t k,
-                          Packed<T, S> packed, double valid) const {
+  __device__ void scatter(const SideView<T>& side, std::int64_t head, std::int64_t row,
+                          std::int64_t k, Packed<T, S> packed, double valid) const {
     const std::int64_t index = side.source_of(head, k);
     const std::int64_t at = head * vectors.strides.head + row * vectors.strides.row + index;
     const double factor = scale * valid;

@@ -14,6 +14,7 @@ class Kernel(NamedTuple):
     is_double: bool
     real_part: bool
     profile: int
+    side: int
     shared_anchors: bool
     heads: int
     n: int
@@ -38,11 +39,12 @@ PRODUCT = Term(0, (1.0,))
 
 
 class Form(NamedTuple):
-    """What a call has beside its tensors: the flag of the kernel, and the term."""
+    """What a call has beside its tensors: the flag of the kernel, the term, and the side."""
 
     real_part: bool
     parity: int
     polynomial: tuple[float, ...]
+    side: int = 0
 
 
 class Vectors(NamedTuple):

@@ -11,6 +11,7 @@ from .. import _core
 from .._support.arguments import kernel_number
 from .._support.core import PRODUCT, Gradients, Kernel, Vectors
 from .._support.profiles import profile_of
+from .._support.sides import side_number
 from ..numpy import checks as validation
 from .array import Array
 from .interchange import (
@@ -78,6 +79,9 @@ class Plan:
         Use the real matrix :math:`\mathrm{Re}\,K` (the cosine form). It takes only real values.
     kernel : {"matern12", "matern32", "matern52"}
         The shape of the kernel, as in `laplex.Plan`; the default is the Laplace kernel.
+    side : {"both", "left", "right"}
+        The sources that count for each target, as in `laplex.Plan`. Gradients of one-sided sums
+        take several products instead of one pass.
     stream : int or stream, optional
         The stream of the construction; see Notes.
 
@@ -153,9 +157,10 @@ class Plan:
         source_phase: object = None,
         real_part: bool = False,
         kernel: str = "matern12",
+        side: str = "both",
         stream: object = None,
     ) -> None:
-        profile = profile_of(kernel)
+        profile, number = profile_of(kernel), side_number(side)
         _core.cuda_require_device()
         if not isinstance(real_part, (bool, np.bool_)):
             raise TypeError(f"real_part must be True or False, got {real_part!r}")
@@ -193,6 +198,7 @@ class Plan:
         omega = None if still else _scalars(call, "frequency", self._batch)
         self._real_part = bool(real_part)
         self._kernel_name = kernel
+        self._side = side
         self._has_phases = (theta is not None, phi is not None)
         self._oscillates = omega is not None
         self._complex = (self._oscillates or any(self._has_phases)) and not self._real_part
@@ -200,6 +206,7 @@ class Plan:
             self._dtype == _DOUBLE,
             self._real_part,
             profile.number,
+            number,
             False,  # every head has anchors of its own
             math.prod(self._batch),
             self._n,
@@ -513,6 +520,7 @@ class Plan:
             if self._real_part:
                 form = "cosine"
         kernel = "" if self._kernel_name == "matern12" else f"kernel={self._kernel_name!r}, "
+        kernel += "" if self._side == "both" else f"side={self._side!r}, "
         own = "self" if self._is_self else "targets x sources"
         return (
             f"laplex.cuda.Plan(shape={self.shape}, dtype={self._dtype}, {kernel}form={form!r}, "

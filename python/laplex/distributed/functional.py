@@ -17,6 +17,7 @@ from .._support.arguments import kernel_number
 from .._support.communicator import agree, communicator
 from .._support.core import PRODUCT, Form, Term
 from .._support.profiles import profile_of
+from .._support.sides import BOTH
 from ..numpy.checks import Array
 from ..torch.call import (
     HALF,
@@ -431,7 +432,7 @@ def _composite(
         line, "matern12", real_part=False
     )
     with torch.enable_grad():
-        call = Call._make((*leaves, setting.real_part, *PRODUCT))
+        call = Call._make((*leaves, setting.real_part, *PRODUCT, BOTH))
         if setting.kernel != "matern12":
             call = call.with_profile(profile)
         outputs = vjp(_sums(part, call.targets), cotangent, call, needs)

@@ -9,6 +9,7 @@ import numpy as np
 from .. import _core
 from .._support.core import PRODUCT, Gradients, Kernel, Second, Term, Vectors
 from .._support.profiles import profile_of
+from .._support.sides import BOTH
 from ..numpy.checks import Array, complex_dtype
 from .line import Line
 
@@ -45,7 +46,8 @@ class Part:
         self._complex = (frequency is not None or any(self._phased)) and not real_part
         ell = np.array([lengthscale])
         omega = None if frequency is None else np.array([frequency])
-        options = (self._dtype == np.float64, real_part, profile_of(kernel).number, False, 1)
+        profile = profile_of(kernel).number
+        options = (self._dtype == np.float64, real_part, profile, BOTH, False, 1)
         arrays = (line.x, line.y, ell, omega, *phases)
         matrix = Kernel(*options, *self._sizes, *map(_address, arrays))
         self._core = _core.Plan(matrix, threads, line.share)

@@ -5,8 +5,9 @@ linear time. It is a sum of terms: `Term`, `SHO`, `Matern32`, `Matern52`, `Celer
 `LaplaceGPRegressor` is a Gaussian process regressor with scikit-learn's interface.
 `LaplaceCovariance` is a covariance model of flattened images with learnable anchors, and `History`
 is the record of its fit.
-`LaplaceKernel`, `LaplaceSumKernel` and `LaplaceGramLinearOperator` are for GPyTorch. Each name is
-imported at its first use.
+`MaternKernel`, `SHOKernel`, `LaplaceKernel`, `LaplaceSumKernel` and `LaplaceGramLinearOperator` are
+for GPyTorch, and `ApproximationWarning` tells where GPyTorch approximates. Each name is imported at
+its first use.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from .._support.optional import require
 
 if TYPE_CHECKING:
+    from ..torch.approximation import ApproximationWarning as ApproximationWarning
     from .basis import constant as constant
     from .basis import harmonics as harmonics
     from .basis import polynomial as polynomial
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from .covariance import LaplaceCovariance as LaplaceCovariance
     from .gpytorch import LaplaceKernel as LaplaceKernel
     from .gpytorch import LaplaceSumKernel as LaplaceSumKernel
+    from .gpytorch import MaternKernel as MaternKernel
+    from .gpytorch import SHOKernel as SHOKernel
     from .laplace_gram import LaplaceGram as LaplaceGram
     from .linear_operator import LaplaceGramLinearOperator as LaplaceGramLinearOperator
     from .regressor import LaplaceGPRegressor as LaplaceGPRegressor
@@ -38,6 +42,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SHO",
+    "ApproximationWarning",
     "Celerite",
     "Conditional",
     "History",
@@ -49,7 +54,9 @@ __all__ = [
     "LaplaceSumKernel",
     "Matern32",
     "Matern52",
+    "MaternKernel",
     "Rotation",
+    "SHOKernel",
     "Term",
     "TermSum",
     "constant",
@@ -59,6 +66,7 @@ __all__ = [
 
 # For each name its module, and what it needs besides torch: (module to find, extra).
 _HOME: dict[str, tuple[str, tuple[str, str] | None]] = {
+    "ApproximationWarning": ("..torch.approximation", None),
     "Celerite": (".terms", None),
     "Conditional": (".conditional", None),
     "History": (".covariance", None),
@@ -70,8 +78,10 @@ _HOME: dict[str, tuple[str, tuple[str, str] | None]] = {
     "LaplaceSumKernel": (".gpytorch", ("gpytorch", "gp")),
     "Matern32": (".terms", None),
     "Matern52": (".terms", None),
+    "MaternKernel": (".gpytorch", ("gpytorch", "gp")),
     "Rotation": (".terms", None),
     "SHO": (".terms", None),
+    "SHOKernel": (".gpytorch", ("gpytorch", "gp")),
     "Term": (".terms", None),
     "constant": (".basis", None),
     "harmonics": (".basis", None),

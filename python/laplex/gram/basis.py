@@ -76,7 +76,18 @@ class polynomial:
             )
 
     def __call__(self, points: Tensor) -> Tensor:
-        """Return the polynomials ``[..., n, degree + 1]`` at points ``[..., n]``."""
+        """Return the polynomials at some points.
+
+        Parameters
+        ----------
+        points : Tensor ``[..., n]``
+            The points.
+
+        Returns
+        -------
+        Tensor ``[..., n, degree + 1]``
+            The values.
+        """
         low, high = float(self.low), float(self.high)
         u = ((points - low) - (high - points)) / (high - low)
         found = [torch.ones_like(points), u]
@@ -120,7 +131,18 @@ class harmonics:
             raise ValueError(f"count must be at least 1, got {self.count}")
 
     def __call__(self, points: Tensor) -> Tensor:
-        """Return the functions ``[..., n, 2 * count]`` at points ``[..., n]``."""
+        """Return the functions at some points.
+
+        Parameters
+        ----------
+        points : Tensor ``[..., n]``
+            The points.
+
+        Returns
+        -------
+        Tensor ``[..., n, 2 * count]``
+            The values.
+        """
         multiples = torch.arange(1, self.count + 1, dtype=points.dtype, device=points.device)
         angles = (2 * pi * points / self.period)[..., None, :] * multiples[:, None]
         return torch.cat((angles.cos(), angles.sin()), -2).mT

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from .. import _core
 from ..numpy import checks as validation
@@ -139,6 +140,20 @@ def no_transforms() -> None:
             "laplex.gram does not support the transforms of torch.func: use torch.autograd, and "
             "leading dimensions in place of vmap"
         )
+
+
+def no_forward_mode(tensors: Iterable[Tensor]) -> None:
+    """Raise an error for tensors with tangents, which the compiled core cannot follow."""
+    if forward_ad._current_level >= 0 and any(
+        _unpack_dual(each).tangent is not None for each in tensors
+    ):
+        raise NotImplementedError(
+            "LaplaceGram supports forward-mode derivatives only for matvec of Term and Matern "
+            "terms: use torch.autograd.grad"
+        )
+
+
+_unpack_dual: Any = forward_ad.unpack_dual
 
 
 def sample_shape(shape: object) -> tuple[int, ...]:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import ceil
+from math import ceil, prod
 
 import torch
 from torch import Tensor
 
+from ..numpy.checks import MAX_DENSE_ENTRIES
 from .checks import ArrayLike, broadcast, copied, same_contents, sample_shape
 from .factor import Gram, unobserved_variances
 from .gaussian import Gaussian
 from .parameters import GramParameters
 from .product import product
 
-#: The numbers of a block of columns of the covariance.
+#: The numbers of a block of columns of a covariance.
 _BLOCK = 2**23
 
 
@@ -193,23 +194,28 @@ class Conditional:
 
     def _covariance(self) -> Tensor:
         gram, batch, m = self._gram, self._gram.shape[:-2], self.rest.numel()
+        if prod(batch) * m * m > MAX_DENSE_ENTRIES:
+            raise MemoryError(
+                f"covariance would have {prod(batch)} x {m} x {m} entries, but is limited to "
+                f"{MAX_DENSE_ENTRIES}: use variance, sample() and log_prob(), which need no matrix"
+            )
         rest = self._rest()
         result = Gaussian(rest.without_trend()).to_dense()
         alone = Gaussian(self._given.parameters.without_trend())
         units = torch.eye(m, dtype=torch.float64, device=gram.device)
         units = units.reshape(m, *(1,) * len(batch), m).expand(m, *batch, m)
         told = []
-        for some in units.tensor_split(ceil(units.numel() / m * gram.shape[-1] / _BLOCK)):
+        blocks = ceil(prod(batch) * m * gram.shape[-1] / _BLOCK)
+        for some in units.tensor_split(max(1, blocks)):
             columns = gram.anchors.new_zeros(())
             for term in gram.terms:
                 columns = columns + product(term, some, gram.anchors, self.rest, self.observed)
             told.append(self._of_terms(alone.solve(columns)))
-        explained = torch.cat(told).movedim(0, -2)
-        result = result - 0.5 * (explained + explained.mT)
+        result = result - torch.cat(told).movedim(0, -2)
         if rest.basis is not None:
             rows, uncertain = self._of_basis()
             result = result + rows.mT @ uncertain @ rows
-        return result
+        return 0.5 * (result + result.mT)
 
     # --- the distribution -------------------------------------------------------------------------
 

@@ -35,13 +35,8 @@ class GaussianOnRanks(Gaussian):
 
         :meta private:
         """
-        if self._basis is not None or self._means:
-            raise ValueError(
-                "a LaplaceGram over ranks takes no mean and no basis: subtract a mean from the "
-                "values, or leave group and comm out"
-            )
         self._comm = comm
-        together(comm, self._check_terms)
+        together(comm, self._check)
         # [*b, 1] is one noise for all anchors, unless another rank has one for each.
         one_noise = self.noise is None or self.noise.shape[-1] == 1
         (everyone,) = self._everyone([one_noise])
@@ -59,7 +54,12 @@ class GaussianOnRanks(Gaussian):
             self._factorised(),
         )
 
-    def _check_terms(self) -> None:
+    def _check(self) -> None:
+        if self._basis is not None or self._means:
+            raise NotImplementedError(
+                "a LaplaceGram over ranks takes no mean and no basis: subtract a mean from the "
+                "values, or build a LaplaceGram of one process, without group and comm"
+            )
         for term in self.terms:
             if not isinstance(term, Term):
                 raise NotImplementedError(
@@ -124,15 +124,17 @@ class GaussianOnRanks(Gaussian):
         mean_targets: object = None,
     ) -> Conditional:
         """As `LaplaceGram.predict`, without derivatives; targets are in line order."""
-        if term is not None or basis_targets is not None or mean_targets is not None:
-            raise NotImplementedError(
-                "over ranks, predict takes no term, basis_targets or mean_targets: leave group and "
-                "comm out"
-            )
         parameters = self.parameters
-        whole = together(
-            self._comm, lambda: parameters.extended(parameters.checked_targets(targets))
-        )
+
+        def checked() -> GramParameters:
+            if term is not None:
+                raise NotImplementedError(
+                    "over ranks, predict takes no term: leave group and comm out"
+                )
+            new = parameters.checked_targets(targets)
+            return parameters.extended(new, basis_targets, mean_targets)
+
+        whole = together(self._comm, checked)
         numbers = torch.arange(whole.n, device=self.device)
         observed, rest = numbers.tensor_split([parameters.n])
         return self._condition(whole, observed, rest, values)
@@ -433,7 +435,7 @@ def _refuse_derivatives(what: str, recorded: bool) -> None:
 for _names in (
     ("matvec", "__matmul__", "__rmatmul__", "color", "whiten", "sample"),
     ("__add__", "__radd__", "__mul__", "__rmul__", "to", "detach"),
-    ("precision", "to_dense", "__array__", "to_scipy", "to_linear_operator"),
+    ("coefficients", "precision", "to_dense", "__array__", "to_scipy", "to_linear_operator"),
 ):
     for _name in _names:
         setattr(GaussianOnRanks, _name, _missing(_name))

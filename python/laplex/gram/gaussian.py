@@ -1,28 +1,21 @@
-"""`Gaussian`: exact algebra of N(0, A) in linear time, for points on a line."""
+"""`Gaussian`: exact algebra of N(mean, A) in linear time, for points on a line."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import prod
-from numbers import Real
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
-from ..numpy import checks as validation
 from . import factor as factors
 from . import process
-from .checks import ArrayLike, as_tensor, broadcast, copied, positive, same_contents, sample_shape
+from .checks import ArrayLike, copied, no_forward_mode, same_contents, sample_shape
 from .factor import Covariance, Factor, Gram
 from .low_rank import LowRank
-from .parameters import GramParameters, shared
-from .product import product
-
-if TYPE_CHECKING:
-    from typing_extensions import Self  # typing has it from Python 3.11 on
+from .matrix import Matrix
+from .parameters import GramParameters
 
 
 class Coefficients(NamedTuple):
@@ -32,7 +25,7 @@ class Coefficients(NamedTuple):
     covariance: Tensor
 
 
-class Gaussian:
+class Gaussian(Matrix):
     """The algebra of `laplex.gram.LaplaceGram`, on which other classes build.
 
     The factor is kept, and computed again if the numbers in any tensor have changed since.
@@ -43,201 +36,9 @@ class Gaussian:
         The parameters of A, already checked.
     """
 
-    #: NumPy arrays leave ``array @ gram`` to this class.
-    __array_ufunc__ = None
-
-    def __init__(self, parameters: GramParameters) -> None:
-        self.anchors, self.terms, self.noise, self._batch, self._basis, self._means = parameters
+    def _begin(self, parameters: GramParameters) -> None:
+        super()._begin(parameters)
         self._factored: tuple[list[object], dict[bool, Gram]] | None = None
-
-    @classmethod
-    def of(cls, parameters: GramParameters) -> Self:
-        """Make an object of this class from parameters that were already checked.
-
-        :meta private:
-        """
-        made = cls.__new__(cls)
-        Gaussian.__init__(made, parameters)
-        return made
-
-    @property
-    def parameters(self) -> GramParameters:
-        """The parameters of the matrix.
-
-        :meta private:
-        """
-        return GramParameters(
-            self.anchors, self.terms, self.noise, self._batch, self._basis, self._means
-        )
-
-    @property
-    def mean(self) -> Tensor:
-        """The mean ``[*b, n]`` of the Gaussian, 0 without `mean`."""
-        zeros = self.anchors.new_zeros(*self._batch, self.anchors.shape[-1])
-        return self.parameters.shifted(zeros)
-
-    @property
-    def basis(self) -> Tensor | None:
-        """The values ``[*b, n, p]`` of the basis at the anchors, or None."""
-        return (
-            None
-            if self._basis is None
-            else self.parameters.restored(self.parameters.basis_rows().mT)
-        )
-
-    @property
-    def prior(self) -> Tensor | None:
-        """The prior variances ``[*b, p]`` of the coefficients of the basis, or None."""
-        return None if self._basis is None else self._basis.prior.double()
-
-    # --- products --------------------------------------------------------------------------------
-
-    def matvec(self, values: ArrayLike) -> Tensor:
-        """Multiply by A.
-
-        The product uses `laplex.matvec` where it can, and does not need the factor of A. The mean
-        plays no part.
-
-        Parameters
-        ----------
-        values : array ``[..., n]``
-            The values v; their leading dimensions broadcast with the batch.
-
-        Returns
-        -------
-        Tensor ``[..., n]``
-            The products.
-        """
-        parameters = self.parameters
-        self._refuse_improper("a product with A", "solve() has a limit, and needs no product")
-        values = parameters.broadcast_values(values).double()
-        anchors = self.anchors.double()
-        result = torch.zeros_like(values) if self.noise is None else self.noise * values
-        for term in self.terms:
-            result = result + product(term, values, anchors)
-        if self._basis is not None:
-            rows = parameters.basis_rows()
-            inner = (rows @ values[..., None])[..., 0] * self._basis.prior.double()
-            result = result + (rows.mT @ inner[..., None])[..., 0]
-        return parameters.restored(result)
-
-    def __matmul__(self, other: object) -> Tensor:
-        """Multiply A by a vector or by matrices.
-
-        Parameters
-        ----------
-        other : Tensor or array ``[n]`` or ``[..., n, k]``
-            A vector, or matrices, whose batch broadcasts with that of A.
-
-        Returns
-        -------
-        Tensor ``[*b, n]`` or ``[..., n, k]``
-            The products.
-        """
-        if not isinstance(other, (Tensor, np.ndarray)):
-            return NotImplemented
-        other = self.parameters.as_values(other)
-        if other.dim() < 2:
-            return self.matvec(other)
-        # Columns become rows; with a batch, they become one more leading dimension.
-        try:
-            lead = broadcast(other.shape[:-2], self._batch)
-        except RuntimeError:
-            raise ValueError(
-                f"the matrices have shape {list(other.shape)}, which does not broadcast with the "
-                f"batch {list(self._batch)}"
-            ) from None
-        rows = other.expand(*lead, *other.shape[-2:]).movedim(-1, 0)
-        return self.matvec(rows).movedim(0, -1)
-
-    def __rmatmul__(self, other: object) -> Tensor:
-        """Multiply a vector ``[n]`` or matrices ``[..., k, n]`` by A."""
-        if not isinstance(other, (Tensor, np.ndarray)):
-            return NotImplemented
-        other = self.parameters.as_values(other)
-        return self @ other if other.dim() < 2 else (self @ other.mT).mT
-
-    # --- other matrices --------------------------------------------------------------------------
-
-    @property
-    def T(self) -> Self:
-        """The transpose, which is A itself."""
-        return self
-
-    @property
-    def mT(self) -> Self:
-        """The transpose under torch's name for batches of matrices, which is A itself."""
-        return self
-
-    def __add__(self, other: object) -> Self:
-        """Add two covariance matrices on the same anchors.
-
-        The sum has the terms and the bases of both, and the sum of their noise variances and of
-        their means, as that of two independent vectors.
-
-        Raises
-        ------
-        TypeError
-            If the other object is not a `LaplaceGram`. A number, for example, could mean noise or
-            a constant in every entry.
-        ValueError
-            If the anchors differ.
-        """
-        if not isinstance(other, Gaussian):
-            raise TypeError(
-                "a LaplaceGram can only be added to another LaplaceGram, got "
-                f"{type(other).__name__}: to add noise, pass it to the constructor, "
-                "LaplaceGram(A.anchors, terms=A.terms, noise=...)"
-            )
-        if not self.has_anchors_of(other):
-            raise ValueError(
-                "the two LaplaceGrams have different anchors: build both from the same anchors, or "
-                "add the results of to_dense()"
-            )
-        noise = other.noise if self.noise is None else self.noise
-        if self.noise is not None and other.noise is not None:
-            noise = self.noise + other.noise
-        anchors = shared(self.anchors, other.anchors)
-        total = GramParameters.checked(anchors, (*self.terms, *other.terms), noise)
-        basis = other._basis if self._basis is None else self._basis.plus(other._basis)
-        return self.of(total.with_trend(basis, self._means + other._means))
-
-    __radd__ = __add__  # raises the same error for any other object
-
-    def has_anchors_of(self, other: Gaussian) -> bool:
-        """Whether both have equal anchors of the same dtype and device.
-
-        :meta private:
-        """
-        return same_contents([self.anchors], [other.anchors])
-
-    def __mul__(self, factor: object) -> Self:
-        """Multiply A by a positive number, or by numbers ``[*b]`` for a batch.
-
-        The factor multiplies the variances of all terms, of the noise, and of the coefficients of
-        a basis. The mean stays as it is.
-        """
-        scale: Tensor
-        if isinstance(factor, (Tensor, np.ndarray)):
-            scale = as_tensor("factor", factor).to(self.device, torch.float64)
-        elif isinstance(factor, Real):
-            scale = torch.tensor(float(factor), dtype=torch.float64, device=self.device)
-        else:
-            return NotImplemented
-        if not positive(scale):
-            raise ValueError(
-                "a LaplaceGram can only be multiplied by positive, finite numbers, so that its "
-                f"variances stay positive, got {factor}"
-            )
-        terms = [term.times(scale) for term in self.terms]
-        noise = None if self.noise is None else self.noise * scale[..., None]
-        basis = self._basis
-        if basis is not None:
-            basis = basis._replace(prior=basis.prior * scale[..., None])
-        scaled = GramParameters.checked(self.anchors, terms, noise)
-        return self.of(scaled.with_trend(basis, self._means))
-
-    __rmul__ = __mul__
 
     # --- the factor ------------------------------------------------------------------------------
 
@@ -315,7 +116,8 @@ class Gaussian:
         low_rank = None
         if self._basis is not None:
             covariance = self.parameters.covariance()
-            low_rank = self._low_rank(self._factor(covariance), covariance, rows[:, :0])
+            gram, basis = self._factor(covariance), self.parameters.flat_basis()
+            low_rank = LowRank(gram, covariance, rows[:, :0], *basis)
             if factor is Factor.LOWER:
                 rows = low_rank.times_root(rows, transpose=False)
             elif factor is Factor.UPPER_INVERSE:
@@ -473,18 +275,17 @@ class Gaussian:
             The log determinants of A.
         """
         rows, restore = self.parameters.flattened(values)
-        if self._basis is not None:
-            self._refuse_improper("log det A", "log_prob() has a limit, the restricted likelihood")
+        self._refuse_improper("log det A", "log_prob() has a limit, the restricted likelihood")
 
         def both(gram: Gram, covariance: Covariance) -> Tensor:
-            if self._basis is not None:
-                made = self._low_rank(gram, covariance, rows)
-                return torch.cat((made.quadratic(), made.logdet()[:, None]), -1)
             whitened, logs = factors.innovations(gram, rows, covariance)
             squares = (whitened.square() * torch.exp(-logs)[:, None]).sum(-1)
             return torch.cat((squares, logs.sum(-1, keepdim=True)), -1)
 
-        result = self._symmetric(both)
+        if self._basis is None:
+            result = self._symmetric(both)
+        else:
+            result = self._by_low_rank(LowRank.quadratic_and_logdet, rows)
         logdet = self.parameters.restored(result[..., -1].reshape(self._batch))
         return restore(result[..., :-1]), logdet
 
@@ -560,94 +361,6 @@ class Gaussian:
         processes = self.parameters.restored(flat.reshape(*shape, *self._batch, n))
         return self._plus_basis(processes, shape, generator)
 
-    # --- inspection ------------------------------------------------------------------------------
-
-    @property
-    def shape(self) -> torch.Size:
-        """The shape ``(*b, n, n)`` of the matrix, with the batch in front."""
-        n = self.anchors.shape[-1]
-        return torch.Size((*self._batch, n, n))
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of the anchors and of all results."""
-        return self.anchors.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """The device of the anchors and of all results."""
-        return self.anchors.device
-
-    @property
-    def requires_grad(self) -> bool:
-        """Whether any of the tensors requires gradients."""
-        given = self.parameters.all_contents()
-        return any(isinstance(each, Tensor) and each.requires_grad for each in given)
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
-        """Convert to the dense matrix of up to 2**24 entries, for ``numpy.asarray``.
-
-        Raises
-        ------
-        MemoryError
-            If the matrix has more entries. A function that converts its argument to an array would
-            otherwise form it by accident; call `to_dense` instead.
-        RuntimeError
-            If a tensor requires gradients, which the array would lose.
-        ValueError
-            If ``copy=False``.
-        """
-        validation.becomes_array("a LaplaceGram", tuple(self.shape), copy, "A @ v")
-        if self.requires_grad:
-            raise RuntimeError(
-                "a LaplaceGram that requires gradients cannot be converted to a NumPy array: use "
-                "detach()"
-            )
-        matrix = self.to_dense().numpy()
-        return matrix if dtype is None else matrix.astype(dtype, copy=False)
-
-    def diagonal(self) -> Tensor:
-        """Return the diagonal of A, the variances ``[*b, n]``, noise included."""
-        self._refuse_improper("a variance", "condition() and predict() have variances")
-        noise = 0.0 if self.noise is None else self.noise.double()
-        anchors, total = self.anchors.double(), self.anchors.new_zeros((), dtype=torch.float64)
-        for term in self.terms:
-            for part, column in term.parts(anchors):
-                variance = part.covariance(torch.zeros_like(anchors[..., :1]), 1)
-                total = total + (variance if column is None else column.square() * variance)
-        if self._basis is not None:
-            squares = self.parameters.basis_rows().square()
-            total = total + (self._basis.prior.double()[..., None] * squares).sum(-2)
-        return self.parameters.restored((total + noise).expand(self.shape[:-1]))
-
-    def to_dense(self) -> Tensor:
-        """Return the dense matrix ``[*b, n, n]``, which is differentiable.
-
-        Raises
-        ------
-        MemoryError
-            If the matrix has more than 2**28 entries.
-        """
-        self._refuse_improper("a matrix", "solve() and log_prob() have a limit")
-        n = self.anchors.shape[-1]
-        validation.dense_size(prod(self._batch), n, n)
-        anchors = self.anchors.double()
-        distance = (anchors[..., :, None] - anchors[..., None, :]).abs()
-        dense = torch.zeros_like(distance)
-        if self.noise is not None:
-            noise = self.noise.double()
-            dense = dense + torch.diag_embed(noise.expand(*noise.shape[:-1], n))
-        for term in self.terms:
-            for part, column in term.parts(anchors):
-                kernel = part.covariance(distance, 2)
-                if column is not None:
-                    kernel = column[..., :, None] * kernel * column[..., None, :]
-                dense = dense + kernel
-        if self._basis is not None:
-            rows = self.parameters.basis_rows()
-            dense = dense + rows.mT @ (self._basis.prior.double()[..., None] * rows)
-        return self.parameters.restored(dense.expand(self.shape))
-
     def __getstate__(self) -> dict[str, Any]:
         return {
             **self.__dict__,
@@ -679,32 +392,15 @@ class Gaussian:
     def _is_recorded(self, *others: Tensor) -> bool:
         """Whether a parameter of terms or noise, or another given tensor, requires gradients."""
         tensors = [*others, *self.parameters.tensors()]
-        if forward_ad._current_level >= 0 and any(
-            _unpack_dual(each).tangent is not None for each in tensors
-        ):
-            raise NotImplementedError(
-                "LaplaceGram supports forward-mode derivatives only for matvec: use "
-                "torch.autograd.grad"
-            )
+        no_forward_mode(tensors)
         return torch.is_grad_enabled() and any(each.requires_grad for each in tensors)
-
-    def _refuse_improper(self, what: str, instead: str) -> None:
-        """Raise an error for what is infinite if a coefficient has an improper prior."""
-        if self._basis is not None and self._basis.is_improper:
-            raise ValueError(
-                f"a coefficient of basis has an improper prior, so that A is infinite and {what} "
-                f"has no meaning: {instead}; or pass finite variances as prior="
-            )
-
-    def _low_rank(self, gram: Gram, covariance: Covariance, rows: Tensor) -> LowRank:
-        basis, prior = self.parameters.flat_basis()
-        return LowRank(gram, covariance, rows, basis, prior)
 
     def _by_low_rank(self, value: Callable[[LowRank], Tensor], rows: Tensor) -> Tensor:
         """A value of rows ``[B, R, n]``, and its derivatives if they are recorded."""
-        self._is_recorded(rows)  # refuses forward mode
+        basis, prior = self.parameters.flat_basis()
+        self._is_recorded(rows, basis, prior)  # refuses forward mode
         return self._symmetric(
-            lambda gram, covariance: value(self._low_rank(gram, covariance, rows))
+            lambda gram, covariance: value(LowRank(gram, covariance, rows, basis, prior))
         )
 
     def _symmetric(self, value: Callable[[Gram, Covariance], Tensor]) -> Tensor:
@@ -723,6 +419,3 @@ class Gaussian:
 
 def _log_prob_by_factor(parameters: GramParameters, values: Tensor) -> Tensor:
     return Gaussian.of(parameters)._log_prob_by_factor(values, True)
-
-
-_unpack_dual: Any = forward_ad.unpack_dual

@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 
 
 class LaplaceGram(Gaussian):
-    r"""A covariance matrix of points on a line: a sum of Laplace kernels, plus noise.
+    r"""A covariance matrix of points on a line: a sum of terms, plus noise.
+
+    A term is a Laplace kernel, with the parameters below, or one of the other processes of
+    `terms`. Of Laplace kernels, the matrix is
 
     .. math::
 
@@ -37,8 +40,9 @@ class LaplaceGram(Gaussian):
             \mathrm{diag}(s_t) + \mathrm{diag}(\text{noise})
 
     Products, solutions, determinants, samples and conditional distributions are exact up to
-    rounding. They cost O(n J^2) time and O(n J) memory once the anchors are sorted. A term without
-    phase and frequency adds 1 to the number of columns J, and any other term adds 2.
+    rounding. They cost O(n J^2) time and O(n J) memory once the anchors are sorted. A `Term`
+    without phase and frequency adds 1 to the number of columns J, and any other `Term` adds 2;
+    `SHO`, `Matern32` and `Celerite` add 2, `Matern52` 3 and `Rotation` 4.
 
     Parameters
     ----------

@@ -246,7 +246,7 @@ class Line:
             variances = part.log_variances()[:, part.last - part.first :].exp().cpu()
         else:
             ones = torch.ones_like(part.covariance.noise)
-            by_noise = part.gram.vjp(None, None, ones, (False, False, False, True))[3]
+            by_noise = part.gram.vjp(None, None, ones, (False, False, False, True, False))[3]
             assert by_noise is not None
             variances = by_noise[:, part.last :].cpu()
         left = torch.diag_embed(variances[:, :columns])

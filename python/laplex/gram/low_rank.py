@@ -93,6 +93,10 @@ class LowRank:
         result: Tensor = self.logs.sum(-1) + 2 * diagonal.log().sum(-1)
         return result
 
+    def quadratic_and_logdet(self) -> Tensor:
+        """Both, ``[B, R + 1]``."""
+        return torch.cat((self.quadratic(), self.logdet()[:, None]), -1)
+
     def log_prob(self) -> Tensor:
         """Log density ``[B, R]``, which is the restricted one in the improper limit."""
         count = self.logs.shape[-1] - self.improper.sum(-1, keepdim=True, dtype=torch.float64)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import product
 from math import prod
@@ -13,18 +13,18 @@ from numpy.linalg import LinAlgError
 from torch import Tensor
 
 from ..numpy.layout import layout_of
+from .arrays import covariance_of
 from .checks import (
     all_finite,
     as_tensor,
     broadcast,
     checked_anchors,
     checked_noise,
-    expanded,
     no_transforms,
     same_device,
 )
-from .factor import Covariance, plain
-from .terms import KINDS, BaseTerm, Block, Term, checked_terms
+from .factor import Covariance
+from .terms import KINDS, BaseTerm, Term, checked_terms
 from .trend import Basis, Detached, Function, checked_mean, mean_at, mean_at_targets
 
 
@@ -83,11 +83,9 @@ class GramParameters(NamedTuple):
         try:
             return cls.of(anchors, terms, noise, known, means)
         except RuntimeError:
-            others = (
-                "terms and noise"
-                if known is None and not means
-                else ("terms, noise, mean, basis and prior")
-            )
+            others = "terms and noise"
+            if known is not None or means:
+                others = "terms, noise, mean, basis and prior"
             raise ValueError(
                 f"the leading dimensions of anchors, {others} do not broadcast"
             ) from None
@@ -257,16 +255,16 @@ class GramParameters(NamedTuple):
         if self.basis is not None:
             at_targets = self.basis.at_targets(targets, basis_targets)
             matrix, prior = _joined(self.basis_rows(), at_targets).mT, self.basis.prior
-        elif basis_targets is not None:
-            raise ValueError("basis_targets belongs to a basis, but there is none")
         mean, mean_new = self.mean(), mean_at_targets(self.means, targets, mean_targets)
-        if mean is not None or mean_new is not None:
-            zero = anchors.new_zeros(1, dtype=torch.float64)
-            mean = zero if mean is None else mean
-            mean_new = zero if mean_new is None else mean_new
-            mean = _joined(
-                mean.expand(*mean.shape[:-1], n), mean_new.expand(*mean_new.shape[:-1], m)
-            )
+        for name, given, known in (
+            ("basis", basis_targets, matrix),
+            ("mean", mean_targets, mean),
+        ):
+            if given is not None and known is None:
+                raise ValueError(f"{name}_targets belongs to a {name}, but there is none")
+        if mean is not None and mean_new is not None:
+            old = mean.expand(*mean.shape[:-1], n)
+            mean = _joined(old, mean_new.expand(*mean_new.shape[:-1], m))
         return self.checked(anchors, self.terms, noise, matrix, prior, mean)
 
     def showing(self, component: int | str, n: int) -> GramParameters:
@@ -315,7 +313,7 @@ class GramParameters(NamedTuple):
 
             def taken(name: str, tensor: Tensor) -> Tensor:
                 trailing = tensor.shape[-1:] if self.is_per_anchor(name) else ()
-                return tensor.double().expand(*self.batch, *trailing)[index]  # noqa: B023
+                return tensor.double().expand((*self.batch, *trailing))[index]  # noqa: B023
 
             yield self.map(taken)
 
@@ -421,47 +419,12 @@ class GramParameters(NamedTuple):
 
         Parts of one line need an `origin` in common, see `Term.columns`.
         """
-        anchors, n, batch = self.anchors.double(), self.n, self.batch
-        blocks: list[Block] = []
-        columns: list[Tensor] = []
-        for term in self.terms:
-            for part, column in term.parts(anchors, origin):
-                for block in part.blocks(anchors):
-                    blocks.append(block)
-                    first = anchors.new_ones(()) if column is None else column
-                    rest = len(block.lengthscales) - 1
-                    columns += [_expand(first, (*batch, n))]
-                    columns += rest * [anchors.new_zeros(()).expand(*batch, n)]
-        lengthscales = [expanded(each, batch, anchors) for b in blocks for each in b.lengthscales]
-        weights = [each for block in blocks for each in block.weights]
         noise = 0.0 if self.noise is None else self.noise.double()
-        lead = batch or (1,)
-
-        def flat(tensor: Tensor) -> Tensor:
-            if len(lead) > 1:
-                tensor = tensor.reshape(prod(lead), *tensor.shape[len(lead) :])
-            return plain(tensor)
-
-        covariance = Covariance(
-            flat(anchors.expand(*lead, n)),
-            flat(_stacked(lengthscales, lead)),
-            flat(_stacked(columns, (*lead, n))),
-            flat(expanded(noise, (*lead, n), anchors)),
-        )
-        if all(type(each) is float and each == 1.0 for each in weights):
-            return covariance
-        return covariance._replace(
-            weights=flat(_stacked([expanded(each, batch, anchors) for each in weights], lead)),
-            blocks=tuple(len(block.weights) for block in blocks),
-        )
+        return covariance_of(self.terms, self.anchors.double(), noise, self.batch, origin)
 
 
 def _masked(scale: Tensor | None, shown: Tensor) -> Tensor:
     return shown.double() if scale is None else scale * shown
-
-
-def _lead(tensor: Tensor | None) -> torch.Size:
-    return torch.Size() if tensor is None else tensor.shape[:-1]
 
 
 def _joined(one: Tensor, two: Tensor) -> Tensor:
@@ -473,14 +436,3 @@ def _joined(one: Tensor, two: Tensor) -> Tensor:
 def shared(one: Tensor, two: Tensor) -> Tensor:
     """Merge two equal tensors into one that passes half of its derivatives to each."""
     return one if one is two or not (one.requires_grad or two.requires_grad) else (one + two) / 2
-
-
-def _expand(tensor: Tensor, shape: Sequence[int]) -> Tensor:
-    return tensor if tensor.shape == shape else tensor.expand(shape)
-
-
-def _stacked(tensors: list[Tensor], shape: Sequence[int]) -> Tensor:
-    """Stack tensors along a new last dimension and expand them to a shape."""
-    if len(tensors) == 1:
-        return tensors[0].expand(shape)[..., None]
-    return torch.stack(tensors, -1).expand(*shape, len(tensors))

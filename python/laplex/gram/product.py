@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..torch.functional import matvec
 from . import factor as factors
-from .checks import broadcast
+from .checks import broadcast, no_forward_mode
 from .factor import Factor, Gram
 from .parameters import GramParameters
 from .terms import BaseTerm, Term
@@ -90,6 +90,7 @@ def _by_factor(part: BaseTerm, values: Tensor, sources: Tensor, targets: Tensor)
     noise = anchors.new_full((1,), _NOISE * 2.0 ** _exponent(largest))
     parameters = GramParameters.of(anchors, (part,), noise)
     none = values.new_zeros(*values.shape[:-1], k)
+    no_forward_mode([values, *parameters.tensors()])
     rows, restore = parameters.flattened(torch.cat((values, none), -1))
     covariance = parameters.covariance()
 

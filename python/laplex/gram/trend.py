@@ -44,7 +44,9 @@ class Basis(NamedTuple):
                     "basis: pass basis=, too"
                 )
             return None
-        several = isinstance(basis, Iterable) and not hasattr(basis, "__array__")
+        # A torch.nn.Sequential is a function, though it can be iterated over, too.
+        single = callable(basis) or hasattr(basis, "__array__")
+        several = isinstance(basis, Iterable) and not single
         given = list(cast("Iterable[Any]", basis)) if several else [basis]
         if not given:
             raise ValueError(f"basis has no function: {_MATRIX}, or None")

@@ -12,10 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from laplex._support.arguments import integer, one_of
+from laplex._support.profiles import profile_of
 from laplex._support.progress import progress_bar
+from laplex._support.sides import side_number
 from laplex.nn.anchors import InitialAnchors, initial_anchors
 from laplex.nn.frobenius import frobenius_norms
 from laplex.nn.kernel_product import column_sums, cosines, kernel_product, shared_out
+from laplex.nn.kernel_shape import KernelShape
 from laplex.nn.least_squares import nearest_kernels
 from laplex.numpy.checks import MAX_DENSE_ENTRIES
 from laplex.torch.call import check_flag
@@ -74,6 +77,9 @@ class KernelLayer(nn.Module):
     #: The relative error of the weight if `from_linear` made the layer, otherwise None.
     fit_error: float | None = None
 
+    #: Which kernel the heads have.
+    _shape: KernelShape = KernelShape()
+
     #: Whether a gain is divided by its column's sum, which distributes it over the targets.
     _shares_out: ClassVar[bool] = False
 
@@ -91,8 +97,13 @@ class KernelLayer(nn.Module):
         heads: int = 1,
         phased: bool = True,
         init: str = "interlaced",
+        kernel: str = "matern12",
+        side: str = "both",
     ) -> None:
         super().__init__()
+        profile_of(kernel)
+        side_number(side)
+        self._shape = KernelShape(kernel, side)
         self.in_features = in_features = integer("in_features", in_features)
         self.out_features = out_features = integer("out_features", out_features)
         self.heads = heads = integer("heads", heads)
@@ -170,7 +181,9 @@ class KernelLayer(nn.Module):
         factor = gain
         if self._shares_out:
             factor = shared_out(gain, column_sums(targets, sources, lengthscale))
-        norms = frobenius_norms(targets, sources, lengthscale, factor, target_phase, source_phase)
+        norms = frobenius_norms(
+            targets, sources, lengthscale, factor, target_phase, source_phase, self._shape
+        )
         fill(self.source_gain, gain * (math.sqrt(num_targets / heads) / norms)[:, None])
         if self.bias is not None:
             self.bias.zero_()
@@ -231,6 +244,7 @@ class KernelLayer(nn.Module):
             self.source_phase,
             self.bias,
             self._shares_out,
+            self._shape,
         )
 
     @property
@@ -290,7 +304,7 @@ class KernelLayer(nn.Module):
         lengthscale = kernels.log_lengthscale.to(dtype).exp()
         total = targets.new_zeros(n, m)
         for head in range(self.heads):
-            kernel = torch.exp(-(targets[head, :, None] - sources[head]).abs() / lengthscale[head])
+            kernel = self._shape.matrix(targets[head], sources[head], lengthscale[head])
             factor = shared_out(gain[head], kernel.sum(0)) if self._shares_out else gain[head]
             if kernels.target_phase is not None and kernels.source_phase is not None:
                 kernel = kernel * cosines(
@@ -451,7 +465,9 @@ class KernelLayer(nn.Module):
         lengthscale = log_lengthscale.exp()
         if self._shares_out:
             factor = shared_out(factor, column_sums(targets, sources, lengthscale))
-        return frobenius_norms(targets, sources, lengthscale, factor, target_phase, source_phase)
+        return frobenius_norms(
+            targets, sources, lengthscale, factor, target_phase, source_phase, self._shape
+        )
 
     @torch.no_grad()
     def rank(self) -> list[int]:
@@ -464,11 +480,17 @@ class KernelLayer(nn.Module):
         Returns
         -------
         list of int
+
+        Raises
+        ------
+        ValueError
+            If the layer has a ``kernel`` or a ``side`` of which no rule for the rank is known.
         """
         kernels = self._whole()
         targets, sources = (anchors.cpu().numpy() for anchors in kernels[:2])
         lengthscale = kernels.log_lengthscale.exp().double().cpu().numpy()
-        ranks = Plan(targets, sources, lengthscale=lengthscale).rank()
+        kernel, side = self._shape
+        ranks = Plan(targets, sources, lengthscale=lengthscale, kernel=kernel, side=side).rank()
         return [int(rank) for rank in np.asarray(ranks).reshape(-1)]
 
     # ------------------------------------------------------------------------------- moves, display
@@ -524,10 +546,13 @@ class KernelLayer(nn.Module):
 
         :meta private:
         """
+        kernel, side = self._shape
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, "
             f"heads={self.heads}, phased={self.phased}, bias={self.bias is not None}, "
             f"init={self.init!r}"
+            + (f", kernel={kernel!r}" if kernel != "matern12" else "")
+            + (f", side={side!r}" if side != "both" else "")
         )
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from laplex.nn import recorded_product
+from laplex.nn.kernel_shape import KernelShape
 from laplex.torch.call import check_tensor
 from laplex.torch.functional import matvec
 from laplex.torch.sharded import is_distributed
@@ -50,6 +51,7 @@ def kernel_product(
     source_phase: Tensor | None,
     bias: Tensor | None,
     share_out: bool,
+    shape: KernelShape,
 ) -> Tensor:
     r"""Compute :math:`\sum_h \mathrm{Re}(K_h)\,(s_h \odot v) + b` with all heads in one product.
 
@@ -70,6 +72,8 @@ def kernel_product(
     share_out : bool
         Whether :math:`s_h` is the gain divided by its column's sum (see `shared_out`) or the gain
         itself.
+    shape : KernelShape
+        The kernel, and the sources that count for each target.
 
     Returns
     -------
@@ -88,6 +92,11 @@ def kernel_product(
         from laplex.nn import line_product
 
         if line_product.applies(targets):
+            if shape.side != "both":
+                raise NotImplementedError(
+                    f"a layer with side={shape.side!r} cannot have its features spread over "
+                    "processes: spread its heads, or the batch"
+                )
             return line_product.line_product(
                 partial(_check, input, targets, sources),
                 input,
@@ -98,14 +107,16 @@ def kernel_product(
                 target_phase,
                 source_phase,
                 bias,
+                shape.kernel,
             )
     _check(input, targets, sources)
     factor = shared_out(gain, column_sums(targets, sources, lengthscale)) if share_out else gain
     tensors = (input, targets, sources, lengthscale, factor, target_phase, source_phase, bias)
+    composed = partial(_composed, shape)
     if recorded_product.applies(*tensors):
-        recorded: Tensor = recorded_product.record(_composed, *tensors)
+        recorded: Tensor = recorded_product.record(composed, shape, *tensors)
         return recorded
-    output = _composed(*tensors[:-1])
+    output = composed(*tensors[:-1])
     dtype = torch.promote_types(input.dtype, gain.dtype)
     if dtype in _HALF:  # distributed gains are float32, to avoid overflow, and promote this
         output = output.to(dtype)
@@ -116,6 +127,7 @@ def kernel_product(
 
 
 def _composed(
+    shape: KernelShape,
     input: Tensor,  # noqa: A002
     targets: Tensor,
     sources: Tensor,
@@ -134,6 +146,8 @@ def _composed(
         target_phase=target_phase,
         source_phase=source_phase,
         real_part=target_phase is not None,
+        kernel=shape.kernel,
+        side=shape.side,
     )
     output = heads.squeeze(-2) if targets.shape[0] == 1 else heads.sum(-2)
     return output if bias is None else output + bias

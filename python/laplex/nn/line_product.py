@@ -32,6 +32,7 @@ def line_product(
     target_phase: Tensor | None,
     source_phase: Tensor | None,
     bias: Tensor | None,
+    kernel: str,
 ) -> Tensor:
     """Compute the product of `kernel_product`, head by head, if `check` finds no fault on any rank.
 
@@ -69,6 +70,7 @@ def line_product(
             target_phase=None if theta is None else theta[head],
             source_phase=None if phi is None else phi[head],
             real_part=theta is not None,
+            kernel=kernel,
             group=mesh.get_group(),
         )
         for head in range(len(x))

@@ -37,6 +37,12 @@ class LaplexLinear(KernelLayer):
         How the initial anchors are chosen on [-1, 1]. With ``"interlaced"``, targets and sources
         alternate on a regular grid, so that every head has full rank; which of them stands where is
         random. With ``"random"``, they are independent and uniform.
+    kernel : {"matern12", "matern32", "matern52"}
+        The shape of the kernels, as in `laplex.matvec`: :math:`e^{-d/\ell}`, as in the formula, or
+        a smoother function of the distance.
+    side : {"both", "left", "right"}
+        The inputs that count for each output: all, those whose anchors are at or below that of the
+        output, or those whose anchors are at or above it.
 
     Attributes
     ----------
@@ -58,8 +64,9 @@ class LaplexLinear(KernelLayer):
     Raises
     ------
     ValueError
-        If a size is below 1, ``init`` is unknown or ``dtype`` is not a floating-point type; in
-        `forward`, if the last dimension of the input is not ``in_features``.
+        If a size is below 1, ``init``, ``kernel`` or ``side`` is unknown or ``dtype`` is not a
+        floating-point type; in `forward`, if the last dimension of the input is not
+        ``in_features``.
     TypeError
         If a size is not an integer.
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from laplex.nn.kernel_shape import KernelShape
 from laplex.torch import autograd
 from laplex.torch.call import Call, signature
 
@@ -48,6 +49,7 @@ class RecordedProduct(torch.autograd.Function):
     def forward(
         ctx: Any,
         composed: Any,
+        shape: KernelShape,
         input: Tensor,  # noqa: A002  (nn.Linear's name for it)
         targets: Tensor,
         sources: Tensor,
@@ -58,14 +60,14 @@ class RecordedProduct(torch.autograd.Function):
         bias: Tensor | None,
     ) -> Tensor:
         """Return the product ``[..., n]`` of an input ``[..., m]``; see `kernel_product`."""
-        call = _call(input, targets, sources, lengthscale, gain, target_phase, source_phase)
+        call = _call(shape, input, targets, sources, lengthscale, gain, target_phase, source_phase)
         ctx.signature = signature(call)
         output, ctx.plan = autograd.evaluate(call, ctx.signature)
         # In place: at an operation in place, a view would lose FSDP's hook for the backward pass.
         output = output.squeeze_(-2) if gain.shape[0] == 1 else output.sum(-2)
         if bias is not None:
             output += bias
-        ctx.composed = composed
+        ctx.composed, ctx.shape = composed, shape
         # The backward pass scales the input again: the heads' values take more memory than time.
         ctx.save_for_backward(
             input, targets, sources, lengthscale, gain, target_phase, source_phase, bias
@@ -76,13 +78,14 @@ class RecordedProduct(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Return the tensors' gradients."""
         given = ctx.saved_tensors
-        needs = ctx.needs_input_grad[1:]
+        needs = ctx.needs_input_grad[2:]
         if torch.is_grad_enabled():
             # The composed product, so that it can be done again.
             found = autograd.differentiate(lambda *v: [ctx.composed(*v)], given, needs, [grad])
-            return (None, *found)
+            return (None, None, *found)
         input, targets, sources, lengthscale, gain, target_phase, source_phase, _ = given  # noqa: A001
-        call = _call(input, targets, sources, lengthscale, gain, target_phase, source_phase)
+        own = (targets, sources, lengthscale, gain, target_phase, source_phase)
+        call = _call(ctx.shape, input, *own)
         needs_input, *needs_kernel = needs
         needs_gain, needs_bias = needs_kernel.pop(3), needs_kernel.pop()
         heads, rows = gain.shape[0], tuple(range(grad.dim() - 1))
@@ -105,7 +108,10 @@ class RecordedProduct(torch.autograd.Function):
         if needs_bias:
             d_bias = grad.sum(rows) if rows else grad
         d_targets, d_sources, d_lengthscale, _, *d_phases = d_kernel
+        if d_lengthscale is not None and call.lengthscale is not lengthscale:
+            d_lengthscale = (d_lengthscale / ctx.shape.profile.root).to(lengthscale.dtype)
         return (
+            None,
             None,
             d_input,
             d_targets,
@@ -118,6 +124,7 @@ class RecordedProduct(torch.autograd.Function):
 
 
 def _call(
+    shape: KernelShape,
     input: Tensor,  # noqa: A002
     targets: Tensor,
     sources: Tensor,
@@ -128,8 +135,9 @@ def _call(
 ) -> Call:
     """Return the product of all heads with the scaled input; a layer has no frequency."""
     values = input.unsqueeze(-2) * gain
-    cosine = target_phase is not None
-    return Call(values, targets, sources, lengthscale, None, target_phase, source_phase, cosine)
+    tensors = (values, targets, sources, lengthscale, None, target_phase, source_phase)
+    call = Call(*tensors, real_part=target_phase is not None, side=shape.number)
+    return call if shape.kernel == "matern12" else call.with_profile(shape.profile)
 
 
 record: Any = RecordedProduct.apply

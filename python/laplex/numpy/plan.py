@@ -11,6 +11,7 @@ import numpy as np
 from .. import _core
 from .._support.core import PRODUCT, Gradients, Kernel, Vectors
 from .._support.profiles import profile_of
+from .._support.sides import side_number
 from . import checks as validation
 from .checks import Array
 from .layout import layout_of
@@ -89,6 +90,10 @@ class Plan:
         Laplace kernel of the formula. The others replace :math:`e^{-d/\ell}` by
         :math:`(1 + s)\,e^{-s}` with :math:`s = \sqrt{3}\,d/\ell`, and by
         :math:`(1 + s + s^2/3)\,e^{-s}` with :math:`s = \sqrt{5}\,d/\ell`.
+    side : {"both", "left", "right"}
+        The sources that count for each target: all of them, those at or below it
+        (:math:`y_j \le x_i`), or those at or above it (:math:`y_j \ge x_i`). A source that is tied
+        with a target counts on either side. The entries of the others are 0.
     num_threads : int, optional
         The number of threads. The default is the environment variable ``LAPLEX_NUM_THREADS``, or
         else all processors that this process may use. The results do not depend on it, bit for
@@ -121,6 +126,11 @@ class Plan:
     Where a target equals a source, the Laplace kernel has a kink. Derivatives follow the convention
     sign(0) = 0: the tied pair contributes nothing to derivatives with respect to the anchors.
 
+    With ``side``, the error is relative to the sum over the sources on that side alone. The
+    transpose and the adjoint sum the targets at or above each source for ``side="left"``, and those
+    at or below it for ``side="right"``. Derivatives are those of the entries: the jump of a sum
+    where a target passes a source is not differentiated.
+
     Several threads may use one plan at once, even while another thread calls `update`.
 
     Examples
@@ -149,9 +159,10 @@ class Plan:
         source_phase: object = None,
         real_part: bool = False,
         kernel: str = "matern12",
+        side: str = "both",
         num_threads: int | None = None,
     ) -> None:
-        profile = profile_of(kernel)
+        profile, number = profile_of(kernel), side_number(side)
         given = {"targets": validation.as_array("targets", targets)}
         for name, value in (
             ("sources", sources),
@@ -196,6 +207,7 @@ class Plan:
         self._dtype = dtype
         self._real_part = bool(real_part)
         self._kernel = kernel
+        self._side = side
         self._oscillates = bool(np.any(omega != 0))
         self._complex = (self._oscillates or theta is not None or phi is not None) and not real_part
         # Kept for pickling. The core keeps the anchors and the lengthscale, because only the core
@@ -218,7 +230,7 @@ class Plan:
         phi_heads = None if phi is None else _spread(phi, dtype, (*self._batch, m))
         arrays = (x_heads, y_heads, ell_heads, omega_heads, theta_heads, phi_heads)
         addresses = (_address(each) for each in arrays)
-        options = (dtype == np.float64, self._real_part, profile.number, shared)
+        options = (dtype == np.float64, self._real_part, profile.number, number, shared)
         self._core = _core.Plan(Kernel(*options, heads, n, m, *addresses), self._threads)
 
     # ------------------------------------------------------------------------------------- products
@@ -290,6 +302,11 @@ class Plan:
         left, right : array ``[..., n]``
             The sums over the sources at or below each target, and over the sources above it. Up to
             rounding, ``left + right`` equals ``apply(v)``.
+
+        Raises
+        ------
+        ValueError
+            If the plan has a ``side``: then `apply` gives one of them.
         """
         array = validation.values("v", v, self._dtype, self._m, "sources")
         batch, laid, is_complex, half = self._lay("v", array)
@@ -592,8 +609,8 @@ class Plan:
         Raises
         ------
         ValueError
-            For the cosine form (``real_part`` with phases or a frequency) and for other kernels
-            than ``"matern12"``, for which no such rule is known.
+            For the cosine form (``real_part`` with phases or a frequency), for other kernels than
+            ``"matern12"`` and for one-sided sums, for which no such rule is known.
         """
         ranks = np.array(self._core.rank(), dtype=np.int64).reshape(self._batch)
         return int(ranks) if ranks.ndim == 0 else ranks
@@ -664,6 +681,7 @@ class Plan:
             if self._real_part:
                 form = "cosine"
         kernel = "" if self._kernel == "matern12" else f"kernel={self._kernel!r}, "
+        kernel += "" if self._side == "both" else f"side={self._side!r}, "
         own = "self" if self._y_shape is None else "targets x sources"
         shape = self._input_shapes["lengthscale"]
         heads = np.ones(self._batch)
@@ -681,6 +699,7 @@ class Plan:
             "source_phase": self._phi,
             "real_part": self._real_part,
             "kernel": self._kernel,
+            "side": self._side,
             "num_threads": self._threads or None,
         }
         x = np.empty((*self._anchor_batch, self._n), self._dtype)

@@ -15,7 +15,9 @@ class ApproximationWarning(UserWarning):
     """GPyTorch solves, factorises or samples a matrix with one of Laplex's inside by iterations.
 
     Conjugate gradients and Lanczos iterations give approximate and, for log determinants, random
-    results. The matrix is then a sum or a product for which Laplex has no exact algebra.
+    results. Laplex has exact algebra for sums of its kernels on the same inputs and of low-rank
+    kernels, for products with low-rank and index kernels, and for noise, but for no other sums and
+    products. ``gpytorch.settings.fast_computations(False, False, False)`` selects Cholesky factors.
     """
 
 
@@ -31,11 +33,21 @@ def warn_of_iterations(matrix: str) -> None:
         name = frame.f_code.co_name
         if name in _ITERATIONS and "linear_operator" in frame.f_code.co_filename:
             warnings.warn(
-                f"linear_operator approximates by {name} with {matrix} inside: Laplex has exact "
-                "algebra for its kernels, their sums on the same inputs, low-rank kernels added to "
-                "them, index kernels multiplied with them, and noise, but not for this matrix. "
+                f"linear_operator approximates by {name} with {matrix} inside. See "
+                "laplex.gram.ApproximationWarning for what is exact. "
                 "gpytorch.settings.fast_computations(False, False, False) selects Cholesky factors",
                 ApproximationWarning,
                 stacklevel=2,
             )
             return
+
+
+def warn_of_size(size: int, most: int, what: str) -> None:
+    """Warn of a matrix that has no exact algebra and is too large for a Cholesky factor."""
+    if size > most:
+        warnings.warn(
+            f"{what}: linear_operator approximates matrices of more than {most} rows, unless "
+            "gpytorch.settings.fast_computations(False, False, False) selects Cholesky factors",
+            ApproximationWarning,
+            stacklevel=3,
+        )

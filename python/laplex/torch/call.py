@@ -20,6 +20,7 @@ from .. import _core
 from .._support.arguments import kernel_number
 from .._support.core import PRODUCT, Form, Term
 from .._support.profiles import Profile
+from .._support.sides import TURNED
 from ..numpy import checks as validation
 
 MAX_DEGREE = 4
@@ -60,6 +61,7 @@ class Call(NamedTuple):
     real_part: bool = False
     parity: int = 0
     polynomial: tuple[float, ...] = PLAIN
+    side: int = 0
 
     @property
     def term(self) -> Term:
@@ -69,11 +71,11 @@ class Call(NamedTuple):
     @property
     def form(self) -> Form:
         """What the call has beside its tensors, as the core takes it."""
-        return Form(self.real_part, self.parity, self.polynomial)
+        return Form(self.real_part, self.parity, self.polynomial, self.side)
 
     @property
     def is_plain(self) -> bool:
-        """Whether this is the product with the Laplace kernel itself."""
+        """Whether this is the product with the Laplace kernel itself, or its sums of one side."""
         return self.parity == 0 and tuple(self.polynomial) == PLAIN
 
     @property
@@ -89,7 +91,7 @@ class Call(NamedTuple):
         real_part: bool = False,
     ) -> Call:
         """Return another sum of the family with this kernel."""
-        return Call(values, *self[1:TENSORS], real_part, parity, polynomial)
+        return Call(values, *self[1:TENSORS], real_part, parity, polynomial, self.side)
 
     def with_profile(self, profile: Profile) -> Call:
         """Return the call with another kernel, of the same lengthscale."""
@@ -99,7 +101,10 @@ class Call(NamedTuple):
         )
 
     def adjoint(self, values: Tensor) -> Call:
-        """Return the call with the conjugate transpose: roles exchanged, the frequency negated."""
+        """Return the call with the conjugate transpose: roles exchanged, the frequency negated.
+
+        What lies to the left of a target has the target to its right.
+        """
         frequency = None if self.frequency is None else -self.frequency
         return self._exchanged(values, frequency, self.source_phase, self.target_phase)
 
@@ -118,7 +123,7 @@ class Call(NamedTuple):
         anchors = (self.targets, None) if self.sources is None else (self.sources, self.targets)
         phases = (target_phase, source_phase)
         own = (values, *anchors, self.lengthscale, frequency, *phases)
-        return Call._make((*own, *self[TENSORS:]))
+        return Call._make((*own, *self[TENSORS:-1], TURNED[self.side]))
 
 
 NAMES = Call._fields[:TENSORS]
@@ -139,6 +144,7 @@ def call_of(
     target_phase: Any,
     source_phase: Any,
     real_part: bool,
+    side: int = 0,
 ) -> Call:
     """Make a call of the arguments of `laplex.matvec` and check their kinds; see `signature`."""
     if not (
@@ -160,7 +166,8 @@ def call_of(
     still = type(frequency) is float and frequency == 0.0
     omega = None if still else as_frequency(frequency, targets)
     real_part = real_part and not (omega is None and target_phase is None is source_phase)
-    return Call(values, targets, sources, ell, omega, target_phase, source_phase, real_part)
+    tensors = (values, targets, sources, ell, omega, target_phase, source_phase)
+    return Call(*tensors, real_part, side=side)
 
 
 def as_scalar(name: str, value: object, targets: Tensor) -> Tensor:
@@ -266,16 +273,24 @@ def signature(call: Call) -> Signature:
     NotImplementedError
         If lengthscale and frequency are differentiated more than four times in total.
     """
-    real_part, parity, polynomial = call[TENSORS:]
+    real_part, parity, polynomial, side = call[TENSORS:]
     check_degree(len(polynomial) - 1)
     if not 0 <= parity <= 4:
         raise ValueError(f"parity must be 0, 1, 2, 3 or 4, got {parity}")
+    if not 0 <= side <= 2:
+        raise ValueError(f"side must be 0 (both), 1 (left) or 2 (right), got {side}")
     if call.targets.is_cpu and not torch._C._are_functorch_transforms_active():
         found = DIRECT.signature(call[:TENSORS])
         if found is not None and not (real_part and found[-1]):
             _, _, _, _, frequency, target_phase, source_phase = call[:TENSORS]
             is_real = real_part or (frequency is None and target_phase is None is source_phase)
             return _of_direct(*found, not is_real)
+    return signature_of_shapes(call)
+
+
+def signature_of_shapes(call: Call) -> Signature:
+    """Do what `signature` does for tensors, from what ``torch.compile`` can follow."""
+    real_part = call.real_part
     values, targets, sources, lengthscale, frequency, target_phase, source_phase = call[:TENSORS]
     dtype = targets.dtype
     if dtype not in COMPLEX_OF:

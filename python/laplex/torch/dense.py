@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .._support.profiles import PROFILES, Profile
+from .._support.sides import BOTH, LEFT
 
 
 def kernel(
@@ -17,16 +18,20 @@ def kernel(
     source_phase: Tensor | None,
     real_part: bool,
     profile: Profile = PROFILES["matern12"],
+    side: int = BOTH,
 ) -> Tensor:
     """Compute entries of K by the formula in double precision; the arguments broadcast.
 
     The derivative of ``abs`` at 0 is 0, which is also the operator's convention for ties.
     """
-    distance = (targets.double() - sources.double()).abs()
+    difference = targets.double() - sources.double()
+    distance = difference.abs()
     scaled = distance * profile.root / lengthscale
     modulus = torch.exp(-scaled)
     if len(profile.polynomial) > 1:
         modulus = modulus * sum(c * scaled**power for power, c in enumerate(profile.polynomial))
+    if side != BOTH:
+        modulus = torch.where(difference >= 0 if side == LEFT else difference <= 0, modulus, 0.0)
     phase = torch.zeros((), dtype=torch.float64, device=targets.device)
     if frequency is not None:
         phase = frequency.double() * distance

@@ -238,6 +238,7 @@ def plan_of(call: Call, sig: Signature, backward: bool = False) -> Plan:
         sig.dtype is torch.float64,
         call.real_part,
         0,  # the polynomial of a Matern kernel is in the term
+        call.side,
         shared,
         heads,
         sig.targets,

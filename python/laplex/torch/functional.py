@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .._support.profiles import profile_of
+from .._support.sides import side_number
 from . import cuda, sharded
 from .autograd import primitive
 from .call import HALF, PLAIN_TYPES, TENSORS, TRAILING, Call, Scalar, call_of
@@ -22,6 +23,7 @@ def matvec(
     source_phase: Tensor | None = None,
     real_part: bool = False,
     kernel: str = "matern12",
+    side: str = "both",
 ) -> Tensor:
     r"""Multiply values by the Laplace-kernel matrix of targets and sources, in linear time.
 
@@ -64,6 +66,10 @@ def matvec(
         Laplace kernel of the formula. The others replace :math:`e^{-d/\ell}` by
         :math:`(1 + s)\,e^{-s}` with :math:`s = \sqrt{3}\,d/\ell`, and by
         :math:`(1 + s + s^2/3)\,e^{-s}` with :math:`s = \sqrt{5}\,d/\ell`.
+    side : {"both", "left", "right"}
+        The sources that count for each target: all of them, those at or below it
+        (:math:`y_j \le x_i`), or those at or above it (:math:`y_j \ge x_i`). A source that is tied
+        with a target counts on either side. The entries of the others are 0.
 
     Returns
     -------
@@ -94,8 +100,9 @@ def matvec(
 
     **Accuracy.** The error of every entry of the result is at most 1e-14 (float64) or 1e-6
     (float32) times :math:`\sum_j |K_{ij}| |v_j|`, where :math:`|K_{ij}|` is the kernel without
-    phases and frequency, :math:`e^{-d/\ell}` for ``"matern12"``. NaN and
-    infinity in the values propagate.
+    phases and frequency, :math:`e^{-d/\ell}` for ``"matern12"``. A one-sided sum is as accurate
+    relative to the sources on its side, however large the others are. NaN and infinity in the
+    values propagate.
 
     **CUDA tensors** are multiplied on their GPU, on PyTorch's current stream. A lengthscale or
     frequency in a GPU's memory is checked only when its anchors are sorted; at other times a
@@ -109,6 +116,12 @@ def matvec(
     as ``torch.abs`` does, which is the mean of the one-sided derivatives. In the self case every
     target is tied with itself. The other kernels have no kink, and their second derivatives there
     are the true ones.
+
+    **One-sided sums.** The transpose of a matrix with ``side="left"`` is the one with
+    ``side="right"`` whose targets are the sources. Derivatives are those of the entries: which
+    sources count is held fixed, so the jump of a sum where a target passes a source is not
+    differentiated. At a tie, the entry counts in the sum, and its derivatives are those of the
+    two-sided kernel: 0 by the anchors of the Laplace kernel.
 
     **Higher derivatives.** Differentiate with respect to the other arguments before lengthscale and
     frequency: a backward pass through a fourth derivative with respect to the lengthscale needs a
@@ -134,6 +147,7 @@ def matvec(
         target_phase,
         source_phase,
         real_part,
+        0 if side == "both" else side_number(side),
     )
     return product_with(call, kernel)
 

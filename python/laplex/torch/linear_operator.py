@@ -12,6 +12,9 @@ import torch
 from linear_operator import LinearOperator
 from torch import Tensor
 
+from .._support.profiles import profile_of
+from .._support.sides import side_number
+from .approximation import warn_of_iterations
 from .call import NAMES, TRAILING
 from .dense import kernel
 
@@ -33,7 +36,7 @@ class LaplaceLinearOperator(LinearOperator):  # type: ignore[misc]
         operator again.
     names
         The arguments of `laplex.LaplaceOperator` that the tensors are, targets first.
-    real_part
+    real_part, kernel, side
         As for `laplex.LaplaceOperator`.
     kind
         The class `laplex.LaplaceOperator`, which imports this module and so cannot be imported
@@ -46,11 +49,14 @@ class LaplaceLinearOperator(LinearOperator):  # type: ignore[misc]
         names: tuple[str, ...],
         real_part: bool,
         kind: type[LaplaceOperator],
+        kernel: str = "matern12",
+        side: str = "both",
     ) -> None:
-        super().__init__(*tensors, names=names, real_part=real_part, kind=kind)
+        self._form: dict[str, Any] = {"real_part": real_part, "kernel": kernel, "side": side}
+        super().__init__(*tensors, names=names, kind=kind, **self._form)
         arguments: dict[str, Any] = dict(zip(names, tensors, strict=True))
         self._arguments = arguments
-        self._operator = kind(**arguments, real_part=real_part)
+        self._operator = kind(**arguments, **self._form)
 
     @classmethod
     def of(cls, operator: LaplaceOperator) -> LaplaceLinearOperator:
@@ -71,12 +77,16 @@ class LaplaceLinearOperator(LinearOperator):  # type: ignore[misc]
             names=tuple(given),
             real_part=operator.real_part,
             kind=type(operator),
+            kernel=operator.kernel,
+            side=operator.side,
         )
 
     def _matmul(self, rhs: Tensor) -> Tensor:
+        warn_of_iterations("a LaplaceLinearOperator")
         return self._operator @ rhs
 
     def _t_matmul(self, rhs: Tensor) -> Tensor:
+        warn_of_iterations("a LaplaceLinearOperator")
         return self._operator.T @ rhs
 
     def _size(self) -> torch.Size:
@@ -94,12 +104,8 @@ class LaplaceLinearOperator(LinearOperator):  # type: ignore[misc]
         )
 
     def _with(self, arguments: dict[str, Tensor]) -> LaplaceLinearOperator:
-        operator = self._operator
         return LaplaceLinearOperator(
-            *arguments.values(),
-            names=tuple(arguments),
-            real_part=operator.real_part,
-            kind=type(operator),
+            *arguments.values(), names=tuple(arguments), kind=type(self._operator), **self._form
         )
 
     def _getitem(self, row_index: Any, col_index: Any, *batch_indices: Any) -> LinearOperator:
@@ -113,7 +119,13 @@ class LaplaceLinearOperator(LinearOperator):  # type: ignore[misc]
         """Compute single entries by the formula, without a matrix or a scan."""
         taken = self._take(row_index, col_index, batch_indices)
         arguments: dict[str, Any] = {name: taken.get(name) for name in _TRAILING}
-        entries = kernel(**arguments, real_part=self._operator.real_part)
+        operator = self._operator
+        entries = kernel(
+            **arguments,
+            real_part=operator.real_part,
+            profile=profile_of(operator.kernel),
+            side=side_number(operator.side),
+        )
         return entries.to(self.dtype)
 
     def _take(self, rows: Any, columns: Any, batch: tuple[Any, ...]) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from .. import _core
 from .._support.optional import require
 from .._support.profiles import PROFILES, profile_of
+from .._support.sides import side_name, side_number
 from ..numpy import checks as validation
 from . import execution
 from .autograd import is_watched
@@ -47,6 +48,9 @@ class LaplaceOperator:
         Use the real matrix :math:`\mathrm{Re}\,K` (the cosine form).
     kernel : {"matern12", "matern32", "matern52"}
         The shape of the kernel, as in `laplex.matvec`; the default is the Laplace kernel.
+    side : {"both", "left", "right"}
+        The sources that count for each target, as in `laplex.matvec`. The transpose of an operator
+        with ``side="left"`` has ``side="right"``.
 
     Attributes
     ----------
@@ -55,8 +59,8 @@ class LaplaceOperator:
         kernel without oscillation.
     real_part : bool
         Whether the matrix is the real part.
-    kernel : str
-        The name of the kernel.
+    kernel, side : str
+        The name of the kernel, and the sources that count for each target.
 
     Raises
     ------
@@ -94,6 +98,7 @@ class LaplaceOperator:
         source_phase: Tensor | None = None,
         real_part: bool = False,
         kernel: str = "matern12",
+        side: str = "both",
     ) -> None:
         check_operand("targets", targets)
         profile_of(kernel)
@@ -107,6 +112,7 @@ class LaplaceOperator:
                 target_phase,
                 source_phase,
                 real_part,
+                side_number(side),
             ),
             kernel,
         )
@@ -119,13 +125,15 @@ class LaplaceOperator:
         self.lengthscale, self.frequency = call.lengthscale, call.frequency
         self.target_phase, self.source_phase = call.target_phase, call.source_phase
         self.real_part = call.real_part
+        self.side = side_name(call.side)
         self.kernel = kernel
 
     @property
     def _call(self) -> Call:
         """The arguments as a call whose values are a placeholder."""
         tensors = (self.targets, self.targets, self.sources, self.lengthscale, self.frequency)
-        return Call(*tensors, self.target_phase, self.source_phase, self.real_part)
+        phases = self.target_phase, self.source_phase
+        return Call(*tensors, *phases, self.real_part, side=side_number(self.side))
 
     # --- products ---------------------------------------------------------------------------------
 
@@ -281,6 +289,7 @@ class LaplaceOperator:
             None if phi is None else phi.unsqueeze(-2),
             self.real_part,
             PROFILES[self.kernel],
+            side_number(self.side),
         )
         return matrix.to(self.dtype).expand(self.shape)
 
@@ -317,13 +326,19 @@ class LaplaceOperator:
         Raises
         ------
         ValueError
-            With ``real_part`` and for other kernels than ``"matern12"``: no such rule is known.
+            With ``real_part``, for one-sided sums, and for other kernels than ``"matern12"``: no
+            such rule is known.
         NotImplementedError
             Inside a transform of ``torch.func``.
         """
         if self.kernel != "matern12":
             raise ValueError(
                 f"the rank of a matrix with kernel={self.kernel!r} is not known in O(n): use "
+                "torch.linalg.matrix_rank(operator.to_dense()) for a small one"
+            )
+        if self.side != "both":
+            raise ValueError(
+                f"the rank of a matrix with side={self.side!r} is not known in O(n): use "
                 "torch.linalg.matrix_rank(operator.to_dense()) for a small one"
             )
         # Only the order matters, so the numbers may be on any device.
@@ -351,6 +366,8 @@ class LaplaceOperator:
             parts.append("requires_grad=True")
         if self.kernel != "matern12":
             parts.insert(1, f"kernel={self.kernel!r}")
+        if self.side != "both":
+            parts.insert(1, f"side={self.side!r}")
         return f"LaplaceOperator({', '.join(parts)})"
 
     # --- other libraries --------------------------------------------------------------------------
@@ -381,6 +398,7 @@ class LaplaceOperator:
             source_phase=phi,
             real_part=self.real_part,
             kernel=self.kernel,
+            side=self.side,
         )
 
     def to_scipy(self) -> Any:
@@ -395,11 +413,6 @@ class LaplaceOperator:
         require("linear_operator", extra="all", feature="laplex.LaplaceOperator.to_linear_operator")
         from .linear_operator import LaplaceLinearOperator
 
-        if self.kernel != "matern12":
-            raise NotImplementedError(
-                f"to_linear_operator does not support kernel={self.kernel!r}: use 'matern12', or "
-                "gpytorch.kernels.MaternKernel"
-            )
         return LaplaceLinearOperator.of(self)
 
 

@@ -23,7 +23,7 @@ _FIELDS = [f"{_KINDS[kind]} {name}" for name, kind in get_type_hints(Call).items
 # Inductor's CUDA graphs own all memory allocated during their warm-up, but orders must outlive it.
 _TAGS = (torch.Tag.pt2_compliant_tag, torch.Tag.cudagraph_unsafe)
 LIBRARY: Any = torch.library.Library("laplex", "DEF")  # type: ignore[no-untyped-call]
-LIBRARY.define(f"matvec({', '.join(_FIELDS)}) -> Tensor", tags=_TAGS)
+LIBRARY.define(f"matvec({', '.join(_FIELDS)}=0) -> Tensor", tags=_TAGS)
 LIBRARY.define(
     f"matvec_vjp(Tensor grad, {', '.join(_FIELDS)}, bool[{TENSORS}] needs) "
     f"-> ({', '.join(['Tensor'] * TENSORS)})",

@@ -300,6 +300,13 @@ def bad_calls(rank: int, size: int) -> list[str]:
         tied_anchors,
         lambda: gram.matvec(x),
         lambda: gram + gram,
+        lambda: gram.coefficients(x),
+        lambda: LaplaceGram(x, mean=1.0 if last else None, group=world),
+        lambda: LaplaceGram(x, basis=torch.ones_like if last else None, group=world),
+        lambda: gram.predict(x, x, term=0 if last else None),
+        lambda: gram.predict(x, x, mean_targets=0.0 if last else None),
+        lambda: gram.condition([0], x[:1]).covariance,
+        lambda: gram.condition([0], x[:1]).log_prob(x[1:]),
         lambda: LaplaceGram(x, noise=0.1, group=world, comm=world),
     ]
     found = []
@@ -348,6 +355,18 @@ MESSAGES = [
     "inv_quad_logdet, diagonal, condition and predict",
     "NotImplementedError: a LaplaceGram over ranks has no __add__: it has solve, logdet, "
     "log_prob, inv_quad_logdet, diagonal, condition and predict",
+    "NotImplementedError: a LaplaceGram over ranks has no coefficients: it has solve, logdet, "
+    "log_prob, inv_quad_logdet, diagonal, condition and predict",
+    "NotImplementedError: rank 2: a LaplaceGram over ranks takes no mean and no basis: subtract a "
+    "mean from the values, or build a LaplaceGram of one process, without group and comm",
+    "NotImplementedError: rank 2: a LaplaceGram over ranks takes no mean and no basis: subtract a "
+    "mean from the values, or build a LaplaceGram of one process, without group and comm",
+    "NotImplementedError: rank 2: over ranks, predict takes no term: leave group and comm out",
+    "ValueError: rank 2: mean_targets belongs to a mean, but there is none",
+    "NotImplementedError: a LaplaceGram over ranks has no Conditional.covariance: it has solve, "
+    "logdet, log_prob, inv_quad_logdet, diagonal, condition and predict",
+    "NotImplementedError: a LaplaceGram over ranks has no Conditional.log_prob: it has solve, "
+    "logdet, log_prob, inv_quad_logdet, diagonal, condition and predict",
     "TypeError: give group= (torch.distributed) or comm= (MPI), not both",
 ]
 

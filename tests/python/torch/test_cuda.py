@@ -133,6 +133,43 @@ def test_gradients_of_matern_kernels_are_those_that_can_be_differentiated(form, 
         torch.testing.assert_close(got, want, rtol=1e-11, atol=1e-11 * want.abs().max().item())
 
 
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("sources", [True, False])
+@pytest.mark.parametrize("n", [40, 1500])
+def test_one_sided_sums_are_those_of_the_dense_matrix(form, side, sources, n):
+    arguments = draw(form, n, n, torch.float64)
+    grid = (8 * arguments["targets"].detach()).round() / 8  # many ties
+    arguments["targets"] = grid.requires_grad_()
+    arguments["sources"] = grid.detach().flip(0).requires_grad_() if sources else None
+    values = torch.randn(2, n, dtype=torch.float64).to(DEVICE).requires_grad_()
+    results = []
+    matrix = dense({**arguments, "side": side})
+    for result in (
+        laplex.matvec(values, **arguments, side=side),
+        (matrix @ values.to(matrix.dtype).unsqueeze(-1)).squeeze(-1),
+    ):
+        results.append([result, *gradients_of(result, values, arguments)])
+    for got, want in zip(*results, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-11, atol=1e-12 * n)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("kernel", "side"), [("matern12", "left"), ("matern32", "right")])
+def test_one_sided_sums_have_their_derivatives(form, kernel, side):
+    arguments = draw(form, 4, 5, torch.float64)
+    names = [k for k, v in arguments.items() if isinstance(v, Tensor)]
+    values = torch.randn(5, dtype=torch.float64).to(DEVICE).requires_grad_()
+
+    def function(values, *tensors):
+        given = {**arguments, **dict(zip(names, tensors, strict=True))}
+        return laplex.matvec(values, **given, kernel=kernel, side=side)
+
+    inputs = (values, *(arguments[name] for name in names))
+    assert torch.autograd.gradcheck(function, inputs)
+    assert torch.autograd.gradgradcheck(function, inputs)
+
+
 def test_the_self_case_sorts_once_and_adds_both_roles():
     x = torch.rand(300, dtype=torch.float64).to(DEVICE).requires_grad_()
     values = torch.randn(300, dtype=torch.float64).to(DEVICE)

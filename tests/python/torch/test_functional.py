@@ -467,7 +467,7 @@ def test_the_registered_operator_checks_its_arguments_too():
         torch.ops.laplex.matvec(F[:2], F, *rest)
     with pytest.raises(TypeError, match=r"call laplex\.matvec"):
         torch.ops.laplex.matvec(F.to(torch.complex64), F, None, ell, None, F, None, True, 0, [1.0])
-    grads = (None, ell, None, None, None, False, 0, [1.0], [True] * 7)
+    grads = (None, ell, None, None, None, False, 0, [1.0], 0, [True] * 7)
     with pytest.raises(ValueError, match=re.escape("grad has shape (2,)")):
         torch.ops.laplex.matvec_vjp(F[:2], F, F, *grads)
     with pytest.raises(TypeError, match=r"grad has dtype torch\.float64"):

@@ -15,10 +15,10 @@ pytestmark = pytest.mark.usefixtures("seeded")
 MAIN_FORMS = ("real", "carrier", "oscillating", "cosine")
 
 
-def raw(form, requires_grad=True, parity=0, polynomial=(1.0,), **options):
+def raw(form, requires_grad=True, parity=0, polynomial=(1.0,), side=0, **options):
     """Arguments of ``torch.ops.laplex.matvec``."""
     inputs, real_part = case(form, requires_grad=requires_grad, **options)
-    return (*inputs, real_part, parity, list(polynomial))
+    return (*inputs, real_part, parity, list(polynomial), side)
 
 
 # --- opcheck --------------------------------------------------------------------------------------
@@ -33,6 +33,7 @@ def test_opcheck_matvec(form, requires_grad):
     torch.library.opcheck(op, raw(form, requires_grad, batch=(2,), values_batch=(3, 1)))
     square = raw(form, requires_grad, self_case=True, parity=1, polynomial=(0.0, 0.0, 1.0))
     torch.library.opcheck(op, square)
+    torch.library.opcheck(op, raw(form, requires_grad, side=2))
 
 
 # With gradients the operator is its composite formula, whose every step opcheck compiles: slow.
@@ -145,7 +146,7 @@ def test_vmap_of_the_registered_gradients_equals_a_loop():
     needs = [True] * 7
 
     def call(grad, *inputs):
-        return torch.ops.laplex.matvec_vjp(grad, *inputs, real_part, 0, [1.0], needs)
+        return torch.ops.laplex.matvec_vjp(grad, *inputs, real_part, 0, [1.0], 0, needs)
 
     grad = torch.randn(3, 5, dtype=torch.complex128)
     found = torch.vmap(call, in_dims=(0, *in_dims))(grad, *stacked)

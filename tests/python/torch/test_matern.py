@@ -136,8 +136,9 @@ def test_the_operator_its_relatives_and_plans(kernel):
         plan.rank()
     with pytest.raises(ValueError, match="rank of a matrix with kernel"):
         operator.rank()
-    with pytest.raises(NotImplementedError, match="MaternKernel"):
-        operator.to_linear_operator()
+    pytest.importorskip("linear_operator")
+    wrapped = operator.to_linear_operator()
+    torch.testing.assert_close(wrapped.to_dense(), matrix)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -186,6 +187,35 @@ def test_second_derivatives_at_a_tie_are_those_of_a_smooth_kernel(kernel, curvat
     by_x, by_y = torch.autograd.grad(slope[0], (x, y), create_graph=not fused)
     torch.testing.assert_close(by_x[0].item(), curvature / ell**2, rtol=1e-12, atol=0)
     torch.testing.assert_close(by_y[0].item(), -curvature / ell**2, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_the_smallest_lengthscales_are_those_of_the_laplace_kernel(kernel):
+    x = torch.tensor([0.0, 2e-308, 1.0], dtype=torch.float64)
+    v = torch.tensor([1.0, 2.0, 4.0], dtype=torch.float64)
+    for number in (2.23e-308, 4e-308):
+        for ell in (number, torch.tensor(number, dtype=torch.float64)):
+            found = laplex.matvec(v, x, lengthscale=ell, kernel=kernel)
+            plan = laplex.Plan(x.numpy(), lengthscale=number, kernel=kernel)
+            np.testing.assert_allclose(found, plan.apply(v.numpy()), rtol=1e-14)
+            assert found[0] > 1.5
+            assert found[2] == 4
+    with pytest.raises(ValueError, match=r"must be at least 2\.23e-308"):
+        laplex.matvec(v, x, lengthscale=2e-308, kernel=kernel)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_gradients_are_those_of_the_lengthscale_at_the_time_of_the_product(kernel):
+    """As of any quotient in PyTorch: what is written into it later does not reach the product."""
+    x, v = torch.rand(9, dtype=torch.float64), torch.randn(9, dtype=torch.float64)
+    ell = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+    expected = torch.autograd.grad(laplex.matvec(v, x, lengthscale=ell, kernel=kernel).sum(), ell)
+    value = laplex.matvec(v, x, lengthscale=ell, kernel=kernel).sum()
+    with torch.no_grad():
+        ell.mul_(3)
+    assert torch.equal(*torch.autograd.grad(value, ell), *expected)
+    fresh = laplex.matvec(v, x, lengthscale=1.5, kernel=kernel)
+    assert torch.equal(laplex.matvec(v, x, lengthscale=ell, kernel=kernel), fresh)
 
 
 def test_errors_name_the_lengthscale_that_was_given():

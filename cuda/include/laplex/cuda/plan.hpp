@@ -155,8 +155,8 @@ class Plan {
   Plan(const Kernel<T>& kernel, Stream stream, Memory storage = {}, const Scratch& scratch = {},
        Report* report = nullptr);
 
-  /// A plan on the same anchors with other lengthscales, frequencies, phases, `profile` or
-  /// `real_part`. Only the pointers are copied, and what they point to is not checked: a
+  /// A plan on the same anchors with other lengthscales, frequencies, phases, `profile`, `side`
+  /// or `real_part`. Only the pointers are copied, and what they point to is not checked: a
   /// lengthscale that is not positive gives NaN.
   /// \param kernel the new parameters; its anchors, sizes and part are ignored
   /// \return the plan, which shares the order of the anchors with this one

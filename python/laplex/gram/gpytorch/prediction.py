@@ -11,7 +11,6 @@ from linear_operator import LinearOperator
 from linear_operator.operators import ZeroLinearOperator
 from torch import Tensor
 
-from ..gaussian import Gaussian
 from ..linear_operator import LaplaceConditionalLinearOperator, LaplaceGramLinearOperator
 
 
@@ -39,31 +38,31 @@ class LaplacePredictionStrategy(DefaultPredictionStrategy):  # type: ignore[misc
             self.mean = solution.detach() if settings.detach_test_caches.on() else solution
         return self.mean
 
-    def exact_predictive_covar(
-        self, test_test_covar: LinearOperator, test_train_covar: LinearOperator
-    ) -> LinearOperator:
-        """Return the covariance of the process at test points, given the training values."""
+    def exact_prediction(
+        self, test_mean: Tensor, test_test_covar: Any, test_train_covar: Any
+    ) -> tuple[Tensor, Any]:
+        """Return mean and covariance at test points, given the training values."""
+        whole = self._whole(test_test_covar)
+        if whole is None:
+            prediction: tuple[Tensor, Any] = super().exact_prediction(
+                test_mean, test_test_covar, test_train_covar
+            )
+            return prediction
+        mean = self.exact_predictive_mean(test_mean, test_train_covar)
+        if settings.skip_posterior_variances.on():
+            return mean, ZeroLinearOperator(*test_test_covar.size())
+        return mean, LaplaceConditionalLinearOperator(whole, observed=self._train.shape[-1])
+
+    def _whole(self, test_test_covar: Any) -> LaplaceGramLinearOperator | None:
+        """The covariance of training values and test points, if it has exact algebra."""
         ours = isinstance(test_test_covar, LaplaceGramLinearOperator) and isinstance(
             self._train, LaplaceGramLinearOperator
         )
         if not ours or settings.observation_nan_policy.value() != "ignore":
-            return super().exact_predictive_covar(test_test_covar, test_train_covar)
-        if settings.skip_posterior_variances.on():
-            return ZeroLinearOperator(*test_test_covar.size())
+            return None
         train = self._train.detach() if settings.detach_test_caches.on() else self._train
-        whole = Gaussian(train.gram.parameters.extended(test_test_covar.gram.anchors))
-        return LaplaceConditionalLinearOperator(
-            LaplaceGramLinearOperator.of(whole), observed=train.shape[-1]
-        )
-
-    def exact_prediction(
-        self, test_mean: Tensor, test_test_covar: Any, test_train_covar: Any
-    ) -> tuple[Tensor, Any]:
-        """Return mean and covariance at test points; small problems do not become dense."""
-        return (
-            self.exact_predictive_mean(test_mean, test_train_covar),
-            self.exact_predictive_covar(test_test_covar, test_train_covar),
-        )
+        whole: LaplaceGramLinearOperator | None = train.joined(test_test_covar)
+        return whole
 
     def get_fantasy_strategy(
         self,

@@ -5,7 +5,12 @@ Every operation costs O(n) and forms no matrix, where the package's own algebra 
 gradients or Lanczos iterations.
 """
 
+from .block import LaplaceBlockLinearOperator as LaplaceBlockLinearOperator
 from .conditional import LaplaceConditionalLinearOperator as LaplaceConditionalLinearOperator
 from .gram import LaplaceGramLinearOperator as LaplaceGramLinearOperator
 
-__all__ = ["LaplaceConditionalLinearOperator", "LaplaceGramLinearOperator"]
+__all__ = [
+    "LaplaceBlockLinearOperator",
+    "LaplaceConditionalLinearOperator",
+    "LaplaceGramLinearOperator",
+]

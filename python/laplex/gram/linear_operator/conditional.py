@@ -69,7 +69,17 @@ class LaplaceConditionalLinearOperator(Covariance):
     def _product(self, rhs: Tensor) -> Tensor:
         if rhs.dim() == 1:
             return self._product(rhs[:, None])[:, 0]
-        return self._from_whole(self._whole @ self._padded(rhs))
+        if not self._whole.has_basis:
+            return self._from_whole(self._whole @ self._padded(rhs))
+        # The part of a basis is large and mostly known: it is not subtracted from itself.
+        rows, uncertain = self._conditional()._of_basis()
+        alone = type(self)(self._whole.without_basis(), observed=self._observed)
+        told = rows.mT @ (uncertain @ (rows @ rhs.double()))
+        return alone._product(rhs) + told.to(self.dtype)
+
+    def to_dense(self) -> Tensor:
+        """Return the dense matrix ``[*b, m, m]``."""
+        return self._conditional().covariance
 
     def _solve(self, rhs: Tensor, preconditioner: Any = None, num_tridiag: int | None = 0) -> Any:
         if num_tridiag:

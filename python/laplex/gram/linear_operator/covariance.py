@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from linear_operator import LinearOperator
 from linear_operator.operators import ConstantDiagLinearOperator, DiagLinearOperator
 from torch import Tensor
@@ -73,6 +72,9 @@ class Covariance(LinearOperator):  # type: ignore[misc]
     def _choose_root_method(self) -> str:
         return "cholesky"  # of the dense matrix: exact for every size, unlike Lanczos
 
+    def _sum_batch(self, dim: int) -> Any:
+        return self.squeeze(dim) if self.shape[dim] == 1 else super()._sum_batch(dim)
+
     def _rows(self, matrices: Tensor) -> Tensor:
         """Columns of ``[..., n, k]`` as rows that broadcast with the batch, ``[k, ..., n]``."""
         lead = broadcast(matrices.shape[:-2], self.batch_shape)
@@ -90,8 +92,3 @@ class Covariance(LinearOperator):  # type: ignore[misc]
 
     def _principal(self, index: Any, batch: tuple[Any, ...]) -> Covariance:
         raise NotImplementedError
-
-
-def empty(operator: Covariance) -> Tensor:
-    """A number 0 in the place of a result that was not asked for."""
-    return torch.zeros((), dtype=operator.dtype, device=operator.device)

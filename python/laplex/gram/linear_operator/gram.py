@@ -11,18 +11,30 @@ import linear_operator
 import numpy as np
 import torch
 from linear_operator import LinearOperator
-from linear_operator.operators import RootLinearOperator
+from linear_operator.operators import DenseLinearOperator, RootLinearOperator
 from linear_operator.utils.warnings import NumericalWarning
 from torch import Tensor
 
+from ...torch.approximation import warn_of_size
+from ..checks import broadcast
 from ..gaussian import Gaussian
 from ..parameters import GramParameters
 from .covariance import Covariance
+from .low_rank import products, root_of
 from .root import Root
+
+MOST_STATES = 32
+"""The largest number of columns of a `LaplaceGram`."""
 
 
 def _expanded(tensor: Tensor, batch: torch.Size | list[int], name: str) -> Tensor:
     return tensor.expand((*batch, *tensor.shape[tensor.dim() - GramParameters.trailing(name) :]))
+
+
+def _joined(tensors: tuple[Tensor, Tensor], dim: int) -> Tensor:
+    """Two tensors ``[*b, n]``, or for dimension -2 ``[*b, p, n]``, side by side."""
+    lead = broadcast(*(each.shape[:dim] for each in tensors))
+    return torch.cat([each.expand(*lead, *each.shape[dim:]) for each in tensors], dim)
 
 
 class LaplaceGramLinearOperator(Covariance):
@@ -126,23 +138,20 @@ class LaplaceGramLinearOperator(Covariance):
 
     def _definite(self) -> LaplaceGramLinearOperator:
         """The operator itself, with jitter on its diagonal if it is singular."""
-        scale = self._diagonal().detach().mean()
-        jitter, found = linear_operator.settings.cholesky_jitter.value(torch.double), self
-        for attempt in range(linear_operator.settings.cholesky_max_tries.value() + 1):
-            try:
-                with torch.no_grad():
-                    found.gram.logdet()  # the factor is kept
-                return found
-            except np.linalg.LinAlgError:
-                added = float(scale * jitter * 10**attempt)
-                warnings.warn(
-                    f"the matrix is singular, added {added:.1e} to its diagonal",
-                    NumericalWarning,
-                    stacklevel=3,
-                )
-                found = self.add_jitter(added)
-        found.gram.logdet()  # raises the error that names the anchors
-        return found
+        try:
+            with torch.no_grad():
+                self.gram.logdet()  # the factor is kept
+            return self
+        except np.linalg.LinAlgError:
+            jitter = linear_operator.settings.cholesky_jitter.value(torch.double)
+            jitter = float(jitter * self._diagonal().detach().mean())
+            warnings.warn(
+                f"the matrix is singular, added {jitter:.1e} to its diagonal",
+                NumericalWarning,
+                stacklevel=3,
+            )
+            mended: LaplaceGramLinearOperator = self.add_jitter(jitter)
+            return mended
 
     def zero_mean_mvn_samples(self, num_samples: int) -> Tensor:
         """Draw samples ``[num_samples, *b, n]`` of N(0, A), which may be singular."""
@@ -153,25 +162,94 @@ class LaplaceGramLinearOperator(Covariance):
     def add_diagonal(self, diag: Tensor) -> LinearOperator:
         """Add noise variances of shape ``[..., n]``, ``[..., 1]`` or ``[]`` to A."""
         noise = diag.double()[None] if diag.dim() == 0 else diag.double()
-        gram = self.gram
-        if gram.noise is not None:
-            noise = gram.noise + noise
+        if "noise" in self._named:
+            noise = self._named["noise"] + noise
         if not bool((noise >= 0).all()):
             return super().add_diagonal(diag)
-        parameters = GramParameters.checked(gram.anchors, gram.terms, noise)
-        return self.of(self._make(parameters))
+        return self._with(noise=noise)
 
     def __add__(self, other: Any) -> Any:
         """Add another operator.
 
-        A diagonal becomes noise, and the sum of two operators on the same anchors has the terms of
-        both.
+        A diagonal becomes noise, the sum of two operators on the same anchors has the terms of
+        both, and the columns of a root of low rank become a basis.
         """
-        if not isinstance(other, LaplaceGramLinearOperator):
-            return super().__add__(other)
-        if not self.gram.has_anchors_of(other.gram):
-            return super().__add__(other)
-        return self.of(self.gram + other.gram)
+        if isinstance(other, LaplaceGramLinearOperator):
+            same = self.gram.has_anchors_of(other.gram)
+            return self.of(self.gram + other.gram) if same else super().__add__(other)
+        root = root_of(other) if isinstance(other, LinearOperator) else None
+        if root is not None:
+            return self._plus(root)
+        if isinstance(other, DenseLinearOperator) and other.shape[-2:] == self.shape[-2:]:
+            self._warn_of_size("a sum with a dense matrix")
+            return DenseLinearOperator(self.to_dense() + other.tensor)
+        return super().__add__(other)
+
+    def _warn_of_size(self, what: str) -> None:
+        most = linear_operator.settings.max_cholesky_size.value()
+        warn_of_size(self.shape[-1], most, what)
+
+    def _plus(self, root: Tensor) -> LaplaceGramLinearOperator:
+        """The sum with ``R R^T`` for a root R ``[..., n, r]``."""
+        rows, prior = root.double().mT, root.new_ones(root.shape[-1], dtype=torch.float64)
+        if "basis" in self._named:
+            rows, prior = (
+                _joined((self._named["basis"], rows), -2),
+                torch.cat((self._named["prior"], prior.expand(*self.batch_shape, -1)), -1),
+            )
+        return self._with(basis=rows, prior=prior)
+
+    def _mul_matrix(self, other: Any) -> Any:
+        """Multiply elementwise: the columns of a root of low rank become scales of terms."""
+        root = root_of(other)
+        if root is None or root.shape[-1] * _columns(self.gram) > MOST_STATES:
+            self._warn_of_size("a product of kernels that are not of low rank")
+            return super()._mul_matrix(other)
+        gram, columns = self.gram, root.double().unbind(-1)
+        terms = [
+            term.replaced(scale=column if term.scale is None else term.scale * column)
+            for column in columns
+            for term in gram.terms
+        ]
+        noise = gram.noise
+        if noise is not None:
+            noise = noise * root.double().square().sum(-1)
+        basis, prior = self._named.get("basis"), self._named.get("prior")
+        if basis is not None and prior is not None:
+            basis = products(basis.mT, root.double())
+            prior = prior.repeat_interleave(root.shape[-1], -1)
+        parameters = GramParameters.checked(gram.anchors, terms, noise, basis, prior)
+        return self.of(self._make(parameters))
+
+    @property
+    def has_basis(self) -> bool:
+        """Whether there is a part of low rank."""
+        return "basis" in self._named
+
+    def without_basis(self) -> LaplaceGramLinearOperator:
+        """The operator without its part of low rank."""
+        kept = {k: v for k, v in self._named.items() if k not in ("basis", "prior")}
+        return self._made(kept)
+
+    def joined(self, other: LaplaceGramLinearOperator) -> LaplaceGramLinearOperator | None:
+        """The covariance of these entries and others of the same model, or None.
+
+        The models are the same if their terms have the same forms; the numbers are those here.
+
+        :meta private:
+        """
+        named, theirs = dict(self._named), dict(other._named)
+        if "noise" in named or "noise" in theirs:
+            for each in (named, theirs):
+                anchors = each["anchors"]
+                noise = each.get("noise", anchors.new_zeros(1, dtype=torch.float64))
+                each["noise"] = noise.expand(*noise.shape[:-1], anchors.shape[-1])
+        if named.keys() != theirs.keys():
+            return None
+        for name in named:
+            if GramParameters.is_per_anchor(name):
+                named[name] = _joined((named[name], theirs[name]), -1)
+        return self._made(named)
 
     def _mul_constant(self, other: float | Tensor) -> LinearOperator:
         if not isinstance(other, Tensor):
@@ -201,6 +279,13 @@ class LaplaceGramLinearOperator(Covariance):
         tensors = [change(name, tensor) for name, tensor in self._named.items()]
         return type(self)(*tensors, names=tuple(self._named), make=self._make)
 
+    def _with(self, **changes: Tensor) -> LaplaceGramLinearOperator:
+        """A copy with other tensors, whose batches broadcast."""
+        return self._made({**self._named, **changes})
+
+    def _made(self, named: dict[str, Tensor]) -> LaplaceGramLinearOperator:
+        return self.of(self._make(GramParameters.from_named(named)))
+
     # --- entries ----------------------------------------------------------------------------------
 
     def _size(self) -> torch.Size:
@@ -229,6 +314,11 @@ class LaplaceGramLinearOperator(Covariance):
                     column = column.expand(*self.batch_shape, n)
                     kernel = kernel * take(column, row_index) * take(column, col_index)
                 total = total + kernel
+        if self.has_basis:
+            matrix, prior = self._named["basis"].mT, self._named["prior"]
+            one = matrix[batch_indices + (row_index,)]  # noqa: RUF005 (Python 3.10)
+            two = matrix[batch_indices + (col_index,)]  # noqa: RUF005
+            total = total + (one * two * prior[batch_indices]).sum(-1)
         if "noise" in self._named:
             total = total + take(self._named["noise"], row_index) * (row_index == col_index)
         return total.to(self.dtype)
@@ -236,3 +326,10 @@ class LaplaceGramLinearOperator(Covariance):
     def to_dense(self) -> Tensor:
         """Return the dense matrix ``[*b, n, n]``."""
         return self.gram.to_dense()
+
+
+def _columns(gram: Gaussian) -> int:
+    """The number of columns of the state."""
+    anchors = gram.anchors.double()
+    parts = [part for term in gram.terms for part, _ in term.parts(anchors)]
+    return sum(len(block.weights) for part in parts for block in part.blocks(anchors))

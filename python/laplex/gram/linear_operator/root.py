@@ -8,6 +8,8 @@ import torch
 from linear_operator import LinearOperator
 from torch import Tensor
 
+from ...torch.approximation import warn_of_iterations
+
 if TYPE_CHECKING:
     from .gram import LaplaceGramLinearOperator
 
@@ -25,9 +27,13 @@ class Root(LinearOperator):  # type: ignore[misc]
 
     def matmul(self, other: Any) -> Any:
         """Multiply the factor by a tensor ``[..., n, k]`` or ``[n]``."""
-        return self._matmul(other) if isinstance(other, Tensor) else super().matmul(other)
+        return self._product(other) if isinstance(other, Tensor) else super().matmul(other)
 
     def _matmul(self, rhs: Tensor) -> Tensor:
+        warn_of_iterations("the factor of a LaplaceGram")
+        return self._product(rhs)
+
+    def _product(self, rhs: Tensor) -> Tensor:
         gram = self._covariance.gram
         multiply = gram.whiten if self._inverse else gram.color
         if rhs.dim() == 1:

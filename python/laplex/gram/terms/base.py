@@ -76,7 +76,7 @@ class BaseTerm:
     def psd(self, frequency: ScalarLike) -> Tensor:
         r"""Return the power spectral density of the covariance function k.
 
-        .. math:: S(\\omega) = \\frac{1}{\\sqrt{2\\pi}} \\int k(t)\\, e^{-i \\omega t}\\, dt
+        .. math:: S(\omega) = \frac{1}{\sqrt{2\pi}} \int k(t)\, e^{-i \omega t}\, dt
 
         This is the convention of celerite2.
 
@@ -225,7 +225,8 @@ class BaseTerm:
         self.check_per_anchor(anchors)
         self.check_numbers(anchors)
         try:
-            blocks = self.blocks(anchors)
+            with torch.no_grad():
+                blocks = self.blocks(anchors)
         except (OverflowError, ZeroDivisionError):
             blocks = [Block((0.0,), (1.0,))]
         for block in blocks:
@@ -356,8 +357,13 @@ class BaseTerm:
 class TermSum(tuple[BaseTerm, ...]):
     """A sum of terms: what ``+`` returns, and what `LaplaceGram` takes as ``terms``.
 
-    It is the tuple of its terms. Sums can be added with ``+``, and multiplied by positive
-    numbers with ``*``.
+    It is the tuple of its terms. Sums can be added with ``+``, and multiplied by positive numbers
+    with ``*``.
+
+    Parameters
+    ----------
+    iterable : iterable of terms
+        The terms.
     """
 
     __slots__ = ()
@@ -379,11 +385,33 @@ class TermSum(tuple[BaseTerm, ...]):
     __rmul__ = __mul__
 
     def value(self, distance: ScalarLike) -> Tensor:
-        """Return the covariance function at distances ``[*b, m]``, see `Term.value`."""
+        """Return the covariance function at distances, without scales and phases.
+
+        Parameters
+        ----------
+        distance : float, Tensor or array, shape ``[*b, m]``
+            Distances of either sign. Their leading dimensions broadcast with the parameters.
+
+        Returns
+        -------
+        Tensor ``[*b, m]``
+            The sum of the covariances of the terms.
+        """
         return sum((term.value(distance) for term in self[1:]), self[0].value(distance))
 
     def psd(self, frequency: ScalarLike) -> Tensor:
-        """Return the power spectral density at angular frequencies ``[*b, m]``."""
+        """Return the power spectral density of the covariance function, see `Term.psd`.
+
+        Parameters
+        ----------
+        frequency : float, Tensor or array, shape ``[*b, m]``
+            Angular frequencies. Their leading dimensions broadcast with the parameters.
+
+        Returns
+        -------
+        Tensor ``[*b, m]``
+            The sum of the densities of the terms.
+        """
         return sum((term.psd(frequency) for term in self[1:]), self[0].psd(frequency))
 
     def __repr__(self) -> str:

@@ -30,18 +30,6 @@ class Block(NamedTuple):
     lengthscales: tuple[Scalar, ...]
     weights: tuple[Scalar, ...]
 
-    @classmethod
-    def oscillator(
-        cls, damping: Scalar, frequency: Scalar, weights: tuple[Scalar, Scalar]
-    ) -> Block:
-        """A damped oscillator of a damping rate and an undamped angular frequency."""
-        return cls((1 / damping, 1 / frequency), weights)
-
-    @classmethod
-    def matern52(cls, rate: Scalar, variance: Scalar) -> Block:
-        """A Matern-5/2 process of a decay rate."""
-        return cls((1 / rate,) * 3, (variance,) * 3)
-
     def map(self, change: Callable[[Scalar], Scalar]) -> Block:
         """A copy in which every number is replaced by the result of `change`."""
         return Block(
@@ -84,7 +72,8 @@ def damped_waves(damping: Scalar, undamped: Scalar, time: Tensor) -> tuple[Tenso
     Here :math:`\kappa = \omega_0^2 - \gamma^2` has any sign; the functions are entire in it.
     """
     gamma, omega = (
-        each if isinstance(each, Tensor) else time.new_tensor(each) for each in (damping, undamped)
+        torch.as_tensor(each, dtype=torch.float64, device=time.device)
+        for each in (damping, undamped)
     )
     kappa = (omega - gamma) * (omega + gamma)
     z = kappa * time.square()

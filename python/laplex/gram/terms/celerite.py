@@ -80,9 +80,8 @@ class Celerite(BaseTerm):
         a, b, c, d = (self.number(name, like) for name in "abcd")
         if self.is_real():
             return [Block((1 / c,), (a,))]
-        undamped = square_root(c**2 + d**2)
         odd = b * d / c
-        return [Block.oscillator(c, undamped, (a - odd, a + odd))]
+        return [Block((1 / c, 1 / square_root(c**2 + d**2)), (a - odd, a + odd))]
 
     def times(self, factor: Scalar) -> Celerite:
         """See `BaseTerm.times`.
@@ -102,7 +101,7 @@ class Celerite(BaseTerm):
             blocks[0].weights[-1], lambda weight: weight >= 0
         ):
             return None
-        return f"{self!r}, because {'a < 0' if self.is_real() else '|b d| > a c'}"
+        return f"{self!r}, because {'a < 0' if self.is_real() else 'abs(b d) > a c'}"
 
     def matvec_kernel(self, like: Tensor) -> tuple[str, Scalar, Scalar] | None:
         """See `BaseTerm.matvec_kernel`.

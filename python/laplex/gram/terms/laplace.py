@@ -190,9 +190,8 @@ class Term(BaseTerm):
         lengthscale, variance, frequency = self.numbers(like)
         if frequency is None:
             return [Block((lengthscale,), (variance,))]
-        damping = 1 / lengthscale
-        undamped = square_root(damping**2 + frequency**2)
-        return [Block.oscillator(damping, undamped, (variance, variance))]
+        undamped = lengthscale / square_root(1 + (lengthscale * frequency) ** 2)
+        return [Block((lengthscale, undamped), (variance, variance))]
 
     def _frequency(self, anchors: Tensor) -> Scalar | None:
         """The frequency, or None if it is the number 0 (a tensor of zeros still counts)."""

@@ -79,8 +79,8 @@ class Matern32(_Matern):
 
         :meta private:
         """
-        rate = sqrt(3) / self.number("lengthscale", like)
-        return [Block.oscillator(rate, rate, (0.0, 2 * self.number("variance", like)))]
+        time = self.number("lengthscale", like) / sqrt(3)
+        return [Block((time, time), (0.0, 2 * self.number("variance", like)))]
 
 
 @dataclass(frozen=True, eq=False, init=False, repr=False)
@@ -115,5 +115,5 @@ class Matern52(_Matern):
 
         :meta private:
         """
-        rate = sqrt(5) / self.number("lengthscale", like)
-        return [Block.matern52(rate, self.number("variance", like))]
+        time, variance = self.number("lengthscale", like) / sqrt(5), self.number("variance", like)
+        return [Block((time,) * 3, (variance,) * 3)]

@@ -104,6 +104,6 @@ class Rotation(BaseTerm):
 
 def _mode(period: Scalar, excess: Scalar, variance: Scalar) -> Block:
     """An oscillator whose quality factor Q is larger than 1/2 by `excess`."""
-    # 4 Q^2 - 1 = 4 excess (excess + 1), and the damping rate is omega / 2 Q.
-    damping = pi / (period * square_root(excess * (excess + 1)))
-    return Block.oscillator(damping, (1 + 2 * excess) * damping, (0.0, 2 * variance))
+    # 4 Q^2 - 1 = 4 excess (excess + 1), and the damping time is 2 Q / omega.
+    tau = period * square_root(excess * (excess + 1)) / pi
+    return Block((tau, tau / (1 + 2 * excess)), (0.0, 2 * variance))

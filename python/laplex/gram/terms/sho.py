@@ -89,18 +89,16 @@ class SHO(BaseTerm):
 
         :meta private:
         """
-        undamped = 2 * pi / self.number("rho", like) if self.w0 is None else self.number("w0", like)
-        if self.Q is None:
-            damping = 1 / self.number("tau", like)
-            quality = 0.5 * undamped / damping
+        if self.w0 is None:
+            undamped = self.number("rho", like) / (2 * pi)
         else:
-            quality = self.number("Q", like)
-            damping = 0.5 * undamped / quality
+            undamped = 1 / self.number("w0", like)
+        tau = self.number("tau", like) if self.Q is None else 2 * self.number("Q", like) * undamped
         if self.sigma is None:
-            variance = self.number("S0", like) * undamped * quality
+            twice = self.number("S0", like) * tau / undamped**2
         else:
-            variance = self.number("sigma", like) ** 2
-        return [Block.oscillator(damping, undamped, (0.0, 2 * variance))]
+            twice = 2 * self.number("sigma", like) ** 2
+        return [Block((tau, undamped), (0.0, twice))]
 
     def times(self, factor: Scalar) -> SHO:
         """See `BaseTerm.times`.

@@ -1,7 +1,4 @@
-"""`LaplaceKernel`: a GPyTorch kernel whose exact Gaussian processes cost O(n) in one dimension.
-
-Importing this module needs GPyTorch.
-"""
+"""`LaplaceKernel`: the Ornstein-Uhlenbeck kernel, with an optional oscillation."""
 
 from __future__ import annotations
 
@@ -9,17 +6,14 @@ from typing import Any
 
 import torch
 from gpytorch.constraints import Interval, Positive
-from gpytorch.kernels import AdditiveKernel, Kernel
 from gpytorch.priors import Prior
 from linear_operator import LinearOperator
 from torch import Tensor
 
 from ...torch.linear_operator import LaplaceLinearOperator
 from ...torch.operator import LaplaceOperator
-from ..laplace_gram import LaplaceGram
-from ..linear_operator import LaplaceGramLinearOperator
-from ..parameters import shared
-from .prediction import LaplacePredictionStrategy
+from ..terms import BaseTerm, Term
+from .line_kernel import LineKernel
 
 
 def _frequency_of(kernel: LaplaceKernel) -> Tensor | None:
@@ -30,7 +24,7 @@ def _set_frequency(kernel: LaplaceKernel, value: float | Tensor) -> None:
     kernel.frequency = value
 
 
-class LaplaceKernel(Kernel):  # type: ignore[misc]
+class LaplaceKernel(LineKernel):
     r"""The Matern-1/2 (Ornstein-Uhlenbeck) kernel of one-dimensional inputs, for GPyTorch.
 
     .. math::
@@ -38,8 +32,8 @@ class LaplaceKernel(Kernel):  # type: ignore[misc]
         k(x, x') = e^{-|x - x'|/\ell} \cos(\omega (x - x'))
 
     With this kernel, GPyTorch's own classes train exact Gaussian processes, predict and sample in
-    O(n) time and memory. The kernel may stand alone, in a ``ScaleKernel``, or in a
-    `LaplaceSumKernel` of these.
+    O(n) time and memory. The kernel may stand alone, in a ``ScaleKernel``, in sums with other
+    kernels of `laplex.gram` and with low-rank kernels, and in products with low-rank kernels.
 
     Parameters
     ----------
@@ -63,7 +57,6 @@ class LaplaceKernel(Kernel):  # type: ignore[misc]
     """
 
     has_lengthscale = True
-    is_stationary = True
 
     def __init__(
         self,
@@ -95,59 +88,22 @@ class LaplaceKernel(Kernel):  # type: ignore[misc]
     def frequency(self, value: float | Tensor) -> None:
         if not self.oscillates:
             raise AttributeError("the kernel has no frequency: build it with oscillates=True")
-        value = torch.as_tensor(value).to(self.raw_frequency)
+        raw = self.raw_frequency
+        value = torch.as_tensor(value, dtype=raw.dtype, device=raw.device)
         self.initialize(raw_frequency=self.raw_frequency_constraint.inverse_transform(value))
 
-    def forward(
-        self,
-        x1: Tensor,
-        x2: Tensor,
-        diag: bool = False,
-        last_dim_is_batch: bool = False,
-        **params: Any,
-    ) -> Tensor | LinearOperator:
-        """Return the covariance of inputs ``[*b, n, 1]`` and ``[*b, m, 1]``.
+    def term(self) -> BaseTerm:
+        """See `LineKernel.term`.
 
-        See ``gpytorch.kernels.Kernel`` for the arguments.
+        :meta private:
         """
-        if x1.shape[-1] != 1 or last_dim_is_batch:
-            raise ValueError(
-                f"LaplaceKernel takes one-dimensional inputs, got {x1.shape[-1]} columns: choose "
-                "one with active_dims=[k]"
-            )
-        one, two = x1[..., 0], x2[..., 0]
         lengthscale, frequency = self.lengthscale[..., 0, 0], self.frequency
-        if frequency is not None:
-            frequency = frequency[..., 0, 0]
-        if diag:
-            decay = torch.exp(-(one - two).abs() / lengthscale[..., None])
-            if frequency is None:
-                return decay
-            return decay * torch.cos(frequency[..., None] * (one - two))
-        options: dict[str, Any] = {"lengthscale": lengthscale}
-        if frequency is not None:
-            options["frequency"] = frequency
-        if one is two or (one.shape == two.shape and torch.equal(one, two)):
-            return LaplaceGramLinearOperator.of(LaplaceGram(shared(one, two), **options))
+        if frequency is None:
+            return Term(lengthscale)
+        return Term(lengthscale, frequency=frequency[..., 0, 0])
+
+    def _cross(self, one: Tensor, two: Tensor, term: BaseTerm) -> LinearOperator:
+        options: dict[str, Any] = {
+            name: number for name, number in vars(term).items() if isinstance(number, Tensor)
+        }
         return LaplaceLinearOperator.of(LaplaceOperator(one, two, real_part=True, **options))
-
-    def prediction_strategy(self, *arguments: Any) -> LaplacePredictionStrategy:
-        """Return the strategy with which ``gpytorch.models.ExactGP`` predicts."""
-        return LaplacePredictionStrategy(*arguments)
-
-
-class LaplaceSumKernel(AdditiveKernel):  # type: ignore[misc]
-    """A sum of `LaplaceKernel` objects whose predictions cost O(n).
-
-    Each summand may stand in a ``ScaleKernel``. GPyTorch's own ``+`` of kernels also trains in
-    O(n), but predicts variances by conjugate gradients.
-
-    Parameters
-    ----------
-    *kernels
-        The summands.
-    """
-
-    def prediction_strategy(self, *arguments: Any) -> LaplacePredictionStrategy:
-        """Return the strategy with which ``gpytorch.models.ExactGP`` predicts."""
-        return LaplacePredictionStrategy(*arguments)
