@@ -10,9 +10,11 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$" AND NOT MSVC AND NOT 
     string(REPLACE ";" " " flags "${level}")
     check_cxx_compiler_flag("${flags}" LAPLEX_COMPILES_${upper})
     if(LAPLEX_COMPILES_${upper})
-      target_sources(laplex PRIVATE src/kernels/${name}.cpp)
-      set_source_files_properties(src/kernels/${name}.cpp PROPERTIES COMPILE_OPTIONS "${level}")
-      set_source_files_properties(src/instruction_set.cpp PROPERTIES COMPILE_DEFINITIONS
+      target_sources(laplex PRIVATE src/kernels/${name}.cpp src/gram_kernels/${name}.cpp)
+      set_source_files_properties(src/kernels/${name}.cpp src/gram_kernels/${name}.cpp
+        PROPERTIES COMPILE_OPTIONS "${level}")
+      set_source_files_properties(src/instruction_set.cpp src/gram_kernels/gram_kernels.cpp
+        PROPERTIES COMPILE_DEFINITIONS
         "$<$<BOOL:${LAPLEX_COMPILES_AVX2}>:LAPLEX_HAS_AVX2>;$<$<BOOL:${LAPLEX_COMPILES_AVX512}>:LAPLEX_HAS_AVX512>")
     endif()
   endforeach()
@@ -23,5 +25,6 @@ endif()
 # The kernels pass vectors to inlined functions alone: how a call would pass them does not matter.
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   set_property(SOURCE src/kernels/baseline.cpp src/kernels/avx2.cpp src/kernels/avx512.cpp
+    src/gram_kernels/baseline.cpp src/gram_kernels/avx2.cpp src/gram_kernels/avx512.cpp
     APPEND PROPERTY COMPILE_OPTIONS -Wno-psabi)
 endif()

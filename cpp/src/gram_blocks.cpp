@@ -1,10 +1,11 @@
 #include "gram_blocks.hpp"
 
+#include "gram_kernels/gram_kernels.hpp"
 #include "parallel.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
-#include <numeric>
 #include <string>
 
 namespace laplex::detail {
@@ -88,45 +89,260 @@ Layout lay_out(const Covariance& c) {
   return layout;
 }
 
+namespace {
+
+/// The decay rate beyond which a transition is 0 to double precision, whatever it multiplies.
+constexpr double kForgotten = 800.0;
+
+double slope_of(double /*x*/) {
+  return 0.0;
+}
+double slope_of(Dual x) {
+  return x.slope;
+}
+double number(double value, double /*slope*/, double /*like*/) {
+  return value;
+}
+Dual number(double value, double slope, Dual /*like*/) {
+  return {value, slope};
+}
+
+/// A gap in units of the lengthscales of a block.
+template <class N>
+struct ScaledGap {
+  bool infinite;
+  N x[2];
+  double low[2];  ///< what the values of x leave out
+};
+
+/// The gap before point k, whose slope is `slope`.
+template <class N>
+ScaledGap<N> scaled_gap(const GramLine& line, std::int64_t k, int size, const N* lengthscale,
+                        double slope) {
+  ScaledGap<N> gap{k == 0, {N(0.0), N(0.0)}, {0.0, 0.0}};
+  const int rates = size == 2 ? 2 : 1;
+  if (k > 0) {
+    Distance d = distance(line.anchors[k], line.anchors[k - 1]);
+    const double unit = std::isinf(d.high) ? 0.5 : 1.0;
+    if (unit < 1.0) {
+      d = distance(unit * line.anchors[k], unit * line.anchors[k - 1]);
+    }
+    for (int i = 0; i < rates; ++i) {
+      const double scale = unit * value(lengthscale[i]);
+      const double x = d.high / scale;
+      gap.x[i] = number(x, (slope - x * slope_of(lengthscale[i])) / value(lengthscale[i]), N(0.0));
+      // Only angles of many turns feel it; std::fma is slow where the processor has none.
+      gap.low[i] = x > 8.0 ? (std::fma(-x, scale, d.high) + d.low) / scale : 0.0;
+    }
+    const double u = value(gap.x[0]);
+    const double v = value(gap.x[1]);
+    const double slow =
+        u > kForgotten && size == 2 && v < u ? v / (u + std::sqrt((u - v) * (u + v))) * v : u;
+    gap.infinite = !(slow < kForgotten && u + v < 1e150);
+  }
+  if (gap.infinite) {
+    for (int i = 0; i < rates; ++i) {
+      gap.x[i] = N(1.0) / lengthscale[i];
+    }
+  }
+  return gap;
+}
+
+template <class N>
+void store(const Oscillator<N>& t, std::int64_t stride, N* to) {
+  for (int k = 0; k < 4; ++k) {
+    to[k * stride] = t.a[k];
+  }
+  for (int k = 0; k < 3; ++k) {
+    to[(4 + k) * stride] = t.first[k];
+    to[(7 + k) * stride] = t.second[k];
+  }
+}
+template <class N>
+void store(const Matern52<N>& t, std::int64_t stride, N* to) {
+  for (int k = 0; k < 9; ++k) {
+    to[k * stride] = t.a[k];
+  }
+  for (int k = 0; k < 6; ++k) {
+    to[(9 + k) * stride] = t.q[k];
+  }
+}
+
+template <class N>
+bool is_short(int size, const N& u, const N& v) {
+  return size > 1 && value(u) <= 1.0 && (size == 3 || value(v) <= 1.0);
+}
+
+/// One transition, to the addresses of its first number and of its derivatives; null: none.
+template <class N>
+void find_one(int size, const ScaledGap<N>& gap, const N* lengthscale, std::int64_t stride,
+              N* values, N* by_u, N* by_v) {
+  const N& u = gap.x[0];
+  const N& v = gap.x[1];
+  if (size == 1) {
+    const N r = gap.infinite ? N(0.0) : exponential(-u) * N(1.0 - gap.low[0]);
+    values[0] = r;
+    values[stride] = gap.infinite ? N(1.0) : N(2.0) * u * mean_decay(N(2.0) * u);
+    if (by_u != nullptr) {
+      by_u[0] = -r;
+      by_u[stride] = N(2.0) * r * r;
+    }
+  } else if (size == 3) {
+    Matern52<N> t;
+    if (gap.infinite) {
+      cross_infinity(t);
+    } else {
+      cross(u, t);
+    }
+    store(t, stride, values);
+    if (by_u != nullptr) {
+      Matern52<N> by;
+      slopes_of(t, by);
+      store(by, stride, by_u);
+    }
+  } else if (by_u == nullptr) {
+    Oscillator<N> t;
+    if (gap.infinite) {
+      cross_infinity(u, v, t);
+    } else {
+      cross(u, v, gap.low[0], gap.low[1], lengthscale[1] / lengthscale[0], t);
+    }
+    store(t, stride, values);
+  } else if (!gap.infinite && is_short(size, u, v)) {
+    Oscillator<N> t;
+    Oscillator<N> first;
+    Oscillator<N> second;
+    cross_short(u, v, lengthscale[1] / lengthscale[0], terms_for(std::max(value(u), value(v))), t,
+                first, second);
+    store(t, stride, values);
+    store(first, stride, by_u);
+    store(second, stride, by_v);
+  } else {
+    const Slopes<N> x{u, N(1.0), N(0.0)};
+    const Slopes<N> y{v, N(0.0), N(1.0)};
+    Oscillator<Slopes<N>> t;
+    if (gap.infinite) {
+      cross_infinity(x, y, t);
+    } else {
+      cross(x, y, gap.low[0], gap.low[1], lengthscale[1] / lengthscale[0], t);
+    }
+    const auto put = [&](int k, const Slopes<N>& number) {
+      values[k * stride] = number.value;
+      by_u[k * stride] = number.by[0];
+      by_v[k * stride] = number.by[1];
+    };
+    for (int k = 0; k < 4; ++k) {
+      put(k, t.a[k]);
+    }
+    for (int k = 0; k < 3; ++k) {
+      put(4 + k, t.first[k]);
+      put(7 + k, t.second[k]);
+    }
+  }
+}
+
+/// Gaps that go through the series together.
+constexpr std::int64_t kTogether = 8;
+
+/// The gaps before kTogether points from k > 0 together, if all of them are short.
+bool find_together(const GramLine& line, std::int64_t k, std::int64_t i, const double* lengthscale,
+                   Transitions<double>& to) {
+  const int size = to.part.size;
+  double* const u = &to.x[0][static_cast<std::size_t>(i)];
+  double* const v = &to.x[1][static_cast<std::size_t>(i)];
+  const double* const anchors = &line.anchors[k];
+  const double scale = size == 2 ? lengthscale[1] : lengthscale[0];
+  for (std::int64_t l = 0; l < kTogether; ++l) {
+    const double gap = anchors[l] - anchors[l - 1];
+    u[l] = gap / lengthscale[0];
+    v[l] = gap / scale;
+  }
+  double longest = 0.0;
+  for (std::int64_t l = 0; l < kTogether; ++l) {
+    longest = std::max({longest, u[l], v[l]});
+  }
+  if (!(longest <= 1.0)) {
+    return false;
+  }
+  std::fill_n(&to.infinite[static_cast<std::size_t>(i)], kTogether, char(0));
+  const ShortGaps gaps{size, u, v, scale / lengthscale[0]};
+  transition_kernel()(gaps, terms_for(longest), to.stride, to.values.data() + i,
+                                to.slopes ? to.by[0].data() + i : nullptr,
+                                to.slopes ? to.by[1].data() + i : nullptr);
+  return true;
+}
+
+}  // namespace
+
+template <class N>
+void Transitions<N>::find(const GramLine& line, const N* lengthscale, const double* gap_slopes,
+                          std::int64_t begin, std::int64_t end) {
+  for (std::int64_t from = begin; from < end; from += kTogether) {
+    if constexpr (std::is_same_v<N, double>) {
+      if (part.size > 1 && from > 0 && from + kTogether <= end &&
+          find_together(line, from, from - begin, lengthscale, *this)) {
+        continue;
+      }
+    }
+    for (std::int64_t k = from; k < std::min(from + kTogether, end); ++k) {
+      const std::int64_t i = k - begin;
+      const auto at = static_cast<std::size_t>(i);
+      const ScaledGap<N> gap =
+          scaled_gap(line, k, part.size, lengthscale, gap_slopes == nullptr ? 0.0 : gap_slopes[i]);
+      infinite[at] = gap.infinite ? 1 : 0;
+      x[0][at] = gap.x[0];
+      x[1][at] = gap.x[1];
+      find_one(part.size, gap, lengthscale, stride, values.data() + i,
+               slopes ? by[0].data() + i : nullptr, slopes ? by[1].data() + i : nullptr);
+    }
+  }
+}
+
+template struct Transitions<double>;
+template struct Transitions<Dual>;
+
+namespace {
+
+/// A few points at a time, whose transitions stay in the nearest cache.
+template <int J, int B>
+void fill_range(const Layout& layout, std::int64_t begin, std::int64_t end, GramLine& line) {
+  constexpr int kStride = kTransitionStride<J, B>;
+  constexpr std::int64_t kPoints = 64;
+  std::fill_n(&line.transition[begin * kStride], (end - begin) * kStride, 0.0);
+  for (const Part& part : layout.parts) {
+    const auto first = static_cast<std::size_t>(part.first);
+    Transitions<double> transitions(part, std::min(kPoints, end - begin), false);
+    for (std::int64_t from = begin; from < end; from += kPoints) {
+      const std::int64_t to = std::min(from + kPoints, end);
+      transitions.find(line, &line.lengthscale[first], nullptr, from, to);
+      for (std::int64_t k = from; k < to; ++k) {
+        double* const point = &line.transition[k * kStride];
+        transitions.place<B>(k - from, &line.weights[first], point, point + J * B);
+      }
+    }
+  }
+}
+
+}  // namespace
+
 void fill_transitions(const Layout& layout, std::int64_t n, int threads, GramLine& line) {
   with_shape(layout.block, layout.columns, [&](auto shape) {
     constexpr int J = decltype(shape)::columns;
     constexpr int B = decltype(shape)::block;
-    constexpr int kStride = kTransitionStride<J, B>;
     if constexpr (B > 1) {
-      line.transition.reset(n * kStride);
+      line.transition.reset(n * kTransitionStride<J, B>);
       line.state_variance.assign(kBlockPacked<J, B>, 0.0);
       std::vector<double> none(J * B);
       for (const Part& part : layout.parts) {
-        const double* const lengthscale = &line.lengthscale[static_cast<std::size_t>(part.first)];
-        const double* const weights = &line.weights[static_cast<std::size_t>(part.first)];
-        const double sizes[2] = {std::fabs(weights[0]),
-                                 part.size == 2 ? std::fabs(weights[1]) : 0.0};
-        const auto endless = scaled_gap<double>(line, 0, part.size, lengthscale, 0.0);
-        double table[kLargestTransition];
-        find_transition(part.size, endless, endless.x, lengthscale, table);
-        place<B>(part, table, sizes, none.data(), line.state_variance.data());
+        const auto first = static_cast<std::size_t>(part.first);
+        const double sizes[2] = {std::fabs(line.weights[first]),
+                                 part.size == 2 ? std::fabs(line.weights[first + 1]) : 0.0};
+        Transitions<double> endless(part, 1, false);
+        endless.find(line, &line.lengthscale[first], nullptr, 0, 1);
+        endless.place<B>(0, sizes, none.data(), line.state_variance.data());
       }
       parallel_ranges(threads, n, kGrain, [&](std::int64_t begin, std::int64_t end) {
-        std::fill(&line.transition[begin * kStride],
-                  &line.transition[begin * kStride] + (end - begin) * kStride, 0.0);
-        for (const Part& part : layout.parts) {
-          const double* const lengthscale = &line.lengthscale[static_cast<std::size_t>(part.first)];
-          const double* const weights = &line.weights[static_cast<std::size_t>(part.first)];
-          double table[kLargestTransition];
-          Distance last{-1.0, 0.0};
-          for (std::int64_t k = begin; k < end; ++k) {
-            const Distance here =
-                k > 0 ? distance(line.anchors[k], line.anchors[k - 1]) : Distance{-1.0, 0.0};
-            if (k == begin || here.high != last.high || here.low != last.low) {
-              const auto gap = scaled_gap<double>(line, k, part.size, lengthscale, 0.0);
-              find_transition(part.size, gap, gap.x, lengthscale, table);
-            }
-            last = here;
-            double* const to = &line.transition[k * kStride];
-            place<B>(part, table, weights, to, to + J * B);
-          }
-        }
+        fill_range<J, B>(layout, begin, end, line);
       });
     }
   });

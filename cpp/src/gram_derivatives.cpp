@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <array>
+#include <utility>
 #include <vector>
 
 namespace laplex {
@@ -33,6 +34,24 @@ struct Problem {
   double* d_b;
   double* d_w;
 };
+
+double slope_of(double /*x*/) {
+  return 0.0;
+}
+double slope_of(Dual x) {
+  return x.slope;
+}
+
+template <class N>
+N number(double value, double slope);
+template <>
+double number<double>(double value, double /*slope*/) {
+  return value;
+}
+template <>
+Dual number<Dual>(double value, double slope) {
+  return {value, slope};
+}
 
 double entry(const double* array, std::int64_t k) {
   return array == nullptr ? 0.0 : array[k];
@@ -81,11 +100,16 @@ class Reverse {
       weights_[index(j)] = number<N>(p_.line->weights[index(j)], slope(p_.tangent.weights));
     }
     if (B > 1) {
+      const std::int64_t points = std::min(p_.n, kFilterChunk + 1);
+      const GramGradients& to = p_.gradients;
+      const bool slopes = to.anchors != nullptr || to.lengthscale != nullptr;
       for (const Part& part : p_.layout->parts) {
-        table_stride_ += kTransition[part.size];
+        transitions_.emplace_back(part, points, slopes);
+        bars_.emplace_back(
+            index((part.size * part.size + packed_of(part.size)) * transitions_.back().stride));
       }
-      tables_.resize(index(table_stride_) * (kFilterChunk + 1));
-      infinite_.resize(p_.layout->parts.size() * (kFilterChunk + 1));
+      gap_slope_.resize(index(points));
+      gap_bar_.resize(index(points));
     }
   }
 
@@ -133,6 +157,9 @@ class Reverse {
     for (std::int64_t chunk = 0; chunk < chunks_; ++chunk) {
       if constexpr (kDual) {
         load(chunk * kFilterChunk, 0);
+        if constexpr (B > 1) {
+          load_blocks(chunk * kFilterChunk, 1);
+        }
         predict<J>(filtered.data(), steps_[0]);
         std::copy(steps_[0].cov, steps_[0].cov + kPacked<J>, start_cov_[index(chunk)].begin());
       }
@@ -154,8 +181,12 @@ class Reverse {
   void begin(std::int64_t chunk) {
     first_ = chunk * kFilterChunk;
     size_ = std::min(p_.n - first_, kFilterChunk);
-    for (std::int64_t i = 0; i < size_ + 1 && first_ + i < p_.n; ++i) {
+    const std::int64_t end = std::min(size_ + 1, p_.n - first_);
+    for (std::int64_t i = 0; i < end; ++i) {
       load(first_ + i, i);
+    }
+    if constexpr (B > 1) {
+      load_blocks(first_, end);
     }
     const double* kept = &p_.line->chunk_cov[chunk * kPacked<J>];
     for (int k = 0; k < kPacked<J>; ++k) {
@@ -192,7 +223,7 @@ class Reverse {
     }
     s.noise = number<N>(line.noise[k], entry(p_.tangent.noise, id));
     if constexpr (B > 1) {
-      load_blocks(k, i, gap_slope);
+      gap_slope_[index(i)] = gap_slope;
       return;
     }
     for (std::int64_t j = 0; j < J; ++j) {
@@ -208,47 +239,97 @@ class Reverse {
     }
   }
 
-  /// The transitions of its blocks and their derivatives.
-  void load_blocks(std::int64_t k, std::int64_t i, double gap_slope) {
-    Step<N, J, B>& s = steps_[index(i)];
-    std::fill(std::begin(s.decay), std::end(s.decay), N(0.0));
-    std::fill(std::begin(s.gain), std::end(s.gain), N(0.0));
-    Slopes<N>* table = &tables_[index(i * table_stride_)];
-    char* infinite = &infinite_[index(i) * p_.layout->parts.size()];
-    for (const Part& part : p_.layout->parts) {
-      const N* const lengthscale = &lengthscale_[index(part.first)];
-      const ScaledGap<N> gap = scaled_gap<N>(*p_.line, k, part.size, lengthscale, gap_slope);
-      const Slopes<N> x[2] = {{gap.x[0], N(1.0), N(0.0)}, {gap.x[1], N(0.0), N(1.0)}};
-      find_transition(part.size, gap, x, lengthscale, table);
-      place<B>(part, table, &weights_[index(part.first)], s.decay, s.gain);
-      for (int m = 0; m < std::min(part.size, 2); ++m) {
-        s.x[part.first + m] = gap.x[m];
+  /// The transitions of `count` points from k, which are loaded, and their derivatives.
+  void load_blocks(std::int64_t k, std::int64_t count) {
+    for (std::int64_t i = 0; i < count; ++i) {
+      Step<N, J, B>& s = steps_[index(i)];
+      if constexpr (kDual) {
+        std::fill(std::begin(s.decay), std::end(s.decay), N(0.0));
+        std::fill(std::begin(s.gain), std::end(s.gain), N(0.0));
+      } else {
+        const double* const kept = &p_.line->transition[(k + i) * kTransitionStride<J, B>];
+        std::copy(kept, kept + J * B, s.decay);
+        std::copy(kept + J * B, kept + kTransitionStride<J, B>, s.gain);
       }
-      *infinite++ = gap.infinite ? 1 : 0;
-      table += kTransition[part.size];
+    }
+    for (Transitions<N>& each : transitions_) {
+      const std::size_t first = index(each.part.first);
+      each.find(*p_.line, &lengthscale_[first], gap_slope_.data(), k, k + count);
+      for (std::int64_t i = 0; kDual && i < count; ++i) {
+        Step<N, J, B>& s = steps_[index(i)];
+        each.template place<B>(i, &weights_[first], s.decay, s.gain);
+      }
     }
   }
 
-  /// Adds the derivatives by lengthscales and weights that pass through the transition before place
-  /// i of the chunk; returns that by the gap.
-  N reverse_blocks(std::int64_t i, const Packed& cov_bar) {
-    const Slopes<N>* table = &tables_[index(i * table_stride_)];
-    const char* infinite = &infinite_[index(i) * p_.layout->parts.size()];
-    N gap_bar = N(0.0);
-    for (const Part& part : p_.layout->parts) {
-      const std::size_t first = index(part.first);
-      N x_bar[2];
-      place_reverse<B>(part, table, &weights_[first], decay_bar_[index(i)].data(), cov_bar.data(),
-                       x_bar, &weights_bar_[first]);
-      for (std::size_t m = 0; m < (part.size == 2 ? 2 : 1); ++m) {
-        const N by_gap = x_bar[m] / lengthscale_[first + m];
-        gap_bar += *infinite != 0 ? N(0.0) : by_gap;
-        lengthscale_bar_[first + m] -= by_gap * steps_[index(i)].x[first + m];
-      }
-      ++infinite;
-      table += kTransition[part.size];
+  /// Keeps the derivatives by the transitions before place i of the chunk.
+  void keep_bars(std::int64_t i, const Packed& cov_bar) {
+    for (std::size_t p = 0; p < transitions_.size(); ++p) {
+      const Part& part = transitions_[p].part;
+      const std::int64_t stride = transitions_[p].stride;
+      N* to = &bars_[p][index(i)];
+      with_size<B>(part.size, [&](auto constant) {
+        constexpr int size = decltype(constant)::value;
+        const int at = size == B ? 0 : part.first % B;
+        for (int r = 0; r < size; ++r) {
+          for (int c = 0; c < size; ++c, to += stride) {
+            *to = decay_bar_[index(i)][index((part.first + r) * B + at + c)];
+          }
+        }
+        for (int c = 0; c < size; ++c) {
+          for (int r = 0; r <= c; ++r, to += stride) {
+            *to = N(r < c ? 2.0 : 1.0) * cov_bar[index(packed(part.first + r, part.first + c))];
+          }
+        }
+      });
     }
-    return gap_bar;
+  }
+
+  /// The derivatives that pass through the transitions before places [begin, end) of the chunk,
+  /// from those by these: adds to those by lengthscales and weights, and sets gap_bar_.
+  void reverse_transitions(std::int64_t begin, std::int64_t end) {
+    std::fill(gap_bar_.begin(), gap_bar_.end(), N(0.0));
+    for (std::size_t p = 0; p < transitions_.size(); ++p) {
+      const Transitions<N>& each = transitions_[p];
+      const int size = each.part.size;
+      const std::size_t first = index(each.part.first);
+      const std::int64_t squares = std::int64_t(size) * size;
+      for (int m = 0; each.slopes && m < (size == 2 ? 2 : 1); ++m) {
+        std::vector<N>& sum = x_bar_;
+        sum.assign(index(each.stride), N(0.0));
+        const auto add = [&](std::int64_t bar, std::int64_t number, N weight) {
+          const N* const bars = &bars_[p][index(bar * each.stride)];
+          const N* const by = &each.by[m][index(number * each.stride)];
+          for (std::int64_t i = begin; i < end; ++i) {
+            sum[index(i)] += weight * (bars[i] * by[i]);
+          }
+        };
+        for (std::int64_t k = 0; k < squares; ++k) {
+          add(k, k, N(1.0));
+        }
+        for (int w = 0; w < weights_of(size); ++w) {
+          for (int k = 0; k < packed_of(size); ++k) {
+            add(squares + k, squares + w * packed_of(size) + k, weights_[first + index(w)]);
+          }
+        }
+        const N rate = N(1.0) / lengthscale_[first + index(m)];
+        for (std::int64_t i = begin; i < end; ++i) {
+          const N by_gap = sum[index(i)] * rate;
+          gap_bar_[index(i)] += each.infinite[index(i)] != 0 ? N(0.0) : by_gap;
+          lengthscale_bar_[first + index(m)] -= by_gap * each.x[m][index(i)];
+        }
+      }
+      for (int w = 0; w < weights_of(size); ++w) {
+        for (int k = 0; k < packed_of(size); ++k) {
+          const N* const bars = &bars_[p][index((squares + k) * each.stride)];
+          const N* const values =
+              &each.values[index((squares + w * packed_of(size) + k) * each.stride)];
+          for (std::int64_t i = begin; i < end; ++i) {
+            weights_bar_[first + index(w)] += bars[i] * values[i];
+          }
+        }
+      }
+    }
   }
 
   /// L b along the chunk, from the state's mean predicted for its first point, which becomes that
@@ -311,25 +392,22 @@ class Reverse {
       const std::int64_t id = p_.line->order[first_ + i];
       if (first_ + i + 1 < p_.n) {
         const Step<N, J, B>& next = steps_[index(i + 1)];
-        N gap_bar = N(0.0);
         if constexpr (B > 1) {
           transition_reverse<J>(filtered_[index(i)].data(), next, cov_bar.data(),
                                 decay_bar_[index(i + 1)].data());
-          gap_bar = reverse_blocks(i + 1, cov_bar);
+          keep_bars(i + 1, cov_bar);
           carry<J, B, true>(next.decay, cov_bar.data(), cov_bar.data());
         } else {
           Vector x_bar;
           predict_reverse<J>(filtered_[index(i)].data(), next, decay_bar_[index(i + 1)].data(),
                              x_bar.data(), cov_bar.data());
+          N gap_bar = N(0.0);
           for (std::size_t j = 0; j < J; ++j) {
             const N by_gap = x_bar[j] / lengthscale_[j];
             gap_bar += by_gap;
             lengthscale_bar_[j] -= by_gap * next.x[j];
           }
-        }
-        if (p_.gradients.anchors != nullptr) {
-          p_.gradients.anchors[id] -= result(gap_bar);
-          p_.gradients.anchors[p_.line->order[first_ + i + 1]] += result(gap_bar);
+          move_apart(i, gap_bar);
         }
       }
       Vector& h_bar = h_bar_[index(i)];
@@ -342,8 +420,25 @@ class Reverse {
         }
       }
     }
-    if (B > 1 && first_ == 0) {
-      (void)reverse_blocks(0, cov_bar);  // the line begins with the stationary covariance
+    if constexpr (B > 1) {
+      // The line begins with the stationary covariance; other chunks with what the one before them
+      // does, where the point after its last is this one's first.
+      const std::int64_t end = std::min(size_ + 1, p_.n - first_);
+      if (first_ == 0) {
+        keep_bars(0, cov_bar);
+      }
+      reverse_transitions(first_ == 0 ? 0 : 1, end);
+      for (std::int64_t i = 0; i + 1 < end; ++i) {
+        move_apart(i, gap_bar_[index(i + 1)]);
+      }
+    }
+  }
+
+  /// The derivative by the gap after place i of the chunk.
+  void move_apart(std::int64_t i, N gap_bar) {
+    if (p_.gradients.anchors != nullptr) {
+      p_.gradients.anchors[p_.line->order[first_ + i]] -= result(gap_bar);
+      p_.gradients.anchors[p_.line->order[first_ + i + 1]] += result(gap_bar);
     }
   }
 
@@ -356,10 +451,12 @@ class Reverse {
   // Of the chunk at hand:
   std::int64_t first_ = 0;
   std::int64_t size_ = 0;
-  std::vector<Step<N, J, B>> steps_;  ///< and the point after it
-  std::int64_t table_stride_ = 0;
-  std::vector<Slopes<N>> tables_;  ///< the transitions of the parts of each, see find_transition()
-  std::vector<char> infinite_;     ///< whether the gaps before them are, for each part
+  std::vector<Step<N, J, B>> steps_;         ///< and the point after it
+  std::vector<Transitions<N>> transitions_;  ///< of each block
+  std::vector<std::vector<N>> bars_;         ///< the derivatives by these: by A and by Q
+  std::vector<N> x_bar_;
+  std::vector<N> gap_bar_;
+  std::vector<double> gap_slope_;
   std::vector<Packed> filtered_;
   std::vector<Vector> mean_;
   std::vector<Vector> w_bar_;

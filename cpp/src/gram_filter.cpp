@@ -1,5 +1,6 @@
 #include "gram_filter.hpp"
 
+#include "gram_lanes.hpp"
 #include "parallel.hpp"
 
 #include <algorithm>
@@ -10,61 +11,8 @@
 namespace laplex::detail {
 namespace {
 
-/// Segments that go along the line together. A step waits for a division; of eight at a time, most
-/// of the waiting is over.
-constexpr std::int64_t kSide = 8;
-
 /// Whole chunks, and so long that the work between segments does not count.
 constexpr std::int64_t kSegments = 8 * kSide;
-
-/// A number of each of kSide segments.
-struct alignas(64) Lanes {
-  double lane[kSide];
-
-  Lanes() = default;
-  Lanes(double x) {  // NOLINT(google-explicit-constructor): as constants mix with numbers
-    std::fill(lane, lane + kSide, x);
-  }
-};
-
-template <class F>
-Lanes each(const F& f) {
-  Lanes out;
-  for (int l = 0; l < kSide; ++l) {
-    out.lane[l] = f(l);
-  }
-  return out;
-}
-
-Lanes operator+(const Lanes& a, const Lanes& b) {
-  return each([&](int l) { return a.lane[l] + b.lane[l]; });
-}
-Lanes operator-(const Lanes& a, const Lanes& b) {
-  return each([&](int l) { return a.lane[l] - b.lane[l]; });
-}
-Lanes operator*(const Lanes& a, const Lanes& b) {
-  return each([&](int l) { return a.lane[l] * b.lane[l]; });
-}
-Lanes operator/(const Lanes& a, const Lanes& b) {
-  return each([&](int l) { return a.lane[l] / b.lane[l]; });
-}
-void operator+=(Lanes& a, const Lanes& b) {
-  a = a + b;
-}
-/// Segments have observed points alone, see run_filter().
-double value(const Lanes& a) {
-  return a.lane[0];
-}
-Lanes change_of(const Lanes& /*a*/) {
-  return 0.0;
-}
-
-double& at(double& x, int /*lane*/) {
-  return x;
-}
-double& at(Lanes& x, int lane) {
-  return x.lane[lane];
-}
 
 /// The points from which the runs side by side start, and where the line ends.
 struct Starts {

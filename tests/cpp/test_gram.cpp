@@ -3,6 +3,7 @@
 
 #include "expect_error.hpp"
 #include "gram_cases.hpp"
+#include "gram_dense.hpp"
 
 #include <gtest/gtest.h>
 
@@ -13,10 +14,6 @@
 
 namespace laplex::tests {
 namespace {
-
-constexpr double kEpsilon = std::numeric_limits<double>::epsilon();
-
-using Matrix = std::vector<std::vector<long double>>;
 
 Matrix dense(const Model& m, std::int64_t b) {
   Matrix a(at(m.n), std::vector<long double>(at(m.n)));
@@ -33,31 +30,6 @@ Matrix dense(const Model& m, std::int64_t b) {
     a[at(i)][at(i)] += m.noise[at(b * m.n + i)];
   }
   return a;
-}
-
-Vector apply(const Gram& gram, Factor factor, bool scaled, const Vector& in, std::int64_t rows) {
-  Vector out(in.size());
-  gram.apply(factor, scaled, in.data(), out.data(), rows);
-  return out;
-}
-
-double dot(const Vector& a, const Vector& b) {
-  return std::inner_product(a.begin(), a.end(), b.begin(), 0.0);
-}
-
-/// log det by a dense Cholesky factorisation.
-long double dense_logdet(Matrix a) {
-  long double sum = 0.0L;
-  for (std::size_t k = 0; k < a.size(); ++k) {
-    sum += std::log(a[k][k]);
-    for (std::size_t i = k + 1; i < a.size(); ++i) {
-      const long double factor = a[i][k] / a[k][k];
-      for (std::size_t j = k + 1; j < a.size(); ++j) {
-        a[i][j] -= factor * a[k][j];
-      }
-    }
-  }
-  return sum;
 }
 
 TEST(Gram, FactorSolutionAndDeterminantAreThoseOfTheDenseMatrix) {
@@ -362,6 +334,12 @@ TEST(Gram, BadInputIsRefusedByName) {
   expect_error([&] { build([&](Model& m) { m.width = 0; }); }, invalid, "1 to 32 columns");
   expect_error([&] { build([&](Model& m) { m.width = 33; }); }, invalid, "1 to 32 columns");
   expect_error([&] { build([&](Model& m) { m.n = -1; }); }, invalid, "negative");
+  expect_error([&] { build([&](Model& m) { m.blocks = {4}; }); }, invalid, "1, 2 or 3 columns");
+  expect_error([&] { build([&](Model& m) { m.blocks = {1}; }); }, invalid,
+               "the blocks have 1 columns, but the covariance has 2");
+  expect_error([&] { build([&](Model& m) { m.blocks = {2}; }); }, invalid, "weights is null");
+  expect_error([&] { build([&](Model& m) { m.weights = {1.0, nan}; }); }, invalid,
+               "weights must be finite, but entry 1 is NaN");
   const Gram gram(good.covariance());
   double out[6];
   expect_error([&] { gram.precision(out, out); }, invalid, "tridiagonal");

@@ -19,7 +19,8 @@ struct Slopes {
   // Implicit as for any wider type of number: formulas mix it with constants.
   template <class T, class = std::enable_if_t<std::is_arithmetic_v<T> || std::is_same_v<T, N>>>
   LAPLEX_HOST_DEVICE Slopes(T v) : value(v), by{N(0.0), N(0.0)} {}  // NOLINT
-  LAPLEX_HOST_DEVICE Slopes(N v, N first, N second) : value(v), by{first, second} {}
+  LAPLEX_HOST_DEVICE Slopes(const N& v, const N& first, const N& second)
+      : value(v), by{first, second} {}
 
   LAPLEX_HOST_DEVICE friend Slopes operator+(const Slopes& a, const Slopes& b) {
     return {a.value + b.value, a.by[0] + b.by[0], a.by[1] + b.by[1]};

@@ -33,6 +33,22 @@ struct Matern52 {
   N q[6];
 };
 
+/// 1 / k, for k > 0. N keeps apart what is compiled for several instruction sets.
+template <class N>
+LAPLEX_HOST_DEVICE inline double inverse(int k) {
+#if defined(__CUDA_ARCH__)
+  return 1.0 / k;
+#else
+  static constexpr double kInverse[] = {
+      0.0,      1.0,      1.0 / 2,  1.0 / 3,  1.0 / 4,  1.0 / 5,  1.0 / 6,  1.0 / 7,
+      1.0 / 8,  1.0 / 9,  1.0 / 10, 1.0 / 11, 1.0 / 12, 1.0 / 13, 1.0 / 14, 1.0 / 15,
+      1.0 / 16, 1.0 / 17, 1.0 / 18, 1.0 / 19, 1.0 / 20, 1.0 / 21, 1.0 / 22, 1.0 / 23,
+      1.0 / 24, 1.0 / 25, 1.0 / 26, 1.0 / 27, 1.0 / 28, 1.0 / 29, 1.0 / 30, 1.0 / 31,
+      1.0 / 32, 1.0 / 33, 1.0 / 34, 1.0 / 35, 1.0 / 36, 1.0 / 37, 1.0 / 38, 1.0 / 39};
+  return kInverse[k];
+#endif
+}
+
 /// (1 - exp(-x)) / x, the mean of exp(-x s) over 0 < s < 1.
 template <class N>
 LAPLEX_HOST_DEVICE inline N mean_decay(const N& x) {
@@ -41,7 +57,7 @@ LAPLEX_HOST_DEVICE inline N mean_decay(const N& x) {
   }
   N sum = N(1.0);
   for (int k = 15; k > 1; --k) {
-    sum = N(1.0) - (1.0 / k) * x * sum;
+    sum = N(1.0) - inverse<N>(k) * x * sum;
   }
   return sum;
 }
@@ -57,35 +73,65 @@ LAPLEX_HOST_DEVICE inline double angle_rest(double u, double v, double angle, do
   return (((vv - square) - uu) + lost + 2.0 * (v * v_low - u * u_low)) / (2.0 * angle);
 }
 
+/// The terms of series up to which a gap of u, v <= size, size <= 1, needs them.
+struct Terms {
+  int exponential;
+  int trigonometric;
+  int pairs;
+  int moment;
+};
+
+LAPLEX_HOST_DEVICE inline Terms terms_for(double size) {
+  return size < 1e-3       ? Terms{6, 3, 3, 6}
+         : size < 1.0 / 64 ? Terms{8, 4, 5, 8}
+         : size < 0.25     ? Terms{13, 6, 8, 14}
+                           : Terms{19, 10, 13, 22};
+}
+
+/// C and S, with C = cos(sqrt(kappa)) and S = sin(sqrt(kappa)) / sqrt(kappa), for |kappa| <= 1.
+template <class N>
+LAPLEX_HOST_DEVICE inline void small_angle(const N& kappa, int terms, N& c, N& s) {
+  c = N(1.0);
+  s = N(1.0);
+  for (int m = 2 * terms; m > 0; m -= 2) {
+    c = N(1.0) - inverse<N>(m) * inverse<N>(m - 1) * (kappa * c);
+    s = N(1.0) - inverse<N>(m) * inverse<N>(m + 1) * (kappa * s);
+  }
+}
+
+/// exp(-x) for 0 <= x <= 1.
+template <class N>
+LAPLEX_HOST_DEVICE inline N small_decay(const N& x, int terms) {
+  N sum = N(1.0);
+  for (int k = terms; k > 0; --k) {
+    sum = N(1.0) - inverse<N>(k) * (x * sum);
+  }
+  return sum;
+}
+
 /// J = int_0^1 exp(-2 u s) S(s)^2 ds for u, v <= 1, with S(s) = sin(sqrt(kappa) s) / sqrt(kappa):
 /// exp(-2 u) times a power series in 2 u and -4 kappa, whose terms have one sign where the
 /// oscillator is overdamped and hardly cancel elsewhere.
 template <class N>
-LAPLEX_HOST_DEVICE inline N short_integral(const N& u, const N& kappa, const N& decay,
-                                           double size) {
-  const int pairs = size < 1e-3 ? 3 : size < 1.0 / 64 ? 5 : size < 0.25 ? 8 : 13;
+LAPLEX_HOST_DEVICE inline N short_integral(const N& u, const N& kappa, const N& decay, int pairs) {
   const N two_u = 2.0 * u;
   const N step = -4.0 * kappa;
   N source = N(1.0);
-  N term = N(1.0 / 3.0);
+  N term = N(inverse<N>(3));
   N sum = term;
   for (int m = 3; m < 3 + 2 * pairs; m += 2) {
-    term = (1.0 / (m + 1)) * (two_u * term);
+    term = inverse<N>(m + 1) * (two_u * term);
     sum += term;
-    source = (1.0 / (m * (m + 1))) * (step * source);
-    term = (1.0 / (m + 2)) * (two_u * term + source);
+    source = inverse<N>(m) * inverse<N>(m + 1) * (step * source);
+    term = inverse<N>(m + 2) * (two_u * term + source);
     sum += term;
   }
   return decay * decay * sum;
 }
 
 /// u (u / v)^P, from u / v = ratio also where u and v are 0.
-template <int P>
-LAPLEX_HOST_DEVICE inline double times_ratio(double u, double /*v*/, double ratio) {
-  return P == 1 ? u * ratio : u * ratio * ratio;
-}
-template <int P>
-LAPLEX_HOST_DEVICE inline Dual times_ratio(Dual u, Dual /*v*/, Dual ratio) {
+template <int P, class N>
+LAPLEX_HOST_DEVICE inline N times_ratio(const N& u, const N& /*v*/, const N& ratio) {
   return P == 1 ? u * ratio : u * ratio * ratio;
 }
 template <int P, class N>
@@ -97,18 +143,52 @@ LAPLEX_HOST_DEVICE inline Slopes<N> times_ratio(const Slopes<N>& u, const Slopes
   return {u.value * power, by_u * u.by[0] + by_v * v.by[0], by_u * u.by[1] + by_v * v.by[1]};
 }
 
-/// Across a gap of u = gamma d and v = omega d; `u_low` and `v_low` are what their values leave
-/// out, and `damping` is u / v, which gaps of 0 do not show.
-///
 /// With kappa = v^2 - u^2, C = cos(sqrt(kappa)) and S = sin(sqrt(kappa)) / sqrt(kappa), the
-/// integrals that make Q are those of exp(-2 u s) times squares of C and S. They follow from J (see
-/// short_integral()) and from c = exp(-u) C and s = exp(-u) S in positive terms, but for c where
-/// the oscillator is underdamped. Where it does not cancel, v^2 J = ((1 - exp(-2 u)) / (2 u) - s c
-/// - u s^2) / 2.
+/// integrals that make Q are those of exp(-2 u s) times squares of C and S. They follow from v^2 J
+/// (see short_integral()) and from c = exp(-u) C and s = exp(-u) S in positive terms, but for c
+/// where the oscillator is underdamped.
+template <class N, class M>
+LAPLEX_HOST_DEVICE inline void finish(const N& u, const N& v, const N& c, const N& s, const N& vvj,
+                                      const M& damping, Oscillator<N>& t) {
+  const N square = s * s;
+  const N two_u = 2.0 * u;
+  const N second = s * c + vvj;  // int_0^1 exp(-2 u s) (C - u S)^2 ds
+  t.a[1] = v * s;
+  t.a[2] = -t.a[1];
+  t.second[0] = two_u * vvj;
+  t.second[1] = u * v * square;
+  t.second[2] = two_u * second;
+  t.first[0] = t.second[2];
+  t.first[1] = -(4.0 * (times_ratio<1>(u, v, damping) * second) + t.second[1]);
+  t.first[2] = 8.0 * (times_ratio<2>(u, v, damping) * second) + two_u * (two_u * square + vvj);
+}
+
+/// Across a gap of u, v <= 1; `damping` is u / v, which gaps of 0 do not show.
+template <class N, class M>
+LAPLEX_HOST_DEVICE inline void cross_short(const N& u, const N& v, const M& damping,
+                                           const Terms& terms, Oscillator<N>& t) {
+  const N kappa = (v - u) * (v + u);
+  const N decay = small_decay(u, terms.exponential);
+  N c;
+  N s;
+  small_angle(kappa, terms.trigonometric, c, s);
+  c = decay * c;
+  s = decay * s;
+  t.a[0] = c + u * s;
+  t.a[3] = c - u * s;
+  const N vvj = v * v * short_integral(u, kappa, decay, terms.pairs);
+  finish(u, v, c, s, vvj, damping, t);
+}
+
+/// Across a gap of u = gamma d and v = omega d; `u_low` and `v_low` are what their values leave
+/// out. Where it does not cancel, v^2 J = ((1 - exp(-2 u)) / (2 u) - s c - u s^2) / 2.
 template <class N, class M>
 LAPLEX_HOST_DEVICE inline void cross(const N& u, const N& v, double u_low, double v_low,
                                      const M& damping, Oscillator<N>& t) {
   const double size = value(u) > value(v) ? value(u) : value(v);
+  if (size <= 1.0) {
+    return cross_short(u, v, damping, terms_for(size), t);
+  }
   const N kappa = (v - u) * (v + u);
   const double k = value(kappa);
   const N decay = exponential(-u);
@@ -130,44 +210,120 @@ LAPLEX_HOST_DEVICE inline void cross(const N& u, const N& v, double u_low, doubl
       const N angle = root(kappa);
       const double rest = angle_rest(value(u), value(v), value(angle), u_low, v_low);
       sine_cosine(angle, rest, s, c);
-      s = decay * (s / angle);
-      c = decay * c;
+      s = s / angle;
     } else {
-      const double part = k < 0.0 ? -k : k;
-      c = N(1.0);
-      s = N(1.0);
-      for (int m = part < 1e-3 ? 4 : part < 1.0 / 16 ? 6 : 10; m > 0; --m) {
-        c = N(1.0) - (1.0 / (2 * m * (2 * m - 1))) * kappa * c;
-        s = N(1.0) - (1.0 / (2 * m * (2 * m + 1))) * kappa * s;
-      }
-      c = decay * c;
-      s = decay * s;
+      small_angle(kappa, terms_for(1.0).trigonometric, c, s);
     }
+    c = decay * c;
+    s = decay * s;
     t.a[0] = c + u * s;
     t.a[3] = c - u * s;
   }
-  t.a[1] = v * s;
-  t.a[2] = -t.a[1];
-  const N square = s * s;
-  const N both = s * c;
-  N vvj;  // v^2 J
-  if (size <= 1.0) {
-    vvj = v * v * short_integral(u, kappa, decay, size);
-  } else if (value(slow) < 0.5 && k < -0.25) {
+  N vvj;
+  if (value(slow) < 0.5 && k < -0.25) {
     const N difference =
         mean_decay(2.0 * slow) - 2.0 * mean_decay(2.0 * u) + mean_decay(2.0 * (u + eta));
     vvj = v * v * difference / (4.0 * eta * eta);
   } else {
-    vvj = 0.5 * (mean_decay(2.0 * u) - both - u * square);
+    vvj = 0.5 * (mean_decay(2.0 * u) - s * c - u * (s * s));
   }
+  finish(u, v, c, s, vvj, damping, t);
+}
+
+/// cross_short() with the derivatives by u and by v, in closed form.
+template <class N, class M>
+LAPLEX_HOST_DEVICE inline void cross_short(const N& u, const N& v, const M& damping,
+                                           const Terms& terms, Oscillator<N>& t,
+                                           Oscillator<N>& by_u, Oscillator<N>& by_v) {
+  const N kappa = (v - u) * (v + u);
+  const N decay = small_decay(u, terms.exponential);
+  N c = N(1.0);
+  N s = N(1.0);
+  N f = N(0.0);  // exp(u) f = -dS / dkappa
+  for (int m = 2 * terms.trigonometric; m > 0; m -= 2) {
+    const double inner = inverse<N>(m) * inverse<N>(m + 1);
+    c = N(1.0) - inverse<N>(m) * inverse<N>(m - 1) * (kappa * c);
+    f = inner * (s - kappa * f);
+    s = N(1.0) - inner * (kappa * s);
+  }
+  c = decay * c;
+  s = decay * s;
+  f = decay * f;
+  // J as in short_integral(), its derivative by kappa, and K = int_0^1 s exp(-2 u s) S(s)^2 ds.
   const N two_u = 2.0 * u;
-  const N second = both + vvj;  // int_0^1 exp(-2 u s) (C - u S)^2 ds
-  t.second[0] = two_u * vvj;
-  t.second[1] = u * v * square;
-  t.second[2] = two_u * second;
-  t.first[0] = t.second[2];
-  t.first[1] = -(4.0 * times_ratio<1>(u, v, damping) * second + t.second[1]);
-  t.first[2] = 8.0 * times_ratio<2>(u, v, damping) * second + two_u * (two_u * square + vvj);
+  const N step = -4.0 * kappa;
+  N source = N(1.0);
+  N source_k = N(0.0);
+  N term = N(inverse<N>(3));
+  N term_k = N(0.0);
+  N moment = N(0.25);
+  N sum = term;
+  N sum_k = N(0.0);
+  N sum_moment = moment;
+  for (int m = 3; m < 3 + 2 * terms.pairs; m += 2) {
+    const double inner = inverse<N>(m) * inverse<N>(m + 1);
+    source_k = inner * (step * source_k - 4.0 * source);
+    source = inner * (step * source);
+    term = inverse<N>(m + 1) * (two_u * term);
+    sum += term;
+    term = inverse<N>(m + 2) * (two_u * term + source);
+    sum += term;
+    term_k = inverse<N>(m + 1) * (two_u * term_k);
+    sum_k += term_k;
+    term_k = inverse<N>(m + 2) * (two_u * term_k + source_k);
+    sum_k += term_k;
+    moment = inverse<N>(m + 2) * (two_u * moment);
+    sum_moment += moment;
+    moment = inverse<N>(m + 3) * (two_u * moment + source);
+    sum_moment += moment;
+  }
+  const N square_decay = decay * decay;
+  const N vv = v * v;
+  const N vvj = vv * (square_decay * sum);
+  const N j_k = square_decay * sum_k;
+  const N vvj_u = -2.0 * (vv * (square_decay * sum_moment + u * j_k));
+  const N vvj_v = 2.0 * (v * (square_decay * sum + vv * j_k));
+  t.a[0] = c + u * s;
+  t.a[3] = c - u * s;
+  finish(u, v, c, s, vvj, damping, t);
+
+  const N us = u * s;
+  const N vs = v * s;
+  const N uf = 2.0 * (u * f);
+  const N vf = 2.0 * (v * f);
+  const N c_u = us - c;
+  const N s_u = uf - s;
+  by_u.a[0] = c_u + s + u * s_u;
+  by_u.a[1] = v * s_u;
+  by_u.a[2] = -by_u.a[1];
+  by_u.a[3] = c_u - s - u * s_u;
+  by_v.a[0] = -(vs + u * vf);
+  by_v.a[1] = s - v * vf;
+  by_v.a[2] = -by_v.a[1];
+  by_v.a[3] = u * vf - vs;
+  const N square = s * s;
+  const N square_u = 2.0 * (s * s_u);
+  const N square_v = -2.0 * (s * vf);
+  const N second = s * c + vvj;
+  const N second_u = s_u * c + s * c_u + vvj_u;
+  const N second_v = vvj_v - vf * c - s * vs;
+  by_u.second[0] = 2.0 * (vvj + u * vvj_u);
+  by_v.second[0] = two_u * vvj_v;
+  by_u.second[1] = v * (square + u * square_u);
+  by_v.second[1] = u * (square + v * square_v);
+  by_u.second[2] = 2.0 * (second + u * second_u);
+  by_v.second[2] = two_u * second_v;
+  by_u.first[0] = by_u.second[2];
+  by_v.first[0] = by_v.second[2];
+  const N ratio = N(1.0) * damping;
+  const N once = u * ratio;  // u^2 / v, and then u^3 / v^2
+  const N twice = once * ratio;
+  by_u.first[1] = -(4.0 * (2.0 * (ratio * second) + once * second_u) + by_u.second[1]);
+  by_v.first[1] = -(4.0 * (once * second_v - ratio * (ratio * second)) + by_v.second[1]);
+  by_u.first[2] = 8.0 * (3.0 * (ratio * (ratio * second)) + twice * second_u) +
+                  4.0 * (u * (2.0 * square + u * square_u)) + by_u.second[0];
+  by_v.first[2] = 8.0 * (twice * second_v - 2.0 * (ratio * (ratio * (ratio * second)))) +
+                  4.0 * (u * u * square_v) + by_v.second[0];
 }
 
 /// Across an infinite gap: A = 0, and Q is the stationary covariance.
@@ -185,52 +341,93 @@ LAPLEX_HOST_DEVICE inline void cross_infinity(const N& gamma, const N& omega, Os
   t.second[2] = N(0.5);
 }
 
+/// int_0^u exp(-2 s) s^4 ds for u < 2, from decay = exp(-u).
+template <class N>
+LAPLEX_HOST_DEVICE inline N short_moment(const N& u, const N& decay, int terms) {
+  N term = N(inverse<N>(5));
+  N sum = term;
+  for (int m = 6; m < 6 + terms; ++m) {
+    term = 2.0 * inverse<N>(m) * (u * term);
+    sum += term;
+  }
+  const N power = u * u * decay;
+  return u * (power * power * sum);
+}
+
+/// From decay = exp(-u) and moment = int_0^u exp(-2 s) s^4 ds.
+template <class N>
+LAPLEX_HOST_DEVICE inline void finish(const N& u, const N& decay, const N& moment, Matern52<N>& t) {
+  // With M = F / r + 1, M^3 = 0: A = exp(-u) (1 + u M + u^2 / 2 M^2).
+  const N once = decay * u;
+  const N twice = 0.5 * (once * u);
+  t.a[0] = decay + once + twice;
+  t.a[1] = once + 2.0 * twice;
+  t.a[2] = twice;
+  t.a[3] = -twice;
+  t.a[4] = decay + once - 2.0 * twice;
+  t.a[5] = once - twice;
+  t.a[6] = twice - once;
+  t.a[7] = 2.0 * twice - 3.0 * once;
+  t.a[8] = decay - 2.0 * once + twice;
+  // int_0^u exp(-2 s) s^k ds for k = 3, .., 0, in positive terms.
+  const N square = decay * decay;
+  const N power1 = u * square;
+  const N power2 = u * power1;
+  const N power3 = u * power2;
+  const N power4 = u * power3;
+  const N moment3 = 0.25 * (2.0 * moment + power4);
+  const N moment2 = inverse<N>(3) * (2.0 * moment3 + power3);
+  const N moment1 = 0.5 * (2.0 * moment2 + power2);
+  const N moment0 = 2.0 * moment1 + power1;
+  const N b1 = once - twice;
+  constexpr double kDensity = 16.0 / 3.0;
+  const N quarter = 0.25 * moment;
+  t.q[0] = kDensity * quarter;
+  t.q[1] = 0.125 * kDensity * power4;
+  t.q[2] = kDensity * (moment2 - moment3 + quarter);
+  t.q[3] = kDensity * (0.5 * moment2 - moment3 + quarter);
+  t.q[4] = 0.5 * kDensity * (b1 * b1);
+  t.q[5] = kDensity * (moment0 - 4.0 * moment1 + 5.0 * moment2 - 2.0 * moment3 + quarter);
+}
+
+/// The derivatives by u: dA = F A, and dQ is what A makes of the noise, which drives the last
+/// number of the state.
+template <class N>
+LAPLEX_HOST_DEVICE inline void slopes_of(const Matern52<N>& t, Matern52<N>& by_u) {
+  for (int k = 0; k < 6; ++k) {
+    by_u.a[k] = t.a[k + 3];
+  }
+  for (int k = 0; k < 3; ++k) {
+    by_u.a[k + 6] = -(t.a[k] + 3.0 * (t.a[k + 3] + t.a[k + 6]));
+  }
+  for (int c = 0; c < 3; ++c) {
+    for (int r = 0; r <= c; ++r) {
+      by_u.q[c * (c + 1) / 2 + r] = 16.0 / 3.0 * (t.a[3 * r + 2] * t.a[3 * c + 2]);
+    }
+  }
+}
+
+/// Across a gap of u = r d <= 1.
+template <class N>
+LAPLEX_HOST_DEVICE inline void cross_short(const N& u, const Terms& terms, Matern52<N>& t) {
+  const N decay = small_decay(u, terms.exponential);
+  finish(u, decay, short_moment(u, decay, terms.moment), t);
+}
+
 /// Across a gap of u = r d.
 template <class N>
 LAPLEX_HOST_DEVICE inline void cross(const N& u, Matern52<N>& t) {
-  // With M = F / r + 1, M^3 = 0: A = exp(-u) (1 + u M + u^2 / 2 M^2).
-  constexpr double kOnce[9] = {1, 1, 0, 0, 1, 1, -1, -3, -2};
-  constexpr double kTwice[9] = {1, 2, 1, -1, -2, -1, 1, 2, 1};
+  if (value(u) <= 1.0) {
+    return cross_short(u, terms_for(value(u)), t);
+  }
   const N decay = exponential(-u);
-  const N once = decay * u;
-  const N twice = 0.5 * (once * u);
-  for (int k = 0; k < 9; ++k) {
-    t.a[k] = kOnce[k] * once + kTwice[k] * twice;
-  }
-  for (int k = 0; k < 9; k += 4) {
-    t.a[k] += decay;
-  }
-  // i[k] = int_0^u exp(-2 s) s^k ds, downwards in positive terms.
-  const N square = decay * decay;
-  N i[5];
-  N power[5] = {square};  // u^k exp(-2 u)
-  for (int k = 1; k < 5; ++k) {
-    power[k] = u * power[k - 1];
-  }
   if (value(u) < 2.0) {
-    N term = N(0.2);
-    N sum = term;
-    for (int m = 6; m < (value(u) < 0.125 ? 18 : 40); ++m) {
-      term = (2.0 / m) * (u * term);
-      sum += term;
-    }
-    i[4] = power[4] * u * sum;
-  } else {
-    const N x = 2.0 * u;
-    const N rest = N(1.0) + x * (N(1.0) + 0.5 * x * (N(1.0) + (1.0 / 3) * x * (N(1.0) + 0.25 * x)));
-    i[4] = 0.75 * (N(1.0) - square * rest);
+    return finish(u, decay, short_moment(u, decay, 33), t);
   }
-  for (int k = 4; k > 0; --k) {
-    i[k - 1] = (1.0 / k) * (2.0 * i[k] + power[k]);
-  }
-  const N b1 = u - 0.5 * u * u;
-  constexpr double kDensity = 16.0 / 3.0;
-  t.q[0] = 0.25 * kDensity * i[4];
-  t.q[1] = 0.125 * kDensity * power[4];
-  t.q[2] = kDensity * (i[2] - i[3] + 0.25 * i[4]);
-  t.q[3] = kDensity * (0.5 * i[2] - i[3] + 0.25 * i[4]);
-  t.q[4] = 0.5 * kDensity * (b1 * b1 * square);
-  t.q[5] = kDensity * (i[0] - 4.0 * i[1] + 5.0 * i[2] - 2.0 * i[3] + 0.25 * i[4]);
+  const N x = 2.0 * u;
+  const N rest =
+      N(1.0) + x * (N(1.0) + 0.5 * x * (N(1.0) + inverse<N>(3) * (x * (N(1.0) + 0.25 * x))));
+  finish(u, decay, 0.75 * (N(1.0) - decay * decay * rest), t);
 }
 
 template <class N>
