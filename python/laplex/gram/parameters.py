@@ -24,7 +24,7 @@ from .checks import (
     same_device,
 )
 from .factor import Covariance
-from .terms import KINDS, BaseTerm, Term, checked_terms
+from .terms import BaseTerm, Term, checked_terms, made
 from .trend import Basis, Detached, Function, checked_mean, mean_at, mean_at_targets
 
 
@@ -74,7 +74,7 @@ class GramParameters(NamedTuple):
         terms = checked_terms(terms)
         same_device({"noise": noise}, anchors.device)
         for term in terms:
-            same_device(vars(term), anchors.device)
+            same_device(term.parameters(), anchors.device)
         noise = checked_noise(noise, anchors)
         for term in terms:
             term.check(anchors)
@@ -120,7 +120,7 @@ class GramParameters(NamedTuple):
         """All parameters of terms and noise: tensors, numbers and None."""
         found: list[object] = [self.anchors, self.noise]
         for term in self.terms:
-            found += vars(term).values()
+            found += term.parameters().values()
         return found
 
     def all_contents(self) -> list[object]:
@@ -144,7 +144,8 @@ class GramParameters(NamedTuple):
     def named(self) -> dict[str, Tensor]:
         """The tensors by name: ``anchors``, ``noise``, for term 0 ``0.lengthscale`` and so on.
 
-        Names of terms other than `Term` tell their kind, as in ``0.SHO.sigma``.
+        Names of terms other than `Term` tell their kind, as in ``0.SHO.sigma``, or the kinds and
+        the number of a factor, as in ``0.Term*SHO.1.sigma``.
         Tensors of terms are converted to float64, and parameters that are None are left out. A
         basis becomes ``basis``, its rows ``[*b, p, n]``, and ``prior``; there is no mean.
         """
@@ -155,7 +156,7 @@ class GramParameters(NamedTuple):
             found |= {"basis": self.basis_rows(), "prior": self.basis.prior.double()}
         for number, term in enumerate(self.terms):
             tensors = term.tensors(self.anchors)
-            kind = "" if isinstance(term, Term) else f"{type(term).__name__}."
+            kind = "" if isinstance(term, Term) else f"{term.kind()}."
             found |= {f"{number}.{kind}{name}": tensor for name, tensor in tensors.items()}
         return found
 
@@ -164,12 +165,16 @@ class GramParameters(NamedTuple):
         """The reverse of `named`."""
         terms: dict[str, tuple[str, dict[str, Tensor]]] = {}
         for name, tensor in named.items():
-            if "." in name:
-                number, *kind, parameter = name.split(".")
-                terms.setdefault(number, ("".join(kind), {}))[1][parameter] = tensor
-        made = [KINDS[kind or "Term"](**parameters) for kind, parameters in terms.values()]
+            number, dot, rest = name.partition(".")
+            kind, own, parameter = rest.partition(".")
+            if dot:
+                kind, parameter = (kind, parameter) if own else ("Term", kind)
+                terms.setdefault(number, (kind, {}))[1][parameter] = tensor
+        terms_made = [made(*each) for each in terms.values()]
         basis = named["basis"].mT if "basis" in named else None
-        return cls.checked(named["anchors"], made, named.get("noise"), basis, named.get("prior"))
+        return cls.checked(
+            named["anchors"], terms_made, named.get("noise"), basis, named.get("prior")
+        )
 
     @staticmethod
     def is_per_anchor(name: str) -> bool:

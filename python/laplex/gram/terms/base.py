@@ -1,10 +1,9 @@
-"""`BaseTerm`: what all terms of a covariance have in common; `TermSum`: their sums."""
+"""`BaseTerm`: what all terms of a covariance have in common."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from math import sqrt
-from numbers import Real
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from ...torch.call import Scalar, as_scalar
 from ..checks import ScalarLike, all_finite, all_of, as_tensor, broadcast, positive
+from .algebra import Operand
 from .blocks import Block
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ _DOMAINS: dict[str, Callable[[float | Tensor], bool]] = {
 }
 
 
-class BaseTerm:
+class BaseTerm(Operand):
     """A summand of the covariance matrix of a `LaplaceGram`.
 
     Subclasses are frozen dataclasses. Their `blocks` define them.
@@ -133,40 +133,26 @@ class BaseTerm:
             total = total + function(block.map(change), at)
         return total
 
-    # --- sums -------------------------------------------------------------------------------------
-
-    def __add__(self, other: object) -> TermSum:
-        return TermSum((self,)) + other
-
-    def __radd__(self, other: object) -> TermSum:
-        return TermSum((self,)).__radd__(other)
-
-    def __mul__(self, factor: object) -> Self:
-        """Multiply the covariance by a positive number, or by numbers ``[*b]``."""
-        scale: Scalar
-        if isinstance(factor, (Tensor, np.ndarray)):
-            scale = as_tensor("factor", factor).double()
-        elif isinstance(factor, Real):
-            scale = float(factor)
-        else:
-            return NotImplemented
-        if not positive(scale):
-            raise ValueError(
-                f"a term can only be multiplied by positive, finite numbers, got {factor}"
-            )
-        return self.times(scale)
-
-    __rmul__ = __mul__
-
     def __repr__(self) -> str:
         shown = {
             name: f"Tensor{list(each.shape)}"
             if isinstance(each, Tensor) and each.numel() != 1
             else f"{float(each):.6g}"
-            for name, each in vars(self).items()
+            for name, each in self.parameters().items()
             if each is not None
         }
         return f"{type(self).__name__}({', '.join(f'{k}={v}' for k, v in shown.items())})"
+
+    def parameters(self) -> dict[str, Any]:
+        """All parameters by name: tensors, numbers and None."""
+        return vars(self)
+
+    def kind(self) -> str:
+        """The name with which `made` of this folder makes such a term.
+
+        :meta private:
+        """
+        return type(self).__name__
 
     # --- what subclasses define -------------------------------------------------------------------
 
@@ -224,6 +210,13 @@ class BaseTerm:
         """
         self.check_per_anchor(anchors)
         self.check_numbers(anchors)
+        self.check_blocks(anchors, type(self).__name__, self.scale)
+
+    def check_blocks(self, anchors: Tensor, name: str, scale: Tensor | None) -> None:
+        """Check that the core can represent the blocks, whose first columns have a scale.
+
+        :meta private:
+        """
         try:
             with torch.no_grad():
                 blocks = self.blocks(anchors)
@@ -237,7 +230,7 @@ class BaseTerm:
                         "the anchors"
                     )
             for weight in block.weights:
-                self.check_size(weight, type(self).__name__)
+                self.check_size(weight, name, scale)
 
     def check_per_anchor(self, anchors: Tensor) -> None:
         """Check the phases and scales.
@@ -274,14 +267,14 @@ class BaseTerm:
             remedy = self.REMEDIES.get(name, "")
             raise ValueError(f"{name} must be {wanted}, got {getattr(self, name, value)}{remedy}")
 
-    def check_size(self, variance: Scalar, name: str) -> None:
+    def check_size(self, variance: Scalar, name: str, scale: Tensor | None) -> None:
         """Refuse variances whose squares would leave the range of a double.
 
         :meta private:
         """
         sizes: Scalar = variance.detach().abs() if isinstance(variance, Tensor) else abs(variance)
-        if self.scale is not None:
-            scale = self.scale.detach().double()
+        if scale is not None:
+            scale = scale.detach().double()
             deviation = root(sizes)
             sizes = (deviation * scale).square()
             sizes = sizes[(scale * deviation != 0).expand(sizes.shape)]
@@ -299,8 +292,8 @@ class BaseTerm:
         """The shape to which the leading dimensions of the parameters broadcast."""
         return broadcast(
             *(
-                each.shape[:-1] if name in self.PER_ANCHOR else each.shape
-                for name, each in vars(self).items()
+                each.shape[:-1] if name.rpartition(".")[-1] in self.PER_ANCHOR else each.shape
+                for name, each in self.parameters().items()
                 if isinstance(each, Tensor)
             )
         )
@@ -313,7 +306,7 @@ class BaseTerm:
         return self.replaced(
             **{
                 name: change(name, each)
-                for name, each in vars(self).items()
+                for name, each in self.parameters().items()
                 if isinstance(each, Tensor)
             }
         )
@@ -323,14 +316,14 @@ class BaseTerm:
 
         :meta private:
         """
-        return type(self)(**{**vars(self), **changes})
+        return type(self)(**{**self.parameters(), **changes})
 
     def tensors(self, anchors: Tensor) -> dict[str, Tensor]:
         """The parameters that were given, as float64 tensors by name.
 
         :meta private:
         """
-        given = {name: each for name, each in vars(self).items() if each is not None}
+        given = {name: each for name, each in self.parameters().items() if each is not None}
         return {name: as_scalar(name, each, anchors).double() for name, each in given.items()}
 
     def multiplied(self, name: str, factor: Scalar) -> Scalar:
@@ -352,70 +345,6 @@ class BaseTerm:
             return value
         tensor = as_scalar(name, value, like).double()
         return tensor if isinstance(value, Tensor) else float(tensor)
-
-
-class TermSum(tuple[BaseTerm, ...]):
-    """A sum of terms: what ``+`` returns, and what `LaplaceGram` takes as ``terms``.
-
-    It is the tuple of its terms. Sums can be added with ``+``, and multiplied by positive numbers
-    with ``*``.
-
-    Parameters
-    ----------
-    iterable : iterable of terms
-        The terms.
-    """
-
-    __slots__ = ()
-
-    def __add__(self, other: object) -> TermSum:
-        if isinstance(other, BaseTerm):
-            return TermSum((*self, other))
-        return TermSum((*self, *other)) if isinstance(other, TermSum) else NotImplemented
-
-    def __radd__(self, other: object) -> TermSum:
-        if isinstance(other, BaseTerm):
-            return TermSum((other, *self))
-        return self if isinstance(other, int) and other == 0 else NotImplemented  # of sum()
-
-    def __mul__(self, factor: Any) -> TermSum:
-        """Multiply the covariance by a positive number, or by numbers ``[*b]``."""
-        return TermSum(term * factor for term in self)
-
-    __rmul__ = __mul__
-
-    def value(self, distance: ScalarLike) -> Tensor:
-        """Return the covariance function at distances, without scales and phases.
-
-        Parameters
-        ----------
-        distance : float, Tensor or array, shape ``[*b, m]``
-            Distances of either sign. Their leading dimensions broadcast with the parameters.
-
-        Returns
-        -------
-        Tensor ``[*b, m]``
-            The sum of the covariances of the terms.
-        """
-        return sum((term.value(distance) for term in self[1:]), self[0].value(distance))
-
-    def psd(self, frequency: ScalarLike) -> Tensor:
-        """Return the power spectral density of the covariance function, see `Term.psd`.
-
-        Parameters
-        ----------
-        frequency : float, Tensor or array, shape ``[*b, m]``
-            Angular frequencies. Their leading dimensions broadcast with the parameters.
-
-        Returns
-        -------
-        Tensor ``[*b, m]``
-            The sum of the densities of the terms.
-        """
-        return sum((term.psd(frequency) for term in self[1:]), self[0].psd(frequency))
-
-    def __repr__(self) -> str:
-        return " + ".join(map(repr, self))
 
 
 def _lifted(trailing: int) -> Callable[[Scalar], Scalar]:

@@ -109,7 +109,7 @@ class Term(BaseTerm):
                 raise ValueError(
                     "frequency times the largest anchor overflows a float: rescale the anchors"
                 )
-        self.check_size(variance, "variance")
+        self.check_size(variance, "variance", self.scale)
 
     def numbers(self, anchors: Tensor) -> tuple[Scalar, Scalar, Scalar | None]:
         """The current lengthscale, variance and frequency, each ``[*b]``; None for frequency 0.
@@ -193,8 +193,12 @@ class Term(BaseTerm):
         undamped = lengthscale / square_root(1 + (lengthscale * frequency) ** 2)
         return [Block((lengthscale, undamped), (variance, variance))]
 
+    def has_frequency(self) -> bool:
+        """Whether the frequency is not the number 0 (a tensor of zeros counts as a frequency).
+
+        :meta private:
+        """
+        return isinstance(self.frequency, Tensor) or self.frequency != 0
+
     def _frequency(self, anchors: Tensor) -> Scalar | None:
-        """The frequency, or None if it is the number 0 (a tensor of zeros still counts)."""
-        if not isinstance(self.frequency, Tensor) and self.frequency == 0:
-            return None
-        return self.number("frequency", anchors)
+        return self.number("frequency", anchors) if self.has_frequency() else None
