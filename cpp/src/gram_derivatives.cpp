@@ -301,7 +301,7 @@ class Reverse {
     }
     for (Transitions<N>& each : transitions_) {
       const std::size_t first = index(each.part.first);
-      each.find(*p_.line, &lengthscale_[first], gap_slope_.data(), k, k + count);
+      each.find(p_.line->anchors.data(), &lengthscale_[first], gap_slope_.data(), k, k + count);
       for (std::int64_t i = 0; kDual && i < count; ++i) {
         Step<N, J, B>& s = steps_[index(i)];
         each.template place<B>(i, &weights_[first], s.decay, s.gain);
