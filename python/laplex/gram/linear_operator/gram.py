@@ -15,10 +15,10 @@ from linear_operator.operators import DenseLinearOperator, RootLinearOperator
 from linear_operator.utils.warnings import NumericalWarning
 from torch import Tensor
 
-from ...torch.approximation import warn_of_size
 from ..checks import broadcast
 from ..gaussian import Gaussian
 from ..parameters import GramParameters
+from ..terms import TermSum
 from .covariance import Covariance
 from .low_rank import products, root_of
 from .root import Root
@@ -185,10 +185,6 @@ class LaplaceGramLinearOperator(Covariance):
             return DenseLinearOperator(self.to_dense() + other.tensor)
         return super().__add__(other)
 
-    def _warn_of_size(self, what: str) -> None:
-        most = linear_operator.settings.max_cholesky_size.value()
-        warn_of_size(self.shape[-1], most, what)
-
     def _plus(self, root: Tensor) -> LaplaceGramLinearOperator:
         """The sum with ``R R^T`` for a root R ``[..., n, r]``."""
         rows, prior = root.double().mT, root.new_ones(root.shape[-1], dtype=torch.float64)
@@ -201,10 +197,12 @@ class LaplaceGramLinearOperator(Covariance):
 
     def _mul_matrix(self, other: Any) -> Any:
         """Multiply elementwise: the columns of a root of low rank become scales of terms."""
-        root = root_of(other)
         most = MOST_STATES[self.device.type]
+        product = self._of_terms(other) if isinstance(other, LaplaceGramLinearOperator) else None
+        if product is not None and _columns(product.gram) <= most:
+            return product
+        root = root_of(other)
         if root is None or root.shape[-1] * _columns(self.gram) > most:
-            self._warn_of_size(f"a product not of low rank, or of more than {most} states")
             return super()._mul_matrix(other)
         gram, columns = self.gram, root.double().unbind(-1)
         terms = [
@@ -221,6 +219,18 @@ class LaplaceGramLinearOperator(Covariance):
             prior = prior.repeat_interleave(root.shape[-1], -1)
         parameters = GramParameters.checked(gram.anchors, terms, noise, basis, prior)
         return self.of(self._make(parameters))
+
+    def _of_terms(self, other: LaplaceGramLinearOperator) -> LaplaceGramLinearOperator | None:
+        """The product on the same anchors, as the products of all terms; None if it is not one."""
+        one, two = self.gram, other.gram
+        plain = self._named.keys() | other._named.keys()
+        if plain & {"noise", "basis"} or not one.has_anchors_of(two):
+            return None
+        try:
+            terms = TermSum(one.terms) * TermSum(two.terms)
+            return self.of(self._make(GramParameters.checked(one.anchors, terms, None)))
+        except NotImplementedError:  # the product of the processes has a larger state
+            return None
 
     @property
     def has_basis(self) -> bool:
