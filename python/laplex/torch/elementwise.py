@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import linear_operator
 from linear_operator import LinearOperator
 from linear_operator.operators import ConstantMulLinearOperator, DenseLinearOperator
 from torch import Tensor
@@ -23,7 +22,7 @@ class DenseProducts(LinearOperator):  # type: ignore[misc]
         """Warn of a square matrix that is too large for the package's Cholesky factors."""
         rows, columns = self.shape[-2:]
         if rows == columns:
-            warn_of_size(rows, linear_operator.settings.max_cholesky_size.value(), what)
+            warn_of_size(rows, what)
 
     def _mul_matrix(self, other: LinearOperator) -> LinearOperator:
         self._warn_of_size("this product of two matrices is dense")

@@ -365,8 +365,8 @@ def test_parameters_of_a_sho_kernel():
     [
         (lambda: LaplaceKernel() + RBFKernel(), "a sum with a dense matrix"),
         (lambda: RBFKernel() + LaplaceKernel(), "a sum with a dense matrix"),
-        (lambda: LaplaceKernel() * RBFKernel(), "a product not of low rank"),
-        (lambda: MaternKernel(nu=1.5) * LaplaceKernel(), "a product not of low rank"),
+        (lambda: LaplaceKernel() * RBFKernel(), "this product of two matrices is dense"),
+        (lambda: MaternKernel(nu=1.5) * SHOKernel(), "this product of two matrices is dense"),
         (lambda: ScaleKernel(LaplaceKernel()) + RBFKernel(), "a sum with a dense matrix"),
     ],
 )
