@@ -20,7 +20,7 @@ class Operand:
     """A term, as far as ``+`` and ``*`` are concerned."""
 
     #: Makes a term of two; the module `products` sets it, which needs terms itself.
-    PRODUCT: ClassVar[Callable[[Any, Any], BaseTerm]]
+    _product: ClassVar[Callable[[Any, Any], BaseTerm]]
 
     def times(self, factor: Scalar) -> Any:
         """The term multiplied by a positive number, or by float64 numbers ``[*b]``.
@@ -38,7 +38,7 @@ class Operand:
     def __mul__(self, factor: object) -> Any:
         """Multiply the covariance by that of a term or a sum, or by positive numbers ``[*b]``."""
         if isinstance(factor, Operand):
-            return Operand.PRODUCT(self, factor)
+            return Operand._product(self, factor)
         if isinstance(factor, TermSum):
             return TermSum(self * term for term in factor)
         scale: Scalar

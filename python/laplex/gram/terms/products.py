@@ -180,7 +180,7 @@ class TermProduct(BaseTerm):
         found = first.blocks(like)
         for other in others:
             pairs = product(found, other.blocks(like))
-            found = [block for one, two in pairs for block in _product(one, two)]
+            found = [block for one, two in pairs for block in _block_product(one, two)]
         return found
 
     def _sum(
@@ -224,10 +224,10 @@ def multiplied(one: BaseTerm, two: BaseTerm) -> TermProduct:
     return made
 
 
-Operand.PRODUCT = staticmethod(multiplied)
+Operand._product = staticmethod(multiplied)
 
 
-def _product(one: Block, two: Block) -> list[Block]:
+def _block_product(one: Block, two: Block) -> list[Block]:
     """Blocks whose covariances add up to the product of those of two blocks."""
     if len(one.weights) > len(two.weights):
         one, two = two, one
