@@ -137,7 +137,7 @@ class BaseTerm(Operand):
         shown = {
             name: f"Tensor{list(each.shape)}"
             if isinstance(each, Tensor) and each.numel() != 1
-            else f"{float(each):.6g}"
+            else f"{float(torch.as_tensor(each).detach()):.6g}"
             for name, each in self.parameters().items()
             if each is not None
         }
