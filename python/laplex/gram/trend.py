@@ -48,6 +48,8 @@ class Basis(NamedTuple):
         single = callable(basis) or hasattr(basis, "__array__")
         several = isinstance(basis, Iterable) and not single
         given = list(cast("Iterable[Any]", basis)) if several else [basis]
+        if several and given and all(isinstance(each, (Real, list, tuple)) for each in given):
+            given = [given]  # the rows of one matrix
         if not given:
             raise ValueError(f"basis has no function: {_MATRIX}, or None")
         parts = tuple(each if callable(each) else _rows(each, anchors) for each in given)
