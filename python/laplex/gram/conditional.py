@@ -10,10 +10,10 @@ from torch import Tensor
 
 from ..numpy.checks import MAX_DENSE_ENTRIES
 from .checks import ArrayLike, broadcast, copied, same_contents, sample_shape
-from .factor import Gram, unobserved_variances
 from .gaussian import Gaussian
 from .parameters import GramParameters
 from .product import product
+from .unobserved import variances
 
 #: The numbers of a block of columns of a covariance.
 _BLOCK = 2**23
@@ -129,6 +129,8 @@ class Conditional:
         """
         alone = Gaussian(self._given.parameters.without_trend())
         rows = self._given.parameters.basis_rows()
+        # Whole, so that the functions are not taken for a dimension of the batch.
+        rows = rows.expand(*self._gram.shape[:-2], *rows.shape[-2:])
         told = self._of_terms(alone.solve(rows.movedim(-2, 0))).movedim(0, -2)
         return self._rest().basis_rows() - told, self._given.coefficient_covariance()
 
@@ -140,23 +142,9 @@ class Conditional:
     def _latent_variance(self) -> Tensor:
         gram = self._gram
         covariance = gram.parameters.covariance()
-        anchors, noise = covariance.anchors, covariance.noise
-        unobserved = torch.zeros_like(
-            anchors[0] if len(anchors) else noise.sum(0), dtype=torch.bool
-        )
-        unobserved[self.rest] = True
-        covariance = covariance._replace(noise=torch.where(unobserved, torch.inf, noise))
-
-        def variances(ties_backwards: bool) -> Tensor:
-            with gram.parameters.explained():
-                factorised = Gram(covariance, ties_backwards=ties_backwards)
-            ties.append(factorised.has_ties)
-            return unobserved_variances(factorised, covariance)[:, self.rest]
-
-        ties: list[bool] = []
-        result = variances(False)
-        if ties[0] and torch.is_grad_enabled() and anchors.requires_grad:
-            result = 0.5 * (result + variances(True))  # sign(0) = 0, see Gaussian._symmetric
+        noise = covariance.noise.index_fill(-1, self.rest, torch.inf)
+        with gram.parameters.explained():
+            result = variances(covariance._replace(noise=noise), self.rest)
         result = result.reshape(*gram.shape[:-2], self.rest.numel())
         if gram.parameters.basis is not None:
             rows, uncertain = self._of_basis()
