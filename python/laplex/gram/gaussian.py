@@ -199,7 +199,7 @@ class Gaussian(Matrix):
             The log density at each vector of values, in nats.
         """
         parameters = self.parameters
-        values = parameters.centered(parameters.broadcast_values(values))
+        values = parameters.centered(values)
         if self._basis is not None:
             rows, restore = parameters.flattened(values)
             return restore(self._by_low_rank(LowRank.log_prob, rows))
