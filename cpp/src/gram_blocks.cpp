@@ -117,15 +117,15 @@ struct ScaledGap {
 
 /// The gap before point k, whose slope is `slope`.
 template <class N>
-ScaledGap<N> scaled_gap(const GramLine& line, std::int64_t k, int size, const N* lengthscale,
+ScaledGap<N> scaled_gap(const double* anchors, std::int64_t k, int size, const N* lengthscale,
                         double slope) {
   ScaledGap<N> gap{k == 0, {N(0.0), N(0.0)}, {0.0, 0.0}};
   const int rates = size == 2 ? 2 : 1;
   if (k > 0) {
-    Distance d = distance(line.anchors[k], line.anchors[k - 1]);
+    Distance d = distance(anchors[k], anchors[k - 1]);
     const double unit = std::isinf(d.high) ? 0.5 : 1.0;
     if (unit < 1.0) {
-      d = distance(unit * line.anchors[k], unit * line.anchors[k - 1]);
+      d = distance(unit * anchors[k], unit * anchors[k - 1]);
     }
     for (int i = 0; i < rates; ++i) {
       const double scale = unit * value(lengthscale[i]);
@@ -245,12 +245,12 @@ void find_one(int size, const ScaledGap<N>& gap, const N* lengthscale, std::int6
 constexpr std::int64_t kTogether = 8;
 
 /// The gaps before kTogether points from k > 0 together, if all of them are short.
-bool find_together(const GramLine& line, std::int64_t k, std::int64_t i, const double* lengthscale,
+bool find_together(const double* line, std::int64_t k, std::int64_t i, const double* lengthscale,
                    Transitions<double>& to) {
   const int size = to.part.size;
   double* const u = &to.x[0][static_cast<std::size_t>(i)];
   double* const v = &to.x[1][static_cast<std::size_t>(i)];
-  const double* const anchors = &line.anchors[k];
+  const double* const anchors = line + k;
   const double scale = size == 2 ? lengthscale[1] : lengthscale[0];
   for (std::int64_t l = 0; l < kTogether; ++l) {
     const double gap = anchors[l] - anchors[l - 1];
@@ -275,20 +275,20 @@ bool find_together(const GramLine& line, std::int64_t k, std::int64_t i, const d
 }  // namespace
 
 template <class N>
-void Transitions<N>::find(const GramLine& line, const N* lengthscale, const double* gap_slopes,
+void Transitions<N>::find(const double* anchors, const N* lengthscale, const double* gap_slopes,
                           std::int64_t begin, std::int64_t end) {
   for (std::int64_t from = begin; from < end; from += kTogether) {
     if constexpr (std::is_same_v<N, double>) {
       if (part.size > 1 && from > 0 && from + kTogether <= end &&
-          find_together(line, from, from - begin, lengthscale, *this)) {
+          find_together(anchors, from, from - begin, lengthscale, *this)) {
         continue;
       }
     }
     for (std::int64_t k = from; k < std::min(from + kTogether, end); ++k) {
       const std::int64_t i = k - begin;
       const auto at = static_cast<std::size_t>(i);
-      const ScaledGap<N> gap =
-          scaled_gap(line, k, part.size, lengthscale, gap_slopes == nullptr ? 0.0 : gap_slopes[i]);
+      const ScaledGap<N> gap = scaled_gap(anchors, k, part.size, lengthscale,
+                                          gap_slopes == nullptr ? 0.0 : gap_slopes[i]);
       infinite[at] = gap.infinite ? 1 : 0;
       x[0][at] = gap.x[0];
       x[1][at] = gap.x[1];
@@ -314,7 +314,7 @@ void fill_range(const Layout& layout, std::int64_t begin, std::int64_t end, Gram
     Transitions<double> transitions(part, std::min(kPoints, end - begin), false);
     for (std::int64_t from = begin; from < end; from += kPoints) {
       const std::int64_t to = std::min(from + kPoints, end);
-      transitions.find(line, &line.lengthscale[first], nullptr, from, to);
+      transitions.find(line.anchors.data(), &line.lengthscale[first], nullptr, from, to);
       for (std::int64_t k = from; k < to; ++k) {
         double* const point = &line.transition[k * kStride];
         transitions.place<B>(k - from, &line.weights[first], point, point + J * B);
@@ -338,7 +338,7 @@ void fill_transitions(const Layout& layout, std::int64_t n, int threads, GramLin
         const double sizes[2] = {std::fabs(line.weights[first]),
                                  part.size == 2 ? std::fabs(line.weights[first + 1]) : 0.0};
         Transitions<double> endless(part, 1, false);
-        endless.find(line, &line.lengthscale[first], nullptr, 0, 1);
+        endless.find(line.anchors.data(), &line.lengthscale[first], nullptr, 0, 1);
         endless.place<B>(0, sizes, none.data(), line.state_variance.data());
       }
       parallel_ranges(threads, n, kGrain, [&](std::int64_t begin, std::int64_t end) {

@@ -64,9 +64,9 @@ struct Transitions {
     }
   }
 
-  /// Those of points [begin, end) of a line; begin is a multiple of 8. `gap_slopes` are those of
-  /// the gaps along the direction of dual numbers, and null for double.
-  void find(const GramLine& line, const N* lengthscale, const double* gap_slopes,
+  /// Those of points [begin, end) of a line of anchors; begin is a multiple of 8. `gap_slopes` are
+  /// those of the gaps along the direction of dual numbers, and null for double.
+  void find(const double* anchors, const N* lengthscale, const double* gap_slopes,
             std::int64_t begin, std::int64_t end);
 
   /// Writes those of point i to the arrays of a Step, which are 0 elsewhere.

@@ -8,8 +8,8 @@
 #include "array.hpp"
 #include "boundary.hpp"
 #include "kernels/kernels.hpp"
-#include "order.hpp"
 #include "parallel.hpp"
+#include "process_line.hpp"
 
 #include <algorithm>
 #include <array>
@@ -44,93 +44,6 @@ constexpr double kRange = 1e37;
 /// Below this D, with two components, the matrix may be singular up to rounding: what is safe of
 /// Gram's filter (safe_part), whose covariances are found as differences likewise.
 constexpr double kUnsafe = 3e-8;
-
-bool is_scale(double x) {
-  return x >= std::numeric_limits<double>::min() && x <= std::numeric_limits<double>::max();
-}
-
-/// A line in sorted order: views of the caller's arrays, or copies.
-struct Line {
-  std::int64_t number = 0;
-  const double* anchors = nullptr;
-  const double* values = nullptr;
-  const double* noise = nullptr;
-  double* by_anchors = nullptr;
-  double* by_values = nullptr;
-  double* by_noise = nullptr;
-  Sorting<double> sorting;  ///< empty where the line is sorted as given
-  Array<double> sorted[6];
-};
-
-double* offset(double* array, std::int64_t by) {
-  return array == nullptr ? nullptr : array + by;
-}
-const double* offset(const double* array, std::int64_t by) {
-  return array == nullptr ? nullptr : array + by;
-}
-
-/// Returns false for anchors that coincide where derivatives by them are wanted.
-bool read_line(const Process& p, const ProcessGradients& to, std::int64_t number, int threads,
-               Line& line) {
-  const std::int64_t n = p.n;
-  const std::int64_t first = number * n;
-  const double* const x = p.anchors + first;
-  const double* const noise = p.one_noise ? nullptr : offset(p.noise, first);
-  double* const by_noise = p.one_noise ? nullptr : offset(to.noise, first);
-  line.number = number;
-  bool falls = false;
-  bool ties = false;
-  for (std::int64_t k = 1; k < n; ++k) {
-    falls = falls || x[k] < x[k - 1];
-    ties = ties || x[k] == x[k - 1];
-  }
-  if (!falls) {
-    line.anchors = x;
-    line.values = p.values + first;
-    line.noise = noise;
-    line.by_anchors = offset(to.anchors, first);
-    line.by_values = offset(to.values, first);
-    line.by_noise = by_noise;
-    return to.anchors == nullptr || !ties;
-  }
-  sort_anchors<double>({x, nullptr, n, 0, true}, line.sorting, threads);
-  const auto copy = [&](int which, const double* from) -> double* {
-    if (from == nullptr) {
-      return nullptr;
-    }
-    Array<double>& array = line.sorted[which];
-    array.reset(n);
-    for (std::int64_t k = 0; k < n; ++k) {
-      array[k] = from[line.sorting.records[k].id];
-    }
-    return array.data();
-  };
-  const auto room = [&](int which, const double* wanted) -> double* {
-    line.sorted[which].reset(wanted == nullptr ? 0 : n);
-    return line.sorted[which].data();
-  };
-  line.anchors = copy(0, x);
-  line.values = copy(1, p.values + first);
-  line.noise = copy(2, noise);
-  line.by_anchors = room(3, to.anchors);
-  line.by_values = room(4, to.values);
-  line.by_noise = room(5, by_noise);
-  return to.anchors == nullptr ||
-         std::adjacent_find(line.anchors, line.anchors + n) == line.anchors + n;
-}
-
-/// Derivatives of a line that was sorted go back to the order as given.
-void write_line(const Process& p, const ProcessGradients& to, const Line& line) {
-  const std::int64_t first = line.number * p.n;
-  const auto put = [&](const double* from, double* array) {
-    for (std::int64_t k = 0; from != nullptr && k < line.sorting.records.size(); ++k) {
-      array[first + line.sorting.records[k].id] = from[k];
-    }
-  };
-  put(line.by_anchors, to.anchors);
-  put(line.by_values, to.values);
-  put(line.by_noise, to.noise);
-}
 
 /// A symmetric matrix of two components, packed; with one component only the first number counts,
 /// and the others are 0.
@@ -229,7 +142,7 @@ class Block {
   /// Returns false where the result has to be found in another way.
   bool run(std::int64_t first, int threads) {
     lines_.resize(static_cast<std::size_t>(std::min(lines(), p_.batch - first)));
-    for (Line& line : lines_) {
+    for (ProcessLine& line : lines_) {
       if (!read_line(p_, to_, first++, threads, line)) {
         return false;
       }
@@ -301,7 +214,7 @@ class Block {
     }
   }
 
-  void set_strand(StrandGroup& g, std::int64_t l, const Line& line, std::int64_t begin,
+  void set_strand(StrandGroup& g, std::int64_t l, const ProcessLine& line, std::int64_t begin,
                   std::int64_t count) const {
     const std::int64_t b = line.number;
     g.strand[l] = {line.anchors + begin,
@@ -350,7 +263,7 @@ class Block {
 
   void write() {
     for (std::size_t k = 0; k < lines_.size(); ++k) {
-      const Line& line = lines_[k];
+      const ProcessLine& line = lines_[k];
       double lengthscale = 0.0;
       double scale[5] = {};
       double frequency = 0.0;
@@ -387,7 +300,7 @@ class Block {
   ProcessGradients to_;
   bool turns_;
   std::int64_t strands_;  ///< of a line
-  std::vector<Line> lines_;
+  std::vector<ProcessLine> lines_;
   std::vector<StrandGroup> groups_;
   Array<double> kept_;
 };
@@ -400,12 +313,7 @@ bool in_range(const Process& p) {
       return false;
     }
   }
-  bool positive = true;
-  const std::int64_t count = p.noise == nullptr ? 0 : p.one_noise ? p.batch : p.batch * p.n;
-  for (std::int64_t k = 0; k < count; ++k) {
-    positive = positive && p.noise[k] >= 0.0;
-  }
-  return positive;
+  return has_valid_noise(p);
 }
 
 }  // namespace

@@ -236,6 +236,34 @@ struct ProcessArguments {
   Address noise = 0;
 };
 
+/// Damped oscillators by the addresses of their arrays.
+struct OscillatorArguments {
+  std::int64_t batch = 1;
+  std::int64_t n = 0;
+  bool one_noise = false;
+  Address anchors = 0;
+  Address values = 0;
+  ProcessParameter damping_time;
+  ProcessParameter undamped_time;
+  ProcessParameter first_weight;
+  ProcessParameter second_weight;
+  Address noise = 0;
+};
+
+/// Where to write the derivatives of their log density.
+struct OscillatorAddresses {
+  std::array<Address, 7> arrays{};
+
+  [[nodiscard]] OscillatorGradients of() const {
+    const auto [anchors, values, damping, undamped, first, second, noise] = arrays;
+    return {pointer<double>(anchors),
+            pointer<double>(values),
+            {pointer<double>(damping), pointer<double>(undamped)},
+            {pointer<double>(first), pointer<double>(second)},
+            pointer<double>(noise)};
+  }
+};
+
 /// Where to write the derivatives of a process's log density.
 struct ProcessAddresses {
   std::array<Address, 6> arrays{};
@@ -299,13 +327,12 @@ inline bool read_parity(int code, Term& term) {
 
 inline bool read(PyObject* given, KernelArguments& k) {
   auto& [x, y, ell, omega, theta, phi] = k.arrays;
-  return read(given, k.is_double, k.real_part, k.profile, k.side, k.shared_anchors, k.heads, k.n, k.m, x, y,
-              ell, omega, theta, phi);
+  return read(given, k.is_double, k.real_part, k.profile, k.side, k.shared_anchors, k.heads, k.n,
+              k.m, x, y, ell, omega, theta, phi);
 }
 inline bool read(PyObject* given, FormArguments& f) {
   int parity = 0;
-  return read(given, f.real_part, parity, f.term.polynomial, f.side) &&
-         read_parity(parity, f.term);
+  return read(given, f.real_part, parity, f.term.polynomial, f.side) && read_parity(parity, f.term);
 }
 inline bool read(PyObject* given, TermArguments& t) {
   int parity = 0;
@@ -342,6 +369,13 @@ inline bool read(PyObject* given, ProcessArguments& p) {
 inline bool read(PyObject* given, ProcessAddresses& p) {
   return std::apply([&](auto&... each) { return read(given, each...); }, p.arrays);
 }
+inline bool read(PyObject* given, OscillatorArguments& p) {
+  return read(given, p.batch, p.n, p.one_noise, p.anchors, p.values, p.damping_time,
+              p.undamped_time, p.first_weight, p.second_weight, p.noise);
+}
+inline bool read(PyObject* given, OscillatorAddresses& p) {
+  return std::apply([&](auto&... each) { return read(given, each...); }, p.arrays);
+}
 inline bool read(PyObject* given, MemoryArguments& m) {
   return read(given, m.data, m.bytes);
 }
@@ -368,3 +402,6 @@ LAPLEX_TUPLE_CASTER(laplex::python::CovarianceGradients,
                     "laplex._support.core.CovarianceGradients");
 LAPLEX_TUPLE_CASTER(laplex::python::ProcessArguments, "laplex._support.core.Process");
 LAPLEX_TUPLE_CASTER(laplex::python::ProcessAddresses, "laplex._support.core.ProcessGradients");
+LAPLEX_TUPLE_CASTER(laplex::python::OscillatorArguments, "laplex._support.core.OscillatorProcess");
+LAPLEX_TUPLE_CASTER(laplex::python::OscillatorAddresses,
+                    "laplex._support.core.OscillatorGradients");

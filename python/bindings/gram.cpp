@@ -94,6 +94,25 @@ void add_gram(py::module_& m) {
             [&] { return log_density(process, pointer<double>(out), any ? &to : nullptr); });
       },
       py::arg("process"), py::arg("out"), py::arg("gradients"), py::arg("num_threads"), positional);
+  m.def(
+      "oscillator_log_density",
+      [](OscillatorArguments p, Address out, const OscillatorAddresses& gradients,
+         int num_threads) {
+        const OscillatorProcess process{p.batch,
+                                        p.n,
+                                        pointer<const double>(p.anchors),
+                                        pointer<const double>(p.values),
+                                        {p.damping_time.of(p.batch), p.undamped_time.of(p.batch)},
+                                        {p.first_weight.of(p.batch), p.second_weight.of(p.batch)},
+                                        pointer<const double>(p.noise),
+                                        p.one_noise,
+                                        num_threads};
+        const OscillatorGradients to = gradients.of();
+        const bool any = gradients.arrays != decltype(gradients.arrays){};
+        return without_gil(
+            [&] { return log_density(process, pointer<double>(out), any ? &to : nullptr); });
+      },
+      py::arg("process"), py::arg("out"), py::arg("gradients"), py::arg("num_threads"), positional);
 }
 
 }  // namespace laplex::python

@@ -147,3 +147,33 @@ class ProcessGradients(NamedTuple):
     variance: int
     frequency: int
     noise: int
+
+
+class OscillatorProcess(NamedTuple):
+    """Damped oscillators and values of each, given by array addresses.
+
+    A parameter that is a float has this value for all processes of the batch.
+    """
+
+    batch: int
+    n: int
+    one_noise: bool
+    anchors: int
+    values: int
+    damping_time: int | float
+    undamped_time: int | float
+    first_weight: int | float
+    second_weight: int | float
+    noise: int
+
+
+class OscillatorGradients(NamedTuple):
+    """Addresses of the gradients with respect to the arrays of damped oscillators."""
+
+    anchors: int
+    values: int
+    damping_time: int
+    undamped_time: int
+    first_weight: int
+    second_weight: int
+    noise: int

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from itertools import product
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from numpy.linalg import LinAlgError
@@ -19,11 +20,11 @@ from .checks import (
     as_tensor,
     broadcast,
     checked_anchors,
-    checked_noise,
     no_transforms,
     same_device,
 )
 from .factor import Covariance
+from .given import deep_copied, floats, has_integers, no_scalar, noise_of, note_of_column
 from .terms import BaseTerm, Term, checked_terms, made
 from .trend import Basis, Detached, Function, checked_mean, mean_at, mean_at_targets
 
@@ -70,12 +71,12 @@ class GramParameters(NamedTuple):
             If an argument has a wrong shape, dtype or value.
         """
         no_transforms()
-        anchors = checked_anchors(anchors)
+        anchors = checked_anchors(floats("anchors", anchors))
         terms = checked_terms(terms)
         same_device({"noise": noise}, anchors.device)
         for term in terms:
             same_device(term.parameters(), anchors.device)
-        noise = checked_noise(noise, anchors)
+        noise = noise_of(noise, anchors)
         for term in terms:
             term.check(anchors)
         known = Basis.checked(basis, prior, anchors)
@@ -197,6 +198,16 @@ class GramParameters(NamedTuple):
             tuple(change("mean", m) if isinstance(m, Tensor) else m for m in self.means),
         )
 
+    def deep_copied(self, memo: dict[int, Any]) -> GramParameters:
+        """A copy of its own memory, for `copy.deepcopy`."""
+        made = self.map(lambda _, tensor: deep_copied(tensor, memo))
+
+        def copied(part: Function | Tensor) -> Function | Tensor:
+            return part if isinstance(part, Tensor) else deepcopy(part, memo)
+
+        basis = made.basis and made.basis._replace(parts=tuple(map(copied, made.basis.parts)))
+        return made._replace(basis=basis, means=tuple(map(copied, made.means)))
+
     def detached(self) -> GramParameters:
         """A copy without gradients, which shares memory."""
         made = self.map(lambda _, tensor: tensor.detach())
@@ -249,6 +260,12 @@ class GramParameters(NamedTuple):
         Functions are replaced by their values. Where they are no functions, the values at the
         targets are needed: `basis_targets` ``[*b, m, p]`` and `mean_targets` ``[*b, m]``.
         """
+        for name, given, is_there in (
+            ("basis", basis_targets, self.basis is not None),
+            ("mean", mean_targets, bool(self.means)),
+        ):
+            if given is not None and not is_there:
+                raise ValueError(f"{name}_targets belongs to a {name}, but there is none")
         n, m = self.n, targets.shape[-1]
         batch = broadcast(self.anchors.shape[:-1], targets.shape[:-1])
         anchors = torch.cat((self.anchors.expand(*batch, n), targets.expand(*batch, m)), -1)
@@ -260,31 +277,24 @@ class GramParameters(NamedTuple):
         if self.basis is not None:
             at_targets = self.basis.at_targets(targets, basis_targets)
             matrix, prior = _joined(self.basis_rows(), at_targets).mT, self.basis.prior
-        mean, mean_new = self.mean(), mean_at_targets(self.means, targets, mean_targets)
-        for name, given, known in (
-            ("basis", basis_targets, matrix),
-            ("mean", mean_targets, mean),
-        ):
-            if given is not None and known is None:
-                raise ValueError(f"{name}_targets belongs to a {name}, but there is none")
+        mean, mean_new = self.mean(), mean_at_targets(self.means, n, targets, mean_targets)
         if mean is not None and mean_new is not None:
             old = mean.expand(*mean.shape[:-1], n)
             mean = _joined(old, mean_new.expand(*mean_new.shape[:-1], m))
         return self.checked(anchors, self.terms, noise, matrix, prior, mean)
 
-    def showing(self, component: int | str, n: int) -> GramParameters:
-        """A copy of which only one component reaches the anchors from number `n` on.
+    def showing(self, components: Container[int | str], n: int) -> GramParameters:
+        """A copy of which only some components reach the anchors from number `n` on.
 
-        The component is the number of a term, or the basis, or the mean. All functions must be
-        resolved.
+        The components are numbers of terms, and "basis" and "mean". All functions must be resolved.
         """
         shown = torch.arange(self.n, device=self.anchors.device) < n
 
         def hidden(tensor: Tensor, name: str) -> Tensor:
-            return tensor if component == name else tensor * shown
+            return tensor if name in components else tensor * shown
 
         terms = tuple(
-            term if k == component else term.replaced(scale=_masked(term.scale, shown))
+            term if k in components else term.replaced(scale=_masked(term.scale, shown))
             for k, term in enumerate(self.terms)
         )
         basis = self.basis
@@ -297,8 +307,9 @@ class GramParameters(NamedTuple):
     def checked_targets(self, targets: object) -> Tensor:
         """Check new points ``[*b, m]`` for a prediction and return them as a tensor."""
         dtype = self.anchors.dtype
-        targets = as_tensor("targets", targets, integers=dtype)
-        if targets.dtype is not dtype or targets.dim() == 0:
+        no_scalar("targets", targets)
+        targets = as_tensor("targets", floats("targets", targets, dtype), integers=dtype)
+        if targets.dtype is not dtype:
             raise TypeError(
                 f"targets must be {dtype}, like the anchors, and of shape [..., m]; got "
                 f"{targets.dtype} {list(targets.shape)}"
@@ -339,8 +350,11 @@ class GramParameters(NamedTuple):
     # --- numbers ----------------------------------------------------------------------------------
 
     def as_values(self, values: object) -> Tensor:
-        """Values as a tensor; an array of integers is converted to the anchors' dtype."""
-        return as_tensor("values", values, integers=self.anchors.dtype, exact=False)
+        """Values as a tensor; integers are converted to the anchors' dtype."""
+        dtype = self.anchors.dtype
+        if has_integers(values):
+            values = values.to(dtype)
+        return as_tensor("values", values, integers=dtype, exact=False)
 
     def broadcast_values(self, values: object, what: str = "anchors") -> Tensor:
         """Expand values ``[..., n]`` to all dimensions of the batch; n is the number of `what`.
@@ -366,7 +380,7 @@ class GramParameters(NamedTuple):
         if values.dim() == 0 or values.shape[-1] != n:
             raise ValueError(
                 f"values have shape {list(values.shape)} but the last dimension must be {n}, the "
-                f"number of {what}"
+                f"number of {what}{note_of_column(anchors)}"
             )
         if not self.batch:
             return values

@@ -269,7 +269,7 @@ def test_bad_types():
     with pytest.raises(TypeError, match="lengthscale must be a float or a torch tensor, got str"):
         Matern32("a")
     with pytest.raises(TypeError, match="scale must be a torch tensor or a NumPy array"):
-        Matern32(1.0, scale=[1.0])
+        Matern32(1.0, scale={1.0})
     with pytest.raises(TypeError):
         SHO(1.0, 2.0, 3.0)
     with pytest.raises(TypeError, match="distance must be a float"):

@@ -6,12 +6,11 @@ from collections.abc import Callable
 from math import sqrt
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ...torch.call import Scalar, as_scalar
-from ..checks import ScalarLike, all_finite, all_of, as_tensor, broadcast, positive
+from ..checks import ScalarLike, all_finite, all_of, as_tensor, broadcast, is_array_like, positive
 from .algebra import Operand
 from .blocks import Block
 
@@ -49,7 +48,7 @@ class BaseTerm(Operand):
             per_anchor = name in self.PER_ANCHOR
             if value is None or (isinstance(value, Tensor) and not per_anchor):
                 pass
-            elif per_anchor or isinstance(value, np.ndarray):
+            elif per_anchor or is_array_like(value):
                 value = as_tensor(name, value)
             else:
                 value = float(as_scalar(name, value, torch.empty(0)))
@@ -95,9 +94,8 @@ class BaseTerm(Operand):
     def _evaluated(
         self, name: str, at: ScalarLike, function: Callable[[Block, Tensor], Tensor]
     ) -> Tensor:
-        given = (
-            as_tensor(name, at) if hasattr(at, "__array__") else as_scalar(name, at, torch.ones(0))
-        )
+        has_many = hasattr(at, "__array__") or is_array_like(at)
+        given = as_tensor(name, at) if has_many else as_scalar(name, at, torch.ones(0))
         self.check_numbers(given)
         return self._sum(given.double(), function, _lifted(min(given.dim(), 1))).to(given.dtype)
 
@@ -137,7 +135,7 @@ class BaseTerm(Operand):
         shown = {
             name: f"Tensor{list(each.shape)}"
             if isinstance(each, Tensor) and each.numel() != 1
-            else f"{float(torch.as_tensor(each).detach()):.6g}"
+            else f"{float(each.detach() if isinstance(each, Tensor) else each):.6g}"
             for name, each in self.parameters().items()
             if each is not None
         }

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
 from torch import Tensor
 
 from ...torch.call import Scalar
-from ..checks import ArrayLike, ScalarLike, all_finite, as_tensor, expanded
+from ..checks import ArrayLike, ScalarLike, all_finite, as_tensor, expanded, is_array_like
 from ..rotation import rotation
 from .base import BaseTerm, root, square_root
 from .blocks import Block
@@ -80,7 +79,7 @@ class Term(BaseTerm):
             "scale": scale,
         }
         for name, value in given.items():
-            if isinstance(value, np.ndarray) or (name in self.PER_ANCHOR and value is not None):
+            if is_array_like(value) or (name in self.PER_ANCHOR and value is not None):
                 given[name] = as_tensor(name, value)
         self.__dict__.update(given)  # frozen
 
