@@ -541,7 +541,7 @@ class KernelLayer(nn.Module):
     def _save_to_state_dict(
         self, destination: dict[str, Any], prefix: str, keep_vars: bool
     ) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)  # type: ignore[no-untyped-call]
+        super()._save_to_state_dict(destination, prefix, keep_vars)
         # As metadata, where torch keeps versions: so all entries stay parameters.
         metadata = getattr(destination, "_metadata", {})
         metadata.setdefault(prefix[:-1], {}).update(self._shape._asdict())

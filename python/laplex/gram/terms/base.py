@@ -6,7 +6,6 @@ from collections.abc import Callable
 from math import sqrt
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
