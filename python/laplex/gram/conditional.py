@@ -177,9 +177,9 @@ class Conditional:
         """Covariance ``[*b, m, m]`` of the remaining entries, their noise included.
 
         It is a Schur complement, computed by m solutions in O(m (n + m) J) time. Its entries are
-        accurate relative to the variances before conditioning, whereas those of ``variance`` are
-        accurate relative to the variances given the points on one side alone. Without derivatives, columns are computed in blocks of 64
-        MiB.
+        accurate relative to the variances before conditioning, those of ``variance`` relative to
+        themselves, up to the factor k(0) / noise in both cases. Without derivatives, columns are
+        computed in blocks of 64 MiB.
 
         Raises
         ------
@@ -249,8 +249,8 @@ class Conditional:
             count = self._degrees()
             raise LinAlgError(
                 f"the contribution of {self._part} has no density at {self.rest.numel()} targets: "
-                f"it has only {count} degree{'' if count == 1 else 's'} of freedom. Use "
-                "coefficients() for the distribution of coefficients, or predict a term or the whole"
+                f"it has only {count} degree{'' if count == 1 else 's'} of freedom. Predict a term "
+                "or the whole; coefficients() returns the distribution of coefficients"
             )
         # The inverse of the covariance is a block of that of all entries. Unlike the difference of
         # two densities, it keeps its digits where repeated observations make both of them large.
