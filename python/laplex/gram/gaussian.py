@@ -385,6 +385,16 @@ class Gaussian(Matrix):
 
     # --- inside -----------------------------------------------------------------------------------
 
+    def of_terms(self) -> Gaussian:
+        """That of terms and noise alone, which shares the factor.
+
+        :meta private:
+        """
+        made = Gaussian(self.parameters.without_trend())
+        self._factor()
+        made._factored = self._factored
+        return made
+
     def _factor(
         self, covariance: Covariance | None = None, *, ties_backwards: bool = False
     ) -> Gram:
