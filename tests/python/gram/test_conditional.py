@@ -23,6 +23,7 @@ from laplex.gram import (
     harmonics,
     polynomial,
 )
+from laplex.gram.singular import points_named
 from trend_cases import INF, D, draw, uniform, wave
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -151,10 +152,6 @@ def test_messages_name_the_points_of_the_caller():
     assert twice.sample().shape == (3,)
     with pytest.raises(np.linalg.LinAlgError, match=r"targets 0 and 2 coincide.*one value at a pl"):
         twice.log_prob(np.zeros(3))
-    near = noisy.predict(np.array([0.5, 0.5 + 1e-9]), v)
-    for call in (near.sample, lambda: near.log_prob(np.zeros(2))):
-        with pytest.raises(np.linalg.LinAlgError, match=r"points before it, target 1.*Leave out"):
-            call()
     exact = LaplaceGram(x[1:], terms=Matern32())
     with pytest.raises(np.linalg.LinAlgError, match=r"anchors 0 and 1 coincide, at 1. Give them"):
         _ = exact.predict(x[:1] + 0.5, v[1:]).mean
@@ -168,6 +165,17 @@ def test_messages_name_the_points_of_the_caller():
     for term, count in (("basis", "1 degree of"), ("mean", "0 degrees"), (["mean", "basis"], "1")):
         with pytest.raises(np.linalg.LinAlgError, match=f"no density at 2 targets: .* {count}"):
             noisy.predict(np.array([0.5, 1.5]), v, term=term).log_prob(np.zeros(2))
+
+
+def test_messages_about_rounding():
+    message = "before it, anchor 5, at 1, has variance 0. Add noise > 0, or a scale that is not 0"
+    renamed = "target 1, at 1, has variance 0. Leave out targets that are so close"
+    for kind, expected in (("target", renamed), ("anchor", "anchor 1, at 1, has variance 0. Add")):
+        with (
+            pytest.raises(np.linalg.LinAlgError, match=expected),
+            points_named(lambda k: (kind, k - 4)),  # noqa: B023
+        ):
+            raise np.linalg.LinAlgError(message)
 
 
 @pytest.mark.parametrize("prior", [None, *PRIORS])
