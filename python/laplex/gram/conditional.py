@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from functools import cached_property
 from math import ceil, log, pi, prod
 
 import torch
@@ -83,7 +84,7 @@ class Conditional:
 
     def _mean(self) -> Tensor:
         values = self._given.parameters.centered(self._values)
-        return self._rest().shifted(self._expectation(values))
+        return self._rest.shifted(self._expectation(values))
 
     def _kept(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
         """A result, which is kept if derivatives are recorded and computed anew otherwise."""
@@ -107,6 +108,7 @@ class Conditional:
 
     # --- moments ----------------------------------------------------------------------------------
 
+    @cached_property
     def _rest(self) -> GramParameters:
         """The parameters of the remaining entries."""
         return self._gram.parameters.take(self.rest)
@@ -117,7 +119,7 @@ class Conditional:
             weights, coefficients = self._given.posterior(values)
         result = self._of_terms(weights)
         if coefficients is not None:
-            rows = self._rest().basis_rows()
+            rows = self._rest.basis_rows()
             result = result + (coefficients[..., None, :] @ rows)[..., 0, :]
         return result
 
@@ -134,13 +136,13 @@ class Conditional:
 
         And the covariance ``[*b, p, p]`` of the coefficients.
         """
-        alone = Gaussian(self._given.parameters.without_trend())
         rows = self._given.parameters.basis_rows()
         # Whole, so that the functions are not taken for a dimension of the batch.
         rows = rows.expand(*self._gram.shape[:-2], *rows.shape[-2:])
         with self._observed_named():
+            alone = self._given.of_terms()
             told = self._of_terms(alone.solve(rows.movedim(-2, 0))).movedim(0, -2)
-            return self._rest().basis_rows() - told, self._given.coefficient_covariance()
+            return self._rest.basis_rows() - told, self._given.coefficient_covariance()
 
     @property
     def latent_variance(self) -> Tensor:
@@ -169,17 +171,17 @@ class Conditional:
         return self._kept("variance", self._variance)
 
     def _variance(self) -> Tensor:
-        noise = self._rest().noise
+        noise = self._rest.noise
         return self._latent_variance() if noise is None else self._latent_variance() + noise
 
     @property
     def covariance(self) -> Tensor:
         """Covariance ``[*b, m, m]`` of the remaining entries, their noise included.
 
-        It is a Schur complement, computed by m solutions in O(m (n + m) J) time. Its entries are
-        accurate relative to the variances before conditioning, whereas those of ``variance`` are
-        accurate relative to the variances given the points on one side alone. Without derivatives, columns are computed in blocks of 64
-        MiB.
+        It is a Schur complement, computed by m solutions in O(m (n + m) J) time. Errors of its
+        entries are relative to the variances k(0) before conditioning, those of ``variance`` to
+        itself; in both cases, they are at most about 1e-16 k(0) / noise. Without derivatives,
+        columns are computed in blocks of 64 MiB.
 
         Raises
         ------
@@ -195,9 +197,10 @@ class Conditional:
                 f"covariance would have {prod(batch)} x {m} x {m} entries, but is limited to "
                 f"{MAX_DENSE_ENTRIES}: use variance, sample() and log_prob(), which need no matrix"
             )
-        rest = self._rest()
+        rest = self._rest
         result = Gaussian(rest.without_trend()).to_dense()
-        alone = Gaussian(self._given.parameters.without_trend())
+        with self._observed_named():
+            alone = self._given.of_terms()
         units = torch.eye(m, dtype=torch.float64, device=gram.device)
         units = units.reshape(m, *(1,) * len(batch), m).expand(m, *batch, m)
         told = []
@@ -206,8 +209,7 @@ class Conditional:
             columns = gram.anchors.new_zeros(())
             for term in gram.terms:
                 columns = columns + product(term, some, gram.anchors, self.rest, self.observed)
-            with self._observed_named():
-                told.append(self._of_terms(alone.solve(columns)))
+            told.append(self._of_terms(alone.solve(columns)))
         result = result - torch.cat(told).movedim(0, -2)
         if rest.basis is not None:
             rows, uncertain = self._of_basis()
@@ -244,13 +246,13 @@ class Conditional:
                 f"values are {values.dtype} but the anchors are {made_of.anchors.dtype}: convert "
                 "one with .to()"
             )
-        rest = self._rest().broadcast_values(values.double(), "remaining entries")
+        rest = self._rest.broadcast_values(values.double(), "remaining entries")
         if self._part is not None:
             count = self._degrees()
             raise LinAlgError(
                 f"the contribution of {self._part} has no density at {self.rest.numel()} targets: "
-                f"it has only {count} degree{'' if count == 1 else 's'} of freedom. Use "
-                "coefficients() for the distribution of coefficients, or predict a term or the whole"
+                f"it has only {count} degree{'' if count == 1 else 's'} of freedom. Predict a term "
+                "or the whole; coefficients() returns the distribution of coefficients"
             )
         # The inverse of the covariance is a block of that of all entries. Unlike the difference of
         # two densities, it keeps its digits where repeated observations make both of them large.
@@ -286,7 +288,7 @@ class Conditional:
             whole = self._gram.sample_at_ties((*sample_shape(shape), *rows), generator)
         values = self._given.parameters.centered(self._values) - whole[..., self.observed]
         result = whole[..., self.rest] + self._expectation(values)
-        return self._restored(self._rest().shifted(result))
+        return self._restored(self._rest.shifted(result))
 
     # --- messages ---------------------------------------------------------------------------------
 

@@ -199,7 +199,7 @@ class Gaussian(Matrix):
             The log density at each vector of values, in nats.
         """
         parameters = self.parameters
-        values = parameters.centered(parameters.broadcast_values(values))
+        values = parameters.centered(values)
         if self._basis is not None:
             rows, restore = parameters.flattened(values)
             return restore(self._by_low_rank(LowRank.log_prob, rows))
@@ -384,6 +384,16 @@ class Gaussian(Matrix):
         }  # not picklable; made again
 
     # --- inside -----------------------------------------------------------------------------------
+
+    def of_terms(self) -> Gaussian:
+        """That of terms and noise alone, which shares the factor.
+
+        :meta private:
+        """
+        made = Gaussian(self.parameters.without_trend())
+        self._factor()
+        made._factored = self._factored
+        return made
 
     def _factor(
         self, covariance: Covariance | None = None, *, ties_backwards: bool = False

@@ -190,9 +190,14 @@ class GramParameters(NamedTuple):
 
     def map(self, change: Callable[[str, Tensor], Tensor]) -> GramParameters:
         """A copy in which every tensor is replaced by the result of `change`."""
+
+        def changed(term: BaseTerm) -> BaseTerm:
+            has_tensors = any(isinstance(each, Tensor) for each in term.parameters().values())
+            return term.map(change) if has_tensors else term
+
         return self.of(
             change("anchors", self.anchors),
-            tuple(term.map(change) for term in self.terms),
+            tuple(changed(term) for term in self.terms),
             None if self.noise is None else change("noise", self.noise),
             None if self.basis is None else self.basis.map(change),
             tuple(change("mean", m) if isinstance(m, Tensor) else m for m in self.means),

@@ -96,6 +96,23 @@ def test_products_at_repeated_inputs(name):
     close(kernel(x, z).to_dense(), whole[:6, 6:], rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_predictions_of_products(name):
+    kernel = PRODUCTS[name][0]()
+    x, z = uniform(20, 1) * 5, uniform(6, 1, seed=1) * 5
+    y = torch.sin(x[:, 0])
+    model = Model(x, y, kernel).eval()
+    prediction = model(z)
+    with torch.no_grad():
+        whole = entries(kernel, torch.cat((x, z)))
+        noisy = whole[:20, :20] + model.likelihood.noise * torch.eye(20, dtype=D)
+        weights = torch.linalg.solve(noisy, whole[:20, 20:])
+        close(prediction.mean, weights.mT @ y, rtol=1e-9, atol=1e-9)
+        matrix = whole[20:, 20:] - weights.mT @ whole[:20, 20:]
+        close(prediction.covariance_matrix, matrix, rtol=1e-9, atol=1e-9)
+        close(prediction.variance, matrix.diagonal(), rtol=1e-9, atol=1e-9)
+
+
 def test_more_states_than_there_are():
     """Twelve tasks and three columns of state: a dense matrix, as in GPyTorch."""
     tasks = IndexKernel(num_tasks=12, active_dims=[1])

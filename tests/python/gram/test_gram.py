@@ -513,8 +513,8 @@ def test_pickle_and_repr():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"anchors": [0.0, 1.0]}, TypeError, "anchors must be a torch tensor"),
-        ({"anchors": torch.arange(3)}, TypeError, "anchors must be float32 or float64"),
+        ({"anchors": "ab"}, TypeError, "anchors must be a torch tensor"),
+        ({"anchors": torch.arange(3).half()}, TypeError, "anchors must be float32 or float64"),
         ({"anchors": torch.tensor(0.0)}, ValueError, r"anchors must have shape \[..., n\]"),
         ({"anchors": torch.tensor([0.0, torch.nan])}, ValueError, "anchors must be finite"),
         ({"lengthscale": 0.0}, ValueError, "lengthscale must be positive"),

@@ -74,9 +74,12 @@ def _forward(original: Callable[..., Any]) -> Callable[..., Any]:
                 return _combined(self, x1, params)
             batch = broadcast(x1.shape[:-2], x2.shape[:-2])
             both = torch.cat([each.expand(*batch, *each.shape[-2:]) for each in (x1, x2)], -2)
-            whole = _combined(self, both, params)
-            if isinstance(whole, LaplaceGramLinearOperator):
-                return LaplaceBlockLinearOperator(whole, first=x1.shape[-2])
+            # Two inputs tell the kind, so that no matrix of all inputs is made in vain.
+            few = _combined(self, both[..., :2, :], params)
+            if isinstance(few, LaplaceGramLinearOperator):
+                whole = _combined(self, both, params)
+                if isinstance(whole, LaplaceGramLinearOperator):
+                    return LaplaceBlockLinearOperator(whole, first=x1.shape[-2])
             return original(self, x1, x2, **params)
 
     forward.laplex = True  # type: ignore[attr-defined]

@@ -270,17 +270,17 @@ class BaseTerm(Operand):
 
         :meta private:
         """
-        sizes: Scalar = variance.detach().abs() if isinstance(variance, Tensor) else abs(variance)
+        sizes = variance
         if scale is not None:
             scale = scale.detach().double()
-            deviation = root(sizes)
+            deviation = root(
+                variance.detach().abs() if isinstance(variance, Tensor) else abs(variance)
+            )
             sizes = (deviation * scale).square()
-            sizes = sizes[(scale * deviation != 0).expand(sizes.shape)]
-        elif not isinstance(sizes, Tensor):
-            sizes = sizes or 1.0
-        else:
-            sizes = sizes[sizes != 0]
-        if not all_of(sizes, lambda size: (size >= SMALLEST) & (size <= LARGEST)):
+            sizes = torch.where(scale * deviation != 0, sizes, 1.0)
+        if not all_of(
+            sizes, lambda size: (size == 0) | (abs(size) >= SMALLEST) & (abs(size) <= LARGEST)
+        ):
             raise ValueError(
                 f"{name} times the square of scale must be 0 or between {SMALLEST:g} and "
                 f"{LARGEST:g}: rescale the values"
