@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from math import sqrt
 from numbers import Real
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -162,7 +162,7 @@ class BaseTerm:
         shown = {
             name: f"Tensor{list(each.shape)}"
             if isinstance(each, Tensor) and each.numel() != 1
-            else f"{float(each):.6g}"
+            else f"{each.item() if isinstance(each, Tensor) else each:.6g}"
             for name, each in vars(self).items()
             if each is not None
         }
@@ -226,7 +226,7 @@ class BaseTerm:
         self.check_numbers(anchors)
         try:
             with torch.no_grad():
-                blocks = self.blocks(anchors)
+                blocks = self._with_floats().blocks(anchors)
         except (OverflowError, ZeroDivisionError):
             blocks = [Block((0.0,), (1.0,))]
         for block in blocks:
@@ -238,6 +238,26 @@ class BaseTerm:
                     )
             for weight in block.weights:
                 self.check_size(weight, type(self).__name__)
+
+    def _with_floats(self) -> Self:
+        """A copy in which tensors ``[]`` are floats: arithmetic with these is ten times as fast."""
+        return self.with_numbers(
+            {
+                name: float(each.item())
+                for name, each in vars(self).items()
+                if isinstance(each, Tensor) and each.dim() == 0
+            }
+        )
+
+    def with_numbers(self, numbers: Mapping[str, Scalar]) -> Self:
+        """A copy with other parameters, which are known to be right.
+
+        :meta private:
+        """
+        copy = object.__new__(type(self))
+        copy.__dict__.update(vars(self))
+        copy.__dict__.update(numbers)
+        return copy
 
     def check_per_anchor(self, anchors: Tensor) -> None:
         """Check the phases and scales.
