@@ -244,32 +244,78 @@ void find_one(int size, const ScaledGap<N>& gap, const N* lengthscale, std::int6
 /// Gaps that go through the series together.
 constexpr std::int64_t kTogether = 8;
 
-/// The gaps before kTogether points from k > 0 together, if all of them are short.
-bool find_together(const double* line, std::int64_t k, std::int64_t i, const double* lengthscale,
-                   Transitions<double>& to) {
+/// Gaps up to 2^5 are found by doubling shorter ones where the oscillator is damped about as fast
+/// as it swings: elsewhere it might feel that each doubling doubles the rounding of an angle.
+constexpr int kDoublings = 5;
+constexpr double kBalance = 4.0;
+
+/// Some of the gaps before kTogether points or fewer.
+struct Together {
+  double u[kTogether] = {};
+  double v[kTogether] = {};
+  bool in[kTogether] = {};
+  double longest = -1.0;
+
+  void add(std::int64_t l, double x, double y) {
+    u[l] = x;
+    v[l] = y;
+    in[l] = true;
+    longest = std::max({longest, x, y});
+  }
+};
+
+/// The transitions before `count` points from k, as far as they can be found together: those with
+/// `found`.
+void find_together(const double* anchors, std::int64_t k, std::int64_t count, std::int64_t i,
+                   const double* lengthscale, Transitions<double>& to, bool* found) {
   const int size = to.part.size;
-  double* const u = &to.x[0][static_cast<std::size_t>(i)];
-  double* const v = &to.x[1][static_cast<std::size_t>(i)];
-  const double* const anchors = line + k;
   const double scale = size == 2 ? lengthscale[1] : lengthscale[0];
-  for (std::int64_t l = 0; l < kTogether; ++l) {
-    const double gap = anchors[l] - anchors[l - 1];
-    u[l] = gap / lengthscale[0];
-    v[l] = gap / scale;
+  const double damping = scale / lengthscale[0];
+  const bool doubles = size == 2 && damping <= kBalance && kBalance * damping >= 1.0;
+  const double limit = doubles ? std::ldexp(1.0, kDoublings) : 1.0;
+  Together near;
+  Together far;
+  for (std::int64_t l = k == 0 ? 1 : 0; l < count; ++l) {
+    const double gap = anchors[k + l] - anchors[k + l - 1];
+    const double u = gap / lengthscale[0];
+    const double v = gap / scale;
+    found[l] = u <= limit && v <= limit;
+    if (found[l]) {
+      to.x[0][static_cast<std::size_t>(i + l)] = u;
+      to.x[1][static_cast<std::size_t>(i + l)] = v;
+      to.infinite[static_cast<std::size_t>(i + l)] = 0;
+      (u <= 1.0 && v <= 1.0 ? near : far).add(l, u, v);
+    }
   }
-  double longest = 0.0;
-  for (std::int64_t l = 0; l < kTogether; ++l) {
-    longest = std::max({longest, u[l], v[l]});
+  if (near.longest >= 0.0) {
+    const ShortGaps gaps{size, near.u, near.v, damping};
+    transition_kernel()(gaps, terms_for(near.longest), to.stride, to.values.data() + i,
+                        to.slopes ? to.by[0].data() + i : nullptr,
+                        to.slopes ? to.by[1].data() + i : nullptr);
   }
-  if (!(longest <= 1.0)) {
-    return false;
+  if (far.longest >= 0.0) {
+    const int doublings = std::ilogb(far.longest) + 1;
+    const double part = std::ldexp(1.0, -doublings);
+    for (std::int64_t l = 0; l < kTogether; ++l) {
+      far.u[l] *= part;
+      far.v[l] *= part;
+    }
+    constexpr int kNumbers = numbers_of(2);
+    double values[kNumbers * kTogether];
+    double by[2][kNumbers * kTogether];
+    const ShortGaps gaps{size, far.u, far.v, damping, doublings};
+    transition_kernel()(gaps, terms_for(part * far.longest), kTogether, values,
+                        to.slopes ? by[0] : nullptr, to.slopes ? by[1] : nullptr);
+    for (std::int64_t l = 0; l < kTogether; ++l) {
+      for (std::int64_t m = 0; far.in[l] && m < kNumbers; ++m) {
+        const auto at = static_cast<std::size_t>(m * to.stride + i + l);
+        to.values[at] = values[m * kTogether + l];
+        for (int x = 0; to.slopes && x < 2; ++x) {
+          to.by[x][at] = part * by[x][m * kTogether + l];
+        }
+      }
+    }
   }
-  std::fill_n(&to.infinite[static_cast<std::size_t>(i)], kTogether, char(0));
-  const ShortGaps gaps{size, u, v, scale / lengthscale[0]};
-  transition_kernel()(gaps, terms_for(longest), to.stride, to.values.data() + i,
-                      to.slopes ? to.by[0].data() + i : nullptr,
-                      to.slopes ? to.by[1].data() + i : nullptr);
-  return true;
 }
 
 }  // namespace
@@ -278,13 +324,17 @@ template <class N>
 void Transitions<N>::find(const double* anchors, const N* lengthscale, const double* gap_slopes,
                           std::int64_t begin, std::int64_t end) {
   for (std::int64_t from = begin; from < end; from += kTogether) {
+    const std::int64_t to = std::min(from + kTogether, end);
+    bool found[kTogether] = {};
     if constexpr (std::is_same_v<N, double>) {
-      if (part.size > 1 && from > 0 && from + kTogether <= end &&
-          find_together(anchors, from, from - begin, lengthscale, *this)) {
-        continue;
+      if (part.size > 1) {
+        find_together(anchors, from, to - from, from - begin, lengthscale, *this, found);
       }
     }
-    for (std::int64_t k = from; k < std::min(from + kTogether, end); ++k) {
+    for (std::int64_t k = from; k < to; ++k) {
+      if (found[k - from]) {
+        continue;
+      }
       const std::int64_t i = k - begin;
       const auto at = static_cast<std::size_t>(i);
       const ScaledGap<N> gap = scaled_gap(anchors, k, part.size, lengthscale,

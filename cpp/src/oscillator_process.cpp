@@ -352,7 +352,11 @@ bool in_range(const OscillatorProcess& p) {
       return false;
     }
   }
-  return has_valid_noise(p);
+  double zero = 0.0;
+  for (std::int64_t k = 0; k < p.batch * p.n; ++k) {
+    zero += 0.0 * p.anchors[k];
+  }
+  return zero == 0.0 && has_valid_noise(p);
 }
 
 }  // namespace

@@ -208,6 +208,7 @@ TEST(OscillatorProcess, WhatNeedsTheFactorIsLeftToIt) {
     EXPECT_TRUE(refuses([&](Oscillators& c) { c.lengthscale[1][0] = wrong; }));
     EXPECT_TRUE(refuses([&](Oscillators& c) { c.weight[0][0] = wrong; }));
     EXPECT_TRUE(refuses([&](Oscillators& c) { c.noise[3] = wrong; }));
+    EXPECT_TRUE(refuses([&](Oscillators& c) { c.anchors[3] = 1.0 / (wrong + 1.0); }));
   }
   EXPECT_TRUE(refuses([](Oscillators& c) { c.weight[0][0] = c.weight[1][0] = 0.0; }));
   EXPECT_TRUE(refuses([](Oscillators& c) { c.values[5] = 1e300; }));

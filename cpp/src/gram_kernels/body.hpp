@@ -62,10 +62,18 @@ void transitions(const ShortGaps& gaps, const Terms& terms, std::int64_t stride,
   Oscillator<PackNumber> t;
   if (by_u == nullptr) {
     cross_short(u, v, damping, terms, t);
+    for (int k = 0; k < gaps.doublings; ++k) {
+      double_gap(t);
+    }
   } else {
     Oscillator<PackNumber> first;
     Oscillator<PackNumber> second;
     cross_short(u, v, damping, terms, t, first, second);
+    for (int k = 0; k < gaps.doublings; ++k) {
+      double_gap(t, first);
+      double_gap(t, second);
+      double_gap(t);
+    }
     put(first, stride, by_u);
     put(second, stride, by_v);
   }

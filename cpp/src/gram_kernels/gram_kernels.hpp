@@ -7,13 +7,14 @@
 
 namespace laplex::detail {
 
-/// Eight gaps of at most 1 in units of the lengthscales of a block of 2 or 3 columns; of 3: u
-/// alone.
+/// Eight gaps in units of the lengthscales of a block of 2 or 3 columns; of 3: u alone. They are
+/// 2^doublings times what is given, which is at most 1; of 3: once.
 struct ShortGaps {
   int size;
   const double* u;
   const double* v;
   double damping;  ///< u / v
+  int doublings = 0;
 };
 
 /// Writes transitions, and their derivatives by u and v unless these are null: number k of gap l to

@@ -114,9 +114,10 @@ def _run_oscillator(
         (anchors, values, *block.lengthscales, *block.weights, noise),
         (*outer[:2], *(4 * [None] if inner is None else inner), outer[-1]),
     )
-    by_parameters: list[Tensor | None] = len(parameters) * [None]
+    by_parameters: list[Tensor | None] = [None for _ in parameters]
     if result is not None and inner is not None:
-        found = oscillator.chain(term, numbers, block, inner if batch else inner.tolist())
+        by_block = list(inner) if batch else inner.tolist()
+        found = oscillator.chain(term, numbers, block, by_block)
         by_parameters = [
             None
             if not needed
