@@ -244,77 +244,82 @@ void find_one(int size, const ScaledGap<N>& gap, const N* lengthscale, std::int6
 /// Gaps that go through the series together.
 constexpr std::int64_t kTogether = 8;
 
-/// Gaps up to 2^5 are found by doubling shorter ones where the oscillator is damped about as fast
-/// as it swings: elsewhere it might feel that each doubling doubles the rounding of an angle.
-constexpr int kDoublings = 5;
+/// Where the oscillator is damped about as fast as it swings, gaps from 1/4 to 32 are found by
+/// doubling shorter ones, for which the series are short. Elsewhere the result might feel that each
+/// doubling doubles rounding errors.
+constexpr int kDoublings = 7;
+constexpr double kShortest = 0.25;
 constexpr double kBalance = 4.0;
 
-/// Some of the gaps before kTogether points or fewer.
+/// Gaps before kTogether points or fewer; 0 stands for those that are found in another way.
 struct Together {
   double u[kTogether] = {};
   double v[kTogether] = {};
-  bool in[kTogether] = {};
   double longest = -1.0;
-
-  void add(std::int64_t l, double x, double y) {
-    u[l] = x;
-    v[l] = y;
-    in[l] = true;
-    longest = std::max({longest, x, y});
-  }
+  int size = 0;
+  double damping = 0.0;
 };
+
+/// Gaps of which some are at least kShortest.
+void find_by_doubling(Together& gaps, std::int64_t i, Transitions<double>& to) {
+  constexpr int kNumbers = numbers_of(2);
+  int doublings[kTogether] = {};
+  double part[kTogether];
+  int most = 0;
+  for (std::int64_t l = 0; l < kTogether; ++l) {
+    part[l] = 1.0;
+    for (; std::max(gaps.u[l], gaps.v[l]) * part[l] >= kShortest; part[l] *= 0.5) {
+      ++doublings[l];
+    }
+    gaps.u[l] *= part[l];
+    gaps.v[l] *= part[l];
+    most = std::max(most, doublings[l]);
+  }
+  double values[(kDoublings + 1) * kNumbers * kTogether];
+  double by[2][(kDoublings + 1) * kNumbers * kTogether];
+  transition_kernel()({2, gaps.u, gaps.v, gaps.damping, most}, terms_for(0.5 * kShortest),
+                      kTogether, values, to.slopes ? by[0] : nullptr, to.slopes ? by[1] : nullptr);
+  for (std::int64_t l = 0; l < kTogether; ++l) {
+    for (std::int64_t m = 0; m < kNumbers; ++m) {
+      const auto at = static_cast<std::size_t>(m * to.stride + i + l);
+      const std::int64_t from = (kNumbers * doublings[l] + m) * kTogether + l;
+      to.values[at] = values[from];
+      for (int x = 0; to.slopes && x < 2; ++x) {
+        to.by[x][at] = part[l] * by[x][from];
+      }
+    }
+  }
+}
 
 /// The transitions before `count` points from k, as far as they can be found together: those with
 /// `found`.
 void find_together(const double* anchors, std::int64_t k, std::int64_t count, std::int64_t i,
                    const double* lengthscale, Transitions<double>& to, bool* found) {
-  const int size = to.part.size;
-  const double scale = size == 2 ? lengthscale[1] : lengthscale[0];
-  const double damping = scale / lengthscale[0];
-  const bool doubles = size == 2 && damping <= kBalance && kBalance * damping >= 1.0;
-  const double limit = doubles ? std::ldexp(1.0, kDoublings) : 1.0;
-  Together near;
-  Together far;
+  Together gaps;
+  gaps.size = to.part.size;
+  const double scale = gaps.size == 2 ? lengthscale[1] : lengthscale[0];
+  gaps.damping = scale / lengthscale[0];
+  const bool doubles = gaps.size == 2 && gaps.damping <= kBalance && kBalance * gaps.damping >= 1.0;
+  const double limit = doubles ? std::ldexp(kShortest, kDoublings) : 1.0;
   for (std::int64_t l = k == 0 ? 1 : 0; l < count; ++l) {
     const double gap = anchors[k + l] - anchors[k + l - 1];
     const double u = gap / lengthscale[0];
     const double v = gap / scale;
-    found[l] = u <= limit && v <= limit;
+    found[l] = u < limit && v < limit;
     if (found[l]) {
-      to.x[0][static_cast<std::size_t>(i + l)] = u;
-      to.x[1][static_cast<std::size_t>(i + l)] = v;
-      to.infinite[static_cast<std::size_t>(i + l)] = 0;
-      (u <= 1.0 && v <= 1.0 ? near : far).add(l, u, v);
+      const auto at = static_cast<std::size_t>(i + l);
+      to.x[0][at] = gaps.u[l] = u;
+      to.x[1][at] = gaps.v[l] = v;
+      to.infinite[at] = 0;
+      gaps.longest = std::max({gaps.longest, u, v});
     }
   }
-  if (near.longest >= 0.0) {
-    const ShortGaps gaps{size, near.u, near.v, damping};
-    transition_kernel()(gaps, terms_for(near.longest), to.stride, to.values.data() + i,
-                        to.slopes ? to.by[0].data() + i : nullptr,
+  if (doubles && gaps.longest >= kShortest) {
+    find_by_doubling(gaps, i, to);
+  } else if (gaps.longest >= 0.0) {
+    transition_kernel()({gaps.size, gaps.u, gaps.v, gaps.damping}, terms_for(gaps.longest),
+                        to.stride, to.values.data() + i, to.slopes ? to.by[0].data() + i : nullptr,
                         to.slopes ? to.by[1].data() + i : nullptr);
-  }
-  if (far.longest >= 0.0) {
-    const int doublings = std::ilogb(far.longest) + 1;
-    const double part = std::ldexp(1.0, -doublings);
-    for (std::int64_t l = 0; l < kTogether; ++l) {
-      far.u[l] *= part;
-      far.v[l] *= part;
-    }
-    constexpr int kNumbers = numbers_of(2);
-    double values[kNumbers * kTogether];
-    double by[2][kNumbers * kTogether];
-    const ShortGaps gaps{size, far.u, far.v, damping, doublings};
-    transition_kernel()(gaps, terms_for(part * far.longest), kTogether, values,
-                        to.slopes ? by[0] : nullptr, to.slopes ? by[1] : nullptr);
-    for (std::int64_t l = 0; l < kTogether; ++l) {
-      for (std::int64_t m = 0; far.in[l] && m < kNumbers; ++m) {
-        const auto at = static_cast<std::size_t>(m * to.stride + i + l);
-        to.values[at] = values[m * kTogether + l];
-        for (int x = 0; to.slopes && x < 2; ++x) {
-          to.by[x][at] = part * by[x][m * kTogether + l];
-        }
-      }
-    }
   }
 }
 
