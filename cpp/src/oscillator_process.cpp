@@ -361,7 +361,8 @@ bool in_range(const OscillatorProcess& p) {
 
 }  // namespace
 
-bool log_density(const OscillatorProcess& p, double* out, const OscillatorGradients* gradients) {
+bool oscillator_log_density(const OscillatorProcess& p, double* out,
+                            const OscillatorGradients* gradients) {
   return guarded([&] {
     if (p.n < 1 || p.n > kMostAnchors || !in_range(p)) {
       return false;

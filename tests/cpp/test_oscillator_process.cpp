@@ -80,12 +80,12 @@ bool find(const Oscillators& c, Results& found, int num_threads = 1) {
   }
   OscillatorProcess p = c.process();
   p.num_threads = num_threads;
-  return log_density(p, found.density.data(), &to);
+  return oscillator_log_density(p, found.density.data(), &to);
 }
 
 double density_of(const Oscillators& c, std::int64_t b) {
   Vector out(at(kBatch));
-  EXPECT_TRUE(log_density(c.process(), out.data()));
+  EXPECT_TRUE(oscillator_log_density(c.process(), out.data()));
   return out[at(b)];
 }
 
