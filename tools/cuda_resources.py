@@ -106,8 +106,8 @@ def short(demangled: str) -> str:
     if arguments is None:
         return name
     given = arguments.replace(" >", ">").strip().split(", ")
-    of_gram = len(given) <= 3  # or a type, which has no number
-    numbers = iter(("J={}",) if of_gram else ("P={}", "{} threads", "{} items"))
+    of_gram = len(given) <= 3 or name.startswith("gram_")  # or a type, which has no number
+    numbers = iter(("J={}", "B={}") if of_gram else ("P={}", "{} threads", "{} items"))
     of_cells = {
         "cell_totals_kernel": "ties",
         "cell_product_kernel": "many rows",
@@ -137,10 +137,10 @@ def page(kernels: list[Kernel], names: dict[str, str], arch: str, version: str) 
     introduction = (
         f"`tools/cuda_resources.py` writes this page from the report of ptxas for `{arch}`, by "
         f"nvcc {version} with `{' '.join(FLAGS)}`. In the names of kernels, *P* is the largest "
-        "moment, *ties* says whether tied sources are summed separately, and *J* is the number of "
-        "columns of a covariance matrix. All numbers except registers are in bytes. Shared memory "
-        "is the part that is fixed at compile time; kernels request more when they are launched. "
-        "Constant memory includes the arguments."
+        "moment, *ties* says whether tied sources are summed separately, *J* is the number of "
+        "columns of a covariance matrix, and *B* that of a group of them. All numbers except "
+        "registers are in bytes. Shared memory is the part that is fixed at compile time; kernels "
+        "request more when they are launched. Constant memory includes the arguments."
     )
     lines = [
         "# Resources of the CUDA kernels",

@@ -23,6 +23,10 @@ ROWS = {
     "**Laplex**": ("laplex", "matern32"),
     "**GPyTorch with Laplex's kernel**": ("GPyTorch with Laplex", "matern32"),
 }
+INTRODUCTION = """\
+The table has the CPU time of one thread for one log density of a Matern-3/2 term and its gradients.
+celerite2 computes an SHO term with Q = 1/2, which is that kernel. Cells are empty where a library
+would need too much memory or time."""
 SIZES = ("50", "1000", "10000", "100000", "1000000")
 
 
@@ -36,19 +40,24 @@ def written(seconds: float | None) -> str:
 
 def table(times: dict[str, dict[str, dict[str, dict[str, float]]]]) -> str:
     """The table for one Matern-3/2 term: a log density with its gradients."""
-    lines = ["| | " + " | ".join(f"n = {int(n):,}" for n in SIZES) + " |", "|---" * 6 + "|"]
+    lines = [
+        INTRODUCTION,
+        "",
+        "| | " + " | ".join(f"n = {int(n):,}" for n in SIZES) + " |",
+        "|---" * 6 + "|",
+    ]
     for title, (who, form) in ROWS.items():
         found = times[form]["log_prob and gradients"].get(who)
         if found:
             lines.append(f"| {title} | " + " | ".join(written(found.get(n)) for n in SIZES) + " |")
-    return "\n".join(lines)
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
     """Write the table."""
     times = json.loads((DOCS / "measurements" / "gram.json").read_text())["times"]
     page = DOCS / "guides" / "migration.md"
-    between = re.compile(r"(<!-- times -->\n).*?(\n<!-- end -->)", re.DOTALL)
+    between = re.compile(r"(<!-- times -->\n).*?(<!-- end -->)", re.DOTALL)
     page.write_text(between.sub(lambda m: m[1] + table(times) + m[2], page.read_text()))
 
 

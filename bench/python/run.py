@@ -195,13 +195,15 @@ def run_layers() -> dict[str, dict[str, float]]:
 def run_gram(sizes: list[int], failures: dict[str, str]) -> dict[str, dict[str, float]]:
     """Measure densities with one real term: {"50": {"laplex, log_prob": seconds}}."""
     try:
-        import gram
+        import gram_forms
+        import gram_rivals
     except ImportError as error:
         failures["Gaussian models"] = str(error)
         return {}
     found = {}
     for n in sizes:
-        tasks = gram.tasks(gram.Problem.draw(n, "real"), dict.fromkeys(gram.LARGEST, 0))
+        problem = gram_forms.Problem.draw(n, "real")
+        tasks = gram_rivals.tasks(problem, dict.fromkeys(gram_rivals.DENSE, 0))
         found[str(n)] = measure(
             {
                 f"{who}, {what}": task

@@ -173,9 +173,8 @@ def frames() -> dict[str, Any]:
     return {"version": str(root), **found}
 
 
-def work() -> None:
+def work(known: dict[str, dict[str, Task]]) -> None:
     """Answer lines of JSON (a task, ours or the peer's, a number of runs) with seconds per run."""
-    known = tasks()
     print(json.dumps({name: list(group) for name, group in known.items()}), flush=True)
     for line in sys.stdin:
         name, who, count = json.loads(line)
@@ -192,10 +191,10 @@ def work() -> None:
 
 
 class Worker:
-    """A worker process with one version of the package."""
+    """A worker process with one version of the package, in which a script calls `work`."""
 
-    def __init__(self, folder: Path | None) -> None:
-        self.process = start(folder, "--work")
+    def __init__(self, folder: Path | None, script: str = __file__) -> None:
+        self.process = start(folder, "--work", script)
         self.tasks: dict[str, list[str]] = self._read()
 
     def seconds(self, name: str, who: str, count: int) -> float:
@@ -210,11 +209,11 @@ class Worker:
         return json.loads(line)
 
 
-def start(folder: Path | None, what: str) -> subprocess.Popen[str]:
+def start(folder: Path | None, what: str, script: str = __file__) -> subprocess.Popen[str]:
     path = [str(folder.resolve())] if folder else []
     path += [os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else []
     return subprocess.Popen(
-        [sys.executable, __file__, what],
+        [sys.executable, script, what],
         env=os.environ | ONE_THREAD | {"PYTHONPATH": os.pathsep.join(path)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -292,7 +291,7 @@ def main() -> None:
         parser.add_argument(what, action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.work:
-        return work()
+        return work(tasks())
     if options.list:
         return print(json.dumps(frames()))
     folders = {"before": options.before, "after": None} if options.before else {"laplex": None}

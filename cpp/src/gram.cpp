@@ -54,7 +54,7 @@ void check(const Covariance& c) {
   if (c.width < 1 || c.width > kMostColumns) {
     invalid("a covariance has 1 to " + std::to_string(kMostColumns) + " columns, got " +
             std::to_string(c.width) +
-            ": a real term is one column, one with a phase or a frequency two");
+            ": a block of state is 1, 2 or 3 columns, and a frequency or a phase doubles that");
   }
   check_blocks(c);
   if (c.anchors == nullptr && c.batch * c.n > 0) {

@@ -4,6 +4,7 @@
 
 #include "boundary.hpp"
 #include "gram_blocks.hpp"
+#include "gram_root.hpp"
 #include "gram_state.hpp"
 #include "parallel.hpp"
 
@@ -40,6 +41,13 @@ double slope_of(double /*x*/) {
 }
 double slope_of(Dual x) {
   return x.slope;
+}
+
+void set_value(double& x, double value) {
+  x = value;
+}
+void set_value(Dual& x, double value) {
+  x.value = value;
 }
 
 template <class N>
@@ -189,6 +197,10 @@ class Reverse {
       load_blocks(first_, end);
     }
     const double* kept = &p_.line->chunk_cov[chunk * kPacked<J>];
+    if (p_.line->root) {
+      filter_again_root(chunk, kept);
+      return;
+    }
     for (int k = 0; k < kPacked<J>; ++k) {
       if constexpr (kDual) {
         steps_[0].cov[k] = start_cov_[index(chunk)][index(k)];
@@ -205,6 +217,41 @@ class Reverse {
       } else {
         observe_again<J>(p_.line->variance[first_ + i], steps_[index(i)],
                          filtered_[index(i)].data());
+      }
+    }
+  }
+
+  /// The chunk's filter where only RootFilter has its numbers: they take the place of those that
+  /// observe() finds as differences. Slopes stay.
+  void filter_again_root(std::int64_t chunk, const double* kept) {
+    RootFilter root(J, B);
+    root.start(kept);
+    std::array<double, kPacked<J>> values;
+    for (std::int64_t i = 0; i < size_; ++i) {
+      Step<N, J, B>& s = steps_[index(i)];
+      if (i > 0) {
+        const double* const decay = &p_.line->transition[(first_ + i) * kTransitionStride<J, B>];
+        root.predict(decay, decay + J * B);
+        predict<J>(filtered_[index(i - 1)].data(), s);
+      } else if (kDual) {
+        std::copy_n(start_cov_[index(chunk)].data(), kPacked<J>, s.cov);
+      }
+      root.covariance(values.data());
+      for (std::size_t k = 0; k < values.size(); ++k) {
+        set_value(s.cov[k], values[k]);
+      }
+      observe<J>(s, filtered_[index(i)].data());
+      const double d =
+          root.observe(&p_.line->loadings[(first_ + i) * J], p_.line->noise[first_ + i]);
+      set_value(s.d, d);
+      set_value(s.inverse, 1.0 / d);
+      for (int j = 0; s.observed() && j < J; ++j) {
+        set_value(s.w[j], root.gain()[j]);
+        set_value(s.v[j], root.gain()[j] * d);
+      }
+      root.covariance(values.data());
+      for (std::size_t k = 0; k < values.size(); ++k) {
+        set_value(filtered_[index(i)][k], values[k]);
       }
     }
   }

@@ -1,6 +1,7 @@
 #include "gram_filter.hpp"
 
 #include "gram_lanes.hpp"
+#include "gram_root.hpp"
 #include "parallel.hpp"
 
 #include <algorithm>
@@ -13,6 +14,10 @@ namespace {
 
 /// Whole chunks, and so long that the work between segments does not count.
 constexpr std::int64_t kSegments = 8 * kSide;
+
+/// The part of its variance down to which a point's D keeps ten digits in filter(); RootFilter
+/// takes some ten times as long.
+constexpr double kRootPart = 0x1p-20;
 
 /// The points from which the runs side by side start, and where the line ends.
 struct Starts {
@@ -64,10 +69,11 @@ double prior_variance(const GramLine& line, std::int64_t k) {
 }
 
 /// The filter over `size` points of every run from the covariance given what is before it,
-/// `filtered`. Returns the first point whose variance is not safely positive, or -1.
+/// `filtered`. Returns the first point whose variance is not more than `part` of that without noise
+/// and without the points before, or -1.
 template <class N, int J, int B>
-std::int64_t filter(GramLine& line, const Starts& starts, std::int64_t size, N* filtered) {
-  const double part = safe_part<J>();
+std::int64_t filter(GramLine& line, const Starts& starts, std::int64_t size, double part,
+                    N* filtered) {
   std::int64_t doubtful = -1;
   Step<N, J, B> s;
   for (std::int64_t i = 0; i < size; ++i) {
@@ -331,7 +337,8 @@ bool filter_ratio_segments(GramLine& line, std::int64_t n, int threads) {
 /// coincident anchors without noise, whose passage has no inverse. `doubtful` becomes what filter()
 /// returns.
 template <int J, int B>
-bool filter_segments(GramLine& line, std::int64_t n, int threads, std::int64_t& doubtful) {
+bool filter_segments(GramLine& line, std::int64_t n, int threads, double part,
+                     std::int64_t& doubtful) {
   const std::int64_t size =
       (n + kSegments * kFilterChunk - 1) / (kSegments * kFilterChunk) * kFilterChunk;
   std::array<std::int64_t, kSegments> first{};
@@ -368,7 +375,7 @@ bool filter_segments(GramLine& line, std::int64_t n, int threads, std::int64_t& 
   std::array<std::int64_t, kGroups> found{};
   parallel_tasks(threads, kGroups, [&](std::int64_t group) {
     const auto g = static_cast<std::size_t>(group);
-    found[g] = filter<Lanes, J, B>(line, starts(group), size, before[g].data());
+    found[g] = filter<Lanes, J, B>(line, starts(group), size, part, before[g].data());
   });
   doubtful = -1;
   for (const std::int64_t k : found) {
@@ -393,20 +400,25 @@ std::int64_t run_filter(GramLine& line, std::int64_t n, const Layout& layout, in
         return;
       }
     }
+    // The covariances have square roots unless a weight is negative.
+    const bool definite = std::none_of(line.weights.begin(), line.weights.end(),
+                                       [](double weight) { return weight < 0.0; });
+    const bool can_root = B > 1 && definite;
+    const double part = can_root ? std::max(kRootPart, safe_part<J>()) : safe_part<J>();
     bool in_segments = false;
     if constexpr (J > 1 && J <= 4) {
-      // The covariances between segments have square roots unless a weight is negative.
-      const bool definite = std::none_of(line.weights.begin(), line.weights.end(),
-                                         [](double weight) { return weight < 0.0; });
       in_segments = definite && all_observed && n >= kSegmentedLines &&
-                    filter_segments<J, B>(line, n, threads, singular);
+                    filter_segments<J, B>(line, n, threads, part, singular);
     }
     if (!in_segments) {
       const std::int64_t first = 0;
       double filtered[kPacked<J>] = {};
-      singular = filter<double, J, B>(line, {&first, 1, n}, n, filtered);
+      singular = filter<double, J, B>(line, {&first, 1, n}, n, part, filtered);
     }
-    if constexpr (J > 1) {
+    line.root = singular >= 0 && can_root;
+    if (line.root) {
+      singular = filter_root(line, n, J, B);
+    } else if constexpr (J > 1) {
       singular = singular < 0 ? -1 : first_singular<J, B>(line, n);
     }
   });

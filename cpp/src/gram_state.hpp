@@ -48,6 +48,7 @@ struct GramLine {
   /// The stationary covariances of the blocks, of the sizes of the weights, packed; B > 1.
   std::vector<double> state_variance;
   double logdet = 0.0;
+  bool root = false;  ///< chunk_cov is what RootFilter::keep() writes
   bool has_ties = false;
 };
 

@@ -1,8 +1,9 @@
-#include "checks.hpp"
+#include "gram_blocks.hpp"
 #include "gram_state.hpp"
 #include "inspection.hpp"
 #include "kernels/gram_filter.hpp"
 #include "kernels/gram_product.hpp"
+#include "kernels/gram_transition.hpp"
 #include "sorting.hpp"
 
 #include <laplex/cuda/gram.hpp>
@@ -34,21 +35,79 @@ void check_shape(std::int64_t batch, std::int64_t n, std::int64_t width) {
   }
 }
 
+/// Where each block goes; weights and blocks have been checked.
+GramBlocks blocks_of(const Covariance& c) {
+  const laplex::detail::Layout layout = laplex::detail::lay_out(c);
+  GramBlocks blocks;
+  blocks.block = layout.block;
+  int columns = static_cast<int>(c.width);
+  if (layout.block > 1) {
+    columns = 0;
+    std::fill(std::begin(blocks.column), std::end(blocks.column), -1);
+    for (const auto& part : layout.parts) {
+      columns = std::max(columns, (part.first / layout.block + 1) * layout.block);
+    }
+  }
+  const auto& widths = kCompiledWidths[layout.block - 1];
+  const auto* const compiled =
+      std::find_if(widths.begin(), widths.end(), [&](int width) { return width >= columns; });
+  if (compiled == widths.end()) {
+    invalid(
+        "on a GPU, a covariance with a block of 3 columns (a Matern-5/2 term) has room for two "
+        "groups of up to 3 columns, in which blocks stay whole, and these blocks need " +
+        std::to_string(columns / 3) + " groups: the CPU takes them, from CPU arrays");
+  }
+  blocks.columns = *compiled;
+  for (const auto& part : layout.parts) {
+    if (layout.block > 1) {
+      blocks.parts[blocks.num_parts++] = {part.size, part.column, part.first};
+      for (int k = 0; k < part.size; ++k) {
+        blocks.column[part.first + k] = part.column + k;
+      }
+    }
+  }
+  return blocks;
+}
+
+/// An empty line of the covariance's shape. Reads nothing from device memory.
+GramLine line_of(const Covariance& c) {
+  check_shape(c.batch, c.n, c.width);
+  Covariance sizes = c;
+  sizes.batch = 0;  // weights are not looked at
+  laplex::detail::check_blocks(sizes);
+  return {c.batch, c.n, c.width, blocks_of(c)};
+}
+
+Covariance covariance_of(std::int64_t batch, std::int64_t n, std::int64_t width) {
+  Covariance c;
+  c.batch = batch;
+  c.n = n;
+  c.width = width;
+  return c;
+}
+
 void lay_out(Cutter& cut, GramLine& line) {
-  with_columns(line.width, [&](auto columns) {
-    constexpr int J = decltype(columns)::value;
+  with_shape(line.blocks, [&](auto shape) {
+    constexpr int J = decltype(shape)::columns;
+    constexpr int B = decltype(shape)::block;
     const std::int64_t points = slots(line, 1);
     const std::int64_t nodes = line.lines * line.tree.all;
     line.lengthscale = cut.take<double>(line.lines * J);
     line.order = cut.take<std::uint32_t>(points);
     line.anchors = cut.take<double>(points);
-    line.fall = cut.take<double>(points * J);
+    if (B == 1) {
+      line.fall = cut.take<double>(points * J);
+    } else {
+      line.weights = cut.take<double>(line.lines * J);
+      line.state_variance = cut.take<double>(line.lines * kBlockPacked<J, B>);
+      line.transition = cut.take<double>(points * kTransitionStride<J, B>);
+    }
     line.loadings = cut.take<double>(points * J);
     line.noise = cut.take<double>(points);
     line.gain = cut.take<double>(points * J);
     line.variance = cut.take<double>(points);
     line.before = cut.take<double>(nodes * kPacked<J>);
-    line.decays = cut.take<double>(nodes * J);
+    line.decays = cut.take<double>(nodes * J * B);
     line.maps = cut.take<double>(nodes * J * J);
   });
 }
@@ -70,8 +129,8 @@ struct GramScratch {
         position(cut.take<double>(line.lines * line.n)),
         index(cut.take<std::uint32_t>(line.lines * line.n)),
         sort(cut, line.lines, line.n) {
-    with_columns(line.width, [&](auto columns) {
-      passages = cut.take<Passage<decltype(columns)::value>>(line.lines * line.tree.all);
+    with_shape(line.blocks, [&](auto shape) {
+      passages = cut.take<Passage<decltype(shape)::columns>>(line.lines * line.tree.all);
     });
   }
 };
@@ -98,39 +157,56 @@ void sort_and_fill(const Covariance& c, const GramLine& line, const GramScratch&
   sort_lines(SortLines<double>{c.ties_backwards ? scratch.turned : c.anchors, scratch.position,
                                scratch.index, c.batch, c.n, c.ties_backwards},
              scratch.sort, stream);
-  with_columns(c.width, [&](auto columns) {
-    launch(fill_kernel<decltype(columns)::value>, one_thread_each(slots(line, 1)), stream,
-           FillJob{line, scratch.index, scratch.position, c.lengthscale, c.loadings, c.noise,
-                   &scratch.found->descents});
+  with_shape(line.blocks, [&](auto shape) {
+    constexpr int J = decltype(shape)::columns;
+    constexpr int B = decltype(shape)::block;
+    launch(fill_kernel<J, B>, one_thread_each(slots(line, 1)), stream,
+           FillJob{line, scratch.index, scratch.position, c.lengthscale, c.weights, c.loadings,
+                   c.noise, &scratch.found->descents});
+    if (B > 1) {
+      launch(transition_kernel<double>, one_thread_each(slots(line, 1)), stream,
+             TransitionJob<double>{line, {}, line.transition, line.state_variance});
+    }
   });
 }
 
-void factorise(const GramLine& line, const GramScratch& scratch, Stream stream) {
-  with_columns(line.width, [&](auto columns) {
-    constexpr int J = decltype(columns)::value;
+/// `in_turn`: from chunk to chunk, see start_in_turn_kernel.
+void factorise(const GramLine& line, bool in_turn, const GramScratch& scratch, Stream stream) {
+  with_shape(line.blocks, [&](auto shape) {
+    constexpr int J = decltype(shape)::columns;
+    constexpr int B = decltype(shape)::block;
     const GramTree& tree = line.tree;
     PassageJob<J> job{line, static_cast<Passage<J>*>(scratch.passages), 0};
-    if (line.chunks > 1) {
-      launch(pass_kernel<J>, one_walk_each(line.all_chunks()), stream, job);
+    if constexpr (B > 1) {
+      if (in_turn) {
+        launch(start_in_turn_kernel<J, B>, one_walk_each(line.lines), stream, job);
+      }
     }
-    for (; job.level + 1 < tree.levels; ++job.level) {
-      launch(join_kernel<J>, one_walk_each(line.lines * tree.nodes[job.level + 1]), stream, job);
+    if (!in_turn) {
+      if (line.chunks > 1) {
+        launch(pass_kernel<J, B>, one_walk_each(line.all_chunks()), stream, job);
+      }
+      for (; job.level + 1 < tree.levels; ++job.level) {
+        launch(join_kernel<J, B>, one_walk_each(line.lines * tree.nodes[job.level + 1]), stream,
+               job);
+      }
+      for (; job.level >= 0; --job.level) {
+        const bool top = job.level + 1 == tree.levels;
+        launch(start_kernel<J, B>,
+               one_walk_each(line.lines * (top ? 1 : tree.nodes[job.level + 1])), stream, job);
+      }
     }
-    for (; job.level >= 0; --job.level) {
-      const bool top = job.level + 1 == tree.levels;
-      launch(start_kernel<J>, one_walk_each(line.lines * (top ? 1 : tree.nodes[job.level + 1])),
-             stream, job);
-    }
-    launch(filter_kernel<J>, one_walk_each(line.all_chunks()), stream,
+    launch(filter_kernel<J, B>, one_walk_each(line.all_chunks()), stream,
            FilterJob{line, &scratch.found[1].first_bad, &scratch.found[1].descents});
-    compose<double, J>(tree, line.lines, line.decays, line.maps, stream);
+    compose<double, J, B>(tree, line.lines, line.decays, line.maps, stream);
   });
 }
 
 /// Whether variances that are in doubt may be 0.
 void look_closer(const GramLine& line, const GramScratch& scratch, Stream stream) {
-  with_columns(line.width, [&](auto columns) {
-    launch(growth_kernel<decltype(columns)::value>, one_walk_each(line.all_chunks()), stream,
+  with_shape(line.blocks, [&](auto shape) {
+    launch(growth_kernel<decltype(shape)::columns, decltype(shape)::block>,
+           one_walk_each(line.all_chunks()), stream,
            FilterJob{line, &scratch.found[1].first_bad, &scratch.found[1].descents});
   });
 }
@@ -152,24 +228,24 @@ void look_closer(const GramLine& line, const GramScratch& scratch, Stream stream
                             fetch(line.variance, k)});
 }
 
-template <int J, bool kUpwards>
+template <int J, int B, bool kUpwards>
 void product(const GramProductJob& given, bool inverse, Stream stream) {
   GramProductJob job = given;
   const GramLine& line = job.line;
   const auto run = [&](bool passes) {
     job.passes = passes;
     job.squares = passes ? nullptr : given.squares;
-    launch(
-        inverse ? gram_product_kernel<J, kUpwards, true> : gram_product_kernel<J, kUpwards, false>,
-        one_walk_each(line.all_chunks() * job.rows), stream, job);
+    launch(inverse ? gram_product_kernel<J, B, kUpwards, true>
+                   : gram_product_kernel<J, B, kUpwards, false>,
+           one_walk_each(line.all_chunks() * job.rows), stream, job);
   };
   if (line.chunks > 1) {
     run(true);
     if (inverse) {
       spread<Mapping<J>>(line.tree, line.lines, job.rows, kUpwards, line.maps, job.states, stream);
     } else {
-      spread<Fading<double, J>>(line.tree, line.lines, job.rows, kUpwards, line.decays, job.states,
-                                stream);
+      spread<Fading<double, J, B>>(line.tree, line.lines, job.rows, kUpwards, line.decays,
+                                   job.states, stream);
     }
   }
   run(false);
@@ -180,12 +256,13 @@ void apply_any(const GramLine& line, Factor factor, bool scaled, const double* i
   const bool inverse = factor == Factor::lower_inverse || factor == Factor::upper_inverse;
   const GramProductJob job{line,  rows,   in, out, scaled, line.chunks > 1 ? states : nullptr,
                            false, squares};
-  with_columns(line.width, [&](auto columns) {
-    constexpr int J = decltype(columns)::value;
+  with_shape(line.blocks, [&](auto shape) {
+    constexpr int J = decltype(shape)::columns;
+    constexpr int B = decltype(shape)::block;
     if (factor == Factor::upper || factor == Factor::upper_inverse) {
-      product<J, true>(job, inverse, stream);
+      product<J, B, true>(job, inverse, stream);
     } else {
-      product<J, false>(job, inverse, stream);
+      product<J, B, false>(job, inverse, stream);
     }
   });
 }
@@ -199,9 +276,7 @@ struct GramWorkspace {
   GramWorkspace(Cutter& cut, const GramLine& line, std::int64_t rows)
       : sums(cut.take<double>(line.all_chunks() * std::max<std::int64_t>(rows, 1))),
         logdet(cut.take<double>(line.lines)) {
-    with_columns(line.width, [&](auto columns) {
-      states = cut.take<double>(line.lines * rows * line.tree.all * decltype(columns)::value);
-    });
+    states = cut.take<double>(line.lines * rows * line.tree.all * line.blocks.columns);
   }
 };
 
@@ -224,10 +299,7 @@ void check_rows(std::int64_t rows, std::int64_t entries, const void* in, const v
 }  // namespace
 
 Gram::Gram(const Covariance& c, Stream stream, Memory storage, Memory scratch) {
-  check_shape(c.batch, c.n, c.width);
-  if (c.weights != nullptr || c.num_blocks > 0) {
-    invalid("a covariance on a GPU has neither weights nor blocks: use laplex::Gram");
-  }
+  auto state = std::make_shared<GramState>(line_of(c));
   require_device();
   if (is_capturing(stream)) {
     throw Error(
@@ -236,9 +308,19 @@ Gram::Gram(const Covariance& c, Stream stream, Memory storage, Memory scratch) {
         "because the host has to learn whether it is singular: factorise it before the "
         "capture");
   }
-  auto state = std::make_shared<GramState>(c.batch, c.n, c.width);
+  std::vector<double> weights;
+  if (c.weights != nullptr) {
+    check_array(c.weights, c.batch * c.width, "weights");
+    weights.resize(static_cast<std::size_t>(c.batch * c.width));
+    copy_to_host(weights.data(), c.weights, weights.size() * sizeof(double), stream);
+    Covariance on_host = c;
+    on_host.weights = weights.data();
+    laplex::detail::check_blocks(on_host);
+  }
+  const bool in_turn =
+      std::any_of(weights.begin(), weights.end(), [](double weight) { return weight < 0.0; });
   GramLine& line = state->line;
-  const std::size_t bytes = storage_bytes(c.batch, c.n, c.width);
+  const std::size_t bytes = storage_bytes(c);
   if (storage.data == nullptr) {
     state->owned = DeviceMemory(bytes, stream);
     storage = {state->owned.data(), bytes};
@@ -247,7 +329,7 @@ Gram::Gram(const Covariance& c, Stream stream, Memory storage, Memory scratch) {
   Cutter cut(held.data());
   lay_out(cut, line);
   state->nbytes = static_cast<std::int64_t>(bytes);
-  const Lent lent(scratch, scratch_bytes(c.batch, c.n, c.width), stream, "scratch");
+  const Lent lent(scratch, scratch_bytes(c), stream, "scratch");
   Cutter cut_scratch(lent.data());
   const GramScratch spare(cut_scratch, line);
 
@@ -270,15 +352,18 @@ Gram::Gram(const Covariance& c, Stream stream, Memory storage, Memory scratch) {
   // What is wrong with numbers makes others of them, which are looked at in the end.
   if (c.batch * c.n > 0) {
     sort_and_fill(c, line, spare, stream);
-    factorise(line, spare, stream);
+    factorise(line, in_turn, spare, stream);
   }
   inspection.finish();
   if (c.lengthscale != nullptr) {
     copy_to_host(lengthscale.data(), c.lengthscale, lengthscale.size() * sizeof(double), stream);
   }
+  const std::vector<char> used = laplex::detail::used_lengthscales(c);
   for (std::size_t k = 0; k < lengthscale.size(); ++k) {
-    laplex::detail::check_rate({lengthscale[k], 0.0}, static_cast<std::int64_t>(k) / c.width,
-                               c.batch);
+    if (used[k % used.size()] != 0) {
+      laplex::detail::check_rate({lengthscale[k], 0.0}, static_cast<std::int64_t>(k) / c.width,
+                                 c.batch);
+    }
   }
   Findings found[2];
   copy_to_host(found, spare.found, sizeof(found), stream);
@@ -365,19 +450,25 @@ void Gram::vjp_tangent(const double* a, const double* b, std::int64_t rows, cons
                        false, stream);
 }
 
-std::size_t Gram::storage_bytes(std::int64_t batch, std::int64_t n, std::int64_t width) {
-  check_shape(batch, n, width);
-  GramLine line(batch, n, width);
+std::size_t Gram::storage_bytes(const Covariance& c) {
+  GramLine line = line_of(c);
   Cutter cut;
   lay_out(cut, line);
   return cut.used();
 }
 
-std::size_t Gram::scratch_bytes(std::int64_t batch, std::int64_t n, std::int64_t width) {
-  check_shape(batch, n, width);
+std::size_t Gram::scratch_bytes(const Covariance& c) {
   Cutter cut;
-  const GramScratch spare(cut, GramLine(batch, n, width));
+  const GramScratch spare(cut, line_of(c));
   return cut.used();
+}
+
+std::size_t Gram::storage_bytes(std::int64_t batch, std::int64_t n, std::int64_t width) {
+  return storage_bytes(covariance_of(batch, n, width));
+}
+
+std::size_t Gram::scratch_bytes(std::int64_t batch, std::int64_t n, std::int64_t width) {
+  return scratch_bytes(covariance_of(batch, n, width));
 }
 
 std::size_t Gram::workspace_bytes(std::int64_t rows) const {
@@ -388,7 +479,7 @@ std::size_t Gram::workspace_bytes(std::int64_t rows) const {
 
 std::size_t Gram::gradient_workspace_bytes(std::int64_t rows, bool tangent) const {
   double any = 0.0;
-  const GramGradientCall call{nullptr, nullptr, rows,   nullptr, {}, {&any, &any, &any, &any},
+  const GramGradientCall call{nullptr, nullptr, rows,   nullptr, {}, {&any, &any, &any, &any, &any},
                               nullptr, nullptr, nullptr};
   return tangent ? gram_gradients<Dual>(state_->line, call, {}, true, nullptr)
                  : gram_gradients<double>(state_->line, call, {}, true, nullptr);

@@ -1,4 +1,4 @@
-/// What a Gram holds, and its calls' passes over it: everything resolved but the compiled width.
+/// What a Gram holds, and its calls' passes over it: everything resolved but the compiled shape.
 #pragma once
 
 #include "kernels/gram_line.hpp"
@@ -6,27 +6,36 @@
 
 #include <laplex/cuda/gram.hpp>
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 
 namespace laplex::cuda::detail {
 
-template <int J>
-struct Columns {
-  static constexpr int value = J;
+/// J columns in slots of B.
+template <int J, int B>
+struct Shape {
+  static constexpr int columns = J;
+  static constexpr int block = B;
 };
 
-/// Calls f(Columns<J>()) for the compiled width that holds `width` columns.
+/// The widths that are compiled for slots of 1, 2 and 3 columns.
+inline constexpr std::array<int, 4> kCompiledWidths[] = {{1, 2, 4, 8}, {2, 4, 8, 8}, {3, 6, 6, 6}};
+
+template <int B, int... J, class F>
+void with_columns(int columns, const F& f) {
+  (void)((columns == J && (f(Shape<J, B>()), true)) || ...);
+}
+
+/// Calls f(Shape<J, B>()) for what is compiled.
 template <class F>
-void with_columns(std::int64_t width, const F& f) {
-  if (width <= 1) {
-    f(Columns<1>());
-  } else if (width <= 2) {
-    f(Columns<2>());
-  } else if (width <= 4) {
-    f(Columns<4>());
+void with_shape(const GramBlocks& blocks, const F& f) {
+  if (blocks.block == 1) {
+    with_columns<1, 1, 2, 4, 8>(blocks.columns, f);
+  } else if (blocks.block == 2) {
+    with_columns<2, 2, 4, 8>(blocks.columns, f);
   } else {
-    f(Columns<8>());
+    with_columns<3, 3, 6>(blocks.columns, f);
   }
 }
 
@@ -36,7 +45,7 @@ struct GramState {
   std::int64_t nbytes = 0;
   DeviceMemory owned;
 
-  GramState(std::int64_t batch, std::int64_t n, std::int64_t width) : line(batch, n, width) {}
+  explicit GramState(const GramLine& line_) : line(line_) {}
 };
 
 /// The arguments of Gram::vjp_tangent().

@@ -51,19 +51,25 @@ namespace laplex::python {
 
 void add_cuda_gram(py::module_& m) {
   const py::pos_only positional;
-  const py::arg batch("batch"), n("n"), width("width"), rows("rows");
+  const py::arg covariance("covariance"), rows("rows");
   py::class_<cuda::Gram, std::shared_ptr<cuda::Gram>> gram(m, "CudaGram");
-  gram.def(py::init([](const CovarianceArguments& given, Address stream,
-                       const MemoryArguments& storage, const MemoryArguments& scratch) {
+  gram.def(py::init([](CovarianceArguments given, Address stream, const MemoryArguments& storage,
+                       const MemoryArguments& scratch) {
              const py::gil_scoped_release release;
-             return std::make_shared<cuda::Gram>(given.covariance, stream_of(stream),
-                                                 memory(storage), memory(scratch));
+             return std::make_shared<cuda::Gram>(given.of(), stream_of(stream), memory(storage),
+                                                 memory(scratch));
            }),
            py::arg("covariance"), py::arg("stream"), py::arg("storage"), py::arg("scratch"),
            positional);
   add_gram_methods<cuda::Gram, Place>(gram);
-  gram.def_static("storage_bytes", &cuda::Gram::storage_bytes, batch, n, width, positional)
-      .def_static("scratch_bytes", &cuda::Gram::scratch_bytes, batch, n, width, positional)
+  gram.def_static(
+          "storage_bytes",
+          [](CovarianceArguments given) { return cuda::Gram::storage_bytes(given.of()); },
+          covariance, positional)
+      .def_static(
+          "scratch_bytes",
+          [](CovarianceArguments given) { return cuda::Gram::scratch_bytes(given.of()); },
+          covariance, positional)
       .def("workspace_bytes", &cuda::Gram::workspace_bytes, rows, positional)
       .def("gradient_workspace_bytes", &cuda::Gram::gradient_workspace_bytes, rows,
            py::arg("tangent"), positional);

@@ -1,16 +1,7 @@
 // Covariances on a line on the device against the CPU's, which has tests of its own.
-#include "../cpp/gram_cases.hpp"
-#include "device_memory.hpp"
+#include "gram_results.hpp"
 
-#include <laplex/cuda/gram.hpp>
-
-#include <gtest/gtest.h>
-
-#include <algorithm>
-#include <cmath>
-#include <functional>
 #include <limits>
-#include <string>
 
 #if defined(LAPLEX_CUDA_EMULATION)
 #include "emulated_runtime.hpp"
@@ -19,213 +10,6 @@
 
 namespace laplex::cuda::tests {
 namespace {
-
-using laplex::tests::Anchors;
-using laplex::tests::at;
-using laplex::tests::draw;
-using laplex::tests::Model;
-using laplex::tests::Vector;
-
-Model model_of(Anchors kind, std::int64_t n, std::int64_t width, double noise,
-               std::int64_t batch = 1) {
-  return laplex::tests::make_model(kind, n, width, noise, at(n + 100 * width), batch);
-}
-
-/// The same on the device.
-class OnDeviceModel {
- public:
-  explicit OnDeviceModel(const Model& m, bool ties_backwards = false)
-      : anchors_(m.anchors),
-        lengthscale_(m.lengthscale),
-        loadings_(m.loadings),
-        noise_(m.noise),
-        covariance_(m.covariance(ties_backwards)) {
-    covariance_.anchors = anchors_.data();
-    covariance_.lengthscale = lengthscale_.data();
-    covariance_.loadings = loadings_.data();
-    covariance_.noise = noise_.data();
-  }
-  [[nodiscard]] const Covariance& covariance() const { return covariance_; }
-  [[nodiscard]] Gram gram() const { return Gram(covariance_, kStream); }
-
- private:
-  OnDevice<double> anchors_, lengthscale_, loadings_, noise_;
-  Covariance covariance_;
-};
-
-/// Everything there is to know of a covariance, by name.
-struct Results {
-  std::vector<std::pair<std::string, Vector>> all;
-
-  void add(std::string name, Vector values) {
-    all.emplace_back(std::move(name), std::move(values));
-  }
-};
-
-/// What calls are made with.
-struct Arguments {
-  std::int64_t rows;
-  Vector a, b, w, d_anchors, d_lengthscale, d_loadings, d_noise;
-
-  Arguments(const Model& m, std::int64_t rows_)
-      : rows(rows_),
-        a(draw(m.batch * rows * m.n, 1)),
-        b(draw(m.batch * rows * m.n, 2)),
-        w(draw(m.batch * m.n, 3)),
-        d_anchors(draw(m.batch * m.n, 4)),
-        d_lengthscale(draw(m.batch * m.width, 5)),
-        d_loadings(draw(m.batch * m.n * m.width, 6)),
-        d_noise(draw(m.batch * m.n, 7)) {}
-};
-
-constexpr Factor kFactors[] = {Factor::lower, Factor::lower_inverse, Factor::upper,
-                               Factor::upper_inverse};
-
-/// With `make` for arrays, `data` for their addresses and `host` for their contents.
-template <class Array, class G, class Make, class Call>
-Results results_of(const G& gram, const Model& m, const Arguments& x, const Make& make,
-                   const Call& call) {
-  Results results;
-  const std::int64_t rows = x.rows;
-  const std::int64_t vectors = m.batch * rows * m.n;
-  const Array a = make(x.a), b = make(x.b), w = make(x.w);
-  const auto add = [&](const std::string& name, std::int64_t count, const auto& f) {
-    Array out = make(Vector(at(count), 9.0));
-    f(out);
-    results.add(name, call.host(out));
-  };
-  for (const Factor factor : kFactors) {
-    for (const bool scaled : {false, true}) {
-      add("factor " + std::to_string(static_cast<int>(factor)) + (scaled ? ", scaled" : ""),
-          vectors, [&](Array& out) { call.apply(gram, factor, scaled, b, out, rows); });
-    }
-  }
-  add("solve", vectors, [&](Array& out) { call.solve(gram, b, out, rows); });
-  add("log_variances", m.batch * m.n, [&](Array& out) { call.log_variances(gram, out); });
-  add("logdet", m.batch, [&](Array& out) { call.logdet(gram, out); });
-  add("log_prob", m.batch * rows, [&](Array& out) { call.log_prob(gram, b, out, rows); });
-  for (const bool tangent : {false, true}) {
-    const std::string name = tangent ? "second by " : "first by ";
-    Array anchors = make(Vector(at(m.batch * m.n), 0.0));
-    Array lengthscale = make(Vector(at(m.batch * m.width), 0.0));
-    Array loadings = make(Vector(at(m.batch * m.n * m.width), 0.0));
-    Array noise = make(Vector(at(m.batch * m.n), 0.0));
-    Array d_a = make(Vector(at(vectors), 0.0)), d_b = make(Vector(at(vectors), 0.0));
-    Array d_w = make(Vector(at(m.batch * m.n), 0.0));
-    const GramGradients gradients{call.data(anchors), call.data(lengthscale), call.data(loadings),
-                                  call.data(noise)};
-    if (tangent) {
-      Array ta = make(x.d_anchors), tl = make(x.d_lengthscale), th = make(x.d_loadings),
-            tn = make(x.d_noise);
-      call.vjp_tangent(gram, a, b, rows, w,
-                       GramTangent{call.data(ta), call.data(tl), call.data(th), call.data(tn)},
-                       gradients, d_a, d_b, d_w);
-      results.add("d_a", call.host(d_a));
-      results.add("d_w", call.host(d_w));
-    } else {
-      call.vjp(gram, a, b, rows, w, gradients, d_b);
-    }
-    results.add(name + "anchors", call.host(anchors));
-    results.add(name + "lengthscale", call.host(lengthscale));
-    results.add(name + "loadings", call.host(loadings));
-    results.add(name + "noise", call.host(noise));
-    results.add(name + "b", call.host(d_b));
-  }
-  return results;
-}
-
-struct HostCalls {
-  static double* data(const Vector& v) { return const_cast<double*>(v.data()); }
-  static Vector host(const Vector& v) { return v; }
-  template <class... A>
-  static void apply(const laplex::Gram& g, Factor f, bool scaled, const Vector& in, Vector& out,
-                    std::int64_t rows) {
-    g.apply(f, scaled, in.data(), out.data(), rows);
-  }
-  static void solve(const laplex::Gram& g, const Vector& in, Vector& out, std::int64_t rows) {
-    g.solve(in.data(), out.data(), rows);
-  }
-  static void log_variances(const laplex::Gram& g, Vector& out) { g.log_variances(out.data()); }
-  static void logdet(const laplex::Gram& g, Vector& out) { g.logdet(out.data()); }
-  static void log_prob(const laplex::Gram& g, const Vector& in, Vector& out, std::int64_t rows) {
-    g.log_prob(in.data(), out.data(), rows);
-  }
-  static void vjp(const laplex::Gram& g, const Vector& a, const Vector& b, std::int64_t rows,
-                  const Vector& w, const GramGradients& gradients, Vector& d_b) {
-    g.vjp(a.data(), b.data(), rows, w.data(), gradients, d_b.data());
-  }
-  static void vjp_tangent(const laplex::Gram& g, const Vector& a, const Vector& b,
-                          std::int64_t rows, const Vector& w, const GramTangent& tangent,
-                          const GramGradients& gradients, Vector& d_a, Vector& d_b, Vector& d_w) {
-    g.vjp_tangent(a.data(), b.data(), rows, w.data(), tangent, gradients, d_a.data(), d_b.data(),
-                  d_w.data());
-  }
-};
-
-struct DeviceCalls {
-  using Array = OnDevice<double>;
-  static double* data(const Array& v) { return v.data(); }
-  static Vector host(const Array& v) { return v.host(); }
-  static void apply(const Gram& g, Factor f, bool scaled, const Array& in, Array& out,
-                    std::int64_t rows) {
-    g.apply(f, scaled, in.data(), out.data(), rows, kStream);
-  }
-  static void solve(const Gram& g, const Array& in, Array& out, std::int64_t rows) {
-    g.solve(in.data(), out.data(), rows, kStream);
-  }
-  static void log_variances(const Gram& g, Array& out) { g.log_variances(out.data(), kStream); }
-  static void logdet(const Gram& g, Array& out) { g.logdet(out.data(), kStream); }
-  static void log_prob(const Gram& g, const Array& in, Array& out, std::int64_t rows) {
-    g.log_prob(in.data(), out.data(), rows, kStream);
-  }
-  static void vjp(const Gram& g, const Array& a, const Array& b, std::int64_t rows, const Array& w,
-                  const GramGradients& gradients, Array& d_b) {
-    g.vjp(a.data(), b.data(), rows, w.data(), gradients, d_b.data(), kStream);
-  }
-  static void vjp_tangent(const Gram& g, const Array& a, const Array& b, std::int64_t rows,
-                          const Array& w, const GramTangent& tangent,
-                          const GramGradients& gradients, Array& d_a, Array& d_b, Array& d_w) {
-    g.vjp_tangent(a.data(), b.data(), rows, w.data(), tangent, gradients, d_a.data(), d_b.data(),
-                  d_w.data(), kStream);
-  }
-};
-
-Results on_host(const Model& m, std::int64_t rows, bool ties_backwards = false) {
-  return results_of<Vector>(
-      laplex::Gram(m.covariance(ties_backwards)), m, Arguments(m, rows),
-      [](const Vector& v) { return v; }, HostCalls{});
-}
-
-Results on_device(const Model& m, std::int64_t rows, bool ties_backwards = false) {
-  const OnDeviceModel model(m, ties_backwards);
-  return results_of<OnDevice<double>>(
-      model.gram(), m, Arguments(m, rows), [](const Vector& v) { return OnDevice<double>(v); },
-      DeviceCalls{});
-}
-
-/// Entries are compared with the largest one of their kind: both sides round, in orders of their
-/// own.
-void expect_same(const Results& got, const Results& want, double bound) {
-  ASSERT_EQ(got.all.size(), want.all.size());
-  for (std::size_t k = 0; k < got.all.size(); ++k) {
-    const Vector& g = got.all[k].second;
-    const Vector& w = want.all[k].second;
-    ASSERT_EQ(g.size(), w.size());
-    double scale = 0.0;
-    for (const double x : w) {
-      scale = std::max(scale, std::fabs(x));
-    }
-    for (std::size_t i = 0; i < g.size(); ++i) {
-      ASSERT_NEAR(g[i], w[i], bound * scale) << got.all[k].first << ", entry " << i;
-    }
-  }
-}
-
-void check(const Model& m, std::int64_t rows, double bound = 1e-11, bool ties_backwards = false) {
-  SCOPED_TRACE("n = " + std::to_string(m.n) + ", width = " + std::to_string(m.width) +
-               ", rows = " + std::to_string(rows));
-  expect_same(on_device(m, rows, ties_backwards), on_host(m, rows, ties_backwards), bound);
-}
 
 TEST(CudaGram, SmallEverythingIsAsOnTheCpu) {
   for (const Anchors kind :
@@ -245,6 +29,12 @@ TEST(CudaGram, EdgesOfChunksAndOfTheirTree) {
   check(model_of(Anchors::uniform, 70000, 1, 0.1), 1);  // chunks of chunks of chunks
   check(model_of(Anchors::uniform, 3000, 4, 0.1, 3), 3);
   check(model_of(Anchors::uniform, 4200, 8, 0.1), 1);
+  for (const Blocks& blocks : {Blocks{2}, Blocks{2, 2, 1}, Blocks{3}, Blocks{3, 2, 1}}) {
+    for (const std::int64_t n : {0, 1, 2, 64, 65, 2049}) {
+      check(block_model_of(Anchors::uniform, n, blocks, 0.1), 1);
+    }
+  }
+  check(block_model_of(Anchors::uniform, 70000, {2}, 0.1), 1);
 }
 
 TEST(CudaGram, SmallTiesInBothOrders) {
@@ -259,6 +49,7 @@ TEST(CudaGram, SmallTiesInBothOrders) {
     const OnDevice<std::int64_t> order(600, std::int64_t(9));
     gram.order(order.data(), kStream);
     EXPECT_EQ(order.host(), want);
+    check(block_model_of(Anchors::grid, 300, {2, 3}, 0.2, 2), 2, 1e-11, backwards);
   }
   EXPECT_FALSE(OnDeviceModel(model_of(Anchors::uniform, 300, 1, 0.2)).gram().has_ties());
 }
@@ -266,6 +57,8 @@ TEST(CudaGram, SmallTiesInBothOrders) {
 TEST(CudaGram, SmallManyRowsAndNone) {
   check(model_of(Anchors::uniform, 300, 2, 0.1, 2), 11);  // more than there are groups
   check(model_of(Anchors::uniform, 300, 2, 0.1, 2), 0);
+  check(block_model_of(Anchors::uniform, 300, {2, 1}, 0.1, 2), 11);
+  check(block_model_of(Anchors::uniform, 300, {3}, 0.1, 2), 0);
 }
 
 TEST(CudaGram, SmallWithoutNoiseOneColumnIsAsExactAsOnTheCpu) {
@@ -329,16 +122,28 @@ TEST(CudaGram, SmallPointsThatWereNotObserved) {
     }
     check(m, 2);
   }
+  for (const Blocks& blocks : {Blocks{2}, Blocks{3, 1}}) {
+    Model m = block_model_of(Anchors::uniform, 400, blocks, 0.2);
+    for (std::int64_t k = 0; k < m.n; ++k) {
+      if (k % 3 == 0 || (k > 100 && k < 250)) {
+        m.noise[at(k)] = std::numeric_limits<double>::infinity();
+      }
+    }
+    check(m, 2);
+  }
 }
 
 TEST(CudaGram, SmallWideGaps) {
-  Model m = model_of(Anchors::uniform, 300, 2, 0.1);
-  for (std::int64_t k = 0; k < m.n; ++k) {
-    m.anchors[at(k)] += std::pow(10.0, static_cast<double>(k / 20));
+  for (const Blocks& blocks : {Blocks{}, Blocks{2, 2}, Blocks{3, 2}}) {
+    Model m = blocks.empty() ? model_of(Anchors::uniform, 300, 2, 0.1)
+                             : block_model_of(Anchors::uniform, 300, blocks, 0.1);
+    for (std::int64_t k = 0; k < m.n; ++k) {
+      m.anchors[at(k)] += std::pow(10.0, static_cast<double>(k / 20));
+    }
+    m.anchors[0] = -1.7e308;
+    m.anchors[299] = 1.7e308;
+    check(m, 1);
   }
-  m.anchors[0] = -1.7e308;
-  m.anchors[299] = 1.7e308;
-  check(m, 1);
 }
 
 TEST(CudaGram, SmallDefaultsAndGradientsThatAreNotWanted) {
@@ -433,23 +238,21 @@ TEST(CudaGram, BytesAreThoseOfTheDocumentation) {
       EXPECT_NEAR(second / first, 2.9, 0.1);
     }
   }
-}
-
-std::string message_of(const std::function<void()>& call, ErrorCode code) {
-  try {
-    call();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), code) << error.what();
-    return error.what();
+  for (const Blocks& blocks :
+       {Blocks{2}, Blocks{2, 2}, Blocks{2, 2, 2, 2}, Blocks{3}, Blocks{3, 3}}) {
+    const Model m = block_model_of(Anchors::uniform, n, blocks, 0.1);
+    const double j = static_cast<double>(m.width), b = blocks[0];
+    const double bytes = static_cast<double>(Gram::storage_bytes(m.covariance())) / n;
+    EXPECT_NEAR(bytes, 28 + 16 * j + 8 * j * (b + (b + 1) / 2) + j * (b + j + (j + 1) / 2) / 7.8,
+                0.005 * bytes);
+    if (m.width < 4) {
+      const Gram gram = OnDeviceModel(m).gram();
+      const double first = static_cast<double>(gram.gradient_workspace_bytes(0, false)) / n;
+      const double second = static_cast<double>(gram.gradient_workspace_bytes(0, true)) / n;
+      EXPECT_NEAR(first, blocks[0] == 2 ? 137 : 250, 1.0);
+      EXPECT_NEAR(second / first, 3.3, 0.1);
+    }
   }
-  return "nothing was thrown";
-}
-
-/// The same sentence as on the CPU.
-void expect_error(const Model& m, ErrorCode code) {
-  const std::string want = message_of([&] { const laplex::Gram gram(m.covariance()); }, code);
-  EXPECT_NE(want, "nothing was thrown");
-  EXPECT_EQ(message_of([&] { static_cast<void>(OnDeviceModel(m).gram()); }, code), want);
 }
 
 TEST(CudaGram, SmallErrorsAreTheCpus) {
@@ -515,19 +318,28 @@ TEST(CudaGram, SmallWidthsThatTheDeviceDoesNotHave) {
                        ErrorCode::invalid_argument)
                 .find("1 to 8 columns, got 9"),
             std::string::npos);
+  for (const Blocks& blocks : {Blocks{3, 2, 2}, Blocks{3, 3, 1}, Blocks{3, 1, 1, 1, 1}}) {
+    const Model m = block_model_of(Anchors::uniform, 10, blocks, 0.2);
+    const OnDeviceModel model(m);
+    EXPECT_NE(message_of([&] { static_cast<void>(model.gram()); }, ErrorCode::invalid_argument)
+                  .find("these blocks need 3 groups"),
+              std::string::npos);
+  }
 }
 
 #if defined(LAPLEX_CUDA_EMULATION)
 
 TEST(CudaGram, SmallTheSameBitsInWhicheverOrderBlocksAndThreadsRun) {
-  const Model m = model_of(Anchors::uniform, 2500, 2, 0.1, 2);
-  const Results want = on_device(m, 3);
-  for (const emulation::Order order : {emulation::Order::descending, emulation::Order::shuffled}) {
-    emulation::settings().blocks = emulation::settings().threads = order;
-    const Results got = on_device(m, 3);
-    emulation::settings() = {};
-    for (std::size_t k = 0; k < want.all.size(); ++k) {
-      EXPECT_EQ(got.all[k].second, want.all[k].second) << want.all[k].first;
+  for (const Model& m : {model_of(Anchors::uniform, 2500, 2, 0.1, 2),
+                         block_model_of(Anchors::uniform, 2500, {2, 1}, 0.1, 2)}) {
+    const Results want = on_device(m, 3);
+    for (const auto order : {emulation::Order::descending, emulation::Order::shuffled}) {
+      emulation::settings().blocks = emulation::settings().threads = order;
+      const Results got = on_device(m, 3);
+      emulation::settings() = {};
+      for (std::size_t k = 0; k < want.all.size(); ++k) {
+        EXPECT_EQ(got.all[k].second, want.all[k].second) << want.all[k].first;
+      }
     }
   }
 }

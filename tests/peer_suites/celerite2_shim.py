@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import product
 from types import ModuleType
 
 import numpy as np
@@ -46,9 +45,11 @@ class Term:
             (one, two), (damping, undamped) = block.weights, rates
             even, odd = (one + two) / 2, damping * (two - one) / 2
             root = np.sqrt(abs((undamped - damping) * (undamped + damping)))
-            if root == 0:
+            if root == 0 and odd == 0:  # as in the square of an oscillator
+                waves.append((even, 0.0, damping, 0.0))
+            elif root == 0:
                 raise NotImplementedError("a critical oscillator has no coefficients")
-            if undamped > damping:
+            elif undamped > damping:
                 waves.append((even, odd / root, damping, root))
             else:
                 halves = (even + odd / root) / 2, (even - odd / root) / 2
@@ -73,19 +74,8 @@ class TermSum(Term):
 
 
 class TermProduct(Term):
-    """The product of two terms: by e^{i x} e^{i y}, a sum of general terms."""
-
     def __init__(self, one, two):
-        (ar, cr, *waves), (br, dr, *others) = one.get_coefficients(), two.get_coefficients()
-        real, more = list(zip(ar, cr, strict=True)), list(zip(br, dr, strict=True))
-        waves, others = list(zip(*waves, strict=True)), list(zip(*others, strict=True))
-        found = [Celerite(a * b, 0.0, c + d) for (a, c), (b, d) in product(real, more)]
-        for (e, g), (a, b, c, d) in [*product(real, others), *product(more, waves)]:
-            found.append(Celerite(a * e, b * e, c + g, d))
-        for (a, b, c, d), (e, f, g, h) in product(waves, others):
-            found.append(Celerite((a * e + b * f) / 2, (b * e - a * f) / 2, c + g, d - h))
-            found.append(Celerite((a * e - b * f) / 2, (b * e + a * f) / 2, c + g, d + h))
-        super().__init__(*found)
+        super().__init__(*(a * b for a in one.ours for b in two.ours))
 
 
 class OriginalCeleriteTerm(Term):

@@ -12,7 +12,7 @@ import tinygp.solvers.kalman
 from tinygp_shim import GaussianProcess, Solver, quasisep
 
 _JAX = "jax.jit traces a kernel or a model, and those of Laplex are of torch"
-_PRODUCT = "a product of two kernels with states of several numbers, which Laplex has not"
+_PRODUCT = "the product of a Matern-5/2 kernel and an oscillator, which Laplex refuses"
 EXPLANATIONS = {
     "as_pytree": _JAX,
     "test_carma_jit": _JAX,

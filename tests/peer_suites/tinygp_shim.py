@@ -34,7 +34,7 @@ class Kernel:
 
     def __mul__(self, factor):
         if isinstance(factor, Kernel):
-            return Product()
+            return product_of(self, factor)
         return Kernel(*(float(factor) * term for term in self.ours))
 
     __rmul__ = __mul__
@@ -89,17 +89,22 @@ class Kernel:
         return expm(self.design_matrix().T * (y - x))
 
 
-class Product(Kernel):
-    """The product of two kernels, which Laplex has not."""
+class Refused(Kernel):
+    """A product that Laplex refuses; tinygp's tests make their kernels before they run."""
+
+    def __init__(self, error):
+        self.error = error
 
     @property
     def ours(self):
-        raise NotImplementedError("products of terms")
+        raise self.error
 
-    def __init__(self):
-        pass
 
-    __rmul__ = __mul__ = lambda self, other: self
+def product_of(one, two):
+    try:
+        return Kernel(*(a * b for a in one.ours for b in two.ours))
+    except NotImplementedError as error:
+        return Refused(error)
 
 
 def carma(alpha, beta):

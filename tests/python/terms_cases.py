@@ -30,6 +30,26 @@ CASES: dict[str, tuple[BaseTerm, Any]] = {
     "matern32": (Matern32(2.0, 2.25), None),
     "matern52": (Matern52(2.0, 2.25), None),
     "of variance 1": (Matern52(), None),  # as columns of variance 1 have no weights
+    "product of exponentials": (
+        Term(2.0, 1.5) * Celerite(0.8, 0.0, 0.7),
+        theirs.RealTerm(a=1.5, c=0.5) * theirs.RealTerm(a=0.8, c=0.7),
+    ),
+    "decaying": (
+        Term(2.0, 1.5) * SHO(sigma=1.5, rho=3.4, tau=2.345),
+        theirs.RealTerm(a=1.5, c=0.5) * theirs.SHOTerm(sigma=1.5, rho=3.4, tau=2.345),
+    ),
+    "product with matern32": (Matern32(2.0, 2.25) * Term(3.0), None),
+    "product of waves": (
+        SHO(sigma=1.5, rho=3.4, tau=2.345) * Celerite(1.5, 0.7, 0.7, 0.5),
+        theirs.SHOTerm(sigma=1.5, rho=3.4, tau=2.345)
+        * theirs.ComplexTerm(a=1.5, b=0.7, c=0.7, d=0.5),
+    ),
+    "product of three": (
+        SHO(S0=1.5, w0=3.4, Q=0.2) * SHO(S0=1.2, w0=2.4, Q=0.3) * SHO(sigma=1.0, w0=1.0, Q=2.0),
+        theirs.SHOTerm(S0=1.5, w0=3.4, Q=0.2)
+        * theirs.SHOTerm(S0=1.2, w0=2.4, Q=0.3)
+        * theirs.SHOTerm(sigma=1.0, w0=1.0, Q=2.0),
+    ),
 }
 WITH_THEIRS = [name for name, (_, other) in CASES.items() if other is not None]
 
@@ -38,6 +58,6 @@ def numbers(term: BaseTerm) -> dict[str, torch.Tensor]:
     """The numbers of a term as tensors that require gradients."""
     return {
         name: torch.tensor(each, dtype=torch.float64, requires_grad=True)
-        for name, each in vars(term).items()
+        for name, each in term.parameters().items()
         if isinstance(each, float)
     }

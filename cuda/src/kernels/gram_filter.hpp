@@ -31,15 +31,17 @@ struct Passage {
 /// seen.
 ///
 /// From a state that is known, points that coincide have no variance of their own left, in matrices
-/// too that are not singular. A variance far below the rounding of P stands for 0 then.
-template <int J>
-__device__ inline double take(Step<double, J>& s, double* cov) {
+/// too that are not singular. A variance far below the rounding of P stands for 0 then; for blocks,
+/// whose variance falls with the fifth power of a gap, one far below that of any gap, as a part of
+/// `prior`, the point's own variance.
+template <int J, int B>
+__device__ inline double take(Step<double, J, B>& s, double* cov, double prior = 0.0) {
   laplex::detail::observe<J>(s, cov);
   if (!s.observed()) {
     return 0.0;
   }
-  double least = 0.0;
-  for (int j = 0; j < J && J > 1; ++j) {
+  double least = 1e-100 * prior;
+  for (int j = 0; B == 1 && j < J && J > 1; ++j) {
     least += 1e-22 * s.h[j] * s.h[j];
   }
   if (s.d > least) {
@@ -56,8 +58,8 @@ __device__ inline double take(Step<double, J>& s, double* cov) {
 }
 
 /// What the observation that take() has made means to a passage's map and to what it has seen.
-template <int J>
-__device__ inline void note(const Step<double, J>& s, double inverse, Passage<J>& p) {
+template <int J, int B>
+__device__ inline void note(const Step<double, J, B>& s, double inverse, Passage<J>& p) {
   double row[J];  // h^T map: what of the state before the passage was observed
   const double root = std::sqrt(inverse);
   for (int c = 0; c < J; ++c) {
@@ -89,9 +91,9 @@ __device__ inline void note(const Step<double, J>& s, double inverse, Passage<J>
 }
 
 /// Through another passage: the covariance `cov`, and unless null the passage that it belongs to.
-template <int J>
+template <int J, int B>
 __device__ inline void cross(const Passage<J>& next, double* cov, Passage<J>* whole) {
-  Step<double, J> s;
+  Step<double, J, B> s;
   for (int r = 0; r < J; ++r) {
     for (int c = 0; c < J; ++c) {
       s.h[c] = c < r ? 0.0 : next.seen[packed(r, c)];
@@ -100,9 +102,9 @@ __device__ inline void cross(const Passage<J>& next, double* cov, Passage<J>* wh
       s.cov[k] = cov[k];
     }
     s.noise = 1.0;
-    const double inverse = take<J>(s, cov);
+    const double inverse = take(s, cov);
     if (whole != nullptr) {
-      note<J>(s, inverse, *whole);
+      note(s, inverse, *whole);
     }
   }
   Congruence<double, J>::move(next.map, false, cov);
@@ -143,8 +145,24 @@ struct PassageJob {
   int level;
 };
 
+/// The variance of a point without its noise.
+template <int J, int B>
+__device__ inline double prior_variance(const GramLine& line, std::int64_t chunk,
+                                        const Step<double, J, B>& s) {
+  if constexpr (B > 1) {
+    constexpr int kCount = kBlockPacked<J, B>;
+    return laplex::detail::variance_of<J, B>(line.state_variance + chunk / line.chunks * kCount,
+                                             s.h);
+  }
+  double prior = 0.0;
+  for (int j = 0; j < J; ++j) {
+    prior += s.h[j] * s.h[j];
+  }
+  return prior;
+}
+
 /// The passages of chunks. Each begins with the gap before it, which a state that is known enters.
-template <int J>
+template <int J, int B>
 __global__ void __launch_bounds__(kWalkThreads) pass_kernel(PassageJob<J> job) {
   const std::int64_t chunk = walk_number();
   if (chunk >= job.line.all_chunks()) {
@@ -152,24 +170,30 @@ __global__ void __launch_bounds__(kWalkThreads) pass_kernel(PassageJob<J> job) {
   }
   Passage<J> p;
   clear(p);
-  Step<double, J> s;
+  Step<double, J, B> s;
   const int size = job.line.size(chunk);
   for (int i = 0; i < size; ++i) {
-    load<J>(job.line, chunk, i, s);
+    load(job.line, chunk, i, s);
     laplex::detail::predict<J>(p.cov, s);
-    for (int k = 0; k < J * J; ++k) {
-      p.map[k] = s.decay[k / J] * p.map[k];
+    if constexpr (B == 1) {
+      for (int k = 0; k < J * J; ++k) {
+        p.map[k] = s.decay[k / J] * p.map[k];
+      }
+    } else {
+      for (int c = 0; c < J; ++c) {
+        laplex::detail::carry_state<J, B>(s.decay, p.map + c, J);
+      }
     }
-    const double inverse = take<J>(s, p.cov);
+    const double inverse = take(s, p.cov, B == 1 ? 0.0 : prior_variance(job.line, chunk, s));
     if (s.observed()) {
-      note<J>(s, inverse, p);
+      note(s, inverse, p);
     }
   }
   job.passages[job.line.node(chunk)] = p;
 }
 
 /// The passages of the level above job.level.
-template <int J>
+template <int J, int B>
 __global__ void __launch_bounds__(kWalkThreads) join_kernel(PassageJob<J> job) {
   const GramTree& tree = job.line.tree;
   const std::int64_t above = tree.nodes[job.level + 1];
@@ -181,14 +205,14 @@ __global__ void __launch_bounds__(kWalkThreads) join_kernel(PassageJob<J> job) {
   Passage<J> p;
   clear(p);
   for_children(tree, job.level, number % above, false, [&](std::int64_t child) {
-    cross<J>(job.passages[tree.at(line, job.level, child)], p.cov, &p);
+    cross<J, B>(job.passages[tree.at(line, job.level, child)], p.cov, &p);
   });
   job.passages[tree.at(line, job.level + 1, number % above)] = p;
 }
 
 /// From the covariance before a node of the level above job.level, or nothing known above the top,
 /// those before its children.
-template <int J>
+template <int J, int B>
 __global__ void __launch_bounds__(kWalkThreads) start_kernel(PassageJob<J> job) {
   const GramTree& tree = job.line.tree;
   const bool top = job.level + 1 == tree.levels;
@@ -209,18 +233,50 @@ __global__ void __launch_bounds__(kWalkThreads) start_kernel(PassageJob<J> job) 
       job.line.before[at * kPacked<J> + k] = cov[k];
     }
     if (child + 1 < tree.nodes[job.level]) {  // nobody asks what comes out of the last
-      cross<J>(job.passages[at], cov, nullptr);
+      cross<J, B>(job.passages[at], cov, nullptr);
     }
   });
 }
 
-/// map <- (1 - w h^T) diag(decay) map: what a point that was observed leaves of an error.
-template <class N, int J>
-__device__ inline void extend(const Step<N, J>& s, N* map) {
+/// The same without passages, a thread for each line: from a known state, the variances of a sum
+/// with negative weights may be negative, and then they have no roots.
+template <int J, int B>
+__global__ void __launch_bounds__(kWalkThreads) start_in_turn_kernel(PassageJob<J> job) {
+  const GramLine& line = job.line;
+  const std::int64_t number = walk_number();
+  if (number >= line.lines) {
+    return;
+  }
+  double filtered[kPacked<J>];
+  for (double& x : filtered) {
+    x = 0.0;
+  }
+  Step<double, J, B> s;
+  for (std::int64_t chunk = number * line.chunks; chunk < (number + 1) * line.chunks; ++chunk) {
+    for (int k = 0; k < kPacked<J>; ++k) {
+      line.before[line.node(chunk) * kPacked<J> + k] = filtered[k];
+    }
+    const int size = line.size(chunk);
+    for (int i = 0; i < size; ++i) {
+      load(line, chunk, i, s);
+      laplex::detail::predict<J>(filtered, s);
+      laplex::detail::observe<J>(s, filtered);
+    }
+  }
+}
+
+/// map <- (1 - w h^T) A map: what a point that was observed leaves of an error.
+template <int J, int B, class N>
+__device__ inline void extend(const Step<N, J, B>& s, N* map) {
   for (int c = 0; c < J; ++c) {
     N seen = N(0.0);
+    if constexpr (B > 1) {
+      laplex::detail::carry_state<J, B>(s.decay, map + c, J);
+    }
     for (int r = 0; r < J; ++r) {
-      map[r * J + c] = s.decay[r] * map[r * J + c];
+      if constexpr (B == 1) {
+        map[r * J + c] = s.decay[r] * map[r * J + c];
+      }
       seen += s.h[r] * map[r * J + c];
     }
     for (int r = 0; r < J; ++r) {
@@ -242,7 +298,7 @@ __device__ inline void report(const FilterJob& job, std::int64_t chunk, int i) {
   atomicMin(job.singular, static_cast<unsigned long long>(at));
 }
 
-template <int J>
+template <int J, int B>
 __global__ void __launch_bounds__(kWalkThreads) filter_kernel(FilterJob job) {
   const GramLine& line = job.line;
   const std::int64_t chunk = walk_number();
@@ -254,27 +310,29 @@ __global__ void __launch_bounds__(kWalkThreads) filter_kernel(FilterJob job) {
   for (int k = 0; k < kPacked<J>; ++k) {
     filtered[k] = line.before[node * kPacked<J> + k];
   }
-  double decays[J];
+  double decays[J * B];
   double map[J * J];
   for (int k = 0; k < J * J; ++k) {
     map[k] = k % (J + 1) == 0 ? 1.0 : 0.0;
   }
-  for (int j = 0; j < J; ++j) {
-    decays[j] = 1.0;
-  }
+  clear_decays<J, B>(decays);
   const double part = laplex::detail::safe_part<J>();
-  Step<double, J> s;
+  Step<double, J, B> s;
   const int size = line.size(chunk);
   for (int i = 0; i < size; ++i) {
-    load<J>(line, chunk, i, s);
+    load(line, chunk, i, s);
     laplex::detail::predict<J>(filtered, s);
     laplex::detail::observe<J>(s, filtered);
-    extend<double, J>(s, map);
-    double prior = 0.0;
+    extend(s, map);
+    double prior = B == 1 ? 0.0 : prior_variance(line, chunk, s);
     for (int j = 0; j < J; ++j) {
       line.gain[slot<J>(chunk, i, j)] = s.w[j];
-      decays[j] *= s.decay[j];
-      prior += s.h[j] * s.h[j];
+      if (j % B == 0) {
+        follow<B>(s.decay + j * B, decays + j * B);
+      }
+      if (B == 1) {
+        prior += s.h[j] * s.h[j];
+      }
     }
     line.variance[slot<1>(chunk, i)] = s.d;
     if (s.observed() && !(s.d > part * prior)) {
@@ -288,8 +346,8 @@ __global__ void __launch_bounds__(kWalkThreads) filter_kernel(FilterJob job) {
       }
     }
   }
-  for (int j = 0; j < J; ++j) {
-    line.decays[node * J + j] = decays[j];
+  for (int k = 0; k < J * B; ++k) {
+    line.decays[node * J * B + k] = decays[k];
   }
   for (int k = 0; k < J * J; ++k) {
     line.maps[node * J * J + k] = map[k];
@@ -298,23 +356,24 @@ __global__ void __launch_bounds__(kWalkThreads) filter_kernel(FilterJob job) {
 
 /// Where filter_kernel was in doubt: as the CPU's first_singular(), from the chunk before on. What
 /// is farther away would have to grow through kGramChunk points more.
-template <int J>
+template <int J, int B>
 __global__ void __launch_bounds__(kWalkThreads) growth_kernel(FilterJob job) {
   const GramLine& line = job.line;
   const std::int64_t own = walk_number();
   if (own >= line.all_chunks()) {
     return;
   }
-  laplex::detail::Growth<J> growth;
-  Step<double, J> s;
+  laplex::detail::Growth<J, B> growth;
+  Step<double, J, B> s;
   for (std::int64_t chunk = own % line.chunks > 0 ? own - 1 : own; chunk <= own; ++chunk) {
     const int size = line.size(chunk);
     for (int i = 0; i < size; ++i) {
-      load<J>(line, chunk, i, s);
+      load(line, chunk, i, s);
       for (int j = 0; j < J; ++j) {
         s.w[j] = line.gain[slot<J>(chunk, i, j)];
       }
-      const double least = laplex::detail::kSingular<J> * growth.next(s);
+      const double least =
+          laplex::detail::kSingular<J> * growth.next(s, prior_variance(line, chunk, s));
       if (s.observed() && !(line.variance[slot<1>(chunk, i)] > least)) {
         report(job, chunk, i);  // in the chunk before: it reports the same or an earlier point
         return;

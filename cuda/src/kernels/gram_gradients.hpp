@@ -4,48 +4,33 @@
 #pragma once
 
 #include "gram_filter.hpp"
-
-#include <laplex/gram.hpp>
+#include "gram_transition.hpp"
 
 namespace laplex::cuda::detail {
 
-template <class N>
-inline constexpr bool kIsDual = std::is_same_v<N, Dual>;
-
-__device__ inline double slope_of(double /*x*/) {
-  return 0.0;
-}
-__device__ inline double slope_of(Dual x) {
-  return x.slope;
-}
-/// What leaves as the result: the derivative itself, or its slope.
-__device__ inline double result(double x) {
-  return x;
-}
-__device__ inline double result(Dual x) {
-  return x.slope;
-}
-template <class N>
-__device__ inline N number(double value, double slope) {
-  if constexpr (kIsDual<N>) {
-    return {value, slope};
-  } else {
-    return value;
-  }
-}
-__device__ inline double entry_of(const double* array, std::int64_t k) {
-  return array == nullptr ? 0.0 : array[k];
-}
 __device__ inline void store(double* array, std::int64_t k, double value) {
   if (array != nullptr) {
     array[k] = value;
   }
 }
 
-/// A point as load() has it, with its gap in lengthscales, and along a direction if N is Dual.
-template <class N, int J>
+/// A point as load() has it, along a direction if N is Dual; for B = 1 with its gap in
+/// lengthscales. `transition` is that of blocks.
+template <class N, int J, int B>
 __device__ inline void load_along(const GramLine& line, const GramTangent& tangent,
-                                  std::int64_t chunk, int i, Step<N, J>& s) {
+                                  const N* transition, std::int64_t chunk, int i,
+                                  Step<N, J, B>& s) {
+  if constexpr (B > 1) {
+    const std::int64_t id = line.entry(chunk, slot<1>(chunk, i));
+    load_transition(transition, chunk, i, s);
+    for (int j = 0; j < J; ++j) {
+      const int column = line.column<B>(j);
+      s.h[j] = number<N>(line.loadings[slot<J>(chunk, i, j)],
+                         column < 0 ? 0.0 : entry_of(tangent.loadings, id * line.width + column));
+    }
+    s.noise = number<N>(line.noise[slot<1>(chunk, i)], entry_of(tangent.noise, id));
+    return;
+  }
   const std::int64_t b = chunk / line.chunks;
   const std::int64_t at = slot<1>(chunk, i);
   const std::int64_t id = line.entry(chunk, at);
@@ -74,9 +59,9 @@ __device__ inline void load_along(const GramLine& line, const GramTangent& tange
 /// the covariances.
 template <class N>
 struct GramTrace {
-  const N* decays;  ///< [lines, tree, J]
+  const N* decays;  ///< [lines, tree, J, B]
   const N* maps;    ///< [lines, tree, J, J]
-  N* decay;         ///< these in slots of J; of double: fall
+  N* decay;  ///< these in slots of J; of double: fall; of blocks: in slots of kTransitionStride
   N* loadings;
   N* gain;
   N* cov;          ///< in slots of kPacked<J>, predicted for each point
@@ -88,6 +73,17 @@ __device__ inline double decay_in(double fall) {
 }
 __device__ inline Dual decay_in(Dual decay) {
   return decay;
+}
+
+/// The transition of a point's block at column k, [B, B].
+template <int J, int B, class N>
+__device__ inline void load_decay(const GramTrace<N>& trace, std::int64_t chunk, int i, int k,
+                                  N* decay) {
+  constexpr int kStride = B == 1 ? J : kTransitionStride<J, B>;
+  for (int m = 0; m < B * B; ++m) {
+    const N given = trace.decay[slot<kStride>(chunk, i, k * B + m)];
+    decay[m] = B == 1 ? decay_in(given) : given;
+  }
 }
 
 template <class N, int J>
@@ -111,7 +107,7 @@ struct TraceJob {
 };
 
 /// The filter once more.
-template <class N, int J>
+template <class N, int J, int B>
 __global__ void __launch_bounds__(kWalkThreads) trace_kernel(TraceJob<N> job) {
   const GramLine& line = job.line;
   const std::int64_t chunk = walk_number();
@@ -124,18 +120,16 @@ __global__ void __launch_bounds__(kWalkThreads) trace_kernel(TraceJob<N> job) {
   GramTrace<N> known = trace;
   known.slopes = job.passes ? nullptr : trace.slopes;
   load_before<N, J>(line, known, chunk, filtered);
-  N decays[J];
+  N decays[J * B];
   N map[J * J];
   for (int k = 0; k < J * J; ++k) {
     map[k] = N(k % (J + 1) == 0 ? 1.0 : 0.0);
   }
-  for (int j = 0; j < J; ++j) {
-    decays[j] = N(1.0);
-  }
-  Step<N, J> s;
+  clear_decays<J, B>(decays);
+  Step<N, J, B> s;
   const int size = line.size(chunk);
   for (int i = 0; i < size; ++i) {
-    load_along<N, J>(line, job.tangent, chunk, i, s);
+    load_along(line, job.tangent, trace.decay, chunk, i, s);
     laplex::detail::predict<J>(filtered, s);
     laplex::detail::observe<J>(s, filtered);
     if (job.passes) {
@@ -146,12 +140,16 @@ __global__ void __launch_bounds__(kWalkThreads) trace_kernel(TraceJob<N> job) {
     }
     if constexpr (kIsDual<N>) {
       for (int j = 0; j < J; ++j) {
-        trace.decay[slot<J>(chunk, i, j)] = s.decay[j];
+        if constexpr (B == 1) {
+          trace.decay[slot<J>(chunk, i, j)] = s.decay[j];
+        }
         trace.loadings[slot<J>(chunk, i, j)] = s.h[j];
         trace.gain[slot<J>(chunk, i, j)] = s.w[j];
-        decays[j] = decays[j] * s.decay[j];
+        if (j % B == 0) {
+          follow<B>(s.decay + j * B, decays + j * B);
+        }
       }
-      extend<N, J>(s, map);
+      extend(s, map);
       store(job.d_w, line.entry(chunk, slot<1>(chunk, i)), slope_of(s.d) / value(s.d));
     }
   }
@@ -162,8 +160,8 @@ __global__ void __launch_bounds__(kWalkThreads) trace_kernel(TraceJob<N> job) {
       }
       return;
     }
-    for (int j = 0; j < J; ++j) {
-      job.decays[node * J + j] = decays[j];
+    for (int k = 0; k < J * B; ++k) {
+      job.decays[node * J * B + k] = decays[k];
     }
     for (int k = 0; k < J * J; ++k) {
       job.maps[node * J * J + k] = map[k];
@@ -183,7 +181,7 @@ struct RowsJob {
 };
 
 /// What each chunk gives to the mean of L b, and what to the derivative of <a, L b> by it.
-template <class N, int J>
+template <class N, int J, int B>
 __global__ void __launch_bounds__(kWalkThreads) rows_kernel(RowsJob<N> job) {
   const GramLine& line = job.line;
   const std::int64_t number = walk_number();
@@ -200,9 +198,13 @@ __global__ void __launch_bounds__(kWalkThreads) rows_kernel(RowsJob<N> job) {
   }
   for (int i = 0; i < size; ++i) {
     const N b = N(job.b[vector * line.n + line.order[slot<1>(chunk, i)]]);
-    for (int j = 0; j < J; ++j) {
-      const std::int64_t at = slot<J>(chunk, i, j);
-      state[j] = decay_in(job.trace.decay[at]) * state[j] + job.trace.gain[at] * b;
+    for (int k = 0; k < J; k += B) {
+      N decay[B * B];
+      load_decay<J, B>(job.trace, chunk, i, k, decay);
+      laplex::detail::carry_state<B, B>(decay, state + k);
+      for (int j = k; j < k + B; ++j) {
+        state[j] += job.trace.gain[slot<J>(chunk, i, j)] * b;
+      }
     }
   }
   for (int j = 0; j < J; ++j) {
@@ -211,9 +213,13 @@ __global__ void __launch_bounds__(kWalkThreads) rows_kernel(RowsJob<N> job) {
   }
   for (int i = size - 1; i >= 0; --i) {
     const N a = N(job.a[vector * line.n + line.order[slot<1>(chunk, i)]]);
-    for (int j = 0; j < J; ++j) {
-      const std::int64_t at = slot<J>(chunk, i, j);
-      state[j] = decay_in(job.trace.decay[at]) * (state[j] + job.trace.loadings[at] * a);
+    for (int k = 0; k < J; k += B) {
+      N decay[B * B];
+      load_decay<J, B>(job.trace, chunk, i, k, decay);
+      for (int j = k; j < k + B; ++j) {
+        state[j] += job.trace.loadings[slot<J>(chunk, i, j)] * a;
+      }
+      laplex::detail::carry_state<B, B, true>(decay, state + k);
     }
   }
   for (int j = 0; j < J; ++j) {
@@ -234,7 +240,7 @@ struct BarsJob {
 };
 
 /// Rows there and back again.
-template <class N, int J>
+template <class N, int J, int B>
 __global__ void __launch_bounds__(kWalkThreads) bars_kernel(BarsJob<N> job) {
   const GramLine& line = job.rows.line;
   const GramTrace<N>& trace = job.rows.trace;
@@ -249,12 +255,15 @@ __global__ void __launch_bounds__(kWalkThreads) bars_kernel(BarsJob<N> job) {
   N* const kept = job.mean + of_group;
   N* const gain_bar = job.gain_bar + of_group;
   N* const loading_bar = job.loading_bar + of_group;
-  N* const decay_bar = job.decay_bar + of_group;
+  N* const decay_bar = job.decay_bar + of_group * B;
   const int size = line.size(chunk);
   for (int i = 0; i < size; ++i) {
     for (int j = 0; j < J; ++j) {
       const std::int64_t at = slot<J>(chunk, i, j);
-      gain_bar[at] = loading_bar[at] = decay_bar[at] = N(0.0);
+      for (int c = 0; c < B; ++c) {
+        decay_bar[slot<J * B>(chunk, i, j * B + c)] = N(0.0);
+      }
+      gain_bar[at] = loading_bar[at] = N(0.0);
     }
   }
   for (std::int64_t row = group; row < job.rows.rows; row += job.groups) {
@@ -268,12 +277,18 @@ __global__ void __launch_bounds__(kWalkThreads) bars_kernel(BarsJob<N> job) {
       const std::int64_t id = vector * line.n + line.order[slot<1>(chunk, i)];
       const N value = N(job.rows.b[id]);
       N y = value;
-      for (int j = 0; j < J; ++j) {
-        const std::int64_t at = slot<J>(chunk, i, j);
-        kept[at] = state[j];
-        state[j] = decay_in(trace.decay[at]) * state[j];
-        y += trace.loadings[at] * state[j];
-        state[j] += trace.gain[at] * value;
+      for (int k = 0; k < J; k += B) {
+        for (int j = k; j < k + B; ++j) {
+          kept[slot<J>(chunk, i, j)] = state[j];
+        }
+        N decay[B * B];
+        load_decay<J, B>(trace, chunk, i, k, decay);
+        laplex::detail::carry_state<B, B>(decay, state + k);
+        for (int j = k; j < k + B; ++j) {
+          const std::int64_t at = slot<J>(chunk, i, j);
+          y += trace.loadings[at] * state[j];
+          state[j] += trace.gain[at] * value;
+        }
       }
       store(job.d_a, id, result(y));
     }
@@ -285,15 +300,29 @@ __global__ void __launch_bounds__(kWalkThreads) bars_kernel(BarsJob<N> job) {
       const N a = N(job.rows.a[id]);
       const N value = N(job.rows.b[id]);
       N by_b = a;
-      for (int j = 0; j < J; ++j) {
-        const std::int64_t at = slot<J>(chunk, i, j);
-        const N decay = decay_in(trace.decay[at]);
-        gain_bar[at] += state[j] * value;
-        by_b += trace.gain[at] * state[j];
-        loading_bar[at] += a * (decay * kept[at]);
-        state[j] += a * trace.loadings[at];  // by the mean predicted for the point
-        decay_bar[at] += state[j] * kept[at];
-        state[j] = decay * state[j];
+      for (int k = 0; k < J; k += B) {
+        N decay[B * B];
+        load_decay<J, B>(trace, chunk, i, k, decay);
+        for (int j = k; j < k + B; ++j) {
+          const std::int64_t at = slot<J>(chunk, i, j);
+          gain_bar[at] += state[j] * value;
+          by_b += trace.gain[at] * state[j];
+        }
+        N mean[B];  // predicted for the point
+        for (int c = 0; c < B; ++c) {
+          mean[c] = kept[slot<J>(chunk, i, k + c)];
+        }
+        laplex::detail::carry_state<B, B>(decay, mean);
+        for (int j = k; j < k + B; ++j) {
+          const std::int64_t at = slot<J>(chunk, i, j);
+          loading_bar[at] += a * mean[j - k];
+          state[j] += a * trace.loadings[at];  // by the mean predicted for the point
+          for (int c = 0; c < B; ++c) {
+            decay_bar[slot<J * B>(chunk, i, j * B + c)] +=
+                state[j] * kept[slot<J>(chunk, i, k + c)];
+          }
+        }
+        laplex::detail::carry_state<B, B, true>(decay, state + k);
       }
       store(job.d_b, id, result(by_b));
     }
@@ -308,12 +337,15 @@ struct ReverseJob {
   N* cov_bars;  ///< [lines, tree, kPacked<J>]: that leave the chunks, or come; null: nothing does
   bool passes;  ///< only those that leave are wanted
   GramGradients gradients;   ///< but for anchors and lengthscale
-  double* gap_bar;           ///< in slots: the derivative by the gap before
-  double* lengthscale_bars;  ///< [lines, chunks, J]
+  double* gap_bar;           ///< in slots: the derivative by the gap before; B = 1
+  double* lengthscale_bars;  ///< [lines, chunks, J]; B = 1
+  /// In slots of kBlockPacked<J, B>: the derivatives by the predicted covariance's blocks. Those by
+  /// the transition replace what the first group of rows has as decay_bar. B > 1
+  N* noise_bar;
 };
 
 /// Back along the filter.
-template <class N, int J>
+template <class N, int J, int B>
 __global__ void __launch_bounds__(kWalkThreads) reverse_kernel(ReverseJob<N> job) {
   const GramLine& line = job.bars.rows.line;
   const GramTrace<N>& trace = job.bars.rows.trace;
@@ -327,16 +359,19 @@ __global__ void __launch_bounds__(kWalkThreads) reverse_kernel(ReverseJob<N> job
   for (int k = 0; k < kPacked<J>; ++k) {
     bar[k] = job.passes || job.cov_bars == nullptr ? N(0.0) : job.cov_bars[node + k];
   }
-  const auto total = [&](const N* parts, int i, int j) {
+  const auto total = [&](const N* parts, int i, int j, auto kind) {
+    constexpr int K = decltype(kind)::value;
     N sum = N(0.0);
     for (std::int64_t group = 0; group < job.bars.groups; ++group) {
-      sum += parts[group * slots(line, J) + slot<J>(chunk, i, j)];
+      sum += parts[group * slots(line, K) + slot<K>(chunk, i, j)];
     }
     return sum;
   };
+  constexpr std::integral_constant<int, J> of_columns{};
+  constexpr std::integral_constant<int, J * B> of_decays{};
   N filtered[kPacked<J>];
-  const auto find = [&](int i, Step<N, J>& s) {
-    load_along<N, J>(line, job.tangent, chunk, i, s);
+  const auto find = [&](int i, Step<N, J, B>& s) {
+    load_along(line, job.tangent, trace.decay, chunk, i, s);
     for (int k = 0; k < kPacked<J>; ++k) {
       s.cov[k] = trace.cov[slot<kPacked<J>>(chunk, i, k)];
     }
@@ -351,46 +386,69 @@ __global__ void __launch_bounds__(kWalkThreads) reverse_kernel(ReverseJob<N> job
                   j < line.width ? entry_of(job.tangent.lengthscale, b * line.width + j) : 0.0);
   }
   const int size = line.size(chunk);
-  Step<N, J> s;
+  Step<N, J, B> s;
   find(size - 1, s);
   for (int i = size - 1; i >= 0; --i) {
     const std::int64_t id = line.entry(chunk, slot<1>(chunk, i));
     N gain_bar[J];
-    N decay_bar[J];
+    N decay_bar[J * B];
     N h_bar[J];
     for (int j = 0; j < J; ++j) {
-      gain_bar[j] = total(job.bars.gain_bar, i, j);
-      decay_bar[j] = total(job.bars.decay_bar, i, j);
-      h_bar[j] = total(job.bars.loading_bar, i, j);
+      gain_bar[j] = total(job.bars.gain_bar, i, j, of_columns);
+      for (int c = 0; c < B; ++c) {
+        decay_bar[j * B + c] = total(job.bars.decay_bar, i, j * B + c, of_decays);
+      }
+      h_bar[j] = total(job.bars.loading_bar, i, j, of_columns);
     }
     const N by_noise =
         laplex::detail::observe_reverse<J>(s, N(entry_of(job.w, id)), gain_bar, h_bar, bar);
     if (!job.passes) {
       store(job.gradients.noise, id, result(by_noise));
-      for (int j = 0; j < J && j < line.width; ++j) {
-        store(job.gradients.loadings, id * line.width + j, result(h_bar[j]));
+      for (int j = 0; j < J; ++j) {
+        const int column = line.column<B>(j);
+        if (column >= 0) {
+          store(job.gradients.loadings, id * line.width + column, result(h_bar[j]));
+        }
       }
     }
-    if (line.is_first(chunk, i)) {
+    if (B == 1 && line.is_first(chunk, i)) {
       store(job.gap_bar, slot<1>(chunk, i), 0.0);
       break;
     }
-    Step<N, J> before;
+    Step<N, J, B> before;
     if (i > 0) {
       find(i - 1, before);
     } else {
       load_before<N, J>(line, trace, chunk, filtered);
     }
-    N x_bar[J];
-    laplex::detail::predict_reverse<J>(filtered, s, decay_bar, x_bar, bar);
-    N gap_bar = N(0.0);
-    for (int j = 0; j < J; ++j) {
-      const N by_gap = x_bar[j] / lengthscale[j];
-      gap_bar += by_gap;
-      lengthscale_bar[j] -= by_gap * s.x[j];
-    }
-    if (!job.passes) {
-      store(job.gap_bar, slot<1>(chunk, i), result(gap_bar));
+    if constexpr (B > 1) {
+      if (!job.passes) {
+        laplex::detail::transition_reverse<J>(filtered, s, bar, decay_bar);
+        for (int k = 0; k < J * B; ++k) {
+          job.bars.decay_bar[slot<J * B>(chunk, i, k)] = decay_bar[k];
+        }
+        for (int k = 0; k < J; k += B) {
+          for (int c = 0; c < B; ++c) {
+            for (int r = 0; r <= c; ++r) {
+              const int at = k / B * kPacked<B> + packed(r, c);
+              job.noise_bar[slot<kBlockPacked<J, B>>(chunk, i, at)] = bar[packed(k + r, k + c)];
+            }
+          }
+        }
+      }
+      laplex::detail::carry<J, B, true>(s.decay, bar, bar);
+    } else {
+      N x_bar[J];
+      laplex::detail::predict_reverse<J>(filtered, s, decay_bar, x_bar, bar);
+      N gap_bar = N(0.0);
+      for (int j = 0; j < J; ++j) {
+        const N by_gap = x_bar[j] / lengthscale[j];
+        gap_bar += by_gap;
+        lengthscale_bar[j] -= by_gap * s.x[j];
+      }
+      if (!job.passes) {
+        store(job.gap_bar, slot<1>(chunk, i), result(gap_bar));
+      }
     }
     s = before;
   }
@@ -398,7 +456,7 @@ __global__ void __launch_bounds__(kWalkThreads) reverse_kernel(ReverseJob<N> job
     for (int k = 0; k < kPacked<J>; ++k) {
       job.cov_bars[node + k] = bar[k];
     }
-  } else if (job.lengthscale_bars != nullptr) {
+  } else if (B == 1 && job.lengthscale_bars != nullptr) {
     for (int j = 0; j < J; ++j) {
       job.lengthscale_bars[chunk * J + j] = result(lengthscale_bar[j]);
     }

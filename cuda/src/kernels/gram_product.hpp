@@ -21,7 +21,7 @@ struct GramProductJob {
 
 /// Upwards: y = L^T z or z = L^-T y, where the state is what the points above hand down; else y = L
 /// z or z = L^-1 y, where it is the filter's mean given the points so far. See cpp/src.
-template <int J, bool kUpwards, bool kInverse>
+template <int J, int B, bool kUpwards, bool kInverse>
 __global__ void __launch_bounds__(kWalkThreads) gram_product_kernel(GramProductJob job) {
   const GramLine& line = job.line;
   const std::int64_t number = walk_number();
@@ -43,11 +43,20 @@ __global__ void __launch_bounds__(kWalkThreads) gram_product_kernel(GramProductJ
     const double root = job.scaled ? std::sqrt(line.variance[slot<1>(chunk, i)]) : 1.0;
     double z = job.in[at];
     double seen = 0.0;
+    double transition[J * B];
+    for (int j = 0; B > 1 && j < J * B; ++j) {
+      transition[j] = line.transition[slot<kTransitionStride<J, B>>(chunk, i, j)];
+    }
+    if constexpr (B > 1 && !kUpwards) {
+      laplex::detail::carry_state<J, B>(transition, state);
+    }
     for (int j = 0; j < J; ++j) {
       if (kUpwards) {
         seen += line.gain[slot<J>(chunk, i, j)] * state[j];
       } else {
-        state[j] *= laplex::detail::decay_of(line.fall[slot<J>(chunk, i, j)]);
+        if constexpr (B == 1) {
+          state[j] *= laplex::detail::decay_of(line.fall[slot<J>(chunk, i, j)]);
+        }
         seen += line.loadings[slot<J>(chunk, i, j)] * state[j];
       }
     }
@@ -60,12 +69,17 @@ __global__ void __launch_bounds__(kWalkThreads) gram_product_kernel(GramProductJ
       y = kInverse ? z / root : z + seen;
     }
     for (int j = 0; j < J; ++j) {
-      if (kUpwards) {
+      if constexpr (kUpwards && B == 1) {
         state[j] = laplex::detail::decay_of(line.fall[slot<J>(chunk, i, j)]) *
                    (state[j] + line.loadings[slot<J>(chunk, i, j)] * z);
+      } else if constexpr (kUpwards) {
+        state[j] += line.loadings[slot<J>(chunk, i, j)] * z;
       } else {
         state[j] += line.gain[slot<J>(chunk, i, j)] * z;
       }
+    }
+    if constexpr (B > 1 && kUpwards) {
+      laplex::detail::carry_state<J, B, true>(transition, state);
     }
     if (job.squares != nullptr) {
       square += y * y;

@@ -8,18 +8,43 @@
 
 namespace laplex::cuda::detail {
 
-/// J processes, each for itself.
-template <class N_, int J>
+/// Processes of B columns, each for itself.
+template <class N_, int J, int B>
 struct Fading {
   using N = N_;
-  static constexpr int kTransition = J;
+  static constexpr int kTransition = J * B;
   static constexpr int kState = J;
-  __device__ static void move(const N* decays, bool /*backwards*/, N* state) {
-    for (int j = 0; j < J; ++j) {
-      state[j] = decays[j] * state[j];
+  __device__ static void move(const N* decays, bool backwards, N* state) {
+    if constexpr (B == 1) {
+      for (int j = 0; j < J; ++j) {
+        state[j] = decays[j] * state[j];
+      }
+    } else if (backwards) {
+      laplex::detail::carry_state<J, B, true>(decays, state);
+    } else {
+      laplex::detail::carry_state<J, B>(decays, state);
     }
   }
 };
+
+/// decays <- next decays, of the transitions of one block, [B, B].
+template <int B, class N>
+__device__ inline void follow(const N* next, N* decays) {
+  if constexpr (B == 1) {
+    decays[0] = decays[0] * next[0];
+  } else {
+    for (int c = 0; c < B; ++c) {
+      laplex::detail::carry_state<B, B>(next, decays + c, B);
+    }
+  }
+}
+
+template <int J, int B, class N>
+__device__ inline void clear_decays(N* decays) {
+  for (int k = 0; k < J * B; ++k) {
+    decays[k] = N(k % B == k / B % B ? 1.0 : 0.0);
+  }
+}
 
 /// state <- M state, or backwards M^T state.
 template <int J>
@@ -177,11 +202,11 @@ struct ComposeJob {
   GramTree tree;
   std::int64_t lines;
   int level;
-  N* decays;  ///< [lines, tree, J]
+  N* decays;  ///< [lines, tree, J, B]
   N* maps;    ///< [lines, tree, J, J]
 };
 
-template <class N, int J>
+template <class N, int J, int B>
 __global__ void __launch_bounds__(kWalkThreads) compose_kernel(ComposeJob<N> job) {
   const std::int64_t above = job.tree.nodes[job.level + 1];
   const std::int64_t number = walk_number();
@@ -190,18 +215,18 @@ __global__ void __launch_bounds__(kWalkThreads) compose_kernel(ComposeJob<N> job
   }
   const std::int64_t line = number / above;
   const std::int64_t node = number % above;
-  N decay[J];
+  N decay[J * B];
   N map[J * J];
   for (int k = 0; k < J * J; ++k) {
     map[k] = N(k % (J + 1) == 0 ? 1.0 : 0.0);
   }
-  for (int j = 0; j < J; ++j) {
-    decay[j] = N(1.0);
-  }
+  clear_decays<J, B>(decay);
   for_children(job.tree, job.level, node, false, [&](std::int64_t child) {
     const std::int64_t at = job.tree.at(line, job.level, child);
     for (int c = 0; c < J; ++c) {
-      decay[c] = decay[c] * job.decays[at * J + c];
+      if (c % B == 0) {
+        follow<B>(job.decays + (at * J + c) * B, decay + c * B);
+      }
       N column[J];
       for (int r = 0; r < J; ++r) {
         column[r] = N(0.0);
@@ -215,18 +240,18 @@ __global__ void __launch_bounds__(kWalkThreads) compose_kernel(ComposeJob<N> job
     }
   });
   const std::int64_t at = job.tree.at(line, job.level + 1, node);
-  for (int j = 0; j < J; ++j) {
-    job.decays[at * J + j] = decay[j];
+  for (int k = 0; k < J * B; ++k) {
+    job.decays[at * J * B + k] = decay[k];
   }
   for (int k = 0; k < J * J; ++k) {
     job.maps[at * J * J + k] = map[k];
   }
 }
 
-template <class N, int J>
+template <class N, int J, int B>
 void compose(const GramTree& tree, std::int64_t lines, N* decays, N* maps, Stream stream) {
   for (int level = 0; level + 1 < tree.levels; ++level) {
-    launch(compose_kernel<N, J>, one_walk_each(lines * tree.nodes[level + 1]), stream,
+    launch(compose_kernel<N, J, B>, one_walk_each(lines * tree.nodes[level + 1]), stream,
            ComposeJob<N>{tree, lines, level, decays, maps});
   }
 }

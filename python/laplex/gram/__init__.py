@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from .terms import Matern52 as Matern52
     from .terms import Rotation as Rotation
     from .terms import Term as Term
+    from .terms import TermProduct as TermProduct
     from .terms import TermSum as TermSum
 
 __all__ = [
@@ -58,6 +59,7 @@ __all__ = [
     "Rotation",
     "SHOKernel",
     "Term",
+    "TermProduct",
     "TermSum",
     "constant",
     "harmonics",
@@ -86,6 +88,7 @@ _HOME: dict[str, tuple[str, tuple[str, str] | None]] = {
     "constant": (".basis", None),
     "harmonics": (".basis", None),
     "polynomial": (".basis", None),
+    "TermProduct": (".terms", None),
     "TermSum": (".terms", None),
 }
 

@@ -22,7 +22,7 @@ from ..torch.call import conversion_of
 _FEW = 4096
 
 #: What `as_tensor` converts to a tensor.
-ArrayLike: TypeAlias = "Tensor | npt.NDArray[Any]"
+ArrayLike: TypeAlias = "Tensor | npt.NDArray[Any] | Sequence[Any]"
 ScalarLike: TypeAlias = "float | ArrayLike"
 
 
@@ -64,7 +64,7 @@ def broadcast(*shapes: Sequence[int]) -> torch.Size:
 def as_tensor(
     name: str, value: object, *, integers: torch.dtype = torch.float64, exact: bool = True
 ) -> Tensor:
-    """Return a tensor as it is, or copy a NumPy array into a tensor on the CPU.
+    """Return a tensor as it is, or copy a NumPy array or numbers in a list to the CPU.
 
     Integers and booleans in an array are converted to the dtype `integers`. With `exact`, integers
     that this dtype would round raise an error.
@@ -72,7 +72,10 @@ def as_tensor(
     if isinstance(value, Tensor):
         return value
     on_gpu = validation.is_on_gpu(value)
-    if on_gpu or not hasattr(value, "__array__"):
+    if isinstance(value, (list, tuple)):
+        if _has_tensor(value):  # whose derivatives NumPy would lose
+            raise TypeError(f"{name} is a {type(value).__name__} of tensors: use torch.stack")
+    elif on_gpu or not hasattr(value, "__array__"):
         raise TypeError(
             f"{name} must be a torch tensor or a NumPy array, got {type(value).__name__}: use "
             + (conversion_of(value) if on_gpu else "torch.as_tensor or numpy.asarray")
@@ -84,6 +87,19 @@ def as_tensor(
     if array.dtype.kind != "f" or array.dtype.itemsize not in (4, 8):
         raise TypeError(f"{name} must be float32 or float64, got {array.dtype}")
     return torch.from_numpy(np.array(array, array.dtype.newbyteorder("="), order="C"))
+
+
+def is_array_like(value: object) -> bool:
+    """Whether `as_tensor` is to convert an argument that may also be a number or a tensor."""
+    return isinstance(value, (np.ndarray, list, tuple))
+
+
+def _has_tensor(value: Iterable[object]) -> bool:
+    """Whether there is a tensor in nested lists."""
+    return any(
+        isinstance(each, Tensor) or (isinstance(each, (list, tuple)) and _has_tensor(each))
+        for each in value
+    )
 
 
 def copied(given: Sequence[object]) -> list[object]:
@@ -197,7 +213,8 @@ def checked_noise(noise: object, anchors: Tensor) -> Tensor | None:
         return None
     if type(noise) is float and 0 <= noise < inf:
         return _one(noise, anchors)
-    if isinstance(noise, bool) or not (isinstance(noise, Real) or hasattr(noise, "__array__")):
+    known = isinstance(noise, (Real, list, tuple)) or hasattr(noise, "__array__")
+    if isinstance(noise, bool) or not known:
         raise TypeError(
             f"noise must be a float, a tensor, an array or None, got {type(noise).__name__}"
         )

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import ceil, prod
+from contextlib import AbstractContextManager
+from functools import cached_property
+from math import ceil, log, pi, prod
 
 import torch
+from numpy.linalg import LinAlgError
 from torch import Tensor
 
 from ..numpy.checks import MAX_DENSE_ENTRIES
-from .checks import ArrayLike, broadcast, copied, same_contents, sample_shape
-from .factor import Gram, unobserved_variances
+from .checks import ArrayLike, copied, same_contents, sample_shape
 from .gaussian import Gaussian
 from .parameters import GramParameters
 from .product import product
+from .singular import points_named
+from .unobserved import variances
 
 #: The numbers of a block of columns of a covariance.
 _BLOCK = 2**23
@@ -56,8 +60,11 @@ class Conditional:
         values: ArrayLike,
         *,
         made_of: Gaussian | None = None,
+        part: str | None = None,
     ) -> None:
+        self._has_targets = made_of is not None
         self._made_of = gram if made_of is None else made_of
+        self._part = part
         self._contents = copied(self._made_of.parameters.all_contents())
         self.observed = observed
         self.rest = rest
@@ -77,7 +84,7 @@ class Conditional:
 
     def _mean(self) -> Tensor:
         values = self._given.parameters.centered(self._values)
-        return self._rest().shifted(self._expectation(values))
+        return self._rest.shifted(self._expectation(values))
 
     def _kept(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
         """A result, which is kept if derivatives are recorded and computed anew otherwise."""
@@ -101,16 +108,18 @@ class Conditional:
 
     # --- moments ----------------------------------------------------------------------------------
 
+    @cached_property
     def _rest(self) -> GramParameters:
         """The parameters of the remaining entries."""
         return self._gram.parameters.take(self.rest)
 
     def _expectation(self, values: Tensor) -> Tensor:
         """Expectation ``[..., m]``, given values of mean 0, without the mean of the vector."""
-        weights, coefficients = self._given.posterior(values)
+        with self._observed_named():
+            weights, coefficients = self._given.posterior(values)
         result = self._of_terms(weights)
         if coefficients is not None:
-            rows = self._rest().basis_rows()
+            rows = self._rest.basis_rows()
             result = result + (coefficients[..., None, :] @ rows)[..., 0, :]
         return result
 
@@ -127,10 +136,13 @@ class Conditional:
 
         And the covariance ``[*b, p, p]`` of the coefficients.
         """
-        alone = Gaussian(self._given.parameters.without_trend())
         rows = self._given.parameters.basis_rows()
-        told = self._of_terms(alone.solve(rows.movedim(-2, 0))).movedim(0, -2)
-        return self._rest().basis_rows() - told, self._given.coefficient_covariance()
+        # Whole, so that the functions are not taken for a dimension of the batch.
+        rows = rows.expand(*self._gram.shape[:-2], *rows.shape[-2:])
+        with self._observed_named():
+            alone = self._given.of_terms()
+            told = self._of_terms(alone.solve(rows.movedim(-2, 0))).movedim(0, -2)
+            return self._rest.basis_rows() - told, self._given.coefficient_covariance()
 
     @property
     def latent_variance(self) -> Tensor:
@@ -140,23 +152,9 @@ class Conditional:
     def _latent_variance(self) -> Tensor:
         gram = self._gram
         covariance = gram.parameters.covariance()
-        anchors, noise = covariance.anchors, covariance.noise
-        unobserved = torch.zeros_like(
-            anchors[0] if len(anchors) else noise.sum(0), dtype=torch.bool
-        )
-        unobserved[self.rest] = True
-        covariance = covariance._replace(noise=torch.where(unobserved, torch.inf, noise))
-
-        def variances(ties_backwards: bool) -> Tensor:
-            with gram.parameters.explained():
-                factorised = Gram(covariance, ties_backwards=ties_backwards)
-            ties.append(factorised.has_ties)
-            return unobserved_variances(factorised, covariance)[:, self.rest]
-
-        ties: list[bool] = []
-        result = variances(False)
-        if ties[0] and torch.is_grad_enabled() and anchors.requires_grad:
-            result = 0.5 * (result + variances(True))  # sign(0) = 0, see Gaussian._symmetric
+        noise = covariance.noise.index_fill(-1, self.rest, torch.inf)
+        with gram.parameters.explained():
+            result = variances(covariance._replace(noise=noise), self.rest)
         result = result.reshape(*gram.shape[:-2], self.rest.numel())
         if gram.parameters.basis is not None:
             rows, uncertain = self._of_basis()
@@ -173,17 +171,17 @@ class Conditional:
         return self._kept("variance", self._variance)
 
     def _variance(self) -> Tensor:
-        noise = self._rest().noise
+        noise = self._rest.noise
         return self._latent_variance() if noise is None else self._latent_variance() + noise
 
     @property
     def covariance(self) -> Tensor:
         """Covariance ``[*b, m, m]`` of the remaining entries, their noise included.
 
-        It is a Schur complement, computed by m solutions in O(m (n + m) J) time. Its entries are
-        accurate relative to the variances before conditioning, whereas those of ``variance`` are
-        accurate relative to themselves. Without derivatives, columns are computed in blocks of 64
-        MiB.
+        It is a Schur complement, computed by m solutions in O(m (n + m) J) time. Errors of its
+        entries are relative to the variances k(0) before conditioning, those of ``variance`` to
+        itself; in both cases, they are at most about 1e-16 k(0) / noise. Without derivatives,
+        columns are computed in blocks of 64 MiB.
 
         Raises
         ------
@@ -199,9 +197,10 @@ class Conditional:
                 f"covariance would have {prod(batch)} x {m} x {m} entries, but is limited to "
                 f"{MAX_DENSE_ENTRIES}: use variance, sample() and log_prob(), which need no matrix"
             )
-        rest = self._rest()
+        rest = self._rest
         result = Gaussian(rest.without_trend()).to_dense()
-        alone = Gaussian(self._given.parameters.without_trend())
+        with self._observed_named():
+            alone = self._given.of_terms()
         units = torch.eye(m, dtype=torch.float64, device=gram.device)
         units = units.reshape(m, *(1,) * len(batch), m).expand(m, *batch, m)
         told = []
@@ -236,7 +235,8 @@ class Conditional:
         Raises
         ------
         numpy.linalg.LinAlgError
-            If the covariance of the entries is singular, for example at coincident targets.
+            If the covariance of the entries is singular, for example at coincident targets, or if
+            they are those of a basis or a mean alone.
         """
         self._check_contents()
         made_of = self._made_of.parameters
@@ -246,12 +246,26 @@ class Conditional:
                 f"values are {values.dtype} but the anchors are {made_of.anchors.dtype}: convert "
                 "one with .to()"
             )
-        rest = self._rest().broadcast_values(values.double(), "remaining entries")
-        lead = broadcast(self._values.shape[:-1], rest.shape[:-1])
-        both = [each.expand(*lead, each.shape[-1]) for each in (self._values, rest)]
+        rest = self._rest.broadcast_values(values.double(), "remaining entries")
+        if self._part is not None:
+            count = self._degrees()
+            raise LinAlgError(
+                f"the contribution of {self._part} has no density at {self.rest.numel()} targets: "
+                f"it has only {count} degree{'' if count == 1 else 's'} of freedom. Predict a term "
+                "or the whole; coefficients() returns the distribution of coefficients"
+            )
+        # The inverse of the covariance is a block of that of all entries. Unlike the difference of
+        # two densities, it keeps its digits where repeated observations make both of them large.
+        residuals = rest - self._mean()
+        lead, k = residuals.shape[:-1], self.observed.numel()
+        both = torch.cat((residuals.new_zeros(*lead, k), residuals), -1)
         order = torch.cat((self.observed, self.rest)).argsort()
-        whole = torch.cat(both, -1)[..., order]
-        return self._restored(self._gram.log_prob(whole) - self._given.log_prob(self._values))
+        with self._targets_named():
+            square, whole = self._gram.quadratic_and_logdet(both[..., order])
+        with self._observed_named():
+            logdet = whole - self._given.logdet_limit()
+        constant = self.rest.numel() * log(2 * pi)
+        return self._restored(-0.5 * (square + logdet + constant))
 
     def sample(
         self, shape: int | Sequence[int] = (), *, generator: torch.Generator | None = None
@@ -270,10 +284,28 @@ class Conditional:
         """
         rows = self._values.shape[: self._values.dim() - 1 - (len(self._gram.shape) - 2)]
         self._check_contents()
-        whole = self._gram.sample_at_ties((*sample_shape(shape), *rows), generator)
+        with self._targets_named():
+            whole = self._gram.sample_at_ties((*sample_shape(shape), *rows), generator)
         values = self._given.parameters.centered(self._values) - whole[..., self.observed]
         result = whole[..., self.rest] + self._expectation(values)
-        return self._restored(self._rest().shifted(result))
+        return self._restored(self._rest.shifted(result))
+
+    # --- messages ---------------------------------------------------------------------------------
+
+    def _degrees(self) -> int:
+        basis = self._gram.parameters.basis
+        return basis.size if basis is not None and "basis" in (self._part or "") else 0
+
+    def _observed_named(self) -> AbstractContextManager[None]:
+        """Name anchors as the caller does in messages about the matrix of observed entries."""
+        return points_named(lambda k: ("anchor", int(self.observed[k])))
+
+    def _targets_named(self) -> AbstractContextManager[None]:
+        """The same in messages about the matrix of all entries, which may end with targets."""
+        k = self.observed.numel()
+        return points_named(
+            lambda i: ("target", i - k) if self._has_targets and i >= k else ("anchor", i)
+        )
 
     def __repr__(self) -> str:
         return (

@@ -10,7 +10,7 @@ from .. import _core
 from .._support.core import Covariance, Place
 from ..torch import cuda as cuda_execution
 
-#: The largest number of columns of H on a GPU: sums of 8 real terms or of 4 cosines.
+#: The largest number of columns of H on a GPU: sums of 8 real terms, or of 4 cosines or SHO terms.
 MOST_COLUMNS = 8
 
 
@@ -23,16 +23,10 @@ class CudaBackend:
 
     def __init__(self, covariance: Covariance, device: torch.device) -> None:
         self.device = device
-        if covariance.weights or covariance.blocks:
-            raise NotImplementedError(
-                "terms with state blocks (SHO, Matern and celerite terms) and weights are not "
-                "supported on a GPU: move the anchors to the CPU"
-            )
         with cuda_execution.on(device):
             self._stream = cuda_execution.current_stream(device)
-            sizes = covariance[1:4]
-            self.storage = cuda_execution.memory(_core.CudaGram.storage_bytes(*sizes), device)
-            scratch = cuda_execution.memory(_core.CudaGram.scratch_bytes(*sizes), device)
+            self.storage = cuda_execution.memory(_core.CudaGram.storage_bytes(covariance), device)
+            scratch = cuda_execution.memory(_core.CudaGram.scratch_bytes(covariance), device)
             spans = (cuda_execution.span(self.storage), cuda_execution.span(scratch))
             self.core = _core.CudaGram(covariance, self._stream, *spans)
             self._event = cuda_execution.event(device)

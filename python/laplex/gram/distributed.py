@@ -20,6 +20,7 @@ from .line import Boundaries, Line, total
 from .parameters import GramParameters
 from .rotation import middle
 from .terms import Term
+from .unobserved import variances
 
 
 class GaussianOnRanks(Gaussian):
@@ -313,8 +314,7 @@ class ConditionalOnRanks(Conditional):
     @torch.no_grad()
     def _latent_variance(self) -> Tensor:
         part = self._boundaries.part(self._observed_covariance())
-        variances = factors.unobserved_variances(part.gram, part.covariance)
-        result = variances[:, part.first : part.last][:, self.rest]
+        result = variances(part.covariance, part.first + self.rest)
         result = result.reshape(*self._gram.shape[:-2], self.rest.numel())
         return self._gram.parameters.restored(result.clamp(min=0))
 

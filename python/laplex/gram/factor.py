@@ -296,13 +296,21 @@ def _row_sum(rows: Tensor) -> Tensor:
     return rows[:, 0] if rows.shape[1] == 1 else rows.sum(1)
 
 
-def unobserved_variances(gram: Gram, covariance: Covariance) -> Tensor:
+def unobserved_variances(
+    gram: Gram, covariance: Covariance, counts: Tensor | None = None
+) -> Tensor:
     """Derivatives ``[B, n]`` of log det A by noise, or by its inverse where noise is infinite.
 
     The latter is the variance of the process at that point, given the observed points, because an
     observation of precision b adds log(1 + b var) to log det A.
+
+    With `counts` ``[B, n]``, it is the derivative of the sum of counts log D. If these are 1 at
+    the points that were not observed and 0 at all others, nothing counts that comes after a point,
+    and its variance is that given the observed points before it.
     """
-    by_noise = _vjp(gram, None, None, torch.ones_like(covariance.noise), covariance.tensors)[3]
+    counts = torch.ones_like(covariance.noise) if counts is None else counts
+    needs = (False, False, False, True, False)
+    by_noise = _vjp(gram, None, None, counts, covariance.tensors, needs)[3]
     assert by_noise is not None
     return by_noise
 

@@ -16,6 +16,7 @@ from .factor import Covariance, Factor, Gram
 from .low_rank import LowRank
 from .matrix import Matrix
 from .parameters import GramParameters
+from .singular import points_named
 
 
 class Coefficients(NamedTuple):
@@ -153,6 +154,13 @@ class Gaussian(Matrix):
     def logdet(self) -> Tensor:
         """Return the log determinant of A, of shape ``[*b]``."""
         self._refuse_improper("log det A", "log_prob() has a limit, the restricted likelihood")
+        return self.logdet_limit()
+
+    def logdet_limit(self) -> Tensor:
+        """`logdet`; without the diverging logarithms of improper priors.
+
+        :meta private:
+        """
         if self._basis is not None:
             empty = self.anchors.new_zeros(0, *self._batch, self.anchors.shape[-1])
             rows, _ = self.parameters.flattened(empty)
@@ -191,7 +199,7 @@ class Gaussian(Matrix):
             The log density at each vector of values, in nats.
         """
         parameters = self.parameters
-        values = parameters.centered(parameters.broadcast_values(values))
+        values = parameters.centered(values)
         if self._basis is not None:
             rows, restore = parameters.flattened(values)
             return restore(self._by_low_rank(LowRank.log_prob, rows))
@@ -274,8 +282,15 @@ class Gaussian(Matrix):
         logdet : Tensor ``[*b]``
             The log determinants of A.
         """
-        rows, restore = self.parameters.flattened(values)
         self._refuse_improper("log det A", "log_prob() has a limit, the restricted likelihood")
+        return self.quadratic_and_logdet(values)
+
+    def quadratic_and_logdet(self, values: ArrayLike) -> tuple[Tensor, Tensor]:
+        """`inv_quad_logdet`; its limit, as for `logdet_limit`, where priors are improper.
+
+        :meta private:
+        """
+        rows, restore = self.parameters.flattened(values)
 
         def both(gram: Gram, covariance: Covariance) -> Tensor:
             whitened, logs = factors.innovations(gram, rows, covariance)
@@ -351,7 +366,8 @@ class Gaussian(Matrix):
             for term in parameters.terms:
                 for part, column in term.parts(anchors):
                     process = Gaussian(GramParameters.of(anchors[first], (part,), None))
-                    drawn = process.sample(shape, generator=generator)[..., copy_of]
+                    with points_named(lambda place: ("anchor", int(first[place]))):  # noqa: B023
+                        drawn = process.sample(shape, generator=generator)[..., copy_of]
                     latent = latent + (drawn if column is None else drawn * column)
             if parameters.noise is not None:
                 white = self._white((*shape, n), generator)
@@ -368,6 +384,16 @@ class Gaussian(Matrix):
         }  # not picklable; made again
 
     # --- inside -----------------------------------------------------------------------------------
+
+    def of_terms(self) -> Gaussian:
+        """That of terms and noise alone, which shares the factor.
+
+        :meta private:
+        """
+        made = Gaussian(self.parameters.without_trend())
+        self._factor()
+        made._factored = self._factored
+        return made
 
     def _factor(
         self, covariance: Covariance | None = None, *, ties_backwards: bool = False

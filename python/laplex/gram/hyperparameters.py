@@ -154,7 +154,7 @@ class Hyperparameters:
     def _made(self, numbers: Mapping[str, Any]) -> tuple[list[BaseTerm], Any]:
         """The terms and the noise for numbers by name."""
         terms = [
-            type(term)(**{own: numbers[name] for name, own in names.items()})
+            term.replaced(**{own: numbers[name] for name, own in names.items()})
             for term, names in zip(self.terms, _names(self.terms), strict=True)
         ]
         return terms, numbers["noise"]

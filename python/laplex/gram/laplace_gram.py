@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import inspect
-import operator
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -13,6 +12,7 @@ from torch import Tensor
 from .._support.communicator import communicator, together
 from .._support.optional import require
 from .checks import ArrayLike, ScalarLike, split
+from .components import Components, components
 from .conditional import Conditional
 from .distributed import GaussianOnRanks
 from .gaussian import Gaussian
@@ -47,7 +47,8 @@ class LaplaceGram(Gaussian):
     Parameters
     ----------
     anchors : Tensor or array, shape ``[*b, n]``, float32 or float64
-        The points :math:`x`, in any order. An array of integers becomes float64.
+        The points :math:`x`, in any order. Integers become float64. The last dimension numbers the
+        points of a line, so that anchors of shape ``[n, 1]`` are n matrices of one anchor each.
     lengthscale, variance, frequency, phase, scale
         The parameters of a single term; see `laplex.gram.Term`.
     terms : term or sequence of terms, optional
@@ -218,7 +219,7 @@ class LaplaceGram(Gaussian):
         targets: ArrayLike,
         values: ArrayLike,
         *,
-        term: int | BaseTerm | Literal["basis", "mean"] | None = None,
+        term: Components | None = None,
         basis_targets: ArrayLike | None = None,
         mean_targets: ScalarLike | None = None,
     ) -> Conditional:
@@ -227,17 +228,18 @@ class LaplaceGram(Gaussian):
         Parameters
         ----------
         targets : Tensor or array, shape ``[*b, m]``
-            New points, of the anchors' dtype, or an array of integers.
+            New points, of the anchors' dtype, or integers.
         values : Tensor or array, shape ``[..., n]``
             Observations at the anchors, noise included.
-        term : int or term or {"basis", "mean"}, optional
+        term : int or term or {"basis", "mean"} or a sequence of these, optional
             Predict one summand of the process in place of the whole, given the same observations: a
-            term, or its number in ``terms``, or what the basis or the mean contributes. The
-            expectations of all summands add up to that of the whole.
+            term, or its number in ``terms``, or what the basis or the mean contributes. A sequence,
+            or a sum of terms, stands for the sum of several. The expectations of all summands add
+            up to that of the whole.
         basis_targets : Tensor or array, shape ``[*b, m, p]``, optional
-            The values of the basis at the targets, needed where a basis is a matrix.
+            The values of the basis at the targets, only where a basis is a matrix.
         mean_targets : float, Tensor or array, shape ``[*b, m]``, optional
-            The mean at the targets, needed where the mean is a number for each anchor.
+            The mean at the targets, only where the mean is a number for each anchor.
 
         Returns
         -------
@@ -251,44 +253,20 @@ class LaplaceGram(Gaussian):
         ValueError
             If a term has phases or scales, because new points have neither. In that case build one
             `LaplaceGram` over anchors and targets together, and call `condition`. Likewise if
-            basis or mean have no values at the targets.
+            basis or mean have no values at the targets, or if they have them and others are given.
         """
-        component = self._component(term)
+        shown = components(term, self.terms, basis=self._basis is not None, mean=bool(self._means))
         targets = self.parameters.checked_targets(targets)
         extended = self.parameters.extended(targets, basis_targets, mean_targets)
         n = self.anchors.shape[-1]
-        if component is not None:
-            extended = extended.showing(component, n)
+        part = None
+        if shown is not None:
+            extended = extended.showing(shown, n)
+            if all(isinstance(each, str) for each in shown):
+                part = " and ".join(map(str, shown))
         numbers = torch.arange(extended.n, device=self.device)
         observed, rest = numbers.tensor_split([n])
-        return Conditional(Gaussian(extended), observed, rest, values, made_of=self)
-
-    def _component(self, term: object) -> int | str | None:
-        """The number of a term, or "basis" or "mean"."""
-        if term is None:
-            return None
-        if isinstance(term, str):
-            known = {"basis": self._basis is not None, "mean": bool(self._means)}
-            if not known.get(term, False):
-                why = f", but there is no {term}" if term in known else ""
-                raise ValueError(
-                    'term must be a term, its number in terms, "basis" or "mean", got '
-                    f"{term!r}{why}"
-                )
-            return term
-        if isinstance(term, BaseTerm):
-            found = [k for k, each in enumerate(self.terms) if each is term]
-            if len(found) != 1:
-                raise ValueError(
-                    f"term is {len(found)} of the terms of this LaplaceGram: pass its number in "
-                    "terms"
-                )
-            return found[0]
-        try:
-            number = range(len(self.terms))[operator.index(cast("int", term))]
-        except IndexError:
-            raise IndexError(f"term is {term}, but there are {len(self.terms)} terms") from None
-        return number
+        return Conditional(Gaussian(extended), observed, rest, values, made_of=self, part=part)
 
     def precision(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return the tridiagonal inverse of a single real term without noise.

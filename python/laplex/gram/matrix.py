@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from math import prod
 from numbers import Real
 from typing import TYPE_CHECKING, Any
@@ -56,6 +57,16 @@ class Matrix:
         return GramParameters(
             self.anchors, self.terms, self.noise, self._batch, self._basis, self._means
         )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """A copy of its own memory, as a part of a torch module needs it."""
+        made = self.__class__.__new__(self.__class__)
+        memo[id(self)] = made
+        made._begin(self.parameters.deep_copied(memo))
+        state = self.__getstate__() if hasattr(self, "__getstate__") else self.__dict__
+        others = {name: each for name, each in state.items() if name not in made.__dict__}
+        made.__dict__.update(deepcopy(others, memo))
+        return made
 
     @property
     def mean(self) -> Tensor:

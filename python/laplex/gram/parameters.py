@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from itertools import product
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from numpy.linalg import LinAlgError
@@ -19,12 +20,12 @@ from .checks import (
     as_tensor,
     broadcast,
     checked_anchors,
-    checked_noise,
     no_transforms,
     same_device,
 )
 from .factor import Covariance
-from .terms import KINDS, BaseTerm, Term, checked_terms
+from .given import deep_copied, floats, has_integers, no_scalar, noise_of, note_of_column
+from .terms import BaseTerm, Term, checked_terms, made
 from .trend import Basis, Detached, Function, checked_mean, mean_at, mean_at_targets
 
 
@@ -70,12 +71,12 @@ class GramParameters(NamedTuple):
             If an argument has a wrong shape, dtype or value.
         """
         no_transforms()
-        anchors = checked_anchors(anchors)
+        anchors = checked_anchors(floats("anchors", anchors))
         terms = checked_terms(terms)
         same_device({"noise": noise}, anchors.device)
         for term in terms:
-            same_device(vars(term), anchors.device)
-        noise = checked_noise(noise, anchors)
+            same_device(term.parameters(), anchors.device)
+        noise = noise_of(noise, anchors)
         for term in terms:
             term.check(anchors)
         known = Basis.checked(basis, prior, anchors)
@@ -120,7 +121,7 @@ class GramParameters(NamedTuple):
         """All parameters of terms and noise: tensors, numbers and None."""
         found: list[object] = [self.anchors, self.noise]
         for term in self.terms:
-            found += vars(term).values()
+            found += term.parameters().values()
         return found
 
     def all_contents(self) -> list[object]:
@@ -144,7 +145,8 @@ class GramParameters(NamedTuple):
     def named(self) -> dict[str, Tensor]:
         """The tensors by name: ``anchors``, ``noise``, for term 0 ``0.lengthscale`` and so on.
 
-        Names of terms other than `Term` tell their kind, as in ``0.SHO.sigma``.
+        Names of terms other than `Term` tell their kind, as in ``0.SHO.sigma``, or the kinds and
+        the number of a factor, as in ``0.Term*SHO.1.sigma``.
         Tensors of terms are converted to float64, and parameters that are None are left out. A
         basis becomes ``basis``, its rows ``[*b, p, n]``, and ``prior``; there is no mean.
         """
@@ -155,7 +157,7 @@ class GramParameters(NamedTuple):
             found |= {"basis": self.basis_rows(), "prior": self.basis.prior.double()}
         for number, term in enumerate(self.terms):
             tensors = term.tensors(self.anchors)
-            kind = "" if isinstance(term, Term) else f"{type(term).__name__}."
+            kind = "" if isinstance(term, Term) else f"{term.kind()}."
             found |= {f"{number}.{kind}{name}": tensor for name, tensor in tensors.items()}
         return found
 
@@ -164,12 +166,16 @@ class GramParameters(NamedTuple):
         """The reverse of `named`."""
         terms: dict[str, tuple[str, dict[str, Tensor]]] = {}
         for name, tensor in named.items():
-            if "." in name:
-                number, *kind, parameter = name.split(".")
-                terms.setdefault(number, ("".join(kind), {}))[1][parameter] = tensor
-        made = [KINDS[kind or "Term"](**parameters) for kind, parameters in terms.values()]
+            number, dot, rest = name.partition(".")
+            kind, own, parameter = rest.partition(".")
+            if dot:
+                kind, parameter = (kind, parameter) if own else ("Term", kind)
+                terms.setdefault(number, (kind, {}))[1][parameter] = tensor
+        terms_made = [made(*each) for each in terms.values()]
         basis = named["basis"].mT if "basis" in named else None
-        return cls.checked(named["anchors"], made, named.get("noise"), basis, named.get("prior"))
+        return cls.checked(
+            named["anchors"], terms_made, named.get("noise"), basis, named.get("prior")
+        )
 
     @staticmethod
     def is_per_anchor(name: str) -> bool:
@@ -184,13 +190,28 @@ class GramParameters(NamedTuple):
 
     def map(self, change: Callable[[str, Tensor], Tensor]) -> GramParameters:
         """A copy in which every tensor is replaced by the result of `change`."""
+
+        def changed(term: BaseTerm) -> BaseTerm:
+            has_tensors = any(isinstance(each, Tensor) for each in term.parameters().values())
+            return term.map(change) if has_tensors else term
+
         return self.of(
             change("anchors", self.anchors),
-            tuple(term.map(change) for term in self.terms),
+            tuple(changed(term) for term in self.terms),
             None if self.noise is None else change("noise", self.noise),
             None if self.basis is None else self.basis.map(change),
             tuple(change("mean", m) if isinstance(m, Tensor) else m for m in self.means),
         )
+
+    def deep_copied(self, memo: dict[int, Any]) -> GramParameters:
+        """A copy of its own memory, for `copy.deepcopy`."""
+        made = self.map(lambda _, tensor: deep_copied(tensor, memo))
+
+        def copied(part: Function | Tensor) -> Function | Tensor:
+            return part if isinstance(part, Tensor) else deepcopy(part, memo)
+
+        basis = made.basis and made.basis._replace(parts=tuple(map(copied, made.basis.parts)))
+        return made._replace(basis=basis, means=tuple(map(copied, made.means)))
 
     def detached(self) -> GramParameters:
         """A copy without gradients, which shares memory."""
@@ -244,6 +265,12 @@ class GramParameters(NamedTuple):
         Functions are replaced by their values. Where they are no functions, the values at the
         targets are needed: `basis_targets` ``[*b, m, p]`` and `mean_targets` ``[*b, m]``.
         """
+        for name, given, is_there in (
+            ("basis", basis_targets, self.basis is not None),
+            ("mean", mean_targets, bool(self.means)),
+        ):
+            if given is not None and not is_there:
+                raise ValueError(f"{name}_targets belongs to a {name}, but there is none")
         n, m = self.n, targets.shape[-1]
         batch = broadcast(self.anchors.shape[:-1], targets.shape[:-1])
         anchors = torch.cat((self.anchors.expand(*batch, n), targets.expand(*batch, m)), -1)
@@ -255,31 +282,24 @@ class GramParameters(NamedTuple):
         if self.basis is not None:
             at_targets = self.basis.at_targets(targets, basis_targets)
             matrix, prior = _joined(self.basis_rows(), at_targets).mT, self.basis.prior
-        mean, mean_new = self.mean(), mean_at_targets(self.means, targets, mean_targets)
-        for name, given, known in (
-            ("basis", basis_targets, matrix),
-            ("mean", mean_targets, mean),
-        ):
-            if given is not None and known is None:
-                raise ValueError(f"{name}_targets belongs to a {name}, but there is none")
+        mean, mean_new = self.mean(), mean_at_targets(self.means, n, targets, mean_targets)
         if mean is not None and mean_new is not None:
             old = mean.expand(*mean.shape[:-1], n)
             mean = _joined(old, mean_new.expand(*mean_new.shape[:-1], m))
         return self.checked(anchors, self.terms, noise, matrix, prior, mean)
 
-    def showing(self, component: int | str, n: int) -> GramParameters:
-        """A copy of which only one component reaches the anchors from number `n` on.
+    def showing(self, components: Container[int | str], n: int) -> GramParameters:
+        """A copy of which only some components reach the anchors from number `n` on.
 
-        The component is the number of a term, or the basis, or the mean. All functions must be
-        resolved.
+        The components are numbers of terms, and "basis" and "mean". All functions must be resolved.
         """
         shown = torch.arange(self.n, device=self.anchors.device) < n
 
         def hidden(tensor: Tensor, name: str) -> Tensor:
-            return tensor if component == name else tensor * shown
+            return tensor if name in components else tensor * shown
 
         terms = tuple(
-            term if k == component else term.replaced(scale=_masked(term.scale, shown))
+            term if k in components else term.replaced(scale=_masked(term.scale, shown))
             for k, term in enumerate(self.terms)
         )
         basis = self.basis
@@ -292,8 +312,9 @@ class GramParameters(NamedTuple):
     def checked_targets(self, targets: object) -> Tensor:
         """Check new points ``[*b, m]`` for a prediction and return them as a tensor."""
         dtype = self.anchors.dtype
-        targets = as_tensor("targets", targets, integers=dtype)
-        if targets.dtype is not dtype or targets.dim() == 0:
+        no_scalar("targets", targets)
+        targets = as_tensor("targets", floats("targets", targets, dtype), integers=dtype)
+        if targets.dtype is not dtype:
             raise TypeError(
                 f"targets must be {dtype}, like the anchors, and of shape [..., m]; got "
                 f"{targets.dtype} {list(targets.shape)}"
@@ -334,8 +355,11 @@ class GramParameters(NamedTuple):
     # --- numbers ----------------------------------------------------------------------------------
 
     def as_values(self, values: object) -> Tensor:
-        """Values as a tensor; an array of integers is converted to the anchors' dtype."""
-        return as_tensor("values", values, integers=self.anchors.dtype, exact=False)
+        """Values as a tensor; integers are converted to the anchors' dtype."""
+        dtype = self.anchors.dtype
+        if has_integers(values):
+            values = values.to(dtype)
+        return as_tensor("values", values, integers=dtype, exact=False)
 
     def broadcast_values(self, values: object, what: str = "anchors") -> Tensor:
         """Expand values ``[..., n]`` to all dimensions of the batch; n is the number of `what`.
@@ -361,7 +385,7 @@ class GramParameters(NamedTuple):
         if values.dim() == 0 or values.shape[-1] != n:
             raise ValueError(
                 f"values have shape {list(values.shape)} but the last dimension must be {n}, the "
-                f"number of {what}"
+                f"number of {what}{note_of_column(anchors)}"
             )
         if not self.batch:
             return values

@@ -49,16 +49,14 @@ def log_density(
     term = terms[0]
     if len(terms) > 1 or cuda_execution.takes(anchors) or values.shape != shape:
         return None
-    if term.has_parameters_per_anchor():
+    names = oscillator.parameters_of(term)
+    if (names is None and not isinstance(term, Term)) or term.has_parameters_per_anchor():
         return None
     numbers: Sequence[Any]
     if isinstance(term, Term):
         numbers = term.numbers(anchors)
     else:
-        names = oscillator.parameters_of(term)
-        if names is None:
-            return None
-        numbers = [term.number(name, anchors) for name in names]
+        numbers = [term.number(name, anchors) for name in names or ()]
     given = (
         _expanded(anchors, shape),
         _expanded(values, shape),

@@ -56,18 +56,19 @@ def product(
         columns = columns.reshape(columns.shape[:1] + missing + columns.shape[1:])
         products = matvec(_taken(columns, sources) * values, *ends, lengthscale=lengthscale)
         return (_taken(columns, targets) * products).sum(0)
-    ((part, column),) = term.parts(anchors)
-    if column is not None:
-        values = _taken(column, sources) * values
-    known = part.matvec_kernel(anchors)
-    if known is None:
-        result = _by_factor(part, values, source_anchors, target_anchors)
-    else:
-        kernel, lengthscale, variance = known
-        if isinstance(variance, Tensor):
-            variance = variance[..., None]
-        result = variance * matvec(values, *ends, lengthscale=lengthscale, kernel=kernel)
-    return result if column is None else _taken(column, targets) * result
+    total = values.new_zeros(())
+    for part, column in term.parts(anchors):
+        seen = values if column is None else _taken(column, sources) * values
+        known = part.matvec_kernel(anchors)
+        if known is None:
+            result = _by_factor(part, seen, source_anchors, target_anchors)
+        else:
+            kernel, lengthscale, variance = known
+            if isinstance(variance, Tensor):
+                variance = variance[..., None]
+            result = variance * matvec(seen, *ends, lengthscale=lengthscale, kernel=kernel)
+        total = total + (result if column is None else _taken(column, targets) * result)
+    return total
 
 
 def _taken(tensor: Tensor, index: Tensor | None) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Collection, Mapping, Sequence
+from math import sqrt
 from typing import Any, Literal, overload
 
 import numpy as np
@@ -19,6 +20,7 @@ from torch import Tensor
 from .hyperparameters import Hyperparameters, known_noise, started
 from .laplace_gram import LaplaceGram
 from .terms import BaseTerm
+from .terms.base import LARGEST, SMALLEST
 
 Array = npt.NDArray[np.float64]
 
@@ -202,11 +204,13 @@ class LaplaceGPRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         x, values = x[order], values[order]
         self._shift, self._unit = 0.0, 1.0
         if self.normalize_y:
-            self._shift = float(values.mean())
-            self._unit = float(values.std()) or 1.0
+            # Scaled by a power of two, so that no square leaves the range of a float.
+            size = 2.0 ** (np.frexp(np.abs(values).max())[1] - 1.0)
+            self._shift = float((values / size).mean() * size)
+            self._unit = float((values / size).std() * size) or 1.0
         self.X_train_, self.y_train_ = x, (values - self._shift) / self._unit
-        self.alpha_ = (known if known.ndim == 0 else known[order]) / self._unit**2
-        span, power = float(np.ptp(x)) or 1.0, float(np.mean(self.y_train_**2)) or 1.0
+        self.alpha_ = (known if known.ndim == 0 else known[order]) / self._unit / self._unit
+        span, power = float(np.ptp(x)) or 1.0, self._power()
         self._hyperparameters = self._start(0.1 * span, power)
         self._check_distinct()
         theta = self._hyperparameters.theta()
@@ -268,6 +272,7 @@ class LaplaceGPRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         return_std: bool = False,
         return_cov: bool = False,
         include_noise: bool = False,
+        term: int | BaseTerm | Literal["basis"] | None = None,
     ) -> Any:
         """Predict f at new points, given the training values; before `fit`, by the prior.
 
@@ -283,6 +288,10 @@ class LaplaceGPRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
             Return the standard deviations or the covariance of new observations instead of those of
             f, as scikit-learn does with a ``WhiteKernel`` in its kernel. This adds the fitted noise
             variance, which widens a band for f to a band for new measurements.
+        term : int or term or "basis", optional
+            Predict one summand of f in place of f, given the same values: a term of the kernel, or
+            its number in ``kernel_``, or the trend. The expectations of all of them add up to that
+            of f; with ``normalize_y``, the mean of y has to be added.
 
         Returns
         -------
@@ -291,6 +300,7 @@ class LaplaceGPRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         """
         if return_std and return_cov:
             raise ValueError("pass either return_std=True or return_cov=True, not both")
+        shown = self._summand(term, include_noise)
         points = self._points(X)
         if not hasattr(self, "gram_"):
             prior, noise = self._prior(points)
@@ -298,8 +308,8 @@ class LaplaceGPRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
             if return_cov:
                 return mean, prior.to_dense().numpy() + noise * np.eye(len(points))
             return (mean, np.sqrt(prior.diagonal().numpy() + noise)) if return_std else mean
-        conditional = self.gram_.predict(points, torch.from_numpy(self.y_train_))
-        mean = conditional.mean.numpy() * self._unit + self._shift
+        conditional = self.gram_.predict(points, torch.from_numpy(self.y_train_), term=shown)
+        mean = conditional.mean.numpy() * self._unit + (self._shift if shown is None else 0.0)
         noise = self.noise_ if include_noise else 0.0
         if return_std:
             return mean, np.sqrt(conditional.variance.numpy() + noise) * self._unit
@@ -366,6 +376,21 @@ class LaplaceGPRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         """The points ``[m]`` at which to predict."""
         return torch.from_numpy(self._line(validate_data(self, X, dtype=np.float64, reset=False)))
 
+    def _summand(self, term: object, include_noise: bool) -> Any:
+        """The number of a term of the kernel, or what else `laplex.gram.LaplaceGram` takes."""
+        if term is None:
+            return None
+        check_is_fitted(self, "gram_")
+        if include_noise:
+            raise ValueError("include_noise=True is for f as a whole: a term has no noise")
+        if isinstance(term, BaseTerm):
+            for known in (self.kernel_, self._hyperparameters.terms):
+                found = [number for number, each in enumerate(known) if each is term]
+                if len(found) == 1:
+                    return found[0]
+            raise ValueError("term is not one of the kernel's: pass its number in kernel_")
+        return term
+
     def _start(self, length: float, power: float) -> Hyperparameters:
         """The parameters from which `fit` starts, for data of a length and a mean square."""
         return started(
@@ -377,6 +402,19 @@ class LaplaceGPRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
             bounds=self.bounds,
             fixed=self.fixed,
         )
+
+    def _power(self) -> float:
+        """The mean square of the training values, or 1 if all are 0."""
+        largest = float(np.abs(self.y_train_).max())
+        if not largest:
+            return 1.0
+        if not sqrt(SMALLEST) <= largest <= sqrt(LARGEST):
+            raise ValueError(
+                f"y has values of size {largest:.3g}, whose squares are out of the range of the "
+                f"kernel's variances, {SMALLEST:g} to {LARGEST:g}: pass normalize_y=True, or y in "
+                "other units"
+            )
+        return float(np.mean(self.y_train_**2))
 
     def _check_distinct(self) -> None:
         """Raise an error if equal points without noise make the covariance singular."""

@@ -48,6 +48,8 @@ class Basis(NamedTuple):
         single = callable(basis) or hasattr(basis, "__array__")
         several = isinstance(basis, Iterable) and not single
         given = list(cast("Iterable[Any]", basis)) if several else [basis]
+        if several and given and all(isinstance(each, (Real, list, tuple)) for each in given):
+            given = [given]  # the rows of one matrix
         if not given:
             raise ValueError(f"basis has no function: {_MATRIX}, or None")
         parts = tuple(each if callable(each) else _rows(each, anchors) for each in given)
@@ -69,6 +71,11 @@ class Basis(NamedTuple):
     def at_targets(self, targets: Tensor, given: object) -> Tensor:
         """The values ``[*b, p, m]`` at new points: those that are given, or of the functions."""
         if given is not None:
+            if not any(isinstance(part, Tensor) for part in self.parts):
+                raise ValueError(
+                    "basis_targets holds the rows of a basis that is a matrix, but this basis is a "
+                    "function, which gives its own values at the targets: leave basis_targets out"
+                )
             rows = _rows(given, targets, "basis_targets", "targets").double()
             if rows.shape[-2] != self.prior.shape[-1]:
                 raise ValueError(
@@ -109,7 +116,9 @@ class Basis(NamedTuple):
         return not all_of(self.prior, lambda each: each < inf)
 
 
-def checked_mean(mean: object, anchors: Tensor) -> tuple[Function | Tensor, ...]:
+def checked_mean(
+    mean: object, anchors: Tensor, name: str = "mean", what: str = "anchors"
+) -> tuple[Function | Tensor, ...]:
     """A mean as functions, and tensors ``[*b, n]`` or ``[*b, 1]``, whose sum it is."""
     if mean is None:
         return ()
@@ -118,14 +127,14 @@ def checked_mean(mean: object, anchors: Tensor) -> tuple[Function | Tensor, ...]
         return (mean,)
     if isinstance(mean, Real):
         mean = torch.tensor([float(mean)], dtype=torch.float64, device=anchors.device)
-    tensor = as_tensor("mean", mean)
+    tensor = as_tensor(name, mean)
     if tensor.dim() == 0:
         tensor = tensor[None]
-    _check("mean", tensor, anchors)
+    _check(name, tensor, anchors)
     if tensor.shape[-1] not in (1, anchors.shape[-1]):
         raise ValueError(
-            f"mean has shape {list(tensor.shape)} but its last dimension must be 1 or "
-            f"{anchors.shape[-1]}, the number of anchors"
+            f"{name} has shape {list(tensor.shape)} but its last dimension must be 1 or "
+            f"{anchors.shape[-1]}, the number of {what}"
         )
     return (tensor,)
 
@@ -144,12 +153,19 @@ def mean_at(means: tuple[Function | Tensor, ...], points: Tensor) -> Tensor | No
 
 
 def mean_at_targets(
-    means: tuple[Function | Tensor, ...], targets: Tensor, given: object
+    means: tuple[Function | Tensor, ...], n: int, targets: Tensor, given: object
 ) -> Tensor | None:
-    """As `mean_at` at new points, or what is given there."""
+    """As `mean_at` at new points, or what is given there; there are n anchors."""
+    per_anchor = any(isinstance(mean, Tensor) and mean.shape[-1] != 1 for mean in means)
     if given is not None:
-        means = checked_mean(given, targets)
-    elif any(isinstance(mean, Tensor) and mean.shape[-1] != 1 for mean in means):
+        if not per_anchor and n != 1:
+            raise ValueError(
+                "mean_targets holds the mean at the targets where the mean is a number for each "
+                "anchor, but this one is a function or one number, which is known there: leave "
+                "mean_targets out"
+            )
+        means = checked_mean(given, targets, "mean_targets", "targets")
+    elif per_anchor:
         raise ValueError(
             "mean has a number for each anchor, but none for the targets: pass mean_targets= of "
             "shape [*b, m], or build the LaplaceGram from a function"

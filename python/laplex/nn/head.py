@@ -61,6 +61,9 @@ class LaplexHead(KernelLayer):
 
     Notes
     -----
+    There is no ``kernel`` and no ``side``: the softmax of distances over lengthscales is the
+    Laplace kernel, divided by the sums of its columns.
+
     Beyond the outermost class the routing does not depend on the exact place of a feature, so the
     layer treats such a feature as if it were at that class. A feature in a gap between two classes
     that is more than about 35 lengthscales (float32) from both gets no route in `forward`, because

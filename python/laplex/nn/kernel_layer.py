@@ -354,6 +354,8 @@ class KernelLayer(nn.Module):
         phased: bool = True,
         rounds: int = 4,
         progress: bool = False,
+        kernel: str = "matern12",
+        side: str = "both",
     ) -> Self:
         r"""Create a layer that approximates a dense layer, by least squares on its weight.
 
@@ -378,6 +380,9 @@ class KernelLayer(nn.Module):
             less.
         progress : bool
             Show a progress bar.
+        kernel, side : str
+            As in the constructor of `laplex.nn.LaplexLinear`; a `laplex.nn.LaplexHead` has the
+            default ones alone.
 
         Returns
         -------
@@ -390,8 +395,8 @@ class KernelLayer(nn.Module):
         TypeError
             If ``linear`` is not an ``nn.Linear``, or ``heads`` or ``rounds`` is not an integer.
         ValueError
-            If the weight is not finite, ``heads`` is below 1, ``rounds`` is below 0, or the gains
-            overflow the weight's dtype (float16).
+            If the weight is not finite, ``heads`` is below 1, ``rounds`` is below 0, the gains
+            overflow the weight's dtype (float16), or the layer cannot have ``kernel`` or ``side``.
         """
         if not isinstance(linear, nn.Linear):
             raise TypeError(
@@ -402,6 +407,13 @@ class KernelLayer(nn.Module):
         rounds = integer("rounds", rounds, 0)
         check_flag("phased", phased)
         check_flag("progress", progress)
+        profile_of(kernel)
+        side_number(side)
+        shape = KernelShape(kernel, side)
+        if cls._shares_out and shape != KernelShape():
+            raise ValueError(
+                f"a {cls.__name__} has the Laplace kernel of both sides: leave out kernel and side"
+            )
         weight = linear.weight.detach()
         if weight.is_meta:
             raise ValueError(
@@ -419,6 +431,7 @@ class KernelLayer(nn.Module):
                 init="interlaced",
                 device=weight.device,
                 dtype=weight.dtype,
+                **({} if cls._shares_out else shape._asdict()),
             )
         # Scale by the largest entry, so that no square of an entry over- or underflows.
         unit = weight.double().abs().max()
@@ -426,7 +439,12 @@ class KernelLayer(nn.Module):
         scaled = weight.double() / unit
         with progress_bar(progress, extra="demo") as report:
             fit = nearest_kernels(
-                scaled.to(layer.targets.dtype), heads, phased=phased, rounds=rounds, report=report
+                scaled.to(layer.targets.dtype),
+                heads,
+                phased=phased,
+                rounds=rounds,
+                report=report,
+                shape=shape,
             )
         gain = fit.factor
         if cls._shares_out:
@@ -520,6 +538,14 @@ class KernelLayer(nn.Module):
             if any(name == each or name.startswith(f"{each}_") for each in GEOMETRY):
                 yield tensor
 
+    def _save_to_state_dict(
+        self, destination: dict[str, Any], prefix: str, keep_vars: bool
+    ) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        # As metadata, where torch keeps versions: so all entries stay parameters.
+        metadata = getattr(destination, "_metadata", {})
+        metadata.setdefault(prefix[:-1], {}).update(self._shape._asdict())
+
     def _load_from_state_dict(
         self,
         state_dict: dict[str, Any],
@@ -530,6 +556,15 @@ class KernelLayer(nn.Module):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
+        for name, own in self._shape._asdict().items():
+            other = local_metadata.get(name, own)
+            if other != own:
+                of = f" of {prefix[:-1]}" if prefix else ""
+                error_msgs.append(
+                    f"the parameters{of} are those of a layer with {name}={other!r}, but "
+                    f"this {type(self).__name__} has {name}={own!r}: create it with "
+                    f"{name}={other!r}, or pass dict(state_dict) to load them all the same."
+                )
         # Also with strict=False, as for a wrong shape: the layer would keep its initial values.
         if f"{prefix}weight" in state_dict:
             error_msgs.append(

@@ -1,16 +1,17 @@
-"""The least-squares fit of a sum of Laplace kernels to a matrix, as a start for training."""
+"""The least-squares fit of a sum of kernels to a matrix, as a start for training."""
 
 from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from laplex._support.progress import Report
 from laplex.nn.kernel_product import cosines
+from laplex.nn.kernel_shape import KernelShape
 
 #: The number of places tried for each anchor, and of angles for each target's phase.
 PLACES = 64
@@ -31,7 +32,8 @@ class KernelSum:
     r"""The matrix :math:`\sum_h \mathrm{Re}(K_h)\,\mathrm{diag}(s_h)` with n rows and m columns.
 
     ``targets`` and ``target_phase`` have shape ``[heads, n]``; ``sources``, ``source_phase`` and
-    ``factor`` have shape ``[heads, m]``; ``log_lengthscale`` has shape ``[heads]``.
+    ``factor`` have shape ``[heads, m]``; ``log_lengthscale`` has shape ``[heads]``. ``shape`` says
+    which kernels they are.
     """
 
     targets: Tensor
@@ -40,6 +42,7 @@ class KernelSum:
     target_phase: Tensor
     source_phase: Tensor
     factor: Tensor
+    shape: KernelShape
 
     @property
     def heads(self) -> int:
@@ -48,8 +51,8 @@ class KernelSum:
 
     def kernel(self, head: int) -> Tensor:
         """Return Re(K_h), a tensor [n, m]."""
-        distance = (self.targets[head, :, None] - self.sources[head]).abs()
-        modulus = torch.exp(-distance / self.log_lengthscale[head].exp())
+        lengthscale = self.log_lengthscale[head].exp()
+        modulus = self.shape.matrix(self.targets[head], self.sources[head], lengthscale)
         return modulus * cosines(self.target_phase[head], self.source_phase[head])
 
     def part(self, head: int) -> Tensor:
@@ -58,14 +61,14 @@ class KernelSum:
 
 
 def nearest_kernels(
-    weight: Tensor, heads: int, *, phased: bool, rounds: int, report: Report
+    weight: Tensor, heads: int, *, phased: bool, rounds: int, report: Report, shape: KernelShape
 ) -> KernelSum:
     r"""Fit :math:`\sum_h \mathrm{Re}(K_h)\,\mathrm{diag}(s_h)` to a matrix, by descent.
 
-    The fit starts at the truncated singular value decomposition. With all sources on one side of
-    all targets, the kernel is an outer product :math:`e^{-x_i/\ell} e^{y_j/\ell}`. A head with
-    phases can therefore be any matrix of rank 2; a head without phases can be any matrix of rank 1
-    whose rows do not differ in sign.
+    The fit starts at the truncated singular value decomposition. With all sources at one place
+    below all targets, the columns of every kernel are equal, and its rows can have any positive
+    amplitudes. A head with phases can therefore be any matrix of rank 2; a head without phases can
+    be any matrix of rank 1 whose rows do not differ in sign.
 
     The descent then alternates between two kinds of moves. The first moves the sources of one head,
     each column to the best of `PLACES` places with its best phase and factor, and then its targets
@@ -85,13 +88,25 @@ def nearest_kernels(
         The number of rounds; 0 keeps the start.
     report : Report
         Called before and after each round.
+    shape : KernelShape
+        Which kernels to fit.
 
     Returns
     -------
     KernelSum
-        The fit, with all sources between the outermost targets.
+        The fit. Sources of Laplace kernels of both sides lie between the outermost targets.
     """
-    fit = _singular_start(weight, heads, phased)
+    if shape.side == "right":  # the mirror image of a fit to the left
+        fit = nearest_kernels(
+            weight,
+            heads,
+            phased=phased,
+            rounds=rounds,
+            report=report,
+            shape=shape._replace(side="left"),
+        )
+        return replace(fit, targets=-fit.targets, sources=-fit.sources, shape=shape)
+    fit = _singular_start(weight, heads, phased, shape)
     for done in range(rounds):
         report("fit", done, rounds, "")
         for _ in range(PASSES):
@@ -99,7 +114,8 @@ def nearest_kernels(
                 fit = _best_head(weight, fit, head, phased)
         _descend(weight, fit, phased)
         report("fit", done + 1, rounds, f"error {relative_error(weight, fit):.3f}")
-    _draw_in(fit)
+    if shape == KernelShape():
+        _draw_in(fit)
     return fit
 
 
@@ -118,7 +134,7 @@ def _residual(weight: Tensor, fit: KernelSum, without: int | None = None) -> Ten
     return rest
 
 
-def _singular_start(weight: Tensor, heads: int, phased: bool) -> KernelSum:
+def _singular_start(weight: Tensor, heads: int, phased: bool, shape: KernelShape) -> KernelSum:
     """Start each head at two singular triples, or at one without phases."""
     n, m = weight.shape
     take = 2 if phased else 1
@@ -134,6 +150,7 @@ def _singular_start(weight: Tensor, heads: int, phased: bool) -> KernelSum:
         target_phase=weight.new_zeros(heads, n),
         source_phase=weight.new_zeros(heads, m),
         factor=weight.new_zeros(heads, m),
+        shape=shape,
     )
     for head in range(heads):
         triples = slice(take * head, take * (head + 1))
@@ -147,12 +164,24 @@ def _singular_start(weight: Tensor, heads: int, phased: bool) -> KernelSum:
             sign = 1.0 if up.square().sum() >= down.square().sum() else -1.0
             amplitude, factor = (rows[:, 0] * sign).clamp(min=0), columns[:, 0] * sign
         largest = amplitude.max().clamp(min=torch.finfo(weight.dtype).tiny)
-        depth = -(amplitude / largest).clamp(min=LEAST_AMPLITUDE).log()  # in lengthscales
+        depth = _depth((amplitude / largest).clamp(min=LEAST_AMPLITUDE), shape)
         span = depth.max().clamp(min=1.0)
         fit.targets[head] = 2 * depth / span - 1  # on [-1, 1], as the anchors of other layers
         fit.log_lengthscale[head] = torch.log(2 / span)
         fit.factor[head] = factor * largest
     return fit
+
+
+def _depth(amplitude: Tensor, shape: KernelShape) -> Tensor:
+    """The distances in lengthscales, at most 10, at which the kernel has some amplitudes."""
+    if shape.kernel == "matern12":
+        return -amplitude.log()
+    low, high = torch.zeros_like(amplitude), torch.full_like(amplitude, 10.0)
+    for _ in range(-math.frexp(torch.finfo(amplitude.dtype).eps)[1]):  # bisection, to rounding
+        middle = (low + high) / 2
+        is_near = shape.matrix(middle, middle.new_zeros(1), middle.new_ones(()))[:, 0] > amplitude
+        low, high = torch.where(is_near, middle, low), torch.where(is_near, high, middle)
+    return low
 
 
 def _best_head(weight: Tensor, fit: KernelSum, head: int, phased: bool) -> KernelSum:
@@ -183,7 +212,7 @@ def _move_sources(rest: Tensor, fit: KernelSum, head: int, phased: bool) -> None
     lengthscale = fit.log_lengthscale[head].exp()
     share = torch.linspace(0, 1, PLACES, dtype=rest.dtype, device=rest.device)
     places = torch.quantile(targets, share)
-    kernel = torch.exp(-(places[:, None] - targets).abs() / lengthscale)
+    kernel = fit.shape.matrix(targets, places, lengthscale).mT.contiguous()
     waves = (
         torch.stack([phase.cos(), phase.sin()], -1) if phased else torch.ones_like(phase[:, None])
     )
@@ -215,7 +244,7 @@ def _move_targets(rest: Tensor, fit: KernelSum, head: int, phased: bool) -> None
     share = torch.linspace(0, 1, PLACES // 2, dtype=rest.dtype, device=rest.device)
     lowest, highest = both.min() - lengthscale, both.max() + lengthscale
     places = torch.cat([torch.quantile(sources, share), lowest + (highest - lowest) * share])
-    modulus = torch.exp(-(places[:, None] - sources).abs() / lengthscale) * fit.factor[head]
+    modulus = fit.shape.matrix(places, sources, lengthscale) * fit.factor[head]
     if phased:
         basis = modulus[..., None] * torch.stack([phase.cos(), phase.sin()], -1)
         angles = 2 * math.pi / ANGLES * torch.arange(ANGLES, device=rest.device) - math.pi

@@ -16,9 +16,20 @@ class ApproximationWarning(UserWarning):
 
     Conjugate gradients and Lanczos iterations give approximate and, for log determinants, random
     results. Laplex has exact algebra for sums of its kernels on the same inputs and of low-rank
-    kernels, for products with low-rank and index kernels, and for noise, but for no other sums and
-    products. ``gpytorch.settings.fast_computations(False, False, False)`` selects Cholesky factors.
+    kernels, for products with low-rank and index kernels, for those products of its kernels that
+    are terms of a `LaplaceGram`, and for noise, but for no other sums and products.
+
+    For an exact result of a dense matrix in O(n^3), compute within
+    ``with gpytorch.settings.fast_computations(False, False, False):``. This selects Cholesky
+    factors. It is also what a larger ``gpytorch.settings.max_cholesky_size(n)`` does.
     """
+
+
+_REMEDY = (
+    "For exact results in O(n^3), compute within "
+    "'with gpytorch.settings.fast_computations(False, False, False):', which selects Cholesky "
+    "factors. See laplex.gram.ApproximationWarning for what is exact in O(n)"
+)
 
 
 def warn_of_iterations(matrix: str) -> None:
@@ -33,21 +44,23 @@ def warn_of_iterations(matrix: str) -> None:
         name = frame.f_code.co_name
         if name in _ITERATIONS and "linear_operator" in frame.f_code.co_filename:
             warnings.warn(
-                f"linear_operator approximates by {name} with {matrix} inside. See "
-                "laplex.gram.ApproximationWarning for what is exact. "
-                "gpytorch.settings.fast_computations(False, False, False) selects Cholesky factors",
+                f"linear_operator approximates by {name} with {matrix} inside. {_REMEDY}",
                 ApproximationWarning,
                 stacklevel=2,
             )
             return
 
 
-def warn_of_size(size: int, most: int, what: str) -> None:
-    """Warn of a matrix that has no exact algebra and is too large for a Cholesky factor."""
-    if size > most:
+def warn_of_size(size: int, what: str) -> None:
+    """Warn of a matrix without exact algebra, if it is too large for a Cholesky factor."""
+    from linear_operator import settings
+
+    most, fast = settings.max_cholesky_size.value(), settings.fast_computations
+    kinds = (fast.covar_root_decomposition, fast.log_prob, fast.solves)
+    if size > most and any(each.on() for each in kinds):
         warnings.warn(
-            f"{what}: linear_operator approximates matrices of more than {most} rows, unless "
-            "gpytorch.settings.fast_computations(False, False, False) selects Cholesky factors",
+            f"{what}, and linear_operator approximates such matrices of more than {most} rows. "
+            f"{_REMEDY}",
             ApproximationWarning,
             stacklevel=3,
         )

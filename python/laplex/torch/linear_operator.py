@@ -17,6 +17,7 @@ from .._support.sides import side_number
 from .approximation import warn_of_iterations
 from .call import NAMES, TRAILING
 from .dense import kernel
+from .elementwise import Scalable
 
 if TYPE_CHECKING:
     from .operator import LaplaceOperator
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 _TRAILING = dict(zip(NAMES[1:], TRAILING[1:], strict=True))
 
 
-class LaplaceLinearOperator(LinearOperator):  # type: ignore[misc]
+class LaplaceLinearOperator(Scalable):
     """A real Laplace-kernel matrix, or a batch of them, for GPyTorch.
 
     Parameters

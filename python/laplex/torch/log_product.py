@@ -11,14 +11,15 @@ the anchors come from factors of 1 that move a source or a target from its place
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from .._support.sides import LEFT, RIGHT, side_number
-from .autograd import _is_batched, is_watched
+from .autograd import _is_batched, _recording, is_watched
 from .call import PLAIN_TYPES, Scalar, call_of, check_operand, signature_of_shapes
 
 _INF = float("inf")
@@ -33,6 +34,13 @@ class _Sums(NamedTuple):
 
     scale: Tensor
     sum: Tensor
+
+    @classmethod
+    def of(cls, values: Tensor, moved: Tensor | None = None) -> _Sums:
+        """Sums of single values; `moved` is 0 and has derivatives."""
+        scale = values.detach()
+        leaves = cls(scale, (values - _finite(scale)).exp())
+        return leaves if moved is None else leaves.times(moved)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> _Sums:
         """Apply a function to both."""
@@ -64,6 +72,46 @@ class _Sums(NamedTuple):
         return logarithm.masked_fill(empty, -_INF)
 
 
+class _Logs(NamedTuple):
+    """Sums by their logarithms alone, where nothing is differentiated; in a third of the time.
+
+    In derivatives of ``logaddexp``, two empty sums would give NaN.
+    """
+
+    value: Tensor
+
+    @classmethod
+    def of(cls, values: Tensor, moved: Tensor | None = None) -> _Logs:
+        """Sums of single values."""
+        return cls(values)
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> _Logs:
+        """Apply a function to the logarithms."""
+        return _Logs(function(self.value))
+
+    def times(self, log_factor: Tensor) -> _Logs:
+        """Multiply by the exponential of something that is 0."""
+        return self
+
+    def moved(self, steps: Tensor) -> _Logs:
+        """Divide by the exponential of steps."""
+        return _Logs(self.value - steps)
+
+    def where(self, condition: Tensor) -> _Logs:
+        """Replace the others by empty sums."""
+        return _Logs(self.value.where(condition, -_INF))
+
+    def __add__(self, other: _Logs) -> _Logs:  # type: ignore[override]
+        return _Logs(torch.logaddexp(self.value, other.value))
+
+    def log(self) -> Tensor:
+        """Return the logarithm."""
+        return self.value
+
+
+_AnySums = TypeVar("_AnySums", _Sums, _Logs)
+
+
 def logmatvec(
     log_values: Tensor,
     targets: Tensor,
@@ -81,6 +129,10 @@ def logmatvec(
     The exponents are never formed as numbers of their own, so the result is right where the sum
     itself under- or overflows: it is the ``logsumexp`` of all pairs, in :math:`O((n + m) \log m)`.
     It has derivatives by every tensor to any order.
+
+    It takes the Laplace kernel alone. The logarithm of a sum with a Matern kernel would need the
+    moments of the distances beside each partial sum, with rules of their own for derivatives at
+    ties. For those kernels, take the logarithm of `laplex.matvec`, where it does not underflow.
 
     Parameters
     ----------
@@ -118,6 +170,10 @@ def logmatvec(
     the largest number among the result and its exponents :math:`|x_i - y_j| / \ell` and
     :math:`w_j`.
 
+    A million points at random places take 0.6 s of one core, 1.3 s with derivatives by values and
+    points, where `laplex.matvec` takes 0.08 s and 0.2 s: use it where the sums neither over- nor
+    underflow. Results with and without derivatives differ by rounding.
+
     Derivatives follow the conventions of `laplex.matvec`: at :math:`x_i = y_j` they use
     sign(0) = 0, and the jump of a one-sided sum is not differentiated.
 
@@ -135,7 +191,10 @@ def logmatvec(
     number = side_number(side)
     check_operand("log_values", log_values)
     call = call_of(log_values, targets, sources, lengthscale, 0.0, None, None, False, number)
-    sig = signature_of_shapes(call)
+    try:
+        sig = signature_of_shapes(call)
+    except (TypeError, ValueError) as error:  # which calls them by the name in laplex.matvec
+        raise type(error)(re.sub(r"(?<!the )\bvalues\b", "log_values", str(error))) from None
     if log_values.is_complex() or log_values.dtype is not targets.dtype:
         raise TypeError(
             f"log_values has dtype {log_values.dtype}, but must be real and of the anchors' dtype: "
@@ -143,29 +202,37 @@ def logmatvec(
         )
     ell = call.lengthscale.double().unsqueeze(-1)
     y = call.targets if call.sources is None else call.sources
-    if _numbers_can_be_read(call.values, call.targets, y, ell):
-        _check_numbers(call.values, call.targets, y, ell)
+    tensors = (call.values, call.targets, y, ell)
+    readable = _numbers_can_be_read(*tensors)
+    if readable:
+        _check_numbers(*tensors)
     if sig.sources == 0:
         return log_values.new_full(sig.shape, -_INF)
     values, x, y = (
         each.double().expand(*sig.batch, each.shape[-1]) for each in (call.values, call.targets, y)
     )
     places, order = y.detach().sort(stable=True)
+    # In their order, targets are found among the sources, and read what they find, much faster.
+    at, rank = (places, order) if call.sources is None else x.detach().sort(stable=True)
     values, moved = values.gather(-1, order), (y.gather(-1, order) - places) / ell
-    at = x.detach()
-    below = torch.searchsorted(places, at.contiguous())
-    upto = torch.searchsorted(places, at.contiguous(), right=True)
+    x = x.gather(-1, rank)
+    below, upto = (torch.searchsorted(places, at, right=right) for right in (False, True))
+    sums: Callable[..., Any] = _Sums.of if not readable or _recording(tensors) else _Logs.of
     # Tied sources neither move with their own places nor with the targets': sign(0) = 0.
-    total = _at_targets(_leaves(values), places, at, upto, _of_one_place).where(upto > below)
+    total = sums(values)
+    if not (readable and bool((places[..., 1:] > places[..., :-1]).all())):
+        total = _scan(total, places, _of_one_place)
+    total = _last(total, upto).where(upto > below)
     if number != RIGHT:
-        left = _at_targets(_leaves(values, moved), places, at, below, _over(ell))
+        left = _at_targets(sums(values, moved), places, at, below, _over(ell))
         total = total + left.times((at - x) / ell)
     if number != LEFT:
-        mirrored = _leaves(values.flip(-1), -moved.flip(-1))
+        mirrored = sums(values.flip(-1), -moved.flip(-1))
         above = places.shape[-1] - upto
         right = _at_targets(mirrored, -places.flip(-1), -at, above, _over(ell))
         total = total + right.times((x - at) / ell)
-    return total.log().to(log_values.dtype)
+    result = total.log()
+    return torch.zeros_like(result).scatter(-1, rank, result).to(log_values.dtype)
 
 
 def _numbers_can_be_read(*tensors: Tensor) -> bool:
@@ -187,7 +254,7 @@ def _check_numbers(log_values: Tensor, x: Tensor, y: Tensor, lengthscale: Tensor
         raise ValueError("lengthscale must be positive and finite")
 
 
-Moves = Callable[[_Sums, Tensor], _Sums]
+Moves = Callable[[Any, Tensor], Any]
 """What becomes of sums on their way over distances along the line, which are not negative."""
 
 
@@ -197,27 +264,28 @@ def _over(lengthscale: Tensor) -> Moves:
     return lambda sums, distance: sums.moved(torch.minimum(distance, largest) / lengthscale)
 
 
-def _of_one_place(sums: _Sums, distance: Tensor) -> _Sums:
+def _of_one_place(sums: _AnySums, distance: Tensor) -> _AnySums:
     """Leave only what is at the same place."""
     return sums.where(distance == 0)
 
 
-def _leaves(values: Tensor, moved: Tensor | None = None) -> _Sums:
-    """Sums of single values; `moved` is 0 and has derivatives."""
-    scale = values.detach()
-    leaves = _Sums(scale, (values - _finite(scale)).exp())
-    return leaves if moved is None else leaves.times(moved)
-
-
-def _at_targets(leaves: _Sums, places: Tensor, at: Tensor, counts: Tensor, move: Moves) -> _Sums:
+def _at_targets(
+    leaves: _AnySums, places: Tensor, at: Tensor, counts: Tensor, move: Moves
+) -> _AnySums:
     """The sums of the first `counts` leaves, whose places ascend, as they come to `at`."""
     last = (counts - 1).clamp_min(0)
-    sums = _scan(leaves, places, move).map(lambda each: each.gather(-1, last))
     distance = (at - places.gather(-1, last)).clamp_min(0)
-    return move(sums, distance).where(counts > 0)
+    sums: _AnySums = move(_last(_scan(leaves, places, move), counts), distance)
+    return sums.where(counts > 0)
 
 
-def _scan(sums: _Sums, places: Tensor, move: Moves) -> _Sums:
+def _last(sums: _AnySums, counts: Tensor) -> _AnySums:
+    """The last of the first `counts` sums."""
+    last = (counts - 1).clamp_min(0)
+    return sums.map(lambda each: each.gather(-1, last))
+
+
+def _scan(sums: _AnySums, places: Tensor, move: Moves) -> _AnySums:
     """The sum at each place of what is there and before it: first of pairs, then of the others."""
     size = places.shape[-1]
     if size == 1:
@@ -236,7 +304,7 @@ def _scan(sums: _Sums, places: Tensor, move: Moves) -> _Sums:
         both = torch.stack((even[..., :half], odd), -1).flatten(-2)
         return both if size == 2 * half else torch.cat((both, even[..., half:]), -1)
 
-    return _Sums(*map(interleaved, sums, later, odd))
+    return type(sums)(*map(interleaved, sums, later, odd))
 
 
 def _finite(scale: Tensor) -> Tensor:

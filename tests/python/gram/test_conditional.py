@@ -13,7 +13,16 @@ import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
 
-from laplex.gram import SHO, Conditional, LaplaceGram, Term, constant, harmonics, polynomial
+from laplex.gram import (
+    SHO,
+    Conditional,
+    LaplaceGram,
+    Matern32,
+    Term,
+    constant,
+    harmonics,
+    polynomial,
+)
 from trend_cases import INF, D, draw, uniform, wave
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -115,6 +124,52 @@ def test_summands_add_up():
             assert torch.equal(one.mean, gram.predict(t, v, term=other).mean)
 
 
+@pytest.mark.parametrize("given", [[0, 2], (TERMS[2], -3), TERMS[0] + TERMS[2]])
+def test_several_terms(given):
+    """The process of a sum of terms is that of a model whose other terms are its noise."""
+    gram, v, t = model(), draw(2, N, seed=4), points()[1]
+    found = gram.predict(t, v, term=given)
+    close(found.mean, gram.predict(t, v, term=0).mean + gram.predict(t, v, term=2).mean)
+    others = gram.predict(t, v, term=[1, "basis", "mean"])
+    close(found.mean + others.mean, gram.predict(t, v).mean)
+    equal = Term(0.5, 0.7, frequency=3.0)  # the same numbers in another object
+    assert torch.equal(gram.predict(t, v, term=equal).mean, gram.predict(t, v, term=1).mean)
+    whole = gram.predict(t, v, term=[0, 1, 2, "basis", "mean"])
+    for name in ("mean", "variance", "covariance"):
+        close(getattr(whole, name), getattr(gram.predict(t, v), name), 1e-12)
+    sizes = found.covariance.diagonal()
+    close(found.variance, sizes)
+    u = draw(M, seed=5)
+    normal = torch.distributions.MultivariateNormal(found.mean, found.covariance)
+    close(found.log_prob(u), normal.log_prob(u), 1e-7)
+
+
+def test_messages_name_the_points_of_the_caller():
+    x, v = np.array([0.0, 1.0, 1.0, 2.0]), np.array([0.1, 1.0, -1.0, 0.3])
+    noisy = LaplaceGram(x, terms=Matern32(), noise=0.1, mean=1.0, basis=constant)
+    twice = noisy.predict(np.array([0.5, 0.25, 0.5]), v)
+    assert twice.sample().shape == (3,)
+    with pytest.raises(np.linalg.LinAlgError, match=r"targets 0 and 2 coincide.*one value at a pl"):
+        twice.log_prob(np.zeros(3))
+    near = noisy.predict(np.array([0.5, 0.5 + 1e-9]), v)
+    for call in (near.sample, lambda: near.log_prob(np.zeros(2))):
+        with pytest.raises(np.linalg.LinAlgError, match=r"points before it, target 1.*Leave out"):
+            call()
+    exact = LaplaceGram(x[1:], terms=Matern32())
+    with pytest.raises(np.linalg.LinAlgError, match=r"anchors 0 and 1 coincide, at 1. Give them"):
+        _ = exact.predict(x[:1] + 0.5, v[1:]).mean
+    exact = LaplaceGram(x[2:], terms=Matern32())
+    with pytest.raises(np.linalg.LinAlgError, match="anchor 1 and target 0 coincide"):
+        exact.predict(x[3:], v[2:]).log_prob(np.zeros(1))
+    given = LaplaceGram(x, terms=Matern32()).condition([3, 2, 1], v[1:])
+    for compute in (lambda: given.mean, lambda: given.covariance):
+        with pytest.raises(np.linalg.LinAlgError, match=r"anchors [12] and [12] coincide, at 1"):
+            compute()
+    for term, count in (("basis", "1 degree of"), ("mean", "0 degrees"), (["mean", "basis"], "1")):
+        with pytest.raises(np.linalg.LinAlgError, match=f"no density at 2 targets: .* {count}"):
+            noisy.predict(np.array([0.5, 1.5]), v, term=term).log_prob(np.zeros(2))
+
+
 @pytest.mark.parametrize("prior", [None, *PRIORS])
 def test_conditions_against_dense(prior):
     """The remaining entries have noise; `condition` and `predict` agree up to that."""
@@ -161,6 +216,14 @@ def test_predictions_from_matrices():
         LaplaceGram(x).predict(t, v, basis_targets=new)
     with pytest.raises(ValueError, match="belongs to a mean, but there is none"):
         LaplaceGram(x).predict(t, v, mean_targets=1.0)
+    with pytest.raises(ValueError, match="leave basis_targets out"):
+        by_function.predict(t, v, basis_targets=new)
+    with pytest.raises(ValueError, match="leave mean_targets out"):
+        by_function.predict(t, v, mean_targets=wave(t))
+    with pytest.raises(ValueError, match="leave mean_targets out"):
+        LaplaceGram(x, mean=1.0).predict(t, v, mean_targets=wave(t))
+    with pytest.raises(ValueError, match=r"mean_targets has shape .* the number of targets"):
+        by_matrix.predict(t, v, basis_targets=new, mean_targets=wave(x))
 
 
 @pytest.mark.parametrize("prior", ["proper", "improper"])
@@ -301,8 +364,13 @@ def test_targets_at_anchors_without_noise():
     [
         (3, IndexError, "term is 3, but there are 3 terms"),
         ("noise", ValueError, "got 'noise'"),
-        (1.5, TypeError, "integer"),
-        (Term(2.0, 1.5), ValueError, "term is 0 of the terms of this LaplaceGram"),
+        (1.5, TypeError, r"a list of these, got 1\.5"),
+        (1.0, TypeError, r"a list of these, got 1\.0"),
+        (True, TypeError, "a list of these, got True"),
+        (Term(2.0, 1.6), ValueError, r"which is not one of the terms \(0: Term"),
+        ([], ValueError, "pass None for the whole"),
+        ([1, 1], ValueError, "term has 1 twice"),
+        ([0, Term(2.0, 1.5)], ValueError, "term has 0 twice"),
     ],
 )
 def test_bad_terms(term, error, message):
@@ -313,9 +381,9 @@ def test_bad_terms(term, error, message):
 def test_bad_calls():
     t, v = points()[1], draw(N)
     plain = LaplaceGram(points()[0], noise=0.1)
-    with pytest.raises(ValueError, match="got 'basis', but there is no basis"):
+    with pytest.raises(ValueError, match="term is 'basis', but there is no basis"):
         plain.predict(t, v, term="basis")
-    with pytest.raises(ValueError, match="got 'mean', but there is no mean"):
+    with pytest.raises(ValueError, match="term is 'mean', but there is no mean"):
         plain.predict(t, v, term="mean")
     found = plain.predict(t, v)
     assert isinstance(found, Conditional)
@@ -326,6 +394,6 @@ def test_bad_calls():
     with pytest.raises(MemoryError, match="use variance, sample"):
         plain.predict(torch.linspace(0, 1, 20_000, dtype=D), v).covariance  # noqa: B018
     doubled = LaplaceGram(points()[0], terms=[TERMS[0], TERMS[0]], noise=0.1)
-    with pytest.raises(ValueError, match="term is 2 of the terms"):
+    with pytest.raises(ValueError, match=r"the terms number 0 and 1 are all Term.*term=\[0, 1\]"):
         doubled.predict(t, v, term=TERMS[0])
     assert math.isfinite(doubled.predict(t, v, term=1).mean.sum())

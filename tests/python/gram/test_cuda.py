@@ -58,7 +58,13 @@ def draw(batch: int, n: int, width: int, seed: int = 0) -> tuple[Tensor, Tensor,
 
 
 def on_device(tensors):
-    return tuple(None if tensor is None else tensor.to(DEVICE) for tensor in tensors)
+    return tuple(tensor.to(DEVICE) if isinstance(tensor, Tensor) else tensor for tensor in tensors)
+
+
+def draw_blocks(batch: int, n: int, blocks: tuple[int, ...]) -> Covariance:
+    """Processes of states of several numbers, with weights."""
+    parameters = draw(batch, n, sum(blocks))
+    return Covariance(*parameters, parameters[1].flip(-1) + 0.2, blocks)
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -95,6 +101,29 @@ def test_everything_is_as_on_the_cpu(batch, n, width, rows, ties_backwards):
     assert_close(got.logdet(), want.logdet())
 
 
+@pytest.mark.parametrize("blocks", [(1,), (2,), (2, 1), (1, 2, 2), (3,), (2, 3), (3, 1, 1)])
+def test_blocks_are_as_on_the_cpu(blocks):
+    covariance = draw_blocks(2, 150, blocks)
+    values, a, w = (normal(2, 2, 150, seed=k) for k in range(3))
+    want, got = cpu_gram(covariance), cuda_gram(on_device(covariance))
+    for factor in Factor:
+        assert_close(got.apply(factor, values.to(DEVICE)), want.apply(factor, values))
+    assert_close(got.solve(values.to(DEVICE)), want.solve(values))
+    assert_close(got.log_prob(values.to(DEVICE)), want.log_prob(values))
+    assert_close(got.log_variances(), want.log_variances())
+    arguments = (a, values, w[:, 0].contiguous())
+    firsts = zip(got.vjp(*on_device(arguments)), want.vjp(*arguments), strict=True)
+    along = Covariance(*(torch.cos(each) for each in covariance.tensors), blocks)
+    seconds = zip(
+        got.vjp_tangent(*on_device(arguments), Covariance(*on_device(along))),
+        want.vjp_tangent(*arguments, along),
+        strict=True,
+    )
+    for ours, theirs in (*firsts, *seconds):
+        scale = theirs.abs().max().item()
+        torch.testing.assert_close(ours.cpu(), theirs, rtol=0, atol=1e-10 * (1 + scale))
+
+
 @pytest.mark.parametrize(("batch", "n", "width", "rows"), [(2, 50, 3, 4), (1, 1000, 1, 2)])
 def test_derivatives_are_as_on_the_cpu(batch, n, width, rows):
     parameters = draw(batch, n, width)
@@ -102,9 +131,12 @@ def test_derivatives_are_as_on_the_cpu(batch, n, width, rows):
     a, b, w = (normal(batch, rows, n, seed=k) for k in (1, 2, 3))
     w = w[:, 0].contiguous()
     for arguments in [(a, b, w), (a, b, None), (None, None, w)]:
-        want = host.vjp(*arguments)
-        for got, expected in zip(device.vjp(*on_device(arguments)), want, strict=True):
-            assert_close(got, expected)
+        *want, by_weights = host.vjp(*arguments)
+        *got, on_gpu_by_weights = device.vjp(*on_device(arguments))
+        assert by_weights is None  # there are none
+        assert on_gpu_by_weights is None
+        for ours, theirs in zip(got, want, strict=True):
+            assert_close(ours, theirs)
 
 
 def test_second_derivatives_are_those_of_the_first():
@@ -119,9 +151,10 @@ def test_second_derivatives_are_those_of_the_first():
         return tuple(p + sign * step * t for p, t in zip(parameters, tangents, strict=True))
 
     gram = cuda_gram(on_device(parameters))
-    d_a, d_b, d_w, *d_parameters = gram.vjp_tangent(*on_device((a, b, w)), on_device(tangents))
+    along = Covariance(*on_device(tangents))
+    d_a, d_b, d_w, *d_parameters, _ = gram.vjp_tangent(*on_device((a, b, w)), along)
     above, below = (cuda_gram(on_device(moved(sign))) for sign in (1.0, -1.0))
-    ups, downs = (each.vjp(*on_device((a, b, w))) for each in (above, below))
+    ups, downs = (each.vjp(*on_device((a, b, w)))[:4] for each in (above, below))
     for got, up, down in zip(d_parameters, ups, downs, strict=True):
         want = (up - down) / (2 * step)
         torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5 * want.abs().max().item())
@@ -148,6 +181,20 @@ def test_gradcheck_and_gradgradcheck(factor):
     assert torch.autograd.gradgradcheck(function, (values, *parameters))
 
 
+def test_gradcheck_of_blocks():
+    covariance = draw_blocks(1, 5, (2, 1))
+    leaves = tuple(each.to(DEVICE).requires_grad_() for each in covariance.tensors)
+    values = normal(1, 1, 5).to(DEVICE).requires_grad_()
+
+    def function(values: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+        parameters = Covariance(*tensors, covariance.blocks)
+        gram = cuda_gram(parameters)
+        return product(gram, Factor.LOWER, values, parameters), log_variances(gram, parameters)
+
+    assert torch.autograd.gradcheck(function, (values, *leaves))
+    assert torch.autograd.gradgradcheck(function, (values, *leaves))
+
+
 def test_no_points():
     gram = cuda_gram(on_device(draw(2, 0, 1)))
     assert gram.logdet().tolist() == [0.0, 0.0]
@@ -169,6 +216,8 @@ def test_errors_are_the_cpus():
         assert str(got.value) == str(want.value)
     with pytest.raises(ValueError, match=f"has 1 to {MOST_COLUMNS} columns, got 9"):
         cuda_gram(on_device(draw(1, 10, 9)))
+    with pytest.raises(ValueError, match="these blocks need 3 groups"):
+        cuda_gram(on_device(draw_blocks(1, 10, (3, 3, 1))))
 
 
 def test_another_stream_waits_for_the_factor(monkeypatch):

@@ -306,7 +306,23 @@ def test_kernels_that_take_a_column_each():
             kind(each(nu=1.5)).double()(x).to_dense()
             for each in (MaternKernel, gpytorch.kernels.MaternKernel)
         )
-        close(found, expected, rtol=1e-6, atol=1e-6)  # a root with jitter, in products
+        close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore:ProductStructureKernel is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:The last_dim_is_batch:DeprecationWarning")
+@pytest.mark.parametrize("scaled", [False, True])
+def test_products_over_columns_between_two_sets_of_inputs(scaled):
+    x, z = uniform(10, 2), uniform(4, 2, seed=1)
+    found, expected = (
+        gpytorch.kernels.ProductStructureKernel(
+            ScaleKernel(each(nu=1.5)) if scaled else each(nu=1.5), num_dims=2
+        )
+        .double()(x, z)
+        .to_dense()
+        for each in (MaternKernel, gpytorch.kernels.MaternKernel)
+    )
+    close(found, expected, rtol=1e-12, atol=1e-12)
 
 
 # --- SHOKernel ------------------------------------------------------------------------------------
@@ -356,6 +372,37 @@ def test_parameters_of_a_sho_kernel():
         kernel(uniform(4, 2)).to_dense()
 
 
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf"), torch.tensor([[-1.0]])])
+@pytest.mark.parametrize("name", ["sigma", "w0", "Q", "S0", "rho", "tau", "lengthscale"])
+def test_parameters_are_positive(name, value):
+    for kernel in (MaternKernel(), LaplaceKernel()) if name == "lengthscale" else (SHOKernel(),):
+        before = getattr(kernel, name).clone()
+        with pytest.raises(ValueError, match=rf"Kernel\.{name} must be positive and finite, got"):
+            setattr(kernel, name, value)
+        with pytest.raises(ValueError, match=rf"Kernel\.{name} must be positive and finite, got"):
+            kernel.initialize(**{name: value})
+        assert torch.equal(getattr(kernel, name), before)
+        with pytest.raises(TypeError, match=rf"{name} must be a number or a tensor, got 'long'"):
+            setattr(kernel, name, "long")
+
+
+def test_parameters_inside_their_constraints():
+    kernel = MaternKernel(lengthscale_constraint=gpytorch.constraints.Interval(0.1, 1.0))
+    for value in (0.1, 1.0, 5.0):  # at a bound, the raw parameter would be infinite
+        with pytest.raises(ValueError, match=r"inside its constraint Interval.*lengthscale_constr"):
+            kernel.lengthscale = value
+    kernel.lengthscale = 0.5
+    oscillating = LaplaceKernel(oscillates=True)
+    with pytest.raises(ValueError, match=r"frequency must be inside its constraint Positive"):
+        oscillating.frequency = 0.0
+    signed = gpytorch.constraints.Interval(-1.0, 1.0)
+    oscillating = LaplaceKernel(oscillates=True, frequency_constraint=signed)
+    oscillating.frequency = -0.5
+    close(oscillating.frequency.item(), -0.5)
+    with pytest.raises(RuntimeError, match="no lengthscale"):
+        SHOKernel().lengthscale = 1.0
+
+
 # --- approximations -------------------------------------------------------------------------------
 
 
@@ -365,8 +412,8 @@ def test_parameters_of_a_sho_kernel():
     [
         (lambda: LaplaceKernel() + RBFKernel(), "a sum with a dense matrix"),
         (lambda: RBFKernel() + LaplaceKernel(), "a sum with a dense matrix"),
-        (lambda: LaplaceKernel() * RBFKernel(), "a product not of low rank"),
-        (lambda: MaternKernel(nu=1.5) * LaplaceKernel(), "a product not of low rank"),
+        (lambda: LaplaceKernel() * RBFKernel(), "this product of two matrices is dense"),
+        (lambda: MaternKernel(nu=1.5) * SHOKernel(), "this product of two matrices is dense"),
         (lambda: ScaleKernel(LaplaceKernel()) + RBFKernel(), "a sum with a dense matrix"),
     ],
 )
@@ -387,6 +434,14 @@ def test_samples_of_a_lazy_kernel_warn():
 def test_several_columns_warn():
     with pytest.warns(ApproximationWarning, match="several columns"):
         MaternKernel(nu=0.5)(torch.rand(801, 2)).evaluate_kernel()
+
+
+def test_cholesky_factors_do_not_warn():
+    """What the warning recommends."""
+    x = uniform(810, 1) * 30
+    with dense():
+        for kernel in (LaplaceKernel() + RBFKernel(), MaternKernel(nu=1.5) * SHOKernel()):
+            kernel.double()(x).evaluate_kernel().add_jitter(0.1).logdet()
 
 
 def test_small_matrices_do_not_warn():

@@ -32,6 +32,7 @@ def test_a_row_of_a_photograph(run):
     assert "within two standard deviations" in printed
     densities = dict(re.findall(r"^(Matern-\d/2):.*log density (-[\d.]+) each", printed, re.M))
     assert float(densities["Matern-3/2"]) > float(densities["Matern-1/2"])  # a smooth texture
+    assert "worst: Matern-5/2, Matern-3/2, Matern-1/2" in printed
 
 
 def test_a_light_curve(run):

@@ -35,6 +35,8 @@ SUMS = {
     "two oscillators": SHO(sigma=1.0, rho=1.3, Q=5.0) + SHO(sigma=0.5, w0=1.0, Q=0.3),
     "mixed": Matern52(1.5, 0.7) + Term(0.4, 0.3) + SHO(sigma=0.8, rho=2.0, tau=3.0),
     "with a cosine": Term(2.0, 1.0, 3.0) + Matern32(0.7) + Celerite(0.5, 0.2, 0.9, 1.0),
+    "cosine of matern32": Term(2.0, 1.0, 3.0) * Matern32(0.7),
+    "products": (Term(3.0) + SHO(sigma=1.0, rho=2.0, tau=3.0)) * Celerite(0.5, 0.2, 0.9, 1.0),
     "negative": Celerite(1.0, 0.0, 1.0) + Celerite(-0.4, 0.0, 2.0),
     "not alone": Celerite(0.1, 2.0, 1.0, 1.0) + Term(1.0, 3.0),
 }
@@ -222,21 +224,21 @@ def test_derivatives_of_products(name):
     v = draw(4).requires_grad_()
 
     def between(v: torch.Tensor, x: torch.Tensor, *parameters: torch.Tensor) -> torch.Tensor:
-        made = type(term)(**dict(zip(given, parameters, strict=True)))
+        made = term.replaced(**dict(zip(given, parameters, strict=True)))
         return product(made, v, x, torch.tensor([0, 1, 3, 4]), torch.tensor([5, 0, 2]))
 
     away = x.detach() + torch.tensor([0, 0, 0.1, 0, 0, 0], dtype=D)
     away.requires_grad_()
 
     def apart(v: torch.Tensor, x: torch.Tensor, *parameters: torch.Tensor) -> torch.Tensor:
-        made = type(term)(**dict(zip(given, parameters, strict=True)))
+        made = term.replaced(**dict(zip(given, parameters, strict=True)))
         return product(made, v, x, torch.tensor([0, 1, 3, 4]), torch.tensor([5, 2]))
 
     assert gradcheck(apart, (v, away, *given.values()))
     assert gradgradcheck(apart, (v, away, *given.values()))
     # At ties, with sign(0) = 0, as autograd differentiates the dense formula.
     result = between(v, x, *given.values())
-    made = type(term)(**given)
+    made = term.replaced(**given)
     targets, sources = x[[5, 0, 2]], x[[0, 1, 3, 4]]
     dense = made.value((targets[:, None] - sources).flatten()).reshape(3, 4) @ v
     weights = draw(3, seed=3)
@@ -251,7 +253,7 @@ def test_derivatives_of_products(name):
 
 def remade(terms: tuple[BaseTerm, ...], given: list[torch.Tensor]) -> list[BaseTerm]:
     left = iter(given)
-    return [type(term)(**{name: next(left) for name in numbers(term)}) for term in terms]
+    return [term.replaced(**{name: next(left) for name in numbers(term)}) for term in terms]
 
 
 @names

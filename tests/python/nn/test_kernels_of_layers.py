@@ -8,7 +8,8 @@ import io
 import pytest
 import torch
 
-from laplex.nn import LaplexLinear
+from laplex.nn import LaplexHead, LaplexLinear
+from laplex.nn.least_squares import LEAST_AMPLITUDE
 
 pytestmark = pytest.mark.usefixtures("seeded")
 
@@ -67,6 +68,79 @@ def test_a_layer_is_described_and_kept_with_its_kernel():
     torch.testing.assert_close(torch.compile(layer)(given), layer(given))
     traced = torch.fx.symbolic_trace(layer)
     torch.testing.assert_close(traced(given), layer(given))
+
+
+@every_kernel
+@every_side
+@pytest.mark.parametrize("phased", [True, False])
+def test_a_fit_starts_at_the_truncated_decomposition_and_descends(kernel, side, phased):
+    dense = torch.nn.Linear(10, 7, dtype=torch.float64)
+    weight = dense.weight.detach()
+    if not phased:
+        weight.abs_()  # so that the first pair of singular vectors has one sign each
+    options = {"phased": phased, "kernel": kernel, "side": side}
+    start, fitted = (LaplexLinear.from_linear(dense, rounds=k, **options) for k in (0, 1))
+    assert repr(start) == repr(LaplexLinear(10, 7, phased=phased, kernel=kernel, side=side))
+    values = torch.linalg.svdvals(weight)
+    least = float(values[2 if phased else 1 :].norm() / values.norm())
+    # Of 7 rows, each may be off by the least amplitude, in units of the two singular values.
+    assert least - 1e-9 < start.fit_error < least + LEAST_AMPLITUDE * 7**0.5
+    assert fitted.fit_error < start.fit_error
+    difference = fitted.to_linear().weight.detach() - weight
+    assert float(difference.norm() / weight.norm()) == pytest.approx(fitted.fit_error, rel=1e-12)
+    given = torch.randn(3, 10, dtype=torch.float64)
+    torch.testing.assert_close(fitted(given), fitted.to_linear()(given))
+
+
+def test_a_fit_to_the_right_mirrors_that_to_the_left():
+    dense = torch.nn.Linear(8, 6, dtype=torch.float64)
+    left, right = (
+        LaplexLinear.from_linear(dense, kernel="matern32", side=side) for side in ("left", "right")
+    )
+    assert torch.equal(left.targets, -right.targets)
+    assert torch.equal(left.sources, -right.sources)
+    assert left.fit_error == pytest.approx(right.fit_error, rel=1e-12)
+
+
+def test_a_head_has_no_other_kernel():
+    dense = torch.nn.Linear(4, 3)
+    with pytest.raises(ValueError, match="LaplexHead has the Laplace kernel of both sides"):
+        LaplexHead.from_linear(dense, kernel="matern32")
+    with pytest.raises(ValueError, match="kernel must be 'matern12'"):
+        LaplexLinear.from_linear(dense, kernel="matern")
+
+
+def saved(state):
+    """As it comes back from a file."""
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_state_knows_its_kernel(strict):
+    def model(**options):
+        return torch.nn.Sequential(torch.nn.Linear(4, 4), LaplexLinear(4, 4, **options))
+
+    smooth, given = model(kernel="matern52", side="left"), torch.randn(3, 4)
+    state, expected = saved(smooth.state_dict()), smooth(given)
+    assert all(isinstance(each, torch.Tensor) for each in state.values())
+    with pytest.raises(RuntimeError, match="the parameters of 1 are those of a layer") as raised:
+        model().load_state_dict(state, strict=strict)
+    message = str(raised.value)
+    assert "with kernel='matern52', but this LaplexLinear has kernel='matern12'" in message
+    assert "with side='left', but this LaplexLinear has side='both'" in message
+    with pytest.raises(RuntimeError, match="layer with kernel='matern12'"):
+        smooth.load_state_dict(saved(model().state_dict()), strict=strict)
+    with pytest.raises(RuntimeError, match="the parameters are those of a layer with side='left'"):
+        LaplexLinear(4, 4, kernel="matern52").load_state_dict(smooth[1].state_dict(), strict=strict)
+    again = model(kernel="matern52", side="left")
+    again.load_state_dict(state, strict=strict)
+    assert torch.equal(again(given), expected)
+    model().load_state_dict(dict(state), strict=strict)  # of an older version, without metadata
+    state._metadata["1"] = {"version": 1}
+    model().load_state_dict(state, strict=strict)
 
 
 def test_refuses_other_names():

@@ -40,12 +40,14 @@ struct GramState;
 /// not aligned, `out_of_memory`, and `device` for errors of CUDA.
 class Gram {
  public:
-  /// The largest number of columns of H, enough for a sum of 8 real terms or 4 cosine terms.
+  /// The largest number of columns of H, enough for a sum of 8 real terms or of 4 cosine terms or
+  /// damped oscillators. With a block of 3 columns there is room for two groups of up to 3 columns,
+  /// in which blocks stay whole.
   static constexpr std::int64_t kMostColumns = 8;
 
   /// Sorts the anchors and factorises the matrices. Waits for the stream.
-  /// \param covariance the description; all its pointers are device pointers, and num_threads is
-  ///   unused
+  /// \param covariance the description; all its pointers but `blocks` are device pointers, and
+  ///   num_threads is unused
   /// \param stream the stream; without `storage` it must outlive the object, which frees its memory
   ///   in it
   /// \param storage holds the factor for the life of the object: storage_bytes()
@@ -127,13 +129,20 @@ class Gram {
                    const GramTangent& tangent, const GramGradients& gradients, double* d_a,
                    double* d_b, double* d_w, Stream stream, Memory workspace = {}) const;
 
-  /// The bytes of `storage` that the constructor needs.
+  /// The bytes of `storage` that the constructor needs. Reads the sizes and the blocks, and of
+  /// weights whether there are any.
+  /// \param covariance the description
+  [[nodiscard]] static std::size_t storage_bytes(const Covariance& covariance);
+  /// The bytes of `scratch` that the constructor needs.
+  /// \param covariance the description
+  [[nodiscard]] static std::size_t scratch_bytes(const Covariance& covariance);
+  /// The bytes of `storage` that the constructor needs without weights and blocks.
   /// \param batch the number of matrices
   /// \param n the number of anchors of each matrix
   /// \param width the number of columns of H
   [[nodiscard]] static std::size_t storage_bytes(std::int64_t batch, std::int64_t n,
                                                  std::int64_t width);
-  /// The bytes of `scratch` that the constructor needs.
+  /// The bytes of `scratch` that the constructor needs without weights and blocks.
   /// \param batch the number of matrices
   /// \param n the number of anchors of each matrix
   /// \param width the number of columns of H

@@ -1,9 +1,10 @@
 """GPyTorch's sums and products of kernels, with exact algebra where one of ours is inside.
 
 GPyTorch adds and multiplies the operators of its kernels from left to right, and solves sums of
-operators of its own by conjugate gradients. Importing this package therefore changes two classes of
-GPyTorch, ``AdditiveKernel`` and ``ProductKernel``: where a `LineKernel` is among the kernels, its
-operator comes first, because it knows how to take in the others.
+operators of its own by conjugate gradients. Importing this package therefore changes three classes
+of GPyTorch. In ``AdditiveKernel`` and ``ProductKernel``, where a `LineKernel` is among the kernels,
+its operator comes first, because it knows how to take in the others. So it does in elementwise
+products of lazy matrices, ``kernel(x).mul(tasks(i))``.
 """
 
 from __future__ import annotations
@@ -25,10 +26,12 @@ from gpytorch.kernels import (
     ProductKernel,
     ScaleKernel,
 )
+from gpytorch.lazy import LazyEvaluatedKernelTensor
 from linear_operator import LinearOperator, to_linear_operator
 from linear_operator.operators import RootLinearOperator
 from torch import Tensor
 
+from ...torch.elementwise import DenseProducts
 from ..checks import broadcast
 from ..linear_operator import LaplaceBlockLinearOperator, LaplaceGramLinearOperator
 from ..linear_operator.low_rank import MOST_COLUMNS, products, root_of
@@ -52,6 +55,9 @@ def install() -> None:
         if not hasattr(kind.forward, "laplex"):
             kind.forward = _forward(kind.forward)
             kind.prediction_strategy = _prediction_strategy(kind.prediction_strategy)
+    lazy = LazyEvaluatedKernelTensor
+    if not hasattr(lazy._mul_matrix, "laplex"):
+        lazy._mul_matrix = _mul_matrix(lazy._mul_matrix)
 
 
 def _has_ours(kernel: Kernel) -> bool:
@@ -68,13 +74,35 @@ def _forward(original: Callable[..., Any]) -> Callable[..., Any]:
                 return _combined(self, x1, params)
             batch = broadcast(x1.shape[:-2], x2.shape[:-2])
             both = torch.cat([each.expand(*batch, *each.shape[-2:]) for each in (x1, x2)], -2)
-            whole = _combined(self, both, params)
-            if isinstance(whole, LaplaceGramLinearOperator):
-                return LaplaceBlockLinearOperator(whole, first=x1.shape[-2])
+            # Two inputs tell the kind, so that no matrix of all inputs is made in vain.
+            few = _combined(self, both[..., :2, :], params)
+            if isinstance(few, LaplaceGramLinearOperator):
+                whole = _combined(self, both, params)
+                if isinstance(whole, LaplaceGramLinearOperator):
+                    return LaplaceBlockLinearOperator(whole, first=x1.shape[-2])
             return original(self, x1, x2, **params)
 
     forward.laplex = True  # type: ignore[attr-defined]
     return forward
+
+
+def _mul_matrix(original: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(original)
+    def mul_matrix(self: LinearOperator, other: LinearOperator) -> LinearOperator:
+        one, two = _ours_first([self.evaluate_kernel(), other.evaluate_kernel()])
+        return one._mul_matrix(two) if isinstance(one, DenseProducts) else original(self, other)
+
+    mul_matrix.laplex = True  # type: ignore[attr-defined]
+    return mul_matrix
+
+
+def _ours_first(operators: list[LinearOperator]) -> list[LinearOperator]:
+    """Those with exact algebra, then those with exact products, and then the others."""
+    kinds = (LaplaceGramLinearOperator, DenseProducts, object)
+    return sorted(
+        operators,
+        key=lambda each: next(i for i, kind in enumerate(kinds) if isinstance(each, kind)),
+    )
 
 
 def _prediction_strategy(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -88,8 +116,7 @@ def _prediction_strategy(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _combined(kernel: Kernel, x: Tensor, params: dict[str, Any]) -> LinearOperator:
     """The operator of a sum or a product at points ``[*b, n, d]``, of which ours come first."""
-    operators = [_operator(each, x, params) for each in kernel.kernels]
-    operators.sort(key=lambda each: not isinstance(each, LaplaceGramLinearOperator))
+    operators = _ours_first([_operator(each, x, params) for each in kernel.kernels])
     if isinstance(kernel, ProductKernel):
         roots = [root_of(each) for each in operators]
         known = [each for each in roots if each is not None]
@@ -114,7 +141,7 @@ def _evaluated(kernel: Kernel, x: Tensor, params: dict[str, Any]) -> LinearOpera
         return _evaluated(kernel.base_kernel, x, params).mul(scale[..., None, None])
     if isinstance(kernel, (AdditiveKernel, ProductKernel)):
         return _combined(kernel, x, params)
-    if type(kernel) is ConstantKernel:
+    if type(kernel) is ConstantKernel and bool((kernel.constant >= 0).all()):
         return RootLinearOperator(_constant_root(kernel, x, **params))
     if type(kernel) is PolynomialKernel:
         root = _polynomial_root(kernel, x, **params)
@@ -127,7 +154,7 @@ def _constant_root(
     kernel: ConstantKernel, x: Tensor, last_dim_is_batch: bool = False, **_: Any
 ) -> Tensor:
     """A column of equal numbers; derivatives of the kernel's own matrix cost O(n^2)."""
-    root: Tensor = kernel.constant.sqrt()[..., None]
+    root: Tensor = kernel.constant.to(x).sqrt()[..., None]
     if last_dim_is_batch:
         x, root = x.mT[..., None], root[..., None]
     return root * torch.ones_like(x[..., :1])

@@ -88,9 +88,7 @@ class LaplaceKernel(LineKernel):
     def frequency(self, value: float | Tensor) -> None:
         if not self.oscillates:
             raise AttributeError("the kernel has no frequency: build it with oscillates=True")
-        raw = self.raw_frequency
-        value = torch.as_tensor(value, dtype=raw.dtype, device=raw.device)
-        self.initialize(raw_frequency=self.raw_frequency_constraint.inverse_transform(value))
+        self._set("frequency", value, signed=True)
 
     def term(self) -> BaseTerm:
         """See `LineKernel.term`.

@@ -22,6 +22,43 @@ class LineKernel(Kernel):  # type: ignore[misc]
 
     is_stationary = True
 
+    def _set_lengthscale(self, value: float | Tensor) -> None:
+        if self.has_lengthscale:
+            self._set("lengthscale", value)
+        else:
+            super()._set_lengthscale(value)  # an error
+
+    def _set(self, name: str, value: float | Tensor, *, signed: bool = False) -> None:
+        """Set the parameter of a name by its raw parameter."""
+        constraint = getattr(self, f"raw_{name}_constraint")
+        number = self._number(name, value) if signed else self._positive(name, value)
+        inner = constraint.inverse_transform(number)
+        # At a bound of the constraint, the raw parameter would be infinite.
+        if not (bool(inner.isfinite().all()) and constraint.check(number)):
+            raise ValueError(
+                f"{type(self).__name__}.{name} must be inside its constraint {constraint}, got "
+                f"{value}: pass another {name}_constraint= to the kernel, if that is meant"
+            )
+        self.initialize(**{f"raw_{name}": inner})
+
+    def _positive(self, name: str, value: float | Tensor) -> Tensor:
+        number = self._number(name, value)
+        if not bool((number.isfinite() & (number > 0)).all()):
+            raise ValueError(
+                f"{type(self).__name__}.{name} must be positive and finite, got {value}"
+            )
+        return number
+
+    def _number(self, name: str, value: float | Tensor) -> Tensor:
+        """A tensor like the parameters of the kernel."""
+        like = next(self.parameters())
+        try:
+            return torch.as_tensor(value, dtype=like.dtype, device=like.device)
+        except (TypeError, ValueError, RuntimeError):
+            raise TypeError(
+                f"{type(self).__name__}.{name} must be a number or a tensor, got {value!r}"
+            ) from None
+
     def term(self) -> BaseTerm:
         """The term, with parameters of shape ``[*b]``.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from gpytorch import settings
 from gpytorch.kernels import MaternKernel as _MaternKernel
 from linear_operator import LinearOperator
 from torch import Tensor
@@ -75,8 +74,7 @@ class MaternKernel(LineKernel, _MaternKernel):  # type: ignore[misc]
         if not several and self.lengthscale.shape[-1] == 1:
             return super().forward(x1, x2, **options)
         if not diag:
-            most = settings.max_cholesky_size.value()
-            warn_of_size(x1.shape[-2], most, "a MaternKernel of several columns is a dense matrix")
+            warn_of_size(x1.shape[-2], "a MaternKernel of several columns is a dense matrix")
         return _MaternKernel.forward(self, x1, x2, **options)
 
     def _cross(self, one: Tensor, two: Tensor, term: BaseTerm) -> LinearOperator:

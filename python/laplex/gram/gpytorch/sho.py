@@ -106,6 +106,7 @@ class SHOKernel(LineKernel):
 
     @S0.setter
     def S0(self, value: float | Tensor) -> None:
+        value = self._positive("S0", value)
         self._set("sigma", (value * self.w0 * self.Q).detach().sqrt())
 
     @property
@@ -115,7 +116,7 @@ class SHOKernel(LineKernel):
 
     @rho.setter
     def rho(self, value: float | Tensor) -> None:
-        self._set("w0", 2 * pi / value)
+        self._set("w0", 2 * pi / self._positive("rho", value))
 
     @property
     def tau(self) -> Tensor:
@@ -124,14 +125,10 @@ class SHOKernel(LineKernel):
 
     @tau.setter
     def tau(self, value: float | Tensor) -> None:
+        value = self._positive("tau", value)
         self._set("Q", 0.5 * value * self.w0.detach())
 
     def _value(self, name: str) -> Tensor:
         constraint = getattr(self, f"raw_{name}_constraint")
         value: Tensor = constraint.transform(getattr(self, f"raw_{name}"))
         return value
-
-    def _set(self, name: str, value: float | Tensor) -> None:
-        raw, constraint = getattr(self, f"raw_{name}"), getattr(self, f"raw_{name}_constraint")
-        value = torch.as_tensor(value, dtype=raw.dtype, device=raw.device)
-        self.initialize(**{f"raw_{name}": constraint.inverse_transform(value)})

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from linear_operator import LinearOperator
 from torch import Tensor
 
 from ...torch.approximation import warn_of_iterations
+from ...torch.elementwise import Scalable
 from .covariance import Covariance
 
 
-class LaplaceBlockLinearOperator(LinearOperator):  # type: ignore[misc]
+class LaplaceBlockLinearOperator(Scalable):
     """The block of a covariance ``[*b, n, n]`` off its diagonal, in O(n).
 
     Parameters

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from linear_operator import LinearOperator
 from linear_operator.operators import ConstantDiagLinearOperator, DiagLinearOperator
 from torch import Tensor
 
 from ...torch.approximation import warn_of_iterations
+from ...torch.elementwise import DenseProducts
 from ..checks import broadcast
 
 
-class Covariance(LinearOperator):  # type: ignore[misc]
+class Covariance(DenseProducts):
     """A symmetric, positive semidefinite matrix whose class has its own exact algebra.
 
     A subclass has `_product`, `_solve`, `_principal`, `inv_quad_logdet` and what the package asks

@@ -15,13 +15,13 @@ from linear_operator.operators import DenseLinearOperator, RootLinearOperator
 from linear_operator.utils.warnings import NumericalWarning
 from torch import Tensor
 
-from ...torch.approximation import warn_of_size
 from ..checks import broadcast
 from ..gaussian import Gaussian
-from ..parameters import GramParameters
+from ..parameters import GramParameters, shared
+from ..terms import TermSum
 from .covariance import Covariance
 from .low_rank import products, root_of
-from .root import Root
+from .root import RepeatedRoot, Root
 
 MOST_STATES = {"cpu": 32, "cuda": 8}
 """The largest number of columns of a `LaplaceGram`."""
@@ -124,34 +124,62 @@ class LaplaceGramLinearOperator(Covariance):
     def root_decomposition(self, method: str | None = None) -> RootLinearOperator:
         """Return the exact factor S of A = S S^T, lower triangular in sorted order.
 
-        If coincident anchors make A singular, a small multiple of the identity matrix is added, and
-        there is a warning, as in the package's own Cholesky factors.
+        If coincident anchors make A singular, S has the rows of the factor at the distinct anchors,
+        and fewer columns than rows. Where the terms have scales or phases, or the anchors of a
+        batch differ, a small multiple of the identity matrix is added instead, and there is a
+        warning, as in the package's own Cholesky factors.
         """
+        if not self._is_definite():
+            distinct, copy_of = self._at_distinct_anchors()
+            if distinct is not self and distinct._is_definite():
+                root = Root(distinct, inverse=False, transposed=False)
+                return RootLinearOperator(RepeatedRoot(root, copy_of))
         return RootLinearOperator(Root(self._definite(), inverse=False, transposed=False))
+
+    def _at_distinct_anchors(self) -> tuple[LaplaceGramLinearOperator, Tensor]:
+        """The matrix at the distinct anchors, of which it repeats rows and columns by an index."""
+        n, anchors = self.shape[-1], self._named["anchors"].detach()
+        one = anchors.reshape(-1, n)[0]
+        places, copy_of = torch.unique(one, return_inverse=True)
+        along = [name for name in self._named if GramParameters.is_per_anchor(name)]
+        if along != ["anchors"] or not bool((anchors == one).all()):
+            return self, torch.arange(n, device=self.device)
+        # Derivatives by anchors go through the first of the anchors at each place.
+        numbers = torch.arange(n, device=self.device)
+        first = torch.full_like(numbers[: len(places)], n).scatter_reduce(
+            0, copy_of, numbers, "amin"
+        )
+        return self._principal(first), copy_of
 
     def root_inv_decomposition(self, *_: Any, **__: Any) -> RootLinearOperator:
         """Return the exact transposed inverse of S, a root of the inverse of A.
 
-        A singular matrix is treated as in `root_decomposition`.
+        If A is singular, a small multiple of the identity matrix is added, with a warning.
         """
         return RootLinearOperator(Root(self._definite(), inverse=True, transposed=True))
 
     def _definite(self) -> LaplaceGramLinearOperator:
         """The operator itself, with jitter on its diagonal if it is singular."""
+        if self._is_definite():
+            return self
+        jitter = linear_operator.settings.cholesky_jitter.value(torch.double)
+        jitter = float(jitter * self._diagonal().detach().mean())
+        warnings.warn(
+            f"the matrix is singular, added {jitter:.1e} to its diagonal: add noise of your own "
+            "choice with add_jitter() to avoid this",
+            NumericalWarning,
+            stacklevel=3,
+        )
+        mended: LaplaceGramLinearOperator = self.add_jitter(jitter)
+        return mended
+
+    def _is_definite(self) -> bool:
         try:
             with torch.no_grad():
                 self.gram.logdet()  # the factor is kept
-            return self
         except np.linalg.LinAlgError:
-            jitter = linear_operator.settings.cholesky_jitter.value(torch.double)
-            jitter = float(jitter * self._diagonal().detach().mean())
-            warnings.warn(
-                f"the matrix is singular, added {jitter:.1e} to its diagonal",
-                NumericalWarning,
-                stacklevel=3,
-            )
-            mended: LaplaceGramLinearOperator = self.add_jitter(jitter)
-            return mended
+            return False
+        return True
 
     def zero_mean_mvn_samples(self, num_samples: int) -> Tensor:
         """Draw samples ``[num_samples, *b, n]`` of N(0, A), which may be singular."""
@@ -181,13 +209,9 @@ class LaplaceGramLinearOperator(Covariance):
         if root is not None:
             return self._plus(root)
         if isinstance(other, DenseLinearOperator) and other.shape[-2:] == self.shape[-2:]:
-            self._warn_of_size("a sum with a dense matrix")
+            self._warn_of_size("a sum with a dense matrix is dense")
             return DenseLinearOperator(self.to_dense() + other.tensor)
         return super().__add__(other)
-
-    def _warn_of_size(self, what: str) -> None:
-        most = linear_operator.settings.max_cholesky_size.value()
-        warn_of_size(self.shape[-1], most, what)
 
     def _plus(self, root: Tensor) -> LaplaceGramLinearOperator:
         """The sum with ``R R^T`` for a root R ``[..., n, r]``."""
@@ -201,10 +225,12 @@ class LaplaceGramLinearOperator(Covariance):
 
     def _mul_matrix(self, other: Any) -> Any:
         """Multiply elementwise: the columns of a root of low rank become scales of terms."""
-        root = root_of(other)
         most = MOST_STATES[self.device.type]
+        product = self._of_terms(other) if isinstance(other, LaplaceGramLinearOperator) else None
+        if product is not None and _columns(product.gram) <= most:
+            return product
+        root = root_of(other)
         if root is None or root.shape[-1] * _columns(self.gram) > most:
-            self._warn_of_size(f"a product not of low rank, or of more than {most} states")
             return super()._mul_matrix(other)
         gram, columns = self.gram, root.double().unbind(-1)
         terms = [
@@ -221,6 +247,19 @@ class LaplaceGramLinearOperator(Covariance):
             prior = prior.repeat_interleave(root.shape[-1], -1)
         parameters = GramParameters.checked(gram.anchors, terms, noise, basis, prior)
         return self.of(self._make(parameters))
+
+    def _of_terms(self, other: LaplaceGramLinearOperator) -> LaplaceGramLinearOperator | None:
+        """The product on the same anchors, as the products of all terms; None if it is not one."""
+        one, two = self.gram, other.gram
+        plain = self._named.keys() | other._named.keys()
+        if plain & {"noise", "basis"} or not one.has_anchors_of(two):
+            return None
+        try:
+            terms = TermSum(one.terms) * TermSum(two.terms)
+            anchors = shared(one.anchors, two.anchors)
+            return self.of(self._make(GramParameters.checked(anchors, terms, None)))
+        except NotImplementedError:  # the product of the processes has a larger state
+            return None
 
     @property
     def has_basis(self) -> bool:

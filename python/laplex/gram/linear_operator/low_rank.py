@@ -67,7 +67,10 @@ def _constant(tensor: Tensor) -> Tensor | None:
     """The root of a number that is expanded to a matrix, as a constant kernel does."""
     if tensor.stride()[-2:] != (0, 0) or not bool((tensor[..., 0, 0] >= 0).all()):
         return None
-    return tensor[..., :1].sqrt()
+    number = tensor[..., :1, :1]
+    if tensor._base is not None:  # derivatives of a part of the matrix would be a whole one
+        number = tensor._base.as_strided(number.shape, number.stride(), number.storage_offset())
+    return number.sqrt().expand(*tensor.shape[:-1], 1)
 
 
 def _interpolated(operator: InterpolatedLinearOperator) -> Tensor | None:

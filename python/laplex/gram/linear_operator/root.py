@@ -1,4 +1,4 @@
-"""The exact factor of a `LaplaceGram`, which costs O(n) to apply."""
+"""Exact factors of a `LaplaceGram`, which cost O(n) to apply."""
 
 from __future__ import annotations
 
@@ -46,3 +46,46 @@ class Root(LinearOperator):  # type: ignore[misc]
 
     def _transpose_nonbatch(self) -> Root:
         return Root(self._covariance, inverse=self._inverse, transposed=not self._transposed)
+
+
+class RepeatedRoot(LinearOperator):  # type: ignore[misc]
+    """The factor ``[*b, n, m]`` of a matrix with repeated rows, by that of its m distinct ones.
+
+    Parameters
+    ----------
+    root : Root
+        The factor ``[*b, m, m]``.
+    copy_of : Tensor ``[n]``
+        The row of the factor that each row is.
+    transposed : bool
+        Whether rows and columns change places.
+    """
+
+    def __init__(self, root: Root, copy_of: Tensor, *, transposed: bool = False) -> None:
+        super().__init__(root, copy_of, transposed=transposed)
+        self._root = root
+        self._copy_of = copy_of
+        self._transposed = transposed
+
+    def matmul(self, other: Any) -> Any:
+        """Multiply the factor by a tensor ``[..., m, k]`` or ``[m]``."""
+        return self._matmul(other) if isinstance(other, Tensor) else super().matmul(other)
+
+    def _matmul(self, rhs: Tensor) -> Tensor:
+        if rhs.dim() == 1:
+            return self._matmul(rhs[:, None])[:, 0]
+        if not self._transposed:
+            product: Tensor = self._root @ rhs
+            return product[..., self._copy_of, :]
+        zeros = rhs.new_zeros(*rhs.shape[:-2], self._root.shape[-1], rhs.shape[-1])
+        total: Tensor = self._root.mT @ zeros.index_add(-2, self._copy_of, rhs)
+        return total
+
+    def _size(self) -> torch.Size:
+        shape = (len(self._copy_of), self._root.shape[-1])
+        return torch.Size(
+            (*self._root.batch_shape, *(reversed(shape) if self._transposed else shape))
+        )
+
+    def _transpose_nonbatch(self) -> RepeatedRoot:
+        return RepeatedRoot(self._root, self._copy_of, transposed=not self._transposed)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
-from .base import BaseTerm, TermSum
+from .algebra import TermSum
+from .base import BaseTerm
 from .blocks import Block
 from .celerite import Celerite
 from .laplace import Term
 from .matern import Matern32, Matern52
+from .products import TermProduct
 from .rotation import Rotation
 from .sho import SHO
 
@@ -22,14 +25,28 @@ __all__ = [
     "Matern52",
     "Rotation",
     "Term",
+    "TermProduct",
     "TermSum",
     "checked_terms",
+    "made",
 ]
 
 #: The terms by name.
 KINDS: dict[str, type[BaseTerm]] = {
     kind.__name__: kind for kind in (Term, SHO, Matern32, Matern52, Celerite, Rotation)
 }
+
+
+def made(kind: str, parameters: Mapping[str, Any]) -> BaseTerm:
+    """The term of a `BaseTerm.kind` with the given `BaseTerm.parameters`."""
+    factors = kind.split("*")
+    if len(factors) == 1:
+        return KINDS[kind](**parameters)
+    own: list[dict[str, Any]] = [{} for _ in factors]
+    for name, value in parameters.items():
+        number, _, parameter = name.partition(".")
+        own[int(number)][parameter] = value
+    return TermProduct(*(KINDS[each](**given) for each, given in zip(factors, own, strict=True)))
 
 
 def checked_terms(terms: object) -> tuple[BaseTerm, ...]:

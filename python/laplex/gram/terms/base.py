@@ -1,18 +1,17 @@
-"""`BaseTerm`: what all terms of a covariance have in common; `TermSum`: their sums."""
+"""`BaseTerm`: what all terms of a covariance have in common."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from math import sqrt
-from numbers import Real
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ...torch.call import Scalar, as_scalar
-from ..checks import ScalarLike, all_finite, all_of, as_tensor, broadcast, positive
+from ..checks import ScalarLike, all_finite, all_of, as_tensor, broadcast, is_array_like, positive
+from .algebra import Operand
 from .blocks import Block
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ _DOMAINS: dict[str, Callable[[float | Tensor], bool]] = {
 }
 
 
-class BaseTerm:
+class BaseTerm(Operand):
     """A summand of the covariance matrix of a `LaplaceGram`.
 
     Subclasses are frozen dataclasses. Their `blocks` define them.
@@ -49,7 +48,7 @@ class BaseTerm:
             per_anchor = name in self.PER_ANCHOR
             if value is None or (isinstance(value, Tensor) and not per_anchor):
                 pass
-            elif per_anchor or isinstance(value, np.ndarray):
+            elif per_anchor or is_array_like(value):
                 value = as_tensor(name, value)
             else:
                 value = float(as_scalar(name, value, torch.empty(0)))
@@ -95,9 +94,8 @@ class BaseTerm:
     def _evaluated(
         self, name: str, at: ScalarLike, function: Callable[[Block, Tensor], Tensor]
     ) -> Tensor:
-        given = (
-            as_tensor(name, at) if hasattr(at, "__array__") else as_scalar(name, at, torch.ones(0))
-        )
+        has_many = hasattr(at, "__array__") or is_array_like(at)
+        given = as_tensor(name, at) if has_many else as_scalar(name, at, torch.ones(0))
         self.check_numbers(given)
         return self._sum(given.double(), function, _lifted(min(given.dim(), 1))).to(given.dtype)
 
@@ -133,40 +131,26 @@ class BaseTerm:
             total = total + function(block.map(change), at)
         return total
 
-    # --- sums -------------------------------------------------------------------------------------
-
-    def __add__(self, other: object) -> TermSum:
-        return TermSum((self,)) + other
-
-    def __radd__(self, other: object) -> TermSum:
-        return TermSum((self,)).__radd__(other)
-
-    def __mul__(self, factor: object) -> Self:
-        """Multiply the covariance by a positive number, or by numbers ``[*b]``."""
-        scale: Scalar
-        if isinstance(factor, (Tensor, np.ndarray)):
-            scale = as_tensor("factor", factor).double()
-        elif isinstance(factor, Real):
-            scale = float(factor)
-        else:
-            return NotImplemented
-        if not positive(scale):
-            raise ValueError(
-                f"a term can only be multiplied by positive, finite numbers, got {factor}"
-            )
-        return self.times(scale)
-
-    __rmul__ = __mul__
-
     def __repr__(self) -> str:
         shown = {
             name: f"Tensor{list(each.shape)}"
             if isinstance(each, Tensor) and each.numel() != 1
-            else f"{each.item() if isinstance(each, Tensor) else each:.6g}"
-            for name, each in vars(self).items()
+            else f"{float(each.detach() if isinstance(each, Tensor) else each):.6g}"
+            for name, each in self.parameters().items()
             if each is not None
         }
         return f"{type(self).__name__}({', '.join(f'{k}={v}' for k, v in shown.items())})"
+
+    def parameters(self) -> dict[str, Any]:
+        """All parameters by name: tensors, numbers and None."""
+        return vars(self)
+
+    def kind(self) -> str:
+        """The name with which `made` of this folder makes such a term.
+
+        :meta private:
+        """
+        return type(self).__name__
 
     # --- what subclasses define -------------------------------------------------------------------
 
@@ -224,6 +208,13 @@ class BaseTerm:
         """
         self.check_per_anchor(anchors)
         self.check_numbers(anchors)
+        self.check_blocks(anchors, type(self).__name__, self.scale)
+
+    def check_blocks(self, anchors: Tensor, name: str, scale: Tensor | None) -> None:
+        """Check that the core can represent the blocks, whose first columns have a scale.
+
+        :meta private:
+        """
         try:
             with torch.no_grad():
                 blocks = self._with_floats().blocks(anchors)
@@ -237,7 +228,7 @@ class BaseTerm:
                         "the anchors"
                     )
             for weight in block.weights:
-                self.check_size(weight, type(self).__name__)
+                self.check_size(weight, name, scale)
 
     def _with_floats(self) -> Self:
         """A copy in which tensors ``[]`` are floats: arithmetic with these is ten times as fast."""
@@ -294,22 +285,22 @@ class BaseTerm:
             remedy = self.REMEDIES.get(name, "")
             raise ValueError(f"{name} must be {wanted}, got {getattr(self, name, value)}{remedy}")
 
-    def check_size(self, variance: Scalar, name: str) -> None:
+    def check_size(self, variance: Scalar, name: str, scale: Tensor | None) -> None:
         """Refuse variances whose squares would leave the range of a double.
 
         :meta private:
         """
-        sizes: Scalar = variance.detach().abs() if isinstance(variance, Tensor) else abs(variance)
-        if self.scale is not None:
-            scale = self.scale.detach().double()
-            deviation = root(sizes)
+        sizes = variance
+        if scale is not None:
+            scale = scale.detach().double()
+            deviation = root(
+                variance.detach().abs() if isinstance(variance, Tensor) else abs(variance)
+            )
             sizes = (deviation * scale).square()
-            sizes = sizes[(scale * deviation != 0).expand(sizes.shape)]
-        elif not isinstance(sizes, Tensor):
-            sizes = sizes or 1.0
-        else:
-            sizes = sizes[sizes != 0]
-        if not all_of(sizes, lambda size: (size >= SMALLEST) & (size <= LARGEST)):
+            sizes = torch.where(scale * deviation != 0, sizes, 1.0)
+        if not all_of(
+            sizes, lambda size: (size == 0) | (abs(size) >= SMALLEST) & (abs(size) <= LARGEST)
+        ):
             raise ValueError(
                 f"{name} times the square of scale must be 0 or between {SMALLEST:g} and "
                 f"{LARGEST:g}: rescale the values"
@@ -319,8 +310,8 @@ class BaseTerm:
         """The shape to which the leading dimensions of the parameters broadcast."""
         return broadcast(
             *(
-                each.shape[:-1] if name in self.PER_ANCHOR else each.shape
-                for name, each in vars(self).items()
+                each.shape[:-1] if name.rpartition(".")[-1] in self.PER_ANCHOR else each.shape
+                for name, each in self.parameters().items()
                 if isinstance(each, Tensor)
             )
         )
@@ -333,7 +324,7 @@ class BaseTerm:
         return self.replaced(
             **{
                 name: change(name, each)
-                for name, each in vars(self).items()
+                for name, each in self.parameters().items()
                 if isinstance(each, Tensor)
             }
         )
@@ -343,14 +334,14 @@ class BaseTerm:
 
         :meta private:
         """
-        return type(self)(**{**vars(self), **changes})
+        return type(self)(**{**self.parameters(), **changes})
 
     def tensors(self, anchors: Tensor) -> dict[str, Tensor]:
         """The parameters that were given, as float64 tensors by name.
 
         :meta private:
         """
-        given = {name: each for name, each in vars(self).items() if each is not None}
+        given = {name: each for name, each in self.parameters().items() if each is not None}
         return {name: as_scalar(name, each, anchors).double() for name, each in given.items()}
 
     def multiplied(self, name: str, factor: Scalar) -> Scalar:
@@ -372,70 +363,6 @@ class BaseTerm:
             return value
         tensor = as_scalar(name, value, like).double()
         return tensor if isinstance(value, Tensor) else float(tensor)
-
-
-class TermSum(tuple[BaseTerm, ...]):
-    """A sum of terms: what ``+`` returns, and what `LaplaceGram` takes as ``terms``.
-
-    It is the tuple of its terms. Sums can be added with ``+``, and multiplied by positive numbers
-    with ``*``.
-
-    Parameters
-    ----------
-    iterable : iterable of terms
-        The terms.
-    """
-
-    __slots__ = ()
-
-    def __add__(self, other: object) -> TermSum:
-        if isinstance(other, BaseTerm):
-            return TermSum((*self, other))
-        return TermSum((*self, *other)) if isinstance(other, TermSum) else NotImplemented
-
-    def __radd__(self, other: object) -> TermSum:
-        if isinstance(other, BaseTerm):
-            return TermSum((other, *self))
-        return self if isinstance(other, int) and other == 0 else NotImplemented  # of sum()
-
-    def __mul__(self, factor: Any) -> TermSum:
-        """Multiply the covariance by a positive number, or by numbers ``[*b]``."""
-        return TermSum(term * factor for term in self)
-
-    __rmul__ = __mul__
-
-    def value(self, distance: ScalarLike) -> Tensor:
-        """Return the covariance function at distances, without scales and phases.
-
-        Parameters
-        ----------
-        distance : float, Tensor or array, shape ``[*b, m]``
-            Distances of either sign. Their leading dimensions broadcast with the parameters.
-
-        Returns
-        -------
-        Tensor ``[*b, m]``
-            The sum of the covariances of the terms.
-        """
-        return sum((term.value(distance) for term in self[1:]), self[0].value(distance))
-
-    def psd(self, frequency: ScalarLike) -> Tensor:
-        """Return the power spectral density of the covariance function, see `Term.psd`.
-
-        Parameters
-        ----------
-        frequency : float, Tensor or array, shape ``[*b, m]``
-            Angular frequencies. Their leading dimensions broadcast with the parameters.
-
-        Returns
-        -------
-        Tensor ``[*b, m]``
-            The sum of the densities of the terms.
-        """
-        return sum((term.psd(frequency) for term in self[1:]), self[0].psd(frequency))
-
-    def __repr__(self) -> str:
-        return " + ".join(map(repr, self))
 
 
 def _lifted(trailing: int) -> Callable[[Scalar], Scalar]:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
 from torch import Tensor
 
 from ...torch.call import Scalar
-from ..checks import ArrayLike, ScalarLike, all_finite, as_tensor, expanded
+from ..checks import ArrayLike, ScalarLike, all_finite, as_tensor, expanded, is_array_like
 from ..rotation import rotation
 from .base import BaseTerm, root, square_root
 from .blocks import Block
@@ -80,7 +79,7 @@ class Term(BaseTerm):
             "scale": scale,
         }
         for name, value in given.items():
-            if isinstance(value, np.ndarray) or (name in self.PER_ANCHOR and value is not None):
+            if is_array_like(value) or (name in self.PER_ANCHOR and value is not None):
                 given[name] = as_tensor(name, value)
         self.__dict__.update(given)  # frozen
 
@@ -109,7 +108,7 @@ class Term(BaseTerm):
                 raise ValueError(
                     "frequency times the largest anchor overflows a float: rescale the anchors"
                 )
-        self.check_size(variance, "variance")
+        self.check_size(variance, "variance", self.scale)
 
     def numbers(self, anchors: Tensor) -> tuple[Scalar, Scalar, Scalar | None]:
         """The current lengthscale, variance and frequency, each ``[*b]``; None for frequency 0.
@@ -193,8 +192,12 @@ class Term(BaseTerm):
         undamped = lengthscale / square_root(1 + (lengthscale * frequency) ** 2)
         return [Block((lengthscale, undamped), (variance, variance))]
 
+    def has_frequency(self) -> bool:
+        """Whether the frequency is not the number 0 (a tensor of zeros counts as a frequency).
+
+        :meta private:
+        """
+        return isinstance(self.frequency, Tensor) or self.frequency != 0
+
     def _frequency(self, anchors: Tensor) -> Scalar | None:
-        """The frequency, or None if it is the number 0 (a tensor of zeros still counts)."""
-        if not isinstance(self.frequency, Tensor) and self.frequency == 0:
-            return None
-        return self.number("frequency", anchors)
+        return self.number("frequency", anchors) if self.has_frequency() else None
