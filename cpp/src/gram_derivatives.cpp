@@ -98,7 +98,9 @@ class Reverse {
         w_bar_(kFilterChunk),
         h_bar_(kFilterChunk),
         decay_bar_(kFilterChunk + 1),
-        start_mean_(index(chunks_ * p_.rows)) {
+        start_mean_(index(chunks_ * p_.rows)),
+        root_bar_(J),
+        maps_(p_.line->root ? index((kFilterChunk + 1) * 2 * J * J) : 0) {
     for (std::int64_t j = 0; j < J; ++j) {
       const auto slope = [&](const double* along) {
         return column(j) < 0 ? 0.0 : entry(along, column(j));
@@ -226,12 +228,14 @@ class Reverse {
   void filter_again_root(std::int64_t chunk, const double* kept) {
     RootFilter root(J, B);
     root.start(kept);
+    predicted_.clear();
+    observed_.clear();
     std::array<double, kPacked<J>> values;
     for (std::int64_t i = 0; i < size_; ++i) {
       Step<N, J, B>& s = steps_[index(i)];
       if (i > 0) {
         const double* const decay = &p_.line->transition[(first_ + i) * kTransitionStride<J, B>];
-        root.predict(decay, decay + J * B);
+        root.predict(decay, decay + J * B, kDual ? nullptr : map_of(i, 0));
         predict<J>(filtered_[index(i - 1)].data(), s);
       } else if (kDual) {
         std::copy_n(start_cov_[index(chunk)].data(), kPacked<J>, s.cov);
@@ -241,8 +245,10 @@ class Reverse {
         set_value(s.cov[k], values[k]);
       }
       observe<J>(s, filtered_[index(i)].data());
-      const double d =
-          root.observe(&p_.line->loadings[(first_ + i) * J], p_.line->noise[first_ + i]);
+      const double* const h = &p_.line->loadings[(first_ + i) * J];
+      predicted_.push_back(root);
+      const double d = root.observe(h, p_.line->noise[first_ + i], kDual ? nullptr : map_of(i, 1));
+      observed_.push_back(root);
       set_value(s.d, d);
       set_value(s.inverse, 1.0 / d);
       for (int j = 0; s.observed() && j < J; ++j) {
@@ -253,6 +259,67 @@ class Reverse {
       for (std::size_t k = 0; k < values.size(); ++k) {
         set_value(filtered_[index(i)][k], values[k]);
       }
+    }
+    if (!kDual && first_ + size_ < p_.n) {
+      const double* const decay = &p_.line->transition[(first_ + size_) * kTransitionStride<J, B>];
+      root.predict(decay, decay + J * B, map_of(size_, 0));
+      predicted_.push_back(root);
+    }
+  }
+
+  /// How the columns of the factor pass the gap before place i of the chunk, or the point there.
+  double* map_of(std::int64_t i, int which) { return &maps_[index((2 * i + which) * J * J)]; }
+
+  /// reverse_filter() through RootFilter, from the derivative by what is predicted for the point
+  /// after the chunk, which becomes that for its first.
+  void reverse_filter_root() {
+    std::array<double, kPacked<J>> bar;
+    std::array<double, J> seen;
+    std::array<double, J> by_gain;
+    std::array<double, J> moved;
+    for (std::int64_t i = size_ - 1; i >= 0; --i) {
+      const std::int64_t id = p_.line->order[first_ + i];
+      const Step<double, J, B>& s = steps_[index(i)];
+      const RootFilter& root = observed_[index(i)];
+      if (first_ + i + 1 < p_.n) {
+        const double* const map = map_of(i + 1, 0);
+        const RootFilter& next = predicted_[index(i + 1)];
+        root_bar_.by_transition(root, next, map, B, decay_bar_[index(i + 1)].data());
+        next.from_columns(root_bar_.bar(), bar.data());
+        keep_bars(i + 1, bar);
+        root_bar_.back(map);
+      }
+      const double weight = entry(p_.w, id);
+      root.from_columns(root_bar_.bar(), bar.data());
+      Vector& h_bar = h_bar_[index(i)];
+      const double by_noise =
+          observe_reverse<J>(s, weight, w_bar_[index(i)].data(), h_bar.data(), bar.data());
+      store(p_.gradients.noise, id, by_noise);
+      for (std::int64_t j = 0; j < J; ++j) {
+        if (column(j) >= 0) {
+          store(p_.gradients.loadings, id * p_.width + column(j), h_bar[index(j)]);
+        }
+      }
+      if (s.observed()) {
+        // With w = cov h / d: that by cov is weight / d h h^T, and of w (1 - w h^T)^T w_bar h^T /
+        // d.
+        const double* const map = map_of(i, 1);
+        root.along_columns(w_bar_[index(i)].data(), by_gain.data());
+        predicted_[index(i)].along_columns(s.h, seen.data());
+        for (std::size_t k = 0; k < J; ++k) {
+          moved[k] = weight * seen[k];
+          for (std::size_t m = 0; m < J; ++m) {
+            moved[k] += map[m * J + k] * by_gain[m];
+          }
+          moved[k] *= s.inverse;
+        }
+        root_bar_.back(map);
+        root_bar_.add(moved.data(), seen.data());
+      }
+    }
+    if (first_ == 0) {
+      predicted_[0].from_columns(root_bar_.bar(), bar.data());
+      keep_bars(0, bar);
     }
   }
 
@@ -435,7 +502,14 @@ class Reverse {
   }
 
   void reverse_filter(Packed& cov_bar) {
-    for (std::int64_t i = size_ - 1; i >= 0; --i) {
+    bool by_root = false;
+    if constexpr (!kDual && B > 1) {
+      by_root = p_.line->root;
+      if (by_root) {
+        reverse_filter_root();
+      }
+    }
+    for (std::int64_t i = size_ - 1; !by_root && i >= 0; --i) {
       const std::int64_t id = p_.line->order[first_ + i];
       if (first_ + i + 1 < p_.n) {
         const Step<N, J, B>& next = steps_[index(i + 1)];
@@ -471,7 +545,7 @@ class Reverse {
       // The line begins with the stationary covariance; other chunks with what the one before them
       // does, where the point after its last is this one's first.
       const std::int64_t end = std::min(size_ + 1, p_.n - first_);
-      if (first_ == 0) {
+      if (first_ == 0 && !by_root) {
         keep_bars(0, cov_bar);
       }
       reverse_transitions(first_ == 0 ? 0 : 1, end);
@@ -512,6 +586,10 @@ class Reverse {
   // Of every chunk's first point:
   std::vector<Packed> start_cov_;
   std::vector<Vector> start_mean_;
+  std::vector<RootFilter> predicted_;  ///< of a chunk, where RootFilter is needed
+  std::vector<RootFilter> observed_;
+  RootReverse root_bar_;
+  std::vector<double> maps_;
 };
 
 double* offset(double* array, std::int64_t by) {

@@ -29,9 +29,13 @@ void factor_block(const double* q, int block, std::int64_t n, double* columns, d
   }
 }
 
+struct Rotation {
+  double y, part_first, part_second;
+};
+
 /// Makes rotations of two columns of the weights a and b: in row `at` the first has 1 and keeps it,
 /// and the second, which has y there, gets 0.
-void rotate(int at, int n, double y, double& a, double& b, double* first, double* second) {
+Rotation rotate(int at, int n, double y, double& a, double& b, double* first, double* second) {
   const double sum = a + b * y * y;
   const double part_first = a / sum;
   const double part_second = b * y / sum;
@@ -42,6 +46,7 @@ void rotate(int at, int n, double y, double& a, double& b, double* first, double
   }
   b *= part_first;
   a = sum;
+  return {y, part_first, part_second};
 }
 
 /// What rounding does to a standard deviation found by RootFilter, as a sum of squares in units of
@@ -131,7 +136,9 @@ RootFilter::RootFilter(int columns, int block)
       block_(block),
       columns_(index(std::int64_t(2) * columns * columns)),
       weights_(index(std::int64_t(2) * columns)),
-      gain_(index(columns)) {
+      gain_(index(columns)),
+      seen_(gain_.size()),
+      parts_(columns_.size()) {
   for (int k = 0; k < n_; ++k) {
     column(k)[k] = 1.0;
   }
@@ -178,7 +185,7 @@ void RootFilter::state_variances(double* to) const {
   }
 }
 
-void RootFilter::predict(const double* decay, const double* gain) {
+void RootFilter::predict(const double* decay, const double* gain, double* map) {
   for (int c = 0; c < n_; ++c) {
     double* const z = column(c);
     for (int k = 0; k < n_; k += block_) {
@@ -199,6 +206,13 @@ void RootFilter::predict(const double* decay, const double* gain) {
     factor_block(&gain[k / block_ * (block_ * (block_ + 1) / 2)], block_, n_, column(n_ + k) + k,
                  &weight(n_ + k));
   }
+  const auto part = [&](int c, int k) -> double& { return parts_[index(2 * c * n_ + k)]; };
+  if (map != nullptr) {
+    std::fill(parts_.begin(), parts_.end(), 0.0);
+    for (int c = 0; c < n_; ++c) {
+      part(c, c) = 1.0;
+    }
+  }
   for (int r = 0; r < n_; ++r) {
     int pivot = -1;
     for (int k = r; k < 2 * n_; ++k) {
@@ -210,8 +224,17 @@ void RootFilter::predict(const double* decay, const double* gain) {
         pivot = k;
         weight(k) *= y * y;
         std::for_each(column(k) + r, column(k) + n_, [&](double& z) { z /= y; });
+        for (int c = 0; map != nullptr && c < n_; ++c) {
+          part(c, k) *= y;
+        }
       } else {
-        rotate(r, n_, y, weight(pivot), weight(k), column(pivot), column(k));
+        const Rotation by = rotate(r, n_, y, weight(pivot), weight(k), column(pivot), column(k));
+        for (int c = 0; map != nullptr && c < n_; ++c) {
+          const double of_first = part(c, pivot);
+          const double of_second = part(c, k);
+          part(c, pivot) = of_first + by.y * of_second;
+          part(c, k) = by.part_first * of_second - by.part_second * of_first;
+        }
       }
     }
     if (pivot < 0) {  // known exactly: a column of the weight 0 makes room for one
@@ -220,21 +243,34 @@ void RootFilter::predict(const double* decay, const double* gain) {
       std::fill_n(column(pivot), n_, 0.0);
       column(pivot)[r] = 1.0;
       weight(pivot) = 0.0;
+      for (int c = 0; map != nullptr && c < n_; ++c) {
+        part(c, pivot) = 0.0;
+      }
     }
     if (pivot != r) {
       std::swap_ranges(column(r), column(r) + n_, column(pivot));
       std::swap(weight(r), weight(pivot));
+      for (int c = 0; map != nullptr && c < n_; ++c) {
+        std::swap(part(c, r), part(c, pivot));
+      }
     }
     std::fill_n(column(r), r, 0.0);
+    for (int c = 0; map != nullptr && c < n_; ++c) {
+      map[r * n_ + c] = part(c, r);
+    }
   }
 }
 
-double RootFilter::observe(const double* h, double noise) {
+double RootFilter::observe(const double* h, double noise, double* map) {
   std::fill(gain_.begin(), gain_.end(), 0.0);
+  for (int k = 0; map != nullptr && k < n_ * n_; ++k) {
+    map[k] = k % (n_ + 1) == 0 ? 1.0 : 0.0;
+  }
   if (std::isinf(noise)) {
     return 1.0;
   }
   double variance = noise;
+  std::fill(seen_.begin(), seen_.end(), 0.0);
   // From the last column on, so that L stays triangular: gain_ is then 0 where it has its 1.
   for (int k = n_ - 1; k >= 0; --k) {
     double* const z = column(k);
@@ -248,6 +284,13 @@ double RootFilter::observe(const double* h, double noise) {
     const double sum = variance + weight(k) * y * y;
     const double part = variance / sum;
     const double comes = weight(k) * y / sum;
+    if (map != nullptr) {
+      map[k * n_ + k] = part;
+      for (int c = k + 1; c < n_; ++c) {
+        map[k * n_ + c] = -comes * seen_[index(c)];
+      }
+      seen_[index(k)] = y;
+    }
     for (int r = k; r < n_; ++r) {
       const double before = z[r];
       z[r] -= y * gain_[index(r)];
@@ -257,6 +300,86 @@ double RootFilter::observe(const double* h, double noise) {
     variance = sum;
   }
   return variance;
+}
+
+void RootFilter::solve_transposed(double* x, int stride) const {
+  for (int k = n_ - 1; k >= 0; --k) {
+    for (int r = k + 1; r < n_; ++r) {
+      x[k * stride] -= column(k)[r] * x[r * stride];
+    }
+  }
+}
+
+void RootFilter::from_columns(const double* b, double* packed_bar) const {
+  std::vector<double> bar(b, b + n_ * n_);
+  for (int k = 0; k < n_; ++k) {
+    solve_transposed(&bar[index(k)], n_);
+  }
+  for (int k = 0; k < n_; ++k) {
+    solve_transposed(&bar[index(k * n_)], 1);
+  }
+  for (int l = 0; l < n_; ++l) {
+    for (int k = 0; k <= l; ++k) {
+      packed_bar[packed(k, l)] = bar[index(k * n_ + l)];
+    }
+  }
+}
+
+void RootFilter::along_columns(const double* x, double* to) const {
+  for (int k = 0; k < n_; ++k) {
+    to[k] = 0.0;
+    for (int r = k; r < n_; ++r) {
+      to[k] += column(k)[r] * x[r];
+    }
+  }
+}
+
+void RootReverse::back(const double* map) {
+  for (int side = 0; side < 2; ++side) {
+    for (int k = 0; k < n_; ++k) {
+      for (int c = 0; c < n_; ++c) {
+        double sum = 0.0;
+        for (int m = 0; m < n_; ++m) {
+          sum += map[m * n_ + k] * bar_[index(m * n_ + c)];
+        }
+        half_[index(c * n_ + k)] = sum;
+      }
+    }
+    bar_.swap(half_);
+  }
+}
+
+void RootReverse::add(const double* x, const double* y) {
+  for (int k = 0; k < n_; ++k) {
+    for (int c = 0; c < n_; ++c) {
+      bar_[index(k * n_ + c)] += 0.5 * (x[k] * y[c] + y[k] * x[c]);
+    }
+  }
+}
+
+void RootReverse::by_transition(const RootFilter& filtered, const RootFilter& predicted,
+                                const double* map, int block, double* decay_bar) {
+  for (int k = 0; k < n_; ++k) {
+    for (int c = 0; c < n_; ++c) {
+      double sum = 0.0;
+      for (int m = 0; m < n_; ++m) {
+        sum += bar_[index(k * n_ + m)] * map[m * n_ + c];
+      }
+      half_[index(k * n_ + c)] = sum;
+    }
+  }
+  for (int c = 0; c < n_; ++c) {
+    predicted.solve_transposed(&half_[index(c)], n_);
+  }
+  for (int k = 0; k < n_; ++k) {
+    for (int c = 0; c < block; ++c) {
+      double sum = 0.0;
+      for (int m = 0; m < n_; ++m) {
+        sum += half_[index(k * n_ + m)] * filtered.weighted(m, k / block * block + c);
+      }
+      decay_bar[k * block + c] += 2.0 * sum;
+    }
+  }
 }
 
 std::int64_t filter_root(GramLine& line, std::int64_t n, int columns, int block) {
