@@ -244,32 +244,83 @@ void find_one(int size, const ScaledGap<N>& gap, const N* lengthscale, std::int6
 /// Gaps that go through the series together.
 constexpr std::int64_t kTogether = 8;
 
-/// The gaps before kTogether points from k > 0 together, if all of them are short.
-bool find_together(const double* line, std::int64_t k, std::int64_t i, const double* lengthscale,
-                   Transitions<double>& to) {
-  const int size = to.part.size;
-  double* const u = &to.x[0][static_cast<std::size_t>(i)];
-  double* const v = &to.x[1][static_cast<std::size_t>(i)];
-  const double* const anchors = line + k;
-  const double scale = size == 2 ? lengthscale[1] : lengthscale[0];
+/// Where the oscillator is damped about as fast as it swings, gaps from 1/4 to 32 are found by
+/// doubling shorter ones, for which the series are short. Elsewhere the result might feel that each
+/// doubling doubles rounding errors.
+constexpr int kDoublings = 7;
+constexpr double kShortest = 0.25;
+constexpr double kBalance = 4.0;
+
+/// Gaps before kTogether points or fewer; 0 stands for those that are found in another way.
+struct Together {
+  double u[kTogether] = {};
+  double v[kTogether] = {};
+  double longest = -1.0;
+  int size = 0;
+  double damping = 0.0;
+};
+
+/// Gaps of which some are at least kShortest.
+void find_by_doubling(Together& gaps, std::int64_t i, Transitions<double>& to) {
+  constexpr int kNumbers = numbers_of(2);
+  int doublings[kTogether] = {};
+  double part[kTogether];
+  int most = 0;
   for (std::int64_t l = 0; l < kTogether; ++l) {
-    const double gap = anchors[l] - anchors[l - 1];
-    u[l] = gap / lengthscale[0];
-    v[l] = gap / scale;
+    part[l] = 1.0;
+    for (; std::max(gaps.u[l], gaps.v[l]) * part[l] >= kShortest; part[l] *= 0.5) {
+      ++doublings[l];
+    }
+    gaps.u[l] *= part[l];
+    gaps.v[l] *= part[l];
+    most = std::max(most, doublings[l]);
   }
-  double longest = 0.0;
+  double values[(kDoublings + 1) * kNumbers * kTogether];
+  double by[2][(kDoublings + 1) * kNumbers * kTogether];
+  transition_kernel()({2, gaps.u, gaps.v, gaps.damping, most}, terms_for(0.5 * kShortest),
+                      kTogether, values, to.slopes ? by[0] : nullptr, to.slopes ? by[1] : nullptr);
   for (std::int64_t l = 0; l < kTogether; ++l) {
-    longest = std::max({longest, u[l], v[l]});
+    for (std::int64_t m = 0; m < kNumbers; ++m) {
+      const auto at = static_cast<std::size_t>(m * to.stride + i + l);
+      const std::int64_t from = (kNumbers * doublings[l] + m) * kTogether + l;
+      to.values[at] = values[from];
+      for (int x = 0; to.slopes && x < 2; ++x) {
+        to.by[x][at] = part[l] * by[x][from];
+      }
+    }
   }
-  if (!(longest <= 1.0)) {
-    return false;
+}
+
+/// The transitions before `count` points from k, as far as they can be found together: those with
+/// `found`.
+void find_together(const double* anchors, std::int64_t k, std::int64_t count, std::int64_t i,
+                   const double* lengthscale, Transitions<double>& to, bool* found) {
+  Together gaps;
+  gaps.size = to.part.size;
+  const double scale = gaps.size == 2 ? lengthscale[1] : lengthscale[0];
+  gaps.damping = scale / lengthscale[0];
+  const bool doubles = gaps.size == 2 && gaps.damping <= kBalance && kBalance * gaps.damping >= 1.0;
+  const double limit = doubles ? std::ldexp(kShortest, kDoublings) : 1.0;
+  for (std::int64_t l = k == 0 ? 1 : 0; l < count; ++l) {
+    const double gap = anchors[k + l] - anchors[k + l - 1];
+    const double u = gap / lengthscale[0];
+    const double v = gap / scale;
+    found[l] = u < limit && v < limit;
+    if (found[l]) {
+      const auto at = static_cast<std::size_t>(i + l);
+      to.x[0][at] = gaps.u[l] = u;
+      to.x[1][at] = gaps.v[l] = v;
+      to.infinite[at] = 0;
+      gaps.longest = std::max({gaps.longest, u, v});
+    }
   }
-  std::fill_n(&to.infinite[static_cast<std::size_t>(i)], kTogether, char(0));
-  const ShortGaps gaps{size, u, v, scale / lengthscale[0]};
-  transition_kernel()(gaps, terms_for(longest), to.stride, to.values.data() + i,
-                      to.slopes ? to.by[0].data() + i : nullptr,
-                      to.slopes ? to.by[1].data() + i : nullptr);
-  return true;
+  if (doubles && gaps.longest >= kShortest) {
+    find_by_doubling(gaps, i, to);
+  } else if (gaps.longest >= 0.0) {
+    transition_kernel()({gaps.size, gaps.u, gaps.v, gaps.damping}, terms_for(gaps.longest),
+                        to.stride, to.values.data() + i, to.slopes ? to.by[0].data() + i : nullptr,
+                        to.slopes ? to.by[1].data() + i : nullptr);
+  }
 }
 
 }  // namespace
@@ -278,13 +329,17 @@ template <class N>
 void Transitions<N>::find(const double* anchors, const N* lengthscale, const double* gap_slopes,
                           std::int64_t begin, std::int64_t end) {
   for (std::int64_t from = begin; from < end; from += kTogether) {
+    const std::int64_t to = std::min(from + kTogether, end);
+    bool found[kTogether] = {};
     if constexpr (std::is_same_v<N, double>) {
-      if (part.size > 1 && from > 0 && from + kTogether <= end &&
-          find_together(anchors, from, from - begin, lengthscale, *this)) {
-        continue;
+      if (part.size > 1) {
+        find_together(anchors, from, to - from, from - begin, lengthscale, *this, found);
       }
     }
-    for (std::int64_t k = from; k < std::min(from + kTogether, end); ++k) {
+    for (std::int64_t k = from; k < to; ++k) {
+      if (found[k - from]) {
+        continue;
+      }
       const std::int64_t i = k - begin;
       const auto at = static_cast<std::size_t>(i);
       const ScaledGap<N> gap = scaled_gap(anchors, k, part.size, lengthscale,

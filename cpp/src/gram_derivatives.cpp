@@ -43,13 +43,6 @@ double slope_of(Dual x) {
   return x.slope;
 }
 
-void set_value(double& x, double value) {
-  x = value;
-}
-void set_value(Dual& x, double value) {
-  x.value = value;
-}
-
 template <class N>
 N number(double value, double slope);
 template <>
@@ -98,7 +91,9 @@ class Reverse {
         w_bar_(kFilterChunk),
         h_bar_(kFilterChunk),
         decay_bar_(kFilterChunk + 1),
-        start_mean_(index(chunks_ * p_.rows)) {
+        start_mean_(index(chunks_ * p_.rows)),
+        root_bar_(J),
+        maps_(p_.line->root ? index((kFilterChunk + 1) * 2 * J * J) : 0) {
     for (std::int64_t j = 0; j < J; ++j) {
       const auto slope = [&](const double* along) {
         return column(j) < 0 ? 0.0 : entry(along, column(j));
@@ -168,7 +163,13 @@ class Reverse {
         if constexpr (B > 1) {
           load_blocks(chunk * kFilterChunk, 1);
         }
-        predict<J>(filtered.data(), steps_[0]);
+        if (p_.line->root) {
+          RootFilter<N> root = chunk == 0 ? RootFilter<N>(J, B) : observed_.back();
+          root.predict(steps_[0].decay, steps_[0].gain);
+          root.keep(steps_[0].cov);
+        } else {
+          predict<J>(filtered.data(), steps_[0]);
+        }
         std::copy(steps_[0].cov, steps_[0].cov + kPacked<J>, start_cov_[index(chunk)].begin());
       }
       begin(chunk);
@@ -197,9 +198,15 @@ class Reverse {
       load_blocks(first_, end);
     }
     const double* kept = &p_.line->chunk_cov[chunk * kPacked<J>];
-    if (p_.line->root) {
-      filter_again_root(chunk, kept);
-      return;
+    if constexpr (B > 1) {
+      if (p_.line->root) {
+        if constexpr (kDual) {
+          filter_again_root(start_cov_[index(chunk)].data());
+        } else {
+          filter_again_root(kept);
+        }
+        return;
+      }
     }
     for (int k = 0; k < kPacked<J>; ++k) {
       if constexpr (kDual) {
@@ -221,38 +228,89 @@ class Reverse {
     }
   }
 
-  /// The chunk's filter where only RootFilter has its numbers: they take the place of those that
-  /// observe() finds as differences. Slopes stay.
-  void filter_again_root(std::int64_t chunk, const double* kept) {
-    RootFilter root(J, B);
+  /// The chunk's filter where only RootFilter has its numbers.
+  void filter_again_root(const N* kept) {
+    RootFilter<N> root(J, B);
     root.start(kept);
-    std::array<double, kPacked<J>> values;
+    predicted_.clear();
+    observed_.clear();
     for (std::int64_t i = 0; i < size_; ++i) {
       Step<N, J, B>& s = steps_[index(i)];
       if (i > 0) {
-        const double* const decay = &p_.line->transition[(first_ + i) * kTransitionStride<J, B>];
-        root.predict(decay, decay + J * B);
-        predict<J>(filtered_[index(i - 1)].data(), s);
-      } else if (kDual) {
-        std::copy_n(start_cov_[index(chunk)].data(), kPacked<J>, s.cov);
+        root.predict(s.decay, s.gain, map_of(i, 0));
       }
-      root.covariance(values.data());
-      for (std::size_t k = 0; k < values.size(); ++k) {
-        set_value(s.cov[k], values[k]);
+      predicted_.push_back(root);
+      root.covariance(s.cov);
+      s.d = root.observe(s.h, s.noise, map_of(i, 1));
+      s.inverse = N(1.0) / s.d;
+      for (int j = 0; j < J; ++j) {
+        s.w[j] = root.gain()[j];
+        s.v[j] = s.w[j] * s.d;
       }
-      observe<J>(s, filtered_[index(i)].data());
-      const double d =
-          root.observe(&p_.line->loadings[(first_ + i) * J], p_.line->noise[first_ + i]);
-      set_value(s.d, d);
-      set_value(s.inverse, 1.0 / d);
-      for (int j = 0; s.observed() && j < J; ++j) {
-        set_value(s.w[j], root.gain()[j]);
-        set_value(s.v[j], root.gain()[j] * d);
+      if (!s.observed()) {
+        look<J>(s);
       }
-      root.covariance(values.data());
-      for (std::size_t k = 0; k < values.size(); ++k) {
-        set_value(filtered_[index(i)][k], values[k]);
+      observed_.push_back(root);
+      root.covariance(filtered_[index(i)].data());
+    }
+    if (first_ + size_ < p_.n) {
+      const Step<N, J, B>& next = steps_[index(size_)];
+      root.predict(next.decay, next.gain, map_of(size_, 0));
+      predicted_.push_back(root);
+    }
+  }
+
+  /// How the columns of the factor pass the gap before place i of the chunk, or the point there.
+  N* map_of(std::int64_t i, int which) { return &maps_[index((2 * i + which) * J * J)]; }
+
+  /// reverse_filter() through RootFilter, from the derivative by what is predicted for the point
+  /// after the chunk, which becomes that for its first.
+  void reverse_filter_root() {
+    std::array<N, kPacked<J>> bar;
+    std::array<N, J> seen;
+    std::array<N, J> by_gain;
+    std::array<N, J> moved;
+    for (std::int64_t i = size_ - 1; i >= 0; --i) {
+      const std::int64_t id = p_.line->order[first_ + i];
+      const Step<N, J, B>& s = steps_[index(i)];
+      const RootFilter<N>& root = observed_[index(i)];
+      if (first_ + i + 1 < p_.n) {
+        const N* const map = map_of(i + 1, 0);
+        const RootFilter<N>& next = predicted_[index(i + 1)];
+        root_bar_.by_transition(root, next, map, B, decay_bar_[index(i + 1)].data());
+        next.from_columns(root_bar_.bar(), bar.data());
+        keep_bars(i + 1, bar);
+        root_bar_.back(map);
       }
+      const N weight = N(entry(p_.w, id));
+      root.from_columns(root_bar_.bar(), bar.data());
+      Vector& h_bar = h_bar_[index(i)];
+      const N by_noise =
+          observe_reverse<J>(s, weight, w_bar_[index(i)].data(), h_bar.data(), bar.data());
+      store(p_.gradients.noise, id, result(by_noise));
+      for (std::int64_t j = 0; j < J; ++j) {
+        if (column(j) >= 0) {
+          store(p_.gradients.loadings, id * p_.width + column(j), result(h_bar[index(j)]));
+        }
+      }
+      // With w = cov h / d: that by cov is weight / d h h^T, and of w (1 - w h^T)^T w_bar h^T / d.
+      const N* const map = map_of(i, 1);
+      const N scale = s.observed() ? s.inverse : change_of(s.noise);
+      root.along_columns(w_bar_[index(i)].data(), by_gain.data());
+      predicted_[index(i)].along_columns(s.h, seen.data());
+      for (std::size_t k = 0; k < J; ++k) {
+        moved[k] = weight * seen[k];
+        for (std::size_t m = 0; m < J; ++m) {
+          moved[k] += map[m * J + k] * by_gain[m];
+        }
+        moved[k] = moved[k] * scale;
+      }
+      root_bar_.back(map);
+      root_bar_.add(moved.data(), seen.data());
+    }
+    if (first_ == 0) {
+      predicted_[0].from_columns(root_bar_.bar(), bar.data());
+      keep_bars(0, bar);
     }
   }
 
@@ -435,7 +493,14 @@ class Reverse {
   }
 
   void reverse_filter(Packed& cov_bar) {
-    for (std::int64_t i = size_ - 1; i >= 0; --i) {
+    bool by_root = false;
+    if constexpr (B > 1) {
+      by_root = p_.line->root;
+      if (by_root) {
+        reverse_filter_root();
+      }
+    }
+    for (std::int64_t i = size_ - 1; !by_root && i >= 0; --i) {
       const std::int64_t id = p_.line->order[first_ + i];
       if (first_ + i + 1 < p_.n) {
         const Step<N, J, B>& next = steps_[index(i + 1)];
@@ -471,7 +536,7 @@ class Reverse {
       // The line begins with the stationary covariance; other chunks with what the one before them
       // does, where the point after its last is this one's first.
       const std::int64_t end = std::min(size_ + 1, p_.n - first_);
-      if (first_ == 0) {
+      if (first_ == 0 && !by_root) {
         keep_bars(0, cov_bar);
       }
       reverse_transitions(first_ == 0 ? 0 : 1, end);
@@ -512,6 +577,10 @@ class Reverse {
   // Of every chunk's first point:
   std::vector<Packed> start_cov_;
   std::vector<Vector> start_mean_;
+  std::vector<RootFilter<N>> predicted_;  ///< of a chunk, where RootFilter is needed
+  std::vector<RootFilter<N>> observed_;
+  RootReverse<N> root_bar_;
+  std::vector<N> maps_;
 };
 
 double* offset(double* array, std::int64_t by) {

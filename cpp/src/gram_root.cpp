@@ -13,35 +13,61 @@ std::size_t index(std::int64_t k) {
 /// Parts of variances that are none, so that their quotients are numbers.
 constexpr double kNothing = 1e-280;
 
+/// Whether a column of the weight w adds nothing to the square of the row in which it has y, nor
+/// derivatives of it.
+bool is_nothing(double w, double y) {
+  return !(w * y * y > kNothing);
+}
+bool is_nothing(Dual w, Dual y) {
+  return is_nothing(w.value, y.value) && (w.slope == 0.0 || y.value == 0.0) &&
+         (w.value == 0.0 || y.slope == 0.0);
+}
+
+/// x / y, and 0 for 0 / 0; of derivatives the ratio of both where the gap is 0.
+double quotient(double x, double y) {
+  return y > 0.0 ? x / y : 0.0;
+}
+Dual quotient(Dual x, Dual y) {
+  return y.value > 0.0 ? x / y : Dual(y.slope != 0.0 ? x.slope / y.slope : 0.0);
+}
+
 /// A symmetric block of process noise, packed, as unit lower columns `n` apart and their weights.
-void factor_block(const double* q, int block, std::int64_t n, double* columns, double* weights) {
+template <class N>
+void factor_block(const N* q, int block, std::int64_t n, N* columns, N* weights) {
   for (int c = 0; c < block; ++c) {
     for (int r = c; r < block; ++r) {
-      double rest = q[packed(c, r)];
+      N rest = q[packed(c, r)];
       for (int k = 0; k < c; ++k) {
         rest -= columns[k * n + r] * columns[k * n + c] * weights[k];
       }
       if (r == c) {
-        weights[c] = std::max(rest, 0.0);
+        weights[c] = value(rest) < 0.0 ? N(0.0) : rest;
       }
-      columns[c * n + r] = r == c ? 1.0 : weights[c] > 0.0 ? rest / weights[c] : 0.0;
+      columns[c * n + r] = r == c ? N(1.0) : quotient(rest, weights[c]);
     }
   }
 }
 
+template <class N>
+struct Rotation {
+  N y, part_first, part_second;
+};
+
 /// Makes rotations of two columns of the weights a and b: in row `at` the first has 1 and keeps it,
 /// and the second, which has y there, gets 0.
-void rotate(int at, int n, double y, double& a, double& b, double* first, double* second) {
-  const double sum = a + b * y * y;
-  const double part_first = a / sum;
-  const double part_second = b * y / sum;
+template <class N>
+Rotation<N> rotate(int at, int n, N y, N& a, N& b, N* first, N* second) {
+  const N sum = a + b * y * y;
+  const N part_first = a / sum;
+  const N part_second = b * y / sum;
   for (int r = at; r < n; ++r) {
-    const double z = second[r];
-    second[r] = r == at ? 0.0 : z - y * first[r];
-    first[r] = r == at ? 1.0 : part_first * first[r] + part_second * z;
+    const N z = second[r];
+    second[r] = r == at ? N(0.0) : z - y * first[r];
+    first[r] = r == at ? N(1.0) : part_first * first[r] + part_second * z;
   }
-  b *= part_first;
+  b = b * part_first;
   a = sum;
+  return {y, part_first, part_second};
 }
 
 /// What rounding does to a standard deviation found by RootFilter, as a sum of squares in units of
@@ -79,7 +105,7 @@ class RootError {
   }
 
   /// The covariance from which observe() will start.
-  void look(const RootFilter& predicted) { predicted.state_variances(lengths_.data()); }
+  void look(const RootFilter<double>& predicted) { predicted.state_variances(lengths_.data()); }
 
   /// Of the standard deviation of h . state.
   [[nodiscard]] double of(const double* h) const {
@@ -126,20 +152,24 @@ class RootError {
 
 }  // namespace
 
-RootFilter::RootFilter(int columns, int block)
+template <class N>
+RootFilter<N>::RootFilter(int columns, int block)
     : n_(columns),
       block_(block),
       columns_(index(std::int64_t(2) * columns * columns)),
       weights_(index(std::int64_t(2) * columns)),
-      gain_(index(columns)) {
+      gain_(index(columns)),
+      seen_(gain_.size()),
+      parts_(columns_.size()) {
   for (int k = 0; k < n_; ++k) {
     column(k)[k] = 1.0;
   }
 }
 
-void RootFilter::start(const double* packed_root) {
+template <class N>
+void RootFilter<N>::start(const N* packed_root) {
   for (int k = 0; k < n_; ++k) {
-    std::fill_n(column(k), n_, 0.0);
+    std::fill_n(column(k), n_, N(0.0));
     for (int r = k + 1; r < n_; ++r) {
       column(k)[r] = packed_root[packed(k, r)];
     }
@@ -148,7 +178,8 @@ void RootFilter::start(const double* packed_root) {
   }
 }
 
-void RootFilter::keep(double* packed_root) const {
+template <class N>
+void RootFilter<N>::keep(N* packed_root) const {
   for (int k = 0; k < n_; ++k) {
     for (int r = k + 1; r < n_; ++r) {
       packed_root[packed(k, r)] = column(k)[r];
@@ -157,10 +188,11 @@ void RootFilter::keep(double* packed_root) const {
   }
 }
 
-void RootFilter::covariance(double* packed_covariance) const {
+template <class N>
+void RootFilter<N>::covariance(N* packed_covariance) const {
   for (int l = 0; l < n_; ++l) {
     for (int k = 0; k <= l; ++k) {
-      double sum = 0.0;
+      N sum = N(0.0);
       for (int m = 0; m <= k; ++m) {
         sum += column(m)[k] * weights_[index(m)] * column(m)[l];
       }
@@ -169,23 +201,25 @@ void RootFilter::covariance(double* packed_covariance) const {
   }
 }
 
-void RootFilter::state_variances(double* to) const {
+template <class N>
+void RootFilter<N>::state_variances(N* to) const {
   for (int k = 0; k < n_; ++k) {
-    to[k] = 0.0;
+    to[k] = N(0.0);
     for (int m = 0; m <= k; ++m) {
       to[k] += column(m)[k] * column(m)[k] * weights_[index(m)];
     }
   }
 }
 
-void RootFilter::predict(const double* decay, const double* gain) {
+template <class N>
+void RootFilter<N>::predict(const N* decay, const N* gain, N* map) {
   for (int c = 0; c < n_; ++c) {
-    double* const z = column(c);
+    N* const z = column(c);
     for (int k = 0; k < n_; k += block_) {
-      double before[3];
+      N before[3];
       std::copy_n(z + k, block_, before);
       for (int r = k; r < k + block_; ++r) {
-        z[r] = 0.0;
+        z[r] = N(0.0);
         for (int m = 0; m < block_; ++m) {
           z[r] += decay[r * block_ + m] * before[m];
         }
@@ -194,77 +228,208 @@ void RootFilter::predict(const double* decay, const double* gain) {
   }
   for (int k = 0; k < n_; k += block_) {
     for (int c = 0; c < block_; ++c) {
-      std::fill_n(column(n_ + k + c), n_, 0.0);
+      std::fill_n(column(n_ + k + c), n_, N(0.0));
     }
     factor_block(&gain[k / block_ * (block_ * (block_ + 1) / 2)], block_, n_, column(n_ + k) + k,
                  &weight(n_ + k));
   }
-  for (int r = 0; r < n_; ++r) {
-    int pivot = -1;
-    for (int k = r; k < 2 * n_; ++k) {
-      const double y = column(k)[r];
-      if (!(weight(k) * y * y > kNothing)) {
-        continue;
-      }
-      if (pivot < 0) {
-        pivot = k;
-        weight(k) *= y * y;
-        std::for_each(column(k) + r, column(k) + n_, [&](double& z) { z /= y; });
-      } else {
-        rotate(r, n_, y, weight(pivot), weight(k), column(pivot), column(k));
-      }
+  const auto part = [&](int c, int k) -> N& { return parts_[index(2 * c * n_ + k)]; };
+  if (map != nullptr) {
+    std::fill(parts_.begin(), parts_.end(), N(0.0));
+    for (int c = 0; c < n_; ++c) {
+      part(c, c) = 1.0;
     }
-    if (pivot < 0) {  // known exactly: a column of the weight 0 makes room for one
-      const auto least = std::min_element(weights_.begin() + r, weights_.end());
+  }
+  for (int r = 0; r < n_; ++r) {
+    int pivot = r;
+    while (pivot < 2 * n_ &&
+           !(value(weight(pivot) * column(pivot)[r] * column(pivot)[r]) > kNothing)) {
+      ++pivot;
+    }
+    if (pivot < 2 * n_) {
+      const N scale = column(pivot)[r];
+      weight(pivot) = weight(pivot) * scale * scale;
+      std::for_each(column(pivot) + r, column(pivot) + n_, [&](N& z) { z = z / scale; });
+      for (int c = 0; map != nullptr && c < n_; ++c) {
+        part(c, pivot) = part(c, pivot) * scale;
+      }
+      for (int k = r; k < 2 * n_; ++k) {
+        if (k == pivot || is_nothing(weight(k), column(k)[r])) {
+          continue;
+        }
+        const Rotation<N> by =
+            rotate(r, n_, column(k)[r], weight(pivot), weight(k), column(pivot), column(k));
+        for (int c = 0; map != nullptr && c < n_; ++c) {
+          const N of_first = part(c, pivot);
+          const N of_second = part(c, k);
+          part(c, pivot) = of_first + by.y * of_second;
+          part(c, k) = by.part_first * of_second - by.part_second * of_first;
+        }
+      }
+    } else {  // known exactly: a column of the weight 0 makes room for one
+      const auto least =
+          std::min_element(weights_.begin() + r, weights_.end(),
+                           [](const N& x, const N& y) { return value(x) < value(y); });
       pivot = static_cast<int>(least - weights_.begin());
-      std::fill_n(column(pivot), n_, 0.0);
-      column(pivot)[r] = 1.0;
-      weight(pivot) = 0.0;
+      std::fill_n(column(pivot), n_, N(0.0));
+      column(pivot)[r] = N(1.0);
+      for (int c = 0; map != nullptr && c < n_; ++c) {
+        part(c, pivot) = N(0.0);
+      }
     }
     if (pivot != r) {
       std::swap_ranges(column(r), column(r) + n_, column(pivot));
       std::swap(weight(r), weight(pivot));
+      for (int c = 0; map != nullptr && c < n_; ++c) {
+        std::swap(part(c, r), part(c, pivot));
+      }
     }
-    std::fill_n(column(r), r, 0.0);
+    std::fill_n(column(r), r, N(0.0));
+    for (int c = 0; map != nullptr && c < n_; ++c) {
+      map[r * n_ + c] = part(c, r);
+    }
   }
 }
 
-double RootFilter::observe(const double* h, double noise) {
-  std::fill(gain_.begin(), gain_.end(), 0.0);
-  if (std::isinf(noise)) {
-    return 1.0;
+template <class N>
+N RootFilter<N>::observe(const N* h, N noise, N* map) {
+  std::fill(gain_.begin(), gain_.end(), N(0.0));
+  for (int k = 0; map != nullptr && k < n_ * n_; ++k) {
+    map[k] = k % (n_ + 1) == 0 ? N(1.0) : N(0.0);
   }
-  double variance = noise;
+  // Without observation the precision is 0, and its slope is that of the noise.
+  const bool observed = !std::isinf(value(noise));
+  const N scale = observed ? N(1.0) : change_of(noise);
+  N variance = observed ? noise : N(1.0);
+  std::fill(seen_.begin(), seen_.end(), N(0.0));
   // From the last column on, so that L stays triangular: gain_ is then 0 where it has its 1.
   for (int k = n_ - 1; k >= 0; --k) {
-    double* const z = column(k);
-    double y = 0.0;
+    N* const z = column(k);
+    N y = N(0.0);
     for (int r = k; r < n_; ++r) {
       y += h[r] * z[r];
     }
-    if (!(weight(k) * y * y > 0.0)) {
+    const N sum = variance + scale * weight(k) * y * y;
+    if (is_nothing(weight(k), y) || !(value(sum) > 0.0)) {
       continue;
     }
-    const double sum = variance + weight(k) * y * y;
-    const double part = variance / sum;
-    const double comes = weight(k) * y / sum;
+    const N part = variance / sum;
+    const N comes = scale * weight(k) * y / sum;
+    if (map != nullptr) {
+      map[k * n_ + k] = part;
+      for (int c = k + 1; c < n_; ++c) {
+        map[k * n_ + c] = -comes * seen_[index(c)];
+      }
+      seen_[index(k)] = y;
+    }
     for (int r = k; r < n_; ++r) {
-      const double before = z[r];
+      const N before = z[r];
       z[r] -= y * gain_[index(r)];
       gain_[index(r)] = part * gain_[index(r)] + comes * before;
     }
-    weight(k) *= part;
+    weight(k) = weight(k) * part;
     variance = sum;
   }
   return variance;
 }
+
+template <class N>
+void RootFilter<N>::solve_transposed(N* x, int stride) const {
+  for (int k = n_ - 1; k >= 0; --k) {
+    for (int r = k + 1; r < n_; ++r) {
+      x[k * stride] -= column(k)[r] * x[r * stride];
+    }
+  }
+}
+
+template <class N>
+void RootFilter<N>::from_columns(const N* b, N* packed_bar) const {
+  std::vector<N> bar(b, b + n_ * n_);
+  for (int k = 0; k < n_; ++k) {
+    solve_transposed(&bar[index(k)], n_);
+  }
+  for (int k = 0; k < n_; ++k) {
+    solve_transposed(&bar[index(k * n_)], 1);
+  }
+  for (int l = 0; l < n_; ++l) {
+    for (int k = 0; k <= l; ++k) {
+      packed_bar[packed(k, l)] = bar[index(k * n_ + l)];
+    }
+  }
+}
+
+template <class N>
+void RootFilter<N>::along_columns(const N* x, N* to) const {
+  for (int k = 0; k < n_; ++k) {
+    to[k] = N(0.0);
+    for (int r = k; r < n_; ++r) {
+      to[k] += column(k)[r] * x[r];
+    }
+  }
+}
+
+template <class N>
+void RootReverse<N>::back(const N* map) {
+  for (int side = 0; side < 2; ++side) {
+    for (int k = 0; k < n_; ++k) {
+      for (int c = 0; c < n_; ++c) {
+        N sum = N(0.0);
+        for (int m = 0; m < n_; ++m) {
+          sum += map[m * n_ + k] * bar_[index(m * n_ + c)];
+        }
+        half_[index(c * n_ + k)] = sum;
+      }
+    }
+    bar_.swap(half_);
+  }
+}
+
+template <class N>
+void RootReverse<N>::add(const N* x, const N* y) {
+  for (int k = 0; k < n_; ++k) {
+    for (int c = 0; c < n_; ++c) {
+      bar_[index(k * n_ + c)] += 0.5 * (x[k] * y[c] + y[k] * x[c]);
+    }
+  }
+}
+
+template <class N>
+void RootReverse<N>::by_transition(const RootFilter<N>& filtered, const RootFilter<N>& predicted,
+                                   const N* map, int block, N* decay_bar) {
+  for (int k = 0; k < n_; ++k) {
+    for (int c = 0; c < n_; ++c) {
+      N sum = N(0.0);
+      for (int m = 0; m < n_; ++m) {
+        sum += bar_[index(k * n_ + m)] * map[m * n_ + c];
+      }
+      half_[index(k * n_ + c)] = sum;
+    }
+  }
+  for (int c = 0; c < n_; ++c) {
+    predicted.solve_transposed(&half_[index(c)], n_);
+  }
+  for (int k = 0; k < n_; ++k) {
+    for (int c = 0; c < block; ++c) {
+      N sum = N(0.0);
+      for (int m = 0; m < n_; ++m) {
+        sum += half_[index(k * n_ + m)] * filtered.weighted(m, k / block * block + c);
+      }
+      decay_bar[k * block + c] += 2.0 * sum;
+    }
+  }
+}
+
+template class RootFilter<double>;
+template class RootFilter<Dual>;
+template class RootReverse<double>;
+template class RootReverse<Dual>;
 
 std::int64_t filter_root(GramLine& line, std::int64_t n, int columns, int block) {
   const std::int64_t squares = std::int64_t(columns) * block;
   const std::int64_t stride = squares + columns / block * (block * (block + 1) / 2);
   const std::int64_t numbers = std::int64_t(columns) * (columns + 1) / 2;
   const double least = 4.0 * columns * 0x1p-52;
-  RootFilter root(columns, block);
+  RootFilter<double> root(columns, block);
   RootError error(columns, block);
   for (std::int64_t k = 0; k < n; ++k) {
     const double* const decay = &line.transition[k * stride];

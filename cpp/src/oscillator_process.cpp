@@ -352,12 +352,17 @@ bool in_range(const OscillatorProcess& p) {
       return false;
     }
   }
-  return has_valid_noise(p);
+  double zero = 0.0;
+  for (std::int64_t k = 0; k < p.batch * p.n; ++k) {
+    zero += 0.0 * p.anchors[k];
+  }
+  return zero == 0.0 && has_valid_noise(p);
 }
 
 }  // namespace
 
-bool log_density(const OscillatorProcess& p, double* out, const OscillatorGradients* gradients) {
+bool oscillator_log_density(const OscillatorProcess& p, double* out,
+                            const OscillatorGradients* gradients) {
   return guarded([&] {
     if (p.n < 1 || p.n > kMostAnchors || !in_range(p)) {
       return false;

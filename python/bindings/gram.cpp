@@ -109,8 +109,9 @@ void add_gram(py::module_& m) {
                                         num_threads};
         const OscillatorGradients to = gradients.of();
         const bool any = gradients.arrays != decltype(gradients.arrays){};
-        return without_gil(
-            [&] { return log_density(process, pointer<double>(out), any ? &to : nullptr); });
+        return without_gil([&] {
+          return oscillator_log_density(process, pointer<double>(out), any ? &to : nullptr);
+        });
       },
       py::arg("process"), py::arg("out"), py::arg("gradients"), py::arg("num_threads"), positional);
 }

@@ -91,7 +91,7 @@ struct OscillatorGradients {
 /// \return false if this way does not lead to a result, and the class Gram must be asked: as for
 ///   Process, and for negative weights
 /// \throws Error `out_of_memory`
-[[nodiscard]] bool log_density(const OscillatorProcess& process, double* out,
-                               const OscillatorGradients* gradients = nullptr);
+[[nodiscard]] bool oscillator_log_density(const OscillatorProcess& process, double* out,
+                                          const OscillatorGradients* gradients = nullptr);
 
 }  // namespace laplex

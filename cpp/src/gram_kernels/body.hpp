@@ -59,17 +59,31 @@ void transitions(const ShortGaps& gaps, const Terms& terms, std::int64_t stride,
   }
   const PackNumber v = load(gaps.v);
   const PackNumber damping = gaps.damping;
+  const std::int64_t numbers = 10 * stride;
   Oscillator<PackNumber> t;
   if (by_u == nullptr) {
     cross_short(u, v, damping, terms, t);
-  } else {
-    Oscillator<PackNumber> first;
-    Oscillator<PackNumber> second;
-    cross_short(u, v, damping, terms, t, first, second);
-    put(first, stride, by_u);
-    put(second, stride, by_v);
+    put(t, stride, values);
+    for (int m = 1; m <= gaps.doublings; ++m) {
+      double_gap(t);
+      put(t, stride, values + m * numbers);
+    }
+    return;
   }
-  put(t, stride, values);
+  Oscillator<PackNumber> first;
+  Oscillator<PackNumber> second;
+  cross_short(u, v, damping, terms, t, first, second);
+  for (int m = 0;; ++m) {
+    put(t, stride, values + m * numbers);
+    put(first, stride, by_u + m * numbers);
+    put(second, stride, by_v + m * numbers);
+    if (m == gaps.doublings) {
+      return;
+    }
+    double_gap(t, first);
+    double_gap(t, second);
+    double_gap(t);
+  }
 }
 
 }  // namespace laplex::detail::LAPLEX_LEVEL

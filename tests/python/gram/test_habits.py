@@ -114,6 +114,7 @@ def test_integers():
         LaplaceGram(np.array([2**53 + 1]))
     with pytest.raises(ValueError, match="targets has the integer 16777217, but float32"):
         single.predict(np.array([2**24 + 1]), np.arange(10))
+    same(gram, LaplaceGram(torch.arange(10), lengthscale=3.0, noise=1.0))
 
 
 @pytest.mark.parametrize(

@@ -326,6 +326,60 @@ LAPLEX_HOST_DEVICE inline void cross_short(const N& u, const N& v, const M& damp
                   4.0 * (u * u * square_v) + by_v.second[0];
 }
 
+/// A matrix of two columns times its like.
+template <class N>
+LAPLEX_HOST_DEVICE inline void multiply(const N (&x)[4], const N (&y)[4], N (&out)[4]) {
+  for (int r = 0; r < 4; r += 2) {
+    for (int c = 0; c < 2; ++c) {
+      out[r + c] = x[r] * y[c] + x[r + 1] * y[c + 2];
+    }
+  }
+}
+
+/// out += x Q y^T + y Q x^T, or x Q x^T where `y` is null; packed.
+template <class N>
+LAPLEX_HOST_DEVICE inline void add_across(const N (&x)[4], const N* y, const N (&q)[3],
+                                          N (&out)[3]) {
+  const N a = x[0] * q[0] + x[1] * q[1];
+  const N b = x[0] * q[1] + x[1] * q[2];
+  const N c = x[2] * q[0] + x[3] * q[1];
+  const N d = x[2] * q[1] + x[3] * q[2];
+  if (y == nullptr) {
+    out[0] += a * x[0] + b * x[1];
+    out[1] += a * x[2] + b * x[3];
+    out[2] += c * x[2] + d * x[3];
+  } else {
+    out[0] += 2.0 * (a * y[0] + b * y[1]);
+    out[1] += a * y[2] + b * y[3] + c * y[0] + d * y[1];
+    out[2] += 2.0 * (c * y[2] + d * y[3]);
+  }
+}
+
+/// Doubles the gap: A^2, and A Q A^T + Q in positive terms.
+template <class N>
+LAPLEX_HOST_DEVICE inline void double_gap(Oscillator<N>& t) {
+  const Oscillator<N> once = t;
+  multiply(once.a, once.a, t.a);
+  add_across<N>(once.a, nullptr, once.first, t.first);
+  add_across<N>(once.a, nullptr, once.second, t.second);
+}
+
+/// The same of derivatives by a number in units of which the gap stays as it is.
+template <class N>
+LAPLEX_HOST_DEVICE inline void double_gap(const Oscillator<N>& t, Oscillator<N>& by) {
+  const Oscillator<N> once = by;
+  N other[4];
+  multiply(once.a, t.a, by.a);
+  multiply(t.a, once.a, other);
+  for (int k = 0; k < 4; ++k) {
+    by.a[k] += other[k];
+  }
+  add_across<N>(t.a, nullptr, once.first, by.first);
+  add_across<N>(t.a, nullptr, once.second, by.second);
+  add_across<N>(t.a, once.a, t.first, by.first);
+  add_across<N>(t.a, once.a, t.second, by.second);
+}
+
 /// Across an infinite gap: A = 0, and Q is the stationary covariance.
 template <class N>
 LAPLEX_HOST_DEVICE inline void cross_infinity(const N& gamma, const N& omega, Oscillator<N>& t) {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from math import sqrt
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -217,7 +217,7 @@ class BaseTerm(Operand):
         """
         try:
             with torch.no_grad():
-                blocks = self.blocks(anchors)
+                blocks = self._with_floats().blocks(anchors)
         except (OverflowError, ZeroDivisionError):
             blocks = [Block((0.0,), (1.0,))]
         for block in blocks:
@@ -229,6 +229,26 @@ class BaseTerm(Operand):
                     )
             for weight in block.weights:
                 self.check_size(weight, name, scale)
+
+    def _with_floats(self) -> Self:
+        """A copy in which tensors ``[]`` are floats: arithmetic with these is ten times as fast."""
+        return self.with_numbers(
+            {
+                name: float(each.item())
+                for name, each in vars(self).items()
+                if isinstance(each, Tensor) and each.dim() == 0
+            }
+        )
+
+    def with_numbers(self, numbers: Mapping[str, Scalar]) -> Self:
+        """A copy with other parameters, which are known to be right.
+
+        :meta private:
+        """
+        copy = object.__new__(type(self))
+        copy.__dict__.update(vars(self))
+        copy.__dict__.update(numbers)
+        return copy
 
     def check_per_anchor(self, anchors: Tensor) -> None:
         """Check the phases and scales.
