@@ -19,9 +19,11 @@ DIGITS = 400  # those of determinants: of variances of about the fifth power of 
 
 # Blocks as (gamma, omega, weights) of oscillators, (rate, weight) of one column, and Matern-5/2 of
 # rate 1. An oscillator of the quality factor Q has gamma = omega / (2 Q).
-OSCILLATORS = {f"sho {q}": [(0.5 / q, 1.0, 0.0, 2.0)] for q in (0.01, 0.5, 3.0, 1000.0)}
-SINGLE = OSCILLATORS | {"matern52": [()], "celerite": [(0.3, 1.0, 0.5, 1.5)]}
-SUMS = {
+OSCILLATORS: dict[str, list[Any]] = {
+    f"sho {q}": [(0.5 / q, 1.0, 0.0, 2.0)] for q in (0.01, 0.5, 3.0, 1000.0)
+}
+SINGLE: dict[str, list[Any]] = OSCILLATORS | {"matern52": [()], "celerite": [(0.3, 1.0, 0.5, 1.5)]}
+SUMS: dict[str, list[Any]] = {
     "sho + ou": [(1 / 6, 1.0, 0.0, 2.0), (0.7, 0.5)],
     "sho + matern32": [(1 / 6, 1.0, 0.0, 2.0), (1.7, 1.7, 0.0, 0.6)],
 }
