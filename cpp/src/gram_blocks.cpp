@@ -244,12 +244,12 @@ void find_one(int size, const ScaledGap<N>& gap, const N* lengthscale, std::int6
 /// Gaps that go through the series together.
 constexpr std::int64_t kTogether = 8;
 
-/// Where the oscillator is damped about as fast as it swings, gaps from 1/4 to 32 are found by
-/// doubling shorter ones, for which the series are short. Elsewhere the result might feel that each
-/// doubling doubles rounding errors.
+/// Where the oscillator is damped as fast as it swings, by these u / v or so, gaps from 1/4 to 32
+/// are found by doubling shorter ones, for which the series are short. Elsewhere the result might
+/// feel that each doubling doubles rounding errors.
 constexpr int kDoublings = 7;
 constexpr double kShortest = 0.25;
-constexpr double kBalance = 4.0;
+constexpr double kDamping[] = {0.5, 1.125};
 
 /// Gaps before kTogether points or fewer; 0 stands for those that are found in another way.
 struct Together {
@@ -299,7 +299,7 @@ void find_together(const double* anchors, std::int64_t k, std::int64_t count, st
   gaps.size = to.part.size;
   const double scale = gaps.size == 2 ? lengthscale[1] : lengthscale[0];
   gaps.damping = scale / lengthscale[0];
-  const bool doubles = gaps.size == 2 && gaps.damping <= kBalance && kBalance * gaps.damping >= 1.0;
+  const bool doubles = gaps.size == 2 && gaps.damping >= kDamping[0] && gaps.damping <= kDamping[1];
   const double limit = doubles ? std::ldexp(kShortest, kDoublings) : 1.0;
   for (std::int64_t l = k == 0 ? 1 : 0; l < count; ++l) {
     const double gap = anchors[k + l] - anchors[k + l - 1];

@@ -28,6 +28,8 @@ def with_numbers(term: BaseTerm, numbers: Sequence[Scalar]) -> BaseTerm:
 def block_of(term: BaseTerm, numbers: Sequence[Scalar], anchors: Tensor) -> Block:
     """The damped oscillator with these values of the parameters."""
     (block,) = with_numbers(term, numbers).blocks(anchors)
+    if len(block.weights) == 1:  # a frequency that happens to be 0
+        block = Block(2 * block.lengthscales, 2 * block.weights)
     return block
 
 
