@@ -22,6 +22,9 @@ from .unobserved import variances
 #: The numbers of a block of columns of a covariance.
 _BLOCK = 2**23
 
+#: The largest rounding errors of a prediction, relative to the values.
+_DIGITS = 1e-3
+
 
 class Conditional:
     """The conditional distribution of some entries of a Gaussian vector, given the others.
@@ -117,19 +120,44 @@ class Conditional:
         """Expectation ``[..., m]``, given values of mean 0, without the mean of the vector."""
         with self._observed_named():
             weights, coefficients = self._given.posterior(values)
-        result = self._of_terms(weights)
+        result = self._of_terms(weights, values)
         if coefficients is not None:
             rows = self._rest.basis_rows()
             result = result + (coefficients[..., None, :] @ rows)[..., 0, :]
         return result
 
-    def _of_terms(self, weights: Tensor) -> Tensor:
-        """Multiply weights ``[..., k]`` by the covariance of terms with the remaining entries."""
+    def _of_terms(self, weights: Tensor, solved: Tensor) -> Tensor:
+        """Multiply weights ``[..., k]`` by the covariance of terms with the remaining entries.
+
+        The weights are the solution for `solved`, whose size the result has.
+        """
+        if weights.numel():
+            with torch.no_grad():
+                self._check_digits(weights.detach().abs(), float(solved.abs().max()))
+        return self._product(weights)
+
+    def _product(self, weights: Tensor) -> Tensor:
         anchors = self._gram.anchors
         total = anchors.new_zeros(())
         for term in self._gram.terms:
             total = total + product(term, weights, anchors, self.observed, self.rest)
         return total
+
+    def _check_digits(self, sizes: Tensor, expected: float) -> None:
+        """Refuse weights of these sizes whose sum cancels down to its rounding errors."""
+        variance = self._given.of_terms().diagonal().double().amax(-1, keepdim=True)
+        least = (
+            _DIGITS / torch.finfo(torch.float64).eps * max(expected, float(variance.max()) ** 0.5)
+        )
+        if bool((variance * sizes.sum(-1, keepdim=True) <= least).all()):
+            return
+        if bool((self._product(sizes).abs() <= least).all()):
+            return
+        raise LinAlgError(
+            "the prediction would have fewer than 3 correct digits: the observed anchors are so "
+            "close to one another, with so little noise, that their differences decide. Add "
+            "noise > 0, or leave some of them out; variance is not affected"
+        )
 
     def _of_basis(self) -> tuple[Tensor, Tensor]:
         """What the other entries' basis does not tell of that ``[*b, p, m]`` of the remaining ones.
@@ -141,7 +169,8 @@ class Conditional:
         rows = rows.expand(*self._gram.shape[:-2], *rows.shape[-2:])
         with self._observed_named():
             alone = self._given.of_terms()
-            told = self._of_terms(alone.solve(rows.movedim(-2, 0))).movedim(0, -2)
+            columns = rows.movedim(-2, 0)
+            told = self._of_terms(alone.solve(columns), columns).movedim(0, -2)
             return self._rest.basis_rows() - told, self._given.coefficient_covariance()
 
     @property
@@ -209,7 +238,7 @@ class Conditional:
             columns = gram.anchors.new_zeros(())
             for term in gram.terms:
                 columns = columns + product(term, some, gram.anchors, self.rest, self.observed)
-            told.append(self._of_terms(alone.solve(columns)))
+            told.append(self._of_terms(alone.solve(columns), columns))
         result = result - torch.cat(told).movedim(0, -2)
         if rest.basis is not None:
             rows, uncertain = self._of_basis()

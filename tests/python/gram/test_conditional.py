@@ -18,6 +18,7 @@ from laplex.gram import (
     Conditional,
     LaplaceGram,
     Matern32,
+    Matern52,
     Term,
     constant,
     harmonics,
@@ -405,3 +406,17 @@ def test_bad_calls():
     with pytest.raises(ValueError, match=r"the terms number 0 and 1 are all Term.*term=\[0, 1\]"):
         doubled.predict(t, v, term=TERMS[0])
     assert math.isfinite(doubled.predict(t, v, term=1).mean.sum())
+
+
+@pytest.mark.parametrize("term", [Matern32(), Matern52(), SHO(sigma=1.0, w0=1.0, Q=0.7), Term()])
+@pytest.mark.parametrize("gap", [1e-12, 1e-8, 1e-6, 1e-4, 1e-2])
+def test_predictions_pass_through_the_values_or_are_refused(term, gap):
+    anchors = gap * torch.arange(5, dtype=D)
+    gram = LaplaceGram(anchors, terms=term)
+    values = gram.sample(generator=torch.Generator().manual_seed(0))
+    try:
+        predicted = gram.predict(anchors, values).mean
+    except np.linalg.LinAlgError as error:
+        assert gap < 1e-4, error  # noqa: PT017
+    else:
+        assert float((predicted - values).abs().max()) < 2e-3
