@@ -56,6 +56,8 @@ def laplex_gradients(p: Problem, everything: bool = False) -> tuple[float, dict[
 def compiled_value(p: Problem) -> float:
     if p.form in ("real", "cosine"):
         return _one_call(p, core.ProcessGradients(0, 0, 0, 0, 0, 0))
+    if _oscillator(p) is not None:
+        return _oscillator_call(p, [0] * 7)
     out, y = np.empty(1), p.y
     gram, _ = _factor(p)
     gram.log_prob(_core.address(y), _core.address(out), 1, 1)
@@ -70,6 +72,11 @@ def compiled_gradients(p: Problem) -> tuple[float, dict[str, Array]]:
         sizes = (n, n, 1, 1, 1, n)
         found = {name: np.empty(size) for name, size in zip(names, sizes, strict=True)}
         return _one_call(p, core.ProcessGradients(*map(address, found.values()))), found
+    if _oscillator(p) is not None:
+        names = ("anchors", "values", "damping", "undamped", "first", "second", "noise")
+        sizes = (n, n, 1, 1, 1, 1, n)
+        found = {name: np.empty(size) for name, size in zip(names, sizes, strict=True)}
+        return _oscillator_call(p, [address(each) for each in found.values()]), found
     gram, covariance = _factor(p)
     white, logs, a = np.empty(n), np.empty(n), np.empty(n)
     lower_inverse, upper_inverse = 1, 3
@@ -95,6 +102,31 @@ def _one_call(p: Problem, gradients: core.ProcessGradients) -> float:
     noise = np.full(p.n, NOISE)
     arrays = (address(p.x), address(p.y), *numbers, address(noise))
     assert _core.log_density(core.Process(1, p.n, False, *arrays), address(out), gradients, 1)
+    return float(out[0])
+
+
+def _oscillator(p: Problem) -> tuple[float, ...] | None:
+    """Two time scales and two weights, if the model is one damped oscillator without a trend."""
+    if "slope" in p.parameters:
+        return None
+    blocks = p.model.laplex(p.model.parameters).blocks(torch.empty(0))
+    block = blocks[0]
+    return (
+        (*block.lengthscales, *block.weights)
+        if [len(blocks), len(block.weights)] == [1, 2]
+        else None
+    )
+
+
+def _oscillator_call(p: Problem, gradients: list[int]) -> float:
+    address, out, noise = _core.address, np.empty(1), np.full(p.n, NOISE)
+    numbers = map(float, _oscillator(p) or ())
+    process = core.OscillatorProcess(
+        *(1, p.n, False, address(p.x), address(p.y)), *numbers, address(noise)
+    )
+    assert _core.oscillator_log_density(
+        process, address(out), core.OscillatorGradients(*gradients), 1
+    )
     return float(out[0])
 
 
