@@ -111,7 +111,7 @@ def main() -> None:
         found[name] = (
             gram_times.merged(found.get(name, {}), results) if name == "times" else results
         )
-        data.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n")
+        data.write_text(_written(found))
         print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
     text = (page if page.exists() else FOLDER / page.name).read_text()
     for name, results in _read(data).items():
@@ -139,6 +139,14 @@ def _read(data: Path) -> dict[str, Any]:
     """All results so far, by section."""
     found: dict[str, Any] = json.loads(data.read_text()) if data.exists() else {}
     return found
+
+
+def _written(found: dict[str, Any]) -> str:
+    """All results as JSON, a section a line."""
+    lines = [
+        f"{json.dumps(name)}: {json.dumps(each, allow_nan=False)}" for name, each in found.items()
+    ]
+    return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 def _rounded(results: Any) -> Any:
