@@ -107,6 +107,7 @@ def check(case: Case, rank: int, size: int, comm: Any = None) -> None:
     x_at, y_at = (shard(s, size, case.shards)[rank] for s in (n, m))
     at = {"targets": x_at, "sources": y_at}
     options = k.options()
+    assert options.pop("side") == "both"  # a shared line has no other sums
     for name, side in (("target_phase", x_at), ("source_phase", y_at)):
         if options[name] is not None:
             options[name] = options[name][side]

@@ -13,6 +13,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 import laplex
 from laplex.nn.kernel_product import kernel_product
+from laplex.nn.kernel_shape import KernelShape
 from strategies import Case, assert_same_bits, cases, quick
 from torch_cases import FORMS
 
@@ -156,7 +157,7 @@ def test_layers_that_share_anchors() -> None:
     for copies in (False, True):
         anchors = [each.expand(HEADS, -1) for each in (x, y)]
         anchors = [each.clone() for each in anchors] if copies else anchors
-        output = kernel_product(given[0], *anchors, *rest, False)
+        output = kernel_product(given[0], *anchors, *rest, False, KernelShape())
         first = torch.autograd.grad(output.square().sum(), given, create_graph=True)
         second = torch.autograd.grad(sum(each.square().sum() for each in first), given)
         results.append([output, *first, *second])
