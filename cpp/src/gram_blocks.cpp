@@ -83,7 +83,8 @@ Layout lay_out(const Covariance& c) {
   layout.column.assign(static_cast<std::size_t>(layout.columns), -1);
   for (const Part& part : layout.parts) {
     for (int k = 0; k < part.size; ++k) {
-      layout.column[static_cast<std::size_t>(part.first + k)] = part.column + k;
+      layout.column[static_cast<std::size_t>(part.first) + static_cast<std::size_t>(k)] =
+          part.column + k;
     }
   }
   return layout;
@@ -262,7 +263,7 @@ struct Together {
 
 /// Gaps of which some are at least kShortest.
 void find_by_doubling(Together& gaps, std::int64_t i, Transitions<double>& to) {
-  constexpr int kNumbers = numbers_of(2);
+  constexpr std::int64_t kNumbers = numbers_of(2);
   int doublings[kTogether] = {};
   double part[kTogether];
   int most = 0;
@@ -372,7 +373,7 @@ void fill_range(const Layout& layout, std::int64_t begin, std::int64_t end, Gram
       transitions.find(line.anchors.data(), &line.lengthscale[first], nullptr, from, to);
       for (std::int64_t k = from; k < to; ++k) {
         double* const point = &line.transition[k * kStride];
-        transitions.place<B>(k - from, &line.weights[first], point, point + J * B);
+        transitions.place<B>(k - from, &line.weights[first], point, point + std::ptrdiff_t(J) * B);
       }
     }
   }
@@ -387,7 +388,7 @@ void fill_transitions(const Layout& layout, std::int64_t n, int threads, GramLin
     if constexpr (B > 1) {
       line.transition.reset(n * kTransitionStride<J, B>);
       line.state_variance.assign(kBlockPacked<J, B>, 0.0);
-      std::vector<double> none(J * B);
+      std::vector<double> none(std::size_t(J) * B);
       for (const Part& part : layout.parts) {
         const auto first = static_cast<std::size_t>(part.first);
         const double sizes[2] = {std::fabs(line.weights[first]),

@@ -73,7 +73,7 @@ template <class N, int J, int B>
 class Reverse {
   static constexpr bool kDual = std::is_same_v<N, Dual>;
   using Vector = std::array<N, J>;
-  using Transition = std::array<N, J * B>;
+  using Transition = std::array<N, std::size_t(J) * B>;
   using Packed = std::array<N, kPacked<J>>;
 
  public:
@@ -278,8 +278,8 @@ class Reverse {
         std::fill(std::begin(s.gain), std::end(s.gain), N(0.0));
       } else {
         const double* const kept = &p_.line->transition[(k + i) * kTransitionStride<J, B>];
-        std::copy(kept, kept + J * B, s.decay);
-        std::copy(kept + J * B, kept + kTransitionStride<J, B>, s.gain);
+        std::copy(kept, kept + std::ptrdiff_t(J) * B, s.decay);
+        std::copy(kept + std::ptrdiff_t(J) * B, kept + kTransitionStride<J, B>, s.gain);
       }
     }
     for (Transitions<N>& each : transitions_) {
@@ -339,7 +339,8 @@ class Reverse {
         }
         for (int w = 0; w < weights_of(size); ++w) {
           for (int k = 0; k < packed_of(size); ++k) {
-            add(squares + k, squares + w * packed_of(size) + k, weights_[first + index(w)]);
+            add(squares + k, squares + std::int64_t(w) * packed_of(size) + k,
+                weights_[first + index(w)]);
           }
         }
         const N rate = N(1.0) / lengthscale_[first + index(m)];
@@ -353,7 +354,7 @@ class Reverse {
         for (int k = 0; k < packed_of(size); ++k) {
           const N* const bars = &bars_[p][index((squares + k) * each.stride)];
           const N* const values =
-              &each.values[index((squares + w * packed_of(size) + k) * each.stride)];
+              &each.values[index((squares + std::int64_t(w) * packed_of(size) + k) * each.stride)];
           for (std::int64_t i = begin; i < end; ++i) {
             weights_bar_[first + index(w)] += bars[i] * values[i];
           }

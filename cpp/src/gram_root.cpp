@@ -230,8 +230,8 @@ void RootFilter<N>::predict(const N* decay, const N* gain, N* map) {
     for (int c = 0; c < block_; ++c) {
       std::fill_n(column(n_ + k + c), n_, N(0.0));
     }
-    factor_block(&gain[k / block_ * (block_ * (block_ + 1) / 2)], block_, n_, column(n_ + k) + k,
-                 &weight(n_ + k));
+    factor_block(&gain[std::ptrdiff_t(k / block_) * (std::ptrdiff_t(block_) * (block_ + 1) / 2)],
+                 block_, n_, column(n_ + k) + k, &weight(n_ + k));
   }
   const auto part = [&](int c, int k) -> N& { return parts_[index(2 * c * n_ + k)]; };
   if (map != nullptr) {
@@ -334,7 +334,7 @@ N RootFilter<N>::observe(const N* h, N noise, N* map) {
 }
 
 template <class N>
-void RootFilter<N>::solve_transposed(N* x, int stride) const {
+void RootFilter<N>::solve_transposed(N* x, std::ptrdiff_t stride) const {
   for (int k = n_ - 1; k >= 0; --k) {
     for (int r = k + 1; r < n_; ++r) {
       x[k * stride] -= column(k)[r] * x[r * stride];
@@ -349,7 +349,7 @@ void RootFilter<N>::from_columns(const N* b, N* packed_bar) const {
     solve_transposed(&bar[index(k)], n_);
   }
   for (int k = 0; k < n_; ++k) {
-    solve_transposed(&bar[index(k * n_)], 1);
+    solve_transposed(&bar[index(std::int64_t(k) * n_)], 1);
   }
   for (int l = 0; l < n_; ++l) {
     for (int k = 0; k <= l; ++k) {
@@ -426,7 +426,8 @@ template class RootReverse<Dual>;
 
 std::int64_t filter_root(GramLine& line, std::int64_t n, int columns, int block) {
   const std::int64_t squares = std::int64_t(columns) * block;
-  const std::int64_t stride = squares + columns / block * (block * (block + 1) / 2);
+  const std::int64_t stride =
+      squares + std::int64_t(columns / block) * (std::int64_t(block) * (block + 1) / 2);
   const std::int64_t numbers = std::int64_t(columns) * (columns + 1) / 2;
   const double least = 4.0 * columns * 0x1p-52;
   RootFilter<double> root(columns, block);

@@ -39,7 +39,7 @@ class RootFilter {
   /// What covariance derivatives B are as those by coordinates: L^-T B L^-1, packed.
   void from_columns(const N* b, N* packed) const;
   /// L^-T x, in place, of vectors whose numbers are `stride` apart.
-  void solve_transposed(N* x, int stride) const;
+  void solve_transposed(N* x, std::ptrdiff_t stride) const;
   /// L^T x.
   void along_columns(const N* x, N* to) const;
   /// Entry (k, r) of D L^T.
@@ -50,8 +50,12 @@ class RootFilter {
   [[nodiscard]] const N* gain() const { return gain_.data(); }
 
  private:
-  [[nodiscard]] N* column(int k) { return &columns_[static_cast<std::size_t>(k * n_)]; }
-  [[nodiscard]] const N* column(int k) const { return &columns_[static_cast<std::size_t>(k * n_)]; }
+  [[nodiscard]] N* column(int k) {
+    return &columns_[static_cast<std::size_t>(k) * static_cast<std::size_t>(n_)];
+  }
+  [[nodiscard]] const N* column(int k) const {
+    return &columns_[static_cast<std::size_t>(k) * static_cast<std::size_t>(n_)];
+  }
   [[nodiscard]] N& weight(int k) { return weights_[static_cast<std::size_t>(k)]; }
 
   int n_;

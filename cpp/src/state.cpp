@@ -135,17 +135,17 @@ const MomentLine<D>& State<T>::moments(std::int64_t h, int num_threads) const {
 }
 
 template <class T>
-SideView<T> State<T>::permuted_side(std::int64_t h, Role which_side, int num_threads) const {
+SideView<T> State<T>::permuted_side(std::int64_t h, Role role, int num_threads) const {
   // A permutation costs what some two uses save, so a step of training, with its new anchors, does
   // without.
   constexpr int kUsesBefore = 2;
   const Head<T>& head = at(fixed_->shared_anchors ? 0 : h);
-  SideView<T> view = side(h, which_side);
-  const std::int64_t count = which_side == Role::targets ? fixed_->n : fixed_->m;
+  SideView<T> view = side(h, role);
+  const std::int64_t count = role == Role::targets ? fixed_->n : fixed_->m;
   if (view.index == nullptr || !Permutation::pays(count)) {
     return view;
   }
-  const std::size_t which = which_side == Role::sources && !fixed_->self ? 1 : 0;
+  const std::size_t which = role == Role::sources && !fixed_->self ? 1 : 0;
   const Lazy<Permutation>& permutation = head.permutation[which];
   if (permutation.peek() != nullptr || head.permuted[which]++ >= kUsesBefore) {
     view.permutation = &permutation.get(

@@ -43,6 +43,7 @@ LAPLEX_INLINE void put(const Matern52<PackNumber>& t, std::int64_t stride, doubl
 
 void transitions(const ShortGaps& gaps, const Terms& terms, std::int64_t stride, double* values,
                  double* by_u, double* by_v);
+// NOLINTNEXTLINE(misc-definitions-in-headers): each level's file has it in a namespace of its own
 void transitions(const ShortGaps& gaps, const Terms& terms, std::int64_t stride, double* values,
                  double* by_u, double* by_v) {
   const PackNumber u = load(gaps.u);

@@ -14,6 +14,7 @@
 #include <laplex/detail/host_device.hpp>
 
 #include <cmath>
+#include <cstddef>
 
 namespace laplex::detail {
 
@@ -161,7 +162,7 @@ LAPLEX_HOST_DEVICE inline void carry(const N* a, const N* cov, N* to) {
 
 /// A state, or A^T state if `back`, in place; the numbers of the state are `stride` apart.
 template <int J, int B, bool back = false, class N>
-LAPLEX_HOST_DEVICE inline void carry_state(const N* a, N* state, int stride = 1) {
+LAPLEX_HOST_DEVICE inline void carry_state(const N* a, N* state, std::ptrdiff_t stride = 1) {
   for (int k = 0; k < J; k += B) {
     N before[B];
     for (int m = 0; m < B; ++m) {
