@@ -44,7 +44,7 @@ class TermProduct(BaseTerm):
       by itself. They cancel at short distances: without noise, gaps d lose about
       :math:`(\omega d)^{-2}` of the digits, as celerite2's products do.
     * A `Matern52` cannot be multiplied by a term, and a critical oscillator (`Matern32`, or
-      |Q - 1/2| < 0.00025) not by an oscillator: these products need a larger state.
+      ``abs(Q - 1/2)`` < 0.00025) not by an oscillator: these products need a larger state.
 
     Raises
     ------
