@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
-from math import ceil, log, pi, prod
+from math import ceil, exp, log, pi, prod, sqrt
 
 import torch
 from numpy.linalg import LinAlgError
@@ -133,7 +133,7 @@ class Conditional:
         """
         if weights.numel():
             with torch.no_grad():
-                self._check_digits(weights.detach().abs(), float(solved.abs().max()))
+                self._check_digits(weights.abs(), float(solved.abs().max()))
         return self._product(weights)
 
     def _product(self, weights: Tensor) -> Tensor:
@@ -145,11 +145,13 @@ class Conditional:
 
     def _check_digits(self, sizes: Tensor, expected: float) -> None:
         """Refuse weights of these sizes whose sum cancels down to its rounding errors."""
-        variance = self._given.of_terms().diagonal().double().amax(-1, keepdim=True)
-        least = (
-            _DIGITS / torch.finfo(torch.float64).eps * max(expected, float(variance.max()) ** 0.5)
-        )
-        if bool((variance * sizes.sum(-1, keepdim=True) <= least).all()):
+        given = self._given
+        if any(term.has_parameters_per_anchor() for term in given.terms):
+            variance = float(given.of_terms().diagonal().max())
+        else:  # the factor's first variance is that of its point, and takes less time to find
+            variance = exp(float(given._factor().log_variances().max()))
+        least = _DIGITS / torch.finfo(torch.float64).eps * max(expected, sqrt(variance))
+        if variance * float(sizes.sum(-1).max()) <= least:
             return
         if bool((self._product(sizes).abs() <= least).all()):
             return
