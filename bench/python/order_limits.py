@@ -107,8 +107,8 @@ def by_temperature(method: Method) -> str:
     def trial() -> bool:
         tau = torch.tensor(at, dtype=torch.float64, requires_grad=True)
         (found,) = torch.autograd.grad(loss(tau), tau)
-        ends = [float(loss(torch.tensor(at + s, dtype=torch.float64))) for s in (step, -step)]
-        return abs(float(found.detach()) - (ends[0] - ends[1]) / (2 * step)) < 1e-3
+        ends = [loss(torch.tensor(at + s, dtype=torch.float64)).item() for s in (step, -step)]
+        return abs(found.item() - (ends[0] - ends[1]) / (2 * step)) < 1e-3
 
     return attempt(trial)
 
