@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gram_page import power, table
+from cells import power, table
 from order_methods import METHODS, Function, Method, Problem
 
 #: Where a dense reference takes n x n numbers, and where only the method itself is one.

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.autograd.gradcheck import GradcheckError
 
-from gram_page import table
+from cells import table
 from order_accuracy import outcome
 from order_methods import METHODS, Method, Problem, of_operation
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from gram_page import power, seconds, table
+from cells import power, seconds, table
 from measure import measure
 from order_methods import OPERATIONS, Method, Problem, of_operation
 

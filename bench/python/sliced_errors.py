@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 import laplex
-from gram_page import power, table
+from cells import power, table
 
 DIMENSIONS = (2, 3, 5, 10, 50)
 DIRECTIONS = (16, 64, 256, 1024, 4096)

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 import laplex
-from gram_page import power, seconds, table
+from cells import power, seconds, table
 from sliced_errors import dense
 
 D = 3
