@@ -23,7 +23,7 @@ distribution, which is exp(t) / 2 for t < 0 and 1 - exp(-t) / 2 otherwise:
 It has no kink: its derivatives are members of the family, of which those by anchors count ties,
 
     dC/dx_i         =  S(0, 1/2) / lengthscale    (sources: the negative)
-    dC/dlengthscale = -S(1, tau / 2) / lengthscale
+    dC/dlengthscale = -S(3, tau / 2) / lengthscale
 
 and its transpose is sum(g) - C(g) from targets to sources, because L(-t) = 1 - L(t).
 
@@ -221,7 +221,7 @@ def slope(
 def _stretch(parity: int, polynomial: Polynomial) -> tuple[int, Polynomial]:
     """Return the sum that is lengthscale * dS/dlengthscale."""
     if parity == CUMULATIVE:
-        return 1, (0.0, -0.5)
+        return 3, (0.0, -0.5)  # t exp(-|t|) has a derivative at ties, which parity 1 leaves out
     return parity, _times_distance(_difference(polynomial, _derivative(polynomial)))
 
 

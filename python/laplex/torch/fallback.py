@@ -14,19 +14,6 @@ def cdf(t):
     return torch.where(t < 0, e, 1 - e)
 
 
-def cumulative(call, sig):
-    s = call.targets if call.sources is None else call.sources
-    t = (call.targets[..., :, None] - s[..., None, :]).double() / call.lengthscale.double()[
-        ..., None, None
-    ]
-    return (
-        (cdf(t) @ call.values.double()[..., None])[..., 0]
-        .expand(sig.shape)
-        .to(sig.dtype)
-        .contiguous()
-    )
-
-
 def quantiles(s, levels, ell):
     low = s[..., :1] - 800 * ell[..., None]
     high = s[..., -1:] + 800 * ell[..., None]

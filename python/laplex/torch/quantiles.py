@@ -172,8 +172,8 @@ def _product(scores: Tensor, quantiles: Tensor, lengthscale: Tensor) -> Call:
 
 
 def _stretched(product: Call) -> Call:
-    """Return the sum of sign(b - s) (|b - s| / tau) K(b, s)."""
-    return product.member(product.values, 1, (0.0, 1.0))
+    """Return the sum of sign(b - s) (|b - s| / tau) K(b, s), which has no kink."""
+    return product.member(product.values, 3, (0.0, 1.0))
 
 
 def _has_far_gap(scores: Tensor, lengthscale: Tensor) -> bool:
