@@ -13,9 +13,6 @@ from order_methods import METHODS, Function, Method, Problem
 
 #: Where a dense reference takes n x n numbers, and where only the method itself is one.
 DENSE, LONG = 1000, 10**5
-COLUMNS = ("float32", "float64", "long")
-
-Errors = dict[str, float | None]
 
 
 def outcome(run: Function, operation: str, problem: Problem) -> list[Tensor]:
@@ -40,7 +37,7 @@ def errors_of(method: Method, problem: Problem, reference: Function) -> tuple[fl
     return errors[0], max(errors[1:])
 
 
-def measured(quick: bool) -> list[list[Any]]:
+def measured(quick: bool) -> dict[str, Any]:
     """Rows of operation, library and errors."""
     dense, long = (50, 1000) if quick else (DENSE, LONG)
     rows = []
@@ -52,20 +49,20 @@ def measured(quick: bool) -> list[list[Any]]:
             row += errors_of(method, Problem.draw(n, dtype=torch.float64), reference)
         else:
             row += [None, None]
-        if method.largest >= LONG:
+        if method.largest >= long:
             row += errors_of(method, Problem.draw(long), method.run)
         else:
             row += [None, None]
         rows.append([method.operation, method.who, n, *row])
         print(f"accuracy, {method.operation}, {method.who}: done", flush=True)
-    return rows
+    return {"long": long, "rows": rows}
 
 
-def section(rows: list[list[Any]], folder: Path) -> str:
+def section(found: dict[str, Any], folder: Path) -> str:
     head = ["", "", "n", "float32", "gradient", "float64", "gradient"]
-    head += [f"float32, n = {power(LONG)}", "gradient"]
+    head += [f"float32, n = {power(found['long'])}", "gradient"]
     cells = [
         [operation, who, power(n), *("" if e is None else f"{e:.1e}" for e in errors)]
-        for operation, who, n, *errors in rows
+        for operation, who, n, *errors in found["rows"]
     ]
     return table(head, cells)

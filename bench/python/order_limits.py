@@ -134,7 +134,7 @@ def largest_line(method: Method) -> tuple[int, str]:
         try:
             outcome(method.run, method.operation, Problem.draw(n))
         except Exception as error:
-            return n // 2, f"error at {n}: {type(error).__name__}"
+            return n // 2, type(error).__name__
         if time.process_time() - start > SECONDS:
             return n // 2, "time"
         if _peak() - before > BYTES:
@@ -175,11 +175,14 @@ def measured(quick: bool) -> list[list[Any]]:
 def section(rows: list[list[Any]], folder: Path) -> str:
     head = ["", "", "second derivatives", "vmap", "dimensions", "gradient by temperature",
             "arguments left unchanged", "CUDA, by its sources", "longest line"]  # fmt: skip
-    cells = []
-    for *row, n, why in (row if len(row) > 8 else [*row, 0, ""] for row in rows):
-        more = "more than " if n >= LONGEST and not why else ""
-        cells.append([*row, f"{more}{n:,}" + (f" ({why})" if why else "")])
-    return table(head, cells)
+    return table(head, [[*row[:8], longest(*row[8:])] for row in rows])
+
+
+def longest(n: int | None = None, end: str = "") -> str:
+    """How the longest line is written, with what ends it."""
+    if n is None:
+        return "not tried"
+    return f"{n:,} ({end})" if end else f"more than {n:,}"
 
 
 if __name__ == "__main__":
