@@ -30,7 +30,7 @@ from order_methods import METHODS, Method, Problem, of_operation
 
 SECONDS, BYTES = 2.0, 2**30
 """What the largest line may take."""
-LONGEST = 2**23
+LONGEST = 2**21
 YES, WRONG, NO = "yes", "**wrong, no error**", "no"
 
 

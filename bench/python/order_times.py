@@ -47,7 +47,7 @@ def measured_size(n: int, rows: int, quick: bool) -> dict[str, dict[str, float]]
                 quadratic = rows == 1 and n >= 1000 and method.largest < 10**6
                 groups[quadratic][method.who] = task(method, problem)
         for quadratic, group in groups.items():
-            rounds, budget = (2, 1.0) if quick else (15, 4.0 if quadratic else 10.0)
+            rounds, budget = (2, 1.0) if quick else (15, 3.0 if quadratic else 6.0)
             found.setdefault(operation, {}).update(measure(group, rounds=rounds, budget=budget))
     return found
 
