@@ -27,6 +27,7 @@ struct ProductCall {
   Parity parity;
   laplex::detail::Polynomial polynomial;
   Part part;
+  bool cumulative;
 };
 
 template <class T>
@@ -49,6 +50,10 @@ struct GradientCall {
   return side == Side::both                ? Part::both
          : (side == Side::left) != swapped ? Part::left
                                            : Part::right;
+}
+/// The side of a target whose sources count whole in a cumulative sum.
+[[nodiscard]] inline Part whole_part(bool swapped) {
+  return swapped ? Part::right : Part::left;
 }
 [[nodiscard]] inline Part turned(Part part) {
   return part == Part::left ? Part::right : part == Part::right ? Part::left : part;

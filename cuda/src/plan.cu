@@ -74,7 +74,8 @@ ProductCall<T> product_call(const State<T>& state, const Kernel<T>& kernel,
           {result, swapped ? source_phases(kernel) : target_phases(kernel), conjugate, scale},
           term.parity,
           polynomial_of(term, kernel.profile),
-          part};
+          term.cumulative ? whole_part(swapped) : part,
+          term.cumulative};
 }
 
 }  // namespace
@@ -185,12 +186,13 @@ template <class T>
 std::size_t any_gradients(const GradientCall<T>& call, const Term& term, Profile profile,
                           Memory workspace, bool counts, Stream stream) {
   const laplex::detail::Polynomial polynomial = polynomial_of(term, profile);
-  if (term.parity == Parity::even && polynomial == polynomial_of(Profile::matern12) &&
-      call.part == Part::both) {
+  if (!term.cumulative && term.parity == Parity::even &&
+      polynomial == polynomial_of(Profile::matern12) && call.part == Part::both) {
     return gradients(call, workspace, counts, stream);
   }
   const bool smooth = term.smooth || profile != Profile::matern12;
-  return term_gradients(call, {term.parity, polynomial, smooth}, workspace, counts, stream);
+  return term_gradients(call, {term.parity, polynomial, smooth, term.cumulative}, workspace, counts,
+                        stream);
 }
 
 }  // namespace

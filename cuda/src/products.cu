@@ -152,16 +152,20 @@ std::size_t run_even(const ProductCall<T>& call, Memory workspace, bool counts, 
 }  // namespace
 
 template <class T>
-std::size_t product(const ProductCall<T>& call, Memory workspace, bool counts, Stream stream) {
+std::size_t product(const ProductCall<T>& given, Memory workspace, bool counts, Stream stream) {
+  ProductCall<T> call = given;
   const Line<T> line = call.state.line(call.swapped);
   // A part of a line may have sums for others, without anything to read off.
   const bool is_idle = line.to.count == 0 && call.state.shared_line() == nullptr;
   if (call.state.heads() * call.rows == 0 || is_idle) {
     return 0;
   }
-  std::size_t bytes = 0;
-  const bool plain = call.polynomial == laplex::detail::polynomial_of(Profile::matern12);
-  if (!plain) {
+  if (call.cumulative) {
+    return run<T, double, Cumulated, 0, true>(call, workspace, counts, stream);
+  }
+  if (laplex::detail::degree_of(call.polynomial) == 0) {  // a multiple of the kernel itself
+    call.output.scale *= call.polynomial[0];
+  } else {
     // Few types, as each takes long to compile: real sums, with the moments of Matern kernels or
     // all, and for everything else the general one.
     constexpr int kMost = laplex::detail::kMaxMoment;
@@ -172,6 +176,7 @@ std::size_t product(const ProductCall<T>& call, Memory workspace, bool counts, S
                ? run<T, double, double, 2, true>(call, workspace, counts, stream)
                : run<T, double, double, kMost, true>(call, workspace, counts, stream);
   }
+  std::size_t bytes = 0;
   with_types(call.parameters.frequency != nullptr, call.parameters.is_complex, [&](auto types) {
     using D = typename decltype(types)::D;
     using S = typename decltype(types)::S;

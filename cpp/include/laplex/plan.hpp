@@ -131,6 +131,7 @@ struct Term {
   /// Whether the term comes from a kernel without a kink: then tied pairs count in derivatives by
   /// the anchors of a term with a sign. Matern-3/2 and -5/2 kernels have none.
   bool smooth = false;
+  bool cumulative = false;
 };
 
 /// The layout of a batch of vectors. The vector of head h and row r starts at
