@@ -159,6 +159,14 @@ void Plan<T>::half_sums(const ConstVectors& values, std::int64_t rows, const Vec
   state_->used_in(stream);
 }
 
+template <class T>
+void Plan<T>::quantiles(const double* levels, std::int64_t count, double* result, Stream stream,
+                        Memory workspace) const {
+  detail::quantiles<T>({*state_, parameters_of(parameters_, false), levels, count, result},
+                       workspace, false, stream);
+  state_->used_in(stream);
+}
+
 namespace {
 
 template <class T>
@@ -252,6 +260,12 @@ std::size_t Plan<T>::gradient_workspace_bytes(std::int64_t rows, bool values_com
   return any_gradients(
       gradient_call(*state_, parameters_, {nullptr, values_complex, {}}, {}, rows, all), term,
       parameters_.profile, {}, true, nullptr);
+}
+
+template <class T>
+std::size_t Plan<T>::quantile_workspace_bytes() const {
+  return detail::quantiles<T>({*state_, parameters_of(parameters_, false), nullptr, 0, nullptr}, {},
+                              true, nullptr);
 }
 
 template <class T>
