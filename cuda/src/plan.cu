@@ -11,6 +11,7 @@ namespace laplex::cuda {
 
 using namespace detail;
 using laplex::detail::check_call;
+using laplex::detail::check_cumulative;
 using laplex::detail::has_complex_entries;
 using laplex::detail::invalid;
 using laplex::detail::polynomial_of;
@@ -46,6 +47,13 @@ Parameters parameters_of(const Kernel<T>& kernel, bool values_complex) {
   return {{kernel.lengthscale, laplex::detail::lengths_of(kernel.profile)},
           kernel.frequency,
           values_complex || has_complex_entries(kernel)};
+}
+
+/// Whether there are cumulative sums and quantiles of the kernel.
+template <class T>
+bool cumulates(const State<T>& state, const Kernel<T>& kernel) {
+  return !has_complex_entries(kernel) && kernel.profile == Profile::matern12 &&
+         kernel.side == Side::both && state.shared_line() == nullptr;
 }
 
 /// The factors of a side, as K and K^T have them: exp(i theta) of targets, exp(-i phi) of sources.
@@ -132,6 +140,7 @@ void Plan<T>::apply(const ConstVectors& values, std::int64_t rows, const Vectors
   check_values(values.complex, parameters_.real_part);
   check_vectors<T>(values, "values");
   check_vectors<T>(result, "result");
+  check_cumulative(term, cumulates(*state_, parameters_), values.complex);
   check_stream(*state_, stream);
   const Part part = part_of(parameters_.side, mode != Mode::plain);
   product(product_call(*state_, parameters_, values, rows, result, mode, term, part), workspace,
@@ -162,6 +171,9 @@ void Plan<T>::half_sums(const ConstVectors& values, std::int64_t rows, const Vec
 template <class T>
 void Plan<T>::quantiles(const double* levels, std::int64_t count, double* result, Stream stream,
                         Memory workspace) const {
+  // The levels are on the device: nobody waits to look at them.
+  laplex::detail::check_levels(nullptr, 0, 0, state_->n(),
+                               state_->self() && cumulates(*state_, parameters_));
   detail::quantiles<T>({*state_, parameters_of(parameters_, false), levels, count, result},
                        workspace, false, stream);
   state_->used_in(stream);
@@ -213,6 +225,7 @@ void Plan<T>::vjp(const ConstVectors& values, const ConstVectors& grad, std::int
   check_values(values.complex, parameters_.real_part);
   check_vectors<T>(values, "values");
   check_vectors<T>(grad, "grad");
+  check_cumulative(term, cumulates(*state_, parameters_), values.complex);
   check_stream(*state_, stream);
   any_gradients(gradient_call(*state_, parameters_, values, grad, rows, gradients), term,
                 parameters_.profile, workspace, false, stream);

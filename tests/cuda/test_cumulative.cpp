@@ -241,6 +241,23 @@ TYPED_TEST(CudaCumulative, SmallGradients) {
   }
 }
 
+TYPED_TEST(CudaCumulative, SmallSumsThatAreNotDefinedAreRefused) {
+  using T = TypeParam;
+  const auto refuses = [](const Case<T>& c, const Term& term) {
+    const DeviceCase<T> device(c);
+    const Plan<T> plan = device.plan();
+    EXPECT_THROW(device_product<T>(plan, draw_values<T>(c.m, 1), 1, Mode::plain, term), Error);
+    EXPECT_THROW(plan.vjp({nullptr, false, {}}, {nullptr, false, {}}, 1, {}, kStream, term), Error);
+  };
+  Case<T> c = make_case<T>(Form::real, Anchors::uniform, 5, 6, 1);
+  Term odd = cumulative();
+  odd.parity = Parity::odd;
+  refuses(c, odd);
+  c.profile = Profile::matern32;
+  refuses(c, cumulative());
+  refuses(make_case<T>(Form::cosine, Anchors::uniform, 5, 6, 1), cumulative());
+}
+
 TEST(CudaHalfPrecision, SmallCumulativeSumsOfSixteenBits) {
   const Case<float> c = make_case<float>(Form::real, Anchors::equal, 8, 8, 5);
   const DeviceCase<float> device(c);

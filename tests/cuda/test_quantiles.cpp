@@ -127,5 +127,15 @@ TYPED_TEST(CudaQuantiles, SmallLevelsOutsideAreNotANumber) {
   EXPECT_NEAR(got[4], 1.5, std::numeric_limits<TypeParam>::epsilon());
 }
 
+TYPED_TEST(CudaQuantiles, SmallOnesOfOtherKernelsAreRefused) {
+  using T = TypeParam;
+  Case<T> matern = make_case<T>(Form::real, Anchors::uniform, 5, 5, 1, true);
+  matern.profile = Profile::matern32;
+  for (const Case<T>& c : {make_case<T>(Form::real, Anchors::uniform, 5, 6, 1),
+                           make_case<T>(Form::cosine, Anchors::uniform, 5, 5, 1, true), matern}) {
+    EXPECT_THROW(quantiles(DeviceCase<T>(c).plan(), {1.0}), Error);
+  }
+}
+
 }  // namespace
 }  // namespace laplex::cuda::tests
