@@ -19,7 +19,7 @@ namespace {
 
 /// The sums of exp(-distance / ell) at the sorted anchors of one head.
 template <class T>
-struct Line {
+struct SortedSums {
   const T* position;
   const T* left;   ///< over the anchors at or below
   const T* right;  ///< over the anchors above
@@ -117,12 +117,12 @@ void Plan<T>::quantiles(const double* levels, std::int64_t count, double* result
     parallel_tasks(threads, fixed.heads * ranges, [&](std::int64_t task) {
       const std::int64_t h = task / ranges;
       const std::int64_t begin = task % ranges * kGrain;
-      const Line<T> line{snapshot->cells(h).target_positions(),
-                         left.data() + h * n,
-                         right.data() + h * n,
-                         upto.data() + (fixed.shared_anchors ? 0 : h * n),
-                         n,
-                         fixed.rate[static_cast<std::size_t>(h)].lengthscale};
+      const SortedSums<T> line{snapshot->cells(h).target_positions(),
+                               left.data() + h * n,
+                               right.data() + h * n,
+                               upto.data() + (fixed.shared_anchors ? 0 : h * n),
+                               n,
+                               fixed.rate[static_cast<std::size_t>(h)].lengthscale};
       std::int64_t next = n / 2;
       for (std::int64_t q = h * count + begin; q < h * count + std::min(count, begin + kGrain);
            ++q) {

@@ -258,6 +258,51 @@ TYPED_TEST(Cumulative, GradientsEqualDenseOnes) {
   }
 }
 
+TYPED_TEST(Cumulative, GradientsOfBothRolesOfAnAnchorInOneArray) {
+  using T = TypeParam;
+  for (const std::int64_t n : {60, 140000}) {  // the latter in sorted order first
+    for (const std::int64_t rows : {1, 3, 9}) {
+      for (const bool ascending : {false, true}) {
+        Case<T> c = make_case<T>(Form::real, Anchors::grid, n, n, 21, true);
+        if (ascending) {
+          std::sort(c.x.begin(), c.x.end());
+        }
+        const Plan<T> plan(c.kernel());
+        const Vectors<T> v = draw_rows(c, false, rows, 22);
+        const Vectors<T> g = draw_rows(c, true, rows, 23);
+        for (const Term& term : {Term{}, kCumulative, Term{Parity::odd}}) {
+          const auto size = static_cast<std::size_t>(n);
+          std::vector<T> targets(size);
+          std::vector<T> sources(size);
+          std::vector<T> both(size);
+          Gradients<T, T> wanted;
+          wanted.targets = targets.data();
+          wanted.sources = sources.data();
+          plan.vjp(v.values.data(), v.strides(), g.values.data(), g.strides(), rows, wanted, term);
+          wanted.targets = wanted.sources = both.data();
+          plan.vjp(v.values.data(), v.strides(), g.values.data(), g.strides(), rows, wanted, term);
+          for (std::size_t k = 0; k < size; ++k) {
+            // Each of the two roundings of a part, and that of the sum.
+            const T unit = std::numeric_limits<T>::epsilon();
+            ASSERT_LE(std::fabs(both[k] - (targets[k] + sources[k])),
+                      2 * unit * (std::fabs(targets[k]) + std::fabs(sources[k])));
+          }
+        }
+      }
+    }
+  }
+}
+
+TYPED_TEST(Cumulative, EqualValuesCountLikeOthers) {
+  using T = TypeParam;
+  // They are not sorted; with another value among them, they are.
+  const Case<T> c = make_case<T>(Form::real, Anchors::uniform, 500, 700, 31);
+  check(c, Vectors<T>{std::vector<T>(700, T(1.5)), 700, 1}, Mode::plain);
+  Vectors<T> one_other{std::vector<T>(700, T(1.5)), 700, 1};
+  one_other.values[300] = T(-8);
+  check(c, one_other, Mode::plain);
+}
+
 TEST(CumulativeErrors, OnlyOfRealLaplaceKernels) {
   const double x[] = {0.0, 1.0};
   const double frequency[] = {1.0};
