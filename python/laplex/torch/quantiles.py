@@ -88,7 +88,7 @@ class _Quantiles(torch.autograd.Function):
     @staticmethod
     def forward(*tensors: Tensor) -> Tensor:
         """Return the quantiles of sorted scores, levels and a lengthscale."""
-        if is_watched():
+        if is_watched() or tensors[0].is_meta:
             watched: Tensor = _QUANTILES(*tensors)
             return watched
         return _solve(*tensors)
