@@ -20,12 +20,13 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from . import derivatives, execution, fallback
+from . import derivatives, execution
 from .autograd import evaluate, in_forward_mode, is_watched, primitive
 from .autograd import gradients as product_gradients
 from .batching import pad_batch
 from .call import TENSORS, Call, signature
 from .registry import LIBRARY, TAGS
+from .sorting import is_concrete
 
 _TRAILING = (1, 1, 0)
 _unpack_dual: Any = forward_ad.unpack_dual
@@ -73,8 +74,6 @@ def _shape(sorted_scores: Tensor, levels: Tensor, lengthscale: Tensor) -> tuple[
 def _solve(sorted_scores: Tensor, levels: Tensor, lengthscale: Tensor) -> Tensor:
     shape = _shape(sorted_scores, levels, lengthscale)
     levels = levels.expand(shape).contiguous()
-    if not fallback.NATIVE:
-        return fallback.quantiles(sorted_scores, levels, lengthscale)
     out = torch.empty_like(levels)
     if out.numel():
         scores = sorted_scores.expand(*shape[:-1], sorted_scores.shape[-1])
@@ -90,7 +89,7 @@ class _Quantiles(torch.autograd.Function):
     @staticmethod
     def forward(*tensors: Tensor) -> Tensor:
         """Return the quantiles of sorted scores, levels and a lengthscale."""
-        if is_watched():
+        if is_watched() or tensors[0].is_meta:
             watched: Tensor = _QUANTILES(*tensors)
             return watched
         return _solve(*tensors)
@@ -104,15 +103,16 @@ class _Quantiles(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients by the three tensors."""
-        return _vjp(grad, *ctx.saved_tensors, ctx.needs_input_grad)
+        scores, levels, lengthscale, quantiles = ctx.saved_tensors
+        return _vjp(grad, scores, levels, lengthscale, quantiles, ctx.needs_input_grad)
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
         """Return the derivative along the tangents."""
         # As in `autograd.Transformed`: forward mode on for enclosing transforms, own tangents off.
         with forward_ad._set_fwd_grad_enabled(True):
-            own = [_unpack_dual(each).primal for each in ctx.saved_tensors[:3]]
-            return _jvp(*own, tangents)
+            s, q, ell = (_unpack_dual(each).primal for each in ctx.saved_tensors[:3])
+            return _jvp(s, q, ell, tangents)
 
     @staticmethod
     def vmap(info: Any, in_dims: Sequence[int | None], *tensors: Tensor) -> tuple[Tensor, int]:
@@ -137,7 +137,9 @@ def _vjp(
         sig = signature(product)
         total, plan = evaluate(product, sig)
         weights = grad / total
-        d_scores = product_gradients(weights, product, sig, of_scores, plan)[0]
+        d_scores = None
+        if needs[0]:
+            d_scores = product_gradients(weights, product, sig, of_scores, plan)[0]
     d_levels = d_lengthscale = None
     if needs[1]:
         d_levels = (2 * lengthscale.unsqueeze(-1) * weights).sum_to_size(levels.shape)
@@ -166,7 +168,7 @@ def _jvp(
 def _product(scores: Tensor, quantiles: Tensor, lengthscale: Tensor) -> Call:
     """Return the call that is Z, and with other values the sums of K(b, s)."""
     ones = torch.ones_like(scores)
-    if is_watched() or scores.is_cuda or _has_far_gap(scores, lengthscale):
+    if not is_concrete(scores) or _has_far_gap(scores, lengthscale):
         scores, quantiles = _close_gaps(scores, quantiles, lengthscale)
     return Call(ones, quantiles, scores, lengthscale, None, None, None)
 
