@@ -1,11 +1,23 @@
 #include "block_pass.hpp"
 
 #include <algorithm>
+#include <cstring>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
 namespace laplex::detail {
+
+namespace {
+
+/// Of bits. Different values show at the first.
+template <class T>
+bool all_equal(const T* values, std::int64_t count) {
+  return count > 0 &&
+         std::memcmp(values, values + 1, static_cast<std::size_t>(count - 1) * sizeof(T)) == 0;
+}
+
+}  // namespace
 
 template <class T>
 void LaidOut<T>::set(PassShape shape, const SideView<T>& side, std::int64_t count,
@@ -35,7 +47,9 @@ void LaidOut<T>::set(PassShape shape, const SideView<T>& side, std::int64_t coun
     }
   } else {
     input_.base = values.lane(block.head, block.first);
-    if (side.index != nullptr && !permute(side, count, scratch, threads)) {
+    if (sorted_ && input_.step == 1 && all_equal(input_.base, count)) {
+      sorted_ = false;  // in any order
+    } else if (side.index != nullptr && !permute(side, count, scratch, threads)) {
       given_ = input_;
       waits_ = true;
       const std::int64_t planes = planes_of(shape.form);

@@ -16,6 +16,7 @@
 #include "boundary.hpp"
 #include "checks.hpp"
 #include "exact_sum.hpp"
+#include "product_pass.hpp"
 #include "profile.hpp"
 #include "second_gradients.hpp"
 #include "state.hpp"
@@ -61,6 +62,10 @@ struct Call {
   Vectors<const T> grad;
   Vectors<T> d_values;  ///< base may be null
   Gradients<T, T> wanted;
+  bool cumulative = false;
+  /// Whether the gradients by the targets and by the sources, which are the same anchors, are
+  /// added.
+  bool together = false;
 
   [[nodiscard]] bool needs_stretch() const { return wanted.lengthscale || wanted.frequency; }
   /// Whether a block's gradients by anchors and phases can go to where the caller wants them: there
@@ -72,7 +77,7 @@ struct Call {
     const auto m = static_cast<std::size_t>(direct ? 0 : state.fixed().m);
     Accumulators a;
     a.targets.resize(wanted.targets ? n : 0);
-    a.sources.resize(wanted.sources ? m : 0);
+    a.sources.resize(wanted.sources && !together ? m : 0);
     a.target_phase.resize(wanted.target_phase ? n : 0);
     a.source_phase.resize(wanted.source_phase ? m : 0);
     a.stretch.resize(needs_stretch() ? 2 * static_cast<std::size_t>(state.cells(head).count()) : 0);
@@ -141,6 +146,7 @@ void add_block(const Call<T>& call, PassShape shape, Block block, std::int64_t s
   job.gap_after = cells.gap_after();
   job.self = fixed.self;
   job.side = combine_of(fixed.side);
+  job.cumulative = call.cumulative;
   job.inverse_lengthscale = 1.0 / rate.lengthscale;
   job.frequency = rate.frequency;
   if (call.wanted.values) {
@@ -149,7 +155,8 @@ void add_block(const Call<T>& call, PassShape shape, Block block, std::int64_t s
     job.d_values = worker.d_values.output();
   }
   job.d_targets = call.sink(call.wanted.targets, h, fixed.n, sums.targets);
-  job.d_sources = call.sink(call.wanted.sources, h, fixed.m, sums.sources);
+  job.d_sources =
+      call.together ? Sink<T>{} : call.sink(call.wanted.sources, h, fixed.m, sums.sources);
   job.d_target_phase = call.sink(call.wanted.target_phase, h, fixed.n, sums.target_phase);
   job.d_source_phase = call.sink(call.wanted.source_phase, h, fixed.m, sums.source_phase);
   job.stretch = call.needs_stretch() ? sums.stretch.data() : nullptr;
@@ -163,7 +170,12 @@ void add_block(const Call<T>& call, PassShape shape, Block block, std::int64_t s
   // A cell's gradients take the places of values and cotangents that it has read: fresh memory
   // would have to be cleared, and more of it to be held in the caches.
   permute(job.d_targets, job.targets, fixed.n, worker.permuted[0], worker.grad.sorted());
-  permute(job.d_sources, job.sources, fixed.m, worker.permuted[1], nullptr);
+  if (call.together) {
+    job.d_sources = job.d_targets;
+    job.d_sources.add = true;
+  } else {
+    permute(job.d_sources, job.sources, fixed.m, worker.permuted[1], nullptr);
+  }
   permute(job.d_target_phase, job.targets, fixed.n, worker.permuted[2], nullptr);
   permute(job.d_source_phase, job.sources, fixed.m, worker.permuted[3], nullptr);
   over_cells(cells, worker.scratch, scratch_bytes(sizeof(T), shape.wide), threads,
@@ -198,7 +210,7 @@ void finish(const Call<T>& call, std::int64_t h, const Accumulators& sums) {
   const std::uint32_t* const sources = state.cells(h).sources().index;
   if (to.targets)
     scatter(sums.targets, targets, to.targets + h * fixed.n);
-  if (to.sources)
+  if (to.sources && !call.together)
     scatter(sums.sources, sources, to.sources + h * fixed.m);
   if (to.target_phase)
     scatter(sums.target_phase, targets, to.target_phase + h * fixed.n);
@@ -223,7 +235,7 @@ void finish(const Call<T>& call, std::int64_t h, const Accumulators& sums) {
     add_over_processes(state.cells(h).shared(), {&re, &im});
     const double lengthscale = fixed.rate[static_cast<std::size_t>(h)].lengthscale;
     if (to.lengthscale)
-      to.lengthscale[h] = re.value() / lengthscale;
+      to.lengthscale[h] = (call.cumulative ? -0.5 : 1.0) * re.value() / lengthscale;
     if (to.frequency)
       to.frequency[h] = -lengthscale * im.value();
   }
@@ -258,6 +270,8 @@ void Plan<T>::vjp_any(const T* v, bool v_complex, Strides v_strides, const T* g,
                       Strides d_strides, Term term, int num_threads) const {
   const auto snapshot = state();
   const Fixed<T>& fixed = snapshot->fixed();
+  const bool together = fixed.self && fixed.heads > 0 && gradients.targets != nullptr &&
+                        gradients.sources == gradients.targets;
   check_call(rows, "cotangent", g_complex, v_complex || kernel_is_complex());
   check_cumulative(term, fixed.cumulates(), v_complex);
   term.polynomial = polynomial_of(term, fixed.profile);
@@ -271,18 +285,45 @@ void Plan<T>::vjp_any(const T* v, bool v_complex, Strides v_strides, const T* g,
   const int threads = threads_for(2 * fixed.heads * lanes * (fixed.n + fixed.m),
                                   num_threads > 0 ? num_threads : fixed.num_threads);
   guarded([&] {
-    if (term.cumulative || term.parity != Parity::even ||
-        term.polynomial != polynomial_of(Profile::matern12)) {
-      term.smooth = term.smooth || fixed.profile != Profile::matern12;
-      term_gradients(*snapshot, term, call.values, call.grad, rows, call.d_values, gradients,
-                     threads);
-      return;
-    }
     const PassShape shape = pass_shape(*snapshot, v_complex, lanes);
     const std::int64_t width = shape.width();
     const std::int64_t blocks = (lanes + width - 1) / width;
-    const std::int64_t groups = num_groups(blocks, snapshot->anchors());
     call.direct = blocks == 1;
+    const bool product = !term.cumulative && term.parity == Parity::even &&
+                         term.polynomial == polynomial_of(Profile::matern12);
+    call.together = together && (product || term.cumulative) &&
+                    (!call.direct || Permuted<T>::pays(snapshot->side(0, Role::targets), fixed.n));
+    Array<T> of_sources;
+    if (together && !call.together) {
+      of_sources.reset(fixed.heads * fixed.n);
+      call.wanted.sources = of_sources.data();
+    }
+    const auto add_roles = [&] {
+      for (std::int64_t k = 0; k < of_sources.size(); ++k) {
+        gradients.targets[k] += of_sources[k];
+      }
+    };
+    if (!product && !term.cumulative) {
+      term.smooth = term.smooth || fixed.profile != Profile::matern12;
+      term_gradients(*snapshot, term, call.values, call.grad, rows, call.d_values, call.wanted,
+                     threads);
+      add_roles();
+      return;
+    }
+    call.cumulative = term.cumulative;
+    const auto by_values = [&] {
+      if (term.cumulative && gradients.values != nullptr) {
+        run<T>(*snapshot, call.grad, rows, true, false, {result_of(term, call.d_values)}, threads);
+      }
+    };
+    if (term.cumulative) {
+      call.wanted.values = nullptr;
+      if (!gradients.targets && !gradients.sources && !gradients.lengthscale) {
+        by_values();
+        return;
+      }
+    }
+    const std::int64_t groups = num_groups(blocks, snapshot->anchors());
     std::vector<Accumulators> sums(static_cast<std::size_t>(fixed.heads * groups));
     const auto block_at = [&](std::int64_t head, std::int64_t block) -> Block {
       const std::int64_t first = block * width;
@@ -309,6 +350,7 @@ void Plan<T>::vjp_any(const T* v, bool v_complex, Strides v_strides, const T* g,
                       workers[static_cast<std::size_t>(slot)], threads);
           });
       add_up(call, 0, groups, sums);
+      add_roles();
       return;
     }
     const ThreadSplit split = split_threads(threads, fixed.heads * groups, fixed.n + fixed.m);
@@ -327,6 +369,8 @@ void Plan<T>::vjp_any(const T* v, bool v_complex, Strides v_strides, const T* g,
     });
     parallel_tasks(split.outer, fixed.heads,
                    [&](std::int64_t head) { add_up(call, head, groups, sums); });
+    add_roles();
+    by_values();
   });
 }
 

@@ -149,19 +149,14 @@ class DirectCalls {
           [&](const auto& plan) {
             using T = Scalar<decltype(plan)>;
             Gradients<T, T> into = gradients.of<T>();
-            std::vector<T> role;  // of the anchors as sources
-            if (plan.is_self() && into.targets != nullptr) {
-              role.resize(static_cast<std::size_t>(kernel.heads * kernel.n));
-              into.sources = role.data();
+            if (plan.is_self()) {
+              into.sources = into.targets;
             }
             plan.vjp_any(static_cast<const T*>(call->values.data), call->values_complex(),
                          call->strides(kernel.m), static_cast<const T*>(g.data),
                          g.dtype.code == kDLComplex,
                          shared ? Strides{0, kernel.n} : call->strides(kernel.n), call->rows, into,
                          call->strides(kernel.m), form.term, num_threads);
-            for (std::size_t i = 0; i < role.size(); ++i) {
-              into.targets[i] += role[i];
-            }
           },
           any.plan);
       for (std::size_t k = 0; k < to.size(); ++k) {

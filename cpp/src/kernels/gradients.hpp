@@ -37,6 +37,15 @@ class Collected {
   Pack<T> waiting_[kCount];
 };
 
+/// Numbers in memory that ends after `count` of them.
+template <class T>
+LAPLEX_INLINE Pack<T> load_first(const T* from, std::int64_t count) {
+  if (count >= 8) {
+    return load(from);
+  }
+  return make_pack<T>([&](int j) { return j < count ? from[j] : T(0); });
+}
+
 /// Takes the gradients by the first eight anchors of a range, or by all if there are fewer, to
 /// where they go.
 template <class T>
@@ -44,6 +53,9 @@ LAPLEX_INLINE void deliver(const SideView<T>& side, Range range, const Pack<doub
                            const Sink<T>& sink) {
   if (sink.sum == nullptr) {
     Pack<T> narrowed = narrow<T>(gradient);
+    if (sink.add) {
+      narrowed = narrowed + load_first(sink.out + range.begin, range.size());
+    }
     put<Form::real, false>(side, range, 0, &narrowed,
                            Output<T>{sink.out, 1, false, false, T(1), sink.sorted});
     return;
@@ -72,9 +84,11 @@ struct GradientSide {
         anchors(at_targets ? job.d_targets : job.d_sources),
         phases(at_targets ? job.d_target_phase : job.d_source_phase),
         values(at_targets ? Output<T>{} : job.d_values),
-        inverse_lengthscale(job.inverse_lengthscale),
+        cumulative(job.cumulative),
+        weight(job.cumulative ? (at_targets ? 0.5 : -0.5) * job.inverse_lengthscale
+                              : -job.inverse_lengthscale),
         frequency(job.frequency),
-        factor(static_cast<T>(-job.inverse_lengthscale)),
+        factor(static_cast<T>(weight)),
         plain(anchors.sum == nullptr && !phases && std::isnormal(factor) &&
               (values.base == nullptr || (values.step == 1 && values.scale == T(1)))) {}
 
@@ -88,9 +102,10 @@ struct GradientSide {
   Sink<T> anchors;
   Sink<T> phases;
   Output<T> values;  ///< base null: not wanted
-  double inverse_lengthscale;
+  bool cumulative;
+  double weight;  ///< of the gradients by anchors: -1/lengthscale, half of it if cumulative
   double frequency;
-  T factor;  ///< -1/lengthscale
+  T factor;  ///< the same
   /// There is one real row, so that nothing is added to its gradients by anchors, and they stay in
   /// the precision of the values: conversions to double and back would be a tenth of the work.
   bool plain;
@@ -170,6 +185,8 @@ void gradient_piece(const GradientSide<T> g, const Range range, const Cell& own,
         Pack<T> passing = own_after[p] + own_before[p];
         if constexpr (OneSided) {
           passing = g.from_left ? own_after[p] : own_before[p];
+        } else if (g.cumulative) {  // with the sign of target - source
+          passing = g.targets ? own_after[p] - own_before[p] : own_before[p] - own_after[p];
         }
         passing = passing * gap;
         flow[p] = flow[p] + (Whole ? passing : first_lanes(passing, size - k));
@@ -211,7 +228,7 @@ void gradient_piece(const GradientSide<T> g, const Range range, const Cell& own,
         }
       } else {
         for (int p = 0; p < P; ++p) {
-          odd[p] = before[p] - after[p];
+          odd[p] = g.cumulative ? before[p] + after[p] : before[p] - after[p];
         }
       }
       if constexpr (P == 1) {
@@ -222,12 +239,15 @@ void gradient_piece(const GradientSide<T> g, const Range range, const Cell& own,
       }
       if constexpr (Plain) {
         odd[0] = odd[0] * splat(g.factor);
+        if (g.anchors.add) {
+          odd[0] = odd[0] + load_first(g.anchors.out + place, here.size());
+        }
         put<F, Wide>(side, here, 0, odd,
                      Output<T>{g.anchors.out, 1, false, false, T(1), g.anchors.sorted});
       } else {
         collected_re.add(odd[0], k);
         if (complete) {  // Re(-c z), c = 1/ell - i frequency
-          Pack<double> gradient = splat(-g.inverse_lengthscale) * collected_re.sum();
+          Pack<double> gradient = splat(g.weight) * collected_re.sum();
           if constexpr (F == Form::oscillating) {
             gradient = gradient - splat(g.frequency) * collected_im.sum();
           }
@@ -324,7 +344,8 @@ void gradients_of(const GradientJob<T>& job, std::int64_t begin, std::int64_t en
             run_as(ties, Constant<bool, false>{});
           }
         };
-        if ((here.anchors || here.one_sided) && has_ties(here.side, piece)) {
+        // Ties are in the sums with which cumulative ones change.
+        if (((here.anchors && !here.cumulative) || here.one_sided) && has_ties(here.side, piece)) {
           run(Constant<bool, true>{});
         } else {
           run(Constant<bool, false>{});
@@ -350,7 +371,9 @@ void gradients_of(const GradientJob<T>& job, std::int64_t begin, std::int64_t en
       }
       Carry<Wide> a[P];
       if constexpr (P == 1) {
-        a[0] = v_leaving[0] * g_right[0] + v_right[0] * g_leaving[0];
+        const Carry<Wide> back = v_right[0] * g_leaving[0];
+        a[0] = v_leaving[0] * g_right[0];
+        a[0] = job.cumulative ? a[0] - back : a[0] + back;
       } else {
         a[0] = (v_leaving[0] * g_right[0] - v_leaving[1] * g_right[1]) +
                (v_right[0] * g_leaving[0] - v_right[1] * g_leaving[1]);

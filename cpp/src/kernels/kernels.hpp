@@ -146,6 +146,7 @@ struct Sink {
   double* sum = nullptr;
   T* out = nullptr;
   bool sorted = false;
+  bool add = false;  ///< to what is there already, in sorted order
 
   [[nodiscard]] explicit operator bool() const { return sum != nullptr || out != nullptr; }
 };
@@ -161,6 +162,9 @@ struct GradientJob {
   const double* gap_after;  ///< [cells] distance from a cell's last anchor to the next, over ell
   bool self;
   Combine side;  ///< the sources that count for each target: sum (all), left or right
+  /// Gradients of a cumulative sum of real values: those by the values are none of its business,
+  /// and `stretch` has the sign of target - source.
+  bool cumulative;
   double inverse_lengthscale;
   double frequency;
   Output<T> d_values;  ///< base null: not wanted

@@ -61,12 +61,20 @@ template <class T>
 void to_tile(const RowsOf<const T>& rows, std::int64_t begin, std::int64_t end, T* tile,
              std::int64_t tile_step) {
   std::int64_t k = begin;
-  if (rows.whole()) {  // real numbers: one plane
+  if (rows.step == 1 && rows.parts == 1) {  // real numbers: one plane
     const T* const first = rows.first;
     const std::int64_t stride = rows.stride;
+    const std::int64_t count = rows.count;
     for (; k + 8 <= end; k += 8) {
       Pack<T> x[8];
-      load_group(first + k, stride, x);
+      if (count == kRows) {
+        load_group(first + k, stride, x);
+      } else {
+        repeat<8>([&](auto r) {
+          x[r.value] = r.value < count ? load(first + k + r.value * stride) : splat(T(0));
+        });
+        transpose8(x);
+      }
       repeat<8>([&](auto j) { store(tile + (k + j.value) * kRows, x[j.value]); });
     }
   }
@@ -81,13 +89,19 @@ template <class T>
 void from_tile(const T* tile, std::int64_t tile_step, std::int64_t begin, std::int64_t end,
                const RowsOf<T>& rows) {
   std::int64_t k = begin;
-  if (rows.whole()) {
+  if (rows.step == 1 && rows.parts == 1) {
     T* const first = rows.first;
     const std::int64_t stride = rows.stride;
+    const std::int64_t count = rows.count;
     for (; k + 8 <= end; k += 8) {
       Pack<T> x[8];
       repeat<8>([&](auto j) { x[j.value] = load(tile + (k + j.value) * kRows); });
-      store_group(x, first + k, stride);
+      transpose8(x);
+      repeat<8>([&](auto r) {
+        if (r.value < count) {
+          store(first + k + r.value * stride, x[r.value]);
+        }
+      });
     }
   }
   for (; k < end; ++k) {

@@ -91,3 +91,34 @@ def test_a_plan_in_use_is_left_alone() -> None:
         results[0].backward(retain_graph=True)
         x = leaf(x.detach() + 1e-3)
     assert laplex.plan_cache.info().plans == 3
+
+
+def test_a_full_cache_uses_the_memory_of_old_plans() -> None:
+    """Where there is no room for one more plan, that of anchors long gone becomes the new one."""
+    lengthscale = torch.tensor(0.3)
+    before = laplex.plan_cache.info().max_bytes
+    try:
+        product(torch.rand(300), lengthscale)
+        one = laplex.plan_cache.info().bytes
+        laplex.plan_cache.set_max_bytes(int(2.5 * one))
+        for _ in range(6):
+            product(torch.rand(300), lengthscale)
+        info = laplex.plan_cache.info()
+        assert (info.hits, info.misses) == (0, 7)
+        assert 0 < info.bytes <= info.max_bytes
+    finally:
+        laplex.plan_cache.set_max_bytes(before)
+
+
+def test_a_full_cache_leaves_a_plan_in_use_alone() -> None:
+    x, lengthscale = leaf(torch.rand(300)), torch.tensor(0.3)
+    before = laplex.plan_cache.info().max_bytes
+    result = product(x, lengthscale)
+    (expected,) = torch.autograd.grad(result, x, retain_graph=True)
+    try:
+        laplex.plan_cache.set_max_bytes(laplex.plan_cache.info().bytes)
+        product(torch.rand(300), lengthscale)
+        (gradient,) = torch.autograd.grad(result, x)
+        assert torch.equal(gradient, expected)
+    finally:
+        laplex.plan_cache.set_max_bytes(before)
