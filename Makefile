@@ -138,7 +138,7 @@ test-emulated: $(EMULATED)/ready ## run the torch operators on CUDA kernels emul
 	$(HEADING) "the stub of the compiled module, and torch operators on the emulated CUDA kernels"
 	PYTHONPATH="$(CURDIR)/$(EMULATED)" $(BIN)/python tools/core_stub.py --check
 	cd $(EMULATED) && LAPLEX_EMULATED_CUDA=1 PYTHONPATH="$(CURDIR)/$(EMULATED)" $(PYTEST) \
-	  -c "$(CURDIR)/pyproject.toml" --rootdir "$(CURDIR)" $(patsubst %,"$(CURDIR)/tests/python/%",torch/test_cuda.py torch/test_cuda_arguments.py gram/test_cuda.py cuda/test_plan.py gram/test_gram.py)
+	  -c "$(CURDIR)/pyproject.toml" --rootdir "$(CURDIR)" $(patsubst %,"$(CURDIR)/tests/python/%",torch/test_cuda.py torch/test_cuda_arguments.py gram/test_cuda.py cuda/test_plan.py gram/test_gram.py order/test_cuda.py)
 
 stub: $(EMULATED)/ready ## rewrite python/laplex/_core.pyi after a change of python/bindings
 	PYTHONPATH="$(CURDIR)/$(EMULATED)" $(BIN)/python tools/core_stub.py
@@ -153,7 +153,7 @@ test-cuda:
 endif
 
 # nvcc's PTX as C++ for x86-64. The selection leaves out the longest lines and the covariances.
-PTX_TESTS := CudaProducts/*:CudaGradients/*:CudaPlan/*:CudaHalf*:CudaStreams.SmallGraph*:-*Millions*
+PTX_TESTS := CudaProducts/*:CudaGradients/*:CudaCumulative/*:CudaQuantiles/*:CudaPlan/*:CudaHalf*:CudaStreams.SmallGraph*:-*Millions*
 
 ifeq ($(if $(NVCC),$(shell uname -sm)),Linux x86_64)
 test-ptx: $(STAMPS)/venv ## run some CUDA tests on a CPU, on the PTX that nvcc writes: it needs nvcc, but no GPU; three minutes on two idle cores

@@ -8,7 +8,8 @@ Laplex implements the operator class of arXiv 2605.24584. It computes ``u = K v`
 The time is linear in the number of targets ``x`` and sources ``y`` once both are sorted.
 
 ``import laplex`` needs only NumPy. The names that need PyTorch (``matvec``, ``LaplaceOperator``,
-``gram``, ``nn``, ``cedar``, ``early_exit``) are imported when they are first used.
+``gram``, ``nn``, ``order``, ``sliced``, ``cedar``, ``early_exit``) are imported when they are
+first used.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ if TYPE_CHECKING:
     from . import early_exit as early_exit
     from . import gram as gram
     from . import nn as nn
+    from . import order as order
     from . import plan_cache as plan_cache
+    from . import sliced as sliced
     from .torch.functional import matvec as matvec
     from .torch.log_product import logmatvec as logmatvec
     from .torch.operator import LaplaceOperator as LaplaceOperator
@@ -50,7 +53,9 @@ __all__ = [
     "logmatvec",
     "matvec",
     "nn",
+    "order",
     "plan_cache",
+    "sliced",
 ]
 
 # The module and attribute behind each lazy name; None stands for the module itself.
@@ -65,7 +70,9 @@ _LAZY: dict[str, tuple[str, str | None]] = {
     "logmatvec": (".torch.log_product", "logmatvec"),
     "matvec": (".torch.functional", "matvec"),
     "nn": (".nn", None),
+    "order": (".order", None),
     "plan_cache": (".plan_cache", None),
+    "sliced": (".sliced", None),
 }
 _EXTRAS = {"cedar": "cedar", "early_exit": "exits"}
 _WITHOUT_TORCH = frozenset({"adapters", "cuda", "distributed", "plan_cache"})

@@ -13,27 +13,29 @@ from .call import TENSORS, TRAILING, Call
 from .registry import LIBRARY, MATVEC
 
 
-def pad_batch(in_dims: Sequence[int | None], args: Sequence[Any]) -> list[Any]:
+def pad_batch(
+    in_dims: Sequence[int | None], args: Sequence[Any], trailing: Sequence[int] = TRAILING
+) -> list[Any]:
     """Move the vmapped dimension of every tensor to the front, so that all still broadcast.
 
     A tensor with fewer leading dimensions than the widest gets dimensions of size 1 between the
     vmapped dimension and its own. Tensors that are not vmapped, such as shared anchors, remain
-    shared.
+    shared. ``trailing`` counts the last dimensions of each tensor that are not leading ones.
     """
-    tensors = args[:TENSORS]
+    tensors = args[: len(trailing)]
     widest = max(
         tensor.dim() - last - (dim is not None)
-        for tensor, dim, last in zip(tensors, in_dims, TRAILING, strict=False)
+        for tensor, dim, last in zip(tensors, in_dims, trailing, strict=False)
         if tensor is not None
     )
     padded = []
-    for tensor, dim, last in zip(tensors, in_dims, TRAILING, strict=False):
+    for tensor, dim, last in zip(tensors, in_dims, trailing, strict=False):
         if tensor is not None and dim is not None:
             tensor = tensor.movedim(dim, 0)
             missing = widest - (tensor.dim() - 1 - last)
             tensor = tensor.reshape(tensor.shape[:1] + (1,) * missing + tensor.shape[1:])
         padded.append(tensor)
-    return [*padded, *args[TENSORS:]]
+    return [*padded, *args[len(trailing) :]]
 
 
 def _matvec_vmap(info: Any, in_dims: Sequence[Any], *args: Any) -> tuple[Tensor, int]:

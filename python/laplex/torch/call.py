@@ -29,6 +29,9 @@ MAX_DEGREE = 4
 PLAIN = PRODUCT.polynomial
 """The polynomial of the Laplace kernel."""
 
+CUMULATIVE = 5
+"""The parity of the cumulative sum, which the module `derivatives` defines."""
+
 COMPLEX_OF = {torch.float32: torch.complex64, torch.float64: torch.complex128}
 
 HALF = (torch.float16, torch.bfloat16)
@@ -275,10 +278,12 @@ def signature(call: Call) -> Signature:
     """
     real_part, parity, polynomial, side = call[TENSORS:]
     check_degree(len(polynomial) - 1)
-    if not 0 <= parity <= 4:
-        raise ValueError(f"parity must be 0, 1, 2, 3 or 4, got {parity}")
+    if not 0 <= parity <= CUMULATIVE:
+        raise ValueError(f"parity must be 0, 1, 2, 3, 4 or 5, got {parity}")
     if not 0 <= side <= 2:
         raise ValueError(f"side must be 0 (both), 1 (left) or 2 (right), got {side}")
+    if parity == CUMULATIVE:
+        _check_cumulative(call)
     if call.targets.is_cpu and not torch._C._are_functorch_transforms_active():
         found = DIRECT.signature(call[:TENSORS])
         if found is not None and not (real_part and found[-1]):
@@ -357,6 +362,20 @@ def check_degree(degree: int) -> None:
             f"lengthscale and frequency can be differentiated at most {MAX_DEGREE} times in total "
             "(3 times with matern32, twice with matern52): differentiate with respect to the other "
             "arguments first"
+        )
+
+
+def _check_cumulative(call: Call) -> None:
+    """Refuse a cumulative sum of another kernel than the real Laplace kernel."""
+    if (
+        call.is_complex_kernel
+        or call.values.is_complex()
+        or call.side
+        or tuple(call.polynomial) != PLAIN
+    ):
+        raise ValueError(
+            "a cumulative sum (parity 5) takes real values and the plain Laplace kernel: leave out "
+            "frequency and phases, side and polynomial"
         )
 
 

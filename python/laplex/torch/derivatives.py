@@ -15,6 +15,18 @@ differentiation. With s+ = 1, 2, 1 for s = 0, 1, 2,
     dS/dfrequency   =  i lengthscale S(s, tau q)
     dS/dtheta_i     =  i S(s, q)_i                                           (source phases: -i)
 
+Parity 5 stands for the cumulative sum. Its weights are values of L, the CDF of the Laplace
+distribution, which is exp(t) / 2 for t < 0 and 1 - exp(-t) / 2 otherwise:
+
+    C_i = sum_j L((x_i - y_j) / lengthscale) v_j
+
+It has no kink: its derivatives are members of the family, of which those by anchors count ties,
+
+    dC/dx_i         =  S(0, 1/2) / lengthscale    (sources: the negative)
+    dC/dlengthscale = -S(3, tau / 2) / lengthscale
+
+and its transpose is sum(g) - C(g) from targets to sources, because L(-t) = 1 - L(t).
+
 So ``vjp`` and ``jvp`` below are sums of a few calls of the primitive, and differentiating *them*
 gives every higher derivative exactly. The lengthscale and frequency raise the degree of q by one.
 The identity W = -(1/c) (sum_i x_i ... + sum_j y_j ...) would make them free in a first-order pass,
@@ -31,7 +43,7 @@ from itertools import zip_longest
 import torch
 from torch import Tensor
 
-from .call import HALF, PLAIN, TENSORS, Call
+from .call import CUMULATIVE, HALF, PLAIN, TENSORS, Call
 
 NEXT_PARITY = {0: 1, 1: 2, 2: 1, 3: 4, 4: 3}
 ODD = (1, 3)
@@ -91,6 +103,8 @@ def vjp(
 
     def adjoint(s: int, q: Polynomial, real_part: bool = False) -> Tensor:
         out = primitive(back.member(grad, s, q, real_part))
+        if s == CUMULATIVE:
+            return grad.sum(-1, keepdim=True) - out
         return -out if s in ODD else out  # because sign(x - y) is odd
 
     if need_values or need_phi:
@@ -114,8 +128,8 @@ def vjp(
             result[2] = total.sum_to_size(shapes[2])
     stretched: dict[Polynomial, Tensor] = {}
     if need_lengthscale:
-        raised = _times_distance(_difference(polynomial, _derivative(polynomial)))
-        stretched[raised] = forward(parity, raised)
+        its_parity, raised = _stretch(parity, polynomial)
+        stretched[raised] = forward(its_parity, raised)
         total = inner(grad, stretched[raised]).sum(-1).to(lengthscale.dtype)
         result[3] = total.sum_to_size(shapes[3]) / lengthscale
     if need_frequency:
@@ -165,8 +179,8 @@ def jvp(primitive: Primitive, call: Call, tangents: Sequence[Tensor | None]) -> 
         terms.append(-slope(forward_moved, lengthscale, frequency, parity, polynomial))
     stretched: dict[Polynomial, Tensor] = {}
     if d_lengthscale is not None:
-        raised = _times_distance(_difference(polynomial, _derivative(polynomial)))
-        stretched[raised] = higher = forward(parity, raised)
+        its_parity, raised = _stretch(parity, polynomial)
+        stretched[raised] = higher = forward(its_parity, raised)
         terms.append(as_factor(d_lengthscale / lengthscale, higher) * higher)
     if d_frequency is not None:
         raised = _times_distance(polynomial)
@@ -190,8 +204,11 @@ def slope(
     polynomial: Polynomial,
 ) -> Tensor:
     """dS/dx_i at every target i: S(s+, q' - q) / lengthscale + i frequency S(s+, q)."""
-    odd = NEXT_PARITY[parity]
-    total = -primitive(odd, _difference(polynomial, _derivative(polynomial)))
+    if parity == CUMULATIVE:
+        total = 0.5 * primitive(0, PLAIN)
+    else:
+        odd = NEXT_PARITY[parity]
+        total = -primitive(odd, _difference(polynomial, _derivative(polynomial)))
     if frequency is not None:
         swing = -total if polynomial == PLAIN else primitive(odd, polynomial)
         total = total + 1j * as_factor(frequency * lengthscale, swing) * swing
@@ -199,6 +216,13 @@ def slope(
     if divisor.dtype is not lengthscale.dtype:  # in float32 a tiny one is 0, and 0 / 0 is NaN
         divisor = divisor.clamp_min(torch.finfo(divisor.dtype).tiny)
     return total / divisor
+
+
+def _stretch(parity: int, polynomial: Polynomial) -> tuple[int, Polynomial]:
+    """Return the sum that is lengthscale * dS/dlengthscale."""
+    if parity == CUMULATIVE:
+        return 3, (0.0, -0.5)  # t exp(-|t|) has a derivative at ties, which parity 1 leaves out
+    return parity, _times_distance(_difference(polynomial, _derivative(polynomial)))
 
 
 def _derivative(q: Polynomial) -> Polynomial:

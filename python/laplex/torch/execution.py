@@ -53,6 +53,9 @@ class Plan(Protocol):
     ) -> None:
         """Write the first-order gradients that have an address."""
 
+    def quantiles(self, levels: int, count: int, out: int, num_threads: int, /) -> None:
+        """Write where the sum of Laplace CDFs at the anchors reaches ``[heads, count]`` levels."""
+
 
 def product(call: Call, sig: Signature) -> tuple[Tensor, Plan]:
     """Compute S(parity, polynomial) of the module `derivatives`, a new ``[*batch, n]`` tensor."""

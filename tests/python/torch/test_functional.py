@@ -472,9 +472,11 @@ def test_the_registered_operator_checks_its_arguments_too():
         torch.ops.laplex.matvec_vjp(F[:2], F, F, *grads)
     with pytest.raises(TypeError, match=r"grad has dtype torch\.float64"):
         torch.ops.laplex.matvec_vjp(F.double(), F, F, *grads)
-    for parity in (5, -1):
-        with pytest.raises(ValueError, match="parity must be 0, 1, 2, 3 or 4"):
+    for parity in (6, -1):
+        with pytest.raises(ValueError, match="parity must be 0, 1, 2, 3, 4 or 5"):
             torch.ops.laplex.matvec(F, F, *rest[:-2], parity, [1.0])
+    with pytest.raises(ValueError, match=r"a cumulative sum \(parity 5\) takes real values"):
+        torch.ops.laplex.matvec(F, F, *rest[:-2], 5, [0.0, 1.0])
     with pytest.raises(NotImplementedError, match="at most 4 times"):
         torch.ops.laplex.matvec(F, F, *rest[:-1], [0.0] * 5 + [1.0])
 

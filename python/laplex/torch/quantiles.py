@@ -1,0 +1,228 @@
+"""Quantiles of a sum of Laplace CDFs: the points at which the sum reaches given levels.
+
+With F(b) = sum_j L((b - s_j) / tau), where L is the CDF of the standard Laplace distribution, the
+quantile b of a level solves F(b) = level. Implicit differentiation gives, with the Laplace kernel K
+of lengthscale tau and Z = sum_j K(b, s_j),
+
+    db/ds_j = K(b, s_j) / Z,   db/dlevel = 2 tau / Z,
+    db/dtau = sum_j sign(b - s_j) (|b - s_j| / tau) K(b, s_j) / Z
+
+These formulas are made of `primitive` and of the quantiles themselves, so they can be
+differentiated again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from . import derivatives, execution
+from .autograd import evaluate, in_forward_mode, is_watched, primitive
+from .autograd import gradients as product_gradients
+from .batching import pad_batch
+from .call import TENSORS, Call, signature
+from .registry import LIBRARY, TAGS
+from .sorting import is_concrete
+
+_TRAILING = (1, 1, 0)
+_unpack_dual: Any = forward_ad.unpack_dual
+
+_FAR = 400.0
+"""Lengthscales of a gap between scores beyond which both of its sides count as infinitely far."""
+
+LIBRARY.define(
+    "sorted_quantiles(Tensor sorted_scores, Tensor levels, Tensor lengthscale) -> Tensor", tags=TAGS
+)
+_QUANTILES = torch.ops.laplex.sorted_quantiles.default
+
+
+def sorted_quantiles(sorted_scores: Tensor, levels: Tensor, lengthscale: Tensor) -> Tensor:
+    r"""Solve :math:`\sum_j L((b - s_j) / \tau) = \text{level}` for every level.
+
+    The result has derivatives by all three tensors, to any order.
+
+    Parameters
+    ----------
+    sorted_scores : Tensor, shape ``[*b, n]``
+        The scores :math:`s`: float64, finite and ascending.
+    levels : Tensor, shape ``[*b, q]``
+        The levels, float64, each strictly between 0 and n.
+    lengthscale : Tensor, shape ``[*b]``
+        The lengthscale :math:`\tau`, float64 and positive.
+
+    Returns
+    -------
+    Tensor, shape ``[*b, q]``
+        The quantiles :math:`b`.
+    """
+    if torch.compiler.is_compiling():
+        compiled: Tensor = _QUANTILES(sorted_scores, levels, lengthscale)
+        return compiled
+    recorded: Tensor = _Quantiles.apply(sorted_scores, levels, lengthscale)  # type: ignore[no-untyped-call]
+    return recorded
+
+
+def _shape(sorted_scores: Tensor, levels: Tensor, lengthscale: Tensor) -> tuple[int, ...]:
+    leading = (sorted_scores.shape[:-1], levels.shape[:-1], lengthscale.shape)
+    return (*torch.broadcast_shapes(*leading), levels.shape[-1])  # type: ignore[no-untyped-call]
+
+
+def _solve(sorted_scores: Tensor, levels: Tensor, lengthscale: Tensor) -> Tensor:
+    shape = _shape(sorted_scores, levels, lengthscale)
+    levels = levels.expand(shape).contiguous()
+    out = torch.empty_like(levels)
+    if out.numel():
+        scores = sorted_scores.expand(*shape[:-1], sorted_scores.shape[-1])
+        call = Call(scores, scores, None, lengthscale.expand(shape[:-1]), None, None, None)
+        plan = execution.plan_of(call, signature(call))
+        plan.quantiles(levels.data_ptr(), shape[-1], out.data_ptr(), torch.get_num_threads())
+    return out
+
+
+class _Quantiles(torch.autograd.Function):
+    """The quantiles with their derivatives, also under the transforms of ``torch.func``."""
+
+    @staticmethod
+    def forward(*tensors: Tensor) -> Tensor:
+        """Return the quantiles of sorted scores, levels and a lengthscale."""
+        if is_watched() or tensors[0].is_meta:
+            watched: Tensor = _QUANTILES(*tensors)
+            return watched
+        return _solve(*tensors)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        """Keep what the derivatives need."""
+        ctx.save_for_backward(*inputs, output)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients by the three tensors."""
+        scores, levels, lengthscale, quantiles = ctx.saved_tensors
+        return _vjp(grad, scores, levels, lengthscale, quantiles, ctx.needs_input_grad)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
+        """Return the derivative along the tangents."""
+        # As in `autograd.Transformed`: forward mode on for enclosing transforms, own tangents off.
+        with forward_ad._set_fwd_grad_enabled(True):
+            s, q, ell = (_unpack_dual(each).primal for each in ctx.saved_tensors[:3])
+            return _jvp(s, q, ell, tangents)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Sequence[int | None], *tensors: Tensor) -> tuple[Tensor, int]:
+        """Return the quantiles of batched inputs."""
+        return sorted_quantiles(*pad_batch(in_dims, tensors, _TRAILING)), 0
+
+
+def _vjp(
+    grad: Tensor,
+    scores: Tensor,
+    levels: Tensor,
+    lengthscale: Tensor,
+    quantiles: Tensor,
+    needs: Sequence[bool],
+) -> tuple[Tensor | None, ...]:
+    product = _product(scores, quantiles, lengthscale)
+    of_scores = (needs[0], *[False] * (TENSORS - 1))
+    if torch.is_grad_enabled() or in_forward_mode():
+        weights = grad / primitive(product)
+        d_scores = derivatives.vjp(primitive, weights, product, of_scores)[0]
+    else:  # the product and its transpose share a plan
+        sig = signature(product)
+        total, plan = evaluate(product, sig)
+        weights = grad / total
+        d_scores = None
+        if needs[0]:
+            d_scores = product_gradients(weights, product, sig, of_scores, plan)[0]
+    d_levels = d_lengthscale = None
+    if needs[1]:
+        d_levels = (2 * lengthscale.unsqueeze(-1) * weights).sum_to_size(levels.shape)
+    if needs[2]:
+        d_lengthscale = (weights * primitive(_stretched(product))).sum(-1)
+        d_lengthscale = d_lengthscale.sum_to_size(lengthscale.shape)
+    return d_scores, d_levels, d_lengthscale
+
+
+def _jvp(
+    scores: Tensor, levels: Tensor, lengthscale: Tensor, tangents: Sequence[Tensor | None]
+) -> Tensor:
+    quantiles = sorted_quantiles(scores, levels, lengthscale)
+    product = _product(scores, quantiles, lengthscale)
+    d_scores, d_levels, d_lengthscale = tangents
+    total = torch.zeros_like(quantiles)
+    if d_scores is not None:
+        total = total + primitive(product._replace(values=d_scores))
+    if d_levels is not None:
+        total = total + 2 * lengthscale.unsqueeze(-1) * d_levels
+    if d_lengthscale is not None:
+        total = total + d_lengthscale.unsqueeze(-1) * primitive(_stretched(product))
+    return total / primitive(product)
+
+
+def _product(scores: Tensor, quantiles: Tensor, lengthscale: Tensor) -> Call:
+    """Return the call that is Z, and with other values the sums of K(b, s)."""
+    ones = torch.ones_like(scores)
+    if not is_concrete(scores) or _has_far_gap(scores, lengthscale):
+        scores, quantiles = _close_gaps(scores, quantiles, lengthscale)
+    return Call(ones, quantiles, scores, lengthscale, None, None, None)
+
+
+def _stretched(product: Call) -> Call:
+    """Return the sum of sign(b - s) (|b - s| / tau) K(b, s), which has no kink."""
+    return product.member(product.values, 3, (0.0, 1.0))
+
+
+def _has_far_gap(scores: Tensor, lengthscale: Tensor) -> bool:
+    if scores.shape[-1] < 2 or not lengthscale.numel():
+        return False
+    gaps = scores.detach().diff()
+    return bool((gaps > _FAR * lengthscale.detach().unsqueeze(-1)).any())
+
+
+def _close_gaps(scores: Tensor, quantiles: Tensor, lengthscale: Tensor) -> tuple[Tensor, Tensor]:
+    """Narrow each gap between scores that is wider than `_FAR` lengthscales to that.
+
+    K(b, s) / Z stays as it is, also where K underflows: a quantile this far from both neighbours is
+    in the middle of a gap, with equal weights on both sides, and the others hardly feel what is
+    beyond their gap. The shifts are constants of the derivatives.
+    """
+    shape = (*quantiles.shape[:-1], scores.shape[-1])
+    far = _FAR * lengthscale.detach().unsqueeze(-1)
+    s, b = scores.detach().expand(shape).contiguous(), quantiles.detach().contiguous()
+    excess = (s.diff() - far).clamp_min(0)
+    offset = torch.cat((torch.zeros_like(s[..., :1]), excess.cumsum(-1)), -1)
+    above = torch.searchsorted(s, b, right=True)
+    left, right = (above - 1).clamp_min(0), above.clamp_max(shape[-1] - 1)
+    shift, beyond = offset.gather(-1, left), offset.gather(-1, right)
+    in_middle = torch.minimum(b - s.gather(-1, left), s.gather(-1, right) - b) > far / 2
+    is_right = s.gather(-1, right) - b <= far / 2
+    shift = torch.where(is_right, beyond, torch.where(in_middle, (shift + beyond) / 2, shift))
+    return scores - offset, quantiles - shift
+
+
+# --- the registry's operator --------------------------------------------------------------------
+
+
+def _fake(sorted_scores: Tensor, levels: Tensor, lengthscale: Tensor) -> Tensor:
+    return levels.new_empty(_shape(sorted_scores, levels, lengthscale))
+
+
+def _batched(info: Any, in_dims: Sequence[int | None], *tensors: Tensor) -> tuple[Tensor, int]:
+    return _QUANTILES(*pad_batch(in_dims, tensors, _TRAILING)), 0
+
+
+LIBRARY.impl("sorted_quantiles", _solve, "CompositeExplicitAutograd")
+torch.library.register_fake("laplex::sorted_quantiles", _fake, lib=LIBRARY)
+torch.library.register_vmap("laplex::sorted_quantiles", _batched, lib=LIBRARY)
+torch.library.register_autograd(
+    "laplex::sorted_quantiles",
+    _Quantiles.backward,
+    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs, output),
+    lib=LIBRARY,
+)
