@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -80,7 +82,7 @@ def softsort(
     anchors, own = order.sort(line.scores), order.sort(values)
     rows = matvec(torch.ones_like(anchors), anchors, lengthscale=line.tau)  # sums, at least 1
     # A factor has a cheaper derivative than a divisor.
-    result = _product(own, anchors, line.tau) * rows.reciprocal()
+    result = _by_rows(matvec, own, anchors, None, line.tau) * rows.reciprocal()
     return _restored(straight_through(own, result) if hard else result, line, dtype)
 
 
@@ -157,18 +159,25 @@ def soft_permute(
     centred = own.double()
     mean = centred.detach().mean(-1, keepdim=True)
     centred = centred - mean
-    sums = cumulative_sum(centred, edges, in_order, lengthscale=line.tau)
+    sums = _by_rows(cumulative_sum, centred, edges, in_order, line.tau)
     total = centred.sum(-1, keepdim=True).expand(*sums.shape[:-1], 1)
     result = torch.cat((sums, total), -1).diff(prepend=torch.zeros_like(total)) + mean
     return _restored(straight_through(own.double(), result) if hard else result, line, dtype)
 
 
-def _product(values: Tensor, anchors: Tensor, tau: Tensor) -> Tensor:
-    """Multiply sorted values by the kernel; a few long rows take half the time one by one."""
-    few = values.dim() == anchors.dim() + 1 == 2 and 2 < len(values) < 8
-    if few and anchors.shape[-1] >= _LONG_ROW:
-        return torch.stack([matvec(row, anchors, lengthscale=tau) for row in values.unbind()])
-    return matvec(values, anchors, lengthscale=tau)
+def _by_rows(
+    product: Callable[..., Tensor],
+    values: Tensor,
+    targets: Tensor,
+    sources: Tensor | None,
+    tau: Tensor,
+) -> Tensor:
+    """Compute a product; the core takes a few long rows one by one in half the time."""
+    is_one_line = targets.dim() == 1 and tau.dim() == 0
+    if is_one_line and values.dim() == 2 and 2 < len(values) < 8 and len(targets) >= _LONG_ROW:
+        rows = [product(row, targets, sources, lengthscale=tau) for row in values.unbind()]
+        return torch.stack(rows)
+    return product(values, targets, sources, lengthscale=tau)
 
 
 def _arguments(
