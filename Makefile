@@ -138,7 +138,7 @@ test-emulated: $(EMULATED)/ready ## run the torch operators on CUDA kernels emul
 	$(HEADING) "the stub of the compiled module, and torch operators on the emulated CUDA kernels"
 	PYTHONPATH="$(CURDIR)/$(EMULATED)" $(BIN)/python tools/core_stub.py --check
 	cd $(EMULATED) && LAPLEX_EMULATED_CUDA=1 PYTHONPATH="$(CURDIR)/$(EMULATED)" $(PYTEST) \
-	  -c "$(CURDIR)/pyproject.toml" --rootdir "$(CURDIR)" $(patsubst %,"$(CURDIR)/tests/python/%",torch/test_cuda.py torch/test_cuda_arguments.py gram/test_cuda.py cuda/test_plan.py gram/test_gram.py)
+	  -c "$(CURDIR)/pyproject.toml" --rootdir "$(CURDIR)" $(patsubst %,"$(CURDIR)/tests/python/%",torch/test_cuda.py torch/test_cuda_arguments.py gram/test_cuda.py cuda/test_plan.py gram/test_gram.py order/test_cuda.py)
 
 stub: $(EMULATED)/ready ## rewrite python/laplex/_core.pyi after a change of python/bindings
 	PYTHONPATH="$(CURDIR)/$(EMULATED)" $(BIN)/python tools/core_stub.py

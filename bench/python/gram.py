@@ -16,21 +16,12 @@ minutes and writes into build/gram.
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
-import importlib.util
 import json
-import os
-import re
-import subprocess
 import time
 from collections.abc import Callable, Iterator
-from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-import threadpoolctl
-import torch
 
 import gram_accuracy
 import gram_agreement
@@ -39,24 +30,13 @@ import gram_memory
 import gram_refusals
 import gram_samples
 import gram_times
+import sections
 from gram_rivals import HAS_JAX
-from machine import processor
-
-ROOT = Path(__file__).parents[2]
-FOLDER = ROOT / "docs" / "measurements"
 
 
 def machine() -> str:
     """The machine and the versions of a run."""
-    versions = ", ".join(
-        f"{name} {importlib.metadata.version(name)}"
-        for name in ("torch", "celerite2", "jax", "tinygp", "gpytorch", "scikit-learn")
-        if importlib.util.find_spec("sklearn" if name == "scikit-learn" else name)
-    )
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True
-    ).stdout.strip()
-    text = f"{processor()}, one thread; commit {commit}, {date.today()}; {versions}."
+    text = sections.machine(("torch", "celerite2", "jax", "tinygp", "gpytorch", "scikit-learn"))
     if not HAS_JAX:
         text += " jax is not installed, so celerite2's interface to it and tinygp are not measured."
     return text + "\n"
@@ -94,31 +74,25 @@ def main() -> None:
     )
     parser.add_argument("--peak", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    threadpoolctl.threadpool_limits(1)
+    sections.one_processor()
     if options.peak:
         gram_memory.print_peak(*json.loads(options.peak))
         return
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    out = ROOT / "build" / "gram" if options.quick else FOLDER
+    out = sections.ROOT / "build" / "gram" if options.quick else sections.FOLDER
     out.mkdir(parents=True, exist_ok=True)
     data, page = out / "gram.json", out / "gram.md"
     for name, measure in _steps(options):
         start = time.perf_counter()
-        results = _rounded(measure())
-        found = _read(data)  # again: another run may have written other sections
+        results = sections.rounded(measure())
+        found = sections.read(data)  # again: another run may have written other sections
         found[name] = (
             gram_times.merged(found.get(name, {}), results) if name == "times" else results
         )
-        data.write_text(_written(found))
+        data.write_text(sections.written(found))
         print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
-    text = (page if page.exists() else FOLDER / page.name).read_text()
-    for name, results in _read(data).items():
-        made = SECTIONS[name][1](results, out)
-        marked = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
-        text = re.sub(marked, lambda m, made=made: m[1] + made + m[2], text, flags=re.DOTALL)
-    page.write_text(text)
+    text = (page if page.exists() else sections.FOLDER / page.name).read_text()
+    tables = {name: SECTIONS[name][1](each, out) for name, each in sections.read(data).items()}
+    page.write_text(sections.filled(text, tables))
 
 
 def _steps(options: Options) -> Iterator[tuple[str, Callable[[], Any]]]:
@@ -133,29 +107,6 @@ def _steps(options: Options) -> Iterator[tuple[str, Callable[[], Any]]]:
             continue
         for n in options.sizes or gram_times.SIZES[: 3 if options.quick else None]:
             yield name, partial(gram_times.measured, n, options.quick)
-
-
-def _read(data: Path) -> dict[str, Any]:
-    """All results so far, by section."""
-    found: dict[str, Any] = json.loads(data.read_text()) if data.exists() else {}
-    return found
-
-
-def _written(found: dict[str, Any]) -> str:
-    """All results as JSON, a section a line."""
-    lines = [
-        f"{json.dumps(name)}: {json.dumps(each, allow_nan=False)}" for name, each in found.items()
-    ]
-    return "{\n" + ",\n".join(lines) + "\n}\n"
-
-
-def _rounded(results: Any) -> Any:
-    """The results with numbers of four digits."""
-    if isinstance(results, dict):
-        return {name: _rounded(each) for name, each in results.items()}
-    if isinstance(results, list):
-        return [_rounded(each) for each in results]
-    return float(f"{results:.4g}") if isinstance(results, float) else results
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
+from cells import table
 from gram_forms import CELERITE, COSINE, MATERN32, MATERN52, REAL, ROTATION, SHO, Array, Form
-from gram_page import table
 from gram_rivals import HAS_JAX, jax_log_density
 from laplex.gram import LaplaceGram
 from laplex.gram.factor import Gram

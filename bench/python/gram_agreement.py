@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from cells import table
 from gram_forms import FORMS, Problem
 from gram_laplex import laplex_gradients
-from gram_page import table
 from gram_rivals import HAS_JAX, jax_model
 
 #: What celerite2 has, but for its Matern-3/2, which approximates.

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 
+from cells import power, table
 from gram_forms import FORMS, NOISE, Problem
 from gram_laplex import compiled_gradients, compiled_value, laplex_gradients, laplex_value
-from gram_page import power, table
 from laplex.gram import LaplaceGram, Term
 from small_calls import OWN, Task, Worker, measure, work
 

@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from cells import table
 from gram_forms import FORMS, Problem
-from gram_page import table
 from gram_rivals import (
     celerite_gradients,
     celerite_value,

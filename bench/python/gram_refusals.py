@@ -14,8 +14,8 @@ import celerite2.terms
 import numpy as np
 import torch
 
+from cells import table
 from gram_forms import Array
-from gram_page import table
 from gram_rivals import HAS_JAX
 from laplex import gram
 

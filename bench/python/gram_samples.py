@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gram_page import power, slope, table
+from cells import power, slope, table
 from laplex.gram import SHO, LaplaceGram, Matern52, Term
 
 

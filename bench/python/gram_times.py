@@ -9,8 +9,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from cells import power, seconds, slope, table
 from gram_forms import FORMS, Problem
-from gram_page import power, seconds, slope, table
 from gram_rivals import (
     COMPILED,
     DENSE,

@@ -1,4 +1,4 @@
-"""How numbers are written on docs/measurements/gram.md."""
+"""How tables and numbers are written on the pages of measurements."""
 
 from __future__ import annotations
 
