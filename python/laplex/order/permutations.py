@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
@@ -12,8 +10,6 @@ from ..torch.cumulative import cumulative_sum
 from ..torch.functional import matvec
 from ..torch.quantiles import sorted_quantiles
 from .arguments import Line, last_dim, line_of, straight_through
-
-_LONG_ROW = 1 << 16
 
 
 def softsort(
@@ -82,7 +78,7 @@ def softsort(
     anchors, own = order.sort(line.scores), order.sort(values)
     rows = matvec(torch.ones_like(anchors), anchors, lengthscale=line.tau)  # sums, at least 1
     # A factor has a cheaper derivative than a divisor.
-    result = _by_rows(matvec, own, anchors, None, line.tau) * rows.reciprocal()
+    result = matvec(own, anchors, lengthscale=line.tau) * rows.reciprocal()
     return _restored(straight_through(own, result) if hard else result, line, dtype)
 
 
@@ -159,25 +155,10 @@ def soft_permute(
     centred = own.double()
     mean = centred.detach().mean(-1, keepdim=True)
     centred = centred - mean
-    sums = _by_rows(cumulative_sum, centred, edges, in_order, line.tau)
+    sums = cumulative_sum(centred, edges, in_order, lengthscale=line.tau)
     total = centred.sum(-1, keepdim=True).expand(*sums.shape[:-1], 1)
     result = torch.cat((sums, total), -1).diff(prepend=torch.zeros_like(total)) + mean
     return _restored(straight_through(own.double(), result) if hard else result, line, dtype)
-
-
-def _by_rows(
-    product: Callable[..., Tensor],
-    values: Tensor,
-    targets: Tensor,
-    sources: Tensor | None,
-    tau: Tensor,
-) -> Tensor:
-    """Compute a product; the core takes a few long rows one by one in half the time."""
-    is_one_line = targets.dim() == 1 and tau.dim() == 0
-    if is_one_line and values.dim() == 2 and 2 < len(values) < 8 and len(targets) >= _LONG_ROW:
-        rows = [product(row, targets, sources, lengthscale=tau) for row in values.unbind()]
-        return torch.stack(rows)
-    return product(values, targets, sources, lengthscale=tau)
 
 
 def _arguments(

@@ -356,17 +356,3 @@ def test_long_lines_are_sorted_by_the_core(dtype):
         theirs = torch.autograd.grad((expected * weights).sum(), (scores, values))
         for one, other in zip(found, theirs, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-3, atol=100 * scale)
-
-
-def test_a_few_long_rows_are_computed_one_by_one(monkeypatch):
-    scores, values = torch.randn(40).double(), torch.randn(3, 40).double()
-    given = (values, scores, 0.3)
-    expected = order.softsort(*given), order.soft_permute(*given)
-    monkeypatch.setattr("laplex.order.permutations._LONG_ROW", 1)
-    for ours, together in zip(
-        (order.softsort(*given), order.soft_permute(*given)), expected, strict=True
-    ):
-        torch.testing.assert_close(ours, together, rtol=1e-12, atol=1e-12)
-    heads = torch.tensor([0.3, 0.5, 0.7], dtype=torch.float64)
-    lines = order.softsort(values, scores.expand(3, 40), heads)
-    torch.testing.assert_close(lines[0], expected[0][0], rtol=1e-12, atol=1e-12)
