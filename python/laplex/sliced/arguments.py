@@ -1,0 +1,182 @@
+"""The arguments that the functions of this package share, and their checks."""
+
+from __future__ import annotations
+
+import math
+from numbers import Real
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .._support.arguments import integer, kernel_number, one_of
+from ..torch.call import COMPLEX_OF, check_flag, check_tensor
+from .directions import GROUPS, KINDS, draw_directions, draw_groups
+from .line_kernel import LineKernel, line_kernel
+
+Kernel = Literal["laplace", "matern32", "energy"]
+
+SCALE = {"laplace": 1.0, "matern32": math.sqrt(3.0), "energy": 1.0}
+"""The factor of r / lengthscale in each kernel."""
+
+
+class Slices(NamedTuple):
+    """A kernel on a line, and the directions of the lines in independent groups."""
+
+    kernel: LineKernel
+    groups: list[Tensor]
+    """Directions of the points' dtype and device, with the coordinates of embedded points."""
+
+
+def check_points(name: str, points: Any, like: Tensor | None = None, like_name: str = "") -> None:
+    """Refuse anything but points ``[n, d]`` in float32 or float64; if given, as another tensor."""
+    check_tensor(name, points)
+    if points.dim() != 2 or points.shape[1] == 0:
+        raise ValueError(
+            f"{name} must have shape [n, d], one point a row, got {tuple(points.shape)}"
+        )
+    if points.dtype not in COMPLEX_OF:
+        raise TypeError(f"{name} must be float32 or float64, got {points.dtype}")
+    if like is None:
+        return
+    if points.shape[1] != like.shape[1]:
+        raise ValueError(
+            f"{name} has points of {points.shape[1]} coordinates, but {like_name} of "
+            f"{like.shape[1]}"
+        )
+    _check_like(name, points, like, like_name)
+
+
+def check_values(values: Any, count: int, points: Tensor, points_name: str) -> None:
+    """Refuse values that are not one number a source."""
+    check_tensor("values", values)
+    if values.dim() == 0 or values.shape[-1] != count:
+        raise ValueError(
+            f"values must have shape [*b, m] with m = {count}, one number a point of "
+            f"{points_name}, got {tuple(values.shape)}"
+        )
+    _check_like("values", values.real if values.is_complex() else values, points, points_name)
+
+
+def check_weights(name: str, weights: Any, points: Tensor, points_name: str) -> Tensor:
+    """Return weights ``[n]``, which are all the same if none are given."""
+    if weights is None:
+        return points.new_full((len(points),), 1 / max(len(points), 1))
+    check_tensor(name, weights)
+    if weights.shape != points.shape[:1]:
+        raise ValueError(
+            f"{name} must have shape [{len(points)}], one number a point of {points_name}, got "
+            f"{tuple(weights.shape)}"
+        )
+    _check_like(name, weights, points, points_name)
+    checked: Tensor = weights
+    return checked
+
+
+def _check_like(name: str, tensor: Tensor, like: Tensor, like_name: str) -> None:
+    if tensor.dtype is not like.dtype:
+        raise TypeError(
+            f"{name} has dtype {tensor.dtype}, but {like_name} has {like.dtype}: convert one of "
+            "them"
+        )
+    if tensor.device != like.device:
+        raise ValueError(
+            f"{name} is on {tensor.device}, but {like_name} is on {like.device}: move one of them"
+        )
+
+
+def check_kernel(kernel: Any, allowed: Any = Kernel) -> str:
+    """Return the name of a kernel, or refuse it."""
+    name: str = one_of("kernel", kernel, allowed)
+    return name
+
+
+def scaled(points: Tensor, origin: Tensor, lengthscale: float | Tensor, kernel: str) -> Tensor:
+    """Points in units of the kernel's lengthscale, from an origin near them, which saves digits."""
+    return (points - origin) * (SCALE[kernel] / lengthscale)
+
+
+def origin_of(points: Tensor) -> Tensor:
+    """The mean of the points. Kernels do not depend on it, and so it has no derivative."""
+    return points.detach().mean(0) if len(points) else points.new_zeros(points.shape[1])
+
+
+def projections_of(points: Tensor, directions: Tensor) -> Tensor:
+    """The places ``[H, n]`` of points on the lines; embedded points have coordinates 0 more."""
+    return directions[:, : points.shape[1]] @ points.T
+
+
+def check_lengthscale(lengthscale: Any, points: Tensor, points_name: str) -> float | Tensor:
+    """Return a positive number, or a tensor ``[]`` or ``[d]`` of the points' dtype."""
+    if not isinstance(lengthscale, Tensor):
+        if isinstance(lengthscale, bool) or not isinstance(lengthscale, Real):
+            raise TypeError(
+                f"lengthscale must be a number or a torch tensor, got {type(lengthscale).__name__}"
+            )
+        kernel_number("lengthscale", float(lengthscale))
+        return float(lengthscale)
+    if lengthscale.shape not in ((), points.shape[1:]):
+        raise ValueError(
+            f"lengthscale must be a number or have shape [{points.shape[1]}], one number a "
+            f"coordinate, got {tuple(lengthscale.shape)}"
+        )
+    if lengthscale.dtype not in COMPLEX_OF:
+        raise TypeError(f"lengthscale must be float32 or float64, got {lengthscale.dtype}")
+    if lengthscale.dim() > 0 and lengthscale.device != points.device:
+        _check_like("lengthscale", lengthscale.to(points.dtype), points, points_name)
+    readable = not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active())
+    if readable and lengthscale.is_cpu and not bool((lengthscale > 0).all()):
+        raise ValueError(f"lengthscale must be positive, got {lengthscale.tolist()}")
+    return lengthscale.to(points.dtype)
+
+
+def slices_of(
+    kernel: str,
+    points: Tensor,
+    projections: Any,
+    directions: Any,
+    generator: Any,
+    return_error: Any,
+) -> Slices:
+    """Check what selects the directions, and draw them."""
+    check_flag("return_error", return_error)
+    dimension = points.shape[1]
+    line = line_kernel(kernel, dimension)
+    if isinstance(directions, Tensor):
+        directions = _given_directions(directions, line.dimension, dimension)
+        groups = list(directions.tensor_split(min(GROUPS, len(directions))))
+        if not return_error:
+            groups = [directions]
+    else:
+        if not isinstance(directions, str) or directions not in KINDS:
+            raise ValueError(
+                f"directions must be one of {KINDS} or a tensor [P, d], got {directions!r}"
+            )
+        if generator is not None and not isinstance(generator, torch.Generator):
+            raise TypeError(
+                f"generator must be a torch.Generator or None, got {type(generator).__name__}"
+            )
+        count = integer("projections", projections)
+        if return_error:
+            groups = draw_groups(directions, count, line.dimension, generator, min(GROUPS, count))
+        else:
+            groups = [draw_directions(directions, count, line.dimension, generator)]
+    if return_error and dimension > 1 and len(groups) < 2:
+        raise ValueError(
+            "return_error needs at least 2 directions, got 1: the error is their spread"
+        )
+    return Slices(line, [group.to(points) for group in groups])
+
+
+def _given_directions(directions: Tensor, sphere: int, dimension: int) -> Tensor:
+    if directions.dim() != 2 or len(directions) == 0 or directions.shape[1] != sphere:
+        embedded = "" if sphere == dimension else f" (points [n, {dimension}] are embedded)"
+        raise ValueError(
+            f"directions must have shape [P, {sphere}]{embedded}, got {tuple(directions.shape)}"
+        )
+    if not directions.is_floating_point():
+        raise TypeError(f"directions must be float32 or float64, got {directions.dtype}")
+    lengths = directions.detach().double().norm(dim=1)
+    if not bool(((lengths - 1).abs() < 1e-3).all()):
+        raise ValueError("directions must have length 1: pass torch.nn.functional.normalize(...)")
+    return directions

@@ -1,0 +1,140 @@
+"""`laplex.sliced.kde`: the density of points, by a kernel of a given bandwidth."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, overload
+
+import torch
+from torch import Tensor
+
+from .arguments import (
+    SCALE,
+    check_kernel,
+    check_lengthscale,
+    check_points,
+    check_weights,
+    origin_of,
+    scaled,
+    slices_of,
+)
+from .chunks import mean_product
+
+Kernel = Literal["laplace", "matern32"]
+
+
+@overload
+def kde(
+    points: Tensor,
+    queries: Tensor | None = None,
+    *,
+    lengthscale: float | Tensor,
+    weights: Tensor | None = None,
+    kernel: str = "laplace",
+    projections: int = 64,
+    directions: str | Tensor = "auto",
+    generator: torch.Generator | None = None,
+    return_error: Literal[False] = False,
+) -> Tensor: ...
+
+
+@overload
+def kde(
+    points: Tensor,
+    queries: Tensor | None = None,
+    *,
+    lengthscale: float | Tensor,
+    weights: Tensor | None = None,
+    kernel: str = "laplace",
+    projections: int = 64,
+    directions: str | Tensor = "auto",
+    generator: torch.Generator | None = None,
+    return_error: Literal[True],
+) -> tuple[Tensor, Tensor]: ...
+
+
+def kde(
+    points: Tensor,
+    queries: Tensor | None = None,
+    *,
+    lengthscale: float | Tensor,
+    weights: Tensor | None = None,
+    kernel: str = "laplace",
+    projections: int = 64,
+    directions: str | Tensor = "auto",
+    generator: torch.Generator | None = None,
+    return_error: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    r"""Estimate the density of points in R^d at queries, by sums on lines.
+
+    .. math::
+
+        p(z) = \sum_j w_j\, k(|z - x_j| / \ell) \Big/ \Big(Z \sum_j w_j\Big), \qquad
+        Z = \int_{R^d} k(|z| / \ell)\, dz
+
+    Parameters
+    ----------
+    points : Tensor, shape ``[n, d]``
+        The points :math:`x`, at least one: float32 or float64, finite.
+    queries : Tensor, shape ``[q, d]``, optional
+        Where to estimate the density. The default is at the points.
+    lengthscale : float or Tensor, shape ``[]`` or ``[d]``
+        The bandwidth :math:`\ell`, as in `laplex.sliced.matvec`.
+    weights : Tensor, shape ``[n]``, optional
+        The weights :math:`w` of the points. The default is equal weights.
+    kernel : {"laplace", "matern32"}
+        The kernel, as in `laplex.sliced.matvec`.
+    projections, directions, generator, return_error
+        As for `laplex.sliced.matvec`.
+
+    Returns
+    -------
+    Tensor, shape ``[q]``
+        The density, in points per unit of volume. Its error is about the same everywhere, relative
+        to the largest values of the kernel: where there are few points, it may be negative.
+    error : Tensor, shape ``[q]``
+        Its standard error, without derivatives; only with ``return_error``.
+
+    Raises
+    ------
+    TypeError, ValueError, NotImplementedError
+        As for `laplex.sliced.matvec`; a ValueError also if there are no points.
+
+    Examples
+    --------
+    >>> import torch, laplex
+    >>> points = torch.zeros(1, 3, dtype=torch.float64)
+    >>> laplex.sliced.kde(points, lengthscale=1.0)  # 1 / (8 pi), the top of the kernel
+    tensor([0.0398], dtype=torch.float64)
+    """
+    check_points("points", points)
+    if queries is points:
+        queries = None
+    if queries is not None:
+        check_points("queries", queries, points, "points")
+    if len(points) == 0:
+        raise ValueError("points must have at least 1 point, got 0")
+    weights = check_weights("weights", weights, points, "points")
+    kernel = check_kernel(kernel, Kernel)
+    lengthscale = check_lengthscale(lengthscale, points, "points")
+    slices = slices_of(kernel, points, projections, directions, generator, return_error)
+    origin = origin_of(points)
+    sources = scaled(points, origin, lengthscale, kernel)
+    at = None if queries is None else scaled(queries, origin, lengthscale, kernel)
+    targets, others = (sources, None) if at is None else (at, sources)
+    mean, error = mean_product(slices, weights / weights.sum(), targets, others)
+    height = _height(kernel, points.shape[1], lengthscale)
+    if not return_error:
+        return mean * height
+    return mean * height, error * (height.detach() if isinstance(height, Tensor) else height)
+
+
+def _height(kernel: str, d: int, lengthscale: float | Tensor) -> float | Tensor:
+    """1 / Z: the integral over spheres of r^(d - 1) exp(-r), and of r^d exp(-r) for Matern-3/2."""
+    sphere = math.log(2) + d / 2 * math.log(math.pi) - math.lgamma(d / 2)
+    log = sphere + math.lgamma(d) + (math.log(1 + d) if kernel == "matern32" else 0.0)
+    log -= d * math.log(SCALE[kernel])
+    if isinstance(lengthscale, Tensor):
+        size = lengthscale.log().expand(d).sum()
+        return torch.exp(-log - size)
+    return math.exp(-log - d * math.log(lengthscale))
