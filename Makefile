@@ -153,7 +153,7 @@ test-cuda:
 endif
 
 # nvcc's PTX as C++ for x86-64. The selection leaves out the longest lines and the covariances.
-PTX_TESTS := CudaProducts/*:CudaGradients/*:CudaPlan/*:CudaHalf*:CudaStreams.SmallGraph*:-*Millions*
+PTX_TESTS := CudaProducts/*:CudaGradients/*:CudaCumulative/*:CudaQuantiles/*:CudaPlan/*:CudaHalf*:CudaStreams.SmallGraph*:-*Millions*
 
 ifeq ($(if $(NVCC),$(shell uname -sm)),Linux x86_64)
 test-ptx: $(STAMPS)/venv ## run some CUDA tests on a CPU, on the PTX that nvcc writes: it needs nvcc, but no GPU; three minutes on two idle cores

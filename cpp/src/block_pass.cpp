@@ -131,6 +131,34 @@ void LaidOut<T>::sort(const SideView<T>& side, std::int64_t begin, std::int64_t 
 }
 
 template <class T>
+void Carried<T>::run_along(PassShape shape, const Cells<T>& cells, const SideView<T>& side,
+                           bool reverse, Array<std::byte>& scratch, int threads) {
+  const std::int64_t width = shape.width();
+  const std::int64_t count = cells.count();
+  reverse_ = reverse;
+  running_.reset(count * width);
+  over_cells(cells, scratch, scratch_bytes(sizeof(T), shape.wide), threads,
+             [&](std::int64_t begin, std::int64_t end, void* memory) {
+               kernels<T>().plain_sums(shape.wide, side, values_.input(), begin, end,
+                                       running_.data(), memory);
+             });
+  // What each addition rounds off is carried too, so that the error does not grow with the line.
+  double sum[kRows] = {};
+  double lost[kRows] = {};
+  for (std::int64_t k = 0; k < count; ++k) {
+    double* const cell = running_.data() + (reverse ? count - 1 - k : k) * width;
+    for (std::int64_t lane = 0; lane < width; ++lane) {
+      const double term = cell[lane];
+      cell[lane] = sum[lane] + lost[lane];
+      const double next = sum[lane] + term;
+      const double of_term = next - sum[lane];
+      lost[lane] += (sum[lane] - (next - of_term)) + (term - of_term);
+      sum[lane] = next;
+    }
+  }
+}
+
+template <class T>
 double* Carried<T>::sums(const LineTree* const* trees, std::size_t level, bool reverse,
                          std::int64_t carry) {
   const LineTree& forward = *trees[0];

@@ -65,10 +65,20 @@ class Carried {
   void enter(PassShape shape, const Cells<T>& cells, std::int64_t slot, const Round* round,
              int threads);
 
+  /// Sums real values themselves up along the line, from its left or (`reverse`) from its right.
+  void run_along(PassShape shape, const Cells<T>& cells, const SideView<T>& side, bool reverse,
+                 Array<std::byte>& scratch, int threads);
+
   [[nodiscard]] const Input<T>& input() const { return values_.input(); }
   [[nodiscard]] T* sorted() { return values_.sorted(); }
   [[nodiscard]] Carries carries() const {
     return {left_.empty() ? grown_.data() : left_.data(), shrunk_.data(), grown_.data()};
+  }
+  /// The same with the running sums.
+  [[nodiscard]] Carries running_carries() const {
+    Carries all = carries();
+    all.running = {running_.data(), reverse_};
+    return all;
   }
 
  private:
@@ -98,8 +108,10 @@ class Carried {
   // with point cells needs the totals with `grow` once more.
   Array<double> grown_;
   Array<double> shrunk_;
-  Array<double> left_;    ///< empty without point cells
-  Array<double> sums_;    ///< of chunks of cells, from the left and from the right
+  Array<double> left_;  ///< empty without point cells
+  Array<double> sums_;  ///< of chunks of cells, from the left and from the right
+  Array<double> running_;
+  bool reverse_ = false;  ///< of running_
   bool scanned_ = false;  ///< not so if there is one cell alone
 };
 

@@ -101,6 +101,43 @@ void singular(const SingularPoint& point) {
                         ". Add noise > 0, or a scale that is not 0");
 }
 
+void check_cumulative(const Term& term, bool real_laplace, bool values_complex) {
+  if (!term.cumulative) {
+    return;
+  }
+  if (!real_laplace) {
+    invalid(
+        "cumulative sums need the kernel matern12 without phases and frequency, with side both, on "
+        "a line that no other process shares");
+  }
+  if (term.parity != Parity::even || term.polynomial != Term{}.polynomial || term.smooth) {
+    invalid(
+        "a cumulative term has no parity and no polynomial: leave its other members as they are");
+  }
+  if (values_complex) {
+    invalid("cumulative sums take real values: sum the real and imaginary parts one by one");
+  }
+}
+
+void check_levels(const double* levels, std::int64_t heads, std::int64_t count,
+                  std::int64_t anchors, bool real_laplace_of_itself) {
+  if (!real_laplace_of_itself) {
+    invalid(
+        "quantiles need a plan whose targets are its sources, for the kernel matern12 without "
+        "phases and frequency, with side both, on a line that no other process shares");
+  }
+  if (count < 0) {
+    invalid("count must be at least 0, got " + std::to_string(count));
+  }
+  for (std::int64_t k = 0; k < heads * count; ++k) {
+    if (!(levels[k] > 0.0 && levels[k] < static_cast<double>(anchors))) {
+      invalid("levels must lie between 0 and the number of anchors, " + std::to_string(anchors) +
+              ", both excluded, but level " + std::to_string(k % count) +
+              of_matrix(k / count, heads) + " is " + text_of(levels[k]));
+    }
+  }
+}
+
 void check_rate(Rate rate, std::int64_t head, std::int64_t heads) {
   const std::string where = heads > 1 ? " for head " + std::to_string(head) : "";
   if (!(rate.lengthscale > 0.0) || std::isinf(rate.lengthscale)) {

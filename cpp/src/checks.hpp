@@ -26,6 +26,15 @@ void check_sides(bool self, bool given, std::int64_t sources);
 /// Throws for fewer rows than none, and for an array (the result, a cotangent) of the wrong type.
 void check_call(std::int64_t rows, const char* name, bool complex, bool should_be_complex);
 
+/// Throws for a cumulative sum that is another member of the family too, or of a kernel that has
+/// none.
+void check_cumulative(const Term& term, bool real_laplace, bool values_complex);
+
+/// Throws unless all levels [heads, count] lie between 0 and the number of anchors, and the kernel
+/// has quantiles.
+void check_levels(const double* levels, std::int64_t heads, std::int64_t count,
+                  std::int64_t anchors, bool real_laplace_of_itself);
+
 /// Throws unless the lengthscale is positive, finite and normal, and the frequency finite.
 void check_rate(Rate rate, std::int64_t head, std::int64_t heads);
 

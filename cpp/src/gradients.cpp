@@ -259,7 +259,8 @@ void Plan<T>::vjp_any(const T* v, bool v_complex, Strides v_strides, const T* g,
   const auto snapshot = state();
   const Fixed<T>& fixed = snapshot->fixed();
   check_call(rows, "cotangent", g_complex, v_complex || kernel_is_complex());
-  const Polynomial polynomial = polynomial_of(term, fixed.profile);
+  check_cumulative(term, fixed.cumulates(), v_complex);
+  term.polynomial = polynomial_of(term, fixed.profile);
   const int parts = parts_of(fixed, v_complex);
   Call<T> call{*snapshot,
                {v, v_complex, v_strides, parts},
@@ -270,10 +271,11 @@ void Plan<T>::vjp_any(const T* v, bool v_complex, Strides v_strides, const T* g,
   const int threads = threads_for(2 * fixed.heads * lanes * (fixed.n + fixed.m),
                                   num_threads > 0 ? num_threads : fixed.num_threads);
   guarded([&] {
-    if (term.parity != Parity::even || polynomial != polynomial_of(Profile::matern12)) {
-      const bool smooth = term.smooth || fixed.profile != Profile::matern12;
-      term_gradients(*snapshot, {term.parity, polynomial, smooth}, call.values, call.grad, rows,
-                     call.d_values, gradients, threads);
+    if (term.cumulative || term.parity != Parity::even ||
+        term.polynomial != polynomial_of(Profile::matern12)) {
+      term.smooth = term.smooth || fixed.profile != Profile::matern12;
+      term_gradients(*snapshot, term, call.values, call.grad, rows, call.d_values, gradients,
+                     threads);
       return;
     }
     const PassShape shape = pass_shape(*snapshot, v_complex, lanes);

@@ -27,6 +27,7 @@ struct BlockPass {
   std::int64_t n_in;
   const Vectors<const T>& values;
   bool conjugate;
+  bool transposed;
   const std::vector<Result<T>>& results;
   Side seen;  ///< of `to`, the anchors of `from` that count
   int threads;
@@ -58,6 +59,10 @@ template <class T>
 void sum_plain(const BlockPass<T>& pass, Worker<T>& w) {
   w.in.set(pass.shape, pass.cells(), pass.from, pass.n_in, pass.values, pass.block, pass.conjugate,
            w.scratch, pass.threads);
+  if (std::any_of(pass.results.begin(), pass.results.end(),
+                  [](const Result<T>& result) { return result.cumulative; })) {
+    w.in.run_along(pass.shape, pass.cells(), pass.from, pass.transposed, w.scratch, pass.threads);
+  }
 }
 
 /// and down again, once through the cells for each result.
@@ -67,11 +72,12 @@ void deliver_plain(const BlockPass<T>& pass, std::int64_t slot, const Round* rou
   w.in.enter(pass.shape, cells, slot, round, pass.threads);
   for (std::size_t r = 0; r < pass.results.size(); ++r) {
     const Result<T>& result = pass.results[r];
+    const Carries carries = result.cumulative ? w.in.running_carries() : w.in.carries();
     over_cells(cells, w.scratch, scratch_bytes(sizeof(T), pass.shape.wide), pass.threads,
                [&](std::int64_t begin, std::int64_t end, void* memory) {
                  kernels<T>().product(pass.shape.form, pass.shape.wide, pass.from, pass.to,
                                       pass.left_at(result), pass.right_at(result), w.in.input(),
-                                      w.in.carries(), begin, end, result.combine(pass.seen),
+                                      carries, begin, end, result.combine(pass.seen),
                                       w.out[r].output(), memory);
                  w.out[r].deliver(pass.to.first[begin], pass.to.first[end]);
                });
@@ -152,6 +158,7 @@ void run(const State<T>& state, const Vectors<const T>& values, std::int64_t row
             n_in,
             values,
             conjugate,
+            transposed,
             results,
             seen,
             split.inner};

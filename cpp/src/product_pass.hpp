@@ -19,6 +19,9 @@ struct Result {
   Polynomial polynomial;
   Vectors<T> vectors;
   Combine side = Combine::sum;
+  /// Whether running sums of the values, from the first to the last, are added to the odd sum,
+  /// which then is -1/2 of a cumulative sum.
+  bool cumulative = false;
 
   /// `seen` is the side of the plan as it is seen from where results go.
   [[nodiscard]] Combine combine(Side seen) const {
@@ -30,6 +33,15 @@ struct Result {
   /// Whether tied pairs are left out.
   [[nodiscard]] bool strict() const { return parity != Parity::even; }
 };
+
+/// A sum of the family; the polynomial is its own times that of the kernel.
+template <class T>
+[[nodiscard]] Result<T> result_of(const Term& term, const Vectors<T>& vectors) {
+  if (term.cumulative) {
+    return {Parity::odd, {-0.5}, vectors, Combine::sum, true};
+  }
+  return {term.parity, term.polynomial, vectors};
+}
 
 /// The order of vectors: that of the anchors as they were given, or sorted as the anchors are.
 enum class Order { given, sorted };

@@ -17,7 +17,8 @@ void Plan<T>::apply_any(const T* v, bool v_complex, std::int64_t rows, Strides v
   const auto snapshot = state();
   const Fixed<T>& fixed = snapshot->fixed();
   check_call(rows, "result", u_complex, v_complex || kernel_is_complex());
-  const Polynomial polynomial = polynomial_of(term, fixed.profile);
+  check_cumulative(term, fixed.cumulates(), v_complex);
+  term.polynomial = polynomial_of(term, fixed.profile);
   const bool transposed = mode != Mode::plain;
   const int parts = parts_of(fixed, v_complex);
   guarded([&] {
@@ -25,7 +26,7 @@ void Plan<T>::apply_any(const T* v, bool v_complex, std::int64_t rows, Strides v
     const Vectors<T> out{u, u_complex, u_strides, parts};
     const bool conjugate = mode == Mode::adjoint && parts == 1;
     const int threads = num_threads > 0 ? num_threads : fixed.num_threads;
-    run<T>(*snapshot, in, rows, transposed, conjugate, {{term.parity, polynomial, out}}, threads);
+    run<T>(*snapshot, in, rows, transposed, conjugate, {result_of(term, out)}, threads);
   });
 }
 

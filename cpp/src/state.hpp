@@ -40,6 +40,11 @@ struct Fixed {
   [[nodiscard]] std::int64_t anchor_sets() const { return shared_anchors ? 1 : heads; }
   [[nodiscard]] bool has_phases() const { return phased; }
   [[nodiscard]] bool complex_kernel() const { return oscillates || has_phases(); }
+  /// Whether there are cumulative sums: of the Laplace kernel alone, between all pairs.
+  [[nodiscard]] bool cumulates() const {
+    return !complex_kernel() && profile == Profile::matern12 && side == Side::both &&
+           part == nullptr;
+  }
 };
 
 /// The side as the anchors of the other role see it.

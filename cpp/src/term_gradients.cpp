@@ -24,8 +24,7 @@ class Sums {
   /// Asks for another sum; its number.
   std::size_t add(const Term& term) {
     memory_.emplace_back().reset(complex_ ? 2 * size_ : size_);
-    results_.push_back(
-        {term.parity, term.polynomial, {memory_.back().data(), complex_, strides_, 1}});
+    results_.push_back(result_of<T>(term, {memory_.back().data(), complex_, strides_, 1}));
     return memory_.size() - 1;
   }
   std::vector<Result<T>>& results() { return results_; }
@@ -107,7 +106,7 @@ void term_gradients(const State<T>& state, const Term& term, const Vectors<const
   // The gradient by the values may be written over them: then it comes last.
   const bool over = gradients.values != nullptr && d_values.base == values.base;
   if (gradients.values != nullptr && !over) {
-    at_sources.sums.results().push_back({term.parity, term.polynomial, d_values});
+    at_sources.sums.results().push_back(result_of(term, d_values));
   }
   if (!at_targets.sums.results().empty()) {
     run<T>(state, values, rows, false, false, at_targets.sums.results(), threads);
@@ -215,7 +214,7 @@ void term_gradients(const State<T>& state, const Term& term, const Vectors<const
     }
   }
   if (over) {
-    run<T>(state, grad, rows, true, true, {{term.parity, term.polynomial, d_values}}, threads);
+    run<T>(state, grad, rows, true, true, {result_of(term, d_values)}, threads);
   }
 }
 

@@ -27,6 +27,17 @@ struct ProductCall {
   Parity parity;
   laplex::detail::Polynomial polynomial;
   Part part;
+  bool cumulative = false;
+  bool in_order = false;  ///< values and results are in the order of the sorted anchors
+
+  [[nodiscard]] Line<T> line() const {
+    Line<T> line = state.line(swapped);
+    if (in_order) {
+      line.from.index = nullptr;
+      line.to.index = nullptr;
+    }
+    return line;
+  }
 };
 
 template <class T>
@@ -44,11 +55,25 @@ struct GradientCall {
   Part part;  ///< of the sources, as a target sees them
 };
 
+/// The places where the smoothed count of anchors below reaches the levels; see Plan::quantiles().
+template <class T>
+struct QuantileCall {
+  const State<T>& state;
+  Parameters parameters;
+  const double* levels;  ///< [heads, count]
+  std::int64_t count;
+  double* result;  ///< [heads, count]
+};
+
 /// The part of a one-sided plan, as the anchors that sums are read off at see it.
 [[nodiscard]] inline Part part_of(Side side, bool swapped) {
   return side == Side::both                ? Part::both
          : (side == Side::left) != swapped ? Part::left
                                            : Part::right;
+}
+/// The side of a target whose sources count whole in a cumulative sum.
+[[nodiscard]] inline Part whole_part(bool swapped) {
+  return swapped ? Part::right : Part::left;
 }
 [[nodiscard]] inline Part turned(Part part) {
   return part == Part::left ? Part::right : part == Part::right ? Part::left : part;
@@ -59,6 +84,8 @@ template <class T>
 std::size_t product(const ProductCall<T>& call, Memory workspace, bool counts, Stream stream);
 template <class T>
 std::size_t gradients(const GradientCall<T>& call, Memory workspace, bool counts, Stream stream);
+template <class T>
+std::size_t quantiles(const QuantileCall<T>& call, Memory workspace, bool counts, Stream stream);
 /// Those of a term, which has the polynomial of its kernel too.
 template <class T>
 std::size_t term_gradients(const GradientCall<T>& call, const Term& term, Memory workspace,

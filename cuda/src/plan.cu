@@ -11,6 +11,7 @@ namespace laplex::cuda {
 
 using namespace detail;
 using laplex::detail::check_call;
+using laplex::detail::check_cumulative;
 using laplex::detail::has_complex_entries;
 using laplex::detail::invalid;
 using laplex::detail::polynomial_of;
@@ -48,6 +49,13 @@ Parameters parameters_of(const Kernel<T>& kernel, bool values_complex) {
           values_complex || has_complex_entries(kernel)};
 }
 
+/// Whether there are cumulative sums and quantiles of the kernel.
+template <class T>
+bool cumulates(const State<T>& state, const Kernel<T>& kernel) {
+  return !has_complex_entries(kernel) && kernel.profile == Profile::matern12 &&
+         kernel.side == Side::both && state.shared_line() == nullptr;
+}
+
 /// The factors of a side, as K and K^T have them: exp(i theta) of targets, exp(-i phi) of sources.
 template <class T>
 Phases<T> target_phases(const Kernel<T>& kernel) {
@@ -74,7 +82,8 @@ ProductCall<T> product_call(const State<T>& state, const Kernel<T>& kernel,
           {result, swapped ? source_phases(kernel) : target_phases(kernel), conjugate, scale},
           term.parity,
           polynomial_of(term, kernel.profile),
-          part};
+          term.cumulative ? whole_part(swapped) : part,
+          term.cumulative};
 }
 
 }  // namespace
@@ -131,6 +140,7 @@ void Plan<T>::apply(const ConstVectors& values, std::int64_t rows, const Vectors
   check_values(values.complex, parameters_.real_part);
   check_vectors<T>(values, "values");
   check_vectors<T>(result, "result");
+  check_cumulative(term, cumulates(*state_, parameters_), values.complex);
   check_stream(*state_, stream);
   const Part part = part_of(parameters_.side, mode != Mode::plain);
   product(product_call(*state_, parameters_, values, rows, result, mode, term, part), workspace,
@@ -155,6 +165,17 @@ void Plan<T>::half_sums(const ConstVectors& values, std::int64_t rows, const Vec
           workspace, false, stream);
   product(product_call(*state_, parameters_, values, rows, right, Mode::plain, {}, Part::above),
           workspace, false, stream);
+  state_->used_in(stream);
+}
+
+template <class T>
+void Plan<T>::quantiles(const double* levels, std::int64_t count, double* result, Stream stream,
+                        Memory workspace) const {
+  // The levels are on the device: nobody waits to look at them.
+  laplex::detail::check_levels(nullptr, 0, 0, state_->n(),
+                               state_->self() && cumulates(*state_, parameters_));
+  detail::quantiles<T>({*state_, parameters_of(parameters_, false), levels, count, result},
+                       workspace, false, stream);
   state_->used_in(stream);
 }
 
@@ -185,12 +206,13 @@ template <class T>
 std::size_t any_gradients(const GradientCall<T>& call, const Term& term, Profile profile,
                           Memory workspace, bool counts, Stream stream) {
   const laplex::detail::Polynomial polynomial = polynomial_of(term, profile);
-  if (term.parity == Parity::even && polynomial == polynomial_of(Profile::matern12) &&
-      call.part == Part::both) {
+  if (!term.cumulative && term.parity == Parity::even &&
+      polynomial == polynomial_of(Profile::matern12) && call.part == Part::both) {
     return gradients(call, workspace, counts, stream);
   }
   const bool smooth = term.smooth || profile != Profile::matern12;
-  return term_gradients(call, {term.parity, polynomial, smooth}, workspace, counts, stream);
+  return term_gradients(call, {term.parity, polynomial, smooth, term.cumulative}, workspace, counts,
+                        stream);
 }
 
 }  // namespace
@@ -203,6 +225,7 @@ void Plan<T>::vjp(const ConstVectors& values, const ConstVectors& grad, std::int
   check_values(values.complex, parameters_.real_part);
   check_vectors<T>(values, "values");
   check_vectors<T>(grad, "grad");
+  check_cumulative(term, cumulates(*state_, parameters_), values.complex);
   check_stream(*state_, stream);
   any_gradients(gradient_call(*state_, parameters_, values, grad, rows, gradients), term,
                 parameters_.profile, workspace, false, stream);
@@ -250,6 +273,12 @@ std::size_t Plan<T>::gradient_workspace_bytes(std::int64_t rows, bool values_com
   return any_gradients(
       gradient_call(*state_, parameters_, {nullptr, values_complex, {}}, {}, rows, all), term,
       parameters_.profile, {}, true, nullptr);
+}
+
+template <class T>
+std::size_t Plan<T>::quantile_workspace_bytes() const {
+  return detail::quantiles<T>({*state_, parameters_of(parameters_, false), nullptr, 0, nullptr}, {},
+                              true, nullptr);
 }
 
 template <class T>

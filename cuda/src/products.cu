@@ -57,7 +57,7 @@ void scan_line(const ProductCall<T>& call, Scan& scan, Input<T>& input, Stream s
 template <class T, class D, class S, int P, bool Ties>
 std::size_t run(const ProductCall<T>& call, Memory workspace, bool counts, Stream stream) {
   constexpr int K = kThreadItems<S, P, Ties>;
-  const Line<T> line = call.state.line(call.swapped);
+  const Line<T> line = call.line();
   const auto shared = [&](auto threads) {
     return product_shared<T, D, S, P, Ties, decltype(threads)::value>(line.from.count,
                                                                       line.to.count, line.self);
@@ -109,7 +109,7 @@ std::size_t run(const ProductCall<T>& call, Memory workspace, bool counts, Strea
 std::size_t run_cells(const ProductCall<float>& call, Memory workspace, bool counts,
                       Stream stream) {
   using Scan = LongScan<float, double, double, 0, false, true>;
-  const Line<float> line = call.state.line(call.swapped);
+  const Line<float> line = call.line();
   const std::int64_t heads = call.state.heads();
   Cutter counting;
   const bool is_part = call.state.shared_line() != nullptr;
@@ -142,7 +142,7 @@ std::size_t run_cells(const ProductCall<float>& call, Memory workspace, bool cou
 template <class T, class D, class S>
 std::size_t run_even(const ProductCall<T>& call, Memory workspace, bool counts, Stream stream) {
   if constexpr (kHasCells<T, D, S>) {
-    if (is_for_cells(call.state.line(call.swapped))) {
+    if (is_for_cells(call.line())) {
       return run_cells(call, workspace, counts, stream);
     }
   }
@@ -152,16 +152,20 @@ std::size_t run_even(const ProductCall<T>& call, Memory workspace, bool counts, 
 }  // namespace
 
 template <class T>
-std::size_t product(const ProductCall<T>& call, Memory workspace, bool counts, Stream stream) {
-  const Line<T> line = call.state.line(call.swapped);
+std::size_t product(const ProductCall<T>& given, Memory workspace, bool counts, Stream stream) {
+  ProductCall<T> call = given;
+  const Line<T> line = call.line();
   // A part of a line may have sums for others, without anything to read off.
   const bool is_idle = line.to.count == 0 && call.state.shared_line() == nullptr;
   if (call.state.heads() * call.rows == 0 || is_idle) {
     return 0;
   }
-  std::size_t bytes = 0;
-  const bool plain = call.polynomial == laplex::detail::polynomial_of(Profile::matern12);
-  if (!plain) {
+  if (call.cumulative) {
+    return run<T, double, Cumulated, 0, true>(call, workspace, counts, stream);
+  }
+  if (laplex::detail::degree_of(call.polynomial) == 0) {  // a multiple of the kernel itself
+    call.output.scale *= call.polynomial[0];
+  } else {
     // Few types, as each takes long to compile: real sums, with the moments of Matern kernels or
     // all, and for everything else the general one.
     constexpr int kMost = laplex::detail::kMaxMoment;
@@ -172,6 +176,7 @@ std::size_t product(const ProductCall<T>& call, Memory workspace, bool counts, S
                ? run<T, double, double, 2, true>(call, workspace, counts, stream)
                : run<T, double, double, kMost, true>(call, workspace, counts, stream);
   }
+  std::size_t bytes = 0;
   with_types(call.parameters.frequency != nullptr, call.parameters.is_complex, [&](auto types) {
     using D = typename decltype(types)::D;
     using S = typename decltype(types)::S;

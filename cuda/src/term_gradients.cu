@@ -119,7 +119,10 @@ class TermGradients {
                              output,
                              member.parity,
                              member.polynomial,
-                             back ? turned(call_.part) : call_.part};
+                             member.cumulative ? whole_part(back)
+                             : back            ? turned(call_.part)
+                                               : call_.part,
+                             member.cumulative};
     if (runs_) {
       product(sum, work_, false, stream_);
     } else {

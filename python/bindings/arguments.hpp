@@ -313,15 +313,16 @@ bool read(PyObject* given, Numbers&... numbers) {
 }
 
 /// 0, 1 and 2 are the parities of the Laplace kernel; 3 and 4 stand for odd and even terms of a
-/// smooth one.
+/// smooth one, and 5 for the cumulative sum.
 inline bool read_parity(int code, Term& term) {
-  constexpr Parity kParities[] = {Parity::even, Parity::odd, Parity::strict, Parity::odd,
-                                  Parity::even};
-  if (code < 0 || code > 4) {
+  constexpr Parity kParities[] = {Parity::even, Parity::odd,  Parity::strict,
+                                  Parity::odd,  Parity::even, Parity::even};
+  if (code < 0 || code > 5) {
     return false;
   }
   term.parity = kParities[code];
-  term.smooth = code > 2;
+  term.cumulative = code == 5;
+  term.smooth = code == 3 || code == 4;
   return true;
 }
 

@@ -159,6 +159,15 @@ void half_sums(const AnyCudaPlan& any, const Vectors& values, std::int64_t rows,
   });
 }
 
+void quantiles(const AnyCudaPlan& any, Address levels, std::int64_t count, Address result,
+               Address stream, const MemoryArguments& workspace) {
+  const py::gil_scoped_release release;
+  visit(any, [&](const auto& plan) {
+    plan.quantiles(pointer<const double>(levels), count, pointer<double>(result), stream_of(stream),
+                   memory(workspace));
+  });
+}
+
 void vjp(const AnyCudaPlan& any, const Vectors& values, const Vectors& grad, std::int64_t rows,
          int storage, const GradientArguments& gradients, const TermArguments& member,
          Address stream, const MemoryArguments& workspace) {
@@ -218,6 +227,8 @@ void add_cuda(py::module_& m) {
            py::arg("term"), stream, workspace, positional)
       .def("half_sums", &half_sums, values, rows, py::arg("left"), py::arg("right"), stream,
            workspace, positional)
+      .def("quantiles", &quantiles, py::arg("levels"), py::arg("count"), py::arg("result"), stream,
+           workspace, positional)
       .def("vjp", &vjp, values, py::arg("grad"), rows, py::arg("storage"), py::arg("gradients"),
            py::arg("term"), stream, workspace, positional)
       .def(
@@ -247,6 +258,10 @@ void add_cuda(py::module_& m) {
             });
           },
           rows, values_complex, py::arg("term"), positional)
+      .def("quantile_workspace_bytes",
+           [](const AnyCudaPlan& any) {
+             return visit(any, [](const auto& plan) { return plan.quantile_workspace_bytes(); });
+           })
       .def_property_readonly("nbytes",
                              [](const AnyCudaPlan& any) {
                                return visit(any, [](const auto& plan) { return plan.nbytes(); });

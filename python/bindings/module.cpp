@@ -67,6 +67,15 @@ void half_sums(const AnyPlan& any, const Vectors& values, std::int64_t rows, con
   });
 }
 
+void quantiles(const AnyPlan& any, Address levels, std::int64_t count, Address result,
+               int num_threads) {
+  without_gil([&] {
+    visit(any, [&](const auto& plan) {
+      plan.quantiles(pointer<const double>(levels), count, pointer<double>(result), num_threads);
+    });
+  });
+}
+
 void vjp(const AnyPlan& any, const Vectors& values, const Vectors& grad, std::int64_t rows,
          const GradientArguments& gradients, const TermArguments& member, int num_threads) {
   any.differentiated = true;
@@ -272,6 +281,8 @@ PYBIND11_MODULE(_core, m) {
       .def("sum", &sum, values, rows, out, py::arg("mode"), term, num_threads, positional)
       .def("half_sums", &half_sums, values, rows, py::arg("left"), py::arg("right"), num_threads,
            positional)
+      .def("quantiles", &quantiles, py::arg("levels"), py::arg("count"), py::arg("result"),
+           num_threads, positional)
       .def("vjp", &vjp, values, grad, rows, py::arg("gradients"), term, num_threads, positional)
       .def("second_vjp", &second_vjp, values, grad, rows, py::arg("cotangents"),
            py::arg("gradients"), num_threads, positional)

@@ -50,6 +50,10 @@ KernelArguments over(const std::vector<std::byte>& content, const KernelArgument
   return copied;
 }
 
+/// Anchors of a training run change every step, so old plans are never asked for again: a few dozen
+/// are enough for the layers of a network, and a longer list would only be compared in vain.
+constexpr std::size_t kMostPlans = 64;
+
 constexpr std::size_t kTargetsArray = 0;
 constexpr std::size_t kSourcesArray = 1;
 constexpr std::size_t kLengthscaleArray = 2;
@@ -76,8 +80,8 @@ bool nearby(const T* before, const T* now, std::size_t count) {
   return 4 * moved <= apart;
 }
 
-/// Whether kernel `b` is what a step of training may make of kernel `a`.
-bool follows(const KernelArguments& a, const KernelArguments& b) {
+/// Whether an update makes a plan of kernel `b` from one of kernel `a`.
+bool updates_to(const KernelArguments& a, const KernelArguments& b) {
   if (!a.same_options(b)) {
     return false;
   }
@@ -85,6 +89,14 @@ bool follows(const KernelArguments& a, const KernelArguments& b) {
     if (!same_array(a, b, k)) {
       return false;
     }
+  }
+  return true;
+}
+
+/// Whether kernel `b` is what a step of training may make of kernel `a`.
+bool follows(const KernelArguments& a, const KernelArguments& b) {
+  if (!updates_to(a, b)) {
+    return false;
   }
   return with_precision(a.is_double, [&](auto zero) {
     using T = decltype(zero);
@@ -133,6 +145,24 @@ std::optional<PlanCache::Entry> PlanCache::take_predecessor(const KernelArgument
   return std::nullopt;
 }
 
+/// Takes out an entry whose place a new one needs, so that the new plan uses its memory again:
+/// clearing fresh pages takes longer than sorting. The least recently used one of those that nobody
+/// holds and that an update can make the new one; none while there is room for one more.
+std::optional<PlanCache::Entry> PlanCache::take_memory(const KernelArguments& kernel) {
+  for (auto entry = entries_.end(); entry != entries_.begin();) {
+    --entry;
+    if (entry->plan.use_count() == 1 && updates_to(over(entry->content, entry->kernel), kernel)) {
+      if (entries_.size() < kMostPlans && bytes() + entry->bytes() <= max_bytes_) {
+        return std::nullopt;
+      }
+      std::optional<Entry> taken(std::move(*entry));
+      entries_.erase(entry);
+      return taken;
+    }
+  }
+  return std::nullopt;
+}
+
 std::shared_ptr<AnyPlan> PlanCache::get(const KernelArguments& kernel, int num_threads) {
   std::optional<Entry> before;
   {
@@ -143,6 +173,9 @@ std::shared_ptr<AnyPlan> PlanCache::get(const KernelArguments& kernel, int num_t
     }
     ++misses_;
     before = take_predecessor(kernel);
+    if (!before) {
+      before = take_memory(kernel);
+    }
   }
   // Built without the lock: sorting may take long. Two threads may build the same plan; one is
   // kept. Built from the copy: the caller's arrays may be written to meanwhile, and a plan kept
@@ -152,7 +185,7 @@ std::shared_ptr<AnyPlan> PlanCache::get(const KernelArguments& kernel, int num_t
   std::shared_ptr<AnyPlan> plan;
   // The copy may not be what was compared under the lock, for the same reason.
   const KernelArguments old = before ? over(before->content, before->kernel) : KernelArguments{};
-  if (before && follows(old, copied)) {
+  if (before && updates_to(old, copied)) {
     plan = std::move(before->plan);
     plan->differentiated = false;
     const bool stay = copied.arrays[kLengthscaleArray] != 0 &&
@@ -203,9 +236,6 @@ std::int64_t PlanCache::bytes() const {
 }
 
 void PlanCache::shrink() {
-  // Anchors of a training run change every step, so old plans are never asked for again: a few
-  // dozen are enough for the layers of a network, and a longer list would only be compared in vain.
-  constexpr std::size_t kMostPlans = 64;
   while (!entries_.empty() && (entries_.size() > kMostPlans || bytes() > max_bytes_)) {
     entries_.pop_back();
   }

@@ -52,6 +52,7 @@ class PlanCache {
 
   std::shared_ptr<AnyPlan> find(const KernelArguments& kernel);
   std::optional<Entry> take_predecessor(const KernelArguments& kernel);
+  std::optional<Entry> take_memory(const KernelArguments& kernel);
   void shrink();
   [[nodiscard]] std::int64_t bytes() const;
 

@@ -38,7 +38,7 @@ def ranks(scores: Tensor, tau: float | Tensor) -> Tensor:
 
 
 def softsort_matrix(scores: Tensor, tau: float | Tensor) -> Tensor:
-    in_order = scores.sort(-1, stable=True).values
+    in_order = scores.sort(dim=-1, stable=True).values
     return torch.softmax(-(in_order[..., :, None] - scores[..., None, :]).abs() / tau, -1)
 
 

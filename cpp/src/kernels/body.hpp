@@ -7,6 +7,7 @@
 #include "place.hpp"
 #include "product.hpp"
 #include "repair.hpp"
+#include "running.hpp"
 #include "strands.hpp"
 #include "tiles.hpp"
 #include "totals.hpp"
@@ -39,6 +40,16 @@ void totals(Form form, bool wide, const SideView<T>& from, const Input<T>& value
     totals_of<decltype(f)::value, decltype(w)::value>(from, values, begin, end, grown, shrunk,
                                                       scratch);
   });
+}
+
+template <class T>
+void plain_sums(bool wide, const SideView<T>& from, const Input<T>& values, std::int64_t begin,
+                std::int64_t end, double* sums, void* scratch) {
+  if (wide) {
+    plain_sums_of<true>(from, values, begin, end, sums, scratch);
+  } else {
+    plain_sums_of<false>(from, values, begin, end, sums, scratch);
+  }
 }
 
 template <class T>
@@ -103,20 +114,9 @@ void moment_products(Form form, bool wide, int degree, const MomentJob<T>& job, 
 /// Of a level; a constant, so that nothing of the level's code runs before it is chosen.
 template <class T>
 constexpr Kernels<T> table() {
-  return {sort_nearly_sorted<T>,
-          place<T>,
-          exponentials<T>,
-          totals<T>,
-          sum_chunks<T>,
-          spread_chunks<T>,
-          product<T>,
-          gradients<T>,
-          moment_totals<T>,
-          moment_products<T>,
-          to_tile<T>,
-          from_tile<T>,
-          strands,
-          extract};
+  return {sort_nearly_sorted<T>, place<T>,         exponentials<T>, totals<T>,    plain_sums<T>,
+          sum_chunks<T>,         spread_chunks<T>, product<T>,      gradients<T>, moment_totals<T>,
+          moment_products<T>,    to_tile<T>,       from_tile<T>,    strands,      extract};
 }
 
 static_assert(2 * sizeof(Buffers<double, 2, kRows>) == scratch_bytes(sizeof(double), true));

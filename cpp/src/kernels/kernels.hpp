@@ -110,12 +110,20 @@ struct Output {
   RowsOf<T> rows = {};
 };
 
+/// Running sums of real values themselves, without weights: what stands before each cell or
+/// (`reverse`) after it, [cells][lanes].
+struct Running {
+  const double* outside = nullptr;  ///< null: not wanted
+  bool reverse = false;
+};
+
 /// What enters each cell from its left and from its right, and what it holds itself (the sum with
 /// `grow`): [cells][planes][lanes], in double.
 struct Carries {
   const double* left;
   const double* right;
   const double* total;
+  Running running = {};
 };
 
 /// One level of the scan over cells, in one of its directions: elements [nodes][planes][lanes] and
@@ -247,6 +255,9 @@ struct Kernels {
   void (*totals)(Form form, bool wide, const SideView<T>& from, const Input<T>& values,
                  std::int64_t begin, std::int64_t end, double* grown, double* shrunk,
                  void* scratch);
+  /// The sums of the real values themselves.
+  void (*plain_sums)(bool wide, const SideView<T>& from, const Input<T>& values, std::int64_t begin,
+                     std::int64_t end, double* sums, void* scratch);
   /// The sums of chunks [begin, end) of a level.
   void (*sum_chunks)(Form form, bool wide, const ChunkLevel& level, std::int64_t begin,
                      std::int64_t end, double* sums);
@@ -254,7 +265,9 @@ struct Kernels {
   /// which may replace the values.
   void (*spread_chunks)(Form form, bool wide, const ChunkLevel& level, std::int64_t begin,
                         std::int64_t end, const double* comes, double* out);
-  /// Reads the sums over `from` off at the anchors of `to`; `left_at`, `right_at` say where.
+  /// Reads the sums over `from` off at the anchors of `to`; `left_at`, `right_at` say where. With
+  /// running sums in the carries, which go with differences of real sums, the running sums at both
+  /// places are added to the differences if they are reverse, and else subtracted from them.
   void (*product)(Form form, bool wide, const SideView<T>& from, const SideView<T>& to,
                   const std::uint16_t* left_at, const std::uint16_t* right_at,
                   const Input<T>& values, const Carries& carries, std::int64_t begin,

@@ -2,18 +2,24 @@
 #pragma once
 
 #include "cell.hpp"
+#include "running.hpp"
 #include "small_cells.hpp"
 
 namespace laplex::detail::LAPLEX_LEVEL {
 
+/// What is read off: the sum of both sides, as it is; any combination, scaled; or differences with
+/// running sums.
+enum class Reading { plain, any, cumulative };
+
 /// Reads sums off at targets, `left_at` and `right_at` their places among the sums. The views are
 /// copies: of what is reached by a reference, the compiler would believe that every store changes
 /// it.
-template <Form F, bool Wide, bool Plain, class T, class Cell>
+template <Form F, bool Wide, Reading R, class T, class Cell>
 LAPLEX_INLINE void read_off(const Cell& buffers, const SideView<T> to, Range targets,
                             const std::uint16_t* left_at, const std::uint16_t* right_at,
-                            Combine combine, const Output<T> out) {
+                            Combine combine, const RunningSums<T> running, const Output<T> out) {
   constexpr int P = F == Form::real ? 1 : 2;
+  constexpr bool Plain = R == Reading::plain;
   // The result at the targets from k on.
   const auto result = [&](std::int64_t k, Pack<T>* u) {
     Pack<T> right[P];
@@ -27,11 +33,16 @@ LAPLEX_INLINE void read_off(const Cell& buffers, const SideView<T> to, Range tar
     for (int p = 0; p < P; ++p) {
       if (Plain || combine == Combine::sum) {
         u[p] = u[p] + right[p];
-      } else if (combine == Combine::difference) {
+      } else if (R == Reading::cumulative || combine == Combine::difference) {
         u[p] = u[p] - right[p];
       } else if (combine == Combine::right) {
         u[p] = right[p];
       }
+    }
+    if constexpr (R == Reading::cumulative) {
+      const Pack<T> both =
+          running.template at<Wide>(left_at + k) + running.template at<Wide>(right_at + k);
+      u[0] = running.reverse ? u[0] + both : u[0] - both;
     }
   };
   if constexpr (Wide) {
@@ -79,14 +90,21 @@ template <Form F, bool Wide, class T, class Cell>
 LAPLEX_INLINE void read_off_as(bool plain, const Cell& buffers, const SideView<T>& to,
                                Range targets, const std::uint16_t* left_at,
                                const std::uint16_t* right_at, Combine combine,
-                               const Output<T>& out) {
+                               const RunningSums<T>& running, const Output<T>& out) {
   if (plain) {
-    read_off<F, Wide, true>(
-        buffers, to, targets, left_at, left_at, Combine::sum,
+    read_off<F, Wide, Reading::plain>(
+        buffers, to, targets, left_at, left_at, Combine::sum, running,
         Output<T>{out.base, out.step, false, false, T(1), out.sorted, out.rows});
-  } else {
-    read_off<F, Wide, false>(buffers, to, targets, left_at, right_at, combine, out);
+    return;
   }
+  if constexpr (F == Form::real) {
+    if (running.sums != nullptr) {
+      read_off<F, Wide, Reading::cumulative>(buffers, to, targets, left_at, right_at, combine,
+                                             running, out);
+      return;
+    }
+  }
+  read_off<F, Wide, Reading::any>(buffers, to, targets, left_at, right_at, combine, running, out);
 }
 
 /// Eight small cells; a function by itself, so that the loop over others keeps its registers.
@@ -94,9 +112,15 @@ template <Form F, class T, class Cell>
 LAPLEX_APART void product_small(const SideView<T>& from, const SideView<T>& to,
                                 const std::uint16_t* left_at, const std::uint16_t* right_at,
                                 const Input<T>& values, const Carries& carries, std::int64_t cell,
-                                Combine combine, const Output<T>& out, Cell& buffers) {
+                                Combine combine, const Output<T>& out, Cell& buffers, T* sums) {
   std::uint16_t left[8 * kCell + 8];
   std::uint16_t right[8 * kCell + 8];
+  RunningSums<T> running;
+  if constexpr (F == Form::real) {
+    if (carries.running.outside != nullptr) {
+      running = run_small(from, values, carries.running, cell, sums);
+    }
+  }
   scan_small<F>(from, values, carries, cell, buffers);
   look_up_small(to, left_at, cell, left);
   if (left_at != right_at) {
@@ -104,7 +128,7 @@ LAPLEX_APART void product_small(const SideView<T>& from, const SideView<T>& to,
   }
   read_off_as<F, false>(is_plain(left_at, right_at, combine, out), buffers, to,
                         {to.first[cell], to.first[cell + 8]}, left,
-                        left_at != right_at ? right : left, combine, out);
+                        left_at != right_at ? right : left, combine, running, out);
 }
 
 template <Form F, bool Wide, class T>
@@ -114,11 +138,14 @@ void product_of(const SideView<T>& from, const SideView<T>& to, const std::uint1
                 void* scratch) {
   constexpr int P = F == Form::real ? 1 : 2;
   const bool plain = is_plain(left_at, right_at, combine, out);
-  auto& buffers = *static_cast<Buffers<T, P, Wide ? kRows : 1>*>(scratch);
+  auto* const both = static_cast<Buffers<T, P, Wide ? kRows : 1>*>(scratch);
+  auto& buffers = both[0];
+  T* const sums = both[1].value[0];
   for (std::int64_t cell = begin; cell < end; ++cell) {
     if constexpr (!Wide) {
       if (are_small(from, cell, end)) {
-        product_small<F>(from, to, left_at, right_at, values, carries, cell, combine, out, buffers);
+        product_small<F>(from, to, left_at, right_at, values, carries, cell, combine, out, buffers,
+                         sums);
         cell += 7;
         continue;
       }
@@ -129,14 +156,23 @@ void product_of(const SideView<T>& from, const SideView<T>& to, const std::uint1
       continue;
     }
     Carry<Wide> leaving[P];
-    if (is_point(from, cell)) {
+    const bool point = is_point(from, cell);
+    if (point) {
       scan_point<F, Wide, T>(carries, cell, buffers, leaving);
     } else {
       load_values<F, Wide>(from, values, sources, buffers.value[0], buffers.value[P - 1]);
       scan_cell<F, Wide>(from, sources, carries, cell, buffers, leaving);
     }
+    RunningSums<T> running;
+    if constexpr (F == Form::real) {
+      if (carries.running.outside != nullptr) {
+        running =
+            point ? run_point<Wide>(carries, cell, sums)
+                  : run_cell<Wide>(buffers.value[0], sources.size(), carries.running, cell, sums);
+      }
+    }
     read_off_as<F, Wide>(plain, buffers, to, targets, left_at + targets.begin,
-                         right_at + targets.begin, combine, out);
+                         right_at + targets.begin, combine, running, out);
   }
 }
 

@@ -113,6 +113,10 @@ template <bool Up>
 __device__ inline Complex shuffled(Complex value, unsigned delta) {
   return {shuffled<Up>(value.re, delta), shuffled<Up>(value.im, delta)};
 }
+template <bool Up>
+__device__ inline Cumulated shuffled(Cumulated value, unsigned delta) {
+  return {shuffled<Up>(value.decayed, delta), shuffled<Up>(value.whole, delta)};
+}
 template <bool Up, class T, class D, class S, int P, bool Ties>
 __device__ inline Node<T, D, S, P, Ties> shuffled(const Node<T, D, S, P, Ties>& node,
                                                   unsigned delta) {

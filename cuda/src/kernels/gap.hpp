@@ -2,6 +2,7 @@
 #pragma once
 
 #include "../device.hpp"
+#include "cumulative.hpp"
 
 #include <laplex/detail/complex.hpp>
 #include <laplex/detail/decay.hpp>
@@ -121,12 +122,15 @@ template <int P, class T, class D, class S>
 __host__ __device__ inline void move(S* sums, const Gap<T, D, P>& gap) {
   if constexpr (Gap<T, D, P>::kShortForm) {
     const double f = gap.factor;
-    const bool is_short = std::signbit(f);
+    const auto decayed = [f, is_short = std::signbit(f)](double sum) {
+      return std::fma(f, sum, is_short ? sum : 0.0);
+    };
     if constexpr (std::is_same_v<S, double>) {
-      sums[0] = std::fma(f, sums[0], is_short ? sums[0] : 0.0);
+      sums[0] = decayed(sums[0]);
+    } else if constexpr (kIsCumulative<S>) {
+      sums[0].decayed = decayed(sums[0].decayed);
     } else {
-      sums[0] = {std::fma(f, sums[0].re, is_short ? sums[0].re : 0.0),
-                 std::fma(f, sums[0].im, is_short ? sums[0].im : 0.0)};
+      sums[0] = {decayed(sums[0].re), decayed(sums[0].im)};
     }
   } else if constexpr (P > 2) {
     move_moments<P>(sums, gap.factor, gap.tau);

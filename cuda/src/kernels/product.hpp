@@ -19,7 +19,8 @@ inline constexpr int kProductBlocks = NT != 256 || P > 0                        
                                                                                              : 2;
 
 /// What is asked of the two halves: their sum, or one alone (which takes kernels with ties apart):
-/// the sources at a place or below it, at it or above it, or above it.
+/// the sources at a place or below it, at it or above it, or above it. Of a cumulative sum, the
+/// side whose sources count whole where they are far.
 enum class Part { both, left, right, above };
 
 template <class T>
@@ -91,7 +92,7 @@ __device__ void tile_product(const ProductJob<T>& job, const LineRate& rate, std
   right = from_right;
   scan.scan(left, right, walk.begin, walk.end);
 
-  S result[K];
+  std::conditional_t<kIsCumulative<S>, double, S> result[K];
   const auto sum_of = [&](const Value& sums, bool with_here = true) {
     S sum = sums.word[0];
     if constexpr (Ties) {
@@ -116,11 +117,13 @@ __device__ void tile_product(const ProductJob<T>& job, const LineRate& rate, std
     return S{};
   };
   for (int k = 0; k < K; ++k) {
-    result[k] = S{};
+    result[k] = {};
     if (k < walk.count) {
       left.cross(walk.gap[k]);
       left.add(value[k].wide());
-      if (job.part == Part::both || job.part == Part::left) {
+      if constexpr (kIsCumulative<S>) {
+        result[k] = contribution(left.word[0], left.here(), job.part == Part::left);
+      } else if (job.part == Part::both || job.part == Part::left) {
         result[k] = sum_of(left);
       } else if (job.part == Part::right) {
         result[k] = at_the_place(left);
@@ -129,11 +132,15 @@ __device__ void tile_product(const ProductJob<T>& job, const LineRate& rate, std
   }
   for (int k = K - 1; k >= 0; --k) {
     if (k < walk.count) {
-      // Sources at the place itself belong to the left half, wherever they are in the order.
-      const S behind = job.part == Part::left    ? at_the_place(right)
-                       : job.part == Part::above ? sum_of(right, false)
-                                                 : sum_of(right);
-      result[k] = job.parity == Parity::odd ? result[k] - behind : result[k] + behind;
+      if constexpr (kIsCumulative<S>) {
+        result[k] += contribution(right.word[0], right.here(), job.part == Part::right);
+      } else {
+        // Sources at the place itself belong to the left half, wherever they are in the order.
+        const S behind = job.part == Part::left    ? at_the_place(right)
+                         : job.part == Part::above ? sum_of(right, false)
+                                                   : sum_of(right);
+        result[k] = job.parity == Parity::odd ? result[k] - behind : result[k] + behind;
+      }
       right.add(value[k].wide());
       right.cross(walk.gap[k]);
     }

@@ -87,6 +87,12 @@ struct Packed<T, double> {
   __device__ static Packed of(double value) { return {static_cast<T>(value)}; }
 };
 template <class T>
+struct Packed<T, Cumulated> {
+  T re;
+  __device__ Cumulated wide() const { return {static_cast<double>(re), static_cast<double>(re)}; }
+  __device__ static Packed of(double value) { return {static_cast<T>(value)}; }
+};
+template <class T>
 struct alignas(2 * sizeof(T)) Packed<T, Complex> {
   T re;
   T im;
@@ -111,7 +117,7 @@ struct Input {
                                  std::int64_t k) const {
     const std::int64_t index = side.source_of(head, k);
     const std::int64_t at = head * vectors.strides.head + row * vectors.strides.row + index;
-    if constexpr (std::is_same_v<S, double>) {
+    if constexpr (!std::is_same_v<S, Complex>) {
       return {read<T>(vectors.data, at, vectors.storage)};
     } else {
       Packed<T, Complex> value{};
@@ -167,8 +173,9 @@ struct Output {
     const std::int64_t index = side.source_of(head, k);
     const std::int64_t at = head * vectors.strides.head + row * vectors.strides.row + index;
     const double factor = scale * valid;
-    if constexpr (std::is_same_v<S, double>) {
-      write<T>(vectors.data, at, vectors.storage, static_cast<T>(factor * packed.wide()));
+    if constexpr (!std::is_same_v<S, Complex>) {
+      write<T>(vectors.data, at, vectors.storage,
+               static_cast<T>(factor * static_cast<double>(packed.re)));
     } else {
       Complex value = packed.wide();
       if (phases.phase != nullptr) {

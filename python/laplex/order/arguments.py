@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from math import isfinite
+import sys
+from math import inf, isfinite
+from numbers import Real
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .._support.arguments import positive
 from ..torch.call import HALF, Scalar, check_flag, check_tensor
 from ..torch.sorting import Order, is_concrete, order_of
 
@@ -45,7 +46,6 @@ class Line(NamedTuple):
         """Return numbers in the units of the line as scores of the caller."""
         if self.bounds is not None:
             low, high = self.bounds
-            inf = float("inf")
             numbers = torch.where(numbers < low, -inf, torch.where(numbers > high, inf, numbers))
         return -numbers if self.negated else numbers
 
@@ -139,8 +139,11 @@ def straight_through(hard: Tensor, soft: Tensor) -> Tensor:
 
 def _temperature(tau: Scalar, scores: Tensor, name: str) -> Tensor:
     if not isinstance(tau, Tensor):
-        number = positive("tau", tau)
-        return torch.scalar_tensor(number, dtype=torch.float64, device=scores.device)
+        if isinstance(tau, bool) or not isinstance(tau, (float, Real)):
+            raise TypeError(f"tau must be a number or a torch tensor, got {type(tau).__name__}")
+        if not sys.float_info.min <= tau < inf:
+            raise ValueError(f"tau must be positive and finite, got {tau}")
+        return torch.scalar_tensor(tau, dtype=torch.float64, device=scores.device)
     if not tau.dtype.is_floating_point:
         raise TypeError(f"tau has dtype {tau.dtype}, but must be floating-point: pass tau.float()")
     if tau.device != scores.device:
@@ -155,7 +158,7 @@ def _temperature(tau: Scalar, scores: Tensor, name: str) -> Tensor:
             f"tau has shape {tuple(tau.shape)}, which does not broadcast with the leading "
             f"dimensions {tuple(scores.shape[:-1])} of {name}: pass one temperature per line"
         ) from None
-    if is_concrete(tau) and not bool(((tau > 0) & (tau < float("inf"))).all()):
+    if is_concrete(tau) and not bool(((tau > 0) & (tau < inf)).all()):
         raise ValueError("tau must be positive and finite, but some of its entries are not")
     return tau.double()
 
@@ -169,7 +172,6 @@ def _without_infinities(
             return scores, None  # mostly the sum decides
         if bool(scores.isnan().any()):
             raise ValueError(f"{name} has entries that are NaN: remove them, or mask with inf")
-    inf = float("inf")
     given = scores.detach()
     is_infinite = given.isinf()
     top = given.masked_fill(is_infinite, -inf).amax(-1, keepdim=True)

@@ -65,7 +65,7 @@ def soft_topk(
     --------
     >>> import torch, laplex
     >>> scores = torch.tensor([3.0, 1.0, 2.0, 5.0])
-    >>> laplex.order.soft_topk(scores, 2, 0.01)
+    >>> laplex.order.soft_topk(scores, 2, 0.001)
     tensor([1., 0., 0., 1.])
     >>> laplex.order.soft_topk(scores, 2, 1.0).sum()
     tensor(2.)

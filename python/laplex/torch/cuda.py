@@ -366,6 +366,17 @@ class DevicePlan:
                 values, grad, rows, self._storage, gradients, term, stream, span(workspace)
             )
 
+    def quantiles(self, levels: int, count: int, result: int, num_threads: int, /) -> None:
+        """Write the places where the smoothed number of anchors below reaches each level.
+
+        Levels and results are addresses of float64 arrays [heads, count] on the device. A level that
+        does not lie between 0 and n gives NaN.
+        """
+        with on(self._device):
+            workspace = memory(self._plan.quantile_workspace_bytes(), self._device)
+            stream = current_stream(self._device)
+            self._plan.quantiles(levels, count, result, stream, span(workspace))
+
 
 def plan_of(
     call: Call, sig: Signature, kernel: Kernel, laid: Sequence[Tensor | None], trusted: bool

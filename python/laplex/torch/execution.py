@@ -16,7 +16,7 @@ from torch import Tensor
 from .. import _core
 from .._support.core import Gradients, Kernel, Second, Term, Vectors
 from ..numpy.layout import Layout, layout_of
-from . import cuda, fallback
+from . import cuda
 from .call import DIRECT, HALF, NAMES, SIDES, TENSORS, Call, Signature, check_degree
 
 _LITTLE = 1 << 20  # gradients of up to this many numbers are copied to take the core's fast path
@@ -59,8 +59,6 @@ class Plan(Protocol):
 
 def product(call: Call, sig: Signature) -> tuple[Tensor, Plan]:
     """Compute S(parity, polynomial) of the module `derivatives`, a new ``[*batch, n]`` tensor."""
-    if call.parity == 5 and not fallback.NATIVE:
-        return fallback.cumulative(call, sig), None
     if sig.direct:
         if sig.batch or sig.result_dtype is not sig.dtype:
             out = torch.empty(sig.shape, dtype=sig.result_dtype, device=call.targets.device)
@@ -93,11 +91,6 @@ def gradients(
     """
     if needs[3] or needs[4]:  # lengthscale and frequency
         check_degree(len(call.polynomial))
-    if call.parity == 5 and not fallback.NATIVE:
-        from . import derivatives
-        from .call import signature
-
-        return derivatives.vjp(lambda one: product(one, signature(one))[0], grad, call, needs)
     if sig.direct and isinstance(plan, _core.Plan):
         cotangent = grad
         if len(sig.anchor_batch) == 1 < sig.anchor_batch[0] and grad.stride(-2) == 0:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from . import derivatives, execution, fallback
+from . import derivatives, execution
 from .autograd import evaluate, in_forward_mode, is_watched, primitive
 from .autograd import gradients as product_gradients
 from .batching import pad_batch
@@ -73,8 +73,6 @@ def _shape(sorted_scores: Tensor, levels: Tensor, lengthscale: Tensor) -> tuple[
 def _solve(sorted_scores: Tensor, levels: Tensor, lengthscale: Tensor) -> Tensor:
     shape = _shape(sorted_scores, levels, lengthscale)
     levels = levels.expand(shape).contiguous()
-    if not fallback.NATIVE:
-        return fallback.quantiles(sorted_scores, levels, lengthscale)
     out = torch.empty_like(levels)
     if out.numel():
         scores = sorted_scores.expand(*shape[:-1], sorted_scores.shape[-1])
@@ -104,15 +102,16 @@ class _Quantiles(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients by the three tensors."""
-        return _vjp(grad, *ctx.saved_tensors, ctx.needs_input_grad)
+        scores, levels, lengthscale, quantiles = ctx.saved_tensors
+        return _vjp(grad, scores, levels, lengthscale, quantiles, ctx.needs_input_grad)
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
         """Return the derivative along the tangents."""
         # As in `autograd.Transformed`: forward mode on for enclosing transforms, own tangents off.
         with forward_ad._set_fwd_grad_enabled(True):
-            own = [_unpack_dual(each).primal for each in ctx.saved_tensors[:3]]
-            return _jvp(*own, tangents)
+            s, q, ell = (_unpack_dual(each).primal for each in ctx.saved_tensors[:3])
+            return _jvp(s, q, ell, tangents)
 
     @staticmethod
     def vmap(info: Any, in_dims: Sequence[int | None], *tensors: Tensor) -> tuple[Tensor, int]:

@@ -206,6 +206,16 @@ class Plan {
   void half_sums(const ConstVectors& values, std::int64_t rows, const Vectors& left,
                  const Vectors& right, Stream stream, Memory workspace = {}) const;
 
+  /// Computes the places where the smoothed number of anchors below reaches given levels; see
+  /// laplex::Plan::quantiles(). A level that does not lie between 0 and n gives NaN.
+  /// \param levels the levels, `[heads, count]`, on the device
+  /// \param count the number of levels of each head
+  /// \param result receives the places, `[heads, count]`
+  /// \param stream the stream
+  /// \param workspace memory for the call: quantile_workspace_bytes()
+  void quantiles(const double* levels, std::int64_t count, double* result, Stream stream,
+                 Memory workspace = {}) const;
+
   /// Computes first-order gradients of `Re<grad, K values>`; see laplex::Plan::vjp().
   /// \param values the values
   /// \param grad the cotangent, of the result's type
@@ -249,6 +259,9 @@ class Plan {
   /// \param term the member of the family of sums in place of K
   [[nodiscard]] std::size_t gradient_workspace_bytes(std::int64_t rows, bool values_complex,
                                                      Term term = {}) const;
+
+  /// The bytes of `workspace` that quantiles() needs, for the anchors that the plan has now.
+  [[nodiscard]] std::size_t quantile_workspace_bytes() const;
 
   /// Copies the anchors to device memory, in the order in which they were given.
   /// \param targets receives the targets, in the shape of Kernel::targets; may be null
