@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .._support.arguments import integer, kernel_number, one_of
 from ..torch.call import COMPLEX_OF, check_flag, check_tensor
-from .directions import GROUPS, KINDS, draw_directions, draw_groups
+from .directions import GROUPS, KINDS, Rule, draw_rules
 from .line_kernel import LineKernel, line_kernel
 
 Kernel = Literal["laplace", "matern32", "energy"]
@@ -21,11 +21,11 @@ SCALE = {"laplace": 1.0, "matern32": math.sqrt(3.0), "energy": 1.0}
 
 
 class Slices(NamedTuple):
-    """A kernel on a line, and the directions of the lines in independent groups."""
+    """A kernel on a line, and the lines."""
 
     kernel: LineKernel
-    groups: list[Tensor]
-    """Directions of the points' dtype and device, with the coordinates of embedded points."""
+    rules: list[Rule]
+    """Independent rules of the points' dtype and device, in the dimension of embedded points."""
 
 
 def check_points(name: str, points: Any, like: Tensor | None = None, like_name: str = "") -> None:
@@ -91,14 +91,16 @@ def check_kernel(kernel: Any, allowed: Any = Kernel) -> str:
     return name
 
 
-def scaled(points: Tensor, origin: Tensor, lengthscale: float | Tensor, kernel: str) -> Tensor:
-    """Points in units of the kernel's lengthscale, from an origin near them, which saves digits."""
-    return (points - origin) * (SCALE[kernel] / lengthscale)
+def scaled(
+    lengthscale: float | Tensor, kernel: str, targets: Tensor, sources: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """Points in units of the kernel's lengthscale, from the mean of the targets.
 
-
-def origin_of(points: Tensor) -> Tensor:
-    """The mean of the points. Kernels do not depend on it, and so it has no derivative."""
-    return points.detach().mean(0) if len(points) else points.new_zeros(points.shape[1])
+    Small coordinates keep more digits. Kernels do not depend on the origin: it has no derivative.
+    """
+    origin = targets.detach().mean(0) if len(targets) else targets.new_zeros(targets.shape[1])
+    factor = SCALE[kernel] / lengthscale
+    return (targets - origin) * factor, None if sources is None else (sources - origin) * factor
 
 
 def projections_of(points: Tensor, directions: Tensor) -> Tensor:
@@ -124,8 +126,7 @@ def check_lengthscale(lengthscale: Any, points: Tensor, points_name: str) -> flo
         raise TypeError(f"lengthscale must be float32 or float64, got {lengthscale.dtype}")
     if lengthscale.dim() > 0 and lengthscale.device != points.device:
         _check_like("lengthscale", lengthscale.to(points.dtype), points, points_name)
-    readable = not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active())
-    if readable and lengthscale.is_cpu and not bool((lengthscale > 0).all()):
+    if _readable(lengthscale) and not bool((lengthscale > 0).all()):
         raise ValueError(f"lengthscale must be positive, got {lengthscale.tolist()}")
     return lengthscale.to(points.dtype)
 
@@ -144,9 +145,8 @@ def slices_of(
     line = line_kernel(kernel, dimension)
     if isinstance(directions, Tensor):
         directions = _given_directions(directions, line.dimension, dimension)
-        groups = list(directions.tensor_split(min(GROUPS, len(directions))))
-        if not return_error:
-            groups = [directions]
+        parts = min(GROUPS, len(directions)) if return_error else 1
+        rules = [Rule.of(part) for part in directions.tensor_split(parts)]
     else:
         if not isinstance(directions, str) or directions not in KINDS:
             raise ValueError(
@@ -157,15 +157,13 @@ def slices_of(
                 f"generator must be a torch.Generator or None, got {type(generator).__name__}"
             )
         count = integer("projections", projections)
-        if return_error:
-            groups = draw_groups(directions, count, line.dimension, generator, min(GROUPS, count))
-        else:
-            groups = [draw_directions(directions, count, line.dimension, generator)]
-    if return_error and dimension > 1 and len(groups) < 2:
+        parts = min(GROUPS, count) if return_error else 1
+        rules = draw_rules(directions, count, line.dimension, generator, parts)
+    if return_error and dimension > 1 and len(rules) < 2:
         raise ValueError(
             "return_error needs at least 2 directions, got 1: the error is their spread"
         )
-    return Slices(line, [group.to(points) for group in groups])
+    return Slices(line, [rule.to(points) for rule in rules])
 
 
 def _given_directions(directions: Tensor, sphere: int, dimension: int) -> Tensor:
@@ -176,7 +174,17 @@ def _given_directions(directions: Tensor, sphere: int, dimension: int) -> Tensor
         )
     if not directions.is_floating_point():
         raise TypeError(f"directions must be float32 or float64, got {directions.dtype}")
-    lengths = directions.detach().double().norm(dim=1)
-    if not bool(((lengths - 1).abs() < 1e-3).all()):
-        raise ValueError("directions must have length 1: pass torch.nn.functional.normalize(...)")
+    directions = directions.detach()
+    if _readable(directions):
+        lengths = directions.double().norm(dim=1)
+        if not bool(((lengths - 1).abs() < 1e-3).all()):
+            raise ValueError(
+                "directions must have length 1: pass torch.nn.functional.normalize(directions)"
+            )
     return directions
+
+
+def _readable(tensor: Tensor) -> bool:
+    """Whether numbers can be looked at, without a compiler, a transform or a wait for a GPU."""
+    transformed = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    return tensor.is_cpu and not transformed

@@ -24,8 +24,33 @@ class Wave(NamedTuple):
 
     amplitude: float
     rate: float
-    frequency: float
-    phase: float
+    frequency: float = 0.0
+    phase: float = 0.0
+
+
+PLANE = {
+    "laplace": (
+        Wave(-0.0002312291542, 0.01078095598),
+        Wave(-0.003347733982, 0.05119365962),
+        Wave(-0.02547951476, 0.1568323554),
+        Wave(-0.158753372, 0.3888376655),
+        Wave(-1.509715325, 0.7892422803),
+        Wave(2.69752972, 1.048468178),
+    ),
+    "matern32": (
+        Wave(-0.0003085688922, 0.007215666648),
+        Wave(-0.004444523088, 0.03404608224),
+        Wave(-0.03466583069, 0.105239486),
+        Wave(-0.2317368005, 0.2696613215),
+        Wave(-3.080801495, 0.620311283),
+        Wave(20.23120202, 1.063857414, -0.1342482352, 1.353990458),
+    ),
+}
+"""The functions of the plane, which decay as 1 / t^2: minimax fits by iterated least squares.
+
+They are 1 - t (the integral of exp(-t sin p) over 0 < p < pi/2), and 1 - t^2 (that of
+sin(p) exp(-t sin p)).
+"""
 
 
 def fitted_waves(polynomial: list[Fraction], dimension: int) -> tuple[Wave, ...]:

@@ -14,7 +14,6 @@ from .arguments import (
     check_lengthscale,
     check_points,
     check_weights,
-    origin_of,
     scaled,
     slices_of,
 )
@@ -118,11 +117,9 @@ def kde(
     kernel = check_kernel(kernel, Kernel)
     lengthscale = check_lengthscale(lengthscale, points, "points")
     slices = slices_of(kernel, points, projections, directions, generator, return_error)
-    origin = origin_of(points)
-    sources = scaled(points, origin, lengthscale, kernel)
-    at = None if queries is None else scaled(queries, origin, lengthscale, kernel)
-    targets, others = (sources, None) if at is None else (at, sources)
-    mean, error = mean_product(slices, weights / weights.sum(), targets, others)
+    given = (points, None) if queries is None else (queries, points)
+    targets, sources = scaled(lengthscale, kernel, *given)
+    mean, error = mean_product(slices, weights / weights.sum(), targets, sources)
     height = _height(kernel, points.shape[1], lengthscale)
     if not return_error:
         return mean * height

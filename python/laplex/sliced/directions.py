@@ -1,10 +1,11 @@
-"""Sets of directions in R^d over which the mean of a function is close to that over all."""
+"""Rules of few directions in R^d, whose weighted means are close to the mean over all of them."""
 
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,35 +13,75 @@ Kind = Literal["auto", "orthogonal", "sobol", "random"]
 KINDS = get_args(Kind)
 
 GROUPS = 8
-"""The number of independent sets from which a standard error is estimated."""
+"""The number of independent rules from which a standard error is estimated."""
 
 
-def draw_directions(
-    kind: str, count: int, dimension: int, generator: torch.Generator | None
-) -> Tensor:
-    """Draw unit vectors ``[count, dimension]`` in float64, each uniform on the sphere by itself.
+class Rule(NamedTuple):
+    """Directions and their weights."""
+
+    directions: Tensor
+    """Unit vectors ``[p, d]``."""
+    weights: Tensor
+    """Numbers ``[p]`` above 0 whose sum is 1."""
+
+    @classmethod
+    def of(cls, directions: Tensor) -> Rule:
+        """Give all directions the same weight."""
+        return cls(directions, directions.new_full((len(directions),), 1 / len(directions)))
+
+    def to(self, like: Tensor) -> Rule:
+        """The rule in the dtype and on the device of a tensor."""
+        return Rule(self.directions.to(like), self.weights.to(like))
+
+
+def draw_rules(
+    kind: str, count: int, dimension: int, generator: torch.Generator | None, groups: int
+) -> list[Rule]:
+    """Draw ``groups`` independent rules that have ``count`` directions in all, or fewer.
 
     Parameters
     ----------
     kind
-        One of `KINDS`. "auto" is a Fibonacci lattice in three dimensions, equal angles in two, and
-        "orthogonal" otherwise: blocks of d orthonormal vectors.
+        One of `KINDS`. "auto" is a product of Gauss's rule and equal angles in three dimensions,
+        equal angles in two, and "orthogonal" otherwise: blocks of d orthonormal vectors.
     count, dimension
-        How many vectors of how many coordinates.
+        How many unit vectors of how many coordinates. Each is rotated uniformly.
     generator
         The source of randomness; None stands for one with a fixed seed, so that the same call gives
         the same directions.
+    groups
+        The number of rules.
     """
     if generator is None:
-        generator = torch.Generator().manual_seed(0)
+        fixed: list[Rule] = _fixed_rules(kind, count, dimension, groups)
+        return fixed
+    sizes = [count // groups + (k < count % groups) for k in range(groups)]
+    with torch._C._DisableFuncTorch():  # under vmap, all calls have the same directions
+        return [draw_rule(kind, size, dimension, generator) for size in sizes]
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _fixed_rules(kind: str, count: int, dimension: int, groups: int) -> list[Rule]:
+    return draw_rules(kind, count, dimension, torch.Generator().manual_seed(0), groups)
+
+
+def draw_rule(kind: str, count: int, dimension: int, generator: torch.Generator) -> Rule:
+    """Draw a rule in float64; on a line, one direction is enough."""
     if dimension == 1:
-        return torch.ones(1, 1, dtype=torch.float64)
+        return Rule.of(torch.ones(1, 1, dtype=torch.float64))
+    if kind == "auto" and dimension == 3:
+        directions, weights = product_rule(count)
+        turned = directions.to(generator.device) @ rotation(3, generator)
+        return Rule(turned, weights.to(generator.device))
+    return Rule.of(draw_directions(kind, count, dimension, generator))
+
+
+def draw_directions(kind: str, count: int, dimension: int, generator: torch.Generator) -> Tensor:
+    """Draw unit vectors ``[count, dimension]`` of equal weights."""
     if kind == "auto" and dimension == 2:
         turn = torch.rand((), generator=generator, dtype=torch.float64, device=generator.device)
         angle = (torch.arange(count, device=generator.device) + turn) * (math.pi / count)
         return torch.stack((angle.cos(), angle.sin()), -1)
-    if kind == "auto" and dimension == 3:
-        return fibonacci(count).to(generator.device) @ rotation(3, generator)
     if kind == "sobol":
         return sobol(count, dimension, generator)
     if kind == "random":
@@ -50,16 +91,6 @@ def draw_directions(
         return torch.nn.functional.normalize(normal)
     blocks = -(-count // dimension)
     return torch.cat([rotation(dimension, generator) for _ in range(blocks)])[:count]
-
-
-def draw_groups(
-    kind: str, count: int, dimension: int, generator: torch.Generator | None, groups: int
-) -> list[Tensor]:
-    """Draw ``groups`` independent sets that have ``count`` directions in all."""
-    if generator is None:
-        generator = torch.Generator().manual_seed(0)
-    sizes = [count // groups + (k < count % groups) for k in range(groups)]
-    return [draw_directions(kind, size, dimension, generator) for size in sizes]
 
 
 def rotation(dimension: int, generator: torch.Generator) -> Tensor:
@@ -72,13 +103,19 @@ def rotation(dimension: int, generator: torch.Generator) -> Tensor:
     return turned
 
 
-def fibonacci(count: int) -> Tensor:
-    """The lattice of the golden angle on half a sphere, which is enough for even functions."""
-    index = torch.arange(count, dtype=torch.float64) + 0.5
-    height = index / count
-    angle = index * math.pi * (1 + math.sqrt(5))
+def product_rule(count: int) -> Rule:
+    """Gauss's rule along an axis times equal angles on half of each circle around it.
+
+    With m nodes and m angles, means of even polynomials up to degree 2 m - 1 are exact.
+    """
+    heights = math.isqrt(count)
+    nodes, weights = (torch.from_numpy(each) for each in np.polynomial.legendre.leggauss(heights))
+    angles = count // heights
+    angle = torch.arange(angles, dtype=torch.float64) * (math.pi / angles)
+    height, turn = (each.flatten() for each in torch.meshgrid(nodes, angle, indexing="ij"))
     radius = (1 - height.square()).sqrt()
-    return torch.stack((radius * angle.cos(), radius * angle.sin(), height), -1)
+    directions = torch.stack((radius * turn.cos(), radius * turn.sin(), height), -1)
+    return Rule(directions, weights.repeat_interleave(angles) / (2 * angles))
 
 
 def sobol(count: int, dimension: int, generator: torch.Generator) -> Tensor:

@@ -13,12 +13,11 @@ from .arguments import (
     check_lengthscale,
     check_points,
     check_weights,
-    origin_of,
     projections_of,
     scaled,
     slices_of,
 )
-from .chunks import group_means, mean_and_error
+from .chunks import mean_and_error, means_of
 
 
 @overload
@@ -136,23 +135,22 @@ def mmd(
     kernel = check_kernel(kernel)
     lengthscale = check_lengthscale(lengthscale, x, "x")
     slices = slices_of(kernel, x, projections, directions, generator, return_error)
-    points = torch.cat((x, y))
-    points = scaled(points, origin_of(points), lengthscale, kernel)
+    points, _ = scaled(lengthscale, kernel, torch.cat((x, y)))
     a, b = a / a.sum(), b / b.sum()
 
-    def forms(directions: Tensor, rows: Tensor, points: Tensor) -> Tensor:
+    def forms(directions: Tensor, weights: Tensor, rows: Tensor, points: Tensor) -> Tensor:
         products = slices.kernel.product(rows, projections_of(points, directions), None)
-        return torch.einsum("an,bhn->ab", rows, products)
+        return torch.einsum("h,bhn,an->ab", weights, products, rows)
 
     if not unbiased:
         rows = torch.cat((a, -b))[None]
-        means = group_means(slices, forms, len(points), rows, points)
+        means = means_of(slices, forms, len(points), rows, points)
         values = [mean[0, 0] for mean in means]
     else:
         rows = torch.stack(
             (torch.cat((a, torch.zeros_like(b))), torch.cat((torch.zeros_like(a), b)))
         )
-        means = group_means(slices, forms, 2 * len(points), rows, points)
+        means = means_of(slices, forms, 2 * len(points), rows, points)
         itself = slices.kernel.at_zero
         of_x, of_y = a.square().sum(), b.square().sum()
         values = [

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ..torch.autograd import primitive
 from ..torch.call import MAX_DEGREE, Call
-from .damped_cosines import Wave, fitted_waves
+from .damped_cosines import PLANE, Wave, fitted_waves
 
 MAX_DIMENSION = 512
 """Fits for more dimensions take long, and so many need more directions than anybody computes."""
@@ -68,31 +68,33 @@ class CosineKernel:
         self.at_zero = sum(wave.amplitude * math.cos(wave.phase) for wave in waves)
 
     def product(self, values: Tensor, targets: Tensor, sources: Tensor | None) -> Tensor:
-        """Multiply in one pass of the core for each cosine."""
+        """Multiply in one pass of the core for each cosine; the projections are sorted once."""
+        lines = targets.unbind(0)
+        others = [None] * len(lines) if sources is None else sources.unbind(0)
+        return torch.stack(
+            [self._of_line(values, x, y) for x, y in zip(lines, others, strict=True)], dim=-2
+        )
+
+    def _of_line(self, values: Tensor, targets: Tensor, sources: Tensor | None) -> Tensor:
+        if values.is_complex():
+            parts = (self._of_line(v, targets, sources) for v in (values.real, values.imag))
+            return torch.complex(*parts)
 
         def column(numbers: list[float]) -> Tensor:
             return torch.tensor(numbers, dtype=torch.float64, device=targets.device)
 
         lengthscale = column([1 / wave.rate for wave in self.waves])
-        frequency = column([wave.frequency for wave in self.waves])
-        phase = column([wave.phase for wave in self.waves]).to(targets.dtype)
         amplitude = column([wave.amplitude for wave in self.waves]).to(targets.dtype)
-        call = Call(
-            values[..., None, None, :],
-            targets[:, None, :],
-            None if sources is None else sources[:, None, :],
-            lengthscale,
-            frequency,
-            phase[:, None].expand(-1, targets.shape[-1]),
-            targets.new_zeros((targets if sources is None else sources).shape[-1]),
-            real_part=True,
-        )
-        if values.is_complex():
-            parts = (call._replace(values=part) for part in (call.values.real, call.values.imag))
-            sums = torch.complex(*map(primitive, parts))
-        else:
-            sums = primitive(call)
-        return (amplitude[:, None] * sums).sum(-2)
+        call = Call(values[..., None, :], targets, sources, lengthscale, None, None, None)
+        if any(wave.frequency for wave in self.waves):
+            phase = column([wave.phase for wave in self.waves]).to(targets.dtype)
+            call = call._replace(
+                frequency=column([wave.frequency for wave in self.waves]),
+                target_phase=phase[:, None].expand(-1, targets.shape[-1]),
+                source_phase=torch.zeros_like(targets if sources is None else sources),
+                real_part=True,
+            )
+        return (amplitude[:, None] * primitive(call)).sum(-2)
 
 
 class EnergyKernel:
@@ -118,7 +120,6 @@ class EnergyKernel:
         return (moments - targets * signs) * self.factor
 
 
-@lru_cache(maxsize=64)
 def line_kernel(kernel: str, dimension: int) -> LineKernel:
     """Find the kernel on a line for points of R^d.
 
@@ -127,8 +128,8 @@ def line_kernel(kernel: str, dimension: int) -> LineKernel:
     kernel
         "laplace", "matern32" or "energy".
     dimension
-        The number of coordinates, d. The first two kernels have a closed form for odd d, so points
-        of an even dimension are embedded.
+        The number of coordinates, d. For the first two kernels and an even d above 2, points are
+        embedded in an odd dimension.
 
     Raises
     ------
@@ -137,19 +138,41 @@ def line_kernel(kernel: str, dimension: int) -> LineKernel:
     """
     if kernel == "energy":
         return EnergyKernel(dimension)
+    sphere, polynomial, waves = _coefficients(kernel, dimension)
+    if polynomial:
+        return PolynomialKernel(sphere, polynomial, parity=4 if kernel == "matern32" else 0)
+    return CosineKernel(sphere, tuple(Wave(*each) for each in waves))
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _coefficients(
+    kernel: str, dimension: int
+) -> tuple[int, tuple[float, ...], tuple[tuple[float, ...], ...]]:
+    """The dimension of the sphere, and either a polynomial or cosines.
+
+    A compiler takes numbers for constants, but no objects.
+    """
+    return _cached_coefficients(kernel, dimension)
+
+
+@lru_cache(maxsize=64)
+def _cached_coefficients(
+    kernel: str, dimension: int
+) -> tuple[int, tuple[float, ...], tuple[tuple[float, ...], ...]]:
+    if dimension == 2:
+        return 2, (), tuple(tuple(wave) for wave in PLANE[kernel])
     smooth = kernel == "matern32"
     odd = dimension + 1 - dimension % 2
-    polynomial = exact_polynomial(odd, smooth)
-    if len(polynomial) - 1 <= MAX_DEGREE:
-        coefficients = tuple(float(each) for each in polynomial)
-        return PolynomialKernel(odd, coefficients, parity=4 if smooth else 0)
+    if (odd - 1) // 2 + smooth <= MAX_DEGREE:
+        return odd, tuple(float(each) for each in exact_polynomial(odd, smooth)), ()
     if dimension > MAX_DIMENSION:
         raise NotImplementedError(
             f"points have {dimension} coordinates, but kernel={kernel!r} is available for at most "
             f"{MAX_DIMENSION}: reduce the dimension first, or use kernel='energy'"
         )
     odd = max(odd, 11)  # for 9 and Matern-3/2, the amplitudes of a fit would be large
-    return CosineKernel(odd, fitted_waves(exact_polynomial(odd, smooth), odd))
+    waves = fitted_waves(exact_polynomial(odd, smooth), odd)
+    return odd, (), tuple(tuple(wave) for wave in waves)
 
 
 def exact_polynomial(dimension: int, smooth: bool) -> list[Fraction]:

@@ -8,9 +8,17 @@ import torch
 from linear_operator import LinearOperator
 from torch import Tensor
 
-from .arguments import check_kernel, check_lengthscale, check_points, slices_of
-from .line_kernel import line_kernel
-from .product import matvec
+from .arguments import (
+    Slices,
+    check_kernel,
+    check_lengthscale,
+    check_points,
+    check_weights,
+    scaled,
+    slices_of,
+)
+from .chunks import mean_product
+from .directions import Rule
 
 Kernel = Literal["laplace", "matern32"]
 
@@ -32,6 +40,8 @@ class SlicedKernelOperator(LinearOperator):  # type: ignore[misc]
         The lengthscale, as in `laplex.sliced.matvec`.
     directions : {"auto", "orthogonal", "sobol", "random"} or Tensor, shape ``[P, d]``
         How directions are chosen, as in `laplex.sliced.matvec`.
+    weights : Tensor, shape ``[P]``, optional
+        The weights of given directions, which add up to 1. The default is equal weights.
     kernel : {"laplace", "matern32"}
         The kernel. ("energy" has no positive semidefinite matrix.)
     projections : int
@@ -41,7 +51,7 @@ class SlicedKernelOperator(LinearOperator):  # type: ignore[misc]
 
     Attributes
     ----------
-    points, lengthscale, directions : Tensor
+    points, lengthscale, directions, weights : Tensor
         What the matrix is made of. The package differentiates by the first two.
 
     Raises
@@ -53,8 +63,8 @@ class SlicedKernelOperator(LinearOperator):  # type: ignore[misc]
 
     Notes
     -----
-    Above d = 9 ("laplace") and d = 7 ("matern32"), where f is approximated within 5e-6, an
-    eigenvalue may be as low as -5e-6 n: the noise variance should be larger.
+    Where f is a fit with an error of 5e-6 (d = 2, and above 9 for "laplace" or 7 for "matern32"),
+    an eigenvalue may be as low as -5e-6 n, so the noise variance should be larger.
 
     Examples
     --------
@@ -70,6 +80,7 @@ class SlicedKernelOperator(LinearOperator):  # type: ignore[misc]
         points: Tensor,
         lengthscale: float | Tensor = 1.0,
         directions: str | Tensor = "auto",
+        weights: Tensor | None = None,
         *,
         kernel: str = "laplace",
         projections: int = 64,
@@ -81,21 +92,22 @@ class SlicedKernelOperator(LinearOperator):  # type: ignore[misc]
         if not isinstance(lengthscale, Tensor):
             lengthscale = points.new_tensor(lengthscale)
         slices = slices_of(kernel, points, projections, directions, generator, False)
-        super().__init__(points, lengthscale, slices.groups[0], kernel=kernel)
+        rule = slices.rules[0]
+        if weights is not None:
+            rule = Rule(
+                rule.directions, check_weights("weights", weights, rule.directions, "directions")
+            )
+        super().__init__(points, lengthscale, *rule, kernel=kernel)
         self.points = points
         self.lengthscale = lengthscale
-        self.directions = slices.groups[0]
+        self.directions, self.weights = rule
         self.kernel = kernel
+        self._slices = Slices(slices.kernel, [rule])
 
     def _matmul(self, rhs: Tensor) -> Tensor:
         rows = rhs if rhs.dim() == 1 else rhs.mT
-        products = matvec(
-            rows,
-            self.points,
-            lengthscale=self.lengthscale,
-            kernel=self.kernel,
-            directions=self.directions,
-        )
+        points, _ = scaled(self.lengthscale, self.kernel, self.points)
+        products, _ = mean_product(self._slices, rows, points, None)
         return products if rhs.dim() == 1 else products.mT
 
     def _size(self) -> torch.Size:
@@ -105,5 +117,4 @@ class SlicedKernelOperator(LinearOperator):  # type: ignore[misc]
         return self  # symmetric
 
     def _diagonal(self) -> Tensor:
-        at_zero = line_kernel(self.kernel, self.points.shape[1]).at_zero
-        return self.points.new_full((len(self.points),), at_zero)
+        return self.points.new_full((len(self.points),), self._slices.kernel.at_zero)

@@ -12,7 +12,6 @@ from .arguments import (
     check_lengthscale,
     check_points,
     check_values,
-    origin_of,
     scaled,
     slices_of,
 )
@@ -89,20 +88,22 @@ def matvec(
         The number P of directions. Points on a line (d = 1) need one, whatever the number.
     directions : {"auto", "orthogonal", "sobol", "random"} or Tensor, shape ``[P, d]``
         How directions are chosen: "orthogonal" are blocks of d orthonormal vectors, "sobol" is a
-        scrambled Sobol sequence of normal vectors, "random" are independent. "auto" is a Fibonacci
-        lattice on half of the sphere in R^3, equal angles in the plane, and "orthogonal" otherwise.
-        All are rotated at random. A tensor gives P unit vectors. For "laplace" and "matern32", even
-        dimensions are embedded in the next odd one by a coordinate 0 (8 and 9 of "matern32" in 11),
-        and the directions have its number of coordinates.
+        scrambled Sobol sequence of normal vectors, "random" are independent. "auto" is equal angles
+        in the plane, a product of Gauss's rule and equal angles in R^3, which has
+        :math:`\lfloor\sqrt P\rfloor` heights, weights, and perhaps a few directions less than P,
+        and "orthogonal" otherwise. All are rotated at random. A tensor gives P unit vectors of
+        equal weight. For "laplace" and "matern32", even dimensions from 4 are embedded in the next
+        odd one by a coordinate 0 (8 and 9 of "matern32" in 11), and the directions have its number
+        of coordinates.
     generator : torch.Generator, optional
         The source of the random rotation. If it is not given, the same arguments always give the
         same directions: all products are with one matrix, which is symmetric if targets are also
         the sources.
     return_error : bool
-        Return a standard error as well. Directions are then drawn as 8 independent sets of P / 8,
+        Return a standard error as well. Directions are then drawn as 8 independent rules of P / 8,
         and the error is computed from the spread of their means. So the product is another one than
         without, and for few directions a less accurate one. A tensor's consecutive eighths are
-        taken for independent sets.
+        taken for independent rules.
 
     Returns
     -------
@@ -126,8 +127,9 @@ def matvec(
     **Accuracy.** The only error of size is that of the choice of directions. It falls as
     :math:`P^{-1/2}`, and faster in R^2 and R^3, in units of :math:`\sum_j |v_j|`, not of the entry
     itself: where kernels are small because points are many lengthscales apart, the error may exceed
-    the result. f is exact up to d = 9 for "laplace", d = 7 for "matern32", and for every d for
-    "energy"; above, it is a sum of damped cosines with an error of at most 5e-6.
+    the result. f is exact for "energy". For "laplace" it is a sum of damped cosines with an
+    error of at most 5e-6 at d = 2 and above 9, for "matern32" at d = 2 and above 7, and exact
+    otherwise.
 
     **Derivatives** are those of the mean over the P directions, exact and of any order, by every
     tensor argument except directions. Backward passes compute the products of each chunk of
@@ -154,8 +156,5 @@ def matvec(
     kernel = check_kernel(kernel)
     lengthscale = check_lengthscale(lengthscale, targets, "targets")
     slices = slices_of(kernel, targets, projections, directions, generator, return_error)
-    origin = origin_of(targets)
-    x = scaled(targets, origin, lengthscale, kernel)
-    y = None if sources is None else scaled(sources, origin, lengthscale, kernel)
-    mean, error = mean_product(slices, values, x, y)
+    mean, error = mean_product(slices, values, *scaled(lengthscale, kernel, targets, sources))
     return (mean, error) if return_error else mean
