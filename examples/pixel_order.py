@@ -18,7 +18,11 @@ distance from where a pixel belongs. It compares two orders that need no gradien
 places sorted by the first principal component of their colours, and pixels sorted by the dot with
 the nearest colours. It saves its state every 20 steps, and continues from there.
 
-RESULTS
+With a million pixels, a step takes 5.3 s on two shared cores, and the run 18 minutes and 5.3 GiB.
+The thumbnails are met within 0.24 standard deviations, from 0.96 at first; nearest dots leave 0.83
+and the principal component 0.81. The photographs appear, but the order is not that from which they
+were shuffled: 2.5 % of the pixels are in the right block, half of them are more than 133 pixels
+away (nearest dots: 45), and the error of the ninth is 0.75 (nearest dots: 0.78).
 """
 
 from __future__ import annotations

@@ -16,7 +16,10 @@ beside scikit-learn's least squares, Huber, RANSAC, Theil-Sen and QuantileRegres
 Both losses are not convex: they start from the fit of least absolute residuals, and the temperature
 falls from the spread of the losses to a hundredth of it.
 
-RESULTS
+Over 20 splits, the mean errors are 0.80 (trimmed) and 0.81 (quantile) standard deviations of the
+target, against 0.72 for least squares without outliers, 1.60 with them, 1.49 for Huber, 1.45 for
+Theil-Sen, 1.26 for the median and 1.69 for RANSAC, all with their defaults. Each of ours went to a
+wrong line in one split. A split takes 0.7 s here, more than all but Theil-Sen.
 """
 
 from __future__ import annotations
