@@ -68,7 +68,8 @@ def test_many_directions_approach_the_discrepancy(kind, unbiased, d):
     x, y = draw(40, d), draw(30, d, seed=1) + 0.5
     matrices = (kernel_at(kind, distances(*pair)) for pair in ((x, x), (y, y), (x, y)))
     exact = dense_mmd(*matrices, torch.ones(40, dtype=D), torch.ones(30, dtype=D), unbiased)
-    found, error = mmd(x, y, kernel=kind, unbiased=unbiased, projections=8000, return_error=True)
+    count = 512 if d == 2 else 8000  # angles of the plane converge fast, and one by one
+    found, error = mmd(x, y, kernel=kind, unbiased=unbiased, projections=count, return_error=True)
     assert (found - exact).abs() < 4 * error + 2e-5  # the errors of a fit, of pairs of three kinds
     assert error < 1e-3
 
