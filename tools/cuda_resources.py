@@ -17,7 +17,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 # The files of cuda/src that contain kernels.
-SOURCES = ("products", "quantiles", "gradients", "term_gradients", "state", "gram", "gram_gradients")
+SOURCES = (
+    "products",
+    "quantiles",
+    "gradients",
+    "term_gradients",
+    "state",
+    "gram",
+    "gram_gradients",
+)
 FLAGS = ("-std=c++17", "-fmad=false", "--expt-relaxed-constexpr")
 INCLUDES = ("cuda/include", "cpp/include", "cpp/src", "cuda/src")
 

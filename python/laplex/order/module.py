@@ -49,6 +49,14 @@ class SoftPermutation(nn.Module):
     TypeError, ValueError
         If an argument is not as described.
 
+    Notes
+    -----
+    Gradients move a value past its neighbours, one step at a time. So an order is found from near
+    it, or where values change little from place to place; otherwise the loss has many local minima.
+    Of six random orders of eight equidistant numbers, 300 steps of Adam with ``tau`` from 1 to 0.02
+    found all by ``"permute"`` and four by ``"softsort"``. Of six of random vectors with six
+    entries, 200 steps found four and one. ``"softsort"`` takes a third of the time.
+
     Examples
     --------
     >>> import torch, laplex

@@ -133,8 +133,9 @@ def soft_permute(
     Notes
     -----
     Computed in float64, as differences of sums over all values, from which their mean is subtracted
-    first. So the error is at most 2e-14 times the sum of the distances of all values from their
-    mean, and the result is exact for equal values.
+    first. So rows and columns sum to 1 up to rounding, and the error is at most 2e-14 times the sum
+    of the distances of all values from their mean. The rounding of the edges :math:`b_q` adds
+    1e-16 :math:`|b_q| / \tau` to an entry, times the number of scores within :math:`\tau`.
 
     Source: LapSum, arXiv 2503.06242.
 

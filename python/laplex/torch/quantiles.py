@@ -26,6 +26,7 @@ from .autograd import gradients as product_gradients
 from .batching import pad_batch
 from .call import TENSORS, Call, signature
 from .registry import LIBRARY, TAGS
+from .sorting import is_concrete
 
 _TRAILING = (1, 1, 0)
 _unpack_dual: Any = forward_ad.unpack_dual
@@ -88,7 +89,7 @@ class _Quantiles(torch.autograd.Function):
     @staticmethod
     def forward(*tensors: Tensor) -> Tensor:
         """Return the quantiles of sorted scores, levels and a lengthscale."""
-        if is_watched():
+        if is_watched() or tensors[0].is_meta:
             watched: Tensor = _QUANTILES(*tensors)
             return watched
         return _solve(*tensors)
@@ -136,7 +137,9 @@ def _vjp(
         sig = signature(product)
         total, plan = evaluate(product, sig)
         weights = grad / total
-        d_scores = product_gradients(weights, product, sig, of_scores, plan)[0]
+        d_scores = None
+        if needs[0]:
+            d_scores = product_gradients(weights, product, sig, of_scores, plan)[0]
     d_levels = d_lengthscale = None
     if needs[1]:
         d_levels = (2 * lengthscale.unsqueeze(-1) * weights).sum_to_size(levels.shape)
@@ -165,7 +168,7 @@ def _jvp(
 def _product(scores: Tensor, quantiles: Tensor, lengthscale: Tensor) -> Call:
     """Return the call that is Z, and with other values the sums of K(b, s)."""
     ones = torch.ones_like(scores)
-    if is_watched() or scores.is_cuda or _has_far_gap(scores, lengthscale):
+    if not is_concrete(scores) or _has_far_gap(scores, lengthscale):
         scores, quantiles = _close_gaps(scores, quantiles, lengthscale)
     return Call(ones, quantiles, scores, lengthscale, None, None, None)
 

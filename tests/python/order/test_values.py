@@ -97,14 +97,16 @@ def test_permutations_are_doubly_stochastic(scores, tau, seed):
     matrix = permutation_matrix(edges, scores, tau)
     values = torch.randn(3, n, generator=torch.Generator().manual_seed(seed)).double()
     found = order.soft_permute(values, scores, tau)
-    torch.testing.assert_close(found, values @ matrix.mT, rtol=0, atol=1e-12 * n)
+    # The rows of the formula sum to 1 up to the rounding of the edges.
+    close = 10 * level_tolerance(scores, tau)
+    torch.testing.assert_close(found, values @ matrix.mT, rtol=0, atol=close)
     total = found.sum(-1)
     torch.testing.assert_close(total, values.sum(-1), rtol=0, atol=1e-13 * n * n)
     ours = order.soft_permute(torch.eye(n, dtype=torch.float64), scores, tau)
     one = torch.ones(n, dtype=torch.float64)
     torch.testing.assert_close(ours.sum(0), one, rtol=0, atol=1e-13 * n * n)
     torch.testing.assert_close(ours.sum(1), one, rtol=0, atol=1e-13 * n * n)
-    assert float(ours.min()) >= -1e-13 * n
+    assert float(ours.min()) >= -close
     same = order.soft_permute(torch.full((n,), 0.7, dtype=torch.float64), scores, tau)
     torch.testing.assert_close(same, 0.7 * one, rtol=1e-15, atol=0)
 
