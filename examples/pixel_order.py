@@ -127,7 +127,7 @@ def root_mean_square(values: Tensor) -> float:
 
 
 def learned(task: Task, steps: int, checkpoint: Path) -> tuple[list[Tensor], list[float], float]:
-    """Learn the order. Return that at the steps shown and at the end, losses, CPU seconds a step."""
+    """Return the orders at the steps shown and at the end, losses, and CPU seconds a step."""
     n = task.shuffled.shape[1]
     permutation = SoftPermutation(n)
     optimiser = torch.optim.Adam(permutation.parameters(), lr=0.0, betas=(0.9, 0.99))
@@ -224,9 +224,8 @@ def main() -> None:
     n = len(task.curve)
     orders, losses, seconds = learned(task, options.steps, options.out / "pixel_order.pt")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(
-        f"{n} pixels, {len(task.shuffled)} channels: {seconds:.2f} s of CPU time a step, {peak:.1f} GiB"
-    )
+    print(f"{n} pixels, {len(task.shuffled)} channels")
+    print(f"{seconds:.2f} s of CPU time a step, {peak:.1f} GiB")
     print(f"loss: {losses[0]:.4f} at first, {losses[-1]:.4f} at last")
 
     steps = [f"step {int(share * options.steps)}" for share in SHOWN]

@@ -89,7 +89,7 @@ def minimised(
 
 
 def by_torch(x: np.ndarray, y: np.ndarray) -> dict[str, tuple[np.ndarray, float]]:
-    """Fit our models to all splits at once: coefficients, intercept first, and CPU seconds a split."""
+    """Fit our models to all splits: coefficients, intercept first, and CPU seconds a split."""
     features = torch.tensor(np.concatenate((np.ones((*y.shape, 1)), x), axis=-1))
     targets = torch.tensor(y)
     begin = time.process_time()
