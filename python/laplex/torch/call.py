@@ -210,6 +210,16 @@ def check_flag(name: str, value: object) -> None:
         raise TypeError(f"{name} must be True or False, got {value!r}")
 
 
+def in_memory(tensor: Tensor) -> Tensor:
+    """Return a tensor whose numbers can be read at its address.
+
+    Autograd's zero tensors, such as the tangents of constants, have no memory.
+    """
+    if not torch._is_zerotensor(tensor):  # type: ignore[attr-defined]
+        return tensor
+    return tensor.clone(memory_format=torch.contiguous_format)
+
+
 def conversion_of(array: object) -> str:
     """Return the function that makes a tensor of an array, for a message.
 

@@ -24,7 +24,7 @@ from . import derivatives, execution
 from .autograd import evaluate, in_forward_mode, is_watched, primitive
 from .autograd import gradients as product_gradients
 from .batching import pad_batch
-from .call import TENSORS, Call, signature
+from .call import TENSORS, Call, in_memory, signature
 from .registry import LIBRARY, TAGS
 from .sorting import is_concrete
 
@@ -73,7 +73,7 @@ def _shape(sorted_scores: Tensor, levels: Tensor, lengthscale: Tensor) -> tuple[
 
 def _solve(sorted_scores: Tensor, levels: Tensor, lengthscale: Tensor) -> Tensor:
     shape = _shape(sorted_scores, levels, lengthscale)
-    levels = levels.expand(shape).contiguous()
+    levels = in_memory(levels.expand(shape).contiguous())
     out = torch.empty_like(levels)
     if out.numel():
         scores = sorted_scores.expand(*shape[:-1], sorted_scores.shape[-1])
