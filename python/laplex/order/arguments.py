@@ -49,6 +49,14 @@ class Line(NamedTuple):
             numbers = torch.where(numbers < low, -inf, torch.where(numbers > high, inf, numbers))
         return -numbers if self.negated else numbers
 
+    def about(self, in_order: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+        """Return sorted scores from the one of a rank on, counted from 0, and that score.
+
+        Both are float64. Near it, differences keep their digits at any temperature.
+        """
+        centre = in_order.detach()[..., rank : rank + 1].double()
+        return in_order - centre, centre
+
     def order(self) -> Order:
         """Find the order that sorts the line."""
         return order_of(self.scores)
@@ -167,19 +175,27 @@ def _without_infinities(
     scores: Tensor, tau: Tensor, name: str
 ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
     """Replace infinite scores by ones that no kernel reaches from the finite ones."""
-    if is_concrete(scores):
-        if isfinite(scores.detach().sum().item()) or bool(scores.isfinite().all()):
-            return scores, None  # mostly the sum decides
-        if bool(scores.isnan().any()):
-            raise ValueError(f"{name} has entries that are NaN: remove them, or mask with inf")
     given = scores.detach()
-    is_infinite = given.isinf()
+    if is_concrete(scores):
+        if isfinite(torch.linalg.vector_norm(given).item()):
+            return scores, None  # mostly this decides
+        if bool(given.isnan().any()):
+            raise ValueError(f"{name} has entries that are NaN: remove them, or mask with inf")
+    range_ = torch.finfo(scores.dtype)
+    is_infinite = given.abs() > _largest(scores.dtype)
+    if is_concrete(scores) and not bool(is_infinite.any()):
+        return scores, None
     top = given.masked_fill(is_infinite, -inf).amax(-1, keepdim=True)
     bottom = given.masked_fill(is_infinite, inf).amin(-1, keepdim=True)
     top, bottom = top.masked_fill(top.isinf(), 0.0), bottom.masked_fill(bottom.isinf(), 0.0)
-    range_ = torch.finfo(scores.dtype)
     margin = MASK_MARGIN * tau.detach().unsqueeze(-1).to(scores.dtype) + top.abs() + bottom.abs()
     margin = margin.clamp(range_.tiny, range_.max / 4)
-    scores = torch.where(given == inf, top + margin, scores)
-    scores = torch.where(given == -inf, bottom - margin, scores)
+    beyond = torch.where(given > 0, top + margin, bottom - margin).clamp(range_.min, range_.max)
+    scores = torch.where(is_infinite, beyond, scores)
     return scores, (bottom - margin / 4, top + margin / 4)
+
+
+def _largest(dtype: torch.dtype) -> float:
+    """Return the largest score that counts as finite: in float64, differences must not overflow."""
+    largest = torch.finfo(dtype).max
+    return largest / 4 if dtype is torch.float64 else largest

@@ -8,7 +8,7 @@ from torch import Tensor
 from ..torch.call import Scalar, check_flag
 from ..torch.cumulative import cumulative_sum
 from ..torch.functional import matvec
-from ..torch.quantiles import sorted_quantiles
+from ..torch.quantiles import narrowed, sorted_quantiles
 from .arguments import Line, last_dim, line_of, straight_through
 
 
@@ -149,7 +149,9 @@ def soft_permute(
     check_flag("hard", hard)
     line, values, dtype = _arguments(values, scores, tau, dim, descending)
     order = line.order()
-    in_order, own = order.sort(line.scores).double(), order.sort(values)
+    own = order.sort(values)
+    in_order, _ = line.about(order.sort(line.scores), line.size // 2)
+    in_order = narrowed(in_order, line.tau).scores
     levels = torch.arange(1, line.size, dtype=torch.float64, device=scores.device)
     edges = sorted_quantiles(in_order, levels, line.tau)
     centred = own.double()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from math import ceil
+
 import torch
 from torch import Tensor
 
 from ..torch.call import Scalar, check_flag
-from ..torch.quantiles import sorted_quantiles
+from ..torch.quantiles import narrowed, sorted_quantiles
 from ..torch.sorting import is_concrete
 from .arguments import Line, line_of, straight_through, within_line
 
@@ -57,7 +59,7 @@ def soft_sort(
     check_flag("hard", hard)
     line = line_of(scores, tau, dim, descending)
     levels = torch.arange(line.size, dtype=torch.float64, device=scores.device) + 0.5
-    return line.restored(_quantiles(line, levels, hard))
+    return line.restored(_quantiles(line, levels, hard, line.size // 2))
 
 
 def soft_quantile(
@@ -129,8 +131,8 @@ def soft_quantile(
     if not isinstance(levels, Tensor):
         level = within_line("levels", levels, line.size)
         one = torch.full((1,), level, dtype=torch.float64, device=scores.device)
-        return _quantiles(line, one, hard).squeeze(-1).to(line.dtype)
-    return line.restored(_quantiles(line, _checked(levels, line), hard))
+        return _quantiles(line, one, hard, ceil(level) - 1).squeeze(-1).to(line.dtype)
+    return line.restored(_quantiles(line, _checked(levels, line), hard, line.size // 2))
 
 
 def _checked(levels: Tensor, line: Line) -> Tensor:
@@ -158,11 +160,16 @@ def _checked(levels: Tensor, line: Line) -> Tensor:
     return levels.double()
 
 
-def _quantiles(line: Line, levels: Tensor, hard: bool) -> Tensor:
-    in_order = line.order().sort(line.scores).double()
-    quantiles = line.as_scores(sorted_quantiles(in_order, levels, line.tau))
+def _quantiles(line: Line, levels: Tensor, hard: bool, rank: int) -> Tensor:
+    """Return the quantiles, which are best resolved near the score of a rank."""
+    given = line.order().sort(line.scores)
+    in_order, centre = line.about(given, rank)
+    narrow = narrowed(in_order, line.tau)
+    quantiles = narrow.widened(sorted_quantiles(narrow.scores, levels, line.tau), line.tau)
+    quantiles = line.as_scores(quantiles + centre)
     if hard:
-        quantiles = straight_through(line.as_scores(_limit(in_order.detach(), levels)), quantiles)
+        limit = _limit(given.detach().double(), levels)
+        quantiles = straight_through(line.as_scores(limit), quantiles)
     return quantiles
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..torch.call import Scalar, check_flag
 from ..torch.cumulative import cumulative_sum
-from .arguments import Line, line_of, straight_through
+from .arguments import line_of, straight_through
 
 
 def soft_rank(
@@ -78,14 +78,14 @@ def soft_rank(
     ones = torch.ones_like(line.scores)
     ranks = cumulative_sum(ones, line.scores, lengthscale=line.tau) + 0.5
     if hard:
-        ranks = straight_through(average_ranks(line), ranks)
+        given = line.scores.detach()
+        ranks = straight_through(average_ranks(given, line.order().sort(given), ranks.dtype), ranks)
     return line.restored(ranks)
 
 
-def average_ranks(line: Line) -> Tensor:
-    """Return the ranks of a line; equal scores have the mean of theirs."""
-    scores = line.scores.detach().contiguous()
-    in_order = line.order().sort(scores)
-    below = torch.searchsorted(in_order, scores)
-    up_to = torch.searchsorted(in_order, scores, right=True)
-    return (below + up_to + 1).to(scores.dtype) / 2
+def average_ranks(numbers: Tensor, in_order: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the ranks of numbers ``[*b, n]`` among their sorted ones, with means where equal."""
+    numbers = numbers.contiguous()
+    below = torch.searchsorted(in_order, numbers)
+    up_to = torch.searchsorted(in_order, numbers, right=True)
+    return (below + up_to + 1).to(dtype) / 2

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from math import ceil
+
 import torch
 from torch import Tensor
 
 from .._support.arguments import whole
 from ..torch.call import Scalar, check_flag
-from ..torch.quantiles import sorted_quantiles
+from ..torch.quantiles import narrowed, sorted_quantiles
 from .arguments import Line, line_of, straight_through, within_line
 
 
@@ -129,10 +131,13 @@ def _line(scores: Tensor, tau: Scalar, dim: int, largest: bool) -> Line:
 
 
 def _shares(line: Line, k: float) -> Tensor:
-    in_order = line.order().sort(line.scores).double()
+    # About the score that is the threshold for tau -> 0, so that shares are exact there.
+    in_order, centre = line.about(line.order().sort(line.scores), ceil(k) - 1)
     level = torch.full((1,), k, dtype=torch.float64, device=in_order.device)
-    threshold = sorted_quantiles(in_order, level, line.tau)
-    return _cdf((threshold - line.scores.double()) / line.tau.unsqueeze(-1))
+    narrow = narrowed(in_order, line.tau)
+    threshold = sorted_quantiles(narrow.scores, level, line.tau)
+    threshold = narrow.widened(threshold, line.tau)
+    return _cdf((threshold - (line.scores - centre)) / line.tau.unsqueeze(-1))
 
 
 def _cdf(t: Tensor) -> Tensor:

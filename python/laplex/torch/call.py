@@ -215,7 +215,7 @@ def in_memory(tensor: Tensor) -> Tensor:
 
     Autograd's zero tensors, such as the tangents of constants, have no memory.
     """
-    if not torch._is_zerotensor(tensor):  # type: ignore[attr-defined]
+    if not torch._is_zerotensor(tensor):
         return tensor
     return tensor.clone(memory_format=torch.contiguous_format)
 

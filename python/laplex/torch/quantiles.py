@@ -14,7 +14,7 @@ differentiated again.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -48,7 +48,7 @@ def sorted_quantiles(sorted_scores: Tensor, levels: Tensor, lengthscale: Tensor)
     Parameters
     ----------
     sorted_scores : Tensor, shape ``[*b, n]``
-        The scores :math:`s`: float64, finite and ascending.
+        The scores :math:`s`: float64, finite and ascending, and `narrowed`.
     levels : Tensor, shape ``[*b, q]``
         The levels, float64, each strictly between 0 and n.
     lengthscale : Tensor, shape ``[*b]``
@@ -64,6 +64,73 @@ def sorted_quantiles(sorted_scores: Tensor, levels: Tensor, lengthscale: Tensor)
         return compiled
     recorded: Tensor = _Quantiles.apply(sorted_scores, levels, lengthscale)  # type: ignore[no-untyped-call]
     return recorded
+
+
+class Narrowed(NamedTuple):
+    """A line of scores of which no gap is wider than `_FAR` lengthscales."""
+
+    scores: Tensor
+    """``[*b, n]``, ascending, with the derivatives of the scores that were narrowed."""
+    moved: Tensor | None = None
+    """``[*b, n]``: by how much each score was moved towards 0; None if none was."""
+
+    def widened(self, quantiles: Tensor, lengthscale: Tensor) -> Tensor:
+        """Put quantiles ``[*b, q]`` of the narrowed line where they are between the scores."""
+        if self.moved is None:
+            return quantiles
+        shape = (*quantiles.shape[:-1], self.scores.shape[-1])
+        s, moved = self.scores.detach().expand(shape).contiguous(), self.moved.expand(shape)
+        b = quantiles.detach().contiguous()
+        above = torch.searchsorted(s, b, right=True)
+        left, right = (above - 1).clamp_min(0), above.clamp_max(shape[-1] - 1)
+        behind, ahead = b - s.gather(-1, left), s.gather(-1, right) - b
+        near = 0.49 * _FAR * lengthscale.detach().unsqueeze(-1)
+        of_left, of_right = moved.gather(-1, left), moved.gather(-1, right)
+        in_middle = (behind > near) & (ahead > near)
+        shift = torch.where(behind < ahead, of_left, of_right)
+        return quantiles + torch.where(in_middle, of_left / 2 + of_right / 2, shift)
+
+
+def narrowed(scores: Tensor, lengthscale: Tensor) -> Narrowed:
+    """Narrow each gap between scores that is wider than `_FAR` lengthscales to that.
+
+    What lies beyond such a gap is not felt: K(b, s) / Z and L((b - s) / tau) stay as they are, also
+    where K underflows. A quantile this far from both neighbours is in the middle of the gap, with
+    equal weights on both sides. The scores around 0 keep their places, and thus all of their
+    digits; the others lose those of their distance from 0, which is small now. All shifts are
+    constants of the derivatives.
+
+    Parameters
+    ----------
+    scores : Tensor, shape ``[*b, n]``
+        The scores, float64, finite and ascending.
+    lengthscale : Tensor, shape ``[*b]``
+        The lengthscale, float64 and positive.
+    """
+    if is_concrete(scores) and not _has_far_gap(scores, lengthscale):
+        return Narrowed(scores)
+    shape = _shape(scores, scores, lengthscale)
+    s = scores.detach().expand(shape).contiguous()
+    far = _FAR * lengthscale.detach().unsqueeze(-1)
+    is_far = s.diff() > far
+    false = torch.zeros_like(s[..., :1], dtype=torch.bool)
+    index = torch.arange(shape[-1], device=s.device).expand(shape)
+    first = torch.where(torch.cat((false, is_far), -1), index, 0).cummax(-1).values
+    inside = s - s.gather(-1, first)  # the distance from the first score after the last far gap
+    steps = torch.where(is_far, inside[..., :-1] + far, 0.0)
+    start = torch.cat((torch.zeros_like(s[..., :1]), steps.cumsum(-1)), -1)
+    zero = (torch.searchsorted(s, torch.zeros_like(s[..., :1]), right=True) - 1).clamp_min(0)
+    at_zero = first.gather(-1, zero)
+    origin = start.gather(-1, at_zero) - s.gather(-1, at_zero)
+    narrow = torch.where(first == at_zero, s, inside + (start - origin))
+    return Narrowed(narrow + (scores - scores.detach()), s - narrow)
+
+
+def _has_far_gap(scores: Tensor, lengthscale: Tensor) -> bool:
+    if scores.shape[-1] < 2 or not scores.numel() or not lengthscale.numel():
+        return False
+    gaps = scores.detach().diff().amax(-1)
+    return bool((gaps > _FAR * lengthscale.detach()).any())
 
 
 def _shape(sorted_scores: Tensor, levels: Tensor, lengthscale: Tensor) -> tuple[int, ...]:
@@ -167,43 +234,12 @@ def _jvp(
 
 def _product(scores: Tensor, quantiles: Tensor, lengthscale: Tensor) -> Call:
     """Return the call that is Z, and with other values the sums of K(b, s)."""
-    ones = torch.ones_like(scores)
-    if not is_concrete(scores) or _has_far_gap(scores, lengthscale):
-        scores, quantiles = _close_gaps(scores, quantiles, lengthscale)
-    return Call(ones, quantiles, scores, lengthscale, None, None, None)
+    return Call(torch.ones_like(scores), quantiles, scores, lengthscale, None, None, None)
 
 
 def _stretched(product: Call) -> Call:
     """Return the sum of sign(b - s) (|b - s| / tau) K(b, s), which has no kink."""
     return product.member(product.values, 3, (0.0, 1.0))
-
-
-def _has_far_gap(scores: Tensor, lengthscale: Tensor) -> bool:
-    if scores.shape[-1] < 2 or not lengthscale.numel():
-        return False
-    gaps = scores.detach().diff()
-    return bool((gaps > _FAR * lengthscale.detach().unsqueeze(-1)).any())
-
-
-def _close_gaps(scores: Tensor, quantiles: Tensor, lengthscale: Tensor) -> tuple[Tensor, Tensor]:
-    """Narrow each gap between scores that is wider than `_FAR` lengthscales to that.
-
-    K(b, s) / Z stays as it is, also where K underflows: a quantile this far from both neighbours is
-    in the middle of a gap, with equal weights on both sides, and the others hardly feel what is
-    beyond their gap. The shifts are constants of the derivatives.
-    """
-    shape = (*quantiles.shape[:-1], scores.shape[-1])
-    far = _FAR * lengthscale.detach().unsqueeze(-1)
-    s, b = scores.detach().expand(shape).contiguous(), quantiles.detach().contiguous()
-    excess = (s.diff() - far).clamp_min(0)
-    offset = torch.cat((torch.zeros_like(s[..., :1]), excess.cumsum(-1)), -1)
-    above = torch.searchsorted(s, b, right=True)
-    left, right = (above - 1).clamp_min(0), above.clamp_max(shape[-1] - 1)
-    shift, beyond = offset.gather(-1, left), offset.gather(-1, right)
-    in_middle = torch.minimum(b - s.gather(-1, left), s.gather(-1, right) - b) > far / 2
-    is_right = s.gather(-1, right) - b <= far / 2
-    shift = torch.where(is_right, beyond, torch.where(in_middle, (shift + beyond) / 2, shift))
-    return scores - offset, quantiles - shift
 
 
 # --- the registry's operator --------------------------------------------------------------------

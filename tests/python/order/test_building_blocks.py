@@ -28,6 +28,29 @@ def test_spearman_is_the_rank_correlation_of_scipy():
     torch.testing.assert_close(whole, order.spearman_loss(predictions, targets, 0.5))
 
 
+def test_spearman_compares_integers_as_such():
+    targets = torch.tensor([2**60, 2**60 + 1, 2**60 + 2])  # equal in float64
+    assert float(order.spearman_loss(T, targets, 1e-3)) == pytest.approx(0, abs=1e-6)
+    assert float(order.spearman_loss(-T, targets, 1e-3)) == pytest.approx(2)
+    either = torch.tensor([False, True, True])
+    expected = order.spearman_loss(T, either.float(), 0.5)
+    torch.testing.assert_close(order.spearman_loss(T, either, 0.5), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_tangents_of_spearman_have_its_dtype(dtype):
+    predictions, targets = torch.randn(8).to(dtype), torch.randn(8).to(dtype)
+
+    def loss(scores):
+        return order.spearman_loss(scores, targets, 0.1)
+
+    value, tangent = torch.func.jvp(loss, (predictions,), (predictions,))
+    assert value.dtype is tangent.dtype is dtype
+    gradient = torch.func.grad(lambda scores: loss(scores).square())
+    _, tangent = torch.func.jvp(gradient, (predictions,), (predictions,))
+    assert tangent.dtype is dtype
+
+
 def test_spearman_of_equal_predictions_has_a_gradient():
     predictions = torch.zeros(6, dtype=torch.float64, requires_grad=True)
     targets = torch.tensor([3.0, 1, 4, 1, 5, 9], dtype=torch.float64)
@@ -133,6 +156,8 @@ def test_permutations_are_modules():
         (lambda: order.soft_permute(T, T[:2]), ValueError, "values has shape"),
         (lambda: order.soft_rank(T, T.to("meta")[0]), ValueError, "tau is on meta"),
         (lambda: order.spearman_loss(T, T[:2]), ValueError, "targets has shape"),
+        (lambda: order.spearman_loss(T, [1, 2, 3]), TypeError, "targets must be a torch tensor"),
+        (lambda: order.spearman_loss(T, T + 1j), TypeError, "targets has dtype"),
         (lambda: order.spearman_loss(T.long(), T), TypeError, "predictions has dtype"),
         (lambda: order.spearman_loss(T, T * float("nan")), ValueError, "targets has entries"),
         (lambda: order.spearman_loss(T, T, reduction="max"), ValueError, "reduction must be"),
