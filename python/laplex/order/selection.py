@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .._support.arguments import whole
 from ..torch.call import Scalar, check_flag
+from ..torch.laplace_cdf import laplace_cdf
 from ..torch.quantiles import narrowed, sorted_quantiles
 from .arguments import Line, line_of, straight_through, within_line
 
@@ -59,7 +60,8 @@ def soft_topk(
 
     Notes
     -----
-    Computed in float64. The result can be differentiated any number of times by the scores.
+    The threshold is computed in float64. The result can be differentiated any number of
+    times by the scores.
 
     Source: LapSum, arXiv 2503.06242.
 
@@ -137,13 +139,8 @@ def _shares(line: Line, k: float) -> Tensor:
     narrow = narrowed(in_order, line.tau)
     threshold = sorted_quantiles(narrow.scores, level, line.tau)
     threshold = narrow.widened(threshold, line.tau)
-    return _cdf((threshold - (line.scores - centre)) / line.tau.unsqueeze(-1))
-
-
-def _cdf(t: Tensor) -> Tensor:
-    """The Laplace distribution's CDF. The derivative of abs() at 0 is 0, and that of L is 1/2."""
-    tail = torch.exp(-t.abs()) / 2
-    return torch.where(t < 0, tail, 1 - tail) + torch.where(t == 0, t / 2, 0.0)
+    distances = (threshold - (line.scores - centre)) / line.tau.unsqueeze(-1)
+    return laplace_cdf(distances.to(line.scores.dtype))
 
 
 def _limit(line: Line, k: float) -> Tensor:

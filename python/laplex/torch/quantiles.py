@@ -8,7 +8,8 @@ of lengthscale tau and Z = sum_j K(b, s_j),
     db/dtau = sum_j sign(b - s_j) (|b - s_j| / tau) K(b, s_j) / Z
 
 These formulas are made of `primitive` and of the quantiles themselves, so they can be
-differentiated again.
+differentiated again. For one level, and for short lines, the weights K / Z are formed as what they
+are, a softmax.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ _unpack_dual: Any = forward_ad.unpack_dual
 
 _FAR = 400.0
 """Lengthscales of a gap between scores beyond which both of its sides count as infinitely far."""
+
+_SMALL = 256
+"""Entries of a line's matrix of quantiles and scores up to which it is formed."""
 
 LIBRARY.define(
     "sorted_quantiles(Tensor sorted_scores, Tensor levels, Tensor lengthscale) -> Tensor", tags=TAGS
@@ -195,6 +199,8 @@ def _vjp(
     quantiles: Tensor,
     needs: Sequence[bool],
 ) -> tuple[Tensor | None, ...]:
+    if _is_small(scores, quantiles):
+        return _small_vjp(grad, scores, levels, lengthscale, quantiles, needs)
     product = _product(scores, quantiles, lengthscale)
     of_scores = (needs[0], *[False] * (TENSORS - 1))
     if torch.is_grad_enabled() or in_forward_mode():
@@ -220,8 +226,18 @@ def _jvp(
     scores: Tensor, levels: Tensor, lengthscale: Tensor, tangents: Sequence[Tensor | None]
 ) -> Tensor:
     quantiles = sorted_quantiles(scores, levels, lengthscale)
-    product = _product(scores, quantiles, lengthscale)
     d_scores, d_levels, d_lengthscale = tangents
+    if _is_small(scores, quantiles):
+        distances, weights = _distances_and_weights(scores, lengthscale, quantiles)
+        total = torch.zeros_like(quantiles)
+        if d_scores is not None:
+            total = total + (weights * d_scores.unsqueeze(-2)).sum(-1)
+        if d_levels is not None:
+            total = total + d_levels * _steps(distances, lengthscale)
+        if d_lengthscale is not None:
+            total = total + d_lengthscale.unsqueeze(-1) * (weights * distances).sum(-1)
+        return total
+    product = _product(scores, quantiles, lengthscale)
     total = torch.zeros_like(quantiles)
     if d_scores is not None:
         total = total + primitive(product._replace(values=d_scores))
@@ -230,6 +246,46 @@ def _jvp(
     if d_lengthscale is not None:
         total = total + d_lengthscale.unsqueeze(-1) * primitive(_stretched(product))
     return total / primitive(product)
+
+
+def _is_small(scores: Tensor, quantiles: Tensor) -> bool:
+    """Whether the matrix K(b, s) costs less than the plan of a product with it."""
+    count = quantiles.shape[-1]
+    return count == 1 or count * scores.shape[-1] <= _SMALL
+
+
+def _small_vjp(
+    grad: Tensor,
+    scores: Tensor,
+    levels: Tensor,
+    lengthscale: Tensor,
+    quantiles: Tensor,
+    needs: Sequence[bool],
+) -> tuple[Tensor | None, ...]:
+    distances, weights = _distances_and_weights(scores, lengthscale, quantiles)
+    d_scores = d_levels = d_lengthscale = None
+    if needs[0]:
+        d_scores = (grad.unsqueeze(-1) * weights).sum(-2).sum_to_size(scores.shape)
+    if needs[1]:
+        d_levels = (grad * _steps(distances, lengthscale)).sum_to_size(levels.shape)
+    if needs[2]:
+        d_lengthscale = (grad * (weights * distances).sum(-1)).sum(-1)
+        d_lengthscale = d_lengthscale.sum_to_size(lengthscale.shape)
+    return d_scores, d_levels, d_lengthscale
+
+
+def _distances_and_weights(
+    scores: Tensor, lengthscale: Tensor, quantiles: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return (b - s) / tau and K(b, s) / Z, both ``[*b, q, n]``."""
+    distances = quantiles.unsqueeze(-1) - scores.unsqueeze(-2)
+    distances = distances / lengthscale[..., None, None]
+    return distances, torch.softmax(-distances.abs(), -1)
+
+
+def _steps(distances: Tensor, lengthscale: Tensor) -> Tensor:
+    """Return db/dlevel = 2 tau / Z."""
+    return 2 * lengthscale.unsqueeze(-1) * torch.exp(-torch.logsumexp(-distances.abs(), -1))
 
 
 def _product(scores: Tensor, quantiles: Tensor, lengthscale: Tensor) -> Call:

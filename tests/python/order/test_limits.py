@@ -64,6 +64,7 @@ def test_reverse_over_forward_mode(name):
     expected = hessian(loss)(scores)
     close = {"rtol": 1e-10, "atol": 1e-10}
     torch.testing.assert_close(jacrev(jacfwd(loss))(scores), expected, **close)
+    torch.testing.assert_close(jacfwd(jacfwd(loss))(scores), expected, **close)
     along = grad(lambda s: jvp(loss, (s,), (scores,))[1])
     torch.testing.assert_close(along(scores), (expected * scores).sum((-2, -1)), **close)
     mapped = vmap(along)(torch.stack((scores, scores)))
