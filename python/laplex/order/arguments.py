@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..torch.call import HALF, Scalar, check_flag, check_tensor
+from ..torch.call import HALF, Scalar, broadcast_shapes, check_flag, check_tensor
 from ..torch.sorting import Order, is_concrete, order_of
 
 MASK_MARGIN = 4000.0
@@ -160,7 +160,7 @@ def _temperature(tau: Scalar, scores: Tensor, name: str) -> Tensor:
             f"tau.to({str(scores.device)!r})"
         )
     try:
-        torch.broadcast_shapes(tau.shape, scores.shape[:-1])  # type: ignore[no-untyped-call]
+        broadcast_shapes(tau.shape, scores.shape[:-1])
     except RuntimeError:
         raise ValueError(
             f"tau has shape {tuple(tau.shape)}, which does not broadcast with the leading "

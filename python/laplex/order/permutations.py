@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..torch.call import Scalar, check_flag
+from ..torch.call import Scalar, broadcast_shapes, check_flag
 from ..torch.cumulative import cumulative_sum
 from ..torch.functional import matvec
 from ..torch.quantiles import narrowed, sorted_quantiles
@@ -176,7 +176,7 @@ def _arguments(
             f"values.to({str(line.scores.device)!r})"
         )
     try:
-        torch.broadcast_shapes(values.shape, line.scores.shape)  # type: ignore[no-untyped-call]
+        broadcast_shapes(values.shape, line.scores.shape)
     except RuntimeError:
         raise ValueError(
             f"leading dimensions do not broadcast: values {tuple(values.shape)}, scores "

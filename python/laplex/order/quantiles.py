@@ -7,7 +7,7 @@ from math import ceil
 import torch
 from torch import Tensor
 
-from ..torch.call import Scalar, check_flag
+from ..torch.call import Scalar, broadcast_shapes, check_flag
 from ..torch.quantiles import narrowed, sorted_quantiles
 from ..torch.sorting import is_concrete
 from .arguments import Line, line_of, straight_through, within_line
@@ -146,7 +146,7 @@ def _checked(levels: Tensor, line: Line) -> Tensor:
     if levels.dim() == 0:
         raise ValueError("levels is a 0-d tensor, but must have shape [..., q]: pass levels[None]")
     try:
-        torch.broadcast_shapes(levels.shape[:-1], line.scores.shape[:-1])  # type: ignore[no-untyped-call]
+        broadcast_shapes(levels.shape[:-1], line.scores.shape[:-1])
     except RuntimeError:
         raise ValueError(
             f"levels has shape {tuple(levels.shape)}, whose leading dimensions do not broadcast "
@@ -176,7 +176,7 @@ def _quantiles(line: Line, levels: Tensor, hard: bool, rank: int) -> Tensor:
 def _limit(in_order: Tensor, levels: Tensor) -> Tensor:
     """Return the quantiles of the limit tau -> 0."""
     levels = levels.detach()
-    batch = torch.broadcast_shapes(in_order.shape[:-1], levels.shape[:-1])  # type: ignore[no-untyped-call]
+    batch = broadcast_shapes(in_order.shape[:-1], levels.shape[:-1])
     in_order = in_order.expand(*batch, in_order.shape[-1])
     above = levels.floor().expand(*batch, levels.shape[-1]).long()
     at = levels.ceil().expand(*batch, levels.shape[-1]).long() - 1

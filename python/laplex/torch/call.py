@@ -458,8 +458,8 @@ def broadcast_batch(call: Call) -> tuple[tuple[int, ...], tuple[int, ...]]:
     ]
     own = tuple(call.values.shape[:-1])
     try:
-        anchor_batch = _broadcast_shapes(*shapes)
-        return _broadcast_shapes(own, anchor_batch), anchor_batch
+        anchor_batch = broadcast_shapes(*shapes)
+        return broadcast_shapes(own, anchor_batch), anchor_batch
     except RuntimeError:
         given = ", ".join(
             f"{name} {tuple(tensor.shape)}"
@@ -472,7 +472,7 @@ def broadcast_batch(call: Call) -> tuple[tuple[int, ...], tuple[int, ...]]:
         ) from None
 
 
-def _broadcast_shapes(*shapes: tuple[int, ...]) -> tuple[int, ...]:
+def broadcast_shapes(*shapes: tuple[int, ...]) -> tuple[int, ...]:
     """Broadcast shapes; torch's slow function is called only if sizes are symbols."""
     given = [shape for shape in shapes if shape]
     if not given:

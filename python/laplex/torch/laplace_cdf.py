@@ -20,7 +20,8 @@ def laplace_cdf(t: Tensor) -> Tensor:
         tail = _density(t)
         result = torch.where(t < 0, tail, 1 - tail)
         return result + torch.where(t == 0, t / 2, 0.0)  # where abs() has the derivative 0
-    recorded: Tensor = _LaplaceCDF.apply(t)  # type: ignore[no-untyped-call]
+    kind: Any = _LaplaceCDF if torch._C._are_functorch_transforms_active() else _Recorded
+    recorded: Tensor = kind.apply(t)
     return recorded
 
 
@@ -56,3 +57,17 @@ class _LaplaceCDF(torch.autograd.Function):
         # As in `autograd.Transformed`: forward mode on for enclosing transforms, own tangents off.
         with forward_ad._set_fwd_grad_enabled(True):
             return tangent * _density(_unpack_dual(ctx.saved_tensors[0]).primal)
+
+
+class _Recorded(torch.autograd.Function):
+    """The CDF outside of transforms; see `autograd.Recorded`."""
+
+    @staticmethod
+    def forward(ctx: Any, t: Tensor) -> Tensor:
+        """Return the CDF."""
+        output = _LaplaceCDF.forward(t)
+        _LaplaceCDF.setup_context(ctx, (t,), output)
+        return output
+
+    backward = _LaplaceCDF.backward
+    jvp = _LaplaceCDF.jvp

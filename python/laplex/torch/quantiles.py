@@ -25,7 +25,7 @@ from . import derivatives, execution
 from .autograd import evaluate, in_forward_mode, is_watched, primitive
 from .autograd import gradients as product_gradients
 from .batching import pad_batch
-from .call import TENSORS, Call, in_memory, signature
+from .call import TENSORS, Call, broadcast_shapes, in_memory, signature
 from .registry import LIBRARY, TAGS
 from .sorting import is_concrete
 
@@ -66,7 +66,8 @@ def sorted_quantiles(sorted_scores: Tensor, levels: Tensor, lengthscale: Tensor)
     if torch.compiler.is_compiling():
         compiled: Tensor = _QUANTILES(sorted_scores, levels, lengthscale)
         return compiled
-    recorded: Tensor = _Quantiles.apply(sorted_scores, levels, lengthscale)  # type: ignore[no-untyped-call]
+    kind: Any = _Quantiles if torch._C._are_functorch_transforms_active() else _Recorded
+    recorded: Tensor = kind.apply(sorted_scores, levels, lengthscale)
     return recorded
 
 
@@ -139,7 +140,7 @@ def _has_far_gap(scores: Tensor, lengthscale: Tensor) -> bool:
 
 def _shape(sorted_scores: Tensor, levels: Tensor, lengthscale: Tensor) -> tuple[int, ...]:
     leading = (sorted_scores.shape[:-1], levels.shape[:-1], lengthscale.shape)
-    return (*torch.broadcast_shapes(*leading), levels.shape[-1])  # type: ignore[no-untyped-call]
+    return (*broadcast_shapes(*leading), levels.shape[-1])
 
 
 def _solve(sorted_scores: Tensor, levels: Tensor, lengthscale: Tensor) -> Tensor:
@@ -189,6 +190,23 @@ class _Quantiles(torch.autograd.Function):
     def vmap(info: Any, in_dims: Sequence[int | None], *tensors: Tensor) -> tuple[Tensor, int]:
         """Return the quantiles of batched inputs."""
         return sorted_quantiles(*pad_batch(in_dims, tensors, _TRAILING)), 0
+
+
+class _Recorded(torch.autograd.Function):
+    """The quantiles outside of transforms, in the form that torch applies in a third of the time.
+
+    See `autograd.Recorded`.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, *tensors: Tensor) -> Tensor:
+        """Return the quantiles of sorted scores, levels and a lengthscale."""
+        output = _Quantiles.forward(*tensors)
+        _Quantiles.setup_context(ctx, tensors, output)
+        return output
+
+    backward = _Quantiles.backward
+    jvp = _Quantiles.jvp
 
 
 def _vjp(
