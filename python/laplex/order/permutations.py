@@ -51,7 +51,8 @@ def softsort(
     Returns
     -------
     Tensor, shape of ``values``
-        The values in order, of their dtype.
+        The values in order, of their dtype. Leading dimensions of ``tau``, scores and values are
+        broadcast.
 
     Raises
     ------
@@ -123,7 +124,8 @@ def soft_permute(
     Returns
     -------
     Tensor, shape of ``values``
-        The values in order, of their dtype.
+        The values in order, of their dtype. Leading dimensions of ``tau``, scores and values are
+        broadcast.
 
     Raises
     ------
@@ -135,7 +137,9 @@ def soft_permute(
     Computed in float64, as differences of sums over all values, from which their mean is subtracted
     first. So rows and columns sum to 1 up to rounding, and the error is at most 2e-14 times the sum
     of the distances of all values from their mean. The rounding of the edges :math:`b_q` adds
-    1e-16 :math:`|b_q| / \tau` to an entry, times the number of scores within :math:`\tau`.
+    :math:`10^{-16} |b_q - m| / \tau` to an entry, times the number of scores within :math:`\tau`,
+    where :math:`m` is the score in the middle, and gaps between scores that are wider than 400
+    :math:`\tau` count as 400 :math:`\tau`.
 
     Source: LapSum, arXiv 2503.06242.
 

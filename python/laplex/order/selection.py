@@ -76,7 +76,7 @@ def soft_topk(
     """
     check_flag("hard", hard)
     line = _line(scores, tau, dim, largest)
-    k = within_line("k", k, line.size)
+    k = within_line("k", k, line.size, "pass int(k) or float(k)")
     shares = _shares(line, k)
     if hard:
         shares = straight_through(_limit(line, k), shares)
@@ -119,8 +119,10 @@ def topk_mask(
     tensor([1., 0., 0., 1.])
     """
     line = _line(scores, tau, dim, largest)
+    if isinstance(k, bool):
+        raise TypeError(f"k must be a whole number, got {k}")
     k = whole("k", k, 1)
-    within_line("k", k, line.size)
+    within_line("k", k, line.size, "pass int(k) or float(k)")
     smallest = line.scores.detach().topk(k, dim=-1, largest=False).indices
     mask = torch.zeros_like(line.scores).scatter(-1, smallest, 1.0)
     return line.restored(straight_through(mask, _shares(line, k)))

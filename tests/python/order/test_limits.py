@@ -160,3 +160,15 @@ def test_the_largest_numbers_of_a_dtype_beside_infinities():
     assert order.soft_quantile(huge, 1.5, 0.1, hard=True) == 1
     assert order.soft_sort(huge, 0.1)[1] == pytest.approx(1)
     assert order.soft_quantile(huge[:2], 1.0, hard=True) == 0
+
+
+def test_derivatives_by_the_least_temperature():
+    scores, tau = double(0.1, 0.2, 0.5, 0.2), double(1e-100)
+    for loss in (
+        order.soft_topk(scores, 1.5, tau[0]).square().sum(),
+        order.soft_rank(scores, tau[0]).square().sum(),
+        order.soft_sort(scores, tau[0]).square().sum(),
+    ):
+        first = torch.autograd.grad(loss, (scores, tau), create_graph=True)
+        second = torch.autograd.grad(first[1].sum(), tau)
+        assert all(bool(each.isfinite().all()) for each in (*first, *second))
