@@ -11,6 +11,7 @@
 
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <mutex>
 #include <optional>
 
@@ -62,10 +63,15 @@ class Order {
 
   void to_sorted(Address given, Address sorted, std::int64_t rows, int item_bytes,
                  int num_threads) {
+    check_addresses(rows, given, sorted);
     each_row(rows, item_bytes, num_threads, [&](auto item, std::int64_t first, int threads) {
       using T = decltype(item);
       const T* const from = pointer<const T>(given) + first;
       T* const to = pointer<T>(sorted) + first;
+      if (as_given_) {  // without an index
+        std::copy_n(from, count_, to);
+        return;
+      }
       if constexpr (sizeof(T) >= 4 && sizeof(T) <= 16) {
         if (permutation_) {
           return permutation_->to_sorted(from, to, scratch_, threads);
@@ -81,10 +87,15 @@ class Order {
   }
 
   void to_given(Address sorted, Address given, std::int64_t rows, int item_bytes, int num_threads) {
+    check_addresses(rows, sorted, given);
     each_row(rows, item_bytes, num_threads, [&](auto item, std::int64_t first, int threads) {
       using T = decltype(item);
       const T* const from = pointer<const T>(sorted) + first;
       T* const to = pointer<T>(given) + first;
+      if (as_given_) {  // without an index
+        std::copy_n(from, count_, to);
+        return;
+      }
       if constexpr (sizeof(T) >= 4 && sizeof(T) <= 16) {
         if (permutation_) {
           return permutation_->to_given(from, to, scratch_, threads);
@@ -127,6 +138,12 @@ class Order {
     });
     if (!run && detail::Permutation::pays(count_)) {  // runs are near each other in the caches
       permutation_.emplace(index_.data(), count_, threads);
+    }
+  }
+
+  void check_addresses(std::int64_t rows, Address from, Address to) const {
+    if (rows * count_ > 0 && (from == 0 || to == 0)) {
+      throw Error(ErrorCode::invalid_argument, "the entries to move have no address");
     }
   }
 

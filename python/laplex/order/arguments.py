@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from math import inf, isfinite
 from numbers import Real
 from typing import NamedTuple
@@ -10,11 +9,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..torch.call import HALF, Scalar, check_flag, check_tensor
+from ..torch.call import HALF, Scalar, broadcast_shapes, check_dense, check_flag, check_tensor
 from ..torch.sorting import Order, is_concrete, order_of
 
 MASK_MARGIN = 4000.0
 """How many temperatures an infinite score is put beyond the finite ones; kernels are 0 from 745."""
+
+
+LEAST_TAU = 1e-100
+"""The least temperature: the square and the cube of it divide in derivatives."""
+
+FLOATS = (*HALF, torch.float32, torch.float64)
 
 
 class Line(NamedTuple):
@@ -49,6 +54,14 @@ class Line(NamedTuple):
             numbers = torch.where(numbers < low, -inf, torch.where(numbers > high, inf, numbers))
         return -numbers if self.negated else numbers
 
+    def about(self, in_order: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+        """Return sorted scores from the one of a rank on, counted from 0, and that score.
+
+        Both are float64. Near it, differences keep their digits at any temperature.
+        """
+        centre = in_order.detach()[..., rank : rank + 1].double()
+        return in_order - centre, centre
+
     def order(self) -> Order:
         """Find the order that sorts the line."""
         return order_of(self.scores)
@@ -70,10 +83,7 @@ def line_of(scores: Tensor, tau: Scalar, dim: int, descending: bool, name: str =
     check_tensor(name, scores)
     check_flag("descending", descending)
     dtype = scores.dtype
-    if not dtype.is_floating_point:
-        raise TypeError(
-            f"{name} has dtype {dtype}, but must hold floating-point numbers: pass {name}.float()"
-        )
+    check_floats(name, scores)
     last = own_dim(name, scores, dim)
     if scores.shape[last] == 0:
         raise ValueError(
@@ -92,10 +102,22 @@ def line_of(scores: Tensor, tau: Scalar, dim: int, descending: bool, name: str =
     return Line(scores, temperature, last, dtype, descending, bounds)
 
 
+def check_floats(name: str, tensor: Tensor) -> None:
+    """Refuse sparse tensors, and dtypes that are not computed with."""
+    if tensor.dtype not in FLOATS:
+        raise TypeError(
+            f"{name} has dtype {tensor.dtype}, but must hold floating-point numbers: pass "
+            f"{name}.float()"
+        )
+    check_dense(name, tensor)
+
+
 def own_dim(name: str, tensor: Tensor, dim: int) -> int:
     """Return the dimension as a negative number, so that it counts from the end."""
     if tensor.dim() == 0:
         raise ValueError(f"{name} is a 0-d tensor, but must have a dimension: pass {name}[None]")
+    if isinstance(dim, bool) or not isinstance(dim, int):
+        raise TypeError(f"dim must be an integer, got {dim!r}")
     if not -tensor.dim() <= dim < tensor.dim():
         raise IndexError(
             f"dim={dim} is out of range: {name} has the dimensions {-tensor.dim()} to "
@@ -107,11 +129,7 @@ def own_dim(name: str, tensor: Tensor, dim: int) -> int:
 def last_dim(name: str, values: Tensor, line: Line) -> Tensor:
     """Return the values, one per score, with their line in the last dimension."""
     check_tensor(name, values)
-    if not values.dtype.is_floating_point:
-        raise TypeError(
-            f"{name} has dtype {values.dtype}, but must hold floating-point numbers: pass "
-            f"{name}.float()"
-        )
+    check_floats(name, values)
     if values.dim() < -line.dim or values.shape[line.dim] != line.size:
         raise ValueError(
             f"{name} has shape {tuple(values.shape)}, but its dimension {line.dim} must have one "
@@ -120,11 +138,14 @@ def last_dim(name: str, values: Tensor, line: Line) -> Tensor:
     return values if line.dim == -1 else values.movedim(line.dim, -1)
 
 
-def within_line(name: str, number: float, size: int) -> float:
-    """Return a number strictly between 0 and the number of scores, or raise an error."""
-    if isinstance(number, bool) or not isinstance(number, (int, float)):
-        raise TypeError(f"{name} must be a number, got {type(number).__name__}")
-    if not 0 < number < size:
+def within_line(name: str, number: object, size: int, remedy: str) -> float:
+    """Return a number strictly between 0 and the number of scores, or raise an error.
+
+    The remedy is that for what is no number.
+    """
+    if isinstance(number, bool) or not isinstance(number, (int, float, Real)):
+        raise TypeError(f"{name} must be a number, got {type(number).__name__}: {remedy}")
+    if not 0 < float(number) < size:
         raise ValueError(
             f"{name} must lie strictly between 0 and n = {size}, the number of scores, got {number}"
         )
@@ -141,8 +162,10 @@ def _temperature(tau: Scalar, scores: Tensor, name: str) -> Tensor:
     if not isinstance(tau, Tensor):
         if isinstance(tau, bool) or not isinstance(tau, (float, Real)):
             raise TypeError(f"tau must be a number or a torch tensor, got {type(tau).__name__}")
-        if not sys.float_info.min <= tau < inf:
+        if not 0 < tau < inf:
             raise ValueError(f"tau must be positive and finite, got {tau}")
+        if tau < LEAST_TAU:
+            raise ValueError(f"tau must be at least {LEAST_TAU}, got {tau}")
         return torch.scalar_tensor(tau, dtype=torch.float64, device=scores.device)
     if not tau.dtype.is_floating_point:
         raise TypeError(f"tau has dtype {tau.dtype}, but must be floating-point: pass tau.float()")
@@ -152,14 +175,17 @@ def _temperature(tau: Scalar, scores: Tensor, name: str) -> Tensor:
             f"tau.to({str(scores.device)!r})"
         )
     try:
-        torch.broadcast_shapes(tau.shape, scores.shape[:-1])  # type: ignore[no-untyped-call]
+        broadcast_shapes(tau.shape, scores.shape[:-1])
     except RuntimeError:
         raise ValueError(
             f"tau has shape {tuple(tau.shape)}, which does not broadcast with the leading "
             f"dimensions {tuple(scores.shape[:-1])} of {name}: pass one temperature per line"
         ) from None
-    if is_concrete(tau) and not bool(((tau > 0) & (tau < inf)).all()):
-        raise ValueError("tau must be positive and finite, but some of its entries are not")
+    if is_concrete(tau):
+        if not bool(((tau > 0) & (tau < inf)).all()):
+            raise ValueError("tau must be positive and finite, but some of its entries are not")
+        if bool((tau < LEAST_TAU).any()):
+            raise ValueError(f"tau must be at least {LEAST_TAU}, but some of its entries are less")
     return tau.double()
 
 
@@ -167,19 +193,27 @@ def _without_infinities(
     scores: Tensor, tau: Tensor, name: str
 ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
     """Replace infinite scores by ones that no kernel reaches from the finite ones."""
-    if is_concrete(scores):
-        if isfinite(scores.detach().sum().item()) or bool(scores.isfinite().all()):
-            return scores, None  # mostly the sum decides
-        if bool(scores.isnan().any()):
-            raise ValueError(f"{name} has entries that are NaN: remove them, or mask with inf")
     given = scores.detach()
-    is_infinite = given.isinf()
+    if is_concrete(scores):
+        if isfinite(torch.linalg.vector_norm(given).item()):
+            return scores, None  # mostly this decides
+        if bool(given.isnan().any()):
+            raise ValueError(f"{name} has entries that are NaN: remove them, or mask with inf")
+    range_ = torch.finfo(scores.dtype)
+    is_infinite = given.abs() > _largest(scores.dtype)
+    if is_concrete(scores) and not bool(is_infinite.any()):
+        return scores, None
     top = given.masked_fill(is_infinite, -inf).amax(-1, keepdim=True)
     bottom = given.masked_fill(is_infinite, inf).amin(-1, keepdim=True)
     top, bottom = top.masked_fill(top.isinf(), 0.0), bottom.masked_fill(bottom.isinf(), 0.0)
-    range_ = torch.finfo(scores.dtype)
     margin = MASK_MARGIN * tau.detach().unsqueeze(-1).to(scores.dtype) + top.abs() + bottom.abs()
     margin = margin.clamp(range_.tiny, range_.max / 4)
-    scores = torch.where(given == inf, top + margin, scores)
-    scores = torch.where(given == -inf, bottom - margin, scores)
+    beyond = torch.where(given > 0, top + margin, bottom - margin).clamp(range_.min, range_.max)
+    scores = torch.where(is_infinite, beyond, scores)
     return scores, (bottom - margin / 4, top + margin / 4)
+
+
+def _largest(dtype: torch.dtype) -> float:
+    """Return the largest score that counts as finite: in float64, differences must not overflow."""
+    largest = torch.finfo(dtype).max
+    return largest / 4 if dtype is torch.float64 else largest

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from math import sqrt
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from .._support.arguments import one_of
-from ..torch.call import Scalar
-from .arguments import line_of
+from ..torch.call import Scalar, check_tensor
+from .arguments import Line, line_of
 from .ranks import average_ranks, soft_rank
 
 Reduction = Literal["mean", "sum", "none"]
@@ -70,18 +72,34 @@ def spearman_loss(
     """
     one_of("reduction", reduction, Reduction)
     line = line_of(predictions, tau, dim, descending=False, name="predictions")
-    if not isinstance(targets, Tensor) or targets.shape != predictions.shape:
-        shape = tuple(targets.shape) if isinstance(targets, Tensor) else type(targets).__name__
+    check_tensor("targets", targets)
+    if targets.shape != predictions.shape:
         raise ValueError(
-            f"targets has shape {shape}, but predictions has {tuple(predictions.shape)}: pass one "
-            "target per prediction"
+            f"targets has shape {tuple(targets.shape)}, but predictions has "
+            f"{tuple(predictions.shape)}: pass one target per prediction"
         )
-    goals = targets.detach() if targets.is_floating_point() else targets.double()
-    wanted = average_ranks(line_of(goals, 1.0, dim, descending=False, name="targets"))
+    wanted = _ranks_of(targets, line)
     n = line.size
-    ranks = soft_rank(line.scores, line.tau)
-    squares = (ranks - wanted.to(ranks.dtype)).square().sum(-1)
-    losses = (squares * (6 / max(n * (n * n - 1), 1))).to(line.dtype)
+    # A factor of all entries, because PyTorch's tangent of a scaled 0-d tensor is float64.
+    scaled = (soft_rank(line.scores, line.tau) - wanted) * sqrt(6 / max(n * (n * n - 1), 1))
+    losses: Tensor = scaled.square().sum(-1).to(line.dtype)
     if reduction == "none":
         return losses
     return losses.mean() if reduction == "mean" else losses.sum()
+
+
+def _ranks_of(targets: Tensor, line: Line) -> Tensor:
+    """Return the ranks of targets ``[*b, n]`` in the dtype of the line, whose dimension they have.
+
+    Integers are compared as such: in float64, those above 2^53 would be rounded.
+    """
+    if targets.is_complex():
+        raise TypeError(f"targets has dtype {targets.dtype}, but must hold real numbers")
+    if targets.is_floating_point():
+        goals = line_of(targets.detach(), 1.0, line.dim, descending=False, name="targets")
+        numbers, in_order = goals.scores, goals.order().sort(goals.scores)
+    else:
+        numbers = targets.movedim(line.dim, -1)
+        numbers = numbers.byte() if numbers.dtype is torch.bool else numbers
+        in_order = numbers.sort(dim=-1).values
+    return average_ranks(numbers, in_order, line.scores.dtype)

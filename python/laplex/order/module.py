@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from .._support.arguments import integer, one_of, positive
 from ..torch.call import check_flag
+from .arguments import FLOATS, check_floats
 from .permutations import soft_permute, softsort
 
 Method = Literal["softsort", "permute"]
@@ -84,24 +85,40 @@ class SoftPermutation(nn.Module):
         self.method: str = one_of("method", method, Method)
         check_flag("hard", hard)
         self.hard = hard
+        if dtype is not None and dtype not in FLOATS:
+            raise TypeError(f"dtype must be floating-point, got {dtype}")
+        spacing = 1 / self.n if self.n > 1 else 0.0
         if scores is None:
             places = torch.arange(self.n, dtype=torch.float64, device=device) + 0.5
             scores = (places / self.n).to(dtype or torch.get_default_dtype())
         elif not isinstance(scores, Tensor) or scores.shape != (self.n,):
             shape = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
             raise ValueError(f"scores has shape {shape}, but must have shape ({self.n},)")
-        elif not scores.is_floating_point():
-            raise TypeError(f"scores has dtype {scores.dtype}: pass scores.float()")
         else:
+            check_floats("scores", scores)
+            if not scores.is_meta:
+                if not bool(scores.isfinite().all()):
+                    raise ValueError("scores must be finite, but some of its entries are not")
+                spacing = float(scores.max() - scores.min()) / max(self.n - 1, 1)
             scores = scores.detach().clone().to(device=device, dtype=dtype)
         if tau is None:
-            spacing = float(scores.max() - scores.min()) / max(self.n - 1, 1)
             tau = 4 * spacing if spacing > 0 else 1.0
-        self.tau = positive("tau", tau)
+        self.tau: float | Tensor = positive("tau", tau)
         self.scores = nn.Parameter(scores)
 
     def forward(self, values: Tensor) -> Tensor:
-        """Bring values ``[..., n]`` into the order of the scores."""
+        """Bring values into the order of the scores.
+
+        Parameters
+        ----------
+        values : Tensor, shape ``[..., n]``
+            The values, floating-point.
+
+        Returns
+        -------
+        Tensor, shape ``[..., n]``
+            The values in order, softly or hard.
+        """
         return _METHODS[self.method](values, self.scores, self.tau, hard=self.hard)
 
     @torch.no_grad()
@@ -112,4 +129,5 @@ class SoftPermutation(nn.Module):
     def extra_repr(self) -> str:
         """Describe the permutation for ``repr``."""
         hard = ", hard=True" if self.hard else ""
-        return f"{self.n}, tau={self.tau:g}, method={self.method!r}{hard}"
+        tau = self.tau.detach() if isinstance(self.tau, Tensor) else self.tau
+        return f"{self.n}, tau={float(tau):g}, method={self.method!r}{hard}"

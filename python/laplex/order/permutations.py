@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..torch.call import Scalar, check_flag
+from ..torch.call import Scalar, broadcast_shapes, check_flag
 from ..torch.cumulative import cumulative_sum
 from ..torch.functional import matvec
-from ..torch.quantiles import sorted_quantiles
+from ..torch.quantiles import narrowed, sorted_quantiles
 from .arguments import Line, last_dim, line_of, straight_through
 
 
@@ -51,7 +51,8 @@ def softsort(
     Returns
     -------
     Tensor, shape of ``values``
-        The values in order, of their dtype.
+        The values in order, of their dtype. Leading dimensions of ``tau``, scores and values are
+        broadcast.
 
     Raises
     ------
@@ -123,7 +124,8 @@ def soft_permute(
     Returns
     -------
     Tensor, shape of ``values``
-        The values in order, of their dtype.
+        The values in order, of their dtype. Leading dimensions of ``tau``, scores and values are
+        broadcast.
 
     Raises
     ------
@@ -135,7 +137,9 @@ def soft_permute(
     Computed in float64, as differences of sums over all values, from which their mean is subtracted
     first. So rows and columns sum to 1 up to rounding, and the error is at most 2e-14 times the sum
     of the distances of all values from their mean. The rounding of the edges :math:`b_q` adds
-    1e-16 :math:`|b_q| / \tau` to an entry, times the number of scores within :math:`\tau`.
+    :math:`10^{-16} |b_q - m| / \tau` to an entry, times the number of scores within :math:`\tau`,
+    where :math:`m` is the score in the middle, and gaps between scores that are wider than 400
+    :math:`\tau` count as 400 :math:`\tau`.
 
     Source: LapSum, arXiv 2503.06242.
 
@@ -149,7 +153,9 @@ def soft_permute(
     check_flag("hard", hard)
     line, values, dtype = _arguments(values, scores, tau, dim, descending)
     order = line.order()
-    in_order, own = order.sort(line.scores).double(), order.sort(values)
+    own = order.sort(values)
+    in_order, _ = line.about(order.sort(line.scores), line.size // 2)
+    in_order = narrowed(in_order, line.tau).scores
     levels = torch.arange(1, line.size, dtype=torch.float64, device=scores.device)
     edges = sorted_quantiles(in_order, levels, line.tau)
     centred = own.double()
@@ -174,7 +180,7 @@ def _arguments(
             f"values.to({str(line.scores.device)!r})"
         )
     try:
-        torch.broadcast_shapes(values.shape, line.scores.shape)  # type: ignore[no-untyped-call]
+        broadcast_shapes(values.shape, line.scores.shape)
     except RuntimeError:
         raise ValueError(
             f"leading dimensions do not broadcast: values {tuple(values.shape)}, scores "

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..torch.call import Scalar, check_flag
 from ..torch.cumulative import cumulative_sum
-from .arguments import Line, line_of, straight_through
+from .arguments import line_of, straight_through
 
 
 def soft_rank(
@@ -33,9 +33,10 @@ def soft_rank(
     ----------
     scores : Tensor, shape ``[*b, n]``
         The scores :math:`s`, floating-point, along any dimension. They may be infinite, as masks
-        are, but not NaN. Half precision is computed in float32.
+        are, but not NaN; so does float64 beyond 4e307. Half precision is computed in float32.
     tau : float or Tensor, shape ``[*b]``
-        The temperature, positive, in the unit of the scores.
+        The temperature, at least 1e-100, in the unit of the scores. A tensor has one per line: its
+        dimensions are broadcast with the *leading* ones of the scores.
     dim : int
         The dimension of the scores.
     descending : bool
@@ -46,14 +47,16 @@ def soft_rank(
     Returns
     -------
     Tensor, shape of ``scores``
-        The ranks, of the dtype of the scores.
+        The ranks, of the dtype of the scores: bfloat16 holds whole numbers up to 256, float16 up
+        to 2048. With leading dimensions of ``tau`` that the scores do not have, it has these too.
 
     Raises
     ------
     TypeError
         If the scores are no tensor of floating-point numbers.
     ValueError
-        If some scores are NaN, there are none along the dimension, or ``tau`` is not positive.
+        If some scores are NaN, there are none along the dimension, or ``tau`` is not positive; if
+        the scores are float16 and more than it can count, 65504.
 
     Notes
     -----
@@ -75,17 +78,22 @@ def soft_rank(
     """
     check_flag("hard", hard)
     line = line_of(scores, tau, dim, descending)
+    if line.dtype is torch.float16 and line.size > torch.finfo(torch.float16).max:
+        raise ValueError(
+            f"scores has dtype {line.dtype}, which does not reach the rank {line.size}: pass "
+            "scores.float()"
+        )
     ones = torch.ones_like(line.scores)
     ranks = cumulative_sum(ones, line.scores, lengthscale=line.tau) + 0.5
     if hard:
-        ranks = straight_through(average_ranks(line), ranks)
+        given = line.scores.detach()
+        ranks = straight_through(average_ranks(given, line.order().sort(given), ranks.dtype), ranks)
     return line.restored(ranks)
 
 
-def average_ranks(line: Line) -> Tensor:
-    """Return the ranks of a line; equal scores have the mean of theirs."""
-    scores = line.scores.detach().contiguous()
-    in_order = line.order().sort(scores)
-    below = torch.searchsorted(in_order, scores)
-    up_to = torch.searchsorted(in_order, scores, right=True)
-    return (below + up_to + 1).to(scores.dtype) / 2
+def average_ranks(numbers: Tensor, in_order: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the ranks of numbers ``[*b, n]`` among their sorted ones, with means where equal."""
+    numbers = numbers.contiguous()
+    below = torch.searchsorted(in_order, numbers)
+    up_to = torch.searchsorted(in_order, numbers, right=True)
+    return (below + up_to + 1).to(dtype) / 2

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from math import ceil
+
 import torch
 from torch import Tensor
 
 from .._support.arguments import whole
 from ..torch.call import Scalar, check_flag
-from ..torch.quantiles import sorted_quantiles
+from ..torch.laplace_cdf import laplace_cdf
+from ..torch.quantiles import narrowed, sorted_quantiles
 from .arguments import Line, line_of, straight_through, within_line
 
 
@@ -57,7 +60,8 @@ def soft_topk(
 
     Notes
     -----
-    Computed in float64. The result can be differentiated any number of times by the scores.
+    The threshold is computed in float64. The result can be differentiated any number of
+    times by the scores.
 
     Source: LapSum, arXiv 2503.06242.
 
@@ -72,7 +76,7 @@ def soft_topk(
     """
     check_flag("hard", hard)
     line = _line(scores, tau, dim, largest)
-    k = within_line("k", k, line.size)
+    k = within_line("k", k, line.size, "pass int(k) or float(k)")
     shares = _shares(line, k)
     if hard:
         shares = straight_through(_limit(line, k), shares)
@@ -115,8 +119,10 @@ def topk_mask(
     tensor([1., 0., 0., 1.])
     """
     line = _line(scores, tau, dim, largest)
+    if isinstance(k, bool):
+        raise TypeError(f"k must be a whole number, got {k}")
     k = whole("k", k, 1)
-    within_line("k", k, line.size)
+    within_line("k", k, line.size, "pass int(k) or float(k)")
     smallest = line.scores.detach().topk(k, dim=-1, largest=False).indices
     mask = torch.zeros_like(line.scores).scatter(-1, smallest, 1.0)
     return line.restored(straight_through(mask, _shares(line, k)))
@@ -129,16 +135,14 @@ def _line(scores: Tensor, tau: Scalar, dim: int, largest: bool) -> Line:
 
 
 def _shares(line: Line, k: float) -> Tensor:
-    in_order = line.order().sort(line.scores).double()
+    # About the score that is the threshold for tau -> 0, so that shares are exact there.
+    in_order, centre = line.about(line.order().sort(line.scores), ceil(k) - 1)
     level = torch.full((1,), k, dtype=torch.float64, device=in_order.device)
-    threshold = sorted_quantiles(in_order, level, line.tau)
-    return _cdf((threshold - line.scores.double()) / line.tau.unsqueeze(-1))
-
-
-def _cdf(t: Tensor) -> Tensor:
-    """The Laplace distribution's CDF. The derivative of abs() at 0 is 0, and that of L is 1/2."""
-    tail = torch.exp(-t.abs()) / 2
-    return torch.where(t < 0, tail, 1 - tail) + torch.where(t == 0, t / 2, 0.0)
+    narrow = narrowed(in_order, line.tau)
+    threshold = sorted_quantiles(narrow.scores, level, line.tau)
+    threshold = narrow.widened(threshold, line.tau)
+    distances = (threshold - (line.scores - centre)) / line.tau.unsqueeze(-1)
+    return laplace_cdf(distances.to(line.scores.dtype))
 
 
 def _limit(line: Line, k: float) -> Tensor:

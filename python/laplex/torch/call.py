@@ -210,6 +210,16 @@ def check_flag(name: str, value: object) -> None:
         raise TypeError(f"{name} must be True or False, got {value!r}")
 
 
+def in_memory(tensor: Tensor) -> Tensor:
+    """Return a tensor whose numbers can be read at its address.
+
+    Autograd's zero tensors, such as the tangents of constants, have no memory.
+    """
+    if not torch._is_zerotensor(tensor):
+        return tensor
+    return tensor.clone(memory_format=torch.contiguous_format)
+
+
 def conversion_of(array: object) -> str:
     """Return the function that makes a tensor of an array, for a message.
 
@@ -448,8 +458,8 @@ def broadcast_batch(call: Call) -> tuple[tuple[int, ...], tuple[int, ...]]:
     ]
     own = tuple(call.values.shape[:-1])
     try:
-        anchor_batch = _broadcast_shapes(*shapes)
-        return _broadcast_shapes(own, anchor_batch), anchor_batch
+        anchor_batch = broadcast_shapes(*shapes)
+        return broadcast_shapes(own, anchor_batch), anchor_batch
     except RuntimeError:
         given = ", ".join(
             f"{name} {tuple(tensor.shape)}"
@@ -462,7 +472,7 @@ def broadcast_batch(call: Call) -> tuple[tuple[int, ...], tuple[int, ...]]:
         ) from None
 
 
-def _broadcast_shapes(*shapes: tuple[int, ...]) -> tuple[int, ...]:
+def broadcast_shapes(*shapes: tuple[int, ...]) -> tuple[int, ...]:
     """Broadcast shapes; torch's slow function is called only if sizes are symbols."""
     given = [shape for shape in shapes if shape]
     if not given:

@@ -17,7 +17,7 @@ from .. import _core
 from .._support.core import Gradients, Kernel, Second, Term, Vectors
 from ..numpy.layout import Layout, layout_of
 from . import cuda
-from .call import DIRECT, HALF, NAMES, SIDES, TENSORS, Call, Signature, check_degree
+from .call import DIRECT, HALF, NAMES, SIDES, TENSORS, Call, Signature, check_degree, in_memory
 
 _LITTLE = 1 << 20  # gradients of up to this many numbers are copied to take the core's fast path
 _PRODUCT = 0  # mode of the core's sum: K itself, not its transpose or adjoint
@@ -289,6 +289,7 @@ def _laid(call: Call, sig: Signature, shared: bool) -> list[Tensor | None]:
                 tensor = tensor.expand(shape)
             if tensor.is_neg() or not tensor.is_contiguous():
                 tensor = tensor.resolve_neg().contiguous()
+            tensor = in_memory(tensor)
         laid.append(tensor)
     return laid
 
@@ -314,6 +315,9 @@ def _strided(tensor: Tensor, layout: Layout, length: int) -> tuple[Tensor, Vecto
         if length > 1 and tensor.stride(-1) != 1:
             tensor = tensor.contiguous()
         head, row = tensor.stride(0), tensor.stride(1)
+    if not tensor.data_ptr():
+        tensor = in_memory(tensor)
+        head, row = rows * length, length
     address = tensor.data_ptr() or _no_address(tensor)
     return tensor, Vectors(address, tensor.is_complex(), head, row)
 

@@ -8,13 +8,14 @@ of lengthscale tau and Z = sum_j K(b, s_j),
     db/dtau = sum_j sign(b - s_j) (|b - s_j| / tau) K(b, s_j) / Z
 
 These formulas are made of `primitive` and of the quantiles themselves, so they can be
-differentiated again.
+differentiated again. For one level, and for short lines, the weights K / Z are formed as what they
+are, a softmax.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ from . import derivatives, execution
 from .autograd import evaluate, in_forward_mode, is_watched, primitive
 from .autograd import gradients as product_gradients
 from .batching import pad_batch
-from .call import TENSORS, Call, signature
+from .call import TENSORS, Call, broadcast_shapes, in_memory, signature
 from .registry import LIBRARY, TAGS
 from .sorting import is_concrete
 
@@ -33,6 +34,9 @@ _unpack_dual: Any = forward_ad.unpack_dual
 
 _FAR = 400.0
 """Lengthscales of a gap between scores beyond which both of its sides count as infinitely far."""
+
+_SMALL = 256
+"""Entries of a line's matrix of quantiles and scores up to which it is formed."""
 
 LIBRARY.define(
     "sorted_quantiles(Tensor sorted_scores, Tensor levels, Tensor lengthscale) -> Tensor", tags=TAGS
@@ -48,7 +52,7 @@ def sorted_quantiles(sorted_scores: Tensor, levels: Tensor, lengthscale: Tensor)
     Parameters
     ----------
     sorted_scores : Tensor, shape ``[*b, n]``
-        The scores :math:`s`: float64, finite and ascending.
+        The scores :math:`s`: float64, finite and ascending, and `narrowed`.
     levels : Tensor, shape ``[*b, q]``
         The levels, float64, each strictly between 0 and n.
     lengthscale : Tensor, shape ``[*b]``
@@ -62,18 +66,86 @@ def sorted_quantiles(sorted_scores: Tensor, levels: Tensor, lengthscale: Tensor)
     if torch.compiler.is_compiling():
         compiled: Tensor = _QUANTILES(sorted_scores, levels, lengthscale)
         return compiled
-    recorded: Tensor = _Quantiles.apply(sorted_scores, levels, lengthscale)  # type: ignore[no-untyped-call]
+    kind: Any = _Quantiles if torch._C._are_functorch_transforms_active() else _Recorded
+    recorded: Tensor = kind.apply(sorted_scores, levels, lengthscale)
     return recorded
+
+
+class Narrowed(NamedTuple):
+    """A line of scores of which no gap is wider than `_FAR` lengthscales."""
+
+    scores: Tensor
+    """``[*b, n]``, ascending, with the derivatives of the scores that were narrowed."""
+    moved: Tensor | None = None
+    """``[*b, n]``: by how much each score was moved towards 0; None if none was."""
+
+    def widened(self, quantiles: Tensor, lengthscale: Tensor) -> Tensor:
+        """Put quantiles ``[*b, q]`` of the narrowed line where they are between the scores."""
+        if self.moved is None:
+            return quantiles
+        shape = (*quantiles.shape[:-1], self.scores.shape[-1])
+        s, moved = self.scores.detach().expand(shape).contiguous(), self.moved.expand(shape)
+        b = quantiles.detach().contiguous()
+        above = torch.searchsorted(s, b, right=True)
+        left, right = (above - 1).clamp_min(0), above.clamp_max(shape[-1] - 1)
+        behind, ahead = b - s.gather(-1, left), s.gather(-1, right) - b
+        near = 0.49 * _FAR * lengthscale.detach().unsqueeze(-1)
+        of_left, of_right = moved.gather(-1, left), moved.gather(-1, right)
+        in_middle = (behind > near) & (ahead > near)
+        shift = torch.where(behind < ahead, of_left, of_right)
+        return quantiles + torch.where(in_middle, of_left / 2 + of_right / 2, shift)
+
+
+def narrowed(scores: Tensor, lengthscale: Tensor) -> Narrowed:
+    """Narrow each gap between scores that is wider than `_FAR` lengthscales to that.
+
+    What lies beyond such a gap is not felt: K(b, s) / Z and L((b - s) / tau) stay as they are, also
+    where K underflows. A quantile this far from both neighbours is in the middle of the gap, with
+    equal weights on both sides. The scores around 0 keep their places, and thus all of their
+    digits; the others lose those of their distance from 0, which is small now. All shifts are
+    constants of the derivatives.
+
+    Parameters
+    ----------
+    scores : Tensor, shape ``[*b, n]``
+        The scores, float64, finite and ascending.
+    lengthscale : Tensor, shape ``[*b]``
+        The lengthscale, float64 and positive.
+    """
+    if is_concrete(scores) and not _has_far_gap(scores, lengthscale):
+        return Narrowed(scores)
+    shape = _shape(scores, scores, lengthscale)
+    s = scores.detach().expand(shape).contiguous()
+    far = _FAR * lengthscale.detach().unsqueeze(-1)
+    is_far = s.diff() > far
+    false = torch.zeros_like(s[..., :1], dtype=torch.bool)
+    index = torch.arange(shape[-1], device=s.device).expand(shape)
+    first = torch.where(torch.cat((false, is_far), -1), index, 0).cummax(-1).values
+    inside = s - s.gather(-1, first)  # the distance from the first score after the last far gap
+    steps = torch.where(is_far, inside[..., :-1] + far, 0.0)
+    start = torch.cat((torch.zeros_like(s[..., :1]), steps.cumsum(-1)), -1)
+    zero = (torch.searchsorted(s, torch.zeros_like(s[..., :1]), right=True) - 1).clamp_min(0)
+    at_zero = first.gather(-1, zero)
+    origin = start.gather(-1, at_zero) - s.gather(-1, at_zero)
+    narrow = torch.where(first == at_zero, s, inside + (start - origin))
+    return Narrowed(narrow + (scores - scores.detach()), s - narrow)
+
+
+def _has_far_gap(scores: Tensor, lengthscale: Tensor) -> bool:
+    if scores.shape[-1] < 2 or not scores.numel() or not lengthscale.numel():
+        return False
+    gaps = scores.detach().diff().amax(-1)
+    return bool((gaps > _FAR * lengthscale.detach()).any())
 
 
 def _shape(sorted_scores: Tensor, levels: Tensor, lengthscale: Tensor) -> tuple[int, ...]:
     leading = (sorted_scores.shape[:-1], levels.shape[:-1], lengthscale.shape)
-    return (*torch.broadcast_shapes(*leading), levels.shape[-1])  # type: ignore[no-untyped-call]
+    return (*broadcast_shapes(*leading), levels.shape[-1])
 
 
 def _solve(sorted_scores: Tensor, levels: Tensor, lengthscale: Tensor) -> Tensor:
     shape = _shape(sorted_scores, levels, lengthscale)
-    levels = levels.expand(shape).contiguous()
+    levels = in_memory(levels.expand(shape).contiguous())
     out = torch.empty_like(levels)
     if out.numel():
         scores = sorted_scores.expand(*shape[:-1], sorted_scores.shape[-1])
@@ -120,6 +192,23 @@ class _Quantiles(torch.autograd.Function):
         return sorted_quantiles(*pad_batch(in_dims, tensors, _TRAILING)), 0
 
 
+class _Recorded(torch.autograd.Function):
+    """The quantiles outside of transforms, in the form that torch applies in a third of the time.
+
+    See `autograd.Recorded`.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, *tensors: Tensor) -> Tensor:
+        """Return the quantiles of sorted scores, levels and a lengthscale."""
+        output = _Quantiles.forward(*tensors)
+        _Quantiles.setup_context(ctx, tensors, output)
+        return output
+
+    backward = _Quantiles.backward
+    jvp = _Quantiles.jvp
+
+
 def _vjp(
     grad: Tensor,
     scores: Tensor,
@@ -128,6 +217,8 @@ def _vjp(
     quantiles: Tensor,
     needs: Sequence[bool],
 ) -> tuple[Tensor | None, ...]:
+    if _is_small(scores, quantiles):
+        return _small_vjp(grad, scores, levels, lengthscale, quantiles, needs)
     product = _product(scores, quantiles, lengthscale)
     of_scores = (needs[0], *[False] * (TENSORS - 1))
     if torch.is_grad_enabled() or in_forward_mode():
@@ -153,8 +244,18 @@ def _jvp(
     scores: Tensor, levels: Tensor, lengthscale: Tensor, tangents: Sequence[Tensor | None]
 ) -> Tensor:
     quantiles = sorted_quantiles(scores, levels, lengthscale)
-    product = _product(scores, quantiles, lengthscale)
     d_scores, d_levels, d_lengthscale = tangents
+    if _is_small(scores, quantiles):
+        distances, weights = _distances_and_weights(scores, lengthscale, quantiles)
+        total = torch.zeros_like(quantiles)
+        if d_scores is not None:
+            total = total + (weights * d_scores.unsqueeze(-2)).sum(-1)
+        if d_levels is not None:
+            total = total + d_levels * _steps(distances, lengthscale)
+        if d_lengthscale is not None:
+            total = total + d_lengthscale.unsqueeze(-1) * (weights * distances).sum(-1)
+        return total
+    product = _product(scores, quantiles, lengthscale)
     total = torch.zeros_like(quantiles)
     if d_scores is not None:
         total = total + primitive(product._replace(values=d_scores))
@@ -165,45 +266,54 @@ def _jvp(
     return total / primitive(product)
 
 
+def _is_small(scores: Tensor, quantiles: Tensor) -> bool:
+    """Whether the matrix K(b, s) costs less than the plan of a product with it."""
+    count = quantiles.shape[-1]
+    return count == 1 or count * scores.shape[-1] <= _SMALL
+
+
+def _small_vjp(
+    grad: Tensor,
+    scores: Tensor,
+    levels: Tensor,
+    lengthscale: Tensor,
+    quantiles: Tensor,
+    needs: Sequence[bool],
+) -> tuple[Tensor | None, ...]:
+    distances, weights = _distances_and_weights(scores, lengthscale, quantiles)
+    d_scores = d_levels = d_lengthscale = None
+    if needs[0]:
+        d_scores = (grad.unsqueeze(-1) * weights).sum(-2).sum_to_size(scores.shape)
+    if needs[1]:
+        d_levels = (grad * _steps(distances, lengthscale)).sum_to_size(levels.shape)
+    if needs[2]:
+        d_lengthscale = (grad * (weights * distances).sum(-1)).sum(-1)
+        d_lengthscale = d_lengthscale.sum_to_size(lengthscale.shape)
+    return d_scores, d_levels, d_lengthscale
+
+
+def _distances_and_weights(
+    scores: Tensor, lengthscale: Tensor, quantiles: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return (b - s) / tau and K(b, s) / Z, both ``[*b, q, n]``."""
+    distances = quantiles.unsqueeze(-1) - scores.unsqueeze(-2)
+    distances = distances / lengthscale[..., None, None]
+    return distances, torch.softmax(-distances.abs(), -1)
+
+
+def _steps(distances: Tensor, lengthscale: Tensor) -> Tensor:
+    """Return db/dlevel = 2 tau / Z."""
+    return 2 * lengthscale.unsqueeze(-1) * torch.exp(-torch.logsumexp(-distances.abs(), -1))
+
+
 def _product(scores: Tensor, quantiles: Tensor, lengthscale: Tensor) -> Call:
     """Return the call that is Z, and with other values the sums of K(b, s)."""
-    ones = torch.ones_like(scores)
-    if not is_concrete(scores) or _has_far_gap(scores, lengthscale):
-        scores, quantiles = _close_gaps(scores, quantiles, lengthscale)
-    return Call(ones, quantiles, scores, lengthscale, None, None, None)
+    return Call(torch.ones_like(scores), quantiles, scores, lengthscale, None, None, None)
 
 
 def _stretched(product: Call) -> Call:
     """Return the sum of sign(b - s) (|b - s| / tau) K(b, s), which has no kink."""
     return product.member(product.values, 3, (0.0, 1.0))
-
-
-def _has_far_gap(scores: Tensor, lengthscale: Tensor) -> bool:
-    if scores.shape[-1] < 2 or not lengthscale.numel():
-        return False
-    gaps = scores.detach().diff()
-    return bool((gaps > _FAR * lengthscale.detach().unsqueeze(-1)).any())
-
-
-def _close_gaps(scores: Tensor, quantiles: Tensor, lengthscale: Tensor) -> tuple[Tensor, Tensor]:
-    """Narrow each gap between scores that is wider than `_FAR` lengthscales to that.
-
-    K(b, s) / Z stays as it is, also where K underflows: a quantile this far from both neighbours is
-    in the middle of a gap, with equal weights on both sides, and the others hardly feel what is
-    beyond their gap. The shifts are constants of the derivatives.
-    """
-    shape = (*quantiles.shape[:-1], scores.shape[-1])
-    far = _FAR * lengthscale.detach().unsqueeze(-1)
-    s, b = scores.detach().expand(shape).contiguous(), quantiles.detach().contiguous()
-    excess = (s.diff() - far).clamp_min(0)
-    offset = torch.cat((torch.zeros_like(s[..., :1]), excess.cumsum(-1)), -1)
-    above = torch.searchsorted(s, b, right=True)
-    left, right = (above - 1).clamp_min(0), above.clamp_max(shape[-1] - 1)
-    shift, beyond = offset.gather(-1, left), offset.gather(-1, right)
-    in_middle = torch.minimum(b - s.gather(-1, left), s.gather(-1, right) - b) > far / 2
-    is_right = s.gather(-1, right) - b <= far / 2
-    shift = torch.where(is_right, beyond, torch.where(in_middle, (shift + beyond) / 2, shift))
-    return scores - offset, quantiles - shift
 
 
 # --- the registry's operator --------------------------------------------------------------------

@@ -15,7 +15,7 @@ from torch import Tensor
 from .. import _core
 from . import cuda
 from .autograd import _is_batched, is_watched
-from .call import PLAIN_TYPES
+from .call import PLAIN_TYPES, in_memory
 
 LONG = 2048
 """The length from which a single line is sorted by the core."""
@@ -68,12 +68,14 @@ class _TorchOrder:
 class _CoreOrder:
     def __init__(self, numbers: Tensor) -> None:
         self.size = numbers.shape[-1]
-        held = numbers.detach().resolve_neg().contiguous()
+        held = in_memory(numbers.detach().resolve_neg().contiguous())
         is_double = held.dtype is torch.float64
         threads = torch.get_num_threads()
         self._order = _core.Order(held.data_ptr(), is_double, self.size, None, threads)
 
     def sort(self, entries: Tensor) -> Tensor:
+        if self._order.as_given:
+            return entries
         sorted_: Tensor = _Moved.apply(entries, self, True)  # type: ignore[no-untyped-call]
         return sorted_
 
@@ -82,9 +84,7 @@ class _CoreOrder:
         if not is_concrete(entries):
             index = self.moved(torch.arange(self.size), to_sorted)
             return _taken(entries, index)
-        if self._order.as_given:  # the core then keeps no index
-            return entries.clone()
-        entries = entries.resolve_neg().contiguous()
+        entries = in_memory(entries.resolve_neg().contiguous())
         out = torch.empty_like(entries)
         move = self._order.to_sorted if to_sorted else self._order.to_given
         rows = entries.numel() // self.size

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 
+import numpy as np
 import pytest
 import torch
 
@@ -26,6 +27,37 @@ def test_spearman_is_the_rank_correlation_of_scipy():
     assert float(order.spearman_loss(predictions, -predictions, 1e-3)) == pytest.approx(2)
     whole = order.spearman_loss(predictions, targets.long(), 0.5)
     torch.testing.assert_close(whole, order.spearman_loss(predictions, targets, 0.5))
+
+
+def test_spearman_compares_integers_as_such():
+    targets = torch.tensor([2**60, 2**60 + 1, 2**60 + 2])  # equal in float64
+    assert float(order.spearman_loss(T, targets, 1e-3)) == pytest.approx(0, abs=1e-6)
+    assert float(order.spearman_loss(-T, targets, 1e-3)) == pytest.approx(2)
+    either = torch.tensor([False, True, True])
+    expected = order.spearman_loss(T, either.float(), 0.5)
+    torch.testing.assert_close(order.spearman_loss(T, either, 0.5), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_tangents_of_spearman_have_its_dtype(dtype):
+    predictions, targets = torch.randn(8).to(dtype), torch.randn(8).to(dtype)
+
+    def loss(scores):
+        return order.spearman_loss(scores, targets, 0.1)
+
+    value, tangent = torch.func.jvp(loss, (predictions,), (predictions,))
+    assert value.dtype is tangent.dtype is dtype
+    gradient = torch.func.grad(lambda scores: loss(scores).square())
+    _, tangent = torch.func.jvp(gradient, (predictions,), (predictions,))
+    assert tangent.dtype is dtype
+
+
+def test_numbers_of_numpy():
+    two = np.int64(2)
+    torch.testing.assert_close(order.soft_topk(T, two), order.soft_topk(T, 2))
+    torch.testing.assert_close(order.topk_mask(T, two), order.topk_mask(T, 2))
+    level = order.soft_quantile(T, np.float32(1.5), np.float32(0.5))
+    torch.testing.assert_close(level, order.soft_quantile(T, 1.5, 0.5))
 
 
 def test_spearman_of_equal_predictions_has_a_gradient():
@@ -88,6 +120,9 @@ def test_permutations_are_modules():
     again.load_state_dict(other.state_dict())
     assert again.order().tolist() == [1, 2, 0]
     assert order.SoftPermutation(1).tau == 1.0
+    assert order.SoftPermutation(4, device="meta").tau == 1.0
+    other.tau = torch.nn.Parameter(torch.tensor(0.25))
+    assert repr(other).startswith("SoftPermutation(3, tau=0.25")
     assert order.SoftPermutation(3, scores=torch.zeros(3)).tau == 1.0
     compiled = torch.compile(permutation, fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(torch.eye(5)), permutation(torch.eye(5)))
@@ -101,7 +136,21 @@ def test_permutations_are_modules():
         (lambda: order.soft_rank(T * float("nan")), ValueError, "scores has entries that are NaN"),
         (lambda: order.soft_sort(T[:0]), ValueError, "without entries along dim=-1"),
         (lambda: order.soft_sort(T, dim=2), IndexError, "dim=2 is out of range"),
-        (lambda: order.soft_sort(T, 5e-324), ValueError, "tau must be positive"),
+        (lambda: order.soft_sort(T, 5e-324), ValueError, "tau must be at least 1e-100, got"),
+        (
+            lambda: order.soft_sort(T, torch.tensor(1e-310, dtype=torch.float64)),
+            ValueError,
+            "tau must be at least 1e-100, but",
+        ),
+        (lambda: order.soft_sort(T, dim=None), TypeError, "dim must be an integer, got None"),
+        (lambda: order.soft_sort(T, dim=True), TypeError, "dim must be an integer, got True"),
+        (lambda: order.soft_sort(T, dim=1.0), TypeError, r"dim must be an integer, got 1\.0"),
+        (lambda: order.soft_sort(T.to(torch.float8_e5m2)), TypeError, "scores has dtype"),
+        (lambda: order.soft_sort(T.to_sparse()), TypeError, r"pass scores\.to_dense\(\)"),
+        (lambda: order.soft_rank(T.half().expand(1, 3).repeat(1, 30000)), ValueError, "the rank"),
+        (lambda: order.soft_topk(T, torch.tensor(2)), TypeError, r"pass int\(k\)"),
+        (lambda: order.topk_mask(T, True), TypeError, "k must be a whole number"),
+        (lambda: order.soft_quantile(T, [1.0]), TypeError, "pass several as a tensor"),
         (lambda: order.soft_sort(T, True), TypeError, "tau must be a number"),
         (lambda: order.soft_sort(T, torch.tensor(1)), TypeError, "tau has dtype"),
         (lambda: order.soft_sort(T.expand(3, 3), torch.ones(2)), ValueError, "tau has shape"),
@@ -133,6 +182,8 @@ def test_permutations_are_modules():
         (lambda: order.soft_permute(T, T[:2]), ValueError, "values has shape"),
         (lambda: order.soft_rank(T, T.to("meta")[0]), ValueError, "tau is on meta"),
         (lambda: order.spearman_loss(T, T[:2]), ValueError, "targets has shape"),
+        (lambda: order.spearman_loss(T, [1, 2, 3]), TypeError, "targets must be a torch tensor"),
+        (lambda: order.spearman_loss(T, T + 1j), TypeError, "targets has dtype"),
         (lambda: order.spearman_loss(T.long(), T), TypeError, "predictions has dtype"),
         (lambda: order.spearman_loss(T, T * float("nan")), ValueError, "targets has entries"),
         (lambda: order.spearman_loss(T, T, reduction="max"), ValueError, "reduction must be"),
@@ -140,6 +191,8 @@ def test_permutations_are_modules():
         (lambda: order.SoftPermutation(3, 0.0), ValueError, "tau must be positive"),
         (lambda: order.SoftPermutation(3, method="sort"), ValueError, "method must be one of"),
         (lambda: order.SoftPermutation(3, hard=1), TypeError, "hard must be True or False"),
+        (lambda: order.SoftPermutation(3, dtype=torch.int64), TypeError, "dtype must be floating"),
+        (lambda: order.SoftPermutation(3, scores=T / 0), ValueError, "scores must be finite"),
         (lambda: order.SoftPermutation(3, scores=T[:2]), ValueError, r"must have shape \(3,\)"),
         (lambda: order.SoftPermutation(3, scores=T.long()), TypeError, r"scores\.float\(\)"),
     ],

@@ -48,7 +48,9 @@ def test_quantiles_solve_their_equation(scores, tau, data):
     above = order.soft_quantile(scores, n - levels, tau, descending=True)
     residual = counts(above, scores, tau) - levels
     assert float(residual.abs().max()) <= level_tolerance(scores, tau)
-    assert order.soft_quantile(scores, float(levels[0]), tau) == found[0]
+    alone = order.soft_quantile(scores, float(levels[0]), tau)  # solved about another score
+    close = 1e-14 * (float(scores.abs().max()) + tau) * n
+    torch.testing.assert_close(alone, found[0], rtol=0, atol=close)
 
 
 @quick

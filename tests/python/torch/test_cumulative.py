@@ -37,8 +37,11 @@ def test_sums_keep_their_promise(targets, sources, tau, dtype, seed):
     widened = [each.double() for each in given]
     expected = dense(*widened, ell)
     scale = dense(widened[0].abs(), *widened[1:], ell)
-    # The reference rounds t = d / tau to eps of itself, of which L feels at most 1 / 3.
-    tolerance = (PROMISE[dtype] + 1e-14) * scale + torch.finfo(dtype).tiny
+    # The reference rounds t = d / tau, and what is far to the right has a weight of exp(-|t|) / 2.
+    t = (widened[1][:, None] - widened[2]) / tau
+    weights = cdf(t) * (1 + t.clamp_max(0).abs())
+    rounding = torch.finfo(torch.float64).eps * (weights @ widened[0].abs()[..., None])[..., 0]
+    tolerance = (PROMISE[dtype] + 1e-14) * scale + rounding + torch.finfo(dtype).tiny
     assert bool(((found - expected).abs() <= tolerance).all())
     ours = cumulative_sum(values[:, :1].expand(2, len(targets)), given[1], lengthscale=tau)
     again = cumulative_sum(
