@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..torch.call import check_flag
+from ..torch.sorting import is_concrete
 from .arguments import (
     check_kernel,
     check_lengthscale,
@@ -136,7 +137,6 @@ def mmd(
     lengthscale = check_lengthscale(lengthscale, x, "x")
     slices = slices_of(kernel, x, projections, directions, generator, return_error)
     points, _ = scaled(lengthscale, kernel, torch.cat((x, y)))
-    a, b = a / a.sum(), b / b.sum()
 
     def forms(directions: Tensor, weights: Tensor, rows: Tensor, points: Tensor) -> Tensor:
         products = slices.kernel.product(rows, projections_of(points, directions), None)
@@ -153,11 +153,18 @@ def mmd(
         means = means_of(slices, forms, 2 * len(points), rows, points)
         itself = slices.kernel.at_zero
         of_x, of_y = a.square().sum(), b.square().sum()
+        for name, of_itself in (("x_weights", of_x), ("y_weights", of_y)):
+            if is_concrete(of_itself) and bool(1 - of_itself < 8 * torch.finfo(x.dtype).eps):
+                raise ValueError(
+                    f"{name} must have two entries of some size, but one has all the weight: pass "
+                    "unbiased=False for single points"
+                )
         values = [
             (mean[0, 0] - itself * of_x) / (1 - of_x)
             + (mean[1, 1] - itself * of_y) / (1 - of_y)
             - 2 * mean[0, 1]
             for mean in means
         ]
-    value, error = mean_and_error(slices, values)
+    # Absolute weights are 1 within x, 1 within y, and 2 between them.
+    value, error = mean_and_error(slices, values, 4.0)
     return (value, error) if return_error else value
