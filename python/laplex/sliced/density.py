@@ -82,7 +82,7 @@ def kde(
     lengthscale : float or Tensor, shape ``[]`` or ``[d]``
         The bandwidth :math:`\ell`, as in `laplex.sliced.matvec`.
     weights : Tensor, shape ``[n]``, optional
-        The weights :math:`w` of the points. The default is equal weights.
+        The weights :math:`w` of the points, at least 0. The default is equal weights.
     kernel : {"laplace", "matern32"}
         The kernel, as in `laplex.sliced.matvec`.
     projections, directions, generator, return_error
@@ -99,7 +99,13 @@ def kde(
     Raises
     ------
     TypeError, ValueError, NotImplementedError
-        As for `laplex.sliced.matvec`; a ValueError also if there are no points.
+        As for `laplex.sliced.matvec`; a ValueError also if there are no points, weights are
+        negative or all 0, or the density of a single point exceeds the range of the dtype.
+
+    Notes
+    -----
+    Second derivatives by points are those of the density only for "matern32", as
+    `laplex.sliced.matvec` says.
 
     Examples
     --------
@@ -136,7 +142,7 @@ def _height(kernel: str, d: int, lengthscale: float | Tensor, dtype: torch.dtype
     if isinstance(lengthscale, Tensor):
         log_height = -log - lengthscale.log().expand(d).sum()
         if is_concrete(log_height):
-            _check_height(float(log_height), d, dtype)
+            _check_height(float(log_height.detach()), d, dtype)
         return torch.exp(log_height)
     _check_height(-log - d * math.log(lengthscale), d, dtype)
     return math.exp(-log - d * math.log(lengthscale))

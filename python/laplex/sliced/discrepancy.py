@@ -88,7 +88,7 @@ def mmd(
         discrepancy of their distributions (Gretton et al., JMLR 13, 2012, lemma 6). The estimate
         may be negative. With False all pairs count, as for points that are the whole distribution.
     x_weights, y_weights : Tensor, shapes ``[n]`` and ``[m]``, optional
-        The weights of the points, which are divided by their sums.
+        The weights of the points, at least 0, which are divided by their sums.
     lengthscale, kernel, projections, directions, generator
         As for `laplex.sliced.matvec`.
     return_error : bool
@@ -98,20 +98,22 @@ def mmd(
     Returns
     -------
     Tensor, shape ``[]``
-        The squared discrepancy. It has derivatives of any order by points, weights and lengthscale.
+        The squared discrepancy, with derivatives by points, weights and lengthscale.
     error : Tensor, shape ``[]``
         Its standard error, without derivatives; only with ``return_error``.
 
     Raises
     ------
     TypeError, ValueError, NotImplementedError
-        As for `laplex.sliced.matvec`; a ValueError also if a set has no points, or one point and
-        ``unbiased`` is True.
+        As for `laplex.sliced.matvec`; a ValueError also if a set has no points, weights are
+        negative or all 0, or ``unbiased`` is True and one point has all the weight of its set.
 
     Notes
     -----
     One product on the union of the sets serves each direction. In units of k(0) = 1, rounding
     errors are about 1e-7 in float32. Discrepancies of large samples may be less: use float64 there.
+    Second derivatives by points are those of the discrepancy only for "matern32", as
+    `laplex.sliced.matvec` says.
 
     Examples
     --------

@@ -71,7 +71,9 @@ class SlicedKernelOperator(LinearOperator):  # type: ignore[misc]
     Notes
     -----
     Where f is a fit with an error of 5e-6 (d = 2, and above 9 for "laplace" or 7 for "matern32"),
-    an eigenvalue may be as low as -5e-6 n, so the noise variance should be larger.
+    an eigenvalue may be as low as -5e-6 n, so the noise variance should be larger. Second
+    derivatives by points are those of the kernel only for "matern32", as `laplex.sliced.matvec`
+    says.
 
     Examples
     --------
