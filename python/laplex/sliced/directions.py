@@ -17,6 +17,9 @@ KINDS = get_args(Kind)
 GROUPS = 8
 """The number of independent rules from which a standard error is estimated."""
 
+MAX_CACHED = 1 << 18
+"""The most numbers of a rule that is kept for the next call; 32 of them take 64 MiB."""
+
 
 class Rule(NamedTuple):
     """Directions and their weights."""
@@ -64,7 +67,8 @@ def draw_rules(
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _fixed_rules(kind: str, count: int, dimension: int, groups: int) -> list[Rule]:
-    if is_in_torch_dispatch_mode():  # whose tensors may be fake
+    # Tensors of a dispatch mode may be fake.
+    if count * dimension > MAX_CACHED or is_in_torch_dispatch_mode():
         return _draw_fixed_rules(kind, count, dimension, groups)
     return _cached_rules(kind, count, dimension, groups)
 
