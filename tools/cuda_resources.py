@@ -146,9 +146,10 @@ def page(kernels: list[Kernel], names: dict[str, str], arch: str, version: str) 
         f"`tools/cuda_resources.py` writes this page from the report of ptxas for `{arch}`, by "
         f"nvcc {version} with `{' '.join(FLAGS)}`. In the names of kernels, *P* is the largest "
         "moment, *ties* says whether tied sources are summed separately, *J* is the number of "
-        "columns of a covariance matrix, and *B* that of a group of them. All numbers except "
-        "registers are in bytes. Shared memory is the part that is fixed at compile time; kernels "
-        "request more when they are launched. Constant memory includes the arguments."
+        "columns of a covariance matrix, and *B* that of a group of them. *Cumulated* are the sums "
+        "of a cumulative sum. All numbers except registers are in bytes. Shared memory is the part "
+        "that is fixed at compile time; kernels request more when they are launched. Constant "
+        "memory includes the arguments."
     )
     lines = [
         "# Resources of the CUDA kernels",

@@ -71,12 +71,13 @@ struct PassShape {
 /// stands beside it.
 template <class T>
 [[nodiscard]] PassShape pass_shape(const State<T>& state, bool values_complex, std::int64_t lanes) {
-  // A wide block takes as long as about three narrow ones, and its tiles take 64 bytes an anchor.
-  constexpr std::int64_t kFewLanes = 3;
+  // A wide block takes as long as about three narrow ones, or six where its tiles, which take 64
+  // bytes an anchor, are beyond the near caches.
+  constexpr std::int64_t kNear = std::int64_t(1) << 15;
   constexpr std::int64_t kWideLimit = std::int64_t(1) << 22;
   const Fixed<T>& fixed = state.fixed();
   PassShape shape{};
-  shape.wide = lanes >= kFewLanes && state.anchors() <= kWideLimit;
+  shape.wide = lanes >= (state.anchors() <= kNear ? 3 : 6) && state.anchors() <= kWideLimit;
   shape.form = fixed.oscillates                                             ? Form::oscillating
                : fixed.has_phases() || (values_complex && !fixed.real_part) ? Form::complex
                                                                             : Form::real;

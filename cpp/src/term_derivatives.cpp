@@ -39,6 +39,9 @@ Parity next_parity(const Term& term) {
 }  // namespace
 
 Term slope_of(const Term& term) {
+  if (term.cumulative) {
+    return {Parity::even, {0.5}};
+  }
   return {next_parity(term), along(term.polynomial), term.smooth};
 }
 
@@ -47,6 +50,9 @@ Term turn_of(const Term& term) {
 }
 
 Term stretch_of(const Term& term) {
+  if (term.cumulative) {
+    return {Parity::odd, {0.0, -0.5}};
+  }
   return {term.parity, times_distance(along(term.polynomial), -1.0), term.smooth};
 }
 

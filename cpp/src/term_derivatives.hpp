@@ -8,7 +8,8 @@
 ///   dS/dfrequency = i ell S(s, tau q),
 /// so that all gradients are made of the results of two passes: one over the values, read off at
 /// the targets, and one over the cotangents, read off at the sources. Each term here has the
-/// polynomial of its kernel too.
+/// polynomial of its kernel too. A cumulative sum U has no kink and the derivatives
+///   dU/dx_i = S(0, 1/2) / ell,  dU/dell = S(1, -tau/2) / ell.
 #pragma once
 
 #include <laplex/plan.hpp>

@@ -225,6 +225,9 @@ void Plan<T>::vjp(const ConstVectors& values, const ConstVectors& grad, std::int
   check_values(values.complex, parameters_.real_part);
   check_vectors<T>(values, "values");
   check_vectors<T>(grad, "grad");
+  if (gradients.targets != nullptr && gradients.targets == gradients.sources) {
+    invalid("on a GPU, the gradients by targets and by sources need an array each: add them up");
+  }
   check_cumulative(term, cumulates(*state_, parameters_), values.complex);
   check_stream(*state_, stream);
   any_gradients(gradient_call(*state_, parameters_, values, grad, rows, gradients), term,

@@ -126,9 +126,9 @@ TEST(Quantiles, InAGapBeyondTheExponential) {
 
 TEST(Quantiles, OfManyHeads) {
   std::mt19937_64 random(3);
-  const std::vector<double> x = draw_anchors<double>(Anchors::skewed, 3 * 200, random);
+  const std::vector<double> x = draw_anchors<double>(Anchors::skewed, 600, random);
   const std::vector<double> lengthscale = {0.1, 1.0, 10.0};
-  const std::vector<double> levels = spread_levels(200, 3 * 40);
+  const std::vector<double> levels = spread_levels(200, 120);
   Kernel<double> kernel;
   kernel.heads = 3;
   kernel.num_targets = kernel.num_sources = 200;

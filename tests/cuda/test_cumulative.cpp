@@ -180,6 +180,13 @@ TYPED_TEST(CudaCumulative, SmallGradients) {
     plan.vjp({values.data(), false, {rows * c.m, c.m}}, {grad.data(), false, {rows * c.n, c.n}},
              rows, wanted, kStream, cumulative());
 
+    Gradients<T, T> same = wanted;
+    same.sources = wanted.targets;
+    EXPECT_THROW(
+        plan.vjp({values.data(), false, {rows * c.m, c.m}}, {grad.data(), false, {rows * c.n, c.n}},
+                 rows, same, kStream, cumulative()),
+        Error);
+
     // By the values: the transpose.
     EXPECT_EQ(d_values.host(), device_product<T>(plan, g, rows, Mode::transpose, cumulative()));
     // By the anchors and the lengthscale: dL/dt = exp(-|t|) / 2.

@@ -6,9 +6,10 @@ import contextlib
 import functools
 import importlib.util
 import os
+import runpy
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,22 @@ def seeded() -> None:
 def importable_examples(monkeypatch: pytest.MonkeyPatch) -> None:
     """The examples are modules."""
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "examples"))
+
+
+@pytest.fixture
+def run_example(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
+    """Run an example that draws one figure in this process, and return what it prints."""
+
+    def running(name: str, *arguments: str) -> str:
+        script = Path(__file__).parents[2] / "examples" / f"{name}.py"
+        monkeypatch.setattr(sys, "argv", [str(script), *arguments, "--out", str(tmp_path)])
+        runpy.run_path(str(script), run_name="__main__")
+        assert (tmp_path / f"{name}.png").exists()
+        return capsys.readouterr().out
+
+    return running
 
 
 @pytest.fixture

@@ -156,7 +156,8 @@ struct Strides {
 ///
 /// The gradients of everything but the values are summed over the rows. The convention at ties is
 /// sign(0) = 0: tied pairs contribute nothing to derivatives by anchors. In the self case an anchor
-/// is both a target and a source, and its gradient is the sum of `targets` and `sources`.
+/// is both a target and a source, and its gradient is the sum of `targets` and `sources`; where
+/// both are the same array, it receives that sum.
 /// \tparam T the type of anchors and phases, float or double
 /// \tparam V the type of the values, T or `std::complex<T>`
 template <class T, class V>

@@ -82,6 +82,8 @@ class _CoreOrder:
         if not is_concrete(entries):
             index = self.moved(torch.arange(self.size), to_sorted)
             return _taken(entries, index)
+        if self._order.as_given:  # the core then keeps no index
+            return entries.clone()
         entries = entries.resolve_neg().contiguous()
         out = torch.empty_like(entries)
         move = self._order.to_sorted if to_sorted else self._order.to_given

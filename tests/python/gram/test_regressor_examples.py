@@ -3,48 +3,29 @@
 from __future__ import annotations
 
 import re
-import runpy
-import sys
-from pathlib import Path
 
 import pytest
 
-EXAMPLES = Path(__file__).parents[3] / "examples"
 
-
-@pytest.fixture
-def run(monkeypatch, tmp_path, capsys):
-    """Run an example in this process, and return what it prints."""
-
-    def running(name: str, *arguments: str) -> str:
-        script = EXAMPLES / f"{name}.py"
-        monkeypatch.setattr(sys, "argv", [str(script), *arguments, "--out", str(tmp_path)])
-        runpy.run_path(str(script), run_name="__main__")
-        assert (tmp_path / f"{name}.png").exists()
-        return capsys.readouterr().out
-
-    return running
-
-
-def test_a_row_of_a_photograph(run):
+def test_a_row_of_a_photograph(run_example):
     pytest.importorskip("skimage")
-    printed = run("gp_regression")
+    printed = run_example("gp_regression")
     assert "within two standard deviations" in printed
     densities = dict(re.findall(r"^(Matern-\d/2):.*log density (-[\d.]+) each", printed, re.M))
     assert float(densities["Matern-3/2"]) > float(densities["Matern-1/2"])  # a smooth texture
     assert "worst: Matern-5/2, Matern-3/2, Matern-1/2" in printed
 
 
-def test_a_light_curve(run):
-    printed = run("light_curve", "--nights", "60")
+def test_a_light_curve(run_example):
+    printed = run_example("light_curve", "--nights", "60")
     mean, deviation = re.search(r"period: ([\d.]+) ± ([\d.]+) d", printed).groups()
     assert abs(float(mean) - 11.3) < 4 * float(deviation)
     assert "effective samples of 1000" in printed
 
 
-def test_an_irregular_average(run):
+def test_an_irregular_average(run_example):
     pytest.importorskip("pandas")
-    printed = run("irregular_average", "--readings", "3000")
+    printed = run_example("irregular_average", "--readings", "3000")
     difference = float(re.search(r"relative difference: (\S+)", printed)[1])
     # Times of up to 330 h, and so decays over an hour, are rounded to 330 units of rounding.
     assert difference < 330 * 2.0**-52
@@ -56,8 +37,8 @@ def test_an_irregular_average(run):
     assert float(ours) == pytest.approx(float(theirs), rel=0.2)  # a grid of steps of 16 %
 
 
-def test_a_hawkes_process(run):
-    printed = run("hawkes", "--end", "1000")
+def test_a_hawkes_process(run_example):
+    printed = run_example("hawkes", "--end", "1000")
     ours, theirs = re.findall(r"(-?\d+\.\d+) by (?:Laplex|the recursion)", printed)
     assert float(ours) == pytest.approx(float(theirs), rel=1e-9)
     for true, value, error in re.findall(r"([\d.]+), fitted ([\d.]+) ± ([\d.]+)", printed):

@@ -34,7 +34,8 @@ LAPLEX_HOST_DEVICE inline double quantile_offset(double c, double own, double ot
   if (!(rise > 0.0)) {
     return 0.0;  // the anchor itself, up to rounding
   }
-  const double root = std::sqrt(c * c + own * other);
+  // The square of a level near 0 would be 0.
+  const double root = other > 0.0 ? std::sqrt(c * c + own * other) : std::fabs(c);
   const double ahead = other - c;
   if (ahead <= 0.0) {
     return std::log((c + root) / other);  // at least log(2)

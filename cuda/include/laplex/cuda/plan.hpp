@@ -223,7 +223,7 @@ class Plan {
   /// \param gradients where to write the gradients, in device memory; null members are not
   /// computed.
   ///   The gradient by the values is contiguous, `[heads, rows, m]`, complex if they are, and never
-  ///   in half precision.
+  ///   in half precision. Those by targets and by sources must not be the same array.
   /// \param stream the stream
   /// \param term the member of the family of sums in place of K
   /// \param workspace memory for the call: gradient_workspace_bytes()
