@@ -16,8 +16,8 @@ Gaussian distributions. sliced_flow.png shows the photograph, the features and t
 during and after.
 
 In 20 steps of 0.7 s of CPU time, the energy distance falls from 0.22 to 0.0009. The linear map
-leaves 0.034. It would be 0.00003 for two random halves of the second set: the last details take many
-more steps.
+leaves 0.034. It would be 0.00003 for two random halves of the second set: the last details take
+many more steps.
 """
 
 from __future__ import annotations
