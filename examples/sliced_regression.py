@@ -1,11 +1,11 @@
-"""Restore the colours of squares of a photograph by kernel regression with a million points.
+"""Restore the colours of squares of a photograph by kernel regression in three dimensions.
 
-    python examples/sliced_regression.py [--points 1000000] [--quick] [--out DIR]
+    python examples/sliced_regression.py [--points 100000] [--quick] [--out DIR]
 
 The photograph is scikit-image's retina. In a fifth of its squares of 128 x 128 pixels the colours
 are hidden, and only the brightness is left. The script predicts them from (column, row, brightness)
 by kernel ridge regression with the Laplace kernel exp(-|x - y|) in three dimensions, which is the
-mean of a Gaussian process. The matrix of 10^12 entries is never formed: laplex.sliced multiplies by
+mean of a Gaussian process. The matrix of 10^10 entries is never formed: laplex.sliced multiplies by
 it along 64 directions, and conjugate gradients solve for the weights.
 
 The baselines use the same features: nearest neighbours, with the best of nine settings for the
@@ -14,9 +14,14 @@ Fourier features. sliced_regression.png shows the photograph.
 
 The lengthscale is the width of the picture, which is what slices are good for. A kernel that is
 narrow beside the cloud of points needs as many directions as it has widths to tell apart, and
-nearest neighbours are then better: with squares of 32 pixels they are as close.
+nearest neighbours are then better.
 
-RESULTS
+With 100,000 points, the errors are 0.491 (slices), 0.488 (the better of two settings of nearest
+neighbours), 0.511 (Nystroem) and 0.532 (random features) standard deviations of the colours, in
+8.0, 2.5, 4.0 and 4.4 s of CPU time: slices are better than the other approximations of the kernel,
+and no better than nearest neighbours, which are simpler here. With 1,000,000 points, the best of
+nine nearest neighbours have 0.472, Nystroem 0.513 and random features 0.531; slices, which take
+minutes of CPU time there, were not run to the end.
 """
 
 from __future__ import annotations
@@ -116,7 +121,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--points", type=int, default=1_000_000, help="known pixels (default: %(default)s)"
+        "--points", type=int, default=100_000, help="known pixels (default: %(default)s)"
     )
     parser.add_argument(
         "--iterations",
