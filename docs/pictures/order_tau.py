@@ -24,7 +24,7 @@ figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.4), layout="constraine
 for column, score in zip(ranks.T, scores, strict=True):
     left.plot(taus, column, label=f"{score:g}")
 left.set(xscale="log", xlabel="tau", ylabel="soft rank")
-left.legend(title="scores", ncols=2, fontsize=8, loc="upper right")
+left.legend(title="scores", ncols=2, fontsize=8, loc="lower right")
 right.plot(taus, jacobians.abs().amax((1, 2)), color="black")
 gaps = scores.diff()
 for gap, name in ((gaps.min(), "smallest gap"), (gaps.max(), "largest gap")):
