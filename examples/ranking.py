@@ -19,7 +19,10 @@ the target as it is, and with its exponential, as a target that grows by factors
 order of patients is the same in both. Losses that see only the order, all but the squared error and
 the softmax, learn the same.
 
-RESULTS
+Over ten splits, with a hidden layer, the correlation is 0.684 ± 0.009 (squared error), 0.688 ± 0.011
+(pairs), 0.677 ± 0.009 (softmax), 0.675 ± 0.015 (Spearman) and 0.675 ± 0.013 (torchsort): no loss is
+better than another beyond chance, because the target is nearly linear. With its exponential, the
+squared error falls to 0.606 and the softmax to 0.519, and the others stay.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Move the colours of one photograph to those of another along the gradient of a discrepancy.
 
-    python examples/sliced_flow.py [--size 640] [--steps 100] [--quick] [--out DIR]
+    python examples/sliced_flow.py [--size 640] [--steps 20] [--quick] [--out DIR]
 
 Two photographs are cut into patches of 2 x 2 pixels, 102,400 each. The features of a patch are its
 first five principal components, of the twelve numbers that it has. The script moves the features
@@ -10,7 +10,7 @@ there are 10^10, and no network is trained. At the end, both sets have nearly th
 distribution, and the first photograph has the colours, the contrast and the grain of the second.
 
 Five dimensions are few enough for slices: the standard error of the choice of directions is printed
-beside the distance, which is computed along 256 directions. The baseline is the linear map of the
+beside the distance, which is computed along 64 directions. The baseline is the linear map of the
 first set that gives it the mean and the covariance of the second, which is the optimal transport of
 Gaussian distributions. sliced_flow.png shows the photograph, the features and the distances before,
 during and after.
@@ -35,7 +35,7 @@ from tqdm import trange
 from laplex.sliced import mmd
 
 DIMENSIONS = 5
-SHOWN = (0, 0.03, 0.1, 1)  # shares of the steps that are drawn
+SHOWN = (0, 0.1, 0.25, 1)  # shares of the steps that are drawn
 
 
 def patches(name: str, size: int) -> Tensor:
@@ -56,9 +56,9 @@ def photograph(pixels: Tensor) -> np.ndarray:
 
 
 def energy(x: Tensor, y: Tensor) -> tuple[float, float]:
-    """Return the energy distance along 256 directions, and its standard error."""
+    """Return the energy distance along 64 directions, and its standard error."""
     distance, error = mmd(
-        x.double(), y.double(), kernel="energy", unbiased=False, projections=256, return_error=True
+        x.double(), y.double(), kernel="energy", unbiased=False, projections=64, return_error=True
     )
     return float(distance), float(error)
 
@@ -111,14 +111,14 @@ def main() -> None:
     parser.add_argument(
         "--size", type=int, default=640, help="pixels a side, even (default: %(default)s)"
     )
-    parser.add_argument("--steps", type=int, default=100, help="steps (default: %(default)s)")
-    parser.add_argument("--quick", action="store_true", help="a side of 64 pixels and 30 steps")
+    parser.add_argument("--steps", type=int, default=20, help="steps (default: %(default)s)")
+    parser.add_argument("--quick", action="store_true", help="a side of 64 pixels")
     parser.add_argument(
         "--out", type=Path, default=Path(), help="folder for the figure (default: current folder)"
     )
     options = parser.parse_args()
     if options.quick:
-        options.size, options.steps = 64, 30
+        options.size = 64
     first, second = patches(options.first, options.size), patches(options.second, options.size)
     both = torch.cat((first, second))
     centre = both.mean(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,12 @@ def errors_of(method: Method, problem: Problem, reference: Function) -> tuple[fl
     return errors[0], max(errors[1:])
 
 
+def without_ties(n: int, dtype: torch.dtype = torch.float32) -> Problem:
+    """A problem whose scores differ: where some are equal, SoftSort has a kink, not a gradient."""
+    problems = (Problem.draw(n, dtype=dtype, seed=seed) for seed in count())
+    return next(p for p in problems if len(p.scores.unique()) == n)
+
+
 def measured(quick: bool) -> dict[str, Any]:
     """Rows of operation, library and errors."""
     dense, long = (50, 1000) if quick else (DENSE, LONG)
@@ -44,9 +51,9 @@ def measured(quick: bool) -> dict[str, Any]:
     for method in METHODS:
         reference = method.reference or method.run
         n = min(dense, method.largest)
-        row = [*errors_of(method, Problem.draw(n), reference)]
+        row = [*errors_of(method, without_ties(n), reference)]
         if method.reference:
-            row += errors_of(method, Problem.draw(n, dtype=torch.float64), reference)
+            row += errors_of(method, without_ties(n, torch.float64), reference)
         else:
             row += [None, None]
         if method.largest >= long:

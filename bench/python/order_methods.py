@@ -38,9 +38,14 @@ class Problem:
 
     @classmethod
     def draw(
-        cls, n: int, rows: int = 1, dtype: torch.dtype = torch.float32, tau: float = 0.1
+        cls,
+        n: int,
+        rows: int = 1,
+        dtype: torch.dtype = torch.float32,
+        tau: float = 0.1,
+        seed: int = 0,
     ) -> Problem:
-        generator = torch.Generator().manual_seed(n + rows)
+        generator = torch.Generator().manual_seed(n + rows + seed)
         scores = torch.randn(rows, n, generator=generator).to(dtype)
         values = torch.randn(CHANNELS, rows, n, generator=generator).to(dtype)
         return cls(scores.requires_grad_(), values.requires_grad_(), tau, max(n // 10, 1))

@@ -135,10 +135,15 @@ def draw(times: Times, folder: Path) -> None:
     for ax, (operation, by_who) in zip(axes, times.items(), strict=True):
         for who, points in by_who.items():
             sizes = sorted((key for key in points if key != "batch"), key=int)
-            style = "k--" if who == SORT else "o-" if who == "laplex" else "x-"
-            colour = {} if who == SORT else {"color": f"C{names.index(who) % 10}"}
+            number = names.index(who)
+            dots = "--" if who == SORT else ":" if number > 10 else "-"  # there are ten colours
+            style = {
+                "color": "k" if who == SORT else f"C{number - 1}",
+                "marker": "" if who == SORT else "o" if who == "laplex" else "x",
+                "linestyle": dots,
+            }
             x, y = [int(n) for n in sizes], [points[n] / int(n) * 1e9 for n in sizes]
-            (line,) = ax.plot(x, y, style, ms=4, **colour)
+            (line,) = ax.plot(x, y, ms=4, **style)
             labels.setdefault(who, line)
         ax.set(xscale="log", yscale="log", title=operation, xlabel="n")
         ax.grid(alpha=0.3)

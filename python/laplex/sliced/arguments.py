@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from numbers import Real
+from operator import index
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from .._support.arguments import integer, kernel_number, one_of
 from ..torch.call import COMPLEX_OF, check_flag, check_tensor
+from ..torch.sorting import is_concrete
 from .directions import GROUPS, KINDS, Rule, draw_rules
 from .line_kernel import LineKernel, line_kernel
 
@@ -37,6 +39,9 @@ def check_points(name: str, points: Any, like: Tensor | None = None, like_name: 
         )
     if points.dtype not in COMPLEX_OF:
         raise TypeError(f"{name} must be float32 or float64, got {points.dtype}")
+    if is_concrete(points) and not bool(points.isfinite().all()):
+        row = int((~points.isfinite()).any(1).nonzero()[0])
+        raise ValueError(f"{name} must be finite, but point {row} is {points[row].tolist()}")
     if like is None:
         return
     if points.shape[1] != like.shape[1]:
@@ -44,7 +49,7 @@ def check_points(name: str, points: Any, like: Tensor | None = None, like_name: 
             f"{name} has points of {points.shape[1]} coordinates, but {like_name} of "
             f"{like.shape[1]}"
         )
-    _check_like(name, points, like, like_name)
+    check_like(name, points, like, like_name)
 
 
 def check_values(values: Any, count: int, points: Tensor, points_name: str) -> None:
@@ -55,25 +60,39 @@ def check_values(values: Any, count: int, points: Tensor, points_name: str) -> N
             f"values must have shape [*b, m] with m = {count}, one number a point of "
             f"{points_name}, got {tuple(values.shape)}"
         )
-    _check_like("values", values.real if values.is_complex() else values, points, points_name)
+    check_like("values", values.real if values.is_complex() else values, points, points_name)
 
 
 def check_weights(name: str, weights: Any, points: Tensor, points_name: str) -> Tensor:
-    """Return weights ``[n]``, which are all the same if none are given."""
+    """Return weights ``[n]`` divided by their sum; all the same if none are given."""
     if weights is None:
         return points.new_full((len(points),), 1 / max(len(points), 1))
+    weights = check_distribution(name, weights, points, points_name)
+    weights = weights / weights.detach().amax()  # the sum of large numbers would overflow
+    shares: Tensor = weights / weights.sum()
+    return shares
+
+
+def check_distribution(name: str, weights: Any, points: Tensor, points_name: str) -> Tensor:
+    """Refuse anything but weights ``[n]`` of at least 0, of which one is more."""
     check_tensor(name, weights)
     if weights.shape != points.shape[:1]:
         raise ValueError(
             f"{name} must have shape [{len(points)}], one number a point of {points_name}, got "
             f"{tuple(weights.shape)}"
         )
-    _check_like(name, weights, points, points_name)
+    check_like(name, weights, points, points_name)
+    if is_concrete(weights):
+        if not bool(((weights >= 0) & weights.isfinite()).all()):
+            raise ValueError(f"{name} must be at least 0 and finite, but some are not")
+        if not bool((weights > 0).any()):
+            raise ValueError(f"{name} must have an entry above 0, but all are 0")
     checked: Tensor = weights
     return checked
 
 
-def _check_like(name: str, tensor: Tensor, like: Tensor, like_name: str) -> None:
+def check_like(name: str, tensor: Tensor, like: Tensor, like_name: str) -> None:
+    """Refuse another dtype or device than that of a tensor."""
     if tensor.dtype is not like.dtype:
         raise TypeError(
             f"{name} has dtype {tensor.dtype}, but {like_name} has {like.dtype}: convert one of "
@@ -98,9 +117,17 @@ def scaled(
 
     Small coordinates keep more digits. Kernels do not depend on the origin: it has no derivative.
     """
-    origin = targets.detach().mean(0) if len(targets) else targets.new_zeros(targets.shape[1])
+    origin = (targets.detach() / max(len(targets), 1)).sum(0)  # a sum of large ones would overflow
     factor = SCALE[kernel] / lengthscale
-    return (targets - origin) * factor, None if sources is None else (sources - origin) * factor
+    both = [None if each is None else (each - origin) * factor for each in (targets, sources)]
+    for each in both:
+        # No projection is above the sum of a point's coordinates.
+        if each is not None and is_concrete(each) and not bool(each.abs().sum(1).isfinite().all()):
+            raise ValueError(
+                f"points divided by the lengthscale exceed the range of {each.dtype}: pass points "
+                "of another unit, or a larger lengthscale"
+            )
+    return both[0], both[1]  # type: ignore[return-value]
 
 
 def projections_of(points: Tensor, directions: Tensor) -> Tensor:
@@ -109,7 +136,10 @@ def projections_of(points: Tensor, directions: Tensor) -> Tensor:
 
 
 def check_lengthscale(lengthscale: Any, points: Tensor, points_name: str) -> float | Tensor:
-    """Return a positive number, or a tensor ``[]`` or ``[d]`` of the points' dtype."""
+    """Return a positive number, or a tensor ``[]`` or ``[d]`` of the points' dtype.
+
+    A tensor of one number may have any number of dimensions, as those of GPyTorch have.
+    """
     if not isinstance(lengthscale, Tensor):
         if isinstance(lengthscale, bool) or not isinstance(lengthscale, Real):
             raise TypeError(
@@ -117,6 +147,8 @@ def check_lengthscale(lengthscale: Any, points: Tensor, points_name: str) -> flo
             )
         kernel_number("lengthscale", float(lengthscale))
         return float(lengthscale)
+    if lengthscale.numel() == 1:
+        lengthscale = lengthscale.reshape(())
     if lengthscale.shape not in ((), points.shape[1:]):
         raise ValueError(
             f"lengthscale must be a number or have shape [{points.shape[1]}], one number a "
@@ -125,10 +157,13 @@ def check_lengthscale(lengthscale: Any, points: Tensor, points_name: str) -> flo
     if lengthscale.dtype not in COMPLEX_OF:
         raise TypeError(f"lengthscale must be float32 or float64, got {lengthscale.dtype}")
     if lengthscale.dim() > 0 and lengthscale.device != points.device:
-        _check_like("lengthscale", lengthscale.to(points.dtype), points, points_name)
-    if _readable(lengthscale) and not bool((lengthscale > 0).all()):
-        raise ValueError(f"lengthscale must be positive, got {lengthscale.tolist()}")
-    return lengthscale.to(points.dtype)
+        check_like("lengthscale", lengthscale.to(points.dtype), points, points_name)
+    converted: Tensor = lengthscale.to(points.dtype)
+    if is_concrete(lengthscale) and not bool(((converted > 0) & converted.isfinite()).all()):
+        raise ValueError(
+            f"lengthscale must be positive and finite in {points.dtype}, got {lengthscale.tolist()}"
+        )
+    return converted
 
 
 def slices_of(
@@ -141,7 +176,7 @@ def slices_of(
 ) -> Slices:
     """Check what selects the directions, and draw them."""
     check_flag("return_error", return_error)
-    dimension = points.shape[1]
+    dimension = index(points.shape[1])  # a number even while a compiler traces
     line = line_kernel(kernel, dimension)
     if isinstance(directions, Tensor):
         directions = _given_directions(directions, line.dimension, dimension)
@@ -156,6 +191,8 @@ def slices_of(
             raise TypeError(
                 f"generator must be a torch.Generator or None, got {type(generator).__name__}"
             )
+        if isinstance(projections, bool):
+            raise TypeError(f"projections must be an integer, got {projections}")
         count = integer("projections", projections)
         parts = min(GROUPS, count) if return_error else 1
         rules = draw_rules(directions, count, line.dimension, generator, parts)
@@ -175,16 +212,10 @@ def _given_directions(directions: Tensor, sphere: int, dimension: int) -> Tensor
     if not directions.is_floating_point():
         raise TypeError(f"directions must be float32 or float64, got {directions.dtype}")
     directions = directions.detach()
-    if _readable(directions):
+    if is_concrete(directions):
         lengths = directions.double().norm(dim=1)
         if not bool(((lengths - 1).abs() < 1e-3).all()):
             raise ValueError(
                 "directions must have length 1: pass torch.nn.functional.normalize(directions)"
             )
     return directions
-
-
-def _readable(tensor: Tensor) -> bool:
-    """Whether numbers can be looked at, without a compiler, a transform or a wait for a GPU."""
-    transformed = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
-    return tensor.is_cpu and not transformed

@@ -60,10 +60,16 @@ def means_of(
     return means
 
 
-def mean_and_error(slices: Slices, means: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """The mean by all rules, and its standard error from the spread of their means."""
+def mean_and_error(
+    slices: Slices, means: list[Tensor], amount: float | Tensor
+) -> tuple[Tensor, Tensor]:
+    """The mean by all rules, and its standard error from the spread of their means.
+
+    The error contains the bound of that of f, times the sum of the absolute values it multiplies.
+    """
+    bound = slices.kernel.tolerance * amount
     if len(means) == 1:
-        return means[0], torch.zeros_like(means[0].detach().real)
+        return means[0], torch.zeros_like(means[0].detach().real) + bound
     count = sum(len(rule.weights) for rule in slices.rules)
     shares = [len(rule.weights) / count for rule in slices.rules]
     weighted = [mean * share for mean, share in zip(means, shares, strict=True)]
@@ -72,7 +78,7 @@ def mean_and_error(slices: Slices, means: list[Tensor]) -> tuple[Tensor, Tensor]
         variance = torch.zeros_like(mean.real)
         for one, share in zip(means, shares, strict=True):
             variance += (one - mean).abs().square() * share
-        return mean, (variance / (len(means) - 1)).sqrt()
+        return mean, (variance / (len(means) - 1)).sqrt() + bound
 
 
 def mean_product(
@@ -95,4 +101,4 @@ def mean_product(
     anchors = len(targets) + (0 if sources is None else len(sources))
     each = anchors * math.prod(values.shape[:-1])
     means = means_of(slices, summed, each, values, targets, sources)
-    return mean_and_error(slices, means)
+    return mean_and_error(slices, means, values.detach().abs().sum(-1, keepdim=True))

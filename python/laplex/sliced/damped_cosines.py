@@ -88,7 +88,7 @@ def fitted_waves(polynomial: list[Fraction], dimension: int) -> tuple[Wave, ...]
         error = np.abs(parts @ found - exact).max()
         if error <= TOLERANCE and np.abs(amplitudes).sum() <= _LARGEST:
             return tuple(
-                Wave(abs(a), z.real, -z.imag, float(np.angle(a)))
+                Wave(*map(float, (abs(a), z.real, -z.imag, np.angle(a))))
                 for a, z in zip(amplitudes, exponents, strict=True)
             )
     raise NotImplementedError(

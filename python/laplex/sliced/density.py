@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from operator import index
 from typing import Literal, overload
 
 import torch
 from torch import Tensor
 
+from ..torch.sorting import is_concrete
 from .arguments import (
     SCALE,
     check_kernel,
@@ -80,7 +82,7 @@ def kde(
     lengthscale : float or Tensor, shape ``[]`` or ``[d]``
         The bandwidth :math:`\ell`, as in `laplex.sliced.matvec`.
     weights : Tensor, shape ``[n]``, optional
-        The weights :math:`w` of the points. The default is equal weights.
+        The weights :math:`w` of the points, at least 0. The default is equal weights.
     kernel : {"laplace", "matern32"}
         The kernel, as in `laplex.sliced.matvec`.
     projections, directions, generator, return_error
@@ -97,7 +99,13 @@ def kde(
     Raises
     ------
     TypeError, ValueError, NotImplementedError
-        As for `laplex.sliced.matvec`; a ValueError also if there are no points.
+        As for `laplex.sliced.matvec`; a ValueError also if there are no points, weights are
+        negative or all 0, or the density of a single point exceeds the range of the dtype.
+
+    Notes
+    -----
+    Second derivatives by points are those of the density only for "matern32", as
+    `laplex.sliced.matvec` says.
 
     Examples
     --------
@@ -119,19 +127,34 @@ def kde(
     slices = slices_of(kernel, points, projections, directions, generator, return_error)
     given = (points, None) if queries is None else (queries, points)
     targets, sources = scaled(lengthscale, kernel, *given)
-    mean, error = mean_product(slices, weights / weights.sum(), targets, sources)
-    height = _height(kernel, points.shape[1], lengthscale)
+    mean, error = mean_product(slices, weights, targets, sources)
+    height = _height(kernel, index(points.shape[1]), lengthscale, points.dtype)
     if not return_error:
         return mean * height
     return mean * height, error * (height.detach() if isinstance(height, Tensor) else height)
 
 
-def _height(kernel: str, d: int, lengthscale: float | Tensor) -> float | Tensor:
+def _height(kernel: str, d: int, lengthscale: float | Tensor, dtype: torch.dtype) -> float | Tensor:
     """1 / Z: the integral over spheres of r^(d - 1) exp(-r), and of r^d exp(-r) for Matern-3/2."""
     sphere = math.log(2) + d / 2 * math.log(math.pi) - math.lgamma(d / 2)
     log = sphere + math.lgamma(d) + (math.log(1 + d) if kernel == "matern32" else 0.0)
     log -= d * math.log(SCALE[kernel])
     if isinstance(lengthscale, Tensor):
-        size = lengthscale.log().expand(d).sum()
-        return torch.exp(-log - size)
+        log_height = -log - lengthscale.log().expand(d).sum()
+        if is_concrete(log_height):
+            _check_height(float(log_height.detach()), d, dtype)
+        return torch.exp(log_height)
+    _check_height(-log - d * math.log(lengthscale), d, dtype)
     return math.exp(-log - d * math.log(lengthscale))
+
+
+def _check_height(log_height: float, d: int, dtype: torch.dtype) -> None:
+    """Refuse densities that are 0 or infinite only because a number has a bounded exponent."""
+    info = torch.finfo(dtype)
+    if not math.log(info.tiny) < log_height < math.log(info.max):
+        raise ValueError(
+            f"the density of one point is exp({log_height:.4g}) at d = {d} with this lengthscale, "
+            f"which exceeds the range of {dtype}: pass points of another unit"
+            + (" or of float64" if dtype is torch.float32 else "")
+            + ", or call matvec, which does not divide by the volume"
+        )

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 Kind = Literal["auto", "orthogonal", "sobol", "random"]
 KINDS = get_args(Kind)
 
 GROUPS = 8
 """The number of independent rules from which a standard error is estimated."""
+
+MAX_CACHED = 1 << 18
+"""The most numbers of a rule that is kept for the next call; 32 of them take 64 MiB."""
 
 
 class Rule(NamedTuple):
@@ -62,13 +67,24 @@ def draw_rules(
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _fixed_rules(kind: str, count: int, dimension: int, groups: int) -> list[Rule]:
-    return draw_rules(kind, count, dimension, torch.Generator().manual_seed(0), groups)
+    # Tensors of a dispatch mode may be fake.
+    if count * dimension > MAX_CACHED or is_in_torch_dispatch_mode():
+        return _draw_fixed_rules(kind, count, dimension, groups)
+    return _cached_rules(kind, count, dimension, groups)
+
+
+def _draw_fixed_rules(kind: str, count: int, dimension: int, groups: int) -> list[Rule]:
+    with torch.inference_mode(False):  # tensors that autograd can save, too
+        return draw_rules(kind, count, dimension, torch.Generator().manual_seed(0), groups)
+
+
+_cached_rules = lru_cache(maxsize=32)(_draw_fixed_rules)
 
 
 def draw_rule(kind: str, count: int, dimension: int, generator: torch.Generator) -> Rule:
     """Draw a rule in float64; on a line, one direction is enough."""
     if dimension == 1:
-        return Rule.of(torch.ones(1, 1, dtype=torch.float64))
+        return Rule.of(torch.ones(1, 1, dtype=torch.float64, device="cpu"))
     if kind == "auto" and dimension == 3:
         directions, weights = product_rule(count)
         turned = directions.to(generator.device) @ rotation(3, generator)
@@ -89,18 +105,25 @@ def draw_directions(kind: str, count: int, dimension: int, generator: torch.Gene
             count, dimension, generator=generator, dtype=torch.float64, device=generator.device
         )
         return torch.nn.functional.normalize(normal)
+    if count < dimension:
+        return frame(count, dimension, generator)
     blocks = -(-count // dimension)
     return torch.cat([rotation(dimension, generator) for _ in range(blocks)])[:count]
 
 
 def rotation(dimension: int, generator: torch.Generator) -> Tensor:
-    """Draw an orthogonal matrix uniformly (Mezzadri, arXiv math-ph/0609050)."""
+    """Draw an orthogonal matrix uniformly."""
+    return frame(dimension, dimension, generator).mT
+
+
+def frame(count: int, dimension: int, generator: torch.Generator) -> Tensor:
+    """Draw orthonormal vectors ``[count, dimension]`` uniformly (Mezzadri, math-ph/0609050)."""
     normal = torch.randn(
-        dimension, dimension, generator=generator, dtype=torch.float64, device=generator.device
+        dimension, count, generator=generator, dtype=torch.float64, device=generator.device
     )
     q, r = torch.linalg.qr(normal)
-    turned: Tensor = q * r.diagonal().sign()
-    return turned
+    vectors: Tensor = (q * r.diagonal().sign()).mT
+    return vectors
 
 
 def product_rule(count: int) -> Rule:
@@ -111,7 +134,7 @@ def product_rule(count: int) -> Rule:
     heights = math.isqrt(count)
     nodes, weights = (torch.from_numpy(each) for each in np.polynomial.legendre.leggauss(heights))
     angles = count // heights
-    angle = torch.arange(angles, dtype=torch.float64) * (math.pi / angles)
+    angle = torch.arange(angles, dtype=torch.float64, device="cpu") * (math.pi / angles)
     height, turn = (each.flatten() for each in torch.meshgrid(nodes, angle, indexing="ij"))
     radius = (1 - height.square()).sqrt()
     directions = torch.stack((radius * turn.cos(), radius * turn.sin(), height), -1)

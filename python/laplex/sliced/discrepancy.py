@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..torch.call import check_flag
+from ..torch.sorting import is_concrete
 from .arguments import (
     check_kernel,
     check_lengthscale,
@@ -87,7 +88,7 @@ def mmd(
         discrepancy of their distributions (Gretton et al., JMLR 13, 2012, lemma 6). The estimate
         may be negative. With False all pairs count, as for points that are the whole distribution.
     x_weights, y_weights : Tensor, shapes ``[n]`` and ``[m]``, optional
-        The weights of the points, which are divided by their sums.
+        The weights of the points, at least 0, which are divided by their sums.
     lengthscale, kernel, projections, directions, generator
         As for `laplex.sliced.matvec`.
     return_error : bool
@@ -97,20 +98,22 @@ def mmd(
     Returns
     -------
     Tensor, shape ``[]``
-        The squared discrepancy. It has derivatives of any order by points, weights and lengthscale.
+        The squared discrepancy, with derivatives by points, weights and lengthscale.
     error : Tensor, shape ``[]``
         Its standard error, without derivatives; only with ``return_error``.
 
     Raises
     ------
     TypeError, ValueError, NotImplementedError
-        As for `laplex.sliced.matvec`; a ValueError also if a set has no points, or one point and
-        ``unbiased`` is True.
+        As for `laplex.sliced.matvec`; a ValueError also if a set has no points, weights are
+        negative or all 0, or ``unbiased`` is True and one point has all the weight of its set.
 
     Notes
     -----
     One product on the union of the sets serves each direction. In units of k(0) = 1, rounding
     errors are about 1e-7 in float32. Discrepancies of large samples may be less: use float64 there.
+    Second derivatives by points are those of the discrepancy only for "matern32", as
+    `laplex.sliced.matvec` says.
 
     Examples
     --------
@@ -136,7 +139,6 @@ def mmd(
     lengthscale = check_lengthscale(lengthscale, x, "x")
     slices = slices_of(kernel, x, projections, directions, generator, return_error)
     points, _ = scaled(lengthscale, kernel, torch.cat((x, y)))
-    a, b = a / a.sum(), b / b.sum()
 
     def forms(directions: Tensor, weights: Tensor, rows: Tensor, points: Tensor) -> Tensor:
         products = slices.kernel.product(rows, projections_of(points, directions), None)
@@ -153,11 +155,18 @@ def mmd(
         means = means_of(slices, forms, 2 * len(points), rows, points)
         itself = slices.kernel.at_zero
         of_x, of_y = a.square().sum(), b.square().sum()
+        for name, of_itself in (("x_weights", of_x), ("y_weights", of_y)):
+            if is_concrete(of_itself) and bool(1 - of_itself < 8 * torch.finfo(x.dtype).eps):
+                raise ValueError(
+                    f"{name} must have two entries of some size, but one has all the weight: pass "
+                    "unbiased=False for single points"
+                )
         values = [
             (mean[0, 0] - itself * of_x) / (1 - of_x)
             + (mean[1, 1] - itself * of_y) / (1 - of_y)
             - 2 * mean[0, 1]
             for mean in means
         ]
-    value, error = mean_and_error(slices, values)
+    # Absolute weights are 1 within x, 1 within y, and 2 between them.
+    value, error = mean_and_error(slices, values, 4.0)
     return (value, error) if return_error else value

@@ -24,10 +24,17 @@ from torch import Tensor
 
 from ..torch.autograd import primitive
 from ..torch.call import MAX_DEGREE, Call
-from .damped_cosines import PLANE, Wave, fitted_waves
+from .damped_cosines import PLANE, TOLERANCE, Wave, fitted_waves
 
 MAX_DIMENSION = 512
 """Fits for more dimensions take long, and so many need more directions than anybody computes."""
+
+
+SMALL = 2000
+"""Up to so many points, a call for many lines is faster than to sort each of them only once."""
+
+AT_ONCE = 1 << 17
+"""How many points the lines of such a call have."""
 
 
 class LineKernel(Protocol):
@@ -39,12 +46,20 @@ class LineKernel(Protocol):
     at_zero: float
     """f(0)."""
 
+    tolerance: float
+    """The largest error of f."""
+
     def product(self, values: Tensor, targets: Tensor, sources: Tensor | None) -> Tensor:
         """Multiply values ``[*b, m]`` for projections ``[H, n]`` and ``[H, m]``: ``[*b, H, n]``."""
+
+    def at(self, distance: Tensor) -> Tensor:
+        """F itself."""
 
 
 class PolynomialKernel:
     """A polynomial of t, of degree at most 4, times the Laplace kernel."""
+
+    tolerance = 0.0
 
     def __init__(self, dimension: int, polynomial: tuple[float, ...], parity: int) -> None:
         self.dimension = dimension
@@ -58,9 +73,18 @@ class PolynomialKernel:
         form = (False, self.parity, self.polynomial)
         return primitive(Call(values[..., None, :], targets, sources, one, None, None, None, *form))
 
+    def at(self, distance: Tensor) -> Tensor:
+        """Evaluate the polynomial by Horner's rule."""
+        value = torch.zeros_like(distance)
+        for coefficient in reversed(self.polynomial):
+            value = value * distance + coefficient
+        return value * torch.exp(-distance)
+
 
 class CosineKernel:
     """A sum of damped cosines, for functions whose polynomial has a degree above 4."""
+
+    tolerance = TOLERANCE
 
     def __init__(self, dimension: int, waves: tuple[Wave, ...]) -> None:
         self.dimension = dimension
@@ -68,16 +92,26 @@ class CosineKernel:
         self.at_zero = sum(wave.amplitude * math.cos(wave.phase) for wave in waves)
 
     def product(self, values: Tensor, targets: Tensor, sources: Tensor | None) -> Tensor:
-        """Multiply in one pass of the core for each cosine; the projections are sorted once."""
-        lines = targets.unbind(0)
-        others = [None] * len(lines) if sources is None else sources.unbind(0)
-        return torch.stack(
-            [self._of_line(values, x, y) for x, y in zip(lines, others, strict=True)], dim=-2
-        )
+        """Multiply in one pass of the core for each cosine."""
+        points = targets.shape[-1] + (0 if sources is None else sources.shape[-1])
+        if points > SMALL:
+            row = values[..., None, :]
+            others = [None] * len(targets) if sources is None else sources.unbind(0)
+            pairs = zip(targets.unbind(0), others, strict=True)
+            return torch.stack([self._summed(row, *pair) for pair in pairs], dim=-2)
+        size = AT_ONCE // max(points, 1)
+        row = values[..., None, None, :]
+        parts = []
+        for start in range(0, len(targets), size):
+            some = slice(start, start + size)
+            columns = None if sources is None else sources[some, None]
+            parts.append(self._summed(row, targets[some, None], columns))
+        return torch.cat(parts, dim=-2)
 
-    def _of_line(self, values: Tensor, targets: Tensor, sources: Tensor | None) -> Tensor:
+    def _summed(self, values: Tensor, targets: Tensor, sources: Tensor | None) -> Tensor:
+        """Products ``[*b, n]`` of values ``[*b, 1, m]``, for lines with a dimension of cosines."""
         if values.is_complex():
-            parts = (self._of_line(v, targets, sources) for v in (values.real, values.imag))
+            parts = (self._summed(v, targets, sources) for v in (values.real, values.imag))
             return torch.complex(*parts)
 
         def column(numbers: list[float]) -> Tensor:
@@ -85,7 +119,7 @@ class CosineKernel:
 
         lengthscale = column([1 / wave.rate for wave in self.waves])
         amplitude = column([wave.amplitude for wave in self.waves]).to(targets.dtype)
-        call = Call(values[..., None, :], targets, sources, lengthscale, None, None, None)
+        call = Call(values, targets, sources, lengthscale, None, None, None)
         if any(wave.frequency for wave in self.waves):
             phase = column([wave.phase for wave in self.waves]).to(targets.dtype)
             call = call._replace(
@@ -96,11 +130,20 @@ class CosineKernel:
             )
         return (amplitude[:, None] * primitive(call)).sum(-2)
 
+    def at(self, distance: Tensor) -> Tensor:
+        """Add the cosines."""
+        value = torch.zeros_like(distance)
+        for amplitude, rate, frequency, phase in self.waves:
+            damped = amplitude * torch.exp(-rate * distance)
+            value = value + damped * torch.cos(frequency * distance + phase)
+        return value
+
 
 class EnergyKernel:
     r"""-c |t|, which is minus the distance in R^d by its mean."""
 
     at_zero = 0.0
+    tolerance = 0.0
 
     def __init__(self, dimension: int) -> None:
         self.dimension = dimension
@@ -112,12 +155,25 @@ class EnergyKernel:
         of_sources = targets if sources is None else sources
         spread = values[..., None, :].expand(*values.shape[:-1], *of_sources.shape)
         # A sum of signs does not change with the anchors, except where two of them meet.
-        anchors = (targets.detach(), None if sources is None else sources.detach())
+        largest = largest_of(targets.detach(), of_sources.detach())
+        anchors = targets.detach() / largest
+        others = None if sources is None else sources.detach() / largest
         both = torch.stack((spread, spread * of_sources))
+        # Anchors are at most 1 now, so that all factors exp(-t / endless) are 1.
         endless = torch.full((), 1e30, dtype=torch.float64, device=targets.device)
-        call = Call(both, *anchors, endless, None, None, None, parity=1)
+        call = Call(both, anchors, others, endless, None, None, None, parity=1)
         signs, moments = primitive(call).unbind()
         return (moments - targets * signs) * self.factor
+
+    def at(self, distance: Tensor) -> Tensor:
+        """Multiply."""
+        return -self.factor * distance
+
+
+def largest_of(*tensors: Tensor) -> Tensor:
+    """The largest absolute value of all entries, and at least the smallest normal number."""
+    least = tensors[0].new_tensor(torch.finfo(tensors[0].dtype).tiny)
+    return torch.cat([least[None], *(each.abs().flatten() for each in tensors)]).amax()
 
 
 def line_kernel(kernel: str, dimension: int) -> LineKernel:

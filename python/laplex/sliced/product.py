@@ -73,14 +73,15 @@ def matvec(
     Parameters
     ----------
     values : Tensor, shape ``[*b, m]``
-        The vectors to multiply, real or complex, of the points' precision.
+        The vectors to multiply, real or complex, finite, of the points' precision.
     targets : Tensor, shape ``[n, d]``
         The points :math:`x`: float32 or float64, finite.
     sources : Tensor, shape ``[m, d]``, optional
         The points :math:`y`. If they are not given, the targets are also the sources.
     lengthscale : float or Tensor, shape ``[]`` or ``[d]``
         The lengthscale :math:`\ell`, positive, in the unit of the points; or one for each
-        coordinate, by which that coordinate is divided.
+        coordinate, by which that coordinate is divided. A tensor of one number may have more
+        dimensions.
     kernel : {"laplace", "matern32", "energy"}
         At distance r in lengthscales: :math:`e^{-r}`, :math:`(1 + \sqrt3 r)\,e^{-\sqrt3 r}`, or
         :math:`-r`.
@@ -101,9 +102,10 @@ def matvec(
         the sources.
     return_error : bool
         Return a standard error as well. Directions are then drawn as 8 independent rules of P / 8,
-        and the error is computed from the spread of their means. So the product is another one than
-        without, and for few directions a less accurate one. A tensor's consecutive eighths are
-        taken for independent rules.
+        and the error is computed from the spread of their means. Where f is a fit, its bound of
+        5e-6 times :math:`\sum_j |v_j|` is added. So the product is another one than without, and
+        for few directions a less accurate one. A tensor's consecutive eighths are taken for
+        independent rules.
 
     Returns
     -------
@@ -131,9 +133,14 @@ def matvec(
     error of at most 5e-6 at d = 2 and above 9, for "matern32" at d = 2 and above 7, and exact
     otherwise.
 
-    **Derivatives** are those of the mean over the P directions, exact and of any order, by every
-    tensor argument except directions. Backward passes compute the products of each chunk of
-    directions again, so memory does not grow with P.
+    **Derivatives**, of any order and by every tensor argument except directions, are those of the
+    mean over the P directions. First derivatives approach those of the kernel as P grows. Second
+    derivatives by points, or by lengthscales of each coordinate, do so only for "matern32": for
+    "laplace" (d > 1) and "energy", f has a kink at t = 0, and finitely many directions miss the
+    part of the second derivative that lies in the kink. Curvatures across the line between two
+    points then have the wrong sign, or are 0. So use "matern32" for Hessians by points and Newton's
+    method. Backward passes compute the products of each chunk of directions again, so memory does
+    not grow with P.
 
     f for the Laplace and other kernels: Hertrich, arXiv 2401.08260.
 

@@ -141,6 +141,17 @@ def test_a_density_in_the_plane_integrates_to_one(kind):
     assert float(density.sum() * 0.0625) == pytest.approx(1, abs=0.02)
 
 
+def test_only_ratios_of_weights_count():
+    x, y = draw(5, 3), draw(4, 3, seed=1)
+    weights = torch.arange(1.0, 6.0, dtype=D)
+    for unbiased in (False, True):
+        expected = mmd(x, y, x_weights=weights, unbiased=unbiased)
+        for factor in (2.0**1020, 2.0**-1000):  # whose sum or square would not be a number
+            close(mmd(x, y, x_weights=weights * factor, unbiased=unbiased), expected)
+    expected = kde(x, weights=weights, lengthscale=1.0)
+    close(kde(x, weights=weights * 2.0**1020, lengthscale=1.0), expected)
+
+
 def test_derivatives_of_densities():
     points, queries = draw(4, 3).requires_grad_(), draw(3, 3, seed=1).requires_grad_()
     weights = draw(4, seed=2).abs().requires_grad_()
@@ -154,6 +165,7 @@ def test_derivatives_of_densities():
 
 
 X = torch.zeros(3, 2)
+V = torch.zeros(3)
 
 
 @pytest.mark.parametrize(
@@ -164,6 +176,29 @@ X = torch.zeros(3, 2)
         (lambda: mmd(X, X.double()), TypeError, "y has dtype torch.float64, but x has"),
         (lambda: mmd(X, X, unbiased="no"), TypeError, "unbiased must be True or False"),
         (lambda: mmd(X, X, x_weights=X), ValueError, r"x_weights must have shape \[3\]"),
+        (
+            lambda: mmd(X, X, x_weights=torch.tensor([1.0, -1.0, 1.0])),
+            ValueError,
+            "x_weights must be at least 0 and finite",
+        ),
+        (lambda: mmd(X, X, y_weights=V / 0), ValueError, "y_weights must be at least 0 and finite"),
+        (lambda: mmd(X, X, x_weights=V), ValueError, "x_weights must have an entry above 0"),
+        (
+            lambda: mmd(X, X, y_weights=torch.tensor([0.0, 1.0, 0.0])),
+            ValueError,
+            "y_weights must have two entries of some size",
+        ),
+        (
+            lambda: kde(X, weights=V, lengthscale=1.0),
+            ValueError,
+            "must have an entry above",
+        ),
+        (lambda: kde(X, lengthscale=1e-30), ValueError, "exceeds the range of torch.float32"),
+        (
+            lambda: kde(X, lengthscale=torch.tensor(1e-30)),
+            ValueError,
+            "exceeds the range of torch.float32",
+        ),
         (lambda: kde(X[:0], lengthscale=1.0), ValueError, "points must have at least 1 point"),
         (lambda: kde(X, lengthscale=1.0, kernel="energy"), ValueError, "kernel must be one of"),
         (lambda: kde(X, weights=[1.0], lengthscale=1.0), TypeError, "weights must be a torch"),

@@ -71,9 +71,53 @@ def test_derivatives_are_those_of_the_product():
         close(one, other, rtol=1e-11, atol=1e-12)
 
 
+@pytest.mark.parametrize("kind", ["laplace", "matern32"])
+@pytest.mark.parametrize("d", [3, 12])
+def test_indices_and_batches_are_those_of_the_dense_matrix(kind, d):
+    x = draw(6, d).requires_grad_()
+    operator = SlicedKernelOperator(x, 1.5, kernel=kind)
+    matrix = operator.to_dense()
+    rows, columns = torch.tensor([0, 2, 5]), torch.tensor([1, 2, 0])
+    entries = operator[rows, columns]
+    close(entries, matrix[rows, columns], rtol=1e-11, atol=1e-11)
+    found, expected = (
+        torch.autograd.grad(each.sum(), x, retain_graph=True)[0]
+        for each in (entries, matrix[rows, columns])
+    )
+    close(found, expected, rtol=1e-10, atol=1e-10)
+
+    batch = operator.expand(2, 3, 6, 6)
+    dense_batch = matrix.expand(2, 3, 6, 6)
+    assert batch.shape == dense_batch.shape
+    right = draw(3, 6, 2, seed=3)
+    close(batch @ right, dense_batch @ right, rtol=1e-11, atol=1e-11)
+    close(batch.diagonal(dim1=-1, dim2=-2), dense_batch.diagonal(dim1=-1, dim2=-2))
+    close(batch.to_dense(), dense_batch, rtol=1e-11, atol=1e-11)
+    close(batch[1].to_dense(), dense_batch[1], rtol=1e-11, atol=1e-11)
+    close(batch[:, 1:, :2, 3], dense_batch[:, 1:, :2, 3], rtol=1e-11, atol=1e-11)
+    close(batch[1, 2, 3, 4], matrix[3, 4], rtol=1e-11, atol=1e-11)
+    close(batch.sum(0).to_dense(), dense_batch.sum(0), rtol=1e-11, atol=1e-11)
+    assert operator.unsqueeze(0).shape == (1, 6, 6)
+    assert batch.permute(1, 0, 2, 3).shape == (3, 2, 6, 6)
+    close(operator.repeat(2, 1, 1).to_dense(), matrix.expand(2, 6, 6), rtol=1e-11, atol=1e-11)
+
+
+def test_weights_scale_the_diagonal():
+    directions = unit_vectors(2, "laplace", 3)
+    weights = torch.tensor([0.7, 0.3004], dtype=D)
+    operator = SlicedKernelOperator(draw(4, 3), 1.5, directions, weights)
+    close(operator.diagonal(), operator.to_dense().diagonal())
+
+
 def test_bad_arguments_are_named():
     x = draw(4, 3)
     with pytest.raises(ValueError, match="kernel must be one of"):
         SlicedKernelOperator(x, kernel="energy")
     with pytest.raises(ValueError, match=r"weights must have shape \[64\]"):
         SlicedKernelOperator(x, weights=torch.ones(3, dtype=D))
+    with pytest.raises(ValueError, match="weights must have the sum 1, got 64"):
+        SlicedKernelOperator(x, weights=torch.ones(64, dtype=D))
+    with pytest.raises(ValueError, match="weights must be at least 0 and finite"):
+        SlicedKernelOperator(x, weights=-torch.ones(64, dtype=D))
+    with pytest.raises(TypeError, match="the right-hand side has dtype"):
+        SlicedKernelOperator(x) @ torch.ones(4)

@@ -180,8 +180,12 @@ def test_compiles(kind):
     def product(v, x):
         return matvec(v, x, kernel=kind, projections=4)
 
+    torch._dynamo.reset()  # the limit of compilations is that of all parameters of this test
     compiled = torch.compile(product, backend="aot_eager", fullgraph=True)
     close(compiled(v, x), product(v, x), rtol=1e-13, atol=1e-13)
+    for d in (2, 10):  # another function f each, fitted in the last one
+        x = draw(6, d)
+        close(compiled(v, x), product(v, x), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", KERNELS)
@@ -246,6 +250,61 @@ def test_float32_keeps_its_digits_far_from_the_origin():
     close(found.double(), matvec(v.float().double(), x), rtol=0, atol=2e-5 * float(v.abs().sum()))
 
 
+@pytest.mark.parametrize("scale", [2.0**-1000, 2.0**-100, 2.0**100, 2.0**600, 2.0**1000])
+def test_the_distance_has_no_unit(scale):
+    x, v = draw(6, 3), draw(6, seed=1)
+    expected = matvec(v, x, kernel="energy")
+    close(matvec(v, x * scale, kernel="energy") / scale, expected, rtol=1e-13, atol=1e-13)
+    close(matvec(v, x, kernel="energy", lengthscale=1 / scale) / scale, expected)
+    if abs(math.log2(scale)) <= 100:
+        found = matvec(v.float(), x.float() * scale, kernel="energy") / scale
+        close(found, expected.float(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["laplace", "matern32"])
+@pytest.mark.parametrize("d", [2, 12])
+def test_error_bars_contain_the_error_of_fits(kind, d):
+    """At equal points all directions agree, so the error is that of f(0)."""
+    x = draw(1, d).repeat(2, 1)
+    found, error = matvec(torch.ones(2, dtype=D), x, kernel=kind, return_error=True)
+    assert ((found - 2).abs() <= error + 1e-12).all()
+
+
+def test_second_derivatives_of_a_smooth_kernel_are_those_in_space():
+    """In contrast to those of kernels on a line with a kink, whose second derivatives are not."""
+    x, origin = torch.tensor([[0.7, 0.0]], dtype=D), torch.zeros(1, 2, dtype=D)
+
+    def product(x):
+        return matvec(x.new_ones(1), x, origin, kernel="matern32", projections=256).sum()
+
+    def exact(x):
+        return kernel_at("matern32", x.norm())
+
+    found = torch.autograd.functional.hessian(product, x).reshape(2, 2)
+    expected = torch.autograd.functional.hessian(exact, x).reshape(2, 2)
+    close(found, expected, rtol=0, atol=2e-2)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1), (3,)])
+def test_shapes_of_lengthscales(shape):
+    x, v = draw(6, 3), draw(6, seed=1)
+    lengthscale = torch.full(shape, 1.5, dtype=D, requires_grad=True)
+    found = matvec(v, x, lengthscale=lengthscale)
+    close(found, matvec(v, x, lengthscale=1.5))
+    (gradient,) = torch.autograd.grad(found.sum(), lengthscale)
+    assert gradient.shape == shape
+
+
+def test_fixed_directions_are_drawn_once_and_serve_autograd():
+    x, v = draw(6, 5), draw(6, seed=1)
+    with torch.inference_mode():
+        expected = matvec(v, x, projections=23)
+    x.requires_grad_()
+    found = matvec(v, x, projections=23)
+    found.sum().backward()
+    assert torch.equal(found.detach(), expected)
+
+
 def test_autocast_does_not_round_projections():
     x, v = draw(50, 3).float(), draw(50, seed=1).float()
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -307,7 +366,28 @@ V = torch.zeros(3)
             "lengthscale must be positive",
         ),
         (lambda: matvec(V, X, lengthscale=torch.ones(3)), ValueError, r"have shape \[2\]"),
-        (lambda: matvec(V, X / 0), ValueError, "NaN"),
+        (lambda: matvec(V, X / 0), ValueError, "targets must be finite, but point 0 is"),
+        (
+            lambda: matvec(V, X, torch.tensor([[0.0, 0.0], [1.0, math.inf], [0.0, 0.0]])),
+            ValueError,
+            "sources must be finite, but point 1 is",
+        ),
+        (
+            lambda: matvec(V, X, lengthscale=torch.tensor(math.inf)),
+            ValueError,
+            "lengthscale must be positive and finite",
+        ),
+        (
+            lambda: matvec(V, X, lengthscale=torch.tensor(1e-50, dtype=D)),
+            ValueError,
+            "positive and finite in torch.float32",
+        ),
+        (
+            lambda: matvec(V, torch.eye(3) * 1e30, lengthscale=1e-30),
+            ValueError,
+            "points divided by the lengthscale exceed the range of torch.float32",
+        ),
+        (lambda: matvec(V, X, projections=True), TypeError, "projections must be an integer"),
         (lambda: matvec(V, torch.zeros(3, 513)), NotImplementedError, "at most 512"),
     ],
 )
