@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import torch
 from torch import Tensor
 
@@ -77,9 +79,17 @@ def softsort(
     line, values, dtype = _arguments(values, scores, tau, dim, descending)
     order = line.order()
     anchors, own = order.sort(line.scores), order.sort(values)
-    rows = matvec(torch.ones_like(anchors), anchors, lengthscale=line.tau)  # sums, at least 1
-    # A factor has a cheaper derivative than a divisor.
-    result = matvec(own, anchors, lengthscale=line.tau) * rows.reciprocal()
+    # One product of all rows: the values of every channel, and ones for the divisors.
+    lines = broadcast_shapes(anchors.shape, (*line.tau.shape, 1))
+    shape = broadcast_shapes(own.shape, lines)
+    leading = len(shape) - len(lines)
+    channels = own.expand(shape).reshape(prod(shape[:leading]), *shape[leading:])
+    together = torch.cat((channels, channels.new_ones((1, *channels.shape[1:]))))
+    sums, rows = matvec(together, anchors, lengthscale=line.tau).split_with_sizes(
+        (len(channels), 1)
+    )
+    # A factor has a cheaper derivative than a divisor, which is at least 1.
+    result = (sums * rows.reciprocal()).reshape(shape)
     return _restored(straight_through(own, result) if hard else result, line, dtype)
 
 

@@ -275,6 +275,22 @@ def test_dimensions_batches_and_temperatures_of_lines():
     assert one.shape == (6, 6)
 
 
+def test_leading_dimensions_are_broadcast():
+    scores, tau = torch.randn(4, dtype=torch.float64), torch.tensor([0.5, 1.0, 2.0]).double()
+    for function in (order.soft_rank, order.soft_sort, lambda s, t: order.soft_topk(s, 2, t)):
+        torch.testing.assert_close(function(scores, tau)[1], function(scores, 1.0))
+    for function in (order.softsort, order.soft_permute):
+        for shape in ((4,), (3, 4), (2, 1, 4), (2, 3, 4)):
+            values = torch.randn(shape, dtype=torch.float64)
+            found = function(values, scores, tau)
+            expected = torch.broadcast_to(values, found.shape)[..., 1, :]
+            torch.testing.assert_close(found[..., 1, :], function(expected, scores, 1.0))
+        lines = torch.stack((scores, -scores))
+        found = function(values[0, 0], lines, 1.0)
+        torch.testing.assert_close(found[1], function(values[0, 0], -scores, 1.0))
+        assert function(torch.empty(0, 4).double(), scores, tau[0]).shape == (0, 4)
+
+
 def test_empty_batches_and_single_scores():
     none = torch.empty(0, 5)
     assert order.soft_rank(none).shape == (0, 5)
