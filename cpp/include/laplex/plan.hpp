@@ -311,7 +311,7 @@ class Plan {
   /// \param count the number of levels of each head
   /// \param result receives b, `[heads, count]`
   /// \param num_threads the number of threads
-  /// 	hrows Error `invalid_argument` for other levels, and unless this is a plan of the self case
+  /// \throws Error `invalid_argument` for other levels, and unless this is a plan of the self case
   ///   for the kernel matern12 without phases and frequency, of Side::both, on a line of one
   ///   process
   void quantiles(const double* levels, std::int64_t count, double* result,
