@@ -49,27 +49,30 @@ void check(const Case<T>& c, const Vectors<T>& v, Mode mode, std::int64_t step =
   const auto& y = c.self ? c.x : c.y;
   for (std::int64_t h = 0; h < c.heads; ++h) {
     const auto ell = static_cast<long double>(c.lengthscale[static_cast<std::size_t>(h)]);
-    for (std::int64_t row = 0; row < v.rows; ++row) {
-      for (std::int64_t a = 0; a < u.count; a += step) {
-        long double sum = 0.0L;
-        long double scale = 0.0L;
-        for (std::int64_t b = 0; b < v.count; ++b) {
-          const std::int64_t i = mode == Mode::plain ? a : b;
-          const std::int64_t j = mode == Mode::plain ? b : a;
-          const long double weight =
-              laplace_cdf((static_cast<long double>(c.x[static_cast<std::size_t>(h * c.n + i)]) -
-                           static_cast<long double>(y[static_cast<std::size_t>(h * c.m + j)])) /
-                          ell);
+    for (std::int64_t a = 0; a < u.count; a += step) {
+      std::vector<long double> sum(static_cast<std::size_t>(v.rows));
+      std::vector<long double> scale = sum;
+      for (std::int64_t b = 0; b < v.count; ++b) {
+        const std::int64_t i = mode == Mode::plain ? a : b;
+        const std::int64_t j = mode == Mode::plain ? b : a;
+        const long double weight =
+            laplace_cdf((static_cast<long double>(c.x[static_cast<std::size_t>(h * c.n + i)]) -
+                         static_cast<long double>(y[static_cast<std::size_t>(h * c.m + j)])) /
+                        ell);
+        for (std::int64_t row = 0; row < v.rows; ++row) {
           const auto x = static_cast<long double>(
               v.values[static_cast<std::size_t>((h * v.rows + row) * v.count + b)]);
-          sum += weight * x;
-          scale += weight * std::fabs(x);
+          sum[static_cast<std::size_t>(row)] += weight * x;
+          scale[static_cast<std::size_t>(row)] += weight * std::fabs(x);
         }
+      }
+      for (std::int64_t row = 0; row < v.rows; ++row) {
+        const auto r = static_cast<std::size_t>(row);
         const auto got = static_cast<long double>(
             u.values[static_cast<std::size_t>((h * v.rows + row) * u.count + a)]);
         // Below the normal range precision is absolute.
         const long double floor = static_cast<long double>(v.count) * std::numeric_limits<T>::min();
-        ASSERT_LE(std::fabs(got - sum), promise<T>() * scale + floor)
+        ASSERT_LE(std::fabs(got - sum[r]), promise<T>() * scale[r] + floor)
             << "entry " << a << " of row " << row << " of head " << h << ", n = " << c.n
             << ", m = " << c.m;
       }
@@ -88,12 +91,12 @@ TYPED_TEST(Cumulative, EqualTheDenseSum) {
   for (const Anchors kind : kAnchors) {
     for (const bool self : {false, true}) {
       for (const auto& [n, m] : std::vector<std::pair<std::int64_t, std::int64_t>>{
-               {0, 0}, {0, 5}, {5, 0}, {1, 1}, {7, 2}, {17, 33}, {40, 255}, {300, 600}}) {
+               {0, 0}, {0, 5}, {5, 0}, {1, 1}, {7, 2}, {17, 33}, {40, 255}, {300, 400}}) {
         if (self && m == 0) {
           continue;
         }
         const Case<T> c = make_case<T>(Form::real, kind, n, m, ++seed, self, 2);
-        for (const Mode mode : {Mode::plain, Mode::transpose, Mode::adjoint}) {
+        for (const Mode mode : {Mode::plain, Mode::transpose}) {
           for (const std::int64_t rows : {1, 11}) {  // one lane, and blocks of eight with a rest
             SCOPED_TRACE("anchors " + std::to_string(static_cast<int>(kind)));
             check(c, draw_rows(c, mode != Mode::plain, rows, seed), mode);
@@ -150,10 +153,10 @@ TYPED_TEST(Cumulative, KeepsItsDigitsOverLongLines) {
   c.x = draw_anchors<T>(Anchors::uniform, c.n, random);
   for (const double lengthscale : {1e-9, 1e-3, 1e3}) {  // many small cells, and few large ones
     c.lengthscale = {lengthscale};
-    check(c, draw_rows(c, false, 1, 9), Mode::plain, 50021);
+    check(c, draw_rows(c, false, 1, 9), Mode::plain, 100003);
     Vectors<T> ones{std::vector<T>(static_cast<std::size_t>(c.n), T(1)), c.n, 1};
-    check(c, ones, Mode::plain, 50021);
-    check(c, ones, Mode::transpose, 50021);
+    check(c, ones, Mode::plain, 100003);
+    check(c, ones, Mode::transpose, 100003);
   }
 }
 

@@ -37,19 +37,16 @@ std::vector<double> spread_levels(std::size_t n, std::int64_t count) {
   return levels;
 }
 
-/// F(b), and the sum of the densities there times the lengthscale.
-std::pair<long double, long double> sum_at(const std::vector<double>& x, double lengthscale,
-                                           double b) {
+/// F(b).
+long double sum_at(const std::vector<double>& x, double lengthscale, double b) {
   long double sum = 0.0L;
-  long double density = 0.0L;
   for (const double z : x) {
     const long double t = (static_cast<long double>(b) - static_cast<long double>(z)) /
                           static_cast<long double>(lengthscale);
     const long double half = std::exp(-std::fabs(t)) / 2;
     sum += t < 0 ? half : 1 - half;
-    density += half;
   }
-  return {sum, density};
+  return sum;
 }
 
 TEST(Quantiles, SolveTheirEquation) {
@@ -63,19 +60,19 @@ TEST(Quantiles, SolveTheirEquation) {
           levels.push_back(static_cast<double>(k));  // in the middle of gaps
         }
         const std::vector<double> b = quantiles(x, lengthscale, levels);
-        for (std::size_t q = 0; q < levels.size(); ++q) {
+        // All of a short line, and some of a long one.
+        for (std::size_t q = 0; q < levels.size(); q += n > 100 ? 13 : 1) {
           ASSERT_TRUE(std::isfinite(b[q]));
-          const auto [sum, density] = sum_at(x, lengthscale, b[q]);
           // b is rounded, which F sees through its slope; and where the slope is beyond all
           // numbers, by a step across an anchor.
           const double neighbour = std::fabs(b[q]) * std::numeric_limits<double>::epsilon() +
                                    std::numeric_limits<double>::denorm_min();
-          const long double below = sum_at(x, lengthscale, b[q] - 2 * neighbour).first;
-          const long double above = sum_at(x, lengthscale, b[q] + 2 * neighbour).first;
+          const long double below = sum_at(x, lengthscale, b[q] - 2 * neighbour);
+          const long double above = sum_at(x, lengthscale, b[q] + 2 * neighbour);
           const auto level = static_cast<long double>(levels[q]);
           const long double tolerance = 1e-12L * static_cast<long double>(n);
-          ASSERT_LE(below - tolerance, level) << lengthscale << " " << static_cast<double>(sum);
-          ASSERT_GE(above + tolerance, level) << lengthscale << " " << static_cast<double>(sum);
+          ASSERT_LE(below - tolerance, level) << lengthscale;
+          ASSERT_GE(above + tolerance, level) << lengthscale;
         }
       }
     }
