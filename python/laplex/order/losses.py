@@ -100,6 +100,8 @@ def _ranks_of(targets: Tensor, line: Line) -> Tensor:
         numbers, in_order = goals.scores, goals.order().sort(goals.scores)
     else:
         numbers = targets.movedim(line.dim, -1)
-        numbers = numbers.byte() if numbers.dtype is torch.bool else numbers
+        if numbers.dtype is torch.uint64:  # torch sorts it, but does not search in it
+            numbers = numbers.view(torch.int64) ^ torch.iinfo(torch.int64).min
+        numbers = numbers.long()
         in_order = numbers.sort(dim=-1).values
     return average_ranks(numbers, in_order, line.scores.dtype)

@@ -36,6 +36,9 @@ def test_spearman_compares_integers_as_such():
     either = torch.tensor([False, True, True])
     expected = order.spearman_loss(T, either.float(), 0.5)
     torch.testing.assert_close(order.spearman_loss(T, either, 0.5), expected)
+    for dtype in (torch.uint8, torch.uint16, torch.uint32, torch.uint64):
+        largest = torch.tensor([0, 1, 2**64 - 1], dtype=torch.uint64).to(dtype)
+        assert float(order.spearman_loss(T[:3].sort().values, largest, 1e-9)) <= 1e-12
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
