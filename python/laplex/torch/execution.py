@@ -117,8 +117,9 @@ def gradients(
     # The gradient by half-precision values is summed in float32 and rounded at the end.
     forms[0] = (sig.dtype if call.values.dtype in HALF else call.values.dtype, own)
     wanted = list(needs)
+    apart = cuda.takes(call.targets)  # the core sums over both roles of an anchor only on the CPU
     if call.sources is None:
-        wanted[2] = needs[1]  # the targets' other role
+        wanted[2] = needs[1] and apart  # the targets' other role
     found = [
         torch.empty(shape, dtype=dtype, device=device) if need else None
         for need, (dtype, shape) in zip(wanted, forms, strict=True)
@@ -126,6 +127,8 @@ def gradients(
     if n and m and layout.heads and layout.rows:
         _values, given = _strided(call.values, layout, m)
         _grad, of_result = _strided(grad, layout, n)
+        if call.sources is None and not apart:
+            found[2] = found[1]
         addresses = Gradients(*[0 if each is None else each.data_ptr() for each in found])
         plan.vjp(given, of_result, layout.rows, addresses, call.term, torch.get_num_threads())
     else:
@@ -136,7 +139,7 @@ def gradients(
     if found[0] is not None and not layout.in_order:
         found[0] = _restored(found[0], layout)
     d_targets, d_sources = found[1:3]
-    if call.sources is None and d_targets is not None and d_sources is not None:
+    if call.sources is None and apart and d_targets is not None and d_sources is not None:
         d_targets += d_sources
     return [
         None if each is None or tensor is None else _summed(each, tensor)
