@@ -16,8 +16,8 @@ MASK_MARGIN = 4000.0
 """How many temperatures an infinite score is put beyond the finite ones; kernels are 0 from 745."""
 
 
-LEAST_TAU = 1e-100
-"""The least temperature: the square and the cube of it divide in derivatives."""
+LEAST_TAU = {torch.float32: 1e-18, torch.float64: 1e-100}
+"""The least temperature: its square divides in second derivatives, and its cube in third ones."""
 
 FLOATS = (*HALF, torch.float32, torch.float64)
 
@@ -159,13 +159,14 @@ def straight_through(hard: Tensor, soft: Tensor) -> Tensor:
 
 
 def _temperature(tau: Scalar, scores: Tensor, name: str) -> Tensor:
+    least = LEAST_TAU[scores.dtype]
     if not isinstance(tau, Tensor):
         if isinstance(tau, bool) or not isinstance(tau, (float, Real)):
             raise TypeError(f"tau must be a number or a torch tensor, got {type(tau).__name__}")
         if not 0 < tau < inf:
             raise ValueError(f"tau must be positive and finite, got {tau}")
-        if tau < LEAST_TAU:
-            raise ValueError(f"tau must be at least {LEAST_TAU}, got {tau}")
+        if tau < least:
+            raise ValueError(f"tau must be at least {least} with {scores.dtype}, got {tau}")
         return torch.scalar_tensor(tau, dtype=torch.float64, device=scores.device)
     if not tau.dtype.is_floating_point:
         raise TypeError(f"tau has dtype {tau.dtype}, but must be floating-point: pass tau.float()")
@@ -184,8 +185,10 @@ def _temperature(tau: Scalar, scores: Tensor, name: str) -> Tensor:
     if is_concrete(tau):
         if not bool(((tau > 0) & (tau < inf)).all()):
             raise ValueError("tau must be positive and finite, but some of its entries are not")
-        if bool((tau < LEAST_TAU).any()):
-            raise ValueError(f"tau must be at least {LEAST_TAU}, but some of its entries are less")
+        if bool((tau < least).any()):
+            raise ValueError(
+                f"tau must be at least {least} with {scores.dtype}, but some entries are less"
+            )
     return tau.double()
 
 

@@ -33,10 +33,11 @@ def soft_rank(
     ----------
     scores : Tensor, shape ``[*b, n]``
         The scores :math:`s`, floating-point, along any dimension. They may be infinite, as masks
-        are, but not NaN; so does float64 beyond 4e307. Half precision is computed in float32.
+        are, but not NaN. Float64 numbers beyond 4e307 count as infinite. Half precision is computed
+        in float32.
     tau : float or Tensor, shape ``[*b]``
-        The temperature, at least 1e-100, in the unit of the scores. A tensor has one per line: its
-        dimensions are broadcast with the *leading* ones of the scores.
+        The temperature, at least 1e-18 (1e-100 in float64), in the unit of the scores. A tensor has
+        one per line: its dimensions are broadcast with the *leading* ones of the scores.
     dim : int
         The dimension of the scores.
     descending : bool

@@ -150,5 +150,6 @@ def _limit(line: Line, k: float) -> Tensor:
     scores = line.scores.detach()
     last = scores.kthvalue(-int(-k // 1), dim=-1, keepdim=True).values
     below, tied = scores < last, scores == last
-    share = (k - below.sum(-1, keepdim=True)) / tied.sum(-1, keepdim=True)
+    below_count, tied_count = (each.sum(-1, keepdim=True).double() for each in (below, tied))
+    share = (k - below_count) / tied_count
     return torch.where(below, 1.0, torch.where(tied, share, 0.0)).to(scores.dtype)

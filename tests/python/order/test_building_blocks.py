@@ -139,11 +139,11 @@ def test_permutations_are_modules():
         (lambda: order.soft_rank(T * float("nan")), ValueError, "scores has entries that are NaN"),
         (lambda: order.soft_sort(T[:0]), ValueError, "without entries along dim=-1"),
         (lambda: order.soft_sort(T, dim=2), IndexError, "dim=2 is out of range"),
-        (lambda: order.soft_sort(T, 5e-324), ValueError, "tau must be at least 1e-100, got"),
+        (lambda: order.soft_sort(T, 5e-324), ValueError, "tau must be at least 1e-.* got"),
         (
             lambda: order.soft_sort(T, torch.tensor(1e-310, dtype=torch.float64)),
             ValueError,
-            "tau must be at least 1e-100, but",
+            "tau must be at least 1e-.* but",
         ),
         (lambda: order.soft_sort(T, dim=None), TypeError, "dim must be an integer, got None"),
         (lambda: order.soft_sort(T, dim=True), TypeError, "dim must be an integer, got True"),
