@@ -119,8 +119,8 @@ def soft_quantile(
     their sum. They exist to any order by the scores.
 
     The quantile of a number keeps its digits beside ``tau``, however small that is. Of many levels,
-    those far from the middle score have an error of :math:`10^{-16}` times the distance from it. For
-    their derivatives, gaps wider than 400 ``tau`` count as 400 ``tau`` there.
+    those far from the middle score have an error of :math:`10^{-16}` times the distance from it. In
+    the error of their derivatives, gaps wider than 400 ``tau`` count as 400 ``tau``.
 
     Source: LapSum, arXiv 2503.06242.
 
