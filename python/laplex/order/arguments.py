@@ -9,8 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..torch.autograd import is_concrete
 from ..torch.call import HALF, Scalar, broadcast_shapes, check_dense, check_flag, check_tensor
-from ..torch.sorting import Order, is_concrete, order_of
+from ..torch.sorting import Order, order_of
 
 MASK_MARGIN = 4000.0
 """How many temperatures an infinite score is put beyond the finite ones; kernels are 0 from 745."""

@@ -7,9 +7,9 @@ from math import ceil
 import torch
 from torch import Tensor
 
+from ..torch.autograd import is_concrete
 from ..torch.call import Scalar, broadcast_shapes, check_flag
 from ..torch.quantiles import narrowed, sorted_quantiles
-from ..torch.sorting import is_concrete
 from .arguments import Line, line_of, straight_through, within_line
 
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from .._support.arguments import integer, kernel_number, one_of
+from ..torch.autograd import is_concrete
 from ..torch.call import COMPLEX_OF, check_flag, check_tensor
-from ..torch.sorting import is_concrete
 from .directions import GROUPS, KINDS, Rule, draw_rules
 from .line_kernel import LineKernel, line_kernel
 

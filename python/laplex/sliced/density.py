@@ -9,7 +9,7 @@ from typing import Literal, overload
 import torch
 from torch import Tensor
 
-from ..torch.sorting import is_concrete
+from ..torch.autograd import is_concrete
 from .arguments import (
     SCALE,
     check_kernel,

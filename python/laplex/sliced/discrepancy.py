@@ -7,8 +7,8 @@ from typing import Literal, overload
 import torch
 from torch import Tensor
 
+from ..torch.autograd import is_concrete
 from ..torch.call import check_flag
-from ..torch.sorting import is_concrete
 from .arguments import (
     check_kernel,
     check_lengthscale,

@@ -8,7 +8,7 @@ import torch
 from linear_operator import LinearOperator
 from torch import Tensor
 
-from ..torch.sorting import is_concrete
+from ..torch.autograd import is_concrete
 from .arguments import (
     Slices,
     check_distribution,

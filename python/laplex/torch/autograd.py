@@ -20,7 +20,7 @@ from torch.autograd import forward_ad
 
 from . import derivatives, execution
 from .batching import pad_batch
-from .call import TENSORS, Call, Signature, signature
+from .call import PLAIN_TYPES, TENSORS, Call, Signature, signature
 from .registry import LIBRARY, MATVEC, MATVEC_VJP, filled
 
 _unpack_dual: Any = forward_ad.unpack_dual
@@ -35,6 +35,17 @@ def is_watched() -> bool:
         torch._C._are_functorch_transforms_active()
         or torch._C._len_torch_dispatch_stack() != 0
         or torch._C._get_tracing_state() is not None
+    )
+
+
+def is_concrete(tensor: Tensor) -> bool:
+    """Whether the numbers of a tensor are in the host's memory, to be looked at now."""
+    return (
+        not torch.compiler.is_compiling()
+        and type(tensor) in PLAIN_TYPES
+        and tensor.is_cpu
+        and not is_watched()
+        and not _is_batched(tensor)
     )
 
 

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from .._support.sides import LEFT, RIGHT, side_number
-from .autograd import _is_batched, _recording, is_watched
-from .call import PLAIN_TYPES, Scalar, call_of, check_operand, signature_of_shapes
+from .autograd import _recording, is_concrete
+from .call import Scalar, call_of, check_operand, signature_of_shapes
 
 _INF = float("inf")
 
@@ -203,7 +203,7 @@ def logmatvec(
     ell = call.lengthscale.double().unsqueeze(-1)
     y = call.targets if call.sources is None else call.sources
     tensors = (call.values, call.targets, y, ell)
-    readable = _numbers_can_be_read(*tensors)
+    readable = all(map(is_concrete, tensors))
     if readable:
         _check_numbers(*tensors)
     if sig.sources == 0:
@@ -233,15 +233,6 @@ def logmatvec(
         total = total + right.times((x - at) / ell)
     result = total.log()
     return torch.zeros_like(result).scatter(-1, rank, result).to(log_values.dtype)
-
-
-def _numbers_can_be_read(*tensors: Tensor) -> bool:
-    """Whether reading numbers waits for no GPU and breaks no graph."""
-    return (
-        not (torch.compiler.is_compiling() or is_watched())
-        and all(each.is_cpu and type(each) in PLAIN_TYPES for each in tensors)
-        and not any(map(_is_batched, tensors))
-    )
 
 
 def _check_numbers(log_values: Tensor, x: Tensor, y: Tensor, lengthscale: Tensor) -> None:

@@ -22,12 +22,11 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from . import derivatives, execution
-from .autograd import evaluate, in_forward_mode, is_watched, primitive
+from .autograd import evaluate, in_forward_mode, is_concrete, is_watched, primitive
 from .autograd import gradients as product_gradients
 from .batching import pad_batch
 from .call import TENSORS, Call, broadcast_shapes, in_memory, signature
 from .registry import LIBRARY, TAGS
-from .sorting import is_concrete
 
 _TRAILING = (1, 1, 0)
 _unpack_dual: Any = forward_ad.unpack_dual

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from .. import _core
 from . import cuda
-from .autograd import _is_batched, is_watched
-from .call import PLAIN_TYPES, in_memory
+from .autograd import is_concrete
+from .call import in_memory
 
 LONG = 2048
 """The length from which a single line is sorted by the core."""
@@ -44,17 +44,6 @@ def order_of(numbers: Tensor) -> Order:
     ):
         return _CoreOrder(numbers)
     return _TorchOrder(numbers)
-
-
-def is_concrete(tensor: Tensor) -> bool:
-    """Whether the numbers of a tensor are in the host's memory, to be looked at now."""
-    return (
-        not torch.compiler.is_compiling()
-        and type(tensor) in PLAIN_TYPES
-        and tensor.is_cpu
-        and not is_watched()
-        and not _is_batched(tensor)
-    )
 
 
 class _TorchOrder:
