@@ -13,6 +13,10 @@
 
 namespace laplex::detail {
 
+// Constants, because nvcc refuses to call the functions of the host's library in device code.
+inline constexpr double kMostDouble = std::numeric_limits<double>::max();
+inline constexpr double kLeastNormal = std::numeric_limits<double>::min();
+
 /// What is known of F at one anchor.
 struct QuantileAnchor {
   double position;
@@ -41,8 +45,7 @@ LAPLEX_HOST_DEVICE inline double quantile_offset(double c, double own, double ot
     return std::log((c + root) / other);  // at least log(2)
   }
   const double ratio = rise / (ahead + root);
-  return ratio <= std::numeric_limits<double>::max() ? std::log1p(ratio)
-                                                     : std::log(rise) - std::log(ahead + root);
+  return ratio <= kMostDouble ? std::log1p(ratio) : std::log(rise) - std::log(ahead + root);
 }
 
 /// The b below all anchors with F(b) = level, where `first` is the least anchor.
@@ -64,7 +67,7 @@ LAPLEX_HOST_DEVICE inline double quantile_between(const QuantileAnchor& a, const
   const double right = b.right + (b.upto - a.upto);  // with the anchors at b
   const double gap = b.position - a.position;
   double result = 0.0;
-  if (c < 0.0 || (c == 0.0 && a.right >= std::numeric_limits<double>::min())) {
+  if (c < 0.0 || (c == 0.0 && a.right >= kLeastNormal)) {
     result = a.position + lengthscale * quantile_offset(c, a.left, a.right);
   } else if (c > 0.0) {
     const double left = a.left * std::exp(-gap / lengthscale);
