@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from laplex._support.arguments import integer
-from laplex.nn.kernel_layer import KernelLayer
+from laplex.nn.kernel_layer import KernelLayer, Kernels
+from laplex.nn.kernel_product import column_sums, kernel_product, shared_out
+from laplex.torch.sharded import whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-#: The initial lengthscale, in units of the gap between neighbouring classes.
+#: The initial lengthscale, in units of the larger gap: between neighbouring classes, or, where there
+#: are more classes than features, between neighbouring features.
 REACH = 1.0
 
 
@@ -108,12 +113,112 @@ class LaplexHead(KernelLayer):
         self.num_classes = self.out_features
 
     def _initial_lengthscale(self) -> float:
-        return 2 * REACH / max(self.targets.shape[-1] - 1, 1)
+        fewer = min(self.targets.shape[-1], self.sources.shape[-1])
+        return 2 * REACH / max(fewer - 1, 1)
 
     def _anchors(self, targets: Tensor, sources: Tensor) -> tuple[Tensor, Tensor]:
         # This does not change the result, and keeps exp from underflowing for features far outside.
         lowest, highest = targets.amin(-1, keepdim=True), targets.amax(-1, keepdim=True)
         return targets, sources.clamp(lowest, highest)
+
+    def logits(
+        self,
+        input: Tensor,  # noqa: A002  (the name in `forward`)
+        classes: Tensor,
+        *,
+        through_normalizers: bool = True,
+    ) -> Tensor:
+        """Compute the logits of some of the classes, as ``forward(input)[..., classes]``.
+
+        It takes O(heads * (in_features + len(classes))) time per row, and O(heads * num_classes)
+        once for the normalisers :math:`z_f`.
+
+        Parameters
+        ----------
+        input : Tensor ``[..., in_features]``
+            The features.
+        classes : Tensor ``[k]``
+            The numbers of the classes, in int64, on the layer's device.
+        through_normalizers : bool
+            Backpropagate through the normalisers, which reaches the anchors of all classes. Their
+            part of the gradient is made of the gains' gradients, so leaving it out does not change
+            where the gradient is zero.
+
+        Returns
+        -------
+        Tensor ``[..., k]``
+
+        Raises
+        ------
+        TypeError, ValueError
+            As in `forward`.
+        """
+        kernels = self._whole()
+        return self._part(
+            input,
+            kernels,
+            self._factor(kernels, through_normalizers),
+            *(
+                None if each is None else each[..., classes]
+                for each in (kernels.targets, kernels.target_phase, self._whole_bias())
+            ),
+        )
+
+    def blocks(self, size: int) -> Iterator[Callable[[Tensor], Tensor]]:
+        """Yield a function from features to logits for every ``size`` consecutive classes.
+
+        The normalisers are computed once.
+
+        :meta private:
+        """
+        kernels = self._whole()
+        factor = self._factor(kernels, True)
+        # Split once: the gradient of every single slice would have the size of all classes.
+        parts = [
+            itertools.repeat(None) if each is None else each.split(size, dim=-1)
+            for each in (kernels.targets, kernels.target_phase, self._whole_bias())
+        ]
+        for targets, phase, bias in zip(*parts, strict=False):
+            yield partial(
+                self._part,
+                kernels=kernels,
+                factor=factor,
+                targets=targets,
+                target_phase=phase,
+                bias=bias,
+            )
+
+    def _factor(self, kernels: Kernels, through_normalizers: bool) -> Tensor:
+        with torch.set_grad_enabled(through_normalizers and torch.is_grad_enabled()):
+            lengthscale = kernels.log_lengthscale.exp()
+            sums = column_sums(kernels.targets, kernels.sources, lengthscale)
+        return shared_out(kernels.gain, sums)
+
+    def _whole_bias(self) -> Tensor | None:
+        return None if self.bias is None else whole(self.bias)
+
+    def _part(
+        self,
+        input: Tensor,  # noqa: A002
+        kernels: Kernels,
+        factor: Tensor,
+        targets: Tensor,
+        target_phase: Tensor | None,
+        bias: Tensor | None,
+    ) -> Tensor:
+        """Multiply by the rows of the weight that belong to these targets."""
+        return kernel_product(
+            input,
+            targets,
+            kernels.sources,
+            kernels.log_lengthscale.exp(),
+            factor,
+            target_phase,
+            kernels.source_phase,
+            bias,
+            False,
+            self._shape,
+        )
 
     def routing(self) -> Tensor:
         """Return the routing matrix R of every head.
