@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Iterator
-from typing import Literal, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,19 @@ from laplex._support.arguments import integer, one_of
 from laplex.nn.head import LaplexHead
 from laplex.torch.call import check_tensor
 
+
+class SomeLogits(Protocol):
+    """A head of another kind that computes the logits of some of its classes."""
+
+    in_features: int
+    out_features: int
+
+    def logits(self, input: Tensor, classes: Tensor) -> Tensor:  # noqa: A002
+        """Return the logits ``[batch, k]`` of an input ``[batch, in_features]``."""
+
+
 #: What the functions of this file take as a head.
-Head: TypeAlias = LaplexHead | nn.Linear
+Head: TypeAlias = LaplexHead | nn.Linear | SomeLogits
 
 Reduction: TypeAlias = Literal["mean", "sum", "none"]
 
@@ -50,7 +61,8 @@ def sampled_cross_entropy(
     Parameters
     ----------
     head : LaplexHead or nn.Linear
-        The head.
+        The head, or any object with ``in_features``, ``out_features`` and
+        ``logits(input, classes)``.
     features : Tensor ``[batch, in_features]``
         The input of the head.
     labels : Tensor ``[batch]``
@@ -74,7 +86,7 @@ def sampled_cross_entropy(
     Raises
     ------
     TypeError
-        If the head is of another class, or ``labels`` are not int64.
+        If the head is of another kind, or ``labels`` are not int64.
     ValueError
         If a shape is wrong, a label is not a class, ``num_sampled`` is below 1, or above the number
         of classes without ``weights``, or the weights are not positive and finite.
@@ -139,7 +151,8 @@ def blockwise_cross_entropy(
     Parameters
     ----------
     head : LaplexHead or nn.Linear
-        The head.
+        The head, or any object with ``in_features``, ``out_features`` and
+        ``logits(input, classes)``.
     features : Tensor ``[batch, in_features]``
         The input of the head.
     labels : Tensor ``[batch]``
@@ -157,7 +170,7 @@ def blockwise_cross_entropy(
     Raises
     ------
     TypeError
-        If the head is of another class, or ``labels`` are not int64.
+        If the head is of another kind, or ``labels`` are not int64.
     ValueError
         If a shape is wrong, a label is not a class, or ``block_size`` is below 1.
 
@@ -198,7 +211,8 @@ def blockwise_topk(
     Parameters
     ----------
     head : LaplexHead or nn.Linear
-        The head.
+        The head, or any object with ``in_features``, ``out_features`` and
+        ``logits(input, classes)``.
     features : Tensor ``[batch, in_features]``
         The input of the head.
     k : int
@@ -214,7 +228,7 @@ def blockwise_topk(
     Raises
     ------
     TypeError
-        If the head is of another class.
+        If the head is of another kind.
     ValueError
         If a shape is wrong, or ``k`` or ``block_size`` is out of range.
 
@@ -247,12 +261,17 @@ def _blocks(head: Head, size: int) -> Iterator[tuple[int, Block]]:
     """Yield the first class of each block and the function of its logits."""
     if isinstance(head, LaplexHead):
         blocks = head.blocks(size)
-    else:
+    elif isinstance(head, nn.Linear):
         # Split once: the gradient of every single slice would be as large as the weight.
         biases = [None] if head.bias is None else head.bias.split(size)
         blocks = (
             functools.partial(nn.functional.linear, weight=weight, bias=bias)
             for weight, bias in zip(head.weight.split(size), itertools.cycle(biases), strict=False)
+        )
+    else:
+        blocks = (
+            functools.partial(head.logits, classes=classes)
+            for classes in torch.arange(head.out_features).split(size)
         )
     return zip(itertools.count(0, size), blocks, strict=False)
 
@@ -260,8 +279,10 @@ def _blocks(head: Head, size: int) -> Iterator[tuple[int, Block]]:
 def _logits(head: Head, features: Tensor, classes: Tensor) -> Tensor:
     if isinstance(head, LaplexHead):
         return head.logits(features, classes, through_normalizers=False)
-    bias = None if head.bias is None else head.bias[classes]
-    return nn.functional.linear(features, head.weight[classes], bias)
+    if isinstance(head, nn.Linear):
+        bias = None if head.bias is None else head.bias[classes]
+        return nn.functional.linear(features, head.weight[classes], bias)
+    return head.logits(features, classes)
 
 
 def _without_replacement(count: int, size: int, generator: torch.Generator | None) -> Tensor:
@@ -276,10 +297,10 @@ def _reduced(losses: Tensor, reduction: str) -> Tensor:
 
 def _check(head: Head, features: Tensor, labels: Tensor | None = None) -> int:
     """Check a head, its input and the labels, and return the number of classes."""
-    if not isinstance(head, (LaplexHead, nn.Linear)):
+    if not (isinstance(head, nn.Linear) or hasattr(head, "logits")):
         raise TypeError(
-            f"head must be a LaplexHead or a torch.nn.Linear, got {type(head).__name__}: pass the "
-            "last layer of the model, and its input as features"
+            "head must be a LaplexHead, a torch.nn.Linear or have a method logits(input, classes), "
+            f"got {type(head).__name__}: pass the last layer of the model, and its input as features"
         )
     check_tensor("features", features)
     if features.dim() != 2 or features.shape[1] != head.in_features:
