@@ -56,28 +56,29 @@ def misspelt(given: Letters, rng: np.random.Generator) -> Letters:
     return np.where(((kind == 1) | (kind == 2)) & (column == place), new, changed)
 
 
-def is_test(given: Letters) -> NDArray[np.bool_]:
-    """Whether a spelling is one of the eighth that is kept for tests, decided by its letters."""
+def share_of(given: Letters) -> NDArray[np.str_]:
+    """The set that a spelling belongs to, decided by its letters: an eighth is for tests."""
     weights = np.array([pow(31, power, 2**31 - 1) for power in range(LENGTH)])
-    return (given @ weights) % (2**31 - 1) % 8 == 0
+    number = (given @ weights) % (2**31 - 1) % 8
+    return np.select([number == 0, number == 1], ["test", "validation"], "training")
 
 
 def samples(
-    labels: NDArray[np.int64], num_words: int, rng: np.random.Generator, test: bool
+    labels: NDArray[np.int64], num_words: int, rng: np.random.Generator, share: str
 ) -> tuple[Tensor, Tensor]:
     """Misspell each word in one or two places: grams ``[n, 2 LENGTH + 2]`` and labels ``[n]``.
 
-    No spelling is both in a training and in a test set; words that chance gave the wrong kind of
-    spelling ten times are left out.
+    `share` is "training", "validation" or "test", which have no spelling in common. Words that
+    got no spelling of the wanted share in 40 trials are left out.
     """
     correct = letters(num_words)[labels]
     found = correct.copy()
     open_ = np.arange(len(labels))
-    for _ in range(10):
+    for _ in range(40):
         tried = misspelt(correct[open_], rng)
         twice = rng.random(len(open_)) < 0.5
         tried[twice] = misspelt(tried[twice], rng)
-        fits = (is_test(tried) == test) & (tried != correct[open_]).any(1)
+        fits = (share_of(tried) == share) & (tried != correct[open_]).any(1)
         found[open_[fits]] = tried[fits]
         open_ = open_[~fits]
         if not len(open_):
@@ -96,15 +97,27 @@ def grams(given: Letters) -> Tensor:
 
 
 class Encoder(nn.Module):
-    """Features of a word: the sum of vectors of its pairs and triples of letters."""
+    """Features of a word: the sum of the vectors of its pairs and triples of letters."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.vectors = nn.EmbeddingBag(
-            NUM_GRAMS, width, mode="sum", padding_idx=NUM_GRAMS - 1, sparse=False
-        )
+        self.vectors = nn.EmbeddingBag(NUM_GRAMS, width, mode="sum", padding_idx=NUM_GRAMS - 1)
         self.norm = nn.LayerNorm(width)
 
     def forward(self, given: Tensor) -> Tensor:
         """Compute the features ``[n, width]`` of grams ``[n, k]``."""
         return torch.relu(self.norm(self.vectors(given)))
+
+
+@torch.no_grad()
+def names_of_features(encoder: Encoder, each: int = 3) -> list[str]:
+    """Name every feature by the pairs and triples of letters that raise it most."""
+    best = encoder.vectors.weight[: NUM_GRAMS - 1].topk(each, dim=0).indices.T
+    return [", ".join(_gram(int(number)) for number in row) for row in best]
+
+
+def _gram(number: int) -> str:
+    size = 2 if number < 27**2 else 3
+    number -= 0 if size == 2 else 27**2
+    places = (number // 27**power % 27 for power in reversed(range(size)))
+    return "".join("_" if place == 0 else chr(ord("`") + place) for place in places)

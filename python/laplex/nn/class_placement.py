@@ -26,28 +26,35 @@ def place_classes(head: LaplexHead, class_means: Tensor) -> float:
     """Place the classes and set the gains; see `laplex.nn.LaplexHead.place_classes`."""
     means = _checked(head, class_means)
     centre = means.mean(dim=0)
-    residual = means - centre
+    centred = means - centre
+    residual = centred.clone()
     energy = float(residual.square().sum())
     if not energy > 0:
         raise ValueError("class_means must differ from each other, but all rows are equal")
     lengthscale = head.lengthscale
     gains = torch.empty_like(head.sources)
+    own = torch.zeros_like(means[:, 0])  # of each class, its weight times its centred mean
     for number in range(head.heads):
-        gains[number] = _place(head, number, float(lengthscale[number]), residual)
-    left = min(float(residual.square().sum()) / energy, 1.0)
-    # The logit of a class at its own mean, on average over the classes: so much that the softmax
-    # of as many classes is neither flat nor saturated.
-    wanted = 2 * math.log(max(head.num_classes, 2))
-    scale = wanted * head.num_classes / (energy * max(1 - left, torch.finfo(means.dtype).eps))
-    sums = column_sums(*head._anchors(head.targets, head.sources), lengthscale)
+        gains[number] = _place(head, number, float(lengthscale[number]), centred, residual, own)
+    # So that the softmax of as many classes is neither flat nor saturated.
+    scale = 2 * math.log(max(head.num_classes, 2)) / own.mean()
+    # Not of the sources that `_anchors` moves to the outermost class: the kernel is that of all.
+    sums = column_sums(head.targets, head.sources, lengthscale)
     head.source_gain.copy_(gains * sums * scale)
     if head.bias is not None:
         head.bias.zero_()
-        head.bias.copy_(-head(centre))
-    return math.sqrt(left)
+        head.bias.copy_(-head(centre) - scale / 2 * own)
+    return math.sqrt(float(residual.square().sum()) / energy)
 
 
-def _place(head: LaplexHead, number: int, lengthscale: float, residual: Tensor) -> Tensor:
+def _place(
+    head: LaplexHead,
+    number: int,
+    lengthscale: float,
+    centred: Tensor,
+    residual: Tensor,
+    own: Tensor,
+) -> Tensor:
     """Place the classes on one line, take its part off the residual, and return its gains."""
     sources = head.sources[number]
     low, high = float(sources.min()), float(sources.max())
@@ -70,8 +77,8 @@ def _place(head: LaplexHead, number: int, lengthscale: float, residual: Tensor) 
     energy = torch.zeros_like(sources)
     for block in blocks:
         if theta is None or phi is None:
-            match = matvec(residual[block] * sign, places, sources, lengthscale=lengthscale) / norms
-            best = match.argmax(dim=1)
+            match = matvec(residual[block] * sign, places, sources, lengthscale=lengthscale)
+            size = match.clamp(min=0) / norms
         else:
             match = matvec(
                 residual[block],
@@ -81,15 +88,22 @@ def _place(head: LaplexHead, number: int, lengthscale: float, residual: Tensor) 
                 target_phase=torch.zeros_like(places),
                 source_phase=phi[number],
             )
-            best = (match.abs() / norms).argmax(dim=1)
+            size = match.abs() / norms
+        best = size.argmax(dim=1)
+        if theta is not None:
             theta[number, block] = -match.gather(1, best[:, None]).squeeze(1).angle()
-        head.targets[number, block] = places[best]
+        # The centre of the best place and its neighbours, which keeps classes from being tied.
+        near = (best[:, None] + torch.arange(-1, 2, device=best.device)).clamp(0, len(places) - 1)
+        share = size.gather(1, near) + torch.finfo(size.dtype).tiny
+        head.targets[number, block] = (share * places[near]).sum(1) / share.sum(1)
         weight = rows(block)
         shared += (weight * residual[block]).sum(dim=0)
         energy += weight.square().sum(dim=0)
     gains = torch.where(energy > 0, shared / energy.where(energy > 0, 1.0), 0.0)
     for block in blocks:
-        residual[block] -= rows(block) * gains
+        weight = rows(block) * gains
+        residual[block] -= weight
+        own[block] += (weight * centred[block]).sum(dim=1)
     return gains * sign
 
 

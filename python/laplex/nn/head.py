@@ -155,8 +155,12 @@ class LaplexHead(KernelLayer):
 
         Notes
         -----
-        The logits are scaled so that a class at its own mean has the logit ``2 log(num_classes)``,
-        on average over the classes; at the mean of all classes, all logits are 0.
+        If nothing is missed, the logits are those of a classifier by the nearest mean,
+
+        .. math:: s\,\langle m_c - m,\ v - (m_c + m) / 2 \rangle, \qquad m = \tfrac1n \sum_c m_c,
+
+        and otherwise the weight replaces :math:`s\,(m_c - m)`. The scale s gives
+        :math:`s\,|m_c - m|^2` the mean :math:`2 \log n` over the n classes.
 
         Examples
         --------
