@@ -2,7 +2,8 @@
 
 `LaplexLinear` is a drop-in replacement for ``torch.nn.Linear`` with O(heads * (in + out))
 parameters. `LaplexHead` is a classification head that can be read as a soft routing of features to
-classes. `param_groups` keeps an optimiser's weight decay off the anchors.
+classes. `sampled_cross_entropy`, `blockwise_cross_entropy` and `blockwise_topk` train and ask heads
+of so many classes that not all logits fit into memory. `param_groups` keeps an optimiser's weight decay off the anchors.
 
 `shard_placement` and `mp_policy` are for FSDP; `HeadParallel` and `LineParallel` for tensor
 parallelism.
@@ -18,6 +19,11 @@ require("torch", extra="torch", feature="laplex.nn")
 
 from laplex.nn.head import LaplexHead  # noqa: E402  (after the check for torch)
 from laplex.nn.linear import LaplexLinear  # noqa: E402
+from laplex.nn.many_classes import (  # noqa: E402
+    blockwise_cross_entropy,
+    blockwise_topk,
+    sampled_cross_entropy,
+)
 from laplex.nn.parameter_groups import param_groups  # noqa: E402
 
 if TYPE_CHECKING:
@@ -36,8 +42,11 @@ __all__ = [
     "LaplexHead",
     "LaplexLinear",
     "LineParallel",
+    "blockwise_cross_entropy",
+    "blockwise_topk",
     "mp_policy",
     "param_groups",
+    "sampled_cross_entropy",
     "shard_placement",
 ]
 

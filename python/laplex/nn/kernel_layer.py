@@ -40,7 +40,7 @@ GEOMETRY = ("targets", "sources", "log_lengthscale", "target_phase", "source_pha
 _HALF = (torch.float16, torch.bfloat16)
 
 
-class _Kernels(NamedTuple):
+class Kernels(NamedTuple):
     """What a layer's weight is made of, as whole tensors."""
 
     targets: Tensor
@@ -199,10 +199,10 @@ class KernelLayer(nn.Module):
         """Return the targets ``[heads, n]`` and sources ``[heads, m]`` of the kernel."""
         return targets, sources
 
-    def _whole(self) -> _Kernels:
+    def _whole(self) -> Kernels:
         """Gather the parameters of the weight where ranks share them, which is collective."""
         theta, phi = self.target_phase, self.source_phase
-        return _Kernels(
+        return Kernels(
             *self._anchors(whole(self.targets), whole(self.sources)),
             whole(self.source_gain),
             whole(self.log_lengthscale),
