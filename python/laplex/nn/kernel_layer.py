@@ -214,8 +214,8 @@ class KernelLayer(nn.Module):
         """Apply the layer, in one product with all heads.
 
         It takes O(heads * (in_features + out_features)) time per row after one sort. A sparse input
-        takes O(heads * (e log e + out_features)) per row, if e is the number of entries of the
-        longest row: the product is that of the sources which the row names, and exact.
+        with e entries per row takes O(heads * (e log e + out_features)): a row is multiplied by the
+        sources that it names alone, which is exact, as all other inputs are zero.
 
         Parameters
         ----------

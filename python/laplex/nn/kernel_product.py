@@ -113,18 +113,18 @@ def kernel_product(
                 shape.kernel,
             )
     _check(input, targets, sources)
-    is_sparse = input.layout is not torch.strided
-    if is_sparse:  # every row has sources of its own from here on
-        rows = sparse_rows(input)
+    rows = None if input.layout is torch.strided else sparse_rows(input)
+    if rows is not None:  # every piece of a row has sources of its own
         input, sources, gain = rows.values, rows.of(sources), rows.of(gain)  # noqa: A001
         source_phase = None if source_phase is None else rows.of(source_phase)
     factor = shared_out(gain, column_sums(targets, sources, lengthscale)) if share_out else gain
     tensors = (input, targets, sources, lengthscale, factor, target_phase, source_phase, bias)
     composed = partial(_composed, shape)
-    if not is_sparse and recorded_product.applies(*tensors):
+    if rows is None and recorded_product.applies(*tensors):
         recorded: Tensor = recorded_product.record(composed, shape, *tensors)
         return recorded
     output = composed(*tensors[:-1])
+    output = output if rows is None else rows.sums(output)
     dtype = torch.promote_types(input.dtype, gain.dtype)
     if dtype in _HALF:  # distributed gains are float32, to avoid overflow, and promote this
         output = output.to(dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -11,20 +12,27 @@ from laplex.torch.sharded import is_distributed
 
 
 class SparseRows(NamedTuple):
-    """The stored entries of every row, filled up with zeros in column 0 to the longest row."""
+    """The stored entries, in pieces of rows: each piece is filled up with zeros in column 0."""
 
     values: Tensor
-    """``[rows, longest]``, differentiable with respect to the entries of the sparse tensor."""
+    """``[pieces, width]``, differentiable with respect to the entries of the sparse tensor."""
     columns: Tensor
-    """``[rows, longest]`` of int64."""
+    """``[pieces, width]`` of int64."""
+    owners: Tensor
+    """``[pieces]`` of int64: the row that a piece is of, increasing."""
+    rows: int
 
     def of(self, parameter: Tensor) -> Tensor:
-        """Return a parameter ``[heads, m]`` at the columns, as ``[rows, heads, longest]``.
+        """Return a parameter ``[heads, m]`` at the columns, as ``[pieces, heads, width]``.
 
         The gradient by a parameter is dense: every optimiser takes it.
         """
         taken = parameter.index_select(1, self.columns.flatten())
         return taken.view(len(parameter), *self.columns.shape).transpose(0, 1)
+
+    def sums(self, pieces: Tensor) -> Tensor:
+        """Add up the products ``[pieces, n]`` of every row, as ``[rows, n]``."""
+        return pieces.new_zeros(self.rows, pieces.shape[1]).index_add(0, self.owners, pieces)
 
 
 def check_sparse(input: Tensor, targets: Tensor) -> None:  # noqa: A002  (nn.Linear's name for it)
@@ -44,7 +52,11 @@ def check_sparse(input: Tensor, targets: Tensor) -> None:  # noqa: A002  (nn.Lin
 
 
 def sparse_rows(input: Tensor) -> SparseRows:  # noqa: A002
-    """Pad the rows of a tensor in COO or CSR layout to one length."""
+    """Cut the rows of a tensor in COO or CSR layout into pieces as long as the mean row.
+
+    Whatever the lengths of the rows are, there are at most twice as many pieces as rows, and so the
+    zeros that fill them are at most as many as the entries and the rows together.
+    """
     if input.layout is torch.sparse_coo:
         input = input.coalesce()  # noqa: A001
         rows, columns = input.indices()
@@ -54,11 +66,16 @@ def sparse_rows(input: Tensor) -> SparseRows:  # noqa: A002
         starts, columns = input.crow_indices()[:-1].long(), input.col_indices().long()
         counts = input.crow_indices().diff()
         rows = torch.repeat_interleave(counts)
-    longest = max(1, int(counts.max())) if len(counts) else 1
-    places = rows * longest + torch.arange(len(rows), device=rows.device) - starts[rows]
-    size = len(counts) * longest
+    width = max(1, math.ceil(len(columns) / max(1, len(input))))
+    pieces = counts.add(width - 1).div(width, rounding_mode="floor")
+    owners = torch.repeat_interleave(pieces)
+    places = torch.arange(len(columns), device=columns.device) - starts[rows]
+    places += (pieces.cumsum(0) - pieces)[rows] * width
+    size = len(owners) * width
     values = input.values()
     return SparseRows(
-        values.new_zeros(size).scatter(0, places, values).view(-1, longest),
-        columns.new_zeros(size).scatter(0, places, columns).view(-1, longest),
+        values.new_zeros(size).scatter(0, places, values).view(-1, width),
+        columns.new_zeros(size).scatter(0, places, columns).view(-1, width),
+        owners,
+        len(input),
     )
