@@ -2,7 +2,8 @@
 
 `LaplexLinear` is a drop-in replacement for ``torch.nn.Linear`` with O(heads * (in + out))
 parameters. `LaplexHead` is a classification head that can be read as a soft routing of features to
-classes. `param_groups` keeps an optimiser's weight decay off the anchors.
+classes. `initialize_from_data` puts correlated inputs next to each other on the line, and
+`param_groups` keeps an optimiser's weight decay off the anchors.
 
 `shard_placement` and `mp_policy` are for FSDP; `HeadParallel` and `LineParallel` for tensor
 parallelism.
@@ -16,7 +17,8 @@ from laplex._support.optional import require
 
 require("torch", extra="torch", feature="laplex.nn")
 
-from laplex.nn.head import LaplexHead  # noqa: E402  (after the check for torch)
+from laplex.nn.data_initialization import initialize_from_data  # noqa: E402  (after the check)
+from laplex.nn.head import LaplexHead  # noqa: E402
 from laplex.nn.linear import LaplexLinear  # noqa: E402
 from laplex.nn.parameter_groups import param_groups  # noqa: E402
 
@@ -36,6 +38,7 @@ __all__ = [
     "LaplexHead",
     "LaplexLinear",
     "LineParallel",
+    "initialize_from_data",
     "mp_policy",
     "param_groups",
     "shard_placement",
