@@ -2,13 +2,10 @@
 
 `LaplexLinear` is a drop-in replacement for ``torch.nn.Linear`` with O(heads * (in + out))
 parameters. `LaplexHead` is a classification head that can be read as a soft routing of features to
-<<<<<<< HEAD
-classes. `sampled_cross_entropy`, `blockwise_cross_entropy` and `blockwise_topk` train and ask heads
-of so many classes that not all logits fit into memory. `param_groups` keeps an optimiser's weight decay off the anchors.
-=======
 classes. `initialize_from_data` puts correlated inputs next to each other on the line, and
-`param_groups` keeps an optimiser's weight decay off the anchors.
->>>>>>> wt-train
+`param_groups` keeps an optimiser's weight decay off the anchors. `sampled_cross_entropy`,
+`blockwise_cross_entropy` and `blockwise_topk` are for so many classes that not all logits fit into
+memory.
 
 `shard_placement` and `mp_policy` are for FSDP; `HeadParallel` and `LineParallel` for tensor
 parallelism.
@@ -48,12 +45,9 @@ __all__ = [
     "LaplexHead",
     "LaplexLinear",
     "LineParallel",
-<<<<<<< HEAD
     "blockwise_cross_entropy",
     "blockwise_topk",
-=======
     "initialize_from_data",
->>>>>>> wt-train
     "mp_policy",
     "param_groups",
     "sampled_cross_entropy",
