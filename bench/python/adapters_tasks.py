@@ -209,7 +209,7 @@ def clothes(quick: bool) -> Task:
     targets = [f"{name}.{i}" for name in ("expand", "project") for i in range(len(network.expand))]
     feedforward = [name for name in targets if name.startswith("project")]
     classifier = nn.Linear(width, 10)
-    return Task(network, classifier, [*targets, "head"], feedforward, samples, 64, 3)
+    return Task(network, classifier, [*targets, "head"], feedforward, samples, 64, 2)
 
 
 # ---------------------------------------------------------------------------------- inverted images

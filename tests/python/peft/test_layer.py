@@ -10,8 +10,9 @@ from exactness_cases import PROMISE
 from strategies import KERNELS, quick
 
 pytest.importorskip("peft")
-from laplex.peft import LaplexConfig, LaplexLayer  # noqa: E402  (after the check for peft)
-from transformers.pytorch_utils import Conv1D  # noqa: E402
+from transformers.pytorch_utils import Conv1D
+
+from laplex.peft import LaplexConfig, LaplexLayer
 
 pytestmark = pytest.mark.usefixtures("seeded", "one_thread")
 

@@ -180,7 +180,7 @@ def test_a_batch_of_several_adapters(case):
     with pytest.raises(ValueError, match="unmerge_adapter"):
         output(model, inputs, adapter_names=names)
     model.unmerge_adapter()
-    with pytest.raises(ValueError, match="call model.eval"):
+    with pytest.raises(ValueError, match=r"call model\.eval"):
         output(model.train(), inputs, adapter_names=names)
 
 
