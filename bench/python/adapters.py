@@ -206,28 +206,26 @@ def plot(made: list[dict], path: Path) -> None:
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(1, 2, figsize=(10, 4.4), sharey=True, layout="constrained")
-    colours = plt.get_cmap("tab10")
-    for place, method in enumerate(dict.fromkeys(row["method"] for row in made)):
+    for method, colour in zip(STARTS, plt.get_cmap("tab10").colors, strict=True):
         ours = [row for row in made if row["method"] == method]
-        style = {
-            "color": colours(place),
-            "marker": "D" if method.startswith("Laplex") else "o",
-            "markersize": 8 if method.startswith("Laplex") else 6,
-            "capsize": 2,
-            "label": method,
-        }
-        for axis, key in zip(axes, ("parameters", "cpu_s"), strict=True):
-            if key == "parameters" and ours[0][key] == 0:
-                mean = statistics.fmean(ours[0]["accuracy"])
-                axis.axhline(mean, color=colours(place), linestyle=":", zorder=0)
-                continue
-            at = [row[key] if key == "parameters" else statistics.fmean(row[key]) for row in ours]
-            mean = [statistics.fmean(row["accuracy"]) for row in ours]
-            error = [
-                statistics.stdev(row["accuracy"]) if len(row["accuracy"]) > 1 else 0 for row in ours
-            ]
-            axis.errorbar(at, mean, yerr=error, linestyle="-", **style)
+        if not ours:
+            continue
+        mean = [statistics.fmean(row["accuracy"]) for row in ours]
+        several = len(ours[0]["accuracy"]) > 1
+        error = [statistics.stdev(row["accuracy"]) for row in ours] if several else None
+        big = method.startswith("Laplex")
+        style = {"color": colour, "label": method, "capsize": 2, "linestyle": "-"}
+        style |= {"marker": "D" if big else "o", "markersize": 8 if big else 6}
+        if method in ("classifier alone", "everything"):  # far below and far above the others
+            axes[0].axhline(mean[0], color=colour, linestyle=":", zorder=0)
+        else:
+            axes[0].errorbar([row["parameters"] for row in ours], mean, yerr=error, **style)
+        seconds = [statistics.fmean(row["cpu_s"]) for row in ours]
+        axes[1].errorbar(seconds, mean, yerr=error, **style)
     axes[0].set(xscale="log", xlabel="trainable parameters of the adapter")
+    axes[0].xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
+    axes[0].xaxis.set_major_formatter("{x:,.0f}")
+    axes[0].xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
     axes[0].set_ylabel("test accuracy, %")
     axes[1].set_xlabel("processor time of a training, s")
     for axis in axes:
