@@ -35,10 +35,15 @@ class LaplexConfig(PeftConfig):
     amplitude. One of LoRA has ``n + m`` a rank.
 
     Importing `laplex.peft` registers it with PEFT, so that ``get_peft_model`` takes it like
-    PEFT's own. The arguments that are not in this list are those of ``peft.PeftConfig``.
+    PEFT's own.
 
     Parameters
     ----------
+    task_type, peft_type, auto_mapping, peft_version, base_model_name_or_path, revision : optional
+        As in ``peft.PeftConfig``. Only the first is of use to users: ``"SEQ_CLS"``, for example,
+        adds the classifier to the modules to save.
+    inference_mode : bool
+        Freeze the adapter, as PEFT does when it loads one.
     heads : int
         The number of kernels in the sum.
     phased : bool
