@@ -2,8 +2,9 @@
 
 `LaplexLinear` is a drop-in replacement for ``torch.nn.Linear`` with O(heads * (in + out))
 parameters. `LaplexHead` is a classification head that can be read as a soft routing of features to
-classes. `sampled_cross_entropy`, `blockwise_cross_entropy` and `blockwise_topk` train and ask heads
-of so many classes that not all logits fit into memory. `param_groups` keeps an optimiser's weight decay off the anchors.
+classes. `sampled_cross_entropy`, `blockwise_cross_entropy` and `blockwise_topk` are for heads with
+so many classes that not all logits fit into memory. `param_groups` keeps an optimiser's weight
+decay off the anchors.
 
 `shard_placement` and `mp_policy` are for FSDP; `HeadParallel` and `LineParallel` for tensor
 parallelism.
