@@ -151,7 +151,6 @@ def _low_rank(rank: int, longer: int = 1) -> Method:
 #: "Laplex, 8 heads" has 17 numbers a class, as "low rank, 16" and "Laplex, 16 real heads" have.
 METHODS = {
     "dense": Method("dense", Dense),
-    "low rank, 8": _low_rank(8),
     "low rank, 16": _low_rank(16),
     "low rank, 16, 3 times as long": _low_rank(16, 3),
     "low rank, 32": _low_rank(32),
@@ -161,7 +160,7 @@ METHODS = {
     ),
     "hierarchical": Method("hierarchical", Hierarchical),
     **{f"Laplex, {heads} head{'s' * (heads > 1)}": _laplex(heads) for heads in (1, 2, 4, 8, 16)},
-    **{f"Laplex, {heads} real heads": _laplex(heads, False) for heads in (8, 16, 32)},
+    **{f"Laplex, {heads} real heads": _laplex(heads, False) for heads in (8, 16)},
 }
 
 #: The method of each family for which the learning rate is chosen.

@@ -110,9 +110,15 @@ class Encoder(nn.Module):
 
 
 @torch.no_grad()
-def names_of_features(encoder: Encoder, each: int = 3) -> list[str]:
-    """Name every feature by the pairs and triples of letters that raise it most."""
-    best = encoder.vectors.weight[: NUM_GRAMS - 1].topk(each, dim=0).indices.T
+def names_of_features(encoder: Encoder, num_words: int, each: int = 2) -> list[str]:
+    """Name every feature by the pairs and triples that raise it most, among frequent ones."""
+    counts = torch.zeros(NUM_GRAMS)
+    for some in grams(letters(num_words)).split(10_000):
+        counts += torch.bincount(some.flatten(), minlength=NUM_GRAMS)
+    rare = counts < num_words / 100
+    rare[-1] = True  # the place for nothing
+    vectors = encoder.vectors.weight.masked_fill(rare[:, None], -torch.inf)
+    best = vectors.topk(each, dim=0).indices.T
     return [", ".join(_gram(int(number)) for number in row) for row in best]
 
 

@@ -36,8 +36,10 @@ def place_classes(head: LaplexHead, class_means: Tensor) -> float:
     own = torch.zeros_like(means[:, 0])  # of each class, its weight times its centred mean
     for number in range(head.heads):
         gains[number] = _place(head, number, float(lengthscale[number]), centred, residual, own)
-    # So that the softmax of as many classes is neither flat nor saturated.
-    scale = 2 * math.log(max(head.num_classes, 2)) / own.mean()
+    # So that the softmax of as many classes is neither flat nor saturated. The bound is for heads
+    # whose weight resembles no means, such as one without phases of a single feature.
+    size = own.mean().clamp(min=1e-3 * energy / head.num_classes)
+    scale = 2 * math.log(max(head.num_classes, 2)) / size
     # Not of the sources that `_anchors` moves to the outermost class: the kernel is that of all.
     sums = column_sums(head.targets, head.sources, lengthscale)
     head.source_gain.copy_(gains * sums * scale)

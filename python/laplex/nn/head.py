@@ -18,8 +18,8 @@ from laplex.torch.sharded import whole
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-#: The initial lengthscale, in units of the larger gap: between neighbouring classes, or, where there
-#: are more classes than features, between neighbouring features.
+#: The initial lengthscale, in units of the larger gap: that between neighbouring classes or, where
+#: there are more classes than features, that between neighbouring features.
 REACH = 1.0
 
 
@@ -208,15 +208,15 @@ class LaplexHead(KernelLayer):
         TypeError, ValueError
             As in `forward`.
         """
-        kernels = self._whole()
+        kernels, bias = self._whole(), self._whole_bias()
+        phase = kernels.target_phase
         return self._part(
             input,
             kernels,
             self._factor(kernels, through_normalizers),
-            *(
-                None if each is None else each[..., classes]
-                for each in (kernels.targets, kernels.target_phase, self._whole_bias())
-            ),
+            kernels.targets[:, classes],
+            None if phase is None else phase[:, classes],
+            None if bias is None else bias[classes],
         )
 
     def blocks(self, size: int) -> Iterator[Callable[[Tensor], Tensor]]:
@@ -230,7 +230,7 @@ class LaplexHead(KernelLayer):
         factor = self._factor(kernels, True)
         # Split once: the gradient of every single slice would have the size of all classes.
         parts = [
-            itertools.repeat(None) if each is None else each.split(size, dim=-1)
+            itertools.repeat(None) if each is None else torch.split(each, size, dim=-1)
             for each in (kernels.targets, kernels.target_phase, self._whole_bias())
         ]
         for targets, phase, bias in zip(*parts, strict=False):
@@ -295,8 +295,12 @@ class LaplexHead(KernelLayer):
         ax: Axes | None = None,
         *,
         head: int = 0,
+        around: int | str | None = None,
     ) -> Axes:
         """Draw the features and classes of one head on their line, with the strongest routes.
+
+        Of more than 60 classes, 24 at even ranks along the line are drawn with their names and
+        routes, and all of them as a density. ``around`` shows the surroundings of one class.
 
         Parameters
         ----------
@@ -308,6 +312,9 @@ class LaplexHead(KernelLayer):
             The axes to draw on. By default a new figure is made.
         head : int
             The number of the head, from 0.
+        around : int or str, optional
+            The number or the name of a class. The picture then shows three lengthscales of the line
+            on each side of it.
 
         Returns
         -------
@@ -318,11 +325,11 @@ class LaplexHead(KernelLayer):
         ImportError
             If matplotlib is not installed; the message names the extra to install.
         ValueError
-            If the number of names is wrong, or ``head`` is out of range.
+            If the number of names is wrong, ``head`` is out of range, or ``around`` is not a class.
         """
         from laplex.nn.routing_plot import draw_routing
 
-        return draw_routing(self, class_names, feature_names, ax, head)
+        return draw_routing(self, class_names, feature_names, ax, head, around)
 
     def extra_repr(self) -> str:
         """Return the text between the parentheses of ``repr``.

@@ -54,9 +54,9 @@ def sampled_cross_entropy(
         -o_y + \log\Bigl(e^{o_y} + \sum_{c \in S,\, c \ne y} e^{o_c} / q_c\Bigr)
 
     The classes S are drawn once for the whole batch. :math:`q_c` is the number of times that c is
-    expected in S, so that the sum has the expectation of the sum over all classes but the label (the
-    log-Q correction). It takes O(num_sampled) instead of O(num_classes) time and memory per
-    sample.
+    expected in S, so that the sum over S has the mean of the sum over all classes but the label
+    (the log-Q correction). The classes in S that are a sample's label do not count for it. A sample
+    takes O(num_sampled) time and memory instead of O(num_classes).
 
     Parameters
     ----------
@@ -122,10 +122,10 @@ def sampled_cross_entropy(
         log_count = features.new_tensor(num_sampled / num_classes).log()
     else:
         weights = _check_weights(weights, num_classes)
-        drawn = torch.multinomial(weights, num_sampled, replacement=True, generator=generator)
+        drawn = _with_replacement(weights, num_sampled, generator)
         log_count = (num_sampled * weights[drawn] / weights.sum()).log().to(features)
         drawn = drawn.to(labels.device)
-    classes, places = torch.cat([labels, drawn]).unique(return_inverse=True)
+    classes, places = torch.unique(torch.cat([labels, drawn]), return_inverse=True)
     logits = _logits(head, features, classes)
     of_label = logits.gather(1, places[: len(labels), None])
     of_drawn = logits[:, places[len(labels) :]] - log_count
@@ -263,15 +263,17 @@ def _blocks(head: Head, size: int) -> Iterator[tuple[int, Block]]:
         blocks = head.blocks(size)
     elif isinstance(head, nn.Linear):
         # Split once: the gradient of every single slice would be as large as the weight.
-        biases = [None] if head.bias is None else head.bias.split(size)
+        biases = [None] if head.bias is None else torch.split(head.bias, size)
         blocks = (
             functools.partial(nn.functional.linear, weight=weight, bias=bias)
-            for weight, bias in zip(head.weight.split(size), itertools.cycle(biases), strict=False)
+            for weight, bias in zip(
+                torch.split(head.weight, size), itertools.cycle(biases), strict=False
+            )
         )
     else:
         blocks = (
             functools.partial(head.logits, classes=classes)
-            for classes in torch.arange(head.out_features).split(size)
+            for classes in torch.split(torch.arange(head.out_features), size)
         )
     return zip(itertools.count(0, size), blocks, strict=False)
 
@@ -289,6 +291,10 @@ def _without_replacement(count: int, size: int, generator: torch.Generator | Non
     return torch.randperm(count, generator=generator, device="cpu")[:size]
 
 
+def _with_replacement(weights: Tensor, size: int, generator: torch.Generator | None) -> Tensor:
+    return torch.multinomial(weights, size, replacement=True, generator=generator)
+
+
 def _reduced(losses: Tensor, reduction: str) -> Tensor:
     if reduction == "none":
         return losses
@@ -299,14 +305,14 @@ def _check(head: Head, features: Tensor, labels: Tensor | None = None) -> int:
     """Check a head, its input and the labels, and return the number of classes."""
     if not (isinstance(head, nn.Linear) or hasattr(head, "logits")):
         raise TypeError(
-            "head must be a LaplexHead, a torch.nn.Linear or have a method logits(input, classes), "
-            f"got {type(head).__name__}: pass the last layer of the model, and its input as features"
+            "head must be a LaplexHead or a torch.nn.Linear, or have a method "
+            f"logits(input, classes), got {type(head).__name__}: pass the last layer of the model, "
+            "and its input as features"
         )
     check_tensor("features", features)
     if features.dim() != 2 or features.shape[1] != head.in_features:
         raise ValueError(
-            f"features must have the shape [batch, {head.in_features}], "
-            f"got {list(features.shape)}"
+            f"features must have the shape [batch, {head.in_features}], got {list(features.shape)}"
         )
     if labels is None:
         return head.out_features
