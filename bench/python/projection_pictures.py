@@ -89,7 +89,11 @@ def scatter(points: list[tuple[str, list[Record]]], path: Path) -> None:
                 capsize=3,
                 label=name,
             )
-    axes[0].set(xlabel="parameters of the first layer", ylabel="test accuracy, %", xscale="log")
+    axes[0].set(
+        xlabel="parameters of the first layer (none: at 100)",
+        ylabel="test accuracy, %",
+        xscale="log",
+    )
     axes[1].set(xlabel="processor time of a training, s", xscale="log")
     for ax in axes:
         ax.grid(visible=True, alpha=0.3)
@@ -167,7 +171,7 @@ def order(records: list[Record], folder: Path) -> str:
     figure = Figure(figsize=(12, 2.35 * len(kinds) + 0.3), layout="constrained")
     axes = figure.subplots(len(kinds), 6, squeeze=False)
     rows = []
-    for line, kind in zip(axes, kinds, strict=True):
+    for kind, line in zip(kinds, axes, strict=True):
         record = found[kind][0]
         before, after = (np.array(record[when]["places"]) for when in ("before", "after"))
         moved = np.abs(after - before) / 500
@@ -192,7 +196,7 @@ def order(records: list[Record], folder: Path) -> str:
             low = 0 if colors == "viridis" else -100
             drawing = ax.imshow(image.reshape(side, side), cmap=colors, vmin=low, vmax=-low or 1000)
             ax.set(xticks=[], yticks=[])
-            if line is axes[0]:
+            if kind == kinds[0]:
                 ax.set_title(title, fontsize=10)
             if title in ("head 2, after", "weights of a unit, after"):
                 bar = figure.colorbar(drawing, ax=ax, shrink=0.8)

@@ -6,12 +6,12 @@ from collections.abc import Iterable
 from typing import Any
 
 from projection_training import split_of
-from studies import Records, Settings, best
+from studies import Records, Settings
 
 #: The layer as it is constructed, and what the starts are compared from.
 LAPLEX = {"method": "laplex", "heads": 1, "order": "random", "smooth": False, "reach": 0.0}
 _OTHER = LAPLEX | {"heads": 0}
-_WIDE = {"reach": 2.0}
+_WIDE = {"reach": 1.0}
 _CURVE = {"order": "hilbert", "smooth": True}
 
 #: The methods of each task by the names in its table.
@@ -27,7 +27,6 @@ METHODS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "photographs": {
         "Laplex": LAPLEX | _WIDE | _CURVE,
-        "Laplex, 3 heads": LAPLEX | _WIDE | _CURVE | {"heads": 3},
         "dense": _OTHER | {"method": "dense"},
         "low rank": _OTHER | {"method": "low rank"},
         "count sketch": _OTHER | {"method": "count sketch"},
@@ -38,27 +37,29 @@ METHODS: dict[str, dict[str, dict[str, Any]]] = {
     },
 }
 METHODS["whole"] = {
-    name: method for name, method in METHODS["photographs"].items() if name != "Laplex, 3 heads"
+    name: method
+    for name, method in METHODS["photographs"].items()
+    if name not in ("sparse random projection", "Gaussian projection")
 }
-RATES = (3e-3, 1e-2, 3e-2)
-SEEDS = {"glosses": 5, "photographs": 5, "whole": 3}
+RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+MIDDLE = 4
+SEEDS = 3
 #: Seconds of processor time, and what is compared within them.
-BUDGETS = {"glosses": 6.0, "photographs": 12.0}
-COMPARED = ("Laplex", "dense", "low rank", "feature hashing", "count sketch", "block means")
-#: The starts of Laplex, by the names in their table.
+BUDGETS = {"glosses": 6.0, "photographs": 8.0}
+COMPARED = ("Laplex", "dense", "low rank", "feature hashing", "count sketch")
+#: The starts of Laplex, by the names in their table. A distance is that between outputs.
 STARTS: dict[str, dict[str, Any]] = {
     "as constructed": {},
-    "lengthscale of 1/2 distance between outputs": {"reach": 0.5},
-    "2 distances": _WIDE,
-    "8 distances": {"reach": 8.0},
-    "2 distances, anchors at a tenth of the rate": _WIDE | {"anchors": 0.1},
-    "2 distances, rows of pixels": _WIDE | {"order": "rows"},
-    "2 distances, Hilbert curve": _WIDE | {"order": "hilbert"},
-    "2 distances, order from a sample": _WIDE | {"order": "sample"},
-    "2 distances, one phase a colour": _WIDE | {"smooth": True},
-    "2 distances, rows, one phase a colour": _WIDE | {"order": "rows", "smooth": True},
-    "2 distances, Hilbert, one phase a colour": _WIDE | _CURVE,
-    "2 distances, sample, one phase a colour": _WIDE | {"order": "sample", "smooth": True},
+    "lengthscale of half a distance": {"reach": 0.5},
+    "one distance": _WIDE,
+    "four distances": {"reach": 4.0},
+    "one distance, anchors at a tenth of the rate": _WIDE | {"anchors": 0.1},
+    "one distance, Hilbert curve": _WIDE | {"order": "hilbert"},
+    "one distance, one phase a colour": _WIDE | {"smooth": True},
+    "one distance, one phase a colour, rows of pixels": _WIDE | {"order": "rows", "smooth": True},
+    "one distance, one phase a colour, Hilbert curve": _WIDE | _CURVE,
+    "one distance, one phase a colour, order from a sample": _WIDE
+    | {"order": "sample", "smooth": True},
 }
 ORDERS = ("random", "hilbert", "sample")
 
@@ -67,58 +68,72 @@ def base(task: str, quick: bool) -> Settings:
     """What all trainings of a task share; its data is kept for the processes to come."""
     split_of(task, quick)
     sizes = {
-        "glosses": {"hidden": 64, "batch": 256, "epochs": 3},
-        "photographs": {"hidden": 64, "batch": 32, "epochs": 3},
-        "whole": {"hidden": 32, "batch": 16, "epochs": 3},
+        "glosses": {"hidden": 64, "batch": 256, "epochs": 2},
+        "photographs": {"hidden": 64, "batch": 16, "epochs": 3},
+        "whole": {"hidden": 32, "batch": 8, "epochs": 2},
     }[task]
     if quick:
         sizes = {"hidden": 16, "batch": 32, "epochs": 1}
     return {"task": task, "quick": quick, **sizes, "budget_s": 0.0, "anchors": 1.0}
 
 
-def searched(records: Records, shared: Settings, seeds: int, quick: bool) -> Iterable[Settings]:
-    """Trainings by learning rate, judged on held-out rows, then tested ones at the best rate."""
-    for rate in (1e-2,) if quick else RATES:
-        yield shared | {"rate": rate, "seed": 100, "tested": False}
-    rate = best(records.where(**shared, tested=False), "rate", "accuracy")
-    for seed in range(2 if quick else seeds):
-        yield shared | {"rate": rate, "seed": seed, "tested": True}
+def searched(task: str, records: Records, quick: bool) -> Iterable[Settings]:
+    """Every method by learning rate, judged on held-out rows, then tested at its best rate.
 
-
-def compared(task: str, records: Records, quick: bool) -> Iterable[Settings]:
-    """All methods of a task."""
+    From the middle of the grid, the search goes up or down until both neighbours are worse.
+    """
     for method in METHODS[task].values():
-        yield from searched(records, base(task, quick) | method, SEEDS[task], quick)
+        shared = base(task, quick) | method
+        tried: dict[int, float] = {}
+        place = MIDDLE
+        while place not in tried:
+            settings = shared | {"rate": RATES[place], "seed": 100, "tested": False}
+            yield settings
+            (record,) = records.where(**settings)
+            tried[place] = record["accuracy"]
+            top = max(tried, key=lambda each: tried[each])
+            others = [each for each in (top + 1, top - 1) if 0 <= each < len(RATES)]
+            place = next((each for each in others if each not in tried), top)
+            if quick:
+                break
+        rate = RATES[max(tried, key=lambda each: tried[each])]
+        for seed in range(2 if quick else SEEDS):
+            yield shared | {"rate": rate, "seed": seed, "tested": True}
 
 
 def glosses(records: Records, quick: bool) -> Iterable[Settings]:
-    return compared("glosses", records, quick)
+    return searched("glosses", records, quick)
 
 
 def photographs(records: Records, quick: bool) -> Iterable[Settings]:
-    return compared("photographs", records, quick)
+    return searched("photographs", records, quick)
 
 
 def whole(records: Records, quick: bool) -> Iterable[Settings]:
-    return compared("whole", records, quick)
+    """The methods at the rates that the smaller photographs found."""
+    for method in METHODS["whole"].values():
+        for rate in found_rates("photographs", records, quick, method):
+            for seed in range(1 if quick else SEEDS):
+                yield base("whole", quick) | method | {"rate": rate, "seed": seed, "tested": True}
+
+
+def found_rates(
+    task: str, records: Records, quick: bool, method: dict[str, Any]
+) -> Iterable[float]:
+    """The learning rate at which a method was tested, if it was."""
+    tested = Records(records.path, task).where(**base(task, quick), **method, tested=True)
+    return {each["rate"] for each in tested}
 
 
 def equal_time(records: Records, quick: bool) -> Iterable[Settings]:
     """The trained methods again, each for the same processor time, at the rates found above."""
     for task, seconds in BUDGETS.items():
-        others = Records(records.path, task)
-        for name, method in METHODS[task].items():
-            shared = base(task, quick) | method
-            found = others.where(**shared, tested=True)
-            if name not in COMPARED or not found:
-                continue
-            for seed in range(1 if quick else 3):
-                yield shared | {
-                    "budget_s": 0.2 if quick else seconds,
-                    "rate": found[0]["rate"],
-                    "seed": seed,
-                    "tested": True,
-                }
+        budget = {"budget_s": 0.2 if quick else seconds, "tested": True}
+        for name in COMPARED:
+            method = METHODS[task].get(name, {})
+            for rate in found_rates(task, records, quick, method) if method else ():
+                for seed in range(1 if quick else SEEDS):
+                    yield base(task, quick) | method | budget | {"rate": rate, "seed": seed}
 
 
 def starts(records: Records, quick: bool) -> Iterable[Settings]:
@@ -127,7 +142,7 @@ def starts(records: Records, quick: bool) -> Iterable[Settings]:
         for start in STARTS.values():
             shared = base(task, quick) | LAPLEX | start
             if task == "photographs" or not {"order", "smooth"} & set(start):
-                for seed in range(1 if quick else 3):
+                for seed in range(1 if quick else SEEDS):
                     yield shared | {"rate": 1e-2, "seed": seed, "tested": True}
 
 

@@ -115,7 +115,7 @@ def trained(settings: dict[str, Any]) -> tuple[dict[str, Any], nn.Sequential]:
     used = split.to_test if settings["tested"] else split.to_choose
     return {
         "accuracy": accuracy(network, inputs, split.labels, used, size),
-        "accuracy_learned": accuracy(network, inputs, split.labels, split.to_learn[:256], size),
+        "accuracy_learned": accuracy(network, inputs, split.labels, split.to_learn[:128], size),
         "parameters": sum(each.numel() for each in network[0].parameters()),
         "steps": steps,
         "step_ms": 1e3 * spent / steps,
