@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from studies import Record, best, spread
 
@@ -133,8 +134,9 @@ def draw_fronts(network: str, found: dict[tuple[str, int], list[Record]], path: 
         front = pareto([(mean(each, name), mean(each, "accuracy")) for each in found.values()])
         axis.step(*zip(*front, strict=True), where="post", color="0.7", linewidth=1.2, zorder=0)
         axis.set(xlabel=label, xscale="log")
-        axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.4g}")
-        axis.xaxis.set_minor_formatter(minor(mean, found, name))
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
+        axis.xaxis.set_minor_formatter(NullFormatter())
         axis.grid(True, which="both", alpha=0.25)
     axes[0].set_ylabel("test accuracy, %")
     names = {"vit": "ViT", "mixer": "MLP-Mixer"}
@@ -144,21 +146,6 @@ def draw_fronts(network: str, found: dict[tuple[str, int], list[Record]], path: 
     figure.legend(unique.values(), unique.keys(), loc="outside right center", fontsize=9)
     figure.savefig(path, dpi=110)
     plt.close(figure)
-
-
-def minor(
-    average: Callable[[Sequence[Record], str], float],
-    found: dict[tuple[str, int], list[Record]],
-    name: str,
-) -> Callable[[float, object], str]:
-    """Label the ticks 2 and 5 between powers of ten, where an axis is short."""
-    values = [average(each, name) for each in found.values()]
-    short = max(values) < 30 * min(values)
-
-    def label(value: float, _: object) -> str:
-        return f"{value:,.4g}" if short and f"{value:e}"[0] in "25" else ""
-
-    return label
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
