@@ -22,7 +22,7 @@ import structured_layers as layers
 import structured_times
 from laplex._support.image_datasets import load_images
 from structured_networks import Make, MixerBlock, Network, TransformerBlock, patches
-from structured_page import equal_parameters, equal_time
+from structured_page import ONE_SIZE, equal_parameters, equal_time, listing
 from studies import Part, Records, Results, Settings, best, main
 
 #: The ladder of learning rates of the layers. A search starts at the middle two, and climbs.
@@ -88,7 +88,9 @@ METHODS: dict[str, Callable[[int], Make]] = {
     "dense, narrow": functools.partial(sized, layers.Dense),
     "dense": functools.partial(sized, layers.Dense),
 }
-ONE_SIZE = ("butterfly", "dense")
+#: The methods that also train four times as long, on more images.
+LONG = ("Laplex", "low rank", "Monarch", "block circulant", "block diagonal")
+LONG += ("dense, narrow", "dense")
 QUICK = ("Laplex", "low rank", "block circulant", "dense, narrow", "dense")
 
 
@@ -272,6 +274,18 @@ def equal_time_runs(records: Records, quick: bool) -> Iterator[Settings]:
             yield {**task, "rate": chosen(done, task), "steps": steps}
 
 
+def long_runs(records: Records, quick: bool) -> Iterator[Settings]:
+    """Train some methods of the ViT for four times as many steps."""
+    done = Records(records.path, "vit")
+    given = common("vit", quick) | {"heads": BUDGETS["vit"][0], "score": "test"}
+    images(given["data"])
+    longer = {"steps": 4 * given["steps"], "images": given["images"] if quick else 15_360}
+    for seed in range(1 if quick else TIME_SEEDS):
+        for method in QUICK if quick else LONG:
+            task = given | longer | {"method": method, "seed": seed}
+            yield {**task, "rate": chosen(done, task)}
+
+
 PARTS = {
     name: Part(
         functools.partial(equal_parameter_runs, name, BUDGETS[name], SEEDS[name]),
@@ -281,6 +295,7 @@ PARTS = {
     for name in NETWORKS
 } | {
     "time": Part(equal_time_runs, train, equal_time),
+    "long": Part(long_runs, train, listing),
     "calls": Part(structured_times.runs, structured_times.time_steps, structured_times.table),
 }
 
