@@ -3,22 +3,43 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from studies import Record, best, spread
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-MARKERS = "osDv^<>Ph*XpdH"
-COLOURS = [*plt.get_cmap("tab10").colors, "#222222", "#8c6d31", "#7b4173", "#17735f"]
+#: Layers whose size no budget sets.
+ONE_SIZE = ("butterfly", "dense")
+#: Ours are blue, dense layers black, the others in colours far from these.
+COLOURS = {
+    "Laplex": "#08519c",
+    "Laplex, no phases": "#3182bd",
+    "Laplex, Matern 3/2": "#6baed6",
+    "dense": "black",
+    "dense, narrow": "0.45",
+}
+OTHERS = (
+    "#d62728",
+    "#ff7f0e",
+    "#2ca02c",
+    "#9467bd",
+    "#8c564b",
+    "#e377c2",
+    "#b5a500",
+    "#17becf",
+    "#7f2704",
+)
+MARKERS = "oXsPD^v<>ph*d8"
 
 
 def groups(records: Sequence[Record]) -> dict[tuple[str, int], list[Record]]:
@@ -47,6 +68,12 @@ def rate_of(records: Sequence[Record], method: str) -> str:
 
 def equal_parameters(network: str, records: list[Record], folder: Path) -> str:
     """Write a table of the methods, and draw accuracy against parameters and time."""
+    draw_fronts(network, groups(records), folder / f"structured_{network}.png")
+    return listing(records, folder)
+
+
+def listing(records: list[Record], _: Path) -> str:
+    """Write a table of the methods, a budget after the other."""
     found = groups(records)
     lines = [
         "| budget | layers | test accuracy, % | parameters of the layers | of the network "
@@ -55,15 +82,18 @@ def equal_parameters(network: str, records: list[Record], folder: Path) -> str:
     ]
     for heads in sorted({heads for _, heads in found}):
         for (method, of), each in found.items():
-            if of != heads or method == "dense":
-                continue
-            lines.append(row(f"{heads} head{'s' if heads > 1 else ''}", method, each, records))
+            if of == heads and method not in ONE_SIZE:
+                lines.append(row(f"{heads} head{'s' if heads > 1 else ''}", method, each, records))
     for (method, _), each in found.items():
-        if method == "dense":
-            lines.append(row("none", method, each, records))
-    draw_fronts(network, found, folder / f"structured_{network}.png")
-    seeds = len(next(iter(found.values())))
-    return "\n".join(lines) + f"\n\nMean ± standard deviation of {seeds} seeds.\n"
+        if method in ONE_SIZE:
+            lines.append(row("of its own", method, each, records))
+    return "\n".join(lines) + seeds_of(found)
+
+
+def seeds_of(found: dict[tuple[str, int], list[Record]]) -> str:
+    """Say what the numbers of a table are."""
+    counts = sorted({len(each) for each in found.values()})
+    return f"\n\nMean ± standard deviation of {' to '.join(map(str, counts))} seeds.\n"
 
 
 def row(budget: str, method: str, found: list[Record], records: list[Record]) -> str:
@@ -98,67 +128,53 @@ def equal_time(records: list[Record], folder: Path) -> str:
         ]
         lines.append(f"| {' | '.join(cells)} |")
     draw_ranking(found, folder / "structured_time.png")
-    seeds = len(next(iter(found.values())))
-    return "\n".join(lines) + f"\n\nMean ± standard deviation of {seeds} seeds.\n"
+    return "\n".join(lines) + seeds_of(found)
 
 
-def style(methods: Sequence[str]) -> dict[str, dict[str, object]]:
-    """A colour and a marker for every method."""
+def styles_of(methods: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """A colour and a marker for every method: ours and dense ones first."""
+    known = [method for method in COLOURS if method in methods]
+    others = sorted(set(methods) - set(known))
+    colours = [COLOURS[method] for method in known] + [*OTHERS]
     return {
-        method: {"color": colour, "marker": marker, "markersize": 7, "linestyle": "none"}
-        for method, colour, marker in zip(sorted(methods), COLOURS, MARKERS, strict=False)
+        method: {"color": colour, "marker": marker, "markersize": 8, "markeredgewidth": 0}
+        for method, colour, marker in zip(known + others, colours, MARKERS, strict=False)
     }
 
 
 def draw_fronts(network: str, found: dict[tuple[str, int], list[Record]], path: Path) -> None:
     """Draw accuracy against parameters and against time, with the Pareto fronts."""
-    figure, axes = plt.subplots(1, 2, figsize=(10.5, 4.6), sharey=True, layout="constrained")
-    styles = style([*dict.fromkeys(method for method, _ in found)])
+    figure, axes = plt.subplots(1, 2, figsize=(11.5, 5), sharey=True, layout="constrained")
+    styles = styles_of({method for method, _ in found})
     panels: list[tuple[Axes, str, str]] = [
         (axes[0], "layer_parameters", "parameters of the layers"),
         (axes[1], "cpu_s", "processor time of the training, s"),
     ]
     for axis, name, label in panels:
-        for (method, _), each in found.items():
-            values = [run["accuracy"] for run in each]
-            error = statistics.stdev(values) if len(values) > 1 else 0.0
-            axis.errorbar(
-                mean(each, name),
-                statistics.fmean(values),
-                error,
-                label=method,
-                elinewidth=1,
-                **styles[method],
-            )
+        for method, look in styles.items():
+            entry: str | None = method
+            for (other, _), each in found.items():
+                if other == method:
+                    place, values = mean(each, name), [run["accuracy"] for run in each]
+                    axis.plot(place, statistics.fmean(values), **look, ls="none", label=entry)
+                    ends = [min(values), max(values)]
+                    axis.plot([place] * 2, ends, color=look["color"], lw=1, alpha=0.4, zorder=1)
+                    entry = None  # one in the legend
         front = pareto([(mean(each, name), mean(each, "accuracy")) for each in found.values()])
         axis.step(*zip(*front, strict=True), where="post", color="0.7", linewidth=1.2, zorder=0)
         axis.set(xlabel=label, xscale="log")
-        axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.4g}")
-        axis.xaxis.set_minor_formatter(minor(mean, found, name))
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
+        axis.xaxis.set_minor_formatter(NullFormatter())
         axis.grid(True, which="both", alpha=0.25)
     axes[0].set_ylabel("test accuracy, %")
     names = {"vit": "ViT", "mixer": "MLP-Mixer"}
-    figure.suptitle(f"{names[network]}: structured layers, equal steps; grey: Pareto front")
-    handles, labels = axes[0].get_legend_handles_labels()
-    unique = dict(sorted(zip(labels, handles, strict=True), key=lambda item: item[0]))
-    figure.legend(unique.values(), unique.keys(), loc="outside right center", fontsize=9)
+    figure.suptitle(
+        f"{names[network]}: structured layers, equal steps (line: Pareto front; bars: seeds)"
+    )
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=9)
     figure.savefig(path, dpi=110)
     plt.close(figure)
-
-
-def minor(
-    average: Callable[[Sequence[Record], str], float],
-    found: dict[tuple[str, int], list[Record]],
-    name: str,
-) -> Callable[[float, object], str]:
-    """Label the ticks 2 and 5 between powers of ten, where an axis is short."""
-    values = [average(each, name) for each in found.values()]
-    short = max(values) < 30 * min(values)
-
-    def label(value: float, _: object) -> str:
-        return f"{value:,.4g}" if short and f"{value:e}"[0] in "25" else ""
-
-    return label
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
