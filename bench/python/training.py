@@ -37,6 +37,7 @@ REFERENCE = "Laplex"
 
 LARGER = ("fashion", "glosses")
 SMALLER = ("digits", "glosses")
+
 ALL = tuple(TASKS)
 #: The tasks and the variants of every part.
 STUDY: dict[str, tuple[tuple[str, ...], dict[str, Variant]]] = {
@@ -120,7 +121,7 @@ def runs(part: str, records: Records, quick: bool) -> Iterator[Settings]:
     for task in tuple(QUICK) if quick else tasks:
         samples(task)  # loaded here, shared by the trainings
         for name in variants:
-            if name == "input order" and task == "glosses":
+            if name == "input order" and task in ("glosses", "words"):
                 continue  # whose inputs have no order
             lowest = highest = MIDDLE
             if not quick:
@@ -231,7 +232,7 @@ def draw(folder: Path) -> None:
     from matplotlib.figure import Figure
 
     base = reference(folder)
-    colors = {"digits": "#d95f02", "fashion": "#7570b3", "glosses": "#1b9e77"}
+    colors = {"digits": "#d95f02", "fashion": "#7570b3", "glosses": "#1b9e77", "words": "#e7298a"}
     kept = {part: Records(folder / "training.jsonl", part).all() for part in STUDY}
     kept = {part: found for part, found in kept.items() if found}
     rows = [len(STUDY[part][1]) - (part == "methods") for part in kept]
@@ -248,7 +249,7 @@ def _draw_part(
     ax: Axes, part: str, records: list[Record], base: list[Record], colors: dict[str, str]
 ) -> None:
     names = [name for name in STUDY[part][1] if name != REFERENCE]
-    for shift, (task, color) in zip((-0.22, 0, 0.22), colors.items(), strict=True):
+    for shift, (task, color) in zip((-0.27, -0.09, 0.09, 0.27), colors.items(), strict=True):
         places, means, errors = [], [], []
         for place, name in enumerate(names):
             apart = difference(tested(records, task, name), tested(base, task, REFERENCE))

