@@ -184,6 +184,7 @@ class KernelLayer(nn.Module):
         norms = frobenius_norms(
             targets, sources, lengthscale, factor, target_phase, source_phase, self._shape
         )
+        norms = norms.where(norms > 0, 1.0)  # one-sided, with no source on that side of a target
         fill(self.source_gain, gain * (math.sqrt(num_targets / heads) / norms)[:, None])
         if self.bias is not None:
             self.bias.zero_()
