@@ -47,6 +47,7 @@ INVERTED: Sizes = {
     "everything": [0],
     "Laplex": [1, 2],
     "Laplex, no phases": [1, 2],
+    "Laplex, gains from 0": [1],
     "LoRA": [3, 6, 12],
 }
 QUICK: Sizes = {
@@ -145,8 +146,8 @@ def train(chosen: dict) -> dict[str, Any]:
 
 # ----------------------------------------------------------------------------------------- the page
 
-_SIZES = {"Laplex": "heads", "LoRA": "rank", "FourierFT": "frequencies", "C3A": "block"}
-_SIZES |= {"Laplex, no phases": "heads", "VeRA": "rank", "BOFT": "block"}
+_SIZES = {"LoRA": "rank", "VeRA": "rank", "FourierFT": "frequencies"}
+_SIZES |= {"C3A": "block", "BOFT": "block"}
 
 
 def rows(records: list[dict]) -> list[dict]:
@@ -165,7 +166,7 @@ def rows(records: list[dict]) -> list[dict]:
         made.append(
             {
                 "method": method,
-                "label": f"{method}, {_SIZES[method]} {size}" if size else method,
+                "label": f"{method}, {_SIZES.get(method, 'heads')} {size}" if size else method,
                 "parameters": runs[0]["parameters"],
                 "rate": f"{10 ** (half / 2):.1g}{edge}",
                 "accuracy": [r["accuracy"] for r in runs],
@@ -205,8 +206,9 @@ def plot(made: list[dict], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
+    colours = (*plt.get_cmap("tab10").colors, "black")
     figure, axes = plt.subplots(1, 2, figsize=(10, 4.4), sharey=True, layout="constrained")
-    for method, colour in zip(STARTS, plt.get_cmap("tab10").colors, strict=True):
+    for method, colour in zip(STARTS, colours, strict=True):
         ours = [row for row in made if row["method"] == method]
         if not ours:
             continue

@@ -17,6 +17,7 @@ STARTS = {
     "everything": -7,
     "Laplex": -3,
     "Laplex, no phases": -3,
+    "Laplex, gains from 0": -3,
     "LoRA": -4,
     "VeRA": -3,
     "IA3": -4,
@@ -30,7 +31,7 @@ def config(method: str, size: int, task: Task) -> peft.PeftConfig:
     """The configuration of an adapter; ``size`` is heads, rank, frequencies or a block's size."""
     targets: Any = {"target_modules": list(task.targets)}
     if method.startswith("Laplex"):
-        return laplex.peft.LaplexConfig(heads=size, phased=method == "Laplex", **targets)
+        return laplex.peft.LaplexConfig(heads=size, phased="no" not in method, **targets)
     if method == "LoRA":
         return peft.LoraConfig(r=size, lora_alpha=2 * size, **targets)
     if method == "VeRA":
@@ -52,4 +53,9 @@ def adapted(network: nn.Module, method: str, size: int, task: Task) -> nn.Module
         return network.requires_grad_(True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # BOFT warns that its CUDA extension is missing
-        return peft.get_peft_model(network, config(method, size, task)).eval()
+        model = peft.get_peft_model(network, config(method, size, task)).eval()
+    for layer in model.modules() if method == "Laplex, gains from 0" else ():
+        if isinstance(layer, laplex.peft.LaplexLayer):  # as LoRA starts, without an amplitude
+            nn.init.zeros_(layer.laplex_kernels["default"].source_gain)
+            nn.init.ones_(layer.laplex_amplitude["default"]).requires_grad_(False)
+    return model
