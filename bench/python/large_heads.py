@@ -115,11 +115,13 @@ def word_runs(records: Records, quick: bool) -> Iterator[Settings]:
             beyond = rate / 4 if rate == RATES[0] else 4 * rate
             yield _settings(few, method, beyond, TUNING, steps)
     rates = chosen(records.all())
-    for seed in SEEDS[:1] if quick else SEEDS:
-        for method in METHODS:
-            yield _settings(few, method, rates[METHODS[method].family], seed, steps)
-        for method in MANY:
-            yield _settings(many, method, rates[METHODS[method].family], seed, steps // 2)
+    plan = ((few, METHODS, steps), (many, MANY, steps // 2))
+    if quick:
+        plan = ((few, TUNED, steps), (many, MANY[:2], steps // 2))
+    for words, methods, own_steps in plan:
+        for seed in SEEDS[:1] if quick else SEEDS:
+            for method in methods:
+                yield _settings(words, method, rates[METHODS[method].family], seed, own_steps)
 
 
 def chosen(records: Iterable[Record]) -> dict[str, float]:

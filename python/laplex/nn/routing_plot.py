@@ -97,9 +97,10 @@ def draw_routing(
         _label_level(ax, line.class_at, label)
     else:
         _label_upright(ax, line.class_at, label, emphasised)
-    for place, number in zip(line.feature_at, near if features else [], strict=False):
+    named = [] if features is None else [features[each] for each in near]
+    for place, name in zip(line.feature_at, named, strict=False):
         ax.annotate(
-            features[number],
+            name,
             (place, 0.0),
             xytext=(0, -8),
             textcoords="offset points",
