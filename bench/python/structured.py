@@ -22,7 +22,7 @@ import structured_layers as layers
 import structured_times
 from laplex._support.image_datasets import load_images
 from structured_networks import Make, MixerBlock, Network, TransformerBlock, patches
-from structured_page import ONE_SIZE, equal_parameters, equal_time, listing
+from structured_page import ONE_SIZE, equal_parameters, equal_time, listing, ranks
 from studies import Part, Records, Results, Settings, best, main
 
 #: The ladder of learning rates of the layers. A search starts at the middle two, and climbs.
@@ -67,8 +67,8 @@ def sized(kind: type[layers.Structured], heads: int) -> Make:
     return make
 
 
-def heads_of(heads: int, **options: object) -> Make:
-    return lambda n, m: layers.Laplex(n, m, heads=heads, **options)
+def heads_of(heads: int, kind: type[layers.Laplex] = layers.Laplex, **options: object) -> Make:
+    return lambda n, m: kind(n, m, heads=heads, **options)
 
 
 #: From the number of heads that sets the budget to the maker of layers.
@@ -76,6 +76,7 @@ METHODS: dict[str, Callable[[int], Make]] = {
     "Laplex": heads_of,
     "Laplex, no phases": lambda heads: heads_of(math.ceil(5 * heads / 3 - 0.5), phased=False),
     "Laplex, Matern 3/2": lambda heads: heads_of(heads, kernel="matern32"),
+    "Laplex, short start": lambda heads: heads_of(heads, layers.ShortLaplex),
     "low rank": functools.partial(sized, layers.LowRank),
     "Monarch": functools.partial(sized, layers.Monarch),
     "butterfly": functools.partial(sized, layers.Butterfly),
@@ -87,6 +88,11 @@ METHODS: dict[str, Callable[[int], Make]] = {
     "VeRA-like": functools.partial(sized, layers.Vera),
     "dense, narrow": functools.partial(sized, layers.Dense),
     "dense": functools.partial(sized, layers.Dense),
+}
+#: What the Mixer leaves out: variants of ours, and two of the slowest.
+LEFT_OUT = {
+    "vit": (),
+    "mixer": ("Laplex, no phases", "Laplex, Matern 3/2", "butterfly", "circulant-diagonal"),
 }
 #: The methods that also train four times as long, on more images.
 LONG = ("Laplex", "low rank", "Monarch", "block circulant", "block diagonal")
@@ -246,7 +252,7 @@ def equal_parameter_runs(
         {**given, "method": method, "heads": heads}
         for heads in budgets
         for method in (QUICK if quick else METHODS)
-        if heads == budgets[0] or method not in ONE_SIZE
+        if method not in LEFT_OUT[name] and (heads == budgets[0] or method not in ONE_SIZE)
     ]
     for task in tasks:
         if task["heads"] == budgets[0]:
@@ -286,6 +292,27 @@ def long_runs(records: Records, quick: bool) -> Iterator[Settings]:
             yield {**task, "rate": chosen(done, task)}
 
 
+def rank_runs(_: Records, quick: bool) -> Iterator[Settings]:
+    """Every method of the ViT, at every budget."""
+    for heads in BUDGETS["vit"]:
+        for method in QUICK if quick else METHODS:
+            if method != "dense, narrow":  # which is dense
+                yield {"method": method, "heads": heads}
+
+
+def effective_rank(settings: Settings) -> Results:
+    """The exponential of the entropy of the squared singular values, in the mean of ten draws."""
+    torch.manual_seed(0)
+    ranks = []
+    for _ in range(10):
+        layer = METHODS[settings["method"]](settings["heads"])(VIT.width, VIT.width)
+        weight = layer.formed() if isinstance(layer, layers.Structured) else layer.weight
+        energy = torch.linalg.svdvals(weight.detach()).square()
+        share = energy / energy.sum()
+        ranks.append(float(torch.special.entr(share).sum().exp()))
+    return {"effective_rank": statistics.fmean(ranks)}
+
+
 PARTS = {
     name: Part(
         functools.partial(equal_parameter_runs, name, BUDGETS[name], SEEDS[name]),
@@ -296,6 +323,7 @@ PARTS = {
 } | {
     "time": Part(equal_time_runs, train, equal_time),
     "long": Part(long_runs, train, listing),
+    "ranks": Part(rank_runs, effective_rank, ranks),
     "calls": Part(structured_times.runs, structured_times.time_steps, structured_times.table),
 }
 

@@ -13,7 +13,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from studies import Record, best, spread
+from studies import Record, Records, best, spread
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,6 +25,7 @@ COLOURS = {
     "Laplex": "#08519c",
     "Laplex, no phases": "#3182bd",
     "Laplex, Matern 3/2": "#6baed6",
+    "Laplex, short start": "#41b6c4",
     "dense": "black",
     "dense, narrow": "0.45",
 }
@@ -39,7 +40,7 @@ OTHERS = (
     "#17becf",
     "#7f2704",
 )
-MARKERS = "oXsPD^v<>ph*d8"
+MARKERS = "oXsHPD^v<>ph*d8"
 
 
 def groups(records: Sequence[Record]) -> dict[tuple[str, int], list[Record]]:
@@ -199,3 +200,40 @@ def draw_ranking(found: dict[tuple[str, int], list[Record]], path: Path) -> None
     axis.grid(True, alpha=0.25)
     figure.savefig(path, dpi=110)
     plt.close(figure)
+
+
+def ranks(records: list[Record], folder: Path) -> str:
+    """Write the ranks at the start, and draw the accuracies of the ViT against them."""
+    found = groups(Records(folder / "structured.jsonl", "vit").all())
+    start = {(each["method"], each["heads"]): each["effective_rank"] for each in records}
+    figure, axis = plt.subplots(figsize=(8, 4.4), layout="constrained")
+    for method, look in styles_of({method for method, _ in found}).items():
+        known = [(heads, each) for (other, heads), each in found.items() if other == method]
+        known = [(heads, each) for heads, each in known if (method, heads) in start]
+        for number, (heads, each) in enumerate(known):
+            face = look["color"] if heads == 2 else "none"
+            axis.plot(
+                start[method, heads],
+                mean(each, "accuracy"),
+                **{**look, "markeredgewidth": 1.5, "markerfacecolor": face},
+                ls="none",
+                label=None if number else method,
+            )
+    axis.set(
+        xlabel="effective rank of the initial weight, 64 x 64",
+        ylabel="test accuracy, %",
+        title="ViT: filled, the budget of 2 heads; hollow, of 1 head",
+        xscale="log",
+    )
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
+    axis.xaxis.set_minor_formatter(NullFormatter())
+    axis.grid(True, alpha=0.25)
+    figure.legend(loc="outside right center", fontsize=9)
+    figure.savefig(folder / "structured_ranks.png", dpi=110)
+    plt.close(figure)
+    lines = ["| layers | rank, 1 head | rank, 2 heads |", "|---|--:|--:|"]
+    for method in dict.fromkeys(method for method, _ in start):
+        cells = [f"{start[method, heads]:.1f}" for heads in (1, 2)]
+        lines.append(f"| {method} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
