@@ -203,9 +203,9 @@ def build(variant: Variant, sizes: list[int], inputs: Tensor) -> nn.Sequential:
         else:
             kind = LaplexHead if position else LaplexLinear
             layer = kind(wide, narrow, heads=variant.heads, phased=variant.phased, init=init)
-            with torch.no_grad():
-                factor = variant.head_lengthscale if position else variant.lengthscale
-                layer.log_lengthscale.add_(math.log(factor * variant.shrink))
+            usual = 2 / (narrow - 1) if position else 1 / math.sqrt(wide + narrow)
+            factor = variant.head_lengthscale if position else variant.lengthscale
+            set_lengthscale(layer, variant.shrink * factor * usual)
             layers.append(layer)
     network = nn.Sequential(layers[0], nn.ReLU(), layers[1])
     if variant.init == "from data":
@@ -216,6 +216,14 @@ def build(variant: Variant, sizes: list[int], inputs: Tensor) -> nn.Sequential:
         with torch.no_grad():
             first.sources.copy_(first.sources.sort().values)
     return network
+
+
+@torch.no_grad()
+def set_lengthscale(layer: KernelLayer, lengthscale: float) -> None:
+    """Give a new layer this lengthscale, and gains with which its weight keeps its norm."""
+    norms = layer.head_norms()
+    layer.log_lengthscale.fill_(math.log(lengthscale))
+    layer.source_gain.mul_((norms / layer.head_norms())[:, None])
 
 
 def parameters(inputs: int, outputs: int) -> int:

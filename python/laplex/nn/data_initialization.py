@@ -48,7 +48,8 @@ def initialize_from_data(model: nn.Module, inputs: Tensor) -> None:
         If ``model`` is not a module or ``inputs`` not a tensor.
     ValueError
         If the model calls no layer of Laplace kernels, or the inputs of one are complex, not
-        finite, fewer than two or all constant, or its anchors are sharded, pruned or parametrized.
+        finite, fewer than two or all constant, or the layer is sharded, pruned, parametrized or on
+        the meta device.
 
     Notes
     -----
@@ -108,6 +109,11 @@ def initialize_from_data(model: nn.Module, inputs: Tensor) -> None:
 
 
 def _check(layer: KernelLayer) -> None:
+    if layer.sources.is_meta:
+        raise ValueError(
+            "the model is on the meta device and has no values: call to_empty(device=...) and "
+            "reset_parameters() of its layers first"
+        )
     for name in ("sources", "source_phase", "source_gain"):
         if type(getattr(layer, name)) not in (nn.Parameter, type(None)):
             raise ValueError(
@@ -118,7 +124,7 @@ def _check(layer: KernelLayer) -> None:
 
 def _arrange(layer: KernelLayer, inputs: Tensor) -> None:
     """Deal the places of the sources out to the inputs, head by head."""
-    found = loadings(inputs.detach().reshape(-1, layer.in_features))
+    found = loadings(inputs.detach().to_dense().reshape(-1, layer.in_features))
     for head in range(layer.heads):
         rotation, _ = torch.linalg.qr(torch.randn(found.shape[1], found.shape[1]).to(found))
         order = bisection_order(found @ rotation).to(layer.sources.device)

@@ -132,6 +132,7 @@ def parametrized():
         (LaplexLinear(4, 3), torch.ones(5, 4), ValueError, "inputs must vary"),
         (LaplexLinear(4, 3), torch.full((5, 4), torch.nan), ValueError, "inputs must be finite"),
         (LaplexLinear(4, 3), torch.randn(5, 3), ValueError, "3"),
+        (LaplexLinear(4, 3, device="meta"), torch.randn(5, 4), ValueError, "the meta device"),
         (parametrized(), torch.randn(5, 4), ValueError, "sources of a .*LaplexLinear is sharded"),
         (prune.identity(LaplexHead(4, 3), "source_phase"), torch.randn(5, 4), ValueError,
          "source_phase of a LaplexHead is sharded, pruned or parametrized"),
