@@ -35,7 +35,7 @@ def needs():
     pytest.importorskip("threadpoolctl")
 
 
-@pytest.mark.parametrize("name", ["order", "sliced"])
+@pytest.mark.parametrize("name", ["order", "sliced", "covariance_large"])
 def test_every_section_is_measured_and_written(name, tmp_path):
     run(name, "--quick", "--to", tmp_path)
     page = (tmp_path / f"{name}.md").read_text()
@@ -47,7 +47,7 @@ def test_every_section_is_measured_and_written(name, tmp_path):
     assert (tmp_path / f"{name}.md").read_text() == page
 
 
-@pytest.mark.parametrize("name", ["order", "sliced"])
+@pytest.mark.parametrize("name", ["order", "sliced", "covariance_large"])
 def test_help_names_the_options(name):
     told = run(name, "--help")
     for option in ("--quick", "--only", "--page", "--to"):
