@@ -173,9 +173,10 @@ def square_root(rows: Tensor, weight: float) -> Tensor:
 
     These are the principal components of Z [N, n], each times the square root of its variance.
     """
+    root: Tensor
     if len(rows) > rows.shape[1]:
         values, vectors = torch.linalg.eigh(weight * (rows.T @ rows).double())
-        root: Tensor = values.clamp_min(0).sqrt()[:, None] * vectors.T
+        root = values.clamp_min(0).sqrt()[:, None] * vectors.T
         return root.to(rows.dtype).flip(0)
     vectors = torch.linalg.eigh((rows @ rows.T).double()).eigenvectors.flip(1)
     root = weight**0.5 * vectors.T.to(rows) @ rows

@@ -1,0 +1,162 @@
+"""Pictures of the models of whole photographs, from what their trainings have kept."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+from torch.nn import functional
+
+from laplex.gram import LaplaceCovariance
+from sections import ROOT
+from studies import Record
+
+FOLDER = ROOT / "build" / "covariance_large_pictures"
+SHOWN = 320  # pixels along the side of a drawn picture
+DRAWN = {
+    "Laplace, 1 head, matched": "Laplace, matched",
+    "Laplace, 2 heads, matched": "Laplace, 2 heads",
+    "Laplace, 1 head, likelihood": "Laplace, likelihood",
+    "PCA, rank 3, + diagonal": "PCA, rank 3",
+    "factor analysis in tiles, rank 3": "tiles, rank 3",
+    "stationary kernel": "stationary",
+    "mean of known neighbours": "neighbours",
+}
+
+
+def _path(side: int, quick: bool, name: str) -> Path:
+    kind = "quick_" if quick else ""
+    return FOLDER / f"{kind}{side}_{re.sub('[^a-z0-9]+', '_', name.lower())}.pt"
+
+
+def keep(
+    settings: dict[str, Any], panels: dict[str, Tensor], model: LaplaceCovariance | None
+) -> None:
+    """Keep pictures [side, side, 3] of a training, and the order of a model's pixels."""
+    side = settings["side"]
+    kept: dict[str, Tensor] = {}
+    for name, panel in panels.items():
+        image = panel.detach().clamp(0, 255)
+        planes = image.permute(2, 0, 1)[None]
+        small = functional.interpolate(planes, size=(min(side, SHOWN),) * 2, mode="area")
+        kept[name] = small[0].permute(1, 2, 0).byte()
+        kept[f"{name}, detail"] = image[_detail(side)].byte().clone()
+    if model is not None:
+        rank = model.anchors[0].detach().argsort().argsort().reshape(side, side, 3)[..., 1]
+        phase = model.phases[0].detach() if model.phases is not None else model.scales[0]
+        step = max(1, side // SHOWN)
+        kept["rank"] = rank[::step, ::step] / model.dim
+        kept["phase"] = phase.reshape(side, side, 3)[::step, ::step, 1].clone()
+        kept["scale"] = model.scales[0].detach().reshape(side, side, 3)[::step, ::step, 1].clone()
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    torch.save(kept, _path(side, settings["quick"], settings["model"]))
+
+
+def _detail(side: int) -> tuple[slice, slice]:
+    """A sixteenth of the picture, at the edge of the missing block, where there are vessels."""
+    first, size = side // 4 - side // 16, side // 4
+    return slice(first, first + size), slice(first, first + size)
+
+
+def draw(side: int, quick: bool, names: list[str], records: list[Record], folder: Path) -> None:
+    """Draw what has been kept of the models at a size."""
+    found = {
+        name: torch.load(path)
+        for name in ("photograph", *names)
+        if (path := _path(side, quick, name)).exists()
+    }
+    if not quick and side != 1024:
+        return
+    if "photograph" not in found:
+        return
+    _fillings(found, folder / "covariance_large_inpainting.png", side)
+    _samples(found, folder / "covariance_large_samples.png")
+    _orders(found, folder / "covariance_large_order.png")
+    _curves(records, folder / "covariance_large_curves.png")
+
+
+def _show(ax: Any, picture: Tensor, title: str) -> None:
+    ax.imshow(picture.numpy())
+    ax.set_title(title, fontsize=9)
+    ax.set(xticks=[], yticks=[])
+
+
+def _samples(found: dict[str, dict[str, Tensor]], path: Path) -> None:
+    names = [name for name in DRAWN if "sample" in found.get(name, {})]
+    figure = Figure(figsize=(1.9 * (len(names) + 1), 4.2), layout="constrained")
+    axes = figure.subplots(2, len(names) + 1)
+    for row, suffix in enumerate(("", ", detail")):
+        _show(
+            axes[row][0], found["photograph"]["photograph" + suffix], "" if row else "a photograph"
+        )
+        for ax, name in zip(axes[row][1:], names, strict=True):
+            _show(ax, found[name]["sample" + suffix], "" if row else DRAWN[name])
+    figure.savefig(path, dpi=110)
+
+
+def _fillings(found: dict[str, dict[str, Tensor]], path: Path, side: int) -> None:
+    names = [name for name in DRAWN if "block" in found.get(name, {})]
+    figure = Figure(figsize=(1.9 * (len(names) + 2), 4.2), layout="constrained")
+    axes = figure.subplots(2, len(names) + 2)
+    true = found["photograph"]["photograph, detail"]
+    size = len(true)
+    generator = torch.Generator().manual_seed(4)
+    half = (torch.rand(side, side, generator=generator) < 0.5)[_detail(side)]
+    block = torch.zeros(size, size, dtype=torch.bool)
+    block[side // 16 :, side // 16 :] = True
+    for row, (kind, mask) in enumerate((("block", block), ("half", half))):
+        _show(axes[row][0], true, "" if row else "the photograph")
+        _show(axes[row][1], true.masked_fill(mask[..., None], 128), "" if row else "seen")
+        for ax, name in zip(axes[row][2:], names, strict=True):
+            _show(ax, found[name][f"{kind}, detail"], "" if row else DRAWN[name])
+    figure.savefig(path, dpi=110)
+
+
+def _orders(found: dict[str, dict[str, Tensor]], path: Path) -> None:
+    names = [name for name in DRAWN if "rank" in found.get(name, {})]
+    figure = Figure(figsize=(9, 2.9 * len(names)), layout="constrained")
+    for axes, name in zip(figure.subplots(len(names), 3, squeeze=False), names, strict=True):
+        for ax, kind in zip(axes, ("rank", "phase", "scale"), strict=True):
+            options: dict[str, Any] = {
+                "rank": {"cmap": "turbo"},
+                "phase": {"cmap": "twilight", "vmin": -math.pi, "vmax": math.pi},
+                "scale": {"cmap": "viridis", "vmin": 0, "vmax": 1},
+            }[kind]
+            image = ax.imshow(found[name][kind].numpy(), **options)
+            title = {"rank": "place in the order", "phase": "phase", "scale": "scale"}[kind]
+            ax.set_title(f"{DRAWN[name]}: {title}", fontsize=9)
+            ax.set(xticks=[], yticks=[])
+            figure.colorbar(image, ax=ax, shrink=0.85)
+    figure.savefig(path, dpi=110)
+
+
+def _curves(records: list[Record], path: Path) -> None:
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
+    for ax, heads in zip(axes, ("1 head", "2 heads"), strict=True):
+        for record in records:
+            if record["model"] != f"Laplace, {heads}, matched":
+                continue
+            curve = record["curve"]
+            for number, label in ((2, "training"), (3, "held out")):
+                ax.plot(
+                    range(len(curve)), [point[number] for point in curve], "o-", ms=3, label=label
+                )
+            sides = [point[0] for point in curve]
+            firsts = [sides.index(side) for side in dict.fromkeys(sides)]
+            ax.set_xticks(firsts, [str(sides[first]) for first in firsts])
+            for first in firsts[1:]:
+                ax.axvline(first - 0.5, color="0.85", lw=1)
+            ax.set(
+                title=heads,
+                xlabel="side of the images, after 1, 2 and 4 sweeps each",
+                ylim=(0, None),
+            )
+            ax.legend()
+    axes[0].set_ylabel("error²")
+    figure.savefig(path, dpi=110)
