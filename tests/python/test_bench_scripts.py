@@ -13,7 +13,25 @@ import laplex
 
 BENCH = Path(__file__).parents[2] / "bench/python"
 PACKAGE = Path(laplex.__file__).parents[1]
-PROGRAMS = ["adapters", "covariance_large", "large_heads", "order", "projections", "sliced", "structured", "training"]
+PROGRAMS = [
+    "adapters",
+    "covariance_large",
+    "large_heads",
+    "order",
+    "projections",
+    "sliced",
+    "structured",
+    "training",
+]
+    "adapters",
+    "covariance_large",
+    "large_heads",
+    "order",
+    "projections",
+    "sliced",
+    "structured",
+    "training",
+]
 
 
 def run(name: str, *arguments: object) -> str:

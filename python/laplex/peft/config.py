@@ -52,7 +52,9 @@ class LaplexConfig(PeftConfig):
         The shape of the kernels, the inputs that count for each output, and how the initial anchors
         are chosen, as in `laplex.nn.LaplexLinear`.
     scaling : float
-        The constant :math:`s`. It multiplies the effect of a step of the amplitude.
+        The constant :math:`s`. At first only the amplitude has a gradient, and a step of Adam moves
+        it by the learning rate: with the rates that are usual for LoRA, 1e-4 to 1e-3, use 10 or
+        more; with 1e-2 to 3e-2, use 1.
     dropout : float
         The probability with which an input feature of the update is dropped during training.
     target_modules, exclude_modules : str or list of str, optional
@@ -119,6 +121,8 @@ class LaplexConfig(PeftConfig):
     def __post_init__(self) -> None:
         super().__post_init__()  # type: ignore[no-untyped-call]
         self.peft_type: Any = LaplexType.LAPLEX
+        if not isinstance(self.heads_pattern, (dict, type(None))):
+            raise TypeError(f"heads_pattern must be a dict, got {self.heads_pattern!r}")
         for name, heads in {"heads": self.heads, **(self.heads_pattern or {})}.items():
             integer(name if name == "heads" else f"heads_pattern[{name!r}]", heads)
         if not isinstance(self.phased, bool):
@@ -134,12 +138,12 @@ class LaplexConfig(PeftConfig):
         for name in ("target_modules", "exclude_modules"):
             if isinstance(getattr(self, name), (list, tuple)):  # PEFT compares sets
                 setattr(self, name, set(getattr(self, name)))
-        if isinstance(self.target_modules, str) and self.target_modules != "all-linear":
+        if isinstance(self.target_modules, str):
             for name in ("layers_to_transform", "layers_pattern"):
                 if getattr(self, name) is not None:
                     raise ValueError(
-                        f"{name} cannot be used if target_modules is a regular expression: write "
-                        "the layers into the expression, or pass a list of names"
+                        f"{name} cannot be used if target_modules is a string: write the layers "
+                        "into a regular expression, or pass a list of names"
                     )
         if self.layers_pattern and self.layers_to_transform is None:
             raise ValueError("layers_pattern needs layers_to_transform: pass the indices of layers")

@@ -9,11 +9,15 @@ from typing import Any, cast
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from torch import Tensor, nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
+from torch.nn.utils.parametrize import is_parametrized
 from transformers.pytorch_utils import Conv1D
 
 from laplex.nn import LaplexLinear
 from laplex.peft.config import LaplexConfig
 
+#: What pads nothing, if the kernel has one pixel.
+_NO_PADDING = (0, (0, 0), "same", "valid")
 #: The name of the model without adapters in `adapter_names`, as in PEFT.
 BASE = "__base__"
 
@@ -42,7 +46,7 @@ class LaplexLayer(nn.Module, BaseTunerLayer):
         The `laplex.nn.LaplexLinear` of each adapter, :math:`\sum_h \mathrm{Re}(K_h)\,
         \mathrm{diag}(g_h)`.
     laplex_amplitude : nn.ParameterDict
-        The amplitude :math:`a`, a scalar, of each adapter.
+        The amplitude :math:`a` of each adapter, of shape ``[1]``, because FSDP takes no scalars.
 
     Raises
     ------
@@ -85,7 +89,7 @@ class LaplexLayer(nn.Module, BaseTunerLayer):
             device=weight.device,
             dtype=dtype,
         )
-        amplitude = torch.zeros((), device=weight.device, dtype=dtype)
+        amplitude = torch.zeros(1, device=weight.device, dtype=dtype)
         self.laplex_amplitude[adapter_name] = nn.Parameter(amplitude)
         self.laplex_dropout[adapter_name] = (
             nn.Dropout(config.dropout) if config.dropout else nn.Identity()
@@ -204,8 +208,14 @@ class LaplexLayer(nn.Module, BaseTunerLayer):
         Raises
         ------
         ValueError
-            If ``safe_merge`` is true and a sum is not finite.
+            If ``safe_merge`` is true and a sum is not finite, or the weight is parametrized.
         """
+        if is_parametrized(self._frozen(), "weight"):
+            raise ValueError(
+                "the frozen weight is parametrized, that is, computed from other parameters, so an "
+                "update cannot be merged into it: call "
+                "torch.nn.utils.parametrize.remove_parametrizations first"
+            )
         for name in check_adapters_to_merge(self, adapter_names):
             if name not in self.laplex_kernels:
                 continue
@@ -250,13 +260,18 @@ def features(layer: nn.Module) -> tuple[int, int]:
             f"laplex.peft cannot adapt a {type(layer).__name__}: target_modules must name modules "
             "of type nn.Linear, transformers' Conv1D, or nn.Conv2d with kernels of one pixel"
         )
+    if isinstance(layer, NonDynamicallyQuantizableLinear):
+        raise TypeError(
+            "laplex.peft cannot adapt the out_proj of nn.MultiheadAttention, which reads its "
+            "weight and never calls it: leave it out with exclude_modules"
+        )
     if not layer.weight.is_floating_point():
         raise TypeError(
             f"laplex.peft cannot adapt a {type(layer).__name__} with a weight of "
             f"{layer.weight.dtype}: load the model without quantization"
         )
     if isinstance(layer, nn.Conv2d):
-        if layer.kernel_size != (1, 1) or layer.groups != 1 or layer.padding not in (0, (0, 0)):
+        if layer.kernel_size != (1, 1) or layer.groups != 1 or layer.padding not in _NO_PADDING:
             raise ValueError(
                 f"laplex.peft cannot adapt {layer}: a convolution must have kernels of one pixel, "
                 "one group and no padding. Leave it out with exclude_modules"

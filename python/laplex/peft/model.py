@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 from peft import PeftConfig
 from peft.tuners.tuners_utils import BaseTuner
@@ -41,6 +42,32 @@ class LaplexModel(BaseTuner):
     tuner_layer_cls = LaplexLayer
     target_module_mapping: Any = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 
+    def inject_adapter(
+        self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any
+    ) -> None:
+        """Adapt the layers of a model, and warn of names in ``heads_pattern`` that none has.
+
+        :meta private:
+        """
+        super().inject_adapter(model, adapter_name, *args, **kwargs)
+        config = cast(LaplexConfig, self.peft_config[adapter_name])
+        left = set(config.heads_pattern or {})
+        left -= {get_pattern_key(list(left), name) for name in self.targeted_module_names}
+        if left:
+            warnings.warn(
+                f"no adapted module has a name of heads_pattern: {sorted(left)}", stacklevel=3
+            )
+
+    def add_weighted_adapter(self, *_: Any, **__: Any) -> NoReturn:
+        """Raise an error; a sum of adapters needs no adapter of its own.
+
+        :meta private:
+        """
+        raise NotImplementedError(
+            "laplex.peft has no add_weighted_adapter: to add adapters up, make several active by "
+            "model.base_model.set_adapter([...]), or merge them by model.merge_adapter([...])"
+        )
+
     def _create_and_replace(
         self,
         peft_config: PeftConfig,
@@ -61,6 +88,13 @@ class LaplexModel(BaseTuner):
         layer = LaplexLayer(target, adapter_name, config, heads)
         if adapter_name not in self.active_adapters:
             layer.requires_grad_(False)  # a further adapter; set_adapter makes it trainable
+        if isinstance(parent, nn.TransformerEncoderLayer):
+            warnings.warn(
+                "in evaluation, torch's fast path of nn.TransformerEncoderLayer reads the weights "
+                "of linear1 and linear2 without their adapters: call "
+                "torch.backends.mha.set_fastpath_enabled(False), or merge the adapters before",
+                stacklevel=2,
+            )
         self._replace_module(parent, target_name, layer, target)
 
     @contextmanager

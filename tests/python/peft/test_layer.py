@@ -5,6 +5,7 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
 
 from exactness_cases import PROMISE
 from strategies import KERNELS, quick
@@ -204,6 +205,21 @@ def test_other_layers_are_refused(base, error, match):
         LaplexLayer(base, "default", LaplexConfig(), 1)
 
 
+def test_an_update_is_not_merged_into_a_parametrized_weight():
+    layer = moved(LaplexLayer(weight_norm(nn.Linear(4, 3)), "default", LaplexConfig(), 1))
+    before = layer(torch.eye(4))
+    with pytest.raises(ValueError, match="the frozen weight is parametrized"):
+        layer.merge()
+    assert not layer.merged
+    assert torch.equal(layer(torch.eye(4)), before)
+
+
+@pytest.mark.parametrize("padding", [0, "same", "valid"])
+def test_convolutions_whose_padding_adds_nothing_are_adapted(padding):
+    layer = LaplexLayer(nn.Conv2d(4, 3, 1, padding=padding), "default", LaplexConfig(), 1)
+    assert layer(torch.randn(2, 4, 5, 6)).shape == (2, 3, 5, 6)
+
+
 def test_a_quantized_weight_is_refused():
     base = nn.Linear(4, 3)
     base.weight = nn.Parameter(torch.zeros(3, 4, dtype=torch.int8), requires_grad=False)
@@ -228,6 +244,12 @@ def test_a_quantized_weight_is_refused():
         ({"scaling": float("inf")}, ValueError, "scaling must be finite"),
         ({"scaling": "big"}, TypeError, "scaling must be a number"),
         ({"layers_pattern": "h"}, ValueError, "layers_pattern needs layers_to_transform"),
+        ({"heads_pattern": ["q"]}, TypeError, "heads_pattern must be a dict"),
+        (
+            {"target_modules": "all-linear", "layers_to_transform": 1},
+            ValueError,
+            "layers_to_transform cannot be used",
+        ),
         (
             {"target_modules": ".*query", "layers_to_transform": 1},
             ValueError,

@@ -274,3 +274,41 @@ def test_copies_and_parameters_in_the_printed_model(capsys):
     model.print_trainable_parameters()
     count = 2 * 6 + 3 * 8 + 1 + 1
     assert f"trainable params: {count} " in capsys.readouterr().out
+
+
+def test_names_of_heads_pattern_that_match_nothing_are_told():
+    with pytest.warns(UserWarning, match=r"heads_pattern: \['typo'\]"):
+        peft.get_peft_model(
+            perceptron(), LaplexConfig(target_modules=["0"], heads_pattern={"typo": 5, "0": 2})
+        )
+
+
+def test_the_fast_path_of_transformer_layers_is_told():
+    def network():
+        return nn.Sequential(nn.TransformerEncoderLayer(4, 2, 6, batch_first=True))
+
+    with pytest.warns(UserWarning, match="fast path"):
+        peft.get_peft_model(network(), LaplexConfig(target_modules=["linear1"]))
+    with pytest.raises(TypeError, match="out_proj"):
+        peft.get_peft_model(network(), LaplexConfig(target_modules=["out_proj"]))
+
+
+def test_weighted_sums_are_refused_with_the_remedy():
+    model = peft.get_peft_model(perceptron(), LaplexConfig(target_modules=["0"]))
+    with pytest.raises(NotImplementedError, match="set_adapter"):
+        model.add_weighted_adapter(["default"], [1.0], "sum")
+
+
+def test_fsdp_takes_an_adapted_model(tmp_path):
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    model = moved(peft.get_peft_model(perceptron(), LaplexConfig(target_modules=["0", "2"])))
+    inputs = torch.randn(3, 8)
+    before = model(inputs)
+    torch.distributed.init_process_group("gloo", f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
+        assert torch.equal(model(inputs), before)
+    finally:
+        torch.distributed.destroy_process_group()
