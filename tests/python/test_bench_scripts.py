@@ -23,15 +23,6 @@ PROGRAMS = [
     "structured",
     "training",
 ]
-    "adapters",
-    "covariance_large",
-    "large_heads",
-    "order",
-    "projections",
-    "sliced",
-    "structured",
-    "training",
-]
 
 
 def run(name: str, *arguments: object) -> str:

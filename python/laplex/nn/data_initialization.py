@@ -82,18 +82,23 @@ def initialize_from_data(model: nn.Module, inputs: Tensor) -> None:
         raise TypeError(f"inputs must be a tensor, got {type(inputs).__name__}")
     done: set[nn.Module] = set()
 
-    def before_call(layer: nn.Module, arguments: tuple[Any, ...]) -> None:
+    def before_call(layer: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         assert isinstance(layer, KernelLayer)
-        wide = arguments[0].shape[-1:] == (layer.in_features,)  # if not, the layer says so itself
-        if wide and layer not in done:
+        given = arguments[0] if arguments else keywords.get("input")
+        # If the input does not fit, the layer says so itself.
+        if not isinstance(given, Tensor) or given.shape[-1:] != (layer.in_features,):
+            return
+        if layer not in done:
             done.add(layer)
-            _arrange(layer, arguments[0])
+            _arrange(layer, given)
 
     kernel_layers = [module for module in model.modules() if isinstance(module, KernelLayer)]
     for layer in kernel_layers:
         _check(layer)
     training = [module for module in model.modules() if module.training]
-    hooks = [layer.register_forward_pre_hook(before_call) for layer in kernel_layers]
+    hooks = [
+        layer.register_forward_pre_hook(before_call, with_kwargs=True) for layer in kernel_layers
+    ]
     try:
         model.eval()
         model(inputs)
@@ -147,13 +152,15 @@ def loadings(inputs: Tensor) -> Tensor:
             f"inputs must be at least two real samples, got {len(inputs)} in {inputs.dtype}"
         )
     centred = inputs.double().cpu()
+    rounding = torch.finfo(torch.float64).eps * len(centred) * centred.abs().amax(0)
     centred = centred - centred.mean(0)
     length = torch.linalg.vector_norm(centred, dim=0)
     if not length.isfinite().all():
         raise ValueError("inputs must be finite, but a layer was called with infinities or NaN")
+    length = length.where(length > rounding, 0.0)  # the mean of equal numbers may differ from them
     if not length.any():
         raise ValueError("inputs must vary from sample to sample, but all are constant")
-    standardised = centred / torch.where(length > 0, length, 1.0)
+    standardised = torch.where(length > 0, centred / length, 0.0)
     _, values, vectors = torch.svd_lowrank(standardised, q=min(COMPONENTS, *standardised.shape))
     return vectors * values
 

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.utils import parametrize, prune
 
 from laplex.nn import LaplexHead, LaplexLinear, initialize_from_data
-from laplex.nn.data_initialization import bisection_order
+from laplex.nn.data_initialization import bisection_order, loadings
 from strategies import quick
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -113,6 +113,32 @@ def test_half_precision_and_constant_inputs():
     inputs[:, 2:4] = 1
     initialize_from_data(layer, inputs)
     assert layer(inputs).isfinite().all()
+
+
+def test_constant_inputs_are_alike_to_no_others():
+    torch.manual_seed(0)
+    inputs = torch.randn(301, 6, dtype=torch.float64)
+    inputs[:, ::2] = 0.1  # whose mean is another number
+    assert loadings(inputs)[::2].abs().max() < 1e-12
+
+
+def test_sparse_inputs_and_inputs_by_keyword():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = LaplexLinear(6, 4)
+
+        def forward(self, x):
+            return self.layer(input=x)
+
+    inputs = torch.randn(10, 6).relu()
+    found = []
+    for each in (inputs, inputs.to_sparse()):
+        torch.manual_seed(0)
+        model = Model()
+        initialize_from_data(model, each)
+        found.append(model.layer.sources)
+    assert torch.equal(*found)
 
 
 def parametrized():
