@@ -42,14 +42,26 @@ GLOSSES: Sizes = {
     "C3A": [96, 48],
     "BOFT": [4],
 }
-CLOTHES: Sizes = GLOSSES | {"FourierFT": [3000], "C3A": [64]}
-INVERTED: Sizes = {
+CLOTHES: Sizes = {
+    "classifier alone": [0],
     "everything": [0],
-    "Laplex": [1, 2],
-    "Laplex, no phases": [1, 2],
-    "Laplex, gains from 0": [1],
-    "LoRA": [3, 6, 12],
+    "Laplex": [1],
+    "LoRA": [2, 1],
+    "Laplex, no phases": [1],
+    "VeRA": [256],
+    "IA3": [0],
+    "FourierFT": [3000],
+    "C3A": [64],
+    "BOFT": [4],
 }
+INVERTED: Sizes = {
+    "Laplex": [1, 2],
+    "LoRA": [3, 6],
+    "Laplex, gains from 0": [1],
+    "Laplex, no phases": [1],
+    "everything": [0],
+}
+LONGER: Sizes = {"LoRA": [3, 6], "Laplex": [1]}
 QUICK: Sizes = {
     "classifier alone": [0],
     "everything": [0],
@@ -238,9 +250,9 @@ def plot(made: list[dict], path: Path) -> None:
     plt.close(figure)
 
 
+TASKS = {"glosses": GLOSSES, "clothes": CLOTHES, "inverted": INVERTED, "longer": LONGER}
 PARTS = {
-    name: studies.Part(runs_of(name, sizes), train, table_of(name))
-    for name, sizes in (("glosses", GLOSSES), ("clothes", CLOTHES), ("inverted", INVERTED))
+    name: studies.Part(runs_of(name, sizes), train, table_of(name)) for name, sizes in TASKS.items()
 }
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import gzip
 import os
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -209,7 +209,7 @@ def clothes(quick: bool) -> Task:
     targets = [f"{name}.{i}" for name in ("expand", "project") for i in range(len(network.expand))]
     feedforward = [name for name in targets if name.startswith("project")]
     classifier = nn.Linear(width, 10)
-    return Task(network, classifier, [*targets, "head"], feedforward, samples, 64, 2)
+    return Task(network, classifier, [*targets, "head"], feedforward, samples, 64, 3)
 
 
 # ---------------------------------------------------------------------------------- inverted images
@@ -241,7 +241,7 @@ def inverted(quick: bool) -> Task:
     rest = {0: (1 - data[0][trained:], data[1][trained:])}
     network, classifier = whole[0], whole[1]
     samples = _split(rest, counts)
-    return Task(network, classifier, ["0", "2"], [], samples, 100, 6, False)
+    return Task(network, classifier, ["0", "2"], [], samples, 100, 4, False)
 
 
 def _perceptron(sizes: tuple[int, int, int]) -> nn.Sequential:
@@ -309,7 +309,12 @@ def _kept(name: str, quick: bool, make: Callable[[], Any]) -> Any:
     return torch.load(path)
 
 
-_TASKS = {"glosses": glosses, "clothes": clothes, "inverted": inverted}
+def longer(quick: bool) -> Task:
+    """Inverted images, with five times as many steps."""
+    return replace(inverted(quick), epochs=5 if quick else 20)
+
+
+_TASKS = {"glosses": glosses, "clothes": clothes, "inverted": inverted, "longer": longer}
 
 
 @cache
