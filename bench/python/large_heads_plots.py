@@ -9,6 +9,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from laplex.nn import LaplexHead
 
@@ -22,6 +23,9 @@ STYLES = {  # by the first word of a method
 }
 #: The word that the second picture is drawn around.
 WORD = "photograph"
+
+#: Words with these letters are among the classes, but not in the picture.
+VULGAR = ("fuck", "shit", "cunt", "nigg", "bitch", "porn", "whore", "slut", "cock", "dick", "rape")
 
 
 def _style(method: str) -> tuple[str, str, str]:
@@ -84,6 +88,9 @@ def draw_accuracy(records: Sequence[dict[str, Any]], path: Path) -> None:
         )
         for ax in (left, right):
             ax.grid(visible=True, alpha=0.3)
+            ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            ax.xaxis.set_major_formatter("{x:g}")
+            ax.xaxis.set_minor_formatter(NullFormatter())
         _legend(left, [each["method"] for each in own])
     figure.savefig(path, dpi=110)
 
@@ -98,6 +105,7 @@ def draw_routing(
     head: LaplexHead, classes: Sequence[str], features: Sequence[str], folder: Path
 ) -> None:
     """Draw one line of a head: all of it, and the surroundings of a word."""
+    classes = ["(vulgar)" if any(each in word for each in VULGAR) else word for word in classes]
     figure = Figure(figsize=(11, 8), layout="constrained")
     above, below = figure.subplots(2, 1)
     head.plot_routing(classes, ax=above)

@@ -202,10 +202,9 @@ def _draw_density(ax: Axes, places: Array, window: tuple[float, float]) -> None:
 
 
 def _label_upright(ax: Axes, places: Array, names: list[str], emphasised: int | None) -> None:
-    """Write names of classes upright at even distances, with lines to their places."""
-    low, high = ax.get_xlim()
+    """Write names of classes upright and side by side, with lines to their places."""
     order = np.argsort(places, kind="stable")
-    columns = low + (high - low) * (np.arange(len(order)) + 0.5) / len(order)
+    columns = _apart(places[order], *ax.get_xlim())
     for column, index in zip(columns, order, strict=True):
         ax.annotate(
             names[index],
@@ -218,6 +217,22 @@ def _label_upright(ax: Axes, places: Array, names: list[str], emphasised: int | 
             fontweight="bold" if index == emphasised else "normal",
             arrowprops={"arrowstyle": "-", "color": "#999999", "linewidth": 0.5, "shrinkA": 0},
         )
+
+
+def _apart(places: Array, low: float, high: float) -> Array:
+    """Move increasing places apart by as little as possible (isotonic regression)."""
+    gap = (high - low) / max(len(places) + 1, 40)
+    steps = gap * np.arange(len(places))
+    blocks: list[tuple[float, int]] = []  # the means and sizes of runs of equal values
+    for value in places - steps:
+        mean, size = float(value), 1
+        while blocks and blocks[-1][0] >= mean:
+            other, count = blocks.pop()
+            mean, size = (mean * size + other * count) / (size + count), size + count
+        blocks.append((mean, size))
+    apart = np.concatenate([np.full(size, mean) for mean, size in blocks]) + steps
+    inside: Array = np.clip(apart, low + gap + steps, high - gap - steps[::-1])
+    return inside
 
 
 def _label_level(ax: Axes, places: Array, names: list[str]) -> None:

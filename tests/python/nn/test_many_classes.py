@@ -468,6 +468,19 @@ def test_the_routes_of_a_picture_are_those_of_the_head(phased):
     np.testing.assert_allclose(line.flow, flow, rtol=1e-4, atol=1e-5 * float(flow.abs().max()))
 
 
+@quick
+@given(st.lists(st.floats(-1, 1), min_size=1, max_size=39))
+def test_labels_are_moved_apart(places):
+    columns = routing_plot._apart(np.sort(places), -1.0, 1.0)
+    assert (np.diff(columns) >= 2 / 40 - 1e-9).all()
+    assert -1 <= columns[0] <= columns[-1] <= 1
+
+
+def test_labels_with_enough_room_stay():
+    places = np.array([-0.5, 0.0, 0.3])
+    np.testing.assert_allclose(routing_plot._apart(places, -1.0, 1.0), places, atol=1e-12)
+
+
 def test_bad_class_in_the_middle(pyplot):
     head = LaplexHead(4, 3)
     with pytest.raises(ValueError, match="around must be between 0 and 2, got 3"):
