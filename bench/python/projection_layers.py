@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse
+import scipy.sparse.linalg
 import torch
 from numpy.typing import NDArray
 from sklearn.random_projection import SparseRandomProjection
@@ -93,10 +94,19 @@ def order_of(split: Split, kind: str, head: int) -> NDArray[np.int64]:
 def component_order(split: Split, head: int, rows: int = 128) -> NDArray[np.int64]:
     """The inputs by their angle in the plane of two principal components of a sample.
 
-    Inputs that vary alike have nearly one angle.
+    Inputs that vary alike have nearly one angle. The sample of text is all that is learned from,
+    not centred, and its first component, the mean, is left out.
     """
+    if scipy.sparse.issparse(split.inputs):
+        count = 2 * head + 3
+        start = np.ones(len(split.to_learn), np.float32)
+        _, values, vectors = scipy.sparse.linalg.svds(
+            split.inputs[: split.to_learn.stop], count, v0=start
+        )
+        first, second = vectors[np.argsort(-values)[-2:]]
+        return np.argsort(np.arctan2(second, first), kind="stable")
     sample = batch(split.inputs, np.array(split.to_learn[:rows]))
-    sample = sample.to_dense() - sample.to_dense().mean(0)
+    sample = sample - sample.mean(0)
     sample /= sample.norm(dim=0).clamp_min(1e-6)
     _, vectors = torch.linalg.eigh(sample @ sample.T)
     first, second = vectors[:, -1 - 2 * head] @ sample, vectors[:, -2 - 2 * head] @ sample
@@ -109,14 +119,14 @@ def laplex_layer(split: Split, hidden: int, settings: dict[str, Any]) -> LaplexL
 
     `order` is that of the inputs on the line. With `smooth` phases, all pixels of one colour have
     one phase and gains of one sign, so an output starts as a mean over pixels that are neighbours
-    on the line. `reach` is the initial lengthscale in units of the distance between targets.
+    on the line. `reach` is the initial lengthscale in units of the distance between targets; 0 is
+    the rule for layers of hidden units, 1 / sqrt(inputs + outputs).
     """
     layer = LaplexLinear(split.features, hidden, heads=settings["heads"])
-    if settings["reach"]:
-        # The norm of a head's weight grows as the root of the lengthscale; its gains make up.
-        lengthscale = settings["reach"] * 2 / hidden
-        layer.source_gain.mul_((layer.lengthscale[0] / lengthscale).sqrt())
-        layer.log_lengthscale.fill_(math.log(lengthscale))
+    lengthscale = settings["reach"] * 2 / hidden or 1 / math.sqrt(split.features + hidden)
+    # The norm of a head's weight grows as the root of the lengthscale; its gains make up for it.
+    layer.source_gain.mul_((layer.lengthscale[0] / lengthscale).sqrt())
+    layer.log_lengthscale.fill_(math.log(lengthscale))
     if settings["order"] != "random":
         for head in range(layer.heads):
             order = torch.from_numpy(order_of(split, settings["order"], head))

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+import laplex
 import projection_layers as layers
 from laplex.nn import LaplexLinear
 from projection_tasks import Matrix, Split, batch, glosses, photographs
@@ -86,6 +87,8 @@ def trained(settings: dict[str, Any]) -> tuple[dict[str, Any], nn.Sequential]:
 
     Return what is measured, and the network.
     """
+    # Plans of earlier steps are of no use here, but the cache would keep gigabytes of them.
+    laplex.plan_cache.set_max_bytes(2**27)
     start = time.process_time()
     split, inputs, network = built(settings)
     begun = time.process_time()
