@@ -34,7 +34,6 @@ SEARCH_SEEDS = (100, 101, 102)
 REFERENCE = "Laplex"
 MEANS = ("first_loss", "loss", "parameters", "cpu_s", "peak_mib")
 
-LARGER = ("fashion", "glosses")
 SMALLER = ("digits", "glosses")
 
 ALL = tuple(TASKS)
@@ -58,7 +57,7 @@ STUDY: dict[str, tuple[tuple[str, ...], dict[str, Variant]]] = {
         },
     ),
     "anchors": (
-        ALL,
+        ("digits", "fashion", "glosses"),
         {
             "random": Variant(init="random"),
             "input order": Variant(init="input order"),
@@ -76,7 +75,7 @@ STUDY: dict[str, tuple[tuple[str, ...], dict[str, Variant]]] = {
         },
     ),
     "heads": (
-        LARGER,
+        ("glosses",),
         {
             "1 head": Variant(heads=1),
             "4 heads": Variant(heads=4),
@@ -85,8 +84,9 @@ STUDY: dict[str, tuple[tuple[str, ...], dict[str, Variant]]] = {
         },
     ),
     "rates": (
-        SMALLER,
+        ("glosses",),
         {
+            "anchors and gains in their units": Variant(own_units=True),
             "anchors x 0.3": Variant(rates={"anchors": 0.3}),
             "anchors x 3": Variant(rates={"anchors": 3}),
             "phases x 3": Variant(rates={"phases": 3}),
@@ -95,9 +95,8 @@ STUDY: dict[str, tuple[tuple[str, ...], dict[str, Variant]]] = {
         },
     ),
     "optimiser": (
-        SMALLER,
+        ("glosses",),
         {
-            "Adam, betas 0.9, 0.99": Variant(betas=(0.9, 0.99)),
             "SGD, momentum 0.9": Variant(optimiser="sgd"),
             "cosine, no warm-up": Variant(schedule="cosine"),
             "constant rate": Variant(schedule="constant"),
@@ -105,7 +104,7 @@ STUDY: dict[str, tuple[tuple[str, ...], dict[str, Variant]]] = {
         },
     ),
     "batch": (
-        SMALLER,
+        ("glosses",),
         {
             "batches / 4": Variant(batch=0.25),
             "batches x 4": Variant(batch=4),

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from laplex._support.image_datasets import load_images
 from laplex.demo.training import accuracy, low_rank
-from laplex.nn import LaplexHead, LaplexLinear, initialize_from_data
+from laplex.nn import LaplexHead, LaplexLinear, initialize_from_data, param_groups
 from laplex.nn.kernel_layer import KernelLayer
 from sections import ROOT
 from studies import Results
@@ -60,7 +60,8 @@ QUICK = {"digits": Task("digits", 16, 32, 200, 3)}
 class Variant:
     """What a training does; the defaults are the reference, of which a variant changes little.
 
-    `rates` are factors of the learning rate by kind of parameter. `lengthscale` and
+    `rates` are factors of the learning rate by kind of parameter; with `own_units`, anchors and
+    gains have the rates of `laplex.nn.param_groups(lr=...)`. `lengthscale` and
     `head_lengthscale` are factors of the initial values; `shrink` is a factor by which the
     lengthscales are divided during the first half of the steps, in addition to what they learn.
     """
@@ -71,6 +72,7 @@ class Variant:
     phased: bool = True
     width: float = 1
     rates: dict[str, float] = field(default_factory=dict)
+    own_units: bool = False
     lengthscale: float = 1
     head_lengthscale: float = 1
     shrink: float = 1
@@ -244,6 +246,8 @@ def optimisation(
         {"params": members, "lr": rate * factor, "weight_decay": decay}
         for (factor, decay), members in grouped.items()
     ]
+    if variant.own_units:
+        groups = param_groups(network, variant.decay, lr=rate)
     optimiser: torch.optim.Optimizer
     if variant.optimiser == "sgd":
         optimiser = torch.optim.SGD(groups, lr=rate, momentum=0.9)

@@ -539,11 +539,18 @@ class KernelLayer(nn.Module):
 
         :meta private:
         """
+        return self.made_of(*GEOMETRY)
+
+    def made_of(self, *names: str) -> Iterator[Tensor]:
+        """Yield these tensors, or those from which they are parametrized or pruned.
+
+        :meta private:
+        """
         tensors = itertools.chain(self.named_parameters(), self.named_buffers())
         for path, tensor in tensors:
             name = path.removeprefix("parametrizations.").split(".")[0]
             # Pruned "targets" are computed from "targets_orig" and "targets_mask".
-            if any(name == each or name.startswith(f"{each}_") for each in GEOMETRY):
+            if any(name == each or name.startswith(f"{each}_") for each in names):
                 yield tensor
 
     def _save_to_state_dict(
