@@ -72,7 +72,7 @@ def draw(side: int, quick: bool, names: list[str], records: list[Record], folder
     }
     if not quick and side != 1024:
         return
-    if "photograph" not in found:
+    if "mean" not in found.get("photograph", {}):
         return
     _fillings(found, folder / "covariance_large_inpainting.png", side)
     _samples(found, folder / "covariance_large_samples.png")
@@ -80,40 +80,49 @@ def draw(side: int, quick: bool, names: list[str], records: list[Record], folder
     _curves(records, folder / "covariance_large_curves.png")
 
 
-def _show(ax: Any, picture: Tensor, title: str) -> None:
+def _show(ax: Any, picture: Tensor, title: str = "") -> None:
     ax.imshow(picture.numpy())
     ax.set_title(title, fontsize=9)
     ax.set(xticks=[], yticks=[])
 
 
+def _departure(picture: Tensor, mean: Tensor) -> Tensor:
+    """Four times the difference from the mean photograph, on grey."""
+    return (128 + 4 * (picture.float() - mean.float())).clamp(0, 255).byte()
+
+
 def _samples(found: dict[str, dict[str, Tensor]], path: Path) -> None:
-    names = [name for name in DRAWN if "sample" in found.get(name, {})]
-    figure = Figure(figsize=(1.9 * (len(names) + 1), 4.2), layout="constrained")
-    axes = figure.subplots(2, len(names) + 1)
-    for row, suffix in enumerate(("", ", detail")):
-        _show(
-            axes[row][0], found["photograph"]["photograph" + suffix], "" if row else "a photograph"
-        )
-        for ax, name in zip(axes[row][1:], names, strict=True):
-            _show(ax, found[name]["sample" + suffix], "" if row else DRAWN[name])
+    names = ["photograph", *(name for name in DRAWN if "sample" in found.get(name, {}))]
+    figure = Figure(figsize=(1.8 * len(names), 5.7), layout="constrained")
+    axes = figure.subplots(3, len(names))
+    mean = found["photograph"]
+    for name, column in zip(names, axes.T, strict=True):
+        sample, detail = (found[name][kind] for kind in ("sample", "sample, detail"))
+        _show(column[0], sample, DRAWN.get(name, "a photograph"))
+        _show(column[1], _departure(sample, mean["mean"]))
+        _show(column[2], _departure(detail, mean["mean, detail"]))
+    for ax, label in zip(axes[:, 0], ("image", "4 x departure", "a part of it"), strict=True):
+        ax.set_ylabel(label, fontsize=9)
     figure.savefig(path, dpi=110)
 
 
 def _fillings(found: dict[str, dict[str, Tensor]], path: Path, side: int) -> None:
     names = [name for name in DRAWN if "block" in found.get(name, {})]
-    figure = Figure(figsize=(1.9 * (len(names) + 2), 4.2), layout="constrained")
+    figure = Figure(figsize=(1.8 * (len(names) + 2), 3.9), layout="constrained")
     axes = figure.subplots(2, len(names) + 2)
-    true = found["photograph"]["photograph, detail"]
-    size = len(true)
-    generator = torch.Generator().manual_seed(4)
-    half = (torch.rand(side, side, generator=generator) < 0.5)[_detail(side)]
-    block = torch.zeros(size, size, dtype=torch.bool)
-    block[side // 16 :, side // 16 :] = True
-    for row, (kind, mask) in enumerate((("block", block), ("half", half))):
-        _show(axes[row][0], true, "" if row else "the photograph")
-        _show(axes[row][1], true.masked_fill(mask[..., None], 128), "" if row else "seen")
-        for ax, name in zip(axes[row][2:], names, strict=True):
-            _show(ax, found[name][f"{kind}, detail"], "" if row else DRAWN[name])
+    true, mean = (found["photograph"][f"{kind}, detail"] for kind in ("sample", "mean"))
+    missing = torch.zeros(len(true), len(true), 1, dtype=torch.bool)
+    missing[side // 16 :, side // 16 :] = True
+    shown = {"the photograph": true, "seen": None} | {
+        DRAWN[name]: found[name]["block, detail"] for name in names
+    }
+    for (title, picture), column in zip(shown.items(), axes.T, strict=True):
+        image = true if picture is None else picture
+        for ax, part in zip(column, (image, _departure(image, mean)), strict=True):
+            _show(ax, part.masked_fill(missing, 60) if picture is None else part)
+        column[0].set_title(title, fontsize=9)
+    for ax, label in zip(axes[:, 0], ("image", "4 x departure"), strict=True):
+        ax.set_ylabel(label, fontsize=9)
     figure.savefig(path, dpi=110)
 
 
@@ -136,27 +145,18 @@ def _orders(found: dict[str, dict[str, Tensor]], path: Path) -> None:
 
 
 def _curves(records: list[Record], path: Path) -> None:
-    figure = Figure(figsize=(8, 3.2), layout="constrained")
-    axes = figure.subplots(1, 2, sharey=True)
-    for ax, heads in zip(axes, ("1 head", "2 heads"), strict=True):
-        for record in records:
-            if record["model"] != f"Laplace, {heads}, matched":
-                continue
-            curve = record["curve"]
-            for number, label in ((2, "training"), (3, "held out")):
-                ax.plot(
-                    range(len(curve)), [point[number] for point in curve], "o-", ms=3, label=label
-                )
-            sides = [point[0] for point in curve]
-            firsts = [sides.index(side) for side in dict.fromkeys(sides)]
-            ax.set_xticks(firsts, [str(sides[first]) for first in firsts])
-            for first in firsts[1:]:
-                ax.axvline(first - 0.5, color="0.85", lw=1)
-            ax.set(
-                title=heads,
-                xlabel="side of the images, after 1, 2 and 4 sweeps each",
-                ylim=(0, None),
-            )
-            ax.legend()
-    axes[0].set_ylabel("error²")
+    record = next(each for each in records if each["model"] == "Laplace, 1 head, matched")
+    curve = record["curve"]
+    figure = Figure(figsize=(6, 3), layout="constrained")
+    ax = figure.subplots()
+    for number, label in ((3, "held out"), (2, "training")):
+        ax.plot(range(len(curve)), [point[number] for point in curve], "o-", ms=3, label=label)
+    sides = [point[0] for point in curve]
+    firsts = [sides.index(side) for side in dict.fromkeys(sides)]
+    ax.set_xticks(firsts, [str(sides[first]) for first in firsts])
+    for first in firsts[1:]:
+        ax.axvline(first - 0.5, color="0.85", lw=1)
+    ax.set(xlabel="side of the photographs in pixels, a point for 1, 2 and 4 sweeps")
+    ax.set(ylabel="error²", ylim=(0, None))
+    ax.legend(loc="upper left")
     figure.savefig(path, dpi=110)
