@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
+import adapters_times
 import studies
 from adapters_methods import STARTS, adapted
 from adapters_tasks import task
@@ -254,6 +255,7 @@ TASKS = {"glosses": GLOSSES, "clothes": CLOTHES, "inverted": INVERTED, "longer":
 PARTS = {
     name: studies.Part(runs_of(name, sizes), train, table_of(name)) for name, sizes in TASKS.items()
 }
+PARTS["times"] = studies.Part(adapters_times.runs, adapters_times.measured, adapters_times.table)
 
 if __name__ == "__main__":
     assert __doc__
