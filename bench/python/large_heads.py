@@ -187,6 +187,44 @@ def word_table(records: list[Record], folder: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
+# ------------------------------------------------------------------- how well heads fit class means
+
+MEANS = tuple(
+    method for method in METHODS if method not in ("hierarchical",) and "long" not in method
+)
+
+
+def means_runs(records: Records, quick: bool) -> Iterator[Settings]:
+    """Every head at its start."""
+    for method in MEANS[:2] if quick else MEANS:
+        yield {"words": 300 if quick else 10_000, "method": method}
+
+
+@torch.no_grad()
+def means_train(settings: Settings) -> Results:
+    """The part of the class means that the weight misses at its best scale."""
+    training = Training(settings["words"], settings["method"], 0, WIDTH, "test")
+    means = training.encoder(task.grams(task.letters(settings["words"])))
+    training.place()
+    zero, unit = torch.zeros(1, WIDTH), torch.eye(WIDTH)
+    every = torch.arange(settings["words"])
+    logits = training.head.logits if hasattr(training.head, "logits") else None
+    weight = logits(unit, every) - logits(zero, every) if logits else training.head.weight.T
+    centred = (means - means.mean(dim=0)).T
+    left = centred - weight * ((weight * centred).sum() / weight.square().sum())
+    return {"missed": float(left.norm() / centred.norm()), "parameters": count_of(training.head)}
+
+
+def means_table(records: list[Record], folder: Path) -> str:
+    """The relative errors."""
+    lines = ["| head | parameters | part of the means that is missed |", "|---|---|---|"]
+    for method in MEANS:
+        for e in records:
+            if e["method"] == method:
+                lines.append(f"| {method} | {e['parameters']:,} | {e['missed']:.2f} |")
+    return "\n".join(lines) + "\n"
+
+
 # ------------------------------------------------------------------------ what makes training work
 
 STARTS = {
@@ -398,6 +436,7 @@ def picture_table(records: list[Record], folder: Path) -> str:
 PARTS = {
     "words": Part(word_runs, word_train, word_table),
     "all": Part(picture_runs, picture_train, picture_table),
+    "means": Part(means_runs, means_train, means_table),
     "start": Part(start_runs, start_train, start_table),
     "losses": Part(loss_runs, loss_train, loss_table),
     "steps": Part(step_runs, step_train, step_table),

@@ -160,7 +160,7 @@ METHODS = {
     ),
     "hierarchical": Method("hierarchical", Hierarchical),
     **{f"Laplex, {heads} head{'s' * (heads > 1)}": _laplex(heads) for heads in (1, 2, 4, 8, 16)},
-    **{f"Laplex, {heads} real heads": _laplex(heads, False) for heads in (8, 16)},
+    **{f"Laplex, {heads} real heads": _laplex(heads, False) for heads in (8, 16, 32)},
 }
 
 #: The method of each family for which the learning rate is chosen.
