@@ -33,7 +33,11 @@ def first_layer(split: Split, settings: dict[str, Any]) -> tuple[layers.Fixed | 
     if method == "laplex":
         return None, layers.laplex_layer(split, hidden, settings)
     if method == "dense":
-        return None, layers.Dense(split.features, hidden)
+        dense = layers.Dense(split.features, hidden)
+        if settings["heads"]:  # starts where Laplex starts
+            start = layers.laplex_layer(split, hidden, settings)
+            dense.weight.data.copy_(start.weight.detach().T)
+        return None, dense
     if method == "low rank":
         rank = round(numbers / (split.features + hidden))
         return None, nn.Sequential(
