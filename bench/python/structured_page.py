@@ -69,7 +69,8 @@ def rate_of(records: Sequence[Record], method: str) -> str:
 
 def equal_parameters(network: str, records: list[Record], folder: Path) -> str:
     """Write a table of the methods, and draw accuracy against parameters and time."""
-    draw_fronts(network, groups(records), folder / f"structured_{network}.png")
+    if found := groups(records):
+        draw_fronts(network, found, folder / f"structured_{network}.png")
     return listing(records, folder)
 
 
