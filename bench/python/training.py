@@ -29,7 +29,6 @@ from training_runs import QUICK, TASKS, Variant, samples
 RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0)
 MIDDLE = RATES.index(1e-2)
 SEEDS = range(5)
-#: What is compared with everything else is searched with three seeds, a variant of it with one.
 SEARCH_SEEDS = (100, 101, 102)
 REFERENCE = "Laplex"
 MEANS = ("first_loss", "loss", "parameters", "cpu_s", "peak_mib")
@@ -45,6 +44,13 @@ STUDY: dict[str, tuple[tuple[str, ...], dict[str, Variant]]] = {
             REFERENCE: Variant(),
             "dense": Variant("dense"),
             "low-rank": Variant("low-rank"),
+        },
+    ),
+    "recipe": (
+        ALL,
+        {
+            "longer lengthscale": Variant(longer=True),
+            "and rates in the layers' units": Variant(longer=True, own_units=True),
         },
     ),
     "lengthscale": (
@@ -80,7 +86,7 @@ STUDY: dict[str, tuple[tuple[str, ...], dict[str, Variant]]] = {
             "1 head": Variant(heads=1),
             "4 heads": Variant(heads=4),
             "3 heads, no phases": Variant(heads=3, phased=False),
-            "1 head, twice as wide": Variant(heads=1, width=2),
+            "1 head, 3 times as wide": Variant(heads=1, width=3),
         },
     ),
     "rates": (
@@ -126,7 +132,7 @@ def runs(part: str, records: Records, quick: bool) -> Iterator[Settings]:
                 lowest, highest = lowest - 1, highest + 1
             while True:
                 for rate in RATES[lowest : highest + 1]:
-                    for seed in SEARCH_SEEDS[: 3 if part == "methods" and not quick else 1]:
+                    for seed in searched(part, task, quick):
                         yield _settings(task, name, rate, seed, True, quick)
                 rate = chosen(records.all(), task, name)
                 if quick or lowest < RATES.index(rate) < highest:
@@ -135,6 +141,12 @@ def runs(part: str, records: Records, quick: bool) -> Iterator[Settings]:
                 highest = min(max(highest, RATES.index(rate) + 1), len(RATES) - 1)
             for seed in SEEDS[: 2 if quick else None]:
                 yield _settings(task, name, rate, seed, False, quick)
+
+
+def searched(part: str, task: str, quick: bool) -> tuple[int, ...]:
+    """The seeds of a search: one for variants on tasks where the rate matters less."""
+    several = part in ("methods", "recipe") or task == "glosses"
+    return SEARCH_SEEDS if several and not quick else SEARCH_SEEDS[:1]
 
 
 def _settings(task: str, name: str, rate: float, seed: int, held: bool, quick: bool) -> Settings:

@@ -13,6 +13,8 @@ from training_runs import TASKS
 COLORS = {"digits": "#d95f02", "fashion": "#7570b3", "glosses": "#1b9e77", "words": "#e7298a"}
 METHODS = {"Laplex": "#d95f02", "dense": "#1b9e77", "low-rank": "#7570b3"}
 
+#: The left end of the differences' picture; an arrow points to what lies beyond.
+LEAST = -8
 #: Means and standard errors, by variant and task.
 Differences = Mapping[str, Mapping[str, tuple[float, float]]]
 
@@ -33,10 +35,12 @@ def differences(parts: Mapping[str, Differences], path: Path) -> None:
             bars = [2 * error for error in errors]
             style = {"fmt": "o", "ms": 4, "color": color, "label": TASKS[task].title}
             ax.errorbar(means, places, xerr=bars, **style)
+            far = [place for place, mean in zip(places, means, strict=True) if mean < LEAST]
+            ax.plot([LEAST + 0.15] * len(far), far, "<", ms=6, color=color)
         ax.axvline(0, color="0.4", lw=0.8)
         ax.set_yticks(range(len(variants)), list(variants), fontsize=8)
         ax.set_ylim(len(variants) - 0.5, -0.5)
-        ax.set_xlim(-8, 6)
+        ax.set_xlim(LEAST, 6)
         ax.set_title(part, loc="left", fontsize=9, fontweight="bold", pad=3)
         ax.grid(axis="x", alpha=0.3)
     axes[0].legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=4, frameon=False, fontsize=8)

@@ -61,7 +61,8 @@ class Variant:
     """What a training does; the defaults are the reference, of which a variant changes little.
 
     `rates` are factors of the learning rate by kind of parameter; with `own_units`, anchors and
-    gains have the rates of `laplex.nn.param_groups(lr=...)`. `lengthscale` and
+    gains have the rates of `laplex.nn.param_groups(lr=...)`. The hidden layer's first lengthscale
+    is 1 / sqrt(in + out), or 2 / sqrt(min(in, out)) if it is to be `longer`. `lengthscale` and
     `head_lengthscale` are factors of the initial values; `shrink` is a factor by which the
     lengthscales are divided during the first half of the steps, in addition to what they learn.
     """
@@ -73,6 +74,7 @@ class Variant:
     width: float = 1
     rates: dict[str, float] = field(default_factory=dict)
     own_units: bool = False
+    longer: bool = False
     lengthscale: float = 1
     head_lengthscale: float = 1
     shrink: float = 1
@@ -205,9 +207,13 @@ def build(variant: Variant, sizes: list[int], inputs: Tensor) -> nn.Sequential:
         else:
             kind = LaplexHead if position else LaplexLinear
             layer = kind(wide, narrow, heads=variant.heads, phased=variant.phased, init=init)
-            usual = 2 / (narrow - 1) if position else 1 / math.sqrt(wide + narrow)
-            factor = variant.head_lengthscale if position else variant.lengthscale
-            set_lengthscale(layer, variant.shrink * factor * usual)
+            if position:
+                lengthscale = variant.head_lengthscale * 2 / (narrow - 1)
+            elif variant.longer:
+                lengthscale = 2 / math.sqrt(min(wide, narrow))
+            else:
+                lengthscale = variant.lengthscale / math.sqrt(wide + narrow)
+            set_lengthscale(layer, variant.shrink * lengthscale)
             layers.append(layer)
     network = nn.Sequential(layers[0], nn.ReLU(), layers[1])
     if variant.init == "from data":
