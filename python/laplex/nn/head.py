@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from laplex._support.arguments import integer
-from laplex.nn.kernel_layer import KernelLayer
+from laplex.nn.kernel_layer import KernelLayer, Kernels
+from laplex.nn.kernel_product import column_sums, kernel_product, shared_out
+from laplex.torch.call import check_tensor
+from laplex.torch.sharded import whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-#: The initial lengthscale, in units of the gap between neighbouring classes.
+#: The initial lengthscale, in units of the larger gap: that between neighbouring classes or, where
+#: there are more classes than features, that between neighbouring features.
 REACH = 1.0
 
 
@@ -108,12 +114,177 @@ class LaplexHead(KernelLayer):
         self.num_classes = self.out_features
 
     def _initial_lengthscale(self) -> float:
-        return 2 * REACH / max(self.targets.shape[-1] - 1, 1)
+        fewer = min(self.targets.shape[-1], self.sources.shape[-1])
+        return 2 * REACH / max(fewer - 1, 1)
 
     def _anchors(self, targets: Tensor, sources: Tensor) -> tuple[Tensor, Tensor]:
         # This does not change the result, and keeps exp from underflowing for features far outside.
         lowest, highest = targets.amin(-1, keepdim=True), targets.amax(-1, keepdim=True)
         return targets, sources.clamp(lowest, highest)
+
+    @torch.no_grad()
+    def place_classes(self, class_means: Tensor) -> float:
+        r"""Start from data: place the classes so that their weights resemble their mean features.
+
+        Head by head, each class gets the place and the phase at which its row of the kernel matches
+        best what the heads before have left of its mean. Then the gains are fitted by least
+        squares. It takes O(heads * num_classes * in_features) time, and sets ``targets``,
+        ``target_phase``, ``source_gain`` and ``bias``; ``sources``, ``source_phase`` and the
+        lengthscales stay as they are.
+
+        Anchors move by little in training. With many more classes than features, a class whose
+        place is random is among the wrong features, and the nearest right ones are many
+        lengthscales away.
+
+        Parameters
+        ----------
+        class_means : Tensor ``[num_classes, in_features]``
+            The mean of the features of each class, or the features of one example of it.
+
+        Returns
+        -------
+        float
+            The part of the differences between the means that the weight misses: the relative
+            error in the Frobenius norm, between 0 and 1.
+
+        Raises
+        ------
+        TypeError
+            If ``class_means`` is not a tensor.
+        ValueError
+            If its shape is wrong, it is not finite, or all its rows are equal.
+
+        Notes
+        -----
+        If nothing is missed, the logits are those of a classifier by the nearest mean,
+
+        .. math:: s\,\langle m_c - m,\ v - (m_c + m) / 2 \rangle, \qquad m = \tfrac1n \sum_c m_c,
+
+        and otherwise the weight replaces :math:`s\,(m_c - m)`. The scale s gives
+        :math:`s\,|m_c - m|^2` the mean :math:`2 \log n` over the n classes.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from laplex.nn import LaplexHead
+        >>> head = LaplexHead(64, 1000, heads=4)
+        >>> means = torch.randn(1000, 64)
+        >>> error = head.place_classes(means)
+        >>> float((head(means).argmax(-1) == torch.arange(1000)).float().mean()) > 0.8
+        True
+        """
+        from laplex.nn.class_placement import place_classes
+
+        return place_classes(self, class_means)
+
+    def logits(
+        self,
+        input: Tensor,  # noqa: A002  (the name in `forward`)
+        classes: Tensor,
+    ) -> Tensor:
+        """Compute the logits of some of the classes, as ``forward(input)[..., classes]``.
+
+        It takes O(heads * (in_features + len(classes))) time per row, and O(heads * num_classes)
+        once for the normalisers :math:`z_f`.
+
+        Parameters
+        ----------
+        input : Tensor ``[..., in_features]``
+            The features.
+        classes : Tensor ``[k]``
+            The numbers of the classes, in int64, on the layer's device.
+
+        Returns
+        -------
+        Tensor ``[..., k]``
+            In float32 if the layer is of half precision.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As in `forward`, or if ``classes`` are not int64, not one-dimensional or out of range.
+        """
+        self._check_classes(classes)
+        kernels, bias = self._whole(), self._whole_bias()
+        phase = kernels.target_phase
+        return self._part(
+            input,
+            kernels,
+            self._factor(kernels),
+            kernels.targets[:, classes],
+            None if phase is None else phase[:, classes],
+            None if bias is None else bias[classes],
+        )
+
+    def _check_classes(self, classes: Tensor) -> None:
+        check_tensor("classes", classes)
+        if classes.dtype is not torch.int64:
+            raise TypeError(f"classes must be int64, got {classes.dtype}: use classes.long()")
+        if classes.dim() != 1:
+            raise ValueError(
+                f"classes must have one dimension, got shape {list(classes.shape)}: use "
+                "classes.flatten()"
+            )
+        if len(classes) and not 0 <= int(classes.min()) <= int(classes.max()) < self.num_classes:
+            raise ValueError(
+                f"classes must be between 0 and {self.num_classes - 1}, got "
+                f"{int(classes.min())} to {int(classes.max())}"
+            )
+
+    def blocks(self, size: int) -> Iterator[Callable[[Tensor], Tensor]]:
+        """Yield a function from features to logits for every ``size`` consecutive classes.
+
+        The normalisers are computed once.
+
+        :meta private:
+        """
+        kernels = self._whole()
+        factor = self._factor(kernels)
+        # Split once: the gradient of every single slice would have the size of all classes.
+        parts = [
+            itertools.repeat(None) if each is None else torch.split(each, size, dim=-1)
+            for each in (kernels.targets, kernels.target_phase, self._whole_bias())
+        ]
+        for targets, phase, bias in zip(*parts, strict=False):
+            yield partial(
+                self._part,
+                kernels=kernels,
+                factor=factor,
+                targets=targets,
+                target_phase=phase,
+                bias=bias,
+            )
+
+    def _factor(self, kernels: Kernels) -> Tensor:
+        lengthscale = kernels.log_lengthscale.exp()
+        sums = column_sums(kernels.targets, kernels.sources, lengthscale)
+        return shared_out(kernels.gain, sums)
+
+    def _whole_bias(self) -> Tensor | None:
+        return None if self.bias is None else whole(self.bias)
+
+    def _part(
+        self,
+        input: Tensor,  # noqa: A002
+        kernels: Kernels,
+        factor: Tensor,
+        targets: Tensor,
+        target_phase: Tensor | None,
+        bias: Tensor | None,
+    ) -> Tensor:
+        """Multiply by the rows of the weight that belong to these targets."""
+        return kernel_product(
+            input,
+            targets,
+            kernels.sources,
+            kernels.log_lengthscale.exp(),
+            factor,
+            target_phase,
+            kernels.source_phase,
+            bias,
+            False,
+            self._shape,
+        )
 
     def routing(self) -> Tensor:
         """Return the routing matrix R of every head.
@@ -135,8 +306,12 @@ class LaplexHead(KernelLayer):
         ax: Axes | None = None,
         *,
         head: int = 0,
+        around: int | str | None = None,
     ) -> Axes:
         """Draw the features and classes of one head on their line, with the strongest routes.
+
+        Of more than 60 classes, 24 at even ranks along the line are drawn with their names and
+        routes, and all of them as a density. ``around`` shows the surroundings of one class.
 
         Parameters
         ----------
@@ -148,6 +323,9 @@ class LaplexHead(KernelLayer):
             The axes to draw on. By default a new figure is made.
         head : int
             The number of the head, from 0.
+        around : int or str, optional
+            The number or the name of a class. The picture then shows three lengthscales of the line
+            on each side of it.
 
         Returns
         -------
@@ -158,11 +336,11 @@ class LaplexHead(KernelLayer):
         ImportError
             If matplotlib is not installed; the message names the extra to install.
         ValueError
-            If the number of names is wrong, or ``head`` is out of range.
+            If the number of names is wrong, ``head`` is out of range, or ``around`` is not a class.
         """
         from laplex.nn.routing_plot import draw_routing
 
-        return draw_routing(self, class_names, feature_names, ax, head)
+        return draw_routing(self, class_names, feature_names, ax, head, around)
 
     def extra_repr(self) -> str:
         """Return the text between the parentheses of ``repr``.

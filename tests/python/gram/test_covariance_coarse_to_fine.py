@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -203,6 +203,7 @@ def test_a_refined_model_has_the_covariances_of_its_parents(
     channels = (3,) if colours else ()
     shape = (height, width, *channels)
     new_shape = (height + more[0] - 1, width + more[1] - 1, *channels)
+    assume(math.prod(shape) > 1)  # the only pixel has no gap to share out
     model = random_model(math.prod(shape), heads, phased, seed)
     with torch.no_grad():
         model.anchors.mul_(1e-12)  # at one place, so that shifts do not matter
@@ -227,22 +228,35 @@ def test_refined_anchors_differ_and_stay_near_their_parents(
     shape, new_shape = (side, side, *channels), (2 * side, 2 * side, *channels)
     model = random_model(math.prod(shape), 1, True, seed)
     fine = model.refined(shape, new_shape)
-    assert len(fine.anchors.unique()) == fine.dim - _clamped(model, fine)
+    assert len(fine.anchors.unique()) == fine.dim
     line = model.anchors[0].detach().sort().values
+    room = 3 if colours else 1
+    beyond = torch.arange(1, room + 1)  # the gaps at the ends go on
+    longer = torch.cat(
+        [
+            line[0] - beyond.flip(0) * (line[1] - line[0]),
+            line,
+            line[-1] + beyond * (line[-1] - line[-2]),
+        ]
+    )
     parent = torch.arange(model.dim).reshape(shape)
     parent = parent.repeat_interleave(2, 0).repeat_interleave(2, 1).flatten()
     rank = torch.searchsorted(line, model.anchors[0].detach())[parent]
-    room = 3 if colours else 1
-    low = line[(rank - room).clamp_min(0)]
-    high = line[(rank + room).clamp_max(len(line) - 1)]
-    assert bool((fine.anchors[0] >= low).all())
-    assert bool((fine.anchors[0] <= high).all())
+    assert bool((fine.anchors[0] >= longer[rank]).all())
+    assert bool((fine.anchors[0] <= longer[rank + 2 * room]).all())
 
 
-def _clamped(model: LaplaceCovariance, fine: LaplaceCovariance) -> int:
-    """How many anchors coincide at the two ends of the line, beyond which there is no room."""
-    ends = (model.anchors.min(), model.anchors.max())
-    return sum(max(0, int((fine.anchors == end).sum()) - 1) for end in ends)
+def test_a_single_pixel_is_refined_to_different_places() -> None:
+    fine = LaplaceCovariance(1, 1).refined((1, 1), (4, 5))
+    assert len(fine.anchors.unique()) == 20
+
+
+@quick
+@given(side=st.integers(1, 5), seed=seeds)
+def test_a_model_of_the_same_size_is_the_same(side: int, seed: int) -> None:
+    model = random_model(side**2, 1, True, seed)
+    anchors = model.refined((side, side), (side, side)).anchors
+    torch.testing.assert_close(anchors, model.anchors, rtol=0, atol=0)
 
 
 def test_coarse_to_fine_is_near_the_covariance_and_ends_at_the_size_of_the_images() -> None:

@@ -52,7 +52,7 @@ def fit_coarse_to_fine(
         The number of sweeps at each larger size.
     **options
         Arguments of `LaplaceCovariance.fit` at the smallest size, such as ``steps``, ``progress``
-        and ``checkpoint``.
+        and ``checkpoint``. A resumed fit goes on from its checkpoint, whatever ``length`` is.
 
     Returns
     -------

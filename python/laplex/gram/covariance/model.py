@@ -208,7 +208,8 @@ class LaplaceCovariance(nn.Module):
             for covariances; for likelihood steps on large images about a tenth for each pixel.
         """
         rows = checks.sample("images", images, self.dim)
-        shape = checks.image_shape("images", images.shape[1:]) if images.dim() > 2 else None
+        shape = images.shape[1:] if images.dim() > 2 else None
+        shape = None if shape is None else checks.image_shape("images", shape, self.dim)
         starting.initialise(self, rows, shape, checks.positive("length", length))
 
     def refined(self, shape: Sequence[int], new_shape: Sequence[int]) -> LaplaceCovariance:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 #: that children of two parents do not meet at the same place.
 _ROOM = 0.99
 
+#: Room for the children of the only pixel, in lengthscales: so little that they stay one value.
+_ROOM_OF_ONE = 1e-3
+
 
 @torch.no_grad()
 def refined(
@@ -61,11 +64,12 @@ def _between(anchors: Tensor, parent: Tensor, place: Tensor, channels: int) -> T
     sibling = torch.empty_like(family)
     sibling[family] = torch.arange(len(parent)) - (children.cumsum(0) - children)[parent[family]]
     channel = parent % channels
-    step = (sibling + (channel + 0.5) / (channels + 1)) / children[parent] - 0.5
-    wanted = (rank[parent] + _ROOM * channels * step).clamp(0, count - 1)
-    low = wanted.floor().long().clamp_max(max(count - 2, 0))
-    high = (low + 1).clamp_max(count - 1)
-    return torch.lerp(line[low], line[high], (wanted - low).to(line))
+    step = (sibling + (channel + 1) / (channels + 1)) / children[parent] - 0.5
+    wanted = rank[parent] + _ROOM * channels * step
+    # Beyond the ends of the line, the gap there goes on: at the ends themselves they would be tied.
+    low = wanted.floor().long().clamp(0, max(count - 2, 0))
+    gap = line.diff() if count > 1 else line.new_full((1,), _ROOM_OF_ONE)
+    return line[low] + (wanted - low).to(line) * gap[low]
 
 
 @torch.no_grad()
